@@ -1,0 +1,18 @@
+"""The `.rsr` container: layout, header, reader, writer and every way a file can be wrong."""
+
+from .errors import FormatError, RsrError
+from .layout import DenseTensor, Header, IndexedTensor, Section
+from .reader import RsrFile
+from .writer import RsrWriter, create
+
+__all__ = [
+    "DenseTensor",
+    "FormatError",
+    "Header",
+    "IndexedTensor",
+    "RsrError",
+    "RsrFile",
+    "RsrWriter",
+    "Section",
+    "create",
+]

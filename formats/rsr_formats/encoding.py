@@ -1,0 +1,111 @@
+"""The two encodings of an RSR index, in NumPy: the definition every native encoder must equal.
+
+A digit is a number 0 .. B-1; the values the digits stand for (-1, 0, 1) matter only to products.
+In a column block of k columns a row is a pattern of k digits; read as a number in base B, most
+significant digit first, it is the number of the row's segment: its rank.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+STRIP = 128  # rows of a full strip in packing w16
+LANES = 32  # rows are padded to a multiple of this
+RANK_BITS = 5
+RANKS_PER_WORD = 3
+
+UInt = npt.NDArray[np.unsignedinteger[Any]]
+
+
+class Block(NamedTuple):
+    """The index of one column block (paper, section 3).
+
+    Rows permutation[segments[s]] .. permutation[segments[s + 1] - 1] carry pattern s.
+    """
+
+    permutation: UInt  # (rows,) sigma
+    segments: UInt  # (B^k + 1,) L
+
+
+def pattern_values(digits: tuple[int, ...], k: int) -> npt.NDArray[np.int8]:
+    """Return Bin_k, int8 (B^k, k): row s holds the values of the digits of s."""
+    grids = np.meshgrid(*[np.array(digits, np.int8)] * k, indexing="ij")
+    return np.stack([g.ravel() for g in grids], axis=1)
+
+
+def padding_digit(digits: tuple[int, ...]) -> int:
+    """Return the digit of padding rows and columns: that of the value 0 if there is one, else 0."""
+    return digits.index(0) if 0 in digits else 0
+
+
+def ranks_of(A: npt.NDArray[np.uint8], base: int, k: int, pad: int) -> npt.NDArray[np.uint16]:
+    """Return the rank of each row in each column block, uint16 (blocks, rows).
+
+    `A` holds digits, uint8 (rows, columns); missing columns of the last block are digit `pad`.
+    """
+    rows, columns = A.shape
+    blocks = -(-columns // k)
+    padded = np.full((rows, blocks * k), pad, np.uint16)
+    padded[:, :columns] = A
+    weights = (base ** np.arange(k - 1, -1, -1)).astype(np.uint16)
+    ranks = np.einsum("rbk,k->br", padded.reshape(rows, blocks, k), weights)
+    return ranks.astype(np.uint16)
+
+
+def block_from_ranks(ranks: UInt, patterns: int) -> Block:
+    """Sort the rows by rank, stably: this gives the permutation and the segment list back.
+
+    Args:
+        ranks: (rows,), each below `patterns`.
+        patterns: B^k.
+    """
+    counts = np.bincount(ranks, minlength=patterns)
+    segments = np.concatenate([[0], np.cumsum(counts)]).astype(np.uint32)
+    return Block(np.argsort(ranks, kind="stable").astype(np.uint32), segments)
+
+
+def ranks_from_block(block: Block) -> npt.NDArray[np.uint16]:
+    """Compose permutation and segment list into one array: the segment number of each row."""
+    ranks = np.empty(len(block.permutation), np.uint16)
+    lengths = np.diff(block.segments.astype(np.int64))
+    ranks[block.permutation] = np.repeat(np.arange(len(lengths), dtype=np.uint16), lengths)
+    return ranks
+
+
+def digits_from_ranks(ranks: UInt, base: int, k: int) -> npt.NDArray[np.uint8]:
+    """Return the digits of each rank, uint8 (..., k), most significant first."""
+    weights = base ** np.arange(k - 1, -1, -1)
+    return ((ranks[..., None].astype(np.int64) // weights) % base).astype(np.uint8)
+
+
+def w16_words(blocks: int) -> int:
+    """Return the word columns of packing w16: three column blocks share a 16-bit word."""
+    return -(-blocks // RANKS_PER_WORD)
+
+
+def pack_w16(ranks: UInt, pad_rank: int) -> npt.NDArray[np.uint16]:
+    """Pack ranks (blocks, rows) as packing w16 (SPEC.md, section 7): one flat uint16 array.
+
+    Rows lie in strips of up to 128; in a strip, word column g holds one word per row; bits 0-4,
+    5-9 and 10-14 are the ranks of column blocks 3g, 3g+1, 3g+2. Padding has rank `pad_rank`.
+    """
+    blocks, rows = ranks.shape
+    words, padded_rows = w16_words(blocks), -(-rows // LANES) * LANES
+    padded = np.full((words * RANKS_PER_WORD, padded_rows), pad_rank, np.uint16)
+    padded[:blocks, :rows] = ranks
+    word = padded[0::3] | padded[1::3] << RANK_BITS | padded[2::3] << 2 * RANK_BITS
+    strips = [word[:, r : r + STRIP].ravel() for r in range(0, padded_rows, STRIP)]
+    return np.concatenate(strips) if strips else np.empty(0, np.uint16)
+
+
+def unpack_w16(packed: npt.NDArray[np.uint16], rows: int, blocks: int, j: int) -> UInt:
+    """Return the ranks of column block `j`, uint16 (rows,), reading only that block's words."""
+    words, padded_rows = w16_words(blocks), -(-rows // LANES) * LANES
+    g, shift = j // RANKS_PER_WORD, RANK_BITS * (j % RANKS_PER_WORD)
+    full = padded_rows // STRIP * STRIP
+    head = packed[: full * words].reshape(-1, words, STRIP)[:, g].reshape(-1)
+    tail = packed[full * words :].reshape(words, padded_rows - full)[g]
+    return (np.concatenate([head, tail])[:rows] >> shift) & 31

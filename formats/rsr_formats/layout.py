@@ -1,0 +1,236 @@
+"""The constants and the records of the `.rsr` format, version 1.0 (formats/SPEC.md is normative)."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from math import prod
+
+MAGIC = b"\x89RSR\r\n\x1a\n"
+VERSION = (1, 0)
+ALIGNMENT = 4096
+
+# magic, major, minor, flags, header offset, header size, SHA-256 of the header
+PREAMBLE = struct.Struct("<8sHHIQQ32s")
+
+# Limits: a reader may refuse what exceeds them before it allocates anything.
+MAX_HEADER_SIZE = 64 << 20
+MAX_ENTRIES = 1 << 20  # of any one list or map in the header
+MAX_NAME_BYTES = 1024
+MAX_DIMENSIONS = 8
+MAX_DIMENSION = (1 << 48) - 1
+MAX_OUT_FEATURES = (1 << 31) - 1
+MAX_IN_FEATURES = (1 << 24) - 1  # |sum| <= 128 * in_features stays inside int32
+MAX_PATTERNS = 1 << 16  # B^k, permuted encoding
+MAX_RANKED_PATTERNS = 32  # B^k, ranked encoding: five bits
+MAX_EXPANSION = 256  # size / stored_size of a compressed section
+MAX_INLINE_BYTES = 1 << 16  # of one tensor kept inside another's record
+
+CODECS = ("raw", "zstd")
+ENCODINGS = ("ranked", "permuted")
+DIRECTIONS = ("expand", "reduce")
+PACKINGS = {"ranked": ("w16",), "permuted": ("u16", "u32")}
+
+# The digit alphabets: the values that the digits 0, 1, .. stand for.
+TERNARY = (-1, 0, 1)
+BINARY_SIGNS = (-1, 1)
+BINARY_BITS = (0, 1)
+DIGITS = (TERNARY, BINARY_SIGNS, BINARY_BITS)
+
+# Bits per element of the dense data types, named as safetensors names them.
+DTYPE_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64,
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64,
+}  # fmt: skip
+
+
+def align(offset: int) -> int:
+    """Return the first multiple of `ALIGNMENT` that is not below `offset`."""
+    return -(-offset // ALIGNMENT) * ALIGNMENT
+
+
+def dense_nbytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """Return the bytes a dense tensor takes, rows contiguous, little-endian."""
+    return -(-DTYPE_BITS[dtype] * prod(shape) // 8)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One run of bytes in the file; `size` is its length once decompressed."""
+
+    offset: int
+    stored_size: int
+    size: int
+    codec: str
+    sha256: bytes  # of the stored bytes
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A small file that belongs to the model (config.json, tokenizer.json, ...)."""
+
+    name: str
+    section: int
+
+
+@dataclass(frozen=True)
+class DenseTensor:
+    """A tensor kept as the source had it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    section: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the data."""
+        return dense_nbytes(self.dtype, self.shape)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Float32 multipliers: entry r // `rows` belongs to output row r."""
+
+    rows: int
+    section: int
+
+
+@dataclass(frozen=True)
+class InlineTensor:
+    """A small source tensor kept whole inside the record it belongs to (a weight_scale)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+@dataclass(frozen=True)
+class SourceRecord:
+    """How the source stored an indexed tensor: enough to write it again byte for byte.
+
+    `negative_zeros` names a bitmap section: one bit per zero weight, row-major, least significant
+    bit first, set where the source had -0.0. `companions` are source tensors absorbed into this one.
+    """
+
+    layout: str
+    dtype: str
+    shape: tuple[int, ...]
+    negative_zeros: int | None = None
+    companions: tuple[InlineTensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class IndexedTensor:
+    """A ternary or binary matrix [out_features, in_features], kept as its RSR index.
+
+    The indexed matrix A is W for direction "expand" (y = A x) and W transposed for "reduce"
+    (y = x A); its columns are cut into column blocks of `k`.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    digits: tuple[int, ...]
+    k: int
+    direction: str
+    encoding: str
+    packing: str
+    sections: dict[str, int]
+    source: SourceRecord
+    scale: Scale | None = None
+
+    @property
+    def base(self) -> int:
+        """B: 3 for a ternary, 2 for a binary matrix."""
+        return len(self.digits)
+
+    @property
+    def kind(self) -> str:
+        """Return "ternary" or "binary"."""
+        return "ternary" if self.base == 3 else "binary"
+
+    @property
+    def patterns(self) -> int:
+        """B^k: the number of segments of a column block."""
+        return int(self.base**self.k)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the indexed matrix A."""
+        return self.shape[0] if self.direction == "expand" else self.shape[1]
+
+    @property
+    def columns(self) -> int:
+        """Columns of the indexed matrix A."""
+        return self.shape[1] if self.direction == "expand" else self.shape[0]
+
+    @property
+    def blocks(self) -> int:
+        """Column blocks of A; the last may be padded."""
+        return -(-self.columns // self.k)
+
+    @property
+    def scales(self) -> int:
+        """Number of scales (0 without a scale section: the multiplier is 1)."""
+        return 0 if self.scale is None else -(-self.shape[0] // self.scale.rows)
+
+    def section_sizes(self) -> dict[str, int]:
+        """Return the size in bytes that each section of the index must have."""
+        if self.encoding == "ranked":
+            words = -(-self.blocks // 3)
+            return {"ranks": 2 * words * (-(-self.rows // 32) * 32)}
+        item = 2 if self.packing == "u16" else 4
+        return {
+            "permutation": item * self.blocks * self.rows,
+            "segments": item * self.blocks * (self.patterns + 1),
+        }
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes a product reads: the index and the scales."""
+        return sum(self.section_sizes().values()) + 4 * self.scales
+
+    @property
+    def bits_per_weight(self) -> float:
+        """`nbytes` in bits per weight (0 for an empty matrix)."""
+        weights = self.shape[0] * self.shape[1]
+        return 8 * self.nbytes / weights if weights else 0.0
+
+
+Tensor = DenseTensor | IndexedTensor
+
+
+@dataclass(frozen=True)
+class Header:
+    """Everything a `.rsr` file says about itself."""
+
+    producer: str
+    metadata: dict[str, str]
+    files: tuple[FileEntry, ...]
+    tensors: tuple[Tensor, ...]
+    sections: tuple[Section, ...] = field(repr=False)
+
+    def owners(self) -> list[str]:
+        """Return for each section, in words, what it holds ("" where nothing refers to it)."""
+        names = [""] * len(self.sections)
+        for index, words in section_uses(self):
+            if index < len(names):
+                names[index] = words
+        return names
+
+
+def section_uses(header: Header) -> list[tuple[int, str]]:
+    """List (section index, what it holds in words) for every reference in the header."""
+    uses = [(f.section, f"file {f.name!r}") for f in header.files]
+    for t in header.tensors:
+        if isinstance(t, DenseTensor):
+            uses.append((t.section, f"tensor {t.name!r}"))
+            continue
+        uses += [(index, f"{part} of tensor {t.name!r}") for part, index in t.sections.items()]
+        if t.scale is not None:
+            uses.append((t.scale.section, f"scale of tensor {t.name!r}"))
+        if t.source.negative_zeros is not None:
+            uses.append((t.source.negative_zeros, f"negative zeros of tensor {t.name!r}"))
+    return uses

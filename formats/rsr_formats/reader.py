@@ -1,0 +1,191 @@
+"""Open a `.rsr` file: everything the header says is checked before anything is handed out."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import CodecError, PaddingError, SectionHashError, TruncatedError
+from .header import decode_header
+from .layout import PREAMBLE, Header, IndexedTensor, Section
+from .validate import (
+    check_header,
+    check_header_hash,
+    check_permuted,
+    check_preamble,
+    check_ranks,
+    check_scale,
+)
+
+_PIECE = 8 << 20
+
+
+class RsrFile:
+    """An opened `.rsr` file: its header, and its sections as read-only arrays.
+
+    The arrays keep the memory alive, so they outlive this object; renaming or replacing the file
+    does not disturb them. (Nobody should write *into* a file that is mapped.)
+
+    Args:
+        path: the file.
+        memory: "map" maps the file; "huge" copies it once into anonymous memory for which the
+            system is asked to use huge pages, where it has them.
+
+    Raises:
+        FormatError: the subclass says which rule of formats/SPEC.md the file breaks.
+        OSError: the file cannot be read.
+    """
+
+    header: Header
+
+    def __init__(self, path: str | os.PathLike[str], memory: str = "map") -> None:
+        self.path = Path(path)
+        with self.path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            preamble = file.read(PREAMBLE.size)
+            offset, header_size, digest = check_preamble(preamble, size)
+            file.seek(offset)
+            data = file.read(header_size)
+            if len(data) < header_size:
+                raise TruncatedError(f"truncated: the file ended within its header, at {size} bytes")
+            check_header_hash(data, digest)
+            self.header = decode_header(data)
+            check_header(self.header, offset)
+            if memory == "map":
+                self._memory = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+            else:
+                self._memory = _copy_to_huge_pages(file, size)
+        self._end = offset
+        self._decompressed: dict[int, npt.NDArray[np.uint8]] = {}
+        self._lock = threading.Lock()
+
+    def section(self, index: int) -> npt.NDArray[np.uint8]:
+        """Return a section's bytes, decompressed on first use, as a read-only uint8 array."""
+        s = self.header.sections[index]
+        if s.codec == "raw":
+            return self._stored(s)
+        with self._lock:
+            if index not in self._decompressed:
+                self._decompressed[index] = _decompress(
+                    self._stored(s), s, self.header.owners()[index]
+                )
+            return self._decompressed[index]
+
+    def index_arrays(self, t: IndexedTensor) -> dict[str, npt.NDArray[Any]]:
+        """Return the arrays of a tensor's index, checked as far as a kernel relies on it.
+
+        Returns:
+            "ranks": uint16, packing w16 (any value is safe to look up); or
+            "permutation": (blocks, rows) and "segments": (blocks, B^k + 1), u16 or u32;
+            and "scale": float32 (scales,).
+
+        Raises:
+            IndexDataError: a permutation, segment list or scale is out of its range.
+        """
+        scale = np.ones(1, np.float32)
+        if t.scale is not None:
+            scale = self.section(t.scale.section).view("<f4")
+            check_scale(t, scale)
+        if t.encoding == "ranked":
+            return {"ranks": self.section(t.sections["ranks"]).view("<u2"), "scale": scale}
+        item = "<u2" if t.packing == "u16" else "<u4"
+        permutation = self.section(t.sections["permutation"]).view(item)
+        segments = self.section(t.sections["segments"]).view(item)
+        permutation = permutation.reshape(t.blocks, t.rows)
+        segments = segments.reshape(t.blocks, t.patterns + 1)
+        check_permuted(t, permutation, segments)
+        return {"permutation": permutation, "segments": segments, "scale": scale}
+
+    def verify(self, progress: Callable[[int], None] | None = None) -> None:
+        """Check every byte: section hashes, padding, and the range of every index entry.
+
+        Args:
+            progress: called with the number of bytes checked since the last call.
+
+        Raises:
+            SectionHashError, PaddingError, CodecError, IndexDataError: what is damaged.
+        """
+        owners = self.header.owners()
+        end = PREAMBLE.size
+        for what, s in zip(owners, self.header.sections, strict=True):
+            self._check_padding(end, s.offset, what)
+            digest = hashlib.sha256()
+            for piece in _pieces(self._stored(s)):
+                digest.update(piece)
+                if progress is not None:
+                    progress(len(piece))
+            if digest.digest() != s.sha256:
+                raise SectionHashError(
+                    f"{what} is damaged: the SHA-256 of bytes {s.offset} to "
+                    f"{s.offset + s.stored_size} is not the recorded one"
+                )
+            end = s.offset + s.stored_size
+        self._check_padding(end, self._end, "the header")
+        for index, s in enumerate(self.header.sections):
+            if s.codec != "raw" and index not in self._decompressed:
+                _decompress(self._stored(s), s, owners[index])
+        for t in self.header.tensors:
+            if isinstance(t, IndexedTensor):
+                arrays = self.index_arrays(t)
+                if t.encoding == "ranked":
+                    check_ranks(t, arrays["ranks"])
+
+    def _stored(self, s: Section) -> npt.NDArray[np.uint8]:
+        return np.frombuffer(self._memory, np.uint8, s.stored_size, s.offset)
+
+    def _check_padding(self, start: int, stop: int, before: str) -> None:
+        if np.frombuffer(self._memory, np.uint8, stop - start, start).any():
+            raise PaddingError(f"the padding before {before} (bytes {start} to {stop}) is not zero")
+
+
+def _pieces(data: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
+    for start in range(0, len(data), _PIECE):
+        yield data[start : start + _PIECE]
+
+
+def _copy_to_huge_pages(file: Any, size: int) -> mmap.mmap:
+    memory = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    file.seek(0)
+    view = memoryview(memory)
+    done = 0
+    while done < size:
+        count = file.readinto(view[done : done + _PIECE])
+        if not count:
+            raise TruncatedError(f"truncated: the file ended at {done} bytes while it was read")
+        done += count
+    view.release()
+    return memory
+
+
+def _decompress(
+    stored: npt.NDArray[np.uint8], s: Section, what: str
+) -> npt.NDArray[np.uint8]:
+    """Decompress one zstd frame of exactly `s.size` bytes, never producing more than that."""
+    import zstandard  # only files compiled with --zstd need it
+
+    result = np.empty(s.size, np.uint8)
+    view, done = memoryview(result), 0
+    try:
+        window = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+        with window.stream_reader(memoryview(stored)) as reader:
+            while done < s.size:
+                count = reader.readinto(view[done : done + _PIECE])
+                if not count:
+                    raise CodecError(f"{what}: zstd data end at {done} of {s.size} bytes")
+                done += count
+            if reader.read(1):
+                raise CodecError(f"{what}: zstd data exceed the {s.size} bytes recorded")
+    except zstandard.ZstdError as error:
+        raise CodecError(f"{what}: not valid zstd data: {error}") from None
+    result.setflags(write=False)
+    return result

@@ -1,0 +1,117 @@
+"""Write a `.rsr` file: sections first, as they come; the header when all sizes are known."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from .atomic import atomic_file
+from .header import encode_header
+from .layout import (
+    MAGIC,
+    MAX_EXPANSION,
+    PREAMBLE,
+    VERSION,
+    FileEntry,
+    Header,
+    Section,
+    Tensor,
+    align,
+)
+from .validate import check_header
+
+Bytes = bytes | memoryview
+_PIECE = 8 << 20
+
+
+class RsrWriter:
+    """Collects sections; `create` opens one and `finish` closes the file with its header."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._position = file.write(bytes(PREAMBLE.size))
+        self._sections: list[Section] = []
+
+    def add(self, pieces: Iterable[Bytes], zstd_level: int | None = None) -> int:
+        """Write one section from `pieces`, hashing as they pass; return its number.
+
+        With `zstd_level` the section is compressed, unless that would exceed the limit on
+        expansion (a section of zeros); then it is stored raw.
+        """
+        self._pad()
+        if zstd_level is None:
+            return self._add_raw(pieces)
+        import zstandard  # only when asked for
+
+        offset = self._position
+        compressor = zstandard.ZstdCompressor(level=zstd_level).compressobj()
+        digest, size = hashlib.sha256(), 0
+        for piece in pieces:
+            size += len(piece)
+            digest.update(self._write(compressor.compress(piece)))
+        digest.update(self._write(compressor.flush()))
+        stored_size = self._position - offset
+        if size > MAX_EXPANSION * stored_size:
+            stored = self._read_back(offset)
+            with zstandard.ZstdDecompressor().stream_reader(stored) as reader:
+                return self._add_raw(iter(lambda: reader.read(_PIECE), b""))
+        self._sections.append(Section(offset, stored_size, size, "zstd", digest.digest()))
+        return len(self._sections) - 1
+
+    def _add_raw(self, pieces: Iterable[Bytes]) -> int:
+        offset, digest = self._position, hashlib.sha256()
+        for piece in pieces:
+            digest.update(self._write(piece))
+        size = self._position - offset
+        self._sections.append(Section(offset, size, size, "raw", digest.digest()))
+        return len(self._sections) - 1
+
+    def _write(self, piece: Bytes) -> Bytes:
+        self._position += self._file.write(piece)
+        return piece
+
+    def _read_back(self, offset: int) -> bytes:
+        """Take back everything written since `offset`."""
+        self._file.seek(offset)
+        data = self._file.read()
+        self._file.seek(offset)
+        self._file.truncate()
+        self._position = offset
+        return data
+
+    def finish(
+        self,
+        *,
+        producer: str,
+        metadata: dict[str, str],
+        files: Iterable[FileEntry],
+        tensors: Iterable[Tensor],
+    ) -> Header:
+        """Write the header and the preamble, after checking them as a reader would."""
+        self._pad()
+        header = Header(producer, metadata, tuple(files), tuple(tensors), tuple(self._sections))
+        check_header(header, self._position)
+        data = encode_header(header)
+        self._file.write(data)
+        self._file.seek(0)
+        digest = hashlib.sha256(data).digest()
+        self._file.write(PREAMBLE.pack(MAGIC, *VERSION, 0, self._position, len(data), digest))
+        return header
+
+    def _pad(self) -> None:
+        self._write(bytes(align(self._position) - self._position))
+
+
+@contextmanager
+def create(path: str | os.PathLike[str], force: bool = False) -> Iterator[RsrWriter]:
+    """Create a `.rsr` file that takes its name only when the block ends without an exception.
+
+    Raises:
+        OutputExistsError: `path` exists and `force` is not set.
+        OSError: the disk is full, the folder is missing, ...
+    """
+    with atomic_file(path, force) as file:
+        yield RsrWriter(file)
