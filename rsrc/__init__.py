@@ -1,0 +1,26 @@
+"""The offline compiler: from a ternary checkpoint to one `.rsr` file.
+
+import rsrc
+report = rsrc.compile("model.safetensors", "model.rsr")
+"""
+
+from rsr_formats.errors import FormatError, OutputExistsError, RsrError
+
+from ._version import __version__
+from .errors import MismatchError, NothingToCompileError, OptionError, SourceError
+from .pipeline import compile
+from .report import Report, TensorReport
+
+__all__ = [
+    "FormatError",
+    "MismatchError",
+    "NothingToCompileError",
+    "OptionError",
+    "OutputExistsError",
+    "Report",
+    "RsrError",
+    "SourceError",
+    "TensorReport",
+    "__version__",
+    "compile",
+]

@@ -1,0 +1,235 @@
+"""Open a checkpoint: a .safetensors file, a sharded index or a model directory. Reads no tensor."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+
+from .errors import SourceError
+
+PIECE = 8 << 20
+
+# Files of a model directory that a model needs beside its tensors.
+MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+
+
+@dataclass(frozen=True)
+class SourceTensor:
+    """A tensor of the checkpoint: where its bytes lie."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    path: Path
+    offset: int
+    nbytes: int
+
+    def read(self) -> npt.NDArray[np.uint8]:
+        """Return all bytes, read (not mapped, so that they do not pile up in memory)."""
+        data = np.empty(self.nbytes, np.uint8)
+        done = 0
+        for piece in self.pieces():
+            data[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
+            done += len(piece)
+        return data
+
+    def pieces(self, size: int = PIECE) -> Iterator[bytes]:
+        """Read the bytes in pieces of at most `size`.
+
+        Raises:
+            SourceError: the file got shorter since it was opened.
+        """
+        left = self.nbytes
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self.offset)
+            while left:
+                piece = file.read(min(size, left))
+                if not piece:
+                    raise SourceError(f"{self.path}: ended while tensor {self.name!r} was read")
+                left -= len(piece)
+                yield piece
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened source: its tensors by name, in the order of shards and offsets."""
+
+    path: Path
+    tensors: dict[str, SourceTensor]
+    config: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(t.nbytes for t in self.tensors.values())
+
+    @property
+    def shards(self) -> set[Path]:
+        """The files that tensors come from."""
+        return {t.path for t in self.tensors.values()}
+
+
+def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
+    """Open a checkpoint and check that it is whole.
+
+    Args:
+        source: a .safetensors file, a .safetensors.index.json or a model directory.
+
+    Raises:
+        SourceError: it does not exist, is damaged or incomplete, or is of another kind.
+    """
+    path = Path(source)
+    if not path.exists():
+        raise SourceError(f"{path}: no such file or directory")
+    if path.is_dir():
+        return _open_directory(path)
+    if path.name.endswith(".index.json"):
+        return _open_sharded(path, _model_files(path.parent))
+    if path.suffix == ".safetensors":
+        return _open_shards(path, [path], {})
+    raise SourceError(
+        f"{path}: expected a .safetensors file, a .safetensors.index.json or a model directory"
+        + _advice(path.suffix)
+    )
+
+
+def _open_directory(folder: Path) -> Checkpoint:
+    # The order in which transformers looks: a single file wins over an index.
+    single = folder / "model.safetensors"
+    indexes = sorted(folder.glob("*.safetensors.index.json"))
+    others = sorted(folder.glob("*.safetensors"))
+    if single.is_file() or (not indexes and len(others) == 1):
+        shard = single if single.is_file() else others[0]
+        return _open_shards(folder, [shard], _model_files(folder))
+    if len(indexes) == 1:
+        return _open_sharded(indexes[0], _model_files(folder))
+    if others or indexes:
+        names = ", ".join(p.name for p in (indexes or others)[:5])
+        raise SourceError(f"{folder}: which of {names}? Name one of them as the source")
+    found = {p.suffix for p in folder.iterdir()}
+    pickles = found & {".bin", ".pt", ".pth", ".ckpt"}
+    raise SourceError(
+        f"{folder}: no .safetensors file in this directory" + _advice(min(pickles, default=""))
+    )
+
+
+def _advice(suffix: str) -> str:
+    if suffix in (".bin", ".pt", ".pth", ".ckpt"):
+        return (
+            ". Pickled weights can run code when they are opened, so they are not read: convert "
+            "them with safetensors.torch.save_file"
+        )
+    return ""
+
+
+def _model_files(folder: Path) -> dict[str, Path]:
+    return {name: folder / name for name in MODEL_FILES if (folder / name).is_file()}
+
+
+def _open_sharded(index: Path, files: dict[str, Path]) -> Checkpoint:
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise SourceError(f"{index}: expected a non-empty map under 'weight_map'")
+    for name in weight_map.values():
+        if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
+            raise SourceError(
+                f"{index}: {str(name)[:80]!r} is no plain file name; shards lie beside their index"
+            )
+    shards = [index.parent / name for name in sorted(set(weight_map.values()))]
+    missing = [p.name for p in shards if not p.is_file()]
+    if missing:
+        raise SourceError(f"{index}: {len(missing)} of {len(shards)} shards missing: {_list(missing)}")
+    checkpoint = _open_shards(index, shards, files)
+    wrong = [
+        f"{name} (in {shard})"
+        for name, shard in weight_map.items()
+        if name not in checkpoint.tensors or checkpoint.tensors[name].path.name != shard
+    ]
+    if wrong:
+        raise SourceError(f"{index}: tensors are not in the shard named: {_list(wrong)}")
+    extra = [name for name in checkpoint.tensors if name not in weight_map]
+    for name in extra:  # readers go by the index; what it does not name is not part of the model
+        del checkpoint.tensors[name]
+    return checkpoint
+
+
+def _open_shards(source: Path, shards: list[Path], files: dict[str, Path]) -> Checkpoint:
+    tensors: dict[str, SourceTensor] = {}
+    metadata: dict[str, str] = {}
+    for shard in shards:
+        found, notes = _read_header(shard)
+        for t in found:
+            if t.name in tensors:
+                raise SourceError(
+                    f"tensor {t.name!r} is in both {tensors[t.name].path.name} and {shard.name}"
+                )
+            tensors[t.name] = t
+        for key, value in notes.items():
+            metadata.setdefault(key, value)
+    config_path = shards[0].parent / "config.json"
+    config = _read_json(config_path) if config_path.is_file() else {}
+    return Checkpoint(source, tensors, config, metadata, files)
+
+
+def _read_header(path: Path) -> tuple[list[SourceTensor], dict[str, str]]:
+    try:
+        # The library checks everything: sizes, overlaps, holes, duplicate names, the end of file.
+        with safetensors.safe_open(path, framework="numpy"):
+            pass
+    except safetensors.SafetensorError as error:
+        raise SourceError(f"{path}: not a valid safetensors file: {error}") from None
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    metadata = header.pop("__metadata__", None) or {}
+    start = 8 + size
+    tensors = [
+        SourceTensor(
+            name,
+            entry["dtype"],
+            tuple(entry["shape"]),
+            path,
+            start + entry["data_offsets"][0],
+            entry["data_offsets"][1] - entry["data_offsets"][0],
+        )
+        for name, entry in header.items()
+    ]
+    return sorted(tensors, key=lambda t: (t.offset, t.name)), metadata
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise SourceError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _list(names: list[str]) -> str:
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return ", ".join(names[:20]) + more

@@ -1,0 +1,229 @@
+"""From a `.rsr` file back to the source tensors, byte for byte; and the comparison with a source."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rsr_formats import RsrFile
+from rsr_formats.atomic import atomic_file
+from rsr_formats.decode import decode_digits
+from rsr_formats.errors import HeaderFieldError
+from rsr_formats.layout import DenseTensor, IndexedTensor, Tensor
+from rsr_formats.validate import check_ranks
+
+from .checkpoint import PIECE, Checkpoint, SourceTensor, open_checkpoint
+from .errors import MismatchError
+from .layouts import BY_NAME, Layout, Restored, TernaryTensor
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Restorable:
+    """A tensor of the source, as the .rsr file describes it; `data` decodes it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    data: Callable[[], Bytes]
+    indexed: IndexedTensor | None = None
+
+
+def decompile(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[str]:
+    """Write the source tensors of a `.rsr` file to a .safetensors file, byte for byte.
+
+    Quantised tensors (layout absmean) come back as what was kept of them, in the source's dtype.
+
+    Args:
+        path: the .rsr file.
+        output: the .safetensors file; it appears only when it is whole.
+        force: replace an existing output.
+        progress: called as progress(tensor name, bytes done, bytes in all).
+
+    Returns:
+        The names of the tensors that compiling changed (quantised ones).
+
+    Raises:
+        FormatError: the .rsr file is damaged.
+        OutputExistsError: the output exists and `force` is not set.
+        OSError: reading or writing failed; no output is left behind.
+    """
+    file = RsrFile(path)
+    tensors = _restorable(file)
+    header: dict[str, object] = {}
+    if file.header.metadata:
+        header["__metadata__"] = file.header.metadata
+    end = 0
+    for name, t in tensors.items():
+        header[name] = {
+            "dtype": t.dtype,
+            "shape": t.shape,
+            "data_offsets": [end, end + t.nbytes],
+        }
+        end += t.nbytes
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    done = 0
+    with atomic_file(output, force) as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        for name, t in tensors.items():
+            for piece in _pieces(t.data()):
+                out.write(piece)
+            done += t.nbytes
+            if progress is not None:
+                progress(name, done, end)
+    return [
+        t.name
+        for t in file.header.tensors
+        if isinstance(t, IndexedTensor) and not _layout_of(t).lossless
+    ]
+
+
+def compare(
+    path: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    progress: Callable[[str, int, int], None] | None = None,
+) -> int:
+    """Check that a `.rsr` file holds exactly the tensors of `source`, without writing them.
+
+    Quantised tensors are quantised again and compared as such.
+
+    Returns:
+        The number of source tensors compared.
+
+    Raises:
+        MismatchError: names every tensor that differs, is missing or was added.
+        FormatError, SourceError, OSError: one of the two cannot be read.
+    """
+    file = RsrFile(path)
+    checkpoint = open_checkpoint(source)
+    tensors = _restorable(file)
+    wrong = [f"{name}: not in the source" for name in tensors if name not in checkpoint.tensors]
+    done = 0
+    for name, tensor in checkpoint.tensors.items():
+        found = tensors.get(name)
+        if found is None:
+            wrong.append(f"{name}: not in the .rsr file")
+        else:
+            difference = _difference(file, checkpoint, tensor, found)
+            if difference:
+                wrong.append(f"{name}: {difference}")
+        done += tensor.nbytes
+        if progress is not None:
+            progress(name, done, checkpoint.nbytes)
+    if wrong:
+        more = f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        raise MismatchError(f"{path} does not match {source}: {'; '.join(wrong[:10])}{more}")
+    return len(checkpoint.tensors)
+
+
+def _restorable(file: RsrFile) -> dict[str, _Restorable]:
+    """List every source tensor by name, companions behind what absorbed them."""
+    tensors: dict[str, _Restorable] = {}
+
+    def add(name: str, tensor: _Restorable) -> None:
+        if name in tensors:
+            raise HeaderFieldError(f"companion {name!r} has the name of another tensor")
+        tensors[name] = tensor
+
+    for t in file.header.tensors:
+        add(t.name, _restorable_one(file, t))
+    for t in file.header.tensors:
+        if isinstance(t, IndexedTensor):
+            for c in t.source.companions:
+                data = np.frombuffer(c.data, np.uint8)
+                add(c.name, _Restorable(c.dtype, c.shape, len(c.data), lambda data=data: data))  # type: ignore[misc]
+    return tensors
+
+
+def _restorable_one(file: RsrFile, t: Tensor) -> _Restorable:
+    if isinstance(t, DenseTensor):
+        return _Restorable(t.dtype, t.shape, t.nbytes, lambda: file.section(t.section))
+    source = DenseTensor(t.name, t.source.dtype, t.source.shape, 0)
+    _layout_of(t)
+    return _Restorable(
+        source.dtype, source.shape, source.nbytes, lambda: _restore(file, t, source.nbytes), t
+    )
+
+
+def _restore(file: RsrFile, t: IndexedTensor, nbytes: int) -> Bytes:
+    restored = _layout_of(t).restore(_decoded(file, t))
+    data = np.ascontiguousarray(restored).reshape(-1).view(np.uint8)
+    if len(data) != nbytes:
+        raise HeaderFieldError(
+            f"tensor {t.name!r}: source shape {list(t.source.shape)} {t.source.dtype} is not that "
+            f"of a {t.shape[0]}x{t.shape[1]} matrix in layout {t.source.layout!r}"
+        )
+    return data
+
+
+def _decoded(file: RsrFile, t: IndexedTensor) -> Restored:
+    arrays = file.index_arrays(t)
+    if t.encoding == "ranked":
+        check_ranks(t, arrays["ranks"])
+    zeros = t.source.negative_zeros
+    scale = None if t.scale is None else np.repeat(arrays["scale"], t.scale.rows)[: t.shape[0]]
+    return Restored(
+        t, decode_digits(t, arrays), scale, None if zeros is None else file.section(zeros)
+    )
+
+
+def _layout_of(t: IndexedTensor) -> Layout:
+    if t.source.layout not in BY_NAME:
+        raise HeaderFieldError(
+            f"tensor {t.name!r}: source layout {t.source.layout[:64]!r} is unknown, expected "
+            f"{', '.join(BY_NAME)}; a newer rsrc may know it"
+        )
+    return BY_NAME[t.source.layout]
+
+
+def _difference(
+    file: RsrFile, checkpoint: Checkpoint, tensor: SourceTensor, found: _Restorable
+) -> str | None:
+    if (tensor.dtype, tensor.shape) != (found.dtype, found.shape):
+        return (
+            f"{tensor.dtype} {list(tensor.shape)} in the source, "
+            f"{found.dtype} {list(found.shape)} in the .rsr file"
+        )
+    if found.indexed is not None and not _layout_of(found.indexed).lossless:
+        return _quantised_difference(file, checkpoint, tensor, found.indexed)
+    data, position = found.data(), 0
+    for piece in tensor.pieces():
+        other = data[position : position + len(piece)]
+        same = np.frombuffer(piece, np.uint8) == other
+        if not same.all():
+            return f"first differs at byte {position + int(np.argmin(same))} of {tensor.nbytes}"
+        position += len(piece)
+    return None
+
+
+def _quantised_difference(
+    file: RsrFile, checkpoint: Checkpoint, tensor: SourceTensor, t: IndexedTensor
+) -> str | None:
+    again = _layout_of(t).recognise(checkpoint, tensor)
+    if not isinstance(again, TernaryTensor):
+        return f"cannot be quantised: {again}"
+    decoded = _decoded(file, t)
+    whole = slice(0, t.shape[0]), slice(0, t.shape[1])
+    if (again.layout.digits(tensor.read(), again, *whole) != decoded.digits).any():
+        return "quantises to other digits"
+    if decoded.scale is None or again.scale is None or (decoded.scale != again.scale).any():
+        return "quantises to another scale"
+    return None
+
+
+def _pieces(data: Bytes) -> Iterator[memoryview]:
+    view = data.data
+    return (view[start : start + PIECE] for start in range(0, len(view), PIECE))

@@ -1,0 +1,71 @@
+"""Quantise float masters to ternary by BitNet b1.58's absmean rule (arXiv 2402.17764). Lossy."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rsr_formats.layout import TERNARY
+
+from ..checkpoint import Checkpoint, SourceTensor
+from .base import FLOATS, Bytes, DigitArray, Layout, Restored, TernaryTensor
+from .floats import restore_floats, row_panels, to_float32
+
+# Matrices that BitNet models keep in floating point: embeddings, output heads, norms, routers.
+KEPT = ("*embed*", "*wte*", "*wpe*", "*lm_head*", "output.weight", "*norm*", "*router*")
+
+
+class AbsMean(Layout):
+    """t = clip(round_half_even(W s), -1, 1), s = 1 / max(mean|W|, 1e-5), in float32, per tensor.
+
+    The mean is accumulated in float64 and rounded once. `chosen` says that the user named the
+    tensors (--include), so that names are no reason to keep one; `s` is that of one tensor.
+    """
+
+    name = "absmean"
+    lossless = False
+
+    def __init__(self, chosen: bool = False, s: np.float32 | None = None) -> None:
+        self._chosen = chosen
+        self._s = s
+
+    def recognise(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
+        """Claim float matrices that are weights of linear layers by their names."""
+        if tensor.dtype not in FLOATS or len(tensor.shape) != 2:
+            return None
+        if not self._chosen:
+            if not tensor.name.endswith("weight"):
+                return "not quantised: the name does not end in 'weight' (--include overrides)"
+            if any(fnmatchcase(tensor.name.lower(), pattern) for pattern in KEPT):
+                return "not quantised: no linear layer by its name (--include overrides)"
+        total = 0.0
+        for panel in row_panels(tensor):
+            total += float(np.abs(to_float32(panel, tensor.dtype)).sum(dtype=np.float64))
+        if not np.isfinite(total):
+            return f"{tensor.dtype} with NaN or infinite values"
+        mean = np.float32(total / max(1, tensor.shape[0] * tensor.shape[1]))
+        s = np.float32(1) / max(mean, np.float32(1e-5))
+        return TernaryTensor(
+            tensor,
+            AbsMean(self._chosen, s),
+            (tensor.shape[0], tensor.shape[1]),
+            TERNARY,
+            np.array([np.float32(1) / s], np.float32),
+            f"absmean (lossy), mean |W| = {mean:.6g}",
+        )
+
+    def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
+        """Quantise a window."""
+        item = FLOATS[t.tensor.dtype]
+        window = raw.view(f"<u{item}").reshape(t.shape)[rows, columns]
+        values = to_float32(np.ascontiguousarray(window).view(np.uint8), t.tensor.dtype)
+        assert self._s is not None
+        values = values.reshape(window.shape) * self._s
+        return (np.clip(np.rint(values), -1, 1) + 1).astype(np.uint8)
+
+    def restore(self, r: Restored) -> npt.NDArray[Any]:
+        """Return digit value * scale in the source's dtype: what was kept of the master."""
+        return restore_floats(r)

@@ -1,0 +1,89 @@
+"""The one intermediate form of the compiler, and what a layout of checkpoints must provide."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from rsr_formats.layout import IndexedTensor, InlineTensor
+
+from ..checkpoint import Checkpoint, SourceTensor
+
+Bytes = npt.NDArray[np.uint8]
+DigitArray = npt.NDArray[np.uint8]
+Scales = npt.NDArray[np.float32]
+
+FLOATS = {"F32": 4, "F16": 2, "BF16": 2}  # dtype: bytes
+
+
+@dataclass(frozen=True)
+class TernaryTensor:
+    """A source tensor recognised as ternary (or binary): the intermediate form.
+
+    Its entries are digits[d] * scale for digits d that `layout.digits` decodes a window at a time
+    from the source's bytes, so the whole never exists in another form.
+    """
+
+    tensor: SourceTensor
+    layout: Layout
+    shape: tuple[int, int]  # (out_features, in_features)
+    digits: tuple[int, ...]
+    scale: Scales | None  # (1,) per tensor, (out_features,) per row, None for 1
+    note: str  # the scale rule, for the report
+    companions: tuple[InlineTensor, ...] = ()  # source tensors absorbed into this one
+
+    @property
+    def name(self) -> str:
+        """Name of the tensor, in the source and in the .rsr file."""
+        return self.tensor.name
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a `.rsr` file says about one indexed tensor, decoded."""
+
+    record: IndexedTensor
+    digits: DigitArray  # (out_features, in_features)
+    scale: Scales | None
+    negative_zeros: Bytes | None = field(default=None)
+
+
+class Layout(ABC):
+    """One way in which checkpoints store ternary matrices.
+
+    `recognise` claims tensors; `digits` decodes windows of them; `restore` undoes both.
+    """
+
+    name: ClassVar[str]
+    lossless: ClassVar[bool] = True
+
+    @abstractmethod
+    def recognise(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
+        """Return the ternary tensor, or why this is none (in words), or None: not this layout.
+
+        Raises:
+            SourceError: the tensor has this layout but is damaged.
+        """
+
+    @abstractmethod
+    def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
+        """Decode a window of the matrix: uint8 digits, (rows, columns).
+
+        Args:
+            raw: all bytes of the source tensor.
+            t: what `recognise` returned.
+            rows: rows of the window, with start and stop.
+            columns: columns of the window, with start and stop.
+        """
+
+    def negative_zeros(self, raw: Bytes, t: TernaryTensor) -> Bytes | None:
+        """Return the bitmap of zero weights stored as -0.0, or None if there are none."""
+        return None
+
+    @abstractmethod
+    def restore(self, r: Restored) -> npt.NDArray[Any]:
+        """Return the tensor as the source stored it, as an array whose bytes are the tensor's."""

@@ -1,0 +1,92 @@
+"""The Hugging Face `bitnet` layout: U8 [out / 4, in] with a `weight_scale` beside it.
+
+Four rows share a byte, but not four neighbours: with R = ceil(out / 4), bits 2i and 2i + 1 of byte
+[r, c] hold row i R + r as code = value + 1. `weight_scale` is divided by where config.json has
+linear_class "bitlinear" (the default), and multiplied by where it has "autobitlinear"
+(transformers, integrations/bitnet.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rsr_formats.layout import TERNARY, InlineTensor
+
+from ..checkpoint import Checkpoint, SourceTensor
+from ..errors import SourceError
+from .base import FLOATS, Bytes, DigitArray, Layout, Restored, TernaryTensor
+from .floats import to_float32
+
+
+class BitNet(Layout):
+    """Two bits per weight in quarters of the rows."""
+
+    name = "bitnet"
+
+    def recognise(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
+        """Claim two-dimensional U8 tensors that have a `<name>_scale` of one float."""
+        if tensor.dtype != "U8" or len(tensor.shape) != 2:
+            return None
+        companion = checkpoint.tensors.get(f"{tensor.name}_scale")
+        if companion is None:
+            return f"U8 without a tensor {tensor.name}_scale"
+        if companion.dtype not in FLOATS or companion.nbytes != FLOATS[companion.dtype]:
+            return (
+                f"U8, but {companion.name} is {companion.dtype} {list(companion.shape)}, "
+                "expected one float"
+            )
+        data = companion.read()
+        value = to_float32(data, companion.dtype)[0]
+        if not np.isfinite(value) or value <= 0:
+            raise SourceError(
+                f"{companion.name} is {value}: a scale must be finite and positive; "
+                "the checkpoint is damaged"
+            )
+        linear_class = _linear_class(checkpoint)
+        divide = linear_class != "autobitlinear"
+        scale = np.float32(1) / value if divide else value
+        if not np.isfinite(scale):
+            raise SourceError(f"{companion.name} is {value}: 1 / {value} is no float32")
+        return TernaryTensor(
+            tensor,
+            self,
+            (4 * tensor.shape[0], tensor.shape[1]),
+            TERNARY,
+            np.array([scale], np.float32),
+            f"{'divide' if divide else 'multiply'} by weight_scale ({linear_class})",
+            (InlineTensor(companion.name, companion.dtype, companion.shape, data.tobytes()),),
+        )
+
+    def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
+        """Decode a window: a code is a digit."""
+        quarter = t.tensor.shape[0]
+        packed = raw.reshape(quarter, -1)
+        result = np.empty((rows.stop - rows.start, columns.stop - columns.start), np.uint8)
+        for i in range(4):
+            first = max(rows.start, i * quarter)
+            stop = min(rows.stop, (i + 1) * quarter)
+            if first < stop:
+                part = packed[first - i * quarter : stop - i * quarter, columns]
+                out = result[first - rows.start : stop - rows.start]
+                np.right_shift(part, 2 * i, out=out)
+                out &= 3
+        return result
+
+    def restore(self, r: Restored) -> npt.NDArray[Any]:
+        """Pack four quarters of the rows into bytes again."""
+        quarters = r.digits.reshape(4, -1, r.digits.shape[1])
+        return quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
+
+
+def _linear_class(checkpoint: Checkpoint) -> str:
+    config = checkpoint.config.get("quantization_config")
+    found = config.get("linear_class", "bitlinear") if isinstance(config, dict) else "bitlinear"
+    if found not in ("bitlinear", "autobitlinear"):
+        raise SourceError(
+            f"config.json: linear_class is {str(found)[:64]!r}, expected 'bitlinear' (divide by "
+            "weight_scale) or 'autobitlinear' (multiply)"
+        )
+    return str(found)

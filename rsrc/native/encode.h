@@ -1,0 +1,42 @@
+// Native encoders; rsr_formats/encoding.py defines what they must produce.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace rsr {
+
+constexpr size_t kStripRows = 128;
+constexpr size_t kLanes = 32;
+constexpr size_t kRanksPerWord = 3;
+
+// A view of digits 0 .. base-1; strides in elements.
+struct Digits {
+  const uint8_t* data;
+  size_t rows, columns;
+  ptrdiff_t row_stride, column_stride;
+  uint8_t at(size_t r, size_t c) const {
+    return data[ptrdiff_t(r) * row_stride + ptrdiff_t(c) * column_stride];
+  }
+};
+
+struct Alphabet {
+  int base, k, pad;  // pad: the digit of padding rows and columns
+  size_t patterns() const {
+    size_t n = 1;
+    for (int i = 0; i < k; i++) n *= base;
+    return n;
+  }
+};
+
+inline size_t blocks(const Digits& a, int k) { return (a.columns + k - 1) / k; }
+
+// Packing w16. out: words * padded rows entries, words = ceil(blocks / 3), rows padded to 32.
+// False if a digit is not below base; out is then of no use.
+bool pack_w16(const Digits& a, const Alphabet& alphabet, uint16_t* out);
+
+// Permutation (blocks, rows) and segment list (blocks, patterns + 1) of every column block.
+// False if a digit is not below base.
+template <class Index>
+bool sort_blocks(const Digits& a, const Alphabet& alphabet, Index* permutation, Index* segments);
+
+}  // namespace rsr

@@ -1,0 +1,76 @@
+// The Python module rsrc._native: checks shapes, releases the GIL, calls the encoders.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <stdexcept>
+
+#include "encode.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+using DigitArray = nb::ndarray<const uint8_t, nb::ndim<2>, nb::device::cpu>;
+template <class T, int N>
+using Output = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+
+void require(bool condition, const char* what) {
+  if (!condition) throw std::invalid_argument(what);
+}
+
+rsr::Digits view(const DigitArray& a) {
+  return {a.data(), a.shape(0), a.shape(1), a.stride(0), a.stride(1)};
+}
+
+rsr::Alphabet alphabet(int base, int k, int pad, size_t most) {
+  require(2 <= base && base <= 3 && 1 <= k && k <= 16 && 0 <= pad && pad < base,
+          "base must be 2 or 3, k from 1 to 16, pad a digit");
+  const rsr::Alphabet result{base, k, pad};
+  require(result.patterns() <= most, "too many patterns");
+  return result;
+}
+
+template <class Encode>
+void without_gil(const Encode& encode) {
+  bool good;
+  {
+    nb::gil_scoped_release release;
+    good = encode();
+  }
+  require(good, "a digit is not below the base");
+}
+
+void pack_w16(const DigitArray& digits, int base, int k, int pad, const Output<uint16_t, 1>& out) {
+  const rsr::Digits a = view(digits);
+  const rsr::Alphabet letters = alphabet(base, k, pad, 32);
+  const size_t words = (rsr::blocks(a, k) + 2) / 3, padded = (a.rows + 31) / 32 * 32;
+  require(out.shape(0) == words * padded, "out does not have the size of the packing");
+  uint16_t* to = out.data();
+  without_gil([&] { return rsr::pack_w16(a, letters, to); });
+}
+
+template <class Index>
+void sort_blocks(const DigitArray& digits, int base, int k, int pad,
+                 const Output<Index, 2>& permutation, const Output<Index, 2>& segments) {
+  const rsr::Digits a = view(digits);
+  const rsr::Alphabet letters = alphabet(base, k, pad, 65536);
+  const size_t count = rsr::blocks(a, k);
+  require(permutation.shape(0) == count && permutation.shape(1) == a.rows &&
+              segments.shape(0) == count && segments.shape(1) == letters.patterns() + 1,
+          "permutation must be (blocks, rows), segments (blocks, base^k + 1)");
+  require(a.rows <= static_cast<Index>(-1), "too many rows for the index type");
+  Index* sigma = permutation.data();
+  Index* L = segments.data();
+  without_gil([&] { return rsr::sort_blocks(a, letters, sigma, L); });
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  m.def("pack_w16", &pack_w16, "digits"_a, "base"_a, "k"_a, "pad"_a, "out"_a.noconvert());
+  m.def("sort_blocks", &sort_blocks<uint16_t>, "digits"_a, "base"_a, "k"_a, "pad"_a,
+        "permutation"_a.noconvert(), "segments"_a.noconvert());
+  m.def("sort_blocks", &sort_blocks<uint32_t>, "digits"_a, "base"_a, "k"_a, "pad"_a,
+        "permutation"_a.noconvert(), "segments"_a.noconvert());
+}

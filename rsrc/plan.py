@@ -1,0 +1,110 @@
+"""Stage 3: encoding, direction and k of each tensor, by a cost model for the target.
+
+The model. A product reads its index once, and both encodings are bound by how:
+
+* ranked costs one lookup per row and column block whatever the pattern, at 5 bits per rank: always
+  the largest k whose B^k patterns fit 32 table entries (ternary 3, binary 5).
+* permuted costs, per column block, one gathered addition per row and an overhead per segment worth
+  about SEGMENT_COST of them (measured: scalar code, float32; docs/performance.md), for k columns:
+  k minimises (rows + SEGMENT_COST * B^k) / k.
+
+Ranked wins on every target measured, scalar code included, in time (float32: 9.8 against 7.6
+weights/ns at 4096 x 4096 without SIMD, 100 with AVX-512) and in size (1.78 against 4.1 bits per
+weight), so "auto" chooses it everywhere; permuted is there for comparison with the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rsr_formats.layout import DIRECTIONS, ENCODINGS, MAX_PATTERNS, MAX_RANKED_PATTERNS
+
+from .errors import OptionError
+from .layouts import TernaryTensor
+from .recognise import KeptTensor, Recognised
+
+TARGETS = ("native", "generic", "avx2", "avx512", "neon")
+SEGMENT_COST = 20
+
+
+@dataclass(frozen=True)
+class IndexPlan:
+    """How a ternary tensor is to be indexed."""
+
+    source: TernaryTensor
+    encoding: str
+    packing: str
+    direction: str
+    k: int
+
+
+Plan = IndexPlan | KeptTensor
+
+
+def plan(
+    recognised: Sequence[Recognised],
+    *,
+    encoding: str = "auto",
+    target: str = "native",
+    direction: str = "auto",
+    k: int | None = None,
+) -> list[Plan]:
+    """Choose encoding, packing, direction and k for each ternary tensor.
+
+    Args:
+        recognised: what `recognise` returned.
+        encoding: "auto", "ranked" or "permuted".
+        target: the kind of machine the products will run on.
+        direction: "auto", "expand" or "reduce" (permuted only; the paper's direction is "reduce").
+        k: columns of a column block, or None for the cost model's choice.
+
+    Raises:
+        OptionError: an option is unknown, or impossible with the others.
+    """
+    _check(encoding, ("auto", *ENCODINGS), "encoding")
+    _check(target, TARGETS, "target")
+    _check(direction, ("auto", *DIRECTIONS), "direction")
+    encoding = "ranked" if encoding == "auto" else encoding
+    if direction == "auto":
+        direction = "expand" if encoding == "ranked" else "reduce"
+    if encoding == "ranked" and direction == "reduce":
+        raise OptionError("encoding ranked has direction expand only: use --encoding permuted")
+    return [
+        t if isinstance(t, KeptTensor) else _plan_one(t, encoding, direction, k)
+        for t in recognised
+    ]
+
+
+def _plan_one(t: TernaryTensor, encoding: str, direction: str, k: int | None) -> IndexPlan:
+    base = len(t.digits)
+    rows = t.shape[0] if direction == "expand" else t.shape[1]
+    most = largest_k(base, encoding)
+    if k is None:
+        k = most if encoding == "ranked" else permuted_k(base, rows)
+    if not 1 <= k <= most:
+        raise OptionError(
+            f"{t.name}: k = {k}, expected 1 to {most} for base {base} in encoding {encoding}"
+        )
+    packing = "w16" if encoding == "ranked" else "u16" if rows <= 0xFFFF else "u32"
+    return IndexPlan(t, encoding, packing, direction, k)
+
+
+def largest_k(base: int, encoding: str) -> int:
+    """Return the largest k whose base^k patterns the encoding allows."""
+    limit = MAX_RANKED_PATTERNS if encoding == "ranked" else MAX_PATTERNS
+    k = 1
+    while base ** (k + 1) <= limit:
+        k += 1
+    return k
+
+
+def permuted_k(base: int, rows: int) -> int:
+    """Return the k that minimises the cost of a permuted product per column."""
+    choices = range(1, largest_k(base, "permuted") + 1)
+    return min(choices, key=lambda k: (rows + SEGMENT_COST * base**k) / k)
+
+
+def _check(value: str, allowed: tuple[str, ...], name: str) -> None:
+    if value not in allowed:
+        raise OptionError(f"{name}: found {value!r}, expected one of {', '.join(allowed)}")

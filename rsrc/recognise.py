@@ -1,0 +1,106 @@
+"""Stage 2: which tensors are ternary or binary, in which layout; and why the others are not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from rsr_formats.layout import MAX_IN_FEATURES, MAX_OUT_FEATURES
+
+from .checkpoint import Checkpoint, SourceTensor
+from .errors import NothingToCompileError, OptionError, SourceError
+from .layouts import LAYOUTS, AbsMean, Layout, TernaryTensor
+
+QUANTIZERS = ("absmean",)
+
+
+@dataclass(frozen=True)
+class KeptTensor:
+    """A tensor that stays dense."""
+
+    tensor: SourceTensor
+    reason: str
+
+
+Recognised = TernaryTensor | KeptTensor
+
+
+def recognise(
+    checkpoint: Checkpoint,
+    *,
+    quantize: str | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> list[Recognised]:
+    """Decide for each tensor, in the order of the source, whether and how it is indexed.
+
+    Args:
+        checkpoint: the opened source.
+        quantize: None, or "absmean" to make linear weights of a float checkpoint ternary (lossy).
+        include: glob patterns; where given, only tensors whose names match one are indexed.
+        exclude: glob patterns of names that stay dense in any case.
+
+    Returns:
+        A `TernaryTensor` or a `KeptTensor` for each source tensor that is not absorbed into
+        another (a weight_scale into its weight).
+
+    Raises:
+        SourceError: a tensor is of a ternary layout but damaged.
+        NothingToCompileError: no tensor is ternary or binary.
+        OptionError: an unknown `quantize`.
+    """
+    if quantize is not None and quantize not in QUANTIZERS:
+        raise OptionError(f"quantize: found {quantize!r}, expected {' or '.join(QUANTIZERS)}")
+    layouts = [*LAYOUTS, AbsMean(chosen=bool(include))] if quantize else list(LAYOUTS)
+    found: list[Recognised] = []
+    for tensor in checkpoint.tensors.values():
+        if include and not _matches(tensor.name, include):
+            found.append(KeptTensor(tensor, "not matched by --include"))
+        elif _matches(tensor.name, exclude):
+            found.append(KeptTensor(tensor, "matched by --exclude"))
+        else:
+            found.append(_recognise_one(checkpoint, tensor, layouts))
+    absorbed = {c.name for t in found if isinstance(t, TernaryTensor) for c in t.companions}
+    found = [t for t in found if t.tensor.name not in absorbed]
+    if not any(isinstance(t, TernaryTensor) for t in found):
+        raise NothingToCompileError(_advice(checkpoint, found, bool(include or exclude), quantize))
+    return found
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _recognise_one(
+    checkpoint: Checkpoint, tensor: SourceTensor, layouts: Sequence[Layout]
+) -> Recognised:
+    reason = f"{len(tensor.shape)}-dimensional" if len(tensor.shape) != 2 else tensor.dtype
+    for layout in layouts:
+        result = layout.recognise(checkpoint, tensor)
+        if isinstance(result, TernaryTensor):
+            if result.shape[0] > MAX_OUT_FEATURES or result.shape[1] > MAX_IN_FEATURES:
+                raise SourceError(
+                    f"{tensor.name}: shape {list(result.shape)} exceeds the format's "
+                    f"[{MAX_OUT_FEATURES}, {MAX_IN_FEATURES}]: keep it dense with --exclude"
+                )
+            return result
+        reason = result or reason
+    return KeptTensor(tensor, reason)
+
+
+def _advice(
+    checkpoint: Checkpoint, found: Sequence[Recognised], filtered: bool, quantize: str | None
+) -> str:
+    text = f"{checkpoint.path}: none of its {len(found)} tensors is ternary or binary"
+    matrices = [t for t in found if isinstance(t, KeptTensor) and len(t.tensor.shape) == 2]
+    if matrices:
+        text += f"; for instance {matrices[0].tensor.name!r} is kept dense: {matrices[0].reason}"
+    if filtered:
+        return text + ". Check --include and --exclude: they match whole tensor names"
+    if quantize is None and any(t.tensor.dtype in ("F32", "F16", "BF16") for t in matrices):
+        return text + (
+            ". If this is the float master of a BitNet model, compile with --quantize absmean "
+            "(lossy for any other model)"
+        )
+    return text

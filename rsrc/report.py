@@ -1,0 +1,56 @@
+"""What a compilation did, tensor by tensor."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TensorReport:
+    """One tensor of the output. For a dense tensor, the fields of the index are None."""
+
+    name: str
+    kind: str  # "ternary", "binary" or "dense"
+    shape: tuple[int, ...]
+    source_dtype: str
+    source_bytes: int  # with what was absorbed into it
+    bytes: int  # in the .rsr file, without padding
+    layout: str | None = None
+    scale: str | None = None  # the scale rule, in words
+    encoding: str | None = None
+    packing: str | None = None
+    direction: str | None = None
+    k: int | None = None
+    bits_per_weight: float | None = None
+    reason: str | None = None  # why it stayed dense
+
+    @property
+    def weights(self) -> int:
+        """Number of weights of an indexed matrix, 0 for a dense tensor."""
+        return 0 if self.kind == "dense" else self.shape[0] * self.shape[1]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of `rsrc.compile`."""
+
+    source: str
+    output: str
+    tensors: tuple[TensorReport, ...]
+    files: tuple[str, ...]
+    source_bytes: int  # of all tensors
+    output_bytes: int  # of the whole .rsr file
+    seconds: float
+    threads: int
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Index and scales of all indexed tensors, in bits per weight (uncompressed)."""
+        weights = sum(t.weights for t in self.tensors)
+        bits = sum((t.bits_per_weight or 0) * t.weights for t in self.tensors)
+        return bits / weights if weights else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON-ready types; the keys are the fields' names."""
+        return {**asdict(self), "bits_per_weight": self.bits_per_weight}

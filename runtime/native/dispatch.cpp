@@ -1,0 +1,137 @@
+#include "dispatch.h"
+
+#include <atomic>
+#include <stdexcept>
+
+#if defined(RSR_X86)
+#if defined(_MSC_VER)
+#include <intrin.h>
+#else
+#include <cpuid.h>
+#endif
+#endif
+
+namespace rsr {
+namespace {
+
+#if defined(RSR_X86)
+struct Registers {
+  uint32_t eax, ebx, ecx, edx;
+};
+
+Registers cpuid(uint32_t leaf) {
+#if defined(_MSC_VER)
+  int r[4];
+  __cpuidex(r, static_cast<int>(leaf), 0);
+  return {uint32_t(r[0]), uint32_t(r[1]), uint32_t(r[2]), uint32_t(r[3])};
+#else
+  Registers r{};
+  __get_cpuid_count(leaf, 0, &r.eax, &r.ebx, &r.ecx, &r.edx);
+  return r;
+#endif
+}
+
+// Which register states the operating system saves; a processor feature is useless without.
+uint64_t saved_states() {
+  const bool has_xgetbv = cpuid(1).ecx >> 27 & 1;
+  if (!has_xgetbv) return 0;
+#if defined(_MSC_VER)
+  return _xgetbv(0);
+#else
+  uint32_t low, high;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return uint64_t(high) << 32 | low;
+#endif
+}
+
+bool has_avx2() {
+  constexpr uint64_t kYmm = 0x06;
+  return (saved_states() & kYmm) == kYmm && (cpuid(1).ecx >> 12 & 1) /* FMA */ &&
+         (cpuid(7).ebx >> 5 & 1);
+}
+
+bool has_avx512() {
+  constexpr uint64_t kZmm = 0xe6;
+  constexpr uint32_t kFeatures = 1u << 16 | 1u << 30 | 1u << 31;  // F, BW, VL
+  return has_avx2() && (saved_states() & kZmm) == kZmm && (cpuid(7).ebx & kFeatures) == kFeatures;
+}
+#endif
+
+bool always() { return true; }
+
+struct Isa {
+  const char* name;
+  void (*fill)(KernelTable&);
+  bool (*supported)();
+};
+
+// The only list of instruction sets, plainest first: each overrides entries of those before it.
+constexpr Isa kIsas[] = {
+    {"scalar", fill_scalar, always},
+#if defined(RSR_X86)
+    {"avx2", fill_avx2, has_avx2},
+    {"avx512", fill_avx512, has_avx512},
+#endif
+};
+constexpr int kIsaCount = sizeof(kIsas) / sizeof(kIsas[0]);
+
+struct Tables {
+  KernelTable table[kIsaCount] = {};
+  int supported = 0;
+
+  Tables() {
+    while (supported < kIsaCount && kIsas[supported].supported()) {
+      if (supported > 0) table[supported] = table[supported - 1];
+      kIsas[supported].fill(table[supported]);
+      table[supported].isa = kIsas[supported].name;
+      supported++;
+    }
+  }
+};
+
+const Tables& tables() {
+  static const Tables all;
+  return all;
+}
+
+std::atomic<const KernelTable*> chosen{nullptr};
+
+std::string join(const std::vector<std::string>& names) {
+  std::string text;
+  for (const auto& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+}  // namespace
+
+std::vector<std::string> compiled_isas() {
+  std::vector<std::string> names;
+  for (int i = kIsaCount; i-- > 0;) names.push_back(kIsas[i].name);
+  return names;
+}
+
+std::vector<std::string> supported_isas() {
+  std::vector<std::string> names;
+  for (int i = tables().supported; i-- > 0;) names.push_back(kIsas[i].name);
+  return names;
+}
+
+const KernelTable& kernels() {
+  const KernelTable* table = chosen.load(std::memory_order_acquire);
+  return table ? *table : tables().table[tables().supported - 1];
+}
+
+void use_isa(const std::string& name) {
+  for (int i = 0; i < kIsaCount; i++) {
+    if (name != kIsas[i].name) continue;
+    if (i >= tables().supported)
+      throw std::invalid_argument("this processor does not support instruction set '" + name +
+                                  "'; it supports " + join(supported_isas()));
+    chosen.store(&tables().table[i], std::memory_order_release);
+    return;
+  }
+  throw std::invalid_argument("unknown instruction set '" + name + "'; this build has " +
+                              join(compiled_isas()));
+}
+
+}  // namespace rsr

@@ -1,0 +1,149 @@
+// The Python module: shapes, dtypes, contiguity, GIL; no arithmetic.
+// rsr_runtime checks values (permutations, segment lists) before it hands arrays over.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+
+#include "dispatch.h"
+#include "parallel.h"
+#include "permuted.h"
+#include "ranked.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+template <class T, int N>
+using Array = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+
+void require(bool condition, const char* what) {
+  if (!condition) throw std::invalid_argument(what);
+}
+
+// Checks x (count, in) and y (count, out), then multiplies without the GIL.
+template <class X, class Y, class Multiply>
+void product(const Array<const X, 2>& x, const Array<Y, 2>& y, size_t in, size_t out,
+             const Multiply& multiply) {
+  require(x.shape(1) == in && y.shape(1) == out && x.shape(0) == y.shape(0),
+          "x must be (count, in_features) and y (count, out_features)");
+  const X* from = x.data();
+  Y* to = y.data();
+  const size_t count = x.shape(0);
+  nb::gil_scoped_release release;
+  multiply(from, count, to);
+}
+
+void check_scale(const Array<const float, 1>& scale, size_t scale_rows, size_t out) {
+  require(scale_rows > 0 && scale.shape(0) * scale_rows >= out, "too few scales");
+}
+
+class Ranked {
+ public:
+  Ranked(Array<const uint16_t, 1> words, size_t rows, size_t columns,
+         Array<const int16_t, 2> patterns, Array<const float, 1> scale, size_t scale_rows)
+      : words_(words), patterns_(patterns), scale_(scale) {
+    const int k = static_cast<int>(patterns.shape(0));
+    require(1 <= k && k <= 5 && patterns.shape(1) == 32, "patterns must be (k, 32), k from 1 to 5");
+    check_scale(scale, scale_rows, rows);
+    index_ = {words.data(), rows, columns, k, patterns.data(), scale.data(), scale_rows};
+    require(words.nbytes() == index_.bytes(), "words do not have the size of the index");
+  }
+
+  void multiply_i8(const Array<const int8_t, 2>& x, const Array<int32_t, 2>& y) const {
+    product(x, y, index_.columns, index_.rows,
+            [&](auto... args) { rsr::multiply_i8(index_, args...); });
+  }
+
+  void multiply_f32(const Array<const float, 2>& x, const Array<float, 2>& y) const {
+    product(x, y, index_.columns, index_.rows,
+            [&](auto... args) { rsr::multiply_f32(index_, args...); });
+  }
+
+ private:
+  Array<const uint16_t, 1> words_;  // these keep the memory alive
+  Array<const int16_t, 2> patterns_;
+  Array<const float, 1> scale_;
+  rsr::RankedIndex index_;
+};
+
+template <class Index>
+class Permuted {
+ public:
+  Permuted(Array<const Index, 2> permutation, Array<const Index, 2> segments, size_t columns, int k,
+           Array<const int8_t, 1> values, bool reduce, Array<const float, 1> scale,
+           size_t scale_rows)
+      : permutation_(permutation), segments_(segments), values_(values), scale_(scale) {
+    const int base = static_cast<int>(values.shape(0));
+    require(2 <= base && base <= 3 && 1 <= k && k <= 16, "base must be 2 or 3, k from 1 to 16");
+    size_t patterns = 1;
+    for (int i = 0; i < k; i++) patterns *= base;
+    index_ = {permutation.data(), segments.data(), permutation.shape(1), columns, base, k,
+              patterns,           values.data(),   reduce,               scale.data(), scale_rows};
+    require(permutation.shape(0) == index_.blocks() && segments.shape(0) == index_.blocks() &&
+                segments.shape(1) == patterns + 1,
+            "permutation must be (blocks, rows), segments (blocks, base^k + 1)");
+    check_scale(scale, scale_rows, index_.out());
+  }
+
+  void multiply_i8(const Array<const int8_t, 2>& x, const Array<int32_t, 2>& y,
+                   bool plus_plus) const {
+    product(x, y, index_.in(), index_.out(),
+            [&](auto... args) { rsr::multiply_i8(index_, plus_plus, args...); });
+  }
+
+  void multiply_f32(const Array<const float, 2>& x, const Array<float, 2>& y,
+                    bool plus_plus) const {
+    product(x, y, index_.in(), index_.out(),
+            [&](auto... args) { rsr::multiply_f32(index_, plus_plus, args...); });
+  }
+
+ private:
+  Array<const Index, 2> permutation_, segments_;
+  Array<const int8_t, 1> values_;
+  Array<const float, 1> scale_;
+  rsr::PermutedIndex<Index> index_;
+};
+
+template <class Index>
+void bind_permuted(nb::module_& m, const char* name) {
+  nb::class_<Permuted<Index>>(m, name)
+      .def(nb::init<Array<const Index, 2>, Array<const Index, 2>, size_t, int,
+                    Array<const int8_t, 1>, bool, Array<const float, 1>, size_t>(),
+           "permutation"_a, "segments"_a, "columns"_a, "k"_a, "values"_a, "reduce"_a, "scale"_a,
+           "scale_rows"_a)
+      .def("multiply_i8", &Permuted<Index>::multiply_i8, "x"_a, "y"_a.noconvert(), "plus_plus"_a)
+      .def("multiply_f32", &Permuted<Index>::multiply_f32, "x"_a, "y"_a.noconvert(), "plus_plus"_a);
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  nb::class_<Ranked>(m, "Ranked")
+      .def(nb::init<Array<const uint16_t, 1>, size_t, size_t, Array<const int16_t, 2>,
+                    Array<const float, 1>, size_t>(),
+           "words"_a, "rows"_a, "columns"_a, "patterns"_a, "scale"_a, "scale_rows"_a)
+      .def("multiply_i8", &Ranked::multiply_i8, "x"_a, "y"_a.noconvert())
+      .def("multiply_f32", &Ranked::multiply_f32, "x"_a, "y"_a.noconvert());
+  bind_permuted<uint16_t>(m, "Permuted16");
+  bind_permuted<uint32_t>(m, "Permuted32");
+
+  m.def("compiled_isas", &rsr::compiled_isas);
+  m.def("supported_isas", &rsr::supported_isas);
+  m.def("isa", [] { return std::string(rsr::kernels().isa); });
+  m.def("use_isa", &rsr::use_isa, "name"_a);
+  m.def("num_threads", &rsr::num_threads);
+  m.def("set_num_threads", &rsr::set_num_threads, "n"_a);
+  m.def(
+      "plain_read",
+      [](const Array<const uint8_t, 1>& data) {
+        const uint8_t* p = data.data();
+        const size_t bytes = data.nbytes();
+        nb::gil_scoped_release release;
+        return rsr::kernels().plain_read(p, bytes);
+      },
+      "data"_a);
+}

@@ -1,0 +1,152 @@
+#include "parallel.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#if !defined(_WIN32)
+#include <pthread.h>
+#endif
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#endif
+
+namespace rsr {
+namespace {
+
+constexpr size_t kBytesPerThread = 64 << 10;          // below this, waking a thread costs more
+constexpr auto kSpin = std::chrono::microseconds(50);  // then sleep: idle threads use no processor
+
+inline void pause() {
+#if defined(__x86_64__) || defined(_M_X64)
+  _mm_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+// Waits, spinning for a moment and asleep after that, until done() is true.
+template <class Done>
+void await(std::mutex& mutex, std::condition_variable& wake, Done done) {
+  const auto start = std::chrono::steady_clock::now();
+  do {
+    for (int i = 0; i < 64; i++) {
+      if (done()) return;
+      pause();
+    }
+  } while (std::chrono::steady_clock::now() - start < kSpin);
+  std::unique_lock<std::mutex> lock(mutex);
+  wake.wait(lock, done);
+}
+
+class Pool {
+ public:
+  // False if another thread is using the pool.
+  bool run(int parts, size_t count, const std::function<void(size_t, size_t)>& body) {
+    std::unique_lock<std::mutex> use(use_, std::try_to_lock);
+    if (!use) return false;
+    while (static_cast<int>(workers_) < parts - 1) start_worker();
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      body_ = &body;
+      count_ = count;
+      parts_ = parts;
+      pending_.store(parts - 1, std::memory_order_relaxed);
+      round_.fetch_add(1, std::memory_order_release);
+    }
+    wake_.notify_all();
+    part(0);
+    await(mutex_, finished_, [&] { return pending_.load(std::memory_order_acquire) == 0; });
+    return true;
+  }
+
+ private:
+  void start_worker() {
+    const size_t id = ++workers_;
+    // Detached, and the pool is never destroyed: a process may end with its workers asleep.
+    std::thread([this, id, seen = round_.load()] { work(id, seen); }).detach();
+  }
+
+  void work(size_t id, uint64_t seen) {
+    for (;;) {
+      await(mutex_, wake_, [&] { return round_.load(std::memory_order_acquire) != seen; });
+      bool takes_part;
+      {
+        // A round and its number of parts are read together: a worker that sat out rounds wakes in
+        // the middle of any later one. Those who take part hold up the next until they are done.
+        std::lock_guard<std::mutex> lock(mutex_);
+        seen = round_.load(std::memory_order_relaxed);
+        takes_part = id < static_cast<size_t>(parts_);
+      }
+      if (!takes_part) continue;
+      part(id);
+      if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        std::lock_guard<std::mutex> guard(mutex_);
+        finished_.notify_one();
+      }
+    }
+  }
+
+  void part(size_t id) {
+    const size_t begin = count_ * id / parts_, end = count_ * (id + 1) / parts_;
+    if (begin < end) (*body_)(begin, end);
+  }
+
+  std::mutex use_;
+  std::mutex mutex_;
+  std::condition_variable wake_, finished_;
+  std::atomic<uint64_t> round_{0};
+  std::atomic<int> pending_{0};
+  const std::function<void(size_t, size_t)>* body_ = nullptr;
+  size_t count_ = 0;
+  int parts_ = 0;
+  size_t workers_ = 0;
+};
+
+std::atomic<Pool*> pool{nullptr};
+std::atomic<int> threads{0};
+
+Pool& the_pool() {
+  Pool* existing = pool.load(std::memory_order_acquire);
+  if (existing) return *existing;
+#if !defined(_WIN32)
+  // A forked child has none of the parent's threads, and perhaps its locks: it starts afresh.
+  static const int once = pthread_atfork(nullptr, nullptr, [] { pool.store(nullptr); });
+  (void)once;
+#endif
+  Pool* fresh = new Pool;
+  if (pool.compare_exchange_strong(existing, fresh)) return *fresh;
+  delete fresh;
+  return *existing;
+}
+
+}  // namespace
+
+int num_threads() {
+  int n = threads.load(std::memory_order_relaxed);
+  if (n == 0) {
+    n = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    threads.store(n, std::memory_order_relaxed);
+  }
+  return n;
+}
+
+void set_num_threads(int n) {
+  if (n < 1 || n > 1024)
+    throw std::invalid_argument("found " + std::to_string(n) + " threads, expected 1 to 1024");
+  threads.store(n, std::memory_order_relaxed);
+}
+
+void parallel_for(size_t count, size_t cost, const std::function<void(size_t, size_t)>& body) {
+  const size_t most = std::min<size_t>({static_cast<size_t>(num_threads()), count,
+                                        cost / kBytesPerThread});
+  if (most > 1 && the_pool().run(static_cast<int>(most), count, body)) return;
+  if (count > 0) body(0, count);
+}
+
+}  // namespace rsr

@@ -1,0 +1,30 @@
+"""Multiply by ternary and binary matrices straight from a `.rsr` file.
+
+    import rsr_runtime as rsr
+    model = rsr.load("model.rsr")
+    y = model["layers.0.mlp.up_proj.weight"] @ x
+"""
+
+from rsr_formats.errors import FormatError, RsrError
+
+from .cpu import cpu_info, get_num_threads, set_num_threads, use_isa
+from .errors import ClosedError, InputShapeError, InputTypeError, IsaError, OptionError
+from .matrix import Matrix
+from .model import Model, load
+
+__all__ = [
+    "ClosedError",
+    "FormatError",
+    "InputShapeError",
+    "InputTypeError",
+    "IsaError",
+    "Matrix",
+    "Model",
+    "OptionError",
+    "RsrError",
+    "cpu_info",
+    "get_num_threads",
+    "load",
+    "set_num_threads",
+    "use_isa",
+]

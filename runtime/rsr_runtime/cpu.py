@@ -1,0 +1,93 @@
+"""The processor: its instruction sets, the one in use, and the number of threads."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any
+
+from . import _native
+from .errors import IsaError, OptionError
+
+_ISA_VARIABLE = "RSR_ISA"
+_chosen = False
+
+
+def ensure_isa() -> None:
+    """Choose the kernels once: the best the processor has, or what RSR_ISA names.
+
+    Raises:
+        IsaError: RSR_ISA names an unknown or unsupported instruction set.
+    """
+    global _chosen
+    if not _chosen:
+        name = os.environ.get(_ISA_VARIABLE)
+        if name:
+            use_isa(name, f"{_ISA_VARIABLE}: ")
+        _chosen = True
+
+
+def use_isa(name: str, where: str = "") -> None:
+    """Use the kernels of instruction set `name` from now on, in the whole process.
+
+    Raises:
+        IsaError: it is unknown or this processor does not support it.
+    """
+    global _chosen
+    try:
+        _native.use_isa(name)
+    except ValueError as error:
+        raise IsaError(f"{where}{error}") from None
+    _chosen = True
+
+
+def set_num_threads(n: int) -> None:
+    """Let a product use up to `n` threads (1 to 1024), the calling one included.
+
+    The default is the number of processors. Results do not depend on it.
+
+    Raises:
+        OptionError: `n` is out of range.
+    """
+    try:
+        _native.set_num_threads(n)
+    except (ValueError, TypeError):
+        raise OptionError(f"set_num_threads: found {n!r}, expected an integer, 1 to 1024") from None
+
+
+def get_num_threads() -> int:
+    """Return the largest number of threads a product uses."""
+    return _native.num_threads()
+
+
+def cpu_info() -> dict[str, Any]:
+    """Return what products run on.
+
+    Returns:
+        "machine" (architecture), "processor" (name, "" if unknown), "isa" (instruction set in
+        use), "supported_isas" and "compiled_isas" (best first), "threads", "processors".
+
+    Raises:
+        IsaError: RSR_ISA names an unknown or unsupported instruction set.
+    """
+    ensure_isa()
+    return {
+        "machine": platform.machine(),
+        "processor": _processor_name(),
+        "isa": _native.isa(),
+        "supported_isas": _native.supported_isas(),
+        "compiled_isas": _native.compiled_isas(),
+        "threads": _native.num_threads(),
+        "processors": os.cpu_count() or 1,
+    }
+
+
+def _processor_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()

@@ -1,0 +1,366 @@
+"""A ternary or binary matrix that exists only as its RSR index, and its products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rsr_formats.encoding import (
+    Block,
+    block_from_ranks,
+    digits_from_ranks,
+    pattern_values,
+    ranks_from_block,
+    unpack_w16,
+)
+from rsr_formats.errors import IndexDataError
+from rsr_formats.layout import IndexedTensor
+
+from . import _native
+from .errors import ClosedError, InputShapeError, InputTypeError, OptionError
+
+Array = npt.NDArray[Any]
+FloatArray = npt.NDArray[np.float32]
+
+_TABLE = 32  # entries of a lookup table: ranks have five bits
+_PRODUCTS = {np.dtype(np.float32): np.dtype(np.float32), np.dtype(np.int8): np.dtype(np.int32)}
+
+
+class Matrix:
+    """A matrix W [out_features, in_features] with entries digit value * scale.
+
+    Made by `rsr_runtime.load`; several threads may use one at the same time.
+
+    Products and what they promise:
+
+    * int8 vectors: int32, unscaled and exact for every value including -128, on every
+      instruction set and number of threads.
+    * float32 vectors: float32, scaled; |error| <= n 2^-24 |scale| sum|x_i| against the exact
+      result (n = in_features, first order); deterministic for a file and an instruction set.
+    * NaN and infinity in x spread as in a dense product: a zero weight times either is NaN.
+    """
+
+    def __init__(
+        self, tensor: IndexedTensor, arrays: dict[str, Array], is_closed: Callable[[], bool]
+    ) -> None:
+        self._tensor = tensor
+        self._arrays = arrays
+        self._is_closed = is_closed
+        self._native = _native_product(tensor, arrays)
+
+    name = property(lambda self: str(self._tensor.name), doc="Name of the tensor.")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out_features, in_features)."""
+        return self._tensor.shape
+
+    @property
+    def dtype(self) -> np.dtype[np.float32]:
+        """float32: the data type of the scaled entries and of scaled products."""
+        return np.dtype(np.float32)
+
+    @property
+    def base(self) -> int:
+        """B: 3 for a ternary, 2 for a binary matrix."""
+        return self._tensor.base
+
+    @property
+    def k(self) -> int:
+        """Columns of a column block."""
+        return self._tensor.k
+
+    @property
+    def encoding(self) -> str:
+        """"ranked" or "permuted"."""
+        return self._tensor.encoding
+
+    @property
+    def packing(self) -> str:
+        """How the index lies in memory: "w16", "u16" or "u32" (formats/SPEC.md)."""
+        return self._tensor.packing
+
+    @property
+    def direction(self) -> str:
+        """"expand" (W is indexed) or "reduce" (W transposed is)."""
+        return self._tensor.direction
+
+    @property
+    def scale(self) -> FloatArray:
+        """Float32 multipliers, read-only: shape () for one, (out_features,) for one per row."""
+        scales: FloatArray = self._arrays["scale"]
+        if len(scales) == 1:
+            return scales.reshape(())
+        return np.repeat(scales, self._scale_rows())[: self.shape[0]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes a product reads: index and scales."""
+        return self._tensor.nbytes
+
+    @property
+    def bits_per_weight(self) -> float:
+        """`nbytes` in bits per entry of the matrix."""
+        return self._tensor.bits_per_weight
+
+    @property
+    def blocks(self) -> int:
+        """Number of column blocks."""
+        return self._tensor.blocks
+
+    def __repr__(self) -> str:
+        return (
+            f"Matrix({self._tensor.name!r}, {self.shape[0]}x{self.shape[1]}, {self._tensor.kind}, "
+            f"{self.encoding} {self.packing}, k={self.k}, {self.bits_per_weight:.2f} bits/weight)"
+        )
+
+    def __matmul__(self, x: Array) -> Array:
+        """Return W @ x.
+
+        Args:
+            x: (in_features,) or (in_features, b); float32 or int8, any memory layout.
+
+        Returns:
+            (out_features,) or (out_features, b): float32 scaled for float32, int32 exact and
+            unscaled for int8.
+
+        Raises:
+            InputTypeError, InputShapeError: x has another dtype or shape.
+            ClosedError: the model was closed.
+        """
+        x = _array(x)
+        if x.ndim == 1:
+            return self.matvec(x)
+        if x.ndim != 2 or x.shape[0] != self.shape[1]:
+            raise self._shape_error(x)
+        y = np.empty((x.shape[1], self.shape[0]), _PRODUCTS[x.dtype])
+        self._multiply(np.ascontiguousarray(x.T), y)
+        return np.ascontiguousarray(y.T)
+
+    def matvec(
+        self, x: Array, out: Array | None = None, *, algorithm: str | None = None
+    ) -> Array:
+        """Return W @ x for one vector, as `@` does, into `out` if given.
+
+        Args:
+            x: (in_features,), float32 or int8.
+            out: (out_features,), C-contiguous; float32 for float32 x, int32 for int8 x.
+            algorithm: how step 2 of a permuted product works: "rsr++" (fold or grow, the default)
+                or "rsr" (product with Bin_k), so that the two can be compared.
+
+        Raises:
+            InputTypeError, InputShapeError: x or out has another dtype or shape.
+            OptionError: an unknown algorithm, or one for a matrix that is not permuted.
+            ClosedError: the model was closed.
+        """
+        x = _array(x)
+        if x.shape != self.shape[1:]:
+            raise self._shape_error(x)
+        if out is None:
+            out = np.empty(self.shape[0], _PRODUCTS[x.dtype])
+        else:
+            self._check_out(x, out)
+        self._multiply(np.ascontiguousarray(x)[None], out[None], algorithm)
+        return out
+
+    def linear(self, x: Array, activations: str = "float32") -> FloatArray:
+        """Return x @ W.T: a linear layer without bias.
+
+        Args:
+            x: (..., in_features), float32.
+            activations: "float32" multiplies x as it is. "int8" quantises each row to int8 by its
+                largest magnitude, as BitNet b1.58 defines it (arXiv 2402.17764, section 2):
+                q = clip(round_half_even(x * s), -128, 127), s = 127 / max(max|x|, 1e-5);
+                the result is (W q) * scale / s, with W q in exact integers. Rows must be finite.
+
+        Returns:
+            (..., out_features), float32, scale applied.
+
+        Raises:
+            InputTypeError, InputShapeError: x has another dtype or shape.
+            OptionError: another value of `activations`.
+            ClosedError: the model was closed.
+        """
+        if activations not in ("float32", "int8"):
+            raise OptionError(f"activations: found {activations!r}, expected 'float32' or 'int8'")
+        x = _array(x)
+        if x.dtype != np.float32:
+            raise InputTypeError(f"linear: x has dtype {x.dtype}, expected float32")
+        if x.ndim == 0 or x.shape[-1] != self.shape[1]:
+            raise InputShapeError(
+                f"{self._tensor.name!r}: x has shape {x.shape}, expected (..., {self.shape[1]})"
+            )
+        rows = np.ascontiguousarray(x).reshape(-1, self.shape[1])
+        if x.size == 0:  # -1 cannot be told from 0 elements
+            rows = np.zeros((int(np.prod(x.shape[:-1])), self.shape[1]), np.float32)
+        shape = (*x.shape[:-1], self.shape[0])
+        if activations == "float32":
+            y = np.empty((len(rows), self.shape[0]), np.float32)
+            self._multiply(rows, y)
+            return y.reshape(shape)
+        q, s = quantize_int8(rows)
+        sums = np.empty((len(rows), self.shape[0]), np.int32)
+        self._multiply(q, sums)
+        return (sums.astype(np.float32) * self.scale / s).reshape(shape)
+
+    def to_dense(self, dtype: npt.DTypeLike = np.float32) -> Array:
+        """Return the dense matrix, (out_features, in_features): for tests and inspection.
+
+        Args:
+            dtype: float32 gives the entries with the scale applied, int8 the digit values without.
+
+        Raises:
+            OptionError: another dtype.
+            IndexDataError: the index holds a rank that is no pattern.
+            ClosedError: the model was closed.
+        """
+        if np.dtype(dtype) not in (np.float32, np.int8):
+            raise OptionError(f"to_dense: found dtype {np.dtype(dtype)}, expected float32 or int8")
+        t = self._tensor
+        A = np.empty((t.rows, t.blocks * t.k), np.int8)
+        values = np.array(t.digits, np.int8)
+        for j in range(t.blocks):
+            digits = digits_from_ranks(self._ranks(j), t.base, t.k)
+            A[:, j * t.k : (j + 1) * t.k] = values[digits]
+        W = A[:, : t.columns]
+        W = np.ascontiguousarray(W if t.direction == "expand" else W.T)
+        if np.dtype(dtype) == np.int8:
+            return W
+        scale = self.scale
+        return W.astype(np.float32) * (scale[:, None] if scale.ndim else scale)
+
+    def block(self, j: int) -> Block:
+        """Return the permutation sigma and the segment list L of column block `j`.
+
+        Both encodings give the same pair: rows sigma[L[s]] .. sigma[L[s + 1] - 1] of the indexed
+        matrix (W, or W transposed for direction "reduce") carry pattern s.
+
+        Returns:
+            Block(permutation, segments): uint32 (rows,) and uint32 (base^k + 1,).
+
+        Raises:
+            IndexError: there is no block `j`.
+            IndexDataError: the index holds a rank that is no pattern.
+            ClosedError: the model was closed.
+        """
+        if not 0 <= j < self.blocks:
+            raise IndexError(f"{self._tensor.name!r}: block {j} of {self.blocks}")
+        if self.encoding == "permuted":
+            self._check_open()
+            return Block(
+                self._arrays["permutation"][j].astype(np.uint32),
+                self._arrays["segments"][j].astype(np.uint32),
+            )
+        return block_from_ranks(self._ranks(j), self._tensor.patterns)
+
+    def _ranks(self, j: int) -> npt.NDArray[np.unsignedinteger[Any]]:
+        self._check_open()
+        t = self._tensor
+        if t.encoding == "permuted":
+            return ranks_from_block(self.block(j))
+        ranks = unpack_w16(self._arrays["ranks"], t.rows, t.blocks, j)
+        if t.rows and ranks.max() >= t.patterns:
+            raise IndexDataError(
+                f"ranks of tensor {t.name!r}: rank {ranks.max()} in block {j} is no pattern; "
+                f"there are {t.patterns}"
+            )
+        return ranks
+
+    def _multiply(self, x: Array, y: Array, algorithm: str | None = None) -> None:
+        """y[i] = W x[i]; x (b, in_features) and y (b, out_features), contiguous."""
+        self._check_open()
+        if algorithm not in (None, "rsr++", "rsr"):
+            raise OptionError(f"algorithm: found {algorithm!r}, expected 'rsr++' or 'rsr'")
+        if isinstance(self._native, _native.Ranked):
+            if algorithm is not None:
+                raise OptionError(
+                    f"{self._tensor.name!r} is ranked: algorithms can be compared on a matrix "
+                    "compiled with --encoding permuted"
+                )
+            if x.dtype == np.int8:
+                self._native.multiply_i8(x, y)
+            else:
+                self._native.multiply_f32(x, y)
+        elif x.dtype == np.int8:
+            self._native.multiply_i8(x, y, algorithm != "rsr")
+        else:
+            self._native.multiply_f32(x, y, algorithm != "rsr")
+
+    def _check_open(self) -> None:
+        if self._is_closed():
+            raise ClosedError(f"{self._tensor.name!r}: the model it belongs to was closed")
+
+    def _scale_rows(self) -> int:
+        return _scale_rows(self._tensor)
+
+    def _shape_error(self, x: Array) -> InputShapeError:
+        n = self.shape[1]
+        return InputShapeError(
+            f"{self._tensor.name!r}: x has shape {x.shape}, expected ({n},) or ({n}, b)"
+        )
+
+    def _check_out(self, x: Array, out: Array) -> None:
+        dtype = _PRODUCTS[x.dtype]
+        if not isinstance(out, np.ndarray) or out.dtype != dtype:
+            raise InputTypeError(
+                f"out is {getattr(out, 'dtype', type(out).__name__)}, "
+                f"expected an array of {dtype} for x of {x.dtype}"
+            )
+        if out.shape != self.shape[:1]:
+            raise InputShapeError(f"out has shape {out.shape}, expected {self.shape[:1]}")
+        if not out.flags.c_contiguous or not out.flags.writeable:
+            raise InputShapeError("out must be contiguous and writeable")
+        if np.may_share_memory(x, out):
+            raise InputShapeError("out must not overlap x")
+
+
+def quantize_int8(x: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
+    """Quantise each row of x (b, n) by its largest magnitude, as BitNet b1.58 does.
+
+    Returns:
+        q, int8 (b, n), and s, float32 (b, 1), with x ~ q / s.
+    """
+    largest = np.abs(x).max(axis=1, keepdims=True, initial=0).astype(np.float32)
+    # 127 * (1 / max), in two roundings, is what PyTorch computes for 127 / max.
+    s = np.float32(127) * (np.float32(1) / np.maximum(largest, np.float32(1e-5)))
+    q = np.rint(x * s)
+    return np.clip(q, -128, 127, out=q).astype(np.int8), s
+
+
+def _array(x: Any) -> Array:
+    """Return `x` as a native-endian array of a dtype that products take."""
+    if not isinstance(x, np.ndarray):
+        raise InputTypeError(f"x is {type(x).__name__}, expected a NumPy array")
+    if x.dtype not in _PRODUCTS:
+        raise InputTypeError(
+            f"x has dtype {x.dtype}, expected float32 or int8: convert it with x.astype(...)"
+        )
+    return x
+
+
+def _scale_rows(t: IndexedTensor) -> int:
+    return t.scale.rows if t.scale is not None else max(1, t.shape[0])
+
+
+def _native_product(
+    t: IndexedTensor, arrays: dict[str, Array]
+) -> _native.Ranked | _native.Permuted16 | _native.Permuted32:
+    scale = arrays["scale"]
+    if t.encoding == "ranked":
+        patterns = np.zeros((t.k, _TABLE), np.int16)
+        patterns[:, : t.patterns] = pattern_values(t.digits, t.k).T
+        return _native.Ranked(arrays["ranks"], t.rows, t.columns, patterns, scale, _scale_rows(t))
+    kind = _native.Permuted16 if t.packing == "u16" else _native.Permuted32
+    return kind(
+        arrays["permutation"],
+        arrays["segments"],
+        t.columns,
+        t.k,
+        np.array(t.digits, np.int8),
+        t.direction == "reduce",
+        scale,
+        _scale_rows(t),
+    )

@@ -1,0 +1,165 @@
+"""A loaded `.rsr` file: a mapping from tensor names to matrices and arrays."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rsr_formats.layout import DenseTensor, Tensor
+from rsr_formats.reader import RsrFile
+
+from .cpu import ensure_isa
+from .errors import ClosedError, OptionError
+from .matrix import Matrix
+
+# What NumPy can hold as it lies in the file; the rest is widened or handed out as bytes.
+_NUMPY = {
+    "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4",
+    "U64": "<u8", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8", "C64": "<c8",
+}  # fmt: skip
+
+
+class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
+    """Tensors of a `.rsr` file by name: a `Matrix` where indexed, else a read-only array.
+
+    Dense tensors are views of the file, with two exceptions: BF16, which NumPy lacks, is widened
+    to float32 on each access (exact, a copy), and 4-, 6- and 8-bit floats are their raw bytes.
+    """
+
+    def __init__(self, file: RsrFile) -> None:
+        self._file: RsrFile | None = file
+        self._tensors: dict[str, Tensor] = {t.name: t for t in file.header.tensors}
+        self._matrices: dict[str, Matrix] = {}
+        self._lock = threading.Lock()
+        self._metadata = dict(file.header.metadata)
+        self._files = Files(self)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The free metadata of the source."""
+        return dict(self._metadata)
+
+    @property
+    def files(self) -> Files:
+        """The model's small files (config.json, tokenizer.json, ...): name to bytes."""
+        return self._files
+
+    def __getitem__(self, name: str) -> Matrix | npt.NDArray[Any]:
+        """Return a tensor; the first use of a matrix checks its index.
+
+        Raises:
+            KeyError: there is no tensor of that name.
+            FormatError: its index or compressed data is damaged.
+            ClosedError: the model was closed.
+        """
+        file = self._open_file()
+        tensor = self._tensors[name]
+        if isinstance(tensor, DenseTensor):
+            return _dense(file, tensor)
+        with self._lock:
+            if name not in self._matrices:
+                arrays = file.index_arrays(tensor)
+                self._matrices[name] = Matrix(tensor, arrays, lambda: self._file is None)
+            return self._matrices[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def __repr__(self) -> str:
+        indexed = sum(not isinstance(t, DenseTensor) for t in self._tensors.values())
+        state = " (closed)" if self._file is None else ""
+        return f"<rsr_runtime.Model: {indexed} indexed, {len(self) - indexed} dense tensors{state}>"
+
+    def close(self) -> None:
+        """Let go of the file: every later product or access raises `ClosedError`.
+
+        Arrays already handed out stay valid; the memory goes when the last of them does.
+        """
+        self._file = None
+        self._matrices.clear()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open_file(self) -> RsrFile:
+        file = self._file
+        if file is None:
+            raise ClosedError("the model was closed")
+        return file
+
+
+class Files(Mapping[str, bytes]):
+    """The small files kept in a model, read when asked for."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        header = model._open_file().header
+        self._sections = {entry.name: entry.section for entry in header.files}
+
+    def __getitem__(self, name: str) -> bytes:
+        section = self._sections[name]
+        return self._model._open_file().section(section).tobytes()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sections)
+
+    def __len__(self) -> int:
+        return len(self._sections)
+
+    def __repr__(self) -> str:
+        return f"<files: {', '.join(self._sections) or 'none'}>"
+
+
+def load(path: str | os.PathLike[str], verify: bool = False, memory: str = "map") -> Model:
+    """Open a `.rsr` file. Reads and checks its header; sections are touched when used.
+
+    Args:
+        path: the file. It may be renamed or replaced while the model lives, but must not be
+            written to in place: its pages are mapped.
+        verify: check every byte first (SHA-256 of each section, padding, every index entry).
+        memory: "map" maps the file; "huge" reads it once into memory for which the system is
+            asked to use huge pages: products from main memory gain, loading takes a full read.
+
+    Raises:
+        FormatError: the file breaks a rule of formats/SPEC.md; the subclass says which.
+        IsaError: RSR_ISA names an unknown or unsupported instruction set.
+        OptionError: another value of `memory`.
+        OSError: the file cannot be read.
+    """
+    if memory not in ("map", "huge"):
+        raise OptionError(f"memory: found {memory!r}, expected 'map' or 'huge'")
+    ensure_isa()
+    file = RsrFile(path, memory)
+    if verify:
+        file.verify()
+    return Model(file)
+
+
+def _dense(file: RsrFile, t: DenseTensor) -> npt.NDArray[Any]:
+    data = file.section(t.section)
+    if t.dtype == "BF16":
+        bits = data.view("<u2").astype(np.uint32) << 16
+        return bits.view(np.float32).reshape(t.shape)
+    if t.dtype in _NUMPY:
+        return data.view(_NUMPY[t.dtype]).reshape(t.shape)
+    return data if t.nbytes != np.prod(t.shape, dtype=np.int64) else data.reshape(t.shape)
