@@ -161,7 +161,9 @@ def _open_sharded(index: Path, files: dict[str, Path]) -> Checkpoint:
     shards = [index.parent / name for name in sorted(set(weight_map.values()))]
     missing = [p.name for p in shards if not p.is_file()]
     if missing:
-        raise SourceError(f"{index}: {len(missing)} of {len(shards)} shards missing: {_list(missing)}")
+        raise SourceError(
+            f"{index}: {len(missing)} of {len(shards)} shards missing: {_list(missing)}"
+        )
     checkpoint = _open_shards(index, shards, files)
     wrong = [
         f"{name} (in {shard})"

@@ -1,4 +1,4 @@
-"""From a `.rsr` file back to the source tensors, byte for byte; and the comparison with a source."""
+"""From a `.rsr` file back to the source tensors, byte for byte; and comparison with a source."""
 
 from __future__ import annotations
 

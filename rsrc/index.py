@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -104,21 +105,16 @@ def _permutations(
         yield permutation.reshape(-1).data.cast("B")
 
 
-class _naming:
+@contextmanager
+def _naming(t: TernaryTensor) -> Iterator[None]:
     """Turn the native encoder's complaint into an error that names the tensor."""
-
-    def __init__(self, t: TernaryTensor) -> None:
-        self._t = t
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, ValueError):
-            raise SourceError(
-                f"{self._t.name}: holds a code that is no digit (0 to {len(self._t.digits) - 1}): "
-                f"not layout {self._t.layout.name!r}, or damaged; --exclude keeps it dense"
-            ) from None
+    try:
+        yield
+    except ValueError:
+        raise SourceError(
+            f"{t.name}: holds a code that is no digit (0 to {len(t.digits) - 1}): not layout "
+            f"{t.layout.name!r}, or damaged; --exclude keeps it dense"
+        ) from None
 
 
 def ordered_map(

@@ -198,9 +198,7 @@ def _write_indexed(
 
 
 def _dense_report(p: KeptTensor, t: DenseTensor, stored: int) -> TensorReport:
-    return TensorReport(
-        t.name, "dense", t.shape, t.dtype, p.tensor.nbytes, stored, reason=p.reason
-    )
+    return TensorReport(t.name, "dense", t.shape, t.dtype, p.tensor.nbytes, stored, reason=p.reason)
 
 
 def _indexed_report(p: IndexPlan, t: IndexedTensor, stored: int) -> TensorReport:

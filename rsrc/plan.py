@@ -71,8 +71,7 @@ def plan(
     if encoding == "ranked" and direction == "reduce":
         raise OptionError("encoding ranked has direction expand only: use --encoding permuted")
     return [
-        t if isinstance(t, KeptTensor) else _plan_one(t, encoding, direction, k)
-        for t in recognised
+        t if isinstance(t, KeptTensor) else _plan_one(t, encoding, direction, k) for t in recognised
     ]
 
 

@@ -51,8 +51,8 @@ def ranks_of(A: npt.NDArray[np.uint8], base: int, k: int, pad: int) -> npt.NDArr
     padded = np.full((rows, blocks * k), pad, np.uint16)
     padded[:, :columns] = A
     weights = (base ** np.arange(k - 1, -1, -1)).astype(np.uint16)
-    ranks = np.einsum("rbk,k->br", padded.reshape(rows, blocks, k), weights)
-    return ranks.astype(np.uint16)
+    ranks: npt.NDArray[np.uint16] = np.einsum("rbk,k->br", padded.reshape(rows, blocks, k), weights)
+    return ranks
 
 
 def block_from_ranks(ranks: UInt, patterns: int) -> Block:
@@ -70,7 +70,7 @@ def block_from_ranks(ranks: UInt, patterns: int) -> Block:
 def ranks_from_block(block: Block) -> npt.NDArray[np.uint16]:
     """Compose permutation and segment list into one array: the segment number of each row."""
     ranks = np.empty(len(block.permutation), np.uint16)
-    lengths = np.diff(block.segments.astype(np.int64))
+    lengths = block.segments[1:].astype(np.int64) - block.segments[:-1]
     ranks[block.permutation] = np.repeat(np.arange(len(lengths), dtype=np.uint16), lengths)
     return ranks
 
@@ -108,4 +108,5 @@ def unpack_w16(packed: npt.NDArray[np.uint16], rows: int, blocks: int, j: int) -
     full = padded_rows // STRIP * STRIP
     head = packed[: full * words].reshape(-1, words, STRIP)[:, g].reshape(-1)
     tail = packed[full * words :].reshape(words, padded_rows - full)[g]
-    return (np.concatenate([head, tail])[:rows] >> shift) & 31
+    ranks: UInt = (np.concatenate([head, tail])[:rows] >> np.uint16(shift)) & np.uint16(31)
+    return ranks

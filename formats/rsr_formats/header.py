@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import msgpack
 
-from .errors import HeaderFieldError, HeaderSyntaxError, LimitError
+from .errors import FormatError, HeaderFieldError, HeaderSyntaxError, LimitError
 from .layout import (
     DIGITS,
     DIRECTIONS,
     DTYPE_BITS,
     ENCODINGS,
+    LAYOUTS,
+    MAX_CONTAINERS,
     MAX_DIMENSION,
     MAX_DIMENSIONS,
     MAX_ENTRIES,
     MAX_INLINE_BYTES,
+    MAX_K,
     PACKINGS,
+    PARTS,
     DenseTensor,
     FileEntry,
     Header,
@@ -31,10 +36,15 @@ from .layout import (
 
 T = TypeVar("T")
 _MAX_INT = (1 << 63) - 1
+_MISSING = object()
 
 
 def encode_header(header: Header) -> bytes:
-    """Return the msgpack bytes of `header`; equal headers give equal bytes."""
+    """Return the msgpack bytes of `header`; equal headers give equal bytes.
+
+    Raises:
+        HeaderFieldError: a string is not Unicode text, or an integer is beyond 64 bits.
+    """
     document = {
         "producer": header.producer,
         "metadata": dict(sorted(header.metadata.items())),
@@ -51,7 +61,10 @@ def encode_header(header: Header) -> bytes:
             for s in header.sections
         ],
     }
-    return bytes(msgpack.packb(document, use_bin_type=True))
+    try:
+        return bytes(msgpack.packb(document, use_bin_type=True))
+    except (UnicodeEncodeError, OverflowError) as error:  # a lone surrogate, an enormous integer
+        raise HeaderFieldError(f"header: a field has no msgpack form: {error}") from None
 
 
 def _tensor_document(t: Tensor) -> dict[str, Any]:
@@ -72,7 +85,7 @@ def _tensor_document(t: Tensor) -> dict[str, Any]:
         "direction": t.direction,
         "encoding": t.encoding,
         "packing": t.packing,
-        "sections": t.sections,
+        "sections": dict(sorted(t.sections.items())),
         "scale": None if t.scale is None else {"rows": t.scale.rows, "section": t.scale.section},
         "source": {
             "layout": t.source.layout,
@@ -108,32 +121,50 @@ def decode_header(data: bytes) -> Header:
 
 
 def _unpack(data: bytes) -> Any:
-    # An element takes a byte at least, so no honest length exceeds the header's own.
-    most = min(MAX_ENTRIES, len(data))
+    numbers = itertools.count(1)
+
+    def unique_map(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+        if next(numbers) > MAX_CONTAINERS:
+            raise _too_many()
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            raise HeaderSyntaxError("header: a msgpack map has the same key twice")
+        return result
+
+    def counted_list(values: list[Any]) -> list[Any]:
+        if next(numbers) > MAX_CONTAINERS:
+            raise _too_many()
+        return values
+
     try:
+        # A container is allocated at the length it claims. So walk over the bytes first, building
+        # nothing: then every claimed entry is known to be there.
+        walker = msgpack.Unpacker(None, max_buffer_size=0)
+        walker.feed(data)
+        walker.skip()
+        if walker.tell() != len(data):
+            raise ValueError(f"it ends at byte {walker.tell()} of {len(data)}")
         return msgpack.unpackb(
             data,
             raw=False,
             strict_map_key=True,
-            object_pairs_hook=_unique_map,
+            object_pairs_hook=unique_map,
+            list_hook=counted_list,
             ext_hook=_no_extension,
-            max_array_len=most,
-            max_map_len=most,
+            max_array_len=MAX_ENTRIES,
+            max_map_len=MAX_ENTRIES,
         )
-    except HeaderSyntaxError:
+    except FormatError:
         raise
     except (ValueError, TypeError, MemoryError, RecursionError, msgpack.UnpackException) as error:
         reason = str(error) or type(error).__name__
         if "exceeds max" in reason:
-            raise LimitError(f"header: {reason}; the limit is {most} entries") from None
+            raise LimitError(f"header: {reason}") from None
         raise HeaderSyntaxError(f"header is not one well-formed msgpack value: {reason}") from None
 
 
-def _unique_map(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise HeaderSyntaxError("header: a msgpack map has the same key twice")
-    return result
+def _too_many() -> LimitError:
+    return LimitError(f"header: more than {MAX_CONTAINERS} lists and maps")
 
 
 def _no_extension(code: int, data: bytes) -> None:
@@ -141,39 +172,31 @@ def _no_extension(code: int, data: bytes) -> None:
 
 
 class _Fields:
-    """The fields of one map: each is taken once, with its type; what is left over is an error."""
+    """The fields of one map, which this empties: what is left over at the end is an error."""
 
     def __init__(self, value: Any, where: str) -> None:
         if not isinstance(value, dict):
             raise HeaderFieldError(f"{where}: expected a map, found {_kind(value)}")
-        self._left = dict(value)
+        self._left = value
         self.where = where
 
     def take(self, key: str, kind: type[T]) -> T:
-        if key not in self._left:
-            raise HeaderFieldError(f"{self.where}: field {key!r} is missing")
-        value = self._left.pop(key)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise HeaderFieldError(
-                f"{self.where}.{key}: expected {kind.__name__}, found {_kind(value)}"
-            )
-        return value
+        value = self._left.pop(key, _MISSING)
+        if type(value) is kind:  # not isinstance: True is an int
+            return value
+        raise self._wrong(key, value, _kind(kind()))
 
-    def string(self, key: str, allowed: tuple[str, ...] | None = None) -> str:
-        value = self.take(key, str)
-        if allowed is not None and value not in allowed:
-            raise HeaderFieldError(
-                f"{self.where}.{key}: found {value[:64]!r}, expected one of {', '.join(allowed)}"
-            )
-        return value
+    def string(self, key: str, allowed: Collection[str] | None = None) -> str:
+        value = self._left.pop(key, _MISSING)
+        if type(value) is str and (allowed is None or value in allowed):
+            return value
+        raise self._wrong(key, value, "a string" if allowed is None else " or ".join(allowed))
 
     def integer(self, key: str, low: int = 0, high: int = _MAX_INT) -> int:
-        value = self.take(key, int)
-        if not low <= value <= high:
-            raise HeaderFieldError(
-                f"{self.where}.{key}: found {value}, expected {low} to {high}"
-            )
-        return value
+        value = self._left.pop(key, _MISSING)
+        if type(value) is int and low <= value <= high:
+            return value
+        raise self._wrong(key, value, f"an integer from {low} to {high}")
 
     def optional(self, key: str) -> bool:
         """Whether `key` holds something; a nil is taken away."""
@@ -190,10 +213,7 @@ class _Fields:
             )
         for n in value:
             if type(n) is not int or not 0 <= n <= MAX_DIMENSION:
-                raise HeaderFieldError(
-                    f"{self.where}.{key}: found {_kind(n)} {str(n)[:32]}, "
-                    f"expected integers from 0 to {MAX_DIMENSION}"
-                )
+                raise self._wrong(key, n, f"integers from 0 to {MAX_DIMENSION}")
         return tuple(value)
 
     def each(self, key: str, read: Callable[[_Fields], T]) -> tuple[T, ...]:
@@ -204,12 +224,20 @@ class _Fields:
 
     def done(self) -> None:
         if self._left:
-            extra = ", ".join(sorted(repr(k)[:64] for k in self._left)[:5])
+            extra = ", ".join(sorted(repr(k[:32]) for k in self._left)[:5])
             raise HeaderFieldError(f"{self.where}: unknown field {extra}")
+
+    def _wrong(self, key: str, value: Any, expected: str) -> HeaderFieldError:
+        if value is _MISSING:
+            return HeaderFieldError(f"{self.where}: field {key!r} is missing")
+        found = repr(value[:64]) if type(value) is str else _kind(value)
+        found = str(value) if type(value) is int else found
+        return HeaderFieldError(f"{self.where}.{key}: found {found}, expected {expected}")
 
 
 def _kind(value: Any) -> str:
-    return "nil" if value is None else type(value).__name__
+    names = {dict: "a map", list: "a list", str: "a string", bytes: "bytes", type(None): "nil"}
+    return names.get(type(value), type(value).__name__)
 
 
 def _string_map(value: dict[Any, Any], where: str) -> dict[str, str]:
@@ -228,9 +256,7 @@ def _read_section(f: _Fields) -> Section:
         sha256=f.take("sha256", bytes),
     )
     if len(section.sha256) != 32:
-        raise HeaderFieldError(
-            f"{f.where}.sha256: found {len(section.sha256)} bytes, expected 32"
-        )
+        raise HeaderFieldError(f"{f.where}.sha256: found {len(section.sha256)} bytes, expected 32")
     f.done()
     return section
 
@@ -247,7 +273,7 @@ def _read_tensor(f: _Fields) -> Tensor:
     if kind == "dense":
         tensor = DenseTensor(
             name=f.string("name"),
-            dtype=f.string("dtype", tuple(DTYPE_BITS)),
+            dtype=f.string("dtype", DTYPE_BITS),
             shape=f.shape(),
             section=f.integer("section"),
         )
@@ -262,18 +288,21 @@ def _read_indexed(f: _Fields, kind: str) -> IndexedTensor:
     if len(shape) != 2:
         raise HeaderFieldError(f"{f.where}.shape: {len(shape)} dimensions, expected 2")
     digits = tuple(f.take("digits", list))
-    if digits not in DIGITS or (kind == "ternary") != (len(digits) == 3):
-        raise HeaderFieldError(f"{f.where}.digits: {list(digits)} is no digit list of kind {kind}")
+    if (
+        any(type(d) is not int for d in digits)
+        or digits not in DIGITS
+        or (kind == "ternary") != (len(digits) == 3)
+    ):
+        raise HeaderFieldError(f"{f.where}.digits: not a digit list of kind {kind}")
     encoding = f.string("encoding", ENCODINGS)
-    parts = f.take("sections", dict)
-    for part, index in parts.items():
-        if type(index) is not int or index < 0:
-            raise HeaderFieldError(f"{f.where}.sections.{part}: expected a section number")
+    g = _Fields(f.take("sections", dict), f"{f.where}.sections")
+    parts = {part: g.integer(part) for part in PARTS[encoding]}
+    g.done()
     return IndexedTensor(
         name=f.string("name"),
         shape=(shape[0], shape[1]),
         digits=digits,
-        k=f.integer("k", 1, 16),
+        k=f.integer("k", 1, MAX_K),
         direction=f.string("direction", DIRECTIONS),
         encoding=encoding,
         packing=f.string("packing", PACKINGS[encoding]),
@@ -294,8 +323,8 @@ def _read_scale(f: _Fields) -> Scale | None:
 
 def _read_source(f: _Fields) -> SourceRecord:
     record = SourceRecord(
-        layout=f.string("layout"),
-        dtype=f.string("dtype", tuple(DTYPE_BITS)),
+        layout=f.string("layout", LAYOUTS),
+        dtype=f.string("dtype", DTYPE_BITS),
         shape=f.shape(),
         negative_zeros=f.integer("negative_zeros") if f.optional("negative_zeros") else None,
         companions=f.each("companions", _read_companion),
@@ -307,7 +336,7 @@ def _read_source(f: _Fields) -> SourceRecord:
 def _read_companion(f: _Fields) -> InlineTensor:
     companion = InlineTensor(
         name=f.string("name"),
-        dtype=f.string("dtype", tuple(DTYPE_BITS)),
+        dtype=f.string("dtype", DTYPE_BITS),
         shape=f.shape(),
         data=f.take("data", bytes),
     )
@@ -317,4 +346,3 @@ def _read_companion(f: _Fields) -> InlineTensor:
         )
     f.done()
     return companion
-

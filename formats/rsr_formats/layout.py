@@ -1,4 +1,4 @@
-"""The constants and the records of the `.rsr` format, version 1.0 (formats/SPEC.md is normative)."""
+"""The constants and the records of the `.rsr` format, version 1.0; formats/SPEC.md is normative."""
 
 from __future__ import annotations
 
@@ -16,20 +16,26 @@ PREAMBLE = struct.Struct("<8sHHIQQ32s")
 # Limits: a reader may refuse what exceeds them before it allocates anything.
 MAX_HEADER_SIZE = 64 << 20
 MAX_ENTRIES = 1 << 20  # of any one list or map in the header
+MAX_CONTAINERS = 1 << 22  # lists and maps in the header: one byte there, a hundred in memory
 MAX_NAME_BYTES = 1024
 MAX_DIMENSIONS = 8
 MAX_DIMENSION = (1 << 48) - 1
+MAX_K = 16
 MAX_OUT_FEATURES = (1 << 31) - 1
 MAX_IN_FEATURES = (1 << 24) - 1  # |sum| <= 128 * in_features stays inside int32
 MAX_PATTERNS = 1 << 16  # B^k, permuted encoding
 MAX_RANKED_PATTERNS = 32  # B^k, ranked encoding: five bits
 MAX_EXPANSION = 256  # size / stored_size of a compressed section
+MAX_ZSTD_WINDOW = 1 << 27  # bytes a decompressor keeps
 MAX_INLINE_BYTES = 1 << 16  # of one tensor kept inside another's record
 
 CODECS = ("raw", "zstd")
 ENCODINGS = ("ranked", "permuted")
 DIRECTIONS = ("expand", "reduce")
 PACKINGS = {"ranked": ("w16",), "permuted": ("u16", "u32")}
+PARTS = {"ranked": ("ranks",), "permuted": ("permutation", "segments")}
+LAYOUTS = ("int8", "float", "bitnet", "absmean")
+FLOATS = ("F16", "BF16", "F32")  # what the layouts "float" and "absmean" restore
 
 # The digit alphabets: the values that the digits 0, 1, .. stand for.
 TERNARY = (-1, 0, 1)
@@ -112,7 +118,7 @@ class SourceRecord:
     """How the source stored an indexed tensor: enough to write it again byte for byte.
 
     `negative_zeros` names a bitmap section: one bit per zero weight, row-major, least significant
-    bit first, set where the source had -0.0. `companions` are source tensors absorbed into this one.
+    bit first, set where the source had -0.0. `companions` are source tensors kept inside this one.
     """
 
     layout: str

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import CodecError, PaddingError, SectionHashError, TruncatedError
+from .errors import CodecError, LimitError, PaddingError, SectionHashError, TruncatedError
 from .header import decode_header
-from .layout import PREAMBLE, Header, IndexedTensor, Section
+from .layout import MAX_ZSTD_WINDOW, PREAMBLE, Header, IndexedTensor, Section
 from .validate import (
     check_header,
     check_header_hash,
+    check_negative_zeros,
     check_permuted,
     check_preamble,
     check_ranks,
@@ -47,6 +48,8 @@ class RsrFile:
     header: Header
 
     def __init__(self, path: str | os.PathLike[str], memory: str = "map") -> None:
+        if memory not in ("map", "huge"):
+            raise ValueError(f"memory is {memory!r}, expected 'map' or 'huge'")
         self.path = Path(path)
         with self.path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -55,15 +58,16 @@ class RsrFile:
             file.seek(offset)
             data = file.read(header_size)
             if len(data) < header_size:
-                raise TruncatedError(f"truncated: the file ended within its header, at {size} bytes")
+                raise TruncatedError("truncated: the file became shorter while it was opened")
             check_header_hash(data, digest)
             self.header = decode_header(data)
             check_header(self.header, offset)
             if memory == "map":
-                self._memory = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+                self._memory = _map(file, size)
             else:
                 self._memory = _copy_to_huge_pages(file, size)
         self._end = offset
+        self._owners = self.header.owners()
         self._decompressed: dict[int, npt.NDArray[np.uint8]] = {}
         self._lock = threading.Lock()
 
@@ -74,9 +78,7 @@ class RsrFile:
             return self._stored(s)
         with self._lock:
             if index not in self._decompressed:
-                self._decompressed[index] = _decompress(
-                    self._stored(s), s, self.header.owners()[index]
-                )
+                self._decompressed[index] = _decompress(self._stored(s), s, self._owners[index])
             return self._decompressed[index]
 
     def index_arrays(self, t: IndexedTensor) -> dict[str, npt.NDArray[Any]]:
@@ -113,13 +115,12 @@ class RsrFile:
         Raises:
             SectionHashError, PaddingError, CodecError, IndexDataError: what is damaged.
         """
-        owners = self.header.owners()
         end = PREAMBLE.size
-        for what, s in zip(owners, self.header.sections, strict=True):
+        for what, s in zip(self._owners, self.header.sections, strict=True):
             self._check_padding(end, s.offset, what)
             digest = hashlib.sha256()
             for piece in _pieces(self._stored(s)):
-                digest.update(piece)
+                digest.update(piece.data)
                 if progress is not None:
                     progress(len(piece))
             if digest.digest() != s.sha256:
@@ -131,15 +132,19 @@ class RsrFile:
         self._check_padding(end, self._end, "the header")
         for index, s in enumerate(self.header.sections):
             if s.codec != "raw" and index not in self._decompressed:
-                _decompress(self._stored(s), s, owners[index])
+                _decompress(self._stored(s), s, self._owners[index])
         for t in self.header.tensors:
             if isinstance(t, IndexedTensor):
                 arrays = self.index_arrays(t)
                 if t.encoding == "ranked":
                     check_ranks(t, arrays["ranks"])
+                if t.source.negative_zeros is not None:
+                    check_negative_zeros(t, arrays, self.section(t.source.negative_zeros))
 
     def _stored(self, s: Section) -> npt.NDArray[np.uint8]:
-        return np.frombuffer(self._memory, np.uint8, s.stored_size, s.offset)
+        stored = np.frombuffer(self._memory, np.uint8, s.stored_size, s.offset)
+        stored.setflags(write=False)  # memory "huge" is ours to write, but not its user's
+        return stored
 
     def _check_padding(self, start: int, stop: int, before: str) -> None:
         if np.frombuffer(self._memory, np.uint8, stop - start, start).any():
@@ -149,6 +154,13 @@ class RsrFile:
 def _pieces(data: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
     for start in range(0, len(data), _PIECE):
         yield data[start : start + _PIECE]
+
+
+def _map(file: Any, size: int) -> mmap.mmap:
+    try:
+        return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+    except ValueError:  # longer than the file is now
+        raise TruncatedError("truncated: the file became shorter while it was opened") from None
 
 
 def _copy_to_huge_pages(file: Any, size: int) -> mmap.mmap:
@@ -167,25 +179,25 @@ def _copy_to_huge_pages(file: Any, size: int) -> mmap.mmap:
     return memory
 
 
-def _decompress(
-    stored: npt.NDArray[np.uint8], s: Section, what: str
-) -> npt.NDArray[np.uint8]:
+def _decompress(stored: npt.NDArray[np.uint8], s: Section, what: str) -> npt.NDArray[np.uint8]:
     """Decompress one zstd frame of exactly `s.size` bytes, never producing more than that."""
     import zstandard  # only files compiled with --zstd need it
 
-    result = np.empty(s.size, np.uint8)
-    view, done = memoryview(result), 0
+    data = stored.data
+    if data[:4] != zstandard.FRAME_HEADER:  # it might be a skippable frame
+        raise CodecError(f"{what}: not a zstd frame: it begins with {data[:4].hex(' ')}")
     try:
-        window = zstandard.ZstdDecompressor(max_window_size=1 << 27)
-        with window.stream_reader(memoryview(stored)) as reader:
-            while done < s.size:
-                count = reader.readinto(view[done : done + _PIECE])
-                if not count:
-                    raise CodecError(f"{what}: zstd data end at {done} of {s.size} bytes")
-                done += count
-            if reader.read(1):
-                raise CodecError(f"{what}: zstd data exceed the {s.size} bytes recorded")
+        size = zstandard.get_frame_parameters(data).content_size
+        if size not in (s.size, zstandard.CONTENTSIZE_UNKNOWN):
+            raise CodecError(f"{what}: the zstd frame has {size} bytes, expected {s.size}")
+        # Allocates s.size bytes: a limit on the expansion was checked with the header.
+        result = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW).decompress(
+            data, max_output_size=s.size, allow_extra_data=False
+        )
     except zstandard.ZstdError as error:
-        raise CodecError(f"{what}: not valid zstd data: {error}") from None
-    result.setflags(write=False)
-    return result
+        raise CodecError(f"{what}: not one zstd frame of {s.size} bytes: {error}") from None
+    except MemoryError:
+        raise LimitError(f"{what}: there is no memory for its {s.size} bytes") from None
+    if len(result) != s.size:
+        raise CodecError(f"{what}: the zstd frame has {len(result)} bytes, expected {s.size}")
+    return np.frombuffer(result, np.uint8)

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .encoding import LANES, RANK_BITS, STRIP, padding_digit, w16_words
+from .encoding import (
+    LANES,
+    RANK_BITS,
+    RANKS_PER_WORD,
+    STRIP,
+    padding_digit,
+    pattern_values,
+    w16_words,
+)
 from .errors import (
     CodecError,
     DuplicateNameError,
@@ -32,6 +42,7 @@ from .errors import (
 from .layout import (
     ALIGNMENT,
     CODECS,
+    FLOATS,
     MAGIC,
     MAX_EXPANSION,
     MAX_HEADER_SIZE,
@@ -50,9 +61,13 @@ from .layout import (
     section_uses,
 )
 
+_PIECE = 1 << 20  # index entries looked at in one NumPy operation
+
+Indices = npt.NDArray[np.unsignedinteger[Any]]
+
 
 def check_preamble(preamble: bytes, file_size: int) -> tuple[int, int, bytes]:
-    """Check the first 64 bytes against the file's size (rules P1 to P6).
+    """Check the first 64 bytes against the file's size (rules P1 to P8).
 
     Returns:
         Header offset, header size and the header's SHA-256.
@@ -92,7 +107,7 @@ def check_preamble(preamble: bytes, file_size: int) -> tuple[int, int, bytes]:
 
 
 def check_header_hash(data: bytes, digest: bytes) -> None:
-    """Check the header against the preamble's SHA-256 (rule P7)."""
+    """Check the header against the preamble's SHA-256 (rule P9)."""
     if hashlib.sha256(data).digest() != digest:
         raise HeaderHashError(
             "the header is damaged: its SHA-256 is not the one in the preamble; "
@@ -101,14 +116,16 @@ def check_header_hash(data: bytes, digest: bytes) -> None:
 
 
 def check_header(header: Header, header_offset: int) -> None:
-    """Check the section table, names and every tensor (rules S1 to T9)."""
-    _check_sections(header, header_offset)
-    _check_section_uses(header)
-    _check_names([t.name for t in header.tensors], "tensor")
+    """Check names, the section table and every tensor (rules N1 to N3, S1 to S10, T1 to T10)."""
+    indexed = [t for t in header.tensors if isinstance(t, IndexedTensor)]
+    companions = [c.name for t in indexed for c in t.source.companions]
+    _check_names([t.name for t in header.tensors] + companions, "tensor")  # first: they are quoted
     _check_names([f.name for f in header.files], "file")
     for f in header.files:
-        if f.name in (".", "..") or any(c in f.name for c in "/\\\0:"):
+        if f.name in (".", "..") or any(c in "/\\:\x7f" or c < " " for c in f.name):
             raise InvalidNameError(f"file name {f.name!r} is not a plain name")
+    _check_sections(header, header_offset)
+    _check_section_uses(header)
     for t in header.tensors:
         if isinstance(t, DenseTensor):
             _check_size(header, t.section, t.nbytes, f"tensor {t.name!r}")
@@ -120,7 +137,7 @@ def _check_sections(header: Header, header_offset: int) -> None:
     owners = header.owners()
     end = PREAMBLE.size
     for i, s in enumerate(header.sections):
-        what = f"section {i} ({owners[i]})"
+        what = f"section {i} ({owners[i] or 'of nothing'})"
         if s.offset % ALIGNMENT:
             raise MisalignedSectionError(
                 f"{what} begins at {s.offset}, which is no multiple of {ALIGNMENT}"
@@ -140,6 +157,8 @@ def _check_sections(header: Header, header_offset: int) -> None:
             raise CodecError(f"{what} has codec {s.codec[:32]!r}, expected {' or '.join(CODECS)}")
         if s.codec == "raw" and s.size != s.stored_size:
             raise SectionSizeError(f"{what}: raw, but size {s.size} != stored size {s.stored_size}")
+        if s.codec != "raw" and s.size == 0:
+            raise SectionSizeError(f"{what}: an empty section must be raw, not {s.codec}")
         if s.size > MAX_EXPANSION * s.stored_size:
             raise LimitError(
                 f"{what}: {s.stored_size} stored bytes claim to hold {s.size}, more than "
@@ -166,9 +185,10 @@ def _check_section_uses(header: Header) -> None:
 
 def _check_names(names: list[str], what: str) -> None:
     for name in names:
-        if not 1 <= len(name.encode()) <= MAX_NAME_BYTES:
+        size = len(name.encode(errors="surrogatepass"))
+        if not 1 <= size <= MAX_NAME_BYTES:
             raise InvalidNameError(
-                f"a {what} name has {len(name.encode())} bytes, expected 1 to {MAX_NAME_BYTES}"
+                f"a {what} name has {size} bytes, expected 1 to {MAX_NAME_BYTES}"
             )
     if len(set(names)) != len(names):
         twice = next(name for name, count in Counter(names).items() if count > 1)
@@ -205,13 +225,36 @@ def _check_indexed(header: Header, t: IndexedTensor) -> None:
         _check_size(header, t.sections[part], size, f"{part} of {what}")
     if t.scale is not None:
         _check_size(header, t.scale.section, 4 * t.scales, f"scale of {what}")
-    if t.source.negative_zeros is not None:
-        found = header.sections[t.source.negative_zeros].size
+    _check_source(header, t)
+
+
+def _check_source(header: Header, t: IndexedTensor) -> None:
+    what, source = f"source of tensor {t.name!r}", t.source
+    shape: tuple[int, ...] = t.shape
+    if source.layout == "bitnet":
+        shape = (-(-t.shape[0] // 4), t.shape[1])
+    dtypes = {"int8": ("I8",), "bitnet": ("U8",)}.get(source.layout, FLOATS)
+    if source.dtype not in dtypes or source.shape != shape:
+        raise HeaderFieldError(
+            f"{what}: {source.dtype} {list(source.shape)}, but layout {source.layout} "
+            f"has {' or '.join(dtypes)} {list(shape)}"
+        )
+    if source.layout == "bitnet" and t.kind != "ternary":
+        raise HeaderFieldError(f"{what}: layout bitnet is ternary, the tensor is {t.kind}")
+    if source.negative_zeros is not None:
+        if source.layout != "float":
+            raise HeaderFieldError(f"{what}: layout {source.layout} has no negative zeros")
+        found = header.sections[source.negative_zeros].size
         if found > -(-t.shape[0] * t.shape[1] // 8):
-            raise SectionSizeError(f"negative zeros of {what}: {found} bytes exceed one per 8 weights")
-    for c in t.source.companions:
-        if len(c.data) != dense_nbytes(c.dtype, c.shape):
-            raise SectionSizeError(f"{what}: companion {c.name!r} has {len(c.data)} bytes of data")
+            raise SectionSizeError(
+                f"{what}: {found} bytes of negative zeros exceed 1 per 8 weights"
+            )
+    for c in source.companions:
+        expected = dense_nbytes(c.dtype, c.shape)
+        if len(c.data) != expected:
+            raise SectionSizeError(
+                f"{what}: companion {c.name!r} has {len(c.data)} bytes, expected {expected}"
+            )
 
 
 def check_scale(t: IndexedTensor, scale: npt.NDArray[np.float32]) -> None:
@@ -220,11 +263,7 @@ def check_scale(t: IndexedTensor, scale: npt.NDArray[np.float32]) -> None:
         raise IndexDataError(f"scale of tensor {t.name!r} is not finite")
 
 
-def check_permuted(
-    t: IndexedTensor,
-    permutation: npt.NDArray[np.unsignedinteger],
-    segments: npt.NDArray[np.unsignedinteger],
-) -> None:
+def check_permuted(t: IndexedTensor, permutation: Indices, segments: Indices) -> None:
     """Check that each block has a segment list and a permutation (rules D3 and D4).
 
     Args:
@@ -232,15 +271,26 @@ def check_permuted(
         permutation: (blocks, rows).
         segments: (blocks, B^k + 1).
     """
-    for j in range(t.blocks):
-        L, sigma = segments[j], permutation[j]
-        if L[0] != 0 or L[-1] != t.rows or (L[1:] < L[:-1]).any():
+    step = max(1, _PIECE // max(t.rows, t.patterns + 1))
+    for first in range(0, t.blocks, step):
+        L, sigma = segments[first : first + step], permutation[first : first + step]
+        bad = (L[:, 0] != 0) | (L[:, -1] != t.rows) | (L[:, 1:] < L[:, :-1]).any(axis=1)
+        if bad.any():
             raise IndexDataError(
-                f"segments of tensor {t.name!r}: block {j} does not rise from 0 to {t.rows}"
+                f"segments of tensor {t.name!r}: block {first + int(bad.argmax())} "
+                f"does not rise from 0 to {t.rows}"
             )
-        if t.rows and (sigma.max() >= t.rows or np.bincount(sigma, minlength=t.rows).max() > 1):
+        if t.rows == 0:
+            continue
+        bad = (sigma >= t.rows).any(axis=1)
+        if not bad.any():
+            seen = np.zeros(sigma.shape, np.bool_)
+            np.put_along_axis(seen, sigma, True, axis=1)
+            bad = ~seen.all(axis=1)
+        if bad.any():
             raise IndexDataError(
-                f"permutation of tensor {t.name!r}: block {j} does not hold 0 .. {t.rows - 1} once"
+                f"permutation of tensor {t.name!r}: block {first + int(bad.argmax())} "
+                f"does not hold 0 .. {t.rows - 1} once"
             )
 
 
@@ -249,22 +299,90 @@ def check_ranks(t: IndexedTensor, words: npt.NDArray[np.uint16]) -> None:
 
     Products need no such check: a rank above the last pattern looks up a zero.
     """
-    columns, padded = w16_words(t.blocks), -(-t.rows // LANES) * LANES
     pad = 0
     for _ in range(t.k):
         pad = pad * t.base + padding_digit(t.digits)
-    for r0 in range(0, padded, STRIP):
-        height = min(STRIP, padded - r0)
-        strip = words[r0 * columns : (r0 + height) * columns].reshape(columns, height)
-        if (strip >> 15).any():
-            raise IndexDataError(f"ranks of tensor {t.name!r}: bit 15 is set in rows from {r0}")
-        for i in range(3):
-            ranks = (strip >> (RANK_BITS * i)) & 31
-            blocks = max(0, -(-(t.blocks - i) // 3))  # of this bit field that are no padding
-            real = max(0, min(t.rows - r0, height))
+    for r0, strips in _strips(t, words):
+        rows = f"rows from {r0}"
+        if (strips >> 15).any():
+            raise IndexDataError(f"ranks of tensor {t.name!r}: bit 15 is set in {rows}")
+        for i in range(RANKS_PER_WORD):
+            ranks = (strips >> (RANK_BITS * i)) & 31
             if (ranks >= t.patterns).any():
                 raise IndexDataError(
-                    f"ranks of tensor {t.name!r}: a rank in rows from {r0} exceeds {t.patterns - 1}"
+                    f"ranks of tensor {t.name!r}: a rank in {rows} exceeds {t.patterns - 1}"
                 )
-            if (ranks[blocks:] != pad).any() or (ranks[:, real:] != pad).any():
-                raise IndexDataError(f"ranks of tensor {t.name!r}: padding is not rank {pad}")
+            blocks, last = _real(t, i, r0, strips)
+            if (ranks[:, blocks:] != pad).any() or (ranks[-1, :, last:] != pad).any():
+                raise IndexDataError(
+                    f"ranks of tensor {t.name!r}: padding in {rows} is not rank {pad}"
+                )
+
+
+def check_negative_zeros(
+    t: IndexedTensor, arrays: dict[str, npt.NDArray[Any]], bitmap: npt.NDArray[np.uint8]
+) -> None:
+    """Check that the bitmap has one bit for each zero weight and no other bit set (rule D5).
+
+    Args:
+        t: the tensor.
+        arrays: its index, as `RsrFile.index_arrays` gives it, checked.
+        bitmap: the section's bytes.
+    """
+    zeros = _count_zeros(t, arrays)
+    if len(bitmap) != -(-zeros // 8):
+        raise IndexDataError(
+            f"negative zeros of tensor {t.name!r}: {len(bitmap)} bytes for {zeros} zero weights"
+        )
+    if zeros % 8 and bitmap[-1] >> (zeros % 8):
+        raise IndexDataError(f"negative zeros of tensor {t.name!r}: a spare bit is set")
+
+
+def _count_zeros(t: IndexedTensor, arrays: dict[str, npt.NDArray[Any]]) -> int:
+    if not t.blocks:
+        return 0
+    is_zero = pattern_values(t.digits, t.k) == 0
+    inner = is_zero.sum(axis=1)
+    outer = is_zero[:, : t.columns - (t.blocks - 1) * t.k].sum(axis=1)  # of the last block
+    if t.encoding == "permuted":
+        lengths = np.diff(arrays["segments"].astype(np.int64))
+        return int((lengths[:-1] @ inner).sum() + lengths[-1] @ outer)
+    zeros = 0
+    for r0, strips in _strips(t, arrays["ranks"]):
+        for i in range(RANKS_PER_WORD):
+            ranks = (strips >> (RANK_BITS * i)) & 31
+            blocks, last = _real(t, i, r0, strips)
+            real = np.zeros(ranks.shape, np.bool_)
+            real[:, :blocks] = True
+            real[-1, :, last:] = False
+            g, field = divmod(t.blocks - 1, RANKS_PER_WORD)
+            if field == i:
+                zeros += int(outer[ranks[:, g][real[:, g]]].sum())
+                real[:, g] = False
+            zeros += int(inner[ranks[real]].sum())
+    return zeros
+
+
+def _strips(
+    t: IndexedTensor, words: npt.NDArray[np.uint16]
+) -> Iterator[tuple[int, npt.NDArray[np.uint16]]]:
+    """Cut packing w16 into (first row, words (strips, word columns, rows of a strip)), in pieces.
+
+    All strips of one piece have the same height; padded rows are in the last strip of the last.
+    """
+    columns, padded = w16_words(t.blocks), -(-t.rows // LANES) * LANES
+    if not columns:
+        return
+    full = padded // STRIP * STRIP
+    step = max(1, _PIECE // (columns * STRIP)) * STRIP
+    for r0 in range(0, full, step):
+        piece = words[r0 * columns : min(full, r0 + step) * columns]
+        yield r0, piece.reshape(-1, columns, STRIP)
+    if full < padded:
+        yield full, words[full * columns :].reshape(1, columns, padded - full)
+
+
+def _real(t: IndexedTensor, i: int, r0: int, strips: npt.NDArray[np.uint16]) -> tuple[int, int]:
+    """Count what is no padding: blocks in bit field `i`, rows in the piece's last strip."""
+    blocks = -(-(t.blocks - i) // RANKS_PER_WORD)
+    return blocks, t.rows - r0 - (len(strips) - 1) * strips.shape[2]

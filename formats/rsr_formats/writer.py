@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from .atomic import atomic_file
-from .header import encode_header
+from .errors import LimitError
+from .header import decode_header, encode_header
 from .layout import (
     MAGIC,
     MAX_EXPANSION,
+    MAX_HEADER_SIZE,
     PREAMBLE,
     VERSION,
     FileEntry,
@@ -34,12 +36,18 @@ class RsrWriter:
         self._file = file
         self._position = file.write(bytes(PREAMBLE.size))
         self._sections: list[Section] = []
+        self.finished = False
+
+    @property
+    def sections(self) -> tuple[Section, ...]:
+        """The sections written so far."""
+        return tuple(self._sections)
 
     def add(self, pieces: Iterable[Bytes], zstd_level: int | None = None) -> int:
         """Write one section from `pieces`, hashing as they pass; return its number.
 
-        With `zstd_level` the section is compressed, unless that would exceed the limit on
-        expansion (a section of zeros); then it is stored raw.
+        With `zstd_level` the section is compressed, unless it is empty or would exceed the limit
+        on expansion (a section of zeros); then it is stored raw.
         """
         self._pad()
         if zstd_level is None:
@@ -50,11 +58,11 @@ class RsrWriter:
         compressor = zstandard.ZstdCompressor(level=zstd_level).compressobj()
         digest, size = hashlib.sha256(), 0
         for piece in pieces:
-            size += len(piece)
+            size += memoryview(piece).nbytes
             digest.update(self._write(compressor.compress(piece)))
         digest.update(self._write(compressor.flush()))
         stored_size = self._position - offset
-        if size > MAX_EXPANSION * stored_size:
+        if size == 0 or size > MAX_EXPANSION * stored_size:
             stored = self._read_back(offset)
             with zstandard.ZstdDecompressor().stream_reader(stored) as reader:
                 return self._add_raw(iter(lambda: reader.read(_PIECE), b""))
@@ -90,15 +98,22 @@ class RsrWriter:
         files: Iterable[FileEntry],
         tensors: Iterable[Tensor],
     ) -> Header:
-        """Write the header and the preamble, after checking them as a reader would."""
+        """Write the header and the preamble, after checking them as a reader would.
+
+        Raises:
+            FormatError: the records break a rule of formats/SPEC.md; nothing was written.
+        """
         self._pad()
         header = Header(producer, metadata, tuple(files), tuple(tensors), tuple(self._sections))
-        check_header(header, self._position)
         data = encode_header(header)
+        if len(data) > MAX_HEADER_SIZE:
+            raise LimitError(f"header: {len(data)} bytes, the limit is {MAX_HEADER_SIZE}")
+        check_header(decode_header(data), self._position)
         self._file.write(data)
         self._file.seek(0)
         digest = hashlib.sha256(data).digest()
         self._file.write(PREAMBLE.pack(MAGIC, *VERSION, 0, self._position, len(data), digest))
+        self.finished = True
         return header
 
     def _pad(self) -> None:
@@ -109,9 +124,14 @@ class RsrWriter:
 def create(path: str | os.PathLike[str], force: bool = False) -> Iterator[RsrWriter]:
     """Create a `.rsr` file that takes its name only when the block ends without an exception.
 
+    The block must call `finish`, as its last act.
+
     Raises:
         OutputExistsError: `path` exists and `force` is not set.
         OSError: the disk is full, the folder is missing, ...
     """
     with atomic_file(path, force) as file:
-        yield RsrWriter(file)
+        writer = RsrWriter(file)
+        yield writer
+        if not writer.finished:
+            raise RuntimeError("the block ended without RsrWriter.finish(): no file was made")

@@ -78,7 +78,8 @@ class BitNet(Layout):
     def restore(self, r: Restored) -> npt.NDArray[Any]:
         """Pack four quarters of the rows into bytes again."""
         quarters = r.digits.reshape(4, -1, r.digits.shape[1])
-        return quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
+        packed = quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
+        return np.asarray(packed)
 
 
 def _linear_class(checkpoint: Checkpoint) -> str:

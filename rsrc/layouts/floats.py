@@ -101,11 +101,11 @@ class Floats(Layout):
         bits = _bits(raw, t.tensor)[rows, columns]
         sign = (bits >> (8 * bits.itemsize - 1)).astype(np.uint8)
         if t.digits == BINARY_SIGNS:
-            return 1 - sign
-        nonzero = ((bits << bits.dtype.type(1)) != 0).view(np.uint8)
+            return np.subtract(1, sign, dtype=np.uint8)
+        nonzero: DigitArray = ((bits << bits.dtype.type(1)) != 0).view(np.uint8)
         if t.digits == BINARY_BITS:
             return nonzero
-        return 1 + nonzero - 2 * (nonzero & sign)
+        return np.add(1, nonzero - 2 * (nonzero & sign), dtype=np.uint8)
 
     def negative_zeros(self, raw: Bytes, t: TernaryTensor) -> Bytes | None:
         """Return one bit per zero weight, row-major: set for -0.0."""

@@ -49,8 +49,8 @@ class Int8(Layout):
         """Decode a window: (value - lowest) / step between digits."""
         window = raw.reshape(t.shape)[rows, columns]
         if t.digits == BINARY_SIGNS:
-            return (window + np.uint8(1)) >> 1  # 255 (-1) wraps to 0
-        return window - np.uint8(t.digits[0] & 255)
+            return np.right_shift(window + np.uint8(1), 1, dtype=np.uint8)  # 255 (-1) wraps to 0
+        return np.subtract(window, t.digits[0] & 255, dtype=np.uint8)
 
     def restore(self, r: Restored) -> npt.NDArray[Any]:
         """Return the digit values as int8."""

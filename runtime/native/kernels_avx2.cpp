@@ -12,9 +12,7 @@
 namespace rsr {
 namespace {
 
-inline __m256i load(const void* p) {
-  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
-}
+inline __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 
 inline void store(void* p, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
 
@@ -75,8 +73,8 @@ void lookup_i8(const uint16_t* words, int rows, size_t columns, const void* tabl
       }
       for (int h = 0; h < 2; h++) {
         int32_t* out = y + r + 16 * h;
-        store(out, _mm256_add_epi32(load(out),
-                                    _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sums[h]))));
+        store(out,
+              _mm256_add_epi32(load(out), _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sums[h]))));
         store(out + 8, _mm256_add_epi32(load(out + 8), _mm256_cvtepi16_epi32(
                                                            _mm256_extracti128_si256(sums[h], 1))));
       }

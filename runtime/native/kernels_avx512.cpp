@@ -26,8 +26,7 @@ void grow_i8(const int8_t* x, const int16_t* patterns, int k, size_t blocks, voi
     __m512i sum_i16x32 = _mm512_setzero_si512();
     for (int d = 0; d < k; d++)
       sum_i16x32 = _mm512_add_epi16(
-          sum_i16x32,
-          _mm512_mullo_epi16(_mm512_set1_epi16(x[d]), load(patterns + d * kPatterns)));
+          sum_i16x32, _mm512_mullo_epi16(_mm512_set1_epi16(x[d]), load(patterns + d * kPatterns)));
     _mm512_storeu_si512(t, sum_i16x32);
   }
 }
@@ -52,15 +51,16 @@ void lookup_i8(const uint16_t* words, size_t columns, const void* tables, size_t
         const __m512i v0 = _mm512_permutexvar_epi16(w, t0);
         const __m512i v1 = _mm512_permutexvar_epi16(_mm512_mulhi_epu16(w, by5), t1);
         const __m512i v2 = _mm512_permutexvar_epi16(_mm512_mulhi_epu16(w, by10), t2);
-        sum_i16x32[r] = _mm512_add_epi16(sum_i16x32[r], _mm512_add_epi16(_mm512_add_epi16(v0, v1), v2));
+        sum_i16x32[r] =
+            _mm512_add_epi16(sum_i16x32[r], _mm512_add_epi16(_mm512_add_epi16(v0, v1), v2));
       }
     }
     for (int r = 0; r < R; r++) {
       const __m512i s = sum_i16x32[r];
-      low_i32x16[r] = _mm512_add_epi32(low_i32x16[r],
-                                       _mm512_cvtepi16_epi32(_mm512_castsi512_si256(s)));
-      high_i32x16[r] = _mm512_add_epi32(high_i32x16[r],
-                                        _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(s, 1)));
+      low_i32x16[r] =
+          _mm512_add_epi32(low_i32x16[r], _mm512_cvtepi16_epi32(_mm512_castsi512_si256(s)));
+      high_i32x16[r] =
+          _mm512_add_epi32(high_i32x16[r], _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(s, 1)));
     }
   }
   for (int r = 0; r < R; r++) {
@@ -118,19 +118,27 @@ void lookup_f32(const uint16_t* words, size_t columns, const void* tables, float
 void lookup_i8_any(const uint16_t* words, int rows, size_t columns, const void* tables,
                    size_t flush, int32_t* y) {
   switch (rows / 32) {
-    case 1: return lookup_i8<1>(words, columns, tables, flush, y);
-    case 2: return lookup_i8<2>(words, columns, tables, flush, y);
-    case 3: return lookup_i8<3>(words, columns, tables, flush, y);
-    default: return lookup_i8<4>(words, columns, tables, flush, y);
+    case 1:
+      return lookup_i8<1>(words, columns, tables, flush, y);
+    case 2:
+      return lookup_i8<2>(words, columns, tables, flush, y);
+    case 3:
+      return lookup_i8<3>(words, columns, tables, flush, y);
+    default:
+      return lookup_i8<4>(words, columns, tables, flush, y);
   }
 }
 
 void lookup_f32_any(const uint16_t* words, int rows, size_t columns, const void* tables, float* y) {
   switch (rows / 32) {
-    case 1: return lookup_f32<1>(words, columns, tables, y);
-    case 2: return lookup_f32<2>(words, columns, tables, y);
-    case 3: return lookup_f32<3>(words, columns, tables, y);
-    default: return lookup_f32<4>(words, columns, tables, y);
+    case 1:
+      return lookup_f32<1>(words, columns, tables, y);
+    case 2:
+      return lookup_f32<2>(words, columns, tables, y);
+    case 3:
+      return lookup_f32<3>(words, columns, tables, y);
+    default:
+      return lookup_f32<4>(words, columns, tables, y);
   }
 }
 

@@ -81,8 +81,9 @@ class Permuted {
     require(2 <= base && base <= 3 && 1 <= k && k <= 16, "base must be 2 or 3, k from 1 to 16");
     size_t patterns = 1;
     for (int i = 0; i < k; i++) patterns *= base;
-    index_ = {permutation.data(), segments.data(), permutation.shape(1), columns, base, k,
-              patterns,           values.data(),   reduce,               scale.data(), scale_rows};
+    index_ = {
+        permutation.data(), segments.data(), permutation.shape(1), columns,   base, k, patterns,
+        values.data(),      reduce,          scale.data(),         scale_rows};
     require(permutation.shape(0) == index_.blocks() && segments.shape(0) == index_.blocks() &&
                 segments.shape(1) == patterns + 1,
             "permutation must be (blocks, rows), segments (blocks, base^k + 1)");

@@ -4,10 +4,12 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <stdexcept>
+#include <system_error>
 #include <thread>
-#include <vector>
+#include <utility>
 
 #if !defined(_WIN32)
 #include <pthread.h>
@@ -19,7 +21,7 @@
 namespace rsr {
 namespace {
 
-constexpr size_t kBytesPerThread = 64 << 10;          // below this, waking a thread costs more
+constexpr size_t kBytesPerThread = 64 << 10;           // below this, waking a thread costs more
 constexpr auto kSpin = std::chrono::microseconds(50);  // then sleep: idle threads use no processor
 
 inline void pause() {
@@ -50,7 +52,9 @@ class Pool {
   bool run(int parts, size_t count, const std::function<void(size_t, size_t)>& body) {
     std::unique_lock<std::mutex> use(use_, std::try_to_lock);
     if (!use) return false;
-    while (static_cast<int>(workers_) < parts - 1) start_worker();
+    while (static_cast<int>(workers_) < parts - 1 && start_worker()) {
+    }
+    parts = std::min(parts, static_cast<int>(workers_) + 1);
     {
       std::lock_guard<std::mutex> lock(mutex_);
       body_ = &body;
@@ -62,14 +66,21 @@ class Pool {
     wake_.notify_all();
     part(0);
     await(mutex_, finished_, [&] { return pending_.load(std::memory_order_acquire) == 0; });
+    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
     return true;
   }
 
  private:
-  void start_worker() {
-    const size_t id = ++workers_;
-    // Detached, and the pool is never destroyed: a process may end with its workers asleep.
-    std::thread([this, id, seen = round_.load()] { work(id, seen); }).detach();
+  // False if the system grants no further thread: fewer do the work then.
+  bool start_worker() {
+    try {
+      // Detached, and the pool is never destroyed: a process may end with its workers asleep.
+      std::thread([this, id = workers_ + 1, seen = round_.load()] { work(id, seen); }).detach();
+    } catch (const std::system_error&) {
+      return false;
+    }
+    workers_++;
+    return true;
   }
 
   void work(size_t id, uint64_t seen) {
@@ -92,9 +103,15 @@ class Pool {
     }
   }
 
+  // An exception waits in error_ until no thread works any more (there was no memory, say).
   void part(size_t id) {
     const size_t begin = count_ * id / parts_, end = count_ * (id + 1) / parts_;
-    if (begin < end) (*body_)(begin, end);
+    try {
+      if (begin < end) (*body_)(begin, end);
+    } catch (...) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      error_ = std::current_exception();
+    }
   }
 
   std::mutex use_;
@@ -106,19 +123,20 @@ class Pool {
   size_t count_ = 0;
   int parts_ = 0;
   size_t workers_ = 0;
+  std::exception_ptr error_;
 };
 
 std::atomic<Pool*> pool{nullptr};
 std::atomic<int> threads{0};
 
+#if !defined(_WIN32)
+// A forked child has none of the parent's threads, and perhaps its locks: it starts afresh.
+[[maybe_unused]] const int kAtFork = pthread_atfork(nullptr, nullptr, [] { pool.store(nullptr); });
+#endif
+
 Pool& the_pool() {
   Pool* existing = pool.load(std::memory_order_acquire);
   if (existing) return *existing;
-#if !defined(_WIN32)
-  // A forked child has none of the parent's threads, and perhaps its locks: it starts afresh.
-  static const int once = pthread_atfork(nullptr, nullptr, [] { pool.store(nullptr); });
-  (void)once;
-#endif
   Pool* fresh = new Pool;
   if (pool.compare_exchange_strong(existing, fresh)) return *fresh;
   delete fresh;
@@ -143,8 +161,8 @@ void set_num_threads(int n) {
 }
 
 void parallel_for(size_t count, size_t cost, const std::function<void(size_t, size_t)>& body) {
-  const size_t most = std::min<size_t>({static_cast<size_t>(num_threads()), count,
-                                        cost / kBytesPerThread});
+  const size_t most =
+      std::min<size_t>({static_cast<size_t>(num_threads()), count, cost / kBytesPerThread});
   if (most > 1 && the_pool().run(static_cast<int>(most), count, body)) return;
   if (count > 0) body(0, count);
 }

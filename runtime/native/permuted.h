@@ -11,10 +11,10 @@ struct PermutedIndex {
   const Index* segments;     // (blocks, patterns + 1)
   size_t rows, columns;      // of the indexed matrix A: W, or W transposed for reduce
   int base, k;
-  size_t patterns;           // base^k
-  const int8_t* values;      // (base): what the digits stand for
-  bool reduce;               // y = x A; otherwise y = A x
-  const float* scale;        // one per scale_rows output rows
+  size_t patterns;       // base^k
+  const int8_t* values;  // (base): what the digits stand for
+  bool reduce;           // y = x A; otherwise y = A x
+  const float* scale;    // one per scale_rows output rows
   size_t scale_rows;
 
   size_t blocks() const { return (columns + k - 1) / k; }

@@ -78,7 +78,8 @@ void multiply_f32(const RankedIndex& a, const float* x, size_t count, float* y) 
     for_each_strip(a, [&](const uint16_t* words, int height, size_t first, size_t real) {
       alignas(64) float sums[kStripRows];
       kernel.lookup_f32(words, height, columns, tables, sums);
-      for (size_t r = 0; r < real; r++) y[first + r] = sums[r] * a.scale[(first + r) / a.scale_rows];
+      for (size_t r = 0; r < real; r++)
+        y[first + r] = sums[r] * a.scale[(first + r) / a.scale_rows];
     });
   }
 }

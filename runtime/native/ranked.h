@@ -6,11 +6,11 @@
 namespace rsr {
 
 struct RankedIndex {
-  const uint16_t* words;     // strips of word columns, formats/SPEC.md
-  size_t rows, columns;      // out_features, in_features
-  int k;                     // columns of a column block
-  const int16_t* patterns;   // (k, 32): value of digit d in pattern p
-  const float* scale;        // one per scale_rows rows
+  const uint16_t* words;    // strips of word columns, formats/SPEC.md
+  size_t rows, columns;     // out_features, in_features
+  int k;                    // columns of a column block
+  const int16_t* patterns;  // (k, 32): value of digit d in pattern p
+  const float* scale;       // one per scale_rows rows
   size_t scale_rows;
 
   size_t word_columns() const { return ((columns + k - 1) / k + 2) / 3; }

@@ -8,16 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.encoding import (
-    Block,
-    block_from_ranks,
-    digits_from_ranks,
-    pattern_values,
-    ranks_from_block,
-    unpack_w16,
-)
-from rsr_formats.errors import IndexDataError
+from rsr_formats.decode import decode_block, decode_digits
+from rsr_formats.encoding import Block, pattern_values
 from rsr_formats.layout import IndexedTensor
+from rsr_formats.validate import check_ranks
 
 from . import _native
 from .errors import ClosedError, InputShapeError, InputTypeError, OptionError
@@ -75,7 +69,7 @@ class Matrix:
 
     @property
     def encoding(self) -> str:
-        """"ranked" or "permuted"."""
+        """Either "ranked" or "permuted"."""
         return self._tensor.encoding
 
     @property
@@ -85,7 +79,7 @@ class Matrix:
 
     @property
     def direction(self) -> str:
-        """"expand" (W is indexed) or "reduce" (W transposed is)."""
+        """Either "expand" (W is indexed) or "reduce" (W transposed is)."""
         return self._tensor.direction
 
     @property
@@ -93,8 +87,11 @@ class Matrix:
         """Float32 multipliers, read-only: shape () for one, (out_features,) for one per row."""
         scales: FloatArray = self._arrays["scale"]
         if len(scales) == 1:
-            return scales.reshape(())
-        return np.repeat(scales, self._scale_rows())[: self.shape[0]]
+            scales = scales.reshape(())
+        else:
+            scales = np.repeat(scales, self._scale_rows())[: self.shape[0]]
+        scales.flags.writeable = False
+        return scales
 
     @property
     def nbytes(self) -> int:
@@ -137,12 +134,10 @@ class Matrix:
         if x.ndim != 2 or x.shape[0] != self.shape[1]:
             raise self._shape_error(x)
         y = np.empty((x.shape[1], self.shape[0]), _PRODUCTS[x.dtype])
-        self._multiply(np.ascontiguousarray(x.T), y)
+        self._multiply(_contiguous(x.T), y)
         return np.ascontiguousarray(y.T)
 
-    def matvec(
-        self, x: Array, out: Array | None = None, *, algorithm: str | None = None
-    ) -> Array:
+    def matvec(self, x: Array, out: Array | None = None, *, algorithm: str | None = None) -> Array:
         """Return W @ x for one vector, as `@` does, into `out` if given.
 
         Args:
@@ -163,7 +158,7 @@ class Matrix:
             out = np.empty(self.shape[0], _PRODUCTS[x.dtype])
         else:
             self._check_out(x, out)
-        self._multiply(np.ascontiguousarray(x)[None], out[None], algorithm)
+        self._multiply(_contiguous(x)[None], out[None], algorithm)
         return out
 
     def linear(self, x: Array, activations: str = "float32") -> FloatArray:
@@ -193,9 +188,8 @@ class Matrix:
             raise InputShapeError(
                 f"{self._tensor.name!r}: x has shape {x.shape}, expected (..., {self.shape[1]})"
             )
-        rows = np.ascontiguousarray(x).reshape(-1, self.shape[1])
-        if x.size == 0:  # -1 cannot be told from 0 elements
-            rows = np.zeros((int(np.prod(x.shape[:-1])), self.shape[1]), np.float32)
+        count = int(np.prod(x.shape[:-1]))  # not -1: it cannot be told from 0 elements
+        rows = _contiguous(x).reshape(count, self.shape[1])
         shape = (*x.shape[:-1], self.shape[0])
         if activations == "float32":
             y = np.empty((len(rows), self.shape[0]), np.float32)
@@ -219,14 +213,10 @@ class Matrix:
         """
         if np.dtype(dtype) not in (np.float32, np.int8):
             raise OptionError(f"to_dense: found dtype {np.dtype(dtype)}, expected float32 or int8")
-        t = self._tensor
-        A = np.empty((t.rows, t.blocks * t.k), np.int8)
-        values = np.array(t.digits, np.int8)
-        for j in range(t.blocks):
-            digits = digits_from_ranks(self._ranks(j), t.base, t.k)
-            A[:, j * t.k : (j + 1) * t.k] = values[digits]
-        W = A[:, : t.columns]
-        W = np.ascontiguousarray(W if t.direction == "expand" else W.T)
+        self._check_open()
+        if self.encoding == "ranked":
+            check_ranks(self._tensor, self._arrays["ranks"])
+        W = np.array(self._tensor.digits, np.int8)[decode_digits(self._tensor, self._arrays)]
         if np.dtype(dtype) == np.int8:
             return W
         scale = self.scale
@@ -248,26 +238,8 @@ class Matrix:
         """
         if not 0 <= j < self.blocks:
             raise IndexError(f"{self._tensor.name!r}: block {j} of {self.blocks}")
-        if self.encoding == "permuted":
-            self._check_open()
-            return Block(
-                self._arrays["permutation"][j].astype(np.uint32),
-                self._arrays["segments"][j].astype(np.uint32),
-            )
-        return block_from_ranks(self._ranks(j), self._tensor.patterns)
-
-    def _ranks(self, j: int) -> npt.NDArray[np.unsignedinteger[Any]]:
         self._check_open()
-        t = self._tensor
-        if t.encoding == "permuted":
-            return ranks_from_block(self.block(j))
-        ranks = unpack_w16(self._arrays["ranks"], t.rows, t.blocks, j)
-        if t.rows and ranks.max() >= t.patterns:
-            raise IndexDataError(
-                f"ranks of tensor {t.name!r}: rank {ranks.max()} in block {j} is no pattern; "
-                f"there are {t.patterns}"
-            )
-        return ranks
+        return decode_block(self._tensor, self._arrays, j)
 
     def _multiply(self, x: Array, y: Array, algorithm: str | None = None) -> None:
         """y[i] = W x[i]; x (b, in_features) and y (b, out_features), contiguous."""
@@ -311,8 +283,8 @@ class Matrix:
             )
         if out.shape != self.shape[:1]:
             raise InputShapeError(f"out has shape {out.shape}, expected {self.shape[:1]}")
-        if not out.flags.c_contiguous or not out.flags.writeable:
-            raise InputShapeError("out must be contiguous and writeable")
+        if not out.flags.carray:
+            raise InputShapeError("out must be contiguous, aligned and writeable")
         if np.may_share_memory(x, out):
             raise InputShapeError("out must not overlap x")
 
@@ -339,6 +311,12 @@ def _array(x: Any) -> Array:
             f"x has dtype {x.dtype}, expected float32 or int8: convert it with x.astype(...)"
         )
     return x
+
+
+def _contiguous(x: Array) -> Array:
+    """Return `x`, or a copy of it, as native code wants it: C-contiguous and aligned."""
+    x = np.ascontiguousarray(x)
+    return x if x.flags.aligned else x.copy()
 
 
 def _scale_rows(t: IndexedTensor) -> int:

@@ -64,7 +64,7 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
             return _dense(file, tensor)
         with self._lock:
             if name not in self._matrices:
-                arrays = file.index_arrays(tensor)
+                arrays = self._open_file().index_arrays(tensor)
                 self._matrices[name] = Matrix(tensor, arrays, lambda: self._file is None)
             return self._matrices[name]
 
@@ -87,8 +87,9 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
 
         Arrays already handed out stay valid; the memory goes when the last of them does.
         """
-        self._file = None
-        self._matrices.clear()
+        with self._lock:
+            self._file = None
+            self._matrices.clear()
 
     def __enter__(self) -> Model:
         return self
@@ -119,6 +120,9 @@ class Files(Mapping[str, bytes]):
     def __getitem__(self, name: str) -> bytes:
         section = self._sections[name]
         return self._model._open_file().section(section).tobytes()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._sections
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._sections)
@@ -159,7 +163,9 @@ def _dense(file: RsrFile, t: DenseTensor) -> npt.NDArray[Any]:
     data = file.section(t.section)
     if t.dtype == "BF16":
         bits = data.view("<u2").astype(np.uint32) << 16
-        return bits.view(np.float32).reshape(t.shape)
+        widened = bits.view(np.float32).reshape(t.shape)
+        widened.flags.writeable = False
+        return widened
     if t.dtype in _NUMPY:
         return data.view(_NUMPY[t.dtype]).reshape(t.shape)
     return data if t.nbytes != np.prod(t.shape, dtype=np.int64) else data.reshape(t.shape)

@@ -1,0 +1,301 @@
+"""The command line: parses options, calls the library, prints.
+
+Exit codes: 0 done, 1 refused with a reason on stderr, 2 usage.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rsr_formats.errors import RsrError
+from rsr_formats.layout import ENCODINGS
+
+from ._version import __version__
+from .plan import TARGETS
+from .recognise import QUANTIZERS
+
+Progress = Callable[[str, int, int], None]
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_force_option = click.option("--force", is_flag=True, help="Replace an existing output.")
+
+
+class _Group(click.Group):
+    """Turns what the library refuses into a sentence on stderr and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        signal.signal(signal.SIGTERM, _terminate)
+        try:
+            return super().invoke(ctx)
+        except (RsrError, OSError, MemoryError) as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            reason = str(error) or type(error).__name__
+            click.echo(f"rsrc: {reason}", err=True)
+            ctx.exit(1)
+
+
+def _terminate(number: int, frame: Any) -> None:
+    sys.exit(128 + number)  # as an exception, so that temporary files are removed
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="rsrc")
+def main() -> None:
+    """Compile ternary (1.58-bit) weights to an RSR index, and look after the result."""
+
+
+@main.command("compile")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The .rsr file to write."
+)
+@click.option(
+    "--encoding",
+    type=click.Choice(["auto", *ENCODINGS]),
+    default="auto",
+    help="How the index is stored; auto takes what is fastest on the target.",
+)
+@click.option(
+    "--target",
+    type=click.Choice(TARGETS),
+    default="native",
+    help="The machine the products will run on.",
+)
+@click.option(
+    "--direction",
+    type=click.Choice(["auto", "expand", "reduce"]),
+    default="auto",
+    help="Index W (expand) or its transpose (reduce: the paper's, for permuted).",
+)
+@click.option("-k", type=click.IntRange(1, 16), help="Columns of a column block.")
+@click.option(
+    "--quantize",
+    type=click.Choice(QUANTIZERS),
+    help="Make the linear weights of a float checkpoint ternary first (lossy).",
+)
+@click.option("--include", multiple=True, metavar="GLOB", help="Index only matching tensors.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Keep matching tensors dense.")
+@click.option("--zstd", type=click.IntRange(1, 22), metavar="LEVEL", help="Compress, 1 to 22.")
+@click.option("--threads", type=click.IntRange(1), help="For encoding; default: all processors.")
+@_force_option
+@_json_option
+def compile_command(source: Path, output: Path, as_json: bool, **options: Any) -> None:
+    """Compile SOURCE to one .rsr file.
+
+    SOURCE is a .safetensors file, a .safetensors.index.json or a model directory.
+    """
+    from .pipeline import compile as run
+
+    with _progress("compiling") as progress:
+        report = run(source, output, progress=progress, **options)
+    if as_json:
+        click.echo(json.dumps(report.to_dict(), indent=2))
+    else:
+        from .tables import print_report
+
+        print_report(report)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--tensor", metavar="NAME", help="Show one tensor in full.")
+@click.option("--block", type=int, metavar="J", help="Its column block J: permutation, segments.")
+@_json_option
+def inspect(file: Path, tensor: str | None, block: int | None, as_json: bool) -> None:
+    """Show what is in a .rsr FILE."""
+    from . import inspect as library
+
+    if block is not None and tensor is None:
+        raise click.UsageError("--block needs --tensor")
+    if tensor is None:
+        result = library.inspect_file(file)
+    elif block is None:
+        result = library.inspect_tensor(file, tensor)
+    else:
+        result = library.inspect_block(file, tensor, block)
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+    else:
+        from . import tables
+
+        tables.print_inspection(result)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    metavar="SOURCE",
+    help="Also check that FILE holds every tensor of SOURCE, byte for byte.",
+)
+@_json_option
+def verify(file: Path, against: Path | None, as_json: bool) -> None:
+    """Check every byte of a .rsr FILE."""
+    from rsr_formats import RsrFile
+
+    from .decompile import compare
+
+    opened = RsrFile(file)
+    total = sum(s.stored_size for s in opened.header.sections)
+    done = 0
+    with _progress("verifying") as progress:
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            if progress is not None:
+                progress("", done, total)
+
+        opened.verify(advance)
+    compared = None
+    if against is not None:
+        with _progress("comparing") as progress:
+            compared = compare(file, against, progress)
+    result = {
+        "file": str(file),
+        "tensors": len(opened.header.tensors),
+        "sections": len(opened.header.sections),
+        "bytes": file.stat().st_size,
+        "against": None if against is None else str(against),
+        "compared": compared,
+    }
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+        return
+    click.echo(
+        f"{file}: whole: {result['tensors']} tensors in {result['sections']} sections, "
+        f"{result['bytes']:,} bytes"
+    )
+    if against is not None:
+        click.echo(f"{file}: holds all {compared} tensors of {against}")
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The .safetensors file to write.",
+)
+@_force_option
+def decompile(file: Path, output: Path, force: bool) -> None:
+    """Write the source tensors of a .rsr FILE again, byte for byte."""
+    from .decompile import decompile as run
+
+    with _progress("decompiling") as progress:
+        quantised = run(file, output, force=force, progress=progress)
+    click.echo(f"{output}: {output.stat().st_size:,} bytes")
+    if quantised:
+        click.echo(
+            f"{len(quantised)} tensors were quantised when the file was compiled; they are "
+            "written as what was kept of them"
+        )
+
+
+@main.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--shape", metavar="MxN", help="A random ternary matrix, out_features x in_features.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the result."
+)
+@_json_option
+def bench(file: Path | None, shape: str | None, plot: Path | None, as_json: bool) -> None:
+    """Time products with the matrices of FILE, or with a random one, beside their rivals."""
+    from . import bench as library
+
+    if (file is None) == (shape is None):
+        raise click.UsageError("give either a FILE or --shape MxN")
+    if shape is not None:
+        result = library.bench_shape(*_shape(shape))
+    else:
+        assert file is not None
+        result = library.bench_file(file)
+    if plot is not None:
+        library.plot(result, plot)
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+    else:
+        from .tables import console
+
+        console().print(library.render_table(result))
+
+
+def _shape(text: str) -> tuple[int, int]:
+    m, _, n = text.lower().partition("x")
+    if not (m.isdecimal() and n.isdecimal() and int(m) and int(n)):
+        raise click.BadParameter(
+            f"{text!r}: expected MxN, for instance 4096x4096", param_hint="--shape"
+        )
+    return int(m), int(n)
+
+
+@main.command()
+def demo() -> None:
+    """Compile the embedded example and classify handwritten digits with it."""
+    from .demo import run
+
+    run()
+
+
+@main.command()
+@_json_option
+def info(as_json: bool) -> None:
+    """Show the processor, its instruction sets, the kernels in use and all versions."""
+    from .info import info as collect
+
+    result = collect()
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+    else:
+        from .tables import print_info
+
+        print_info(result)
+
+
+@contextmanager
+def _progress(verb: str) -> Iterator[Progress | None]:
+    """A progress bar on a terminal; nothing in a pipe."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn(verb),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[tensor]}", style="dim"),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(verb, total=None, tensor="")
+
+        def advance(name: str, done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, tensor=name)
+
+        yield advance
+
+
+if __name__ == "__main__":
+    main()

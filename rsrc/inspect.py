@@ -1,0 +1,132 @@
+"""Look into a `.rsr` file: its tensors, one tensor, one column block. Results are JSON-ready."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import Any
+
+from rsr_formats import RsrFile
+from rsr_formats.decode import decode_block
+from rsr_formats.encoding import pattern_values
+from rsr_formats.layout import VERSION, DenseTensor, IndexedTensor, Tensor
+
+from .errors import OptionError
+
+_Path = str | os.PathLike[str]
+
+
+def inspect_file(path: _Path) -> dict[str, Any]:
+    """Describe the whole file.
+
+    Returns:
+        "path", "bytes", "version", "producer", "metadata", "files" (name, bytes) and "tensors"
+        (as `inspect_tensor` gives them, without sections).
+    """
+    file = RsrFile(path)
+    header = file.header
+    return {
+        "path": str(path),
+        "bytes": os.stat(path).st_size,  # noqa: PTH116
+        "version": f"{VERSION[0]}.{VERSION[1]}",
+        "producer": header.producer,
+        "metadata": header.metadata,
+        "files": [{"name": f.name, "bytes": header.sections[f.section].size} for f in header.files],
+        "tensors": [_describe(t) for t in header.tensors],
+    }
+
+
+def inspect_tensor(path: _Path, name: str) -> dict[str, Any]:
+    """Describe one tensor.
+
+    Returns:
+        "name", "kind", "shape", "dtype" (of the source), "bytes"; for an indexed one also
+        "layout", "digits", "base", "k", "direction", "encoding", "packing", "blocks",
+        "bits_per_weight" and "scales"; and "sections": role, offset, size, codec, SHA-256.
+
+    Raises:
+        OptionError: there is no tensor of that name.
+    """
+    file = RsrFile(path)
+    return _describe(_find(file, path, name)) | {"sections": _sections(file, name)}
+
+
+def inspect_block(path: _Path, name: str, j: int) -> dict[str, Any]:
+    """Describe one column block of an indexed tensor, from either encoding.
+
+    Returns:
+        What `inspect_tensor` gives, and "block", "columns" (first and last + 1), "patterns" (the
+        digit values of each segment), "permutation" (sigma) and "segments" (L).
+
+    Raises:
+        OptionError: no such tensor or block, or the tensor is dense.
+    """
+    file = RsrFile(path)
+    t = _find(file, path, name)
+    if isinstance(t, DenseTensor):
+        raise OptionError(f"tensor {name!r} is dense: it has no column blocks")
+    if not 0 <= j < t.blocks:
+        raise OptionError(f"tensor {name!r} has {t.blocks} column blocks, 0 to {t.blocks - 1}")
+    block = decode_block(t, file.index_arrays(t), j)
+    return _describe(t) | {
+        "block": j,
+        "columns": [j * t.k, min((j + 1) * t.k, t.columns)],
+        "patterns": pattern_values(t.digits, t.k).tolist(),
+        "permutation": block.permutation.tolist(),
+        "segments": block.segments.tolist(),
+    }
+
+
+def _find(file: RsrFile, path: _Path, name: str) -> Tensor:
+    for t in file.header.tensors:
+        if t.name == name:
+            return t
+    some = ", ".join(repr(t.name) for t in file.header.tensors[:5])
+    raise OptionError(f"{path} has no tensor {name!r}; it has {some or 'none'}, ...")
+
+
+def _describe(t: Tensor) -> dict[str, Any]:
+    if isinstance(t, DenseTensor):
+        return {
+            "name": t.name,
+            "kind": "dense",
+            "shape": list(t.shape),
+            "dtype": t.dtype,
+            "bytes": t.nbytes,
+        }
+    return {
+        "name": t.name,
+        "kind": t.kind,
+        "shape": list(t.shape),
+        "dtype": t.source.dtype,
+        "bytes": t.nbytes,
+        "layout": t.source.layout,
+        "digits": list(t.digits),
+        "base": t.base,
+        "k": t.k,
+        "direction": t.direction,
+        "encoding": t.encoding,
+        "packing": t.packing,
+        "blocks": t.blocks,
+        "bits_per_weight": t.bits_per_weight,
+        "scales": t.scales,
+    }
+
+
+def _sections(file: RsrFile, name: str) -> list[dict[str, Any]]:
+    t = next(t for t in file.header.tensors if t.name == name)
+    numbers = {"data": t.section} if isinstance(t, DenseTensor) else _indexed_sections(t)
+    described = []
+    for role, number in numbers.items():
+        fields = asdict(file.header.sections[number])
+        described.append({"role": role, **fields, "sha256": fields["sha256"].hex()})
+    return described
+
+
+def _indexed_sections(t: IndexedTensor) -> dict[str, int]:
+    numbers = dict(t.sections)
+    if t.scale is not None:
+        numbers["scale"] = t.scale.section
+    if t.source.negative_zeros is not None:
+        numbers["negative_zeros"] = t.source.negative_zeros
+    return numbers

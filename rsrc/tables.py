@@ -1,0 +1,186 @@
+"""What the command line prints for people."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .report import Report, TensorReport
+
+_BAR = 32
+_MOST_SEGMENTS = 81
+
+
+def console() -> Console:
+    """Return a console for stdout; in a pipe lines are as long as they need to be."""
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+def size(count: float) -> str:
+    """Return a number of bytes for people."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def print_report(report: Report) -> None:
+    """Print the end of a compilation: sizes by kind, and what stayed dense and why."""
+    table = _table("", "tensors", "weights", "source", "in .rsr", "bits/weight")
+    for kind in ("ternary", "binary", "dense"):
+        tensors = [t for t in report.tensors if t.kind == kind]
+        if tensors:
+            _kind_row(table, kind, tensors)
+    table.add_section()
+    table.add_row(
+        "in all",
+        str(len(report.tensors)),
+        "",
+        size(report.source_bytes),
+        size(report.output_bytes),
+        f"{report.bits_per_weight:.3f}",
+    )
+    out = console()
+    out.print(table)
+    reasons: dict[str, list[TensorReport]] = {}
+    for t in report.tensors:
+        if t.reason is not None:
+            reasons.setdefault(t.reason, []).append(t)
+    if reasons:
+        dense = _table("stayed dense because", "tensors", "bytes", "for instance")
+        for reason, tensors in sorted(reasons.items(), key=lambda item: -_bytes(item[1])):
+            dense.add_row(reason, str(len(tensors)), size(_bytes(tensors)), tensors[0].name)
+        out.print(dense)
+    kept = f" with {', '.join(report.files)}" if report.files else ""
+    rate = report.source_bytes / max(report.seconds, 1e-9)
+    out.print(
+        f"{report.output}{kept}: {report.seconds:.2f} s, {size(rate)}/s on "
+        f"{report.threads} thread{'s' if report.threads > 1 else ''}",
+        highlight=False,
+    )
+
+
+def _kind_row(table: Table, kind: str, tensors: Sequence[TensorReport]) -> None:
+    weights = sum(t.weights for t in tensors)
+    bits = sum((t.bits_per_weight or 0) * t.weights for t in tensors)
+    table.add_row(
+        kind,
+        str(len(tensors)),
+        f"{weights:,}" if weights else "",
+        size(sum(t.source_bytes for t in tensors)),
+        size(_bytes(tensors)),
+        f"{bits / weights:.3f}" if weights else "",
+    )
+
+
+def _bytes(tensors: Sequence[TensorReport]) -> int:
+    return sum(t.bytes for t in tensors)
+
+
+def print_inspection(result: dict[str, Any]) -> None:
+    """Print what `rsrc inspect` found: a file, a tensor or a block."""
+    out = console()
+    if "tensors" in result:
+        out.print(
+            f"{result['path']}: format {result['version']}, {size(result['bytes'])}, "
+            f"written by {result['producer']}",
+            highlight=False,
+        )
+        out.print(_tensor_table(result["tensors"]))
+        for file in result["files"]:
+            out.print(f"file {file['name']}, {size(file['bytes'])}", highlight=False)
+        for key, value in result["metadata"].items():
+            out.print(Text(f"metadata {key} = {value}"))
+        return
+    fields = Table(box=None, show_header=False, padding=(0, 1))
+    for key, value in result.items():
+        if key not in ("sections", "permutation", "segments", "patterns"):
+            fields.add_row(key.replace("_", " "), _plain(value))
+    out.print(fields)
+    if "block" in result:
+        _print_block(out, result)
+        return
+    table = _table("section", "offset", "stored", "size", "codec", "SHA-256")
+    for s in result["sections"]:
+        table.add_row(
+            s["role"], f"{s['offset']:,}", f"{s['stored_size']:,}", f"{s['size']:,}", s["codec"],
+            s["sha256"][:16],
+        )  # fmt: skip
+    out.print(table)
+
+
+def _tensor_table(tensors: Sequence[dict[str, Any]]) -> Table:
+    table = _table("tensor", "kind", "shape", "source", "index", "k", "bits/weight", "bytes")
+    for t in tensors:
+        indexed = t["kind"] != "dense"
+        table.add_row(
+            Text(t["name"]),
+            t["kind"],
+            "x".join(map(str, t["shape"])) or "scalar",
+            f"{t['dtype']} {t['layout']}" if indexed else t["dtype"],
+            f"{t['encoding']} {t['packing']} {t['direction']}" if indexed else "",
+            str(t["k"]) if indexed else "",
+            f"{t['bits_per_weight']:.3f}" if indexed else "",
+            f"{t['bytes']:,}",
+        )
+    return table
+
+
+def _print_block(out: Console, result: dict[str, Any]) -> None:
+    """Draw the segments: pattern, where it lies in sigma, how long it is, its first rows."""
+    L, sigma, patterns = result["segments"], result["permutation"], result["patterns"]
+    longest = max((b - a for a, b in itertools.pairwise(L)), default=0) or 1
+    table = _table("segment", "pattern", "L[s]", "rows", "", "first rows of sigma")
+    table.columns[4].justify = table.columns[5].justify = "left"
+    shown = [s for s in range(len(patterns)) if L[s + 1] > L[s]]
+    for s in shown[:_MOST_SEGMENTS]:
+        count = L[s + 1] - L[s]
+        rows = sigma[L[s] : L[s + 1]]
+        table.add_row(
+            str(s),
+            " ".join({-1: "-", 0: "0", 1: "+"}[v] for v in patterns[s]),
+            str(L[s]),
+            str(count),
+            "█" * max(1, round(_BAR * count / longest)),
+            " ".join(map(str, rows[:6])) + (" ..." if count > 6 else ""),
+        )
+    out.print(table)
+    hidden = len(shown) - _MOST_SEGMENTS
+    if hidden > 0:
+        out.print(f"... and {hidden} segments more (--json lists all)")
+    empty = len(patterns) - len(shown)
+    out.print(f"{len(shown)} segments hold {len(sigma)} rows, {empty} are empty", highlight=False)
+
+
+def print_info(result: dict[str, Any]) -> None:
+    """Print what `rsrc info` found."""
+    cpu = result["cpu"]
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    table.add_row("processor", f"{cpu['processor'] or 'unknown'} ({cpu['machine']})")
+    table.add_row("kernels in use", cpu["isa"])
+    table.add_row("instruction sets", f"{', '.join(cpu['supported_isas'])} (RSR_ISA forces one)")
+    table.add_row("compiled in", ", ".join(cpu["compiled_isas"]))
+    table.add_row("threads", f"{cpu['threads']} of {cpu['processors']} processors")
+    table.add_row("file format", result["format_version"])
+    for name, version in result["versions"].items():
+        table.add_row(name, version)
+    console().print(table, highlight=False)
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table()
+    table.add_column(Text(first))  # Text: "L[s]" is no markup
+    for name in others:
+        table.add_column(Text(name), justify="left" if name == "for instance" else "right")
+    return table
