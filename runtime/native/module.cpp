@@ -5,7 +5,10 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <chrono>
+#include <exception>
 #include <stdexcept>
+#include <thread>
 
 #include "dispatch.h"
 #include "parallel.h"
@@ -24,6 +27,28 @@ void require(bool condition, const char* what) {
   if (!condition) throw std::invalid_argument(what);
 }
 
+// Calls work() without the GIL.
+//
+// When the interpreter exits, Python up to 3.13 ends a daemon thread that asks for the GIL with
+// pthread_exit, whose unwinding would meet frames that allow none and abort the process. Such a
+// thread sleeps here instead until the process is gone, as Python 3.14 has it.
+template <class Work>
+void without_gil(const Work& work) {
+  PyThreadState* state = PyEval_SaveThread();
+  std::exception_ptr error;
+  try {
+    work();
+  } catch (...) {
+    error = std::current_exception();
+  }
+  try {
+    PyEval_RestoreThread(state);
+  } catch (...) {
+    for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+  }
+  if (error) std::rethrow_exception(error);
+}
+
 // Checks x (count, in) and y (count, out), then multiplies without the GIL.
 template <class X, class Y, class Multiply>
 void product(const Array<const X, 2>& x, const Array<Y, 2>& y, size_t in, size_t out,
@@ -33,8 +58,7 @@ void product(const Array<const X, 2>& x, const Array<Y, 2>& y, size_t in, size_t
   const X* from = x.data();
   Y* to = y.data();
   const size_t count = x.shape(0);
-  nb::gil_scoped_release release;
-  multiply(from, count, to);
+  without_gil([&] { multiply(from, count, to); });
 }
 
 void check_scale(const Array<const float, 1>& scale, size_t scale_rows, size_t out) {
@@ -123,6 +147,9 @@ void bind_permuted(nb::module_& m, const char* name) {
 }  // namespace
 
 NB_MODULE(_native, m) {
+  // A matrix that still lives when the interpreter exits (in a daemon thread, say) is no error.
+  nb::set_leak_warnings(false);
+
   nb::class_<Ranked>(m, "Ranked")
       .def(nb::init<Array<const uint16_t, 1>, size_t, size_t, Array<const int16_t, 2>,
                     Array<const float, 1>, size_t>(),
@@ -143,8 +170,9 @@ NB_MODULE(_native, m) {
       [](const Array<const uint8_t, 1>& data) {
         const uint8_t* p = data.data();
         const size_t bytes = data.nbytes();
-        nb::gil_scoped_release release;
-        return rsr::kernels().plain_read(p, bytes);
+        uint64_t sum = 0;
+        without_gil([&] { sum = rsr::kernels().plain_read(p, bytes); });
+        return sum;
       },
       "data"_a);
 }

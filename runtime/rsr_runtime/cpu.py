@@ -38,6 +38,8 @@ def use_isa(name: str, where: str = "") -> None:
         _native.use_isa(name)
     except ValueError as error:
         raise IsaError(f"{where}{error}") from None
+    except TypeError:
+        raise IsaError(f"found {name!r}, expected the name of an instruction set") from None
     _chosen = True
 
 

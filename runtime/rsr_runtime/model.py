@@ -25,6 +25,25 @@ _NUMPY = {
 }  # fmt: skip
 
 
+class _Handle:
+    """The file of a model until it is closed; what it hands out holds this, not the model."""
+
+    def __init__(self, file: RsrFile) -> None:
+        self._file: RsrFile | None = file
+
+    def file(self) -> RsrFile:
+        file = self._file
+        if file is None:
+            raise ClosedError("the model was closed")
+        return file
+
+    def is_closed(self) -> bool:
+        return self._file is None
+
+    def close(self) -> None:
+        self._file = None
+
+
 class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
     """Tensors of a `.rsr` file by name: a `Matrix` where indexed, else a read-only array.
 
@@ -33,12 +52,12 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
     """
 
     def __init__(self, file: RsrFile) -> None:
-        self._file: RsrFile | None = file
+        self._handle = _Handle(file)
         self._tensors: dict[str, Tensor] = {t.name: t for t in file.header.tensors}
         self._matrices: dict[str, Matrix] = {}
         self._lock = threading.Lock()
         self._metadata = dict(file.header.metadata)
-        self._files = Files(self)
+        self._files = Files(self._handle)
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -58,14 +77,14 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
             FormatError: its index or compressed data is damaged.
             ClosedError: the model was closed.
         """
-        file = self._open_file()
+        file = self._handle.file()
         tensor = self._tensors[name]
         if isinstance(tensor, DenseTensor):
             return _dense(file, tensor)
         with self._lock:
             if name not in self._matrices:
-                arrays = self._open_file().index_arrays(tensor)
-                self._matrices[name] = Matrix(tensor, arrays, lambda: self._file is None)
+                arrays = self._handle.file().index_arrays(tensor)
+                self._matrices[name] = Matrix(tensor, arrays, self._handle.is_closed)
             return self._matrices[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -79,7 +98,7 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
 
     def __repr__(self) -> str:
         indexed = sum(not isinstance(t, DenseTensor) for t in self._tensors.values())
-        state = " (closed)" if self._file is None else ""
+        state = " (closed)" if self._handle.is_closed() else ""
         return f"<rsr_runtime.Model: {indexed} indexed, {len(self) - indexed} dense tensors{state}>"
 
     def close(self) -> None:
@@ -88,7 +107,7 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
         Arrays already handed out stay valid; the memory goes when the last of them does.
         """
         with self._lock:
-            self._file = None
+            self._handle.close()
             self._matrices.clear()
 
     def __enter__(self) -> Model:
@@ -102,24 +121,17 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
     ) -> None:
         self.close()
 
-    def _open_file(self) -> RsrFile:
-        file = self._file
-        if file is None:
-            raise ClosedError("the model was closed")
-        return file
-
 
 class Files(Mapping[str, bytes]):
     """The small files kept in a model, read when asked for."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        header = model._open_file().header
-        self._sections = {entry.name: entry.section for entry in header.files}
+    def __init__(self, handle: _Handle) -> None:
+        self._handle = handle
+        self._sections = {f.name: f.section for f in handle.file().header.files}
 
     def __getitem__(self, name: str) -> bytes:
         section = self._sections[name]
-        return self._model._open_file().section(section).tobytes()
+        return self._handle.file().section(section).tobytes()
 
     def __contains__(self, name: object) -> bool:
         return name in self._sections

@@ -37,7 +37,7 @@ def preprocess(A: Array, digits: tuple[int, ...], k: int) -> list[Block]:
 def segmented_sum(v: Array, block: Block) -> Array:
     """Step 1 of v . A: u[s] = sum of v[sigma[i]] for i from L[s] to L[s + 1] - 1 (Algorithm 2)."""
     total = np.concatenate([np.zeros(1, v.dtype), np.cumsum(v[block.permutation], dtype=v.dtype)])
-    return total[block.segments[1:]] - total[block.segments[:-1]]
+    return np.subtract(total[block.segments[1:]], total[block.segments[:-1]])
 
 
 def fold(u: Array, digits: tuple[int, ...], k: int) -> Array:
@@ -82,6 +82,8 @@ def expand(
     padded[: len(x)] = x
     for b, block in enumerate(blocks):
         x_block = padded[b * k : (b + 1) * k]
-        t = grow(x_block, digits) if plus_plus else pattern_values(digits, k) @ x_block
-        y[block.permutation] += np.repeat(t, np.diff(block.segments.astype(np.int64)))
+        Bin = pattern_values(digits, k).astype(x.dtype)
+        t: Array = grow(x_block, digits) if plus_plus else Bin @ x_block
+        lengths: Array = np.diff(block.segments.astype(np.int64))
+        y[block.permutation] += np.repeat(t, lengths)
     return y

@@ -1,0 +1,129 @@
+"""Compare the runtime with ``transformers`` on fresh models; skipped where it is not installed.
+
+The golden data pin one model per linear class. Here other seeds and sizes go through the same
+functions, in the checkpoint forms ``save_pretrained`` can give them. If ``transformers`` is there,
+``accelerate`` must be too: without it loading a BitNet checkpoint fails, and so do these tests.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rsr_runtime
+import rsrc
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # both warn about themselves while they are imported
+    pytest.importorskip("torch", reason="needs torch and transformers")
+    pytest.importorskip("transformers", reason="needs torch and transformers")
+
+
+def _load_make_golden() -> ModuleType:
+    """Import the sibling file by path: in pytest's importlib mode it has no importable name."""
+    name = "rsr_tests_make_golden"
+    if name not in sys.modules:
+        path = Path(__file__).with_name("make_golden.py")
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # before it runs: its dataclasses look themselves up there
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+golden = _load_make_golden()
+
+TOKENS = (3, 14, 15, 9, 26, 5, 35)
+SHAPES = {
+    "odd-widths": golden.Shape(60, 148, layers=1, heads=3, kv_heads=1, vocab=50, tied=False),
+    "wide": golden.Shape(256, 688, layers=1, heads=4, kv_heads=2),
+    "deep": golden.Shape(32, 96, layers=4, heads=2, kv_heads=2, vocab=40),
+}
+
+
+def _assert_layers_agree(folder: Path, compiled: Path, linear_class: str) -> None:
+    """Compile ``folder`` and compare each layer with the model transformers loads from it."""
+    rsrc.compile(folder, compiled)
+    reference = golden.load(folder, "float32")
+    recording = golden.record(reference, TOKENS)
+    with rsr_runtime.load(compiled) as model:
+        for name, module in golden.quantised_modules(reference).items():
+            x, want = recording[f"{name}/input"], recording[f"{name}/output"]
+            assert x.dtype == want.dtype == np.float32
+            got = model[f"{name}.weight"].linear(x, activations="int8")
+            stored = module.weight_scale.item()
+            multiplier = 1 / stored if linear_class == "bitlinear" else stored
+            # The recorded data were chosen free of near ties, which cannot be asked of fresh ones.
+            allowance = golden.tie_allowance(x, multiplier)
+            assert (allowance > 0).mean() < 0.5, "too many near ties to compare anything"
+            assert golden.row_error(got, want, allowance) <= golden.TOLERANCE[linear_class], name
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize("linear_class", golden.LINEAR_CLASSES)
+def test_linear_agrees(linear_class: str, shape: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    golden.save(golden.build(linear_class, shape, seed=101), folder)
+    _assert_layers_agree(folder, tmp_path / "m.rsr", linear_class)
+
+
+@pytest.mark.parametrize("linear_class", golden.LINEAR_CLASSES)
+def test_linear_agrees_for_a_sharded_checkpoint(linear_class: str, tmp_path: Path) -> None:
+    """Small shards put some weights and their scales into different files."""
+    folder = tmp_path / "model"
+    golden.save(golden.build(linear_class, golden.Shape(), seed=7), folder, max_shard_size="2KB")
+    index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    shards = index["weight_map"]
+    scales = [name for name in shards if name.endswith("_scale")]
+    assert any(shards[name] != shards[name.removesuffix("_scale")] for name in scales)
+    _assert_layers_agree(folder, tmp_path / "m.rsr", linear_class)
+
+
+def test_linear_agrees_for_an_offline_checkpoint_with_unpacked_weights(tmp_path: Path) -> None:
+    """``save_pretrained`` writes an AutoBitLinear as bare -1, 0, 1 in BF16; both must read that."""
+    folder = tmp_path / "model"
+    built = golden.build("autobitlinear", golden.Shape(), seed=8)
+    golden.save(built, folder, pack=False)
+    _assert_layers_agree(folder, tmp_path / "m.rsr", "autobitlinear")
+
+
+@pytest.mark.parametrize("linear_class", golden.LINEAR_CLASSES)
+def test_edge_rows_agree(linear_class: str, tmp_path: Path) -> None:
+    folder, compiled = tmp_path / "model", tmp_path / "m.rsr"
+    golden.save(golden.build(linear_class, golden.Shape(), seed=9), folder)
+    rsrc.compile(folder, compiled)
+    reference = golden.load(folder, "float32")
+    names = tuple(golden.quantised_modules(reference))
+    recording = golden.record_edge_rows(reference, names)
+    with rsr_runtime.load(compiled) as model:
+        for name in names:
+            x, want = recording[f"{name}/input"], recording[f"{name}/output"]
+            got = model[f"{name}.weight"].linear(x, activations="int8")
+            assert golden.row_error(got, want) <= golden.TOLERANCE[linear_class], name
+
+
+@pytest.mark.parametrize("linear_class", golden.LINEAR_CLASSES)
+def test_unpacking_agrees(linear_class: str, tmp_path: Path) -> None:
+    """Hold ``unpack_weights`` on the stored codes against the compiled ternary values."""
+    folder, compiled = tmp_path / "model", tmp_path / "m.rsr"
+    built = golden.build(linear_class, golden.Shape(60, 148, heads=3, kv_heads=1), seed=10)
+    golden.save(built, folder)
+    rsrc.compile(folder, compiled)
+    with rsr_runtime.load(compiled) as model:
+        assert built.packed
+        for name, codes in built.packed.items():
+            want = golden.unpack(codes)
+            assert set(np.unique(want)) == {-1, 0, 1}
+            got = model[name].to_dense(dtype=np.int8)
+            assert got.dtype == np.int8
+            np.testing.assert_array_equal(got, want, err_msg=name)
