@@ -21,6 +21,7 @@ from rsr_formats.layout import ENCODINGS
 from ._version import __version__
 from .plan import TARGETS
 from .recognise import QUANTIZERS
+from .text import printable
 
 Progress = Callable[[str, int, int], None]
 
@@ -38,9 +39,14 @@ class _Group(click.Group):
         except (RsrError, OSError, MemoryError) as error:
             if isinstance(error, BrokenPipeError):
                 raise
-            reason = str(error) or type(error).__name__
-            click.echo(f"rsrc: {reason}", err=True)
+            click.echo(f"rsrc: {printable(_reason(error))}", err=True)
             ctx.exit(1)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
 
 
 def _terminate(number: int, frame: Any) -> None:
@@ -286,13 +292,13 @@ def _progress(verb: str) -> Iterator[Progress | None]:
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[tensor]}", style="dim"),
+        TextColumn("{task.fields[tensor]}", style="dim", markup=False),
     )
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(verb, total=None, tensor="")
 
         def advance(name: str, done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, tensor=name)
+            bar.update(task, completed=done, total=total, tensor=printable(name))
 
         yield advance
 

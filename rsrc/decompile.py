@@ -15,13 +15,15 @@ from rsr_formats.atomic import atomic_file
 from rsr_formats.decode import decode_digits
 from rsr_formats.errors import HeaderFieldError
 from rsr_formats.layout import DenseTensor, IndexedTensor, Tensor
-from rsr_formats.validate import check_ranks
+from rsr_formats.validate import check_negative_zeros, check_ranks
 
 from .checkpoint import PIECE, Checkpoint, SourceTensor, open_checkpoint
 from .errors import MismatchError
 from .layouts import BY_NAME, Layout, Restored, TernaryTensor
 
 Bytes = npt.NDArray[np.uint8]
+
+_METADATA = "__metadata__"
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def decompile(
     tensors = _restorable(file)
     header: dict[str, object] = {}
     if file.header.metadata:
-        header["__metadata__"] = file.header.metadata
+        header[_METADATA] = file.header.metadata
     end = 0
     for name, t in tensors.items():
         header[name] = {
@@ -104,7 +106,7 @@ def compare(
         The number of source tensors compared.
 
     Raises:
-        MismatchError: names every tensor that differs, is missing or was added.
+        MismatchError: names the tensors (ten of them) that differ, are missing or were added.
         FormatError, SourceError, OSError: one of the two cannot be read.
     """
     file = RsrFile(path)
@@ -134,8 +136,8 @@ def _restorable(file: RsrFile) -> dict[str, _Restorable]:
     tensors: dict[str, _Restorable] = {}
 
     def add(name: str, tensor: _Restorable) -> None:
-        if name in tensors:
-            raise HeaderFieldError(f"companion {name!r} has the name of another tensor")
+        if name == _METADATA:
+            raise HeaderFieldError(f"a tensor is named {name!r}, which safetensors reserves")
         tensors[name] = tensor
 
     for t in file.header.tensors:
@@ -173,11 +175,14 @@ def _decoded(file: RsrFile, t: IndexedTensor) -> Restored:
     arrays = file.index_arrays(t)
     if t.encoding == "ranked":
         check_ranks(t, arrays["ranks"])
-    zeros = t.source.negative_zeros
-    scale = None if t.scale is None else np.repeat(arrays["scale"], t.scale.rows)[: t.shape[0]]
-    return Restored(
-        t, decode_digits(t, arrays), scale, None if zeros is None else file.section(zeros)
-    )
+    zeros = None
+    if t.source.negative_zeros is not None:
+        zeros = file.section(t.source.negative_zeros)
+        check_negative_zeros(t, arrays, zeros)
+    scale = None if t.scale is None else arrays["scale"]
+    if t.scale is not None and len(arrays["scale"]) > 1:
+        scale = np.repeat(arrays["scale"], t.scale.rows)[: t.shape[0]]
+    return Restored(t, decode_digits(t, arrays), scale, zeros)
 
 
 def _layout_of(t: IndexedTensor) -> Layout:

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 import rsr_runtime
-from rsr_runtime.matrix import Matrix, quantize_int8
+from rsr_runtime.matrix import Matrix
+from rsr_runtime.reference import quantize_int8
 
 from .checkpoint import open_checkpoint
 from .errors import SourceError
@@ -102,7 +103,8 @@ def _dense_layers(source: Path) -> list[Layer]:
 
     def linear(x: FloatArray, W: FloatArray) -> FloatArray:
         q, s = quantize_int8(x)
-        return q.astype(np.float32) @ W.T / s
+        y: FloatArray = q.astype(np.float32) @ W.T / s
+        return y
 
     weights = [
         to_float32(t.read(), t.dtype).reshape(t.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -68,8 +69,8 @@ def compile(
     Raises:
         SourceError: the source is missing, damaged or of a kind that is not read.
         NothingToCompileError: no tensor is ternary or binary.
-        OptionError: an option is out of its range.
-        OutputExistsError: the output exists and `force` is not set, or it is part of the source.
+        OptionError: an option is out of its range, or the output is part of the source.
+        OutputExistsError: the output exists and `force` is not set, or it is not a regular file.
         OSError: reading or writing failed; no output is left behind.
     """
     start = time.perf_counter()
@@ -79,6 +80,8 @@ def compile(
         raise OptionError(f"threads: found {threads}, expected 1 or more")
     threads = threads or _processors()
     target_path = check_output(output, force)
+    if not target_path.parent.is_dir():  # before the source is read
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target_path.parent))
     checkpoint = open_checkpoint(source)
     _check_not_source(target_path, checkpoint)
     recognised = recognise(checkpoint, quantize=quantize, include=include, exclude=exclude)
@@ -181,7 +184,8 @@ def _write_indexed(
     scale = None
     if t.scale is not None:
         rows = 1 if len(t.scale) > 1 else max(1, t.shape[0])
-        scale = Scale(rows, add([t.scale.astype("<f4").tobytes()]))
+        scales = t.scale[: -(-t.shape[0] // rows)]  # none for a matrix without rows
+        scale = Scale(rows, add([scales.astype("<f4").tobytes()]))
     negative_zeros = t.layout.negative_zeros(raw, t)
     source = SourceRecord(
         layout=t.layout.name,
@@ -226,7 +230,8 @@ def _file_pieces(path: Path) -> Iterator[bytes]:
 
 
 def _check_not_source(output: Path, checkpoint: Checkpoint) -> None:
-    sources = {p.resolve() for p in (*checkpoint.shards, *checkpoint.files.values())}
+    parts = (checkpoint.path, *checkpoint.shards, *checkpoint.files.values())
+    sources = {p.resolve() for p in parts}
     if output in sources:
         raise OptionError(f"{output} is part of the source: choose another output")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import sys
 from collections.abc import Sequence
@@ -12,14 +13,20 @@ from rich.table import Table
 from rich.text import Text
 
 from .report import Report, TensorReport
+from .text import printable
 
 _BAR = 32
 _MOST_SEGMENTS = 81
 
 
 def console() -> Console:
-    """Return a console for stdout; in a pipe lines are as long as they need to be."""
-    return Console(width=None if sys.stdout.isatty() else 160)
+    """Return a console for stdout that prints names as they are.
+
+    In a pipe lines are as long as they need to be.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # where "█" or a name has no encoding
+    return Console(width=None if sys.stdout.isatty() else 1000, markup=False, emoji=False)
 
 
 def size(count: float) -> str:
@@ -56,7 +63,8 @@ def print_report(report: Report) -> None:
     if reasons:
         dense = _table("stayed dense because", "tensors", "bytes", "for instance")
         for reason, tensors in sorted(reasons.items(), key=lambda item: -_bytes(item[1])):
-            dense.add_row(reason, str(len(tensors)), size(_bytes(tensors)), tensors[0].name)
+            name = printable(tensors[0].name)
+            dense.add_row(printable(reason), str(len(tensors)), size(_bytes(tensors)), name)
         out.print(dense)
     kept = f" with {', '.join(report.files)}" if report.files else ""
     rate = report.source_bytes / max(report.seconds, 1e-9)
@@ -90,14 +98,14 @@ def print_inspection(result: dict[str, Any]) -> None:
     if "tensors" in result:
         out.print(
             f"{result['path']}: format {result['version']}, {size(result['bytes'])}, "
-            f"written by {result['producer']}",
+            f"written by {printable(result['producer'])}",
             highlight=False,
         )
         out.print(_tensor_table(result["tensors"]))
         for file in result["files"]:
             out.print(f"file {file['name']}, {size(file['bytes'])}", highlight=False)
         for key, value in result["metadata"].items():
-            out.print(Text(f"metadata {key} = {value}"))
+            out.print(f"metadata {printable(key)} = {printable(value)}", highlight=False)
         return
     fields = Table(box=None, show_header=False, padding=(0, 1))
     for key, value in result.items():
@@ -121,7 +129,7 @@ def _tensor_table(tensors: Sequence[dict[str, Any]]) -> Table:
     for t in tensors:
         indexed = t["kind"] != "dense"
         table.add_row(
-            Text(t["name"]),
+            printable(t["name"]),
             t["kind"],
             "x".join(map(str, t["shape"])) or "scalar",
             f"{t['dtype']} {t['layout']}" if indexed else t["dtype"],
@@ -175,7 +183,7 @@ def print_info(result: dict[str, Any]) -> None:
 
 
 def _plain(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return printable(", ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
 def _table(first: str, *others: str) -> Table:

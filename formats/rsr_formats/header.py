@@ -21,6 +21,7 @@ from .layout import (
     MAX_ENTRIES,
     MAX_INLINE_BYTES,
     MAX_K,
+    MAX_OUT_FEATURES,
     PACKINGS,
     PARTS,
     DenseTensor,
@@ -316,7 +317,7 @@ def _read_scale(f: _Fields) -> Scale | None:
     if not f.optional("scale"):
         return None
     g = _Fields(f.take("scale", dict), f"{f.where}.scale")
-    scale = Scale(g.integer("rows", 1), g.integer("section"))
+    scale = Scale(g.integer("rows", 1, MAX_OUT_FEATURES), g.integer("section"))
     g.done()
     return scale
 

@@ -14,7 +14,7 @@ ALIGNMENT = 4096
 PREAMBLE = struct.Struct("<8sHHIQQ32s")
 
 # Limits: a reader may refuse what exceeds them before it allocates anything.
-MAX_HEADER_SIZE = 64 << 20
+MAX_HEADER_SIZE = 16 << 20
 MAX_ENTRIES = 1 << 20  # of any one list or map in the header
 MAX_CONTAINERS = 1 << 22  # lists and maps in the header: one byte there, a hundred in memory
 MAX_NAME_BYTES = 1024

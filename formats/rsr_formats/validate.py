@@ -242,8 +242,10 @@ def _check_source(header: Header, t: IndexedTensor) -> None:
     if source.layout == "bitnet" and t.kind != "ternary":
         raise HeaderFieldError(f"{what}: layout bitnet is ternary, the tensor is {t.kind}")
     if source.negative_zeros is not None:
-        if source.layout != "float":
-            raise HeaderFieldError(f"{what}: layout {source.layout} has no negative zeros")
+        if source.layout != "float" or 0 not in t.digits:
+            raise HeaderFieldError(
+                f"{what}: layout {source.layout}, digits {list(t.digits)} have no negative zeros"
+            )
         found = header.sections[source.negative_zeros].size
         if found > -(-t.shape[0] * t.shape[1] // 8):
             raise SectionSizeError(

@@ -47,7 +47,8 @@ class BitNet(Layout):
             )
         linear_class = _linear_class(checkpoint)
         divide = linear_class != "autobitlinear"
-        scale = np.float32(1) / value if divide else value
+        with np.errstate(over="ignore"):  # found below
+            scale = np.float32(1) / value if divide else value
         if not np.isfinite(scale):
             raise SourceError(f"{companion.name} is {value}: 1 / {value} is no float32")
         return TernaryTensor(
@@ -76,8 +77,9 @@ class BitNet(Layout):
         return result
 
     def restore(self, r: Restored) -> npt.NDArray[Any]:
-        """Pack four quarters of the rows into bytes again."""
-        quarters = r.digits.reshape(4, -1, r.digits.shape[1])
+        """Pack four quarters of the rows into bytes again; codes missing from the last are 0."""
+        quarters = np.zeros((4, *r.record.source.shape), np.uint8)
+        quarters.reshape(-1)[: r.digits.size] = r.digits.reshape(-1)
         packed = quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
         return np.asarray(packed)
 

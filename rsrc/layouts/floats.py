@@ -31,7 +31,8 @@ def from_float32(values: Scales, dtype: str) -> npt.NDArray[Any]:
     if dtype == "BF16":
         bits = values.view(np.uint32)
         return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2")
-    return values.astype("<f4" if dtype == "F32" else "<f2")
+    with np.errstate(over="ignore"):  # what F16 cannot hold becomes infinite
+        return values.astype("<f4" if dtype == "F32" else "<f2")
 
 
 def row_panels(tensor: SourceTensor) -> Iterator[Bytes]:
@@ -110,9 +111,17 @@ class Floats(Layout):
     def negative_zeros(self, raw: Bytes, t: TernaryTensor) -> Bytes | None:
         """Return one bit per zero weight, row-major: set for -0.0."""
         bits = _bits(raw, t.tensor).reshape(-1)
-        lowest = bits.dtype.type(1 << (8 * bits.itemsize - 1))  # -0.0: the sign bit alone
-        zeros = bits[(bits == 0) | (bits == lowest)] == lowest
-        return np.packbits(zeros, bitorder="little") if zeros.any() else None
+        packed: list[Bytes] = []
+        left = np.empty(0, np.bool_)  # fewer than eight
+        for start in range(0, len(bits), PIECE):
+            piece = bits[start : start + PIECE]
+            zeros = piece[piece << bits.dtype.type(1) == 0] != 0  # -0.0 has its sign bit alone
+            left = np.concatenate([left, zeros])
+            whole = len(left) // 8 * 8
+            packed.append(np.packbits(left[:whole], bitorder="little"))
+            left = left[whole:]
+        bitmap = np.concatenate([*packed, np.packbits(left, bitorder="little")])
+        return bitmap if bitmap.any() else None
 
     def restore(self, r: Restored) -> npt.NDArray[Any]:
         """Return digit value * scale in the source's dtype, with its negative zeros."""
@@ -127,9 +136,9 @@ class Floats(Layout):
 
 def restore_floats(r: Restored) -> npt.NDArray[Any]:
     """Return digit value * scale in the source's dtype; zeros are +0.0."""
-    assert r.scale is not None
     values = np.array(r.record.digits, np.float32)[r.digits]
-    values *= r.scale.reshape(-1, 1)
+    if r.scale is not None:
+        values *= r.scale.reshape(-1, 1)
     return from_float32(values, r.record.source.dtype)
 
 

@@ -10,6 +10,7 @@
 #include <stdexcept>
 #include <thread>
 
+#include "activations.h"
 #include "dispatch.h"
 #include "parallel.h"
 #include "permuted.h"
@@ -159,6 +160,19 @@ NB_MODULE(_native, m) {
   bind_permuted<uint16_t>(m, "Permuted16");
   bind_permuted<uint32_t>(m, "Permuted32");
 
+  m.def(
+      "quantize_i8",
+      [](const Array<const float, 2>& x, const Array<int8_t, 2>& q, const Array<float, 2>& s) {
+        const size_t count = x.shape(0), n = x.shape(1);
+        require(q.shape(0) == count && q.shape(1) == n && s.shape(0) == count && s.shape(1) == 1,
+                "q must have the shape of x, s (count, 1)");
+        const float* from = x.data();
+        int8_t* to = q.data();
+        float* scales = s.data();
+        nb::gil_scoped_release release;
+        rsr::quantize_i8(from, count, n, to, scales);
+      },
+      "x"_a, "q"_a.noconvert(), "s"_a.noconvert());
   m.def("compiled_isas", &rsr::compiled_isas);
   m.def("supported_isas", &rsr::supported_isas);
   m.def("isa", [] { return std::string(rsr::kernels().isa); });

@@ -169,7 +169,8 @@ class Matrix:
             activations: "float32" multiplies x as it is. "int8" quantises each row to int8 by its
                 largest magnitude, as BitNet b1.58 defines it (arXiv 2402.17764, section 2):
                 q = clip(round_half_even(x * s), -128, 127), s = 127 / max(max|x|, 1e-5);
-                the result is (W q) * scale / s, with W q in exact integers. Rows must be finite.
+                the result is (W q) * scale / s, with W q in exact integers. A row with NaN or
+                infinity gives NaN.
 
         Returns:
             (..., out_features), float32, scale applied.
@@ -290,16 +291,16 @@ class Matrix:
 
 
 def quantize_int8(x: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
-    """Quantise each row of x (b, n) by its largest magnitude, as BitNet b1.58 does.
+    """Quantise each row of x (b, n), contiguous, by its largest magnitude, as BitNet b1.58 does.
 
     Returns:
-        q, int8 (b, n), and s, float32 (b, 1), with x ~ q / s.
+        q, int8 (b, n), and s, float32 (b, 1), with x ~ q / s; s is NaN for a row that is not
+        finite.
     """
-    largest = np.abs(x).max(axis=1, keepdims=True, initial=0).astype(np.float32)
-    # 127 * (1 / max), in two roundings, is what PyTorch computes for 127 / max.
-    s = np.float32(127) * (np.float32(1) / np.maximum(largest, np.float32(1e-5)))
-    q = np.rint(x * s)
-    return np.clip(q, -128, 127, out=q).astype(np.int8), s
+    q = np.empty(x.shape, np.int8)
+    s = np.empty((len(x), 1), np.float32)
+    _native.quantize_i8(x, q, s)
+    return q, s
 
 
 def _array(x: Any) -> Array:

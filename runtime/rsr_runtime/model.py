@@ -96,6 +96,10 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
     def __contains__(self, name: object) -> bool:
         return name in self._tensors
 
+    # A mapping would compare all its values; models are compared, and hashed, as objects.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
     def __repr__(self) -> str:
         indexed = sum(not isinstance(t, DenseTensor) for t in self._tensors.values())
         state = " (closed)" if self._handle.is_closed() else ""

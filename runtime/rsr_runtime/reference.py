@@ -36,8 +36,10 @@ def preprocess(A: Array, digits: tuple[int, ...], k: int) -> list[Block]:
 
 def segmented_sum(v: Array, block: Block) -> Array:
     """Step 1 of v . A: u[s] = sum of v[sigma[i]] for i from L[s] to L[s + 1] - 1 (Algorithm 2)."""
-    total = np.concatenate([np.zeros(1, v.dtype), np.cumsum(v[block.permutation], dtype=v.dtype)])
-    return np.subtract(total[block.segments[1:]], total[block.segments[:-1]])
+    sums = np.cumsum(v[block.permutation], dtype=v.dtype)
+    total: Array = np.concatenate([np.zeros(1, v.dtype), sums])
+    u: Array = total[block.segments[1:]] - total[block.segments[:-1]]
+    return u
 
 
 def fold(u: Array, digits: tuple[int, ...], k: int) -> Array:
@@ -87,3 +89,15 @@ def expand(
         lengths: Array = np.diff(block.segments.astype(np.int64))
         y[block.permutation] += np.repeat(t, lengths)
     return y
+
+
+def quantize_int8(x: Array) -> tuple[Array, Array]:
+    """Quantise each row of x, float32 (b, n), as BitNet b1.58 does (arXiv 2402.17764, section 2).
+
+    Returns:
+        q, int8 (b, n), and s, float32 (b, 1): q = clip(round_half_even(x s), -128, 127) with
+        s = 127 / max(max|x|, 1e-5), computed as PyTorch does, 127 * (1 / max).
+    """
+    largest = np.abs(x).max(axis=1, keepdims=True, initial=0)
+    s = np.float32(127) * (np.float32(1) / np.maximum(largest, np.float32(1e-5)))
+    return np.clip(np.rint(x * s), -128, 127).astype(np.int8), s

@@ -1,0 +1,398 @@
+"""Every rule of SPEC.md section 11 broken once, in one place: exactly its error, when it says."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import zstandard
+
+from rsr_formats import DenseTensor, RsrError, RsrFile, errors
+
+if TYPE_CHECKING:
+    from _pytest.mark import ParameterSet
+
+    from tests.formats.conftest import Draft
+
+    Damage = Callable[[Draft], object]
+
+RANKS, SCALE, DENSE, PERMUTATION, SEGMENTS, CONFIG, NEGATIVE_ZEROS, PACKED = range(8)
+Case = tuple[str, str, type[RsrError], "Damage"]
+
+
+def preamble(**claims: object) -> Damage:
+    return lambda d: d.preamble.update(claims)
+
+
+def entry(index: int, **claims: object) -> Damage:
+    return lambda d: d.sections[index].update(claims)
+
+
+def ranked(**claims: object) -> Damage:
+    return lambda d: d.ranked.update(claims)
+
+
+def permuted(**claims: object) -> Damage:
+    return lambda d: d.permuted.update(claims)
+
+
+def source(name: str, **claims: object) -> Damage:
+    return lambda d: d.tensors[name]["source"].update(claims)
+
+
+def companion(**claims: object) -> Damage:
+    return lambda d: d.ranked["source"]["companions"][0].update(claims)
+
+
+def rename(name: str, to: str) -> Damage:
+    return lambda d: d.tensors[name].update(name=to)
+
+
+def rename_file(to: str) -> Damage:
+    return lambda d: d.doc["files"][0].update(name=to)
+
+
+def store(index: int, data: bytes) -> Damage:
+    return lambda d: d.store(index, data)
+
+
+def edit(index: int, at: int, data: bytes) -> Damage:
+    return lambda d: d.edit(index, at, data)
+
+
+def shift(first: int, by: int) -> Damage:
+    def damage(d: Draft) -> None:
+        for s in d.sections[first:]:
+            s["offset"] += by
+
+    return damage
+
+
+def two_files_of_one_name(d: Draft) -> None:
+    d.doc["files"].append({"name": "config.json", "section": d.add(b"twice")})
+
+
+def file_in_the_section_of(index: int) -> Damage:
+    return lambda d: d.doc["files"].append({"name": "other", "section": index})
+
+
+def one_byte_too_many(index: int) -> Damage:
+    return lambda d: d.store(index, d.stored[index] + b"\0")
+
+
+def frame(data: bytes, size: int) -> Damage:
+    def damage(d: Draft) -> None:
+        d.store(PACKED, data)
+        d.sections[PACKED]["size"] = size
+        d.tensors["packed"].update(dtype="U8", shape=[size])
+
+    return damage
+
+
+def bad_hash(index: int) -> Damage:
+    return lambda d: d.sections[index].update(sha256=bytes(32))
+
+
+def many_rows(**claims: object) -> Damage:
+    """No columns, so the index is empty, and yet 65,536 rows."""
+
+    def damage(d: Draft) -> None:
+        d.permuted.update(shape=[65536, 0], **claims)
+        d.permuted["source"].update(shape=[65536, 0], negative_zeros=None)
+        d.doc["files"].append({"name": "other", "section": NEGATIVE_ZEROS})
+        d.store(PERMUTATION, b"")
+        d.store(SEGMENTS, b"")
+
+    return damage
+
+
+def without_a_zero_digit(d: Draft) -> None:
+    d.permuted.update(kind="binary", digits=[-1, 1])
+    d.store(SEGMENTS, bytes(20))
+
+
+def setting(name: str, value: object) -> Damage:
+    def damage(d: Draft) -> None:
+        setattr(d, name, value)
+
+    return damage
+
+
+CONTENT = bytes(range(256)) * 4
+FRAME = zstandard.ZstdCompressor().compress(CONTENT)
+UNSIZED = zstandard.ZstdCompressor(write_content_size=False).compress(CONTENT)
+SKIPPABLE = b"\x50\x2a\x4d\x18\x04\x00\x00\x00skip"
+# Magic; descriptor: no size, no checksum; window byte: 2^28; one raw block, the last, of one byte.
+WIDE = b"\x28\xb5\x2f\xfd\x00" + bytes([18 << 3]) + b"\x09\x00\x00a"
+# Blocks of one byte repeated 131,072 times: four bytes in, 128 KiB out.
+BOMB = b"\x28\xb5\x2f\xfd\x00" + bytes([10 << 3]) + b"\x02\x00\x10a" * 4000 + b"\x03\x00\x10a"
+
+OPEN: list[Case] = [
+    ("P1", "magic", errors.NotRsrError, preamble(magic=b"\x89RSR\n\x1a\n\0")),
+    ("P3", "minor_too_new", errors.VersionError, preamble(minor=1)),
+    ("P3", "major_too_new", errors.VersionError, preamble(major=2)),
+    ("P3", "major_zero", errors.VersionError, preamble(major=0)),
+    ("P4", "flag", errors.FlagsError, preamble(flags=1 << 31)),
+    ("P5", "header_misaligned", errors.MisalignedSectionError, preamble(offset=36865)),
+    ("P5", "header_in_preamble", errors.MisalignedSectionError, preamble(offset=0)),
+    ("P6", "header_empty", errors.LimitError, preamble(size=0)),
+    ("P6", "header_size", errors.LimitError, preamble(size=(64 << 20) + 1)),
+    ("P6", "header_size_u64", errors.LimitError, preamble(size=(1 << 64) - 1)),
+    ("P7", "header_beyond_end", errors.TruncatedError, preamble(offset=40960)),
+    ("P7", "header_offset_u64", errors.TruncatedError, preamble(offset=(1 << 64) - 4096)),
+    ("P8", "byte_appended", errors.TrailingDataError, setting("tail", b"\0")),
+    ("P9", "header_hash", errors.HeaderHashError, preamble(digest=bytes(32))),
+    ("H3", "dimensions", errors.LimitError, lambda d: d.tensors["dense"].update(shape=[1] * 9)),
+    ("H3", "companion_bytes", errors.LimitError, companion(data=bytes(65537))),
+    ("N1", "name_empty", errors.InvalidNameError, rename("dense", "")),
+    ("N1", "name_long", errors.InvalidNameError, rename("dense", "é" * 513)),
+    ("N1", "file_name_empty", errors.InvalidNameError, rename_file("")),
+    ("N1", "companion_name_empty", errors.InvalidNameError, companion(name="")),
+    ("N2", "tensor_twice", errors.DuplicateNameError, rename("dense", "ranked")),
+    ("N2", "companion_is_tensor", errors.DuplicateNameError, companion(name="dense")),
+    ("N2", "file_twice", errors.DuplicateNameError, two_files_of_one_name),
+    ("N3", "file_parent", errors.InvalidNameError, rename_file("..")),
+    ("N3", "file_here", errors.InvalidNameError, rename_file(".")),
+    ("N3", "file_path", errors.InvalidNameError, rename_file("../x")),
+    ("N3", "file_backslash", errors.InvalidNameError, rename_file("a\\b")),
+    ("N3", "file_drive", errors.InvalidNameError, rename_file("C:x")),
+    ("N3", "file_nul", errors.InvalidNameError, rename_file("a\0")),
+    ("N3", "file_escape", errors.InvalidNameError, rename_file("\x1b[2J")),
+    ("N3", "file_delete", errors.InvalidNameError, rename_file("\x7f")),
+    ("S1", "misaligned", errors.MisalignedSectionError, shift(2, 64)),
+    ("S2", "overlap", errors.OverlappingSectionError, shift(2, -4096)),
+    ("S2", "over_preamble", errors.OverlappingSectionError, entry(0, offset=0)),
+    ("S3", "gap", errors.SectionGapError, shift(2, 4096)),
+    ("S3", "offset_2_63", errors.SectionGapError, entry(7, offset=(1 << 63) - 4096)),
+    ("S4", "into_header", errors.SectionBoundsError, entry(7, stored_size=4097)),
+    ("S4", "size_2_63", errors.SectionBoundsError, entry(7, stored_size=(1 << 63) - 1)),
+    ("S5", "codec", errors.CodecError, entry(0, codec="lz4")),
+    ("S6", "raw_sizes_differ", errors.SectionSizeError, entry(0, size=65)),
+    ("S6", "zstd_empty", errors.SectionSizeError, entry(PACKED, size=0)),
+    ("S7", "bomb", errors.LimitError, entry(PACKED, size=1 << 40)),
+    ("S8", "header_far", errors.SectionGapError, lambda d: d.stored.append(b"hole")),
+    ("S9", "no_such_section", errors.SectionUseError, ranked(sections={"ranks": 8})),
+    ("S9", "section_2_63", errors.SectionUseError, ranked(sections={"ranks": (1 << 63) - 1})),
+    ("S10", "used_twice", errors.SectionUseError, file_in_the_section_of(SCALE)),
+    ("S10", "unused", errors.SectionUseError, lambda d: d.add(b"polyglot")),
+    ("T1", "dense_size", errors.SectionSizeError, one_byte_too_many(DENSE)),
+    ("T1", "dense_huge", errors.SectionSizeError,
+     lambda d: d.tensors["dense"].update(shape=[(1 << 48) - 1] * 8)),
+    ("T2", "out", errors.LimitError, ranked(shape=[1 << 31, 0])),
+    ("T2", "in", errors.LimitError, ranked(shape=[0, 1 << 24])),
+    ("T3", "ranked_k", errors.LimitError, ranked(k=4)),
+    ("T3", "permuted_k", errors.LimitError, permuted(k=11)),
+    ("T4", "ranked_reduce", errors.HeaderFieldError, ranked(direction="reduce")),
+    ("T5", "u16_with_many_rows", errors.HeaderFieldError, many_rows()),
+    ("T5", "u32_with_few_rows", errors.HeaderFieldError, permuted(packing="u32")),
+    ("T6", "ranks", errors.SectionSizeError, one_byte_too_many(RANKS)),
+    ("T6", "permutation", errors.SectionSizeError, one_byte_too_many(PERMUTATION)),
+    ("T6", "segments", errors.SectionSizeError, store(SEGMENTS, bytes(38))),
+    ("T6", "larger_matrix", errors.SectionSizeError, ranked(shape=[33, 4])),
+    ("T7", "scale", errors.SectionSizeError, ranked(scale={"rows": 2, "section": SCALE})),
+    ("T8", "layout_dtype", errors.HeaderFieldError, source("ranked", dtype="F64")),
+    ("T8", "layout_shape", errors.HeaderFieldError, source("ranked", shape=[4, 3])),
+    ("T8", "bitnet_shape", errors.HeaderFieldError, source("ranked", layout="bitnet", dtype="U8")),
+    ("T8", "int8_dtype", errors.HeaderFieldError, source("ranked", layout="int8", dtype="U8")),
+    ("T8", "absmean_negative_zeros", errors.HeaderFieldError, source("permuted", layout="absmean")),
+    ("T8", "negative_zeros_without_zero", errors.HeaderFieldError,
+     without_a_zero_digit),
+    ("H2", "scale_rows", errors.HeaderFieldError,
+     ranked(scale={"rows": 1 << 31, "section": SCALE})),
+    ("T9", "negative_zeros", errors.SectionSizeError, store(NEGATIVE_ZEROS, bytes(3))),
+    ("T10", "companion", errors.SectionSizeError, companion(data=b"\0")),
+]  # fmt: skip
+
+USE: list[Case] = [
+    ("S11", "garbage", errors.CodecError, frame(b"no zstd at all", 9)),
+    ("S11", "shorter_than_a_frame", errors.CodecError, frame(b"\x28\xb5", 9)),
+    ("S11", "header_only", errors.CodecError, frame(FRAME[:5], 1024)),
+    ("S11", "truncated", errors.CodecError, frame(FRAME[:-1], 1024)),
+    ("S11", "size_too_small", errors.CodecError, frame(FRAME, 1023)),
+    ("S11", "size_too_large", errors.CodecError, frame(FRAME, 1025)),
+    ("S11", "unsized_too_small", errors.CodecError, frame(UNSIZED, 1023)),
+    ("S11", "unsized_too_large", errors.CodecError, frame(UNSIZED, 1025)),
+    ("S11", "trailing_data", errors.CodecError, frame(FRAME + b"\0", 1024)),
+    ("S11", "two_frames", errors.CodecError, frame(FRAME + FRAME, 2048)),
+    ("S11", "two_frames_first_fits", errors.CodecError, frame(FRAME + FRAME, 1024)),
+    ("S11", "unsized_trailing_data", errors.CodecError, frame(UNSIZED + b"\0", 1024)),
+    ("S11", "skippable_frame", errors.CodecError, frame(SKIPPABLE + FRAME, 1024)),
+    ("S11", "window", errors.CodecError, frame(WIDE, 1)),
+    ("S11", "bomb_inside", errors.CodecError, frame(BOMB, 100_000)),
+    ("S11", "checksum", errors.CodecError, lambda d: edit(PACKED, len(d.stored[PACKED]) - 4,
+                                                          b"\0\0\0\0")(d)),
+    ("D1", "scale_nan", errors.IndexDataError, store(SCALE, struct.pack("<f", float("nan")))),
+    ("D1", "scale_inf", errors.IndexDataError, store(SCALE, struct.pack("<f", float("-inf")))),
+    ("D3", "first", errors.IndexDataError, edit(SEGMENTS, 20, b"\1")),
+    ("D3", "falls", errors.IndexDataError, edit(SEGMENTS, 4, b"\2")),
+    ("D3", "last", errors.IndexDataError, edit(SEGMENTS, 38, b"\4")),
+    ("D4", "twice", errors.IndexDataError, edit(PERMUTATION, 6, b"\0")),
+    ("D4", "range", errors.IndexDataError, edit(PERMUTATION, 11, b"\xff")),
+]  # fmt: skip
+
+VERIFY: list[Case] = [
+    ("S12", "raw", errors.SectionHashError, bad_hash(RANKS)),
+    ("S12", "zstd", errors.SectionHashError, bad_hash(PACKED)),
+    ("S12", "file", errors.SectionHashError, bad_hash(CONFIG)),
+    ("S13", "padding", errors.PaddingError, setting("padding", b"\1")),
+    ("D2", "bit_15", errors.IndexDataError, edit(RANKS, 1, b"\xb6")),
+    ("D2", "rank", errors.IndexDataError, edit(RANKS, 2, b"\xbb\x35")),
+    ("D2", "padding_block", errors.IndexDataError, edit(RANKS, 1, b"\x32")),
+    ("D2", "padding_row", errors.IndexDataError, edit(RANKS, 62, b"\xac")),
+    ("D5", "too_many", errors.IndexDataError, store(NEGATIVE_ZEROS, b"\0\0")),
+    ("D5", "too_few", errors.IndexDataError, store(NEGATIVE_ZEROS, b"")),
+    ("D5", "spare_bit", errors.IndexDataError, store(NEGATIVE_ZEROS, b"\4")),
+]
+
+
+def cases(table: list[Case]) -> list[ParameterSet]:
+    return [pytest.param(error, damage, id=f"{rule}-{name}") for rule, name, error, damage in table]
+
+
+def use(file: RsrFile) -> None:
+    for t in file.header.tensors:
+        if isinstance(t, DenseTensor):
+            file.section(t.section)
+        else:
+            file.index_arrays(t)
+
+
+def damaged(draft: Draft, damage: Damage) -> bytes:
+    damage(draft)
+    return draft.bytes()
+
+
+Open = Callable[[bytes], RsrFile]
+
+
+def test_the_undamaged_file_is_valid(small_file: bytes, opened: Open) -> None:
+    file = opened(small_file)
+    use(file)
+    file.verify()
+
+
+def test_every_rule_is_broken_by_some_case() -> None:
+    spec = Path(__file__).parents[2] / "formats" / "SPEC.md"
+    rules = [line.split(" | ") for line in spec.read_text("utf-8").splitlines()]
+    when = {r[0][2:]: r[2] for r in rules if re.fullmatch(r"\| [A-Z]\d+", r[0])}
+    tables = {"open": OPEN, "use": USE, "verify": VERIFY}
+    broken = {case[0]: name for name, table in tables.items() for case in table}
+    elsewhere = {"P2": "open", "H1": "open"}  # below, and in test_header.py
+    assert broken | elsewhere == when
+
+
+def test_error_classes_are_those_of_the_spec() -> None:
+    spec = (Path(__file__).parents[2] / "formats" / "SPEC.md").read_text("utf-8")
+    named = dict(re.findall(r"^\| ([A-Z]\d+) \|.*`(\w+Error)` \|$", spec, re.MULTILINE))
+    for rule, _, error, _ in OPEN + USE + VERIFY:
+        assert named[rule] == error.__name__
+    every = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    assert set(named.values()) == every - {"RsrError", "FormatError", "OutputExistsError"}
+
+
+@pytest.mark.parametrize(("error", "damage"), cases(OPEN))
+def test_open_refuses(draft: Draft, opened: Open, error: type[RsrError], damage: Damage) -> None:
+    with pytest.raises(RsrError) as caught:
+        opened(damaged(draft, damage))
+    assert type(caught.value) is error
+
+
+@pytest.mark.parametrize(("error", "damage"), cases(USE))
+def test_use_refuses(draft: Draft, opened: Open, error: type[RsrError], damage: Damage) -> None:
+    file = opened(damaged(draft, damage))
+    for _ in range(2):  # nothing that failed is kept
+        with pytest.raises(RsrError) as caught:
+            use(file)
+        assert type(caught.value) is error
+    with pytest.raises(RsrError) as caught:
+        file.verify()
+    assert type(caught.value) is error
+
+
+@pytest.mark.parametrize(("error", "damage"), cases(VERIFY))
+def test_verify_refuses(draft: Draft, opened: Open, error: type[RsrError], damage: Damage) -> None:
+    file = opened(damaged(draft, damage))
+    use(file)
+    with pytest.raises(RsrError) as caught:
+        file.verify()
+    assert type(caught.value) is error
+
+
+def test_truncated_anywhere(small_file: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "test.rsr"
+    path.write_bytes(small_file)
+    for size in reversed(range(len(small_file))):
+        os.truncate(path, size)
+        with pytest.raises(errors.TruncatedError):
+            RsrFile(path)
+
+
+def test_any_flipped_bit_is_noticed(draft: Draft, tmp_path: Path) -> None:
+    draft.doc |= {"tensors": [draft.ranked, draft.tensors["packed"]], "files": []}
+    draft.stored = [draft.stored[i] for i in (RANKS, SCALE, PACKED)]
+    draft.doc["sections"] = [draft.sections[i] for i in (RANKS, SCALE, PACKED)]
+    draft.tensors["packed"]["section"] = 2
+    draft.describe()
+    data = draft.bytes()
+    path = tmp_path / "test.rsr"
+    path.write_bytes(data)
+    RsrFile(path).verify()
+    # In place, and closed again before the next: no mapping sees the file change.
+    with path.open("r+b", buffering=0) as file:
+        for at, byte in enumerate(data):
+            os.pwrite(file.fileno(), bytes([byte ^ 1 << at % 8]), at)
+            with pytest.raises(RsrError):
+                RsrFile(path).verify()
+            os.pwrite(file.fileno(), bytes([byte]), at)
+    RsrFile(path).verify()
+
+
+def test_a_bomb_is_not_inflated(draft: Draft, opened: Open) -> None:
+    frame(BOMB, 100_000)(draft)  # would be 512 MiB
+    file = opened(draft.bytes())
+    tracemalloc.start()
+    try:
+        with pytest.raises(errors.CodecError):
+            file.section(PACKED)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def empty_matrix(d: Draft, shape: list[int], **claims: object) -> None:
+    """A file of one matrix without weights, which takes no bytes but for its segment lists."""
+    tensor = {**d.permuted, "shape": shape, **claims}
+    tensor["source"] = {**tensor["source"], "shape": shape, "negative_zeros": None}
+    d.doc |= {"tensors": [tensor], "files": [], "sections": []}
+    d.stored = []
+    tensor["sections"] = {part: d.add(b"") for part in tensor["sections"]}
+
+
+@pytest.mark.parametrize("encoding", ["ranked", "permuted"])
+def test_enormous_empty_matrices_take_no_time(draft: Draft, opened: Open, encoding: str) -> None:
+    if encoding == "ranked":
+        empty_matrix(draft, [(1 << 31) - 1, 0], encoding="ranked", packing="w16", k=3,
+                     sections={"ranks": 0})  # fmt: skip
+    else:
+        empty_matrix(draft, [(1 << 31) - 1, 0], packing="u32")
+    file = opened(draft.bytes())
+    start = time.process_time()
+    file.verify()
+    assert time.process_time() - start < 1
+
+
+def test_many_small_blocks_are_checked_together(draft: Draft, opened: Open) -> None:
+    blocks = 200_000  # of one column and no row: seconds, if each took its own NumPy calls
+    empty_matrix(draft, [0, blocks], k=1)
+    draft.store(1, bytes(2 * 4 * blocks))
+    file = opened(draft.bytes())
+    start = time.process_time()
+    file.verify()
+    assert time.process_time() - start < 1

@@ -1,0 +1,161 @@
+"""What an opened file hands out, and that it hands out nothing one could break it with."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from rsr_formats import IndexedTensor, RsrFile, create, errors
+from rsr_formats.layout import DenseTensor
+
+if TYPE_CHECKING:
+    from tests.formats.conftest import Draft
+
+Open = Callable[[bytes], RsrFile]
+MEMORY = pytest.mark.parametrize("memory", ["map", "huge"])
+
+
+def arrays_of(file: RsrFile, name: str) -> dict[str, Any]:
+    (t,) = (t for t in file.header.tensors if t.name == name)
+    assert isinstance(t, IndexedTensor)
+    return file.index_arrays(t)
+
+
+@MEMORY
+def test_contents(small_file: bytes, tmp_path: Path, memory: str) -> None:
+    path = tmp_path / "a.rsr"
+    path.write_bytes(small_file)
+    file = RsrFile(path, memory)
+    file.verify()
+    assert file.header.metadata == {"a": "b"}
+    assert file.section(file.header.files[0].section).tobytes() == b"{}"
+    ranked = arrays_of(file, "ranked")
+    assert ranked["ranks"].tolist() == [0x36D5, 0x35A0, 0x349A] + [0x35AD] * 29
+    assert ranked["scale"].tolist() == [0.5]
+    permuted = arrays_of(file, "permuted")
+    assert permuted["permutation"].tolist() == [[1, 0, 2], [1, 0, 2]]
+    assert permuted["segments"].tolist() == [
+        [0, 1, 1, 1, 1, 1, 1, 1, 2, 3],
+        [0, 0, 1, 2, 2, 2, 2, 3, 3, 3],
+    ]
+    packed = file.header.tensors[3]
+    assert isinstance(packed, DenseTensor)
+    assert file.section(packed.section).tobytes() == bytes(range(256)) * 4
+    assert file.section(packed.section) is file.section(packed.section)
+
+
+@MEMORY
+def test_arrays_are_read_only(small_file: bytes, tmp_path: Path, memory: str) -> None:
+    path = tmp_path / "a.rsr"
+    path.write_bytes(small_file)
+    file = RsrFile(path, memory)
+    arrays = [*arrays_of(file, "ranked").values(), *arrays_of(file, "permuted").values()]
+    sections = [file.section(i) for i in range(len(file.header.sections))]
+    for array in arrays[:2] + arrays[2:4] + sections:
+        assert not array.flags.writeable
+
+
+@MEMORY
+def test_arrays_outlive_the_file_and_its_name(
+    small_file: bytes, tmp_path: Path, memory: str
+) -> None:
+    path = tmp_path / "a.rsr"
+    path.write_bytes(small_file)
+    dense = RsrFile(path, memory).section(2)
+    path.unlink()
+    assert dense.tobytes() == b"dense"
+
+
+def test_replacing_the_file_leaves_readers_alone(small_file: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.rsr"
+    path.write_bytes(small_file)
+    file = RsrFile(path)
+    with create(path, force=True) as writer:
+        writer.finish(producer="", metadata={}, files=[], tensors=[])
+    assert len(RsrFile(path).header.tensors) == 0
+    file.verify()
+
+
+def test_unknown_memory(small_file: bytes, opened: Open) -> None:
+    path = opened(small_file).path
+    with pytest.raises(ValueError, match="'mmap'"):
+        RsrFile(path, "mmap")
+
+
+def test_verify_reports_progress(small_file: bytes, opened: Open) -> None:
+    file, done = opened(small_file), list[int]()
+    file.verify(done.append)
+    assert sum(done) == sum(s.stored_size for s in file.header.sections)
+
+
+def test_no_sections_at_all(draft: Draft, opened: Open) -> None:
+    draft.doc |= {"files": [], "tensors": [], "sections": []}
+    draft.stored = []
+    file = opened(draft.bytes())
+    file.verify()
+    assert file.header.tensors == ()
+
+
+def test_empty_file_is_truncated(opened: Open) -> None:
+    with pytest.raises(errors.TruncatedError):
+        opened(b"")
+
+
+def test_other_files_are_not_rsr(opened: Open) -> None:
+    for data in (b"{}", b"PK\3\4" * 100, b"\x89PNG\r\n\x1a\n", bytes(10_000)):
+        with pytest.raises(errors.NotRsrError):
+            opened(data)
+
+
+def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        RsrFile(tmp_path / "missing.rsr")
+
+
+def test_ranks_above_the_patterns_pass_until_verified(draft: Draft, opened: Open) -> None:
+    draft.edit(0, 0, struct.pack("<H", 0x7FFF))
+    file = opened(draft.bytes())
+    assert arrays_of(file, "ranked")["ranks"][0] == 0x7FFF
+    with pytest.raises(errors.IndexDataError, match="exceeds 26"):
+        file.verify()
+
+
+@pytest.mark.parametrize("encoding", ["ranked", "permuted"])
+def test_negative_zeros_are_counted(draft: Draft, opened: Open, encoding: str) -> None:
+    """Padding columns hold zeros too, and must not count: W has 2 zeros, so 2 bits."""
+    draft.doc["tensors"] = [draft.tensors[encoding]]
+    tensor = draft.doc["tensors"][0]
+    draft.doc["files"] = [
+        {"name": f"f{i}", "section": i}
+        for i in range(8)
+        if i not in (6, *tensor["sections"].values())
+    ]
+    tensor |= {"scale": None, "source": {**tensor["source"], "negative_zeros": 6}}
+    tensor["source"]["companions"] = []
+    if encoding == "permuted":  # make the last block half padding: W = [[1, 0, -1], ...]
+        tensor |= {"shape": [3, 3]}
+        tensor["source"]["shape"] = [3, 3]
+        # block 1 is column 2 and a padding zero: -1, -1, 1 are patterns 1, 1, 7
+        draft.store(3, struct.pack("<6H", 1, 0, 2, 0, 1, 2))
+        draft.store(
+            4, struct.pack("<20H", *[0, 1, 1, 1, 1, 1, 1, 1, 2, 3], *[0, 0] + [2] * 6 + [3] * 2)
+        )
+    zeros = 1 if encoding == "permuted" else 2
+    draft.store(6, bytes([(1 << zeros) - 1]))
+    opened(draft.bytes()).verify()
+    draft.store(6, bytes([1 << zeros]))
+    with pytest.raises(errors.IndexDataError, match="spare"):
+        opened(draft.bytes()).verify()
+
+
+def test_scales_are_float32_of_any_number_of_rows(draft: Draft, opened: Open) -> None:
+    draft.ranked["scale"]["rows"] = 2
+    draft.store(1, struct.pack("<2f", 0.25, -3))
+    scale = arrays_of(opened(draft.bytes()), "ranked")["scale"]
+    assert scale.dtype == np.float32
+    assert scale.tolist() == [0.25, -3]

@@ -1,0 +1,142 @@
+"""Any plan -> write -> read -> equal, aligned and verified."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rsr_formats import DenseTensor, IndexedTensor, RsrFile, RsrWriter, create
+from rsr_formats.encoding import (
+    Block,
+    block_from_ranks,
+    pack_w16,
+    padding_digit,
+    ranks_from_block,
+    ranks_of,
+    unpack_w16,
+)
+from rsr_formats.layout import (
+    DIGITS,
+    DTYPE_BITS,
+    FileEntry,
+    InlineTensor,
+    Scale,
+    SourceRecord,
+    Tensor,
+    dense_nbytes,
+)
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+names = st.lists(text.filter(bool), unique=True, min_size=4, max_size=4)
+levels = st.none() | st.integers(1, 5)
+plain = st.text("abc._- é", min_size=1, max_size=8).filter(lambda s: s not in (".", ".."))
+
+
+class Plan:
+    """What to write, drawn as it is written; what must come back, by section."""
+
+    def __init__(self, data: st.DataObject, writer: RsrWriter) -> None:
+        self.draw, self.writer = data.draw, writer
+        self.contents: list[bytes] = []
+        self.ranks: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.uint16]]] = {}
+
+    def add(self, data: bytes) -> int:
+        cut = self.draw(st.integers(0, len(data)))
+        self.contents.append(data)
+        return self.writer.add([data[:cut], memoryview(data)[cut:]], self.draw(levels))
+
+    def dense(self, name: str) -> DenseTensor:
+        dtype = self.draw(st.sampled_from(sorted(DTYPE_BITS)))
+        shape = tuple(self.draw(st.lists(st.integers(0, 5), max_size=4)))
+        size = dense_nbytes(dtype, shape)
+        return DenseTensor(
+            name, dtype, shape, self.add(self.draw(st.binary(min_size=size, max_size=size)))
+        )
+
+    def indexed(self, name: str, companion: str) -> IndexedTensor:
+        draw = self.draw
+        ranked = draw(st.booleans())
+        digits = draw(st.sampled_from(DIGITS))
+        k = draw(st.integers(1, (3 if len(digits) == 3 else 5) if ranked else 6))
+        out, columns = draw(st.integers(0, 200)), draw(st.integers(0, 40))
+        direction = "expand" if ranked else draw(st.sampled_from(["expand", "reduce"]))
+        rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+        A = rng.integers(0, len(digits), (out, columns)).astype(np.uint8)
+        A = A if direction == "expand" else A.T
+        pad = padding_digit(digits)
+        ranks = ranks_of(A, len(digits), k, pad)
+        self.ranks[name] = ranks
+        if ranked:
+            pad_rank = int(ranks_of(np.full((1, k), pad, np.uint8), len(digits), k, pad)[0, 0])
+            parts = {"ranks": pack_w16(ranks, pad_rank).astype("<u2").tobytes()}
+        else:
+            blocks = [block_from_ranks(r, len(digits) ** k) for r in ranks]
+            parts = {
+                "permutation": b"".join(b.permutation.astype("<u2").tobytes() for b in blocks),
+                "segments": b"".join(b.segments.astype("<u2").tobytes() for b in blocks),
+            }
+        layout, dtype = draw(
+            st.sampled_from([("float", "BF16"), ("int8", "I8"), ("absmean", "F32")])
+        )
+        zeros = np.array(digits)[A] == 0
+        negative = None
+        if layout == "float" and 0 in digits and draw(st.booleans()):
+            bits = rng.integers(0, 2, zeros.sum()).astype(np.uint8)
+            negative = self.add(np.packbits(bits, bitorder="little").tobytes())
+        scale = None
+        if draw(st.booleans()):
+            rows = draw(st.integers(1, out + 5) | st.just((1 << 31) - 1))
+            scale = Scale(rows, self.add(rng.random(-(-out // rows), np.float32).tobytes()))
+        inline = InlineTensor(companion, "F32", (), draw(st.binary(min_size=4, max_size=4)))
+        return IndexedTensor(
+            name, (out, columns), digits, k, direction,
+            *(("ranked", "w16") if ranked else ("permuted", "u16")),
+            sections={part: self.add(data) for part, data in parts.items()},
+            source=SourceRecord(
+                layout, dtype, (out, columns), negative, (inline,) * draw(st.integers(0, 1))
+            ),
+            scale=scale,
+        )  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_what_is_written_is_read(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.rsr"
+        with create(path) as writer:
+            plan = Plan(data, writer)
+            name = data.draw(names)
+            tensors: list[Tensor] = [plan.indexed(name[0], name[1]), plan.dense(name[2])]
+            if data.draw(st.booleans()):
+                tensors.reverse()
+            files = [
+                FileEntry(n, plan.add(data.draw(st.binary(max_size=50))))
+                for n in data.draw(st.lists(plain, unique=True, max_size=2))
+            ]
+            written = writer.finish(
+                producer=data.draw(text),
+                metadata=data.draw(st.dictionaries(text, text, max_size=3)),
+                files=files,
+                tensors=tensors,
+            )
+        file = RsrFile(path)
+        file.verify()
+        assert file.header == written
+        assert all(s.offset % 4096 == 0 for s in written.sections)
+        assert [file.section(i).tobytes() for i in range(len(plan.contents))] == plan.contents
+        for t in file.header.tensors:
+            if isinstance(t, DenseTensor):
+                continue
+            arrays = file.index_arrays(t)
+            for j, expected in enumerate(plan.ranks[t.name]):
+                if t.encoding == "ranked":
+                    ranks = unpack_w16(arrays["ranks"], t.rows, t.blocks, j)
+                else:
+                    block = Block(arrays["permutation"][j], arrays["segments"][j])
+                    ranks = ranks_from_block(block)
+                np.testing.assert_array_equal(ranks, expected)

@@ -1,0 +1,117 @@
+"""SPEC.md is normative: its example is a file, its tables are the constants of the code."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rsr_formats import IndexedTensor, RsrFile, create, layout
+from rsr_formats.encoding import pack_w16, ranks_of
+from rsr_formats.layout import Scale, SourceRecord
+
+SPEC = (Path(__file__).parents[2] / "formats" / "SPEC.md").read_text("utf-8")
+W = np.array([[1, 0, -1, 1], [-1, -1, -1, 0], [1, 1, 1, -1]])
+SIZE = 12_701
+
+
+def example() -> bytes:
+    """The hexdump of section 13; what it does not show is zero."""
+    data = bytearray(SIZE)
+    for offset, dump in re.findall(r"^([0-9a-f]{8})  ((?:[0-9a-f]{2} ?)+)(?:  |$)", SPEC, re.M):
+        at, shown = int(offset, 16), bytes.fromhex(dump)
+        assert not any(data[at : at + len(shown)])
+        data[at : at + len(shown)] = shown
+    assert len(data) == SIZE
+    return bytes(data)
+
+
+def test_the_example_is_what_the_writer_makes(tmp_path: Path) -> None:
+    path = tmp_path / "example.rsr"
+    with create(path) as writer:
+        ranks = pack_w16(ranks_of((W + 1).astype(np.uint8), 3, 3, 1), 13)
+        tensor = IndexedTensor(
+            name="w",
+            shape=(3, 4),
+            digits=(-1, 0, 1),
+            k=3,
+            direction="expand",
+            encoding="ranked",
+            packing="w16",
+            sections={"ranks": writer.add([ranks.astype("<u2").tobytes()])},
+            scale=Scale(3, writer.add([np.array([0.5], "<f4").tobytes()])),
+            source=SourceRecord("float", "BF16", (3, 4)),
+        )
+        writer.finish(producer="example", metadata={}, files=[], tensors=[tensor])
+    assert path.read_bytes() == example()
+
+
+def test_the_reader_reads_the_example(tmp_path: Path) -> None:
+    path = tmp_path / "example.rsr"
+    path.write_bytes(example())
+    file = RsrFile(path)
+    file.verify()
+    (tensor,) = file.header.tensors
+    assert isinstance(tensor, IndexedTensor)
+    arrays = file.index_arrays(tensor)
+    assert arrays["ranks"].tolist() == [0x36D5, 0x35A0, 0x349A] + [0x35AD] * 29
+    assert arrays["scale"].tolist() == [0.5]
+
+
+def test_the_example_by_hand() -> None:
+    """Literal bytes for every number that the prose of section 13 mentions."""
+    data = example()
+    assert data[:8] == b"\x89RSR\r\n\x1a\n"
+    assert data[8:32] == bytes.fromhex("01000000 00000000 0030000000000000 9d01000000000000")
+    assert data[32:64] == hashlib.sha256(data[12288:]).digest()
+    assert data[4096:4102] == bytes([0xD5, 0x36, 0xA0, 0x35, 0x9A, 0x34])
+    assert [21 + (22 << 5) + (13 << 10), 0 + (13 << 5) + (13 << 10)] == [0x36D5, 0x35A0]
+    assert data[8192:8196] == b"\0\0\0\x3f"
+    assert f"The file has {SIZE:,} bytes" in SPEC
+
+
+def table(title: str) -> list[list[str]]:
+    """The rows of the table that has a heading cell `title`."""
+    body = SPEC[SPEC.index(f"| {title} |") :].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in body]
+
+
+def test_limits_are_those_of_the_code() -> None:
+    stated = {row[0].strip("` "): int(row[1].replace(",", "")) for row in table("name | value")}
+    code = {name: value for name, value in vars(layout).items() if name.startswith("MAX_")}
+    assert stated == code
+
+
+def test_dtypes_are_those_of_the_code() -> None:
+    stated = {d: int(row[0]) for row in table("bits | dtype") for d in re.findall(r"\w+", row[1])}
+    assert stated == layout.DTYPE_BITS
+
+
+def test_schema_names_are_those_of_the_code() -> None:
+    section = SPEC[SPEC.index("## 5.") : SPEC.index("## 6.")]
+
+    def words(key: str) -> tuple[str, ...]:
+        (row,) = re.findall(rf"^\| [^|]*\| `{key}` \| string \| (`.*) \|$", section, re.M)[-1:]
+        return tuple(re.findall(r"`(\w+)`", row))
+
+    assert words("codec") == layout.CODECS
+    assert words("direction") == layout.DIRECTIONS
+    assert words("encoding") == layout.ENCODINGS
+    assert words("layout") == layout.LAYOUTS
+    assert words("packing") == layout.PACKINGS["ranked"] + layout.PACKINGS["permuted"]
+    assert f"multiple of {layout.ALIGNMENT}" in SPEC
+    assert "version {}.{}".format(*layout.VERSION) in SPEC.splitlines()[0]
+
+
+def test_links_lead_somewhere() -> None:
+    headings = re.findall(r"^#+ (.*)$", SPEC, re.M)
+    anchors = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+    assert set(re.findall(r"\(#([^)]*)\)", SPEC)) <= anchors
+
+
+@pytest.mark.parametrize("number", re.findall(r"section (\d+)", SPEC))
+def test_sections_referred_to_exist(number: str) -> None:
+    assert number == "0" or f"\n## {number}. " in SPEC

@@ -1,0 +1,226 @@
+"""Files are whole or not there, and the same input gives the same bytes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rsr_formats import DenseTensor, IndexedTensor, RsrFile, RsrWriter, create
+from rsr_formats.errors import (
+    FormatError,
+    HeaderFieldError,
+    InvalidNameError,
+    LimitError,
+    OutputExistsError,
+    SectionSizeError,
+)
+from rsr_formats.layout import TERNARY, SourceRecord
+
+
+def finish(
+    writer: RsrWriter, *tensors: DenseTensor | IndexedTensor, producer: str = "test"
+) -> None:
+    writer.finish(producer=producer, metadata={}, files=[], tensors=tensors)
+
+
+def write(path: Path, level: int | None = None, force: bool = False) -> bytes:
+    with create(path, force) as writer:
+        section = writer.add([b"abc", b"", b"abc" * 500], level)
+        finish(writer, DenseTensor("d", "U8", (1503,), section))
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("level", [None, 1, 19])
+def test_same_input_same_bytes(tmp_path: Path, level: int | None) -> None:
+    assert write(tmp_path / "a.rsr", level) == write(tmp_path / "b.rsr", level)
+
+
+@pytest.mark.parametrize("level", [None, 3])
+def test_pieces_may_be_arrays_of_any_type(tmp_path: Path, level: int | None) -> None:
+    array = np.arange(600, dtype=np.float32).reshape(20, 30)
+    with create(tmp_path / "a.rsr") as writer:
+        section = writer.add([array.data, array[:0].data, array.data], level)
+        finish(writer, DenseTensor("d", "F32", (40, 30), section))
+    file = RsrFile(tmp_path / "a.rsr")
+    file.verify()
+    assert file.section(0).tobytes() == array.tobytes() * 2
+
+
+@pytest.mark.parametrize("size", [0, 1 << 20, 20 << 20])
+def test_what_would_look_like_a_bomb_is_stored_raw(tmp_path: Path, size: int) -> None:
+    pieces = [bytes(min(size, 1 << 20))] * max(1, size >> 20)
+    with create(tmp_path / "a.rsr") as writer:
+        first = writer.add([b"one"])
+        section = writer.add(pieces, 3)
+        last = writer.add([b"three"], 3)
+        finish(
+            writer,
+            DenseTensor("first", "U8", (3,), first),
+            DenseTensor("zeros", "U8", (size,), section),
+            DenseTensor("last", "U8", (5,), last),
+        )
+    file = RsrFile(tmp_path / "a.rsr")
+    file.verify()
+    assert [s.codec for s in file.header.sections] == ["raw", "raw", "zstd"]
+    assert file.section(section).tobytes() == bytes(size)
+
+
+class Boom(BaseException):
+    """Not even an Exception, like a KeyboardInterrupt."""
+
+
+def explode() -> Iterator[bytes]:
+    yield bytes(10_000)
+    raise Boom
+
+
+def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(Boom), create(tmp_path / "a.rsr") as writer:
+        writer.add(explode())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exception_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.rsr"
+    old = write(path)
+    with pytest.raises(Boom), create(path, force=True) as writer:
+        writer.add(explode())
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_forgetting_to_finish_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="finish"), create(tmp_path / "a.rsr") as writer:
+        writer.add([b"abc"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_file_needs_force(tmp_path: Path) -> None:
+    path = tmp_path / "a.rsr"
+    path.write_bytes(b"precious")
+    with pytest.raises(OutputExistsError, match="--force"):
+        write(path)
+    assert path.read_bytes() == b"precious"
+    assert write(path, force=True)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "a.rsr"
+    with pytest.raises(OutputExistsError), create(path) as writer:  # noqa: PT012
+        finish(writer)
+        path.write_bytes(b"precious")
+    assert path.read_bytes() == b"precious"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "device"])
+def test_only_regular_files_are_replaced(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.rsr"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path = Path(os.devnull)
+    with pytest.raises(OutputExistsError, match="not a regular file"):
+        write(path, force=True)
+    assert not path.is_file()
+
+
+def test_a_link_is_followed_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    link, target = tmp_path / "a.rsr", tmp_path / "elsewhere" / "b.rsr"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    data = write(link, force=True)
+    assert link.is_symlink()
+    assert target.read_bytes() == data
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_permissions_follow_the_umask(tmp_path: Path, umask: int) -> None:
+    old = os.umask(umask)
+    try:
+        write(tmp_path / "a.rsr")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a.rsr").stat().st_mode) == 0o666 & ~umask
+
+
+def test_a_missing_folder_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write(tmp_path / "missing" / "a.rsr")
+
+
+KILLED = """
+import sys
+from rsr_formats import create
+with create(sys.argv[1], force=True) as writer:
+    writer.add([bytes(100_000)])
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("old", [None, b"precious"])
+def test_sigkill_leaves_no_half_file(tmp_path: Path, old: bytes | None) -> None:
+    path = tmp_path / "a.rsr"
+    if old is not None:
+        path.write_bytes(old)
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert (path.read_bytes() if path.exists() else None) == old
+
+
+def indexed(**claims: object) -> IndexedTensor:
+    fields = {
+        "name": "w", "shape": (3, 4), "digits": TERNARY, "k": 3, "direction": "expand",
+        "encoding": "ranked", "packing": "w16", "sections": {"ranks": 0},
+        "source": SourceRecord("float", "F32", (3, 4)),
+    }  # fmt: skip
+    return IndexedTensor(**(fields | claims))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("claims", "error"),
+    [
+        ({"shape": (33, 4)}, SectionSizeError),
+        ({"k": 4}, LimitError),
+        ({"k": 0}, FormatError),
+        ({"digits": (-1, 1, 0)}, HeaderFieldError),
+        ({"packing": "n4s1"}, HeaderFieldError),
+        ({"encoding": "permuted", "packing": "u16"}, HeaderFieldError),
+        ({"direction": "sideways"}, HeaderFieldError),
+        ({"source": SourceRecord("mystery", "F32", (3, 4))}, HeaderFieldError),
+        ({"name": ""}, InvalidNameError),
+        ({"name": "\ud800"}, HeaderFieldError),
+        ({"sections": {"ranks": 0, "more": 1}}, FormatError),
+        ({"sections": {"ranks": 1 << 70}}, FormatError),
+    ],
+)
+def test_the_writer_refuses_what_a_reader_would(
+    tmp_path: Path, claims: dict[str, object], error: type[FormatError]
+) -> None:
+    with pytest.raises(error), create(tmp_path / "a.rsr") as writer:  # noqa: PT012
+        writer.add([bytes(64)])
+        finish(writer, indexed(**claims))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_writer_refuses_a_header_beyond_the_limit(tmp_path: Path) -> None:
+    with pytest.raises(LimitError), create(tmp_path / "a.rsr") as writer:
+        finish(writer, producer="x" * (64 << 20))
