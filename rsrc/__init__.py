@@ -1,7 +1,8 @@
 """The offline compiler: from a ternary checkpoint to one `.rsr` file.
 
-import rsrc
-report = rsrc.compile("model.safetensors", "model.rsr")
+Example:
+    import rsrc
+    report = rsrc.compile("model.safetensors", "model.rsr")
 """
 
 from rsr_formats.errors import FormatError, OutputExistsError, RsrError

@@ -169,8 +169,7 @@ NB_MODULE(_native, m) {
         const float* from = x.data();
         int8_t* to = q.data();
         float* scales = s.data();
-        nb::gil_scoped_release release;
-        rsr::quantize_i8(from, count, n, to, scales);
+        without_gil([&] { rsr::quantize_i8(from, count, n, to, scales); });
       },
       "x"_a, "q"_a.noconvert(), "s"_a.noconvert());
   m.def("compiled_isas", &rsr::compiled_isas);

@@ -1,8 +1,9 @@
 """Multiply by ternary and binary matrices straight from a `.rsr` file.
 
-import rsr_runtime as rsr
-model = rsr.load("model.rsr")
-y = model["layers.0.mlp.up_proj.weight"] @ x
+Example:
+    import rsr_runtime as rsr
+    model = rsr.load("model.rsr")
+    y = model["layers.0.mlp.up_proj.weight"] @ x
 """
 
 from rsr_formats.errors import FormatError, RsrError

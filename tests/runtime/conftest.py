@@ -1,0 +1,291 @@
+"""Matrices for the tests: real `.rsr` files from the NumPy encoders, never from the compiler.
+
+Tests reach the helpers here through fixtures (importlib mode has no importable test modules) and
+import the classes for type checkers only.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import rsr_runtime as rsr
+from rsr_formats import encoding
+from rsr_formats.layout import TERNARY, DenseTensor, FileEntry, IndexedTensor, Scale, SourceRecord
+from rsr_formats.writer import RsrWriter, create
+from rsr_runtime import Matrix
+
+Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
+Damage = Callable[[Arrays], None]
+
+ISAS: list[str] = list(rsr.cpu_info()["supported_isas"])
+BLOCK = 7  # rows that share a scale in Spec(scale="block")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One indexed tensor of a test model."""
+
+    shape: tuple[int, int]
+    digits: tuple[int, ...] = TERNARY
+    k: int = 3
+    encoding: str = "ranked"
+    direction: str = "expand"
+    scale: str = "none"  # or "tensor", "row", "block"
+    fill: str = "random"  # or "lowest", "highest": every weight the same digit
+    name: str = ""  # "": the spec itself, in words
+
+    @property
+    def key(self) -> str:
+        return self.name or str(self)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A loaded matrix, and what it must equal."""
+
+    spec: Spec
+    matrix: Matrix
+    W: npt.NDArray[np.int64]  # digit values, (out, in)
+    scale: npt.NDArray[np.float64]  # of each row, (out,)
+
+    def exact(self, x: Array) -> npt.NDArray[np.int64]:
+        """W @ x for integers: exact, as float64 holds every integer below 2^53."""
+        product: npt.NDArray[np.float64] = self.W.astype(np.float64) @ x.astype(np.float64)
+        return product.astype(np.int64)
+
+    def check(self, x: Array, what: object = "") -> Array:
+        """Multiply by one vector, and compare as far as `Matrix` promises; return the product."""
+        found = self.matrix @ x
+        where = f"{self.spec}, {rsr.cpu_info()['isa']}, {what}"
+        if x.dtype == np.int8:
+            assert found.dtype == np.int32, where
+            expected = self.exact(x)
+            wrong = np.flatnonzero(found != expected)
+            assert not len(wrong), (
+                f"{where}: rows {wrong[:8]} are {found[wrong[:8]]}, expected {expected[wrong[:8]]}"
+            )
+            return found
+        assert found.dtype == np.float32, where
+        x64 = x.astype(np.float64)
+        error = np.abs(found - self.W.astype(np.float64) @ x64 * self.scale)
+        bound = len(x) * 2.0**-24 * np.abs(self.scale) * np.abs(x64).sum()
+        wrong = np.flatnonzero(~(error <= bound))
+        assert not len(wrong), (
+            f"{where}: rows {wrong[:8]} are off by {error[wrong[:8]]}, allowed {bound[wrong[:8]]}"
+        )
+        return found
+
+
+class Workshop:
+    """Makes models in one folder."""
+
+    def __init__(self, folder: Path, rng: np.random.Generator) -> None:
+        self._folder = folder
+        self._rng = rng
+        self._made = 0
+
+    def path(self) -> Path:
+        self._made += 1
+        return self._folder / f"{self._made}.rsr"
+
+    def build(
+        self, specs: Sequence[Spec], damage: Damage | None = None, **load: Any
+    ) -> list[Built]:
+        """Write one file with a matrix per spec, load it and return its matrices.
+
+        `damage` may change the arrays of an index before they are written.
+        """
+        path = self.path()
+        dense = self.write(path, specs, damage)
+        model = rsr.load(path, **load)
+        built = []
+        for spec in specs:
+            matrix = model[spec.key]
+            assert isinstance(matrix, Matrix)
+            built.append(Built(spec, matrix, *dense[spec.key]))
+        return built
+
+    def one(self, shape: tuple[int, int], damage: Damage | None = None, **spec: Any) -> Built:
+        """Build a model of one matrix."""
+        return self.build([Spec(shape, **spec)], damage)[0]
+
+    def write(
+        self,
+        path: Path,
+        specs: Sequence[Spec],
+        damage: Damage | None = None,
+        *,
+        dense: Sequence[tuple[str, str, tuple[int, ...], bytes]] = (),
+        files: dict[str, bytes] | None = None,
+        metadata: dict[str, str] | None = None,
+        zstd: int | None = None,
+    ) -> dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
+        """Write a file; return W and the scale of each row by tensor name.
+
+        `dense` tensors are (name, dtype, shape, bytes).
+        """
+        truth = {}
+        with create(path, force=True) as writer:
+            tensors: list[DenseTensor | IndexedTensor] = []
+            for spec in specs:
+                tensor, W, scale = self._add(writer, spec, damage, zstd)
+                tensors.append(tensor)
+                truth[spec.key] = W, scale
+            for name, dtype, shape, data in dense:
+                tensors.append(DenseTensor(name, dtype, shape, writer.add([data], zstd)))
+            entries = [FileEntry(n, writer.add([d], zstd)) for n, d in (files or {}).items()]
+            writer.finish(producer="tests", metadata=metadata or {}, files=entries, tensors=tensors)
+        return truth
+
+    def _add(
+        self, writer: RsrWriter, spec: Spec, damage: Damage | None, zstd: int | None
+    ) -> tuple[IndexedTensor, npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        rng, base = self._rng, len(spec.digits)
+        numbers = {
+            "random": rng.integers(0, base, spec.shape),
+            "lowest": np.zeros(spec.shape, np.int64),
+            "highest": np.full(spec.shape, base - 1),
+        }[spec.fill].astype(np.uint8)
+        A = numbers if spec.direction == "expand" else numbers.T
+        packing, arrays = _encode(A, spec)
+        if damage is not None:
+            damage(arrays)
+        sections = {part: writer.add([a.tobytes()], zstd) for part, a in arrays.items()}
+        out = spec.shape[0]
+        rows_per_scale = {"tensor": max(1, out), "row": 1, "block": BLOCK}.get(spec.scale)
+        scale, row_scale = None, np.ones(out)
+        if rows_per_scale is not None:
+            values = rng.standard_normal(-(-out // rows_per_scale)).astype(np.float32)
+            scale = Scale(rows_per_scale, writer.add([values.tobytes()], zstd))
+            row_scale = np.repeat(values, rows_per_scale)[:out].astype(np.float64)
+        tensor = IndexedTensor(
+            spec.key, spec.shape, spec.digits, spec.k, spec.direction, spec.encoding, packing,
+            sections, SourceRecord("int8", "I8", spec.shape), scale,
+        )  # fmt: skip
+        return tensor, np.array(spec.digits, np.int64)[numbers], row_scale
+
+
+def _encode(A: npt.NDArray[np.uint8], spec: Spec) -> tuple[str, Arrays]:
+    base, pad = len(spec.digits), encoding.padding_digit(spec.digits)
+    ranks = encoding.ranks_of(A, base, spec.k, pad)
+    if spec.encoding == "ranked":
+        pad_rank = sum(pad * base**i for i in range(spec.k))
+        return "w16", {"ranks": encoding.pack_w16(ranks, pad_rank)}
+    packing, item = ("u16", np.uint16) if len(A) <= 0xFFFF else ("u32", np.uint32)
+    patterns = base**spec.k
+    permutation = np.empty((len(ranks), len(A)), item)
+    segments = np.empty((len(ranks), patterns + 1), item)
+    for j, block_ranks in enumerate(ranks):
+        permutation[j], segments[j] = encoding.block_from_ranks(block_ranks, patterns)
+    return packing, {"permutation": permutation, "segments": segments}
+
+
+@pytest.fixture(scope="session")
+def spec() -> type[Spec]:
+    """The class `Spec`, which test modules cannot import."""
+    return Spec
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20260801)
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, rng: np.random.Generator) -> Workshop:
+    """Where a test makes its models."""
+    return Workshop(tmp_path, rng)
+
+
+@pytest.fixture(scope="session")
+def shared_build(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[Sequence[Spec]], list[Built]]:
+    """Like `Workshop.build`, once per session for the same specs."""
+    shared = Workshop(tmp_path_factory.mktemp("shared"), np.random.default_rng(1))
+    known: dict[tuple[Spec, ...], list[Built]] = {}
+
+    def build(specs: Sequence[Spec]) -> list[Built]:
+        key = tuple(specs)
+        if key not in known:
+            known[key] = shared.build(specs)
+        return known[key]
+
+    return build
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test with the kernels of each instruction set this processor has."""
+    before = rsr.cpu_info()["isa"]
+    rsr.use_isa(request.param)
+    yield str(request.param)
+    rsr.use_isa(before)
+
+
+@pytest.fixture(scope="session")
+def isas() -> list[str]:
+    """Every supported instruction set, for tests that compare them."""
+    return ISAS
+
+
+@pytest.fixture
+def restore() -> Iterator[None]:
+    """Put the instruction set and the number of threads back after the test."""
+    isa_before, threads_before = rsr.cpu_info()["isa"], rsr.get_num_threads()
+    yield
+    rsr.use_isa(isa_before)
+    rsr.set_num_threads(threads_before)
+
+
+@pytest.fixture
+def model_file(workshop: Workshop) -> tuple[Path, Built]:
+    """Return a file with one matrix "w" (40, 50), a dense "norm" and a small file, and "w"."""
+    path = workshop.path()
+    spec = Spec((40, 50), scale="row", name="w")
+    norm = np.arange(6, dtype=np.float32)
+    truth = workshop.write(
+        path,
+        [spec],
+        dense=[("norm", "F32", (2, 3), norm.tobytes())],
+        files={"config.json": b"{}"},
+        metadata={"source": "test"},
+    )
+    matrix = rsr.load(path)["w"]
+    assert isinstance(matrix, Matrix)
+    return path, Built(spec, matrix, *truth["w"])
+
+
+RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def run_python() -> RunPython:
+    """Run code in a fresh interpreter: run_python(code, *arguments, RSR_ISA=None, ...).
+
+    Keyword arguments are environment variables; None unsets one.
+    """
+
+    def run(code: str, *arguments: object, **env: str | None) -> subprocess.CompletedProcess[str]:
+        merged: dict[str, str | None] = {**os.environ, **env}
+        return subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            env={name: value for name, value in merged.items() if value is not None},
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+
+    return run

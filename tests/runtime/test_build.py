@@ -1,0 +1,48 @@
+"""What was built: the committed stub is the true one, and no code of an ISA file leaks."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_committed_stub_is_what_stubgen_writes(tmp_path: Path) -> None:
+    if importlib.util.find_spec("nanobind") is None:
+        pytest.skip("nanobind is not installed")
+    stub = tmp_path / "_native.pyi"
+    command = [
+        sys.executable,
+        "-m",
+        "nanobind.stubgen",
+        "-m",
+        "rsr_runtime._native",
+        "-o",
+        str(stub),
+    ]
+    subprocess.run(command, check=True, capture_output=True, timeout=50)
+    committed = ROOT / "runtime" / "rsr_runtime" / "_native.pyi"
+    assert committed.read_text() == stub.read_text(), (
+        "run python -m nanobind.stubgen -m rsr_runtime._native -o runtime/rsr_runtime/_native.pyi"
+    )
+
+
+@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+def test_an_isa_object_exports_its_fill_function_only(isa: str) -> None:
+    """A weak symbol could be picked by the linker for machines without the instruction set."""
+    objects = list(ROOT.glob(f"build/*/runtime/CMakeFiles/*/native/kernels_{isa}.cpp.o"))
+    if not objects or shutil.which("nm") is None:
+        pytest.skip("no build folder, or no nm")
+    for path in objects:
+        nm = ["nm", "--defined-only", "-C", str(path)]
+        output = subprocess.run(nm, check=True, capture_output=True, text=True, timeout=50).stdout
+        symbols = [line.split(maxsplit=2)[1:] for line in output.splitlines()]
+        exported = [name for kind, name in symbols if kind.isupper()]
+        assert exported == [f"rsr::fill_{isa}(rsr::KernelTable&)"], path
+        assert not [name for kind, name in symbols if kind in "vwu"], path

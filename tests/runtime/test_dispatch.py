@@ -1,0 +1,95 @@
+"""Which instruction set runs: the best one, or what RSR_ISA or use_isa() names."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+import rsr_runtime as rsr
+from rsr_runtime import IsaError
+
+if TYPE_CHECKING:
+    from tests.runtime.conftest import RunPython, Workshop
+
+INFO = "import rsr_runtime as rsr; print(rsr.cpu_info()['isa'])"
+KNOWN = ("avx512", "avx2", "scalar")
+
+
+def test_the_best_is_the_default(run_python: RunPython, isas: list[str]) -> None:
+    for value in (None, ""):
+        done = run_python(INFO, RSR_ISA=value)
+        assert (done.returncode, done.stdout.strip()) == (0, isas[0]), done.stderr
+
+
+def test_rsr_isa_chooses_each_supported_one(run_python: RunPython, isas: list[str]) -> None:
+    for isa in isas:
+        done = run_python(INFO, RSR_ISA=isa)
+        assert (done.returncode, done.stdout.strip()) == (0, isa), done.stderr
+
+
+@pytest.mark.parametrize("value", ["sse9", "AVX2", " avx2", "unsupported"])
+def test_rsr_isa_is_refused_in_a_sentence(
+    value: str, run_python: RunPython, workshop: Workshop
+) -> None:
+    """By load() and cpu_info(), each time; the import itself succeeds."""
+    compiled, supported = (rsr.cpu_info()[f"{key}_isas"] for key in ("compiled", "supported"))
+    if value == "unsupported":
+        lacking = [isa for isa in compiled if isa not in supported]
+        if not lacking:
+            pytest.skip("this processor supports everything this build has")
+        value = lacking[0]
+        sentence = f"does not support instruction set {value!r}; it supports {', '.join(supported)}"
+    else:
+        sentence = f"unknown instruction set {value!r}; this build has {', '.join(compiled)}"
+    path = workshop.path()
+    workshop.write(path, [])
+    code = """
+import sys
+import rsr_runtime as rsr
+for call in (rsr.cpu_info, lambda: rsr.load(sys.argv[1]), rsr.cpu_info):
+    try:
+        call()
+    except rsr.IsaError as error:
+        print(error)
+"""
+    done = run_python(code, path, RSR_ISA=value)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3
+    for line in lines:
+        assert line.startswith("RSR_ISA: ")
+        assert sentence in line
+
+
+def test_use_isa(isas: list[str], restore: None) -> None:
+    for isa in isas:
+        rsr.use_isa(isa)
+        assert rsr.cpu_info()["isa"] == isa
+    for wrong in ("", "sse9", "SCALAR"):
+        with pytest.raises(IsaError, match=f"^unknown instruction set '{wrong}'; this build has "):
+            rsr.use_isa(wrong)
+    with pytest.raises(IsaError, match="found 3, expected the name"):
+        rsr.use_isa(3)  # type: ignore[arg-type]
+    assert rsr.cpu_info()["isa"] == isas[-1], "a refusal changes nothing"
+
+
+def test_use_isa_outranks_the_environment(run_python: RunPython) -> None:
+    code = "import rsr_runtime as rsr; rsr.use_isa('scalar'); print(rsr.cpu_info()['isa'])"
+    done = run_python(code, RSR_ISA="nonsense")
+    assert done.stdout.strip() == "scalar", done.stderr
+
+
+def test_cpu_info() -> None:
+    info = rsr.cpu_info()
+    assert list(info) == [
+        "machine", "processor", "isa", "supported_isas", "compiled_isas", "threads", "processors",
+    ]  # fmt: skip
+    assert info["isa"] in info["supported_isas"]
+    assert info["supported_isas"][-1] == "scalar"
+    compiled = info["compiled_isas"]
+    assert [isa for isa in compiled if isa in info["supported_isas"]] == info["supported_isas"]
+    assert set(compiled) <= set(KNOWN)
+    assert info["threads"] == rsr.get_num_threads()
+    assert info["processors"] == os.cpu_count()

@@ -1,0 +1,245 @@
+"""Every kernel on every instruction set, on lengths around lanes, strips and flushes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import rsr_runtime as rsr
+from rsr_formats.encoding import pattern_values, unpack_w16
+from rsr_formats.errors import IndexDataError
+from rsr_formats.layout import BINARY_BITS, BINARY_SIGNS, DIGITS, TERNARY
+
+if TYPE_CHECKING:
+    from tests.runtime.conftest import Built, Spec, Workshop
+
+    Build = Callable[[Sequence[Spec]], list[Built]]
+
+Array = npt.NDArray[Any]
+Digits = tuple[int, ...]
+
+ROWS = (0, 1, 31, 32, 33, 64, 96, 127, 128, 129, 160, 255, 257)
+RANKED = [(digits, k) for digits in DIGITS for k in range(1, 6) if len(digits) ** k <= 32]
+PERMUTED = [
+    (digits, k, direction)
+    for digits, k in ((TERNARY, 1), (TERNARY, 3), (TERNARY, 6), (BINARY_SIGNS, 5), (BINARY_BITS, 8))
+    for direction in ("expand", "reduce")
+]
+# One of each kind, small enough to be tried with an odd value at every position.
+KINDS: list[dict[str, Any]] = [
+    *({"digits": digits, "k": k} for digits, k in ((TERNARY, 3), (TERNARY, 2))),
+    *({"digits": digits, "k": 5} for digits in (BINARY_SIGNS, BINARY_BITS)),
+    *(
+        {"digits": digits, "k": k, "encoding": "permuted", "direction": direction}
+        for digits, k in ((TERNARY, 3), (TERNARY, 5), (BINARY_SIGNS, 4), (BINARY_BITS, 3))
+        for direction in ("expand", "reduce")
+    ),
+]
+
+
+def flush(k: int) -> int:
+    """Columns whose sums of -128 times -1 just fit int16, in whole words of three blocks."""
+    return 32767 // (128 * k) // 3 * 3 * k
+
+
+def inputs(n: int, rng: np.random.Generator) -> Iterator[tuple[str, Array]]:
+    """Yield vectors by name: nothing, both ends of int8, random with half of it at one end."""
+    yield "zero", np.zeros(n, np.int8)
+    yield "-128", np.full(n, -128, np.int8)
+    yield "127", np.full(n, 127, np.int8)
+    random = rng.integers(-128, 128, n).astype(np.int8)
+    yield "random", np.where(rng.random(n) < 0.5, np.int8(-128), random)
+    yield "zero", np.zeros(n, np.float32)
+    yield "normal", rng.standard_normal(n).astype(np.float32)
+    magnitudes = 10.0 ** rng.uniform(-6, 6, n)
+    yield "all magnitudes", (rng.standard_normal(n) * magnitudes).astype(np.float32)
+
+
+def check_all(built: Sequence[Built], rng: np.random.Generator) -> None:
+    for b in built:
+        for name, x in inputs(b.spec.shape[1], rng):
+            y = b.check(x, name)
+            if b.spec.encoding == "permuted" and x.dtype == np.int8:
+                for algorithm in ("rsr", "rsr++"):
+                    z = b.matrix.matvec(x, algorithm=algorithm)
+                    np.testing.assert_array_equal(z, y, f"{b.spec}, {name}, {algorithm}")
+
+
+@pytest.mark.parametrize(("digits", "k"), RANKED)
+def test_ranked(
+    isa: str, digits: Digits, k: int, spec: type[Spec], shared_build: Build,
+    rng: np.random.Generator,
+) -> None:  # fmt: skip
+    limit = flush(k)
+    around = {0, 1, 2, 3, 8, 9, 10, 3 * k - 1, 3 * k, 3 * k + 1, 6 * k + 1}
+    around |= {limit - 1, limit, limit + 1, 2 * limit + 1}
+    specs = [
+        spec((m, n), digits, k, scale="row") for n in sorted(around) for m in ROWS
+    ]  # fmt: skip
+    check_all(shared_build(specs), rng)
+
+
+@pytest.mark.parametrize("fill", ["lowest", "highest"])
+@pytest.mark.parametrize(("digits", "k"), RANKED)
+def test_ranked_sums_reach_their_bounds(
+    isa: str, digits: Digits, k: int, fill: str, spec: type[Spec], shared_build: Build,
+    rng: np.random.Generator,
+) -> None:  # fmt: skip
+    """All weights alike and all inputs -128: the largest sum an int16 lane ever holds."""
+    columns = [limit * flush(k) + more for limit in (1, 2, 5) for more in (-1, 0, 1)]
+    specs = [spec((m, n), digits, k, fill=fill) for n in columns for m in (33, 128)]
+    check_all(shared_build(specs), rng)
+
+
+@pytest.mark.parametrize(("digits", "k", "direction"), PERMUTED)
+def test_permuted(
+    isa: str, digits: Digits, k: int, direction: str, spec: type[Spec], shared_build: Build,
+    rng: np.random.Generator,
+) -> None:  # fmt: skip
+    short = (0, 1, 2, 33, 130)  # permuted rows
+    long = sorted({0, 1, k - 1, k, k + 1, 7 * k, 8 * k - 1, 8 * k + 1, 17 * k + 1} - {-1})
+    shapes = [(m, n) if direction == "expand" else (n, m) for m in short for n in long]
+    specs = [
+        spec(shape, digits, k, "permuted", direction, scale, fill)
+        for shape in shapes
+        for scale, fill in (("block", "random"), ("none", "lowest"))
+    ]
+    check_all(shared_build(specs), rng)
+
+
+@pytest.mark.parametrize("direction", ["expand", "reduce"])
+def test_permuted_beyond_16_bit_rows(
+    isa: str, direction: str, spec: type[Spec], shared_build: Build, rng: np.random.Generator
+) -> None:
+    specs = []
+    for rows in (65535, 65536):
+        shape = (rows, 5) if direction == "expand" else (5, rows)
+        specs.append(spec(shape, TERNARY, 4, "permuted", direction, "tensor"))
+    built = shared_build(specs)
+    assert [b.matrix.packing for b in built] == ["u16", "u32"]
+    check_all(built, rng)
+
+
+@pytest.mark.parametrize("direction", ["expand", "reduce"])
+def test_permuted_with_the_largest_k(
+    isa: str, direction: str, spec: type[Spec], shared_build: Build, rng: np.random.Generator
+) -> None:
+    shape = (33, 18) if direction == "expand" else (18, 33)
+    specs = [spec(shape, BINARY_SIGNS, 16, "permuted", direction)]
+    specs += [spec(shape, TERNARY, 10, "permuted", direction)]
+    check_all(shared_build(specs), rng)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_nan_and_infinity_spread_as_in_a_dense_product(
+    isa: str, kind: dict[str, Any], spec: type[Spec], shared_build: Build, rng: np.random.Generator
+) -> None:
+    (built,) = shared_build([spec((35, 19), scale="row", **kind)])
+    n = built.spec.shape[1]
+    scaled = built.W * built.scale[:, None]
+    odd: list[Array] = []
+    for i in range(n):
+        for value in (np.nan, np.inf, -np.inf):
+            x = rng.standard_normal(n).astype(np.float32)
+            x[i] = value
+            odd.append(x)
+    for _ in range(40):  # several at once: infinities may meet and cancel
+        x = rng.standard_normal(n).astype(np.float32)
+        x[rng.integers(0, n, 2)] = rng.choice([np.inf, -np.inf], 2)
+        odd.append(x)
+    for x in odd:
+        with np.errstate(invalid="ignore"):
+            expected = (scaled * x.astype(np.float64)).sum(axis=1)
+        products = [built.matrix @ x]
+        if built.spec.encoding == "permuted":
+            products.append(built.matrix.matvec(x, algorithm="rsr"))
+        for y in products:
+            where = f"{built.spec}, {isa}, {x}"
+            np.testing.assert_array_equal(np.isnan(y), np.isnan(expected), where)
+            np.testing.assert_array_equal(np.isposinf(y), np.isposinf(expected), where)
+            np.testing.assert_array_equal(np.isneginf(y), np.isneginf(expected), where)
+
+
+@pytest.mark.parametrize(("digits", "k"), RANKED)
+def test_ranks_that_are_no_pattern_look_up_zero(
+    isa: str, digits: Digits, k: int, workshop: Workshop, rng: np.random.Generator
+) -> None:
+    """Random words, bit 15 included: no crash, and the same product everywhere."""
+    patterns = len(digits) ** k
+
+    def scramble(arrays: dict[str, Array]) -> None:
+        words = arrays["ranks"]
+        words[:] = rng.integers(0, 1 << 16, words.shape)
+
+    shape = (161, 3 * k * 4 + 1)
+    built = workshop.one(shape, scramble, digits=digits, k=k)
+    words = built.matrix._arrays["ranks"]
+    table = np.zeros((32, k), np.int64)
+    table[:patterns] = pattern_values(digits, k)
+    blocks = [table[unpack_w16(words, shape[0], built.matrix.blocks, j)]
+              for j in range(built.matrix.blocks)]  # fmt: skip
+    W = np.concatenate(blocks, axis=1)[:, : shape[1]]
+    for x in (np.full(shape[1], -128, np.int8), rng.integers(-128, 128, shape[1]).astype(np.int8)):
+        np.testing.assert_array_equal(built.matrix @ x, W @ x.astype(np.int64))
+    with pytest.raises(IndexDataError, match="ranks of tensor"):
+        built.matrix.to_dense()
+    if patterns < 32:
+        with pytest.raises(IndexDataError, match="is no pattern"):
+            [built.matrix.block(j) for j in range(built.matrix.blocks)]
+
+
+BIG: list[dict[str, Any]] = [  # at least 7 * 64 KiB of index: seven threads take part
+    {"shape": (1100, 2100)},
+    {"shape": (1100, 3500), "digits": BINARY_SIGNS, "k": 5},
+    {"shape": (600, 1500), "k": 4, "encoding": "permuted"},
+    {"shape": (1500, 600), "k": 4, "encoding": "permuted", "direction": "reduce"},
+]
+
+
+@pytest.mark.parametrize("kind", BIG, ids=str)
+def test_results_do_not_depend_on_the_number_of_threads(
+    isa: str, kind: dict[str, Any], spec: type[Spec], shared_build: Build,
+    rng: np.random.Generator, restore: None,
+) -> None:  # fmt: skip
+    (built,) = shared_build([spec(scale="row", **kind)])
+    assert built.matrix.nbytes > 7 * (64 << 10)
+    n = built.spec.shape[1]
+    rsr.set_num_threads(1)
+    vectors = [x for _, x in inputs(n, rng)]
+    alone = [built.check(x) for x in vectors]
+    for threads in (2, 3, 7):
+        rsr.set_num_threads(threads)
+        for x, expected in zip(vectors, alone, strict=True):
+            found = built.matrix @ x
+            assert found.tobytes() == expected.tobytes(), f"{built.spec}, {isa}, {threads} threads"
+
+
+@pytest.mark.parametrize("kind", BIG + [{"shape": (129, 85), **kind} for kind in KINDS], ids=str)
+def test_instruction_sets_agree_to_the_bit_for_int8(
+    kind: dict[str, Any], spec: type[Spec], shared_build: Build, isas: list[str],
+    rng: np.random.Generator, restore: None,
+) -> None:  # fmt: skip
+    (built,) = shared_build([spec(**kind)])
+    for name, x in inputs(built.spec.shape[1], rng):
+        if x.dtype == np.int8:
+            products = []
+            for isa in isas:
+                rsr.use_isa(isa)
+                products.append((built.matrix @ x).tobytes())
+            assert len(set(products)) == 1, f"{built.spec}, {name}: {isas} differ"
+
+
+def test_plain_read_takes_any_length(isa: str) -> None:
+    from rsr_runtime import _native
+
+    for n in (0, 1, 31, 127, 128, 129, 255, 256, 257, 1000):
+        data = np.zeros(n, np.uint8)
+        assert _native.plain_read(data) == 0
+        for i in range(n):  # depends on every byte
+            data[i] = 1
+            assert _native.plain_read(data) != 0, (isa, n, i)
+            data[i] = 0

@@ -1,0 +1,45 @@
+"""The runtime is light: it imports NumPy, msgpack and itself, in no time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.runtime.conftest import RunPython, Workshop
+
+HEAVY = ["click", "safetensors", "rich", "rsrc", "zstandard", "torch"]
+
+
+def test_loads_nothing_of_the_compiler(run_python: RunPython, workshop: Workshop) -> None:
+    """Neither when imported nor when a file without compression is used."""
+    path = workshop.path()
+    spec = workshop.one((5, 5)).spec
+    workshop.write(path, [spec], dense=[("norm", "F32", (1,), bytes(4))])
+    code = """
+import sys
+import rsr_runtime as rsr
+def heavy():
+    return sorted({name.partition(".")[0] for name in sys.modules} & set(sys.argv[2].split()))
+print(heavy())
+import numpy
+model = rsr.load(sys.argv[1], verify=True)
+for name in model:
+    if isinstance(model[name], rsr.Matrix):
+        model[name] @ numpy.zeros(5, numpy.int8)
+print(heavy())
+"""
+    done = run_python(code, path, " ".join(HEAVY))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["[]", "[]"]
+
+
+def test_imports_fast(run_python: RunPython) -> None:
+    code = """
+import time
+import numpy
+start = time.perf_counter()
+import rsr_runtime
+print(time.perf_counter() - start)
+"""
+    seconds = min(float(run_python(code).stdout) for _ in range(6))
+    assert seconds < 0.060

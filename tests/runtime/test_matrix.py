@@ -1,0 +1,403 @@
+"""Matrix: what it takes, what it refuses in which words, and what it says about itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import rsr_runtime as rsr
+from rsr_formats.layout import BINARY_BITS, BINARY_SIGNS, TERNARY
+from rsr_runtime import InputShapeError, InputTypeError, OptionError
+
+if TYPE_CHECKING:
+    from tests.runtime.conftest import Built, Workshop
+
+Array = npt.NDArray[Any]
+
+M, N = 45, 38
+KINDS: dict[str, dict[str, Any]] = {
+    "ranked": {},
+    "ranked-binary": {"digits": BINARY_SIGNS, "k": 5},
+    "expand": {"k": 4, "encoding": "permuted"},
+    "reduce": {"k": 4, "encoding": "permuted", "direction": "reduce"},
+}
+
+
+@pytest.fixture(params=KINDS)
+def built(request: pytest.FixtureRequest, workshop: Workshop) -> Built:
+    return workshop.one((M, N), scale="row", **KINDS[request.param])
+
+
+def float_bound(built: Built, x: Array) -> Array:
+    """Return what float32 products may be off by; x (..., n), result (..., m)."""
+    size = np.abs(x.astype(np.float64)).sum(axis=-1, keepdims=True)
+    bound: Array = x.shape[-1] * 2.0**-24 * np.abs(built.scale) * size
+    return bound
+
+
+def bitnet_linear(x: Array, W: Array, scale: Array) -> Array:
+    """Compute a BitNet b1.58 linear layer as its authors' PyTorch code does, row by row."""
+    rows = []
+    for row in x.reshape(-1, x.shape[-1]) if x.size else np.zeros((0, x.shape[-1]), np.float32):
+        largest = np.float32(max([abs(float(v)) for v in row], default=0.0))
+        reciprocal = np.float32(1) / max(largest, np.float32(1e-5))
+        s = reciprocal * np.float32(127)
+        q = [int(min(127, max(-128, round(float(v * s))))) for v in row]  # round: half to even
+        sums = np.array([sum(int(w) * v for w, v in zip(r, q, strict=True)) for r in W])
+        rows.append(sums.astype(np.float32) * scale.astype(np.float32) / s)
+    return np.array(rows, np.float32).reshape(*x.shape[:-1], len(W))
+
+
+# --- shapes ---------------------------------------------------------------------------------
+
+
+def test_vector_and_matrix_products(built: Built, rng: np.random.Generator) -> None:
+    built.check(rng.integers(-128, 128, N).astype(np.int8))
+    built.check(rng.standard_normal(N).astype(np.float32))
+    for b in (0, 1, 2, 5):
+        X = rng.integers(-128, 128, (N, b)).astype(np.int8)
+        Y = built.matrix @ X
+        assert Y.dtype == np.int32
+        assert Y.flags.c_contiguous
+        np.testing.assert_array_equal(Y, built.exact(X))
+        Xf = rng.standard_normal((N, b)).astype(np.float32)
+        Yf = built.matrix @ Xf
+        assert Yf.dtype == np.float32
+        assert Yf.shape == (M, b)
+        for i in range(b):  # a batch is its vectors, to the bit
+            np.testing.assert_array_equal(Yf[:, i], built.matrix @ Xf[:, i])
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 7), (7, 0)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_empty_matrices(kind: str, shape: tuple[int, int], workshop: Workshop) -> None:
+    m, n = shape
+    for scale in ("none", "tensor", "row"):
+        matrix = workshop.one(shape, scale=scale, **KINDS[kind]).matrix
+        for dtype, result in ((np.int8, np.int32), (np.float32, np.float32)):
+            for b in ((), (0,), (3,)):
+                y = matrix @ np.ones((n, *b), dtype)
+                assert y.dtype == result
+                assert y.shape == (m, *b)
+                assert not y.any()
+        for lead in ((), (0,), (2,), (2, 0), (2, 3)):
+            for activations in ("float32", "int8"):
+                y = matrix.linear(np.ones((*lead, n), np.float32), activations)
+                assert y.dtype == np.float32
+                assert y.shape == (*lead, m)
+                assert not y.any()
+        assert matrix.to_dense().shape == shape
+        assert matrix.bits_per_weight == 0
+
+
+@pytest.mark.parametrize("lead", [(), (1,), (4,), (0,), (2, 3), (2, 0, 3)])
+def test_linear_float32(built: Built, lead: tuple[int, ...], rng: np.random.Generator) -> None:
+    x = rng.standard_normal((*lead, N)).astype(np.float32)
+    y = built.matrix.linear(x)
+    assert y.dtype == np.float32
+    assert y.shape == (*lead, M)
+    exact = x.astype(np.float64) @ built.W.T * built.scale
+    assert (np.abs(y - exact) <= float_bound(built, x)).all()
+
+
+def test_memory_layouts_do_not_matter(built: Built, rng: np.random.Generator) -> None:
+    for dtype in (np.int8, np.float32):
+        x = rng.integers(-128, 128, N).astype(dtype)
+        expected = built.matrix @ x
+        buffer = np.zeros(2 * N, dtype)
+        buffer[::2] = x
+        raw = np.zeros(x.nbytes + 1, np.uint8)
+        unaligned = raw[1:].view(dtype)
+        unaligned[:] = x
+        locked = x.copy()
+        locked.flags.writeable = False
+        column = np.zeros((N, 3), dtype)
+        column[:, 1] = x
+        variants = [buffer[::2], x[::-1].copy()[::-1], unaligned, locked, column[:, 1]]
+        for variant in variants:
+            np.testing.assert_array_equal(built.matrix @ variant, expected)
+        X = np.stack([x, x], axis=1)
+        unaligned_matrix = np.zeros(X.nbytes + 1, np.uint8)[1:].view(dtype).reshape(2, N)
+        unaligned_matrix[:] = X.T
+        for matrix in (np.asfortranarray(X), X[::-1].copy()[::-1], unaligned_matrix.T):
+            np.testing.assert_array_equal(built.matrix @ matrix, np.stack([expected] * 2, axis=1))
+        if dtype == np.float32:
+            for variant in variants:
+                np.testing.assert_array_equal(built.matrix.linear(variant), expected)
+
+
+# --- refusals -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [">f4", "f8", "f2", "i8", "i4", "u1", "?", "c8", "O"])
+def test_other_dtypes_are_refused(built: Built, dtype: str) -> None:
+    x = np.zeros(N, dtype)
+    for call in (built.matrix.__matmul__, built.matrix.matvec, built.matrix.linear):
+        with pytest.raises(InputTypeError, match="expected float32") as caught:
+            call(x)
+        assert f"x has dtype {x.dtype}" in str(caught.value)
+    assert issubclass(InputTypeError, TypeError)
+
+
+def test_what_is_no_array_is_refused(built: Built) -> None:
+    for x in ([0.0] * N, 1.0, None, "x", memoryview(bytes(N))):
+        with pytest.raises(InputTypeError, match=f"{type(x).__name__}, expected a NumPy array"):
+            built.matrix @ x  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("shape", [(), (N - 1,), (N + 1,), (1, N), (N, 2, 2), (0,), (0, N)])
+def test_other_shapes_are_refused(built: Built, shape: tuple[int, ...]) -> None:
+    x = np.zeros(shape, np.float32)
+    expected = rf"x has shape {shape}, expected ({N},) or ({N}, b)"
+    with pytest.raises(InputShapeError) as caught:
+        built.matrix @ x
+    assert expected in str(caught.value)
+    with pytest.raises(InputShapeError):
+        built.matrix.matvec(x)
+    if not shape or shape[-1] != N:
+        with pytest.raises(InputShapeError) as caught:
+            built.matrix.linear(x)
+        assert f"x has shape {shape}, expected (..., {N})" in str(caught.value)
+    assert issubclass(InputShapeError, ValueError)
+
+
+def test_linear_refuses_int8_and_unknown_activations(built: Built) -> None:
+    with pytest.raises(InputTypeError, match="int8, expected float32"):
+        built.matrix.linear(np.zeros(N, np.int8))
+    with pytest.raises(OptionError, match="found 'int4', expected 'float32' or 'int8'"):
+        built.matrix.linear(np.zeros(N, np.float32), "int4")
+
+
+# --- out ------------------------------------------------------------------------------------
+
+
+def test_out_receives_the_product(built: Built, rng: np.random.Generator) -> None:
+    for dtype, result in ((np.int8, np.int32), (np.float32, np.float32)):
+        x = rng.integers(-128, 128, N).astype(dtype)
+        out = np.full(M, 77, result)
+        assert built.matrix.matvec(x, out=out) is out
+        np.testing.assert_array_equal(out, built.matrix @ x)
+
+
+def test_out_stays_inside_its_bounds(isa: str, workshop: Workshop) -> None:
+    for m in (1, 31, 33, 127, 129):
+        built = workshop.one((m, N), fill="highest")
+        for dtype, result in ((np.int8, np.int32), (np.float32, np.float32)):
+            guarded = np.full(m + 64, 7777, result)
+            built.matrix.matvec(np.ones(N, dtype), out=guarded[32:-32])
+            assert (guarded[32:-32] == N).all(), (isa, m)
+            assert (guarded[:32] == 7777).all(), (isa, m)
+            assert (guarded[-32:] == 7777).all(), (isa, m)
+
+
+def test_out_of_one_row_may_have_any_stride(workshop: Workshop) -> None:
+    """A single element is contiguous whatever its stride."""
+    built = workshop.one((1, N), fill="highest")
+    out = np.zeros(4, np.int32)[::3][:1]
+    assert built.matrix.matvec(np.ones(N, np.int8), out=out) is out
+    assert out[0] == N
+
+
+def test_out_is_refused_where_it_does_not_fit(built: Built) -> None:
+    x = np.zeros(N, np.float32)
+    for out, found in (
+        (np.zeros(M), "float64"),
+        (np.zeros(M, np.int32), "int32"),
+        (np.zeros(M, ">f4"), ">f4"),
+        ([0.0] * M, "list"),
+    ):
+        with pytest.raises(InputTypeError, match=f"out is {found}, expected an array of float32"):
+            built.matrix.matvec(x, out=out)  # type: ignore[arg-type]
+    with pytest.raises(InputTypeError, match="expected an array of int32 for x of int8"):
+        built.matrix.matvec(np.zeros(N, np.int8), out=np.zeros(M, np.float32))
+    for shape in ((M + 1,), (M - 1,), (M, 1), (1, M), ()):
+        with pytest.raises(InputShapeError) as caught:
+            built.matrix.matvec(x, out=np.zeros(shape, np.float32))
+        assert f"out has shape {shape}, expected ({M},)" in str(caught.value)
+    locked = np.zeros(M, np.float32)
+    locked.flags.writeable = False
+    unaligned = np.zeros(4 * M + 1, np.uint8)[1:].view(np.float32)
+    for out in (np.zeros(2 * M, np.float32)[::2], np.zeros(M, np.float32)[::-1], locked, unaligned):
+        with pytest.raises(InputShapeError, match="contiguous, aligned and writeable"):
+            built.matrix.matvec(x, out=out)
+    memory = np.zeros(M + N, np.float32)
+    with pytest.raises(InputShapeError, match="must not overlap"):
+        built.matrix.matvec(memory[:N], out=memory[N - 1 : N - 1 + M])
+    built.matrix.matvec(memory[:N], out=memory[N:])  # side by side is fine
+
+
+# --- linear in int8 -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lead", [(), (3,), (0,), (2, 2)])
+def test_linear_int8_is_the_bitnet_layer(
+    built: Built, lead: tuple[int, ...], rng: np.random.Generator
+) -> None:
+    x = (rng.standard_normal((*lead, N)) * 10.0 ** rng.uniform(-7, 7, (*lead, 1))).astype("f4")
+    y = built.matrix.linear(x, activations="int8")
+    assert y.dtype == np.float32
+    np.testing.assert_array_equal(y, bitnet_linear(x, built.W, built.scale))
+
+
+def test_linear_int8_rounds_ties_to_even(built: Built, rng: np.random.Generator) -> None:
+    x = rng.integers(-127, 127, (8, N)).astype(np.float32) + np.float32(0.5)
+    x[:, 0] = 127  # s = 127 * (1 / 127) is exactly 1 in float32
+    assert np.float32(127) * (np.float32(1) / np.float32(127)) == 1
+    q = np.where(np.floor(x) % 2 == 0, np.floor(x), np.ceil(x))
+    q[:, 0] = 127
+    y = built.matrix.linear(x, activations="int8")
+    np.testing.assert_array_equal(y, (q @ built.W.T).astype(np.float32) * built.scale.astype("f4"))
+    np.testing.assert_array_equal(y, bitnet_linear(x, built.W, built.scale))
+
+
+def test_linear_int8_of_zero_and_tiny_rows(built: Built, rng: np.random.Generator) -> None:
+    x = np.zeros((4, N), np.float32)
+    x[1] = rng.standard_normal(N) * 1e-6  # below the floor of 1e-5: small q
+    x[2] = rng.standard_normal(N) * 1e-9  # far below: q = 0
+    x[3] = np.float32(1e-45)  # subnormal
+    y = built.matrix.linear(x, activations="int8")
+    np.testing.assert_array_equal(y, bitnet_linear(x, built.W, built.scale))
+    assert not y[0].any()
+    assert y[1].any()
+    assert not y[2:].any()
+
+
+def test_linear_int8_of_large_and_not_finite_rows(built: Built, rng: np.random.Generator) -> None:
+    """Rows do not disturb each other: one that is not finite gives NaN, and no warning."""
+    x = rng.standard_normal((6, N)).astype(np.float32)
+    x[0] *= np.float32(1e33)
+    x[1, 3] = np.nan
+    x[3, 0] = np.inf
+    x[4, N - 1] = -np.inf
+    y = built.matrix.linear(x, activations="int8")
+    finite = [0, 2, 5]
+    np.testing.assert_array_equal(y[finite], bitnet_linear(x[finite], built.W, built.scale))
+    assert np.isnan(y[[1, 3, 4]]).all()
+
+
+# --- what a matrix says about itself --------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scale", ["none", "tensor", "row", "block"])
+def test_to_dense(kind: str, scale: str, workshop: Workshop) -> None:
+    for shape in ((M, N), (160, 10), (1, 1), (128, 3)):
+        built = workshop.one(shape, scale=scale, **KINDS[kind])
+        digits = built.matrix.to_dense(np.int8)
+        assert digits.dtype == np.int8
+        np.testing.assert_array_equal(digits, built.W)
+        dense = built.matrix.to_dense()
+        assert dense.dtype == np.float32
+        np.testing.assert_array_equal(dense, built.W * built.scale[:, None])
+        assert dense.flags.c_contiguous
+        assert digits.flags.c_contiguous
+
+
+def test_to_dense_refuses_other_dtypes(built: Built) -> None:
+    with pytest.raises(OptionError, match="found dtype float64, expected float32 or int8"):
+        built.matrix.to_dense(np.float64)
+
+
+@pytest.mark.parametrize(("digits", "k"), [(TERNARY, 3), (TERNARY, 2), (BINARY_BITS, 5)])
+def test_block_is_the_same_from_either_encoding(
+    digits: tuple[int, ...], k: int, workshop: Workshop
+) -> None:
+    from rsr_runtime.reference import preprocess
+
+    for shape in ((M, N), (140, 9), (3, 1)):
+        ranked = workshop.one(shape, digits=digits, k=k)
+        expected = preprocess(ranked.W, digits, k)
+
+        def same(arrays: dict[str, Array], blocks: Any = expected) -> None:
+            for j, block in enumerate(blocks):
+                arrays["permutation"][j], arrays["segments"][j] = block
+
+        permuted = workshop.one(shape, same, digits=digits, k=k, encoding="permuted")
+        assert ranked.matrix.blocks == permuted.matrix.blocks == len(expected)
+        for j, block in enumerate(expected):
+            for matrix in (ranked.matrix, permuted.matrix):
+                sigma, L = matrix.block(j)
+                assert sigma.dtype == L.dtype == np.uint32
+                np.testing.assert_array_equal(sigma, block.permutation)
+                np.testing.assert_array_equal(L, block.segments)
+
+
+def test_block_refuses_what_does_not_exist(built: Built) -> None:
+    for j in (-1, built.matrix.blocks, 1 << 40):
+        with pytest.raises(IndexError, match=f"block {j} of {built.matrix.blocks}"):
+            built.matrix.block(j)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_properties(kind: str, workshop: Workshop) -> None:
+    options: dict[str, Any] = {
+        "digits": TERNARY,
+        "k": 3,
+        "encoding": "ranked",
+        "direction": "expand",
+    }
+    options |= KINDS[kind]
+    for scale in ("none", "tensor", "row", "block"):
+        built = workshop.one((M, N), name="layer.w", scale=scale, **options)
+        w = built.matrix
+        assert (w.name, w.shape) == ("layer.w", (M, N))
+        assert w.dtype == np.float32
+        assert (w.k, w.encoding, w.direction) == tuple(
+            options[key] for key in ("k", "encoding", "direction")
+        )
+        assert w.base == len(built.spec.digits)
+        scales = {"none": 0, "tensor": 1, "row": M, "block": -(-M // 7)}[scale]
+        index = sum(a.nbytes for part, a in w._arrays.items() if part != "scale")
+        assert w.nbytes == index + 4 * scales
+        assert w.bits_per_weight == 8 * w.nbytes / (M * N)
+        assert w.scale.dtype == np.float32
+        assert w.scale.shape == (() if scale in ("none", "tensor") else (M,))
+        np.testing.assert_array_equal(np.broadcast_to(w.scale, M), built.scale)
+        with pytest.raises(ValueError, match="read-only"):
+            w.scale[...] = 2
+        kind_name = "ternary" if w.base == 3 else "binary"
+        assert repr(w) == (
+            f"Matrix('layer.w', {M}x{N}, {kind_name}, {w.encoding} {w.packing}, k={w.k}, "
+            f"{w.bits_per_weight:.2f} bits/weight)"
+        )
+
+
+def test_bits_per_weight_of_a_large_ranked_matrix(workshop: Workshop) -> None:
+    """The figures of the format: 16 bits for 9 ternary or 15 binary weights."""
+    assert workshop.one((128, 900)).matrix.bits_per_weight == 16 / 9
+    binary = workshop.one((128, 900), digits=BINARY_SIGNS, k=5)
+    assert binary.matrix.bits_per_weight == 16 / 15
+
+
+# --- algorithms -----------------------------------------------------------------------------
+
+
+def test_algorithms(built: Built, rng: np.random.Generator) -> None:
+    x = rng.integers(-128, 128, N).astype(np.int8)
+    xf = rng.standard_normal(N).astype(np.float32)
+    with pytest.raises(OptionError, match=r"found 'dense', expected 'rsr\+\+' or 'rsr'"):
+        built.matrix.matvec(x, algorithm="dense")
+    if built.spec.encoding == "ranked":
+        for algorithm in ("rsr", "rsr++"):
+            with pytest.raises(OptionError, match="--encoding permuted"):
+                built.matrix.matvec(x, algorithm=algorithm)
+        return
+    for algorithm in ("rsr", "rsr++"):
+        np.testing.assert_array_equal(
+            built.matrix.matvec(x, algorithm=algorithm), built.exact(x), algorithm
+        )
+        y = built.matrix.matvec(xf, algorithm=algorithm)
+        exact = built.W @ xf.astype(np.float64) * built.scale
+        assert (np.abs(y - exact) <= float_bound(built, xf)).all(), algorithm
+    np.testing.assert_array_equal(
+        built.matrix.matvec(xf, algorithm="rsr++"), built.matrix.matvec(xf)
+    )
+
+
+def test_every_refusal_is_an_rsr_error() -> None:
+    names = ("ClosedError", "InputShapeError", "InputTypeError", "IsaError", "OptionError")
+    for name in names:
+        assert issubclass(getattr(rsr, name), rsr.RsrError)

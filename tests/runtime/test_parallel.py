@@ -1,0 +1,199 @@
+"""The pool of threads: correct, shared, asleep when idle, and gone after a fork."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import rsr_runtime as rsr
+from rsr_runtime import OptionError
+
+if TYPE_CHECKING:
+    from tests.runtime.conftest import Built, RunPython, Workshop
+
+# Loads argv[1] and defines check(): a product that two threads share, compared with numbers
+# that the parent computed.
+PRELUDE = """
+import os, sys, threading, time
+import numpy as np
+import rsr_runtime as rsr
+w = rsr.load(sys.argv[1])["w"]
+x = np.full(w.shape[1], -128, np.int8)
+def check():
+    assert (w @ x == -128 * w.shape[1]).all()
+rsr.set_num_threads(2)
+check()
+"""
+
+
+@pytest.fixture
+def big_file(workshop: Workshop, spec: Any) -> Path:
+    """Return a file with a matrix "w" of ones, large enough for several threads."""
+    path = workshop.path()
+    workshop.write(path, [spec((1100, 2100), fill="highest", name="w")])
+    return path
+
+
+@pytest.mark.parametrize("n", [0, -1, 1025, 1 << 40, 2.0, "2", None])
+def test_set_num_threads_refuses(n: Any, restore: None) -> None:
+    rsr.set_num_threads(3)
+    with pytest.raises(OptionError) as caught:
+        rsr.set_num_threads(n)
+    assert str(caught.value) == f"set_num_threads: found {n!r}, expected an integer, 1 to 1024"
+    assert rsr.get_num_threads() == 3
+
+
+def test_set_num_threads(restore: None) -> None:
+    for n in (1, 2, 1024):
+        rsr.set_num_threads(n)
+        assert rsr.get_num_threads() == n
+        assert rsr.cpu_info()["threads"] == n
+
+
+def test_products_from_many_threads_agree(
+    workshop: Workshop, rng: np.random.Generator, restore: None
+) -> None:
+    kinds: list[dict[str, Any]] = [
+        {"shape": (1100, 1000)},
+        {"shape": (600, 1000), "k": 4, "encoding": "permuted"},
+        {"shape": (600, 1000), "k": 4, "encoding": "permuted", "direction": "reduce"},
+    ]
+    built: list[Built] = [workshop.one(scale="row", **kind) for kind in kinds]
+    vectors = [rng.integers(-128, 128, 1000).astype(t) for t in (np.int8, np.float32)]
+    rsr.set_num_threads(1)
+    alone = [[(b.matrix @ x).tobytes() for x in vectors] for b in built]
+    rsr.set_num_threads(3)
+    wrong: list[str] = []
+    until = time.monotonic() + 1.5
+
+    def work(i: int) -> None:
+        while time.monotonic() < until:
+            if i == 0:
+                rsr.set_num_threads(int(rng.integers(1, 6)))
+            for b, expected in zip(built, alone, strict=True):
+                for x, e in zip(vectors, expected, strict=True):
+                    if (b.matrix @ x).tobytes() != e:
+                        wrong.append(f"{b.spec} {x.dtype}")
+
+    threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive(), "deadlock"
+    assert not wrong
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork needs a POSIX system")
+def test_a_forked_child_has_a_pool_of_its_own(run_python: RunPython, big_file: Path) -> None:
+    code = (
+        PRELUDE
+        + """
+def multiply():
+    while not stop:
+        check()
+stop = False
+busy = threading.Thread(target=multiply)  # so that some forks meet a pool in use
+busy.start()
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        try:
+            for _ in range(5):
+                check()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    until = time.monotonic() + 20
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            break
+        if time.monotonic() > until:
+            os.kill(child, 9)
+            sys.exit("the child hangs")
+        time.sleep(0.001)
+    if status:
+        sys.exit(f"the child ended with {status}")
+    check()
+stop = True
+busy.join()
+print("done")
+"""
+    )
+    done = run_python(code, big_file, PYTHONWARNINGS="ignore::DeprecationWarning")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_idle_threads_sleep(run_python: RunPython, big_file: Path) -> None:
+    code = (
+        PRELUDE
+        + """
+rsr.set_num_threads(7)
+used = []
+for _ in range(3):
+    check()
+    time.sleep(0.001)
+    before = time.process_time()
+    time.sleep(0.3)
+    used.append(time.process_time() - before)
+print(min(used))
+"""
+    )
+    done = run_python(code, big_file)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 0.004
+
+
+@pytest.mark.parametrize("end", ["", "sys.exit(0)", "sys.modules['kept'] = w"])
+def test_exits_cleanly(end: str, run_python: RunPython, big_file: Path) -> None:
+    done = run_python(PRELUDE + end, big_file)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_exits_cleanly_while_daemon_threads_multiply(run_python: RunPython, big_file: Path) -> None:
+    """Python up to 3.13 unwinds such threads where C++ would abort the process."""
+    code = (
+        PRELUDE
+        + """
+rows = np.ones((50, w.shape[1]), np.float32)
+def multiply():
+    while True:
+        check()
+        w.linear(rows, "int8")
+for _ in range(3):
+    threading.Thread(target=multiply, daemon=True).start()
+time.sleep(0.05)
+"""
+    )
+    for _ in range(3):
+        done = run_python(code, big_file)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_works_where_no_thread_can_be_started(run_python: RunPython, big_file: Path) -> None:
+    """The stack of a thread does not fit into what is left of the address space."""
+    code = (
+        PRELUDE.replace("rsr.set_num_threads(2)", "rsr.set_num_threads(1)")
+        + """
+import resource
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+limit = used + (6 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+rsr.set_num_threads(4)
+for _ in range(3):
+    check()
+tasks = len(os.listdir("/proc/self/task"))
+print(tasks)
+"""
+    )
+    done = run_python(code, big_file, OPENBLAS_NUM_THREADS="1")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
