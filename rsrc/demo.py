@@ -103,8 +103,7 @@ def _dense_layers(source: Path) -> list[Layer]:
 
     def linear(x: FloatArray, W: FloatArray) -> FloatArray:
         q, s = quantize_int8(x)
-        y: FloatArray = q.astype(np.float32) @ W.T / s
-        return y
+        return np.divide(q.astype(np.float32) @ W.T, s, dtype=np.float32)
 
     weights = [
         to_float32(t.read(), t.dtype).reshape(t.shape)

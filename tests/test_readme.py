@@ -1,4 +1,4 @@
-"""What README.md shows is what happens: each of its commands is run, each printed value compared."""
+"""What README.md shows is what happens: each command is run, each printed value compared."""
 
 from __future__ import annotations
 

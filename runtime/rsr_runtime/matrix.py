@@ -37,6 +37,8 @@ class Matrix:
     * NaN and infinity in x spread as in a dense product: a zero weight times either is NaN.
     """
 
+    __array_ufunc__ = None  # x @ w is a TypeError here, not an obscure error of NumPy's
+
     def __init__(
         self, tensor: IndexedTensor, arrays: dict[str, Array], is_closed: Callable[[], bool]
     ) -> None:
@@ -199,7 +201,8 @@ class Matrix:
         q, s = quantize_int8(rows)
         sums = np.empty((len(rows), self.shape[0]), np.int32)
         self._multiply(q, sums)
-        return (sums.astype(np.float32) * self.scale / s).reshape(shape)
+        with np.errstate(over="ignore"):  # a sum beyond float32 is infinite, as in a dense product
+            return (sums.astype(np.float32) * self.scale / s).reshape(shape)
 
     def to_dense(self, dtype: npt.DTypeLike = np.float32) -> Array:
         """Return the dense matrix, (out_features, in_features): for tests and inspection.
