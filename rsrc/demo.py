@@ -26,7 +26,8 @@ FloatArray = npt.NDArray[np.float32]
 Layer = Callable[[FloatArray], FloatArray]
 
 _SHADES = " ░▒▓█"
-_SHOWN = 8  # digits drawn
+_SHOWN = 8  # digits drawn, where the terminal is wide enough
+_WIDTH = 16  # columns a digit takes: two per pixel
 
 
 def example_folder() -> Path:
@@ -69,7 +70,7 @@ def run() -> None:
     }
     first = predictions["dense checkpoint"]
     table = Table("weights", title="handwritten digits, a ternary network 64-512-512-10")
-    for column in ("size", "accuracy", "answers equal to dense", "time per image"):
+    for column in ("size", "accuracy", "same answers", "time per image"):
         table.add_column(column, justify="right")
     for name, found in predictions.items():
         table.add_row(
@@ -130,9 +131,10 @@ def _draw(
     predictions: npt.NDArray[np.intp],
 ) -> None:
     """Draw one image of several digits, with the prediction below, and any that went wrong."""
-    wrong = np.flatnonzero(predictions != labels)[:2]
+    count = max(1, min(_SHOWN, (out.width + 1) // (_WIDTH + 1)))
+    wrong = np.flatnonzero(predictions != labels)[: count // 4]
     right = [int(np.flatnonzero((labels == d) & (predictions == d))[0]) for d in range(10)]
-    shown = [*right[: _SHOWN - len(wrong)], *map(int, wrong)]
+    shown = [*right[: count - len(wrong)], *map(int, wrong)]
     for row in range(8):
         cells = ("".join(_SHADES[v * 4 // 16] * 2 for v in images[i, row]) for i in shown)
         out.print(" ".join(cells), highlight=False)
@@ -140,6 +142,6 @@ def _draw(
     for i in shown:
         good = predictions[i] == labels[i]
         text = f"{predictions[i]}" if good else f"{predictions[i]}, is {labels[i]}"
-        captions.append(text.center(16))
+        captions.append(text.center(_WIDTH))
     out.print(" ".join(captions), highlight=False)
     out.print()
