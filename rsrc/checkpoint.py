@@ -154,7 +154,7 @@ def _open_sharded(index: Path, files: dict[str, Path]) -> Checkpoint:
     if not isinstance(weight_map, dict) or not weight_map:
         raise SourceError(f"{index}: expected a non-empty map under 'weight_map'")
     for name in weight_map.values():
-        if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
+        if not isinstance(name, str) or not _is_plain(name):
             raise SourceError(
                 f"{index}: {str(name)[:80]!r} is no plain file name; shards lie beside their index"
             )
@@ -176,6 +176,10 @@ def _open_sharded(index: Path, files: dict[str, Path]) -> Checkpoint:
     for name in extra:  # readers go by the index; what it does not name is not part of the model
         del checkpoint.tensors[name]
     return checkpoint
+
+
+def _is_plain(name: str) -> bool:
+    return Path(name).name == name and name not in ("", ".", "..") and "\0" not in name
 
 
 def _open_shards(source: Path, shards: list[Path], files: dict[str, Path]) -> Checkpoint:

@@ -104,7 +104,8 @@ def _dense_layers(source: Path) -> list[Layer]:
 
     def linear(x: FloatArray, W: FloatArray) -> FloatArray:
         q, s = quantize_int8(x)
-        return np.divide(q.astype(np.float32) @ W.T, s, dtype=np.float32)
+        y: FloatArray = np.divide(q.astype(np.float32) @ W.T, s, dtype=np.float32)
+        return y
 
     weights = [
         to_float32(t.read(), t.dtype).reshape(t.shape)

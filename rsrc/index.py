@@ -22,6 +22,7 @@ T = TypeVar("T")
 Item = TypeVar("Item")
 
 _PANEL = 2 << 20  # digits of a panel: small enough to stay near the processor
+_PANELS = 32 << 20  # digits of all panels under way: however many threads, memory stays bounded
 Part = tuple[str, Iterator[memoryview]]
 
 
@@ -57,7 +58,7 @@ def _ranks(
     t = p.source
     out_features, in_features = t.shape
     words = w16_words(-(-in_features // p.k))
-    height = max(1, _PANEL // max(1, in_features) // STRIP) * STRIP
+    height = max(1, _panel(threads) // max(1, in_features) // STRIP) * STRIP
 
     def encode(first: int) -> memoryview:
         rows = slice(first, min(first + height, out_features))
@@ -81,7 +82,7 @@ def _permutations(
     expand = p.direction == "expand"
     rows, columns = t.shape if expand else t.shape[::-1]
     dtype = np.uint16 if p.packing == "u16" else np.uint32
-    width = max(1, _PANEL // max(1, rows) // p.k) * p.k
+    width = max(1, _panel(threads) // max(1, rows) // p.k) * p.k
 
     def encode(first: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         panel = slice(first, min(first + width, columns))
@@ -103,6 +104,10 @@ def _permutations(
     for permutation, lists in ordered_map(pool, encode, range(0, columns, width), threads):
         segments.append(lists.reshape(-1))
         yield permutation.reshape(-1).data.cast("B")
+
+
+def _panel(threads: int) -> int:
+    return min(_PANEL, _PANELS // threads)
 
 
 @contextmanager

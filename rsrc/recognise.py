@@ -48,10 +48,13 @@ def recognise(
     Raises:
         SourceError: a tensor is of a ternary layout but damaged.
         NothingToCompileError: no tensor is ternary or binary.
-        OptionError: an unknown `quantize`.
+        OptionError: an unknown `quantize`, or a string where patterns should be.
     """
     if quantize is not None and quantize not in QUANTIZERS:
         raise OptionError(f"quantize: found {quantize!r}, expected {' or '.join(QUANTIZERS)}")
+    for option, patterns in (("include", include), ("exclude", exclude)):
+        if isinstance(patterns, str):  # a sequence, but of letters
+            raise OptionError(f"{option}: found {patterns!r}, expected a list of patterns")
     layouts = [*LAYOUTS, AbsMean(chosen=bool(include))] if quantize else list(LAYOUTS)
     found: list[Recognised] = []
     for tensor in checkpoint.tensors.values():

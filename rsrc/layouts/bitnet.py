@@ -64,7 +64,7 @@ class BitNet(Layout):
     def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
         """Decode a window: a code is a digit."""
         quarter = t.tensor.shape[0]
-        packed = raw.reshape(quarter, -1)
+        packed = raw.reshape(t.tensor.shape)
         result = np.empty((rows.stop - rows.start, columns.stop - columns.start), np.uint8)
         for i in range(4):
             first = max(rows.start, i * quarter)

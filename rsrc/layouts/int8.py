@@ -49,8 +49,10 @@ class Int8(Layout):
         """Decode a window: (value - lowest) / step between digits."""
         window = raw.reshape(t.shape)[rows, columns]
         if t.digits == BINARY_SIGNS:
-            return np.right_shift(window + np.uint8(1), 1, dtype=np.uint8)  # 255 (-1) wraps to 0
-        return np.subtract(window, t.digits[0] & 255, dtype=np.uint8)
+            digits: DigitArray = np.right_shift(window + np.uint8(1), 1)  # 255 (-1) wraps to 0
+        else:
+            digits = np.subtract(window, t.digits[0] & 255, dtype=np.uint8)
+        return digits
 
     def restore(self, r: Restored) -> npt.NDArray[Any]:
         """Return the digit values as int8."""

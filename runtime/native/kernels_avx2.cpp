@@ -16,6 +16,11 @@ inline __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const
 
 inline void store(void* p, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
 
+// Into L2, 8 KiB ahead: from DRAM twice the speed and more (kernels_avx512.cpp says why).
+inline void prefetch(const uint16_t* p) {
+  _mm_prefetch(reinterpret_cast<const char*>(p) + 8192, _MM_HINT_T1);
+}
+
 inline __m256i load_twice(const char* p) {
   return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
@@ -53,32 +58,47 @@ inline void add_entries(__m256i i0, __m256i i1, const char* t, __m256i* sums) {
 }
 
 // Bound: an int16 sum takes 3 * flush entries of at most 128 k (kernels.h), then is widened.
-void lookup_i8(const uint16_t* words, int rows, size_t columns, const void* tables, size_t flush,
-               int32_t* y) {
+template <int R>  // rows / 32
+void lookup_i8(const uint16_t* words, size_t columns, const char* t, size_t flush, int32_t* y) {
   const __m256i five = _mm256_set1_epi16(31);
-  for (int r = 0; r < rows; r++) y[r] = 0;
-  for (int r = 0; r < rows; r += 32) {
-    const char* t = static_cast<const char*>(tables);
-    const uint16_t* w = words + r;
-    for (size_t g = 0; g < columns;) {
-      const size_t stop = columns - g < flush ? columns : g + flush;
-      __m256i sums[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-      for (; g < stop; g++, w += rows, t += 3 * kTableBytesI8) {
-        const __m256i w0 = load(w), w1 = load(w + 16);
-        add_entries(_mm256_and_si256(w0, five), _mm256_and_si256(w1, five), t, sums);
+  for (int r = 0; r < 32 * R; r++) y[r] = 0;
+  for (size_t g = 0; g < columns;) {
+    const size_t stop = columns - g < flush ? columns : g + flush;
+    __m256i sums[2 * R];
+    for (auto& sum : sums) sum = _mm256_setzero_si256();
+    for (; g < stop; g++, words += 32 * R, t += 3 * kTableBytesI8) {
+      for (int r = 0; r < R; r++) {
+        prefetch(words + 32 * r);
+        const __m256i w0 = load(words + 32 * r), w1 = load(words + 32 * r + 16);
+        add_entries(_mm256_and_si256(w0, five), _mm256_and_si256(w1, five), t, sums + 2 * r);
         add_entries(_mm256_and_si256(_mm256_srli_epi16(w0, 5), five),
-                    _mm256_and_si256(_mm256_srli_epi16(w1, 5), five), t + 64, sums);
+                    _mm256_and_si256(_mm256_srli_epi16(w1, 5), five), t + 64, sums + 2 * r);
         add_entries(_mm256_and_si256(_mm256_srli_epi16(w0, 10), five),
-                    _mm256_and_si256(_mm256_srli_epi16(w1, 10), five), t + 128, sums);
-      }
-      for (int h = 0; h < 2; h++) {
-        int32_t* out = y + r + 16 * h;
-        store(out,
-              _mm256_add_epi32(load(out), _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sums[h]))));
-        store(out + 8, _mm256_add_epi32(load(out + 8), _mm256_cvtepi16_epi32(
-                                                           _mm256_extracti128_si256(sums[h], 1))));
+                    _mm256_and_si256(_mm256_srli_epi16(w1, 10), five), t + 128, sums + 2 * r);
       }
     }
+    for (int h = 0; h < 2 * R; h++) {
+      int32_t* out = y + 16 * h;
+      const __m256i low = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sums[h]));
+      const __m256i high = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sums[h], 1));
+      store(out, _mm256_add_epi32(load(out), low));
+      store(out + 8, _mm256_add_epi32(load(out + 8), high));
+    }
+  }
+}
+
+void lookup_i8_any(const uint16_t* words, int rows, size_t columns, const void* tables,
+                   size_t flush, int32_t* y) {
+  const char* t = static_cast<const char*>(tables);
+  switch (rows / 32) {
+    case 1:
+      return lookup_i8<1>(words, columns, t, flush, y);
+    case 2:
+      return lookup_i8<2>(words, columns, t, flush, y);
+    case 3:
+      return lookup_i8<3>(words, columns, t, flush, y);
+    default:
+      return lookup_i8<4>(words, columns, t, flush, y);
   }
 }
 
@@ -114,6 +134,8 @@ void lookup_f32(const uint16_t* words, int rows, size_t columns, const void* tab
     __m256 even[2], odd[2];
     for (int h = 0; h < 2; h++) even[h] = odd[h] = _mm256_setzero_ps();
     for (size_t g = 0; g < columns; g++, w += rows) {
+      if (r == 0)  // the other passes find the strip in L2
+        for (int line = 0; line < rows; line += 32) prefetch(w + line);
       const __m256i w0 = load(w), w1 = load(w + 16);
       for (int i = 0; i < 3; i++, t += kPatterns) {
         const __m256 table[4] = {_mm256_loadu_ps(t), _mm256_loadu_ps(t + 8),
@@ -152,7 +174,7 @@ uint64_t plain_read(const void* data, size_t bytes) {
 void fill_avx2(KernelTable& table) {
   table.grow_i8 = grow_i8;
   table.grow_f32 = grow_f32;
-  table.lookup_i8 = lookup_i8;
+  table.lookup_i8 = lookup_i8_any;
   table.lookup_f32 = lookup_f32;
   table.plain_read = plain_read;
 }

@@ -20,15 +20,22 @@ constexpr size_t kPrefetch = 8192;
 
 inline __m512i load(const void* p) { return _mm512_loadu_si512(p); }
 
-void grow_i8(const int8_t* x, const int16_t* patterns, int k, size_t blocks, void* tables) {
-  char* t = static_cast<char*>(tables);
-  for (size_t b = 0; b < blocks; b++, x += k, t += kTableBytesI8) {
+// K: k where it is known (the patterns then stay in registers), 0 for any.
+template <int K>
+void grow_i8(const int8_t* x, const int16_t* patterns, int k, size_t blocks, char* t) {
+  const int digits = K ? K : k;
+  for (size_t b = 0; b < blocks; b++, x += digits, t += kTableBytesI8) {
     __m512i sum_i16x32 = _mm512_setzero_si512();
-    for (int d = 0; d < k; d++)
+    for (int d = 0; d < digits; d++)
       sum_i16x32 = _mm512_add_epi16(
           sum_i16x32, _mm512_mullo_epi16(_mm512_set1_epi16(x[d]), load(patterns + d * kPatterns)));
     _mm512_storeu_si512(t, sum_i16x32);
   }
+}
+
+void grow_i8_any(const int8_t* x, const int16_t* patterns, int k, size_t blocks, void* tables) {
+  char* t = static_cast<char*>(tables);
+  k == 3 ? grow_i8<3>(x, patterns, k, blocks, t) : grow_i8<0>(x, patterns, k, blocks, t);
 }
 
 // Bound: an int16 sum takes 3 * flush entries of at most 128 k (kernels.h), then is widened.
@@ -69,11 +76,12 @@ void lookup_i8(const uint16_t* words, size_t columns, const void* tables, size_t
   }
 }
 
-void grow_f32(const float* x, const float* patterns, int k, size_t blocks, void* tables) {
-  float* t = static_cast<float*>(tables);
-  for (size_t b = 0; b < blocks; b++, x += k, t += kPatterns) {
+template <int K>
+void grow_f32(const float* x, const float* patterns, int k, size_t blocks, float* t) {
+  const int digits = K ? K : k;
+  for (size_t b = 0; b < blocks; b++, x += digits, t += kPatterns) {
     __m512 low = _mm512_setzero_ps(), high = _mm512_setzero_ps();
-    for (int d = k; d-- > 0;) {
+    for (int d = digits; d-- > 0;) {
       const __m512 v = _mm512_set1_ps(x[d]);
       low = _mm512_fmadd_ps(v, _mm512_loadu_ps(patterns + d * kPatterns), low);
       high = _mm512_fmadd_ps(v, _mm512_loadu_ps(patterns + d * kPatterns + 16), high);
@@ -81,6 +89,11 @@ void grow_f32(const float* x, const float* patterns, int k, size_t blocks, void*
     _mm512_storeu_ps(t, low);
     _mm512_storeu_ps(t + 16, high);
   }
+}
+
+void grow_f32_any(const float* x, const float* patterns, int k, size_t blocks, void* tables) {
+  float* t = static_cast<float*>(tables);
+  k == 3 ? grow_f32<3>(x, patterns, k, blocks, t) : grow_f32<0>(x, patterns, k, blocks, t);
 }
 
 // A 32-bit lane holds the words of rows 2i (low half) and 2i + 1 (high half): the even rows look
@@ -158,8 +171,8 @@ uint64_t plain_read(const void* data, size_t bytes) {
 }  // namespace
 
 void fill_avx512(KernelTable& table) {
-  table.grow_i8 = grow_i8;
-  table.grow_f32 = grow_f32;
+  table.grow_i8 = grow_i8_any;
+  table.grow_f32 = grow_f32_any;
   table.lookup_i8 = lookup_i8_any;
   table.lookup_f32 = lookup_f32_any;
   table.plain_read = plain_read;

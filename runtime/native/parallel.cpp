@@ -21,7 +21,8 @@
 namespace rsr {
 namespace {
 
-constexpr size_t kBytesPerThread = 64 << 10;           // below this, waking a thread costs more
+constexpr size_t kBytesPerThread = 64 << 10;  // below this, waking a thread costs more
+constexpr size_t kChunksPerThread = 4;
 constexpr auto kSpin = std::chrono::microseconds(50);  // then sleep: idle threads use no processor
 
 inline void pause() {
@@ -46,26 +47,32 @@ void await(std::mutex& mutex, std::condition_variable& wake, Done done) {
   wake.wait(lock, done);
 }
 
+// Work is handed out in chunks, and the caller takes them too: where a worker gets no processor in
+// time, because something else runs there, the caller does its share and does not wait for it.
 class Pool {
  public:
   // False if another thread is using the pool.
   bool run(int parts, size_t count, const std::function<void(size_t, size_t)>& body) {
     std::unique_lock<std::mutex> use(use_, std::try_to_lock);
     if (!use) return false;
-    while (static_cast<int>(workers_) < parts - 1 && start_worker()) {
+    while (workers_ < parts - 1 && start_worker()) {
     }
-    parts = std::min(parts, static_cast<int>(workers_) + 1);
     {
       std::lock_guard<std::mutex> lock(mutex_);
       body_ = &body;
       count_ = count;
-      parts_ = parts;
-      pending_.store(parts - 1, std::memory_order_relaxed);
+      chunk_ = std::max<size_t>(1, count / (kChunksPerThread * parts));
+      next_.store(0, std::memory_order_relaxed);
+      places_ = parts - 1;
       round_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
-    part(0);
-    await(mutex_, finished_, [&] { return pending_.load(std::memory_order_acquire) == 0; });
+    take_chunks();
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      places_ = 0;  // nothing is left: who has not joined by now stays out
+    }
+    await(mutex_, finished_, [&] { return active_.load(std::memory_order_acquire) == 0; });
     if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
     return true;
   }
@@ -75,7 +82,7 @@ class Pool {
   bool start_worker() {
     try {
       // Detached, and the pool is never destroyed: a process may end with its workers asleep.
-      std::thread([this, id = workers_ + 1, seen = round_.load()] { work(id, seen); }).detach();
+      std::thread([this, seen = round_.load()] { work(seen); }).detach();
     } catch (const std::system_error&) {
       return false;
     }
@@ -83,46 +90,48 @@ class Pool {
     return true;
   }
 
-  void work(size_t id, uint64_t seen) {
+  void work(uint64_t seen) {
     for (;;) {
       await(mutex_, wake_, [&] { return round_.load(std::memory_order_acquire) != seen; });
-      bool takes_part;
       {
-        // A round and its number of parts are read together: a worker that sat out rounds wakes in
-        // the middle of any later one. Those who take part hold up the next until they are done.
         std::lock_guard<std::mutex> lock(mutex_);
         seen = round_.load(std::memory_order_relaxed);
-        takes_part = id < static_cast<size_t>(parts_);
+        if (places_ == 0) continue;
+        places_--;
+        active_.fetch_add(1, std::memory_order_relaxed);
       }
-      if (!takes_part) continue;
-      part(id);
-      if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-        std::lock_guard<std::mutex> guard(mutex_);
+      take_chunks();
+      if (active_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        std::lock_guard<std::mutex> lock(mutex_);
         finished_.notify_one();
       }
     }
   }
 
   // An exception waits in error_ until no thread works any more (there was no memory, say).
-  void part(size_t id) {
-    const size_t begin = count_ * id / parts_, end = count_ * (id + 1) / parts_;
+  void take_chunks() {
     try {
-      if (begin < end) (*body_)(begin, end);
+      for (;;) {
+        const size_t begin = next_.fetch_add(chunk_, std::memory_order_relaxed);
+        if (begin >= count_) return;
+        (*body_)(begin, std::min(begin + chunk_, count_));
+      }
     } catch (...) {
       std::lock_guard<std::mutex> lock(mutex_);
       error_ = std::current_exception();
     }
   }
 
-  std::mutex use_;
-  std::mutex mutex_;
+  std::mutex use_;    // held by the caller that the pool serves
+  std::mutex mutex_;  // guards a round: all that is below and not atomic
   std::condition_variable wake_, finished_;
   std::atomic<uint64_t> round_{0};
-  std::atomic<int> pending_{0};
+  std::atomic<size_t> next_{0};  // the first item nobody has taken
+  std::atomic<int> active_{0};   // workers that joined the round and are not done
+  int places_ = 0;               // workers that may still join
   const std::function<void(size_t, size_t)>* body_ = nullptr;
-  size_t count_ = 0;
-  int parts_ = 0;
-  size_t workers_ = 0;
+  size_t count_ = 0, chunk_ = 1;
+  int workers_ = 0;
   std::exception_ptr error_;
 };
 

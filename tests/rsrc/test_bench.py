@@ -1,0 +1,345 @@
+"""`rsrc bench` and the scripts in benchmarks/: tiny shapes and no time; structure, not speed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from rich.console import Console
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+import rsr_runtime as rsr
+import rsrc
+from rsr_formats.errors import RsrError
+from rsr_formats.layout import DenseTensor
+from rsr_formats.writer import create
+from rsr_runtime import Matrix
+from rsrc import bench
+
+Array = npt.NDArray[Any]
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SMALL: dict[str, Any] = {"seconds": 0.0, "threads": 2, "memory_bytes": 200_000}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep turns short."""
+    monkeypatch.setattr(bench, "_TURN", 1e-4)
+    monkeypatch.setattr(bench, "_SETTLE", 0.0)
+
+
+@pytest.fixture
+def result() -> dict[str, Any]:
+    """Return a result for a matrix whose sides are multiples of nothing."""
+    return bench.bench_shape(65, 100, **SMALL)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Return a file with three matrices of two kinds."""
+    rng = np.random.default_rng(3)
+    scale = np.float32(0.37)
+    shapes = {"a": (40, 70), "b": (40, 70), "c": (64, 33)}
+    tensors = {n: rng.integers(-1, 2, s).astype(np.float32) * scale for n, s in shapes.items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    rsrc.compile(tmp_path / "model.safetensors", tmp_path / "model.rsr")
+    return tmp_path / "model.rsr"
+
+
+def text_of(result: dict[str, Any]) -> str:
+    console = Console(width=200, markup=False)
+    with console.capture() as capture:
+        console.print(bench.render_table(result))
+    return capture.get()
+
+
+def test_shape_has_the_documented_keys(result: dict[str, Any]) -> None:
+    readme = (BENCHMARKS / "README.md").read_text()
+    keys = {*result, *result["results"][0]}
+    assert not [key for key in keys if f"`{key}`" not in readme]
+    assert all(row.keys() == result["results"][0].keys() for row in result["results"])
+    assert json.loads(json.dumps(result)) == result
+    assert result["shape"] == [65, 100]
+    assert set(result["ratio_to_plain_read"]) == {"int8", "float32"}
+
+
+def test_shape_compares_what_it_should(result: dict[str, Any]) -> None:
+    info = rsr.cpu_info()
+    rows = [r for r in result["results"] if r["engine"] == "rsr-ternary"]
+    for level in ("cache", "memory"):
+        found = {
+            (r["encoding"], r["algorithm"], r["isa"], r["dtype"], r["threads"])
+            for r in rows
+            if r["level"] == level
+        }
+        expected = {
+            ("ranked", "rsr++", isa, dtype, 1)
+            for isa in info["supported_isas"]
+            for dtype in ("int8", "float32")
+        }
+        expected |= {("ranked", "rsr++", info["isa"], d, 2) for d in ("int8", "float32")}
+        expected |= {("permuted", a, info["isa"], "float32", 1) for a in ("rsr", "rsr++")}
+        assert found == expected
+        assert any(r["engine"] == "numpy" and r["level"] == level for r in result["results"])
+
+
+def test_numbers_agree_with_each_other(result: dict[str, Any]) -> None:
+    for row in result["results"]:
+        assert 0 < row["seconds_best"] <= row["seconds_median"]
+        assert row["weights"] == 65 * 100
+        assert row["weights_per_ns"] == pytest.approx(6500 / row["seconds_median"] / 1e9)
+        assert row["bits_per_weight"] == pytest.approx(8 * row["index_bytes"] / 6500)
+        assert row["ratio_to_plain_read"] > 0
+        assert row["rounds"] >= 3
+    numpy_row = next(r for r in result["results"] if r["engine"] == "numpy")
+    assert numpy_row["index_bytes"] == 4 * 6500
+    memory = result["levels"]["memory"]["compiled"]["random"]
+    assert memory["copies"] > 1
+    assert memory["bytes"] >= 200_000
+
+
+def test_headline_is_the_row_it_says(result: dict[str, Any]) -> None:
+    for dtype, ratio in result["ratio_to_plain_read"].items():
+        (row,) = (
+            r
+            for r in result["results"]
+            if (r["encoding"], r["isa"], r["dtype"], r["threads"], r["level"])
+            == ("ranked", rsr.cpu_info()["isa"], dtype, 1, "memory")
+        )
+        assert ratio == row["ratio_to_plain_read"]
+
+
+def test_settings_are_put_back() -> None:
+    before = rsr.cpu_info()
+    bench.bench_shape(33, 20, **SMALL)
+    assert rsr.cpu_info() == before
+
+
+def test_one_thread_only() -> None:
+    result = bench.bench_shape(33, 20, seconds=0.0, threads=1, memory_bytes=10_000)
+    assert {r["threads"] for r in result["results"] if r["engine"] == "rsr-ternary"} == {1}
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.float32])
+@pytest.mark.parametrize("level", ["first", "later"])
+def test_a_wrong_product_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, dtype: type[Any], level: str
+) -> None:
+    right: Callable[..., Array] = Matrix.matvec
+    calls = 0
+
+    def wrong(self: Matrix, x: Array, *args: Any, **options: Any) -> Array:
+        nonlocal calls
+        y = right(self, x, *args, **options)
+        calls += x.dtype == dtype
+        if x.dtype == dtype and (level == "first" or calls > 20):
+            y[3] += 1
+        return y
+
+    monkeypatch.setattr(Matrix, "matvec", wrong)
+    with pytest.raises(bench.WrongResultError, match=f"dtype {np.dtype(dtype)}"):
+        bench.bench_shape(65, 100, **SMALL)
+
+
+def test_nan_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    right: Callable[..., Array] = Matrix.matvec
+
+    def wrong(self: Matrix, x: Array, *args: Any, **options: Any) -> Array:
+        y = right(self, x, *args, **options)
+        if x.dtype == np.float32:
+            y[:] = np.nan
+        return y
+
+    monkeypatch.setattr(Matrix, "matvec", wrong)
+    with pytest.raises(bench.WrongResultError):
+        bench.bench_shape(33, 20, **SMALL)
+
+
+def test_a_wrong_rival_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(np, "matmul", lambda W, x, out: np.multiply(0, out, out=out))
+    result = bench.bench_shape(33, 20, **SMALL)
+    assert "numpy" not in {r["engine"] for r in result["results"]}
+    assert any("numpy float32 is left out: 33 sums" in note for note in result["notes"])
+
+
+def test_a_rival_that_becomes_wrong_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    right, calls = np.matmul, 0
+
+    def wrong(W: Array, x: Array, out: Array) -> Array:
+        nonlocal calls
+        calls += 1
+        return right(W, x, out=out) + np.float32(calls > 2)
+
+    monkeypatch.setattr(np, "matmul", wrong)
+    with pytest.raises(bench.WrongResultError, match="engine numpy"):
+        bench.bench_shape(33, 20, **SMALL)
+
+
+def test_file_measures_each_kind_and_a_pass(model: Path) -> None:
+    result = bench.bench_file(model, **SMALL)
+    assert [(g["matrix"], g["shape"], g["count"]) for g in result["groups"]] == [
+        ("a", [40, 70], 2),
+        ("c", [64, 33], 1),
+    ]
+    whole = [r for r in result["results"] if r["level"] == "model"]
+    assert {(r["dtype"], r["threads"]) for r in whole} == {
+        (dtype, threads) for dtype in ("int8", "float32") for threads in (1, 2)
+    }
+    assert all(r["weights"] == 2 * 40 * 70 + 64 * 33 for r in whole)
+    headline = {r["dtype"]: r["ratio_to_plain_read"] for r in whole if r["threads"] == 1}
+    assert result["ratio_to_plain_read"] == headline
+    assert "all matrices" in text_of(result)
+    readme = (BENCHMARKS / "README.md").read_text()
+    assert not [key for key in {*result, *result["groups"][0]} if f"`{key}`" not in readme]
+    json.dumps(result)
+
+
+def test_a_pass_is_checked(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right: Callable[..., Array] = Matrix.matvec
+
+    def wrong(self: Matrix, x: Array, *args: Any, **options: Any) -> Array:
+        y = right(self, x, *args, **options)
+        y[0] += self.name == "b" and args != ()  # no representative; only where it is timed
+        return y
+
+    monkeypatch.setattr(Matrix, "matvec", wrong)
+    with pytest.raises(bench.WrongResultError, match="'b'"):
+        bench.bench_file(model, **SMALL)
+
+
+def test_file_with_one_permuted_matrix(tmp_path: Path) -> None:
+    W = np.random.default_rng(0).integers(-1, 2, (50, 30)).astype(np.int8)
+    save_file({"w": W}, tmp_path / "m.safetensors")
+    rsrc.compile(tmp_path / "m.safetensors", tmp_path / "m.rsr", encoding="permuted")
+    result = bench.bench_file(tmp_path / "m.rsr", **SMALL)
+    rows = [r for r in result["results"] if r["engine"] == "rsr-ternary"]
+    assert {r["algorithm"] for r in rows} == {"rsr", "rsr++"}
+    assert {r["level"] for r in rows} == {"cache", "memory"}
+    assert None not in result["ratio_to_plain_read"].values()
+
+
+def test_file_without_matrices_is_refused(tmp_path: Path) -> None:
+    with create(tmp_path / "dense.rsr") as writer:
+        dense = DenseTensor("norm", "F32", (2,), writer.add([bytes(8)]))
+        writer.finish(producer="test", metadata={}, files=[], tensors=[dense])
+    with pytest.raises(RsrError, match="no compiled matrix"):
+        bench.bench_file(tmp_path / "dense.rsr", **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        ((0, 5), {}, "shape: found 0x5"),
+        ((5, 5), {"threads": 0}, "threads: found 0"),
+        ((5, 5), {"seconds": -1.0}, "seconds: found -1.0"),
+    ],
+)
+def test_options_are_checked(shape: tuple[int, int], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(RsrError, match=message):
+        bench.bench_shape(*shape, **options)
+
+
+def test_progress_ends_at_one() -> None:
+    seen: list[float] = []
+    bench.bench_shape(20, 20, **SMALL, progress=seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+
+
+def test_memory_stays_within_a_quarter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_available_memory", lambda: 2 << 30)
+    monkeypatch.setattr(bench, "_last_level_cache", lambda: 8 << 20)
+    memory = bench.plan_memory(4)
+    assert memory.compiled + 4 * memory.rival <= (2 << 30) / 4
+    assert memory.copies(1 << 20, compiled=True) * (1 << 20) >= 4 * (8 << 20)
+    assert memory.copies(1000, compiled=True) == 0  # even the most copies fit the caches
+    assert memory.copies(64 << 30, compiled=False) == 1  # needs no copies
+
+
+def test_memory_level_is_left_out_where_it_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_available_memory", lambda: 64 << 20)
+    monkeypatch.setattr(bench, "_last_level_cache", lambda: 32 << 20)
+    result = bench.bench_shape(33, 20, seconds=0.0, threads=1)
+    assert {r["level"] for r in result["results"]} == {"cache"}
+    assert result["ratio_to_plain_read"] == {"int8": None, "float32": None}
+    assert any("no level memory" in note for note in result["notes"])
+    assert "no level memory" in text_of(result)
+
+
+def test_table_names_every_row(result: dict[str, Any]) -> None:
+    text = text_of(result)
+    assert "65 x 100, from memory" in text
+    assert "RSR++" in text
+    assert "NumPy" in text
+    assert text.count(" float32 ") == sum(r["dtype"] == "float32" for r in result["results"])
+
+
+def test_plot_writes_a_picture(result: dict[str, Any], model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for name, one in (("shape", result), ("file", bench.bench_file(model, **SMALL))):
+        bench.plot(one, tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_plot_without_matplotlib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(RsrError, match=r'pip install "rsr-ternary\[plot\]"'):
+        bench.plot({}, tmp_path / "x.png")
+
+
+def make(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    script = BENCHMARKS / "make_2b_checkpoint.py"
+    command = [sys.executable, str(script), "--output", str(folder), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
+
+
+def test_checkpoint_script(tmp_path: Path) -> None:
+    small = ["--layers", "2", "--hidden", "128", "--ffn", "344", "--kv", "32", "--vocab", "51"]
+    made = make(tmp_path / "c", *small)
+    assert made.returncode == 0, made.stderr
+    with safe_open(tmp_path / "c" / "model.safetensors", framework="numpy") as file:
+        assert file.get_slice("model.embed_tokens.weight").get_shape() == [51, 128]
+        codes = file.get_tensor("model.layers.1.mlp.down_proj.weight")
+    assert codes.shape == (32, 344)
+    shifted = codes[..., None] >> np.arange(0, 8, 2, dtype=np.uint8) & 3
+    counts = np.bincount(shifted.reshape(-1), minlength=4)
+    assert counts[3] == 0
+    assert (abs(counts[:3] / counts.sum() - 1 / 3) < 0.02).all()
+    report = rsrc.compile(tmp_path / "c", tmp_path / "c.rsr")
+    ternary = {t.name: t for t in report.tensors if t.kind == "ternary"}
+    assert len(ternary) == 2 * 7
+    assert ternary["model.layers.0.self_attn.k_proj.weight"].shape == (32, 128)
+    assert ternary["model.layers.0.mlp.gate_proj.weight"].shape == (344, 128)
+    assert "multiply" in (ternary["model.layers.0.mlp.gate_proj.weight"].scale or "")
+    assert len(report.tensors) - len(ternary) == 2 + 2 * 4
+    assert f"{sum(t.weights for t in report.tensors):,} ternary weights" in made.stdout
+
+
+def test_checkpoint_script_refuses_odd_rows(tmp_path: Path) -> None:
+    made = make(tmp_path / "c", "--hidden", "130")
+    assert made.returncode != 0
+    assert "--hidden: found 130, expected a multiple of 4" in made.stderr
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="os.wait4")
+def test_compile_script() -> None:
+    small = ["--layers", "1", "--hidden", "128", "--ffn", "344", "--kv", "32", "--vocab", "51"]
+    command = [sys.executable, str(BENCHMARKS / "bench_compile.py"), "--json", *small]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["weights"] == 2 * 128 * 128 + 2 * 32 * 128 + 3 * 344 * 128
+    assert result["peak_rss_bytes"] > 1 << 20
+    assert result["load_seconds"] > 0
+    readme = (BENCHMARKS / "README.md").read_text()
+    assert not [key for key in result if f"`{key}`" not in readme]

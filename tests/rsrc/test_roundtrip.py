@@ -1,0 +1,266 @@
+"""The heart: compile, load, multiply, decompile, for every kind of matrix and every option.
+
+What a matrix should be is known from how it was made here; what a file holds is read by the
+safetensors library. Neither asks the compiler.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import rsr_runtime
+import rsrc
+from rsr_formats.layout import BINARY_BITS, BINARY_SIGNS, TERNARY
+from rsrc.decompile import compare, decompile
+
+if TYPE_CHECKING:
+    from tests.rsrc.conftest import Kit
+
+Array = npt.NDArray[Any]
+
+FLOATS = ("F32", "F16", "BF16")
+LAYOUTS = ("I8", "bitnet", *FLOATS)
+ROWS = (0, 1, 2, 3, 31, 32, 33, 64, 127, 128, 129, 160, 257)
+COLUMNS = (0, 1, 2, 5, 8, 9, 10, 15, 16, 44, 45, 46, 100)
+SCALES = (0.25, 0.375, 1.0, 1.5, 3.0, 96.0)  # every float type holds them
+
+
+@dataclass(frozen=True)
+class Case:
+    """One matrix and how it is compiled."""
+
+    layout: str
+    rows: int  # of the source: a packed one has four times as many weights
+    columns: int
+    digits: tuple[int, ...] = TERNARY
+    granularity: str = "tensor"
+    negative_zeros: bool = False
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    layout = draw(st.sampled_from(LAYOUTS))
+    digits = draw(st.sampled_from((TERNARY, BINARY_SIGNS, BINARY_BITS)))
+    encoding, direction, most = draw(
+        st.sampled_from(
+            [
+                ("auto", "auto", 32),
+                ("ranked", "expand", 32),
+                ("permuted", "expand", 1 << 16),
+                ("permuted", "reduce", 1 << 16),
+            ]
+        )
+    )
+    base = 3 if layout == "bitnet" else len(digits)
+    limit = max(k for k in range(1, 17) if base**k <= most)
+    return Case(
+        layout=layout,
+        rows=draw(st.sampled_from(ROWS) | st.integers(0, 300)),
+        columns=draw(st.sampled_from(COLUMNS) | st.integers(0, 120)),
+        digits=TERNARY if layout == "bitnet" else digits,
+        granularity=draw(st.sampled_from(("tensor", "row"))),
+        negative_zeros=draw(st.booleans()),
+        seed=draw(st.integers(0, 1 << 32)),
+        options={
+            "encoding": encoding,
+            "direction": direction,
+            # a small k is as likely as a large one: large ones take long
+            "k": draw(st.none() | st.integers(1, min(5, limit)) | st.integers(1, limit)),
+            "zstd": draw(st.sampled_from((None, None, 1))),
+        },
+    )
+
+
+def build(kit: Kit, case: Case) -> tuple[dict[str, Any], Array, Array]:
+    """Return the source tensors, the digit values (out, in) and the scale of each row."""
+    rng = np.random.default_rng(case.seed)
+    rows = 4 * case.rows if case.layout == "bitnet" else case.rows
+    t = rng.choice(np.array(case.digits), (rows, case.columns))
+    if t.size >= len(case.digits):  # so that the alphabet is what it is said to be
+        t.flat[rng.permutation(t.size)[: len(case.digits)]] = case.digits
+    if case.layout == "I8":
+        return {"w": t.astype(np.int8)}, t, np.ones(rows)
+    if case.layout == "bitnet":
+        scale = rng.choice(SCALES)
+        tensors = {"w": kit.pack(t), "w_scale": kit.bf16([scale])}
+        return tensors, t, np.full(rows, np.float32(1) / np.float32(scale), np.float64)
+    scales = rng.choice(SCALES, rows)
+    if case.granularity == "tensor" or case.columns == 1:
+        scales[:] = 1.5
+    w = t * scales[:, None]
+    if case.negative_zeros:
+        w[(t == 0) & (rng.random(t.shape) < 0.5)] *= -1
+    return {"w": kit.cast(w, case.layout)}, t, scales
+
+
+def check_products(matrix: rsr_runtime.Matrix, t: Array, scales: Array, seed: int) -> None:
+    """Products are those of the dense source: integers exactly, floats within the bound."""
+    rng = np.random.default_rng(seed)
+    n = t.shape[1]
+    q = rng.integers(-128, 128, (n,), dtype=np.int8)
+    exact = t @ q.astype(np.int64)
+    found = matrix @ q
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, exact)
+    x = rng.standard_normal((n,), dtype=np.float32)
+    found = matrix @ x
+    assert found.dtype == np.float32
+    x64 = x.astype(np.float64)
+    error = np.abs(found - (t @ x64) * scales)
+    assert (error <= n * 2.0**-24 * scales * np.abs(x64).sum()).all()
+    batch = rng.integers(-128, 128, (n, 3)).astype(np.int8)
+    np.testing.assert_array_equal(matrix @ batch, t @ batch.astype(np.int64))
+
+
+@given(cases())
+@example(Case("F32", 0, 5))
+@example(Case("bitnet", 3, 0, options={"encoding": "permuted"}))
+@example(Case("bitnet", 0, 1, options={"encoding": "permuted", "direction": "expand"}))
+@example(Case("F16", 33, 46, BINARY_BITS, "row", True, options={"zstd": 3}))
+@settings(max_examples=250, deadline=None)
+def test_round_trip(kit: Kit, scratch: Path, case: Case) -> None:
+    tensors, t, scales = build(kit, case)
+    extra: dict[str, Any] = {
+        "norm": kit.bf16(np.ones(3)),
+        "anchor": np.array([[1, -1, 0]], np.int8),
+    }
+    source = kit.save(scratch / "s.safetensors", {"odd": np.zeros(1, np.uint8), **tensors, **extra})
+    rsr, again, back = (scratch / name for name in ("x.rsr", "y.rsr", "back.safetensors"))
+    binary = len(case.digits) == 2 and len(np.unique(t)) == 2
+    options = {**case.options, "force": True}
+    limit = 10 if case.options.get("encoding") == "permuted" else 3  # where the base is 3
+    if (options.get("k") or 0) > limit:
+        options |= {"exclude": ["anchor"]} if binary else {"k": limit}
+
+    report = rsrc.compile(source, rsr, threads=1, **options)
+    (w,) = (r for r in report.tensors if r.name == "w")
+    assert w.kind == ("binary" if binary else "ternary")
+    assert w.shape == t.shape
+    assert w.k == (options.get("k") or w.k)
+
+    model = rsr_runtime.load(rsr, verify=True)
+    matrix = model["w"]
+    assert isinstance(matrix, rsr_runtime.Matrix)
+    check_products(matrix, t, scales, case.seed)
+    np.testing.assert_array_equal(matrix.to_dense(np.int8), t)
+
+    decompile(rsr, back, force=True)
+    assert kit.judge(back) == kit.judge(source)
+    assert compare(rsr, source) == len(kit.judge(source))
+
+    rsrc.compile(source, again, threads=3, **options)
+    assert again.read_bytes() == rsr.read_bytes()
+
+
+@given(
+    st.sampled_from((TERNARY, BINARY_SIGNS, BINARY_BITS)),
+    st.integers(1, 5),
+    st.sampled_from(ROWS),
+    st.sampled_from(COLUMNS),
+    st.integers(0, 1 << 32),
+)
+@settings(max_examples=60, deadline=None)
+def test_both_encodings_give_the_same_index(
+    kit: Kit, scratch: Path, digits: tuple[int, ...], k: int, rows: int, columns: int, seed: int
+) -> None:
+    """Ranked W is permuted W (expand), and permuted W transposed (reduce), block for block."""
+    rng = np.random.default_rng(seed)
+    t = rng.choice(np.array(digits, np.int8), (rows, columns))
+    if t.size:  # one alphabet for both, whatever the draw
+        t.flat[: len(digits)] = digits[: t.size]
+    if len(digits) == 3 or t.size < 2:  # a matrix of one value counts as ternary
+        k = min(k, 3)
+    source = kit.save(scratch / "s.safetensors", {"w": t})
+    transposed = kit.save(scratch / "t.safetensors", {"w": np.ascontiguousarray(t.T)})
+    found = []
+    for path, options in (
+        (source, {"encoding": "ranked"}),
+        (source, {"encoding": "permuted", "direction": "expand"}),
+        (transposed, {"encoding": "permuted", "direction": "reduce"}),
+    ):
+        rsrc.compile(path, scratch / "x.rsr", k=k, force=True, **options)  # type: ignore[arg-type]
+        matrix = rsr_runtime.load(scratch / "x.rsr")["w"]
+        assert isinstance(matrix, rsr_runtime.Matrix)
+        assert matrix.blocks == -(-columns // k)
+        found.append([matrix.block(j) for j in range(matrix.blocks)])
+    for ranked, expand, reduce in zip(*found, strict=True):
+        for part in range(2):
+            np.testing.assert_array_equal(expand[part], ranked[part])
+            np.testing.assert_array_equal(reduce[part], ranked[part])
+
+
+@pytest.mark.parametrize("digits", [TERNARY, BINARY_SIGNS])
+@pytest.mark.parametrize(
+    ("shape", "options", "packing"),
+    [
+        ((70_000, 10), {}, "w16"),
+        ((70_000, 10), {"encoding": "permuted", "direction": "expand", "k": 3}, "u32"),
+        ((70_000, 10), {"encoding": "permuted", "direction": "reduce", "k": 4}, "u16"),
+        ((10, 70_000), {"encoding": "permuted", "direction": "reduce", "k": 3}, "u32"),
+        ((65_535, 4), {"encoding": "permuted", "direction": "expand", "k": 3}, "u16"),
+        ((65_536, 4), {"encoding": "permuted", "direction": "expand", "k": 3}, "u32"),
+    ],
+)
+def test_tall(
+    kit: Kit,
+    tmp_path: Path,
+    digits: tuple[int, ...],
+    shape: tuple[int, int],
+    options: dict[str, Any],
+    packing: str,
+) -> None:
+    t = np.random.default_rng(5).choice(np.array(digits, np.int8), shape)
+    source = kit.save(tmp_path / "s.safetensors", {"w": t})
+    report = rsrc.compile(source, tmp_path / "x.rsr", **options)
+    assert report.tensors[0].packing == packing
+    matrix = rsr_runtime.load(tmp_path / "x.rsr", verify=True)["w"]
+    assert isinstance(matrix, rsr_runtime.Matrix)
+    check_products(matrix, t.astype(np.int64), np.ones(shape[0]), 5)
+    decompile(tmp_path / "x.rsr", tmp_path / "back.safetensors")
+    assert kit.judge(tmp_path / "back.safetensors") == kit.judge(source)
+
+
+@pytest.mark.parametrize("encoding", ["ranked", "permuted"])
+def test_compressed_files_hold_the_same(kit: Kit, tmp_path: Path, encoding: str) -> None:
+    rng = np.random.default_rng(6)
+    tensors: dict[str, Any] = {
+        "random": rng.integers(-1, 2, (300, 200)).astype(np.int8),
+        "zeros": np.zeros((500, 300), np.float16),  # compresses further than the format allows
+        "dense zeros": np.zeros(1 << 20, np.uint8),
+        "dense": rng.random(1000),
+        "empty": np.zeros((0, 4), np.int8),
+    }
+    source = kit.save(tmp_path / "s.safetensors", tensors)
+    sizes = {}
+    for zstd in (None, 1, 19):
+        path = tmp_path / f"{zstd}.rsr"
+        report = rsrc.compile(source, path, encoding=encoding, zstd=zstd)
+        sizes[zstd] = sum(t.bytes for t in report.tensors)
+        assert path.stat().st_size == report.output_bytes
+        model = rsr_runtime.load(path, verify=True)
+        for name, expected in tensors.items():
+            found = model[name]
+            if isinstance(found, rsr_runtime.Matrix):
+                found = found.to_dense()
+            np.testing.assert_array_equal(found, expected)
+        decompile(path, tmp_path / "back.safetensors", force=True)
+        assert kit.judge(tmp_path / "back.safetensors") == kit.judge(source)
+    assert sizes[None] > sizes[1] >= sizes[19]
+
+
+def test_embedded_example(kit: Kit, tmp_path: Path, digits_source: Path) -> None:
+    for options in ({}, {"encoding": "permuted"}, {"encoding": "permuted", "direction": "expand"}):
+        path = tmp_path / "d.rsr"
+        rsrc.compile(digits_source, path, force=True, **options)  # type: ignore[arg-type]
+        decompile(path, tmp_path / "back.safetensors", force=True)
+        assert kit.judge(tmp_path / "back.safetensors") == kit.judge(digits_source)
