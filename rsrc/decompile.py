@@ -63,6 +63,7 @@ def decompile(
         OSError: reading or writing failed; no output is left behind.
     """
     file = RsrFile(path)
+    file.verify()  # a damaged index can still hold digits: it must not come out as weights
     tensors = _restorable(file)
     header: dict[str, object] = {}
     if file.header.metadata:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -80,8 +79,6 @@ def compile(
         raise OptionError(f"threads: found {threads}, expected 1 or more")
     threads = threads or _processors()
     target_path = check_output(output, force)
-    if not target_path.parent.is_dir():  # before the source is read
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target_path.parent))
     checkpoint = open_checkpoint(source)
     _check_not_source(target_path, checkpoint)
     recognised = recognise(checkpoint, quantize=quantize, include=include, exclude=exclude)

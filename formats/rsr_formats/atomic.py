@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -14,8 +15,15 @@ from .errors import OutputExistsError
 
 
 def check_output(path: str | os.PathLike[str], force: bool) -> Path:
-    """Return `path` resolved, or raise `OutputExistsError` if it must not be written."""
+    """Return `path` resolved.
+
+    Raises:
+        OutputExistsError: it exists and `force` is not set, or it is not a regular file.
+        FileNotFoundError: its folder does not exist.
+    """
     target = Path(path).resolve()
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target.parent))
     if target.exists():
         if not stat.S_ISREG(target.stat().st_mode):
             raise OutputExistsError(f"{path} exists and is not a regular file: choose another name")
