@@ -34,8 +34,9 @@ ENCODINGS = ("ranked", "permuted")
 DIRECTIONS = ("expand", "reduce")
 PACKINGS = {"ranked": ("w16",), "permuted": ("u16", "u32")}
 PARTS = {"ranked": ("ranks",), "permuted": ("permutation", "segments")}
-LAYOUTS = ("int8", "float", "bitnet", "absmean")
-FLOATS = ("F16", "BF16", "F32")  # what the layouts "float" and "absmean" restore
+LAYOUTS = ("int8", "float", "bitnet", "bitnet-unpacked", "absmean")
+SIGNED_ZEROS = ("float", "bitnet-unpacked")  # the layouts that may have a negative_zeros bitmap
+FLOATS = ("F16", "BF16", "F32")  # what the other layouts than "int8" and "bitnet" restore
 
 # The digit alphabets: the values that the digits 0, 1, .. stand for.
 TERNARY = (-1, 0, 1)

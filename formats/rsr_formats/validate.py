@@ -52,6 +52,7 @@ from .layout import (
     MAX_PATTERNS,
     MAX_RANKED_PATTERNS,
     PREAMBLE,
+    SIGNED_ZEROS,
     VERSION,
     DenseTensor,
     Header,
@@ -242,7 +243,7 @@ def _check_source(header: Header, t: IndexedTensor) -> None:
     if source.layout == "bitnet" and t.kind != "ternary":
         raise HeaderFieldError(f"{what}: layout bitnet is ternary, the tensor is {t.kind}")
     if source.negative_zeros is not None:
-        if source.layout != "float" or 0 not in t.digits:
+        if source.layout not in SIGNED_ZEROS or 0 not in t.digits:
             raise HeaderFieldError(
                 f"{what}: layout {source.layout}, digits {list(t.digits)} have no negative zeros"
             )

@@ -8,6 +8,7 @@ linear_class "bitlinear" (the default), and multiplied by where it has "autobitl
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from rsr_formats.layout import TERNARY, InlineTensor
 
 from ..checkpoint import Checkpoint, SourceTensor
 from ..errors import SourceError
-from .base import FLOATS, Bytes, DigitArray, Layout, Restored, TernaryTensor
-from .floats import to_float32
+from .base import FLOATS, Bytes, DigitArray, Layout, Restored, Scales, TernaryTensor
+from .floats import Floats, to_float32
 
 
 class BitNet(Layout):
@@ -30,36 +31,11 @@ class BitNet(Layout):
         """Claim two-dimensional U8 tensors that have a `<name>_scale` of one float."""
         if tensor.dtype != "U8" or len(tensor.shape) != 2:
             return None
-        companion = checkpoint.tensors.get(f"{tensor.name}_scale")
-        if companion is None:
-            return f"U8 without a tensor {tensor.name}_scale"
-        if companion.dtype not in FLOATS or companion.nbytes != FLOATS[companion.dtype]:
-            return (
-                f"U8, but {companion.name} is {companion.dtype} {list(companion.shape)}, "
-                "expected one float"
-            )
-        data = companion.read()
-        value = to_float32(data, companion.dtype)[0]
-        if not np.isfinite(value) or value <= 0:
-            raise SourceError(
-                f"{companion.name} is {value}: a scale must be finite and positive; "
-                "the checkpoint is damaged"
-            )
-        linear_class = _linear_class(checkpoint)
-        divide = linear_class != "autobitlinear"
-        with np.errstate(over="ignore"):  # found below
-            scale = np.float32(1) / value if divide else value
-        if not np.isfinite(scale):
-            raise SourceError(f"{companion.name} is {value}: 1 / {value} is no float32")
-        return TernaryTensor(
-            tensor,
-            self,
-            (4 * tensor.shape[0], tensor.shape[1]),
-            TERNARY,
-            np.array([scale], np.float32),
-            f"{'divide' if divide else 'multiply'} by weight_scale ({linear_class})",
-            (InlineTensor(companion.name, companion.dtype, companion.shape, data.tobytes()),),
-        )
+        rule = _scale_rule(checkpoint, tensor)
+        if isinstance(rule, str):
+            return f"U8, but {rule}"
+        shape = (4 * tensor.shape[0], tensor.shape[1])
+        return TernaryTensor(tensor, self, shape, TERNARY, *rule)
 
     def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
         """Decode a window: a code is a digit."""
@@ -82,6 +58,58 @@ class BitNet(Layout):
         quarters.reshape(-1)[: r.digits.size] = r.digits.reshape(-1)
         packed = quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
         return np.asarray(packed)
+
+
+class UnpackedBitNet(Floats):
+    """The same before packing: floats -1, 0, 1 and a `weight_scale`, as models in memory save it."""
+
+    name = "bitnet-unpacked"
+
+    def recognise(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
+        """Claim floats -1, 0, 1 that config.json and a `<name>_scale` say are a BitNet weight."""
+        config = checkpoint.config.get("quantization_config")
+        if not isinstance(config, dict) or config.get("quant_method") != "bitnet":
+            return None
+        if isinstance(rule := _scale_rule(checkpoint, tensor), str):
+            return None
+        found = super().recognise(checkpoint, tensor)
+        if not isinstance(found, TernaryTensor) or not np.isin(found.scale, (0, 1)).all():
+            return None  # a master, which layout float turns down, or dequantised already
+        scale, note, companions = rule
+        return replace(found, scale=scale, note=note, companions=companions)
+
+    def restore(self, r: Restored) -> npt.NDArray[Any]:
+        """Return the digit values in the source's dtype: the scale is the companion's."""
+        return super().restore(replace(r, scale=None))
+
+
+def _scale_rule(
+    checkpoint: Checkpoint, tensor: SourceTensor
+) -> tuple[Scales, str, tuple[InlineTensor]] | str:
+    """Return multiplier, rule in words and companion; or why there is no scale, in words."""
+    name = f"{tensor.name}_scale"
+    companion = checkpoint.tensors.get(name)
+    if companion is None:
+        return f"there is no tensor {name}"
+    if companion.dtype not in FLOATS or companion.nbytes != FLOATS[companion.dtype]:
+        return f"{name} is {companion.dtype} {list(companion.shape)}, expected one float"
+    data = companion.read()
+    value = to_float32(data, companion.dtype)[0]
+    if not np.isfinite(value) or value <= 0:
+        raise SourceError(
+            f"{name} is {value}: a scale must be finite and positive; the checkpoint is damaged"
+        )
+    linear_class = _linear_class(checkpoint)
+    divide = linear_class != "autobitlinear"
+    with np.errstate(over="ignore"):  # found below
+        scale = np.float32(1) / value if divide else value
+    if not np.isfinite(scale):
+        raise SourceError(f"{name} is {value}: 1 / {value} is no float32")
+    return (
+        np.array([scale], np.float32),
+        f"{'divide' if divide else 'multiply'} by weight_scale ({linear_class})",
+        (InlineTensor(name, companion.dtype, companion.shape, data.tobytes()),),
+    )
 
 
 def _linear_class(checkpoint: Checkpoint) -> str:

@@ -95,7 +95,7 @@ def test_schema_names_are_those_of_the_code() -> None:
 
     def words(key: str) -> tuple[str, ...]:
         (row,) = re.findall(rf"^\| [^|]*\| `{key}` \| string \| (`.*) \|$", section, re.M)[-1:]
-        return tuple(re.findall(r"`(\w+)`", row))
+        return tuple(re.findall(r"`([\w-]+)`", row))
 
     assert words("codec") == layout.CODECS
     assert words("direction") == layout.DIRECTIONS

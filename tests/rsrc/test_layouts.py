@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -143,7 +143,7 @@ class TestBitNet:
     @pytest.mark.parametrize(
         ("companion", "reason"),
         [
-            (None, "U8 without a tensor w_scale"),
+            (None, "U8, but there is no tensor w_scale"),
             (np.ones(2, "f4"), r"U8, but w_scale is F32 [2], expected one float"),
             (np.ones(1, "f8"), r"U8, but w_scale is F64 [1], expected one float"),
             (np.ones(2, "i1"), r"U8, but w_scale is I8 [2], expected one float"),
@@ -162,6 +162,41 @@ class TestBitNet:
         found = bench.compile(tensors, include=["w"])  # its scale goes with it
         assert found["w"].kind == "ternary"
         assert "w_scale" not in found
+
+
+class TestUnpackedBitNet:
+    CONFIG: ClassVar = {"quant_method": "bitnet", "linear_class": "autobitlinear"}
+    T = np.array([[1, 0, -1], [-0.0, 1, 1]])
+
+    @pytest.fixture
+    def configured(self, bench: Bench) -> Bench:
+        config = {"quantization_config": self.CONFIG}
+        (bench.folder / "config.json").write_text(json.dumps(config))
+        return bench
+
+    @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+    def test_scale_is_the_companions(self, configured: Bench, dtype: str) -> None:
+        w, scale = (configured.kit.cast(np.array(v), dtype) for v in (self.T, [0.25]))
+        found = configured.compile({"w": w, "w_scale": scale})  # -0.0 comes back too
+        assert (found["w"].kind, found["w"].layout) == ("ternary", "bitnet-unpacked")
+        assert "w_scale" not in found
+        assert configured.digits() == self.T.tolist()
+        assert configured.matrix().scale == np.float32(0.25)
+
+    @pytest.mark.parametrize(("factor", "companion"), [(0.5, True), (1, False)])
+    def test_only_ones_with_a_companion(
+        self, configured: Bench, factor: float, companion: bool
+    ) -> None:
+        tensors: dict[str, Any] = {"w": (self.T * factor).astype(np.float32)}
+        if companion:
+            tensors["w_scale"] = np.full(1, 3, np.float32)
+        assert configured.compile(tensors)["w"].layout == "float"
+        assert configured.matrix().scale == factor
+
+    def test_only_where_the_config_says_so(self, bench: Bench) -> None:
+        w = self.T.astype(np.float32)
+        found = bench.compile({"w": w, "w_scale": np.full(1, 3, np.float32)})
+        assert (found["w"].layout, found["w_scale"].kind) == ("float", "dense")
 
 
 class TestInt8:
