@@ -61,7 +61,7 @@ class BitNet(Layout):
 
 
 class UnpackedBitNet(Floats):
-    """The same before packing: floats -1, 0, 1 and a `weight_scale`, as models in memory save it."""
+    """The same before packing: floats -1, 0, 1 beside a `weight_scale`, saved from memory."""
 
     name = "bitnet-unpacked"
 
