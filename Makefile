@@ -28,8 +28,8 @@ format: $(VENV)/lint-installed
 parity: $(VENV)/parity-installed  ## compare with transformers, live
 	$(BIN)/pytest tests/parity
 
-bench: $(VENV)/installed
-	$(BIN)/rsrc bench --shape 4096x4096
+bench: $(VENV)/installed  ## NumPy on one thread too, which is fair to it
+	OPENBLAS_NUM_THREADS=1 $(BIN)/rsrc bench --shape 4096x4096
 
 stubs: $(VENV)/lint-installed  ## after a change of a native module's signatures
 	$(BIN)/python -m nanobind.stubgen -m rsr_runtime._native -o runtime/rsr_runtime/_native.pyi

@@ -224,11 +224,12 @@ def bench(file: Path | None, shape: str | None, plot: Path | None, as_json: bool
 
     if (file is None) == (shape is None):
         raise click.UsageError("give either a FILE or --shape MxN")
-    if shape is not None:
-        result = library.bench_shape(*_shape(shape))
-    else:
-        assert file is not None
-        result = library.bench_file(file)
+    with _progress("measuring", in_bytes=False) as progress:
+        if shape is not None:
+            result = library.bench_shape(*_shape(shape), progress=progress)
+        else:
+            assert file is not None
+            result = library.bench_file(file, progress=progress)
     if plot is not None:
         library.plot(result, plot)
     if as_json:
@@ -272,7 +273,7 @@ def info(as_json: bool) -> None:
 
 
 @contextmanager
-def _progress(verb: str) -> Iterator[Progress | None]:
+def _progress(verb: str, in_bytes: bool = True) -> Iterator[Progress | None]:
     """A progress bar on a terminal; nothing in a pipe."""
     if not sys.stderr.isatty():
         yield None
@@ -290,8 +291,7 @@ def _progress(verb: str) -> Iterator[Progress | None]:
     columns = (
         TextColumn(verb),
         BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
+        *((DownloadColumn(), TransferSpeedColumn()) if in_bytes else ()),
         TimeRemainingColumn(),
         TextColumn("{task.fields[tensor]}", style="dim", markup=False),
     )

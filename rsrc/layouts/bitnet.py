@@ -73,7 +73,10 @@ class UnpackedBitNet(Floats):
         if isinstance(rule := _scale_rule(checkpoint, tensor), str):
             return None
         found = super().recognise(checkpoint, tensor)
-        if not isinstance(found, TernaryTensor) or not np.isin(found.scale, (0, 1)).all():
+        if not isinstance(found, TernaryTensor):
+            return None
+        assert found.scale is not None  # Floats always finds one
+        if not set(found.scale) <= {0, 1}:
             return None  # a master, which layout float turns down, or dequantised already
         scale, note, companions = rule
         return replace(found, scale=scale, note=note, companions=companions)

@@ -27,6 +27,12 @@ with warnings.catch_warnings():
     pytest.importorskip("transformers", reason="needs torch and transformers")
 
 
+def matrix(model: rsr_runtime.Model, name: str) -> rsr_runtime.Matrix:
+    found = model[name]
+    assert isinstance(found, rsr_runtime.Matrix), name
+    return found
+
+
 def _load_make_golden() -> ModuleType:
     """Import the sibling file by path: in pytest's importlib mode it has no importable name."""
     name = "rsr_tests_make_golden"
@@ -60,7 +66,7 @@ def _assert_layers_agree(folder: Path, compiled: Path, linear_class: str) -> Non
         for name, module in golden.quantised_modules(reference).items():
             x, want = recording[f"{name}/input"], recording[f"{name}/output"]
             assert x.dtype == want.dtype == np.float32
-            got = model[f"{name}.weight"].linear(x, activations="int8")
+            got = matrix(model, f"{name}.weight").linear(x, activations="int8")
             stored = module.weight_scale.item()
             multiplier = 1 / stored if linear_class == "bitlinear" else stored
             # The recorded data were chosen free of near ties, which cannot be asked of fresh ones.
@@ -108,7 +114,7 @@ def test_edge_rows_agree(linear_class: str, tmp_path: Path) -> None:
     with rsr_runtime.load(compiled) as model:
         for name in names:
             x, want = recording[f"{name}/input"], recording[f"{name}/output"]
-            got = model[f"{name}.weight"].linear(x, activations="int8")
+            got = matrix(model, f"{name}.weight").linear(x, activations="int8")
             assert golden.row_error(got, want) <= golden.TOLERANCE[linear_class], name
 
 
@@ -124,6 +130,6 @@ def test_unpacking_agrees(linear_class: str, tmp_path: Path) -> None:
         for name, codes in built.packed.items():
             want = golden.unpack(codes)
             assert set(np.unique(want)) == {-1, 0, 1}
-            got = model[name].to_dense(dtype=np.int8)
+            got = matrix(model, name).to_dense(dtype=np.int8)
             assert got.dtype == np.int8
             np.testing.assert_array_equal(got, want, err_msg=name)

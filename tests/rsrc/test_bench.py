@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +23,30 @@ from rsr_formats.layout import DenseTensor
 from rsr_formats.writer import create
 from rsr_runtime import Matrix
 from rsrc import bench
+from rsrc.bench import memory, turns
 
 Array = npt.NDArray[Any]
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SMALL: dict[str, Any] = {"seconds": 0.0, "threads": 2, "memory_bytes": 200_000}
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep turns short."""
-    monkeypatch.setattr(bench, "_TURN", 1e-4)
-    monkeypatch.setattr(bench, "_SETTLE", 0.0)
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keep turns and rotations short, and let there be two threads."""
+    monkeypatch.setattr(turns, "_TURN", 1e-4)
+    monkeypatch.setattr(turns, "_SETTLE", 0.0)
+    monkeypatch.setattr(memory, "_ROTATION", 200_000)
+    monkeypatch.setattr(memory, "_RIVAL_ROTATION", 200_000)
+    monkeypatch.setattr(memory, "_last_level_cache", lambda: 1000)
+    threads = rsr.get_num_threads()
+    rsr.set_num_threads(2)
+    yield
+    rsr.set_num_threads(threads)
 
 
 @pytest.fixture
 def result() -> dict[str, Any]:
     """Return a result for a matrix whose sides are multiples of nothing."""
-    return bench.bench_shape(65, 100, **SMALL)
+    return bench.bench_shape(65, 100, seconds=0.0)
 
 
 @pytest.fixture
@@ -119,12 +126,13 @@ def test_headline_is_the_row_it_says(result: dict[str, Any]) -> None:
 
 def test_settings_are_put_back() -> None:
     before = rsr.cpu_info()
-    bench.bench_shape(33, 20, **SMALL)
+    bench.bench_shape(33, 20, seconds=0.0)
     assert rsr.cpu_info() == before
 
 
 def test_one_thread_only() -> None:
-    result = bench.bench_shape(33, 20, seconds=0.0, threads=1, memory_bytes=10_000)
+    rsr.set_num_threads(1)
+    result = bench.bench_shape(33, 20, seconds=0.0)
     assert {r["threads"] for r in result["results"] if r["engine"] == "rsr-ternary"} == {1}
 
 
@@ -146,7 +154,7 @@ def test_a_wrong_product_is_noticed(
 
     monkeypatch.setattr(Matrix, "matvec", wrong)
     with pytest.raises(bench.WrongResultError, match=f"dtype {np.dtype(dtype)}"):
-        bench.bench_shape(65, 100, **SMALL)
+        bench.bench_shape(65, 100, seconds=0.0)
 
 
 def test_nan_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,12 +168,12 @@ def test_nan_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Matrix, "matvec", wrong)
     with pytest.raises(bench.WrongResultError):
-        bench.bench_shape(33, 20, **SMALL)
+        bench.bench_shape(33, 20, seconds=0.0)
 
 
 def test_a_wrong_rival_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(np, "matmul", lambda W, x, out: np.multiply(0, out, out=out))
-    result = bench.bench_shape(33, 20, **SMALL)
+    result = bench.bench_shape(33, 20, seconds=0.0)
     assert "numpy" not in {r["engine"] for r in result["results"]}
     assert any("numpy float32 is left out: 33 sums" in note for note in result["notes"])
 
@@ -180,11 +188,11 @@ def test_a_rival_that_becomes_wrong_is_noticed(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(np, "matmul", wrong)
     with pytest.raises(bench.WrongResultError, match="engine numpy"):
-        bench.bench_shape(33, 20, **SMALL)
+        bench.bench_shape(33, 20, seconds=0.0)
 
 
 def test_file_measures_each_kind_and_a_pass(model: Path) -> None:
-    result = bench.bench_file(model, **SMALL)
+    result = bench.bench_file(model, seconds=0.0)
     assert [(g["matrix"], g["shape"], g["count"]) for g in result["groups"]] == [
         ("a", [40, 70], 2),
         ("c", [64, 33], 1),
@@ -212,14 +220,14 @@ def test_a_pass_is_checked(model: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(Matrix, "matvec", wrong)
     with pytest.raises(bench.WrongResultError, match="'b'"):
-        bench.bench_file(model, **SMALL)
+        bench.bench_file(model, seconds=0.0)
 
 
 def test_file_with_one_permuted_matrix(tmp_path: Path) -> None:
     W = np.random.default_rng(0).integers(-1, 2, (50, 30)).astype(np.int8)
     save_file({"w": W}, tmp_path / "m.safetensors")
     rsrc.compile(tmp_path / "m.safetensors", tmp_path / "m.rsr", encoding="permuted")
-    result = bench.bench_file(tmp_path / "m.rsr", **SMALL)
+    result = bench.bench_file(tmp_path / "m.rsr", seconds=0.0)
     rows = [r for r in result["results"] if r["engine"] == "rsr-ternary"]
     assert {r["algorithm"] for r in rows} == {"rsr", "rsr++"}
     assert {r["level"] for r in rows} == {"cache", "memory"}
@@ -231,47 +239,50 @@ def test_file_without_matrices_is_refused(tmp_path: Path) -> None:
         dense = DenseTensor("norm", "F32", (2,), writer.add([bytes(8)]))
         writer.finish(producer="test", metadata={}, files=[], tensors=[dense])
     with pytest.raises(RsrError, match="no compiled matrix"):
-        bench.bench_file(tmp_path / "dense.rsr", **SMALL)
+        bench.bench_file(tmp_path / "dense.rsr", seconds=0.0)
 
 
-@pytest.mark.parametrize(
-    ("shape", "options", "message"),
-    [
-        ((0, 5), {}, "shape: found 0x5"),
-        ((5, 5), {"threads": 0}, "threads: found 0"),
-        ((5, 5), {"seconds": -1.0}, "seconds: found -1.0"),
-    ],
-)
-def test_options_are_checked(shape: tuple[int, int], options: dict[str, Any], message: str) -> None:
-    with pytest.raises(RsrError, match=message):
-        bench.bench_shape(*shape, **options)
+def test_shape_is_checked() -> None:
+    with pytest.raises(RsrError, match="shape: found 0x5"):
+        bench.bench_shape(0, 5)
 
 
-def test_progress_ends_at_one() -> None:
-    seen: list[float] = []
-    bench.bench_shape(20, 20, **SMALL, progress=seen.append)
-    assert seen == sorted(seen)
-    assert seen[-1] == 1.0
+def test_progress_goes_up_to_the_end(model: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    bench.bench_file(model, seconds=0.0, progress=lambda *args: seen.append(args))
+    assert list(dict.fromkeys(name for name, _, _ in seen)) == ["a", "c", "all matrices"]
+    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+    assert seen[-1][1:] == (1000, 1000)
 
 
 def test_memory_stays_within_a_quarter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "_available_memory", lambda: 2 << 30)
-    monkeypatch.setattr(bench, "_last_level_cache", lambda: 8 << 20)
-    memory = bench.plan_memory(4)
-    assert memory.compiled + 4 * memory.rival <= (2 << 30) / 4
-    assert memory.copies(1 << 20, compiled=True) * (1 << 20) >= 4 * (8 << 20)
-    assert memory.copies(1000, compiled=True) == 0  # even the most copies fit the caches
-    assert memory.copies(64 << 30, compiled=False) == 1  # needs no copies
+    monkeypatch.undo()
+    monkeypatch.setattr(memory, "_available", lambda: 2 << 30)
+    monkeypatch.setattr(memory, "_last_level_cache", lambda: 8 << 20)
+    plan = memory.plan_memory(4)
+    assert plan.compiled + 4 * plan.rival <= (2 << 30) / 4
+    assert plan.copies(1 << 20, plan.compiled) * (1 << 20) >= 4 * (8 << 20)
+    assert plan.copies(1000, plan.compiled) == 0  # even the most copies fit the caches
+    assert plan.copies(64 << 30, plan.rival) == 1  # needs no copies
 
 
 def test_memory_level_is_left_out_where_it_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "_available_memory", lambda: 64 << 20)
-    monkeypatch.setattr(bench, "_last_level_cache", lambda: 32 << 20)
-    result = bench.bench_shape(33, 20, seconds=0.0, threads=1)
+    monkeypatch.setattr(memory, "_available", lambda: 64 << 20)
+    monkeypatch.setattr(memory, "_last_level_cache", lambda: 32 << 20)
+    result = bench.bench_shape(33, 20, seconds=0.0)
     assert {r["level"] for r in result["results"]} == {"cache"}
     assert result["ratio_to_plain_read"] == {"int8": None, "float32": None}
     assert any("no level memory" in note for note in result["notes"])
     assert "no level memory" in text_of(result)
+
+
+def test_dense_rivals_are_left_out_where_they_are_too_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "_available", lambda: 10_000)
+    result = bench.bench_shape(65, 100, seconds=0.0)
+    assert {r["engine"] for r in result["results"]} == {"rsr-ternary"}
+    assert any("random has no dense rivals" in note for note in result["notes"])
 
 
 def test_table_names_every_row(result: dict[str, Any]) -> None:
@@ -284,13 +295,13 @@ def test_table_names_every_row(result: dict[str, Any]) -> None:
 
 def test_plot_writes_a_picture(result: dict[str, Any], model: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    for name, one in (("shape", result), ("file", bench.bench_file(model, **SMALL))):
+    for name, one in (("shape", result), ("file", bench.bench_file(model, seconds=0.0))):
         bench.plot(one, tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG\r\n")
 
 
 def test_plot_without_matplotlib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+    for name in ("matplotlib", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(RsrError, match=r'pip install "rsr-ternary\[plot\]"'):
         bench.plot({}, tmp_path / "x.png")

@@ -1,0 +1,220 @@
+"""Write a random checkpoint in the shapes of bitnet-b1.58-2B-4T: 2.08 billion ternary weights.
+
+    python benchmarks/make_2b_checkpoint.py --output DIR
+
+The layout is the one Hugging Face publishes that model in: U8 matrices [out / 4, in] with four
+2-bit codes (0, 1, 2) per byte, a BF16 `weight_scale` beside each, BF16 norms and embedding. Weights
+are uniform, which is the hardest case for any encoding; 1.18 GB are streamed to the disk with few
+megabytes in memory. --layers and its neighbours make small ones of the same structure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import safe_open
+
+Bytes = npt.NDArray[np.uint8]
+
+PIECE = 4 << 20  # bytes made at a time
+ITEM = {"U8": 1, "BF16": 2}
+HEAD = 128  # inputs of an attention head
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The dimensions of a model; the defaults are those of bitnet-b1.58-2B-4T."""
+
+    layers: int = 30
+    hidden: int = 2560
+    ffn: int = 6912
+    kv: int = 640  # out_features of k_proj and v_proj
+    vocab: int = 128256
+
+    def check(self) -> None:
+        """Refuse what the layout cannot store: four rows share a byte."""
+        for name in ("hidden", "ffn", "kv"):
+            value = getattr(self, name)
+            if value < 4 or value % 4:
+                raise SystemExit(f"--{name}: found {value}, expected a multiple of 4")
+        if self.layers < 1 or self.vocab < 1:
+            raise SystemExit("--layers and --vocab: expected at least 1")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of the file and what fills it: "codes", "scale", "norm" or "embedding"."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    fill: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return ITEM[self.dtype] * math.prod(self.shape)
+
+
+def tensors(sizes: Sizes) -> list[Tensor]:
+    """List the model's tensors; two-byte types first, so that all are aligned."""
+    found = [_bf16("model.embed_tokens.weight", "embedding", sizes.vocab, sizes.hidden)]
+    found.append(_bf16("model.norm.weight", "norm", sizes.hidden))
+    for i in range(sizes.layers):
+        found += _layer(f"model.layers.{i}", sizes)
+    return sorted(found, key=lambda t: -ITEM[t.dtype])
+
+
+def _layer(layer: str, s: Sizes) -> list[Tensor]:
+    matrices = {
+        "self_attn.q_proj": (s.hidden, s.hidden),
+        "self_attn.k_proj": (s.kv, s.hidden),
+        "self_attn.v_proj": (s.kv, s.hidden),
+        "self_attn.o_proj": (s.hidden, s.hidden),
+        "mlp.gate_proj": (s.ffn, s.hidden),
+        "mlp.up_proj": (s.ffn, s.hidden),
+        "mlp.down_proj": (s.hidden, s.ffn),
+    }
+    norms = {
+        "input_layernorm": s.hidden,
+        "post_attention_layernorm": s.hidden,
+        "self_attn.attn_sub_norm": s.hidden,
+        "mlp.ffn_sub_norm": s.ffn,
+    }
+    found = [_bf16(f"{layer}.{name}.weight", "norm", size) for name, size in norms.items()]
+    for name, (rows, columns) in matrices.items():
+        found.append(Tensor(f"{layer}.{name}.weight", "U8", (rows // 4, columns), "codes"))
+        found.append(_bf16(f"{layer}.{name}.weight_scale", "scale", 1))
+    return found
+
+
+def _bf16(name: str, fill: str, *shape: int) -> Tensor:
+    return Tensor(name, "BF16", shape, fill)
+
+
+def ternary_weights(sizes: Sizes) -> int:
+    """Return how many ternary weights a checkpoint of these sizes has."""
+    return sum(4 * math.prod(t.shape) for t in tensors(sizes) if t.fill == "codes")
+
+
+def config(sizes: Sizes) -> dict[str, object]:
+    """Return config.json as that model has it."""
+    heads = max(1, sizes.hidden // HEAD)
+    return {
+        "architectures": ["BitNetForCausalLM"],
+        "bos_token_id": 128000,
+        "eos_token_id": 128001,
+        "hidden_act": "relu2",
+        "hidden_size": sizes.hidden,
+        "initializer_range": 0.02,
+        "intermediate_size": sizes.ffn,
+        "max_position_embeddings": 4096,
+        "model_type": "bitnet",
+        "num_attention_heads": heads,
+        "num_hidden_layers": sizes.layers,
+        "num_key_value_heads": max(1, heads * sizes.kv // sizes.hidden),
+        "quantization_config": {
+            "linear_class": "autobitlinear",
+            "quant_method": "bitnet",
+            "quantization_mode": "offline",
+        },
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 500000.0,
+        "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+        "vocab_size": sizes.vocab,
+    }
+
+
+def write(folder: Path, sizes: Sizes, seed: int = 0) -> Path:
+    """Write config.json and model.safetensors into `folder`; return the path of the latter."""
+    sizes.check()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config(sizes), indent=2) + "\n")
+    path = folder / "model.safetensors"
+    listed = tensors(sizes)
+    rng = np.random.default_rng(seed)
+    with path.open("wb") as file:
+        _write_header(file, listed)
+        for t in listed:
+            for piece in _pieces(t, rng):
+                file.write(piece.data)
+    return path
+
+
+def _write_header(file: BinaryIO, listed: Sequence[Tensor]) -> None:
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for t in listed:
+        start, end = end, end + t.nbytes
+        header[t.name] = {"dtype": t.dtype, "shape": t.shape, "data_offsets": (start, end)}
+    data = json.dumps(header, separators=(",", ":")).encode()
+    data += b" " * (-len(data) % 8)
+    file.write(len(data).to_bytes(8, "little") + data)
+
+
+def _pieces(t: Tensor, rng: np.random.Generator) -> Iterator[Bytes]:
+    for start in range(0, t.nbytes, PIECE):
+        size = min(PIECE, t.nbytes - start)
+        yield _codes(size, rng) if t.fill == "codes" else _bf16_bytes(t.fill, size // 2, rng)
+
+
+def _codes(size: int, rng: np.random.Generator) -> Bytes:
+    """Return bytes of four uniform codes 0, 1, 2: one draw from the 81 there are for each."""
+    digits = np.arange(81)[:, None] // [1, 3, 9, 27] % 3
+    table = (digits << [0, 2, 4, 6]).sum(axis=1).astype(np.uint8)
+    codes: Bytes = table[rng.integers(0, 81, size, np.uint8)]
+    return codes
+
+
+def _bf16_bytes(fill: str, count: int, rng: np.random.Generator) -> Bytes:
+    """Return plausible values; those of the embedding straight from random bits, for speed."""
+    if fill == "embedding":  # random signs and fractions, magnitudes 2^-7 to 2
+        bits = rng.integers(0, 1 << 16, count, np.uint16) & 0x83FF | 0x3C00
+        return bits.astype("<u2").view(np.uint8)
+    low, high = (0.5, 2.0) if fill == "scale" else (0.8, 1.2)
+    bits32 = rng.uniform(low, high, count).astype("<f4").view("<u4")
+    return (bits32 >> 16).astype("<u2").view(np.uint8)
+
+
+def validate(path: Path, sizes: Sizes) -> None:
+    """Open the file with the safetensors library and compare what it lists."""
+    expected = {t.name: (t.dtype, t.shape) for t in tensors(sizes)}
+    with safe_open(path, framework="numpy") as file:
+        found = {
+            name: (file.get_slice(name).get_dtype(), tuple(file.get_slice(name).get_shape()))
+            for name in file.keys()  # noqa: SIM118 - no mapping
+        }
+    if found != expected:
+        raise SystemExit(f"{path}: safetensors finds other tensors than were written")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    for name, value in vars(Sizes()).items():
+        parser.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    sizes = Sizes(**{name: getattr(options, name) for name in vars(Sizes())})
+    start = time.perf_counter()
+    path = write(options.output, sizes, options.seed)
+    validate(path, sizes)
+    print(
+        f"{path}: {path.stat().st_size / 1e9:.2f} GB, {ternary_weights(sizes):,} ternary weights, "
+        f"{time.perf_counter() - start:.1f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()

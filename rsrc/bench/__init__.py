@@ -1,0 +1,27 @@
+"""Time products beside their rivals and beside the memory limit: `rsrc bench`.
+
+How it measures (benchmarks/README.md says how to read the result):
+
+* Everything runs in one process, turn and turn about: a round gives each contender a few
+  milliseconds, with a plain read of the same bytes beside it, and rounds go on until the time is
+  up. What disturbs the machine then disturbs all contenders alike, and ratios within a round are
+  steadier than times are.
+* Two levels. "cache": one matrix again and again. "memory": copies in rotation, far more than the
+  last-level cache holds, so that each product reads main memory. The copies lie in anonymous
+  memory in pages of 4 KiB, as a mapped `.rsr` file does.
+* Every timed product is checked: int8 exactly, float32 against the bound that `Matrix` promises.
+"""
+
+from .plot import MissingPackageError, plot
+from .run import bench_file, bench_shape
+from .show import render_table
+from .turns import WrongResultError
+
+__all__ = [
+    "MissingPackageError",
+    "WrongResultError",
+    "bench_file",
+    "bench_shape",
+    "plot",
+    "render_table",
+]

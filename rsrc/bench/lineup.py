@@ -1,0 +1,133 @@
+"""Who takes part: one matrix in all its settings, and its rivals, on both levels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rsr_runtime import Matrix
+
+from .memory import Memory
+from .products import (
+    Product,
+    Truth,
+    by_algorithm,
+    compiled_copies,
+    compiled_product,
+    every_kernel,
+    true_products,
+)
+from .rivals import Rival
+from .turns import Contender, Label, Operand
+
+Array = npt.NDArray[Any]
+
+_TOO_SMALL = "copies that fill the caches would be too many, or too large for this memory"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the line-ups of one benchmark share."""
+
+    threads: int
+    rng: np.random.Generator
+    rivals: list[Rival]
+    memory: Memory
+    notes: list[str] = field(default_factory=list)  # what was left out
+    copies: dict[str, dict[str, int]] = field(default_factory=dict)  # by matrix
+
+
+def line_up(
+    setting: Setting, matrix: Matrix, W: Array, permuted: Matrix | None = None
+) -> list[Contender]:
+    """List all contenders for one matrix.
+
+    Args:
+        setting: its notes and copies are added to.
+        matrix: the matrix.
+        W: its digit values, int8.
+        permuted: the same matrix in the encoding that the paper's algorithms need.
+    """
+    truth = true_products(W, matrix.scale, setting.rng)
+    labels = every_kernel(matrix, setting.threads)
+    if matrix.encoding == "permuted":
+        labels += by_algorithm(matrix, "rsr")
+    memory = setting.memory
+    levels = _compiled_levels(setting, matrix, memory.compiled)
+    if "memory" in levels:
+        used = levels["memory"]
+        setting.copies[matrix.name] = {"copies": len(used), "bytes": len(used) * used[0].nbytes}
+    found = _contenders(labels, levels, lambda label: compiled_product(label, matrix, truth))
+    if permuted is not None:
+        labels = by_algorithm(permuted, "rsr++", "rsr")
+        levels = _compiled_levels(setting, permuted, memory.rival)
+        found += _contenders(labels, levels, lambda label: compiled_product(label, permuted, truth))
+    if 4 * W.size > memory.available / 4:
+        setting.notes.append(f"{matrix.name} has no dense rivals: too large for this memory")
+        return found
+    dense = W.astype(np.float32) * matrix.scale.reshape(-1, 1)
+    for rival in setting.rivals:
+        found += _rival(setting, rival, matrix, W if rival.dtype == "int8" else dense, truth)
+    return found
+
+
+def _contenders(
+    labels: Sequence[Label],
+    levels: dict[str, list[Operand]],
+    product: Callable[[Label], Product],
+) -> list[Contender]:
+    """Let all of `labels` take part on each level; they share the copies."""
+    return [
+        Contender(
+            replace(label, level=level), copies, math.prod(label.shape or ()), *product(label)
+        )
+        for level, copies in [(level, cycle(operands)) for level, operands in levels.items()]
+        for label in labels
+    ]
+
+
+def _rival(
+    setting: Setting, rival: Rival, matrix: Matrix, W: Array, truth: Truth
+) -> list[Contender]:
+    what, operand, product = f"{rival.engine} {rival.dtype}", rival.operand(W), rival.product(truth)
+    multiply, check = product
+    try:
+        wrong = check(multiply(operand.weights))
+    except (AttributeError, RuntimeError) as error:  # not in this version; not for this shape
+        wrong = str(error).partition("\n")[0]
+    if wrong is not None:  # PyTorch's int8 is, for some shapes
+        setting.notes.append(f"{what} is left out: {wrong}")
+        return []
+
+    def copies(count: int) -> list[Operand]:
+        return [operand, *(rival.operand(W) for _ in range(count - 1))]
+
+    levels = _levels(setting, what, setting.memory.rival, copies)
+    label = Label(
+        matrix.name, rival.dtype, rival.threads, rival.engine, shape=list(W.shape), encoding="dense"
+    )
+    return _contenders([label], levels, lambda _: product)
+
+
+def _compiled_levels(setting: Setting, matrix: Matrix, wanted: int) -> dict[str, list[Operand]]:
+    what = f"{matrix.name} ({matrix.encoding})"
+    return _levels(setting, what, wanted, lambda count: compiled_copies(matrix, count))
+
+
+def _levels(
+    setting: Setting, what: str, wanted: int, copies: Callable[[int], list[Operand]]
+) -> dict[str, list[Operand]]:
+    """Make copies for each level; `copies(1)` is the original."""
+    levels = {"cache": copies(1)}
+    count = setting.memory.copies(levels["cache"][0].nbytes, wanted)
+    if count:
+        levels["memory"] = copies(count)
+    else:
+        setting.notes.append(f"{what} has no level memory: {_TOO_SMALL}")
+    return levels

@@ -1,0 +1,86 @@
+"""How much memory the copies of a matrix take, and where they lie."""
+
+from __future__ import annotations
+
+import mmap
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+_ROTATION = 1_200_000_000  # bytes the copies of a compiled matrix should take
+_RIVAL_ROTATION = 512_000_000  # bytes the copies of a rival's matrix should take
+_CACHES = 4  # a rotation holds at least this many last-level caches
+_MOST_COPIES = 8192
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How many bytes of copies the level "memory" takes. Sizes in bytes."""
+
+    last_level_cache: int | None
+    available: int
+    compiled: int  # of the copies of a compiled matrix
+    rival: int  # of the copies of a rival's matrix
+    fewest: int  # below this there is no such level
+
+    def copies(self, nbytes: int, wanted: int) -> int:
+        """Return how many copies of `nbytes` make up the bytes wanted, 0 for no such level.
+
+        What is larger than that needs no copy: it is larger than the caches by itself.
+        """
+        count = min(-(-wanted // nbytes), _MOST_COPIES)
+        return count if count * nbytes >= self.fewest else 0
+
+
+def plan_memory(rivals: int) -> Memory:
+    """Decide how much memory copies may take: at most a quarter of what is available, in all.
+
+    Args:
+        rivals: how many kinds of rivals' matrices get copies at the same time.
+    """
+    cache, available = _last_level_cache(), _available()
+    fewest = _CACHES * (cache or 32 << 20)
+    compiled, rival = max(_ROTATION, fewest), max(_RIVAL_ROTATION, fewest)
+    shrink = min(1.0, available / 4 / (compiled + rivals * rival))
+    return Memory(cache, available, int(compiled * shrink), int(rival * shrink), fewest)
+
+
+def small_pages(nbytes: int) -> npt.NDArray[np.uint8]:
+    """Return anonymous memory in pages of 4 KiB, as a mapped file has them.
+
+    NumPy's own arrays would not do: it asks for huge pages where they are large.
+    """
+    memory = mmap.mmap(-1, max(1, nbytes))
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with suppress(OSError):  # a kernel without huge pages
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, np.uint8)
+
+
+def _last_level_cache() -> int | None:
+    """Return the size of the largest cache that processor 0 uses, None if it is not known."""
+    sizes = []
+    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = path.read_text().strip()
+        unit = {"K": 1 << 10, "M": 1 << 20}.get(text[-1:], 1)
+        sizes.append(int(text.rstrip("KM")) * unit)
+    return max(sizes, default=None)
+
+
+def _available() -> int:
+    """Return the bytes that can be allocated without swapping; a cautious guess if unknown."""
+    found = [4 << 30]
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                found = [int(line.split()[1]) << 10]
+        group = Path("/sys/fs/cgroup")
+        limit = (group / "memory.max").read_text().strip()
+        if limit != "max":
+            found.append(int(limit) - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):  # another system, or no control group
+        pass
+    return max(0, min(found))

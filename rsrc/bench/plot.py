@@ -1,0 +1,102 @@
+"""What a benchmark found, as a picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from rsr_formats.errors import RsrError
+
+from .show import label, processor, sections
+
+_COLOURS = {
+    ("ranked", "int8"): "#12558c",
+    ("ranked", "float32"): "#4a98d6",
+    ("permuted", "int8"): "#3f8f86",
+    ("permuted", "float32"): "#8fc7bf",
+    "numpy": "#a3a3a3",
+    "torch": "#e0955a",
+}
+_LIMIT = "#c0392b"
+_LEGEND = "the limit: a plain read of the same bytes by as many threads"
+
+
+class MissingPackageError(RsrError):
+    """An optional package is not installed."""
+
+
+def plot(result: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Draw weights per nanosecond, a bar for each engine, with the memory limit marked.
+
+    Args:
+        result: what `bench_shape` or `bench_file` returned.
+        path: the picture; its suffix chooses the format (.png, .svg, .pdf).
+
+    Raises:
+        MissingPackageError: Matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingPackageError(
+            'drawing needs Matplotlib: pip install "rsr-ternary[plot]"'
+        ) from None
+    panels = sections(result)
+    if any(row["level"] == "model" for row in result["results"]):
+        # One panel for each matrix is enough, and none where only a rival fills the memory.
+        panels = [p for p in panels if p[1][0]["level"] != "cache" and _has_own(p[1])]
+    heights = [len(rows) for _, rows in panels]
+    figure = Figure((9, 1.3 + sum(0.27 * h + 0.7 for h in heights)), layout="constrained")
+    figure.suptitle(f"Ternary matrix times vector on {processor(result)}", fontsize=12)
+    grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (title, rows) in zip(grid, panels, strict=True):
+        marks = _draw_panel(axes, title, rows)
+    grid[-1].set_xlabel("weights per nanosecond, median (share of the limit)", fontsize=9)
+    figure.legend([marks], [_LEGEND], loc="outside lower right", fontsize=8, frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def _draw_panel(axes: Any, title: str, rows: Sequence[dict[str, Any]]) -> Any:
+    """Draw the bars of one table; return the marks, for the legend."""
+    places = range(len(rows))
+    rates = [row["weights_per_ns"] for row in rows]
+    limits = [rate / row["ratio_to_plain_read"] for rate, row in zip(rates, rows, strict=True)]
+    right = 1.15 * max(*limits, *rates)
+    axes.barh(places, rates, color=[_colour(row) for row in rows], height=0.72)
+    marks = axes.scatter(limits, places, marker="|", s=150, color=_LIMIT, linewidths=2, zorder=3)
+    for place, rate, limit, row in zip(places, rates, limits, rows, strict=True):
+        near = limit < rate + 0.15 * right  # the text would run into the mark
+        axes.annotate(
+            f"{rate:.1f}  ({row['ratio_to_plain_read']:.0%})",
+            (max(rate, limit) if near else rate, place),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
+    axes.set_yticks(places, [_bar_label(row) for row in rows], fontsize=8)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(0, right)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.tick_params(axis="y", length=0)
+    axes.set_title(title, fontsize=10, fontweight="bold", loc="left", parse_math=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", color="#e5e5e5")
+    axes.set_axisbelow(True)
+    return marks
+
+
+def _has_own(rows: Sequence[dict[str, Any]]) -> bool:
+    return any(row["engine"] == "rsr-ternary" for row in rows)
+
+
+def _colour(row: dict[str, Any]) -> str:
+    if row["engine"] != "rsr-ternary":
+        return _COLOURS[row["engine"]]
+    return _COLOURS[row["encoding"] or "ranked", row["dtype"]]
+
+
+def _bar_label(row: dict[str, Any]) -> str:
+    threads = f", {row['threads']} threads" if row["threads"] > 1 else ""
+    return f"{label(row)} {row['dtype']}{threads}"
