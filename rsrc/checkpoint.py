@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +79,18 @@ class Checkpoint:
 
     path: Path
     tensors: dict[str, SourceTensor]
-    config: dict[str, Any] = field(default_factory=dict)
+    config_path: Path | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The config.json beside the tensors, {} if there is none; read when a layout asks.
+
+        Raises:
+            SourceError: it is not a JSON object.
+        """
+        return {} if self.config_path is None else _read_json(self.config_path)
 
     @property
     def nbytes(self) -> int:
@@ -196,20 +207,28 @@ def _open_shards(source: Path, shards: list[Path], files: dict[str, Path]) -> Ch
         for key, value in notes.items():
             metadata.setdefault(key, value)
     config_path = shards[0].parent / "config.json"
-    config = _read_json(config_path) if config_path.is_file() else {}
+    config = config_path if config_path.is_file() else None
     return Checkpoint(source, tensors, config, metadata, files)
 
 
 def _read_header(path: Path) -> tuple[list[SourceTensor], dict[str, str]]:
     try:
-        # The library checks everything: sizes, overlaps, holes, duplicate names, the end of file.
+        # The library checks everything but duplicate names: sizes, overlaps, holes, end of file.
         with safetensors.safe_open(path, framework="numpy"):
             pass
     except safetensors.SafetensorError as error:
         raise SourceError(f"{path}: not a valid safetensors file: {error}") from None
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            twice = next(k for k, count in Counter(k for k, _ in pairs).items() if count > 1)
+            raise SourceError(f"{path}: not a valid safetensors file: {twice!r} is there twice")
+        return found
+
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
+        header = json.loads(file.read(size), object_pairs_hook=unique)
     metadata = header.pop("__metadata__", None) or {}
     start = 8 + size
     tensors = [

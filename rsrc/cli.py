@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,9 +34,9 @@ class _Group(click.Group):
     """Turns what the library refuses into a sentence on stderr and exit code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        signal.signal(signal.SIGTERM, _terminate)
         try:
-            return super().invoke(ctx)
+            with _terminating_cleanly():
+                return super().invoke(ctx)
         except (RsrError, OSError, MemoryError) as error:
             if isinstance(error, BrokenPipeError):
                 raise
@@ -50,8 +51,23 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _terminate(number: int, frame: Any) -> None:
-    sys.exit(128 + number)  # as an exception, so that temporary files are removed
+@contextmanager
+def _terminating_cleanly() -> Iterator[None]:
+    """Let signals that end the process do so as an exception: temporary files are then removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: Any) -> None:
+        sys.exit(128 + number)
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {name: signal.signal(getattr(signal, name), terminate) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -69,13 +85,13 @@ def main() -> None:
     "--encoding",
     type=click.Choice(["auto", *ENCODINGS]),
     default="auto",
-    help="How the index is stored; auto takes what is fastest on the target.",
+    help="How the index is stored; auto is ranked, the faster and smaller one.",
 )
 @click.option(
     "--target",
     type=click.Choice(TARGETS),
     default="native",
-    help="The machine the products will run on.",
+    help="The machine the products will run on (one encoding is best on all, so far).",
 )
 @click.option(
     "--direction",

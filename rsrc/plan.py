@@ -1,4 +1,4 @@
-"""Stage 3: encoding, direction and k of each tensor, by a cost model for the target.
+"""Stage 3: encoding, direction and k of each tensor, by a cost model.
 
 The model. A product reads its index once, and both encodings are bound by how:
 
@@ -8,9 +8,9 @@ The model. A product reads its index once, and both encodings are bound by how:
   about SEGMENT_COST of them (measured: scalar code, float32; docs/performance.md), for k columns:
   k minimises (rows + SEGMENT_COST * B^k) / k.
 
-Ranked wins on every target measured, scalar code included, in time (float32: 9.8 against 7.6
+Ranked wins with AVX-512, with AVX2 and without SIMD, in time (float32: 9.8 against 7.6
 weights/ns at 4096 x 4096 without SIMD, 100 with AVX-512) and in size (1.78 against 4.1 bits per
-weight), so "auto" chooses it everywhere; permuted is there for comparison with the paper.
+weight), so "auto" chooses it for every target; permuted is there for comparison with the paper.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def plan(
     Args:
         recognised: what `recognise` returned.
         encoding: "auto", "ranked" or "permuted".
-        target: the kind of machine the products will run on.
+        target: the kind of machine the products will run on; so far all get the same plan.
         direction: "auto", "expand" or "reduce" (permuted only; the paper's direction is "reduce").
         k: columns of a column block, or None for the cost model's choice.
 

@@ -31,8 +31,14 @@ class BitNet(Layout):
         """Claim two-dimensional U8 tensors that have a `<name>_scale` of one float."""
         if tensor.dtype != "U8" or len(tensor.shape) != 2:
             return None
+        if f"{tensor.name}_scale" not in checkpoint.tensors:
+            return f"U8, but there is no tensor {tensor.name}_scale"
         rule = _scale_rule(checkpoint, tensor)
+        if not isinstance(rule, str) and _holds_code_3(tensor):
+            rule = "it holds code 3, which is no weight"
         if isinstance(rule, str):
+            if _quant_method(checkpoint) == "bitnet":
+                raise SourceError(f"{tensor.name}: a BitNet weight by config.json, but {rule}")
             return f"U8, but {rule}"
         shape = (4 * tensor.shape[0], tensor.shape[1])
         return TernaryTensor(tensor, self, shape, TERNARY, *rule)
@@ -67,8 +73,9 @@ class UnpackedBitNet(Floats):
 
     def recognise(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
         """Claim floats -1, 0, 1 that config.json and a `<name>_scale` say are a BitNet weight."""
-        config = checkpoint.config.get("quantization_config")
-        if not isinstance(config, dict) or config.get("quant_method") != "bitnet":
+        if tensor.dtype not in FLOATS or f"{tensor.name}_scale" not in checkpoint.tensors:
+            return None
+        if _quant_method(checkpoint) != "bitnet":
             return None
         if isinstance(rule := _scale_rule(checkpoint, tensor), str):
             return None
@@ -89,25 +96,24 @@ class UnpackedBitNet(Floats):
 def _scale_rule(
     checkpoint: Checkpoint, tensor: SourceTensor
 ) -> tuple[Scales, str, tuple[InlineTensor]] | str:
-    """Return multiplier, rule in words and companion; or why there is no scale, in words."""
+    """Return multiplier, rule in words and companion `<name>_scale`; or what is wrong with it."""
+    method = _quant_method(checkpoint)
+    if method not in (None, "bitnet"):
+        return f"config.json says quant_method {str(method)[:64]!r}, not 'bitnet'"
     name = f"{tensor.name}_scale"
-    companion = checkpoint.tensors.get(name)
-    if companion is None:
-        return f"there is no tensor {name}"
+    companion = checkpoint.tensors[name]
     if companion.dtype not in FLOATS or companion.nbytes != FLOATS[companion.dtype]:
         return f"{name} is {companion.dtype} {list(companion.shape)}, expected one float"
     data = companion.read()
     value = to_float32(data, companion.dtype)[0]
     if not np.isfinite(value) or value <= 0:
-        raise SourceError(
-            f"{name} is {value}: a scale must be finite and positive; the checkpoint is damaged"
-        )
+        return f"{name} is {value}, expected a finite positive number"
     linear_class = _linear_class(checkpoint)
     divide = linear_class != "autobitlinear"
     with np.errstate(over="ignore"):  # found below
         scale = np.float32(1) / value if divide else value
     if not np.isfinite(scale):
-        raise SourceError(f"{name} is {value}: 1 / {value} is no float32")
+        return f"{name} is {value}, and 1 / {value} is no float32"
     return (
         np.array([scale], np.float32),
         f"{'divide' if divide else 'multiply'} by weight_scale ({linear_class})",
@@ -115,9 +121,22 @@ def _scale_rule(
     )
 
 
-def _linear_class(checkpoint: Checkpoint) -> str:
+def _holds_code_3(tensor: SourceTensor) -> bool:
+    both = (np.frombuffer(piece, np.uint8) for piece in tensor.pieces())
+    return any(bool((bits & bits >> 1 & 0x55).any()) for bits in both)
+
+
+def _quant_method(checkpoint: Checkpoint) -> Any:
+    return _quantization_config(checkpoint).get("quant_method")
+
+
+def _quantization_config(checkpoint: Checkpoint) -> dict[str, Any]:
     config = checkpoint.config.get("quantization_config")
-    found = config.get("linear_class", "bitlinear") if isinstance(config, dict) else "bitlinear"
+    return config if isinstance(config, dict) else {}
+
+
+def _linear_class(checkpoint: Checkpoint) -> str:
+    found = _quantization_config(checkpoint).get("linear_class", "bitlinear")
     if found not in ("bitlinear", "autobitlinear"):
         raise SourceError(
             f"config.json: linear_class is {str(found)[:64]!r}, expected 'bitlinear' (divide by "

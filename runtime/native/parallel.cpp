@@ -14,6 +14,9 @@
 #if !defined(_WIN32)
 #include <pthread.h>
 #endif
+#if defined(__linux__)
+#include <sched.h>
+#endif
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
 #endif
@@ -154,10 +157,23 @@ Pool& the_pool() {
 
 }  // namespace
 
+namespace {
+
+// The processors this process may use: fewer than there are where it is tied to some (taskset).
+int usable_processors() {
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+  return static_cast<int>(std::thread::hardware_concurrency());
+}
+
+}  // namespace
+
 int num_threads() {
   int n = threads.load(std::memory_order_relaxed);
   if (n == 0) {
-    n = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    n = std::max(1, usable_processors());
     threads.store(n, std::memory_order_relaxed);
   }
   return n;

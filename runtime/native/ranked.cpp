@@ -14,6 +14,8 @@ namespace {
 size_t flush_columns(int k) { return 32767 / (128 * k) / kRanksPerWord; }
 
 // Scratch memory of the calling thread, kept from product to product.
+constexpr size_t kMostScratch = 8 << 20;
+
 struct Scratch {
   std::vector<char> tables, input;
 
@@ -31,6 +33,11 @@ struct Scratch {
     std::memcpy(copy, x, n * sizeof(X));
     std::memset(copy + n, 0, (padded_n - n) * sizeof(X));
     return copy;
+  }
+
+  // What a rare, huge matrix needed is not kept for the life of the thread.
+  void trim() {
+    if (tables.size() + input.size() > kMostScratch) *this = Scratch();
   }
 };
 
@@ -65,6 +72,7 @@ void multiply_i8(const RankedIndex& a, const int8_t* x, size_t count, int32_t* y
       std::memcpy(y + first, sums, real * sizeof(int32_t));
     });
   }
+  scratch.trim();
 }
 
 void multiply_f32(const RankedIndex& a, const float* x, size_t count, float* y) {
@@ -82,6 +90,7 @@ void multiply_f32(const RankedIndex& a, const float* x, size_t count, float* y) 
         y[first + r] = sums[r] * a.scale[(first + r) / a.scale_rows];
     });
   }
+  scratch.trim();
 }
 
 }  // namespace rsr

@@ -46,7 +46,7 @@ def use_isa(name: str, where: str = "") -> None:
 def set_num_threads(n: int) -> None:
     """Let a product use up to `n` threads (1 to 1024), the calling one included.
 
-    The default is the number of processors. Results do not depend on it.
+    The default is the number of processors this process may use. Results do not depend on it.
 
     Raises:
         OptionError: `n` is out of range.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.decode import decode_block, decode_digits
+from rsr_formats.decode import decode_block, decode_digits, row_scales
 from rsr_formats.encoding import Block, pattern_values
 from rsr_formats.layout import IndexedTensor
 from rsr_formats.validate import check_ranks
@@ -33,7 +33,9 @@ class Matrix:
     * int8 vectors: int32, unscaled and exact for every value including -128, on every
       instruction set and number of threads.
     * float32 vectors: float32, scaled; |error| <= n 2^-24 |scale| sum|x_i| against the exact
-      result (n = in_features, first order); deterministic for a file and an instruction set.
+      result (n = in_features, first order) while sum|x_i| is a finite float32; sums are scaled
+      last, so beyond that they may become infinite or NaN. Deterministic for a file and an
+      instruction set.
     * NaN and infinity in x spread as in a dense product: a zero weight times either is NaN.
     """
 
@@ -46,6 +48,7 @@ class Matrix:
         self._arrays = arrays
         self._is_closed = is_closed
         self._native = _native_product(tensor, arrays)
+        self._scale: FloatArray | None = None  # made when first asked for
 
     name = property(lambda self: str(self._tensor.name), doc="Name of the tensor.")
 
@@ -87,13 +90,12 @@ class Matrix:
     @property
     def scale(self) -> FloatArray:
         """Float32 multipliers, read-only: shape () for one, (out_features,) for one per row."""
-        scales: FloatArray = self._arrays["scale"]
-        if len(scales) == 1:
-            scales = scales.reshape(())
-        else:
-            scales = np.repeat(scales, self._scale_rows())[: self.shape[0]]
-        scales.flags.writeable = False
-        return scales
+        if self._scale is None:
+            scale = row_scales(self._tensor, self._arrays["scale"])
+            scale = scale.reshape(()) if len(scale) == 1 else scale.view()
+            scale.flags.writeable = False
+            self._scale = scale
+        return self._scale
 
     @property
     def nbytes(self) -> int:
@@ -268,9 +270,6 @@ class Matrix:
     def _check_open(self) -> None:
         if self._is_closed():
             raise ClosedError(f"{self._tensor.name!r}: the model it belongs to was closed")
-
-    def _scale_rows(self) -> int:
-        return _scale_rows(self._tensor)
 
     def _shape_error(self, x: Array) -> InputShapeError:
         n = self.shape[1]

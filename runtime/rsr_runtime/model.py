@@ -47,14 +47,16 @@ class _Handle:
 class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
     """Tensors of a `.rsr` file by name: a `Matrix` where indexed, else a read-only array.
 
-    Dense tensors are views of the file, with two exceptions: BF16, which NumPy lacks, is widened
-    to float32 on each access (exact, a copy), and 4-, 6- and 8-bit floats are their raw bytes.
+    Dense tensors are views of the file, or of what was decompressed on first access, with two
+    exceptions: BF16, which NumPy lacks, is widened to float32 on each access (exact, a copy), and
+    4-, 6- and 8-bit floats are their raw bytes.
     """
 
     def __init__(self, file: RsrFile) -> None:
         self._handle = _Handle(file)
         self._tensors: dict[str, Tensor] = {t.name: t for t in file.header.tensors}
         self._matrices: dict[str, Matrix] = {}
+        self._decompressed: dict[str, npt.NDArray[np.uint8]] = {}  # dense tensors' bytes
         self._lock = threading.Lock()
         self._metadata = dict(file.header.metadata)
         self._files = Files(self._handle)
@@ -77,15 +79,24 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
             FormatError: its index or compressed data is damaged.
             ClosedError: the model was closed.
         """
-        file = self._handle.file()
+        self._handle.file()  # before anything else: a closed model has no tensor
         tensor = self._tensors[name]
         if isinstance(tensor, DenseTensor):
-            return _dense(file, tensor)
+            return _as_array(self._data(tensor), tensor)
         with self._lock:
             if name not in self._matrices:
                 arrays = self._handle.file().index_arrays(tensor)
                 self._matrices[name] = Matrix(tensor, arrays, self._handle.is_closed)
             return self._matrices[name]
+
+    def _data(self, t: DenseTensor) -> npt.NDArray[np.uint8]:
+        file = self._handle.file()
+        if file.header.sections[t.section].codec == "raw":
+            return file.section(t.section)
+        with self._lock:
+            if t.name not in self._decompressed:
+                self._decompressed[t.name] = self._handle.file().section(t.section)
+            return self._decompressed[t.name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -113,6 +124,7 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
         with self._lock:
             self._handle.close()
             self._matrices.clear()
+            self._decompressed.clear()
 
     def __enter__(self) -> Model:
         return self
@@ -175,8 +187,7 @@ def load(path: str | os.PathLike[str], verify: bool = False, memory: str = "map"
     return Model(file)
 
 
-def _dense(file: RsrFile, t: DenseTensor) -> npt.NDArray[Any]:
-    data = file.section(t.section)
+def _as_array(data: npt.NDArray[np.uint8], t: DenseTensor) -> npt.NDArray[Any]:
     if t.dtype == "BF16":
         bits = data.view("<u2").astype(np.uint32) << 16
         widened = bits.view(np.float32).reshape(t.shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +58,10 @@ class Bench:
         assert compare(self.rsr, self.source) == len(tensors) + 1
         return {t.name: t for t in report.tensors}
 
+    def configure(self, **quantization_config: Any) -> None:
+        config = {"quantization_config": quantization_config}
+        (self.folder / "config.json").write_text(json.dumps(config))
+
     def one(self, tensor: Array | Raw, **options: Any) -> TensorReport:
         return self.compile({"w": tensor}, **options)["w"]
 
@@ -85,8 +89,7 @@ class TestBitNet:
         self, bench: Bench, t: Any, packed: Any, linear_class: str | None, dtype: str
     ) -> None:
         if linear_class is not None:
-            config = {"quantization_config": {"linear_class": linear_class}}
-            (bench.folder / "config.json").write_text(json.dumps(config))
+            bench.configure(linear_class=linear_class)
         scale = bench.kit.cast(np.array([40.0]), dtype)
         found = bench.compile({"w": np.array(packed, np.uint8), "w_scale": scale})
         assert "w_scale" not in found  # absorbed
@@ -94,8 +97,8 @@ class TestBitNet:
         assert found["w"].shape == np.shape(t)
         assert found["w"].source_bytes == np.size(packed) + (4 if dtype == "F32" else 2)
         assert bench.digits() == t
-        expected = np.float32(40) if linear_class == "autobitlinear" else np.float32(1) / 40
-        assert bench.matrix().scale == expected
+        divided = np.float32(1) / np.float32(40)  # NumPy 1 divides by a Python 40 in float64
+        assert bench.matrix().scale == (40 if linear_class == "autobitlinear" else divided)
 
     def test_pack_of_the_tests_is_that_of_transformers(self, kit: Kit) -> None:
         for t, packed in PACKED:
@@ -120,25 +123,48 @@ class TestBitNet:
         assert found["w"].shape == (4 * shape[0], shape[1])
 
     @pytest.mark.parametrize("position", range(4))
-    @pytest.mark.parametrize("options", [{}, {"encoding": "permuted"}])
-    def test_code_3_is_refused(self, bench: Bench, position: int, options: dict[str, Any]) -> None:
+    def test_code_3(self, bench: Bench, position: int) -> None:
         packed = np.full((2, 3), 0x55, np.uint8)
         packed[1, 2] |= 3 << 2 * position
-        with pytest.raises(rsrc.SourceError, match="w: holds a code that is no digit"):
-            bench.compile({"w": packed, "w_scale": np.ones(1, "f4")}, **options)
-        assert not bench.rsr.exists()
-        assert not bench.kit.leftovers(bench.folder)
+        tensors = {"w": packed, "w_scale": np.ones(1, "f4")}
+        self.is_refused_only_where_config_claims_it(bench, tensors, "it holds code 3")
 
     @pytest.mark.parametrize("value", [0, -1, -0.0, np.nan, np.inf, -np.inf])
     @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
     def test_impossible_scale(self, bench: Bench, value: float, dtype: str) -> None:
         scale = bench.kit.cast(np.array([value]), dtype)
-        with pytest.raises(rsrc.SourceError, match=r"^w_scale is .*finite and positive"):
-            bench.compile({"w": np.zeros((1, 1), np.uint8), "w_scale": scale})
+        tensors = {"w": np.zeros((1, 1), np.uint8), "w_scale": scale}
+        self.is_refused_only_where_config_claims_it(bench, tensors, "expected a finite positive")
 
     def test_scale_without_a_reciprocal(self, bench: Bench) -> None:
-        with pytest.raises(rsrc.SourceError, match=r"w_scale is .* is no float32"):
-            bench.compile({"w": np.zeros((1, 1), np.uint8), "w_scale": np.full(1, 1e-40, "f4")})
+        tensors = {"w": np.zeros((1, 1), np.uint8), "w_scale": np.full(1, 1e-40, "f4")}
+        self.is_refused_only_where_config_claims_it(bench, tensors, "is no float32")
+
+    @staticmethod
+    def is_refused_only_where_config_claims_it(
+        bench: Bench, tensors: dict[str, Any], reason: str
+    ) -> None:
+        """A U8 matrix with a scale may be another format's: kept dense, unless config.json..."""
+        found = bench.compile(tensors)
+        assert found["w"].kind == found["w_scale"].kind == "dense"
+        assert reason in str(found["w"].reason)
+        bench.rsr.unlink()
+        bench.configure(quant_method="bitnet")
+        with pytest.raises(rsrc.SourceError, match=f"^w: a BitNet weight.*{reason}"):
+            bench.compile(tensors)
+        assert not bench.rsr.exists()
+        assert not bench.kit.leftovers(bench.folder)
+
+    def test_another_quant_method(self, bench: Bench) -> None:
+        bench.configure(quant_method="quanto")
+        found = bench.compile({"w": np.zeros((1, 1), np.uint8), "w_scale": np.ones(1, "f4")})
+        assert found["w"].reason == "U8, but config.json says quant_method 'quanto', not 'bitnet'"
+
+    def test_config_is_read_only_when_asked_for(self, bench: Bench) -> None:
+        (bench.folder / "config.json").write_text("[1]")
+        bench.compile({"w": np.ones((1, 2), np.int8)})
+        with pytest.raises(rsrc.SourceError, match=r"config\.json: expected a JSON object"):
+            bench.compile({"w": np.zeros((1, 1), np.uint8), "w_scale": np.ones(1, "f4")})
 
     @pytest.mark.parametrize(
         ("companion", "reason"),
@@ -165,13 +191,11 @@ class TestBitNet:
 
 
 class TestUnpackedBitNet:
-    CONFIG: ClassVar = {"quant_method": "bitnet", "linear_class": "autobitlinear"}
     T = np.array([[1, 0, -1], [-0.0, 1, 1]])
 
     @pytest.fixture
     def configured(self, bench: Bench) -> Bench:
-        config = {"quantization_config": self.CONFIG}
-        (bench.folder / "config.json").write_text(json.dumps(config))
+        bench.configure(quant_method="bitnet", linear_class="autobitlinear")
         return bench
 
     @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
