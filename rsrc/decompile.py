@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from rsr_formats import RsrFile
-from rsr_formats.atomic import atomic_file
-from rsr_formats.decode import decode_digits
+from rsr_formats.atomic import atomic_file, check_output
+from rsr_formats.decode import decode_digits, row_scales
 from rsr_formats.errors import HeaderFieldError
 from rsr_formats.layout import DenseTensor, IndexedTensor, Tensor
 from rsr_formats.validate import check_negative_zeros, check_ranks
 
 from .checkpoint import PIECE, Checkpoint, SourceTensor, open_checkpoint
 from .errors import MismatchError
-from .layouts import BY_NAME, Layout, Restored, TernaryTensor
+from .layouts import BY_NAME, Restored, TernaryTensor
+from .pipeline import check_not_source
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -59,9 +62,12 @@ def decompile(
 
     Raises:
         FormatError: the .rsr file is damaged.
+        OptionError: the output is the .rsr file.
         OutputExistsError: the output exists and `force` is not set.
         OSError: reading or writing failed; no output is left behind.
     """
+    check_not_source(Path(output), [Path(path)])
+    check_output(output, force)  # now, not after reading everything
     file = RsrFile(path)
     file.verify()  # a damaged index can still hold digits: it must not come out as weights
     tensors = _restorable(file)
@@ -82,15 +88,14 @@ def decompile(
     with atomic_file(output, force) as out:
         out.write(len(text).to_bytes(8, "little") + text)
         for name, t in tensors.items():
-            for piece in _pieces(t.data()):
-                out.write(piece)
+            _write(out, t.data())
             done += t.nbytes
             if progress is not None:
                 progress(name, done, end)
     return [
         t.name
         for t in file.header.tensors
-        if isinstance(t, IndexedTensor) and not _layout_of(t).lossless
+        if isinstance(t, IndexedTensor) and not BY_NAME[t.source.layout].lossless
     ]
 
 
@@ -155,21 +160,12 @@ def _restorable_one(file: RsrFile, t: Tensor) -> _Restorable:
     if isinstance(t, DenseTensor):
         return _Restorable(t.dtype, t.shape, t.nbytes, lambda: file.section(t.section))
     source = DenseTensor(t.name, t.source.dtype, t.source.shape, 0)
-    _layout_of(t)
-    return _Restorable(
-        source.dtype, source.shape, source.nbytes, lambda: _restore(file, t, source.nbytes), t
-    )
+    return _Restorable(source.dtype, source.shape, source.nbytes, lambda: _restore(file, t), t)
 
 
-def _restore(file: RsrFile, t: IndexedTensor, nbytes: int) -> Bytes:
-    restored = _layout_of(t).restore(_decoded(file, t))
-    data = np.ascontiguousarray(restored).reshape(-1).view(np.uint8)
-    if len(data) != nbytes:
-        raise HeaderFieldError(
-            f"tensor {t.name!r}: source shape {list(t.source.shape)} {t.source.dtype} is not that "
-            f"of a {t.shape[0]}x{t.shape[1]} matrix in layout {t.source.layout!r}"
-        )
-    return data
+def _restore(file: RsrFile, t: IndexedTensor) -> Bytes:
+    restored = BY_NAME[t.source.layout].restore(_decoded(file, t))
+    return np.ascontiguousarray(restored).reshape(-1).view(np.uint8)
 
 
 def _decoded(file: RsrFile, t: IndexedTensor) -> Restored:
@@ -180,19 +176,8 @@ def _decoded(file: RsrFile, t: IndexedTensor) -> Restored:
     if t.source.negative_zeros is not None:
         zeros = file.section(t.source.negative_zeros)
         check_negative_zeros(t, arrays, zeros)
-    scale = None if t.scale is None else arrays["scale"]
-    if t.scale is not None and len(arrays["scale"]) > 1:
-        scale = np.repeat(arrays["scale"], t.scale.rows)[: t.shape[0]]
+    scale = None if t.scale is None else row_scales(t, arrays["scale"])
     return Restored(t, decode_digits(t, arrays), scale, zeros)
-
-
-def _layout_of(t: IndexedTensor) -> Layout:
-    if t.source.layout not in BY_NAME:
-        raise HeaderFieldError(
-            f"tensor {t.name!r}: source layout {t.source.layout[:64]!r} is unknown, expected "
-            f"{', '.join(BY_NAME)}; a newer rsrc may know it"
-        )
-    return BY_NAME[t.source.layout]
 
 
 def _difference(
@@ -203,7 +188,7 @@ def _difference(
             f"{tensor.dtype} {list(tensor.shape)} in the source, "
             f"{found.dtype} {list(found.shape)} in the .rsr file"
         )
-    if found.indexed is not None and not _layout_of(found.indexed).lossless:
+    if found.indexed is not None and not BY_NAME[found.indexed.source.layout].lossless:
         return _quantised_difference(file, checkpoint, tensor, found.indexed)
     data, position = found.data(), 0
     for piece in tensor.pieces():
@@ -218,7 +203,7 @@ def _difference(
 def _quantised_difference(
     file: RsrFile, checkpoint: Checkpoint, tensor: SourceTensor, t: IndexedTensor
 ) -> str | None:
-    again = _layout_of(t).recognise(checkpoint, tensor)
+    again = BY_NAME[t.source.layout].recognise(checkpoint, tensor)
     if not isinstance(again, TernaryTensor):
         return f"cannot be quantised: {again}"
     decoded = _decoded(file, t)
@@ -230,6 +215,6 @@ def _quantised_difference(
     return None
 
 
-def _pieces(data: Bytes) -> Iterator[memoryview]:
-    view = data.data
-    return (view[start : start + PIECE] for start in range(0, len(view), PIECE))
+def _write(out: BinaryIO, data: Bytes) -> None:
+    for start in range(0, len(data), PIECE):
+        out.write(data[start : start + PIECE].data)

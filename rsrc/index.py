@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.encoding import LANES, STRIP, padding_digit, w16_words
+from rsr_formats.encoding import LANES, RANKS_PER_WORD, STRIP, padding_digit, w16_words
+from rsr_formats.writer import Bytes
 
 from . import _native
 from .errors import SourceError
@@ -21,9 +23,10 @@ from .plan import IndexPlan
 T = TypeVar("T")
 Item = TypeVar("Item")
 
-_PANEL = 2 << 20  # digits of a panel: small enough to stay near the processor
-_PANELS = 32 << 20  # digits of all panels under way: however many threads, memory stays bounded
-Part = tuple[str, Iterator[memoryview]]
+_PANEL = 2 << 20  # bytes of a panel: small enough to stay near the processor
+_PANELS = 32 << 20  # bytes of all panels under way: however many threads, memory stays bounded
+_PIECE = 1 << 20  # bytes taken back from the disk at once
+Part = tuple[str, Iterator[Bytes]]
 
 
 def index_sections(
@@ -47,9 +50,12 @@ def index_sections(
     if p.encoding == "ranked":
         yield "ranks", _ranks(p, raw, pool, threads)
         return
-    segments: list[npt.NDArray[Any]] = []
-    yield "permutation", _permutations(p, raw, pool, threads, segments)
-    yield "segments", (s.data.cast("B") for s in segments)
+    # Both sections come from one pass. The second waits on disk: B^k + 1 entries for k columns can
+    # be a thousand times the tensor.
+    with tempfile.TemporaryFile() as segments:
+        yield "permutation", _permutations(p, raw, pool, threads, segments)
+        segments.seek(0)
+        yield "segments", iter(lambda: segments.read(_PIECE), b"")
 
 
 def _ranks(
@@ -57,18 +63,25 @@ def _ranks(
 ) -> Iterator[memoryview]:
     t = p.source
     out_features, in_features = t.shape
-    words = w16_words(-(-in_features // p.k))
-    height = max(1, _panel(threads) // max(1, in_features) // STRIP) * STRIP
+    most = _panel(threads)
+    height = max(1, most // max(1, in_features) // STRIP) * STRIP
+    width = max(1, in_features)
+    if height * width > most:  # cut the strip too: its word columns follow one another
+        step = RANKS_PER_WORD * p.k
+        width = max(1, most // STRIP // step) * step
 
-    def encode(first: int) -> memoryview:
-        rows = slice(first, min(first + height, out_features))
-        digits = t.layout.digits(raw, t, rows, slice(0, in_features))
+    def encode(first: tuple[int, int]) -> memoryview:
+        rows = slice(first[0], min(first[0] + height, out_features))
+        columns = slice(first[1], min(first[1] + width, in_features))
+        digits = t.layout.digits(raw, t, rows, columns)
+        words = w16_words(-(-(columns.stop - columns.start) // p.k))
         out = np.empty(words * -(-(rows.stop - rows.start) // LANES) * LANES, np.uint16)
         with _naming(t):
             _native.pack_w16(digits, len(t.digits), p.k, padding_digit(t.digits), out)
         return out.data.cast("B")
 
-    return ordered_map(pool, encode, range(0, out_features, height), threads)
+    panels = ((r, c) for r in range(0, out_features, height) for c in range(0, in_features, width))
+    return ordered_map(pool, encode, panels, threads)
 
 
 def _permutations(
@@ -76,13 +89,18 @@ def _permutations(
     raw: npt.NDArray[np.uint8],
     pool: ThreadPoolExecutor,
     threads: int,
-    segments: list[npt.NDArray[Any]],
+    segments: IO[bytes],
 ) -> Iterator[memoryview]:
+    """Yield the permutations; the segment lists go to `segments`."""
     t = p.source
     expand = p.direction == "expand"
     rows, columns = t.shape if expand else t.shape[::-1]
     dtype = np.uint16 if p.packing == "u16" else np.uint32
-    width = max(1, _panel(threads) // max(1, rows) // p.k) * p.k
+    patterns = len(t.digits) ** p.k
+    block = p.k * rows + np.dtype(dtype).itemsize * (rows + patterns + 1)  # bytes
+    panel_blocks = max(1, _panel(threads) // block)
+    width = panel_blocks * p.k
+    ahead = min(threads, _PANELS // (panel_blocks * block))
 
     def encode(first: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         panel = slice(first, min(first + width, columns))
@@ -94,15 +112,15 @@ def _permutations(
         )
         blocks = -(-(panel.stop - panel.start) // p.k)
         permutation = np.empty((blocks, rows), dtype)
-        lists = np.empty((blocks, len(t.digits) ** p.k + 1), dtype)
+        lists = np.empty((blocks, patterns + 1), dtype)
         with _naming(t):
             _native.sort_blocks(
                 digits, len(t.digits), p.k, padding_digit(t.digits), permutation, lists
             )
         return permutation, lists
 
-    for permutation, lists in ordered_map(pool, encode, range(0, columns, width), threads):
-        segments.append(lists.reshape(-1))
+    for permutation, lists in ordered_map(pool, encode, range(0, columns, width), ahead):
+        segments.write(lists.data)
         yield permutation.reshape(-1).data.cast("B")
 
 

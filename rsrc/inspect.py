@@ -9,7 +9,7 @@ from typing import Any
 from rsr_formats import RsrFile
 from rsr_formats.decode import decode_block
 from rsr_formats.encoding import pattern_values
-from rsr_formats.layout import VERSION, DenseTensor, IndexedTensor, Tensor
+from rsr_formats.layout import DenseTensor, IndexedTensor, Tensor
 
 from .errors import OptionError
 
@@ -28,7 +28,7 @@ def inspect_file(path: _Path) -> dict[str, Any]:
     return {
         "path": str(path),
         "bytes": os.stat(path).st_size,  # noqa: PTH116
-        "version": f"{VERSION[0]}.{VERSION[1]}",
+        "version": ".".join(map(str, file.version)),
         "producer": header.producer,
         "metadata": header.metadata,
         "files": [{"name": f.name, "bytes": header.sections[f.section].size} for f in header.files],
@@ -48,7 +48,8 @@ def inspect_tensor(path: _Path, name: str) -> dict[str, Any]:
         OptionError: there is no tensor of that name.
     """
     file = RsrFile(path)
-    return _describe(_find(file, path, name)) | {"sections": _sections(file, name)}
+    t = _find(file, path, name)
+    return _describe(t) | {"sections": _sections(file, t)}
 
 
 def inspect_block(path: _Path, name: str, j: int) -> dict[str, Any]:
@@ -81,8 +82,9 @@ def _find(file: RsrFile, path: _Path, name: str) -> Tensor:
     for t in file.header.tensors:
         if t.name == name:
             return t
-    some = ", ".join(repr(t.name) for t in file.header.tensors[:5])
-    raise OptionError(f"{path} has no tensor {name!r}; it has {some or 'none'}, ...")
+    names = [repr(t.name) for t in file.header.tensors]
+    some = ", ".join(names[:5] + ["..."] * (len(names) > 5))
+    raise OptionError(f"{path} has no tensor {name!r}; it has {some or 'none'}")
 
 
 def _describe(t: Tensor) -> dict[str, Any]:
@@ -113,8 +115,7 @@ def _describe(t: Tensor) -> dict[str, Any]:
     }
 
 
-def _sections(file: RsrFile, name: str) -> list[dict[str, Any]]:
-    t = next(t for t in file.header.tensors if t.name == name)
+def _sections(file: RsrFile, t: Tensor) -> list[dict[str, Any]]:
     numbers = {"data": t.section} if isinstance(t, DenseTensor) else _indexed_sections(t)
     described = []
     for role, number in numbers.items():

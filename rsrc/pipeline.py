@@ -80,7 +80,7 @@ def compile(
     threads = threads or _processors()
     target_path = check_output(output, force)
     checkpoint = open_checkpoint(source)
-    _check_not_source(target_path, checkpoint)
+    check_not_source(target_path, _parts(checkpoint))
     recognised = recognise(checkpoint, quantize=quantize, include=include, exclude=exclude)
     plans = plan(recognised, encoding=encoding, target=target, direction=direction, k=k)
     tensors, files = write(checkpoint, plans, output, zstd, threads, force, progress)
@@ -226,11 +226,20 @@ def _file_pieces(path: Path) -> Iterator[bytes]:
             yield piece
 
 
-def _check_not_source(output: Path, checkpoint: Checkpoint) -> None:
-    parts = (checkpoint.path, *checkpoint.shards, *checkpoint.files.values())
-    sources = {p.resolve() for p in parts}
-    if output in sources:
+def check_not_source(output: Path, sources: Iterable[Path]) -> None:
+    """Refuse an output that would replace what it is made from, by whatever name.
+
+    Raises:
+        OptionError: `output` is one of `sources`.
+    """
+    if output.exists() and any(output.samefile(s) for s in sources if s.exists()):
         raise OptionError(f"{output} is part of the source: choose another output")
+
+
+def _parts(checkpoint: Checkpoint) -> set[Path]:
+    """List every file that is read, also those that are not kept."""
+    parts = {checkpoint.path, *checkpoint.shards, *checkpoint.files.values()}
+    return parts if checkpoint.config_path is None else parts | {checkpoint.config_path}
 
 
 def _processors() -> int:

@@ -97,13 +97,13 @@ def print_inspection(result: dict[str, Any]) -> None:
     out = console()
     if "tensors" in result:
         out.print(
-            f"{result['path']}: format {result['version']}, {size(result['bytes'])}, "
+            f"{printable(result['path'])}: format {result['version']}, {size(result['bytes'])}, "
             f"written by {printable(result['producer'])}",
             highlight=False,
         )
         out.print(_tensor_table(result["tensors"]))
         for file in result["files"]:
-            out.print(f"file {file['name']}, {size(file['bytes'])}", highlight=False)
+            out.print(f"file {printable(file['name'])}, {size(file['bytes'])}", highlight=False)
         for key, value in result["metadata"].items():
             out.print(f"metadata {printable(key)} = {printable(value)}", highlight=False)
         return

@@ -61,6 +61,18 @@ def _decode_w16(t: IndexedTensor, packed: npt.NDArray[np.uint16]) -> npt.NDArray
     return A
 
 
+def row_scales(t: IndexedTensor, scale: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the multiplier of each row, (out_features,); or `scale` where it is one for all.
+
+    Args:
+        t: the tensor's record.
+        scale: what `RsrFile.index_arrays` returns.
+    """
+    if len(scale) == 1 or t.scale is None or t.scale.rows == 1:
+        return scale
+    return scale[np.arange(t.shape[0]) // t.scale.rows]
+
+
 def decode_block(t: IndexedTensor, arrays: Mapping[str, npt.NDArray[Any]], j: int) -> Block:
     """Return the permutation and the segment list of column block `j`, the same from any encoding.
 

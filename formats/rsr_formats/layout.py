@@ -20,6 +20,7 @@ MAX_CONTAINERS = 1 << 22  # lists and maps in the header: one byte there, a hund
 MAX_NAME_BYTES = 1024
 MAX_DIMENSIONS = 8
 MAX_DIMENSION = (1 << 48) - 1
+MAX_ELEMENTS = (1 << 60) - 1  # product of the dimensions but 0: times 8 bytes, it fits 63 bits
 MAX_K = 16
 MAX_OUT_FEATURES = (1 << 31) - 1
 MAX_IN_FEATURES = (1 << 24) - 1  # |sum| <= 128 * in_features stays inside int32

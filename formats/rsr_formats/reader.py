@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class RsrFile:
     """
 
     header: Header
+    version: tuple[int, int]  # major, minor: of this file
 
     def __init__(self, path: str | os.PathLike[str], memory: str = "map") -> None:
         if memory not in ("map", "huge"):
@@ -54,7 +55,7 @@ class RsrFile:
         with self.path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             preamble = file.read(PREAMBLE.size)
-            offset, header_size, digest = check_preamble(preamble, size)
+            self.version, offset, header_size, digest = check_preamble(preamble, size)
             file.seek(offset)
             data = file.read(header_size)
             if len(data) < header_size:
@@ -68,18 +69,15 @@ class RsrFile:
                 self._memory = _copy_to_huge_pages(file, size)
         self._end = offset
         self._owners = self.header.owners()
-        self._decompressed: dict[int, npt.NDArray[np.uint8]] = {}
-        self._lock = threading.Lock()
 
     def section(self, index: int) -> npt.NDArray[np.uint8]:
-        """Return a section's bytes, decompressed on first use, as a read-only uint8 array."""
+        """Return a section's bytes as a read-only uint8 array.
+
+        A view where stored raw; else decompressed each time: who asks again had better keep it.
+        """
         s = self.header.sections[index]
-        if s.codec == "raw":
-            return self._stored(s)
-        with self._lock:
-            if index not in self._decompressed:
-                self._decompressed[index] = _decompress(self._stored(s), s, self._owners[index])
-            return self._decompressed[index]
+        stored = self._stored(s)
+        return stored if s.codec == "raw" else _decompress(stored, s, self._owners[index])
 
     def index_arrays(self, t: IndexedTensor) -> dict[str, npt.NDArray[Any]]:
         """Return the arrays of a tensor's index, checked as far as a kernel relies on it.
@@ -130,16 +128,20 @@ class RsrFile:
                 )
             end = s.offset + s.stored_size
         self._check_padding(end, self._end, "the header")
-        for index, s in enumerate(self.header.sections):
-            if s.codec != "raw" and index not in self._decompressed:
-                _decompress(self._stored(s), s, self._owners[index])
+        for f in self.header.files:
+            self.section(f.section)
         for t in self.header.tensors:
             if isinstance(t, IndexedTensor):
-                arrays = self.index_arrays(t)
-                if t.encoding == "ranked":
-                    check_ranks(t, arrays["ranks"])
-                if t.source.negative_zeros is not None:
-                    check_negative_zeros(t, arrays, self.section(t.source.negative_zeros))
+                self._verify_index(t)
+            else:
+                self.section(t.section)
+
+    def _verify_index(self, t: IndexedTensor) -> None:
+        arrays = self.index_arrays(t)
+        if t.encoding == "ranked":
+            check_ranks(t, arrays["ranks"])
+        if t.source.negative_zeros is not None:
+            check_negative_zeros(t, arrays, self.section(t.source.negative_zeros))
 
     def _stored(self, s: Section) -> npt.NDArray[np.uint8]:
         stored = np.frombuffer(self._memory, np.uint8, s.stored_size, s.offset)
@@ -166,7 +168,8 @@ def _map(file: Any, size: int) -> mmap.mmap:
 def _copy_to_huge_pages(file: Any, size: int) -> mmap.mmap:
     memory = mmap.mmap(-1, size)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
+        with suppress(OSError):  # a kernel without them; they are a wish
+            memory.madvise(mmap.MADV_HUGEPAGE)
     file.seek(0)
     view = memoryview(memory)
     done = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ from .layout import (
     CODECS,
     FLOATS,
     MAGIC,
+    MAX_ELEMENTS,
     MAX_EXPANSION,
     MAX_HEADER_SIZE,
     MAX_IN_FEATURES,
@@ -67,11 +69,11 @@ _PIECE = 1 << 20  # index entries looked at in one NumPy operation
 Indices = npt.NDArray[np.unsignedinteger[Any]]
 
 
-def check_preamble(preamble: bytes, file_size: int) -> tuple[int, int, bytes]:
+def check_preamble(preamble: bytes, file_size: int) -> tuple[tuple[int, int], int, int, bytes]:
     """Check the first 64 bytes against the file's size (rules P1 to P8).
 
     Returns:
-        Header offset, header size and the header's SHA-256.
+        Version (major, minor), header offset, header size and the header's SHA-256.
     """
     if not MAGIC.startswith(preamble[: len(MAGIC)]):
         raise NotRsrError(
@@ -104,7 +106,7 @@ def check_preamble(preamble: bytes, file_size: int) -> tuple[int, int, bytes]:
             f"the file has {file_size} bytes, its preamble says {offset + size}: "
             "something was appended, or the preamble is damaged"
         )
-    return offset, size, digest
+    return (major, minor), offset, size, digest
 
 
 def check_header_hash(data: bytes, digest: bytes) -> None:
@@ -117,21 +119,32 @@ def check_header_hash(data: bytes, digest: bytes) -> None:
 
 
 def check_header(header: Header, header_offset: int) -> None:
-    """Check names, the section table and every tensor (rules N1 to N3, S1 to S10, T1 to T10)."""
+    """Check names, the section table and every tensor (rules N1 to N3, S1 to S10, T1 to T11)."""
     indexed = [t for t in header.tensors if isinstance(t, IndexedTensor)]
     companions = [c.name for t in indexed for c in t.source.companions]
     _check_names([t.name for t in header.tensors] + companions, "tensor")  # first: they are quoted
     _check_names([f.name for f in header.files], "file")
     for f in header.files:
-        if f.name in (".", "..") or any(c in "/\\:\x7f" or c < " " for c in f.name):
+        if f.name in (".", "..") or any(c in "/\\:" or _is_control(c) for c in f.name):
             raise InvalidNameError(f"file name {f.name!r} is not a plain name")
     _check_sections(header, header_offset)
     _check_section_uses(header)
     for t in header.tensors:
         if isinstance(t, DenseTensor):
             _check_size(header, t.section, t.nbytes, f"tensor {t.name!r}")
+            _check_elements(t.shape, f"tensor {t.name!r}")
         else:
             _check_indexed(header, t)
+
+
+def _is_control(c: str) -> bool:
+    return c < " " or "\x7f" <= c <= "\x9f"
+
+
+def _check_elements(shape: tuple[int, ...], what: str) -> None:
+    """Refuse what arrays cannot have: they count bytes in 63 bits, dimensions of 0 aside."""
+    if prod(n for n in shape if n) > MAX_ELEMENTS:
+        raise LimitError(f"{what}: shape {list(shape)} exceeds {MAX_ELEMENTS} elements")
 
 
 def _check_sections(header: Header, header_offset: int) -> None:
@@ -258,6 +271,7 @@ def _check_source(header: Header, t: IndexedTensor) -> None:
             raise SectionSizeError(
                 f"{what}: companion {c.name!r} has {len(c.data)} bytes, expected {expected}"
             )
+        _check_elements(c.shape, f"companion {c.name!r}")
 
 
 def check_scale(t: IndexedTensor, scale: npt.NDArray[np.float32]) -> None:

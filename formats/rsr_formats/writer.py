@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from .atomic import atomic_file
 from .errors import LimitError
@@ -25,8 +25,14 @@ from .layout import (
 )
 from .validate import check_header
 
+if TYPE_CHECKING:
+    import zstandard
+
 Bytes = bytes | memoryview
 _PIECE = 8 << 20
+
+# Of the largest level that is not "ultra": 80 MB. Level 22 would take 750, to gain nothing here.
+_ZSTD_LIMITS = {"window_log": 23, "chain_log": 24, "hash_log": 23}
 
 
 class RsrWriter:
@@ -55,7 +61,7 @@ class RsrWriter:
         import zstandard  # only when asked for
 
         offset = self._position
-        compressor = zstandard.ZstdCompressor(level=zstd_level).compressobj()
+        compressor = _compressor(zstd_level).compressobj()
         digest, size = hashlib.sha256(), 0
         for piece in pieces:
             size += memoryview(piece).nbytes
@@ -118,6 +124,16 @@ class RsrWriter:
 
     def _pad(self) -> None:
         self._write(bytes(align(self._position) - self._position))
+
+
+def _compressor(level: int) -> zstandard.ZstdCompressor:
+    """Return a compressor that searches as hard as `level` says in a bounded memory."""
+    import zstandard
+
+    parameters = zstandard.ZstdCompressionParameters
+    chosen = parameters.from_level(level)
+    limits = {name: min(getattr(chosen, name), most) for name, most in _ZSTD_LIMITS.items()}
+    return zstandard.ZstdCompressor(compression_params=parameters.from_level(level, **limits))
 
 
 @contextmanager

@@ -96,6 +96,14 @@ def frame(data: bytes, size: int) -> Damage:
     return damage
 
 
+def empty_dense(shape: list[int]) -> Damage:
+    def damage(d: Draft) -> None:
+        d.store(DENSE, b"")
+        d.tensors["dense"].update(dtype="BF16", shape=shape)
+
+    return damage
+
+
 def bad_hash(index: int) -> Damage:
     return lambda d: d.sections[index].update(sha256=bytes(32))
 
@@ -166,6 +174,8 @@ OPEN: list[Case] = [
     ("N3", "file_nul", errors.InvalidNameError, rename_file("a\0")),
     ("N3", "file_escape", errors.InvalidNameError, rename_file("\x1b[2J")),
     ("N3", "file_delete", errors.InvalidNameError, rename_file("\x7f")),
+    ("N3", "file_csi", errors.InvalidNameError, rename_file("a\x9b2J")),
+    ("N3", "file_last_control", errors.InvalidNameError, rename_file("\x9f")),
     ("S1", "misaligned", errors.MisalignedSectionError, shift(2, 64)),
     ("S2", "overlap", errors.OverlappingSectionError, shift(2, -4096)),
     ("S2", "over_preamble", errors.OverlappingSectionError, entry(0, offset=0)),
@@ -208,6 +218,8 @@ OPEN: list[Case] = [
      ranked(scale={"rows": 1 << 31, "section": SCALE})),
     ("T9", "negative_zeros", errors.SectionSizeError, store(NEGATIVE_ZEROS, bytes(3))),
     ("T10", "companion", errors.SectionSizeError, companion(data=b"\0")),
+    ("T11", "dense", errors.LimitError, empty_dense([1 << 30, 0, 1 << 30])),
+    ("T11", "companion", errors.LimitError, companion(shape=[1 << 47, 0, 1 << 13], data=b"")),
 ]  # fmt: skip
 
 USE: list[Case] = [

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
+import os
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from rsr_formats import IndexedTensor, RsrFile, create, errors
-from rsr_formats.layout import DenseTensor
+from rsr_formats import IndexedTensor, RsrFile, create, errors, reader, validate
+from rsr_formats.decode import row_scales
+from rsr_formats.layout import DenseTensor, FileEntry, Scale, Section, SourceRecord
 
 if TYPE_CHECKING:
     from tests.formats.conftest import Draft
@@ -46,7 +51,6 @@ def test_contents(small_file: bytes, tmp_path: Path, memory: str) -> None:
     packed = file.header.tensors[3]
     assert isinstance(packed, DenseTensor)
     assert file.section(packed.section).tobytes() == bytes(range(256)) * 4
-    assert file.section(packed.section) is file.section(packed.section)
 
 
 @MEMORY
@@ -91,6 +95,85 @@ def test_verify_reports_progress(small_file: bytes, opened: Open) -> None:
     file, done = opened(small_file), list[int]()
     file.verify(done.append)
     assert sum(done) == sum(s.stored_size for s in file.header.sections)
+
+
+def test_nothing_decompressed_is_kept(tmp_path: Path) -> None:
+    size = 8 << 20
+    data = np.random.default_rng(1).integers(0, 16, size, np.uint8)
+    path = tmp_path / "a.rsr"
+    with create(path) as writer:
+        tensors = [DenseTensor(f"{i}", "U8", (size,), writer.add([data.data], 1)) for i in range(4)]
+        writer.finish(producer="", metadata={}, files=[], tensors=tensors)
+    file = RsrFile(path)
+    assert {s.codec for s in file.header.sections} == {"zstd"}
+    tracemalloc.start()
+    try:
+        file.verify()
+        for i in range(4):
+            np.testing.assert_array_equal(file.section(i)[:100], data[:100])
+        current, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert current < 1 << 20
+    assert peak < 2 * size
+
+
+def test_verify_decompresses_each_section_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.rsr"
+    ranks = np.full(32, 0x35AD, "<u2").tobytes()
+    with create(path) as writer:
+        tensor = IndexedTensor(
+            "w", (3, 4), (-1, 0, 1), 3, "expand", "ranked", "w16",
+            {"ranks": writer.add([ranks], 1)},
+            SourceRecord("float", "F32", (3, 4), writer.add([b"\xff\x0f"], 1)),
+            Scale(1, writer.add([np.ones(3, "<f4").tobytes()], 1)),
+        )  # fmt: skip
+        dense = DenseTensor("d", "U8", (9,), writer.add([b"abcabcabc"], 1))
+        entry = FileEntry("f", writer.add([b"text"], 1))
+        writer.finish(producer="", metadata={}, files=[entry], tensors=[tensor, dense])
+    seen: list[str] = []
+    original = reader._decompress
+
+    def decompress(stored: Any, s: Section, what: str) -> Any:
+        seen.append(what)
+        return original(stored, s, what)
+
+    monkeypatch.setattr(reader, "_decompress", decompress)
+    file = RsrFile(path)
+    file.verify()
+    assert sorted(seen) == sorted(file.header.owners())
+
+
+def test_huge_pages_are_a_wish(
+    small_file: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class WithoutHugePages(mmap.mmap):
+        def madvise(self, *arguments: int) -> None:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(mmap, "mmap", WithoutHugePages)
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 14, raising=False)
+    path = tmp_path / "a.rsr"
+    path.write_bytes(small_file)
+    RsrFile(path, "huge").verify()
+
+
+def test_the_version_is_the_file_s(
+    draft: Draft, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validate, "VERSION", (1, 7))
+    draft.preamble["minor"] = 3
+    assert opened(draft.bytes()).version == (1, 3)
+
+
+def test_shapes_that_numpy_can_just_hold(draft: Draft, opened: Open) -> None:
+    for dtype in ("U8", "BF16", "C64"):
+        draft.tensors["dense"].update(dtype=dtype, shape=[(1 << 30) - 1, 0, 1 << 30])
+        draft.store(2, b"")
+        (t,) = (t for t in opened(draft.bytes()).header.tensors if t.name == "dense")
+        assert np.empty(0, np.complex64).reshape(t.shape).shape == t.shape
 
 
 def test_no_sections_at_all(draft: Draft, opened: Open) -> None:
@@ -159,3 +242,14 @@ def test_scales_are_float32_of_any_number_of_rows(draft: Draft, opened: Open) ->
     scale = arrays_of(opened(draft.bytes()), "ranked")["scale"]
     assert scale.dtype == np.float32
     assert scale.tolist() == [0.25, -3]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 8, (1 << 31) - 1])
+def test_row_scales(rows: int) -> None:
+    t = IndexedTensor(
+        "w", (7, 4), (-1, 0, 1), 3, "expand", "ranked", "w16", {"ranks": 0},
+        SourceRecord("float", "F32", (7, 4)), Scale(rows, 1),
+    )  # fmt: skip
+    scale = np.arange(t.scales, dtype=np.float32)
+    expected = [0] if rows >= 7 else [r // rows for r in range(7)]
+    assert row_scales(t, scale).tolist() == expected

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zstandard
 
 from rsr_formats import DenseTensor, IndexedTensor, RsrFile, RsrWriter, create
 from rsr_formats.errors import (
@@ -41,6 +42,44 @@ def write(path: Path, level: int | None = None, force: bool = False) -> bytes:
 @pytest.mark.parametrize("level", [None, 1, 19])
 def test_same_input_same_bytes(tmp_path: Path, level: int | None) -> None:
     assert write(tmp_path / "a.rsr", level) == write(tmp_path / "b.rsr", level)
+
+
+COMPRESS = """
+import sys
+from rsr_formats import DenseTensor, create
+data = open(sys.argv[1], "rb").read()
+with create(sys.argv[2]) as writer:
+    section = writer.add([data], int(sys.argv[3]))
+    tensors = [DenseTensor("d", "U8", (len(data),), section)]
+    writer.finish(producer="", metadata={}, files=[], tensors=tensors)
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_the_highest_levels_take_little_memory(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.write_bytes(np.random.default_rng(2).integers(0, 27, 1 << 19, np.uint8).tobytes())
+    for level in (19, 22):
+        arguments = [COMPRESS, data, tmp_path / f"{level}.rsr", level]
+        done = subprocess.run(
+            [sys.executable, "-c", *map(str, arguments)], capture_output=True, check=True
+        )
+        assert int(done.stdout) < 200 << 10, f"level {level}: {int(done.stdout) >> 10} MiB"
+        RsrFile(tmp_path / f"{level}.rsr").verify()
+
+
+@pytest.mark.parametrize("level", range(1, 20))
+def test_levels_are_those_of_zstd(tmp_path: Path, level: int) -> None:
+    """Bounding the memory of the highest levels changes nothing below them."""
+    data = np.random.default_rng(3).integers(0, 27, 1 << 15, np.uint8).tobytes()
+    with create(tmp_path / "a.rsr") as writer:
+        section = writer.add([data], level)
+        finish(writer, DenseTensor("d", "U8", (len(data),), section))
+    stored = writer.sections[section]
+    expected = zstandard.ZstdCompressor(level=level).compressobj()
+    frame = expected.compress(data) + expected.flush()
+    assert (tmp_path / "a.rsr").read_bytes()[stored.offset :][: stored.stored_size] == frame
 
 
 @pytest.mark.parametrize("level", [None, 3])

@@ -215,6 +215,23 @@ def test_damaged_safetensors(tmp_path: Path, data: bytes, sharded: bool) -> None
     assert not (tmp_path / "x.rsr").exists()
 
 
+@pytest.mark.parametrize("second", [(0, 2), (2, 4)])
+def test_a_name_that_is_there_twice(tmp_path: Path, second: tuple[int, int]) -> None:
+    """The library lets the last win; then nobody knows which was meant."""
+    text = b"{" + entry("w", 0, 2) + b"," + entry("w", *second) + b"}"
+    path = tmp_path / "twice.safetensors"
+    path.write_bytes(header(text, b"xyzw"[: second[1]]))
+    with pytest.raises(rsrc.SourceError, match=r"twice\.safetensors: not a valid safetensors file"):
+        open_checkpoint(path)
+
+
+def test_a_key_that_is_there_twice(tmp_path: Path) -> None:
+    path = tmp_path / "twice.safetensors"
+    path.write_bytes(header(b'{"__metadata__":{"a":"1","a":"2"},' + entry("w", 0, 2) + b"}", b"xy"))
+    with pytest.raises(rsrc.SourceError, match="'a' is there twice"):
+        open_checkpoint(path)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import random
@@ -21,7 +22,7 @@ from click.testing import CliRunner, Result
 
 import rsr_runtime
 import rsrc
-from rsr_formats import RsrFile
+from rsr_formats import RsrFile, validate
 from rsr_formats.errors import NotRsrError, TruncatedError
 from rsr_formats.layout import PREAMBLE
 from rsrc.cli import main
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 T = np.random.default_rng(13).integers(-1, 2, (100, 40)).astype(np.int8)
 Run = Callable[..., Result]
+# click 8.1 mixes stdout and stderr unless told not to; 8.2 keeps them apart and cannot be told.
+SEPARATE: dict[str, Any] = {"mix_stderr": False}
+RUNNER = CliRunner(**SEPARATE if "mix_stderr" in inspect.signature(CliRunner).parameters else {})
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +43,7 @@ def run() -> Run:
     """Run a command in this process; what is not a clean exit is raised."""
 
     def invoke(*arguments: object, code: int = 0) -> Result:
-        result = CliRunner().invoke(main, list(map(str, arguments)), prog_name="rsrc")
+        result = RUNNER.invoke(main, list(map(str, arguments)), prog_name="rsrc")
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
         assert result.exit_code == code, result.output
@@ -162,13 +166,14 @@ class TestRefused:
         for arguments, message in (
             (["inspect", tmp_path / "no"], f"{tmp_path / 'no'}: No such file or directory"),
             (["inspect", source], "not a .rsr file"),
-            (["inspect", rsr, "--tensor", "v"], "has no tensor 'v'; it has "),
+            (["inspect", rsr, "--tensor", "v"], "has no tensor 'v'; it has 'w', 'norm'\n"),
             (["inspect", rsr, "--tensor", "norm", "--block", "0"], "is dense"),
             (["inspect", rsr, "--tensor", "w", "--block", "14"], "14 column blocks, 0 to 13"),
             (["inspect", rsr, "--tensor", "w", "--block", "-1"], "14 column blocks"),
             (["verify", source], "not a .rsr file"),
             (["verify", rsr, "--against", tmp_path / "no"], "no such file"),
             (["decompile", rsr, "-o", source], "use --force"),
+            (["decompile", rsr, "-o", rsr, "--force"], "is part of the source"),
             (["decompile", source, "-o", tmp_path / "y"], "not a .rsr file"),
         ):
             assert message in run(*arguments, code=1).stderr
@@ -185,6 +190,24 @@ class TestRefused:
         kit.save(source, {"\x1bd": T})
         output += run("verify", rsr, "--against", source, code=1).stderr
         assert not re.search(r"[^\n -\x7e\x80-\U0010ffff]", output)
+
+    def test_a_file_name_cannot_either(self, run: Run, kit: Kit, rsr: Path) -> None:
+        """What is no control character, and is allowed, can still turn text around."""
+
+        def add(document: dict[str, Any]) -> None:
+            norm = next(t for t in document["tensors"] if t["name"] == "norm")
+            document["tensors"].remove(norm)
+            document["files"] = [{"name": "a\u202etxt", "section": norm["section"]}]
+
+        shown = run("inspect", kit.tamper(rsr, add)).stdout
+        assert "file a\\u202etxt, 160 B" in shown
+        assert "\u202e" not in shown
+
+    def test_many_names_end_with_an_ellipsis(self, run: Run, kit: Kit, tmp_path: Path) -> None:
+        source = kit.save(tmp_path / "s.safetensors", dict.fromkeys("abcdef", T))
+        rsrc.compile(source, tmp_path / "x.rsr")
+        error = run("inspect", tmp_path / "x.rsr", "--tensor", "v", code=1).stderr
+        assert error.endswith("it has 'a', 'b', 'c', 'd', 'e', ...\n")
 
     def test_unknown_instruction_set(self) -> None:
         done = subprocess.run(
@@ -250,6 +273,12 @@ class TestInspect:
         }  # fmt: skip
         for tensor in found["tensors"]:
             assert set(tensor) == (self.KEYS if tensor["kind"] == "dense" else self.INDEXED)
+
+    def test_the_version_is_the_file_s(
+        self, run: Run, rsr: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(validate, "VERSION", (2, 5))
+        assert run("inspect", rsr).stdout.startswith(f"{rsr}: format 1.0, ")
 
     @pytest.mark.parametrize("name", ["w", "norm"])
     def test_tensor(self, run: Run, rsr: Path, name: str) -> None:

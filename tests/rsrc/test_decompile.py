@@ -20,7 +20,9 @@ from rsr_formats.errors import (
     SectionHashError,
     SectionSizeError,
 )
+from rsr_formats.layout import LAYOUTS
 from rsrc.decompile import compare, decompile
+from rsrc.layouts import BY_NAME
 
 if TYPE_CHECKING:
     from tests.rsrc.conftest import Kit
@@ -188,6 +190,39 @@ def test_output(rsr: Path, tmp_path: Path) -> None:
     before = back.read_bytes()
     decompile(rsr, back, force=True)
     assert back.read_bytes() == before
+
+
+def test_its_input_is_no_output(kit: Kit, rsr: Path, tmp_path: Path) -> None:
+    before = rsr.read_bytes()
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(rsr)
+    for output in (rsr, link, tmp_path / "." / rsr.name):
+        for force in (False, True):
+            with pytest.raises(rsrc.OptionError, match="is part of the source"):
+                decompile(rsr, output, force=force)
+    assert rsr.read_bytes() == before
+
+
+def test_layouts_are_those_of_the_format() -> None:
+    """So that a header which was checked names a layout that is known."""
+    assert set(BY_NAME) == set(LAYOUTS)
+
+
+def test_one_tensor_in_memory_at_a_time(kit: Kit, tmp_path: Path) -> None:
+    size = 8 << 20
+    data = np.random.default_rng(4).integers(0, 16, (4, size), np.uint8)
+    tensors: dict[str, Any] = {"w": T, **{f"d{i}": d for i, d in enumerate(data)}}
+    source = kit.save(tmp_path / "s.safetensors", tensors)
+    rsrc.compile(source, tmp_path / "x.rsr", zstd=1)
+    tracemalloc.start()
+    try:
+        decompile(tmp_path / "x.rsr", tmp_path / "back.safetensors")
+        assert tracemalloc.get_traced_memory()[1] < 2 * size
+        tracemalloc.reset_peak()
+        compare(tmp_path / "x.rsr", source)
+        assert tracemalloc.get_traced_memory()[1] < 5 * size  # and pieces to compare with
+    finally:
+        tracemalloc.stop()
 
 
 class TestCompare:

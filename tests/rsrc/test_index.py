@@ -113,7 +113,7 @@ def test_native_encoders_check_their_arguments() -> None:
         )
 
 
-@pytest.mark.parametrize("panel", [1, 300, 5000])
+@pytest.mark.parametrize("panel", [1, 300, 5000, 2500])
 @pytest.mark.parametrize(
     "options",
     [

@@ -179,6 +179,22 @@ class TestOutput:
             rsrc.compile(source, output if through_link else target, force=True)
         assert target.read_bytes() == before
 
+    @pytest.mark.parametrize("sharded", [False, True])
+    def test_is_the_config_beside_the_source(self, kit: Kit, tmp_path: Path, sharded: bool) -> None:
+        """It is read for the scale rule, though it is no file of the model."""
+        config = tmp_path / "config.json"
+        config.write_text("{}")
+        source = kit.save(tmp_path / "m.safetensors", {"w": T})
+        if sharded:
+            source = kit.save_sharded(tmp_path, {source.name: {"w": T}})
+        with pytest.raises(rsrc.OptionError, match="is part of the source"):
+            rsrc.compile(source, config, force=True)
+        assert config.read_text() == "{}"
+
+    def test_may_be_a_new_config(self, kit: Kit, tmp_path: Path) -> None:
+        source = kit.save(tmp_path / "m.safetensors", {"w": T})
+        rsrc.compile(source, tmp_path / "config.json")
+
     def test_is_the_index(self, kit: Kit, tmp_path: Path) -> None:
         index = kit.save_sharded(tmp_path, {"1.safetensors": {"w": T}})
         with pytest.raises(rsrc.OptionError, match="is part of the source"):
@@ -317,6 +333,18 @@ def test_exception_in_progress_ends_the_compilation(source: Path, output: Path) 
     assert list(output.parent.iterdir()) == []
 
 
+def peak_memory(kit: Kit, source: Path, output: Path, **options: Any) -> int:
+    """Compile in a process of its own; return the most bytes that it held."""
+    code = """
+import json, sys, rsrc
+rsrc.compile(*sys.argv[1:3], **json.loads(sys.argv[3]))
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+"""
+    done = kit.python(code, source, output, json.dumps(options))
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout) * 1024
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("kind", ["packed", "negative zeros", "permuted", "64 threads"])
 def test_memory(kit: Kit, tmp_path: Path, kind: str) -> None:
@@ -344,17 +372,35 @@ def test_memory(kit: Kit, tmp_path: Path, kind: str) -> None:
         for _ in range(200_000_000 // len(data)):
             file.write(data)
         file.write(last)
-    code = """
-import sys, rsrc
-rsrc.compile(*sys.argv[1:3], encoding=sys.argv[3], threads=int(sys.argv[4]))
-print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
-"""
     encoding = "permuted" if kind == "permuted" else "auto"
     threads = 64 if kind == "64 threads" else 2
-    done = kit.python(code, path, tmp_path / "x.rsr", encoding, threads)
-    assert done.returncode == 0, done.stderr
-    peak = int(done.stdout) * 1024
+    peak = peak_memory(kit, path, tmp_path / "x.rsr", encoding=encoding, threads=threads)
     path.unlink()
     (tmp_path / "x.rsr").unlink()
     assert peak < 200_000_000 + (512 << 20)
     assert peak < 200_000_000 + (256 << 20), f"{peak >> 20} MiB: within the promise, but it grew"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize(
+    ("shape", "options", "most"),
+    [
+        # Segment lists are a thousand times the tensor: 240 MB of them.
+        pytest.param(
+            (4, 20_000), {"encoding": "permuted", "direction": "expand", "k": 10}, 128, id="L"
+        ),
+        # Strips of 128 rows of half a million columns, 64 MB each.
+        pytest.param((300, 500_000), {"threads": 8}, 128, id="wide"),
+        pytest.param((500, 1000), {"zstd": 22}, 200, id="zstd"),
+        pytest.param((1000, 500), {"encoding": "permuted", "zstd": 22}, 200, id="zstd permuted"),
+    ],
+)
+def test_memory_beside_the_tensor(
+    kit: Kit, tmp_path: Path, shape: tuple[int, int], options: dict[str, Any], most: int
+) -> None:
+    """What is held beside the tensor depends neither on its shape nor on the options."""
+    t = np.tile(T.reshape(-1), -(-shape[0] * shape[1] // T.size))[: shape[0] * shape[1]]
+    source = kit.save(tmp_path / "s.safetensors", {"w": t.reshape(shape)})
+    peak = peak_memory(kit, source, tmp_path / "x.rsr", **options) - t.nbytes
+    (tmp_path / "x.rsr").unlink()
+    assert peak < most << 20, f"{peak >> 20} MiB"

@@ -104,6 +104,35 @@ def test_dense_dtypes(zstd: int | None, memory: str, workshop: Workshop) -> None
     assert array(model, "empty F4").size == 0
 
 
+@pytest.mark.parametrize("zstd", [None, 3])
+def test_dense_tensors_are_decompressed_once(zstd: int | None, workshop: Workshop) -> None:
+    path = workshop.path()
+    dense = [("f", "F32", (2, 500), bytes(range(250)) * 16), ("b", "BF16", (), b"\x80\x3f")]
+    workshop.write(path, [], dense=dense, zstd=zstd)
+    with rsr.load(path) as model:
+        first = array(model, "f")
+        assert np.shares_memory(first, array(model, "f"))
+        assert array(model, "b") == array(model, "b") == 1
+    np.testing.assert_array_equal(first.view(np.uint8)[0, :250], np.arange(250))
+    assert not model._decompressed, "a closed model holds nothing"
+
+
+def test_scales_are_expanded_once(workshop: Workshop, spec: type[Spec]) -> None:
+    for scale in ("none", "tensor", "row", "block"):
+        w = workshop.one((40, 50), scale=scale)
+        assert w.matrix.scale is w.matrix.scale
+        assert not w.matrix.scale.flags.writeable
+        np.testing.assert_array_equal(np.broadcast_to(w.matrix.scale, 40), w.scale)
+
+
+def test_an_empty_array_of_the_largest_shape(workshop: Workshop) -> None:
+    path = workshop.path()
+    shape = ((1 << 30) - 1, 0, 1 << 30)
+    workshop.write(path, [], dense=[(d, d, shape, b"") for d in [*NUMPY, "BF16", "F8_E4M3"]])
+    model = rsr.load(path)
+    assert {value.shape for value in model.values()} == {shape}
+
+
 def test_bf16_is_widened_exactly_and_small_floats_are_bytes(workshop: Workshop) -> None:
     path = workshop.path()
     every = np.arange(1 << 16, dtype="<u2")
