@@ -14,11 +14,16 @@ demo: $(VENV)/installed  ## compile and run the embedded example
 test: $(VENV)/installed  ## the whole suite
 	$(BIN)/pytest
 
-lint: $(VENV)/lint-installed  ## ruff, mypy --strict, clang-format
+lint: $(VENV)/lint-installed  ## ruff, mypy --strict, clang-format, committed stubs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(CLANG_FORMAT_FILES)
+	mkdir -p $(VENV)/stubs
+	$(BIN)/python -m nanobind.stubgen -q -m rsr_runtime._native -o $(VENV)/stubs/rsr_runtime.pyi
+	$(BIN)/python -m nanobind.stubgen -q -m rsrc._native -o $(VENV)/stubs/rsrc.pyi
+	diff -u runtime/rsr_runtime/_native.pyi $(VENV)/stubs/rsr_runtime.pyi  # if not: make stubs
+	diff -u rsrc/_native.pyi $(VENV)/stubs/rsrc.pyi
 
 format: $(VENV)/lint-installed
 	$(BIN)/ruff check --fix .
@@ -32,8 +37,8 @@ bench: $(VENV)/installed  ## NumPy on one thread too, which is fair to it
 	OPENBLAS_NUM_THREADS=1 $(BIN)/rsrc bench --shape 4096x4096
 
 stubs: $(VENV)/lint-installed  ## after a change of a native module's signatures
-	$(BIN)/python -m nanobind.stubgen -m rsr_runtime._native -o runtime/rsr_runtime/_native.pyi
-	$(BIN)/python -m nanobind.stubgen -m rsrc._native -o rsrc/_native.pyi
+	$(BIN)/python -m nanobind.stubgen -q -m rsr_runtime._native -o runtime/rsr_runtime/_native.pyi
+	$(BIN)/python -m nanobind.stubgen -q -m rsrc._native -o rsrc/_native.pyi
 
 $(VENV)/installed: $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
@@ -41,11 +46,12 @@ $(VENV)/installed: $(NATIVE)
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@
 
-$(VENV)/lint-installed: $(VENV)/installed
+# After the | is what must be up to date but, when built again, leaves the extra tools as they are.
+$(VENV)/lint-installed: pyproject.toml | $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[lint]'
 	touch $@
 
-$(VENV)/parity-installed: $(VENV)/installed
+$(VENV)/parity-installed: pyproject.toml | $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[parity]'
 	touch $@
 

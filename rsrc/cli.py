@@ -214,7 +214,7 @@ def verify(file: Path, against: Path | None, as_json: bool) -> None:
 )
 @_force_option
 def decompile(file: Path, output: Path, force: bool) -> None:
-    """Write the source tensors of a .rsr FILE again, byte for byte."""
+    """Write the source tensors of a .rsr FILE again, byte for byte (quantised ones as kept)."""
     from .decompile import decompile as run
 
     with _progress("decompiling") as progress:

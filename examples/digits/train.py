@@ -266,8 +266,9 @@ def predict(layers: Sequence[TernaryLayer], images: ByteArray) -> NDArray[np.int
     for index, (values, scale) in enumerate(layers):
         if index:
             x = np.maximum(x, np.float32(0))
-        largest = np.abs(x).max(axis=1, keepdims=True)
-        input_scale = np.float32(127) / np.maximum(largest, np.float32(SCALE_FLOOR))
+        largest: FloatArray = np.abs(x).max(axis=1, keepdims=True)
+        floored: FloatArray = np.maximum(largest, np.float32(SCALE_FLOOR))
+        input_scale = np.float32(127) / floored
         q = np.clip(np.rint(x * input_scale), -128, 127).astype(np.int8)
         accumulated = q.astype(np.int32) @ values.T.astype(np.int32)
         x = accumulated.astype(np.float32) * scale / input_scale

@@ -328,8 +328,8 @@ def _linear_int8(
     x: FloatArray, ternary: npt.NDArray[np.int8], multiplier: np.float32
 ) -> FloatArray:
     """Compute a layer from the formula alone, to check the recording before it is kept."""
-    absmax = np.abs(x).max(axis=-1, keepdims=True)
-    scale = np.float32(127) / np.maximum(absmax, np.float32(1e-5))
+    absmax: FloatArray = np.maximum(np.abs(x).max(axis=-1, keepdims=True), np.float32(1e-5))
+    scale = np.float32(127) / absmax
     quantised = np.clip(np.rint(x * scale), -128, 127).astype(np.int64)
     accumulated = (quantised @ ternary.T.astype(np.int64)).astype(np.float32)
     result: FloatArray = accumulated * multiplier / scale

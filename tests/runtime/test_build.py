@@ -1,36 +1,14 @@
-"""What was built: the committed stub is the true one, and no code of an ISA file leaks."""
+"""What was built: no code of an ISA file leaks. (`make lint` compares the stubs.)"""
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-
-
-def test_the_committed_stub_is_what_stubgen_writes(tmp_path: Path) -> None:
-    if importlib.util.find_spec("nanobind") is None:
-        pytest.skip("nanobind is not installed")
-    stub = tmp_path / "_native.pyi"
-    command = [
-        sys.executable,
-        "-m",
-        "nanobind.stubgen",
-        "-m",
-        "rsr_runtime._native",
-        "-o",
-        str(stub),
-    ]
-    subprocess.run(command, check=True, capture_output=True, timeout=50)
-    committed = ROOT / "runtime" / "rsr_runtime" / "_native.pyi"
-    assert committed.read_text() == stub.read_text(), (
-        "run python -m nanobind.stubgen -m rsr_runtime._native -o runtime/rsr_runtime/_native.pyi"
-    )
 
 
 @pytest.mark.parametrize("isa", ["avx2", "avx512"])
