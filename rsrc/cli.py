@@ -159,14 +159,16 @@ def inspect(file: Path, tensor: str | None, block: int | None, as_json: bool) ->
     "--against",
     type=click.Path(path_type=Path),
     metavar="SOURCE",
-    help="Also check that FILE holds every tensor of SOURCE, byte for byte.",
+    help="Also check that FILE holds every tensor of SOURCE byte for byte (or quantises to it).",
 )
 @_json_option
 def verify(file: Path, against: Path | None, as_json: bool) -> None:
     """Check every byte of a .rsr FILE."""
     from rsr_formats import RsrFile
+    from rsr_formats.layout import IndexedTensor
 
     from .decompile import compare
+    from .layouts import BY_NAME
 
     opened = RsrFile(file)
     total = sum(s.stored_size for s in opened.header.sections)
@@ -191,6 +193,10 @@ def verify(file: Path, against: Path | None, as_json: bool) -> None:
         "bytes": file.stat().st_size,
         "against": None if against is None else str(against),
         "compared": compared,
+        "quantised": sum(
+            isinstance(t, IndexedTensor) and not BY_NAME[t.source.layout].lossless
+            for t in opened.header.tensors
+        ),
     }
     if as_json:
         click.echo(json.dumps(result, indent=2))
@@ -200,7 +206,8 @@ def verify(file: Path, against: Path | None, as_json: bool) -> None:
         f"{result['bytes']:,} bytes"
     )
     if against is not None:
-        click.echo(f"{file}: holds all {compared} tensors of {against}")
+        lossy = f", {result['quantised']} of them quantised as then" if result["quantised"] else ""
+        click.echo(f"{file}: holds all {compared} tensors of {against}{lossy}")
 
 
 @main.command()
@@ -240,6 +247,8 @@ def bench(file: Path | None, shape: str | None, plot: Path | None, as_json: bool
 
     if (file is None) == (shape is None):
         raise click.UsageError("give either a FILE or --shape MxN")
+    if plot is not None:
+        library.require_matplotlib()
     with _progress("measuring", in_bytes=False) as progress:
         if shape is not None:
             result = library.bench_shape(*_shape(shape), progress=progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,6 +57,10 @@ def print_report(report: Report) -> None:
     )
     out = console()
     out.print(table)
+    rules = Counter((t.layout, t.scale) for t in report.tensors if t.layout is not None)
+    for (layout, scale), count in rules.items():
+        noun = "tensor" if count == 1 else "tensors"
+        out.print(f"{count} {noun} in layout {layout}, scale: {scale}", highlight=False)
     reasons: dict[str, list[TensorReport]] = {}
     for t in report.tensors:
         if t.reason is not None:

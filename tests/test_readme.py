@@ -92,7 +92,7 @@ def test_decompile_gives_the_source_tensors_back(folder: Path) -> None:
     run([str(SCRIPTS / program), *arguments], folder)
     source = tensors(ROOT / "examples" / "digits" / "model.safetensors")
     assert len(source) == 3
-    assert tensors(folder / "model.safetensors") == source
+    assert tensors(folder / "back.safetensors") == source
 
 
 def test_inline_commands_exist(folder: Path) -> None:

@@ -6,14 +6,21 @@ import hashlib
 import mmap
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .errors import CodecError, LimitError, PaddingError, SectionHashError, TruncatedError
+from .errors import (
+    CodecError,
+    FormatError,
+    LimitError,
+    PaddingError,
+    SectionHashError,
+    TruncatedError,
+)
 from .header import decode_header
 from .layout import MAX_ZSTD_WINDOW, PREAMBLE, Header, IndexedTensor, Section
 from .validate import (
@@ -52,7 +59,7 @@ class RsrFile:
         if memory not in ("map", "huge"):
             raise ValueError(f"memory is {memory!r}, expected 'map' or 'huge'")
         self.path = Path(path)
-        with self.path.open("rb") as file:
+        with self.path.open("rb") as file, _naming(self.path):
             size = os.fstat(file.fileno()).st_size
             preamble = file.read(PREAMBLE.size)
             self.version, offset, header_size, digest = check_preamble(preamble, size)
@@ -113,6 +120,10 @@ class RsrFile:
         Raises:
             SectionHashError, PaddingError, CodecError, IndexDataError: what is damaged.
         """
+        with _naming(self.path):
+            self._verify(progress)
+
+    def _verify(self, progress: Callable[[int], None] | None) -> None:
         end = PREAMBLE.size
         for what, s in zip(self._owners, self.header.sections, strict=True):
             self._check_padding(end, s.offset, what)
@@ -151,6 +162,15 @@ class RsrFile:
     def _check_padding(self, start: int, stop: int, before: str) -> None:
         if np.frombuffer(self._memory, np.uint8, stop - start, start).any():
             raise PaddingError(f"the padding before {before} (bytes {start} to {stop}) is not zero")
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say in every error which file it is about."""
+    try:
+        yield
+    except FormatError as error:
+        raise type(error)(f"{path}: {error}") from None
 
 
 def _pieces(data: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:

@@ -12,7 +12,7 @@ How it measures (benchmarks/README.md says how to read the result):
 * Every timed product is checked: int8 exactly, float32 against the bound that `Matrix` promises.
 """
 
-from .plot import MissingPackageError, plot
+from .plot import MissingPackageError, plot, require_matplotlib
 from .run import bench_file, bench_shape
 from .show import render_table
 from .turns import WrongResultError
@@ -24,4 +24,5 @@ __all__ = [
     "bench_shape",
     "plot",
     "render_table",
+    "require_matplotlib",
 ]

@@ -26,6 +26,14 @@ class MissingPackageError(RsrError):
     """An optional package is not installed."""
 
 
+def require_matplotlib() -> None:
+    """Raise `MissingPackageError` unless there is Matplotlib: ask before measuring."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise MissingPackageError("drawing needs Matplotlib: pip install matplotlib") from None
+
+
 def plot(result: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Draw weights per nanosecond, a bar for each engine, with the memory limit marked.
 
@@ -36,12 +44,9 @@ def plot(result: dict[str, Any], path: str | os.PathLike[str]) -> None:
     Raises:
         MissingPackageError: Matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingPackageError(
-            'drawing needs Matplotlib: pip install "rsr-ternary[plot]"'
-        ) from None
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     panels = sections(result)
     if any(row["level"] == "model" for row in result["results"]):
         # One panel for each matrix is enough, and none where only a rival fills the memory.

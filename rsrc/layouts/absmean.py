@@ -54,7 +54,7 @@ class AbsMean(Layout):
             (tensor.shape[0], tensor.shape[1]),
             TERNARY,
             np.array([np.float32(1) / s], np.float32),
-            f"absmean (lossy), mean |W| = {mean:.6g}",
+            "absmean per tensor (lossy)",
         )
 
     def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:

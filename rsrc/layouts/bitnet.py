@@ -110,13 +110,14 @@ def _scale_rule(
         return f"{name} is {value}, expected a finite positive number"
     linear_class = _linear_class(checkpoint)
     divide = linear_class != "autobitlinear"
+    assumed = "" if _quantization_config(checkpoint) else ", assumed: no config.json says"
     with np.errstate(over="ignore"):  # found below
         scale = np.float32(1) / value if divide else value
     if not np.isfinite(scale):
         return f"{name} is {value}, and 1 / {value} is no float32"
     return (
         np.array([scale], np.float32),
-        f"{'divide' if divide else 'multiply'} by weight_scale ({linear_class})",
+        f"{'divide' if divide else 'multiply'} by weight_scale ({linear_class}{assumed})",
         (InlineTensor(name, companion.dtype, companion.shape, data.tobytes()),),
     )
 

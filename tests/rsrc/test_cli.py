@@ -329,10 +329,20 @@ class TestVerify:
 
     def test_json(self, run: Run, rsr: Path, source: Path) -> None:
         expected: dict[str, Any] = {"file": str(rsr), "tensors": 2, "sections": 2}
-        expected |= {"bytes": rsr.stat().st_size, "against": None, "compared": None}
+        expected |= {"bytes": rsr.stat().st_size, "against": None, "compared": None, "quantised": 0}
         assert json.loads(run("verify", rsr, "--json").stdout) == expected
         found = json.loads(run("verify", rsr, "--against", source, "--json").stdout)
         assert found == expected | {"against": str(source), "compared": 2}
+
+    def test_quantised_tensors_are_named_as_such(self, run: Run, kit: Kit, tmp_path: Path) -> None:
+        source, rsr = tmp_path / "f.safetensors", tmp_path / "f.rsr"
+        kit.save(source, {"w.weight": np.array([[0.1, -2.0, 3.0]], np.float32)})
+        assert (
+            "absmean per tensor (lossy)"
+            in run("compile", source, "-o", rsr, "--quantize", "absmean").stdout
+        )
+        text = run("verify", rsr, "--against", source).stdout
+        assert text.endswith("holds all 1 tensors of " + f"{source}, 1 of them quantised as then\n")
 
     def test_mismatch(self, run: Run, kit: Kit, rsr: Path, source: Path) -> None:
         kit.save(source, {"w": -T, "norm": np.ones(40, np.float32)})

@@ -389,7 +389,7 @@ class TestAbsMean:
         w = np.array([[0.5, 1.5, -0.5, 1.5]], np.float32)
         found = bench.compile({"w.weight": w}, quantize="absmean")["w.weight"]
         assert (found.kind, found.layout) == ("ternary", "absmean")
-        assert found.scale == "absmean (lossy), mean |W| = 1"
+        assert found.scale == "absmean per tensor (lossy)"
         matrix = bench.matrix("w.weight")
         assert matrix.to_dense(np.int8).tolist() == [[0, 1, 0, 1]]
         assert matrix.scale == 1
