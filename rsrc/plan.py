@@ -8,7 +8,7 @@ The model. A product reads its index once, and both encodings are bound by how:
   about SEGMENT_COST of them (measured: scalar code, float32; docs/performance.md), for k columns:
   k minimises (rows + SEGMENT_COST * B^k) / k.
 
-Ranked wins with AVX-512, with AVX2 and without SIMD, in time (float32: 9.8 against 7.6
+Ranked wins with AVX-512, with AVX2 and without SIMD, in time (float32: 9.7 against 7.7
 weights/ns at 4096 x 4096 without SIMD, 100 with AVX-512) and in size (1.78 against 4.1 bits per
 weight), so "auto" chooses it for every target; permuted is there for comparison with the paper.
 """
