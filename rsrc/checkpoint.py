@@ -138,7 +138,7 @@ def _open_directory(folder: Path) -> Checkpoint:
     if len(indexes) == 1:
         return _open_sharded(indexes[0], _model_files(folder))
     if others or indexes:
-        names = ", ".join(p.name for p in (indexes or others)[:5])
+        names = _list([p.name for p in indexes or others])
         raise SourceError(f"{folder}: which of {names}? Name one of them as the source")
     found = {p.suffix for p in folder.iterdir()}
     pickles = found & {".bin", ".pt", ".pth", ".ckpt"}
