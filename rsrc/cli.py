@@ -165,10 +165,8 @@ def inspect(file: Path, tensor: str | None, block: int | None, as_json: bool) ->
 def verify(file: Path, against: Path | None, as_json: bool) -> None:
     """Check every byte of a .rsr FILE."""
     from rsr_formats import RsrFile
-    from rsr_formats.layout import IndexedTensor
 
-    from .decompile import compare
-    from .layouts import BY_NAME
+    from .decompile import compare, quantised_tensors
 
     opened = RsrFile(file)
     total = sum(s.stored_size for s in opened.header.sections)
@@ -193,10 +191,7 @@ def verify(file: Path, against: Path | None, as_json: bool) -> None:
         "bytes": file.stat().st_size,
         "against": None if against is None else str(against),
         "compared": compared,
-        "quantised": sum(
-            isinstance(t, IndexedTensor) and not BY_NAME[t.source.layout].lossless
-            for t in opened.header.tensors
-        ),
+        "quantised": len(quantised_tensors(opened)),
     }
     if as_json:
         click.echo(json.dumps(result, indent=2))

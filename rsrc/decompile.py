@@ -92,11 +92,16 @@ def decompile(
             done += t.nbytes
             if progress is not None:
                 progress(name, done, end)
-    return [
-        t.name
-        for t in file.header.tensors
-        if isinstance(t, IndexedTensor) and not BY_NAME[t.source.layout].lossless
-    ]
+    return quantised_tensors(file)
+
+
+def quantised_tensors(file: RsrFile) -> list[str]:
+    """Return the names of the tensors that compiling changed."""
+    return [t.name for t in file.header.tensors if _is_quantised(t)]
+
+
+def _is_quantised(t: Tensor) -> bool:
+    return isinstance(t, IndexedTensor) and not BY_NAME[t.source.layout].lossless
 
 
 def compare(
@@ -188,7 +193,7 @@ def _difference(
             f"{tensor.dtype} {list(tensor.shape)} in the source, "
             f"{found.dtype} {list(found.shape)} in the .rsr file"
         )
-    if found.indexed is not None and not BY_NAME[found.indexed.source.layout].lossless:
+    if found.indexed is not None and _is_quantised(found.indexed):
         return _quantised_difference(file, checkpoint, tensor, found.indexed)
     data, position = found.data(), 0
     for piece in tensor.pieces():

@@ -12,7 +12,7 @@ from typing import IO, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.encoding import LANES, RANKS_PER_WORD, STRIP, padding_digit, w16_words
+from rsr_formats.encoding import RANKS_PER_WORD, STRIP, padding_digit, w16_rows, w16_words
 from rsr_formats.writer import Bytes
 
 from . import _native
@@ -75,7 +75,7 @@ def _ranks(
         columns = slice(first[1], min(first[1] + width, in_features))
         digits = t.layout.digits(raw, t, rows, columns)
         words = w16_words(-(-(columns.stop - columns.start) // p.k))
-        out = np.empty(words * -(-(rows.stop - rows.start) // LANES) * LANES, np.uint16)
+        out = np.empty(words * w16_rows(rows.stop - rows.start), np.uint16)
         with _naming(t):
             _native.pack_w16(digits, len(t.digits), p.k, padding_digit(t.digits), out)
         return out.data.cast("B")

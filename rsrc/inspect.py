@@ -9,7 +9,7 @@ from typing import Any
 from rsr_formats import RsrFile
 from rsr_formats.decode import decode_block
 from rsr_formats.encoding import pattern_values
-from rsr_formats.layout import DenseTensor, IndexedTensor, Tensor
+from rsr_formats.layout import DenseTensor, Tensor
 
 from .errors import OptionError
 
@@ -27,7 +27,7 @@ def inspect_file(path: _Path) -> dict[str, Any]:
     header = file.header
     return {
         "path": str(path),
-        "bytes": os.stat(path).st_size,  # noqa: PTH116
+        "bytes": file.path.stat().st_size,
         "version": ".".join(map(str, file.version)),
         "producer": header.producer,
         "metadata": header.metadata,
@@ -116,18 +116,9 @@ def _describe(t: Tensor) -> dict[str, Any]:
 
 
 def _sections(file: RsrFile, t: Tensor) -> list[dict[str, Any]]:
-    numbers = {"data": t.section} if isinstance(t, DenseTensor) else _indexed_sections(t)
+    numbers = {"data": t.section} if isinstance(t, DenseTensor) else t.all_sections()
     described = []
     for role, number in numbers.items():
         fields = asdict(file.header.sections[number])
         described.append({"role": role, **fields, "sha256": fields["sha256"].hex()})
     return described
-
-
-def _indexed_sections(t: IndexedTensor) -> dict[str, int]:
-    numbers = dict(t.sections)
-    if t.scale is not None:
-        numbers["scale"] = t.scale.section
-    if t.source.negative_zeros is not None:
-        numbers["negative_zeros"] = t.source.negative_zeros
-    return numbers

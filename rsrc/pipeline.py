@@ -191,7 +191,7 @@ def _write_indexed(
         negative_zeros=None if negative_zeros is None else add([negative_zeros.tobytes()]),
         companions=t.companions,
     )
-    advance(t.name, t.tensor.nbytes + sum(len(c.data) for c in t.companions))
+    advance(t.name, t.nbytes)
     record = IndexedTensor(
         t.name, t.shape, t.digits, p.k, p.direction, p.encoding, p.packing, sections, source, scale
     )
@@ -208,7 +208,7 @@ def _indexed_report(p: IndexPlan, t: IndexedTensor, stored: int) -> TensorReport
         kind=t.kind,
         shape=t.shape,
         source_dtype=t.source.dtype,
-        source_bytes=p.source.tensor.nbytes + sum(len(c.data) for c in t.source.companions),
+        source_bytes=p.source.nbytes,
         bytes=stored,
         layout=t.source.layout,
         scale=p.source.note,

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from .encoding import (
-    LANES,
     RANK_BITS,
     RANKS_PER_WORD,
     STRIP,
@@ -18,6 +17,7 @@ from .encoding import (
     digits_from_ranks,
     ranks_from_block,
     unpack_w16,
+    w16_rows,
     w16_words,
 )
 from .errors import IndexDataError
@@ -51,7 +51,7 @@ def _decode_w16(t: IndexedTensor, packed: npt.NDArray[np.uint16]) -> npt.NDArray
     word = np.arange(1 << 15, dtype=np.uint16)
     ranks = np.stack([word >> (RANK_BITS * i) & 31 for i in range(RANKS_PER_WORD)], axis=1)
     table = digits_from_ranks(ranks, t.base, t.k).reshape(1 << 15, RANKS_PER_WORD * t.k)
-    words, padded = w16_words(t.blocks), -(-t.rows // LANES) * LANES
+    words, padded = w16_words(t.blocks), w16_rows(t.rows)
     A = np.empty((t.rows, t.columns), np.uint8)
     for first in range(0, t.rows, STRIP):
         height = min(STRIP, padded - first)

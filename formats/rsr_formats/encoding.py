@@ -86,6 +86,11 @@ def w16_words(blocks: int) -> int:
     return -(-blocks // RANKS_PER_WORD)
 
 
+def w16_rows(rows: int) -> int:
+    """Return the rows of packing w16, padding included."""
+    return -(-rows // LANES) * LANES
+
+
 def pack_w16(ranks: UInt, pad_rank: int) -> npt.NDArray[np.uint16]:
     """Pack ranks (blocks, rows) as packing w16 (SPEC.md, section 7): one flat uint16 array.
 
@@ -93,7 +98,7 @@ def pack_w16(ranks: UInt, pad_rank: int) -> npt.NDArray[np.uint16]:
     5-9 and 10-14 are the ranks of column blocks 3g, 3g+1, 3g+2. Padding has rank `pad_rank`.
     """
     blocks, rows = ranks.shape
-    words, padded_rows = w16_words(blocks), -(-rows // LANES) * LANES
+    words, padded_rows = w16_words(blocks), w16_rows(rows)
     padded = np.full((words * RANKS_PER_WORD, padded_rows), pad_rank, np.uint16)
     padded[:blocks, :rows] = ranks
     word = padded[0::3] | padded[1::3] << RANK_BITS | padded[2::3] << 2 * RANK_BITS
@@ -103,7 +108,7 @@ def pack_w16(ranks: UInt, pad_rank: int) -> npt.NDArray[np.uint16]:
 
 def unpack_w16(packed: npt.NDArray[np.uint16], rows: int, blocks: int, j: int) -> UInt:
     """Return the ranks of column block `j`, uint16 (rows,), reading only that block's words."""
-    words, padded_rows = w16_words(blocks), -(-rows // LANES) * LANES
+    words, padded_rows = w16_words(blocks), w16_rows(rows)
     g, shift = j // RANKS_PER_WORD, RANK_BITS * (j % RANKS_PER_WORD)
     full = padded_rows // STRIP * STRIP
     head = packed[: full * words].reshape(-1, words, STRIP)[:, g].reshape(-1)

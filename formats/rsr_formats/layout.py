@@ -6,6 +6,8 @@ import struct
 from dataclasses import dataclass, field
 from math import prod
 
+from .encoding import w16_rows, w16_words
+
 MAGIC = b"\x89RSR\r\n\x1a\n"
 VERSION = (1, 0)
 ALIGNMENT = 4096
@@ -187,13 +189,21 @@ class IndexedTensor:
     def section_sizes(self) -> dict[str, int]:
         """Return the size in bytes that each section of the index must have."""
         if self.encoding == "ranked":
-            words = -(-self.blocks // 3)
-            return {"ranks": 2 * words * (-(-self.rows // 32) * 32)}
+            return {"ranks": 2 * w16_words(self.blocks) * w16_rows(self.rows)}
         item = 2 if self.packing == "u16" else 4
         return {
             "permutation": item * self.blocks * self.rows,
             "segments": item * self.blocks * (self.patterns + 1),
         }
+
+    def all_sections(self) -> dict[str, int]:
+        """Return the number of every section of the tensor: index, scale and negative zeros."""
+        numbers = dict(self.sections)
+        if self.scale is not None:
+            numbers["scale"] = self.scale.section
+        if self.source.negative_zeros is not None:
+            numbers["negative_zeros"] = self.source.negative_zeros
+        return numbers
 
     @property
     def nbytes(self) -> int:
@@ -236,9 +246,6 @@ def section_uses(header: Header) -> list[tuple[int, str]]:
         if isinstance(t, DenseTensor):
             uses.append((t.section, f"tensor {t.name!r}"))
             continue
-        uses += [(index, f"{part} of tensor {t.name!r}") for part, index in t.sections.items()]
-        if t.scale is not None:
-            uses.append((t.scale.section, f"scale of tensor {t.name!r}"))
-        if t.source.negative_zeros is not None:
-            uses.append((t.source.negative_zeros, f"negative zeros of tensor {t.name!r}"))
+        for role, index in t.all_sections().items():
+            uses.append((index, f"{role.replace('_', ' ')} of tensor {t.name!r}"))
     return uses

@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .encoding import (
-    LANES,
     RANK_BITS,
     RANKS_PER_WORD,
     STRIP,
     padding_digit,
     pattern_values,
+    w16_rows,
     w16_words,
 )
 from .errors import (
@@ -387,7 +387,7 @@ def _strips(
 
     All strips of one piece have the same height; padded rows are in the last strip of the last.
     """
-    columns, padded = w16_words(t.blocks), -(-t.rows // LANES) * LANES
+    columns, padded = w16_words(t.blocks), w16_rows(t.rows)
     if not columns:
         return
     full = padded // STRIP * STRIP

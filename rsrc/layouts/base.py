@@ -41,6 +41,11 @@ class TernaryTensor:
         """Name of the tensor, in the source and in the .rsr file."""
         return self.tensor.name
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the source, with those of absorbed tensors."""
+        return self.tensor.nbytes + sum(len(c.data) for c in self.companions)
+
 
 @dataclass(frozen=True)
 class Restored:
