@@ -16,6 +16,8 @@ STRIP = 128  # rows of a full strip in packing w16
 LANES = 32  # rows are padded to a multiple of this
 RANK_BITS = 5
 RANKS_PER_WORD = 3
+N4S1_STRIP = 64  # rows of a full strip in packing n4s1
+N4S1_BLOCKS = 8  # column blocks of a unit in packing n4s1
 
 UInt = npt.NDArray[np.unsignedinteger[Any]]
 
@@ -114,4 +116,52 @@ def unpack_w16(packed: npt.NDArray[np.uint16], rows: int, blocks: int, j: int) -
     head = packed[: full * words].reshape(-1, words, STRIP)[:, g].reshape(-1)
     tail = packed[full * words :].reshape(words, padded_rows - full)[g]
     ranks: UInt = (np.concatenate([head, tail])[:rows] >> np.uint16(shift)) & np.uint16(31)
+    return ranks
+
+
+def n4s1_units(blocks: int) -> int:
+    """Return the units of packing n4s1: eight column blocks share one."""
+    return -(-blocks // N4S1_BLOCKS)
+
+
+def n4s1_size(rows: int, blocks: int) -> int:
+    """Return the bytes of packing n4s1: five per row and unit."""
+    return 5 * n4s1_units(blocks) * w16_rows(rows)
+
+
+def pack_n4s1(ranks: UInt) -> npt.NDArray[np.uint8]:
+    """Pack ternary ranks (blocks, rows) of k = 3 as packing n4s1: one flat uint8 array.
+
+    A rank is 13 plus or minus a magnitude 0 .. 13. Rows lie in strips of up to 64; in a strip a unit
+    holds eight column blocks as five vectors of one byte per row: vector i < 4 has the magnitudes
+    of blocks 2i (low nibble) and 2i + 1 (high nibble), the last has bit 7 - j set where the rank of
+    block j is below 13. Padding has rank 13: all bits zero.
+    """
+    blocks, rows = ranks.shape
+    units, padded_rows = n4s1_units(blocks), w16_rows(rows)
+    padded = np.full((units * N4S1_BLOCKS, padded_rows), 13, np.int16)
+    padded[:blocks, :rows] = ranks
+    signed = (padded - 13).reshape(units, N4S1_BLOCKS, padded_rows)
+    magnitudes = np.abs(signed).astype(np.uint8)
+    nibbles = magnitudes[:, 0::2] | magnitudes[:, 1::2] << 4
+    signs = np.packbits(signed < 0, axis=1)
+    vectors = np.concatenate([nibbles, signs], axis=1)  # (units, 5, rows)
+    strips = [vectors[:, :, r : r + N4S1_STRIP].ravel() for r in range(0, padded_rows, N4S1_STRIP)]
+    return np.concatenate(strips) if strips else np.empty(0, np.uint8)
+
+
+def unpack_n4s1(packed: npt.NDArray[np.uint8], rows: int, blocks: int, j: int) -> UInt:
+    """Return the ranks of column block `j`, uint16 (rows,), reading only that block's bytes."""
+    units, padded_rows = n4s1_units(blocks), w16_rows(rows)
+    u, i = divmod(j, N4S1_BLOCKS)
+    full = padded_rows // N4S1_STRIP * N4S1_STRIP
+    head = packed[: full * units * 5].reshape(-1, units, 5, N4S1_STRIP)[:, u]
+    tail = packed[full * units * 5 :].reshape(units, 5, padded_rows - full)[u]
+
+    def vector(v: int) -> npt.NDArray[np.uint8]:
+        return np.concatenate([head[:, v].reshape(-1), tail[v]])[:rows]
+
+    magnitudes = (vector(i // 2) >> np.uint8(4 * (i % 2)) & np.uint8(15)).astype(np.int16)
+    negative = (vector(4) >> np.uint8(7 - i) & np.uint8(1)).astype(bool)
+    ranks: UInt = np.where(negative, 13 - magnitudes, 13 + magnitudes).astype(np.uint16)
     return ranks
