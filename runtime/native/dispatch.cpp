@@ -62,15 +62,16 @@ bool always() { return true; }
 struct Isa {
   const char* name;
   void (*fill)(KernelTable&);
+  void (*fill_permuted)(KernelTable&);
   bool (*supported)();
 };
 
 // The only list of instruction sets, plainest first: each overrides entries of those before it.
 constexpr Isa kIsas[] = {
-    {"scalar", fill_scalar, always},
+    {"scalar", fill_scalar, fill_permuted_scalar, always},
 #if defined(RSR_X86)
-    {"avx2", fill_avx2, has_avx2},
-    {"avx512", fill_avx512, has_avx512},
+    {"avx2", fill_avx2, fill_permuted_avx2, has_avx2},
+    {"avx512", fill_avx512, fill_permuted_avx2, has_avx512},
 #endif
 };
 constexpr int kIsaCount = sizeof(kIsas) / sizeof(kIsas[0]);
@@ -83,6 +84,7 @@ struct Tables {
     while (supported < kIsaCount && kIsas[supported].supported()) {
       if (supported > 0) table[supported] = table[supported - 1];
       kIsas[supported].fill(table[supported]);
+      kIsas[supported].fill_permuted(table[supported]);
       table[supported].isa = kIsas[supported].name;
       supported++;
     }

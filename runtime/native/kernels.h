@@ -15,24 +15,22 @@ constexpr int kStripRows = 128;    // rows of a full strip; the last has 32, 64,
 constexpr int kRanksPerWord = 3;   // column blocks that share a 16-bit word
 constexpr int kTableBytesI8 = 64;  // per column block; the layout inside is the kernel's own
 constexpr int kTableBytesF32 = 128;
+constexpr size_t kLanes = 4;  // of the running sums over a permutation
 
-// Steps that involve the permutation, for its two index types (u16, u32).
+// Steps that involve the permutation, for its two index types (u16, u32), in int32 modulo 2^32:
+// the caller sees to it that what is asked for fits (permuted.cpp).
+// sigma: rows entries below rows; L: patterns + 1 entries rising from 0 to rows.
 template <class Index>
 struct PermutedKernels {
   // Reduce, step 1 (paper, Algorithm 2): u[s] = sum of v[sigma[i]], i in [L[s], L[s+1]).
-  // sigma: rows entries below rows; L: patterns + 1 entries rising from 0 to rows.
-  // int8: |u| <= 128 rows < 2^31, as rows < 2^24.
-  void (*segment_sums_i8)(const int8_t* v, const Index* sigma, const Index* L, size_t patterns,
-                          int32_t* u);
-  void (*segment_sums_f32)(const float* v, const Index* sigma, const Index* L, size_t patterns,
-                           float* u);
+  // scratch: kLanes + rows entries, the first kLanes of them zero.
+  void (*segment_sums)(const int32_t* v, const Index* sigma, const Index* L, size_t patterns,
+                       int32_t* scratch, int32_t* u);
   // Expand, step 2: y[sigma[i]] += t[s], i in [L[s], L[s+1]).
-  void (*segment_adds_i32)(const int32_t* t, const Index* sigma, const Index* L, size_t patterns,
-                           int32_t* y);
-  void (*segment_adds_f32)(const float* t, const Index* sigma, const Index* L, size_t patterns,
-                           float* y);
+  // scratch: rows + 1 entries, zero before and after.
+  void (*segment_adds)(const int32_t* t, const Index* sigma, const Index* L, size_t patterns,
+                       int32_t* scratch, int32_t* y);
 };
-
 struct KernelTable {
   const char* isa;
 
@@ -61,5 +59,7 @@ struct KernelTable {
 void fill_scalar(KernelTable& table);
 void fill_avx2(KernelTable& table);
 void fill_avx512(KernelTable& table);
+void fill_permuted_scalar(KernelTable& table);
+void fill_permuted_avx2(KernelTable& table);
 
 }  // namespace rsr
