@@ -49,6 +49,10 @@ struct KernelTable {
                     size_t flush, int32_t* y);
   void (*lookup_f32)(const uint16_t* words, int rows, size_t columns, const void* tables, float* y);
 
+  // RSR's products with Bin_k (k, patterns) of a permuted index: y = bin u, t = x bin.
+  void (*multiply_bin)(const int32_t* bin, int k, size_t patterns, const int32_t* u, int32_t* y);
+  void (*multiply_bin_transposed)(const int32_t* bin, int k, size_t patterns, const int32_t* x,
+                                  int32_t* t);
   PermutedKernels<uint16_t> permuted16;
   PermutedKernels<uint32_t> permuted32;
 

@@ -74,10 +74,12 @@ std::vector<Sum> make_bin(const PermutedIndex<Index>& a) {
 // RSR, reduce: y = u Bin_k. k B^k steps.
 template <class Index, class Sum>
 void multiply_bin(const PermutedIndex<Index>& a, const Sum* bin, const Sum* u, Sum* y) {
-  for (int j = 0; j < a.k; j++, bin += a.patterns) {
-    Sum sum = 0;
-    for (size_t s = 0; s < a.patterns; s++) sum += u[s] * bin[s];
-    y[j] = sum;
+  if constexpr (std::is_same_v<Sum, int32_t>) {
+    kernels().multiply_bin(bin, a.k, a.patterns, u, y);
+  } else {
+    std::fill(y, y + a.k, Sum(0));
+    for (int j = 0; j < a.k; j++)
+      for (size_t s = 0; s < a.patterns; s++) y[j] += u[s] * bin[j * a.patterns + s];
   }
 }
 
@@ -105,9 +107,13 @@ void fold(const PermutedIndex<Index>& a, Sum* u, Sum* y) {
 // RSR, expand: t = Bin_k x. k B^k steps.
 template <class Index, class Sum>
 void multiply_bin_transposed(const PermutedIndex<Index>& a, const Sum* bin, const Sum* x, Sum* t) {
-  std::fill(t, t + a.patterns, Sum(0));
-  for (int j = 0; j < a.k; j++, bin += a.patterns)
-    for (size_t s = 0; s < a.patterns; s++) t[s] += x[j] * bin[s];
+  if constexpr (std::is_same_v<Sum, int32_t>) {
+    kernels().multiply_bin_transposed(bin, a.k, a.patterns, x, t);
+  } else {
+    std::fill(t, t + a.patterns, Sum(0));
+    for (int j = 0; j < a.k; j++)
+      for (size_t s = 0; s < a.patterns; s++) t[s] += x[j] * bin[j * a.patterns + s];
+  }
 }
 
 // RSR++, expand: the transpose of fold: one digit more at a time, one addition per entry.

@@ -63,12 +63,29 @@ void segment_adds(const int32_t* t, const Index* sigma, const Index* L, size_t p
   }
 }
 
+void multiply_bin(const int32_t* bin, int k, size_t patterns, const int32_t* u, int32_t* y) {
+  for (int j = 0; j < k; j++, bin += patterns) {
+    int32_t sum = 0;
+    for (size_t s = 0; s < patterns; s++) sum += u[s] * bin[s];
+    y[j] = sum;
+  }
+}
+
+void multiply_bin_transposed(const int32_t* bin, int k, size_t patterns, const int32_t* x,
+                             int32_t* t) {
+  for (size_t s = 0; s < patterns; s++) t[s] = x[0] * bin[s];
+  for (int j = 1; j < k; j++)
+    for (size_t s = 0; s < patterns; s++) t[s] += x[j] * bin[j * patterns + s];
+}
+
 template <class Index>
 constexpr PermutedKernels<Index> kPermuted = {segment_sums<Index>, segment_adds<Index>};
 
 }  // namespace
 
 void fill_permuted_scalar(KernelTable& table) {
+  table.multiply_bin = multiply_bin;
+  table.multiply_bin_transposed = multiply_bin_transposed;
   table.permuted16 = kPermuted<uint16_t>;
   table.permuted32 = kPermuted<uint32_t>;
 }
