@@ -27,7 +27,7 @@ struct PermutedKernels {
   void (*segment_sums)(const int32_t* v, const Index* sigma, const Index* L, size_t patterns,
                        int32_t* scratch, int32_t* u);
   // Expand, step 2: y[sigma[i]] += t[s], i in [L[s], L[s+1]).
-  // scratch: rows + 1 entries, zero before and after.
+  // scratch: rows + 1 entries, all but the last zero before and after.
   void (*segment_adds)(const int32_t* t, const Index* sigma, const Index* L, size_t patterns,
                        int32_t* scratch, int32_t* y);
 };

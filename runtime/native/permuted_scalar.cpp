@@ -45,7 +45,6 @@ void segment_adds(const int32_t* t, const Index* sigma, const Index* L, size_t p
     steps[L[s]] += t[s] - before;
     before = t[s];
   }
-  steps[rows] = 0;  // empty segments at the end
 
   uint32_t now = 0;
   const auto add = [&](size_t row, uint32_t step) { y[row] += now += step; };
