@@ -15,7 +15,8 @@ constexpr int kStripRows = 128;    // rows of a full strip; the last has 32, 64,
 constexpr int kRanksPerWord = 3;   // column blocks that share a 16-bit word
 constexpr int kTableBytesI8 = 64;  // per column block; the layout inside is the kernel's own
 constexpr int kTableBytesF32 = 128;
-constexpr size_t kLanes = 4;  // of the running sums over a permutation
+constexpr size_t kBatch = 16;  // vectors multiplied at once: a cache line of int32 per row
+constexpr size_t kLanes = 4;   // of the running sums over a permutation
 
 // Steps that involve the permutation, for its two index types (u16, u32), in int32 modulo 2^32:
 // the caller sees to it that what is asked for fits (permuted.cpp).
@@ -26,6 +27,9 @@ struct PermutedKernels {
   // scratch: kLanes + rows entries, the first kLanes of them zero.
   void (*segment_sums)(const int32_t* v, const Index* sigma, const Index* L, size_t patterns,
                        int32_t* scratch, int32_t* u);
+  // The same for kBatch vectors side by side: v (rows, kBatch), u (patterns, kBatch).
+  void (*segment_sums_batch)(const int32_t* v, const Index* sigma, const Index* L, size_t patterns,
+                             int32_t* u);
   // Expand, step 2: y[sigma[i]] += t[s], i in [L[s], L[s+1]).
   // scratch: rows + 1 entries, all but the last zero before and after.
   void (*segment_adds)(const int32_t* t, const Index* sigma, const Index* L, size_t patterns,

@@ -179,6 +179,45 @@ void expand(const PermutedIndex<Index>& a, bool plus_plus, const Sum* x, Sum* y)
     for (size_t r = 0; r < a.rows; r++) y[r] += partial[c * a.rows + r];
 }
 
+// fold for kBatch vectors side by side: u (patterns, kBatch), y (k, kBatch).
+template <int B, class Index>
+void fold_batch(const PermutedIndex<Index>& a, int32_t* u, int32_t* y) {
+  size_t size = a.patterns;
+  for (int j = 0; j < a.k; j++, y += kBatch) {
+    size /= B;
+    int32_t by_digit[B][kBatch] = {};
+    for (size_t p = 0; p < size; p++) {
+      int32_t all[kBatch] = {};
+      for (int d = 0; d < B; d++) {
+        const int32_t* v = u + (d * size + p) * kBatch;
+        for (size_t i = 0; i < kBatch; i++) by_digit[d][i] += v[i];
+        for (size_t i = 0; i < kBatch; i++) all[i] += v[i];
+      }
+      std::copy(all, all + kBatch, u + p * kBatch);
+    }
+    std::fill(y, y + kBatch, 0);
+    for (int d = 0; d < B; d++)
+      for (size_t i = 0; i < kBatch; i++) y[i] += by_digit[d][i] * a.values[d];
+  }
+}
+
+// RSR++, reduce, for kBatch vectors side by side: x (rows, kBatch), y (columns, kBatch). The
+// permutation is read once for all, and each of its entries fetches a whole cache line of x.
+template <class Index>
+void reduce_batch(const PermutedIndex<Index>& a, const int32_t* x, int32_t* y) {
+  parallel_for(a.blocks(), a.bytes(), [&](size_t begin, size_t end) {
+    std::vector<int32_t> u(a.patterns * kBatch);
+    int32_t outputs[16 * kBatch];  // k <= 16
+    for (size_t b = begin; b < end; b++) {
+      permuted_kernels<Index>().segment_sums_batch(
+          x, a.permutation + b * a.rows, a.segments + b * (a.patterns + 1), a.patterns, u.data());
+      a.base == 3 ? fold_batch<3>(a, u.data(), outputs) : fold_batch<2>(a, u.data(), outputs);
+      const size_t columns = std::min<size_t>(a.k, a.columns - b * a.k);
+      std::copy(outputs, outputs + columns * kBatch, y + b * a.k * kBatch);
+    }
+  });
+}
+
 template <class Index, class Sum>
 void multiply(const PermutedIndex<Index>& a, bool plus_plus, const Sum* x, Sum* y) {
   a.reduce ? reduce(a, plus_plus, x, y) : expand(a, plus_plus, x, y);
@@ -195,17 +234,33 @@ double sum_of_magnitudes(const float* x, size_t n) {
   return sum;
 }
 
-// q[i] 2^exponent is x[i], rounded; the sum of |q[i]| is at most 2^30 + n / 2. Returns exponent.
-int to_fixed_point(const float* x, size_t n, double sum, int32_t* q) {
+// q[i * stride] 2^exponent is x[i], rounded; the sum of |q| is at most 2^30 + n / 2. Returns
+// exponent.
+int to_fixed_point(const float* x, size_t n, double sum, int32_t* q, size_t stride) {
   int exponent;
   std::frexp(sum, &exponent);  // sum < 2^exponent
   exponent -= kBits;
   const double unit = std::ldexp(1.0, -exponent);
   for (size_t i = 0; i < n; i++) {
     const double v = double(x[i]) * unit;
-    q[i] = static_cast<int32_t>(v + (v < 0 ? -0.5 : 0.5));
+    q[i * stride] = static_cast<int32_t>(v + (v < 0 ? -0.5 : 0.5));
   }
   return exponent;
+}
+
+// How many of the next vectors to multiply at once. A batch costs about as much as kFew vectors one
+// by one, however many of its places are taken (AVX2, k = 5).
+template <class Index>
+size_t together(const PermutedIndex<Index>& a, bool plus_plus, size_t left) {
+  constexpr size_t kFew = 7;
+  return a.reduce && plus_plus && left >= kFew ? std::min(left, kBatch) : 1;
+}
+
+// Multiplies vectors of integers: x (in, stride), y (out, stride); stride is 1 or kBatch.
+template <class Index>
+void multiply_integers(const PermutedIndex<Index>& a, bool plus_plus, size_t stride,
+                       const int32_t* x, int32_t* y) {
+  stride == 1 ? multiply(a, plus_plus, x, y) : reduce_batch(a, x, y);
 }
 
 }  // namespace
@@ -213,28 +268,49 @@ int to_fixed_point(const float* x, size_t n, double sum, int32_t* q) {
 template <class Index>
 void multiply_i8(const PermutedIndex<Index>& a, bool plus_plus, const int8_t* x, size_t count,
                  int32_t* y) {
-  std::vector<int32_t> wide(a.in());
-  for (size_t i = 0; i < count; i++, x += a.in(), y += a.out()) {
-    std::copy(x, x + a.in(), wide.data());
-    multiply(a, plus_plus, wide.data(), y);
+  std::vector<int32_t> wide, sums;
+  for (size_t done = 0, n; done < count; done += n, x += n * a.in(), y += n * a.out()) {
+    n = together(a, plus_plus, count - done);
+    const size_t stride = n == 1 ? 1 : kBatch;
+    wide.assign(a.in() * stride, 0);
+    sums.resize(a.out() * stride);
+    for (size_t v = 0; v < n; v++)
+      for (size_t i = 0; i < a.in(); i++) wide[i * stride + v] = x[v * a.in() + i];
+    multiply_integers(a, plus_plus, stride, wide.data(), sums.data());
+    for (size_t v = 0; v < n; v++)
+      for (size_t r = 0; r < a.out(); r++) y[v * a.out() + r] = sums[r * stride + v];
   }
 }
 
 template <class Index>
 void multiply_f32(const PermutedIndex<Index>& a, bool plus_plus, const float* x, size_t count,
                   float* y) {
-  std::vector<int32_t> fixed(a.in()), sums(a.out());
-  for (size_t i = 0; i < count; i++, x += a.in(), y += a.out()) {
-    const double sum = sum_of_magnitudes(x, a.in());
-    if (std::isfinite(sum)) {
-      const int exponent = to_fixed_point(x, a.in(), sum, fixed.data());
-      multiply(a, plus_plus, fixed.data(), sums.data());
-      const double unit = std::ldexp(1.0, exponent);
-      for (size_t r = 0; r < a.out(); r++) y[r] = static_cast<float>(sums[r] * unit);
-    } else {
-      multiply(a, plus_plus, x, y);
+  std::vector<int32_t> fixed, sums;
+  for (size_t done = 0, n; done < count; done += n, x += n * a.in(), y += n * a.out()) {
+    n = together(a, plus_plus, count - done);
+    const size_t stride = n == 1 ? 1 : kBatch;
+    fixed.assign(a.in() * stride, 0);
+    sums.resize(a.out() * stride);
+    int exponents[kBatch] = {};
+    bool finite[kBatch];
+    for (size_t v = 0; v < n; v++) {
+      const double sum = sum_of_magnitudes(x + v * a.in(), a.in());
+      finite[v] = std::isfinite(sum);
+      if (finite[v])
+        exponents[v] = to_fixed_point(x + v * a.in(), a.in(), sum, fixed.data() + v, stride);
     }
-    for (size_t r = 0; r < a.out(); r++) y[r] *= a.scale[r / a.scale_rows];
+    multiply_integers(a, plus_plus, stride, fixed.data(), sums.data());
+    for (size_t v = 0; v < n; v++) {
+      float* to = y + v * a.out();
+      if (finite[v]) {
+        const double unit = std::ldexp(1.0, exponents[v]);
+        for (size_t r = 0; r < a.out(); r++)
+          to[r] = static_cast<float>(sums[r * stride + v] * unit);
+      } else {
+        multiply(a, plus_plus, x + v * a.in(), to);
+      }
+      for (size_t r = 0; r < a.out(); r++) to[r] *= a.scale[r / a.scale_rows];
+    }
   }
 }
 

@@ -75,6 +75,21 @@ void segment_sums(const int32_t* v, const Index* sigma, const Index* L, size_t p
   }
 }
 
+template <class Index>
+void segment_sums_batch(const int32_t* v, const Index* sigma, const Index* L, size_t patterns,
+                        int32_t* u) {
+  for (size_t s = 0; s < patterns; s++, u += kBatch) {
+    __m256i a = _mm256_setzero_si256(), b = a;
+    for (size_t i = L[s]; i < L[s + 1]; i++) {
+      const __m256i* row = reinterpret_cast<const __m256i*>(v + sigma[i] * kBatch);
+      a = _mm256_add_epi32(a, _mm256_loadu_si256(row));
+      b = _mm256_add_epi32(b, _mm256_loadu_si256(row + 1));
+    }
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(u), a);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(u) + 1, b);
+  }
+}
+
 // The compiler vectorises these; the plain ones have no vector multiplication of int32.
 void multiply_bin(const int32_t* bin, int k, size_t patterns, const int32_t* u, int32_t* y) {
   for (int j = 0; j < k; j++, bin += patterns) {
@@ -98,6 +113,8 @@ void fill_permuted_avx2(KernelTable& table) {
   table.multiply_bin_transposed = multiply_bin_transposed;
   table.permuted16.segment_sums = segment_sums<uint16_t>;
   table.permuted32.segment_sums = segment_sums<uint32_t>;
+  table.permuted16.segment_sums_batch = segment_sums_batch<uint16_t>;
+  table.permuted32.segment_sums_batch = segment_sums_batch<uint32_t>;
 }
 
 }  // namespace rsr

@@ -103,3 +103,23 @@ def test_one_segment_holds_all_rows(
         for x in (np.full(n, -128, np.int8), rng.standard_normal(n).astype(np.float32)):
             built.check(x)
             built.check(x, "again: nothing is left of the product before")
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("dtype", [np.int8, np.float32])
+@pytest.mark.parametrize(("digits", "k"), [(TERNARY, 4), (BINARY_SIGNS, 6)])
+def test_many_vectors_at_once_are_as_many_products(
+    isa: str, digits: Digits, k: int, dtype: type[np.generic], direction: str, spec: type[Spec],
+    shared_build: Build, rng: np.random.Generator,
+) -> None:  # fmt: skip
+    """To the bit; whatever their number, and with NaN and infinity in some of them."""
+    (built,) = shared_build([spec((131, 203), digits, k, "permuted", direction, "row")])
+    for count in (0, 1, 6, 7, 15, 16, 17, 22, 23, 37):
+        X = rng.integers(-128, 128, (203, count)).astype(dtype)
+        if dtype == np.float32:
+            X *= np.float32(10) ** rng.integers(-9, 9, count).astype(np.float32)
+            X[7, 1:2], X[8, 5:7] = np.nan, np.inf
+        with np.errstate(invalid="ignore"):
+            found = built.matrix @ X
+        for i in range(count):
+            assert found[:, i].tobytes() == (built.matrix @ X[:, i]).tobytes(), (count, i)
