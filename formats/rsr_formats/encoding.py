@@ -132,9 +132,9 @@ def n4s1_size(rows: int, blocks: int) -> int:
 def pack_n4s1(ranks: UInt) -> npt.NDArray[np.uint8]:
     """Pack ternary ranks (blocks, rows) of k = 3 as packing n4s1: one flat uint8 array.
 
-    A rank is 13 plus or minus a magnitude 0 .. 13. Rows lie in strips of up to 64; in a strip a unit
+    A rank is 13 plus or minus a magnitude 0 .. 13. Rows lie in strips of up to 64; a unit
     holds eight column blocks as five vectors of one byte per row: vector i < 4 has the magnitudes
-    of blocks 2i (low nibble) and 2i + 1 (high nibble), the last has bit 7 - j set where the rank of
+    of blocks 2i (low nibble) and 2i + 1 (high nibble), the last has bit 7 - j set if the rank of
     block j is below 13. Padding has rank 13: all bits zero.
     """
     blocks, rows = ranks.shape
