@@ -111,12 +111,12 @@ def check_header_hash(data: bytes, digest: bytes) -> None:
 
 
 def check_version(header: Header, version: tuple[int, int]) -> None:
-    """Check that nothing in the header is newer than the file says it is (rule P10)."""
-    needed = header.version()
-    if needed > version:
+    """Check that the file has the lowest version that describes it (rule P10)."""
+    lowest = header.version()
+    if version != lowest:
         raise VersionError(
-            f"preamble: the file has format version {version[0]}.{version[1]}, but uses what "
-            f"only version {needed[0]}.{needed[1]} defines: compile the model again"
+            f"preamble: the file says it has format version {version[0]}.{version[1]}, but its "
+            f"header is of version {lowest[0]}.{lowest[1]}: the preamble is damaged"
         )
 
 
