@@ -17,6 +17,9 @@
 namespace rsr {
 namespace {
 
+constexpr size_t kStripRows = 128;
+constexpr size_t kTableBytesI8 = 64, kTableBytesF32 = 128;  // of a column block
+
 inline void prefetch(const uint16_t* words) {
   const char* p = reinterpret_cast<const char*>(words);
   _mm_prefetch(p + 12288, _MM_HINT_T1);
@@ -45,8 +48,8 @@ void grow_i8_any(const int8_t* x, const int16_t* patterns, int k, size_t blocks,
 
 // Bound: an int16 sum takes 3 * flush entries of at most 128 k (kernels.h), then is widened.
 template <int R>  // rows / 32
-void lookup_i8(const uint16_t* words, size_t columns, const void* tables, size_t flush,
-               int32_t* y) {
+void lookup_i8(const uint16_t* words, size_t height, size_t columns, size_t flush,
+               const void* tables, int32_t* y) {
   const __m512i by5 = _mm512_set1_epi16(1 << 11), by10 = _mm512_set1_epi16(1 << 6);
   const char* t = static_cast<const char*>(tables);
   __m512i low_i32x16[R], high_i32x16[R];
@@ -55,7 +58,7 @@ void lookup_i8(const uint16_t* words, size_t columns, const void* tables, size_t
     const size_t stop = columns - g < flush ? columns : g + flush;
     __m512i sum_i16x32[R];
     for (int r = 0; r < R; r++) sum_i16x32[r] = _mm512_setzero_si512();
-    for (; g < stop; g++, words += 32 * R, t += 3 * kTableBytesI8) {
+    for (; g < stop; g++, words += height, t += 3 * kTableBytesI8) {
       for (int r = 0; r < R; r++) prefetch(words + 32 * r);
       const __m512i t0 = load(t), t1 = load(t + 64), t2 = load(t + 128);
       for (int r = 0; r < R; r++) {
@@ -104,12 +107,13 @@ void grow_f32_any(const float* x, const float* patterns, int k, size_t blocks, v
 // A 32-bit lane holds the words of rows 2i (low half) and 2i + 1 (high half): the even rows look
 // up with the word as it lies, the odd rows with the word shifted down.
 template <int R>
-void lookup_f32(const uint16_t* words, size_t columns, const void* tables, float* y) {
+void lookup_f32(const uint16_t* words, size_t height, size_t columns, const void* tables,
+                float* y) {
   const __m512i by5 = _mm512_set1_epi16(1 << 11), by10 = _mm512_set1_epi16(1 << 6);
   const float* t = static_cast<const float*>(tables);
   __m512 even_f32x16[R], odd_f32x16[R];
   for (int r = 0; r < R; r++) even_f32x16[r] = odd_f32x16[r] = _mm512_setzero_ps();
-  for (size_t g = 0; g < columns; g++, words += 32 * R, t += 3 * kPatterns) {
+  for (size_t g = 0; g < columns; g++, words += height, t += 3 * kPatterns) {
     __m512i even_u32x16[R], odd_u32x16[R];
     for (int r = 0; r < R; r++) {
       prefetch(words + 32 * r);
@@ -137,30 +141,33 @@ void lookup_f32(const uint16_t* words, size_t columns, const void* tables, float
   }
 }
 
-void lookup_i8_any(const uint16_t* words, int rows, size_t columns, const void* tables,
-                   size_t flush, int32_t* y) {
-  switch (rows / 32) {
+void lookup_i8_any(const RankedRows& rows, const void* tables, int32_t* y) {
+  const size_t height = rows.end < kStripRows ? rows.end : kStripRows;
+  const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
+  switch ((rows.last - rows.first) / 32) {
     case 1:
-      return lookup_i8<1>(words, columns, tables, flush, y);
+      return lookup_i8<1>(words, height, rows.columns, rows.flush, tables, y);
     case 2:
-      return lookup_i8<2>(words, columns, tables, flush, y);
+      return lookup_i8<2>(words, height, rows.columns, rows.flush, tables, y);
     case 3:
-      return lookup_i8<3>(words, columns, tables, flush, y);
+      return lookup_i8<3>(words, height, rows.columns, rows.flush, tables, y);
     default:
-      return lookup_i8<4>(words, columns, tables, flush, y);
+      return lookup_i8<4>(words, height, rows.columns, rows.flush, tables, y);
   }
 }
 
-void lookup_f32_any(const uint16_t* words, int rows, size_t columns, const void* tables, float* y) {
-  switch (rows / 32) {
+void lookup_f32_any(const RankedRows& rows, const void* tables, float* y) {
+  const size_t height = rows.end < kStripRows ? rows.end : kStripRows;
+  const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
+  switch ((rows.last - rows.first) / 32) {
     case 1:
-      return lookup_f32<1>(words, columns, tables, y);
+      return lookup_f32<1>(words, height, rows.columns, tables, y);
     case 2:
-      return lookup_f32<2>(words, columns, tables, y);
+      return lookup_f32<2>(words, height, rows.columns, tables, y);
     case 3:
-      return lookup_f32<3>(words, columns, tables, y);
+      return lookup_f32<3>(words, height, rows.columns, tables, y);
     default:
-      return lookup_f32<4>(words, columns, tables, y);
+      return lookup_f32<4>(words, height, rows.columns, tables, y);
   }
 }
 
@@ -180,10 +187,8 @@ uint64_t plain_read(const void* data, size_t bytes) {
 }  // namespace
 
 void fill_avx512(KernelTable& table) {
-  table.grow_i8 = grow_i8_any;
-  table.grow_f32 = grow_f32_any;
-  table.lookup_i8 = lookup_i8_any;
-  table.lookup_f32 = lookup_f32_any;
+  table.w16_i8.vector = {kTableBytesI8, 0, grow_i8_any, lookup_i8_any};
+  table.w16_f32.vector = {kTableBytesF32, 0, grow_f32_any, lookup_f32_any};
   table.plain_read = plain_read;
 }
 

@@ -21,6 +21,10 @@ FloatArray = npt.NDArray[np.float32]
 
 _TABLE = 32  # entries of a lookup table: ranks have five bits
 _PRODUCTS = {np.dtype(np.float32): np.dtype(np.float32), np.dtype(np.int8): np.dtype(np.int32)}
+_RANKED = {
+    np.dtype(np.float32): _native.multiply_f32,
+    np.dtype(np.int8): _native.multiply_i8,
+}
 
 
 class Matrix:
@@ -258,10 +262,7 @@ class Matrix:
                     f"{self._tensor.name!r} is ranked: algorithms can be compared on a matrix "
                     "compiled with --encoding permuted"
                 )
-            if x.dtype == np.int8:
-                self._native.multiply_i8(x, y)
-            else:
-                self._native.multiply_f32(x, y)
+            _RANKED[x.dtype]([self._native], x, [y])
         elif x.dtype == np.int8:
             self._native.multiply_i8(x, y, algorithm != "rsr")
         else:
