@@ -22,7 +22,7 @@ from .errors import (
     TruncatedError,
 )
 from .header import decode_header
-from .layout import MAX_ZSTD_WINDOW, PREAMBLE, Header, IndexedTensor, Section
+from .layout import MAX_ZSTD_WINDOW, PREAMBLE, SCALE_DTYPES, Header, IndexedTensor, Section
 from .validate import (
     check_header,
     check_header_hash,
@@ -94,14 +94,14 @@ class RsrFile:
         Returns:
             "ranks": uint16, packing w16, or uint8, packing n4s1 (any value is safe to look up); or
             "permutation": (blocks, rows) and "segments": (blocks, B^k + 1), u16 or u32;
-            and "scale": float32 (scales,).
+            and "scale": (scales,), float32 or, where the record says F16, float16.
 
         Raises:
             IndexDataError: a permutation, segment list or scale is out of its range.
         """
-        scale = np.ones(1, np.float32)
+        scale: npt.NDArray[Any] = np.ones(1, np.float32)
         if t.scale is not None:
-            scale = self.section(t.scale.section).view("<f4")
+            scale = self.section(t.scale.section).view(SCALE_DTYPES[t.scale.dtype])
             check_scale(t, scale)
         if t.encoding == "ranked":
             ranks = self.section(t.sections["ranks"])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.decode import decode_block, decode_digits, row_scales
+from rsr_formats.decode import apply_scales, decode_block, decode_digits, row_scales
 from rsr_formats.encoding import Block, pattern_values
 from rsr_formats.layout import IndexedTensor
 from rsr_formats.validate import check_ranks
@@ -93,10 +93,13 @@ class Matrix:
 
     @property
     def scale(self) -> FloatArray:
-        """Float32 multipliers, read-only: shape () for one, (out_features,) for one per row."""
+        """Float32 multipliers, read-only: shape () for one, (out_features,) for one per row.
+
+        (out_features, groups) where groups of columns have their own.
+        """
         if self._scale is None:
             scale = row_scales(self._tensor, self._arrays["scale"])
-            scale = scale.reshape(()) if len(scale) == 1 else scale.view()
+            scale = scale.reshape(()) if scale.shape == (1,) else scale.view()
             scale.flags.writeable = False
             self._scale = scale
         return self._scale
@@ -205,6 +208,11 @@ class Matrix:
             self._multiply(rows, y)
             return y.reshape(shape)
         q, s = quantize_int8(rows)
+        if self._tensor.is_grouped:
+            self._check_open()
+            y = np.empty((len(rows), self.shape[0]), np.float32)
+            _grouped_product(self._tensor, self._native, q, y, self.scale)
+            return (y / s).reshape(shape)
         sums = np.empty((len(rows), self.shape[0]), np.int32)
         self._multiply(q, sums)
         with np.errstate(over="ignore"):  # a sum beyond float32 is infinite, as in a dense product
@@ -229,8 +237,9 @@ class Matrix:
         W = np.array(self._tensor.digits, np.int8)[decode_digits(self._tensor, self._arrays)]
         if np.dtype(dtype) == np.int8:
             return W
-        scale = self.scale
-        return W.astype(np.float32) * (scale[:, None] if scale.ndim else scale)
+        dense = W.astype(np.float32)
+        apply_scales(self._tensor, dense, self.scale)
+        return dense
 
     def block(self, j: int) -> Block:
         """Return the permutation sigma and the segment list L of column block `j`.
@@ -262,7 +271,11 @@ class Matrix:
                     f"{self._tensor.name!r} is ranked: algorithms can be compared on a matrix "
                     "compiled with --encoding permuted"
                 )
-            _RANKED[x.dtype]([self._native], x, [y])
+            if self._tensor.is_grouped:
+                scale = self.scale if x.dtype == np.float32 else None
+                _grouped_product(self._tensor, self._native, x, y, scale)
+            else:
+                _RANKED[x.dtype]([self._native], x, [y])
         elif x.dtype == np.int8:
             self._native.multiply_i8(x, y, algorithm != "rsr")
         else:
@@ -327,13 +340,41 @@ def _scale_rows(t: IndexedTensor) -> int:
     return t.scale.rows if t.scale is not None else max(1, t.shape[0])
 
 
+def _grouped_product(
+    t: IndexedTensor, native: Any, x: Array, y: Array, scale: FloatArray | None
+) -> None:
+    """y[i] = the sum over groups g of scale[:, g] * (W x[i] restricted to the columns of g).
+
+    One native product per group, of an input that is zero outside it. Its columns are those of the
+    column blocks, padding included (`_native_product`).
+
+    Args:
+        t: a tensor with groups of columns.
+        native: its product.
+        x: (b, in_features), float32 or int8.
+        y: (b, out_features), float32; int32 for int8 x without scale.
+        scale: (out_features, groups), or None for 1.
+    """
+    group, i = np.divmod(np.arange(t.columns), t.group_columns)
+    position = group * (-(-t.group_columns // t.k) * t.k) + i
+    for row, result in zip(x, y, strict=True):
+        spread = np.zeros((t.groups, t.blocks * t.k), x.dtype)
+        spread[group, position] = row
+        sums = np.empty((t.groups, t.rows), _PRODUCTS[x.dtype])
+        _RANKED[x.dtype]([native], spread, [sums])
+        result[:] = sums.sum(axis=0) if scale is None else (sums * scale.T).sum(axis=0)
+
+
 def _native_product(
     t: IndexedTensor, arrays: dict[str, Array]
 ) -> _native.Ranked | _native.Permuted16 | _native.Permuted32:
-    scale = arrays["scale"]
+    scale = arrays["scale"].astype(np.float32, copy=False)
     if t.encoding == "ranked":
         patterns = np.zeros((t.k, _TABLE), np.int16)
         patterns[:, : t.patterns] = pattern_values(t.digits, t.k).T
+        if t.is_grouped:  # scales and the places of columns are left to _grouped_product
+            one, padded = np.ones(1, np.float32), t.blocks * t.k
+            return _native.Ranked(arrays["ranks"], t.rows, padded, patterns, one, max(1, t.rows))
         return _native.Ranked(arrays["ranks"], t.rows, t.columns, patterns, scale, _scale_rows(t))
     kind = _native.Permuted16 if t.packing == "u16" else _native.Permuted32
     return kind(
