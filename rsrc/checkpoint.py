@@ -20,7 +20,7 @@ from .errors import SourceError
 
 Bytes = npt.NDArray[np.uint8]
 
-PIECE = 1 << 20  # bytes read at once: still near the processor when they are looked at
+PIECE = 1 << 20
 
 # Files of a model directory that a model needs beside its tensors.
 MODEL_FILES = (
