@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from rsr_formats import create
 from rsr_formats.atomic import check_output
 from rsr_formats.layout import (
@@ -120,6 +123,8 @@ def write(
 
     records: list[Tensor] = []
     reports: list[TensorReport] = []
+    largest = max((p.source.tensor.nbytes for p in plans if isinstance(p, IndexPlan)), default=0)
+    buffer = np.empty(largest, np.uint8)  # one for all tensors: new memory costs as much as reading
     with create(output, force) as writer, ThreadPoolExecutor(threads) as pool:
         for p in plans:
             if isinstance(p, KeptTensor):
@@ -128,7 +133,7 @@ def write(
                 stored = writer.sections[dense.section].stored_size
                 reports.append(_dense_report(p, dense, stored))
             else:
-                indexed, stored = _write_indexed(writer, p, zstd, pool, threads, advance)
+                indexed, stored = _write_indexed(writer, p, buffer, zstd, pool, threads, advance)
                 records.append(indexed)
                 reports.append(_indexed_report(p, indexed, stored))
         files = [
@@ -149,7 +154,7 @@ def _write_dense(
 ) -> DenseTensor:
     t = p.tensor
 
-    def pieces() -> Iterator[bytes]:
+    def pieces() -> Iterator[memoryview]:
         for piece in t.pieces():
             yield piece
             advance(t.name, len(piece))
@@ -160,13 +165,14 @@ def _write_dense(
 def _write_indexed(
     writer: RsrWriter,
     p: IndexPlan,
+    buffer: npt.NDArray[np.uint8],
     zstd: int | None,
     pool: ThreadPoolExecutor,
     threads: int,
     advance: Callable[[str, int], None],
 ) -> tuple[IndexedTensor, int]:
     t = p.source
-    raw = t.tensor.read()
+    raw = t.tensor.read(buffer)
     sections: dict[str, int] = {}
     stored = 0
 

@@ -35,6 +35,7 @@ class TernaryTensor:
     scale: Scales | None  # (1,) per tensor, (out_features,) per row, None for 1
     note: str  # the scale rule, for the report
     companions: tuple[InlineTensor, ...] = ()  # source tensors absorbed into this one
+    negative_zeros: bool = False  # whether a zero is stored as -0.0
 
     @property
     def name(self) -> str:
