@@ -14,6 +14,7 @@ import numpy.typing as npt
 from rsr_formats import create
 from rsr_formats.atomic import check_output
 from rsr_formats.layout import (
+    SCALE_DTYPES,
     DenseTensor,
     FileEntry,
     IndexedTensor,
@@ -27,6 +28,7 @@ from ._version import __version__
 from .checkpoint import Checkpoint, open_checkpoint
 from .errors import OptionError
 from .index import index_sections
+from .layouts import TernaryTensor
 from .plan import IndexPlan, Plan, plan
 from .recognise import KeptTensor, recognise
 from .report import Report, TensorReport
@@ -184,11 +186,7 @@ def _write_indexed(
 
     for part, pieces in index_sections(p, raw, pool, threads):
         sections[part] = add(pieces)
-    scale = None
-    if t.scale is not None:
-        rows = 1 if len(t.scale) > 1 else max(1, t.shape[0])
-        scales = t.scale[: -(-t.shape[0] // rows)]  # none for a matrix without rows
-        scale = Scale(rows, add([scales.astype("<f4").tobytes()]))
+    scale = _write_scale(t, add)
     negative_zeros = t.layout.negative_zeros(raw, t)
     source = SourceRecord(
         layout=t.layout.name,
@@ -202,6 +200,20 @@ def _write_indexed(
         t.name, t.shape, t.digits, p.k, p.direction, p.encoding, p.packing, sections, source, scale
     )
     return record, stored
+
+
+def _write_scale(t: TernaryTensor, add: Callable[[Iterable[Bytes]], int]) -> Scale | None:
+    if t.scale is None:
+        return None
+    if t.group_columns is not None:  # so many that half the bytes count, where no bit is lost
+        with np.errstate(over="ignore"):
+            half = (t.scale.astype(np.float16) == t.scale).all()
+        dtype = "F16" if half else "F32"
+        scales = t.scale.astype(SCALE_DTYPES[dtype])
+        return Scale(1, add([scales.tobytes()]), t.group_columns, dtype)
+    rows = 1 if len(t.scale) > 1 else max(1, t.shape[0])
+    scales = t.scale[: -(-t.shape[0] // rows)]  # none for a matrix without rows
+    return Scale(rows, add([scales.astype("<f4").tobytes()]))
 
 
 def _dense_report(p: KeptTensor, t: DenseTensor, stored: int) -> TensorReport:

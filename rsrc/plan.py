@@ -15,7 +15,8 @@ weight), so "auto" chooses it for every target; permuted is there for comparison
 The packing of ranks is the target's (TERNARY_PACKING). AVX-512 looks 32 sums up with one
 instruction, which suits the five bits of a w16 rank, and plain code decodes them with a shift and a
 mask. AVX2 and NEON look up 16 entries of a byte at once: the 14 magnitudes of n4s1 fit, the 27
-ranks do not. n4s1 is for ternary k = 3; everything else is packed as w16 on every target.
+ranks do not. n4s1 is for ternary k = 3 and one scale per row or fewer; everything else is packed as
+w16 on every target.
 """
 
 from __future__ import annotations
@@ -89,6 +90,11 @@ def plan(
 def _plan_one(
     t: TernaryTensor, encoding: str, target: str, direction: str, k: int | None
 ) -> IndexPlan:
+    if encoding == "permuted" and t.group_columns is not None:
+        raise OptionError(
+            f"{t.name}: has one scale {t.note}, which encoding permuted cannot hold: use encoding "
+            "ranked, or --exclude keeps it dense"
+        )
     base = len(t.digits)
     rows = t.shape[0] if direction == "expand" else t.shape[1]
     most = largest_k(base, encoding)
@@ -99,15 +105,22 @@ def _plan_one(
             f"{t.name}: k = {k}, expected 1 to {most} for base {base} in encoding {encoding}"
         )
     if encoding == "ranked":
-        packing = ranked_packing(base, k, target)
+        packing = ranked_packing(base, k, target, t.group_columns is not None)
     else:
         packing = "u16" if rows <= 0xFFFF else "u32"
     return IndexPlan(t, encoding, packing, direction, k)
 
 
-def ranked_packing(base: int, k: int, target: str) -> str:
-    """Return the packing that products on `target` (any but "native") are fastest with."""
-    return TERNARY_PACKING[target] if (base, k) == (3, 3) else "w16"
+def ranked_packing(base: int, k: int, target: str, grouped: bool = False) -> str:
+    """Return the packing that products on `target` (any but "native") are fastest with.
+
+    Args:
+        base: B.
+        k: columns of a column block.
+        target: where products run.
+        grouped: whether groups of columns have their own scales.
+    """
+    return TERNARY_PACKING[target] if (base, k) == (3, 3) and not grouped else "w16"
 
 
 def largest_k(base: int, encoding: str) -> int:

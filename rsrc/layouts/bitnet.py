@@ -83,7 +83,7 @@ class UnpackedBitNet(Floats):
         if not isinstance(found, TernaryTensor):
             return None
         assert found.scale is not None  # Floats always finds one
-        if not set(found.scale) <= {0, 1}:
+        if not set(found.scale.flat) <= {0, 1}:
             return None  # a master, which layout float turns down, or dequantised already
         scale, note, companions = rule
         return replace(found, scale=scale, note=note, companions=companions)

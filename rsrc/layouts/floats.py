@@ -1,4 +1,7 @@
-"""F32, F16 and BF16 tensors whose values are exactly -s, 0, +s, one s per tensor or per row."""
+"""F32, F16 and BF16 tensors whose values are exactly -s, 0, +s.
+
+There is one s per tensor, per row, or per row and group of 32, 64, 128 or 256 columns.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rsr_formats.decode import apply_scales
+
 from .. import _native
 from ..checkpoint import PIECE, Checkpoint, SourceTensor
 from .base import FLOATS, Bytes, DigitArray, Layout, Restored, Scales, TernaryTensor
+from .groups import find_groups
 from .int8 import digits_that_occur
 
 Bits = npt.NDArray[np.unsignedinteger[Any]]
@@ -48,7 +54,7 @@ class Floats(Layout):
     name = "float"
 
     def recognise(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
-        """Claim matrices in which every row has one magnitude beside zero, bit for bit."""
+        """Claim matrices whose rows, or groups in them, have one magnitude beside zero."""
         if tensor.dtype not in FLOATS or len(tensor.shape) != 2:
             return None
         rows, columns = tensor.shape
@@ -64,7 +70,8 @@ class Floats(Layout):
                 return f"{tensor.dtype} with NaN or infinite values"
             if several < len(bits):
                 row = first + several
-                return f"{tensor.dtype}, not ternary: row {row} has several magnitudes"
+                reason = f"{tensor.dtype}, not ternary: row {row} has several magnitudes"
+                return self._grouped(tensor) or reason
             seen = [before or now for before, now in zip(seen, found, strict=True)]
             first += len(bits)
         negative, zero, positive, negative_zeros = seen
@@ -82,6 +89,25 @@ class Floats(Layout):
             scale,
             "per row" if per_row else "per tensor",
             negative_zeros=negative_zeros,
+        )
+
+    def _grouped(self, tensor: SourceTensor) -> TernaryTensor | None:
+        rows, columns = tensor.shape
+        bits = f"<u{FLOATS[tensor.dtype]}"
+        panels = (panel.view(bits).reshape(-1, columns) for panel in row_panels(tensor))
+        found = find_groups(panels, tensor.shape)
+        if found is None or (found.largest >= _EXPONENT[tensor.dtype]).any():
+            return None
+        scale = to_float32(found.largest.reshape(-1).view(np.uint8), tensor.dtype)
+        return TernaryTensor(
+            tensor,
+            self,
+            (rows, columns),
+            digits_that_occur(found.negative, found.zero, found.positive),
+            scale.reshape(found.largest.shape),
+            f"per row and {found.columns} columns",
+            negative_zeros=found.negative_zero,
+            group_columns=found.columns,
         )
 
     def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
@@ -115,7 +141,7 @@ def restore_floats(r: Restored) -> npt.NDArray[Any]:
     """Return digit value * scale in the source's dtype; zeros are +0.0."""
     values = np.array(r.record.digits, np.float32)[r.digits]
     if r.scale is not None:
-        values *= r.scale.reshape(-1, 1)
+        apply_scales(r.record, values, r.scale)
     return from_float32(values, r.record.source.dtype)
 
 

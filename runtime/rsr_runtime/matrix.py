@@ -21,7 +21,7 @@ FloatArray = npt.NDArray[np.float32]
 
 _TABLE = 32  # entries of a lookup table: ranks have five bits
 _PRODUCTS = {np.dtype(np.float32): np.dtype(np.float32), np.dtype(np.int8): np.dtype(np.int32)}
-_RANKED = {
+_RANKED: dict[np.dtype[Any], Callable[..., None]] = {
     np.dtype(np.float32): _native.multiply_f32,
     np.dtype(np.int8): _native.multiply_i8,
 }
