@@ -8,9 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from rsr_formats import create
 from rsr_formats.atomic import check_output
 from rsr_formats.layout import (
+    SCALE_DTYPES,
     DenseTensor,
     FileEntry,
     IndexedTensor,
@@ -24,6 +28,7 @@ from ._version import __version__
 from .checkpoint import Checkpoint, open_checkpoint
 from .errors import OptionError
 from .index import index_sections
+from .layouts import TernaryTensor
 from .plan import IndexPlan, Plan, plan
 from .recognise import KeptTensor, recognise
 from .report import Report, TensorReport
@@ -120,6 +125,8 @@ def write(
 
     records: list[Tensor] = []
     reports: list[TensorReport] = []
+    largest = max((p.source.tensor.nbytes for p in plans if isinstance(p, IndexPlan)), default=0)
+    buffer = np.empty(largest, np.uint8)  # one for all tensors: new memory costs as much as reading
     with create(output, force) as writer, ThreadPoolExecutor(threads) as pool:
         for p in plans:
             if isinstance(p, KeptTensor):
@@ -128,7 +135,7 @@ def write(
                 stored = writer.sections[dense.section].stored_size
                 reports.append(_dense_report(p, dense, stored))
             else:
-                indexed, stored = _write_indexed(writer, p, zstd, pool, threads, advance)
+                indexed, stored = _write_indexed(writer, p, buffer, zstd, pool, threads, advance)
                 records.append(indexed)
                 reports.append(_indexed_report(p, indexed, stored))
         files = [
@@ -149,7 +156,7 @@ def _write_dense(
 ) -> DenseTensor:
     t = p.tensor
 
-    def pieces() -> Iterator[bytes]:
+    def pieces() -> Iterator[memoryview]:
         for piece in t.pieces():
             yield piece
             advance(t.name, len(piece))
@@ -160,13 +167,14 @@ def _write_dense(
 def _write_indexed(
     writer: RsrWriter,
     p: IndexPlan,
+    buffer: npt.NDArray[np.uint8],
     zstd: int | None,
     pool: ThreadPoolExecutor,
     threads: int,
     advance: Callable[[str, int], None],
 ) -> tuple[IndexedTensor, int]:
     t = p.source
-    raw = t.tensor.read()
+    raw = t.tensor.read(buffer)
     sections: dict[str, int] = {}
     stored = 0
 
@@ -178,11 +186,7 @@ def _write_indexed(
 
     for part, pieces in index_sections(p, raw, pool, threads):
         sections[part] = add(pieces)
-    scale = None
-    if t.scale is not None:
-        rows = 1 if len(t.scale) > 1 else max(1, t.shape[0])
-        scales = t.scale[: -(-t.shape[0] // rows)]  # none for a matrix without rows
-        scale = Scale(rows, add([scales.astype("<f4").tobytes()]))
+    scale = _write_scale(t, add)
     negative_zeros = t.layout.negative_zeros(raw, t)
     source = SourceRecord(
         layout=t.layout.name,
@@ -196,6 +200,20 @@ def _write_indexed(
         t.name, t.shape, t.digits, p.k, p.direction, p.encoding, p.packing, sections, source, scale
     )
     return record, stored
+
+
+def _write_scale(t: TernaryTensor, add: Callable[[Iterable[Bytes]], int]) -> Scale | None:
+    if t.scale is None:
+        return None
+    if t.group_columns is not None:  # so many that half the bytes count, where no bit is lost
+        with np.errstate(over="ignore"):
+            half = (t.scale.astype(np.float16) == t.scale).all()
+        dtype = "F16" if half else "F32"
+        scales = t.scale.T.astype(SCALE_DTYPES[dtype])  # group by group
+        return Scale(1, add([scales.tobytes()]), t.group_columns, dtype)
+    rows = 1 if len(t.scale) > 1 else max(1, t.shape[0])
+    scales = t.scale[: -(-t.shape[0] // rows)]  # none for a matrix without rows
+    return Scale(rows, add([scales.astype("<f4").tobytes()]))
 
 
 def _dense_report(p: KeptTensor, t: DenseTensor, stored: int) -> TensorReport:

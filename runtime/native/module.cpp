@@ -2,11 +2,13 @@
 // rsr_runtime checks values (permutations, segment lists) before it hands arrays over.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <chrono>
 #include <exception>
+#include <optional>
 #include <stdexcept>
 #include <thread>
 
@@ -66,11 +68,15 @@ void check_scale(const Array<const float, 1>& scale, size_t scale_rows, size_t o
   require(scale_rows > 0 && scale.shape(0) * scale_rows >= out, "too few scales");
 }
 
+using Bytes = Array<const uint8_t, 2>;
+
 class Ranked {
  public:
+  // group_scale: instead of `scale`, (groups, rows) float16 or float32 as bytes.
   Ranked(Array<const uint16_t, 1> words, size_t rows, size_t columns,
-         Array<const int16_t, 2> patterns, Array<const float, 1> scale, size_t scale_rows)
-      : words_(words), patterns_(patterns), scale_(scale) {
+         Array<const int16_t, 2> patterns, Array<const float, 1> scale, size_t scale_rows,
+         std::optional<Bytes> group_scale, size_t group_columns)
+      : words_(words), patterns_(patterns), scale_(scale), group_scale_(group_scale) {
     const int k = static_cast<int>(patterns.shape(0));
     require(1 <= k && k <= 5 && patterns.shape(1) == 32, "patterns must be (k, 32), k from 1 to 5");
     check_scale(scale, scale_rows, rows);
@@ -81,16 +87,28 @@ class Ranked {
               k,
               patterns.data(),
               scale.data(),
-              scale_rows};
+              scale_rows,
+              {}};
+    if (group_scale) set_groups(*group_scale, group_columns);
     require(words.nbytes() == index_.bytes(), "words do not have the size of the index");
   }
 
   const rsr::RankedIndex& index() const { return index_; }
 
  private:
+  void set_groups(const Bytes& scale, size_t columns) {
+    require(0 < columns && columns < index_.columns, "a group must be a part of the columns");
+    const size_t groups = (index_.columns + columns - 1) / columns, rows = index_.rows;
+    const bool is_half = scale.shape(1) == 2 * rows;
+    require(scale.shape(0) == groups && (is_half || scale.shape(1) == 4 * rows),
+            "scales of groups must be the bytes of (groups, rows), float16 or float32");
+    index_.groups = {columns, scale.data(), is_half};
+  }
+
   Array<const uint16_t, 1> words_;  // these keep the memory alive
   Array<const int16_t, 2> patterns_;
   Array<const float, 1> scale_;
+  std::optional<Bytes> group_scale_;
   rsr::RankedIndex index_;
 };
 
@@ -171,8 +189,9 @@ NB_MODULE(_native, m) {
 
   nb::class_<Ranked>(m, "Ranked")
       .def(nb::init<Array<const uint16_t, 1>, size_t, size_t, Array<const int16_t, 2>,
-                    Array<const float, 1>, size_t>(),
-           "words"_a, "rows"_a, "columns"_a, "patterns"_a, "scale"_a, "scale_rows"_a)
+                    Array<const float, 1>, size_t, std::optional<Bytes>, size_t>(),
+           "words"_a, "rows"_a, "columns"_a, "patterns"_a, "scale"_a, "scale_rows"_a,
+           "group_scale"_a = nb::none(), "group_columns"_a = 0)
       .def(
           "shares_input",
           [](const Ranked& a, const Ranked& other) {

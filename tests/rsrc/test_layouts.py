@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 import rsr_runtime
 import rsrc
-from rsrc.checkpoint import SourceTensor
 from rsrc.decompile import compare, decompile
 from rsrc.layouts import floats
 from rsrc.report import TensorReport
@@ -308,12 +307,17 @@ class TestFloats:
         self, bench: Bench, dtype: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Reads may be short and end inside a row; a panel has few rows."""
-        original = SourceTensor.pieces
 
-        def pieces(self: SourceTensor, size: int = 7) -> Iterator[bytes]:
-            return original(self, min(size, 7))
+        class Short(FileIO):
+            def readinto(self, buffer: Any) -> int:
+                return super().readinto(buffer[:7])
 
-        monkeypatch.setattr(SourceTensor, "pieces", pieces)
+        original = Path.open
+
+        def short(self: Path, mode: str = "r", buffering: int = -1, **options: Any) -> Any:
+            return Short(self) if buffering == 0 else original(self, mode, buffering, **options)
+
+        monkeypatch.setattr(Path, "open", short)
         monkeypatch.setattr(floats, "PIECE", 50)
         w = np.random.default_rng(3).choice(np.array([-0.0, 0.0, -2.0, 2.0]), (60, 9))
         assert bench.one(bench.kit.cast(w, dtype)).kind == "ternary"

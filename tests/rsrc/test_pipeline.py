@@ -17,7 +17,7 @@ import rsr_runtime
 import rsrc
 from rsr_formats import RsrFile
 from rsr_formats.writer import RsrWriter
-from rsrc import checkpoint, pipeline
+from rsrc import pipeline
 
 if TYPE_CHECKING:
     from tests.rsrc.conftest import Kit
@@ -52,7 +52,7 @@ def output(tmp_path: Path) -> Path:
 
 class TestReport:
     def test_contents(self, source: Path, output: Path) -> None:
-        report = rsrc.compile(str(source), os.fspath(output), threads=3)
+        report = rsrc.compile(str(source), os.fspath(output), target="avx512", threads=3)
         assert (report.source, report.output, report.threads) == (str(source), str(output), 3)
         assert report.files == ("config.json",)
         assert report.source_bytes == sum(t.nbytes for t in TENSORS.values())
@@ -251,17 +251,17 @@ def fail_while_renaming(monkeypatch: pytest.MonkeyPatch, source: Path) -> type[E
 
 
 def fail_by_interrupt(monkeypatch: pytest.MonkeyPatch, source: Path) -> type[BaseException]:
-    original = checkpoint.SourceTensor.pieces
+    original = RsrWriter._write
     calls = 0
 
-    def pieces(self: checkpoint.SourceTensor, *arguments: Any) -> Any:
+    def write(self: RsrWriter, piece: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == 7:  # after recognition, in the middle of writing
+        if calls == 7:
             raise KeyboardInterrupt
-        return original(self, *arguments)
+        return original(self, piece)
 
-    monkeypatch.setattr(checkpoint.SourceTensor, "pieces", pieces)
+    monkeypatch.setattr(RsrWriter, "_write", write)
     return KeyboardInterrupt
 
 
