@@ -193,6 +193,17 @@ NB_MODULE(_native, m) {
         ranked_products(matrices, x, y, [](auto... a) { rsr::multiply_f32(a...); });
       },
       "matrices"_a, "x"_a, "y"_a.noconvert());
+  m.def(
+      "multiply_quantized",
+      [](const std::vector<const Ranked*>& matrices, const Array<const int8_t, 2>& q,
+         const Array<const float, 2>& s, const std::vector<Array<float, 2>>& y) {
+        require(s.shape(0) == q.shape(0) && s.shape(1) == 1, "s must be (count, 1)");
+        const float* divisors = s.data();
+        ranked_products(matrices, q, y, [=](auto products, size_t size, auto x, size_t count) {
+          rsr::multiply_quantized(products, size, x, divisors, count);
+        });
+      },
+      "matrices"_a, "q"_a, "s"_a, "y"_a.noconvert());
   bind_permuted<uint16_t>(m, "Permuted16");
   bind_permuted<uint32_t>(m, "Permuted32");
 
