@@ -12,6 +12,9 @@
 namespace rsr {
 namespace {
 
+constexpr size_t kStripRows = 128;
+constexpr size_t kTableBytesI8 = 64, kTableBytesF32 = 128;  // of a column block
+
 inline __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 
 inline void store(void* p, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
@@ -59,14 +62,15 @@ inline void add_entries(__m256i i0, __m256i i1, const char* t, __m256i* sums) {
 
 // Bound: an int16 sum takes 3 * flush entries of at most 128 k (kernels.h), then is widened.
 template <int R>  // rows / 32
-void lookup_i8(const uint16_t* words, size_t columns, const char* t, size_t flush, int32_t* y) {
+void lookup_i8(const uint16_t* words, size_t height, size_t columns, size_t flush, const char* t,
+               int32_t* y) {
   const __m256i five = _mm256_set1_epi16(31);
   for (int r = 0; r < 32 * R; r++) y[r] = 0;
   for (size_t g = 0; g < columns;) {
     const size_t stop = columns - g < flush ? columns : g + flush;
     __m256i sums[2 * R];
     for (auto& sum : sums) sum = _mm256_setzero_si256();
-    for (; g < stop; g++, words += 32 * R, t += 3 * kTableBytesI8) {
+    for (; g < stop; g++, words += height, t += 3 * kTableBytesI8) {
       for (int r = 0; r < R; r++) {
         prefetch(words + 32 * r);
         const __m256i w0 = load(words + 32 * r), w1 = load(words + 32 * r + 16);
@@ -87,18 +91,19 @@ void lookup_i8(const uint16_t* words, size_t columns, const char* t, size_t flus
   }
 }
 
-void lookup_i8_any(const uint16_t* words, int rows, size_t columns, const void* tables,
-                   size_t flush, int32_t* y) {
+void lookup_i8_any(const RankedRows& rows, const void* tables, int32_t* y) {
+  const size_t height = rows.end < kStripRows ? rows.end : kStripRows;
+  const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
   const char* t = static_cast<const char*>(tables);
-  switch (rows / 32) {
+  switch ((rows.last - rows.first) / 32) {
     case 1:
-      return lookup_i8<1>(words, columns, t, flush, y);
+      return lookup_i8<1>(words, height, rows.columns, rows.flush, t, y);
     case 2:
-      return lookup_i8<2>(words, columns, t, flush, y);
+      return lookup_i8<2>(words, height, rows.columns, rows.flush, t, y);
     case 3:
-      return lookup_i8<3>(words, columns, t, flush, y);
+      return lookup_i8<3>(words, height, rows.columns, rows.flush, t, y);
     default:
-      return lookup_i8<4>(words, columns, t, flush, y);
+      return lookup_i8<4>(words, height, rows.columns, rows.flush, t, y);
   }
 }
 
@@ -127,15 +132,17 @@ inline __m256 entry(__m256i rank, const __m256* t) {
 }
 
 // A 32-bit lane holds the words of rows 2i (low half) and 2i + 1 (high half).
-void lookup_f32(const uint16_t* words, int rows, size_t columns, const void* tables, float* y) {
-  for (int r = 0; r < rows; r += 32) {
+void lookup_f32(const RankedRows& rows, const void* tables, float* y) {
+  const size_t height = rows.end < kStripRows ? rows.end : kStripRows;
+  const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
+  for (size_t r = 0, count = rows.last - rows.first; r < count; r += 32) {
     const float* t = static_cast<const float*>(tables);
     const uint16_t* w = words + r;
     __m256 even[2], odd[2];
     for (int h = 0; h < 2; h++) even[h] = odd[h] = _mm256_setzero_ps();
-    for (size_t g = 0; g < columns; g++, w += rows) {
+    for (size_t g = 0; g < rows.columns; g++, w += height) {
       if (r == 0)  // the other passes find the strip in L2
-        for (int line = 0; line < rows; line += 32) prefetch(w + line);
+        for (size_t line = 0; line < count; line += 32) prefetch(w + line);
       const __m256i w0 = load(w), w1 = load(w + 16);
       for (int i = 0; i < 3; i++, t += kPatterns) {
         const __m256 table[4] = {_mm256_loadu_ps(t), _mm256_loadu_ps(t + 8),
@@ -172,10 +179,8 @@ uint64_t plain_read(const void* data, size_t bytes) {
 }  // namespace
 
 void fill_avx2(KernelTable& table) {
-  table.grow_i8 = grow_i8;
-  table.grow_f32 = grow_f32;
-  table.lookup_i8 = lookup_i8_any;
-  table.lookup_f32 = lookup_f32;
+  table.w16_i8.vector = {kTableBytesI8, 0, grow_i8, lookup_i8_any};
+  table.w16_f32.vector = {kTableBytesF32, 0, grow_f32, lookup_f32};
   table.plain_read = plain_read;
 }
 

@@ -16,22 +16,19 @@ void grow(const X* x, const Pattern* patterns, int k, size_t blocks, void* table
 }
 
 template <class Entry, class Sum>
-void lookup(const uint16_t* words, int rows, size_t columns, const void* tables, Sum* y) {
-  for (int r = 0; r < rows; r++) y[r] = 0;
+void lookup_w16(const RankedRows& rows, const void* tables, Sum* y) {
+  const size_t height = rows.end < 128 ? rows.end : 128, count = rows.last - rows.first;
   const Entry* t = static_cast<const Entry*>(tables);
-  for (size_t g = 0; g < columns; g++, words += rows, t += kRanksPerWord * kPatterns) {
-    for (int r = 0; r < rows; r++) {
+  const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
+  for (size_t r = 0; r < count; r++) y[r] = 0;
+  for (size_t g = 0; g < rows.columns; g++, words += height, t += 3 * kPatterns) {
+    for (size_t r = 0; r < count; r++) {
       const unsigned w = words[r];
       y[r] += t[w & 31];
       y[r] += t[kPatterns + (w >> 5 & 31)];
       y[r] += t[2 * kPatterns + (w >> 10 & 31)];
     }
   }
-}
-
-void lookup_i8(const uint16_t* words, int rows, size_t columns, const void* tables, size_t,
-               int32_t* y) {
-  lookup<int16_t>(words, rows, columns, tables, y);
 }
 
 template <class X, class Sum, class Index>
@@ -64,10 +61,9 @@ uint64_t plain_read(const void* data, size_t bytes) {
 }  // namespace
 
 void fill_scalar(KernelTable& table) {
-  table.grow_i8 = grow<int8_t, int16_t, int16_t>;
-  table.grow_f32 = grow<float, float, float>;
-  table.lookup_i8 = lookup_i8;
-  table.lookup_f32 = lookup<float, float>;
+  table.w16_i8.vector = {2 * kPatterns, 0, grow<int8_t, int16_t, int16_t>,
+                         lookup_w16<int16_t, int32_t>};
+  table.w16_f32.vector = {4 * kPatterns, 0, grow<float, float, float>, lookup_w16<float, float>};
   table.permuted16 = kPermuted<uint16_t>;
   table.permuted32 = kPermuted<uint32_t>;
   table.plain_read = plain_read;

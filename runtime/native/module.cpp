@@ -74,19 +74,18 @@ class Ranked {
     const int k = static_cast<int>(patterns.shape(0));
     require(1 <= k && k <= 5 && patterns.shape(1) == 32, "patterns must be (k, 32), k from 1 to 5");
     check_scale(scale, scale_rows, rows);
-    index_ = {words.data(), rows, columns, k, patterns.data(), scale.data(), scale_rows};
+    index_ = {rsr::Packing::w16,
+              reinterpret_cast<const uint8_t*>(words.data()),
+              rows,
+              columns,
+              k,
+              patterns.data(),
+              scale.data(),
+              scale_rows};
     require(words.nbytes() == index_.bytes(), "words do not have the size of the index");
   }
 
-  void multiply_i8(const Array<const int8_t, 2>& x, const Array<int32_t, 2>& y) const {
-    product(x, y, index_.columns, index_.rows,
-            [&](auto... args) { rsr::multiply_i8(index_, args...); });
-  }
-
-  void multiply_f32(const Array<const float, 2>& x, const Array<float, 2>& y) const {
-    product(x, y, index_.columns, index_.rows,
-            [&](auto... args) { rsr::multiply_f32(index_, args...); });
-  }
+  const rsr::RankedIndex& index() const { return index_; }
 
  private:
   Array<const uint16_t, 1> words_;  // these keep the memory alive
@@ -94,6 +93,25 @@ class Ranked {
   Array<const float, 1> scale_;
   rsr::RankedIndex index_;
 };
+
+// y[j][i] = W[j] x[i]; all matrices have one input. Results do not depend on who is beside whom.
+template <class X, class Y, class Multiply>
+void ranked_products(const std::vector<const Ranked*>& matrices, const Array<const X, 2>& x,
+                     const std::vector<Array<Y, 2>>& y, const Multiply& multiply) {
+  require(!matrices.empty() && matrices.size() == y.size(), "each matrix needs its y");
+  std::vector<rsr::RankedProduct<Y>> products;
+  for (size_t j = 0; j < y.size(); j++) {
+    const rsr::RankedIndex& index = matrices[j]->index();
+    require(index.shares_input(matrices[0]->index()), "the matrices must have one input");
+    require(
+        x.shape(1) == index.columns && y[j].shape(1) == index.rows && x.shape(0) == y[j].shape(0),
+        "x must be (count, in_features) and y (count, out_features)");
+    products.push_back({&index, y[j].data()});
+  }
+  const X* from = x.data();
+  const size_t count = x.shape(0);
+  without_gil([&] { multiply(products.data(), products.size(), from, count); });
+}
 
 template <class Index>
 class Permuted {
@@ -155,8 +173,37 @@ NB_MODULE(_native, m) {
       .def(nb::init<Array<const uint16_t, 1>, size_t, size_t, Array<const int16_t, 2>,
                     Array<const float, 1>, size_t>(),
            "words"_a, "rows"_a, "columns"_a, "patterns"_a, "scale"_a, "scale_rows"_a)
-      .def("multiply_i8", &Ranked::multiply_i8, "x"_a, "y"_a.noconvert())
-      .def("multiply_f32", &Ranked::multiply_f32, "x"_a, "y"_a.noconvert());
+      .def(
+          "shares_input",
+          [](const Ranked& a, const Ranked& other) {
+            return a.index().shares_input(other.index());
+          },
+          "other"_a);
+  m.def(
+      "multiply_i8",
+      [](const std::vector<const Ranked*>& matrices, const Array<const int8_t, 2>& x,
+         const std::vector<Array<int32_t, 2>>& y) {
+        ranked_products(matrices, x, y, [](auto... a) { rsr::multiply_i8(a...); });
+      },
+      "matrices"_a, "x"_a, "y"_a.noconvert());
+  m.def(
+      "multiply_f32",
+      [](const std::vector<const Ranked*>& matrices, const Array<const float, 2>& x,
+         const std::vector<Array<float, 2>>& y) {
+        ranked_products(matrices, x, y, [](auto... a) { rsr::multiply_f32(a...); });
+      },
+      "matrices"_a, "x"_a, "y"_a.noconvert());
+  m.def(
+      "multiply_quantized",
+      [](const std::vector<const Ranked*>& matrices, const Array<const int8_t, 2>& q,
+         const Array<const float, 2>& s, const std::vector<Array<float, 2>>& y) {
+        require(s.shape(0) == q.shape(0) && s.shape(1) == 1, "s must be (count, 1)");
+        const float* divisors = s.data();
+        ranked_products(matrices, q, y, [=](auto products, size_t size, auto x, size_t count) {
+          rsr::multiply_quantized(products, size, x, divisors, count);
+        });
+      },
+      "matrices"_a, "q"_a, "s"_a, "y"_a.noconvert());
   bind_permuted<uint16_t>(m, "Permuted16");
   bind_permuted<uint32_t>(m, "Permuted32");
 
