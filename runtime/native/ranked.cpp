@@ -19,7 +19,9 @@ struct PackingShape {
   size_t strip_rows, column_blocks, cell_bytes;  // a cell: one row in one column
 };
 
-PackingShape shape_of(Packing) { return {128, 3, 2}; }
+PackingShape shape_of(Packing packing) {
+  return packing == Packing::w16 ? PackingShape{128, 3, 2} : PackingShape{64, 8, 5};
+}
 
 // Memory that is not cleared, kept from product to product.
 class Buffer {
@@ -231,11 +233,17 @@ bool RankedIndex::shares_input(const RankedIndex& other) const {
 
 void multiply_i8(const RankedProduct<int32_t>* products, size_t size, const int8_t* x,
                  size_t count) {
-  Multiplication<int8_t, int16_t, int32_t>(kernels().w16_i8, products, size).run(x, count);
+  const KernelTable& table = kernels();
+  const bool w16 = products[0].index->packing == Packing::w16;
+  Multiplication<int8_t, int16_t, int32_t>(w16 ? table.w16_i8 : table.n4s1_i8, products, size)
+      .run(x, count);
 }
 
 void multiply_f32(const RankedProduct<float>* products, size_t size, const float* x, size_t count) {
-  Multiplication<float, float, float>(kernels().w16_f32, products, size).run(x, count);
+  const KernelTable& table = kernels();
+  const bool w16 = products[0].index->packing == Packing::w16;
+  Multiplication<float, float, float>(w16 ? table.w16_f32 : table.n4s1_f32, products, size)
+      .run(x, count);
 }
 
 }  // namespace rsr
