@@ -111,6 +111,8 @@ def print_inspection(result: dict[str, Any]) -> None:
             out.print(f"file {printable(file['name'])}, {size(file['bytes'])}", highlight=False)
         for key, value in result["metadata"].items():
             out.print(f"metadata {printable(key)} = {printable(value)}", highlight=False)
+        if result["advice"]:
+            out.print(result["advice"], highlight=False)
         return
     fields = Table(box=None, show_header=False, padding=(0, 1))
     for key, value in result.items():
@@ -181,6 +183,7 @@ def print_info(result: dict[str, Any]) -> None:
     table.add_row("instruction sets", f"{', '.join(cpu['supported_isas'])} (RSR_ISA forces one)")
     table.add_row("compiled in", ", ".join(cpu["compiled_isas"]))
     table.add_row("threads", f"{cpu['threads']} of {cpu['processors']} processors")
+    table.add_row("native target", f"{result['target']}: packing {result['packing']}")
     table.add_row("file format", result["format_version"])
     for name, version in result["versions"].items():
         table.add_row(name, version)

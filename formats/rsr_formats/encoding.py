@@ -94,7 +94,7 @@ def w16_rows(rows: int) -> int:
 
 
 def pack_w16(ranks: UInt, pad_rank: int) -> npt.NDArray[np.uint16]:
-    """Pack ranks (blocks, rows) as packing w16 (SPEC.md, section 7): one flat uint16 array.
+    """Pack ranks (blocks, rows) as packing w16 (SPEC.md, section 7.1): one flat uint16 array.
 
     Rows lie in strips of up to 128; in a strip, word column g holds one word per row; bits 0-4,
     5-9 and 10-14 are the ranks of column blocks 3g, 3g+1, 3g+2. Padding has rank `pad_rank`.
@@ -130,12 +130,12 @@ def n4s1_size(rows: int, blocks: int) -> int:
 
 
 def pack_n4s1(ranks: UInt) -> npt.NDArray[np.uint8]:
-    """Pack ternary ranks (blocks, rows) of k = 3 as packing n4s1: one flat uint8 array.
+    """Pack ternary ranks (blocks, rows) of k = 3 as packing n4s1 (SPEC.md, section 7.2).
 
-    A rank is 13 plus or minus a magnitude 0 .. 13. Rows lie in strips of up to 64; a unit
-    holds eight column blocks as five vectors of one byte per row: vector i < 4 has the magnitudes
-    of blocks 2i (low nibble) and 2i + 1 (high nibble), the last has bit 7 - j set if the rank of
-    block j is below 13. Padding has rank 13: all bits zero.
+    One flat uint8 array. A rank is 13 plus or minus a magnitude 0 .. 13. Rows lie in strips of up
+    to 64; a unit holds eight column blocks as five vectors of one byte per row: vector i < 4 has
+    the magnitudes of blocks 2i (low nibble) and 2i + 1 (high nibble), the last has bit 7 - j set if
+    the rank of block j is below 13. Padding has rank 13: all bits zero.
     """
     blocks, rows = ranks.shape
     units, padded_rows = n4s1_units(blocks), w16_rows(rows)

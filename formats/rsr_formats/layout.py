@@ -1,4 +1,4 @@
-"""The constants and the records of the `.rsr` format, version 1.0; formats/SPEC.md is normative."""
+"""The constants and the records of the `.rsr` format, version 1.1; formats/SPEC.md is normative."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import struct
 from dataclasses import dataclass, field
 from math import prod
 
-from .encoding import w16_rows, w16_words
+from .encoding import n4s1_size, w16_rows, w16_words
 
 MAGIC = b"\x89RSR\r\n\x1a\n"
-VERSION = (1, 0)
+VERSION = (1, 1)
 ALIGNMENT = 4096
 
 # magic, major, minor, flags, header offset, header size, SHA-256 of the header
@@ -35,7 +35,7 @@ MAX_INLINE_BYTES = 1 << 16  # of one tensor kept inside another's record
 CODECS = ("raw", "zstd")
 ENCODINGS = ("ranked", "permuted")
 DIRECTIONS = ("expand", "reduce")
-PACKINGS = {"ranked": ("w16",), "permuted": ("u16", "u32")}
+PACKINGS = {"ranked": ("w16", "n4s1"), "permuted": ("u16", "u32")}
 PARTS = {"ranked": ("ranks",), "permuted": ("permutation", "segments")}
 LAYOUTS = ("int8", "float", "bitnet", "bitnet-unpacked", "absmean")
 SIGNED_ZEROS = ("float", "bitnet-unpacked")  # the layouts that may have a negative_zeros bitmap
@@ -188,7 +188,9 @@ class IndexedTensor:
 
     def section_sizes(self) -> dict[str, int]:
         """Return the size in bytes that each section of the index must have."""
-        if self.encoding == "ranked":
+        if self.packing == "n4s1":
+            return {"ranks": n4s1_size(self.rows, self.blocks)}
+        if self.packing == "w16":
             return {"ranks": 2 * w16_words(self.blocks) * w16_rows(self.rows)}
         item = 2 if self.packing == "u16" else 4
         return {
@@ -229,6 +231,11 @@ class Header:
     files: tuple[FileEntry, ...]
     tensors: tuple[Tensor, ...]
     sections: tuple[Section, ...] = field(repr=False)
+
+    def version(self) -> tuple[int, int]:
+        """Return the lowest version of the format that describes the file."""
+        indexed = [t for t in self.tensors if isinstance(t, IndexedTensor)]
+        return (1, 1) if any(t.packing == "n4s1" for t in indexed) else (1, 0)
 
     def owners(self) -> list[str]:
         """Return for each section, in words, what it holds ("" where nothing refers to it)."""

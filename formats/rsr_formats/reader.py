@@ -31,6 +31,7 @@ from .validate import (
     check_preamble,
     check_ranks,
     check_scale,
+    check_version,
 )
 
 _PIECE = 8 << 20
@@ -69,6 +70,7 @@ class RsrFile:
                 raise TruncatedError("truncated: the file became shorter while it was opened")
             check_header_hash(data, digest)
             self.header = decode_header(data)
+            check_version(self.header, self.version)
             check_header(self.header, offset)
             if memory == "map":
                 self._memory = _map(file, size)
@@ -90,7 +92,7 @@ class RsrFile:
         """Return the arrays of a tensor's index, checked as far as a kernel relies on it.
 
         Returns:
-            "ranks": uint16, packing w16 (any value is safe to look up); or
+            "ranks": uint16, packing w16, or uint8, packing n4s1 (any value is safe to look up); or
             "permutation": (blocks, rows) and "segments": (blocks, B^k + 1), u16 or u32;
             and "scale": float32 (scales,).
 
@@ -102,7 +104,8 @@ class RsrFile:
             scale = self.section(t.scale.section).view("<f4")
             check_scale(t, scale)
         if t.encoding == "ranked":
-            return {"ranks": self.section(t.sections["ranks"]).view("<u2"), "scale": scale}
+            ranks = self.section(t.sections["ranks"])
+            return {"ranks": ranks if t.packing == "n4s1" else ranks.view("<u2"), "scale": scale}
         item = "<u2" if t.packing == "u16" else "<u4"
         permutation = self.section(t.sections["permutation"]).view(item)
         segments = self.section(t.sections["segments"]).view(item)

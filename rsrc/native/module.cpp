@@ -50,6 +50,14 @@ void pack_w16(const DigitArray& digits, int base, int k, int pad, const Output<u
   without_gil([&] { return rsr::pack_w16(a, letters, to); });
 }
 
+void pack_n4s1(const DigitArray& digits, const Output<uint8_t, 1>& out) {
+  const rsr::Digits a = view(digits);
+  const size_t units = (rsr::blocks(a, 3) + 7) / 8, padded = (a.rows + 31) / 32 * 32;
+  require(out.shape(0) == 5 * units * padded, "out does not have the size of the packing");
+  uint8_t* to = out.data();
+  without_gil([&] { return rsr::pack_n4s1(a, to); });
+}
+
 template <class Index>
 void sort_blocks(const DigitArray& digits, int base, int k, int pad,
                  const Output<Index, 2>& permutation, const Output<Index, 2>& segments) {
@@ -69,6 +77,7 @@ void sort_blocks(const DigitArray& digits, int base, int k, int pad,
 
 NB_MODULE(_native, m) {
   m.def("pack_w16", &pack_w16, "digits"_a, "base"_a, "k"_a, "pad"_a, "out"_a.noconvert());
+  m.def("pack_n4s1", &pack_n4s1, "digits"_a, "out"_a.noconvert());
   m.def("sort_blocks", &sort_blocks<uint16_t>, "digits"_a, "base"_a, "k"_a, "pad"_a,
         "permutation"_a.noconvert(), "segments"_a.noconvert());
   m.def("sort_blocks", &sort_blocks<uint32_t>, "digits"_a, "base"_a, "k"_a, "pad"_a,

@@ -13,10 +13,12 @@ from rsr_formats import DenseTensor, IndexedTensor, RsrFile, RsrWriter, create
 from rsr_formats.encoding import (
     Block,
     block_from_ranks,
+    pack_n4s1,
     pack_w16,
     padding_digit,
     ranks_from_block,
     ranks_of,
+    unpack_n4s1,
     unpack_w16,
 )
 from rsr_formats.layout import (
@@ -60,6 +62,7 @@ class Plan:
     def indexed(self, name: str, companion: str) -> IndexedTensor:
         draw = self.draw
         ranked = draw(st.booleans())
+        packing = "w16" if ranked else "u16"
         digits = draw(st.sampled_from(DIGITS))
         k = draw(st.integers(1, (3 if len(digits) == 3 else 5) if ranked else 6))
         out, columns = draw(st.integers(0, 200)), draw(st.integers(0, 40))
@@ -73,6 +76,8 @@ class Plan:
         if ranked:
             pad_rank = int(ranks_of(np.full((1, k), pad, np.uint8), len(digits), k, pad)[0, 0])
             parts = {"ranks": pack_w16(ranks, pad_rank).astype("<u2").tobytes()}
+            if len(digits) == 3 == k and draw(st.booleans()):
+                packing, parts = "n4s1", {"ranks": pack_n4s1(ranks).tobytes()}
         else:
             blocks = [block_from_ranks(r, len(digits) ** k) for r in ranks]
             parts = {
@@ -94,7 +99,7 @@ class Plan:
         inline = InlineTensor(companion, "F32", (), draw(st.binary(min_size=4, max_size=4)))
         return IndexedTensor(
             name, (out, columns), digits, k, direction,
-            *(("ranked", "w16") if ranked else ("permuted", "u16")),
+            "ranked" if ranked else "permuted", packing,
             sections={part: self.add(data) for part, data in parts.items()},
             source=SourceRecord(
                 layout, dtype, (out, columns), negative, (inline,) * draw(st.integers(0, 1))
@@ -127,6 +132,8 @@ def test_what_is_written_is_read(data: st.DataObject) -> None:
         file = RsrFile(path)
         file.verify()
         assert file.header == written
+        newer = any(isinstance(t, IndexedTensor) and t.packing == "n4s1" for t in tensors)
+        assert file.version == (1, int(newer))
         assert all(s.offset % 4096 == 0 for s in written.sections)
         assert [file.section(i).tobytes() for i in range(len(plan.contents))] == plan.contents
         for t in file.header.tensors:
@@ -135,7 +142,8 @@ def test_what_is_written_is_read(data: st.DataObject) -> None:
             arrays = file.index_arrays(t)
             for j, expected in enumerate(plan.ranks[t.name]):
                 if t.encoding == "ranked":
-                    ranks = unpack_w16(arrays["ranks"], t.rows, t.blocks, j)
+                    unpack = unpack_n4s1 if t.packing == "n4s1" else unpack_w16
+                    ranks = unpack(arrays["ranks"], t.rows, t.blocks, j)
                 else:
                     block = Block(arrays["permutation"][j], arrays["segments"][j])
                     ranks = ranks_from_block(block)

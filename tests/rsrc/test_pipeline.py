@@ -52,7 +52,7 @@ def output(tmp_path: Path) -> Path:
 
 class TestReport:
     def test_contents(self, source: Path, output: Path) -> None:
-        report = rsrc.compile(str(source), os.fspath(output), threads=3)
+        report = rsrc.compile(str(source), os.fspath(output), target="avx512", threads=3)
         assert (report.source, report.output, report.threads) == (str(source), str(output), 3)
         assert report.files == ("config.json",)
         assert report.source_bytes == sum(t.nbytes for t in TENSORS.values())

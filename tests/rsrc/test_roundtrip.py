@@ -203,7 +203,7 @@ def test_both_encodings_give_the_same_index(
 @pytest.mark.parametrize(
     ("shape", "options", "packing"),
     [
-        ((70_000, 10), {}, "w16"),
+        ((70_000, 10), {"target": "avx512"}, "w16"),
         ((70_000, 10), {"encoding": "permuted", "direction": "expand", "k": 3}, "u32"),
         ((70_000, 10), {"encoding": "permuted", "direction": "reduce", "k": 4}, "u16"),
         ((10, 70_000), {"encoding": "permuted", "direction": "reduce", "k": 3}, "u32"),
@@ -244,7 +244,7 @@ def test_compressed_files_hold_the_same(kit: Kit, tmp_path: Path, encoding: str)
     sizes = {}
     for zstd in (None, 1, 19):
         path = tmp_path / f"{zstd}.rsr"
-        report = rsrc.compile(source, path, encoding=encoding, zstd=zstd)
+        report = rsrc.compile(source, path, encoding=encoding, target="avx512", zstd=zstd)
         sizes[zstd] = sum(t.bytes for t in report.tensors)
         assert path.stat().st_size == report.output_bytes
         model = rsr_runtime.load(path, verify=True)
@@ -256,6 +256,27 @@ def test_compressed_files_hold_the_same(kit: Kit, tmp_path: Path, encoding: str)
         decompile(path, tmp_path / "back.safetensors", force=True)
         assert kit.judge(tmp_path / "back.safetensors") == kit.judge(source)
     assert sizes[None] > sizes[1] >= sizes[19]
+
+
+@given(st.sampled_from(ROWS), st.sampled_from(COLUMNS), st.integers(0, 1 << 32))
+@settings(max_examples=40, deadline=None)
+def test_every_target_holds_the_same(
+    kit: Kit, scratch: Path, rows: int, columns: int, seed: int
+) -> None:
+    t = np.random.default_rng(seed).integers(-1, 2, (rows, columns)).astype(np.int8)
+    source = kit.save(scratch / "s.safetensors", {"w": t, "anchor": np.array([[1, -1, 0]], "i1")})
+    files: dict[str, set[bytes]] = {}
+    for target in ("generic", "avx512", "avx2", "neon"):
+        for threads in (1, 3):
+            report = rsrc.compile(
+                source, scratch / "x.rsr", target=target, threads=threads, force=True
+            )
+            files.setdefault(str(report.tensors[0].packing), set()).add(
+                (scratch / "x.rsr").read_bytes()
+            )
+        decompile(scratch / "x.rsr", scratch / "back.safetensors", force=True)
+        assert kit.judge(scratch / "back.safetensors") == kit.judge(source)
+    assert {packing: len(contents) for packing, contents in files.items()} == {"w16": 1, "n4s1": 1}
 
 
 def test_embedded_example(kit: Kit, tmp_path: Path, digits_source: Path) -> None:
