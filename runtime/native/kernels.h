@@ -42,7 +42,7 @@ struct VectorKernels {
   void (*lookup)(const RankedRows& rows, const void* tables, Y* y);
 };
 
-// Several vectors at once.
+// Several vectors at once; columns > 0.
 template <class X, class Pattern, class Y>
 struct BatchKernels {
   size_t least;  // with fewer vectors than this another kernel is faster; 0: there is none

@@ -28,6 +28,28 @@ inline void prefetch(const uint16_t* words) {
 
 inline __m512i load(const void* p) { return _mm512_loadu_si512(p); }
 
+// Entry index % 32 of the table at `t`, for 32 words, with the table as a memory operand: left to
+// itself the compiler keeps three tables in registers, which is no slower from cache but leaves
+// main memory idle for longer (docs/performance.md).
+inline __m512i entries(const char* t, __m512i index) {
+#if defined(__GNUC__)
+  __m512i found;
+  asm("vpermw %2, %1, %0" : "=v"(found) : "v"(index), "m"(*reinterpret_cast<const __m512i*>(t)));
+  return found;
+#else
+  return _mm512_permutexvar_epi16(index, load(t));
+#endif
+}
+
+// Loads once what the compiler would otherwise load again for every use.
+inline __m512i load_once(const void* p) {
+  __m512i v = load(p);
+#if defined(__GNUC__)
+  asm volatile("" : "+v"(v));
+#endif
+  return v;
+}
+
 // K: k where it is known (the patterns then stay in registers), 0 for any.
 template <int K>
 void grow_i8(const int8_t* x, const int16_t* patterns, int k, size_t blocks, char* t) {
@@ -59,13 +81,12 @@ void lookup_i8(const uint16_t* words, size_t height, size_t columns, size_t flus
     __m512i sum_i16x32[R];
     for (int r = 0; r < R; r++) sum_i16x32[r] = _mm512_setzero_si512();
     for (; g < stop; g++, words += height, t += 3 * kTableBytesI8) {
-      for (int r = 0; r < R; r++) prefetch(words + 32 * r);
-      const __m512i t0 = load(t), t1 = load(t + 64), t2 = load(t + 128);
       for (int r = 0; r < R; r++) {
-        const __m512i w = load(words + 32 * r);
-        const __m512i v0 = _mm512_permutexvar_epi16(w, t0);
-        const __m512i v1 = _mm512_permutexvar_epi16(_mm512_mulhi_epu16(w, by5), t1);
-        const __m512i v2 = _mm512_permutexvar_epi16(_mm512_mulhi_epu16(w, by10), t2);
+        prefetch(words + 32 * r);
+        const __m512i w = load_once(words + 32 * r);
+        const __m512i v0 = entries(t, w);
+        const __m512i v1 = entries(t + 64, _mm512_mulhi_epu16(w, by5));
+        const __m512i v2 = entries(t + 128, _mm512_mulhi_epu16(w, by10));
         sum_i16x32[r] =
             _mm512_add_epi16(sum_i16x32[r], _mm512_add_epi16(_mm512_add_epi16(v0, v1), v2));
       }
@@ -81,6 +102,117 @@ void lookup_i8(const uint16_t* words, size_t height, size_t columns, size_t flus
   for (int r = 0; r < R; r++) {
     _mm512_storeu_si512(y + 32 * r, low_i32x16[r]);
     _mm512_storeu_si512(y + 32 * r + 16, high_i32x16[r]);
+  }
+}
+
+// Several vectors at a time: the words are read and shifted once for up to kTogether vectors, and
+// what is left is a lookup and an addition for 96 products of weight and input.
+//
+// Tables lie as they are read: vectors in groups of kTogether, then word columns, then the vectors
+// of the group. Work goes by runs of `flush` word columns: the tables of a group are then in L1,
+// the words of up to kRowsTogether rows in L2, and each int16 sum is widened once per run.
+constexpr size_t kTogether = 4;
+constexpr size_t kRowsTogether = 2048;
+constexpr size_t kGrown = 3 * kTableBytesI8;  // tables of a word column
+
+size_t batch_shared_bytes(size_t columns, int, size_t count) {
+  return (count + kTogether - 1) / kTogether * kTogether * columns * kGrown;
+}
+
+size_t no_bytes(size_t, int, size_t) { return 0; }
+
+template <int K>
+void prepare_i8(const int8_t* x, const int16_t* patterns, int k, size_t columns, size_t first,
+                size_t last, char* tables) {
+  for (size_t i = first; i < last; i++) {
+    const int8_t* xi = x + i * columns * 3 * k;
+    char* t = tables + (i / kTogether * columns * kTogether + i % kTogether) * kGrown;
+    for (size_t g = 0; g < columns; g++, xi += 3 * k, t += kTogether * kGrown)
+      grow_i8<K>(xi, patterns, k, 3, t);
+  }
+}
+
+void prepare_i8_any(const int8_t* x, const int16_t* patterns, int k, size_t columns, size_t,
+                    size_t first, size_t last, void* shared) {
+  char* t = static_cast<char*>(shared);
+  k == 3 ? prepare_i8<3>(x, patterns, k, columns, first, last, t)
+         : prepare_i8<0>(x, patterns, k, columns, first, last, t);
+}
+
+// Adds (or, for the first run, stores) what `columns` word columns give 32 R rows of T vectors.
+// Bound: 3 * columns <= 3 * flush entries of at most 128 k in an int16 sum.
+template <int R, int T>
+void lookup_together(const uint16_t* words, size_t height, size_t columns, const char* t,
+                     bool is_first, int32_t* y, size_t stride) {
+  __m512i sum_i16x32[T][R];
+  for (auto& sums : sum_i16x32)
+    for (auto& sum : sums) sum = _mm512_setzero_si512();
+  for (size_t g = 0; g < columns; g++, words += height, t += kTogether * kGrown) {
+    __m512i w0[R], w1[R], w2[R];
+    for (int r = 0; r < R; r++) {
+      w0[r] = load(words + 32 * r);
+      w1[r] = _mm512_srli_epi16(w0[r], 5);
+      w2[r] = _mm512_srli_epi16(w0[r], 10);
+    }
+    for (int i = 0; i < T; i++) {
+      const char* ti = t + i * kGrown;
+      const __m512i t0 = load(ti), t1 = load(ti + 64), t2 = load(ti + 128);
+      for (int r = 0; r < R; r++) {
+        __m512i& sum = sum_i16x32[i][r];
+        sum = _mm512_add_epi16(sum, _mm512_permutexvar_epi16(w0[r], t0));
+        sum = _mm512_add_epi16(sum, _mm512_permutexvar_epi16(w1[r], t1));
+        sum = _mm512_add_epi16(sum, _mm512_permutexvar_epi16(w2[r], t2));
+      }
+    }
+  }
+  for (int i = 0; i < T; i++) {
+    for (int r = 0; r < R; r++) {
+      const __m512i sum = sum_i16x32[i][r];
+      int32_t* out = y + i * stride + 32 * r;
+      __m512i low = _mm512_cvtepi16_epi32(_mm512_castsi512_si256(sum));
+      __m512i high = _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(sum, 1));
+      if (!is_first) {
+        low = _mm512_add_epi32(low, load(out));
+        high = _mm512_add_epi32(high, load(out + 16));
+      }
+      _mm512_storeu_si512(out, low);
+      _mm512_storeu_si512(out + 16, high);
+    }
+  }
+}
+
+using LookupTogether = void (*)(const uint16_t*, size_t, size_t, const char*, bool, int32_t*,
+                                size_t);
+template <int R>
+constexpr LookupTogether kLookupTogether[kTogether] = {
+    lookup_together<R, 1>, lookup_together<R, 2>, lookup_together<R, 3>, lookup_together<R, 4>};
+
+void multiply_together(const RankedRows& a, const int16_t*, int, const void* shared, size_t count,
+                       void*, int32_t* y, size_t stride) {
+  const char* tables = static_cast<const char*>(shared);
+  for (size_t top = a.first; top < a.last; top += kRowsTogether) {
+    const size_t bottom = a.last - top < kRowsTogether ? a.last : top + kRowsTogether;
+    for (size_t g = 0; g < a.columns; g += a.flush) {
+      const size_t run = a.columns - g < a.flush ? a.columns - g : a.flush;
+      for (size_t i = 0; i < count; i += kTogether) {
+        const size_t together = count - i < kTogether ? count - i : kTogether;
+        const char* t = tables + (i * a.columns + g * kTogether) * kGrown;
+        for (size_t r = top, step; r < bottom; r += step) {
+          const size_t start = r / kStripRows * kStripRows, left = a.end - start;
+          const size_t height = left < kStripRows ? left : kStripRows;
+          const size_t wanted = (bottom - start < height ? bottom - start : height) - (r - start);
+          // Few vectors leave registers for more rows, which then share a table once loaded.
+          step = wanted >= 128 && together < kTogether ? 128 : wanted >= 64 ? 64 : 32;
+          const LookupTogether* lookup = step == 128  ? kLookupTogether<4>
+                                         : step == 64 ? kLookupTogether<2>
+                                                      : kLookupTogether<1>;
+          const uint16_t* words = reinterpret_cast<const uint16_t*>(a.index) + start * a.columns +
+                                  g * height + (r - start);
+          lookup[together - 1](words, height, run, t, g == 0, y + i * stride + (r - a.first),
+                               stride);
+        }
+      }
+    }
   }
 }
 
@@ -188,6 +320,7 @@ uint64_t plain_read(const void* data, size_t bytes) {
 
 void fill_avx512(KernelTable& table) {
   table.w16_i8.vector = {kTableBytesI8, 0, grow_i8_any, lookup_i8_any};
+  table.w16_i8.batch[0] = {2, 32, batch_shared_bytes, no_bytes, prepare_i8_any, multiply_together};
   table.w16_f32.vector = {kTableBytesF32, 0, grow_f32_any, lookup_f32_any};
   table.plain_read = plain_read;
 }

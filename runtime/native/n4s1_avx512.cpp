@@ -84,8 +84,7 @@ inline void add_i8(const Unit& unit, const int16_t* t, __m512i& even_i16x32, __m
   const __m512i table = load(t + J * kEntries);
   const __m512i index = index_of<J>(unit.nibbles[J / 2], unit.signs);
   even_i16x32 = _mm512_add_epi16(even_i16x32, _mm512_permutexvar_epi16(index, table));
-  odd_i16x32 =
-      _mm512_add_epi16(odd_i16x32, _mm512_permutexvar_epi16(shift_right<8>(index), table));
+  odd_i16x32 = _mm512_add_epi16(odd_i16x32, _mm512_permutexvar_epi16(shift_right<8>(index), table));
 }
 
 inline void widen(__m512i sum_i16x32, __m512i* sums_i32x16) {
@@ -151,7 +150,8 @@ void grow_f32(const float* x, const float* patterns, int k, size_t blocks, void*
 // Adds block J of 64 rows: a 32-bit lane holds rows 4i to 4i + 3, sums[p] those of rows 4i + p.
 template <int J>
 inline void add_f32(const Unit& unit, const float* t, __m512* sums_f32x16) {
-  const __m512 low = _mm512_loadu_ps(t + J * kEntries), high = _mm512_loadu_ps(t + J * kEntries + 16);
+  const __m512 low = _mm512_loadu_ps(t + J * kEntries),
+               high = _mm512_loadu_ps(t + J * kEntries + 16);
   __m512i index[4];
   index[0] = index_of<J>(unit.nibbles[J / 2], unit.signs);
   index[1] = shift_right<8>(index[0]);

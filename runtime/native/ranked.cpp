@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 #include <memory>
+#include <type_traits>
 
 #include "dispatch.h"
 #include "parallel.h"
@@ -60,26 +61,42 @@ struct Scratch {
 thread_local Scratch scratch;
 std::atomic<uint64_t> products_begun{0};
 
-void finish(const RankedIndex&, size_t first, size_t last, const int32_t* from, int32_t* to) {
-  if (from != to) std::memcpy(to, from, (last - first) * sizeof(int32_t));
+// What becomes of the sums of rows [first, last) of one vector.
+
+void finish(const RankedIndex&, size_t first, size_t last, const int32_t* sums, int32_t* y,
+            const float*) {
+  if (sums != y) std::memcpy(y, sums, (last - first) * sizeof(int32_t));
 }
 
 // A scale covers a run of rows: no division for each row.
-void finish(const RankedIndex& a, size_t first, size_t last, const float* from, float* to) {
+template <class Sum, class Scaled>
+void scale_rows(const RankedIndex& a, size_t first, size_t last, const Sum* sums, float* y,
+                const Scaled& scaled) {
   for (size_t r = first; r < last;) {
     const size_t s = r / a.scale_rows, stop = std::min(last, (s + 1) * a.scale_rows);
     const float scale = a.scale[s];
-    for (; r < stop; r++) to[r - first] = from[r - first] * scale;
+    for (; r < stop; r++) y[r - first] = scaled(static_cast<float>(sums[r - first]), scale);
   }
 }
 
-template <class X, class Pattern, class Y>
+void finish(const RankedIndex& a, size_t first, size_t last, const float* sums, float* y,
+            const float*) {
+  scale_rows(a, first, last, sums, y, [](float sum, float scale) { return sum * scale; });
+}
+
+void finish(const RankedIndex& a, size_t first, size_t last, const int32_t* sums, float* y,
+            const float* divisor) {
+  scale_rows(a, first, last, sums, y,
+             [d = *divisor](float sum, float scale) { return sum * scale / d; });
+}
+
+template <class X, class Pattern, class Y, class Out>
 class Multiplication {
  public:
   using Kernels = RankedKernels<X, Pattern, Y>;
   using Batch = BatchKernels<X, Pattern, Y>;
 
-  Multiplication(const Kernels& kernels, const RankedProduct<Y>* products, size_t size)
+  Multiplication(const Kernels& kernels, const RankedProduct<Out>* products, size_t size)
       : kernels_(kernels), products_(products), size_(size), a_(*products[0].index) {
     const PackingShape shape = shape_of(a_.packing);
     blocks_ = a_.index_columns() * shape.column_blocks;
@@ -92,7 +109,9 @@ class Multiplication {
     }
   }
 
-  void run(const X* x, size_t count) {
+  // divisors: one for each vector, or null where the output has none.
+  void run(const X* x, size_t count, const float* divisors) {
+    divisors_ = divisors;
     x = padded(x, count);
     for (size_t done = 0; done < count;) {
       const Batch* batch = batch_for(count - done);
@@ -121,6 +140,7 @@ class Multiplication {
 
   const Batch* batch_for(size_t count) const {
     const Batch* best = nullptr;
+    if (blocks_ == 0) return best;
     for (const Batch& b : kernels_.batch)
       if (b.least != 0 && b.least <= count) best = &b;
     return best;
@@ -150,6 +170,16 @@ class Multiplication {
             a.padded_rows() - start,        a.index_columns(), flush_};
   }
 
+  const float* divisor(size_t i) const { return divisors_ ? divisors_ + i : nullptr; }
+
+  // The output itself where it has the sums' type and a place for every row, padding included.
+  static Y* place_for_sums([[maybe_unused]] Out* y, [[maybe_unused]] bool fits, Y* scratch) {
+    if constexpr (std::is_same_v<Y, Out>) {
+      if (fits) return y;
+    }
+    return scratch;
+  }
+
   // Every thread grows the tables for itself: they are then in its cache, and nobody waits.
   const void* own_tables(const X* x, uint64_t product) const {
     const auto& kernel = kernels_.vector;
@@ -164,17 +194,17 @@ class Multiplication {
   void one(const X* x, size_t done) const {
     const uint64_t product = ++products_begun;
     const size_t strip_rows = shape_of(a_.packing).strip_rows;
-    for_each_part(bytes_, [&](const RankedProduct<Y>& p, size_t first, size_t last) {
+    for_each_part(bytes_, [&](const RankedProduct<Out>& p, size_t first, size_t last) {
       const RankedIndex& a = *p.index;
       const void* tables = own_tables(x, product);
       for (size_t r = first, stop; r < last; r = stop) {
         const size_t strip = r / strip_rows;
         stop = std::min(last, (strip + 1) * strip_rows);
         alignas(kLineBytes) Y sums[128];
-        Y* y = p.y + done * a.rows + r;
-        Y* to = stop <= a.rows ? y : sums;
+        Out* y = p.y + done * a.rows + r;
+        Y* to = place_for_sums(y, stop <= a.rows, sums);
         kernels_.vector.lookup(rows_from_strip(a, strip, r, stop), tables, to);
-        finish(a, r, std::min(stop, a.rows), to, y);
+        finish(a, r, std::min(stop, a.rows), to, y, divisor(done));
       }
     });
   }
@@ -188,32 +218,41 @@ class Multiplication {
                    batch.prepare(x, patterns_, a_.k, columns, count, begin * kGroup,
                                  std::min(end * kGroup, count), shared);
                  });
-    for_each_part(bytes_ * count, [&](const RankedProduct<Y>& p, size_t first, size_t last) {
+    for_each_part(bytes_ * count, [&](const RankedProduct<Out>& p, size_t first, size_t last) {
       const RankedIndex& a = *p.index;
       void* own = scratch.own.get(batch.own_bytes(columns, a_.k, count));
       scratch.tables_of = 0;
       const RankedRows rows =
           rows_from_strip(a, first / shape_of(a.packing).strip_rows, first, last);
-      Y* y = p.y + done * a.rows + first;
-      size_t stride = a.rows;
-      Y* to = y;
-      if (last > a.rows) {  // padding rows have no place in y
-        stride = last - first;
-        to = static_cast<Y*>(scratch.outputs.get(count * stride * sizeof(Y)));
-      }
+      Out* y = p.y + done * a.rows + first;
+      const bool in_place = std::is_same_v<Y, Out> && last <= a.rows;
+      const size_t stride = in_place ? a.rows : last - first;
+      Y* to = place_for_sums(
+          y, in_place,
+          in_place ? nullptr : static_cast<Y*>(scratch.outputs.get(count * stride * sizeof(Y))));
       batch.multiply(rows, patterns_, a_.k, shared, count, own, to, stride);
       for (size_t i = 0; i < count; i++)
-        finish(a, first, std::min(last, a.rows), to + i * stride, y + i * a.rows);
+        finish(a, first, std::min(last, a.rows), to + i * stride, y + i * a.rows,
+               divisor(done + i));
     });
   }
 
   const Kernels& kernels_;
-  const RankedProduct<Y>* products_;
+  const float* divisors_ = nullptr;
+  const RankedProduct<Out>* products_;
   const size_t size_;
   const RankedIndex& a_;  // the first: what it says of the input holds for all
   size_t blocks_, inputs_, flush_, units_ = 0, bytes_ = 0;
   alignas(kLineBytes) Pattern patterns_[5 * kPatterns];  // k <= 5, as B^k <= 32
 };
+
+const auto& kernels_i8(const RankedIndex& a) {
+  return a.packing == Packing::w16 ? kernels().w16_i8 : kernels().n4s1_i8;
+}
+
+const auto& kernels_f32(const RankedIndex& a) {
+  return a.packing == Packing::w16 ? kernels().w16_f32 : kernels().n4s1_f32;
+}
 
 }  // namespace
 
@@ -233,17 +272,19 @@ bool RankedIndex::shares_input(const RankedIndex& other) const {
 
 void multiply_i8(const RankedProduct<int32_t>* products, size_t size, const int8_t* x,
                  size_t count) {
-  const KernelTable& table = kernels();
-  const bool w16 = products[0].index->packing == Packing::w16;
-  Multiplication<int8_t, int16_t, int32_t>(w16 ? table.w16_i8 : table.n4s1_i8, products, size)
-      .run(x, count);
+  Multiplication<int8_t, int16_t, int32_t, int32_t>(kernels_i8(*products[0].index), products, size)
+      .run(x, count, nullptr);
 }
 
 void multiply_f32(const RankedProduct<float>* products, size_t size, const float* x, size_t count) {
-  const KernelTable& table = kernels();
-  const bool w16 = products[0].index->packing == Packing::w16;
-  Multiplication<float, float, float>(w16 ? table.w16_f32 : table.n4s1_f32, products, size)
-      .run(x, count);
+  Multiplication<float, float, float, float>(kernels_f32(*products[0].index), products, size)
+      .run(x, count, nullptr);
+}
+
+void multiply_quantized(const RankedProduct<float>* products, size_t size, const int8_t* x,
+                        const float* divisors, size_t count) {
+  Multiplication<int8_t, int16_t, int32_t, float>(kernels_i8(*products[0].index), products, size)
+      .run(x, count, divisors);
 }
 
 }  // namespace rsr

@@ -26,18 +26,21 @@ struct RankedIndex {
   bool shares_input(const RankedIndex& other) const;
 };
 
-template <class Y>
+template <class Out>
 struct RankedProduct {
   const RankedIndex* index;
-  Y* y;  // (count, rows), contiguous
+  Out* y;  // (count, rows), contiguous
 };
 
 // y[i] = W x[i] for `count` vectors and each of `products`, which share their input; x: (count,
 // columns), contiguous. The tables are made once, and all products run in one parallel region.
 // Every result is what the product alone would give.
 void multiply_i8(const RankedProduct<int32_t>* products, size_t size, const int8_t* x,
-                 size_t count);
+                 size_t count);  // exact, unscaled
 void multiply_f32(const RankedProduct<float>* products, size_t size, const float* x,
                   size_t count);  // scaled
+// W x[i] in exact integers, then * scale / divisors[i], each rounded to float32.
+void multiply_quantized(const RankedProduct<float>* products, size_t size, const int8_t* x,
+                        const float* divisors, size_t count);
 
 }  // namespace rsr
