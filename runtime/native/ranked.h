@@ -5,7 +5,7 @@
 
 namespace rsr {
 
-enum class Packing { w16 };
+enum class Packing { w16, n4s1 };
 
 struct RankedIndex {
   Packing packing;
