@@ -30,10 +30,10 @@ from .errors import OptionError
 from .index import index_sections
 from .layouts import TernaryTensor
 from .plan import IndexPlan, Plan, plan
-from .recognise import KeptTensor, recognise
+from .recognise import Advance, KeptTensor, recognise
 from .report import Report, TensorReport
 
-# progress(tensor name, bytes done, bytes in all), in bytes of the source
+# progress(tensor name, bytes done, bytes in all)
 Progress = Callable[[str, int, int], None]
 
 
@@ -68,7 +68,8 @@ def compile(
         zstd: compress sections at this level (1 to 22); None leaves them mappable.
         threads: for encoding; None takes all processors.
         force: replace an existing output.
-        progress: called as progress(tensor name, bytes done, bytes in all).
+        progress: called as progress(tensor name, bytes done, bytes in all), where every byte of the
+            source counts twice: when it is recognised and when it is written.
 
     Raises:
         SourceError: the source is missing, damaged or of a kind that is not read.
@@ -86,9 +87,12 @@ def compile(
     target_path = check_output(output, force)
     checkpoint = open_checkpoint(source)
     check_not_source(target_path, _parts(checkpoint))
-    recognised = recognise(checkpoint, quantize=quantize, include=include, exclude=exclude)
+    advance = _counting(progress, 2 * checkpoint.nbytes)
+    recognised = recognise(
+        checkpoint, quantize=quantize, include=include, exclude=exclude, advance=advance
+    )
     plans = plan(recognised, encoding=encoding, target=target, direction=direction, k=k)
-    tensors, files = write(checkpoint, plans, output, zstd, threads, force, progress)
+    tensors, files = write(checkpoint, plans, output, zstd, threads, force, advance)
     return Report(
         source=str(source),
         output=str(output),
@@ -108,21 +112,13 @@ def write(
     zstd: int | None = None,
     threads: int = 1,
     force: bool = False,
-    progress: Progress | None = None,
+    advance: Advance = lambda name, count: None,
 ) -> tuple[list[TensorReport], list[str]]:
     """Stages 4 and 5: index every tensor and write it, one tensor in memory at a time.
 
     Returns:
         A report for each tensor, and the names of the files kept.
     """
-    done = 0
-
-    def advance(name: str, count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress(name, done, checkpoint.nbytes)
-
     records: list[Tensor] = []
     reports: list[TensorReport] = []
     largest = max((p.source.tensor.nbytes for p in plans if isinstance(p, IndexPlan)), default=0)
@@ -151,8 +147,20 @@ def write(
     return reports, [f.name for f in files]
 
 
+def _counting(progress: Progress | None, total: int) -> Advance:
+    done = 0
+
+    def advance(name: str, count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(name, done, total)
+
+    return advance
+
+
 def _write_dense(
-    writer: RsrWriter, p: KeptTensor, zstd: int | None, advance: Callable[[str, int], None]
+    writer: RsrWriter, p: KeptTensor, zstd: int | None, advance: Advance
 ) -> DenseTensor:
     t = p.tensor
 
@@ -171,7 +179,7 @@ def _write_indexed(
     zstd: int | None,
     pool: ThreadPoolExecutor,
     threads: int,
-    advance: Callable[[str, int], None],
+    advance: Advance,
 ) -> tuple[IndexedTensor, int]:
     t = p.source
     raw = t.tensor.read(buffer)

@@ -23,8 +23,8 @@ struct RankedRows {
   size_t first, last;    // the rows wanted, counted from there
   size_t end;            // rows of the index, counted from there: tells the last strip's height
   size_t columns;        // word columns or units
-  // w16, int8: a table entry is at most 128 k; an int16 sum takes those of this many columns:
-  // 3 * flush * 128 * k <= 32767. Then it is widened.
+  // int8: a block's sum is at most 128 k; an int16 takes those of this many columns, then it is
+  // widened: blocks of a column * flush * 128 * k <= 32767.
   size_t flush;
 };
 
@@ -103,6 +103,8 @@ struct KernelTable {
   // Encoding ranked, by packing and type of x. int8: exact.
   RankedKernels<int8_t, int16_t, int32_t> w16_i8;
   RankedKernels<float, float, float> w16_f32;  // y is unscaled
+  RankedKernels<int8_t, int16_t, int32_t> n4s1_i8;
+  RankedKernels<float, float, float> n4s1_f32;
 
   PermutedKernels<uint16_t> permuted16;
   PermutedKernels<uint32_t> permuted32;
@@ -112,7 +114,10 @@ struct KernelTable {
 };
 
 void fill_scalar(KernelTable& table);
+void fill_n4s1_scalar(KernelTable& table);
 void fill_avx2(KernelTable& table);
+void fill_n4s1_avx2(KernelTable& table);
 void fill_avx512(KernelTable& table);
+void fill_n4s1_avx512(KernelTable& table);
 
 }  // namespace rsr

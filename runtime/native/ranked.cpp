@@ -20,7 +20,9 @@ struct PackingShape {
   size_t strip_rows, column_blocks, cell_bytes;  // a cell: one row in one column
 };
 
-PackingShape shape_of(Packing) { return {128, 3, 2}; }
+PackingShape shape_of(Packing packing) {
+  return packing == Packing::w16 ? PackingShape{128, 3, 2} : PackingShape{64, 8, 5};
+}
 
 // Memory that is not cleared, kept from product to product.
 class Buffer {
@@ -276,6 +278,14 @@ class Multiplication {
   alignas(kLineBytes) Pattern patterns_[5 * kPatterns];  // k <= 5, as B^k <= 32
 };
 
+const auto& kernels_i8(const RankedIndex& a) {
+  return a.packing == Packing::w16 ? kernels().w16_i8 : kernels().n4s1_i8;
+}
+
+const auto& kernels_f32(const RankedIndex& a) {
+  return a.packing == Packing::w16 ? kernels().w16_f32 : kernels().n4s1_f32;
+}
+
 }  // namespace
 
 size_t RankedIndex::strip_rows() const { return shape_of(packing).strip_rows; }
@@ -304,18 +314,18 @@ bool RankedIndex::shares_input(const RankedIndex& other) const {
 
 void multiply_i8(const RankedProduct<int32_t>* products, size_t size, const int8_t* x,
                  size_t count) {
-  Multiplication<int8_t, int16_t, int32_t, int32_t>(kernels().w16_i8, products, size)
+  Multiplication<int8_t, int16_t, int32_t, int32_t>(kernels_i8(*products[0].index), products, size)
       .run(x, count, nullptr);
 }
 
 void multiply_f32(const RankedProduct<float>* products, size_t size, const float* x, size_t count) {
-  Multiplication<float, float, float, float>(kernels().w16_f32, products, size)
+  Multiplication<float, float, float, float>(kernels_f32(*products[0].index), products, size)
       .run(x, count, nullptr);
 }
 
 void multiply_quantized(const RankedProduct<float>* products, size_t size, const int8_t* x,
                         const float* divisors, size_t count) {
-  Multiplication<int8_t, int16_t, int32_t, float>(kernels().w16_i8, products, size)
+  Multiplication<int8_t, int16_t, int32_t, float>(kernels_i8(*products[0].index), products, size)
       .run(x, count, divisors);
 }
 

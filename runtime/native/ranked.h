@@ -5,7 +5,7 @@
 
 namespace rsr {
 
-enum class Packing { w16 };
+enum class Packing { w16, n4s1 };
 
 // Packing w16: every group of `columns` columns is cut into column blocks by itself.
 struct GroupedScale {

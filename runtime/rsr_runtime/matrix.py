@@ -79,7 +79,7 @@ class Matrix:
 
     @property
     def packing(self) -> str:
-        """How the index lies in memory: "w16", "u16" or "u32" (formats/SPEC.md)."""
+        """How the index lies in memory: "w16", "n4s1", "u16" or "u32" (formats/SPEC.md)."""
         return self._tensor.packing
 
     @property

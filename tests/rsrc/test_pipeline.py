@@ -316,12 +316,15 @@ main()
 def test_progress(source: Path, output: Path, options: dict[str, Any]) -> None:
     seen: list[tuple[str, int, int]] = []
     rsrc.compile(source, output, progress=lambda *call: seen.append(call), **options)
-    total = sum(t.nbytes for t in TENSORS.values())
+    total = 2 * sum(t.nbytes for t in TENSORS.values())  # recognised, and written
     assert {call[2] for call in seen} == {total}
     done = [call[1] for call in seen]
     assert done == sorted(done)
     assert done[-1] == total
-    assert {call[0] for call in seen} >= set(TENSORS) - {"empty"}
+    recognised = [call[0] for call in seen[: len(TENSORS)]]
+    assert set(recognised) == set(TENSORS)
+    assert done[len(TENSORS) - 1] == total // 2
+    assert {call[0] for call in seen[len(TENSORS) :]} >= set(TENSORS) - {"empty"}
 
 
 def test_exception_in_progress_ends_the_compilation(source: Path, output: Path) -> None:

@@ -43,6 +43,7 @@ class Spec:
     direction: str = "expand"
     scale: str = "none"  # or "tensor", "row", "block"
     fill: str = "random"  # or "lowest", "highest": every weight the same digit
+    packing: str = "w16"  # of a ranked one; or "n4s1"
     name: str = ""  # "": the spec itself, in words
     group: int = 0  # columns that share a scale of every row; `scale` is then "row" or "block"
     half: bool = False  # float16 scales
@@ -199,6 +200,8 @@ def _spread(A: npt.NDArray[np.uint8], spec: Spec) -> npt.NDArray[np.uint8]:
 def _encode(A: npt.NDArray[np.uint8], spec: Spec) -> tuple[str, Arrays]:
     base, pad = len(spec.digits), encoding.padding_digit(spec.digits)
     ranks = encoding.ranks_of(A, base, spec.k, pad)
+    if spec.encoding == "ranked" and spec.packing == "n4s1":
+        return "n4s1", {"ranks": encoding.pack_n4s1(ranks)}
     if spec.encoding == "ranked":
         pad_rank = sum(pad * base**i for i in range(spec.k))
         return "w16", {"ranks": encoding.pack_w16(ranks, pad_rank)}
