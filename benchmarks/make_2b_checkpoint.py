@@ -190,8 +190,9 @@ def _bf16_bytes(fill: str, count: int, rng: np.random.Generator) -> Bytes:
         bits = rng.integers(0, 1 << 16, count, np.uint16) & 0x83FF | 0x3C00
         return bits.astype("<u2").view(np.uint8)
     if fill == "ternary":  # -0.75, 0, 0.75
-        ternary = np.array([0xBF40, 0, 0x3F40], "<u2")[rng.integers(0, 3, count, np.uint8)]
-        return ternary.view(np.uint8)
+        values = np.array([[0x40, 0xBF], [0, 0], [0x40, 0x3F]], np.uint8)
+        chosen: Bytes = values[rng.integers(0, 3, count, np.uint8)].reshape(-1)
+        return chosen
     if fill == "master":
         bits32 = (rng.standard_normal(count, np.float32) / 50).view("<u4")
         return (bits32 >> 16).astype("<u2").view(np.uint8)
