@@ -20,6 +20,7 @@ import rsr_runtime
 import rsrc
 from rsr_formats.layout import BINARY_BITS, BINARY_SIGNS, TERNARY
 from rsrc.decompile import compare, decompile
+from rsrc.plan import TARGETS
 
 if TYPE_CHECKING:
     from tests.rsrc.conftest import Kit
@@ -77,6 +78,7 @@ def cases(draw: st.DrawFn) -> Case:
         options={
             "encoding": encoding,
             "direction": direction,
+            "target": draw(st.sampled_from(TARGETS)),
             # a small k is as likely as a large one: large ones take long
             "k": draw(st.none() | st.integers(1, min(5, limit)) | st.integers(1, limit)),
             "zstd": draw(st.sampled_from((None, None, 1))),
