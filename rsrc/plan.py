@@ -5,12 +5,12 @@ The model. A product reads its index once, and both encodings are bound by how:
 * ranked costs one lookup per row and column block whatever the pattern, at 5 bits per rank: always
   the largest k whose B^k patterns fit 32 table entries (ternary 3, binary 5).
 * permuted costs, per column block, one gathered addition per row and an overhead per segment worth
-  about SEGMENT_COST of them (measured: scalar code, float32; docs/performance.md), for k columns:
+  about SEGMENT_COST of them (measured: AVX2, float32, reduce; docs/performance.md), for k columns:
   k minimises (rows + SEGMENT_COST * B^k) / k.
 
-Ranked wins with AVX-512, with AVX2 and without SIMD, in time (float32: 9.7 against 7.7
-weights/ns at 4096 x 4096 without SIMD, 100 with AVX-512) and in size (1.78 against 4.1 bits per
-weight), so "auto" chooses it for every target; permuted is there for comparison with the paper.
+Ranked is the smaller (1.78 against 3.4 bits per weight at 4096 x 4096) and with SIMD the faster
+(float32: 100 against 19 weights/ns with AVX-512), so "auto" chooses it for every target; permuted
+is there for comparison with the paper, though in plain C++ it is the faster (12 against 10).
 
 The packing of ranks is the target's (TERNARY_PACKING). AVX-512 looks 32 sums up with one
 instruction, which suits the five bits of a w16 rank, and plain code decodes them with a shift and a
@@ -34,7 +34,7 @@ from .target import native_target
 # How the ranks of a ternary matrix with k = 3 are packed for each target.
 TERNARY_PACKING = {"generic": "w16", "avx2": "n4s1", "avx512": "w16", "neon": "n4s1"}
 TARGETS = ("native", *TERNARY_PACKING)
-SEGMENT_COST = 20
+SEGMENT_COST = 2
 
 
 @dataclass(frozen=True)

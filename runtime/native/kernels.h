@@ -80,23 +80,22 @@ struct RankedKernels {
   BatchKernels<X, Pattern, Y> batch[kBatchKernels];
 };
 
-// Steps that involve the permutation, for its two index types (u16, u32).
+constexpr size_t kLanes = 4;  // of the running sums over a permutation
+
+// Steps that involve the permutation, for its two index types (u16, u32), in int32 modulo 2^32:
+// the caller sees to it that what is asked for fits (permuted.cpp).
+// sigma: rows entries below rows; L: patterns + 1 entries rising from 0 to rows.
 template <class Index>
 struct PermutedKernels {
   // Reduce, step 1 (paper, Algorithm 2): u[s] = sum of v[sigma[i]], i in [L[s], L[s+1]).
-  // sigma: rows entries below rows; L: patterns + 1 entries rising from 0 to rows.
-  // int8: |u| <= 128 rows < 2^31, as rows < 2^24.
-  void (*segment_sums_i8)(const int8_t* v, const Index* sigma, const Index* L, size_t patterns,
-                          int32_t* u);
-  void (*segment_sums_f32)(const float* v, const Index* sigma, const Index* L, size_t patterns,
-                           float* u);
+  // scratch: kLanes + rows entries, the first kLanes of them zero.
+  void (*segment_sums)(const int32_t* v, const Index* sigma, const Index* L, size_t patterns,
+                       int32_t* scratch, int32_t* u);
   // Expand, step 2: y[sigma[i]] += t[s], i in [L[s], L[s+1]).
-  void (*segment_adds_i32)(const int32_t* t, const Index* sigma, const Index* L, size_t patterns,
-                           int32_t* y);
-  void (*segment_adds_f32)(const float* t, const Index* sigma, const Index* L, size_t patterns,
-                           float* y);
+  // scratch: rows + 1 entries, all but the last zero before and after.
+  void (*segment_adds)(const int32_t* t, const Index* sigma, const Index* L, size_t patterns,
+                       int32_t* scratch, int32_t* y);
 };
-
 struct KernelTable {
   const char* isa;
 
@@ -106,6 +105,10 @@ struct KernelTable {
   RankedKernels<int8_t, int16_t, int32_t> n4s1_i8;
   RankedKernels<float, float, float> n4s1_f32;
 
+  // RSR's products with Bin_k (k, patterns) of a permuted index: y = bin u, t = x bin.
+  void (*multiply_bin)(const int32_t* bin, int k, size_t patterns, const int32_t* u, int32_t* y);
+  void (*multiply_bin_transposed)(const int32_t* bin, int k, size_t patterns, const int32_t* x,
+                                  int32_t* t);
   PermutedKernels<uint16_t> permuted16;
   PermutedKernels<uint32_t> permuted32;
 
@@ -119,5 +122,7 @@ void fill_avx2(KernelTable& table);
 void fill_n4s1_avx2(KernelTable& table);
 void fill_avx512(KernelTable& table);
 void fill_n4s1_avx512(KernelTable& table);
+void fill_permuted_scalar(KernelTable& table);
+void fill_permuted_avx2(KernelTable& table);
 
 }  // namespace rsr

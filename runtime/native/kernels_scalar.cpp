@@ -68,26 +68,6 @@ void lookup_grouped_w16(const RankedRows& rows, const GroupScales& scales, const
   }
 }
 
-template <class X, class Sum, class Index>
-void segment_sums(const X* v, const Index* sigma, const Index* L, size_t patterns, Sum* u) {
-  for (size_t s = 0; s < patterns; s++) {
-    Sum sum = 0;
-    for (size_t i = L[s]; i < L[s + 1]; i++) sum += v[sigma[i]];
-    u[s] = sum;
-  }
-}
-
-template <class Sum, class Index>
-void segment_adds(const Sum* t, const Index* sigma, const Index* L, size_t patterns, Sum* y) {
-  for (size_t s = 0; s < patterns; s++)
-    for (size_t i = L[s]; i < L[s + 1]; i++) y[sigma[i]] += t[s];
-}
-
-template <class Index>
-constexpr PermutedKernels<Index> kPermuted = {
-    segment_sums<int8_t, int32_t, Index>, segment_sums<float, float, Index>,
-    segment_adds<int32_t, Index>, segment_adds<float, Index>};
-
 uint64_t plain_read(const void* data, size_t bytes) {
   const unsigned char* p = static_cast<const unsigned char*>(data);
   uint64_t sum = 0;
@@ -102,8 +82,6 @@ void fill_scalar(KernelTable& table) {
                          lookup_w16<int16_t, int32_t>, lookup_grouped_w16<int16_t, int32_t>};
   table.w16_f32.vector = {4 * kPatterns, 0, grow<float, float, float>, lookup_w16<float, float>,
                           lookup_grouped_w16<float, float>};
-  table.permuted16 = kPermuted<uint16_t>;
-  table.permuted32 = kPermuted<uint32_t>;
   table.plain_read = plain_read;
 }
 
