@@ -114,5 +114,7 @@ struct KernelTable {
 void fill_scalar(KernelTable& table);
 void fill_avx2(KernelTable& table);
 void fill_avx512(KernelTable& table);
+void fill_avx512vnni(KernelTable& table);
+void fill_amx(KernelTable& table);
 
 }  // namespace rsr
