@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["avx2", "avx512", "avx512vnni", "amx"])
 def test_an_isa_object_exports_its_fill_function_only(isa: str) -> None:
     """A weak symbol could be picked by the linker for machines without the instruction set."""
     objects = list(ROOT.glob(f"build/*/runtime/CMakeFiles/*/native/kernels_{isa}.cpp.o"))
