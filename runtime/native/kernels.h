@@ -122,6 +122,8 @@ void fill_avx2(KernelTable& table);
 void fill_n4s1_avx2(KernelTable& table);
 void fill_avx512(KernelTable& table);
 void fill_n4s1_avx512(KernelTable& table);
+void fill_avx512vnni(KernelTable& table);
+void fill_amx(KernelTable& table);
 void fill_permuted_scalar(KernelTable& table);
 void fill_permuted_avx2(KernelTable& table);
 
