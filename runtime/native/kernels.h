@@ -10,12 +10,77 @@
 
 namespace rsr {
 
-constexpr int kPatterns = 32;      // entries of a lookup table; ranks have five bits
-constexpr int kStripRows = 128;    // rows of a full strip; the last has 32, 64, 96 or 128
-constexpr int kRanksPerWord = 3;   // column blocks that share a 16-bit word
-constexpr int kTableBytesI8 = 64;  // per column block; the layout inside is the kernel's own
-constexpr int kTableBytesF32 = 128;
-constexpr size_t kBatch = 16;  // vectors multiplied at once: a cache line of int32 per row
+constexpr int kPatterns = 32;  // entries of a lookup table; ranks have five bits
+
+// A part of a ranked index: some rows of one strip, or of several strips that follow one another.
+// The columns of a strip follow one another too; how a column holds its rows, and how many column
+// blocks it has, is the packing's (formats/SPEC.md):
+//   w16   word columns: one 16-bit word a row, 3 blocks; strips of 128 rows
+//   n4s1  units: five vectors of one byte a row, 8 blocks; strips of 64 rows
+// The last strip may be lower. All numbers of rows are multiples of 32.
+struct RankedRows {
+  const uint8_t* index;  // its first strip, from that strip's first row on
+  size_t first, last;    // the rows wanted, counted from there
+  size_t end;            // rows of the index, counted from there: tells the last strip's height
+  size_t columns;        // word columns or units
+  // int8: a block's sum is at most 128 k; an int16 takes those of this many columns, then it is
+  // widened: blocks of a column * flush * 128 * k <= 32767.
+  size_t flush;
+};
+
+// The scales of a w16 index whose groups of columns have their own.
+struct GroupScales {
+  const void* data;  // the first group's scale of the first row wanted; rows follow one another
+  size_t stride;     // entries from one group to the next
+  bool is_half;      // float16; otherwise float32
+  size_t blocks;     // column blocks of a group; the last may have fewer
+  size_t total;      // column blocks of the index
+};
+
+// One vector: first the sums of every column block under all patterns (grow, RSR++ step 1), then
+// for every row the sums that its ranks name (lookup, step 2).
+template <class X, class Pattern, class Y>
+struct VectorKernels {
+  size_t block_bytes;  // of the tables, for each column block; their layout is the kernel's own
+  size_t extra_bytes;  // beyond that
+  // sum of patterns[d * 32 + p] * x[block * k + d] over d, for each block and pattern p.
+  // x has blocks * k entries (zero-padded). Multiplying by 0 is done, not skipped: NaN and
+  // infinity in x spread as in a dense product.
+  void (*grow)(const X* x, const Pattern* patterns, int k, size_t blocks, void* tables);
+  // y[r - first] for the rows of one strip: rows.last <= its height.
+  void (*lookup)(const RankedRows& rows, const void* tables, Y* y);
+  // The same with scales of groups: y[r] = sum over groups of scale * what their blocks give.
+  void (*lookup_grouped)(const RankedRows& rows, const GroupScales& scales, const void* tables,
+                         float* y);
+};
+
+// Several vectors at once; columns > 0.
+template <class X, class Pattern, class Y>
+struct BatchKernels {
+  size_t least;  // with fewer vectors than this another kernel is faster; 0: there is none
+  size_t most;   // vectors of one pass
+  // Memory for what a pass of `count` vectors prepares once and all threads share, and for what
+  // each thread keeps to itself, in bytes.
+  size_t (*shared_bytes)(size_t columns, int k, size_t count);
+  size_t (*own_bytes)(size_t columns, int k, size_t count);
+  // Prepares vectors [first, last) of a pass of `count`: multiples of 16, but for the last.
+  // x: (count, columns * blocks of a column * k), zero-padded.
+  void (*prepare)(const X* x, const Pattern* patterns, int k, size_t columns, size_t count,
+                  size_t first, size_t last, void* shared);
+  // y[i * stride + r - first] for all rows wanted and all vectors of the pass.
+  void (*multiply)(const RankedRows& rows, const Pattern* patterns, int k, const void* shared,
+                   size_t count, void* own, Y* y, size_t stride);
+};
+
+constexpr int kBatchKernels = 3;  // for few, more and many vectors; `least` rises
+
+template <class X, class Pattern, class Y>
+struct RankedKernels {
+  VectorKernels<X, Pattern, Y> vector;
+  BatchKernels<X, Pattern, Y> batch[kBatchKernels];
+};
+
+constexpr size_t kBatch = 16;  // permuted vectors multiplied at once: a cache line of int32 per row
 constexpr size_t kLanes = 4;   // of the running sums over a permutation
 
 // Steps that involve the permutation, for its two index types (u16, u32), in int32 modulo 2^32:
@@ -38,20 +103,11 @@ struct PermutedKernels {
 struct KernelTable {
   const char* isa;
 
-  // Tables: for each of `blocks` column blocks the sums of its k inputs under all patterns,
-  // sum of patterns[d * 32 + p] * x[block * k + d] over d. x has blocks * k entries (zero-padded).
-  // Multiplying by 0 is done, not skipped: NaN and infinity in x spread as in a dense product.
-  void (*grow_i8)(const int8_t* x, const int16_t* patterns, int k, size_t blocks, void* tables);
-  void (*grow_f32)(const float* x, const float* patterns, int k, size_t blocks, void* tables);
-
-  // One strip of packing w16: y[r] = sum over word columns g and i < 3 of
-  // tables[3 g + i][rank], rank = bits 5i .. 5i+4 of words[g * rows + r].
-  // rows: 32, 64, 96 or 128. tables: 3 * columns of them.
-  // i8: a table entry is at most 128 k; every `flush` word columns the int16 sums are widened,
-  // so 3 * flush * 128 * k must not exceed 32767 (flush_columns below).
-  void (*lookup_i8)(const uint16_t* words, int rows, size_t columns, const void* tables,
-                    size_t flush, int32_t* y);
-  void (*lookup_f32)(const uint16_t* words, int rows, size_t columns, const void* tables, float* y);
+  // Encoding ranked, by packing and type of x. int8: exact.
+  RankedKernels<int8_t, int16_t, int32_t> w16_i8;
+  RankedKernels<float, float, float> w16_f32;  // y is unscaled
+  RankedKernels<int8_t, int16_t, int32_t> n4s1_i8;
+  RankedKernels<float, float, float> n4s1_f32;
 
   // RSR's products with Bin_k (k, patterns) of a permuted index: y = bin u, t = x bin.
   void (*multiply_bin)(const int32_t* bin, int k, size_t patterns, const int32_t* u, int32_t* y);
@@ -65,8 +121,13 @@ struct KernelTable {
 };
 
 void fill_scalar(KernelTable& table);
+void fill_n4s1_scalar(KernelTable& table);
 void fill_avx2(KernelTable& table);
+void fill_n4s1_avx2(KernelTable& table);
 void fill_avx512(KernelTable& table);
+void fill_n4s1_avx512(KernelTable& table);
+void fill_avx512vnni(KernelTable& table);
+void fill_amx(KernelTable& table);
 void fill_permuted_scalar(KernelTable& table);
 void fill_permuted_avx2(KernelTable& table);
 

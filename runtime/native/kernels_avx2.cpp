@@ -12,6 +12,9 @@
 namespace rsr {
 namespace {
 
+constexpr size_t kStripRows = 128;
+constexpr size_t kTableBytesI8 = 64, kTableBytesF32 = 128;  // of a column block
+
 inline __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 
 inline void store(void* p, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
@@ -59,14 +62,15 @@ inline void add_entries(__m256i i0, __m256i i1, const char* t, __m256i* sums) {
 
 // Bound: an int16 sum takes 3 * flush entries of at most 128 k (kernels.h), then is widened.
 template <int R>  // rows / 32
-void lookup_i8(const uint16_t* words, size_t columns, const char* t, size_t flush, int32_t* y) {
+void lookup_i8(const uint16_t* words, size_t height, size_t columns, size_t flush, const char* t,
+               int32_t* y) {
   const __m256i five = _mm256_set1_epi16(31);
   for (int r = 0; r < 32 * R; r++) y[r] = 0;
   for (size_t g = 0; g < columns;) {
     const size_t stop = columns - g < flush ? columns : g + flush;
     __m256i sums[2 * R];
     for (auto& sum : sums) sum = _mm256_setzero_si256();
-    for (; g < stop; g++, words += 32 * R, t += 3 * kTableBytesI8) {
+    for (; g < stop; g++, words += height, t += 3 * kTableBytesI8) {
       for (int r = 0; r < R; r++) {
         prefetch(words + 32 * r);
         const __m256i w0 = load(words + 32 * r), w1 = load(words + 32 * r + 16);
@@ -87,18 +91,19 @@ void lookup_i8(const uint16_t* words, size_t columns, const char* t, size_t flus
   }
 }
 
-void lookup_i8_any(const uint16_t* words, int rows, size_t columns, const void* tables,
-                   size_t flush, int32_t* y) {
+void lookup_i8_any(const RankedRows& rows, const void* tables, int32_t* y) {
+  const size_t height = rows.end < kStripRows ? rows.end : kStripRows;
+  const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
   const char* t = static_cast<const char*>(tables);
-  switch (rows / 32) {
+  switch ((rows.last - rows.first) / 32) {
     case 1:
-      return lookup_i8<1>(words, columns, t, flush, y);
+      return lookup_i8<1>(words, height, rows.columns, rows.flush, t, y);
     case 2:
-      return lookup_i8<2>(words, columns, t, flush, y);
+      return lookup_i8<2>(words, height, rows.columns, rows.flush, t, y);
     case 3:
-      return lookup_i8<3>(words, columns, t, flush, y);
+      return lookup_i8<3>(words, height, rows.columns, rows.flush, t, y);
     default:
-      return lookup_i8<4>(words, columns, t, flush, y);
+      return lookup_i8<4>(words, height, rows.columns, rows.flush, t, y);
   }
 }
 
@@ -127,15 +132,17 @@ inline __m256 entry(__m256i rank, const __m256* t) {
 }
 
 // A 32-bit lane holds the words of rows 2i (low half) and 2i + 1 (high half).
-void lookup_f32(const uint16_t* words, int rows, size_t columns, const void* tables, float* y) {
-  for (int r = 0; r < rows; r += 32) {
+void lookup_f32(const RankedRows& rows, const void* tables, float* y) {
+  const size_t height = rows.end < kStripRows ? rows.end : kStripRows;
+  const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
+  for (size_t r = 0, count = rows.last - rows.first; r < count; r += 32) {
     const float* t = static_cast<const float*>(tables);
     const uint16_t* w = words + r;
     __m256 even[2], odd[2];
     for (int h = 0; h < 2; h++) even[h] = odd[h] = _mm256_setzero_ps();
-    for (size_t g = 0; g < columns; g++, w += rows) {
+    for (size_t g = 0; g < rows.columns; g++, w += height) {
       if (r == 0)  // the other passes find the strip in L2
-        for (int line = 0; line < rows; line += 32) prefetch(w + line);
+        for (size_t line = 0; line < count; line += 32) prefetch(w + line);
       const __m256i w0 = load(w), w1 = load(w + 16);
       for (int i = 0; i < 3; i++, t += kPatterns) {
         const __m256 table[4] = {_mm256_loadu_ps(t), _mm256_loadu_ps(t + 8),
@@ -152,6 +159,93 @@ void lookup_f32(const uint16_t* words, int rows, size_t columns, const void* tab
       _mm256_storeu_ps(y + r + 16 * h, _mm256_permute2f128_ps(low, high, 0x20));
       _mm256_storeu_ps(y + r + 16 * h + 8, _mm256_permute2f128_ps(low, high, 0x31));
     }
+  }
+}
+
+// Scales of groups of columns: a group's sums are made in the rows' order, then scaled and added.
+
+inline __m256 eight_scales(const char* scales, bool is_half) {
+  if (!is_half) return _mm256_loadu_ps(reinterpret_cast<const float*>(scales));
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales)));
+}
+
+// Adds what blocks [b, stop) give 32 rows. Bound: at most 3 * flush blocks, each at most 128 k.
+inline void add_blocks_i8(const uint16_t* words, size_t height, size_t b, size_t stop,
+                          const char* tables, int32_t* y) {
+  const __m256i five = _mm256_set1_epi16(31);
+  __m256i sums[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+  for (; b < stop; b++) {
+    const uint16_t* w = words + b / 3 * height;
+    const __m128i shift = _mm_cvtsi32_si128(static_cast<int>(5 * (b % 3)));
+    add_entries(_mm256_and_si256(_mm256_srl_epi16(load(w), shift), five),
+                _mm256_and_si256(_mm256_srl_epi16(load(w + 16), shift), five),
+                tables + b * kTableBytesI8, sums);
+  }
+  for (int h = 0; h < 2; h++) {
+    int32_t* out = y + 16 * h;
+    const __m256i low = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sums[h]));
+    const __m256i high = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sums[h], 1));
+    store(out, _mm256_add_epi32(load(out), low));
+    store(out + 8, _mm256_add_epi32(load(out + 8), high));
+  }
+}
+
+void lookup_grouped_i8(const RankedRows& rows, const GroupScales& scales, const void* tables,
+                       float* y) {
+  const size_t height = rows.end < kStripRows ? rows.end : kStripRows;
+  const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
+  const size_t count = rows.last - rows.first, entry = scales.is_half ? 2 : 4;
+  const char* scale = static_cast<const char*>(scales.data);
+  for (size_t r = 0; r < count; r++) y[r] = 0;
+  for (size_t begin = 0; begin < scales.total; begin += scales.blocks) {
+    const size_t end = scales.total - begin < scales.blocks ? scales.total : begin + scales.blocks;
+    for (size_t r = 0; r < count; r += 32) {
+      prefetch(words + end / 3 * height + r);
+      int32_t sums[32] = {};
+      for (size_t b = begin; b < end; b += 3 * rows.flush) {
+        const size_t stop = end - b < 3 * rows.flush ? end : b + 3 * rows.flush;
+        add_blocks_i8(words + r, height, b, stop, static_cast<const char*>(tables), sums);
+      }
+      for (size_t i = 0; i < 32; i += 8) {
+        const __m256 s = eight_scales(scale + (r + i) * entry, scales.is_half);
+        _mm256_storeu_ps(y + r + i, _mm256_fmadd_ps(_mm256_cvtepi32_ps(load(sums + i)), s,
+                                                    _mm256_loadu_ps(y + r + i)));
+      }
+    }
+    scale += scales.stride * entry;
+  }
+}
+
+void lookup_grouped_f32(const RankedRows& rows, const GroupScales& scales, const void* tables,
+                        float* y) {
+  const size_t height = rows.end < kStripRows ? rows.end : kStripRows;
+  const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
+  const size_t count = rows.last - rows.first, entry_bytes = scales.is_half ? 2 : 4;
+  const char* scale = static_cast<const char*>(scales.data);
+  for (size_t r = 0; r < count; r++) y[r] = 0;
+  for (size_t begin = 0; begin < scales.total; begin += scales.blocks) {
+    const size_t end = scales.total - begin < scales.blocks ? scales.total : begin + scales.blocks;
+    for (size_t r = 0; r < count; r += 16) {
+      const float* t = static_cast<const float*>(tables) + begin * kPatterns;
+      __m256 even = _mm256_setzero_ps(), odd = even;
+      for (size_t b = begin; b < end; b++, t += kPatterns) {
+        const __m256i w = _mm256_srl_epi32(load(words + b / 3 * height + r),
+                                           _mm_cvtsi32_si128(static_cast<int>(5 * (b % 3))));
+        const __m256 table[4] = {_mm256_loadu_ps(t), _mm256_loadu_ps(t + 8),
+                                 _mm256_loadu_ps(t + 16), _mm256_loadu_ps(t + 24)};
+        even = _mm256_add_ps(even, entry(w, table));
+        odd = _mm256_add_ps(odd, entry(_mm256_srli_epi32(w, 16), table));
+      }
+      const __m256 low = _mm256_unpacklo_ps(even, odd), high = _mm256_unpackhi_ps(even, odd);
+      const __m256 sums[2] = {_mm256_permute2f128_ps(low, high, 0x20),
+                              _mm256_permute2f128_ps(low, high, 0x31)};
+      for (int h = 0; h < 2; h++) {
+        float* out = y + r + 8 * h;
+        const __m256 s = eight_scales(scale + (r + 8 * h) * entry_bytes, scales.is_half);
+        _mm256_storeu_ps(out, _mm256_fmadd_ps(sums[h], s, _mm256_loadu_ps(out)));
+      }
+    }
+    scale += scales.stride * entry_bytes;
   }
 }
 
@@ -172,10 +266,8 @@ uint64_t plain_read(const void* data, size_t bytes) {
 }  // namespace
 
 void fill_avx2(KernelTable& table) {
-  table.grow_i8 = grow_i8;
-  table.grow_f32 = grow_f32;
-  table.lookup_i8 = lookup_i8_any;
-  table.lookup_f32 = lookup_f32;
+  table.w16_i8.vector = {kTableBytesI8, 0, grow_i8, lookup_i8_any, lookup_grouped_i8};
+  table.w16_f32.vector = {kTableBytesF32, 0, grow_f32, lookup_f32, lookup_grouped_f32};
   table.plain_read = plain_read;
 }
 

@@ -1,4 +1,7 @@
 // Plain C++: complete, the fallback everywhere, and what the other files must equal.
+#include <cmath>
+#include <limits>
+
 #include "kernels.h"
 
 namespace rsr {
@@ -16,11 +19,13 @@ void grow(const X* x, const Pattern* patterns, int k, size_t blocks, void* table
 }
 
 template <class Entry, class Sum>
-void lookup(const uint16_t* words, int rows, size_t columns, const void* tables, Sum* y) {
-  for (int r = 0; r < rows; r++) y[r] = 0;
+void lookup_w16(const RankedRows& rows, const void* tables, Sum* y) {
+  const size_t height = rows.end < 128 ? rows.end : 128, count = rows.last - rows.first;
   const Entry* t = static_cast<const Entry*>(tables);
-  for (size_t g = 0; g < columns; g++, words += rows, t += kRanksPerWord * kPatterns) {
-    for (int r = 0; r < rows; r++) {
+  const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
+  for (size_t r = 0; r < count; r++) y[r] = 0;
+  for (size_t g = 0; g < rows.columns; g++, words += height, t += 3 * kPatterns) {
+    for (size_t r = 0; r < count; r++) {
       const unsigned w = words[r];
       y[r] += t[w & 31];
       y[r] += t[kPatterns + (w >> 5 & 31)];
@@ -29,9 +34,38 @@ void lookup(const uint16_t* words, int rows, size_t columns, const void* tables,
   }
 }
 
-void lookup_i8(const uint16_t* words, int rows, size_t columns, const void* tables, size_t,
-               int32_t* y) {
-  lookup<int16_t>(words, rows, columns, tables, y);
+float from_half(uint16_t half) {
+  const int exponent = half >> 10 & 31, mantissa = half & 1023;
+  const float sign = half >> 15 ? -1.0f : 1.0f;
+  if (exponent == 31) return mantissa ? std::numeric_limits<float>::quiet_NaN() : sign * INFINITY;
+  return sign * (exponent ? std::ldexp(float(1024 + mantissa), exponent - 25)
+                          : std::ldexp(float(mantissa), -24));
+}
+
+// A group's sum is at most 128 k blocks < 2^31, as in_features < 2^24.
+template <class Entry, class Sum>
+void lookup_grouped_w16(const RankedRows& rows, const GroupScales& scales, const void* tables,
+                        float* y) {
+  constexpr size_t kMostRows = 128;
+  const size_t height = rows.end < kMostRows ? rows.end : kMostRows;
+  const size_t count = rows.last - rows.first;
+  const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
+  for (size_t r = 0; r < count; r++) y[r] = 0;
+  for (size_t b = 0, g = 0; b < scales.total; g++) {
+    const size_t stop = b + scales.blocks < scales.total ? b + scales.blocks : scales.total;
+    Sum sums[kMostRows] = {};
+    for (; b < stop; b++) {
+      const Entry* t = static_cast<const Entry*>(tables) + b * kPatterns;
+      for (size_t r = 0; r < count; r++)
+        sums[r] += t[words[b / 3 * height + r] >> 5 * (b % 3) & 31];
+    }
+    for (size_t r = 0; r < count; r++) {
+      const size_t i = g * scales.stride + r;
+      const float scale = scales.is_half ? from_half(static_cast<const uint16_t*>(scales.data)[i])
+                                         : static_cast<const float*>(scales.data)[i];
+      y[r] += static_cast<float>(sums[r]) * scale;
+    }
+  }
 }
 
 uint64_t plain_read(const void* data, size_t bytes) {
@@ -44,10 +78,10 @@ uint64_t plain_read(const void* data, size_t bytes) {
 }  // namespace
 
 void fill_scalar(KernelTable& table) {
-  table.grow_i8 = grow<int8_t, int16_t, int16_t>;
-  table.grow_f32 = grow<float, float, float>;
-  table.lookup_i8 = lookup_i8;
-  table.lookup_f32 = lookup<float, float>;
+  table.w16_i8.vector = {2 * kPatterns, 0, grow<int8_t, int16_t, int16_t>,
+                         lookup_w16<int16_t, int32_t>, lookup_grouped_w16<int16_t, int32_t>};
+  table.w16_f32.vector = {4 * kPatterns, 0, grow<float, float, float>, lookup_w16<float, float>,
+                          lookup_grouped_w16<float, float>};
   table.plain_read = plain_read;
 }
 

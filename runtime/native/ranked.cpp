@@ -1,8 +1,10 @@
 #include "ranked.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
-#include <vector>
+#include <memory>
+#include <type_traits>
 
 #include "dispatch.h"
 #include "parallel.h"
@@ -10,87 +12,321 @@
 namespace rsr {
 namespace {
 
-// Word columns whose table entries, at most 128 k each, an int16 sum can take.
-size_t flush_columns(int k) { return 32767 / (128 * k) / kRanksPerWord; }
+constexpr size_t kLanes = 32;      // rows are padded to a multiple of this
+constexpr size_t kUnitRows = 64;   // rows handed to a thread at once: at least these
+constexpr size_t kLineBytes = 64;  // of a cache line: how memory for kernels is aligned
 
-// Scratch memory of the calling thread, kept from product to product.
-constexpr size_t kMostScratch = 8 << 20;
+struct PackingShape {
+  size_t strip_rows, column_blocks, cell_bytes;  // a cell: one row in one column
+};
 
-struct Scratch {
-  std::vector<char> tables, input;
+PackingShape shape_of(Packing packing) {
+  return packing == Packing::w16 ? PackingShape{128, 3, 2} : PackingShape{64, 8, 5};
+}
 
-  void* aligned_tables(size_t bytes) {
-    if (tables.size() < bytes + 64) tables.resize(bytes + 64);
-    return tables.data() + (64 - reinterpret_cast<uintptr_t>(tables.data()) % 64) % 64;
-  }
-
-  // x with zeros behind it, so that every column block has its k inputs.
-  template <class X>
-  const X* padded(const X* x, size_t n, size_t padded_n) {
-    if (n == padded_n) return x;
-    if (input.size() < padded_n * sizeof(X)) input.resize(padded_n * sizeof(X));
-    X* copy = reinterpret_cast<X*>(input.data());
-    std::memcpy(copy, x, n * sizeof(X));
-    std::memset(copy + n, 0, (padded_n - n) * sizeof(X));
-    return copy;
+// Memory that is not cleared, kept from product to product.
+class Buffer {
+ public:
+  void* get(size_t bytes) {
+    if (bytes > size_) {
+      data_.reset(new char[bytes + kLineBytes]);
+      size_ = bytes;
+    }
+    const size_t beyond = reinterpret_cast<uintptr_t>(data_.get()) % kLineBytes;
+    return data_.get() + (kLineBytes - beyond) % kLineBytes;
   }
 
   // What a rare, huge matrix needed is not kept for the life of the thread.
   void trim() {
-    if (tables.size() + input.size() > kMostScratch) *this = Scratch();
+    constexpr size_t kMost = 32 << 20;
+    if (size_ > kMost) data_.reset(), size_ = 0;
+  }
+
+ private:
+  std::unique_ptr<char[]> data_;
+  size_t size_ = 0;
+};
+
+// Of the calling thread: what all threads share in a product it asks for, and what it keeps to
+// itself when it works on anyone's.
+struct Scratch {
+  Buffer input, shared, outputs, own;
+  uint64_t tables_of = 0;  // the product whose tables `own` holds
+
+  void trim() {
+    for (Buffer* b : {&input, &shared, &outputs, &own}) b->trim();
   }
 };
 
 thread_local Scratch scratch;
+std::atomic<uint64_t> products_begun{0};
 
-// The part both data types share: strip(words, rows in the strip, first row, rows that are real).
-template <class Strip>
-void for_each_strip(const RankedIndex& a, const Strip& strip) {
-  const size_t padded = a.padded_rows(), columns = a.word_columns();
-  const size_t strips = (padded + kStripRows - 1) / kStripRows;
-  parallel_for(strips, a.bytes(), [&](size_t begin, size_t end) {
-    for (size_t s = begin; s < end; s++) {
-      const size_t first = s * kStripRows;
-      const size_t height = std::min<size_t>(kStripRows, padded - first);
-      strip(a.words + first * columns, static_cast<int>(height), first,
-            std::min(height, a.rows - first));
+// What becomes of the sums of rows [first, last) of one vector.
+
+void finish(const RankedIndex&, size_t first, size_t last, const int32_t* sums, int32_t* y,
+            const float*) {
+  if (sums != y) std::memcpy(y, sums, (last - first) * sizeof(int32_t));
+}
+
+// A scale covers a run of rows: no division for each row.
+template <class Sum, class Scaled>
+void scale_rows(const RankedIndex& a, size_t first, size_t last, const Sum* sums, float* y,
+                const Scaled& scaled) {
+  for (size_t r = first; r < last;) {
+    const size_t s = r / a.scale_rows, stop = std::min(last, (s + 1) * a.scale_rows);
+    const float scale = a.scale[s];
+    for (; r < stop; r++) y[r - first] = scaled(static_cast<float>(sums[r - first]), scale);
+  }
+}
+
+void finish(const RankedIndex& a, size_t first, size_t last, const float* sums, float* y,
+            const float*) {
+  scale_rows(a, first, last, sums, y, [](float sum, float scale) { return sum * scale; });
+}
+
+void finish(const RankedIndex& a, size_t first, size_t last, const int32_t* sums, float* y,
+            const float* divisor) {
+  scale_rows(a, first, last, sums, y,
+             [d = *divisor](float sum, float scale) { return sum * scale / d; });
+}
+
+template <class X, class Pattern, class Y, class Out>
+class Multiplication {
+ public:
+  using Kernels = RankedKernels<X, Pattern, Y>;
+  using Batch = BatchKernels<X, Pattern, Y>;
+
+  Multiplication(const Kernels& kernels, const RankedProduct<Out>* products, size_t size)
+      : kernels_(kernels), products_(products), size_(size), a_(*products[0].index) {
+    const PackingShape shape = shape_of(a_.packing);
+    blocks_ = a_.index_columns() * shape.column_blocks;
+    inputs_ = blocks_ * a_.k;
+    flush_ = 32767 / (128 * a_.k) / shape.column_blocks;
+    std::copy(a_.patterns, a_.patterns + a_.k * kPatterns, patterns_);
+    for (size_t p = 0; p < size; p++) {
+      units_ += units(*products[p].index);
+      bytes_ += products[p].index->bytes();
     }
-  });
+  }
+
+  // divisors: one for each vector, or null where the output has none.
+  void run(const X* x, size_t count, const float* divisors) {
+    divisors_ = divisors;
+    x = padded(x, count);
+    for (size_t done = 0; done < count;) {
+      const Batch* batch = batch_for(count - done);
+      const size_t pass = batch ? std::min(batch->most, count - done) : 1;
+      batch ? many(*batch, x + done * inputs_, pass, done) : one(x + done * inputs_, done);
+      done += pass;
+    }
+    scratch.trim();
+  }
+
+ private:
+  static size_t units(const RankedIndex& a) {
+    return (a.padded_rows() + kUnitRows - 1) / kUnitRows;
+  }
+
+  // x with zeros behind each vector and each group, so that every column block has its k inputs.
+  const X* padded(const X* x, size_t count) const {
+    if (a_.columns == inputs_) return x;
+    const size_t group = a_.groups.columns ? a_.groups.columns : std::max<size_t>(1, a_.columns);
+    const size_t step = a_.group_blocks() * a_.k;
+    X* copy = static_cast<X*>(scratch.input.get(count * inputs_ * sizeof(X)));
+    std::fill(copy, copy + count * inputs_, X(0));
+    for (size_t i = 0; i < count; i++)
+      for (size_t c = 0, to = i * inputs_; c < a_.columns; c += group, to += step)
+        std::copy_n(x + i * a_.columns + c, std::min(group, a_.columns - c), copy + to);
+    return copy;
+  }
+
+  const Batch* batch_for(size_t count) const {
+    const Batch* best = nullptr;
+    if (blocks_ == 0 || is_grouped()) return best;
+    for (const Batch& b : kernels_.batch)
+      if (b.least != 0 && b.least <= count) best = &b;
+    return best;
+  }
+
+  // part(product, rows) for rows of all products, shared out among the threads.
+  template <class Part>
+  void for_each_part(size_t cost, const Part& part) const {
+    parallel_for(units_, cost, [&](size_t begin, size_t end) {
+      size_t before = 0;  // units of the products before this one
+      for (size_t p = 0; p < size_ && before < end; p++) {
+        const RankedIndex& a = *products_[p].index;
+        const size_t here = units(a);
+        if (before + here > begin) {
+          const size_t first = std::max(begin, before) - before;
+          const size_t last = std::min(end - before, here);
+          part(products_[p], first * kUnitRows, std::min(last * kUnitRows, a.padded_rows()));
+        }
+        before += here;
+      }
+    });
+  }
+
+  RankedRows rows_from_strip(const RankedIndex& a, size_t strip, size_t first, size_t last) const {
+    const size_t start = strip * shape_of(a.packing).strip_rows;
+    return {a.data + start * a.row_bytes(), first - start,     last - start,
+            a.padded_rows() - start,        a.index_columns(), flush_};
+  }
+
+  const float* divisor(size_t i) const { return divisors_ ? divisors_ + i : nullptr; }
+
+  // The output itself where it has the sums' type and a place for every row, padding included.
+  static Y* place_for_sums([[maybe_unused]] Out* y, [[maybe_unused]] bool fits, Y* scratch) {
+    if constexpr (std::is_same_v<Y, Out>) {
+      if (fits) return y;
+    }
+    return scratch;
+  }
+
+  // Whether there are scales of groups to apply: int8 products without scale ignore them.
+  bool is_grouped() const { return a_.groups.columns && std::is_same_v<Out, float>; }
+
+  void lookup_grouped(const RankedIndex& a, const RankedRows& rows, size_t first,
+                      const void* tables, [[maybe_unused]] Out* y, const float* divisor) const {
+    if constexpr (std::is_same_v<Out, float>) {
+      const size_t count = rows.last - rows.first, real = std::min(count, a.rows - first);
+      const size_t size = a.groups.is_half ? 2 : 4,
+                   groups = a.blocks() / a.group_blocks() + (a.blocks() % a.group_blocks() != 0);
+      const char* data = static_cast<const char*>(a.groups.data) + first * size;
+      GroupScales scales{data, a.rows, a.groups.is_half, a.group_blocks(), a.blocks()};
+      float sums[128];
+      if (real < count) {  // padding rows have no scale: kernels read one for each row
+        char* copy = static_cast<char*>(scratch.outputs.get(groups * count * size));
+        std::memset(copy, 0, groups * count * size);
+        for (size_t g = 0; g < groups; g++)
+          std::memcpy(copy + g * count * size, data + g * a.rows * size, real * size);
+        scales.data = copy;
+        scales.stride = count;
+      }
+      float* to = real < count ? sums : y;
+      kernels_.vector.lookup_grouped(rows, scales, tables, to);
+      for (size_t r = 0; r < real; r++) y[r] = divisor ? to[r] / *divisor : to[r];
+    }
+  }
+
+  // Every thread grows the tables for itself: they are then in its cache, and nobody waits.
+  const void* own_tables(const X* x, uint64_t product) const {
+    const auto& kernel = kernels_.vector;
+    void* tables = scratch.own.get(blocks_ * kernel.block_bytes + kernel.extra_bytes);
+    if (scratch.tables_of != product) {
+      kernel.grow(x, patterns_, a_.k, blocks_, tables);
+      scratch.tables_of = product;
+    }
+    return tables;
+  }
+
+  void one(const X* x, size_t done) const {
+    const uint64_t product = ++products_begun;
+    const size_t strip_rows = shape_of(a_.packing).strip_rows;
+    for_each_part(bytes_, [&](const RankedProduct<Out>& p, size_t first, size_t last) {
+      const RankedIndex& a = *p.index;
+      const void* tables = own_tables(x, product);
+      for (size_t r = first, stop; r < last; r = stop) {
+        const size_t strip = r / strip_rows;
+        stop = std::min(last, (strip + 1) * strip_rows);
+        alignas(kLineBytes) Y sums[128];
+        Out* y = p.y + done * a.rows + r;
+        if (is_grouped()) {
+          lookup_grouped(a, rows_from_strip(a, strip, r, stop), r, tables, y, divisor(done));
+          continue;
+        }
+        Y* to = place_for_sums(y, stop <= a.rows, sums);
+        kernels_.vector.lookup(rows_from_strip(a, strip, r, stop), tables, to);
+        finish(a, r, std::min(stop, a.rows), to, y, divisor(done));
+      }
+    });
+  }
+
+  void many(const Batch& batch, const X* x, size_t count, size_t done) const {
+    constexpr size_t kGroup = 16;
+    const size_t columns = a_.index_columns();
+    void* shared = scratch.shared.get(batch.shared_bytes(columns, a_.k, count));
+    parallel_for((count + kGroup - 1) / kGroup, count * inputs_ * sizeof(X),
+                 [&](size_t begin, size_t end) {
+                   batch.prepare(x, patterns_, a_.k, columns, count, begin * kGroup,
+                                 std::min(end * kGroup, count), shared);
+                 });
+    for_each_part(bytes_ * count, [&](const RankedProduct<Out>& p, size_t first, size_t last) {
+      const RankedIndex& a = *p.index;
+      void* own = scratch.own.get(batch.own_bytes(columns, a_.k, count));
+      scratch.tables_of = 0;
+      const RankedRows rows =
+          rows_from_strip(a, first / shape_of(a.packing).strip_rows, first, last);
+      Out* y = p.y + done * a.rows + first;
+      const bool in_place = std::is_same_v<Y, Out> && last <= a.rows;
+      const size_t stride = in_place ? a.rows : last - first;
+      Y* to = place_for_sums(
+          y, in_place,
+          in_place ? nullptr : static_cast<Y*>(scratch.outputs.get(count * stride * sizeof(Y))));
+      batch.multiply(rows, patterns_, a_.k, shared, count, own, to, stride);
+      for (size_t i = 0; i < count; i++)
+        finish(a, first, std::min(last, a.rows), to + i * stride, y + i * a.rows,
+               divisor(done + i));
+    });
+  }
+
+  const Kernels& kernels_;
+  const float* divisors_ = nullptr;
+  const RankedProduct<Out>* products_;
+  const size_t size_;
+  const RankedIndex& a_;  // the first: what it says of the input holds for all
+  size_t blocks_, inputs_, flush_, units_ = 0, bytes_ = 0;
+  alignas(kLineBytes) Pattern patterns_[5 * kPatterns];  // k <= 5, as B^k <= 32
+};
+
+const auto& kernels_i8(const RankedIndex& a) {
+  return a.packing == Packing::w16 ? kernels().w16_i8 : kernels().n4s1_i8;
+}
+
+const auto& kernels_f32(const RankedIndex& a) {
+  return a.packing == Packing::w16 ? kernels().w16_f32 : kernels().n4s1_f32;
 }
 
 }  // namespace
 
-void multiply_i8(const RankedIndex& a, const int8_t* x, size_t count, int32_t* y) {
-  const KernelTable& kernel = kernels();
-  const size_t columns = a.word_columns(), blocks = columns * kRanksPerWord;
-  void* tables = scratch.aligned_tables(blocks * kTableBytesI8);
-  for (size_t i = 0; i < count; i++, x += a.columns, y += a.rows) {
-    kernel.grow_i8(scratch.padded(x, a.columns, blocks * a.k), a.patterns, a.k, blocks, tables);
-    for_each_strip(a, [&](const uint16_t* words, int height, size_t first, size_t real) {
-      alignas(64) int32_t sums[kStripRows];
-      kernel.lookup_i8(words, height, columns, tables, flush_columns(a.k), sums);
-      std::memcpy(y + first, sums, real * sizeof(int32_t));
-    });
-  }
-  scratch.trim();
+size_t RankedIndex::strip_rows() const { return shape_of(packing).strip_rows; }
+
+size_t RankedIndex::group_blocks() const {
+  return ((groups.columns ? groups.columns : columns) + k - 1) / k;
 }
 
-void multiply_f32(const RankedIndex& a, const float* x, size_t count, float* y) {
-  const KernelTable& kernel = kernels();
-  const size_t columns = a.word_columns(), blocks = columns * kRanksPerWord;
-  void* tables = scratch.aligned_tables(blocks * kTableBytesF32);
-  float patterns[5 * kPatterns];  // k <= 5, as B^k <= 32
-  std::copy(a.patterns, a.patterns + a.k * kPatterns, patterns);
-  for (size_t i = 0; i < count; i++, x += a.columns, y += a.rows) {
-    kernel.grow_f32(scratch.padded(x, a.columns, blocks * a.k), patterns, a.k, blocks, tables);
-    for_each_strip(a, [&](const uint16_t* words, int height, size_t first, size_t real) {
-      alignas(64) float sums[kStripRows];
-      kernel.lookup_f32(words, height, columns, tables, sums);
-      for (size_t r = 0; r < real; r++)
-        y[first + r] = sums[r] * a.scale[(first + r) / a.scale_rows];
-    });
-  }
-  scratch.trim();
+size_t RankedIndex::blocks() const {
+  if (groups.columns == 0) return group_blocks();
+  return columns / groups.columns * group_blocks() + (columns % groups.columns + k - 1) / k;
+}
+
+size_t RankedIndex::index_columns() const {
+  const size_t width = shape_of(packing).column_blocks;
+  return (blocks() + width - 1) / width;
+}
+
+size_t RankedIndex::row_bytes() const { return index_columns() * shape_of(packing).cell_bytes; }
+
+bool RankedIndex::shares_input(const RankedIndex& other) const {
+  return packing == other.packing && columns == other.columns && k == other.k &&
+         groups.columns == other.groups.columns &&
+         std::equal(patterns, patterns + k * kPatterns, other.patterns);
+}
+
+void multiply_i8(const RankedProduct<int32_t>* products, size_t size, const int8_t* x,
+                 size_t count) {
+  Multiplication<int8_t, int16_t, int32_t, int32_t>(kernels_i8(*products[0].index), products, size)
+      .run(x, count, nullptr);
+}
+
+void multiply_f32(const RankedProduct<float>* products, size_t size, const float* x, size_t count) {
+  Multiplication<float, float, float, float>(kernels_f32(*products[0].index), products, size)
+      .run(x, count, nullptr);
+}
+
+void multiply_quantized(const RankedProduct<float>* products, size_t size, const int8_t* x,
+                        const float* divisors, size_t count) {
+  Multiplication<int8_t, int16_t, int32_t, float>(kernels_i8(*products[0].index), products, size)
+      .run(x, count, divisors);
 }
 
 }  // namespace rsr

@@ -12,6 +12,7 @@ from .cpu import cpu_info, get_num_threads, set_num_threads, use_isa
 from .errors import ClosedError, InputShapeError, InputTypeError, IsaError, OptionError
 from .matrix import Matrix
 from .model import Model, load
+from .products import linear_all, matmul_all
 
 __all__ = [
     "ClosedError",
@@ -25,7 +26,9 @@ __all__ = [
     "RsrError",
     "cpu_info",
     "get_num_threads",
+    "linear_all",
     "load",
+    "matmul_all",
     "set_num_threads",
     "use_isa",
 ]

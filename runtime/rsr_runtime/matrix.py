@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.decode import decode_block, decode_digits, row_scales
+from rsr_formats.decode import apply_scales, decode_block, decode_digits, row_scales
 from rsr_formats.encoding import Block, pattern_values
 from rsr_formats.layout import IndexedTensor
 from rsr_formats.validate import check_ranks
 
 from . import _native
 from .errors import ClosedError, InputShapeError, InputTypeError, OptionError
+from .products import PRODUCTS, contiguous, input_array, linear_all, matmul_all, shape_error
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
 
 _TABLE = 32  # entries of a lookup table: ranks have five bits
-_PRODUCTS = {np.dtype(np.float32): np.dtype(np.float32), np.dtype(np.int8): np.dtype(np.int32)}
 
 
 class Matrix:
@@ -79,7 +79,7 @@ class Matrix:
 
     @property
     def packing(self) -> str:
-        """How the index lies in memory: "w16", "u16" or "u32" (formats/SPEC.md)."""
+        """How the index lies in memory: "w16", "n4s1", "u16" or "u32" (formats/SPEC.md)."""
         return self._tensor.packing
 
     @property
@@ -89,10 +89,13 @@ class Matrix:
 
     @property
     def scale(self) -> FloatArray:
-        """Float32 multipliers, read-only: shape () for one, (out_features,) for one per row."""
+        """Float32 multipliers, read-only: shape () for one, (out_features,) for one per row.
+
+        (out_features, groups) where groups of columns have their own.
+        """
         if self._scale is None:
             scale = row_scales(self._tensor, self._arrays["scale"])
-            scale = scale.reshape(()) if len(scale) == 1 else scale.view()
+            scale = scale.reshape(()) if scale.shape == (1,) else scale.view()
             scale.flags.writeable = False
             self._scale = scale
         return self._scale
@@ -132,14 +135,9 @@ class Matrix:
             InputTypeError, InputShapeError: x has another dtype or shape.
             ClosedError: the model was closed.
         """
-        x = _array(x)
-        if x.ndim == 1:
+        if isinstance(x, np.ndarray) and x.ndim == 1:
             return self.matvec(x)
-        if x.ndim != 2 or x.shape[0] != self.shape[1]:
-            raise self._shape_error(x)
-        y = np.empty((x.shape[1], self.shape[0]), _PRODUCTS[x.dtype])
-        self._multiply(_contiguous(x.T), y)
-        return np.ascontiguousarray(y.T)
+        return matmul_all([self], x)[0]
 
     def matvec(self, x: Array, out: Array | None = None, *, algorithm: str | None = None) -> Array:
         """Return W @ x for one vector, as `@` does, into `out` if given.
@@ -155,14 +153,24 @@ class Matrix:
             OptionError: an unknown algorithm, or one for a matrix that is not permuted.
             ClosedError: the model was closed.
         """
-        x = _array(x)
+        x = input_array(x)
         if x.shape != self.shape[1:]:
-            raise self._shape_error(x)
+            raise shape_error(self, x)
         if out is None:
-            out = np.empty(self.shape[0], _PRODUCTS[x.dtype])
+            out = np.empty(self.shape[0], PRODUCTS[x.dtype])
         else:
             self._check_out(x, out)
-        self._multiply(_contiguous(x)[None], out[None], algorithm)
+        self.check_open()
+        native = self.ranked
+        rows = contiguous(x)[None]
+        if native is None:
+            self.multiply_permuted(rows, out[None], algorithm)
+        elif algorithm is not None:
+            raise self._algorithm_error(algorithm)
+        elif x.dtype == np.int8:
+            _native.multiply_i8([native], rows, [out[None]])
+        else:
+            _native.multiply_f32([native], rows, [out[None]])
         return out
 
     def linear(self, x: Array, activations: str = "float32") -> FloatArray:
@@ -184,27 +192,7 @@ class Matrix:
             OptionError: another value of `activations`.
             ClosedError: the model was closed.
         """
-        if activations not in ("float32", "int8"):
-            raise OptionError(f"activations: found {activations!r}, expected 'float32' or 'int8'")
-        x = _array(x)
-        if x.dtype != np.float32:
-            raise InputTypeError(f"linear: x has dtype {x.dtype}, expected float32")
-        if x.ndim == 0 or x.shape[-1] != self.shape[1]:
-            raise InputShapeError(
-                f"{self._tensor.name!r}: x has shape {x.shape}, expected (..., {self.shape[1]})"
-            )
-        count = int(np.prod(x.shape[:-1]))  # not -1: it cannot be told from 0 elements
-        rows = _contiguous(x).reshape(count, self.shape[1])
-        shape = (*x.shape[:-1], self.shape[0])
-        if activations == "float32":
-            y = np.empty((len(rows), self.shape[0]), np.float32)
-            self._multiply(rows, y)
-            return y.reshape(shape)
-        q, s = quantize_int8(rows)
-        sums = np.empty((len(rows), self.shape[0]), np.int32)
-        self._multiply(q, sums)
-        with np.errstate(over="ignore"):  # a sum beyond float32 is infinite, as in a dense product
-            return (sums.astype(np.float32) * self.scale / s).reshape(shape)
+        return linear_all([self], x, activations)[0]
 
     def to_dense(self, dtype: npt.DTypeLike = np.float32) -> Array:
         """Return the dense matrix, (out_features, in_features): for tests and inspection.
@@ -219,14 +207,15 @@ class Matrix:
         """
         if np.dtype(dtype) not in (np.float32, np.int8):
             raise OptionError(f"to_dense: found dtype {np.dtype(dtype)}, expected float32 or int8")
-        self._check_open()
+        self.check_open()
         if self.encoding == "ranked":
             check_ranks(self._tensor, self._arrays["ranks"])
         W = np.array(self._tensor.digits, np.int8)[decode_digits(self._tensor, self._arrays)]
         if np.dtype(dtype) == np.int8:
             return W
-        scale = self.scale
-        return W.astype(np.float32) * (scale[:, None] if scale.ndim else scale)
+        dense = W.astype(np.float32)
+        apply_scales(self._tensor, dense, self.scale)
+        return dense
 
     def block(self, j: int) -> Block:
         """Return the permutation sigma and the segment list L of column block `j`.
@@ -244,41 +233,40 @@ class Matrix:
         """
         if not 0 <= j < self.blocks:
             raise IndexError(f"{self._tensor.name!r}: block {j} of {self.blocks}")
-        self._check_open()
+        self.check_open()
         return decode_block(self._tensor, self._arrays, j)
 
-    def _multiply(self, x: Array, y: Array, algorithm: str | None = None) -> None:
-        """y[i] = W x[i]; x (b, in_features) and y (b, out_features), contiguous."""
-        self._check_open()
+    @property
+    def ranked(self) -> _native.Ranked | None:
+        """The native index of a ranked matrix, for `products`; None for a permuted one."""
+        native = self._native
+        return native if isinstance(native, _native.Ranked) else None
+
+    def multiply_permuted(self, x: Array, y: Array, algorithm: str | None = None) -> None:
+        """y[i] = W x[i] for a permuted matrix; x (b, in_features), y (b, out_features)."""
+        assert not isinstance(self._native, _native.Ranked)
         if algorithm not in (None, "rsr++", "rsr"):
-            raise OptionError(f"algorithm: found {algorithm!r}, expected 'rsr++' or 'rsr'")
-        if isinstance(self._native, _native.Ranked):
-            if algorithm is not None:
-                raise OptionError(
-                    f"{self._tensor.name!r} is ranked: algorithms can be compared on a matrix "
-                    "compiled with --encoding permuted"
-                )
-            if x.dtype == np.int8:
-                self._native.multiply_i8(x, y)
-            else:
-                self._native.multiply_f32(x, y)
-        elif x.dtype == np.int8:
+            raise self._algorithm_error(algorithm)
+        if x.dtype == np.int8:
             self._native.multiply_i8(x, y, algorithm != "rsr")
         else:
             self._native.multiply_f32(x, y, algorithm != "rsr")
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise ClosedError if the model was closed."""
         if self._is_closed():
             raise ClosedError(f"{self._tensor.name!r}: the model it belongs to was closed")
 
-    def _shape_error(self, x: Array) -> InputShapeError:
-        n = self.shape[1]
-        return InputShapeError(
-            f"{self._tensor.name!r}: x has shape {x.shape}, expected ({n},) or ({n}, b)"
+    def _algorithm_error(self, algorithm: str) -> OptionError:
+        if algorithm not in ("rsr++", "rsr"):
+            return OptionError(f"algorithm: found {algorithm!r}, expected 'rsr++' or 'rsr'")
+        return OptionError(
+            f"{self._tensor.name!r} is ranked: algorithms can be compared on a matrix "
+            "compiled with --encoding permuted"
         )
 
     def _check_out(self, x: Array, out: Array) -> None:
-        dtype = _PRODUCTS[x.dtype]
+        dtype = PRODUCTS[x.dtype]
         if not isinstance(out, np.ndarray) or out.dtype != dtype:
             raise InputTypeError(
                 f"out is {getattr(out, 'dtype', type(out).__name__)}, "
@@ -292,47 +280,37 @@ class Matrix:
             raise InputShapeError("out must not overlap x")
 
 
-def quantize_int8(x: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
-    """Quantise each row of x (b, n), contiguous, by its largest magnitude, as BitNet b1.58 does.
-
-    Returns:
-        q, int8 (b, n), and s, float32 (b, 1), with x ~ q / s; s is NaN for a row that is not
-        finite.
-    """
-    q = np.empty(x.shape, np.int8)
-    s = np.empty((len(x), 1), np.float32)
-    _native.quantize_i8(x, q, s)
-    return q, s
-
-
-def _array(x: Any) -> Array:
-    """Return `x` as a native-endian array of a dtype that products take."""
-    if not isinstance(x, np.ndarray):
-        raise InputTypeError(f"x is {type(x).__name__}, expected a NumPy array")
-    if x.dtype not in _PRODUCTS:
-        raise InputTypeError(
-            f"x has dtype {x.dtype}, expected float32 or int8: convert it with x.astype(...)"
-        )
-    return x
-
-
-def _contiguous(x: Array) -> Array:
-    """Return `x`, or a copy of it, as native code wants it: C-contiguous and aligned."""
-    x = np.ascontiguousarray(x)
-    return x if x.flags.aligned else x.copy()
-
-
 def _scale_rows(t: IndexedTensor) -> int:
     return t.scale.rows if t.scale is not None else max(1, t.shape[0])
+
+
+def _group_scales(t: IndexedTensor, scale: Array) -> Array:
+    """Return the bytes of (groups, out_features) scales: a view where every row has its own."""
+    assert t.scale is not None
+    scales = scale.reshape(t.groups, -1)
+    if t.scale.rows != 1:
+        scales = np.ascontiguousarray(scales[:, np.arange(t.rows) // t.scale.rows])
+    return scales.view(np.uint8)
 
 
 def _native_product(
     t: IndexedTensor, arrays: dict[str, Array]
 ) -> _native.Ranked | _native.Permuted16 | _native.Permuted32:
-    scale = arrays["scale"]
+    scale = arrays["scale"].astype(np.float32, copy=False)
     if t.encoding == "ranked":
         patterns = np.zeros((t.k, _TABLE), np.int16)
         patterns[:, : t.patterns] = pattern_values(t.digits, t.k).T
+        if t.is_grouped:
+            return _native.Ranked(
+                arrays["ranks"],
+                t.rows,
+                t.columns,
+                patterns,
+                np.ones(1, np.float32),
+                max(1, t.rows),
+                _group_scales(t, arrays["scale"]),
+                t.group_columns,
+            )
         return _native.Ranked(arrays["ranks"], t.rows, t.columns, patterns, scale, _scale_rows(t))
     kind = _native.Permuted16 if t.packing == "u16" else _native.Permuted32
     return kind(

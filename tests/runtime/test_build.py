@@ -15,8 +15,12 @@ ROOT = Path(__file__).parents[2]
     ("source", "fill"),
     [
         ("kernels_avx2", "fill_avx2"),
-        ("kernels_avx512", "fill_avx512"),
+        ("n4s1_avx2", "fill_n4s1_avx2"),
         ("permuted_avx2", "fill_permuted_avx2"),
+        ("kernels_avx512", "fill_avx512"),
+        ("n4s1_avx512", "fill_n4s1_avx512"),
+        ("kernels_avx512vnni", "fill_avx512vnni"),
+        ("kernels_amx", "fill_amx"),
     ],
 )
 def test_an_isa_object_exports_its_fill_function_only(source: str, fill: str) -> None:
