@@ -217,7 +217,7 @@ def _write_scale(t: TernaryTensor, add: Callable[[Iterable[Bytes]], int]) -> Sca
         with np.errstate(over="ignore"):
             half = (t.scale.astype(np.float16) == t.scale).all()
         dtype = "F16" if half else "F32"
-        scales = t.scale.astype(SCALE_DTYPES[dtype])
+        scales = t.scale.T.astype(SCALE_DTYPES[dtype])  # group by group
         return Scale(1, add([scales.tobytes()]), t.group_columns, dtype)
     rows = 1 if len(t.scale) > 1 else max(1, t.shape[0])
     scales = t.scale[: -(-t.shape[0] // rows)]  # none for a matrix without rows

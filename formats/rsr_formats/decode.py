@@ -158,7 +158,7 @@ def row_scales(t: IndexedTensor, scale: npt.NDArray[Any]) -> npt.NDArray[np.floa
     if t.scale is None:
         return scale
     if t.is_grouped:
-        scale = scale.reshape(-1, t.groups)
+        scale = scale.reshape(t.groups, -1).T
     elif len(scale) == 1:
         return scale
     return scale if t.scale.rows == 1 else scale[np.arange(t.shape[0]) // t.scale.rows]

@@ -102,7 +102,7 @@ class DenseTensor:
 
 @dataclass(frozen=True)
 class Scale:
-    """Multipliers: entry [r // `rows`][c // `columns`] belongs to the weight in row r, column c.
+    """Multipliers: entry [c // `columns`][r // `rows`] belongs to the weight in row r, column c.
 
     Without `columns` there is one for all columns. `dtype` is "F32" or "F16".
     """

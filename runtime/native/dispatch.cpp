@@ -46,7 +46,8 @@ uint64_t saved_states() {
 
 bool has_avx2() {
   constexpr uint64_t kYmm = 0x06;
-  return (saved_states() & kYmm) == kYmm && (cpuid(1).ecx >> 12 & 1) /* FMA */ &&
+  constexpr uint32_t kFeatures = 1u << 12 | 1u << 29;  // FMA, F16C
+  return (saved_states() & kYmm) == kYmm && (cpuid(1).ecx & kFeatures) == kFeatures &&
          (cpuid(7).ebx >> 5 & 1);
 }
 

@@ -28,6 +28,15 @@ struct RankedRows {
   size_t flush;
 };
 
+// The scales of a w16 index whose groups of columns have their own.
+struct GroupScales {
+  const void* data;  // the first group's scale of the first row wanted; rows follow one another
+  size_t stride;     // entries from one group to the next
+  bool is_half;      // float16; otherwise float32
+  size_t blocks;     // column blocks of a group; the last may have fewer
+  size_t total;      // column blocks of the index
+};
+
 // One vector: first the sums of every column block under all patterns (grow, RSR++ step 1), then
 // for every row the sums that its ranks name (lookup, step 2).
 template <class X, class Pattern, class Y>
@@ -40,6 +49,9 @@ struct VectorKernels {
   void (*grow)(const X* x, const Pattern* patterns, int k, size_t blocks, void* tables);
   // y[r - first] for the rows of one strip: rows.last <= its height.
   void (*lookup)(const RankedRows& rows, const void* tables, Y* y);
+  // The same with scales of groups: y[r] = sum over groups of scale * what their blocks give.
+  void (*lookup_grouped)(const RankedRows& rows, const GroupScales& scales, const void* tables,
+                         float* y);
 };
 
 // Several vectors at once; columns > 0.

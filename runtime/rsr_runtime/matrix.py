@@ -238,30 +238,12 @@ class Matrix:
 
     @property
     def ranked(self) -> _native.Ranked | None:
-        """The native index of a ranked matrix, for `products`.
-
-        None for a permuted one, and for one whose groups of columns have their own scales.
-        """
+        """The native index of a ranked matrix, for `products`; None for a permuted one."""
         native = self._native
-        return native if isinstance(native, _native.Ranked) and not self.is_grouped else None
-
-    @property
-    def is_grouped(self) -> bool:
-        """Whether groups of columns have their own scales."""
-        return self._tensor.is_grouped
-
-    def multiply_grouped(self, x: Array, y: FloatArray) -> None:
-        """y[i] = W x[i], scaled, also for int8 x, where groups of columns have their own scales."""
-        _grouped_product(self._tensor, self._native, x, y, self.scale)
+        return native if isinstance(native, _native.Ranked) else None
 
     def multiply_permuted(self, x: Array, y: Array, algorithm: str | None = None) -> None:
-        """y[i] = W x[i] for a matrix without `ranked`; x (b, in_features), y (b, out_features)."""
-        if self.is_grouped:
-            if algorithm is not None:
-                raise self._algorithm_error(algorithm)
-            scale = self.scale if x.dtype == np.float32 else None
-            _grouped_product(self._tensor, self._native, x, y, scale)
-            return
+        """y[i] = W x[i] for a permuted matrix; x (b, in_features), y (b, out_features)."""
         assert not isinstance(self._native, _native.Ranked)
         if algorithm not in (None, "rsr++", "rsr"):
             raise self._algorithm_error(algorithm)
@@ -302,32 +284,13 @@ def _scale_rows(t: IndexedTensor) -> int:
     return t.scale.rows if t.scale is not None else max(1, t.shape[0])
 
 
-def _grouped_product(
-    t: IndexedTensor, native: Any, x: Array, y: Array, scale: FloatArray | None
-) -> None:
-    """y[i] = the sum over groups g of scale[:, g] * (W x[i] restricted to the columns of g).
-
-    One native product per group, of an input that is zero outside it. Its columns are those of the
-    column blocks, padding included (`_native_product`).
-
-    Args:
-        t: a tensor with groups of columns.
-        native: its product.
-        x: (b, in_features), float32 or int8.
-        y: (b, out_features), float32; int32 for int8 x without scale.
-        scale: (out_features, groups), or None for 1.
-    """
-    multiply: Callable[..., None] = (
-        _native.multiply_i8 if x.dtype == np.int8 else _native.multiply_f32
-    )
-    group, i = np.divmod(np.arange(t.columns), t.group_columns)
-    position = group * (-(-t.group_columns // t.k) * t.k) + i
-    for row, result in zip(x, y, strict=True):
-        spread = np.zeros((t.groups, t.blocks * t.k), x.dtype)
-        spread[group, position] = row
-        sums = np.empty((t.groups, t.rows), PRODUCTS[x.dtype])
-        multiply([native], spread, [sums])
-        result[:] = sums.sum(axis=0) if scale is None else (sums * scale.T).sum(axis=0)
+def _group_scales(t: IndexedTensor, scale: Array) -> Array:
+    """Return the bytes of (groups, out_features) scales: a view where every row has its own."""
+    assert t.scale is not None
+    scales = scale.reshape(t.groups, -1)
+    if t.scale.rows != 1:
+        scales = np.ascontiguousarray(scales[:, np.arange(t.rows) // t.scale.rows])
+    return scales.view(np.uint8)
 
 
 def _native_product(
@@ -337,9 +300,17 @@ def _native_product(
     if t.encoding == "ranked":
         patterns = np.zeros((t.k, _TABLE), np.int16)
         patterns[:, : t.patterns] = pattern_values(t.digits, t.k).T
-        if t.is_grouped:  # scales and the places of columns are left to _grouped_product
-            one, padded = np.ones(1, np.float32), t.blocks * t.k
-            return _native.Ranked(arrays["ranks"], t.rows, padded, patterns, one, max(1, t.rows))
+        if t.is_grouped:
+            return _native.Ranked(
+                arrays["ranks"],
+                t.rows,
+                t.columns,
+                patterns,
+                np.ones(1, np.float32),
+                max(1, t.rows),
+                _group_scales(t, arrays["scale"]),
+                t.group_columns,
+            )
         return _native.Ranked(arrays["ranks"], t.rows, t.columns, patterns, scale, _scale_rows(t))
     kind = _native.Permuted16 if t.packing == "u16" else _native.Permuted32
     return kind(

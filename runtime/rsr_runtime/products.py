@@ -119,10 +119,6 @@ def _multiply_quantized(
             continue
         for j in members:
             w = matrices[j]
-            if w.is_grouped:
-                w.multiply_grouped(q, outputs[j])
-                outputs[j] /= s
-                continue
             sums = np.empty((len(q), w.shape[0]), np.int32)
             w.multiply_permuted(q, sums)
             with np.errstate(over="ignore"):  # beyond float32 is infinite, as in a dense product

@@ -125,10 +125,10 @@ def test_the_scales_of_the_spec_s_example() -> None:
     assert (t.groups, t.scales, t.scale_bytes, t.blocks) == (3, 6, 24, 3)
     assert [t.block_columns(j) for j in range(3)] == [(0, 2), (2, 4), (4, 5)]
     scales = row_scales(t, np.arange(6, dtype=np.float32))
-    assert scales.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert scales.tolist() == [[0, 2, 4], [1, 3, 5]]
     W = np.ones((2, 5), np.float32)
     apply_scales(t, W, scales)
-    assert W.tolist() == [[0, 0, 1, 1, 2], [3, 3, 4, 4, 5]]
+    assert W.tolist() == [[0, 0, 2, 2, 4], [1, 1, 3, 3, 5]]
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16"])
@@ -139,4 +139,4 @@ def test_row_blocks_of_groups(dtype: str) -> None:
     assert t.scale_bytes == stored.nbytes
     scales = row_scales(t, stored)
     assert scales.dtype == np.float32
-    assert scales.tolist() == [[0, 1], [0, 1], [2, 3], [2, 3], [4, 5]]
+    assert scales.tolist() == [[0, 3], [0, 3], [1, 4], [1, 4], [2, 5]]

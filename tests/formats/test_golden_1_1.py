@@ -103,9 +103,9 @@ def test_tensors(
     dense = weights.astype(np.float32)
     apply_scales(t, dense, row_scales(t, arrays["scale"]))
     rows, columns, _ = scale
-    groups = -(-t.shape[1] // columns) if columns else 1
+    in_group = -(-t.shape[0] // rows)  # scales
     for (r, c), weight in np.ndenumerate(weights):
-        factor = values[r // rows * groups + (c // columns if columns else 0)]
+        factor = values[(c // columns if columns else 0) * in_group + r // rows]
         assert dense[r, c] == weight * factor
 
 
