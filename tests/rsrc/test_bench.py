@@ -415,3 +415,39 @@ def test_compile_script() -> None:
     assert result["load_seconds"] > 0
     readme = (BENCHMARKS / "README.md").read_text()
     assert not [key for key in result if f"`{key}`" not in readme]
+
+
+def run_script(name: str, *options: str) -> str:
+    command = [sys.executable, str(BENCHMARKS / name), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_paper_script(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    drawn = ["--plot-dir", str(tmp_path)]
+    result = json.loads(run_script("paper.py", "--sizes=6-7", "--seconds=0", "--json", *drawn))
+    rows = {(r["matrix"], r["n"], r["engine"]): r for r in result["results"]}
+    assert list(rows) == [
+        (kind, n, engine)
+        for kind in ("binary", "ternary")
+        for n in (64, 128)
+        for engine in (
+            *("NumPy int64", "NumPy float32", "RSR", "RSR++"),
+            *("ranked float32", "ranked int8"),
+        )
+    ]
+    for (kind, n, _), row in rows.items():
+        baseline = rows[kind, n, "NumPy float32"]["seconds_best"]
+        assert row["speedup"] == pytest.approx(baseline / row["seconds_best"])
+        assert row["encoding"] != "permuted" or row["direction"] == "reduce"
+    for name in ("paper-time.png", "paper-memory.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_kernels_script() -> None:
+    printed = run_script("kernels.py", "--shapes=65x100", "--seconds=0", "--markdown")
+    kernels = 2 * len({1, rsr.get_num_threads()})
+    assert printed.count("| 65 x 100 | ") == 2 * kernels
+    assert "| W | x | threads | 1 | 2 | 4 | 8 | 16 | 32 | 64 | 256 |" in printed
