@@ -72,7 +72,7 @@ struct BatchKernels {
                    size_t count, void* own, Y* y, size_t stride);
 };
 
-constexpr int kBatchKernels = 3;  // for few, more and many vectors; `least` rises
+constexpr int kBatchKernels = 3;  // for few and for more vectors: the last that takes them
 
 template <class X, class Pattern, class Y>
 struct RankedKernels {

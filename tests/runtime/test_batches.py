@@ -61,40 +61,54 @@ def test_more_vectors_than_a_pass_takes(
     np.testing.assert_array_equal(b.matrix @ X, b.exact(X))
 
 
-def test_amx_kernels_on_emulated_tiles(tmp_path: Path) -> None:
-    """The same source with the tile registers in plain C++, for processors that have none."""
+Program = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    """Build native/batches.cpp with sanitizers, AMX on emulated tiles; return what runs it."""
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None:
         pytest.skip("there is no C++ compiler")
-    flags = ["-std=c++17", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    avx512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vbmi"]
+    folder = tmp_path_factory.mktemp("batches")
 
     def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [str(word) for word in command], cwd=tmp_path, capture_output=True, text=True,
-            timeout=200, check=False,
+            list(map(str, command)), cwd=folder, capture_output=True, text=True, timeout=200,
+            check=False,
         )  # fmt: skip
 
-    probe = tmp_path / "probe.cpp"
-    probe.write_text('int main() { return !__builtin_cpu_supports("avx512vbmi"); }\n')
-    if run(compiler, *flags, *avx512, probe, "-o", "probe").returncode != 0:
+    flags = ["-std=c++17", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    vbmi = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vbmi"]
+    vnni = [*vbmi, "-mavx512vnni"]
+    probe = folder / "probe.cpp"
+    probe.write_text(
+        'int main() { return !__builtin_cpu_supports("avx512vbmi") ||'
+        ' !__builtin_cpu_supports("avx512vnni"); }\n'
+    )
+    if run(compiler, *flags, *vnni, probe, "-o", "probe").returncode != 0:
         pytest.skip(f"{compiler} compiles no AVX-512 code, or has no sanitizers")
-    if run(tmp_path / "probe").returncode != 0:
-        pytest.skip("this processor has no AVX-512 VBMI")
+    if run(folder / "probe").returncode != 0:
+        pytest.skip("this processor has no AVX-512 VBMI and VNNI")
 
     native, here = ROOT / "runtime/native", ROOT / "tests/runtime/native"
-    quiet = ["-Wall", "-Wextra", "-Werror", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
     emulated = ["-include", str(here / "emulated_tiles.h")]
-    kernels = run(
-        compiler, *flags, *avx512, *quiet, *emulated, "-c", native / "kernels_amx.cpp"
+    others = [native / f"{name}.cpp" for name in ("ranked", "parallel")]
+    commands: tuple[list[str | Path], ...] = (
+        [*vbmi, *emulated, "-c", native / "kernels_amx.cpp"],
+        [*vnni, "-c", native / "kernels_avx512vnni.cpp"],
+        [f"-I{native}", *others, here / "batches.cpp", "kernels_amx.o", "kernels_avx512vnni.o",
+         "-o", "batches", "-pthread"],
     )  # fmt: skip
-    assert kernels.returncode == 0, kernels.stderr
-    sources = [native / f"{name}.cpp" for name in ("ranked", "parallel", "kernels_scalar")]
-    program = run(
-        compiler, *flags, f"-I{native}", *sources, here / "batches.cpp", "kernels_amx.o",
-        "-o", "batches", "-pthread",
-    )  # fmt: skip
-    assert program.returncode == 0, program.stderr
-    done = run(tmp_path / "batches")
+    for command in commands:
+        done = run(compiler, *flags, "-w", *command)
+        assert done.returncode == 0, done.stderr
+    return lambda isa: run(folder / "batches", isa)
+
+
+@pytest.mark.parametrize("isa", ["amx", "avx512vnni"])
+def test_any_number_of_vectors_under_sanitizers(isa: str, program: Program) -> None:
+    """AMX too, for the many processors that have none: the same source, the tiles in plain C++."""
+    done = program(isa)
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(done.stdout) > 400
