@@ -66,6 +66,14 @@ bool has_avx512vnni() {
   return has_avx512() && (cpuid(7).ecx & kFeatures) == kFeatures;
 }
 
+// Zen 3 and 4 take two cycles for a 512-bit dot product: there the lookups of avx512 are the faster
+// (docs/performance.md), and avx512vnni is for those who ask for it.
+bool has_slow_dot_products() {
+  const Registers vendor = cpuid(0), r = cpuid(1);
+  const bool is_amd = vendor.ebx == 0x68747541 && vendor.edx == 0x69746e65;  // "Auth" "enti"
+  return is_amd && (r.eax >> 8 & 15) + (r.eax >> 20 & 255) == 0x19;
+}
+
 #if defined(RSR_AMX)
 // Linux saves tiles only for a process that has asked (arch/x86/xstate.rst), once for all threads.
 bool has_amx() {
@@ -80,11 +88,13 @@ bool has_amx() {
 #endif
 
 bool always() { return true; }
+bool never() { return false; }
 
 struct Isa {
   const char* name;
   bool (*supported)();
   void (*fill[3])(KernelTable&);  // null: as the set before it
+  bool (*is_slower)() = never;    // than the set before it, on this processor
 };
 
 // The only list of instruction sets, plainest first: each overrides entries of those before it.
@@ -93,7 +103,7 @@ constexpr Isa kIsas[] = {
 #if defined(RSR_X86)
     {"avx2", has_avx2, {fill_avx2, fill_n4s1_avx2, fill_permuted_avx2}},
     {"avx512", has_avx512, {fill_avx512, fill_n4s1_avx512}},
-    {"avx512vnni", has_avx512vnni, {fill_avx512vnni}},
+    {"avx512vnni", has_avx512vnni, {fill_avx512vnni}, has_slow_dot_products},
 #if defined(RSR_AMX)
     {"amx", has_amx, {fill_amx}},
 #endif
@@ -103,7 +113,7 @@ constexpr int kIsaCount = sizeof(kIsas) / sizeof(kIsas[0]);
 
 struct Tables {
   KernelTable table[kIsaCount] = {};
-  int supported = 0;
+  int supported = 0, best = 0;
 
   Tables() {
     while (supported < kIsaCount && kIsas[supported].supported()) {
@@ -111,6 +121,7 @@ struct Tables {
       for (auto fill : kIsas[supported].fill)
         if (fill) fill(table[supported]);
       table[supported].isa = kIsas[supported].name;
+      if (!kIsas[supported].is_slower()) best = supported;
       supported++;
     }
   }
@@ -138,14 +149,16 @@ std::vector<std::string> compiled_isas() {
 }
 
 std::vector<std::string> supported_isas() {
-  std::vector<std::string> names;
-  for (int i = tables().supported; i-- > 0;) names.push_back(kIsas[i].name);
+  const Tables& all = tables();
+  std::vector<std::string> names = {kIsas[all.best].name};
+  for (int i = all.supported; i-- > 0;)
+    if (i != all.best) names.push_back(kIsas[i].name);
   return names;
 }
 
 const KernelTable& kernels() {
   const KernelTable* table = chosen.load(std::memory_order_acquire);
-  return table ? *table : tables().table[tables().supported - 1];
+  return table ? *table : tables().table[tables().best];
 }
 
 void use_isa(const std::string& name) {

@@ -140,14 +140,17 @@ void prepare_i8_any(const int8_t* x, const int16_t* patterns, int k, size_t colu
 }
 
 // Adds (or, for the first run, stores) what `columns` word columns give 32 R rows of T vectors.
+// `ahead` is what will be read next: a run is too short for the processor to see where it leads.
 // Bound: 3 * columns <= 3 * flush entries of at most 128 k in an int16 sum.
 template <int R, int T>
-void lookup_together(const uint16_t* words, size_t height, size_t columns, const char* t,
-                     bool is_first, int32_t* y, size_t stride) {
+void lookup_together(const uint16_t* words, const uint16_t* ahead, size_t height, size_t columns,
+                     const char* t, bool is_first, int32_t* y, size_t stride) {
   __m512i sum_i16x32[T][R];
   for (auto& sums : sum_i16x32)
     for (auto& sum : sums) sum = _mm512_setzero_si512();
-  for (size_t g = 0; g < columns; g++, words += height, t += kTogether * kGrown) {
+  for (size_t g = 0; g < columns; g++, words += height, ahead += height, t += kTogether * kGrown) {
+    for (int r = 0; r < R; r++)
+      _mm_prefetch(reinterpret_cast<const char*>(ahead + 32 * r), _MM_HINT_T1);
     __m512i w0[R], w1[R], w2[R];
     for (int r = 0; r < R; r++) {
       w0[r] = load(words + 32 * r);
@@ -181,8 +184,8 @@ void lookup_together(const uint16_t* words, size_t height, size_t columns, const
   }
 }
 
-using LookupTogether = void (*)(const uint16_t*, size_t, size_t, const char*, bool, int32_t*,
-                                size_t);
+using LookupTogether = void (*)(const uint16_t*, const uint16_t*, size_t, size_t, const char*, bool,
+                                int32_t*, size_t);
 template <int R>
 constexpr LookupTogether kLookupTogether[kTogether] = {
     lookup_together<R, 1>, lookup_together<R, 2>, lookup_together<R, 3>, lookup_together<R, 4>};
@@ -190,6 +193,14 @@ constexpr LookupTogether kLookupTogether[kTogether] = {
 void multiply_together(const RankedRows& a, const int16_t*, int, const void* shared, size_t count,
                        void*, int32_t* y, size_t stride) {
   const char* tables = static_cast<const char*>(shared);
+  const auto height_at = [&](size_t r) {
+    const size_t left = a.end - r / kStripRows * kStripRows;
+    return left < kStripRows ? left : kStripRows;
+  };
+  const auto words_at = [&](size_t r, size_t g) {
+    return reinterpret_cast<const uint16_t*>(a.index) + r / kStripRows * kStripRows * a.columns +
+           g * height_at(r) + r % kStripRows;
+  };
   for (size_t top = a.first; top < a.last; top += kRowsTogether) {
     const size_t bottom = a.last - top < kRowsTogether ? a.last : top + kRowsTogether;
     for (size_t g = 0; g < a.columns; g += a.flush) {
@@ -198,18 +209,21 @@ void multiply_together(const RankedRows& a, const int16_t*, int, const void* sha
         const size_t together = count - i < kTogether ? count - i : kTogether;
         const char* t = tables + (i * a.columns + g * kTogether) * kGrown;
         for (size_t r = top, step; r < bottom; r += step) {
-          const size_t start = r / kStripRows * kStripRows, left = a.end - start;
-          const size_t height = left < kStripRows ? left : kStripRows;
-          const size_t wanted = (bottom - start < height ? bottom - start : height) - (r - start);
+          const size_t in_strip = height_at(r) - r % kStripRows;
+          const size_t wanted = bottom - r < in_strip ? bottom - r : in_strip;
           // Few vectors leave registers for more rows, which then share a table once loaded.
           step = wanted >= 128 && together < kTogether ? 128 : wanted >= 64 ? 64 : 32;
           const LookupTogether* lookup = step == 128  ? kLookupTogether<4>
                                          : step == 64 ? kLookupTogether<2>
                                                       : kLookupTogether<1>;
-          const uint16_t* words = reinterpret_cast<const uint16_t*>(a.index) + start * a.columns +
-                                  g * height + (r - start);
-          lookup[together - 1](words, height, run, t, g == 0, y + i * stride + (r - a.first),
-                               stride);
+          const size_t below = r + kStripRows;
+          const uint16_t* words = words_at(r, g);
+          const uint16_t* ahead = i > 0                 ? words
+                                  : below < bottom      ? words_at(below, g)
+                                  : g + run < a.columns ? words_at(top, g + run)
+                                                        : words;
+          lookup[together - 1](words, ahead, height_at(r), run, t, g == 0,
+                               y + i * stride + (r - a.first), stride);
         }
       }
     }
@@ -464,7 +478,7 @@ uint64_t plain_read(const void* data, size_t bytes) {
 void fill_avx512(KernelTable& table) {
   table.w16_i8.vector = {kTableBytesI8, 0, grow_i8_any, lookup_i8_any,
                          lookup_grouped_any<GroupSumsI8>};
-  table.w16_i8.batch[0] = {2, 32, batch_shared_bytes, no_bytes, prepare_i8_any, multiply_together};
+  table.w16_i8.batch[0] = {2, 16, batch_shared_bytes, no_bytes, prepare_i8_any, multiply_together};
   table.w16_f32.vector = {kTableBytesF32, 0, grow_f32_any, lookup_f32_any,
                           lookup_grouped_any<GroupSumsF32>};
   table.plain_read = plain_read;

@@ -17,7 +17,7 @@
 namespace rsr {
 namespace {
 
-constexpr size_t kLeast = 32;   // measured where vpdpbusd has half the rate (Zen 4)
+constexpr size_t kLeast = 16;   // making a panel costs as much as 2 vectors
 constexpr size_t kMost = 256;   // vectors of a pass: its sums and a block of its inputs fit L2
 constexpr size_t kWidest = 12;  // vectors multiplied at once
 
