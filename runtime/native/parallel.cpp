@@ -10,6 +10,7 @@
 #include <system_error>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #if !defined(_WIN32)
 #include <pthread.h>
@@ -26,7 +27,7 @@ namespace {
 
 constexpr size_t kBytesPerThread = 64 << 10;  // below this, waking a thread costs more
 constexpr size_t kChunksPerThread = 4;
-constexpr auto kSpin = std::chrono::microseconds(50);  // then sleep: idle threads use no processor
+constexpr auto kSpin = std::chrono::microseconds(200);  // then sleep: idle threads use no processor
 
 inline void pause() {
 #if defined(__x86_64__) || defined(_M_X64)
@@ -50,12 +51,14 @@ void await(std::mutex& mutex, std::condition_variable& wake, Done done) {
   wake.wait(lock, done);
 }
 
-// Work is handed out in chunks, and the caller takes them too: where a worker gets no processor in
-// time, because something else runs there, the caller does its share and does not wait for it.
+// Every thread has a share of its own, the same one each time, so that an index that fits the
+// caches stays in that of the processor that reads it. A share is taken in chunks, and who has
+// finished takes from the others': where a worker gets no processor in time, because something else
+// runs there, the caller does its work and does not wait for it.
 class Pool {
  public:
   // False if another thread is using the pool.
-  bool run(int parts, size_t count, const std::function<void(size_t, size_t)>& body) {
+  bool run(size_t parts, size_t count, const std::function<void(size_t, size_t)>& body) {
     std::unique_lock<std::mutex> use(use_, std::try_to_lock);
     if (!use) return false;
     while (workers_ < parts - 1 && start_worker()) {
@@ -63,17 +66,20 @@ class Pool {
     {
       std::lock_guard<std::mutex> lock(mutex_);
       body_ = &body;
-      count_ = count;
+      parts_ = parts;
       chunk_ = std::max<size_t>(1, count / (kChunksPerThread * parts));
-      next_.store(0, std::memory_order_relaxed);
-      places_ = parts - 1;
+      if (shares_.size() < parts_) shares_ = std::vector<Share>(parts_);
+      for (size_t i = 0; i < parts_; i++) {
+        shares_[i].next.store(count * i / parts_, std::memory_order_relaxed);
+        shares_[i].end = count * (i + 1) / parts_;
+      }
       round_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
-    take_chunks();
+    take_chunks(0, parts);
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      places_ = 0;  // nothing is left: who has not joined by now stays out
+      parts_ = 0;  // nothing is left: who has not joined by now stays out
     }
     await(mutex_, finished_, [&] { return active_.load(std::memory_order_acquire) == 0; });
     if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
@@ -81,11 +87,17 @@ class Pool {
   }
 
  private:
+  struct alignas(64) Share {
+    std::atomic<size_t> next{0};  // the first item nobody has taken
+    size_t end = 0;
+  };
+
   // False if the system grants no further thread: fewer do the work then.
   bool start_worker() {
     try {
       // Detached, and the pool is never destroyed: a process may end with its workers asleep.
-      std::thread([this, seen = round_.load()] { work(seen); }).detach();
+      const size_t number = workers_ + 1;
+      std::thread([this, number, seen = round_.load()] { work(number, seen); }).detach();
     } catch (const std::system_error&) {
       return false;
     }
@@ -93,17 +105,18 @@ class Pool {
     return true;
   }
 
-  void work(uint64_t seen) {
+  void work(size_t number, uint64_t seen) {
     for (;;) {
       await(mutex_, wake_, [&] { return round_.load(std::memory_order_acquire) != seen; });
+      size_t shares;
       {
         std::lock_guard<std::mutex> lock(mutex_);
         seen = round_.load(std::memory_order_relaxed);
-        if (places_ == 0) continue;
-        places_--;
+        shares = parts_;
+        if (number >= shares) continue;
         active_.fetch_add(1, std::memory_order_relaxed);
       }
-      take_chunks();
+      take_chunks(number, shares);
       if (active_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
         std::lock_guard<std::mutex> lock(mutex_);
         finished_.notify_one();
@@ -112,12 +125,15 @@ class Pool {
   }
 
   // An exception waits in error_ until no thread works any more (there was no memory, say).
-  void take_chunks() {
+  void take_chunks(size_t number, size_t shares) {
     try {
-      for (;;) {
-        const size_t begin = next_.fetch_add(chunk_, std::memory_order_relaxed);
-        if (begin >= count_) return;
-        (*body_)(begin, std::min(begin + chunk_, count_));
+      for (size_t i = 0; i < shares; i++) {
+        Share& share = shares_[(number + i) % shares];
+        for (;;) {
+          const size_t begin = share.next.fetch_add(chunk_, std::memory_order_relaxed);
+          if (begin >= share.end) break;
+          (*body_)(begin, std::min(begin + chunk_, share.end));
+        }
       }
     } catch (...) {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -129,12 +145,12 @@ class Pool {
   std::mutex mutex_;  // guards a round: all that is below and not atomic
   std::condition_variable wake_, finished_;
   std::atomic<uint64_t> round_{0};
-  std::atomic<size_t> next_{0};  // the first item nobody has taken
-  std::atomic<int> active_{0};   // workers that joined the round and are not done
-  int places_ = 0;               // workers that may still join
+  std::atomic<int> active_{0};  // workers that joined the round and are not done
+  size_t parts_ = 0;            // of the round: the caller's and those of workers 1, 2, ...
+  std::vector<Share> shares_;
   const std::function<void(size_t, size_t)>* body_ = nullptr;
-  size_t count_ = 0, chunk_ = 1;
-  int workers_ = 0;
+  size_t chunk_ = 1;
+  size_t workers_ = 0;
   std::exception_ptr error_;
 };
 
@@ -188,7 +204,7 @@ void set_num_threads(int n) {
 void parallel_for(size_t count, size_t cost, const std::function<void(size_t, size_t)>& body) {
   const size_t most =
       std::min<size_t>({static_cast<size_t>(num_threads()), count, cost / kBytesPerThread});
-  if (most > 1 && the_pool().run(static_cast<int>(most), count, body)) return;
+  if (most > 1 && the_pool().run(most, count, body)) return;
   if (count > 0) body(0, count);
 }
 
