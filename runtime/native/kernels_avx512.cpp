@@ -68,11 +68,23 @@ void grow_i8_any(const int8_t* x, const int16_t* patterns, int k, size_t blocks,
   k == 3 ? grow_i8<3>(x, patterns, k, blocks, t) : grow_i8<0>(x, patterns, k, blocks, t);
 }
 
+template <int R>
+inline void add_words_i8(const uint16_t* words, const char* t, __m512i* sum_i16x32) {
+  const __m512i by5 = _mm512_set1_epi16(1 << 11), by10 = _mm512_set1_epi16(1 << 6);
+  for (int r = 0; r < R; r++) {
+    prefetch(words + 32 * r);
+    const __m512i w = load_once(words + 32 * r);
+    const __m512i v0 = entries(t, w);
+    const __m512i v1 = entries(t + 64, _mm512_mulhi_epu16(w, by5));
+    const __m512i v2 = entries(t + 128, _mm512_mulhi_epu16(w, by10));
+    sum_i16x32[r] = _mm512_add_epi16(sum_i16x32[r], _mm512_add_epi16(_mm512_add_epi16(v0, v1), v2));
+  }
+}
+
 // Bound: an int16 sum takes 3 * flush entries of at most 128 k (kernels.h), then is widened.
 template <int R>  // rows / 32
 void lookup_i8(const uint16_t* words, size_t height, size_t columns, size_t flush,
                const void* tables, int32_t* y) {
-  const __m512i by5 = _mm512_set1_epi16(1 << 11), by10 = _mm512_set1_epi16(1 << 6);
   const char* t = static_cast<const char*>(tables);
   __m512i low_i32x16[R], high_i32x16[R];
   for (int r = 0; r < R; r++) low_i32x16[r] = high_i32x16[r] = _mm512_setzero_si512();
@@ -81,15 +93,7 @@ void lookup_i8(const uint16_t* words, size_t height, size_t columns, size_t flus
     __m512i sum_i16x32[R];
     for (int r = 0; r < R; r++) sum_i16x32[r] = _mm512_setzero_si512();
     for (; g < stop; g++, words += height, t += 3 * kTableBytesI8) {
-      for (int r = 0; r < R; r++) {
-        prefetch(words + 32 * r);
-        const __m512i w = load_once(words + 32 * r);
-        const __m512i v0 = entries(t, w);
-        const __m512i v1 = entries(t + 64, _mm512_mulhi_epu16(w, by5));
-        const __m512i v2 = entries(t + 128, _mm512_mulhi_epu16(w, by10));
-        sum_i16x32[r] =
-            _mm512_add_epi16(sum_i16x32[r], _mm512_add_epi16(_mm512_add_epi16(v0, v1), v2));
-      }
+      add_words_i8<R>(words, t, sum_i16x32);
     }
     for (int r = 0; r < R; r++) {
       const __m512i s = sum_i16x32[r];
@@ -259,32 +263,38 @@ inline void store_even_and_odd(float* y, __m512 even, __m512 odd) {
 
 // A 32-bit lane holds the words of rows 2i (low half) and 2i + 1 (high half): the even rows look
 // up with the word as it lies, the odd rows with the word shifted down.
+
+template <int R>
+inline void add_words_f32(const uint16_t* words, const float* t, __m512* even_f32x16,
+                          __m512* odd_f32x16) {
+  const __m512i by5 = _mm512_set1_epi16(1 << 11), by10 = _mm512_set1_epi16(1 << 6);
+  __m512i even_u32x16[R], odd_u32x16[R];
+  for (int r = 0; r < R; r++) {
+    prefetch(words + 32 * r);
+    even_u32x16[r] = load(words + 32 * r);
+    odd_u32x16[r] = _mm512_srli_epi32(even_u32x16[r], 16);
+  }
+  for (int i = 0; i < 3; i++) {
+    const __m512 low = _mm512_loadu_ps(t + i * kPatterns);
+    const __m512 high = _mm512_loadu_ps(t + i * kPatterns + 16);
+    for (int r = 0; r < R; r++) {
+      __m512i even = even_u32x16[r], odd = odd_u32x16[r];
+      if (i == 1) even = _mm512_mulhi_epu16(even, by5), odd = _mm512_mulhi_epu16(odd, by5);
+      if (i == 2) even = _mm512_mulhi_epu16(even, by10), odd = _mm512_mulhi_epu16(odd, by10);
+      even_f32x16[r] = _mm512_add_ps(even_f32x16[r], _mm512_permutex2var_ps(low, even, high));
+      odd_f32x16[r] = _mm512_add_ps(odd_f32x16[r], _mm512_permutex2var_ps(low, odd, high));
+    }
+  }
+}
+
 template <int R>
 void lookup_f32(const uint16_t* words, size_t height, size_t columns, const void* tables,
                 float* y) {
-  const __m512i by5 = _mm512_set1_epi16(1 << 11), by10 = _mm512_set1_epi16(1 << 6);
   const float* t = static_cast<const float*>(tables);
   __m512 even_f32x16[R], odd_f32x16[R];
   for (int r = 0; r < R; r++) even_f32x16[r] = odd_f32x16[r] = _mm512_setzero_ps();
-  for (size_t g = 0; g < columns; g++, words += height, t += 3 * kPatterns) {
-    __m512i even_u32x16[R], odd_u32x16[R];
-    for (int r = 0; r < R; r++) {
-      prefetch(words + 32 * r);
-      even_u32x16[r] = load(words + 32 * r);
-      odd_u32x16[r] = _mm512_srli_epi32(even_u32x16[r], 16);
-    }
-    for (int i = 0; i < 3; i++) {
-      const __m512 low = _mm512_loadu_ps(t + i * kPatterns);
-      const __m512 high = _mm512_loadu_ps(t + i * kPatterns + 16);
-      for (int r = 0; r < R; r++) {
-        __m512i even = even_u32x16[r], odd = odd_u32x16[r];
-        if (i == 1) even = _mm512_mulhi_epu16(even, by5), odd = _mm512_mulhi_epu16(odd, by5);
-        if (i == 2) even = _mm512_mulhi_epu16(even, by10), odd = _mm512_mulhi_epu16(odd, by10);
-        even_f32x16[r] = _mm512_add_ps(even_f32x16[r], _mm512_permutex2var_ps(low, even, high));
-        odd_f32x16[r] = _mm512_add_ps(odd_f32x16[r], _mm512_permutex2var_ps(low, odd, high));
-      }
-    }
-  }
+  for (size_t g = 0; g < columns; g++, words += height, t += 3 * kPatterns)
+    add_words_f32<R>(words, t, even_f32x16, odd_f32x16);
   for (int r = 0; r < R; r++) store_even_and_odd(y + 32 * r, even_f32x16[r], odd_f32x16[r]);
 }
 
@@ -321,64 +331,43 @@ void lookup_f32_any(const RankedRows& rows, const void* tables, float* y) {
 // Scales of groups of columns. A group's sums stay in registers until they are scaled and added to
 // the rows' own; a group may begin and end inside a word, whose other ranks are then left alone.
 
-// The scales of 32 rows, two by two: those of the even rows and those of the odd.
-inline void even_and_odd(const void* scales, bool is_half, __m512& even, __m512& odd) {
-  if (is_half) {
-    const __m512i pairs = load(scales);
-    even = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs));
-    odd = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(pairs, 16)));
-    return;
-  }
-  const float* s = static_cast<const float*>(scales);
-  const __m512 low = _mm512_loadu_ps(s), high = _mm512_loadu_ps(s + 16);
-  const __m512i evens =
-      _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-  even = _mm512_permutex2var_ps(low, evens, high);
-  odd = _mm512_permutex2var_ps(low, _mm512_add_epi32(evens, _mm512_set1_epi32(1)), high);
-}
-
-// int16 sums of the rows' words; widened to int32 as even and odd rows.
+// int16 sums of a group in the order of the rows, widened to int32 on the way.
 template <int R>
 struct GroupSumsI8 {
-  __m512i even_i32x16[R], odd_i32x16[R], sum_i16x32[R];
+  __m512i low_i32x16[R], high_i32x16[R], sum_i16x32[R];
 
   static constexpr size_t kTableBytes = kTableBytesI8;
   void clear() {
     for (int r = 0; r < R; r++)
-      even_i32x16[r] = odd_i32x16[r] = sum_i16x32[r] = _mm512_setzero_si512();
+      low_i32x16[r] = high_i32x16[r] = sum_i16x32[r] = _mm512_setzero_si512();
   }
-  void add_rank(const uint16_t* words, const char* t, __m128i shift) {
-    const __m512i t0 = load(t);
+  void add_rank(const uint16_t* words, const char* t, __m512i shift) {
     for (int r = 0; r < R; r++)
       sum_i16x32[r] = _mm512_add_epi16(
-          sum_i16x32[r],
-          _mm512_permutexvar_epi16(_mm512_srl_epi16(load(words + 32 * r), shift), t0));
+          sum_i16x32[r], entries(t, _mm512_srlv_epi16(load_once(words + 32 * r), shift)));
   }
-  void add_word(const uint16_t* words, const char* t) {
-    const __m512i by5 = _mm512_set1_epi16(1 << 11), by10 = _mm512_set1_epi16(1 << 6);
-    for (int r = 0; r < R; r++) {
-      prefetch(words + 32 * r);
-      const __m512i w = load_once(words + 32 * r);
-      const __m512i v0 = entries(t, w);
-      const __m512i v1 = entries(t + 64, _mm512_mulhi_epu16(w, by5));
-      const __m512i v2 = entries(t + 128, _mm512_mulhi_epu16(w, by10));
-      sum_i16x32[r] =
-          _mm512_add_epi16(sum_i16x32[r], _mm512_add_epi16(_mm512_add_epi16(v0, v1), v2));
-    }
-  }
+  void add_word(const uint16_t* words, const char* t) { add_words_i8<R>(words, t, sum_i16x32); }
   void widen() {
     for (int r = 0; r < R; r++) {
       const __m512i s = sum_i16x32[r];
-      even_i32x16[r] =
-          _mm512_add_epi32(even_i32x16[r], _mm512_srai_epi32(_mm512_slli_epi32(s, 16), 16));
-      odd_i32x16[r] = _mm512_add_epi32(odd_i32x16[r], _mm512_srai_epi32(s, 16));
+      low_i32x16[r] =
+          _mm512_add_epi32(low_i32x16[r], _mm512_cvtepi16_epi32(_mm512_castsi512_si256(s)));
+      high_i32x16[r] =
+          _mm512_add_epi32(high_i32x16[r], _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(s, 1)));
       sum_i16x32[r] = _mm512_setzero_si512();
     }
   }
-  __m512 even(int r) const { return _mm512_cvtepi32_ps(even_i32x16[r]); }
-  __m512 odd(int r) const { return _mm512_cvtepi32_ps(odd_i32x16[r]); }
+  void scale(int r, __m512 low_scale, __m512 high_scale, __m512& low, __m512& high) const {
+    low = _mm512_fmadd_ps(_mm512_cvtepi32_ps(low_i32x16[r]), low_scale, low);
+    high = _mm512_fmadd_ps(_mm512_cvtepi32_ps(high_i32x16[r]), high_scale, high);
+  }
+  static void store(float* y, __m512 low, __m512 high) {
+    _mm512_storeu_ps(y, low);
+    _mm512_storeu_ps(y + 16, high);
+  }
 };
 
+// float32 sums of a group: those of the even rows and those of the odd.
 template <int R>
 struct GroupSumsF32 {
   __m512 even_f32x16[R], odd_f32x16[R];
@@ -387,59 +376,68 @@ struct GroupSumsF32 {
   void clear() {
     for (int r = 0; r < R; r++) even_f32x16[r] = odd_f32x16[r] = _mm512_setzero_ps();
   }
-  void add_rank(const uint16_t* words, const char* t, __m128i shift) {
+  void add_rank(const uint16_t* words, const char* t, __m512i shift) {
     const __m512 low = _mm512_loadu_ps(reinterpret_cast<const float*>(t));
     const __m512 high = _mm512_loadu_ps(reinterpret_cast<const float*>(t) + 16);
     for (int r = 0; r < R; r++) {
-      const __m512i even = _mm512_srl_epi16(load(words + 32 * r), shift);
+      const __m512i even = _mm512_srlv_epi16(load(words + 32 * r), shift);
       const __m512i odd = _mm512_srli_epi32(even, 16);
       even_f32x16[r] = _mm512_add_ps(even_f32x16[r], _mm512_permutex2var_ps(low, even, high));
       odd_f32x16[r] = _mm512_add_ps(odd_f32x16[r], _mm512_permutex2var_ps(low, odd, high));
     }
   }
   void add_word(const uint16_t* words, const char* t) {
-    for (int r = 0; r < R; r++) prefetch(words + 32 * r);
-    for (int i = 0; i < 3; i++) add_rank(words, t + i * kTableBytes, _mm_cvtsi32_si128(5 * i));
+    add_words_f32<R>(words, reinterpret_cast<const float*>(t), even_f32x16, odd_f32x16);
   }
   void widen() {}
-  __m512 even(int r) const { return even_f32x16[r]; }
-  __m512 odd(int r) const { return odd_f32x16[r]; }
+  void scale(int r, __m512 low_scale, __m512 high_scale, __m512& even, __m512& odd) const {
+    const __m512i evens =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odds = _mm512_add_epi32(evens, _mm512_set1_epi32(1));
+    even =
+        _mm512_fmadd_ps(even_f32x16[r], _mm512_permutex2var_ps(low_scale, evens, high_scale), even);
+    odd = _mm512_fmadd_ps(odd_f32x16[r], _mm512_permutex2var_ps(low_scale, odds, high_scale), odd);
+  }
+  static void store(float* y, __m512 even, __m512 odd) { store_even_and_odd(y, even, odd); }
 };
+
+inline __m512 sixteen_scales(const char* scales, bool is_half) {
+  if (!is_half) return _mm512_loadu_ps(scales);
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales)));
+}
 
 // Bound (int8): at most 3 * flush blocks between two calls of widen().
 template <int R, class Sums>
 void lookup_grouped(const uint16_t* words, size_t height, size_t flush, const GroupScales& scales,
                     const char* t, float* y) {
-  __m512 even_f32x16[R], odd_f32x16[R];
-  for (int r = 0; r < R; r++) even_f32x16[r] = odd_f32x16[r] = _mm512_setzero_ps();
-  const size_t entry = scales.is_half ? 2 : 4;
+  __m512 first_f32x16[R], second_f32x16[R];  // 32 rows are in two registers, as Sums orders them
+  for (int r = 0; r < R; r++) first_f32x16[r] = second_f32x16[r] = _mm512_setzero_ps();
+  const size_t entry = scales.is_half ? 2 : 4, step = scales.stride * entry;
   const char* scale = static_cast<const char*>(scales.data);
-  for (size_t b = 0; b < scales.total; scale += scales.stride * entry) {
+  for (size_t b = 0; b < scales.total; scale += step) {
     const size_t end = b + scales.blocks < scales.total ? b + scales.blocks : scales.total;
-    for (int r = 0; r < R; r++)
-      _mm_prefetch(scale + 8 * scales.stride * entry + 64 * r, _MM_HINT_T0);
+    for (size_t i = 0; i < 32 * R * entry; i += 64) _mm_prefetch(scale + 8 * step + i, _MM_HINT_T0);
     Sums sums;
     sums.clear();
     while (b < end) {
       const size_t stop = end - b < 3 * flush ? end : b + 3 * flush;
-      for (; b < stop && b % 3; b++)
+      const auto add_rank = [&] {
         sums.add_rank(words + b / 3 * height, t + b * Sums::kTableBytes,
-                      _mm_cvtsi32_si128(5 * (b % 3)));
+                      _mm512_set1_epi16(static_cast<short>(5 * (b % 3))));
+        b++;
+      };
+      while (b < stop && b % 3) add_rank();
       for (; b + 3 <= stop; b += 3)
         sums.add_word(words + b / 3 * height, t + b * Sums::kTableBytes);
-      for (; b < stop; b++)
-        sums.add_rank(words + b / 3 * height, t + b * Sums::kTableBytes,
-                      _mm_cvtsi32_si128(5 * (b % 3)));
+      while (b < stop) add_rank();
       sums.widen();
     }
-    for (int r = 0; r < R; r++) {
-      __m512 even, odd;
-      even_and_odd(scale + 32 * r * entry, scales.is_half, even, odd);
-      even_f32x16[r] = _mm512_fmadd_ps(sums.even(r), even, even_f32x16[r]);
-      odd_f32x16[r] = _mm512_fmadd_ps(sums.odd(r), odd, odd_f32x16[r]);
-    }
+    for (int r = 0; r < R; r++)
+      sums.scale(r, sixteen_scales(scale + 32 * r * entry, scales.is_half),
+                 sixteen_scales(scale + (32 * r + 16) * entry, scales.is_half), first_f32x16[r],
+                 second_f32x16[r]);
   }
-  for (int r = 0; r < R; r++) store_even_and_odd(y + 32 * r, even_f32x16[r], odd_f32x16[r]);
+  for (int r = 0; r < R; r++) Sums::store(y + 32 * r, first_f32x16[r], second_f32x16[r]);
 }
 
 template <template <int> class Sums>

@@ -68,10 +68,15 @@ void finish(const RankedIndex&, size_t first, size_t last, const int32_t* sums, 
   if (sums != y) std::memcpy(y, sums, (last - first) * sizeof(int32_t));
 }
 
-// A scale covers a run of rows: no division for each row.
+// Runs of rows with one scale, or rows with one each: no division and no branch for a row.
 template <class Sum, class Scaled>
 void scale_rows(const RankedIndex& a, size_t first, size_t last, const Sum* sums, float* y,
                 const Scaled& scaled) {
+  if (a.scale_rows == 1) {
+    const float* scale = a.scale + first;
+    for (size_t i = 0; i < last - first; i++) y[i] = scaled(static_cast<float>(sums[i]), scale[i]);
+    return;
+  }
   for (size_t r = first; r < last;) {
     const size_t s = r / a.scale_rows, stop = std::min(last, (s + 1) * a.scale_rows);
     const float scale = a.scale[s];
@@ -204,7 +209,9 @@ class Multiplication {
       }
       float* to = real < count ? sums : y;
       kernels_.vector.lookup_grouped(rows, scales, tables, to);
-      for (size_t r = 0; r < real; r++) y[r] = divisor ? to[r] / *divisor : to[r];
+      if (to != y) std::copy_n(to, real, y);
+      if (divisor)
+        for (size_t r = 0; r < real; r++) y[r] /= *divisor;
     }
   }
 
