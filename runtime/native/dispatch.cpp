@@ -62,15 +62,15 @@ bool always() { return true; }
 struct Isa {
   const char* name;
   bool (*supported)();
-  void (*fill[2])(KernelTable&);
+  void (*fill[3])(KernelTable&);  // in turn; the last may be null
 };
 
 // The only list of instruction sets, plainest first: each overrides entries of those before it.
 constexpr Isa kIsas[] = {
-    {"scalar", always, {fill_scalar, fill_n4s1_scalar}},
+    {"scalar", always, {fill_scalar, fill_n4s1_scalar, nullptr}},
 #if defined(RSR_X86)
-    {"avx2", has_avx2, {fill_avx2, fill_n4s1_avx2}},
-    {"avx512", has_avx512, {fill_avx512, fill_n4s1_avx512}},
+    {"avx2", has_avx2, {fill_avx2, fill_n4s1_avx2, fill_batch_avx2}},
+    {"avx512", has_avx512, {fill_avx512, fill_n4s1_avx512, fill_batch_avx512}},
 #endif
 };
 constexpr int kIsaCount = sizeof(kIsas) / sizeof(kIsas[0]);
@@ -82,7 +82,8 @@ struct Tables {
   Tables() {
     while (supported < kIsaCount && kIsas[supported].supported()) {
       if (supported > 0) table[supported] = table[supported - 1];
-      for (auto fill : kIsas[supported].fill) fill(table[supported]);
+      for (auto fill : kIsas[supported].fill)
+        if (fill) fill(table[supported]);
       table[supported].isa = kIsas[supported].name;
       supported++;
     }
