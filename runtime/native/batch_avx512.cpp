@@ -11,12 +11,12 @@ struct Float32x16 {
   using Number = float;
   using Value = __m512;
   static constexpr size_t kLanes = 16;
+  static constexpr int kShift = 3;
   static constexpr bool kWidens = false;
 
   static Value load(const void* p) { return _mm512_loadu_ps(p); }
   static void store(void* p, Value v) { _mm512_storeu_ps(p, v); }
   static Value add(Value a, Value b) { return _mm512_add_ps(a, b); }
-  static Value subtract(Value a, Value b) { return _mm512_sub_ps(a, b); }
   static Value times(Value a, float p) { return _mm512_mul_ps(a, _mm512_set1_ps(p)); }
   static void widen(const float*, float*, size_t) {}
   static const float* result(const float* tile, const float*) { return tile; }
@@ -25,8 +25,14 @@ struct Float32x16 {
 }  // namespace
 
 void fill_batch_avx512(KernelTable& table) {
-  table.w16_f32.batch[0] = TableBatch<Float32x16, W16>::kernels(12, 16);
-  table.n4s1_f32.batch[0] = TableBatch<Float32x16, N4S1>::kernels(12, 16);
+  // Those of AVX2 do not pay where a single product is faster, but for many vectors of n4s1_i8.
+  table.w16_i8.batch[1] = {};
+  table.n4s1_i8.batch[0] = {};
+  table.n4s1_i8.batch[1].least = 27;
+  table.w16_f32.batch[0] = TableBatch<Float32x16, W16>::kernels(16, 16);
+  table.w16_f32.batch[1] = {};
+  table.n4s1_f32.batch[0] = TableBatch<Float32x16, N4S1>::kernels(13, 16);
+  table.n4s1_f32.batch[1] = {};
 }
 
 }  // namespace rsr

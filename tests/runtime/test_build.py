@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("isa", ["avx2", "avx512"])
-@pytest.mark.parametrize(("file", "function"), [("kernels", "fill"), ("n4s1", "fill_n4s1")])
+@pytest.mark.parametrize(
+    ("file", "function"), [("kernels", "fill"), ("n4s1", "fill_n4s1"), ("batch", "fill_batch")]
+)
 def test_an_isa_object_exports_its_fill_function_only(file: str, function: str, isa: str) -> None:
     """A weak symbol could be picked by the linker for machines without the instruction set."""
     objects = list(ROOT.glob(f"build/*/runtime/CMakeFiles/*/native/{file}_{isa}.cpp.o"))
