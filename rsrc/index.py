@@ -77,18 +77,34 @@ def _ranks(
     height = max(1, most // max(1, in_features) // strip) * strip
     width = max(1, in_features)
     if height * width > most:  # cut the strip too: its word columns follow one another
-        step = unit * p.k
+        step = unit * (p.k if t.group_columns is None else t.group_columns)
         width = max(1, most // strip // step) * step
 
     def encode(first: tuple[int, int]) -> memoryview:
         rows = slice(first[0], min(first[0] + height, out_features))
         columns = slice(first[1], min(first[1] + width, in_features))
         digits = t.layout.digits(raw, t, rows, columns)
+        if t.group_columns is not None:
+            digits = _fill_groups(digits, t.group_columns, p.k, padding_digit(t.digits))
         with _naming(t):
             return _pack(p, digits)
 
     panels = ((r, c) for r in range(0, out_features, height) for c in range(0, in_features, width))
     return ordered_map(pool, encode, panels, threads)
+
+
+def _fill_groups(
+    digits: npt.NDArray[np.uint8], group: int, k: int, pad: int
+) -> npt.NDArray[np.uint8]:
+    """Fill every group of columns up to whole column blocks; the first digit begins a group."""
+    rows, columns = digits.shape
+    whole, rest = divmod(columns, group)
+    width = -(-group // k) * k
+    filled = np.full((rows, whole * width + -(-rest // k) * k), pad, np.uint8)
+    inner = filled[:, : whole * width].reshape(rows, whole, width)
+    inner[:, :, :group] = digits[:, : whole * group].reshape(rows, whole, group)
+    filled[:, whole * width : whole * width + rest] = digits[:, whole * group :]
+    return filled
 
 
 def _pack(p: IndexPlan, digits: npt.NDArray[np.uint8]) -> memoryview:

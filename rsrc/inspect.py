@@ -10,7 +10,7 @@ from typing import Any
 from rsr_formats import RsrFile
 from rsr_formats.decode import decode_block
 from rsr_formats.encoding import pattern_values
-from rsr_formats.layout import DenseTensor, IndexedTensor, Tensor
+from rsr_formats.layout import DenseTensor, IndexedTensor, Scale, Tensor
 
 from .errors import OptionError
 from .plan import ranked_packing
@@ -50,7 +50,9 @@ def inspect_tensor(path: _Path, name: str) -> dict[str, Any]:
     Returns:
         "name", "kind", "shape", "dtype" (of the source), "bytes"; for an indexed one also
         "layout", "digits", "base", "k", "direction", "encoding", "packing", "blocks",
-        "bits_per_weight" and "scales"; and "sections": role, offset, size, codec, SHA-256.
+        "bits_per_weight", "scales" (how many) and "scale" (None, or the "rows" and "columns" that
+        share one, columns None for all, and its "dtype"); and "sections": role, offset, size,
+        codec, SHA-256.
 
     Raises:
         OptionError: there is no tensor of that name.
@@ -79,7 +81,7 @@ def inspect_block(path: _Path, name: str, j: int) -> dict[str, Any]:
     block = decode_block(t, file.index_arrays(t), j)
     return _describe(t) | {
         "block": j,
-        "columns": [j * t.k, min((j + 1) * t.k, t.columns)],
+        "columns": list(t.block_columns(j)),
         "patterns": pattern_values(t.digits, t.k).tolist(),
         "permutation": block.permutation.tolist(),
         "segments": block.segments.tolist(),
@@ -89,7 +91,9 @@ def inspect_block(path: _Path, name: str, j: int) -> dict[str, Any]:
 def _advice(tensors: Sequence[Tensor]) -> str | None:
     target = native_target()
     ranked = [t for t in tensors if isinstance(t, IndexedTensor) and t.encoding == "ranked"]
-    other = [t.packing for t in ranked if t.packing != ranked_packing(t.base, t.k, target)]
+    other = [
+        t.packing for t in ranked if t.packing != ranked_packing(t.base, t.k, target, t.is_grouped)
+    ]
     if not other:
         return None
     return (
@@ -132,7 +136,12 @@ def _describe(t: Tensor) -> dict[str, Any]:
         "blocks": t.blocks,
         "bits_per_weight": t.bits_per_weight,
         "scales": t.scales,
+        "scale": None if t.scale is None else _scale(t.scale),
     }
+
+
+def _scale(s: Scale) -> dict[str, Any]:
+    return {"rows": s.rows, "columns": s.columns, "dtype": s.dtype}
 
 
 def _sections(file: RsrFile, t: Tensor) -> list[dict[str, Any]]:

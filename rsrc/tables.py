@@ -116,7 +116,9 @@ def print_inspection(result: dict[str, Any]) -> None:
         return
     fields = Table(box=None, show_header=False, padding=(0, 1))
     for key, value in result.items():
-        if key not in ("sections", "permutation", "segments", "patterns"):
+        if key == "scales":
+            fields.add_row(key, f"{value}{_scale_rule(result['scale'])}")
+        elif key not in ("scale", "sections", "permutation", "segments", "patterns"):
             fields.add_row(key.replace("_", " "), _plain(value))
     out.print(fields)
     if "block" in result:
@@ -129,6 +131,14 @@ def print_inspection(result: dict[str, Any]) -> None:
             s["sha256"][:16],
         )  # fmt: skip
     out.print(table)
+
+
+def _scale_rule(scale: dict[str, Any] | None) -> str:
+    """Say what shares a scale where that is not a number of rows alone."""
+    if scale is None or scale["columns"] is None:
+        return ""
+    rows = "row" if scale["rows"] == 1 else f"{scale['rows']} rows"
+    return f", one per {rows} and {scale['columns']} columns ({scale['dtype']})"
 
 
 def _tensor_table(tensors: Sequence[dict[str, Any]]) -> Table:

@@ -72,8 +72,24 @@ def digit_windows(
             entries = _table_entries(t, piece[:, u : u + step])
             digits = table[entries.transpose(0, 2, 1)].reshape(count * height, -1)
             first = u * digits.shape[1] // min(step, units - u)
-            columns = slice(first, min(first + digits.shape[1], t.columns))
-            yield rows, columns, digits[: rows.stop - r0, : columns.stop - first]
+            columns, real = _real_columns(t, first, digits.shape[1])
+            yield rows, columns, digits[: rows.stop - r0, real]
+
+
+def _real_columns(
+    t: IndexedTensor, first: int, count: int
+) -> tuple[slice, slice | npt.NDArray[np.intp]]:
+    """Return the columns of W and, among `count` digits of its column blocks, those that are one.
+
+    The digits are those from number `first` on, of a row with the padding of every block.
+    """
+    start = t.block_columns(first // t.k)[0]
+    if t.group_columns % t.k == 0 or not t.is_grouped:  # padding is at the end alone
+        return slice(start, min(start + count, t.columns)), slice(0, t.columns - start)
+    padded = -(-t.group_columns // t.k) * t.k
+    group, i = np.divmod(np.arange(first, first + count), padded)
+    real = np.flatnonzero((i < t.group_columns) & (group * t.group_columns + i < t.columns))
+    return slice(start, start + len(real)), real
 
 
 def strips(t: IndexedTensor, packed: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
@@ -129,16 +145,34 @@ def _table_entries(t: IndexedTensor, piece: npt.NDArray[Any]) -> npt.NDArray[np.
     return entries.reshape(len(piece), -1, piece.shape[-1])
 
 
-def row_scales(t: IndexedTensor, scale: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return the multiplier of each row, (out_features,); or `scale` where it is one for all.
+def row_scales(t: IndexedTensor, scale: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Return the multipliers of each row, float32: (out_features,), or (1,) where one is for all.
+
+    For a tensor with groups of columns: (out_features, groups).
 
     Args:
         t: the tensor's record.
         scale: what `RsrFile.index_arrays` returns.
     """
-    if len(scale) == 1 or t.scale is None or t.scale.rows == 1:
+    scale = scale.astype(np.float32, copy=False)
+    if t.scale is None:
         return scale
-    return scale[np.arange(t.shape[0]) // t.scale.rows]
+    if t.is_grouped:
+        scale = scale.reshape(t.groups, -1).T
+    elif len(scale) == 1:
+        return scale
+    return scale if t.scale.rows == 1 else scale[np.arange(t.shape[0]) // t.scale.rows]
+
+
+def apply_scales(
+    t: IndexedTensor, W: npt.NDArray[np.float32], scales: npt.NDArray[np.float32]
+) -> None:
+    """Multiply digit values (out_features, in_features) in place by what `row_scales` returned."""
+    if not t.is_grouped:
+        W *= scales.reshape(-1, 1)
+        return
+    for g in range(t.groups):
+        W[:, g * t.group_columns : (g + 1) * t.group_columns] *= scales[:, g : g + 1]
 
 
 def decode_block(t: IndexedTensor, arrays: Mapping[str, npt.NDArray[Any]], j: int) -> Block:

@@ -7,6 +7,7 @@ significant digit first, it is the number of the row's segment: its rank.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,10 +33,13 @@ class Block(NamedTuple):
     segments: UInt  # (B^k + 1,) L
 
 
+@cache
 def pattern_values(digits: tuple[int, ...], k: int) -> npt.NDArray[np.int8]:
-    """Return Bin_k, int8 (B^k, k): row s holds the values of the digits of s."""
+    """Return Bin_k, int8 (B^k, k), read-only: row s holds the values of the digits of s."""
     grids = np.meshgrid(*[np.array(digits, np.int8)] * k, indexing="ij")
-    return np.stack([g.ravel() for g in grids], axis=1)
+    patterns = np.stack([g.ravel() for g in grids], axis=1)
+    patterns.flags.writeable = False
+    return patterns
 
 
 def padding_digit(digits: tuple[int, ...]) -> int:

@@ -236,6 +236,11 @@ def _check_indexed(header: Header, t: IndexedTensor) -> None:
         raise HeaderFieldError(
             f"{what}: packing n4s1 is for ternary matrices and k = 3, not {t.kind} and k = {t.k}"
         )
+    if t.is_grouped and (t.packing != "w16" or t.group_columns >= t.shape[1]):
+        raise HeaderFieldError(
+            f"{what}: one scale for {t.group_columns} of {t.shape[1]} columns in packing "
+            f"{t.packing}, expected fewer than all columns and packing w16"
+        )
     sizes = t.section_sizes()
     if t.sections.keys() != sizes.keys():
         raise HeaderFieldError(
@@ -244,7 +249,7 @@ def _check_indexed(header: Header, t: IndexedTensor) -> None:
     for part, size in sizes.items():
         _check_size(header, t.sections[part], size, f"{part} of {what}")
     if t.scale is not None:
-        _check_size(header, t.scale.section, 4 * t.scales, f"scale of {what}")
+        _check_size(header, t.scale.section, t.scale_bytes, f"scale of {what}")
     _check_source(header, t)
 
 
@@ -280,7 +285,7 @@ def _check_source(header: Header, t: IndexedTensor) -> None:
         _check_elements(c.shape, f"companion {c.name!r}")
 
 
-def check_scale(t: IndexedTensor, scale: npt.NDArray[np.float32]) -> None:
+def check_scale(t: IndexedTensor, scale: npt.NDArray[Any]) -> None:
     """Check that every scale is finite (rule D1)."""
     if not np.isfinite(scale).all():
         raise IndexDataError(f"scale of tensor {t.name!r} is not finite")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -13,14 +14,16 @@ import numpy.typing as npt
 
 from rsr_runtime import Matrix
 
-from .memory import Memory
+from .memory import Memory, has_huge_pages
 from .products import (
     Product,
     Truth,
+    batch_product,
     by_algorithm,
     compiled_copies,
     compiled_product,
     every_kernel,
+    kernels_in_use,
     true_products,
 )
 from .rivals import Rival
@@ -44,15 +47,15 @@ class Setting:
 
 
 def line_up(
-    setting: Setting, matrix: Matrix, W: Array, permuted: Matrix | None = None
+    setting: Setting, matrix: Matrix, W: Array, others: Sequence[Matrix] = ()
 ) -> list[Contender]:
-    """List all contenders for one matrix.
+    """List all contenders for one matrix and one vector.
 
     Args:
         setting: its notes and copies are added to.
         matrix: the matrix.
         W: its digit values, int8.
-        permuted: the same matrix in the encoding that the paper's algorithms need.
+        others: the same matrix in other encodings and packings.
     """
     truth = true_products(W, matrix.scale, setting.rng)
     labels = every_kernel(matrix, setting.threads)
@@ -64,10 +67,8 @@ def line_up(
         used = levels["memory"]
         setting.copies[matrix.name] = {"copies": len(used), "bytes": len(used) * used[0].nbytes}
     found = _contenders(labels, levels, lambda label: compiled_product(label, matrix, truth))
-    if permuted is not None:
-        labels = by_algorithm(permuted, "rsr++", "rsr")
-        levels = _compiled_levels(setting, permuted, memory.rival)
-        found += _contenders(labels, levels, lambda label: compiled_product(label, permuted, truth))
+    for other in others:
+        found += _other(setting, other, truth)
     if 4 * W.size > memory.available / 4:
         setting.notes.append(f"{matrix.name} has no dense rivals: too large for this memory")
         return found
@@ -75,6 +76,43 @@ def line_up(
     for rival in setting.rivals:
         found += _rival(setting, rival, matrix, W if rival.dtype == "int8" else dense, truth)
     return found
+
+
+def line_up_batches(
+    setting: Setting, matrix: Matrix, W: Array, sizes: Sequence[int]
+) -> list[Contender]:
+    """List the kernels in use with several vectors at once, on level cache."""
+    found = []
+    for vectors in sizes:
+        truth = true_products(W, matrix.scale, setting.rng, vectors)
+        labels = kernels_in_use(matrix, setting.threads, vectors)
+        product = partial(batch_product, matrix=matrix, truth=truth)
+        found += _contenders(labels, {"cache": compiled_copies(matrix, 1)}, product)
+    return found
+
+
+def line_up_huge(setting: Setting, matrix: Matrix, W: Array) -> list[Contender]:
+    """List the kernels in use from memory in huge pages, which `load(memory="huge")` asks for."""
+    count = setting.memory.copies(matrix.nbytes, setting.memory.compiled)
+    if not has_huge_pages() or not count:
+        reason = _TOO_SMALL if has_huge_pages() else "this system gives none"
+        setting.notes.append(f"{matrix.name} has no level memory-huge: {reason}")
+        return []
+    levels = {"memory-huge": compiled_copies(matrix, count, huge=True)}
+    truth = true_products(W, matrix.scale, setting.rng)
+    product = partial(compiled_product, matrix=matrix, truth=truth)
+    return _contenders(kernels_in_use(matrix, setting.threads), levels, product)
+
+
+def _other(setting: Setting, matrix: Matrix, truth: Truth) -> list[Contender]:
+    """Let the paper's algorithms take part, or another packing, but for plain C++ that lacks it."""
+    if matrix.encoding == "permuted":
+        labels = by_algorithm(matrix, "rsr++", "rsr")
+        levels = _compiled_levels(setting, matrix, setting.memory.rival)
+    else:
+        labels = [label for label in every_kernel(matrix, setting.threads) if label.isa != "scalar"]
+        levels = _compiled_levels(setting, matrix, setting.memory.compiled)
+    return _contenders(labels, levels, lambda label: compiled_product(label, matrix, truth))
 
 
 def _contenders(
@@ -116,7 +154,7 @@ def _rival(
 
 
 def _compiled_levels(setting: Setting, matrix: Matrix, wanted: int) -> dict[str, list[Operand]]:
-    what = f"{matrix.name} ({matrix.encoding})"
+    what = f"{matrix.name} ({matrix.encoding} {matrix.packing})"
     return _levels(setting, what, wanted, lambda count: compiled_copies(matrix, count))
 
 

@@ -22,8 +22,8 @@ class Memory:
 
     last_level_cache: int | None
     available: int
-    compiled: int  # of the copies of a compiled matrix
-    rival: int  # of the copies of a rival's matrix
+    compiled: int  # of the copies of a ranked matrix
+    rival: int  # of the copies of any other
     fewest: int  # below this there is no such level
 
     def copies(self, nbytes: int, wanted: int) -> int:
@@ -35,29 +35,40 @@ class Memory:
         return count if count * nbytes >= self.fewest else 0
 
 
-def plan_memory(rivals: int) -> Memory:
+def plan_memory(compiled: int, rivals: int) -> Memory:
     """Decide how much memory copies may take: at most a quarter of what is available, in all.
 
     Args:
-        rivals: how many kinds of rivals' matrices get copies at the same time.
+        compiled: how many rotations of ranked matrices there are at the same time.
+        rivals: how many of other matrices.
     """
     cache, available = _last_level_cache(), _available()
     fewest = _CACHES * (cache or 32 << 20)
-    compiled, rival = max(_ROTATION, fewest), max(_RIVAL_ROTATION, fewest)
-    shrink = min(1.0, available / 4 / (compiled + rivals * rival))
-    return Memory(cache, available, int(compiled * shrink), int(rival * shrink), fewest)
+    own, rival = max(_ROTATION, fewest), max(_RIVAL_ROTATION, fewest)
+    shrink = min(1.0, available / 4 / (compiled * own + rivals * rival))
+    return Memory(cache, available, int(own * shrink), int(rival * shrink), fewest)
 
 
-def small_pages(nbytes: int) -> npt.NDArray[np.uint8]:
-    """Return anonymous memory in pages of 4 KiB, as a mapped file has them.
+def pages(nbytes: int, huge: bool) -> npt.NDArray[np.uint8]:
+    """Return anonymous memory in pages of 4 KiB, as a mapped file has them, or in huge pages.
 
     NumPy's own arrays would not do: it asks for huge pages where they are large.
     """
     memory = mmap.mmap(-1, max(1, nbytes))
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+    advice = getattr(mmap, "MADV_HUGEPAGE" if huge else "MADV_NOHUGEPAGE", None)
+    if advice is not None:
         with suppress(OSError):  # a kernel without huge pages
-            memory.madvise(mmap.MADV_NOHUGEPAGE)
+            memory.madvise(advice)
     return np.frombuffer(memory, np.uint8)
+
+
+def has_huge_pages() -> bool:
+    """Say whether memory that asks for huge pages may get some."""
+    try:
+        enabled = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
+    except OSError:  # another system
+        return False
+    return "[never]" not in enabled
 
 
 def _last_level_cache() -> int | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rsr_formats.errors import RsrError
 
-from .show import label, processor, sections
+from .show import batches, label, processor, sections
 
 _COLOURS = {
     ("ranked", "int8"): "#12558c",
@@ -51,13 +51,17 @@ def plot(result: dict[str, Any], path: str | os.PathLike[str]) -> None:
     if any(row["level"] == "model" for row in result["results"]):
         # One panel for each matrix is enough, and none where only a rival fills the memory.
         panels = [p for p in panels if p[1][0]["level"] != "cache" and _has_own(p[1])]
-    heights = [len(rows) for _, rows in panels]
+    panels = [p for p in panels if p[1][0]["level"] != "memory-huge"]  # hardly differs
+    several = [row for rows in batches(result) for row in rows if row["threads"] == 1]
+    heights = [len(rows) for _, rows in panels] + [len(several)] * bool(several)
     figure = Figure((9, 1.3 + sum(0.27 * h + 0.7 for h in heights)), layout="constrained")
     figure.suptitle(f"Ternary matrix times vector on {processor(result)}", fontsize=12)
-    grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for axes, (title, rows) in zip(grid, panels, strict=True):
+    grid = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (title, rows) in zip(grid, panels, strict=False):
         marks = _draw_panel(axes, title, rows)
-    grid[-1].set_xlabel("weights per nanosecond, median (share of the limit)", fontsize=9)
+    axes.set_xlabel("weights per nanosecond, median (share of the limit)", fontsize=9)
+    if several:
+        _draw_batches(grid[-1], several)
     figure.legend([marks], [_LEGEND], loc="outside lower right", fontsize=8, frameon=False)
     figure.savefig(path, dpi=150)
 
@@ -68,7 +72,8 @@ def _draw_panel(axes: Any, title: str, rows: Sequence[dict[str, Any]]) -> Any:
     rates = [row["weights_per_ns"] for row in rows]
     limits = [rate / row["ratio_to_plain_read"] for rate, row in zip(rates, rows, strict=True)]
     right = 1.15 * max(*limits, *rates)
-    axes.barh(places, rates, color=[_colour(row) for row in rows], height=0.72)
+    _draw_bars(axes, title, rows, rates)
+    axes.set_xlim(0, right)
     marks = axes.scatter(limits, places, marker="|", s=150, color=_LIMIT, linewidths=2, zorder=3)
     for place, rate, limit, row in zip(places, rates, limits, rows, strict=True):
         near = limit < rate + 0.15 * right  # the text would run into the mark
@@ -80,16 +85,31 @@ def _draw_panel(axes: Any, title: str, rows: Sequence[dict[str, Any]]) -> Any:
             va="center",
             fontsize=8,
         )
-    axes.set_yticks(places, [_bar_label(row) for row in rows], fontsize=8)
+    return marks
+
+
+def _draw_batches(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
+    """Draw what the kernels in use do with several vectors at once."""
+    rates = [row["macs_per_ns"] for row in rows]
+    bars = _draw_bars(axes, "Several vectors at once, from cache", rows, rates)
+    axes.bar_label(bars, fmt="%.1f", padding=6, fontsize=8)
+    axes.set_xlim(0, 1.15 * max(rates))
+    axes.set_xlabel("multiply-adds per nanosecond, median", fontsize=9)
+
+
+def _draw_bars(
+    axes: Any, title: str, rows: Sequence[dict[str, Any]], rates: Sequence[float]
+) -> Any:
+    bars = axes.barh(range(len(rows)), rates, color=[_colour(row) for row in rows], height=0.72)
+    axes.set_yticks(range(len(rows)), [_bar_label(row) for row in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlim(0, right)
     axes.tick_params(axis="x", labelsize=8)
     axes.tick_params(axis="y", length=0)
     axes.set_title(title, fontsize=10, fontweight="bold", loc="left", parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", color="#e5e5e5")
     axes.set_axisbelow(True)
-    return marks
+    return bars
 
 
 def _has_own(rows: Sequence[dict[str, Any]]) -> bool:
@@ -104,4 +124,5 @@ def _colour(row: dict[str, Any]) -> str:
 
 def _bar_label(row: dict[str, Any]) -> str:
     threads = f", {row['threads']} threads" if row["threads"] > 1 else ""
-    return f"{label(row)} {row['dtype']}{threads}"
+    vectors = f", {row['vectors']} vectors" if row["vectors"] > 1 else ""
+    return f"{label(row)} {row['dtype']}{threads}{vectors}"

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 import rsr_runtime as rsr
 from rsr_runtime import Matrix
+from rsr_runtime.products import multiply_rows
 
-from .memory import small_pages
+from .memory import pages
 from .turns import Contender, Label, Operand
 
 Array = npt.NDArray[Any]
@@ -42,7 +43,8 @@ class Expected:
         if not wrong.any():
             return None
         i = int(np.argmax(wrong))
-        return f"{np.count_nonzero(wrong)} sums, the first is y[{i}] = {y[i]}, not {self.y[i]}"
+        found, right = y.reshape(-1)[i], self.y.reshape(-1)[i]
+        return f"{np.count_nonzero(wrong)} sums, the first is y[{i}] = {found}, not {right}"
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,17 @@ class Truth:
     y: dict[str, Expected]
 
 
-def true_products(W: Array, scale: Array, rng: np.random.Generator) -> Truth:
-    """Compute what products must be: `W` int8 (m, n), in float64, which is exact for int8."""
+def true_products(W: Array, scale: Array, rng: np.random.Generator, *batch: int) -> Truth:
+    """Compute what products must be: `W` int8 (m, n), in float64, which is exact for int8.
+
+    Inputs have shape (n,), or (b, n) where `batch` is b, and products (m,) or (b, m).
+    """
     m, n = W.shape
-    x = random_inputs(n, rng)
-    columns = np.stack([x[dtype].astype(np.float64) for dtype in DTYPES], axis=1)
+    x = random_inputs((*batch, n), rng)
+    columns = np.concatenate([x[dtype].reshape(-1, n).astype(np.float64) for dtype in DTYPES]).T
     height = max(1, _PANEL // n)
     panels = [W[r : r + height].astype(np.float64) @ columns for r in range(0, m, height)]
-    exact, real = np.concatenate(panels).T
+    exact, real = np.concatenate(panels).T.reshape(len(DTYPES), *batch, m)
     y = {
         "int8": Expected(exact.astype(np.int32)),
         "float32": Expected(real * scale.astype(np.float64), _bound(x["float32"], scale)),
@@ -68,17 +73,17 @@ def true_products(W: Array, scale: Array, rng: np.random.Generator) -> Truth:
     return Truth(x, y)
 
 
-def random_inputs(n: int, rng: np.random.Generator) -> dict[str, Array]:
-    """Return a vector of each data type."""
+def random_inputs(shape: tuple[int, ...], rng: np.random.Generator) -> dict[str, Array]:
+    """Return vectors of each data type."""
     return {
-        "int8": rng.integers(-128, 128, n).astype(np.int8),
-        "float32": rng.standard_normal(n).astype(np.float32),
+        "int8": rng.integers(-128, 128, shape).astype(np.int8),
+        "float32": rng.standard_normal(shape).astype(np.float32),
     }
 
 
 def _bound(x: Array, scale: Array) -> Float64:
     """Return the bound on a float32 product's error that `Matrix` promises."""
-    unscaled = len(x) * 2.0**-24 * np.abs(x).sum(dtype=np.float64)
+    unscaled = x.shape[-1] * 2.0**-24 * np.abs(x).sum(axis=-1, keepdims=True, dtype=np.float64)
     return np.asarray(unscaled * np.abs(scale.astype(np.float64)))
 
 
@@ -91,11 +96,20 @@ def describe(matrix: Matrix) -> dict[str, Any]:
 
 def every_kernel(matrix: Matrix, threads: int) -> list[Label]:
     """List what is measured of a compiled matrix: each kernel, and those in use on all threads."""
-    info = rsr.cpu_info()
-    settings = [*((isa, 1) for isa in info["supported_isas"]), (info["isa"], threads)]
+    labels = [
+        Label(dtype=dtype, threads=1, algorithm="rsr++", isa=isa, **describe(matrix))
+        for isa in rsr.cpu_info()["supported_isas"]
+        for dtype in DTYPES
+    ]
+    return labels + [label for label in kernels_in_use(matrix, threads) if label.threads > 1]
+
+
+def kernels_in_use(matrix: Matrix, threads: int, vectors: int = 1) -> list[Label]:
+    """List the products users get: by each kernel in use, on one thread and on all."""
+    own = {"algorithm": "rsr++", "isa": rsr.cpu_info()["isa"], **describe(matrix)}
     return [
-        Label(dtype=dtype, threads=count, algorithm="rsr++", isa=isa, **describe(matrix))
-        for isa, count in dict.fromkeys(settings)
+        Label(dtype=dtype, threads=count, vectors=vectors, **own)
+        for count in sorted({1, threads})
         for dtype in DTYPES
     ]
 
@@ -116,12 +130,12 @@ def compiled_operand(matrix: Matrix) -> Operand:
     return Operand(matrix, tuple(a.reshape(-1).view(np.uint8) for a in arrays))
 
 
-def compiled_copies(matrix: Matrix, count: int) -> list[Operand]:
+def compiled_copies(matrix: Matrix, count: int, huge: bool = False) -> list[Operand]:
     """Return `count` copies of a loaded matrix, each array at the start of a page."""
-    if count == 1:
+    if count == 1 and not huge:
         return [compiled_operand(matrix)]
     arrays = matrix._arrays
-    memory = small_pages(count * sum(_pages(a) for a in arrays.values()))
+    memory = pages(count * sum(_pages(a) for a in arrays.values()), huge)
     operands, offset = [], 0
     for _ in range(count):
         copy = {}
@@ -145,11 +159,28 @@ def compiled_product(label: Label, matrix: Matrix, truth: Truth) -> Product:
     return lambda copy: copy.matvec(x, out, algorithm=algorithm), expected.check
 
 
+def batch_product(label: Label, matrix: Matrix, truth: Truth) -> Product:
+    """Return what multiplies a batch by a matrix, and its check.
+
+    As within `Matrix.linear`: vectors are rows, of x and of the product. `matrix @ X` transposes
+    both, and linear(x, "int8") quantises x and scales the product, besides.
+    """
+    x, expected = truth.x[label.dtype], truth.y[label.dtype]
+    dtype = np.int32 if label.dtype == "int8" else np.float32
+    out = np.empty((label.vectors, matrix.shape[0]), dtype)
+
+    def multiply(copy: Matrix) -> Array:
+        multiply_rows([copy], x, [out])
+        return out
+
+    return multiply, expected.check
+
+
 def whole_pass(
     matrices: Sequence[Matrix], threads: int, rng: np.random.Generator
 ) -> list[Contender]:
     """List the contenders for one product with each matrix, as the file is mapped."""
-    inputs = {n: random_inputs(n, rng) for n in sorted({w.shape[1] for w in matrices})}
+    inputs = {n: random_inputs((n,), rng) for n in sorted({w.shape[1] for w in matrices})}
     parts = [part for w in matrices for part in compiled_operand(w).parts]
     copies = cycle([Operand(matrices, tuple(parts))])
     weights = sum(math.prod(w.shape) for w in matrices)

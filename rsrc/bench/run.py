@@ -4,39 +4,37 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from safetensors.numpy import save_file
 
 import rsr_runtime as rsr
 from rsr_runtime import Matrix
 
 from .._version import __version__
 from ..errors import OptionError
-from ..pipeline import Progress, compile
-from .lineup import Setting, line_up
+from ..pipeline import Progress
+from .lineup import Setting, line_up, line_up_batches, line_up_huge
+from .matrices import compile_matrix
 from .memory import plan_memory
 from .products import ALL, DTYPES, describe, whole_pass
 from .rivals import rivals_on_one_thread
 from .turns import measure
 
-Array = npt.NDArray[Any]
+SCHEMA = 2  # moves when the meaning of a key of the result does
 
-SCHEMA = 1  # moves when the meaning of a key of the result does
-
+_BATCHES = (4, 16, 64)  # vectors
+# Besides the default: the paper's index, and the packing for other instruction sets.
+_OTHERS = ({"encoding": "permuted"}, {"target": "avx2"}, {"target": "avx512"})
 _MOST_GROUPS = 6  # kinds of matrices of a file that are measured one by one
 
 
 def bench_shape(
-    m: int, n: int, *, seconds: float = 13.0, seed: int = 0, progress: Progress | None = None
+    m: int, n: int, *, seconds: float = 15.0, seed: int = 0, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Time products with a uniformly random ternary matrix, compiled for the purpose.
 
@@ -58,10 +56,14 @@ def bench_shape(
         raise OptionError(f"shape: found {m}x{n}, expected at least 1x1")
     threads, rng = rsr.get_num_threads(), np.random.default_rng(seed)
     W = rng.integers(-1, 2, (m, n), np.int8)
-    ranked, permuted = _compile(W, "ranked", "permuted")
+    matrix, *others = compile_matrix(W, {}, *_OTHERS)
+    others = [w for w in others if (w.encoding, w.packing) != (matrix.encoding, matrix.packing)]
     with rivals_on_one_thread() as rivals:
-        setting = Setting(threads, rng, rivals, plan_memory(len(rivals) + 1))
-        contenders = line_up(setting, ranked, W, permuted)
+        rotations = 2 + sum(w.encoding == "ranked" for w in others)  # one is in huge pages
+        setting = Setting(threads, rng, rivals, plan_memory(rotations, len(rivals) + 1))
+        contenders = line_up(setting, matrix, W, others)
+        contenders += line_up_huge(setting, matrix, W)
+        contenders += line_up_batches(setting, matrix, W, _BATCHES)
         rows = measure(contenders, seconds, _report(progress, "", 0, 1))
     return {"shape": [m, n], "seed": seed, **_result(setting, rows)}
 
@@ -98,7 +100,7 @@ def bench_file(
         matrices = [w for w in model.values() if isinstance(w, Matrix) and min(w.shape)]
         if not matrices:
             raise OptionError(f"{path}: holds no compiled matrix to time products with")
-        setting = Setting(threads, rng, rivals, plan_memory(len(rivals)))
+        setting = Setting(threads, rng, rivals, plan_memory(1, len(rivals)))
         groups = _groups(matrices)
         if len(groups) > _MOST_GROUPS:
             setting.notes.append(
@@ -124,21 +126,6 @@ def bench_file(
         "groups": [{**describe(g[0]), "base": g[0].base, "count": len(g)} for g in groups],
         **_result(setting, rows),
     }
-
-
-def _compile(W: Array, *encodings: str) -> list[Matrix]:
-    """Compile a matrix the way a user would, and load it (the mapping outlives the file)."""
-    matrices = []
-    with tempfile.TemporaryDirectory(prefix="rsrc-bench-", ignore_cleanup_errors=True) as folder:
-        source = Path(folder, "random.safetensors")
-        save_file({"random": W}, source)
-        for encoding in encodings:
-            output = source.with_name(f"{encoding}.rsr")
-            compile(source, output, encoding=encoding)
-            matrix = rsr.load(output)["random"]
-            assert isinstance(matrix, Matrix)
-            matrices.append(matrix)
-    return matrices
 
 
 def _groups(matrices: Sequence[Matrix]) -> list[list[Matrix]]:
@@ -178,6 +165,8 @@ def _result(setting: Setting, rows: list[dict[str, Any]]) -> dict[str, Any]:
             "available_bytes": memory.available,
         },
     }
+    if any(row["level"] == "memory-huge" for row in rows):
+        levels["memory-huge"] = {"what": "as memory, in pages as `load(memory='huge')` asks for"}
     if rows[-1]["level"] == "model":
         levels["model"] = {"what": "one product with each matrix of the file, as it is mapped"}
     packages = {name: version(name) for name in ("numpy", "torch") if find_spec(name)}
@@ -199,6 +188,6 @@ def _headline(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
     """
     chosen = rows[-1] if rows[-1]["level"] == "model" else {**rows[0], "level": "memory"}
     wanted = {key: chosen[key] for key in ("engine", "matrix", "encoding", "algorithm", "level")}
-    wanted |= {"isa": rsr.cpu_info()["isa"], "threads": 1}
+    wanted |= {"isa": rsr.cpu_info()["isa"], "threads": 1, "packing": chosen["packing"]}
     found = {r["dtype"]: r["ratio_to_plain_read"] for r in rows if wanted.items() <= r.items()}
     return {dtype: found.get(dtype) for dtype in DTYPES}

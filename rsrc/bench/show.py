@@ -34,17 +34,29 @@ def render_table(result: dict[str, Any]) -> RenderableType:
                 f"{row['ratio_to_plain_read']:.0%}",
             )
         parts += ["", table]
+    if batches(result):
+        parts += ["", _batch_table(batches(result))]
     if result["notes"]:
         parts += ["", *map(printable, result["notes"])]
     return Group(*parts)
 
 
 def sections(result: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Return (title, rows) for each matrix and level, fastest first."""
+    """Return (title, rows of one vector) for each matrix and level, fastest first."""
     found: dict[str, list[dict[str, Any]]] = {}
     for row in result["results"]:
-        found.setdefault(_title(row, "file" in result), []).append(row)
+        if row["vectors"] == 1:
+            found.setdefault(_title(row, "file" in result), []).append(row)
     return [(t, sorted(rows, key=lambda r: -r["weights_per_ns"])) for t, rows in found.items()]
+
+
+def batches(result: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """Return the rows of each kernel measured with several vectors too, by their number."""
+    kernel = ("engine", "matrix", "level", "encoding", "packing", "isa", "dtype", "threads")
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in result["results"]:
+        found.setdefault(tuple(row[key] for key in kernel), []).append(row)
+    return [rows for rows in found.values() if rows[-1]["vectors"] > 1]
 
 
 def label(row: dict[str, Any]) -> str:
@@ -52,8 +64,9 @@ def label(row: dict[str, Any]) -> str:
     if row["engine"] != "rsr-ternary":
         return {"numpy": "NumPy", "torch": "PyTorch"}[row["engine"]]
     if row["encoding"] == "permuted":
-        return f"permuted k={row['k']} {row['algorithm'].upper()}"  # plain C++ everywhere
-    return f"{row['encoding'] or 'rsr-ternary'} ({row['isa']})"
+        return f"permuted k={row['k']} {row['algorithm'].upper()} ({row['isa']})"
+    name = f"ranked {row['packing']}" if row["encoding"] else "rsr-ternary"
+    return f"{name} ({row['isa']})"
 
 
 def processor(result: dict[str, Any]) -> str:
@@ -73,11 +86,26 @@ def _heading(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _batch_table(kernels: list[list[dict[str, Any]]]) -> Table:
+    first = kernels[0][0]
+    title = f"{_title(first, False)}, by number of vectors: multiply-adds/ns"
+    table = Table(title=Text(title), title_justify="left", box=None, padding=(0, 1))
+    table.add_column("")
+    for name in ("dtype", "threads", *(row["vectors"] for row in kernels[0])):
+        table.add_column(str(name), justify="right")
+    for rows in kernels:
+        first = rows[0]
+        rates = [f"{row['macs_per_ns']:.1f}" for row in rows]
+        table.add_row(label(first), first["dtype"], str(first["threads"]), *rates)
+    return table
+
+
 def _title(row: dict[str, Any], named: bool) -> str:
     name = f"{printable(row['matrix'])}, " if named else ""
     if row["shape"] is None:
         return f"{name}{row['weights']:,} weights"
-    return f"{name}{row['shape'][0]} x {row['shape'][1]}, from {row['level']}"
+    level = {"memory-huge": "memory in huge pages"}.get(row["level"], row["level"])
+    return f"{name}{row['shape'][0]} x {row['shape'][1]}, from {level}"
 
 
 def _duration(seconds: float) -> str:

@@ -58,6 +58,7 @@ class Label:
     k: int | None = None
     algorithm: str | None = None
     isa: str | None = None
+    vectors: int = 1
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,7 @@ def _row(c: Contender, turns: Sequence[Turn]) -> dict[str, Any]:
         "seconds_median": median,
         "weights": c.weights,
         "weights_per_ns": c.weights / median / 1e9,
+        "macs_per_ns": c.label.vectors * c.weights / median / 1e9,
         "index_bytes": nbytes,
         "bits_per_weight": 8 * nbytes / c.weights,
         "gigabytes_per_second": nbytes / median / 1e9,

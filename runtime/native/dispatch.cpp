@@ -9,6 +9,10 @@
 #else
 #include <cpuid.h>
 #endif
+#if defined(RSR_AMX)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #endif
 
 namespace rsr {
@@ -46,7 +50,8 @@ uint64_t saved_states() {
 
 bool has_avx2() {
   constexpr uint64_t kYmm = 0x06;
-  return (saved_states() & kYmm) == kYmm && (cpuid(1).ecx >> 12 & 1) /* FMA */ &&
+  constexpr uint32_t kFeatures = 1u << 12 | 1u << 29;  // FMA, F16C
+  return (saved_states() & kYmm) == kYmm && (cpuid(1).ecx & kFeatures) == kFeatures &&
          (cpuid(7).ebx >> 5 & 1);
 }
 
@@ -55,29 +60,60 @@ bool has_avx512() {
   constexpr uint32_t kFeatures = 1u << 16 | 1u << 30 | 1u << 31;  // F, BW, VL
   return has_avx2() && (saved_states() & kZmm) == kZmm && (cpuid(7).ebx & kFeatures) == kFeatures;
 }
+
+bool has_avx512vnni() {
+  constexpr uint32_t kFeatures = 1u << 1 | 1u << 11;  // VBMI, VNNI
+  return has_avx512() && (cpuid(7).ecx & kFeatures) == kFeatures;
+}
+
+// Zen 3 and 4 take two cycles for a 512-bit dot product: there the lookups of avx512 are the faster
+// (docs/performance.md), and avx512vnni is for those who ask for it.
+bool has_slow_dot_products() {
+  const Registers vendor = cpuid(0), r = cpuid(1);
+  const bool is_amd = vendor.ebx == 0x68747541 && vendor.edx == 0x69746e65;  // "Auth" "enti"
+  return is_amd && (r.eax >> 8 & 15) + (r.eax >> 20 & 255) == 0x19;
+}
+
+#if defined(RSR_AMX)
+// Linux saves tiles only for a process that has asked (arch/x86/xstate.rst), once for all threads.
+bool has_amx() {
+  constexpr uint64_t kTiles = 3u << 17;
+  constexpr uint32_t kFeatures = 1u << 24 | 1u << 25;  // AMX-TILE, AMX-INT8
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  return has_avx512vnni() && (saved_states() & kTiles) == kTiles &&
+         (cpuid(7).edx & kFeatures) == kFeatures &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
 #endif
 
 bool always() { return true; }
+bool never() { return false; }
 
 struct Isa {
   const char* name;
   bool (*supported)();
-  void (*fill[3])(KernelTable&);  // in turn; the last may be null
+  void (*fill[4])(KernelTable&);  // null: as the set before it
+  bool (*is_slower)() = never;    // than the set before it, on this processor
 };
 
 // The only list of instruction sets, plainest first: each overrides entries of those before it.
 constexpr Isa kIsas[] = {
-    {"scalar", always, {fill_scalar, fill_n4s1_scalar, nullptr}},
+    {"scalar", always, {fill_scalar, fill_n4s1_scalar, fill_permuted_scalar}},
 #if defined(RSR_X86)
-    {"avx2", has_avx2, {fill_avx2, fill_n4s1_avx2, fill_batch_avx2}},
+    {"avx2", has_avx2, {fill_avx2, fill_n4s1_avx2, fill_permuted_avx2, fill_batch_avx2}},
     {"avx512", has_avx512, {fill_avx512, fill_n4s1_avx512, fill_batch_avx512}},
+    {"avx512vnni", has_avx512vnni, {fill_avx512vnni}, has_slow_dot_products},
+#if defined(RSR_AMX)
+    {"amx", has_amx, {fill_amx}},
+#endif
 #endif
 };
 constexpr int kIsaCount = sizeof(kIsas) / sizeof(kIsas[0]);
 
 struct Tables {
   KernelTable table[kIsaCount] = {};
-  int supported = 0;
+  int supported = 0, best = 0;
 
   Tables() {
     while (supported < kIsaCount && kIsas[supported].supported()) {
@@ -85,6 +121,7 @@ struct Tables {
       for (auto fill : kIsas[supported].fill)
         if (fill) fill(table[supported]);
       table[supported].isa = kIsas[supported].name;
+      if (!kIsas[supported].is_slower()) best = supported;
       supported++;
     }
   }
@@ -112,14 +149,16 @@ std::vector<std::string> compiled_isas() {
 }
 
 std::vector<std::string> supported_isas() {
-  std::vector<std::string> names;
-  for (int i = tables().supported; i-- > 0;) names.push_back(kIsas[i].name);
+  const Tables& all = tables();
+  std::vector<std::string> names = {kIsas[all.best].name};
+  for (int i = all.supported; i-- > 0;)
+    if (i != all.best) names.push_back(kIsas[i].name);
   return names;
 }
 
 const KernelTable& kernels() {
   const KernelTable* table = chosen.load(std::memory_order_acquire);
-  return table ? *table : tables().table[tables().supported - 1];
+  return table ? *table : tables().table[tables().best];
 }
 
 void use_isa(const std::string& name) {

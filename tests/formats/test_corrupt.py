@@ -134,6 +134,21 @@ def n4s1(data: bytes = N4S1, **claims: object) -> Damage:
     return damage
 
 
+def grouped(data: bytes = bytes(24), **claims: object) -> Damage:
+    """One scale per row and two columns: blocks of columns 0 and 1, and 2 and 3."""
+
+    def damage(d: Draft) -> None:
+        d.preamble = {"minor": 1} | d.preamble
+        d.ranked.update({"scale": {"rows": 1, "section": SCALE, "columns": 2} | claims})
+        d.store(SCALE, data)
+
+    return damage
+
+
+def together(*damages: Damage) -> Damage:
+    return lambda d: [damage(d) for damage in damages]
+
+
 def n4s1_byte(at: int, value: int) -> Damage:
     return n4s1(N4S1[:at] + bytes([value]) + N4S1[at + 1 :])
 
@@ -175,8 +190,10 @@ OPEN: list[Case] = [
     ("P8", "byte_appended", errors.TrailingDataError, setting("tail", b"\0")),
     ("P9", "header_hash", errors.HeaderHashError, preamble(digest=bytes(32))),
     ("P10", "nothing_new_in_1.1", errors.VersionError, preamble(minor=1)),
-    ("P10", "n4s1_in_1.0", errors.VersionError,
-     lambda d: (n4s1()(d), d.preamble.update(minor=0))),
+    ("P10", "n4s1_in_1.0", errors.VersionError, together(preamble(minor=0), n4s1())),
+    ("P10", "groups_in_1.0", errors.VersionError, together(preamble(minor=0), grouped())),
+    ("P10", "float16_in_1.0", errors.VersionError,
+     together(store(SCALE, b"\0\0"), ranked(scale={"rows": 3, "section": 1, "dtype": "F16"}))),
     ("H3", "dimensions", errors.LimitError, lambda d: d.tensors["dense"].update(shape=[1] * 9)),
     ("H3", "companion_bytes", errors.LimitError, companion(data=bytes(65537))),
     ("N1", "name_empty", errors.InvalidNameError, rename("dense", "")),
@@ -230,6 +247,17 @@ OPEN: list[Case] = [
     ("T6", "segments", errors.SectionSizeError, store(SEGMENTS, bytes(38))),
     ("T6", "larger_matrix", errors.SectionSizeError, ranked(shape=[33, 4])),
     ("T7", "scale", errors.SectionSizeError, ranked(scale={"rows": 2, "section": SCALE})),
+    ("T7", "groups_short", errors.SectionSizeError, grouped(bytes(20))),
+    ("T7", "groups_of_float32", errors.SectionSizeError, grouped(dtype="F16")),
+    ("T7", "groups_of_row_blocks", errors.SectionSizeError, grouped(rows=2)),
+    ("T7", "float16", errors.SectionSizeError,
+     together(preamble(minor=1), ranked(scale={"rows": 3, "section": 1, "dtype": "F16"}))),
+    ("T12", "all_columns", errors.HeaderFieldError, grouped(bytes(12), columns=4)),
+    ("T12", "more_columns", errors.HeaderFieldError, grouped(bytes(12), columns=(1 << 24) - 1)),
+    ("T12", "n4s1", errors.HeaderFieldError, together(n4s1(), grouped())),
+    ("T12", "permuted", errors.HeaderFieldError,
+     together(grouped(), permuted(scale={"rows": 1, "section": 8, "columns": 2}),
+              lambda d: d.add(bytes(24)))),
     ("T8", "layout_dtype", errors.HeaderFieldError, source("ranked", dtype="F64")),
     ("T8", "layout_shape", errors.HeaderFieldError, source("ranked", shape=[4, 3])),
     ("T8", "bitnet_shape", errors.HeaderFieldError, source("ranked", layout="bitnet", dtype="U8")),
@@ -237,6 +265,11 @@ OPEN: list[Case] = [
     ("T8", "absmean_negative_zeros", errors.HeaderFieldError, source("permuted", layout="absmean")),
     ("T8", "negative_zeros_without_zero", errors.HeaderFieldError,
      without_a_zero_digit),
+    ("H2", "no_columns", errors.HeaderFieldError, grouped(columns=0)),
+    ("H2", "too_many_columns", errors.HeaderFieldError, grouped(columns=1 << 24)),
+    ("H2", "columns_nil", errors.HeaderFieldError, grouped(columns=None)),
+    ("H2", "scale_float32_said", errors.HeaderFieldError, grouped(dtype="F32")),
+    ("H2", "scale_dtype", errors.HeaderFieldError, grouped(dtype="BF16")),
     ("H2", "scale_rows", errors.HeaderFieldError,
      ranked(scale={"rows": 1 << 31, "section": SCALE})),
     ("T9", "negative_zeros", errors.SectionSizeError, store(NEGATIVE_ZEROS, bytes(3))),
@@ -265,6 +298,8 @@ USE: list[Case] = [
                                                           b"\0\0\0\0")(d)),
     ("D1", "scale_nan", errors.IndexDataError, store(SCALE, struct.pack("<f", float("nan")))),
     ("D1", "scale_inf", errors.IndexDataError, store(SCALE, struct.pack("<f", float("-inf")))),
+    ("D1", "float16_inf", errors.IndexDataError,
+     grouped(bytes(10) + b"\0\x7c", dtype="F16")),
     ("D3", "first", errors.IndexDataError, edit(SEGMENTS, 20, b"\1")),
     ("D3", "falls", errors.IndexDataError, edit(SEGMENTS, 4, b"\2")),
     ("D3", "last", errors.IndexDataError, edit(SEGMENTS, 38, b"\4")),
@@ -322,6 +357,11 @@ def test_the_undamaged_file_is_valid(small_file: bytes, opened: Open) -> None:
 
 def test_the_undamaged_n4s1_file_is_valid(draft: Draft, opened: Open) -> None:
     opened(damaged(draft, n4s1())).verify()
+
+
+def test_the_undamaged_grouped_file_is_valid(draft: Draft, opened: Open) -> None:
+    opened(damaged(draft, grouped())).verify()
+    opened(damaged(draft, grouped(bytes(12), dtype="F16"))).verify()
 
 
 def test_every_rule_is_broken_by_some_case() -> None:

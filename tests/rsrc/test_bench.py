@@ -22,8 +22,10 @@ from rsr_formats.errors import RsrError
 from rsr_formats.layout import DenseTensor
 from rsr_formats.writer import create
 from rsr_runtime import Matrix
+from rsr_runtime.products import multiply_rows
 from rsrc import bench
-from rsrc.bench import memory, turns
+from rsrc.bench import lineup, memory, turns
+from rsrc.bench.matrices import compile_matrix
 
 Array = npt.NDArray[Any]
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -80,7 +82,9 @@ def test_shape_has_the_documented_keys(result: dict[str, Any]) -> None:
 
 def test_shape_compares_what_it_should(result: dict[str, Any]) -> None:
     info = rsr.cpu_info()
-    rows = [r for r in result["results"] if r["engine"] == "rsr-ternary"]
+    own = [r for r in result["results"] if r["engine"] == "rsr-ternary"]
+    default = own[0]["packing"]
+    rows = [r for r in own if r["vectors"] == 1 and r["packing"] in (default, "u16")]
     for level in ("cache", "memory"):
         found = {
             (r["encoding"], r["algorithm"], r["isa"], r["dtype"], r["threads"])
@@ -98,11 +102,55 @@ def test_shape_compares_what_it_should(result: dict[str, Any]) -> None:
         assert any(r["engine"] == "numpy" and r["level"] == level for r in result["results"])
 
 
+def in_use(result: dict[str, Any], **wanted: Any) -> list[dict[str, Any]]:
+    """Return the rows of the default packing and the instruction set in use."""
+    first = result["results"][0]
+    wanted |= {key: first[key] for key in ("engine", "encoding", "packing", "isa")}
+    return [r for r in result["results"] if wanted.items() <= r.items()]
+
+
+def test_batches_of_the_kernels_in_use(result: dict[str, Any]) -> None:
+    rows = [r for r in result["results"] if r["vectors"] > 1]
+    assert rows == [r for r in in_use(result, level="cache") if r["vectors"] > 1]
+    assert {(r["vectors"], r["dtype"], r["threads"]) for r in rows} == {
+        (b, dtype, threads)
+        for b in (4, 16, 64)
+        for dtype in ("int8", "float32")
+        for threads in (1, 2)
+    }
+
+
+def test_huge_pages(result: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = (
+        {(d, t) for d in ("int8", "float32") for t in (1, 2)} if memory.has_huge_pages() else set()
+    )
+    found = in_use(result, level="memory-huge")
+    assert {(r["dtype"], r["threads"]) for r in found} == expected
+    monkeypatch.setattr(lineup, "has_huge_pages", lambda: False)
+    result = bench.bench_shape(33, 20, seconds=0.0)
+    assert not in_use(result, level="memory-huge")
+    assert any("no level memory-huge" in note for note in result["notes"])
+
+
+def test_packings_for_other_instruction_sets_take_part(result: dict[str, Any]) -> None:
+    rows = [r for r in result["results"] if r["encoding"] == "ranked"]
+    targets = ("native", "avx2", "avx512")
+    plans = {
+        m.packing
+        for m in compile_matrix(
+            np.eye(9, dtype=np.int8) - np.eye(9, k=1, dtype=np.int8),
+            *({"target": t} for t in targets),
+        )
+    }
+    assert {r["packing"] for r in rows} == plans
+
+
 def test_numbers_agree_with_each_other(result: dict[str, Any]) -> None:
     for row in result["results"]:
         assert 0 < row["seconds_best"] <= row["seconds_median"]
         assert row["weights"] == 65 * 100
         assert row["weights_per_ns"] == pytest.approx(6500 / row["seconds_median"] / 1e9)
+        assert row["macs_per_ns"] == pytest.approx(row["vectors"] * row["weights_per_ns"])
         assert row["bits_per_weight"] == pytest.approx(8 * row["index_bytes"] / 6500)
         assert row["ratio_to_plain_read"] > 0
         assert row["rounds"] >= 3
@@ -120,6 +168,7 @@ def test_headline_is_the_row_it_says(result: dict[str, Any]) -> None:
             for r in result["results"]
             if (r["encoding"], r["isa"], r["dtype"], r["threads"], r["level"])
             == ("ranked", rsr.cpu_info()["isa"], dtype, 1, "memory")
+            and r["packing"] == result["results"][0]["packing"]
         )
         assert ratio == row["ratio_to_plain_read"]
 
@@ -154,6 +203,18 @@ def test_a_wrong_product_is_noticed(
 
     monkeypatch.setattr(Matrix, "matvec", wrong)
     with pytest.raises(bench.WrongResultError, match=f"dtype {np.dtype(dtype)}"):
+        bench.bench_shape(65, 100, seconds=0.0)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.float32])
+def test_a_wrong_batch_is_noticed(monkeypatch: pytest.MonkeyPatch, dtype: type[Any]) -> None:
+    def wrong(matrices: Any, x: Array, outputs: Any) -> None:
+        multiply_rows(matrices, x, outputs)
+        if x.dtype == dtype:
+            outputs[0][3, 5] += 1
+
+    monkeypatch.setattr("rsrc.bench.products.multiply_rows", wrong)
+    with pytest.raises(bench.WrongResultError, match=f"y\\[{3 * 65 + 5}\\].*vectors 4"):
         bench.bench_shape(65, 100, seconds=0.0)
 
 
@@ -259,8 +320,8 @@ def test_memory_stays_within_a_quarter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(memory, "_available", lambda: 2 << 30)
     monkeypatch.setattr(memory, "_last_level_cache", lambda: 8 << 20)
-    plan = memory.plan_memory(4)
-    assert plan.compiled + 4 * plan.rival <= (2 << 30) / 4
+    plan = memory.plan_memory(2, 4)
+    assert 2 * plan.compiled + 4 * plan.rival <= (2 << 30) / 4
     assert plan.copies(1 << 20, plan.compiled) * (1 << 20) >= 4 * (8 << 20)
     assert plan.copies(1000, plan.compiled) == 0  # even the most copies fit the caches
     assert plan.copies(64 << 30, plan.rival) == 1  # needs no copies
@@ -290,7 +351,10 @@ def test_table_names_every_row(result: dict[str, Any]) -> None:
     assert "65 x 100, from memory" in text
     assert "RSR++" in text
     assert "NumPy" in text
-    assert text.count(" float32 ") == sum(r["dtype"] == "float32" for r in result["results"])
+    one = [r for r in result["results"] if r["vectors"] == 1]
+    kernels = len({(r["dtype"], r["threads"]) for r in one if r["encoding"] == "ranked"})
+    assert text.count(" float32 ") == sum(r["dtype"] == "float32" for r in one) + kernels // 2
+    assert "by number of vectors" in text
 
 
 def test_plot_writes_a_picture(result: dict[str, Any], model: Path, tmp_path: Path) -> None:
@@ -335,6 +399,23 @@ def test_checkpoint_script(tmp_path: Path) -> None:
     assert f"{sum(t.weights for t in report.tensors):,} ternary weights" in made.stdout
 
 
+@pytest.mark.parametrize(
+    ("weights", "quantize", "layout"),
+    [("ternary", None, "float"), ("master", "absmean", "absmean"), ("master", None, None)],
+)
+def test_checkpoint_script_of_floats(
+    tmp_path: Path, weights: str, quantize: str | None, layout: str | None
+) -> None:
+    small = ["--layers", "1", "--hidden", "64", "--ffn", "80", "--kv", "32", "--vocab", "51"]
+    assert make(tmp_path / "c", *small, "--weights", weights).returncode == 0
+    if layout is None:
+        with pytest.raises(rsrc.NothingToCompileError):
+            rsrc.compile(tmp_path / "c", tmp_path / "c.rsr")
+        return
+    report = rsrc.compile(tmp_path / "c", tmp_path / "c.rsr", quantize=quantize)
+    assert [t.layout for t in report.tensors if t.kind == "ternary"] == [layout] * 7
+
+
 def test_checkpoint_script_refuses_odd_rows(tmp_path: Path) -> None:
     made = make(tmp_path / "c", "--hidden", "130")
     assert made.returncode != 0
@@ -346,11 +427,51 @@ def test_checkpoint_script_refuses_odd_rows(tmp_path: Path) -> None:
 def test_compile_script() -> None:
     small = ["--layers", "1", "--hidden", "128", "--ffn", "344", "--kv", "32", "--vocab", "51"]
     command = [sys.executable, str(BENCHMARKS / "bench_compile.py"), "--json", *small]
+    command += ["--threads", "1", "--weights", "ternary"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["weights"] == 2 * 128 * 128 + 2 * 32 * 128 + 3 * 344 * 128
     assert result["peak_rss_bytes"] > 1 << 20
+    assert result["threads"] == 1
+    assert result["processor_seconds"] > 0
     assert result["load_seconds"] > 0
+    assert result["load_rss_bytes"] > 1 << 20
     readme = (BENCHMARKS / "README.md").read_text()
     assert not [key for key in result if f"`{key}`" not in readme]
+
+
+def run_script(name: str, *options: str) -> str:
+    command = [sys.executable, str(BENCHMARKS / name), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_paper_script(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    drawn = ["--plot-dir", str(tmp_path)]
+    result = json.loads(run_script("paper.py", "--sizes=6-7", "--seconds=0", "--json", *drawn))
+    rows = {(r["matrix"], r["n"], r["engine"]): r for r in result["results"]}
+    assert list(rows) == [
+        (kind, n, engine)
+        for kind in ("binary", "ternary")
+        for n in (64, 128)
+        for engine in (
+            *("NumPy int64", "NumPy float32", "RSR", "RSR++"),
+            *("ranked float32", "ranked int8"),
+        )
+    ]
+    for (kind, n, _), row in rows.items():
+        baseline = rows[kind, n, "NumPy float32"]["seconds_best"]
+        assert row["speedup"] == pytest.approx(baseline / row["seconds_best"])
+        assert row["encoding"] != "permuted" or row["direction"] == "reduce"
+    for name in ("paper-time.png", "paper-memory.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_kernels_script() -> None:
+    printed = run_script("kernels.py", "--shapes=65x100", "--seconds=0", "--markdown")
+    kernels = 2 * len({1, rsr.get_num_threads()})
+    assert printed.count("| 65 x 100 | ") == 2 * kernels
+    assert "| W | x | threads | 1 | 2 | 4 | 8 | 16 | 32 | 64 | 256 |" in printed

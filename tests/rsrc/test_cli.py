@@ -261,7 +261,7 @@ class TestInspect:
     KEYS = {"name", "kind", "shape", "dtype", "bytes"}  # noqa: RUF012
     INDEXED = KEYS | {
         "layout", "digits", "base", "k", "direction", "encoding", "packing", "blocks",
-        "bits_per_weight", "scales",
+        "bits_per_weight", "scales", "scale",
     }  # fmt: skip
 
     def test_file(self, run: Run, rsr: Path) -> None:
@@ -307,6 +307,17 @@ class TestInspect:
         monkeypatch.setattr(rsrc_inspect, "native_target", lambda: native)
         found = rsrc_inspect.inspect_file(tmp_path / "x.rsr")["advice"]
         assert found is None if advice is None else re.match(advice, found)
+
+    def test_scales_of_groups(self, run: Run, kit: Kit, tmp_path: Path) -> None:
+        w = np.repeat(np.array([[1, 2], [3, -4], [0, 1]], np.float32), 32, axis=1)
+        rsr = tmp_path / "y.rsr"
+        rsrc.compile(kit.save(tmp_path / "y.safetensors", {"w": w}), rsr)
+        text = run("inspect", rsr, "--tensor", "w").stdout
+        assert re.search(r"scales +6, one per row and 32 columns \(F16\)", text)
+        assert "format 1.1" in run("inspect", rsr).stdout
+        assert "holds all 1 tensors" in run(
+            "verify", rsr, "--against", tmp_path / "y.safetensors"
+        ).stdout  # fmt: skip
 
     def test_advice_is_printed(self, run: Run, source: Path, tmp_path: Path) -> None:
         target = "avx2" if native_target() != "avx2" else "avx512"
