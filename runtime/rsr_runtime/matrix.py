@@ -34,8 +34,8 @@ class Matrix:
       instruction set and number of threads.
     * float32 vectors: float32, scaled; |error| <= n 2^-24 |scale| sum|x_i| against the exact
       result (n = in_features, first order) while sum|x_i| is a finite float32; sums are scaled
-      last, so beyond that they may become infinite or NaN. Deterministic for a file and an
-      instruction set.
+      last, so beyond that they may become infinite or NaN. Deterministic for a file, an
+      instruction set and a number of vectors (packing n4s1 on AVX2 rounds one vector less often).
     * NaN and infinity in x spread as in a dense product: a zero weight times either is NaN.
     """
 
