@@ -105,7 +105,7 @@ def line_up_huge(setting: Setting, matrix: Matrix, W: Array) -> list[Contender]:
 
 
 def _other(setting: Setting, matrix: Matrix, truth: Truth) -> list[Contender]:
-    """Let the paper's algorithms take part, or another packing, but for plain C++ that lacks it."""
+    """Let the paper's algorithms take part, or another packing, which is nothing for plain C++."""
     if matrix.encoding == "permuted":
         labels = by_algorithm(matrix, "rsr++", "rsr")
         levels = _compiled_levels(setting, matrix, setting.memory.rival)

@@ -438,6 +438,8 @@ def test_paper_script(tmp_path: Path) -> None:
             *("ranked float32", "ranked int8"),
         )
     ]
+    readme = (BENCHMARKS / "README.md").read_text()
+    assert not [key for key in result["results"][0] if f"`{key}`" not in readme]
     for (kind, n, _), row in rows.items():
         baseline = rows[kind, n, "NumPy float32"]["seconds_best"]
         assert row["speedup"] == pytest.approx(baseline / row["seconds_best"])
