@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # What an installation is made from: the native module is built again when one of these changes.
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard */CMakeLists.txt */native/*)
-CLANG_FORMAT_FILES := $(wildcard runtime/native/*.cpp runtime/native/*.h rsrc/native/*.cpp rsrc/native/*.h)
+CLANG_FORMAT_FILES := $(wildcard $(addsuffix /native/*.cpp,runtime rsrc tests/runtime) $(addsuffix /native/*.h,runtime rsrc tests/runtime))
 
 .PHONY: demo test lint format parity bench stubs clean
 

@@ -5,7 +5,8 @@
 The layout is the one Hugging Face publishes that model in: U8 matrices [out / 4, in] with four
 2-bit codes (0, 1, 2) per byte, a BF16 `weight_scale` beside each, BF16 norms and embedding. Weights
 are uniform, which is the hardest case for any encoding; 1.18 GB are streamed to the disk with few
-megabytes in memory. --layers and its neighbours make small ones of the same structure.
+megabytes in memory. --layers and its neighbours make small ones of the same structure. --weights
+ternary stores the same weights as BF16 -s, 0, s, --weights master normal ones, not yet ternary.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ Bytes = npt.NDArray[np.uint8]
 PIECE = 4 << 20  # bytes made at a time
 ITEM = {"U8": 1, "BF16": 2}
 HEAD = 128  # inputs of an attention head
+WEIGHTS = ("packed", "ternary", "master")
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of the file and what fills it: "codes", "scale", "norm" or "embedding"."""
+    """One tensor of the file and what fills it: of `WEIGHTS`, "scale", "norm" or "embedding"."""
 
     name: str
     dtype: str
@@ -65,16 +67,16 @@ class Tensor:
         return ITEM[self.dtype] * math.prod(self.shape)
 
 
-def tensors(sizes: Sizes) -> list[Tensor]:
+def tensors(sizes: Sizes, weights: str = "packed") -> list[Tensor]:
     """List the model's tensors; two-byte types first, so that all are aligned."""
     found = [_bf16("model.embed_tokens.weight", "embedding", sizes.vocab, sizes.hidden)]
     found.append(_bf16("model.norm.weight", "norm", sizes.hidden))
     for i in range(sizes.layers):
-        found += _layer(f"model.layers.{i}", sizes)
+        found += _layer(f"model.layers.{i}", sizes, weights)
     return sorted(found, key=lambda t: -ITEM[t.dtype])
 
 
-def _layer(layer: str, s: Sizes) -> list[Tensor]:
+def _layer(layer: str, s: Sizes, weights: str) -> list[Tensor]:
     matrices = {
         "self_attn.q_proj": (s.hidden, s.hidden),
         "self_attn.k_proj": (s.kv, s.hidden),
@@ -92,8 +94,11 @@ def _layer(layer: str, s: Sizes) -> list[Tensor]:
     }
     found = [_bf16(f"{layer}.{name}.weight", "norm", size) for name, size in norms.items()]
     for name, (rows, columns) in matrices.items():
-        found.append(Tensor(f"{layer}.{name}.weight", "U8", (rows // 4, columns), "codes"))
-        found.append(_bf16(f"{layer}.{name}.weight_scale", "scale", 1))
+        if weights == "packed":
+            found.append(Tensor(f"{layer}.{name}.weight", "U8", (rows // 4, columns), weights))
+            found.append(_bf16(f"{layer}.{name}.weight_scale", "scale", 1))
+        else:
+            found.append(_bf16(f"{layer}.{name}.weight", weights, rows, columns))
     return found
 
 
@@ -103,11 +108,13 @@ def _bf16(name: str, fill: str, *shape: int) -> Tensor:
 
 def ternary_weights(sizes: Sizes) -> int:
     """Return how many ternary weights a checkpoint of these sizes has."""
-    return sum(4 * math.prod(t.shape) for t in tensors(sizes) if t.fill == "codes")
+    return sum(4 * math.prod(t.shape) for t in tensors(sizes) if t.fill == "packed")
 
 
-def config(sizes: Sizes) -> dict[str, object]:
-    """Return config.json as that model has it."""
+def config(sizes: Sizes, weights: str = "packed") -> dict[str, object]:
+    """Return config.json as that model has it; of floats it says nothing."""
+    if weights != "packed":
+        return {}
     heads = max(1, sizes.hidden // HEAD)
     return {
         "architectures": ["BitNetForCausalLM"],
@@ -136,13 +143,13 @@ def config(sizes: Sizes) -> dict[str, object]:
     }
 
 
-def write(folder: Path, sizes: Sizes, seed: int = 0) -> Path:
+def write(folder: Path, sizes: Sizes, weights: str = "packed", seed: int = 0) -> Path:
     """Write config.json and model.safetensors into `folder`; return the path of the latter."""
     sizes.check()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config(sizes), indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(config(sizes, weights), indent=2) + "\n")
     path = folder / "model.safetensors"
-    listed = tensors(sizes)
+    listed = tensors(sizes, weights)
     rng = np.random.default_rng(seed)
     with path.open("wb") as file:
         _write_header(file, listed)
@@ -166,7 +173,7 @@ def _write_header(file: BinaryIO, listed: Sequence[Tensor]) -> None:
 def _pieces(t: Tensor, rng: np.random.Generator) -> Iterator[Bytes]:
     for start in range(0, t.nbytes, PIECE):
         size = min(PIECE, t.nbytes - start)
-        yield _codes(size, rng) if t.fill == "codes" else _bf16_bytes(t.fill, size // 2, rng)
+        yield _codes(size, rng) if t.fill == "packed" else _bf16_bytes(t.fill, size // 2, rng)
 
 
 def _codes(size: int, rng: np.random.Generator) -> Bytes:
@@ -182,14 +189,21 @@ def _bf16_bytes(fill: str, count: int, rng: np.random.Generator) -> Bytes:
     if fill == "embedding":  # random signs and fractions, magnitudes 2^-7 to 2
         bits = rng.integers(0, 1 << 16, count, np.uint16) & 0x83FF | 0x3C00
         return bits.astype("<u2").view(np.uint8)
+    if fill == "ternary":  # -0.75, 0, 0.75
+        values = np.array([[0x40, 0xBF], [0, 0], [0x40, 0x3F]], np.uint8)
+        chosen: Bytes = values[rng.integers(0, 3, count, np.uint8)].reshape(-1)
+        return chosen
+    if fill == "master":
+        bits32 = (rng.standard_normal(count, np.float32) / 50).view("<u4")
+        return (bits32 >> 16).astype("<u2").view(np.uint8)
     low, high = (0.5, 2.0) if fill == "scale" else (0.8, 1.2)
     bits32 = rng.uniform(low, high, count).astype("<f4").view("<u4")
     return (bits32 >> 16).astype("<u2").view(np.uint8)
 
 
-def validate(path: Path, sizes: Sizes) -> None:
+def validate(path: Path, sizes: Sizes, weights: str) -> None:
     """Open the file with the safetensors library and compare what it lists."""
-    expected = {t.name: (t.dtype, t.shape) for t in tensors(sizes)}
+    expected = {t.name: (t.dtype, t.shape) for t in tensors(sizes, weights)}
     with safe_open(path, framework="numpy") as file:
         found = {
             name: (file.get_slice(name).get_dtype(), tuple(file.get_slice(name).get_shape()))
@@ -204,12 +218,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     for name, value in vars(Sizes()).items():
         parser.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
+    parser.add_argument("--weights", choices=WEIGHTS, default="packed")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     sizes = Sizes(**{name: getattr(options, name) for name in vars(Sizes())})
     start = time.perf_counter()
-    path = write(options.output, sizes, options.seed)
-    validate(path, sizes)
+    path = write(options.output, sizes, options.weights, options.seed)
+    validate(path, sizes, options.weights)
     print(
         f"{path}: {path.stat().st_size / 1e9:.2f} GB, {ternary_weights(sizes):,} ternary weights, "
         f"{time.perf_counter() - start:.1f} s"

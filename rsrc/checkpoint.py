@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import safetensors
 
 from .errors import SourceError
 
-PIECE = 8 << 20
+Bytes = npt.NDArray[np.uint8]
+
+PIECE = 1 << 20
 
 # Files of a model directory that a model needs beside its tensors.
 MODEL_FILES = (
@@ -47,30 +50,45 @@ class SourceTensor:
     offset: int
     nbytes: int
 
-    def read(self) -> npt.NDArray[np.uint8]:
-        """Return all bytes, read (not mapped, so that they do not pile up in memory)."""
-        data = np.empty(self.nbytes, np.uint8)
-        done = 0
-        for piece in self.pieces():
-            data[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
-            done += len(piece)
-        return data
+    def read(self, buffer: Bytes | None = None) -> Bytes:
+        """Return all bytes, read (not mapped, so that they do not pile up in memory).
 
-    def pieces(self, size: int = PIECE) -> Iterator[bytes]:
-        """Read the bytes in pieces of at most `size`.
+        Args:
+            buffer: where to put them, of `nbytes` or more; None takes new memory.
 
         Raises:
             SourceError: the file got shorter since it was opened.
         """
-        left = self.nbytes
+        data = np.empty(self.nbytes, np.uint8) if buffer is None else buffer[: self.nbytes]
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.offset)
-            while left:
-                piece = file.read(min(size, left))
-                if not piece:
-                    raise SourceError(f"{self.path}: ended while tensor {self.name!r} was read")
-                left -= len(piece)
-                yield piece
+            self._fill(data, file)
+        return data
+
+    def pieces(self, size: int = PIECE) -> Iterator[memoryview]:
+        """Read the bytes in pieces of `size`, the last one shorter.
+
+        Each is valid until the next one is asked for: they share their memory.
+
+        Raises:
+            SourceError: the file got shorter since it was opened.
+        """
+        data = np.empty(min(size, self.nbytes), np.uint8)
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self.offset)
+            for start in range(0, self.nbytes, size):
+                piece = data[: self.nbytes - start]
+                self._fill(piece, file)
+                yield piece.data
+
+    def _fill(self, data: Bytes, file: FileIO) -> None:
+        """Read until `data` is full: one call may give less."""
+        left = data.data
+        while left:
+            count = file.readinto(left)
+            if not count:
+                raise SourceError(f"{self.path}: ended while tensor {self.name!r} was read")
+            left = left[count:]
 
 
 @dataclass(frozen=True)

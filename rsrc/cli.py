@@ -91,7 +91,7 @@ def main() -> None:
     "--target",
     type=click.Choice(TARGETS),
     default="native",
-    help="The machine the products will run on (one encoding is best on all, so far).",
+    help="The machine the products will run on; native is this one.",
 )
 @click.option(
     "--direction",

@@ -12,7 +12,16 @@ from typing import IO, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.encoding import RANKS_PER_WORD, STRIP, padding_digit, w16_rows, w16_words
+from rsr_formats.encoding import (
+    N4S1_BLOCKS,
+    N4S1_STRIP,
+    RANKS_PER_WORD,
+    STRIP,
+    n4s1_size,
+    padding_digit,
+    w16_rows,
+    w16_words,
+)
 from rsr_formats.writer import Bytes
 
 from . import _native
@@ -64,24 +73,51 @@ def _ranks(
     t = p.source
     out_features, in_features = t.shape
     most = _panel(threads)
-    height = max(1, most // max(1, in_features) // STRIP) * STRIP
+    strip, unit = (STRIP, RANKS_PER_WORD) if p.packing == "w16" else (N4S1_STRIP, N4S1_BLOCKS)
+    height = max(1, most // max(1, in_features) // strip) * strip
     width = max(1, in_features)
     if height * width > most:  # cut the strip too: its word columns follow one another
-        step = RANKS_PER_WORD * p.k
-        width = max(1, most // STRIP // step) * step
+        step = unit * (p.k if t.group_columns is None else t.group_columns)
+        width = max(1, most // strip // step) * step
 
     def encode(first: tuple[int, int]) -> memoryview:
         rows = slice(first[0], min(first[0] + height, out_features))
         columns = slice(first[1], min(first[1] + width, in_features))
         digits = t.layout.digits(raw, t, rows, columns)
-        words = w16_words(-(-(columns.stop - columns.start) // p.k))
-        out = np.empty(words * w16_rows(rows.stop - rows.start), np.uint16)
+        if t.group_columns is not None:
+            digits = _fill_groups(digits, t.group_columns, p.k, padding_digit(t.digits))
         with _naming(t):
-            _native.pack_w16(digits, len(t.digits), p.k, padding_digit(t.digits), out)
-        return out.data.cast("B")
+            return _pack(p, digits)
 
     panels = ((r, c) for r in range(0, out_features, height) for c in range(0, in_features, width))
     return ordered_map(pool, encode, panels, threads)
+
+
+def _fill_groups(
+    digits: npt.NDArray[np.uint8], group: int, k: int, pad: int
+) -> npt.NDArray[np.uint8]:
+    """Fill every group of columns up to whole column blocks; the first digit begins a group."""
+    rows, columns = digits.shape
+    whole, rest = divmod(columns, group)
+    width = -(-group // k) * k
+    filled = np.full((rows, whole * width + -(-rest // k) * k), pad, np.uint8)
+    inner = filled[:, : whole * width].reshape(rows, whole, width)
+    inner[:, :, :group] = digits[:, : whole * group].reshape(rows, whole, group)
+    filled[:, whole * width : whole * width + rest] = digits[:, whole * group :]
+    return filled
+
+
+def _pack(p: IndexPlan, digits: npt.NDArray[np.uint8]) -> memoryview:
+    rows, columns = digits.shape
+    blocks = -(-columns // p.k)
+    if p.packing == "n4s1":
+        packed = np.empty(n4s1_size(rows, blocks), np.uint8)
+        _native.pack_n4s1(digits, packed)
+        return packed.data
+    words = np.empty(w16_words(blocks) * w16_rows(rows), np.uint16)
+    alphabet = p.source.digits
+    _native.pack_w16(digits, len(alphabet), p.k, padding_digit(alphabet), words)
+    return words.data.cast("B")
 
 
 def _permutations(

@@ -10,18 +10,23 @@ import rsr_runtime
 from rsr_formats.layout import VERSION
 
 from ._version import __version__
+from .plan import TERNARY_PACKING
+from .target import native_target
 
 _PACKAGES = ("numpy", "msgpack", "zstandard", "safetensors", "click", "rich")
 
 
 def info() -> dict[str, Any]:
-    """Return the processor, the kernels in use and the versions of everything that matters.
+    """Return the processor, what compiling for it chooses, and the versions of what matters.
 
     Raises:
         IsaError: RSR_ISA names an unknown or unsupported instruction set.
     """
+    target = native_target()
     return {
         "cpu": rsr_runtime.cpu_info(),
+        "target": target,
+        "packing": TERNARY_PACKING[target],
         "format_version": f"{VERSION[0]}.{VERSION[1]}",
         "versions": {
             "rsr-ternary": __version__,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from rsr_formats import RsrFile
 from rsr_formats.decode import decode_block
 from rsr_formats.encoding import pattern_values
-from rsr_formats.layout import DenseTensor, Tensor
+from rsr_formats.layout import DenseTensor, IndexedTensor, Scale, Tensor
 
 from .errors import OptionError
+from .plan import ranked_packing
+from .target import native_target
 
 _Path = str | os.PathLike[str]
 
@@ -20,8 +23,12 @@ def inspect_file(path: _Path) -> dict[str, Any]:
     """Describe the whole file.
 
     Returns:
-        "path", "bytes", "version", "producer", "metadata", "files" (name, bytes) and "tensors"
-        (as `inspect_tensor` gives them, without sections).
+        "path", "bytes", "version", "producer", "metadata", "files" (name, bytes), "tensors" (as
+        `inspect_tensor` gives them, without sections) and "advice": a sentence if products would
+        be faster here from a file compiled for this machine, else None.
+
+    Raises:
+        IsaError: RSR_ISA names an unknown or unsupported instruction set.
     """
     file = RsrFile(path)
     header = file.header
@@ -33,6 +40,7 @@ def inspect_file(path: _Path) -> dict[str, Any]:
         "metadata": header.metadata,
         "files": [{"name": f.name, "bytes": header.sections[f.section].size} for f in header.files],
         "tensors": [_describe(t) for t in header.tensors],
+        "advice": _advice(header.tensors),
     }
 
 
@@ -42,7 +50,9 @@ def inspect_tensor(path: _Path, name: str) -> dict[str, Any]:
     Returns:
         "name", "kind", "shape", "dtype" (of the source), "bytes"; for an indexed one also
         "layout", "digits", "base", "k", "direction", "encoding", "packing", "blocks",
-        "bits_per_weight" and "scales"; and "sections": role, offset, size, codec, SHA-256.
+        "bits_per_weight", "scales" (how many) and "scale" (None, or the "rows" and "columns" that
+        share one, columns None for all, and its "dtype"); and "sections": role, offset, size,
+        codec, SHA-256.
 
     Raises:
         OptionError: there is no tensor of that name.
@@ -71,11 +81,25 @@ def inspect_block(path: _Path, name: str, j: int) -> dict[str, Any]:
     block = decode_block(t, file.index_arrays(t), j)
     return _describe(t) | {
         "block": j,
-        "columns": [j * t.k, min((j + 1) * t.k, t.columns)],
+        "columns": list(t.block_columns(j)),
         "patterns": pattern_values(t.digits, t.k).tolist(),
         "permutation": block.permutation.tolist(),
         "segments": block.segments.tolist(),
     }
+
+
+def _advice(tensors: Sequence[Tensor]) -> str | None:
+    target = native_target()
+    ranked = [t for t in tensors if isinstance(t, IndexedTensor) and t.encoding == "ranked"]
+    other = [
+        t.packing for t in ranked if t.packing != ranked_packing(t.base, t.k, target, t.is_grouped)
+    ]
+    if not other:
+        return None
+    return (
+        f"{len(other)} of {len(ranked)} ranked tensors are in packing {other[0]}: recompiling with "
+        f"--target {target} would make products faster here"
+    )
 
 
 def _find(file: RsrFile, path: _Path, name: str) -> Tensor:
@@ -112,7 +136,12 @@ def _describe(t: Tensor) -> dict[str, Any]:
         "blocks": t.blocks,
         "bits_per_weight": t.bits_per_weight,
         "scales": t.scales,
+        "scale": None if t.scale is None else _scale(t.scale),
     }
+
+
+def _scale(s: Scale) -> dict[str, Any]:
+    return {"rows": s.rows, "columns": s.columns, "dtype": s.dtype}
 
 
 def _sections(file: RsrFile, t: Tensor) -> list[dict[str, Any]]:

@@ -8,9 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from rsr_formats import create
 from rsr_formats.atomic import check_output
 from rsr_formats.layout import (
+    SCALE_DTYPES,
     DenseTensor,
     FileEntry,
     IndexedTensor,
@@ -24,11 +28,12 @@ from ._version import __version__
 from .checkpoint import Checkpoint, open_checkpoint
 from .errors import OptionError
 from .index import index_sections
+from .layouts import TernaryTensor
 from .plan import IndexPlan, Plan, plan
-from .recognise import KeptTensor, recognise
+from .recognise import Advance, KeptTensor, recognise
 from .report import Report, TensorReport
 
-# progress(tensor name, bytes done, bytes in all), in bytes of the source
+# progress(tensor name, bytes done, bytes in all)
 Progress = Callable[[str, int, int], None]
 
 
@@ -63,7 +68,8 @@ def compile(
         zstd: compress sections at this level (1 to 22); None leaves them mappable.
         threads: for encoding; None takes all processors.
         force: replace an existing output.
-        progress: called as progress(tensor name, bytes done, bytes in all).
+        progress: called as progress(tensor name, bytes done, bytes in all), where every byte of the
+            source counts twice: when it is recognised and when it is written.
 
     Raises:
         SourceError: the source is missing, damaged or of a kind that is not read.
@@ -81,9 +87,12 @@ def compile(
     target_path = check_output(output, force)
     checkpoint = open_checkpoint(source)
     check_not_source(target_path, _parts(checkpoint))
-    recognised = recognise(checkpoint, quantize=quantize, include=include, exclude=exclude)
+    advance = _counting(progress, 2 * checkpoint.nbytes)
+    recognised = recognise(
+        checkpoint, quantize=quantize, include=include, exclude=exclude, advance=advance
+    )
     plans = plan(recognised, encoding=encoding, target=target, direction=direction, k=k)
-    tensors, files = write(checkpoint, plans, output, zstd, threads, force, progress)
+    tensors, files = write(checkpoint, plans, output, zstd, threads, force, advance)
     return Report(
         source=str(source),
         output=str(output),
@@ -103,23 +112,17 @@ def write(
     zstd: int | None = None,
     threads: int = 1,
     force: bool = False,
-    progress: Progress | None = None,
+    advance: Advance = lambda name, count: None,
 ) -> tuple[list[TensorReport], list[str]]:
     """Stages 4 and 5: index every tensor and write it, one tensor in memory at a time.
 
     Returns:
         A report for each tensor, and the names of the files kept.
     """
-    done = 0
-
-    def advance(name: str, count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress(name, done, checkpoint.nbytes)
-
     records: list[Tensor] = []
     reports: list[TensorReport] = []
+    largest = max((p.source.tensor.nbytes for p in plans if isinstance(p, IndexPlan)), default=0)
+    buffer = np.empty(largest, np.uint8)  # one for all tensors: new memory costs as much as reading
     with create(output, force) as writer, ThreadPoolExecutor(threads) as pool:
         for p in plans:
             if isinstance(p, KeptTensor):
@@ -128,7 +131,7 @@ def write(
                 stored = writer.sections[dense.section].stored_size
                 reports.append(_dense_report(p, dense, stored))
             else:
-                indexed, stored = _write_indexed(writer, p, zstd, pool, threads, advance)
+                indexed, stored = _write_indexed(writer, p, buffer, zstd, pool, threads, advance)
                 records.append(indexed)
                 reports.append(_indexed_report(p, indexed, stored))
         files = [
@@ -144,12 +147,24 @@ def write(
     return reports, [f.name for f in files]
 
 
+def _counting(progress: Progress | None, total: int) -> Advance:
+    done = 0
+
+    def advance(name: str, count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(name, done, total)
+
+    return advance
+
+
 def _write_dense(
-    writer: RsrWriter, p: KeptTensor, zstd: int | None, advance: Callable[[str, int], None]
+    writer: RsrWriter, p: KeptTensor, zstd: int | None, advance: Advance
 ) -> DenseTensor:
     t = p.tensor
 
-    def pieces() -> Iterator[bytes]:
+    def pieces() -> Iterator[memoryview]:
         for piece in t.pieces():
             yield piece
             advance(t.name, len(piece))
@@ -160,13 +175,14 @@ def _write_dense(
 def _write_indexed(
     writer: RsrWriter,
     p: IndexPlan,
+    buffer: npt.NDArray[np.uint8],
     zstd: int | None,
     pool: ThreadPoolExecutor,
     threads: int,
-    advance: Callable[[str, int], None],
+    advance: Advance,
 ) -> tuple[IndexedTensor, int]:
     t = p.source
-    raw = t.tensor.read()
+    raw = t.tensor.read(buffer)
     sections: dict[str, int] = {}
     stored = 0
 
@@ -178,11 +194,7 @@ def _write_indexed(
 
     for part, pieces in index_sections(p, raw, pool, threads):
         sections[part] = add(pieces)
-    scale = None
-    if t.scale is not None:
-        rows = 1 if len(t.scale) > 1 else max(1, t.shape[0])
-        scales = t.scale[: -(-t.shape[0] // rows)]  # none for a matrix without rows
-        scale = Scale(rows, add([scales.astype("<f4").tobytes()]))
+    scale = _write_scale(t, add)
     negative_zeros = t.layout.negative_zeros(raw, t)
     source = SourceRecord(
         layout=t.layout.name,
@@ -196,6 +208,20 @@ def _write_indexed(
         t.name, t.shape, t.digits, p.k, p.direction, p.encoding, p.packing, sections, source, scale
     )
     return record, stored
+
+
+def _write_scale(t: TernaryTensor, add: Callable[[Iterable[Bytes]], int]) -> Scale | None:
+    if t.scale is None:
+        return None
+    if t.group_columns is not None:  # so many that half the bytes count, where no bit is lost
+        with np.errstate(over="ignore"):
+            half = (t.scale.astype(np.float16) == t.scale).all()
+        dtype = "F16" if half else "F32"
+        scales = t.scale.T.astype(SCALE_DTYPES[dtype])  # group by group
+        return Scale(1, add([scales.tobytes()]), t.group_columns, dtype)
+    rows = 1 if len(t.scale) > 1 else max(1, t.shape[0])
+    scales = t.scale[: -(-t.shape[0] // rows)]  # none for a matrix without rows
+    return Scale(rows, add([scales.astype("<f4").tobytes()]))
 
 
 def _dense_report(p: KeptTensor, t: DenseTensor, stored: int) -> TensorReport:

@@ -5,12 +5,18 @@ The model. A product reads its index once, and both encodings are bound by how:
 * ranked costs one lookup per row and column block whatever the pattern, at 5 bits per rank: always
   the largest k whose B^k patterns fit 32 table entries (ternary 3, binary 5).
 * permuted costs, per column block, one gathered addition per row and an overhead per segment worth
-  about SEGMENT_COST of them (measured: scalar code, float32; docs/performance.md), for k columns:
+  about SEGMENT_COST of them (measured: AVX2, float32, reduce; docs/performance.md), for k columns:
   k minimises (rows + SEGMENT_COST * B^k) / k.
 
-Ranked wins with AVX-512, with AVX2 and without SIMD, in time (float32: 9.7 against 7.7
-weights/ns at 4096 x 4096 without SIMD, 100 with AVX-512) and in size (1.78 against 4.1 bits per
-weight), so "auto" chooses it for every target; permuted is there for comparison with the paper.
+Ranked is the smaller (1.78 against 3.4 bits per weight at 4096 x 4096) and with SIMD the faster
+(float32: 100 against 19 weights/ns with AVX-512), so "auto" chooses it for every target; permuted
+is there for comparison with the paper, though in plain C++ it is the faster (12 against 10).
+
+The packing of ranks is the target's (TERNARY_PACKING). AVX-512 looks 32 sums up with one
+instruction, which suits the five bits of a w16 rank, and plain code decodes them with a shift and a
+mask. AVX2 and NEON look up 16 entries of a byte at once: the 14 magnitudes of n4s1 fit, the 27
+ranks do not. n4s1 is for ternary k = 3 and one scale per row or fewer; everything else is packed as
+w16 on every target.
 """
 
 from __future__ import annotations
@@ -23,9 +29,12 @@ from rsr_formats.layout import DIRECTIONS, ENCODINGS, MAX_PATTERNS, MAX_RANKED_P
 from .errors import OptionError
 from .layouts import TernaryTensor
 from .recognise import KeptTensor, Recognised
+from .target import native_target
 
-TARGETS = ("native", "generic", "avx2", "avx512", "neon")
-SEGMENT_COST = 20
+# How the ranks of a ternary matrix with k = 3 are packed for each target.
+TERNARY_PACKING = {"generic": "w16", "avx2": "n4s1", "avx512": "w16", "neon": "n4s1"}
+TARGETS = ("native", *TERNARY_PACKING)
+SEGMENT_COST = 2
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ def plan(
     Args:
         recognised: what `recognise` returned.
         encoding: "auto", "ranked" or "permuted".
-        target: the kind of machine the products will run on; so far all get the same plan.
+        target: the kind of machine the products will run on; "native" is this one.
         direction: "auto", "expand" or "reduce" (permuted only; the paper's direction is "reduce").
         k: columns of a column block, or None for the cost model's choice.
 
@@ -70,12 +79,22 @@ def plan(
         direction = "expand" if encoding == "ranked" else "reduce"
     if encoding == "ranked" and direction == "reduce":
         raise OptionError("encoding ranked has direction expand only: use --encoding permuted")
+    if target == "native":
+        target = native_target()
     return [
-        t if isinstance(t, KeptTensor) else _plan_one(t, encoding, direction, k) for t in recognised
+        t if isinstance(t, KeptTensor) else _plan_one(t, encoding, target, direction, k)
+        for t in recognised
     ]
 
 
-def _plan_one(t: TernaryTensor, encoding: str, direction: str, k: int | None) -> IndexPlan:
+def _plan_one(
+    t: TernaryTensor, encoding: str, target: str, direction: str, k: int | None
+) -> IndexPlan:
+    if encoding == "permuted" and t.group_columns is not None:
+        raise OptionError(
+            f"{t.name}: has one scale {t.note}, which encoding permuted cannot hold: use encoding "
+            "ranked, or --exclude keeps it dense"
+        )
     base = len(t.digits)
     rows = t.shape[0] if direction == "expand" else t.shape[1]
     most = largest_k(base, encoding)
@@ -85,8 +104,23 @@ def _plan_one(t: TernaryTensor, encoding: str, direction: str, k: int | None) ->
         raise OptionError(
             f"{t.name}: k = {k}, expected 1 to {most} for base {base} in encoding {encoding}"
         )
-    packing = "w16" if encoding == "ranked" else "u16" if rows <= 0xFFFF else "u32"
+    if encoding == "ranked":
+        packing = ranked_packing(base, k, target, t.group_columns is not None)
+    else:
+        packing = "u16" if rows <= 0xFFFF else "u32"
     return IndexPlan(t, encoding, packing, direction, k)
+
+
+def ranked_packing(base: int, k: int, target: str, grouped: bool = False) -> str:
+    """Return the packing that products on `target` (any but "native") are fastest with.
+
+    Args:
+        base: B.
+        k: columns of a column block.
+        target: where products run.
+        grouped: whether groups of columns have their own scales.
+    """
+    return TERNARY_PACKING[target] if (base, k) == (3, 3) and not grouped else "w16"
 
 
 def largest_k(base: int, encoding: str) -> int:

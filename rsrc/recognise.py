@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -13,6 +13,9 @@ from .errors import NothingToCompileError, OptionError, SourceError
 from .layouts import LAYOUTS, AbsMean, Layout, TernaryTensor
 
 QUANTIZERS = ("absmean",)
+
+# advance(tensor name, bytes done since the last call)
+Advance = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ def recognise(
     quantize: str | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    advance: Advance = lambda name, count: None,
 ) -> list[Recognised]:
     """Decide for each tensor, in the order of the source, whether and how it is indexed.
 
@@ -40,6 +44,7 @@ def recognise(
         quantize: None, or "absmean" to make linear weights of a float checkpoint ternary (lossy).
         include: glob patterns; where given, only tensors whose names match one are indexed.
         exclude: glob patterns of names that stay dense in any case.
+        advance: called as advance(tensor name, bytes) when a tensor has been looked at.
 
     Returns:
         A `TernaryTensor` or a `KeptTensor` for each source tensor that is not absorbed into
@@ -64,6 +69,7 @@ def recognise(
             found.append(KeptTensor(tensor, "matched by --exclude"))
         else:
             found.append(_recognise_one(checkpoint, tensor, layouts))
+        advance(tensor.name, tensor.nbytes)
     absorbed = {c.name for t in found if isinstance(t, TernaryTensor) for c in t.companions}
     found = [t for t in found if t.tensor.name not in absorbed]
     if not any(isinstance(t, TernaryTensor) for t in found):

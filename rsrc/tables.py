@@ -111,10 +111,14 @@ def print_inspection(result: dict[str, Any]) -> None:
             out.print(f"file {printable(file['name'])}, {size(file['bytes'])}", highlight=False)
         for key, value in result["metadata"].items():
             out.print(f"metadata {printable(key)} = {printable(value)}", highlight=False)
+        if result["advice"]:
+            out.print(result["advice"], highlight=False)
         return
     fields = Table(box=None, show_header=False, padding=(0, 1))
     for key, value in result.items():
-        if key not in ("sections", "permutation", "segments", "patterns"):
+        if key == "scales":
+            fields.add_row(key, f"{value}{_scale_rule(result['scale'])}")
+        elif key not in ("scale", "sections", "permutation", "segments", "patterns"):
             fields.add_row(key.replace("_", " "), _plain(value))
     out.print(fields)
     if "block" in result:
@@ -127,6 +131,14 @@ def print_inspection(result: dict[str, Any]) -> None:
             s["sha256"][:16],
         )  # fmt: skip
     out.print(table)
+
+
+def _scale_rule(scale: dict[str, Any] | None) -> str:
+    """Say what shares a scale where that is not a number of rows alone."""
+    if scale is None or scale["columns"] is None:
+        return ""
+    rows = "row" if scale["rows"] == 1 else f"{scale['rows']} rows"
+    return f", one per {rows} and {scale['columns']} columns ({scale['dtype']})"
 
 
 def _tensor_table(tensors: Sequence[dict[str, Any]]) -> Table:
@@ -181,6 +193,7 @@ def print_info(result: dict[str, Any]) -> None:
     table.add_row("instruction sets", f"{', '.join(cpu['supported_isas'])} (RSR_ISA forces one)")
     table.add_row("compiled in", ", ".join(cpu["compiled_isas"]))
     table.add_row("threads", f"{cpu['threads']} of {cpu['processors']} processors")
+    table.add_row("native target", f"{result['target']}: packing {result['packing']}")
     table.add_row("file format", result["format_version"])
     for name, version in result["versions"].items():
         table.add_row(name, version)

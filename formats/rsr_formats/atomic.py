@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -46,7 +45,7 @@ def atomic_file(path: str | os.PathLike[str], force: bool = False) -> Iterator[B
         OSError: the folder does not exist, the disk is full, ...
     """
     target = check_output(path, force)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    temporary = target.with_name(f".{target.name}.{os.urandom(6).hex()}.tmp")
     try:
         with temporary.open("x+b") as file:
             yield file

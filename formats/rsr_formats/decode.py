@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .encoding import (
+    N4S1_STRIP,
     RANK_BITS,
     RANKS_PER_WORD,
     STRIP,
     Block,
     block_from_ranks,
     digits_from_ranks,
+    n4s1_units,
     ranks_from_block,
+    unpack_n4s1,
     unpack_w16,
     w16_rows,
     w16_words,
 )
 from .errors import IndexDataError
 from .layout import IndexedTensor
+
+_PIECE = 1 << 20  # index entries decoded or looked at in one NumPy operation
 
 
 def decode_digits(
@@ -35,7 +41,10 @@ def decode_digits(
             mean nothing, so check first (`check_ranks`) where that matters.
     """
     if t.encoding == "ranked":
-        return _decode_w16(t, arrays["ranks"])
+        W = np.empty(t.shape, np.uint8)
+        for rows, columns, digits in digit_windows(t, arrays["ranks"]):
+            W[rows, columns] = digits
+        return W
     A = np.empty((t.rows, t.blocks * t.k), np.uint8)
     for j, (permutation, segments) in enumerate(
         zip(arrays["permutation"], arrays["segments"], strict=True)
@@ -46,31 +55,124 @@ def decode_digits(
     return np.ascontiguousarray(A if t.direction == "expand" else A.T)
 
 
-def _decode_w16(t: IndexedTensor, packed: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
-    # One lookup per word: all digits of its three column blocks at once.
-    word = np.arange(1 << 15, dtype=np.uint16)
-    ranks = np.stack([word >> (RANK_BITS * i) & 31 for i in range(RANKS_PER_WORD)], axis=1)
-    table = digits_from_ranks(ranks, t.base, t.k).reshape(1 << 15, RANKS_PER_WORD * t.k)
-    words, padded = w16_words(t.blocks), w16_rows(t.rows)
-    A = np.empty((t.rows, t.columns), np.uint8)
-    for first in range(0, t.rows, STRIP):
-        height = min(STRIP, padded - first)
-        strip = packed[first * words : (first + height) * words].reshape(words, height).T
-        rows = A[first : first + height]
-        rows[:] = table[strip[: len(rows)] & 0x7FFF].reshape(len(rows), -1)[:, : t.columns]
-    return A
+def digit_windows(
+    t: IndexedTensor, packed: npt.NDArray[Any]
+) -> Iterator[tuple[slice, slice, npt.NDArray[np.uint8]]]:
+    """Decode an index in encoding ranked a window at a time, so that memory stays bounded.
+
+    Yields:
+        rows, columns and digits, uint8, of each window of W; the windows cover W once.
+    """
+    table = _digit_table(t)
+    for r0, piece in strips(t, packed):
+        count, units, height = len(piece), piece.shape[1], piece.shape[-1]
+        rows = slice(r0, min(r0 + count * height, t.rows))
+        step = max(1, _PIECE // (count * height))
+        for u in range(0, units, step):
+            entries = _table_entries(t, piece[:, u : u + step])
+            digits = table[entries.transpose(0, 2, 1)].reshape(count * height, -1)
+            first = u * digits.shape[1] // min(step, units - u)
+            columns, real = _real_columns(t, first, digits.shape[1])
+            yield rows, columns, digits[: rows.stop - r0, real]
 
 
-def row_scales(t: IndexedTensor, scale: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return the multiplier of each row, (out_features,); or `scale` where it is one for all.
+def _real_columns(
+    t: IndexedTensor, first: int, count: int
+) -> tuple[slice, slice | npt.NDArray[np.intp]]:
+    """Return the columns of W and, among `count` digits of its column blocks, those that are one.
+
+    The digits are those from number `first` on, of a row with the padding of every block.
+    """
+    start = t.block_columns(first // t.k)[0]
+    if t.group_columns % t.k == 0 or not t.is_grouped:  # padding is at the end alone
+        return slice(start, min(start + count, t.columns)), slice(0, t.columns - start)
+    padded = -(-t.group_columns // t.k) * t.k
+    group, i = np.divmod(np.arange(first, first + count), padded)
+    real = np.flatnonzero((i < t.group_columns) & (group * t.group_columns + i < t.columns))
+    return slice(start, start + len(real)), real
+
+
+def strips(t: IndexedTensor, packed: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Cut an index in encoding ranked into pieces of whole strips.
+
+    Yields:
+        The first row of a piece, and its strips: (strips, word columns, rows of a strip) in packing
+        w16, (strips, units, 5, rows of a strip) in n4s1. All strips of one piece have the same
+        height; padded rows are in the last strip of the last.
+    """
+    shape: tuple[int, ...] = (w16_words(t.blocks),)
+    tallest = STRIP
+    if t.packing == "n4s1":
+        shape, tallest = (n4s1_units(t.blocks), 5), N4S1_STRIP
+    row, padded = prod(shape), w16_rows(t.rows)  # entries of a row, rows
+    if not row:
+        return
+    full = padded // tallest * tallest
+    step = max(1, _PIECE // (row * tallest)) * tallest
+    for r0 in range(0, full, step):
+        piece = packed[r0 * row : min(full, r0 + step) * row]
+        yield r0, piece.reshape(-1, *shape, tallest)
+    if full < padded:
+        yield full, packed[full * row :].reshape(1, *shape, padded - full)
+
+
+def _digit_table(t: IndexedTensor) -> npt.NDArray[np.uint8]:
+    """Return the digits of the column blocks that share an entry (below): one lookup for all."""
+    if t.packing == "w16":
+        entry = np.arange(1 << 15)
+        ranks = [entry >> RANK_BITS * i & 31 for i in range(RANKS_PER_WORD)]
+    else:
+        entry = np.arange(1 << 10)
+        ranks = [
+            13 + np.where(entry >> 9 - i & 1, -1, 1) * np.minimum(13, entry >> 4 * i & 15)
+            for i in range(2)
+        ]
+    stacked = np.stack(ranks, axis=1).astype(np.uint16)
+    return digits_from_ranks(stacked, t.base, t.k).reshape(len(entry), -1)
+
+
+def _table_entries(t: IndexedTensor, piece: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
+    """Return rows of `_digit_table`, (strips, entries, rows of a strip), for strips of any width.
+
+    Packing w16: the word. n4s1: bits 0-7 the magnitudes of two blocks, bits 9 and 8 their signs.
+    """
+    if t.packing == "w16":
+        words: npt.NDArray[np.uint16] = piece & np.uint16(0x7FFF)
+        return words
+    shifts = np.array([6, 4, 2, 0], np.uint8)[:, None]
+    signs = (piece[:, :, 4:] >> shifts & np.uint8(3)).astype(np.uint16)
+    entries: npt.NDArray[np.uint16] = piece[:, :, :4] | signs << np.uint16(8)
+    return entries.reshape(len(piece), -1, piece.shape[-1])
+
+
+def row_scales(t: IndexedTensor, scale: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Return the multipliers of each row, float32: (out_features,), or (1,) where one is for all.
+
+    For a tensor with groups of columns: (out_features, groups).
 
     Args:
         t: the tensor's record.
         scale: what `RsrFile.index_arrays` returns.
     """
-    if len(scale) == 1 or t.scale is None or t.scale.rows == 1:
+    scale = scale.astype(np.float32, copy=False)
+    if t.scale is None:
         return scale
-    return scale[np.arange(t.shape[0]) // t.scale.rows]
+    if t.is_grouped:
+        scale = scale.reshape(t.groups, -1).T
+    elif len(scale) == 1:
+        return scale
+    return scale if t.scale.rows == 1 else scale[np.arange(t.shape[0]) // t.scale.rows]
+
+
+def apply_scales(
+    t: IndexedTensor, W: npt.NDArray[np.float32], scales: npt.NDArray[np.float32]
+) -> None:
+    """Multiply digit values (out_features, in_features) in place by what `row_scales` returned."""
+    if not t.is_grouped:
+        W *= scales.reshape(-1, 1)
+        return
+    for g in range(t.groups):
+        W[:, g * t.group_columns : (g + 1) * t.group_columns] *= scales[:, g : g + 1]
 
 
 def decode_block(t: IndexedTensor, arrays: Mapping[str, npt.NDArray[Any]], j: int) -> Block:
@@ -83,7 +185,8 @@ def decode_block(t: IndexedTensor, arrays: Mapping[str, npt.NDArray[Any]], j: in
         return Block(
             arrays["permutation"][j].astype(np.uint32), arrays["segments"][j].astype(np.uint32)
         )
-    ranks = unpack_w16(arrays["ranks"], t.rows, t.blocks, j)
+    unpack = unpack_w16 if t.packing == "w16" else unpack_n4s1
+    ranks = unpack(arrays["ranks"], t.rows, t.blocks, j)
     if t.rows and ranks.max() >= t.patterns:
         raise IndexDataError(
             f"ranks of tensor {t.name!r}: rank {ranks.max()} in block {j} is no pattern; "

@@ -7,6 +7,7 @@ significant digit first, it is the number of the row's segment: its rank.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,10 +33,13 @@ class Block(NamedTuple):
     segments: UInt  # (B^k + 1,) L
 
 
+@cache
 def pattern_values(digits: tuple[int, ...], k: int) -> npt.NDArray[np.int8]:
-    """Return Bin_k, int8 (B^k, k): row s holds the values of the digits of s."""
+    """Return Bin_k, int8 (B^k, k), read-only: row s holds the values of the digits of s."""
     grids = np.meshgrid(*[np.array(digits, np.int8)] * k, indexing="ij")
-    return np.stack([g.ravel() for g in grids], axis=1)
+    patterns = np.stack([g.ravel() for g in grids], axis=1)
+    patterns.flags.writeable = False
+    return patterns
 
 
 def padding_digit(digits: tuple[int, ...]) -> int:
@@ -94,7 +98,7 @@ def w16_rows(rows: int) -> int:
 
 
 def pack_w16(ranks: UInt, pad_rank: int) -> npt.NDArray[np.uint16]:
-    """Pack ranks (blocks, rows) as packing w16 (SPEC.md, section 7): one flat uint16 array.
+    """Pack ranks (blocks, rows) as packing w16 (SPEC.md, section 7.1): one flat uint16 array.
 
     Rows lie in strips of up to 128; in a strip, word column g holds one word per row; bits 0-4,
     5-9 and 10-14 are the ranks of column blocks 3g, 3g+1, 3g+2. Padding has rank `pad_rank`.
@@ -130,12 +134,12 @@ def n4s1_size(rows: int, blocks: int) -> int:
 
 
 def pack_n4s1(ranks: UInt) -> npt.NDArray[np.uint8]:
-    """Pack ternary ranks (blocks, rows) of k = 3 as packing n4s1: one flat uint8 array.
+    """Pack ternary ranks (blocks, rows) of k = 3 as packing n4s1 (SPEC.md, section 7.2).
 
-    A rank is 13 plus or minus a magnitude 0 .. 13. Rows lie in strips of up to 64; a unit
-    holds eight column blocks as five vectors of one byte per row: vector i < 4 has the magnitudes
-    of blocks 2i (low nibble) and 2i + 1 (high nibble), the last has bit 7 - j set if the rank of
-    block j is below 13. Padding has rank 13: all bits zero.
+    One flat uint8 array. A rank is 13 plus or minus a magnitude 0 .. 13. Rows lie in strips of up
+    to 64; a unit holds eight column blocks as five vectors of one byte per row: vector i < 4 has
+    the magnitudes of blocks 2i (low nibble) and 2i + 1 (high nibble), the last has bit 7 - j set if
+    the rank of block j is below 13. Padding has rank 13: all bits zero.
     """
     blocks, rows = ranks.shape
     units, padded_rows = n4s1_units(blocks), w16_rows(rows)

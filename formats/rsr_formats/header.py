@@ -19,6 +19,7 @@ from .layout import (
     MAX_DIMENSION,
     MAX_DIMENSIONS,
     MAX_ENTRIES,
+    MAX_IN_FEATURES,
     MAX_INLINE_BYTES,
     MAX_K,
     MAX_OUT_FEATURES,
@@ -87,7 +88,7 @@ def _tensor_document(t: Tensor) -> dict[str, Any]:
         "encoding": t.encoding,
         "packing": t.packing,
         "sections": dict(sorted(t.sections.items())),
-        "scale": None if t.scale is None else {"rows": t.scale.rows, "section": t.scale.section},
+        "scale": None if t.scale is None else _scale_document(t.scale),
         "source": {
             "layout": t.source.layout,
             "dtype": t.source.dtype,
@@ -99,6 +100,15 @@ def _tensor_document(t: Tensor) -> dict[str, Any]:
             ],
         },
     }
+
+
+def _scale_document(s: Scale) -> dict[str, Any]:
+    document: dict[str, Any] = {"rows": s.rows, "section": s.section}
+    if s.columns is not None:
+        document["columns"] = s.columns
+    if s.dtype != "F32":
+        document["dtype"] = s.dtype
+    return document
 
 
 def decode_header(data: bytes) -> Header:
@@ -198,6 +208,10 @@ class _Fields:
         if type(value) is int and low <= value <= high:
             return value
         raise self._wrong(key, value, f"an integer from {low} to {high}")
+
+    def has(self, key: str) -> bool:
+        """Whether there is a field `key`, which version 1.0 does not have."""
+        return key in self._left
 
     def optional(self, key: str) -> bool:
         """Whether `key` holds something; a nil is taken away."""
@@ -317,7 +331,12 @@ def _read_scale(f: _Fields) -> Scale | None:
     if not f.optional("scale"):
         return None
     g = _Fields(f.take("scale", dict), f"{f.where}.scale")
-    scale = Scale(g.integer("rows", 1, MAX_OUT_FEATURES), g.integer("section"))
+    scale = Scale(
+        g.integer("rows", 1, MAX_OUT_FEATURES),
+        g.integer("section"),
+        g.integer("columns", 1, MAX_IN_FEATURES) if g.has("columns") else None,
+        g.string("dtype", ("F16",)) if g.has("dtype") else "F32",
+    )
     g.done()
     return scale
 

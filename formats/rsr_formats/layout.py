@@ -1,4 +1,4 @@
-"""The constants and the records of the `.rsr` format, version 1.0; formats/SPEC.md is normative."""
+"""The constants and the records of the `.rsr` format, version 1.1; formats/SPEC.md is normative."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import struct
 from dataclasses import dataclass, field
 from math import prod
 
-from .encoding import w16_rows, w16_words
+from .encoding import n4s1_size, w16_rows, w16_words
 
 MAGIC = b"\x89RSR\r\n\x1a\n"
-VERSION = (1, 0)
+VERSION = (1, 1)
 ALIGNMENT = 4096
 
 # magic, major, minor, flags, header offset, header size, SHA-256 of the header
@@ -35,10 +35,11 @@ MAX_INLINE_BYTES = 1 << 16  # of one tensor kept inside another's record
 CODECS = ("raw", "zstd")
 ENCODINGS = ("ranked", "permuted")
 DIRECTIONS = ("expand", "reduce")
-PACKINGS = {"ranked": ("w16",), "permuted": ("u16", "u32")}
+PACKINGS = {"ranked": ("w16", "n4s1"), "permuted": ("u16", "u32")}
 PARTS = {"ranked": ("ranks",), "permuted": ("permutation", "segments")}
 LAYOUTS = ("int8", "float", "bitnet", "bitnet-unpacked", "absmean")
 SIGNED_ZEROS = ("float", "bitnet-unpacked")  # the layouts that may have a negative_zeros bitmap
+SCALE_DTYPES = {"F32": "<f4", "F16": "<f2"}  # and their NumPy types
 FLOATS = ("F16", "BF16", "F32")  # what the other layouts than "int8" and "bitnet" restore
 
 # The digit alphabets: the values that the digits 0, 1, .. stand for.
@@ -101,10 +102,15 @@ class DenseTensor:
 
 @dataclass(frozen=True)
 class Scale:
-    """Float32 multipliers: entry r // `rows` belongs to output row r."""
+    """Multipliers: entry [c // `columns`][r // `rows`] belongs to the weight in row r, column c.
+
+    Without `columns` there is one for all columns. `dtype` is "F32" or "F16".
+    """
 
     rows: int
     section: int
+    columns: int | None = None
+    dtype: str = "F32"
 
 
 @dataclass(frozen=True)
@@ -177,18 +183,56 @@ class IndexedTensor:
         return self.shape[1] if self.direction == "expand" else self.shape[0]
 
     @property
+    def is_grouped(self) -> bool:
+        """Whether the scale differs between groups of columns."""
+        return self.scale is not None and self.scale.columns is not None
+
+    @property
+    def group_columns(self) -> int:
+        """Columns of A that column blocks are cut from together: none straddles two groups."""
+        if self.scale is not None and self.scale.columns is not None:
+            return self.scale.columns
+        return max(1, self.columns)
+
+    @property
+    def groups(self) -> int:
+        """Groups of columns; the last may be shorter."""
+        return -(-self.columns // self.group_columns)
+
+    @property
     def blocks(self) -> int:
-        """Column blocks of A; the last may be padded."""
-        return -(-self.columns // self.k)
+        """Column blocks of A; the last of each group may be padded."""
+        whole, rest = divmod(self.columns, self.group_columns)
+        return whole * self._group_blocks + -(-rest // self.k)
+
+    @property
+    def _group_blocks(self) -> int:
+        return -(-self.group_columns // self.k)
+
+    def block_columns(self, j: int) -> tuple[int, int]:
+        """Return the first column of column block `j`, and the one behind its last but padding."""
+        group, i = divmod(j, self._group_blocks)
+        first = group * self.group_columns + i * self.k
+        return first, min(first + self.k, (group + 1) * self.group_columns, self.columns)
 
     @property
     def scales(self) -> int:
         """Number of scales (0 without a scale section: the multiplier is 1)."""
-        return 0 if self.scale is None else -(-self.shape[0] // self.scale.rows)
+        if self.scale is None:
+            return 0
+        rows = -(-self.shape[0] // self.scale.rows)
+        return rows * self.groups if self.is_grouped else rows
+
+    @property
+    def scale_bytes(self) -> int:
+        """Bytes of the scale section."""
+        return 0 if self.scale is None else DTYPE_BITS[self.scale.dtype] // 8 * self.scales
 
     def section_sizes(self) -> dict[str, int]:
         """Return the size in bytes that each section of the index must have."""
-        if self.encoding == "ranked":
+        if self.packing == "n4s1":
+            return {"ranks": n4s1_size(self.rows, self.blocks)}
+        if self.packing == "w16":
             return {"ranks": 2 * w16_words(self.blocks) * w16_rows(self.rows)}
         item = 2 if self.packing == "u16" else 4
         return {
@@ -208,7 +252,7 @@ class IndexedTensor:
     @property
     def nbytes(self) -> int:
         """Bytes a product reads: the index and the scales."""
-        return sum(self.section_sizes().values()) + 4 * self.scales
+        return sum(self.section_sizes().values()) + self.scale_bytes
 
     @property
     def bits_per_weight(self) -> float:
@@ -230,6 +274,10 @@ class Header:
     tensors: tuple[Tensor, ...]
     sections: tuple[Section, ...] = field(repr=False)
 
+    def version(self) -> tuple[int, int]:
+        """Return the lowest version of the format that describes the file."""
+        return (1, 1) if any(map(_is_new_in_1_1, self.tensors)) else (1, 0)
+
     def owners(self) -> list[str]:
         """Return for each section, in words, what it holds ("" where nothing refers to it)."""
         names = [""] * len(self.sections)
@@ -237,6 +285,12 @@ class Header:
             if index < len(names):
                 names[index] = words
         return names
+
+
+def _is_new_in_1_1(t: Tensor) -> bool:
+    if isinstance(t, DenseTensor):
+        return False
+    return t.packing == "n4s1" or t.is_grouped or (t.scale is not None and t.scale.dtype != "F32")
 
 
 def section_uses(header: Header) -> list[tuple[int, str]]:

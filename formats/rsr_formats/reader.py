@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from .errors import (
     TruncatedError,
 )
 from .header import decode_header
-from .layout import MAX_ZSTD_WINDOW, PREAMBLE, Header, IndexedTensor, Section
+from .layout import MAX_ZSTD_WINDOW, PREAMBLE, SCALE_DTYPES, Header, IndexedTensor, Section
 from .validate import (
     check_header,
     check_header_hash,
@@ -31,9 +31,12 @@ from .validate import (
     check_preamble,
     check_ranks,
     check_scale,
+    check_version,
 )
 
 _PIECE = 8 << 20
+_SMALL = 4096  # bytes of a scale section that is read, not mapped
+_SHORTER = "truncated: the file became shorter while it was opened"
 
 
 class RsrFile:
@@ -66,12 +69,15 @@ class RsrFile:
             file.seek(offset)
             data = file.read(header_size)
             if len(data) < header_size:
-                raise TruncatedError("truncated: the file became shorter while it was opened")
+                raise TruncatedError(_SHORTER)
             check_header_hash(data, digest)
             self.header = decode_header(data)
+            check_version(self.header, self.version)
             check_header(self.header, offset)
+            self._small: dict[Section, bytes] = {}
             if memory == "map":
                 self._memory = _map(file, size)
+                self._small = _read_small_scales(file, self.header)
             else:
                 self._memory = _copy_to_huge_pages(file, size)
         self._end = offset
@@ -90,19 +96,20 @@ class RsrFile:
         """Return the arrays of a tensor's index, checked as far as a kernel relies on it.
 
         Returns:
-            "ranks": uint16, packing w16 (any value is safe to look up); or
+            "ranks": uint16, packing w16, or uint8, packing n4s1 (any value is safe to look up); or
             "permutation": (blocks, rows) and "segments": (blocks, B^k + 1), u16 or u32;
-            and "scale": float32 (scales,).
+            and "scale": (scales,), float32 or, where the record says F16, float16.
 
         Raises:
             IndexDataError: a permutation, segment list or scale is out of its range.
         """
-        scale = np.ones(1, np.float32)
+        scale: npt.NDArray[Any] = np.ones(1, np.float32)
         if t.scale is not None:
-            scale = self.section(t.scale.section).view("<f4")
+            scale = self.section(t.scale.section).view(SCALE_DTYPES[t.scale.dtype])
             check_scale(t, scale)
         if t.encoding == "ranked":
-            return {"ranks": self.section(t.sections["ranks"]).view("<u2"), "scale": scale}
+            ranks = self.section(t.sections["ranks"])
+            return {"ranks": ranks if t.packing == "n4s1" else ranks.view("<u2"), "scale": scale}
         item = "<u2" if t.packing == "u16" else "<u4"
         permutation = self.section(t.sections["permutation"]).view(item)
         segments = self.section(t.sections["segments"]).view(item)
@@ -155,6 +162,8 @@ class RsrFile:
             check_negative_zeros(t, arrays, self.section(t.source.negative_zeros))
 
     def _stored(self, s: Section) -> npt.NDArray[np.uint8]:
+        if s in self._small:
+            return np.frombuffer(self._small[s], np.uint8)
         stored = np.frombuffer(self._memory, np.uint8, s.stored_size, s.offset)
         stored.setflags(write=False)  # memory "huge" is ours to write, but not its user's
         return stored
@@ -182,7 +191,24 @@ def _map(file: Any, size: int) -> mmap.mmap:
     try:
         return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
     except ValueError:  # longer than the file is now
-        raise TruncatedError("truncated: the file became shorter while it was opened") from None
+        raise TruncatedError(_SHORTER) from None
+
+
+def _read_small_scales(file: BinaryIO, header: Header) -> dict[Section, bytes]:
+    """Read the scales of few bytes.
+
+    Each lies on a page of its own, and touching a mapped page makes 64 KiB resident: for the four
+    bytes of every matrix of a model that is half the memory of the process.
+    """
+    scales = [t.scale for t in header.tensors if isinstance(t, IndexedTensor) and t.scale]
+    found = {}
+    for s in (header.sections[scale.section] for scale in scales):
+        if 0 < s.stored_size <= _SMALL:
+            file.seek(s.offset)
+            found[s] = file.read(s.stored_size)
+            if len(found[s]) < s.stored_size:
+                raise TruncatedError(_SHORTER)
+    return found
 
 
 def _copy_to_huge_pages(file: Any, size: int) -> mmap.mmap:

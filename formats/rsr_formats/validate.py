@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
 from math import prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .encoding import (
-    RANK_BITS,
-    RANKS_PER_WORD,
-    STRIP,
-    padding_digit,
-    pattern_values,
-    w16_rows,
-    w16_words,
-)
+from .decode import digit_windows, strips
+from .encoding import N4S1_BLOCKS, RANK_BITS, RANKS_PER_WORD, padding_digit, pattern_values
 from .errors import (
     CodecError,
     DuplicateNameError,
@@ -115,6 +107,16 @@ def check_header_hash(data: bytes, digest: bytes) -> None:
         raise HeaderHashError(
             "the header is damaged: its SHA-256 is not the one in the preamble; "
             "get or compile the file again"
+        )
+
+
+def check_version(header: Header, version: tuple[int, int]) -> None:
+    """Check that the file has the lowest version that describes it (rule P10)."""
+    lowest = header.version()
+    if version != lowest:
+        raise VersionError(
+            f"preamble: the file says it has format version {version[0]}.{version[1]}, but its "
+            f"header is of version {lowest[0]}.{lowest[1]}: the preamble is damaged"
         )
 
 
@@ -230,6 +232,15 @@ def _check_indexed(header: Header, t: IndexedTensor) -> None:
         raise HeaderFieldError(f"{what}: encoding ranked has direction expand only")
     if t.encoding == "permuted" and (t.packing == "u16") != (t.rows <= 0xFFFF):
         raise HeaderFieldError(f"{what}: packing {t.packing} does not suit {t.rows} rows")
+    if t.packing == "n4s1" and (t.base, t.k) != (3, 3):
+        raise HeaderFieldError(
+            f"{what}: packing n4s1 is for ternary matrices and k = 3, not {t.kind} and k = {t.k}"
+        )
+    if t.is_grouped and (t.packing != "w16" or t.group_columns >= t.shape[1]):
+        raise HeaderFieldError(
+            f"{what}: one scale for {t.group_columns} of {t.shape[1]} columns in packing "
+            f"{t.packing}, expected fewer than all columns and packing w16"
+        )
     sizes = t.section_sizes()
     if t.sections.keys() != sizes.keys():
         raise HeaderFieldError(
@@ -238,7 +249,7 @@ def _check_indexed(header: Header, t: IndexedTensor) -> None:
     for part, size in sizes.items():
         _check_size(header, t.sections[part], size, f"{part} of {what}")
     if t.scale is not None:
-        _check_size(header, t.scale.section, 4 * t.scales, f"scale of {what}")
+        _check_size(header, t.scale.section, t.scale_bytes, f"scale of {what}")
     _check_source(header, t)
 
 
@@ -274,7 +285,7 @@ def _check_source(header: Header, t: IndexedTensor) -> None:
         _check_elements(c.shape, f"companion {c.name!r}")
 
 
-def check_scale(t: IndexedTensor, scale: npt.NDArray[np.float32]) -> None:
+def check_scale(t: IndexedTensor, scale: npt.NDArray[Any]) -> None:
     """Check that every scale is finite (rule D1)."""
     if not np.isfinite(scale).all():
         raise IndexDataError(f"scale of tensor {t.name!r} is not finite")
@@ -311,29 +322,65 @@ def check_permuted(t: IndexedTensor, permutation: Indices, segments: Indices) ->
             )
 
 
-def check_ranks(t: IndexedTensor, words: npt.NDArray[np.uint16]) -> None:
-    """Check ranks, padding and spare bits of packing w16 (rule D2).
+def check_ranks(t: IndexedTensor, packed: npt.NDArray[Any]) -> None:
+    """Check ranks, padding and spare bits of an index in encoding ranked (rule D2).
 
-    Products need no such check: a rank above the last pattern looks up a zero.
+    Products need no such check: lookups stay inside their tables whatever the bits are.
     """
+    if t.packing == "w16":
+        _check_w16(t, packed)
+    else:
+        _check_n4s1(t, packed)
+
+
+def _check_w16(t: IndexedTensor, words: npt.NDArray[np.uint16]) -> None:
     pad = 0
     for _ in range(t.k):
         pad = pad * t.base + padding_digit(t.digits)
-    for r0, strips in _strips(t, words):
+    for r0, piece in strips(t, words):
         rows = f"rows from {r0}"
-        if (strips >> 15).any():
+        if (piece >> 15).any():
             raise IndexDataError(f"ranks of tensor {t.name!r}: bit 15 is set in {rows}")
         for i in range(RANKS_PER_WORD):
-            ranks = (strips >> (RANK_BITS * i)) & 31
+            ranks = (piece >> (RANK_BITS * i)) & 31
             if (ranks >= t.patterns).any():
                 raise IndexDataError(
                     f"ranks of tensor {t.name!r}: a rank in {rows} exceeds {t.patterns - 1}"
                 )
-            blocks, last = _real(t, i, r0, strips)
-            if (ranks[:, blocks:] != pad).any() or (ranks[-1, :, last:] != pad).any():
+            if (_padding(t, ranks, r0, i, RANKS_PER_WORD) != pad).any():
                 raise IndexDataError(
                     f"ranks of tensor {t.name!r}: padding in {rows} is not rank {pad}"
                 )
+
+
+def _check_n4s1(t: IndexedTensor, packed: npt.NDArray[np.uint8]) -> None:
+    for r0, piece in strips(t, packed):
+        rows = f"rows from {r0}"
+        for i in range(N4S1_BLOCKS):
+            magnitudes = piece[:, :, i // 2] >> np.uint8(4 * (i % 2)) & np.uint8(15)
+            negative = piece[:, :, 4] >> np.uint8(7 - i) & np.uint8(1)
+            if (magnitudes > 13).any():
+                raise IndexDataError(
+                    f"ranks of tensor {t.name!r}: a magnitude in {rows} exceeds 13"
+                )
+            if (negative > magnitudes).any():
+                raise IndexDataError(
+                    f"ranks of tensor {t.name!r}: magnitude 0 has a sign in {rows}"
+                )
+            if _padding(t, magnitudes, r0, i, N4S1_BLOCKS).any():
+                raise IndexDataError(f"ranks of tensor {t.name!r}: padding in {rows} is not zero")
+
+
+def _padding(
+    t: IndexedTensor, ranks: npt.NDArray[Any], r0: int, i: int, unit: int
+) -> npt.NDArray[Any]:
+    """Return what is padding among the ranks (strips, word columns, rows of a strip) of field i.
+
+    Fields are the `unit` column blocks that share a word column; the strips begin with row `r0`.
+    """
+    blocks = -(-(t.blocks - i) // unit)
+    rows = t.rows - r0 - (len(ranks) - 1) * ranks.shape[2]  # of the last strip
+    return np.concatenate([ranks[:, blocks:].ravel(), ranks[-1, :, rows:].ravel()])
 
 
 def check_negative_zeros(
@@ -356,50 +403,14 @@ def check_negative_zeros(
 
 
 def _count_zeros(t: IndexedTensor, arrays: dict[str, npt.NDArray[Any]]) -> int:
+    if t.encoding == "ranked":
+        zero = t.digits.index(0)
+        windows = digit_windows(t, arrays["ranks"])
+        return sum(int(np.count_nonzero(digits == zero)) for _, _, digits in windows)
     if not t.blocks:
         return 0
     is_zero = pattern_values(t.digits, t.k) == 0
     inner = is_zero.sum(axis=1)
     outer = is_zero[:, : t.columns - (t.blocks - 1) * t.k].sum(axis=1)  # of the last block
-    if t.encoding == "permuted":
-        lengths = np.diff(arrays["segments"].astype(np.int64))
-        return int((lengths[:-1] @ inner).sum() + lengths[-1] @ outer)
-    zeros = 0
-    for r0, strips in _strips(t, arrays["ranks"]):
-        for i in range(RANKS_PER_WORD):
-            ranks = (strips >> (RANK_BITS * i)) & 31
-            blocks, last = _real(t, i, r0, strips)
-            real = np.zeros(ranks.shape, np.bool_)
-            real[:, :blocks] = True
-            real[-1, :, last:] = False
-            g, field = divmod(t.blocks - 1, RANKS_PER_WORD)
-            if field == i:
-                zeros += int(outer[ranks[:, g][real[:, g]]].sum())
-                real[:, g] = False
-            zeros += int(inner[ranks[real]].sum())
-    return zeros
-
-
-def _strips(
-    t: IndexedTensor, words: npt.NDArray[np.uint16]
-) -> Iterator[tuple[int, npt.NDArray[np.uint16]]]:
-    """Cut packing w16 into (first row, words (strips, word columns, rows of a strip)), in pieces.
-
-    All strips of one piece have the same height; padded rows are in the last strip of the last.
-    """
-    columns, padded = w16_words(t.blocks), w16_rows(t.rows)
-    if not columns:
-        return
-    full = padded // STRIP * STRIP
-    step = max(1, _PIECE // (columns * STRIP)) * STRIP
-    for r0 in range(0, full, step):
-        piece = words[r0 * columns : min(full, r0 + step) * columns]
-        yield r0, piece.reshape(-1, columns, STRIP)
-    if full < padded:
-        yield full, words[full * columns :].reshape(1, columns, padded - full)
-
-
-def _real(t: IndexedTensor, i: int, r0: int, strips: npt.NDArray[np.uint16]) -> tuple[int, int]:
-    """Count what is no padding: blocks in bit field `i`, rows in the piece's last strip."""
-    blocks = -(-(t.blocks - i) // RANKS_PER_WORD)
-    return blocks, t.rows - r0 - (len(strips) - 1) * strips.shape[2]
+    lengths = np.diff(arrays["segments"].astype(np.int64))
+    return int((lengths[:-1] @ inner).sum() + lengths[-1] @ outer)

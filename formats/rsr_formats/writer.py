@@ -16,7 +16,6 @@ from .layout import (
     MAX_EXPANSION,
     MAX_HEADER_SIZE,
     PREAMBLE,
-    VERSION,
     FileEntry,
     Header,
     Section,
@@ -118,7 +117,8 @@ class RsrWriter:
         self._file.write(data)
         self._file.seek(0)
         digest = hashlib.sha256(data).digest()
-        self._file.write(PREAMBLE.pack(MAGIC, *VERSION, 0, self._position, len(data), digest))
+        version = header.version()  # the lowest, so that older readers read what they can
+        self._file.write(PREAMBLE.pack(MAGIC, *version, 0, self._position, len(data), digest))
         self.finished = True
         return header
 

@@ -64,7 +64,7 @@ def label(row: dict[str, Any]) -> str:
     if row["engine"] != "rsr-ternary":
         return {"numpy": "NumPy", "torch": "PyTorch"}[row["engine"]]
     if row["encoding"] == "permuted":
-        return f"permuted k={row['k']} {row['algorithm'].upper()}"  # plain C++ everywhere
+        return f"permuted k={row['k']} {row['algorithm'].upper()} ({row['isa']})"
     name = f"ranked {row['packing']}" if row["encoding"] else "rsr-ternary"
     return f"{name} ({row['isa']})"
 

@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from rsr_formats.layout import TERNARY
 
+from .. import _native
 from ..checkpoint import Checkpoint, SourceTensor
-from .base import FLOATS, Bytes, DigitArray, Layout, Restored, TernaryTensor
-from .floats import restore_floats, row_panels, to_float32
+from .base import FLOATS, Bytes, DigitArray, Layout, Restored, Scales, TernaryTensor
+from .floats import Bits, bits_of, restore_floats, row_panels
 
 # Matrices that BitNet models keep in floating point: embeddings, output heads, norms, routers.
 KEPT = ("*embed*", "*wte*", "*wpe*", "*lm_head*", "output.weight", "*norm*", "*router*")
@@ -41,9 +42,9 @@ class AbsMean(Layout):
                 return "not quantised: the name does not end in 'weight' (--include overrides)"
             if any(fnmatchcase(tensor.name.lower(), pattern) for pattern in KEPT):
                 return "not quantised: no linear layer by its name (--include overrides)"
-        total = 0.0
+        bits, total = f"<u{FLOATS[tensor.dtype]}", 0.0
         for panel in row_panels(tensor):
-            total += float(np.abs(to_float32(panel, tensor.dtype)).sum(dtype=np.float64))
+            total += _native.sum_of_magnitudes(_values(panel.view(bits), tensor.dtype))
         if not np.isfinite(total):
             return f"{tensor.dtype} with NaN or infinite values"
         mean = np.float32(total / max(1, tensor.shape[0] * tensor.shape[1]))
@@ -59,13 +60,19 @@ class AbsMean(Layout):
 
     def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
         """Quantise a window."""
-        item = FLOATS[t.tensor.dtype]
-        window = raw.view(f"<u{item}").reshape(t.shape)[rows, columns]
-        values = to_float32(np.ascontiguousarray(window).view(np.uint8), t.tensor.dtype)
         assert self._s is not None
-        values = values.reshape(window.shape) * self._s
-        return (np.clip(np.rint(values), -1, 1) + 1).astype(np.uint8)
+        values = _values(bits_of(raw, t.tensor)[rows, columns], t.tensor.dtype)
+        digits = np.empty(values.shape, np.uint8)
+        _native.rounded_digits(values, float(self._s), digits)
+        return digits
 
     def restore(self, r: Restored) -> npt.NDArray[Any]:
         """Return digit value * scale in the source's dtype: what was kept of the master."""
         return restore_floats(r)
+
+
+def _values(bits: Bits, dtype: str) -> Bits | Scales:
+    """Return bit patterns as native code takes values: BF16 as it is, F32, and F16 as float32."""
+    if dtype == "BF16":
+        return bits
+    return bits.view(np.float32) if dtype == "F32" else bits.view(np.float16).astype(np.float32)

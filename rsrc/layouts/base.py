@@ -32,9 +32,12 @@ class TernaryTensor:
     layout: Layout
     shape: tuple[int, int]  # (out_features, in_features)
     digits: tuple[int, ...]
-    scale: Scales | None  # (1,) per tensor, (out_features,) per row, None for 1
+    # (1,) per tensor, (out_features,) per row, (out_features, groups) per row and group; None for 1
+    scale: Scales | None
     note: str  # the scale rule, for the report
     companions: tuple[InlineTensor, ...] = ()  # source tensors absorbed into this one
+    negative_zeros: bool = False  # whether a zero is stored as -0.0
+    group_columns: int | None = None  # columns of a group, where groups have their own scales
 
     @property
     def name(self) -> str:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from rsr_formats.layout import TERNARY, InlineTensor
 
-from ..checkpoint import Checkpoint, SourceTensor
+from ..checkpoint import PIECE, Checkpoint, SourceTensor
 from ..errors import SourceError
 from .base import FLOATS, Bytes, DigitArray, Layout, Restored, Scales, TernaryTensor
 from .floats import Floats, to_float32
@@ -83,7 +83,7 @@ class UnpackedBitNet(Floats):
         if not isinstance(found, TernaryTensor):
             return None
         assert found.scale is not None  # Floats always finds one
-        if not set(found.scale) <= {0, 1}:
+        if not set(found.scale.flat) <= {0, 1}:
             return None  # a master, which layout float turns down, or dequantised already
         scale, note, companions = rule
         return replace(found, scale=scale, note=note, companions=companions)
@@ -123,8 +123,14 @@ def _scale_rule(
 
 
 def _holds_code_3(tensor: SourceTensor) -> bool:
-    both = (np.frombuffer(piece, np.uint8) for piece in tensor.pieces())
-    return any(bool((bits & bits >> 1 & 0x55).any()) for bits in both)
+    scratch = np.empty(PIECE, np.uint8)  # new memory for every piece would take most of the time
+    for piece in tensor.pieces():
+        bits = np.frombuffer(piece, np.uint8)
+        both = np.right_shift(bits, 1, out=scratch[: len(bits)])
+        both &= bits
+        if np.bitwise_or.reduce(both) & 0x55:
+            return True
+    return False
 
 
 def _quant_method(checkpoint: Checkpoint) -> Any:

@@ -1,4 +1,7 @@
-"""F32, F16 and BF16 tensors whose values are exactly -s, 0, +s, one s per tensor or per row."""
+"""F32, F16 and BF16 tensors whose values are exactly -s, 0, +s.
+
+There is one s per tensor, per row, or per row and group of 32, 64, 128 or 256 columns.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.layout import BINARY_BITS, BINARY_SIGNS
+from rsr_formats.decode import apply_scales
 
+from .. import _native
 from ..checkpoint import PIECE, Checkpoint, SourceTensor
 from .base import FLOATS, Bytes, DigitArray, Layout, Restored, Scales, TernaryTensor
+from .groups import find_groups
 from .int8 import digits_that_occur
 
 Bits = npt.NDArray[np.unsignedinteger[Any]]
@@ -36,18 +41,11 @@ def from_float32(values: Scales, dtype: str) -> npt.NDArray[Any]:
 
 
 def row_panels(tensor: SourceTensor) -> Iterator[Bytes]:
-    """Read a matrix in panels of whole rows: uint8 (rows * row bytes,)."""
+    """Read a matrix in panels of whole rows: uint8 (rows * row bytes,), valid until the next."""
     row_bytes = tensor.nbytes // tensor.shape[0] if tensor.shape[0] else 0
-    if row_bytes == 0:
-        return
-    # pieces() may return less than asked for, so rows are put together here
-    left = np.empty(0, np.uint8)
-    for piece in tensor.pieces(max(1, PIECE // row_bytes) * row_bytes):
-        joined = np.concatenate([left, np.frombuffer(piece, np.uint8)])
-        whole = len(joined) // row_bytes * row_bytes
-        left = joined[whole:]
-        if whole:
-            yield joined[:whole]
+    if row_bytes:
+        for piece in tensor.pieces(max(1, PIECE // row_bytes) * row_bytes):
+            yield np.frombuffer(piece, np.uint8)
 
 
 class Floats(Layout):
@@ -56,33 +54,28 @@ class Floats(Layout):
     name = "float"
 
     def recognise(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
-        """Claim matrices in which every row has one magnitude beside zero, bit for bit."""
+        """Claim matrices whose rows, or groups in them, have one magnitude beside zero."""
         if tensor.dtype not in FLOATS or len(tensor.shape) != 2:
             return None
         rows, columns = tensor.shape
         item = FLOATS[tensor.dtype]
-        magnitude_mask = (1 << (8 * item - 1)) - 1
-        largest = [np.empty(0, f"<u{item}")]
-        negative = zero = positive = False
+        largest = np.zeros(rows, f"<u{item}")
+        seen = [False] * 4
         first = 0
         for panel in row_panels(tensor):
             bits = panel.view(f"<u{item}").reshape(-1, columns)
-            magnitudes = bits & bits.dtype.type(magnitude_mask)
-            most = magnitudes.max(axis=1, initial=0)
-            if (most >= _EXPONENT[tensor.dtype]).any():
+            most = largest[first : first + len(bits)]
+            several, *found = _native.scan(bits, most)
+            if (most[: several + 1] >= _EXPONENT[tensor.dtype]).any():
                 return f"{tensor.dtype} with NaN or infinite values"
-            nonzero = magnitudes != 0
-            other = (nonzero & (magnitudes != most[:, None])).any(axis=1)
-            if other.any():
-                row = first + int(np.argmax(other))
-                return f"{tensor.dtype}, not ternary: row {row} has several magnitudes"
-            below = bits > magnitude_mask
-            negative |= bool((below & nonzero).any())
-            positive |= bool((~below & nonzero).any())
-            zero |= not nonzero.all()
-            largest.append(most)
+            if several < len(bits):
+                row = first + several
+                reason = f"{tensor.dtype}, not ternary: row {row} has several magnitudes"
+                return self._grouped(tensor) or reason
+            seen = [before or now for before, now in zip(seen, found, strict=True)]
             first += len(bits)
-        scales = to_float32(np.concatenate(largest).view(np.uint8), tensor.dtype)
+        negative, zero, positive, negative_zeros = seen
+        scales = to_float32(largest.view(np.uint8), tensor.dtype)
         different = np.unique(scales[scales != 0])
         if len(different) > 1 and columns == 1:
             return f"{tensor.dtype}, not ternary: one column, every value its own scale"
@@ -95,33 +88,43 @@ class Floats(Layout):
             digits_that_occur(negative, zero, positive),
             scale,
             "per row" if per_row else "per tensor",
+            negative_zeros=negative_zeros,
+        )
+
+    def _grouped(self, tensor: SourceTensor) -> TernaryTensor | None:
+        rows, columns = tensor.shape
+        bits = f"<u{FLOATS[tensor.dtype]}"
+        panels = (panel.view(bits).reshape(-1, columns) for panel in row_panels(tensor))
+        found = find_groups(panels, tensor.shape)
+        if found is None or (found.largest >= _EXPONENT[tensor.dtype]).any():
+            return None
+        scale = to_float32(found.largest.reshape(-1).view(np.uint8), tensor.dtype)
+        return TernaryTensor(
+            tensor,
+            self,
+            (rows, columns),
+            digits_that_occur(found.negative, found.zero, found.positive),
+            scale.reshape(found.largest.shape),
+            f"per row and {found.columns} columns",
+            negative_zeros=found.negative_zero,
+            group_columns=found.columns,
         )
 
     def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
         """Decode a window from sign and zero alone."""
-        bits = _bits(raw, t.tensor)[rows, columns]
-        sign = (bits >> (8 * bits.itemsize - 1)).astype(np.uint8)
-        if t.digits == BINARY_SIGNS:
-            return np.subtract(1, sign, dtype=np.uint8)
-        nonzero: DigitArray = ((bits << bits.dtype.type(1)) != 0).view(np.uint8)
-        if t.digits == BINARY_BITS:
-            return nonzero
-        return np.add(1, nonzero - 2 * (nonzero & sign), dtype=np.uint8)
+        bits = bits_of(raw, t.tensor)[rows, columns]
+        digits = np.empty(bits.shape, np.uint8)
+        _native.sign_digits(bits, len(t.digits), t.digits[0], digits)
+        return digits
 
     def negative_zeros(self, raw: Bytes, t: TernaryTensor) -> Bytes | None:
         """Return one bit per zero weight, row-major: set for -0.0."""
-        bits = _bits(raw, t.tensor).reshape(-1)
-        packed: list[Bytes] = []
-        left = np.empty(0, np.bool_)  # fewer than eight
-        for start in range(0, len(bits), PIECE):
-            piece = bits[start : start + PIECE]
-            zeros = piece[piece << bits.dtype.type(1) == 0] != 0  # -0.0 has its sign bit alone
-            left = np.concatenate([left, zeros])
-            whole = len(left) // 8 * 8
-            packed.append(np.packbits(left[:whole], bitorder="little"))
-            left = left[whole:]
-        bitmap = np.concatenate([*packed, np.packbits(left, bitorder="little")])
-        return bitmap if bitmap.any() else None
+        if not t.negative_zeros:
+            return None
+        bits = bits_of(raw, t.tensor).reshape(-1)
+        bitmap = np.empty(len(bits) // 8 + 8, np.uint8)
+        zeros = _native.negative_zeros(bits, bitmap)
+        return bitmap[: -(-zeros // 8)]
 
     def restore(self, r: Restored) -> npt.NDArray[Any]:
         """Return digit value * scale in the source's dtype, with its negative zeros."""
@@ -138,9 +141,10 @@ def restore_floats(r: Restored) -> npt.NDArray[Any]:
     """Return digit value * scale in the source's dtype; zeros are +0.0."""
     values = np.array(r.record.digits, np.float32)[r.digits]
     if r.scale is not None:
-        values *= r.scale.reshape(-1, 1)
+        apply_scales(r.record, values, r.scale)
     return from_float32(values, r.record.source.dtype)
 
 
-def _bits(raw: Bytes, tensor: SourceTensor) -> Bits:
+def bits_of(raw: Bytes, tensor: SourceTensor) -> Bits:
+    """Return the bit patterns of a float matrix, uint16 or uint32, as a view of its bytes."""
     return raw.view(f"<u{FLOATS[tensor.dtype]}").reshape(tensor.shape)

@@ -35,13 +35,15 @@ class Int8(Layout):
         """Claim two-dimensional I8 tensors with values -1, 0, 1 only."""
         if tensor.dtype != "I8" or len(tensor.shape) != 2:
             return None
-        counts = np.zeros(256, np.int64)
+        lowest = highest = 0
+        zero = False
         for piece in tensor.pieces():
-            counts += np.bincount(np.frombuffer(piece, np.uint8), minlength=256)
-        values = np.flatnonzero(counts).astype(np.uint8).view(np.int8)
-        if len(values) and (values.min() < -1 or values.max() > 1):
-            return f"I8 with values from {values.min()} to {values.max()}, not -1, 0, 1"
-        digits = digits_that_occur(-1 in values, 0 in values, 1 in values)
+            values = np.frombuffer(piece, np.int8)
+            lowest, highest = min(lowest, values.min()), max(highest, values.max())
+            zero = zero or not values.all()
+        if lowest < -1 or highest > 1:
+            return f"I8 with values from {lowest} to {highest}, not -1, 0, 1"
+        digits = digits_that_occur(lowest < 0, zero, highest > 0)
         shape = (tensor.shape[0], tensor.shape[1])
         return TernaryTensor(tensor, self, shape, digits, None, "none")
 

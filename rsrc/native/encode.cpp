@@ -1,6 +1,7 @@
 #include "encode.h"
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 namespace rsr {
@@ -26,56 +27,81 @@ unsigned padding_rank(const Alphabet& alphabet) {
   return value;
 }
 
-// The word of row r in word column g, where all nine (fifteen) columns exist.
-inline unsigned whole_word(const Digits& a, const Alphabet& alphabet, size_t r, size_t g,
-                           unsigned& bad) {
-  return rank<true>(a, alphabet, r, 3 * g, bad) | rank<true>(a, alphabet, r, 3 * g + 1, bad) << 5 |
-         rank<true>(a, alphabet, r, 3 * g + 2, bad) << 10;
+// The word of 3 K digits of base B that are neighbours, read eight at a time. One multiplication by
+// the bytes 1, B, B^2, ... leaves a rank in the byte of its last digit: sums stay below 32, so
+// nothing carries. Three times as fast as digit by digit.
+template <unsigned B, unsigned K>
+inline unsigned word_of_neighbours(const uint8_t* digits, uint64_t& bad) {
+  uint64_t weights = 0;
+  for (unsigned d = 0, weight = 1; d < K; d++, weight *= B) weights |= uint64_t(weight) << (8 * d);
+  unsigned word = 0;
+  for (unsigned n = 0; n < kRanksPerWord; n++) {
+    const unsigned first = std::min(n * K, 3 * K - 8);
+    uint64_t eight;
+    std::memcpy(&eight, digits + first, sizeof eight);        // little-endian, as the file is
+    bad |= (eight + (128 - B) * 0x0101010101010101) | eight;  // bit 7 of a byte: not below B
+    word |= unsigned(eight * weights >> (8 * (n * K + K - 1 - first)) & 31) << (5 * n);
+  }
+  return word;
 }
 
-}  // namespace
-
-bool pack_w16(const Digits& a, const Alphabet& given, uint16_t* out) {
+// whole_word(r, g): the word of row r in word column g, where all its columns exist.
+template <class WholeWord>
+bool pack(const Digits& a, const Alphabet& alphabet, uint16_t* out, const WholeWord& whole_word) {
   const size_t padded = (a.rows + kLanes - 1) / kLanes * kLanes;
-  const size_t words = (blocks(a, given.k) + kRanksPerWord - 1) / kRanksPerWord;
-  const size_t whole = a.columns / (kRanksPerWord * given.k);
-  const unsigned pad = padding_rank(given);
+  const size_t words = (blocks(a, alphabet.k) + kRanksPerWord - 1) / kRanksPerWord;
+  const size_t whole = a.columns / (kRanksPerWord * alphabet.k);
+  const unsigned pad = padding_rank(alphabet);
   unsigned bad = 0;
-  // Constants the compiler can unroll for in the usual case, ternary k = 3.
-  const bool usual = given.base == 3 && given.k == 3 && a.column_stride == 1;
   for (size_t first = 0; first < padded; first += kStripRows) {
     const size_t height = std::min(kStripRows, padded - first);
     // Tiles of 32 rows: what is written for a word column is one cache line.
     for (size_t r0 = 0; r0 < height; r0 += kLanes) {
       uint16_t* tile = out + first * words + r0;
       const size_t real = std::min(kLanes, a.rows - std::min(a.rows, first + r0));
-      for (size_t g = 0; g < words; g++) {
-        for (size_t i = 0; i < kLanes; i++) {
+      for (size_t g = 0; g < words; g++, tile += height) {
+        for (size_t i = 0; i < real; i++) {
           const size_t r = first + r0 + i;
-          unsigned word;
-          if (i >= real) {
-            word = pad | pad << 5 | pad << 10;
-          } else if (g >= whole) {
-            word = 0;
+          unsigned word = 0;
+          if (g < whole)
+            word = whole_word(r, g);
+          else
             for (size_t n = 0; n < kRanksPerWord; n++)
-              word |= rank<false>(a, given, r, 3 * g + n, bad) << (5 * n);
-          } else if (usual) {
-            const uint8_t* d = a.data + ptrdiff_t(r) * a.row_stride + 9 * g;
-            unsigned value[3];
-            for (int n = 0; n < 3; n++) {
-              value[n] = 9u * d[3 * n] + 3u * d[3 * n + 1] + d[3 * n + 2];
-              bad |= (d[3 * n] > 2) | (d[3 * n + 1] > 2) | (d[3 * n + 2] > 2);
-            }
-            word = value[0] | value[1] << 5 | value[2] << 10;
-          } else {
-            word = whole_word(a, given, r, g, bad);
-          }
-          tile[g * height + i] = static_cast<uint16_t>(word);
+              word |= rank<false>(a, alphabet, r, 3 * g + n, bad) << (5 * n);
+          tile[i] = static_cast<uint16_t>(word);
         }
+        std::fill(tile + real, tile + kLanes, static_cast<uint16_t>(pad | pad << 5 | pad << 10));
       }
     }
   }
   return bad == 0;
+}
+
+template <unsigned B, unsigned K>
+bool pack_neighbours(const Digits& a, const Alphabet& alphabet, uint16_t* out) {
+  uint64_t bad = 0;
+  const bool good = pack(a, alphabet, out, [&](size_t r, size_t g) {
+    return word_of_neighbours<B, K>(a.data + ptrdiff_t(r) * a.row_stride + 3 * K * g, bad);
+  });
+  return good && (bad & 0x8080808080808080) == 0;
+}
+
+}  // namespace
+
+bool pack_w16(const Digits& a, const Alphabet& alphabet, uint16_t* out) {
+  // The largest k of either base, which is what the cost model chooses.
+  if (a.column_stride == 1 && alphabet.base == 3 && alphabet.k == 3)
+    return pack_neighbours<3, 3>(a, alphabet, out);
+  if (a.column_stride == 1 && alphabet.base == 2 && alphabet.k == 5)
+    return pack_neighbours<2, 5>(a, alphabet, out);
+  unsigned bad = 0;
+  const bool good = pack(a, alphabet, out, [&](size_t r, size_t g) {
+    unsigned word = 0;
+    for (size_t n = 0; n < kRanksPerWord; n++)
+      word |= rank<true>(a, alphabet, r, 3 * g + n, bad) << (5 * n);
+    return word;
+  });
+  return good && bad == 0;
 }
 
 template <class Index>

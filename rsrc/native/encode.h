@@ -34,6 +34,10 @@ inline size_t blocks(const Digits& a, int k) { return (a.columns + k - 1) / k; }
 // False if a digit is not below base; out is then of no use.
 bool pack_w16(const Digits& a, const Alphabet& alphabet, uint16_t* out);
 
+// Packing n4s1, for base 3, k = 3 and padding digit 1. out: 5 bytes per row, padded to 32, and
+// eight column blocks. False if a digit is above 2; out is then of no use.
+bool pack_n4s1(const Digits& a, uint8_t* out);
+
 // Permutation (blocks, rows) and segment list (blocks, patterns + 1) of every column block.
 // False if a digit is not below base.
 template <class Index>

@@ -1,10 +1,13 @@
 // The Python module rsrc._native: checks shapes, releases the GIL, calls the encoders.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/tuple.h>
 
 #include <stdexcept>
+#include <tuple>
 
 #include "encode.h"
+#include "floats.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -50,6 +53,14 @@ void pack_w16(const DigitArray& digits, int base, int k, int pad, const Output<u
   without_gil([&] { return rsr::pack_w16(a, letters, to); });
 }
 
+void pack_n4s1(const DigitArray& digits, const Output<uint8_t, 1>& out) {
+  const rsr::Digits a = view(digits);
+  const size_t units = (rsr::blocks(a, 3) + 7) / 8, padded = (a.rows + 31) / 32 * 32;
+  require(out.shape(0) == 5 * units * padded, "out does not have the size of the packing");
+  uint8_t* to = out.data();
+  without_gil([&] { return rsr::pack_n4s1(a, to); });
+}
+
 template <class Index>
 void sort_blocks(const DigitArray& digits, int base, int k, int pad,
                  const Output<Index, 2>& permutation, const Output<Index, 2>& segments) {
@@ -65,12 +76,97 @@ void sort_blocks(const DigitArray& digits, int base, int k, int pad,
   without_gil([&] { return rsr::sort_blocks(a, letters, sigma, L); });
 }
 
+template <class T>
+using Entries = nb::ndarray<const T, nb::ndim<2>, nb::device::cpu>;
+template <class T>
+using Flat = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+template <class T>
+rsr::Rows<T> rows(const Entries<T>& a) {
+  require(a.stride(1) == 1 || a.shape(1) <= 1 || a.shape(0) == 0, "rows must be contiguous");
+  return {a.data(), a.shape(0), a.shape(1), a.stride(0)};
+}
+
+template <class T>
+void require_shape(const Entries<T>& a, const Output<uint8_t, 2>& out) {
+  require(out.shape(0) == a.shape(0) && out.shape(1) == a.shape(1), "out must have their shape");
+}
+
+// several, negative, zero, positive, negative_zero
+using Scanned = std::tuple<size_t, bool, bool, bool, bool>;
+
+template <class Bits>
+Scanned scan(const Entries<Bits>& bits, const Output<Bits, 1>& largest) {
+  const rsr::Rows<Bits> a = rows(bits);
+  require(largest.shape(0) == a.rows, "largest must have an entry for each row");
+  Bits* to = largest.data();
+  rsr::Found found;
+  {
+    nb::gil_scoped_release release;
+    found = rsr::scan(a, to);
+  }
+  return {found.several, found.negative, found.zero, found.positive, found.negative_zero};
+}
+
+template <class Bits>
+void sign_digits(const Entries<Bits>& bits, int base, int lowest, const Output<uint8_t, 2>& out) {
+  const rsr::Rows<Bits> a = rows(bits);
+  require_shape(bits, out);
+  uint8_t* to = out.data();
+  nb::gil_scoped_release release;
+  rsr::sign_digits(a, base, lowest, to);
+}
+
+template <class Bits>
+size_t negative_zeros(const Flat<Bits>& bits, const Output<uint8_t, 1>& out) {
+  require(out.shape(0) == bits.shape(0) / 8 + 8, "out must have count / 8 + 8 bytes");
+  const Bits* from = bits.data();
+  uint8_t* to = out.data();
+  nb::gil_scoped_release release;
+  return rsr::negative_zeros(from, bits.shape(0), to);
+}
+
+template <class T>
+double sum_of_magnitudes(const Flat<T>& values) {
+  const T* from = values.data();
+  nb::gil_scoped_release release;
+  return rsr::sum_of_magnitudes(from, values.shape(0));
+}
+
+template <class T>
+void rounded_digits(const Entries<T>& values, float s, const Output<uint8_t, 2>& out) {
+  const rsr::Rows<T> a = rows(values);
+  require_shape(values, out);
+  uint8_t* to = out.data();
+  nb::gil_scoped_release release;
+  rsr::rounded_digits(a, s, to);
+}
+
+template <class Bits>
+void define_bits(nb::module_& m) {
+  m.def("scan", &scan<Bits>, "bits"_a.noconvert(), "largest"_a.noconvert());
+  m.def("sign_digits", &sign_digits<Bits>, "bits"_a.noconvert(), "base"_a, "lowest"_a,
+        "out"_a.noconvert());
+  m.def("negative_zeros", &negative_zeros<Bits>, "bits"_a.noconvert(), "out"_a.noconvert());
+}
+
+template <class T>
+void define_values(nb::module_& m) {
+  m.def("sum_of_magnitudes", &sum_of_magnitudes<T>, "values"_a.noconvert());
+  m.def("rounded_digits", &rounded_digits<T>, "values"_a.noconvert(), "s"_a, "out"_a.noconvert());
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
   m.def("pack_w16", &pack_w16, "digits"_a, "base"_a, "k"_a, "pad"_a, "out"_a.noconvert());
+  m.def("pack_n4s1", &pack_n4s1, "digits"_a, "out"_a.noconvert());
   m.def("sort_blocks", &sort_blocks<uint16_t>, "digits"_a, "base"_a, "k"_a, "pad"_a,
         "permutation"_a.noconvert(), "segments"_a.noconvert());
   m.def("sort_blocks", &sort_blocks<uint32_t>, "digits"_a, "base"_a, "k"_a, "pad"_a,
         "permutation"_a.noconvert(), "segments"_a.noconvert());
+  define_bits<uint16_t>(m);
+  define_bits<uint32_t>(m);
+  define_values<uint16_t>(m);  // BF16
+  define_values<float>(m);
 }

@@ -9,6 +9,10 @@
 #else
 #include <cpuid.h>
 #endif
+#if defined(RSR_AMX)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #endif
 
 namespace rsr {
@@ -46,7 +50,8 @@ uint64_t saved_states() {
 
 bool has_avx2() {
   constexpr uint64_t kYmm = 0x06;
-  return (saved_states() & kYmm) == kYmm && (cpuid(1).ecx >> 12 & 1) /* FMA */ &&
+  constexpr uint32_t kFeatures = 1u << 12 | 1u << 29;  // FMA, F16C
+  return (saved_states() & kYmm) == kYmm && (cpuid(1).ecx & kFeatures) == kFeatures &&
          (cpuid(7).ebx >> 5 & 1);
 }
 
@@ -55,22 +60,43 @@ bool has_avx512() {
   constexpr uint32_t kFeatures = 1u << 16 | 1u << 30 | 1u << 31;  // F, BW, VL
   return has_avx2() && (saved_states() & kZmm) == kZmm && (cpuid(7).ebx & kFeatures) == kFeatures;
 }
+
+bool has_avx512vnni() {
+  constexpr uint32_t kFeatures = 1u << 1 | 1u << 11;  // VBMI, VNNI
+  return has_avx512() && (cpuid(7).ecx & kFeatures) == kFeatures;
+}
+
+#if defined(RSR_AMX)
+// Linux saves tiles only for a process that has asked (arch/x86/xstate.rst), once for all threads.
+bool has_amx() {
+  constexpr uint64_t kTiles = 3u << 17;
+  constexpr uint32_t kFeatures = 1u << 24 | 1u << 25;  // AMX-TILE, AMX-INT8
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  return has_avx512vnni() && (saved_states() & kTiles) == kTiles &&
+         (cpuid(7).edx & kFeatures) == kFeatures &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
 #endif
 
 bool always() { return true; }
 
 struct Isa {
   const char* name;
-  void (*fill)(KernelTable&);
   bool (*supported)();
+  void (*fill[3])(KernelTable&);  // null: as the set before it
 };
 
 // The only list of instruction sets, plainest first: each overrides entries of those before it.
 constexpr Isa kIsas[] = {
-    {"scalar", fill_scalar, always},
+    {"scalar", always, {fill_scalar, fill_n4s1_scalar, fill_permuted_scalar}},
 #if defined(RSR_X86)
-    {"avx2", fill_avx2, has_avx2},
-    {"avx512", fill_avx512, has_avx512},
+    {"avx2", has_avx2, {fill_avx2, fill_n4s1_avx2, fill_permuted_avx2}},
+    {"avx512", has_avx512, {fill_avx512, fill_n4s1_avx512}},
+    {"avx512vnni", has_avx512vnni, {fill_avx512vnni}},
+#if defined(RSR_AMX)
+    {"amx", has_amx, {fill_amx}},
+#endif
 #endif
 };
 constexpr int kIsaCount = sizeof(kIsas) / sizeof(kIsas[0]);
@@ -82,7 +108,8 @@ struct Tables {
   Tables() {
     while (supported < kIsaCount && kIsas[supported].supported()) {
       if (supported > 0) table[supported] = table[supported - 1];
-      kIsas[supported].fill(table[supported]);
+      for (auto fill : kIsas[supported].fill)
+        if (fill) fill(table[supported]);
       table[supported].isa = kIsas[supported].name;
       supported++;
     }

@@ -23,9 +23,18 @@ struct RankedRows {
   size_t first, last;    // the rows wanted, counted from there
   size_t end;            // rows of the index, counted from there: tells the last strip's height
   size_t columns;        // word columns or units
-  // w16, int8: a table entry is at most 128 k; an int16 sum takes those of this many columns:
-  // 3 * flush * 128 * k <= 32767. Then it is widened.
+  // int8: a block's sum is at most 128 k; an int16 takes those of this many columns, then it is
+  // widened: blocks of a column * flush * 128 * k <= 32767.
   size_t flush;
+};
+
+// The scales of a w16 index whose groups of columns have their own.
+struct GroupScales {
+  const void* data;  // the first group's scale of the first row wanted; rows follow one another
+  size_t stride;     // entries from one group to the next
+  bool is_half;      // float16; otherwise float32
+  size_t blocks;     // column blocks of a group; the last may have fewer
+  size_t total;      // column blocks of the index
 };
 
 // One vector: first the sums of every column block under all patterns (grow, RSR++ step 1), then
@@ -40,6 +49,9 @@ struct VectorKernels {
   void (*grow)(const X* x, const Pattern* patterns, int k, size_t blocks, void* tables);
   // y[r - first] for the rows of one strip: rows.last <= its height.
   void (*lookup)(const RankedRows& rows, const void* tables, Y* y);
+  // The same with scales of groups: y[r] = sum over groups of scale * what their blocks give.
+  void (*lookup_grouped)(const RankedRows& rows, const GroupScales& scales, const void* tables,
+                         float* y);
 };
 
 // Several vectors at once; columns > 0.
@@ -60,7 +72,7 @@ struct BatchKernels {
                    size_t count, void* own, Y* y, size_t stride);
 };
 
-constexpr int kBatchKernels = 3;  // for few, more and many vectors; `least` rises
+constexpr int kBatchKernels = 3;  // for few and for more vectors: the last that takes them
 
 template <class X, class Pattern, class Y>
 struct RankedKernels {
@@ -68,30 +80,39 @@ struct RankedKernels {
   BatchKernels<X, Pattern, Y> batch[kBatchKernels];
 };
 
-// Steps that involve the permutation, for its two index types (u16, u32).
+constexpr size_t kBatch = 16;  // permuted vectors multiplied at once: a cache line of int32 per row
+constexpr size_t kLanes = 4;   // of the running sums over a permutation
+
+// Steps that involve the permutation, for its two index types (u16, u32), in int32 modulo 2^32:
+// the caller sees to it that what is asked for fits (permuted.cpp).
+// sigma: rows entries below rows; L: patterns + 1 entries rising from 0 to rows.
 template <class Index>
 struct PermutedKernels {
   // Reduce, step 1 (paper, Algorithm 2): u[s] = sum of v[sigma[i]], i in [L[s], L[s+1]).
-  // sigma: rows entries below rows; L: patterns + 1 entries rising from 0 to rows.
-  // int8: |u| <= 128 rows < 2^31, as rows < 2^24.
-  void (*segment_sums_i8)(const int8_t* v, const Index* sigma, const Index* L, size_t patterns,
-                          int32_t* u);
-  void (*segment_sums_f32)(const float* v, const Index* sigma, const Index* L, size_t patterns,
-                           float* u);
+  // scratch: kLanes + rows entries, the first kLanes of them zero.
+  void (*segment_sums)(const int32_t* v, const Index* sigma, const Index* L, size_t patterns,
+                       int32_t* scratch, int32_t* u);
+  // The same for kBatch vectors side by side: v (rows, kBatch), u (patterns, kBatch).
+  void (*segment_sums_batch)(const int32_t* v, const Index* sigma, const Index* L, size_t patterns,
+                             int32_t* u);
   // Expand, step 2: y[sigma[i]] += t[s], i in [L[s], L[s+1]).
-  void (*segment_adds_i32)(const int32_t* t, const Index* sigma, const Index* L, size_t patterns,
-                           int32_t* y);
-  void (*segment_adds_f32)(const float* t, const Index* sigma, const Index* L, size_t patterns,
-                           float* y);
+  // scratch: rows + 1 entries, all but the last zero before and after.
+  void (*segment_adds)(const int32_t* t, const Index* sigma, const Index* L, size_t patterns,
+                       int32_t* scratch, int32_t* y);
 };
-
 struct KernelTable {
   const char* isa;
 
   // Encoding ranked, by packing and type of x. int8: exact.
   RankedKernels<int8_t, int16_t, int32_t> w16_i8;
   RankedKernels<float, float, float> w16_f32;  // y is unscaled
+  RankedKernels<int8_t, int16_t, int32_t> n4s1_i8;
+  RankedKernels<float, float, float> n4s1_f32;
 
+  // RSR's products with Bin_k (k, patterns) of a permuted index: y = bin u, t = x bin.
+  void (*multiply_bin)(const int32_t* bin, int k, size_t patterns, const int32_t* u, int32_t* y);
+  void (*multiply_bin_transposed)(const int32_t* bin, int k, size_t patterns, const int32_t* x,
+                                  int32_t* t);
   PermutedKernels<uint16_t> permuted16;
   PermutedKernels<uint32_t> permuted32;
 
@@ -100,7 +121,14 @@ struct KernelTable {
 };
 
 void fill_scalar(KernelTable& table);
+void fill_n4s1_scalar(KernelTable& table);
 void fill_avx2(KernelTable& table);
+void fill_n4s1_avx2(KernelTable& table);
 void fill_avx512(KernelTable& table);
+void fill_n4s1_avx512(KernelTable& table);
+void fill_avx512vnni(KernelTable& table);
+void fill_amx(KernelTable& table);
+void fill_permuted_scalar(KernelTable& table);
+void fill_permuted_avx2(KernelTable& table);
 
 }  // namespace rsr

@@ -162,6 +162,93 @@ void lookup_f32(const RankedRows& rows, const void* tables, float* y) {
   }
 }
 
+// Scales of groups of columns: a group's sums are made in the rows' order, then scaled and added.
+
+inline __m256 eight_scales(const char* scales, bool is_half) {
+  if (!is_half) return _mm256_loadu_ps(reinterpret_cast<const float*>(scales));
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales)));
+}
+
+// Adds what blocks [b, stop) give 32 rows. Bound: at most 3 * flush blocks, each at most 128 k.
+inline void add_blocks_i8(const uint16_t* words, size_t height, size_t b, size_t stop,
+                          const char* tables, int32_t* y) {
+  const __m256i five = _mm256_set1_epi16(31);
+  __m256i sums[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+  for (; b < stop; b++) {
+    const uint16_t* w = words + b / 3 * height;
+    const __m128i shift = _mm_cvtsi32_si128(static_cast<int>(5 * (b % 3)));
+    add_entries(_mm256_and_si256(_mm256_srl_epi16(load(w), shift), five),
+                _mm256_and_si256(_mm256_srl_epi16(load(w + 16), shift), five),
+                tables + b * kTableBytesI8, sums);
+  }
+  for (int h = 0; h < 2; h++) {
+    int32_t* out = y + 16 * h;
+    const __m256i low = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sums[h]));
+    const __m256i high = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sums[h], 1));
+    store(out, _mm256_add_epi32(load(out), low));
+    store(out + 8, _mm256_add_epi32(load(out + 8), high));
+  }
+}
+
+void lookup_grouped_i8(const RankedRows& rows, const GroupScales& scales, const void* tables,
+                       float* y) {
+  const size_t height = rows.end < kStripRows ? rows.end : kStripRows;
+  const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
+  const size_t count = rows.last - rows.first, entry = scales.is_half ? 2 : 4;
+  const char* scale = static_cast<const char*>(scales.data);
+  for (size_t r = 0; r < count; r++) y[r] = 0;
+  for (size_t begin = 0; begin < scales.total; begin += scales.blocks) {
+    const size_t end = scales.total - begin < scales.blocks ? scales.total : begin + scales.blocks;
+    for (size_t r = 0; r < count; r += 32) {
+      prefetch(words + end / 3 * height + r);
+      int32_t sums[32] = {};
+      for (size_t b = begin; b < end; b += 3 * rows.flush) {
+        const size_t stop = end - b < 3 * rows.flush ? end : b + 3 * rows.flush;
+        add_blocks_i8(words + r, height, b, stop, static_cast<const char*>(tables), sums);
+      }
+      for (size_t i = 0; i < 32; i += 8) {
+        const __m256 s = eight_scales(scale + (r + i) * entry, scales.is_half);
+        _mm256_storeu_ps(y + r + i, _mm256_fmadd_ps(_mm256_cvtepi32_ps(load(sums + i)), s,
+                                                    _mm256_loadu_ps(y + r + i)));
+      }
+    }
+    scale += scales.stride * entry;
+  }
+}
+
+void lookup_grouped_f32(const RankedRows& rows, const GroupScales& scales, const void* tables,
+                        float* y) {
+  const size_t height = rows.end < kStripRows ? rows.end : kStripRows;
+  const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
+  const size_t count = rows.last - rows.first, entry_bytes = scales.is_half ? 2 : 4;
+  const char* scale = static_cast<const char*>(scales.data);
+  for (size_t r = 0; r < count; r++) y[r] = 0;
+  for (size_t begin = 0; begin < scales.total; begin += scales.blocks) {
+    const size_t end = scales.total - begin < scales.blocks ? scales.total : begin + scales.blocks;
+    for (size_t r = 0; r < count; r += 16) {
+      const float* t = static_cast<const float*>(tables) + begin * kPatterns;
+      __m256 even = _mm256_setzero_ps(), odd = even;
+      for (size_t b = begin; b < end; b++, t += kPatterns) {
+        const __m256i w = _mm256_srl_epi32(load(words + b / 3 * height + r),
+                                           _mm_cvtsi32_si128(static_cast<int>(5 * (b % 3))));
+        const __m256 table[4] = {_mm256_loadu_ps(t), _mm256_loadu_ps(t + 8),
+                                 _mm256_loadu_ps(t + 16), _mm256_loadu_ps(t + 24)};
+        even = _mm256_add_ps(even, entry(w, table));
+        odd = _mm256_add_ps(odd, entry(_mm256_srli_epi32(w, 16), table));
+      }
+      const __m256 low = _mm256_unpacklo_ps(even, odd), high = _mm256_unpackhi_ps(even, odd);
+      const __m256 sums[2] = {_mm256_permute2f128_ps(low, high, 0x20),
+                              _mm256_permute2f128_ps(low, high, 0x31)};
+      for (int h = 0; h < 2; h++) {
+        float* out = y + r + 8 * h;
+        const __m256 s = eight_scales(scale + (r + 8 * h) * entry_bytes, scales.is_half);
+        _mm256_storeu_ps(out, _mm256_fmadd_ps(sums[h], s, _mm256_loadu_ps(out)));
+      }
+    }
+    scale += scales.stride * entry_bytes;
+  }
+}
+
 uint64_t plain_read(const void* data, size_t bytes) {
   const char* p = static_cast<const char*>(data);
   __m256i s[4];
@@ -179,8 +266,8 @@ uint64_t plain_read(const void* data, size_t bytes) {
 }  // namespace
 
 void fill_avx2(KernelTable& table) {
-  table.w16_i8.vector = {kTableBytesI8, 0, grow_i8, lookup_i8_any};
-  table.w16_f32.vector = {kTableBytesF32, 0, grow_f32, lookup_f32};
+  table.w16_i8.vector = {kTableBytesI8, 0, grow_i8, lookup_i8_any, lookup_grouped_i8};
+  table.w16_f32.vector = {kTableBytesF32, 0, grow_f32, lookup_f32, lookup_grouped_f32};
   table.plain_read = plain_read;
 }
 

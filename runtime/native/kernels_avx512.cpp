@@ -236,6 +236,13 @@ void grow_f32_any(const float* x, const float* patterns, int k, size_t blocks, v
   k == 3 ? grow_f32<3>(x, patterns, k, blocks, t) : grow_f32<0>(x, patterns, k, blocks, t);
 }
 
+inline void store_even_and_odd(float* y, __m512 even, __m512 odd) {
+  const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+  _mm512_storeu_ps(y, _mm512_permutex2var_ps(even, first, odd));
+  _mm512_storeu_ps(y + 16, _mm512_permutex2var_ps(even, second, odd));
+}
+
 // A 32-bit lane holds the words of rows 2i (low half) and 2i + 1 (high half): the even rows look
 // up with the word as it lies, the odd rows with the word shifted down.
 template <int R>
@@ -264,13 +271,7 @@ void lookup_f32(const uint16_t* words, size_t height, size_t columns, const void
       }
     }
   }
-  const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-  const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
-  for (int r = 0; r < R; r++) {
-    _mm512_storeu_ps(y + 32 * r, _mm512_permutex2var_ps(even_f32x16[r], first, odd_f32x16[r]));
-    _mm512_storeu_ps(y + 32 * r + 16,
-                     _mm512_permutex2var_ps(even_f32x16[r], second, odd_f32x16[r]));
-  }
+  for (int r = 0; r < R; r++) store_even_and_odd(y + 32 * r, even_f32x16[r], odd_f32x16[r]);
 }
 
 void lookup_i8_any(const RankedRows& rows, const void* tables, int32_t* y) {
@@ -303,6 +304,148 @@ void lookup_f32_any(const RankedRows& rows, const void* tables, float* y) {
   }
 }
 
+// Scales of groups of columns. A group's sums stay in registers until they are scaled and added to
+// the rows' own; a group may begin and end inside a word, whose other ranks are then left alone.
+
+// The scales of 32 rows, two by two: those of the even rows and those of the odd.
+inline void even_and_odd(const void* scales, bool is_half, __m512& even, __m512& odd) {
+  if (is_half) {
+    const __m512i pairs = load(scales);
+    even = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs));
+    odd = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(pairs, 16)));
+    return;
+  }
+  const float* s = static_cast<const float*>(scales);
+  const __m512 low = _mm512_loadu_ps(s), high = _mm512_loadu_ps(s + 16);
+  const __m512i evens =
+      _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  even = _mm512_permutex2var_ps(low, evens, high);
+  odd = _mm512_permutex2var_ps(low, _mm512_add_epi32(evens, _mm512_set1_epi32(1)), high);
+}
+
+// int16 sums of the rows' words; widened to int32 as even and odd rows.
+template <int R>
+struct GroupSumsI8 {
+  __m512i even_i32x16[R], odd_i32x16[R], sum_i16x32[R];
+
+  static constexpr size_t kTableBytes = kTableBytesI8;
+  void clear() {
+    for (int r = 0; r < R; r++)
+      even_i32x16[r] = odd_i32x16[r] = sum_i16x32[r] = _mm512_setzero_si512();
+  }
+  void add_rank(const uint16_t* words, const char* t, __m128i shift) {
+    const __m512i t0 = load(t);
+    for (int r = 0; r < R; r++)
+      sum_i16x32[r] = _mm512_add_epi16(
+          sum_i16x32[r],
+          _mm512_permutexvar_epi16(_mm512_srl_epi16(load(words + 32 * r), shift), t0));
+  }
+  void add_word(const uint16_t* words, const char* t) {
+    const __m512i by5 = _mm512_set1_epi16(1 << 11), by10 = _mm512_set1_epi16(1 << 6);
+    for (int r = 0; r < R; r++) {
+      prefetch(words + 32 * r);
+      const __m512i w = load_once(words + 32 * r);
+      const __m512i v0 = entries(t, w);
+      const __m512i v1 = entries(t + 64, _mm512_mulhi_epu16(w, by5));
+      const __m512i v2 = entries(t + 128, _mm512_mulhi_epu16(w, by10));
+      sum_i16x32[r] =
+          _mm512_add_epi16(sum_i16x32[r], _mm512_add_epi16(_mm512_add_epi16(v0, v1), v2));
+    }
+  }
+  void widen() {
+    for (int r = 0; r < R; r++) {
+      const __m512i s = sum_i16x32[r];
+      even_i32x16[r] =
+          _mm512_add_epi32(even_i32x16[r], _mm512_srai_epi32(_mm512_slli_epi32(s, 16), 16));
+      odd_i32x16[r] = _mm512_add_epi32(odd_i32x16[r], _mm512_srai_epi32(s, 16));
+      sum_i16x32[r] = _mm512_setzero_si512();
+    }
+  }
+  __m512 even(int r) const { return _mm512_cvtepi32_ps(even_i32x16[r]); }
+  __m512 odd(int r) const { return _mm512_cvtepi32_ps(odd_i32x16[r]); }
+};
+
+template <int R>
+struct GroupSumsF32 {
+  __m512 even_f32x16[R], odd_f32x16[R];
+
+  static constexpr size_t kTableBytes = kTableBytesF32;
+  void clear() {
+    for (int r = 0; r < R; r++) even_f32x16[r] = odd_f32x16[r] = _mm512_setzero_ps();
+  }
+  void add_rank(const uint16_t* words, const char* t, __m128i shift) {
+    const __m512 low = _mm512_loadu_ps(reinterpret_cast<const float*>(t));
+    const __m512 high = _mm512_loadu_ps(reinterpret_cast<const float*>(t) + 16);
+    for (int r = 0; r < R; r++) {
+      const __m512i even = _mm512_srl_epi16(load(words + 32 * r), shift);
+      const __m512i odd = _mm512_srli_epi32(even, 16);
+      even_f32x16[r] = _mm512_add_ps(even_f32x16[r], _mm512_permutex2var_ps(low, even, high));
+      odd_f32x16[r] = _mm512_add_ps(odd_f32x16[r], _mm512_permutex2var_ps(low, odd, high));
+    }
+  }
+  void add_word(const uint16_t* words, const char* t) {
+    for (int r = 0; r < R; r++) prefetch(words + 32 * r);
+    for (int i = 0; i < 3; i++) add_rank(words, t + i * kTableBytes, _mm_cvtsi32_si128(5 * i));
+  }
+  void widen() {}
+  __m512 even(int r) const { return even_f32x16[r]; }
+  __m512 odd(int r) const { return odd_f32x16[r]; }
+};
+
+// Bound (int8): at most 3 * flush blocks between two calls of widen().
+template <int R, class Sums>
+void lookup_grouped(const uint16_t* words, size_t height, size_t flush, const GroupScales& scales,
+                    const char* t, float* y) {
+  __m512 even_f32x16[R], odd_f32x16[R];
+  for (int r = 0; r < R; r++) even_f32x16[r] = odd_f32x16[r] = _mm512_setzero_ps();
+  const size_t entry = scales.is_half ? 2 : 4;
+  const char* scale = static_cast<const char*>(scales.data);
+  for (size_t b = 0; b < scales.total; scale += scales.stride * entry) {
+    const size_t end = b + scales.blocks < scales.total ? b + scales.blocks : scales.total;
+    for (int r = 0; r < R; r++)
+      _mm_prefetch(scale + 8 * scales.stride * entry + 64 * r, _MM_HINT_T0);
+    Sums sums;
+    sums.clear();
+    while (b < end) {
+      const size_t stop = end - b < 3 * flush ? end : b + 3 * flush;
+      for (; b < stop && b % 3; b++)
+        sums.add_rank(words + b / 3 * height, t + b * Sums::kTableBytes,
+                      _mm_cvtsi32_si128(5 * (b % 3)));
+      for (; b + 3 <= stop; b += 3)
+        sums.add_word(words + b / 3 * height, t + b * Sums::kTableBytes);
+      for (; b < stop; b++)
+        sums.add_rank(words + b / 3 * height, t + b * Sums::kTableBytes,
+                      _mm_cvtsi32_si128(5 * (b % 3)));
+      sums.widen();
+    }
+    for (int r = 0; r < R; r++) {
+      __m512 even, odd;
+      even_and_odd(scale + 32 * r * entry, scales.is_half, even, odd);
+      even_f32x16[r] = _mm512_fmadd_ps(sums.even(r), even, even_f32x16[r]);
+      odd_f32x16[r] = _mm512_fmadd_ps(sums.odd(r), odd, odd_f32x16[r]);
+    }
+  }
+  for (int r = 0; r < R; r++) store_even_and_odd(y + 32 * r, even_f32x16[r], odd_f32x16[r]);
+}
+
+template <template <int> class Sums>
+void lookup_grouped_any(const RankedRows& rows, const GroupScales& scales, const void* tables,
+                        float* y) {
+  const size_t height = rows.end < kStripRows ? rows.end : kStripRows;
+  const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
+  const char* t = static_cast<const char*>(tables);
+  switch ((rows.last - rows.first) / 32) {
+    case 1:
+      return lookup_grouped<1, Sums<1>>(words, height, rows.flush, scales, t, y);
+    case 2:
+      return lookup_grouped<2, Sums<2>>(words, height, rows.flush, scales, t, y);
+    case 3:
+      return lookup_grouped<3, Sums<3>>(words, height, rows.flush, scales, t, y);
+    default:
+      return lookup_grouped<4, Sums<4>>(words, height, rows.flush, scales, t, y);
+  }
+}
+
 uint64_t plain_read(const void* data, size_t bytes) {
   const char* p = static_cast<const char*>(data);
   __m512i s[4];
@@ -319,9 +462,11 @@ uint64_t plain_read(const void* data, size_t bytes) {
 }  // namespace
 
 void fill_avx512(KernelTable& table) {
-  table.w16_i8.vector = {kTableBytesI8, 0, grow_i8_any, lookup_i8_any};
+  table.w16_i8.vector = {kTableBytesI8, 0, grow_i8_any, lookup_i8_any,
+                         lookup_grouped_any<GroupSumsI8>};
   table.w16_i8.batch[0] = {2, 32, batch_shared_bytes, no_bytes, prepare_i8_any, multiply_together};
-  table.w16_f32.vector = {kTableBytesF32, 0, grow_f32_any, lookup_f32_any};
+  table.w16_f32.vector = {kTableBytesF32, 0, grow_f32_any, lookup_f32_any,
+                          lookup_grouped_any<GroupSumsF32>};
   table.plain_read = plain_read;
 }
 

@@ -1,4 +1,7 @@
 // Plain C++: complete, the fallback everywhere, and what the other files must equal.
+#include <cmath>
+#include <limits>
+
 #include "kernels.h"
 
 namespace rsr {
@@ -31,25 +34,39 @@ void lookup_w16(const RankedRows& rows, const void* tables, Sum* y) {
   }
 }
 
-template <class X, class Sum, class Index>
-void segment_sums(const X* v, const Index* sigma, const Index* L, size_t patterns, Sum* u) {
-  for (size_t s = 0; s < patterns; s++) {
-    Sum sum = 0;
-    for (size_t i = L[s]; i < L[s + 1]; i++) sum += v[sigma[i]];
-    u[s] = sum;
+float from_half(uint16_t half) {
+  const int exponent = half >> 10 & 31, mantissa = half & 1023;
+  const float sign = half >> 15 ? -1.0f : 1.0f;
+  if (exponent == 31) return mantissa ? std::numeric_limits<float>::quiet_NaN() : sign * INFINITY;
+  return sign * (exponent ? std::ldexp(float(1024 + mantissa), exponent - 25)
+                          : std::ldexp(float(mantissa), -24));
+}
+
+// A group's sum is at most 128 k blocks < 2^31, as in_features < 2^24.
+template <class Entry, class Sum>
+void lookup_grouped_w16(const RankedRows& rows, const GroupScales& scales, const void* tables,
+                        float* y) {
+  constexpr size_t kMostRows = 128;
+  const size_t height = rows.end < kMostRows ? rows.end : kMostRows;
+  const size_t count = rows.last - rows.first;
+  const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
+  for (size_t r = 0; r < count; r++) y[r] = 0;
+  for (size_t b = 0, g = 0; b < scales.total; g++) {
+    const size_t stop = b + scales.blocks < scales.total ? b + scales.blocks : scales.total;
+    Sum sums[kMostRows] = {};
+    for (; b < stop; b++) {
+      const Entry* t = static_cast<const Entry*>(tables) + b * kPatterns;
+      for (size_t r = 0; r < count; r++)
+        sums[r] += t[words[b / 3 * height + r] >> 5 * (b % 3) & 31];
+    }
+    for (size_t r = 0; r < count; r++) {
+      const size_t i = g * scales.stride + r;
+      const float scale = scales.is_half ? from_half(static_cast<const uint16_t*>(scales.data)[i])
+                                         : static_cast<const float*>(scales.data)[i];
+      y[r] += static_cast<float>(sums[r]) * scale;
+    }
   }
 }
-
-template <class Sum, class Index>
-void segment_adds(const Sum* t, const Index* sigma, const Index* L, size_t patterns, Sum* y) {
-  for (size_t s = 0; s < patterns; s++)
-    for (size_t i = L[s]; i < L[s + 1]; i++) y[sigma[i]] += t[s];
-}
-
-template <class Index>
-constexpr PermutedKernels<Index> kPermuted = {
-    segment_sums<int8_t, int32_t, Index>, segment_sums<float, float, Index>,
-    segment_adds<int32_t, Index>, segment_adds<float, Index>};
 
 uint64_t plain_read(const void* data, size_t bytes) {
   const unsigned char* p = static_cast<const unsigned char*>(data);
@@ -62,10 +79,9 @@ uint64_t plain_read(const void* data, size_t bytes) {
 
 void fill_scalar(KernelTable& table) {
   table.w16_i8.vector = {2 * kPatterns, 0, grow<int8_t, int16_t, int16_t>,
-                         lookup_w16<int16_t, int32_t>};
-  table.w16_f32.vector = {4 * kPatterns, 0, grow<float, float, float>, lookup_w16<float, float>};
-  table.permuted16 = kPermuted<uint16_t>;
-  table.permuted32 = kPermuted<uint32_t>;
+                         lookup_w16<int16_t, int32_t>, lookup_grouped_w16<int16_t, int32_t>};
+  table.w16_f32.vector = {4 * kPatterns, 0, grow<float, float, float>, lookup_w16<float, float>,
+                          lookup_grouped_w16<float, float>};
   table.plain_read = plain_read;
 }
 

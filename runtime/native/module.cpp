@@ -2,11 +2,13 @@
 // rsr_runtime checks values (permutations, segment lists) before it hands arrays over.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <chrono>
 #include <exception>
+#include <optional>
 #include <stdexcept>
 #include <thread>
 
@@ -66,31 +68,67 @@ void check_scale(const Array<const float, 1>& scale, size_t scale_rows, size_t o
   require(scale_rows > 0 && scale.shape(0) * scale_rows >= out, "too few scales");
 }
 
+using Bytes = Array<const uint8_t, 2>;
+
 class Ranked {
  public:
+  // Words are packing w16, bytes packing n4s1, whose patterns are all of three ternary digits.
+  // group_scale: instead of `scale`, (groups, rows) float16 or float32 as bytes.
   Ranked(Array<const uint16_t, 1> words, size_t rows, size_t columns,
+         Array<const int16_t, 2> patterns, Array<const float, 1> scale, size_t scale_rows,
+         std::optional<Bytes> group_scale, size_t group_columns)
+      : words_(words), patterns_(patterns), scale_(scale), group_scale_(group_scale) {
+    set_index(rsr::Packing::w16, words.data(), rows, columns, scale_rows);
+    if (group_scale) set_groups(*group_scale, group_columns);
+    check_size(words.nbytes());
+  }
+
+  Ranked(Array<const uint8_t, 1> bytes, size_t rows, size_t columns,
          Array<const int16_t, 2> patterns, Array<const float, 1> scale, size_t scale_rows)
-      : words_(words), patterns_(patterns), scale_(scale) {
-    const int k = static_cast<int>(patterns.shape(0));
-    require(1 <= k && k <= 5 && patterns.shape(1) == 32, "patterns must be (k, 32), k from 1 to 5");
-    check_scale(scale, scale_rows, rows);
-    index_ = {rsr::Packing::w16,
-              reinterpret_cast<const uint8_t*>(words.data()),
-              rows,
-              columns,
-              k,
-              patterns.data(),
-              scale.data(),
-              scale_rows};
-    require(words.nbytes() == index_.bytes(), "words do not have the size of the index");
+      : bytes_(bytes), patterns_(patterns), scale_(scale) {
+    require(patterns.shape(0) == 3, "packing n4s1 needs k = 3");
+    set_index(rsr::Packing::n4s1, bytes.data(), rows, columns, scale_rows);
+    check_size(bytes.nbytes());
   }
 
   const rsr::RankedIndex& index() const { return index_; }
 
  private:
+  void set_index(rsr::Packing packing, const void* data, size_t rows, size_t columns,
+                 size_t scale_rows) {
+    const int k = static_cast<int>(patterns_.shape(0));
+    require(1 <= k && k <= 5 && patterns_.shape(1) == 32,
+            "patterns must be (k, 32), k from 1 to 5");
+    check_scale(scale_, scale_rows, rows);
+    index_ = {packing,
+              static_cast<const uint8_t*>(data),
+              rows,
+              columns,
+              k,
+              patterns_.data(),
+              scale_.data(),
+              scale_rows,
+              {}};
+  }
+
+  void set_groups(const Bytes& scale, size_t columns) {
+    require(0 < columns && columns < index_.columns, "a group must be a part of the columns");
+    const size_t groups = (index_.columns + columns - 1) / columns, rows = index_.rows;
+    const bool is_half = scale.shape(1) == 2 * rows;
+    require(scale.shape(0) == groups && (is_half || scale.shape(1) == 4 * rows),
+            "scales of groups must be the bytes of (groups, rows), float16 or float32");
+    index_.groups = {columns, scale.data(), is_half};
+  }
+
+  void check_size(size_t bytes) const {
+    require(bytes == index_.bytes(), "the array does not have the size of the index");
+  }
+
   Array<const uint16_t, 1> words_;  // these keep the memory alive
+  Array<const uint8_t, 1> bytes_;
   Array<const int16_t, 2> patterns_;
   Array<const float, 1> scale_;
+  std::optional<Bytes> group_scale_;
   rsr::RankedIndex index_;
 };
 
@@ -171,8 +209,12 @@ NB_MODULE(_native, m) {
 
   nb::class_<Ranked>(m, "Ranked")
       .def(nb::init<Array<const uint16_t, 1>, size_t, size_t, Array<const int16_t, 2>,
+                    Array<const float, 1>, size_t, std::optional<Bytes>, size_t>(),
+           "words"_a.noconvert(), "rows"_a, "columns"_a, "patterns"_a, "scale"_a, "scale_rows"_a,
+           "group_scale"_a = nb::none(), "group_columns"_a = 0)
+      .def(nb::init<Array<const uint8_t, 1>, size_t, size_t, Array<const int16_t, 2>,
                     Array<const float, 1>, size_t>(),
-           "words"_a, "rows"_a, "columns"_a, "patterns"_a, "scale"_a, "scale_rows"_a)
+           "bytes"_a.noconvert(), "rows"_a, "columns"_a, "patterns"_a, "scale"_a, "scale_rows"_a)
       .def(
           "shares_input",
           [](const Ranked& a, const Ranked& other) {

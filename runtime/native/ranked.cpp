@@ -20,7 +20,9 @@ struct PackingShape {
   size_t strip_rows, column_blocks, cell_bytes;  // a cell: one row in one column
 };
 
-PackingShape shape_of(Packing) { return {128, 3, 2}; }
+PackingShape shape_of(Packing packing) {
+  return packing == Packing::w16 ? PackingShape{128, 3, 2} : PackingShape{64, 8, 5};
+}
 
 // Memory that is not cleared, kept from product to product.
 class Buffer {
@@ -125,20 +127,22 @@ class Multiplication {
     return (a.padded_rows() + kUnitRows - 1) / kUnitRows;
   }
 
-  // x with zeros behind each vector, so that every column block has its k inputs.
+  // x with zeros behind each vector and each group, so that every column block has its k inputs.
   const X* padded(const X* x, size_t count) const {
     if (a_.columns == inputs_) return x;
+    const size_t group = a_.groups.columns ? a_.groups.columns : std::max<size_t>(1, a_.columns);
+    const size_t step = a_.group_blocks() * a_.k;
     X* copy = static_cast<X*>(scratch.input.get(count * inputs_ * sizeof(X)));
-    for (size_t i = 0; i < count; i++) {
-      std::memcpy(copy + i * inputs_, x + i * a_.columns, a_.columns * sizeof(X));
-      std::fill(copy + i * inputs_ + a_.columns, copy + (i + 1) * inputs_, X(0));
-    }
+    std::fill(copy, copy + count * inputs_, X(0));
+    for (size_t i = 0; i < count; i++)
+      for (size_t c = 0, to = i * inputs_; c < a_.columns; c += group, to += step)
+        std::copy_n(x + i * a_.columns + c, std::min(group, a_.columns - c), copy + to);
     return copy;
   }
 
   const Batch* batch_for(size_t count) const {
     const Batch* best = nullptr;
-    if (blocks_ == 0) return best;
+    if (blocks_ == 0 || is_grouped()) return best;
     for (const Batch& b : kernels_.batch)
       if (b.least != 0 && b.least <= count) best = &b;
     return best;
@@ -178,6 +182,32 @@ class Multiplication {
     return scratch;
   }
 
+  // Whether there are scales of groups to apply: int8 products without scale ignore them.
+  bool is_grouped() const { return a_.groups.columns && std::is_same_v<Out, float>; }
+
+  void lookup_grouped(const RankedIndex& a, const RankedRows& rows, size_t first,
+                      const void* tables, [[maybe_unused]] Out* y, const float* divisor) const {
+    if constexpr (std::is_same_v<Out, float>) {
+      const size_t count = rows.last - rows.first, real = std::min(count, a.rows - first);
+      const size_t size = a.groups.is_half ? 2 : 4,
+                   groups = a.blocks() / a.group_blocks() + (a.blocks() % a.group_blocks() != 0);
+      const char* data = static_cast<const char*>(a.groups.data) + first * size;
+      GroupScales scales{data, a.rows, a.groups.is_half, a.group_blocks(), a.blocks()};
+      float sums[128];
+      if (real < count) {  // padding rows have no scale: kernels read one for each row
+        char* copy = static_cast<char*>(scratch.outputs.get(groups * count * size));
+        std::memset(copy, 0, groups * count * size);
+        for (size_t g = 0; g < groups; g++)
+          std::memcpy(copy + g * count * size, data + g * a.rows * size, real * size);
+        scales.data = copy;
+        scales.stride = count;
+      }
+      float* to = real < count ? sums : y;
+      kernels_.vector.lookup_grouped(rows, scales, tables, to);
+      for (size_t r = 0; r < real; r++) y[r] = divisor ? to[r] / *divisor : to[r];
+    }
+  }
+
   // Every thread grows the tables for itself: they are then in its cache, and nobody waits.
   const void* own_tables(const X* x, uint64_t product) const {
     const auto& kernel = kernels_.vector;
@@ -200,6 +230,10 @@ class Multiplication {
         stop = std::min(last, (strip + 1) * strip_rows);
         alignas(kLineBytes) Y sums[128];
         Out* y = p.y + done * a.rows + r;
+        if (is_grouped()) {
+          lookup_grouped(a, rows_from_strip(a, strip, r, stop), r, tables, y, divisor(done));
+          continue;
+        }
         Y* to = place_for_sums(y, stop <= a.rows, sums);
         kernels_.vector.lookup(rows_from_strip(a, strip, r, stop), tables, to);
         finish(a, r, std::min(stop, a.rows), to, y, divisor(done));
@@ -244,36 +278,54 @@ class Multiplication {
   alignas(kLineBytes) Pattern patterns_[5 * kPatterns];  // k <= 5, as B^k <= 32
 };
 
+const auto& kernels_i8(const RankedIndex& a) {
+  return a.packing == Packing::w16 ? kernels().w16_i8 : kernels().n4s1_i8;
+}
+
+const auto& kernels_f32(const RankedIndex& a) {
+  return a.packing == Packing::w16 ? kernels().w16_f32 : kernels().n4s1_f32;
+}
+
 }  // namespace
 
 size_t RankedIndex::strip_rows() const { return shape_of(packing).strip_rows; }
 
+size_t RankedIndex::group_blocks() const {
+  return ((groups.columns ? groups.columns : columns) + k - 1) / k;
+}
+
+size_t RankedIndex::blocks() const {
+  if (groups.columns == 0) return group_blocks();
+  return columns / groups.columns * group_blocks() + (columns % groups.columns + k - 1) / k;
+}
+
 size_t RankedIndex::index_columns() const {
-  const size_t width = shape_of(packing).column_blocks * k;
-  return (columns + width - 1) / width;
+  const size_t width = shape_of(packing).column_blocks;
+  return (blocks() + width - 1) / width;
 }
 
 size_t RankedIndex::row_bytes() const { return index_columns() * shape_of(packing).cell_bytes; }
 
 bool RankedIndex::shares_input(const RankedIndex& other) const {
   return packing == other.packing && columns == other.columns && k == other.k &&
+         groups.columns == other.groups.columns &&
          std::equal(patterns, patterns + k * kPatterns, other.patterns);
 }
 
 void multiply_i8(const RankedProduct<int32_t>* products, size_t size, const int8_t* x,
                  size_t count) {
-  Multiplication<int8_t, int16_t, int32_t, int32_t>(kernels().w16_i8, products, size)
+  Multiplication<int8_t, int16_t, int32_t, int32_t>(kernels_i8(*products[0].index), products, size)
       .run(x, count, nullptr);
 }
 
 void multiply_f32(const RankedProduct<float>* products, size_t size, const float* x, size_t count) {
-  Multiplication<float, float, float, float>(kernels().w16_f32, products, size)
+  Multiplication<float, float, float, float>(kernels_f32(*products[0].index), products, size)
       .run(x, count, nullptr);
 }
 
 void multiply_quantized(const RankedProduct<float>* products, size_t size, const int8_t* x,
                         const float* divisors, size_t count) {
-  Multiplication<int8_t, int16_t, int32_t, float>(kernels().w16_i8, products, size)
+  Multiplication<int8_t, int16_t, int32_t, float>(kernels_i8(*products[0].index), products, size)
       .run(x, count, divisors);
 }
 

@@ -5,7 +5,14 @@
 
 namespace rsr {
 
-enum class Packing { w16 };
+enum class Packing { w16, n4s1 };
+
+// Packing w16: every group of `columns` columns is cut into column blocks by itself.
+struct GroupedScale {
+  size_t columns = 0;          // of a group; 0: there are no groups
+  const void* data = nullptr;  // (groups, rows), float16 or float32
+  bool is_half = false;
+};
 
 struct RankedIndex {
   Packing packing;
@@ -15,8 +22,11 @@ struct RankedIndex {
   const int16_t* patterns;  // (k, 32): value of digit d in pattern p
   const float* scale;       // one per scale_rows rows
   size_t scale_rows;
+  GroupedScale groups;  // instead of `scale` where groups of columns have their own
 
   size_t strip_rows() const;     // of a full strip
+  size_t group_blocks() const;   // column blocks of a group (of all columns, without groups)
+  size_t blocks() const;         // column blocks, without those that fill the last column
   size_t index_columns() const;  // word columns or units
   size_t row_bytes() const;      // of one row in all of them
   size_t padded_rows() const { return (rows + 31) / 32 * 32; }

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.decode import decode_block, decode_digits, row_scales
+from rsr_formats.decode import apply_scales, decode_block, decode_digits, row_scales
 from rsr_formats.encoding import Block, pattern_values
 from rsr_formats.layout import IndexedTensor
 from rsr_formats.validate import check_ranks
@@ -79,7 +79,7 @@ class Matrix:
 
     @property
     def packing(self) -> str:
-        """How the index lies in memory: "w16", "u16" or "u32" (formats/SPEC.md)."""
+        """How the index lies in memory: "w16", "n4s1", "u16" or "u32" (formats/SPEC.md)."""
         return self._tensor.packing
 
     @property
@@ -89,10 +89,13 @@ class Matrix:
 
     @property
     def scale(self) -> FloatArray:
-        """Float32 multipliers, read-only: shape () for one, (out_features,) for one per row."""
+        """Float32 multipliers, read-only: shape () for one, (out_features,) for one per row.
+
+        (out_features, groups) where groups of columns have their own.
+        """
         if self._scale is None:
             scale = row_scales(self._tensor, self._arrays["scale"])
-            scale = scale.reshape(()) if len(scale) == 1 else scale.view()
+            scale = scale.reshape(()) if scale.shape == (1,) else scale.view()
             scale.flags.writeable = False
             self._scale = scale
         return self._scale
@@ -210,8 +213,9 @@ class Matrix:
         W = np.array(self._tensor.digits, np.int8)[decode_digits(self._tensor, self._arrays)]
         if np.dtype(dtype) == np.int8:
             return W
-        scale = self.scale
-        return W.astype(np.float32) * (scale[:, None] if scale.ndim else scale)
+        dense = W.astype(np.float32)
+        apply_scales(self._tensor, dense, self.scale)
+        return dense
 
     def block(self, j: int) -> Block:
         """Return the permutation sigma and the segment list L of column block `j`.
@@ -280,13 +284,33 @@ def _scale_rows(t: IndexedTensor) -> int:
     return t.scale.rows if t.scale is not None else max(1, t.shape[0])
 
 
+def _group_scales(t: IndexedTensor, scale: Array) -> Array:
+    """Return the bytes of (groups, out_features) scales: a view where every row has its own."""
+    assert t.scale is not None
+    scales = scale.reshape(t.groups, -1)
+    if t.scale.rows != 1:
+        scales = np.ascontiguousarray(scales[:, np.arange(t.rows) // t.scale.rows])
+    return scales.view(np.uint8)
+
+
 def _native_product(
     t: IndexedTensor, arrays: dict[str, Array]
 ) -> _native.Ranked | _native.Permuted16 | _native.Permuted32:
-    scale = arrays["scale"]
+    scale = arrays["scale"].astype(np.float32, copy=False)
     if t.encoding == "ranked":
         patterns = np.zeros((t.k, _TABLE), np.int16)
         patterns[:, : t.patterns] = pattern_values(t.digits, t.k).T
+        if t.is_grouped:
+            return _native.Ranked(
+                arrays["ranks"],
+                t.rows,
+                t.columns,
+                patterns,
+                np.ones(1, np.float32),
+                max(1, t.rows),
+                _group_scales(t, arrays["scale"]),
+                t.group_columns,
+            )
         return _native.Ranked(arrays["ranks"], t.rows, t.columns, patterns, scale, _scale_rows(t))
     kind = _native.Permuted16 if t.packing == "u16" else _native.Permuted32
     return kind(

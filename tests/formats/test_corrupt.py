@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     Damage = Callable[[Draft], object]
 
 RANKS, SCALE, DENSE, PERMUTATION, SEGMENTS, CONFIG, NEGATIVE_ZEROS, PACKED = range(8)
+# The matrix of SPEC.md section 13 in packing n4s1: see section 7.2.
+N4S1 = bytes.fromhex("980d9d") + bytes(125) + bytes.fromhex("008040") + bytes(29)
 Case = tuple[str, str, type[RsrError], "Damage"]
 
 
@@ -121,6 +123,36 @@ def many_rows(**claims: object) -> Damage:
     return damage
 
 
+def n4s1(data: bytes = N4S1, **claims: object) -> Damage:
+    """The same ranks in packing n4s1, or with other bytes."""
+
+    def damage(d: Draft) -> None:
+        d.preamble = {"minor": 1} | d.preamble
+        d.ranked.update({"packing": "n4s1"} | claims)
+        d.store(RANKS, data)
+
+    return damage
+
+
+def grouped(data: bytes = bytes(24), **claims: object) -> Damage:
+    """One scale per row and two columns: blocks of columns 0 and 1, and 2 and 3."""
+
+    def damage(d: Draft) -> None:
+        d.preamble = {"minor": 1} | d.preamble
+        d.ranked.update({"scale": {"rows": 1, "section": SCALE, "columns": 2} | claims})
+        d.store(SCALE, data)
+
+    return damage
+
+
+def together(*damages: Damage) -> Damage:
+    return lambda d: [damage(d) for damage in damages]
+
+
+def n4s1_byte(at: int, value: int) -> Damage:
+    return n4s1(N4S1[:at] + bytes([value]) + N4S1[at + 1 :])
+
+
 def without_a_zero_digit(d: Draft) -> None:
     d.permuted.update(kind="binary", digits=[-1, 1])
     d.store(SEGMENTS, bytes(20))
@@ -144,7 +176,7 @@ BOMB = b"\x28\xb5\x2f\xfd\x00" + bytes([10 << 3]) + b"\x02\x00\x10a" * 4000 + b"
 
 OPEN: list[Case] = [
     ("P1", "magic", errors.NotRsrError, preamble(magic=b"\x89RSR\n\x1a\n\0")),
-    ("P3", "minor_too_new", errors.VersionError, preamble(minor=1)),
+    ("P3", "minor_too_new", errors.VersionError, preamble(minor=2)),
     ("P3", "major_too_new", errors.VersionError, preamble(major=2)),
     ("P3", "major_zero", errors.VersionError, preamble(major=0)),
     ("P4", "flag", errors.FlagsError, preamble(flags=1 << 31)),
@@ -157,6 +189,11 @@ OPEN: list[Case] = [
     ("P7", "header_offset_u64", errors.TruncatedError, preamble(offset=(1 << 64) - 4096)),
     ("P8", "byte_appended", errors.TrailingDataError, setting("tail", b"\0")),
     ("P9", "header_hash", errors.HeaderHashError, preamble(digest=bytes(32))),
+    ("P10", "nothing_new_in_1.1", errors.VersionError, preamble(minor=1)),
+    ("P10", "n4s1_in_1.0", errors.VersionError, together(preamble(minor=0), n4s1())),
+    ("P10", "groups_in_1.0", errors.VersionError, together(preamble(minor=0), grouped())),
+    ("P10", "float16_in_1.0", errors.VersionError,
+     together(store(SCALE, b"\0\0"), ranked(scale={"rows": 3, "section": 1, "dtype": "F16"}))),
     ("H3", "dimensions", errors.LimitError, lambda d: d.tensors["dense"].update(shape=[1] * 9)),
     ("H3", "companion_bytes", errors.LimitError, companion(data=bytes(65537))),
     ("N1", "name_empty", errors.InvalidNameError, rename("dense", "")),
@@ -202,11 +239,25 @@ OPEN: list[Case] = [
     ("T4", "ranked_reduce", errors.HeaderFieldError, ranked(direction="reduce")),
     ("T5", "u16_with_many_rows", errors.HeaderFieldError, many_rows()),
     ("T5", "u32_with_few_rows", errors.HeaderFieldError, permuted(packing="u32")),
+    ("T5", "n4s1_k", errors.HeaderFieldError, n4s1(k=2)),
+    ("T5", "n4s1_binary", errors.HeaderFieldError, n4s1(kind="binary", digits=[-1, 1])),
+    ("T6", "n4s1", errors.SectionSizeError, n4s1(N4S1 + bytes(160))),
     ("T6", "ranks", errors.SectionSizeError, one_byte_too_many(RANKS)),
     ("T6", "permutation", errors.SectionSizeError, one_byte_too_many(PERMUTATION)),
     ("T6", "segments", errors.SectionSizeError, store(SEGMENTS, bytes(38))),
     ("T6", "larger_matrix", errors.SectionSizeError, ranked(shape=[33, 4])),
     ("T7", "scale", errors.SectionSizeError, ranked(scale={"rows": 2, "section": SCALE})),
+    ("T7", "groups_short", errors.SectionSizeError, grouped(bytes(20))),
+    ("T7", "groups_of_float32", errors.SectionSizeError, grouped(dtype="F16")),
+    ("T7", "groups_of_row_blocks", errors.SectionSizeError, grouped(rows=2)),
+    ("T7", "float16", errors.SectionSizeError,
+     together(preamble(minor=1), ranked(scale={"rows": 3, "section": 1, "dtype": "F16"}))),
+    ("T12", "all_columns", errors.HeaderFieldError, grouped(bytes(12), columns=4)),
+    ("T12", "more_columns", errors.HeaderFieldError, grouped(bytes(12), columns=(1 << 24) - 1)),
+    ("T12", "n4s1", errors.HeaderFieldError, together(n4s1(), grouped())),
+    ("T12", "permuted", errors.HeaderFieldError,
+     together(grouped(), permuted(scale={"rows": 1, "section": 8, "columns": 2}),
+              lambda d: d.add(bytes(24)))),
     ("T8", "layout_dtype", errors.HeaderFieldError, source("ranked", dtype="F64")),
     ("T8", "layout_shape", errors.HeaderFieldError, source("ranked", shape=[4, 3])),
     ("T8", "bitnet_shape", errors.HeaderFieldError, source("ranked", layout="bitnet", dtype="U8")),
@@ -214,6 +265,11 @@ OPEN: list[Case] = [
     ("T8", "absmean_negative_zeros", errors.HeaderFieldError, source("permuted", layout="absmean")),
     ("T8", "negative_zeros_without_zero", errors.HeaderFieldError,
      without_a_zero_digit),
+    ("H2", "no_columns", errors.HeaderFieldError, grouped(columns=0)),
+    ("H2", "too_many_columns", errors.HeaderFieldError, grouped(columns=1 << 24)),
+    ("H2", "columns_nil", errors.HeaderFieldError, grouped(columns=None)),
+    ("H2", "scale_float32_said", errors.HeaderFieldError, grouped(dtype="F32")),
+    ("H2", "scale_dtype", errors.HeaderFieldError, grouped(dtype="BF16")),
     ("H2", "scale_rows", errors.HeaderFieldError,
      ranked(scale={"rows": 1 << 31, "section": SCALE})),
     ("T9", "negative_zeros", errors.SectionSizeError, store(NEGATIVE_ZEROS, bytes(3))),
@@ -242,6 +298,8 @@ USE: list[Case] = [
                                                           b"\0\0\0\0")(d)),
     ("D1", "scale_nan", errors.IndexDataError, store(SCALE, struct.pack("<f", float("nan")))),
     ("D1", "scale_inf", errors.IndexDataError, store(SCALE, struct.pack("<f", float("-inf")))),
+    ("D1", "float16_inf", errors.IndexDataError,
+     grouped(bytes(10) + b"\0\x7c", dtype="F16")),
     ("D3", "first", errors.IndexDataError, edit(SEGMENTS, 20, b"\1")),
     ("D3", "falls", errors.IndexDataError, edit(SEGMENTS, 4, b"\2")),
     ("D3", "last", errors.IndexDataError, edit(SEGMENTS, 38, b"\4")),
@@ -258,6 +316,13 @@ VERIFY: list[Case] = [
     ("D2", "rank", errors.IndexDataError, edit(RANKS, 2, b"\xbb\x35")),
     ("D2", "padding_block", errors.IndexDataError, edit(RANKS, 1, b"\x32")),
     ("D2", "padding_row", errors.IndexDataError, edit(RANKS, 62, b"\xac")),
+    ("D2", "n4s1_magnitude_low", errors.IndexDataError, n4s1_byte(0, 0x9E)),
+    ("D2", "n4s1_magnitude_high", errors.IndexDataError, n4s1_byte(0, 0xE8)),
+    ("D2", "n4s1_sign_of_zero", errors.IndexDataError, n4s1_byte(129, 0xC0)),
+    ("D2", "n4s1_padding_block", errors.IndexDataError, n4s1_byte(32, 0x01)),
+    ("D2", "n4s1_sign_of_padding_block", errors.IndexDataError, n4s1_byte(128, 0x20)),
+    ("D2", "n4s1_padding_row", errors.IndexDataError, n4s1_byte(3, 0x10)),
+    ("D2", "n4s1_sign_of_padding_row", errors.IndexDataError, n4s1_byte(159, 0x80)),
     ("D5", "too_many", errors.IndexDataError, store(NEGATIVE_ZEROS, b"\0\0")),
     ("D5", "too_few", errors.IndexDataError, store(NEGATIVE_ZEROS, b"")),
     ("D5", "spare_bit", errors.IndexDataError, store(NEGATIVE_ZEROS, b"\4")),
@@ -288,6 +353,15 @@ def test_the_undamaged_file_is_valid(small_file: bytes, opened: Open) -> None:
     file = opened(small_file)
     use(file)
     file.verify()
+
+
+def test_the_undamaged_n4s1_file_is_valid(draft: Draft, opened: Open) -> None:
+    opened(damaged(draft, n4s1())).verify()
+
+
+def test_the_undamaged_grouped_file_is_valid(draft: Draft, opened: Open) -> None:
+    opened(damaged(draft, grouped())).verify()
+    opened(damaged(draft, grouped(bytes(12), dtype="F16"))).verify()
 
 
 def test_every_rule_is_broken_by_some_case() -> None:

@@ -15,11 +15,14 @@ from rsr_formats.encoding import (
     Block,
     block_from_ranks,
     digits_from_ranks,
+    n4s1_size,
+    pack_n4s1,
     pack_w16,
     padding_digit,
     pattern_values,
     ranks_from_block,
     ranks_of,
+    unpack_n4s1,
     unpack_w16,
 )
 from rsr_formats.layout import BINARY_BITS, BINARY_SIGNS, DIGITS, TERNARY
@@ -133,3 +136,44 @@ def test_w16_gives_the_ranks_back(rows: int, blocks: int) -> None:
     packed = pack_w16(ranks, 0)
     for j in range(blocks):
         np.testing.assert_array_equal(unpack_w16(packed, rows, blocks, j), ranks[j])
+
+
+def test_literal_n4s1_bytes() -> None:
+    ranks = np.array([[21, 0], [13, 26], [12, 14], [13, 13], [13, 13], [13, 0], [0, 26], [4, 5]])
+    packed = pack_n4s1(ranks.astype(np.uint16)).reshape(5, 32)
+    assert [f"{byte:02X}" for byte in packed[:, 0]] == ["08", "01", "00", "9D", "23"]
+    assert [f"{byte:02X}" for byte in packed[:, 1]] == ["DD", "01", "D0", "8D", "85"]
+    assert not packed[:, 2:].any()
+
+
+@pytest.mark.parametrize("rows", ODD)
+@pytest.mark.parametrize("blocks", [0, 1, 7, 8, 9, 17])
+def test_n4s1_bytes_are_where_the_spec_says(rows: int, blocks: int) -> None:
+    ranks = np.random.default_rng(rows).integers(0, 27, (blocks, rows)).astype(np.uint16)
+    packed = pack_n4s1(ranks)
+    assert packed.dtype == np.uint8
+    U, R = -(-blocks // 8), -(-rows // 32) * 32
+    assert packed.shape == (5 * U * R,) == (n4s1_size(rows, blocks),)
+    seen = set()
+    for r, u in itertools.product(range(R), range(U)):
+        r0 = 64 * (r // 64)
+        h = min(64, R - r0)
+        at = [5 * (r0 * U + u * h) + v * h + (r - r0) for v in range(5)]
+        signs = int(packed[at[4]])
+        for i in range(8):
+            j = 8 * u + i
+            magnitude = int(packed[at[i // 2]]) >> 4 * (i % 2) & 15
+            rank = 13 - magnitude if signs >> 7 - i & 1 else 13 + magnitude
+            assert rank == (int(ranks[j, r]) if r < rows and j < blocks else 13)
+            assert magnitude or not signs >> 7 - i & 1
+        seen |= set(at)
+    assert seen == set(range(len(packed)))
+
+
+@pytest.mark.parametrize("rows", ODD)
+@pytest.mark.parametrize("blocks", [1, 7, 8, 9, 17])
+def test_n4s1_gives_the_ranks_back(rows: int, blocks: int) -> None:
+    ranks = np.random.default_rng(rows).integers(0, 27, (blocks, rows)).astype(np.uint16)
+    packed = pack_n4s1(ranks)
+    for j in range(blocks):
+        np.testing.assert_array_equal(unpack_n4s1(packed, rows, blocks, j), ranks[j])

@@ -127,7 +127,7 @@ def test_every_map_refuses_an_unknown_key(draft: Draft) -> None:
         ("direction", "Expand"),
         ("encoding", "dense"),
         ("packing", "u16"),
-        ("packing", "n4s1"),
+        ("packing", "n4s2"),
         ("shape", [3]),
         ("shape", [3, 4, 1]),
         ("shape", [-3, 4]),

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsr_formats import DenseTensor, IndexedTensor, RsrFile, RsrWriter, create
+from rsr_formats.decode import decode_digits
 from rsr_formats.encoding import (
     Block,
     block_from_ranks,
+    pack_n4s1,
     pack_w16,
     padding_digit,
     ranks_from_block,
     ranks_of,
+    unpack_n4s1,
     unpack_w16,
 )
 from rsr_formats.layout import (
     DIGITS,
     DTYPE_BITS,
+    SCALE_DTYPES,
     FileEntry,
     InlineTensor,
     Scale,
@@ -29,6 +35,8 @@ from rsr_formats.layout import (
     Tensor,
     dense_nbytes,
 )
+
+Array = npt.NDArray[Any]
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 names = st.lists(text.filter(bool), unique=True, min_size=4, max_size=4)
@@ -42,7 +50,9 @@ class Plan:
     def __init__(self, data: st.DataObject, writer: RsrWriter) -> None:
         self.draw, self.writer = data.draw, writer
         self.contents: list[bytes] = []
-        self.ranks: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.uint16]]] = {}
+        self.ranks: dict[str, Array] = {}
+        self.digits: dict[str, Array] = {}
+        self.scales: dict[str, Array] = {}
 
     def add(self, data: bytes) -> int:
         cut = self.draw(st.integers(0, len(data)))
@@ -60,6 +70,7 @@ class Plan:
     def indexed(self, name: str, companion: str) -> IndexedTensor:
         draw = self.draw
         ranked = draw(st.booleans())
+        packing = "w16" if ranked else "u16"
         digits = draw(st.sampled_from(DIGITS))
         k = draw(st.integers(1, (3 if len(digits) == 3 else 5) if ranked else 6))
         out, columns = draw(st.integers(0, 200)), draw(st.integers(0, 40))
@@ -68,11 +79,19 @@ class Plan:
         A = rng.integers(0, len(digits), (out, columns)).astype(np.uint8)
         A = A if direction == "expand" else A.T
         pad = padding_digit(digits)
-        ranks = ranks_of(A, len(digits), k, pad)
+        group = None  # columns of a group, where groups have their own scales
+        if ranked and columns > 1 and draw(st.booleans()):
+            group = draw(st.integers(1, columns - 1))
+        width = group or max(1, A.shape[1])
+        parts_of_A = [A[:, c : c + width] for c in range(0, max(1, A.shape[1]), width)]
+        ranks = np.concatenate([ranks_of(part, len(digits), k, pad) for part in parts_of_A])
         self.ranks[name] = ranks
+        self.digits[name] = A if direction == "expand" else A.T
         if ranked:
             pad_rank = int(ranks_of(np.full((1, k), pad, np.uint8), len(digits), k, pad)[0, 0])
             parts = {"ranks": pack_w16(ranks, pad_rank).astype("<u2").tobytes()}
+            if len(digits) == 3 == k and group is None and draw(st.booleans()):
+                packing, parts = "n4s1", {"ranks": pack_n4s1(ranks).tobytes()}
         else:
             blocks = [block_from_ranks(r, len(digits) ** k) for r in ranks]
             parts = {
@@ -88,13 +107,17 @@ class Plan:
             bits = rng.integers(0, 2, zeros.sum()).astype(np.uint8)
             negative = self.add(np.packbits(bits, bitorder="little").tobytes())
         scale = None
-        if draw(st.booleans()):
+        if group is not None or draw(st.booleans()):
             rows = draw(st.integers(1, out + 5) | st.just((1 << 31) - 1))
-            scale = Scale(rows, self.add(rng.random(-(-out // rows), np.float32).tobytes()))
+            item = draw(st.sampled_from(sorted(SCALE_DTYPES)))
+            count = -(-out // rows) * (1 if group is None else -(-columns // group))
+            values = rng.random(count).astype(SCALE_DTYPES[item])
+            scale = Scale(rows, self.add(values.tobytes()), group, item)
+            self.scales[name] = values
         inline = InlineTensor(companion, "F32", (), draw(st.binary(min_size=4, max_size=4)))
         return IndexedTensor(
             name, (out, columns), digits, k, direction,
-            *(("ranked", "w16") if ranked else ("permuted", "u16")),
+            "ranked" if ranked else "permuted", packing,
             sections={part: self.add(data) for part, data in parts.items()},
             source=SourceRecord(
                 layout, dtype, (out, columns), negative, (inline,) * draw(st.integers(0, 1))
@@ -127,15 +150,22 @@ def test_what_is_written_is_read(data: st.DataObject) -> None:
         file = RsrFile(path)
         file.verify()
         assert file.header == written
+        (indexed,) = (t for t in tensors if isinstance(t, IndexedTensor))
+        scale = indexed.scale or Scale(1, 0)
+        newer = indexed.packing == "n4s1" or scale.columns is not None or scale.dtype != "F32"
+        assert file.version == (1, int(newer))
         assert all(s.offset % 4096 == 0 for s in written.sections)
         assert [file.section(i).tobytes() for i in range(len(plan.contents))] == plan.contents
         for t in file.header.tensors:
             if isinstance(t, DenseTensor):
                 continue
             arrays = file.index_arrays(t)
+            np.testing.assert_array_equal(decode_digits(t, arrays), plan.digits[t.name])
+            assert arrays["scale"].tobytes() == plan.scales.get(t.name, np.ones(1, "<f4")).tobytes()
             for j, expected in enumerate(plan.ranks[t.name]):
                 if t.encoding == "ranked":
-                    ranks = unpack_w16(arrays["ranks"], t.rows, t.blocks, j)
+                    unpack = unpack_n4s1 if t.packing == "n4s1" else unpack_w16
+                    ranks = unpack(arrays["ranks"], t.rows, t.blocks, j)
                 else:
                     block = Block(arrays["permutation"][j], arrays["segments"][j])
                     ranks = ranks_from_block(block)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rsr_formats import IndexedTensor, RsrFile, create, layout
-from rsr_formats.encoding import pack_w16, ranks_of
+from rsr_formats.encoding import pack_n4s1, pack_w16, ranks_of
 from rsr_formats.layout import Scale, SourceRecord
 
 SPEC = (Path(__file__).parents[2] / "formats" / "SPEC.md").read_text("utf-8")
@@ -71,6 +71,16 @@ def test_the_example_by_hand() -> None:
     assert [21 + (22 << 5) + (13 << 10), 0 + (13 << 5) + (13 << 10)] == [0x36D5, 0x35A0]
     assert data[8192:8196] == b"\0\0\0\x3f"
     assert f"The file has {SIZE:,} bytes" in SPEC
+
+
+def test_the_n4s1_example() -> None:
+    """The bytes that section 7.2 shows are those of the oracle."""
+    data = bytearray(160)
+    for offset, dump in re.findall(r"^    (0[0-9A-F]{2}): ((?:[0-9A-F]{2} )+)\.\.\.", SPEC, re.M):
+        shown = bytes.fromhex(dump)
+        data[int(offset, 16) : int(offset, 16) + len(shown)] = shown
+    assert data.hex(" ").startswith("98 0d 9d 00")
+    assert data == pack_n4s1(ranks_of((W + 1).astype(np.uint8), 3, 3, 1)).tobytes()
 
 
 def table(title: str) -> list[list[str]]:

@@ -137,7 +137,10 @@ def test_packings_for_other_instruction_sets_take_part(result: dict[str, Any]) -
     targets = ("native", "avx2", "avx512")
     plans = {
         m.packing
-        for m in compile_matrix(np.eye(9, dtype=np.int8), *({"target": t} for t in targets))
+        for m in compile_matrix(
+            np.eye(9, dtype=np.int8) - np.eye(9, k=1, dtype=np.int8),
+            *({"target": t} for t in targets),
+        )
     }
     assert {r["packing"] for r in rows} == plans
 
@@ -396,6 +399,23 @@ def test_checkpoint_script(tmp_path: Path) -> None:
     assert f"{sum(t.weights for t in report.tensors):,} ternary weights" in made.stdout
 
 
+@pytest.mark.parametrize(
+    ("weights", "quantize", "layout"),
+    [("ternary", None, "float"), ("master", "absmean", "absmean"), ("master", None, None)],
+)
+def test_checkpoint_script_of_floats(
+    tmp_path: Path, weights: str, quantize: str | None, layout: str | None
+) -> None:
+    small = ["--layers", "1", "--hidden", "64", "--ffn", "80", "--kv", "32", "--vocab", "51"]
+    assert make(tmp_path / "c", *small, "--weights", weights).returncode == 0
+    if layout is None:
+        with pytest.raises(rsrc.NothingToCompileError):
+            rsrc.compile(tmp_path / "c", tmp_path / "c.rsr")
+        return
+    report = rsrc.compile(tmp_path / "c", tmp_path / "c.rsr", quantize=quantize)
+    assert [t.layout for t in report.tensors if t.kind == "ternary"] == [layout] * 7
+
+
 def test_checkpoint_script_refuses_odd_rows(tmp_path: Path) -> None:
     made = make(tmp_path / "c", "--hidden", "130")
     assert made.returncode != 0
@@ -407,12 +427,16 @@ def test_checkpoint_script_refuses_odd_rows(tmp_path: Path) -> None:
 def test_compile_script() -> None:
     small = ["--layers", "1", "--hidden", "128", "--ffn", "344", "--kv", "32", "--vocab", "51"]
     command = [sys.executable, str(BENCHMARKS / "bench_compile.py"), "--json", *small]
+    command += ["--threads", "1", "--weights", "ternary"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["weights"] == 2 * 128 * 128 + 2 * 32 * 128 + 3 * 344 * 128
     assert result["peak_rss_bytes"] > 1 << 20
+    assert result["threads"] == 1
+    assert result["processor_seconds"] > 0
     assert result["load_seconds"] > 0
+    assert result["load_rss_bytes"] > 1 << 20
     readme = (BENCHMARKS / "README.md").read_text()
     assert not [key for key in result if f"`{key}`" not in readme]
 

@@ -25,8 +25,10 @@ import rsrc
 from rsr_formats import RsrFile, validate
 from rsr_formats.errors import NotRsrError, TruncatedError
 from rsr_formats.layout import PREAMBLE
+from rsrc import inspect as rsrc_inspect
 from rsrc.cli import main
 from rsrc.report import Report, TensorReport
+from rsrc.target import native_target
 
 if TYPE_CHECKING:
     from tests.rsrc.conftest import Kit
@@ -63,7 +65,7 @@ def source(kit: Kit, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def rsr(source: Path, tmp_path: Path) -> Path:
-    rsrc.compile(source, tmp_path / "x.rsr")
+    rsrc.compile(source, tmp_path / "x.rsr", target="avx512")
     return tmp_path / "x.rsr"
 
 
@@ -259,7 +261,7 @@ class TestInspect:
     KEYS = {"name", "kind", "shape", "dtype", "bytes"}  # noqa: RUF012
     INDEXED = KEYS | {
         "layout", "digits", "base", "k", "direction", "encoding", "packing", "blocks",
-        "bits_per_weight", "scales",
+        "bits_per_weight", "scales", "scale",
     }  # fmt: skip
 
     def test_file(self, run: Run, rsr: Path) -> None:
@@ -269,7 +271,7 @@ class TestInspect:
         assert "metadata format = pt" in text
         found = json.loads(run("inspect", rsr, "--json").stdout)
         assert set(found) == {
-            "path", "bytes", "version", "producer", "metadata", "files", "tensors",
+            "path", "bytes", "version", "producer", "metadata", "files", "tensors", "advice",
         }  # fmt: skip
         for tensor in found["tensors"]:
             assert set(tensor) == (self.KEYS if tensor["kind"] == "dense" else self.INDEXED)
@@ -279,6 +281,50 @@ class TestInspect:
     ) -> None:
         monkeypatch.setattr(validate, "VERSION", (2, 5))
         assert run("inspect", rsr).stdout.startswith(f"{rsr}: format 1.0, ")
+
+    @pytest.mark.parametrize(
+        ("target", "native", "advice"),
+        [
+            ("avx512", "avx512", None),
+            ("avx2", "neon", None),
+            ("avx2", "avx512", "2 of 3 ranked tensors are in packing n4s1: .* --target avx512 "),
+            ("generic", "avx2", "2 of 3 ranked tensors are in packing w16: .* --target avx2 "),
+        ],
+    )
+    def test_advice(
+        self, kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        target: str, native: str, advice: str | None,
+    ) -> None:  # fmt: skip
+        t = np.array([[1, 0, -1]], np.int8)
+        tensors: dict[str, Any] = {
+            "a": t,
+            "b": t.T.copy(),
+            "binary": np.array([[1, -1]], np.int8),
+            "c": t / 3,
+        }
+        source = kit.save(tmp_path / "s.safetensors", tensors)
+        rsrc.compile(source, tmp_path / "x.rsr", target=target)
+        monkeypatch.setattr(rsrc_inspect, "native_target", lambda: native)
+        found = rsrc_inspect.inspect_file(tmp_path / "x.rsr")["advice"]
+        assert found is None if advice is None else re.match(advice, found)
+
+    def test_scales_of_groups(self, run: Run, kit: Kit, tmp_path: Path) -> None:
+        w = np.repeat(np.array([[1, 2], [3, -4], [0, 1]], np.float32), 32, axis=1)
+        rsr = tmp_path / "y.rsr"
+        rsrc.compile(kit.save(tmp_path / "y.safetensors", {"w": w}), rsr)
+        text = run("inspect", rsr, "--tensor", "w").stdout
+        assert re.search(r"scales +6, one per row and 32 columns \(F16\)", text)
+        assert "format 1.1" in run("inspect", rsr).stdout
+        assert "holds all 1 tensors" in run(
+            "verify", rsr, "--against", tmp_path / "y.safetensors"
+        ).stdout  # fmt: skip
+
+    def test_advice_is_printed(self, run: Run, source: Path, tmp_path: Path) -> None:
+        target = "avx2" if native_target() != "avx2" else "avx512"
+        rsrc.compile(source, tmp_path / "y.rsr", target=target)
+        advice = json.loads(run("inspect", tmp_path / "y.rsr", "--json").stdout)["advice"]
+        assert "recompiling with --target" in advice
+        assert advice in run("inspect", tmp_path / "y.rsr").stdout
 
     @pytest.mark.parametrize("name", ["w", "norm"])
     def test_tensor(self, run: Run, rsr: Path, name: str) -> None:
@@ -404,11 +450,13 @@ def test_decompile(run: Run, kit: Kit, rsr: Path, source: Path, tmp_path: Path) 
 
 def test_info(run: Run) -> None:
     found = json.loads(run("info", "--json").stdout)
-    assert set(found) == {"cpu", "format_version", "versions"}
+    assert set(found) == {"cpu", "target", "packing", "format_version", "versions"}
+    assert found["target"] == native_target()
     assert found["versions"]["rsr-ternary"] == rsrc.__version__
     assert found["cpu"]["isa"] in found["cpu"]["supported_isas"]
     text = run("info").stdout
-    for part in ("kernels in use", found["cpu"]["isa"], rsrc.__version__, "safetensors"):
+    target = f"native target     {found['target']}: packing {found['packing']}"
+    for part in ("kernels in use", found["cpu"]["isa"], target, rsrc.__version__, "safetensors"):
         assert part in text
 
 

@@ -15,7 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rsrc
-from rsr_formats.encoding import block_from_ranks, pack_w16, ranks_of, w16_words
+from rsr_formats.encoding import (
+    block_from_ranks,
+    n4s1_size,
+    pack_n4s1,
+    pack_w16,
+    ranks_of,
+    w16_words,
+)
 from rsrc import _native, index
 from rsrc.index import ordered_map
 
@@ -30,9 +37,11 @@ SIZES = st.sampled_from((0, 1, 2, 3, 8, 9, 10, 31, 32, 33, 45, 127, 128, 129, 25
 
 
 @st.composite
-def digit_arrays(draw: st.DrawFn, most: int) -> tuple[Digits, int, int, int]:
+def digit_arrays(
+    draw: st.DrawFn, most: int, bases: tuple[int, ...] = (2, 3)
+) -> tuple[Digits, int, int, int]:
     """Digits in any memory layout, with base, k and the padding digit."""
-    base = draw(st.sampled_from((2, 3)))
+    base = draw(st.sampled_from(bases))
     k = draw(st.sampled_from([k for k in range(1, 17) if base**k <= most]))
     rows, columns = draw(SIZES), draw(SIZES)
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
@@ -63,6 +72,16 @@ def test_pack_w16(case: tuple[Digits, int, int, int]) -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+@given(digit_arrays(32, (3,)))
+@settings(max_examples=150, deadline=None)
+def test_pack_n4s1(case: tuple[Digits, int, int, int]) -> None:
+    digits = case[0]
+    expected = pack_n4s1(ranks_of(digits, 3, 3, 1))
+    found = np.full(len(expected), 0xDE, np.uint8)
+    _native.pack_n4s1(digits, found)
+    np.testing.assert_array_equal(found, expected)
+
+
 @given(digit_arrays(1 << 16), st.sampled_from((np.uint16, np.uint32)))
 @settings(max_examples=100, deadline=None)
 def test_sort_blocks(case: tuple[Digits, int, int, int], dtype: Any) -> None:
@@ -78,7 +97,7 @@ def test_sort_blocks(case: tuple[Digits, int, int, int], dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("base", [2, 3])
-@pytest.mark.parametrize("shape", [(1, 1), (33, 9), (40, 31)])
+@pytest.mark.parametrize("shape", [(1, 1), (33, 9), (40, 31), (3, 50)])
 def test_what_is_no_digit_is_refused_wherever_it_is(base: int, shape: tuple[int, int]) -> None:
     k, blocks = 2, -(-shape[1] // 2)
     words = w16_words(blocks) * -(-shape[0] // 32) * 32
@@ -87,6 +106,10 @@ def test_what_is_no_digit_is_refused_wherever_it_is(base: int, shape: tuple[int,
         digits.flat[position] = base if position % 2 else 255
         with pytest.raises(ValueError, match="a digit is not below the base"):
             _native.pack_w16(digits, base, k, 0, np.empty(words, np.uint16))
+        if base == 3:
+            packed = np.empty(n4s1_size(shape[0], -(-shape[1] // 3)), np.uint8)
+            with pytest.raises(ValueError, match="a digit is not below the base"):
+                _native.pack_n4s1(digits, packed)
         with pytest.raises(ValueError, match="a digit is not below the base"):
             _native.sort_blocks(
                 digits, base, k, 0,
@@ -101,6 +124,9 @@ def test_native_encoders_check_their_arguments() -> None:
             _native.pack_w16(digits, base, k, pad, word)
     with pytest.raises(ValueError, match="size of the packing"):
         _native.pack_w16(digits, 3, 3, 1, np.empty(31, np.uint16))
+    for size in (0, 159, 161):
+        with pytest.raises(ValueError, match="size of the packing"):
+            _native.pack_n4s1(digits, np.empty(size, np.uint8))
     sigma = np.empty((1, 1), np.uint16)
     with pytest.raises(ValueError, match="segments"):
         _native.sort_blocks(digits, 3, 1, 1, sigma, np.empty((1, 3), np.uint16))
@@ -117,7 +143,8 @@ def test_native_encoders_check_their_arguments() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {},
+        {"target": "avx512"},
+        {"target": "avx2"},
         {"k": 2},
         {"encoding": "permuted", "k": 4},
         {"encoding": "permuted", "direction": "expand"},

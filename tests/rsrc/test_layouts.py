@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,13 @@ from hypothesis import strategies as st
 
 import rsr_runtime
 import rsrc
-from rsrc.checkpoint import SourceTensor
+from rsr_formats import IndexedTensor, RsrFile
+from rsr_formats.layout import BINARY_BITS, BINARY_SIGNS, TERNARY
+from rsrc import index
 from rsrc.decompile import compare, decompile
+from rsrc.inspect import inspect_block
 from rsrc.layouts import floats
+from rsrc.plan import TARGETS
 from rsrc.report import TensorReport
 
 if TYPE_CHECKING:
@@ -265,6 +269,118 @@ TINY = {"F32": 2.0**-149, "F16": 2.0**-24, "BF16": 2.0**-133}
 
 
 @FLOATS
+class TestGroups:
+    """Floats with one scale per row and group of columns."""
+
+    @staticmethod
+    def grouped(shape: tuple[int, int], columns: int, alphabet: tuple[int, ...]) -> Array:
+        """Random digits; in a row every group's scale differs from its neighbour's."""
+        rng = np.random.default_rng(columns)
+        groups = -(-shape[1] // columns)
+        scales = np.array([0.5, 0.75, 3.0])[
+            np.add.outer(rng.integers(0, 3, shape[0]), range(groups)) % 3
+        ]
+        t = rng.choice(np.array(alphabet), shape)
+        t[:, ::columns] = alphabet[-1]  # no group without a magnitude
+        return np.asarray(t * np.repeat(scales, columns, axis=1)[:, : shape[1]])
+
+    @pytest.mark.parametrize("alphabet", [TERNARY, BINARY_SIGNS, BINARY_BITS])
+    @pytest.mark.parametrize(
+        ("shape", "columns"),
+        [((3, 33), 32), ((40, 64), 32), ((7, 100), 64), ((9, 256), 128), ((2, 385), 128),
+         ((5, 600), 256), ((1, 512), 256)],
+    )  # fmt: skip
+    def test_the_widest_groups_are_found(
+        self,
+        bench: Bench,
+        dtype: str,
+        shape: tuple[int, int],
+        columns: int,
+        alphabet: tuple[int, ...],
+    ) -> None:
+        w = self.grouped(shape, columns, alphabet)
+        found = bench.one(bench.kit.cast(w, dtype))
+        assert found.scale == f"per row and {columns} columns"
+        assert (found.kind, found.packing) == (
+            "ternary" if alphabet == TERNARY else "binary", "w16",
+        )  # fmt: skip
+        matrix = bench.matrix()
+        assert matrix.scale.shape == (shape[0], -(-shape[1] // columns))
+        np.testing.assert_array_equal(matrix.to_dense(), w)
+        (t,) = (t for t in RsrFile(bench.rsr).header.tensors if t.name == "w")
+        assert isinstance(t, IndexedTensor)
+        assert t.scale is not None
+        assert (t.scale.rows, t.scale.columns, t.scale.dtype) == (1, columns, "F16")
+
+    @pytest.mark.parametrize("at", [(0, 0), (3, 31), (5, 32), (39, 63), (39, 64)])
+    def test_one_other_magnitude_in_a_group_keeps_it_dense(
+        self, bench: Bench, dtype: str, at: tuple[int, int]
+    ) -> None:
+        w = self.grouped((40, 65), 32, (-1, 1))
+        w[:, 64] = 3.0
+        assert bench.one(bench.kit.cast(w, dtype)).kind == "binary"
+        w[at] *= 2
+        found = bench.one(bench.kit.cast(w, dtype))
+        alone = at[1] == 64
+        assert found.kind == ("binary" if alone else "dense")
+        reason = None if alone else f"{dtype}, not ternary: row 0 has several magnitudes"
+        assert found.reason == reason
+
+    def test_groups_without_a_magnitude(self, bench: Bench, dtype: str) -> None:
+        """A group of zeros fits any neighbour; alone, its scale is 0. Negative zeros come back."""
+        w = np.zeros((4, 200))
+        w[0, :64], w[0, 64:128] = 2.0, -3.0
+        w[1, 150:] = -0.0
+        w[2, 130] = -0.25
+        found = bench.one(bench.kit.cast(w, dtype))
+        assert found.scale == "per row and 64 columns"
+        expected = [[2, 3, 0, 0], [0] * 4, [0, 0, 0.25, 0], [0] * 4]
+        assert bench.matrix().scale.tolist() == expected
+
+    def test_what_is_not_finite_stays_dense(self, bench: Bench, dtype: str) -> None:
+        for value in (np.inf, np.nan):
+            w = self.grouped((40, 64), 32, (-1, 1))
+            w[30, 32:] = value
+            assert bench.one(bench.kit.cast(w.astype(np.float32), dtype)).kind == "dense"
+
+    def test_panels_leave_no_trace(
+        self, bench: Bench, dtype: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        w = bench.kit.cast(self.grouped((300, 1000), 64, TERNARY), dtype)
+        bench.one(w)
+        whole = bench.rsr.read_bytes()
+        monkeypatch.setattr(floats, "PIECE", 5000)
+        monkeypatch.setattr(index, "_PANEL", 30_000)
+        bench.one(w, threads=3)
+        assert bench.rsr.read_bytes() == whole
+
+    def test_ranked_only(self, bench: Bench, dtype: str) -> None:
+        w = bench.kit.cast(self.grouped((4, 64), 32, TERNARY), dtype)
+        with pytest.raises(
+            rsrc.OptionError, match="w: has one scale per row and 32 columns, which"
+        ):
+            bench.one(w, encoding="permuted")
+        for target in TARGETS:
+            assert bench.one(w, target=target).packing == "w16"
+
+    def test_inspect(self, bench: Bench, dtype: str) -> None:
+        bench.one(bench.kit.cast(self.grouped((4, 100), 64, TERNARY), dtype))
+        found = inspect_block(bench.rsr, "w", 22)
+        assert found["scale"] == {"rows": 1, "columns": 64, "dtype": "F16"}
+        assert (found["scales"], found["blocks"], found["columns"]) == (8, 34, [64, 67])
+        assert inspect_block(bench.rsr, "w", 21)["columns"] == [63, 64]
+
+
+def test_scales_beyond_float16_are_float32(bench: Bench) -> None:
+    w = np.repeat(np.array([[1.0, 0.1], [3.0, 1e30]], np.float32), 32, axis=1)
+    assert bench.one(w).scale == "per row and 32 columns"
+    (t,) = (t for t in RsrFile(bench.rsr).header.tensors if t.name == "w")
+    assert isinstance(t, IndexedTensor)
+    assert t.scale is not None
+    assert t.scale.dtype == "F32"
+
+
+@FLOATS
 class TestFloats:
     def test_per_tensor(self, bench: Bench, dtype: str) -> None:
         t = np.random.default_rng(1).integers(-1, 2, (70, 19))
@@ -308,12 +424,17 @@ class TestFloats:
         self, bench: Bench, dtype: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Reads may be short and end inside a row; a panel has few rows."""
-        original = SourceTensor.pieces
 
-        def pieces(self: SourceTensor, size: int = 7) -> Iterator[bytes]:
-            return original(self, min(size, 7))
+        class Short(FileIO):
+            def readinto(self, buffer: Any) -> int:
+                return super().readinto(buffer[:7])
 
-        monkeypatch.setattr(SourceTensor, "pieces", pieces)
+        original = Path.open
+
+        def short(self: Path, mode: str = "r", buffering: int = -1, **options: Any) -> Any:
+            return Short(self) if buffering == 0 else original(self, mode, buffering, **options)
+
+        monkeypatch.setattr(Path, "open", short)
         monkeypatch.setattr(floats, "PIECE", 50)
         w = np.random.default_rng(3).choice(np.array([-0.0, 0.0, -2.0, 2.0]), (60, 9))
         assert bench.one(bench.kit.cast(w, dtype)).kind == "ternary"

@@ -17,7 +17,7 @@ import rsr_runtime
 import rsrc
 from rsr_formats import RsrFile
 from rsr_formats.writer import RsrWriter
-from rsrc import checkpoint, pipeline
+from rsrc import pipeline
 
 if TYPE_CHECKING:
     from tests.rsrc.conftest import Kit
@@ -52,7 +52,7 @@ def output(tmp_path: Path) -> Path:
 
 class TestReport:
     def test_contents(self, source: Path, output: Path) -> None:
-        report = rsrc.compile(str(source), os.fspath(output), threads=3)
+        report = rsrc.compile(str(source), os.fspath(output), target="avx512", threads=3)
         assert (report.source, report.output, report.threads) == (str(source), str(output), 3)
         assert report.files == ("config.json",)
         assert report.source_bytes == sum(t.nbytes for t in TENSORS.values())
@@ -251,17 +251,17 @@ def fail_while_renaming(monkeypatch: pytest.MonkeyPatch, source: Path) -> type[E
 
 
 def fail_by_interrupt(monkeypatch: pytest.MonkeyPatch, source: Path) -> type[BaseException]:
-    original = checkpoint.SourceTensor.pieces
+    original = RsrWriter._write
     calls = 0
 
-    def pieces(self: checkpoint.SourceTensor, *arguments: Any) -> Any:
+    def write(self: RsrWriter, piece: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == 7:  # after recognition, in the middle of writing
+        if calls == 7:
             raise KeyboardInterrupt
-        return original(self, *arguments)
+        return original(self, piece)
 
-    monkeypatch.setattr(checkpoint.SourceTensor, "pieces", pieces)
+    monkeypatch.setattr(RsrWriter, "_write", write)
     return KeyboardInterrupt
 
 
@@ -316,12 +316,15 @@ main()
 def test_progress(source: Path, output: Path, options: dict[str, Any]) -> None:
     seen: list[tuple[str, int, int]] = []
     rsrc.compile(source, output, progress=lambda *call: seen.append(call), **options)
-    total = sum(t.nbytes for t in TENSORS.values())
+    total = 2 * sum(t.nbytes for t in TENSORS.values())  # recognised, and written
     assert {call[2] for call in seen} == {total}
     done = [call[1] for call in seen]
     assert done == sorted(done)
     assert done[-1] == total
-    assert {call[0] for call in seen} >= set(TENSORS) - {"empty"}
+    recognised = [call[0] for call in seen[: len(TENSORS)]]
+    assert set(recognised) == set(TENSORS)
+    assert done[len(TENSORS) - 1] == total // 2
+    assert {call[0] for call in seen[len(TENSORS) :]} >= set(TENSORS) - {"empty"}
 
 
 def test_exception_in_progress_ends_the_compilation(source: Path, output: Path) -> None:

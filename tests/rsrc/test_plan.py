@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+import rsr_runtime
 import rsrc
 from rsr_formats.layout import BINARY_BITS, BINARY_SIGNS, TERNARY
 from rsrc.checkpoint import SourceTensor
@@ -15,6 +16,7 @@ from rsrc.layouts import TernaryTensor
 from rsrc.layouts.int8 import Int8
 from rsrc.plan import SEGMENT_COST, TARGETS, IndexPlan, largest_k, permuted_k, plan
 from rsrc.recognise import KeptTensor
+from rsrc.target import native_target
 
 if TYPE_CHECKING:
     from tests.rsrc.conftest import Kit
@@ -36,7 +38,40 @@ def one(t: TernaryTensor, **options: Any) -> IndexPlan:
 def test_auto_is_ranked_on_every_target(target: str, digits: tuple[int, ...], k: int) -> None:
     for encoding in ("auto", "ranked"):
         p = one(tensor(70000, 40, digits), target=target, encoding=encoding)
-        assert (p.encoding, p.packing, p.direction, p.k) == ("ranked", "w16", "expand", k)
+        assert (p.encoding, p.direction, p.k) == ("ranked", "expand", k)
+
+
+@pytest.mark.parametrize(
+    ("target", "ternary"),
+    [("generic", "w16"), ("avx2", "n4s1"), ("avx512", "w16"), ("neon", "n4s1")],
+)
+def test_the_packing_is_the_target_s(target: str, ternary: str) -> None:
+    assert one(tensor(64, 64), target=target).packing == ternary
+    assert one(tensor(64, 64), target=target, k=2).packing == "w16"  # n4s1 is for k = 3
+    assert one(tensor(64, 64, BINARY_SIGNS), target=target).packing == "w16"
+    assert one(tensor(64, 64, BINARY_SIGNS), target=target, k=3).packing == "w16"
+    assert one(tensor(64, 64), target=target, encoding="permuted").packing == "u16"
+
+
+@pytest.mark.parametrize(
+    ("isa", "supported", "target"),
+    [
+        ("avx512", ["avx512", "avx2", "scalar"], "avx512"),
+        ("avx2", ["avx512", "avx2", "scalar"], "avx2"),  # forced by RSR_ISA
+        ("avx2", ["avx2", "scalar"], "avx2"),
+        ("scalar", ["avx2", "scalar"], "generic"),
+        ("neon", ["neon", "scalar"], "neon"),
+        ("amx", ["amx", "avx512", "avx2", "scalar"], "avx512"),  # an extension of AVX-512
+    ],
+)
+def test_native_is_what_products_run_on(
+    monkeypatch: pytest.MonkeyPatch, isa: str, supported: list[str], target: str
+) -> None:
+    cpu = {"isa": isa, "supported_isas": supported}
+    monkeypatch.setattr(rsr_runtime, "cpu_info", lambda: cpu)
+    assert native_target() == target
+    t = tensor(64, 64)
+    assert one(t) == one(t, target=target)
 
 
 def test_permuted_takes_the_direction_of_the_paper() -> None:

@@ -43,7 +43,10 @@ class Spec:
     direction: str = "expand"
     scale: str = "none"  # or "tensor", "row", "block"
     fill: str = "random"  # or "lowest", "highest": every weight the same digit
+    packing: str = "w16"  # of a ranked one; or "n4s1"
     name: str = ""  # "": the spec itself, in words
+    group: int = 0  # columns that share a scale of every row; `scale` is then "row" or "block"
+    half: bool = False  # float16 scales
 
     @property
     def key(self) -> str:
@@ -57,7 +60,7 @@ class Built:
     spec: Spec
     matrix: Matrix
     W: npt.NDArray[np.int64]  # digit values, (out, in)
-    scale: npt.NDArray[np.float64]  # of each row, (out,)
+    scale: npt.NDArray[np.float64]  # of each row, (out,); (out, in) with groups
 
     def exact(self, x: Array) -> npt.NDArray[np.int64]:
         """W @ x for integers: exact, as float64 holds every integer below 2^53."""
@@ -78,8 +81,9 @@ class Built:
             return found
         assert found.dtype == np.float32, where
         x64 = x.astype(np.float64)
-        error = np.abs(found - self.W.astype(np.float64) @ x64 * self.scale)
-        bound = len(x) * 2.0**-24 * np.abs(self.scale) * np.abs(x64).sum()
+        scale = self.scale if self.scale.ndim == 2 else self.scale[:, None]
+        error = np.abs(found - (self.W * scale) @ x64)
+        bound = len(x) * 2.0**-24 * (np.abs(np.broadcast_to(scale, self.W.shape)) @ np.abs(x64))
         wrong = np.flatnonzero(~(error <= bound))
         assert not len(wrong), (
             f"{where}: rows {wrong[:8]} are off by {error[wrong[:8]]}, allowed {bound[wrong[:8]]}"
@@ -158,14 +162,22 @@ class Workshop:
             "highest": np.full(spec.shape, base - 1),
         }[spec.fill].astype(np.uint8)
         A = numbers if spec.direction == "expand" else numbers.T
-        packing, arrays = _encode(A, spec)
+        packing, arrays = _encode(_spread(A, spec) if spec.group else A, spec)
         if damage is not None:
             damage(arrays)
         sections = {part: writer.add([a.tobytes()], zstd) for part, a in arrays.items()}
         out = spec.shape[0]
         rows_per_scale = {"tensor": max(1, out), "row": 1, "block": BLOCK}.get(spec.scale)
         scale, row_scale = None, np.ones(out)
-        if rows_per_scale is not None:
+        if spec.group:
+            assert rows_per_scale is not None
+            groups, kind = -(-spec.shape[1] // spec.group), "<f2" if spec.half else "<f4"
+            values = rng.standard_normal((groups, -(-out // rows_per_scale))).astype(kind)
+            section = writer.add([values.tobytes()], zstd)
+            scale = Scale(rows_per_scale, section, spec.group, "F16" if spec.half else "F32")
+            rows, columns = np.arange(out) // rows_per_scale, np.arange(spec.shape[1]) // spec.group
+            row_scale = values.astype(np.float64)[columns][:, rows].T
+        elif rows_per_scale is not None:
             values = rng.standard_normal(-(-out // rows_per_scale)).astype(np.float32)
             scale = Scale(rows_per_scale, writer.add([values.tobytes()], zstd))
             row_scale = np.repeat(values, rows_per_scale)[:out].astype(np.float64)
@@ -176,9 +188,20 @@ class Workshop:
         return tensor, np.array(spec.digits, np.int64)[numbers], row_scale
 
 
+def _spread(A: npt.NDArray[np.uint8], spec: Spec) -> npt.NDArray[np.uint8]:
+    """Fill every group with padding digits up to a whole number of column blocks."""
+    pad = encoding.padding_digit(spec.digits)
+    groups = [A[:, c : c + spec.group] for c in range(0, A.shape[1], spec.group)]
+    return np.concatenate(
+        [np.pad(g, ((0, 0), (0, -g.shape[1] % spec.k)), constant_values=pad) for g in groups], 1
+    )
+
+
 def _encode(A: npt.NDArray[np.uint8], spec: Spec) -> tuple[str, Arrays]:
     base, pad = len(spec.digits), encoding.padding_digit(spec.digits)
     ranks = encoding.ranks_of(A, base, spec.k, pad)
+    if spec.encoding == "ranked" and spec.packing == "n4s1":
+        return "n4s1", {"ranks": encoding.pack_n4s1(ranks)}
     if spec.encoding == "ranked":
         pad_rank = sum(pad * base**i for i in range(spec.k))
         return "w16", {"ranks": encoding.pack_w16(ranks, pad_rank)}

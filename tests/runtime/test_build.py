@@ -11,10 +11,21 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("isa", ["avx2", "avx512"])
-def test_an_isa_object_exports_its_fill_function_only(isa: str) -> None:
+@pytest.mark.parametrize(
+    ("source", "fill"),
+    [
+        ("kernels_avx2", "fill_avx2"),
+        ("n4s1_avx2", "fill_n4s1_avx2"),
+        ("permuted_avx2", "fill_permuted_avx2"),
+        ("kernels_avx512", "fill_avx512"),
+        ("n4s1_avx512", "fill_n4s1_avx512"),
+        ("kernels_avx512vnni", "fill_avx512vnni"),
+        ("kernels_amx", "fill_amx"),
+    ],
+)
+def test_an_isa_object_exports_its_fill_function_only(source: str, fill: str) -> None:
     """A weak symbol could be picked by the linker for machines without the instruction set."""
-    objects = list(ROOT.glob(f"build/*/runtime/CMakeFiles/*/native/kernels_{isa}.cpp.o"))
+    objects = list(ROOT.glob(f"build/*/runtime/CMakeFiles/*/native/{source}.cpp.o"))
     if not objects or shutil.which("nm") is None:
         pytest.skip("no build folder, or no nm")
     for path in objects:
@@ -22,5 +33,5 @@ def test_an_isa_object_exports_its_fill_function_only(isa: str) -> None:
         output = subprocess.run(nm, check=True, capture_output=True, text=True, timeout=50).stdout
         symbols = [line.split(maxsplit=2)[1:] for line in output.splitlines()]
         exported = [name for kind, name in symbols if kind.isupper()]
-        assert exported == [f"rsr::fill_{isa}(rsr::KernelTable&)"], path
+        assert exported == [f"rsr::{fill}(rsr::KernelTable&)"], path
         assert not [name for kind, name in symbols if kind in "vwu"], path

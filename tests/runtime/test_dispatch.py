@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tests.runtime.conftest import RunPython, Workshop
 
 INFO = "import rsr_runtime as rsr; print(rsr.cpu_info()['isa'])"
-KNOWN = ("avx512", "avx2", "scalar")
+KNOWN = ("amx", "avx512vnni", "avx512", "avx2", "scalar")
 
 
 def test_the_best_is_the_default(run_python: RunPython, isas: list[str]) -> None:

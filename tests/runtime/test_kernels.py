@@ -13,6 +13,7 @@ import rsr_runtime as rsr
 from rsr_formats.encoding import pattern_values, unpack_w16
 from rsr_formats.errors import IndexDataError
 from rsr_formats.layout import BINARY_BITS, BINARY_SIGNS, DIGITS, TERNARY
+from rsr_runtime.reference import quantize_int8
 
 if TYPE_CHECKING:
     from tests.runtime.conftest import Built, Spec, Workshop
@@ -81,6 +82,39 @@ def test_ranked(
         spec((m, n), digits, k, scale="row") for n in sorted(around) for m in ROWS
     ]  # fmt: skip
     check_all(shared_build(specs), rng)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(("digits", "k"), RANKED)
+def test_scales_of_groups(
+    isa: str, digits: Digits, k: int, half: bool, spec: type[Spec], shared_build: Build,
+    rng: np.random.Generator,
+) -> None:  # fmt: skip
+    """Groups that end inside words and blocks, that exceed a flush, and a shorter last one."""
+    columns = [(1, 3), (k, 4 * k + 1), (7, 50), (32, 100), (64, 64 * 3), (128, 300)]
+    columns += [(group, 2 * group + 5) for group in (flush(k) - 1, flush(k), flush(k) + 1)]
+    specs = [
+        spec((m, n), digits, k, scale=scale, group=group, half=half, fill=fill)
+        for group, n in columns
+        for m in (1, 31, 64, 97, 130)
+        for scale, fill in (("row", "random"), ("block", "lowest"))
+    ]
+    check_all(shared_build(specs), rng)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_linear_with_scales_of_groups(
+    isa: str, threads: int, workshop: Workshop, restore: None, rng: np.random.Generator
+) -> None:
+    rsr.set_num_threads(threads)
+    b = workshop.one((300, 200), scale="row", group=64, half=True)
+    X = rng.standard_normal((5, 200)).astype(np.float32)
+    q, s = quantize_int8(X)
+    assert b.matrix.scale.shape == (300, 4)
+    exact = (b.W * b.scale) @ q.T.astype(np.float64) / s.T
+    bound = 200 * 2.0**-24 * np.abs(b.scale).sum(axis=1)[:, None] * 128 / s.T
+    assert (np.abs(b.matrix.linear(X, "int8").T - exact) <= bound).all()
+    assert (b.matrix @ q[0] == b.W @ q[0].astype(np.int64)).all()  # int8: without scales
 
 
 @pytest.mark.parametrize("fill", ["lowest", "highest"])
