@@ -86,7 +86,7 @@ def run(kind: str, n: int, seconds: float, rng: np.random.Generator) -> list[Row
     choices = range(max(1, default - 1), min(most, default + 2) + 1)
     index = [{"encoding": "permuted", "direction": "reduce", "k": k} for k in choices]
     ranked, *permuted = compile_matrix(W, {}, *index)
-    truth = true_products(W, ranked.scale, rng)
+    truth = true_products(ranked, W, rng)
     del W
     contenders = [
         _dense(kind, A, dtype, truth.x[source], truth.y[source])
