@@ -22,6 +22,7 @@ from .products import (
     by_algorithm,
     compiled_copies,
     compiled_product,
+    entry_scales,
     every_kernel,
     kernels_in_use,
     true_products,
@@ -57,7 +58,7 @@ def line_up(
         W: its digit values, int8.
         others: the same matrix in other encodings and packings.
     """
-    truth = true_products(W, matrix.scale, setting.rng)
+    truth = true_products(matrix, W, setting.rng)
     labels = every_kernel(matrix, setting.threads)
     if matrix.encoding == "permuted":
         labels += by_algorithm(matrix, "rsr")
@@ -72,7 +73,7 @@ def line_up(
     if 4 * W.size > memory.available / 4:
         setting.notes.append(f"{matrix.name} has no dense rivals: too large for this memory")
         return found
-    dense = W.astype(np.float32) * matrix.scale.reshape(-1, 1)
+    dense = W * entry_scales(matrix)
     for rival in setting.rivals:
         found += _rival(setting, rival, matrix, W if rival.dtype == "int8" else dense, truth)
     return found
@@ -84,7 +85,7 @@ def line_up_batches(
     """List the kernels in use with several vectors at once, on level cache."""
     found = []
     for vectors in sizes:
-        truth = true_products(W, matrix.scale, setting.rng, vectors)
+        truth = true_products(matrix, W, setting.rng, vectors)
         labels = kernels_in_use(matrix, setting.threads, vectors)
         product = partial(batch_product, matrix=matrix, truth=truth)
         found += _contenders(labels, {"cache": compiled_copies(matrix, 1)}, product)
@@ -99,13 +100,13 @@ def line_up_huge(setting: Setting, matrix: Matrix, W: Array) -> list[Contender]:
         setting.notes.append(f"{matrix.name} has no level memory-huge: {reason}")
         return []
     levels = {"memory-huge": compiled_copies(matrix, count, huge=True)}
-    truth = true_products(W, matrix.scale, setting.rng)
+    truth = true_products(matrix, W, setting.rng)
     product = partial(compiled_product, matrix=matrix, truth=truth)
     return _contenders(kernels_in_use(matrix, setting.threads), levels, product)
 
 
 def _other(setting: Setting, matrix: Matrix, truth: Truth) -> list[Contender]:
-    """Let the paper's algorithms take part, or another packing, but for plain C++ that lacks it."""
+    """Let the paper's algorithms take part, or another packing, which is nothing for plain C++."""
     if matrix.encoding == "permuted":
         labels = by_algorithm(matrix, "rsr++", "rsr")
         levels = _compiled_levels(setting, matrix, setting.memory.rival)

@@ -26,6 +26,7 @@ Product = tuple[Callable[[Any], Any], Callable[[Any], str | None]]
 ALL = "all matrices"  # what the rows of a pass over a whole file have as "matrix"
 DTYPES = ("int8", "float32")  # of inputs
 
+_VECTORS_AS = {"avx512vnni": "avx512", "amx": "avx512"}  # these are for several vectors only
 _PAGE = 4096
 _PANEL = 1 << 24  # weights of a reference product widened at a time
 
@@ -55,22 +56,40 @@ class Truth:
     y: dict[str, Expected]
 
 
-def true_products(W: Array, scale: Array, rng: np.random.Generator, *batch: int) -> Truth:
-    """Compute what products must be: `W` int8 (m, n), in float64, which is exact for int8.
+def true_products(matrix: Matrix, W: Array, rng: np.random.Generator, *batch: int) -> Truth:
+    """Compute what products must be, in float64, which is exact for int8.
 
     Inputs have shape (n,), or (b, n) where `batch` is b, and products (m,) or (b, m).
+
+    Args:
+        matrix: the matrix, for its scales.
+        W: its digit values, int8 (m, n).
+        rng: makes the inputs.
+        batch: nothing, or the number of vectors.
     """
     m, n = W.shape
     x = random_inputs((*batch, n), rng)
-    columns = np.concatenate([x[dtype].reshape(-1, n).astype(np.float64) for dtype in DTYPES]).T
+    integers, reals = (x[dtype].reshape(-1, n).astype(np.float64).T for dtype in DTYPES)
+    scales = np.broadcast_to(entry_scales(matrix), (m, n))
     height = max(1, _PANEL // n)
-    panels = [W[r : r + height].astype(np.float64) @ columns for r in range(0, m, height)]
+    panels = []
+    for rows in (slice(r, r + height) for r in range(0, m, height)):
+        panel = W[rows].astype(np.float64)
+        panels.append(np.hstack([panel @ integers, (panel * scales[rows]) @ reals]))
     exact, real = np.concatenate(panels).T.reshape(len(DTYPES), *batch, m)
     y = {
         "int8": Expected(exact.astype(np.int32)),
-        "float32": Expected(real * scale.astype(np.float64), _bound(x["float32"], scale)),
+        "float32": Expected(real, _bound(x["float32"], matrix.scale)),
     }
     return Truth(x, y)
+
+
+def entry_scales(matrix: Matrix) -> Array:
+    """Return what the digit values are multiplied by: (1, 1), (m, 1) or, by groups, (m, n)."""
+    scale = matrix.scale
+    if scale.ndim < 2:
+        return scale.reshape(-1, 1)
+    return np.repeat(scale, matrix._tensor.group_columns, axis=1)[:, : matrix.shape[1]]
 
 
 def random_inputs(shape: tuple[int, ...], rng: np.random.Generator) -> dict[str, Array]:
@@ -83,6 +102,8 @@ def random_inputs(shape: tuple[int, ...], rng: np.random.Generator) -> dict[str,
 
 def _bound(x: Array, scale: Array) -> Float64:
     """Return the bound on a float32 product's error that `Matrix` promises."""
+    if scale.ndim == 2:
+        scale = np.abs(scale).max(axis=1)
     unscaled = x.shape[-1] * 2.0**-24 * np.abs(x).sum(axis=-1, keepdims=True, dtype=np.float64)
     return np.asarray(unscaled * np.abs(scale.astype(np.float64)))
 
@@ -98,10 +119,19 @@ def every_kernel(matrix: Matrix, threads: int) -> list[Label]:
     """List what is measured of a compiled matrix: each kernel, and those in use on all threads."""
     labels = [
         Label(dtype=dtype, threads=1, algorithm="rsr++", isa=isa, **describe(matrix))
-        for isa in rsr.cpu_info()["supported_isas"]
+        for isa in distinct_isas()
         for dtype in DTYPES
     ]
     return labels + [label for label in kernels_in_use(matrix, threads) if label.threads > 1]
+
+
+def distinct_isas() -> list[str]:
+    """List the instruction sets whose kernels for one vector differ; the one in use comes first."""
+    info = rsr.cpu_info()
+    found: dict[str, str] = {}
+    for isa in (info["isa"], *info["supported_isas"]):
+        found.setdefault(_VECTORS_AS.get(isa, isa), isa)
+    return list(found.values())
 
 
 def kernels_in_use(matrix: Matrix, threads: int, vectors: int = 1) -> list[Label]:
