@@ -59,7 +59,7 @@ class Floats(Layout):
             return None
         rows, columns = tensor.shape
         item = FLOATS[tensor.dtype]
-        largest = np.zeros(rows, f"<u{item}")
+        largest = np.zeros(rows if columns else 0, f"<u{item}")  # rows without data cost nothing
         seen = [False] * 4
         first = 0
         for panel in row_panels(tensor):

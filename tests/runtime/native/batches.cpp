@@ -17,7 +17,7 @@
 
 namespace {
 
-std::mt19937 rng(20260801);
+thread_local std::mt19937 rng(20260801);
 
 int below(int n) { return static_cast<int>(rng() % n); }
 
