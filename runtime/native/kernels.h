@@ -50,8 +50,9 @@ struct VectorKernels {
   // y[r - first] for the rows of one strip: rows.last <= its height.
   void (*lookup)(const RankedRows& rows, const void* tables, Y* y);
   // The same with scales of groups: y[r] = sum over groups of scale * what their blocks give.
+  // Packing w16 only.
   void (*lookup_grouped)(const RankedRows& rows, const GroupScales& scales, const void* tables,
-                         float* y);
+                         float* y) = nullptr;
 };
 
 // Several vectors at once; columns > 0.

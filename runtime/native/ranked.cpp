@@ -12,7 +12,6 @@
 namespace rsr {
 namespace {
 
-constexpr size_t kLanes = 32;      // rows are padded to a multiple of this
 constexpr size_t kUnitRows = 64;   // rows handed to a thread at once: at least these
 constexpr size_t kLineBytes = 64;  // of a cache line: how memory for kernels is aligned
 
