@@ -98,7 +98,7 @@ def _advice(tensors: Sequence[Tensor]) -> str | None:
         return None
     return (
         f"{len(other)} of {len(ranked)} ranked tensors are in packing {other[0]}: recompiling with "
-        f"--target {target} would make products faster here"
+        f"--target {target} would suit this processor better"
     )
 
 

@@ -5,7 +5,7 @@ The model. A product reads its index once, and both encodings are bound by how:
 * ranked costs one lookup per row and column block whatever the pattern, at 5 bits per rank: always
   the largest k whose B^k patterns fit 32 table entries (ternary 3, binary 5).
 * permuted costs, per column block, one gathered addition per row and an overhead per segment worth
-  about SEGMENT_COST of them (measured: AVX2, float32, reduce; docs/performance.md), for k columns:
+  SEGMENT_COST of them (measured: AVX2, float32, reduce; docs/performance.md), for k columns:
   k minimises (rows + SEGMENT_COST * B^k) / k.
 
 Ranked is the smaller (1.78 against 3.4 bits per weight at 4096 x 4096) and with SIMD the faster
@@ -16,7 +16,9 @@ The packing of ranks is the target's (TERNARY_PACKING). AVX-512 looks 32 sums up
 instruction, which suits the five bits of a w16 rank, and plain code decodes them with a shift and a
 mask. AVX2 and NEON look up 16 entries of a byte at once: the 14 magnitudes of n4s1 fit, the 27
 ranks do not. n4s1 is for ternary k = 3 and one scale per row or fewer; everything else is packed as
-w16 on every target.
+w16 on every target. With AVX-512 the fewer bits of n4s1 win for int8 from main memory (18 % on one
+thread, 7 % on two), but lose for float32 (23 %, 7 %), from cache (20 %) and with many vectors,
+where VNNI and AMX read w16 alone: w16 it is.
 """
 
 from __future__ import annotations

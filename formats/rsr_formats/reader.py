@@ -6,7 +6,7 @@ import hashlib
 import mmap
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +23,7 @@ from .errors import (
 )
 from .header import decode_header
 from .layout import MAX_ZSTD_WINDOW, PREAMBLE, SCALE_DTYPES, Header, IndexedTensor, Section
+from .pages import anonymous_memory
 from .validate import (
     check_header,
     check_header_hash,
@@ -212,10 +213,7 @@ def _read_small_scales(file: BinaryIO, header: Header) -> dict[Section, bytes]:
 
 
 def _copy_to_huge_pages(file: Any, size: int) -> mmap.mmap:
-    memory = mmap.mmap(-1, size)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without them; they are a wish
-            memory.madvise(mmap.MADV_HUGEPAGE)
+    memory = anonymous_memory(size, huge=True)
     file.seek(0)
     view = memoryview(memory)
     done = 0

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import mmap
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from rsr_formats.pages import anonymous_memory
 
 _ROTATION = 1_200_000_000  # bytes the copies of a compiled matrix should take
 _RIVAL_ROTATION = 512_000_000  # bytes the copies of a rival's matrix should take
@@ -54,12 +54,7 @@ def pages(nbytes: int, huge: bool) -> npt.NDArray[np.uint8]:
 
     NumPy's own arrays would not do: it asks for huge pages where they are large.
     """
-    memory = mmap.mmap(-1, max(1, nbytes))
-    advice = getattr(mmap, "MADV_HUGEPAGE" if huge else "MADV_NOHUGEPAGE", None)
-    if advice is not None:
-        with suppress(OSError):  # a kernel without huge pages
-            memory.madvise(advice)
-    return np.frombuffer(memory, np.uint8)
+    return np.frombuffer(anonymous_memory(max(1, nbytes), huge=huge), np.uint8)
 
 
 def has_huge_pages() -> bool:
