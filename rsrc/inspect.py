@@ -11,6 +11,7 @@ from rsr_formats import RsrFile
 from rsr_formats.decode import decode_block
 from rsr_formats.encoding import pattern_values
 from rsr_formats.layout import DenseTensor, IndexedTensor, Scale, Tensor
+from rsr_runtime.errors import IsaError
 
 from .errors import OptionError
 from .plan import ranked_packing
@@ -89,7 +90,10 @@ def inspect_block(path: _Path, name: str, j: int) -> dict[str, Any]:
 
 
 def _advice(tensors: Sequence[Tensor]) -> str | None:
-    target = native_target()
+    try:
+        target = native_target()
+    except IsaError:  # a bad RSR_ISA: no reason not to list a file
+        return None
     ranked = [t for t in tensors if isinstance(t, IndexedTensor) and t.encoding == "ranked"]
     other = [
         t.packing for t in ranked if t.packing != ranked_packing(t.base, t.k, target, t.is_grouped)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-# Instruction sets of the runtime that are targets of the compiler. One that is not here is an
-# extension of one that the processor has too.
-_TARGETS = {"avx512": "avx512", "avx2": "avx2", "neon": "neon", "scalar": "generic"}
+# The target that suits each instruction set of the runtime.
+_TARGETS = {
+    "amx": "avx512",
+    "avx512vnni": "avx512",
+    "avx512": "avx512",
+    "avx2": "avx2",
+    "neon": "neon",
+    "scalar": "generic",
+}
 
 
 def native_target() -> str:
@@ -15,7 +21,4 @@ def native_target() -> str:
     """
     from rsr_runtime import cpu_info  # on demand: the only thing compiling asks the runtime
 
-    cpu = cpu_info()
-    best_first = cpu["supported_isas"]
-    usable = best_first[best_first.index(cpu["isa"]) :]
-    return next(_TARGETS[isa] for isa in usable if isa in _TARGETS)
+    return _TARGETS[cpu_info()["isa"]]

@@ -104,7 +104,9 @@ def _bound(x: Array, scale: Array) -> Float64:
     """Return the bound on a float32 product's error that `Matrix` promises."""
     if scale.ndim == 2:
         scale = np.abs(scale).max(axis=1)
-    unscaled = x.shape[-1] * 2.0**-24 * np.abs(x).sum(axis=-1, keepdims=True, dtype=np.float64)
+    unscaled = (
+        max(x.shape[-1], 3) * 2.0**-24 * np.abs(x).sum(axis=-1, keepdims=True, dtype=np.float64)
+    )
     return np.asarray(unscaled * np.abs(scale.astype(np.float64)))
 
 

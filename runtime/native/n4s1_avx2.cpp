@@ -144,9 +144,8 @@ void lookup_i8_any(const RankedRows& rows, const void* tables, int32_t* y) {
 // Error: an x that is no multiple of the unit has fewer than 26 - 23 bits below max|x|'s last, so
 // max|x| itself is exact and the others are off by at most unit / 2 <= 2^-27 max|x|. With the last
 // rounding and that of the scale: (n - 1) 2^-27 max|x| + 2 * 2^-24 sum|x| <= n 2^-24 sum|x| for
-// n >= 3, as sum|x| >= max|x|. (n = 1 is exact before the scale; n = 2 exceeds by at most 2^-27
-// max|x|, if every rounding is at its worst.) It does not grow with the order of additions, and
-// the result is the same for every order.
+// n >= 3, as sum|x| >= max|x|; Matrix promises no less than that of n = 3. It does not grow with
+// the order of additions, and the result is the same for every order.
 //
 // The unit is a double, so neither denormal nor huge x needs care. NaN and infinity do, and so
 // would matrices so wide that a sum of p leaves int32: both take the plain way, floats by

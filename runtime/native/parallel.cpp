@@ -65,10 +65,10 @@ class Pool {
     }
     {
       std::lock_guard<std::mutex> lock(mutex_);
+      if (shares_.size() < parts) shares_ = std::vector<Share>(parts);  // may throw: first
       body_ = &body;
       parts_ = parts;
       chunk_ = std::max<size_t>(1, count / (kChunksPerThread * parts));
-      if (shares_.size() < parts_) shares_ = std::vector<Share>(parts_);
       for (size_t i = 0; i < parts_; i++) {
         shares_[i].next.store(count * i / parts_, std::memory_order_relaxed);
         shares_[i].end = count * (i + 1) / parts_;

@@ -12,7 +12,8 @@
 // with 30 bits for the sum of their magnitudes. So every sum of some of them fits int32, adding is
 // exact in any order, and a segment's sum may be the difference of two running sums, which costs no
 // branch (permuted_scalar.cpp). A float32 product then has one rounding per input, of at most
-// 2^-30 sum|x|, and one of the result: well within n 2^-24 sum|x|.
+// 2^-30 sum|x|, and one of the result: within n 2^-24 sum|x|
+// for n >= 3, the rounding of the scale included.
 //
 // NaN and infinity are no integers. Where x has one, the same algorithms run in float32.
 

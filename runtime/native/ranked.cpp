@@ -12,8 +12,9 @@
 namespace rsr {
 namespace {
 
-constexpr size_t kUnitRows = 64;   // rows handed to a thread at once: at least these
-constexpr size_t kLineBytes = 64;  // of a cache line: how memory for kernels is aligned
+constexpr size_t kUnitRows = 64;              // rows handed to a thread at once: at least these
+constexpr size_t kLineBytes = 64;             // of a cache line: how memory for kernels is aligned
+constexpr size_t kRowsThroughScratch = 1024;  // of a batch, at once, that cannot go straight to y
 
 struct PackingShape {
   size_t strip_rows, column_blocks, cell_bytes;  // a cell: one row in one column
@@ -27,6 +28,7 @@ PackingShape shape_of(Packing packing) {
 class Buffer {
  public:
   void* get(size_t bytes) {
+    if (bytes <= kMostKept) trim();
     if (bytes > size_) {
       data_.reset(new char[bytes + kLineBytes]);
       size_ = bytes;
@@ -37,23 +39,26 @@ class Buffer {
 
   // What a rare, huge matrix needed is not kept for the life of the thread.
   void trim() {
-    constexpr size_t kMost = 32 << 20;
-    if (size_ > kMost) data_.reset(), size_ = 0;
+    if (size_ > kMostKept) data_.reset(), size_ = 0;
   }
 
  private:
+  static constexpr size_t kMostKept = 32 << 20;
+
   std::unique_ptr<char[]> data_;
   size_t size_ = 0;
 };
 
 // Of the calling thread: what all threads share in a product it asks for, and what it keeps to
-// itself when it works on anyone's.
+// itself when it works on anyone's. The caller's is trimmed when its product ends, those of other
+// threads at their next product.
 struct Scratch {
   Buffer input, shared, outputs, own;
   uint64_t tables_of = 0;  // the product whose tables `own` holds
 
   void trim() {
     for (Buffer* b : {&input, &shared, &outputs, &own}) b->trim();
+    tables_of = 0;
   }
 };
 
@@ -115,6 +120,9 @@ class Multiplication {
 
   // divisors: one for each vector, or null where the output has none.
   void run(const X* x, size_t count, const float* divisors) {
+    struct Trim {
+      ~Trim() { scratch.trim(); }
+    } at_the_end;
     divisors_ = divisors;
     x = padded(x, count);
     for (size_t done = 0; done < count;) {
@@ -123,7 +131,6 @@ class Multiplication {
       batch ? many(*batch, x + done * inputs_, pass, done) : one(x + done * inputs_, done);
       done += pass;
     }
-    scratch.trim();
   }
 
  private:
@@ -260,18 +267,21 @@ class Multiplication {
       const RankedIndex& a = *p.index;
       void* own = scratch.own.get(batch.own_bytes(columns, a_.k, count));
       scratch.tables_of = 0;
-      const RankedRows rows =
-          rows_from_strip(a, first / shape_of(a.packing).strip_rows, first, last);
-      Out* y = p.y + done * a.rows + first;
       const bool in_place = std::is_same_v<Y, Out> && last <= a.rows;
-      const size_t stride = in_place ? a.rows : last - first;
-      Y* to = place_for_sums(
-          y, in_place,
-          in_place ? nullptr : static_cast<Y*>(scratch.outputs.get(count * stride * sizeof(Y))));
-      batch.multiply(rows, patterns_, a_.k, shared, count, own, to, stride);
-      for (size_t i = 0; i < count; i++)
-        finish(a, first, std::min(last, a.rows), to + i * stride, y + i * a.rows,
-               divisor(done + i));
+      const size_t step = in_place ? last - first : kRowsThroughScratch;
+      for (size_t top = first; top < last; top += step) {
+        const size_t bottom = std::min(last, top + step);
+        const size_t stride = in_place ? a.rows : bottom - top;
+        Out* y = p.y + done * a.rows + top;
+        Y* to = place_for_sums(
+            y, in_place,
+            in_place ? nullptr : static_cast<Y*>(scratch.outputs.get(count * stride * sizeof(Y))));
+        batch.multiply(rows_from_strip(a, top / shape_of(a.packing).strip_rows, top, bottom),
+                       patterns_, a_.k, shared, count, own, to, stride);
+        for (size_t i = 0; i < count; i++)
+          finish(a, top, std::min(bottom, a.rows), to + i * stride, y + i * a.rows,
+                 divisor(done + i));
+      }
     });
   }
 
@@ -293,8 +303,6 @@ const auto& kernels_f32(const RankedIndex& a) {
 }
 
 }  // namespace
-
-size_t RankedIndex::strip_rows() const { return shape_of(packing).strip_rows; }
 
 size_t RankedIndex::group_blocks() const {
   return ((groups.columns ? groups.columns : columns) + k - 1) / k;

@@ -8,7 +8,7 @@ namespace rsr {
 enum class Packing { w16, n4s1 };
 
 // Packing w16: every group of `columns` columns is cut into column blocks by itself.
-struct GroupedScale {
+struct IndexGroups {
   size_t columns = 0;          // of a group; 0: there are no groups
   const void* data = nullptr;  // (groups, rows), float16 or float32
   bool is_half = false;
@@ -22,9 +22,8 @@ struct RankedIndex {
   const int16_t* patterns;  // (k, 32): value of digit d in pattern p
   const float* scale;       // one per scale_rows rows
   size_t scale_rows;
-  GroupedScale groups;  // instead of `scale` where groups of columns have their own
+  IndexGroups groups;  // instead of `scale` where groups of columns have their own
 
-  size_t strip_rows() const;     // of a full strip
   size_t group_blocks() const;   // column blocks of a group (of all columns, without groups)
   size_t blocks() const;         // column blocks, without those that fill the last column
   size_t index_columns() const;  // word columns or units
@@ -49,7 +48,8 @@ void multiply_i8(const RankedProduct<int32_t>* products, size_t size, const int8
                  size_t count);  // exact, unscaled
 void multiply_f32(const RankedProduct<float>* products, size_t size, const float* x,
                   size_t count);  // scaled
-// W x[i] in exact integers, then * scale / divisors[i], each rounded to float32.
+// W x[i] in exact integers, then * scale / divisors[i], each rounded to float32; with groups the
+// float32 sum of theirs, / divisors[i].
 void multiply_quantized(const RankedProduct<float>* products, size_t size, const int8_t* x,
                         const float* divisors, size_t count);
 

@@ -33,9 +33,10 @@ class Matrix:
     * int8 vectors: int32, unscaled and exact for every value including -128, on every
       instruction set and number of threads.
     * float32 vectors: float32, scaled; |error| <= n 2^-24 |scale| sum|x_i| against the exact
-      result (n = in_features, first order) while sum|x_i| is a finite float32; sums are scaled
-      last, so beyond that they may become infinite or NaN. Deterministic for a file, an
-      instruction set and a number of vectors (packing n4s1 on AVX2 rounds one vector less often).
+      result (n = in_features, but at least 3; first order) while sum|x_i| is a finite float32;
+      sums, or those of groups with scales of their own, are scaled last, so beyond that they may
+      become infinite or NaN. Deterministic for a file, an instruction set and a number of vectors
+      (packing n4s1 on AVX2 rounds one vector less often).
     * NaN and infinity in x spread as in a dense product: a zero weight times either is NaN.
     """
 
@@ -181,7 +182,8 @@ class Matrix:
             activations: "float32" multiplies x as it is. "int8" quantises each row to int8 by its
                 largest magnitude, as BitNet b1.58 defines it (arXiv 2402.17764, section 2):
                 q = clip(round_half_even(x * s), -128, 127), s = 127 / max(max|x|, 1e-5);
-                the result is (W q) * scale / s, with W q in exact integers. A row with NaN or
+                the result is (W q) * scale / s, with W q in exact integers; groups of columns
+                with scales of their own give the sum of theirs, in float32. A row with NaN or
                 infinity gives NaN.
 
         Returns:

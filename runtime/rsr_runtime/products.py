@@ -39,8 +39,7 @@ def matmul_all(matrices: Sequence[Matrix], x: Array) -> list[Array]:
     _check_matrices(matrices)
     for w in matrices:
         if x.ndim not in (1, 2) or x.shape[0] != w.shape[1]:
-            n = w.shape[1]
-            raise InputShapeError(f"{w.name!r}: x has shape {x.shape}, expected ({n},) or ({n}, b)")
+            raise shape_error(w, x)
     rows = contiguous(x[None] if x.ndim == 1 else x.T)
     outputs = [np.empty((len(rows), w.shape[0]), PRODUCTS[x.dtype]) for w in matrices]
     multiply_rows(matrices, rows, outputs)

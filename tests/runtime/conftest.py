@@ -83,7 +83,9 @@ class Built:
         x64 = x.astype(np.float64)
         scale = self.scale if self.scale.ndim == 2 else self.scale[:, None]
         error = np.abs(found - (self.W * scale) @ x64)
-        bound = len(x) * 2.0**-24 * (np.abs(np.broadcast_to(scale, self.W.shape)) @ np.abs(x64))
+        bound = (
+            max(len(x), 3) * 2.0**-24 * (np.abs(np.broadcast_to(scale, self.W.shape)) @ np.abs(x64))
+        )
         wrong = np.flatnonzero(~(error <= bound))
         assert not len(wrong), (
             f"{where}: rows {wrong[:8]} are off by {error[wrong[:8]]}, allowed {bound[wrong[:8]]}"
