@@ -81,10 +81,10 @@ struct Float32 {
 
 void fill_batch_avx2(KernelTable& table) {
   // From how many vectors on each is faster: measured on Zen 4 (docs/performance.md).
-  table.w16_i8.batch[0] = TableBatch<Int16<1>, W16>::kernels(7, 16);
-  table.w16_i8.batch[1] = TableBatch<Int16<2>, W16>::kernels(22, 32);
-  table.n4s1_i8.batch[0] = TableBatch<Int16<1>, N4S1>::kernels(13, 16);
-  table.n4s1_i8.batch[1] = TableBatch<Int16<2>, N4S1>::kernels(22, 32);
+  table.w16_i8.batch[1] = TableBatch<Int16<1>, W16>::kernels(9, 16);
+  table.w16_i8.batch[2] = TableBatch<Int16<2>, W16>::kernels(22, 32);
+  table.n4s1_i8.batch[1] = TableBatch<Int16<1>, N4S1>::kernels(13, 16);
+  table.n4s1_i8.batch[2] = TableBatch<Int16<2>, N4S1>::kernels(22, 32);
   table.w16_f32.batch[0] = TableBatch<Float32<1>, W16>::kernels(3, 8);
   table.w16_f32.batch[1] = TableBatch<Float32<2>, W16>::kernels(10, 16);
   table.n4s1_f32.batch[0] = TableBatch<Float32<1>, N4S1>::kernels(4, 8);

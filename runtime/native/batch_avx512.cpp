@@ -26,9 +26,9 @@ struct Float32x16 {
 
 void fill_batch_avx512(KernelTable& table) {
   // Those of AVX2 do not pay where a single product is faster, but for many vectors of n4s1_i8.
-  table.w16_i8.batch[1] = {};
-  table.n4s1_i8.batch[0] = {};
-  table.n4s1_i8.batch[1].least = 27;
+  table.w16_i8.batch[1] = table.w16_i8.batch[2] = {};
+  table.n4s1_i8.batch[0] = table.n4s1_i8.batch[1] = {};
+  table.n4s1_i8.batch[2].least = 27;
   table.w16_f32.batch[0] = TableBatch<Float32x16, W16>::kernels(16, 16);
   table.w16_f32.batch[1] = {};
   table.n4s1_f32.batch[0] = TableBatch<Float32x16, N4S1>::kernels(13, 16);

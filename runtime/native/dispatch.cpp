@@ -93,7 +93,7 @@ bool never() { return false; }
 struct Isa {
   const char* name;
   bool (*supported)();
-  void (*fill[4])(KernelTable&);  // null: as the set before it
+  void (*fill[5])(KernelTable&);  // null: as the set before it
   bool (*is_slower)() = never;    // than the set before it, on this processor
 };
 
@@ -101,7 +101,9 @@ struct Isa {
 constexpr Isa kIsas[] = {
     {"scalar", always, {fill_scalar, fill_n4s1_scalar, fill_permuted_scalar}},
 #if defined(RSR_X86)
-    {"avx2", has_avx2, {fill_avx2, fill_n4s1_avx2, fill_permuted_avx2, fill_batch_avx2}},
+    {"avx2",
+     has_avx2,
+     {fill_avx2, fill_n4s1_avx2, fill_permuted_avx2, fill_together_avx2, fill_batch_avx2}},
     {"avx512", has_avx512, {fill_avx512, fill_n4s1_avx512, fill_batch_avx512}},
     {"avx512vnni", has_avx512vnni, {fill_avx512vnni}, has_slow_dot_products},
 #if defined(RSR_AMX)

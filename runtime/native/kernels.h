@@ -125,6 +125,7 @@ void fill_scalar(KernelTable& table);
 void fill_n4s1_scalar(KernelTable& table);
 void fill_avx2(KernelTable& table);
 void fill_n4s1_avx2(KernelTable& table);
+void fill_together_avx2(KernelTable& table);
 void fill_batch_avx2(KernelTable& table);
 void fill_avx512(KernelTable& table);
 void fill_n4s1_avx512(KernelTable& table);
