@@ -76,13 +76,22 @@ bool has_slow_dot_products() {
 
 #if defined(RSR_AMX)
 // Linux saves tiles only for a process that has asked (arch/x86/xstate.rst), once for all threads.
+// It asks when tiles are to be used, not to find out whether they could be.
+constexpr int kTileData = 18;
+
 bool has_amx() {
   constexpr uint64_t kTiles = 3u << 17;
   constexpr uint32_t kFeatures = 1u << 24 | 1u << 25;  // AMX-TILE, AMX-INT8
-  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  constexpr int kGetSupported = 0x1021;
+  uint64_t states = 0;
   return has_avx512vnni() && (saved_states() & kTiles) == kTiles &&
          (cpuid(7).edx & kFeatures) == kFeatures &&
-         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+         syscall(SYS_arch_prctl, kGetSupported, &states) == 0 && (states >> kTileData & 1);
+}
+
+bool ask_for_tiles() {
+  constexpr int kRequestPermission = 0x1023;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 #endif
 #endif
@@ -95,19 +104,20 @@ struct Isa {
   bool (*supported)();
   void (*fill[5])(KernelTable&);  // null: as the set before it
   bool (*is_slower)() = never;    // than the set before it, on this processor
+  bool (*enable)() = always;      // asks the system, where that is needed
 };
 
 // The only list of instruction sets, plainest first: each overrides entries of those before it.
 constexpr Isa kIsas[] = {
-    {"scalar", always, {fill_scalar, fill_n4s1_scalar, fill_permuted_scalar}},
+    {"scalar", always, {fill_w16_scalar, fill_n4s1_scalar, fill_permuted_scalar}},
 #if defined(RSR_X86)
     {"avx2",
      has_avx2,
-     {fill_avx2, fill_n4s1_avx2, fill_permuted_avx2, fill_together_avx2, fill_batch_avx2}},
-    {"avx512", has_avx512, {fill_avx512, fill_n4s1_avx512, fill_batch_avx512}},
-    {"avx512vnni", has_avx512vnni, {fill_avx512vnni}, has_slow_dot_products},
+     {fill_w16_avx2, fill_n4s1_avx2, fill_permuted_avx2, fill_together_avx2, fill_batch_avx2}},
+    {"avx512", has_avx512, {fill_w16_avx512, fill_n4s1_avx512, fill_batch_avx512}},
+    {"avx512vnni", has_avx512vnni, {fill_w16_avx512vnni}, has_slow_dot_products},
 #if defined(RSR_AMX)
-    {"amx", has_amx, {fill_amx}},
+    {"amx", has_amx, {fill_w16_amx}, never, ask_for_tiles},
 #endif
 #endif
 };
@@ -136,6 +146,12 @@ const Tables& tables() {
 
 std::atomic<const KernelTable*> chosen{nullptr};
 
+const KernelTable& best_granted() {
+  int i = tables().best;
+  while (!kIsas[i].enable()) i--;  // the first always is
+  return tables().table[i];
+}
+
 std::string join(const std::vector<std::string>& names) {
   std::string text;
   for (const auto& name : names) text += (text.empty() ? "" : ", ") + name;
@@ -160,7 +176,9 @@ std::vector<std::string> supported_isas() {
 
 const KernelTable& kernels() {
   const KernelTable* table = chosen.load(std::memory_order_acquire);
-  return table ? *table : tables().table[tables().best];
+  if (table) return *table;
+  static const KernelTable& best = best_granted();
+  return best;
 }
 
 void use_isa(const std::string& name) {
@@ -169,6 +187,9 @@ void use_isa(const std::string& name) {
     if (i >= tables().supported)
       throw std::invalid_argument("this processor does not support instruction set '" + name +
                                   "'; it supports " + join(supported_isas()));
+    if (!kIsas[i].enable())
+      throw std::invalid_argument("the system does not grant instruction set '" + name +
+                                  "' to this process");
     chosen.store(&tables().table[i], std::memory_order_release);
     return;
   }

@@ -121,17 +121,17 @@ struct KernelTable {
   uint64_t (*plain_read)(const void* data, size_t bytes);
 };
 
-void fill_scalar(KernelTable& table);
+void fill_w16_scalar(KernelTable& table);
 void fill_n4s1_scalar(KernelTable& table);
-void fill_avx2(KernelTable& table);
+void fill_w16_avx2(KernelTable& table);
 void fill_n4s1_avx2(KernelTable& table);
 void fill_together_avx2(KernelTable& table);
 void fill_batch_avx2(KernelTable& table);
-void fill_avx512(KernelTable& table);
+void fill_w16_avx512(KernelTable& table);
 void fill_n4s1_avx512(KernelTable& table);
 void fill_batch_avx512(KernelTable& table);
-void fill_avx512vnni(KernelTable& table);
-void fill_amx(KernelTable& table);
+void fill_w16_avx512vnni(KernelTable& table);
+void fill_w16_amx(KernelTable& table);
 void fill_permuted_scalar(KernelTable& table);
 void fill_permuted_avx2(KernelTable& table);
 

@@ -1,5 +1,5 @@
 // Packing n4s1 on AVX-512 (F, BW, VL): a nibble of magnitude and a bit of sign make an index into
-// the 32 signed sums of a column block, looked up as in kernels_avx512.cpp: 32 rows at once for
+// the 32 signed sums of a column block, looked up as in w16_avx512.cpp: 32 rows at once for
 // int8, 16 for float32.
 //
 // What pays, besides what pays there:
@@ -23,7 +23,7 @@ inline void prefetch(const uint8_t* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p) + 1024, _MM_HINT_T0);
 }
 
-// Shifts of 16-bit lanes by multiplication (kernels_avx512.cpp says why).
+// Shifts of 16-bit lanes by multiplication (w16_avx512.cpp says why).
 template <int By>
 inline __m512i shift_right(__m512i v) {
   return _mm512_mulhi_epu16(v, _mm512_set1_epi16(static_cast<int16_t>(1u << (16 - By))));

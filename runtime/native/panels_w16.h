@@ -11,7 +11,7 @@
 // * A byte lookup (vpermb) for each digit of a block turns 4 ranks into a step: 16 rows x 4 inputs
 //   in 64 bytes, which is what vpdpbusd and a row of a TDPBSSD tile want. It uses six bits of a
 //   rank byte; the tables repeat after 32 entries, so the sixth may be anything.
-// * Shifts are multiplications: see kernels_avx512.cpp.
+// * Shifts are multiplications: see w16_avx512.cpp.
 // * The order of rows and inputs is what falls out of that: packed activations have the same order
 //   of inputs, and store_rows puts the rows right.
 #pragma once

@@ -99,7 +99,7 @@ struct N4S1 {
 };
 
 // Ranks of any patterns: entries 0-15 and 16-31 take one lookup each, of which the one that does
-// not apply yields zero (kernels_avx2.cpp).
+// not apply yields zero (w16_avx2.cpp).
 // Bound: |sum| <= 640 (k <= 5) makes |l| <= 20, |h| <= 16, six of them <= 120.
 struct W16 {
   static constexpr size_t kStripRows = 128, kCellBytes = 2, kRowBytes = 2;

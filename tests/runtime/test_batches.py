@@ -95,9 +95,9 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
     emulated = ["-include", str(here / "emulated_tiles.h")]
     others = [native / f"{name}.cpp" for name in ("ranked", "parallel")]
     commands: tuple[list[str | Path], ...] = (
-        [*vbmi, *emulated, "-c", native / "kernels_amx.cpp"],
-        [*vnni, "-c", native / "kernels_avx512vnni.cpp"],
-        [f"-I{native}", *others, here / "batches.cpp", "kernels_amx.o", "kernels_avx512vnni.o",
+        [*vbmi, *emulated, "-c", native / "w16_amx.cpp"],
+        [*vnni, "-c", native / "w16_avx512vnni.cpp"],
+        [f"-I{native}", *others, here / "batches.cpp", "w16_amx.o", "w16_avx512vnni.o",
          "-o", "batches", "-pthread"],
     )  # fmt: skip
     for command in commands:

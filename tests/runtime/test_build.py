@@ -14,15 +14,15 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("source", "fill"),
     [
-        ("kernels_avx2", "fill_avx2"),
+        ("w16_avx2", "fill_w16_avx2"),
         ("n4s1_avx2", "fill_n4s1_avx2"),
         ("permuted_avx2", "fill_permuted_avx2"),
         ("batch_avx2", "fill_batch_avx2"),
-        ("kernels_avx512", "fill_avx512"),
+        ("w16_avx512", "fill_w16_avx512"),
         ("n4s1_avx512", "fill_n4s1_avx512"),
         ("batch_avx512", "fill_batch_avx512"),
-        ("kernels_avx512vnni", "fill_avx512vnni"),
-        ("kernels_amx", "fill_amx"),
+        ("w16_avx512vnni", "fill_w16_avx512vnni"),
+        ("w16_amx", "fill_w16_amx"),
     ],
 )
 def test_an_isa_object_exports_its_fill_function_only(source: str, fill: str) -> None:

@@ -103,8 +103,8 @@ const KernelTable& kernels() { return table; }
 }  // namespace rsr
 
 int main(int, char** arguments) {
-  std::strcmp(arguments[1], "amx") == 0 ? rsr::fill_amx(rsr::table)
-                                        : rsr::fill_avx512vnni(rsr::table);
+  std::strcmp(arguments[1], "amx") == 0 ? rsr::fill_w16_amx(rsr::table)
+                                        : rsr::fill_w16_avx512vnni(rsr::table);
   auto& batch =
       *std::find_if(std::begin(rsr::table.w16_i8.batch), std::end(rsr::table.w16_i8.batch),
                     [](const auto& b) { return b.least != 0; });

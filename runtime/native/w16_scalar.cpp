@@ -77,7 +77,7 @@ uint64_t plain_read(const void* data, size_t bytes) {
 
 }  // namespace
 
-void fill_scalar(KernelTable& table) {
+void fill_w16_scalar(KernelTable& table) {
   table.w16_i8.vector = {2 * kPatterns, 0, grow<int8_t, int16_t, int16_t>,
                          lookup_w16<int16_t, int32_t>, lookup_grouped_w16<int16_t, int32_t>};
   table.w16_f32.vector = {4 * kPatterns, 0, grow<float, float, float>, lookup_w16<float, float>,

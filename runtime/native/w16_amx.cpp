@@ -282,7 +282,7 @@ void multiply_any(const RankedRows& rows, const int16_t* patterns, int k, const 
 
 }  // namespace
 
-void fill_amx(KernelTable& table) {
+void fill_w16_amx(KernelTable& table) {
   table.w16_i8.batch[2] = {kLeast, kMost, shared_bytes, own_bytes, prepare, multiply_any};
 }
 

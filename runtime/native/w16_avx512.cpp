@@ -473,7 +473,7 @@ uint64_t plain_read(const void* data, size_t bytes) {
 
 }  // namespace
 
-void fill_avx512(KernelTable& table) {
+void fill_w16_avx512(KernelTable& table) {
   table.w16_i8.vector = {kTableBytesI8, 0, grow_i8_any, lookup_i8_any,
                          lookup_grouped_any<GroupSumsI8>};
   table.w16_i8.batch[0] = {2, 16, batch_shared_bytes, no_bytes, prepare_i8_any, multiply_together};

@@ -19,7 +19,7 @@ inline __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const
 
 inline void store(void* p, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
 
-// Into L2, 8 KiB ahead: from DRAM twice the speed and more (kernels_avx512.cpp says why).
+// Into L2, 8 KiB ahead: from DRAM twice the speed and more (w16_avx512.cpp says why).
 inline void prefetch(const uint16_t* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p) + 8192, _MM_HINT_T1);
 }
@@ -265,7 +265,7 @@ uint64_t plain_read(const void* data, size_t bytes) {
 
 }  // namespace
 
-void fill_avx2(KernelTable& table) {
+void fill_w16_avx2(KernelTable& table) {
   table.w16_i8.vector = {kTableBytesI8, 0, grow_i8, lookup_i8_any, lookup_grouped_i8};
   table.w16_f32.vector = {kTableBytesF32, 0, grow_f32, lookup_f32, lookup_grouped_f32};
   table.plain_read = plain_read;

@@ -159,7 +159,7 @@ void multiply_any(const RankedRows& rows, const int16_t* patterns, int k, const 
 
 }  // namespace
 
-void fill_avx512vnni(KernelTable& table) {
+void fill_w16_avx512vnni(KernelTable& table) {
   table.w16_i8.batch[1] = {kLeast, kMost, shared_bytes, own_bytes, prepare, multiply_any};
 }
 
