@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
         ("n4s1_avx2", "fill_n4s1_avx2"),
         ("permuted_avx2", "fill_permuted_avx2"),
         ("batch_avx2", "fill_batch_avx2"),
+        ("together_avx2", "fill_together_avx2"),
         ("w16_avx512", "fill_w16_avx512"),
         ("n4s1_avx512", "fill_n4s1_avx512"),
         ("batch_avx512", "fill_batch_avx512"),
