@@ -27,7 +27,7 @@ from .encoding import (
 from .errors import IndexDataError
 from .layout import IndexedTensor
 
-_PIECE = 1 << 20  # index entries decoded or looked at in one NumPy operation
+PIECE = 1 << 20  # index entries decoded or looked at in one NumPy operation
 
 
 def decode_digits(
@@ -67,7 +67,7 @@ def digit_windows(
     for r0, piece in strips(t, packed):
         count, units, height = len(piece), piece.shape[1], piece.shape[-1]
         rows = slice(r0, min(r0 + count * height, t.rows))
-        step = max(1, _PIECE // (count * height))
+        step = max(1, PIECE // (count * height))
         for u in range(0, units, step):
             entries = _table_entries(t, piece[:, u : u + step])
             digits = table[entries.transpose(0, 2, 1)].reshape(count * height, -1)
@@ -108,7 +108,7 @@ def strips(t: IndexedTensor, packed: npt.NDArray[Any]) -> Iterator[tuple[int, np
     if not row:
         return
     full = padded // tallest * tallest
-    step = max(1, _PIECE // (row * tallest)) * tallest
+    step = max(1, PIECE // (row * tallest)) * tallest
     for r0 in range(0, full, step):
         piece = packed[r0 * row : min(full, r0 + step) * row]
         yield r0, piece.reshape(-1, *shape, tallest)

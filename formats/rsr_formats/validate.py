@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .decode import digit_windows, strips
+from .decode import PIECE, digit_windows, strips
 from .encoding import N4S1_BLOCKS, RANK_BITS, RANKS_PER_WORD, padding_digit, pattern_values
 from .errors import (
     CodecError,
@@ -55,8 +55,6 @@ from .layout import (
     dense_nbytes,
     section_uses,
 )
-
-_PIECE = 1 << 20  # index entries looked at in one NumPy operation
 
 Indices = npt.NDArray[np.unsignedinteger[Any]]
 
@@ -121,7 +119,7 @@ def check_version(header: Header, version: tuple[int, int]) -> None:
 
 
 def check_header(header: Header, header_offset: int) -> None:
-    """Check names, the section table and every tensor (rules N1 to N3, S1 to S10, T1 to T11)."""
+    """Check names, the section table and every tensor (rules N1 to N3, S1 to S10, T1 to T12)."""
     indexed = [t for t in header.tensors if isinstance(t, IndexedTensor)]
     companions = [c.name for t in indexed for c in t.source.companions]
     _check_names([t.name for t in header.tensors] + companions, "tensor")  # first: they are quoted
@@ -299,7 +297,7 @@ def check_permuted(t: IndexedTensor, permutation: Indices, segments: Indices) ->
         permutation: (blocks, rows).
         segments: (blocks, B^k + 1).
     """
-    step = max(1, _PIECE // max(t.rows, t.patterns + 1))
+    step = max(1, PIECE // max(t.rows, t.patterns + 1))
     for first in range(0, t.blocks, step):
         L, sigma = segments[first : first + step], permutation[first : first + step]
         bad = (L[:, 0] != 0) | (L[:, -1] != t.rows) | (L[:, 1:] < L[:, :-1]).any(axis=1)

@@ -1,5 +1,6 @@
 // Products of many vectors at once, one vector in each lane: the sums of a block under all
-// patterns are 64-byte entries, a row's rank picks one of them, and adding it serves all lanes.
+// patterns are entries of 32 or 64 bytes, a row's rank picks one of them, and adding it serves all
+// lanes: 8 to 32 vectors.
 //
 // A few columns are done at a time, so that their tables stay in the L1 cache while many rows run
 // over them. Ranks are decoded for a strip at a time into bytes: times 8, which addressing does

@@ -2,8 +2,8 @@
 //
 // A table is filled with plain C++ first; a wider instruction set then overrides what it does
 // better (dispatch.cpp). An instruction set's source file exports its fill function and nothing
-// else, and includes no header with inline functions: code compiled for AVX-512 must never be
-// picked by the linker for a machine without it.
+// else; in headers too, everything is in an anonymous namespace: code compiled for AVX-512 must
+// never be picked by the linker for a machine without it.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -81,8 +81,8 @@ struct RankedKernels {
   BatchKernels<X, Pattern, Y> batch[kBatchKernels];
 };
 
-constexpr size_t kBatch = 16;  // permuted vectors multiplied at once: a cache line of int32 per row
-constexpr size_t kLanes = 4;   // of the running sums over a permutation
+constexpr size_t kBatch = 16;    // permuted vectors at once: a cache line of int32 per row
+constexpr size_t kSumLanes = 4;  // of the running sums over a permutation
 
 // Steps that involve the permutation, for its two index types (u16, u32), in int32 modulo 2^32:
 // the caller sees to it that what is asked for fits (permuted.cpp).
@@ -90,7 +90,7 @@ constexpr size_t kLanes = 4;   // of the running sums over a permutation
 template <class Index>
 struct PermutedKernels {
   // Reduce, step 1 (paper, Algorithm 2): u[s] = sum of v[sigma[i]], i in [L[s], L[s+1]).
-  // scratch: kLanes + rows entries, the first kLanes of them zero.
+  // scratch: kSumLanes + rows entries, the first kSumLanes of them zero.
   void (*segment_sums)(const int32_t* v, const Index* sigma, const Index* L, size_t patterns,
                        int32_t* scratch, int32_t* u);
   // The same for kBatch vectors side by side: v (rows, kBatch), u (patterns, kBatch).

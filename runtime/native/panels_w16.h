@@ -1,13 +1,11 @@
 // Panels: the ranks of 32 rows turned back into digits, a few inputs at a time, in registers. For
-// kernels that multiply bytes by the million; a panel stays in cache, the dense matrix never
-// exists.
+// kernels that multiply bytes by the million; a panel stays in cache, no dense matrix ever exists.
 //
 // Everything here has internal linkage: each kernel file that includes it compiles its own copy for
 // its own instruction set, and none can reach another file. Wants AVX-512 F, BW and VBMI.
 //
 // * A group is 4 word columns, 12 k inputs. Two interleavings of 16-bit lanes bring the 4 words of
-// a
-//   row together in a 32-bit lane, so 3 times 4 of its bytes are ranks of 4 inputs' blocks.
+//   one row together in a 32-bit lane, so 3 times 4 of its bytes are ranks of 4 inputs' blocks.
 // * A byte lookup (vpermb) for each digit of a block turns 4 ranks into a step: 16 rows x 4 inputs
 //   in 64 bytes, which is what vpdpbusd and a row of a TDPBSSD tile want. It uses six bits of a
 //   rank byte; the tables repeat after 32 entries, so the sixth may be anything.
@@ -32,8 +30,9 @@ constexpr size_t kStepInputs = 4, kStepBytes = 128;  // of a panel: two vectors 
 constexpr size_t group_steps(int k) { return 3 * k; }
 constexpr size_t group_inputs(int k) { return kStepInputs * group_steps(k); }
 
-// Groups of a block of inputs: 144 to 240 steps, so that a panel (18 to 30 KiB) stays in L1 while
-// many vectors pass, and the sums, in memory between blocks, cost little.
+// Groups of a block of inputs: 144 to 240 steps, so that a panel (18 to 30 KiB) stays in L1, and
+// the two that AMX keeps in L1 or L2, while many vectors pass, and the sums, in memory between
+// blocks, cost little.
 constexpr size_t block_groups(int k) { return k == 1 ? 64 : k == 2 ? 32 : 16; }
 constexpr size_t block_steps(int k) { return block_groups(k) * group_steps(k); }
 constexpr size_t block_inputs(int k) { return block_groups(k) * group_inputs(k); }

@@ -134,7 +134,7 @@ template <class Index, class Sum>
 void reduce(const PermutedIndex<Index>& a, bool plus_plus, const Sum* x, Sum* y) {
   const std::vector<Sum> bin = plus_plus ? std::vector<Sum>() : make_bin<Sum>(a);
   parallel_for(a.blocks(), a.bytes(), [&](size_t begin, size_t end) {
-    std::vector<Sum> u(a.patterns), scratch(kLanes + a.rows);
+    std::vector<Sum> u(a.patterns), scratch(kSumLanes + a.rows);
     Sum outputs[16];  // k <= 16
     for (size_t b = begin; b < end; b++) {
       segment_sums(x, a.permutation + b * a.rows, a.segments + b * (a.patterns + 1), a.patterns,

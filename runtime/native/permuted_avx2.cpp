@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "kernels.h"
+#include "permuted_bin.h"
 
 namespace rsr {
 namespace {
@@ -46,7 +47,7 @@ template <class Index>
 void segment_sums(const int32_t* v, const Index* sigma, const Index* L, size_t patterns,
                   int32_t* scratch, int32_t* u) {
   const size_t rows = L[patterns];
-  int32_t* sums = scratch + kLanes;
+  int32_t* sums = scratch + kSumLanes;
   __m128i sum = _mm_setzero_si128();
   size_t i = 0;
   for (; i + 32 <= rows; i += 32) {
@@ -55,11 +56,11 @@ void segment_sums(const int32_t* v, const Index* sigma, const Index* L, size_t p
       store(sums + j, sum = _mm_add_epi32(sum, gather(v, sigma + j)));
   }
   for (; i < rows; i++)
-    sums[i] = static_cast<int32_t>(uint32_t(sums[i - kLanes]) + uint32_t(v[sigma[i]]));
+    sums[i] = static_cast<int32_t>(uint32_t(sums[i - kSumLanes]) + uint32_t(v[sigma[i]]));
 
   __m128i before = _mm_setzero_si128();
   const auto segment = [&](size_t s) {
-    const __m128i through = load(sums + L[s + 1] - kLanes);
+    const __m128i through = load(sums + L[s + 1] - kSumLanes);
     const __m128i difference = _mm_sub_epi32(through, before);
     before = through;
     return difference;
@@ -88,22 +89,6 @@ void segment_sums_batch(const int32_t* v, const Index* sigma, const Index* L, si
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(u), a);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(u) + 1, b);
   }
-}
-
-// The compiler vectorises these; the plain ones have no vector multiplication of int32.
-void multiply_bin(const int32_t* bin, int k, size_t patterns, const int32_t* u, int32_t* y) {
-  for (int j = 0; j < k; j++, bin += patterns) {
-    int32_t sum = 0;
-    for (size_t s = 0; s < patterns; s++) sum += u[s] * bin[s];
-    y[j] = sum;
-  }
-}
-
-void multiply_bin_transposed(const int32_t* bin, int k, size_t patterns, const int32_t* x,
-                             int32_t* t) {
-  for (size_t s = 0; s < patterns; s++) t[s] = x[0] * bin[s];
-  for (int j = 1; j < k; j++)
-    for (size_t s = 0; s < patterns; s++) t[s] += x[j] * bin[j * patterns + s];
 }
 
 }  // namespace

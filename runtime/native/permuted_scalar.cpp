@@ -1,33 +1,34 @@
 // Plain C++: the steps of a product that involve the permutation, without a branch per segment.
 // A loop over each segment would mispredict its end, at the price of 20 entries (Zen 4).
 #include "kernels.h"
+#include "permuted_bin.h"
 
 namespace rsr {
 namespace {
 
 inline uint32_t four(const uint32_t* p) { return p[0] + p[1] + p[2] + p[3]; }
 
-// Running sums in kLanes lanes, element i in lane i % kLanes: sums[i] belongs to the elements
+// Running sums in kSumLanes lanes, element i in lane i % kSumLanes: sums[i] belongs to the elements
 // i, i - 4, i - 8 .... So the four entries before place i hold the sum of all elements before i,
 // and a segment's sum is the difference of two such fours, whatever its length. Exact modulo 2^32.
 template <class Index>
 void segment_sums(const int32_t* v, const Index* sigma, const Index* L, size_t patterns,
                   int32_t* scratch, int32_t* u) {
   const size_t rows = L[patterns];
-  uint32_t* sums = reinterpret_cast<uint32_t*>(scratch) + kLanes;
+  uint32_t* sums = reinterpret_cast<uint32_t*>(scratch) + kSumLanes;
   uint32_t a = 0, b = 0, c = 0, d = 0;
   size_t i = 0;
-  for (; i + kLanes <= rows; i += kLanes) {
+  for (; i + kSumLanes <= rows; i += kSumLanes) {
     sums[i] = a += v[sigma[i]];
     sums[i + 1] = b += v[sigma[i + 1]];
     sums[i + 2] = c += v[sigma[i + 2]];
     sums[i + 3] = d += v[sigma[i + 3]];
   }
-  for (; i < rows; i++) sums[i] = sums[i - kLanes] + v[sigma[i]];
+  for (; i < rows; i++) sums[i] = sums[i - kSumLanes] + v[sigma[i]];
 
   uint32_t before = 0;
   for (size_t s = 0; s < patterns; s++) {
-    const uint32_t through = four(sums + L[s + 1] - kLanes);
+    const uint32_t through = four(sums + L[s + 1] - kSumLanes);
     u[s] = static_cast<int32_t>(through - before);
     before = through;
   }
@@ -71,21 +72,6 @@ void segment_adds(const int32_t* t, const Index* sigma, const Index* L, size_t p
     add(sigma[i], steps[i]);
     steps[i] = 0;
   }
-}
-
-void multiply_bin(const int32_t* bin, int k, size_t patterns, const int32_t* u, int32_t* y) {
-  for (int j = 0; j < k; j++, bin += patterns) {
-    int32_t sum = 0;
-    for (size_t s = 0; s < patterns; s++) sum += u[s] * bin[s];
-    y[j] = sum;
-  }
-}
-
-void multiply_bin_transposed(const int32_t* bin, int k, size_t patterns, const int32_t* x,
-                             int32_t* t) {
-  for (size_t s = 0; s < patterns; s++) t[s] = x[0] * bin[s];
-  for (int j = 1; j < k; j++)
-    for (size_t s = 0; s < patterns; s++) t[s] += x[j] * bin[j * patterns + s];
 }
 
 template <class Index>

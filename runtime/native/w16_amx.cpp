@@ -1,14 +1,17 @@
 // AMX, for many vectors: TDPBSSD multiplies 16 vectors by 16 rows, 64 inputs deep, in 16 cycles.
 //
 // * The digits come from the ranks, a panel of 32 rows and a block of inputs at a time
-//   (panels_w16.h). A panel stays in L1 and meets all vectors of the pass.
-// * 2 x 2 tiles of sums: four tile loads feed four TDPBSSD. Two of them come from the panel in L1,
-//   two from the packed inputs in L2, which are fetched ahead.
-// * Making panels takes as long as multiplying 16 vectors, on other units. So the next panel is
-// made
-//   a group at a time between the tile products of this one: out-of-order execution overlaps them.
+//   (panels_w16.h). A panel meets all vectors of the pass; the two that there are at a time, 36 to
+//   60 KiB, stay in L1 or L2.
+// * 2 x 2 tiles of sums: four tile loads feed four TDPBSSD. Two of them come from the panel, two
+//   from the packed inputs in L2, which are fetched ahead.
+// * Making a panel takes as long as multiplying some 20 vectors, on other units. So the next one is
+//   made a group at a time between the tile products of this one: out-of-order execution overlaps
+//   them.
 // * A block goes through a whole strip, so that its inputs come from afar once in 128 rows.
 // * The vectors are dealt to tiles of even height, at most 16: a tile product takes a cycle a row.
+//
+// All times are estimates, by counting instructions: none was measured on a processor with AMX.
 //
 // Bound: |sum| <= 128 * in_features < 2^31, as in_features < 2^24; so are all sums on the way.
 #include <atomic>
@@ -19,7 +22,7 @@
 namespace rsr {
 namespace {
 
-constexpr size_t kLeast = 12;  // making a panel costs as much as some 10 vectors
+constexpr size_t kLeast = 12;  // on the safe side of an estimate
 constexpr size_t kMost = 256;  // vectors of a pass: their sums and a block of their inputs fit L2
 
 constexpr size_t kTileBytes = 64;                        // of a row of a tile

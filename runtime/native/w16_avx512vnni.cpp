@@ -4,8 +4,9 @@
 // * vpdpbusd wants unsigned times signed: panels hold digit - smallest digit, and the sums begin
 //   with smallest * sum(x).
 // * 2 x 12 accumulators: a step of 14 loads feeds 24 vpdpbusd.
-// * Inputs are taken in blocks: a panel of 32 rows and the packed inputs of 12 vectors stay in L1.
-//   A block goes through a whole strip, so that its inputs come from afar once in 128 rows.
+// * Inputs are taken in blocks: a panel of 32 rows and the packed inputs of 12 vectors stay in L1
+//   (25 KiB for k = 3). A block goes through a whole strip, so that its inputs come from afar once
+//   in 128 rows.
 //
 // Bound: |sum| <= 128 * 2^24 = 2^31 would just not fit, but in_features < 2^24. Sums on the way
 // are up to twice that and may wrap: vpdpbusd wraps modulo 2^32 (vpdpbusds would saturate), so the
@@ -17,7 +18,7 @@
 namespace rsr {
 namespace {
 
-constexpr size_t kLeast = 16;   // making a panel costs as much as 2 vectors
+constexpr size_t kLeast = 16;   // with fewer, the lookups of avx512 are as fast
 constexpr size_t kMost = 256;   // vectors of a pass: its sums and a block of its inputs fit L2
 constexpr size_t kWidest = 12;  // vectors multiplied at once
 

@@ -73,7 +73,7 @@ def test_digits_come_back_in_pieces_of_any_size(
     shape: tuple[int, int],
     piece: int,
 ) -> None:
-    monkeypatch.setattr(decode, "_PIECE", piece)
+    monkeypatch.setattr(decode, "PIECE", piece)
     A = np.random.default_rng(shape[0]).integers(0, len(digits), shape).astype(np.uint8)
     t, packed = indexed(A, digits, k, packing, group)
     assert packed.nbytes == t.section_sizes()["ranks"]

@@ -107,12 +107,13 @@ def test_linear_with_scales_of_groups(
     isa: str, threads: int, workshop: Workshop, restore: None, rng: np.random.Generator
 ) -> None:
     rsr.set_num_threads(threads)
-    b = workshop.one((300, 200), scale="row", group=64, half=True)
-    X = rng.standard_normal((5, 200)).astype(np.float32)
+    b = workshop.one((1090, 700), scale="row", group=64, half=True)
+    assert b.matrix.nbytes > 2 * (64 << 10)  # enough for two threads
+    X = rng.standard_normal((5, 700)).astype(np.float32)
     q, s = quantize_int8(X)
-    assert b.matrix.scale.shape == (300, 4)
+    assert b.matrix.scale.shape == (1090, 11)
     exact = (b.W * b.scale) @ q.T.astype(np.float64) / s.T
-    bound = 200 * 2.0**-24 * np.abs(b.scale).sum(axis=1)[:, None] * 128 / s.T
+    bound = 700 * 2.0**-24 * np.abs(b.scale).sum(axis=1)[:, None] * 128 / s.T
     assert (np.abs(b.matrix.linear(X, "int8").T - exact) <= bound).all()
     assert (b.matrix @ q[0] == b.W @ q[0].astype(np.int64)).all()  # int8: without scales
 
@@ -229,6 +230,8 @@ def test_ranks_that_are_no_pattern_look_up_zero(
 BIG: list[dict[str, Any]] = [  # at least 7 * 64 KiB of index: seven threads take part
     {"shape": (1100, 2100)},
     {"shape": (1100, 3500), "digits": BINARY_SIGNS, "k": 5},
+    {"shape": (1090, 2100), "scale": "row", "group": 128, "half": True},
+    {"shape": (1090, 2100), "scale": "row", "group": 128},
     {"shape": (600, 1500), "k": 4, "encoding": "permuted"},
     {"shape": (1500, 600), "k": 4, "encoding": "permuted", "direction": "reduce"},
 ]
@@ -239,7 +242,7 @@ def test_results_do_not_depend_on_the_number_of_threads(
     isa: str, kind: dict[str, Any], spec: type[Spec], shared_build: Build,
     rng: np.random.Generator, restore: None,
 ) -> None:  # fmt: skip
-    (built,) = shared_build([spec(scale="row", **kind)])
+    (built,) = shared_build([spec(**{"scale": "row", **kind})])
     assert built.matrix.nbytes > 7 * (64 << 10)
     n = built.spec.shape[1]
     rsr.set_num_threads(1)

@@ -123,6 +123,7 @@ SETS: dict[str, list[dict[str, Any]]] = {
         {"shape": (70, 90), "scale": "block"},
         {"shape": (0, 90)},
     ],
+    "enough for threads": [{"shape": (1100, 900)}] * 3,
 }
 
 
@@ -136,10 +137,11 @@ def test_several_matrices_are_as_each_alone(
     usual: dict[str, Any] = {"digits": TERNARY, "k": 3, "scale": "tensor"}
     specs = [spec(**{**usual, **s, "name": f"{j}"}) for j, s in enumerate(SETS[name])]
     matrices = [b.matrix for b in shared_build(specs)]
+    n = specs[0].shape[1]
     counts: list[tuple[int, ...]] = [(), (1,), (3,), (20,)]
     for count in counts:
-        xf = rng.standard_normal((90, *count)).astype(np.float32)
-        for x in (rng.integers(-128, 128, (90, *count)).astype(np.int8), xf):
+        xf = rng.standard_normal((n, *count)).astype(np.float32)
+        for x in (rng.integers(-128, 128, (n, *count)).astype(np.int8), xf):
             for w, y in zip(matrices, rsr.matmul_all(matrices, x), strict=True):
                 alone = w @ x
                 assert (y.dtype, y.shape) == (alone.dtype, alone.shape)
