@@ -64,13 +64,14 @@ struct BatchKernels {
   // each thread keeps to itself, in bytes.
   size_t (*shared_bytes)(size_t columns, int k, size_t count);
   size_t (*own_bytes)(size_t columns, int k, size_t count);
-  // Prepares vectors [first, last) of a pass of `count`: multiples of 16, but for the last.
+  // Prepares vectors [first, last) of a pass of `count`: multiples of `group`, but for the last.
   // x: (count, columns * blocks of a column * k), zero-padded.
   void (*prepare)(const X* x, const Pattern* patterns, int k, size_t columns, size_t count,
                   size_t first, size_t last, void* shared);
   // y[i * stride + r - first] for all rows wanted and all vectors of the pass.
   void (*multiply)(const RankedRows& rows, const Pattern* patterns, int k, const void* shared,
                    size_t count, void* own, Y* y, size_t stride);
+  size_t group = 16;
 };
 
 constexpr int kBatchKernels = 3;  // for few and for more vectors: the last that takes them

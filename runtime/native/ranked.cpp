@@ -255,14 +255,13 @@ class Multiplication {
   }
 
   void many(const Batch& batch, const X* x, size_t count, size_t done) const {
-    constexpr size_t kGroup = 16;
-    const size_t columns = a_.index_columns();
-    void* shared = scratch.shared.get(batch.shared_bytes(columns, a_.k, count));
-    parallel_for((count + kGroup - 1) / kGroup, count * inputs_ * sizeof(X),
-                 [&](size_t begin, size_t end) {
-                   batch.prepare(x, patterns_, a_.k, columns, count, begin * kGroup,
-                                 std::min(end * kGroup, count), shared);
-                 });
+    const size_t columns = a_.index_columns(), group = batch.group;
+    const size_t bytes = batch.shared_bytes(columns, a_.k, count);
+    void* shared = scratch.shared.get(bytes);
+    parallel_for((count + group - 1) / group, bytes, [&](size_t begin, size_t end) {
+      batch.prepare(x, patterns_, a_.k, columns, count, begin * group, std::min(end * group, count),
+                    shared);
+    });
     for_each_part(bytes_ * count, [&](const RankedProduct<Out>& p, size_t first, size_t last) {
       const RankedIndex& a = *p.index;
       void* own = scratch.own.get(batch.own_bytes(columns, a_.k, count));
