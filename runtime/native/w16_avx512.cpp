@@ -476,8 +476,8 @@ uint64_t plain_read(const void* data, size_t bytes) {
 void fill_w16_avx512(KernelTable& table) {
   table.w16_i8.vector = {kTableBytesI8, 0, grow_i8_any, lookup_i8_any,
                          lookup_grouped_any<GroupSumsI8>};
-  table.w16_i8.batch[0] = {
-      2, 16, batch_shared_bytes, no_bytes, prepare_i8_any, multiply_together, kTogether};
+  table.w16_i8.batch[0] = {2, 16, batch_shared_bytes, no_bytes, prepare_i8_any, multiply_together,
+                           1};
   table.w16_f32.vector = {kTableBytesF32, 0, grow_f32_any, lookup_f32_any,
                           lookup_grouped_any<GroupSumsF32>};
   table.plain_read = plain_read;
