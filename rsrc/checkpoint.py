@@ -99,15 +99,20 @@ class Checkpoint:
     tensors: dict[str, SourceTensor]
     config_path: Path | None = None
     metadata: dict[str, str] = field(default_factory=dict)
-    files: dict[str, Path] = field(default_factory=dict)
+    files: dict[str, Path | bytes] = field(default_factory=dict)
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The config.json beside the tensors, {} if there is none; read when a layout asks.
+        """The config.json beside the tensors or made from them, {} if there is none.
+
+        It is read when a layout asks.
 
         Raises:
             SourceError: it is not a JSON object.
         """
+        made = self.files.get("config.json")
+        if isinstance(made, bytes):
+            return _parse_json(made, f"{self.path}: config.json")
         return {} if self.config_path is None else _read_json(self.config_path)
 
     @property
@@ -174,11 +179,11 @@ def _advice(suffix: str) -> str:
     return ""
 
 
-def _model_files(folder: Path) -> dict[str, Path]:
+def _model_files(folder: Path) -> dict[str, Path | bytes]:
     return {name: folder / name for name in MODEL_FILES if (folder / name).is_file()}
 
 
-def _open_sharded(index: Path, files: dict[str, Path]) -> Checkpoint:
+def _open_sharded(index: Path, files: dict[str, Path | bytes]) -> Checkpoint:
     weight_map = _read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise SourceError(f"{index}: expected a non-empty map under 'weight_map'")
@@ -211,7 +216,7 @@ def _is_plain(name: str) -> bool:
     return Path(name).name == name and name not in ("", ".", "..") and "\0" not in name
 
 
-def _open_shards(source: Path, shards: list[Path], files: dict[str, Path]) -> Checkpoint:
+def _open_shards(source: Path, shards: list[Path], files: dict[str, Path | bytes]) -> Checkpoint:
     tensors: dict[str, SourceTensor] = {}
     metadata: dict[str, str] = {}
     for shard in shards:
@@ -264,12 +269,16 @@ def _read_header(path: Path) -> tuple[list[SourceTensor], dict[str, str]]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    return _parse_json(path.read_bytes(), str(path))
+
+
+def _parse_json(data: bytes, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path}: not valid JSON: {error}") from None
+        raise SourceError(f"{where}: not valid JSON: {error}") from None
     if not isinstance(value, dict):
-        raise SourceError(f"{path}: expected a JSON object, found {type(value).__name__}")
+        raise SourceError(f"{where}: expected a JSON object, found {type(value).__name__}")
     return value
 
 

@@ -6,8 +6,9 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from rsr_formats import RsrFile
 from rsr_formats.atomic import atomic_file, check_output
 from rsr_formats.decode import decode_digits, row_scales
 from rsr_formats.errors import HeaderFieldError
-from rsr_formats.layout import DenseTensor, IndexedTensor, Tensor
+from rsr_formats.layout import DenseTensor, IndexedTensor, InlineTensor, Tensor
 from rsr_formats.validate import check_negative_zeros, check_ranks
 
 from .checkpoint import PIECE, Checkpoint, SourceTensor, open_checkpoint
@@ -156,8 +157,9 @@ def _restorable(file: RsrFile) -> dict[str, _Restorable]:
     for t in file.header.tensors:
         if isinstance(t, IndexedTensor):
             for c in t.source.companions:
-                data = np.frombuffer(c.data, np.uint8)
-                add(c.name, _Restorable(c.dtype, c.shape, len(c.data), lambda data=data: data))  # type: ignore[misc]
+                add(
+                    c.name, _Restorable(c.dtype, c.shape, c.nbytes, partial(_companion, file, t, c))
+                )
     return tensors
 
 
@@ -169,8 +171,17 @@ def _restorable_one(file: RsrFile, t: Tensor) -> _Restorable:
 
 
 def _restore(file: RsrFile, t: IndexedTensor) -> Bytes:
-    restored = BY_NAME[t.source.layout].restore(_decoded(file, t))
-    return np.ascontiguousarray(restored).reshape(-1).view(np.uint8)
+    return _as_bytes(BY_NAME[t.source.layout].restore(_decoded(file, t)))
+
+
+def _companion(file: RsrFile, t: IndexedTensor, c: InlineTensor) -> Bytes:
+    if c.data is not None:
+        return np.frombuffer(c.data, np.uint8)
+    return _as_bytes(BY_NAME[t.source.layout].restore_companion(_decoded(file, t), c))
+
+
+def _as_bytes(array: npt.NDArray[Any]) -> Bytes:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def _decoded(file: RsrFile, t: IndexedTensor) -> Restored:
@@ -215,9 +226,12 @@ def _quantised_difference(
     whole = slice(0, t.shape[0]), slice(0, t.shape[1])
     if (again.layout.digits(tensor.read(), again, *whole) != decoded.digits).any():
         return "quantises to other digits"
-    if decoded.scale is None or again.scale is None or (decoded.scale != again.scale).any():
-        return "quantises to another scale"
-    return None
+    if again.scale is None or t.scale is None:
+        same = again.scale is None and t.scale is None
+        return None if same else "quantises to another scale"
+    scales = file.index_arrays(t)["scale"].reshape(t.groups if t.is_grouped else 1, -1).T
+    same = (again.scale.rows, again.scale.columns) == (t.scale.rows, t.scale.columns)
+    return None if same and (scales == again.scale.values).all() else "quantises to another scale"
 
 
 def _write(out: BinaryIO, data: Bytes) -> None:

@@ -135,8 +135,8 @@ def write(
                 records.append(indexed)
                 reports.append(_indexed_report(p, indexed, stored))
         files = [
-            FileEntry(name, writer.add(_file_pieces(path), zstd))
-            for name, path in sorted(checkpoint.files.items())
+            FileEntry(name, writer.add(_file_pieces(file), zstd))
+            for name, file in sorted(checkpoint.files.items())
         ]
         writer.finish(
             producer=f"rsrc {__version__}",
@@ -198,8 +198,8 @@ def _write_indexed(
     negative_zeros = t.layout.negative_zeros(raw, t)
     source = SourceRecord(
         layout=t.layout.name,
-        dtype=t.tensor.dtype,
-        shape=t.tensor.shape,
+        dtype=t.source_dtype,
+        shape=t.source_shape,
         negative_zeros=None if negative_zeros is None else add([negative_zeros.tobytes()]),
         companions=t.companions,
     )
@@ -213,15 +213,14 @@ def _write_indexed(
 def _write_scale(t: TernaryTensor, add: Callable[[Iterable[Bytes]], int]) -> Scale | None:
     if t.scale is None:
         return None
-    if t.group_columns is not None:  # so many that half the bytes count, where no bit is lost
+    rows, columns, values = t.scale.rows, t.scale.columns, t.scale.values
+    dtype = "F32"
+    if columns is not None:  # so many that half the bytes count, where no bit is lost
         with np.errstate(over="ignore"):
-            half = (t.scale.astype(np.float16) == t.scale).all()
-        dtype = "F16" if half else "F32"
-        scales = t.scale.T.astype(SCALE_DTYPES[dtype])  # group by group
-        return Scale(1, add([scales.tobytes()]), t.group_columns, dtype)
-    rows = 1 if len(t.scale) > 1 else max(1, t.shape[0])
-    scales = t.scale[: -(-t.shape[0] // rows)]  # none for a matrix without rows
-    return Scale(rows, add([scales.astype("<f4").tobytes()]))
+            dtype = "F16" if (values.astype(np.float16) == values).all() else "F32"
+    values = values[: -(-t.shape[0] // rows)]  # none for a matrix without rows
+    scales = values.T.astype(SCALE_DTYPES[dtype])  # group by group
+    return Scale(rows, add([scales.tobytes()]), columns, dtype)
 
 
 def _dense_report(p: KeptTensor, t: DenseTensor, stored: int) -> TensorReport:
@@ -246,9 +245,12 @@ def _indexed_report(p: IndexPlan, t: IndexedTensor, stored: int) -> TensorReport
     )
 
 
-def _file_pieces(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
+def _file_pieces(file: Path | bytes) -> Iterator[bytes]:
+    if isinstance(file, bytes):
+        yield file
+        return
+    with file.open("rb") as opened:
+        while piece := opened.read(1 << 20):
             yield piece
 
 
@@ -264,7 +266,8 @@ def check_not_source(output: Path, sources: Iterable[Path]) -> None:
 
 def _parts(checkpoint: Checkpoint) -> set[Path]:
     """List every file that is read, also those that are not kept."""
-    parts = {checkpoint.path, *checkpoint.shards, *checkpoint.files.values()}
+    files = [file for file in checkpoint.files.values() if isinstance(file, Path)]
+    parts = {checkpoint.path, *checkpoint.shards, *files}
     return parts if checkpoint.config_path is None else parts | {checkpoint.config_path}
 
 

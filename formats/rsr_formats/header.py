@@ -358,9 +358,9 @@ def _read_companion(f: _Fields) -> InlineTensor:
         name=f.string("name"),
         dtype=f.string("dtype", DTYPE_BITS),
         shape=f.shape(),
-        data=f.take("data", bytes),
+        data=f.take("data", bytes) if f.optional("data") else None,
     )
-    if len(companion.data) > MAX_INLINE_BYTES:
+    if companion.data is not None and len(companion.data) > MAX_INLINE_BYTES:
         raise LimitError(
             f"{f.where}.data: {len(companion.data)} bytes, the limit is {MAX_INLINE_BYTES}"
         )

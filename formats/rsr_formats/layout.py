@@ -1,4 +1,4 @@
-"""The constants and the records of the `.rsr` format, version 1.1; formats/SPEC.md is normative."""
+"""The constants and the records of the `.rsr` format, version 1.2; formats/SPEC.md is normative."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from math import prod
 from .encoding import n4s1_size, w16_rows, w16_words
 
 MAGIC = b"\x89RSR\r\n\x1a\n"
-VERSION = (1, 1)
+VERSION = (1, 2)
 ALIGNMENT = 4096
 
 # magic, major, minor, flags, header offset, header size, SHA-256 of the header
@@ -37,7 +37,10 @@ ENCODINGS = ("ranked", "permuted")
 DIRECTIONS = ("expand", "reduce")
 PACKINGS = {"ranked": ("w16", "n4s1"), "permuted": ("u16", "u32")}
 PARTS = {"ranked": ("ranks",), "permuted": ("permutation", "segments")}
-LAYOUTS = ("int8", "float", "bitnet", "bitnet-unpacked", "absmean")
+QUANTISED = ("absmean", "absmedian", "twn", "paretoq")  # what they restore is not the source
+LAYOUTS = ("int8", "float", "bitnet", "bitnet-unpacked", "mlx", *QUANTISED)
+LAYOUTS_1_2 = ("mlx", "absmedian", "twn", "paretoq")  # those that version 1.2 added
+MLX_CODES = 16  # two-bit codes of a U32 word
 SIGNED_ZEROS = ("float", "bitnet-unpacked")  # the layouts that may have a negative_zeros bitmap
 SCALE_DTYPES = {"F32": "<f4", "F16": "<f2"}  # and their NumPy types
 FLOATS = ("F16", "BF16", "F32")  # what the other layouts than "int8" and "bitnet" restore
@@ -115,12 +118,20 @@ class Scale:
 
 @dataclass(frozen=True)
 class InlineTensor:
-    """A small source tensor kept whole inside the record it belongs to (a weight_scale)."""
+    """A source tensor kept inside the record it belongs to: a weight_scale.
+
+    Without data it is derived: the layout says how from the tensor's own scales.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    data: bytes
+    data: bytes | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor, also where they are not kept."""
+        return dense_nbytes(self.dtype, self.shape)
 
 
 @dataclass(frozen=True)
@@ -276,6 +287,8 @@ class Header:
 
     def version(self) -> tuple[int, int]:
         """Return the lowest version of the format that describes the file."""
+        if any(map(_is_new_in_1_2, self.tensors)):
+            return (1, 2)
         return (1, 1) if any(map(_is_new_in_1_1, self.tensors)) else (1, 0)
 
     def owners(self) -> list[str]:
@@ -291,6 +304,10 @@ def _is_new_in_1_1(t: Tensor) -> bool:
     if isinstance(t, DenseTensor):
         return False
     return t.packing == "n4s1" or t.is_grouped or (t.scale is not None and t.scale.dtype != "F32")
+
+
+def _is_new_in_1_2(t: Tensor) -> bool:
+    return isinstance(t, IndexedTensor) and t.source.layout in LAYOUTS_1_2
 
 
 def section_uses(header: Header) -> list[tuple[int, str]]:

@@ -45,14 +45,15 @@ from .layout import (
     MAX_OUT_FEATURES,
     MAX_PATTERNS,
     MAX_RANKED_PATTERNS,
+    MLX_CODES,
     PREAMBLE,
     SIGNED_ZEROS,
     VERSION,
     DenseTensor,
     Header,
     IndexedTensor,
+    InlineTensor,
     align,
-    dense_nbytes,
     section_uses,
 )
 
@@ -119,7 +120,7 @@ def check_version(header: Header, version: tuple[int, int]) -> None:
 
 
 def check_header(header: Header, header_offset: int) -> None:
-    """Check names, the section table and every tensor (rules N1 to N3, S1 to S10, T1 to T12)."""
+    """Check names, the section table and every tensor (rules N1 to N3, S1 to S10, T1 to T13)."""
     indexed = [t for t in header.tensors if isinstance(t, IndexedTensor)]
     companions = [c.name for t in indexed for c in t.source.companions]
     _check_names([t.name for t in header.tensors] + companions, "tensor")  # first: they are quoted
@@ -256,14 +257,16 @@ def _check_source(header: Header, t: IndexedTensor) -> None:
     shape: tuple[int, ...] = t.shape
     if source.layout == "bitnet":
         shape = (-(-t.shape[0] // 4), t.shape[1])
-    dtypes = {"int8": ("I8",), "bitnet": ("U8",)}.get(source.layout, FLOATS)
+    elif source.layout == "mlx":
+        shape = (t.shape[0], -(-t.shape[1] // MLX_CODES))
+    dtypes = {"int8": ("I8",), "bitnet": ("U8",), "mlx": ("U32",)}.get(source.layout, FLOATS)
     if source.dtype not in dtypes or source.shape != shape:
         raise HeaderFieldError(
             f"{what}: {source.dtype} {list(source.shape)}, but layout {source.layout} "
             f"has {' or '.join(dtypes)} {list(shape)}"
         )
-    if source.layout == "bitnet" and t.kind != "ternary":
-        raise HeaderFieldError(f"{what}: layout bitnet is ternary, the tensor is {t.kind}")
+    if source.layout in ("bitnet", "mlx") and t.kind != "ternary":
+        raise HeaderFieldError(f"{what}: layout {source.layout} is ternary, the tensor {t.kind}")
     if source.negative_zeros is not None:
         if source.layout not in SIGNED_ZEROS or 0 not in t.digits:
             raise HeaderFieldError(
@@ -275,12 +278,28 @@ def _check_source(header: Header, t: IndexedTensor) -> None:
                 f"{what}: {found} bytes of negative zeros exceed 1 per 8 weights"
             )
     for c in source.companions:
-        expected = dense_nbytes(c.dtype, c.shape)
-        if len(c.data) != expected:
+        if c.data is None:
+            _check_derived(t, c)
+        elif len(c.data) != c.nbytes:
             raise SectionSizeError(
-                f"{what}: companion {c.name!r} has {len(c.data)} bytes, expected {expected}"
+                f"{what}: companion {c.name!r} has {len(c.data)} bytes, expected {c.nbytes}"
             )
         _check_elements(c.shape, f"companion {c.name!r}")
+
+
+def _check_derived(t: IndexedTensor, c: InlineTensor) -> None:
+    """Check a companion without data (rule T13)."""
+    base = t.name.removesuffix("weight")
+    if t.source.layout != "mlx" or c.name not in (f"{base}scales", f"{base}biases"):
+        raise HeaderFieldError(
+            f"companion {c.name!r} of tensor {t.name!r} has no data, and layout {t.source.layout} "
+            "does not say what it is"
+        )
+    if c.dtype not in FLOATS or c.shape != (t.shape[0], t.groups):
+        raise HeaderFieldError(
+            f"companion {c.name!r}: {c.dtype} {list(c.shape)}, expected {' or '.join(FLOATS)} "
+            f"{[t.shape[0], t.groups]}, one for each scale of tensor {t.name!r}"
+        )
 
 
 def check_scale(t: IndexedTensor, scale: npt.NDArray[Any]) -> None:

@@ -14,6 +14,7 @@ from .. import _native
 from ..checkpoint import Checkpoint, SourceTensor
 from .base import FLOATS, Bytes, DigitArray, Layout, Restored, Scales, TernaryTensor
 from .floats import Bits, bits_of, restore_floats, row_panels
+from .scales import per_tensor
 
 # Matrices that BitNet models keep in floating point: embeddings, output heads, norms, routers.
 KEPT = ("*embed*", "*wte*", "*wpe*", "*lm_head*", "output.weight", "*norm*", "*router*")
@@ -54,7 +55,7 @@ class AbsMean(Layout):
             AbsMean(self._chosen, s),
             (tensor.shape[0], tensor.shape[1]),
             TERNARY,
-            np.array([np.float32(1) / s], np.float32),
+            per_tensor(np.float32(1) / s, tensor.shape[0]),
             "absmean per tensor (lossy)",
         )
 

@@ -12,10 +12,11 @@ import numpy.typing as npt
 from rsr_formats.layout import IndexedTensor, InlineTensor
 
 from ..checkpoint import Checkpoint, SourceTensor
+from .scales import ScaleGrid
 
 Bytes = npt.NDArray[np.uint8]
 DigitArray = npt.NDArray[np.uint8]
-Scales = npt.NDArray[np.float32]
+Scales = npt.NDArray[np.float32]  # of any shape
 
 FLOATS = {"F32": 4, "F16": 2, "BF16": 2}  # dtype: bytes
 
@@ -32,12 +33,11 @@ class TernaryTensor:
     layout: Layout
     shape: tuple[int, int]  # (out_features, in_features)
     digits: tuple[int, ...]
-    # (1,) per tensor, (out_features,) per row, (out_features, groups) per row and group; None for 1
-    scale: Scales | None
+    scale: ScaleGrid | None  # None: the multiplier is 1
     note: str  # the scale rule, for the report
     companions: tuple[InlineTensor, ...] = ()  # source tensors absorbed into this one
     negative_zeros: bool = False  # whether a zero is stored as -0.0
-    group_columns: int | None = None  # columns of a group, where groups have their own scales
+    restored_dtype: str | None = None  # where .rsr files have no name for the source's: a float
 
     @property
     def name(self) -> str:
@@ -45,9 +45,24 @@ class TernaryTensor:
         return self.tensor.name
 
     @property
+    def source_dtype(self) -> str:
+        """The dtype in which `layout` restores the tensor."""
+        return self.restored_dtype or self.tensor.dtype
+
+    @property
+    def source_shape(self) -> tuple[int, ...]:
+        """The shape in which `layout` restores the tensor."""
+        return self.shape if self.restored_dtype else self.tensor.shape
+
+    @property
     def nbytes(self) -> int:
         """Bytes in the source, with those of absorbed tensors."""
-        return self.tensor.nbytes + sum(len(c.data) for c in self.companions)
+        return self.tensor.nbytes + sum(c.nbytes for c in self.companions)
+
+    @property
+    def group_columns(self) -> int | None:
+        """Columns of a group, where groups have their own scales."""
+        return None if self.scale is None else self.scale.columns
 
 
 @dataclass(frozen=True)
@@ -56,7 +71,7 @@ class Restored:
 
     record: IndexedTensor
     digits: DigitArray  # (out_features, in_features)
-    scale: Scales | None
+    scale: Scales | None  # (1,), (out_features,) or (out_features, groups): see decode.row_scales
     negative_zeros: Bytes | None = field(default=None)
 
 
@@ -95,3 +110,7 @@ class Layout(ABC):
     @abstractmethod
     def restore(self, r: Restored) -> npt.NDArray[Any]:
         """Return the tensor as the source stored it, as an array whose bytes are the tensor's."""
+
+    def restore_companion(self, r: Restored, companion: InlineTensor) -> npt.NDArray[Any]:
+        """Return a companion that is kept without data: what the tensor's scales say of it."""
+        raise NotImplementedError(f"layout {self.name!r} keeps its companions whole")

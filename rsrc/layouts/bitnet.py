@@ -18,8 +18,9 @@ from rsr_formats.layout import TERNARY, InlineTensor
 
 from ..checkpoint import PIECE, Checkpoint, SourceTensor
 from ..errors import SourceError
-from .base import FLOATS, Bytes, DigitArray, Layout, Restored, Scales, TernaryTensor
+from .base import FLOATS, Bytes, DigitArray, Layout, Restored, TernaryTensor
 from .floats import Floats, to_float32
+from .scales import per_tensor
 
 
 class BitNet(Layout):
@@ -41,7 +42,10 @@ class BitNet(Layout):
                 raise SourceError(f"{tensor.name}: a BitNet weight by config.json, but {rule}")
             return f"U8, but {rule}"
         shape = (4 * tensor.shape[0], tensor.shape[1])
-        return TernaryTensor(tensor, self, shape, TERNARY, *rule)
+        scale, note, companions = rule
+        return TernaryTensor(
+            tensor, self, shape, TERNARY, per_tensor(scale, shape[0]), note, companions
+        )
 
     def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
         """Decode a window: a code is a digit."""
@@ -83,10 +87,11 @@ class UnpackedBitNet(Floats):
         if not isinstance(found, TernaryTensor):
             return None
         assert found.scale is not None  # Floats always finds one
-        if not set(found.scale.flat) <= {0, 1}:
+        if not set(found.scale.values.flat) <= {0, 1}:
             return None  # a master, which layout float turns down, or dequantised already
         scale, note, companions = rule
-        return replace(found, scale=scale, note=note, companions=companions)
+        grid = per_tensor(scale, found.shape[0])
+        return replace(found, scale=grid, note=note, companions=companions)
 
     def restore(self, r: Restored) -> npt.NDArray[Any]:
         """Return the digit values in the source's dtype: the scale is the companion's."""
@@ -95,7 +100,7 @@ class UnpackedBitNet(Floats):
 
 def _scale_rule(
     checkpoint: Checkpoint, tensor: SourceTensor
-) -> tuple[Scales, str, tuple[InlineTensor]] | str:
+) -> tuple[np.float32, str, tuple[InlineTensor]] | str:
     """Return multiplier, rule in words and companion `<name>_scale`; or what is wrong with it."""
     method = _quant_method(checkpoint)
     if method not in (None, "bitnet"):
@@ -116,7 +121,7 @@ def _scale_rule(
     if not np.isfinite(scale):
         return f"{name} is {value}, and 1 / {value} is no float32"
     return (
-        np.array([scale], np.float32),
+        scale,
         f"{'divide' if divide else 'multiply'} by weight_scale ({linear_class}{assumed})",
         (InlineTensor(name, companion.dtype, companion.shape, data.tobytes()),),
     )

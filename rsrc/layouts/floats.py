@@ -18,6 +18,7 @@ from ..checkpoint import PIECE, Checkpoint, SourceTensor
 from .base import FLOATS, Bytes, DigitArray, Layout, Restored, Scales, TernaryTensor
 from .groups import find_groups
 from .int8 import digits_that_occur
+from .scales import ScaleGrid, per_row, per_tensor
 
 Bits = npt.NDArray[np.unsignedinteger[Any]]
 
@@ -79,15 +80,18 @@ class Floats(Layout):
         different = np.unique(scales[scales != 0])
         if len(different) > 1 and columns == 1:
             return f"{tensor.dtype}, not ternary: one column, every value its own scale"
-        per_row = len(different) > 1
-        scale = scales if per_row else different if len(different) else np.zeros(1, np.float32)
+        scale = (
+            per_row(scales)
+            if len(different) > 1
+            else per_tensor(different[0] if len(different) else 0, rows)
+        )
         return TernaryTensor(
             tensor,
             self,
             (rows, columns),
             digits_that_occur(negative, zero, positive),
             scale,
-            "per row" if per_row else "per tensor",
+            scale.words,
             negative_zeros=negative_zeros,
         )
 
@@ -98,16 +102,16 @@ class Floats(Layout):
         found = find_groups(panels, tensor.shape)
         if found is None or (found.largest >= _EXPONENT[tensor.dtype]).any():
             return None
-        scale = to_float32(found.largest.reshape(-1).view(np.uint8), tensor.dtype)
+        values = to_float32(found.largest.reshape(-1).view(np.uint8), tensor.dtype)
+        scale = ScaleGrid(values.reshape(found.largest.shape), 1, found.columns)
         return TernaryTensor(
             tensor,
             self,
             (rows, columns),
             digits_that_occur(found.negative, found.zero, found.positive),
-            scale.reshape(found.largest.shape),
-            f"per row and {found.columns} columns",
+            scale,
+            scale.words,
             negative_zeros=found.negative_zero,
-            group_columns=found.columns,
         )
 
     def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:

@@ -53,6 +53,18 @@ def companion(**claims: object) -> Damage:
     return lambda d: d.ranked["source"]["companions"][0].update(claims)
 
 
+def mlx(**claims: object) -> Damage:
+    """The matrix in layout mlx, its scales a companion without data, or with other claims."""
+
+    def damage(d: Draft) -> None:
+        d.preamble = {"minor": 2} | d.preamble
+        scales = {"name": "scales", "dtype": "F16", "shape": [3, 1], "data": None} | claims
+        d.ranked.update(name="weight")
+        d.ranked["source"].update(layout="mlx", dtype="U32", shape=[3, 1], companions=[scales])
+
+    return damage
+
+
 def rename(name: str, to: str) -> Damage:
     return lambda d: d.tensors[name].update(name=to)
 
@@ -255,11 +267,19 @@ OPEN: list[Case] = [
     ("T12", "all_columns", errors.HeaderFieldError, grouped(bytes(12), columns=4)),
     ("T12", "more_columns", errors.HeaderFieldError, grouped(bytes(12), columns=(1 << 24) - 1)),
     ("T12", "n4s1", errors.HeaderFieldError, together(n4s1(), grouped())),
+    ("T13", "layout", errors.HeaderFieldError, companion(data=None)),
+    ("T13", "name", errors.HeaderFieldError, mlx(name="zeros")),
+    ("T13", "dtype", errors.HeaderFieldError, mlx(dtype="U16")),
+    ("T13", "shape", errors.HeaderFieldError, mlx(shape=[3, 2])),
     ("T12", "permuted", errors.HeaderFieldError,
      together(grouped(), permuted(scale={"rows": 1, "section": 8, "columns": 2}),
               lambda d: d.add(bytes(24)))),
     ("T8", "layout_dtype", errors.HeaderFieldError, source("ranked", dtype="F64")),
     ("T8", "layout_shape", errors.HeaderFieldError, source("ranked", shape=[4, 3])),
+    ("T8", "mlx_shape", errors.HeaderFieldError,
+     together(mlx(), lambda d: d.tensors["weight"]["source"].update(shape=[3, 2]))),
+    ("T8", "mlx_binary", errors.HeaderFieldError,
+     together(mlx(), lambda d: d.tensors["weight"].update(kind="binary", digits=[-1, 1]))),
     ("T8", "bitnet_shape", errors.HeaderFieldError, source("ranked", layout="bitnet", dtype="U8")),
     ("T8", "int8_dtype", errors.HeaderFieldError, source("ranked", layout="int8", dtype="U8")),
     ("T8", "absmean_negative_zeros", errors.HeaderFieldError, source("permuted", layout="absmean")),
@@ -362,6 +382,10 @@ def test_the_undamaged_n4s1_file_is_valid(draft: Draft, opened: Open) -> None:
 def test_the_undamaged_grouped_file_is_valid(draft: Draft, opened: Open) -> None:
     opened(damaged(draft, grouped())).verify()
     opened(damaged(draft, grouped(bytes(12), dtype="F16"))).verify()
+
+
+def test_the_undamaged_mlx_file_is_valid(draft: Draft, opened: Open) -> None:
+    opened(damaged(draft, mlx())).verify()
 
 
 def test_every_rule_is_broken_by_some_case() -> None:

@@ -34,12 +34,16 @@ print(heavy())
 
 
 def test_imports_fast(run_python: RunPython) -> None:
+    """In less time than NumPy, whatever the machine: each is the best of six."""
     code = """
 import time
+times = [time.perf_counter()]
 import numpy
-start = time.perf_counter()
+times.append(time.perf_counter())
 import rsr_runtime
-print(time.perf_counter() - start)
+times.append(time.perf_counter())
+print(times[1] - times[0], times[2] - times[1])
 """
-    seconds = min(float(run_python(code).stdout) for _ in range(6))
-    assert seconds < 0.060
+    runs = [tuple(map(float, run_python(code).stdout.split())) for _ in range(6)]
+    numpy, ours = (min(seconds) for seconds in zip(*runs, strict=True))
+    assert ours < max(0.060, numpy)
