@@ -59,8 +59,9 @@ def mlx(**claims: object) -> Damage:
     def damage(d: Draft) -> None:
         d.preamble = {"minor": 2} | d.preamble
         scales = {"name": "scales", "dtype": "F16", "shape": [3, 1], "data": None} | claims
-        d.ranked.update(name="weight")
-        d.ranked["source"].update(layout="mlx", dtype="U32", shape=[3, 1], companions=[scales])
+        t = d.ranked
+        t.update(name="weight")
+        t["source"].update(layout="mlx", dtype="U32", shape=[3, 1], companions=[scales])
 
     return damage
 
