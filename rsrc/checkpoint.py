@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,43 @@ class Checkpoint:
     def shards(self) -> set[Path]:
         """The files that tensors come from."""
         return {t.path for t in self.tensors.values()}
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of all that is known about the tensors without reading them."""
+        known = (self.tensors, self.config, self.metadata)
+        return hashlib.sha256(repr(known).encode(errors="backslashreplace")).digest()
+
+    def reference(self) -> CheckpointReference:
+        """Return what another process needs to open the same checkpoint."""
+        return CheckpointReference(self.path, self.digest)
+
+
+@dataclass(frozen=True)
+class CheckpointReference:
+    """A checkpoint as another process is told of it: its headers may be large, its path is not."""
+
+    path: Path
+    digest: bytes
+
+    def open(self) -> Checkpoint:
+        """Open it, or return what was opened before.
+
+        Raises:
+            SourceError: it cannot be opened, or has other tensors here than where it came from.
+        """
+        return _open_again(self)
+
+
+@lru_cache(maxsize=2)
+def _open_again(reference: CheckpointReference) -> Checkpoint:
+    checkpoint = open_checkpoint(reference.path)
+    if checkpoint.digest != reference.digest:
+        raise SourceError(
+            f"{reference.path}: a worker finds other tensors or another config.json there: workers "
+            "read the source themselves, from the same paths"
+        )
+    return checkpoint
 
 
 def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:

@@ -15,5 +15,9 @@ class OptionError(RsrError, ValueError):
     """An option has a value it cannot have, alone or with the others."""
 
 
+class ExecutorError(RsrError):
+    """The executor cannot be reached or used, or lost its workers."""
+
+
 class MismatchError(RsrError):
     """A `.rsr` file does not hold the tensors of the source it is compared with."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from typing import IO, Any, TypeVar
 
@@ -39,14 +39,14 @@ Part = tuple[str, Iterator[Bytes]]
 
 
 def index_sections(
-    p: IndexPlan, raw: npt.NDArray[np.uint8], pool: ThreadPoolExecutor, threads: int
+    p: IndexPlan, raw: npt.NDArray[np.uint8], pool: Executor | None, threads: int
 ) -> Iterator[Part]:
     """Build the sections of one tensor's index.
 
     Args:
         p: the plan of the tensor.
         raw: all bytes of the source tensor.
-        pool: where panels are encoded; native code releases the GIL.
+        pool: where panels are encoded, as native code releases the GIL; None: in this thread.
         threads: how many panels to keep under way, so that memory stays bounded.
 
     Yields:
@@ -68,7 +68,7 @@ def index_sections(
 
 
 def _ranks(
-    p: IndexPlan, raw: npt.NDArray[np.uint8], pool: ThreadPoolExecutor, threads: int
+    p: IndexPlan, raw: npt.NDArray[np.uint8], pool: Executor | None, threads: int
 ) -> Iterator[memoryview]:
     t = p.source
     out_features, in_features = t.shape
@@ -123,7 +123,7 @@ def _pack(p: IndexPlan, digits: npt.NDArray[np.uint8]) -> memoryview:
 def _permutations(
     p: IndexPlan,
     raw: npt.NDArray[np.uint8],
-    pool: ThreadPoolExecutor,
+    pool: Executor | None,
     threads: int,
     segments: IO[bytes],
 ) -> Iterator[memoryview]:
@@ -177,9 +177,15 @@ def _naming(t: TernaryTensor) -> Iterator[None]:
 
 
 def ordered_map(
-    pool: ThreadPoolExecutor, function: Callable[[Item], T], items: Iterable[Item], ahead: int
+    pool: Executor | None, function: Callable[[Item], T], items: Iterable[Item], ahead: int
 ) -> Iterator[T]:
-    """Yield function(item) in order, with at most `ahead` + 1 of them begun but not yet taken."""
+    """Yield function(item) in order, with at most `ahead` + 1 of them begun but not yet taken.
+
+    Without a pool each is computed when it is asked for.
+    """
+    if pool is None:
+        yield from map(function, items)
+        return
     waiting: deque[Future[T]] = deque()
     try:
         for item in items:

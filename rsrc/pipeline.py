@@ -1,37 +1,35 @@
-"""The compiler: open source -> recognise -> plan -> index -> write."""
+"""The compiler: open source -> recognise -> plan -> index -> write.
+
+Memory. On threads, tensors under way take at most `workers.BUDGET` (384 MiB: their bytes and what
+becomes of them), and a tensor too large for that is held once, beside panels of 32 MiB: the peak is
+the larger of 384 MiB and the largest ternary tensor, and 128 MiB for everything else; with one
+thread, the largest ternary tensor and 128 MiB. Dense tensors pass in pieces. Compressing takes up
+to 90 MB more for each thread, at the highest levels.
+"""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
+from contextlib import closing
+from functools import partial
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
 
 from rsr_formats import create
 from rsr_formats.atomic import check_output
-from rsr_formats.layout import (
-    SCALE_DTYPES,
-    DenseTensor,
-    FileEntry,
-    IndexedTensor,
-    Scale,
-    SourceRecord,
-    Tensor,
-)
+from rsr_formats.layout import DenseTensor, FileEntry, IndexedTensor, Section, Tensor
 from rsr_formats.writer import Bytes, RsrWriter
 
 from ._version import __version__
 from .checkpoint import Checkpoint, open_checkpoint
+from .encode import Encoder, encode, nbytes, renumbered
 from .errors import OptionError
-from .index import index_sections
-from .layouts import TernaryTensor
 from .plan import IndexPlan, Plan, plan
 from .recognise import Advance, KeptTensor, recognise
 from .report import Report, TensorReport
+from .workers import LARGEST, Local, Workers, open_workers
 
 # progress(tensor name, bytes done, bytes in all)
 Progress = Callable[[str, int, int], None]
@@ -50,6 +48,7 @@ def compile(
     exclude: Sequence[str] = (),
     zstd: int | None = None,
     threads: int | None = None,
+    executor: str | Executor | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Report:
@@ -66,15 +65,22 @@ def compile(
         include: glob patterns; only matching tensors are indexed.
         exclude: glob patterns; matching tensors stay dense.
         zstd: compress sections at this level (1 to 22); None leaves them mappable.
-        threads: for encoding; None takes all processors.
+        threads: how many tensors are worked on at once; None takes all processors, 1 works in the
+            calling thread alone.
+        executor: who works on tensors instead of this process's threads: "dask://HOST:PORT" for
+            the workers of a Dask scheduler, or any object with `submit`, as those of
+            concurrent.futures. Workers read the source themselves: they need the same files at the
+            same paths. What is written does not depend on them.
         force: replace an existing output.
         progress: called as progress(tensor name, bytes done, bytes in all), where every byte of the
-            source counts twice: when it is recognised and when it is written.
+            source counts twice: when it is recognised and when it is written. If it also has a
+            method `begin`, that is called as begin("recognising" or "compiling", tensors) first.
 
     Raises:
         SourceError: the source is missing, damaged or of a kind that is not read.
         NothingToCompileError: no tensor is ternary or binary.
         OptionError: an option is out of its range, or the output is part of the source.
+        ExecutorError: the executor cannot be reached, or lost its workers.
         OutputExistsError: the output exists and `force` is not set, or it is not a regular file.
         OSError: reading or writing failed; no output is left behind.
     """
@@ -85,14 +91,23 @@ def compile(
         raise OptionError(f"threads: found {threads}, expected 1 or more")
     threads = threads or _processors()
     target_path = check_output(output, force)
-    checkpoint = open_checkpoint(source)
+    path = source if executor is None else Path(source).absolute()  # theirs is another folder
+    checkpoint = open_checkpoint(path)
     check_not_source(target_path, _parts(checkpoint))
     advance = _counting(progress, 2 * checkpoint.nbytes)
-    recognised = recognise(
-        checkpoint, quantize=quantize, include=include, exclude=exclude, advance=advance
-    )
-    plans = plan(recognised, encoding=encoding, target=target, direction=direction, k=k)
-    tensors, files = write(checkpoint, plans, output, zstd, threads, force, advance)
+    with open_workers(executor, threads) as workers:
+        _begin(progress, "recognising", len(checkpoint.tensors))
+        recognised = recognise(
+            checkpoint,
+            quantize=quantize,
+            include=include,
+            exclude=exclude,
+            advance=advance,
+            workers=workers,
+        )
+        plans = plan(recognised, encoding=encoding, target=target, direction=direction, k=k)
+        _begin(progress, "compiling", len(plans))
+        tensors, files = write(checkpoint, plans, output, zstd, force, advance, workers)
     return Report(
         source=str(source),
         output=str(output),
@@ -110,30 +125,43 @@ def write(
     plans: Sequence[Plan],
     output: str | os.PathLike[str],
     zstd: int | None = None,
-    threads: int = 1,
     force: bool = False,
     advance: Advance = lambda name, count: None,
+    workers: Workers | None = None,
 ) -> tuple[list[TensorReport], list[str]]:
-    """Stages 4 and 5: index every tensor and write it, one tensor in memory at a time.
+    """Stages 4 and 5: index every tensor and write it.
+
+    Workers index whole tensors ahead; this thread puts what they return into the file, in order,
+    streams dense tensors, and cuts those into panels that are too large to be indexed whole.
 
     Returns:
         A report for each tensor, and the names of the files kept.
     """
+    workers = workers or Workers()
+    encoder = Encoder(zstd, workers.local)
+    local = workers.local or Local()
     records: list[Tensor] = []
     reports: list[TensorReport] = []
-    largest = max((p.source.tensor.nbytes for p in plans if isinstance(p, IndexPlan)), default=0)
-    buffer = np.empty(largest, np.uint8)  # one for all tensors: new memory costs as much as reading
-    with create(output, force) as writer, ThreadPoolExecutor(threads) as pool:
-        for p in plans:
+    with (
+        create(output, force, threaded=not workers.are_alone) as writer,
+        closing(workers.map(encoder, plans, partial(_cost, workers))) as encoded,
+    ):
+        for p, whole in encoded:
+            first = len(writer.sections)
             if isinstance(p, KeptTensor):
                 dense = _write_dense(writer, p, zstd, advance)
                 records.append(dense)
-                stored = writer.sections[dense.section].stored_size
-                reports.append(_dense_report(p, dense, stored))
+                reports.append(_dense_report(p, dense, writer.sections[first:]))
+                continue
+            if whole is None:
+                indexed = _write_indexed(writer, p, zstd, local, workers)
             else:
-                indexed, stored = _write_indexed(writer, p, buffer, zstd, pool, threads, advance)
-                records.append(indexed)
-                reports.append(_indexed_report(p, indexed, stored))
+                for section in whole.sections:
+                    writer.append(section)
+                indexed = renumbered(whole.record, first)
+            advance(p.source.name, p.source.nbytes)
+            records.append(indexed)
+            reports.append(_indexed_report(p, indexed, writer.sections[first:]))
         files = [
             FileEntry(name, writer.add(_file_pieces(file), zstd))
             for name, file in sorted(checkpoint.files.items())
@@ -147,6 +175,17 @@ def write(
     return reports, [f.name for f in files]
 
 
+def _cost(workers: Workers, p: Plan) -> int | None:
+    """Return the bytes that a tensor under way takes in this process; None: not to be given away.
+
+    Other processes hold what they read themselves; it is their result that is held here.
+    """
+    if isinstance(p, KeptTensor) or workers.are_alone:
+        return None
+    cost = nbytes(p) + (p.source.tensor.nbytes if workers.is_local else 0)
+    return cost if cost <= LARGEST else None
+
+
 def _counting(progress: Progress | None, total: int) -> Advance:
     done = 0
 
@@ -157,6 +196,12 @@ def _counting(progress: Progress | None, total: int) -> Advance:
             progress(name, done, total)
 
     return advance
+
+
+def _begin(progress: Progress | None, phase: str, tensors: int) -> None:
+    begin = getattr(progress, "begin", None)
+    if begin is not None:
+        begin(phase, tensors)
 
 
 def _write_dense(
@@ -173,68 +218,40 @@ def _write_dense(
 
 
 def _write_indexed(
-    writer: RsrWriter,
-    p: IndexPlan,
-    buffer: npt.NDArray[np.uint8],
-    zstd: int | None,
-    pool: ThreadPoolExecutor,
-    threads: int,
-    advance: Advance,
-) -> tuple[IndexedTensor, int]:
-    t = p.source
-    raw = t.tensor.read(buffer)
-    sections: dict[str, int] = {}
-    stored = 0
+    writer: RsrWriter, p: IndexPlan, zstd: int | None, local: Local, workers: Workers
+) -> IndexedTensor:
+    """Index a tensor in panels, so that of the result only they are in memory."""
 
     def add(pieces: Iterable[Bytes]) -> int:
-        nonlocal stored
-        index = writer.add(pieces, zstd)
-        stored += writer.sections[index].stored_size
-        return index
+        return writer.add(pieces, zstd)
 
-    for part, pieces in index_sections(p, raw, pool, threads):
-        sections[part] = add(pieces)
-    scale = _write_scale(t, add)
-    negative_zeros = t.layout.negative_zeros(raw, t)
-    source = SourceRecord(
-        layout=t.layout.name,
-        dtype=t.source_dtype,
-        shape=t.source_shape,
-        negative_zeros=None if negative_zeros is None else add([negative_zeros.tobytes()]),
-        companions=t.companions,
+    with local.memory(p.source.tensor.nbytes) as memory:
+        raw = p.source.tensor.read(memory)
+        return encode(p, raw, add, workers.pool, workers.threads)
+
+
+def _dense_report(p: KeptTensor, t: DenseTensor, sections: Sequence[Section]) -> TensorReport:
+    return TensorReport(
+        name=t.name,
+        kind="dense",
+        shape=t.shape,
+        source_dtype=t.dtype,
+        source_bytes=p.tensor.nbytes,
+        bytes=sum(s.stored_size for s in sections),
+        raw_bytes=sum(s.size for s in sections),
+        reason=p.reason,
     )
-    advance(t.name, t.nbytes)
-    record = IndexedTensor(
-        t.name, t.shape, t.digits, p.k, p.direction, p.encoding, p.packing, sections, source, scale
-    )
-    return record, stored
 
 
-def _write_scale(t: TernaryTensor, add: Callable[[Iterable[Bytes]], int]) -> Scale | None:
-    if t.scale is None:
-        return None
-    rows, columns, values = t.scale.rows, t.scale.columns, t.scale.values
-    dtype = "F32"
-    if columns is not None:  # so many that half the bytes count, where no bit is lost
-        with np.errstate(over="ignore"):
-            dtype = "F16" if (values.astype(np.float16) == values).all() else "F32"
-    values = values[: -(-t.shape[0] // rows)]  # none for a matrix without rows
-    scales = values.T.astype(SCALE_DTYPES[dtype])  # group by group
-    return Scale(rows, add([scales.tobytes()]), columns, dtype)
-
-
-def _dense_report(p: KeptTensor, t: DenseTensor, stored: int) -> TensorReport:
-    return TensorReport(t.name, "dense", t.shape, t.dtype, p.tensor.nbytes, stored, reason=p.reason)
-
-
-def _indexed_report(p: IndexPlan, t: IndexedTensor, stored: int) -> TensorReport:
+def _indexed_report(p: IndexPlan, t: IndexedTensor, sections: Sequence[Section]) -> TensorReport:
     return TensorReport(
         name=t.name,
         kind=t.kind,
         shape=t.shape,
         source_dtype=t.source.dtype,
         source_bytes=p.source.nbytes,
-        bytes=stored,
+        bytes=sum(s.stored_size for s in sections),
+        raw_bytes=sum(s.size for s in sections),
         layout=t.source.layout,
         scale=p.source.note,
         encoding=t.encoding,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from rsr_formats.layout import MAX_IN_FEATURES, MAX_OUT_FEATURES
 
-from .checkpoint import Checkpoint, SourceTensor
+from .checkpoint import Checkpoint, CheckpointReference, SourceTensor
 from .errors import NothingToCompileError, OptionError, SourceError
 from .layouts import LAYOUTS, AbsMean, Layout, TernaryTensor
+from .workers import Workers
 
 QUANTIZERS = ("absmean",)
 
@@ -36,6 +38,7 @@ def recognise(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     advance: Advance = lambda name, count: None,
+    workers: Workers | None = None,
 ) -> list[Recognised]:
     """Decide for each tensor, in the order of the source, whether and how it is indexed.
 
@@ -45,6 +48,7 @@ def recognise(
         include: glob patterns; where given, only tensors whose names match one are indexed.
         exclude: glob patterns of names that stay dense in any case.
         advance: called as advance(tensor name, bytes) when a tensor has been looked at.
+        workers: who looks at the tensors; None: this thread, at one after the other.
 
     Returns:
         A `TernaryTensor` or a `KeptTensor` for each source tensor that is not absorbed into
@@ -61,20 +65,40 @@ def recognise(
         if isinstance(patterns, str):  # a sequence, but of letters
             raise OptionError(f"{option}: found {patterns!r}, expected a list of patterns")
     layouts = [*LAYOUTS, AbsMean(chosen=bool(include))] if quantize else list(LAYOUTS)
+    workers = workers or Workers()
+    known = checkpoint if workers.is_local else checkpoint.reference()
+    look = _Look(known, tuple(layouts), tuple(include), tuple(exclude))
     found: list[Recognised] = []
-    for tensor in checkpoint.tensors.values():
-        if include and not _matches(tensor.name, include):
-            found.append(KeptTensor(tensor, "not matched by --include"))
-        elif _matches(tensor.name, exclude):
-            found.append(KeptTensor(tensor, "matched by --exclude"))
-        else:
-            found.append(_recognise_one(checkpoint, tensor, layouts))
-        advance(tensor.name, tensor.nbytes)
+    with closing(workers.map(look, checkpoint.tensors.values())) as looked_at:
+        for tensor, recognised in looked_at:
+            assert recognised is not None
+            found.append(recognised)
+            advance(tensor.name, tensor.nbytes)
     absorbed = {c.name for t in found if isinstance(t, TernaryTensor) for c in t.companions}
     found = [t for t in found if t.tensor.name not in absorbed]
     if not any(isinstance(t, TernaryTensor) for t in found):
         raise NothingToCompileError(_advice(checkpoint, found, bool(include or exclude), quantize))
     return found
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What is done with one tensor, here or in another process."""
+
+    checkpoint: Checkpoint | CheckpointReference
+    layouts: tuple[Layout, ...]
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+
+    def __call__(self, tensor: SourceTensor) -> Recognised:
+        if self.include and not _matches(tensor.name, self.include):
+            return KeptTensor(tensor, "not matched by --include")
+        if _matches(tensor.name, self.exclude):
+            return KeptTensor(tensor, "matched by --exclude")
+        checkpoint = self.checkpoint
+        if isinstance(checkpoint, CheckpointReference):
+            checkpoint = checkpoint.open()
+        return _recognise_one(checkpoint, tensor, self.layouts)
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

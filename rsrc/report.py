@@ -16,6 +16,7 @@ class TensorReport:
     source_dtype: str
     source_bytes: int  # with what was absorbed into it
     bytes: int  # in the .rsr file, without padding
+    raw_bytes: int  # there, if its sections were not compressed
     layout: str | None = None
     scale: str | None = None  # the scale rule, in words
     encoding: str | None = None

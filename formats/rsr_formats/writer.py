@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .atomic import atomic_file
 from .errors import LimitError
@@ -34,11 +37,96 @@ _PIECE = 8 << 20
 _ZSTD_LIMITS = {"window_log": 23, "chain_log": 24, "hash_log": 23}
 
 
-class RsrWriter:
-    """Collects sections; `create` opens one and `finish` closes the file with its header."""
+@dataclass(frozen=True)
+class Packed:
+    """A section made elsewhere: what `RsrWriter.append` writes as it is."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    pieces: tuple[Bytes, ...]  # of the stored bytes
+    section: Section  # at offset 0
+
+    def __reduce__(self) -> tuple[Any, ...]:  # views cannot travel to another process
+        return Packed, ((b"".join(self.pieces),), self.section)
+
+
+def pack(pieces: Iterable[Bytes], zstd_level: int | None = None) -> Packed:
+    """Make a section in memory, the same as `RsrWriter.add` writes; it keeps raw pieces."""
+    packer = _Packer(zstd_level)
+    stored = [packer.feed(piece) for piece in pieces]
+    stored.append(packer.flush())
+    if packer.is_refused:
+        return pack(_decompressed(b"".join(stored)))
+    return Packed(tuple(stored), packer.section(0))
+
+
+class _Packer:
+    """What becomes of a section's bytes on their way: compressed, counted, hashed."""
+
+    def __init__(self, level: int | None, thread: ThreadPoolExecutor | None = None) -> None:
+        self._compressor = None if level is None else _compressor(level).compressobj()
+        self._digest = _Digest(thread)
+        self._size = self._stored_size = 0
+
+    def feed(self, piece: Bytes) -> Bytes:
+        """Return what is to be stored for `piece`, as far as it is known by now."""
+        self._size += memoryview(piece).nbytes
+        return self._store(piece if self._compressor is None else self._compressor.compress(piece))
+
+    def flush(self) -> Bytes:
+        """Return what is to be stored behind that of the last piece."""
+        return self._store(b"" if self._compressor is None else self._compressor.flush())
+
+    def _store(self, data: Bytes) -> Bytes:
+        self._stored_size += memoryview(data).nbytes
+        self._digest.update(data)
+        return data
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether readers would refuse the section as compressed: it must be stored raw."""
+        if self._compressor is None:
+            return False
+        return self._size == 0 or self._size > MAX_EXPANSION * self._stored_size
+
+    def section(self, offset: int) -> Section:
+        codec = "raw" if self._compressor is None else "zstd"
+        return Section(offset, self._stored_size, self._size, codec, self._digest.digest())
+
+
+class _Digest:
+    """SHA-256 of pieces in order, on a thread of its own where there is one."""
+
+    _BEHIND = 8  # pieces that may be waiting, each a copy: the caller's may be overwritten
+
+    def __init__(self, thread: ThreadPoolExecutor | None) -> None:
+        self._hash = hashlib.sha256()
+        self._thread = thread
+        self._waiting: deque[Future[None]] = deque()
+
+    def update(self, piece: Bytes) -> None:
+        if self._thread is None:
+            self._hash.update(piece)
+            return
+        self._waiting.append(self._thread.submit(self._hash.update, bytes(piece)))
+        if len(self._waiting) > self._BEHIND:
+            self._waiting.popleft().result()
+
+    def digest(self) -> bytes:
+        while self._waiting:
+            self._waiting.popleft().result()
+        return self._hash.digest()
+
+
+class RsrWriter:
+    """Collects sections; `create` opens one and `finish` closes the file with its header.
+
+    Args:
+        file: where to write, empty.
+        thread: one thread for hashing, or None: then it is done in passing.
+    """
+
+    def __init__(self, file: BinaryIO, thread: ThreadPoolExecutor | None = None) -> None:
         self._file = file
+        self._thread = thread
         self._position = file.write(bytes(PREAMBLE.size))
         self._sections: list[Section] = []
         self.finished = False
@@ -55,31 +143,22 @@ class RsrWriter:
         on expansion (a section of zeros); then it is stored raw.
         """
         self._pad()
-        if zstd_level is None:
-            return self._add_raw(pieces)
-        import zstandard  # only when asked for
-
         offset = self._position
-        compressor = _compressor(zstd_level).compressobj()
-        digest, size = hashlib.sha256(), 0
+        packer = _Packer(zstd_level, self._thread)
         for piece in pieces:
-            size += memoryview(piece).nbytes
-            digest.update(self._write(compressor.compress(piece)))
-        digest.update(self._write(compressor.flush()))
-        stored_size = self._position - offset
-        if size == 0 or size > MAX_EXPANSION * stored_size:
-            stored = self._read_back(offset)
-            with zstandard.ZstdDecompressor().stream_reader(stored) as reader:
-                return self._add_raw(iter(lambda: reader.read(_PIECE), b""))
-        self._sections.append(Section(offset, stored_size, size, "zstd", digest.digest()))
+            self._write(packer.feed(piece))
+        self._write(packer.flush())
+        if packer.is_refused:
+            return self.add(_decompressed(self._read_back(offset)))
+        self._sections.append(packer.section(offset))
         return len(self._sections) - 1
 
-    def _add_raw(self, pieces: Iterable[Bytes]) -> int:
-        offset, digest = self._position, hashlib.sha256()
-        for piece in pieces:
-            digest.update(self._write(piece))
-        size = self._position - offset
-        self._sections.append(Section(offset, size, size, "raw", digest.digest()))
+    def append(self, packed: Packed) -> int:
+        """Write a section that `pack` made; return its number."""
+        self._pad()
+        self._sections.append(replace(packed.section, offset=self._position))
+        for piece in packed.pieces:
+            self._write(piece)
         return len(self._sections) - 1
 
     def _write(self, piece: Bytes) -> Bytes:
@@ -126,9 +205,16 @@ class RsrWriter:
         self._write(bytes(align(self._position) - self._position))
 
 
+def _decompressed(frame: bytes) -> Iterator[bytes]:
+    import zstandard
+
+    with zstandard.ZstdDecompressor().stream_reader(frame) as reader:
+        yield from iter(lambda: reader.read(_PIECE), b"")
+
+
 def _compressor(level: int) -> zstandard.ZstdCompressor:
     """Return a compressor that searches as hard as `level` says in a bounded memory."""
-    import zstandard
+    import zstandard  # only when asked for
 
     parameters = zstandard.ZstdCompressionParameters
     chosen = parameters.from_level(level)
@@ -137,17 +223,21 @@ def _compressor(level: int) -> zstandard.ZstdCompressor:
 
 
 @contextmanager
-def create(path: str | os.PathLike[str], force: bool = False) -> Iterator[RsrWriter]:
+def create(
+    path: str | os.PathLike[str], force: bool = False, threaded: bool = False
+) -> Iterator[RsrWriter]:
     """Create a `.rsr` file that takes its name only when the block ends without an exception.
 
-    The block must call `finish`, as its last act.
+    The block must call `finish`, as its last act. `threaded` hashes on a thread of its own.
 
     Raises:
         OutputExistsError: `path` exists and `force` is not set.
         OSError: the disk is full, the folder is missing, ...
     """
-    with atomic_file(path, force) as file:
-        writer = RsrWriter(file)
+    with ExitStack() as stack:
+        file = stack.enter_context(atomic_file(path, force))
+        thread = stack.enter_context(ThreadPoolExecutor(1)) if threaded else None
+        writer = RsrWriter(file, thread)
         yield writer
         if not writer.finished:
             raise RuntimeError("the block ended without RsrWriter.finish(): no file was made")
