@@ -23,6 +23,8 @@ Bytes = npt.NDArray[np.uint8]
 
 PIECE = 1 << 20
 
+_PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
+
 # Files of a model directory that a model needs beside its tensors.
 MODEL_FILES = (
     "config.json",
@@ -164,6 +166,11 @@ def _open_again(reference: CheckpointReference) -> Checkpoint:
     return checkpoint
 
 
+def is_source(path: Path) -> bool:
+    """Whether a path is, by its name, a source for `open_checkpoint` and no .rsr file."""
+    return path.is_dir() or path.suffix in (".safetensors", ".json", *_PICKLES)
+
+
 def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     """Open a checkpoint and check that it is whole.
 
@@ -202,14 +209,14 @@ def _open_directory(folder: Path) -> Checkpoint:
         names = _list([p.name for p in indexes or others])
         raise SourceError(f"{folder}: which of {names}? Name one of them as the source")
     found = {p.suffix for p in folder.iterdir()}
-    pickles = found & {".bin", ".pt", ".pth", ".ckpt"}
+    pickles = found & _PICKLES
     raise SourceError(
         f"{folder}: no .safetensors file in this directory" + _advice(min(pickles, default=""))
     )
 
 
 def _advice(suffix: str) -> str:
-    if suffix in (".bin", ".pt", ".pth", ".ckpt"):
+    if suffix in _PICKLES:
         return (
             ". Pickled weights can run code when they are opened, so they are not read: convert "
             "them with safetensors.torch.save_file"

@@ -20,6 +20,7 @@ from rsr_formats.errors import RsrError
 from rsr_formats.layout import ENCODINGS
 
 from ._version import __version__
+from .checkpoint import is_source
 from .plan import TARGETS
 from .recognise import QUANTIZERS
 from .text import printable
@@ -134,11 +135,19 @@ def compile_command(source: Path, output: Path, as_json: bool, **options: Any) -
 @click.option("--block", type=int, metavar="J", help="Its column block J: permutation, segments.")
 @_json_option
 def inspect(file: Path, tensor: str | None, block: int | None, as_json: bool) -> None:
-    """Show what is in a .rsr FILE."""
+    """Show what is in a .rsr FILE, or what compiling a checkpoint would do, tensor by tensor.
+
+    FILE is a .rsr file or whatever compile takes as SOURCE.
+    """
     from . import inspect as library
 
     if block is not None and tensor is None:
         raise click.UsageError("--block needs --tensor")
+    if is_source(file):
+        if block is not None:
+            raise click.UsageError("--block is for .rsr files: compile the checkpoint first")
+        _inspect_source(file, tensor, as_json)
+        return
     if tensor is None:
         result = library.inspect_file(file)
     elif block is None:
@@ -151,6 +160,19 @@ def inspect(file: Path, tensor: str | None, block: int | None, as_json: bool) ->
         from . import tables
 
         tables.print_inspection(result)
+
+
+def _inspect_source(source: Path, tensor: str | None, as_json: bool) -> None:
+    from .survey import survey
+
+    with _progress("looking") as progress:
+        result = survey(source, tensor, progress)
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+    else:
+        from .tables import print_survey
+
+        print_survey(result)
 
 
 @main.command()

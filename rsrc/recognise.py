@@ -81,6 +81,11 @@ def recognise(
     return found
 
 
+def recogniser(checkpoint: Checkpoint) -> Callable[[SourceTensor], Recognised]:
+    """Return what `recognise` does with one tensor when no option is given."""
+    return _Look(checkpoint, LAYOUTS, (), ())
+
+
 @dataclass(frozen=True)
 class _Look:
     """What is done with one tensor, here or in another process."""

@@ -133,6 +133,34 @@ def print_inspection(result: dict[str, Any]) -> None:
     out.print(table)
 
 
+def print_survey(result: dict[str, Any]) -> None:
+    """Print what compiling a source would do."""
+    table = _table("tensor", "stored as", "becomes", "because")
+    for column in table.columns[1:]:
+        column.justify = "left"
+    for t in result["tensors"]:
+        shape = "x".join(map(str, t["shape"])) or "scalar"
+        index = f" {t['encoding']} {t['packing']} k={t['k']}" if "encoding" in t else ""
+        if t["becomes"] == "absorbed":
+            because = f"belongs to {t['into']}"
+        else:
+            because = t.get("reason") or f"{t['layout']}, scale: {t['scale']}"
+        table.add_row(
+            printable(t["name"]), f"{t['dtype']} {shape}", t["becomes"] + index, printable(because)
+        )
+    out = console()
+    out.print(table)
+    counts = Counter(t["becomes"] for t in result["tensors"])
+    summary = ", ".join(f"{count} {becomes}" for becomes, count in counts.items())
+    out.print(f"{printable(result['path'])}: {size(result['bytes'])}: {summary}", highlight=False)
+    if result["files"]:
+        out.print(f"kept beside them: {', '.join(result['files'])}", highlight=False)
+    if result["refused"]:
+        out.print("compiling it would be refused: see above", highlight=False)
+    elif not counts.keys() & {"ternary", "binary"}:
+        out.print("nothing here is ternary or binary", highlight=False)
+
+
 def _scale_rule(scale: dict[str, Any] | None) -> str:
     """Say what shares a scale where that is not a number of rows alone."""
     if scale is None or scale["columns"] is None:
