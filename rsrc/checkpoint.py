@@ -16,11 +16,16 @@ import numpy as np
 import numpy.typing as npt
 import safetensors
 
+from .architecture import is_linear, missing_weights
 from .errors import SourceError
+from .quantization import Quantization
+from .unsupported import refuse_unsupported
 
 Bytes = npt.NDArray[np.uint8]
 
 PIECE = 1 << 20
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 # Files of a model directory that a model needs beside its tensors.
 MODEL_FILES = (
@@ -115,6 +120,20 @@ class Checkpoint:
             return _parse_json(made, f"{self.path}: config.json")
         return {} if self.config_path is None else _read_json(self.config_path)
 
+    @cached_property
+    def quantization(self) -> Quantization:
+        """What the config says of quantisation.
+
+        Raises:
+            SourceError: the config is not a JSON object.
+        """
+        return Quantization(self.config)
+
+    @property
+    def folder(self) -> Path:
+        """The folder in which its files lie."""
+        return self.path if self.path.is_dir() else self.path.parent
+
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
@@ -127,7 +146,7 @@ class Checkpoint:
 
 
 def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
-    """Open a checkpoint and check that it is whole.
+    """Open a checkpoint and check that it is whole and of a kind that is read.
 
     Args:
         source: a .safetensors file, a .safetensors.index.json or a model directory.
@@ -135,7 +154,17 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     Raises:
         SourceError: it does not exist, is damaged or incomplete, or is of another kind.
     """
-    path = Path(source)
+    checkpoint = _open(Path(source))
+    refuse_unsupported(checkpoint)
+    # A file that is named itself may be a part of a model, and layers the rest of it.
+    if checkpoint.path.suffix != ".safetensors" and any(map(is_linear, checkpoint.tensors)):
+        missing = missing_weights(checkpoint.config, checkpoint.tensors)
+        if missing is not None:
+            raise SourceError(f"{checkpoint.path}: {missing}")
+    return checkpoint
+
+
+def _open(path: Path) -> Checkpoint:
     if not path.exists():
         raise SourceError(f"{path}: no such file or directory")
     if path.is_dir():
@@ -144,9 +173,10 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
         return _open_sharded(path, _model_files(path.parent))
     if path.suffix == ".safetensors":
         return _open_shards(path, [path], {})
+    if path.suffix in PICKLES:
+        raise SourceError(f"{path}: {_pickled(path.name)}")
     raise SourceError(
         f"{path}: expected a .safetensors file, a .safetensors.index.json or a model directory"
-        + _advice(path.suffix)
     )
 
 
@@ -163,20 +193,27 @@ def _open_directory(folder: Path) -> Checkpoint:
     if others or indexes:
         names = _list([p.name for p in indexes or others])
         raise SourceError(f"{folder}: which of {names}? Name one of them as the source")
-    found = {p.suffix for p in folder.iterdir()}
-    pickles = found & {".bin", ".pt", ".pth", ".ckpt"}
-    raise SourceError(
-        f"{folder}: no .safetensors file in this directory" + _advice(min(pickles, default=""))
+    refuse_unsupported(Checkpoint(folder, {}))  # of other kinds whatever is in their files
+    text = f"{folder}: no .safetensors file in this directory"
+    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
+    raise SourceError(f"{text}: {_pickled(*pickles)}" if pickles else text)
+
+
+def _pickled(*names: str) -> str:
+    """Say why files of these names are not read, and how to convert them (tests/parity does it)."""
+    options = "map_location='cpu', weights_only=True"
+    load = f"torch.load({names[0]!r}, {options})"
+    if len(names) > 1:  # shards, beside whatever else their trainer pickled
+        shards = any(name.startswith("pytorch_model") for name in names)
+        files = "pytorch_model*.bin" if shards else f"*{Path(names[0]).suffix}"
+        each = f"torch.load(f, {options}).items()"
+        load = f"{{n: t for f in sorted(glob.glob({files!r})) for n, t in {each}}}"
+    return (
+        f"pickled weights ({_list([repr(n[:80]) for n in names])}) are not read, as they can run "
+        "code when they are opened. If you trust them, convert them, in Python with torch and "
+        f"safetensors: `w = {load}`, then `safetensors.torch.save_file("
+        "{n: t.contiguous().clone() for n, t in w.items()}, 'model.safetensors')`"
     )
-
-
-def _advice(suffix: str) -> str:
-    if suffix in (".bin", ".pt", ".pth", ".ckpt"):
-        return (
-            ". Pickled weights can run code when they are opened, so they are not read: convert "
-            "them with safetensors.torch.save_file"
-        )
-    return ""
 
 
 def _model_files(folder: Path) -> dict[str, Path | bytes]:
@@ -192,6 +229,9 @@ def _open_sharded(index: Path, files: dict[str, Path | bytes]) -> Checkpoint:
             raise SourceError(
                 f"{index}: {str(name)[:80]!r} is no plain file name; shards lie beside their index"
             )
+    pickles = sorted({name for name in weight_map.values() if name.endswith(PICKLES)})
+    if pickles:
+        raise SourceError(f"{index}: {_pickled(*pickles)}")
     shards = [index.parent / name for name in sorted(set(weight_map.values()))]
     missing = [p.name for p in shards if not p.is_file()]
     if missing:
