@@ -133,7 +133,7 @@ def missing_weights(config: dict[str, Any], names: Iterable[str]) -> str | None:
     some = list(islice(_missing(found, layers), _LISTED))
     more = f" and {missing - len(some)} more" if missing > len(some) else ""
     return (
-        f"{missing} weights are missing of the {layers} layers that config.json gives it "
+        f"weights are missing of the {layers} layers that config.json gives it "
         f"(num_hidden_layers): {', '.join(some)}{more}"
     )
 

@@ -176,8 +176,8 @@ def _check_scales_are_there(checkpoint: Checkpoint, tensor: SourceTensor) -> Non
     listed = ", ".join(repr(name[:120]) for name in names[:_LISTED])
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     raise SourceError(
-        f"{len(names)} packed weights (U8) have no weight_scale beside them, without which a "
-        f"BitNet weight is unknown: {listed}{more}"
+        "packed weights (U8) have no weight_scale beside them, without which a BitNet weight is "
+        f"unknown: {listed}{more}"
     )
 
 

@@ -240,7 +240,7 @@ class TestUnpackedBitNet:
         self, bench: Bench, factors: list[float], scale: float, linear_class: str
     ) -> None:
         bench.configure(quant_method="bitnet", linear_class=linear_class)
-        tensors = {
+        tensors: dict[str, Any] = {
             "w": (self.T * np.array(factors)[:, None]).astype(np.float32),
             "w_scale": np.full(1, scale, np.float32),
         }
@@ -250,14 +250,14 @@ class TestUnpackedBitNet:
         assert bench.compile(tensors)["w"].layout == "float"  # a scale that nothing uses
 
     def test_zeros_fit_any_scale(self, configured: Bench) -> None:
-        tensors = {"w": np.zeros((2, 3), "f4"), "w_scale": np.full(1, 3, "f4")}
+        tensors: dict[str, Any] = {"w": np.zeros((2, 3), "f4"), "w_scale": np.full(1, 3, "f4")}
         assert configured.compile(tensors)["w"].layout == "bitnet-unpacked"
         assert configured.matrix().scale == 3
 
     @pytest.mark.parametrize("value", [0, -1, np.nan, np.inf])
     @pytest.mark.parametrize("dtype", ["i1", "f4"])
     def test_impossible_scale(self, configured: Bench, value: float, dtype: str) -> None:
-        tensors = {"w": self.T.astype(dtype), "w_scale": np.full(1, value, "f4")}
+        tensors: dict[str, Any] = {"w": self.T.astype(dtype), "w_scale": np.full(1, value, "f4")}
         with pytest.raises(rsrc.SourceError, match=r"^w: a BitNet weight.*expected a finite"):
             configured.compile(tensors)
 
