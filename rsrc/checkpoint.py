@@ -156,12 +156,25 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     """
     checkpoint = _open(Path(source))
     refuse_unsupported(checkpoint)
-    # A file that is named itself may be a part of a model, and layers the rest of it.
-    if checkpoint.path.suffix != ".safetensors" and any(map(is_linear, checkpoint.tensors)):
-        missing = missing_weights(checkpoint.config, checkpoint.tensors)
-        if missing is not None:
-            raise SourceError(f"{checkpoint.path}: {missing}")
+    # A file that is named itself may be a part of a model.
+    missing = None if checkpoint.path.suffix == ".safetensors" else _missing(checkpoint)
+    if missing is not None:
+        raise SourceError(f"{checkpoint.path}: {missing}")
     return checkpoint
+
+
+def _missing(checkpoint: Checkpoint) -> str | None:
+    """Say which weights others or config.json show to be missing; None if none is."""
+    names = checkpoint.tensors
+    if any(map(is_linear, names)):
+        missing = missing_weights(checkpoint.config, names)
+        if missing is not None:
+            return missing
+    weights = [name.removesuffix("_scale") for name in names if name.endswith(".weight_scale")]
+    absent = [repr(name[:120]) for name in weights if name not in names]
+    if absent and checkpoint.quantization.is_bitnet:
+        return f"weights are missing whose scales are there: {_list(absent)}"
+    return None
 
 
 def _open(path: Path) -> Checkpoint:

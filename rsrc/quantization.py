@@ -26,9 +26,9 @@ class Quantization:
 
     @property
     def method(self) -> str | None:
-        """The `quant_method`; None if absent, and in words what else is there."""
+        """The `quant_method`, cut if it is long; None if absent, its type if it is no string."""
         found = self._found.get("quant_method")
-        return found if found is None else str(found)[:64]
+        return None if found is None else _shown(found)
 
     @property
     def is_bitnet(self) -> bool:
@@ -63,7 +63,7 @@ class Quantization:
         found = self._found.get(key, next(iter(meanings)))
         if not isinstance(found, str) or found not in meanings:
             expected = " or ".join(f"{value!r} ({words})" for value, words in meanings.items())
-            raise SourceError(f"config.json: {key} is {str(found)[:64]!r}, expected {expected}")
+            raise SourceError(f"config.json: {key} is {_shown(found)!r}, expected {expected}")
         return found
 
     def converts(self, name: str) -> bool:
@@ -93,3 +93,8 @@ class Quantization:
     @cached_property
     def _lengths(self) -> frozenset[int]:
         return frozenset(map(len, self._skipped))
+
+
+def _shown(value: object) -> str:
+    # Not str(value): it may be nested as deep as the stack.
+    return value[:64] if isinstance(value, str) else f"a JSON {type(value).__name__}"

@@ -190,23 +190,30 @@ def _out_features(checkpoint: Checkpoint, tensor: SourceTensor) -> int | str:
     packed = tensor.shape[0]
     told: dict[str, int] = {}
     expected = expected_shape(checkpoint.config, tensor.name)
-    if expected is not None and -(-expected.out_features // 4) == packed:  # else: check_shape
+    # A vocabulary may have rows of the file's own. What does not fit at all, check_shape refuses.
+    if expected and not expected.is_vocabulary and _packed_rows(expected.out_features) == packed:
         told[f"config.json ({expected.keys})"] = expected.out_features
     bias = checkpoint.tensors.get(f"{tensor.name.removesuffix('weight')}bias")
     if bias is not None and tensor.name.endswith(".weight") and len(bias.shape) == 1:
         told[bias.name] = bias.shape[0]
-    for source, rows in told.items():
-        if -(-rows // 4) != packed:
-            return f"{source} says {rows} rows, and {list(tensor.shape)} packs {4 * packed}"
-    if len(set(told.values())) > 1:
-        return " and ".join(f"{source} says {rows} rows" for source, rows in told.items())
+        if _packed_rows(bias.shape[0]) != packed:
+            return (
+                f"{bias.name} says {bias.shape[0]} rows, and {list(tensor.shape)} packs "
+                f"{4 * packed}"
+            )
     if not told:
         return 4 * packed
+    if len(set(told.values())) > 1:
+        return " and ".join(f"{source} says {rows} rows" for source, rows in told.items())
     source, rows = next(iter(told.items()))
     # Restoring pads with code 0: other codes would be lost, and they may well be weights.
     if rows < 4 * packed and _pads_with_other_codes(tensor, rows):
         return f"{source} says {rows} rows, and the bytes hold weights of more (codes not 0)"
     return rows
+
+
+def _packed_rows(rows: int) -> int:
+    return -(-rows // 4)
 
 
 def _pads_with_other_codes(tensor: SourceTensor, rows: int) -> bool:

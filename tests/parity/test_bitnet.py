@@ -82,7 +82,7 @@ def test_bit_linear(tmp_path: Path, rows: int, dtype: Any) -> None:
     """Padding rows are what ``BitLinear`` gives in excess; a bias is added to the scaled sums."""
     torch.manual_seed(rows)
     t = torch.randint(-1, 2, (rows, COLUMNS), dtype=torch.int8)
-    layer = judge.BitLinear(COLUMNS, rows, bias=rows % 4 == 0, dtype=torch.float32)
+    layer: Any = judge.BitLinear(COLUMNS, rows, bias=rows % 4 == 0, dtype=torch.float32)
     layer.weight = judge.pack_weights(t.clone())
     layer.weight_scale = torch.tensor([37.5])
     bias = torch.randn(rows)
@@ -114,7 +114,7 @@ def test_auto_bit_linear(tmp_path: Path, rows: int, stored: Any) -> None:
     """Weights before packing, of any number of rows; here the scale multiplies the bias, too."""
     torch.manual_seed(rows)
     t = torch.randint(-1, 2, (rows, COLUMNS), dtype=torch.int8)
-    layer = judge.AutoBitLinear(COLUMNS, rows, bias=True, dtype=torch.float32)
+    layer: Any = judge.AutoBitLinear(COLUMNS, rows, bias=True, dtype=torch.float32)
     layer.weight.copy_(t)
     layer.weight_scale.copy_(torch.tensor([1.5625]))
     tensors = {

@@ -103,6 +103,9 @@ class TestBitNet:
         assert bench.digits() == t
         divided = np.float32(1) / np.float32(40)  # NumPy 1 divides by a Python 40 in float64
         assert bench.matrix().scale == (40 if linear_class == "autobitlinear" else divided)
+        verb = "multiply" if linear_class == "autobitlinear" else "divide"
+        rule = linear_class or "bitlinear, assumed: no config.json says"
+        assert found["w"].scale == f"{verb} by weight_scale ({rule})"
 
     def test_pack_of_the_tests_is_that_of_transformers(self, kit: Kit) -> None:
         for t, packed in PACKED:
