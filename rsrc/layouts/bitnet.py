@@ -56,8 +56,8 @@ class BitNet(Layout):
         rule = _scale_rule(checkpoint, tensor)
         if isinstance(rule, str):
             return rule
-        if _holds_code_3(tensor):
-            return "it holds code 3, which is no weight"
+        if where := _find_code_3(tensor):
+            return f"it holds code 3, which is no weight ({where})"
         out_features = _out_features(checkpoint, tensor)
         if isinstance(out_features, str):
             return out_features
@@ -288,12 +288,18 @@ def _scale_rule(
     )
 
 
-def _holds_code_3(tensor: SourceTensor) -> bool:
+def _find_code_3(tensor: SourceTensor) -> str | None:
+    """Return where the first code 3 is, in words."""
     scratch = np.empty(PIECE, np.uint8)  # new memory for every piece would take most of the time
+    start = 0
     for piece in tensor.pieces():
         bits = np.frombuffer(piece, np.uint8)
         both = np.right_shift(bits, 1, out=scratch[: len(bits)])
         both &= bits
         if np.bitwise_or.reduce(both) & 0x55:
-            return True
-    return False
+            at = int(np.flatnonzero(both & 0x55)[0])
+            row, column = divmod(start + at, tensor.shape[1])
+            quarter = next(i for i in range(4) if both[at] >> 2 * i & 1)
+            return f"row {quarter * tensor.shape[0] + row}, column {column}"
+        start += len(bits)
+    return None

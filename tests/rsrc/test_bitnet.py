@@ -171,6 +171,24 @@ def test_a_model_before_packing(models: Models, dtype: str) -> None:
         assert models.matrix(name).scale == 0.25
 
 
+@pytest.mark.parametrize(("head_dim", "widths"), [(None, (6, 2)), (2, (6, 2)), (5, (15, 5))])
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "BitNetForCausalLM"])
+def test_head_dim(
+    models: Models, architecture: str, head_dim: int | None, widths: tuple[int, int]
+) -> None:
+    """It need be no share of hidden_size (Falcon3's and Qwen3's are stated)."""
+    q, k = (f"model.layers.{{}}.self_attn.{name}_proj.weight" for name in "qk")
+    shapes = {q: (widths[0], 6), k: (widths[1], 6)}
+    weights = {n.format(i): np.ones(shape, int) for n, shape in shapes.items() for i in range(2)}
+    config = {**CONFIG, "architectures": [architecture], "head_dim": head_dim}
+    if head_dim is None:
+        del config["head_dim"]
+    found = models.compile(packed(models.kit, weights), config)
+    assert {n: t.shape for n, t in found.items()} == {n: t.shape for n, t in weights.items()}
+    other = {**config, "head_dim": 3}
+    models.refuse(packed(models.kit, weights), other, r"heads 3 x head_dim 3, hidden_size 6\): are")
+
+
 class TestRowsThatPad:
     """5 x 3 weights in [2, 3] bytes: bits 4 and above of the second row are no weights."""
 
