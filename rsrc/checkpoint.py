@@ -110,7 +110,7 @@ class Checkpoint:
     def config(self) -> dict[str, Any]:
         """The config.json beside the tensors or made from them, {} if there is none.
 
-        It is read when a layout asks.
+        It is read when it is first asked for.
 
         Raises:
             SourceError: it is not a JSON object.
@@ -206,10 +206,21 @@ def _open_directory(folder: Path) -> Checkpoint:
     if others or indexes:
         names = _list([p.name for p in indexes or others])
         raise SourceError(f"{folder}: which of {names}? Name one of them as the source")
-    refuse_unsupported(Checkpoint(folder, {}))  # of other kinds whatever is in their files
+    _refuse_by_config(folder)
     text = f"{folder}: no .safetensors file in this directory"
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
     raise SourceError(f"{text}: {_pickled(*pickles)}" if pickles else text)
+
+
+def _refuse_by_config(source: Path) -> None:
+    """Refuse what needs no tensors to be known, before advice on converting them misleads."""
+    folder = source if source.is_dir() else source.parent
+    refuse_unsupported(Checkpoint(source, {}, _config_in(folder)))
+
+
+def _config_in(folder: Path) -> Path | None:
+    path = folder / "config.json"
+    return path if path.is_file() else None
 
 
 def _pickled(*names: str) -> str:
@@ -244,6 +255,7 @@ def _open_sharded(index: Path, files: dict[str, Path | bytes]) -> Checkpoint:
             )
     pickles = sorted({name for name in weight_map.values() if name.endswith(PICKLES)})
     if pickles:
+        _refuse_by_config(index)
         raise SourceError(f"{index}: {_pickled(*pickles)}")
     shards = [index.parent / name for name in sorted(set(weight_map.values()))]
     missing = [p.name for p in shards if not p.is_file()]
@@ -282,9 +294,7 @@ def _open_shards(source: Path, shards: list[Path], files: dict[str, Path | bytes
             tensors[t.name] = t
         for key, value in notes.items():
             metadata.setdefault(key, value)
-    config_path = shards[0].parent / "config.json"
-    config = config_path if config_path.is_file() else None
-    return Checkpoint(source, tensors, config, metadata, files)
+    return Checkpoint(source, tensors, _config_in(shards[0].parent), metadata, files)
 
 
 def _read_header(path: Path) -> tuple[list[SourceTensor], dict[str, str]]:

@@ -167,6 +167,18 @@ def test_a_pickled_adapter(tmp_path: Path) -> None:
         open_checkpoint(tmp_path)
 
 
+def test_pickles_of_another_method(tmp_path: Path) -> None:
+    """To convert them would not help."""
+    config = {"quantization_config": {"quant_method": "torchao"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "pytorch_model.bin"}}))
+    for source in (tmp_path, index):
+        with pytest.raises(rsrc.SourceError, match=rf": {FOREIGN}: .*'torchao'"):
+            open_checkpoint(source)
+
+
 def test_a_damaged_config_is_not_its_business(kit: Kit, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[")
     kit.save(tmp_path / "x.safetensors", {"w": T})
