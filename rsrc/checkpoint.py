@@ -17,13 +17,16 @@ import numpy as np
 import numpy.typing as npt
 import safetensors
 
+from .architecture import is_linear, missing_weights
 from .errors import SourceError
+from .quantization import Quantization
+from .unsupported import refuse_unsupported
 
 Bytes = npt.NDArray[np.uint8]
 
 PIECE = 1 << 20
 
-_PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 # Files of a model directory that a model needs beside its tensors.
 MODEL_FILES = (
@@ -108,7 +111,7 @@ class Checkpoint:
     def config(self) -> dict[str, Any]:
         """The config.json beside the tensors or made from them, {} if there is none.
 
-        It is read when a layout asks.
+        It is read when it is first asked for.
 
         Raises:
             SourceError: it is not a JSON object.
@@ -117,6 +120,20 @@ class Checkpoint:
         if isinstance(made, bytes):
             return _parse_json(made, f"{self.path}: config.json")
         return {} if self.config_path is None else _read_json(self.config_path)
+
+    @cached_property
+    def quantization(self) -> Quantization:
+        """What the config says of quantisation.
+
+        Raises:
+            SourceError: the config is not a JSON object.
+        """
+        return Quantization(self.config)
+
+    @property
+    def folder(self) -> Path:
+        """The folder in which its files lie."""
+        return self.path if self.path.is_dir() else self.path.parent
 
     @property
     def nbytes(self) -> int:
@@ -168,11 +185,11 @@ def _open_again(reference: CheckpointReference) -> Checkpoint:
 
 def is_source(path: Path) -> bool:
     """Whether a path is, by its name, a source for `open_checkpoint` and no .rsr file."""
-    return path.is_dir() or path.suffix in (".safetensors", ".json", *_PICKLES)
+    return path.is_dir() or path.suffix in (".safetensors", ".json", *PICKLES)
 
 
 def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
-    """Open a checkpoint and check that it is whole.
+    """Open a checkpoint and check that it is whole and of a kind that is read.
 
     Args:
         source: a .safetensors file, a .safetensors.index.json or a model directory.
@@ -180,7 +197,30 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     Raises:
         SourceError: it does not exist, is damaged or incomplete, or is of another kind.
     """
-    path = Path(source)
+    checkpoint = _open(Path(source))
+    refuse_unsupported(checkpoint)
+    # A file that is named itself may be a part of a model.
+    missing = None if checkpoint.path.suffix == ".safetensors" else _missing(checkpoint)
+    if missing is not None:
+        raise SourceError(f"{checkpoint.path}: {missing}")
+    return checkpoint
+
+
+def _missing(checkpoint: Checkpoint) -> str | None:
+    """Say which weights others or config.json show to be missing; None if none is."""
+    names = checkpoint.tensors
+    if any(map(is_linear, names)):
+        missing = missing_weights(checkpoint.config, names)
+        if missing is not None:
+            return missing
+    weights = [name.removesuffix("_scale") for name in names if name.endswith(".weight_scale")]
+    absent = [repr(name[:120]) for name in weights if name not in names]
+    if absent and checkpoint.quantization.is_bitnet:
+        return f"weights are missing whose scales are there: {_list(absent)}"
+    return None
+
+
+def _open(path: Path) -> Checkpoint:
     if not path.exists():
         raise SourceError(f"{path}: no such file or directory")
     if path.is_dir():
@@ -189,9 +229,10 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
         return _open_sharded(path, _model_files(path.parent))
     if path.suffix == ".safetensors":
         return _open_shards(path, [path], {})
+    if path.suffix in PICKLES:
+        raise SourceError(f"{path}: {_pickled(path.name)}")
     raise SourceError(
         f"{path}: expected a .safetensors file, a .safetensors.index.json or a model directory"
-        + _advice(path.suffix)
     )
 
 
@@ -208,20 +249,38 @@ def _open_directory(folder: Path) -> Checkpoint:
     if others or indexes:
         names = _list([p.name for p in indexes or others])
         raise SourceError(f"{folder}: which of {names}? Name one of them as the source")
-    found = {p.suffix for p in folder.iterdir()}
-    pickles = found & _PICKLES
-    raise SourceError(
-        f"{folder}: no .safetensors file in this directory" + _advice(min(pickles, default=""))
+    _refuse_by_config(folder)
+    text = f"{folder}: no .safetensors file in this directory"
+    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
+    raise SourceError(f"{text}: {_pickled(*pickles)}" if pickles else text)
+
+
+def _refuse_by_config(source: Path) -> None:
+    """Refuse what needs no tensors to be known, before advice on converting them misleads."""
+    folder = source if source.is_dir() else source.parent
+    refuse_unsupported(Checkpoint(source, {}, _config_in(folder)))
+
+
+def _config_in(folder: Path) -> Path | None:
+    path = folder / "config.json"
+    return path if path.is_file() else None
+
+
+def _pickled(*names: str) -> str:
+    """Say why files of these names are not read, and how to convert them (tests/parity does it)."""
+    options = "map_location='cpu', weights_only=True"
+    load = f"torch.load({names[0]!r}, {options})"
+    if len(names) > 1:  # shards, beside whatever else their trainer pickled
+        shards = any(name.startswith("pytorch_model") for name in names)
+        files = "pytorch_model*.bin" if shards else f"*{Path(names[0]).suffix}"
+        each = f"torch.load(f, {options}).items()"
+        load = f"{{n: t for f in sorted(glob.glob({files!r})) for n, t in {each}}}"
+    return (
+        f"pickled weights ({_list([repr(n[:80]) for n in names])}) are not read, as they can run "
+        "code when they are opened. If you trust them, convert them, in Python with torch and "
+        f"safetensors: `w = {load}`, then `safetensors.torch.save_file("
+        "{n: t.contiguous().clone() for n, t in w.items()}, 'model.safetensors')`"
     )
-
-
-def _advice(suffix: str) -> str:
-    if suffix in _PICKLES:
-        return (
-            ". Pickled weights can run code when they are opened, so they are not read: convert "
-            "them with safetensors.torch.save_file"
-        )
-    return ""
 
 
 def _model_files(folder: Path) -> dict[str, Path | bytes]:
@@ -237,6 +296,10 @@ def _open_sharded(index: Path, files: dict[str, Path | bytes]) -> Checkpoint:
             raise SourceError(
                 f"{index}: {str(name)[:80]!r} is no plain file name; shards lie beside their index"
             )
+    pickles = sorted({name for name in weight_map.values() if name.endswith(PICKLES)})
+    if pickles:
+        _refuse_by_config(index)
+        raise SourceError(f"{index}: {_pickled(*pickles)}")
     shards = [index.parent / name for name in sorted(set(weight_map.values()))]
     missing = [p.name for p in shards if not p.is_file()]
     if missing:
@@ -274,9 +337,7 @@ def _open_shards(source: Path, shards: list[Path], files: dict[str, Path | bytes
             tensors[t.name] = t
         for key, value in notes.items():
             metadata.setdefault(key, value)
-    config_path = shards[0].parent / "config.json"
-    config = config_path if config_path.is_file() else None
-    return Checkpoint(source, tensors, config, metadata, files)
+    return Checkpoint(source, tensors, _config_in(shards[0].parent), metadata, files)
 
 
 def _read_header(path: Path) -> tuple[list[SourceTensor], dict[str, str]]:

@@ -9,9 +9,11 @@ from fnmatch import fnmatchcase
 
 from rsr_formats.layout import MAX_IN_FEATURES, MAX_OUT_FEATURES
 
+from .architecture import check_shape, is_linear
 from .checkpoint import Checkpoint, CheckpointReference, SourceTensor
 from .errors import NothingToCompileError, OptionError, SourceError
 from .layouts import LAYOUTS, AbsMean, Layout, TernaryTensor
+from .layouts.bitnet import advice_on_master
 from .workers import Workers
 
 QUANTIZERS = ("absmean",)
@@ -122,9 +124,12 @@ def _recognise_one(
                     f"{tensor.name}: shape {list(result.shape)} exceeds the format's "
                     f"[{MAX_OUT_FEATURES}, {MAX_IN_FEATURES}]: keep it dense with --exclude"
                 )
+            if is_linear(tensor.name):
+                found = f"{tensor.dtype} {list(tensor.shape)}"
+                check_shape(checkpoint.config, tensor.name, result.shape, found)
             return result
         reason = result or reason
-    return KeptTensor(tensor, reason)
+    return KeptTensor(tensor, reason + advice_on_master(checkpoint, tensor))
 
 
 def _advice(

@@ -2,12 +2,12 @@
 
 from .absmean import AbsMean
 from .base import Layout, Restored, TernaryTensor
-from .bitnet import BitNet, UnpackedBitNet
+from .bitnet import BitNet, Int8BitNet, UnpackedBitNet
 from .floats import Floats
 from .int8 import Int8
 
 # In the order in which they are asked.
-LAYOUTS: tuple[Layout, ...] = (BitNet(), UnpackedBitNet(), Int8(), Floats())
+LAYOUTS: tuple[Layout, ...] = (BitNet(), UnpackedBitNet(), Int8BitNet(), Int8(), Floats())
 
 # What a .rsr file's source records can name. Which tensors absmean took is settled by then.
 BY_NAME: dict[str, Layout] = {layout.name: layout for layout in (*LAYOUTS, AbsMean(chosen=True))}

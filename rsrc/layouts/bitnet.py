@@ -1,9 +1,12 @@
-"""The Hugging Face `bitnet` layout: U8 [out / 4, in] with a `weight_scale` beside it.
+"""The Hugging Face `bitnet` layout: U8 [ceil(out / 4), in] with a `weight_scale` beside it.
 
 Four rows share a byte, but not four neighbours: with R = ceil(out / 4), bits 2i and 2i + 1 of byte
 [r, c] hold row i R + r as code = value + 1. `weight_scale` is divided by where config.json has
 linear_class "bitlinear" (the default), and multiplied by where it has "autobitlinear"
 (transformers, integrations/bitnet.py).
+
+What a tensor is, its dtype and shape decide, as transformers lets them. The config decides what it
+must be: a tensor that is not what the config says is an error, and without a config it stays dense.
 """
 
 from __future__ import annotations
@@ -16,11 +19,18 @@ import numpy.typing as npt
 
 from rsr_formats.layout import TERNARY, InlineTensor
 
+from ..architecture import expected_shape
 from ..checkpoint import PIECE, Checkpoint, SourceTensor
 from ..errors import SourceError
 from .base import FLOATS, Bytes, DigitArray, Layout, Restored, TernaryTensor
 from .floats import Floats, to_float32
+from .int8 import Int8
 from .scales import per_tensor
+
+# A scale and the magnitude it is compared with are each rounded to BF16 or finer, one of them after
+# a division: they differ by less than this share of either.
+_ROUNDING = 2.0**-7
+_LISTED = 20  # tensors that a message names
 
 
 class BitNet(Layout):
@@ -33,19 +43,28 @@ class BitNet(Layout):
         if tensor.dtype != "U8" or len(tensor.shape) != 2:
             return None
         if f"{tensor.name}_scale" not in checkpoint.tensors:
+            _check_scales_are_there(checkpoint, tensor)
             return f"U8, but there is no tensor {tensor.name}_scale"
+        found = self._recognise(checkpoint, tensor)
+        if isinstance(found, TernaryTensor):
+            return found
+        if _is_claimed(checkpoint, tensor):
+            raise _contradiction(tensor, found)
+        return f"U8, but {found}"
+
+    def _recognise(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str:
         rule = _scale_rule(checkpoint, tensor)
-        if not isinstance(rule, str) and _holds_code_3(tensor):
-            rule = "it holds code 3, which is no weight"
         if isinstance(rule, str):
-            if _quant_method(checkpoint) == "bitnet":
-                raise SourceError(f"{tensor.name}: a BitNet weight by config.json, but {rule}")
-            return f"U8, but {rule}"
-        shape = (4 * tensor.shape[0], tensor.shape[1])
+            return rule
+        if where := _find_code_3(tensor):
+            return f"it holds code 3, which is no weight ({where})"
+        out_features = _out_features(checkpoint, tensor)
+        if isinstance(out_features, str):
+            return out_features
         scale, note, companions = rule
-        return TernaryTensor(
-            tensor, self, shape, TERNARY, per_tensor(scale, shape[0]), note, companions
-        )
+        shape = (out_features, tensor.shape[1])
+        grid = per_tensor(scale, out_features)
+        return TernaryTensor(tensor, self, shape, TERNARY, grid, note, companions)
 
     def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
         """Decode a window: a code is a digit."""
@@ -76,35 +95,177 @@ class UnpackedBitNet(Floats):
     name = "bitnet-unpacked"
 
     def recognise(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
-        """Claim floats -1, 0, 1 that config.json and a `<name>_scale` say are a BitNet weight."""
-        if tensor.dtype not in FLOATS or f"{tensor.name}_scale" not in checkpoint.tensors:
-            return None
-        if _quant_method(checkpoint) != "bitnet":
-            return None
-        if isinstance(rule := _scale_rule(checkpoint, tensor), str):
+        """Claim floats -1, 0, 1 that config.json and a `<name>_scale` say are a BitNet weight.
+
+        Floats -s, 0, s are as good if the scale says no more than they do; they keep their own.
+
+        Raises:
+            SourceError: the scale is none, or it and the floats contradict each other.
+        """
+        if tensor.dtype not in FLOATS or not _is_scaled(checkpoint, tensor):
             return None
         found = super().recognise(checkpoint, tensor)
         if not isinstance(found, TernaryTensor):
-            return None
+            return None  # a master: layout float says why it is not ternary
+        scaled = _with_scale(checkpoint, found)
         assert found.scale is not None  # Floats always finds one
-        if not set(found.scale.values.flat) <= {0, 1}:
-            return None  # a master, which layout float turns down, or dequantised already
-        scale, note, companions = rule
-        grid = per_tensor(scale, found.shape[0])
-        return replace(found, scale=grid, note=note, companions=companions)
+        if np.isin(found.scale.values, (0, 1)).all():
+            return scaled
+        _check_dequantised(found, scaled)
+        return replace(found, layout=Floats(), note=f"{found.note}, weight_scale says no more")
 
     def restore(self, r: Restored) -> npt.NDArray[Any]:
         """Return the digit values in the source's dtype: the scale is the companion's."""
         return super().restore(replace(r, scale=None))
 
 
+class Int8BitNet(Int8):
+    """I8 tensors of values -1, 0, 1 whose scale is a `weight_scale`."""
+
+    def recognise(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
+        """Claim what layout int8 does where config.json and a `<name>_scale` give it a scale.
+
+        Raises:
+            SourceError: the scale is none.
+        """
+        if tensor.dtype != "I8" or not _is_scaled(checkpoint, tensor):
+            return None
+        found = super().recognise(checkpoint, tensor)
+        return _with_scale(checkpoint, found) if isinstance(found, TernaryTensor) else None
+
+
+def advice_on_master(checkpoint: Checkpoint, tensor: SourceTensor) -> str:
+    """Return what to do, to be added to a reason, if `tensor` should have been ternary; or ""."""
+    is_weight = len(tensor.shape) == 2 and tensor.name.endswith(".weight")
+    if tensor.dtype not in FLOATS or not is_weight or not _is_claimed(checkpoint, tensor):
+        return ""
+    if checkpoint.quantization.mode != "offline":
+        return ""
+    return (
+        "; but config.json (quant_method bitnet, quantization_mode offline) says that it is: if "
+        "it is a master weight, --quantize absmean makes it so"
+    )
+
+
+def _is_claimed(checkpoint: Checkpoint, tensor: SourceTensor) -> bool:
+    """Return whether config.json says that `tensor` is a weight of a BitNet layer."""
+    quantization = checkpoint.quantization
+    return quantization.is_bitnet and quantization.converts(tensor.name)
+
+
+def _is_scaled(checkpoint: Checkpoint, tensor: SourceTensor) -> bool:
+    return f"{tensor.name}_scale" in checkpoint.tensors and _is_claimed(checkpoint, tensor)
+
+
+def _contradiction(tensor: SourceTensor, found: str) -> SourceError:
+    return SourceError(f"{tensor.name}: a BitNet weight by config.json, but {found}")
+
+
+def _check_scales_are_there(checkpoint: Checkpoint, tensor: SourceTensor) -> None:
+    """Refuse a packed weight without its scale, and name all there are."""
+
+    def lacks_scale(t: SourceTensor) -> bool:
+        is_packed = t.dtype == "U8" and len(t.shape) == 2 and t.name.endswith(".weight")
+        return (
+            is_packed and f"{t.name}_scale" not in checkpoint.tensors and _is_claimed(checkpoint, t)
+        )
+
+    if not lacks_scale(tensor):
+        return
+    names = [t.name for t in checkpoint.tensors.values() if lacks_scale(t)]
+    listed = ", ".join(repr(name[:120]) for name in names[:_LISTED])
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    raise SourceError(
+        "packed weights (U8) have no weight_scale beside them, without which a BitNet weight is "
+        f"unknown: {listed}{more}"
+    )
+
+
+def _out_features(checkpoint: Checkpoint, tensor: SourceTensor) -> int | str:
+    """Return the rows of the matrix, of which the last of a byte may be padding; or what is wrong.
+
+    Packing pads the last quarter with code 0, which reads as the weight -1. The config or a bias
+    tells how many rows there are; where neither does, all that the bytes have room for.
+    """
+    packed = tensor.shape[0]
+    told: dict[str, int] = {}
+    expected = expected_shape(checkpoint.config, tensor.name)
+    # A vocabulary may have rows of the file's own. What does not fit at all, check_shape refuses.
+    if expected and not expected.is_vocabulary and _packed_rows(expected.out_features) == packed:
+        told[f"config.json ({expected.keys})"] = expected.out_features
+    bias = checkpoint.tensors.get(f"{tensor.name.removesuffix('weight')}bias")
+    if bias is not None and tensor.name.endswith(".weight") and len(bias.shape) == 1:
+        told[bias.name] = bias.shape[0]
+        if _packed_rows(bias.shape[0]) != packed:
+            return (
+                f"{bias.name} says {bias.shape[0]} rows, and {list(tensor.shape)} packs "
+                f"{4 * packed}"
+            )
+    if not told:
+        return 4 * packed
+    if len(set(told.values())) > 1:
+        return " and ".join(f"{source} says {rows} rows" for source, rows in told.items())
+    source, rows = next(iter(told.items()))
+    # Restoring pads with code 0: other codes would be lost, and they may well be weights.
+    if rows < 4 * packed and _pads_with_other_codes(tensor, rows):
+        return f"{source} says {rows} rows, and the bytes hold weights of more (codes not 0)"
+    return rows
+
+
+def _packed_rows(rows: int) -> int:
+    return -(-rows // 4)
+
+
+def _pads_with_other_codes(tensor: SourceTensor, rows: int) -> bool:
+    quarter = tensor.shape[0]
+    packed = tensor.read().reshape(tensor.shape)
+    return any(
+        (packed[row % quarter] >> 2 * (row // quarter) & 3).any()
+        for row in range(rows, 4 * quarter)
+    )
+
+
+def _with_scale(checkpoint: Checkpoint, found: TernaryTensor) -> TernaryTensor:
+    """Return an unpacked tensor with the scale of its companion, and that absorbed.
+
+    Raises:
+        SourceError: the companion is no scale.
+    """
+    rule = _scale_rule(checkpoint, found.tensor)
+    if isinstance(rule, str):
+        raise _contradiction(found.tensor, rule)
+    scale, note, companions = rule
+    grid = per_tensor(scale, found.shape[0])
+    return replace(found, scale=grid, note=note, companions=companions)
+
+
+def _check_dequantised(found: TernaryTensor, scaled: TernaryTensor) -> None:
+    """Check that a weight_scale beside floats -s, 0, s is s, its reciprocal, or 1.
+
+    Then it was left behind when the weights were multiplied by it, or does nothing. With any other
+    number, the matrix is one thing to who multiplies by it and another to who does not.
+    """
+    assert found.scale is not None
+    assert scaled.scale is not None
+    own = np.unique(found.scale.values[found.scale.values != 0]).astype(np.float64)
+    multiplier = float(scaled.scale.values[0, 0])
+    for meant in (multiplier, 1 / multiplier):
+        if multiplier == 1 or (np.abs(own - meant) <= _ROUNDING * meant).all():
+            return
+    raise SourceError(
+        f"{found.name}: its values are 0 and +-{own[0]:.6g}{' and others' * (len(own) > 1)}, as if "
+        f"multiplied by their scale already, but {found.name}_scale means {multiplier:.6g} times "
+        "as much: one of the two is wrong"
+    )
+
+
 def _scale_rule(
     checkpoint: Checkpoint, tensor: SourceTensor
 ) -> tuple[np.float32, str, tuple[InlineTensor]] | str:
     """Return multiplier, rule in words and companion `<name>_scale`; or what is wrong with it."""
-    method = _quant_method(checkpoint)
-    if method not in (None, "bitnet"):
-        return f"config.json says quant_method {str(method)[:64]!r}, not 'bitnet'"
+    quantization = checkpoint.quantization
+    if quantization.method not in (None, "bitnet"):
+        return f"config.json says quant_method {quantization.method!r}, not 'bitnet'"
     name = f"{tensor.name}_scale"
     companion = checkpoint.tensors[name]
     if companion.dtype not in FLOATS or companion.nbytes != FLOATS[companion.dtype]:
@@ -113,9 +274,9 @@ def _scale_rule(
     value = to_float32(data, companion.dtype)[0]
     if not np.isfinite(value) or value <= 0:
         return f"{name} is {value}, expected a finite positive number"
-    linear_class = _linear_class(checkpoint)
+    linear_class = quantization.linear_class
     divide = linear_class != "autobitlinear"
-    assumed = "" if _quantization_config(checkpoint) else ", assumed: no config.json says"
+    assumed = "" if quantization.is_given else ", assumed: no config.json says"
     with np.errstate(over="ignore"):  # found below
         scale = np.float32(1) / value if divide else value
     if not np.isfinite(scale):
@@ -127,31 +288,18 @@ def _scale_rule(
     )
 
 
-def _holds_code_3(tensor: SourceTensor) -> bool:
+def _find_code_3(tensor: SourceTensor) -> str | None:
+    """Return where the first code 3 is, in words."""
     scratch = np.empty(PIECE, np.uint8)  # new memory for every piece would take most of the time
+    start = 0
     for piece in tensor.pieces():
         bits = np.frombuffer(piece, np.uint8)
         both = np.right_shift(bits, 1, out=scratch[: len(bits)])
         both &= bits
         if np.bitwise_or.reduce(both) & 0x55:
-            return True
-    return False
-
-
-def _quant_method(checkpoint: Checkpoint) -> Any:
-    return _quantization_config(checkpoint).get("quant_method")
-
-
-def _quantization_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    config = checkpoint.config.get("quantization_config")
-    return config if isinstance(config, dict) else {}
-
-
-def _linear_class(checkpoint: Checkpoint) -> str:
-    found = _quantization_config(checkpoint).get("linear_class", "bitlinear")
-    if found not in ("bitlinear", "autobitlinear"):
-        raise SourceError(
-            f"config.json: linear_class is {str(found)[:64]!r}, expected 'bitlinear' (divide by "
-            "weight_scale) or 'autobitlinear' (multiply)"
-        )
-    return str(found)
+            at = int(np.flatnonzero(both & 0x55)[0])
+            row, column = divmod(start + at, tensor.shape[1])
+            quarter = next(i for i in range(4) if both[at] >> 2 * i & 1)
+            return f"row {quarter * tensor.shape[0] + row}, column {column}"
+        start += len(bits)
+    return None

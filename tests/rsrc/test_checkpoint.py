@@ -86,11 +86,27 @@ class TestDirectory:
 
     @pytest.mark.parametrize("suffix", [".bin", ".pt", ".pth", ".ckpt"])
     def test_pickles_only(self, tmp_path: Path, suffix: str) -> None:
+        """tests/parity follows the advice."""
         pickle = tmp_path / f"pytorch_model{suffix}"
         pickle.write_bytes(b"")
         for source in (tmp_path, pickle):
-            with pytest.raises(rsrc.SourceError, match=r"convert them with safetensors\.torch"):
+            with pytest.raises(rsrc.SourceError) as caught:
                 open_checkpoint(source)
+            assert f"pickled weights ('{pickle.name}') are not read" in str(caught.value)
+            assert f"`w = torch.load('{pickle.name}', map_location='cpu'" in str(caught.value)
+            assert "`safetensors.torch.save_file({n: t.contig" in str(caught.value)
+
+    def test_pickled_shards(self, tmp_path: Path) -> None:
+        names = [f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)]
+        for name in (*names, "training_args.bin"):
+            (tmp_path / name).write_bytes(b"")
+        index = tmp_path / "pytorch_model.bin.index.json"
+        index.write_text(json.dumps({"weight_map": {"a": names[1], "b": names[0]}}))
+        for source in (tmp_path, index):
+            with pytest.raises(rsrc.SourceError) as caught:
+                open_checkpoint(source)
+            assert f"pickled weights ('{names[0]}', '{names[1]}'" in str(caught.value)
+            assert "for f in sorted(glob.glob('pytorch_model*.bin'))" in str(caught.value)
 
     def test_nothing_at_all(self, tmp_path: Path) -> None:
         with pytest.raises(rsrc.SourceError, match=r"no \.safetensors file in this directory$"):
