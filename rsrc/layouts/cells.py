@@ -24,6 +24,8 @@ from .scales import ScaleGrid
 
 Per = Literal["tensor", "row"] | int  # what has a scale of its own; int: so many columns of a row
 
+BLOCK = 1 << 16  # weights taken at a time: what is made of them stays in the processor's cache
+
 _EXPONENT = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
 
 
@@ -101,6 +103,16 @@ def panels(tensor: SourceTensor) -> Iterator[tuple[slice, Bits]]:
         first += len(bits)
 
 
+def blocks(tensor: SourceTensor) -> Iterator[tuple[slice, Bits]]:
+    """Read a float matrix as `panels` does, in blocks of rows with about `BLOCK` weights."""
+    step = max(1, BLOCK // max(1, tensor.shape[1]))
+    for rows, bits in panels(tensor):
+        for first in range(0, len(bits), step):
+            block = bits[first : first + step]
+            start = rows.start + first
+            yield slice(start, start + len(block)), block
+
+
 def means(tensor: SourceTensor, per: Per, above: Scales | None = None) -> Scales:
     """Return mean magnitudes, float32: sums in float64, their quotients rounded once.
 
@@ -115,7 +127,7 @@ def means(tensor: SourceTensor, per: Per, above: Scales | None = None) -> Scales
     shape = _shape(tensor, per)
     sums, counts = np.zeros(shape, np.float64), np.zeros(shape, np.int64)
     plain = above is None and not isinstance(per, int)
-    for rows, bits in panels(tensor):
+    for rows, bits in (panels if plain else blocks)(tensor):
         at = slice(0, 1) if per == "tensor" else rows
         values = (native_values if plain else float_values)(bits, tensor.dtype)
         for cells, to in _cells(values, per):
@@ -142,7 +154,7 @@ def medians(tensor: SourceTensor, per: Per) -> Scales:
     if per == "tensor":
         found[0, 0] = _counted_median(tensor)
     else:
-        for rows, bits in panels(tensor):
+        for rows, bits in blocks(tensor):
             for cells, to in _cells(bits & _magnitude_mask(tensor), per):
                 last = cells.shape[1] - 1
                 ordered = np.partition(cells, sorted({last // 2, last}), axis=1)
@@ -193,7 +205,7 @@ def _counted_median(tensor: SourceTensor) -> int:
     """Return the bits of the lower median, or of infinity where some weight is not finite."""
     mask, shift = _magnitude_mask(tensor), 8 * FLOATS[tensor.dtype] - 16
     upper = np.zeros(1 << 15, np.int64)
-    for _, bits in panels(tensor):
+    for _, bits in blocks(tensor):
         upper += np.bincount((bits & mask).reshape(-1) >> shift, minlength=len(upper))
     if upper[_EXPONENT[tensor.dtype] >> shift :].any():
         return _EXPONENT[tensor.dtype]
@@ -204,7 +216,7 @@ def _counted_median(tensor: SourceTensor) -> int:
         return half
     position -= int(ends[half] - upper[half])
     lower = np.zeros(1 << 16, np.int64)
-    for _, bits in panels(tensor):
+    for _, bits in blocks(tensor):
         magnitudes = bits & mask
         lower += np.bincount(magnitudes[magnitudes >> 16 == half] & 0xFFFF, minlength=len(lower))
     return half << 16 | int(np.searchsorted(np.cumsum(lower), position, side="right"))

@@ -12,6 +12,8 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Any
 
+from rsr_formats.layout import MAX_NAME_BYTES
+
 from ..checkpoint import Checkpoint, SourceTensor
 from ..errors import SourceError
 from .base import FLOATS, TernaryTensor
@@ -81,25 +83,20 @@ def _is_kept(config: dict[str, Any], module: str) -> bool:
 
 
 def _matches(key: str, module: str) -> bool:
-    """Whether a key names a module, one that it is part of, or how its name ends.
+    """Whether a key matches a module, or one that it is part of, or is how its name ends.
 
-    transformers takes a key for a regular expression. Names and ".*" in them are followed; a
-    pattern of a stranger that can take for ever is not.
+    To transformers a key is a regular expression. Names and ".*" in them are followed, and so is
+    "." for any letter; a stranger's pattern that can take for ever is not.
     """
-    pattern = key.replace(".*", "*")
-    if _REGULAR_EXPRESSION.intersection(key) or pattern.count("*") > key.count(".*"):
+    if _REGULAR_EXPRESSION.intersection(key) or key.count("*") > key.count(".*"):
         raise SourceError(
             f"config.json: modules_to_not_convert has {key[:64]!r}, a regular expression that is "
             "not followed; expected module names, or '.*' in them"
         )
-    if module.endswith(key):
-        return True
-    parts = module.split(".")
-    return any(
-        fnmatchcase(start, pattern)
-        for n in range(1, len(parts) + 1)
-        for start in (".".join(parts[:n]), ".".join((*parts[:n], "")))
-    )
+    pattern = "*".join(part.replace(".", "?") for part in key.split(".*"))
+    dots = [i for i, letter in enumerate(module[:MAX_NAME_BYTES]) if letter == "."]
+    starts = {module, *(module[:i] for i in dots), *(module[: i + 1] for i in dots)}
+    return module.endswith(key) or any(fnmatchcase(start, pattern) for start in starts)
 
 
 def _quantization(config: dict[str, Any]) -> dict[str, Any]:

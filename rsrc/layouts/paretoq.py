@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from rsr_formats.layout import TERNARY
 
-from ..checkpoint import PIECE, Checkpoint, SourceTensor
+from ..checkpoint import Checkpoint, SourceTensor
 from .base import FLOATS, Bytes, DigitArray, Layout, Restored, Scales, TernaryTensor
-from .cells import float_values, means
+from .cells import BLOCK, float_values, means
 from .floats import bits_of, restore_floats, to_float32
 from .scales import per_row
 
@@ -70,8 +70,8 @@ class ParetoQ(Layout):
         assert self._alpha is not None
         bits, alpha = bits_of(raw, t.tensor)[rows, columns], self._alpha[rows]
         digits = np.empty(bits.shape, np.uint8)
-        step = max(1, PIECE // max(1, bits.shape[1]))
-        for first in range(0, len(bits), step):  # so that no large window exists as float32
+        step = max(1, BLOCK // max(1, bits.shape[1]))
+        for first in range(0, len(bits), step):
             part = slice(first, first + step)
             x = float_values(bits[part], t.tensor.dtype) / alpha[part]
             x *= _LEVELS  # clipping to 0.99 comes to the same: beyond it, all round to 1 as well

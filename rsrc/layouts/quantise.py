@@ -21,16 +21,17 @@ import numpy.typing as npt
 from rsr_formats.layout import TERNARY, IndexedTensor
 
 from .. import _native
-from ..checkpoint import PIECE, Checkpoint, SourceTensor
+from ..checkpoint import Checkpoint, SourceTensor
 from .base import FLOATS, Bytes, DigitArray, Layout, Quality, Restored, Scales, TernaryTensor
 from .cells import (
+    BLOCK,
     Per,
+    blocks,
     float_values,
     means,
     medians,
     narrowed,
     native_values,
-    panels,
     per_of,
     scale_grid,
     spread,
@@ -117,8 +118,8 @@ class Quantiser(Layout):
             values = native_values(bits, t.tensor.dtype)
             _native.rounded_digits(values, float(factor[0, 0]), digits)
             return digits
-        step = max(1, PIECE // max(1, bits.shape[1]))
-        for first in range(0, len(bits), step):  # so that no large window exists as float32
+        step = max(1, BLOCK // max(1, bits.shape[1]))
+        for first in range(0, len(bits), step):
             part = slice(first, min(first + step, len(bits)))
             at = slice(rows.start + part.start, rows.start + part.stop)
             with np.errstate(over="ignore"):  # infinite is beyond any threshold, too
@@ -187,7 +188,7 @@ def _quality(t: TernaryTensor) -> Quality:
     whole = slice(0, t.shape[1])
     zeros = 0
     master = kept = product = difference = 0.0
-    for rows, bits in panels(t.tensor):
+    for rows, bits in blocks(t.tensor):
         digits = layout.cut_digits(bits, t, rows, whole)
         zeros += int(np.count_nonzero(digits == TERNARY.index(0)))
         w = float_values(bits, t.tensor.dtype).astype(np.float64)

@@ -21,6 +21,7 @@ import pytest
 import rsr_runtime
 import rsrc
 from rsrc.decompile import compare
+from rsrc.layouts import online
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # both warn about themselves while they are imported
@@ -192,7 +193,8 @@ def test_online_masters_agree(kept: list[str] | None, tied: bool, tmp_path: Path
             with golden.transformers_ready():
                 from transformers.integrations.bitnet import WeightQuant
 
-                want = WeightQuant.apply(modules[name].weight).numpy()
+                quantise: Any = WeightQuant
+                want = quantise.apply(modules[name].weight).numpy()
             np.testing.assert_array_equal(w.to_dense(np.int8), np.sign(want))
             np.testing.assert_allclose(w.to_dense(), want, rtol=3e-7)
             x, output = recording[f"{name}/input"], recording[f"{name}/output"]
@@ -200,3 +202,23 @@ def test_online_masters_agree(kept: list[str] | None, tied: bool, tmp_path: Path
             assert (allowance > 0).mean() < 0.5, "too many near ties to compare anything"
             got = w.linear(x, activations="int8")
             assert golden.row_error(got, output, allowance) <= golden.TOLERANCE["autobitlinear"]
+
+
+def test_modules_to_not_convert_agrees() -> None:
+    """The keys that are followed mean what they mean to transformers."""
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    modules = [
+        "lm_head", "head", "model.layers.1", "model.layers.1.mlp.up_proj", "model.norm",
+        "model.layers.11.mlp.up_proj", "model.layers.1.mlp.up_proj_2", "layers.1.mlp", "a..b",
+    ]  # fmt: skip
+    keys = [
+        "lm_head", "head", "model", "model.", "model.layers.1", "model.layers.1.", "layers.1",
+        "mlp", "up_proj", "model.layers.1.*", "model.*.up_proj", ".*mlp", ".*", "model.*", ".*.mlp",
+        "model.layers.*.mlp.up", "_head", "x", "model.layers..*mlp", "a.", "a..*",
+    ]  # fmt: skip
+    for key in keys:
+        config = {"quantization_config": {"modules_to_not_convert": [key]}}
+        for module in modules:
+            kept = online._is_kept(config, module)
+            assert kept != should_convert_module(module, [key]), (key, module)

@@ -222,7 +222,8 @@ class TestGranularity:
             whole, scale = (tmp_path / "x.rsr").read_bytes(), np.copy(matrix.scale)
             with monkeypatch.context() as patch:
                 patch.setattr(floats, "PIECE", 900)
-                patch.setattr(quantise, "PIECE", 250)
+                patch.setattr(cells, "BLOCK", 250)
+                patch.setattr(quantise, "BLOCK", 250)
                 _, matrix = quantised(kit, tmp_path, w, rule, per, threads=2)
             if rule == "absmedian" or per != "tensor":
                 assert (tmp_path / "x.rsr").read_bytes() == whole
