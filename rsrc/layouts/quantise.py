@@ -169,7 +169,7 @@ class TWN(Quantiser):
         """Return one, the threshold, the scale."""
         threshold = _SHARE * means(tensor, per)
         scale = means(tensor, per, above=threshold) if np.isfinite(threshold).all() else threshold
-        return Cut(np.ones_like(threshold), threshold, scale)
+        return Cut(np.broadcast_to(np.float32(1), scale.shape), threshold, scale)
 
 
 QUANTISERS: dict[str, type[Quantiser]] = {q.name: q for q in (AbsMean, AbsMedian, TWN)}
@@ -177,7 +177,7 @@ QUANTISERS: dict[str, type[Quantiser]] = {q.name: q for q in (AbsMean, AbsMedian
 
 def _rounding(typical: Scales) -> Cut:
     s: Scales = np.divide(1, np.maximum(typical, _LEAST), dtype=np.float32)
-    return Cut(s, np.full_like(s, _HALF), np.divide(1, s, dtype=np.float32))
+    return Cut(s, np.broadcast_to(_HALF, s.shape), np.divide(1, s, dtype=np.float32))
 
 
 def _quality(t: TernaryTensor) -> Quality:
