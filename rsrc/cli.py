@@ -21,6 +21,8 @@ from rsr_formats.layout import ENCODINGS
 
 from ._version import __version__
 from .checkpoint import is_source
+from .errors import OptionError
+from .layouts.cells import parse_per
 from .plan import TARGETS
 from .recognise import QUANTIZERS
 from .text import printable
@@ -77,6 +79,15 @@ def main() -> None:
     """Compile ternary (1.58-bit) weights to an RSR index, and look after the result."""
 
 
+def _checked_per(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None:
+        try:
+            parse_per(value)
+        except OptionError as error:
+            raise click.BadParameter(str(error)) from None
+    return value
+
+
 @main.command("compile")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option(
@@ -104,7 +115,14 @@ def main() -> None:
 @click.option(
     "--quantize",
     type=click.Choice(QUANTIZERS),
-    help="Make the linear weights of a float checkpoint ternary first (lossy).",
+    help="Make linear weights that are not ternary so by this rule: post-training quantisation, "
+    "lossy. Models that say they quantise their weights themselves need none.",
+)
+@click.option(
+    "--per",
+    callback=_checked_per,
+    metavar="tensor|row|group:N",
+    help="What --quantize gives a scale of its own; group: N columns of a row. Default: tensor.",
 )
 @click.option("--include", multiple=True, metavar="GLOB", help="Index only matching tensors.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Keep matching tensors dense.")
@@ -119,6 +137,8 @@ def compile_command(source: Path, output: Path, as_json: bool, **options: Any) -
     """
     from .pipeline import compile as run
 
+    if options["per"] is not None and options["quantize"] is None:
+        raise click.UsageError("--per needs --quantize")
     with _progress("compiling") as progress:
         report = run(source, output, progress=progress, **options)
     if as_json:

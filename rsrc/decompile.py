@@ -50,7 +50,8 @@ def decompile(
 ) -> list[str]:
     """Write the source tensors of a `.rsr` file to a .safetensors file, byte for byte.
 
-    Quantised tensors (layout absmean) come back as what was kept of them, in the source's dtype.
+    Quantised tensors (layout absmean and its like) come back as what was kept of them, in the
+    source's dtype.
 
     Args:
         path: the .rsr file.
@@ -112,7 +113,8 @@ def compare(
 ) -> int:
     """Check that a `.rsr` file holds exactly the tensors of `source`, without writing them.
 
-    Quantised tensors are quantised again and compared as such.
+    Quantised tensors are quantised again, by the rule and with as many scales as then, and compared
+    as such.
 
     Returns:
         The number of source tensors compared.
@@ -219,7 +221,7 @@ def _difference(
 def _quantised_difference(
     file: RsrFile, checkpoint: Checkpoint, tensor: SourceTensor, t: IndexedTensor
 ) -> str | None:
-    again = BY_NAME[t.source.layout].recognise(checkpoint, tensor)
+    again = BY_NAME[t.source.layout].again(checkpoint, tensor, t)
     if not isinstance(again, TernaryTensor):
         return f"cannot be quantised: {again}"
     decoded = _decoded(file, t)

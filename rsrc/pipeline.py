@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def compile(
     k: int | None = None,
     direction: str = "auto",
     quantize: str | None = None,
+    per: str | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     zstd: int | None = None,
@@ -61,7 +63,11 @@ def compile(
         target: "native", "generic", "avx2", "avx512" or "neon": where products will run.
         k: columns of a column block; None leaves it to the cost model (rsrc/plan.py).
         direction: "auto", "expand" or "reduce".
-        quantize: "absmean" makes the linear weights of a float checkpoint ternary; lossy.
+        quantize: "absmean", "absmedian" or "twn" makes linear weights that are not ternary so:
+            post-training quantisation, lossy. Models whose config.json says that they quantise
+            their weights themselves need no such option.
+        per: what has a scale of its own then: "tensor" (None, too), "row" or "group:N", N columns
+            of a row.
         include: glob patterns; only matching tensors are indexed.
         exclude: glob patterns; matching tensors stay dense.
         zstd: compress sections at this level (1 to 22); None leaves them mappable.
@@ -100,6 +106,7 @@ def compile(
         recognised = recognise(
             checkpoint,
             quantize=quantize,
+            per=per,
             include=include,
             exclude=exclude,
             advance=advance,
@@ -259,6 +266,7 @@ def _indexed_report(p: IndexPlan, t: IndexedTensor, sections: Sequence[Section])
         direction=t.direction,
         k=t.k,
         bits_per_weight=t.bits_per_weight,
+        **({} if p.source.quality is None else asdict(p.source.quality)),
     )
 
 

@@ -92,10 +92,10 @@ def plan(
 def _plan_one(
     t: TernaryTensor, encoding: str, target: str, direction: str, k: int | None
 ) -> IndexPlan:
-    if encoding == "permuted" and t.group_columns is not None:
+    if encoding == "permuted" and t.scale is not None and t.scale.columns is not None:
         raise OptionError(
-            f"{t.name}: has one scale {t.note}, which encoding permuted cannot hold: use encoding "
-            "ranked, or --exclude keeps it dense"
+            f"{t.name}: has one scale {t.scale.words}, which encoding permuted cannot hold: use "
+            "encoding ranked, or --exclude keeps it dense"
         )
     base = len(t.digits)
     rows = t.shape[0] if direction == "expand" else t.shape[1]

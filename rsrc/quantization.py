@@ -6,10 +6,28 @@ The file is a stranger's: every value may be of any type. The keys are those of 
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
+
+from rsr_formats.layout import MAX_NAME_BYTES
 
 from .errors import SourceError
+
+# The output layer by its usual names. transformers leaves it alone where config.json has no
+# `modules_to_not_convert`; where there is such a list, the list is all that counts.
+HEADS = ("lm_head", "embed_out", "output", "score", "classifier")
+
+_REGULAR_EXPRESSION = frozenset("+?[](){}|^$\\")
+_MOST_PATTERNS = 64  # each is tried on every name
+
+
+class _Skipped(NamedTuple):
+    """`modules_to_not_convert`: names, their lengths, and entries with ".*" as glob patterns."""
+
+    names: frozenset[str]
+    lengths: frozenset[int]
+    patterns: tuple[str, ...]
 
 
 class Quantization:
@@ -67,32 +85,53 @@ class Quantization:
         return found
 
     def converts(self, name: str) -> bool:
-        """Return whether the weight `name` is one of a module that is BitNet's.
+        """Return whether the weight `name` is one of a linear layer that is BitNet's.
 
         Embeddings are none, nor is the output head unless `modules_to_not_convert` is a list
         without it. An entry of that list covers the module of that name, those inside it, and those
-        whose names end with it. transformers also tries entries as regular expressions; here they
-        are names, as in every published file: a stranger's expression could take for ever.
+        whose names end with it. To transformers entries are regular expressions; of these ".*" is
+        followed, as published files have no others and a stranger's could take for ever.
+
+        Raises:
+            SourceError: the list has a regular expression that is not followed.
         """
         module = name.removesuffix(".weight")
-        if "embed" in module.rpartition(".")[2] or module in self._skipped:
+        last = module.rpartition(".")[2].lower()
+        if "embed" in last or last in ("wte", "wpe"):  # they look values up
             return False
-        if any(module[-n:] in self._skipped for n in self._lengths if n <= len(module)):
+        if not isinstance(self._found.get("modules_to_not_convert"), list):
+            return last not in HEADS
+        dots = [i for i, letter in enumerate(module[:MAX_NAME_BYTES]) if letter == "."]
+        starts = {module, *(module[:i] for i in dots), *(module[: i + 1] for i in dots)}
+        if not starts.isdisjoint(self._skipped.names):
             return False
-        dots = (i for i, letter in enumerate(module) if letter == ".")
-        return not any(module[:i] in self._skipped for i in dots)
+        if any(module[-n:] in self._skipped.names for n in self._skipped.lengths):
+            return False
+        patterns = self._skipped.patterns
+        return not any(fnmatchcase(start, pattern) for pattern in patterns for start in starts)
 
     @cached_property
-    def _skipped(self) -> frozenset[str]:
-        found = self._found.get("modules_to_not_convert")
-        if not isinstance(found, list):
-            return frozenset({"lm_head"})
-        names = (n.removesuffix(".weight").rstrip(".") for n in found if isinstance(n, str))
-        return frozenset(n for n in names if n)
-
-    @cached_property
-    def _lengths(self) -> frozenset[int]:
-        return frozenset(map(len, self._skipped))
+    def _skipped(self) -> _Skipped:
+        names, patterns = set(), set()
+        for entry in self._found["modules_to_not_convert"]:
+            if not isinstance(entry, str) or not entry.strip("."):
+                continue
+            key = entry.removesuffix(".weight")
+            if _REGULAR_EXPRESSION.intersection(key) or key.count("*") > key.count(".*"):
+                raise SourceError(
+                    f"config.json: modules_to_not_convert has {entry[:64]!r}, a regular expression "
+                    "that is not followed; expected module names, or '.*' in them"
+                )
+            if "*" in key or key.endswith("."):  # a last "." is any letter there
+                patterns.add("*".join(part.replace(".", "?") for part in key.split(".*")))
+            else:
+                names.add(key)
+        if len(patterns) > _MOST_PATTERNS:
+            raise SourceError(
+                f"config.json: modules_to_not_convert has {len(patterns)} entries with '.*', "
+                f"expected at most {_MOST_PATTERNS}"
+            )
+        return _Skipped(frozenset(names), frozenset(map(len, names)), tuple(sorted(patterns)))
 
 
 def _shown(value: object) -> str:

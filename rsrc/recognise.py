@@ -12,11 +12,12 @@ from rsr_formats.layout import MAX_IN_FEATURES, MAX_OUT_FEATURES
 from .architecture import check_shape, is_linear
 from .checkpoint import Checkpoint, CheckpointReference, SourceTensor
 from .errors import NothingToCompileError, OptionError, SourceError
-from .layouts import LAYOUTS, AbsMean, Layout, TernaryTensor
+from .layouts import LAYOUTS, QUANTISERS, Layout, TernaryTensor
 from .layouts.bitnet import advice_on_master
+from .layouts.cells import parse_per
 from .workers import Workers
 
-QUANTIZERS = ("absmean",)
+QUANTIZERS = tuple(QUANTISERS)
 
 # advance(tensor name, bytes done since the last call)
 Advance = Callable[[str, int], None]
@@ -37,6 +38,7 @@ def recognise(
     checkpoint: Checkpoint,
     *,
     quantize: str | None = None,
+    per: str | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     advance: Advance = lambda name, count: None,
@@ -46,7 +48,10 @@ def recognise(
 
     Args:
         checkpoint: the opened source.
-        quantize: None, or "absmean" to make linear weights of a float checkpoint ternary (lossy).
+        quantize: None, or a rule that makes linear weights which no layout claims ternary:
+            "absmean", "absmedian" or "twn" (post-training, lossy).
+        per: what has a scale of its own where `quantize` is given: "tensor" (None, too), "row" or
+            "group:N", N columns of a row.
         include: glob patterns; where given, only tensors whose names match one are indexed.
         exclude: glob patterns of names that stay dense in any case.
         advance: called as advance(tensor name, bytes) when a tensor has been looked at.
@@ -59,14 +64,19 @@ def recognise(
     Raises:
         SourceError: a tensor is of a ternary layout but damaged.
         NothingToCompileError: no tensor is ternary or binary.
-        OptionError: an unknown `quantize`, or a string where patterns should be.
+        OptionError: an unknown `quantize` or `per`, `per` alone, or a string where patterns should
+            be.
     """
     if quantize is not None and quantize not in QUANTIZERS:
         raise OptionError(f"quantize: found {quantize!r}, expected {' or '.join(QUANTIZERS)}")
+    if per is not None and quantize is None:
+        raise OptionError(f"per: found {per!r} without quantize, which it is for")
     for option, patterns in (("include", include), ("exclude", exclude)):
         if isinstance(patterns, str):  # a sequence, but of letters
             raise OptionError(f"{option}: found {patterns!r}, expected a list of patterns")
-    layouts = [*LAYOUTS, AbsMean(chosen=bool(include))] if quantize else list(LAYOUTS)
+    layouts = list(LAYOUTS)
+    if quantize is not None:
+        layouts.append(QUANTISERS[quantize](parse_per(per or "tensor"), chosen=bool(include)))
     workers = workers or Workers()
     known = checkpoint if workers.is_local else checkpoint.reference()
     look = _Look(known, tuple(layouts), tuple(include), tuple(exclude))
@@ -115,7 +125,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 def _recognise_one(
     checkpoint: Checkpoint, tensor: SourceTensor, layouts: Sequence[Layout]
 ) -> Recognised:
-    reason = f"{len(tensor.shape)}-dimensional" if len(tensor.shape) != 2 else tensor.dtype
+    reasons: list[str] = []
     for layout in layouts:
         result = layout.recognise(checkpoint, tensor)
         if isinstance(result, TernaryTensor):
@@ -128,7 +138,11 @@ def _recognise_one(
                 found = f"{tensor.dtype} {list(tensor.shape)}"
                 check_shape(checkpoint.config, tensor.name, result.shape, found)
             return result
-        reason = result or reason
+        if result is not None:
+            reasons.append(result)
+    if not reasons:
+        reasons = [f"{len(tensor.shape)}-dimensional" if len(tensor.shape) != 2 else tensor.dtype]
+    reason = "; ".join(dict.fromkeys(reasons))
     return KeptTensor(tensor, reason + advice_on_master(checkpoint, tensor))
 
 
@@ -143,7 +157,7 @@ def _advice(
         return text + ". Check --include and --exclude: they match whole tensor names"
     if quantize is None and any(t.tensor.dtype in ("F32", "F16", "BF16") for t in matrices):
         return text + (
-            ". If this is the float master of a BitNet model, compile with --quantize absmean "
-            "(lossy for any other model)"
+            ". If this is the float master of a BitNet model, though config.json does not say so, "
+            "compile with --quantize absmean (lossy for any other model)"
         )
     return text

@@ -61,6 +61,8 @@ def print_report(report: Report) -> None:
     for (layout, scale), count in rules.items():
         noun = "tensor" if count == 1 else "tensors"
         out.print(f"{count} {noun} in layout {layout}, scale: {scale}", highlight=False)
+    if quantised := [t for t in report.tensors if t.relative_error is not None]:
+        out.print(_quality_table(quantised))
     reasons: dict[str, list[TensorReport]] = {}
     for t in report.tensors:
         if t.reason is not None:
@@ -78,6 +80,24 @@ def print_report(report: Report) -> None:
         f"{report.threads} thread{'s' if report.threads > 1 else ''}",
         highlight=False,
     )
+
+
+def _quality_table(tensors: Sequence[TensorReport]) -> Table:
+    """What --quantize lost: each figure over all tensors, and the tensor it is worst in."""
+    table = _table("quantised after training, lossy", "min", "mean", "max", "worst in")
+    table.columns[4].justify = "left"
+    for words, field, worst in (
+        ("share of zeros", "zero_share", max),
+        ("relative error", "relative_error", max),
+        ("cosine", "cosine", min),
+    ):
+        values = [float(getattr(t, field)) for t in tensors]
+        name = tensors[values.index(worst(values))].name
+        mean = sum(values) / len(values)
+        table.add_row(
+            words, *(f"{v:.4f}" for v in (min(values), mean, max(values))), printable(name)
+        )
+    return table
 
 
 def _kind_row(table: Table, kind: str, tensors: Sequence[TensorReport]) -> None:

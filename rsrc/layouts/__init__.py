@@ -1,15 +1,27 @@
 """One module per family of layouts: add a class, list it here, write its test."""
 
-from .absmean import AbsMean
 from .base import Layout, Restored, TernaryTensor
 from .bitnet import BitNet, Int8BitNet, UnpackedBitNet
 from .floats import Floats
 from .int8 import Int8
+from .online import OnlineMaster
+from .paretoq import ParetoQ
+from .quantise import QUANTISERS, Quantiser
 
 # In the order in which they are asked.
-LAYOUTS: tuple[Layout, ...] = (BitNet(), UnpackedBitNet(), Int8BitNet(), Int8(), Floats())
+LAYOUTS: tuple[Layout, ...] = (
+    BitNet(),
+    OnlineMaster(),  # before layouts of floats: a model quantises what is ternary already, too
+    ParetoQ(),
+    UnpackedBitNet(),
+    Int8BitNet(),
+    Int8(),
+    Floats(),
+)
 
-# What a .rsr file's source records can name. Which tensors absmean took is settled by then.
-BY_NAME: dict[str, Layout] = {layout.name: layout for layout in (*LAYOUTS, AbsMean(chosen=True))}
+# What a .rsr file's source records can name.
+BY_NAME: dict[str, Layout] = {
+    layout.name: layout for layout in (*LAYOUTS, *(rule() for rule in QUANTISERS.values()))
+}
 
-__all__ = ["BY_NAME", "LAYOUTS", "AbsMean", "Layout", "Restored", "TernaryTensor"]
+__all__ = ["BY_NAME", "LAYOUTS", "QUANTISERS", "Layout", "Quantiser", "Restored", "TernaryTensor"]

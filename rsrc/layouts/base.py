@@ -22,6 +22,15 @@ FLOATS = {"F32": 4, "F16": 2, "BF16": 2}  # dtype: bytes
 
 
 @dataclass(frozen=True)
+class Quality:
+    """What post-training quantisation kept of a matrix W, as Q."""
+
+    zero_share: float  # weights of Q that are 0
+    relative_error: float  # |W - Q| / |W|, Frobenius norms
+    cosine: float  # of the angle between W and Q
+
+
+@dataclass(frozen=True)
 class TernaryTensor:
     """A source tensor recognised as ternary (or binary): the intermediate form.
 
@@ -38,6 +47,7 @@ class TernaryTensor:
     companions: tuple[InlineTensor, ...] = ()  # source tensors absorbed into this one
     negative_zeros: bool = False  # whether a zero is stored as -0.0
     restored_dtype: str | None = None  # where .rsr files have no name for the source's: a float
+    quality: Quality | None = None  # where the user had it quantised
 
     @property
     def name(self) -> str:
@@ -110,6 +120,12 @@ class Layout(ABC):
     @abstractmethod
     def restore(self, r: Restored) -> npt.NDArray[Any]:
         """Return the tensor as the source stored it, as an array whose bytes are the tensor's."""
+
+    def again(
+        self, checkpoint: Checkpoint, tensor: SourceTensor, record: IndexedTensor
+    ) -> TernaryTensor | str | None:
+        """Recognise a tensor of the source again as its record in a `.rsr` file says it was."""
+        return self.recognise(checkpoint, tensor)
 
     def restore_companion(self, r: Restored, companion: InlineTensor) -> npt.NDArray[Any]:
         """Return a companion that is kept without data: what the tensor's scales say of it."""

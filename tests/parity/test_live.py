@@ -20,6 +20,7 @@ import pytest
 
 import rsr_runtime
 import rsrc
+from rsrc.decompile import compare
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # both warn about themselves while they are imported
@@ -133,3 +134,90 @@ def test_unpacking_agrees(linear_class: str, tmp_path: Path) -> None:
             got = matrix(model, name).to_dense(dtype=np.int8)
             assert got.dtype == np.int8
             np.testing.assert_array_equal(got, want, err_msg=name)
+
+
+def _save_online(folder: Path, seed: int, **config: Any) -> None:
+    """Write BF16 masters and a config.json that has transformers quantise them online."""
+    with golden.transformers_ready():
+        import torch
+        import transformers
+        from transformers import BitNetConfig, BitNetQuantConfig
+
+        auto: Any = transformers.AutoModelForCausalLM
+        torch.manual_seed(seed)
+        model = auto.from_config(
+            BitNetConfig(
+                hidden_size=60,
+                intermediate_size=148,
+                num_hidden_layers=2,
+                num_attention_heads=3,
+                num_key_value_heads=1,
+                vocab_size=50,
+                initializer_range=0.05,
+                max_position_embeddings=64,
+                bos_token_id=1,
+                eos_token_id=2,
+                tie_word_embeddings=config.pop("tied"),
+            ),
+            dtype=torch.bfloat16,
+        )
+        model.config.quantization_config = BitNetQuantConfig(
+            linear_class="autobitlinear", quantization_mode="online", **config
+        )
+        model.save_pretrained(folder, max_shard_size="40KB")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "kept", [None, [], ["lm_head"], ["model.layers.1"], ["lm_head", "down_proj"]]
+)
+def test_online_masters_agree(kept: list[str] | None, tied: bool, tmp_path: Path) -> None:
+    """Both quantise the same layers, to the same values, and multiply by them to the same end."""
+    folder, compiled = tmp_path / "model", tmp_path / "m.rsr"
+    _save_online(folder, seed=11, tied=tied, modules_to_not_convert=kept)
+    assert len(list(folder.glob("*.safetensors"))) > 1  # shards
+    report = rsrc.compile(folder, compiled)
+    assert compare(compiled, folder) == len(report.tensors)
+    reference = golden.load(folder, "float32")
+    modules = golden.quantised_modules(reference)
+    recording = golden.record(reference, TOKENS)
+    # A tied head has no tensor of its own: what is stored is the embedding, which stays as it is.
+    stored = {name for name in modules if not (tied and name == "lm_head")}
+    quantised = {t.name.removesuffix(".weight") for t in report.tensors if t.kind == "ternary"}
+    assert quantised == stored
+    assert {t.layout for t in report.tensors if t.kind == "ternary"} == {"absmean"}
+    with rsr_runtime.load(compiled) as model:
+        for name in sorted(stored):
+            w = matrix(model, f"{name}.weight")
+            with golden.transformers_ready():
+                from transformers.integrations.bitnet import WeightQuant
+
+                quantise: Any = WeightQuant
+                want = quantise.apply(modules[name].weight).numpy()
+            np.testing.assert_array_equal(w.to_dense(np.int8), np.sign(want))
+            np.testing.assert_allclose(w.to_dense(), want, rtol=3e-7)
+            x, output = recording[f"{name}/input"], recording[f"{name}/output"]
+            allowance = golden.tie_allowance(x, float(w.scale))
+            assert (allowance > 0).mean() < 0.5, "too many near ties to compare anything"
+            got = w.linear(x, activations="int8")
+            assert golden.row_error(got, output, allowance) <= golden.TOLERANCE["autobitlinear"]
+
+
+def test_modules_to_not_convert_agrees() -> None:
+    """The keys that are followed mean what they mean to transformers."""
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    modules = [
+        "lm_head", "head", "model.layers.1", "model.layers.1.mlp.up_proj", "model.norm",
+        "model.layers.11.mlp.up_proj", "model.layers.1.mlp.up_proj_2", "layers.1.mlp", "a..b",
+    ]  # fmt: skip
+    keys = [
+        "lm_head", "head", "model", "model.", "model.layers.1", "model.layers.1.", "layers.1",
+        "mlp", "up_proj", "model.layers.1.*", "model.*.up_proj", ".*mlp", ".*", "model.*", ".*.mlp",
+        "model.layers.*.mlp.up", "_head", "x", "model.layers..*mlp", "a.", "a..*",
+    ]  # fmt: skip
+    for key in keys:
+        config = {"quantization_config": {"modules_to_not_convert": [key]}}
+        for module in modules:
+            found = Quantization(config).converts(module)
+            assert found == should_convert_module(module, [key]), (key, module)

@@ -364,5 +364,3 @@ def test_a_module_that_is_not_converted_keeps_its_floats(models: Models) -> None
     found = str(models.compile(tensors, CONFIG)[f"{UP}.weight"].reason)
     assert found.startswith(f"{reason}; but config.json")
     assert "--quantize absmean" in found
-    online = configured(quantization_mode="online", linear_class="autobitlinear")
-    assert "offline" not in str(models.compile(tensors, online)[f"{UP}.weight"].reason)

@@ -78,8 +78,8 @@ OPTIONS = {
     "compile": [
         "SOURCE", "-o, --output", "--encoding [auto|ranked|permuted]",
         "--target [native|generic|avx2|avx512|neon]", "--direction [auto|expand|reduce]", "-k ",
-        "--quantize [absmean]", "--include GLOB", "--exclude GLOB", "--zstd LEVEL", "--threads",
-        "--force", "--json",
+        "--quantize [absmean|absmedian|twn]", "--per tensor|row|group:N", "lossy", "--include GLOB",
+        "--exclude GLOB", "--zstd LEVEL", "--threads", "--force", "--json",
     ],
     "inspect": ["FILE", "--tensor NAME", "--block J", "--json"],
     "verify": ["FILE", "--against SOURCE", "--json"],
@@ -114,6 +114,8 @@ class TestUsage:
             ["compile", "x", "-o", "y", "--target", "vax"],
             ["compile", "x", "-o", "y", "--direction", "up"],
             ["compile", "x", "-o", "y", "--quantize", "int4"],
+            ["compile", "x", "-o", "y", "--per", "row"],
+            ["compile", "x", "-o", "y", "--quantize", "twn", "--per", "group:0"],
             ["compile", "x", "-o", "y", "-k", "0"],
             ["compile", "x", "-o", "y", "-k", "17"],
             ["compile", "x", "-o", "y", "--zstd", "23"],
@@ -384,7 +386,7 @@ class TestVerify:
         source, rsr = tmp_path / "f.safetensors", tmp_path / "f.rsr"
         kit.save(source, {"w.weight": np.array([[0.1, -2.0, 3.0]], np.float32)})
         assert (
-            "absmean per tensor (lossy)"
+            "absmean per tensor (post-training, lossy)"
             in run("compile", source, "-o", rsr, "--quantize", "absmean").stdout
         )
         text = run("verify", rsr, "--against", source).stdout

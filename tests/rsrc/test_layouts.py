@@ -599,7 +599,7 @@ class TestAbsMean:
         w = np.array([[0.5, 1.5, -0.5, 1.5]], np.float32)
         found = bench.compile({"w.weight": w}, quantize="absmean")["w.weight"]
         assert (found.kind, found.layout) == ("ternary", "absmean")
-        assert found.scale == "absmean per tensor (lossy)"
+        assert found.scale == "absmean per tensor (post-training, lossy)"
         matrix = bench.matrix("w.weight")
         assert matrix.to_dense(np.int8).tolist() == [[0, 1, 0, 1]]
         assert matrix.scale == 1
@@ -644,10 +644,11 @@ class TestAbsMean:
         tensors: dict[str, Any] = dict.fromkeys(kept, w)
         tensors |= {"layers.0.q_proj.weight": w, "layers.0.q_proj.lora_A": w, "bias.weight": w[0]}
         found = bench.compile(tensors, quantize="absmean")
-        reason = "not quantised: no linear layer by its name (--include overrides)"
-        assert [found[name].reason for name in kept] == [reason] * len(kept)
+        reason = "F32, not ternary: row 0 has several magnitudes; not quantised: "
+        by_name = reason + "no linear layer by its name (--include overrides)"
+        assert [found[name].reason for name in kept] == [by_name] * len(kept)
         assert found["layers.0.q_proj.weight"].layout == "absmean"
-        ending = "not quantised: the name does not end in 'weight' (--include overrides)"
+        ending = reason + "the name does not end in 'weight' (--include overrides)"
         assert found["layers.0.q_proj.lora_A"].reason == ending
         assert found["bias.weight"].reason == "1-dimensional"
         assert found["ternary"].layout == "int8"  # nothing is lost where nothing must be

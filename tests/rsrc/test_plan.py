@@ -144,7 +144,13 @@ def test_refused(digits: tuple[int, ...], options: dict[str, Any], message: str)
         ({"zstd": 0}, "zstd: found level 0, expected 1 to 22"),
         ({"zstd": 23}, "zstd"),
         ({"threads": 0}, "threads: found 0, expected 1 or more"),
-        ({"quantize": "int4"}, "quantize: found 'int4', expected absmean"),
+        ({"quantize": "int4"}, "quantize: found 'int4', expected absmean or absmedian or twn"),
+        ({"per": "row"}, "per: found 'row' without quantize"),
+        ({"quantize": "twn", "per": "column"}, "per: found 'column', expected tensor, row or "),
+        *(
+            ({"quantize": "twn", "per": f"group:{n}"}, f"per: found 'group:{n}'")
+            for n in ("", "0", "-1", "1.5", "x", "²", "1" * 10)
+        ),
         ({"k": 4}, "w: k = 4"),
         ({"include": "w"}, "include: found 'w', expected a list of patterns"),
         ({"exclude": "w"}, "exclude: found 'w', expected a list of patterns"),

@@ -69,7 +69,17 @@ def test_modules_to_not_convert(skipped: Any, name: str, converted: bool) -> Non
 
 
 def test_expressions_do_not_run() -> None:
-    found = quantization(modules_to_not_convert=["(a+)+$", *("a" * n for n in range(1000))])
+    with pytest.raises(
+        rsrc.SourceError, match=r"has '\(a\+\)\+\$', a regular expression that is not"
+    ):
+        quantization(modules_to_not_convert=["(a+)+$"]).converts("a" * 40)
+
+
+def test_many_entries_take_no_time() -> None:
+    many = ["a" * n for n in range(1000)]
+    found = quantization(modules_to_not_convert=[*many, *(f"{a}.*x" for a in many[:64])])
     start = time.perf_counter()
-    assert found.converts("b" * 2000)
+    assert found.converts("b." * 1000)
     assert time.perf_counter() - start < 1
+    with pytest.raises(rsrc.SourceError, match="has 65 entries"):
+        quantization(modules_to_not_convert=[f"{a}.*" for a in many[:65]]).converts("b")
