@@ -25,16 +25,16 @@ class OnlineMaster(AbsMean):
         Raises:
             SourceError: config.json has a `modules_to_not_convert` that cannot be followed.
         """
-        if (
-            not tensor.name.endswith(".weight")
-            or tensor.dtype not in FLOATS
-            or len(tensor.shape) != 2
-        ):
+        if not tensor.name.endswith(".weight") or not _is_float_matrix(tensor):
             return None
         why = _config_says(checkpoint) or _own_norm(checkpoint, tensor)
         if why is None or not checkpoint.quantization.converts(tensor.name):
             return None
         return self.quantise(tensor, f", as the model computes: {why}")
+
+
+def _is_float_matrix(tensor: SourceTensor) -> bool:
+    return tensor.dtype in FLOATS and len(tensor.shape) == 2
 
 
 def _config_says(checkpoint: Checkpoint) -> str | None:
