@@ -21,6 +21,7 @@ import pytest
 import rsr_runtime
 import rsrc
 from rsrc.decompile import compare
+from rsrc.quantization import Quantization
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # both warn about themselves while they are imported
