@@ -13,7 +13,8 @@ from rsr_formats.layout import TERNARY
 from .. import _native
 from ..checkpoint import Checkpoint, SourceTensor
 from .base import FLOATS, Bytes, DigitArray, Layout, Restored, Scales, TernaryTensor
-from .floats import Bits, bits_of, restore_floats, row_panels
+from .floats import bits_of, restore_floats, row_panels
+from .groups import Bits
 from .scales import per_tensor
 
 # Matrices that BitNet models keep in floating point: embeddings, output heads, norms, routers.

@@ -333,8 +333,12 @@ class TestGroups:
         w[1, 150:] = -0.0
         w[2, 130] = -0.25
         found = bench.one(bench.kit.cast(w, dtype))
+        assert found.scale == "per 64 columns"
+        assert bench.matrix().scale.tolist() == [[2, 3, 0.25, 0]] * 4
+        w[1, 0], w[2, 0], w[3, 192] = 0.5, -1, 8
+        found = bench.one(bench.kit.cast(w, dtype))
         assert found.scale == "per row and 64 columns"
-        expected = [[2, 3, 0, 0], [0] * 4, [0, 0, 0.25, 0], [0] * 4]
+        expected = [[2, 3, 0, 0], [0.5, 0, 0, 0], [1, 0, 0.25, 0], [0, 0, 0, 8]]
         assert bench.matrix().scale.tolist() == expected
 
     def test_what_is_not_finite_stays_dense(self, bench: Bench, dtype: str) -> None:
