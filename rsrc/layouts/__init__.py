@@ -5,9 +5,10 @@ from .base import Layout, Restored, TernaryTensor
 from .bitnet import BitNet, UnpackedBitNet
 from .floats import Floats
 from .int8 import Int8
+from .mlx import Mlx
 
 # In the order in which they are asked.
-LAYOUTS: tuple[Layout, ...] = (BitNet(), UnpackedBitNet(), Int8(), Floats())
+LAYOUTS: tuple[Layout, ...] = (BitNet(), UnpackedBitNet(), Int8(), Mlx(), Floats())
 
 # What a .rsr file's source records can name. Which tensors absmean took is settled by then.
 BY_NAME: dict[str, Layout] = {layout.name: layout for layout in (*LAYOUTS, AbsMean(chosen=True))}
