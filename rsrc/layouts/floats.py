@@ -78,7 +78,7 @@ class Floats(Layout):
             return TernaryTensor(
                 tensor, self, (rows, columns), TERNARY, scale := per_tensor(0, rows), scale.words
             )
-        reason = ""
+        furthest, among = -1, ""  # the row where the scan ended that came furthest
         for width in _group_widths(columns):
             bits = f"<u{FLOATS[tensor.dtype]}"
             panels = (panel.view(bits).reshape(-1, columns) for panel in row_panels(tensor))
@@ -87,8 +87,10 @@ class Floats(Layout):
                 return f"{tensor.dtype} with NaN or infinite values"
             if found.several is None:
                 return self._with_scales(tensor, found, width)
-            reason = reason or f"row {found.several} has several magnitudes"
-        return f"{tensor.dtype}, not ternary: {reason}"
+            if found.several > furthest:
+                furthest = found.several
+                among = "" if width == columns else f" in a group of {width} columns"
+        return f"{tensor.dtype}, not ternary: row {furthest} has several magnitudes{among}"
 
     def _with_scales(self, tensor: SourceTensor, found: Scan, width: int) -> TernaryTensor | str:
         """Return the tensor with the fewest scales; `width` is that of the groups found."""
