@@ -67,11 +67,9 @@ def coarsest(scales: Scales, rows: int, columns: int, shape: tuple[int, int]) ->
         return per_tensor(0, shape[0])
 
     @cache
-    def join(height: int, width: int) -> Scales | None:
-        """Return the scales of cells of this size, or None where two in one differ."""
-        tall, wide = -(-height // rows), -(-width // columns)  # in cells of the finer grid
-        joined = np.zeros((-(-len(scales) // tall), -(-scales.shape[1] // wide)), np.float32)
-        return joined if _native.join(scales, tall, wide, joined) else None
+    def across(width: int) -> Scales | None:
+        """Return the scales of cells as wide as this and no higher than before."""
+        return _join(scales, 1, -(-width // columns))
 
     def cost(cell: tuple[int, int]) -> tuple[int, int]:
         groups = -(-shape[1] // cell[1])
@@ -79,10 +77,10 @@ def coarsest(scales: Scales, rows: int, columns: int, shape: tuple[int, int]) ->
 
     cells = product(_spans(rows, shape[0]), _spans(columns, shape[1]))
     for height, width in sorted(cells, key=cost):
-        if join(rows, width) is None or join(height, columns) is None:
-            continue  # known since another height or width was tried with it
-        if (joined := join(height, width)) is not None:
-            return ScaleGrid(joined, height, width if width < shape[1] else None)
+        if (wide := across(width)) is not None:
+            joined = _join(wide, -(-height // rows), 1)
+            if joined is not None:
+                return ScaleGrid(joined, height, width if width < shape[1] else None)
     raise AssertionError("the finest grid says the same as itself")
 
 
@@ -90,3 +88,9 @@ def _spans(unit: int, whole: int) -> list[int]:
     """Return the numbers of rows, or columns, that a cell may have: multiples of `unit`, or all."""
     tried = {unit, *GROUPS, *(whole // n for n in range(1, SHARDS + 1) if whole % n == 0)}
     return sorted(s for s in tried if s == whole or (s < whole and s % unit == 0))
+
+
+def _join(scales: Scales, height: int, width: int) -> Scales | None:
+    """Return the scales of cells of so many finer ones, or None where two in one cell differ."""
+    joined = np.zeros((-(-len(scales) // height), -(-scales.shape[1] // width)), np.float32)
+    return joined if _native.join(scales, height, width, joined) else None

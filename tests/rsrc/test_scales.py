@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,3 +166,22 @@ def test_products_with_every_kind_of_grid(kit: Kit, tmp_path: Path) -> None:
                 assert (np.abs(found - exact) <= bound[: len(found)]).all()
             q = rng.integers(-128, 128, (w.shape[1],), dtype=np.int8)
             np.testing.assert_array_equal(matrix @ q, t @ q.astype(np.int64))
+
+
+def test_memory_of_a_large_vocabulary(kit: Kit, tmp_path: Path) -> None:
+    """Pieces of the tensor, and scales at 32 columns: not the tensor."""
+    rng = np.random.default_rng(9)
+    w = rng.choice(np.array([-0.5, 0, 0.5], np.float16), (30_000, 512))
+    w *= np.repeat(rng.choice(np.array([1, 2, 3], np.float16), (30_000, 4)), 128, axis=1)
+    source = kit.save(tmp_path / "s.safetensors", {"model.embed_tokens.weight": w})
+    checkpoint = open_checkpoint(source)
+    tracemalloc.start()
+    try:
+        (found,) = recognise(checkpoint)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.tensor.nbytes == w.nbytes
+    assert isinstance(found, TernaryTensor)
+    assert found.note == "per row and 128 columns"
+    assert most < w.nbytes / 4
