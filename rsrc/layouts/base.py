@@ -111,6 +111,11 @@ class Layout(ABC):
     def restore(self, r: Restored) -> npt.NDArray[Any]:
         """Return the tensor as the source stored it, as an array whose bytes are the tensor's."""
 
-    def restore_companion(self, r: Restored, companion: InlineTensor) -> npt.NDArray[Any]:
-        """Return a companion that is kept without data: what the tensor's scales say of it."""
+    def restore_companion(self, scale: Scales | None, companion: InlineTensor) -> npt.NDArray[Any]:
+        """Return a companion that is kept without data: what the tensor's scales say of it.
+
+        Args:
+            scale: as in `Restored`.
+            companion: its record.
+        """
         raise NotImplementedError(f"layout {self.name!r} keeps its companions whole")

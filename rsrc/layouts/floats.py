@@ -75,12 +75,11 @@ class Floats(Layout):
             return None
         rows, columns = tensor.shape
         if not tensor.nbytes:
-            return TernaryTensor(
-                tensor, self, (rows, columns), TERNARY, scale := per_tensor(0, rows), scale.words
-            )
+            nothing = per_tensor(0, rows)
+            return TernaryTensor(tensor, self, (rows, columns), TERNARY, nothing, nothing.words)
+        bits = f"<u{FLOATS[tensor.dtype]}"
         furthest, among = -1, ""  # the row where the scan ended that came furthest
         for width in _group_widths(columns):
-            bits = f"<u{FLOATS[tensor.dtype]}"
             panels = (panel.view(bits).reshape(-1, columns) for panel in row_panels(tensor))
             found = scan_groups(panels, tensor.shape, width)
             if (found.largest >= _EXPONENT[tensor.dtype]).any():

@@ -69,7 +69,7 @@ class Mlx(Layout):
             shape,
             TERNARY,
             grid,
-            grid.words if bits else f"{grid.words}, 2 bits assumed: no config.json says",
+            grid.words if bits else f"{grid.words} (2 bits assumed: no config.json says)",
             tuple(InlineTensor(c.name, c.dtype, c.shape, None) for c in companions),
         )
 
@@ -93,9 +93,9 @@ class Mlx(Layout):
         quarters = [codes[:, i::_PER_BYTE] << 2 * i for i in range(_PER_BYTE)]
         return np.asarray(quarters[0] | quarters[1] | quarters[2] | quarters[3]).view("<u4")
 
-    def restore_companion(self, r: Restored, companion: InlineTensor) -> npt.NDArray[Any]:
+    def restore_companion(self, scale: Scales | None, companion: InlineTensor) -> npt.NDArray[Any]:
         """Return the scales, or minus the scales as biases, in the companion's dtype."""
-        scale = np.ones(1, np.float32) if r.scale is None else r.scale
+        scale = np.ones(1, np.float32) if scale is None else scale
         values = np.broadcast_to(scale if scale.ndim == 2 else scale[:, None], companion.shape)
         values = np.negative(values) if companion.name.endswith("biases") else values.copy()
         return from_float32(values, companion.dtype)

@@ -136,12 +136,12 @@ class TestLiteral:
 
     def test_without_a_config_two_bits_are_assumed(self, bench: Bench) -> None:
         found = bench.module(WORDS, SCALES, -SCALES)["w.weight"]
-        assert found.scale == "per row and 32 columns, 2 bits assumed: no config.json says"
+        assert found.scale == "per row and 32 columns (2 bits assumed: no config.json says)"
 
     def test_one_group(self, bench: Bench) -> None:
         """Groups as wide as a row are rows; one scale for all of them is the tensor's."""
         found = bench.module(WORDS, SCALES[:, :1], -SCALES[:, :1])["w.weight"]
-        assert str(found.scale).startswith("per row, ")
+        assert str(found.scale).startswith("per row (")
         assert bench.matrix().scale.tolist() == [0.5, -0.25]
         same = np.full((2, 1), 0.375, np.float32)
         assert str(bench.module(WORDS, same, -same)["w.weight"].scale).startswith("per tensor")
