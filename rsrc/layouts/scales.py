@@ -13,7 +13,7 @@ from .. import _native
 
 Scales = npt.NDArray[np.float32]
 
-GROUPS = (32, 64, 128, 256)  # columns of a group: what quantisers use
+GROUPS = (32, 64, 128, 256)  # weights that quantisers give a scale together
 SHARDS = 64  # most equal parts of the rows, or of the columns, that are tried
 
 
@@ -51,10 +51,10 @@ def per_row(scales: Scales) -> ScaleGrid:
 def coarsest(scales: Scales, rows: int, columns: int, shape: tuple[int, int]) -> ScaleGrid:
     """Return the grid with the fewest scales that says the same as a finer one.
 
-    Tried are cells of all rows, of an equal part of them (2 to 64 parts: the shards of
-    model-parallel training) or of `rows`; and of all columns, of an equal part of them, of a power
-    of two from 32 to 256, or of `columns`; each a multiple of the finer grid's. Of two grids with
-    as many scales, the one with fewer groups of columns is taken.
+    A cell of the grid has all rows, an equal part of them (2 to 64 parts: the shards of
+    model-parallel training), 32, 64, 128 or 256 of them, or `rows`, wherever that is a multiple of
+    `rows`; and of the columns likewise. Of two grids with as many scales, the one with fewer
+    groups of columns is taken.
 
     Args:
         scales: (row blocks, column groups), finite, of either sign. 0 is for cells without a
