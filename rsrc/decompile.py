@@ -179,7 +179,8 @@ def _restore(file: RsrFile, t: IndexedTensor) -> Bytes:
 def _companion(file: RsrFile, t: IndexedTensor, c: InlineTensor) -> Bytes:
     if c.data is not None:
         return np.frombuffer(c.data, np.uint8)
-    return _as_bytes(BY_NAME[t.source.layout].restore_companion(_decoded(file, t), c))
+    scale = _row_scales(t, file.index_arrays(t))  # the digits have no say in it
+    return _as_bytes(BY_NAME[t.source.layout].restore_companion(scale, c))
 
 
 def _as_bytes(array: npt.NDArray[Any]) -> Bytes:
@@ -194,8 +195,13 @@ def _decoded(file: RsrFile, t: IndexedTensor) -> Restored:
     if t.source.negative_zeros is not None:
         zeros = file.section(t.source.negative_zeros)
         check_negative_zeros(t, arrays, zeros)
-    scale = None if t.scale is None else row_scales(t, arrays["scale"])
-    return Restored(t, decode_digits(t, arrays), scale, zeros)
+    return Restored(t, decode_digits(t, arrays), _row_scales(t, arrays), zeros)
+
+
+def _row_scales(
+    t: IndexedTensor, arrays: dict[str, npt.NDArray[Any]]
+) -> npt.NDArray[np.float32] | None:
+    return None if t.scale is None else row_scales(t, arrays["scale"])
 
 
 def _difference(

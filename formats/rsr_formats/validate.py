@@ -295,10 +295,11 @@ def _check_derived(t: IndexedTensor, c: InlineTensor) -> None:
             f"companion {c.name!r} of tensor {t.name!r} has no data, and layout {t.source.layout} "
             "does not say what it is"
         )
-    if c.dtype not in FLOATS or c.shape != (t.shape[0], t.groups):
+    shape = (t.shape[0], t.groups if t.is_grouped else min(1, t.shape[1]))
+    if c.dtype not in FLOATS or c.shape != shape:
         raise HeaderFieldError(
             f"companion {c.name!r}: {c.dtype} {list(c.shape)}, expected {' or '.join(FLOATS)} "
-            f"{[t.shape[0], t.groups]}, one for each scale of tensor {t.name!r}"
+            f"{list(shape)}, one for each scale of tensor {t.name!r}"
         )
 
 

@@ -4,6 +4,7 @@ from .base import Layout, Restored, TernaryTensor
 from .bitnet import BitNet, Int8BitNet, UnpackedBitNet
 from .floats import Floats
 from .int8 import Int8
+from .mlx import Mlx
 from .online import OnlineMaster
 from .paretoq import ParetoQ
 from .quantise import QUANTISERS, Quantiser
@@ -16,6 +17,7 @@ LAYOUTS: tuple[Layout, ...] = (
     UnpackedBitNet(),
     Int8BitNet(),
     Int8(),
+    Mlx(),
     Floats(),
 )
 

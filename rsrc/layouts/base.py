@@ -127,6 +127,11 @@ class Layout(ABC):
         """Recognise a tensor of the source again as its record in a `.rsr` file says it was."""
         return self.recognise(checkpoint, tensor)
 
-    def restore_companion(self, r: Restored, companion: InlineTensor) -> npt.NDArray[Any]:
-        """Return a companion that is kept without data: what the tensor's scales say of it."""
+    def restore_companion(self, scale: Scales | None, companion: InlineTensor) -> npt.NDArray[Any]:
+        """Return a companion that is kept without data: what the tensor's scales say of it.
+
+        Args:
+            scale: as in `Restored`.
+            companion: its record.
+        """
         raise NotImplementedError(f"layout {self.name!r} keeps its companions whole")

@@ -19,7 +19,8 @@ from .. import _native
 from ..checkpoint import SourceTensor
 from ..errors import OptionError
 from .base import FLOATS, Scales
-from .floats import Bits, row_panels
+from .floats import row_panels
+from .groups import Bits
 from .scales import ScaleGrid
 
 Per = Literal["tensor", "row"] | int  # what has a scale of its own; int: so many columns of a row

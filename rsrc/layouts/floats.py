@@ -1,6 +1,11 @@
 """F32, F16 and BF16 tensors whose values are exactly -s, 0, +s.
 
-There is one s per tensor, per row, or per row and group of 32, 64, 128 or 256 columns.
+Of all grids that give every weight its s, the one with the fewest scales is taken: from one per
+tensor over blocks of rows and columns (the shards in which a model was trained, each with its own
+scale) and one per row to one per row and 32 columns (`scales.coarsest`).
+
+Groups of columns are looked for only where a row has several magnitudes. Their edges are multiples
+of 32, or those of 2 to 8 equal parts of the columns.
 """
 
 from __future__ import annotations
@@ -12,15 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats.decode import apply_scales
+from rsr_formats.layout import TERNARY
 
 from .. import _native
 from ..checkpoint import PIECE, Checkpoint, SourceTensor
 from .base import FLOATS, Bytes, DigitArray, Layout, Restored, Scales, TernaryTensor
-from .groups import find_groups
+from .groups import Bits, Scan, scan_groups
 from .int8 import digits_that_occur
-from .scales import ScaleGrid, per_row, per_tensor
-
-Bits = npt.NDArray[np.unsignedinteger[Any]]
+from .scales import GROUPS, coarsest, per_tensor
 
 _EXPONENT = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
 
@@ -49,6 +53,17 @@ def row_panels(tensor: SourceTensor) -> Iterator[Bytes]:
             yield np.frombuffer(piece, np.uint8)
 
 
+def _group_widths(columns: int) -> Iterator[int]:
+    """Yield the columns of the groups to look for: narrower ones only where those before fail."""
+    yield columns
+    if columns > GROUPS[0]:
+        yield GROUPS[0]
+    for parts in range(2, 9):  # shards that groups of 32 cannot make up
+        width, rest = divmod(columns, parts)
+        if width > GROUPS[0] and width % GROUPS[0] and not rest:
+            yield width
+
+
 class Floats(Layout):
     """Floats that are ternary already."""
 
@@ -59,51 +74,30 @@ class Floats(Layout):
         if tensor.dtype not in FLOATS or len(tensor.shape) != 2:
             return None
         rows, columns = tensor.shape
-        item = FLOATS[tensor.dtype]
-        largest = np.zeros(rows if columns else 0, f"<u{item}")  # rows without data cost nothing
-        seen = [False] * 4
-        first = 0
-        for panel in row_panels(tensor):
-            bits = panel.view(f"<u{item}").reshape(-1, columns)
-            most = largest[first : first + len(bits)]
-            several, *found = _native.scan(bits, most)
-            if (most[: several + 1] >= _EXPONENT[tensor.dtype]).any():
-                return f"{tensor.dtype} with NaN or infinite values"
-            if several < len(bits):
-                row = first + several
-                reason = f"{tensor.dtype}, not ternary: row {row} has several magnitudes"
-                return self._grouped(tensor) or reason
-            seen = [before or now for before, now in zip(seen, found, strict=True)]
-            first += len(bits)
-        negative, zero, positive, negative_zeros = seen
-        scales = to_float32(largest.view(np.uint8), tensor.dtype)
-        different = np.unique(scales[scales != 0])
-        if len(different) > 1 and columns == 1:
-            return f"{tensor.dtype}, not ternary: one column, every value its own scale"
-        scale = (
-            per_row(scales)
-            if len(different) > 1
-            else per_tensor(different[0] if len(different) else 0, rows)
-        )
-        return TernaryTensor(
-            tensor,
-            self,
-            (rows, columns),
-            digits_that_occur(negative, zero, positive),
-            scale,
-            scale.words,
-            negative_zeros=negative_zeros,
-        )
-
-    def _grouped(self, tensor: SourceTensor) -> TernaryTensor | None:
-        rows, columns = tensor.shape
+        if not tensor.nbytes:
+            nothing = per_tensor(0, rows)
+            return TernaryTensor(tensor, self, (rows, columns), TERNARY, nothing, nothing.words)
         bits = f"<u{FLOATS[tensor.dtype]}"
-        panels = (panel.view(bits).reshape(-1, columns) for panel in row_panels(tensor))
-        found = find_groups(panels, tensor.shape)
-        if found is None or (found.largest >= _EXPONENT[tensor.dtype]).any():
-            return None
-        values = to_float32(found.largest.reshape(-1).view(np.uint8), tensor.dtype)
-        scale = ScaleGrid(values.reshape(found.largest.shape), 1, found.columns)
+        furthest, among = -1, ""  # the row where the scan ended that came furthest
+        for width in _group_widths(columns):
+            panels = (panel.view(bits).reshape(-1, columns) for panel in row_panels(tensor))
+            found = scan_groups(panels, tensor.shape, width)
+            if (found.largest >= _EXPONENT[tensor.dtype]).any():
+                return f"{tensor.dtype} with NaN or infinite values"
+            if found.several is None:
+                return self._with_scales(tensor, found, width)
+            if found.several > furthest:
+                furthest = found.several
+                among = "" if width == columns else f" in a group of {width} columns"
+        return f"{tensor.dtype}, not ternary: row {furthest} has several magnitudes{among}"
+
+    def _with_scales(self, tensor: SourceTensor, found: Scan, width: int) -> TernaryTensor | str:
+        """Return the tensor with the fewest scales; `width` is that of the groups found."""
+        rows, columns = tensor.shape
+        finest = to_float32(found.largest.reshape(-1).view(np.uint8), tensor.dtype)
+        scale = coarsest(finest.reshape(found.largest.shape), 1, width, (rows, columns))
+        if columns == 1 and scale.values.size > 1:
+            return f"{tensor.dtype}, not ternary: one column, every value its own scale"
         return TernaryTensor(
             tensor,
             self,

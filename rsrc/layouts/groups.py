@@ -1,4 +1,4 @@
-"""Groups of columns that have a magnitude of their own in each row."""
+"""One pass over a float matrix whose rows, or groups of columns in them, have one magnitude."""
 
 from __future__ import annotations
 
@@ -12,66 +12,46 @@ from .. import _native
 
 Bits = npt.NDArray[np.unsignedinteger[Any]]
 
-_FINEST, _COARSEST = 32, 256  # columns of a group; powers of two between them are tried
 
+class Scan(NamedTuple):
+    """What `scan_groups` found in the rows that it looked at."""
 
-class Groups(NamedTuple):
-    """What `find_groups` found."""
-
-    columns: int  # of a group; the last may be shorter
     largest: Bits  # (rows, groups): the magnitude bits of all entries but zeros; 0 without any
+    several: int | None  # the row that ended the scan: a group in it has several magnitudes
     negative: bool
     zero: bool
     positive: bool
     negative_zero: bool
 
 
-def find_groups(panels: Iterable[Bits], shape: tuple[int, ...]) -> Groups | None:
-    """Find the widest groups, 32 to 256 columns, in which each row has one magnitude beside zero.
+def scan_groups(panels: Iterable[Bits], shape: tuple[int, ...], columns: int) -> Scan:
+    """Find the magnitude of every group of columns in every row, up to a group with several.
 
     Args:
-        panels: the bit patterns of a float matrix, all its rows in order.
-        shape: of the matrix. Groups are narrower than its rows.
+        panels: the bit patterns of a float matrix that is not empty, all its rows in order.
+        shape: of the matrix.
+        columns: of a group; the last may have fewer.
     """
-    rows, columns = shape
-    if columns <= _FINEST:
-        return None
-    edge = columns // _FINEST * _FINEST
+    whole, rest = divmod(shape[1], columns)
     largest: Bits | None = None
     seen = [False] * 4
     first = 0
     for bits in panels:
         if largest is None:
-            largest = np.zeros((rows, -(-columns // _FINEST)), bits.dtype)
+            largest = np.zeros((shape[0], whole + (rest != 0)), bits.dtype)
         found = largest[first : first + len(bits)]
-        for part, to in (
-            (bits[:, :edge].reshape(-1, _FINEST), found[:, : edge // _FINEST]),
-            (bits[:, edge:], found[:, edge // _FINEST :]),
-        ):
-            if not to.size:
-                continue
-            most = np.empty(to.size, bits.dtype)
+        edge = whole * columns
+        parts = [(bits[:, :edge].reshape(-1, columns), found[:, :whole])]
+        if rest:
+            parts.append((bits[:, edge:], found[:, whole:]))
+        for part, to in parts:
+            most = np.zeros(len(part), bits.dtype)
             several, *now = _native.scan(part, most)
-            if several < len(part):
-                return None
-            seen = [a or b for a, b in zip(seen, now, strict=True)]
             to[:] = most.reshape(to.shape)
+            if several < len(part):
+                row = first + several // to.shape[1]
+                return Scan(largest[: row + 1], row, *seen)
+            seen = [a or b for a, b in zip(seen, now, strict=True)]
         first += len(bits)
-    if largest is None:
-        return None
-    width = _FINEST
-    while 2 * width <= _COARSEST and 2 * width < columns:
-        wider = _join_pairs(largest)
-        if wider is None:
-            break
-        width, largest = 2 * width, wider
-    return Groups(width, largest, *seen)
-
-
-def _join_pairs(largest: Bits) -> Bits | None:
-    """Return the magnitudes of groups twice as wide, or None if two that are joined differ."""
-    padded = np.pad(largest, ((0, 0), (0, largest.shape[1] % 2)))
-    left, right = padded[:, 0::2], padded[:, 1::2]
-    if ((left != right) & (left != 0) & (right != 0)).any():
-        return None
-    return np.maximum(left, right)
+    assert largest is not None
+    return Scan(largest, None, *seen)

@@ -36,7 +36,8 @@ from .cells import (
     scale_grid,
     spread,
 )
-from .floats import Bits, bits_of, restore_floats
+from .floats import bits_of, restore_floats
+from .groups import Bits
 
 # Matrices that models keep in floating point: embeddings, output heads, norms, routers.
 KEPT = ("*embed*", "*wte*", "*wpe*", "*lm_head*", "output.weight", "*norm*", "*router*")

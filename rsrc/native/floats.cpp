@@ -120,6 +120,25 @@ void rounded_digits(const Rows<T>& a, float s, uint8_t* out) {
   });
 }
 
+bool join(const Rows<float>& a, size_t height, size_t width, float* out) {
+  const size_t cells = a.columns / width + (a.columns % width != 0);
+  for (size_t r = 0; r < a.rows; r++) {
+    float* cell = out + r / height * cells;
+    for (size_t first = 0; first < a.columns; first += width, cell++) {
+      const float* x = a[r] + first;
+      float joined = *cell;
+      bool differ = false;
+      for (size_t c = 0; c < std::min(width, a.columns - first); c++) {
+        differ |= (x[c] != 0) & (joined != 0) & (x[c] != joined);
+        joined = joined != 0 ? joined : x[c];
+      }
+      if (differ) return false;
+      *cell = joined;
+    }
+  }
+  return true;
+}
+
 template Found scan(const Rows<uint16_t>&, uint16_t*);
 template Found scan(const Rows<uint32_t>&, uint32_t*);
 template void sign_digits(const Rows<uint16_t>&, int, int, uint8_t*);

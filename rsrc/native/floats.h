@@ -43,4 +43,8 @@ double sum_of_magnitudes(const T* a, size_t count);
 template <class T>
 void rounded_digits(const Rows<T>& a, float s, uint8_t* out);
 
+// Joins cells of `height` rows and `width` columns into one entry each: the one that is not zero.
+// False where two such entries of a cell differ. out: one entry for each cell, zeros before.
+bool join(const Rows<float>& a, size_t height, size_t width, float* out);
+
 }  // namespace rsr

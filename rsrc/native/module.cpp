@@ -142,6 +142,17 @@ void rounded_digits(const Entries<T>& values, float s, const Output<uint8_t, 2>&
   rsr::rounded_digits(a, s, to);
 }
 
+bool join(const Entries<float>& values, size_t height, size_t width, const Output<float, 2>& out) {
+  const rsr::Rows<float> a = rows(values);
+  require(height > 0 && width > 0, "cells must have rows and columns");
+  require(out.shape(0) == a.rows / height + (a.rows % height != 0) &&
+              out.shape(1) == a.columns / width + (a.columns % width != 0),
+          "out must have an entry for each cell");
+  float* to = out.data();
+  nb::gil_scoped_release release;
+  return rsr::join(a, height, width, to);
+}
+
 template <class Bits>
 void define_bits(nb::module_& m) {
   m.def("scan", &scan<Bits>, "bits"_a.noconvert(), "largest"_a.noconvert());
@@ -169,4 +180,5 @@ NB_MODULE(_native, m) {
   define_bits<uint32_t>(m);
   define_values<uint16_t>(m);  // BF16
   define_values<float>(m);
+  m.def("join", &join, "values"_a.noconvert(), "height"_a, "width"_a, "out"_a.noconvert());
 }

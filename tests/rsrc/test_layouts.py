@@ -412,8 +412,8 @@ class TestGroups:
         found = bench.one(bench.kit.cast(w, dtype))
         alone = at[1] == 64
         assert found.kind == ("binary" if alone else "dense")
-        reason = None if alone else f"{dtype}, not ternary: row 0 has several magnitudes"
-        assert found.reason == reason
+        where = f"row {at[0]} has several magnitudes" + " in a group of 32 columns" * (at[0] > 0)
+        assert found.reason == (None if alone else f"{dtype}, not ternary: {where}")
 
     def test_groups_without_a_magnitude(self, bench: Bench, dtype: str) -> None:
         """A group of zeros fits any neighbour; alone, its scale is 0. Negative zeros come back."""
@@ -422,8 +422,12 @@ class TestGroups:
         w[1, 150:] = -0.0
         w[2, 130] = -0.25
         found = bench.one(bench.kit.cast(w, dtype))
+        assert found.scale == "per 64 columns"
+        assert bench.matrix().scale.tolist() == [[2, 3, 0.25, 0]] * 4
+        w[1, 0], w[2, 0], w[3, 192] = 0.5, -1, 8
+        found = bench.one(bench.kit.cast(w, dtype))
         assert found.scale == "per row and 64 columns"
-        expected = [[2, 3, 0, 0], [0] * 4, [0, 0, 0.25, 0], [0] * 4]
+        expected = [[2, 3, 0, 0], [0.5, 0, 0, 0], [1, 0, 0.25, 0], [0, 0, 0, 8]]
         assert bench.matrix().scale.tolist() == expected
 
     def test_what_is_not_finite_stays_dense(self, bench: Bench, dtype: str) -> None:

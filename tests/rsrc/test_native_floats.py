@@ -107,6 +107,28 @@ def test_absmean(seed: int, rows: int, columns: int, s: float) -> None:
         assert total == pytest.approx(np.abs(exact).sum(dtype=np.float64), rel=1e-14)
 
 
+@given(st.integers(0, 2**32), SIZES, SIZES, st.integers(1, 80), st.integers(1, 80))
+@settings(max_examples=200, deadline=None)
+def test_join(seed: int, rows: int, columns: int, height: int, width: int) -> None:
+    rng = np.random.default_rng(seed)
+    shape = (-(-rows // height), -(-columns // width))
+    cells = rng.choice(np.array([-2, -0.0, 0.5, 2], np.float32), shape)
+    values = np.repeat(np.repeat(cells, height, axis=0), width, axis=1)[:rows, : columns + 3]
+    values = np.pad(values, ((0, 0), (0, columns + 3 - values.shape[1])))[:, :columns]
+    values *= rng.random(values.shape) < rng.choice((0.02, 0.5, 1))
+    if values.size and rng.random() < 0.5:
+        values[tuple(rng.integers(0, values.shape))] = rng.choice((0, 2, 3))
+    joined = np.zeros(shape, np.float32)
+    found = [
+        [{x for x in values[r : r + height, c : c + width].flat if x}
+         for c in range(0, columns, width)]
+        for r in range(0, rows, height)
+    ]  # fmt: skip
+    assert _native.join(values, height, width, joined) == all(len(s) < 2 for r in found for s in r)
+    if all(len(s) < 2 for r in found for s in r):
+        assert joined.tolist() == [[max(s, default=0.0) for s in r] for r in found]
+
+
 def test_shapes_are_checked() -> None:
     bits = np.zeros((4, 6), np.uint16)
     with pytest.raises(ValueError, match="rows must be contiguous"):
@@ -117,3 +139,8 @@ def test_shapes_are_checked() -> None:
         _native.sign_digits(bits, 3, -1, np.zeros((4, 5), np.uint8))
     with pytest.raises(ValueError, match="count / 8"):
         _native.negative_zeros(bits.reshape(-1), np.zeros(3, np.uint8))
+    values = np.zeros((4, 6), np.float32)
+    with pytest.raises(ValueError, match="must have rows and columns"):
+        _native.join(values, 0, 1, values)
+    with pytest.raises(ValueError, match="an entry for each cell"):
+        _native.join(values, 3, 3, np.zeros((1, 2), np.float32))

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 FLOATS = ("F32", "F16", "BF16")
-LAYOUTS = ("I8", "bitnet", *FLOATS)
+LAYOUTS = ("I8", "bitnet", "mlx", *FLOATS)
+ALWAYS_TERNARY = ("bitnet", "mlx")
 ROWS = (0, 1, 2, 3, 31, 32, 33, 64, 127, 128, 129, 160, 257)
 COLUMNS = (0, 1, 2, 5, 8, 9, 10, 15, 16, 44, 45, 46, 100)
 SCALES = (0.25, 0.375, 1.0, 1.5, 3.0, 96.0)  # every float type holds them
@@ -65,13 +66,13 @@ def cases(draw: st.DrawFn) -> Case:
     granularities: list[str | int] = ["tensor", "row"]
     if encoding != "permuted":
         granularities += [32, 64]
-    base = 3 if layout == "bitnet" else len(digits)
+    base = 3 if layout in ALWAYS_TERNARY else len(digits)
     limit = max(k for k in range(1, 17) if base**k <= most)
     return Case(
         layout=layout,
         rows=draw(st.sampled_from(ROWS) | st.integers(0, 300)),
         columns=draw(st.sampled_from(COLUMNS) | st.integers(0, 120)),
-        digits=TERNARY if layout == "bitnet" else digits,
+        digits=TERNARY if layout in ALWAYS_TERNARY else digits,
         granularity=draw(st.sampled_from(granularities)),
         negative_zeros=draw(st.booleans()),
         seed=draw(st.integers(0, 1 << 32)),
@@ -90,7 +91,12 @@ def build(kit: Kit, case: Case) -> tuple[dict[str, Any], Array, Array]:
     """Return the source tensors, the digit values (out, in) and scales that broadcast to them."""
     rng = np.random.default_rng(case.seed)
     rows = 4 * case.rows if case.layout == "bitnet" else case.rows
-    t = rng.choice(np.array(case.digits), (rows, case.columns))
+    columns = case.columns
+    if case.layout == "mlx":  # groups of 32, or one that is a row
+        columns = 32 * (
+            1 + columns % 5 if isinstance(case.granularity, int) else 2 ** (columns % 3)
+        )
+    t = rng.choice(np.array(case.digits), (rows, columns))
     if t.size >= len(case.digits):  # so that the alphabet is what it is said to be
         t.flat[rng.permutation(t.size)[: len(case.digits)]] = case.digits
     if case.layout == "I8":
@@ -99,6 +105,14 @@ def build(kit: Kit, case: Case) -> tuple[dict[str, Any], Array, Array]:
         scale = rng.choice(SCALES)
         tensors = {"w": kit.pack(t), "w_scale": kit.bf16([scale])}
         return tensors, t, np.full((rows, 1), np.float32(1) / np.float32(scale), np.float64)
+    if case.layout == "mlx":
+        group = 32 if isinstance(case.granularity, int) else columns
+        scales = rng.choice(SCALES, (rows, columns // group))
+        codes = (t + 1).astype(np.uint32).reshape(rows, columns // 16, 16)
+        words = (codes << np.arange(0, 32, 2, dtype=np.uint32)).sum(axis=2, dtype=np.uint32)
+        half = scales.astype(np.float16)
+        tensors = {"w.weight": words, "w.scales": half, "w.biases": -half}
+        return tensors, t, np.repeat(scales, group, axis=1)
     scales = rng.choice(SCALES, (rows, 1))
     if case.granularity == "tensor" or case.columns == 1:
         scales[:] = 1.5
@@ -142,6 +156,8 @@ def check_products(matrix: rsr_runtime.Matrix, t: Array, scales: Array, seed: in
 @example(Case("F16", 33, 46, BINARY_BITS, "row", True, options={"zstd": 3}))
 @example(Case("BF16", 130, 300, TERNARY, 64, True))
 @example(Case("F32", 65, 193, BINARY_SIGNS, 32))
+@example(Case("mlx", 33, 4, TERNARY, 32))
+@example(Case("mlx", 33, 1, options={"encoding": "permuted", "direction": "reduce"}))
 @settings(max_examples=250, deadline=None)
 def test_round_trip(kit: Kit, scratch: Path, case: Case) -> None:
     tensors, t, scales = build(kit, case)
@@ -151,20 +167,20 @@ def test_round_trip(kit: Kit, scratch: Path, case: Case) -> None:
     }
     source = kit.save(scratch / "s.safetensors", {"odd": np.zeros(1, np.uint8), **tensors, **extra})
     rsr, again, back = (scratch / name for name in ("x.rsr", "y.rsr", "back.safetensors"))
-    binary = case.layout != "bitnet" and set(np.unique(t)) in ({-1, 1}, {0, 1})
+    binary = case.layout not in ALWAYS_TERNARY and set(np.unique(t)) in ({-1, 1}, {0, 1})
     options = {**case.options, "force": True}
     limit = 10 if case.options.get("encoding") == "permuted" else 3  # where the base is 3
     if (options.get("k") or 0) > limit:
         options |= {"exclude": ["anchor"]} if binary else {"k": limit}
 
     report = rsrc.compile(source, rsr, threads=1, **options)
-    (w,) = (r for r in report.tensors if r.name == "w")
+    (w,) = (r for r in report.tensors if r.name in ("w", "w.weight"))
     assert w.kind == ("binary" if binary else "ternary")
     assert w.shape == t.shape
     assert w.k == (options.get("k") or w.k)
 
     model = rsr_runtime.load(rsr, verify=True)
-    matrix = model["w"]
+    matrix = model[w.name]
     assert isinstance(matrix, rsr_runtime.Matrix)
     check_products(matrix, t, scales, case.seed)
     np.testing.assert_array_equal(matrix.to_dense(np.int8), t)
