@@ -67,8 +67,9 @@ def inspect_block(path: _Path, name: str, j: int) -> dict[str, Any]:
     """Describe one column block of an indexed tensor, from either encoding.
 
     Returns:
-        What `inspect_tensor` gives, and "block", "columns" (first and last + 1), "patterns" (the
-        digit values of each segment), "permutation" (sigma) and "segments" (L).
+        What `inspect_tensor` gives, and "block", "columns" (first and last + 1), "stride" (from one
+        of them to the next), "patterns" (the digit values of each segment: all B^k or those that
+        the tensor lists), "permutation" (sigma) and "segments" (L).
 
     Raises:
         OptionError: no such tensor or block, or the tensor is dense.
@@ -80,10 +81,12 @@ def inspect_block(path: _Path, name: str, j: int) -> dict[str, Any]:
     if not 0 <= j < t.blocks:
         raise OptionError(f"tensor {name!r} has {t.blocks} column blocks, 0 to {t.blocks - 1}")
     block = decode_block(t, file.index_arrays(t), j)
+    columns = t.block_columns(j)
     return _describe(t) | {
         "block": j,
-        "columns": list(t.block_columns(j)),
-        "patterns": pattern_values(t.digits, t.k).tolist(),
+        "columns": [columns[0], columns[-1] + 1],
+        "stride": t.stride,
+        "patterns": pattern_values(t.digits, t.k, t.pattern_list).tolist(),
         "permutation": block.permutation.tolist(),
         "segments": block.segments.tolist(),
     }

@@ -29,6 +29,7 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .errors import OptionError
 from .index import index_sections
 from .layouts import TernaryTensor
+from .patterns import list_patterns
 from .plan import IndexPlan, Plan, plan
 from .recognise import Advance, KeptTensor, recognise
 from .report import Report, TensorReport
@@ -183,6 +184,7 @@ def _write_indexed(
 ) -> tuple[IndexedTensor, int]:
     t = p.source
     raw = t.tensor.read(buffer)
+    p = list_patterns(p, raw)
     sections: dict[str, int] = {}
     stored = 0
 
@@ -205,8 +207,9 @@ def _write_indexed(
     )
     advance(t.name, t.nbytes)
     record = IndexedTensor(
-        t.name, t.shape, t.digits, p.k, p.direction, p.encoding, p.packing, sections, source, scale
-    )
+        t.name, t.shape, t.digits, p.k, p.direction, p.encoding, p.packing, sections, source, scale,
+        p.pattern_list, p.stride,
+    )  # fmt: skip
     return record, stored
 
 

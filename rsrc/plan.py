@@ -37,17 +37,25 @@ from .target import native_target
 TERNARY_PACKING = {"generic": "w16", "avx2": "n4s1", "avx512": "w16", "neon": "n4s1"}
 TARGETS = ("native", *TERNARY_PACKING)
 SEGMENT_COST = 2
+LISTED_K = 4  # columns of a block of a ternary tensor that lists its patterns
 
 
 @dataclass(frozen=True)
 class IndexPlan:
-    """How a ternary tensor is to be indexed."""
+    """How a ternary tensor is to be indexed.
+
+    With `lists`, another k is better if few enough patterns occur to be listed: only the tensor's
+    bytes show that, and rsrc/patterns.py then makes another plan of this one.
+    """
 
     source: TernaryTensor
     encoding: str
     packing: str
     direction: str
     k: int
+    lists: bool = False
+    pattern_list: bytes | None = None
+    stride: int = 1
 
 
 Plan = IndexPlan | KeptTensor
@@ -100,9 +108,10 @@ def _plan_one(
     base = len(t.digits)
     rows = t.shape[0] if direction == "expand" else t.shape[1]
     most = largest_k(base, encoding)
+    lists = encoding == "ranked" and base == 3 and k in (None, LISTED_K)
     if k is None:
         k = most if encoding == "ranked" else permuted_k(base, rows)
-    if not 1 <= k <= most:
+    if not 1 <= k <= (LISTED_K if lists else most):
         raise OptionError(
             f"{t.name}: k = {k}, expected 1 to {most} for base {base} in encoding {encoding}"
         )
@@ -110,7 +119,7 @@ def _plan_one(
         packing = ranked_packing(base, k, target, t.group_columns is not None)
     else:
         packing = "u16" if rows <= 0xFFFF else "u32"
-    return IndexPlan(t, encoding, packing, direction, k)
+    return IndexPlan(t, encoding, packing, direction, k, lists)
 
 
 def ranked_packing(base: int, k: int, target: str, grouped: bool = False) -> str:

@@ -3,7 +3,7 @@
 The file beside this script was written once and is read for ever
 (tests/formats/test_golden_1_2.py). Do not write it again: a change of the format gets a new folder.
 
-    python tests/golden/v1.2/make_golden.py OUT.rsr
+    python tests/golden/v1.2/make_golden_1_2.py OUT.rsr
 """
 
 from __future__ import annotations
@@ -47,20 +47,21 @@ def sparse_patterns() -> bytes:
 
 def write(path: Path) -> None:
     """Write the golden file."""
+    listed = sparse_patterns()
     with create(path) as writer:
         sparse = IndexedTensor(
             "sparse.weight", (130, 20), TERNARY, 4, "expand", "ranked", "w16",
-            {"ranks": writer.add(words(sparse_digits(130, 20, 1), TERNARY, 4, sparse_patterns(), 1))},
+            {"ranks": writer.add(words(sparse_digits(130, 20, 1), TERNARY, 4, listed, 1))},
             SourceRecord("absmedian", "BF16", (130, 20)),
             Scale(130, writer.add([np.array([0.75], "<f4").tobytes()])),
-            sparse_patterns(),
+            listed,
         )  # fmt: skip
         strided = IndexedTensor(
             "strided.weight", (5, 192), TERNARY, 4, "expand", "ranked", "w16",
-            {"ranks": writer.add(words(sparse_digits(5, 192, 16), TERNARY, 4, sparse_patterns(), 16))},
+            {"ranks": writer.add(words(sparse_digits(5, 192, 16), TERNARY, 4, listed, 16))},
             SourceRecord("float", "F16", (5, 192)),
             Scale(1, writer.add([(np.arange(1, 11) / 2).astype("<f2").tobytes()]), 128, "F16"),
-            sparse_patterns(), 16,
+            listed, 16,
         )  # fmt: skip
         pairs = np.tile(np.array([[0, 1, 1, 0], [1, 1, 0, 0]], np.uint8), (17, 2))
         binary = IndexedTensor(
