@@ -14,7 +14,7 @@ from rsr_formats.layout import DenseTensor, IndexedTensor, Scale, Tensor
 from rsr_runtime.errors import IsaError
 
 from .errors import OptionError
-from .plan import ranked_packing
+from .plan import largest_k, ranked_packing
 from .target import native_target
 
 _Path = str | os.PathLike[str]
@@ -98,15 +98,18 @@ def _advice(tensors: Sequence[Tensor]) -> str | None:
     except IsaError:  # a bad RSR_ISA: no reason not to list a file
         return None
     ranked = [t for t in tensors if isinstance(t, IndexedTensor) and t.encoding == "ranked"]
-    other = [
-        t.packing for t in ranked if t.packing != ranked_packing(t.base, t.k, target, t.is_grouped)
-    ]
+    other = [t.packing for t in ranked if t.packing != _best_packing(t, target)]
     if not other:
         return None
     return (
         f"{len(other)} of {len(ranked)} ranked tensors are in packing {other[0]}: recompiling with "
         f"--target {target} would suit this processor better"
     )
+
+
+def _best_packing(t: IndexedTensor, target: str) -> str:
+    k = t.k if t.pattern_list is None else largest_k(t.base, "ranked")  # what a list stands in for
+    return ranked_packing(t.base, k, target, t.is_grouped)
 
 
 def _find(file: RsrFile, path: _Path, name: str) -> Tensor:
