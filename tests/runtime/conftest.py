@@ -191,11 +191,11 @@ class Workshop:
         base, shape = len(spec.digits), spec.shape
         if spec.patterns is not None:
             base, shape = len(spec.patterns) // spec.k, (shape[0], shape[1] // spec.k)
-        numbers = {
-            "random": lambda: self._rng.integers(0, base, shape),
-            "lowest": lambda: np.zeros(shape, np.int64),
-            "highest": lambda: np.full(shape, base - 1),
-        }[spec.fill]().astype(np.uint8)
+        numbers = np.zeros(shape, np.uint8)
+        if spec.fill == "random":
+            numbers = self._rng.integers(0, base, shape).astype(np.uint8)
+        elif spec.fill == "highest":
+            numbers += base - 1
         if spec.patterns is None:
             return numbers
         W = np.empty(spec.shape, np.uint8)

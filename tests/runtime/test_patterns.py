@@ -163,12 +163,13 @@ def test_blocks_and_what_is_said(workshop: Workshop) -> None:
 def test_only_matrices_with_one_order_of_inputs_share_tables(
     isa: str, workshop: Workshop, spec: type[Spec], rng: np.random.Generator
 ) -> None:
-    kinds = [
+    usual: dict[str, Any] = {"k": 4, "patterns": SPARSE}
+    kinds: list[dict[str, Any]] = [
         {"stride": 1}, {"stride": 16}, {"stride": 2}, {"stride": 16, "scale": "row"},
         {"stride": 1, "patterns": SPARSE[4:]}, {"k": 3, "patterns": None},
     ]  # fmt: skip
     built = workshop.build([
-        spec((65, 384), name=str(i), **{"k": 4, "patterns": SPARSE} | kind)
+        spec((65, 384), name=str(i), **(usual | kind))
         for i, kind in enumerate(kinds)
     ])  # fmt: skip
     natives = [b.matrix.ranked for b in built]
