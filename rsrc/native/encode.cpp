@@ -141,25 +141,37 @@ bool pack_w16(const Digits& a, const Alphabet& alphabet, uint16_t* out) {
 }
 
 bool mark_patterns(const Digits& a, int base, int k, size_t stride, uint8_t* seen) {
-  uint32_t bad = 0;
-  const bool fours = base == 3 && k == 4 && stride == 1 && a.column_stride == 1;
-  for (size_t r = 0; r < a.rows; r++) {
-    if (fours) {
+  constexpr size_t kTogether = 16;  // blocks whose numbers are made side by side
+  const size_t run = k * stride;
+  const uint8_t letters = static_cast<uint8_t>(base);
+  uint32_t bad_fours = 0;
+  uint8_t bad = 0;
+  if (base == 3 && k == 4 && stride == 1 && a.column_stride == 1) {
+    for (size_t r = 0; r < a.rows; r++) {
       const uint8_t* row = a.data + ptrdiff_t(r) * a.row_stride;
-      for (size_t c = 0; c < a.columns; c += 4) seen[number_of_four(row + c, bad)] = 1;
-      continue;
+      for (size_t c = 0; c < a.columns; c += 4) seen[number_of_four(row + c, bad_fours)] = 1;
     }
-    for (size_t c = 0; c < a.columns; c += k * stride)
-      for (size_t j = 0; j < stride; j++) {
-        unsigned number = 0;
-        for (int p = 0; p < k; p++) {
-          const unsigned digit = a.at(r, c + j + p * stride);
-          bad |= digit >= static_cast<unsigned>(base);
-          number = number * base + digit;
-        }
-        seen[number & 255] = 1;
-      }
+    return bad_fours == 0;
   }
+  for (size_t r = 0; r < a.rows; r++)
+    for (size_t c = 0; c < a.columns; c += run)
+      for (size_t j = 0; j < stride; j += kTogether) {
+        uint8_t numbers[kTogether] = {};  // wrong where a digit is bad, and in range
+        const size_t count = std::min(kTogether, stride - j);
+        for (int p = 0; p < k; p++) {
+          uint8_t digits[kTogether] = {};
+          const size_t first = c + p * stride + j;
+          if (a.column_stride == 1 && count == kTogether)
+            std::memcpy(digits, a.data + ptrdiff_t(r) * a.row_stride + first, kTogether);
+          else
+            for (size_t i = 0; i < count; i++) digits[i] = a.at(r, first + i);
+          for (size_t i = 0; i < kTogether; i++) {
+            bad |= static_cast<uint8_t>(digits[i] >= letters);
+            numbers[i] = static_cast<uint8_t>(numbers[i] * letters + digits[i]);
+          }
+        }
+        for (size_t i = 0; i < count; i++) seen[numbers[i]] = 1;
+      }
   return bad == 0;
 }
 
