@@ -8,7 +8,7 @@ patterns, the rank is the pattern's place in the list.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +34,7 @@ class Block(NamedTuple):
     segments: UInt  # (patterns + 1,) L
 
 
-@cache
+@lru_cache(maxsize=256)  # lists come from files: not for ever
 def pattern_digits(base: int, k: int, listed: bytes | None = None) -> npt.NDArray[np.uint8]:
     """Return the digits of each rank, uint8 (patterns, k), read-only.
 
@@ -50,7 +50,7 @@ def pattern_digits(base: int, k: int, listed: bytes | None = None) -> npt.NDArra
     return patterns
 
 
-@cache
+@lru_cache(maxsize=256)
 def pattern_values(
     digits: tuple[int, ...], k: int, listed: bytes | None = None
 ) -> npt.NDArray[np.int8]:
