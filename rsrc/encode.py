@@ -14,6 +14,7 @@ from rsr_formats.writer import Bytes, Packed, pack
 
 from .index import index_sections
 from .layouts import TernaryTensor
+from .patterns import list_patterns
 from .plan import IndexPlan, Plan
 from .workers import Local
 
@@ -80,8 +81,10 @@ def encode(
 
     Raises:
         SourceError: the tensor holds a code that is no digit.
+        OptionError: the plan's k needs listed patterns, and too many occur.
     """
     t = p.source
+    p = list_patterns(p, raw)
     sections = {part: add(pieces) for part, pieces in index_sections(p, raw, pool, threads)}
     scale = _add_scale(t, add)
     negative_zeros = t.layout.negative_zeros(raw, t)
@@ -120,8 +123,9 @@ def _record(
 ) -> IndexedTensor:
     t = p.source
     return IndexedTensor(
-        t.name, t.shape, t.digits, p.k, p.direction, p.encoding, p.packing, sections, source, scale
-    )
+        t.name, t.shape, t.digits, p.k, p.direction, p.encoding, p.packing, sections, source, scale,
+        p.pattern_list, p.stride,
+    )  # fmt: skip
 
 
 def _add_scale(t: TernaryTensor, add: Add) -> Scale | None:

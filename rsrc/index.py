@@ -19,6 +19,7 @@ from rsr_formats.encoding import (
     STRIP,
     n4s1_size,
     padding_digit,
+    pattern_digits,
     w16_rows,
     w16_words,
 )
@@ -77,14 +78,14 @@ def _ranks(
     height = max(1, most // max(1, in_features) // strip) * strip
     width = max(1, in_features)
     if height * width > most:  # cut the strip too: its word columns follow one another
-        step = unit * (p.k if t.group_columns is None else t.group_columns)
+        step = unit * (p.k * p.stride if t.group_columns is None else t.group_columns)
         width = max(1, most // strip // step) * step
 
     def encode(first: tuple[int, int]) -> memoryview:
         rows = slice(first[0], min(first[0] + height, out_features))
         columns = slice(first[1], min(first[1] + width, in_features))
         digits = t.layout.digits(raw, t, rows, columns)
-        if t.group_columns is not None:
+        if t.group_columns is not None and t.group_columns % p.k:
             digits = _fill_groups(digits, t.group_columns, p.k, padding_digit(t.digits))
         with _naming(t):
             return _pack(p, digits)
@@ -115,8 +116,13 @@ def _pack(p: IndexPlan, digits: npt.NDArray[np.uint8]) -> memoryview:
         _native.pack_n4s1(digits, packed)
         return packed.data
     words = np.empty(w16_words(blocks) * w16_rows(rows), np.uint16)
-    alphabet = p.source.digits
-    _native.pack_w16(digits, len(alphabet), p.k, padding_digit(alphabet), words)
+    alphabet, listed = p.source.digits, None
+    if p.pattern_list is not None:
+        listed = pattern_digits(len(alphabet), p.k, p.pattern_list)
+    if p.stride > 1:
+        runs = digits.reshape(rows, -1, p.k, p.stride)
+        digits = runs.swapaxes(2, 3).reshape(rows, columns)
+    _native.pack_w16(digits, len(alphabet), p.k, padding_digit(alphabet), words, listed)
     return words.data.cast("B")
 
 

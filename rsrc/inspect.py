@@ -14,7 +14,7 @@ from rsr_formats.layout import DenseTensor, IndexedTensor, Scale, Tensor
 from rsr_runtime.errors import IsaError
 
 from .errors import OptionError
-from .plan import ranked_packing
+from .plan import largest_k, ranked_packing
 from .target import native_target
 
 _Path = str | os.PathLike[str]
@@ -67,8 +67,9 @@ def inspect_block(path: _Path, name: str, j: int) -> dict[str, Any]:
     """Describe one column block of an indexed tensor, from either encoding.
 
     Returns:
-        What `inspect_tensor` gives, and "block", "columns" (first and last + 1), "patterns" (the
-        digit values of each segment), "permutation" (sigma) and "segments" (L).
+        What `inspect_tensor` gives, and "block", "columns" (first and last + 1), "stride" (from one
+        of them to the next), "patterns" (the digit values of each segment: all B^k or those that
+        the tensor lists), "permutation" (sigma) and "segments" (L).
 
     Raises:
         OptionError: no such tensor or block, or the tensor is dense.
@@ -80,10 +81,12 @@ def inspect_block(path: _Path, name: str, j: int) -> dict[str, Any]:
     if not 0 <= j < t.blocks:
         raise OptionError(f"tensor {name!r} has {t.blocks} column blocks, 0 to {t.blocks - 1}")
     block = decode_block(t, file.index_arrays(t), j)
+    columns = t.block_columns(j)
     return _describe(t) | {
         "block": j,
-        "columns": list(t.block_columns(j)),
-        "patterns": pattern_values(t.digits, t.k).tolist(),
+        "columns": [columns[0], columns[-1] + 1],
+        "stride": t.stride,
+        "patterns": pattern_values(t.digits, t.k, t.pattern_list).tolist(),
         "permutation": block.permutation.tolist(),
         "segments": block.segments.tolist(),
     }
@@ -95,15 +98,18 @@ def _advice(tensors: Sequence[Tensor]) -> str | None:
     except IsaError:  # a bad RSR_ISA: no reason not to list a file
         return None
     ranked = [t for t in tensors if isinstance(t, IndexedTensor) and t.encoding == "ranked"]
-    other = [
-        t.packing for t in ranked if t.packing != ranked_packing(t.base, t.k, target, t.is_grouped)
-    ]
+    other = [t.packing for t in ranked if t.packing != _best_packing(t, target)]
     if not other:
         return None
     return (
         f"{len(other)} of {len(ranked)} ranked tensors are in packing {other[0]}: recompiling with "
         f"--target {target} would suit this processor better"
     )
+
+
+def _best_packing(t: IndexedTensor, target: str) -> str:
+    k = t.k if t.pattern_list is None else largest_k(t.base, "ranked")  # what a list stands in for
+    return ranked_packing(t.base, k, target, t.is_grouped)
 
 
 def _find(file: RsrFile, path: _Path, name: str) -> Tensor:

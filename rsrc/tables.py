@@ -138,6 +138,8 @@ def print_inspection(result: dict[str, Any]) -> None:
     for key, value in result.items():
         if key == "scales":
             fields.add_row(key, f"{value}{_scale_rule(result['scale'])}")
+        elif key == "stride" and value == 1:
+            continue  # as everybody expects
         elif key not in ("scale", "sections", "permutation", "segments", "patterns"):
             fields.add_row(key.replace("_", " "), _plain(value))
     out.print(fields)

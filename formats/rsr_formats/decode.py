@@ -18,6 +18,7 @@ from .encoding import (
     block_from_ranks,
     digits_from_ranks,
     n4s1_units,
+    pattern_digits,
     ranks_from_block,
     unpack_n4s1,
     unpack_w16,
@@ -25,9 +26,11 @@ from .encoding import (
     w16_words,
 )
 from .errors import IndexDataError
-from .layout import IndexedTensor
+from .layout import MAX_RANKED_PATTERNS, IndexedTensor
 
 PIECE = 1 << 20  # index entries decoded or looked at in one NumPy operation
+
+Columns = slice | npt.NDArray[np.intp]
 
 
 def decode_digits(
@@ -57,11 +60,12 @@ def decode_digits(
 
 def digit_windows(
     t: IndexedTensor, packed: npt.NDArray[Any]
-) -> Iterator[tuple[slice, slice, npt.NDArray[np.uint8]]]:
+) -> Iterator[tuple[slice, Columns, npt.NDArray[np.uint8]]]:
     """Decode an index in encoding ranked a window at a time, so that memory stays bounded.
 
     Yields:
-        rows, columns and digits, uint8, of each window of W; the windows cover W once.
+        rows, columns and digits, uint8, of each window of W; the windows cover W once. Columns are
+        a slice, or the number of each where the tensor has a stride.
     """
     table = _digit_table(t)
     for r0, piece in strips(t, packed):
@@ -76,13 +80,15 @@ def digit_windows(
             yield rows, columns, digits[: rows.stop - r0, real]
 
 
-def _real_columns(
-    t: IndexedTensor, first: int, count: int
-) -> tuple[slice, slice | npt.NDArray[np.intp]]:
+def _real_columns(t: IndexedTensor, first: int, count: int) -> tuple[Columns, Columns]:
     """Return the columns of W and, among `count` digits of its column blocks, those that are one.
 
     The digits are those from number `first` on, of a row with the padding of every block.
     """
+    if t.stride > 1:  # a run of blocks is whole in its group: so runs go on through all groups
+        j, p = np.divmod(np.arange(first, min(first + count, t.columns)), t.k)
+        run, place = np.divmod(j, t.stride)
+        return (run * t.k + p) * t.stride + place, slice(0, len(j))
     start = t.block_columns(first // t.k)[0]
     if t.group_columns % t.k == 0 or not t.is_grouped:  # padding is at the end alone
         return slice(start, min(start + count, t.columns)), slice(0, t.columns - start)
@@ -127,8 +133,9 @@ def _digit_table(t: IndexedTensor) -> npt.NDArray[np.uint8]:
             13 + np.where(entry >> 9 - i & 1, -1, 1) * np.minimum(13, entry >> 4 * i & 15)
             for i in range(2)
         ]
-    stacked = np.stack(ranks, axis=1).astype(np.uint16)
-    return digits_from_ranks(stacked, t.base, t.k).reshape(len(entry), -1)
+    patterns = np.zeros((MAX_RANKED_PATTERNS, t.k), np.uint8)  # a rank of none means nothing
+    patterns[: t.patterns] = pattern_digits(t.base, t.k, t.pattern_list)
+    return patterns[np.stack(ranks, axis=1)].reshape(len(entry), -1)
 
 
 def _table_entries(t: IndexedTensor, piece: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:

@@ -2,12 +2,13 @@
 
 A digit is a number 0 .. B-1; the values the digits stand for (-1, 0, 1) matter only to products.
 In a column block of k columns a row is a pattern of k digits; read as a number in base B, most
-significant digit first, it is the number of the row's segment: its rank.
+significant digit first, it is the number of the row's segment: its rank. Where a tensor lists its
+patterns, the rank is the pattern's place in the list.
 """
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,16 +31,43 @@ class Block(NamedTuple):
     """
 
     permutation: UInt  # (rows,) sigma
-    segments: UInt  # (B^k + 1,) L
+    segments: UInt  # (patterns + 1,) L
 
 
-@cache
-def pattern_values(digits: tuple[int, ...], k: int) -> npt.NDArray[np.int8]:
-    """Return Bin_k, int8 (B^k, k), read-only: row s holds the values of the digits of s."""
-    grids = np.meshgrid(*[np.array(digits, np.int8)] * k, indexing="ij")
-    patterns = np.stack([g.ravel() for g in grids], axis=1)
+@lru_cache(maxsize=256)  # lists come from files: not for ever
+def pattern_digits(base: int, k: int, listed: bytes | None = None) -> npt.NDArray[np.uint8]:
+    """Return the digits of each rank, uint8 (patterns, k), read-only.
+
+    Args:
+        base: B.
+        k: columns of a column block.
+        listed: the digits of the patterns, one pattern after the other; None: all B^k in order.
+    """
+    if listed is not None:
+        return np.frombuffer(listed, np.uint8).reshape(-1, k)
+    patterns = digits_from_ranks(np.arange(base**k, dtype=np.uint32), base, k)
     patterns.flags.writeable = False
     return patterns
+
+
+@lru_cache(maxsize=256)
+def pattern_values(
+    digits: tuple[int, ...], k: int, listed: bytes | None = None
+) -> npt.NDArray[np.int8]:
+    """Return Bin_k, int8 (patterns, k), read-only: row s holds the values of the digits of rank s.
+
+    `listed` is as for `pattern_digits`.
+    """
+    patterns = np.array(digits, np.int8)[pattern_digits(len(digits), k, listed)]
+    patterns.flags.writeable = False
+    return patterns
+
+
+def padding_rank(digits: tuple[int, ...], k: int, listed: bytes | None = None) -> int:
+    """Return the rank of padding rows and blocks: that of k padding digits; 0 if not listed."""
+    pad = bytes([padding_digit(digits)] * k)
+    patterns = [row.tobytes() for row in pattern_digits(len(digits), k, listed)]
+    return patterns.index(pad) if pad in patterns else 0
 
 
 def padding_digit(digits: tuple[int, ...]) -> int:
@@ -61,12 +89,39 @@ def ranks_of(A: npt.NDArray[np.uint8], base: int, k: int, pad: int) -> npt.NDArr
     return ranks
 
 
+def listed_ranks(
+    numbers: npt.NDArray[np.uint16], base: int, k: int, listed: bytes
+) -> npt.NDArray[np.uint16]:
+    """Return the places in the list of patterns that have these numbers, of the same shape.
+
+    Raises:
+        ValueError: a pattern is not listed.
+    """
+    weights = base ** np.arange(k - 1, -1, -1)
+    known = pattern_digits(base, k, listed) @ weights
+    ranks = np.searchsorted(known, numbers)
+    if (known[np.minimum(ranks, len(known) - 1)] != numbers).any():
+        raise ValueError("a pattern is not listed")
+    return ranks.astype(np.uint16)
+
+
+def column_order(columns: int, k: int, stride: int) -> npt.NDArray[np.intp]:
+    """Return the columns in the order of the column blocks, (columns,): each k are one block's.
+
+    Args:
+        columns: a multiple of `k` * `stride`.
+        k: columns of a column block.
+        stride: from one column of a block to the next.
+    """
+    return np.arange(columns).reshape(-1, k, stride).swapaxes(1, 2).reshape(-1)
+
+
 def block_from_ranks(ranks: UInt, patterns: int) -> Block:
     """Sort the rows by rank, stably: this gives the permutation and the segment list back.
 
     Args:
         ranks: (rows,), each below `patterns`.
-        patterns: B^k.
+        patterns: B^k, or as many as are listed.
     """
     counts = np.bincount(ranks, minlength=patterns)
     segments = np.concatenate([[0], np.cumsum(counts)]).astype(np.uint32)

@@ -84,6 +84,7 @@ def _tensor_document(t: Tensor) -> dict[str, Any]:
         "shape": list(t.shape),
         "digits": list(t.digits),
         "k": t.k,
+        **_pattern_document(t),
         "direction": t.direction,
         "encoding": t.encoding,
         "packing": t.packing,
@@ -100,6 +101,15 @@ def _tensor_document(t: Tensor) -> dict[str, Any]:
             ],
         },
     }
+
+
+def _pattern_document(t: IndexedTensor) -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    if t.pattern_list is not None:
+        document["patterns"] = t.pattern_list
+    if t.stride != 1:
+        document["stride"] = t.stride
+    return document
 
 
 def _scale_document(s: Scale) -> dict[str, Any]:
@@ -324,6 +334,8 @@ def _read_indexed(f: _Fields, kind: str) -> IndexedTensor:
         sections=parts,
         scale=_read_scale(f),
         source=_read_source(_Fields(f.take("source", dict), f"{f.where}.source")),
+        pattern_list=f.take("patterns", bytes) if f.has("patterns") else None,
+        stride=f.integer("stride", 2, MAX_IN_FEATURES) if f.has("stride") else 1,
     )
 
 

@@ -27,7 +27,8 @@ MAX_K = 16
 MAX_OUT_FEATURES = (1 << 31) - 1
 MAX_IN_FEATURES = (1 << 24) - 1  # |sum| <= 128 * in_features stays inside int32
 MAX_PATTERNS = 1 << 16  # B^k, permuted encoding
-MAX_RANKED_PATTERNS = 32  # B^k, ranked encoding: five bits
+MAX_RANKED_PATTERNS = 32  # B^k or as many as are listed, ranked encoding: five bits
+MAX_LISTED_K = 5  # where patterns are listed: B^k of them could still occur
 MAX_EXPANSION = 256  # size / stored_size of a compressed section
 MAX_ZSTD_WINDOW = 1 << 27  # bytes a decompressor keeps
 MAX_INLINE_BYTES = 1 << 16  # of one tensor kept inside another's record
@@ -154,7 +155,9 @@ class IndexedTensor:
     """A ternary or binary matrix [out_features, in_features], kept as its RSR index.
 
     The indexed matrix A is W for direction "expand" (y = A x) and W transposed for "reduce"
-    (y = x A); its columns are cut into column blocks of `k`.
+    (y = x A); its columns are cut into column blocks of `k`, `stride` apart. `pattern_list` has the
+    digits of the patterns that a row of a block may have, in the order of their ranks; without one
+    they are all B^k.
     """
 
     name: str
@@ -167,6 +170,8 @@ class IndexedTensor:
     sections: dict[str, int]
     source: SourceRecord
     scale: Scale | None = None
+    pattern_list: bytes | None = None
+    stride: int = 1
 
     @property
     def base(self) -> int:
@@ -180,7 +185,9 @@ class IndexedTensor:
 
     @property
     def patterns(self) -> int:
-        """B^k: the number of segments of a column block."""
+        """The number of segments of a column block: B^k, or as many as are listed."""
+        if self.pattern_list is not None:
+            return len(self.pattern_list) // self.k
         return int(self.base**self.k)
 
     @property
@@ -220,11 +227,13 @@ class IndexedTensor:
     def _group_blocks(self) -> int:
         return -(-self.group_columns // self.k)
 
-    def block_columns(self, j: int) -> tuple[int, int]:
-        """Return the first column of column block `j`, and the one behind its last but padding."""
+    def block_columns(self, j: int) -> range:
+        """Return the columns of column block `j`, without padding."""
         group, i = divmod(j, self._group_blocks)
-        first = group * self.group_columns + i * self.k
-        return first, min(first + self.k, (group + 1) * self.group_columns, self.columns)
+        run, place = divmod(i, self.stride)
+        first = group * self.group_columns + run * self.k * self.stride + place
+        end = min((group + 1) * self.group_columns, self.columns)
+        return range(first, min(first + (self.k - 1) * self.stride + 1, end), self.stride)
 
     @property
     def scales(self) -> int:
@@ -307,7 +316,9 @@ def _is_new_in_1_1(t: Tensor) -> bool:
 
 
 def _is_new_in_1_2(t: Tensor) -> bool:
-    return isinstance(t, IndexedTensor) and t.source.layout in LAYOUTS_1_2
+    if isinstance(t, DenseTensor):
+        return False
+    return t.source.layout in LAYOUTS_1_2 or t.pattern_list is not None or t.stride != 1
 
 
 def section_uses(header: Header) -> list[tuple[int, str]]:

@@ -5,13 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from math import prod
+from operator import ge
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .decode import PIECE, digit_windows, strips
-from .encoding import N4S1_BLOCKS, RANK_BITS, RANKS_PER_WORD, padding_digit, pattern_values
+from .encoding import (
+    N4S1_BLOCKS,
+    RANK_BITS,
+    RANKS_PER_WORD,
+    padding_rank,
+    pattern_digits,
+    pattern_values,
+)
 from .errors import (
     CodecError,
     DuplicateNameError,
@@ -41,6 +49,7 @@ from .layout import (
     MAX_EXPANSION,
     MAX_HEADER_SIZE,
     MAX_IN_FEATURES,
+    MAX_LISTED_K,
     MAX_NAME_BYTES,
     MAX_OUT_FEATURES,
     MAX_PATTERNS,
@@ -120,7 +129,7 @@ def check_version(header: Header, version: tuple[int, int]) -> None:
 
 
 def check_header(header: Header, header_offset: int) -> None:
-    """Check names, the section table and every tensor (rules N1 to N3, S1 to S10, T1 to T13)."""
+    """Check names, the section table and every tensor (rules N1 to N3, S1 to S10, T1 to T16)."""
     indexed = [t for t in header.tensors if isinstance(t, IndexedTensor)]
     companions = [c.name for t in indexed for c in t.source.companions]
     _check_names([t.name for t in header.tensors] + companions, "tensor")  # first: they are quoted
@@ -222,6 +231,8 @@ def _check_indexed(header: Header, t: IndexedTensor) -> None:
         raise LimitError(
             f"{what}: shape {list(t.shape)} exceeds [{MAX_OUT_FEATURES}, {MAX_IN_FEATURES}]"
         )
+    if t.pattern_list is not None or t.stride != 1:
+        _check_patterns(t)
     most = MAX_RANKED_PATTERNS if t.encoding == "ranked" else MAX_PATTERNS
     if t.patterns > most:
         raise LimitError(
@@ -250,6 +261,35 @@ def _check_indexed(header: Header, t: IndexedTensor) -> None:
     if t.scale is not None:
         _check_size(header, t.scale.section, t.scale_bytes, f"scale of {what}")
     _check_source(header, t)
+
+
+def _check_patterns(t: IndexedTensor) -> None:
+    """Check a list of patterns and the stride that goes with it (rules T3, T14 to T16)."""
+    what = f"tensor {t.name!r}"
+    if t.pattern_list is None:
+        raise HeaderFieldError(f"{what}: stride {t.stride}, but it lists no patterns")
+    if t.packing != "w16":
+        raise HeaderFieldError(f"{what}: lists patterns in packing {t.packing}, expected w16")
+    if t.k > MAX_LISTED_K:
+        raise LimitError(f"{what}: lists patterns with k = {t.k}, the limit is {MAX_LISTED_K}")
+    size = len(t.pattern_list)
+    if size == 0 or size % t.k:
+        raise HeaderFieldError(f"{what}: {size} digits of patterns, expected a multiple of {t.k}")
+    if size // t.k > MAX_RANKED_PATTERNS:
+        raise LimitError(f"{what}: lists {size // t.k} patterns, ranked allows 32")
+    patterns = pattern_digits(t.base, t.k, t.pattern_list).tolist()
+    if max(t.pattern_list) >= t.base or any(map(ge, patterns, patterns[1:])):
+        raise HeaderFieldError(
+            f"{what}: its patterns are not digits 0 to {t.base - 1} in ascending order"
+        )
+    if len(patterns) == t.base**t.k:
+        raise HeaderFieldError(f"{what}: lists all {len(patterns)} patterns, which none means")
+    run = t.k * t.stride
+    if t.columns % run or (t.is_grouped and t.group_columns % run):
+        raise HeaderFieldError(
+            f"{what}: {t.columns} columns in groups of {t.group_columns} with k = {t.k} and stride "
+            f"{t.stride}, expected multiples of {run}"
+        )
 
 
 def _check_source(header: Header, t: IndexedTensor) -> None:
@@ -352,9 +392,7 @@ def check_ranks(t: IndexedTensor, packed: npt.NDArray[Any]) -> None:
 
 
 def _check_w16(t: IndexedTensor, words: npt.NDArray[np.uint16]) -> None:
-    pad = 0
-    for _ in range(t.k):
-        pad = pad * t.base + padding_digit(t.digits)
+    pad = padding_rank(t.digits, t.k, t.pattern_list)
     for r0, piece in strips(t, words):
         rows = f"rows from {r0}"
         if (piece >> 15).any():

@@ -21,10 +21,19 @@ inline unsigned rank(const Digits& a, const Alphabet& alphabet, size_t r, size_t
   return value;
 }
 
+// The rank of the pattern of a number; `bad` collects whether one is not listed.
+inline unsigned listed_rank(const Alphabet& alphabet, unsigned number, unsigned& bad) {
+  if (alphabet.listed == nullptr) return number;
+  const unsigned value = alphabet.listed->of[number & 255];  // a bad digit makes it any number
+  bad |= value == kNotListed;
+  return value & 31;
+}
+
 unsigned padding_rank(const Alphabet& alphabet) {
-  unsigned value = 0;
-  for (int d = 0; d < alphabet.k; d++) value = value * alphabet.base + alphabet.pad;
-  return value;
+  unsigned number = 0, not_listed = 0;
+  for (int d = 0; d < alphabet.k; d++) number = number * alphabet.base + alphabet.pad;
+  const unsigned value = listed_rank(alphabet, number, not_listed);
+  return not_listed ? 0 : value;
 }
 
 // The word of 3 K digits of base B that are neighbours, read eight at a time. One multiplication by
@@ -45,11 +54,20 @@ inline unsigned word_of_neighbours(const uint8_t* digits, uint64_t& bad) {
   return word;
 }
 
+// The number of the pattern of four neighbouring ternary digits. The product's last byte is
+// 27 d0 + 9 d1 + 3 d2 + d3 <= 80, and nothing carries into it.
+inline unsigned number_of_four(const uint8_t* digits, uint32_t& bad) {
+  uint32_t four = 0;
+  for (int d = 0; d < 4; d++) four |= uint32_t(digits[d]) << (8 * d);  // one load
+  bad |= ((four + (128 - 3) * 0x01010101u) | four) & 0x80808080u;
+  return four * 0x1b090301u >> 24;
+}
+
 // whole_word(r, g): the word of row r in word column g, where all its columns exist.
 template <class WholeWord>
 bool pack(const Digits& a, const Alphabet& alphabet, uint16_t* out, const WholeWord& whole_word) {
   const size_t padded = (a.rows + kLanes - 1) / kLanes * kLanes;
-  const size_t words = (blocks(a, alphabet.k) + kRanksPerWord - 1) / kRanksPerWord;
+  const size_t count = blocks(a, alphabet.k), words = (count + kRanksPerWord - 1) / kRanksPerWord;
   const size_t whole = a.columns / (kRanksPerWord * alphabet.k);
   const unsigned pad = padding_rank(alphabet);
   unsigned bad = 0;
@@ -66,8 +84,10 @@ bool pack(const Digits& a, const Alphabet& alphabet, uint16_t* out, const WholeW
           if (g < whole)
             word = whole_word(r, g);
           else
-            for (size_t n = 0; n < kRanksPerWord; n++)
-              word |= rank<false>(a, alphabet, r, 3 * g + n, bad) << (5 * n);
+            for (size_t n = 0, j = 3 * g; n < kRanksPerWord; n++, j++)
+              word |= (j < count ? listed_rank(alphabet, rank<false>(a, alphabet, r, j, bad), bad)
+                                 : pad)
+                      << (5 * n);
           tile[i] = static_cast<uint16_t>(word);
         }
         std::fill(tile + real, tile + kLanes, static_cast<uint16_t>(pad | pad << 5 | pad << 10));
@@ -86,22 +106,73 @@ bool pack_neighbours(const Digits& a, const Alphabet& alphabet, uint16_t* out) {
   return good && (bad & 0x8080808080808080) == 0;
 }
 
+// Listed patterns of four ternary digits.
+bool pack_fours(const Digits& a, const Alphabet& alphabet, uint16_t* out) {
+  uint32_t bad = 0;
+  unsigned not_listed = 0;
+  const bool good = pack(a, alphabet, out, [&](size_t r, size_t g) {
+    const uint8_t* digits = a.data + ptrdiff_t(r) * a.row_stride + 12 * g;
+    unsigned word = 0;
+    for (unsigned n = 0; n < kRanksPerWord; n++)
+      word |= listed_rank(alphabet, number_of_four(digits + 4 * n, bad), not_listed) << (5 * n);
+    return word;
+  });
+  return good && bad == 0 && not_listed == 0;
+}
+
 }  // namespace
 
 bool pack_w16(const Digits& a, const Alphabet& alphabet, uint16_t* out) {
-  // The largest k of either base, which is what the cost model chooses.
-  if (a.column_stride == 1 && alphabet.base == 3 && alphabet.k == 3)
-    return pack_neighbours<3, 3>(a, alphabet, out);
-  if (a.column_stride == 1 && alphabet.base == 2 && alphabet.k == 5)
-    return pack_neighbours<2, 5>(a, alphabet, out);
+  // What the cost model chooses: the largest k of either base, and four listed digits.
+  if (a.column_stride == 1 && alphabet.listed == nullptr) {
+    if (alphabet.base == 3 && alphabet.k == 3) return pack_neighbours<3, 3>(a, alphabet, out);
+    if (alphabet.base == 2 && alphabet.k == 5) return pack_neighbours<2, 5>(a, alphabet, out);
+  }
+  if (a.column_stride == 1 && alphabet.listed && alphabet.base == 3 && alphabet.k == 4)
+    return pack_fours(a, alphabet, out);
   unsigned bad = 0;
   const bool good = pack(a, alphabet, out, [&](size_t r, size_t g) {
     unsigned word = 0;
     for (size_t n = 0; n < kRanksPerWord; n++)
-      word |= rank<true>(a, alphabet, r, 3 * g + n, bad) << (5 * n);
+      word |= listed_rank(alphabet, rank<true>(a, alphabet, r, 3 * g + n, bad), bad) << (5 * n);
     return word;
   });
   return good && bad == 0;
+}
+
+bool mark_patterns(const Digits& a, int base, int k, size_t stride, uint8_t* seen) {
+  constexpr size_t kTogether = 16;  // blocks whose numbers are made side by side
+  const size_t run = k * stride;
+  const uint8_t letters = static_cast<uint8_t>(base);
+  uint32_t bad_fours = 0;
+  uint8_t bad = 0;
+  if (base == 3 && k == 4 && stride == 1 && a.column_stride == 1) {
+    for (size_t r = 0; r < a.rows; r++) {
+      const uint8_t* row = a.data + ptrdiff_t(r) * a.row_stride;
+      for (size_t c = 0; c < a.columns; c += 4) seen[number_of_four(row + c, bad_fours)] = 1;
+    }
+    return bad_fours == 0;
+  }
+  for (size_t r = 0; r < a.rows; r++)
+    for (size_t c = 0; c < a.columns; c += run)
+      for (size_t j = 0; j < stride; j += kTogether) {
+        uint8_t numbers[kTogether] = {};  // wrong where a digit is bad, and in range
+        const size_t count = std::min(kTogether, stride - j);
+        for (int p = 0; p < k; p++) {
+          uint8_t digits[kTogether] = {};
+          const size_t first = c + p * stride + j;
+          if (a.column_stride == 1 && count == kTogether)
+            std::memcpy(digits, a.data + ptrdiff_t(r) * a.row_stride + first, kTogether);
+          else
+            for (size_t i = 0; i < count; i++) digits[i] = a.at(r, first + i);
+          for (size_t i = 0; i < kTogether; i++) {
+            bad |= static_cast<uint8_t>(digits[i] >= letters);
+            numbers[i] = static_cast<uint8_t>(numbers[i] * letters + digits[i]);
+          }
+        }
+        for (size_t i = 0; i < count; i++) seen[numbers[i]] = 1;
+      }
+  return bad == 0;
 }
 
 template <class Index>

@@ -1,8 +1,12 @@
 // The Python module rsrc._native: checks shapes, releases the GIL, calls the encoders.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/tuple.h>
 
+#include <algorithm>
+#include <iterator>
+#include <optional>
 #include <stdexcept>
 #include <tuple>
 
@@ -35,22 +39,59 @@ rsr::Alphabet alphabet(int base, int k, int pad, size_t most) {
 }
 
 template <class Encode>
-void without_gil(const Encode& encode) {
+void without_gil(const Encode& encode, const char* otherwise = "a digit is not below the base") {
   bool good;
   {
     nb::gil_scoped_release release;
     good = encode();
   }
-  require(good, "a digit is not below the base");
+  require(good, otherwise);
 }
 
-void pack_w16(const DigitArray& digits, int base, int k, int pad, const Output<uint16_t, 1>& out) {
+using Patterns = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+rsr::ListedRanks ranks_of(const Patterns& listed, int base, int k) {
+  require(listed.shape(0) <= 32 && listed.shape(1) == static_cast<size_t>(k),
+          "listed patterns must be (n, k), n at most 32");
+  rsr::ListedRanks ranks;
+  std::fill(std::begin(ranks.of), std::end(ranks.of), rsr::kNotListed);
+  for (size_t p = 0; p < listed.shape(0); p++) {
+    int number = 0;
+    for (int d = 0; d < k; d++) {
+      require(listed(p, d) < base, "a digit of a pattern is not below the base");
+      number = number * base + listed(p, d);
+    }
+    ranks.of[number] = static_cast<uint8_t>(p);
+  }
+  return ranks;
+}
+
+// listed: the digits of the patterns that have a rank; without, all have.
+void pack_w16(const DigitArray& digits, int base, int k, int pad, const Output<uint16_t, 1>& out,
+              const std::optional<Patterns>& listed) {
   const rsr::Digits a = view(digits);
-  const rsr::Alphabet letters = alphabet(base, k, pad, 32);
+  rsr::Alphabet letters = alphabet(base, k, pad, listed ? 243 : 32);
+  rsr::ListedRanks ranks;
+  if (listed) {
+    ranks = ranks_of(*listed, base, k);
+    letters.listed = &ranks;
+  }
   const size_t words = (rsr::blocks(a, k) + 2) / 3, padded = (a.rows + 31) / 32 * 32;
   require(out.shape(0) == words * padded, "out does not have the size of the packing");
   uint16_t* to = out.data();
-  without_gil([&] { return rsr::pack_w16(a, letters, to); });
+  without_gil([&] { return rsr::pack_w16(a, letters, to); },
+              listed ? "a pattern is not listed" : "a digit is not below the base");
+}
+
+void mark_patterns(const DigitArray& digits, int base, int k, size_t stride,
+                   const Output<uint8_t, 1>& seen) {
+  const rsr::Digits a = view(digits);
+  alphabet(base, k, 0, 243);
+  require(0 < stride && stride <= a.columns && a.columns % (k * stride) == 0,
+          "columns must be a multiple of k * stride");
+  require(seen.shape(0) == 256, "seen must have 256 entries");
+  uint8_t* to = seen.data();
+  without_gil([&] { return rsr::mark_patterns(a, base, k, stride, to); });
 }
 
 void pack_n4s1(const DigitArray& digits, const Output<uint8_t, 1>& out) {
@@ -170,7 +211,10 @@ void define_values(nb::module_& m) {
 }  // namespace
 
 NB_MODULE(_native, m) {
-  m.def("pack_w16", &pack_w16, "digits"_a, "base"_a, "k"_a, "pad"_a, "out"_a.noconvert());
+  m.def("pack_w16", &pack_w16, "digits"_a, "base"_a, "k"_a, "pad"_a, "out"_a.noconvert(),
+        "listed"_a = nb::none());
+  m.def("mark_patterns", &mark_patterns, "digits"_a, "base"_a, "k"_a, "stride"_a,
+        "seen"_a.noconvert());
   m.def("pack_n4s1", &pack_n4s1, "digits"_a, "out"_a.noconvert());
   m.def("sort_blocks", &sort_blocks<uint16_t>, "digits"_a, "base"_a, "k"_a, "pad"_a,
         "permutation"_a.noconvert(), "segments"_a.noconvert());

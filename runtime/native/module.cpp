@@ -74,12 +74,14 @@ class Ranked {
  public:
   // Words are packing w16, bytes packing n4s1, whose patterns are all of three ternary digits.
   // group_scale: instead of `scale`, (groups, rows) float16 or float32 as bytes.
+  // stride: from one column of a block to the next.
   Ranked(Array<const uint16_t, 1> words, size_t rows, size_t columns,
          Array<const int16_t, 2> patterns, Array<const float, 1> scale, size_t scale_rows,
-         std::optional<Bytes> group_scale, size_t group_columns)
+         std::optional<Bytes> group_scale, size_t group_columns, size_t stride)
       : words_(words), patterns_(patterns), scale_(scale), group_scale_(group_scale) {
     set_index(rsr::Packing::w16, words.data(), rows, columns, scale_rows);
     if (group_scale) set_groups(*group_scale, group_columns);
+    if (stride != 1) set_stride(stride);
     check_size(words.nbytes());
   }
 
@@ -108,7 +110,8 @@ class Ranked {
               patterns_.data(),
               scale_.data(),
               scale_rows,
-              {}};
+              {},
+              1};
   }
 
   void set_groups(const Bytes& scale, size_t columns) {
@@ -118,6 +121,14 @@ class Ranked {
     require(scale.shape(0) == groups && (is_half || scale.shape(1) == 4 * rows),
             "scales of groups must be the bytes of (groups, rows), float16 or float32");
     index_.groups = {columns, scale.data(), is_half};
+  }
+
+  void set_stride(size_t stride) {
+    const size_t k = index_.k;
+    require(0 < stride && stride <= size_t(1) << 24, "stride must be from 1 to 2^24");
+    require(index_.columns % (k * stride) == 0 && index_.groups.columns % (k * stride) == 0,
+            "columns and those of a group must be multiples of k * stride");
+    index_.stride = stride;
   }
 
   void check_size(size_t bytes) const {
@@ -209,9 +220,9 @@ NB_MODULE(_native, m) {
 
   nb::class_<Ranked>(m, "Ranked")
       .def(nb::init<Array<const uint16_t, 1>, size_t, size_t, Array<const int16_t, 2>,
-                    Array<const float, 1>, size_t, std::optional<Bytes>, size_t>(),
+                    Array<const float, 1>, size_t, std::optional<Bytes>, size_t, size_t>(),
            "words"_a.noconvert(), "rows"_a, "columns"_a, "patterns"_a, "scale"_a, "scale_rows"_a,
-           "group_scale"_a = nb::none(), "group_columns"_a = 0)
+           "group_scale"_a = nb::none(), "group_columns"_a = 0, "stride"_a = 1)
       .def(nb::init<Array<const uint8_t, 1>, size_t, size_t, Array<const int16_t, 2>,
                     Array<const float, 1>, size_t>(),
            "bytes"_a.noconvert(), "rows"_a, "columns"_a, "patterns"_a, "scale"_a, "scale_rows"_a)

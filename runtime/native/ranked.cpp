@@ -138,8 +138,10 @@ class Multiplication {
     return (a.padded_rows() + kUnitRows - 1) / kUnitRows;
   }
 
-  // x with zeros behind each vector and each group, so that every column block has its k inputs.
+  // x with zeros behind each vector and each group, so that every column block has its k inputs,
+  // side by side.
   const X* padded(const X* x, size_t count) const {
+    if (a_.stride > 1) return gathered(x, count);
     if (a_.columns == inputs_) return x;
     const size_t group = a_.groups.columns ? a_.groups.columns : std::max<size_t>(1, a_.columns);
     const size_t step = a_.group_blocks() * a_.k;
@@ -148,6 +150,21 @@ class Multiplication {
     for (size_t i = 0; i < count; i++)
       for (size_t c = 0, to = i * inputs_; c < a_.columns; c += group, to += step)
         std::copy_n(x + i * a_.columns + c, std::min(group, a_.columns - c), copy + to);
+    return copy;
+  }
+
+  // The same where the columns of a block lie apart: `stride` blocks cover a run of columns, and a
+  // group is whole runs.
+  const X* gathered(const X* x, size_t count) const {
+    const size_t k = a_.k, run = k * a_.stride;
+    X* to = static_cast<X*>(scratch.input.get(count * inputs_ * sizeof(X)));
+    const X* const copy = to;
+    for (size_t i = 0; i < count; i++) {
+      for (size_t c = 0; c < a_.columns; c += run, x += run)
+        for (size_t j = 0; j < a_.stride; j++)
+          for (size_t p = 0; p < k; p++) *to++ = x[p * a_.stride + j];
+      to = std::fill_n(to, inputs_ - a_.columns, X(0));
+    }
     return copy;
   }
 
@@ -321,7 +338,7 @@ size_t RankedIndex::row_bytes() const { return index_columns() * shape_of(packin
 
 bool RankedIndex::shares_input(const RankedIndex& other) const {
   return packing == other.packing && columns == other.columns && k == other.k &&
-         groups.columns == other.groups.columns &&
+         stride == other.stride && groups.columns == other.groups.columns &&
          std::equal(patterns, patterns + k * kPatterns, other.patterns);
 }
 

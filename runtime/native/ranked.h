@@ -23,6 +23,7 @@ struct RankedIndex {
   const float* scale;       // one per scale_rows rows
   size_t scale_rows;
   IndexGroups groups;  // instead of `scale` where groups of columns have their own
+  size_t stride = 1;   // from one column of a block to the next; above 1 no block has padding
 
   size_t group_blocks() const;   // column blocks of a group (of all columns, without groups)
   size_t blocks() const;         // column blocks, without those that fill the last column

@@ -226,7 +226,8 @@ class Matrix:
         matrix (W, or W transposed for direction "reduce") carry pattern s.
 
         Returns:
-            Block(permutation, segments): uint32 (rows,) and uint32 (base^k + 1,).
+            Block(permutation, segments): uint32 (rows,) and uint32 (patterns + 1,), base^k patterns
+            or as many as the tensor lists.
 
         Raises:
             IndexError: there is no block `j`.
@@ -301,7 +302,7 @@ def _native_product(
     scale = arrays["scale"].astype(np.float32, copy=False)
     if t.encoding == "ranked":
         patterns = np.zeros((t.k, _TABLE), np.int16)
-        patterns[:, : t.patterns] = pattern_values(t.digits, t.k).T
+        patterns[:, : t.patterns] = pattern_values(t.digits, t.k, t.pattern_list).T
         if t.is_grouped:
             return _native.Ranked(
                 arrays["ranks"],
@@ -312,8 +313,10 @@ def _native_product(
                 max(1, t.rows),
                 _group_scales(t, arrays["scale"]),
                 t.group_columns,
+                t.stride,
             )
-        return _native.Ranked(arrays["ranks"], t.rows, t.columns, patterns, scale, _scale_rows(t))
+        index = arrays["ranks"], t.rows, t.columns, patterns, scale, _scale_rows(t)
+        return _native.Ranked(*index) if t.stride == 1 else _native.Ranked(*index, stride=t.stride)
     kind = _native.Permuted16 if t.packing == "u16" else _native.Permuted32
     return kind(
         arrays["permutation"],

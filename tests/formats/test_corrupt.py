@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 import zstandard
 
-from rsr_formats import DenseTensor, RsrError, RsrFile, errors
+from rsr_formats import DenseTensor, IndexedTensor, RsrError, RsrFile, errors
+from rsr_formats.decode import decode_digits
 
 if TYPE_CHECKING:
     from _pytest.mark import ParameterSet
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 RANKS, SCALE, DENSE, PERMUTATION, SEGMENTS, CONFIG, NEGATIVE_ZEROS, PACKED = range(8)
 # The matrix of SPEC.md section 13 in packing n4s1: see section 7.2.
 N4S1 = bytes.fromhex("980d9d") + bytes(125) + bytes.fromhex("008040") + bytes(29)
+# The same matrix with listed patterns: of k = 4, one to a row (ranks 1, 0, 2, of padding 0); and of
+# k = 2 and stride 2, columns 0 and 2, 1 and 3 (ranks 4 0 5 and 3 1 4, of padding 2: all-zero).
+PATTERNS = bytes.fromhex("00000001 02010002 02020200")
+LISTED = struct.pack("<32H", 1, 0, 2, *[0] * 29)
+PAIRS = bytes.fromhex("0000 0001 0101 0102 0200 0202")
+STRIDED = struct.pack("<32H", 0x0864, 0x0820, 0x0885, *[0x0842] * 29)
 Case = tuple[str, str, type[RsrError], "Damage"]
 
 
@@ -158,6 +165,27 @@ def grouped(data: bytes = bytes(24), **claims: object) -> Damage:
     return damage
 
 
+def listed(data: bytes = LISTED, **claims: object) -> Damage:
+    """The matrix with a list of the patterns that occur, or with other claims and ranks."""
+
+    def damage(d: Draft) -> None:
+        d.preamble = {"minor": 2} | d.preamble
+        d.ranked.update({"k": 4, "patterns": PATTERNS} | claims)
+        d.store(RANKS, data)
+
+    return damage
+
+
+def strided(data: bytes = STRIDED, **claims: object) -> Damage:
+    return listed(data, **{"k": 2, "patterns": PAIRS, "stride": 2} | claims)
+
+
+def groups_of(columns: int) -> Damage:
+    """Two or more groups of columns, each row with its own scale."""
+    scale = {"rows": 1, "section": SCALE, "columns": columns}
+    return together(ranked(scale=scale), store(SCALE, bytes(12 * -(-4 // columns))))
+
+
 def together(*damages: Damage) -> Damage:
     return lambda d: [damage(d) for damage in damages]
 
@@ -272,6 +300,32 @@ OPEN: list[Case] = [
     ("T13", "name", errors.HeaderFieldError, mlx(name="zeros")),
     ("T13", "dtype", errors.HeaderFieldError, mlx(dtype="U16")),
     ("T13", "shape", errors.HeaderFieldError, mlx(shape=[3, 2])),
+    ("P10", "patterns_in_1.1", errors.VersionError, together(preamble(minor=1), listed())),
+    ("T3", "33_patterns", errors.LimitError,
+     listed(patterns=b"".join(bytes([n // 27, n // 9 % 3, n // 3 % 3, n % 3]) for n in range(33)))),
+    ("T3", "listed_k", errors.LimitError, listed(k=6, patterns=bytes(6))),
+    ("T14", "n4s1", errors.HeaderFieldError,
+     together(preamble(minor=2), n4s1(), listed(N4S1, k=3, patterns=bytes(3)))),
+    ("T14", "permuted", errors.HeaderFieldError,
+     together(preamble(minor=2), permuted(patterns=PAIRS))),
+    ("T15", "none", errors.HeaderFieldError, listed(patterns=b"")),
+    ("T15", "half_a_pattern", errors.HeaderFieldError, listed(patterns=PATTERNS[:-2])),
+    ("T15", "no_digit", errors.HeaderFieldError, listed(patterns=PATTERNS[:-1] + b"\3")),
+    ("T15", "no_digit_of_binary", errors.HeaderFieldError,
+     listed(patterns=PATTERNS, kind="binary", digits=[0, 1])),
+    ("T15", "twice", errors.HeaderFieldError, listed(patterns=PATTERNS[:4] * 2 + PATTERNS[8:])),
+    ("T15", "descending", errors.HeaderFieldError, listed(patterns=PATTERNS[4:] + PATTERNS[:4])),
+    ("T15", "all", errors.HeaderFieldError, listed(k=1, patterns=b"\0\1\2")),
+    ("T16", "stride_alone", errors.HeaderFieldError,
+     together(preamble(minor=2), ranked(stride=2))),
+    ("T16", "part_of_a_block", errors.HeaderFieldError, listed(k=3, patterns=bytes(3))),
+    ("T16", "part_of_a_run", errors.HeaderFieldError, strided(stride=3)),
+    ("T16", "enormous_stride", errors.HeaderFieldError, strided(stride=(1 << 24) - 1)),
+    ("T16", "group_of_a_part", errors.HeaderFieldError, together(strided(), groups_of(2))),
+    ("H2", "stride_1", errors.HeaderFieldError, strided(stride=1)),
+    ("H2", "stride_too_large", errors.HeaderFieldError, strided(stride=1 << 24)),
+    ("H2", "patterns_nil", errors.HeaderFieldError, listed(patterns=None)),
+    ("H2", "patterns_array", errors.HeaderFieldError, listed(patterns=[0, 0, 0, 1])),
     ("T12", "permuted", errors.HeaderFieldError,
      together(grouped(), permuted(scale={"rows": 1, "section": 8, "columns": 2}),
               lambda d: d.add(bytes(24)))),
@@ -344,10 +398,15 @@ VERIFY: list[Case] = [
     ("D2", "n4s1_sign_of_padding_block", errors.IndexDataError, n4s1_byte(128, 0x20)),
     ("D2", "n4s1_padding_row", errors.IndexDataError, n4s1_byte(3, 0x10)),
     ("D2", "n4s1_sign_of_padding_row", errors.IndexDataError, n4s1_byte(159, 0x80)),
+    ("D2", "listed_rank", errors.IndexDataError,
+     listed(LISTED[:4] + b"\3\0" + LISTED[6:])),
+    ("D2", "listed_padding_block", errors.IndexDataError, listed(b"\x21" + LISTED[1:])),
+    ("D2", "listed_padding_row", errors.IndexDataError, listed(LISTED[:-2] + b"\1\0")),
+    ("D2", "strided_padding_row", errors.IndexDataError, strided(STRIDED[:-2] + b"\x00\x08")),
     ("D5", "too_many", errors.IndexDataError, store(NEGATIVE_ZEROS, b"\0\0")),
     ("D5", "too_few", errors.IndexDataError, store(NEGATIVE_ZEROS, b"")),
     ("D5", "spare_bit", errors.IndexDataError, store(NEGATIVE_ZEROS, b"\4")),
-]
+]  # fmt: skip
 
 
 def cases(table: list[Case]) -> list[ParameterSet]:
@@ -387,6 +446,22 @@ def test_the_undamaged_grouped_file_is_valid(draft: Draft, opened: Open) -> None
 
 def test_the_undamaged_mlx_file_is_valid(draft: Draft, opened: Open) -> None:
     opened(damaged(draft, mlx())).verify()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [listed(), strided(), together(listed(k=2, patterns=PAIRS, data=STRIDED), groups_of(2))],
+)
+def test_the_undamaged_file_with_listed_patterns_is_valid(
+    draft: Draft, opened: Open, damage: Damage
+) -> None:
+    file = opened(damaged(draft, damage))
+    file.verify()
+    (t,) = (t for t in file.header.tensors if t.name == "ranked")
+    assert isinstance(t, IndexedTensor)
+    if t.stride == 2 or t.k == 4:  # the same matrix as ever
+        W = [[1, 0, -1, 1], [-1, -1, -1, 0], [1, 1, 1, -1]]
+        assert (decode_digits(t, file.index_arrays(t)) - 1).astype("i1").tolist() == W
 
 
 def test_every_rule_is_broken_by_some_case() -> None:

@@ -343,7 +343,7 @@ class TestInspect:
         rsrc.compile(source, rsr, encoding=encoding, direction="expand", k=3)
         found = json.loads(run("inspect", rsr, "--tensor", "w", "--block", 13, "--json").stdout)
         assert set(found) == self.INDEXED | {
-            "block", "columns", "patterns", "permutation", "segments",
+            "block", "columns", "stride", "patterns", "permutation", "segments",
         }  # fmt: skip
         assert found["columns"] == [39, 40]
         sigma, L = found["permutation"], found["segments"]

@@ -17,6 +17,9 @@ from hypothesis import strategies as st
 import rsrc
 from rsr_formats.encoding import (
     block_from_ranks,
+    column_order,
+    digits_from_ranks,
+    listed_ranks,
     n4s1_size,
     pack_n4s1,
     pack_w16,
@@ -72,6 +75,73 @@ def test_pack_w16(case: tuple[Digits, int, int, int]) -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+@st.composite
+def listed_arrays(draw: st.DrawFn) -> tuple[Digits, int, int, int, Digits]:
+    """Digits in any memory layout made of at most 32 patterns; base, k, padding digit, patterns."""
+    base, k = draw(st.sampled_from(((3, 4), (3, 4), (3, 5), (3, 2), (2, 4), (2, 5))))
+    pad = draw(st.integers(0, base - 1))
+    numbers = draw(st.sets(st.integers(0, base**k - 1), min_size=1, max_size=32))
+    patterns = digits_from_ranks(np.array(sorted(numbers), np.uint16), base, k)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    rows, blocks = draw(SIZES), draw(st.integers(0, 60))
+    digits = patterns[rng.integers(0, len(patterns), (rows, blocks))].reshape(rows, blocks * k)
+    layout = draw(st.sampled_from(("C", "F", "window")))
+    if layout == "F":
+        digits = np.asfortranarray(digits)
+    elif layout == "window":
+        digits = np.pad(digits, ((0, 0), (3, 5)))[:, 3 : 3 + blocks * k]
+    return digits, base, k, pad, patterns
+
+
+@given(listed_arrays())
+@settings(max_examples=150, deadline=None)
+def test_pack_w16_with_listed_patterns(case: tuple[Digits, int, int, int, Digits]) -> None:
+    digits, base, k, pad, patterns = case
+    ranks = listed_ranks(ranks_of(digits, base, k, pad), base, k, patterns.tobytes())
+    padding = (patterns == pad).all(axis=1)
+    expected = pack_w16(ranks, int(padding.argmax()))
+    found = np.full(len(expected), 0xDEAD, np.uint16)
+    _native.pack_w16(digits, base, k, pad, found, patterns)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("k", [3, 4])
+@pytest.mark.parametrize("columns", [12, 24, 60])
+def test_a_pattern_that_is_not_listed_is_refused_wherever_it_is(k: int, columns: int) -> None:
+    patterns = digits_from_ranks(np.arange(32, dtype=np.uint16), 3, 4)[:, 4 - k :]
+    listed = np.unique(patterns, axis=0)[1:]  # all but all zeros
+    good = np.tile(listed[0], (33, columns // k))
+    out = np.empty(w16_words(columns // k) * 64, np.uint16)
+    _native.pack_w16(good, 3, k, 1, out, listed)
+    for position in range(33 * columns // k):
+        for bad in (0, 3, 255):
+            digits = good.copy()
+            digits.reshape(-1, k)[position] = 0
+            digits.reshape(-1, k)[position, position % k] = bad
+            with pytest.raises(ValueError, match="a pattern is not listed"):
+                _native.pack_w16(digits, 3, k, 1, out, listed)
+
+
+@given(digit_arrays(243), st.sampled_from((1, 2, 3, 16)))
+@settings(max_examples=100, deadline=None)
+def test_mark_patterns(case: tuple[Digits, int, int, int], stride: int) -> None:
+    digits, base, k, _ = case
+    runs = digits.shape[1] // (k * stride)
+    if not runs:
+        return
+    digits = digits[:, : runs * k * stride]
+    order = column_order(digits.shape[1], k, stride)
+    seen = np.zeros(256, np.uint8)
+    _native.mark_patterns(digits, base, k, stride, seen)
+    numbers = np.unique(ranks_of(digits[:, order], base, k, 0))
+    np.testing.assert_array_equal(np.flatnonzero(seen), numbers)
+    if digits.size:
+        wrong = digits.copy()
+        wrong.flat[digits.size // 2] = base if base % 2 else 255
+        with pytest.raises(ValueError, match="a digit is not below the base"):
+            _native.mark_patterns(wrong, base, k, stride, seen)
+
+
 @given(digit_arrays(32, (3,)))
 @settings(max_examples=150, deadline=None)
 def test_pack_n4s1(case: tuple[Digits, int, int, int]) -> None:
@@ -124,6 +194,19 @@ def test_native_encoders_check_their_arguments() -> None:
             _native.pack_w16(digits, base, k, pad, word)
     with pytest.raises(ValueError, match="size of the packing"):
         _native.pack_w16(digits, 3, 3, 1, np.empty(31, np.uint16))
+    for patterns in (np.zeros((33, 4), np.uint8), np.zeros((1, 3), np.uint8)):
+        with pytest.raises(ValueError, match="listed patterns must be"):
+            _native.pack_w16(digits, 3, 4, 1, word, patterns)
+    with pytest.raises(ValueError, match="a digit of a pattern"):
+        _native.pack_w16(digits, 3, 4, 1, word, np.full((1, 4), 3, np.uint8))
+    with pytest.raises(ValueError, match="too many patterns"):
+        _native.pack_w16(digits, 3, 6, 1, word, np.zeros((1, 6), np.uint8))
+    seen = np.zeros(256, np.uint8)
+    for shape, stride in (((1, 0), 1), ((1, 6), 1), ((1, 8), 4), ((1, 8), 0), ((1, 8), 1 << 62)):
+        with pytest.raises(ValueError, match="multiple of k"):
+            _native.mark_patterns(np.zeros(shape, np.uint8), 3, 4, stride, seen)
+    with pytest.raises(ValueError, match="256 entries"):
+        _native.mark_patterns(np.zeros((1, 8), np.uint8), 3, 4, 1, seen[1:])
     for size in (0, 159, 161):
         with pytest.raises(ValueError, match="size of the packing"):
             _native.pack_n4s1(digits, np.empty(size, np.uint8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from rsr_formats.layout import BINARY_BITS, BINARY_SIGNS, TERNARY
 from rsrc.checkpoint import SourceTensor
 from rsrc.layouts import TernaryTensor
 from rsrc.layouts.int8 import Int8
+from rsrc.layouts.scales import ScaleGrid
 from rsrc.plan import SEGMENT_COST, TARGETS, IndexPlan, largest_k, permuted_k, plan
 from rsrc.recognise import KeptTensor
 from rsrc.target import native_target
@@ -52,6 +54,23 @@ def test_the_packing_is_the_target_s(target: str, ternary: str) -> None:
     assert one(tensor(64, 64, BINARY_SIGNS), target=target).packing == "w16"
     assert one(tensor(64, 64, BINARY_SIGNS), target=target, k=3).packing == "w16"
     assert one(tensor(64, 64), target=target, encoding="permuted").packing == "u16"
+
+
+@pytest.mark.parametrize("target", TARGETS[1:])
+def test_patterns_may_be_listed_where_w16_is_the_packing(target: str) -> None:
+    def lists(t: TernaryTensor, **options: Any) -> bool:
+        return one(t, target=target, **options).lists
+
+    ternary, binary = tensor(64, 64), tensor(64, 64, BINARY_SIGNS)
+    assert lists(ternary) == (one(ternary, target=target).packing == "w16")
+    grouped = dataclasses.replace(ternary, scale=ScaleGrid(np.ones((64, 2), np.float32), 1, 32))
+    assert lists(grouped)
+    assert lists(ternary, k=4)
+    assert not any(lists(ternary, k=k) for k in (1, 2, 3))
+    assert not lists(binary)
+    assert not lists(binary, k=4)
+    assert not lists(ternary, encoding="permuted")
+    assert not lists(ternary, encoding="permuted", k=4)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +140,7 @@ def test_permuted_k_minimises_the_documented_cost(base: int) -> None:
 @pytest.mark.parametrize(
     ("digits", "options", "message"),
     [
-        (TERNARY, {"k": 4}, "w: k = 4, expected 1 to 3 for base 3 in encoding ranked"),
+        (TERNARY, {"k": 5}, "w: k = 5, expected 1 to 4 for base 3 in encoding ranked"),
         (BINARY_BITS, {"k": 6}, "w: k = 6, expected 1 to 5 for base 2"),
         (TERNARY, {"k": 11, "encoding": "permuted"}, "expected 1 to 10"),
         (BINARY_SIGNS, {"k": 17, "encoding": "permuted"}, "expected 1 to 16"),

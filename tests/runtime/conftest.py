@@ -47,6 +47,8 @@ class Spec:
     name: str = ""  # "": the spec itself, in words
     group: int = 0  # columns that share a scale of every row; `scale` is then "row" or "block"
     half: bool = False  # float16 scales
+    patterns: bytes | None = None  # listed; in_features and `group` are multiples of k * stride
+    stride: int = 1
 
     @property
     def key(self) -> str:
@@ -157,12 +159,7 @@ class Workshop:
     def _add(
         self, writer: RsrWriter, spec: Spec, damage: Damage | None, zstd: int | None
     ) -> tuple[IndexedTensor, npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        rng, base = self._rng, len(spec.digits)
-        numbers = {
-            "random": rng.integers(0, base, spec.shape),
-            "lowest": np.zeros(spec.shape, np.int64),
-            "highest": np.full(spec.shape, base - 1),
-        }[spec.fill].astype(np.uint8)
+        numbers = self._digits(spec)
         A = numbers if spec.direction == "expand" else numbers.T
         packing, arrays = _encode(_spread(A, spec) if spec.group else A, spec)
         if damage is not None:
@@ -170,7 +167,7 @@ class Workshop:
         sections = {part: writer.add([a.tobytes()], zstd) for part, a in arrays.items()}
         out = spec.shape[0]
         rows_per_scale = {"tensor": max(1, out), "row": 1, "block": BLOCK}.get(spec.scale)
-        scale, row_scale = None, np.ones(out)
+        rng, scale, row_scale = self._rng, None, np.ones(out)
         if spec.group:
             assert rows_per_scale is not None
             groups, kind = -(-spec.shape[1] // spec.group), "<f2" if spec.half else "<f4"
@@ -185,9 +182,28 @@ class Workshop:
             row_scale = np.repeat(values, rows_per_scale)[:out].astype(np.float64)
         tensor = IndexedTensor(
             spec.key, spec.shape, spec.digits, spec.k, spec.direction, spec.encoding, packing,
-            sections, SourceRecord("int8", "I8", spec.shape), scale,
+            sections, SourceRecord("int8", "I8", spec.shape), scale, spec.patterns, spec.stride,
         )  # fmt: skip
         return tensor, np.array(spec.digits, np.int64)[numbers], row_scale
+
+    def _digits(self, spec: Spec) -> npt.NDArray[np.uint8]:
+        """Draw the digits of W; with listed patterns, pattern by pattern."""
+        base, shape = len(spec.digits), spec.shape
+        if spec.patterns is not None:
+            base, shape = len(spec.patterns) // spec.k, (shape[0], shape[1] // spec.k)
+        numbers = np.zeros(shape, np.uint8)
+        if spec.fill == "random":
+            numbers = self._rng.integers(0, base, shape).astype(np.uint8)
+        elif spec.fill == "highest":
+            numbers += base - 1
+        if spec.patterns is None:
+            return numbers
+        W = np.empty(spec.shape, np.uint8)
+        patterns = encoding.pattern_digits(len(spec.digits), spec.k, spec.patterns)
+        W[:, encoding.column_order(spec.shape[1], spec.k, spec.stride)] = patterns[numbers].reshape(
+            spec.shape
+        )
+        return W
 
 
 def _spread(A: npt.NDArray[np.uint8], spec: Spec) -> npt.NDArray[np.uint8]:
@@ -201,11 +217,15 @@ def _spread(A: npt.NDArray[np.uint8], spec: Spec) -> npt.NDArray[np.uint8]:
 
 def _encode(A: npt.NDArray[np.uint8], spec: Spec) -> tuple[str, Arrays]:
     base, pad = len(spec.digits), encoding.padding_digit(spec.digits)
+    if spec.stride > 1:
+        A = A[:, encoding.column_order(A.shape[1], spec.k, spec.stride)]
     ranks = encoding.ranks_of(A, base, spec.k, pad)
+    if spec.patterns is not None:
+        ranks = encoding.listed_ranks(ranks, base, spec.k, spec.patterns)
     if spec.encoding == "ranked" and spec.packing == "n4s1":
         return "n4s1", {"ranks": encoding.pack_n4s1(ranks)}
     if spec.encoding == "ranked":
-        pad_rank = sum(pad * base**i for i in range(spec.k))
+        pad_rank = encoding.padding_rank(spec.digits, spec.k, spec.patterns)
         return "w16", {"ranks": encoding.pack_w16(ranks, pad_rank)}
     packing, item = ("u16", np.uint16) if len(A) <= 0xFFFF else ("u32", np.uint32)
     patterns = base**spec.k

@@ -29,14 +29,16 @@ struct Matrix {
   std::vector<int8_t> weights;  // (rows, columns)
 };
 
-// What the format says of packing w16 (formats/SPEC.md), with random weights.
+// What the format says of packing w16 (formats/SPEC.md), with random weights; of more than 32
+// patterns, some are listed.
 Matrix make(size_t rows, size_t columns, int k, const std::vector<int>& digits) {
   Matrix a{rows, columns, k, std::vector<int16_t>(k * 32), {}, {}};
   const int base = static_cast<int>(digits.size());
-  int patterns = 1;
-  for (int d = 0; d < k; d++) patterns *= base;
+  int all = 1;
+  for (int d = 0; d < k; d++) all *= base;
+  const int patterns = std::min(32, all);
   for (int p = 0; p < patterns; p++)
-    for (int d = k, rest = p; d-- > 0; rest /= base)
+    for (int d = k, rest = p * all / patterns; d-- > 0; rest /= base)
       a.patterns[d * 32 + p] = static_cast<int16_t>(digits[rest % base]);
   const size_t padded = (rows + 31) / 32 * 32, words = (columns + 3 * k - 1) / (3 * k);
   a.index.resize(padded * words * 2);
@@ -115,7 +117,7 @@ int main(int, char** arguments) {
   };
   const std::vector<std::vector<int>> alphabets = {{-1, 0, 1}, {-1, 1}, {0, 1}};
   for (const auto& digits : alphabets)
-    for (int k = 1; k <= (digits.size() == 3 ? 3 : 5); k++) {
+    for (int k = 1; k <= 5; k++) {
       const size_t word = 3 * k, group = 4 * word;
       const size_t block = group * (k == 1 ? 64 : k == 2 ? 32 : 16);
       // Around words, groups, tiles and blocks of inputs; around panels and strips of rows.
