@@ -1,4 +1,4 @@
-"""Open a checkpoint: a .safetensors file, a sharded index or a model directory. Reads no tensor."""
+"""Open a checkpoint: a .safetensors or .gguf file, an index or a directory. Reads no tensor."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from io import FileIO
 from pathlib import Path
@@ -49,6 +49,16 @@ class SourceTensor:
     path: Path
     offset: int
     nbytes: int
+
+    @property
+    def dense(self) -> SourceTensor:
+        """The tensor in the form in which it is kept where it stays dense."""
+        return self
+
+    @property
+    def origin(self) -> str | None:
+        """How the source stores it, where `dtype` is what that is decoded to."""
+        return None
 
     def read(self, buffer: Bytes | None = None) -> Bytes:
         """Return all bytes, read (not mapped, so that they do not pile up in memory).
@@ -130,7 +140,7 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     """Open a checkpoint and check that it is whole.
 
     Args:
-        source: a .safetensors file, a .safetensors.index.json or a model directory.
+        source: a .safetensors file, a .safetensors.index.json, a .gguf file or a model directory.
 
     Raises:
         SourceError: it does not exist, is damaged or incomplete, or is of another kind.
@@ -144,9 +154,13 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
         return _open_sharded(path, _model_files(path.parent))
     if path.suffix == ".safetensors":
         return _open_shards(path, [path], {})
+    if path.suffix == ".gguf":
+        from .gguf.source import open_gguf  # here: it builds on this module
+
+        return open_gguf(path)
     raise SourceError(
-        f"{path}: expected a .safetensors file, a .safetensors.index.json or a model directory"
-        + _advice(path.suffix)
+        f"{path}: expected a .safetensors file, a .safetensors.index.json, a .gguf file or a model "
+        "directory" + _advice(path.suffix)
     )
 
 
@@ -163,10 +177,31 @@ def _open_directory(folder: Path) -> Checkpoint:
     if others or indexes:
         names = _list([p.name for p in indexes or others])
         raise SourceError(f"{folder}: which of {names}? Name one of them as the source")
+    if ggufs := sorted(folder.glob("*.gguf")):
+        return _open_gguf_directory(folder, ggufs)
     found = {p.suffix for p in folder.iterdir()}
     pickles = found & {".bin", ".pt", ".pth", ".ckpt"}
     raise SourceError(
-        f"{folder}: no .safetensors file in this directory" + _advice(min(pickles, default=""))
+        f"{folder}: no .safetensors or .gguf file in this directory"
+        + _advice(min(pickles, default=""))
+    )
+
+
+def _open_gguf_directory(folder: Path, ggufs: list[Path]) -> Checkpoint:
+    """Open the one GGUF model in a folder; files beside it win over what its metadata give."""
+    from .gguf.source import first_parts, open_gguf
+
+    models = first_parts(ggufs)
+    if len(models) != 1:
+        names = _list([p.name for p in models or ggufs])
+        raise SourceError(f"{folder}: which of {names}? Name one of them as the source")
+    found, beside = open_gguf(models[0]), _model_files(folder)
+    config = folder / "config.json"
+    return replace(
+        found,
+        path=folder,
+        config_path=config if config.name in beside else None,
+        files={**found.files, **beside},
     )
 
 

@@ -64,11 +64,11 @@ def recognise(
     found: list[Recognised] = []
     for tensor in checkpoint.tensors.values():
         if include and not _matches(tensor.name, include):
-            found.append(KeptTensor(tensor, "not matched by --include"))
+            found.append(_keep(tensor, "not matched by --include"))
         elif _matches(tensor.name, exclude):
-            found.append(KeptTensor(tensor, "matched by --exclude"))
+            found.append(_keep(tensor, "matched by --exclude"))
         else:
-            found.append(_recognise_one(checkpoint, tensor, layouts))
+            found.append(recognise_one(checkpoint, tensor, layouts))
         advance(tensor.name, tensor.nbytes)
     absorbed = {c.name for t in found if isinstance(t, TernaryTensor) for c in t.companions}
     found = [t for t in found if t.tensor.name not in absorbed]
@@ -81,9 +81,19 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _recognise_one(
-    checkpoint: Checkpoint, tensor: SourceTensor, layouts: Sequence[Layout]
+def _keep(tensor: SourceTensor, reason: str) -> KeptTensor:
+    dense = tensor.dense
+    return KeptTensor(dense, reason if dense.origin is None else f"{dense.origin}; {reason}")
+
+
+def recognise_one(
+    checkpoint: Checkpoint, tensor: SourceTensor, layouts: Sequence[Layout] = LAYOUTS
 ) -> Recognised:
+    """Decide for one tensor; `layouts` are asked in this order.
+
+    Raises:
+        SourceError: it is of a ternary layout but damaged.
+    """
     reason = f"{len(tensor.shape)}-dimensional" if len(tensor.shape) != 2 else tensor.dtype
     for layout in layouts:
         result = layout.recognise(checkpoint, tensor)
@@ -95,7 +105,7 @@ def _recognise_one(
                 )
             return result
         reason = result or reason
-    return KeptTensor(tensor, reason)
+    return _keep(tensor, reason)
 
 
 def _advice(
