@@ -160,8 +160,14 @@ def _by_the_package(tensor: GgufTensor, rows: Bytes) -> npt.NDArray[np.float32]:
             f"{tensor.name}: its type is {tensor.kind.name}, and what dequantises that is not "
             "installed: pip install 'rsr-ternary[gguf]'"
         ) from None
-    with np.errstate(all="ignore"):
-        values = gguf.quants.dequantize(
-            rows.reshape(1, -1), gguf.GGMLQuantizationType[tensor.kind.name]
-        )
+    try:
+        with np.errstate(all="ignore"):
+            values = gguf.quants.dequantize(
+                rows.reshape(1, -1), gguf.GGMLQuantizationType[tensor.kind.name]
+            )
+    except (KeyError, NotImplementedError):
+        raise SourceError(
+            f"{tensor.name}: its type is {tensor.kind.name}, which the installed gguf package does "
+            "not dequantise: pip install --upgrade gguf"
+        ) from None
     return np.ascontiguousarray(values, np.float32).reshape(-1)
