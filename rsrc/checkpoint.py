@@ -60,6 +60,11 @@ class SourceTensor:
         """How the source stores it, where `dtype` is what that is decoded to."""
         return None
 
+    @property
+    def stored_nbytes(self) -> int:
+        """Bytes in the source; `nbytes` where they are not decoded."""
+        return self.nbytes
+
     def read(self, buffer: Bytes | None = None) -> Bytes:
         """Return all bytes, read (not mapped, so that they do not pile up in memory).
 
@@ -127,8 +132,13 @@ class Checkpoint:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors."""
+        """Bytes of all tensors as they are read."""
         return sum(t.nbytes for t in self.tensors.values())
+
+    @property
+    def stored_nbytes(self) -> int:
+        """Bytes of all tensors in the source's files."""
+        return sum(t.stored_nbytes for t in self.tensors.values())
 
     @property
     def shards(self) -> set[Path]:

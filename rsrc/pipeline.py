@@ -56,7 +56,7 @@ def compile(
     """Compile a checkpoint to a `.rsr` file.
 
     Args:
-        source: a .safetensors file, a .safetensors.index.json or a model directory.
+        source: a .safetensors or .gguf file, a .safetensors.index.json or a model directory.
         output: the .rsr file; it appears only when it is whole.
         encoding: "auto", "ranked" or "permuted".
         target: "native", "generic", "avx2", "avx512" or "neon": where products will run.
@@ -98,7 +98,7 @@ def compile(
         output=str(output),
         tensors=tuple(tensors),
         files=tuple(files),
-        source_bytes=checkpoint.nbytes,
+        source_bytes=checkpoint.stored_nbytes,
         output_bytes=Path(output).stat().st_size,
         seconds=time.perf_counter() - start,
         threads=threads,
@@ -224,7 +224,9 @@ def _write_scale(t: TernaryTensor, add: Callable[[Iterable[Bytes]], int]) -> Sca
 
 
 def _dense_report(p: KeptTensor, t: DenseTensor, stored: int) -> TensorReport:
-    return TensorReport(t.name, "dense", t.shape, t.dtype, p.tensor.nbytes, stored, reason=p.reason)
+    return TensorReport(
+        t.name, "dense", t.shape, t.dtype, p.tensor.stored_nbytes, stored, reason=p.reason
+    )
 
 
 def _indexed_report(p: IndexPlan, t: IndexedTensor, stored: int) -> TensorReport:

@@ -147,7 +147,7 @@ def rope_factors(config: Mapping[str, Any]) -> npt.NDArray[np.float32] | None:
         return None
     factor = _float(rope.get("factor"))
     low, high, original = (_float(rope.get(name, _LLAMA3[name])) for name in _LLAMA3)
-    theta = _float(rope.get("rope_theta", config.get("rope_theta", 10000.0)))
+    theta = _float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
     head_dim = _hf_head_dim(config)
     if not (factor and original and theta and low is not None and high is not None):
         raise SourceError("config.json: a setting of rope scaling 'llama3' is no number, or 0")
@@ -193,7 +193,10 @@ def _rope_scaling(
         if largest is None or config["head_dim"] not in (2 * len(factors), 2 * len(factors) - 1):
             return None
         scaling = {"rope_type": "llama3", "factor": largest, **_LLAMA3}
-        expected = rope_factors({**config, "rope_scaling": scaling})
+        try:
+            expected = rope_factors({**config, "rope_scaling": scaling})
+        except SourceError:  # with this theta there are none
+            return None
         same = expected is not None and np.allclose(expected, factors, rtol=1e-5, atol=0)
         return scaling if same else None
     kind = metadata.get(prefix + "rope.scaling.type")

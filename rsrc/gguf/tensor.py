@@ -40,6 +40,11 @@ class GgufTensor(SourceTensor):
         return self.kind.name if self._is_dequantised else None
 
     @property
+    def stored_nbytes(self) -> int:
+        """Bytes in the file."""
+        return self.kind.nbytes(self.shape)
+
+    @property
     def dense(self) -> SourceTensor:
         """The tensor with elements that have a name outside GGUF."""
         return self if self.codec is None else dequantised(self)

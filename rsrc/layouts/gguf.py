@@ -56,10 +56,13 @@ class Gguf(Floats):
         assert isinstance(t.tensor, GgufTensor)
         kind, codec = t.tensor.kind, t.tensor.codec
         assert codec is not None
+        shape = rows.stop - rows.start, columns.stop - columns.start
+        if 0 in shape:
+            return np.empty(shape, np.uint8)
         tail = raw[len(raw) - kind.tail :]
         if kind.is_flat and t.shape[1] % kind.block:
             return _straddling(raw, t.tensor, codec, rows, columns)
-        matrix = raw[: len(raw) - kind.tail].reshape(t.shape[0], -1)[rows]
+        matrix = raw[: len(raw) - kind.tail].reshape(t.shape[0], kind.row_bytes(t.shape[1]))[rows]
         first, stop = columns.start // kind.block, -(-columns.stop // kind.block)
         start = kind.row_header + first * kind.block_bytes
         window = matrix[:, start : kind.row_header + stop * kind.block_bytes]
@@ -70,7 +73,8 @@ class Gguf(Floats):
             if not scales.all():
                 codes.reshape(len(scales), -1)[scales == 0] = _ZERO
         skip = columns.start - first * kind.block
-        return codes.reshape(len(matrix), -1)[:, skip : skip + columns.stop - columns.start]
+        codes = codes.reshape(len(matrix), (stop - first) * kind.block)
+        return codes[:, skip : skip + shape[1]]
 
 
 def _straddling(

@@ -299,7 +299,7 @@ def test_changed_anywhere(tmp_path: Path, small: bytes) -> None:
     drawn = random.Random(11)
     opened = 0
     header_size = min(t.offset for t in read_header_of(path, small).tensors)
-    for _ in range(3000):
+    for _ in range(1500):
         data = bytearray(small)
         for _ in range(drawn.choice((1, 1, 2, 5))):
             value = drawn.choice((0, 1, 0x7F, 0x80, 0xFF, drawn.randrange(256)))
@@ -312,7 +312,7 @@ def test_changed_anywhere(tmp_path: Path, small: bytes) -> None:
         opened += 1
         for t in checkpoint.tensors.values():
             assert t.read().nbytes == t.nbytes <= 16 * len(data)
-    assert opened > 100
+    assert opened > 50
 
 
 def read_header_of(path: Path, data: bytes) -> reader.Header:
