@@ -26,9 +26,12 @@ from .reader import Header, TensorInfo
 Bytes = npt.NDArray[np.uint8]
 Scales = npt.NDArray[np.float32]
 
-_BITS = np.array([0, 2, 4, 6], np.uint8)
-_CODE = np.uint8(3)
-_POWERS = np.array([1, 3, 9, 27, 81], np.uint8)
+_BYTES = np.arange(256, dtype=np.uint32)
+# The four codes in each byte, the lowest bits first, as four bytes.
+_NEIGHBOURS = np.stack([_BYTES >> 2 * i & 3 for i in range(4)], 1).astype(np.uint8).view(np.uint32)
+# The five trits in each byte, the highest first. A byte is ceil(256 v / 243) for v in base 3, so a
+# fraction of 256: times 3^n, modulo 256, it has the trits from the n-th on; times 3, that is on top.
+_TRITS = np.stack([(_BYTES * 3**n & 255) * 3 >> 8 for n in range(5)]).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -87,44 +90,46 @@ class GgmlType:
         return (prod(shape) if self.is_flat else shape[-1] if shape else 1) % self.block == 0
 
 
-def _planes(codes: Bytes) -> Bytes:
-    """Four codes in a byte, the lowest bits first; plane i has those at bits 2i of all bytes."""
-    return (codes[:, None, :] >> _BITS[:, None] & _CODE).reshape(len(codes), -1)
+def _planes(codes: Bytes, shifts: Sequence[int] = (0, 2, 4, 6)) -> Bytes:
+    """Four codes in a byte; plane i has those at bit shifts[i] of all bytes."""
+    result = np.empty((len(codes), 4, codes.shape[1]), np.uint8)
+    for i, shift in enumerate(shifts):
+        np.right_shift(codes, shift, out=result[:, i])
+    result &= 3
+    return result.reshape(len(codes), -1)
 
 
 def _neighbours(codes: Bytes) -> Bytes:
     """Four codes in a byte, side by side, the lowest bits first."""
-    return (codes[:, :, None] >> _BITS & _CODE).reshape(len(codes), -1)
+    return np.take(_NEIGHBOURS, codes).view(np.uint8)
 
 
-def _trits(codes: Bytes, planes: int = 5) -> Bytes:
-    """Five trits in a byte, as ceil(256 v / 243) for v in base 3: (blocks, planes, bytes).
+def _trits(*parts: tuple[Bytes, int]) -> Bytes:
+    """Five trits in a byte. A part is bytes and how many trits they have, in planes.
 
-    Multiplying by 3^n modulo 256 leaves the trits from the n-th on, counted from the highest, as a
-    fraction of 256; three times that has the trit above it.
+    Plane i has the i-th trits of all bytes, counted from the highest.
     """
-    fractions = codes[:, None, :] * _POWERS[:planes, None]
-    return (fractions.astype(np.uint16) * 3 >> 8).astype(np.uint8)
-
-
-def _flat_trits(codes: Bytes, planes: int = 5) -> Bytes:
-    return _trits(codes, planes).reshape(len(codes), -1)
+    width = sum(planes * codes.shape[1] for codes, planes in parts)
+    result = np.empty((len(parts[0][0]), width), np.uint8)
+    start = 0
+    for codes, planes in parts:
+        index = codes.astype(np.intp)  # once: np.take would for every plane
+        for i in range(planes):
+            result[:, start : start + codes.shape[1]] = np.take(_TRITS[i], index)
+            start += codes.shape[1]
+    return result
 
 
 def _tq1_0(b: Bytes) -> Bytes:
-    return np.concatenate(
-        [_flat_trits(b[:, :32]), _flat_trits(b[:, 32:48]), _flat_trits(b[:, 48:52], 4)], axis=1
-    )
+    return _trits((b[:, :32], 5), (b[:, 32:48], 5), (b[:, 48:52], 4))
 
 
 def _tq2_0(b: Bytes) -> Bytes:
-    return np.concatenate([_planes(b[:, :32]), _planes(b[:, 32:64])], axis=1)
+    return _planes(b[:, :64].reshape(-1, 32)).reshape(len(b), 256)
 
 
 def _ptq1_0(b: Bytes) -> Bytes:
-    return np.concatenate(
-        [_flat_trits(b[:, :16]), _flat_trits(b[:, 16:24]), _flat_trits(b[:, 24:26], 4)], axis=1
-    )
+    return _trits((b[:, :16], 5), (b[:, 16:24], 5), (b[:, 24:26], 4))
 
 
 def _q1_0(b: Bytes) -> Bytes:
@@ -136,14 +141,16 @@ def _q2_0(b: Bytes) -> Bytes:
 
 
 def _i2_s(b: Bytes) -> Bytes:
-    return (b[:, None, :] >> _BITS[::-1, None] & _CODE).reshape(len(b), -1)
+    return _planes(b, (6, 4, 2, 0))
 
 
 def _iq1_bn(b: Bytes) -> Bytes:
     """Sixteen weights: three bytes of five trits, the lowest first, and one trit of the last."""
     codes = np.empty((len(b), 4, 16), np.uint8)
-    codes[:, :, :15] = _trits(b[:, :12])[:, ::-1].transpose(0, 2, 1).reshape(len(b), 4, 15)
-    codes[:, :, 15] = _trits(b[:, 12:])[:, :0:-1, 0]
+    for i in range(5):
+        codes[:, :, i:15:5] = np.take(_TRITS[4 - i], b[:, :12]).reshape(-1, 4, 3)
+    for i in range(4):
+        codes[:, i, 15] = np.take(_TRITS[4 - i], b[:, 12])
     return codes.reshape(len(b), 64)
 
 
@@ -156,8 +163,7 @@ def _stq1_0(b: Bytes) -> Bytes:
     """Group g of four weights: one in each of four runs of 16, the g % 16-th."""
     number = np.stack([b[:, :32] & 15, b[:, :32] >> 4], axis=2).reshape(len(b), 64)
     number |= np.unpackbits(b[:, 32:40], axis=1, bitorder="little") << 4
-    lanes: Bytes = _STQ[number][:, :, None] >> _BITS & _CODE
-    return lanes.reshape(-1, 4, 16, 4).transpose(0, 1, 3, 2).reshape(len(b), 256)
+    return _planes(_STQ[number].reshape(-1, 16)).reshape(len(b), 256)
 
 
 _TQ1_0 = GgmlType("TQ1_0", 256, 54, codec=Codec(_tq1_0, slice(52, 54)))
