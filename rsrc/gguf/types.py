@@ -29,8 +29,8 @@ Scales = npt.NDArray[np.float32]
 _BYTES = np.arange(256, dtype=np.uint32)
 # The four codes in each byte, the lowest bits first, as four bytes.
 _NEIGHBOURS = np.stack([_BYTES >> 2 * i & 3 for i in range(4)], 1).astype(np.uint8).view(np.uint32)
-# The five trits in each byte, the highest first. A byte is ceil(256 v / 243) for v in base 3, so a
-# fraction of 256: times 3^n, modulo 256, it has the trits from the n-th on; times 3, that is on top.
+# The five trits in each byte, the highest first. A byte is ceil(256 v / 243) for v in base 3, a
+# fraction of 256: times 3^n, modulo 256, it has the trits from the n-th on; 3 times that, the n-th.
 _TRITS = np.stack([(_BYTES * 3**n & 255) * 3 >> 8 for n in range(5)]).astype(np.uint8)
 
 
