@@ -25,11 +25,11 @@ DEFAULT_ALIGNMENT = 32
 
 # Limits. Real files stay far below them.
 MAX_KEYS = 1 << 16
-MAX_TENSORS = 1 << 16
+MAX_TENSORS = 1 << 15
 MAX_DIMENSIONS = 4
 MAX_ELEMENTS = 1 << 60  # of a tensor
 MAX_ARRAY = 1 << 22  # elements of an array in the metadata
-MAX_ARRAYS = 1 << 12  # arrays in an array
+MAX_ARRAYS = 1 << 14  # arrays in arrays, of all keys together
 MAX_NAME_BYTES = 1024  # of a key, or of a tensor's name
 MAX_STRING_BYTES = 1 << 24
 MAX_ALIGNMENT = 1 << 16
@@ -125,6 +125,7 @@ class _Cursor:
     def __init__(self, path: Path, data: mmap.mmap, size: int) -> None:
         self.path, self.data, self.size = path, data, size
         self.position = 0
+        self.arrays_left = MAX_ARRAYS
 
     def fail(self, message: str) -> SourceError:
         return SourceError(f"{self.path}: not a valid GGUF file: {message}")
@@ -192,8 +193,10 @@ class _Cursor:
         nested = kind == _ARRAY
         if nested and inner:
             raise self.fail(f"{what} holds arrays three deep, the limit is two")
-        count = self.u64(f"the length of {what}", MAX_ARRAYS if nested else MAX_ARRAY)
+        limit = self.arrays_left if nested else MAX_ARRAY
+        count = self.u64(f"the length of {what}", limit)
         if nested:
+            self.arrays_left -= count
             return [self.array(what, inner=True) for _ in range(count)]
         if kind == _STRING:
             return self.strings(count, what)

@@ -124,9 +124,10 @@ def _heads(
     if found is None:
         return None
     what = f"{path}: rows of {info.name!r} are ordered by heads (architecture {architecture})"
-    if not info.shape or not found or info.shape[0] % (2 * found):
-        rows = info.shape[0] if info.shape else 1
-        raise SourceError(f"{what}, but {rows} rows are no pairs in each of {found} heads")
+    if len(info.shape) not in (1, 2):
+        raise SourceError(f"{what}, but it has {len(info.shape)} dimensions")
+    if not found or info.shape[0] % (2 * found):
+        raise SourceError(f"{what}, but {info.shape[0]} rows are no pairs in each of {found} heads")
     if kind.is_flat and info.shape[-1] % kind.block:
         raise SourceError(f"{what}, but blocks of {kind.name} straddle them")
     return found

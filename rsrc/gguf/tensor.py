@@ -14,7 +14,7 @@ from ..errors import SourceError
 from .names import hf_rows
 from .types import Bytes, Codec, GgmlType, Scales
 
-_QUANTISED_PIECE = PIECE // 16  # what is worked on stays near the processor
+_PANEL = PIECE // 16  # bytes: what is worked on stays near the processor
 _WEIGHTS = np.array([-1, 0, 1, 2], np.float32)  # of codes
 
 
@@ -93,28 +93,29 @@ class GgufTensor(SourceTensor):
             yield piece[:filled].data
 
     def _panels(self) -> Iterator[Bytes]:
-        """Read the file in order, a few rows or the rows of one head at a time."""
+        """Read the file in order, a few rows or the rows of a few heads at a time."""
         kind = self.kind
+        if not self.nbytes:  # of any number of rows
+            return
         if self.heads is not None:
             rows, row_bytes = self.shape[0], kind.row_bytes(prod(self.shape[1:]))
-            step = rows // self.heads
-            order = hf_rows(step, 1)
+            head = rows // self.heads
+            step = head * max(1, _PANEL // (head * row_bytes))
         else:  # rows do not matter, but for a header
             columns = self.shape[-1] if kind.row_header else kind.block
             rows = prod(self.shape) // max(1, columns)
             row_bytes = kind.row_bytes(columns)
-            step = max(1, _QUANTISED_PIECE // row_bytes)
-            order = None
+            step = max(1, _PANEL // row_bytes)
         with self.path.open("rb", buffering=0) as file:
             tail = np.empty(kind.tail, np.uint8)
             file.seek(self.offset + rows * row_bytes)
             self._fill(tail, file)
             file.seek(self.offset)
-            for first in range(0, rows, max(1, step)):
+            for first in range(0, rows, step):
                 data = np.empty((min(step, rows - first), row_bytes), np.uint8)
                 self._fill(data.reshape(-1), file)
-                if order is not None:
-                    data = data[order]
+                if self.heads is not None:
+                    data = data[hf_rows(len(data), len(data) // head)]
                 yield (self._values(data, tail) if self._is_dequantised else data).reshape(-1)
         if not self._is_dequantised:
             yield tail

@@ -15,6 +15,7 @@ from .floats import Floats
 from .scales import ScaleGrid, per_row, per_tensor
 
 _ZERO = TERNARY.index(0)
+_AT_ONCE = 1 << 14  # weights of narrow rows that straddle blocks
 
 
 class Gguf(Floats):
@@ -80,19 +81,23 @@ class Gguf(Floats):
 def _straddling(
     raw: Bytes, tensor: GgufTensor, codec: Codec, rows: slice, columns: slice
 ) -> DigitArray:
-    """Decode a window of a matrix whose rows begin inside blocks, row by row."""
-    kind = tensor.kind
+    """Decode a window whose rows begin inside blocks: a few whole rows, or part of one, at once."""
+    kind, width = tensor.kind, tensor.shape[1]
     body, tail = raw[: len(raw) - kind.tail], raw[len(raw) - kind.tail :]
     digits = np.full((rows.stop - rows.start, columns.stop - columns.start), _ZERO, np.uint8)
     if not codec.scales(tail[None]).all():
         return digits
     blocks = body.reshape(-1, kind.block_bytes)
-    for i, row in enumerate(range(rows.start, rows.stop)):
-        start = row * tensor.shape[1] + columns.start
-        first, stop = start // kind.block, -(-(start + digits.shape[1]) // kind.block)
-        codes = codec.decode(blocks[first:stop]).reshape(-1)
-        skip = start - first * kind.block
-        digits[i] = codes[skip : skip + digits.shape[1]]
+    step = max(1, _AT_ONCE // width)
+    part = slice(0, width) if step > 1 else columns
+    for row in range(rows.start, rows.stop, step):
+        count = min(step, rows.stop - row)
+        start, stop = row * width + part.start, (row + count - 1) * width + part.stop
+        first = start // kind.block
+        flat = codec.decode(blocks[first : -(-stop // kind.block)]).reshape(-1)
+        codes = flat[start - first * kind.block :][: stop - start].reshape(count, -1)
+        to = row - rows.start
+        digits[to : to + count] = codes[:, columns] if step > 1 else codes
     return digits
 
 

@@ -174,6 +174,15 @@ class TestTernaryTypes:
         bench.one((rows, columns), I2_S, codes + bytes(32))
         assert not bench.dense().any()
 
+    @pytest.mark.parametrize(("rows", "columns"), [(16, 20488), (327808, 1)])
+    def test_i2_s_blocks_straddle_rows_of_any_width(
+        self, bench: Bench, rows: int, columns: int
+    ) -> None:
+        codes = bytes.fromhex("244992" * 10 + "2449") * 2561
+        bench.one((rows, columns), I2_S, codes + SINGLE + bytes(28))
+        flat = np.tile(np.arange(128) % 3 - 1, 2561) * np.float32(0.5)
+        assert np.array_equal(bench.dense(), flat.reshape(rows, columns))
+
     def test_row_scales_of_ik_llama(self, bench: Bench) -> None:
         expected = np.tile(np.arange(64) % 3 - 1, (2, 2)) * np.array([[0.5], [2]], np.float32)
         codes = bytes.fromhex("244992" * 5 + "24") * 2
@@ -368,6 +377,12 @@ class TestLlama:
             assert isinstance(matrix, rsr_runtime.Matrix)
             assert np.array_equal(matrix.to_dense(np.int8), values)
 
+    def test_without_rows(self, bench: Bench) -> None:
+        tensors = self.tensors()
+        tensors["blk.0.attn_q.weight"] = ((0, 256), TQ2_0, b"")
+        tensors["blk.0.attn_q.bias"] = ((0,), F32, b"")
+        assert bench.compile(tensors, llama())["model.layers.0.self_attn.q_proj.weight"].bytes == 0
+
     def test_dense_rows_and_biases_too(self, bench: Bench) -> None:
         q = np.random.default_rng(8).normal(size=(256, 256)).astype(np.float32)
         bias = np.arange(256, dtype=np.float32)
@@ -436,6 +451,17 @@ class TestLlama:
     def test_heads_that_do_not_fit(self, bench: Bench, change: dict[str, Any], match: str) -> None:
         with pytest.raises(SourceError, match=match):
             bench.compile(self.tensors(), llama(**change))
+
+    def test_rows_of_three_dimensions(self, bench: Bench) -> None:
+        tensors = {"blk.0.attn_q.weight": ((8, 1, 256), F32, bytes(8192))}
+        with pytest.raises(SourceError, match="ordered by heads .* it has 3 dimensions"):
+            bench.compile(tensors, llama())
+
+    def test_any_number_of_rows_without_columns(self, gguf_kit: GgufKit, tmp_path: Path) -> None:
+        tensors = {"blk.0.attn_q.weight": ((1 << 60, 0), F32, b"")}
+        path = gguf_kit.save(tmp_path / "m.gguf", llama(), tensors)
+        (tensor,) = open_checkpoint(path).tensors.values()
+        assert tensor.read().size == len(list(tensor.pieces())) == 0
 
     def test_i2_s_rows_that_share_blocks_cannot_move(self, bench: Bench) -> None:
         tensors = {"blk.0.attn_q.weight": ((256, 64), I2_S, bytes(256 * 16 + 32))}

@@ -170,7 +170,7 @@ class TestStrings:
         (struct.pack(">4sIQQ", b"GGUF", 3, 0, 0), "big-endian"),
         (struct.pack("<4sIQQ", b"GGUF", 3, HUGE, 0), f"tensor count is {HUGE}, the limit is"),
         (struct.pack("<4sIQQ", b"GGUF", 3, 0, HUGE), f"key count is {HUGE}, the limit is"),
-        (struct.pack("<4sIQQ", b"GGUF", 3, 60000, 0), "length of name of tensor 0.* file ends"),
+        (struct.pack("<4sIQQ", b"GGUF", 3, 30000, 0), "length of name of tensor 0.* file ends"),
         (struct.pack("<4sIQQ", b"GGUF", 3, 0, 60000), "length of key 0.* file ends"),
     ],
 )
@@ -197,6 +197,13 @@ def test_bad_beginnings(tmp_path: Path, data: bytes, match: str) -> None:
 )
 def test_bad_values(tmp_path: Path, gguf_kit: GgufKit, value: bytes, match: str) -> None:
     refused(tmp_path / "m.gguf", gguf_kit.file_bytes({"k": value}, {}), match)
+
+
+def test_arrays_in_arrays_are_counted_over_all_keys(tmp_path: Path, gguf_kit: GgufKit) -> None:
+    half = struct.pack("<IIQ", 9, 9, 8193) + struct.pack("<IQ", 5, 0) * 8193
+    read_header_of(tmp_path / "m.gguf", gguf_kit.file_bytes({"a": half}, {}))
+    data = gguf_kit.file_bytes({"a": half, "b": half}, {})
+    refused(tmp_path / "m.gguf", data, "length of value of 'b' is 8193, the limit is 8191")
 
 
 @pytest.mark.parametrize("alignment", [0, 3, 48, 1 << 17, "32", 32.0, True])

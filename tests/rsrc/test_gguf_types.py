@@ -37,7 +37,8 @@ def codes(kind: GgmlType, data: bytes) -> Array:
     decoded = kind.codec.decode(block[None])
     assert decoded.dtype == np.uint8
     assert decoded.shape == (1, kind.block)
-    return decoded[0]
+    found: Array = decoded[0]
+    return found
 
 
 @pytest.mark.parametrize("name", GOLDEN)
