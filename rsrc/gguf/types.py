@@ -69,6 +69,7 @@ class GgmlType:
     tail: int = 0  # bytes behind the last block of the tensor
     dtype: str | None = None  # the name safetensors has for plain elements
     codec: Codec | None = None  # of ternary and binary types
+    assumed: str = ""  # what no file of the type tells, for the report
 
     @property
     def is_flat(self) -> bool:
@@ -182,7 +183,12 @@ _STQ1_0 = GgmlType("STQ1_0", 256, 42, codec=Codec(_stq1_0, slice(40, 42)))
 # nothing in a file tells: they hold the same codes at other places, so that neither code 3 nor the
 # share of zeros gives one away, and within a row the order of ARM is but one of the columns.
 _I2_S = GgmlType(
-    "I2_S", 128, 32, tail=32, codec=Codec(_i2_s, slice(0, 4), "<f4", two_bits=slice(None))
+    "I2_S",
+    128,
+    32,
+    tail=32,
+    codec=Codec(_i2_s, slice(0, 4), "<f4", two_bits=slice(None)),
+    assumed=" (order of x86 assumed)",
 )
 _IQ1_BN = GgmlType("IQ1_BN", 64, 13, row_header=2, codec=Codec(_iq1_bn, slice(0, 2)))
 _IQ2_BN = GgmlType(

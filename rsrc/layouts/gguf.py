@@ -48,7 +48,7 @@ class Gguf(Floats):
             (rows, columns),
             codec.digits,
             scale,
-            f"{kind.name}, {scale.words}",
+            f"{kind.name}{kind.assumed}, {scale.words}",
             restored_dtype="F16" if codec.scale_dtype == "<f2" else "F32",
         )
 

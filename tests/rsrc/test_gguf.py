@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from gguf import GGMLQuantizationType as Q
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import rsr_runtime
 import rsrc
@@ -76,7 +78,7 @@ class Bench:
         self.source, self.rsr = folder / "m.gguf", folder / "m.rsr"
 
     def compile(
-        self, tensors: dict[str, Stored], metadata: dict[str, Any] | None = None, **options: Any
+        self, tensors: Mapping[str, Stored], metadata: dict[str, Any] | None = None, **options: Any
     ) -> dict[str, TensorReport]:
         """Compile, compare with the source, and check what comes back as safetensors."""
         self.gguf_kit.save(self.source, metadata or {}, tensors)
@@ -158,7 +160,7 @@ class TestTernaryTypes:
     def test_i2_s(self, bench: Bench) -> None:
         codes = bytes.fromhex("244992" * 10 + "2449") * 6  # each block begins anew with -1
         found = bench.one((3, 256), I2_S, codes + SINGLE + bytes(range(28)))
-        assert found.scale == "I2_S, per tensor"
+        assert found.scale == "I2_S (order of x86 assumed), per tensor"
         assert found.source_dtype == "F32"
         expected = np.tile(np.arange(128) % 3 - 1, (3, 2)) * np.float32(0.5)
         assert np.array_equal(bench.dense(), expected)
@@ -243,6 +245,28 @@ class TestTernaryTypes:
     def test_without_rows(self, bench: Bench) -> None:
         bench.compile({"w": ((0, 256), TQ2_0, b""), "x": ((1, 256), TQ2_0, TQ2_0_BLOCK)})
         assert bench.dense().shape == (0, 256)
+
+    @settings(max_examples=40, deadline=None)
+    @given(data=st.data())
+    def test_any_blocks_are_what_the_gguf_package_says(
+        self, kit: Kit, gguf_kit: GgufKit, scratch: Path, data: st.DataObject
+    ) -> None:
+        """Scales of 0, negative ones, the largest and the smallest among them."""
+        bench = Bench(kit, gguf_kit, scratch)
+        kind = data.draw(st.sampled_from([Q.TQ1_0, Q.TQ2_0]))
+        rows, groups = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 3))
+        size = gguf.GGML_QUANT_SIZES[kind][1]
+        raw = data.draw(st.binary(min_size=rows * groups * size, max_size=rows * groups * size))
+        blocks = np.frombuffer(raw, np.uint8).reshape(-1, size).copy()
+        if kind == Q.TQ2_0:
+            blocks &= ~(blocks & blocks >> 1 & 0x55)  # no code 3
+        scale = st.sampled_from([0.5, 0.5, 2, 0, -0.0, -2, 65504, 2**-24])
+        count = rows * groups
+        scales = data.draw(st.lists(scale, min_size=count, max_size=count))
+        blocks[:, -2:] = np.array(scales, "<f2").view(np.uint8).reshape(-1, 2)
+        bench.one((rows, 256 * groups), int(kind), blocks.tobytes())
+        judge = gguf.quants.dequantize(blocks.reshape(rows, -1), kind)
+        assert np.array_equal(bench.dense(), judge)
 
     def test_windows_of_wide_matrices(self, bench: Bench) -> None:
         """Panels begin at any strip of rows and column."""
@@ -454,7 +478,7 @@ class TestLlama:
 
     def test_rows_of_three_dimensions(self, bench: Bench) -> None:
         tensors = {"blk.0.attn_q.weight": ((8, 1, 256), F32, bytes(8192))}
-        with pytest.raises(SourceError, match="ordered by heads .* it has 3 dimensions"):
+        with pytest.raises(SourceError, match=r"ordered by heads .* it has 3 dimensions"):
             bench.compile(tensors, llama())
 
     def test_any_number_of_rows_without_columns(self, gguf_kit: GgufKit, tmp_path: Path) -> None:
