@@ -201,7 +201,7 @@ def _rope_scaling(
         return scaling if same else None
     kind = metadata.get(prefix + "rope.scaling.type")
     factor = _float(metadata.get(prefix + "rope.scaling.factor"))
-    if kind not in ("linear", "yarn") or factor in (None, 1.0):
+    if not isinstance(kind, str) or kind not in ("linear", "yarn") or factor in (None, 1.0):
         return None
     scaling = {"rope_type": kind, "factor": factor}
     original = _integer(metadata.get(prefix + "rope.scaling.original_context_length"))

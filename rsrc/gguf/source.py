@@ -80,7 +80,7 @@ def _read_parts(path: Path) -> list[Header]:
             "and so on: rename it, or merge them with llama-gguf-split --merge"
         )
     parts = [path.with_name(f"{name[1]}-{i:05}-of-{count:05}.gguf") for i in range(1, count + 1)]
-    if number != 0 or int(name[2]) != 1:
+    if not _is(number, 0) or int(name[2]) != 1:
         raise SourceError(f"{path}: not the first of {count} parts: name {parts[0].name}")
     missing = [p.name for p in parts if not p.is_file()]
     if missing:
@@ -92,13 +92,18 @@ def _read_parts(path: Path) -> list[Header]:
     for i, part in enumerate(parts[1:], 1):
         header = read_header(part)
         said = header.metadata.get("split.no"), header.metadata.get("split.count")
-        if said != (i, count):
+        if not (_is(said[0], i) and _is(said[1], count)):
             raise SourceError(
                 f"{part}: says it is part {str(said[0])[:20]} of {str(said[1])[:20]} (counted from "
                 f"0), expected {i} of {count}"
             )
         headers.append(header)
     return headers
+
+
+def _is(value: Value, expected: Value) -> bool:
+    """Compare a value of any type: an array compares element by element."""
+    return type(value) is type(expected) and bool(value == expected)
 
 
 def _refuse(path: Path, metadata: Mapping[str, Value]) -> None:
@@ -109,7 +114,7 @@ def _refuse(path: Path, metadata: Mapping[str, Value]) -> None:
             "would have to be rotated before every product, which no .rsr file says. Compile the "
             "unrotated checkpoint"
         )
-    if metadata.get("general.type") == "adapter":
+    if _is(metadata.get("general.type"), "adapter"):
         raise SourceError(f"{path}: a LoRA adapter, not a model: merge it into its model first")
 
 

@@ -556,6 +556,34 @@ class TestRefused:
         with pytest.raises(NothingToCompileError, match="Q8_0; F32, not ternary"):
             bench.compile({"w": stored(w, Q.Q8_0)})
 
+    @pytest.mark.parametrize("value", [[1, 2], [], ["a", "b"], "x", True, 1.5, 7])
+    def test_values_of_unexpected_types(
+        self, gguf_kit: GgufKit, tmp_path: Path, value: Any
+    ) -> None:
+        """Whatever a key holds, the file is read or refused in a sentence."""
+        tensors = TestLlama().tensors() | {"rope_freqs.weight": ((32,), F32, bytes(128))}
+        keys = [
+            *("general.architecture", "general.type", "general.name", "general.alignment"),
+            *("split.count", "split.no", "prism.hadamard.version"),
+            *(f"llama.{k}" for k in ("block_count", "attention.head_count", "rope.freq_base")),
+            *(f"llama.rope.{k}" for k in ("scaling.type", "scaling.factor", "dimension_count")),
+            *(f"minicpm.{k}" for k in ("block_count", "residual_scale", "logit_scale")),
+            "tokenizer.ggml.bos_token_id",
+        ]
+        opened = 0
+        for architecture in ("llama", "minicpm"):
+            for key in keys:
+                metadata = llama(**{"general.architecture": architecture}) | {key: value}
+                if architecture == "minicpm":
+                    metadata |= {k.replace("llama", "minicpm"): v for k, v in metadata.items()}
+                path = gguf_kit.save(tmp_path / "m.gguf", metadata, tensors)
+                try:
+                    open_checkpoint(path)
+                    opened += 1
+                except SourceError as error:
+                    assert "m.gguf" in str(error)  # noqa: PT017
+        assert opened >= 10
+
 
 class TestCompare:
     def test_differences_are_found(self, bench: Bench, gguf_kit: GgufKit) -> None:
@@ -609,6 +637,15 @@ class TestFiles:
         with pytest.raises(
             SourceError, match=r"2 of 4 parts missing: m-00002-of-00004.gguf, m-00004-of-00004.gguf"
         ):
+            open_checkpoint(first)
+
+    @pytest.mark.parametrize("number", [[0, 1], "1", 1.0, []])
+    def test_parts_with_a_number_of_another_type(
+        self, gguf_kit: GgufKit, tmp_path: Path, number: Any
+    ) -> None:
+        first = self.part(gguf_kit, tmp_path, 0, 2)
+        self.part(gguf_kit, tmp_path, 1, 2, **{"split.no": gguf_kit.value(number)})
+        with pytest.raises(SourceError, match=r"says it is part .* expected 1 of 2"):
             open_checkpoint(first)
 
     def test_parts_that_are_not_what_their_names_say(
