@@ -190,7 +190,10 @@ def _rope_scaling(
 ) -> dict[str, Any] | None:
     if factors is not None:
         largest = _float(factors.max(initial=1))
-        if largest is None or config["head_dim"] not in (2 * len(factors), 2 * len(factors) - 1):
+        if largest in (None, 1.0) or config["head_dim"] not in (
+            2 * len(factors),
+            2 * len(factors) - 1,
+        ):
             return None
         scaling = {"rope_type": "llama3", "factor": largest, **_LLAMA3}
         try:

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ..checkpoint import Checkpoint, SourceTensor
 from ..errors import SourceError
 from .config import hf_config
@@ -18,6 +21,7 @@ from .types import GgmlType, resolve
 
 _PART = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})\.gguf", re.DOTALL)
 _ROPE_FACTORS = "rope_freqs.weight"
+_MOST_FACTORS = 1 << 15  # half a head
 _LONGEST_NOTE = 1 << 16  # characters of a string in the metadata that is kept
 
 
@@ -33,33 +37,24 @@ def open_gguf(path: Path) -> Checkpoint:
     headers = _read_parts(path)
     metadata = headers[0].metadata
     _refuse(path, metadata)
-    infos = {info.name: info for header in headers for info in header.tensors}
-    if len(infos) < sum(len(header.tensors) for header in headers):
+    found = [(header.path, info) for header in headers for info in header.tensors]
+    shapes = {info.name: info.shape for _, info in found}
+    if len(shapes) < len(found):
         raise SourceError(f"{path}: parts of the model have tensors of the same name")
-    types = {name: t for header in headers for name, t in resolve(header).items()}
-    shapes = {name: info.shape for name, info in infos.items()}
-    factors = None
-    if _ROPE_FACTORS in infos and types[_ROPE_FACTORS].dtype == "F32":
-        place = infos[_ROPE_FACTORS]
-        if len(place.shape) == 1 and place.shape[0] <= _LONGEST_NOTE:
-            found = _tensor(path, place, types[_ROPE_FACTORS], _ROPE_FACTORS, None)
-            factors = found.read().view("<f4")
+    types = {name: kind for header in headers for name, kind in resolve(header).items()}
+    factors = _rope_factors(found, types)
     config = hf_config(metadata, shapes, factors) or {}
-    if isinstance(config.get("rope_scaling"), dict) and factors is not None:
-        del infos[_ROPE_FACTORS]  # config.json says it all
+    if factors is not None and "rope_scaling" in config:  # that says it all
+        found = [(part, info) for part, info in found if info.name != _ROPE_FACTORS]
     tensors: dict[str, SourceTensor] = {}
-    for header in headers:
-        for info in header.tensors:
-            if info.name not in infos:
-                continue
-            name = hf_name(info.name, str(metadata.get("general.architecture")))
-            if name in tensors:
-                raise SourceError(f"{path}: tensor {name[:80]!r} is there under two names")
-            heads = _heads(path, metadata, config, info, types[info.name])
-            tensors[name] = _tensor(header.path, info, types[info.name], name, heads)
-    return Checkpoint(
-        path, tensors, metadata=_description(metadata), files=_model_files(metadata, config)
-    )
+    for part, info in found:
+        name = hf_name(info.name, str(metadata.get("general.architecture")))
+        if name in tensors:
+            raise SourceError(f"{path}: tensor {name[:80]!r} is there under two names")
+        heads = _heads(path, metadata, config, info, types[info.name])
+        tensors[name] = _tensor(part, info, types[info.name], name, heads)
+    files = _model_files(metadata, config)
+    return Checkpoint(path, tensors, metadata=_description(metadata), files=files)
 
 
 def first_parts(paths: list[Path]) -> list[Path]:
@@ -136,6 +131,18 @@ def _heads(
     if kind.is_flat and info.shape[-1] % kind.block:
         raise SourceError(f"{what}, but blocks of {kind.name} straddle them")
     return found
+
+
+def _rope_factors(
+    found: list[tuple[Path, TensorInfo]], types: Mapping[str, GgmlType]
+) -> npt.NDArray[np.float32] | None:
+    for part, info in found:
+        kind = types[info.name]
+        if info.name != _ROPE_FACTORS or kind.dtype != "F32" or len(info.shape) != 1:
+            continue
+        if info.shape[0] <= _MOST_FACTORS:
+            return _tensor(part, info, kind, info.name, None).read().view(np.float32)
+    return None
 
 
 def _tensor(

@@ -639,6 +639,14 @@ class TestFiles:
         ):
             open_checkpoint(first)
 
+    def test_rope_factors_in_a_later_part(self, gguf_kit: GgufKit, tmp_path: Path) -> None:
+        first = self.part(gguf_kit, tmp_path, 0, 2, **llama())
+        head = {"split.no": struct.pack("<IH", 2, 1), "split.count": struct.pack("<IH", 2, 2)}
+        factors = np.ones(32, "<f4").tobytes()
+        tensors = {"rope_freqs.weight": ((32,), F32, factors)}
+        gguf_kit.save(tmp_path / "m-00002-of-00002.gguf", head, tensors)
+        assert open_checkpoint(first).tensors["rope_freqs.weight"].read().tobytes() == factors
+
     @pytest.mark.parametrize("number", [[0, 1], "1", 1.0, []])
     def test_parts_with_a_number_of_another_type(
         self, gguf_kit: GgufKit, tmp_path: Path, number: Any
