@@ -1,4 +1,4 @@
-"""Open a checkpoint: a .safetensors file, a sharded index or a model directory. Reads no tensor."""
+"""Open a checkpoint: a .safetensors or .gguf file, an index or a directory. Reads no tensor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from io import FileIO
 from pathlib import Path
@@ -55,6 +55,21 @@ class SourceTensor:
     path: Path
     offset: int
     nbytes: int
+
+    @property
+    def dense(self) -> SourceTensor:
+        """The tensor in the form in which it is kept where it stays dense."""
+        return self
+
+    @property
+    def origin(self) -> str | None:
+        """How the source stores it, where `dtype` is what that is decoded to."""
+        return None
+
+    @property
+    def stored_nbytes(self) -> int:
+        """Bytes in the source; `nbytes` where they are not decoded."""
+        return self.nbytes
 
     def read(self, buffer: Bytes | None = None) -> Bytes:
         """Return all bytes, read (not mapped, so that they do not pile up in memory).
@@ -137,8 +152,13 @@ class Checkpoint:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors."""
+        """Bytes of all tensors as they are read."""
         return sum(t.nbytes for t in self.tensors.values())
+
+    @property
+    def stored_nbytes(self) -> int:
+        """Bytes of all tensors in the source's files."""
+        return sum(t.stored_nbytes for t in self.tensors.values())
 
     @property
     def shards(self) -> set[Path]:
@@ -185,14 +205,14 @@ def _open_again(reference: CheckpointReference) -> Checkpoint:
 
 def is_source(path: Path) -> bool:
     """Whether a path is, by its name, a source for `open_checkpoint` and no .rsr file."""
-    return path.is_dir() or path.suffix in (".safetensors", ".json", *PICKLES)
+    return path.is_dir() or path.suffix in (".safetensors", ".gguf", ".json", *PICKLES)
 
 
 def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     """Open a checkpoint and check that it is whole and of a kind that is read.
 
     Args:
-        source: a .safetensors file, a .safetensors.index.json or a model directory.
+        source: a .safetensors file, a .safetensors.index.json, a .gguf file or a model directory.
 
     Raises:
         SourceError: it does not exist, is damaged or incomplete, or is of another kind.
@@ -229,10 +249,15 @@ def _open(path: Path) -> Checkpoint:
         return _open_sharded(path, _model_files(path.parent))
     if path.suffix == ".safetensors":
         return _open_shards(path, [path], {})
+    if path.suffix == ".gguf":
+        from .gguf.source import open_gguf  # here: it builds on this module
+
+        return open_gguf(path)
     if path.suffix in PICKLES:
         raise SourceError(f"{path}: {_pickled(path.name)}")
     raise SourceError(
-        f"{path}: expected a .safetensors file, a .safetensors.index.json or a model directory"
+        f"{path}: expected a .safetensors file, a .safetensors.index.json, a .gguf file or a model "
+        "directory"
     )
 
 
@@ -250,9 +275,29 @@ def _open_directory(folder: Path) -> Checkpoint:
         names = _list([p.name for p in indexes or others])
         raise SourceError(f"{folder}: which of {names}? Name one of them as the source")
     _refuse_by_config(folder)
-    text = f"{folder}: no .safetensors file in this directory"
+    if ggufs := sorted(folder.glob("*.gguf")):
+        return _open_gguf_directory(folder, ggufs)
+    text = f"{folder}: no .safetensors or .gguf file in this directory"
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
     raise SourceError(f"{text}: {_pickled(*pickles)}" if pickles else text)
+
+
+def _open_gguf_directory(folder: Path, ggufs: list[Path]) -> Checkpoint:
+    """Open the one GGUF model in a folder; files beside it win over what its metadata give."""
+    from .gguf.source import first_parts, open_gguf
+
+    models = first_parts(ggufs)
+    if len(models) != 1:
+        names = _list([p.name for p in models or ggufs])
+        raise SourceError(f"{folder}: which of {names}? Name one of them as the source")
+    found, beside = open_gguf(models[0]), _model_files(folder)
+    config = folder / "config.json"
+    return replace(
+        found,
+        path=folder,
+        config_path=config if config.name in beside else None,
+        files={**found.files, **beside},
+    )
 
 
 def _refuse_by_config(source: Path) -> None:

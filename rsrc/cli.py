@@ -133,7 +133,7 @@ def _checked_per(ctx: click.Context, parameter: click.Parameter, value: str | No
 def compile_command(source: Path, output: Path, as_json: bool, **options: Any) -> None:
     """Compile SOURCE to one .rsr file.
 
-    SOURCE is a .safetensors file, a .safetensors.index.json or a model directory.
+    SOURCE is a .safetensors or .gguf file, a .safetensors.index.json or a model directory.
     """
     from .pipeline import compile as run
 

@@ -17,13 +17,14 @@ from rsr_formats import RsrFile
 from rsr_formats.atomic import atomic_file, check_output
 from rsr_formats.decode import decode_digits, row_scales
 from rsr_formats.errors import HeaderFieldError
-from rsr_formats.layout import DenseTensor, IndexedTensor, InlineTensor, Tensor
+from rsr_formats.layout import DTYPE_BITS, DenseTensor, IndexedTensor, InlineTensor, Tensor
 from rsr_formats.validate import check_negative_zeros, check_ranks
 
 from .checkpoint import PIECE, Checkpoint, SourceTensor, open_checkpoint
 from .errors import MismatchError
 from .layouts import BY_NAME, Restored, TernaryTensor
 from .pipeline import check_not_source
+from .recognise import recognise_one
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -207,6 +208,9 @@ def _row_scales(
 def _difference(
     file: RsrFile, checkpoint: Checkpoint, tensor: SourceTensor, found: _Restorable
 ) -> str | None:
+    if found.indexed is not None and tensor.dtype not in DTYPE_BITS:
+        return _digits_difference(file, checkpoint, tensor, found.indexed)
+    tensor = tensor.dense
     if (tensor.dtype, tensor.shape) != (found.dtype, found.shape):
         return (
             f"{tensor.dtype} {list(tensor.shape)} in the source, "
@@ -230,16 +234,38 @@ def _quantised_difference(
     again = BY_NAME[t.source.layout].again(checkpoint, tensor, t)
     if not isinstance(again, TernaryTensor):
         return f"cannot be quantised: {again}"
+    return _again_difference(file, again, t, "quantises")
+
+
+def _digits_difference(
+    file: RsrFile, checkpoint: Checkpoint, tensor: SourceTensor, t: IndexedTensor
+) -> str | None:
+    """Compare with a tensor whose own bytes no .rsr file holds: GGUF's block types."""
+    again = recognise_one(checkpoint, tensor)
+    if not isinstance(again, TernaryTensor):
+        return f"{again.reason} in the source, indexed in the .rsr file"
+    form = (again.source_dtype, again.shape, again.digits)
+    if form != (t.source.dtype, t.shape, t.digits):
+        return (
+            f"{form[0]} {list(form[1])} of {list(form[2])} in the source, {t.source.dtype} "
+            f"{list(t.shape)} of {list(t.digits)} in the .rsr file"
+        )
+    return _again_difference(file, again, t, "decodes")
+
+
+def _again_difference(
+    file: RsrFile, again: TernaryTensor, t: IndexedTensor, verb: str
+) -> str | None:
     decoded = _decoded(file, t)
     whole = slice(0, t.shape[0]), slice(0, t.shape[1])
-    if (again.layout.digits(tensor.read(), again, *whole) != decoded.digits).any():
-        return "quantises to other digits"
+    if (again.layout.digits(again.tensor.read(), again, *whole) != decoded.digits).any():
+        return f"{verb} to other digits"
     if again.scale is None or t.scale is None:
         same = again.scale is None and t.scale is None
-        return None if same else "quantises to another scale"
+        return None if same else f"{verb} to another scale"
     scales = file.index_arrays(t)["scale"].reshape(t.groups if t.is_grouped else 1, -1).T
     same = (again.scale.rows, again.scale.columns) == (t.scale.rows, t.scale.columns)
-    return None if same and (scales == again.scale.values).all() else "quantises to another scale"
+    return None if same and (scales == again.scale.values).all() else f"{verb} to another scale"
 
 
 def _write(out: BinaryIO, data: Bytes) -> None:

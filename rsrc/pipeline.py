@@ -57,7 +57,7 @@ def compile(
     """Compile a checkpoint to a `.rsr` file.
 
     Args:
-        source: a .safetensors file, a .safetensors.index.json or a model directory.
+        source: a .safetensors or .gguf file, a .safetensors.index.json or a model directory.
         output: the .rsr file; it appears only when it is whole.
         encoding: "auto", "ranked" or "permuted".
         target: "native", "generic", "avx2", "avx512" or "neon": where products will run.
@@ -120,7 +120,7 @@ def compile(
         output=str(output),
         tensors=tuple(tensors),
         files=tuple(files),
-        source_bytes=checkpoint.nbytes,
+        source_bytes=checkpoint.stored_nbytes,
         output_bytes=Path(output).stat().st_size,
         seconds=time.perf_counter() - start,
         threads=threads,
@@ -243,7 +243,7 @@ def _dense_report(p: KeptTensor, t: DenseTensor, sections: Sequence[Section]) ->
         kind="dense",
         shape=t.shape,
         source_dtype=t.dtype,
-        source_bytes=p.tensor.nbytes,
+        source_bytes=p.tensor.stored_nbytes,
         bytes=sum(s.stored_size for s in sections),
         raw_bytes=sum(s.size for s in sections),
         reason=p.reason,

@@ -109,22 +109,32 @@ class _Look:
 
     def __call__(self, tensor: SourceTensor) -> Recognised:
         if self.include and not _matches(tensor.name, self.include):
-            return KeptTensor(tensor, "not matched by --include")
+            return _keep(tensor, "not matched by --include")
         if _matches(tensor.name, self.exclude):
-            return KeptTensor(tensor, "matched by --exclude")
+            return _keep(tensor, "matched by --exclude")
         checkpoint = self.checkpoint
         if isinstance(checkpoint, CheckpointReference):
             checkpoint = checkpoint.open()
-        return _recognise_one(checkpoint, tensor, self.layouts)
+        return recognise_one(checkpoint, tensor, self.layouts)
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _recognise_one(
-    checkpoint: Checkpoint, tensor: SourceTensor, layouts: Sequence[Layout]
+def _keep(tensor: SourceTensor, reason: str) -> KeptTensor:
+    dense = tensor.dense
+    return KeptTensor(dense, reason if dense.origin is None else f"{dense.origin}; {reason}")
+
+
+def recognise_one(
+    checkpoint: Checkpoint, tensor: SourceTensor, layouts: Sequence[Layout] = LAYOUTS
 ) -> Recognised:
+    """Decide for one tensor; `layouts` are asked in this order.
+
+    Raises:
+        SourceError: it is of a ternary layout but damaged.
+    """
     reasons: list[str] = []
     for layout in layouts:
         result = layout.recognise(checkpoint, tensor)
@@ -143,7 +153,7 @@ def _recognise_one(
     if not reasons:
         reasons = [f"{len(tensor.shape)}-dimensional" if len(tensor.shape) != 2 else tensor.dtype]
     reason = "; ".join(dict.fromkeys(reasons))
-    return KeptTensor(tensor, reason + advice_on_master(checkpoint, tensor))
+    return _keep(tensor, reason + advice_on_master(checkpoint, tensor))
 
 
 def _advice(

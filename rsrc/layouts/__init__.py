@@ -3,6 +3,7 @@
 from .base import Layout, Restored, TernaryTensor
 from .bitnet import BitNet, Int8BitNet, UnpackedBitNet
 from .floats import Floats
+from .gguf import Gguf
 from .int8 import Int8
 from .mlx import Mlx
 from .online import OnlineMaster
@@ -11,6 +12,7 @@ from .quantise import QUANTISERS, Quantiser
 
 # In the order in which they are asked.
 LAYOUTS: tuple[Layout, ...] = (
+    Gguf(),
     BitNet(),
     OnlineMaster(),  # before layouts of floats: a model quantises what is ternary already, too
     ParetoQ(),
@@ -21,7 +23,8 @@ LAYOUTS: tuple[Layout, ...] = (
     Floats(),
 )
 
-# What a .rsr file's source records can name.
+# What a .rsr file's source records can name: GGUF's block types are floats there, restored by the
+# layout of that name.
 BY_NAME: dict[str, Layout] = {
     layout.name: layout for layout in (*LAYOUTS, *(rule() for rule in QUANTISERS.values()))
 }

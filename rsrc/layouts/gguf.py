@@ -1,0 +1,148 @@
+"""The ternary and binary block types of GGUF files; rsrc/gguf/types.py has their codes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rsr_formats.layout import TERNARY
+
+from ..checkpoint import PIECE, Checkpoint, SourceTensor
+from ..errors import SourceError
+from ..gguf.tensor import GgufTensor, scales_of
+from ..gguf.types import Codec
+from .base import Bytes, DigitArray, Scales, TernaryTensor
+from .floats import Floats
+from .scales import ScaleGrid, coarsest, per_tensor
+
+_ZERO = TERNARY.index(0)
+_AT_ONCE = 1 << 14  # weights of narrow rows that straddle blocks
+
+
+class Gguf(Floats):
+    """Blocks of digits with their scales.
+
+    Block types have no name outside GGUF, so a tensor is restored as the floats it stands for, as
+    layout float does: in F16 where scales are F16, so that digit * scale is exact.
+    """
+
+    def recognise(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
+        """Claim matrices of the ternary and binary block types."""
+        if not isinstance(tensor, GgufTensor) or tensor.codec is None:
+            return None
+        kind, codec = tensor.kind, tensor.codec
+        if len(tensor.shape) != 2:
+            return f"{len(tensor.shape)}-dimensional"
+        scales = _scan(tensor, codec)
+        if isinstance(scales, str):
+            return scales
+        rows, columns = tensor.shape
+        if kind.tail:
+            scale = per_tensor(scales[0], rows)
+        else:
+            width = columns if kind.row_header else kind.block
+            grid = scales.reshape(rows, -1 if scales.size else 0)
+            if codec.digits == TERNARY or scales.all():
+                scale = coarsest(grid, 1, width, (rows, columns))
+            else:  # only zeros fit any scale, and binary digits are none
+                scale = ScaleGrid(grid, 1, width if width < columns else None)
+        return TernaryTensor(
+            tensor,
+            self,
+            (rows, columns),
+            codec.digits,
+            scale,
+            f"{kind.name}{kind.assumed}, {scale.words}",
+            restored_dtype="F16" if codec.scale_dtype == "<f2" else "F32",
+        )
+
+    def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
+        """Decode the blocks of a window; where the scale is 0, every weight is."""
+        assert isinstance(t.tensor, GgufTensor)
+        kind, codec = t.tensor.kind, t.tensor.codec
+        assert codec is not None
+        shape = rows.stop - rows.start, columns.stop - columns.start
+        if 0 in shape:
+            return np.empty(shape, np.uint8)
+        tail = raw[len(raw) - kind.tail :]
+        if kind.is_flat and t.shape[1] % kind.block:
+            return _straddling(raw, t.tensor, codec, rows, columns)
+        matrix = raw[: len(raw) - kind.tail].reshape(t.shape[0], kind.row_bytes(t.shape[1]))[rows]
+        first, stop = columns.start // kind.block, -(-columns.stop // kind.block)
+        start = kind.row_header + first * kind.block_bytes
+        window = matrix[:, start : kind.row_header + stop * kind.block_bytes]
+        blocks = window.reshape(-1, kind.block_bytes)
+        codes = codec.decode(blocks)
+        if codec.digits == TERNARY:
+            scales = scales_of(kind, codec, matrix if kind.row_header else blocks, tail)
+            if not scales.all():
+                codes.reshape(len(scales), -1)[scales == 0] = _ZERO
+        skip = columns.start - first * kind.block
+        codes = codes.reshape(len(matrix), (stop - first) * kind.block)
+        return codes[:, skip : skip + shape[1]]
+
+
+def _straddling(
+    raw: Bytes, tensor: GgufTensor, codec: Codec, rows: slice, columns: slice
+) -> DigitArray:
+    """Decode a window whose rows begin inside blocks: a few whole rows, or part of one, at once."""
+    kind, width = tensor.kind, tensor.shape[1]
+    body, tail = raw[: len(raw) - kind.tail], raw[len(raw) - kind.tail :]
+    digits = np.full((rows.stop - rows.start, columns.stop - columns.start), _ZERO, np.uint8)
+    if not codec.scales(tail[None]).all():
+        return digits
+    blocks = body.reshape(-1, kind.block_bytes)
+    step = max(1, _AT_ONCE // width)
+    part = slice(0, width) if step > 1 else columns
+    for row in range(rows.start, rows.stop, step):
+        count = min(step, rows.stop - row)
+        start, stop = row * width + part.start, (row + count - 1) * width + part.stop
+        first = start // kind.block
+        flat = codec.decode(blocks[first : -(-stop // kind.block)]).reshape(-1)
+        codes = flat[start - first * kind.block :][: stop - start].reshape(count, -1)
+        to = row - rows.start
+        digits[to : to + count] = codes[:, columns] if step > 1 else codes
+    return digits
+
+
+def _scan(t: GgufTensor, codec: Codec) -> Scales | str:
+    """Return all scales in order, or why the tensor is not ternary.
+
+    Raises:
+        SourceError: a scale is not finite, or a code is none of the type's.
+    """
+    kind = t.kind
+    unit = kind.row_bytes(t.shape[1]) if kind.row_header else kind.block_bytes
+    left = t.nbytes - kind.tail
+    found: list[Scales] = []
+    tail = b""
+    code_3 = False
+    for piece in t.pieces(max(1, PIECE // unit) * unit):
+        data = np.frombuffer(piece, np.uint8)
+        units, tail = data[:left].reshape(-1, unit), tail + data[left:].tobytes()
+        left -= units.size
+        blocks = units[:, kind.row_header :].reshape(-1, kind.block_bytes)
+        if not kind.tail:
+            scales = scales_of(kind, codec, units, data[:0])
+            found.append(scales)
+            if not scales.all():  # what a scale of 0 multiplies does not matter
+                blocks = blocks.reshape(len(scales), -1)[scales != 0].reshape(-1, kind.block_bytes)
+        code_3 = code_3 or codec.holds_code_3(blocks)
+    if kind.tail:
+        found.append(codec.scales(np.frombuffer(tail, np.uint8)[None]))
+        code_3 = code_3 and bool(found[-1].all())
+    result = np.concatenate(found) if found else np.zeros(0, np.float32)
+    finite = np.isfinite(result)
+    if not finite.all():
+        worst = int(np.argmin(finite))
+        raise SourceError(
+            f"{t.name}: {kind.name} with scale {result[worst]} (number {worst} of {len(result)}): "
+            "the file is damaged"
+        )
+    if code_3 and codec.is_general:
+        return "not ternary: code 3, the weight +2, occurs"
+    if code_3:
+        raise SourceError(
+            f"{t.name}: {kind.name} with code 3, which is no weight: the file is damaged, or its "
+            f"blocks are not in the layout of {kind.name}"
+        )
+    return result
