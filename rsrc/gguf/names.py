@@ -1,0 +1,105 @@
+"""Tensor names of GGUF files and of Hugging Face checkpoints, both ways; and the rows of q and k.
+
+llama.cpp rotates neighbouring pairs where transformers rotates the halves of a head, so its
+converter reorders the rows of q and k for some architectures (LlamaModel.permute).
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import numpy.typing as npt
+
+from .architectures import ARCHITECTURES, Architecture
+
+Rows = npt.NDArray[np.intp]
+
+_MODEL = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_LAYER = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_SUFFIX = r"(weight|bias)"
+_NUMBER = r"(0|[1-9][0-9]*)"
+_GGUF_LAYER = re.compile(rf"blk\.{_NUMBER}\.([a-z_]+)\.{_SUFFIX}")
+_HF_LAYER = re.compile(rf"model\.layers\.{_NUMBER}\.([a-z_.]+)\.{_SUFFIX}")
+_GGUF_QK = re.compile(rf"blk\.{_NUMBER}\.attn_([qk])\.{_SUFFIX}")
+
+
+def hf_name(name: str, architecture: str) -> str:
+    """Return the Hugging Face name of a GGUF tensor; itself where there is no other."""
+    known = ARCHITECTURES.get(architecture)
+    if known is None:
+        return name
+    if layer := _GGUF_LAYER.fullmatch(name):
+        stem = _layer_stems(known).get(layer[2])
+        return name if stem is None else f"model.layers.{layer[1]}.{stem}.{layer[3]}"
+    stem, _, suffix = name.rpartition(".")
+    return f"{_MODEL[stem]}.{suffix}" if stem in _MODEL else name
+
+
+def gguf_name(name: str, architecture: str) -> str:
+    """Return the GGUF name of a Hugging Face tensor; itself where there is no other.
+
+    Both spellings of BitNet's inner norms are understood, whatever the architecture.
+    """
+    if architecture not in ARCHITECTURES:
+        return name
+    if layer := _HF_LAYER.fullmatch(name):
+        for known in ARCHITECTURES.values():
+            for stem, other in _layer_stems(known).items():
+                if other == layer[2]:
+                    return f"blk.{layer[1]}.{stem}.{layer[3]}"
+        return name
+    stem, _, suffix = name.rpartition(".")
+    return next((f"{own}.{suffix}" for own, hf in _MODEL.items() if hf == stem), name)
+
+
+def permuted_heads(name: str, architecture: str, heads: int, kv_heads: int) -> int | None:
+    """Return how many heads' rows are reordered in GGUF tensor `name`, or None if none are.
+
+    Args:
+        name: of the tensor, as GGUF spells it: a q or k weight or bias.
+        architecture: `general.architecture`.
+        heads: of attention.
+        kv_heads: of its keys and values.
+    """
+    known = ARCHITECTURES.get(architecture)
+    found = _GGUF_QK.fullmatch(name)
+    if known is None or not known.permuted or not found:
+        return None
+    return heads if found[2] == "q" else kv_heads
+
+
+def gguf_rows(rows: int, heads: int) -> Rows:
+    """Return where each row of a GGUF q or k comes from: gguf = hf[gguf_rows(rows, heads)].
+
+    Args:
+        rows: of the matrix, a multiple of 2 * heads.
+        heads: what `permuted_heads` returned.
+    """
+    return np.arange(rows).reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
+
+
+def hf_rows(rows: int, heads: int) -> Rows:
+    """Return where each row of a Hugging Face q or k comes from: hf = gguf[hf_rows(rows, heads)].
+
+    Args:
+        rows: of the matrix, a multiple of 2 * heads.
+        heads: what `permuted_heads` returned.
+    """
+    return np.arange(rows).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
+
+
+def _layer_stems(known: Architecture) -> dict[str, str]:
+    return {**_LAYER, "attn_sub_norm": known.attn_sub_norm, "ffn_sub_norm": known.ffn_sub_norm}
