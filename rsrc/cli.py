@@ -20,6 +20,8 @@ from rsr_formats.errors import RsrError
 from rsr_formats.layout import ENCODINGS
 
 from ._version import __version__
+from .export import GGUF_TYPES
+from .export import NAMES as FORM_NAMES
 from .plan import TARGETS
 from .recognise import QUANTIZERS
 from .text import printable
@@ -212,19 +214,37 @@ def verify(file: Path, against: Path | None, as_json: bool) -> None:
     "--output",
     required=True,
     type=click.Path(path_type=Path),
-    help="The .safetensors file to write.",
+    help="A .safetensors file; or a new model directory; or, for gguf, a file.",
+)
+@click.option(
+    "--to",
+    type=click.Choice(FORM_NAMES),
+    default="source",
+    help="The source again, byte for byte (quantised tensors as kept), or another form.",
+)
+@click.option(
+    "--type",
+    "gguf_type",
+    type=click.Choice(GGUF_TYPES),
+    help="Of ternary matrices with --to gguf; default: TQ2_0.",
 )
 @_force_option
-def decompile(file: Path, output: Path, force: bool) -> None:
-    """Write the source tensors of a .rsr FILE again, byte for byte (quantised ones as kept)."""
+def decompile(file: Path, output: Path, to: str, gguf_type: str | None, force: bool) -> None:
+    """Write the tensors of a .rsr FILE again, as the source had them or in another form."""
     from .decompile import decompile as run
 
+    if gguf_type is not None and to != "gguf":
+        raise click.UsageError("--type needs --to gguf")
     with _progress("decompiling") as progress:
-        quantised = run(file, output, force=force, progress=progress)
-    click.echo(f"{output}: {output.stat().st_size:,} bytes")
-    if quantised:
+        result = run(file, output, to=to, type=gguf_type, force=force, progress=progress)
+    paths = sorted(output.iterdir()) if output.is_dir() else [output]
+    for path in paths:
+        click.echo(f"{path}: {path.stat().st_size:,} bytes")
+    for note in result.notes:
+        click.echo(printable(note))
+    if result.quantised:
         click.echo(
-            f"{len(quantised)} tensors were quantised when the file was compiled; they are "
+            f"{len(result.quantised)} tensors were quantised when the file was compiled; they are "
             "written as what was kept of them"
         )
 
