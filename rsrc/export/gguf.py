@@ -254,7 +254,9 @@ def _plan(
 
 
 def _why_not_blocks(t: IndexedTensor, grid: ScaleGrid | None) -> str | None:
-    if t.shape[1] % BLOCK or not t.shape[0]:
+    if 0 in t.shape:
+        return "having no weights"
+    if t.shape[1] % BLOCK:
         return f"rows that are no multiple of {BLOCK} long"
     if grid is not None and grid.columns is not None and grid.columns % BLOCK:
         return f"scales {grid.words}"
