@@ -235,16 +235,25 @@ def decompile(file: Path, output: Path, to: str, gguf_type: str | None, force: b
 
     if gguf_type is not None and to != "gguf":
         raise click.UsageError("--type needs --to gguf")
+    notes: list[str] = []
     with _progress("decompiling") as progress:
-        result = run(file, output, to=to, type=gguf_type, force=force, progress=progress)
+        quantised = run(
+            file,
+            output,
+            to=to,
+            type=gguf_type,
+            force=force,
+            progress=progress,
+            note=notes.append,
+        )
     paths = sorted(output.iterdir()) if output.is_dir() else [output]
     for path in paths:
         click.echo(f"{path}: {path.stat().st_size:,} bytes")
-    for note in result.notes:
+    for note in notes:
         click.echo(printable(note))
-    if result.quantised:
+    if quantised:
         click.echo(
-            f"{len(result.quantised)} tensors were quantised when the file was compiled; they are "
+            f"{len(quantised)} tensors were quantised when the file was compiled; they are "
             "written as what was kept of them"
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +28,6 @@ _SUFFIX = ".safetensors"
 _MODEL = "model.safetensors"
 
 
-@dataclass(frozen=True)
-class Decompiled:
-    """What `decompile` has to say of what it wrote."""
-
-    quantised: tuple[str, ...]  # the tensors that compiling changed
-    notes: tuple[str, ...]  # in words: what the form asked for made different
-
-
 def decompile(
     path: str | os.PathLike[str],
     output: str | os.PathLike[str],
@@ -45,7 +36,8 @@ def decompile(
     type: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
-) -> Decompiled:
+    note: Callable[[str], None] = lambda text: None,
+) -> list[str]:
     """Write the model of a `.rsr` file as its source was, or in a form that others read.
 
     Args:
@@ -59,6 +51,10 @@ def decompile(
         type: of ternary matrices in GGUF: "TQ1_0" or "TQ2_0", the default.
         force: replace an existing output file. A directory with files in it is never replaced.
         progress: called as progress(tensor name, bytes done, bytes in all).
+        note: told in words what the form made different: scales rounded, matrices left as floats.
+
+    Returns:
+        The names of the tensors that compiling changed (quantised ones).
 
     Raises:
         FormatError: the .rsr file is damaged.
@@ -84,8 +80,8 @@ def decompile(
     file = RsrFile(path)
     file.verify()  # a damaged index can still hold digits: it must not come out as weights
     if to == GGUF:
-        notes = write_gguf(file, output, type or "TQ2_0", force, progress)
-        return Decompiled(tuple(quantised_tensors(file)), tuple(notes))
+        write_gguf(file, output, type or "TQ2_0", force, progress, note)
+        return quantised_tensors(file)
     export = FORMS[to](file, None if to == "source" else read_config(file))
     if is_folder:
         with atomic_folder(output) as folder:
@@ -98,7 +94,9 @@ def decompile(
                 f"{file.path} does not: name a directory, which gets one"
             )
         _write(export, output, force, progress)
-    return Decompiled(tuple(quantised_tensors(file)), tuple(export.notes))
+    for text in export.notes:
+        note(text)
+    return quantised_tensors(file)
 
 
 def _check_options(to: str, type: str | None) -> None:

@@ -23,7 +23,7 @@ from ..errors import ExportError, MissingPackageError, SourceError
 from ..gguf.architectures import ARCHITECTURES
 from ..gguf.config import gguf_metadata, rope_factors
 from ..gguf.names import gguf_name, gguf_rows, permuted_heads
-from ..gguf.tokenizer import tokenizer_metadata
+from ..gguf.tokenizer import Note, tokenizer_metadata
 from ..layouts.base import Restored
 from ..layouts.floats import from_float32, to_float32
 from ..layouts.scales import ScaleGrid
@@ -95,7 +95,8 @@ def write_gguf(
     kind: str,
     force: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
-) -> list[str]:
+    note: Note = lambda text: None,
+) -> None:
     """Write the model of a `.rsr` file as GGUF, one tensor in memory at a time.
 
     Args:
@@ -105,9 +106,7 @@ def write_gguf(
             weights of a row. The others are written as the floats that hold them exactly.
         force: replace an existing output.
         progress: called as progress(tensor name, bytes done, bytes in all).
-
-    Returns:
-        In words, what became different: scales rounded to float16, matrices written as floats.
+        note: told in words what is different: scales rounded to float16, matrices left as floats.
 
     Raises:
         ExportError: a tensor has a type, a shape or a scale that GGUF has none for.
@@ -115,14 +114,13 @@ def write_gguf(
     """
     import gguf
 
-    notes: list[str] = []
     config = read_config(file)
-    settings = _settings(config, notes)
-    planned = _plan(file, settings, kind, notes)
+    settings = _settings(config, note)
+    planned = _plan(file, settings, kind, note)
     if config is not None and settings:
         planned += _factors(config)
     _check(planned)
-    metadata = {**settings, **_tokenizer(file, planned, notes)}
+    metadata = {**settings, **_tokenizer(file, planned, note)}
     architecture = str(metadata.pop("general.architecture", "unknown"))
     total, done = sum(t.nbytes for t in planned), 0
     with atomic_file(output, force) as out:
@@ -145,7 +143,6 @@ def write_gguf(
                     progress(t.name, done, total)
         finally:
             writer.close()
-    return notes
 
 
 def _check(planned: Sequence[_Planned]) -> None:
@@ -163,7 +160,7 @@ def _check(planned: Sequence[_Planned]) -> None:
 # --- metadata -----------------------------------------------------------------------------------
 
 
-def _settings(config: Config | None, notes: list[str]) -> dict[str, Any]:
+def _settings(config: Config | None, note: Note) -> dict[str, Any]:
     """Return what config.json says in GGUF's words, or nothing where they are not known."""
     reason = "the .rsr file has no config.json"
     if config is not None:
@@ -171,7 +168,7 @@ def _settings(config: Config | None, notes: list[str]) -> dict[str, Any]:
             return dict(gguf_metadata(config))
         except SourceError as error:
             reason = str(error)
-    notes.append(f"tensors keep their names, and llama.cpp cannot run the file: {reason}")
+    note(f"tensors keep their names, and llama.cpp cannot run the file: {reason}")
     return {}
 
 
@@ -183,7 +180,7 @@ def _factors(config: Config) -> list[_Planned]:
     return [_Planned("rope_freqs.weight", "F32", factors.shape, lambda: factors)]
 
 
-def _tokenizer(file: RsrFile, planned: Sequence[_Planned], notes: list[str]) -> dict[str, Any]:
+def _tokenizer(file: RsrFile, planned: Sequence[_Planned], note: Note) -> dict[str, Any]:
     entry = find_file(file, "tokenizer.json")
     if entry is None:
         return {}
@@ -195,7 +192,7 @@ def _tokenizer(file: RsrFile, planned: Sequence[_Planned], notes: list[str]) -> 
         text = file.section(template.section).tobytes().decode(errors="replace")
         config["chat_template"] = text
     rows = next((t.shape[0] for t in planned if t.name == "token_embd.weight" and t.shape), None)
-    return tokenizer_metadata(read_json(file, entry), config, rows, notes.append)
+    return tokenizer_metadata(read_json(file, entry), config, rows, note)
 
 
 def _add_metadata(writer: GGUFWriter, metadata: Mapping[str, Any]) -> None:
@@ -215,9 +212,7 @@ def _add_metadata(writer: GGUFWriter, metadata: Mapping[str, Any]) -> None:
 # --- tensors ------------------------------------------------------------------------------------
 
 
-def _plan(
-    file: RsrFile, settings: Mapping[str, Any], kind: str, notes: list[str]
-) -> list[_Planned]:
+def _plan(file: RsrFile, settings: Mapping[str, Any], kind: str, note: Note) -> list[_Planned]:
     """Say how each tensor is written; all that cannot be is refused here, before anything is."""
     architecture = str(settings.get("general.architecture", ""))
     planned, same_names = [], []
@@ -245,11 +240,11 @@ def _plan(
             planned.append(_Planned(name, dtype, t.shape, _Floats(file, t, dtype, rows)))
     if wrong:
         raise ExportError(f"GGUF has no type for the dtype of {some(wrong)}: compile without them")
-    scales.report(notes)
+    scales.report(note)
     for reason, names in floats.items():
-        notes.append(f"not {kind} but plain floats, because of {reason}: {some(names)}")
+        note(f"not {kind} but plain floats, because of {reason}: {some(names)}")
     if same_names:
-        notes.append(f"no name in llama.cpp is known for {some(same_names)}: they keep their own")
+        note(f"no name in llama.cpp is known for {some(same_names)}: they keep their own")
     return planned
 
 
@@ -370,7 +365,7 @@ class _Float16Scales:
             errors = np.abs(rounded[rounded != values] / different - 1)
             self.largest = max(self.largest, float(errors.max()))
 
-    def report(self, notes: list[str]) -> None:
+    def report(self, note: Note) -> None:
         """Say how many scales were rounded.
 
         Raises:
@@ -382,7 +377,7 @@ class _Float16Scales:
                 f"{some(self.lost)} are infinite or 0: write them with --to float or --to int8"
             )
         if self.inexact:
-            notes.append(
+            note(
                 f"{self.inexact:,} of {self.count:,} scales are rounded to float16, with a "
                 f"relative error of at most {self.largest:.1e}"
             )
