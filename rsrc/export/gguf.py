@@ -197,6 +197,7 @@ def _tokenizer(file: RsrFile, planned: Sequence[_Planned], note: Note) -> dict[s
 
 def _add_metadata(writer: GGUFWriter, metadata: Mapping[str, Any]) -> None:
     for key, value in metadata.items():
+        _check_value(key, value)
         if isinstance(value, bool):
             writer.add_bool(key, value)
         elif isinstance(value, int):
@@ -207,6 +208,16 @@ def _add_metadata(writer: GGUFWriter, metadata: Mapping[str, Any]) -> None:
             writer.add_string(key, value)
         else:
             writer.add_array(key, value)
+
+
+def _check_value(key: str, value: Any) -> None:
+    texts = value if isinstance(value, list) else [value]
+    try:
+        "".join(text for text in texts if isinstance(text, str)).encode()
+    except UnicodeEncodeError:
+        raise ExportError(f"{key}: half of a surrogate pair is no text") from None
+    if isinstance(value, int) and not 0 <= value < 1 << 64:
+        raise ExportError(f"{key}: {str(value)[:40]} is no unsigned 64-bit number")
 
 
 # --- tensors ------------------------------------------------------------------------------------
@@ -264,7 +275,7 @@ def _row_order(t: Tensor, name: str, settings: Mapping[str, Any]) -> Rows | None
     heads = int(settings.get(f"{architecture}.attention.head_count", 0))
     kv_heads = int(settings.get(f"{architecture}.attention.head_count_kv", heads))
     found = permuted_heads(name, architecture, heads, kv_heads)
-    if found is None or not t.shape:
+    if found is None or 0 in t.shape or not t.shape:
         return None
     if not found or t.shape[0] % (2 * found):
         raise ExportError(

@@ -17,6 +17,7 @@ import rsr_runtime
 import rsrc
 from rsr_formats import IndexedTensor, RsrFile
 from rsrc.decompile import compare, decompile
+from rsrc.export import FORMS
 from rsrc.export.tensors import row_windows
 
 if TYPE_CHECKING:
@@ -394,6 +395,26 @@ class TestDirectory:
         decompile(compiled(kit, tmp_path, ["row"], config), tmp_path / "out", to=to)
         text = (tmp_path / "source" / "config.json").read_text()
         assert (tmp_path / "out" / "config.json").read_text() == text
+
+    def test_settings_of_mlx_go(self, kit: Kit, tmp_path: Path) -> None:
+        """Which names what it has quantised twice."""
+        rsr = compiled(kit, tmp_path, ["group"])
+
+        def as_mlx(document: dict[str, Any]) -> None:
+            for t in document["tensors"]:
+                if t["name"] == "group":
+                    t["source"] |= {"layout": "mlx", "dtype": "U32", "shape": [8, 6]}
+
+        data = bytearray(kit.tamper(rsr, as_mlx).read_bytes())
+        data[10] = 2  # the minor version that has this layout
+        rsr.write_bytes(data)
+        config = {"quantization": {"bits": 2}, "quantization_config": {"bits": 2}, "b": 1}
+        export = FORMS["float"](RsrFile(rsr), config)
+        assert export.config == {"b": 1}
+        group = next(t for t in export.tensors if t.name == "group")
+        assert (group.dtype, group.shape) == ("BF16", (8, 96))
+        wide = np.concatenate(list(group.pieces())).view("<u2").astype(np.uint32) << 16
+        assert (wide.view(np.float32).reshape(8, 96) == MATRICES["group"][0]).all()
 
     @pytest.mark.parametrize("force", [True, False])
     def test_a_folder_with_files_is_never_touched(

@@ -338,6 +338,51 @@ def test_rows_that_heads_cannot_share(kit: Kit, tmp_path: Path) -> None:
         decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bos_token_id": 1 << 70}, "bos_token_id: 1180591620717411303424 is no unsigned"),
+        ({"num_attention_heads": 0}, "0 heads"),
+        ({"hidden_size": "many"}, None),
+        ({"architectures": ["\ud800"]}, None),
+    ],
+)
+def test_settings_that_mean_nothing(
+    kit: Kit, tmp_path: Path, change: dict[str, Any], message: str | None
+) -> None:
+    rsrc.compile(save(kit, tmp_path / "m", llama(kit), CONFIG | change), tmp_path / "x.rsr")
+    if message is None:
+        (note,) = told(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf")
+        assert "llama.cpp cannot run the file: config.json: " in note
+    else:
+        with pytest.raises(rsrc.ExportError, match=message):
+            decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf")
+        assert not (tmp_path / "x.gguf").exists()
+
+
+def test_text_that_is_none(kit: Kit, tmp_path: Path) -> None:
+    folder = save(kit, tmp_path / "m", llama(kit), CONFIG)
+    model = {"type": "BPE", "vocab": {"a": 0, "\ud800": 1}, "merges": []}
+    (folder / "tokenizer.json").write_text(json.dumps({"model": model}))
+    rsrc.compile(folder, tmp_path / "x.rsr")
+    with pytest.raises(rsrc.ExportError, match="half of a surrogate pair"):
+        decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf")
+
+
+def test_a_q_without_rows_has_none_to_reorder(kit: Kit, tmp_path: Path) -> None:
+    """However many columns a stranger gives it, and however many rows without any."""
+    for shape in ((0, 1 << 40), (1 << 40, 0)):
+        tensors = {
+            "w": T,
+            f"{LAYER}self_attn.q_proj.weight": kit.literal("I64", shape, b""),
+        }
+        rsrc.compile(
+            save(kit, tmp_path / str(shape[0]), tensors, CONFIG), tmp_path / "x.rsr", force=True
+        )
+        decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf", force=True)
+        assert tuple(reversed(read(tmp_path / "x.gguf")["blk.0.attn_q.weight"].shape)) == shape
+
+
 def test_names_and_architectures_that_are_not_known(kit: Kit, tmp_path: Path) -> None:
     tensors = {"model.layers.0.strange.weight": T, "model.norm.weight": np.ones(3, np.float32)}
     rsrc.compile(save(kit, tmp_path / "m", tensors, CONFIG), tmp_path / "x.rsr")
