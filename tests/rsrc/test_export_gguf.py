@@ -332,9 +332,10 @@ def test_a_llama(kit: Kit, tmp_path: Path, kind: str) -> None:
 
 
 def test_rows_that_heads_cannot_share(kit: Kit, tmp_path: Path) -> None:
-    config = {**CONFIG, "num_attention_heads": 24}
+    heads = {"num_attention_heads": 256, "num_key_value_heads": 64, "head_dim": 1}
+    config = {**CONFIG, **heads}  # a pair of rows needs two
     rsrc.compile(save(kit, tmp_path / "m", llama(kit), config), tmp_path / "x.rsr")
-    with pytest.raises(rsrc.ExportError, match=r"q_proj.* has 256 rows, which .* 24 heads"):
+    with pytest.raises(rsrc.ExportError, match=r"q_proj.* has 256 rows, which .* 256 heads"):
         decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf")
 
 
