@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 import rsr_runtime
 import rsrc
@@ -483,6 +486,60 @@ def test_options(kit: Kit, rsr: Path, tmp_path: Path) -> None:
         with pytest.raises(rsrc.OptionError, match=message):
             decompile(rsr, out, **options)
         assert not out.exists()
+
+
+@st.composite
+def matrices(draw: st.DrawFn) -> npt.NDArray[np.float32]:
+    """Ternary or binary floats, some of the zeros negative; one scale, one per row or per group."""
+    rows, columns = draw(st.integers(0, 9)), draw(st.integers(0, 70))
+    rng = np.random.default_rng(draw(st.integers(0, 1 << 32)))
+    t = rng.choice(draw(st.sampled_from([(-1, 0, 1), (-1, 1), (0, 1), (0,)])), (rows, columns))
+    width = draw(st.sampled_from([None, 1, 32]))
+    shape = {None: (1, 1), 1: (rows, 1), 32: (rows, -(-columns // 32))}[width]
+    scales = rng.uniform(0.01, 9, shape).astype(np.float32)
+    if width == 32:
+        scales = np.repeat(scales, 32, axis=1)[:, :columns]
+    values: npt.NDArray[np.float32] = (t * scales).astype(np.float32)
+    values[(t == 0) & (rng.random(t.shape) < draw(st.sampled_from([0, 0.5])))] = -0.0
+    return values
+
+
+@settings(max_examples=30, deadline=None)
+@given(values=matrices(), encoding=st.sampled_from(["ranked", "permuted"]))
+def test_any_matrix_in_any_form(
+    kit: Kit, scratch: Path, values: npt.NDArray[np.float32], encoding: str
+) -> None:
+    rsr, back = scratch / "forms.rsr", scratch / "forms.safetensors"
+    source = kit.save(scratch / "forms_source.safetensors", {"w": values, "i": T})
+    try:
+        rsrc.compile(source, rsr, encoding=encoding, force=True)
+    except rsrc.OptionError:
+        assume(False)  # permuted has no groups
+    indexed = isinstance(
+        next(t for t in RsrFile(rsr).header.tensors if t.name == "w"), IndexedTensor
+    )
+    decompile(rsr, back, to="float", force=True)
+    assert kit.judge(back)["w"] == kit.raw(values)  # bit for bit
+    decompile(rsr, back, to="int8", force=True)
+    found = kit.judge(back)
+    if indexed and values.size:
+        scale = dense(found["w_scale"])
+        if scale.ndim == 2:
+            file = RsrFile(rsr)
+            t = next(t for t in file.header.tensors if t.name == "w")
+            assert isinstance(t, IndexedTensor)
+            scale = np.repeat(scale, t.group_columns, axis=1)[:, : values.shape[1]]
+        elif scale.size > 1:
+            scale = scale[:, None]
+        assert (dense(found["w"]) * scale == values).all()
+    out = scratch / f"forms_{os.urandom(8).hex()}"
+    if indexed and len(set(dense(found["w_scale"]).flat if "w_scale" in found else ())) > 1:
+        with pytest.raises(rsrc.ExportError, match="several for 'w'"):
+            decompile(rsr, out, to="bitnet")
+        return
+    decompile(rsr, out, to="bitnet")
+    rsrc.compile(out, rsr, force=True)
+    assert (means(rsr)["w"] == values).all()
 
 
 @pytest.mark.parametrize("to", ["float", "int8", "bitnet"])
