@@ -8,13 +8,22 @@ Example:
 from rsr_formats.errors import FormatError, OutputExistsError, RsrError
 
 from ._version import __version__
-from .errors import MismatchError, NothingToCompileError, OptionError, SourceError
+from .errors import (
+    ExportError,
+    MismatchError,
+    MissingPackageError,
+    NothingToCompileError,
+    OptionError,
+    SourceError,
+)
 from .pipeline import compile
 from .report import Report, TensorReport
 
 __all__ = [
+    "ExportError",
     "FormatError",
     "MismatchError",
+    "MissingPackageError",
     "NothingToCompileError",
     "OptionError",
     "OutputExistsError",

@@ -22,6 +22,8 @@ from rsr_formats.layout import ENCODINGS
 from ._version import __version__
 from .checkpoint import is_source
 from .errors import OptionError
+from .export import GGUF_TYPES
+from .export import NAMES as FORM_NAMES
 from .layouts.cells import parse_per
 from .plan import TARGETS
 from .recognise import QUANTIZERS
@@ -254,16 +256,43 @@ def verify(file: Path, against: Path | None, as_json: bool) -> None:
     "--output",
     required=True,
     type=click.Path(path_type=Path),
-    help="The .safetensors file to write.",
+    help="A .safetensors file; or a new model directory; or, for gguf, a file.",
+)
+@click.option(
+    "--to",
+    type=click.Choice(FORM_NAMES),
+    default="source",
+    help="The source again, byte for byte (quantised tensors as kept), or another form.",
+)
+@click.option(
+    "--type",
+    "gguf_type",
+    type=click.Choice(GGUF_TYPES),
+    help="Of ternary matrices with --to gguf; default: TQ2_0.",
 )
 @_force_option
-def decompile(file: Path, output: Path, force: bool) -> None:
-    """Write the source tensors of a .rsr FILE again, byte for byte (quantised ones as kept)."""
+def decompile(file: Path, output: Path, to: str, gguf_type: str | None, force: bool) -> None:
+    """Write the tensors of a .rsr FILE again, as the source had them or in another form."""
     from .decompile import decompile as run
 
+    if gguf_type is not None and to != "gguf":
+        raise click.UsageError("--type needs --to gguf")
+    notes: list[str] = []
     with _progress("decompiling") as progress:
-        quantised = run(file, output, force=force, progress=progress)
-    click.echo(f"{output}: {output.stat().st_size:,} bytes")
+        quantised = run(
+            file,
+            output,
+            to=to,
+            type=gguf_type,
+            force=force,
+            progress=progress,
+            note=notes.append,
+        )
+    paths = sorted(output.iterdir()) if output.is_dir() else [output]
+    for path in paths:
+        click.echo(f"{path}: {path.stat().st_size:,} bytes")
+    for note in notes:
+        click.echo(printable(note))
     if quantised:
         click.echo(
             f"{len(quantised)} tensors were quantised when the file was compiled; they are "

@@ -1,101 +1,117 @@
-"""From a `.rsr` file back to the source tensors, byte for byte; and comparison with a source."""
+"""From a `.rsr` file back to its source or to another form; and comparison with a source."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
 from rsr_formats import RsrFile
 from rsr_formats.atomic import atomic_file, check_output
-from rsr_formats.decode import decode_digits, row_scales
-from rsr_formats.errors import HeaderFieldError
-from rsr_formats.layout import DTYPE_BITS, DenseTensor, IndexedTensor, InlineTensor, Tensor
-from rsr_formats.validate import check_negative_zeros, check_ranks
+from rsr_formats.layout import DTYPE_BITS, IndexedTensor, Tensor
 
-from .checkpoint import PIECE, Checkpoint, SourceTensor, open_checkpoint
-from .errors import MismatchError
-from .layouts import BY_NAME, Restored, TernaryTensor
+from .checkpoint import Checkpoint, SourceTensor, open_checkpoint
+from .errors import ExportError, MismatchError, OptionError
+from .export import FORMS, GGUF, GGUF_TYPES, NAMES
+from .export.folder import atomic_folder, check_folder, write_model_files
+from .export.safetensors import write_safetensors
+from .export.source import Restorable, restorable
+from .export.tensors import Export, decode, read_config
+from .layouts import BY_NAME, TernaryTensor
 from .pipeline import check_not_source
 from .recognise import recognise_one
 
-Bytes = npt.NDArray[np.uint8]
+Progress = Callable[[str, int, int], None]
 
-_METADATA = "__metadata__"
-
-
-@dataclass(frozen=True)
-class _Restorable:
-    """A tensor of the source, as the .rsr file describes it; `data` decodes it."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    nbytes: int
-    data: Callable[[], Bytes]
-    indexed: IndexedTensor | None = None
+_SUFFIX = ".safetensors"
+_MODEL = "model.safetensors"
 
 
 def decompile(
     path: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
+    to: str = "source",
+    type: str | None = None,
     force: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> list[str]:
-    """Write the source tensors of a `.rsr` file to a .safetensors file, byte for byte.
-
-    Quantised tensors (layout absmean and its like) come back as what was kept of them, in the
-    source's dtype.
+    """Write the model of a `.rsr` file as its source was, or in a form that others read.
 
     Args:
         path: the .rsr file.
-        output: the .safetensors file; it appears only when it is whole.
-        force: replace an existing output.
+        output: a .safetensors file; or the name of a new model directory, with the config.json and
+            the tokenizer files that the .rsr file has; or, for "gguf", a file. It appears only when
+            it is whole.
+        to: "source", byte for byte (but quantised tensors as what was kept of them, in the source's
+            dtype); "bitnet", the packed layout of Hugging Face; "int8", -1, 0, 1 beside scales;
+            "float", digit * scale; or "gguf". All of them are exact, but for scales in GGUF.
+        type: of ternary matrices in GGUF: "TQ1_0" or "TQ2_0", the default.
+        force: replace an existing output file. A directory with files in it is never replaced.
         progress: called as progress(tensor name, bytes done, bytes in all).
+        note: told in words what the form made different: scales rounded, matrices left as floats.
 
     Returns:
         The names of the tensors that compiling changed (quantised ones).
 
     Raises:
         FormatError: the .rsr file is damaged.
-        OptionError: the output is the .rsr file.
-        OutputExistsError: the output exists and `force` is not set.
+        OptionError: an option is unknown, or the output is the .rsr file.
+        ExportError: the form cannot hold what the file holds.
+        SourceError: the file's config.json is needed and is none.
+        MissingPackageError: "gguf" needs the package gguf.
+        OutputExistsError: the output exists and `force` is not set, or is a directory with files.
         OSError: reading or writing failed; no output is left behind.
     """
-    check_not_source(Path(output), [Path(path)])
-    check_output(output, force)  # now, not after reading everything
+    _check_options(to, type)
+    output = Path(output)
+    is_folder = to != GGUF and output.suffix != _SUFFIX
+    check_not_source(output, [Path(path)])
+    if is_folder:  # now, not after reading everything
+        check_folder(output)
+    else:
+        check_output(output, force)
+    if to == GGUF:
+        from .export.gguf import require_gguf, write_gguf
+
+        require_gguf()
     file = RsrFile(path)
     file.verify()  # a damaged index can still hold digits: it must not come out as weights
-    tensors = _restorable(file)
-    header: dict[str, object] = {}
-    if file.header.metadata:
-        header[_METADATA] = file.header.metadata
-    end = 0
-    for name, t in tensors.items():
-        header[name] = {
-            "dtype": t.dtype,
-            "shape": t.shape,
-            "data_offsets": [end, end + t.nbytes],
-        }
-        end += t.nbytes
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    done = 0
-    with atomic_file(output, force) as out:
-        out.write(len(text).to_bytes(8, "little") + text)
-        for name, t in tensors.items():
-            _write(out, t.data())
-            done += t.nbytes
-            if progress is not None:
-                progress(name, done, end)
+    if to == GGUF:
+        write_gguf(file, output, type or "TQ2_0", force, progress, note)
+        return quantised_tensors(file)
+    export = FORMS[to](file, None if to == "source" else read_config(file))
+    if is_folder:
+        with atomic_folder(output) as folder:
+            write_model_files(file, folder, export.config)
+            _write(export, folder / _MODEL, force, progress)
+    else:
+        if to == "bitnet" and export.config is not None:
+            raise ExportError(
+                f"{output}: only config.json can say how weight_scale is meant, and that of "
+                f"{file.path} does not: name a directory, which gets one"
+            )
+        _write(export, output, force, progress)
+    for text in export.notes:
+        note(text)
     return quantised_tensors(file)
+
+
+def _check_options(to: str, type: str | None) -> None:
+    if to not in NAMES:
+        raise OptionError(f"to: found {to!r}, expected {', '.join(NAMES)}")
+    if type is not None and to != GGUF:
+        raise OptionError(f"type: found {type!r}, which is for {GGUF!r} only")
+    if type not in (None, *GGUF_TYPES):
+        raise OptionError(f"type: found {type!r}, expected {' or '.join(GGUF_TYPES)}")
+
+
+def _write(export: Export, path: Path, force: bool, progress: Progress | None) -> None:
+    with atomic_file(path, force) as out:
+        write_safetensors(out, export.tensors, export.metadata, progress)
 
 
 def quantised_tensors(file: RsrFile) -> list[str]:
@@ -110,7 +126,7 @@ def _is_quantised(t: Tensor) -> bool:
 def compare(
     path: str | os.PathLike[str],
     source: str | os.PathLike[str],
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> int:
     """Check that a `.rsr` file holds exactly the tensors of `source`, without writing them.
 
@@ -126,7 +142,7 @@ def compare(
     """
     file = RsrFile(path)
     checkpoint = open_checkpoint(source)
-    tensors = _restorable(file)
+    tensors = restorable(file)
     wrong = [f"{name}: not in the source" for name in tensors if name not in checkpoint.tensors]
     done = 0
     for name, tensor in checkpoint.tensors.items():
@@ -146,67 +162,8 @@ def compare(
     return len(checkpoint.tensors)
 
 
-def _restorable(file: RsrFile) -> dict[str, _Restorable]:
-    """List every source tensor by name, companions behind what absorbed them."""
-    tensors: dict[str, _Restorable] = {}
-
-    def add(name: str, tensor: _Restorable) -> None:
-        if name == _METADATA:
-            raise HeaderFieldError(f"a tensor is named {name!r}, which safetensors reserves")
-        tensors[name] = tensor
-
-    for t in file.header.tensors:
-        add(t.name, _restorable_one(file, t))
-    for t in file.header.tensors:
-        if isinstance(t, IndexedTensor):
-            for c in t.source.companions:
-                add(
-                    c.name, _Restorable(c.dtype, c.shape, c.nbytes, partial(_companion, file, t, c))
-                )
-    return tensors
-
-
-def _restorable_one(file: RsrFile, t: Tensor) -> _Restorable:
-    if isinstance(t, DenseTensor):
-        return _Restorable(t.dtype, t.shape, t.nbytes, lambda: file.section(t.section))
-    source = DenseTensor(t.name, t.source.dtype, t.source.shape, 0)
-    return _Restorable(source.dtype, source.shape, source.nbytes, lambda: _restore(file, t), t)
-
-
-def _restore(file: RsrFile, t: IndexedTensor) -> Bytes:
-    return _as_bytes(BY_NAME[t.source.layout].restore(_decoded(file, t)))
-
-
-def _companion(file: RsrFile, t: IndexedTensor, c: InlineTensor) -> Bytes:
-    if c.data is not None:
-        return np.frombuffer(c.data, np.uint8)
-    scale = _row_scales(t, file.index_arrays(t))  # the digits have no say in it
-    return _as_bytes(BY_NAME[t.source.layout].restore_companion(scale, c))
-
-
-def _as_bytes(array: npt.NDArray[Any]) -> Bytes:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-
-
-def _decoded(file: RsrFile, t: IndexedTensor) -> Restored:
-    arrays = file.index_arrays(t)
-    if t.encoding == "ranked":
-        check_ranks(t, arrays["ranks"])
-    zeros = None
-    if t.source.negative_zeros is not None:
-        zeros = file.section(t.source.negative_zeros)
-        check_negative_zeros(t, arrays, zeros)
-    return Restored(t, decode_digits(t, arrays), _row_scales(t, arrays), zeros)
-
-
-def _row_scales(
-    t: IndexedTensor, arrays: dict[str, npt.NDArray[Any]]
-) -> npt.NDArray[np.float32] | None:
-    return None if t.scale is None else row_scales(t, arrays["scale"])
-
-
 def _difference(
-    file: RsrFile, checkpoint: Checkpoint, tensor: SourceTensor, found: _Restorable
+    file: RsrFile, checkpoint: Checkpoint, tensor: SourceTensor, found: Restorable
 ) -> str | None:
     if found.indexed is not None and tensor.dtype not in DTYPE_BITS:
         return _digits_difference(file, checkpoint, tensor, found.indexed)
@@ -256,7 +213,7 @@ def _digits_difference(
 def _again_difference(
     file: RsrFile, again: TernaryTensor, t: IndexedTensor, verb: str
 ) -> str | None:
-    decoded = _decoded(file, t)
+    decoded = decode(file, t)
     whole = slice(0, t.shape[0]), slice(0, t.shape[1])
     if (again.layout.digits(again.tensor.read(), again, *whole) != decoded.digits).any():
         return f"{verb} to other digits"
@@ -266,8 +223,3 @@ def _again_difference(
     scales = file.index_arrays(t)["scale"].reshape(t.groups if t.is_grouped else 1, -1).T
     same = (again.scale.rows, again.scale.columns) == (t.scale.rows, t.scale.columns)
     return None if same and (scales == again.scale.values).all() else f"{verb} to another scale"
-
-
-def _write(out: BinaryIO, data: Bytes) -> None:
-    for start in range(0, len(data), PIECE):
-        out.write(data[start : start + PIECE].data)

@@ -21,3 +21,11 @@ class ExecutorError(RsrError):
 
 class MismatchError(RsrError):
     """A `.rsr` file does not hold the tensors of the source it is compared with."""
+
+
+class ExportError(RsrError):
+    """A form that `decompile` was asked for cannot hold what the `.rsr` file holds."""
+
+
+class MissingPackageError(RsrError):
+    """An optional package is not installed."""

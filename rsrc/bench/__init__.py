@@ -12,7 +12,8 @@ How it measures (benchmarks/README.md says how to read the result):
 * Every timed product is checked: int8 exactly, float32 against the bound that `Matrix` promises.
 """
 
-from .plot import MissingPackageError, plot, require_matplotlib
+from ..errors import MissingPackageError
+from .plot import plot, require_matplotlib
 from .run import bench_file, bench_shape
 from .show import render_table
 from .turns import WrongResultError

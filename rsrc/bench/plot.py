@@ -6,8 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from rsr_formats.errors import RsrError
-
+from ..errors import MissingPackageError
 from .show import batches, label, processor, sections
 
 _COLOURS = {
@@ -20,10 +19,6 @@ _COLOURS = {
 }
 _LIMIT = "#c0392b"
 _LEGEND = "the limit: a plain read of the same bytes by as many threads"
-
-
-class MissingPackageError(RsrError):
-    """An optional package is not installed."""
 
 
 def require_matplotlib() -> None:

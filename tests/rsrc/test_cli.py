@@ -83,7 +83,10 @@ OPTIONS = {
     ],
     "inspect": ["FILE", "--tensor NAME", "--block J", "--json"],
     "verify": ["FILE", "--against SOURCE", "--json"],
-    "decompile": ["FILE", "-o, --output", "--force"],
+    "decompile": [
+        "FILE", "-o, --output", "--to [source|bitnet|int8|float|gguf]", "--type [TQ1_0|TQ2_0]",
+        "--force",
+    ],
     "bench": ["[FILE]", "--shape MxN", "--plot FILE.png", "--json"],
     "demo": [],
     "info": ["--json"],
@@ -126,6 +129,10 @@ class TestUsage:
             ["inspect", "x", "--tensor", "w", "--block", "one"],
             ["verify"],
             ["decompile", "x"],
+            ["decompile", "x", "-o", "y", "--to", "onnx"],
+            ["decompile", "x", "-o", "y", "--to", "gguf", "--type", "Q4_0"],
+            ["decompile", "x", "-o", "y", "--type", "TQ1_0"],
+            ["decompile", "x", "-o", "y", "--to", "float", "--type", "TQ2_0"],
             ["bench"],
             ["bench", "x", "--shape", "3x3"],
             ["bench", "--shape", "3by3"],
@@ -179,6 +186,9 @@ class TestRefused:
             (["decompile", rsr, "-o", source], "use --force"),
             (["decompile", rsr, "-o", rsr, "--force"], "is part of the source"),
             (["decompile", source, "-o", tmp_path / "y"], "not a .rsr file"),
+            (["decompile", rsr, "-o", tmp_path], "with files in it"),
+            (["decompile", rsr, "-o", tmp_path, "--force"], "with files in it"),
+            (["decompile", rsr, "-o", tmp_path / "y.safetensors", "--to", "bitnet"], "a directory"),
         ):
             assert message in run(*arguments, code=1).stderr
 
@@ -448,6 +458,28 @@ def test_decompile(run: Run, kit: Kit, rsr: Path, source: Path, tmp_path: Path) 
     assert kit.judge(back) == kit.judge(source)
     run("decompile", rsr, "-o", back, code=1)
     run("decompile", rsr, "-o", back, "--force")
+
+
+@pytest.mark.parametrize("to", ["source", "bitnet", "int8", "float"])
+def test_decompile_to_a_directory(run: Run, rsr: Path, tmp_path: Path, to: str) -> None:
+    out = tmp_path / "out"
+    lines = run("decompile", rsr, "-o", out, "--to", to).stdout.splitlines()
+    paths = sorted(out.iterdir())
+    assert lines[: len(paths)] == [f"{p}: {p.stat().st_size:,} bytes" for p in paths]
+    assert out / "model.safetensors" in paths
+    assert ("linear_class 'autobitlinear'" in lines[-1]) == (to == "bitnet")
+    run("compile", out, "-o", tmp_path / "again.rsr")
+
+
+def test_decompile_to_gguf(run: Run, rsr: Path, tmp_path: Path) -> None:
+    for arguments in ([], ["--type", "TQ1_0"]):
+        out = tmp_path / "x.gguf"
+        text = run("decompile", rsr, "-o", out, "--to", "gguf", "--force", *arguments).stdout
+        assert text.startswith(f"{out}: {out.stat().st_size:,} bytes\n")
+        assert "llama.cpp cannot run the file: the .rsr file has no config.json" in text
+        assert "because of rows that are no multiple of 256 long" in text
+        assert out.read_bytes()[:4] == b"GGUF"
+    run("decompile", rsr, "-o", tmp_path / "x.gguf", "--to", "gguf", code=1)
 
 
 def test_info(run: Run) -> None:

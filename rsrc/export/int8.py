@@ -1,0 +1,67 @@
+"""One byte per weight: -1, 0, 1 as I8 [out_features, in_features], and `<name>_scale` as F32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from rsr_formats import RsrFile
+from rsr_formats.layout import DenseTensor, IndexedTensor
+
+from ..layouts.base import Bytes
+from ..layouts.scales import ScaleGrid
+from .floats import without_quantisation
+from .tensors import (
+    Config,
+    Export,
+    OutputTensor,
+    as_bytes,
+    decode,
+    of_dense,
+    read_scales,
+    row_windows,
+)
+
+
+def export(file: RsrFile, config: Config | None) -> Export:
+    """Return every matrix as I8 and, behind it, its scales; what else there is as it is.
+
+    `<name>_scale` is [1] for one scale per tensor, [out_features] for one per row (or block of
+    rows, repeated), [out_features, groups] where columns have their own. A matrix whose multiplier
+    is 1, or one without rows, has none.
+    """
+    tensors: list[OutputTensor] = []
+    for t in file.header.tensors:
+        if isinstance(t, DenseTensor):
+            tensors.append(of_dense(file, t))
+            continue
+        tensors.append(OutputTensor(t.name, "I8", t.shape, partial(_windows, file, t)))
+        grid = read_scales(file, t)
+        if grid is not None and grid.values.size:
+            tensors.append(_scale_tensor(t, grid))
+    metadata = {**file.header.metadata, "format": "pt"}
+    return Export(tensors, without_quantisation(file, config), metadata)
+
+
+def _windows(file: RsrFile, t: IndexedTensor) -> Iterator[Bytes]:
+    digits = decode(file, t).digits
+    values = np.array(t.digits, np.int8)
+    for rows in row_windows(t.shape):
+        yield as_bytes(values[digits[rows]])
+
+
+def _scale_tensor(t: IndexedTensor, grid: ScaleGrid) -> OutputTensor:
+    shape: tuple[int, ...] = (t.shape[0],)
+    if grid.columns is not None:
+        shape = (t.shape[0], grid.values.shape[1])
+    elif len(grid.values) == 1:
+        shape = (1,)
+
+    def rows() -> Iterator[Bytes]:
+        for window in row_windows((shape[0], grid.values.shape[1])):
+            of = np.arange(window.start, window.stop) // grid.rows
+            yield as_bytes(grid.values[of].astype("<f4"))
+
+    return OutputTensor(f"{t.name}_scale", "F32", shape, rows)

@@ -1,0 +1,50 @@
+"""Write a safetensors file, one tensor in memory at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import BinaryIO
+
+from ..checkpoint import PIECE
+from ..errors import ExportError
+from .tensors import OutputTensor
+
+METADATA = "__metadata__"
+
+
+def write_safetensors(
+    out: BinaryIO,
+    tensors: Sequence[OutputTensor],
+    metadata: Mapping[str, str],
+    progress: Callable[[str, int, int], None] | None = None,
+) -> None:
+    """Write tensors one behind the other, in their order, without padding between them.
+
+    Raises:
+        ExportError: two have the same name, or one a name that safetensors reserves.
+    """
+    header: dict[str, object] = {}
+    if metadata:
+        header[METADATA] = dict(metadata)
+    end = 0
+    for t in tensors:
+        if t.name in header or t.name == METADATA:
+            raise ExportError(f"two tensors would be named {t.name!r} in the output")
+        header[t.name] = {"dtype": t.dtype, "shape": t.shape, "data_offsets": [end, end + t.nbytes]}
+        end += t.nbytes
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    out.write(len(text).to_bytes(8, "little") + text)
+    done = 0
+    for t in tensors:
+        _write(out, t)
+        done += t.nbytes
+        if progress is not None:
+            progress(t.name, done, end)
+
+
+def _write(out: BinaryIO, t: OutputTensor) -> None:
+    for data in t.pieces():
+        for start in range(0, len(data), PIECE):
+            out.write(data[start : start + PIECE].data)

@@ -1,0 +1,81 @@
+"""The source again, byte for byte; quantised tensors as what was kept of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from rsr_formats import RsrFile
+from rsr_formats.decode import row_scales
+from rsr_formats.errors import HeaderFieldError
+from rsr_formats.layout import DenseTensor, IndexedTensor, InlineTensor, Tensor
+
+from ..layouts import BY_NAME
+from ..layouts.base import Bytes
+from .safetensors import METADATA
+from .tensors import Config, Export, OutputTensor, as_bytes, decode
+
+
+@dataclass(frozen=True)
+class Restorable:
+    """A tensor of the source, as the .rsr file describes it; `data` decodes it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    data: Callable[[], Bytes]
+    indexed: IndexedTensor | None = None
+
+
+def export(file: RsrFile, config: Config | None) -> Export:
+    """Return every tensor of the source; its config.json is that of the file."""
+    tensors = [
+        OutputTensor(name, t.dtype, t.shape, partial(_whole, t))
+        for name, t in restorable(file).items()
+    ]
+    return Export(tensors, metadata=file.header.metadata)
+
+
+def restorable(file: RsrFile) -> dict[str, Restorable]:
+    """List every source tensor by name, companions behind what absorbed them."""
+    tensors: dict[str, Restorable] = {}
+
+    def add(name: str, tensor: Restorable) -> None:
+        if name == METADATA:
+            raise HeaderFieldError(f"a tensor is named {name!r}, which safetensors reserves")
+        tensors[name] = tensor
+
+    for t in file.header.tensors:
+        add(t.name, restorable_one(file, t))
+    for t in file.header.tensors:
+        if isinstance(t, IndexedTensor):
+            for c in t.source.companions:
+                data = partial(_companion, file, t, c)
+                add(c.name, Restorable(c.dtype, c.shape, c.nbytes, data))
+    return tensors
+
+
+def restorable_one(file: RsrFile, t: Tensor) -> Restorable:
+    """Return the source tensor that `t` was made from."""
+    if isinstance(t, DenseTensor):
+        return Restorable(t.dtype, t.shape, t.nbytes, lambda: file.section(t.section))
+    source = DenseTensor(t.name, t.source.dtype, t.source.shape, 0)
+    return Restorable(source.dtype, source.shape, source.nbytes, lambda: _restore(file, t), t)
+
+
+def _whole(t: Restorable) -> list[Bytes]:
+    return [t.data()]
+
+
+def _restore(file: RsrFile, t: IndexedTensor) -> Bytes:
+    return as_bytes(BY_NAME[t.source.layout].restore(decode(file, t)))
+
+
+def _companion(file: RsrFile, t: IndexedTensor, c: InlineTensor) -> Bytes:
+    if c.data is not None:
+        return np.frombuffer(c.data, np.uint8)
+    scales = row_scales(t, file.index_arrays(t)["scale"])  # the digits have no say in it
+    return as_bytes(BY_NAME[t.source.layout].restore_companion(scales, c))

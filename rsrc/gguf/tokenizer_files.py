@@ -1,0 +1,318 @@
+"""From the metadata of GGUF to the tokenizer files of Hugging Face."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .pretokenizers import PRE_TOKENIZERS, PreTokenizer
+from .vocabulary import (
+    BYTES,
+    CONTROL,
+    NORMAL,
+    SPACE,
+    SPECIAL,
+    UNKNOWN,
+    USER_DEFINED,
+    Note,
+    UnfitError,
+    ignore,
+)
+
+_MOST_WORK = 1 << 27  # characters looked at to derive merges; a vocabulary of 256,000 needs 2^24
+
+
+def tokenizer_files(metadata: Mapping[str, Any], note: Note = ignore) -> dict[str, bytes]:
+    """Return tokenizer.json, tokenizer_config.json and generation_config.json of a GGUF model.
+
+    Without a vocabulary there is none of them. One that `tokenizers` cannot be told of gives no
+    tokenizer.json, and one whose ids are unknown no generation_config.json.
+
+    Args:
+        metadata: key: value; str, int, float, bool, and lists or arrays of them.
+        note: told in words why a tokenizer.json could not be made.
+    """
+    if "tokenizer.ggml.model" not in metadata:
+        return {}
+    files: dict[str, Any] = {}
+    tokens: list[str] = []
+    try:
+        tokens = _strings(metadata, "tokenizer.ggml.tokens")
+        files["tokenizer.json"] = _tokenizer_json(metadata, tokens)
+    except UnfitError as reason:
+        note(f"no tokenizer.json: {reason}")
+    ids = {name: _token_id(metadata, key, len(tokens)) for name, key in SPECIAL.items()}
+    if tokens:
+        files["tokenizer_config.json"] = _tokenizer_config(metadata, tokens, ids)
+    if generation := _generation_config(metadata, len(tokens), ids):
+        files["generation_config.json"] = generation
+    return {name: _encoded(value) for name, value in files.items()}
+
+
+def _tokenizer_json(metadata: Mapping[str, Any], tokens: list[str]) -> dict[str, Any]:
+    if len(set(tokens)) < len(tokens):
+        raise UnfitError("tokenizer.ggml.tokens holds a token twice")
+    kind = metadata["tokenizer.ggml.model"]
+    if kind == "gpt2":
+        made = _byte_level(metadata, tokens)
+    elif kind == "llama":
+        made = _sentencepiece(metadata, tokens)
+    else:
+        raise UnfitError(
+            f"tokenizer.ggml.model is {str(kind)[:64]!r}, and 'gpt2' and 'llama' are known"
+        )
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": _added_tokens(metadata, tokens),
+        **made,
+        "post_processor": _post_processor(metadata, tokens),
+    }
+
+
+def _byte_level(metadata: Mapping[str, Any], tokens: list[str]) -> dict[str, Any]:
+    pre = _pre_tokenizer(metadata)
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    merges = _merges(metadata, vocabulary)
+    return {
+        "normalizer": {"type": "NFC"} if pre.nfc else None,
+        "pre_tokenizer": pre.to_json(),
+        "decoder": {
+            "type": "ByteLevel",
+            "add_prefix_space": True,
+            "trim_offsets": True,
+            "use_regex": True,
+        },
+        "model": _model(vocabulary, merges, ignore_merges=pre.ignore_merges),
+    }
+
+
+def _pre_tokenizer(metadata: Mapping[str, Any]) -> PreTokenizer:
+    name = metadata.get("tokenizer.ggml.pre")
+    known = PRE_TOKENIZERS.get(name) if isinstance(name, str) else None
+    if known is None:
+        found = "is missing" if name is None else f"is {str(name)[:64]!r}"
+        raise UnfitError(
+            f"tokenizer.ggml.pre {found}, and how to cut text is known for "
+            + ", ".join(PRE_TOKENIZERS)
+        )
+    return known
+
+
+def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str]) -> dict[str, Any]:
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    types = _token_types(metadata, len(tokens))
+    if "tokenizer.ggml.merges" in metadata:
+        merges = _merges(metadata, vocabulary)
+    else:
+        merges = _merges_from_scores(metadata, vocabulary, types)
+    unknown = _token_id(metadata, SPECIAL["unk_token"], len(tokens))
+    if unknown is None and UNKNOWN in types:
+        unknown = types.index(UNKNOWN)
+    prefix = _flag(metadata, "tokenizer.ggml.add_space_prefix", True)
+    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    back = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
+    decoders = [back, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    normalizers: list[dict[str, Any]] = [spaces]
+    if prefix:
+        normalizers.insert(0, {"type": "Prepend", "prepend": SPACE})
+        decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    return {
+        "normalizer": {"type": "Sequence", "normalizers": normalizers},
+        "pre_tokenizer": None,
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": _model(
+            vocabulary,
+            merges,
+            unk_token=None if unknown is None else tokens[unknown],
+            fuse_unk=True,
+            byte_fallback=vocabulary.keys() >= BYTES,
+        ),
+    }
+
+
+def _model(
+    vocabulary: dict[str, int],
+    merges: list[list[str]],
+    *,
+    unk_token: str | None = None,
+    fuse_unk: bool = False,
+    byte_fallback: bool = False,
+    ignore_merges: bool = False,
+) -> dict[str, Any]:
+    return {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": unk_token,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": fuse_unk,
+        "byte_fallback": byte_fallback,
+        "ignore_merges": ignore_merges,
+        "vocab": vocabulary,
+        "merges": merges,
+    }
+
+
+def _merges(metadata: Mapping[str, Any], vocabulary: Mapping[str, int]) -> list[list[str]]:
+    merges = []
+    for merge in _strings(metadata, "tokenizer.ggml.merges"):
+        left, _, right = merge.partition(" ")
+        if not vocabulary.keys() >= {left, right, left + right}:
+            raise UnfitError(
+                f"tokenizer.ggml.merges has {merge[:64]!r}, which does not join two tokens to one"
+            )
+        merges.append([left, right])
+    return merges
+
+
+def _merges_from_scores(
+    metadata: Mapping[str, Any], vocabulary: Mapping[str, int], types: Sequence[int]
+) -> list[list[str]]:
+    """List every pair of tokens that makes a token, those of the best token first."""
+    scores = metadata.get("tokenizer.ggml.scores")
+    if not isinstance(scores, list | tuple | np.ndarray) or len(scores) != len(vocabulary):
+        raise UnfitError("tokenizer.ggml.scores is missing or not one number per token")
+    for score in scores:
+        if not isinstance(score, int | float | np.number) or math.isnan(score):
+            raise UnfitError("tokenizer.ggml.scores holds what is no number")
+    normal = [token for token, i in vocabulary.items() if types[i] == NORMAL]
+    if sum(len(token) ** 2 for token in normal) > _MOST_WORK:
+        raise UnfitError("tokenizer.ggml.tokens holds tokens too long to derive merges from")
+    merges = []
+    for token in sorted(normal, key=lambda token: -float(scores[vocabulary[token]])):
+        pairs = ((token[:i], token[i:]) for i in range(1, len(token)))
+        found = [pair for pair in pairs if pair[0] in vocabulary and pair[1] in vocabulary]
+        found.sort(key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
+        merges += [list(pair) for pair in found]
+    return merges
+
+
+def _added_tokens(metadata: Mapping[str, Any], tokens: list[str]) -> list[dict[str, Any]]:
+    """List the tokens that are found in the text before it is cut, by type."""
+    return [
+        {
+            "id": i,
+            "content": tokens[i],
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": kind != USER_DEFINED,
+        }
+        for i, kind in enumerate(_token_types(metadata, len(tokens)))
+        if kind in (UNKNOWN, CONTROL, USER_DEFINED) and tokens[i]
+    ]
+
+
+def _post_processor(metadata: Mapping[str, Any], tokens: list[str]) -> dict[str, Any] | None:
+    """Put BOS before the text and EOS behind it, where the metadata or the kind ask for it."""
+    marks = []
+    for name, wanted in (("bos", _adds_bos(metadata)), ("eos", _adds_eos(metadata))):
+        i = _token_id(metadata, SPECIAL[f"{name}_token"], len(tokens))
+        marks.append(tokens[i] if wanted and i is not None else None)
+    if not any(marks):
+        return None
+
+    def part(text: str, number: int) -> list[dict[str, Any]]:
+        sequence = {"Sequence": {"id": text, "type_id": number}}
+        ends = [
+            [{"SpecialToken": {"id": mark, "type_id": number}}] if mark else [] for mark in marks
+        ]
+        return [*ends[0], sequence, *ends[1]]
+
+    ids = {token: i for i, token in enumerate(tokens)}
+    return {
+        "type": "TemplateProcessing",
+        "single": part("A", 0),
+        "pair": part("A", 0) + part("B", 1),
+        "special_tokens": {
+            mark: {"id": mark, "ids": [ids[mark]], "tokens": [mark]} for mark in marks if mark
+        },
+    }
+
+
+def _adds_bos(metadata: Mapping[str, Any]) -> bool:
+    pre = metadata.get("tokenizer.ggml.pre")
+    known = PRE_TOKENIZERS.get(pre) if isinstance(pre, str) else None
+    spm = metadata.get("tokenizer.ggml.model") == "llama"
+    default = spm or (known is not None and known.add_bos)  # llama.cpp's
+    return _flag(metadata, "tokenizer.ggml.add_bos_token", default)
+
+
+def _adds_eos(metadata: Mapping[str, Any]) -> bool:
+    return _flag(metadata, "tokenizer.ggml.add_eos_token", False)
+
+
+def _tokenizer_config(
+    metadata: Mapping[str, Any], tokens: list[str], ids: Mapping[str, int | None]
+) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "add_bos_token": _adds_bos(metadata),
+        "add_eos_token": _adds_eos(metadata),
+    }
+    for name, i in ids.items():
+        if i is not None:
+            config[name] = tokens[i]
+    template = metadata.get("tokenizer.chat_template")
+    if isinstance(template, str) and template:
+        config["chat_template"] = template
+    return config
+
+
+def _generation_config(
+    metadata: Mapping[str, Any], count: int, ids: Mapping[str, int | None]
+) -> dict[str, Any]:
+    """Return the ids that generating begins and ends with; a chat's end of turn ends it too."""
+    config: dict[str, Any] = {
+        f"{name}_id": ids[name]
+        for name in ("bos_token", "eos_token", "pad_token")
+        if ids[name] is not None
+    }
+    turn, eos = _token_id(metadata, "tokenizer.ggml.eot_token_id", count), ids["eos_token"]
+    if eos is not None and turn not in (None, eos):
+        config["eos_token_id"] = [eos, turn]
+    return config
+
+
+def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
+    found = metadata.get(key)
+    if not isinstance(found, list | tuple | np.ndarray) or not len(found):
+        raise UnfitError(f"{key} is missing or no list")
+    texts = list(found)
+    if not all(isinstance(text, str) for text in texts):
+        raise UnfitError(f"{key} holds what is no string")
+    return [str(text) for text in texts]
+
+
+def _token_types(metadata: Mapping[str, Any], count: int) -> list[int]:
+    found = metadata.get("tokenizer.ggml.token_type")
+    if found is None:
+        return [NORMAL] * count
+    if not isinstance(found, list | tuple | np.ndarray) or len(found) != count:
+        raise UnfitError("tokenizer.ggml.token_type is not one number per token")
+    return [int(kind) if isinstance(kind, int | np.integer) else NORMAL for kind in found]
+
+
+def _token_id(metadata: Mapping[str, Any], key: str, count: int) -> int | None:
+    found = metadata.get(key)
+    if isinstance(found, bool) or not isinstance(found, int | np.integer):
+        return None
+    return int(found) if 0 <= found < count else None
+
+
+def _flag(metadata: Mapping[str, Any], key: str, default: bool) -> bool:
+    found = metadata.get(key)
+    return bool(found) if isinstance(found, bool | np.bool_) else default
+
+
+def _encoded(value: Any) -> bytes:
+    # Escaped, so that whatever a file's strings hold is valid UTF-8.
+    return json.dumps(value, indent=None, separators=(",", ":")).encode()

@@ -1,0 +1,247 @@
+"""From the tokenizer files of Hugging Face to the metadata of GGUF."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .pretokenizers import name_of
+from .vocabulary import (
+    BYTE,
+    BYTES,
+    CONTROL,
+    NORMAL,
+    SPACE,
+    SPECIAL,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    Note,
+    UnfitError,
+    ignore,
+)
+
+
+def tokenizer_metadata(
+    tokenizer: Mapping[str, Any],
+    config: Mapping[str, Any],
+    vocab_size: int | None = None,
+    note: Note = ignore,
+) -> dict[str, Any]:
+    """Return the metadata of a GGUF file for a tokenizer.json and a tokenizer_config.json.
+
+    Byte-level BPE becomes "gpt2", BPE with bytes to fall back to "llama"; of other tokenizers, and
+    of damaged files, nothing is returned.
+
+    Args:
+        tokenizer: tokenizer.json.
+        config: tokenizer_config.json; what it lacks is left out.
+        vocab_size: rows of the embedding, up to which unused tokens are added: llama.cpp insists
+            on as many tokens as rows.
+        note: told in words what could not be said in GGUF.
+    """
+    try:
+        return _metadata(tokenizer, config, vocab_size, note)
+    except UnfitError as reason:
+        note(f"the tokenizer is left out: {reason}")
+        return {}
+
+
+def _metadata(
+    tokenizer: Mapping[str, Any], config: Mapping[str, Any], vocab_size: int | None, note: Note
+) -> dict[str, Any]:
+    model = tokenizer.get("model")
+    if not isinstance(model, Mapping) or model.get("type", "BPE") != "BPE":
+        kind = model.get("type") if isinstance(model, Mapping) else None
+        raise UnfitError(f"tokenizer.json is of type {str(kind)[:64]!r}, not BPE")
+    vocabulary = _vocabulary(model.get("vocab"), "vocab")
+    pairs = _pairs(model.get("merges"))
+    added = _added(tokenizer.get("added_tokens"))
+    tokens, types = _token_list(vocabulary, added, vocab_size)
+    result: dict[str, Any] = {}
+    if model.get("byte_fallback"):
+        result["tokenizer.ggml.model"] = "llama"
+        prefix = _space_prefix(tokenizer)
+        if prefix is None:
+            raise UnfitError("tokenizer.json falls back to bytes, but is not cut as SentencePiece")
+        unknown = model.get("unk_token")
+        for i, token in enumerate(tokens):
+            if token in BYTES:
+                types[i] = BYTE
+            elif token == unknown:
+                types[i] = UNKNOWN
+        result["tokenizer.ggml.scores"] = _scores(tokens, types, pairs, note)
+        result["tokenizer.ggml.add_space_prefix"] = prefix
+    else:
+        result["tokenizer.ggml.model"] = "gpt2"
+        if any(" " in part for pair in pairs for part in pair):
+            raise UnfitError("tokenizer.json merges tokens with spaces in them")
+        pre = name_of(tokenizer)
+        if pre is None:
+            note(
+                "the tokenizer is written without tokenizer.ggml.pre: its tokenizer.json cuts text "
+                "in a way llama.cpp has no name for, or one not known here; llama.cpp will warn "
+                "and use its default"
+            )
+        else:
+            result["tokenizer.ggml.pre"] = pre
+        if pairs:
+            result["tokenizer.ggml.merges"] = [f"{left} {right}" for left, right in pairs]
+    result["tokenizer.ggml.tokens"] = tokens
+    result["tokenizer.ggml.token_type"] = types
+    result.update(_special_metadata(tokenizer, config, tokens))
+    return result
+
+
+def _vocabulary(found: Any, where: str) -> dict[str, int]:
+    if not isinstance(found, Mapping) or not found:
+        raise UnfitError(f"tokenizer.json has no {where}")
+    for token, i in found.items():
+        if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < 1 << 24:
+            raise UnfitError(f"tokenizer.json gives {token[:64]!r} the id {str(i)[:20]}")
+    return dict(found)
+
+
+def _pairs(found: Any) -> list[tuple[str, str]]:
+    """Return the merges, which older files spell as one string."""
+    if not isinstance(found, list):
+        raise UnfitError("tokenizer.json has no list of merges")
+    pairs = []
+    for merge in found:
+        parts = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(parts, list) or len(parts) != 2:
+            raise UnfitError(f"tokenizer.json has the merge {str(merge)[:64]!r}")
+        if not all(isinstance(part, str) for part in parts):
+            raise UnfitError(f"tokenizer.json has the merge {str(merge)[:64]!r}")
+        pairs.append((parts[0], parts[1]))
+    return pairs
+
+
+def _added(found: Any) -> dict[str, tuple[int, bool]]:
+    """Return id, and whether it is special, of each added token."""
+    added = {}
+    for entry in found if isinstance(found, list) else []:
+        content = entry.get("content") if isinstance(entry, Mapping) else None
+        if not isinstance(content, str):
+            raise UnfitError("tokenizer.json has an added token without content")
+        i = _vocabulary({content: entry.get("id")}, "added token")[content]
+        added[content] = (i, bool(entry.get("special")))
+    return added
+
+
+def _token_list(
+    vocabulary: Mapping[str, int], added: Mapping[str, tuple[int, bool]], vocab_size: int | None
+) -> tuple[list[str], list[int]]:
+    ids = {**vocabulary, **{token: i for token, (i, _) in added.items()}}
+    count = max(ids.values()) + 1
+    if vocab_size is not None:
+        if count > vocab_size:
+            raise UnfitError(f"it has {count} tokens, the embedding {vocab_size} rows")
+        count = vocab_size
+    if count > 16 * len(ids) + (1 << 16):
+        raise UnfitError(f"it has {len(ids)} tokens with ids up to {count - 1}")
+    tokens = [f"[PAD{i}]" for i in range(count)]
+    types = [UNUSED] * count
+    for token, i in ids.items():
+        if types[i] != UNUSED:
+            raise UnfitError(f"{token[:64]!r} and {tokens[i][:64]!r} have the same id, {i}")
+        tokens[i], types[i] = token, NORMAL
+    for i, special in added.values():
+        types[i] = CONTROL if special else USER_DEFINED
+    return tokens, types
+
+
+def _space_prefix(tokenizer: Mapping[str, Any]) -> bool | None:
+    """Return whether a space is put before the text, or None: not SentencePiece's way."""
+    steps: list[Any] = []
+    for key, inner in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
+        entry = tokenizer.get(key)
+        if isinstance(entry, Mapping):
+            found = entry.get(inner) if entry.get("type") == "Sequence" else [entry]
+            steps += found if isinstance(found, list) else [None]
+    prefix = spaces = False
+    for step in steps:
+        kind = step.get("type") if isinstance(step, Mapping) else None
+        if kind == "Prepend" and step.get("prepend") == SPACE:
+            prefix = True
+        elif kind == "Replace" and step.get("pattern") == {"String": " "}:
+            spaces = step.get("content") == SPACE
+        elif kind == "Metaspace" and step.get("replacement", SPACE) == SPACE:
+            scheme = step.get("prepend_scheme", "always")
+            prefix, spaces = scheme != "never" and step.get("add_prefix_space", True), True
+        elif kind != "Split" or step.get("pattern") != {"String": " "}:
+            return None  # (Gemma's Split cuts at spaces, of which none is left)
+    return bool(prefix) if spaces else None
+
+
+def _scores(
+    tokens: Sequence[str], types: Sequence[int], pairs: Iterable[tuple[str, str]], note: Note
+) -> list[float]:
+    """Score tokens so that the best pair to merge is the one whose merge comes first."""
+    rank: dict[str, int] = {}
+    last, in_order = "", True
+    for left, right in pairs:
+        made = left + right
+        if made not in rank:
+            rank[made] = len(rank)
+        elif made != last:
+            in_order = False
+        last = made
+    if not in_order:
+        note(
+            "the tokenizer's merges are in no order of tokens, as SentencePiece's are: GGUF has "
+            "scores for tokens only, and rare words may be cut otherwise"
+        )
+    scores, unmerged = [], len(rank)
+    for token, kind in zip(tokens, types, strict=True):
+        if kind != NORMAL:
+            scores.append(0.0)
+        elif token in rank:
+            scores.append(-float(rank[token]))
+        else:
+            scores.append(-float(unmerged))
+            unmerged += 1
+    return scores
+
+
+def _special_metadata(
+    tokenizer: Mapping[str, Any], config: Mapping[str, Any], tokens: Sequence[str]
+) -> dict[str, Any]:
+    ids = {token: i for i, token in enumerate(tokens)}
+    result: dict[str, Any] = {}
+    special: dict[str, str] = {}
+    for name, key in SPECIAL.items():
+        found = config.get(name)
+        content = found.get("content") if isinstance(found, Mapping) else found
+        if isinstance(content, str) and content in ids:
+            special[name] = content
+            result[key] = ids[content]
+    first, last = _template_ends(tokenizer.get("post_processor"))
+    for name, mark in (("bos", first), ("eos", last)):
+        found = config.get(f"add_{name}_token")
+        if not isinstance(found, bool):
+            found = mark is not None and mark == special.get(f"{name}_token")
+        result[f"tokenizer.ggml.add_{name}_token"] = found
+    template = config.get("chat_template")
+    if isinstance(template, list):  # several by name
+        named = {t.get("name"): t.get("template") for t in template if isinstance(t, Mapping)}
+        template = named.get("default")
+    if isinstance(template, str) and template:
+        result["tokenizer.chat_template"] = template
+    return result
+
+
+def _template_ends(entry: Any) -> tuple[Any, Any]:
+    """Return the special tokens that a post-processor puts before and behind a text, or None."""
+    if not isinstance(entry, Mapping):
+        return None, None
+    if entry.get("type") == "Sequence":
+        inner = entry.get("processors")
+        found = [_template_ends(step) for step in inner] if isinstance(inner, list) else []
+        return next(filter(any, found), (None, None))
+    single = entry.get("single")
+    if entry.get("type") != "TemplateProcessing" or not isinstance(single, list) or not single:
+        return None, None
+    steps = [step.get("SpecialToken") if isinstance(step, Mapping) else None for step in single]
+    ids = [step.get("id") if isinstance(step, Mapping) else None for step in steps]
+    return ids[0], ids[-1]
