@@ -121,6 +121,7 @@ class Checkpoint:
     config_path: Path | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     files: dict[str, Path | bytes] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # what could not be made of the source, in words
 
     @cached_property
     def config(self) -> dict[str, Any]:

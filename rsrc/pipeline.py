@@ -124,6 +124,7 @@ def compile(
         output_bytes=Path(output).stat().st_size,
         seconds=time.perf_counter() - start,
         threads=threads,
+        notes=checkpoint.notes,
     )
 
 

@@ -48,6 +48,7 @@ class Report:
     output_bytes: int  # of the whole .rsr file
     seconds: float
     threads: int
+    notes: tuple[str, ...] = ()  # what could not be made of the source, in words
 
     @property
     def bits_per_weight(self) -> float:

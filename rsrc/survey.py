@@ -39,11 +39,11 @@ def survey(
         progress: called as progress(tensor name, bytes done, bytes in all).
 
     Returns:
-        "path", "bytes" (of all tensors), "files" (names of what is kept beside them), "refused"
-        (how many tensors keep the source from being compiled) and "tensors": "name", "dtype",
-        "shape", "bytes", "becomes" ("ternary", "binary", "dense", "refused", or "absorbed" into the
-        tensor that "into" names), "layout", "scale", "encoding", "packing", "direction" and "k" of
-        what is indexed, and "reason" of what is not.
+        "path", "bytes" (of all tensors), "files" (names of what is kept beside them), "notes" (what
+        could not be made of the source), "refused" (how many tensors keep the source from being
+        compiled) and "tensors": "name", "dtype", "shape", "bytes", "becomes" ("ternary", "binary",
+        "dense", "refused", or "absorbed" into the tensor that "into" names), "layout", "scale",
+        "encoding", "packing", "direction" and "k" of what is indexed, and "reason" of what is not.
 
     Raises:
         SourceError: the source cannot be opened, or is refused as a whole.
@@ -70,6 +70,7 @@ def survey(
         "path": str(source),
         "bytes": checkpoint.nbytes,
         "files": sorted(checkpoint.files),
+        "notes": list(checkpoint.notes),
         "refused": sum(t["becomes"] == "refused" for t in described),
         "tensors": described,
     }

@@ -73,6 +73,8 @@ def print_report(report: Report) -> None:
             name = printable(tensors[0].name)
             dense.add_row(printable(reason), str(len(tensors)), size(_bytes(tensors)), name)
         out.print(dense)
+    for note in report.notes:
+        out.print(printable(note), highlight=False)
     kept = f" with {', '.join(report.files)}" if report.files else ""
     rate = report.source_bytes / max(report.seconds, 1e-9)
     out.print(
@@ -177,6 +179,8 @@ def print_survey(result: dict[str, Any]) -> None:
     out.print(f"{printable(result['path'])}: {size(result['bytes'])}: {summary}", highlight=False)
     if result["files"]:
         out.print(f"kept beside them: {', '.join(result['files'])}", highlight=False)
+    for note in result["notes"]:
+        out.print(printable(note), highlight=False)
     if result["refused"]:
         out.print("compiling it would be refused: see above", highlight=False)
     elif not counts.keys() & {"ternary", "binary"}:

@@ -17,6 +17,7 @@ from .config import hf_config
 from .names import hf_name, permuted_heads
 from .reader import Header, TensorInfo, Value, read_header
 from .tensor import GgufTensor, dequantised
+from .tokenizer import tokenizer_files
 from .types import GgmlType, resolve
 
 _PART = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})\.gguf", re.DOTALL)
@@ -53,8 +54,11 @@ def open_gguf(path: Path) -> Checkpoint:
             raise SourceError(f"{path}: tensor {name[:80]!r} is there under two names")
         heads = _heads(path, metadata, config, info, types[info.name])
         tensors[name] = _tensor(part, info, types[info.name], name, heads)
-    files = _model_files(metadata, config)
-    return Checkpoint(path, tensors, metadata=_description(metadata), files=files)
+    notes: list[str] = []
+    files = _model_files(metadata, config, notes)
+    return Checkpoint(
+        path, tensors, metadata=_description(metadata), files=files, notes=tuple(notes)
+    )
 
 
 def first_parts(paths: list[Path]) -> list[Path]:
@@ -163,8 +167,16 @@ def _description(metadata: Mapping[str, Value]) -> dict[str, str]:
     }
 
 
-def _model_files(metadata: Mapping[str, Value], config: dict[str, Any]) -> dict[str, Path | bytes]:
-    """Make the files that a model directory has beside its tensors."""
+def _model_files(
+    metadata: Mapping[str, Value], config: dict[str, Any], notes: list[str]
+) -> dict[str, Path | bytes]:
+    """Make the files that a model directory has beside its tensors; say in `notes` what lacks."""
     if not config:
+        architecture = str(metadata.get("general.architecture"))[:64]
+        notes.append(
+            f"no config.json and no tokenizer files: architecture {architecture!r} is not known, "
+            "so tensors keep their GGUF names"
+        )
         return {}
-    return {"config.json": (json.dumps(config, indent=2) + "\n").encode()}
+    made = tokenizer_files(metadata, notes.append)
+    return {"config.json": (json.dumps(config, indent=2) + "\n").encode(), **made}

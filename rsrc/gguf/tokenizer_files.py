@@ -284,9 +284,11 @@ def _generation_config(
 
 def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
     found = metadata.get(key)
-    if not isinstance(found, list | tuple | np.ndarray) or not len(found):
+    if isinstance(found, str | bytes) or not isinstance(found, Sequence | np.ndarray):
         raise UnfitError(f"{key} is missing or no list")
     texts = list(found)
+    if not texts:
+        raise UnfitError(f"{key} is empty")
     if not all(isinstance(text, str) for text in texts):
         raise UnfitError(f"{key} holds what is no string")
     return [str(text) for text in texts]

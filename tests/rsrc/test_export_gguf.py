@@ -155,7 +155,7 @@ def test_what_fits_no_block_becomes_floats(kit: Kit, tmp_path: Path) -> None:
     notes = told(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf")
     text = "\n".join(notes)
     assert "because of rows that are no multiple of 256 long, in BF16: 'odd'\n" in text
-    assert "because of scales per row and 64 columns, in F32: 'group'" in text
+    assert "because of scales per 64 columns, in F32: 'group'" in text
     found = read(tmp_path / "x.gguf")
     assert {name: t.tensor_type.name for name, t in found.items()} == {
         "odd": "BF16", "odd16": "F16", "odd32": "F32", "group": "F32", "group16": "BF16",
