@@ -20,11 +20,15 @@ from rsr_formats.errors import RsrError
 from rsr_formats.layout import ENCODINGS
 
 from ._version import __version__
+from .dask import check_address
+from .errors import OptionError
 from .plan import TARGETS
 from .recognise import QUANTIZERS
 from .text import printable
 
 Progress = Callable[[str, int, int], None]
+
+_ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _force_option = click.option("--force", is_flag=True, help="Replace an existing output.")
@@ -53,27 +57,44 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _terminating_cleanly() -> Iterator[None]:
-    """Let signals that end the process do so as an exception: temporary files are then removed."""
+    """Let signals that end the process do so as an exception: temporary files are then removed.
+
+    Only the first one does: another, while they are being removed, must not stop that. What was
+    ignored from the start stays so (nohup).
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    known = [getattr(signal, name) for name in _ENDING if hasattr(signal, name)]
+    numbers = [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
+
     def terminate(number: int, frame: Any) -> None:
+        for other in numbers:
+            signal.signal(other, signal.SIG_IGN)
         sys.exit(128 + number)
 
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {name: signal.signal(getattr(signal, name), terminate) for name in names}
+    before = {number: signal.signal(number, terminate) for number in numbers}
     try:
         yield
     finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="rsrc")
 def main() -> None:
     """Compile ternary (1.58-bit) weights to an RSR index, and look after the result."""
+
+
+def _check_executor(ctx: click.Context, option: click.Parameter, url: str | None) -> str | None:
+    if url is not None:
+        try:
+            check_address(url)
+        except OptionError as error:
+            raise click.BadParameter(str(error).removeprefix("executor: ")) from None
+    return url
 
 
 @main.command("compile")
@@ -108,7 +129,17 @@ def main() -> None:
 @click.option("--include", multiple=True, metavar="GLOB", help="Index only matching tensors.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Keep matching tensors dense.")
 @click.option("--zstd", type=click.IntRange(1, 22), metavar="LEVEL", help="Compress, 1 to 22.")
-@click.option("--threads", type=click.IntRange(1), help="For encoding; default: all processors.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="How many tensors are worked on at once; default: all processors.",
+)
+@click.option(
+    "--executor",
+    metavar="dask://HOST:PORT",
+    callback=_check_executor,
+    help="Let the workers of a Dask scheduler do it; they read SOURCE by the same path.",
+)
 @_force_option
 @_json_option
 def compile_command(source: Path, output: Path, as_json: bool, **options: Any) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from .errors import OptionError
 from .plan import IndexPlan, Plan, plan
 from .recognise import Advance, KeptTensor, recognise
 from .report import Report, TensorReport
-from .workers import LARGEST, Local, Workers, open_workers
+from .workers import LARGEST, Local, Submits, Workers, open_workers
 
 # progress(tensor name, bytes done, bytes in all)
 Progress = Callable[[str, int, int], None]
@@ -48,7 +47,7 @@ def compile(
     exclude: Sequence[str] = (),
     zstd: int | None = None,
     threads: int | None = None,
-    executor: str | Executor | None = None,
+    executor: str | Submits | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Report:
