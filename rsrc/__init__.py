@@ -8,11 +8,19 @@ Example:
 from rsr_formats.errors import FormatError, OutputExistsError, RsrError
 
 from ._version import __version__
-from .errors import MismatchError, NothingToCompileError, OptionError, SourceError
+from .errors import (
+    ExecutorError,
+    MismatchError,
+    NothingToCompileError,
+    OptionError,
+    SourceError,
+)
 from .pipeline import compile
 from .report import Report, TensorReport
+from .unpacking import unpack
 
 __all__ = [
+    "ExecutorError",
     "FormatError",
     "MismatchError",
     "NothingToCompileError",
@@ -24,4 +32,5 @@ __all__ = [
     "TensorReport",
     "__version__",
     "compile",
+    "unpack",
 ]

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +262,27 @@ def decompile(file: Path, output: Path, force: bool) -> None:
 
 
 @main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The .rsr file to write."
+)
+@_force_option
+@_json_option
+def unpack(file: Path, output: Path, force: bool, as_json: bool) -> None:
+    """Write a compressed .rsr FILE again with all its sections raw, so that it can be mapped."""
+    from .unpacking import unpack as run
+
+    with _progress("unpacking") as progress:
+        run(file, output, force=force, progress=progress)
+    before, after = file.stat().st_size, output.stat().st_size
+    if as_json:
+        result = {"file": str(file), "bytes": before, "output": str(output), "output_bytes": after}
+        click.echo(json.dumps(result, indent=2))
+    else:
+        click.echo(f"{output}: {after:,} bytes, from {before:,}")
+
+
+@main.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--shape", metavar="MxN", help="A random ternary matrix, out_features x in_features.")
 @click.option(
@@ -323,6 +345,27 @@ def info(as_json: bool) -> None:
         print_info(result)
 
 
+class _Shown:
+    """Puts what the library reports on the progress bar."""
+
+    def __init__(self, update: Callable[..., None]) -> None:
+        self._update = update
+        self._name: str | None = None
+        self._tensors = self._count = 0
+
+    def begin(self, phase: str, tensors: int) -> None:
+        """Count from 0 again, of `tensors`."""
+        self._name, self._tensors, self._count = None, tensors, 0
+        self._update(verb=phase, count=f"0 of {tensors}")
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        if name != self._name:  # a large one is reported piece by piece
+            self._name = name
+            self._count += 1
+        count = f"{self._count} of {self._tensors}" if self._tensors else ""
+        self._update(completed=done, total=total, tensor=printable(name), count=count)
+
+
 @contextmanager
 def _progress(verb: str, in_bytes: bool = True) -> Iterator[Progress | None]:
     """A progress bar on a terminal; nothing in a pipe."""
@@ -340,19 +383,16 @@ def _progress(verb: str, in_bytes: bool = True) -> Iterator[Progress | None]:
     from rich.progress import Progress as Bar
 
     columns = (
-        TextColumn(verb),
+        TextColumn("{task.fields[verb]}"),
         BarColumn(),
+        TextColumn("{task.fields[count]}"),
         *((DownloadColumn(), TransferSpeedColumn()) if in_bytes else ()),
         TimeRemainingColumn(),
         TextColumn("{task.fields[tensor]}", style="dim", markup=False),
     )
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(verb, total=None, tensor="")
-
-        def advance(name: str, done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, tensor=printable(name))
-
-        yield advance
+        task = bar.add_task("", total=None, verb=verb, count="", tensor="")
+        yield _Shown(partial(bar.update, task))
 
 
 if __name__ == "__main__":

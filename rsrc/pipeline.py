@@ -212,6 +212,8 @@ def _write_dense(
         for piece in t.pieces():
             yield piece
             advance(t.name, len(piece))
+        if not t.nbytes:
+            advance(t.name, 0)
 
     return DenseTensor(t.name, t.dtype, t.shape, writer.add(pieces(), zstd))
 
