@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -47,20 +50,62 @@ def connect(url: str) -> Iterator[DaskExecutor]:
         raise ExecutorError(
             f"{url}: Dask is not installed: pip install 'rsr-ternary[dask]'"
         ) from None
-    try:
-        client = distributed.Client(f"tcp://{host}:{port}", timeout=_ANSWER, set_as_default=False)
-    except OSError as error:
-        raise ExecutorError(
-            f"{url}: no Dask scheduler answers within {_ANSWER:.0f} s: {error}"
-        ) from None
+    with _quiet():
+        client = _answer(
+            url,
+            lambda: distributed.Client(
+                f"tcp://{host}:{port}", timeout=_ANSWER, set_as_default=False
+            ),
+        )
     try:
         try:
             client.wait_for_workers(1, timeout=_ANSWER)
         except TimeoutError:
             raise ExecutorError(f"{url}: the scheduler has no workers: start one there") from None
-        yield DaskExecutor(url, client, distributed.wait)
+        with _quiet():
+            try:
+                yield DaskExecutor(url, client, distributed.wait)
+            except import_module("distributed.comm").CommClosedError as error:
+                raise ExecutorError(
+                    f"{url}: the scheduler does not answer any more: {error}"
+                ) from None
     finally:
-        client.close(timeout=_CLOSING)
+        with _quiet():
+            client.close(timeout=_CLOSING)
+
+
+def _answer(url: str, ask: Callable[[], Any]) -> Any:
+    """Return what `ask` returns, on a thread: it waits for ever where something else listens."""
+    answers: SimpleQueue[Any] = SimpleQueue()
+
+    def put() -> None:
+        try:
+            answers.put(ask())
+        except OSError as error:
+            answers.put(error)
+
+    Thread(target=put, daemon=True).start()
+    try:
+        answer = answers.get(timeout=_ANSWER + _CLOSING)
+    except Empty:
+        answer = "what listens there is none"
+    if isinstance(answer, (OSError, str)):
+        raise ExecutorError(f"{url}: no Dask scheduler answers within {_ANSWER:.0f} s: {answer}")
+    return answer
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Dask from logging what is told as an error, or is none when a client goes away."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 class DaskExecutor:
@@ -77,17 +122,25 @@ class DaskExecutor:
         """Begin to compute function(*arguments) somewhere."""
         return DaskFuture(self, self._client.submit(function, *arguments, pure=False))
 
-    def wait(self, future: Any) -> None:
-        """Wait until a future is done.
+    def result(self, future: Any) -> Any:
+        """Wait for the result of a future.
 
         Raises:
-            ExecutorError: nobody is left to do it.
+            ExecutorError: nobody is left to compute it.
+            Exception: what the worker raised.
         """
-        while not future.done():
+        while True:
+            while not future.done():
+                try:
+                    with self._client.as_current():
+                        self._wait([future], timeout=1)
+                except TimeoutError:
+                    self._check()
             try:
-                with self._client.as_current():
-                    self._wait([future], timeout=1)
-            except TimeoutError:
+                return future.result(timeout=_ABSENCE)
+            except TimeoutError:  # its worker was lost after all, or the worker raised one
+                if future.status == "error":
+                    raise
                 self._check()
 
     def _check(self) -> None:
@@ -107,8 +160,7 @@ class DaskFuture:
 
     def result(self) -> Any:
         """Return it, or raise what the worker raised."""
-        self._executor.wait(self._future)
-        return self._future.result()
+        return self._executor.result(self._future)
 
     def cancel(self) -> None:
         """Say that nobody wants it any more."""
