@@ -443,9 +443,7 @@ def test_pieces_refuse(draft: Draft, opened: Open, error: type[RsrError], damage
     """A section read in pieces is checked as strictly as one that is read whole."""
     file = opened(damaged(draft, damage))
     with pytest.raises(RsrError) as caught:
-        for number in range(len(file.header.sections)):
-            for _ in file.pieces(number):
-                pass
+        [list(file.pieces(number)) for number in range(len(file.header.sections))]
     assert type(caught.value) is error
 
 

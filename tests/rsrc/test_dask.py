@@ -156,7 +156,15 @@ def test_an_interrupt_leaves_nothing(kit: Kit, tmp_path: Path, cluster: Cluster)
     source = kit.save(tmp_path / "s.safetensors", {f"w{i}": w for i in range(8)})
     out = tmp_path / "out"
     out.mkdir()
-    command = [sys.executable, "-c", INTERRUPTIBLE, "compile", source, "-o", out / "x.rsr"]
+    command = [
+        sys.executable,
+        "-c",
+        INTERRUPTIBLE,
+        "compile",
+        str(source),
+        "-o",
+        str(out / "x.rsr"),
+    ]
     command += ["--zstd", "19", "--executor", cluster.url]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60

@@ -73,8 +73,8 @@ def test_refused(source: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory(kit: Kit, tmp_path: Path) -> None:
-    """A section passes in pieces: 200 MB take little."""
-    data = RNG.integers(0, 4, 50_000_000, np.uint8).tobytes() * 4
+    """A section passes in pieces: a long one takes little."""
+    data = RNG.integers(0, 4, 1_000_000, np.uint8).tobytes() * 120
     tensors: dict[str, Any] = {"w": T.astype(np.int8), "d": kit.literal("U8", (len(data),), data)}
     source = kit.save(tmp_path / "s.safetensors", tensors)
     rsrc.compile(source, tmp_path / "small.rsr", zstd=1)
@@ -88,4 +88,4 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
     assert done.returncode == 0, done.stderr
     stored = (tmp_path / "small.rsr").stat().st_size  # mapped: the system may take it back
     (tmp_path / "back.rsr").unlink()
-    assert int(done.stdout) * 1024 - stored < 150 << 20
+    assert int(done.stdout) * 1024 - stored < 100 << 20
