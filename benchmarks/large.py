@@ -108,8 +108,10 @@ def _random(fill: str, size: int, rng: np.random.Generator) -> Bytes:
     words = np.frombuffer(rng.bytes(-(-size // 8) * 8), "<u8")
     if fill == "packed":  # a code 3 becomes a 2
         high = words & 0xAAAA_AAAA_AAAA_AAAA
-        return (words & ~(high >> 1)).view(np.uint8)[:size]
-    return (words & 0x83FF_83FF_83FF_83FF | 0x3C00_3C00_3C00_3C00).view(np.uint8)[:size]
+        codes: Bytes = (words & ~(high >> 1)).view(np.uint8)[:size]
+        return codes
+    floats: Bytes = (words & 0x83FF_83FF_83FF_83FF | 0x3C00_3C00_3C00_3C00).view(np.uint8)[:size]
+    return floats
 
 
 def interrupt(source: Path, output: Path, after: float) -> float:

@@ -381,16 +381,22 @@ def _progress(verb: str, in_bytes: bool = True) -> Iterator[Progress | None]:
         TransferSpeedColumn,
     )
     from rich.progress import Progress as Bar
+    from rich.table import Column
 
     columns = (
         TextColumn("{task.fields[verb]}"),
-        BarColumn(),
+        BarColumn(bar_width=10),
         TextColumn("{task.fields[count]}"),
         *((DownloadColumn(), TransferSpeedColumn()) if in_bytes else ()),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[tensor]}", style="dim", markup=False),
+        TextColumn(
+            "{task.fields[tensor]}",
+            style="dim",
+            markup=False,
+            table_column=Column(ratio=1, no_wrap=True),  # what the others leave
+        ),
     )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Bar(*columns, console=Console(stderr=True), transient=True, expand=True) as bar:
         task = bar.add_task("", total=None, verb=verb, count="", tensor="")
         yield _Shown(partial(bar.update, task))
 
