@@ -1,10 +1,10 @@
 """The compiler: open source -> recognise -> plan -> index -> write.
 
 Memory. Tensors under way take at most `workers.BUDGET` (384 MiB: their bytes and what becomes of
-them). One that needs more than half of it is held once, by the main thread, beside panels of 32 MiB.
-So the peak is the largest ternary tensor and 512 MiB, Python included; with one thread, the largest
-ternary tensor and 128 MiB. Dense tensors pass in pieces. Compressing takes up to 90 MB more for each
-thread, at the highest levels. Workers of an executor hold a tensor and its index each.
+them). One that needs more than half of that is held by the main thread alone, beside panels of
+32 MiB. So the peak is the largest ternary tensor and 512 MiB, Python included; with one thread, the
+largest ternary tensor and 128 MiB. Dense tensors pass in pieces. Compressing takes up to 90 MB more
+for each thread, at the highest levels. Workers of an executor hold a tensor and its index each.
 """
 
 from __future__ import annotations
