@@ -9,6 +9,7 @@ from rsr_formats.errors import FormatError, OutputExistsError, RsrError
 
 from ._version import __version__
 from .errors import (
+    ExecutorError,
     ExportError,
     MismatchError,
     MissingPackageError,
@@ -18,8 +19,10 @@ from .errors import (
 )
 from .pipeline import compile
 from .report import Report, TensorReport
+from .unpacking import unpack
 
 __all__ = [
+    "ExecutorError",
     "ExportError",
     "FormatError",
     "MismatchError",
@@ -33,4 +36,5 @@ __all__ = [
     "TensorReport",
     "__version__",
     "compile",
+    "unpack",
 ]

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from rsr_formats.layout import ENCODINGS
 
 from ._version import __version__
 from .checkpoint import is_source
+from .dask import check_address
 from .errors import OptionError
 from .export import GGUF_TYPES
 from .export import NAMES as FORM_NAMES
@@ -30,6 +32,8 @@ from .recognise import QUANTIZERS
 from .text import printable
 
 Progress = Callable[[str, int, int], None]
+
+_ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _force_option = click.option("--force", is_flag=True, help="Replace an existing output.")
@@ -58,21 +62,29 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _terminating_cleanly() -> Iterator[None]:
-    """Let signals that end the process do so as an exception: temporary files are then removed."""
+    """Let signals that end the process do so as an exception: temporary files are then removed.
+
+    Only the first one does: another, while they are being removed, must not stop that. What was
+    ignored from the start stays so (nohup).
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    known = [getattr(signal, name) for name in _ENDING if hasattr(signal, name)]
+    numbers = [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
+
     def terminate(number: int, frame: Any) -> None:
+        for other in numbers:
+            signal.signal(other, signal.SIG_IGN)
         sys.exit(128 + number)
 
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {name: signal.signal(getattr(signal, name), terminate) for name in names}
+    before = {number: signal.signal(number, terminate) for number in numbers}
     try:
         yield
     finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -88,6 +100,15 @@ def _checked_per(ctx: click.Context, parameter: click.Parameter, value: str | No
         except OptionError as error:
             raise click.BadParameter(str(error)) from None
     return value
+
+
+def _check_executor(ctx: click.Context, option: click.Parameter, url: str | None) -> str | None:
+    if url is not None:
+        try:
+            check_address(url)
+        except OptionError as error:
+            raise click.BadParameter(str(error).removeprefix("executor: ")) from None
+    return url
 
 
 @main.command("compile")
@@ -129,7 +150,17 @@ def _checked_per(ctx: click.Context, parameter: click.Parameter, value: str | No
 @click.option("--include", multiple=True, metavar="GLOB", help="Index only matching tensors.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Keep matching tensors dense.")
 @click.option("--zstd", type=click.IntRange(1, 22), metavar="LEVEL", help="Compress, 1 to 22.")
-@click.option("--threads", type=click.IntRange(1), help="For encoding; default: all processors.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="How many tensors are worked on at once; default: all processors.",
+)
+@click.option(
+    "--executor",
+    metavar="dask://HOST:PORT",
+    callback=_check_executor,
+    help="Let the workers of a Dask scheduler do it; they read SOURCE by the same path.",
+)
 @_force_option
 @_json_option
 def compile_command(source: Path, output: Path, as_json: bool, **options: Any) -> None:
@@ -301,6 +332,27 @@ def decompile(file: Path, output: Path, to: str, gguf_type: str | None, force: b
 
 
 @main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The .rsr file to write."
+)
+@_force_option
+@_json_option
+def unpack(file: Path, output: Path, force: bool, as_json: bool) -> None:
+    """Write a compressed .rsr FILE again with all its sections raw, so that it can be mapped."""
+    from .unpacking import unpack as run
+
+    with _progress("unpacking") as progress:
+        run(file, output, force=force, progress=progress)
+    before, after = file.stat().st_size, output.stat().st_size
+    if as_json:
+        result = {"file": str(file), "bytes": before, "output": str(output), "output_bytes": after}
+        click.echo(json.dumps(result, indent=2))
+    else:
+        click.echo(f"{output}: {after:,} bytes, from {before:,}")
+
+
+@main.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--shape", metavar="MxN", help="A random ternary matrix, out_features x in_features.")
 @click.option(
@@ -363,6 +415,27 @@ def info(as_json: bool) -> None:
         print_info(result)
 
 
+class _Shown:
+    """Puts what the library reports on the progress bar."""
+
+    def __init__(self, update: Callable[..., None]) -> None:
+        self._update = update
+        self._name: str | None = None
+        self._tensors = self._count = 0
+
+    def begin(self, phase: str, tensors: int) -> None:
+        """Count from 0 again, of `tensors`."""
+        self._name, self._tensors, self._count = None, tensors, 0
+        self._update(verb=phase, count=f"0 of {tensors}")
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        if name != self._name:  # a large one is reported piece by piece
+            self._name = name
+            self._count += 1
+        count = f"{self._count} of {self._tensors}" if self._tensors else ""
+        self._update(completed=done, total=total, tensor=printable(name), count=count)
+
+
 @contextmanager
 def _progress(verb: str, in_bytes: bool = True) -> Iterator[Progress | None]:
     """A progress bar on a terminal; nothing in a pipe."""
@@ -378,21 +451,24 @@ def _progress(verb: str, in_bytes: bool = True) -> Iterator[Progress | None]:
         TransferSpeedColumn,
     )
     from rich.progress import Progress as Bar
+    from rich.table import Column
 
     columns = (
-        TextColumn(verb),
-        BarColumn(),
+        TextColumn("{task.fields[verb]}"),
+        BarColumn(bar_width=10),
+        TextColumn("{task.fields[count]}"),
         *((DownloadColumn(), TransferSpeedColumn()) if in_bytes else ()),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[tensor]}", style="dim", markup=False),
+        TextColumn(
+            "{task.fields[tensor]}",
+            style="dim",
+            markup=False,
+            table_column=Column(ratio=1, no_wrap=True),  # what the others leave
+        ),
     )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(verb, total=None, tensor="")
-
-        def advance(name: str, done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, tensor=printable(name))
-
-        yield advance
+    with Bar(*columns, console=Console(stderr=True), transient=True, expand=True) as bar:
+        task = bar.add_task("", total=None, verb=verb, count="", tensor="")
+        yield _Shown(partial(bar.update, task))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """The compiler: open source -> recognise -> plan -> index -> write.
 
-Memory. On threads, tensors under way take at most `workers.BUDGET` (384 MiB: their bytes and what
-becomes of them), and a tensor too large for that is held once, beside panels of 32 MiB: the peak is
-the larger of 384 MiB and the largest ternary tensor, and 128 MiB for everything else; with one
-thread, the largest ternary tensor and 128 MiB. Dense tensors pass in pieces. Compressing takes up
-to 90 MB more for each thread, at the highest levels.
+Memory. Tensors under way take at most `workers.BUDGET` (384 MiB: their bytes and what becomes of
+them). One that needs more than half of that is held by the main thread alone, beside panels of
+32 MiB. So the peak is the largest ternary tensor and 512 MiB, Python included; with one thread, the
+largest ternary tensor and 128 MiB. Dense tensors pass in pieces. Compressing takes up to 90 MB more
+for each thread, at the highest levels. Workers of an executor hold a tensor and its index each.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
@@ -30,7 +29,7 @@ from .errors import OptionError
 from .plan import IndexPlan, Plan, plan
 from .recognise import Advance, KeptTensor, recognise
 from .report import Report, TensorReport
-from .workers import LARGEST, Local, Workers, open_workers
+from .workers import LARGEST, Local, Submits, Workers, open_workers
 
 # progress(tensor name, bytes done, bytes in all)
 Progress = Callable[[str, int, int], None]
@@ -50,7 +49,7 @@ def compile(
     exclude: Sequence[str] = (),
     zstd: int | None = None,
     threads: int | None = None,
-    executor: str | Executor | None = None,
+    executor: str | Submits | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Report:
@@ -221,6 +220,8 @@ def _write_dense(
         for piece in t.pieces():
             yield piece
             advance(t.name, len(piece))
+        if not t.nbytes:
+            advance(t.name, 0)
 
     return DenseTensor(t.name, t.dtype, t.shape, writer.add(pieces(), zstd))
 

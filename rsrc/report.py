@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -57,6 +58,24 @@ class Report:
         bits = sum((t.bits_per_weight or 0) * t.weights for t in self.tensors)
         return bits / weights if weights else 0.0
 
+    @property
+    def stored_ratio(self) -> dict[str, float]:
+        """Bytes stored to bytes uncompressed, of each kind of tensor that occurs and of "all"."""
+        kinds = dict.fromkeys(t.kind for t in self.tensors)
+        return {
+            kind: stored_ratio([t for t in self.tensors if t.kind == kind]) for kind in kinds
+        } | {"all": stored_ratio(self.tensors)}
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON-ready types; the keys are the fields' names."""
-        return {**asdict(self), "bits_per_weight": self.bits_per_weight}
+        """Return the report as JSON-ready types; the keys are the fields' and properties' names."""
+        return {
+            **asdict(self),
+            "bits_per_weight": self.bits_per_weight,
+            "stored_ratio": self.stored_ratio,
+        }
+
+
+def stored_ratio(tensors: Sequence[TensorReport]) -> float:
+    """Return bytes stored to bytes uncompressed, 1 where there are none."""
+    raw = sum(t.raw_bytes for t in tensors)
+    return sum(t.bytes for t in tensors) / raw if raw else 1.0

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .report import Report, TensorReport
+from .report import Report, TensorReport, stored_ratio
 from .text import printable
 
 _BAR = 32
@@ -41,11 +41,13 @@ def size(count: float) -> str:
 
 def print_report(report: Report) -> None:
     """Print the end of a compilation: sizes by kind, and what stayed dense and why."""
-    table = _table("", "tensors", "weights", "source", "in .rsr", "bits/weight")
+    compressed = any(t.bytes != t.raw_bytes for t in report.tensors)
+    more = ["of raw"] if compressed else []
+    table = _table("", "tensors", "weights", "source", "in .rsr", "bits/weight", *more)
     for kind in ("ternary", "binary", "dense"):
         tensors = [t for t in report.tensors if t.kind == kind]
         if tensors:
-            _kind_row(table, kind, tensors)
+            _kind_row(table, kind, tensors, compressed)
     table.add_section()
     table.add_row(
         "in all",
@@ -54,6 +56,7 @@ def print_report(report: Report) -> None:
         size(report.source_bytes),
         size(report.output_bytes),
         f"{report.bits_per_weight:.3f}",
+        *([_percent(report.tensors)] if compressed else []),
     )
     out = console()
     out.print(table)
@@ -102,7 +105,7 @@ def _quality_table(tensors: Sequence[TensorReport]) -> Table:
     return table
 
 
-def _kind_row(table: Table, kind: str, tensors: Sequence[TensorReport]) -> None:
+def _kind_row(table: Table, kind: str, tensors: Sequence[TensorReport], compressed: bool) -> None:
     weights = sum(t.weights for t in tensors)
     bits = sum((t.bits_per_weight or 0) * t.weights for t in tensors)
     table.add_row(
@@ -112,7 +115,12 @@ def _kind_row(table: Table, kind: str, tensors: Sequence[TensorReport]) -> None:
         size(sum(t.source_bytes for t in tensors)),
         size(_bytes(tensors)),
         f"{bits / weights:.3f}" if weights else "",
+        *([_percent(tensors)] if compressed else []),
     )
+
+
+def _percent(tensors: Sequence[TensorReport]) -> str:
+    return f"{100 * stored_ratio(tensors):.1f} %"
 
 
 def _bytes(tensors: Sequence[TensorReport]) -> int:

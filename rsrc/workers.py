@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,23 @@ LARGEST = BUDGET // 2  # that one may take: what needs more is left to the calle
 _AHEAD = 64  # tensors given to an executor of which nobody says how many workers it has
 
 
+class Promise(Protocol):
+    """What `submit` returns: a concurrent.futures.Future, or what behaves as one."""
+
+    def result(self) -> Any:
+        """Wait for the result and return it, or raise what went wrong."""
+
+    def cancel(self) -> object:
+        """Give up on it."""
+
+
+class Submits(Protocol):
+    """What work can be given to: a concurrent.futures.Executor, or what behaves as one."""
+
+    def submit(self, function: Callable[[Any], Any], item: Any, /) -> Promise:
+        """Begin function(item) somewhere."""
+
+
 class Workers:
     """Runs a function on one tensor after the other, beginning the next ones ahead.
 
@@ -37,17 +54,15 @@ class Workers:
         is_local: whether the executor's threads are this process's own, and see its memory.
         pool: threads for the panels of tensors that are too large to be given away as one.
         threads: how many there are in `pool`, or 1.
-        check: called every second while a result is waited for; raises where none will come.
     """
 
     def __init__(
         self,
-        executor: Executor | None = None,
+        executor: Submits | None = None,
         ahead: int = 0,
         is_local: bool = True,
         pool: ThreadPoolExecutor | None = None,
         threads: int = 1,
-        check: Callable[[], None] | None = None,
     ) -> None:
         self.pool = pool
         self.threads = threads
@@ -55,7 +70,6 @@ class Workers:
         self.local = Local() if is_local else None
         self._executor = executor
         self._ahead = ahead
-        self._check = check
 
     @property
     def are_alone(self) -> bool:
@@ -84,7 +98,7 @@ class Workers:
                 yield item, None if free else function(item)
             return
         coming = ((item, 0 if cost is None else cost(item)) for item in items)
-        waiting: deque[tuple[Item, Future[T] | None, int]] = deque()
+        waiting: deque[tuple[Item, Promise | None, int]] = deque()
         begun = held = 0  # futures, bytes
         following = next(coming, None)
         try:
@@ -108,17 +122,14 @@ class Workers:
                 if future is not None:
                     future.cancel()
 
-    def _submit(self, function: Callable[[Item], T], item: Item) -> Future[T]:
+    def _submit(self, function: Callable[[Item], T], item: Item) -> Promise:
         assert self._executor is not None
         try:
             return self._executor.submit(function, item)
         except RuntimeError as error:  # BrokenExecutor is one
             raise _lost(error) from error
 
-    def _result(self, future: Future[T]) -> T:
-        while self._check is not None and not future.done():
-            self._check()
-            wait([future], 1)
+    def _result(self, future: Promise) -> Any:
         try:
             return future.result()
         except (RsrError, OSError, MemoryError):
@@ -173,7 +184,7 @@ class Local:
 
 
 @contextmanager
-def open_workers(executor: str | Executor | None, threads: int) -> Iterator[Workers]:
+def open_workers(executor: str | Submits | None, threads: int) -> Iterator[Workers]:
     """Begin to work.
 
     Args:
@@ -188,8 +199,8 @@ def open_workers(executor: str | Executor | None, threads: int) -> Iterator[Work
     if isinstance(executor, str):
         from .dask import connect
 
-        with _pool(threads) as pool, connect(executor) as (theirs, count, check):
-            yield Workers(theirs, 2 * count, False, pool, threads, check)
+        with _pool(threads) as pool, connect(executor) as theirs:
+            yield Workers(theirs, 2 * theirs.workers, False, pool, threads)
         return
     with _pool(threads) as pool:
         if executor is not None:

@@ -93,6 +93,21 @@ class RsrFile:
         stored = self._stored(s)
         return stored if s.codec == "raw" else _decompress(stored, s, self._owners[index])
 
+    def pieces(self, index: int) -> Iterator[memoryview]:
+        """Read a section in pieces, decompressed, and check its hash.
+
+        Raises:
+            SectionHashError, CodecError: it is damaged, which may show only behind the last piece.
+        """
+        s, what = self.header.sections[index], self._owners[index]
+        stored = self._stored(s)
+        with _naming(self.path):
+            for piece in _hashed(stored, s, what):
+                if s.codec == "raw":
+                    yield piece
+            if s.codec == "zstd":
+                yield from _decompressed(stored.data, s, what)
+
     def index_arrays(self, t: IndexedTensor) -> dict[str, npt.NDArray[Any]]:
         """Return the arrays of a tensor's index, checked as far as a kernel relies on it.
 
@@ -135,16 +150,9 @@ class RsrFile:
         end = PREAMBLE.size
         for what, s in zip(self._owners, self.header.sections, strict=True):
             self._check_padding(end, s.offset, what)
-            digest = hashlib.sha256()
-            for piece in _pieces(self._stored(s)):
-                digest.update(piece.data)
+            for piece in _hashed(self._stored(s), s, what):
                 if progress is not None:
                     progress(len(piece))
-            if digest.digest() != s.sha256:
-                raise SectionHashError(
-                    f"{what} is damaged: the SHA-256 of bytes {s.offset} to "
-                    f"{s.offset + s.stored_size} is not the recorded one"
-                )
             end = s.offset + s.stored_size
         self._check_padding(end, self._end, "the header")
         for f in self.header.files:
@@ -183,9 +191,18 @@ def _naming(path: Path) -> Iterator[None]:
         raise type(error)(f"{path}: {error}") from None
 
 
-def _pieces(data: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
+def _hashed(data: npt.NDArray[np.uint8], s: Section, what: str) -> Iterator[memoryview]:
+    """Yield the stored bytes of a section in pieces; behind the last one, check their hash."""
+    digest = hashlib.sha256()
     for start in range(0, len(data), _PIECE):
-        yield data[start : start + _PIECE]
+        piece = data[start : start + _PIECE].data
+        digest.update(piece)
+        yield piece
+    if digest.digest() != s.sha256:
+        raise SectionHashError(
+            f"{what} is damaged: the SHA-256 of bytes {s.offset} to "
+            f"{s.offset + s.stored_size} is not the recorded one"
+        )
 
 
 def _map(file: Any, size: int) -> mmap.mmap:
@@ -231,12 +248,8 @@ def _decompress(stored: npt.NDArray[np.uint8], s: Section, what: str) -> npt.NDA
     import zstandard  # only files compiled with --zstd need it
 
     data = stored.data
-    if data[:4] != zstandard.FRAME_HEADER:  # it might be a skippable frame
-        raise CodecError(f"{what}: not a zstd frame: it begins with {data[:4].hex(' ')}")
     try:
-        size = zstandard.get_frame_parameters(data).content_size
-        if size not in (s.size, zstandard.CONTENTSIZE_UNKNOWN):
-            raise CodecError(f"{what}: the zstd frame has {size} bytes, expected {s.size}")
+        _check_frame(data, s, what)
         # Allocates s.size bytes: a limit on the expansion was checked with the header.
         result = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW).decompress(
             data, max_output_size=s.size, allow_extra_data=False
@@ -248,3 +261,49 @@ def _decompress(stored: npt.NDArray[np.uint8], s: Section, what: str) -> npt.NDA
     if len(result) != s.size:
         raise CodecError(f"{what}: the zstd frame has {len(result)} bytes, expected {s.size}")
     return np.frombuffer(result, np.uint8)
+
+
+def _check_frame(data: memoryview, s: Section, what: str) -> None:
+    """Check how a section begins: as one zstd frame of `s.size` bytes, as far as it says."""
+    import zstandard
+
+    if data[:4] != zstandard.FRAME_HEADER:  # it might be a skippable frame
+        raise CodecError(f"{what}: not a zstd frame: it begins with {data[:4].hex(' ')}")
+    size = zstandard.get_frame_parameters(data).content_size
+    if size not in (s.size, zstandard.CONTENTSIZE_UNKNOWN):
+        raise CodecError(f"{what}: the zstd frame has {size} bytes, expected {s.size}")
+
+
+def _decompressed(data: memoryview, s: Section, what: str) -> Iterator[memoryview]:
+    """Decompress one zstd frame of exactly `s.size` bytes in pieces."""
+    import zstandard
+
+    done = 0
+    try:
+        _check_frame(data, s, what)
+        if _frame_end(data) != len(data):
+            raise CodecError(f"{what}: not one zstd frame of {len(data)} stored bytes")
+        decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW)
+        with decompressor.stream_reader(data) as reader:
+            while piece := reader.read(_PIECE):
+                done += len(piece)
+                if done > s.size:
+                    break
+                yield memoryview(piece)
+    except zstandard.ZstdError as error:
+        raise CodecError(f"{what}: not one zstd frame of {s.size} bytes: {error}") from None
+    if done != s.size:
+        raise CodecError(f"{what}: the zstd frame has {done} bytes or more, expected {s.size}")
+
+
+def _frame_end(data: memoryview) -> int:
+    """Return where a zstd frame ends by the sizes of its blocks (RFC 8878, section 3.1.1)."""
+    import zstandard
+
+    position, is_last = zstandard.frame_header_size(data), False
+    while not is_last:
+        block = int.from_bytes(data[position : position + 3], "little")
+        is_last = bool(block & 1) or position >= len(data)
+        is_repeated = block >> 1 & 3 == 1
+        position += 3 + (1 if is_repeated else block >> 3)
+    return position + 4 * zstandard.get_frame_parameters(data).has_checksum

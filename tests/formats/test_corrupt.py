@@ -511,6 +511,17 @@ def test_verify_refuses(draft: Draft, opened: Open, error: type[RsrError], damag
     assert type(caught.value) is error
 
 
+@pytest.mark.parametrize(
+    ("error", "damage"), cases([case for case in USE + VERIFY if case[0] in ("S11", "S12")])
+)
+def test_pieces_refuse(draft: Draft, opened: Open, error: type[RsrError], damage: Damage) -> None:
+    """A section read in pieces is checked as strictly as one that is read whole."""
+    file = opened(damaged(draft, damage))
+    with pytest.raises(RsrError) as caught:
+        [list(file.pieces(number)) for number in range(len(file.header.sections))]
+    assert type(caught.value) is error
+
+
 def test_truncated_anywhere(small_file: bytes, tmp_path: Path) -> None:
     path = tmp_path / "test.rsr"
     path.write_bytes(small_file)
@@ -547,7 +558,10 @@ def test_a_bomb_is_not_inflated(draft: Draft, opened: Open) -> None:
     try:
         with pytest.raises(errors.CodecError):
             file.section(PACKED)
-        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+        with pytest.raises(errors.CodecError):
+            for _ in file.pieces(PACKED):
+                pass
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
     finally:
         tracemalloc.stop()
 

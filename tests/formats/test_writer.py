@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from rsr_formats.errors import (
     SectionSizeError,
 )
 from rsr_formats.layout import TERNARY, SourceRecord
+from rsr_formats.writer import pack
 
 
 def finish(
@@ -42,6 +44,50 @@ def write(path: Path, level: int | None = None, force: bool = False) -> bytes:
 @pytest.mark.parametrize("level", [None, 1, 19])
 def test_same_input_same_bytes(tmp_path: Path, level: int | None) -> None:
     assert write(tmp_path / "a.rsr", level) == write(tmp_path / "b.rsr", level)
+
+
+@pytest.mark.parametrize("level", [None, 1, 19])
+@pytest.mark.parametrize(
+    "pieces", [[], [b"abc", b"", b"abc" * 500], [bytes(9000)] * 300, [b"xyz" * 100_000] * 30]
+)
+def test_sections_made_elsewhere_are_the_same(
+    tmp_path: Path, level: int | None, pieces: list[bytes]
+) -> None:
+    """Added piece by piece, hashed on a thread, packed, and packed in another process."""
+    size = sum(map(len, pieces))
+
+    def written(name: str, threaded: bool, add: Callable[[RsrWriter], int]) -> bytes:
+        with create(tmp_path / name, threaded=threaded) as writer:
+            first = writer.add([b"first"])
+            section = add(writer)
+            finish(
+                writer,
+                DenseTensor("a", "U8", (5,), first),
+                DenseTensor("d", "U8", (size,), section),
+            )
+        return (tmp_path / name).read_bytes()
+
+    packed = pack(pieces, level)
+    sent = pickle.loads(pickle.dumps(pack(map(memoryview, pieces), level)))
+    expected = written("added", False, lambda w: w.add(pieces, level))
+    assert written("threaded", True, lambda w: w.add(pieces, level)) == expected
+    assert written("packed", False, lambda w: w.append(packed)) == expected
+    assert written("sent", True, lambda w: w.append(sent)) == expected
+    file = RsrFile(tmp_path / "added")
+    assert b"".join(file.pieces(1)) == b"".join(pieces)
+
+
+@pytest.mark.parametrize("level", [1, 3, 9, 19])
+def test_frames_do_not_depend_on_pieces(level: int) -> None:
+    """Whoever makes a section may cut it as suits the work."""
+    data = np.random.default_rng(4).integers(0, 27, 700_000, np.uint8).tobytes()
+    whole = b"".join(pack([data], level).pieces)
+    for size in (1, 4093, 131_072, 300_001):
+        if size == 1:
+            pieces = [data[:1], data[1:2], data[2:]]
+        else:
+            pieces = [data[i : i + size] for i in range(0, len(data), size)]
+        assert b"".join(pack(pieces, level).pieces) == whole
 
 
 COMPRESS = """

@@ -79,7 +79,8 @@ OPTIONS = {
         "SOURCE", "-o, --output", "--encoding [auto|ranked|permuted]",
         "--target [native|generic|avx2|avx512|neon]", "--direction [auto|expand|reduce]", "-k ",
         "--quantize [absmean|absmedian|twn]", "--per tensor|row|group:N", "lossy", "--include GLOB",
-        "--exclude GLOB", "--zstd LEVEL", "--threads", "--force", "--json",
+        "--exclude GLOB", "--zstd LEVEL", "--threads", "--executor dask://HOST:PORT", "--force",
+        "--json",
     ],
     "inspect": ["FILE", "--tensor NAME", "--block J", "--json"],
     "verify": ["FILE", "--against SOURCE", "--json"],
@@ -87,6 +88,7 @@ OPTIONS = {
         "FILE", "-o, --output", "--to [source|bitnet|int8|float|gguf]", "--type [TQ1_0|TQ2_0]",
         "--force",
     ],
+    "unpack": ["FILE", "-o, --output", "--force", "--json"],
     "bench": ["[FILE]", "--shape MxN", "--plot FILE.png", "--json"],
     "demo": [],
     "info": ["--json"],
@@ -123,7 +125,9 @@ class TestUsage:
             ["compile", "x", "-o", "y", "-k", "17"],
             ["compile", "x", "-o", "y", "--zstd", "23"],
             ["compile", "x", "-o", "y", "--threads", "0"],
+            ["compile", "x", "-o", "y", "--executor", "slurm://host:1"],
             ["compile", "x", "y", "-o", "z"],
+            ["unpack", "x"],
             ["inspect"],
             ["inspect", "x", "--block", "0"],
             ["inspect", "x", "--tensor", "w", "--block", "one"],
@@ -254,10 +258,26 @@ class TestCompile:
     def test_json(self, run: Run, source: Path, tmp_path: Path) -> None:
         rsr = tmp_path / "y.rsr"
         report = json.loads(run("compile", source, "-o", rsr, "--json").stdout)
-        assert set(report) == {*Report.__dataclass_fields__, "bits_per_weight"}
+        assert set(report) == {*Report.__dataclass_fields__, "bits_per_weight", "stored_ratio"}
+        assert report["stored_ratio"] == {"ternary": 1, "dense": 1, "all": 1}
         assert report["output_bytes"] == rsr.stat().st_size
         for tensor in report["tensors"]:
             assert set(tensor) == set(TensorReport.__dataclass_fields__)
+
+    def test_the_ratio_of_compression(self, run: Run, source: Path, tmp_path: Path) -> None:
+        rsr = tmp_path / "y.rsr"
+        report = json.loads(run("compile", source, "-o", rsr, "--json", "--zstd", 3).stdout)
+        sections = RsrFile(rsr).header.sections
+        stored, raw = sum(s.stored_size for s in sections), sum(s.size for s in sections)
+        assert sum(t["bytes"] for t in report["tensors"]) == stored
+        assert sum(t["raw_bytes"] for t in report["tensors"]) == raw
+        ratio = report["stored_ratio"]
+        assert set(ratio) == {"ternary", "dense", "all"}
+        assert ratio["all"] == stored / raw
+        assert ratio["dense"] == sections[-1].stored_size / 160 < 0.2  # forty times 1.0
+        text = run("compile", source, "-o", rsr, "--force", "--zstd", 3).stdout
+        assert re.search(rf"in all .* {100 * stored / raw:.1f} % │", text)
+        assert "of raw" not in run("compile", source, "-o", rsr, "--force").stdout
 
     def test_quantize(self, run: Run, kit: Kit, tmp_path: Path) -> None:
         w = np.random.default_rng(1).standard_normal((8, 8)).astype(np.float32)
@@ -482,6 +502,19 @@ def test_decompile_to_gguf(run: Run, rsr: Path, tmp_path: Path) -> None:
     run("decompile", rsr, "-o", tmp_path / "x.gguf", "--to", "gguf", code=1)
 
 
+def test_unpack(run: Run, rsr: Path, source: Path, tmp_path: Path) -> None:
+    small, out = tmp_path / "small.rsr", tmp_path / "out.rsr"
+    rsrc.compile(source, small, target="avx512", zstd=9)
+    before, after = small.stat().st_size, rsr.stat().st_size
+    assert run("unpack", small, "-o", out).stdout == f"{out}: {after:,} bytes, from {before:,}\n"
+    assert out.read_bytes() == rsr.read_bytes()
+    assert "use --force" in run("unpack", small, "-o", out, code=1).stderr
+    found = json.loads(run("unpack", small, "-o", out, "--force", "--json").stdout)
+    assert found == {
+        "file": str(small), "bytes": before, "output": str(out), "output_bytes": after,
+    }  # fmt: skip
+
+
 def test_info(run: Run) -> None:
     found = json.loads(run("info", "--json").stdout)
     assert set(found) == {"cpu", "target", "packing", "format_version", "versions"}
@@ -503,6 +536,7 @@ class TestStreams:
             ["inspect", "x.rsr"],
             ["verify", "x.rsr", "--against", "s.safetensors"],
             ["decompile", "x.rsr", "-o", "y.safetensors"],
+            ["unpack", "x.rsr", "-o", "y.rsr"],
         ],
     )
     def test_a_pipe_gets_nothing_on_stderr(
@@ -521,6 +555,7 @@ class TestStreams:
             ("verifying", ["verify", "x.rsr"]),
             ("comparing", ["verify", "x.rsr", "--against", "s.safetensors"]),
             ("decompiling", ["decompile", "x.rsr", "-o", "y.safetensors"]),
+            ("unpacking", ["unpack", "x.rsr", "-o", "y.rsr"]),
         ],
     )
     def test_a_terminal_gets_a_progress_bar(
@@ -532,6 +567,9 @@ class TestStreams:
         assert verb in screen
         assert "━" in screen
         assert "Traceback" not in screen
+        if verb == "compiling":
+            for part in ("recognising", "1 of 1", "kB", "/s", "0:00:00"):
+                assert part in screen
         assert stdout  # the result goes elsewhere, without the bar
         assert verb not in stdout
 
@@ -598,7 +636,7 @@ def large(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, byt
 class TestKilled:
     """Whenever a running compilation ends: no OUT, an old one unharmed."""
 
-    @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGKILL"])
+    @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGKILL"])
     @pytest.mark.parametrize("existing", [False, True])
     def test_killed(
         self, large: tuple[Path, bytes], tmp_path: Path, name: str, existing: bool
@@ -619,12 +657,65 @@ class TestKilled:
             interrupted += 1
             assert output.exists() == existing
             assert not existing or output.read_bytes() == b"precious"
-            if name != "SIGKILL":
+            if name == "SIGKILL":  # what is left is no one's OUT, and in nobody's way
+                assert all(re.fullmatch(r"x\.rsr|\.x\.rsr\.\w{12}\.tmp", p.name)
+                           for p in folder.iterdir())  # fmt: skip
+            else:
                 assert [p.name for p in folder.iterdir()] == (["x.rsr"] if existing else [])
             if delay is not None:  # before, the interpreter may still be starting
-                assert status == {"SIGTERM": 143, "SIGINT": 1, "SIGKILL": -9}[name], error
+                assert (
+                    status == {"SIGTERM": 143, "SIGINT": 130, "SIGHUP": 129, "SIGKILL": -9}[name]
+                ), error
                 assert "Traceback" not in error
         assert interrupted >= 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+class TestInterrupted:
+    """What a running compilation does about signals, and after them."""
+
+    def test_it_ends_soon_and_starts_again(self, large: tuple[Path, bytes], tmp_path: Path) -> None:
+        source, complete = large
+        other = tmp_path / ".x.rsr.0123456789ab.tmp"  # of a run that was killed, or still runs
+        other.write_bytes(b"not ours")
+        options = ["compile", source, "-o", tmp_path / "x.rsr", "--zstd", 19]
+        with started(options) as process:
+            wait_for(lambda: len(list(tmp_path.iterdir())) == 2, process)
+            start = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)  # on its heels: it does not disturb the first one
+            assert process.wait(30) in (130, 143)
+            assert time.monotonic() - start < 10  # measured: below 1; this machine may be busy
+        assert [p.name for p in tmp_path.iterdir()] == [other.name]
+        rsrc.compile(source, tmp_path / "x.rsr", zstd=19)
+        assert (tmp_path / "x.rsr").read_bytes() == complete
+        assert other.read_bytes() == b"not ours"
+
+    def test_what_is_ignored_stays_ignored(self, large: tuple[Path, bytes], tmp_path: Path) -> None:
+        """As nohup has it."""
+        source, complete = large
+        options = ["compile", source, "-o", tmp_path / "x.rsr", "--zstd", 19]
+        with started(options, "signal.signal(signal.SIGHUP, signal.SIG_IGN)") as process:
+            wait_for(lambda: bool(list(tmp_path.iterdir())), process)
+            process.send_signal(signal.SIGHUP)
+            assert process.wait(60) == 0
+        assert (tmp_path / "x.rsr").read_bytes() == complete
+
+
+def started(options: list[Any], first: str = "") -> subprocess.Popen[bytes]:
+    """Start a command that begins with the statement `first`."""
+    code = INTERRUPTIBLE.replace("from rsrc", f"{first}\nfrom rsrc", 1)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, options)], stdout=subprocess.DEVNULL
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
 
 
 def killed(
