@@ -180,7 +180,7 @@ class TestRefused:
     def test_others(self, run: Run, source: Path, rsr: Path, tmp_path: Path) -> None:
         for arguments, message in (
             (["inspect", tmp_path / "no"], f"{tmp_path / 'no'}: No such file or directory"),
-            (["inspect", source], "not a .rsr file"),
+            (["inspect", __file__], "not a .rsr file"),
             (["inspect", rsr, "--tensor", "v"], "has no tensor 'v'; it has 'w', 'norm'\n"),
             (["inspect", rsr, "--tensor", "norm", "--block", "0"], "is dense"),
             (["inspect", rsr, "--tensor", "w", "--block", "14"], "14 column blocks, 0 to 13"),
