@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rsr_formats.layout import MAX_METADATA
+
 from .errors import SourceError
 from .json_walker import JsonError, JsonWalker
 from .safetensors_header import MAX_NAME, MAX_TENSORS, read_header
@@ -30,6 +32,7 @@ MAX_CONFIG = 1 << 20  # bytes of config.json: it is read as a whole, into thirty
 MAX_FILE = 256 << 20  # bytes of any other file of a model directory; tokenizers have up to 40 MB
 MAX_SHARD_NAME = 255  # bytes, as file systems have it
 
+_NOTE = 10  # bytes of the header of a .rsr file for the lengths of a key and its value
 _MAX_NOTE = 1 << 16  # bytes of what an index says beside its weight_map
 _MAX_SHARD = 6 * MAX_SHARD_NAME + 2  # bytes of a shard's name where all is escaped
 
@@ -270,6 +273,7 @@ def _missing(path: Path) -> str:
 def _open_shards(source: Path, shards: list[Path], files: dict[str, Path | bytes]) -> Checkpoint:
     tensors: dict[str, SourceTensor] = {}
     metadata: dict[str, str] = {}
+    noted = 3  # bytes of them in the header of a .rsr file
     for shard in shards:
         entries, notes = read_header(shard)
         if len(tensors) + len(entries) > MAX_TENSORS:
@@ -281,7 +285,11 @@ def _open_shards(source: Path, shards: list[Path], files: dict[str, Path | bytes
                 )
             tensors[e.name] = SourceTensor(e.name, e.dtype, e.shape, shard, e.offset, e.nbytes)
         for key, value in notes.items():
-            metadata.setdefault(key, value)
+            if key not in metadata:
+                metadata[key] = value
+                noted += _NOTE + len((key + value).encode())
+        if noted > MAX_METADATA:
+            raise SourceError(f"{source}: more than {MAX_METADATA} bytes of metadata")
     config_path = shards[0].parent / "config.json"
     config = config_path if config_path.is_file() else None
     return Checkpoint(source, tensors, config, metadata, files)

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rsr_formats.layout import DTYPE_BITS, MAX_NAME_BYTES
+from rsr_formats.layout import DTYPE_BITS, MAX_METADATA, MAX_NAME_BYTES
 
 from .errors import SourceError
 from .json_walker import JsonError, JsonWalker
@@ -23,8 +23,6 @@ MAX_HEADER = 8 << 20  # bytes
 MAX_TENSORS = 1 << 17  # of a checkpoint, and so of one file: at 128 bytes each, 16 MiB
 MAX_NAME = 6 * MAX_NAME_BYTES + 2  # bytes of a name in quotation marks where all is escaped
 _MAX_ENTRY = 4096  # bytes of what describes one tensor
-_MAX_NOTES = 1 << 14
-_MAX_NOTE = 1 << 20  # bytes of one key or value of the metadata
 _MAX_SIZE = (1 << 63) - 1
 _METADATA = "__metadata__"
 
@@ -78,10 +76,7 @@ def _parse(header: bytes, data_bytes: int) -> tuple[list[Entry], dict[str, str]]
         raise JsonError("its header does not begin with '{'")
     for name in walker.members(MAX_NAME):
         if name == _METADATA:
-            for key in walker.members(_MAX_NOTE):
-                if len(metadata) == _MAX_NOTES:
-                    raise JsonError(f"more than {_MAX_NOTES} entries in its metadata")
-                metadata[key] = walker.string(_MAX_NOTE)
+            metadata = _metadata(walker.value(MAX_METADATA))
             continue
         if len(entries) == MAX_TENSORS:
             raise JsonError(f"more than {MAX_TENSORS} tensors: split the file")
@@ -102,8 +97,20 @@ def _parse(header: bytes, data_bytes: int) -> tuple[list[Entry], dict[str, str]]
     return entries, metadata
 
 
+def _metadata(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+        raise JsonError(f"{_METADATA}: expected a map of strings")
+    try:
+        "".join([*value, *value.values()]).encode()
+    except UnicodeEncodeError:  # an escape can write half of a surrogate pair
+        raise JsonError(f"{_METADATA}: a string is no Unicode text") from None
+    return value
+
+
 def _entry(name: str, value: Any, start: int) -> Entry:
-    where = f"tensor {name!r}"
+    where = f"tensor {name[:80]!r}"
+    if not 1 <= len(name.encode()) <= MAX_NAME_BYTES:
+        raise JsonError(f"{where}: expected a name of 1 to {MAX_NAME_BYTES} bytes")
     if not isinstance(value, dict) or not value.keys() >= {"dtype", "shape", "data_offsets"}:
         raise JsonError(f"{where}: expected the fields dtype, shape and data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]

@@ -42,6 +42,8 @@ WORDS = (
     "bitlinear", "autobitlinear", "online", "offline", *DTYPE_BITS, *BY_NAME, *CODECS, *DIRECTIONS,
     *ENCODINGS, *PACKINGS["ranked"], *PACKINGS["permuted"],
 )  # fmt: skip
+# What comes of a file that was damaged before, or of a number of more than 64 bits.
+_DAMAGED = (ValueError, LookupError, TypeError, OverflowError, msgpack.UnpackException)
 OTHERS = (None, True, False, 0.5, -0.0, 1e308, float("inf"), [], {}, [[]], {"": None})
 
 
@@ -84,8 +86,8 @@ def any_bytes(rng: Random, data: bytes) -> bytes:
 
 
 def document(rng: Random, value: Any) -> Any:
-    """Return a document of lists, maps and plain values with one place changed."""
-    root = [deepcopy(value)]
+    """Change one place in a document of lists, maps and plain values, in place; return it."""
+    root = [value]
     places: list[Place] = [(root, 0)]
     for node, key in places:
         inner = node[key]
@@ -155,44 +157,41 @@ def rsr_file(rng: Random, data: bytes) -> bytes:
     fields = list(PREAMBLE.unpack(data[: PREAMBLE.size].ljust(PREAMBLE.size, b"\0")))
     offset, size = fields[4:6]
     header = data[offset : offset + size]
-    kind = rng.randrange(10)
     try:
-        doc = msgpack.unpackb(header)
-        sections = doc["sections"]
-        old = [data[s["offset"] : s["offset"] + s["stored_size"]] for s in sections]
-    except (ValueError, LookupError, TypeError, msgpack.UnpackException):  # damaged before
+        match rng.randrange(10):
+            case 0:
+                return any_bytes(rng, data)
+            case 1:
+                at = rng.randrange(1, 6)
+                fields[at] = rng.choice(NUMBERS) % (1 << (16, 16, 32, 64, 64)[at - 1])
+                return PREAMBLE.pack(*fields) + data[PREAMBLE.size :]
+            case 2:
+                return _with_header(fields, data[:offset], any_bytes(rng, header))
+            case 3 | 4 | 5:
+                return _with_section(rng, fields, data, msgpack.unpackb(header))
+            case _:
+                doc = document(rng, msgpack.unpackb(header))
+                return _with_header(fields, data[:offset], msgpack.packb(doc))
+    except _DAMAGED:
         return any_bytes(rng, data)
-    match kind:
-        case 0:
-            return any_bytes(rng, data)
-        case 1:
-            at = rng.randrange(1, 6)
-            fields[at] = rng.choice(NUMBERS) % (1 << (16, 16, 32, 64, 64)[at - 1])
-            return PREAMBLE.pack(*fields) + data[PREAMBLE.size :]
-        case 2:
-            return _with_header(fields, data[:offset], any_bytes(rng, header))
-        case 3 | 4 | 5 if sections:
-            return _with_section(rng, fields, doc, old)
-        case _:
-            return _with_header(fields, data[:offset], _pack(document(rng, doc), header))
 
 
-def _with_section(rng: Random, fields: list[Any], doc: Any, stored: list[bytes]) -> bytes:
+def _with_section(rng: Random, fields: list[Any], data: bytes, doc: Any) -> bytes:
     """Change one section, and lay the file out again so that all entries are true of it."""
+    stored = [data[s["offset"] : s["offset"] + s["stored_size"]] for s in doc["sections"]]
     i = rng.randrange(len(stored))
+    size = len(stored[i])
     stored[i] = any_bytes(rng, stored[i])
     if rng.random() < 0.8:  # keep the size, which is that of the tensor
-        stored[i] = stored[i][: doc["sections"][i]["stored_size"]].ljust(
-            doc["sections"][i]["stored_size"], b"\0"
-        )
+        stored[i] = stored[i][:size].ljust(size, b"\0")
     body = bytearray(PREAMBLE.size)
-    for entry, data in zip(doc["sections"], stored, strict=True):
+    for entry, part in zip(doc["sections"], stored, strict=True):
         body += bytes(align(len(body)) - len(body))
-        entry |= {"offset": len(body), "stored_size": len(data)}
-        entry["sha256"] = hashlib.sha256(data).digest()
+        entry |= {"offset": len(body), "stored_size": len(part)}
+        entry["sha256"] = hashlib.sha256(part).digest()
         if entry["codec"] == "raw":
-            entry["size"] = len(data)
-        body += data
+            entry["size"] = len(part)
+        body += part
     body += bytes(align(len(body)) - len(body))
     return _with_header(fields, bytes(body), msgpack.packb(doc))
 
@@ -201,13 +200,6 @@ def _with_header(fields: list[Any], body: bytes, header: bytes) -> bytes:
     """Put a header behind `body` and make the preamble true of it."""
     fields[4:] = [len(body), len(header), hashlib.sha256(header).digest()]
     return PREAMBLE.pack(*fields) + body[PREAMBLE.size :] + header
-
-
-def _pack(doc: Any, otherwise: bytes) -> bytes:
-    try:
-        return bytes(msgpack.packb(doc))
-    except (OverflowError, ValueError):  # a number of more than 64 bits
-        return otherwise
 
 
 MUTATORS: dict[str, Mutator] = {
