@@ -199,7 +199,7 @@ def _model_files(folder: Path) -> dict[str, Path | bytes]:
     files: dict[str, Path | bytes] = {}
     for name in MODEL_FILES:
         path = folder / name
-        if path.is_file():
+        if _is_there(path):
             limit = MAX_CONFIG if name == "config.json" else MAX_FILE
             _check_size(path, path.stat().st_size, limit)
             files[name] = path
@@ -238,8 +238,7 @@ def _open_sharded(index: Path, files: dict[str, Path | bytes]) -> Checkpoint:
 
 def _weight_map(index: Path) -> dict[str, str]:
     """Read which tensor is in which shard; memory goes to nothing else the index may hold."""
-    if not index.is_file():
-        raise SourceError(f"{index}: not a regular file")
+    _is_there(index)
     walker = JsonWalker(_read_limited(index, MAX_INDEX))
     weight_map: dict[str, str] = {}
     try:
@@ -291,8 +290,15 @@ def _open_shards(source: Path, shards: list[Path], files: dict[str, Path | bytes
         if noted > MAX_METADATA:
             raise SourceError(f"{source}: more than {MAX_METADATA} bytes of metadata")
     config_path = shards[0].parent / "config.json"
-    config = config_path if config_path.is_file() else None
+    config = config_path if _is_there(config_path) else None
     return Checkpoint(source, tensors, config, metadata, files)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file; refuse what would let us wait for ever, as a FIFO does."""
+    if path.exists() and not path.is_file():
+        raise SourceError(f"{path}: not a regular file")
+    return path.is_file()
 
 
 def _read_limited(path: Path, limit: int) -> bytes:

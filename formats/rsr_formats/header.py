@@ -144,7 +144,9 @@ def decode_header(data: bytes) -> Header:
     header = Header(
         producer=f.string("producer"),
         metadata=_string_map(f.take("metadata", dict), "header.metadata"),
-        **{key: lists[key] if key in lists else f.take(key, list) for key in _LISTS},
+        files=lists["files"] if "files" in lists else tuple(f.take("files", list)),
+        tensors=lists["tensors"] if "tensors" in lists else tuple(f.take("tensors", list)),
+        sections=lists["sections"] if "sections" in lists else tuple(f.take("sections", list)),
     )
     f.done()
     return header

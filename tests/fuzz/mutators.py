@@ -44,7 +44,19 @@ WORDS = (
 )  # fmt: skip
 # What comes of a file that was damaged before, or of a number of more than 64 bits.
 _DAMAGED = (ValueError, LookupError, TypeError, OverflowError, msgpack.UnpackException)
-OTHERS = (None, True, False, 0.5, -0.0, 1e308, float("inf"), [], {}, [[]], {"": None})
+OTHERS: tuple[Any, ...] = (
+    None,
+    True,
+    False,
+    0.5,
+    -0.0,
+    1e308,
+    float("inf"),
+    [],
+    {},
+    [[]],
+    {"": None},
+)
 
 
 def mutate(rng: Random, sample: Sample) -> Sample:

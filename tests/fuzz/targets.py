@@ -26,6 +26,8 @@ from rsrc.recognise import recognise
 
 from .mutators import Sample
 
+Arrays = dict[str, npt.NDArray[Any]]
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 _LARGEST_PRODUCT = 1 << 20  # rows or columns: a product has as many entries, whatever the file
 
@@ -48,7 +50,7 @@ def checkpoints(scratch: Path) -> list[Sample]:
     t = ternary(8, 70)
     rows = np.arange(1, 9, dtype=np.float32)[:, None]
     groups = np.repeat(np.arange(1, 25, dtype=np.float32).reshape(8, 3), 32, axis=1)[:, :70]
-    floats = {
+    floats: Arrays = {
         "model.layers.0.mlp.up_proj.weight": (t * np.float32(0.5)),
         "model.layers.0.mlp.down_proj.weight": (t * rows).astype(np.float16),
         "model.layers.0.mlp.gate_proj.weight": (t * groups).astype(np.float16),
@@ -56,7 +58,7 @@ def checkpoints(scratch: Path) -> list[Sample]:
         "model.norm.weight": np.ones(8, np.float16),
         "codes": t.astype(np.int8),
     }
-    packed = {
+    packed: Arrays = {
         "model.layers.0.self_attn.q_proj.weight": packed_codes(t),
         "model.layers.0.self_attn.q_proj.weight_scale": np.array([1.5], np.float32),
         "model.norm.weight": np.ones(8, np.float32),
@@ -76,7 +78,10 @@ def checkpoints(scratch: Path) -> list[Sample]:
     del index["model.norm.weight"]
     first = {name: a for name, a in floats.items() if name != "model.norm.weight"}
     index["model.norm.weight"] = "2.safetensors"
-    unpacked = {"w.weight": t.astype(np.float32), "w.weight_scale": np.array([2], np.float32)}
+    unpacked: Arrays = {
+        "w.weight": t.astype(np.float32),
+        "w.weight_scale": np.array([2], np.float32),
+    }
     return [
         {"model.safetensors": safetensors_bytes(floats, {"format": "pt"})},
         {"model.safetensors": safetensors_bytes(packed), "config.json": config},
@@ -213,9 +218,7 @@ def packed_codes(t: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
     return np.asarray(sum(q << np.uint8(2 * i) for i, q in enumerate(quarters)), np.uint8)
 
 
-def safetensors_bytes(
-    tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, str] | None = None
-) -> bytes:
+def safetensors_bytes(tensors: Arrays, metadata: dict[str, str] | None = None) -> bytes:
     """Lay tensors out in the order given."""
     names = {"uint8": "U8", "int8": "I8", "float16": "F16", "float32": "F32"}
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
