@@ -22,9 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rsrc
-from rsr_formats import RsrError
+from rsr_formats import IndexedTensor, RsrError, create
 from rsr_formats.errors import OutputExistsError
-from rsr_formats.layout import MAX_METADATA
+from rsr_formats.layout import MAX_METADATA, TERNARY, Scale, SourceRecord
 from rsrc.checkpoint import MAX_CONFIG, MAX_FILE, MAX_INDEX, open_checkpoint
 from rsrc.recognise import recognise
 from rsrc.safetensors_header import MAX_HEADER, MAX_TENSORS
@@ -415,6 +415,30 @@ class TestOutput:
         rsrc.compile(source, output)
         assert output.is_symlink()
         assert (tmp_path / "disk" / "out.rsr").is_file()
+
+
+@linux
+def test_scales_of_rows_without_columns(kit: Kit, tmp_path: Path) -> None:
+    """Two scales may claim two thousand million rows: decompiling made 16 GiB of them."""
+    shape = ((1 << 31) - 1, 0)
+    with create(tmp_path / "x.rsr") as writer:
+        ranks, scale = writer.add([]), writer.add([np.array([1, 2], "<f4").tobytes()])
+        source = SourceRecord("float", "F32", shape)
+        record = IndexedTensor(
+            "w", shape, TERNARY, 3, "expand", "ranked", "w16", {"ranks": ranks}, source,
+            Scale(1 << 30, scale),
+        )  # fmt: skip
+        writer.finish(producer="", metadata={}, files=[], tensors=[record])
+    code = (
+        "import resource, sys\nfrom pathlib import Path\nfrom rsrc.decompile import decompile\n"
+        "pages = int(Path('/proc/self/statm').read_text().split()[0])\n"
+        "limit = pages * resource.getpagesize() + (64 << 20)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
+        "decompile(*sys.argv[1:])"
+    )
+    result = kit.python(code, tmp_path / "x.rsr", tmp_path / "x.safetensors")
+    assert result.returncode == 0, result.stderr[-500:]
+    assert open_checkpoint(tmp_path / "x.safetensors").tensors["w"].shape == shape
 
 
 class TestModelFiles:
