@@ -1,6 +1,6 @@
 """Walk over JSON from strangers: one member of an object is built at a time, none above a limit.
 
-`json.loads` makes up to seventy bytes of each byte it reads. A file that may be megabytes long and
+`json.loads` makes up to thirty bytes of each byte it reads. A file that may be megabytes long and
 needs only a few kinds of members is read with this instead.
 """
 

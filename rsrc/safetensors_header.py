@@ -62,12 +62,17 @@ def read_header(path: Path) -> tuple[list[Entry], dict[str, str]]:
             header = file.read(size)
             if len(header) < size:
                 raise JsonError("it became shorter while it was read")
-            return _parse(header, available - size)
+            return parse_header(header, available - size)
         except JsonError as error:
             raise SourceError(f"{path}: not a valid safetensors file: {error}") from None
 
 
-def _parse(header: bytes, data_bytes: int) -> tuple[list[Entry], dict[str, str]]:
+def parse_header(header: bytes, data_bytes: int) -> tuple[list[Entry], dict[str, str]]:
+    """Parse a header that `data_bytes` bytes follow; return what `read_header` does.
+
+    Raises:
+        JsonError: it is not valid, or exceeds a limit.
+    """
     walker = JsonWalker(header)
     metadata: dict[str, str] = {}
     entries: list[Entry] = []

@@ -155,7 +155,7 @@ def decode_header(data: bytes) -> Header:
 class _Stream:
     """The header's msgpack, of which one entry at a time is built.
 
-    An entry takes up to sixty times its bytes while it is built. A container is allocated at the
+    An entry takes up to seventy times its bytes while it is built. A container is allocated at the
     length it claims; so each entry is walked over first, building nothing: then every claimed one
     is known to be there.
     """

@@ -18,8 +18,8 @@ PREAMBLE = struct.Struct("<8sHHIQQ32s")
 # Limits: a reader may refuse what exceeds them before it allocates anything.
 MAX_HEADER_SIZE = 16 << 20
 MAX_ENTRIES = 1 << 17  # of any one list in the header: of tensors there is no room for more
-MAX_RECORD = 1 << 18  # bytes of an entry of one: up to sixty times as many while it is read
-MAX_METADATA = 1 << 20  # bytes of the metadata in the header
+MAX_RECORD = 1 << 18  # bytes of an entry of one: up to seventy times as many while it is read
+MAX_METADATA = 1 << 19  # bytes of the metadata in the header
 MAX_COMPANIONS = 4  # of a tensor
 MAX_NAME_BYTES = 1024
 MAX_DIMENSIONS = 8
