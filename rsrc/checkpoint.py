@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
+
+from rsr_formats.layout import MAX_METADATA
 
 from .architecture import is_linear, missing_weights
 from .errors import SourceError
+from .json_walker import JsonError, JsonWalker
 from .quantization import Quantization
+from .safetensors_header import MAX_NAME, MAX_TENSORS, read_header
 from .unsupported import refuse_unsupported
 
 Bytes = npt.NDArray[np.uint8]
@@ -27,6 +30,17 @@ Bytes = npt.NDArray[np.uint8]
 PIECE = 1 << 20
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+
+# Limits on what strangers send, far above every checkpoint's; with those of safetensors_header.py
+# they keep what opening takes below 64 MiB beyond the size of the files.
+MAX_INDEX = 16 << 20  # bytes of a .safetensors.index.json: 95 of one tensor are usual
+MAX_CONFIG = 1 << 20  # bytes of config.json: it is read as a whole, into thirty times as many
+MAX_FILE = 256 << 20  # bytes of any other file of a model directory; tokenizers have up to 40 MB
+MAX_SHARD_NAME = 255  # bytes, as file systems have it
+
+_NOTE = 10  # bytes of the header of a .rsr file for the lengths of a key and its value
+_MAX_NOTE = 1 << 16  # bytes of what an index says beside its weight_map
+_MAX_SHARD = 6 * MAX_SHARD_NAME + 2  # bytes of a shard's name where all is escaped
 
 # Files of a model directory that a model needs beside its tensors.
 MODEL_FILES = (
@@ -130,12 +144,14 @@ class Checkpoint:
         It is read when it is first asked for.
 
         Raises:
-            SourceError: it is not a JSON object.
+            SourceError: it is not a JSON object, or too large.
         """
         made = self.files.get("config.json")
         if isinstance(made, bytes):
             return _parse_json(made, f"{self.path}: config.json")
-        return {} if self.config_path is None else _read_json(self.config_path)
+        if self.config_path is None:
+            return {}
+        return _parse_json(_read_limited(self.config_path, MAX_CONFIG), str(self.config_path))
 
     @cached_property
     def quantization(self) -> Quantization:
@@ -309,7 +325,7 @@ def _refuse_by_config(source: Path) -> None:
 
 def _config_in(folder: Path) -> Path | None:
     path = folder / "config.json"
-    return path if path.is_file() else None
+    return path if _is_there(path) else None
 
 
 def _pickled(*names: str) -> str:
@@ -330,31 +346,39 @@ def _pickled(*names: str) -> str:
 
 
 def _model_files(folder: Path) -> dict[str, Path | bytes]:
-    return {name: folder / name for name in MODEL_FILES if (folder / name).is_file()}
+    files: dict[str, Path | bytes] = {}
+    for name in MODEL_FILES:
+        path = folder / name
+        if _is_there(path):
+            limit = MAX_CONFIG if name == "config.json" else MAX_FILE
+            _check_size(path, path.stat().st_size, limit)
+            files[name] = path
+    return files
 
 
 def _open_sharded(index: Path, files: dict[str, Path | bytes]) -> Checkpoint:
-    weight_map = _read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise SourceError(f"{index}: expected a non-empty map under 'weight_map'")
-    for name in weight_map.values():
-        if not isinstance(name, str) or not _is_plain(name):
+    weight_map = _weight_map(index)
+    names = sorted(set(weight_map.values()))
+    for name in names:
+        if not _is_plain(name):
             raise SourceError(
-                f"{index}: {str(name)[:80]!r} is no plain file name; shards lie beside their index"
+                f"{index}: {name[:80]!r} is no plain file name; shards lie beside their index"
             )
-    pickles = sorted({name for name in weight_map.values() if name.endswith(PICKLES)})
+    pickles = [name for name in names if name.endswith(PICKLES)]
     if pickles:
         _refuse_by_config(index)
         raise SourceError(f"{index}: {_pickled(*pickles)}")
-    shards = [index.parent / name for name in sorted(set(weight_map.values()))]
-    missing = [p.name for p in shards if not p.is_file()]
+    # Links are followed: the Hugging Face cache is made of them. The index cannot name what lies
+    # elsewhere; what a link points to is the choice of whoever made it on this machine.
+    shards = [index.parent / name for name in names]
+    missing = [_absent(p) for p in shards if not p.is_file()]
     if missing:
         raise SourceError(
             f"{index}: {len(missing)} of {len(shards)} shards missing: {_list(missing)}"
         )
     checkpoint = _open_shards(index, shards, files)
     wrong = [
-        f"{name} (in {shard})"
+        f"{name[:80]} (in {shard[:80]})"
         for name, shard in weight_map.items()
         if name not in checkpoint.tensors or checkpoint.tensors[name].path.name != shard
     ]
@@ -366,62 +390,79 @@ def _open_sharded(index: Path, files: dict[str, Path | bytes]) -> Checkpoint:
     return checkpoint
 
 
+def _weight_map(index: Path) -> dict[str, str]:
+    """Read which tensor is in which shard; memory goes to nothing else the index may hold."""
+    _is_there(index)
+    walker = JsonWalker(_read_limited(index, MAX_INDEX))
+    weight_map: dict[str, str] = {}
+    try:
+        for key in walker.members(MAX_NAME):
+            if key != "weight_map":
+                walker.value(_MAX_NOTE)
+                continue
+            for name in walker.members(MAX_NAME):
+                if len(weight_map) == MAX_TENSORS:
+                    raise JsonError(f"more than {MAX_TENSORS} tensors")
+                weight_map[name] = sys.intern(walker.string(_MAX_SHARD))
+        walker.end()
+    except JsonError as error:
+        raise SourceError(f"{index}: not an index of shards: {error}") from None
+    if not weight_map:
+        raise SourceError(f"{index}: expected a non-empty map under 'weight_map'")
+    return weight_map
+
+
 def _is_plain(name: str) -> bool:
-    return Path(name).name == name and name not in ("", ".", "..") and "\0" not in name
+    """Whether `name` names a file of the folder on every system."""
+    if not 1 <= len(name.encode()) <= MAX_SHARD_NAME or name in (".", ".."):
+        return False
+    return not any(c in "/\\:" or c < " " for c in name)
+
+
+def _absent(path: Path) -> str:
+    return path.name[:80] + (" (not a regular file)" if path.exists() else "")
 
 
 def _open_shards(source: Path, shards: list[Path], files: dict[str, Path | bytes]) -> Checkpoint:
     tensors: dict[str, SourceTensor] = {}
     metadata: dict[str, str] = {}
+    noted = 3  # bytes of them in the header of a .rsr file
     for shard in shards:
-        found, notes = _read_header(shard)
-        for t in found:
-            if t.name in tensors:
+        entries, notes = read_header(shard)
+        if len(tensors) + len(entries) > MAX_TENSORS:
+            raise SourceError(f"{source}: more than {MAX_TENSORS} tensors")
+        for e in entries:
+            if e.name in tensors:
                 raise SourceError(
-                    f"tensor {t.name!r} is in both {tensors[t.name].path.name} and {shard.name}"
+                    f"tensor {e.name!r} is in both {tensors[e.name].path.name} and {shard.name}"
                 )
-            tensors[t.name] = t
+            tensors[e.name] = SourceTensor(e.name, e.dtype, e.shape, shard, e.offset, e.nbytes)
         for key, value in notes.items():
-            metadata.setdefault(key, value)
+            if key not in metadata:
+                metadata[key] = value
+                noted += _NOTE + len((key + value).encode())
+        if noted > MAX_METADATA:
+            raise SourceError(f"{source}: more than {MAX_METADATA} bytes of metadata")
     return Checkpoint(source, tensors, _config_in(shards[0].parent), metadata, files)
 
 
-def _read_header(path: Path) -> tuple[list[SourceTensor], dict[str, str]]:
-    try:
-        # The library checks everything but duplicate names: sizes, overlaps, holes, end of file.
-        with safetensors.safe_open(path, framework="numpy"):
-            pass
-    except safetensors.SafetensorError as error:
-        raise SourceError(f"{path}: not a valid safetensors file: {error}") from None
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file; refuse what would let us wait for ever, as a FIFO does."""
+    if path.exists() and not path.is_file():
+        raise SourceError(f"{path}: not a regular file")
+    return path.is_file()
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            twice = next(k for k, count in Counter(k for k, _ in pairs).items() if count > 1)
-            raise SourceError(f"{path}: not a valid safetensors file: {twice!r} is there twice")
-        return found
 
+def _read_limited(path: Path, limit: int) -> bytes:
     with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size), object_pairs_hook=unique)
-    metadata = header.pop("__metadata__", None) or {}
-    start = 8 + size
-    tensors = [
-        SourceTensor(
-            name,
-            entry["dtype"],
-            tuple(entry["shape"]),
-            path,
-            start + entry["data_offsets"][0],
-            entry["data_offsets"][1] - entry["data_offsets"][0],
-        )
-        for name, entry in header.items()
-    ]
-    return sorted(tensors, key=lambda t: (t.offset, t.name)), metadata
+        data = file.read(limit + 1)
+        _check_size(path, max(len(data), os.fstat(file.fileno()).st_size), limit)
+    return data
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return _parse_json(path.read_bytes(), str(path))
+def _check_size(path: Path, size: int, limit: int) -> None:
+    if size > limit:
+        raise SourceError(f"{path}: {size} bytes, the limit is {limit}")
 
 
 def _parse_json(data: bytes, where: str) -> dict[str, Any]:

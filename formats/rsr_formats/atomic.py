@@ -19,8 +19,14 @@ def check_output(path: str | os.PathLike[str], force: bool) -> Path:
     Raises:
         OutputExistsError: it exists and `force` is not set, or it is not a regular file.
         FileNotFoundError: its folder does not exist.
+        OSError: links go round in a circle.
     """
-    target = Path(path).resolve()
+    try:
+        target = Path(path).resolve()
+    except RuntimeError:  # Python before 3.13; later ones return the link
+        target = Path(path)
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target.parent))
     if target.exists():

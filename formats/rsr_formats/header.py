@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Collection
+import sys
+from collections.abc import Callable, Collection, Iterator
+from io import BytesIO
 from typing import Any, TypeVar
 
 import msgpack
 
-from .errors import FormatError, HeaderFieldError, HeaderSyntaxError, LimitError
+from .errors import HeaderFieldError, HeaderSyntaxError, LimitError
 from .layout import (
     DIGITS,
     DIRECTIONS,
     DTYPE_BITS,
     ENCODINGS,
     LAYOUTS,
-    MAX_CONTAINERS,
+    MAX_COMPANIONS,
     MAX_DIMENSION,
     MAX_DIMENSIONS,
     MAX_ENTRIES,
     MAX_IN_FEATURES,
     MAX_INLINE_BYTES,
     MAX_K,
+    MAX_METADATA,
     MAX_OUT_FEATURES,
+    MAX_RECORD,
     PACKINGS,
     PARTS,
     DenseTensor,
@@ -39,6 +42,7 @@ from .layout import (
 T = TypeVar("T")
 _MAX_INT = (1 << 63) - 1
 _MISSING = object()
+_READ = 1 << 16  # bytes of the header looked at at once
 
 
 def encode_header(header: Header) -> bytes:
@@ -127,65 +131,108 @@ def decode_header(data: bytes) -> Header:
     Raises:
         HeaderSyntaxError: not exactly one well-formed msgpack value.
         HeaderFieldError: a field is missing, unknown, or of the wrong type or value.
-        LimitError: a list, map or string exceeds a limit.
+        LimitError: a list or an entry of one exceeds a limit.
     """
-    top = _Fields(_unpack(data), "header")
+    lists: dict[str, tuple[Any, ...]] = {}
+    top: dict[str, Any] = {}
+    try:
+        stream = _Stream(data)
+        for key in stream.fields():
+            if key in top or key in lists:
+                raise HeaderSyntaxError("header: a msgpack map has the same key twice")
+            read = _LISTS.get(key)
+            if read is not None and stream.is_list():
+                items = enumerate(stream.items())
+                lists[key] = tuple(read(_Fields(v, f"{key}[{i}]")) for i, v in items)
+            else:
+                top[key] = stream.value(MAX_METADATA, f"header.{key[:32]!r}")
+        stream.end()
+    except (ValueError, TypeError, MemoryError, RecursionError, msgpack.UnpackException) as error:
+        reason = str(error) or type(error).__name__
+        raise HeaderSyntaxError(f"header is not one well-formed msgpack value: {reason}") from None
+    f = _Fields(top, "header")
     header = Header(
-        producer=top.string("producer"),
-        metadata=_string_map(top.take("metadata", dict), "header.metadata"),
-        files=top.each("files", _read_file),
-        tensors=top.each("tensors", _read_tensor),
-        sections=top.each("sections", _read_section),
+        producer=f.string("producer"),
+        metadata=_string_map(f.take("metadata", dict), "header.metadata"),
+        files=lists["files"] if "files" in lists else tuple(f.take("files", list)),
+        tensors=lists["tensors"] if "tensors" in lists else tuple(f.take("tensors", list)),
+        sections=lists["sections"] if "sections" in lists else tuple(f.take("sections", list)),
     )
-    top.done()
+    f.done()
     return header
 
 
-def _unpack(data: bytes) -> Any:
-    numbers = itertools.count(1)
+class _Stream:
+    """The header's msgpack, of which one entry at a time is built.
 
-    def unique_map(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-        if next(numbers) > MAX_CONTAINERS:
-            raise _too_many()
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            raise HeaderSyntaxError("header: a msgpack map has the same key twice")
-        return result
+    An entry takes up to seventy times its bytes while it is built. A container is allocated at the
+    length it claims; so each entry is walked over first, building nothing: then every claimed one
+    is known to be there.
+    """
 
-    def counted_list(values: list[Any]) -> list[Any]:
-        if next(numbers) > MAX_CONTAINERS:
-            raise _too_many()
-        return values
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        # From a file it buffers what it needs; fed with bytes it would copy them twice.
+        self._walk: Any = msgpack.Unpacker(BytesIO(data), read_size=_READ, max_buffer_size=0)
 
-    try:
-        # A container is allocated at the length it claims. So walk over the bytes first, building
-        # nothing: then every claimed entry is known to be there.
-        walker = msgpack.Unpacker(None, max_buffer_size=0)
-        walker.feed(data)
-        walker.skip()
-        if walker.tell() != len(data):
-            raise ValueError(f"it ends at byte {walker.tell()} of {len(data)}")
+    def fields(self) -> Iterator[str]:
+        """Yield the keys of the map that is the header; each must be followed by its value."""
+        first = self._first()
+        if first & 0xF0 != 0x80 and first not in (0xDE, 0xDF):
+            self._walk.skip()
+            self.end()
+            raise HeaderFieldError("header: expected a map")
+        for _ in range(self._count(self._walk.read_map_header())):
+            key = self.value(MAX_RECORD, "header")
+            if not isinstance(key, str):
+                raise TypeError(f"a key is {_kind(key)}, expected a string")
+            yield key
+
+    def is_list(self) -> bool:
+        """Whether the value that follows is a list."""
+        first = self._first()
+        return first & 0xF0 == 0x90 or first in (0xDC, 0xDD)
+
+    def _first(self) -> int:
+        """Return the first byte of the value that follows (0 at the end): its type."""
+        return int.from_bytes(self._data[(at := self._walk.tell()) : at + 1], "big")
+
+    def items(self) -> Iterator[Any]:
+        """Yield the entries of the list that follows."""
+        for _ in range(self._count(self._walk.read_array_header())):
+            yield self.value(MAX_RECORD, "header")
+
+    def value(self, limit: int, where: str) -> Any:
+        """Build the value that follows, of `limit` bytes or fewer."""
+        start = self._walk.tell()
+        self._walk.skip()
+        size = self._walk.tell() - start
+        if size > limit:
+            raise LimitError(f"{where}: an entry of {size} bytes, the limit is {limit}")
         return msgpack.unpackb(
-            data,
+            self._data[start : start + size],
             raw=False,
             strict_map_key=True,
-            object_pairs_hook=unique_map,
-            list_hook=counted_list,
+            object_pairs_hook=_unique_map,
             ext_hook=_no_extension,
-            max_array_len=MAX_ENTRIES,
-            max_map_len=MAX_ENTRIES,
         )
-    except FormatError:
-        raise
-    except (ValueError, TypeError, MemoryError, RecursionError, msgpack.UnpackException) as error:
-        reason = str(error) or type(error).__name__
-        if "exceeds max" in reason:
-            raise LimitError(f"header: {reason}") from None
-        raise HeaderSyntaxError(f"header is not one well-formed msgpack value: {reason}") from None
+
+    def end(self) -> None:
+        """Check that nothing follows."""
+        if self._walk.tell() != len(self._data):
+            raise ValueError(f"it ends at byte {self._walk.tell()} of {len(self._data)}")
+
+    def _count(self, entries: int) -> int:
+        if entries > MAX_ENTRIES:
+            raise LimitError(f"header: {entries} entries in a list, the limit is {MAX_ENTRIES}")
+        return entries
 
 
-def _too_many() -> LimitError:
-    return LimitError(f"header: more than {MAX_CONTAINERS} lists and maps")
+def _unique_map(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise HeaderSyntaxError("header: a msgpack map has the same key twice")
+    return result
 
 
 def _no_extension(code: int, data: bytes) -> None:
@@ -210,7 +257,7 @@ class _Fields:
     def string(self, key: str, allowed: Collection[str] | None = None) -> str:
         value = self._left.pop(key, _MISSING)
         if type(value) is str and (allowed is None or value in allowed):
-            return value
+            return value if allowed is None else sys.intern(value)  # one string for all tensors
         raise self._wrong(key, value, "a string" if allowed is None else " or ".join(allowed))
 
     def integer(self, key: str, low: int = 0, high: int = _MAX_INT) -> int:
@@ -277,7 +324,9 @@ def _read_section(f: _Fields) -> Section:
         offset=f.integer("offset"),
         stored_size=f.integer("stored_size"),
         size=f.integer("size"),
-        codec=f.take("codec", str),  # an unknown codec is an error of its own: validate.py
+        codec=sys.intern(
+            f.take("codec", str)
+        ),  # an unknown codec is an error of its own: validate.py
         sha256=f.take("sha256", bytes),
     )
     if len(section.sha256) != 32:
@@ -361,6 +410,10 @@ def _read_source(f: _Fields) -> SourceRecord:
         negative_zeros=f.integer("negative_zeros") if f.optional("negative_zeros") else None,
         companions=f.each("companions", _read_companion),
     )
+    if len(record.companions) > MAX_COMPANIONS:
+        raise LimitError(
+            f"{f.where}.companions: {len(record.companions)}, the limit is {MAX_COMPANIONS}"
+        )
     f.done()
     return record
 
@@ -378,3 +431,10 @@ def _read_companion(f: _Fields) -> InlineTensor:
         )
     f.done()
     return companion
+
+
+_LISTS: dict[str, Callable[[_Fields], Any]] = {
+    "files": _read_file,
+    "tensors": _read_tensor,
+    "sections": _read_section,
+}

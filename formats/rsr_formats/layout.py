@@ -17,8 +17,10 @@ PREAMBLE = struct.Struct("<8sHHIQQ32s")
 
 # Limits: a reader may refuse what exceeds them before it allocates anything.
 MAX_HEADER_SIZE = 16 << 20
-MAX_ENTRIES = 1 << 20  # of any one list or map in the header
-MAX_CONTAINERS = 1 << 22  # lists and maps in the header: one byte there, a hundred in memory
+MAX_ENTRIES = 1 << 17  # of any one list in the header: of tensors there is no room for more
+MAX_RECORD = 1 << 18  # bytes of an entry of one: up to seventy times as many while it is read
+MAX_METADATA = 1 << 19  # bytes of the metadata in the header
+MAX_COMPANIONS = 4  # of a tensor
 MAX_NAME_BYTES = 1024
 MAX_DIMENSIONS = 8
 MAX_DIMENSION = (1 << 48) - 1
@@ -70,7 +72,7 @@ def dense_nbytes(dtype: str, shape: tuple[int, ...]) -> int:
     return -(-DTYPE_BITS[dtype] * prod(shape) // 8)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Section:
     """One run of bytes in the file; `size` is its length once decompressed."""
 
@@ -81,7 +83,7 @@ class Section:
     sha256: bytes  # of the stored bytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileEntry:
     """A small file that belongs to the model (config.json, tokenizer.json, ...)."""
 
@@ -89,7 +91,7 @@ class FileEntry:
     section: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DenseTensor:
     """A tensor kept as the source had it."""
 
@@ -104,7 +106,7 @@ class DenseTensor:
         return dense_nbytes(self.dtype, self.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Scale:
     """Multipliers: entry [c // `columns`][r // `rows`] belongs to the weight in row r, column c.
 
@@ -117,7 +119,7 @@ class Scale:
     dtype: str = "F32"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class InlineTensor:
     """A source tensor kept inside the record it belongs to: a weight_scale.
 
@@ -135,7 +137,7 @@ class InlineTensor:
         return dense_nbytes(self.dtype, self.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SourceRecord:
     """How the source stored an indexed tensor: enough to write it again byte for byte.
 
@@ -150,7 +152,7 @@ class SourceRecord:
     companions: tuple[InlineTensor, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class IndexedTensor:
     """A ternary or binary matrix [out_features, in_features], kept as its RSR index.
 

@@ -77,5 +77,7 @@ def _restore(file: RsrFile, t: IndexedTensor) -> Bytes:
 def _companion(file: RsrFile, t: IndexedTensor, c: InlineTensor) -> Bytes:
     if c.data is not None:
         return np.frombuffer(c.data, np.uint8)
+    if not c.nbytes:  # so there is nothing to say of what may be very many rows
+        return np.empty(0, np.uint8)
     scales = row_scales(t, file.index_arrays(t)["scale"])  # the digits have no say in it
     return as_bytes(BY_NAME[t.source.layout].restore_companion(scales, c))

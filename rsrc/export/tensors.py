@@ -127,7 +127,8 @@ def decode(file: RsrFile, t: IndexedTensor) -> Restored:
     if t.source.negative_zeros is not None:
         zeros = file.section(t.source.negative_zeros)
         check_negative_zeros(t, arrays, zeros)
-    scale = None if t.scale is None else row_scales(t, arrays["scale"])
+    # Without columns nothing is scaled, and a few bytes can claim two thousand million rows.
+    scale = None if t.scale is None or not t.shape[1] else row_scales(t, arrays["scale"])
     return Restored(t, decode_digits(t, arrays), scale, zeros)
 
 

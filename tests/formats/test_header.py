@@ -176,7 +176,7 @@ def test_indexed_tensor_refuses(draft: Draft, key: str, value: Any) -> None:
     ],
 )
 def test_malformed_msgpack(data: bytes) -> None:
-    with pytest.raises(HeaderSyntaxError):
+    with pytest.raises((HeaderSyntaxError, LimitError)):  # a claim beyond the limit is one already
         decode_header(data)
 
 
@@ -208,19 +208,68 @@ def test_nested_claims_are_not_believed(prefix: bytes) -> None:
     assert time.process_time() - start < 1
 
 
-def test_list_beyond_the_limit() -> None:
-    entries = (1 << 20) + 1
-    with pytest.raises(LimitError, match="1048577"):
-        decode_header(ARRAY32 + entries.to_bytes(4, "big") + b"\xc0" * entries)
+@pytest.mark.parametrize("key", ["files", "tensors", "sections"])
+def test_list_beyond_the_limit(key: str) -> None:
+    entries = (1 << 17) + 1
+    data = b"\x81" + packed(key) + ARRAY32 + entries.to_bytes(4, "big") + b"\xc0" * entries
+    with pytest.raises(LimitError, match="131073 entries"):
+        decode_header(data)
 
 
-def test_containers_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rsr_formats.header.MAX_CONTAINERS", 100)
-    for item in (b"\x80", b"\x90"):
-        with pytest.raises(LimitError, match="lists and maps"):
-            decode_header(b"\xdc\x00\x64" + item * 100)
-        with pytest.raises(HeaderFieldError, match="expected a map, found a list"):
-            decode_header(b"\xdc\x00\x63" + item * 99)
+def test_metadata_beyond_the_limit(draft: Draft) -> None:
+    draft.doc["metadata"] = {"a": "x" * (1 << 19)}
+    with pytest.raises(LimitError, match=r"header\.'metadata': an entry of 524296 bytes"):
+        decode_header(packed(draft.doc))
+
+
+def test_record_beyond_the_limit(draft: Draft) -> None:
+    draft.tensors["dense"]["name"] = "x" * (1 << 18)
+    with pytest.raises(LimitError, match="the limit is 262144"):
+        decode_header(packed(draft.doc))
+
+
+def test_companions_beyond_the_limit(draft: Draft) -> None:
+    draft.ranked["source"]["companions"] *= 5
+    with pytest.raises(LimitError, match=r"companions: 5, the limit is 4"):
+        decode_header(packed(draft.doc))
+
+
+def list_of(key: str, item: bytes, size: int) -> bytes:
+    """A header that is one list, with `size` bytes of one entry repeated."""
+    count = min(1 << 17, size // len(item))
+    return b"\x81" + packed(key) + ARRAY32 + count.to_bytes(4, "big") + item * count
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(list_of("tensors", b"\x93\x90\x90\x90", 4 << 20), id="lists"),
+        pytest.param(list_of("tensors", b"\x91\x81\xa2ab\0", 4 << 20), id="maps"),
+        pytest.param(
+            b"\x81\xa8metadata"
+            + ARRAY32
+            + ((1 << 19) - 5).to_bytes(4, "big")
+            + b"\x80" * ((1 << 19) - 5),
+            id="metadata of maps",
+        ),
+        pytest.param(list_of("tensors", packed(["ab"] * 40), 4 << 20), id="strings"),
+        pytest.param(b"\x81\xa1a" + packed([["ab"] * 99] * 9999), id="unknown field"),
+        pytest.param(
+            b"\x81\xa8metadata" + packed({f"{i:x}": "" for i in range(1 << 17)}), id="notes"
+        ),
+        pytest.param(packed([{f"{i:x}": 0 for i in range(1 << 17)}] * 9), id="no map"),
+        pytest.param(packed({f"{i:x}": 0 for i in range(1 << 17)}), id="unknown fields"),
+    ],
+)
+def test_what_is_refused_is_not_built(data: bytes) -> None:
+    """A list of one byte takes 64 in memory, a map 72."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError):
+            decode_header(data)
+        assert tracemalloc.get_traced_memory()[1] < 48 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_messages_quote_little_of_what_they_refuse(draft: Draft) -> None:

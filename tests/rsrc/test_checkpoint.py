@@ -139,9 +139,12 @@ class TestIndexRefused:
 
     @pytest.mark.parametrize(
         "name",
-        ["../x.safetensors", "/etc/passwd", "a/x.safetensors", "x\0.safetensors", "..", ".", "", 3],
-    )
-    def test_shard_names_that_are_paths(self, kit: Kit, tmp_path: Path, name: object) -> None:
+        [
+            "../x.safetensors", "/etc/passwd", "a/x.safetensors", "x\0.safetensors", "..", ".", "",
+            "..\\x.safetensors", "C:x.safetensors", "C:\\x", "\\\\host\\x", "\x1b[2J", "x" * 256,
+        ],
+    )  # fmt: skip
+    def test_shard_names_that_are_paths(self, kit: Kit, tmp_path: Path, name: str) -> None:
         folder = tmp_path / "model"
         folder.mkdir()
         kit.save(tmp_path / "x.safetensors", ONE)
@@ -166,13 +169,22 @@ class TestIndexRefused:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            (b"{", "not valid JSON"),
-            (b'{"a": "\xff"}', "not valid JSON"),
-            (b"[" * 100_000, "not valid JSON"),
-            (b"[]", "expected a JSON object, found list"),
+            (b"", "not an index of shards: at byte 0: found the end, expected '{'"),
+            (b"{", "not an index of shards: at byte 1: not valid JSON"),
+            (b'{"a": "\xff"}', "not an index of shards: at byte 6: not valid JSON"),
+            (b"[" * 100_000, r"not an index of shards: at byte 0: found '\[', expected '{'"),
+            (b'{"a": ' + b"[" * 60_000, "not an index of shards: at byte 6: not valid JSON"),
             (b"{}", "expected a non-empty map under 'weight_map'"),
             (b'{"weight_map": {}}', "expected a non-empty map"),
-            (b'{"weight_map": ["a"]}', "expected a non-empty map"),
+            (b'{"weight_map": ["a"]}', r"not an index of shards: .* found '\[', expected '{'"),
+            (b'{"weight_map": {"a": 3}}', "not an index of shards: .* a string, found int"),
+            (
+                b'{"weight_map": {"a": "b" "c": "d"}}',
+                "not an index .* found '\"', expected ',' or '}'",
+            ),
+            (b'{"weight_map": {"a": "b", "a": "b"}}', "not an index of shards: 'a' is there twice"),
+            (b'{"weight_map": {"a": "b"}} {}', "not an index of shards: .* something follows"),
+            (b'{"weight_map": {"a": "\\ud800"}}', "not an index of shards: .* no Unicode text"),
         ],
     )
     def test_not_an_index(self, tmp_path: Path, text: bytes, message: str) -> None:

@@ -328,7 +328,7 @@ SPM = {
         (PLAIN | {"tokenizer.ggml.pre": "unheard-of"}, "'unheard-of'"),
         (PLAIN | {"tokenizer.ggml.pre": ["gpt-2"]}, "gpt-2"),
         (PLAIN | {"tokenizer.ggml.tokens": "abc"}, "no list"),
-        (PLAIN | {"tokenizer.ggml.tokens": []}, "no list"),
+        (PLAIN | {"tokenizer.ggml.tokens": []}, "is empty"),
         (PLAIN | {"tokenizer.ggml.tokens": [1, 2]}, "no string"),
         (PLAIN | {"tokenizer.ggml.tokens": ["a", "a", "b"]}, "a token twice"),
         (PLAIN | {"tokenizer.ggml.merges": ["a c"]}, "'a c'"),

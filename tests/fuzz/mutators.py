@@ -1,0 +1,221 @@
+"""Damage valid files in ways that reach deep: structures are changed and hashes made right again.
+
+A sample is a set of files by name, as a source or a `.rsr` file is one. Everything here is
+determined by the random generator it is given. A mutator takes (rng, data) and returns new data;
+`MUTATORS` names the one for each kind of file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from random import Random
+from typing import Any
+
+import msgpack
+
+from rsr_formats.layout import (
+    CODECS,
+    DIRECTIONS,
+    DTYPE_BITS,
+    ENCODINGS,
+    PACKINGS,
+    PREAMBLE,
+    align,
+)
+from rsrc.layouts import BY_NAME
+
+Sample = dict[str, bytes]
+Mutator = Callable[[Random, bytes], bytes]
+Place = tuple[Any, Any]  # a list or a dict, and an index or a key of it
+
+NUMBERS = (
+    -1, 0, 1, 2, 3, 5, 7, 31, 32, 33, 127, 128, 255, 256, 4095, 4096, 8192, (1 << 15) - 1, 1 << 15,
+    (1 << 16) - 1, 1 << 16, (1 << 24) - 1, 1 << 24, (1 << 31) - 1, 1 << 31, 1 << 32, (1 << 48) - 1,
+    1 << 48, 1 << 53, (1 << 60) - 1, (1 << 63) - 4096, (1 << 63) - 1, 1 << 63, (1 << 64) - 1,
+)  # fmt: skip
+WORDS = (
+    "", ".", "..", "../x", "/etc/passwd", "C:\\x", "\0", "\x1b[2J", "é" * 600, "\U0001f600",
+    "__metadata__", "weight_map", "weight", "weight_scale", "dense", "ternary", "binary", "bitnet",
+    "bitlinear", "autobitlinear", "online", "offline", *DTYPE_BITS, *BY_NAME, *CODECS, *DIRECTIONS,
+    *ENCODINGS, *PACKINGS["ranked"], *PACKINGS["permuted"],
+)  # fmt: skip
+# What comes of a file that was damaged before, or of a number of more than 64 bits.
+_DAMAGED = (ValueError, LookupError, TypeError, OverflowError, msgpack.UnpackException)
+OTHERS: tuple[Any, ...] = (
+    None,
+    True,
+    False,
+    0.5,
+    -0.0,
+    1e308,
+    float("inf"),
+    [],
+    {},
+    [[]],
+    {"": None},
+)
+
+
+def mutate(rng: Random, sample: Sample) -> Sample:
+    """Return `sample` with one to four changes, most often one."""
+    result = dict(sample)
+    for _ in range(1 + (rng.random() < 0.4) + (rng.random() < 0.2) + (rng.random() < 0.1)):
+        name = rng.choice(sorted(result))
+        kind = name.rpartition(".")[2]
+        result[name] = MUTATORS.get(kind, any_bytes)(rng, result[name])
+        if len(result) > 1 and rng.random() < 0.02:
+            del result[rng.choice(sorted(result))]
+    return result
+
+
+def any_bytes(rng: Random, data: bytes) -> bytes:
+    """Flip, overwrite, cut, repeat or insert bytes."""
+    changed = bytearray(data)
+    at = rng.randrange(len(changed) + 1)
+    count = min(1 << rng.randrange(8), len(changed) - at)
+    match rng.randrange(7):
+        case 0 if changed:
+            changed[at % len(changed)] ^= 1 << rng.randrange(8)
+        case 1:
+            changed[at : at + count] = rng.randbytes(count)
+        case 2:
+            value = rng.choice(NUMBERS) & ((1 << 64) - 1)
+            size = rng.choice((1, 2, 4, 8))
+            changed[at : at + size] = value.to_bytes(8, "little")[:size]
+        case 3:
+            del changed[at:]
+        case 4:
+            del changed[at : at + count]
+        case 5:
+            changed[at:at] = changed[at : at + count]
+        case _:
+            other = rng.randrange(len(changed) + 1)
+            changed[at:at] = changed[other : other + count]
+    return bytes(changed)
+
+
+def document(rng: Random, value: Any) -> Any:
+    """Change one place in a document of lists, maps and plain values, in place; return it."""
+    root = [value]
+    places: list[Place] = [(root, 0)]
+    for node, key in places:
+        inner = node[key]
+        if isinstance(inner, dict):
+            places += [(inner, k) for k in inner]
+        elif isinstance(inner, list):
+            places += [(inner, i) for i in range(len(inner))]
+    node, key = rng.choice(places[1:] or places)
+    old = node[key]
+    match rng.randrange(8):
+        case 0 if node is not root:
+            del node[key]
+        case 1 if isinstance(node, list):
+            node.insert(key, deepcopy(old))
+        case 1 | 2 if isinstance(node, dict):
+            node[rng.choice(WORDS)] = node.pop(key) if rng.random() < 0.5 else deepcopy(old)
+        case 3 | 4:  # what stands elsewhere, of the same type where there is some
+            others = [n[k] for n, k in places if type(n[k]) is type(old) and n[k] != old]
+            node[key] = deepcopy(rng.choice(others)) if others else rng.choice(OTHERS)
+        case 5:
+            node[key] = rng.choice(OTHERS)
+        case _:
+            node[key] = _similar(rng, old)
+    return root[0]
+
+
+def _similar(rng: Random, old: Any) -> Any:
+    if type(old) is int:
+        near = (old + 1, old - 1, 2 * old, old // 2, -old)
+        return rng.choice(near if rng.random() < 0.5 else NUMBERS)
+    if isinstance(old, bytes):
+        return any_bytes(rng, old)
+    if isinstance(old, list) and old and rng.random() < 0.5:
+        return [rng.choice(NUMBERS) for _ in old]
+    return rng.choice(WORDS)
+
+
+def json_text(rng: Random, data: bytes) -> bytes:
+    """Change a JSON text, as a document or as bytes."""
+    if rng.random() < 0.2:
+        return any_bytes(rng, data)
+    try:
+        return json.dumps(document(rng, json.loads(data))).encode()
+    except ValueError:  # it was damaged before
+        return any_bytes(rng, data)
+
+
+def safetensors_file(rng: Random, data: bytes) -> bytes:
+    """Change header or data; the length of the header is most often right again."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header, body = data[8:end], data[end:]
+    match rng.randrange(10):
+        case 0:
+            return any_bytes(rng, data)
+        case 1:
+            return (rng.choice(NUMBERS) % (1 << 64)).to_bytes(8, "little") + data[8:]
+        case 2 | 3:
+            changed = any_bytes(rng, body)
+            body = changed if rng.random() < 0.2 else changed[: len(body)].ljust(len(body), b"\1")
+        case _:
+            header = json_text(rng, header)
+    return len(header).to_bytes(8, "little") + header + body
+
+
+def rsr_file(rng: Random, data: bytes) -> bytes:
+    """Change preamble, header or sections; the hashes are most often right again."""
+    fields = list(PREAMBLE.unpack(data[: PREAMBLE.size].ljust(PREAMBLE.size, b"\0")))
+    offset, size = fields[4:6]
+    header = data[offset : offset + size]
+    try:
+        match rng.randrange(10):
+            case 0:
+                return any_bytes(rng, data)
+            case 1:
+                at = rng.randrange(1, 6)
+                fields[at] = rng.choice(NUMBERS) % (1 << (16, 16, 32, 64, 64)[at - 1])
+                return PREAMBLE.pack(*fields) + data[PREAMBLE.size :]
+            case 2:
+                return _with_header(fields, data[:offset], any_bytes(rng, header))
+            case 3 | 4 | 5:
+                return _with_section(rng, fields, data, msgpack.unpackb(header))
+            case _:
+                doc = document(rng, msgpack.unpackb(header))
+                return _with_header(fields, data[:offset], msgpack.packb(doc))
+    except _DAMAGED:
+        return any_bytes(rng, data)
+
+
+def _with_section(rng: Random, fields: list[Any], data: bytes, doc: Any) -> bytes:
+    """Change one section, and lay the file out again so that all entries are true of it."""
+    stored = [data[s["offset"] : s["offset"] + s["stored_size"]] for s in doc["sections"]]
+    i = rng.randrange(len(stored))
+    size = len(stored[i])
+    stored[i] = any_bytes(rng, stored[i])
+    if rng.random() < 0.8:  # keep the size, which is that of the tensor
+        stored[i] = stored[i][:size].ljust(size, b"\0")
+    body = bytearray(PREAMBLE.size)
+    for entry, part in zip(doc["sections"], stored, strict=True):
+        body += bytes(align(len(body)) - len(body))
+        entry |= {"offset": len(body), "stored_size": len(part)}
+        entry["sha256"] = hashlib.sha256(part).digest()
+        if entry["codec"] == "raw":
+            entry["size"] = len(part)
+        body += part
+    body += bytes(align(len(body)) - len(body))
+    return _with_header(fields, bytes(body), msgpack.packb(doc))
+
+
+def _with_header(fields: list[Any], body: bytes, header: bytes) -> bytes:
+    """Put a header behind `body` and make the preamble true of it."""
+    fields[4:] = [len(body), len(header), hashlib.sha256(header).digest()]
+    return PREAMBLE.pack(*fields) + body[PREAMBLE.size :] + header
+
+
+MUTATORS: dict[str, Mutator] = {
+    "json": json_text,
+    "rsr": rsr_file,
+    "safetensors": safetensors_file,
+}

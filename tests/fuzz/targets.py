@@ -1,0 +1,247 @@
+"""What is fuzzed: valid samples, and what a user would do with a file he was given.
+
+A target is one entry of `TARGETS`. Its `execute` returns where it accepts a file, raises an
+`RsrError` where it refuses it, and anything else is a finding.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+
+import rsr_runtime
+import rsrc
+from rsr_formats import RsrError, RsrFile
+from rsrc.checkpoint import open_checkpoint
+from rsrc.decompile import compare, decompile
+from rsrc.errors import MismatchError
+from rsrc.recognise import recognise
+
+from .mutators import Sample
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+_LARGEST_PRODUCT = 1 << 20  # rows or columns: a product has as many entries, whatever the file
+
+
+class Finding(Exception):  # noqa: N818 (it is what is looked for)
+    """Something was accepted that is wrong."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A way into the project for files of strangers."""
+
+    name: str
+    samples: Callable[[Path], list[Sample]]  # valid ones; the folder is for scratch
+    execute: Callable[[Path], None]  # in a folder with the files of a mutated sample
+
+
+def checkpoints(scratch: Path) -> list[Sample]:
+    """Return small checkpoints: single and sharded, packed, floats of every granularity."""
+    t = ternary(8, 70)
+    rows = np.arange(1, 9, dtype=np.float32)[:, None]
+    groups = np.repeat(np.arange(1, 25, dtype=np.float32).reshape(8, 3), 32, axis=1)[:, :70]
+    floats: Arrays = {
+        "model.layers.0.mlp.up_proj.weight": (t * np.float32(0.5)),
+        "model.layers.0.mlp.down_proj.weight": (t * rows).astype(np.float16),
+        "model.layers.0.mlp.gate_proj.weight": (t * groups).astype(np.float16),
+        "model.embed_tokens.weight": np.linspace(-1, 1, 40, dtype=np.float32).reshape(4, 10),
+        "model.norm.weight": np.ones(8, np.float16),
+        "codes": t.astype(np.int8),
+    }
+    packed: Arrays = {
+        "model.layers.0.self_attn.q_proj.weight": packed_codes(t),
+        "model.layers.0.self_attn.q_proj.weight_scale": np.array([1.5], np.float32),
+        "model.norm.weight": np.ones(8, np.float32),
+    }
+    bitnet = {"quant_method": "bitnet", "linear_class": "autobitlinear"}
+    config = json.dumps(
+        {
+            "architectures": ["BitNetForCausalLM"],
+            "model_type": "bitnet",
+            "hidden_size": 70,
+            "intermediate_size": 8,
+            "num_attention_heads": 1,
+            "quantization_config": {**bitnet, "modules_to_not_convert": ["lm_head"]},
+        }
+    ).encode()
+    index = dict.fromkeys(floats, "1.safetensors") | dict.fromkeys(packed, "2.safetensors")
+    del index["model.norm.weight"]
+    first = {name: a for name, a in floats.items() if name != "model.norm.weight"}
+    index["model.norm.weight"] = "2.safetensors"
+    unpacked: Arrays = {
+        "w.weight": t.astype(np.float32),
+        "w.weight_scale": np.array([2], np.float32),
+    }
+    return [
+        {"model.safetensors": safetensors_bytes(floats, {"format": "pt"})},
+        {"model.safetensors": safetensors_bytes(packed), "config.json": config},
+        {"model.safetensors": safetensors_bytes(unpacked), "config.json": config},
+        {
+            "1.safetensors": safetensors_bytes(first),
+            "2.safetensors": safetensors_bytes(packed),
+            "model.safetensors.index.json": json.dumps({"weight_map": index}).encode(),
+            "config.json": config,
+            "tokenizer.json": b'{"version": "1.0"}',
+        },
+    ]
+
+
+def rsr_files(scratch: Path) -> list[Sample]:
+    """Return the golden files, and compiled ones in both encodings, raw and compressed."""
+    samples = [(GOLDEN / name / "golden.rsr").read_bytes() for name in ("v1", "v1.1")]
+    sources = checkpoints(scratch)
+    for i, options in enumerate(
+        (
+            {"target": "avx512"},
+            {"zstd": 3, "target": "avx2"},
+            {"encoding": "permuted", "direction": "expand", "k": 2},
+            {"encoding": "permuted", "direction": "reduce", "k": 3, "zstd": 1},
+        )
+    ):
+        folder = scratch / f"source{i}"
+        folder.mkdir()
+        for name, data in sources[1 if i > 1 else 3].items():
+            (folder / name).write_bytes(data)
+        rsrc.compile(folder, scratch / f"{i}.rsr", threads=1, **options)  # type: ignore[arg-type]
+        samples.append((scratch / f"{i}.rsr").read_bytes())
+    return [{"model.rsr": data} for data in samples]
+
+
+def open_source(folder: Path) -> None:
+    """Open a checkpoint and recognise its tensors; what is accepted, the library accepts."""
+    checkpoint = open_checkpoint(source_of(folder))
+    for shard in checkpoint.shards:
+        judged(shard)
+    recognise(checkpoint)
+
+
+def compile_source(folder: Path) -> None:
+    """Compile a checkpoint; the result is whole and holds the source byte for byte."""
+    output = folder / "out.rsr"
+    try:
+        rsrc.compile(source_of(folder), output, threads=1)
+    except RsrError:
+        if output.exists():
+            raise Finding("a refused source left an output") from None
+        raise
+    RsrFile(output).verify()
+    try:
+        compare(output, source_of(folder))
+    except MismatchError as error:
+        raise Finding(f"compiled to something else: {error}") from None
+
+
+def verify_rsr(folder: Path) -> None:
+    """Open a file and check every byte: cheap, so that many headers are seen."""
+    RsrFile(folder / "model.rsr").verify()
+
+
+def use_rsr(folder: Path) -> None:
+    """Load a file without verifying it, multiply by all it has, then verify it."""
+    refused: list[RsrError] = []
+    with rsr_runtime.load(folder / "model.rsr") as model:
+        for name in model:
+            try:
+                use_tensor(model[name])
+            except RsrError as error:
+                refused.append(error)
+        for name in model.files:
+            try:
+                _ = model.files[name]
+            except RsrError as error:
+                refused.append(error)
+    RsrFile(folder / "model.rsr").verify()
+    if refused:
+        raise refused[0]
+
+
+def use_tensor(tensor: rsr_runtime.Matrix | npt.NDArray[Any]) -> None:
+    """Multiply by a matrix in every way there is; read an array."""
+    if isinstance(tensor, np.ndarray):
+        tensor.tobytes()
+        return
+    rows, columns = tensor.shape
+    if max(rows, columns) > _LARGEST_PRODUCT:
+        return
+    with np.errstate(all="ignore"):
+        tensor @ np.full(columns, -128, np.int8)
+        tensor @ np.ones(columns, np.float32)
+        tensor @ np.ones((columns, 3), np.float32)
+        tensor.linear(np.ones((2, columns), np.float32), activations="int8")
+    tensor.to_dense()
+    for j in range(min(tensor.blocks, 3)):
+        tensor.block(j)
+    _ = tensor.scale
+
+
+def decompile_rsr(folder: Path) -> None:
+    """Decompile a file; the library reads the result."""
+    output = folder / "back.safetensors"
+    decompile(folder / "model.rsr", output)
+    judged(output)
+
+
+def source_of(folder: Path) -> Path:
+    """Return what to open: a lone file by its name, so that both ways in are taken."""
+    names = sorted(p.name for p in folder.iterdir())
+    return folder / names[0] if names == ["model.safetensors"] else folder
+
+
+def judged(path: Path) -> None:
+    """Let the library open a file that was accepted or written."""
+    try:
+        with safetensors.safe_open(path, framework="numpy"):
+            pass
+    except safetensors.SafetensorError as error:
+        raise Finding(f"the safetensors library refuses {path.name}: {error}") from None
+
+
+def ternary(rows: int, columns: int) -> npt.NDArray[np.int8]:
+    """Return values -1, 0, 1 in no simple order."""
+    r, c = np.mgrid[:rows, :columns]
+    return np.asarray((r * r + 2 * c + r * c) % 3 - 1, np.int8)
+
+
+def packed_codes(t: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
+    """Pack ternary values four rows to a byte, quarter by quarter."""
+    quarters = (t + 1).astype(np.uint8).reshape(4, -1, t.shape[1])
+    return np.asarray(sum(q << np.uint8(2 * i) for i, q in enumerate(quarters)), np.uint8)
+
+
+def safetensors_bytes(tensors: Arrays, metadata: dict[str, str] | None = None) -> bytes:
+    """Lay tensors out in the order given."""
+    names = {"uint8": "U8", "int8": "I8", "float16": "F16", "float32": "F32"}
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
+    body = b""
+    for name, array in tensors.items():
+        offsets = [len(body), len(body) + array.nbytes]
+        header[name] = {
+            "dtype": names[array.dtype.name],
+            "shape": array.shape,
+            "data_offsets": offsets,
+        }
+        body += array.tobytes()
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + body
+
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("open", checkpoints, open_source),
+        Target("compile", checkpoints, compile_source),
+        Target("verify", rsr_files, verify_rsr),
+        Target("use", rsr_files, use_rsr),
+        Target("decompile", rsr_files, decompile_rsr),
+    )
+}
