@@ -39,6 +39,7 @@ from tests.fuzz.targets import TARGETS, Target
 
 SECONDS = 2  # of processor time, for one file
 HANG = 60  # seconds without progress
+UNFIT = 3  # exit code of a worker that has nothing to damage
 MEMORY = 64 << 20  # beyond the size of the files
 THREADS = 16 << 20  # of address space, for the stacks of threads that start
 _COUNTER = struct.Struct("<Q")
@@ -81,10 +82,14 @@ def execute(target: Target, sample: Sample, folder: Path) -> str | None:
 def work(target: Target, seed: int, first: int, stop: int, scratch: Path) -> None:
     """Run executions `first` to `stop`; write a line of JSON for each finding, and a last one."""
     os.fsync = lambda fd: None  # the disk's time is not what is looked for
-    samples = target.samples(scratch)
-    for sample in samples:
-        if (refused := execute(target, sample, scratch / "files")) is not None:
-            raise RuntimeError(f"an undamaged sample is refused: {refused}")
+    try:
+        samples = target.samples(scratch)
+        refused = [execute(target, sample, scratch / "files") for sample in samples]
+        if any(refused):
+            raise RuntimeError(f"undamaged samples are refused: {refused}")
+    except Exception:
+        traceback.print_exc()
+        sys.exit(UNFIT)
     _limit_memory(max(sum(map(len, sample.values())) for sample in samples))
     signal.signal(signal.SIGPROF, _too_slow)
     counter = os.open(scratch.with_suffix(".counter"), os.O_WRONLY | os.O_CREAT)
@@ -94,14 +99,14 @@ def work(target: Target, seed: int, first: int, stop: int, scratch: Path) -> Non
         sample = sample_of(samples, seed, number)
         try:
             with _limited_time():
-                refused = execute(target, sample, scratch / "files")
+                outcome = execute(target, sample, scratch / "files")
         except (Exception, TooSlow) as error:
             shutil.rmtree(scratch / "files", ignore_errors=True)
             trace = "".join(traceback.format_exception(error)[-4:])
             text = f"{type(error).__name__}: {error}"
             print(json.dumps({"number": number, "error": text[:500], "trace": trace}), flush=True)
             continue
-        outcomes[refused or "accepted"] += 1
+        outcomes[outcome or "accepted"] += 1
         if number % 1000 == 999 or number + 1 == stop:
             print(json.dumps({"outcomes": outcomes}), flush=True)
             outcomes.clear()
@@ -160,6 +165,8 @@ def _one_worker(
     result.findings += [line for line in lines if "error" in line]
     for line in lines:
         result.outcomes.update(line.get("outcomes", {}))
+    if worker.returncode == UNFIT:
+        raise RuntimeError(said)
     if worker.returncode == 0:
         return stop
     (number,) = _COUNTER.unpack(counter.read_bytes())

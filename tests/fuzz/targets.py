@@ -23,6 +23,7 @@ from rsrc.checkpoint import open_checkpoint
 from rsrc.decompile import compare, decompile
 from rsrc.errors import MismatchError
 from rsrc.recognise import recognise
+from tests.rsrc.conftest import GgufKit
 
 from .mutators import Sample
 
@@ -52,7 +53,7 @@ def checkpoints(scratch: Path) -> list[Sample]:
     groups = np.repeat(np.arange(1, 25, dtype=np.float32).reshape(8, 3), 32, axis=1)[:, :70]
     floats: Arrays = {
         "model.layers.0.mlp.up_proj.weight": (t * np.float32(0.5)),
-        "model.layers.0.mlp.down_proj.weight": (t * rows).astype(np.float16),
+        "model.layers.0.self_attn.k_proj.weight": (t * rows).astype(np.float16),
         "model.layers.0.mlp.gate_proj.weight": (t * groups).astype(np.float16),
         "model.embed_tokens.weight": np.linspace(-1, 1, 40, dtype=np.float32).reshape(4, 10),
         "model.norm.weight": np.ones(8, np.float16),
@@ -71,6 +72,8 @@ def checkpoints(scratch: Path) -> list[Sample]:
             "hidden_size": 70,
             "intermediate_size": 8,
             "num_attention_heads": 1,
+            "num_key_value_heads": 1,
+            "head_dim": 8,
             "quantization_config": {**bitnet, "modules_to_not_convert": ["lm_head"]},
         }
     ).encode()
@@ -82,8 +85,22 @@ def checkpoints(scratch: Path) -> list[Sample]:
         "w.weight": t.astype(np.float32),
         "w.weight_scale": np.array([2], np.float32),
     }
+    words = (t[:, :64] + 1).astype(np.uint32).reshape(8, 4, 16) << np.arange(0, 32, 2, dtype="u4")
+    scales = np.arange(1, 17, dtype=np.float16).reshape(8, 2)
+    mlx: Arrays = {
+        "w.weight": words.sum(2, dtype=np.uint32),
+        "w.scales": scales,
+        "w.biases": -scales,
+        "master.weight": np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8),
+        "master.weight_clip_val": np.ones((8, 1), np.float32),
+    }
+    settings = {"quantization": {"group_size": 32, "bits": 2}, "w_bits": 0}
     return [
         {"model.safetensors": safetensors_bytes(floats, {"format": "pt"})},
+        {
+            "model.safetensors": safetensors_bytes(mlx),
+            "config.json": json.dumps(settings).encode(),
+        },
         {"model.safetensors": safetensors_bytes(packed), "config.json": config},
         {"model.safetensors": safetensors_bytes(unpacked), "config.json": config},
         {
@@ -96,9 +113,61 @@ def checkpoints(scratch: Path) -> list[Sample]:
     ]
 
 
+def ggufs(scratch: Path) -> list[Sample]:
+    """Return a llama with its settings and tokenizer, and one tensor of every ternary type."""
+    kit, half = GgufKit(), b"\x00\x38"
+    tq2 = bytes.fromhex("186186" * 21 + "18") + half
+    pattern = bytes.fromhex("244992" * 10 + "2449")
+    one = (1).to_bytes(4, "little")
+    llama: dict[str, Any] = {
+        "general.architecture": "llama",
+        "llama.block_count": 1,
+        "llama.context_length": 32,
+        "llama.embedding_length": 256,
+        "llama.feed_forward_length": 256,
+        "llama.attention.head_count": 2,
+        "llama.attention.head_count_kv": 1,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": ["a", "b", "ab"],
+        "tokenizer.ggml.merges": ["a b"],
+    }
+    matrix = ((256, 256), 35, tq2 * 256)
+    layer = {
+        f"blk.0.{name}.weight": matrix for name in ("attn_q", "ffn_gate", "ffn_up", "ffn_down")
+    }
+    tensors: dict[str, tuple[tuple[int, ...], int, bytes]] = {
+        **layer,
+        "blk.0.attn_k.weight": ((128, 256), 35, tq2 * 128),
+        "blk.0.attn_v.weight": ((128, 256), 35, tq2 * 128),
+        "blk.0.attn_output.weight": matrix,
+        "output_norm.weight": ((2,), 0, one * 2),
+        "token_embd.weight": ((2, 256), 8, (half + bytes(range(32))) * 16),
+    }
+    types: dict[str, tuple[tuple[int, ...], int, bytes]] = {
+        "tq1_0": ((1, 256), 34, bytes.fromhex("456ccf" * 16 + "3092bb30") + half),
+        "i2_s": ((1, 128), 36, pattern + b"\x00\x00\x00\x3f" + bytes(28)),
+        "q2_0": ((1, 64), 42, half + pattern[:16]),
+        "ptq1_0": (
+            (1, 128),
+            143,
+            bytes.fromhex("3194bb" * 5 + "31" + "cf456c" * 2 + "cf45436c") + half,
+        ),
+        "stq1_0": ((1, 256), 43, bytes(40) + half),
+        "iq1_bn": ((1, 64), 134, half + bytes.fromhex("6c45cfcf6c4545cf6c6c45cf17")),
+        "iq2_bn": ((1, 64), 135, b"\x00\x00\x00\x3f" + pattern[:16]),
+        "q1_0": ((1, 128), 41, half + bytes(range(16))),
+    }
+    return [
+        {"model.gguf": kit.file_bytes(llama, tensors)},
+        {"model.gguf": kit.file_bytes({"general.architecture": "none"}, types)},
+    ]
+
+
 def rsr_files(scratch: Path) -> list[Sample]:
     """Return the golden files, and compiled ones in both encodings, raw and compressed."""
-    samples = [(GOLDEN / name / "golden.rsr").read_bytes() for name in ("v1", "v1.1")]
+    samples = [(GOLDEN / name / "golden.rsr").read_bytes() for name in ("v1", "v1.1", "v1.2")]
     sources = checkpoints(scratch)
     for i, options in enumerate(
         (
@@ -110,7 +179,7 @@ def rsr_files(scratch: Path) -> list[Sample]:
     ):
         folder = scratch / f"source{i}"
         folder.mkdir()
-        for name, data in sources[1 if i > 1 else 3].items():
+        for name, data in sources[2 if i > 1 else 4].items():
             (folder / name).write_bytes(data)
         rsrc.compile(folder, scratch / f"{i}.rsr", threads=1, **options)  # type: ignore[arg-type]
         samples.append((scratch / f"{i}.rsr").read_bytes())
@@ -121,7 +190,8 @@ def open_source(folder: Path) -> None:
     """Open a checkpoint and recognise its tensors; what is accepted, the library accepts."""
     checkpoint = open_checkpoint(source_of(folder))
     for shard in checkpoint.shards:
-        judged(shard)
+        if shard.suffix == ".safetensors":
+            judged(shard)
     recognise(checkpoint)
 
 
@@ -185,16 +255,17 @@ def use_tensor(tensor: rsr_runtime.Matrix | npt.NDArray[Any]) -> None:
 
 
 def decompile_rsr(folder: Path) -> None:
-    """Decompile a file; the library reads the result."""
-    output = folder / "back.safetensors"
-    decompile(folder / "model.rsr", output)
-    judged(output)
+    """Decompile a file into its source and plainer forms; the library reads the results."""
+    for form in ("source", "int8", "float"):
+        output = folder / f"{form}.safetensors"
+        decompile(folder / "model.rsr", output, to=form)
+        judged(output)
 
 
 def source_of(folder: Path) -> Path:
     """Return what to open: a lone file by its name, so that both ways in are taken."""
     names = sorted(p.name for p in folder.iterdir())
-    return folder / names[0] if names == ["model.safetensors"] else folder
+    return folder / names[0] if names in (["model.safetensors"], ["model.gguf"]) else folder
 
 
 def judged(path: Path) -> None:
@@ -220,7 +291,7 @@ def packed_codes(t: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
 
 def safetensors_bytes(tensors: Arrays, metadata: dict[str, str] | None = None) -> bytes:
     """Lay tensors out in the order given."""
-    names = {"uint8": "U8", "int8": "I8", "float16": "F16", "float32": "F32"}
+    names = {"uint8": "U8", "int8": "I8", "uint32": "U32", "float16": "F16", "float32": "F32"}
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
     body = b""
     for name, array in tensors.items():
@@ -240,6 +311,7 @@ TARGETS = {
     for target in (
         Target("open", checkpoints, open_source),
         Target("compile", checkpoints, compile_source),
+        Target("gguf", ggufs, compile_source),
         Target("verify", rsr_files, verify_rsr),
         Target("use", rsr_files, use_rsr),
         Target("decompile", rsr_files, decompile_rsr),

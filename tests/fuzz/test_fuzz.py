@@ -34,7 +34,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("target", ["open", "compile", "verify", "use", "decompile"])
+@pytest.mark.parametrize("target", ["open", "compile", "gguf", "verify", "use", "decompile"])
 def test_nothing_is_found(target: str) -> None:
     command = [sys.executable, str(FOLDER / "run.py"), "--target", target]
     counts = {"open": 1500, "verify": 1500}

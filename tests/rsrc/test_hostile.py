@@ -354,7 +354,7 @@ class TestNoRegularFile:
 
     def test_source(self, tmp_path: Path, make: Any) -> None:
         path = make(tmp_path / "x.safetensors")
-        refused(path, "not a regular file|no .safetensors file in this directory")
+        refused(path, "not a regular file|no .safetensors or .gguf file in this directory")
 
     def test_shard(self, tmp_path: Path, make: Any) -> None:
         make(tmp_path / "1.safetensors")
@@ -364,8 +364,8 @@ class TestNoRegularFile:
 
     def test_index(self, tmp_path: Path, make: Any) -> None:
         path = make(tmp_path / "model.safetensors.index.json")
-        refused(path, "not a regular file|no .safetensors file in this directory")
-        refused(tmp_path, "not a regular file|no .safetensors file in this directory")
+        refused(path, "not a regular file|no .safetensors or .gguf file in this directory")
+        refused(tmp_path, "not a regular file|no .safetensors or .gguf file in this directory")
 
     def test_lone_file_of_a_folder(self, tmp_path: Path, make: Any) -> None:
         make(tmp_path / "any.safetensors")
