@@ -28,7 +28,7 @@ Bytes = npt.NDArray[np.uint8]
 
 PIECE = 4 << 20  # bytes made at a time
 ITEM = {"U8": 1, "BF16": 2}
-HEAD = 128  # inputs of an attention head
+HEAD = 128  # rows of an attention head, or what divides the sizes
 WEIGHTS = ("packed", "ternary", "master")
 
 
@@ -115,7 +115,7 @@ def config(sizes: Sizes, weights: str = "packed") -> dict[str, object]:
     """Return config.json as that model has it; of floats it says nothing."""
     if weights != "packed":
         return {}
-    heads = max(1, sizes.hidden // HEAD)
+    head = math.gcd(HEAD, sizes.hidden, sizes.kv)
     return {
         "architectures": ["BitNetForCausalLM"],
         "bos_token_id": 128000,
@@ -126,9 +126,9 @@ def config(sizes: Sizes, weights: str = "packed") -> dict[str, object]:
         "intermediate_size": sizes.ffn,
         "max_position_embeddings": 4096,
         "model_type": "bitnet",
-        "num_attention_heads": heads,
+        "num_attention_heads": sizes.hidden // head,
         "num_hidden_layers": sizes.layers,
-        "num_key_value_heads": max(1, heads * sizes.kv // sizes.hidden),
+        "num_key_value_heads": sizes.kv // head,
         "quantization_config": {
             "linear_class": "autobitlinear",
             "quant_method": "bitnet",

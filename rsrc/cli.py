@@ -426,7 +426,7 @@ class _Shown:
     def begin(self, phase: str, tensors: int) -> None:
         """Count from 0 again, of `tensors`."""
         self._name, self._tensors, self._count = None, tensors, 0
-        self._update(verb=phase, count=f"0 of {tensors}")
+        self._update(verb=phase, count=f"0 of {tensors}", refresh=True)  # however soon it is over
 
     def __call__(self, name: str, done: int, total: int) -> None:
         if name != self._name:  # a large one is reported piece by piece

@@ -283,8 +283,13 @@ def _resolve(header: Header, number: int, infos: Sequence[TensorInfo]) -> GgmlTy
     if candidates:
         names = " or ".join(t.name for t in candidates)
         wrong = next(
-            i for i in infos if not any(_fills(t, i, header.alignment) for t in candidates)
+            (i for i in infos if not any(_fills(t, i, header.alignment) for t in candidates)), None
         )
+        if wrong is None:  # each has one, but not the same
+            raise SourceError(
+                f"{where} and others have type {number}, some with the size of one and some of "
+                f"another of {names}"
+            )
         raise SourceError(
             f"{header.path}: tensor {wrong.name[:80]!r} has type {number}, but {wrong.room} bytes "
             f"for shape {list(wrong.shape)}, which is not the size of {names}"

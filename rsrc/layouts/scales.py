@@ -63,7 +63,7 @@ def coarsest(scales: Scales, rows: int, columns: int, shape: tuple[int, int]) ->
         columns: columns of a group, at most those of the matrix; the last may have fewer.
         shape: of the matrix.
     """
-    if not scales.size:
+    if not scales.size or 0 in shape:
         return per_tensor(0, shape[0])
 
     @cache

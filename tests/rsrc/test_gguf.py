@@ -242,6 +242,10 @@ class TestTernaryTypes:
         assert found.scale == "Q1_0, per row"
         assert bench.dense().tolist() == [[0.5] * 128, [0] * 128]
 
+    def test_a_row_without_columns_has_its_scale(self, bench: Bench) -> None:
+        found = bench.compile({"w": ((1, 0), IQ1_BN, HALF), "x": ((1, 256), TQ2_0, TQ2_0_BLOCK)})
+        assert found["w"].scale == "IQ1_BN, per tensor"
+
     def test_without_rows(self, bench: Bench) -> None:
         bench.compile({"w": ((0, 256), TQ2_0, b""), "x": ((1, 256), TQ2_0, TQ2_0_BLOCK)})
         assert bench.dense().shape == (0, 256)
@@ -519,6 +523,15 @@ class TestRefused:
     def test_a_size_that_fits_two_types(self, bench: Bench) -> None:
         with pytest.raises(SourceError, match="its size fits both Q2_0 and PQ2_0"):
             bench.one((1, 256), SHARED, bytes(72))
+
+    def test_sizes_of_different_types(self, bench: Bench) -> None:
+        """Each tensor fits a type of that number, but none fits all."""
+        tensors = {
+            "q2_0": ((1, 64), SHARED, HALF + Q2_CODES[:16]),
+            "stq1_0": ((1, 256), SHARED, bytes(40) + HALF),
+        }
+        with pytest.raises(SourceError, match=r"'q2_0' and others have type 42, some with the s"):
+            bench.compile(tensors)
 
     def test_the_other_tensors_of_a_type_decide(self, bench: Bench) -> None:
         """One is too small to tell 68 bytes of PQ2_0 from 72 of Q2_0, but not both."""

@@ -75,7 +75,7 @@ REFUSED: dict[str, tuple[str, str, Case]] = {
             f"config.json says quant_method '{method}'",
             {"config": {"quantization_config": {"quant_method": method}}},
         )
-        for method in FOREIGN_METHODS
+        for method in sorted(FOREIGN_METHODS)
     },
     "complex by type": (IMAGINARY, r"'l\.weight' is C64", {"tensors": {"l.weight": COMPLEX}}),
     "complex by config": (

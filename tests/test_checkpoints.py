@@ -1,0 +1,43 @@
+"""docs/checkpoints.md: every row of its tables names tests, and they exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split(" | ")]
+    for line in TEXT.splitlines()
+    if line.startswith("| ") and not line.startswith(("| family", "| type", "| form"))
+]
+TEST = re.compile(r"`((?:parity/)?test_\w+\.py)((?:::\w+)*)`")
+
+
+def names(path: Path) -> set[str]:
+    """Every test and class of tests in a file, as pytest names them."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(f"::{node.name}")
+        if isinstance(node, ast.ClassDef):
+            inner = (n for n in node.body if isinstance(n, ast.FunctionDef))
+            found |= {f"::{node.name}::{function.name}" for function in inner}
+    return found
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0][:40])
+def test_every_row_names_tests_that_exist(row: list[str]) -> None:
+    tests = TEST.findall(" | ".join(row))
+    assert tests
+    for file, test in tests:
+        folder = ROOT / "tests" if file.startswith("parity/") else ROOT / "tests" / "rsrc"
+        assert test in names(folder / file) | {""}, f"{file}{test}"
+
+
+def test_the_tables_are_whole() -> None:
+    assert len(ROWS) > 40
