@@ -179,9 +179,9 @@ _PQ2_0 = GgmlType(
 _PTQ1_0 = GgmlType("PTQ1_0", 128, 28, codec=Codec(_ptq1_0, slice(26, 28)))
 _STQ1_0 = GgmlType("STQ1_0", 256, 42, codec=Codec(_stq1_0, slice(40, 42)))
 # The order of x86, 128 weights in 32 bytes: that of the official files and of the converters.
-# bitnet.cpp built for ARM, or without ACT_PARALLEL, writes other orders under the same number, and
-# nothing in a file tells: they hold the same codes at other places, so that neither code 3 nor the
-# share of zeros gives one away, and within a row the order of ARM is but one of the columns.
+# bitnet.cpp built for ARM, or without ACT_PARALLEL, writes other orders under the same number: the
+# same codes at other places, so that neither code 3 nor the share of zeros gives one away. What
+# columns have in common does the second (i2_s.py); the first looks like other columns.
 _I2_S = GgmlType(
     "I2_S",
     128,

@@ -8,6 +8,7 @@ from rsr_formats.layout import TERNARY
 
 from ..checkpoint import PIECE, Checkpoint, SourceTensor
 from ..errors import SourceError
+from ..gguf.i2_s import holds_four_rows_a_byte
 from ..gguf.tensor import GgufTensor, scales_of
 from ..gguf.types import Codec
 from .base import Bytes, DigitArray, Scales, TernaryTensor
@@ -104,6 +105,15 @@ def _straddling(
     return digits
 
 
+def _check_order(t: GgufTensor, codes: Bytes) -> None:
+    if holds_four_rows_a_byte(codes, t.shape[1]):
+        raise SourceError(
+            f"{t.name}: {t.kind.name} with four rows in each byte, by what its columns have in "
+            "common, as bitnet.cpp writes it when built without ACT_PARALLEL; expected blocks of "
+            "128 weights. Convert the model with an x86 build that has it, or to TQ2_0"
+        )
+
+
 def _scan(t: GgufTensor, codec: Codec) -> Scales | str:
     """Return all scales in order, or why the tensor is not ternary.
 
@@ -118,6 +128,8 @@ def _scan(t: GgufTensor, codec: Codec) -> Scales | str:
     code_3 = False
     for piece in t.pieces(max(1, PIECE // unit) * unit):
         data = np.frombuffer(piece, np.uint8)
+        if kind.tail and t.heads is None and left == t.nbytes - kind.tail:  # the first
+            _check_order(t, data[:left])
         units, tail = data[:left].reshape(-1, unit), tail + data[left:].tobytes()
         left -= units.size
         blocks = units[:, kind.row_header :].reshape(-1, kind.block_bytes)
