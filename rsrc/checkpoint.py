@@ -162,6 +162,19 @@ class Checkpoint:
         """
         return Quantization(self.config)
 
+    @cached_property
+    def unscaled(self) -> dict[str, SourceTensor]:
+        """Packed weights of BitNet layers, by config.json, that have no `weight_scale`."""
+        if not self.quantization.is_bitnet:
+            return {}
+        return {
+            name: t
+            for name, t in self.tensors.items()
+            if (t.dtype == "U8" and len(t.shape) == 2 and name.endswith(".weight"))
+            and f"{name}_scale" not in self.tensors
+            and self.quantization.converts(name)
+        }
+
     @property
     def folder(self) -> Path:
         """The folder in which its files lie."""

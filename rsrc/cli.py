@@ -1,6 +1,6 @@
 """The command line: parses options, calls the library, prints.
 
-Exit codes: 0 done, 1 refused with a reason on stderr, 2 usage.
+Exit codes: 0 done, 1 refused with a reason on stderr, 2 usage, 128 + the number of a signal.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Progress = Callable[[str, int, int], None]
 _ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_force_option = click.option("--force", is_flag=True, help="Replace an existing output.")
+_force_option = click.option("--force", is_flag=True, help="Replace an existing output file.")
 
 
 class _Group(click.Group):
@@ -325,10 +325,8 @@ def decompile(file: Path, output: Path, to: str, gguf_type: str | None, force: b
     for note in notes:
         click.echo(printable(note))
     if quantised:
-        click.echo(
-            f"{len(quantised)} tensors were quantised when the file was compiled; they are "
-            "written as what was kept of them"
-        )
+        noun = "tensor is" if len(quantised) == 1 else "tensors are"
+        click.echo(f"{len(quantised)} {noun} not as in the source, but as quantised from it")
 
 
 @main.command()

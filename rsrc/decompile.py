@@ -10,7 +10,7 @@ import numpy as np
 
 from rsr_formats import RsrFile
 from rsr_formats.atomic import atomic_file, check_output
-from rsr_formats.layout import DTYPE_BITS, IndexedTensor, Tensor
+from rsr_formats.layout import DTYPE_BITS, DenseTensor, IndexedTensor, Tensor
 
 from .checkpoint import Checkpoint, SourceTensor, open_checkpoint
 from .errors import ExportError, MismatchError, OptionError
@@ -18,7 +18,7 @@ from .export import FORMS, GGUF, GGUF_TYPES, NAMES
 from .export.folder import atomic_folder, check_folder, write_model_files
 from .export.safetensors import write_safetensors
 from .export.source import Restorable, restorable
-from .export.tensors import Export, decode, read_config
+from .export.tensors import Export, decode, read_config, some
 from .layouts import BY_NAME, TernaryTensor
 from .pipeline import check_not_source
 from .recognise import recognise_one
@@ -66,8 +66,8 @@ def decompile(
         OutputExistsError: the output exists and `force` is not set, or is a directory with files.
         OSError: reading or writing failed; no output is left behind.
     """
-    _check_options(to, type)
     output = Path(output)
+    _check_options(to, type, output)
     is_folder = to != GGUF and output.suffix != _SUFFIX
     check_not_source(output, [Path(path)])
     if is_folder:  # now, not after reading everything
@@ -81,8 +81,11 @@ def decompile(
     file = RsrFile(path)
     file.verify()  # a damaged index can still hold digits: it must not come out as weights
     if to == GGUF:
+        _refuse_mlx_codes(file)
         write_gguf(file, output, type or "TQ2_0", force, progress, note)
         return quantised_tensors(file)
+    if to != "source":
+        _refuse_mlx_codes(file)
     export = FORMS[to](file, None if to == "source" else read_config(file))
     if is_folder:
         with atomic_folder(output) as folder:
@@ -100,13 +103,31 @@ def decompile(
     return quantised_tensors(file)
 
 
-def _check_options(to: str, type: str | None) -> None:
+def _check_options(to: str, type: str | None, output: Path) -> None:
     if to not in NAMES:
         raise OptionError(f"to: found {to!r}, expected {', '.join(NAMES)}")
     if type is not None and to != GGUF:
         raise OptionError(f"type: found {type!r}, which is for {GGUF!r} only")
+    if to != GGUF and output.suffix == ".gguf":
+        raise OptionError(f"{output}: a .gguf file is what --to gguf (to='gguf') writes")
     if type not in (None, *GGUF_TYPES):
         raise OptionError(f"type: found {type!r}, expected {' or '.join(GGUF_TYPES)}")
+
+
+def _refuse_mlx_codes(file: RsrFile) -> None:
+    """Refuse dense tensors whose bytes mean nothing without MLX's settings, which no form has."""
+    names = {t.name for t in file.header.tensors}
+    packed = [
+        t.name
+        for t in file.header.tensors
+        if isinstance(t, DenseTensor) and t.dtype == "U32"
+        if f"{t.name.removesuffix('weight')}scales" in names
+    ]
+    if packed:
+        raise ExportError(
+            f"packed codes of MLX (U32) that are not ternary have no other form: {some(packed)}. "
+            "Only --to source writes them"
+        )
 
 
 def _write(export: Export, path: Path, force: bool, progress: Progress | None) -> None:
@@ -182,7 +203,19 @@ def _difference(
         if not same.all():
             return f"first differs at byte {position + int(np.argmin(same))} of {tensor.nbytes}"
         position += len(piece)
+    if found.indexed is not None and any(c.data for c in found.indexed.source.companions):
+        return _meaning_difference(file, checkpoint, tensor, found.indexed)
     return None
+
+
+def _meaning_difference(
+    file: RsrFile, checkpoint: Checkpoint, tensor: SourceTensor, t: IndexedTensor
+) -> str | None:
+    """Compare scales that are not the tensor's own bytes: config.json says how they are meant."""
+    again = recognise_one(checkpoint, tensor)
+    if not isinstance(again, TernaryTensor):
+        return f"kept dense now: {again.reason}"
+    return _scale_difference(file, again, t, "means")
 
 
 def _quantised_difference(
@@ -191,7 +224,7 @@ def _quantised_difference(
     again = BY_NAME[t.source.layout].again(checkpoint, tensor, t)
     if not isinstance(again, TernaryTensor):
         return f"cannot be quantised: {again}"
-    return _again_difference(file, again, t, "quantises")
+    return _again_difference(file, again, t, "quantises to")
 
 
 def _digits_difference(
@@ -207,7 +240,7 @@ def _digits_difference(
             f"{form[0]} {list(form[1])} of {list(form[2])} in the source, {t.source.dtype} "
             f"{list(t.shape)} of {list(t.digits)} in the .rsr file"
         )
-    return _again_difference(file, again, t, "decodes")
+    return _again_difference(file, again, t, "decodes to")
 
 
 def _again_difference(
@@ -216,10 +249,16 @@ def _again_difference(
     decoded = decode(file, t)
     whole = slice(0, t.shape[0]), slice(0, t.shape[1])
     if (again.layout.digits(again.tensor.read(), again, *whole) != decoded.digits).any():
-        return f"{verb} to other digits"
+        return f"{verb} other digits"
+    return _scale_difference(file, again, t, verb)
+
+
+def _scale_difference(
+    file: RsrFile, again: TernaryTensor, t: IndexedTensor, verb: str
+) -> str | None:
     if again.scale is None or t.scale is None:
         same = again.scale is None and t.scale is None
-        return None if same else f"{verb} to another scale"
+        return None if same else f"{verb} another scale"
     scales = file.index_arrays(t)["scale"].reshape(t.groups if t.is_grouped else 1, -1).T
     same = (again.scale.rows, again.scale.columns) == (t.scale.rows, t.scale.columns)
-    return None if same and (scales == again.scale.values).all() else f"{verb} to another scale"
+    return None if same and (scales == again.scale.values).all() else f"{verb} another scale"

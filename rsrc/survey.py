@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .checkpoint import Checkpoint, SourceTensor, open_checkpoint
 from .errors import OptionError, SourceError
 from .layouts import TernaryTensor
+from .patterns import list_patterns
 from .plan import IndexPlan, plan
 from .recognise import KeptTensor, recogniser
 
@@ -54,7 +55,8 @@ def survey(
         names = [repr(name) for name in checkpoint.tensors]
         some = ", ".join(names[:5] + ["..."] * (len(names) > 5))
         raise OptionError(f"{source} has no tensor {tensor!r}; it has {some or 'none'}")
-    outcomes = _outcomes(checkpoint, progress)
+    asked = checkpoint.tensors if tensor is None else _with_owner(checkpoint, tensor)
+    outcomes = _outcomes(checkpoint, asked, progress)
     into = {
         c.name: t.name
         for t in outcomes.values()
@@ -68,7 +70,7 @@ def survey(
     ]
     return {
         "path": str(source),
-        "bytes": checkpoint.nbytes,
+        "bytes": checkpoint.stored_nbytes,
         "files": sorted(checkpoint.files),
         "notes": list(checkpoint.notes),
         "refused": sum(t["becomes"] == "refused" for t in described),
@@ -76,18 +78,30 @@ def survey(
     }
 
 
-def _outcomes(checkpoint: Checkpoint, progress: Progress | None) -> dict[str, Outcome]:
+def _with_owner(checkpoint: Checkpoint, name: str) -> Mapping[str, SourceTensor]:
+    """Return a tensor, and the one it may belong to by its name."""
+    base = name.removesuffix("scales").removesuffix("biases")
+    names = {name, name.removesuffix("_scale"), f"{base}weight"}
+    return {n: t for n, t in checkpoint.tensors.items() if n in names}
+
+
+def _outcomes(
+    checkpoint: Checkpoint, asked: Mapping[str, SourceTensor], progress: Progress | None
+) -> dict[str, Outcome]:
     look = recogniser(checkpoint)
     outcomes: dict[str, Outcome] = {}
-    done = 0
-    for name, tensor in checkpoint.tensors.items():
+    said: dict[str, str] = {}  # one reason can be that of many, and name them all
+    total, done = sum(t.nbytes for t in asked.values()), 0
+    for name, tensor in asked.items():
         try:
             outcomes[name] = look(tensor)
         except SourceError as error:
-            outcomes[name] = RefusedTensor(tensor, str(error))
+            first = said.setdefault(str(error), name)
+            reason = str(error) if first == name else f"as {first}"
+            outcomes[name] = RefusedTensor(tensor, reason)
         done += tensor.nbytes
         if progress is not None:
-            progress(name, done, checkpoint.nbytes)
+            progress(name, done, total)
     return outcomes
 
 
@@ -95,15 +109,17 @@ def _describe(outcome: Outcome, into: str | None) -> dict[str, Any]:
     t = outcome.tensor
     what: dict[str, Any] = {
         "name": t.name,
-        "dtype": t.dtype,
+        "dtype": t.origin or t.dtype,
         "shape": list(t.shape),
-        "bytes": t.nbytes,
+        "bytes": t.stored_nbytes,
     }
     if into is not None:
         return what | {"becomes": "absorbed", "into": into}
     if isinstance(outcome, TernaryTensor):
         (p,) = plan([outcome])
         assert isinstance(p, IndexPlan)
+        if p.lists:
+            p = list_patterns(p, t.read())
         return what | {
             "becomes": "ternary" if len(outcome.digits) == 3 else "binary",
             "layout": outcome.layout.name,

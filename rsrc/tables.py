@@ -268,7 +268,7 @@ def _plain(value: Any) -> str:
 
 def _table(first: str, *others: str) -> Table:
     table = Table()
-    table.add_column(Text(first))  # Text: "L[s]" is no markup
+    table.add_column(Text(first), overflow="fold")  # Text: "L[s]" is no markup; names stay whole
     for name in others:
         table.add_column(Text(name), justify="left" if name == "for instance" else "right")
     return table

@@ -11,7 +11,7 @@ A code is a digit: 0, 1, 2 for -1, 0, +1.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
@@ -38,7 +38,8 @@ _TRITS = np.stack([(_BYTES * 3**n & 255) * 3 >> 8 for n in range(5)]).astype(np.
 class Codec:
     """How blocks hold digits and their scale: value = digit value * scale."""
 
-    decode: Callable[[Bytes], Bytes]  # (blocks, block bytes) -> codes (blocks, weights)
+    # (blocks, block bytes) -> codes (blocks, weights); a repr would differ in every process
+    decode: Callable[[Bytes], Bytes] = field(repr=False)
     scale: slice  # its bytes: in the block, or in the row's header, or behind the blocks
     scale_dtype: str = "<f2"
     two_bits: slice | None = None  # the bytes of a block in which a code can be 3

@@ -163,16 +163,9 @@ def _contradiction(tensor: SourceTensor, found: str) -> SourceError:
 
 def _check_scales_are_there(checkpoint: Checkpoint, tensor: SourceTensor) -> None:
     """Refuse a packed weight without its scale, and name all there are."""
-
-    def lacks_scale(t: SourceTensor) -> bool:
-        is_packed = t.dtype == "U8" and len(t.shape) == 2 and t.name.endswith(".weight")
-        return (
-            is_packed and f"{t.name}_scale" not in checkpoint.tensors and _is_claimed(checkpoint, t)
-        )
-
-    if not lacks_scale(tensor):
+    names = list(checkpoint.unscaled)
+    if tensor.name not in checkpoint.unscaled:
         return
-    names = [t.name for t in checkpoint.tensors.values() if lacks_scale(t)]
     listed = ", ".join(repr(name[:120]) for name in names[:_LISTED])
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     raise SourceError(

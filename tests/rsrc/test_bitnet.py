@@ -364,3 +364,18 @@ def test_a_module_that_is_not_converted_keeps_its_floats(models: Models) -> None
     found = str(models.compile(tensors, CONFIG)[f"{UP}.weight"].reason)
     assert found.startswith(f"{reason}; but config.json")
     assert "--quantize absmean" in found
+
+
+def test_verify_knows_another_meaning_of_the_scale(kit: Kit, tmp_path: Path) -> None:
+    """The bytes are the same, but config.json has one divide by them and the other multiply."""
+    t = np.array([[1, -1], [0, 1], [1, 1], [-1, 0]], np.int8)
+    tensors: dict[str, Any] = {"a.weight": kit.pack(t), "a.weight_scale": kit.bf16([4.0])}
+    for name in ("bitlinear", "autobitlinear"):
+        (tmp_path / name).mkdir()
+        kit.save(tmp_path / name / "model.safetensors", tensors)
+        config = {"quantization_config": {"quant_method": "bitnet", "linear_class": name}}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    rsrc.compile(tmp_path / "bitlinear", tmp_path / "x.rsr")
+    assert compare(tmp_path / "x.rsr", tmp_path / "bitlinear") == 2
+    with pytest.raises(rsrc.MismatchError, match=r"a\.weight: means another scale"):
+        compare(tmp_path / "x.rsr", tmp_path / "autobitlinear")

@@ -560,3 +560,28 @@ def test_large_matrices_in_windows(kit: Kit, tmp_path: Path, to: str) -> None:
     found = kit.judge(tmp_path / "out" / "model.safetensors")["w"]
     want = {"float": wide, "int8": kit.raw(t), "bitnet": kit.raw(kit.pack(t))}
     assert found == want[to]
+
+
+def test_a_gguf_name_is_for_gguf(kit: Kit, tmp_path: Path) -> None:
+    rsrc.compile(
+        kit.save(tmp_path / "s.safetensors", {"w": np.eye(3, dtype=np.int8)}), tmp_path / "x.rsr"
+    )
+    for form in ("source", "bitnet", "int8", "float"):
+        with pytest.raises(rsrc.OptionError, match=r"x\.gguf: a \.gguf file is what --to gguf"):
+            decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to=form)
+    assert not (tmp_path / "x.gguf").exists()
+
+
+def test_mlx_codes_that_are_not_ternary_have_no_other_form(kit: Kit, tmp_path: Path) -> None:
+    tensors: dict[str, Any] = {
+        "w": np.eye(3, dtype=np.int8),
+        "e.weight": np.full((2, 8), 0xFFFFFFFF, np.uint32),
+        "e.scales": np.ones((2, 1), np.float32),
+        "e.biases": -np.ones((2, 1), np.float32),
+    }
+    rsrc.compile(kit.save(tmp_path / "s.safetensors", tensors), tmp_path / "x.rsr")
+    for form in ("int8", "float", "bitnet", "gguf"):
+        with pytest.raises(rsrc.ExportError, match=r"MLX \(U32\).*'e.weight'. Only --to source"):
+            decompile(tmp_path / "x.rsr", tmp_path / "y", to=form)
+    decompile(tmp_path / "x.rsr", tmp_path / "y.safetensors")
+    assert compare(tmp_path / "x.rsr", tmp_path / "y.safetensors") == 4

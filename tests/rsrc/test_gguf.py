@@ -599,6 +599,18 @@ class TestRefused:
         assert opened >= 10
 
 
+def test_other_processes_know_it_again(gguf_kit: GgufKit, kit: Kit, tmp_path: Path) -> None:
+    """What a checkpoint is known by holds nothing of the process that opened it."""
+    tensors = {"w": ((1, 256), TQ2_0, TQ2_0_BLOCK)}
+    source = gguf_kit.save(tmp_path / "m.gguf", {"general.architecture": "none"}, tensors)
+    code = (
+        "import sys; from pathlib import Path; from rsrc.checkpoint import open_checkpoint\n"
+        "print(open_checkpoint(Path(sys.argv[1])).digest.hex())"
+    )
+    assert kit.python(code, source).stdout == kit.python("import click\n" + code, source).stdout
+    assert open_checkpoint(source).digest.hex() == kit.python(code, source).stdout.strip()
+
+
 class TestCompare:
     def test_differences_are_found(self, bench: Bench, gguf_kit: GgufKit) -> None:
         w = ternary(4, 512) * np.array([[1], [2], [2], [0.5]], np.float32)

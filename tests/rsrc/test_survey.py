@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,3 +114,33 @@ class TestCommand:
     def test_sources_that_cannot_be_opened(self, tmp_path: Path, name: str) -> None:
         (tmp_path / name).write_bytes(b"nothing")
         assert name in run("inspect", tmp_path / name, code=1).stderr
+
+
+def test_what_lists_its_patterns_is_said_to(kit: Kit, tmp_path: Path) -> None:
+    """3:4-sparse, with scales of groups, so w16 on every target: only the weights show it."""
+    w = np.ones((64, 128), np.float32)
+    w[:, ::4], w[:, 1::4] = 0, -1
+    w[:, 64:] *= np.arange(1, 65, dtype=np.float32)[:, None]
+    source = kit.save(tmp_path / "s.safetensors", {"w": w})
+    (t,) = rsrc.compile(source, tmp_path / "x.rsr").tensors
+    (said,) = survey(source)["tensors"]
+    assert (t.packing, t.k) == (said["packing"], said["k"]) == ("w16", 4)
+
+
+def test_one_tensor_is_all_that_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the one it may belong to."""
+    looked: list[tuple[str, int, int]] = []
+    survey(folder, "a.weight_scale", lambda *progress: looked.append(progress))
+    assert [name for name, _, _ in looked] == ["a.weight", "a.weight_scale"]
+
+
+def test_many_weights_without_scales_are_listed_once(kit: Kit, tmp_path: Path) -> None:
+    code = np.zeros((1, 2), np.uint8)
+    kit.save(tmp_path / "model.safetensors", {f"{i}.weight": code for i in range(2000)})
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    start = time.perf_counter()
+    result = survey(tmp_path)
+    assert time.perf_counter() - start < 3
+    assert result["refused"] == 2000
+    assert "1980 more" in result["tensors"][0]["reason"]
+    assert {t["reason"] for t in result["tensors"][1:]} == {"as 0.weight"}
