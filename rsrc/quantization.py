@@ -6,11 +6,8 @@ The file is a stranger's: every value may be of any type. The keys are those of 
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, NamedTuple
-
-from rsr_formats.layout import MAX_NAME_BYTES
 
 from .errors import SourceError
 
@@ -19,15 +16,52 @@ from .errors import SourceError
 HEADS = ("lm_head", "embed_out", "output", "score", "classifier")
 
 _REGULAR_EXPRESSION = frozenset("+?[](){}|^$\\")
-_MOST_PATTERNS = 64  # each is tried on every name
+# Each pattern is tried on every name of a checkpoint, and each of its letters takes a step, of a
+# tenth of a microsecond. Published files have a few patterns of twenty or thirty letters.
+_MOST_PATTERNS = 64
+_MOST_LETTERS = 1 << 12  # of all patterns together
+
+_Pattern = tuple[str, ...]  # what is between its ".*"; a "." in it is any letter
 
 
 class _Skipped(NamedTuple):
-    """`modules_to_not_convert`: names, their lengths, and entries with ".*" as glob patterns."""
+    """`modules_to_not_convert`: names, their lengths, and the entries with ".*" in them."""
 
     names: frozenset[str]
     lengths: frozenset[int]
-    patterns: tuple[str, ...]
+    patterns: tuple[_Pattern, ...]
+
+
+class _Places(NamedTuple):
+    """A module's name as sets of places; a set is an integer, with a bit for each place."""
+
+    before: dict[str, int]  # the places before a letter; those before any letter for "."
+    boundaries: int  # the places before and behind a dot, and the end
+    all: int
+
+    @classmethod
+    def of(cls, name: str) -> _Places:
+        before: dict[str, int] = {}
+        for i, letter in enumerate(name):
+            before[letter] = before.get(letter, 0) | 1 << i
+        dots, end = before.get(".", 0), 1 << len(name)
+        before["."] = end - 1
+        return cls(before, dots | dots << 1 | end, end | (end - 1))
+
+    def match(self, pattern: _Pattern) -> bool:
+        """Return whether the pattern is the name up to a boundary.
+
+        All ways to match are followed at once, so that ".*" in any number take no longer.
+        """
+        reached = 1  # the places up to which what was seen of the pattern is the name
+        for i, part in enumerate(pattern):
+            if i:  # ".*": from the first of these on, all of them
+                reached = -(reached & -reached) & self.all
+            for letter in part:
+                reached = (reached & self.before.get(letter, 0)) << 1
+                if not reached:
+                    return False
+        return reached & self.boundaries != 0
 
 
 class Quantization:
@@ -101,18 +135,23 @@ class Quantization:
             return False
         if not isinstance(self._found.get("modules_to_not_convert"), list):
             return last not in HEADS
-        dots = [i for i, letter in enumerate(module[:MAX_NAME_BYTES]) if letter == "."]
-        starts = {module, *(module[:i] for i in dots), *(module[: i + 1] for i in dots)}
-        if not starts.isdisjoint(self._skipped.names):
-            return False
-        if any(module[-n:] in self._skipped.names for n in self._skipped.lengths):
-            return False
-        patterns = self._skipped.patterns
-        return not any(fnmatchcase(start, pattern) for pattern in patterns for start in starts)
+        for n in self._skipped.lengths:
+            if n > len(module):
+                continue
+            if module[-n:] in self._skipped.names:
+                return False
+            ends = n == len(module) or "." in module[max(n - 1, 0) : n + 1]
+            if ends and module[:n] in self._skipped.names:
+                return False
+        if not self._skipped.patterns:
+            return True
+        places = _Places.of(module)
+        return not any(places.match(pattern) for pattern in self._skipped.patterns)
 
     @cached_property
     def _skipped(self) -> _Skipped:
-        names, patterns = set(), set()
+        names: set[str] = set()
+        patterns: set[_Pattern] = set()
         for entry in self._found["modules_to_not_convert"]:
             if not isinstance(entry, str) or not entry.strip("."):
                 continue
@@ -123,13 +162,19 @@ class Quantization:
                     "that is not followed; expected module names, or '.*' in them"
                 )
             if "*" in key or key.endswith("."):  # a last "." is any letter there
-                patterns.add("*".join(part.replace(".", "?") for part in key.split(".*")))
+                patterns.add(tuple(key.split(".*")))
             else:
                 names.add(key)
         if len(patterns) > _MOST_PATTERNS:
             raise SourceError(
                 f"config.json: modules_to_not_convert has {len(patterns)} entries with '.*', "
                 f"expected at most {_MOST_PATTERNS}"
+            )
+        letters = sum(len(part) for pattern in patterns for part in pattern)
+        if letters > _MOST_LETTERS:
+            raise SourceError(
+                f"config.json: modules_to_not_convert has entries with '.*' of {letters} letters "
+                f"together, expected at most {_MOST_LETTERS}"
             )
         return _Skipped(frozenset(names), frozenset(map(len, names)), tuple(sorted(patterns)))
 

@@ -21,12 +21,17 @@ from rsr_formats.layout import (
 )
 from rsr_formats.validate import check_negative_zeros, check_ranks, check_scale
 
-from ..checkpoint import PIECE
+from ..checkpoint import MAX_CONFIG, PIECE
 from ..errors import SourceError
 from ..layouts.base import Bytes, Restored
 from ..layouts.scales import ScaleGrid
 
 Config = dict[str, Any]
+
+# Bytes of any other JSON file that is read, all of them a tokenizer's; the largest known have
+# 40 MB. It is read as a whole, as the vocabulary is wanted as a whole: nothing but brackets makes
+# up to fifty bytes of each (measured; `[]` again and again 25), some three gigabytes at worst.
+MAX_TOKENIZER = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -77,9 +82,13 @@ def read_json(file: RsrFile, entry: FileEntry) -> Config:
     """Return a file of the model that is a JSON object.
 
     Raises:
-        SourceError: it is none.
+        SourceError: it is none, or larger than any is.
     """
     where = f"{file.path}: {entry.name}"
+    size = file.header.sections[entry.section].size
+    limit = MAX_CONFIG if entry.name == "config.json" else MAX_TOKENIZER
+    if size > limit:
+        raise SourceError(f"{where}: {size} bytes, the limit is {limit}")
     try:
         value = json.loads(file.section(entry.section).tobytes())
     except (ValueError, RecursionError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +22,10 @@ from .vocabulary import (
     ignore,
 )
 
+# Limits on what strangers send: of a few megabytes a gigabyte could be made.
+MAX_TOKENS = 1 << 20  # of a tokenizer; the largest known have 262,144
+MAX_MERGES = 1 << 20  # listed or derived; Gemma's 256,000 tokens have 580,604, others fewer
+MERGES_PER_TOKEN = 16  # derived; Llama 2 and Gemma have about two
 _MOST_WORK = 1 << 27  # characters looked at to derive merges; a vocabulary of 256,000 needs 2^24
 
 
@@ -41,7 +44,7 @@ def tokenizer_files(metadata: Mapping[str, Any], note: Note = ignore) -> dict[st
     files: dict[str, Any] = {}
     tokens: list[str] = []
     try:
-        tokens = _strings(metadata, "tokenizer.ggml.tokens")
+        tokens = _strings(metadata, "tokenizer.ggml.tokens", MAX_TOKENS)
         files["tokenizer.json"] = _tokenizer_json(metadata, tokens)
     except UnfitError as reason:
         note(f"no tokenizer.json: {reason}")
@@ -161,7 +164,7 @@ def _model(
 
 def _merges(metadata: Mapping[str, Any], vocabulary: Mapping[str, int]) -> list[list[str]]:
     merges = []
-    for merge in _strings(metadata, "tokenizer.ggml.merges"):
+    for merge in _strings(metadata, "tokenizer.ggml.merges", MAX_MERGES):
         left, _, right = merge.partition(" ")
         if not vocabulary.keys() >= {left, right, left + right}:
             raise UnfitError(
@@ -175,22 +178,40 @@ def _merges_from_scores(
     metadata: Mapping[str, Any], vocabulary: Mapping[str, int], types: Sequence[int]
 ) -> list[list[str]]:
     """List every pair of tokens that makes a token, those of the best token first."""
-    scores = metadata.get("tokenizer.ggml.scores")
-    if not isinstance(scores, list | tuple | np.ndarray) or len(scores) != len(vocabulary):
-        raise UnfitError("tokenizer.ggml.scores is missing or not one number per token")
-    for score in scores:
-        if not isinstance(score, int | float | np.number) or math.isnan(score):
-            raise UnfitError("tokenizer.ggml.scores holds what is no number")
+    scores = _scores(metadata, len(vocabulary))
+    names = list(vocabulary)  # one string for all merges that a token is in
     normal = [token for token, i in vocabulary.items() if types[i] == NORMAL]
     if sum(len(token) ** 2 for token in normal) > _MOST_WORK:
         raise UnfitError("tokenizer.ggml.tokens holds tokens too long to derive merges from")
-    merges = []
-    for token in sorted(normal, key=lambda token: -float(scores[vocabulary[token]])):
-        pairs = ((token[:i], token[i:]) for i in range(1, len(token)))
-        found = [pair for pair in pairs if pair[0] in vocabulary and pair[1] in vocabulary]
-        found.sort(key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
-        merges += [list(pair) for pair in found]
+    limit = min(MAX_MERGES, MERGES_PER_TOKEN * len(vocabulary))
+    merges: list[list[str]] = []
+    for token in sorted(normal, key=lambda token: -scores[vocabulary[token]]):
+        found = []
+        for i in range(1, len(token)):
+            left = vocabulary.get(token[:i])
+            if left is not None and (right := vocabulary.get(token[i:])) is not None:
+                found.append((left, right))
+        if len(merges) + len(found) > limit:
+            raise UnfitError(
+                f"tokenizer.ggml.tokens has {len(vocabulary)} tokens that more than {limit} pairs "
+                f"of tokens make, expected at most {MERGES_PER_TOKEN} a token and {MAX_MERGES}"
+            )
+        found.sort()
+        merges += [[names[left], names[right]] for left, right in found]
     return merges
+
+
+def _scores(metadata: Mapping[str, Any], count: int) -> list[float]:
+    found = metadata.get("tokenizer.ggml.scores")
+    if not isinstance(found, list | tuple | np.ndarray) or len(found) != count:
+        raise UnfitError("tokenizer.ggml.scores is missing or not one number per token")
+    try:
+        scores = np.asarray(found)
+    except ValueError:  # lists of several lengths
+        scores = np.empty(0, object)
+    if scores.shape != (count,) or scores.dtype.kind not in "iuf" or np.isnan(scores).any():
+        raise UnfitError("tokenizer.ggml.scores holds what is no number")
+    return [float(score) for score in scores.tolist()]
 
 
 def _added_tokens(metadata: Mapping[str, Any], tokens: list[str]) -> list[dict[str, Any]]:
@@ -282,10 +303,12 @@ def _generation_config(
     return config
 
 
-def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
+def _strings(metadata: Mapping[str, Any], key: str, limit: int) -> list[str]:
     found = metadata.get(key)
     if isinstance(found, str | bytes) or not isinstance(found, Sequence | np.ndarray):
         raise UnfitError(f"{key} is missing or no list")
+    if len(found) > limit:  # before any is decoded
+        raise UnfitError(f"{key} lists {len(found)} strings, the limit is {limit}")
     texts = list(found)
     if not texts:
         raise UnfitError(f"{key} is empty")

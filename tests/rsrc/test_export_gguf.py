@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+import time
 import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,8 @@ import pytest
 
 import rsr_runtime
 import rsrc
+from rsr_formats import create
+from rsr_formats.layout import FileEntry
 from rsrc.decompile import decompile
 from rsrc.export.tq import encode
 
@@ -419,6 +423,25 @@ def test_the_tokenizer_goes_with_it(kit: Kit, tmp_path: Path) -> None:
     assert fields["tokenizer.ggml.bos_token_id"].contents() == 3  # the tokenizer's own word
     assert fields["tokenizer.ggml.add_bos_token"].contents() is False
     assert fields["tokenizer.chat_template"].contents() == "{{ m }}"
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [("config.json", 1 << 20), ("tokenizer.json", 64 << 20), ("tokenizer_config.json", 64 << 20)],
+)
+def test_json_too_large_to_be_read(kit: Kit, tmp_path: Path, name: str, limit: int) -> None:
+    """It compresses well: a small `.rsr` file may hold as much."""
+    files = {"config.json": [json.dumps(CONFIG).encode()], "tokenizer.json": [b"{}"]}
+    files[name] = [b"[" * (1 << 20)] * (limit >> 20) + [b"["]
+    with create(tmp_path / "x.rsr") as writer:
+        entries = [FileEntry(key, writer.add(data, zstd_level=1)) for key, data in files.items()]
+        writer.finish(producer="", metadata={}, files=entries, tensors=[])
+    start = time.process_time()
+    message = rf"x\.rsr: {re.escape(name)}: {limit + 1} bytes, the limit is {limit}$"
+    with pytest.raises(rsrc.SourceError, match=message):
+        decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf")
+    assert time.process_time() - start < 2
+    assert not (tmp_path / "x.gguf").exists()
 
 
 def test_one_tensor_in_memory_at_a_time(kit: Kit, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from rsrc.gguf.pretokenizers import PRE_TOKENIZERS, name_of
 from rsrc.gguf.tokenizer import tokenizer_files, tokenizer_metadata
+from rsrc.gguf.tokenizer_files import MAX_TOKENS
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog. It's 12345 o'clock, isn't it?\n\n",
@@ -338,6 +340,10 @@ SPM = {
         (SPM | {"tokenizer.ggml.scores": [0.0]}, "one number per token"),
         (SPM | {"tokenizer.ggml.scores": [0.0, "x", 0.0]}, "no number"),
         (SPM | {"tokenizer.ggml.scores": [0.0, float("nan"), 0.0]}, "no number"),
+        (SPM | {"tokenizer.ggml.scores": [0.0, None, 0.0]}, "no number"),
+        (SPM | {"tokenizer.ggml.scores": [[0.0], [0.0, 1.0], [0.0]]}, "no number"),
+        (SPM | {"tokenizer.ggml.scores": [[0.0], [0.0], [0.0]]}, "no number"),
+        (SPM | {"tokenizer.ggml.scores": np.zeros(3, np.bool_)}, "no number"),
         (SPM | {"tokenizer.ggml.tokens": ["a", "b", "a" * 20000]}, "too long"),
     ],
 )
@@ -348,6 +354,41 @@ def test_metadata_that_give_no_tokenizer(metadata: dict[str, Any], reason: str) 
     assert "tokenizer.json" not in tokenizer_files(metadata, notes.append)
     assert len(notes) == 1
     assert reason in notes[0]
+
+
+def test_too_many_tokens_or_merges_are_not_even_read() -> None:
+    class Unread(list[str]):
+        def __len__(self) -> int:
+            return MAX_TOKENS + 1
+
+        def __iter__(self) -> Iterator[str]:
+            raise AssertionError("it is decoded")
+
+    for key in ("tokens", "merges"):
+        notes: list[str] = []
+        files = tokenizer_files(PLAIN | {f"tokenizer.ggml.{key}": Unread()}, notes.append)
+        assert "tokenizer.json" not in files
+        assert notes == [
+            f"no tokenizer.json: tokenizer.ggml.{key} lists 1048577 strings, the limit is 1048576"
+        ]
+
+
+@pytest.mark.parametrize(("most", "limit"), [(1 << 20, 16 * 41), (50, 50)])
+def test_tokens_that_many_pairs_make(
+    monkeypatch: pytest.MonkeyPatch, most: int, limit: int
+) -> None:
+    """Seven megabytes of them made a gigabyte."""
+    monkeypatch.setattr("rsrc.gguf.tokenizer_files.MAX_MERGES", most)
+    notes: list[str] = []
+    for count in (10, 41):  # tokens of 1 to n letters: n (n - 1) / 2 pairs
+        tokens = ["a" * n for n in range(1, count + 1)]
+        spm = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.scores": np.zeros(count)}
+        files = tokenizer_files(SPM | spm, notes.append)
+        assert ("tokenizer.json" in files) == (count == 10)
+        if count == 10:
+            assert len(json.loads(files["tokenizer.json"])["model"]["merges"]) == 45
+    assert len(notes) == 1
+    assert f"41 tokens that more than {limit} pairs of tokens make, expected at most 16" in notes[0]
 
 
 def test_ids_that_are_none_are_left_out() -> None:

@@ -59,6 +59,12 @@ def test_values_that_are_refused(value: Any) -> None:
         (["model.layers.3."], "model.layers.3.mlp.up_proj.weight", False),
         (["model.layers.3"], "model.layers.31.mlp.up_proj.weight", True),
         (["layers.3"], "model.layers.3.mlp.up_proj.weight", True),  # not in the middle
+        (["a.*.*b"], "aXb.c.weight", False),  # the last "b" that ends at a dot counts
+        (["a.*b"], "a.bb.bc.weight", False),
+        (["a.*b"], "a.bc.bc.weight", True),
+        (["a.b.*"], "a-b.weight", False),  # a dot is any letter
+        (["a.b.*"], "ab.weight", True),
+        (["a.*a"], "a.weight", True),  # one "a" is not both
         ([3, None, ["lm_head"], "", "."], "lm_head.weight", True),
         ("lm_head", "lm_head.weight", False),  # no list: the default
         ({"lm_head": 1}, "a.weight", True),
@@ -73,6 +79,25 @@ def test_expressions_do_not_run() -> None:
         rsrc.SourceError, match=r"has '\(a\+\)\+\$', a regular expression that is not"
     ):
         quantization(modules_to_not_convert=["(a+)+$"]).converts("a" * 40)
+
+
+def test_patterns_take_no_time() -> None:
+    """However many their ".*", and however many dots a name has: 64 x 1000 tries were minutes."""
+    skipped = [f"b{i}" + ".*a" * 15 + ".*b" for i in range(32)]  # found wrong at once
+    skipped += [".*" * 20 + ".a" * 25 + f".*x{i}" for i in range(32)]  # and at the very end
+    found = quantization(modules_to_not_convert=skipped)
+    start = time.process_time()
+    assert all(found.converts(f"{i}." + "a." * 495 + "weight") for i in range(100))
+    assert time.process_time() - start < 0.5
+    assert not found.converts("a." * 495 + "x7.weight")
+    assert found.converts("a." * 495 + "x7y.weight")
+
+
+def test_letters_of_patterns_are_counted() -> None:
+    longest = "a" * 4095
+    assert quantization(modules_to_not_convert=[f"{longest}.*b"]).converts("a")
+    with pytest.raises(rsrc.SourceError, match=r"of 4097 letters together, expected at most 4096"):
+        quantization(modules_to_not_convert=[f"{longest}.*b", ".*c"]).converts("a")
 
 
 def test_many_entries_take_no_time() -> None:
