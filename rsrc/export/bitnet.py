@@ -28,6 +28,7 @@ from .tensors import (
     OutputTensor,
     as_bytes,
     decode,
+    exported,
     of_array,
     of_dense,
     read_scales,
@@ -56,7 +57,7 @@ def export(file: RsrFile, config: Config | None) -> Export:
     scales = _stored_scales(file, packed, divide)
     tensors: list[OutputTensor] = []
     notes = []
-    for t in file.header.tensors:
+    for t in exported(file):
         if not isinstance(t, IndexedTensor):
             tensors.append(of_dense(file, t))
         elif t.name not in scales:

@@ -20,6 +20,7 @@ from .tensors import (
     OutputTensor,
     as_bytes,
     decode,
+    exported,
     of_dense,
     read_scales,
     row_windows,
@@ -35,7 +36,7 @@ def export(file: RsrFile, config: Config | None) -> Export:
     """
     tensors = [
         of_dense(file, t) if isinstance(t, DenseTensor) else as_floats(file, t)
-        for t in file.header.tensors
+        for t in exported(file)
     ]
     metadata = {**file.header.metadata, "format": "pt"}
     return Export(tensors, without_quantisation(file, config), metadata)

@@ -182,12 +182,39 @@ class TestInt8:
             "group_scale": (8, 3),
             **{f"{name}_scale": (1,) for name in per_tensor},
         }
-        # The same digits again.
+        # The same digits and scales again.
         rsrc.compile(back, tmp_path / "again.rsr")
+        assert compare(tmp_path / "again.rsr", back) == len(found)
         again = means(tmp_path / "again.rsr")
-        for name, t in found.items():
-            if t.dtype == "I8":
-                assert again[name].tolist() == dense(t).tolist()
+        for name, want in means(rsr).items():
+            assert (again[name] == want).all(), name
+
+    @pytest.mark.parametrize(
+        ("columns", "per", "groups"),
+        [(100, 64, 2), (100, 50, 10), (100, 7, 100), (96, 48, 4), (70, 32, 3), (300, 150, 4)],
+    )  # fmt: skip
+    @pytest.mark.parametrize("rows", [3, 2000])
+    def test_groups_are_read_as_they_are_written(
+        self, kit: Kit, tmp_path: Path, columns: int, per: int, groups: int, rows: int
+    ) -> None:
+        """50 of 100 columns make two groups, as 64 do: then they are written narrower."""
+        w = RNG.standard_normal((rows, columns)).astype(np.float32)
+        source = kit.save(tmp_path / "s.safetensors", {"l.weight": w})
+        rsrc.compile(source, tmp_path / "x.rsr", quantize="twn", per=f"group:{per}")
+        want = means(tmp_path / "x.rsr")
+        # Twice: the scales of 2000 rows are a tensor of their own then, and are written once.
+        for i in range(2):
+            back = tmp_path / f"back{i}.safetensors"
+            decompile(tmp_path / "x.rsr", back, to="int8")
+            found = kit.judge(back)
+            assert {name: t.shape for name, t in found.items()} == {
+                "l.weight": (rows, columns), "l.weight_scale": (rows, groups),
+            }  # fmt: skip
+            rsrc.compile(back, tmp_path / "x.rsr", force=True)
+            assert compare(tmp_path / "x.rsr", back) == 2
+            assert (means(tmp_path / "x.rsr")["l.weight"] == want["l.weight"]).all()
+        decompile(tmp_path / "x.rsr", tmp_path / "float.safetensors", to="float")
+        assert set(kit.judge(tmp_path / "float.safetensors")) == {"l.weight"}
 
     def test_row_blocks(self, kit: Kit, tmp_path: Path) -> None:
         """A scale for several rows is that of each of them."""
@@ -357,7 +384,7 @@ class TestBitNet:
             decompile(rsr, tmp_path / "out", to="bitnet")
 
     def test_a_name_that_is_taken(self, kit: Kit, tmp_path: Path) -> None:
-        more = {"w": T, "w_scale": np.ones(3, np.float32)}
+        more = {"w": T.astype(np.float32), "w_scale": np.ones(3, np.float32)}
         rsr = compiled(kit, tmp_path, [], None, **more)
         with pytest.raises(rsrc.ExportError, match="two tensors would be named 'w_scale'"):
             decompile(rsr, tmp_path / "out", to="bitnet")
