@@ -153,6 +153,57 @@ class TestFloat:
         assert (dense(found) == means(tmp_path / "x.rsr")["a.weight"]).all()
 
 
+W = (T * 0.5 + RNG.integers(-1, 2, T.shape) / 64).astype(np.float32)
+SELF_QUANTISING: dict[str, tuple[Any, dict[str, Any]]] = {
+    "online": ({"quantization_config": {"quant_method": "bitnet", "quantization_mode": "online"}},
+               {}),
+    "1bitLLM": ({"architectures": ["BitnetForCausalLM"], "weight_bits": 1}, {}),
+    "paretoq": ({"w_bits": 0}, {"l.weight_clip_val": np.full((8, 1), 0.75, np.float32)}),
+    "norm": (None, {"l.norm.weight": np.ones(96, np.float32)}),
+}  # fmt: skip
+
+
+class TestModelsThatQuantiseThemselves:
+    """What is written compiles again to the same scales, or a note says that it does not."""
+
+    @pytest.mark.parametrize("kind", SELF_QUANTISING)
+    @pytest.mark.parametrize("to", ["source", "float"])
+    @pytest.mark.parametrize("name", ["out", "out.safetensors"])
+    def test_no_scale_shrinks_in_silence(
+        self, kit: Kit, tmp_path: Path, kind: str, to: str, name: str
+    ) -> None:
+        config, more = SELF_QUANTISING[kind]
+        rsr = compiled(kit, tmp_path, [], config, **{"l.weight": W, "a": T}, **more)
+        want = means(rsr)["l.weight"]
+        notes = told(rsr, tmp_path / name, to=to)
+        if (to, name) == ("float", "out") and kind != "norm":
+            assert notes == []
+            rsrc.compile(tmp_path / "out", tmp_path / "again.rsr")
+            assert (means(tmp_path / "again.rsr")["l.weight"] == want).all()
+            found = json.loads((tmp_path / "out" / "config.json").read_text())
+            assert found == ({"architectures": ["BitnetForCausalLM"]} if kind == "1bitLLM" else {})
+            return
+        (note,) = notes
+        assert "again and get smaller scales ('l.weight'): keep the original" in note
+        assert ("--to bitnet" in note) == (kind != "paretoq")
+        assert ("--to float into a directory" in note) == (kind != "norm")
+
+    @pytest.mark.parametrize("kind", ["online", "1bitLLM", "norm"])
+    def test_bitnet_keeps_the_scales(self, kit: Kit, tmp_path: Path, kind: str) -> None:
+        config, more = SELF_QUANTISING[kind]
+        rsr = compiled(kit, tmp_path, [], config, **{"l.weight": W}, **more)
+        decompile(rsr, tmp_path / "out", to="bitnet")
+        rsrc.compile(tmp_path / "out", tmp_path / "again.rsr")
+        want = means(rsr)["l.weight"]
+        np.testing.assert_allclose(means(tmp_path / "again.rsr")["l.weight"], want, rtol=1e-6)
+
+    def test_what_the_user_had_quantised_is_no_such_model(self, kit: Kit, tmp_path: Path) -> None:
+        source = kit.save(tmp_path / "s.safetensors", {"l.weight": W})
+        rsrc.compile(source, tmp_path / "x.rsr", quantize="absmean")
+        for to in ("source", "float"):
+            assert told(tmp_path / "x.rsr", tmp_path / to, to=to) == []
+
+
 class TestInt8:
     def test_every_matrix(self, kit: Kit, rsr: Path, tmp_path: Path) -> None:
         back = tmp_path / "back.safetensors"
