@@ -11,8 +11,9 @@ from rsr_formats import RsrFile
 from rsr_formats.layout import DenseTensor, IndexedTensor
 
 from ..layouts.base import Bytes
+from ..layouts.paretoq import is_clip
 from ..layouts.scales import ScaleGrid, group_columns
-from .floats import without_quantisation
+from .floats import as_floats, without_quantisation
 from .tensors import (
     Config,
     Export,
@@ -38,6 +39,9 @@ def export(file: RsrFile, config: Config | None) -> Export:
     for t in exported(file):
         if isinstance(t, DenseTensor):
             tensors.append(of_dense(file, t))
+            continue
+        if is_clip(t.name):  # no matrix, though its values may look like one's
+            tensors.append(as_floats(file, t))
             continue
         tensors.append(OutputTensor(t.name, "I8", t.shape, partial(_windows, file, t)))
         grid = read_scales(file, t)

@@ -36,6 +36,11 @@ def says_paretoq(config: dict[str, Any]) -> bool:
     return not isinstance(w_bits, bool) and w_bits in (0, 1.58)
 
 
+def is_clip(name: str) -> bool:
+    """Return whether `name` is that of ParetoQ's clip values."""
+    return name.endswith(_CLIP)
+
+
 def clip_names(name: str) -> tuple[str, str]:
     """Return what the clip values of the matrix `name` may be called."""
     base = name.removesuffix("weight")

@@ -429,6 +429,67 @@ class TestBitNet:
             },
         }
 
+    def test_heads_stay_floats(self, kit: Kit, tmp_path: Path) -> None:
+        """transformers makes no BitLinear of them, and a list that is made must not change that."""
+        half = (T * 0.5).astype(np.float32)
+        more: dict[str, Any] = {"score.weight": half, "a.q.weight": half, "a.classifier.weight": T}
+        more["a.k.weight"] = np.arange(12, dtype=np.float32).reshape(4, 3)
+        rsr = compiled(kit, tmp_path, [], {}, **more)
+        decompile(rsr, tmp_path / "out", to="bitnet")
+        found = kit.judge(tmp_path / "out" / "model.safetensors")
+        assert {name: t.dtype for name, t in found.items() if t.dtype == "U8"} == {
+            "a.q.weight": "U8"
+        }
+        config = json.loads((tmp_path / "out" / "config.json").read_text())
+        modules = config["quantization_config"]["modules_to_not_convert"]
+        assert sorted(modules) == ["a.classifier", "a.k", "lm_head", "score"]
+
+    @pytest.mark.parametrize("mode", ["offline", "online"])
+    def test_a_list_decides_of_heads(self, kit: Kit, tmp_path: Path, mode: str) -> None:
+        half = (T * 0.5).astype(np.float32)
+        settings: dict[str, Any] = {"quant_method": "bitnet", "quantization_mode": mode}
+        for i, (modules, packed) in enumerate([([], True), (["x"], True), (["lm_head"], False)]):
+            folder = tmp_path / str(i)
+            folder.mkdir()
+            config = {"quantization_config": {**settings, "modules_to_not_convert": modules}}
+            more = {"lm_head.weight": half, "a.weight": half}
+            rsr = compiled(kit, folder, [], config, **more)
+            decompile(rsr, folder / "out", to="bitnet")
+            found = kit.judge(folder / "out" / "model.safetensors")
+            assert found["lm_head.weight"].dtype == ("U8" if packed else "F32")
+            text = (folder / "out" / "config.json").read_text()
+            assert json.loads(text)["quantization_config"]["modules_to_not_convert"] == modules
+
+    def test_floats_that_the_config_would_convert_are_listed(
+        self, kit: Kit, tmp_path: Path
+    ) -> None:
+        """Ternary or not; and an empty list gets no lm_head, which it did not have."""
+        half = (T * 0.5).astype(np.float32)
+        wide = np.arange(12, dtype=np.float32).reshape(4, 3)
+        more: dict[str, Any] = {"embed.in.weight": half, "a.weight": half, "lm_head.weight": wide}
+        settings: dict[str, Any] = {"quant_method": "bitnet", "modules_to_not_convert": []}
+        rsr = compiled(kit, tmp_path, [], {"quantization_config": settings}, **more)
+        decompile(rsr, tmp_path / "out", to="bitnet")
+        config = json.loads((tmp_path / "out" / "config.json").read_text())
+        modules = config["quantization_config"]["modules_to_not_convert"]
+        assert sorted(modules) == ["embed.in", "lm_head"]
+
+    @pytest.mark.parametrize("to", ["bitnet", "int8"])
+    def test_clip_values_stay_floats(self, kit: Kit, tmp_path: Path, to: str) -> None:
+        """Alike in all rows, they look like a ternary matrix of one column."""
+        clip = np.full((8, 1), 0.75, np.float32)
+        more: dict[str, Array | Raw]
+        more = {"a.weight": W, "a.weight_clip_val": clip, "b.weight": T}
+        rsr = compiled(kit, tmp_path, [], {"w_bits": 0}, **more)
+        if to == "bitnet":  # ParetoQ has a scale for each row
+            more["a.weight"] = (T * 0.5).astype(np.float32)
+            kit.save(tmp_path / "source" / "model.safetensors", more)
+            (tmp_path / "source" / "config.json").write_text("{}")
+            rsrc.compile(tmp_path / "source", rsr, force=True)
+        decompile(rsr, tmp_path / "out", to=to)
+        found = kit.judge(tmp_path / "out" / "model.safetensors")
+        assert found["a.weight_clip_val"] == kit.raw(clip)
+
     def test_nothing_to_pack(self, kit: Kit, tmp_path: Path) -> None:
         rsr = compiled(kit, tmp_path, [], None, **{"embed.weight": T})
         with pytest.raises(rsrc.ExportError, match="no matrix of it is a linear layer"):
