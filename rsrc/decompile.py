@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from rsr_formats.atomic import atomic_file, check_output
 from rsr_formats.layout import DTYPE_BITS, DenseTensor, IndexedTensor, Tensor
 
 from .checkpoint import Checkpoint, SourceTensor, open_checkpoint
-from .errors import ExportError, MismatchError, OptionError
+from .errors import ExportError, MismatchError, OptionError, SourceError
 from .export import FORMS, GGUF, GGUF_TYPES, NAMES
 from .export.folder import atomic_folder, check_folder, write_model_files
+from .export.masters import warning
 from .export.safetensors import write_safetensors
 from .export.source import Restorable, restorable
 from .export.tensors import Export, decode, read_config, some
@@ -52,7 +54,8 @@ def decompile(
         type: of ternary matrices in GGUF: "TQ1_0" or "TQ2_0", the default.
         force: replace an existing output file. A directory with files in it is never replaced.
         progress: called as progress(tensor name, bytes done, bytes in all).
-        note: told in words what the form made different: scales rounded, matrices left as floats.
+        note: told in words what the form made different: scales rounded, matrices left as floats;
+            and that a model which quantises its weights itself would do so again.
 
     Returns:
         The names of the tensors that compiling changed (quantised ones).
@@ -100,7 +103,19 @@ def decompile(
         _write(export, output, force, progress)
     for text in export.notes:
         note(text)
+    if to in ("source", "float"):
+        _warn_of_masters(file, export, to, is_folder, note)
     return quantised_tensors(file)
+
+
+def _warn_of_masters(
+    file: RsrFile, export: Export, to: str, is_folder: bool, note: Callable[[str], None]
+) -> None:
+    with suppress(SourceError):  # no config.json that anyone could follow
+        changed = is_folder and export.config is not None
+        text = warning(file, export.config if changed else read_config(file), to, is_folder)
+        if text is not None:
+            note(text)
 
 
 def _check_options(to: str, type: str | None, output: Path) -> None:

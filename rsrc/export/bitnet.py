@@ -21,6 +21,7 @@ from rsr_formats.layout import FLOATS, IndexedTensor
 from ..errors import ExportError
 from ..layouts.base import Bytes
 from ..layouts.floats import from_float32, to_float32
+from ..quantization import HEADS, Quantization
 from .floats import SMALLEST_FIRST, as_floats, holds
 from .tensors import (
     Config,
@@ -28,6 +29,7 @@ from .tensors import (
     OutputTensor,
     as_bytes,
     decode,
+    exported,
     of_array,
     of_dense,
     read_scales,
@@ -35,8 +37,8 @@ from .tensors import (
     some,
 )
 
-# Embeddings and output heads: transformers makes no BitLinear of them.
-_NO_LINEAR = ("*embed*", "*wte*", "*wpe*", "*lm_head*", "output.weight")
+# Embeddings: transformers makes no BitLinear of them. Of heads, config.json decides.
+_EMBEDDINGS = ("*embed*", "*wte*", "*wpe*")
 _ROWS_PER_BYTE = 4
 
 
@@ -46,8 +48,12 @@ def export(file: RsrFile, config: Config | None) -> Export:
     Raises:
         ExportError: a matrix has several scales, or one that this layout cannot express; or there
             is no matrix to pack.
+        SourceError: config.json has a `modules_to_not_convert` that cannot be followed.
     """
-    packed = [t for t in file.header.tensors if isinstance(t, IndexedTensor) and _is_packed(t)]
+    said = Quantization({"quantization_config": _said(config)})
+    packed = [
+        t for t in file.header.tensors if isinstance(t, IndexedTensor) and _is_packed(t, said)
+    ]
     if not packed:
         raise ExportError(f"{file.path}: no matrix of it is a linear layer that could be packed")
     quantisation = _quantisation(file, config, packed)
@@ -56,7 +62,7 @@ def export(file: RsrFile, config: Config | None) -> Export:
     scales = _stored_scales(file, packed, divide)
     tensors: list[OutputTensor] = []
     notes = []
-    for t in file.header.tensors:
+    for t in exported(file):
         if not isinstance(t, IndexedTensor):
             tensors.append(of_dense(file, t))
         elif t.name not in scales:
@@ -75,10 +81,15 @@ def export(file: RsrFile, config: Config | None) -> Export:
     return Export(tensors, new_config, metadata, text)
 
 
-def _is_packed(t: IndexedTensor) -> bool:
+def _is_packed(t: IndexedTensor, said: Quantization) -> bool:
     if t.source.layout in ("bitnet", "bitnet-unpacked"):
         return True
-    return not any(fnmatchcase(t.name.lower(), pattern) for pattern in _NO_LINEAR)
+    module, _, parameter = t.name.rpartition(".")
+    if module and parameter != "weight":  # such as ParetoQ's weight_clip_val
+        return False
+    if any(fnmatchcase(t.name.lower(), pattern) for pattern in _EMBEDDINGS):
+        return False
+    return said.converts(t.name)
 
 
 # --- config.json --------------------------------------------------------------------------------
@@ -88,8 +99,7 @@ def _quantisation(
     file: RsrFile, config: Config | None, packed: Sequence[IndexedTensor]
 ) -> dict[str, object]:
     """Return the `quantization_config` under which the tensors mean what they mean here."""
-    found = (config or {}).get("quantization_config")
-    before = found if isinstance(found, dict) and found.get("quant_method") == "bitnet" else {}
+    before = _said(config)
     names = {t.name for t in file.header.tensors}
     if before and before.get("quantization_mode", "offline") == "offline":
         linear_class = before.get("linear_class", "bitlinear")
@@ -105,23 +115,32 @@ def _quantisation(
         "quantization_mode": "offline",
     }
     kept = before.get("modules_to_not_convert")
-    modules = list(kept) if isinstance(kept, list) else []
-    dense = [name for name in _dense_layers(file) if name not in modules]
-    if dense:  # a list replaces transformers' own, which has the output head
-        quantisation["modules_to_not_convert"] = [*(modules or ["lm_head"]), *dense]
+    floats = _float_layers(file, {t.name for t in packed})
+    said = Quantization({"quantization_config": before})
+    dense = [name for name in floats if said.converts(f"{name}.weight")]
+    if dense and isinstance(kept, list):
+        quantisation["modules_to_not_convert"] = [*kept, *dense]
+    elif dense:  # a list replaces transformers' own, which has the output head
+        heads = [name for name in floats if name.rpartition(".")[2].lower() in HEADS]
+        quantisation["modules_to_not_convert"] = list(dict.fromkeys(["lm_head", *heads, *dense]))
     return quantisation
 
 
-def _dense_layers(file: RsrFile) -> list[str]:
-    """Return the modules with a matrix that is not packed: linear layers, if they are any."""
+def _said(config: Config | None) -> Config:
+    """Return the `quantization_config` if it is BitNet's, else {}."""
+    found = (config or {}).get("quantization_config")
+    return found if isinstance(found, dict) and found.get("quant_method") == "bitnet" else {}
+
+
+def _float_layers(file: RsrFile, packed: set[str]) -> list[str]:
+    """Return the modules with a matrix that is written as floats."""
     return [
         _module(t.name)
         for t in file.header.tensors
-        if not isinstance(t, IndexedTensor)
+        if t.name not in packed
         and len(t.shape) == 2
-        and t.dtype in FLOATS
+        and (isinstance(t, IndexedTensor) or t.dtype in FLOATS)
         and t.name.endswith(".weight")
-        and not any(fnmatchcase(t.name.lower(), pattern) for pattern in _NO_LINEAR)
     ]
 
 

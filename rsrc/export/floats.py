@@ -14,12 +14,15 @@ from rsr_formats.layout import FLOATS, DenseTensor, IndexedTensor
 
 from ..layouts.base import Bytes, Restored
 from ..layouts.floats import from_float32, to_float32
+from ..layouts.online import config_says
+from ..layouts.paretoq import says_paretoq
 from .tensors import (
     Config,
     Export,
     OutputTensor,
     as_bytes,
     decode,
+    exported,
     of_dense,
     read_scales,
     row_windows,
@@ -31,14 +34,24 @@ SMALLEST_FIRST = ("BF16", "F16", "F32")
 def export(file: RsrFile, config: Config | None) -> Export:
     """Return every matrix as digit * scale, exactly, and what else there is as it is.
 
-    What config.json says of quantised weights goes: there are none any more.
+    What config.json says of quantised weights goes: there are none any more. So does what makes a
+    model quantise its weights itself, as far as config.json does: the scales would shrink.
     """
     tensors = [
         of_dense(file, t) if isinstance(t, DenseTensor) else as_floats(file, t)
-        for t in file.header.tensors
+        for t in exported(file)
     ]
     metadata = {**file.header.metadata, "format": "pt"}
-    return Export(tensors, without_quantisation(file, config), metadata)
+    new_config = without_quantisation(file, config)
+    found = config if new_config is None else new_config
+    gone = []
+    if found is not None and config_says(found) is not None:
+        gone.append("weight_bits")  # 1bitLLM's: what quantization_config said is gone
+    if found is not None and says_paretoq(found):
+        gone.append("w_bits")
+    if found is not None and gone:
+        new_config = {key: value for key, value in found.items() if key not in gone}
+    return Export(tensors, new_config, metadata)
 
 
 def as_floats(file: RsrFile, t: IndexedTensor) -> OutputTensor:

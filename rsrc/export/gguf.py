@@ -31,6 +31,7 @@ from .floats import float_dtype, row_values
 from .tensors import (
     Config,
     decode,
+    exported,
     find_file,
     read_config,
     read_json,
@@ -230,7 +231,7 @@ def _plan(file: RsrFile, settings: Mapping[str, Any], kind: str, note: Note) -> 
     wrong: list[str] = []
     scales = _Float16Scales()
     floats: dict[str, list[str]] = defaultdict(list)  # reason: names
-    for t in file.header.tensors:
+    for t in exported(file):
         name = gguf_name(t.name, architecture)
         if name == t.name and architecture in ARCHITECTURES:
             same_names.append(t.name)

@@ -17,6 +17,7 @@ from rsr_formats.layout import (
     DenseTensor,
     FileEntry,
     IndexedTensor,
+    Tensor,
     dense_nbytes,
 )
 from rsr_formats.validate import check_negative_zeros, check_ranks, check_scale
@@ -96,6 +97,13 @@ def read_json(file: RsrFile, entry: FileEntry) -> Config:
     if not isinstance(value, dict):
         raise SourceError(f"{where}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def exported(file: RsrFile) -> list[Tensor]:
+    """Return the tensors of a form: all but scales that layout int8 left tensors of their own."""
+    matrices = [t for t in file.header.tensors if isinstance(t, IndexedTensor)]
+    scales = {f"{t.name}_scale" for t in matrices if t.scale and t.source.layout == "int8"}
+    return [t for t in file.header.tensors if isinstance(t, IndexedTensor) or t.name not in scales]
 
 
 def of_dense(file: RsrFile, t: DenseTensor) -> OutputTensor:

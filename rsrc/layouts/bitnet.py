@@ -130,7 +130,7 @@ class Int8BitNet(Int8):
         """
         if tensor.dtype != "I8" or not _is_scaled(checkpoint, tensor):
             return None
-        found = super().recognise(checkpoint, tensor)
+        found = self.unscaled(tensor)
         return _with_scale(checkpoint, found) if isinstance(found, TernaryTensor) else None
 
 

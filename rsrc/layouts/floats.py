@@ -17,13 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats.decode import apply_scales
-from rsr_formats.layout import TERNARY
+from rsr_formats.layout import BINARY_BITS, BINARY_SIGNS, TERNARY
 
 from .. import _native
 from ..checkpoint import PIECE, Checkpoint, SourceTensor
 from .base import FLOATS, Bytes, DigitArray, Layout, Restored, Scales, TernaryTensor
 from .groups import Bits, Scan, scan_groups
-from .int8 import digits_that_occur
 from .scales import GROUPS, coarsest, per_tensor
 
 _EXPONENT = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
@@ -43,6 +42,19 @@ def from_float32(values: Scales, dtype: str) -> npt.NDArray[Any]:
         return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2")
     with np.errstate(over="ignore"):  # what F16 cannot hold becomes infinite
         return values.astype("<f4" if dtype == "F32" else "<f2")
+
+
+def digits_that_occur(negative: bool, zero: bool, positive: bool) -> tuple[int, ...]:
+    """Return the smallest digit alphabet for the signs that occur.
+
+    Binary only where exactly its two values occur: a matrix of one value, or of {-s, 0}, is
+    ternary, so that small and empty matrices are what their neighbours are.
+    """
+    if negative and positive and not zero:
+        return BINARY_SIGNS
+    if zero and positive and not negative:
+        return BINARY_BITS
+    return TERNARY
 
 
 def row_panels(tensor: SourceTensor) -> Iterator[Bytes]:

@@ -1,38 +1,56 @@
-"""I8 tensors whose values are -1, 0, 1."""
+"""I8 tensors whose values are -1, 0, 1, with or without a `<name>_scale` that multiplies them.
+
+The scale is a float of shape [] or [1], [out_features] or [out_features, groups of columns]: what
+`decompile --to int8` writes. A tensor of that name that is none is an error: without its scale the
+matrix would be another.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.layout import BINARY_BITS, BINARY_SIGNS, TERNARY
+from rsr_formats.layout import BINARY_SIGNS, InlineTensor
 
 from ..checkpoint import Checkpoint, SourceTensor
-from .base import Bytes, DigitArray, Layout, Restored, TernaryTensor
+from ..errors import SourceError
+from .base import FLOATS, Bytes, DigitArray, Layout, Restored, TernaryTensor
+from .floats import digits_that_occur, to_float32
+from .scales import ScaleGrid, group_columns, per_row, per_tensor
 
-
-def digits_that_occur(negative: bool, zero: bool, positive: bool) -> tuple[int, ...]:
-    """Return the smallest digit alphabet for the signs that occur.
-
-    Binary only where exactly its two values occur: a matrix of one value, or of {-s, 0}, is
-    ternary, so that small and empty matrices are what their neighbours are.
-    """
-    if negative and positive and not zero:
-        return BINARY_SIGNS
-    if zero and positive and not negative:
-        return BINARY_BITS
-    return TERNARY
+# Scales of more bytes stay tensors of their own: all those kept inline share one header.
+_MOST_INLINE = 4096
 
 
 class Int8(Layout):
-    """One byte per weight, no scale."""
+    """One byte per weight."""
 
     name = "int8"
 
     def recognise(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
-        """Claim two-dimensional I8 tensors with values -1, 0, 1 only."""
+        """Claim two-dimensional I8 tensors with values -1, 0, 1 only.
+
+        Raises:
+            SourceError: there is a `<name>_scale` that is none.
+        """
+        found = self.unscaled(tensor)
+        scale = checkpoint.tensors.get(f"{tensor.name}_scale")
+        if not isinstance(found, TernaryTensor) or scale is None:
+            return found
+        grid = _grid(tensor, scale)
+        inline = InlineTensor(scale.name, scale.dtype, scale.shape, scale.read().tobytes())
+        return replace(
+            found,
+            scale=grid,
+            note=f"{grid.words}, multiply by {scale.name.rpartition('.')[2]}",
+            companions=(inline,) if scale.nbytes <= _MOST_INLINE else (),
+        )
+
+    def unscaled(self, tensor: SourceTensor) -> TernaryTensor | str | None:
+        """Return what the values of `tensor` alone say: as `recognise`, without a scale."""
         if tensor.dtype != "I8" or len(tensor.shape) != 2:
             return None
         lowest = highest = 0
@@ -59,3 +77,35 @@ class Int8(Layout):
     def restore(self, r: Restored) -> npt.NDArray[Any]:
         """Return the digit values as int8."""
         return np.array(r.record.digits, np.int8)[r.digits]
+
+
+def _grid(tensor: SourceTensor, scale: SourceTensor) -> ScaleGrid:
+    """Return the multipliers in `<name>_scale`.
+
+    Raises:
+        SourceError: it is none of a shape that says which weights share one, or not finite.
+    """
+    (rows, columns), shape = tensor.shape, scale.shape
+    width = None
+    if len(shape) == 2 and shape[0] == rows:
+        width = group_columns(columns, shape[1])
+    if scale.dtype not in FLOATS or not (shape in ((), (1,), (rows,)) or width is not None):
+        raise SourceError(
+            f"{scale.name} is {scale.dtype} {list(shape)}, and beside I8 {[rows, columns]} of "
+            f"-1, 0, 1 expected F32, F16 or BF16 of shape [1], [{rows}] or [{rows}, groups], with "
+            "groups of 32, 64, 128 or 256 columns or equal parts: without its scale the matrix "
+            "is unknown; --exclude it to keep both as they are"
+        )
+    values = to_float32(scale.read(), scale.dtype)
+    if not np.isfinite(values).all():
+        raise SourceError(
+            f"{scale.name}: NaN or infinite values, expected finite scales: the file is damaged, "
+            f"or --exclude {tensor.name[:120]!r} to keep it as it is"
+        )
+    if 0 in tensor.shape:
+        return per_tensor(0, rows)
+    if shape in ((), (1,)):
+        return per_tensor(values[0], rows)
+    if width is None or width == columns:
+        return per_row(values)
+    return ScaleGrid(values.reshape(rows, -1), 1, width)

@@ -9,9 +9,13 @@ magnitude is below s, and that is what the model multiplies by.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from rsr_formats.layout import DenseTensor
+
 from ..checkpoint import Checkpoint, SourceTensor
+from ..quantization import Quantization
 from .base import FLOATS, TernaryTensor
 from .quantise import AbsMean
 
@@ -27,19 +31,40 @@ class OnlineMaster(AbsMean):
         """
         if not tensor.name.endswith(".weight") or not _is_float_matrix(tensor):
             return None
-        why = _config_says(checkpoint) or _own_norm(checkpoint, tensor)
-        if why is None or not checkpoint.quantization.converts(tensor.name):
+        columns = tensor.shape[1]
+        why = why_online(
+            checkpoint.config, checkpoint.quantization, checkpoint.tensors, tensor.name, columns
+        )
+        if why is None:
             return None
         return self.quantise(tensor, f", as the model computes: {why}")
+
+
+def why_online(
+    config: dict[str, Any],
+    quantization: Quantization,
+    tensors: Mapping[str, SourceTensor | DenseTensor],
+    name: str,
+    columns: int,
+) -> str | None:
+    """Return in words why a model quantises its float matrix `name` itself, or None: it does not.
+
+    Raises:
+        SourceError: config.json has a `modules_to_not_convert` that cannot be followed.
+    """
+    why = config_says(config)
+    if why is None and not quantization.is_given:
+        why = _own_norm(tensors, name, columns)
+    return why if why is not None and quantization.converts(name) else None
 
 
 def _is_float_matrix(tensor: SourceTensor) -> bool:
     return tensor.dtype in FLOATS and len(tensor.shape) == 2
 
 
-def _config_says(checkpoint: Checkpoint) -> str | None:
+def config_says(config: dict[str, Any]) -> str | None:
     """Return in words what makes a model quantise its weights, or None."""
-    quantization, config = checkpoint.quantization, checkpoint.config
+    quantization = Quantization(config)
     if quantization.is_bitnet:
         online = quantization.mode == "online"
         return "config.json says quantization_mode online" if online else None
@@ -51,12 +76,14 @@ def _config_says(checkpoint: Checkpoint) -> str | None:
     return None
 
 
-def _own_norm(checkpoint: Checkpoint, tensor: SourceTensor) -> str | None:
+def _own_norm(
+    tensors: Mapping[str, SourceTensor | DenseTensor], name: str, columns: int
+) -> str | None:
     """Return in words that a layer has a norm for its inputs inside, or None."""
-    norm = checkpoint.tensors.get(f"{tensor.name.removesuffix('weight')}norm.weight")
-    if norm is None or norm.dtype not in FLOATS or norm.shape != tensor.shape[1:]:
+    norm = tensors.get(f"{name.removesuffix('weight')}norm.weight")
+    if norm is None or norm.dtype not in FLOATS or norm.shape != (columns,):
         return None
-    if f"{tensor.name}_scale" in checkpoint.tensors or checkpoint.quantization.is_given:
+    if f"{name}_scale" in tensors:
         return None
     return "a norm of its own makes it a BitLinear layer"
 

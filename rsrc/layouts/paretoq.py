@@ -30,6 +30,23 @@ _CLIP = "weight_clip_val"  # in place of "weight" in the clip values' name
 _FORK = "scale"  # what a fork for MiniCPM calls it
 
 
+def says_paretoq(config: dict[str, Any]) -> bool:
+    """Return whether config.json says that ParetoQ makes weights with clip values ternary."""
+    w_bits = config.get("w_bits")
+    return not isinstance(w_bits, bool) and w_bits in (0, 1.58)
+
+
+def is_clip(name: str) -> bool:
+    """Return whether `name` is that of ParetoQ's clip values."""
+    return name.endswith(_CLIP)
+
+
+def clip_names(name: str) -> tuple[str, str]:
+    """Return what the clip values of the matrix `name` may be called."""
+    base = name.removesuffix("weight")
+    return base + _CLIP, base + _FORK
+
+
 class ParetoQ(Layout):
     """Masters whose config.json has `w_bits` 0, ParetoQ's word for ternary, or 1.58."""
 
@@ -49,7 +66,7 @@ class ParetoQ(Layout):
             if clip is None or "w_bits" not in checkpoint.config:
                 return None  # anyone may call anything a scale
         w_bits = checkpoint.config.get("w_bits")
-        if isinstance(w_bits, bool) or w_bits not in (0, 1.58):
+        if not says_paretoq(checkpoint.config):
             found = "no w_bits" if w_bits is None else f"w_bits {str(w_bits)[:64]}"
             return f"beside {clip.name[:256]!r}, but config.json has {found}; 0 would be ternary"
         rows, columns = tensor.shape

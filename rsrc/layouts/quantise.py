@@ -22,6 +22,7 @@ from rsr_formats.layout import TERNARY, IndexedTensor
 
 from .. import _native
 from ..checkpoint import Checkpoint, SourceTensor
+from ..quantization import HEADS
 from .base import FLOATS, Bytes, DigitArray, Layout, Quality, Restored, Scales, TernaryTensor
 from .cells import (
     BLOCK,
@@ -39,8 +40,14 @@ from .cells import (
 from .floats import bits_of, restore_floats
 from .groups import Bits
 
-# Matrices that models keep in floating point: embeddings, output heads, norms, routers.
-KEPT = ("*embed*", "*wte*", "*wpe*", "*lm_head*", "output.weight", "*norm*", "*router*")
+# Matrices that models keep in floating point: embeddings, output heads, norms, routers (which are
+# also called gates). Layers inside a model may be called "output", too.
+KEPT = (
+    *("*embed*", "*wte*", "*wpe*", "*lm_head*", "*norm*", "*router*"),
+    *("gate.weight", "*.gate.weight"),
+    *(f"{head}.weight" for head in HEADS),
+    *(f"*.{head}.weight" for head in HEADS if head != "output"),
+)
 
 _LEAST = np.float32(1e-5)  # what absmean and absmedian divide by at least
 _HALF = np.float32(0.5)  # rounds to zero, the even neighbour: only what is beyond becomes 1

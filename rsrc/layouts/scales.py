@@ -48,6 +48,19 @@ def per_row(scales: Scales) -> ScaleGrid:
     return ScaleGrid(scales.reshape(-1, 1), 1)
 
 
+def group_columns(columns: int, groups: int) -> int | None:
+    """Return the columns of a group where that many of a row have a scale each, or None: unknown.
+
+    32, 64, 128 or 256, of which the last group may have fewer; else equal parts. At most one of
+    the four makes so many groups, if they are several.
+    """
+    if groups > 1:
+        for width in GROUPS:
+            if -(-columns // width) == groups:
+                return width
+    return None if groups < 1 or columns % groups else columns // groups
+
+
 def coarsest(scales: Scales, rows: int, columns: int, shape: tuple[int, int]) -> ScaleGrid:
     """Return the grid with the fewest scales that says the same as a finer one.
 

@@ -153,6 +153,57 @@ class TestFloat:
         assert (dense(found) == means(tmp_path / "x.rsr")["a.weight"]).all()
 
 
+W = (T * 0.5 + RNG.integers(-1, 2, T.shape) / 64).astype(np.float32)
+SELF_QUANTISING: dict[str, tuple[Any, dict[str, Any]]] = {
+    "online": ({"quantization_config": {"quant_method": "bitnet", "quantization_mode": "online"}},
+               {}),
+    "1bitLLM": ({"architectures": ["BitnetForCausalLM"], "weight_bits": 1}, {}),
+    "paretoq": ({"w_bits": 0}, {"l.weight_clip_val": np.full((8, 1), 0.75, np.float32)}),
+    "norm": (None, {"l.norm.weight": np.ones(96, np.float32)}),
+}  # fmt: skip
+
+
+class TestModelsThatQuantiseThemselves:
+    """What is written compiles again to the same scales, or a note says that it does not."""
+
+    @pytest.mark.parametrize("kind", SELF_QUANTISING)
+    @pytest.mark.parametrize("to", ["source", "float"])
+    @pytest.mark.parametrize("name", ["out", "out.safetensors"])
+    def test_no_scale_shrinks_in_silence(
+        self, kit: Kit, tmp_path: Path, kind: str, to: str, name: str
+    ) -> None:
+        config, more = SELF_QUANTISING[kind]
+        rsr = compiled(kit, tmp_path, [], config, **{"l.weight": W, "a": T}, **more)
+        want = means(rsr)["l.weight"]
+        notes = told(rsr, tmp_path / name, to=to)
+        if (to, name) == ("float", "out") and kind != "norm":
+            assert notes == []
+            rsrc.compile(tmp_path / "out", tmp_path / "again.rsr")
+            assert (means(tmp_path / "again.rsr")["l.weight"] == want).all()
+            found = json.loads((tmp_path / "out" / "config.json").read_text())
+            assert found == ({"architectures": ["BitnetForCausalLM"]} if kind == "1bitLLM" else {})
+            return
+        (note,) = notes
+        assert "again and get smaller scales ('l.weight'): keep the original" in note
+        assert ("--to bitnet" in note) == (kind != "paretoq")
+        assert ("--to float into a directory" in note) == (kind != "norm")
+
+    @pytest.mark.parametrize("kind", ["online", "1bitLLM", "norm"])
+    def test_bitnet_keeps_the_scales(self, kit: Kit, tmp_path: Path, kind: str) -> None:
+        config, more = SELF_QUANTISING[kind]
+        rsr = compiled(kit, tmp_path, [], config, **{"l.weight": W}, **more)
+        decompile(rsr, tmp_path / "out", to="bitnet")
+        rsrc.compile(tmp_path / "out", tmp_path / "again.rsr")
+        want = means(rsr)["l.weight"]
+        np.testing.assert_allclose(means(tmp_path / "again.rsr")["l.weight"], want, rtol=1e-6)
+
+    def test_what_the_user_had_quantised_is_no_such_model(self, kit: Kit, tmp_path: Path) -> None:
+        source = kit.save(tmp_path / "s.safetensors", {"l.weight": W})
+        rsrc.compile(source, tmp_path / "x.rsr", quantize="absmean")
+        for to in ("source", "float"):
+            assert told(tmp_path / "x.rsr", tmp_path / to, to=to) == []
+
+
 class TestInt8:
     def test_every_matrix(self, kit: Kit, rsr: Path, tmp_path: Path) -> None:
         back = tmp_path / "back.safetensors"
@@ -182,12 +233,39 @@ class TestInt8:
             "group_scale": (8, 3),
             **{f"{name}_scale": (1,) for name in per_tensor},
         }
-        # The same digits again.
+        # The same digits and scales again.
         rsrc.compile(back, tmp_path / "again.rsr")
+        assert compare(tmp_path / "again.rsr", back) == len(found)
         again = means(tmp_path / "again.rsr")
-        for name, t in found.items():
-            if t.dtype == "I8":
-                assert again[name].tolist() == dense(t).tolist()
+        for name, want in means(rsr).items():
+            assert (again[name] == want).all(), name
+
+    @pytest.mark.parametrize(
+        ("columns", "per", "groups"),
+        [(100, 64, 2), (100, 50, 10), (100, 7, 100), (96, 48, 4), (70, 32, 3), (300, 150, 4)],
+    )  # fmt: skip
+    @pytest.mark.parametrize("rows", [3, 2000])
+    def test_groups_are_read_as_they_are_written(
+        self, kit: Kit, tmp_path: Path, columns: int, per: int, groups: int, rows: int
+    ) -> None:
+        """50 of 100 columns make two groups, as 64 do: then they are written narrower."""
+        w = RNG.standard_normal((rows, columns)).astype(np.float32)
+        source = kit.save(tmp_path / "s.safetensors", {"l.weight": w})
+        rsrc.compile(source, tmp_path / "x.rsr", quantize="twn", per=f"group:{per}")
+        want = means(tmp_path / "x.rsr")
+        # Twice: the scales of 2000 rows are a tensor of their own then, and are written once.
+        for i in range(2):
+            back = tmp_path / f"back{i}.safetensors"
+            decompile(tmp_path / "x.rsr", back, to="int8")
+            found = kit.judge(back)
+            assert {name: t.shape for name, t in found.items()} == {
+                "l.weight": (rows, columns), "l.weight_scale": (rows, groups),
+            }  # fmt: skip
+            rsrc.compile(back, tmp_path / "x.rsr", force=True)
+            assert compare(tmp_path / "x.rsr", back) == 2
+            assert (means(tmp_path / "x.rsr")["l.weight"] == want["l.weight"]).all()
+        decompile(tmp_path / "x.rsr", tmp_path / "float.safetensors", to="float")
+        assert set(kit.judge(tmp_path / "float.safetensors")) == {"l.weight"}
 
     def test_row_blocks(self, kit: Kit, tmp_path: Path) -> None:
         """A scale for several rows is that of each of them."""
@@ -351,13 +429,74 @@ class TestBitNet:
             },
         }
 
+    def test_heads_stay_floats(self, kit: Kit, tmp_path: Path) -> None:
+        """transformers makes no BitLinear of them, and a list that is made must not change that."""
+        half = (T * 0.5).astype(np.float32)
+        more: dict[str, Any] = {"score.weight": half, "a.q.weight": half, "a.classifier.weight": T}
+        more["a.k.weight"] = np.arange(12, dtype=np.float32).reshape(4, 3)
+        rsr = compiled(kit, tmp_path, [], {}, **more)
+        decompile(rsr, tmp_path / "out", to="bitnet")
+        found = kit.judge(tmp_path / "out" / "model.safetensors")
+        assert {name: t.dtype for name, t in found.items() if t.dtype == "U8"} == {
+            "a.q.weight": "U8"
+        }
+        config = json.loads((tmp_path / "out" / "config.json").read_text())
+        modules = config["quantization_config"]["modules_to_not_convert"]
+        assert sorted(modules) == ["a.classifier", "a.k", "lm_head", "score"]
+
+    @pytest.mark.parametrize("mode", ["offline", "online"])
+    def test_a_list_decides_of_heads(self, kit: Kit, tmp_path: Path, mode: str) -> None:
+        half = (T * 0.5).astype(np.float32)
+        settings: dict[str, Any] = {"quant_method": "bitnet", "quantization_mode": mode}
+        for i, (modules, packed) in enumerate([([], True), (["x"], True), (["lm_head"], False)]):
+            folder = tmp_path / str(i)
+            folder.mkdir()
+            config = {"quantization_config": {**settings, "modules_to_not_convert": modules}}
+            more = {"lm_head.weight": half, "a.weight": half}
+            rsr = compiled(kit, folder, [], config, **more)
+            decompile(rsr, folder / "out", to="bitnet")
+            found = kit.judge(folder / "out" / "model.safetensors")
+            assert found["lm_head.weight"].dtype == ("U8" if packed else "F32")
+            text = (folder / "out" / "config.json").read_text()
+            assert json.loads(text)["quantization_config"]["modules_to_not_convert"] == modules
+
+    def test_floats_that_the_config_would_convert_are_listed(
+        self, kit: Kit, tmp_path: Path
+    ) -> None:
+        """Ternary or not; and an empty list gets no lm_head, which it did not have."""
+        half = (T * 0.5).astype(np.float32)
+        wide = np.arange(12, dtype=np.float32).reshape(4, 3)
+        more: dict[str, Any] = {"embed.in.weight": half, "a.weight": half, "lm_head.weight": wide}
+        settings: dict[str, Any] = {"quant_method": "bitnet", "modules_to_not_convert": []}
+        rsr = compiled(kit, tmp_path, [], {"quantization_config": settings}, **more)
+        decompile(rsr, tmp_path / "out", to="bitnet")
+        config = json.loads((tmp_path / "out" / "config.json").read_text())
+        modules = config["quantization_config"]["modules_to_not_convert"]
+        assert sorted(modules) == ["embed.in", "lm_head"]
+
+    @pytest.mark.parametrize("to", ["bitnet", "int8"])
+    def test_clip_values_stay_floats(self, kit: Kit, tmp_path: Path, to: str) -> None:
+        """Alike in all rows, they look like a ternary matrix of one column."""
+        clip = np.full((8, 1), 0.75, np.float32)
+        more: dict[str, Array | Raw]
+        more = {"a.weight": W, "a.weight_clip_val": clip, "b.weight": T}
+        rsr = compiled(kit, tmp_path, [], {"w_bits": 0}, **more)
+        if to == "bitnet":  # ParetoQ has a scale for each row
+            more["a.weight"] = (T * 0.5).astype(np.float32)
+            kit.save(tmp_path / "source" / "model.safetensors", more)
+            (tmp_path / "source" / "config.json").write_text("{}")
+            rsrc.compile(tmp_path / "source", rsr, force=True)
+        decompile(rsr, tmp_path / "out", to=to)
+        found = kit.judge(tmp_path / "out" / "model.safetensors")
+        assert found["a.weight_clip_val"] == kit.raw(clip)
+
     def test_nothing_to_pack(self, kit: Kit, tmp_path: Path) -> None:
         rsr = compiled(kit, tmp_path, [], None, **{"embed.weight": T})
         with pytest.raises(rsrc.ExportError, match="no matrix of it is a linear layer"):
             decompile(rsr, tmp_path / "out", to="bitnet")
 
     def test_a_name_that_is_taken(self, kit: Kit, tmp_path: Path) -> None:
-        more = {"w": T, "w_scale": np.ones(3, np.float32)}
+        more = {"w": T.astype(np.float32), "w_scale": np.ones(3, np.float32)}
         rsr = compiled(kit, tmp_path, [], None, **more)
         with pytest.raises(rsrc.ExportError, match="two tensors would be named 'w_scale'"):
             decompile(rsr, tmp_path / "out", to="bitnet")

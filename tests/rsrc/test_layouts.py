@@ -347,6 +347,38 @@ class TestInt8:
     def test_other_dimensions(self, bench: Bench, shape: tuple[int, ...]) -> None:
         assert bench.one(np.zeros(shape, np.int8)).reason == f"{len(shape)}-dimensional"
 
+    @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+    @pytest.mark.parametrize(
+        ("shape", "words"),
+        [((), "per tensor"), ((1,), "per tensor"), ((4,), "per row"), ((4, 1), "per row"),
+         ((4, 2), "per row and 64 columns"), ((4, 5), "per row and 20 columns")],
+    )  # fmt: skip
+    def test_scales(self, bench: Bench, dtype: str, shape: tuple[int, ...], words: str) -> None:
+        w = np.resize(np.array([-1, 0, 1, 1, 0, -1, 1], np.int8), (4, 100))
+        scale = np.resize(np.array([0.5, 3, 0.25, 2, 0.125]), shape)
+        tensors: dict[str, Array | Raw] = {"w": w, "w_scale": bench.kit.cast(scale, dtype)}
+        assert bench.compile(tensors)["w"].scale == f"{words}, multiply by w_scale"
+        each = np.broadcast_to(scale.reshape(-1, 1), (4, 1)) if scale.ndim < 2 else scale
+        wide = np.repeat(each, {1: 100, 2: 64, 5: 20}[each.shape[1]], axis=1)[:, :100]
+        assert bench.matrix().to_dense().tolist() == (w * wide).tolist()
+
+    @pytest.mark.parametrize("shape", [(3,), (1, 1), (4, 6), (100,), (4, 2, 1), (2, 2), (4, 0)])
+    def test_scales_of_other_shapes_are_refused(self, bench: Bench, shape: tuple[int, ...]) -> None:
+        """Not dropped: the matrix would be another."""
+        w = np.resize(np.array([-1, 0, 1, 1], np.int8), (4, 100))
+        tensors: dict[str, Array | Raw] = {"w": w, "w_scale": np.ones(shape, np.float32)}
+        message = re.escape(f"w_scale is F32 {list(shape)}, and beside I8 [4, 100]")
+        with pytest.raises(rsrc.SourceError, match=message):
+            bench.compile(tensors)
+        assert bench.compile(tensors, exclude=["w"])["w"].kind == "dense"
+
+    def test_scales_of_other_values_are_refused(self, bench: Bench) -> None:
+        w = np.array([[1, 0, -1]] * 2, np.int8)
+        with pytest.raises(rsrc.SourceError, match=r"w_scale is I32 \[1\]"):
+            bench.compile({"w": w, "w_scale": np.ones(1, np.int32)})
+        with pytest.raises(rsrc.SourceError, match="w_scale: NaN or infinite"):
+            bench.compile({"w": w, "w_scale": np.array([1, np.nan], np.float32)})
+
     def test_other_integers(self, bench: Bench) -> None:
         assert bench.one(np.ones((2, 2), np.int16)).reason == "I16"
 

@@ -254,6 +254,18 @@ class TestGranularity:
         assert peak < 12 << 20  # panels of 1 MiB, counters; not 32 MiB of float32
 
 
+def test_heads_and_routers_are_kept(kit: Kit, tmp_path: Path) -> None:
+    """In every mixture of experts, and whatever the head is called; gate_proj is neither."""
+    kept = ["lm_head", "score", "classifier", "embed_out", "output", "model.score"]
+    kept += ["model.layers.0.mlp.gate", "model.layers.0.block_sparse_moe.gate"]
+    made = ["model.layers.0.mlp.gate_proj", "model.layers.0.output"]
+    w = np.random.default_rng(9).standard_normal((4, 9)).astype(np.float32)
+    source = kit.save(tmp_path / "s.safetensors", {f"{name}.weight": w for name in kept + made})
+    report = rsrc.compile(source, tmp_path / "x.rsr", quantize="absmean")
+    found = {t.name.removesuffix(".weight") for t in report.tensors if t.kind == "ternary"}
+    assert found == set(made)
+
+
 class TestCompare:
     """`verify --against` quantises by the rule and with the grid of the record."""
 
