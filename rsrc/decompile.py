@@ -83,12 +83,11 @@ def decompile(
         require_gguf()
     file = RsrFile(path)
     file.verify()  # a damaged index can still hold digits: it must not come out as weights
-    if to == GGUF:
-        _refuse_mlx_codes(file)
-        write_gguf(file, output, type or "TQ2_0", force, progress, note)
-        return quantised_tensors(file)
     if to != "source":
         _refuse_mlx_codes(file)
+    if to == GGUF:
+        write_gguf(file, output, type or "TQ2_0", force, progress, note)
+        return quantised_tensors(file)
     export = FORMS[to](file, None if to == "source" else read_config(file))
     if is_folder:
         with atomic_folder(output) as folder:
