@@ -209,7 +209,8 @@ def open_workers(executor: str | Submits | None, threads: int) -> Iterator[Worke
                 raise OptionError(f"executor: found {kind}, expected an address, or `submit` in it")
             yield Workers(executor, _AHEAD, False, pool, threads)
             return
-        workers = Workers(pool, threads, True, pool, threads)
+        # Far ahead, within the budget: workers go on while a large dense tensor is written.
+        workers = Workers(pool, 16 * threads, True, pool, threads)
         assert workers.local is not None
         try:
             yield workers
