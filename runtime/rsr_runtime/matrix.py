@@ -246,7 +246,7 @@ class Matrix:
                 f"{self._tensor.name!r} is permuted, and has no rows that could be looked up: "
                 "compile it with --encoding ranked"
             )
-        if len(numbers) and not (0 <= numbers.min() and numbers.max() < self.shape[0]):
+        if len(numbers) and not (numbers.min() >= 0 and numbers.max() < self.shape[0]):
             raise IndexError(f"{self._tensor.name!r}: a row of {numbers} in {self.shape[0]}")
         W = np.empty((len(numbers), self.shape[1]), np.float32)
         values = np.array(self._tensor.digits, np.float32)

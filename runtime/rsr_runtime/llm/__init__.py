@@ -7,6 +7,7 @@ Example:
         print(piece, end="", flush=True)
 """
 
+from .chat import Chat
 from .errors import DependencyError, ModelError, PromptError, TemplateError
 from .generate import Generation, Stream
 from .model import LanguageModel, load
@@ -14,6 +15,7 @@ from .perplexity import Perplexity
 from .sampling import Sampling
 
 __all__ = [
+    "Chat",
     "DependencyError",
     "Generation",
     "LanguageModel",

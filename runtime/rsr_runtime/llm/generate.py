@@ -111,9 +111,7 @@ class Stream(Iterator[str]):
         """Return the next piece of text, which is never empty."""
         while self._text.finish_reason is None:
             start = perf_counter()
-            piece = self._text.take(
-                self._sequence.follow([*self._text.prompt, *self._text.tokens])
-            )
+            piece = self._text.take(self._sequence.follow([*self._text.prompt, *self._text.tokens]))
             elapsed = perf_counter() - start
             if len(self._text.tokens) == 1:
                 self._prompt_seconds = elapsed

@@ -111,7 +111,7 @@ class Linears:
         )
 
     def __call__(self, x: Inputs, rows: int) -> list[FloatArray]:
-        """Return y of every layer, (rows, out_features) each: buffers that later calls overwrite."""
+        """Return y of every layer, (rows, out_features) each, in buffers of later calls too."""
         take = self._workspace.take
         y = [take(f"y{i}", rows, layer.out_features) for i, layer in enumerate(self._layers)]
         if self._int8.matrices:

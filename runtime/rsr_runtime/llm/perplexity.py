@@ -61,9 +61,7 @@ def measure(
     return Perplexity(math.exp(total / done), done, window)
 
 
-def _log_likelihood(
-    logits: npt.NDArray[np.float32], targets: npt.NDArray[np.integer]
-) -> float:
+def _log_likelihood(logits: npt.NDArray[np.float32], targets: npt.NDArray[np.integer]) -> float:
     """Return the sum of log softmax(logits)[target] over rows."""
     largest = logits.max(axis=1, keepdims=True)
     normalizers = np.log(np.exp(logits - largest, dtype=np.float32).sum(axis=1, dtype=np.float64))

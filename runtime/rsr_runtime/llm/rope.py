@@ -80,7 +80,7 @@ class Rope:
         return base, np.float32(1)
 
     def _llama3(self, base: FloatArray) -> FloatArray:
-        """Llama 3.1: long waves are stretched by `factor`, short ones kept, between them blended."""
+        """Llama 3.1: long waves are stretched by `factor`, short ones kept, others blended."""
         factor = self._number("factor")
         low, high = self._number("low_freq_factor"), self._number("high_freq_factor")
         original = self._number("original_max_position_embeddings")

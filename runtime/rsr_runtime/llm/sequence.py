@@ -53,9 +53,7 @@ class TokenSequence:
         return next(i for i in range(most) if self.tokens[i] != tokens[i])
 
 
-def step(
-    decoder: Decoder, sequences: Sequence[TokenSequence], tokens: Sequence[int]
-) -> FloatArray:
+def step(decoder: Decoder, sequences: Sequence[TokenSequence], tokens: Sequence[int]) -> FloatArray:
     """Append one token to each sequence, all in one pass.
 
     Returns:

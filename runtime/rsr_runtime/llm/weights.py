@@ -1,4 +1,4 @@
-"""The tensors of a decoder by the names that Hugging Face gives them, checked against the config."""
+"""The tensors of a decoder, by Hugging Face's names, checked against the config."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class Workspace:
         self._taken: dict[tuple[Any, ...], npt.NDArray[Any]] = {}
 
     def take(self, name: str, *shape: int, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
-        """Return an array of that shape, not cleared: what the name was taken for before is lost."""
+        """Return an array of that shape, not cleared; what the name held before is lost."""
         key = (name, shape, dtype)
         array = self._taken.get(key)
         if array is None:
