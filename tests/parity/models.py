@@ -386,7 +386,8 @@ class Family:
     def head_dim(self) -> int:
         """Width of an attention head."""
         share = int(self.config["hidden_size"]) // int(self.config["num_attention_heads"])
-        return int(self.config.get("head_dim", share))
+        width: int = self.config.get("head_dim", share)
+        return width
 
     def tensors(self, seed: int | None = None) -> dict[str, Tensor]:
         """Return the tensors of the checkpoint by name; the family's own seed is the default."""
