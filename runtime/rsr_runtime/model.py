@@ -89,6 +89,28 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
                 self._matrices[name] = Matrix(tensor, arrays, self._handle.is_closed)
             return self._matrices[name]
 
+    def is_indexed(self, name: str) -> bool:
+        """Return whether the tensor of that name is a `Matrix`, without touching its index.
+
+        Raises:
+            KeyError: there is no tensor of that name.
+        """
+        return not isinstance(self._tensors[name], DenseTensor)
+
+    def stored(self, name: str) -> npt.NDArray[Any]:
+        """Return a dense tensor as it lies in the file: BF16 as its bits, uint16, not widened.
+
+        Raises:
+            KeyError: there is no dense tensor of that name.
+            FormatError: its compressed data is damaged.
+            ClosedError: the model was closed.
+        """
+        tensor = self._tensors[name]
+        if not isinstance(tensor, DenseTensor):
+            raise KeyError(f"{name!r} is a matrix, which exists only as its index")
+        data = self._data(tensor)
+        return data.view("<u2").reshape(tensor.shape) if tensor.dtype == "BF16" else _as_array(data, tensor)
+
     def _data(self, t: DenseTensor) -> npt.NDArray[np.uint8]:
         file = self._handle.file()
         if file.header.sections[t.section].codec == "raw":
