@@ -3,6 +3,7 @@
 // after its Lanes.
 #pragma once
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "kernels.h"

@@ -115,8 +115,11 @@ constexpr Isa kIsas[] = {
 #if defined(RSR_X86)
     {"avx2",
      has_avx2,
-     {fill_w16_avx2, fill_n4s1_avx2, fill_permuted_avx2, fill_together_avx2, fill_batch_avx2}},
-    {"avx512", has_avx512, {fill_w16_avx512, fill_n4s1_avx512, fill_batch_avx512}},
+     {fill_w16_avx2, fill_n4s1_avx2, fill_permuted_avx2, fill_together_avx2, fill_batch_avx2,
+      fill_decoder_avx2}},
+    {"avx512",
+     has_avx512,
+     {fill_w16_avx512, fill_n4s1_avx512, fill_batch_avx512, fill_decoder_avx512}},
     {"avx512vnni", has_avx512vnni, {fill_w16_avx512vnni}, has_slow_dot_products},
 #if defined(RSR_AMX)
     {"amx", has_amx, {fill_w16_amx}, never, ask_for_tiles},
