@@ -1,0 +1,1 @@
+"""Language models: generate text from a `.rsr` file alone."""
