@@ -40,7 +40,7 @@ PROMPT_TOKENS = 12  # of the text that it continues
 DIFFERENT_TOKENS = 10  # at least, in the continuation: it is no loop of a few
 
 # In units of the integers, of which 127 is the largest input of a row: 24 bits of it are 8e-6.
-CLEARANCE = 1e-5
+CLEARANCE = 2e-5
 MARGIN = 1e-3  # of the largest logit: five times what a difference may be
 
 
@@ -162,20 +162,28 @@ def examine(folder: Path, tokens: list[int]) -> Findings:
     model = load(folder)
     prompt = tokens[:PROMPT_TOKENS]
     continuation = greedy(model, prompt)
-    with _clearance(model) as found:
-        logits = forward(model, tokens)
+    with _watched(model) as found:
+        logits = forward(model, tokens[:POSITIONS])
         decided = forward(model, prompt + continuation)[PROMPT_TOKENS - 1 : -1]
     best = np.sort(decided, axis=-1)[:, -2:]
     return Findings(
         tokens=tokens,
-        logits=logits[:POSITIONS],
+        logits=logits,
         prompt=prompt,
         continuation=continuation,
-        perplexity=_perplexity(logits, tokens),
+        perplexity=_perplexity(forward(model, tokens), tokens),
         clearance=min(found, default=0.5),
         margin=float(((best[:, 1] - best[:, 0]) / np.abs(decided).max(axis=-1)).min()),
         eos=model.config.eos_token_id,
     )
+
+
+def clearance(folder: Path, tokens: list[int]) -> float:
+    """Return that of the text alone: all there is to know of most seeds."""
+    model = load(folder)
+    with _watched(model) as found:
+        forward(model, tokens[:POSITIONS])
+    return min(found, default=0.5)
 
 
 def forward(model: Any, tokens: list[int]) -> FloatArray:
@@ -209,7 +217,7 @@ def _perplexity(logits: FloatArray, tokens: list[int]) -> float:
 
 
 @contextlib.contextmanager
-def _clearance(model: Any) -> Iterator[list[float]]:
+def _watched(model: Any) -> Iterator[list[float]]:
     """Collect, for each call of a BitNet layer, how near its inputs come to a tie."""
     with quiet():
         from transformers.integrations.bitnet import AutoBitLinear, BitLinear

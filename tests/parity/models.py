@@ -296,7 +296,8 @@ class Tokens:
     @property
     def size(self) -> int:
         """Number of tokens, special ones included."""
-        return 1 + max(*self.document["model"]["vocab"].values(), *self._special.values())
+        vocabulary: dict[str, int] = self.document["model"]["vocab"] | self._special
+        return 1 + max(vocabulary.values())
 
     @property
     def _special(self) -> dict[str, int]:
