@@ -113,9 +113,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="Compare generated text with transformers.")
     parser.add_argument("family", nargs="*", help="all are the default")
-    print(
-        "| family | like | largest difference | deviation with a float16 cache | greedy | perplexity |"
-    )
+    print("| family | like | largest difference | float16 cache | greedy | perplexity |")
     print("|---|---|---|---|---|---|")
     for name in parser.parse_args().family or models.FAMILIES:
         with tempfile.TemporaryDirectory() as scratch:

@@ -1,9 +1,9 @@
 """Hold the text that is generated from a `.rsr` file against ``transformers``, live.
 
-Every family of ``models.py``: its checkpoint is loaded by transformers as it lies in its folder, and
-by the runtime from the file that is compiled from it. What differs is shown by
-``python tests/parity/compare.py``. ``tests/runtime/llm/test_golden.py`` compares the same models
-without transformers, with what it said when ``make_golden_llm.py`` was run.
+Every family of ``models.py``: transformers loads the checkpoint as it lies in its folder, the
+runtime the file that is compiled from it. ``python tests/parity/compare.py`` shows what differs;
+``tests/runtime/llm/test_golden.py`` compares the same models without transformers, with what it
+said when ``make_golden_llm.py`` was run.
 """
 
 from __future__ import annotations
