@@ -579,12 +579,12 @@ def _llama(published: str, seed: int, **changes: Any) -> Family:
 FAMILIES: dict[str, Family] = {
     "bitnet-2b": Family(
         "microsoft/bitnet-b1.58-2B-4T",
-        _BITNET, packed("autobitlinear"), "BF16", BYTE_LEVEL, 1, _SUB_NORMS,
+        _BITNET, packed("autobitlinear"), "BF16", BYTE_LEVEL, 16, _SUB_NORMS,
     ),
     "bitnet-2b-online": Family(
         "microsoft/bitnet-b1.58-2B-4T-bf16",
         {**_BITNET, "quantization_config": _bitnet_config("autobitlinear", "online")},
-        masters("BF16"), "BF16", BYTE_LEVEL, 1, _SUB_NORMS,
+        masters("BF16"), "BF16", BYTE_LEVEL, 47, _SUB_NORMS,
     ),
     "1bitllm": Family(
         "1bitLLM/bitnet_b1_58 large, xl, 3B",
@@ -593,28 +593,28 @@ FAMILIES: dict[str, Family] = {
             "hidden_size": 80, "intermediate_size": 180, "num_key_value_heads": 4,  # heads of 20
             "rope_theta": 10000.0, "tie_word_embeddings": True, "torch_dtype": "float16",
         },
-        masters("F32"), "F32", SENTENCEPIECE, 1,
+        masters("F32"), "F32", SENTENCEPIECE, 100,
         {"o_proj": "self_attn.inner_attn_ln", "down_proj": "mlp.ffn_layernorm"},
     ),
-    "llama3-1.58": _llama("HF1BitLLM/Llama3-8B-1.58", 1),
+    "llama3-1.58": _llama("HF1BitLLM/Llama3-8B-1.58", 10),
     "llama3-rope": _llama(
-        "the same, Llama 3.1's frequencies", 1, config={"rope_scaling": _LLAMA3_ROPE}
+        "the same, Llama 3.1's frequencies", 28, config={"rope_scaling": _LLAMA3_ROPE}
     ),
     "linear-rope": _llama(
-        "the same, linear position interpolation", 1,
+        "the same, linear position interpolation", 366,
         config={"rope_scaling": {"type": "linear", "factor": 4.0}},  # as it was spelled first
     ),
-    "yarn-rope": _llama("the same, YaRN", 1, config={"rope_scaling": _YARN_ROPE}),
-    "falcon3": _llama("tiiuae/Falcon3-1.58bit", 1, config=_FALCON3),
+    "yarn-rope": _llama("the same, YaRN", 18, config={"rope_scaling": _YARN_ROPE}),
+    "falcon3": _llama("tiiuae/Falcon3-1.58bit", 4, config=_FALCON3),
     "falcon-e": _llama(
-        "tiiuae/Falcon-E", 1, config={"tie_word_embeddings": True, "rms_norm_eps": 1e-06}
+        "tiiuae/Falcon-E", 86, config={"tie_word_embeddings": True, "rms_norm_eps": 1e-06}
     ),
     "llama-bias": _llama(
-        "fine-tuned Llama with biases, bitlinear", 1,
+        "fine-tuned Llama with biases, bitlinear", 6,
         config={"attention_bias": True, "mlp_bias": True},
     ),
     "llama-auto-bias": _llama(
-        "the same, autobitlinear: the scale is the bias's too", 1,
+        "the same, autobitlinear: the scale is the bias's too", 122,
         linear=packed("autobitlinear"),
         config={
             "attention_bias": True, "mlp_bias": True,
@@ -622,7 +622,7 @@ FAMILIES: dict[str, Family] = {
         },
     ),
     "llama-kept": _llama(
-        "Llama with projections that are not converted", 1,
+        "Llama with projections that are not converted", 88,
         config={
             "quantization_config": {
                 "quant_method": "bitnet",
@@ -646,20 +646,20 @@ FAMILIES: dict[str, Family] = {
     "bonsai-untied": Family(
         "prism-ml/Ternary-Bonsai-8B",
         {**_QWEN3, "tie_word_embeddings": False},
-        groups(128), "F16", BYTE_LEVEL, 1, everything=True,
+        groups(128), "F16", BYTE_LEVEL, 2, everything=True,
     ),
     "gguf-tq2_0": Family(
         "llama.cpp, TQ2_0: rows of q and k in llama.cpp's order",
         {**_PLAIN, "hidden_size": 256, "intermediate_size": 512, "torch_dtype": "float16"},
-        shards(1), "F16", BYTE_LEVEL, 1, gguf="TQ2_0",
+        shards(1), "F16", BYTE_LEVEL, 2, gguf="TQ2_0",
     ),
     "bitnet-2b-permuted": Family(
         "microsoft/bitnet-b1.58-2B-4T, --encoding permuted",
-        _BITNET, packed("autobitlinear"), "BF16", BYTE_LEVEL, 1, _SUB_NORMS,
+        _BITNET, packed("autobitlinear"), "BF16", BYTE_LEVEL, 16, _SUB_NORMS,
         options={"encoding": "permuted"},
     ),
     "falcon3-avx2": _llama(
-        "tiiuae/Falcon3-1.58bit, --target avx2", 1, config=_FALCON3, options={"target": "avx2"}
+        "tiiuae/Falcon3-1.58bit, --target avx2", 4, config=_FALCON3, options={"target": "avx2"}
     ),
 }  # fmt: skip
 
