@@ -150,10 +150,16 @@ def _strip_shape(t: IndexedTensor) -> tuple[tuple[int, ...], int]:
     return (w16_words(t.blocks),), STRIP
 
 
-@lru_cache(maxsize=4)
 def _digit_table(t: IndexedTensor) -> npt.NDArray[np.uint8]:
     """Return the digits of the column blocks that share an entry (below): one lookup for all."""
-    if t.packing == "w16":
+    return _digits_of_entries(t.packing, t.base, t.k, t.pattern_list)
+
+
+@lru_cache(maxsize=4)  # a table is made of 32,768 entries, and asked for row by row
+def _digits_of_entries(
+    packing: str, base: int, k: int, pattern_list: bytes | None
+) -> npt.NDArray[np.uint8]:
+    if packing == "w16":
         entry = np.arange(1 << 15)
         ranks = [entry >> RANK_BITS * i & 31 for i in range(RANKS_PER_WORD)]
     else:
@@ -162,8 +168,9 @@ def _digit_table(t: IndexedTensor) -> npt.NDArray[np.uint8]:
             13 + np.where(entry >> 9 - i & 1, -1, 1) * np.minimum(13, entry >> 4 * i & 15)
             for i in range(2)
         ]
-    patterns = np.zeros((MAX_RANKED_PATTERNS, t.k), np.uint8)  # a rank of none means nothing
-    patterns[: t.patterns] = pattern_digits(t.base, t.k, t.pattern_list)
+    known = pattern_digits(base, k, pattern_list)
+    patterns = np.zeros((MAX_RANKED_PATTERNS, k), np.uint8)  # a rank of none means nothing
+    patterns[: len(known)] = known
     return patterns[np.stack(ranks, axis=1)].reshape(len(entry), -1)
 
 

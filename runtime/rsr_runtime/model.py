@@ -109,11 +109,9 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
         if not isinstance(tensor, DenseTensor):
             raise KeyError(f"{name!r} is a matrix, which exists only as its index")
         data = self._data(tensor)
-        return (
-            data.view("<u2").reshape(tensor.shape)
-            if tensor.dtype == "BF16"
-            else _as_array(data, tensor)
-        )
+        if tensor.dtype == "BF16":
+            return data.view("<u2").reshape(tensor.shape)
+        return _as_array(data, tensor)
 
     def _data(self, t: DenseTensor) -> npt.NDArray[np.uint8]:
         file = self._handle.file()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from types import TracebackType
 from typing import Any
 
@@ -44,10 +45,10 @@ class LanguageModel:
         self.config: Config = read_config(model.files)
         self.context = self._checked_context(context)
         self._kv = kv
-        self.tokenizer = Tokenizer(model.files)
-        self._decoder = Decoder(self.config, collect(model, self.config), self.context)
+        weights = collect(model, self.config)
+        self._weight_bytes = weights.nbytes
+        self._decoder = Decoder(self.config, weights, self.context)
         self._sequence = self._new_sequence()
-        self._template = template.find(model.files)
 
     def _checked_context(self, context: int | None) -> int:
         most = self.config.max_positions
@@ -59,6 +60,16 @@ class LanguageModel:
 
     def _new_sequence(self) -> TokenSequence:
         return TokenSequence(self._decoder, Cache(self.config, self.context, self._kv))
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, read when it is first asked for.
+
+        Raises:
+            ModelError: the file holds none, or it is damaged.
+            DependencyError: the package tokenizers is missing.
+        """
+        return Tokenizer(self._model.files)
 
     @property
     def sampling(self) -> Sampling:
@@ -164,13 +175,29 @@ class LanguageModel:
             ModelError: the model has no chat template.
             TemplateError: its template fails on these messages.
         """
-        if self._template is None:
+        found = template.find(self._model.files)
+        if found is None:
             raise ModelError(
                 "the file holds no chat template, so the model was not made to chat: "
                 "give it a text to go on from instead (rsrc run, or stream)"
             )
-        text = self._template.render(messages)
+        text = found.render(messages)
         return self.tokenizer.encode(text, special=False)
+
+    def next_logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Return the logits of what comes after `tokens`, float32 (vocab_size,).
+
+        Of tokens that begin as those of the call before, only the others are computed. The result
+        is overwritten by the next call.
+        """
+        return self._sequence.follow(self.encode(tokens))
+
+    def bytes_per_token(self, positions: int) -> int:
+        """Return the bytes that a token has to read: weights once, keys and values of `positions`.
+
+        Reading them is what the time of a token cannot fall below.
+        """
+        return self._weight_bytes + self._sequence.cache.bytes_at(positions)
 
     def logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the logits after each of `tokens`, float32 (len(tokens), vocab_size)."""

@@ -50,6 +50,14 @@ class Weights:
     norm: FloatArray
     head: Linear
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a token reads: all but the embedding, of which it looks one row up."""
+        linear = [self.head]
+        for layer in self.layers:
+            linear += [layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down]
+        return sum(one.weight.nbytes for one in linear)
+
 
 def collect(model: Model, config: Config) -> Weights:
     """Find every tensor that the config asks for.
