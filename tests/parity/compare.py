@@ -23,6 +23,7 @@ import numpy.typing as npt
 from rsr_runtime import llm
 
 FloatArray = npt.NDArray[np.float32]
+Recording = dict[str, Any]  # what make_golden_llm.py keeps
 
 # The largest difference of a logit, as a share of the largest logit. The products of BitNet's
 # layers are exact, so what differs is the order of sums in norms, attention and head: 24 bits each,
@@ -47,16 +48,16 @@ def _sibling(name: str) -> ModuleType:
     return sys.modules[full]
 
 
-models, judge, make_golden = (_sibling(n) for n in ("models", "judge", "make_golden_llm"))
+models, make_golden = _sibling("models"), _sibling("make_golden_llm")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What both say of one model."""
+    """What both say of one model; logits are float32 (positions, vocabulary)."""
 
     family: Any
-    findings: Any  # of transformers
-    logits: FloatArray  # (positions, vocabulary), as all below with keys and values in float32
+    golden: Recording  # what transformers says, live, of the golden text and prompt
+    logits: FloatArray  # as all below but `half` with keys and values in float32
     stepwise: FloatArray  # the same, token by token
     half: FloatArray  # the same as `logits`, keys and values in float16
     continuation: list[int]
@@ -64,26 +65,26 @@ class Comparison:
 
     def difference(self, logits: FloatArray) -> float:
         """Return the largest difference from transformers' logits, as a share of the largest."""
-        want = self.findings.logits
+        want = self.golden["logits"]
         if logits.shape != want.shape or logits.dtype != want.dtype:
             return float("inf")
         return float(np.abs(logits - want).max() / np.abs(want).max())
 
     def deviation(self, logits: FloatArray) -> float:
         """Return the root mean squared difference, as a share of that of transformers' logits."""
-        want = self.findings.logits.astype(np.float64)
+        want = self.golden["logits"].astype(np.float64)
         return float(np.sqrt(((logits - want) ** 2).mean() / (want**2).mean()))
 
     @property
     def is_greedy_equal(self) -> bool:
-        """Whether both continue alike."""
-        same: bool = self.continuation == self.findings.continuation
-        return same
+        """Whether both continue the prompt alike."""
+        wanted: list[int] = self.golden["continuation"].tolist()
+        return self.continuation == wanted
 
     @property
     def perplexity_difference(self) -> float:
         """How far the perplexities are apart, as a share of transformers'."""
-        return abs(self.perplexity / float(self.findings.perplexity) - 1)
+        return abs(self.perplexity / float(self.golden["perplexity"]) - 1)
 
 
 def compare(name: str, folder: Path) -> Comparison:
@@ -95,32 +96,33 @@ def compare(name: str, folder: Path) -> Comparison:
     """
     family = models.FAMILIES[name]
     compiled = family.build(folder)
-    findings = judge.examine(folder / "model", make_golden.text_tokens(folder / "model"))
-    tokens = findings.tokens[: judge.POSITIONS]
-    greedy = llm.Sampling(temperature=0.0)
+    with np.load(make_golden.GOLDEN_DIR / f"{name}.npz") as kept:
+        text, prompt = str(kept["text"]), kept["prompt"].tolist()
+    golden = make_golden.record(folder / "model", text, prompt)
+    tokens, new = golden["tokens"].tolist(), len(golden["continuation"])
     with llm.load(compiled, kv="float32") as model:
         logits = model.logits(tokens)
         sequence = model._new_sequence()
         steps = [sequence.follow(tokens[: i + 1]).copy() for i in range(len(tokens))]
-        text = model.generate(findings.prompt, max_tokens=judge.NEW_TOKENS, sampling=greedy)
-        perplexity = model.perplexity(models.TEXT).value
+        found = model.generate(prompt, max_tokens=new, sampling=llm.Sampling(temperature=0.0))
+        perplexity = model.perplexity(text).value
     with llm.load(compiled, kv="float16") as model:
         half = model.logits(tokens)
-    return Comparison(family, findings, logits, np.stack(steps), half, text.tokens, perplexity)
+    return Comparison(family, golden, logits, np.stack(steps), half, found.tokens, perplexity)
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="Compare generated text with transformers.")
     parser.add_argument("family", nargs="*", help="all are the default")
-    print("| family | like | largest difference | float16 cache | greedy | perplexity |")
-    print("|---|---|---|---|---|---|")
+    columns = "family", "like", "logits", "by token", "float16 cache", "greedy", "perplexity"
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for name in parser.parse_args().family or models.FAMILIES:
         with tempfile.TemporaryDirectory() as scratch:
             found = compare(name, Path(scratch))
         print(
             f"| `{name}` | {found.family.published} | {found.difference(found.logits):.1e} | "
-            f"{found.deviation(found.half):.1e} | "
+            f"{found.difference(found.stepwise):.1e} | {found.deviation(found.half):.1e} | "
             f"{'equal' if found.is_greedy_equal else '**differs**'} | "
             f"{found.perplexity_difference:.1e} |",
             flush=True,

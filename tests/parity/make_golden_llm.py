@@ -2,19 +2,22 @@
 
 Run it from anywhere, in an environment with the extra ``parity``::
 
-    python tests/parity/make_golden_llm.py              # write the golden data
-    python tests/parity/make_golden_llm.py --seeds      # look for seeds, which models.py then names
+    python tests/parity/make_golden_llm.py              # of all families, some seconds each
 
 A checkpoint is a function of its seed, so the data are only what transformers computed, and a
 SHA-256 of the checkpoint, by which a test notices that it is another one:
 
     tests/golden/llm/<family>.npz    sha256        of model.safetensors, as text
-                                     tokens        of models.TEXT
-                                     logits        of the first 64, a third of them: see `sample`
+                                     text          64 tokens and a few more
+                                     perplexity    of the text
+                                     tokens        the first 64 tokens of the text
+                                     logits        of those, a third of them: see `sample`
                                      largest       the largest of all those logits' magnitudes
                                      prompt        the tokens that were continued
                                      continuation  the 64 most probable tokens
-                                     perplexity    of the whole text
+
+Texts and prompts are words of ``models.TEXT`` in random order, the first with which what is
+computed hangs on no rounding (``judge.py``).
 """
 
 from __future__ import annotations
@@ -33,7 +36,10 @@ import numpy.typing as npt
 import tokenizers
 
 GOLDEN_DIR = Path(__file__).resolve().parents[1] / "golden" / "llm"
-MOST_SEEDS = 1000
+POSITIONS = 64  # of the text whose logits are compared
+PROMPT_TOKENS = 12
+BATCH = 64  # texts that are tried side by side
+MOST_BATCHES = 200
 
 
 def _sibling(name: str) -> ModuleType:
@@ -52,23 +58,40 @@ def _sibling(name: str) -> ModuleType:
 models, judge = _sibling("models"), _sibling("judge")
 
 
-def text_tokens(folder: Path) -> list[int]:
-    """Return the tokens of models.TEXT, BOS first."""
-    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    ids: list[int] = tokenizer.encode(models.TEXT).ids
-    return ids
+def texts(tokenizer: tokenizers.Tokenizer, first: int) -> list[str]:
+    """Return BATCH texts of POSITIONS tokens and a few more, by seeds from `first` on."""
+    words = models.TEXT.split()
+    found = []
+    for seed in range(first, first + BATCH):
+        order = np.argsort(models.Random(seed).uniform(len(words)))
+        text = "The"
+        for place in order:
+            if len(tokenizer.encode(text).ids) >= POSITIONS:
+                break
+            text += f" {words[place]}"
+        found.append(text)
+    return found
 
 
-def find_seed(family: Any, folder: Path) -> int:
-    """Return the first seed with which transformers' findings hang on no rounding."""
-    for seed in range(1, MOST_SEEDS):
-        family.save(folder, seed)
-        tokens = text_tokens(folder)
-        if judge.clearance(folder, tokens) < judge.CLEARANCE:
-            continue
-        if judge.examine(folder, tokens).decided:
-            return seed
-    raise RuntimeError(f"none of {MOST_SEEDS} seeds will do: is the model too large?")
+def find_text(model: Any, tokenizer: tokenizers.Tokenizer) -> str:
+    """Return the first text whose logits hang on no rounding."""
+    for batch in range(MOST_BATCHES):
+        tried = texts(tokenizer, batch * BATCH)
+        answers = judge.answer(model, [tokenizer.encode(text).ids for text in tried])
+        for text, answer in zip(tried, answers, strict=True):
+            if answer.clearance >= judge.CLEARANCE:
+                return text
+    raise RuntimeError("no text will do: is the model too large?")
+
+
+def find_prompt(model: Any, tokenizer: tokenizers.Tokenizer) -> list[int]:
+    """Return the first prompt whose continuation hangs on no rounding."""
+    for batch in range(MOST_BATCHES):
+        tried = [tokenizer.encode(t).ids[:PROMPT_TOKENS] for t in texts(tokenizer, batch * BATCH)]
+        for prompt, found in zip(tried, judge.continuations(model, tried), strict=True):
+            if found.is_decided:
+                return prompt
+    raise RuntimeError("no prompt will do: is the model too large?")
 
 
 def sample(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -79,46 +102,49 @@ def sample(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return picked
 
 
-def record(family: Any, folder: Path) -> dict[str, Any]:
-    """Return what is kept of a model."""
-    family.save(folder)
-    found = judge.examine(folder, text_tokens(folder))
-    if not found.decided:
-        raise RuntimeError(
-            f"findings hang on roundings: clearance {found.clearance:.1e}, margin "
-            f"{found.margin:.1e}, {len(set(found.continuation))} different tokens; "
-            "look for another seed with --seeds"
-        )
-    checkpoint = (folder / "model.safetensors").read_bytes()
+def record(folder: Path, text: str, prompt: list[int]) -> dict[str, Any]:
+    """Return what is kept of the model in a folder, with all logits (POSITIONS, vocabulary)."""
+    model = judge.load(folder)
+    tokens = _tokenizer(folder).encode(text).ids
+    (answer,) = judge.answer(model, [tokens])
+    (continuation,) = judge.continuations(model, [prompt])
+    if answer.clearance < judge.CLEARANCE or not continuation.is_decided:
+        raise RuntimeError(f"what is computed hangs on a rounding: {answer}, {continuation}")
+    logits = answer.logits[:POSITIONS]
     return {
-        "sha256": hashlib.sha256(checkpoint).hexdigest(),
-        "tokens": np.array(found.tokens, np.int16),
-        "logits": sample(found.logits),
-        "largest": np.abs(found.logits).max(),
-        "prompt": np.array(found.prompt, np.int16),
-        "continuation": np.array(found.continuation, np.int16),
-        "perplexity": found.perplexity,
+        "sha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
+        "text": text,
+        "perplexity": judge.perplexity(answer.logits, tokens),
+        "tokens": np.array(tokens[:POSITIONS], np.int16),
+        "logits": logits,
+        "largest": np.abs(logits).max(),
+        "prompt": np.array(prompt, np.int16),
+        "continuation": np.array(continuation.tokens, np.int16),
     }
 
 
+def _tokenizer(folder: Path) -> tokenizers.Tokenizer:
+    return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
 def main() -> None:
-    """Replace the golden data, or look for seeds."""
+    """Replace the golden data."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("family", nargs="*", help="all are the default")
     parser.add_argument("--output", type=Path, default=GOLDEN_DIR)
-    parser.add_argument("--seeds", action="store_true", help="look for seeds and print them")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     for name in arguments.family or models.FAMILIES:
         family = models.FAMILIES[name]
         with tempfile.TemporaryDirectory() as scratch:
-            if arguments.seeds:
-                print(name, find_seed(family, Path(scratch)), flush=True)
-            else:
-                np.savez_compressed(
-                    arguments.output / f"{name}.npz", **record(family, Path(scratch))
-                )
-                print(name)
+            folder = Path(scratch)
+            family.save(folder)
+            model, tokenizer = judge.load(folder), _tokenizer(folder)
+            text, prompt = find_text(model, tokenizer), find_prompt(model, tokenizer)
+            found = record(folder, text, prompt)
+        found["logits"] = sample(found["logits"])
+        np.savez_compressed(arguments.output / f"{name}.npz", **found)
+        print(name, flush=True)
 
 
 if __name__ == "__main__":

@@ -42,33 +42,30 @@ def _sibling(name: str) -> ModuleType:
 models, judge, make_golden, parity = (
     _sibling(name) for name in ("models", "judge", "make_golden_llm", "compare")
 )
+FAMILIES = list(models.FAMILIES)
 
 
-@pytest.fixture(scope="module", params=models.FAMILIES)
+@pytest.fixture(scope="module", params=FAMILIES)
 def compared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What both say of a family."""
+    """What both say of a family; that nothing hangs on a rounding is made sure of there."""
     return parity.compare(request.param, tmp_path_factory.mktemp(request.param))
 
 
-def test_what_is_compared_hangs_on_no_rounding(compared: Any) -> None:
-    assert compared.findings.decided
-    assert len(compared.findings.tokens) > 2 * judge.POSITIONS
-
-
 def test_logits(compared: Any) -> None:
-    assert np.abs(compared.findings.logits).max() > 1
+    assert compared.golden["logits"].shape == (64, compared.family.settings["vocab_size"])
+    assert compared.golden["largest"] > 1
     assert compared.difference(compared.logits) <= parity.TOLERANCE
 
 
 def test_token_by_token(compared: Any) -> None:
-    """Decoding from the cache gives what a prompt gives at once."""
+    """Decoding from the cache gives what a prompt gives at once: of a BitNet bit for bit."""
     assert compared.difference(compared.stepwise) <= parity.TOLERANCE
-    largest = np.abs(compared.logits).max()
-    assert np.abs(compared.stepwise - compared.logits).max() <= parity.TOLERANCE * largest
+    if compared.family.is_bitnet:
+        np.testing.assert_array_equal(compared.stepwise, compared.logits)
 
 
 def test_greedy_text(compared: Any) -> None:
-    assert len(compared.continuation) == judge.NEW_TOKENS
+    assert len(compared.continuation) == 64
     assert compared.is_greedy_equal
 
 
@@ -80,18 +77,20 @@ def test_perplexity(compared: Any) -> None:
     assert compared.perplexity_difference <= parity.PERPLEXITY_TOLERANCE
 
 
-@pytest.mark.parametrize("name", models.FAMILIES)
-def test_golden_data_are_what_transformers_says(name: str, tmp_path: Path) -> None:
+def test_golden_data_are_what_transformers_says(
+    compared: Any, request: pytest.FixtureRequest
+) -> None:
     """Up to the last bits, in which transformers may differ from machine to machine."""
-    found = make_golden.record(models.FAMILIES[name], tmp_path)
+    found = {**compared.golden, "logits": make_golden.sample(compared.golden["logits"])}
+    name = request.node.callspec.params["compared"]
     with np.load(make_golden.GOLDEN_DIR / f"{name}.npz") as kept:
         assert set(kept) == set(found)
-        for key in ("sha256", "tokens", "prompt", "continuation"):
+        for key in ("sha256", "text", "tokens", "prompt", "continuation"):
             assert np.array_equal(kept[key], found[key]), key
         largest = float(kept["largest"])
         assert np.abs(kept["logits"] - found["logits"]).max() <= 2e-5 * largest
-        assert found["largest"] == pytest.approx(largest, rel=1e-5)
-        assert found["perplexity"] == pytest.approx(float(kept["perplexity"]), rel=1e-3)
+        assert found["largest"] == pytest.approx(largest, rel=2e-5)
+        assert found["perplexity"] == pytest.approx(float(kept["perplexity"]), rel=1e-4)
 
 
 CONVERSATIONS: list[list[dict[str, str]]] = [
@@ -136,12 +135,13 @@ def test_tokens_and_text(name: str, tmp_path: Path) -> None:
 def test_generated_text(name: str, tmp_path: Path) -> None:
     """The text of a continuation, and not only its tokens."""
     greedy = llm.Sampling(temperature=0.0)
-    with llm.load(models.FAMILIES[name].build(tmp_path), kv="float32") as model, judge.quiet():
+    with llm.load(models.FAMILIES[name].build(tmp_path)) as model, judge.quiet():
         import transformers
 
         auto: Any = transformers.AutoTokenizer
         tokenizer = auto.from_pretrained(tmp_path / "model")
-        prompt = tokenizer(models.TEXT)["input_ids"][: judge.PROMPT_TOKENS]
-        found = model.generate(prompt, max_tokens=judge.NEW_TOKENS, sampling=greedy)
-        before = tokenizer.decode(prompt)
-        assert before + found.text == tokenizer.decode(prompt + found.tokens)
+        prompt = tokenizer(models.TEXT)["input_ids"][:12]
+        found = model.generate(prompt, max_tokens=40, sampling=greedy)
+        ended = [*prompt, *found.tokens]
+        whole = tokenizer.decode(ended, skip_special_tokens=True)
+        assert tokenizer.decode(prompt, skip_special_tokens=True) + found.text == whole
