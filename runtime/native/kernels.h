@@ -162,6 +162,30 @@ struct DecoderKernels {
   void (*divide)(size_t queries, size_t d, const float* sums, const float* statistics, float* out);
 };
 
+// Rows of dense weights, as they lie in a file, times vectors:
+// y[v * stride + r] = sum over j of weights[r][j] * x[v][j].
+// float32: float32 sums, in an order of the columns that is the instruction set's own but the same
+// for every row and vector. int8: exact, columns < 2^17, so |sum| <= 2^14 (2^17 - 1) < 2^31; then
+// times scale[r] / divisors[v].
+template <class X>
+struct DenseRows {
+  const void* weights;  // (rows, columns), unaligned
+  size_t rows, columns;
+  const X* x;  // (count, columns)
+  size_t count;
+  float* y;
+  size_t stride;
+  const float* scale = nullptr;     // of each row
+  const float* divisors = nullptr;  // of each vector
+};
+
+struct DenseKernels {
+  void (*f32)(const DenseRows<float>&);  // by the type of the weights
+  void (*bf16)(const DenseRows<float>&);
+  void (*f16)(const DenseRows<float>&);
+  void (*i8)(const DenseRows<int8_t>&);
+};
+
 struct KernelTable {
   const char* isa;
 
@@ -179,6 +203,7 @@ struct KernelTable {
   PermutedKernels<uint32_t> permuted32;
 
   DecoderKernels decoder;
+  DenseKernels dense;
 
   // Reads every byte once and returns a value that depends on all: the memory limit of a product.
   uint64_t (*plain_read)(const void* data, size_t bytes);
@@ -200,5 +225,9 @@ void fill_permuted_avx2(KernelTable& table);
 void fill_decoder_scalar(KernelTable& table);
 void fill_decoder_avx2(KernelTable& table);
 void fill_decoder_avx512(KernelTable& table);
+void fill_dense_scalar(KernelTable& table);
+void fill_dense_avx2(KernelTable& table);
+void fill_dense_avx512(KernelTable& table);
+void fill_dense_avx512vnni(KernelTable& table);
 
 }  // namespace rsr

@@ -10,6 +10,7 @@
 
 #include "activations.h"
 #include "bindings.h"
+#include "dense.h"
 #include "dispatch.h"
 #include "parallel.h"
 #include "permuted.h"
@@ -169,6 +170,44 @@ class Permuted {
   rsr::PermutedIndex<Index> index_;
 };
 
+using Weights = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+void multiply_dense(const Weights& weight, const std::string& dtype, const Array<const float, 2>& x,
+                    const Array<float, 2>& y) {
+  const bool is_words = weight.dtype() == nb::dtype<uint16_t>();
+  const bool is_half =
+      weight.dtype() ==
+      nb::dlpack::dtype{static_cast<uint8_t>(nb::dlpack::dtype_code::Float), 16, 1};
+  rsr::DenseMatrix matrix{weight.data(), weight.shape(0), weight.shape(1), {}};
+  if (dtype == "F32" && weight.dtype() == nb::dtype<float>())
+    matrix.dtype = rsr::DenseType::f32;
+  else if (dtype == "BF16" && is_words)
+    matrix.dtype = rsr::DenseType::bf16;
+  else if (dtype == "F16" && (is_words || is_half))
+    matrix.dtype = rsr::DenseType::f16;
+  else
+    throw std::invalid_argument(
+        "dtype must be 'F32' with weights in float32, 'F16' in float16 or uint16, or 'BF16' in "
+        "uint16; found '" +
+        dtype + "'");
+  product(x, y, matrix.columns, matrix.rows,
+          [&](auto... args) { rsr::multiply_dense(matrix, args...); });
+}
+
+void multiply_rows_i8(const Array<const int8_t, 2>& weight, const Array<const float, 1>& scale,
+                      const Array<const int8_t, 2>& q, const Array<const float, 2>& s,
+                      const Array<float, 2>& y) {
+  const size_t rows = weight.shape(0), columns = weight.shape(1);
+  require(columns < size_t(1) << 17, "a row must have fewer than 2^17 weights: its sums are int32");
+  require(scale.shape(0) == rows, "there must be a scale for each row");
+  require(s.shape(0) == q.shape(0) && s.shape(1) == 1, "s must be (count, 1)");
+  const int8_t* w = weight.data();
+  const float *scales = scale.data(), *divisors = s.data();
+  product(q, y, columns, rows, [=](const int8_t* x, size_t count, float* to) {
+    rsr::multiply_rows_i8(w, scales, rows, columns, x, divisors, count, to);
+  });
+}
+
 template <class Index>
 void bind_permuted(nb::module_& m, const char* name) {
   nb::class_<Permuted<Index>>(m, name)
@@ -241,6 +280,10 @@ NB_MODULE(_native, m) {
       },
       "x"_a, "q"_a.noconvert(), "s"_a.noconvert());
   bind_decoder(m);
+  m.def("multiply_dense", &multiply_dense, "weight"_a.noconvert(), "dtype"_a, "x"_a,
+        "y"_a.noconvert());
+  m.def("multiply_rows_i8", &multiply_rows_i8, "weight"_a.noconvert(), "scale"_a, "q"_a, "s"_a,
+        "y"_a.noconvert());
   m.def("compiled_isas", &rsr::compiled_isas);
   m.def("supported_isas", &rsr::supported_isas);
   m.def("isa", [] { return std::string(rsr::kernels().isa); });

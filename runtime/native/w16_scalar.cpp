@@ -1,7 +1,5 @@
 // Plain C++: complete, the fallback everywhere, and what the other files must equal.
-#include <cmath>
-#include <limits>
-
+#include "half.h"
 #include "kernels.h"
 
 namespace rsr {
@@ -32,14 +30,6 @@ void lookup_w16(const RankedRows& rows, const void* tables, Sum* y) {
       y[r] += t[2 * kPatterns + (w >> 10 & 31)];
     }
   }
-}
-
-float from_half(uint16_t half) {
-  const int exponent = half >> 10 & 31, mantissa = half & 1023;
-  const float sign = half >> 15 ? -1.0f : 1.0f;
-  if (exponent == 31) return mantissa ? std::numeric_limits<float>::quiet_NaN() : sign * INFINITY;
-  return sign * (exponent ? std::ldexp(float(1024 + mantissa), exponent - 25)
-                          : std::ldexp(float(mantissa), -24));
 }
 
 // A group's sum is at most 128 k blocks < 2^31, as in_features < 2^24.

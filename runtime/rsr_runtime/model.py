@@ -98,16 +98,26 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
         return not isinstance(self._tensors[name], DenseTensor)
 
     def stored(self, name: str) -> npt.NDArray[Any]:
-        """Return a dense tensor as it lies in the file: BF16 as its bits, uint16, not widened.
+        """Return a dense tensor as it lies in the file: `model[name]` without the widening of BF16.
+
+        Large tensors of BF16 (an embedding, an output head) are multiplied from here, not from a
+        copy of twice the size.
+
+        Returns:
+            Read-only; for BF16 its bits as uint16, of the tensor's shape.
 
         Raises:
-            KeyError: there is no dense tensor of that name.
+            KeyError: there is no tensor of that name.
+            OptionError: it is a matrix, whose index is not an array.
             FormatError: its compressed data is damaged.
             ClosedError: the model was closed.
         """
+        self._handle.file()
         tensor = self._tensors[name]
         if not isinstance(tensor, DenseTensor):
-            raise KeyError(f"{name!r} is a matrix, which exists only as its index")
+            raise OptionError(
+                f"{name!r} is an indexed matrix, expected a dense tensor: use model[name]"
+            )
         data = self._data(tensor)
         if tensor.dtype == "BF16":
             return data.view("<u2").reshape(tensor.shape)

@@ -159,6 +159,39 @@ def test_bf16_is_widened_exactly_and_small_floats_are_bytes(workshop: Workshop) 
         assert raw.tobytes() == bytes(range(size))
 
 
+@pytest.mark.parametrize("zstd", [None, 3])
+def test_stored_is_the_file_as_it_lies(
+    zstd: int | None, workshop: Workshop, spec: type[Spec]
+) -> None:
+    path = workshop.path()
+    bits = np.arange(6, dtype="<u2").reshape(2, 3)
+    dense = [
+        ("bf16", "BF16", (2, 3), bits.tobytes()),
+        ("f16", "F16", (2, 3), bits.tobytes()),
+        ("i8", "I8", (2, 3), bytes(range(6))),
+        ("scalar", "BF16", (), b"\x80\x3f"),
+        ("f4", "F4", (2, 5), bytes(range(5))),
+    ]
+    workshop.write(path, [spec((4, 6), name="w")], dense=dense, zstd=zstd)
+    model = rsr.load(path)
+    found = model.stored("bf16")
+    assert found.dtype == np.uint16
+    assert not found.flags.writeable
+    np.testing.assert_array_equal(found, bits)
+    assert np.shares_memory(found, model.stored("bf16")), "no copy"
+    assert model.stored("scalar") == 0x3F80
+    for name in ("f16", "i8", "f4"):
+        assert np.shares_memory(model.stored(name), array(model, name))
+        np.testing.assert_array_equal(model.stored(name), array(model, name))
+    with pytest.raises(OptionError, match="'w' is an indexed matrix, expected a dense tensor"):
+        model.stored("w")
+    with pytest.raises(KeyError, match="other"):
+        model.stored("other")
+    model.close()
+    with pytest.raises(ClosedError, match="closed"):
+        model.stored("bf16")
+
+
 @pytest.mark.parametrize("encoding", ["ranked", "permuted"])
 @pytest.mark.parametrize("zstd", [None, 3])
 def test_huge_memory_and_compression_change_nothing(

@@ -22,6 +22,8 @@ from .workspace import Workspace
 FloatArray = npt.NDArray[np.float32]
 Int8Array = npt.NDArray[np.int8]
 
+DTYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16"}  # as stored: as the file names it
+
 
 @dataclass(frozen=True)
 class Dense:
@@ -33,6 +35,11 @@ class Dense:
     def shape(self) -> tuple[int, int]:
         """(out_features, in_features)."""
         return self.stored.shape[0], self.stored.shape[1]
+
+    @property
+    def dtype(self) -> str:
+        """How the file names what is stored."""
+        return DTYPES[self.stored.dtype.name]
 
     @property
     def nbytes(self) -> int:
@@ -133,7 +140,7 @@ class Linears:
             x = self._normalized(layer, x.floats)  # type: ignore[arg-type]
         weight = layer.weight
         if isinstance(weight, Dense):
-            _native.multiply_dense(weight.stored, x.floats, y)
+            _native.multiply_dense(weight.stored, weight.dtype, x.floats, y)
         elif isinstance(weight, Int8Head):
             _native.multiply_rows_i8(weight.stored, weight.scale, x.q, x.s, y)
         elif layer.takes_int8:

@@ -12,13 +12,12 @@ from ..matrix import Matrix
 from ..model import Model
 from .config import Config
 from .errors import ModelError
-from .linear import Dense, Int8Head, Linear
+from .linear import DTYPES, Dense, Int8Head, Linear
 
 FloatArray = npt.NDArray[np.float32]
 
 EMBEDDING = "model.embed_tokens"
 HEAD = "lm_head"
-_FLOATS = ("float32", "float16", "uint16")  # uint16: BF16
 _LISTED = 40  # tensors that a message names
 
 
@@ -174,7 +173,7 @@ class _Finder:
             stored = self._model.stored(name)
             if stored.shape != (rows, columns):
                 self._contradiction(name, stored.shape, (rows, columns))
-            elif stored.dtype.name not in _FLOATS:
+            elif stored.dtype.name not in DTYPES:
                 self.wrong.append(f"{name} is {stored.dtype}, expected floats or ternary weights")
             return Dense(stored)
         return Dense(np.empty((0, 0), np.float32))
