@@ -1,19 +1,24 @@
-"""What running a language model can refuse; all are `RsrError`."""
+"""What a language model can refuse; all are `RsrError`, and each also a built-in error."""
 
 from rsr_formats.errors import RsrError
 
 
 class ModelError(RsrError, ValueError):
-    """The file cannot be run as a language model."""
+    """A `.rsr` file cannot be run as a language model."""
 
 
 class PromptError(RsrError, ValueError):
-    """A prompt that cannot be answered: it is empty, or longer than the context."""
+    """A prompt or conversation is not one that the model can take."""
 
 
 class TemplateError(RsrError, ValueError):
-    """A chat template failed, or did not end."""
+    """A model's chat template is damaged, fails, or takes more time or memory than it may."""
 
 
 class DependencyError(RsrError, ImportError):
-    """A package of the extra `llm` is missing."""
+    """A package that language models need is not installed."""
+
+    def __init__(self, package: str, why: str) -> None:
+        super().__init__(
+            f"{why} needs the package {package}: pip install 'rsr-ternary[llm]'", name=package
+        )
