@@ -82,9 +82,9 @@ class _Text:
 
     def _finish(self, reason: FinishReason) -> str:
         """Return what was held back."""
-        self.finish_reason = reason
         text, stopped = self._stop.push(self._stream.finish())
         text += "" if stopped else self._stop.finish()
+        self.finish_reason = "stop" if stopped else reason
         self._shown.append(text)
         return text
 
