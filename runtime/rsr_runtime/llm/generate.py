@@ -92,7 +92,7 @@ class _Text:
 class Stream(Iterator[str]):
     """Pieces of one text as they come; `result` tells the whole when they are at an end.
 
-    Closing it, or an exception in the loop that reads it, leaves a model that can go on.
+    A loop that reads it may end early, by an exception too: the model can go on with another.
     """
 
     def __init__(

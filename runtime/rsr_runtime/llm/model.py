@@ -259,9 +259,7 @@ class LanguageModel:
         return perplexity.measure(self._decoder, self._sequence, tokens, window, progress)
 
     def _limits(self, max_tokens: int | None, stop: Sequence[str]) -> Limits:
-        if max_tokens is not None and (
-            not isinstance(max_tokens, Integral) or max_tokens < 1
-        ):
+        if max_tokens is not None and (not isinstance(max_tokens, Integral) or max_tokens < 1):
             raise OptionError(f"max_tokens: found {max_tokens}, expected a number from 1 on")
         ends = set(self.config.eos_token_ids)
         if not ends and self.tokenizer.eos_id is not None:

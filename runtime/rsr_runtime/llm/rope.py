@@ -108,7 +108,8 @@ class Rope:
         low, high = self._number("low_freq_factor"), self._number("high_freq_factor")
         if not low < high:
             raise ModelError(
-                f"config.json: low_freq_factor is {low}, expected less than high_freq_factor, {high}"
+                f"config.json: low_freq_factor is {low}, "
+                f"expected less than high_freq_factor, {high}"
             )
         waves = 2 * np.pi / base.astype(np.float64)
         kept = np.clip((self._original / waves - low) / (high - low), 0, 1)
