@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..errors import OptionError
 from ..model import Model
 from ..model import load as load_tensors
-from . import generate, perplexity, template
+from . import generate, perplexity
 from .cache import Cache
 from .clock import Clock
 from .config import Config, read_config
@@ -25,6 +25,7 @@ from .errors import ModelError, PromptError
 from .generate import Generation, Limits, Stream
 from .sampling import Sampling
 from .sequence import TokenSequence
+from .template import ChatTemplate
 from .tokens import Tokenizer
 from .weights import collect
 
@@ -62,6 +63,16 @@ class LanguageModel:
 
     def _new_sequence(self) -> TokenSequence:
         return TokenSequence(self._decoder, Cache(self.config, self.context, self._kv))
+
+    @cached_property
+    def template(self) -> ChatTemplate | None:
+        """The model's chat template, None if it has none.
+
+        Raises:
+            TemplateError, ModelError: it is damaged.
+            DependencyError: the package jinja2 is missing.
+        """
+        return ChatTemplate.find(self._model.files)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -193,13 +204,12 @@ class LanguageModel:
             ModelError: the model has no chat template.
             TemplateError: its template fails on these messages.
         """
-        found = template.find(self._model.files)
-        if found is None:
+        if self.template is None:
             raise ModelError(
                 "the file holds no chat template, so the model was not made to chat: "
                 "give it a text to go on from instead (rsrc run, or stream)"
             )
-        text = found.render(messages)
+        text = self.template.render(messages)
         return self.tokenizer.encode(text, special=False)
 
     def next_logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:

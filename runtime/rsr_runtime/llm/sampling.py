@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_runtime.errors import InputShapeError, OptionError
+from ..errors import InputShapeError, OptionError
 
 from .errors import ModelError
 
