@@ -57,9 +57,12 @@ class Tokenizer:
         # Set for training, when they are: a prompt is neither cut nor filled up.
         self._inner.no_truncation()
         self._inner.no_padding()
+        # The library leaves out what was ever called special, whatever its flags are later.
+        special = _special_contents(self._inner)
         _add_tokens(self._inner, _further_tokens(config), self._names.values())
+        special |= _special_contents(self._inner)
         added = self._inner.get_added_tokens_decoder()
-        self._special = frozenset(id_ for id_, token in added.items() if token.special)
+        self._special = frozenset(i for i in added if self._inner.id_to_token(i) in special)
         self._cleans_up = _cleans_up(config, type(self._inner.model).__name__)
 
     @property
@@ -237,6 +240,11 @@ def _further_tokens(config: Mapping[str, Any]) -> list[dict[str, Any]]:
         raise ModelError(
             f"tokenizer_config.json: added_tokens_decoder is not ids and their tokens: {error}"
         ) from error
+
+
+def _special_contents(inner: tokenizers.Tokenizer) -> frozenset[str]:
+    added = inner.get_added_tokens_decoder().values()
+    return frozenset(token.content for token in added if token.special)
 
 
 def _add_tokens(
