@@ -2,8 +2,9 @@
 
 A template is a program, and a `.rsr` may come from anyone. Jinja's sandbox keeps a template from
 files and from Python, but not from running for ever or filling the memory, and one call of one
-filter can do either. So templates run in a process of their own (`template_worker.py`), which the
-system ends when it takes too much.
+filter can do either. So templates run in a process of their own (`template_worker.py`), which ends
+when it takes too much. Time is limited everywhere, memory where the system can (Linux; elsewhere
+only what multiplication makes is, and the length of the result).
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class ChatTemplate:
         Raises:
             PromptError: the messages are none, or the template refuses them.
             TemplateError: the template is damaged, fails, or takes more than 2 seconds of processor
-                time, 512 MiB of memory or 16 Mi characters.
+                time (10 on the clock), 512 MiB of memory or 16 Mi characters.
         """
         request: dict[str, Any] = {"tools": None, "documents": None, **self._special_tokens}
         request |= variables

@@ -7,7 +7,6 @@ is read as ``transformers`` reads it for a fast tokenizer of no special class.
 from __future__ import annotations
 
 import codecs
-import json
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .errors import DependencyError, ModelError, PromptError
 from .files import read_json
+from .growth import check_growth, steps_of
 
 if TYPE_CHECKING:
     import tokenizers
@@ -54,6 +54,7 @@ class Tokenizer:
         config = read_json(files, "tokenizer_config.json")
         self._names = special_tokens(files)
         self._inner = _run("be read", tokenizers.Tokenizer.from_buffer, bytes(data))
+        check_growth(self._inner)
         # Set for training, when they are: a prompt is neither cut nor filled up.
         self._inner.no_truncation()
         self._inner.no_padding()
@@ -155,9 +156,7 @@ class Tokenizer:
 
     def decoder_steps(self) -> list[dict[str, Any]]:
         """Return the settings of the decoder in tokenizer.json, step by step; [] where none is."""
-        if self._inner.decoder is None:
-            return []
-        return _flat(json.loads(self._inner.decoder.__getstate__()))
+        return steps_of(self._inner.decoder)
 
     @property
     def cleans_up(self) -> bool:
@@ -282,12 +281,6 @@ def _clean_up(text: str) -> str:
     for spaced in _SPACED:
         text = text.replace(spaced, spaced.strip())
     return text
-
-
-def _flat(step: dict[str, Any]) -> list[dict[str, Any]]:
-    if step.get("type") == "Sequence":
-        return [inner for part in step["decoders"] for inner in _flat(part)]
-    return [step]
 
 
 # --- as it comes ----------------------------------------------------------------------------------
