@@ -57,7 +57,7 @@ class ChatTemplate:
             raise TemplateError(
                 f"the chat template has {len(source):,} characters, expected at most {MAX_SOURCE:,}"
             )
-        if importlib.util.find_spec("jinja2") is None:
+        if not _has_jinja():
             raise DependencyError("jinja2", "the model's chat template")
         self.source = source
         self._special_tokens = dict(special_tokens or {})
@@ -219,6 +219,14 @@ class _Worker:
         if code == -getattr(signal, "SIGPROF", 0):
             return f"takes more than {MAX_CPU:g} seconds of processor time"
         return f"ends the process that runs it (exit status {code})"
+
+
+def _has_jinja() -> bool:
+    """Return whether Jinja is installed, without importing it: only the process needs it."""
+    try:
+        return importlib.util.find_spec("jinja2") is not None
+    except ValueError:  # its import is blocked, or it is no ordinary module
+        return False
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
