@@ -2,8 +2,9 @@
 
 A template is a program, and a `.rsr` may come from anyone. Jinja's sandbox keeps a template from
 files and from Python, but not from running for ever or filling the memory, and one call of one
-filter can do either. So templates run in a process of their own (`template_worker.py`), which the
-system ends when it takes too much.
+filter can do either. So templates run in a process of their own (`template_worker.py`), which ends
+when it takes too much. Time is limited everywhere, memory where the system can (Linux; elsewhere
+only what multiplication makes is, and the length of the result).
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class ChatTemplate:
             raise TemplateError(
                 f"the chat template has {len(source):,} characters, expected at most {MAX_SOURCE:,}"
             )
-        if importlib.util.find_spec("jinja2") is None:
+        if not _has_jinja():
             raise DependencyError("jinja2", "the model's chat template")
         self.source = source
         self._special_tokens = dict(special_tokens or {})
@@ -96,7 +97,7 @@ class ChatTemplate:
         Raises:
             PromptError: the messages are none, or the template refuses them.
             TemplateError: the template is damaged, fails, or takes more than 2 seconds of processor
-                time, 512 MiB of memory or 16 Mi characters.
+                time (10 on the clock), 512 MiB of memory or 16 Mi characters.
         """
         request: dict[str, Any] = {"tools": None, "documents": None, **self._special_tokens}
         request |= variables
@@ -218,6 +219,14 @@ class _Worker:
         if code == -getattr(signal, "SIGPROF", 0):
             return f"takes more than {MAX_CPU:g} seconds of processor time"
         return f"ends the process that runs it (exit status {code})"
+
+
+def _has_jinja() -> bool:
+    """Return whether Jinja is installed, without importing it: only the process needs it."""
+    try:
+        return importlib.util.find_spec("jinja2") is not None
+    except ValueError:  # its import is blocked, or it is no ordinary module
+        return False
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

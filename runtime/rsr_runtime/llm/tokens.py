@@ -7,7 +7,6 @@ is read as ``transformers`` reads it for a fast tokenizer of no special class.
 from __future__ import annotations
 
 import codecs
-import json
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .errors import DependencyError, ModelError, PromptError
 from .files import read_json
+from .growth import check_growth, steps_of
 
 if TYPE_CHECKING:
     import tokenizers
@@ -54,12 +54,16 @@ class Tokenizer:
         config = read_json(files, "tokenizer_config.json")
         self._names = special_tokens(files)
         self._inner = _run("be read", tokenizers.Tokenizer.from_buffer, bytes(data))
+        check_growth(self._inner)
         # Set for training, when they are: a prompt is neither cut nor filled up.
         self._inner.no_truncation()
         self._inner.no_padding()
+        # The library leaves out what was ever called special, whatever its flags are later.
+        special = _special_contents(self._inner)
         _add_tokens(self._inner, _further_tokens(config), self._names.values())
+        special |= _special_contents(self._inner)
         added = self._inner.get_added_tokens_decoder()
-        self._special = frozenset(id_ for id_, token in added.items() if token.special)
+        self._special = frozenset(i for i in added if self._inner.id_to_token(i) in special)
         self._cleans_up = _cleans_up(config, type(self._inner.model).__name__)
 
     @property
@@ -152,9 +156,7 @@ class Tokenizer:
 
     def decoder_steps(self) -> list[dict[str, Any]]:
         """Return the settings of the decoder in tokenizer.json, step by step; [] where none is."""
-        if self._inner.decoder is None:
-            return []
-        return _flat(json.loads(self._inner.decoder.__getstate__()))
+        return steps_of(self._inner.decoder)
 
     @property
     def cleans_up(self) -> bool:
@@ -239,6 +241,11 @@ def _further_tokens(config: Mapping[str, Any]) -> list[dict[str, Any]]:
         ) from error
 
 
+def _special_contents(inner: tokenizers.Tokenizer) -> frozenset[str]:
+    added = inner.get_added_tokens_decoder().values()
+    return frozenset(token.content for token in added if token.special)
+
+
 def _add_tokens(
     inner: tokenizers.Tokenizer, listed: list[dict[str, Any]], named: Iterable[str]
 ) -> None:
@@ -274,12 +281,6 @@ def _clean_up(text: str) -> str:
     for spaced in _SPACED:
         text = text.replace(spaced, spaced.strip())
     return text
-
-
-def _flat(step: dict[str, Any]) -> list[dict[str, Any]]:
-    if step.get("type") == "Sequence":
-        return [inner for part in step["decoders"] for inner in _flat(part)]
-    return [step]
 
 
 # --- as it comes ----------------------------------------------------------------------------------

@@ -123,6 +123,7 @@ class TestText:
         gc.collect()
         assert process.returncode is not None
 
+    @pytest.mark.skipif(os.name != "posix", reason="signal 0 asks whether a process is there")
     def test_the_process_ends_with_the_program(self) -> None:
         code = (
             "from rsr_runtime.llm.template import ChatTemplate\n"
@@ -139,7 +140,7 @@ class TestText:
         code = (
             "import sys; import rsr_runtime.llm.template, rsr_runtime.llm.tokens\n"
             "assert not {'jinja2', 'tokenizers'} & set(sys.modules)\n"
-            "import importlib.util; importlib.util.find_spec = lambda name: None\n"
+            "sys.modules['jinja2'] = None\n"
             "try: rsr_runtime.llm.template.ChatTemplate('a')\n"
             "except ImportError as error: print(type(error).__name__, error)\n"
         )
@@ -302,8 +303,16 @@ LARGE = {
 }
 
 
+# Elsewhere no system call limits a process's memory, and these would fill it until the time is up.
+linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux only")
+
+
 class TestHostile:
-    @pytest.mark.parametrize("source", [*ENDLESS.values(), *LARGE.values()], ids=[*ENDLESS, *LARGE])
+    @pytest.mark.parametrize(
+        "source",
+        [*ENDLESS.values(), *(pytest.param(source, marks=linux) for source in LARGE.values())],
+        ids=[*ENDLESS, *LARGE],
+    )
     def test_ends(self, render: Render, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
         """By a limit on time, memory, length or depth, whichever is met first."""
         monkeypatch.setattr(module, "MAX_CPU", 0.5)
@@ -332,7 +341,7 @@ class TestHostile:
         with pytest.raises(TemplateError, match=r"takes more than 0\.5 seconds$"):
             render(ENDLESS["nested loops"])
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="other systems count differently")
+    @linux
     def test_takes_no_more_memory(self) -> None:
         """Of the largest process that was ended here, in a program of its own."""
         code = (
@@ -345,7 +354,7 @@ class TestHostile:
             "    print(source, 'was rendered')\n"
             "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
         )
-        names = ["doubling", "doubling by addition", "many variables", "a method"]
+        names = ["many variables", "a method", "indent"]
         done = subprocess.run(
             [sys.executable, "-c", code],
             input=json.dumps([LARGE[name] for name in names]),

@@ -203,14 +203,21 @@ class TestTokenizer:
         config = {
             "pad_token": "<pad>",
             "added_tokens_decoder": {
-                "262": {"content": "<s>", "special": False, "normalized": False},
+                "265": {"content": "<think>", "special": True, "normalized": False},
                 "900": {"content": "<tool>", "special": True},
             },
         }
         tokenizer = Tokenizer(files(bytes_bpe(), config))
-        ids = tokenizer.encode("<tool><s><pad>")
-        assert [tokenizer.token(i) for i in ids] == ["<tool>", "<s>", "<pad>"]
-        assert [tokenizer.is_special(i) for i in ids] == [True, False, True]
+        ids = tokenizer.encode("<tool><think>a<pad>")
+        assert [tokenizer.token(i) for i in ids] == ["<tool>", "<think>", "a", "<pad>"]
+        assert [tokenizer.is_special(i) for i in ids] == [True, True, False, True]
+        assert tokenizer.decode(ids) == "a"
+        assert "".join(streamed(tokenizer, ids)) == "a"
+
+    def test_once_special_always_special(self) -> None:
+        config = {"added_tokens_decoder": {"264": {"content": "<|im_end|>", "special": False}}}
+        tokenizer = Tokenizer(files(bytes_bpe(), config))
+        assert tokenizer.decode([264, 64]) == "".join(streamed(tokenizer, [264, 64])) == "a"
 
     def test_the_older_file_of_names(self) -> None:
         older = json.dumps({"bos_token": {"content": "<|im_end|>"}}).encode()
