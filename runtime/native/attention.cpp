@@ -38,7 +38,7 @@ class Attention {
 
   void run() const {
     if (rows_ == 0) return;
-    prepare();
+    store_keys_and_values();
     rows_ <= kFewRows ? by_chunks() : by_rows();
     scratch.shared.trim();
     scratch.own.trim();
@@ -69,29 +69,36 @@ class Attention {
   }
 
   // By blocks of positions, so that a cache line of keys is one thread's.
-  void prepare() const {
+  void store_keys_and_values() const {
     const size_t first = start_ / kLanes, last = (start_ + rows_ - 1) / kLanes;
-    const size_t cost = rows_ * (row_floats() + 4 * heads_.keys * heads_.d) * sizeof(float);
+    const size_t cost = rows_ * 4 * heads_.keys * heads_.d * sizeof(float);
     parallel_for(last - first + 1, cost, [this, first](size_t begin, size_t end) {
       const size_t from = std::max(start_, (first + begin) * kLanes);
       const size_t to = std::min(start_ + rows_, (first + end) * kLanes);
-      for (size_t p = from; p < to; p++) prepare_position(p);
+      for (size_t p = from; p < to; p++) store_position(p);
     });
   }
 
-  void prepare_position(size_t p) const {
+  const float* angles(const float* table, size_t p) const { return table + p * (heads_.d / 2); }
+
+  void store_position(size_t p) const {
     const size_t d = heads_.d, row = p - start_, lane = p % kLanes * cell_bytes();
-    const float* cos = positions_.cos + p * (d / 2);
-    const float* sin = positions_.sin + p * (d / 2);
-    for (size_t h = 0; h < heads_.queries; h++)
-      kernels_.rotate(q_ + row * row_floats() + h * d, d, positions_.query_norm, positions_.eps,
-                      cos, sin, scale_);
     for (size_t h = 0; h < heads_.keys; h++) {
       float* k = k_ + (row * heads_.keys + h) * d;
-      kernels_.rotate(k, d, positions_.key_norm, positions_.eps, cos, sin, 1.0f);
+      kernels_.rotate(k, d, positions_.key_norm, positions_.eps, angles(positions_.cos, p),
+                      angles(positions_.sin, p), 1.0f);
       kernels_.store(k, v_ + (row * heads_.keys + h) * d, d,
                      static_cast<char*>(key_block(h, p)) + lane, value(h, p), cache_.is_half);
     }
+  }
+
+  // Those of rows [first, last) that share a head of keys.
+  void rotate_queries(size_t head, size_t first, size_t last) const {
+    for (size_t row = first; row < last; row++)
+      for (size_t h = head * group_; h < (head + 1) * group_; h++)
+        kernels_.rotate(q_ + row * row_floats() + h * heads_.d, heads_.d, positions_.query_norm,
+                        positions_.eps, angles(positions_.cos, start_ + row),
+                        angles(positions_.sin, start_ + row), scale_);
   }
 
   // Rows [first, last) of a head of keys against a chunk that all of them see.
@@ -118,6 +125,7 @@ class Attention {
 
   // Threads share the cache: every chunk of each head of keys.
   void by_chunks() const {
+    for (size_t h = 0; h < heads_.keys; h++) rotate_queries(h, 0, rows_);
     const size_t results = result_floats(rows_ * group_);
     const size_t units = heads_.keys * chunks();
     float* all = static_cast<float*>(scratch.shared.get(units * results * sizeof(float)));
@@ -164,6 +172,7 @@ class Attention {
   }
 
   void attend_rows(size_t head, size_t first, size_t last) const {
+    rotate_queries(head, first, last);  // at once before they are used, while they are in the cache
     const size_t queries = (last - first) * group_, results = result_floats(queries);
     float* all = static_cast<float*>(scratch.results.get(2 * results * sizeof(float)));
     float* all_statistics = all + queries * dv_;

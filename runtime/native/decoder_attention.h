@@ -13,19 +13,26 @@ namespace {
 
 constexpr size_t kTileQueries = 6;
 constexpr size_t kPanelPositions = 64;  // their keys, or half of their values, stay in the L1 cache
+constexpr size_t kAheadBytes = 12288;   // that a stream of keys or values is fetched ahead
 constexpr size_t kManyQueries = 16;     // for so many, float16 is converted once
 
 inline size_t whole_lanes(size_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
+inline void fetch_ahead(const void* p) { prefetch(static_cast<const char*>(p) + kAheadBytes); }
+
 // scores (R rows of kChunkPositions) = q . keys, for V blocks of positions.
-template <int R, int V, class Cell>
+template <int R, int V, bool kStream, class Cell>
 inline void score_tile(const float* const* queries, const Cell* keys, size_t d, float* scores) {
   Lanes sums[R][V];
   for (int r = 0; r < R; r++)
     for (int v = 0; v < V; v++) sums[r][v] = broadcast(0.0f);
   for (size_t c = 0; c < d; c++) {
     Lanes k[V];
-    for (int v = 0; v < V; v++) k[v] = load(keys + (v * d + c) * kLanes);
+    for (int v = 0; v < V; v++) {
+      const Cell* block = keys + (v * d + c) * kLanes;
+      if (kStream) fetch_ahead(block);
+      k[v] = load(block);
+    }
     for (int r = 0; r < R; r++) {
       const Lanes q = broadcast(queries[r][c]);
       for (int v = 0; v < V; v++) sums[r][v] = fma(q, k[v], sums[r][v]);
@@ -37,7 +44,7 @@ inline void score_tile(const float* const* queries, const Cell* keys, size_t d, 
 
 // sums (R rows of dv) += weights (R rows of kChunkPositions) . values, for positions [first, last)
 // and V vectors of a value; first = 0 starts from zero.
-template <int R, int V, class Cell>
+template <int R, int V, bool kStream, class Cell>
 inline void mix_tile(const float* weights, const Cell* values, size_t dv, size_t first, size_t last,
                      float* sums) {
   Lanes s[R][V];
@@ -46,7 +53,11 @@ inline void mix_tile(const float* weights, const Cell* values, size_t dv, size_t
       s[r][v] = first ? load(sums + r * dv + v * kLanes) : broadcast(0.0f);
   for (size_t p = first; p < last; p++) {
     Lanes x[V];
-    for (int v = 0; v < V; v++) x[v] = load(values + p * dv + v * kLanes);
+    for (int v = 0; v < V; v++) {
+      const Cell* value = values + p * dv + v * kLanes;
+      if (kStream) fetch_ahead(value);
+      x[v] = load(value);
+    }
     for (int r = 0; r < R; r++) {
       const Lanes w = broadcast(weights[r * kChunkPositions + p]);
       for (int v = 0; v < V; v++) s[r][v] = fma(w, x[v], s[r][v]);
@@ -87,7 +98,8 @@ inline void with_queries(size_t count, const Body& body) {
   }
 }
 
-template <class Cell>
+// kStream: the queries are few and memory the limit.
+template <class Cell, bool kStream>
 class ChunkAttention {
  public:
   ChunkAttention(const AttentionChunk& chunk, const Cell* keys, const Cell* values, float* scores)
@@ -97,7 +109,9 @@ class ChunkAttention {
     const size_t most = visible(queries() - 1);
     for (size_t p = 0; p < most; p += kPanelPositions)
       for_each_tile([&](size_t j, size_t count) { score(j, count, p); });
-    for (size_t j = 0; j < queries(); j++) weigh(j);
+    size_t j = 0;
+    for (; j + kTogether <= queries(); j += kTogether) weigh<kTogether>(j);
+    for (; j < queries(); j++) weigh<1>(j);
     for (size_t p = 0; p < most; p += kPanelPositions)
       by_vectors(dv_ / kLanes, [&](size_t v, auto vectors) {
         for_each_tile([&](size_t j, size_t count) {
@@ -107,6 +121,8 @@ class ChunkAttention {
   }
 
  private:
+  static constexpr int kTogether = kTileVectors >= 4 ? 4 : 2;  // softmaxes, as registers allow
+
   size_t queries() const { return chunk_.rows * chunk_.heads; }
 
   size_t visible(size_t j) const {
@@ -138,30 +154,50 @@ class ChunkAttention {
     by_vectors(blocks, [&](size_t v, auto vectors) {
       const size_t p = panel + v * kLanes;
       with_queries(count, [&](auto tile) {
-        score_tile<decltype(tile)::value, decltype(vectors)::value>(
+        score_tile<decltype(tile)::value, decltype(vectors)::value, kStream>(
             rows, keys_ + p * chunk_.d, chunk_.d, scores_ + j * kChunkPositions + p);
       });
     });
   }
 
-  // Scores become exp(score - maximum). The maximum is a finite number: where all scores are -inf
-  // there are only zeros.
+  // Scores of R queries become exp(score - maximum), side by side, as each has to wait for its
+  // maximum. That is a finite number: where all scores are -inf there are only zeros.
+  template <int R>
   void weigh(size_t j) const {
+    constexpr float kNone = -std::numeric_limits<float>::infinity();
     float* scores = scores_ + j * kChunkPositions;
-    const size_t n = visible(j), end = whole_lanes(n);
-    for (size_t p = n; p < end; p++) scores[p] = -std::numeric_limits<float>::infinity();
-    Lanes most = broadcast(std::numeric_limits<float>::lowest());
-    for (size_t p = 0; p < end; p += kLanes) most = max(load(scores + p), most);
-    const float maximum = largest(most);
-    const Lanes m = broadcast(maximum);
-    Lanes total = broadcast(0.0f);
-    for (size_t p = 0; p < end; p += kLanes) {
-      const Lanes weight = exp_of_negative(sub(load(scores + p), m));
-      store(scores + p, weight);
-      total = add(total, weight);
+    size_t seen[R];
+    Lanes most[R], total[R];
+    for (int r = 0; r < R; r++) {
+      seen[r] = visible(j + r);
+      most[r] = broadcast(std::numeric_limits<float>::lowest());
+      total[r] = broadcast(0.0f);
     }
-    chunk_.statistics[j * kStatistics + kMaximum] = maximum;
-    chunk_.statistics[j * kStatistics + kTotal] = sum(total);
+    const size_t all = seen[0] / kLanes * kLanes, end = seen[R - 1];
+    // The last query sees the most; what another does not see counts as -inf.
+    const auto load_seen = [&](int r, size_t p) {
+      const float* from = scores + r * kChunkPositions + p;
+      return p < all ? load(from)
+                     : load_part(from,
+                                 seen[r] < p            ? 0
+                                 : seen[r] - p < kLanes ? seen[r] - p
+                                                        : kLanes,
+                                 kNone);
+    };
+    for (size_t p = 0; p < end; p += kLanes)
+      for (int r = 0; r < R; r++) most[r] = max(load_seen(r, p), most[r]);
+    for (int r = 0; r < R; r++) {
+      const float maximum = largest(most[r]);
+      chunk_.statistics[(j + r) * kStatistics + kMaximum] = maximum;
+      most[r] = broadcast(maximum);
+    }
+    for (size_t p = 0; p < end; p += kLanes)
+      for (int r = 0; r < R; r++) {
+        const Lanes weight = exp_of_negative(sub(load_seen(r, p), most[r]));
+        store(scores + r * kChunkPositions + p, weight);
+        total[r] = add(total[r], weight);
+      }
+    for (int r = 0; r < R; r++) chunk_.statistics[(j + r) * kStatistics + kTotal] = sum(total[r]);
   }
 
   // Positions that all queries of the tile see together, then those that the later ones see by
@@ -182,8 +218,8 @@ class ChunkAttention {
 
   template <int R, int V>
   void mix_some(size_t j, size_t first, size_t last, size_t column) const {
-    mix_tile<R, V>(scores_ + j * kChunkPositions, values_ + column, dv_, first, last,
-                   chunk_.sums + j * dv_ + column);
+    mix_tile<R, V, kStream>(scores_ + j * kChunkPositions, values_ + column, dv_, first, last,
+                            chunk_.sums + j * dv_ + column);
   }
 
   const AttentionChunk& chunk_;
@@ -197,28 +233,33 @@ inline void convert(const uint16_t* from, size_t n, float* to) {
   for (size_t i = 0; i < n; i += kLanes) store(to + i, load(from + i));
 }
 
+template <bool kStream, class Cell>
+inline void attend_to(const AttentionChunk& chunk, const Cell* keys, const Cell* values) {
+  ChunkAttention<Cell, kStream>(chunk, keys, values, chunk.scratch).run();
+}
+
 void attend(const AttentionChunk& chunk) {
   const size_t queries = chunk.rows * chunk.heads, dv = whole_lanes(chunk.d);
-  float* scores = chunk.scratch;
+  const bool is_many = queries >= kManyQueries;
   if (!chunk.is_half) {
-    ChunkAttention<float>(chunk, static_cast<const float*>(chunk.keys),
-                          static_cast<const float*>(chunk.values), scores)
-        .run();
+    const auto* keys = static_cast<const float*>(chunk.keys);
+    const auto* values = static_cast<const float*>(chunk.values);
+    is_many ? attend_to<false>(chunk, keys, values) : attend_to<true>(chunk, keys, values);
     return;
   }
   const auto* keys = static_cast<const uint16_t*>(chunk.keys);
   const auto* values = static_cast<const uint16_t*>(chunk.values);
-  if (queries < kManyQueries) {
-    ChunkAttention<uint16_t>(chunk, keys, values, scores).run();
+  if (!is_many) {
+    attend_to<true>(chunk, keys, values);
     return;
   }
   const size_t seen = chunk.visible + chunk.rows - 1;
   const size_t positions = seen < kChunkPositions ? seen : kChunkPositions;
-  float* k = scores + queries * kChunkPositions;
+  float* k = chunk.scratch + queries * kChunkPositions;
   float* v = k + kChunkPositions * chunk.d;
   convert(keys, whole_lanes(positions) * chunk.d, k);
   convert(values, positions * dv, v);
-  ChunkAttention<float>(chunk, k, v, scores).run();
+  attend_to<false>(chunk, static_cast<const float*>(k), static_cast<const float*>(v));
 }
 
 template <class Cell>

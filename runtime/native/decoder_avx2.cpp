@@ -30,8 +30,9 @@ inline void store(uint16_t* p, Lanes a) {
   _mm_storeu_si128(halves, _mm256_cvtps_ph(a.low, _MM_FROUND_TO_NEAREST_INT));
   _mm_storeu_si128(halves + 1, _mm256_cvtps_ph(a.high, _MM_FROUND_TO_NEAREST_INT));
 }
-inline Lanes load_part(const float* p, size_t n) {
-  float all[kLanes] = {};
+inline Lanes load_part(const float* p, size_t n, float rest = 0.0f) {
+  float all[kLanes];
+  store(all, broadcast(rest));
   std::memcpy(all, p, n * sizeof(float));
   return load(all);
 }
@@ -40,6 +41,8 @@ inline void store_part(float* p, Lanes a, size_t n) {
   store(all, a);
   std::memcpy(p, all, n * sizeof(float));
 }
+
+inline void prefetch(const char* p) { _mm_prefetch(p, _MM_HINT_T0); }
 
 inline Lanes add(Lanes a, Lanes b) {
   return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};

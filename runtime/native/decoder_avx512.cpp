@@ -23,10 +23,12 @@ inline void store(uint16_t* p, Lanes a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                       _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
-inline Lanes load_part(const float* p, size_t n) {
-  return _mm512_maskz_loadu_ps(first_lanes(n), p);
+inline Lanes load_part(const float* p, size_t n, float rest = 0.0f) {
+  return _mm512_mask_loadu_ps(broadcast(rest), first_lanes(n), p);
 }
 inline void store_part(float* p, Lanes a, size_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), a); }
+
+inline void prefetch(const char* p) { _mm_prefetch(p, _MM_HINT_T0); }
 
 inline Lanes add(Lanes a, Lanes b) { return _mm512_add_ps(a, b); }
 inline Lanes sub(Lanes a, Lanes b) { return _mm512_sub_ps(a, b); }

@@ -51,12 +51,14 @@ inline void store(uint16_t* p, Lanes a) {
 }
 
 // The first n lanes; the others are zero, or not written.
-inline Lanes load_part(const float* p, size_t n) {
-  return each([&](size_t i) { return i < n ? p[i] : 0.0f; });
+inline Lanes load_part(const float* p, size_t n, float rest = 0.0f) {
+  return each([&](size_t i) { return i < n ? p[i] : rest; });
 }
 inline void store_part(float* p, Lanes a, size_t n) {
   for (size_t i = 0; i < n; i++) p[i] = a.v[i];
 }
+
+inline void prefetch(const char*) {}
 
 inline Lanes add(Lanes a, Lanes b) {
   return each([&](size_t i) { return a.v[i] + b.v[i]; });
