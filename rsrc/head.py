@@ -174,7 +174,8 @@ def restored_panels(file: RsrFile, t: DenseTensor) -> Iterator[ByteArray]:
     step = max(1, (1 << 20) // max(1, columns))
     for first in range(0, rows, step):
         panel = slice(first, first + step)
-        values = q[panel].astype(np.float32) * scale[panel, None]
+        with np.errstate(over="ignore", invalid="ignore"):  # a stranger's scales
+            values = q[panel].astype(np.float32) * scale[panel, None]
         yield from_float32(values, t.quantised.dtype).reshape(-1).view(np.uint8)
 
 
