@@ -166,8 +166,11 @@ def print_inspection(result: dict[str, Any]) -> None:
     for key, value in result.items():
         if key == "scales":
             fields.add_row(key, f"{value}{_scale_rule(result['scale'])}")
-        elif key == "stride" and value == 1:
+        elif (key, value) in (("stride", 1), ("quantised", None)):
             continue  # as everybody expects
+        elif key == "quantised":
+            made = f"{value['rule']} of {value['of']}, {value['dtype']}"
+            fields.add_row("int8 by", printable(made))
         elif key not in ("scale", "sections", "permutation", "segments", "patterns"):
             fields.add_row(key.replace("_", " "), _plain(value))
     out.print(fields)
