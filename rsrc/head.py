@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -253,13 +252,18 @@ def _hidden(plan: HeadPlan) -> Floats:
 
 
 class _Loss:
-    """Compares a matrix with what int8 makes of it, and their logits; rows come in panels."""
+    """Compares a matrix with what int8 makes of it, and their logits; rows come in panels.
+
+    Logits are the runtime's own products, on as many threads as it uses. (NumPy's would be as fast,
+    but with its threads spinning on processors where the workers are busy, ten times slower.)
+    """
 
     def __init__(self, hidden: Floats) -> None:
-        self._hidden = hidden
-        largest = np.abs(hidden).max(axis=1, keepdims=True)
-        factor = np.float32(127) / np.maximum(largest, np.float32(1e-5))
-        self._quantised = np.rint(hidden * factor) / factor  # as the runtime quantises activations
+        from rsr_runtime import _native  # on demand: the rest of compiling needs no products
+        from rsr_runtime.products import quantize_int8
+
+        self._native = _native
+        self._hidden, self._quantised = hidden, quantize_int8(hidden)
         self._weights = np.zeros(2)  # |W - Q|^2, |W|^2
         self._logits = np.zeros(4)  # |a - b|^2, |a|^2, |b|^2, a b
         self._best = [_Best(len(hidden)), _Best(len(hidden))]
@@ -267,8 +271,10 @@ class _Loss:
     def add(self, values: Floats, q: Int8, scale: Floats) -> None:
         kept = q.astype(np.float32) * scale[:, None]
         self._weights += _square(values - kept), _square(values)
-        exact, found = self._hidden @ values.T, self._quantised @ kept.T
-        product = np.vdot(exact.astype(np.float64), found)
+        exact, found = np.empty((2, len(self._hidden), len(values)), np.float32)
+        self._native.multiply_dense(values, "F32", self._hidden, exact)
+        self._native.multiply_rows_i8(q, scale, *self._quantised, found)
+        product = (exact * found).sum(dtype=np.float64)
         self._logits += _square(exact - found), _square(exact), _square(found), product
         for best, logits in zip(self._best, (exact, found), strict=True):
             best.add(logits)
@@ -310,9 +316,8 @@ class _Best:
         self._rows += logits.shape[1]
 
 
-def _square(a: npt.NDArray[Any]) -> float:
-    flat = a.astype(np.float64).reshape(-1)
-    return float(flat @ flat)
+def _square(a: Floats) -> float:
+    return float(np.square(a).sum(dtype=np.float64))
 
 
 def _ratio(error: float, exact: float) -> float:

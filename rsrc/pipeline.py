@@ -71,7 +71,7 @@ def compile(
             of a row.
         head: "int8" makes the output head int8 with a scale for each row: lossy, and half or a
             quarter of its bytes. Where config.json ties it to the embedding, that stays as it is
-            beside it.
+            beside it. Logits are measured on as many threads as rsr_runtime uses.
         include: glob patterns; only matching tensors are indexed.
         exclude: glob patterns; matching tensors stay dense.
         zstd: compress sections at this level (1 to 22); None leaves them mappable.
