@@ -36,13 +36,15 @@ DISTINCT_ROWS = 4096  # drawn at random, then repeated: kernels cannot tell
 def head(kind: str, m: int, n: int, rng: np.random.Generator) -> Array:
     """Draw W [m, n] as a file holds it."""
     rows = rng.standard_normal((min(m, DISTINCT_ROWS), n), np.float32)
-    drawn = {
-        "BF16": lambda: (rows.view(np.uint32) >> 16).astype(np.uint16),
-        "F16": lambda: rows.astype(np.float16),
-        "F32": lambda: rows,
-        "I8": lambda: rng.integers(-127, 128, rows.shape, np.int8),
-    }[kind]()
-    return np.resize(drawn, (m, n))
+    drawn: Array = rows
+    if kind == "BF16":
+        drawn = (rows.view(np.uint32) >> 16).astype(np.uint16)
+    elif kind == "F16":
+        drawn = rows.astype(np.float16)
+    elif kind == "I8":
+        drawn = rng.integers(-127, 128, rows.shape, np.int8)
+    repeated: Array = np.resize(drawn, (m, n))
+    return repeated
 
 
 def product(kind: str, W: Array, x: Array, y: Array) -> Callable[[], None]:

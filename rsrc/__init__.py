@@ -18,13 +18,14 @@ from .errors import (
     SourceError,
 )
 from .pipeline import compile
-from .report import Report, TensorReport
+from .report import HeadReport, Report, TensorReport
 from .unpacking import unpack
 
 __all__ = [
     "ExecutorError",
     "ExportError",
     "FormatError",
+    "HeadReport",
     "MismatchError",
     "MissingPackageError",
     "NothingToCompileError",

@@ -26,6 +26,7 @@ from .dask import check_address
 from .errors import OptionError
 from .export import GGUF_TYPES
 from .export import NAMES as FORM_NAMES
+from .head import HEADS
 from .layouts.cells import parse_per
 from .plan import TARGETS
 from .progress import progress_bar
@@ -146,6 +147,11 @@ def _check_executor(ctx: click.Context, option: click.Parameter, url: str | None
     metavar="tensor|row|group:N",
     help="What --quantize gives a scale of its own; group: N columns of a row. Default: tensor.",
 )
+@click.option(
+    "--head",
+    type=click.Choice(HEADS),
+    help="Make the output head int8, a scale for each row: half or a quarter of its bytes, lossy.",
+)
 @click.option("--include", multiple=True, metavar="GLOB", help="Index only matching tensors.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Keep matching tensors dense.")
 @click.option("--zstd", type=click.IntRange(1, 22), metavar="LEVEL", help="Compress, 1 to 22.")
@@ -240,7 +246,7 @@ def verify(file: Path, against: Path | None, as_json: bool) -> None:
     """Check every byte of a .rsr FILE."""
     from rsr_formats import RsrFile
 
-    from .decompile import compare, quantised_tensors
+    from .decompile import added_tensors, compare, quantised_tensors
 
     opened = RsrFile(file)
     total = sum(s.stored_size for s in opened.header.sections)
@@ -258,7 +264,7 @@ def verify(file: Path, against: Path | None, as_json: bool) -> None:
     if against is not None:
         with progress_bar("comparing") as progress:
             compared = compare(file, against, progress)
-    result = {
+    result: dict[str, Any] = {
         "file": str(file),
         "tensors": len(opened.header.tensors),
         "sections": len(opened.header.sections),
@@ -266,6 +272,7 @@ def verify(file: Path, against: Path | None, as_json: bool) -> None:
         "against": None if against is None else str(against),
         "compared": compared,
         "quantised": len(quantised_tensors(opened)),
+        "added": added_tensors(opened),
     }
     if as_json:
         click.echo(json.dumps(result, indent=2))
@@ -276,7 +283,8 @@ def verify(file: Path, against: Path | None, as_json: bool) -> None:
     )
     if against is not None:
         lossy = f", {result['quantised']} of them quantised as then" if result["quantised"] else ""
-        click.echo(f"{file}: holds all {compared} tensors of {against}{lossy}")
+        more = "".join(f", and {name} as made of them" for name in result["added"])
+        click.echo(f"{file}: holds all {compared} tensors of {against}{lossy}{printable(more)}")
 
 
 @main.command()

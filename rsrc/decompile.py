@@ -13,6 +13,7 @@ from rsr_formats import RsrFile
 from rsr_formats.atomic import atomic_file, check_output
 from rsr_formats.layout import DTYPE_BITS, DenseTensor, IndexedTensor, Tensor
 
+from . import head
 from .checkpoint import Checkpoint, SourceTensor, open_checkpoint
 from .errors import ExportError, MismatchError, OptionError, SourceError
 from .export import FORMS, GGUF, GGUF_TYPES, NAMES
@@ -20,7 +21,7 @@ from .export.folder import atomic_folder, check_folder, write_model_files
 from .export.masters import warning
 from .export.safetensors import write_safetensors
 from .export.source import Restorable, restorable
-from .export.tensors import Export, decode, read_config, some
+from .export.tensors import Export, decode, of_source, read_config, some
 from .layouts import BY_NAME, TernaryTensor
 from .pipeline import check_not_source
 from .recognise import recognise_one
@@ -54,8 +55,9 @@ def decompile(
         type: of ternary matrices in GGUF: "TQ1_0" or "TQ2_0", the default.
         force: replace an existing output file. A directory with files in it is never replaced.
         progress: called as progress(tensor name, bytes done, bytes in all).
-        note: told in words what the form made different: scales rounded, matrices left as floats;
-            and that a model which quantises its weights itself would do so again.
+        note: told in words what the form made different: scales rounded, matrices left as floats,
+            an int8 head left out that the source does not have; and that a model which quantises
+            its weights itself would do so again.
 
     Returns:
         The names of the tensors that compiling changed (quantised ones).
@@ -87,6 +89,8 @@ def decompile(
         _refuse_mlx_codes(file)
     if to == GGUF:
         write_gguf(file, output, type or "TQ2_0", force, progress, note)
+        for text in _added_notes(file):
+            note(text)
         return quantised_tensors(file)
     export = FORMS[to](file, None if to == "source" else read_config(file))
     if is_folder:
@@ -100,11 +104,15 @@ def decompile(
                 f"{file.path} does not: name a directory, which gets one"
             )
         _write(export, output, force, progress)
-    for text in export.notes:
+    for text in [*export.notes, *_added_notes(file)]:
         note(text)
     if to in ("source", "float"):
         _warn_of_masters(file, export, to, is_folder, note)
     return quantised_tensors(file)
+
+
+def _added_notes(file: RsrFile) -> list[str]:
+    return [f"not written, as the source has none: {name} in int8" for name in added_tensors(file)]
 
 
 def _warn_of_masters(
@@ -150,12 +158,19 @@ def _write(export: Export, path: Path, force: bool, progress: Progress | None) -
 
 
 def quantised_tensors(file: RsrFile) -> list[str]:
-    """Return the names of the tensors that compiling changed."""
-    return [t.name for t in file.header.tensors if _is_quantised(t)]
+    """Return the names of the source tensors that compiling changed."""
+    return [t.name for t in of_source(file) if _is_quantised(t)]
+
+
+def added_tensors(file: RsrFile) -> list[str]:
+    """Return the names of quantised tensors that the source does not have: a tied int8 head."""
+    return [t.name for t in file.header.tensors if isinstance(t, DenseTensor) and t.is_added]
 
 
 def _is_quantised(t: Tensor) -> bool:
-    return isinstance(t, IndexedTensor) and not BY_NAME[t.source.layout].lossless
+    if isinstance(t, DenseTensor):
+        return t.quantised is not None
+    return not BY_NAME[t.source.layout].lossless
 
 
 def compare(
@@ -165,8 +180,8 @@ def compare(
 ) -> int:
     """Check that a `.rsr` file holds exactly the tensors of `source`, without writing them.
 
-    Quantised tensors are quantised again, by the rule and with as many scales as then, and compared
-    as such.
+    Quantised tensors, and an int8 head that was added, are quantised again, by the rule and with as
+    many scales as then, and compared as such.
 
     Returns:
         The number of source tensors compared.
@@ -191,6 +206,12 @@ def compare(
         done += tensor.nbytes
         if progress is not None:
             progress(name, done, checkpoint.nbytes)
+    for t in file.header.tensors:
+        if isinstance(t, DenseTensor) and t.quantised is not None and t.is_added:
+            of = checkpoint.tensors.get(t.quantised.of)
+            difference = None if of is None else head.difference(file, t, of)  # said above if None
+            if difference:
+                wrong.append(f"{t.name}: {difference}")
     if wrong:
         more = f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""
         raise MismatchError(f"{path} does not match {source}: {'; '.join(wrong[:10])}{more}")
@@ -203,6 +224,8 @@ def _difference(
     if found.indexed is not None and tensor.dtype not in DTYPE_BITS:
         return _digits_difference(file, checkpoint, tensor, found.indexed)
     tensor = tensor.dense
+    if found.quantised is not None:
+        return head.difference(file, found.quantised, tensor)
     if (tensor.dtype, tensor.shape) != (found.dtype, found.shape):
         return (
             f"{tensor.dtype} {list(tensor.shape)} in the source, "

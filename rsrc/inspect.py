@@ -49,7 +49,8 @@ def inspect_tensor(path: _Path, name: str) -> dict[str, Any]:
     """Describe one tensor.
 
     Returns:
-        "name", "kind", "shape", "dtype" (of the source), "bytes"; for an indexed one also
+        "name", "kind", "shape", "dtype" (of the source), "bytes"; for a dense one "quantised"
+        (None, or of what it was made in int8: "rule", "of" and "dtype"); for an indexed one also
         "layout", "digits", "base", "k", "direction", "encoding", "packing", "blocks",
         "bits_per_weight", "scales" (how many) and "scale" (None, or the "rows" and "columns" that
         share one, columns None for all, and its "dtype"); and "sections": role, offset, size,
@@ -129,6 +130,7 @@ def _describe(t: Tensor) -> dict[str, Any]:
             "shape": list(t.shape),
             "dtype": t.dtype,
             "bytes": t.nbytes,
+            "quantised": None if t.quantised is None else asdict(t.quantised),
         }
     return {
         "name": t.name,

@@ -26,9 +26,10 @@ from ._version import __version__
 from .checkpoint import Checkpoint, open_checkpoint
 from .encode import Encoder, encode, nbytes, renumbered
 from .errors import OptionError
+from .head import HEADS, WEIGHT, HeadPlan, find_head, plan_head, write_head
 from .plan import IndexPlan, Plan, plan
 from .recognise import Advance, KeptTensor, recognise
-from .report import Report, TensorReport
+from .report import HeadReport, Report, TensorReport
 from .workers import LARGEST, Local, Submits, Workers, open_workers
 
 # progress(tensor name, bytes done, bytes in all)
@@ -45,6 +46,7 @@ def compile(
     direction: str = "auto",
     quantize: str | None = None,
     per: str | None = None,
+    head: str | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     zstd: int | None = None,
@@ -67,6 +69,9 @@ def compile(
             their weights themselves need no such option.
         per: what has a scale of its own then: "tensor" (None, too), "row" or "group:N", N columns
             of a row.
+        head: "int8" makes the output head int8 with a scale for each row: lossy, and half or a
+            quarter of its bytes. Where config.json ties it to the embedding, that stays as it is
+            beside it. Logits are measured on as many threads as rsr_runtime uses.
         include: glob patterns; only matching tensors are indexed.
         exclude: glob patterns; matching tensors stay dense.
         zstd: compress sections at this level (1 to 22); None leaves them mappable.
@@ -84,7 +89,8 @@ def compile(
     Raises:
         SourceError: the source is missing, damaged or of a kind that is not read.
         NothingToCompileError: no tensor is ternary or binary.
-        OptionError: an option is out of its range, or the output is part of the source.
+        OptionError: an option is out of its range, the output is part of the source, or there is
+            no head to make int8.
         ExecutorError: the executor cannot be reached, or lost its workers.
         OutputExistsError: the output exists and `force` is not set, or it is not a regular file.
         OSError: reading or writing failed; no output is left behind.
@@ -92,6 +98,8 @@ def compile(
     start = time.perf_counter()
     if zstd is not None and not 1 <= zstd <= 22:
         raise OptionError(f"zstd: found level {zstd}, expected 1 to 22")
+    if head not in (None, *HEADS):
+        raise OptionError(f"head: found {head!r}, expected {' or '.join(HEADS)}")
     if threads is not None and threads < 1:
         raise OptionError(f"threads: found {threads}, expected 1 or more")
     threads = threads or _processors()
@@ -99,7 +107,10 @@ def compile(
     path = source if executor is None else Path(source).absolute()  # theirs is another folder
     checkpoint = open_checkpoint(path)
     check_not_source(target_path, _parts(checkpoint))
-    advance = _counting(progress, 2 * checkpoint.nbytes)
+    total = 2 * checkpoint.nbytes
+    if head is not None and (source_head := find_head(checkpoint)).name != WEIGHT:
+        total += source_head.nbytes  # read once more
+    advance = _counting(progress, total)
     with open_workers(executor, threads) as workers:
         _begin(progress, "recognising", len(checkpoint.tensors))
         recognised = recognise(
@@ -111,7 +122,8 @@ def compile(
             advance=advance,
             workers=workers,
         )
-        plans = plan(recognised, encoding=encoding, target=target, direction=direction, k=k)
+        chosen = recognised if head is None else plan_head(checkpoint, recognised)
+        plans = plan(chosen, encoding=encoding, target=target, direction=direction, k=k)
         _begin(progress, "compiling", len(plans))
         tensors, files = write(checkpoint, plans, output, zstd, force, advance, workers)
     return Report(
@@ -160,6 +172,11 @@ def write(
                 records.append(dense)
                 reports.append(_dense_report(p, dense, writer.sections[first:]))
                 continue
+            if isinstance(p, HeadPlan):
+                weight, scale, loss = write_head(p, lambda s: writer.add(s, zstd), advance)
+                records += weight, scale
+                reports += _head_reports(p, weight, scale, loss, writer.sections[first:])
+                continue
             if whole is None:
                 indexed = _write_indexed(writer, p, zstd, local, workers)
             else:
@@ -187,7 +204,7 @@ def _cost(workers: Workers, p: Plan) -> int | None:
 
     Other processes hold what they read themselves; it is their result that is held here.
     """
-    if isinstance(p, KeptTensor) or workers.are_alone:
+    if isinstance(p, KeptTensor | HeadPlan) or workers.are_alone:
         return None
     cost = nbytes(p) + (p.source.tensor.nbytes if workers.is_local else 0)
     return cost if cost <= LARGEST else None
@@ -250,6 +267,31 @@ def _dense_report(p: KeptTensor, t: DenseTensor, sections: Sequence[Section]) ->
         raw_bytes=sum(s.size for s in sections),
         reason=p.reason,
     )
+
+
+def _head_reports(
+    p: HeadPlan,
+    weight: DenseTensor,
+    scale: DenseTensor,
+    loss: HeadReport,
+    sections: Sequence[Section],
+) -> list[TensorReport]:
+    added = f", of {p.tensor.name}, which it is tied to" if p.is_added else ""
+    reports = []
+    for t, section, source in zip((weight, scale), sections, (p.tensor, None), strict=True):
+        report = TensorReport(
+            name=t.name,
+            kind="dense",
+            shape=t.shape,
+            source_dtype=p.tensor.dtype,
+            source_bytes=0 if source is None or p.is_added else source.stored_nbytes,
+            bytes=section.stored_size,
+            raw_bytes=section.size,
+            reason=f"output head in int8, lossy{added}",
+            head=loss if source is not None else None,
+        )
+        reports.append(report)
+    return reports
 
 
 def _indexed_report(p: IndexPlan, t: IndexedTensor, sections: Sequence[Section]) -> TensorReport:

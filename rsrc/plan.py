@@ -35,6 +35,7 @@ from dataclasses import dataclass
 from rsr_formats.layout import DIRECTIONS, ENCODINGS, MAX_PATTERNS, MAX_RANKED_PATTERNS
 
 from .errors import OptionError
+from .head import HeadPlan
 from .layouts import TernaryTensor
 from .recognise import KeptTensor, Recognised
 from .target import native_target
@@ -64,11 +65,11 @@ class IndexPlan:
     stride: int = 1
 
 
-Plan = IndexPlan | KeptTensor
+Plan = IndexPlan | KeptTensor | HeadPlan
 
 
 def plan(
-    recognised: Sequence[Recognised],
+    recognised: Sequence[Recognised | HeadPlan],
     *,
     encoding: str = "auto",
     target: str = "native",
@@ -78,7 +79,7 @@ def plan(
     """Choose encoding, packing, direction and k for each ternary tensor.
 
     Args:
-        recognised: what `recognise` returned.
+        recognised: what `recognise` returned, and what is planned already.
         encoding: "auto", "ranked" or "permuted".
         target: the kind of machine the products will run on; "native" is this one.
         direction: "auto", "expand" or "reduce" (permuted only; the paper's direction is "reduce").
@@ -98,7 +99,7 @@ def plan(
     if target == "native":
         target = native_target()
     return [
-        t if isinstance(t, KeptTensor) else _plan_one(t, encoding, target, direction, k)
+        t if isinstance(t, KeptTensor | HeadPlan) else _plan_one(t, encoding, target, direction, k)
         for t in recognised
     ]
 

@@ -8,6 +8,22 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class HeadReport:
+    """What `--head int8` made of the output head W, as Q, and what that does to its logits."""
+
+    of: str  # the source tensor
+    is_added: bool  # beside that one, which stays as it is
+    bytes: int  # of int8 and scales
+    bytes_saved: int  # of what a token reads: those of the source tensor less these
+    relative_error: float  # |W - Q| / |W|, Frobenius norms
+    logits_relative_error: float  # the same of logits, over all vectors and tokens
+    logits_cosine: float  # of the angle between them
+    argmax_kept: float  # share of the vectors whose largest logit is the same token's
+    vectors: int
+    measured: str  # how, in words
+
+
+@dataclass(frozen=True)
 class TensorReport:
     """One tensor of the output. For a dense tensor, the fields of the index are None."""
 
@@ -30,6 +46,7 @@ class TensorReport:
     zero_share: float | None = None  # weights of Q that are 0
     relative_error: float | None = None  # |W - Q| / |W|, Frobenius norms
     cosine: float | None = None  # of the angle between W and Q
+    head: HeadReport | None = None  # of an output head that was made int8
 
     @property
     def weights(self) -> int:
@@ -50,6 +67,11 @@ class Report:
     seconds: float
     threads: int
     notes: tuple[str, ...] = ()  # what could not be made of the source, in words
+
+    @property
+    def head(self) -> HeadReport | None:
+        """What was made of the output head, None where it was left as it is."""
+        return next((t.head for t in self.tensors if t.head is not None), None)
 
     @property
     def bits_per_weight(self) -> float:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .report import Report, TensorReport, stored_ratio
+from .report import HeadReport, Report, TensorReport, stored_ratio
 from .text import printable
 
 _BAR = 32
@@ -66,6 +66,8 @@ def print_report(report: Report) -> None:
         out.print(f"{count} {noun} in layout {layout}, scale: {scale}", highlight=False)
     if quantised := [t for t in report.tensors if t.relative_error is not None]:
         out.print(_quality_table(quantised))
+    if report.head is not None:
+        _print_head(out, report.head)
     reasons: dict[str, list[TensorReport]] = {}
     for t in report.tensors:
         if t.reason is not None:
@@ -85,6 +87,22 @@ def print_report(report: Report) -> None:
         f"{report.threads} thread{'s' if report.threads > 1 else ''}",
         highlight=False,
     )
+
+
+def _print_head(out: Console, head: HeadReport) -> None:
+    """What --head lost, and how that was measured."""
+    table = _table("output head in int8, lossy", "")
+    for words, value in (
+        ("read for each token", f"{size(head.bytes)}, {size(head.bytes_saved)} less"),
+        ("relative error of weights", f"{head.relative_error:.4f}"),
+        ("relative error of logits", f"{head.logits_relative_error:.4f}"),
+        ("cosine of logits", f"{head.logits_cosine:.6f}"),
+        ("first token kept", f"{head.argmax_kept:.1%}"),
+    ):
+        table.add_row(words, value)
+    out.print(table)
+    beside = f"made of {head.of}, which is kept beside it; " if head.is_added else ""
+    out.print(f"{printable(beside)}logits measured {printable(head.measured)}", highlight=False)
 
 
 def _quality_table(tensors: Sequence[TensorReport]) -> Table:
@@ -148,8 +166,11 @@ def print_inspection(result: dict[str, Any]) -> None:
     for key, value in result.items():
         if key == "scales":
             fields.add_row(key, f"{value}{_scale_rule(result['scale'])}")
-        elif key == "stride" and value == 1:
+        elif (key, value) in (("stride", 1), ("quantised", None)):
             continue  # as everybody expects
+        elif key == "quantised":
+            made = f"{value['rule']} of {value['of']}, {value['dtype']}"
+            fields.add_row("int8 by", printable(made))
         elif key not in ("scale", "sections", "permutation", "segments", "patterns"):
             fields.add_row(key.replace("_", " "), _plain(value))
     out.print(fields)
@@ -211,13 +232,18 @@ def _tensor_table(tensors: Sequence[dict[str, Any]]) -> Table:
             printable(t["name"]),
             t["kind"],
             "x".join(map(str, t["shape"])) or "scalar",
-            f"{t['dtype']} {t['layout']}" if indexed else t["dtype"],
+            f"{t['dtype']} {t['layout']}" if indexed else _dense_source(t),
             f"{t['encoding']} {t['packing']} {t['direction']}" if indexed else "",
             str(t["k"]) if indexed else "",
             f"{t['bits_per_weight']:.3f}" if indexed else "",
             f"{t['bytes']:,}",
         )
     return table
+
+
+def _dense_source(t: dict[str, Any]) -> str:
+    made = t["quantised"]
+    return str(t["dtype"]) if made is None else f"{made['dtype']} {made['rule']}"
 
 
 def _print_block(out: Console, result: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from .layout import (
     DIRECTIONS,
     DTYPE_BITS,
     ENCODINGS,
+    FLOATS,
     LAYOUTS,
     MAX_COMPANIONS,
     MAX_DIMENSION,
@@ -28,11 +29,13 @@ from .layout import (
     MAX_RECORD,
     PACKINGS,
     PARTS,
+    ROW_RULES,
     DenseTensor,
     FileEntry,
     Header,
     IndexedTensor,
     InlineTensor,
+    Quantised,
     Scale,
     Section,
     SourceRecord,
@@ -81,6 +84,7 @@ def _tensor_document(t: Tensor) -> dict[str, Any]:
             "dtype": t.dtype,
             "shape": list(t.shape),
             "section": t.section,
+            **_quantised_document(t.quantised),
         }
     return {
         "name": t.name,
@@ -105,6 +109,10 @@ def _tensor_document(t: Tensor) -> dict[str, Any]:
             ],
         },
     }
+
+
+def _quantised_document(q: Quantised | None) -> dict[str, Any]:
+    return {} if q is None else {"quantised": {"rule": q.rule, "of": q.of, "dtype": q.dtype}}
 
 
 def _pattern_document(t: IndexedTensor) -> dict[str, Any]:
@@ -350,11 +358,19 @@ def _read_tensor(f: _Fields) -> Tensor:
             dtype=f.string("dtype", DTYPE_BITS),
             shape=f.shape(),
             section=f.integer("section"),
+            quantised=_read_quantised(f) if f.has("quantised") else None,
         )
     else:
         tensor = _read_indexed(f, kind)
     f.done()
     return tensor
+
+
+def _read_quantised(f: _Fields) -> Quantised:
+    g = _Fields(f.take("quantised", dict), f"{f.where}.quantised")
+    quantised = Quantised(g.string("rule", ROW_RULES), g.string("of"), g.string("dtype", FLOATS))
+    g.done()
+    return quantised
 
 
 def _read_indexed(f: _Fields, kind: str) -> IndexedTensor:

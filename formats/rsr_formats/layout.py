@@ -1,4 +1,4 @@
-"""The constants and the records of the `.rsr` format, version 1.2; formats/SPEC.md is normative."""
+"""The constants and the records of the `.rsr` format, version 1.3; formats/SPEC.md is normative."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from math import prod
 from .encoding import n4s1_size, w16_rows, w16_words
 
 MAGIC = b"\x89RSR\r\n\x1a\n"
-VERSION = (1, 2)
+VERSION = (1, 3)
 ALIGNMENT = 4096
 
 # magic, major, minor, flags, header offset, header size, SHA-256 of the header
@@ -34,6 +34,7 @@ MAX_LISTED_K = 5  # where patterns are listed: B^k of them could still occur
 MAX_EXPANSION = 256  # size / stored_size of a compressed section
 MAX_ZSTD_WINDOW = 1 << 27  # bytes a decompressor keeps
 MAX_INLINE_BYTES = 1 << 16  # of one tensor kept inside another's record
+MAX_QUANTISED_COLUMNS = (1 << 17) - 1  # |sum| <= 128 * 128 * columns stays inside int32
 
 CODECS = ("raw", "zstd")
 ENCODINGS = ("ranked", "permuted")
@@ -46,6 +47,7 @@ LAYOUTS_1_2 = ("mlx", "absmedian", "twn", "paretoq")  # those that version 1.2 a
 MLX_CODES = 16  # two-bit codes of a U32 word
 SIGNED_ZEROS = ("float", "bitnet-unpacked")  # the layouts that may have a negative_zeros bitmap
 SCALE_DTYPES = {"F32": "<f4", "F16": "<f2"}  # and their NumPy types
+ROW_RULES = ("absmax",)  # how the rows of a dense tensor are quantised
 FLOATS = ("F16", "BF16", "F32")  # what the other layouts than "int8" and "bitnet" restore
 
 # The digit alphabets: the values that the digits 0, 1, .. stand for.
@@ -92,13 +94,32 @@ class FileEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Quantised:
+    """What an int8 tensor, with a scale for each row in `<name>_scale`, was made of.
+
+    Where `of`, a source tensor of `dtype`, is the tensor's own name, it stands for that one.
+    Otherwise `of` is kept beside it, and neither the tensor nor its scale is of the source.
+    """
+
+    rule: str  # "absmax"
+    of: str
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
 class DenseTensor:
-    """A tensor kept as the source had it."""
+    """A tensor kept as the source had it, or quantised to int8."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     section: int
+    quantised: Quantised | None = None
+
+    @property
+    def is_added(self) -> bool:
+        """Whether the source has no such tensor."""
+        return self.quantised is not None and self.quantised.of != self.name
 
     @property
     def nbytes(self) -> int:
@@ -298,6 +319,8 @@ class Header:
 
     def version(self) -> tuple[int, int]:
         """Return the lowest version of the format that describes the file."""
+        if any(isinstance(t, DenseTensor) and t.quantised for t in self.tensors):
+            return (1, 3)
         if any(map(_is_new_in_1_2, self.tensors)):
             return (1, 2)
         return (1, 1) if any(map(_is_new_in_1_1, self.tensors)) else (1, 0)
@@ -321,6 +344,11 @@ def _is_new_in_1_2(t: Tensor) -> bool:
     if isinstance(t, DenseTensor):
         return False
     return t.source.layout in LAYOUTS_1_2 or t.pattern_list is not None or t.stride != 1
+
+
+def row_scales_name(name: str) -> str:
+    """Return the name of the scales of a quantised dense tensor."""
+    return f"{name}_scale"
 
 
 def section_uses(header: Header) -> list[tuple[int, str]]:

@@ -53,6 +53,7 @@ from .layout import (
     MAX_NAME_BYTES,
     MAX_OUT_FEATURES,
     MAX_PATTERNS,
+    MAX_QUANTISED_COLUMNS,
     MAX_RANKED_PATTERNS,
     MLX_CODES,
     PREAMBLE,
@@ -63,6 +64,7 @@ from .layout import (
     IndexedTensor,
     InlineTensor,
     align,
+    row_scales_name,
     section_uses,
 )
 
@@ -129,7 +131,7 @@ def check_version(header: Header, version: tuple[int, int]) -> None:
 
 
 def check_header(header: Header, header_offset: int) -> None:
-    """Check names, the section table and every tensor (rules N1 to N3, S1 to S10, T1 to T16)."""
+    """Check names, the section table and every tensor (rules N1 to N3, S1 to S10, T1 to T17)."""
     indexed = [t for t in header.tensors if isinstance(t, IndexedTensor)]
     companions = [c.name for t in indexed for c in t.source.companions]
     _check_names([t.name for t in header.tensors] + companions, "tensor")  # first: they are quoted
@@ -145,6 +147,7 @@ def check_header(header: Header, header_offset: int) -> None:
             _check_elements(t.shape, f"tensor {t.name!r}")
         else:
             _check_indexed(header, t)
+    _check_quantised(header)
 
 
 def _is_control(c: str) -> bool:
@@ -223,6 +226,32 @@ def _check_size(header: Header, index: int, expected: int, what: str) -> None:
     found = header.sections[index].size
     if found != expected:
         raise SectionSizeError(f"{what}: its section has {found} bytes, expected {expected}")
+
+
+def _check_quantised(header: Header) -> None:
+    """Check dense tensors that are quantised, with their scales and sources (rule T17)."""
+    dense = {t.name: t for t in header.tensors if isinstance(t, DenseTensor)}
+    plain = {name: (t.dtype, t.shape) for name, t in dense.items() if t.quantised is None}
+    for t in dense.values():
+        if t.quantised is None:
+            continue
+        what = f"tensor {t.name!r}"
+        if t.dtype != "I8" or len(t.shape) != 2 or t.shape[1] > MAX_QUANTISED_COLUMNS:
+            raise HeaderFieldError(
+                f"{what}: quantised, but {t.dtype} {list(t.shape)}, expected I8 and two dimensions,"
+                f" the second at most {MAX_QUANTISED_COLUMNS}"
+            )
+        scale, expected = row_scales_name(t.name), ("F32", t.shape[:1])
+        if plain.get(scale) != expected:
+            raise HeaderFieldError(
+                f"{what}: quantised, but there is no dense tensor {scale!r}, F32 [{t.shape[0]}]"
+            )
+        of = t.quantised.of
+        if t.is_added and plain.get(of) != (t.quantised.dtype, t.shape):
+            raise HeaderFieldError(
+                f"{what}: quantised of {of[:64]!r}, but that is no dense tensor, "
+                f"{t.quantised.dtype} {list(t.shape)}"
+            )
 
 
 def _check_indexed(header: Header, t: IndexedTensor) -> None:

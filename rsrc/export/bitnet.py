@@ -32,9 +32,11 @@ from .tensors import (
     exported,
     of_array,
     of_dense,
+    of_source,
     read_scales,
     row_windows,
     some,
+    source_dtype,
 )
 
 # Embeddings: transformers makes no BitLinear of them. Of heads, config.json decides.
@@ -136,10 +138,10 @@ def _float_layers(file: RsrFile, packed: set[str]) -> list[str]:
     """Return the modules with a matrix that is written as floats."""
     return [
         _module(t.name)
-        for t in file.header.tensors
+        for t in of_source(file)
         if t.name not in packed
         and len(t.shape) == 2
-        and (isinstance(t, IndexedTensor) or t.dtype in FLOATS)
+        and (isinstance(t, IndexedTensor) or source_dtype(t) in FLOATS)
         and t.name.endswith(".weight")
     ]
 

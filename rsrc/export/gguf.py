@@ -31,6 +31,7 @@ from .floats import float_dtype, row_values
 from .tensors import (
     Config,
     decode,
+    dense_pieces,
     exported,
     find_file,
     read_config,
@@ -38,6 +39,7 @@ from .tensors import (
     read_scales,
     row_windows,
     some,
+    source_dtype,
 )
 from .tq import BLOCK, BLOCK_BYTES, encode
 
@@ -288,14 +290,17 @@ def _row_order(t: Tensor, name: str, settings: Mapping[str, Any]) -> Rows | None
 def _dense(file: RsrFile, t: DenseTensor, name: str, rows: Rows | None) -> _Planned:
     """Return a tensor as it is; llama.cpp wants vectors, which are norms and biases, in F32."""
     widened = len(t.shape) <= 1 and t.dtype in FLOATS
+    dtype = source_dtype(t)
 
     def data() -> Array:
-        raw = file.section(t.section)
-        values: Array = to_float32(raw, t.dtype) if widened else raw.view(_NUMPY[t.dtype])
+        raw = (
+            np.concatenate(list(dense_pieces(file, t))) if t.quantised else file.section(t.section)
+        )
+        values: Array = to_float32(raw, dtype) if widened else raw.view(_NUMPY[dtype])
         values = values.reshape(t.shape or (1,))
         return values if rows is None else values[rows]
 
-    return _Planned(name, "F32" if widened else t.dtype, t.shape or (1,), data)
+    return _Planned(name, "F32" if widened else dtype, t.shape or (1,), data)
 
 
 @dataclass(frozen=True)

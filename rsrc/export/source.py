@@ -16,7 +16,16 @@ from rsr_formats.layout import DenseTensor, IndexedTensor, InlineTensor, Tensor
 from ..layouts import BY_NAME
 from ..layouts.base import Bytes
 from .safetensors import METADATA
-from .tensors import Config, Export, OutputTensor, as_bytes, decode
+from .tensors import (
+    Config,
+    Export,
+    OutputTensor,
+    as_bytes,
+    decode,
+    dense_pieces,
+    of_source,
+    source_dtype,
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,7 @@ class Restorable:
     nbytes: int
     data: Callable[[], Bytes]
     indexed: IndexedTensor | None = None
+    quantised: DenseTensor | None = None  # what was kept of it, where that is less
 
 
 def export(file: RsrFile, config: Config | None) -> Export:
@@ -48,7 +58,7 @@ def restorable(file: RsrFile) -> dict[str, Restorable]:
             raise HeaderFieldError(f"a tensor is named {name!r}, which safetensors reserves")
         tensors[name] = tensor
 
-    for t in file.header.tensors:
+    for t in of_source(file):
         add(t.name, restorable_one(file, t))
     for t in file.header.tensors:
         if isinstance(t, IndexedTensor):
@@ -61,9 +71,18 @@ def restorable(file: RsrFile) -> dict[str, Restorable]:
 def restorable_one(file: RsrFile, t: Tensor) -> Restorable:
     """Return the source tensor that `t` was made from."""
     if isinstance(t, DenseTensor):
-        return Restorable(t.dtype, t.shape, t.nbytes, lambda: file.section(t.section))
+        as_source = DenseTensor(t.name, source_dtype(t), t.shape, 0)
+        data = partial(_dense, file, t)
+        return Restorable(
+            as_source.dtype, t.shape, as_source.nbytes, data, quantised=t if t.quantised else None
+        )
     source = DenseTensor(t.name, t.source.dtype, t.source.shape, 0)
     return Restorable(source.dtype, source.shape, source.nbytes, lambda: _restore(file, t), t)
+
+
+def _dense(file: RsrFile, t: DenseTensor) -> Bytes:
+    pieces = list(dense_pieces(file, t))
+    return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, np.uint8), *pieces])
 
 
 def _whole(t: Restorable) -> list[Bytes]:

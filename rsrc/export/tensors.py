@@ -19,11 +19,13 @@ from rsr_formats.layout import (
     IndexedTensor,
     Tensor,
     dense_nbytes,
+    row_scales_name,
 )
 from rsr_formats.validate import check_negative_zeros, check_ranks, check_scale
 
 from ..checkpoint import MAX_CONFIG, PIECE
 from ..errors import SourceError
+from ..head import restored_panels
 from ..layouts.base import Bytes, Restored
 from ..layouts.scales import ScaleGrid
 
@@ -100,15 +102,39 @@ def read_json(file: RsrFile, entry: FileEntry) -> Config:
 
 
 def exported(file: RsrFile) -> list[Tensor]:
-    """Return the tensors of a form: all but scales that layout int8 left tensors of their own."""
-    matrices = [t for t in file.header.tensors if isinstance(t, IndexedTensor)]
-    scales = {f"{t.name}_scale" for t in matrices if t.scale and t.source.layout == "int8"}
-    return [t for t in file.header.tensors if isinstance(t, IndexedTensor) or t.name not in scales]
+    """Return the tensors of a form: those of the source, but scales that belong to another.
+
+    Layout int8 leaves them tensors of their own; an int8 head has some that are not of the source.
+    """
+    scales = {
+        f"{t.name}_scale"
+        for t in file.header.tensors
+        if isinstance(t, IndexedTensor) and t.scale and t.source.layout == "int8"
+    }
+    return [t for t in of_source(file) if isinstance(t, IndexedTensor) or t.name not in scales]
+
+
+def of_source(file: RsrFile) -> list[Tensor]:
+    """Return the tensors that the source has, too."""
+    dense = [t for t in file.header.tensors if isinstance(t, DenseTensor)]
+    made = {row_scales_name(t.name) for t in dense if t.quantised is not None}
+    made |= {t.name for t in dense if t.is_added}
+    return [t for t in file.header.tensors if t.name not in made]
 
 
 def of_dense(file: RsrFile, t: DenseTensor) -> OutputTensor:
-    """Return a dense tensor as it is."""
-    return OutputTensor(t.name, t.dtype, t.shape, lambda: [file.section(t.section)])
+    """Return a dense tensor as it is; in the source's dtype if it was quantised."""
+    return OutputTensor(t.name, source_dtype(t), t.shape, lambda: dense_pieces(file, t))
+
+
+def source_dtype(t: DenseTensor) -> str:
+    """Return the dtype that a dense tensor has in the source."""
+    return t.dtype if t.quantised is None else t.quantised.dtype
+
+
+def dense_pieces(file: RsrFile, t: DenseTensor) -> Iterable[Bytes]:
+    """Return the bytes of a dense tensor, as what was kept of it if it was quantised."""
+    return [file.section(t.section)] if t.quantised is None else restored_panels(file, t)
 
 
 def of_array(name: str, dtype: str, array: npt.NDArray[Any]) -> OutputTensor:

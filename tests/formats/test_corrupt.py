@@ -73,6 +73,31 @@ def mlx(**claims: object) -> Damage:
     return damage
 
 
+def quantised(
+    weight: dict[str, object] | None = None,
+    scale: dict[str, object] | None = None,
+    source: dict[str, object] | None = None,
+    **claims: object,
+) -> Damage:
+    """Three dense tensors: BF16 "of" [2, 3], "head" made of it in int8, and its scales."""
+
+    def damage(d: Draft) -> None:
+        d.preamble = {"minor": 3} | d.preamble
+        made = {"rule": "absmax", "of": "of", "dtype": "BF16"} | claims
+        tensors: list[dict[str, object]] = [
+            {"name": "of", "dtype": "BF16", "shape": [2, 3], "size": 12} | (source or {}),
+            {"name": "head", "dtype": "I8", "shape": [2, 3], "size": 6, "quantised": made}
+            | (weight or {}),
+            {"name": "head_scale", "dtype": "F32", "shape": [2], "size": 8} | (scale or {}),
+        ]
+        for t in tensors:
+            size = t.pop("size")
+            assert isinstance(size, int)
+            d.doc["tensors"].append({"kind": "dense", "section": d.add(bytes(size)), **t})
+
+    return damage
+
+
 def rename(name: str, to: str) -> Damage:
     return lambda d: d.tensors[name].update(name=to)
 
@@ -347,6 +372,27 @@ OPEN: list[Case] = [
     ("H2", "scale_dtype", errors.HeaderFieldError, grouped(dtype="BF16")),
     ("H2", "scale_rows", errors.HeaderFieldError,
      ranked(scale={"rows": 1 << 31, "section": SCALE})),
+    ("T17", "dtype", errors.HeaderFieldError, quantised(weight={"dtype": "U8"})),
+    ("T17", "dimensions", errors.HeaderFieldError, quantised(weight={"shape": [6]})),
+    ("T17", "columns", errors.HeaderFieldError,
+     quantised({"shape": [2, 1 << 17], "size": 1 << 18}, source={"shape": [2, 1 << 17],
+                                                             "size": 1 << 19})),
+    ("T17", "no_scale", errors.HeaderFieldError, quantised(scale={"name": "scale"})),
+    ("T17", "scale_dtype", errors.HeaderFieldError,
+     quantised(scale={"dtype": "F16", "size": 4})),
+    ("T17", "scale_shape", errors.HeaderFieldError, quantised(scale={"shape": [2, 1]})),
+    ("T17", "of_nothing", errors.HeaderFieldError, quantised(source={"name": "other"})),
+    ("T17", "of_a_matrix", errors.HeaderFieldError, quantised(of="ranked")),
+    ("T17", "of_another_dtype", errors.HeaderFieldError, quantised(dtype="F16")),
+    ("T17", "of_another_shape", errors.HeaderFieldError, quantised(source={"shape": [3, 2]})),
+    ("T17", "of_one_that_is_quantised", errors.HeaderFieldError,
+     quantised(source={"quantised": {"rule": "absmax", "of": "of", "dtype": "BF16"}})),
+    ("H2", "quantised_nil", errors.HeaderFieldError, quantised(weight={"quantised": None})),
+    ("H2", "quantised_rule", errors.HeaderFieldError, quantised(rule="absmean")),
+    ("H2", "quantised_dtype", errors.HeaderFieldError, quantised(dtype="F64")),
+    ("H2", "quantised_unknown_key", errors.HeaderFieldError, quantised(scale_of="x")),
+    ("P10", "quantised_as_1_2", errors.VersionError,
+     together(quantised(), preamble(minor=2))),
     ("T9", "negative_zeros", errors.SectionSizeError, store(NEGATIVE_ZEROS, bytes(3))),
     ("T10", "companion", errors.SectionSizeError, companion(data=b"\0")),
     ("T11", "dense", errors.LimitError, empty_dense([1 << 30, 0, 1 << 30])),
@@ -446,6 +492,17 @@ def test_the_undamaged_grouped_file_is_valid(draft: Draft, opened: Open) -> None
 
 def test_the_undamaged_mlx_file_is_valid(draft: Draft, opened: Open) -> None:
     opened(damaged(draft, mlx())).verify()
+
+
+@pytest.mark.parametrize("of", ["of", "head"])
+def test_the_undamaged_file_with_a_quantised_tensor_is_valid(
+    draft: Draft, opened: Open, of: str
+) -> None:
+    file = opened(damaged(draft, quantised(of=of)))
+    file.verify()
+    (t,) = (t for t in file.header.tensors if t.name == "head")
+    assert isinstance(t, DenseTensor)
+    assert t.is_added == (of == "of")
 
 
 @pytest.mark.parametrize(

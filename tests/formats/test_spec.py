@@ -111,6 +111,7 @@ def test_schema_names_are_those_of_the_code() -> None:
     assert words("direction") == layout.DIRECTIONS
     assert words("encoding") == layout.ENCODINGS
     assert words("layout") == layout.LAYOUTS
+    assert words("rule") == layout.ROW_RULES
     assert words("packing") == layout.PACKINGS["ranked"] + layout.PACKINGS["permuted"]
     assert f"multiple of {layout.ALIGNMENT}" in SPEC
     assert "version {}.{}".format(*layout.VERSION) in SPEC.splitlines()[0]

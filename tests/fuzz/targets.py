@@ -30,6 +30,7 @@ from .mutators import Sample
 Arrays = dict[str, npt.NDArray[Any]]
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+VERSIONS = ("v1", "v1.1", "v1.2", "v1.3")
 _LARGEST_PRODUCT = 1 << 20  # rows or columns: a product has as many entries, whatever the file
 
 
@@ -167,7 +168,7 @@ def ggufs(scratch: Path) -> list[Sample]:
 
 def rsr_files(scratch: Path) -> list[Sample]:
     """Return the golden files, and compiled ones in both encodings, raw and compressed."""
-    samples = [(GOLDEN / name / "golden.rsr").read_bytes() for name in ("v1", "v1.1", "v1.2")]
+    samples = [(GOLDEN / name / "golden.rsr").read_bytes() for name in VERSIONS]
     sources = checkpoints(scratch)
     for i, options in enumerate(
         (

@@ -291,6 +291,7 @@ class TestCompile:
 
 class TestInspect:
     KEYS = {"name", "kind", "shape", "dtype", "bytes"}  # noqa: RUF012
+    DENSE = KEYS | {"quantised"}
     INDEXED = KEYS | {
         "layout", "digits", "base", "k", "direction", "encoding", "packing", "blocks",
         "bits_per_weight", "scales", "scale",
@@ -306,7 +307,7 @@ class TestInspect:
             "path", "bytes", "version", "producer", "metadata", "files", "tensors", "advice",
         }  # fmt: skip
         for tensor in found["tensors"]:
-            assert set(tensor) == (self.KEYS if tensor["kind"] == "dense" else self.INDEXED)
+            assert set(tensor) == (self.DENSE if tensor["kind"] == "dense" else self.INDEXED)
 
     def test_the_version_is_the_file_s(
         self, run: Run, rsr: Path, monkeypatch: pytest.MonkeyPatch
@@ -361,7 +362,7 @@ class TestInspect:
     @pytest.mark.parametrize("name", ["w", "norm"])
     def test_tensor(self, run: Run, rsr: Path, name: str) -> None:
         found = json.loads(run("inspect", rsr, "--tensor", name, "--json").stdout)
-        assert set(found) == (self.KEYS if name == "norm" else self.INDEXED) | {"sections"}
+        assert set(found) == (self.DENSE if name == "norm" else self.INDEXED) | {"sections"}
         text = run("inspect", rsr, "--tensor", name).stdout
         for section in found["sections"]:
             assert set(section) == {"role", "offset", "stored_size", "size", "codec", "sha256"}
@@ -408,6 +409,7 @@ class TestVerify:
     def test_json(self, run: Run, rsr: Path, source: Path) -> None:
         expected: dict[str, Any] = {"file": str(rsr), "tensors": 2, "sections": 2}
         expected |= {"bytes": rsr.stat().st_size, "against": None, "compared": None, "quantised": 0}
+        expected |= {"added": []}
         assert json.loads(run("verify", rsr, "--json").stdout) == expected
         found = json.loads(run("verify", rsr, "--against", source, "--json").stdout)
         assert found == expected | {"against": str(source), "compared": 2}
