@@ -506,7 +506,7 @@ _BITNET: Config = {
     "model_type": "bitnet",
     "hidden_act": "relu2",
     "hidden_size": 64,
-    "intermediate_size": 160,
+    "intermediate_size": 132,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
@@ -532,7 +532,9 @@ _LLAMA: Config = {
 }
 _FALCON3: Config = {
     **_LLAMA,
-    "head_dim": 32,  # twice what hidden_size / num_attention_heads is
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 48,  # and not hidden_size / num_attention_heads
     "rms_norm_eps": 1e-06,
     "rope_theta": 1000042,
     "quantization_config": {"quant_method": "bitnet", "modules_to_not_convert": ["lm_head"]},
@@ -593,7 +595,8 @@ FAMILIES: dict[str, Family] = {
         "1bitLLM/bitnet_b1_58 large, xl, 3B",
         {
             **_PLAIN, "architectures": ["BitnetForCausalLM"], "weight_bits": 1, "input_bits": 8,
-            "hidden_size": 80, "intermediate_size": 180, "num_key_value_heads": 4,  # heads of 20
+            "hidden_size": 60, "intermediate_size": 148,
+            "num_attention_heads": 3, "num_key_value_heads": 3,  # of 20
             "rope_theta": 10000.0, "tie_word_embeddings": True, "torch_dtype": "float16",
         },
         masters("F32"), "F32", SENTENCEPIECE,
