@@ -70,7 +70,9 @@ def test_greedy_text(compared: Any) -> None:
 
 
 def test_float16_cache(compared: Any) -> None:
-    assert compared.deviation(compared.half) <= parity.FLOAT16_DEVIATION
+    is_bitnet = compared.family.is_bitnet
+    most = parity.FLOAT16_DEVIATION if is_bitnet else parity.FLOAT16_DEVIATION_OF_FLOATS
+    assert 0 < compared.deviation(compared.half) <= most
 
 
 def test_perplexity(compared: Any) -> None:
