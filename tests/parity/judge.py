@@ -201,8 +201,9 @@ def _watched(model: Any) -> Iterator[list[npt.NDArray[np.float64]]]:
 
     found: list[npt.NDArray[np.float64]] = []
 
-    def hook(_module: Any, inputs: tuple[Any, ...]) -> None:
-        x = inputs[0].double()
+    def hook(module: Any, inputs: tuple[Any, ...]) -> None:
+        x = inputs[0] if module.rms_norm is None else module.rms_norm(inputs[0])
+        x = x.double()
         scaled = (x * (127 / x.abs().amax(dim=-1, keepdim=True).clamp(min=1e-5))).abs()
         distance = (scaled - scaled.floor() - 0.5).abs() / (scaled + USUAL)
         found.append(distance.amin(dim=-1).numpy())
