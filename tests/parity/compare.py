@@ -29,9 +29,10 @@ Recording = dict[str, Any]  # what make_golden_llm.py keeps
 # layers are exact, so what differs is the order of sums in norms, attention and head: 24 bits each,
 # over some ten sublayers. One activation rounded to another integer would show as 1e-3 and more.
 TOLERANCE = 2e-4
-# With keys and values in float16 many activations are rounded to other integers, so this is the
-# root of the mean squared difference, as a share of that of the logits.
-FLOAT16_DEVIATION = 2e-2
+# With keys and values in float16 a BitNet's activations are rounded to other integers in many
+# places: these bound the root mean squared difference, as a share of that of the logits.
+FLOAT16_DEVIATION = 4e-2  # of a BitNet
+FLOAT16_DEVIATION_OF_FLOATS = 2e-3
 PERPLEXITY_TOLERANCE = 1e-3
 
 

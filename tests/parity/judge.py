@@ -33,9 +33,11 @@ FloatArray = npt.NDArray[np.float32]
 NEW_TOKENS = 64  # of a continuation
 DIFFERENT_TOKENS = 10  # at least, in a continuation: it is no loop of a few
 
-# In units of the integers, of which 127 is the largest input of a row. Attention's outputs differ
-# from those of exact arithmetic by 5e-7 of the largest here and there: 6e-5 of these units.
-CLEARANCE = 6e-5
+# How far the inputs of right implementations may be apart, as a share of the input and a usual one
+# of its row, which is 40 where the largest is 127: attention's outputs differ by 2e-7 to 5e-7 from
+# those of exact arithmetic, transformers' as well as ours.
+CLEARANCE = 7e-7
+USUAL = 40
 MARGIN = 1e-3  # of the largest logit: five times what a difference may be
 
 
@@ -115,7 +117,8 @@ class Answer:
     """What a model says of one sequence of tokens."""
 
     logits: FloatArray  # (tokens, vocabulary)
-    clearance: float  # least distance of an input that is rounded from the middle of two integers
+    clearance: float  # least distance of an input that is rounded from the middle of two integers,
+    # as a share of the input and a usual one; 1 where nothing is rounded
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ def answer(model: Any, sequences: Sequence[list[int]]) -> list[Answer]:
         with _watched(model) as distances:
             logits = model(ids, use_cache=False).logits.numpy()
         assert logits.dtype == np.float32
-        nearest = np.full(ids.shape, 0.5)
+        nearest = np.ones(ids.shape)
         for distance in distances:
             np.minimum(nearest, distance, out=nearest)
         return [
@@ -198,10 +201,12 @@ def _watched(model: Any) -> Iterator[list[npt.NDArray[np.float64]]]:
 
     found: list[npt.NDArray[np.float64]] = []
 
-    def hook(_module: Any, inputs: tuple[Any, ...]) -> None:
-        x = inputs[0].double()
+    def hook(module: Any, inputs: tuple[Any, ...]) -> None:
+        x = inputs[0] if module.rms_norm is None else module.rms_norm(inputs[0])
+        x = x.double()
         scaled = (x * (127 / x.abs().amax(dim=-1, keepdim=True).clamp(min=1e-5))).abs()
-        found.append((scaled - scaled.floor() - 0.5).abs().amin(dim=-1).numpy())
+        distance = (scaled - scaled.floor() - 0.5).abs() / (scaled + USUAL)
+        found.append(distance.amin(dim=-1).numpy())
 
     kinds = (AutoBitLinear, BitLinear)
     handles = [m.register_forward_pre_hook(hook) for m in model.modules() if isinstance(m, kinds)]

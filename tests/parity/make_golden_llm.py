@@ -63,12 +63,10 @@ def texts(tokenizer: tokenizers.Tokenizer, first: int) -> list[str]:
     words = models.TEXT.split()
     found = []
     for seed in range(first, first + BATCH):
-        order = np.argsort(models.Random(seed).uniform(len(words)))
-        text = "The"
-        for place in order:
-            if len(tokenizer.encode(text).ids) >= POSITIONS:
-                break
-            text += f" {words[place]}"
+        order = iter(np.argsort(models.Random(seed).uniform(len(words))))
+        text = words[next(order)]
+        while len(tokenizer.encode(text).ids) < POSITIONS:
+            text += f" {words[next(order)]}"
         found.append(text)
     return found
 
@@ -81,7 +79,7 @@ def find_text(model: Any, tokenizer: tokenizers.Tokenizer) -> str:
         for text, answer in zip(tried, answers, strict=True):
             if answer.clearance >= judge.CLEARANCE:
                 return text
-    raise RuntimeError("no text will do: is the model too large?")
+    raise RuntimeError("no text will do: is it BOS that hangs on a rounding?")
 
 
 def find_prompt(model: Any, tokenizer: tokenizers.Tokenizer) -> list[int]:
@@ -91,7 +89,7 @@ def find_prompt(model: Any, tokenizer: tokenizers.Tokenizer) -> list[int]:
         for prompt, found in zip(tried, judge.continuations(model, tried), strict=True):
             if found.is_decided:
                 return prompt
-    raise RuntimeError("no prompt will do: is the model too large?")
+    raise RuntimeError("no prompt will do: is it BOS that hangs on a rounding?")
 
 
 def sample(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

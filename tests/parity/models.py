@@ -397,6 +397,7 @@ class Family:
         """Return the tensors of the checkpoint by name."""
         random = Random(seed)
         config, hidden = self.settings, int(self.config["hidden_size"])
+        quantization: Config = config.get("quantization_config", {})
         tensors: dict[str, Tensor] = {}
 
         def norm(name: str, width: int) -> None:
@@ -405,6 +406,8 @@ class Family:
         def linear(name: str, rows: int, columns: int, bias: bool) -> None:
             layout = self.linear if name not in self.dense else masters(self.dtype)
             tensors.update(layout(random, name, rows, columns))
+            if quantization.get("use_rms_norm"):
+                norm(f"{name}.rms_norm", columns)
             if bias:
                 tensors[f"{name}.bias"] = Tensor.of(0.3 * random.bell(rows), self.dtype)
 
@@ -492,7 +495,7 @@ def _json(document: Config) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def _bitnet_config(linear_class: str, mode: str) -> Config:
+def _bitnet_config(linear_class: str, mode: str = "offline") -> Config:
     return {
         "quant_method": "bitnet",
         "linear_class": linear_class,
@@ -506,7 +509,7 @@ _BITNET: Config = {
     "model_type": "bitnet",
     "hidden_act": "relu2",
     "hidden_size": 64,
-    "intermediate_size": 160,
+    "intermediate_size": 132,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
@@ -516,7 +519,7 @@ _BITNET: Config = {
     "tie_word_embeddings": True,
     "torch_dtype": "bfloat16",
     "use_cache": True,
-    "quantization_config": _bitnet_config("autobitlinear", "offline"),
+    "quantization_config": _bitnet_config("autobitlinear"),
 }
 _LLAMA: Config = {
     **_BITNET,
@@ -532,7 +535,9 @@ _LLAMA: Config = {
 }
 _FALCON3: Config = {
     **_LLAMA,
-    "head_dim": 32,  # twice what hidden_size / num_attention_heads is
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 48,  # and not hidden_size / num_attention_heads
     "rms_norm_eps": 1e-06,
     "rope_theta": 1000042,
     "quantization_config": {"quant_method": "bitnet", "modules_to_not_convert": ["lm_head"]},
@@ -593,7 +598,8 @@ FAMILIES: dict[str, Family] = {
         "1bitLLM/bitnet_b1_58 large, xl, 3B",
         {
             **_PLAIN, "architectures": ["BitnetForCausalLM"], "weight_bits": 1, "input_bits": 8,
-            "hidden_size": 80, "intermediate_size": 180, "num_key_value_heads": 4,  # heads of 20
+            "hidden_size": 60, "intermediate_size": 148,
+            "num_attention_heads": 3, "num_key_value_heads": 3,  # of 20
             "rope_theta": 10000.0, "tie_word_embeddings": True, "torch_dtype": "float16",
         },
         masters("F32"), "F32", SENTENCEPIECE,
@@ -621,7 +627,7 @@ FAMILIES: dict[str, Family] = {
         linear=packed("autobitlinear"),
         config={
             "attention_bias": True, "mlp_bias": True,
-            "quantization_config": _bitnet_config("autobitlinear", "offline"),
+            "quantization_config": _bitnet_config("autobitlinear"),
         },
     ),
     "llama-kept": _llama(
@@ -636,6 +642,10 @@ FAMILIES: dict[str, Family] = {
             "model.layers.0.mlp.down_proj", "model.layers.0.self_attn.k_proj",
             "model.layers.1.self_attn.k_proj",
         ),
+    ),
+    "llama-norms": _llama(
+        "Llama with a norm in every converted layer (use_rms_norm)",
+        config={"quantization_config": {**_bitnet_config("bitlinear"), "use_rms_norm": True}},
     ),
     "trilm": Family(
         "SpectraSuite/TriLM Unpacked",
@@ -655,6 +665,19 @@ FAMILIES: dict[str, Family] = {
         "llama.cpp, TQ2_0: rows of q and k in llama.cpp's order",
         {**_PLAIN, "hidden_size": 256, "intermediate_size": 512, "torch_dtype": "float16"},
         shards(1), "F16", BYTE_LEVEL, gguf="TQ2_0",
+    ),
+    "gguf-llama3-rope": Family(
+        "llama.cpp, Llama 3.1's frequencies as a tensor",
+        {
+            **_PLAIN, "hidden_size": 256, "intermediate_size": 512, "torch_dtype": "float16",
+            "rope_scaling": _LLAMA3_ROPE,
+        },
+        shards(1), "F16", BYTE_LEVEL, gguf="TQ2_0",
+    ),
+    "gguf-bitnet": Family(
+        "llama.cpp and bitnet.cpp, architecture bitnet",
+        {**_BITNET, "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1},
+        packed("autobitlinear"), "BF16", BYTE_LEVEL, _SUB_NORMS, gguf="TQ2_0",
     ),
     "bitnet-2b-permuted": Family(
         "microsoft/bitnet-b1.58-2B-4T, --encoding permuted",

@@ -8,6 +8,7 @@ said when ``make_golden_llm.py`` was run.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import sys
 import warnings
@@ -70,7 +71,9 @@ def test_greedy_text(compared: Any) -> None:
 
 
 def test_float16_cache(compared: Any) -> None:
-    assert compared.deviation(compared.half) <= parity.FLOAT16_DEVIATION
+    is_bitnet = compared.family.is_bitnet
+    most = parity.FLOAT16_DEVIATION if is_bitnet else parity.FLOAT16_DEVIATION_OF_FLOATS
+    assert 0 < compared.deviation(compared.half) <= most
 
 
 def test_perplexity(compared: Any) -> None:
@@ -91,6 +94,44 @@ def test_golden_data_are_what_transformers_says(
         assert np.abs(kept["logits"] - found["logits"]).max() <= 2e-5 * largest
         assert found["largest"] == pytest.approx(largest, rel=2e-5)
         assert found["perplexity"] == pytest.approx(float(kept["perplexity"]), rel=1e-4)
+
+
+ROPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "old names": {"rope_scaling": {"type": "linear", "factor": 2.0}},
+    "linear": {"rope_scaling": {"rope_type": "linear", "factor": 4}},
+    "llama3": {"rope_scaling": {**models._LLAMA3_ROPE, "original_max_position_embeddings": 512}},
+    "yarn": {
+        "rope_scaling": {
+            "rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 256,
+            "beta_fast": 16, "beta_slow": 2, "attention_factor": 1.25,
+        }
+    },
+    "transformers 5": {  # all in one map, and no rope_theta beside it
+        "rope_theta": None,
+        "rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 20000.0},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rope", ROPES.values(), ids=ROPES.keys())
+@pytest.mark.parametrize("name", ["trilm", "bonsai"])
+def test_long_texts(name: str, rope: dict[str, Any], tmp_path: Path) -> None:
+    """More tokens than are computed in one pass, and than one chunk of attention has; any rope.
+
+    Families without int8 activations: nothing hangs on a rounding, whatever the text.
+    """
+    family = models.FAMILIES[name]
+    config = {**family.config, "max_position_embeddings": 2048, **rope}
+    family = dataclasses.replace(family, config={k: v for k, v in config.items() if v is not None})
+    compiled = family.build(tmp_path)
+    random = models.Random(5).uniform(1100)
+    tokens = (random * family.settings["vocab_size"]).astype(int).tolist()
+    (wanted,) = judge.answer(judge.load(tmp_path / "model"), [tokens])
+    with llm.load(compiled, kv="float32") as model:
+        found = model.logits(tokens)
+    difference = np.abs(found - wanted.logits).max(axis=1)
+    assert difference.max() <= parity.TOLERANCE * np.abs(wanted.logits).max()
 
 
 CONVERSATIONS: list[list[dict[str, str]]] = [
@@ -133,7 +174,7 @@ def test_tokens_and_text(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["bitnet-2b", "trilm"])
 def test_generated_text(name: str, tmp_path: Path) -> None:
-    """The text of a continuation, and not only its tokens."""
+    """The text of a continuation, and not only its tokens; but for blanks that it begins with."""
     greedy = llm.Sampling(temperature=0.0)
     with llm.load(models.FAMILIES[name].build(tmp_path)) as model, judge.quiet():
         import transformers
@@ -142,6 +183,5 @@ def test_generated_text(name: str, tmp_path: Path) -> None:
         tokenizer = auto.from_pretrained(tmp_path / "model")
         prompt = tokenizer(models.TEXT)["input_ids"][:12]
         found = model.generate(prompt, max_tokens=40, sampling=greedy)
-        ended = [*prompt, *found.tokens]
-        whole = tokenizer.decode(ended, skip_special_tokens=True)
-        assert tokenizer.decode(prompt, skip_special_tokens=True) + found.text == whole
+        wanted = tokenizer.decode(found.tokens, skip_special_tokens=True)
+        assert found.text.lstrip(" ") == wanted.lstrip(" ")

@@ -60,7 +60,7 @@ class Decoder:
         self._embedding = weights.embedding
         self._norm = weights.norm
         self._workspace = Workspace()
-        self._cos, self._sin = config.rope.tables(context)
+        self._cos, self._sin = config.rope.tables(context, weights.rope_factors)
         self._layers = [self._prepare(layer) for layer in weights.layers]
         self._head = Linears([weights.head], self._workspace)
 

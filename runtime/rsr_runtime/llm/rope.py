@@ -83,9 +83,20 @@ class Rope:
         cls(2, *settings)._frequencies()  # refuses what is missing now, whatever head_dim claims
         return cls(head_dim, *settings)
 
-    def tables(self, positions: int) -> tuple[FloatArray, FloatArray]:
-        """Return cosines and sines, float32 (positions, head_dim / 2) each."""
+    def tables(
+        self, positions: int, factors: FloatArray | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return cosines and sines, float32 (positions, head_dim / 2) each.
+
+        Args:
+            positions: how many, from 0 on.
+            factors: what a GGUF file divides the frequencies by, (head_dim / 2,). They say what its
+                metadata, and so the config.json made of them, have no words for; where the config
+                does name a kind of scaling, that is followed.
+        """
         frequencies, scale = self._frequencies()
+        if factors is not None and self.kind == "default":
+            frequencies = frequencies / factors
         angles = np.arange(positions, dtype=np.float32)[:, None] * frequencies
         return np.cos(angles) * scale, np.sin(angles) * scale
 

@@ -18,6 +18,7 @@ FloatArray = npt.NDArray[np.float32]
 
 EMBEDDING = "model.embed_tokens"
 HEAD = "lm_head"
+ROPE_FACTORS = "rope_freqs.weight"  # the name in GGUF files of the Llama 3.1 kind
 _LISTED = 40  # tensors that a message names
 
 
@@ -48,6 +49,7 @@ class Weights:
     layers: tuple[Layer, ...]
     norm: FloatArray
     head: Linear
+    rope_factors: FloatArray | None  # (head_dim / 2,): see `Rope.tables`
 
     @property
     def nbytes(self) -> int:
@@ -93,9 +95,12 @@ def collect(model: Model, config: Config) -> Weights:
             break
     norm = found.norm("model.norm", c.hidden_size)
     head = found.head(embedding)
+    rope_factors = found.given(ROPE_FACTORS, c.head_dim // 2)
+    if rope_factors is not None and not (rope_factors > 0).all():
+        found.wrong.append(f"{ROPE_FACTORS} has values that are not positive")
     found.check()
     assert isinstance(embedding, Matrix | Dense)
-    return Weights(embedding, tuple(layers), norm, head)
+    return Weights(embedding, tuple(layers), norm, head, rope_factors)
 
 
 _MANY_WRONG = 10_000
@@ -132,14 +137,14 @@ class _Finder:
     def linear(self, module: str, out_features: int, in_features: int) -> Linear:
         weight = self.weight(module, out_features, in_features)
         takes_int8 = isinstance(weight, Matrix) and self._config.quantises_input(module)
-        bias = self._given(module + ".bias", out_features)
+        bias = self.given(module + ".bias", out_features)
         if bias is not None and takes_int8 and self._config.scales_biases:
             assert isinstance(weight, Matrix)
             bias = bias * weight.scale
         # transformers' use_rms_norm names it rms_norm, BitNet embedding models norm.
-        norm = self._given(module + ".rms_norm.weight", in_features)
+        norm = self.given(module + ".rms_norm.weight", in_features)
         if norm is None:
-            norm = self._given(module + ".norm.weight", in_features)
+            norm = self.given(module + ".norm.weight", in_features)
         return Linear(module, weight, takes_int8, bias, norm, self._config.layer_norm_eps)
 
     def head(self, embedding: Matrix | Dense | Int8Head) -> Linear:
@@ -157,7 +162,7 @@ class _Finder:
         weight = self.weight(HEAD, c.vocab_size, c.hidden_size)
         # A head is converted only where modules_to_not_convert is a list without it.
         takes_int8 = isinstance(weight, Matrix) and weight.layout.startswith("bitnet")
-        return Linear(HEAD, weight, takes_int8, self._given(HEAD + ".bias", c.vocab_size))
+        return Linear(HEAD, weight, takes_int8, self.given(HEAD + ".bias", c.vocab_size))
 
     def weight(self, module: str, rows: int, columns: int) -> Matrix | Dense:
         name = module + ".weight"
@@ -181,7 +186,8 @@ class _Finder:
     def _is_dense(self, name: str) -> bool:
         return name in self._model and not self._model.is_indexed(name)
 
-    def _given(self, name: str, size: int) -> FloatArray | None:
+    def given(self, name: str, size: int) -> FloatArray | None:
+        """Return a vector, None if the model has none of that name."""
         return self._vector(name, size) if name in self._model else None
 
     def _vector(self, name: str, size: int) -> FloatArray:
