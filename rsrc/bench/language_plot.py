@@ -14,7 +14,7 @@ from .plot import require_matplotlib
 from .show import processor
 
 _COLOURS = {"products": "#12558c", "head": "#4a98d6", "attention": "#3f8f86", "rest": "#e0955a"}
-_WORDS = {"products": "products with the index", "head": "output head"}
+_WORDS = {"products": "linear layers", "head": "output head"}
 _LIMIT = "#c0392b"
 _LEGEND = "the limit: a plain read of the same bytes"
 
@@ -47,11 +47,19 @@ def plot_model(result: dict[str, Any], path: str | os.PathLike[str]) -> None:
     figure.suptitle(title, fontsize=12, parse_math=False)
     grid = figure.add_gridspec(2, 2, height_ratios=heights)
     handles = _draw_parts(figure.add_subplot(grid[0, :]), decoded)
-    _draw_rates(figure.add_subplot(grid[1, 0]), "Generated tokens per second", decoded, "after")
-    _draw_rates(figure.add_subplot(grid[1, 1]), "Prompt tokens per second", read, "of")
+    _draw_rates(
+        figure.add_subplot(grid[1, 0]), "Generated tokens per second", decoded, "context {}"
+    )
+    _draw_rates(figure.add_subplot(grid[1, 1]), "Prompt tokens per second", read, "{} tokens")
     labels = [*(_WORDS.get(part, part) for part in PARTS), _LEGEND]
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=len(labels),
+        fontsize=8,
+        frameon=False,
+        markerscale=0.6,
     )
     figure.savefig(path, dpi=150)
 
@@ -59,7 +67,8 @@ def plot_model(result: dict[str, Any], path: str | os.PathLike[str]) -> None:
 def _bars(result: dict[str, Any], what: str, tokens: str) -> list[_Bar]:
     """List what was measured, by tokens and then by threads."""
     rows = result["results"]
-    return sorted(_Bar(row["threads"], one[tokens], one) for row in rows for one in row[what])
+    found = [_Bar(row["threads"], one[tokens], one) for row in rows for one in row[what]]
+    return sorted(found, key=lambda bar: (bar.tokens, bar.threads))
 
 
 def _draw_parts(axes: Any, bars: Sequence[_Bar]) -> list[Any]:
@@ -71,39 +80,41 @@ def _draw_parts(axes: Any, bars: Sequence[_Bar]) -> list[Any]:
         widths = [1e3 * bar.measured["seconds_by_part"][part] for bar in bars]
         handles.append(axes.barh(places, widths, left=left, color=_COLOURS[part], height=0.72))
         left = [start + width for start, width in zip(left, widths, strict=True)]
-    limits = [1e3 * bar.measured["plain_read_seconds"] for bar in bars]
+    ratios = [bar.measured["ratio_to_plain_read"] for bar in bars]
+    limits = [time * ratio for time, ratio in zip(left, ratios, strict=True)]
     handles.append(
         axes.scatter(limits, places, marker="|", s=330, color=_LIMIT, linewidths=2.5, zorder=3)
     )
     for place, bar in enumerate(bars):
         axes.annotate(
-            f"{left[place]:.1f} ms, {bar.measured['share_outside_products']:.1%} outside products",
+            f"{left[place]:.1f} ms, {ratios[place]:.0%} of the limit, "
+            f"{bar.measured['share_outside_products']:.1%} outside products",
             (max(left[place], limits[place]), place),
             (6, 0),
             textcoords="offset points",
             va="center",
             fontsize=8,
         )
-    axes.set_xlim(0, 1.4 * max(*left, *limits))
-    _dress(axes, "Where the time of a token goes, in milliseconds", bars, "after")
+    axes.set_xlim(0, 1.6 * max(*left, *limits))
+    _dress(axes, "Where the time of a token goes, in milliseconds", bars, "context {}")
     return handles
 
 
-def _draw_rates(axes: Any, title: str, bars: Sequence[_Bar], preposition: str) -> None:
+def _draw_rates(axes: Any, title: str, bars: Sequence[_Bar], name: str) -> None:
     medians = [bar.measured["tokens_per_second_median"] for bar in bars]
     drawn = axes.barh(range(len(bars)), medians, color=_COLOURS["products"], height=0.72)
     axes.bar_label(drawn, fmt=_rate, padding=6, fontsize=8)
     axes.set_xlim(0, 1.18 * max(medians))
-    _dress(axes, title, bars, preposition)
+    _dress(axes, title, bars, name)
 
 
 def _rate(value: float) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
-def _dress(axes: Any, title: str, bars: Sequence[_Bar], preposition: str) -> None:
+def _dress(axes: Any, title: str, bars: Sequence[_Bar], name: str) -> None:
     names = [
-        f"{preposition} {bar.tokens}, {bar.threads} thread{'s' if bar.threads > 1 else ''}"
+        f"{name.format(bar.tokens)}, {bar.threads} thread{'s' if bar.threads > 1 else ''}"
         for bar in bars
     ]
     axes.set_yticks(range(len(bars)), names, fontsize=8)

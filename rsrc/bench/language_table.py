@@ -18,22 +18,23 @@ from .show import processor
 def render_model_table(result: dict[str, Any]) -> RenderableType:
     """Return the result of `bench_model` for people."""
     rows = result["results"]
-    opening = _table("", *(_threads(row) for row in rows))
-    opening.add_row("opening the file", *(_ms(row["opening"]) for row in rows))
     tokens = rows[0]["opening_to_first_token"]["tokens"]
-    opening.add_row(
-        f"opening, and the first token after {tokens}",
+    prompts = _table("", *(_threads(row) for row in rows))
+    prompts.add_row("opening the file", *(_ms(row["opening"]) for row in rows))
+    prompts.add_row(
+        f"opening it, and a prompt of {tokens} tokens",
         *(_ms(row["opening_to_first_token"]) for row in rows),
     )
     for i, prompt in enumerate(rows[0]["prefill"]):
-        name = f"first token after {prompt['tokens']}"
-        opening.add_row(name, *(_prefill(row["prefill"][i]) for row in rows))
+        name = f"a prompt of {prompt['tokens']} tokens"
+        prompts.add_row(name, *(_prefill(row["prefill"][i]) for row in rows))
     columns = ("threads", "tokens/s", "best", "ms", *PARTS, "of plain read")
-    decoding = _table("a token, after", *columns)
+    decoding = _table("context", *columns)
+    decoding.columns[0].justify = "right"
     for i in range(len(rows[0]["decode"])):
         for row in rows:
             decoding.add_row(*_decode(row["threads"], row["decode"][i]))
-    return Group(heading(result), "", opening, "", decoding, "", *_footing(result))
+    return Group(heading(result), "", prompts, "", decoding, "", *_footing(result))
 
 
 def heading(result: dict[str, Any]) -> str:
@@ -50,8 +51,8 @@ def heading(result: dict[str, Any]) -> str:
 def _footing(result: dict[str, Any]) -> list[str]:
     last = result["results"][0]["decode"][-1]
     lines = [
-        "median times, with the file in the page cache; parts of a token in ms (share)",
-        f"a token after {last['context']} reads {size(last['bytes_per_token'])}; "
+        "median times, with the file in the page cache; a prompt's until its first token is known",
+        f"a token behind a context of {last['context']} reads {size(last['bytes_per_token'])}; "
         "plain read: of the same bytes, by as many threads",
     ]
     if result["peak_rss_bytes"] is not None:
@@ -68,7 +69,7 @@ def _ms(times: dict[str, Any]) -> str:
 
 
 def _prefill(row: dict[str, Any]) -> str:
-    return f"{row['seconds_median'] * 1e3:.1f} ms = {row['tokens_per_second_median']:.0f} tokens/s"
+    return f"{_ms(row)}, {row['tokens_per_second_median']:6,.0f} tokens/s"
 
 
 def _decode(threads: int, row: dict[str, Any]) -> list[str]:
