@@ -15,6 +15,7 @@ import click
 import rsr_runtime
 
 from .progress import progress_bar
+from .text import printable
 
 if TYPE_CHECKING:
     from rsr_runtime.llm import Generation, LanguageModel
@@ -91,7 +92,9 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.
     "--prompt",
     "prompts",
     multiple=True,
-    help="What to go on from; several are answered side by side. Default: the text on stdin.",
+    metavar="TEXT",
+    help="What to go on from; several are computed side by side. Default: the text on stdin, "
+    "without the newline at its end.",
 )
 @_sampling_options
 @_model_options
@@ -108,7 +111,7 @@ def run(file: Path, prompts: tuple[str, ...], as_json: bool, **options: Any) -> 
         raise click.UsageError("give a prompt with -p, or on stdin")
     with _load(file, options) as model:
         chosen = _chosen(model, options)
-        prompts = prompts or (talk.read_stdin(),)
+        prompts = tuple(talk.typed(p, "--prompt") for p in prompts) or (talk.read_stdin(),)
         if as_json:
             _print_json(prompts, model.generate_all(prompts, **chosen))
         elif len(prompts) > 1:
@@ -126,8 +129,11 @@ def chat(file: Path, system: str | None, **options: Any) -> None:
     """Talk with the language model in FILE; in a pipe, every line of stdin is a message."""
     from . import talk
 
+    if system is not None:
+        system = talk.typed(system, "--system")
     with _load(file, options) as model:
-        talk.chat(model, system, _chosen(model, options))
+        if not talk.chat(model, system, _chosen(model, options)):
+            sys.exit(talk.INTERRUPTED)
 
 
 @click.command()
@@ -144,7 +150,7 @@ def perplexity(file: Path, text: Path, window: int | None, as_json: bool, **opti
     """Measure how well the language model in FILE predicts TEXT, a file in UTF-8."""
     from .talk import decoded
 
-    words = decoded(text.read_bytes(), str(text))
+    words = decoded(text.read_bytes(), printable(str(text)))
     with _load(file, options) as model, progress_bar("predicting", in_bytes=False) as shown:
         found = model.perplexity(words, window, None if shown is None else partial(shown, ""))
     if as_json:
@@ -153,7 +159,7 @@ def perplexity(file: Path, text: Path, window: int | None, as_json: bool, **opti
         click.echo(json.dumps(result, indent=2))
     else:
         click.echo(
-            f"{text}: perplexity {found.value:.4f} over {found.tokens:,} tokens, "
+            f"{printable(str(text))}: perplexity {found.value:.4f} over {found.tokens:,} tokens, "
             f"in windows of {found.window}"
         )
 
@@ -171,6 +177,8 @@ def _load(file: Path, options: dict[str, Any]) -> LanguageModel:
 
 def _chosen(model: LanguageModel, options: dict[str, Any]) -> dict[str, Any]:
     """Return options for `LanguageModel.stream`: the model's own sampling where none is given."""
+    from .talk import typed
+
     names = [field.name for field in dataclasses.fields(model.sampling)]
     given = {name: options[name] for name in names if options.get(name) is not None}
     # Filters say that the text is to be drawn.
@@ -179,7 +187,7 @@ def _chosen(model: LanguageModel, options: dict[str, Any]) -> dict[str, Any]:
     return {
         "sampling": dataclasses.replace(model.sampling, **given),
         "max_tokens": options["max_tokens"],
-        "stop": options["stop"],
+        "stop": tuple(typed(text, "--stop") for text in options["stop"]),
     }
 
 

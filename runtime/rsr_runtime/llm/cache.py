@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -41,11 +43,12 @@ class Cache:
                 "choose a smaller context, or kv float16"
             ) from None
 
-    def layer(self, i: int) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]:
+    def layer(self, i: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Return keys and values of layer `i`."""
         return self._keys[i], self._values[i]
 
     def bytes_at(self, positions: int) -> int:
         """Return the bytes that attention reads when that many positions are kept."""
-        per_position = sum(a.nbytes for a in self._keys + self._values) / self._values[0].shape[1]
-        return round(per_position * positions)
+        nbytes = sum(array.nbytes for array in self._keys + self._values)
+        reserved: int = self._values[0].shape[1]  # positions
+        return nbytes * positions // reserved

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from .generate import Generation
@@ -36,7 +36,7 @@ class Chat:
         if self._system is not None:
             self.messages.append({"role": "system", "content": self._system})
 
-    def say(self, text: str, **options: Any) -> Iterator[str]:
+    def say(self, text: str, **options: Any) -> Generator[str, None, None]:
         """Return the answer to `text`, piece by piece.
 
         What was said of it stays in the conversation, also where the loop that reads it ends

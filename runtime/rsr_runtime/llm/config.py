@@ -5,17 +5,15 @@ Both are a stranger's files: any value may be missing or of any type.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from . import families
 from .errors import ModelError
+from .files import read_json, shown
 from .rope import Rope
 
-_LARGEST_FILE = 1 << 20  # bytes; published ones have some thousand
 _LARGEST = 1 << 31  # no dimension is as large
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu2": "relu2"}  # names: those of the kernels
 
@@ -48,8 +46,7 @@ class Config:
     def quantises_input(self, layer: str) -> bool:
         """Return whether the linear layer of that name takes int8 activations."""
         return self.quantises and not any(
-            layer == entry or layer.endswith("." + entry) or layer.startswith(entry + ".")
-            for entry in self.skipped
+            layer.endswith(entry) or layer.startswith(entry + ".") for entry in self.skipped
         )
 
 
@@ -81,7 +78,7 @@ def read_config(files: Mapping[str, bytes]) -> Config:
     activation = found.text("hidden_act", family.hidden_act)
     if activation not in ACTIVATIONS:
         raise ModelError(
-            f"config.json: hidden_act {activation[:40]!r} is not supported; "
+            f"config.json: hidden_act {shown(activation)} is not supported; "
             f"known are {', '.join(ACTIVATIONS)}"
         )
     max_positions = found.size("max_position_embeddings", family.max_position_embeddings)
@@ -115,24 +112,6 @@ def read_config(files: Mapping[str, bytes]) -> Config:
     )
 
 
-def read_json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
-    """Return the JSON object in the file of that name, {} if there is no such file.
-
-    Raises:
-        ModelError: it holds no JSON object, or a huge one.
-    """
-    data = files.get(name, b"{}")
-    if len(data) > _LARGEST_FILE:
-        raise ModelError(f"{name}: {len(data):,} bytes, expected at most {_LARGEST_FILE:,}")
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{name}: no JSON ({str(error)[:80]})") from None
-    if not isinstance(value, dict):
-        raise ModelError(f"{name}: found a JSON {type(value).__name__}, expected an object")
-    return value
-
-
 @dataclass(frozen=True)
 class _Json:
     """An object of a JSON file; absent and null are the same, as they are to transformers."""
@@ -152,8 +131,8 @@ class _Json:
         value = self.values.get(key)
         if value is None:
             return default
-        if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
-            raise self._error(key, value, "a number that is not negative")
+        if type(value) not in (int, float) or not 0 <= value <= _LARGEST:
+            raise self._error(key, value, f"a number from 0 to {_LARGEST:,}")
         return float(value)
 
     def text(self, key: str, default: str) -> str:
@@ -173,8 +152,7 @@ class _Json:
         return value
 
     def _error(self, key: str, value: object, expected: str) -> ModelError:
-        found = "nothing" if value is None else f"{value!r:.60}"
-        return ModelError(f"{self.where}: found {found} under {key}, expected {expected}")
+        return ModelError(f"{self.where}: found {shown(value)} under {key}, expected {expected}")
 
 
 def _texts(value: object) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import ModelError
+from .files import shown
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,10 @@ def find(config: Mapping[str, Any]) -> Family:
         of_type = [f for f in FAMILIES if f.model_type == config.get("model_type")]
         found = of_type[-1] if of_type else None
     if found is None:
-        what = str(named if named is not None else config.get("model_type"))[:80]
+        what = shown(named if named is not None else config.get("model_type"))
         known = ", ".join(f.architecture for f in FAMILIES)
         raise ModelError(
-            f"config.json: architecture {what!r} cannot be run; known are {known}. "
+            f"config.json: architecture {what} cannot be run; known are {known}. "
             "Its matrices can be multiplied with: rsr_runtime.load"
         )
     return found

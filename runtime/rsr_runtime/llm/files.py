@@ -8,6 +8,7 @@ from typing import Any
 
 from .errors import ModelError
 
+_SHOWN = 60  # characters of a value that a message shows
 MAX_JSON = 16 << 20  # bytes; the largest tokenizer_config.json seen has some 0.3 MB
 
 
@@ -29,3 +30,13 @@ def read_json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelError(f"{name} holds a {type(value).__name__}, expected an object")
     return value
+
+
+def shown(value: object) -> str:
+    """Return a JSON value as a message shows it: short, however long or deeply nested it is."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, (list, dict)):  # not repr: it may be nested as deep as the stack
+        return f"a JSON {type(value).__name__}"
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

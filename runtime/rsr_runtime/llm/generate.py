@@ -82,9 +82,9 @@ class _Text:
 
     def _finish(self, reason: FinishReason) -> str:
         """Return what was held back."""
-        self.finish_reason = reason
         text, stopped = self._stop.push(self._stream.finish())
         text += "" if stopped else self._stop.finish()
+        self.finish_reason = "stop" if stopped else reason
         self._shown.append(text)
         return text
 
@@ -92,7 +92,7 @@ class _Text:
 class Stream(Iterator[str]):
     """Pieces of one text as they come; `result` tells the whole when they are at an end.
 
-    Closing it, or an exception in the loop that reads it, leaves a model that can go on.
+    A loop that reads it may end early, by an exception too: the model can go on with another.
     """
 
     def __init__(

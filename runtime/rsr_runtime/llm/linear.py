@@ -140,8 +140,11 @@ class Linears:
             x = self._normalized(layer, x.floats)  # type: ignore[arg-type]
         weight = layer.weight
         if isinstance(weight, Dense):
+            assert x.floats is not None
             _native.multiply_dense(weight.stored, weight.dtype, x.floats, y)
         elif isinstance(weight, Int8Head):
+            assert x.q is not None
+            assert x.s is not None
             _native.multiply_rows_i8(weight.stored, weight.scale, x.q, x.s, y)
         elif layer.takes_int8:
             multiply_quantized([weight], x.q, x.s, [y])  # type: ignore[arg-type]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from numbers import Integral
 from types import TracebackType
 from typing import Any
 
@@ -53,7 +55,7 @@ class LanguageModel:
         most = self.config.max_positions
         if context is None:
             return min(most, DEFAULT_CONTEXT)
-        if not 1 <= context <= most:
+        if not isinstance(context, Integral) or not 1 <= context <= most:
             raise OptionError(f"context: found {context}, expected 1 to {most}, the model's limit")
         return context
 
@@ -87,29 +89,45 @@ class LanguageModel:
             PromptError: it is empty, has a token that the model does not know, or leaves no room
                 in the context.
         """
+        tokens = self._tokens(prompt)
+        if len(tokens) == self.context:
+            raise self._too_long(tokens)
+        return tokens
+
+    def _tokens(self, prompt: Prompt) -> list[int]:
+        """Return the tokens of a prompt that fits the context, be it full."""
         if isinstance(prompt, str):
             tokens = self.tokenizer.encode(prompt) if prompt else []
         else:
-            tokens = [int(token) for token in prompt]
+            try:
+                tokens = [operator.index(token) for token in prompt]
+            except TypeError:
+                raise PromptError(
+                    f"found a prompt of type {type(prompt).__name__}, expected a string or tokens, "
+                    "which are whole numbers"
+                ) from None
         if not tokens:
             raise PromptError("the prompt is empty: give some text to go on from")
-        for token in tokens:
+        self._check_vocabulary(tokens)
+        if len(tokens) > self.context:
+            raise self._too_long(tokens)
+        return tokens
+
+    def _check_vocabulary(self, tokens: Sequence[int]) -> None:
+        for token in (min(tokens), max(tokens)):
             if not 0 <= token < self.config.vocab_size:
                 raise PromptError(
-                    f"the prompt has token {token}, and the model knows those below "
+                    f"found token {token}, and the model knows those below "
                     f"{self.config.vocab_size}: is the tokenizer another model's?"
                 )
-        if len(tokens) >= self.context:
-            wider = (
-                f"load with a larger context (the model's limit is {self.config.max_positions:,})"
-                if self.context < self.config.max_positions
-                else "shorten it"
-            )
-            raise PromptError(
-                f"the prompt has {len(tokens):,} tokens and leaves no room in a context of "
-                f"{self.context:,}: {wider}"
-            )
-        return tokens
+
+    def _too_long(self, tokens: Sequence[int]) -> PromptError:
+        most = self.config.max_positions
+        wider = f"load with a larger context (the model's limit is {most:,})"
+        return PromptError(
+            f"the prompt has {len(tokens):,} tokens and leaves no room in a context of "
+            f"{self.context:,}: {wider if self.context < most else 'shorten it'}"
+        )
 
     def stream(
         self,
@@ -121,8 +139,8 @@ class LanguageModel:
     ) -> Stream:
         """Return the text that goes on from `prompt`, piece by piece.
 
-        What a prompt has in common with the text before, and its answer, is not computed again. A
-        new stream ends the one before.
+        What a prompt has in common with the text before, and its answer, is not computed again.
+        Several streams may be read in turns; each then computes again what another overwrote.
 
         Args:
             prompt: text, or tokens as they are.
@@ -131,7 +149,7 @@ class LanguageModel:
             stop: strings that end the text, and are not part of it.
 
         Raises:
-            PromptError: as `encode` does.
+            PromptError: as `encode` does, or a stop string is empty.
             OptionError: max_tokens is below 1.
         """
         tokens, limits = self.encode(prompt), self._limits(max_tokens, stop)
@@ -188,8 +206,12 @@ class LanguageModel:
 
         Of tokens that begin as those of the call before, only the others are computed. The result
         is overwritten by the next call.
+
+        Raises:
+            PromptError: there are none, one is not in the vocabulary, or they do not fit the
+                context.
         """
-        return self._sequence.follow(self.encode(tokens))
+        return self._sequence.follow(self._tokens(tokens))
 
     def bytes_per_token(self, positions: int) -> int:
         """Return the bytes that a token has to read: weights once, keys and values of `positions`.
@@ -199,8 +221,12 @@ class LanguageModel:
         return self._weights.nbytes + self._sequence.cache.bytes_at(positions)
 
     def logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Return the logits after each of `tokens`, float32 (len(tokens), vocab_size)."""
-        tokens = self.encode(tokens)
+        """Return the logits after each of `tokens`, float32 (len(tokens), vocab_size).
+
+        Raises:
+            PromptError: as `next_logits` does.
+        """
+        tokens = self._tokens(tokens)
         self._sequence.tokens.clear()
         parts = [self._decoder.logits(h).copy() for h in self._sequence.hidden(tokens)]
         return np.concatenate(parts)
@@ -219,7 +245,7 @@ class LanguageModel:
             progress: called with the tokens predicted so far, and of all.
 
         Raises:
-            PromptError: the text has fewer than two tokens.
+            PromptError: the text has fewer than two tokens, or one that the model does not know.
             OptionError: the window is larger than the context.
         """
         window = min(DEFAULT_WINDOW, self.context) if window is None else window
@@ -228,13 +254,17 @@ class LanguageModel:
         tokens = self.tokenizer.encode(text)
         if len(tokens) < 2:
             raise PromptError(f"the text has {len(tokens)} tokens, expected at least 2")
+        self._check_vocabulary(tokens)
         return perplexity.measure(self._decoder, self._sequence, tokens, window, progress)
 
     def _limits(self, max_tokens: int | None, stop: Sequence[str]) -> Limits:
-        if max_tokens is not None and max_tokens < 1:
-            raise OptionError(f"max_tokens: found {max_tokens}, expected at least 1")
-        ends = self.config.eos_token_ids or self.tokenizer.eos_ids
-        return Limits(self.context, max_tokens, frozenset(ends), tuple(stop))
+        if max_tokens is not None and (not isinstance(max_tokens, Integral) or max_tokens < 1):
+            raise OptionError(f"max_tokens: found {max_tokens}, expected a number from 1 on")
+        ends = set(self.config.eos_token_ids)
+        if not ends and self.tokenizer.eos_id is not None:
+            ends = {self.tokenizer.eos_id}
+        stop = (stop,) if isinstance(stop, str) else tuple(stop)
+        return Limits(self.context, max_tokens, frozenset(ends), stop)
 
     def close(self) -> None:
         """Let go of the file; the model cannot be used after that."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .decoder import Decoder
+from .errors import ModelError
 from .sequence import TokenSequence
 
 _ROWS = 32  # whose logits are kept at a time: a row takes half a megabyte
@@ -42,6 +42,9 @@ def measure(
         tokens: of the text.
         window: tokens that a prediction may look back on, at most.
         progress: called with the tokens predicted so far, and of all.
+
+    Raises:
+        ModelError: logits are NaN or infinite, so that nothing is predicted.
     """
     total, done = 0.0, 0
     for first in range(0, len(tokens) - 1, window):
@@ -58,12 +61,16 @@ def measure(
         done += len(targets)
         if progress is not None:
             progress(done, len(tokens) - 1)
-    return Perplexity(math.exp(total / done), done, window)
+    if np.isnan(total):
+        raise ModelError("logits are NaN or infinite: the model's weights or its input are damaged")
+    with np.errstate(over="ignore"):  # of a model that is surer than a float can say
+        return Perplexity(float(np.exp(total / done)), done, window)
 
 
 def _log_likelihood(logits: npt.NDArray[np.float32], targets: npt.NDArray[np.integer]) -> float:
     """Return the sum of log softmax(logits)[target] over rows."""
-    largest = logits.max(axis=1, keepdims=True)
-    normalizers = np.log(np.exp(logits - largest, dtype=np.float32).sum(axis=1, dtype=np.float64))
-    chosen = np.take_along_axis(logits - largest, targets[:, None], axis=1)[:, 0]
+    with np.errstate(invalid="ignore"):  # inf - inf: the caller refuses it
+        shifted = logits - logits.max(axis=1, keepdims=True)
+    chosen = np.take_along_axis(shifted, targets[:, None], axis=1)[:, 0]
+    normalizers = np.log(np.exp(shifted, out=shifted).sum(axis=1, dtype=np.float64))
     return float((chosen - normalizers).sum(dtype=np.float64))

@@ -11,10 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ModelError
+from .files import shown
 
 FloatArray = npt.NDArray[np.float32]
 
 _TYPES = ("default", "linear", "llama3", "yarn")
+_NUMBERS = (
+    "rope_theta", "factor", "low_freq_factor", "high_freq_factor",
+    "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor", "mscale",
+    "mscale_all_dim", "partial_rotary_factor",
+)  # fmt: skip
+_SMALLEST, _LARGEST = 1e-9, 1e18  # of these: beyond any model's, and far from what float32 holds
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,7 @@ class Rope:
     kind: str = "default"
     parameters: Mapping[str, float] = field(default_factory=dict)
     max_positions: int = 2048
+    truncates: bool = True  # yarn: pairs between which it blends are whole numbers
 
     @classmethod
     def from_config(
@@ -38,27 +46,42 @@ class Rope:
         """Read `rope_parameters`, or `rope_theta` and `rope_scaling` as older files have it.
 
         Raises:
-            ModelError: the type of scaling is unknown, or a number it needs is missing.
+            ModelError: the type of scaling is unknown, or a number that it needs is missing or
+                none that it can work with.
         """
-        scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
         if not isinstance(scaling, dict):
-            raise ModelError("config.json: rope_scaling is no object")
-        kind = scaling.get("rope_type", scaling.get("type", "default"))
+            raise ModelError(f"config.json: rope_scaling is {shown(scaling)}, expected an object")
+        kind = scaling.get("rope_type", scaling.get("type"))
+        kind = "default" if kind is None else kind
         if kind not in _TYPES:
             raise ModelError(
-                f"config.json: rope scaling {str(kind)[:40]!r} is not supported; "
+                f"config.json: rope scaling {shown(kind)} is not supported; "
                 f"known are {', '.join(_TYPES)}"
             )
-        if kind == "yarn" and ("mscale" in scaling or scaling.get("truncate") is False):
-            raise ModelError("config.json: yarn with mscale or without truncate is not supported")
-        numbers = {
-            key: float(value)
-            for key, value in {"rope_theta": config.get("rope_theta"), **scaling}.items()
-            if type(value) in (int, float) and math.isfinite(value)
-        }
-        if numbers.get("partial_rotary_factor", config.get("partial_rotary_factor") or 1) != 1:
+        numbers = {"rope_theta": theta}
+        for key in _NUMBERS:
+            value = scaling.get(key)
+            if value is None and key in ("rope_theta", "partial_rotary_factor"):
+                value = config.get(key)
+            if value is None:
+                continue
+            if type(value) not in (int, float) or not _SMALLEST <= value <= _LARGEST:
+                raise ModelError(
+                    f"config.json: {key} is {shown(value)}, "
+                    f"expected a number from {_SMALLEST} to {_LARGEST}"
+                )
+            numbers[key] = float(value)
+        if numbers.get("partial_rotary_factor", 1) != 1:
             raise ModelError("config.json: partial_rotary_factor is not 1, which is not supported")
-        return cls(head_dim, numbers.get("rope_theta", theta), kind, numbers, max_positions)
+        if numbers["rope_theta"] <= 1:
+            raise ModelError(
+                f"config.json: rope_theta is {numbers['rope_theta']}, expected more than 1"
+            )
+        truncates = scaling.get("truncate") is not False
+        settings = numbers["rope_theta"], kind, numbers, max_positions, truncates
+        cls(2, *settings)._frequencies()  # refuses what is missing now, whatever head_dim claims
+        return cls(head_dim, *settings)
 
     def tables(self, positions: int) -> tuple[FloatArray, FloatArray]:
         """Return cosines and sines, float32 (positions, head_dim / 2) each."""
@@ -83,37 +106,47 @@ class Rope:
         """Llama 3.1: long waves are stretched by `factor`, short ones kept, others blended."""
         factor = self._number("factor")
         low, high = self._number("low_freq_factor"), self._number("high_freq_factor")
-        original = self._number("original_max_position_embeddings")
+        if not low < high:
+            raise ModelError(
+                f"config.json: low_freq_factor is {low}, "
+                f"expected less than high_freq_factor, {high}"
+            )
         waves = 2 * np.pi / base.astype(np.float64)
-        kept = np.clip((original / waves - low) / (high - low), 0, 1)
+        kept = np.clip((self._original / waves - low) / (high - low), 0, 1)
         return ((1 - kept) * base / factor + kept * base).astype(np.float32)
 
     def _yarn(self, base: FloatArray) -> tuple[FloatArray, np.float32]:
         """YaRN (arXiv 2309.00071): as llama3 by turns within the original context."""
         factor = self._number("factor")
-        original = self.parameters.get("original_max_position_embeddings", self.max_positions)
-        fast = self.parameters.get("beta_fast", 32)
-        slow = self.parameters.get("beta_slow", 1)
 
         def pair_of(turns: float) -> float:
-            return (
-                self.head_dim
-                * math.log(original / (turns * 2 * math.pi))
-                / (2 * math.log(self.theta))
-            )
+            turns_in_all = self._original / (turns * 2 * math.pi)
+            return self.head_dim * math.log(turns_in_all) / (2 * math.log(self.theta))
 
-        first = max(math.floor(pair_of(fast)), 0)
-        last = min(math.ceil(pair_of(slow)), self.head_dim - 1)
-        ramp = (np.arange(len(base)) - first) / max(last - first, 0.001)
+        first = pair_of(self.parameters.get("beta_fast", 32))
+        last = pair_of(self.parameters.get("beta_slow", 1))
+        if self.truncates:
+            first, last = math.floor(first), math.ceil(last)
+        first, last = max(first, 0), min(last, self.head_dim - 1)
+        ramp = (np.arange(len(base)) - first) / (last - first or 0.001)
         stretched = np.clip(ramp, 0, 1)
         frequencies = (stretched * base / factor + (1 - stretched) * base).astype(np.float32)
-        default = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
-        return frequencies, np.float32(self.parameters.get("attention_factor", default))
+        return frequencies, np.float32(self.parameters.get("attention_factor", self._magnitude()))
+
+    def _magnitude(self) -> float:
+        """Return what YaRN multiplies queries and keys by, so that attention stays as sharp."""
+        factor = max(1.0, self._number("factor"))
+        if "mscale" in self.parameters and "mscale_all_dim" in self.parameters:
+            mscale, everywhere = self.parameters["mscale"], self.parameters["mscale_all_dim"]
+            return (0.1 * mscale * math.log(factor) + 1) / (0.1 * everywhere * math.log(factor) + 1)
+        return 0.1 * math.log(factor) + 1
+
+    @property
+    def _original(self) -> float:
+        """Positions that the model was trained with before it was stretched."""
+        return self.parameters.get("original_max_position_embeddings", self.max_positions)
 
     def _number(self, key: str) -> float:
-        value = self.parameters.get(key, 0.0)
-        if value <= 0:
-            raise ModelError(
-                f"config.json: rope scaling {self.kind!r} needs a positive number under {key}"
-            )
-        return value
+        if key not in self.parameters:
+            raise ModelError(f"config.json: rope scaling {self.kind!r} needs a number under {key}")
+        return self.parameters[key]

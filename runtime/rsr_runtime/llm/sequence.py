@@ -31,7 +31,8 @@ class TokenSequence:
         for hidden in self.hidden(tokens):
             last = hidden[-1:]
         assert last is not None
-        return self._decoder.logits(last)[0]
+        logits: FloatArray = self._decoder.logits(last)[0]
+        return logits
 
     def hidden(self, tokens: Sequence[int]) -> Iterator[FloatArray]:
         """Become `tokens`, and yield the hidden states of what was computed, pass by pass."""
