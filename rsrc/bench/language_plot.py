@@ -16,6 +16,7 @@ from .show import processor
 _COLOURS = {"products": "#12558c", "head": "#4a98d6", "attention": "#3f8f86", "rest": "#e0955a"}
 _WORDS = {"products": "linear layers", "head": "output head"}
 _LIMIT = "#c0392b"
+_RATE = "#6b7f94"  # none of the parts
 _LEGEND = "the limit: a plain read of the same bytes"
 
 
@@ -95,14 +96,14 @@ def _draw_parts(axes: Any, bars: Sequence[_Bar]) -> list[Any]:
             va="center",
             fontsize=8,
         )
-    axes.set_xlim(0, 1.6 * max(*left, *limits))
+    axes.set_xlim(0, 1.65 * max(*left, *limits))
     _dress(axes, "Where the time of a token goes, in milliseconds", bars, "context {}")
     return handles
 
 
 def _draw_rates(axes: Any, title: str, bars: Sequence[_Bar], name: str) -> None:
     medians = [bar.measured["tokens_per_second_median"] for bar in bars]
-    drawn = axes.barh(range(len(bars)), medians, color=_COLOURS["products"], height=0.72)
+    drawn = axes.barh(range(len(bars)), medians, color=_RATE, height=0.72)
     axes.bar_label(drawn, fmt=_rate, padding=6, fontsize=8)
     axes.set_xlim(0, 1.18 * max(medians))
     _dress(axes, title, bars, name)
