@@ -361,31 +361,70 @@ def unpack(file: Path, output: Path, force: bool, as_json: bool) -> None:
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--shape", metavar="MxN", help="A random ternary matrix, out_features x in_features.")
 @click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    metavar="FILE.rsr",
+    help="A language model: its tokens per second, and where the time of a token goes.",
+)
+@click.option(
+    "--context",
+    type=click.IntRange(1),
+    help="Tokens before those that --model generates. Default: 512; and always 16.",
+)
+@click.option(
+    "--memory",
+    type=click.Choice(["map", "huge"]),
+    help="How --model is loaded: mapped, the default, or copied into huge pages.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    multiple=True,
+    help="Of --model; may be repeated. Default: 1, and all processors.",
+)
+@click.option(
     "--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the result."
 )
 @_json_option
-def bench(file: Path | None, shape: str | None, plot: Path | None, as_json: bool) -> None:
-    """Time products with the matrices of FILE, or with a random one, beside their rivals."""
+def bench(
+    file: Path | None,
+    shape: str | None,
+    model: Path | None,
+    plot: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Time products with the matrices of FILE or a random one, or the language model in a file.
+
+    Products are timed beside their rivals, and everything beside the memory limit.
+    """
     from . import bench as library
 
-    if (file is None) == (shape is None):
-        raise click.UsageError("give either a FILE or --shape MxN")
+    if [file, shape, model].count(None) != 2:
+        raise click.UsageError("give either a FILE, --shape MxN or --model FILE.rsr")
+    given = {name: value for name, value in options.items() if value}
+    if given and model is None:
+        raise click.UsageError(f"--{next(iter(given))} needs --model")
     if plot is not None:
         library.require_matplotlib()
+    draw, render = library.plot, library.render_table
     with progress_bar("measuring", in_bytes=False) as progress:
-        if shape is not None:
+        if model is not None:
+            result = library.bench_model(model, progress=progress, **given)
+            draw, render = library.plot_model, library.render_model_table
+        elif shape is not None:
             result = library.bench_shape(*_shape(shape), progress=progress)
         else:
             assert file is not None
             result = library.bench_file(file, progress=progress)
     if plot is not None:
-        library.plot(result, plot)
+        draw(result, plot)
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:
         from .tables import console
 
-        console().print(library.render_table(result))
+        console().print(render(result))
 
 
 def _shape(text: str) -> tuple[int, int]:

@@ -48,9 +48,8 @@ class LanguageModel:
         self.config: Config = read_config(model.files)
         self.context = self._checked_context(context)
         self._kv = kv
-        weights = collect(model, self.config)
-        self._weight_bytes = weights.nbytes
-        self._decoder = Decoder(self.config, weights, self.context)
+        self._weights = collect(model, self.config)
+        self._decoder = Decoder(self.config, self._weights, self.context)
         self._sequence = self._new_sequence()
 
     def _checked_context(self, context: int | None) -> int:
@@ -229,7 +228,7 @@ class LanguageModel:
 
         Reading them is what the time of a token cannot fall below.
         """
-        return self._weight_bytes + self._sequence.cache.bytes_at(positions)
+        return self._weights.nbytes + self._sequence.cache.bytes_at(positions)
 
     def logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the logits after each of `tokens`, float32 (len(tokens), vocab_size).

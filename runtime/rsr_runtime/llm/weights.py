@@ -52,12 +52,17 @@ class Weights:
     rope_factors: FloatArray | None  # (head_dim / 2,): see `Rope.tables`
 
     @property
+    def linear(self) -> list[Linear]:
+        """What a token is multiplied by: all linear layers, and the head."""
+        found = []
+        for x in self.layers:
+            found += [x.q, x.k, x.v, x.o, x.gate, x.up, x.down]
+        return [*found, self.head]
+
+    @property
     def nbytes(self) -> int:
         """Bytes that a token reads: all but the embedding, of which it looks one row up."""
-        linear = [self.head]
-        for layer in self.layers:
-            linear += [layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down]
-        return sum(one.weight.nbytes for one in linear)
+        return sum(one.weight.nbytes for one in self.linear)
 
 
 def collect(model: Model, config: Config) -> Weights:
