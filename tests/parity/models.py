@@ -296,7 +296,8 @@ class Tokens:
     @property
     def size(self) -> int:
         """Number of tokens, special ones included."""
-        return 1 + max(*self.document["model"]["vocab"].values(), *self._special.values())
+        vocabulary: dict[str, int] = self.document["model"]["vocab"] | self._special
+        return 1 + max(vocabulary.values())
 
     @property
     def _special(self) -> dict[str, int]:
@@ -357,7 +358,6 @@ class Family:
         linear: how the layers' matrices are stored.
         dtype: of embeddings, norms and heads.
         tokens: the tokenizer.
-        seed: of the weights; `judge.py` says what a good one is.
         sub_norms: names of the norms before o_proj and down_proj, {} where there are none.
         dense: modules whose matrices stay dense, in `dtype`.
         everything: whether embedding and head are stored as the layers are.
@@ -370,7 +370,6 @@ class Family:
     linear: Layout
     dtype: str
     tokens: Tokens
-    seed: int
     sub_norms: Mapping[str, str] = field(default_factory=dict)
     dense: tuple[str, ...] = ()
     everything: bool = False
@@ -383,15 +382,20 @@ class Family:
         return {**self.config, **self.tokens.ids}
 
     @property
+    def is_bitnet(self) -> bool:
+        """Whether linear layers take int8 activations, so that their sums are exact."""
+        return "quantization_config" in self.config or "input_bits" in self.config
+
+    @property
     def head_dim(self) -> int:
         """Width of an attention head."""
         share = int(self.config["hidden_size"]) // int(self.config["num_attention_heads"])
         width: int = self.config.get("head_dim", share)
         return width
 
-    def tensors(self, seed: int | None = None) -> dict[str, Tensor]:
-        """Return the tensors of the checkpoint by name; the family's own seed is the default."""
-        random = Random(self.seed if seed is None else seed)
+    def tensors(self, seed: int = 1) -> dict[str, Tensor]:
+        """Return the tensors of the checkpoint by name."""
+        random = Random(seed)
         config, hidden = self.settings, int(self.config["hidden_size"])
         tensors: dict[str, Tensor] = {}
 
@@ -441,7 +445,7 @@ class Family:
             vocabulary("lm_head")
         return tensors
 
-    def save(self, folder: Path, seed: int | None = None) -> None:
+    def save(self, folder: Path, seed: int = 1) -> None:
         """Write the model directory, which is made where it is missing."""
         folder.mkdir(parents=True, exist_ok=True)
         generation = {"bos_token_id", "eos_token_id"}
@@ -454,7 +458,7 @@ class Family:
             (folder / name).write_text(text, encoding="utf-8")
         (folder / "model.safetensors").write_bytes(self.safetensors(seed))
 
-    def safetensors(self, seed: int | None = None) -> bytes:
+    def safetensors(self, seed: int = 1) -> bytes:
         """Return the bytes of model.safetensors."""
         header: Config = {"__metadata__": {"format": "pt"}}
         pieces: list[bytes] = []
@@ -472,7 +476,7 @@ class Family:
         text += b" " * (-len(text) % 8)
         return b"".join([len(text).to_bytes(8, "little"), text, *pieces])
 
-    def build(self, folder: Path, seed: int | None = None) -> Path:
+    def build(self, folder: Path, seed: int = 1) -> Path:
         """Write the model directory to `folder`/model; return the .rsr file compiled from it."""
         self.save(folder / "model", seed)
         output = folder / "model.rsr"
@@ -566,24 +570,24 @@ _YARN_ROPE: Config = {
 _SUB_NORMS = {"o_proj": "self_attn.attn_sub_norm", "down_proj": "mlp.ffn_sub_norm"}
 
 
-def _llama(published: str, seed: int, **changes: Any) -> Family:
+def _llama(published: str, **changes: Any) -> Family:
     """Return a Llama with bitlinear layers; `config` is merged into that of its family."""
     settings: dict[str, Any] = {
         "linear": packed("bitlinear"), "dtype": "BF16", "tokens": BYTE_LEVEL, **changes,
     }  # fmt: skip
     settings["config"] = {**_LLAMA, **changes.get("config", {})}
-    return Family(published=published, seed=seed, **settings)
+    return Family(published=published, **settings)
 
 
 FAMILIES: dict[str, Family] = {
     "bitnet-2b": Family(
         "microsoft/bitnet-b1.58-2B-4T",
-        _BITNET, packed("autobitlinear"), "BF16", BYTE_LEVEL, 1, _SUB_NORMS,
+        _BITNET, packed("autobitlinear"), "BF16", BYTE_LEVEL, _SUB_NORMS,
     ),
     "bitnet-2b-online": Family(
         "microsoft/bitnet-b1.58-2B-4T-bf16",
         {**_BITNET, "quantization_config": _bitnet_config("autobitlinear", "online")},
-        masters("BF16"), "BF16", BYTE_LEVEL, 1, _SUB_NORMS,
+        masters("BF16"), "BF16", BYTE_LEVEL, _SUB_NORMS,
     ),
     "1bitllm": Family(
         "1bitLLM/bitnet_b1_58 large, xl, 3B",
@@ -592,28 +596,28 @@ FAMILIES: dict[str, Family] = {
             "hidden_size": 80, "intermediate_size": 180, "num_key_value_heads": 4,  # heads of 20
             "rope_theta": 10000.0, "tie_word_embeddings": True, "torch_dtype": "float16",
         },
-        masters("F32"), "F32", SENTENCEPIECE, 1,
+        masters("F32"), "F32", SENTENCEPIECE,
         {"o_proj": "self_attn.inner_attn_ln", "down_proj": "mlp.ffn_layernorm"},
     ),
-    "llama3-1.58": _llama("HF1BitLLM/Llama3-8B-1.58", 1),
+    "llama3-1.58": _llama("HF1BitLLM/Llama3-8B-1.58"),
     "llama3-rope": _llama(
-        "the same, Llama 3.1's frequencies", 1, config={"rope_scaling": _LLAMA3_ROPE}
+        "the same, Llama 3.1's frequencies", config={"rope_scaling": _LLAMA3_ROPE}
     ),
     "linear-rope": _llama(
-        "the same, linear position interpolation", 1,
+        "the same, linear position interpolation",
         config={"rope_scaling": {"type": "linear", "factor": 4.0}},  # as it was spelled first
     ),
-    "yarn-rope": _llama("the same, YaRN", 1, config={"rope_scaling": _YARN_ROPE}),
-    "falcon3": _llama("tiiuae/Falcon3-1.58bit", 1, config=_FALCON3),
+    "yarn-rope": _llama("the same, YaRN", config={"rope_scaling": _YARN_ROPE}),
+    "falcon3": _llama("tiiuae/Falcon3-1.58bit", config=_FALCON3),
     "falcon-e": _llama(
-        "tiiuae/Falcon-E", 1, config={"tie_word_embeddings": True, "rms_norm_eps": 1e-06}
+        "tiiuae/Falcon-E", config={"tie_word_embeddings": True, "rms_norm_eps": 1e-06}
     ),
     "llama-bias": _llama(
-        "fine-tuned Llama with biases, bitlinear", 1,
+        "fine-tuned Llama with biases, bitlinear",
         config={"attention_bias": True, "mlp_bias": True},
     ),
     "llama-auto-bias": _llama(
-        "the same, autobitlinear: the scale is the bias's too", 1,
+        "the same, autobitlinear: the scale is the bias's too",
         linear=packed("autobitlinear"),
         config={
             "attention_bias": True, "mlp_bias": True,
@@ -621,7 +625,7 @@ FAMILIES: dict[str, Family] = {
         },
     ),
     "llama-kept": _llama(
-        "Llama with projections that are not converted", 1,
+        "Llama with projections that are not converted",
         config={
             "quantization_config": {
                 "quant_method": "bitnet",
@@ -636,29 +640,29 @@ FAMILIES: dict[str, Family] = {
     "trilm": Family(
         "SpectraSuite/TriLM Unpacked",
         {**_PLAIN, "num_key_value_heads": 4, "rope_theta": 10000.0, "torch_dtype": "float16"},
-        shards(2), "F16", SENTENCEPIECE, 1,
+        shards(2), "F16", SENTENCEPIECE,
     ),
     "bonsai": Family(
         "prism-ml/Ternary-Bonsai 1.7B, 4B",
-        _QWEN3, groups(128), "F16", BYTE_LEVEL, 1, everything=True,
+        _QWEN3, groups(128), "F16", BYTE_LEVEL, everything=True,
     ),
     "bonsai-untied": Family(
         "prism-ml/Ternary-Bonsai-8B",
         {**_QWEN3, "tie_word_embeddings": False},
-        groups(128), "F16", BYTE_LEVEL, 1, everything=True,
+        groups(128), "F16", BYTE_LEVEL, everything=True,
     ),
     "gguf-tq2_0": Family(
         "llama.cpp, TQ2_0: rows of q and k in llama.cpp's order",
         {**_PLAIN, "hidden_size": 256, "intermediate_size": 512, "torch_dtype": "float16"},
-        shards(1), "F16", BYTE_LEVEL, 1, gguf="TQ2_0",
+        shards(1), "F16", BYTE_LEVEL, gguf="TQ2_0",
     ),
     "bitnet-2b-permuted": Family(
         "microsoft/bitnet-b1.58-2B-4T, --encoding permuted",
-        _BITNET, packed("autobitlinear"), "BF16", BYTE_LEVEL, 1, _SUB_NORMS,
+        _BITNET, packed("autobitlinear"), "BF16", BYTE_LEVEL, _SUB_NORMS,
         options={"encoding": "permuted"},
     ),
     "falcon3-avx2": _llama(
-        "tiiuae/Falcon3-1.58bit, --target avx2", 1, config=_FALCON3, options={"target": "avx2"}
+        "tiiuae/Falcon3-1.58bit, --target avx2", config=_FALCON3, options={"target": "avx2"}
     ),
 }  # fmt: skip
 
@@ -668,7 +672,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write a small checkpoint of a family.")
     parser.add_argument("family", choices=FAMILIES)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     print(FAMILIES[arguments.family].build(arguments.folder, arguments.seed))
 
