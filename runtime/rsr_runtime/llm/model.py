@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..errors import OptionError
 from ..model import Model
 from ..model import load as load_tensors
-from . import generate, perplexity, template
+from . import generate, perplexity
 from .cache import Cache
 from .clock import Clock
 from .config import Config, read_config
@@ -25,6 +25,7 @@ from .errors import ModelError, PromptError
 from .generate import Generation, Limits, Stream
 from .sampling import Sampling
 from .sequence import TokenSequence
+from .template import ChatTemplate
 from .tokens import Tokenizer
 from .weights import collect
 
@@ -72,6 +73,22 @@ class LanguageModel:
             DependencyError: the package tokenizers is missing.
         """
         return Tokenizer(self._model.files)
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The model's chat template, read when it is first asked for.
+
+        Raises:
+            ModelError: the file holds none, or it is damaged.
+            DependencyError: the package jinja2 is missing.
+        """
+        found = ChatTemplate.find(self._model.files)
+        if found is None:
+            raise ModelError(
+                "the file holds no chat template, so the model was not made to chat: "
+                "give it a text to go on from instead (rsrc run, or stream)"
+            )
+        return found
 
     @property
     def sampling(self) -> Sampling:
@@ -191,16 +208,10 @@ class LanguageModel:
 
         Raises:
             ModelError: the model has no chat template.
-            TemplateError: its template fails on these messages.
+            PromptError: its template refuses these messages.
+            TemplateError: it is damaged, or fails.
         """
-        found = template.find(self._model.files)
-        if found is None:
-            raise ModelError(
-                "the file holds no chat template, so the model was not made to chat: "
-                "give it a text to go on from instead (rsrc run, or stream)"
-            )
-        text = found.render(messages)
-        return self.tokenizer.encode(text, special=False)
+        return self.tokenizer.encode(self.template.render(messages), special=False)
 
     def next_logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the logits of what comes after `tokens`, float32 (vocab_size,).

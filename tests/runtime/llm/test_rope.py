@@ -77,12 +77,11 @@ def test_theta() -> None:
 @pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
 @pytest.mark.parametrize("name", ["type", "rope_type"])
 def test_old_and_new_names(key: str, name: str) -> None:
-    found = rope(**{key: {name: "linear", "factor": 2.0}})
-    assert found.kind == "linear"
-    assert rope(**{key: {name: "default"}}).kind == "default"
-    assert rope(**{key: {name: None}}).kind == "default"
-    assert rope(**{key: None}).kind == "default"
-    assert rope(**{key: {}}).kind == "default"
+    kinds = []
+    for value in ({name: "linear", "factor": 2.0}, {name: "default"}, {name: None}, None, {}):
+        config: dict[str, Any] = {key: value}
+        kinds.append(rope(**config).kind)
+    assert kinds == ["linear", "default", "default", "default", "default"]
 
 
 # --- scalings -----------------------------------------------------------------------------------
