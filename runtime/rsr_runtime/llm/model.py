@@ -216,14 +216,13 @@ class LanguageModel:
     def next_logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the logits of what comes after `tokens`, float32 (vocab_size,).
 
-        Of tokens that begin as those of the call before, only the others are computed. The result
-        is overwritten by the next call.
+        Of tokens that begin as those of the call before, only the others are computed.
 
         Raises:
             PromptError: there are none, one is not in the vocabulary, or they do not fit the
                 context.
         """
-        return self._sequence.follow(self._tokens(tokens))
+        return self._sequence.follow(self._tokens(tokens)).copy()  # it was a buffer
 
     def bytes_per_token(self, positions: int) -> int:
         """Return the bytes that a token has to read: weights once, keys and values of `positions`.
