@@ -118,6 +118,8 @@ class LanguageModel:
             tokens = self.tokenizer.encode(prompt) if prompt else []
         else:
             try:
+                if isinstance(prompt, bytes):  # whole numbers, but meant to be text
+                    raise TypeError
                 tokens = [operator.index(token) for token in prompt]
             except TypeError:
                 raise PromptError(
@@ -260,7 +262,7 @@ class LanguageModel:
             OptionError: the window is larger than the context.
         """
         window = min(DEFAULT_WINDOW, self.context) if window is None else window
-        if not 1 <= window <= self.context:
+        if not isinstance(window, Integral) or not 1 <= window <= self.context:
             raise OptionError(f"window: found {window}, expected 1 to {self.context}, the context")
         tokens = self.tokenizer.encode(text)
         if len(tokens) < 2:
