@@ -63,6 +63,8 @@ def chat(model: LanguageModel, system: str | None, options: dict[str, Any]) -> b
             break
         if text == "/reset":
             conversation.reset()
+            if is_typed:
+                click.echo("a new conversation", err=True)
         elif text == "/help":
             click.echo(_HELP)
         elif text.startswith("/") and text[1:].isalpha():

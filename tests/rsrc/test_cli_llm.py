@@ -197,7 +197,11 @@ def test_how_a_model_is_loaded_changes_nothing_of_a_text(path: Path) -> None:
 @pytest.mark.parametrize("command", ["run", "chat"])
 def test_files_that_are_none(command: str, path: Path, tmp_path: Path) -> None:
     assert "No such file" in refused(rsrc(command, tmp_path / "none.rsr", stdin="x"))
-    assert "Is a directory" in refused(rsrc(command, tmp_path, stdin="x"))
+    for source in (tmp_path, tmp_path / "model.safetensors", tmp_path / "model.gguf"):
+        if source != tmp_path:
+            source.write_bytes(b"x")
+        message = refused(rsrc(command, source, stdin="x"))
+        assert f"a checkpoint; compile it first: rsrc compile {source} -o FILE" in message
     (tmp_path / "text.rsr").write_bytes(b"text" * 4000)
     assert "not a .rsr file" in refused(rsrc(command, tmp_path / "text.rsr", stdin="x"))
     (tmp_path / "half.rsr").write_bytes(path.read_bytes()[:10_000])
@@ -608,6 +612,8 @@ def test_a_conversation_on_a_terminal(endless: Path, terminal: Any) -> None:
         assert session.until(None)  # the answer has begun
         session.type("\x03")
         assert "(interrupted)" in session.until("> ")
+    session.type("/reset\n")
+    assert "a new conversation\r\n" in session.until("> ")
     session.type("/exit\n")
     assert session.end()[0] == 0
 
