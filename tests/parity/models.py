@@ -130,13 +130,13 @@ def masters(dtype: str) -> Layout:
     return store
 
 
-def shards(count: int) -> Layout:
-    """F16 values -s, 0 and s with a scale for each of `count` blocks of rows."""
+def shards(count: int, dtype: str = "F16") -> Layout:
+    """Floats -s, 0 and s with a scale for each of `count` blocks of rows."""
 
     def store(random: Random, module: str, rows: int, columns: int) -> dict[str, Tensor]:
         scales = scale_of(columns) * (1 + 0.3 * random.uniform(count))
         values = random.ternary(rows, columns) * np.repeat(scales, rows // count)[:, None]
-        return {f"{module}.weight": Tensor.of(values, "F16")}
+        return {f"{module}.weight": Tensor.of(values, dtype)}
 
     return store
 
@@ -359,7 +359,7 @@ class Family:
         dtype: of embeddings, norms and heads.
         tokens: the tokenizer.
         sub_norms: names of the norms before o_proj and down_proj, {} where there are none.
-        dense: modules whose matrices stay dense, in `dtype`.
+        kept: how matrices are stored that modules_to_not_convert names, by module.
         everything: whether embedding and head are stored as the layers are.
         options: arguments of `rsrc.compile`.
         gguf: the block type of a GGUF file that is made of it and compiled in its stead.
@@ -373,7 +373,7 @@ class Family:
     dtype: str
     tokens: Tokens
     sub_norms: Mapping[str, str] = field(default_factory=dict)
-    dense: tuple[str, ...] = ()
+    kept: Mapping[str, Layout] = field(default_factory=dict)
     everything: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     gguf: str | None = None
@@ -407,7 +407,7 @@ class Family:
             tensors[f"{name}.weight"] = Tensor.of(1 + 0.2 * random.bell(width), self.dtype)
 
         def linear(name: str, rows: int, columns: int, bias: bool) -> None:
-            layout = self.linear if name not in self.dense else masters(self.dtype)
+            layout = self.kept.get(name, self.linear)
             tensors.update(layout(random, name, rows, columns))
             if quantization.get("use_rms_norm"):
                 norm(f"{name}.rms_norm", columns)
@@ -641,10 +641,11 @@ FAMILIES: dict[str, Family] = {
                 "modules_to_not_convert": ["lm_head", "model.layers.0.mlp.down_proj", "k_proj"],
             }
         },
-        dense=(
-            "model.layers.0.mlp.down_proj", "model.layers.0.self_attn.k_proj",
-            "model.layers.1.self_attn.k_proj",
-        ),
+        kept={
+            "model.layers.0.mlp.down_proj": masters("BF16"),
+            "model.layers.0.self_attn.k_proj": masters("BF16"),
+            "model.layers.1.self_attn.k_proj": shards(1, "BF16"),  # ternary, of float32 inputs
+        },
     ),
     "llama-norms": _llama(
         "Llama with a norm in every converted layer (use_rms_norm)",
