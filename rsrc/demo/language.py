@@ -37,7 +37,7 @@ def run() -> None:
 def _write(out: Console, report: Report, model: llm.LanguageModel) -> None:
     stream = model.stream(PROMPT, max_tokens=TOKENS, sampling=SAMPLING)
     indexed = [t for t in report.tensors if t.kind == "ternary"]
-    weights = sum(t.shape[0] * t.shape[1] for t in indexed)
+    weights = sum(t.weights for t in indexed)
     out.print(
         f"\na language model, trained on Shakespeare: {len(indexed)} ternary matrices, "
         f"{weights:,} weights in {size(sum(t.bytes for t in indexed))}\n",
