@@ -9,9 +9,8 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import click
 from rsr_formats.errors import RsrError
 from rsr_formats.layout import ENCODINGS
 
+from . import cli_llm
 from ._version import __version__
 from .checkpoint import is_source
 from .dask import check_address
@@ -29,10 +29,9 @@ from .export import NAMES as FORM_NAMES
 from .head import HEADS
 from .layouts.cells import parse_per
 from .plan import TARGETS
+from .progress import progress_bar
 from .recognise import QUANTIZERS
 from .text import printable
-
-Progress = Callable[[str, int, int], None]
 
 _ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
 
@@ -178,7 +177,7 @@ def compile_command(source: Path, output: Path, as_json: bool, **options: Any) -
 
     if options["per"] is not None and options["quantize"] is None:
         raise click.UsageError("--per needs --quantize")
-    with _progress("compiling") as progress:
+    with progress_bar("compiling") as progress:
         report = run(source, output, progress=progress, **options)
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=2))
@@ -224,7 +223,7 @@ def inspect(file: Path, tensor: str | None, block: int | None, as_json: bool) ->
 def _inspect_source(source: Path, tensor: str | None, as_json: bool) -> None:
     from .survey import survey
 
-    with _progress("looking") as progress:
+    with progress_bar("looking") as progress:
         result = survey(source, tensor, progress)
     if as_json:
         click.echo(json.dumps(result, indent=2))
@@ -252,7 +251,7 @@ def verify(file: Path, against: Path | None, as_json: bool) -> None:
     opened = RsrFile(file)
     total = sum(s.stored_size for s in opened.header.sections)
     done = 0
-    with _progress("verifying") as progress:
+    with progress_bar("verifying") as progress:
 
         def advance(count: int) -> None:
             nonlocal done
@@ -263,7 +262,7 @@ def verify(file: Path, against: Path | None, as_json: bool) -> None:
         opened.verify(advance)
     compared = None
     if against is not None:
-        with _progress("comparing") as progress:
+        with progress_bar("comparing") as progress:
             compared = compare(file, against, progress)
     result: dict[str, Any] = {
         "file": str(file),
@@ -317,7 +316,7 @@ def decompile(file: Path, output: Path, to: str, gguf_type: str | None, force: b
     if gguf_type is not None and to != "gguf":
         raise click.UsageError("--type needs --to gguf")
     notes: list[str] = []
-    with _progress("decompiling") as progress:
+    with progress_bar("decompiling") as progress:
         quantised = run(
             file,
             output,
@@ -348,7 +347,7 @@ def unpack(file: Path, output: Path, force: bool, as_json: bool) -> None:
     """Write a compressed .rsr FILE again with all its sections raw, so that it can be mapped."""
     from .unpacking import unpack as run
 
-    with _progress("unpacking") as progress:
+    with progress_bar("unpacking") as progress:
         run(file, output, force=force, progress=progress)
     before, after = file.stat().st_size, output.stat().st_size
     if as_json:
@@ -362,31 +361,70 @@ def unpack(file: Path, output: Path, force: bool, as_json: bool) -> None:
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--shape", metavar="MxN", help="A random ternary matrix, out_features x in_features.")
 @click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    metavar="FILE.rsr",
+    help="A language model: its tokens per second, and where the time of a token goes.",
+)
+@click.option(
+    "--context",
+    type=click.IntRange(1),
+    help="Tokens before those that --model generates. Default: 512; and always 16.",
+)
+@click.option(
+    "--memory",
+    type=click.Choice(["map", "huge"]),
+    help="How --model is loaded: mapped, the default, or copied into huge pages.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    multiple=True,
+    help="Of --model; may be repeated. Default: 1, and all processors.",
+)
+@click.option(
     "--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the result."
 )
 @_json_option
-def bench(file: Path | None, shape: str | None, plot: Path | None, as_json: bool) -> None:
-    """Time products with the matrices of FILE, or with a random one, beside their rivals."""
+def bench(
+    file: Path | None,
+    shape: str | None,
+    model: Path | None,
+    plot: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Time products with the matrices of FILE or a random one, or the language model in a file.
+
+    Products are timed beside their rivals, and everything beside the memory limit.
+    """
     from . import bench as library
 
-    if (file is None) == (shape is None):
-        raise click.UsageError("give either a FILE or --shape MxN")
+    if [file, shape, model].count(None) != 2:
+        raise click.UsageError("give either a FILE, --shape MxN or --model FILE.rsr")
+    given = {name: value for name, value in options.items() if value}
+    if given and model is None:
+        raise click.UsageError(f"--{next(iter(given))} needs --model")
     if plot is not None:
         library.require_matplotlib()
-    with _progress("measuring", in_bytes=False) as progress:
-        if shape is not None:
+    draw, render = library.plot, library.render_table
+    with progress_bar("measuring", in_bytes=False) as progress:
+        if model is not None:
+            result = library.bench_model(model, progress=progress, **given)
+            draw, render = library.plot_model, library.render_model_table
+        elif shape is not None:
             result = library.bench_shape(*_shape(shape), progress=progress)
         else:
             assert file is not None
             result = library.bench_file(file, progress=progress)
     if plot is not None:
-        library.plot(result, plot)
+        draw(result, plot)
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:
         from .tables import console
 
-        console().print(library.render_table(result))
+        console().print(render(result))
 
 
 def _shape(text: str) -> tuple[int, int]:
@@ -421,60 +459,8 @@ def info(as_json: bool) -> None:
         print_info(result)
 
 
-class _Shown:
-    """Puts what the library reports on the progress bar."""
-
-    def __init__(self, update: Callable[..., None]) -> None:
-        self._update = update
-        self._name: str | None = None
-        self._tensors = self._count = 0
-
-    def begin(self, phase: str, tensors: int) -> None:
-        """Count from 0 again, of `tensors`."""
-        self._name, self._tensors, self._count = None, tensors, 0
-        self._update(verb=phase, count=f"0 of {tensors}", refresh=True)  # however soon it is over
-
-    def __call__(self, name: str, done: int, total: int) -> None:
-        if name != self._name:  # a large one is reported piece by piece
-            self._name = name
-            self._count += 1
-        count = f"{self._count} of {self._tensors}" if self._tensors else ""
-        self._update(completed=done, total=total, tensor=printable(name), count=count)
-
-
-@contextmanager
-def _progress(verb: str, in_bytes: bool = True) -> Iterator[Progress | None]:
-    """A progress bar on a terminal; nothing in a pipe."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-    from rich.progress import Progress as Bar
-    from rich.table import Column
-
-    columns = (
-        TextColumn("{task.fields[verb]}"),
-        BarColumn(bar_width=10),
-        TextColumn("{task.fields[count]}"),
-        *((DownloadColumn(), TransferSpeedColumn()) if in_bytes else ()),
-        TimeRemainingColumn(),
-        TextColumn(
-            "{task.fields[tensor]}",
-            style="dim",
-            markup=False,
-            table_column=Column(ratio=1, no_wrap=True),  # what the others leave
-        ),
-    )
-    with Bar(*columns, console=Console(stderr=True), transient=True, expand=True) as bar:
-        task = bar.add_task("", total=None, verb=verb, count="", tensor="")
-        yield _Shown(partial(bar.update, task))
+for _command in (cli_llm.run, cli_llm.chat, cli_llm.perplexity):
+    main.add_command(_command)
 
 
 if __name__ == "__main__":

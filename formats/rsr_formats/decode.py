@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -80,6 +81,29 @@ def digit_windows(
             yield rows, columns, digits[: rows.stop - r0, real]
 
 
+def decode_row(t: IndexedTensor, packed: npt.NDArray[Any], row: int) -> npt.NDArray[np.uint8]:
+    """Return the digits of one row, uint8 (in_features,), from an index in encoding ranked.
+
+    Args:
+        t: the tensor's record.
+        packed: its ranks, which were checked.
+        row: below out_features.
+    """
+    shape, tallest = _strip_shape(t)
+    cells = prod(shape)  # of a row
+    if not cells:
+        return np.empty(0, np.uint8)
+    top = row // tallest * tallest
+    height = min(tallest, w16_rows(t.rows) - top)
+    strip = packed[top * cells : (top + height) * cells].reshape(1, *shape, height)
+    entries = _table_entries(t, strip[..., row - top : row - top + 1])
+    digits = _digit_table(t)[entries].reshape(-1)
+    columns, real = _real_columns(t, 0, len(digits))
+    result = np.empty(t.columns, np.uint8)
+    result[columns] = digits[real]
+    return result
+
+
 def _real_columns(t: IndexedTensor, first: int, count: int) -> tuple[Columns, Columns]:
     """Return the columns of W and, among `count` digits of its column blocks, those that are one.
 
@@ -106,10 +130,7 @@ def strips(t: IndexedTensor, packed: npt.NDArray[Any]) -> Iterator[tuple[int, np
         w16, (strips, units, 5, rows of a strip) in n4s1. All strips of one piece have the same
         height; padded rows are in the last strip of the last.
     """
-    shape: tuple[int, ...] = (w16_words(t.blocks),)
-    tallest = STRIP
-    if t.packing == "n4s1":
-        shape, tallest = (n4s1_units(t.blocks), 5), N4S1_STRIP
+    shape, tallest = _strip_shape(t)
     row, padded = prod(shape), w16_rows(t.rows)  # entries of a row, rows
     if not row:
         return
@@ -122,9 +143,23 @@ def strips(t: IndexedTensor, packed: npt.NDArray[Any]) -> Iterator[tuple[int, np
         yield full, packed[full * row :].reshape(1, *shape, padded - full)
 
 
+def _strip_shape(t: IndexedTensor) -> tuple[tuple[int, ...], int]:
+    """Return the cells of a row in a strip, and the rows of a strip that is not the last."""
+    if t.packing == "n4s1":
+        return (n4s1_units(t.blocks), 5), N4S1_STRIP
+    return (w16_words(t.blocks),), STRIP
+
+
 def _digit_table(t: IndexedTensor) -> npt.NDArray[np.uint8]:
     """Return the digits of the column blocks that share an entry (below): one lookup for all."""
-    if t.packing == "w16":
+    return _digits_of_entries(t.packing, t.base, t.k, t.pattern_list)
+
+
+@lru_cache(maxsize=4)  # a table is made of 32,768 entries, and asked for row by row
+def _digits_of_entries(
+    packing: str, base: int, k: int, pattern_list: bytes | None
+) -> npt.NDArray[np.uint8]:
+    if packing == "w16":
         entry = np.arange(1 << 15)
         ranks = [entry >> RANK_BITS * i & 31 for i in range(RANKS_PER_WORD)]
     else:
@@ -133,8 +168,9 @@ def _digit_table(t: IndexedTensor) -> npt.NDArray[np.uint8]:
             13 + np.where(entry >> 9 - i & 1, -1, 1) * np.minimum(13, entry >> 4 * i & 15)
             for i in range(2)
         ]
-    patterns = np.zeros((MAX_RANKED_PATTERNS, t.k), np.uint8)  # a rank of none means nothing
-    patterns[: t.patterns] = pattern_digits(t.base, t.k, t.pattern_list)
+    known = pattern_digits(base, k, pattern_list)
+    patterns = np.zeros((MAX_RANKED_PATTERNS, k), np.uint8)  # a rank of none means nothing
+    patterns[: len(known)] = known
     return patterns[np.stack(ranks, axis=1)].reshape(len(entry), -1)
 
 

@@ -1,4 +1,4 @@
-"""Time products beside their rivals and beside the memory limit: `rsrc bench`.
+"""Time products beside their rivals, and language models, beside the memory limit: `rsrc bench`.
 
 How it measures (benchmarks/README.md says how to read the result):
 
@@ -13,6 +13,9 @@ How it measures (benchmarks/README.md says how to read the result):
 """
 
 from ..errors import MissingPackageError
+from .language import bench_model
+from .language_plot import plot_model
+from .language_table import render_model_table
 from .plot import plot, require_matplotlib
 from .run import bench_file, bench_shape
 from .show import render_table
@@ -22,8 +25,11 @@ __all__ = [
     "MissingPackageError",
     "WrongResultError",
     "bench_file",
+    "bench_model",
     "bench_shape",
     "plot",
+    "plot_model",
+    "render_model_table",
     "render_table",
     "require_matplotlib",
 ]

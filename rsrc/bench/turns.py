@@ -153,11 +153,9 @@ def _time_plain_reads(c: Contender, count: int, pool: ThreadPoolExecutor) -> flo
         _plain_read(operands[0].parts)
     threads = c.label.threads
     if threads > 1:  # in one go, as handing out the work takes time
+        parts = shares(operands, threads)
         start = time.perf_counter()
-        others = [pool.submit(_plain_read, _share(operands, i, threads)) for i in range(1, threads)]
-        _plain_read(_share(operands, 0, threads))
-        for other in others:
-            other.result()
+        read_plainly(parts, pool)
         return (time.perf_counter() - start) / count
     times = []
     for operand in operands:
@@ -167,15 +165,26 @@ def _time_plain_reads(c: Contender, count: int, pool: ThreadPoolExecutor) -> flo
     return statistics.median(times)
 
 
+def shares(operands: Sequence[Operand], threads: int) -> list[list[Bytes]]:
+    """Return what each thread reads of `operands`: an equal share of every array."""
+    parts = [p for operand in operands for p in operand.parts]
+    return [
+        [p[len(p) * i // threads : len(p) * (i + 1) // threads] for p in parts]
+        for i in range(threads)
+    ]
+
+
+def read_plainly(parts: Sequence[Sequence[Bytes]], pool: ThreadPoolExecutor) -> None:
+    """Read all bytes, each of `parts` in a thread of its own, the first one in this thread."""
+    others = [pool.submit(_plain_read, part) for part in parts[1:]]
+    _plain_read(parts[0])
+    for other in others:
+        other.result()
+
+
 def _plain_read(parts: Sequence[Bytes]) -> None:
     for part in parts:
         _native.plain_read(part)
-
-
-def _share(operands: Sequence[Operand], i: int, of: int) -> list[Bytes]:
-    """Return the i-th of `of` equal shares of every operand's bytes."""
-    parts = [p for operand in operands for p in operand.parts]
-    return [p[len(p) * i // of : len(p) * (i + 1) // of] for p in parts]
 
 
 def _row(c: Contender, turns: Sequence[Turn]) -> dict[str, Any]:

@@ -1,39 +1,46 @@
 #include "activations.h"
 
-#include <algorithm>
-#include <cmath>
-#include <limits>
+#include "dispatch.h"
+#include "parallel.h"
 
 namespace rsr {
 namespace {
 
-// |x| <= 127 rounded up by the product, so adding and subtracting 1.5 * 2^23 rounds half to even in
-// the default rounding mode, and unlike nearbyint() vectorises without SSE4.1.
-inline float round_half_even(float x) {
-  constexpr float kShift = 12582912.0f;
-  return (x + kShift) - kShift;
+RowOutput row_of(const RowOutput& first, size_t i) {
+  RowOutput to = first;
+  if (to.out) to.out += i * to.n;
+  if (to.q) to.q += i * to.n, to.s += i;
+  return to;
+}
+
+// work(i) for each row; `passes` tells how often its floats are read, as a measure of the work.
+template <class Work>
+void for_each_row(size_t count, size_t n, size_t passes, const Work& work) {
+  if (count == 1) return work(0);
+  parallel_for(count, count * n * sizeof(float) * passes, [&work](size_t begin, size_t end) {
+    for (size_t i = begin; i < end; i++) work(i);
+  });
 }
 
 }  // namespace
 
+void normalize(float* x, const float* add, size_t count, const RowOutput& to) {
+  const auto kernel = kernels().decoder.normalize;
+  for_each_row(count, to.n, 2, [&](size_t i) {
+    kernel(x + i * to.n, add ? add + i * to.n : nullptr, row_of(to, i));
+  });
+}
+
+void gated(float* gate, const float* up, Activation activation, size_t count, const RowOutput& to) {
+  const auto kernel = kernels().decoder.gate;
+  for_each_row(count, to.n, 4, [&](size_t i) {
+    kernel(gate + i * to.n, up + i * to.n, activation, row_of(to, i));
+  });
+}
+
 void quantize_i8(const float* x, size_t count, size_t n, int8_t* q, float* s) {
-  for (size_t i = 0; i < count; i++, x += n, q += n) {
-    float largest = 0;
-    bool finite = true;
-    for (size_t j = 0; j < n; j++) {
-      const float magnitude = std::fabs(x[j]);
-      finite &= magnitude <= std::numeric_limits<float>::max();
-      largest = std::max(largest, magnitude);
-    }
-    if (!finite) {
-      std::fill(q, q + n, int8_t(0));
-      s[i] = std::numeric_limits<float>::quiet_NaN();
-      continue;
-    }
-    s[i] = 127.0f * (1.0f / std::max(largest, 1e-5f));
-    for (size_t j = 0; j < n; j++)
-      q[j] = static_cast<int8_t>(std::min(127.0f, std::max(-128.0f, round_half_even(x[j] * s[i]))));
-  }
+  // Without anything to add, what is normalised is only read.
+  normalize(const_cast<float*>(x), nullptr, count, {n, nullptr, 0.0f, nullptr, q, s});
 }
 
 }  // namespace rsr

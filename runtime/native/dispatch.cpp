@@ -102,7 +102,7 @@ bool never() { return false; }
 struct Isa {
   const char* name;
   bool (*supported)();
-  void (*fill[6])(KernelTable&);  // null: as the set before it
+  void (*fill[7])(KernelTable&);  // null: as the set before it
   bool (*is_slower)() = never;    // than the set before it, on this processor
   bool (*enable)() = always;      // asks the system, where that is needed
 };
@@ -111,15 +111,17 @@ struct Isa {
 constexpr Isa kIsas[] = {
     {"scalar",
      always,
-     {fill_w16_scalar, fill_n4s1_scalar, fill_permuted_scalar, fill_dense_scalar}},
+     {fill_w16_scalar, fill_n4s1_scalar, fill_permuted_scalar, fill_decoder_scalar,
+      fill_dense_scalar}},
 #if defined(RSR_X86)
     {"avx2",
      has_avx2,
      {fill_w16_avx2, fill_n4s1_avx2, fill_permuted_avx2, fill_together_avx2, fill_batch_avx2,
-      fill_dense_avx2}},
+      fill_decoder_avx2, fill_dense_avx2}},
     {"avx512",
      has_avx512,
-     {fill_w16_avx512, fill_n4s1_avx512, fill_batch_avx512, fill_dense_avx512}},
+     {fill_w16_avx512, fill_n4s1_avx512, fill_batch_avx512, fill_decoder_avx512,
+      fill_dense_avx512}},
     {"avx512vnni",
      has_avx512vnni,
      {fill_w16_avx512vnni, fill_dense_avx512vnni},

@@ -103,6 +103,65 @@ struct PermutedKernels {
                        int32_t* scratch, int32_t* y);
 };
 
+// What a decoder does between its products: to each row of activations, and to its queries, keys
+// and values. All vectors of floats may have any length.
+
+enum class Activation { silu, relu2 };
+
+// What becomes of a row of n floats: where there is a weight, its RMS norm
+// x / sqrt(mean(x^2) + eps) * weight; then it is written as floats, as int8 (activations.h), or as
+// both.
+struct RowOutput {
+  size_t n;
+  const float* weight;  // or null
+  float eps;
+  float* out;  // or null
+  int8_t* q;   // or null, then s is too
+  float* s;
+};
+
+constexpr size_t kLanes = 16;            // floats that kernels work on at once, whatever the set
+constexpr size_t kChunkPositions = 128;  // of a sequence, whose softmax is computed by itself
+constexpr size_t kMaximum = 0, kTotal = 1, kStatistics = 2;  // of a softmax
+
+// The queries of some rows that share a head of keys and values, and a chunk of positions. Row i
+// sees the first `visible` + i of them, at most all: visible > 0.
+struct AttentionChunk {
+  const float* queries;   // the first row's first; (heads, d) are one row's
+  size_t row_stride;      // floats from a row to the next
+  size_t rows, heads, d;  // heads: those that share the keys
+  size_t visible;
+  const void* keys;    // (blocks, d, kLanes): position p is lane p % kLanes of a block
+  const void* values;  // (positions, dv), dv: d rounded up to lanes
+  bool is_half;        // keys and values are float16; otherwise float32
+  float* scratch;      // rows * heads * kChunkPositions; if is_half also kChunkPositions * (d + dv)
+  float* sums;         // result, (rows * heads, dv): of exp(score - maximum) * value
+  float* statistics;   // result, (rows * heads, kStatistics): maximum, total of the exps
+};
+
+struct DecoderKernels {
+  // x += add, where there is one; then `to`.
+  void (*normalize)(float* x, const float* add, const RowOutput& to);
+  // gate = activation(gate) * up; then `to` of that.
+  void (*gate)(float* gate, const float* up, Activation activation, const RowOutput& to);
+
+  // x (d,) = its RMS norm, where there is a weight; then its halves rotated, times scale:
+  // (x1 cos - x2 sin, x2 cos + x1 sin) scale. cos, sin: (d / 2,).
+  void (*rotate)(float* x, size_t d, const float* weight, float eps, const float* cos,
+                 const float* sin, float scale);
+  // A position's key and value into the cache: block[c * kLanes] = k[c]; values = v, padded with
+  // zeros to dv.
+  void (*store)(const float* k, const float* v, size_t d, void* block, void* values, bool is_half);
+  // Every query by itself, in an order that depends on nothing else: no other query, nor what the
+  // cache holds where it does not look.
+  void (*attend)(const AttentionChunk& chunk);
+  // Adds the results of a chunk to those of the chunks before it.
+  void (*combine)(size_t queries, size_t dv, const float* sums, const float* statistics,
+                  float* all_sums, float* all_statistics);
+  // out (queries, d) = sums / total.
+  void (*divide)(size_t queries, size_t d, const float* sums, const float* statistics, float* out);
+};
+
 // Rows of dense weights, as they lie in a file, times vectors:
 // y[v * stride + r] = sum over j of weights[r][j] * x[v][j].
 // float32: float32 sums, in an order of the columns that is the instruction set's own but the same
@@ -143,6 +202,7 @@ struct KernelTable {
   PermutedKernels<uint16_t> permuted16;
   PermutedKernels<uint32_t> permuted32;
 
+  DecoderKernels decoder;
   DenseKernels dense;
 
   // Reads every byte once and returns a value that depends on all: the memory limit of a product.
@@ -162,6 +222,9 @@ void fill_w16_avx512vnni(KernelTable& table);
 void fill_w16_amx(KernelTable& table);
 void fill_permuted_scalar(KernelTable& table);
 void fill_permuted_avx2(KernelTable& table);
+void fill_decoder_scalar(KernelTable& table);
+void fill_decoder_avx2(KernelTable& table);
+void fill_decoder_avx512(KernelTable& table);
 void fill_dense_scalar(KernelTable& table);
 void fill_dense_avx2(KernelTable& table);
 void fill_dense_avx512(KernelTable& table);

@@ -6,14 +6,12 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <chrono>
-#include <exception>
 #include <optional>
 #include <stdexcept>
-#include <thread>
 #include <type_traits>
 
 #include "activations.h"
+#include "bindings.h"
 #include "dense.h"
 #include "dispatch.h"
 #include "parallel.h"
@@ -38,35 +36,6 @@ struct nanobind::detail::dtype_traits<Half> {
 };
 
 namespace {
-
-template <class T, int N>
-using Array = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
-
-void require(bool condition, const char* what) {
-  if (!condition) throw std::invalid_argument(what);
-}
-
-// Calls work() without the GIL.
-//
-// When the interpreter exits, Python up to 3.13 ends a daemon thread that asks for the GIL with
-// pthread_exit, whose unwinding would meet frames that allow none and abort the process. Such a
-// thread sleeps here instead until the process is gone, as Python 3.14 has it.
-template <class Work>
-void without_gil(const Work& work) {
-  PyThreadState* state = PyEval_SaveThread();
-  std::exception_ptr error;
-  try {
-    work();
-  } catch (...) {
-    error = std::current_exception();
-  }
-  try {
-    PyEval_RestoreThread(state);
-  } catch (...) {
-    for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
-  }
-  if (error) std::rethrow_exception(error);
-}
 
 // Checks x (count, in) and y (count, out), then multiplies without the GIL.
 template <class X, class Y, class Multiply>
@@ -327,6 +296,7 @@ NB_MODULE(_native, m) {
         without_gil([&] { rsr::quantize_i8(from, count, n, to, scales); });
       },
       "x"_a, "q"_a.noconvert(), "s"_a.noconvert());
+  bind_decoder(m);
   bind_multiply_dense<float>(m);
   bind_multiply_dense<Half>(m);
   bind_multiply_dense<uint16_t>(m);

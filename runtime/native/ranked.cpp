@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <memory>
 #include <type_traits>
 
+#include "buffer.h"
 #include "dispatch.h"
 #include "parallel.h"
 
@@ -13,7 +13,6 @@ namespace rsr {
 namespace {
 
 constexpr size_t kUnitRows = 64;              // rows handed to a thread at once: at least these
-constexpr size_t kLineBytes = 64;             // of a cache line: how memory for kernels is aligned
 constexpr size_t kRowsThroughScratch = 1024;  // of a batch, at once, that cannot go straight to y
 
 struct PackingShape {
@@ -23,31 +22,6 @@ struct PackingShape {
 PackingShape shape_of(Packing packing) {
   return packing == Packing::w16 ? PackingShape{128, 3, 2} : PackingShape{64, 8, 5};
 }
-
-// Memory that is not cleared, kept from product to product.
-class Buffer {
- public:
-  void* get(size_t bytes) {
-    if (bytes <= kMostKept) trim();
-    if (bytes > size_) {
-      data_.reset(new char[bytes + kLineBytes]);
-      size_ = bytes;
-    }
-    const size_t beyond = reinterpret_cast<uintptr_t>(data_.get()) % kLineBytes;
-    return data_.get() + (kLineBytes - beyond) % kLineBytes;
-  }
-
-  // What a rare, huge matrix needed is not kept for the life of the thread.
-  void trim() {
-    if (size_ > kMostKept) data_.reset(), size_ = 0;
-  }
-
- private:
-  static constexpr size_t kMostKept = 32 << 20;
-
-  std::unique_ptr<char[]> data_;
-  size_t size_ = 0;
-};
 
 // Of the calling thread: what all threads share in a product it asks for, and what it keeps to
 // itself when it works on anyone's. The caller's is trimmed when its product ends, those of other

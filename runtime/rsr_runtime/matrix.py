@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.decode import apply_scales, decode_block, decode_digits, row_scales
+from rsr_formats.decode import (
+    apply_scales,
+    decode_block,
+    decode_digits,
+    decode_row,
+    row_scales,
+)
 from rsr_formats.encoding import Block, pattern_values
 from rsr_formats.layout import IndexedTensor
 from rsr_formats.validate import check_ranks
@@ -82,6 +88,11 @@ class Matrix:
     def packing(self) -> str:
         """How the index lies in memory: "w16", "n4s1", "u16" or "u32" (formats/SPEC.md)."""
         return self._tensor.packing
+
+    @property
+    def layout(self) -> str:
+        """How the source stored it, which is also what it was in its model (formats/SPEC.md)."""
+        return self._tensor.source.layout
 
     @property
     def direction(self) -> str:
@@ -218,6 +229,32 @@ class Matrix:
         dense = W.astype(np.float32)
         apply_scales(self._tensor, dense, self.scale)
         return dense
+
+    def rows(self, numbers: npt.NDArray[np.integer[Any]]) -> FloatArray:
+        """Return some rows, (len(numbers), in_features), float32 with the scale applied.
+
+        What an embedding looks up. Of a ranked matrix only those rows of the index are read.
+
+        Raises:
+            IndexError: there is no such row.
+            OptionError: the matrix is permuted, so that a row lies scattered over the whole index.
+            ClosedError: the model was closed.
+        """
+        self.check_open()
+        if self.encoding != "ranked":
+            raise OptionError(
+                f"{self._tensor.name!r} is permuted, and has no rows that could be looked up: "
+                "compile it with --encoding ranked"
+            )
+        if len(numbers) and not (numbers.min() >= 0 and numbers.max() < self.shape[0]):
+            raise IndexError(f"{self._tensor.name!r}: a row of {numbers} in {self.shape[0]}")
+        W = np.empty((len(numbers), self.shape[1]), np.float32)
+        values = np.array(self._tensor.digits, np.float32)
+        for i, row in enumerate(numbers):
+            W[i] = values[decode_row(self._tensor, self._arrays["ranks"], int(row))]
+        scale = self.scale
+        apply_scales(self._tensor, W, scale if scale.size == 1 else scale[numbers])
+        return W
 
     def block(self, j: int) -> Block:
         """Return the permutation sigma and the segment list L of column block `j`.

@@ -89,6 +89,14 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
                 self._matrices[name] = Matrix(tensor, arrays, self._handle.is_closed)
             return self._matrices[name]
 
+    def is_indexed(self, name: str) -> bool:
+        """Return whether the tensor of that name is a `Matrix`, without touching its index.
+
+        Raises:
+            KeyError: there is no tensor of that name.
+        """
+        return not isinstance(self._tensors[name], DenseTensor)
+
     def stored(self, name: str) -> npt.NDArray[Any]:
         """Return a dense tensor as it lies in the file: `model[name]` without the widening of BF16.
 

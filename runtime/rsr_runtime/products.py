@@ -80,7 +80,7 @@ def linear_all(
     if activations == "float32":
         multiply_rows(matrices, rows, outputs)
     else:
-        _multiply_quantized(matrices, *quantize_int8(rows), outputs)
+        multiply_quantized(matrices, *quantize_int8(rows), outputs)
     return [y.reshape(*x.shape[:-1], w.shape[0]) for w, y in zip(matrices, outputs, strict=True)]
 
 
@@ -108,7 +108,7 @@ def multiply_rows(matrices: Sequence[Matrix], x: Array, outputs: Sequence[Array]
                 matrices[j].multiply_permuted(x, outputs[j])
 
 
-def _multiply_quantized(
+def multiply_quantized(
     matrices: Sequence[Matrix], q: Array, s: FloatArray, outputs: Sequence[FloatArray]
 ) -> None:
     """outputs[j][i] = (W[j] q[i]) * scale / s[i], as `Matrix.linear` defines it."""

@@ -1,4 +1,4 @@
-"""The embedded example: a ternary network that reads handwritten digits."""
+"""A ternary network that reads handwritten digits."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ import rsr_runtime
 from rsr_runtime.matrix import Matrix
 from rsr_runtime.reference import quantize_int8
 
-from .checkpoint import open_checkpoint
-from .errors import SourceError
-from .layouts.floats import to_float32
-from .pipeline import compile
-from .tables import console, size
+from ..checkpoint import open_checkpoint
+from ..errors import SourceError
+from ..layouts.floats import to_float32
+from ..pipeline import compile
+from ..tables import console, size
+from .examples import example_folder
 
 FloatArray = npt.NDArray[np.float32]
 Layer = Callable[[FloatArray], FloatArray]
@@ -30,23 +31,10 @@ _SHOWN = 8  # digits drawn, where the terminal is wide enough
 _WIDTH = 16  # columns a digit takes: two per pixel
 
 
-def example_folder() -> Path:
-    """Return the folder of the example: in the repository, or in the installed package.
-
-    Raises:
-        SourceError: it is in neither.
-    """
-    here = Path(__file__).parent
-    for folder in (here.parent / "examples" / "digits", here / "examples" / "digits"):
-        if (folder / "model.safetensors").is_file():
-            return folder
-    raise SourceError("the example is not installed: reinstall rsr-ternary")
-
-
 def run() -> None:
     """Compile the example twice, classify all test images three ways, and show the comparison."""
     out = console()
-    folder = example_folder()
+    folder = example_folder("digits")
     source = folder / "model.safetensors"
     with np.load(folder / "digits_test.npz") as data:
         images, labels = data["images"], data["labels"]

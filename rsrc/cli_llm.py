@@ -1,0 +1,203 @@
+"""The commands that run a `.rsr` file as a language model: run, chat, perplexity."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import rsr_runtime
+
+from .progress import progress_bar
+from .text import printable
+
+if TYPE_CHECKING:
+    from rsr_runtime.llm import Generation, LanguageModel
+
+_FILTERS = ("top_k", "top_p", "min_p")
+
+
+def _sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how tokens are chosen, and when a text ends."""
+    for option in reversed(
+        (
+            click.option(
+                "-n", "--max-tokens", type=click.IntRange(1), help="Default: until the text ends."
+            ),
+            click.option(
+                "--temperature",
+                type=click.FloatRange(0),
+                help="0 always takes the likeliest token. Default: what the model's "
+                "generation_config.json says.",
+            ),
+            click.option("--top-k", type=click.IntRange(0), help="Of the K likeliest; 0: of all."),
+            click.option("--top-p", type=click.FloatRange(0, 1), help="Of the likeliest, up to P."),
+            click.option(
+                "--min-p", type=click.FloatRange(0, 1), help="At least P times the likeliest."
+            ),
+            click.option("--repetition-penalty", type=click.FloatRange(0, min_open=True)),
+            click.option("--seed", type=click.IntRange(0), help="The same seed, the same text."),
+            click.option(
+                "--stop", multiple=True, metavar="TEXT", help="Ends the text; may be repeated."
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how a model is loaded."""
+    for option in reversed(
+        (
+            click.option(
+                "--context",
+                type=click.IntRange(1),
+                help="Tokens of prompt and text together. Default: the model's limit, "
+                "at most 4096.",
+            ),
+            click.option(
+                "--kv",
+                type=click.Choice(["float16", "float32"]),
+                default="float16",
+                help="How keys and values of past tokens are kept.",
+            ),
+            click.option(
+                "--memory",
+                type=click.Choice(["map", "huge"]),
+                default="map",
+                help="huge copies the file into huge pages first: slower to load, faster to run.",
+            ),
+            click.option("--threads", type=click.IntRange(1, 1024)),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+_file = click.argument("file", type=click.Path(path_type=Path))
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.command()
+@_file
+@click.option(
+    "-p",
+    "--prompt",
+    "prompts",
+    multiple=True,
+    metavar="TEXT",
+    help="What to go on from; several are computed side by side. Default: the text on stdin, "
+    "without the newline at its end.",
+)
+@_sampling_options
+@_model_options
+@_json_option
+def run(file: Path, prompts: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Generate text with the language model in FILE, a .rsr file.
+
+    The text goes to stdout as it comes; how fast it was, to stderr. For a model that was made to
+    chat see `rsrc chat`.
+    """
+    from . import talk
+
+    if not prompts and sys.stdin.isatty():
+        raise click.UsageError("give a prompt with -p, or on stdin")
+    with _load(file, options) as model:
+        chosen = _chosen(model, options)
+        prompts = tuple(talk.typed(p, "--prompt") for p in prompts) or (talk.read_stdin(),)
+        if as_json:
+            _print_json(prompts, model.generate_all(prompts, **chosen))
+        elif len(prompts) > 1:
+            talk.run_all(model, prompts, chosen)
+        elif talk.run(model, prompts[0], chosen).finish_reason == "interrupted":
+            sys.exit(talk.INTERRUPTED)
+
+
+@click.command()
+@_file
+@click.option("--system", metavar="TEXT", help="What the model is told first.")
+@_sampling_options
+@_model_options
+def chat(file: Path, system: str | None, **options: Any) -> None:
+    """Talk with the language model in FILE; in a pipe, every line of stdin is a message."""
+    from . import talk
+
+    if system is not None:
+        system = talk.typed(system, "--system")
+    with _load(file, options) as model:
+        if not talk.chat(model, system, _chosen(model, options)):
+            sys.exit(talk.INTERRUPTED)
+
+
+@click.command()
+@_file
+@click.argument("text", type=click.Path(path_type=Path))
+@click.option(
+    "--window",
+    type=click.IntRange(1),
+    help="Tokens that a prediction looks back on, at most. Default: 512.",
+)
+@_model_options
+@_json_option
+def perplexity(file: Path, text: Path, window: int | None, as_json: bool, **options: Any) -> None:
+    """Measure how well the language model in FILE predicts TEXT, a file in UTF-8."""
+    from .talk import decoded
+
+    words = decoded(text.read_bytes(), printable(str(text)))
+    with _load(file, options) as model, progress_bar("predicting", in_bytes=False) as shown:
+        found = model.perplexity(words, window, None if shown is None else partial(shown, ""))
+    if as_json:
+        result = {"file": str(file), "text": str(text), "perplexity": found.value}
+        result |= {"tokens": found.tokens, "window": found.window}
+        click.echo(json.dumps(result, indent=2))
+    else:
+        click.echo(
+            f"{printable(str(text))}: perplexity {found.value:.4f} over {found.tokens:,} tokens, "
+            f"in windows of {found.window}"
+        )
+
+
+def _load(file: Path, options: dict[str, Any]) -> LanguageModel:
+    """Load the model by the options for it, which are taken out."""
+    from rsr_runtime import llm
+
+    threads = options.pop("threads")
+    if threads is not None:
+        rsr_runtime.set_num_threads(threads)
+    loading = {name: options.pop(name) for name in ("context", "kv", "memory")}
+    return llm.load(file, **loading)
+
+
+def _chosen(model: LanguageModel, options: dict[str, Any]) -> dict[str, Any]:
+    """Return options for `LanguageModel.stream`: the model's own sampling where none is given."""
+    from .talk import typed
+
+    names = [field.name for field in dataclasses.fields(model.sampling)]
+    given = {name: options[name] for name in names if options.get(name) is not None}
+    # Filters say that the text is to be drawn.
+    if model.sampling.temperature == 0 and any(name in given for name in _FILTERS):
+        given.setdefault("temperature", 1.0)
+    return {
+        "sampling": dataclasses.replace(model.sampling, **given),
+        "max_tokens": options["max_tokens"],
+        "stop": tuple(typed(text, "--stop") for text in options["stop"]),
+    }
+
+
+def _print_json(prompts: tuple[str, ...], results: list[Generation]) -> None:
+    texts = [
+        {
+            "prompt": prompt,
+            **dataclasses.asdict(result),
+            "tokens_per_second": result.tokens_per_second,
+        }
+        for prompt, result in zip(prompts, results, strict=True)
+    ]
+    click.echo(json.dumps(texts, indent=2))

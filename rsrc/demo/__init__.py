@@ -1,0 +1,9 @@
+"""The embedded examples: a network that reads digits, and a language model that writes."""
+
+from . import digits, language
+
+
+def run() -> None:
+    """Compile and run both, and show what they do."""
+    digits.run()
+    language.run()

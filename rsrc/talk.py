@@ -1,0 +1,210 @@
+"""A language model on a terminal or in a pipe: texts and answers as they come."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import click
+
+from rsr_runtime.llm import Chat, Generation, LanguageModel, PromptError, TemplateError
+
+from .errors import SourceError
+from .text import printable
+
+_HELP = """\
+/reset  forget the conversation
+/help   show this
+/exit   leave (so do Ctrl-D, and Ctrl-C at the prompt; in an answer Ctrl-C ends the answer)"""
+
+_MOST_INPUT = 64 << 20  # bytes of a text on stdin
+INTERRUPTED = 130  # exit code
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
+
+
+def run(model: LanguageModel, prompt: str, options: dict[str, Any]) -> Generation:
+    """Write the text that goes on from `prompt` as it comes, and how fast it was on stderr."""
+    stream = model.stream(prompt, **options)
+    _write(stream)
+    click.echo()
+    click.echo(_summary(stream.result), err=True)
+    return stream.result
+
+
+def run_all(model: LanguageModel, prompts: Sequence[str], options: dict[str, Any]) -> None:
+    """Write the text of each prompt below a line with the prompt."""
+    start = True
+    _take_any_character()
+    for prompt, result in zip(prompts, model.generate_all(prompts, **options), strict=True):
+        click.echo(("" if start else "\n") + f"==> {_shown(prompt)} <==")
+        click.echo(_shown(result.text))
+        start = False
+
+
+def chat(model: LanguageModel, system: str | None, options: dict[str, Any]) -> bool:
+    """Answer line by line; return whether that was until there were no more.
+
+    On a terminal Ctrl-C ends an answer, in a pipe everything.
+    """
+    conversation = Chat(model, system)
+    is_typed = sys.stdin.isatty()
+    if is_typed:
+        click.echo("/help lists commands", err=True)
+    for line in _typed_lines() if is_typed else _piped_lines():
+        text = line.strip()
+        if text == "/exit":
+            break
+        if text == "/reset":
+            conversation.reset()
+        elif text == "/help":
+            click.echo(_HELP)
+        elif text.startswith("/") and text[1:].isalpha():
+            click.echo(f"no command {printable(text)}; /help lists them", err=True)
+        elif text and not _answer(conversation, text, options) and not is_typed:
+            return False
+    return True
+
+
+def _answer(conversation: Chat, text: str, options: dict[str, Any]) -> bool:
+    """Write the answer to `text`, and how fast it was where someone looks on.
+
+    Returns:
+        Whether it ended by itself.
+    """
+    answer = conversation.say(text, **options)
+    try:
+        is_whole = _write(answer)
+    except (PromptError, TemplateError) as error:
+        click.echo(f"rsrc: {printable(str(error))}; /reset begins afresh", err=True)
+        return True
+    click.echo()
+    if sys.stderr.isatty() and conversation.result is not None:
+        click.echo(click.style(_summary(conversation.result), dim=True), err=True)
+    return is_whole
+
+
+def _write(pieces: Iterator[str]) -> bool:
+    """Write pieces as they come; return False where Ctrl-C ended them."""
+    _take_any_character()
+    try:
+        with _interrupts():
+            for piece in pieces:
+                click.echo(_shown(piece), nl=False)
+    except KeyboardInterrupt:
+        return False
+    finally:
+        if isinstance(pieces, Generator):
+            pieces.close()  # a conversation keeps what was said
+    return True
+
+
+def _typed_lines() -> Iterator[str]:
+    """Yield what is typed on a terminal."""
+    with suppress(ImportError):
+        import readline  # noqa: F401  input() then knows arrows and history
+    while True:
+        try:
+            with _interrupts():
+                line = input("> ")
+        except (EOFError, KeyboardInterrupt):
+            click.echo()
+            return
+        yield typed(line, "stdin")
+
+
+def _piped_lines() -> Iterator[str]:
+    """Yield each line of stdin as soon as it is there."""
+    while line := sys.stdin.buffer.readline(_MOST_INPUT + 1):
+        yield _checked(line)
+
+
+def read_stdin() -> str:
+    """Return the text on stdin, without a newline at its end, as a shell passes on what it reads.
+
+    Raises:
+        SourceError: it is no UTF-8, or huge.
+    """
+    return _checked(sys.stdin.buffer.read(_MOST_INPUT + 1)).removesuffix("\n")
+
+
+def _checked(data: bytes) -> str:
+    if len(data) > _MOST_INPUT:
+        raise SourceError(f"stdin: more than {_MOST_INPUT:,} bytes")
+    return decoded(data, "stdin")
+
+
+def decoded(data: bytes, where: str) -> str:
+    """Return `data` as text.
+
+    Raises:
+        SourceError: it is no UTF-8.
+    """
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SourceError(
+            f"{where}: no UTF-8: byte {data[error.start]:#04x} at offset {error.start:,}; "
+            "convert it first (iconv -t utf-8)"
+        ) from None
+
+
+def typed(text: str, where: str) -> str:
+    """Return an argument or what was typed: as UTF-8 where the locale has no letter for a byte.
+
+    Raises:
+        SourceError: it is no UTF-8 either.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return decoded(os.fsencode(text), where)
+    return text
+
+
+def _take_any_character() -> None:
+    """Let stdout write "?" for what its encoding lacks, and not fail."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _shown(text: str) -> str:
+    """Return text as it may go to a terminal: a model must not steer it. A pipe gets all of it."""
+    return _CONTROL.sub("", text) if sys.stdout.isatty() else text
+
+
+def _summary(result: Generation) -> str:
+    rate = result.tokens_per_second
+    return (
+        f"{result.prompt_tokens} prompt tokens in {result.prompt_seconds:.2f} s, "
+        f"{len(result.tokens)} tokens{f' at {rate:.1f} tokens/s' if rate else ''} "
+        f"({_REASONS[result.finish_reason]})"
+    )
+
+
+_REASONS = {
+    "stop": "ended",
+    "length": "as many as asked for",
+    "context": "the context is full",
+    "interrupted": "interrupted",
+}
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """Let Ctrl-C raise KeyboardInterrupt here, and not end the process."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # nohup, a job with "&"
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,42 @@
+// What the bindings of the native module share.
+#pragma once
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <chrono>
+#include <exception>
+#include <stdexcept>
+#include <thread>
+
+namespace nb = nanobind;
+
+template <class T, int N>
+using Array = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+
+inline void require(bool condition, const char* what) {
+  if (!condition) throw std::invalid_argument(what);
+}
+
+// Calls work() without the GIL.
+//
+// When the interpreter exits, Python up to 3.13 ends a daemon thread that asks for the GIL with
+// pthread_exit, whose unwinding would meet frames that allow none and abort the process. Such a
+// thread sleeps here instead until the process is gone, as Python 3.14 has it.
+template <class Work>
+void without_gil(const Work& work) {
+  PyThreadState* state = PyEval_SaveThread();
+  std::exception_ptr error;
+  try {
+    work();
+  } catch (...) {
+    error = std::current_exception();
+  }
+  try {
+    PyEval_RestoreThread(state);
+  } catch (...) {
+    for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+  }
+  if (error) std::rethrow_exception(error);
+}
+
+void bind_decoder(nb::module_& m);  // decoder_bindings.cpp

@@ -1,0 +1,29 @@
+"""Generate text from a `.rsr` file: needs the extra `llm` (tokenizers, jinja2).
+
+Example:
+    from rsr_runtime import llm
+    model = llm.load("model.rsr")
+    for piece in model.stream("Once upon a time", max_tokens=100):
+        print(piece, end="", flush=True)
+"""
+
+from .chat import Chat
+from .errors import DependencyError, ModelError, PromptError, TemplateError
+from .generate import Generation, Stream
+from .model import LanguageModel, load
+from .perplexity import Perplexity
+from .sampling import Sampling
+
+__all__ = [
+    "Chat",
+    "DependencyError",
+    "Generation",
+    "LanguageModel",
+    "ModelError",
+    "Perplexity",
+    "PromptError",
+    "Sampling",
+    "Stream",
+    "TemplateError",
+    "load",
+]

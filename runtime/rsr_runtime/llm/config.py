@@ -1,0 +1,167 @@
+"""A model's settings: config.json and generation_config.json, as transformers reads them.
+
+Both are a stranger's files: any value may be missing or of any type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from . import families
+from .errors import ModelError
+from .files import read_json, shown
+from .rope import Rope
+
+_LARGEST = 1 << 31  # no dimension is as large
+ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu2": "relu2"}  # names: those of the kernels
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the decoder needs to know; sizes are numbers of features."""
+
+    family: families.Family
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    norm_eps: float
+    activation: str  # of the gate: "silu" or "relu2"
+    max_positions: int
+    rope: Rope
+    is_tied: bool  # the embedding is the output head
+    quantises: bool  # linear layers take int8 activations (`skipped` do not)
+    skipped: tuple[str, ...]  # modules_to_not_convert
+    scales_biases: bool  # a bias is multiplied by weight_scale too: autobitlinear, offline
+    layer_norm_eps: float  # of a norm inside a linear layer (use_rms_norm)
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    generation: Mapping[str, Any]  # generation_config.json
+
+    def quantises_input(self, layer: str) -> bool:
+        """Return whether the linear layer of that name takes int8 activations."""
+        return self.quantises and not any(
+            layer.endswith(entry) or layer.startswith(entry + ".") for entry in self.skipped
+        )
+
+
+def read_config(files: Mapping[str, bytes]) -> Config:
+    """Return the settings in a model's files.
+
+    Raises:
+        ModelError: there is no config.json, or it does not describe a model that can be run.
+    """
+    if "config.json" not in files:
+        raise ModelError(
+            "the file holds no config.json, so it is no whole model: compile the model's "
+            "directory (or GGUF file), not the .safetensors alone"
+        )
+    found = _Json("config.json", read_json(files, "config.json"))
+    family = families.find(found.values)
+    generation = read_json(files, "generation_config.json")
+    hidden, heads = found.size("hidden_size"), found.size("num_attention_heads")
+    head_dim = found.size("head_dim", family.head_dim or hidden // heads)
+    kv_heads = found.size("num_key_value_heads", family.num_key_value_heads or heads)
+    if heads % kv_heads:
+        raise ModelError(
+            f"config.json: {heads} heads cannot share {kv_heads} key and value heads evenly"
+        )
+    if head_dim % 2:
+        raise ModelError(f"config.json: head_dim is {head_dim}, expected an even number")
+    if found.values.get("use_sliding_window") is True:
+        raise ModelError("config.json: use_sliding_window is true, which is not supported")
+    activation = found.text("hidden_act", family.hidden_act)
+    if activation not in ACTIVATIONS:
+        raise ModelError(
+            f"config.json: hidden_act {shown(activation)} is not supported; "
+            f"known are {', '.join(ACTIVATIONS)}"
+        )
+    max_positions = found.size("max_position_embeddings", family.max_position_embeddings)
+    quantization = _Json("config.json: quantization_config", found.table("quantization_config"))
+    is_bitnet = quantization.values.get("quant_method") == "bitnet"
+    skipped = quantization.values.get("modules_to_not_convert")
+    is_scaled = quantization.values.get("linear_class") == "autobitlinear"
+    is_online = quantization.values.get("quantization_mode") == "online"
+    return Config(
+        family=family,
+        vocab_size=found.size("vocab_size"),
+        hidden_size=hidden,
+        intermediate_size=found.size("intermediate_size"),
+        layers=found.size("num_hidden_layers"),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        norm_eps=found.number("rms_norm_eps", family.rms_norm_eps),
+        activation=ACTIVATIONS[activation],
+        max_positions=max_positions,
+        rope=Rope.from_config(found.values, head_dim, max_positions, family.rope_theta),
+        is_tied=found.values.get("tie_word_embeddings") is True,
+        quantises=family.quantises or is_bitnet,
+        skipped=_texts(skipped) if is_bitnet else (),
+        scales_biases=is_bitnet and is_scaled and not is_online,
+        layer_norm_eps=quantization.number("rms_norm_eps", 1e-6),
+        bos_token_id=next(iter(_token_ids(found.values.get("bos_token_id"))), None),
+        eos_token_ids=_token_ids(generation.get("eos_token_id"))
+        or _token_ids(found.values.get("eos_token_id")),
+        generation=generation,
+    )
+
+
+@dataclass(frozen=True)
+class _Json:
+    """An object of a JSON file; absent and null are the same, as they are to transformers."""
+
+    where: str
+    values: Mapping[str, Any]
+
+    def size(self, key: str, default: int | None = None) -> int:
+        value = self.values.get(key)
+        if value is None:
+            value = default
+        if type(value) is not int or not 0 < value < _LARGEST:
+            raise self._error(key, value, "a positive whole number")
+        return value
+
+    def number(self, key: str, default: float) -> float:
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if type(value) not in (int, float) or not 0 <= value <= _LARGEST:
+            raise self._error(key, value, f"a number from 0 to {_LARGEST:,}")
+        return float(value)
+
+    def text(self, key: str, default: str) -> str:
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, str):
+            raise self._error(key, value, "a string")
+        return value
+
+    def table(self, key: str) -> Mapping[str, Any]:
+        value = self.values.get(key)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise self._error(key, value, "an object")
+        return value
+
+    def _error(self, key: str, value: object, expected: str) -> ModelError:
+        return ModelError(f"{self.where}: found {shown(value)} under {key}, expected {expected}")
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        return ()
+    return tuple(entry.removesuffix(".weight") for entry in value if isinstance(entry, str))
+
+
+def _token_ids(value: object) -> tuple[int, ...]:
+    """Return the ids of one token or a list of them; what is none is left out."""
+    ids = value if isinstance(value, list) else [value]
+    return tuple(i for i in ids if type(i) is int and 0 <= i < _LARGEST)

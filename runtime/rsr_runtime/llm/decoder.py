@@ -1,0 +1,183 @@
+"""The decoder: from tokens to logits, the same for every family but for what its table says.
+
+Matrix products are the index's (linear.py); what lies between them is native too: a norm together
+with the quantisation of what it gives, the gate, and attention with its rotation and cache. Sums
+are made in a fixed order for every row, so that a token's result does not depend on which others
+are computed beside it, as far as the matrices promise that (int8 ones do).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _native
+from ..matrix import Matrix
+from .cache import Cache
+from .clock import Clock
+from .config import Config
+from .linear import Linear, Linears
+from .weights import Layer, Weights
+from .workspace import Workspace
+
+FloatArray = npt.NDArray[np.float32]
+ROWS = 512  # of one pass: more gain nothing, and take memory
+
+
+class Span(NamedTuple):
+    """Tokens that follow one another in one sequence."""
+
+    tokens: Sequence[int]
+    cache: Cache
+    start: int  # position of the first
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer's weights, and its linear layers by what they multiply."""
+
+    weights: Layer
+    qkv: Linears
+    o: Linears
+    gate_up: Linears
+    down: Linears
+
+
+class Decoder:
+    """Computes the logits of tokens, and keeps their keys and values in caches.
+
+    One call at a time: buffers are its own.
+    """
+
+    def __init__(self, config: Config, weights: Weights, context: int) -> None:
+        """Prepare for positions below `context`."""
+        self.clock = Clock()
+        self._config = config
+        self._embedding = weights.embedding
+        self._norm = weights.norm
+        self._workspace = Workspace()
+        self._cos, self._sin = config.rope.tables(context, weights.rope_factors)
+        self._layers = [self._prepare(layer) for layer in weights.layers]
+        self._head = Linears([weights.head], self._workspace)
+
+    def _prepare(self, layer: Layer) -> _Layer:
+        def together(*layers: Linear) -> Linears:
+            return Linears(layers, self._workspace)
+
+        return _Layer(
+            layer,
+            qkv=together(layer.q, layer.k, layer.v),
+            o=together(layer.o),
+            gate_up=together(layer.gate, layer.up),
+            down=together(layer.down),
+        )
+
+    def hidden(self, spans: Sequence[Span]) -> FloatArray:
+        """Return the last hidden state of every token of all spans, before the final norm.
+
+        Keys and values go to the caches. Each cache is in one span at most.
+
+        Returns:
+            float32 (tokens, hidden_size): a buffer that the next call overwrites.
+        """
+        self.clock.start()
+        rows = sum(len(span.tokens) for span in spans)
+        x = self._workspace.take("x", rows, self._config.hidden_size)
+        self._embed(np.concatenate([np.asarray(s.tokens, np.int64) for s in spans]), x)
+        delta = None  # what the last product adds to the residual stream
+        for i, layer in enumerate(self._layers):
+            delta = self._attention(layer, i, spans, x, delta)
+            delta = self._feed_forward(layer, x, delta)
+        if delta is not None:
+            x += delta
+        self.clock.lap("rest")
+        return x
+
+    def logits(self, hidden: FloatArray) -> FloatArray:
+        """Return the logits of hidden states, float32 (rows, vocab_size): a buffer, as above."""
+        self.clock.start()
+        rows = len(hidden)
+        inputs = self._head.inputs(rows)
+        # The states stay as they are: they may be a part of what hidden() returned.
+        _native.normalize(hidden, None, self._norm, self._config.norm_eps, *inputs)
+        self.clock.lap("rest")
+        logits = self._head(inputs, rows)[0]
+        self.clock.lap("head")
+        return logits
+
+    def _embed(self, tokens: npt.NDArray[np.int64], x: FloatArray) -> None:
+        if isinstance(self._embedding, Matrix):
+            x[:] = self._embedding.rows(tokens)
+            return
+        found = self._embedding.stored[tokens]
+        if found.dtype == np.uint16:
+            found = (found.astype(np.uint32) << 16).view(np.float32)
+        x[:] = found
+
+    def _attention(
+        self,
+        layer: _Layer,
+        number: int,
+        spans: Sequence[Span],
+        x: FloatArray,
+        delta: FloatArray | None,
+    ) -> FloatArray:
+        """Return what attention adds to x, to which `delta` is added first."""
+        c, w, lap = self._config, layer.weights, self.clock.lap
+        rows = len(x)
+        inputs = layer.qkv.inputs(rows)
+        _native.normalize(x, delta, w.input_norm, c.norm_eps, *inputs)
+        lap("rest")
+        q, k, v = layer.qkv(inputs, rows)
+        lap("products")
+        q = q.reshape(rows, c.heads, c.head_dim)
+        k = k.reshape(rows, c.kv_heads, c.head_dim)
+        v = v.reshape(rows, c.kv_heads, c.head_dim)
+        attended = self._workspace.take("attended", rows, c.heads * c.head_dim)
+        first = 0
+        for span in spans:
+            part = slice(first, first + len(span.tokens))
+            keys, values = span.cache.layer(number)
+            _native.attend(
+                q[part],
+                k[part],
+                v[part],
+                self._cos,
+                self._sin,
+                w.q_norm,
+                w.k_norm,
+                c.norm_eps,
+                keys,
+                values,
+                span.start,
+                c.head_dim**-0.5,
+                attended[part],
+            )
+            first = part.stop
+        lap("attention")
+        inputs = layer.o.inputs(rows)
+        _native.normalize(attended, None, w.attention_norm, c.norm_eps, *inputs)
+        lap("rest")
+        result = layer.o(inputs, rows)[0]
+        lap("products")
+        return result
+
+    def _feed_forward(self, layer: _Layer, x: FloatArray, delta: FloatArray) -> FloatArray:
+        """Return what the feed-forward network adds to x, to which `delta` is added first."""
+        c, w, lap = self._config, layer.weights, self.clock.lap
+        rows = len(x)
+        inputs = layer.gate_up.inputs(rows)
+        _native.normalize(x, delta, w.output_norm, c.norm_eps, *inputs)
+        lap("rest")
+        gate, up = layer.gate_up(inputs, rows)
+        lap("products")
+        inputs = layer.down.inputs(rows)
+        _native.gated(gate, up, c.activation, w.ffn_norm, c.norm_eps, *inputs)
+        lap("rest")
+        result = layer.down(inputs, rows)[0]
+        lap("products")
+        return result

@@ -1,0 +1,163 @@
+"""Rotary position embeddings (arXiv 2104.09864): the angles by which halves of a head turn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ModelError
+from .files import shown
+
+FloatArray = npt.NDArray[np.float32]
+
+_TYPES = ("default", "linear", "llama3", "yarn")
+_NUMBERS = (
+    "rope_theta", "factor", "low_freq_factor", "high_freq_factor",
+    "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor", "mscale",
+    "mscale_all_dim", "partial_rotary_factor",
+)  # fmt: skip
+_SMALLEST, _LARGEST = 1e-9, 1e18  # of these: beyond any model's, and far from what float32 holds
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Frequencies of the `head_dim` / 2 pairs of features, and how they were stretched.
+
+    The rules are those of transformers' `modeling_rope_utils`, in float32 as there: a model was
+    trained with what they give.
+    """
+
+    head_dim: int
+    theta: float
+    kind: str = "default"
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    max_positions: int = 2048
+    truncates: bool = True  # yarn: pairs between which it blends are whole numbers
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], head_dim: int, max_positions: int, theta: float
+    ) -> Rope:
+        """Read `rope_parameters`, or `rope_theta` and `rope_scaling` as older files have it.
+
+        Raises:
+            ModelError: the type of scaling is unknown, or a number that it needs is missing or
+                none that it can work with.
+        """
+        scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+        if not isinstance(scaling, dict):
+            raise ModelError(f"config.json: rope_scaling is {shown(scaling)}, expected an object")
+        kind = scaling.get("rope_type", scaling.get("type"))
+        kind = "default" if kind is None else kind
+        if kind not in _TYPES:
+            raise ModelError(
+                f"config.json: rope scaling {shown(kind)} is not supported; "
+                f"known are {', '.join(_TYPES)}"
+            )
+        numbers = {"rope_theta": theta}
+        for key in _NUMBERS:
+            value = scaling.get(key)
+            if value is None and key in ("rope_theta", "partial_rotary_factor"):
+                value = config.get(key)
+            if value is None:
+                continue
+            if type(value) not in (int, float) or not _SMALLEST <= value <= _LARGEST:
+                raise ModelError(
+                    f"config.json: {key} is {shown(value)}, "
+                    f"expected a number from {_SMALLEST} to {_LARGEST}"
+                )
+            numbers[key] = float(value)
+        if numbers.get("partial_rotary_factor", 1) != 1:
+            raise ModelError("config.json: partial_rotary_factor is not 1, which is not supported")
+        if numbers["rope_theta"] <= 1:
+            raise ModelError(
+                f"config.json: rope_theta is {numbers['rope_theta']}, expected more than 1"
+            )
+        truncates = scaling.get("truncate") is not False
+        settings = numbers["rope_theta"], kind, numbers, max_positions, truncates
+        cls(2, *settings)._frequencies()  # refuses what is missing now, whatever head_dim claims
+        return cls(head_dim, *settings)
+
+    def tables(
+        self, positions: int, factors: FloatArray | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return cosines and sines, float32 (positions, head_dim / 2) each.
+
+        Args:
+            positions: how many, from 0 on.
+            factors: what a GGUF file divides the frequencies by, (head_dim / 2,). They say what its
+                metadata, and so the config.json made of them, have no words for; where the config
+                does name a kind of scaling, that is followed.
+        """
+        frequencies, scale = self._frequencies()
+        if factors is not None and self.kind == "default":
+            frequencies = frequencies / factors
+        angles = np.arange(positions, dtype=np.float32)[:, None] * frequencies
+        return np.cos(angles) * scale, np.sin(angles) * scale
+
+    def _frequencies(self) -> tuple[FloatArray, np.float32]:
+        """Return the angle of one position for each pair, and what cosines are multiplied by."""
+        d = self.head_dim
+        exponents = np.arange(0, d, 2, dtype=np.float32) / np.float32(d)
+        base = np.float32(1) / np.float32(self.theta) ** exponents
+        if self.kind == "linear":
+            return base / np.float32(self._number("factor")), np.float32(1)
+        if self.kind == "llama3":
+            return self._llama3(base), np.float32(1)
+        if self.kind == "yarn":
+            return self._yarn(base)
+        return base, np.float32(1)
+
+    def _llama3(self, base: FloatArray) -> FloatArray:
+        """Llama 3.1: long waves are stretched by `factor`, short ones kept, others blended."""
+        factor = self._number("factor")
+        low, high = self._number("low_freq_factor"), self._number("high_freq_factor")
+        if not low < high:
+            raise ModelError(
+                f"config.json: low_freq_factor is {low}, "
+                f"expected less than high_freq_factor, {high}"
+            )
+        waves = 2 * np.pi / base.astype(np.float64)
+        kept = np.clip((self._original / waves - low) / (high - low), 0, 1)
+        return ((1 - kept) * base / factor + kept * base).astype(np.float32)
+
+    def _yarn(self, base: FloatArray) -> tuple[FloatArray, np.float32]:
+        """YaRN (arXiv 2309.00071): as llama3 by turns within the original context."""
+        factor = self._number("factor")
+
+        def pair_of(turns: float) -> float:
+            turns_in_all = self._original / (turns * 2 * math.pi)
+            return self.head_dim * math.log(turns_in_all) / (2 * math.log(self.theta))
+
+        first = pair_of(self.parameters.get("beta_fast", 32))
+        last = pair_of(self.parameters.get("beta_slow", 1))
+        if self.truncates:
+            first, last = math.floor(first), math.ceil(last)
+        first, last = max(first, 0), min(last, self.head_dim - 1)
+        ramp = (np.arange(len(base)) - first) / (last - first or 0.001)
+        stretched = np.clip(ramp, 0, 1)
+        frequencies = (stretched * base / factor + (1 - stretched) * base).astype(np.float32)
+        return frequencies, np.float32(self.parameters.get("attention_factor", self._magnitude()))
+
+    def _magnitude(self) -> float:
+        """Return what YaRN multiplies queries and keys by, so that attention stays as sharp."""
+        factor = max(1.0, self._number("factor"))
+        if "mscale" in self.parameters and "mscale_all_dim" in self.parameters:
+            mscale, everywhere = self.parameters["mscale"], self.parameters["mscale_all_dim"]
+            return (0.1 * mscale * math.log(factor) + 1) / (0.1 * everywhere * math.log(factor) + 1)
+        return 0.1 * math.log(factor) + 1
+
+    @property
+    def _original(self) -> float:
+        """Positions that the model was trained with before it was stretched."""
+        return self.parameters.get("original_max_position_embeddings", self.max_positions)
+
+    def _number(self, key: str) -> float:
+        if key not in self.parameters:
+            raise ModelError(f"config.json: rope scaling {self.kind!r} needs a number under {key}")
+        return self.parameters[key]

@@ -1,0 +1,301 @@
+"""Conversations to prompts, by the chat template that a model brings.
+
+A template is a program, and a `.rsr` may come from anyone. Jinja's sandbox keeps a template from
+files and from Python, but not from running for ever or filling the memory, and one call of one
+filter can do either. So templates run in a process of their own (`template_worker.py`), which ends
+when it takes too much. Time is limited everywhere, memory where the system can (Linux; elsewhere
+only what multiplication makes is, and the length of the result).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import DependencyError, PromptError, TemplateError
+from .files import read_json
+from .tokens import special_tokens
+
+MAX_SOURCE = 1 << 20  # bytes of a template; the largest seen has some 20,000
+MAX_TEXT = 16 << 20  # characters of a prompt, and items of what one operation makes
+MAX_MEMORY = 512 << 20  # bytes of address space, of which Python and Jinja take 25 MB
+MAX_CPU = 2.0  # seconds of processor time for one prompt, which usually takes milliseconds
+MAX_WAIT = 10.0  # seconds on the clock, for systems that do not limit processor time
+_MAX_START = 60.0  # seconds until the process is ready, which depends on the machine alone
+_MAX_ANSWER = 12 * MAX_TEXT + 4096  # bytes: JSON takes up to 12 for a character
+
+# Names that a message's reasoning has had; templates read the first, or the second.
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+
+
+class ChatTemplate:
+    """A chat template, rendered as ``transformers`` does.
+
+    The first `render` starts a process, which later ones use; it ends with this object.
+
+    Args:
+        source: the template, in Jinja.
+        special_tokens: what it may refer to by name, such as {"bos_token": "<s>"}.
+
+    Raises:
+        TemplateError: the source has more than 1 MiB.
+        DependencyError: the package `jinja2` is not installed.
+    """
+
+    def __init__(self, source: str, special_tokens: Mapping[str, str] | None = None) -> None:
+        if len(source) > MAX_SOURCE:
+            raise TemplateError(
+                f"the chat template has {len(source):,} characters, expected at most {MAX_SOURCE:,}"
+            )
+        if not _has_jinja():
+            raise DependencyError("jinja2", "the model's chat template")
+        self.source = source
+        self._special_tokens = dict(special_tokens or {})
+        self._lock = threading.Lock()
+        self._worker: _Worker | None = None
+
+    @classmethod
+    def find(cls, files: Mapping[str, bytes]) -> ChatTemplate | None:
+        """Return the chat template among a model's small files, or None.
+
+        It is chat_template.jinja, else `chat_template` of tokenizer_config.json (of several, the
+        one named "default"), else that of chat_template.json.
+
+        Raises:
+            TemplateError: it is not text, too large, or none of several is the default.
+            ModelError: a file is damaged.
+            DependencyError: the package `jinja2` is not installed.
+        """
+        source = _source(files)
+        return None if source is None else cls(source, special_tokens(files))
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> str:
+        """Return the prompt for a conversation, special tokens written out in it.
+
+        Args:
+            messages: at least one {"role": ..., "content": ...}; what else a message may have is
+                the template's business.
+            add_generation_prompt: end with the beginning of an answer.
+            variables: further values for the template (`enable_thinking`, `tools`, ...): what
+                JSON can hold.
+
+        Raises:
+            PromptError: the messages are none, or the template refuses them.
+            TemplateError: the template is damaged, fails, or takes more than 2 seconds of processor
+                time (10 on the clock), 512 MiB of memory or 16 Mi characters.
+        """
+        request: dict[str, Any] = {"tools": None, "documents": None, **self._special_tokens}
+        request |= variables
+        request |= {
+            "messages": [_message(message) for message in _conversation(messages)],
+            "add_generation_prompt": add_generation_prompt,
+        }
+        try:
+            line = json.dumps(request).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise PromptError(
+                f"messages and variables must be what JSON can hold: {error}"
+            ) from error
+        with self._lock:
+            answer = self._ask(line)
+        text = answer.get("text")
+        if isinstance(text, str):
+            return text
+        if "refusal" in answer:
+            raise PromptError(
+                f"the model's chat template refuses the messages: {_printable(answer['refusal'])}"
+            )
+        raise TemplateError(f"the model's chat template fails: {_printable(answer.get('error'))}")
+
+    def close(self) -> None:
+        """End the process, if there is one; a later `render` starts another."""
+        with self._lock:
+            if self._worker is not None:
+                self._worker.close()
+                self._worker = None
+
+    def _ask(self, line: bytes) -> dict[str, Any]:
+        if self._worker is None or not self._worker.usable():
+            self._worker = _Worker(self.source)
+        try:
+            return self._worker.ask(line, MAX_WAIT)
+        except BaseException:  # Ctrl-C too: the answer would be taken for the next one's
+            self._worker.close()
+            self._worker = None
+            raise
+
+
+class _Worker:
+    """The process; any failure ends it."""
+
+    def __init__(self, source: str) -> None:
+        if not sys.executable:
+            raise TemplateError("no Python interpreter is known that could run the chat template")
+        script = Path(__file__).with_name("template_worker.py")
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 (this interpreter, our own script)
+                [sys.executable, "-I", "-S", str(script)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # Windows
+            )
+        except OSError as error:
+            raise TemplateError(
+                f"the process that runs the chat template cannot be started: {error}"
+            ) from error
+        self._owner = os.getpid()
+        self.close = weakref.finalize(self, _end, self._process)
+        settings = {
+            "path": [str(entry) for entry in sys.path],
+            "source": source,
+            "memory": MAX_MEMORY,
+            "seconds": MAX_CPU,
+            "characters": MAX_TEXT,
+        }
+        self.ask(json.dumps(settings).encode(), _MAX_START)
+
+    def usable(self) -> bool:
+        """Return whether it runs and is this process's own, not that of one it was forked from."""
+        return self._owner == os.getpid() and self._process.poll() is None
+
+    def ask(self, line: bytes, seconds: float) -> dict[str, Any]:
+        """Send one line, return the one that comes back."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        answer = b""
+        with self._killed_after(seconds) as late, contextlib.suppress(OSError):
+            stdin.write(line + b"\n")
+            stdin.flush()
+            answer = stdout.readline(_MAX_ANSWER)
+        try:
+            value = json.loads(answer)
+        except ValueError:
+            value = None
+        if not answer.endswith(b"\n") or not isinstance(value, dict):
+            self.close()
+            raise TemplateError(f"the model's chat template {self._why(late, seconds)}")
+        return value
+
+    @contextlib.contextmanager
+    def _killed_after(self, seconds: float) -> Iterator[list[bool]]:
+        """Kill the process after so long; what is yielded is then not empty."""
+        late: list[bool] = []
+        process = self._process  # not `self`, which the timer's thread would keep for a moment
+
+        def kill() -> None:
+            late.append(True)
+            process.kill()
+
+        timer = threading.Timer(seconds, kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield late
+        finally:
+            timer.cancel()
+
+    def _why(self, late: list[bool], seconds: float) -> str:
+        """Return what went wrong, in words, of a process that has ended."""
+        code = self._process.returncode
+        if late:
+            return f"takes more than {seconds:g} seconds"
+        if code == -getattr(signal, "SIGPROF", 0):
+            return f"takes more than {MAX_CPU:g} seconds of processor time"
+        return f"ends the process that runs it (exit status {code})"
+
+
+def _has_jinja() -> bool:
+    """Return whether Jinja is installed, without importing it: only the process needs it."""
+    try:
+        return importlib.util.find_spec("jinja2") is not None
+    except ValueError:  # its import is blocked, or it is no ordinary module
+        return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        with contextlib.suppress(OSError):  # what was not sent is of no interest
+            pipe.close()
+    # With its input closed the process ends by itself, unless it is busy: it may have ended already
+    # with a status that says why.
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(0.2)
+    process.kill()
+    process.wait()
+
+
+def _source(files: Mapping[str, bytes]) -> str | None:
+    """Return the text of the chat template, or None."""
+    name = "chat_template.jinja"
+    if name in files:
+        data = bytes(files[name])
+        if len(data) > MAX_SOURCE:
+            raise TemplateError(f"{name} has {len(data):,} bytes, expected at most {MAX_SOURCE:,}")
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            raise TemplateError(f"{name} is not UTF-8: {error}") from error
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        value = read_json(files, name).get("chat_template")
+        if isinstance(value, list):
+            value = _default(name, value)
+        if isinstance(value, str):
+            return value
+        if value is not None:
+            raise TemplateError(
+                f"{name}: chat_template is a {type(value).__name__}, expected text or a list"
+            )
+    return None
+
+
+def _default(name: str, templates: list[Any]) -> Any:
+    """Return the template that is used where none is asked for."""
+    named = {str(t.get("name")): t.get("template") for t in templates if isinstance(t, dict)}
+    if "default" not in named:
+        found = ", ".join(sorted(named)) or "nothing"
+        raise TemplateError(f'{name}: no chat template is named "default", but {found:.200}')
+    return named["default"]
+
+
+def _conversation(messages: object) -> Sequence[Any]:
+    if not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)):
+        raise PromptError(f"messages are a {type(messages).__name__}, expected a list")
+    if not messages:
+        raise PromptError("there are no messages, expected at least one")
+    return messages
+
+
+def _message(message: object) -> dict[str, Any]:
+    """Return a message as templates expect it: without nulls, its reasoning by every known name."""
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise PromptError(
+            f'{message!r:.80} is no message, expected {{"role": ..., "content": ...}}'
+        )
+    result = {key: value for key, value in message.items() if value is not None}
+    reasoning = next((result[name] for name in _REASONING if name in result), None)
+    if reasoning is not None:
+        result = {"thinking": reasoning, **result, "reasoning_content": reasoning}
+    return result
+
+
+def _printable(text: object) -> str:
+    """Return what a stranger's program says, fit for a terminal."""
+    return "".join(c if c.isprintable() else " " for c in str(text)[:300])

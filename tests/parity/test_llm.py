@@ -1,0 +1,187 @@
+"""Hold the text that is generated from a `.rsr` file against ``transformers``, live.
+
+Every family of ``models.py``: transformers loads the checkpoint as it lies in its folder, the
+runtime the file that is compiled from it. ``python tests/parity/compare.py`` shows what differs;
+``tests/runtime/llm/test_golden.py`` compares the same models without transformers, with what it
+said when ``make_golden_llm.py`` was run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import sys
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # both warn about themselves while they are imported
+    pytest.importorskip("torch", reason="needs torch and transformers")
+    pytest.importorskip("transformers", reason="needs torch and transformers")
+
+from rsr_runtime import llm
+
+
+def _sibling(name: str) -> ModuleType:
+    """Import a file of this folder by path: in pytest's importlib mode it has no name."""
+    full = f"rsr_tests_parity_{name}"
+    if full not in sys.modules:
+        spec = importlib.util.spec_from_file_location(full, Path(__file__).with_name(f"{name}.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[full] = module  # before it runs: its dataclasses look themselves up there
+        spec.loader.exec_module(module)
+    return sys.modules[full]
+
+
+models, judge, make_golden, parity = (
+    _sibling(name) for name in ("models", "judge", "make_golden_llm", "compare")
+)
+FAMILIES = list(models.FAMILIES)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def compared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What both say of a family; that nothing hangs on a rounding is made sure of there."""
+    return parity.compare(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def test_logits(compared: Any) -> None:
+    assert compared.golden["logits"].shape == (64, compared.family.settings["vocab_size"])
+    assert compared.golden["largest"] > 1
+    assert compared.difference(compared.logits) <= parity.TOLERANCE
+
+
+def test_token_by_token(compared: Any) -> None:
+    """Decoding from the cache gives what a prompt gives at once: of a BitNet bit for bit."""
+    assert compared.difference(compared.stepwise) <= parity.TOLERANCE
+    if compared.family.is_bitnet:
+        np.testing.assert_array_equal(compared.stepwise, compared.logits)
+
+
+def test_greedy_text(compared: Any) -> None:
+    assert len(compared.continuation) == 64
+    assert compared.is_greedy_equal
+
+
+def test_float16_cache(compared: Any) -> None:
+    is_bitnet = compared.family.is_bitnet
+    most = parity.FLOAT16_DEVIATION if is_bitnet else parity.FLOAT16_DEVIATION_OF_FLOATS
+    assert 0 < compared.deviation(compared.half) <= most
+
+
+def test_perplexity(compared: Any) -> None:
+    assert compared.perplexity_difference <= parity.PERPLEXITY_TOLERANCE
+
+
+def test_golden_data_are_what_transformers_says(
+    compared: Any, request: pytest.FixtureRequest
+) -> None:
+    """Up to the last bits, in which transformers may differ from machine to machine."""
+    found = {**compared.golden, "logits": make_golden.sample(compared.golden["logits"])}
+    name = request.node.callspec.params["compared"]
+    with np.load(make_golden.GOLDEN_DIR / f"{name}.npz") as kept:
+        assert set(kept) == set(found)
+        for key in ("sha256", "text", "tokens", "prompt", "continuation"):
+            assert np.array_equal(kept[key], found[key]), key
+        largest = float(kept["largest"])
+        assert np.abs(kept["logits"] - found["logits"]).max() <= 2e-5 * largest
+        assert found["largest"] == pytest.approx(largest, rel=2e-5)
+        assert found["perplexity"] == pytest.approx(float(kept["perplexity"]), rel=1e-4)
+
+
+ROPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "old names": {"rope_scaling": {"type": "linear", "factor": 2.0}},
+    "linear": {"rope_scaling": {"rope_type": "linear", "factor": 4}},
+    "llama3": {"rope_scaling": {**models._LLAMA3_ROPE, "original_max_position_embeddings": 512}},
+    "yarn": {
+        "rope_scaling": {
+            "rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 256,
+            "beta_fast": 16, "beta_slow": 2, "attention_factor": 1.25,
+        }
+    },
+    "transformers 5": {  # all in one map, and no rope_theta beside it
+        "rope_theta": None,
+        "rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 20000.0},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rope", ROPES.values(), ids=ROPES.keys())
+@pytest.mark.parametrize("name", ["trilm", "bonsai"])
+def test_long_texts(name: str, rope: dict[str, Any], tmp_path: Path) -> None:
+    """More tokens than are computed in one pass, and than one chunk of attention has; any rope.
+
+    Families without int8 activations: nothing hangs on a rounding, whatever the text.
+    """
+    family = models.FAMILIES[name]
+    config = {**family.config, "max_position_embeddings": 2048, **rope}
+    family = dataclasses.replace(family, config={k: v for k, v in config.items() if v is not None})
+    compiled = family.build(tmp_path)
+    random = models.Random(5).uniform(1100)
+    tokens = (random * family.settings["vocab_size"]).astype(int).tolist()
+    (wanted,) = judge.answer(judge.load(tmp_path / "model"), [tokens])
+    with llm.load(compiled, kv="float32") as model:
+        found = model.logits(tokens)
+    difference = np.abs(found - wanted.logits).max(axis=1)
+    assert difference.max() <= parity.TOLERANCE * np.abs(wanted.logits).max()
+
+
+CONVERSATIONS: list[list[dict[str, str]]] = [
+    [{"role": "user", "content": "What is the sum of -1 and 1?"}],
+    [
+        {"role": "system", "content": "Answer in one word. "},
+        {"role": "user", "content": "  the weights\n\nnever change  "},
+        {"role": "assistant", "content": "It's true: größer 中 <b>"},
+        {"role": "user", "content": "in the end?"},
+    ],
+]
+
+
+@pytest.mark.parametrize("messages", CONVERSATIONS, ids=["one turn", "three turns"])
+@pytest.mark.parametrize("name", ["bitnet-2b", "trilm", "gguf-tq2_0"])
+def test_chat_template(name: str, messages: list[dict[str, str]], tmp_path: Path) -> None:
+    """Templates in tokenizer_config.json, in a file of their own, and in GGUF's metadata."""
+    with llm.load(models.FAMILIES[name].build(tmp_path)) as model, judge.quiet():
+        import transformers
+
+        auto: Any = transformers.AutoTokenizer
+        tokenizer = auto.from_pretrained(tmp_path / "model")
+        wanted = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+        assert model.chat_prompt(messages) == wanted
+        assert wanted[0] == tokenizer.bos_token_id
+        assert wanted.count(tokenizer.bos_token_id) == 1
+
+
+@pytest.mark.parametrize("name", ["bitnet-2b", "trilm", "gguf-tq2_0"])
+def test_tokens_and_text(name: str, tmp_path: Path) -> None:
+    texts = [models.TEXT, "größer 中文 🦊\n\n\tindented  text", "the end</s> <|eot_id|>is in"]
+    with llm.load(models.FAMILIES[name].build(tmp_path)) as model, judge.quiet():
+        import transformers
+
+        auto: Any = transformers.AutoTokenizer
+        tokenizer = auto.from_pretrained(tmp_path / "model")
+        for text in texts:
+            assert model.tokenizer.encode(text) == tokenizer(text)["input_ids"], text
+
+
+@pytest.mark.parametrize("name", ["bitnet-2b", "trilm"])
+def test_generated_text(name: str, tmp_path: Path) -> None:
+    """The text of a continuation, and not only its tokens; but for blanks that it begins with."""
+    greedy = llm.Sampling(temperature=0.0)
+    with llm.load(models.FAMILIES[name].build(tmp_path)) as model, judge.quiet():
+        import transformers
+
+        auto: Any = transformers.AutoTokenizer
+        tokenizer = auto.from_pretrained(tmp_path / "model")
+        prompt = tokenizer(models.TEXT)["input_ids"][:12]
+        found = model.generate(prompt, max_tokens=40, sampling=greedy)
+        wanted = tokenizer.decode(found.tokens, skip_special_tokens=True)
+        assert found.text.lstrip(" ") == wanted.lstrip(" ")

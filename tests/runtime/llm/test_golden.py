@@ -1,0 +1,94 @@
+"""What transformers computed for models of every family is what the runtime computes.
+
+The checkpoints are made from seeds, as ``tests/parity/models.py`` says, compiled, and run; neither
+torch nor transformers is needed. ``tests/parity/make_golden_llm.py`` made the data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tokenizers", reason="needs the extra llm")
+pytest.importorskip("jinja2", reason="needs the extra llm")
+
+from rsr_runtime import llm
+
+TESTS = Path(__file__).resolve().parents[2]
+TOLERANCE = 2e-4  # of the largest logit: tests/parity/compare.py says why
+
+
+def _models() -> ModuleType:
+    """Import tests/parity/models.py by path: in pytest's importlib mode it has no name."""
+    name = "rsr_tests_parity_models"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, TESTS / "parity" / "models.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # before it runs: its dataclasses look themselves up there
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+models = _models()
+
+
+class Golden:
+    """A model that is loaded, and what transformers said of it."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.family: Any = models.FAMILIES[name]
+        self.model = llm.load(self.family.build(folder), kv="float32")
+        self.checkpoint = hashlib.sha256((folder / "model" / "model.safetensors").read_bytes())
+        with np.load(TESTS / "golden" / "llm" / f"{name}.npz") as data:
+            self.data = dict(data)
+        self.text = str(self.data["text"])
+        self.tokens: list[int] = self.data["tokens"].tolist()
+
+
+@pytest.fixture(scope="module", params=models.FAMILIES)
+def golden(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Golden]:
+    found = Golden(request.param, tmp_path_factory.mktemp(request.param))
+    with found.model:
+        yield found
+
+
+def test_the_checkpoint_is_the_one_that_was_judged(golden: Golden) -> None:
+    assert golden.checkpoint.hexdigest() == str(golden.data["sha256"]), "run make_golden_llm.py"
+    assert golden.model.tokenizer.encode(golden.text)[: len(golden.tokens)] == golden.tokens
+
+
+def test_logits(golden: Golden) -> None:
+    found = golden.model.logits(golden.tokens)
+    assert found.dtype == np.float32
+    rows, columns = np.indices(found.shape)
+    kept = found[(rows + columns) % 3 == 0]  # another third at each position
+    largest = float(golden.data["largest"])
+    assert np.abs(kept - golden.data["logits"]).max() <= TOLERANCE * largest
+    assert np.abs(found).max() == pytest.approx(largest, rel=TOLERANCE)
+
+
+def test_greedy_text(golden: Golden) -> None:
+    wanted = golden.data["continuation"].tolist()
+    greedy = llm.Sampling(temperature=0.0)
+    prompt = golden.data["prompt"].tolist()
+    found = golden.model.generate(prompt, max_tokens=len(wanted), sampling=greedy)
+    assert found.tokens == wanted
+    assert found.finish_reason == "length"
+
+
+def test_perplexity(golden: Golden) -> None:
+    found = golden.model.perplexity(golden.text)
+    assert found.tokens == len(golden.model.tokenizer.encode(golden.text)) - 1
+    assert found.value == pytest.approx(float(golden.data["perplexity"]), rel=1e-3)
