@@ -14,6 +14,8 @@ import click
 
 import rsr_runtime
 
+from .checkpoint import is_source
+from .errors import SourceError
 from .progress import progress_bar
 from .text import printable
 
@@ -28,7 +30,10 @@ def _sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         (
             click.option(
-                "-n", "--max-tokens", type=click.IntRange(1), help="Default: until the text ends."
+                "-n",
+                "--max-tokens",
+                type=click.IntRange(1),
+                help="How many tokens, at most. Default: until the text ends.",
             ),
             click.option(
                 "--temperature",
@@ -41,7 +46,11 @@ def _sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--min-p", type=click.FloatRange(0, 1), help="At least P times the likeliest."
             ),
-            click.option("--repetition-penalty", type=click.FloatRange(0, min_open=True)),
+            click.option(
+                "--repetition-penalty",
+                type=click.FloatRange(0, min_open=True),
+                help="Above 1: what was there already is less likely.",
+            ),
             click.option("--seed", type=click.IntRange(0), help="The same seed, the same text."),
             click.option(
                 "--stop", multiple=True, metavar="TEXT", help="Ends the text; may be repeated."
@@ -74,7 +83,9 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 default="map",
                 help="huge copies the file into huge pages first: slower to load, faster to run.",
             ),
-            click.option("--threads", type=click.IntRange(1, 1024)),
+            click.option(
+                "--threads", type=click.IntRange(1, 1024), help="Default: all processors."
+            ),
         )
     ):
         command = option(command)
@@ -142,7 +153,7 @@ def chat(file: Path, system: str | None, **options: Any) -> None:
 @click.option(
     "--window",
     type=click.IntRange(1),
-    help="Tokens that a prediction looks back on, at most. Default: 512.",
+    help="Tokens that a prediction looks back on, at most. Default: 512, or the context.",
 )
 @_model_options
 @_json_option
@@ -168,6 +179,8 @@ def _load(file: Path, options: dict[str, Any]) -> LanguageModel:
     """Load the model by the options for it, which are taken out."""
     from rsr_runtime import llm
 
+    if file.exists() and is_source(file):
+        raise SourceError(f"{file}: a checkpoint; compile it first: rsrc compile {file} -o FILE")
     threads = options.pop("threads")
     if threads is not None:
         rsr_runtime.set_num_threads(threads)

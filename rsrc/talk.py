@@ -43,8 +43,8 @@ def run_all(model: LanguageModel, prompts: Sequence[str], options: dict[str, Any
     start = True
     _take_any_character()
     for prompt, result in zip(prompts, model.generate_all(prompts, **options), strict=True):
-        click.echo(("" if start else "\n") + f"==> {_shown(prompt)} <==")
-        click.echo(_shown(result.text))
+        _put(("" if start else "\n") + f"==> {prompt} <==\n")
+        _put(f"{result.text}\n")
         start = False
 
 
@@ -63,6 +63,8 @@ def chat(model: LanguageModel, system: str | None, options: dict[str, Any]) -> b
             break
         if text == "/reset":
             conversation.reset()
+            if is_typed:
+                click.echo("a new conversation", err=True)
         elif text == "/help":
             click.echo(_HELP)
         elif text.startswith("/") and text[1:].isalpha():
@@ -96,7 +98,7 @@ def _write(pieces: Iterator[str]) -> bool:
     try:
         with _interrupts():
             for piece in pieces:
-                click.echo(_shown(piece), nl=False)
+                _put(piece)
     except KeyboardInterrupt:
         return False
     finally:
@@ -174,9 +176,10 @@ def _take_any_character() -> None:
         sys.stdout.reconfigure(errors="replace")
 
 
-def _shown(text: str) -> str:
-    """Return text as it may go to a terminal: a model must not steer it. A pipe gets all of it."""
-    return _CONTROL.sub("", text) if sys.stdout.isatty() else text
+def _put(text: str) -> None:
+    """Write text: to a terminal what cannot steer it, to anything else all of it."""
+    text = _CONTROL.sub("", text) if sys.stdout.isatty() else text
+    click.echo(text, nl=False, color=True)  # else click takes colours out of what goes to a pipe
 
 
 def _summary(result: Generation) -> str:

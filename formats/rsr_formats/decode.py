@@ -86,7 +86,7 @@ def decode_row(t: IndexedTensor, packed: npt.NDArray[Any], row: int) -> npt.NDAr
 
     Args:
         t: the tensor's record.
-        packed: its ranks, which were checked.
+        packed: its ranks. One that is no pattern gives digits that mean nothing.
         row: below out_features.
     """
     shape, tallest = _strip_shape(t)

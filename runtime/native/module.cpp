@@ -7,7 +7,6 @@
 #include <nanobind/stl/vector.h>
 
 #include <optional>
-#include <stdexcept>
 #include <type_traits>
 
 #include "activations.h"

@@ -231,12 +231,16 @@ class Matrix:
         return dense
 
     def rows(self, numbers: npt.NDArray[np.integer[Any]]) -> FloatArray:
-        """Return some rows, (len(numbers), in_features), float32 with the scale applied.
+        """Return some rows, (count, in_features), float32 with the scale applied.
 
         What an embedding looks up. Of a ranked matrix only those rows of the index are read.
 
+        Args:
+            numbers: of the rows, (count,), in any order.
+
         Raises:
             IndexError: there is no such row.
+            InputTypeError, InputShapeError: numbers are no array of integers, or not (count,).
             OptionError: the matrix is permuted, so that a row lies scattered over the whole index.
             ClosedError: the model was closed.
         """
@@ -246,8 +250,16 @@ class Matrix:
                 f"{self._tensor.name!r} is permuted, and has no rows that could be looked up: "
                 "compile it with --encoding ranked"
             )
-        if len(numbers) and not (numbers.min() >= 0 and numbers.max() < self.shape[0]):
-            raise IndexError(f"{self._tensor.name!r}: a row of {numbers} in {self.shape[0]}")
+        if not isinstance(numbers, np.ndarray) or numbers.dtype.kind not in "iu":
+            found = getattr(numbers, "dtype", type(numbers).__name__)
+            raise InputTypeError(f"rows: found {found}, expected an array of integers")
+        if numbers.ndim != 1:
+            raise InputShapeError(f"rows: found shape {numbers.shape}, expected (count,)")
+        for row in (int(numbers.min()), int(numbers.max())) if len(numbers) else ():
+            if not 0 <= row < self.shape[0]:
+                raise IndexError(
+                    f"{self._tensor.name!r}: found row {row}, expected 0 to {self.shape[0] - 1}"
+                )
         W = np.empty((len(numbers), self.shape[1]), np.float32)
         values = np.array(self._tensor.digits, np.float32)
         for i, row in enumerate(numbers):

@@ -14,10 +14,20 @@ from rsr_formats.decode import (
     apply_scales,
     decode_block,
     decode_digits,
+    decode_row,
     digit_windows,
     row_scales,
 )
-from rsr_formats.encoding import block_from_ranks, pack_n4s1, pack_w16, ranks_of
+from rsr_formats.encoding import (
+    block_from_ranks,
+    column_order,
+    listed_ranks,
+    pack_n4s1,
+    pack_w16,
+    padding_rank,
+    pattern_digits,
+    ranks_of,
+)
 from rsr_formats.errors import IndexDataError
 from rsr_formats.layout import BINARY_BITS, TERNARY, Scale, SourceRecord
 from rsr_formats.validate import check_negative_zeros, check_ranks
@@ -140,3 +150,53 @@ def test_row_blocks_of_groups(dtype: str) -> None:
     scales = row_scales(t, stored)
     assert scales.dtype == np.float32
     assert scales.tolist() == [[0, 3], [0, 3], [1, 4], [1, 4], [2, 5]]
+
+
+# --- one row --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("digits", "k", "packing", "group"), CASES)
+def test_every_row_alone(
+    digits: tuple[int, ...], k: int, packing: str, group: int | None, shape: tuple[int, int]
+) -> None:
+    """Those of the last strip, which is lower than the others, included."""
+    A = np.random.default_rng(shape[1]).integers(0, len(digits), shape).astype(np.uint8)
+    t, packed = indexed(A, digits, k, packing, group)
+    for row in range(shape[0]):
+        found = decode_row(t, packed, row)
+        assert found.dtype == np.uint8
+        np.testing.assert_array_equal(found, A[row])
+
+
+@pytest.mark.parametrize("group", [None, 64])
+@pytest.mark.parametrize("stride", [1, 2, 8])
+def test_a_row_of_listed_patterns(stride: int, group: int | None) -> None:
+    """3:4-sparse: 32 patterns of four digits, whose columns may be a stride apart."""
+    numbers = np.indices((3, 3, 3, 3)).reshape(4, -1).T.astype(np.uint8)
+    listed = numbers[(numbers == 1).sum(axis=1) == 1].tobytes()
+    k, shape = 4, (70, 128)
+    patterns = pattern_digits(3, k, listed)
+    assert patterns.shape == (32, 4)
+    chosen = np.random.default_rng(stride).integers(0, 32, (shape[0], shape[1] // k))
+    ordered = patterns[chosen].reshape(shape)
+    A = np.empty(shape, np.uint8)
+    A[:, column_order(shape[1], k, stride)] = ordered
+    scale = None if group is None else Scale(1, 1, group)
+    source = SourceRecord("float", "F32", shape)
+    t = IndexedTensor(
+        "w", shape, TERNARY, k, "expand", "ranked", "w16", {"ranks": 0}, source, scale, listed,
+        stride,
+    )  # fmt: skip
+    ranks = listed_ranks(ranks_of(ordered, 3, k, 1), 3, k, listed)
+    packed = pack_w16(ranks, padding_rank(TERNARY, k, listed))
+    np.testing.assert_array_equal(decode_digits(t, {"ranks": packed}), A)
+    for row in range(shape[0]):
+        np.testing.assert_array_equal(decode_row(t, packed, row), A[row])
+
+
+@pytest.mark.parametrize("packing", ["w16", "n4s1"])
+def test_a_row_of_no_columns(packing: str) -> None:
+    t, _ = indexed(np.ones((40, 3), np.uint8), TERNARY, 3, packing)
+    t = dataclasses.replace(t, shape=(40, 0))
+    assert decode_row(t, np.empty(0, np.uint16), 39).shape == (0,)

@@ -73,6 +73,12 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "rsrc", *map(str, arguments)]
 
 
+SAMPLING = [
+    "-n, --max-tokens", "--temperature", "--top-k", "--top-p", "--min-p", "--repetition-penalty",
+    "--seed", "--stop TEXT",
+]  # fmt: skip
+LOADING = ["--context", "--kv [float16|float32]", "--memory [map|huge]", "--threads"]
+
 # What is promised of each command.
 OPTIONS = {
     "compile": [
@@ -92,6 +98,9 @@ OPTIONS = {
     "bench": ["[FILE]", "--shape MxN", "--plot FILE.png", "--json"],
     "demo": [],
     "info": ["--json"],
+    "run": ["FILE", "-p, --prompt TEXT", *SAMPLING, *LOADING, "--json"],
+    "chat": ["FILE", "--system TEXT", *SAMPLING, *LOADING],
+    "perplexity": ["FILE TEXT", "--window", *LOADING, "--json"],
 }  # fmt: skip
 
 

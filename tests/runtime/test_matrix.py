@@ -13,7 +13,7 @@ from rsr_formats.layout import BINARY_BITS, BINARY_SIGNS, TERNARY
 from rsr_runtime import InputShapeError, InputTypeError, OptionError
 
 if TYPE_CHECKING:
-    from tests.runtime.conftest import Built, Workshop
+    from tests.runtime.conftest import Built, Spec, Workshop
 
 Array = npt.NDArray[Any]
 
@@ -294,6 +294,82 @@ def test_to_dense(kind: str, scale: str, workshop: Workshop) -> None:
         np.testing.assert_array_equal(dense, built.W * built.scale[:, None])
         assert dense.flags.c_contiguous
         assert digits.flags.c_contiguous
+
+
+# --- some rows ------------------------------------------------------------------------------
+
+PATTERNS = bytes([0, 1, 2, 1, 1, 1, 2, 1, 0, 2, 2, 2])  # four of three digits
+ROWS: dict[str, dict[str, Any]] = {
+    "w16": {},
+    "w16, one scale": {"scale": "tensor"},
+    "w16, no scale": {"scale": "none"},
+    "w16, blocks of rows": {"scale": "block"},
+    "w16, k = 2": {"k": 2},
+    "binary": {"digits": BINARY_SIGNS, "k": 5},
+    "bits": {"digits": BINARY_BITS, "k": 4},
+    "n4s1": {"packing": "n4s1"},
+    "n4s1, blocks of rows": {"packing": "n4s1", "scale": "block"},
+    "groups": {"group": 8},
+    "groups that are no whole blocks, float16": {"group": 7, "half": True},
+    "groups and blocks of rows": {"group": 16, "scale": "block"},
+    "listed patterns": {"patterns": PATTERNS},
+    "listed patterns, stride": {"patterns": PATTERNS, "stride": 4},
+    "listed patterns, stride, groups": {"patterns": PATTERNS, "stride": 2, "group": 12},
+}
+
+
+@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize("m", [1, 64, 70, 131])
+def test_rows_are_those_of_the_dense_matrix(kind: str, m: int, workshop: Workshop) -> None:
+    built = workshop.one((m, 48), **{"scale": "row", **ROWS[kind]})
+    dense = built.matrix.to_dense()
+    for numbers in ([0], [m - 1], list(range(m)), list(range(m))[::-1], [m - 1, 0, m - 1]):
+        found = built.matrix.rows(np.array(numbers))
+        assert found.dtype == np.float32
+        assert found.flags.c_contiguous
+        np.testing.assert_array_equal(found, dense[numbers])
+
+
+def test_rows_by_any_integers_and_none(workshop: Workshop) -> None:
+    matrix = workshop.one((M, N), scale="row").matrix
+    for dtype in ("i8", "i4", "u1", "u8"):
+        numbers: Array = np.array([3, 44], dtype)
+        np.testing.assert_array_equal(matrix.rows(numbers), matrix.to_dense()[[3, 44]])
+    assert matrix.rows(np.empty(0, np.int64)).shape == (0, N)
+    assert workshop.one((5, 0)).matrix.rows(np.arange(5)).shape == (5, 0)
+
+
+def test_rows_that_are_none(workshop: Workshop) -> None:
+    matrix = workshop.one((M, N), name="w").matrix
+    for row in (-1, M, 1 << 40):
+        with pytest.raises(IndexError, match=f"'w': found row {row}, expected 0 to {M - 1}"):
+            matrix.rows(np.array([0, row, 1]))
+    for numbers in (np.array([1.0]), np.array([True]), [1], 1):
+        with pytest.raises(InputTypeError, match=r"rows: found .*, expected an array of integers"):
+            matrix.rows(numbers)  # type: ignore[arg-type]
+    with pytest.raises(InputShapeError, match=r"rows: found shape \(1, 1\), expected \(count,\)"):
+        matrix.rows(np.array([[1]]))
+
+
+@pytest.mark.parametrize("direction", ["expand", "reduce"])
+def test_rows_of_a_permuted_matrix_lie_scattered(direction: str, workshop: Workshop) -> None:
+    matrix = workshop.one((M, N), k=4, encoding="permuted", direction=direction).matrix
+    with pytest.raises(OptionError, match=r"permuted, .* compile it with --encoding ranked"):
+        matrix.rows(np.array([0]))
+
+
+def test_rows_of_a_closed_model(workshop: Workshop, spec: type[Spec]) -> None:
+    path = workshop.path()
+    workshop.write(path, [spec((M, N), name="w")])
+    with rsr.load(path) as model:
+        matrix = model["w"]
+    assert isinstance(matrix, rsr.Matrix)
+    with pytest.raises(rsr.ClosedError):
+        matrix.rows(np.array([0]))
+
+
+def test_layout_is_how_the_source_stored_it(built: Built) -> None:
+    assert built.matrix.layout == "int8"
 
 
 def test_to_dense_refuses_other_dtypes(built: Built) -> None:

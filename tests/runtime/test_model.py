@@ -159,6 +159,29 @@ def test_bf16_is_widened_exactly_and_small_floats_are_bytes(workshop: Workshop) 
         assert raw.tobytes() == bytes(range(size))
 
 
+def test_is_indexed(model_file: tuple[Path, Built]) -> None:
+    path, _ = model_file
+    with rsr.load(path) as model:
+        assert model.is_indexed("w")
+        assert not model.is_indexed("norm")
+        with pytest.raises(KeyError):
+            model.is_indexed("config.json")
+
+
+def test_is_indexed_does_not_touch_the_index(workshop: Workshop, spec: type[Spec]) -> None:
+    """A damaged one is found when it is used."""
+
+    def damage(arrays: dict[str, Any]) -> None:
+        arrays["permutation"][:] = 40
+
+    path = workshop.path()
+    workshop.write(path, [spec((40, 50), name="w", k=4, encoding="permuted")], damage)
+    with rsr.load(path) as model:
+        assert model.is_indexed("w")
+        with pytest.raises(IndexDataError):
+            model["w"]
+
+
 @pytest.mark.parametrize("zstd", [None, 3])
 def test_stored_is_the_file_as_it_lies(
     zstd: int | None, workshop: Workshop, spec: type[Spec]

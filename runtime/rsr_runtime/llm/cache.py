@@ -49,6 +49,6 @@ class Cache:
 
     def bytes_at(self, positions: int) -> int:
         """Return the bytes that attention reads when that many positions are kept."""
-        nbytes = sum(array.nbytes for array in self._keys + self._values)
+        nbytes: int = sum(array.nbytes for array in self._keys + self._values)
         reserved: int = self._values[0].shape[1]  # positions
         return nbytes * positions // reserved

@@ -64,16 +64,6 @@ class LanguageModel:
         return TokenSequence(self._decoder, Cache(self.config, self.context, self._kv))
 
     @cached_property
-    def template(self) -> ChatTemplate | None:
-        """The model's chat template, None if it has none.
-
-        Raises:
-            TemplateError, ModelError: it is damaged.
-            DependencyError: the package jinja2 is missing.
-        """
-        return ChatTemplate.find(self._model.files)
-
-    @cached_property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer, read when it is first asked for.
 
@@ -82,6 +72,22 @@ class LanguageModel:
             DependencyError: the package tokenizers is missing.
         """
         return Tokenizer(self._model.files)
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The model's chat template, read when it is first asked for.
+
+        Raises:
+            ModelError: the file holds none, or it is damaged.
+            DependencyError: the package jinja2 is missing.
+        """
+        found = ChatTemplate.find(self._model.files)
+        if found is None:
+            raise ModelError(
+                "the file holds no chat template, so the model was not made to chat: "
+                "give it a text to go on from instead (rsrc run, or stream)"
+            )
+        return found
 
     @property
     def sampling(self) -> Sampling:
@@ -111,6 +117,8 @@ class LanguageModel:
             tokens = self.tokenizer.encode(prompt) if prompt else []
         else:
             try:
+                if isinstance(prompt, bytes):  # whole numbers, but meant to be text
+                    raise TypeError
                 tokens = [operator.index(token) for token in prompt]
             except TypeError:
                 raise PromptError(
@@ -201,27 +209,21 @@ class LanguageModel:
 
         Raises:
             ModelError: the model has no chat template.
-            TemplateError: its template fails on these messages.
+            PromptError: its template refuses these messages.
+            TemplateError: it is damaged, or fails.
         """
-        if self.template is None:
-            raise ModelError(
-                "the file holds no chat template, so the model was not made to chat: "
-                "give it a text to go on from instead (rsrc run, or stream)"
-            )
-        text = self.template.render(messages)
-        return self.tokenizer.encode(text, special=False)
+        return self.tokenizer.encode(self.template.render(messages), special=False)
 
     def next_logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the logits of what comes after `tokens`, float32 (vocab_size,).
 
-        Of tokens that begin as those of the call before, only the others are computed. The result
-        is overwritten by the next call.
+        Of tokens that begin as those of the call before, only the others are computed.
 
         Raises:
             PromptError: there are none, one is not in the vocabulary, or they do not fit the
                 context.
         """
-        return self._sequence.follow(self._tokens(tokens))
+        return self._sequence.follow(self._tokens(tokens)).copy()  # it was a buffer
 
     def bytes_per_token(self, positions: int) -> int:
         """Return the bytes that a token has to read: weights once, keys and values of `positions`.
@@ -259,7 +261,7 @@ class LanguageModel:
             OptionError: the window is larger than the context.
         """
         window = min(DEFAULT_WINDOW, self.context) if window is None else window
-        if not 1 <= window <= self.context:
+        if not isinstance(window, Integral) or not 1 <= window <= self.context:
             raise OptionError(f"window: found {window}, expected 1 to {self.context}, the context")
         tokens = self.tokenizer.encode(text)
         if len(tokens) < 2:

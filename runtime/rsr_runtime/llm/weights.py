@@ -200,8 +200,11 @@ class _Finder:
             self.wrong.append(f"{name} is missing")
             return np.empty(0, np.float32)
         found: Any = self._model[name]
-        if isinstance(found, Matrix) or found.dtype.kind != "f" or found.size != size:
+        if isinstance(found, Matrix) or found.size != size:
             self._contradiction(name, found.shape, (size,))
+            return np.empty(0, np.float32)
+        if found.dtype.kind != "f":
+            self.wrong.append(f"{name} is {found.dtype}, expected floats")
             return np.empty(0, np.float32)
         return np.ascontiguousarray(found.reshape(-1), np.float32)
 

@@ -1,0 +1,323 @@
+"""Settings of a model: what the families' defaults are, and what strangers' files may hold."""
+
+from __future__ import annotations
+
+import json
+import math
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from rsr_formats.errors import RsrError
+from rsr_runtime.llm import ModelError
+from rsr_runtime.llm.config import Config, read_config
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+BITNET = {
+    "quant_method": "bitnet",
+    "linear_class": "autobitlinear",
+    "quantization_mode": "offline",
+    "modules_to_not_convert": None,
+}
+
+
+def read(generation: Any = None, **changes: Any) -> Config:
+    """Read a Llama's config.json with changes; what becomes Ellipsis is left out."""
+    config = {k: v for k, v in {**LLAMA, **changes}.items() if v is not ...}
+    files = {"config.json": json.dumps(config).encode()}
+    if generation is not None:
+        files["generation_config.json"] = json.dumps(generation).encode()
+    return read_config(files)
+
+
+# --- families ---------------------------------------------------------------------------------
+
+# Of transformers' configuration classes (and 1bitLLM's), where config.json says nothing:
+# hidden_act, rms_norm_eps, rope_theta, max_position_embeddings, heads of keys of 40, head_dim.
+DEFAULTS = {
+    "BitNetForCausalLM": ("relu2", 1e-5, 500000.0, 2048, 5, 32),
+    "BitnetForCausalLM": ("silu", 1e-6, 10000.0, 2048, 40, 32),
+    "LlamaForCausalLM": ("silu", 1e-6, 10000.0, 2048, 40, 32),
+    "Qwen2ForCausalLM": ("silu", 1e-6, 10000.0, 32768, None, 32),
+    "Qwen3ForCausalLM": ("silu", 1e-6, 10000.0, 32768, None, 128),
+}
+
+
+@pytest.mark.parametrize("architecture", DEFAULTS)
+def test_defaults(architecture: str) -> None:
+    act, eps, theta, positions, kv_heads, head_dim = DEFAULTS[architecture]
+    heads = {} if kv_heads is not None else {"num_key_value_heads": 8}
+    c = read(architectures=[architecture], num_attention_heads=40, hidden_size=40 * 32, **heads)
+    assert c.family.architecture == architecture
+    assert (c.activation, c.norm_eps, c.rope.theta) == (act, eps, theta)
+    assert (c.max_positions, c.kv_heads, c.head_dim) == (positions, kv_heads or 8, head_dim)
+    assert (c.is_tied, c.skipped, c.scales_biases) == (False, (), False)
+    assert (c.bos_token_id, c.eos_token_ids, c.generation) == (None, (), {})
+    assert c.quantises == (architecture.lower() == "bitnetforcausallm")
+
+
+def test_the_qwens_have_32_heads_of_keys_where_nothing_is_said() -> None:
+    for architecture in ("Qwen2ForCausalLM", "Qwen3ForCausalLM"):
+        c = read(architectures=[architecture], num_attention_heads=64, hidden_size=2048)
+        assert c.kv_heads == 32
+
+
+def test_what_only_some_families_have() -> None:
+    named = {a: read(architectures=[a], num_key_value_heads=4).family for a in DEFAULTS}
+    assert [a for a, family in named.items() if family.has_qk_norms] == ["Qwen3ForCausalLM"]
+    norms = {a: (f.attention_norm, f.ffn_norm) for a, f in named.items() if f.ffn_norm}
+    assert norms == {
+        "BitNetForCausalLM": ("self_attn.attn_sub_norm", "mlp.ffn_sub_norm"),
+        "BitnetForCausalLM": ("self_attn.inner_attn_ln", "mlp.ffn_layernorm"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("model_type", "architecture"),
+    [
+        ("bitnet", "BitNetForCausalLM"),
+        ("llama", "LlamaForCausalLM"),  # not 1bitLLM's, whose class is always named
+        ("qwen2", "Qwen2ForCausalLM"),
+        ("qwen3", "Qwen3ForCausalLM"),
+    ],
+)
+@pytest.mark.parametrize("classes", [..., None, []])
+def test_a_family_by_its_model_type(classes: Any, model_type: str, architecture: str) -> None:
+    c = read(architectures=classes, model_type=model_type, num_key_value_heads=4)
+    assert c.family.architecture == architecture
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"architectures": ["GemmaForCausalLM"]}, "'GemmaForCausalLM'"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "'LlamaForSequenceClassificat"),
+        ({"architectures": [["LlamaForCausalLM"]]}, "a JSON list"),
+        ({"architectures": [7]}, "7"),
+        ({"architectures": "LlamaForCausalLM", "model_type": "t5"}, "'t5'"),
+        ({"architectures": ..., "model_type": ...}, "nothing"),
+        ({"architectures": ..., "model_type": ["llama"]}, "a JSON list"),
+        ({"architectures": ["x" * 10_000]}, "'xxxx"),
+    ],
+)
+def test_an_unknown_architecture_is_named_with_those_that_are_known(
+    changes: dict[str, Any], found: str
+) -> None:
+    with pytest.raises(ModelError) as caught:
+        read(**changes)
+    message = str(caught.value)
+    assert f"architecture {found}" in message
+    assert "BitNetForCausalLM, BitnetForCausalLM, LlamaForCausalLM, Qwen3ForCausalLM" in message
+    assert len(message) < 400
+
+
+# --- sizes ------------------------------------------------------------------------------------
+
+
+def test_head_dim_is_what_is_said_or_a_share() -> None:
+    assert read().head_dim == 16
+    assert read(head_dim=32).head_dim == 32
+    assert read(head_dim=None).head_dim == 16
+    assert read(head_dim=32).rope.head_dim == 32
+
+
+def test_heads_of_keys_and_values() -> None:
+    assert read().kv_heads == 4
+    assert read(num_key_value_heads=None).kv_heads == 4
+    assert read(num_key_value_heads=1).kv_heads == 1
+    with pytest.raises(ModelError, match="4 heads cannot share 3 key and value heads evenly"):
+        read(num_key_value_heads=3)
+    with pytest.raises(ModelError, match="4 heads cannot share 8"):
+        read(num_key_value_heads=8)
+
+
+def test_an_odd_head_cannot_turn_halves() -> None:
+    with pytest.raises(ModelError, match="head_dim is 15, expected an even number"):
+        read(head_dim=15)
+
+
+SIZES = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("key", SIZES)
+def test_sizes_have_no_default(key: str) -> None:
+    for missing in (..., None):
+        with pytest.raises(ModelError, match=f"found nothing under {key}, expected a positive"):
+            read(**{key: missing})
+
+
+@pytest.mark.parametrize(
+    "key", [*SIZES, "head_dim", "num_key_value_heads", "max_position_embeddings"]
+)
+@pytest.mark.parametrize(
+    "value", [0, -1, 1 << 31, 10**400, 64.0, math.nan, math.inf, True, "64", [64], {}, [[[[]]]]]
+)
+def test_no_size(key: str, value: object) -> None:
+    with pytest.raises(ModelError, match=f"under {key}, expected a positive whole number"):
+        read(**{key: value})
+
+
+@pytest.mark.parametrize("value", [-1e-6, math.nan, math.inf, -math.inf, 10**400, False, "x", []])
+def test_no_epsilon(value: object) -> None:
+    with pytest.raises(ModelError, match="under rms_norm_eps, expected a number from 0 to"):
+        read(rms_norm_eps=value)
+
+
+def test_an_epsilon_may_be_a_whole_number() -> None:
+    assert read(rms_norm_eps=0).norm_eps == 0.0
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+def test_sliding_windows() -> None:
+    assert read(sliding_window=4096, use_sliding_window=False)
+    assert read(sliding_window=4096)
+    with pytest.raises(ModelError, match="use_sliding_window is true, which is not supported"):
+        read(use_sliding_window=True)
+
+
+def test_activations() -> None:
+    assert read(hidden_act="swish").activation == "silu"
+    assert read(hidden_act="relu2").activation == "relu2"
+    with pytest.raises(ModelError, match="hidden_act 'gelu' is not supported; known are silu"):
+        read(hidden_act="gelu")
+    with pytest.raises(ModelError, match="found a JSON list under hidden_act, expected a string"):
+        read(hidden_act=["silu"])
+
+
+def test_no_config() -> None:
+    with pytest.raises(ModelError, match=r"no config\.json.*compile the model's directory"):
+        read_config({"tokenizer.json": b"{}"})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b"[]", b"1", b'"{}"', b"null", b"\xff\xfe", b"[" * 2000, b"1" * 5000],
+    ids=lambda data: data[:3],
+)
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_no_json(name: str, data: bytes) -> None:
+    files = {"config.json": json.dumps(LLAMA).encode(), name: data}
+    with pytest.raises(ModelError, match=f"^{name}") as caught:
+        read_config(files)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_huge_file() -> None:
+    data = json.dumps({**LLAMA, "x": "x" * (16 << 20)}).encode()
+    with pytest.raises(ModelError, match=r"config\.json has .* bytes, expected at most 16,777,216"):
+        read_config({"config.json": data})
+
+
+def test_values_nested_as_deep_as_json_goes() -> None:
+    deep = "[" * 900 + "]" * 900
+    for key in (*LLAMA, "rope_scaling", "hidden_act", "eos_token_id", "quantization_config"):
+        text = json.dumps({**LLAMA, key: "DEEP"}).replace('"DEEP"', deep)
+        with suppress(RsrError):
+            assert isinstance(read_config({"config.json": text.encode()}), Config)
+
+
+def test_any_type_anywhere() -> None:
+    """Every key, every type: a model, or a refusal that is one of ours."""
+    keys = (
+        *LLAMA, "head_dim", "num_key_value_heads", "rms_norm_eps", "hidden_act", "eos_token_id",
+        "bos_token_id", "rope_theta", "rope_scaling", "rope_parameters", "tie_word_embeddings",
+        "max_position_embeddings", "quantization_config", "partial_rotary_factor",
+        "use_sliding_window",
+    )  # fmt: skip
+    values: tuple[Any, ...] = (
+        None, True, False, 0, -1, 1, 1.5, 10**400, math.nan, math.inf, "", "x", [], [None], {},
+        {"rope_type": "yarn", "factor": 10**400}, {"type": ["linear"]}, {"quant_method": 3},
+        {"quant_method": "bitnet", "modules_to_not_convert": [1, None, "", [], "lm_head"]},
+    )  # fmt: skip
+    for key in keys:
+        for value in values:
+            with suppress(RsrError):
+                assert isinstance(read(**{key: value}), Config)
+
+
+# --- quantisation -------------------------------------------------------------------------------
+
+
+def test_quantization_config() -> None:
+    c = read(quantization_config=BITNET)
+    assert c.quantises
+    assert c.scales_biases
+    assert c.quantises_input("model.layers.0.mlp.up_proj")
+    assert not read(quantization_config={**BITNET, "quantization_mode": "online"}).scales_biases
+    assert not read(quantization_config={**BITNET, "linear_class": "bitlinear"}).scales_biases
+    assert not read(quantization_config={"quant_method": "gptq"}).quantises
+    assert not read(quantization_config=None).quantises
+    assert read(quantization_config={**BITNET, "rms_norm_eps": 1e-5}).layer_norm_eps == 1e-5
+    assert c.layer_norm_eps == 1e-6
+    with pytest.raises(ModelError, match="found 'bitnet' under quantization_config, expected an"):
+        read(quantization_config="bitnet")
+
+
+def test_modules_that_are_not_converted() -> None:
+    """By name, inside a module, or by the end of the name, as transformers has it."""
+    listed = ["lm_head", "model.layers.1", "k_proj.weight", "up_proj", 7, None]
+    c = read(quantization_config={**BITNET, "modules_to_not_convert": listed})
+    converted = {
+        name: c.quantises_input(name)
+        for name in (
+            "lm_head", "model.layers.0.self_attn.k_proj", "model.layers.0.self_attn.q_proj",
+            "model.layers.1.self_attn.q_proj", "model.layers.11.self_attn.q_proj",
+            "model.layers.0.mlp.gate_up_proj",
+        )
+    }  # fmt: skip
+    assert converted == {
+        "lm_head": False,
+        "model.layers.0.self_attn.k_proj": False,
+        "model.layers.0.self_attn.q_proj": True,
+        "model.layers.1.self_attn.q_proj": False,
+        "model.layers.11.self_attn.q_proj": True,
+        "model.layers.0.mlp.gate_up_proj": False,
+    }
+
+
+# --- tokens -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "expected"),
+    [
+        (..., None, ()),
+        (None, None, ()),
+        (2, None, (2,)),
+        ([2, 5], None, (2, 5)),
+        (2, {"eos_token_id": [7, 8]}, (7, 8)),
+        (2, {"eos_token_id": 9}, (9,)),
+        (2, {"eos_token_id": None}, (2,)),
+        (2, {}, (2,)),
+        (2, {"eos_token_id": "9"}, (2,)),
+        ([True, -1, 1 << 31, 10**400, 2.0, [3], "4", 0], None, (0,)),
+    ],
+)
+def test_end_tokens(config: Any, generation: Any, expected: tuple[int, ...]) -> None:
+    """generation_config.json counts first: there are the ends of turns, too."""
+    assert read(generation, eos_token_id=config).eos_token_ids == expected
+
+
+def test_the_first_token() -> None:
+    assert read(bos_token_id=1).bos_token_id == 1
+    assert read(bos_token_id=None).bos_token_id is None
+    assert read(bos_token_id="1").bos_token_id is None
+
+
+def test_tied_embeddings_are_said_in_so_many_words() -> None:
+    assert read(tie_word_embeddings=True).is_tied
+    for value in (..., None, False, "true", 1):
+        assert not read(tie_word_embeddings=value).is_tied

@@ -1,0 +1,230 @@
+"""The decoder: what a token gives does not depend on how it came to be computed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import rsr_runtime as rsr
+from rsr_runtime.llm import PromptError
+from rsr_runtime.llm.cache import Cache
+from rsr_runtime.llm.clock import PARTS
+from rsr_runtime.llm.decoder import ROWS, Span
+from rsr_runtime.llm.sequence import TokenSequence, step
+
+if TYPE_CHECKING:
+    from rsr_runtime.llm import LanguageModel
+    from tests.runtime.llm.conftest import Loader
+
+FloatArray = npt.NDArray[np.float32]
+
+# Int8 activations everywhere: sums of integers, so that not a bit may differ.
+BITNETS = ["bitnet-2b", "llama3-1.58", "1bitllm", "falcon3", "bitnet-2b-permuted"]
+FLOATS = ["trilm", "bonsai", "gguf-tq2_0"]
+
+
+def tokens_of(count: int, seed: int = 1) -> list[int]:
+    found: list[int] = np.random.default_rng(seed).integers(3, 250, count).tolist()
+    return found
+
+
+def one_by_one(model: LanguageModel, tokens: list[int]) -> FloatArray:
+    return np.stack([model.next_logits(tokens[: i + 1]) for i in range(len(tokens))])
+
+
+@pytest.mark.parametrize("kv", ["float16", "float32"])
+@pytest.mark.parametrize("name", BITNETS)
+def test_a_prompt_at_once_is_its_tokens_one_by_one(name: str, kv: str, loaded: Loader) -> None:
+    """37 of them: more than a block of positions, and no whole number of blocks."""
+    tokens = tokens_of(37)
+    together = loaded(name, kv=kv).logits(tokens)
+    assert together.dtype == np.float32
+    np.testing.assert_array_equal(one_by_one(loaded(name, kv=kv), tokens), together)
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_the_same_as_far_as_floats_allow(name: str, loaded: Loader) -> None:
+    tokens = tokens_of(21)
+    together = loaded(name, kv="float32").logits(tokens)
+    found = one_by_one(loaded(name, kv="float32"), tokens)
+    np.testing.assert_allclose(found, together, atol=1e-4 * np.abs(together).max())
+
+
+@pytest.mark.parametrize("name", ["bitnet-2b", "bonsai"])
+def test_passes_of_many_rows(name: str, loaded: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long prompt is cut into passes, which changes nothing."""
+    tokens = tokens_of(50)
+    whole = loaded(name).logits(tokens)
+    monkeypatch.setattr("rsr_runtime.llm.sequence.ROWS", 7)
+    cut = loaded(name).logits(tokens)
+    if name == "bitnet-2b":
+        np.testing.assert_array_equal(cut, whole)
+    else:
+        np.testing.assert_allclose(cut, whole, atol=1e-3 * np.abs(whole).max())
+    assert ROWS == 512
+
+
+@pytest.mark.parametrize("name", BITNETS)
+def test_threads_change_nothing(name: str, loaded: Loader, threads: None) -> None:
+    tokens = tokens_of(19)
+    found = []
+    for count in (1, 2, 3):
+        rsr.set_num_threads(count)
+        model = loaded(name)
+        found.append((model.logits(tokens), one_by_one(loaded(name), tokens)))
+    for many, alone in found[1:]:
+        np.testing.assert_array_equal(many, found[0][0])
+        np.testing.assert_array_equal(alone, found[0][1])
+
+
+def test_threads_change_nothing_for_floats_either(loaded: Loader, threads: None) -> None:
+    found = []
+    for count in (1, 2):
+        rsr.set_num_threads(count)
+        found.append(loaded("bonsai").logits(tokens_of(19)))
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("name", BITNETS)
+def test_side_by_side_is_alone(name: str, loaded: Loader) -> None:
+    """Three prompts of different lengths, whose tokens then come in one pass."""
+    prompts = [tokens_of(5, 1), tokens_of(18, 2), tokens_of(1, 3)]
+    later = tokens_of(6, 4)
+    model = loaded(name)
+    sequences = [new_sequence(model) for _ in prompts]
+    for sequence, prompt in zip(sequences, prompts, strict=True):
+        sequence.follow(prompt)
+    steps = []
+    for i, token in enumerate(later):
+        chosen = [token, (token + 1) % 200 + 3, token]
+        logits = step(model._decoder, sequences, chosen)
+        steps.append(logits.copy())
+        for sequence, prompt in zip(sequences, prompts, strict=True):
+            assert len(sequence.tokens) == len(prompt) + i + 1
+    for row, (sequence, prompt) in enumerate(zip(sequences, prompts, strict=True)):
+        alone = loaded(name).logits(sequence.tokens)[len(prompt) :]
+        np.testing.assert_array_equal(np.stack(steps)[:, row], alone)
+
+
+def new_sequence(model: LanguageModel, **changes: Any) -> TokenSequence:
+    return TokenSequence(model._decoder, Cache(model.config, model.context, "float16"))
+
+
+def test_spans_of_one_pass_have_their_own_positions(loaded: Loader) -> None:
+    model = loaded("bitnet-2b")
+    first, second = tokens_of(20, 1), tokens_of(3, 2)
+    caches = [Cache(model.config, model.context, "float16") for _ in range(2)]
+    decoder = model._decoder
+    decoder.hidden([Span(first[:15], caches[0], 0)])
+    both = decoder.hidden([Span(first[15:], caches[0], 15), Span(second, caches[1], 0)])
+    logits = decoder.logits(both).copy()
+    np.testing.assert_array_equal(logits[:5], loaded("bitnet-2b").logits(first)[15:])
+    np.testing.assert_array_equal(logits[5:], loaded("bitnet-2b").logits(second))
+
+
+# --- what a sequence remembers ------------------------------------------------------------------
+
+
+def test_a_prompt_that_diverges_is_as_if_it_were_new(loaded: Loader) -> None:
+    """Before, at and after the border of a block of 16 positions; and one that is shorter."""
+    model, tokens = loaded("bitnet-2b"), tokens_of(40)
+    fresh = loaded("bitnet-2b")
+    for at in (0, 1, 15, 16, 17, 31, 39):
+        for other in ([*tokens[:at], 7, 8, 9], tokens[: at + 1], tokens, [*tokens, 3]):
+            found = model.next_logits(other)
+            np.testing.assert_array_equal(found, fresh.logits(other)[-1])
+
+
+def test_what_is_known_is_not_computed_again(
+    loaded: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokens = loaded("bitnet-2b"), tokens_of(30)
+    computed = []
+    hidden = model._decoder.hidden
+
+    def counting(spans: Any) -> FloatArray:
+        computed.append(sum(len(span.tokens) for span in spans))
+        return hidden(spans)
+
+    monkeypatch.setattr(model._decoder, "hidden", counting)
+    for prompt in (tokens, [*tokens, 5], [*tokens, 5], tokens[:20], [*tokens[:10], 9], [9]):
+        model.next_logits(prompt)
+    assert computed == [30, 1, 1, 1, 1, 1]
+    model.next_logits(tokens)
+    assert computed[-1] == 30
+
+
+def test_an_interrupted_pass_leaves_a_sequence_that_can_go_on(
+    loaded: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokens = loaded("bitnet-2b"), tokens_of(30)
+    before = model.next_logits(tokens[:20])
+    feed_forward = model._decoder._feed_forward
+
+    def interrupted(*arguments: Any) -> FloatArray:
+        feed_forward(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model._decoder, "_feed_forward", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.next_logits([*tokens[:10], *tokens])
+    np.testing.assert_array_equal(model.next_logits(tokens[:20]), before)
+    expected = loaded("bitnet-2b").logits([*tokens[:10], *tokens])[-1]
+    np.testing.assert_array_equal(model.next_logits([*tokens[:10], *tokens]), expected)
+
+
+# --- the context --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("context", [1, 16, 17])
+def test_all_positions_of_a_context_can_be_used(context: int, loaded: Loader) -> None:
+    tokens = tokens_of(context)
+    full = loaded("bitnet-2b", context=context)
+    np.testing.assert_array_equal(full.logits(tokens), loaded("bitnet-2b").logits(tokens))
+    np.testing.assert_array_equal(full.next_logits(tokens), full.logits(tokens)[-1])
+    for call in (full.logits, full.next_logits):
+        with pytest.raises(PromptError, match=f"{context + 1} tokens and leaves no room"):
+            call(tokens_of(context + 1))
+
+
+def test_the_whole_context_of_the_model(loaded: Loader) -> None:
+    model = loaded("bitnet-2b")
+    assert model.context == model.config.max_positions == 256
+    assert np.isfinite(model.logits(tokens_of(256))).all()
+
+
+# --- caches -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["bitnet-2b", "bonsai", "trilm"])
+def test_float16_keys_and_values_are_close_to_float32(name: str, loaded: Loader) -> None:
+    """A bit of a quantised activation may flip, so that a BitNet's are further apart."""
+    tokens = tokens_of(60)
+    wide = loaded(name, kv="float32").logits(tokens)
+    half = loaded(name, kv="float16").logits(tokens)
+    assert not np.array_equal(wide, half)
+    error = np.abs(wide - half).max(axis=1) / np.abs(wide).max()
+    assert np.median(error) < 0.02
+    assert error.max() < 0.2
+
+
+def test_where_the_time_goes(loaded: Loader) -> None:
+    model = loaded("bitnet-2b")
+    assert not model.clock.seconds
+    model.next_logits(tokens_of(9))
+    seconds = dict(model.clock.seconds)
+    assert set(seconds) == set(PARTS)
+    assert all(value > 0 for value in seconds.values())
+    model.next_logits(tokens_of(10))
+    assert all(model.clock.seconds[part] > seconds[part] for part in PARTS)
+
+
+def test_bytes_of_a_token(loaded: Loader) -> None:
+    model = loaded("bitnet-2b")
+    assert model.bytes_per_token(0) > model._model.stored("model.embed_tokens.weight").nbytes
+    # Two layers of two heads of 16 keys and 16 values in float16.
+    assert model.bytes_per_token(10) - model.bytes_per_token(0) == 10 * 2 * 2 * 32 * 2

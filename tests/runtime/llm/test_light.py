@@ -1,0 +1,86 @@
+"""Language models cost nothing where they are not used, and say what they need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.conftest import LanguageModels
+    from tests.runtime.conftest import RunPython
+
+LOADED = """
+def loaded():
+    import sys
+    names = {"tokenizers", "jinja2", "click", "rich", "safetensors", "rsrc", "torch"}
+    found = {name.partition(".")[0] for name in sys.modules} & names
+    return sorted(found) + [n for n in ("rsr_runtime.llm",) if n in sys.modules]
+"""
+
+
+def lines(run_python: RunPython, code: str, *arguments: object) -> list[str]:
+    done = run_python(LOADED + code, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_the_runtime_loads_nothing_of_it(run_python: RunPython) -> None:
+    assert lines(run_python, "import rsr_runtime; print(loaded())") == ["[]"]
+
+
+def test_packages_are_loaded_when_they_are_used(
+    run_python: RunPython, language_models: LanguageModels
+) -> None:
+    code = """
+import sys
+from rsr_runtime import llm
+print(loaded())
+model = llm.load(sys.argv[1])
+model.next_logits([1, 2, 3])
+print(loaded())
+model.generate("The rows", max_tokens=2)
+print(loaded())
+"""
+    assert lines(run_python, code, language_models.path("bitnet-2b")) == [
+        "['rsr_runtime.llm']",
+        "['rsr_runtime.llm']",
+        "['tokenizers', 'rsr_runtime.llm']",
+    ]
+
+
+def test_without_the_packages_the_extra_is_named(
+    run_python: RunPython, language_models: LanguageModels
+) -> None:
+    """Tokens go in and logits come out all the same."""
+    code = """
+import sys
+sys.modules["tokenizers"] = sys.modules["jinja2"] = None
+from rsr_runtime import llm
+model = llm.load(sys.argv[1])
+print(model.next_logits([1, 2, 3]).shape)
+calls = lambda: model.generate("x"), lambda: model.generate([1]), lambda: model.template
+for call in calls:
+    try:
+        call()
+    except llm.DependencyError as error:
+        print(isinstance(error, ImportError), error.name, str(error).partition(": ")[2])
+"""
+    assert lines(run_python, code, language_models.path("bitnet-2b")) == [
+        "(304,)",
+        "True tokenizers pip install 'rsr-ternary[llm]'",
+        "True tokenizers pip install 'rsr-ternary[llm]'",
+        "True jinja2 pip install 'rsr-ternary[llm]'",
+    ]
+
+
+def test_what_is_no_language_model(run_python: RunPython, tmp_path: Path) -> None:
+    """A .rsr of a .safetensors file alone has no config.json, and says what to compile."""
+    import pytest
+
+    import rsrc
+    from rsr_runtime import llm
+
+    digits = Path(__file__).parents[3] / "examples" / "digits" / "model.safetensors"
+    rsrc.compile(digits, tmp_path / "digits.rsr")
+    with pytest.raises(llm.ModelError, match=r"no config\.json.*compile the model's directory"):
+        llm.load(tmp_path / "digits.rsr")

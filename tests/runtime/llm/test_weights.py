@@ -1,0 +1,284 @@
+"""The tensors of a decoder: all that are wrong are named at once, the right ones found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import rsr_runtime as rsr
+from rsr_runtime import Matrix, Model, llm
+from rsr_runtime.llm import ModelError
+from rsr_runtime.llm.config import read_config
+from rsr_runtime.llm.linear import Dense, Int8Head
+from rsr_runtime.llm.weights import Weights, collect
+
+if TYPE_CHECKING:
+    from tests.conftest import LanguageModels
+
+Tensors = dict[str, Any]
+
+
+def weights_of(path: Path) -> Weights:
+    model = rsr.load(path)
+    return collect(model, read_config(model.files))
+
+
+def test_what_a_bitnet_has(language_models: LanguageModels) -> None:
+    weights = weights_of(language_models.path("bitnet-2b"))
+    layer = weights.layers[1]
+    assert len(weights.layers) == 2
+    for linear, shape in (
+        (layer.q, (64, 64)), (layer.k, (32, 64)), (layer.v, (32, 64)), (layer.o, (64, 64)),
+        (layer.gate, (160, 64)), (layer.up, (160, 64)), (layer.down, (64, 160)),
+    ):  # fmt: skip
+        assert isinstance(linear.weight, Matrix)
+        assert linear.weight.shape == shape
+        assert linear.takes_int8
+        assert linear.bias is None
+        assert linear.norm is None
+    assert layer.q.name == "model.layers.1.self_attn.q_proj"
+    assert layer.down.name == "model.layers.1.mlp.down_proj"
+    norms = (layer.input_norm, layer.output_norm, layer.attention_norm, layer.ffn_norm)
+    assert [None if n is None else n.shape for n in norms] == [(64,), (64,), (64,), (160,)]
+    assert (layer.q_norm, layer.k_norm) == (None, None)
+    assert isinstance(weights.embedding, Dense)
+    assert weights.embedding.dtype == "BF16"
+    assert weights.head.weight is weights.embedding  # tied
+    assert not weights.head.takes_int8
+
+
+def test_norms_of_heads(language_models: LanguageModels) -> None:
+    for name in ("bonsai", "bonsai-untied"):
+        weights = weights_of(language_models.path(name))
+        layer = weights.layers[0]
+        assert layer.q_norm is not None
+        assert layer.k_norm is not None
+        assert layer.q_norm.shape == layer.k_norm.shape == (128,)
+        assert not layer.q.takes_int8
+        # The whole model is ternary, embedding and head too.
+        assert isinstance(weights.embedding, Matrix)
+        assert isinstance(weights.head.weight, Matrix)
+        assert (weights.head.weight is weights.embedding) == (name == "bonsai")
+
+
+def test_bytes_of_a_token(language_models: LanguageModels) -> None:
+    """Of all matrices, and the head once; a row of the embedding is next to nothing."""
+    model = rsr.load(language_models.path("llama3-1.58"))
+    found = collect(model, read_config(model.files)).nbytes
+    names = [name for name in model if name.endswith("_proj.weight")]
+    assert len(names) == 14
+    matrices = [model[name] for name in names]
+    assert found == sum(m.nbytes for m in matrices) + model.stored("lm_head.weight").nbytes
+
+
+# --- what is wrong ------------------------------------------------------------------------------
+
+
+class Without:
+    """A model that lacks some tensors. The compiler would make none: it counts them, too."""
+
+    def __init__(self, model: Model, gone: tuple[str, ...]) -> None:
+        self._model = model
+        self._gone = gone
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._model and name not in self._gone
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def __getitem__(self, name: str) -> Any:
+        assert name not in self._gone
+        return self._model[name]
+
+
+def refusal(path: Path, gone: tuple[str, ...] = (), **config: Any) -> str:
+    """Return what is wrong without some tensors, or with another config.json."""
+    model = rsr.load(path)
+    document = {**json.loads(model.files["config.json"]), **config}
+    files = {**model.files, "config.json": json.dumps(document).encode()}
+    with pytest.raises(ModelError) as caught:
+        collect(Without(model, gone), read_config(files))  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def test_all_missing_tensors_are_listed_at_once(language_models: LanguageModels) -> None:
+    gone = (
+        "model.embed_tokens.weight", "model.norm.weight", "model.layers.0.mlp.up_proj.weight",
+        "model.layers.1.input_layernorm.weight", "model.layers.1.self_attn.attn_sub_norm.weight",
+    )  # fmt: skip
+    message = refusal(language_models.path("bitnet-2b"), gone)
+    assert "config.json (BitNetForCausalLM)" in message
+    for name in gone:
+        assert f"{name} is missing" in message
+    assert message.count("missing") == len(gone)
+
+
+def test_contradictions_say_both_shapes(language_models: LanguageModels) -> None:
+    message = refusal(
+        language_models.path("bitnet-2b"), intermediate_size=156, num_key_value_heads=4
+    )
+    for text in (
+        "model.layers.0.mlp.gate_proj.weight is [160, 64], expected [156, 64]",
+        "model.layers.1.mlp.down_proj.weight is [64, 160], expected [64, 156]",
+        "model.layers.0.mlp.ffn_sub_norm.weight is [160], expected [156]",
+        "model.layers.0.self_attn.k_proj.weight is [32, 64], expected [64, 64]",
+    ):
+        assert text in message
+
+
+def test_another_vocabulary(language_models: LanguageModels) -> None:
+    message = refusal(language_models.path("llama3-1.58"), vocab_size=300)
+    assert "model.embed_tokens.weight is [304, 64], expected [300, 64]" in message
+    assert "lm_head.weight is [304, 64], expected [300, 64]" in message
+
+
+@pytest.mark.parametrize("layers", [3, 1000, (1 << 31) - 1])
+def test_more_layers_than_there_are(language_models: LanguageModels, layers: int) -> None:
+    """However many they are said to be, the answer is short, and soon there."""
+    message = refusal(language_models.path("bitnet-2b"), num_hidden_layers=layers)
+    assert "model.layers.2.self_attn.q_proj.weight is missing" in message
+    assert len(message) < 5000
+    assert ("more" in message) == (layers > 3)
+
+
+def test_weights_that_are_no_floats(language_models: LanguageModels, tmp_path: Path) -> None:
+    def change(tensors: Tensors) -> None:
+        tensor = type(tensors["model.norm.weight"])
+        tensors["model.norm.weight"] = tensor("U8", np.ones(64, np.uint8))
+        tensors["model.embed_tokens.weight"] = tensor("U8", np.ones((304, 64), np.uint8))
+
+    path = language_models.variant("llama3-1.58", tmp_path, tensors=change)
+    with pytest.raises(ModelError, match=r"not those that config\.json") as caught:
+        llm.load(path)
+    assert "model.norm.weight is uint8, expected floats" in str(caught.value)
+    assert "model.embed_tokens.weight is uint8, expected floats or ternary" in str(caught.value)
+
+
+# --- biases and norms inside layers -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "linear_class", "mode", "is_scaled"),
+    [
+        ("llama-bias", "bitlinear", "offline", False),
+        ("llama-auto-bias", "autobitlinear", "offline", True),
+    ],
+)
+def test_biases(
+    language_models: LanguageModels, family: str, linear_class: str, mode: str, is_scaled: bool
+) -> None:
+    path = language_models.path(family)
+    model = rsr.load(path)
+    layer = collect(model, read_config(model.files)).layers[1]
+    for linear in (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down):
+        stored = model[f"{linear.name}.bias"]
+        assert isinstance(stored, np.ndarray)
+        assert isinstance(linear.weight, Matrix)
+        assert linear.bias is not None
+        assert linear.bias.dtype == np.float32
+        factor = linear.weight.scale if is_scaled else np.float32(1)
+        np.testing.assert_array_equal(linear.bias, stored * factor)
+
+
+@pytest.mark.parametrize("name", ["rms_norm", "norm"])
+def test_norms_inside_linear_layers(
+    language_models: LanguageModels, tmp_path: Path, name: str
+) -> None:
+    """use_rms_norm: every layer normalises its own input before it quantises it."""
+    values = np.linspace(0.5, 1.5, 64, dtype=np.float32)
+
+    def change(tensors: Tensors) -> None:
+        tensor = type(tensors["model.norm.weight"])
+        tensors[f"model.layers.0.mlp.up_proj.{name}.weight"] = tensor("F32", values)
+
+    quantization = {
+        "quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline",
+        "use_rms_norm": True, "rms_norm_eps": 1e-3,
+    }  # fmt: skip
+    path = language_models.variant(
+        "bitnet-2b", tmp_path, tensors=change, config={"quantization_config": quantization}
+    )
+    layer = weights_of(path).layers[0]
+    assert layer.gate.norm is None
+    assert layer.up.norm is not None
+    np.testing.assert_array_equal(layer.up.norm, values)
+    assert layer.up.norm_eps == 1e-3
+    with llm.load(path) as changed, llm.load(language_models.path("bitnet-2b")) as plain:
+        found, before = changed.next_logits([5, 6, 7]), plain.next_logits([5, 6, 7])
+        assert np.isfinite(found).all()
+        assert not np.allclose(found, before)
+
+
+def test_layers_that_are_not_converted_take_floats(language_models: LanguageModels) -> None:
+    weights = weights_of(language_models.path("llama-kept"))
+    down, k = weights.layers[0].down, weights.layers[1].k
+    for linear in (down, k):
+        assert isinstance(linear.weight, Dense)
+        assert not linear.takes_int8
+    assert weights.layers[1].down.takes_int8
+    assert weights.layers[0].q.takes_int8
+
+
+# --- heads --------------------------------------------------------------------------------------
+
+
+def test_an_untied_head(language_models: LanguageModels) -> None:
+    weights = weights_of(language_models.path("llama3-1.58"))
+    assert isinstance(weights.head.weight, Dense)
+    assert weights.head.weight is not weights.embedding
+
+
+def test_a_tied_head_although_one_is_there(language_models: LanguageModels, tmp_path: Path) -> None:
+    """What config.json says counts, as in transformers."""
+    path = language_models.variant("llama3-1.58", tmp_path, config={"tie_word_embeddings": True})
+    weights = weights_of(path)
+    assert weights.head.weight is weights.embedding
+
+
+def test_an_untied_head_that_is_missing(language_models: LanguageModels, tmp_path: Path) -> None:
+    path = language_models.variant("bitnet-2b", tmp_path, config={"tie_word_embeddings": False})
+    with pytest.raises(ModelError, match=r"lm_head\.weight is missing"):
+        llm.load(path)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_of_int8(language_models: LanguageModels, tmp_path: Path, tied: bool) -> None:
+    """One scale a row; it is the head, whether or not the embedding is said to be."""
+
+    def change(tensors: Tensors) -> None:
+        tensor = type(tensors["model.norm.weight"])
+        embedding = tensors["model.embed_tokens.weight"].values
+        floats = (embedding.astype(np.uint32) << 16).view(np.float32)
+        scale = np.abs(floats).max(axis=1) / np.float32(127)
+        tensors["lm_head.weight"] = tensor("I8", np.round(floats / scale[:, None]).astype(np.int8))
+        tensors["lm_head.weight_scale"] = tensor("F32", scale)
+
+    path = language_models.variant(
+        "bitnet-2b", tmp_path, tensors=change, config={"tie_word_embeddings": tied}
+    )
+    weights = weights_of(path)
+    assert isinstance(weights.head.weight, Int8Head)
+    assert weights.head.takes_int8
+    with llm.load(path) as model, llm.load(language_models.path("bitnet-2b")) as plain:
+        tokens = [256, 40, 41, 42]
+        found, exact = model.next_logits(tokens), plain.next_logits(tokens)
+        assert np.abs(found - exact).max() < 0.05 * np.abs(exact).max()
+        assert not np.array_equal(found, exact)
+
+
+def test_a_head_of_int8_without_its_scale(language_models: LanguageModels, tmp_path: Path) -> None:
+    def change(tensors: Tensors) -> None:
+        tensor = type(tensors["model.norm.weight"])
+        rows = len(tensors["model.embed_tokens.weight"].values)
+        tensors["lm_head.weight"] = tensor("I8", np.full((rows + 4, 60), 2, np.int8))
+
+    path = language_models.variant("bitnet-2b", tmp_path, tensors=change)
+    with pytest.raises(ModelError) as caught:
+        llm.load(path)
+    assert "lm_head.weight_scale is missing" in str(caught.value)
+    assert "lm_head.weight is [308, 60], expected [304, 64]" in str(caught.value)
