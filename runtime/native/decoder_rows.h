@@ -11,7 +11,7 @@
 namespace rsr {
 namespace {
 
-// Calls body(offset, load, store) for n floats, sixteen at a time, then for the rest.
+// Calls body(offset, vector) for n floats, sixteen at a time, then for the rest.
 struct WholeVector {
   Lanes load(const float* p) const { return rsr::load(p); }
   void store(float* p, Lanes a) const { rsr::store(p, a); }
@@ -90,13 +90,11 @@ inline float scale_for_i8(float largest) {
 template <class Row>
 inline void write_row(const RowOutput& to, const Row& h) {
   Magnitudes magnitudes = no_magnitudes();
-  if (to.out || to.q) {
-    for_each_vector(to.n, [&](size_t i, auto vector) {
-      const Lanes x = h(i, vector);
-      magnitudes = larger(magnitudes, x);
-      if (to.out) vector.store(to.out + i, x);
-    });
-  }
+  for_each_vector(to.n, [&](size_t i, auto vector) {
+    const Lanes x = h(i, vector);
+    magnitudes = larger(magnitudes, x);
+    if (to.out) vector.store(to.out + i, x);
+  });
   if (!to.q) return;
   *to.s = scale_for_i8(largest(magnitudes));
   if (std::isnan(*to.s)) {
