@@ -67,8 +67,8 @@ inline void mix_tile(const float* weights, const Cell* values, size_t dv, size_t
     for (int v = 0; v < V; v++) store(sums + r * dv + v * kLanes, s[r][v]);
 }
 
-// Calls body(number) with `count` as constants: vectors by fours, twos and ones, as far as the
-// set's registers allow.
+// Counts that are known to the compiler: of vectors, body(first, count) by fours, twos and ones as
+// far as the set's registers allow; of the queries of a tile, body(count).
 template <int N>
 struct Constant {
   static constexpr int value = N;
@@ -177,12 +177,9 @@ class ChunkAttention {
     // The last query sees the most; what another does not see counts as -inf.
     const auto load_seen = [&](int r, size_t p) {
       const float* from = scores + r * kChunkPositions + p;
-      return p < all ? load(from)
-                     : load_part(from,
-                                 seen[r] < p            ? 0
-                                 : seen[r] - p < kLanes ? seen[r] - p
-                                                        : kLanes,
-                                 kNone);
+      if (p < all) return load(from);
+      const size_t left = seen[r] > p ? seen[r] - p : 0;
+      return load_part(from, left < kLanes ? left : kLanes, kNone);
     };
     for (size_t p = 0; p < end; p += kLanes)
       for (int r = 0; r < R; r++) most[r] = max(load_seen(r, p), most[r]);
