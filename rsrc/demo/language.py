@@ -2,36 +2,53 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 
+import click
+from rich.console import Console
+
 from rsr_runtime import llm
 
-from .. import talk
 from ..pipeline import compile
+from ..report import Report
 from ..tables import console, size
 from .examples import example_folder
 
-PROMPT = "KING.\nMy lord, I"
-SEED = 1
-TOKENS = 120
+PROMPT = "ROMEO.\nO, she"
+SAMPLING = llm.Sampling(temperature=0.7, top_k=40, seed=1)
+TOKENS = 160
 
 
 def run() -> None:
-    """Compile the model, let it go on from the prompt, and say how large and how fast it is."""
+    """Compile the model, let it go on from a prompt, and say how large and how fast it is."""
     out = console()
-    folder = example_folder("tiny-lm")
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "tiny-lm.rsr")
-        report = compile(folder, path)
-        out.print()
+        report = compile(example_folder("tiny-lm"), path)
         try:
-            model = llm.load(path)
-            model.tokenizer  # noqa: B018  without its package there is nothing to show
+            with llm.load(path) as model:
+                _write(out, report, model)
         except llm.DependencyError as error:
-            out.print(f"a language model: {error}", highlight=False)
-            return
-        with model:
-            out.print("a ternary language model, 2.8 million weights, goes on from", PROMPT)
-            sampling = llm.Sampling(temperature=0.8, top_k=40, seed=SEED)
-            result = talk.run(model, PROMPT, {"sampling": sampling, "max_tokens": TOKENS})
+            out.print(f"\nThe second example, a language model, is left out: {error}")
+
+
+def _write(out: Console, report: Report, model: llm.LanguageModel) -> None:
+    stream = model.stream(PROMPT, max_tokens=TOKENS, sampling=SAMPLING)
+    indexed = [t for t in report.tensors if t.kind == "ternary"]
+    weights = sum(t.weights for t in indexed)
+    out.print(
+        f"\na language model, trained on Shakespeare: {len(indexed)} ternary matrices, "
+        f"{weights:,} weights in {size(sum(t.bytes for t in indexed))}\n",
+        highlight=False,
+    )
+    click.secho(PROMPT, nl=False, bold=True)
+    for piece in stream:
+        click.echo(piece, nl=False)
+        sys.stdout.flush()
+    result = stream.result
+    out.print(
+        f"\n\n{len(result.tokens)} tokens, {result.tokens_per_second:.0f} a second",
+        highlight=False,
+    )

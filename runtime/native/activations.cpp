@@ -1,10 +1,13 @@
 #include "activations.h"
 
+#include "buffer.h"
 #include "dispatch.h"
 #include "parallel.h"
 
 namespace rsr {
 namespace {
+
+thread_local Buffer gated_row;
 
 RowOutput row_of(const RowOutput& first, size_t i) {
   RowOutput to = first;
@@ -31,10 +34,14 @@ void normalize(float* x, const float* add, size_t count, const RowOutput& to) {
   });
 }
 
-void gated(float* gate, const float* up, Activation activation, size_t count, const RowOutput& to) {
+void gated(const float* gate, const float* up, Activation activation, size_t count,
+           const RowOutput& to) {
   const auto kernel = kernels().decoder.gate;
   for_each_row(count, to.n, 4, [&](size_t i) {
-    kernel(gate + i * to.n, up + i * to.n, activation, row_of(to, i));
+    const RowOutput row = row_of(to, i);
+    // A row of h stays in the cache: not worth writing over `gate`, which is in memory.
+    float* h = row.out ? row.out : static_cast<float*>(gated_row.get(to.n * sizeof(float)));
+    kernel(gate + i * to.n, up + i * to.n, activation, h, row);
   });
 }
 

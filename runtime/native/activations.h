@@ -15,7 +15,8 @@ void quantize_i8(const float* x, size_t count, size_t n, int8_t* q, float* s);
 // x += add, where there is one; then `to`.
 void normalize(float* x, const float* add, size_t count, const RowOutput& to);
 
-// gate = activation(gate) * up; then `to` of that.
-void gated(float* gate, const float* up, Activation activation, size_t count, const RowOutput& to);
+// activation(gate) * up, then `to` of that.
+void gated(const float* gate, const float* up, Activation activation, size_t count,
+           const RowOutput& to);
 
 }  // namespace rsr

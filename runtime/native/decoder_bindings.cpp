@@ -56,9 +56,9 @@ void normalize(const Rows& x, const Maybe<const float, 2>& add, const Weight& we
   without_gil([&] { rsr::normalize(x.data(), pointer(add), count, to); });
 }
 
-void gated(const Rows& gate, const Array<const float, 2>& up, const std::string& activation,
-           const Weight& weight, float eps, const Maybe<float, 2>& out, const Maybe<int8_t, 2>& q,
-           const Maybe<float, 2>& s) {
+void gated(const Array<const float, 2>& gate, const Array<const float, 2>& up,
+           const std::string& activation, const Weight& weight, float eps,
+           const Maybe<float, 2>& out, const Maybe<int8_t, 2>& q, const Maybe<float, 2>& s) {
   const size_t count = gate.shape(0), n = gate.shape(1);
   require(up.shape(0) == count && up.shape(1) == n, "up must have the shape of gate");
   const rsr::Activation function = activation_named(activation);
@@ -113,7 +113,7 @@ void bind_attend(nb::module_& m) {
 void bind_decoder(nb::module_& m) {
   m.def("normalize", &normalize, "x"_a.noconvert(), "add"_a.none(), "weight"_a.none(), "eps"_a,
         "out"_a.noconvert().none(), "q"_a.noconvert().none(), "s"_a.noconvert().none());
-  m.def("gated", &gated, "gate"_a.noconvert(), "up"_a, "activation"_a, "weight"_a.none(), "eps"_a,
+  m.def("gated", &gated, "gate"_a, "up"_a, "activation"_a, "weight"_a.none(), "eps"_a,
         "out"_a.noconvert().none(), "q"_a.noconvert().none(), "s"_a.noconvert().none());
   bind_attend<float>(m);
   bind_attend<uint16_t>(m);

@@ -11,7 +11,7 @@
 namespace rsr {
 namespace {
 
-// Calls body(offset, load, store) for n floats, sixteen at a time, then for the rest.
+// Calls body(offset, vector) for n floats, sixteen at a time, then for the rest.
 struct WholeVector {
   Lanes load(const float* p) const { return rsr::load(p); }
   void store(float* p, Lanes a) const { rsr::store(p, a); }
@@ -90,13 +90,11 @@ inline float scale_for_i8(float largest) {
 template <class Row>
 inline void write_row(const RowOutput& to, const Row& h) {
   Magnitudes magnitudes = no_magnitudes();
-  if (to.out || to.q) {
-    for_each_vector(to.n, [&](size_t i, auto vector) {
-      const Lanes x = h(i, vector);
-      magnitudes = larger(magnitudes, x);
-      if (to.out) vector.store(to.out + i, x);
-    });
-  }
+  for_each_vector(to.n, [&](size_t i, auto vector) {
+    const Lanes x = h(i, vector);
+    magnitudes = larger(magnitudes, x);
+    if (to.out) vector.store(to.out + i, x);
+  });
   if (!to.q) return;
   *to.s = scale_for_i8(largest(magnitudes));
   if (std::isnan(*to.s)) {
@@ -137,23 +135,25 @@ void normalize(float* x, const float* add_to_x, const RowOutput& to) {
 }
 
 template <class Function>
-inline void gate_by(float* gate, const float* up, const RowOutput& to, const Function& function) {
+inline void gate_by(const float* gate, const float* up, float* h, const RowOutput& to,
+                    const Function& function) {
   SumOfSquares squares;
   for_each_vector(to.n, [&](size_t i, auto vector) {
-    const Lanes h = mul(function(vector.load(gate + i)), vector.load(up + i));
-    vector.store(gate + i, h);
-    squares.add_vector(i / kLanes, h);
+    const Lanes x = mul(function(vector.load(gate + i)), vector.load(up + i));
+    vector.store(h + i, x);
+    squares.add_vector(i / kLanes, x);
   });
-  finish_row(gate, squares.total(), to);
+  finish_row(h, squares.total(), to);
 }
 
-void gate_row(float* gate, const float* up, Activation activation, const RowOutput& to) {
+void gate_row(const float* gate, const float* up, Activation activation, float* h,
+              const RowOutput& to) {
   switch (activation) {
     case Activation::silu:
-      gate_by(gate, up, to, [](Lanes x) { return silu(x); });
+      gate_by(gate, up, h, to, [](Lanes x) { return silu(x); });
       return;
     case Activation::relu2:
-      gate_by(gate, up, to, [](Lanes x) { return relu2(x); });
+      gate_by(gate, up, h, to, [](Lanes x) { return relu2(x); });
       return;
   }
 }

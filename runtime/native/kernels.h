@@ -142,8 +142,9 @@ struct AttentionChunk {
 struct DecoderKernels {
   // x += add, where there is one; then `to`.
   void (*normalize)(float* x, const float* add, const RowOutput& to);
-  // gate = activation(gate) * up; then `to` of that.
-  void (*gate)(float* gate, const float* up, Activation activation, const RowOutput& to);
+  // h = activation(gate) * up; then `to` of that. h may be to.out.
+  void (*gate)(const float* gate, const float* up, Activation activation, float* h,
+               const RowOutput& to);
 
   // x (d,) = its RMS norm, where there is a weight; then its halves rotated, times scale:
   // (x1 cos - x2 sin, x2 cos + x1 sin) scale. cos, sin: (d / 2,).

@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <optional>
+#include <type_traits>
 
 #include "activations.h"
 #include "bindings.h"
@@ -18,6 +19,20 @@
 
 namespace nb = nanobind;
 using namespace nb::literals;
+
+namespace {
+
+struct Half {  // float16 as it lies in memory
+  uint16_t bits;
+};
+
+}  // namespace
+
+template <>
+struct nanobind::detail::dtype_traits<Half> {
+  static constexpr dlpack::dtype value{static_cast<uint8_t>(dlpack::dtype_code::Float), 16, 1};
+  static constexpr auto name = const_name("float16");
+};
 
 namespace {
 
@@ -170,20 +185,15 @@ class Permuted {
   rsr::PermutedIndex<Index> index_;
 };
 
-using Weights = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-
-void multiply_dense(const Weights& weight, const std::string& dtype, const Array<const float, 2>& x,
-                    const Array<float, 2>& y) {
-  const bool is_words = weight.dtype() == nb::dtype<uint16_t>();
-  const bool is_half =
-      weight.dtype() ==
-      nb::dlpack::dtype{static_cast<uint8_t>(nb::dlpack::dtype_code::Float), 16, 1};
+template <class T>
+void multiply_dense(const Array<const T, 2>& weight, const std::string& dtype,
+                    const Array<const float, 2>& x, const Array<float, 2>& y) {
   rsr::DenseMatrix matrix{weight.data(), weight.shape(0), weight.shape(1), {}};
-  if (dtype == "F32" && weight.dtype() == nb::dtype<float>())
+  if (dtype == "F32" && std::is_same_v<T, float>)
     matrix.dtype = rsr::DenseType::f32;
-  else if (dtype == "BF16" && is_words)
+  else if (dtype == "BF16" && std::is_same_v<T, uint16_t>)
     matrix.dtype = rsr::DenseType::bf16;
-  else if (dtype == "F16" && (is_words || is_half))
+  else if (dtype == "F16" && !std::is_same_v<T, float>)
     matrix.dtype = rsr::DenseType::f16;
   else
     throw std::invalid_argument(
@@ -192,6 +202,12 @@ void multiply_dense(const Weights& weight, const std::string& dtype, const Array
         dtype + "'");
   product(x, y, matrix.columns, matrix.rows,
           [&](auto... args) { rsr::multiply_dense(matrix, args...); });
+}
+
+template <class T>
+void bind_multiply_dense(nb::module_& m) {
+  m.def("multiply_dense", &multiply_dense<T>, "weight"_a.noconvert(), "dtype"_a, "x"_a,
+        "y"_a.noconvert());
 }
 
 void multiply_rows_i8(const Array<const int8_t, 2>& weight, const Array<const float, 1>& scale,
@@ -280,8 +296,9 @@ NB_MODULE(_native, m) {
       },
       "x"_a, "q"_a.noconvert(), "s"_a.noconvert());
   bind_decoder(m);
-  m.def("multiply_dense", &multiply_dense, "weight"_a.noconvert(), "dtype"_a, "x"_a,
-        "y"_a.noconvert());
+  bind_multiply_dense<float>(m);
+  bind_multiply_dense<Half>(m);
+  bind_multiply_dense<uint16_t>(m);
   m.def("multiply_rows_i8", &multiply_rows_i8, "weight"_a.noconvert(), "scale"_a, "q"_a, "s"_a,
         "y"_a.noconvert());
   m.def("compiled_isas", &rsr::compiled_isas);

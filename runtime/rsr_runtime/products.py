@@ -100,7 +100,7 @@ def quantize_int8(x: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
 def multiply_rows(matrices: Sequence[Matrix], x: Array, outputs: Sequence[Array]) -> None:
     """outputs[j][i] = W[j] x[i]; x (b, in_features), outputs[j] (b, out_features), contiguous."""
     multiply = _native.multiply_i8 if x.dtype == np.int8 else _native.multiply_f32
-    for native, members in _by_tables(matrices):
+    for native, members in by_tables(matrices):
         if native:
             multiply(native, x, [outputs[j] for j in members])
         else:
@@ -112,7 +112,7 @@ def multiply_quantized(
     matrices: Sequence[Matrix], q: Array, s: FloatArray, outputs: Sequence[FloatArray]
 ) -> None:
     """outputs[j][i] = (W[j] q[i]) * scale / s[i], as `Matrix.linear` defines it."""
-    for native, members in _by_tables(matrices):
+    for native, members in by_tables(matrices):
         if native:
             _native.multiply_quantized(native, q, s, [outputs[j] for j in members])
             continue
@@ -124,7 +124,7 @@ def multiply_quantized(
                 outputs[j][:] = sums.astype(np.float32) * w.scale / s
 
 
-def _by_tables(matrices: Sequence[Matrix]) -> list[tuple[list[_native.Ranked], list[int]]]:
+def by_tables(matrices: Sequence[Matrix]) -> list[tuple[list[_native.Ranked], list[int]]]:
     """Group the matrices that can share tables of sums; those that have none come by themselves."""
     if len(matrices) == 1:
         native = matrices[0].ranked

@@ -73,14 +73,20 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "rsrc", *map(str, arguments)]
 
 
+SAMPLING = [
+    "-n, --max-tokens", "--temperature", "--top-k", "--top-p", "--min-p", "--repetition-penalty",
+    "--seed", "--stop TEXT",
+]  # fmt: skip
+LOADING = ["--context", "--kv [float16|float32]", "--memory [map|huge]", "--threads"]
+
 # What is promised of each command.
 OPTIONS = {
     "compile": [
         "SOURCE", "-o, --output", "--encoding [auto|ranked|permuted]",
         "--target [native|generic|avx2|avx512|neon]", "--direction [auto|expand|reduce]", "-k ",
-        "--quantize [absmean|absmedian|twn]", "--per tensor|row|group:N", "lossy", "--include GLOB",
-        "--exclude GLOB", "--zstd LEVEL", "--threads", "--executor dask://HOST:PORT", "--force",
-        "--json",
+        "--quantize [absmean|absmedian|twn]", "--per tensor|row|group:N", "lossy", "--head [int8]",
+        "--include GLOB", "--exclude GLOB", "--zstd LEVEL", "--threads",
+        "--executor dask://HOST:PORT", "--force", "--json",
     ],
     "inspect": ["FILE", "--tensor NAME", "--block J", "--json"],
     "verify": ["FILE", "--against SOURCE", "--json"],
@@ -92,6 +98,9 @@ OPTIONS = {
     "bench": ["[FILE]", "--shape MxN", "--plot FILE.png", "--json"],
     "demo": [],
     "info": ["--json"],
+    "run": ["FILE", "-p, --prompt TEXT", *SAMPLING, *LOADING, "--json"],
+    "chat": ["FILE", "--system TEXT", *SAMPLING, *LOADING],
+    "perplexity": ["FILE TEXT", "--window", *LOADING, "--json"],
 }  # fmt: skip
 
 

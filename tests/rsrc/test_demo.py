@@ -11,7 +11,8 @@ import numpy as np
 
 import rsr_runtime
 import rsrc
-from rsrc.demo import classify, example_folder
+from rsrc.demo.digits import classify
+from rsrc.demo.examples import example_folder
 
 
 def test_command(tmp_path: Path) -> None:
@@ -35,7 +36,7 @@ def test_command(tmp_path: Path) -> None:
 
 def test_answers_image_by_image(tmp_path: Path, digits_source: Path) -> None:
     """The same comparison with a dense network written out here, from the decompiled weights."""
-    with np.load(example_folder() / "digits_test.npz") as data:
+    with np.load(example_folder("digits") / "digits_test.npz") as data:
         x = (data["images"].reshape(-1, 64) / 16).astype(np.float32)
         labels = data["labels"]
     expected = None

@@ -65,12 +65,12 @@ class Decoder:
         self._head = Linears([weights.head], self._workspace)
 
     def _prepare(self, layer: Layer) -> _Layer:
-        def together(*layers: Linear) -> Linears:
-            return Linears(layers, self._workspace)
+        def together(*layers: Linear, head_dim: int | None = None) -> Linears:
+            return Linears(layers, self._workspace, head_dim)
 
         return _Layer(
             layer,
-            qkv=together(layer.q, layer.k, layer.v),
+            qkv=together(layer.q, layer.k, layer.v, head_dim=self._config.head_dim),
             o=together(layer.o),
             gate_up=together(layer.gate, layer.up),
             down=together(layer.down),
@@ -101,11 +101,11 @@ class Decoder:
         """Return the logits of hidden states, float32 (rows, vocab_size): a buffer, as above."""
         self.clock.start()
         rows = len(hidden)
-        inputs = self._head.inputs(rows)
+        head = self._head.at(rows)
         # The states stay as they are: they may be a part of what hidden() returned.
-        _native.normalize(hidden, None, self._norm, self._config.norm_eps, *inputs)
+        _native.normalize(hidden, None, self._norm, self._config.norm_eps, *head.inputs)
         self.clock.lap("rest")
-        logits = self._head(inputs, rows)[0]
+        logits = head()[0]
         self.clock.lap("head")
         return logits
 
@@ -129,14 +129,11 @@ class Decoder:
         """Return what attention adds to x, to which `delta` is added first."""
         c, w, lap = self._config, layer.weights, self.clock.lap
         rows = len(x)
-        inputs = layer.qkv.inputs(rows)
-        _native.normalize(x, delta, w.input_norm, c.norm_eps, *inputs)
+        product = layer.qkv.at(rows)
+        _native.normalize(x, delta, w.input_norm, c.norm_eps, *product.inputs)
         lap("rest")
-        q, k, v = layer.qkv(inputs, rows)
+        q, k, v = product()
         lap("products")
-        q = q.reshape(rows, c.heads, c.head_dim)
-        k = k.reshape(rows, c.kv_heads, c.head_dim)
-        v = v.reshape(rows, c.kv_heads, c.head_dim)
         attended = self._workspace.take("attended", rows, c.heads * c.head_dim)
         first = 0
         for span in spans:
@@ -159,10 +156,10 @@ class Decoder:
             )
             first = part.stop
         lap("attention")
-        inputs = layer.o.inputs(rows)
-        _native.normalize(attended, None, w.attention_norm, c.norm_eps, *inputs)
+        product = layer.o.at(rows)
+        _native.normalize(attended, None, w.attention_norm, c.norm_eps, *product.inputs)
         lap("rest")
-        result = layer.o(inputs, rows)[0]
+        result = product()[0]
         lap("products")
         return result
 
@@ -170,14 +167,14 @@ class Decoder:
         """Return what the feed-forward network adds to x, to which `delta` is added first."""
         c, w, lap = self._config, layer.weights, self.clock.lap
         rows = len(x)
-        inputs = layer.gate_up.inputs(rows)
-        _native.normalize(x, delta, w.output_norm, c.norm_eps, *inputs)
+        product = layer.gate_up.at(rows)
+        _native.normalize(x, delta, w.output_norm, c.norm_eps, *product.inputs)
         lap("rest")
-        gate, up = layer.gate_up(inputs, rows)
+        gate, up = product()
         lap("products")
-        inputs = layer.down.inputs(rows)
-        _native.gated(gate, up, c.activation, w.ffn_norm, c.norm_eps, *inputs)
+        product = layer.down.at(rows)
+        _native.gated(gate, up, c.activation, w.ffn_norm, c.norm_eps, *product.inputs)
         lap("rest")
-        result = layer.down(inputs, rows)[0]
+        result = product()[0]
         lap("products")
         return result

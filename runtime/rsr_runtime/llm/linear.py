@@ -7,7 +7,7 @@ float32: `Inputs` holds the input in whichever forms the layers ask for, so that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from .. import _native
 from ..matrix import Matrix
-from ..products import multiply_quantized, multiply_rows
+from ..products import by_tables, multiply_quantized, multiply_rows
 from .workspace import Workspace
 
 FloatArray = npt.NDArray[np.float32]
@@ -89,90 +89,123 @@ class Inputs(NamedTuple):
     s: FloatArray | None  # (b, 1)
 
 
+class Product:
+    """The products of some layers with a number of rows, ready to be made: buffers and calls.
+
+    Calling it makes them. It is prepared once, as looking buffers and kernels up takes longer than
+    some of the products.
+    """
+
+    def __init__(self, rows: int, inputs: Inputs, outputs: list[FloatArray]) -> None:
+        self.rows = rows
+        self.inputs = inputs  # to be filled before each call
+        self.outputs = outputs  # (rows, out_features) of each layer, or split into heads
+        self._calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+
+    def add(self, call: Callable[..., Any], *arguments: Any) -> None:
+        """Make `call(*arguments)` a part of it."""
+        self._calls.append((call, arguments))
+
+    def __call__(self) -> list[FloatArray]:
+        """Multiply what is in `inputs`; return `outputs`, which later products overwrite."""
+        for call, arguments in self._calls:
+            call(*arguments)
+        return self.outputs
+
+
 class Linears:
     """Layers of one input."""
 
-    def __init__(self, layers: Sequence[Linear], workspace: Workspace) -> None:
-        """Layers may differ in kind; buffers come from `workspace`."""
+    def __init__(
+        self, layers: Sequence[Linear], workspace: Workspace, head_dim: int | None = None
+    ) -> None:
+        """Prepare for products.
+
+        Args:
+            layers: they may differ in kind.
+            workspace: where buffers come from.
+            head_dim: outputs are (rows, heads, head_dim); None: (rows, out_features).
+        """
         self._layers = tuple(layers)
         self._workspace = workspace
-        self._in_features = layers[0].weight.shape[1]
-        plain = [layer for layer in layers if layer.norm is None]
-        self._int8 = _Matrices.of(self._layers, takes_int8=True)
-        self._floats = _Matrices.of(self._layers, takes_int8=False)
-        self._others = [
-            (place, layer)
-            for place, layer in enumerate(layers)
-            if place not in self._int8.places and place not in self._floats.places
-        ]
-        self._needs_int8 = any(layer.takes_int8 for layer in plain)
-        self._needs_floats = len(plain) < len(layers) or not all(x.takes_int8 for x in plain)
+        self._head_dim = head_dim
+        self._product: Product | None = None
 
-    def inputs(self, rows: int) -> Inputs:
-        """Return the buffers that the next call multiplies by, to be filled before it."""
-        take, n = self._workspace.take, self._in_features
-        return Inputs(
-            take("floats", rows, n) if self._needs_floats else None,
-            take("q", rows, n, dtype=np.int8) if self._needs_int8 else None,
-            take("s", rows, 1) if self._needs_int8 else None,
-        )
+    def at(self, rows: int) -> Product:
+        """Return the product with so many rows; the last one is kept."""
+        if self._product is None or self._product.rows != rows:
+            self._product = self._prepare(rows)
+        return self._product
 
-    def __call__(self, x: Inputs, rows: int) -> list[FloatArray]:
-        """Return y of every layer, (rows, out_features) each, in buffers of later calls too."""
+    def _prepare(self, rows: int) -> Product:
+        x = self._inputs(rows)
         take = self._workspace.take
         y = [take(f"y{i}", rows, layer.out_features) for i, layer in enumerate(self._layers)]
-        if self._int8.matrices:
-            outputs = [y[i] for i in self._int8.places]
-            multiply_quantized(self._int8.matrices, x.q, x.s, outputs)  # type: ignore[arg-type]
-        if self._floats.matrices:
-            outputs = [y[i] for i in self._floats.places]
-            multiply_rows(self._floats.matrices, x.floats, outputs)  # type: ignore[arg-type]
-        for i, layer in self._others:
-            self._multiply(layer, x, y[i])
-        for i, layer in enumerate(self._layers):
+        split = y if self._head_dim is None else [a.reshape(rows, -1, self._head_dim) for a in y]
+        product = Product(rows, x, split)
+        for takes_int8 in (True, False):
+            self._add_matrices(product, takes_int8, y)
+        for layer, to in zip(self._layers, y, strict=True):
+            if layer.norm is not None or not isinstance(layer.weight, Matrix):
+                self._add_other(product, layer, to)
             if layer.bias is not None:
-                y[i] += layer.bias
-        return y
+                product.add(np.add, to, layer.bias, to)
+        return product
 
-    def _multiply(self, layer: Linear, x: Inputs, y: FloatArray) -> None:
-        """Multiply by what is no index, or has an input of its own."""
+    def _inputs(self, rows: int) -> Inputs:
+        take, n = self._workspace.take, self._layers[0].weight.shape[1]
+        kinds = {layer.takes_int8 and layer.norm is None for layer in self._layers}
+        return Inputs(
+            take("floats", rows, n) if False in kinds else None,
+            take("q", rows, n, dtype=np.int8) if True in kinds else None,
+            take("s", rows, 1) if True in kinds else None,
+        )
+
+    def _add_matrices(self, product: Product, takes_int8: bool, y: list[FloatArray]) -> None:
+        """Add the products of all matrices of one kind, in as few calls as there can be."""
+        matrices, outputs = [], []
+        for layer, to in zip(self._layers, y, strict=True):
+            weight = layer.weight
+            if isinstance(weight, Matrix) and (layer.takes_int8, layer.norm) == (takes_int8, None):
+                matrices.append(weight)
+                outputs.append(to)
+        if matrices:
+            _add_indexed(product, matrices, takes_int8, product.inputs, outputs)
+
+    def _add_other(self, product: Product, layer: Linear, y: FloatArray) -> None:
+        """Add the product of a layer that is no index, or has an input of its own."""
+        x = product.inputs
         if layer.norm is not None:
-            x = self._normalized(layer, x.floats)  # type: ignore[arg-type]
+            x = self._own_inputs(layer, product.rows)
+            norm = layer.norm, layer.norm_eps
+            product.add(_native.normalize, product.inputs.floats, None, *norm, *x)
         weight = layer.weight
         if isinstance(weight, Dense):
-            assert x.floats is not None
-            _native.multiply_dense(weight.stored, weight.dtype, x.floats, y)
+            product.add(_native.multiply_dense, weight.stored, weight.dtype, x.floats, y)
         elif isinstance(weight, Int8Head):
-            assert x.q is not None
-            assert x.s is not None
-            _native.multiply_rows_i8(weight.stored, weight.scale, x.q, x.s, y)
-        elif layer.takes_int8:
-            multiply_quantized([weight], x.q, x.s, [y])  # type: ignore[arg-type]
+            product.add(_native.multiply_rows_i8, weight.stored, weight.scale, x.q, x.s, y)
         else:
-            multiply_rows([weight], x.floats, [y])  # type: ignore[arg-type]
+            _add_indexed(product, [weight], layer.takes_int8, x, [y])
 
-    def _normalized(self, layer: Linear, floats: FloatArray) -> Inputs:
-        take, (rows, n) = self._workspace.take, floats.shape
+    def _own_inputs(self, layer: Linear, rows: int) -> Inputs:
+        take, n = self._workspace.take, layer.weight.shape[1]
         if layer.takes_int8:
-            x = Inputs(None, take("own q", rows, n, dtype=np.int8), take("own s", rows, 1))
+            return Inputs(None, take("own q", rows, n, dtype=np.int8), take("own s", rows, 1))
+        return Inputs(take("own floats", rows, n), None, None)
+
+
+def _add_indexed(
+    product: Product, matrices: list[Matrix], takes_int8: bool, x: Inputs, y: list[FloatArray]
+) -> None:
+    """Add products with matrices that are indices: those that share tables in one native call."""
+    for native, members in by_tables(matrices):
+        outputs = [y[i] for i in members]
+        permuted = [matrices[i] for i in members]
+        if takes_int8 and native:
+            product.add(_native.multiply_quantized, native, x.q, x.s, outputs)
+        elif takes_int8:
+            product.add(multiply_quantized, permuted, x.q, x.s, outputs)
+        elif native:
+            product.add(_native.multiply_f32, native, x.floats, outputs)
         else:
-            x = Inputs(take("own floats", rows, n), None, None)
-        _native.normalize(floats, None, layer.norm, layer.norm_eps, *x)
-        return x
-
-
-class _Matrices(NamedTuple):
-    """The matrices among layers that are multiplied by one input in one call, and their places."""
-
-    matrices: list[Matrix]
-    places: list[int]
-
-    @classmethod
-    def of(cls, layers: Sequence[Linear], *, takes_int8: bool) -> _Matrices:
-        found = cls([], [])
-        for place, layer in enumerate(layers):
-            is_one = isinstance(layer.weight, Matrix) and layer.norm is None
-            if is_one and layer.takes_int8 == takes_int8:
-                found.matrices.append(layer.weight)  # type: ignore[arg-type]
-                found.places.append(place)
-        return found
+            product.add(multiply_rows, permuted, x.floats, outputs)

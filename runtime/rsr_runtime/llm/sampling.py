@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputShapeError, OptionError
-
 from .errors import ModelError
 
 # Where transformers has another default than "off" once a model asks for sampling.

@@ -31,9 +31,10 @@ def test_what_a_bitnet_has(language_models: LanguageModels) -> None:
     weights = weights_of(language_models.path("bitnet-2b"))
     layer = weights.layers[1]
     assert len(weights.layers) == 2
+    ffn = language_models.module.FAMILIES["bitnet-2b"].config["intermediate_size"]
     for linear, shape in (
         (layer.q, (64, 64)), (layer.k, (32, 64)), (layer.v, (32, 64)), (layer.o, (64, 64)),
-        (layer.gate, (160, 64)), (layer.up, (160, 64)), (layer.down, (64, 160)),
+        (layer.gate, (ffn, 64)), (layer.up, (ffn, 64)), (layer.down, (64, ffn)),
     ):  # fmt: skip
         assert isinstance(linear.weight, Matrix)
         assert linear.weight.shape == shape
@@ -43,7 +44,7 @@ def test_what_a_bitnet_has(language_models: LanguageModels) -> None:
     assert layer.q.name == "model.layers.1.self_attn.q_proj"
     assert layer.down.name == "model.layers.1.mlp.down_proj"
     norms = (layer.input_norm, layer.output_norm, layer.attention_norm, layer.ffn_norm)
-    assert [None if n is None else n.shape for n in norms] == [(64,), (64,), (64,), (160,)]
+    assert [None if n is None else n.shape for n in norms] == [(64,), (64,), (64,), (ffn,)]
     assert (layer.q_norm, layer.k_norm) == (None, None)
     assert isinstance(weights.embedding, Dense)
     assert weights.embedding.dtype == "BF16"
@@ -119,13 +120,14 @@ def test_all_missing_tensors_are_listed_at_once(language_models: LanguageModels)
 
 
 def test_contradictions_say_both_shapes(language_models: LanguageModels) -> None:
+    ffn = language_models.module.FAMILIES["bitnet-2b"].config["intermediate_size"]
     message = refusal(
         language_models.path("bitnet-2b"), intermediate_size=156, num_key_value_heads=4
     )
     for text in (
-        "model.layers.0.mlp.gate_proj.weight is [160, 64], expected [156, 64]",
-        "model.layers.1.mlp.down_proj.weight is [64, 160], expected [64, 156]",
-        "model.layers.0.mlp.ffn_sub_norm.weight is [160], expected [156]",
+        f"model.layers.0.mlp.gate_proj.weight is [{ffn}, 64], expected [156, 64]",
+        f"model.layers.1.mlp.down_proj.weight is [64, {ffn}], expected [64, 156]",
+        f"model.layers.0.mlp.ffn_sub_norm.weight is [{ffn}], expected [156]",
         "model.layers.0.self_attn.k_proj.weight is [32, 64], expected [64, 64]",
     ):
         assert text in message

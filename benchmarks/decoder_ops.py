@@ -1,0 +1,202 @@
+"""Time what a decoder does between its products, with the shapes of bitnet-b1.58-2B-4T.
+
+    python benchmarks/decoder_ops.py [--threads 1] [--contexts 512,4096] [--seconds 1] [--json]
+
+Norms and gates for one row and for 512; attention of one row to caches of several lengths, beside a
+plain read of the bytes it reads, and of a prompt, with its rate of multiply-adds. In level `memory`
+copies of a cache are used in rotation, 1 GB of them: no copy is in a processor's caches when its
+turn comes. Times are of one layer, the best and the median of all calls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.table import Table
+
+import rsr_runtime as rsr
+from rsr_runtime import _native
+
+Row = dict[str, Any]
+Work = Callable[[int], object]  # given the number of the call
+
+HIDDEN, INTERMEDIATE, HEADS, KEY_HEADS, HEAD_DIM, LAYERS = 2560, 6912, 20, 5, 128, 30
+PROMPT = 512
+EPS = 1e-5
+MEMORY_BYTES = 1 << 30
+
+
+def measure(works: dict[str, Work], seconds: float) -> dict[str, npt.NDArray[np.float64]]:
+    """Call each in turn until the time is up, five times at least; return seconds by name."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    end, call = time.perf_counter() + seconds, 0
+    while time.perf_counter() < end or call < 5:
+        for name, work in works.items():
+            start = time.perf_counter()
+            work(call)
+            times[name].append(time.perf_counter() - start)
+        call += 1
+    return {name: np.array(t) for name, t in times.items()}
+
+
+def row(op: str, rows: int, times: npt.NDArray[np.float64], **more: Any) -> Row:
+    return {
+        "op": op, "rows": rows, "seconds_best": float(times.min()),
+        "seconds_median": float(np.median(times)), **more,
+    }  # fmt: skip
+
+
+def rows_of_activations(count: int, seconds: float, rng: np.random.Generator) -> Iterator[Row]:
+    """Norms and gates of `count` rows."""
+
+    def arrays(n: int) -> tuple[Any, ...]:
+        x, other = (rng.standard_normal((count, n)).astype(np.float32) for _ in range(2))
+        weight = rng.standard_normal(n).astype(np.float32)
+        places = np.empty((count, n), np.int8), np.empty((count, 1), np.float32)
+        return x, other, weight, np.empty_like(x), *places
+
+    x, other, weight, out, q, s = arrays(HIDDEN)
+    other *= np.float32(1e-6)  # x stays as large as it is, however often this is added
+    gate, up, sub_norm, _, q_wide, s_wide = arrays(INTERMEDIATE)
+
+    def gated(activation: str) -> Work:
+        def work(_: int) -> None:
+            _native.gated(gate, up, activation, sub_norm, EPS, None, q_wide, s_wide)
+
+        return work
+
+    works: dict[str, Work] = {
+        f"normalize {HIDDEN}, add, int8": lambda _: _native.normalize(
+            x, other, weight, EPS, None, q, s
+        ),
+        f"normalize {HIDDEN}, float32": lambda _: _native.normalize(
+            x, None, weight, EPS, out, None, None
+        ),
+        f"quantize {HIDDEN}": lambda _: _native.quantize_i8(x, q, s),
+        f"gated {INTERMEDIATE}, relu2, int8": gated("relu2"),
+        f"gated {INTERMEDIATE}, silu, int8": gated("silu"),
+    }
+    for op, times in measure(works, seconds).items():
+        yield row(op, count, times)
+
+
+class Caches:
+    """Copies of a cache of keys and values, filled."""
+
+    def __init__(self, context: int, half: bool, copies: int, rng: np.random.Generator) -> None:
+        blocks = -(-context // 16)
+        shape = (KEY_HEADS, blocks, HEAD_DIM, 16)
+        cells: npt.NDArray[Any] = rng.standard_normal(shape).astype(np.float32)
+        if half:
+            cells = cells.astype(np.float16).view(np.uint16)
+        values = cells.reshape(KEY_HEADS, blocks * 16, HEAD_DIM)
+        self.keys = [cells.copy() for _ in range(copies)]
+        self.values = [values.copy() for _ in range(copies)]
+        self.bytes = 2 * cells.nbytes
+        angles = rng.uniform(0, 2 * np.pi, (context, HEAD_DIM // 2))
+        self.cos, self.sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        self.context = context
+
+    def attend(self, rows: int, rng: np.random.Generator) -> Work:
+        """Return the work of the last `rows` rows."""
+        q, k, v = (
+            rng.standard_normal((rows, heads, HEAD_DIM)).astype(np.float32)
+            for heads in (HEADS, KEY_HEADS, KEY_HEADS)
+        )
+        out = np.empty((rows, HEADS * HEAD_DIM), np.float32)
+        # Scaled here: what is rotated in place, again with each call, keeps its length.
+        q *= np.float32(HEAD_DIM**-0.5)
+        start, scale = self.context - rows, 1.0
+
+        def work(call: int) -> None:
+            i = call % len(self.keys)
+            _native.attend(
+                q, k, v, self.cos, self.sin, None, None, EPS, self.keys[i], self.values[i], start,
+                scale, out,
+            )  # fmt: skip
+
+        return work
+
+    def read(self, call: int) -> None:
+        """Read a copy that no other work of this call or of those just before has read."""
+        i = (call + len(self.keys) // 2) % len(self.keys)
+        for cells in (self.keys[i], self.values[i]):
+            _native.plain_read(cells.reshape(-1).view(np.uint8))
+
+
+def attention(contexts: list[int], seconds: float, rng: np.random.Generator) -> Iterator[Row]:
+    """One row to each context, and a prompt."""
+    for half in (False, True):
+        dtype = "float16" if half else "float32"
+        for context in contexts:
+            for level in ("cache", "memory"):
+                one = 2 * KEY_HEADS * context * HEAD_DIM * (2 if half else 4)
+                copies = 1 if level == "cache" else max(4, MEMORY_BYTES // one)
+                caches = Caches(context, half, copies, rng)
+                times = measure({"attend": caches.attend(1, rng), "read": caches.read}, seconds)
+                yield row(
+                    "attend", 1, times["attend"], context=context, cache=dtype, level=level,
+                    bytes=caches.bytes, plain_read_seconds_best=float(times["read"].min()),
+                    plain_read_seconds_median=float(np.median(times["read"])),
+                )  # fmt: skip
+        caches = Caches(PROMPT, half, 1, rng)
+        times = measure({"attend": caches.attend(PROMPT, rng)}, seconds)
+        multiply_adds = HEADS * HEAD_DIM * PROMPT * (PROMPT + 1)  # of scores and of values
+        yield row(
+            "attend", PROMPT, times["attend"], context=PROMPT, cache=dtype, level="cache",
+            multiply_adds=multiply_adds,
+        )  # fmt: skip
+
+
+def microseconds(seconds: float) -> str:
+    return f"{seconds * 1e6:.1f}"
+
+
+def show(rows: list[Row]) -> None:
+    title = f"{rsr.cpu_info()['isa']}, {rsr.get_num_threads()} thread(s): one layer"
+    table = Table(
+        "op", "rows", "context", "cache", "level", "best us", "median us",
+        f"{LAYERS} layers, best ms", "of a plain read", "multiply-adds/ns", title=title, box=None,
+    )  # fmt: skip
+    for r in rows:
+        best = r["seconds_best"]
+        read = r.get("plain_read_seconds_median")
+        table.add_row(
+            r["op"], str(r["rows"]), str(r.get("context", "")), r.get("cache", ""),
+            r.get("level", ""), microseconds(best), microseconds(r["seconds_median"]),
+            f"{best * LAYERS * 1e3:.2f}",
+            f"{read / r['seconds_median']:.0%}" if read else "",
+            f"{r['multiply_adds'] / best / 1e9:.1f}" if "multiply_adds" in r else "",
+        )  # fmt: skip
+    Console(width=140).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--contexts", default="512,4096", metavar="N,...")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each measurement (1)")
+    parser.add_argument("--json", action="store_true", dest="as_json")
+    options = parser.parse_args()
+    rsr.cpu_info()  # chooses the kernels, as RSR_ISA may say
+    rsr.set_num_threads(options.threads)
+    rng = np.random.default_rng(0)
+    rows: list[Row] = []
+    for count in (1, PROMPT):
+        rows += rows_of_activations(count, options.seconds, rng)
+    rows += attention([int(n) for n in options.contexts.split(",")], options.seconds, rng)
+    if options.as_json:
+        print(json.dumps({"machine": rsr.cpu_info(), "results": rows}, indent=2))
+    else:
+        show(rows)
+
+
+if __name__ == "__main__":
+    main()
