@@ -8,6 +8,19 @@
 #pragma once
 #include "decoder_rows.h"
 
+// A tile inlined into its callers would get the registers that they leave, which are too few; and
+// GCC keeps its arrays of Lanes in registers only where it unrolls the loops over them early.
+#if defined(_MSC_VER)
+#define RSR_TILE __declspec(noinline)
+#define RSR_UNROLL
+#elif defined(__clang__)
+#define RSR_TILE __attribute__((noinline))
+#define RSR_UNROLL _Pragma("unroll")
+#else
+#define RSR_TILE __attribute__((noinline))
+#define RSR_UNROLL _Pragma("GCC unroll 8")
+#endif
+
 namespace rsr {
 namespace {
 
@@ -22,49 +35,67 @@ inline void fetch_ahead(const void* p) { prefetch(static_cast<const char*>(p) + 
 
 // scores (R rows of kChunkPositions) = q . keys, for V blocks of positions.
 template <int R, int V, bool kStream, class Cell>
-inline void score_tile(const float* const* queries, const Cell* keys, size_t d, float* scores) {
+RSR_TILE void score_tile(const float* const* queries, const Cell* keys, size_t d, float* scores) {
   Lanes sums[R][V];
-  for (int r = 0; r < R; r++)
+  RSR_UNROLL
+  for (int r = 0; r < R; r++) {
+    RSR_UNROLL
     for (int v = 0; v < V; v++) sums[r][v] = broadcast(0.0f);
+  }
   for (size_t c = 0; c < d; c++) {
     Lanes k[V];
+    RSR_UNROLL
     for (int v = 0; v < V; v++) {
       const Cell* block = keys + (v * d + c) * kLanes;
       if (kStream) fetch_ahead(block);
       k[v] = load(block);
     }
+    RSR_UNROLL
     for (int r = 0; r < R; r++) {
       const Lanes q = broadcast(queries[r][c]);
+      RSR_UNROLL
       for (int v = 0; v < V; v++) sums[r][v] = fma(q, k[v], sums[r][v]);
     }
   }
-  for (int r = 0; r < R; r++)
+  RSR_UNROLL
+  for (int r = 0; r < R; r++) {
+    RSR_UNROLL
     for (int v = 0; v < V; v++) store(scores + r * kChunkPositions + v * kLanes, sums[r][v]);
+  }
 }
 
 // sums (R rows of dv) += weights (R rows of kChunkPositions) . values, for positions [first, last)
 // and V vectors of a value; first = 0 starts from zero.
 template <int R, int V, bool kStream, class Cell>
-inline void mix_tile(const float* weights, const Cell* values, size_t dv, size_t first, size_t last,
-                     float* sums) {
+RSR_TILE void mix_tile(const float* weights, const Cell* values, size_t dv, size_t first,
+                       size_t last, float* sums) {
   Lanes s[R][V];
-  for (int r = 0; r < R; r++)
+  RSR_UNROLL
+  for (int r = 0; r < R; r++) {
+    RSR_UNROLL
     for (int v = 0; v < V; v++)
       s[r][v] = first ? load(sums + r * dv + v * kLanes) : broadcast(0.0f);
+  }
   for (size_t p = first; p < last; p++) {
     Lanes x[V];
+    RSR_UNROLL
     for (int v = 0; v < V; v++) {
       const Cell* value = values + p * dv + v * kLanes;
       if (kStream) fetch_ahead(value);
       x[v] = load(value);
     }
+    RSR_UNROLL
     for (int r = 0; r < R; r++) {
       const Lanes w = broadcast(weights[r * kChunkPositions + p]);
+      RSR_UNROLL
       for (int v = 0; v < V; v++) s[r][v] = fma(w, x[v], s[r][v]);
     }
   }
-  for (int r = 0; r < R; r++)
+  RSR_UNROLL
+  for (int r = 0; r < R; r++) {
+    RSR_UNROLL
     for (int v = 0; v < V; v++) store(sums + r * dv + v * kLanes, s[r][v]);
+  }
 }
 
 // Counts that are known to the compiler: of vectors, body(first, count) by fours, twos and ones as

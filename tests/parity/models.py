@@ -610,23 +610,23 @@ FAMILIES: dict[str, Family] = {
     ),
     "llama3-1.58": _llama("HF1BitLLM/Llama3-8B-1.58"),
     "llama3-rope": _llama(
-        "the same, Llama 3.1's frequencies", config={"rope_scaling": _LLAMA3_ROPE}
+        "Llama3-8B-1.58 with Llama 3.1's frequencies", config={"rope_scaling": _LLAMA3_ROPE}
     ),
     "linear-rope": _llama(
-        "the same, linear position interpolation",
+        "Llama3-8B-1.58 with linear position interpolation",
         config={"rope_scaling": {"type": "linear", "factor": 4.0}},  # as it was spelled first
     ),
-    "yarn-rope": _llama("the same, YaRN", config={"rope_scaling": _YARN_ROPE}),
+    "yarn-rope": _llama("Llama3-8B-1.58 with YaRN", config={"rope_scaling": _YARN_ROPE}),
     "falcon3": _llama("tiiuae/Falcon3-1.58bit", config=_FALCON3),
     "falcon-e": _llama(
         "tiiuae/Falcon-E", config={"tie_word_embeddings": True, "rms_norm_eps": 1e-06}
     ),
     "llama-bias": _llama(
-        "fine-tuned Llama with biases, bitlinear",
+        "Llama with biases, bitlinear",
         config={"attention_bias": True, "mlp_bias": True},
     ),
     "llama-auto-bias": _llama(
-        "the same, autobitlinear: the scale is the bias's too",
+        "Llama with biases, autobitlinear, which scales them too",
         linear=packed("autobitlinear"),
         config={
             "attention_bias": True, "mlp_bias": True,
@@ -669,12 +669,12 @@ FAMILIES: dict[str, Family] = {
         groups(128), "F16", BYTE_LEVEL, everything=True,
     ),
     "gguf-tq2_0": Family(
-        "llama.cpp, TQ2_0: rows of q and k in llama.cpp's order",
+        "llama.cpp, TQ2_0; rows of q and k in its order",
         {**_PLAIN, "hidden_size": 256, "intermediate_size": 512, "torch_dtype": "float16"},
         shards(1), "F16", BYTE_LEVEL, gguf="TQ2_0",
     ),
     "gguf-llama3-rope": Family(
-        "llama.cpp, Llama 3.1's frequencies as a tensor",
+        "llama.cpp, TQ2_0; Llama 3.1's frequencies as a tensor",
         {
             **_PLAIN, "hidden_size": 256, "intermediate_size": 512, "torch_dtype": "float16",
             "rope_scaling": _LLAMA3_ROPE,

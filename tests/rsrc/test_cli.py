@@ -84,9 +84,9 @@ OPTIONS = {
     "compile": [
         "SOURCE", "-o, --output", "--encoding [auto|ranked|permuted]",
         "--target [native|generic|avx2|avx512|neon]", "--direction [auto|expand|reduce]", "-k ",
-        "--quantize [absmean|absmedian|twn]", "--per tensor|row|group:N", "lossy", "--include GLOB",
-        "--exclude GLOB", "--zstd LEVEL", "--threads", "--executor dask://HOST:PORT", "--force",
-        "--json",
+        "--quantize [absmean|absmedian|twn]", "--per tensor|row|group:N", "lossy", "--head [int8]",
+        "--include GLOB", "--exclude GLOB", "--zstd LEVEL", "--threads",
+        "--executor dask://HOST:PORT", "--force", "--json",
     ],
     "inspect": ["FILE", "--tensor NAME", "--block J", "--json"],
     "verify": ["FILE", "--against SOURCE", "--json"],
