@@ -36,6 +36,7 @@ class Config:
     rope: Rope
     is_tied: bool  # the embedding is the output head
     quantises: bool  # linear layers take int8 activations (`skipped` do not)
+    quantises_weights: bool  # so are float weights quantised, by the model itself
     skipped: tuple[str, ...]  # modules_to_not_convert
     scales_biases: bool  # a bias is multiplied by weight_scale too: autobitlinear, offline
     layer_norm_eps: float  # of a norm inside a linear layer (use_rms_norm)
@@ -48,6 +49,14 @@ class Config:
         return self.quantises and not any(
             layer.endswith(entry) or layer.startswith(entry + ".") for entry in self.skipped
         )
+
+    def quantises_weight(self, layer: str) -> bool:
+        """Return whether floats are surely not what the linear layer of that name multiplies by.
+
+        Where the list has patterns, which only the compiler follows, nothing is sure.
+        """
+        has_patterns = any("*" in entry for entry in self.skipped)
+        return self.quantises_weights and not has_patterns and self.quantises_input(layer)
 
 
 def read_config(files: Mapping[str, bytes]) -> Config:
@@ -102,6 +111,7 @@ def read_config(files: Mapping[str, bytes]) -> Config:
         rope=Rope.from_config(found.values, head_dim, max_positions, family.rope_theta),
         is_tied=found.values.get("tie_word_embeddings") is True,
         quantises=family.quantises or is_bitnet,
+        quantises_weights=family.quantises_weights or is_bitnet,
         skipped=_texts(skipped) if is_bitnet else (),
         scales_biases=is_bitnet and is_scaled and not is_online,
         layer_norm_eps=quantization.number("rms_norm_eps", 1e-6),

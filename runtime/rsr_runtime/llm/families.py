@@ -25,6 +25,7 @@ class Family:
     ffn_norm: str | None = None  # a norm of what the gate lets through, before down_proj
     has_qk_norms: bool = False  # norms of every query and key head, before rotation
     quantises: bool = False  # linear layers take int8 activations, whatever the config says
+    quantises_weights: bool = False  # so are float weights quantised, by the model itself
     hidden_act: str = "silu"
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
@@ -53,6 +54,7 @@ FAMILIES = (
         attention_norm="self_attn.inner_attn_ln",
         ffn_norm="mlp.ffn_layernorm",
         quantises=True,
+        quantises_weights=True,
     ),
     # HF1BitLLM, Falcon3 and Falcon-E 1.58bit, TriLM
     Family("LlamaForCausalLM", "llama"),

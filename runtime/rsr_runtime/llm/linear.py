@@ -165,9 +165,10 @@ class Linears:
         """Add the products of all matrices of one kind, in as few calls as there can be."""
         matrices, outputs = [], []
         for layer, to in zip(self._layers, y, strict=True):
-            weight = layer.weight
-            if isinstance(weight, Matrix) and (layer.takes_int8, layer.norm) == (takes_int8, None):
-                matrices.append(weight)
+            if layer.takes_int8 != takes_int8 or layer.norm is not None:
+                continue
+            if isinstance(layer.weight, Matrix):
+                matrices.append(layer.weight)
                 outputs.append(to)
         if matrices:
             _add_indexed(product, matrices, takes_int8, product.inputs, outputs)

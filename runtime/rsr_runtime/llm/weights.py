@@ -140,17 +140,22 @@ class _Finder:
         return self.norm(module + given if isinstance(given, str) else module, size)
 
     def linear(self, module: str, out_features: int, in_features: int) -> Linear:
+        c = self._config
         weight = self.weight(module, out_features, in_features)
-        takes_int8 = isinstance(weight, Matrix) and self._config.quantises_input(module)
+        takes_int8 = isinstance(weight, Matrix) and c.quantises_input(module)
+        if isinstance(weight, Dense) and weight.stored.size and c.quantises_weight(module):
+            self.wrong.append(
+                f"{module}.weight is dense, and the model quantises it: compile it, too"
+            )
         bias = self.given(module + ".bias", out_features)
-        if bias is not None and takes_int8 and self._config.scales_biases:
+        if bias is not None and takes_int8 and c.scales_biases:
             assert isinstance(weight, Matrix)
             bias = bias * weight.scale
         # transformers' use_rms_norm names it rms_norm, BitNet embedding models norm.
         norm = self.given(module + ".rms_norm.weight", in_features)
         if norm is None:
             norm = self.given(module + ".norm.weight", in_features)
-        return Linear(module, weight, takes_int8, bias, norm, self._config.layer_norm_eps)
+        return Linear(module, weight, takes_int8, bias, norm, c.layer_norm_eps)
 
     def head(self, embedding: Matrix | Dense | Int8Head) -> Linear:
         """Return the output head: int8 where compiled so, the embedding where they are tied."""

@@ -226,6 +226,44 @@ def test_layers_that_are_not_converted_take_floats(language_models: LanguageMode
     assert weights.layers[0].q.takes_int8
 
 
+@pytest.mark.parametrize("family", ["bitnet-2b-online", "1bitllm"])
+def test_masters_that_were_not_compiled(
+    language_models: LanguageModels, tmp_path: Path, family: str
+) -> None:
+    """As they are they would make another model: it quantises them before it multiplies."""
+    path = language_models.variant(family, tmp_path, exclude=["*.1.mlp.down_proj*"])
+    with pytest.raises(ModelError) as caught:
+        llm.load(path)
+    text = "model.layers.1.mlp.down_proj.weight is dense, and the model quantises it: compile it"
+    assert text in str(caught.value)
+    assert str(caught.value).count(" is dense") == 1
+
+
+def test_floats_of_a_model_that_does_not_quantise(
+    language_models: LanguageModels, tmp_path: Path
+) -> None:
+    path = language_models.variant("trilm", tmp_path, exclude=["*.1.mlp.down_proj*"])
+    with llm.load(path) as dense, llm.load(language_models.path("trilm")) as indexed:
+        found, expected = dense.next_logits([5, 6, 7]), indexed.next_logits([5, 6, 7])
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_patterns_of_what_is_not_converted(language_models: LanguageModels, tmp_path: Path) -> None:
+    """The compiler follows them: what it kept dense is so in the model."""
+    quantization = {
+        "quant_method": "bitnet",
+        "linear_class": "autobitlinear",
+        "quantization_mode": "online",
+        "modules_to_not_convert": ["model.layers.*.down_proj", "lm_head"],
+    }
+    path = language_models.variant(
+        "bitnet-2b-online", tmp_path, config={"quantization_config": quantization}
+    )
+    weights = weights_of(path)
+    assert isinstance(weights.layers[1].down.weight, Dense)
+    assert weights.layers[1].up.takes_int8
+
+
 # --- heads --------------------------------------------------------------------------------------
 
 
