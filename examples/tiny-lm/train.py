@@ -200,7 +200,13 @@ def save(model: BitNetForCausalLM, tokenizer: Tokenizer, output: Path) -> None:
     tokenizer.save(str(output / "tokenizer.json"))
     files = {
         "config.json": config,
-        "generation_config.json": {"bos_token_id": 0, "eos_token_id": 0},
+        "generation_config.json": {
+            "bos_token_id": 0,
+            "do_sample": True,
+            "eos_token_id": 0,
+            "temperature": 0.7,
+            "top_k": 40,
+        },
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": END,
