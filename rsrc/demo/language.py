@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import tempfile
 from pathlib import Path
@@ -16,9 +17,9 @@ from ..report import Report
 from ..tables import console, size
 from .examples import example_folder
 
-PROMPT = "ROMEO.\nO, she"
-SAMPLING = llm.Sampling(temperature=0.7, top_k=40, seed=1)
-TOKENS = 160
+PROMPT = "My father is dead"
+SEED = 1
+TOKENS = 100
 
 
 def run() -> None:
@@ -35,7 +36,8 @@ def run() -> None:
 
 
 def _write(out: Console, report: Report, model: llm.LanguageModel) -> None:
-    stream = model.stream(PROMPT, max_tokens=TOKENS, sampling=SAMPLING)
+    sampling = dataclasses.replace(model.sampling, seed=SEED)
+    stream = model.stream(PROMPT, max_tokens=TOKENS, sampling=sampling)
     indexed = [t for t in report.tensors if t.kind == "ternary"]
     weights = sum(t.weights for t in indexed)
     out.print(
