@@ -166,7 +166,8 @@ class Linears:
         matrices, outputs = [], []
         for layer, to in zip(self._layers, y, strict=True):
             weight = layer.weight
-            if isinstance(weight, Matrix) and (layer.takes_int8, layer.norm) == (takes_int8, None):
+            is_plain = layer.norm is None and layer.takes_int8 == takes_int8
+            if isinstance(weight, Matrix) and is_plain:
                 matrices.append(weight)
                 outputs.append(to)
         if matrices:
