@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import (
     AddedToken,
@@ -506,3 +506,22 @@ class TestStopStrings:
             found += part
         assert stopped == bool(ends)
         assert found + stop.finish() == expected
+
+
+@pytest.mark.parametrize("name", [k.__name__ for k in KINDS if k is not end_of_word])
+@given(data=st.data())
+def test_a_text_goes_on_as_if_it_had_not_been_cut(name: str, data: st.DataObject) -> None:
+    """SentencePiece drops the blank before the first word of a text, not of its continuation."""
+    tokenizer = TOKENIZERS[name]
+    words = st.sampled_from(["hello", " hello", " he", "world", " ", "."])
+    ids = tokenizer.encode("".join(data.draw(st.lists(words, min_size=2, max_size=30))))
+    assume(len(ids) > 1)
+    cut = data.draw(st.integers(1, len(ids) - 1))
+    continued = "".join(streamed(tokenizer, ids[cut:], after=ids[:cut]))
+    assert tokenizer.decode(ids[:cut]) + continued == tokenizer.decode(ids)
+
+
+def test_the_blank_of_a_continuation() -> None:
+    hello = LLAMA2.encode("hello")
+    assert "".join(streamed(LLAMA2, hello)) == "hello"
+    assert "".join(streamed(LLAMA2, hello, after=hello)) == " hello"
