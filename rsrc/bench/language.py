@@ -237,7 +237,7 @@ class _Turns:
 
 def what_a_token_reads(model: LanguageModel, positions: int) -> Operand:
     """Return the bytes that a token reads, where they lie: what `bytes_per_token` counts."""
-    parts = [part for linear in model._weights.linear for part in _weight_bytes(linear)]
+    parts = [part for linear in model.weights.linear for part in _weight_bytes(linear)]
     for number in range(model.config.layers):
         keys, values = model._sequence.cache.layer(number)
         kept = values.shape[1]
@@ -312,7 +312,7 @@ def _best_and_median(times: Sequence[float]) -> dict[str, float]:
 
 
 def _describe(model: LanguageModel) -> dict[str, Any]:
-    config, linear = model.config, model._weights.linear
+    config, linear = model.config, model.weights.linear
     matrices = [one.weight for one in linear if isinstance(one.weight, Matrix)]
     head = linear[-1].weight
     if isinstance(head, Matrix):

@@ -172,7 +172,7 @@ def test_what_a_token_reads(build: Callable[[str], Path], name: str) -> None:
         for positions in (1, 16, 41, 64):
             operand = language.what_a_token_reads(model, positions)
             # A matrix without a scale counts one nevertheless.
-            matrices = len(model._weights.linear)
+            matrices = len(model.weights.linear)
             missing = model.bytes_per_token(positions) - operand.nbytes
             assert 0 <= missing <= 4 * matrices
             starts = [(p.ctypes.data, len(p)) for p in operand.parts]

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _native
+from ..errors import ClosedError
 from ..matrix import Matrix
 from .cache import Cache
 from .clock import Clock
@@ -56,7 +57,9 @@ class Decoder:
     def __init__(self, config: Config, weights: Weights, context: int) -> None:
         """Prepare for positions below `context`."""
         self.clock = Clock()
+        self._is_closed = False
         self._config = config
+        self._weights = weights
         self._embedding = weights.embedding
         self._norm = weights.norm
         self._workspace = Workspace()
@@ -76,6 +79,23 @@ class Decoder:
             down=together(layer.down),
         )
 
+    def close(self) -> None:
+        """Let go of the weights; every later call raises `ClosedError`."""
+        if not self._is_closed:
+            self._is_closed = True
+            del self._weights, self._embedding, self._norm, self._layers, self._head
+
+    def check_open(self) -> None:
+        """Raise ClosedError once it is closed."""
+        if self._is_closed:
+            raise ClosedError("the model was closed")
+
+    @property
+    def weights(self) -> Weights:
+        """The tensors that it multiplies by."""
+        self.check_open()
+        return self._weights
+
     def hidden(self, spans: Sequence[Span]) -> FloatArray:
         """Return the last hidden state of every token of all spans, before the final norm.
 
@@ -83,7 +103,11 @@ class Decoder:
 
         Returns:
             float32 (tokens, hidden_size): a buffer that the next call overwrites.
+
+        Raises:
+            ClosedError: it was closed.
         """
+        self.check_open()
         self.clock.start()
         rows = sum(len(span.tokens) for span in spans)
         x = self._workspace.take("x", rows, self._config.hidden_size)
@@ -99,6 +123,7 @@ class Decoder:
 
     def logits(self, hidden: FloatArray) -> FloatArray:
         """Return the logits of hidden states, float32 (rows, vocab_size): a buffer, as above."""
+        self.check_open()
         self.clock.start()
         rows = len(hidden)
         head = self._head.at(rows)

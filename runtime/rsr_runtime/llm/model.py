@@ -27,7 +27,7 @@ from .sampling import Sampling
 from .sequence import TokenSequence
 from .template import ChatTemplate
 from .tokens import Tokenizer
-from .weights import collect
+from .weights import Weights, collect
 
 DEFAULT_CONTEXT = 4096  # positions, unless the model has fewer
 DEFAULT_WINDOW = 512  # tokens of context of a perplexity
@@ -48,8 +48,7 @@ class LanguageModel:
         self.config: Config = read_config(model.files)
         self.context = self._checked_context(context)
         self._kv = kv
-        self._weights = collect(model, self.config)
-        self._decoder = Decoder(self.config, self._weights, self.context)
+        self._decoder = Decoder(self.config, collect(model, self.config), self.context)
         self._sequence = self._new_sequence()
 
     def _checked_context(self, context: int | None) -> int:
@@ -95,6 +94,15 @@ class LanguageModel:
         return Sampling.from_generation_config(dict(self.config.generation))
 
     @property
+    def weights(self) -> Weights:
+        """The tensors that it multiplies by.
+
+        Raises:
+            ClosedError: the model was closed.
+        """
+        return self._decoder.weights
+
+    @property
     def clock(self) -> Clock:
         """Where the time went: seconds of each part since the model was loaded."""
         return self._decoder.clock
@@ -105,6 +113,7 @@ class LanguageModel:
         Raises:
             PromptError: it is empty, has a token that the model does not know, or leaves no room
                 in the context.
+            ClosedError: the model was closed.
         """
         tokens = self._tokens(prompt)
         if len(tokens) == self.context:
@@ -116,6 +125,7 @@ class LanguageModel:
 
     def _tokens(self, prompt: Prompt) -> list[int]:
         """Return the tokens of a prompt that fits the context, be it full."""
+        self._decoder.check_open()
         if isinstance(prompt, str):
             tokens = self.tokenizer.encode(prompt) if prompt else []
         else:
@@ -215,7 +225,9 @@ class LanguageModel:
             ModelError: the model has no chat template.
             PromptError: its template refuses these messages.
             TemplateError: it is damaged, or fails.
+            ClosedError: the model was closed.
         """
+        self._decoder.check_open()
         return self.tokenizer.encode(self.template.render(messages), special=False)
 
     def next_logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
@@ -234,7 +246,7 @@ class LanguageModel:
 
         Reading them is what the time of a token cannot fall below.
         """
-        return self._weights.nbytes + self._sequence.cache.bytes_at(positions)
+        return self.weights.nbytes + self._sequence.cache.bytes_at(positions)
 
     def logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the logits after each of `tokens`, float32 (len(tokens), vocab_size).
@@ -263,7 +275,10 @@ class LanguageModel:
         Raises:
             PromptError: the text has fewer than two tokens, or one that the model does not know.
             OptionError: the window is larger than the context.
+            ModelError: logits are NaN or infinite, so that nothing is predicted.
+            ClosedError: the model was closed.
         """
+        self._decoder.check_open()
         window = min(DEFAULT_WINDOW, self.context) if window is None else window
         if not isinstance(window, Integral) or not 1 <= window <= self.context:
             raise OptionError(f"window: found {window}, expected 1 to {self.context}, the context")
@@ -283,8 +298,11 @@ class LanguageModel:
         return Limits(self.context, max_tokens, frozenset(ends), stop)
 
     def close(self) -> None:
-        """Let go of the file; the model cannot be used after that."""
+        """Let go of the file, and end what renders templates; later calls raise `ClosedError`."""
+        self._decoder.close()
         self._model.close()
+        if "template" in vars(self):  # was asked for
+            self.template.close()
 
     def __enter__(self) -> LanguageModel:
         return self
