@@ -323,6 +323,7 @@ class TestRefusals:
         """It is used or refused."""
         kind = data.draw(st.sampled_from(KINDS))
         document = json.loads(files(kind())["tokenizer.json"])
+        decoder = json.dumps(document["decoder"])
         place, steps = document, data.draw(st.lists(st.integers(0, 400), min_size=1, max_size=6))
         for step in steps:
             keys = list(place) if isinstance(place, dict) else range(len(place))
@@ -348,8 +349,9 @@ class TestRefusals:
         try:
             tokenizer = Tokenizer({"tokenizer.json": json.dumps(document).encode()})
             ids = tokenizer.encode("<s>hello ä🦊 world, it's un able")
-            assert "".join(streamed(tokenizer, ids)) == tokenizer.decode(ids)
-            assert tokenizer.size >= 0
+            text, pieces = tokenizer.decode(ids), streamed(tokenizer, ids)
+            # A damaged decoder need not work token by token (an end of word that is "").
+            assert "".join(pieces) == text or json.dumps(document["decoder"]) != decoder
         except ModelError:
             pass
 
