@@ -42,7 +42,11 @@ def steady(text: str) -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("readme")
-    shutil.copytree(ROOT / "examples" / "digits", path / "examples" / "digits")
+    for name in ("digits", "tiny-lm"):
+        shutil.copytree(ROOT / "examples" / name, path / "examples" / name)
+    _, compiling = blocks("sh")
+    program, *arguments = shlex.split(compiling)
+    run([str(SCRIPTS / program), *arguments], path)
     return path
 
 
@@ -74,11 +78,11 @@ def test_console_examples_print_what_the_readme_shows(folder: Path) -> None:
                 arguments += ["--target", "avx512"]
             assert steady(run([str(SCRIPTS / program), *arguments], folder)) == steady(expected)
             commands += 1
-    assert commands == 3
+    assert commands == 4
 
 
 def test_python_examples_print_what_their_comments_say(folder: Path) -> None:
-    (code,) = blocks("python")
+    _, code = blocks("python")
     expected = [
         re.split(r"\s{3,}", line.split("# ", 1)[1])[0]
         for line in code.splitlines()
@@ -86,6 +90,14 @@ def test_python_examples_print_what_their_comments_say(folder: Path) -> None:
     ]
     assert len(expected) == 2
     assert run([sys.executable, "-c", code], folder).splitlines() == expected
+
+
+def test_python_generates_what_the_command_does(folder: Path) -> None:
+    code, _ = blocks("python")
+    (shown,) = re.findall(r"^\$ rsrc run .*\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    text = run([sys.executable, "-c", code], folder)
+    assert len(text) > 40
+    assert shown.startswith(text)
 
 
 def test_decompile_gives_the_source_tensors_back(folder: Path) -> None:
@@ -99,7 +111,7 @@ def test_decompile_gives_the_source_tensors_back(folder: Path) -> None:
 
 def test_inline_commands_exist(folder: Path) -> None:
     inline = set(re.findall(r"`rsrc ([a-z]+)", README))
-    assert {"inspect", "decompile", "bench"} <= inline
+    assert {"inspect", "decompile", "bench", "run", "chat", "perplexity"} <= inline
     for command in inline:
         assert "Usage" in run([str(SCRIPTS / "rsrc"), command, "--help"], folder)
 

@@ -33,9 +33,11 @@ inline size_t whole_lanes(size_t n) { return (n + kLanes - 1) / kLanes * kLanes;
 
 inline void fetch_ahead(const void* p) { prefetch(static_cast<const char*>(p) + kAheadBytes); }
 
-// scores (R rows of kChunkPositions) = q . keys, for V blocks of positions.
+// scores (R rows of kChunkPositions) = q . keys, for V blocks of positions. Their values, which are
+// wanted next, are fetched meanwhile.
 template <int R, int V, bool kStream, class Cell>
-RSR_TILE void score_tile(const float* const* queries, const Cell* keys, size_t d, float* scores) {
+RSR_TILE void score_tile(const float* const* queries, const Cell* keys, size_t d,
+                         const Cell* values, float* scores) {
   Lanes sums[R][V];
   RSR_UNROLL
   for (int r = 0; r < R; r++) {
@@ -47,7 +49,10 @@ RSR_TILE void score_tile(const float* const* queries, const Cell* keys, size_t d
     RSR_UNROLL
     for (int v = 0; v < V; v++) {
       const Cell* block = keys + (v * d + c) * kLanes;
-      if (kStream) fetch_ahead(block);
+      if (kStream) {
+        fetch_ahead(block);
+        prefetch(reinterpret_cast<const char*>(values + (v * d + c) * kLanes));
+      }
       k[v] = load(block);
     }
     RSR_UNROLL
@@ -186,7 +191,8 @@ class ChunkAttention {
       const size_t p = panel + v * kLanes;
       with_queries(count, [&](auto tile) {
         score_tile<decltype(tile)::value, decltype(vectors)::value, kStream>(
-            rows, keys_ + p * chunk_.d, chunk_.d, scores_ + j * kChunkPositions + p);
+            rows, keys_ + p * chunk_.d, chunk_.d, values_ + p * dv_,
+            scores_ + j * kChunkPositions + p);
       });
     });
   }

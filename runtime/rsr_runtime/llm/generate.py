@@ -45,18 +45,26 @@ class Generation:
         return (len(self.tokens) - 1) / self.seconds if len(self.tokens) > 1 else 0.0
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """A prompt."""
+
+    ids: list[int]
+    is_text: bool  # which the generated text goes on from, word by word
+
+
 class _Text:
     """A text under way: what was sampled, what of it may be shown, and whether it has ended."""
 
     def __init__(
-        self, prompt: Sequence[int], tokenizer: Tokenizer, sampling: Sampling, limits: Limits
+        self, prompt: Tokens, tokenizer: Tokenizer, sampling: Sampling, limits: Limits
     ) -> None:
-        self.prompt = list(prompt)
+        self.prompt = prompt.ids
         self.tokens: list[int] = []
         self.finish_reason: FinishReason | None = None
         self._sampler = Sampler(sampling)
         self._limits = limits
-        self._stream = TextStream(tokenizer)
+        self._stream = TextStream(tokenizer, after=prompt.ids if prompt.is_text else ())
         self._stop = StopStrings(limits.stop)
         self._shown: list[str] = []
 
@@ -98,7 +106,7 @@ class Stream(Iterator[str]):
     def __init__(
         self,
         sequence: TokenSequence,
-        prompt: Sequence[int],
+        prompt: Tokens,
         tokenizer: Tokenizer,
         sampling: Sampling,
         limits: Limits,
@@ -138,7 +146,7 @@ class Stream(Iterator[str]):
 def generate_all(
     decoder: Decoder,
     sequences: Sequence[TokenSequence],
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Tokens],
     tokenizer: Tokenizer,
     sampling: Sampling,
     limits: Limits,

@@ -22,7 +22,7 @@ from .clock import Clock
 from .config import Config, read_config
 from .decoder import Decoder
 from .errors import ModelError, PromptError
-from .generate import Generation, Limits, Stream
+from .generate import Generation, Limits, Stream, Tokens
 from .sampling import Sampling
 from .sequence import TokenSequence
 from .template import ChatTemplate
@@ -120,6 +120,9 @@ class LanguageModel:
             raise self._too_long(tokens)
         return tokens
 
+    def _prompt(self, prompt: Prompt) -> Tokens:
+        return Tokens(self.encode(prompt), isinstance(prompt, str))
+
     def _tokens(self, prompt: Prompt) -> list[int]:
         """Return the tokens of a prompt that fits the context, be it full."""
         self._decoder.check_open()
@@ -172,7 +175,8 @@ class LanguageModel:
         Several streams may be read in turns; each then computes again what another overwrote.
 
         Args:
-            prompt: text, or tokens as they are.
+            prompt: text, or tokens as they are; behind tokens a text of its own begins, as an
+                answer does.
             max_tokens: of the text; None: until it ends or the context is full.
             sampling: how tokens are chosen; None: as the model's generation_config.json says.
             stop: strings that end the text, and are not part of it.
@@ -181,7 +185,7 @@ class LanguageModel:
             PromptError: as `encode` does, or a stop string is empty.
             OptionError: max_tokens is below 1.
         """
-        tokens, limits = self.encode(prompt), self._limits(max_tokens, stop)
+        tokens, limits = self._prompt(prompt), self._limits(max_tokens, stop)
         return Stream(self._sequence, tokens, self.tokenizer, sampling or self.sampling, limits)
 
     def generate(self, prompt: Prompt, **options: Any) -> Generation:
@@ -204,7 +208,7 @@ class LanguageModel:
         Each has a cache of its own; the index is read once for all of them. With a seed every text
         is what its prompt would have alone.
         """
-        tokens = [self.encode(prompt) for prompt in prompts]
+        tokens = [self._prompt(prompt) for prompt in prompts]
         sequences = [self._new_sequence() for _ in tokens]
         limits = self._limits(max_tokens, stop)
         return generate.generate_all(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .errors import DependencyError, ModelError, PromptError
@@ -291,6 +291,9 @@ class _Decoding(Protocol):
     def finish(self) -> str: ...
 
 
+_BEFORE = 8  # tokens of the text before that are looked at
+
+
 class TextStream:
     """The text of tokens that come one after another.
 
@@ -300,14 +303,21 @@ class TextStream:
     Args:
         tokenizer: of the model.
         skip_special: leave special tokens out.
+        after: tokens of a text that this one goes on from, as far as it decides how the first
+            token is written: SentencePiece drops the blank before the first word of a text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, *, skip_special: bool = True, after: Sequence[int] = ()
+    ) -> None:
         self._tokenizer = tokenizer
         self._skip_special = skip_special
         steps = [step["type"] for step in tokenizer.decoder_steps()]
+        before = [token for token in after[-_BEFORE:] if not tokenizer.is_special(token)]
         self._decoding: _Decoding = (
-            _ByteDecoding(tokenizer) if steps == ["ByteLevel"] else _WindowDecoding(tokenizer)
+            _ByteDecoding(tokenizer)
+            if steps == ["ByteLevel"]
+            else _WindowDecoding(tokenizer, before)
         )
         self._cleaning = _Cleaning() if tokenizer.cleans_up else None
 
@@ -372,14 +382,14 @@ class _WindowDecoding:
 
     _MOST_SPACES = 16  # tokens of nothing but spaces that a window begins with, at most
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, before: list[int]) -> None:
         self._tokenizer = tokenizer
         kinds = {step["type"] for step in tokenizer.decoder_steps()}
         self._has_byte_tokens = "ByteFallback" in kinds
         self._has_bytes = "ByteLevel" in kinds
-        self._window: list[int] = []
-        self._done = 0  # tokens of the window whose text is out
-        self._known = ""  # their text
+        self._window = before
+        self._done = len(before)  # tokens of the window whose text is out
+        self._known = self._decode(before)  # their text
         self._next = 1  # tokens of the window at which it is decoded next
 
     def push(self, token_id: int) -> str:
