@@ -318,9 +318,7 @@ def test_perplexity(path: Path, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_json_has_no_infinity(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_json_has_no_infinity(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = tmp_path / "text.txt"
     text.write_text(PROMPT)
     beyond = llm.Perplexity(math.inf, 3, 16)
