@@ -14,6 +14,7 @@ from rsr_runtime.llm.cache import Cache
 from rsr_runtime.llm.clock import PARTS
 from rsr_runtime.llm.decoder import ROWS, Span
 from rsr_runtime.llm.sequence import TokenSequence, step
+from rsr_runtime.llm.workspace import Workspace
 
 if TYPE_CHECKING:
     from rsr_runtime.llm import LanguageModel
@@ -228,3 +229,23 @@ def test_bytes_of_a_token(loaded: Loader) -> None:
     assert model.bytes_per_token(0) > model._model.stored("model.embed_tokens.weight").nbytes
     # Two layers of two heads of 16 keys and 16 values in float16.
     assert model.bytes_per_token(10) - model.bytes_per_token(0) == 10 * 2 * 2 * 32 * 2
+
+
+def test_logits_of_every_token_whatever_was_computed_before(loaded: Loader) -> None:
+    model = loaded("bitnet-2b")
+    tokens = tokens_of(9)
+    first = model.logits(tokens)
+    assert first.shape == (9, model.config.vocab_size)
+    np.testing.assert_array_equal(model.logits(tokens), first)
+
+
+def test_buffers_of_one_name_are_one_memory() -> None:
+    workspace = Workspace()
+    small = workspace.take("a", 2, 3)
+    large = workspace.take("a", 4, 3)
+    again, whole = workspace.take("a", 2, 3), workspace.take("a", 12, dtype=np.int8)
+    assert not np.shares_memory(small, large)  # it was too small, and is whose it was
+    assert np.shares_memory(again, large)
+    assert np.shares_memory(whole, large)
+    assert not np.shares_memory(workspace.take("b", 4, 3), large)
+    assert workspace.take("a", 4, 3) is large

@@ -11,6 +11,7 @@ import pytest
 import rsr_runtime as rsr
 from rsr_runtime import OptionError
 from rsr_runtime.llm import Generation, ModelError, PromptError, Sampling
+from rsr_runtime.llm.sampling import Sampler
 
 if TYPE_CHECKING:
     from rsr_runtime.llm import LanguageModel
@@ -317,3 +318,15 @@ def test_logits_that_are_not_finite(model: LanguageModel) -> None:
     model._decoder._norm = model._decoder._norm * np.float32(np.nan)
     with pytest.raises(ModelError, match="no token can be chosen"):
         model.generate(PROMPT)
+
+
+def test_a_repetition_penalty_looks_back_on_the_prompt(model: LanguageModel) -> None:
+    prompt = model.encode(PROMPT)
+    sampling = Sampling(repetition_penalty=3.0)
+    tokens = list(prompt)
+    choose = Sampler(sampling)
+    for _ in range(12):
+        tokens.append(choose(model.next_logits(tokens), tokens))
+    found = model.generate(prompt, max_tokens=12, sampling=sampling).tokens
+    assert found == tokens[len(prompt) :]
+    assert found != model.generate(prompt, max_tokens=12, sampling=Sampling()).tokens

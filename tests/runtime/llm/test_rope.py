@@ -278,3 +278,13 @@ def test_more_positions_than_memory() -> None:
     """Refused at once, before any of it is written."""
     with pytest.raises(OptionError, match="no memory for the rotations of 1,099,511,627,776 pos"):
         rope(4096).tables(1 << 40)
+
+
+def test_factors_of_a_gguf_file_are_for_what_its_config_cannot_say() -> None:
+    """They divide frequencies, but not those that a config has stretched already."""
+    factors = np.array([1, 2, 4, 8], np.float32)
+    plain = rope(8).tables(5)[1]
+    np.testing.assert_allclose(rope(8).tables(5, factors)[1][:, 0], plain[:, 0])
+    np.testing.assert_allclose(rope(8).tables(5, factors)[1][4, 2], plain[1, 2], 1e-6)
+    stretched = rope(8, rope_scaling={"rope_type": "linear", "factor": 4.0})
+    np.testing.assert_array_equal(stretched.tables(5, factors), stretched.tables(5))
