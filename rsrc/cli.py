@@ -438,7 +438,7 @@ def _shape(text: str) -> tuple[int, int]:
 
 @main.command()
 def demo() -> None:
-    """Compile the embedded example and classify handwritten digits with it."""
+    """Compile the embedded examples: one reads handwritten digits, one writes a paragraph."""
     from .demo import run
 
     run()

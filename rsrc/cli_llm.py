@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -165,7 +166,8 @@ def perplexity(file: Path, text: Path, window: int | None, as_json: bool, **opti
     with _load(file, options) as model, progress_bar("predicting", in_bytes=False) as shown:
         found = model.perplexity(words, window, None if shown is None else partial(shown, ""))
     if as_json:
-        result = {"file": str(file), "text": str(text), "perplexity": found.value}
+        value = found.value if math.isfinite(found.value) else None  # JSON has no infinity
+        result = {"file": str(file), "text": str(text), "perplexity": value}
         result |= {"tokens": found.tokens, "window": found.window}
         click.echo(json.dumps(result, indent=2))
     else:

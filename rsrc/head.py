@@ -45,9 +45,7 @@ class HeadPlan:
     """A head that is to be int8, and the source tensor that it is made of."""
 
     tensor: SourceTensor  # as floats
-    norm: (
-        SourceTensor | None
-    )  # the model's last norm: what multiplies hidden states before the head
+    norm: SourceTensor | None  # the model's last: it multiplies hidden states before the head
 
     @property
     def is_added(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import signal
@@ -315,6 +316,15 @@ def test_perplexity(path: Path, tmp_path: Path) -> None:
         "file": str(path), "text": str(text), "perplexity": narrow.value,
         "tokens": narrow.tokens, "window": 16,
     }  # fmt: skip
+
+
+def test_json_has_no_infinity(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(PROMPT)
+    beyond = llm.Perplexity(math.inf, 3, 16)
+    monkeypatch.setattr("rsr_runtime.llm.LanguageModel.perplexity", lambda *_: beyond)
+    result = CliRunner().invoke(main, ["perplexity", str(path), str(text), "--json"])
+    assert json.loads(result.stdout, parse_constant=pytest.fail)["perplexity"] is None
 
 
 def test_perplexity_refuses(path: Path, tmp_path: Path) -> None:

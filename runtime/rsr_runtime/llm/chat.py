@@ -21,7 +21,8 @@ class Chat:
 
         Raises:
             ModelError: the model has no chat template.
-            TemplateError: its template fails.
+            PromptError: its template takes no system message, where one is given.
+            TemplateError: it fails.
         """
         self._model = model
         self._system = system

@@ -15,6 +15,7 @@ from .files import read_json, shown
 from .rope import Rope
 
 _LARGEST = 1 << 31  # no dimension is as large
+MAX_HEAD_DIM = 4096  # rotations take as much for each position; the largest seen is 256
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu2": "relu2"}  # names: those of the kernels
 
 
@@ -80,8 +81,10 @@ def read_config(files: Mapping[str, bytes]) -> Config:
         raise ModelError(
             f"config.json: {heads} heads cannot share {kv_heads} key and value heads evenly"
         )
-    if head_dim % 2:
-        raise ModelError(f"config.json: head_dim is {head_dim}, expected an even number")
+    if head_dim % 2 or head_dim > MAX_HEAD_DIM:
+        raise ModelError(
+            f"config.json: head_dim is {head_dim}, expected an even number up to {MAX_HEAD_DIM}"
+        )
     if found.values.get("use_sliding_window") is True:
         raise ModelError("config.json: use_sliding_window is true, which is not supported")
     activation = found.text("hidden_act", family.hidden_act)

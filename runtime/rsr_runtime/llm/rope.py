@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import OptionError
 from .errors import ModelError
 from .files import shown
 
@@ -93,12 +94,26 @@ class Rope:
             factors: what a GGUF file divides the frequencies by, (head_dim / 2,). They say what its
                 metadata, and so the config.json made of them, have no words for; where the config
                 does name a kind of scaling, that is followed.
+
+        Raises:
+            OptionError: there is no memory for them.
         """
         frequencies, scale = self._frequencies()
         if factors is not None and self.kind == "default":
             frequencies = frequencies / factors
-        angles = np.arange(positions, dtype=np.float32)[:, None] * frequencies
-        return np.cos(angles) * scale, np.sin(angles) * scale
+        try:
+            cos, sin = np.empty((2, positions, len(frequencies)), np.float32)
+        except MemoryError:
+            raise OptionError(
+                f"there is no memory for the rotations of {positions:,} positions: "
+                "choose a smaller context"
+            ) from None
+        np.multiply(np.arange(positions, dtype=np.float32)[:, None], frequencies, out=cos)
+        np.sin(cos, out=sin)
+        np.cos(cos, out=cos)
+        cos *= scale
+        sin *= scale
+        return cos, sin
 
     def _frequencies(self) -> tuple[FloatArray, np.float32]:
         """Return the angle of one position for each pair, and what cosines are multiplied by."""

@@ -145,6 +145,12 @@ def test_an_odd_head_cannot_turn_halves() -> None:
         read(head_dim=15)
 
 
+def test_the_largest_head() -> None:
+    assert read(head_dim=4096).head_dim == 4096
+    with pytest.raises(ModelError, match="head_dim is 4098, expected an even number up to 4096"):
+        read(head_dim=4098)
+
+
 SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"
 )  # fmt: skip

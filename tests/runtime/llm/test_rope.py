@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from rsr_runtime import OptionError
 from rsr_runtime.llm import ModelError
 from rsr_runtime.llm.rope import Rope
 
@@ -271,3 +272,9 @@ def test_numbers_at_the_borders_give_finite_tables() -> None:
                 cos, sin = found.tables(40)
                 assert np.isfinite(cos).all()
                 assert np.isfinite(sin).all()
+
+
+def test_more_positions_than_memory() -> None:
+    """Refused at once, before any of it is written."""
+    with pytest.raises(OptionError, match="no memory for the rotations of 1,099,511,627,776 pos"):
+        rope(4096).tables(1 << 40)
