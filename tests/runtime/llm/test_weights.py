@@ -219,8 +219,9 @@ def test_norms_inside_linear_layers(
 def test_layers_that_are_not_converted_take_floats(language_models: LanguageModels) -> None:
     weights = weights_of(language_models.path("llama-kept"))
     down, k = weights.layers[0].down, weights.layers[1].k
+    assert isinstance(down.weight, Dense)
+    assert isinstance(k.weight, Matrix)  # its floats are ternary, but no layer of a BitNet
     for linear in (down, k):
-        assert isinstance(linear.weight, Dense)
         assert not linear.takes_int8
     assert weights.layers[1].down.takes_int8
     assert weights.layers[0].q.takes_int8
