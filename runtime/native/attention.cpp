@@ -42,6 +42,7 @@ class Attention {
     rows_ <= kFewRows ? by_chunks() : by_rows();
     scratch.shared.trim();
     scratch.own.trim();
+    scratch.results.trim();
   }
 
  private:

@@ -1,6 +1,5 @@
 // Attention of the queries that share keys and values, a chunk of positions at a time, over sixteen
-// lanes. Included by the file of an instruction set (decoder_<isa>.cpp)
-// after its Lanes.
+// lanes. Included by the file of an instruction set (decoder_<isa>.cpp) after its Lanes.
 //
 // What is computed for a query has one order, whoever is beside it: a dot product runs over the
 // dimensions, in a lane for each position; a sum of values runs over the positions. Tiles of

@@ -1,6 +1,5 @@
 // Activations, row by row, over sixteen lanes: norms, activation functions, int8, rotations.
-// Included by the file of an instruction set (decoder_<isa>.cpp)
-// after its Lanes.
+// Included by the file of an instruction set (decoder_<isa>.cpp) after its Lanes.
 #pragma once
 #include <cmath>
 #include <cstring>
