@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from numbers import Integral
 from types import TracebackType
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -120,6 +120,10 @@ class LanguageModel:
             raise self._too_long(tokens)
         return tokens
 
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens, special ones left out; see `Tokenizer.decode`."""
+        return self.tokenizer.decode(tokens)
+
     def _prompt(self, prompt: Prompt) -> Tokens:
         return Tokens(self.encode(prompt), isinstance(prompt, str))
 
@@ -188,9 +192,16 @@ class LanguageModel:
         tokens, limits = self._prompt(prompt), self._limits(max_tokens, stop)
         return Stream(self._sequence, tokens, self.tokenizer, sampling or self.sampling, limits)
 
-    def generate(self, prompt: Prompt, **options: Any) -> Generation:
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int | None = None,
+        sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
+    ) -> Generation:
         """Return the whole text that goes on from `prompt`; options as for `stream`."""
-        stream = self.stream(prompt, **options)
+        stream = self.stream(prompt, max_tokens=max_tokens, sampling=sampling, stop=stop)
         for _ in stream:
             pass
         return stream.result
@@ -207,7 +218,13 @@ class LanguageModel:
 
         Each has a cache of its own; the index is read once for all of them. With a seed every text
         is what its prompt would have alone.
+
+        Raises:
+            PromptError: as `encode` does; or `prompts` is one text, not several.
+            OptionError: max_tokens is below 1.
         """
+        if isinstance(prompts, str):
+            raise PromptError("found one prompt, expected a list of them: use generate")
         tokens = [self._prompt(prompt) for prompt in prompts]
         sequences = [self._new_sequence() for _ in tokens]
         limits = self._limits(max_tokens, stop)
@@ -304,6 +321,13 @@ class LanguageModel:
         if "template" in vars(self):  # was asked for
             self.template.close()
 
+    def __repr__(self) -> str:
+        c = self.config
+        return (
+            f"<rsr_runtime.llm.LanguageModel: {c.family.architecture}, {c.layers} layers of "
+            f"{c.hidden_size}, context {self.context}>"
+        )
+
     def __enter__(self) -> LanguageModel:
         return self
 
@@ -321,7 +345,7 @@ def load(
     *,
     memory: str = "map",
     context: int | None = None,
-    kv: str = "float16",
+    kv: Literal["float16", "float32"] = "float16",
 ) -> LanguageModel:
     """Open a `.rsr` file that holds a whole model.
 

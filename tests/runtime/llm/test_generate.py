@@ -299,7 +299,7 @@ def test_no_number_of_tokens(model: LanguageModel, count: Any) -> None:
     for call in (model.generate, lambda p, **o: model.generate_all([p], **o)):
         with pytest.raises(OptionError, match=f"max_tokens: found {count}, expected a number from"):
             call(PROMPT, max_tokens=count)
-    assert len(model.generate(PROMPT, max_tokens=np.int64(2)).tokens) == 2
+    assert len(model.generate(PROMPT, max_tokens=np.int64(2)).tokens) == 2  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("context", [0, -1, 257, 2.5, "16"])
