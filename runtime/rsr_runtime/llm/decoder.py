@@ -27,6 +27,7 @@ from .workspace import Workspace
 
 FloatArray = npt.NDArray[np.float32]
 ROWS = 512  # of one pass: more gain nothing, and take memory
+LOGIT_ROWS = 32  # whose logits are kept at a time: a row takes half a megabyte
 
 
 class Span(NamedTuple):

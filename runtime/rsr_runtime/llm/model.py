@@ -20,7 +20,7 @@ from . import generate, perplexity
 from .cache import Cache
 from .clock import Clock
 from .config import Config, read_config
-from .decoder import Decoder
+from .decoder import LOGIT_ROWS, Decoder
 from .errors import ModelError, PromptError
 from .generate import Generation, Limits, Stream, Tokens
 from .sampling import Sampling
@@ -273,8 +273,14 @@ class LanguageModel:
         """
         tokens = self._tokens(tokens)
         self._sequence.tokens.clear()
-        parts = [self._decoder.logits(h).copy() for h in self._sequence.hidden(tokens)]
-        return np.concatenate(parts)
+        result = np.empty((len(tokens), self.config.vocab_size), np.float32)
+        row = 0
+        for hidden in self._sequence.hidden(tokens):
+            for first in range(0, len(hidden), LOGIT_ROWS):
+                logits = self._decoder.logits(hidden[first : first + LOGIT_ROWS])
+                result[row : row + len(logits)] = logits
+                row += len(logits)
+        return result
 
     def perplexity(
         self,

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .decoder import Decoder
+from .decoder import LOGIT_ROWS, Decoder
 from .errors import ModelError
 from .sequence import TokenSequence
-
-_ROWS = 32  # whose logits are kept at a time: a row takes half a megabyte
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,8 @@ def measure(
         sequence.tokens.clear()
         at = 0
         for hidden in sequence.hidden(part):
-            for row in range(0, len(hidden), _ROWS):
-                logits = decoder.logits(hidden[row : row + _ROWS])
+            for row in range(0, len(hidden), LOGIT_ROWS):
+                logits = decoder.logits(hidden[row : row + LOGIT_ROWS])
                 total -= _log_likelihood(logits, targets[at : at + len(logits)])
                 at += len(logits)
         done += len(targets)
