@@ -39,7 +39,7 @@ RUN = 16  # tokens that are decoded one after another
 SHORT, MEDIUM = 16, 128  # tokens of prompts, besides the longest
 
 _OPENED = 3  # times, with each number of threads
-_FEWEST_ROUNDS = 3  # whatever the time box says
+_FEWEST_ROUNDS = 5  # whatever the time box says
 _READS = 2  # plain reads before a run, and as many behind it
 
 
