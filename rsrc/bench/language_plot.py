@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from rsr_runtime.llm.clock import PARTS
 
 from ..tables import size
-from .plot import require_matplotlib
+from .plot import check_picture, require_matplotlib
 from .show import processor
 
 _COLOURS = {"products": "#12558c", "head": "#4a98d6", "attention": "#3f8f86", "rest": "#e0955a"}
@@ -37,7 +37,9 @@ def plot_model(result: dict[str, Any], path: str | os.PathLike[str]) -> None:
 
     Raises:
         MissingPackageError: Matplotlib is not installed.
+        OptionError: the suffix is another, or the folder does not exist.
     """
+    check_picture(path)
     require_matplotlib()
     from matplotlib.figure import Figure
 

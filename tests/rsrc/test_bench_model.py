@@ -316,6 +316,20 @@ class TestCommand:
         assert done.exit_code == 2
         assert "Usage: rsrc bench" in done.output
 
+    @pytest.mark.parametrize("measured", [["--shape", "3x3"], ["x.rsr"], ["--model", "y.rsr"]])
+    @pytest.mark.parametrize("name", ["p.xyz", "p", "missing/p.png"])
+    def test_pictures_are_checked_before_measuring(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[str], name: str
+    ) -> None:
+        for function in ("bench_shape", "bench_file", "bench_model"):
+            monkeypatch.setattr(bench, function, lambda *_, **__: pytest.fail("was measured"))
+        done = self.run(*measured, "--plot", tmp_path / name)
+        assert done.exit_code == 2
+        assert "Invalid value for '--plot': found " in done.output
+        expected = "a folder that exists" if "missing" in name else ".png, .svg or .pdf"
+        assert done.output.endswith(f"{expected}\n")
+        assert not list(tmp_path.iterdir())
+
     def test_what_is_no_language_model_is_refused(self, tmp_path: Path) -> None:
         source = ROOT / "examples" / "digits" / "model.safetensors"
         made = CliRunner().invoke(main, ["compile", str(source), "-o", str(tmp_path / "d.rsr")])
