@@ -439,7 +439,7 @@ def bench(
     else:
         from .tables import console
 
-        console().print(render(result))
+        console().print(render(result), highlight=False)
 
 
 def _shape(text: str) -> tuple[int, int]:
