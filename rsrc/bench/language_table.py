@@ -52,10 +52,10 @@ def heading(result: dict[str, Any]) -> str:
 def _footing(result: dict[str, Any]) -> list[str]:
     decoded = [one for row in result["results"] for one in row["decode"]]
     lines = [
-        "thr: threads; tok/s, ms: of the median, with the file in the page cache",
+        "thr: threads; ms, tok/s: median, with the file in the page cache; best: tok/s",
         "a prompt's time is that until its first token is known",
-        "products, head, attention, rest: ms of a token, and their share of it",
-        "of read: a plain read of the bytes of a token, by as many threads, takes so much",
+        "products, head, attention, rest: ms of a token, and the share of it",
+        "of read: the time of a plain read of the same bytes, by as many threads",
     ]
     if any(one["ratio_to_plain_read"] > 1 for one in decoded):
         lines.append("above 100%: in the caches; such a read is no limit")
