@@ -111,6 +111,17 @@ def _check_executor(ctx: click.Context, option: click.Parameter, url: str | None
     return url
 
 
+def _check_picture(ctx: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None:
+        from .bench import check_picture
+
+        try:
+            check_picture(path)
+        except OptionError as error:
+            raise click.BadParameter(str(error).removeprefix("plot: ")) from None
+    return path
+
+
 @main.command("compile")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option(
@@ -383,7 +394,11 @@ def unpack(file: Path, output: Path, force: bool, as_json: bool) -> None:
     help="Of --model; may be repeated. Default: 1, and all processors.",
 )
 @click.option(
-    "--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the result."
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=_check_picture,
+    metavar="FILE.png",
+    help="Draw the result; .svg and .pdf are possible too.",
 )
 @_json_option
 def bench(
@@ -424,7 +439,7 @@ def bench(
     else:
         from .tables import console
 
-        console().print(render(result))
+        console().print(render(result), highlight=False)
 
 
 def _shape(text: str) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from ..errors import MissingPackageError
 from .language import bench_model
 from .language_plot import plot_model
 from .language_table import render_model_table
-from .plot import plot, require_matplotlib
+from .plot import check_picture, plot, require_matplotlib
 from .run import bench_file, bench_shape
 from .show import render_table
 from .turns import WrongResultError
@@ -27,6 +27,7 @@ __all__ = [
     "bench_file",
     "bench_model",
     "bench_shape",
+    "check_picture",
     "plot",
     "plot_model",
     "render_model_table",

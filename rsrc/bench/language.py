@@ -12,7 +12,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -41,6 +41,7 @@ SHORT, MEDIUM = 16, 128  # tokens of prompts, besides the longest
 _OPENED = 3  # times, with each number of threads
 _FEWEST_ROUNDS = 5  # whatever the time box says
 _READS = 2  # plain reads before a run, and as many behind it
+_OPENING = 0.1  # what is done of the whole, for progress, when rounds begin
 
 
 def bench_model(
@@ -64,7 +65,7 @@ def bench_model(
         threads: numbers of them to measure with; none: one, and as many as are in use.
         seconds: how long to measure, at least; opening the file comes on top.
         seed: of the tokens.
-        progress: called as progress("", thousandths done, 1000).
+        progress: called as progress(what is measured, thousandths done, 1000).
 
     Returns:
         What benchmarks/README.md documents, ready for JSON.
@@ -76,28 +77,38 @@ def bench_model(
         WrongResultError: runs of the same tokens gave different logits.
         OSError: the file cannot be read.
     """
+
+    def report(what: str, done: float) -> None:
+        if progress is not None:
+            progress(what, round(1000 * done), 1000)
+
     before = rsr.get_num_threads()
     counts = sorted(set(threads or (1, before)))
+    report("reading the file", 0.0)
     tokens = _prepare(path, context, seed)
     times = [_Times(count) for count in counts]
     try:
-        for own in times:
+        for done, own in enumerate(own for own in times for _ in range(_OPENED)):
+            report("opening the file", _OPENING * done / (_OPENED * len(times)))
             rsr.set_num_threads(own.threads)
-            for _ in range(_OPENED):
-                _time_opening(own, path, memory, tokens)
+            _time_opening(own, path, memory, tokens)
         with (
             load(path, memory=memory, context=len(tokens) + 1) as model,
             ThreadPoolExecutor(max(counts)) as pool,
         ):
             turns = _Turns(model, tokens, pool)
-            start, rounds, passed = time.perf_counter(), 0, 0.0
-            while rounds < _FEWEST_ROUNDS or passed < seconds:
+            needed = _FEWEST_ROUNDS * len(times) * turns.steps
+            start, steps, passed = time.perf_counter(), 0, 0.0
+            while steps < needed or passed < seconds:
                 for own in times:
-                    turns.take(own)
-                rounds += 1
+                    for what in turns.take(own):
+                        # The fewest rounds and the time box must both be over.
+                        share = min(1.0, steps / needed, passed / max(seconds, 1e-9))
+                        report(what, _OPENING + (1 - _OPENING) * share)
+                        steps += 1
+                        passed = time.perf_counter() - start
                 passed = time.perf_counter() - start
-                if progress is not None:
-                    progress("", round(1000 * min(1.0, passed / max(seconds, 1e-9))), 1000)
+            report("", 1.0)
             rows = [_row(own, model) for own in times]
             described = _describe(model)
     finally:
@@ -181,12 +192,19 @@ class _Turns:
         self._own_isa = rsr.cpu_info()["isa"]
         self._best_isa = rsr.cpu_info()["supported_isas"][0]
 
-    def take(self, own: _Times) -> None:
-        """Measure everything once."""
+    @property
+    def steps(self) -> int:
+        """How many of them a turn has."""
+        return len(self._prompts) + len(self._decoded)
+
+    def take(self, own: _Times) -> Iterator[str]:
+        """Measure everything once; before each step say what it is."""
         rsr.set_num_threads(own.threads)
         for count in self._prompts:
+            yield f"a prompt of {count} tokens"
             own.prefill[count].append(self._prefill(count))
             if count in self._decoded:
+                yield f"tokens behind a context of {count}"
                 own.decode[count].append(self._decode(count, own.threads))
 
     def _prefill(self, count: int) -> float:

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 from rsr_runtime.llm.clock import PARTS
 
 from ..tables import size
-from .plot import require_matplotlib
+from .plot import check_picture, require_matplotlib
 from .show import processor
 
 _COLOURS = {"products": "#12558c", "head": "#4a98d6", "attention": "#3f8f86", "rest": "#e0955a"}
-_WORDS = {"products": "linear layers", "head": "output head"}
 _LIMIT = "#c0392b"
 _RATE = "#6b7f94"  # none of the parts
 _LEGEND = "the limit: a plain read of the same bytes"
@@ -37,7 +36,9 @@ def plot_model(result: dict[str, Any], path: str | os.PathLike[str]) -> None:
 
     Raises:
         MissingPackageError: Matplotlib is not installed.
+        OptionError: the suffix is another, or the folder does not exist.
     """
+    check_picture(path)
     require_matplotlib()
     from matplotlib.figure import Figure
 
@@ -52,7 +53,7 @@ def plot_model(result: dict[str, Any], path: str | os.PathLike[str]) -> None:
         figure.add_subplot(grid[1, 0]), "Generated tokens per second", decoded, "context {}"
     )
     _draw_rates(figure.add_subplot(grid[1, 1]), "Prompt tokens per second", read, "{} tokens")
-    labels = [*(_WORDS.get(part, part) for part in PARTS), _LEGEND]
+    labels = [*PARTS, _LEGEND][: len(handles)]
     figure.legend(
         handles,
         labels,
@@ -73,7 +74,10 @@ def _bars(result: dict[str, Any], what: str, tokens: str) -> list[_Bar]:
 
 
 def _draw_parts(axes: Any, bars: Sequence[_Bar]) -> list[Any]:
-    """Draw the time of a token by part, and its limit; return what the legend is about."""
+    """Draw the time of a token by part, and its limit; return what the legend is about.
+
+    Where the caches hold what a token reads, a plain read is no limit, and none is drawn.
+    """
     places = range(len(bars))
     handles = []
     left = [0.0] * len(bars)
@@ -82,21 +86,24 @@ def _draw_parts(axes: Any, bars: Sequence[_Bar]) -> list[Any]:
         handles.append(axes.barh(places, widths, left=left, color=_COLOURS[part], height=0.72))
         left = [start + width for start, width in zip(left, widths, strict=True)]
     ratios = [bar.measured["ratio_to_plain_read"] for bar in bars]
-    limits = [time * ratio for time, ratio in zip(left, ratios, strict=True)]
-    handles.append(
-        axes.scatter(limits, places, marker="|", s=330, color=_LIMIT, linewidths=2.5, zorder=3)
-    )
+    limited = [place for place in places if ratios[place] <= 1]
+    if limited:
+        limits = [left[place] * ratios[place] for place in limited]
+        handles.append(
+            axes.scatter(limits, limited, marker="|", s=330, color=_LIMIT, linewidths=2.5, zorder=3)
+        )
     for place, bar in enumerate(bars):
+        ratio = f"{ratios[place]:.0%} of the limit" if place in limited else "in cache"
         axes.annotate(
-            f"{left[place]:.1f} ms, {ratios[place]:.0%} of the limit, "
-            f"{bar.measured['share_outside_products']:.1%} outside products",
-            (max(left[place], limits[place]), place),
+            f"{left[place]:.1f} ms, {ratio}, "
+            f"attention and rest {bar.measured['share_outside_products']:.1%}",
+            (left[place], place),
             (6, 0),
             textcoords="offset points",
             va="center",
             fontsize=8,
         )
-    axes.set_xlim(0, 1.65 * max(*left, *limits))
+    axes.set_xlim(0, 1.65 * max(left))
     _dress(axes, "Where the time of a token goes, in milliseconds", bars, "context {}")
     return handles
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from ..errors import MissingPackageError
+from ..errors import MissingPackageError, OptionError
 from .show import batches, label, processor, sections
 
 _COLOURS = {
@@ -17,8 +18,19 @@ _COLOURS = {
     "numpy": "#a3a3a3",
     "torch": "#e0955a",
 }
+_FORMATS = (".png", ".svg", ".pdf")
 _LIMIT = "#c0392b"
 _LEGEND = "the limit: a plain read of the same bytes by as many threads"
+
+
+def check_picture(path: str | os.PathLike[str]) -> None:
+    """Raise `OptionError` unless a picture can be named so: ask before measuring."""
+    if Path(path).suffix.lower() not in _FORMATS:
+        raise OptionError(
+            f"plot: found {os.fspath(path)!r}, expected a name that ends in .png, .svg or .pdf"
+        )
+    if not Path(path).parent.is_dir():
+        raise OptionError(f"plot: found {os.fspath(path)!r}, expected a folder that exists")
 
 
 def require_matplotlib() -> None:
@@ -38,7 +50,9 @@ def plot(result: dict[str, Any], path: str | os.PathLike[str]) -> None:
 
     Raises:
         MissingPackageError: Matplotlib is not installed.
+        OptionError: the suffix is another, or the folder does not exist.
     """
+    check_picture(path)
     require_matplotlib()
     from matplotlib.figure import Figure
 

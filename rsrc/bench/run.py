@@ -54,6 +54,8 @@ def bench_shape(
     """
     if m < 1 or n < 1:
         raise OptionError(f"shape: found {m}x{n}, expected at least 1x1")
+    report = _report(progress, "", 0, 1)
+    report(0.0)  # making matrices and copies takes a while
     threads, rng = rsr.get_num_threads(), np.random.default_rng(seed)
     W = rng.integers(-1, 2, (m, n), np.int8)
     matrix, *others = compile_matrix(W, {}, *_OTHERS)
@@ -64,7 +66,7 @@ def bench_shape(
         contenders = line_up(setting, matrix, W, others)
         contenders += line_up_huge(setting, matrix, W)
         contenders += line_up_batches(setting, matrix, W, _BATCHES)
-        rows = measure(contenders, seconds, _report(progress, "", 0, 1))
+        rows = measure(contenders, seconds, report)
     return {"shape": [m, n], "seed": seed, **_result(setting, rows)}
 
 
@@ -111,10 +113,12 @@ def bench_file(
         share = 1 / (len(groups) + 2 * several)  # the pass gets the time of two groups
         rows: list[dict[str, Any]] = []
         for i, (w, *_) in enumerate(groups):
+            report = _report(progress, w.name, i * share, share)
+            report(0.0)  # making copies takes a while
             rows += measure(
                 line_up(setting, w, w.to_dense(np.int8)),  # no name: the copies go with the call
                 seconds * share,
-                _report(progress, w.name, i * share, share),
+                report,
             )
         if several:
             contenders = whole_pass(matrices, threads, rng)

@@ -253,25 +253,89 @@ def test_progress_goes_up_to_the_end(path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     bench.bench_model(path, context=9, seconds=0.0, progress=lambda *args: seen.append(args))
     assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
-    assert seen[-1][1:] == (1000, 1000)
+    assert all(total == 1000 for _, _, total in seen)
+    assert seen[0] == ("reading the file", 0, 1000)
+    assert seen[-1] == ("", 1000, 1000)
+    names = [name for name, _, _ in seen]
+    assert names.count("opening the file") == 2 * 3
+    assert names.count("a prompt of 9 tokens") == 2 * 3
+    assert names.count("tokens behind a context of 9") == 2 * 3
+    assert len({done for _, done, _ in seen}) > 12  # no step is much of the whole
 
 
 def test_table(result: dict[str, Any]) -> None:
-    console = Console(width=200, markup=False)
-    with console.capture() as capture:
-        console.print(bench.render_model_table(result))
-    text = capture.get()
+    text = table(result)
     assert "BitNetForCausalLM, 2 layers of 64" in text
     assert "a prompt of 40 tokens" in text
     for one in decoded(result):
         assert f"{one['ratio_to_plain_read']:.0%}" in text
-        assert f"({one['share_by_part']['attention']:.1%})" in text
+        assert f" {one['share_by_part']['attention']:.0%} " in text
+
+
+def table(result: dict[str, Any], width: int = 80) -> str:
+    console = Console(width=width, markup=False)
+    with console.capture() as capture:
+        console.print(bench.render_model_table(result))
+    return capture.get()
+
+
+def timed(result: dict[str, Any], ratio: float) -> dict[str, Any]:
+    """Return a result as if plain reads took a share of the time."""
+    changed: dict[str, Any] = json.loads(json.dumps({**result, "file": "m.rsr"}))
+    for one in decoded(changed):
+        one["ratio_to_plain_read"] = ratio
+    return changed
+
+
+@pytest.mark.parametrize("milliseconds", [0.004, 4.0, 9876.5])
+@pytest.mark.parametrize("rate", [0.1, 98.765, 98765.4])
+def test_table_fits_80_columns(result: dict[str, Any], milliseconds: float, rate: float) -> None:
+    changed = timed(result, 1.33)
+    for one in decoded(changed):
+        one["context"] = 131072
+        one["seconds_median"] = milliseconds / 1e3
+        one["seconds_by_part"] = dict.fromkeys(PARTS, milliseconds / 1e3)
+        one["tokens_per_second_median"] = one["tokens_per_second_best"] = rate
+    changed["model"] = {**changed["model"], "layers": 30, "indexed_weights": 2_084_044_800}
+    changed["machine"] = {**changed["machine"], "processor": "Any"}
+    text = table(changed)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    # Nothing is folded either: the lines are those of a wide terminal.
+    wide = [line.rstrip() for line in table(changed, 200).splitlines()]
+    assert [line.rstrip() for line in text.splitlines()] == wide
+
+
+@pytest.mark.parametrize(("ratio", "said"), [(1.33, True), (1.0, False)])
+def test_table_says_what_is_in_cache(result: dict[str, Any], ratio: float, said: bool) -> None:
+    assert ("in the caches; such a read is no limit" in table(timed(result, ratio))) == said
 
 
 def test_plot(result: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     bench.plot_model(result, tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG\r\n")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "said", "unsaid"),
+    [(0.5, "50% of the limit", "in cache"), (1.33, "in cache", "the limit")],
+)
+def test_plot_has_no_limit_above_the_time(
+    result: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ratio: float,
+    said: str,
+    unsaid: str,
+) -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "none")  # text as text
+    bench.plot_model(timed(result, ratio), tmp_path / "x.svg")
+    text = (tmp_path / "x.svg").read_text(encoding="utf-8")
+    assert text.count(said) == len(decoded(result))
+    assert unsaid not in text
+    assert all(f">{part}</text>" in text for part in PARTS)
 
 
 class TestCommand:
@@ -296,7 +360,7 @@ class TestCommand:
         assert [row["threads"] for row in found["results"]] == [1, 2]
         assert picture.exists()
         done = self.run("--model", path, "--context", 20)
-        assert "of plain read" in done.output
+        assert "of read" in done.output
 
     @pytest.mark.parametrize(
         "arguments",
@@ -315,6 +379,20 @@ class TestCommand:
         done = self.run(*arguments)
         assert done.exit_code == 2
         assert "Usage: rsrc bench" in done.output
+
+    @pytest.mark.parametrize("measured", [["--shape", "3x3"], ["x.rsr"], ["--model", "y.rsr"]])
+    @pytest.mark.parametrize("name", ["p.xyz", "p", "missing/p.png"])
+    def test_pictures_are_checked_before_measuring(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[str], name: str
+    ) -> None:
+        for function in ("bench_shape", "bench_file", "bench_model"):
+            monkeypatch.setattr(bench, function, lambda *_, **__: pytest.fail("was measured"))
+        done = self.run(*measured, "--plot", tmp_path / name)
+        assert done.exit_code == 2
+        assert "Invalid value for '--plot': found " in done.output
+        expected = "a folder that exists" if "missing" in name else ".png, .svg or .pdf"
+        assert done.output.endswith(f"{expected}\n")
+        assert not list(tmp_path.iterdir())
 
     def test_what_is_no_language_model_is_refused(self, tmp_path: Path) -> None:
         source = ROOT / "examples" / "digits" / "model.safetensors"
