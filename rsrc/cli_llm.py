@@ -182,7 +182,11 @@ def _load(file: Path, options: dict[str, Any]) -> LanguageModel:
     from rsr_runtime import llm
 
     if file.exists() and is_source(file):
-        raise SourceError(f"{file}: a checkpoint; compile it first: rsrc compile {file} -o FILE")
+        # A model is its directory: of a file alone, config.json and tokenizer would be missing.
+        of_model = file.parent if file.suffix == ".safetensors" else file
+        raise SourceError(
+            f"{file}: a checkpoint; compile it first: rsrc compile {of_model} -o FILE.rsr"
+        )
     threads = options.pop("threads")
     if threads is not None:
         rsr_runtime.set_num_threads(threads)
@@ -215,4 +219,4 @@ def _print_json(prompts: tuple[str, ...], results: list[Generation]) -> None:
         }
         for prompt, result in zip(prompts, results, strict=True)
     ]
-    click.echo(json.dumps(texts, indent=2))
+    click.echo(json.dumps({"texts": texts}, indent=2))

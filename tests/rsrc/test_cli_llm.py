@@ -111,7 +111,8 @@ def test_a_text_that_ends_by_itself_or_with_the_context(
     result = rsrc("run", path, "-p", PROMPT, "--context", 40)
     done(result)
     assert result.stderr.endswith("(the context is full)\n")
-    tokens = json.loads(done(rsrc("run", path, "-p", PROMPT, "-n", 9, "--json")))[0]["tokens"]
+    found = json.loads(done(rsrc("run", path, "-p", PROMPT, "-n", 9, "--json")))
+    tokens = found["texts"][0]["tokens"]
     ends = {"generation_config.json": json.dumps({"eos_token_id": tokens[4:5]}).encode()}
     ending = language_models.variant("bitnet-2b", tmp_path, ends)
     result = rsrc("run", ending, "-p", PROMPT)
@@ -139,7 +140,10 @@ def test_several_prompts(path: Path) -> None:
 def test_json(path: Path) -> None:
     result = rsrc("run", path, "-p", PROMPT, "-p", "é\u2028", "-n", 9, "--json")
     assert done(result).isascii()
-    first, second = json.loads(result.stdout)
+    assert result.stderr == ""
+    found = json.loads(result.stdout)
+    assert list(found) == ["texts"]
+    first, second = found["texts"]
     assert list(first) == [
         "prompt", "text", "tokens", "finish_reason", "prompt_tokens", "prompt_seconds", "seconds",
         "tokens_per_second",
@@ -202,7 +206,10 @@ def test_files_that_are_none(command: str, path: Path, tmp_path: Path) -> None:
         if source != tmp_path:
             source.write_bytes(b"x")
         message = refused(rsrc(command, source, stdin="x"))
-        assert f"a checkpoint; compile it first: rsrc compile {source} -o FILE" in message
+        model = source if source.suffix == ".gguf" else tmp_path  # a directory has config.json
+        assert message.endswith(
+            f"{source}: a checkpoint; compile it first: rsrc compile {model} -o FILE.rsr\n"
+        )
     (tmp_path / "text.rsr").write_bytes(b"text" * 4000)
     assert "not a .rsr file" in refused(rsrc(command, tmp_path / "text.rsr", stdin="x"))
     (tmp_path / "half.rsr").write_bytes(path.read_bytes()[:10_000])
