@@ -183,7 +183,7 @@ def _load(file: Path, options: dict[str, Any]) -> LanguageModel:
 
     if file.exists() and is_source(file):
         # A model is its directory: of a file alone, config.json and tokenizer would be missing.
-        of_model = file.parent if file.suffix == ".safetensors" else file
+        of_model = file if file.is_dir() or file.suffix == ".gguf" else file.parent
         raise SourceError(
             f"{file}: a checkpoint; compile it first: rsrc compile {of_model} -o FILE.rsr"
         )

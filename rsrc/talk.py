@@ -52,6 +52,10 @@ def chat(model: LanguageModel, system: str | None, options: dict[str, Any]) -> b
     """Answer line by line; return whether that was until there were no more.
 
     On a terminal Ctrl-C ends an answer, in a pipe everything.
+
+    Raises:
+        PromptError, TemplateError: a message in a pipe cannot be answered. On a terminal that is
+            said, and the next one awaited.
     """
     conversation = Chat(model, system)
     is_typed = sys.stdin.isatty()
@@ -66,11 +70,19 @@ def chat(model: LanguageModel, system: str | None, options: dict[str, Any]) -> b
             if is_typed:
                 click.echo("a new conversation", err=True)
         elif text == "/help":
-            click.echo(_HELP)
+            click.echo(_HELP, err=True)
         elif text.startswith("/") and text[1:].isalpha():
             click.echo(f"no command {printable(text)}; /help lists them", err=True)
-        elif text and not _answer(conversation, text, options) and not is_typed:
-            return False
+        elif text:
+            try:
+                is_whole = _answer(conversation, text, options)
+            except (PromptError, TemplateError) as error:
+                if not is_typed:
+                    raise
+                click.echo(f"rsrc: {printable(str(error))}; /reset begins afresh", err=True)
+            else:
+                if not is_whole and not is_typed:
+                    return False
     return True
 
 
@@ -80,12 +92,7 @@ def _answer(conversation: Chat, text: str, options: dict[str, Any]) -> bool:
     Returns:
         Whether it ended by itself.
     """
-    answer = conversation.say(text, **options)
-    try:
-        is_whole = _write(answer)
-    except (PromptError, TemplateError) as error:
-        click.echo(f"rsrc: {printable(str(error))}; /reset begins afresh", err=True)
-        return True
+    is_whole = _write(conversation.say(text, **options))
     click.echo()
     if sys.stderr.isatty() and conversation.result is not None:
         click.echo(click.style(_summary(conversation.result), dim=True), err=True)

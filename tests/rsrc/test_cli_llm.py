@@ -365,9 +365,9 @@ def test_commands(path: Path) -> None:
     assert done(result) == hello * 2
     assert result.stderr == ""
     result = rsrc("chat", path, "-n", 9, stdin="/help\n/nothing\nHello\n")
-    assert done(result).startswith("/reset  forget the conversation\n/help ")
-    assert result.stdout.endswith(hello)
-    assert result.stderr == "no command /nothing; /help lists them\n"
+    assert done(result) == hello
+    assert result.stderr.startswith("/reset  forget the conversation\n/help ")
+    assert result.stderr.endswith("\nno command /nothing; /help lists them\n")
 
 
 def test_a_path_is_no_command(path: Path) -> None:
@@ -385,11 +385,12 @@ def test_a_line_ends_with_a_newline_only(path: Path) -> None:
 
 def test_a_conversation_that_grows_too_long(path: Path) -> None:
     long = "Sort the rows of each block. " * 9
-    result = rsrc("chat", path, "-n", 9, stdin=f"Hello\n{long}\n/reset\nHello\n")
     hello = done(rsrc("chat", path, "-n", 9, stdin="Hello\n"))
-    assert done(result) == hello * 2
+    result = rsrc("chat", path, "-n", 9, stdin=f"Hello\n{long}\n/reset\nHello\n")
+    assert result.exit_code == 1
+    assert result.stdout == hello  # a program that counts answers must not take another for it
     assert result.stderr.startswith("rsrc: the prompt has ")
-    assert result.stderr.endswith("; /reset begins afresh\n")
+    assert result.stderr.endswith(" in a context of 256: shorten it\n")
 
 
 def test_chat_without_a_template(language_models: LanguageModels, tmp_path: Path) -> None:
@@ -405,9 +406,10 @@ def test_an_answer_comes_before_the_next_message(path: Path) -> None:
     assert process.stdin is not None
     assert process.stdout is not None
     for _ in range(2):
-        process.stdin.write(b"/help\n")
+        process.stdin.write(b"Hello\n")
         process.stdin.flush()
-        assert read_until(process.stdout.fileno(), b"ends the answer)\n")
+        read_until(process.stdout.fileno(), b"\n")
+        process.stdin.write(b"/reset\n")
     assert ended(process, b"Hello\n")[0] == 0
 
 
@@ -651,6 +653,8 @@ def test_a_conversation_on_a_terminal(endless: Path, terminal: Any) -> None:
         assert session.until(None)  # the answer has begun
         session.type("\x03")
         assert "(interrupted)" in session.until("> ")
+    session.type("Sort the rows of each block. " * 9 + "\n")
+    assert "shorten it; /reset begins afresh\r\n" in session.until("afresh\r\n> ")
     session.type("/reset\n")
     assert "a new conversation\r\n" in session.until("> ")
     session.type("/exit\n")
