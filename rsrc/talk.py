@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -22,7 +22,8 @@ from .text import printable
 _HELP = """\
 /reset  forget the conversation
 /help   show this
-/exit   leave (so do Ctrl-D, and Ctrl-C at the prompt; in an answer Ctrl-C ends the answer)"""
+/exit   leave (so does Ctrl-D)
+Ctrl-C  clears the line, and ends an answer"""
 
 _MOST_INPUT = 64 << 20  # bytes of a text on stdin
 INTERRUPTED = 130  # exit code
@@ -115,16 +116,24 @@ def _write(pieces: Iterator[str]) -> bool:
 
 
 def _typed_lines() -> Iterator[str]:
-    """Yield what is typed on a terminal."""
+    """Yield what is typed on a terminal, until Ctrl-D."""
+    line_so_far: Callable[[], str] = str  # unknown
     with suppress(ImportError):
-        import readline  # noqa: F401  input() then knows arrows and history
+        import readline  # input() then knows arrows and history
+
+        line_so_far = readline.get_line_buffer
     while True:
         try:
             with _interrupts():
                 line = input("> ")
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             click.echo()
             return
+        except KeyboardInterrupt:
+            click.echo()
+            if not line_so_far():
+                click.echo("Ctrl-D or /exit leaves", err=True)
+            continue
         yield typed(line, "stdin")
 
 

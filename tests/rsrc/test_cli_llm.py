@@ -584,6 +584,17 @@ class Terminal:
                 break
         return self._process.wait(5), all_of_it
 
+    def interrupt(self) -> str:
+        """Press Ctrl-C until something comes of it, and return that, up to the next prompt.
+
+        Python sees one only while it waits for a key, not while readline is at work on another.
+        """
+        for _ in range(8):
+            self.type("\x03")
+            if select.select([self._fd], [], [], 5)[0]:
+                break
+        return self.until("> ")
+
     def _rest(self, seconds: float) -> tuple[str, bool]:
         """Return what comes in that time, and whether the other end was closed."""
         rest, end = b"", time.monotonic() + seconds
@@ -662,13 +673,26 @@ def test_a_conversation_on_a_terminal(endless: Path, terminal: Any) -> None:
 
 
 @posix
-@pytest.mark.parametrize("key", ["\x03", "\x04"])
-def test_leaving_at_the_prompt(path: Path, terminal: Any, key: str) -> None:
+def test_leaving_at_the_prompt(path: Path, terminal: Any) -> None:
     session = terminal(MAIN, "chat", path)
     session.until("> ")
-    code, out = session.press(key)
+    code, out = session.press("\x04")
     assert code == 0
     assert "Traceback" not in out
+
+
+@posix
+def test_an_interrupt_at_the_prompt_clears_the_line(path: Path, terminal: Any) -> None:
+    session = terminal(MAIN, "chat", path)
+    session.until("> ")
+    session.type("/nothing")
+    session.until("/nothing")
+    assert "leaves" not in session.interrupt()
+    session.type("/reset\n")  # alone: with what was there it would be no command
+    assert "a new conversation\r\n" in session.until("conversation\r\n> ")
+    assert "Ctrl-D or /exit leaves\r\n" in session.interrupt()
+    session.type("/exit\n")
+    assert session.end()[0] == 0
 
 
 @posix
