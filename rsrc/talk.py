@@ -147,7 +147,7 @@ def read_stdin() -> str:
     """Return the text on stdin, without a newline at its end, as a shell passes on what it reads.
 
     Raises:
-        SourceError: it is no UTF-8, or huge.
+        SourceError: it is not UTF-8, or huge.
     """
     return _checked(sys.stdin.buffer.read(_MOST_INPUT + 1)).removesuffix("\n")
 
@@ -162,13 +162,13 @@ def decoded(data: bytes, where: str) -> str:
     """Return `data` as text.
 
     Raises:
-        SourceError: it is no UTF-8.
+        SourceError: it is not UTF-8.
     """
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise SourceError(
-            f"{where}: no UTF-8: byte {data[error.start]:#04x} at offset {error.start:,}; "
+            f"{where}: not UTF-8: byte {data[error.start]:#04x} at offset {error.start:,}; "
             "convert it first (iconv -t utf-8)"
         ) from None
 
@@ -177,7 +177,7 @@ def typed(text: str, where: str) -> str:
     """Return an argument or what was typed: as UTF-8 where the locale has no letter for a byte.
 
     Raises:
-        SourceError: it is no UTF-8 either.
+        SourceError: it is not UTF-8 either.
     """
     try:
         text.encode()

@@ -220,7 +220,7 @@ def test_what_is_no_language_model(tmp_path: Path) -> None:
     digits = Path(__file__).parents[2] / "examples" / "digits" / "model.safetensors"
     done(rsrc("compile", digits, "-o", tmp_path / "digits.rsr"))
     message = refused(rsrc("run", tmp_path / "digits.rsr", "-p", "x"))
-    assert "holds no config.json" in message
+    assert message.startswith(f"rsrc: {tmp_path / 'digits.rsr'}: the file holds no config.json")
     assert "compile the model's directory" in message
 
 
@@ -247,6 +247,7 @@ def test_damaged_files_of_a_model(
 ) -> None:
     path = language_models.variant("bitnet-2b", tmp_path, files)
     message = refused(rsrc("run", path, "-p", "x"))
+    assert message.startswith(f"rsrc: {path}: ")
     assert expected in message
     assert "\x1b" not in message
 
@@ -300,7 +301,7 @@ def test_text_that_is_no_utf8(path: Path, tmp_path: Path) -> None:
         rsrc("perplexity", path, text),
     ):
         message = refused(result)
-        assert "no UTF-8: byte 0xef at offset 2; convert it first (iconv -t utf-8)" in message
+        assert "not UTF-8: byte 0xef at offset 2; convert it first (iconv -t utf-8)" in message
     assert "text.txt" in message
     assert "prompt is empty" in refused(rsrc("run", path, stdin=b""))
 
@@ -341,6 +342,9 @@ def test_perplexity_refuses(path: Path, tmp_path: Path) -> None:
     assert "expected at least 2" in refused(rsrc("perplexity", path, empty))
     text = tmp_path / "text"
     text.write_text(PROMPT, encoding="utf-8")
+    swapped = refused(rsrc("perplexity", text, path))
+    assert str(text) in swapped
+    assert "not a .rsr file" in swapped
     message = refused(rsrc("perplexity", path, text, "--window", 257))
     assert "window: found 257, expected 1 to 256" in message
 
@@ -396,7 +400,7 @@ def test_a_conversation_that_grows_too_long(path: Path) -> None:
 def test_chat_without_a_template(language_models: LanguageModels, tmp_path: Path) -> None:
     path = language_models.variant("bitnet-2b", tmp_path, {"tokenizer_config.json": None})
     message = refused(rsrc("chat", path, stdin="Hello\n"))
-    assert "the file holds no chat template" in message
+    assert message.startswith(f"rsrc: {path}: the file holds no chat template")
     assert "rsrc run" in message
 
 
@@ -533,7 +537,7 @@ def test_arguments_that_are_no_utf8(path: Path, option: str) -> None:
     command = "chat" if option == "--system" else "run"
     message = refused(rsrc(command, path, option, "na\udcefve", stdin="x"))
     assert message == (
-        f"rsrc: {option}: no UTF-8: byte 0xef at offset 2; convert it first (iconv -t utf-8)\n"
+        f"rsrc: {option}: not UTF-8: byte 0xef at offset 2; convert it first (iconv -t utf-8)\n"
     )
     given = "na\udcc3\udcafve"  # "ï" in UTF-8, where the locale is ASCII
     result = rsrc(command, path, option, given, "-n", 3, stdin="x\n")
