@@ -161,7 +161,7 @@ def chat(file: Path, system: str | None, **options: Any) -> None:
 @_json_option
 def perplexity(file: Path, text: Path, window: int | None, as_json: bool, **options: Any) -> None:
     """Measure how well the language model in FILE predicts TEXT, a file in UTF-8."""
-    from .talk import decoded
+    from .talk import counted, decoded
 
     with _opened(file, options) as model:
         words = decoded(text.read_bytes(), printable(str(text)))
@@ -174,8 +174,8 @@ def perplexity(file: Path, text: Path, window: int | None, as_json: bool, **opti
         click.echo(json.dumps(result, indent=2))
     else:
         click.echo(
-            f"{printable(str(text))}: perplexity {found.value:.4f} over {found.tokens:,} tokens, "
-            f"in windows of {found.window}"
+            f"{printable(str(text))}: perplexity {found.value:.4f}, "
+            f"{counted(found.tokens, 'token')} predicted, in windows of {found.window}"
         )
 
 

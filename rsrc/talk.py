@@ -35,18 +35,21 @@ def run(model: LanguageModel, prompt: str, options: dict[str, Any]) -> Generatio
     stream = model.stream(prompt, **options)
     _write(stream)
     click.echo()
-    click.echo(_summary(stream.result), err=True)
-    return stream.result
+    result = stream.result
+    _report(f"{_prompt_read([result])}, {_written([result])} ({_REASONS[result.finish_reason]})")
+    return result
 
 
 def run_all(model: LanguageModel, prompts: Sequence[str], options: dict[str, Any]) -> None:
-    """Write the text of each prompt below a line with the prompt."""
+    """Write the text of each prompt below a line with the prompt; on stderr how fast all were."""
     start = True
     _take_any_character()
-    for prompt, result in zip(prompts, model.generate_all(prompts, **options), strict=True):
+    results = model.generate_all(prompts, **options)
+    for prompt, result in zip(prompts, results, strict=True):
         _put(("" if start else "\n") + f"==> {prompt} <==\n")
         _put(f"{result.text}\n")
         start = False
+    _report(f"{_prompt_read(results)}, {_written(results)}")
 
 
 def chat(model: LanguageModel, system: str | None, options: dict[str, Any]) -> bool:
@@ -95,8 +98,11 @@ def _answer(conversation: Chat, text: str, options: dict[str, Any]) -> bool:
     """
     is_whole = _write(conversation.say(text, **options))
     click.echo()
-    if sys.stderr.isatty() and conversation.result is not None:
-        click.echo(click.style(_summary(conversation.result), dim=True), err=True)
+    result = conversation.result
+    if sys.stderr.isatty() and result is not None:
+        # Without the tokens of the prompt: most of a conversation is not computed again.
+        first = f"first token after {_duration(result.prompt_seconds)}"
+        _report(f"{first}, {_written([result])} ({_REASONS[result.finish_reason]})")
     return is_whole
 
 
@@ -198,18 +204,36 @@ def _put(text: str) -> None:
     click.echo(text, nl=False, color=True)  # else click takes colours out of what goes to a pipe
 
 
-def _summary(result: Generation) -> str:
-    rate = result.tokens_per_second
-    return (
-        f"{result.prompt_tokens} prompt tokens in {result.prompt_seconds:.2f} s, "
-        f"{len(result.tokens)} tokens{f' at {rate:.1f} tokens/s' if rate else ''} "
-        f"({_REASONS[result.finish_reason]})"
-    )
+def _report(summary: str) -> None:
+    click.echo(click.style(summary, dim=True), err=True)  # dim on a terminal alone
+
+
+def _prompt_read(results: Sequence[Generation]) -> str:
+    count = sum(result.prompt_tokens for result in results)
+    # What was computed side by side took all of them the same time.
+    return f"{counted(count, 'prompt token')} in {_duration(results[0].prompt_seconds)}"
+
+
+def _written(results: Sequence[Generation]) -> str:
+    """Say how many tokens came, and how fast those after the first of each text did."""
+    count = sum(len(result.tokens) for result in results)
+    further = sum(max(0, len(result.tokens) - 1) for result in results)
+    rate = f" at {further / results[0].seconds:.1f} tokens/s" if further else ""
+    return f"{counted(count, 'token')}{rate}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return "1 token", "2 tokens"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 _REASONS = {
     "stop": "ended",
-    "length": "as many as asked for",
+    "length": "-n reached",
     "context": "the context is full",
     "interrupted": "interrupted",
 }

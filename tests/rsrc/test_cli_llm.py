@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import select
 import signal
 import subprocess
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from tests.conftest import LanguageModels
 
 PROMPT = "The weights of a trained network"
-SUMMARY = r"{} prompt tokens in \d+\.\d\d s, {} tokens"
+DURATION = r"(\d{1,3} ms|\d+\.\d\d s)"
+RATE = r"at \d+\.\d tokens/s"
 ENVIRONMENT = {
     **{k: v for k, v in os.environ.items() if not k.startswith(("LC_", "PYTHONIO"))},
     "PYTHONUTF8": "1",
@@ -99,10 +101,12 @@ def test_run_writes_the_text(path: Path) -> None:
         expected = model.generate(PROMPT, max_tokens=20)
     result = rsrc("run", path, "-p", PROMPT, "-n", 20)
     assert done(result) == expected.text + "\n"
-    count = expected.prompt_tokens
-    assert result.stderr.startswith(f"{count} prompt tokens in ")
-    assert result.stderr.endswith("(as many as asked for)\n")
-    assert " 20 tokens at " in result.stderr
+    assert re.fullmatch(
+        rf"{expected.prompt_tokens} prompt tokens in {DURATION}, 20 tokens {RATE} \(-n reached\)\n",
+        result.stderr,
+    )
+    one = rsrc("run", path, "-p", PROMPT, "-n", 1)
+    assert re.search(rf" in {DURATION}, 1 token \(-n reached\)\n$", one.stderr)
 
 
 def test_a_text_that_ends_by_itself_or_with_the_context(
@@ -132,9 +136,14 @@ def test_the_prompt_on_stdin(path: Path) -> None:
 
 def test_several_prompts(path: Path) -> None:
     with llm.load(path) as model:
-        texts = [r.text for r in model.generate_all([PROMPT, "the rows"], max_tokens=9)]
+        results = model.generate_all([PROMPT, "the rows"], max_tokens=9)
+    texts = [result.text for result in results]
     result = rsrc("run", path, "-p", PROMPT, "-p", "the rows", "-n", 9)
     assert done(result) == (f"==> {PROMPT} <==\n{texts[0]}\n\n==> the rows <==\n{texts[1]}\n")
+    count = sum(r.prompt_tokens for r in results)
+    assert re.fullmatch(
+        rf"{count} prompt tokens in {DURATION}, 18 tokens {RATE}\n", result.stderr
+    )
 
 
 def test_json(path: Path) -> None:
@@ -316,7 +325,7 @@ def test_perplexity(path: Path, tmp_path: Path) -> None:
         expected = model.perplexity(PROMPT * 20 + "é")
         narrow = model.perplexity(PROMPT * 20 + "é", 16)
     assert done(rsrc("perplexity", path, text)) == (
-        f"{text}: perplexity {expected.value:.4f} over {expected.tokens} tokens, "
+        f"{text}: perplexity {expected.value:.4f}, {expected.tokens} tokens predicted, "
         "in windows of 256\n"
     )
     result = rsrc("perplexity", path, text, "--window", 16, "--json")
@@ -649,7 +658,7 @@ def test_a_model_does_not_steer_the_terminal(path: Path, terminal: Any) -> None:
     """Control characters are left out; in a pipe all of the text is there."""
     code, out = terminal(STEERED + MAIN, "run", path, "-p", "x", "-n", 3).end()
     assert code == 0
-    assert out.startswith("a[31mb2Jcd\te\r\nf\u3000g\u00a0h\u200di\r\n")
+    assert out.startswith("a[31mb2Jcd\te\r\nf\u3000g\u00a0h\u200di\r\n\x1b[2m")
     process = start(STEERED + MAIN, "run", path, "-p", "x", "-n", 3)
     assert ended(process)[:2] == (
         0, "a\x1b[31m\x07b\x9b2Jc\x7f\r\x08d\te\nf\u3000g\u00a0h\u200di\n".encode(),
@@ -667,7 +676,10 @@ def test_a_conversation_on_a_terminal(endless: Path, terminal: Any) -> None:
         session.until("Hello\r\n")
         assert session.until(None)  # the answer has begun
         session.type("\x03")
-        assert "(interrupted)" in session.until("> ")
+        assert re.search(
+            rf"\x1b\[2mfirst token after {DURATION}, \d+ tokens?( {RATE})? \(interrupted\)\x1b",
+            session.until("> "),
+        )
     session.type("Sort the rows of each block. " * 9 + "\n")
     assert "shorten it; /reset begins afresh\r\n" in session.until("afresh\r\n> ")
     session.type("/reset\n")
