@@ -6,7 +6,8 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,7 +122,7 @@ def run(file: Path, prompts: tuple[str, ...], as_json: bool, **options: Any) -> 
 
     if not prompts and sys.stdin.isatty():
         raise click.UsageError("give a prompt with -p, or on stdin")
-    with _load(file, options) as model:
+    with _opened(file, options) as model:
         chosen = _chosen(model, options)
         prompts = tuple(talk.typed(p, "--prompt") for p in prompts) or (talk.read_stdin(),)
         if as_json:
@@ -143,7 +144,7 @@ def chat(file: Path, system: str | None, **options: Any) -> None:
 
     if system is not None:
         system = talk.typed(system, "--system")
-    with _load(file, options) as model:
+    with _opened(file, options) as model:
         if not talk.chat(model, system, _chosen(model, options)):
             sys.exit(talk.INTERRUPTED)
 
@@ -160,11 +161,12 @@ def chat(file: Path, system: str | None, **options: Any) -> None:
 @_json_option
 def perplexity(file: Path, text: Path, window: int | None, as_json: bool, **options: Any) -> None:
     """Measure how well the language model in FILE predicts TEXT, a file in UTF-8."""
-    from .talk import decoded
+    from .talk import counted, decoded
 
-    words = decoded(text.read_bytes(), printable(str(text)))
-    with _load(file, options) as model, progress_bar("predicting", in_bytes=False) as shown:
-        found = model.perplexity(words, window, None if shown is None else partial(shown, ""))
+    with _opened(file, options) as model:
+        words = decoded(text.read_bytes(), printable(str(text)))
+        with progress_bar("predicting", in_bytes=False) as shown:
+            found = model.perplexity(words, window, None if shown is None else partial(shown, ""))
     if as_json:
         value = found.value if math.isfinite(found.value) else None  # JSON has no infinity
         result = {"file": str(file), "text": str(text), "perplexity": value}
@@ -172,22 +174,31 @@ def perplexity(file: Path, text: Path, window: int | None, as_json: bool, **opti
         click.echo(json.dumps(result, indent=2))
     else:
         click.echo(
-            f"{printable(str(text))}: perplexity {found.value:.4f} over {found.tokens:,} tokens, "
-            f"in windows of {found.window}"
+            f"{printable(str(text))}: perplexity {found.value:.4f}, "
+            f"{counted(found.tokens, 'token')} predicted, in windows of {found.window}"
         )
 
 
-def _load(file: Path, options: dict[str, Any]) -> LanguageModel:
-    """Load the model by the options for it, which are taken out."""
+@contextmanager
+def _opened(file: Path, options: dict[str, Any]) -> Iterator[LanguageModel]:
+    """Load the model by the options for it, which are taken out; what it lacks names its file."""
     from rsr_runtime import llm
 
     if file.exists() and is_source(file):
-        raise SourceError(f"{file}: a checkpoint; compile it first: rsrc compile {file} -o FILE")
+        # A model is its directory: of a file alone, config.json and tokenizer would be missing.
+        of_model = file if file.is_dir() or file.suffix == ".gguf" else file.parent
+        raise SourceError(
+            f"{file}: a checkpoint; compile it first: rsrc compile {of_model} -o FILE.rsr"
+        )
     threads = options.pop("threads")
     if threads is not None:
         rsr_runtime.set_num_threads(threads)
     loading = {name: options.pop(name) for name in ("context", "kv", "memory")}
-    return llm.load(file, **loading)
+    try:
+        with llm.load(file, **loading) as model:
+            yield model
+    except (llm.ModelError, llm.TemplateError) as error:
+        raise type(error)(f"{file}: {error}") from error
 
 
 def _chosen(model: LanguageModel, options: dict[str, Any]) -> dict[str, Any]:
@@ -215,4 +226,4 @@ def _print_json(prompts: tuple[str, ...], results: list[Generation]) -> None:
         }
         for prompt, result in zip(prompts, results, strict=True)
     ]
-    click.echo(json.dumps(texts, indent=2))
+    click.echo(json.dumps({"texts": texts}, indent=2))

@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -22,7 +22,8 @@ from .text import printable
 _HELP = """\
 /reset  forget the conversation
 /help   show this
-/exit   leave (so do Ctrl-D, and Ctrl-C at the prompt; in an answer Ctrl-C ends the answer)"""
+/exit   leave (so does Ctrl-D)
+Ctrl-C  clears the line, and ends an answer"""
 
 _MOST_INPUT = 64 << 20  # bytes of a text on stdin
 INTERRUPTED = 130  # exit code
@@ -34,24 +35,31 @@ def run(model: LanguageModel, prompt: str, options: dict[str, Any]) -> Generatio
     stream = model.stream(prompt, **options)
     _write(stream)
     click.echo()
-    click.echo(_summary(stream.result), err=True)
-    return stream.result
+    result = stream.result
+    _report(f"{_prompt_read([result])}, {_written([result])} ({_REASONS[result.finish_reason]})")
+    return result
 
 
 def run_all(model: LanguageModel, prompts: Sequence[str], options: dict[str, Any]) -> None:
-    """Write the text of each prompt below a line with the prompt."""
+    """Write the text of each prompt below a line with the prompt; on stderr how fast all were."""
     start = True
     _take_any_character()
-    for prompt, result in zip(prompts, model.generate_all(prompts, **options), strict=True):
+    results = model.generate_all(prompts, **options)
+    for prompt, result in zip(prompts, results, strict=True):
         _put(("" if start else "\n") + f"==> {prompt} <==\n")
         _put(f"{result.text}\n")
         start = False
+    _report(f"{_prompt_read(results)}, {_written(results)}")
 
 
 def chat(model: LanguageModel, system: str | None, options: dict[str, Any]) -> bool:
     """Answer line by line; return whether that was until there were no more.
 
     On a terminal Ctrl-C ends an answer, in a pipe everything.
+
+    Raises:
+        PromptError, TemplateError: a message in a pipe cannot be answered. On a terminal that is
+            said, and the next one awaited.
     """
     conversation = Chat(model, system)
     is_typed = sys.stdin.isatty()
@@ -66,11 +74,19 @@ def chat(model: LanguageModel, system: str | None, options: dict[str, Any]) -> b
             if is_typed:
                 click.echo("a new conversation", err=True)
         elif text == "/help":
-            click.echo(_HELP)
+            click.echo(_HELP, err=True)
         elif text.startswith("/") and text[1:].isalpha():
             click.echo(f"no command {printable(text)}; /help lists them", err=True)
-        elif text and not _answer(conversation, text, options) and not is_typed:
-            return False
+        elif text:
+            try:
+                is_whole = _answer(conversation, text, options)
+            except (PromptError, TemplateError) as error:
+                if not is_typed:
+                    raise
+                click.echo(f"rsrc: {printable(str(error))}; /reset begins afresh", err=True)
+            else:
+                if not is_whole and not is_typed:
+                    return False
     return True
 
 
@@ -80,15 +96,13 @@ def _answer(conversation: Chat, text: str, options: dict[str, Any]) -> bool:
     Returns:
         Whether it ended by itself.
     """
-    answer = conversation.say(text, **options)
-    try:
-        is_whole = _write(answer)
-    except (PromptError, TemplateError) as error:
-        click.echo(f"rsrc: {printable(str(error))}; /reset begins afresh", err=True)
-        return True
+    is_whole = _write(conversation.say(text, **options))
     click.echo()
-    if sys.stderr.isatty() and conversation.result is not None:
-        click.echo(click.style(_summary(conversation.result), dim=True), err=True)
+    result = conversation.result
+    if sys.stderr.isatty() and result is not None:
+        # Without the tokens of the prompt: most of a conversation is not computed again.
+        first = f"first token after {_duration(result.prompt_seconds)}"
+        _report(f"{first}, {_written([result])} ({_REASONS[result.finish_reason]})")
     return is_whole
 
 
@@ -108,16 +122,24 @@ def _write(pieces: Iterator[str]) -> bool:
 
 
 def _typed_lines() -> Iterator[str]:
-    """Yield what is typed on a terminal."""
+    """Yield what is typed on a terminal, until Ctrl-D."""
+    line_so_far: Callable[[], str] = str  # unknown
     with suppress(ImportError):
-        import readline  # noqa: F401  input() then knows arrows and history
+        import readline  # input() then knows arrows and history
+
+        line_so_far = readline.get_line_buffer
     while True:
         try:
             with _interrupts():
                 line = input("> ")
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             click.echo()
             return
+        except KeyboardInterrupt:
+            click.echo()
+            if not line_so_far():
+                click.echo("Ctrl-D or /exit leaves", err=True)
+            continue
         yield typed(line, "stdin")
 
 
@@ -131,7 +153,7 @@ def read_stdin() -> str:
     """Return the text on stdin, without a newline at its end, as a shell passes on what it reads.
 
     Raises:
-        SourceError: it is no UTF-8, or huge.
+        SourceError: it is not UTF-8, or huge.
     """
     return _checked(sys.stdin.buffer.read(_MOST_INPUT + 1)).removesuffix("\n")
 
@@ -146,13 +168,13 @@ def decoded(data: bytes, where: str) -> str:
     """Return `data` as text.
 
     Raises:
-        SourceError: it is no UTF-8.
+        SourceError: it is not UTF-8.
     """
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise SourceError(
-            f"{where}: no UTF-8: byte {data[error.start]:#04x} at offset {error.start:,}; "
+            f"{where}: not UTF-8: byte {data[error.start]:#04x} at offset {error.start:,}; "
             "convert it first (iconv -t utf-8)"
         ) from None
 
@@ -161,7 +183,7 @@ def typed(text: str, where: str) -> str:
     """Return an argument or what was typed: as UTF-8 where the locale has no letter for a byte.
 
     Raises:
-        SourceError: it is no UTF-8 either.
+        SourceError: it is not UTF-8 either.
     """
     try:
         text.encode()
@@ -182,18 +204,36 @@ def _put(text: str) -> None:
     click.echo(text, nl=False, color=True)  # else click takes colours out of what goes to a pipe
 
 
-def _summary(result: Generation) -> str:
-    rate = result.tokens_per_second
-    return (
-        f"{result.prompt_tokens} prompt tokens in {result.prompt_seconds:.2f} s, "
-        f"{len(result.tokens)} tokens{f' at {rate:.1f} tokens/s' if rate else ''} "
-        f"({_REASONS[result.finish_reason]})"
-    )
+def _report(summary: str) -> None:
+    click.echo(click.style(summary, dim=True), err=True)  # dim on a terminal alone
+
+
+def _prompt_read(results: Sequence[Generation]) -> str:
+    count = sum(result.prompt_tokens for result in results)
+    # What was computed side by side took all of them the same time.
+    return f"{counted(count, 'prompt token')} in {_duration(results[0].prompt_seconds)}"
+
+
+def _written(results: Sequence[Generation]) -> str:
+    """Say how many tokens came, and how fast those after the first of each text did."""
+    count = sum(len(result.tokens) for result in results)
+    further = sum(max(0, len(result.tokens) - 1) for result in results)
+    rate = f" at {further / results[0].seconds:.1f} tokens/s" if further else ""
+    return f"{counted(count, 'token')}{rate}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return "1 token", "2 tokens"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 _REASONS = {
     "stop": "ended",
-    "length": "as many as asked for",
+    "length": "-n reached",
     "context": "the context is full",
     "interrupted": "interrupted",
 }

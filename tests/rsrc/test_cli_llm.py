@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import select
 import signal
 import subprocess
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from tests.conftest import LanguageModels
 
 PROMPT = "The weights of a trained network"
-SUMMARY = r"{} prompt tokens in \d+\.\d\d s, {} tokens"
+DURATION = r"(\d{1,3} ms|\d+\.\d\d s)"
+RATE = r"at \d+\.\d tokens/s"
 ENVIRONMENT = {
     **{k: v for k, v in os.environ.items() if not k.startswith(("LC_", "PYTHONIO"))},
     "PYTHONUTF8": "1",
@@ -99,10 +101,12 @@ def test_run_writes_the_text(path: Path) -> None:
         expected = model.generate(PROMPT, max_tokens=20)
     result = rsrc("run", path, "-p", PROMPT, "-n", 20)
     assert done(result) == expected.text + "\n"
-    count = expected.prompt_tokens
-    assert result.stderr.startswith(f"{count} prompt tokens in ")
-    assert result.stderr.endswith("(as many as asked for)\n")
-    assert " 20 tokens at " in result.stderr
+    assert re.fullmatch(
+        rf"{expected.prompt_tokens} prompt tokens in {DURATION}, 20 tokens {RATE} \(-n reached\)\n",
+        result.stderr,
+    )
+    one = rsrc("run", path, "-p", PROMPT, "-n", 1)
+    assert re.search(rf" in {DURATION}, 1 token \(-n reached\)\n$", one.stderr)
 
 
 def test_a_text_that_ends_by_itself_or_with_the_context(
@@ -111,7 +115,8 @@ def test_a_text_that_ends_by_itself_or_with_the_context(
     result = rsrc("run", path, "-p", PROMPT, "--context", 40)
     done(result)
     assert result.stderr.endswith("(the context is full)\n")
-    tokens = json.loads(done(rsrc("run", path, "-p", PROMPT, "-n", 9, "--json")))[0]["tokens"]
+    found = json.loads(done(rsrc("run", path, "-p", PROMPT, "-n", 9, "--json")))
+    tokens = found["texts"][0]["tokens"]
     ends = {"generation_config.json": json.dumps({"eos_token_id": tokens[4:5]}).encode()}
     ending = language_models.variant("bitnet-2b", tmp_path, ends)
     result = rsrc("run", ending, "-p", PROMPT)
@@ -131,15 +136,23 @@ def test_the_prompt_on_stdin(path: Path) -> None:
 
 def test_several_prompts(path: Path) -> None:
     with llm.load(path) as model:
-        texts = [r.text for r in model.generate_all([PROMPT, "the rows"], max_tokens=9)]
+        results = model.generate_all([PROMPT, "the rows"], max_tokens=9)
+    texts = [result.text for result in results]
     result = rsrc("run", path, "-p", PROMPT, "-p", "the rows", "-n", 9)
     assert done(result) == (f"==> {PROMPT} <==\n{texts[0]}\n\n==> the rows <==\n{texts[1]}\n")
+    count = sum(r.prompt_tokens for r in results)
+    assert re.fullmatch(
+        rf"{count} prompt tokens in {DURATION}, 18 tokens {RATE}\n", result.stderr
+    )
 
 
 def test_json(path: Path) -> None:
     result = rsrc("run", path, "-p", PROMPT, "-p", "é\u2028", "-n", 9, "--json")
     assert done(result).isascii()
-    first, second = json.loads(result.stdout)
+    assert result.stderr == ""
+    found = json.loads(result.stdout)
+    assert list(found) == ["texts"]
+    first, second = found["texts"]
     assert list(first) == [
         "prompt", "text", "tokens", "finish_reason", "prompt_tokens", "prompt_seconds", "seconds",
         "tokens_per_second",
@@ -202,7 +215,10 @@ def test_files_that_are_none(command: str, path: Path, tmp_path: Path) -> None:
         if source != tmp_path:
             source.write_bytes(b"x")
         message = refused(rsrc(command, source, stdin="x"))
-        assert f"a checkpoint; compile it first: rsrc compile {source} -o FILE" in message
+        model = source if source.suffix == ".gguf" else tmp_path  # a directory has config.json
+        assert message.endswith(
+            f"{source}: a checkpoint; compile it first: rsrc compile {model} -o FILE.rsr\n"
+        )
     (tmp_path / "text.rsr").write_bytes(b"text" * 4000)
     assert "not a .rsr file" in refused(rsrc(command, tmp_path / "text.rsr", stdin="x"))
     (tmp_path / "half.rsr").write_bytes(path.read_bytes()[:10_000])
@@ -213,7 +229,7 @@ def test_what_is_no_language_model(tmp_path: Path) -> None:
     digits = Path(__file__).parents[2] / "examples" / "digits" / "model.safetensors"
     done(rsrc("compile", digits, "-o", tmp_path / "digits.rsr"))
     message = refused(rsrc("run", tmp_path / "digits.rsr", "-p", "x"))
-    assert "holds no config.json" in message
+    assert message.startswith(f"rsrc: {tmp_path / 'digits.rsr'}: the file holds no config.json")
     assert "compile the model's directory" in message
 
 
@@ -240,6 +256,7 @@ def test_damaged_files_of_a_model(
 ) -> None:
     path = language_models.variant("bitnet-2b", tmp_path, files)
     message = refused(rsrc("run", path, "-p", "x"))
+    assert message.startswith(f"rsrc: {path}: ")
     assert expected in message
     assert "\x1b" not in message
 
@@ -293,7 +310,7 @@ def test_text_that_is_no_utf8(path: Path, tmp_path: Path) -> None:
         rsrc("perplexity", path, text),
     ):
         message = refused(result)
-        assert "no UTF-8: byte 0xef at offset 2; convert it first (iconv -t utf-8)" in message
+        assert "not UTF-8: byte 0xef at offset 2; convert it first (iconv -t utf-8)" in message
     assert "text.txt" in message
     assert "prompt is empty" in refused(rsrc("run", path, stdin=b""))
 
@@ -308,7 +325,7 @@ def test_perplexity(path: Path, tmp_path: Path) -> None:
         expected = model.perplexity(PROMPT * 20 + "é")
         narrow = model.perplexity(PROMPT * 20 + "é", 16)
     assert done(rsrc("perplexity", path, text)) == (
-        f"{text}: perplexity {expected.value:.4f} over {expected.tokens} tokens, "
+        f"{text}: perplexity {expected.value:.4f}, {expected.tokens} tokens predicted, "
         "in windows of 256\n"
     )
     result = rsrc("perplexity", path, text, "--window", 16, "--json")
@@ -334,6 +351,9 @@ def test_perplexity_refuses(path: Path, tmp_path: Path) -> None:
     assert "expected at least 2" in refused(rsrc("perplexity", path, empty))
     text = tmp_path / "text"
     text.write_text(PROMPT, encoding="utf-8")
+    swapped = refused(rsrc("perplexity", text, path))
+    assert str(text) in swapped
+    assert "not a .rsr file" in swapped
     message = refused(rsrc("perplexity", path, text, "--window", 257))
     assert "window: found 257, expected 1 to 256" in message
 
@@ -358,9 +378,9 @@ def test_commands(path: Path) -> None:
     assert done(result) == hello * 2
     assert result.stderr == ""
     result = rsrc("chat", path, "-n", 9, stdin="/help\n/nothing\nHello\n")
-    assert done(result).startswith("/reset  forget the conversation\n/help ")
-    assert result.stdout.endswith(hello)
-    assert result.stderr == "no command /nothing; /help lists them\n"
+    assert done(result) == hello
+    assert result.stderr.startswith("/reset  forget the conversation\n/help ")
+    assert result.stderr.endswith("\nno command /nothing; /help lists them\n")
 
 
 def test_a_path_is_no_command(path: Path) -> None:
@@ -378,17 +398,18 @@ def test_a_line_ends_with_a_newline_only(path: Path) -> None:
 
 def test_a_conversation_that_grows_too_long(path: Path) -> None:
     long = "Sort the rows of each block. " * 9
-    result = rsrc("chat", path, "-n", 9, stdin=f"Hello\n{long}\n/reset\nHello\n")
     hello = done(rsrc("chat", path, "-n", 9, stdin="Hello\n"))
-    assert done(result) == hello * 2
+    result = rsrc("chat", path, "-n", 9, stdin=f"Hello\n{long}\n/reset\nHello\n")
+    assert result.exit_code == 1
+    assert result.stdout == hello  # a program that counts answers must not take another for it
     assert result.stderr.startswith("rsrc: the prompt has ")
-    assert result.stderr.endswith("; /reset begins afresh\n")
+    assert result.stderr.endswith(" in a context of 256: shorten it\n")
 
 
 def test_chat_without_a_template(language_models: LanguageModels, tmp_path: Path) -> None:
     path = language_models.variant("bitnet-2b", tmp_path, {"tokenizer_config.json": None})
     message = refused(rsrc("chat", path, stdin="Hello\n"))
-    assert "the file holds no chat template" in message
+    assert message.startswith(f"rsrc: {path}: the file holds no chat template")
     assert "rsrc run" in message
 
 
@@ -398,9 +419,10 @@ def test_an_answer_comes_before_the_next_message(path: Path) -> None:
     assert process.stdin is not None
     assert process.stdout is not None
     for _ in range(2):
-        process.stdin.write(b"/help\n")
+        process.stdin.write(b"Hello\n")
         process.stdin.flush()
-        assert read_until(process.stdout.fileno(), b"ends the answer)\n")
+        read_until(process.stdout.fileno(), b"\n")
+        process.stdin.write(b"/reset\n")
     assert ended(process, b"Hello\n")[0] == 0
 
 
@@ -524,7 +546,7 @@ def test_arguments_that_are_no_utf8(path: Path, option: str) -> None:
     command = "chat" if option == "--system" else "run"
     message = refused(rsrc(command, path, option, "na\udcefve", stdin="x"))
     assert message == (
-        f"rsrc: {option}: no UTF-8: byte 0xef at offset 2; convert it first (iconv -t utf-8)\n"
+        f"rsrc: {option}: not UTF-8: byte 0xef at offset 2; convert it first (iconv -t utf-8)\n"
     )
     given = "na\udcc3\udcafve"  # "ï" in UTF-8, where the locale is ASCII
     result = rsrc(command, path, option, given, "-n", 3, stdin="x\n")
@@ -574,6 +596,17 @@ class Terminal:
             if is_closed:
                 break
         return self._process.wait(5), all_of_it
+
+    def interrupt(self) -> str:
+        """Press Ctrl-C until something comes of it, and return that, up to the next prompt.
+
+        Python sees one only while it waits for a key, not while readline is at work on another.
+        """
+        for _ in range(8):
+            self.type("\x03")
+            if select.select([self._fd], [], [], 5)[0]:
+                break
+        return self.until("> ")
 
     def _rest(self, seconds: float) -> tuple[str, bool]:
         """Return what comes in that time, and whether the other end was closed."""
@@ -625,7 +658,7 @@ def test_a_model_does_not_steer_the_terminal(path: Path, terminal: Any) -> None:
     """Control characters are left out; in a pipe all of the text is there."""
     code, out = terminal(STEERED + MAIN, "run", path, "-p", "x", "-n", 3).end()
     assert code == 0
-    assert out.startswith("a[31mb2Jcd\te\r\nf\u3000g\u00a0h\u200di\r\n")
+    assert out.startswith("a[31mb2Jcd\te\r\nf\u3000g\u00a0h\u200di\r\n\x1b[2m")
     process = start(STEERED + MAIN, "run", path, "-p", "x", "-n", 3)
     assert ended(process)[:2] == (
         0, "a\x1b[31m\x07b\x9b2Jc\x7f\r\x08d\te\nf\u3000g\u00a0h\u200di\n".encode(),
@@ -643,7 +676,12 @@ def test_a_conversation_on_a_terminal(endless: Path, terminal: Any) -> None:
         session.until("Hello\r\n")
         assert session.until(None)  # the answer has begun
         session.type("\x03")
-        assert "(interrupted)" in session.until("> ")
+        assert re.search(
+            rf"\x1b\[2mfirst token after {DURATION}, \d+ tokens?( {RATE})? \(interrupted\)\x1b",
+            session.until("> "),
+        )
+    session.type("Sort the rows of each block. " * 9 + "\n")
+    assert "shorten it; /reset begins afresh\r\n" in session.until("afresh\r\n> ")
     session.type("/reset\n")
     assert "a new conversation\r\n" in session.until("> ")
     session.type("/exit\n")
@@ -651,13 +689,26 @@ def test_a_conversation_on_a_terminal(endless: Path, terminal: Any) -> None:
 
 
 @posix
-@pytest.mark.parametrize("key", ["\x03", "\x04"])
-def test_leaving_at_the_prompt(path: Path, terminal: Any, key: str) -> None:
+def test_leaving_at_the_prompt(path: Path, terminal: Any) -> None:
     session = terminal(MAIN, "chat", path)
     session.until("> ")
-    code, out = session.press(key)
+    code, out = session.press("\x04")
     assert code == 0
     assert "Traceback" not in out
+
+
+@posix
+def test_an_interrupt_at_the_prompt_clears_the_line(path: Path, terminal: Any) -> None:
+    session = terminal(MAIN, "chat", path)
+    session.until("> ")
+    session.type("/nothing")
+    session.until("/nothing")
+    assert "leaves" not in session.interrupt()
+    session.type("/reset\n")  # alone: with what was there it would be no command
+    assert "a new conversation\r\n" in session.until("conversation\r\n> ")
+    assert "Ctrl-D or /exit leaves\r\n" in session.interrupt()
+    session.type("/exit\n")
+    assert session.end()[0] == 0
 
 
 @posix
