@@ -55,7 +55,7 @@ def _footing(result: dict[str, Any]) -> list[str]:
         "thr: threads; ms, tok/s: median, with the file in the page cache; best: tok/s",
         "a prompt's time is that until its first token is known",
         "products, head, attention, rest: ms of a token, and the share of it",
-        "of read: the time of a plain read of the same bytes, by as many threads",
+        "of read: a plain read of the same bytes, by as many threads, as a share of ms",
     ]
     if any(one["ratio_to_plain_read"] > 1 for one in decoded):
         lines.append("above 100%: in the caches; such a read is no limit")
