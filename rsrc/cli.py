@@ -198,7 +198,7 @@ def compile_command(source: Path, output: Path, as_json: bool, **options: Any) -
         print_report(report)
 
 
-@main.command()
+@main.command(short_help="Show what is in a .rsr file, or would become of a checkpoint.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--tensor", metavar="NAME", help="Show one tensor in full.")
 @click.option("--block", type=int, metavar="J", help="Its column block J: permutation, segments.")
@@ -298,7 +298,7 @@ def verify(file: Path, against: Path | None, as_json: bool) -> None:
         click.echo(f"{file}: holds all {compared} tensors of {against}{lossy}{printable(more)}")
 
 
-@main.command()
+@main.command(short_help="Write the tensors of a .rsr file again, or another form.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -347,7 +347,7 @@ def decompile(file: Path, output: Path, to: str, gguf_type: str | None, force: b
         click.echo(f"{len(quantised)} {noun} not as in the source, but as quantised from it")
 
 
-@main.command()
+@main.command(short_help="Write a compressed .rsr file again so that it can be mapped.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="The .rsr file to write."
@@ -368,7 +368,7 @@ def unpack(file: Path, output: Path, force: bool, as_json: bool) -> None:
         click.echo(f"{output}: {after:,} bytes, from {before:,}")
 
 
-@main.command()
+@main.command(short_help="Time products, or a language model.")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--shape", metavar="MxN", help="A random ternary matrix, out_features x in_features.")
 @click.option(
@@ -451,7 +451,7 @@ def _shape(text: str) -> tuple[int, int]:
     return int(m), int(n)
 
 
-@main.command()
+@main.command(short_help="Compile and run the embedded examples.")
 def demo() -> None:
     """Compile the embedded examples: one reads handwritten digits, one writes a paragraph."""
     from .demo import run
@@ -459,7 +459,7 @@ def demo() -> None:
     run()
 
 
-@main.command()
+@main.command(short_help="Show the processor, the kernels in use and all versions.")
 @_json_option
 def info(as_json: bool) -> None:
     """Show the processor, its instruction sets, the kernels in use and all versions."""

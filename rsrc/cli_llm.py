@@ -25,6 +25,26 @@ if TYPE_CHECKING:
     from rsr_runtime.llm import Generation, LanguageModel
 
 _FILTERS = ("top_k", "top_p", "min_p")
+_CONTEXT = (
+    "Tokens of prompt and text together, at most. Default: the model's limit or 4096, what is less."
+)
+_LOADING = (
+    click.option(
+        "--kv",
+        type=click.Choice(["float16", "float32"]),
+        default="float16",
+        help="How what the model keeps of past tokens (keys and values) is stored: float16, the "
+        "default, takes half the memory.",
+    ),
+    click.option(
+        "--memory",
+        type=click.Choice(["map", "huge"]),
+        default="map",
+        help="huge copies the file into huge pages first: slower to load, faster to run. "
+        "Default: map.",
+    ),
+    click.option("--threads", type=click.IntRange(1, 1024), help="Default: all processors."),
+)
 
 
 def _sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,17 +63,37 @@ def _sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="0 always takes the likeliest token. Default: what the model's "
                 "generation_config.json says.",
             ),
-            click.option("--top-k", type=click.IntRange(0), help="Of the K likeliest; 0: of all."),
-            click.option("--top-p", type=click.FloatRange(0, 1), help="Of the likeliest, up to P."),
             click.option(
-                "--min-p", type=click.FloatRange(0, 1), help="At least P times the likeliest."
+                "--top-k",
+                type=click.IntRange(0),
+                metavar="K",
+                help="Draw from the K likeliest tokens only; 0: from all. Default: the model's.",
+            ),
+            click.option(
+                "--top-p",
+                type=click.FloatRange(0, 1),
+                metavar="P",
+                help="Draw from the likeliest tokens only, as few as have the probability P "
+                "together; 1: from all. Default: the model's.",
+            ),
+            click.option(
+                "--min-p",
+                type=click.FloatRange(0, 1),
+                metavar="P",
+                help="Draw only from tokens at least P times as likely as the likeliest; 0: from "
+                "all. Default: the model's.",
             ),
             click.option(
                 "--repetition-penalty",
                 type=click.FloatRange(0, min_open=True),
-                help="Above 1: what was there already is less likely.",
+                help="Above 1: tokens that were there already become less likely; 1: off. "
+                "Default: the model's.",
             ),
-            click.option("--seed", type=click.IntRange(0), help="The same seed, the same text."),
+            click.option(
+                "--seed",
+                type=click.IntRange(0),
+                help="Of what is drawn: the same seed, the same text. Default: another every time.",
+            ),
             click.option(
                 "--stop", multiple=True, metavar="TEXT", help="Ends the text; may be repeated."
             ),
@@ -63,42 +103,24 @@ def _sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say how a model is loaded."""
-    for option in reversed(
-        (
-            click.option(
-                "--context",
-                type=click.IntRange(1),
-                help="Tokens of prompt and text together. Default: the model's limit, "
-                "at most 4096.",
-            ),
-            click.option(
-                "--kv",
-                type=click.Choice(["float16", "float32"]),
-                default="float16",
-                help="How keys and values of past tokens are kept.",
-            ),
-            click.option(
-                "--memory",
-                type=click.Choice(["map", "huge"]),
-                default="map",
-                help="huge copies the file into huge pages first: slower to load, faster to run.",
-            ),
-            click.option(
-                "--threads", type=click.IntRange(1, 1024), help="Default: all processors."
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+def _model_options(context: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return what adds the options that say how a model is loaded; `context` is one's help."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(
+            (click.option("--context", type=click.IntRange(1), help=context), *_LOADING)
+        ):
+            command = option(command)
+        return command
+
+    return add
 
 
 _file = click.argument("file", type=click.Path(path_type=Path))
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.command()
+@click.command(short_help="Generate text with a language model.")
 @_file
 @click.option(
     "-p",
@@ -110,7 +132,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.
     "without the newline at its end.",
 )
 @_sampling_options
-@_model_options
+@_model_options(_CONTEXT)
 @_json_option
 def run(file: Path, prompts: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Generate text with the language model in FILE, a .rsr file.
@@ -124,7 +146,10 @@ def run(file: Path, prompts: tuple[str, ...], as_json: bool, **options: Any) -> 
         raise click.UsageError("give a prompt with -p, or on stdin")
     with _opened(file, options) as model:
         chosen = _chosen(model, options)
-        prompts = tuple(talk.typed(p, "--prompt") for p in prompts) or (talk.read_stdin(),)
+        # A shell, too, passes on what it reads without a newline at its end.
+        prompts = tuple(talk.typed(p, "--prompt") for p in prompts) or (
+            talk.read_stdin().removesuffix("\n"),
+        )
         if as_json:
             _print_json(prompts, model.generate_all(prompts, **chosen))
         elif len(prompts) > 1:
@@ -133,11 +158,11 @@ def run(file: Path, prompts: tuple[str, ...], as_json: bool, **options: Any) -> 
             sys.exit(talk.INTERRUPTED)
 
 
-@click.command()
+@click.command(short_help="Talk with a language model that was made to chat.")
 @_file
 @click.option("--system", metavar="TEXT", help="What the model is told first.")
 @_sampling_options
-@_model_options
+@_model_options(_CONTEXT)
 def chat(file: Path, system: str | None, **options: Any) -> None:
     """Talk with the language model in FILE; in a pipe, every line of stdin is a message."""
     from . import talk
@@ -149,7 +174,7 @@ def chat(file: Path, system: str | None, **options: Any) -> None:
             sys.exit(talk.INTERRUPTED)
 
 
-@click.command()
+@click.command(short_help="Measure how well a language model predicts a text.")
 @_file
 @click.argument("text", type=click.Path(path_type=Path))
 @click.option(
@@ -157,14 +182,20 @@ def chat(file: Path, system: str | None, **options: Any) -> None:
     type=click.IntRange(1),
     help="Tokens that a prediction looks back on, at most. Default: 512, or the context.",
 )
-@_model_options
+@_model_options(
+    "The largest --window that is allowed. Default: the model's limit or 4096, what is less."
+)
 @_json_option
 def perplexity(file: Path, text: Path, window: int | None, as_json: bool, **options: Any) -> None:
-    """Measure how well the language model in FILE predicts TEXT, a file in UTF-8."""
-    from .talk import counted, decoded
+    """Measure how well the language model in FILE predicts TEXT, a file in UTF-8.
+
+    TEXT - is stdin.
+    """
+    from .talk import counted, decoded, read_stdin
 
     with _opened(file, options) as model:
-        words = decoded(text.read_bytes(), printable(str(text)))
+        is_stdin = str(text) == "-"
+        words = read_stdin() if is_stdin else decoded(text.read_bytes(), str(text))
         with progress_bar("predicting", in_bytes=False) as shown:
             found = model.perplexity(words, window, None if shown is None else partial(shown, ""))
     if as_json:

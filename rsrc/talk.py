@@ -150,12 +150,12 @@ def _piped_lines() -> Iterator[str]:
 
 
 def read_stdin() -> str:
-    """Return the text on stdin, without a newline at its end, as a shell passes on what it reads.
+    """Return the text on stdin.
 
     Raises:
         SourceError: it is not UTF-8, or huge.
     """
-    return _checked(sys.stdin.buffer.read(_MOST_INPUT + 1)).removesuffix("\n")
+    return _checked(sys.stdin.buffer.read(_MOST_INPUT + 1))
 
 
 def _checked(data: bytes) -> str:

@@ -141,9 +141,7 @@ def test_several_prompts(path: Path) -> None:
     result = rsrc("run", path, "-p", PROMPT, "-p", "the rows", "-n", 9)
     assert done(result) == (f"==> {PROMPT} <==\n{texts[0]}\n\n==> the rows <==\n{texts[1]}\n")
     count = sum(r.prompt_tokens for r in results)
-    assert re.fullmatch(
-        rf"{count} prompt tokens in {DURATION}, 18 tokens {RATE}\n", result.stderr
-    )
+    assert re.fullmatch(rf"{count} prompt tokens in {DURATION}, 18 tokens {RATE}\n", result.stderr)
 
 
 def test_json(path: Path) -> None:
@@ -315,6 +313,10 @@ def test_text_that_is_no_utf8(path: Path, tmp_path: Path) -> None:
     assert "prompt is empty" in refused(rsrc("run", path, stdin=b""))
 
 
+def test_help_is_not_cut() -> None:
+    assert "..." not in done(rsrc("--help")).partition("Commands:")[2]
+
+
 # --- perplexity ---------------------------------------------------------------------------------
 
 
@@ -328,6 +330,8 @@ def test_perplexity(path: Path, tmp_path: Path) -> None:
         f"{text}: perplexity {expected.value:.4f}, {expected.tokens} tokens predicted, "
         "in windows of 256\n"
     )
+    piped = done(rsrc("perplexity", path, "-", stdin=text.read_bytes()))
+    assert piped == done(rsrc("perplexity", path, text)).replace(str(text), "-")
     result = rsrc("perplexity", path, text, "--window", 16, "--json")
     assert json.loads(done(result)) == {
         "file": str(path), "text": str(text), "perplexity": narrow.value,
