@@ -11,8 +11,8 @@ CLANG_FORMAT_FILES := $(wildcard $(addsuffix /native/*.cpp,runtime rsrc tests/ru
 demo: $(VENV)/installed  ## compile and run the embedded example
 	$(BIN)/rsrc demo
 
-test: $(VENV)/installed  ## the whole suite
-	$(BIN)/pytest
+test: $(VENV)/installed  ## the whole suite, on all processors
+	$(BIN)/pytest -n auto
 
 lint: $(VENV)/lint-installed  ## ruff, mypy --strict, clang-format, committed stubs
 	$(BIN)/ruff check .

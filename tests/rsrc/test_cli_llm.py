@@ -80,9 +80,13 @@ def refused(result: Result, code: int = 1) -> str:
     return result.stderr
 
 
+# Where the tests run in the background, SIGINT is ignored, and what they start inherits that.
+HEARING = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+
+
 def start(code: str, *arguments: object, **options: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
+        [sys.executable, "-c", HEARING + code, *map(str, arguments)],
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": ENVIRONMENT, **options},
     )
 

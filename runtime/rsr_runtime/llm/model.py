@@ -161,7 +161,7 @@ class LanguageModel:
         most = self.config.max_positions
         wider = f"load with a larger context (the model's limit is {most:,})"
         return PromptError(
-            f"the prompt has {len(tokens):,} tokens and leaves no room in a context of "
+            f"the prompt has {_tokens_in_words(tokens)} and leaves no room in a context of "
             f"{self.context:,}: {wider if self.context < most else 'shorten it'}"
         )
 
@@ -307,7 +307,7 @@ class LanguageModel:
             raise OptionError(f"window: found {window}, expected 1 to {self.context}, the context")
         tokens = self.tokenizer.encode(text)
         if len(tokens) < 2:
-            raise PromptError(f"the text has {len(tokens)} tokens, expected at least 2")
+            raise PromptError(f"the text has {_tokens_in_words(tokens)}, expected at least 2")
         self._check_vocabulary(tokens)
         return perplexity.measure(self._decoder, self._sequence, tokens, window, progress)
 
@@ -344,6 +344,10 @@ class LanguageModel:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _tokens_in_words(tokens: Sequence[int]) -> str:
+    return "1 token" if len(tokens) == 1 else f"{len(tokens):,} tokens"
 
 
 def load(

@@ -108,7 +108,7 @@ def test_what_is_refused(loaded: Loader) -> None:
     for window in (0, -1, 33, 2.5):
         with pytest.raises(OptionError, match=f"window: found {window}, expected 1 to 32"):
             model.perplexity(TEXT, window)  # type: ignore[arg-type]
-    with pytest.raises(PromptError, match="the text has 1 tokens, expected at least 2"):
+    with pytest.raises(PromptError, match="the text has 1 token, expected at least 2"):
         model.perplexity("")
     with pytest.raises(PromptError, match="half a surrogate pair"):
         model.perplexity("\ud800")
