@@ -90,7 +90,7 @@ def _terminating_cleanly() -> Iterator[None]:
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="rsrc")
 def main() -> None:
-    """Compile ternary (1.58-bit) weights to an RSR index, and look after the result."""
+    """Compile ternary (1.58-bit) weights to an RSR index, and run what it holds."""
 
 
 def _checked_per(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:

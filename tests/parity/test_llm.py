@@ -238,4 +238,4 @@ def test_the_trained_model(tmp_path: Path) -> None:
         said = judge.continuations(judging, prompts)
         made = model.generate_all(prompts, max_tokens=64, sampling=llm.Sampling())
         assert [one.tokens for one in made] == [one.tokens for one in said]
-        assert min(one.margin for one in said) >= 4e-3
+        assert min(one.margin for one in said) >= 2e-3
