@@ -94,7 +94,7 @@ def test_python_examples_print_what_their_comments_say(folder: Path) -> None:
 
 def test_python_generates_what_the_command_does(folder: Path) -> None:
     code, _ = blocks("python")
-    (shown,) = re.findall(r"^\$ rsrc run .*\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    (shown,) = re.findall(r"^\$ rsrc run [^\n]*\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     text = run([sys.executable, "-c", code], folder)
     assert len(text) > 40
     assert shown.startswith(text)
