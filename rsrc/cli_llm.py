@@ -8,13 +8,11 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-
-import rsr_runtime
 
 from .checkpoint import is_source
 from .errors import SourceError
@@ -23,6 +21,8 @@ from .text import printable
 
 if TYPE_CHECKING:
     from rsr_runtime.llm import Generation, LanguageModel
+
+_Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 _FILTERS = ("top_k", "top_p", "min_p")
 _CONTEXT = (
@@ -47,73 +47,66 @@ _LOADING = (
 )
 
 
-def _sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say how tokens are chosen, and when a text ends."""
-    for option in reversed(
-        (
-            click.option(
-                "-n",
-                "--max-tokens",
-                type=click.IntRange(1),
-                help="How many tokens, at most. Default: until the text ends.",
-            ),
-            click.option(
-                "--temperature",
-                type=click.FloatRange(0),
-                help="0 always takes the likeliest token. Default: what the model's "
-                "generation_config.json says.",
-            ),
-            click.option(
-                "--top-k",
-                type=click.IntRange(0),
-                metavar="K",
-                help="Draw from the K likeliest tokens only; 0: from all. Default: the model's.",
-            ),
-            click.option(
-                "--top-p",
-                type=click.FloatRange(0, 1),
-                metavar="P",
-                help="Draw from the likeliest tokens only, as few as have the probability P "
-                "together; 1: from all. Default: the model's.",
-            ),
-            click.option(
-                "--min-p",
-                type=click.FloatRange(0, 1),
-                metavar="P",
-                help="Draw only from tokens at least P times as likely as the likeliest; 0: from "
-                "all. Default: the model's.",
-            ),
-            click.option(
-                "--repetition-penalty",
-                type=click.FloatRange(0, min_open=True),
-                help="Above 1: tokens that were there already become less likely; 1: off. "
-                "Default: the model's.",
-            ),
-            click.option(
-                "--seed",
-                type=click.IntRange(0),
-                help="Of what is drawn: the same seed, the same text. Default: another every time.",
-            ),
-            click.option(
-                "--stop", multiple=True, metavar="TEXT", help="Ends the text; may be repeated."
-            ),
-        )
-    ):
-        command = option(command)
-    return command
-
-
-def _model_options(context: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return what adds the options that say how a model is loaded; `context` is one's help."""
+def _options(*options: _Decorator) -> _Decorator:
+    """Return what adds options to a command, for `--help` in this order."""
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(
-            (click.option("--context", type=click.IntRange(1), help=context), *_LOADING)
-        ):
-            command = option(command)
-        return command
+        return reduce(lambda decorated, option: option(decorated), reversed(options), command)
 
     return add
+
+
+_sampling_options = _options(  # how tokens are chosen, and when a text ends
+    click.option(
+        "-n",
+        "--max-tokens",
+        type=click.IntRange(1),
+        help="How many tokens, at most. Default: until the text ends.",
+    ),
+    click.option(
+        "--temperature",
+        type=click.FloatRange(0),
+        help="0 always takes the likeliest token. Default: what the model's "
+        "generation_config.json says.",
+    ),
+    click.option(
+        "--top-k",
+        type=click.IntRange(0),
+        metavar="K",
+        help="Draw from the K likeliest tokens only; 0: from all. Default: the model's.",
+    ),
+    click.option(
+        "--top-p",
+        type=click.FloatRange(0, 1),
+        metavar="P",
+        help="Draw from the likeliest tokens only, as few as have the probability P "
+        "together; 1: from all. Default: the model's.",
+    ),
+    click.option(
+        "--min-p",
+        type=click.FloatRange(0, 1),
+        metavar="P",
+        help="Draw only from tokens at least P times as likely as the likeliest; 0: from "
+        "all. Default: the model's.",
+    ),
+    click.option(
+        "--repetition-penalty",
+        type=click.FloatRange(0, min_open=True),
+        help="Above 1: tokens that were there already become less likely; 1: off. "
+        "Default: the model's.",
+    ),
+    click.option(
+        "--seed",
+        type=click.IntRange(0),
+        help="Of what is drawn: the same seed, the same text. Default: another every time.",
+    ),
+    click.option("--stop", multiple=True, metavar="TEXT", help="Ends the text; may be repeated."),
+)
+
+
+def _model_options(context: str) -> _Decorator:
+    """Return what adds the options that say how a model is loaded; `context` is one's help."""
+    return _options(click.option("--context", type=click.IntRange(1), help=context), *_LOADING)
 
 
 _file = click.argument("file", type=click.Path(path_type=Path))
@@ -213,6 +206,7 @@ def perplexity(file: Path, text: Path, window: int | None, as_json: bool, **opti
 @contextmanager
 def _opened(file: Path, options: dict[str, Any]) -> Iterator[LanguageModel]:
     """Load the model by the options for it, which are taken out; what it lacks names its file."""
+    import rsr_runtime  # on demand, as in all of the command line
     from rsr_runtime import llm
 
     if file.exists() and is_source(file):
