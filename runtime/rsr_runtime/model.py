@@ -221,10 +221,14 @@ def load(path: str | os.PathLike[str], verify: bool = False, memory: str = "map"
     return Model(file)
 
 
+def widen_bf16(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
+    """Return BF16 numbers, given as their bits, as float32 of the same shape: exact, a copy."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
 def _as_array(data: npt.NDArray[np.uint8], t: DenseTensor) -> npt.NDArray[Any]:
     if t.dtype == "BF16":
-        bits = data.view("<u2").astype(np.uint32) << 16
-        widened = bits.view(np.float32).reshape(t.shape)
+        widened = widen_bf16(data.view("<u2")).reshape(t.shape)
         widened.flags.writeable = False
         return widened
     if t.dtype in _NUMPY:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from .. import _native
 from ..errors import ClosedError
 from ..matrix import Matrix
+from ..model import widen_bf16
 from .cache import Cache
 from .clock import Clock
 from .config import Config
@@ -141,7 +142,7 @@ class Decoder:
             return
         found = self._embedding.stored[tokens]
         if found.dtype == np.uint16:
-            found = (found.astype(np.uint32) << 16).view(np.float32)
+            found = widen_bf16(found)
         x[:] = found
 
     def _attention(

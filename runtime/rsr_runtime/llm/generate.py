@@ -59,9 +59,9 @@ class _Text:
     def __init__(
         self, prompt: Tokens, tokenizer: Tokenizer, sampling: Sampling, limits: Limits
     ) -> None:
-        self.prompt = prompt.ids
-        self.tokens: list[int] = []
+        self.ids = list(prompt.ids)  # of the prompt, then of the text
         self.finish_reason: FinishReason | None = None
+        self._prompt_tokens = len(prompt.ids)
         self._sampler = Sampler(sampling)
         self._limits = limits
         self._stream = TextStream(tokenizer, after=prompt.ids if prompt.is_text else ())
@@ -69,22 +69,34 @@ class _Text:
         self._shown: list[str] = []
 
     @property
-    def text(self) -> str:
-        return "".join(self._shown)
+    def count(self) -> int:
+        """How many tokens were sampled."""
+        return len(self.ids) - self._prompt_tokens
+
+    def result(self, prompt_seconds: float, seconds: float) -> Generation:
+        """The text so far; `finish_reason` is "interrupted" as long as more could come."""
+        return Generation(
+            "".join(self._shown),
+            self.ids[self._prompt_tokens :],
+            self.finish_reason or "interrupted",
+            self._prompt_tokens,
+            prompt_seconds,
+            seconds,
+        )
 
     def take(self, logits: npt.NDArray[np.float32]) -> str:
         """Sample the next token; return the text that is new."""
-        token = self._sampler(logits, [*self.prompt, *self.tokens])
-        self.tokens.append(token)
+        token = self._sampler(logits, self.ids)
+        self.ids.append(token)
         if token in self._limits.end_tokens:
             return self._finish("stop")
         text, stopped = self._stop.push(self._stream.push(token))
         self._shown.append(text)
         if stopped:
             self.finish_reason = "stop"
-        elif len(self.tokens) == self._limits.max_tokens:
+        elif self.count == self._limits.max_tokens:
             text += self._finish("length")
-        elif len(self.prompt) + len(self.tokens) == self._limits.context:
+        elif len(self.ids) == self._limits.context:
             text += self._finish("context")
         return text
 
@@ -119,9 +131,9 @@ class Stream(Iterator[str]):
         """Return the next piece of text, which is never empty."""
         while self._text.finish_reason is None:
             start = perf_counter()
-            piece = self._text.take(self._sequence.follow([*self._text.prompt, *self._text.tokens]))
+            piece = self._text.take(self._sequence.follow(self._text.ids))
             elapsed = perf_counter() - start
-            if len(self._text.tokens) == 1:
+            if self._text.count == 1:
                 self._prompt_seconds = elapsed
             else:
                 self._seconds += elapsed
@@ -132,15 +144,7 @@ class Stream(Iterator[str]):
     @property
     def result(self) -> Generation:
         """The text so far; `finish_reason` is "interrupted" as long as more could come."""
-        text = self._text
-        return Generation(
-            text.text,
-            list(text.tokens),
-            text.finish_reason or "interrupted",
-            len(text.prompt),
-            self._prompt_seconds,
-            self._seconds,
-        )
+        return self._text.result(self._prompt_seconds, self._seconds)
 
 
 def generate_all(
@@ -159,22 +163,12 @@ def generate_all(
     start = perf_counter()
     texts = [_Text(prompt, tokenizer, sampling, limits) for prompt in prompts]
     for text, sequence in zip(texts, sequences, strict=True):
-        text.take(sequence.follow(text.prompt))
+        text.take(sequence.follow(text.ids))
     prompt_seconds = perf_counter() - start
     while running := [i for i, text in enumerate(texts) if text.finish_reason is None]:
-        last = [texts[i].tokens[-1] for i in running]
+        last = [texts[i].ids[-1] for i in running]
         logits = step(decoder, [sequences[i] for i in running], last)
         for row, i in enumerate(running):
             texts[i].take(logits[row])
     seconds = perf_counter() - start - prompt_seconds
-    return [
-        Generation(
-            text.text,
-            text.tokens,
-            text.finish_reason or "interrupted",
-            len(text.prompt),
-            prompt_seconds,
-            seconds,
-        )
-        for text in texts
-    ]
+    return [text.result(prompt_seconds, seconds) for text in texts]
