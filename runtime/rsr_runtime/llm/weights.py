@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rsr_formats.layout import MAX_QUANTISED_COLUMNS
+
 from ..matrix import Matrix
 from ..model import Model
 from .config import Config
@@ -150,7 +152,13 @@ class _Finder:
         bias = self.given(module + ".bias", out_features)
         if bias is not None and takes_int8 and c.scales_biases:
             assert isinstance(weight, Matrix)
-            bias = bias * weight.scale
+            if weight.scale.shape in ((), bias.shape):
+                bias = bias * weight.scale
+            else:
+                self.wrong.append(
+                    f"{module}.weight has scales of {list(weight.scale.shape)}, and its bias "
+                    "has to be multiplied by one for each row"
+                )
         # transformers' use_rms_norm names it rms_norm, BitNet embedding models norm.
         norm = self.given(module + ".rms_norm.weight", in_features)
         if norm is None:
@@ -166,6 +174,8 @@ class _Finder:
             scale = self._vector(name + "_scale", c.vocab_size)
             if stored.shape != (c.vocab_size, c.hidden_size):
                 self._contradiction(name, stored.shape, (c.vocab_size, c.hidden_size))
+            if c.hidden_size > MAX_QUANTISED_COLUMNS:
+                self.wrong.append(f"{name} is int8, of more than {MAX_QUANTISED_COLUMNS} columns")
             return Linear(HEAD, Int8Head(stored, scale), takes_int8=True)
         if c.is_tied:
             return Linear(HEAD, embedding)

@@ -323,3 +323,19 @@ def test_a_head_of_int8_without_its_scale(language_models: LanguageModels, tmp_p
         llm.load(path)
     assert "lm_head.weight_scale is missing" in str(caught.value)
     assert "lm_head.weight is [308, 60], expected [304, 64]" in str(caught.value)
+
+
+def test_what_only_a_stranger_s_file_has(
+    language_models: LanguageModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused on loading: a bias with scales of groups, an int8 head whose sums may overflow."""
+    grouped = property(lambda matrix: np.ones((matrix.shape[0], 2), np.float32))
+    with monkeypatch.context() as patched:
+        patched.setattr(Matrix, "scale", grouped)
+        with pytest.raises(ModelError, match=r"q_proj.weight has scales of \[64, 2\], and"):
+            llm.load(language_models.path("llama-auto-bias"))
+    path = language_models.variant("bitnet-2b", tmp_path, head="int8")
+    llm.load(path).close()
+    monkeypatch.setattr("rsr_runtime.llm.weights.MAX_QUANTISED_COLUMNS", 63)
+    with pytest.raises(ModelError, match=r"lm_head.weight is int8, of more than 63 columns"):
+        llm.load(path)
