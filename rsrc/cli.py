@@ -6,11 +6,6 @@ Exit codes: 0 done, 1 refused with a reason on stderr, 2 usage, 128 + the number
 from __future__ import annotations
 
 import json
-import signal
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +26,8 @@ from .layouts.cells import parse_per
 from .plan import TARGETS
 from .progress import progress_bar
 from .recognise import QUANTIZERS
+from .signals import ending_at_once
 from .text import printable
-
-_ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _force_option = click.option("--force", is_flag=True, help="Replace an existing output file.")
@@ -44,7 +38,7 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with _terminating_cleanly():
+            with ending_at_once():
                 return super().invoke(ctx)
         except (RsrError, OSError, MemoryError) as error:
             if isinstance(error, BrokenPipeError):
@@ -58,33 +52,6 @@ def _reason(error: Exception) -> str:
         where = "" if error.filename is None else f"{error.filename}: "
         return f"{where}{error.strerror}"
     return str(error) or type(error).__name__
-
-
-@contextmanager
-def _terminating_cleanly() -> Iterator[None]:
-    """Let signals that end the process do so as an exception: temporary files are then removed.
-
-    Only the first one does: another, while they are being removed, must not stop that. What was
-    ignored from the start stays so (nohup).
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    known = [getattr(signal, name) for name in _ENDING if hasattr(signal, name)]
-    numbers = [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
-
-    def terminate(number: int, frame: Any) -> None:
-        for other in numbers:
-            signal.signal(other, signal.SIG_IGN)
-        sys.exit(128 + number)
-
-    before = {number: signal.signal(number, terminate) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

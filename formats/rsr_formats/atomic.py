@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +12,54 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import OutputExistsError
+
+_temporaries: dict[Path, list[BinaryIO]] = {}  # what must not outlive the process; opened in each
+
+
+@contextmanager
+def temporary(path: Path) -> Iterator[list[BinaryIO]]:
+    """Remove a file or folder if the block ends by an exception, or by `remove_temporaries`.
+
+    Args:
+        path: nothing need be there yet.
+
+    Yields:
+        Where to put files that are open in `path`: some systems cannot remove them before they
+        are closed.
+    """
+    opened = _temporaries[path] = []
+    try:
+        yield opened
+    except BaseException:
+        _remove(path)
+        raise
+    finally:
+        del _temporaries[path]
+
+
+def remove_temporaries() -> None:
+    """Remove all that is under way: only for a process that ends at once, from a signal handler.
+
+    It takes no lock and waits for nothing.
+    """
+    for path, opened in tuple(_temporaries.items()):
+        for file in opened:
+            with suppress(OSError, ValueError):
+                os.close(file.fileno())  # without writing what is buffered, as `close` would
+        _remove(path)
+
+
+def beside(target: Path) -> Path:
+    """Return a name in the same folder that nothing has yet."""
+    return target.with_name(f".{target.name}.{os.urandom(6).hex()}.tmp")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def check_output(path: str | os.PathLike[str], force: bool) -> Path:
@@ -51,18 +100,15 @@ def atomic_file(path: str | os.PathLike[str], force: bool = False) -> Iterator[B
         OSError: the folder does not exist, the disk is full, ...
     """
     target = check_output(path, force)
-    temporary = target.with_name(f".{target.name}.{os.urandom(6).hex()}.tmp")
-    try:
-        with temporary.open("x+b") as file:
+    unfinished = beside(target)
+    with temporary(unfinished) as opened:
+        with unfinished.open("x+b") as file:
+            opened.append(file)
             yield file
             file.flush()
             os.fsync(file.fileno())
         check_output(path, force)
-        temporary.replace(target)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+        unfinished.replace(target)
     with suppress(OSError):  # some systems cannot open or sync a folder; the rename stands
         folder = os.open(target.parent, os.O_RDONLY)
         try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ import rsr_runtime as rsr
 from rsr_runtime import Matrix
 
 from ..pipeline import compile
+from ..scratch import scratch_folder
 
 
 def compile_matrix(W: npt.NDArray[np.int8], *options: dict[str, Any]) -> list[Matrix]:
@@ -27,8 +26,8 @@ def compile_matrix(W: npt.NDArray[np.int8], *options: dict[str, Any]) -> list[Ma
         The matrices, mapped as from any file; the mappings outlive the files.
     """
     matrices = []
-    with tempfile.TemporaryDirectory(prefix="rsrc-bench-", ignore_cleanup_errors=True) as folder:
-        source = Path(folder, "random.safetensors")
+    with scratch_folder() as folder:
+        source = folder / "random.safetensors"
         save_file({"random": W}, source)
         for i, keywords in enumerate(options):
             output = source.with_name(f"{i}.rsr")

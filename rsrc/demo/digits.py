@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from ..checkpoint import open_checkpoint
 from ..errors import SourceError
 from ..layouts.floats import to_float32
 from ..pipeline import compile
+from ..scratch import scratch_folder
 from ..tables import console, size
 from .examples import example_folder
 
@@ -39,8 +39,8 @@ def run() -> None:
     with np.load(folder / "digits_test.npz") as data:
         images, labels = data["images"], data["labels"]
     x = (images.reshape(len(images), -1) / 16).astype(np.float32)
-    with tempfile.TemporaryDirectory() as scratch:
-        ranked, permuted = Path(scratch, "digits.rsr"), Path(scratch, "digits-permuted.rsr")
+    with scratch_folder() as scratch:
+        ranked, permuted = scratch / "digits.rsr", scratch / "digits-permuted.rsr"
         report = compile(source, ranked)
         other = compile(source, permuted, encoding="permuted")
         with rsr_runtime.load(ranked, verify=True) as model, rsr_runtime.load(permuted) as paper:

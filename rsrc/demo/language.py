@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import tempfile
-from pathlib import Path
 
 import click
 from rich.console import Console
@@ -14,6 +12,7 @@ from rsr_runtime import llm
 
 from ..pipeline import compile
 from ..report import Report
+from ..scratch import scratch_folder
 from ..tables import console, size
 from .examples import example_folder
 
@@ -25,8 +24,8 @@ TOKENS = 100
 def run() -> None:
     """Compile the model, let it go on from a prompt, and say how large and how fast it is."""
     out = console()
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch, "tiny-lm.rsr")
+    with scratch_folder() as scratch:
+        path = scratch / "tiny-lm.rsr"
         report = compile(example_folder("tiny-lm"), path)
         try:
             with llm.load(path) as model:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rsr_formats import RsrFile
-from rsr_formats.atomic import atomic_file
+from rsr_formats.atomic import atomic_file, beside, temporary
 from rsr_formats.errors import OutputExistsError
 
 from ..checkpoint import MODEL_FILES
@@ -47,17 +46,14 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: its folder does not exist, the disk is full, ...
     """
     target = check_folder(path)
-    temporary = target.with_name(f".{target.name}.{os.urandom(6).hex()}.tmp")
-    temporary.mkdir()
-    try:
-        yield temporary
+    unfinished = beside(target)
+    with temporary(unfinished):
+        unfinished.mkdir()
+        yield unfinished
         check_folder(path)
         if target.exists():
             target.rmdir()  # which removes nothing but an empty folder
-        temporary.rename(target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        unfinished.rename(target)
 
 
 def write_model_files(file: RsrFile, folder: Path, config: Config | None) -> None:

@@ -623,10 +623,11 @@ def on_a_terminal(arguments: list[str], folder: Path) -> tuple[str, int, str]:
     return shown.decode(), status, text
 
 
-# Starts the command with the usual reaction to Ctrl-C, whatever this process inherited.
+# Starts the command where SIGINT ends a process, whatever this one inherited. Python's own handler
+# raises KeyboardInterrupt, which may hang the imports if it comes amid one.
 INTERRUPTIBLE = """
 import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 from rsrc.cli import main
 main()
 """
@@ -744,6 +745,8 @@ def killed(
             time.sleep(0.001)
         time.sleep(random.uniform(0.02, 0.3) if delay is None else delay)
         process.send_signal(number)
-        assert process.stderr is not None
-        error = process.stderr.read().decode()
-        return process.wait(30), error
+        try:
+            _, error = process.communicate(timeout=30)
+        finally:
+            process.kill()  # or leaving the block would wait for what hangs
+        return process.returncode, error.decode()

@@ -1,0 +1,111 @@
+"""Signals that end a command: soon, whatever it is at, and with nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    from tests.rsrc.conftest import Kit
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and terminals of POSIX")
+
+# The signal comes at the worst moment: the N-th lock of `threading` is taken, its `with` not begun.
+AMID_A_LOCK = """
+import os, signal, sys, threading
+from rsrc.cli import main
+number, count, *arguments = sys.argv[1:]
+enter, seen = threading.Condition.__enter__, 0
+def entered(self):
+    global seen
+    result = enter(self)
+    if threading.get_ident() == threading.main_thread().ident:
+        seen += 1
+        if seen == int(count):
+            os.kill(os.getpid(), int(number))
+    return result
+threading.Condition.__enter__ = entered
+main(arguments)
+"""
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_amid_a_lock(kit: Kit, tmp_path: Path, count: int) -> None:
+    tensors: dict[str, Any] = {f"w{i}": np.ones((8, 8), np.int8) for i in range(9)}
+    source = kit.save(tmp_path / "s.safetensors", tensors)
+    arguments = ("compile", source, "-o", tmp_path / "x.rsr")
+    done = kit.python(AMID_A_LOCK, int(signal.SIGTERM), count, *arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
+    assert [p.name for p in tmp_path.iterdir()] == ["s.safetensors"]
+
+
+UNDER_WAY = """
+import os, signal, sys
+from contextlib import ExitStack
+from pathlib import Path
+from rsr_formats.atomic import atomic_file
+from rsrc.export.folder import atomic_folder
+from rsrc.scratch import scratch_folder
+from rsrc.signals import ending_at_once
+for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+    signal.signal(getattr(signal, name), signal.SIG_DFL)
+place, name = Path(sys.argv[1]), sys.argv[2]
+with ExitStack() as stack:
+    stack.enter_context(ending_at_once())
+    stack.enter_context(atomic_file(place / "done")).close()
+    file = stack.enter_context(atomic_file(place / "a"))
+    file.write(b"1234")
+    folder = stack.enter_context(atomic_folder(place / "b"))
+    (folder / "inner").mkdir()
+    stack.enter_context(atomic_file(folder / "inner" / "c")).write(b"5678")
+    scratch = stack.enter_context(scratch_folder())
+    (scratch / "d").write_bytes(b"9")
+    assert scratch.parent == place
+    assert len(list(place.iterdir())) == 4
+    os.kill(os.getpid(), getattr(signal, name))
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_files_folders_and_scratch(
+    kit: Kit, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    done = kit.python(UNDER_WAY, tmp_path, name)
+    assert (done.returncode, done.stderr) == (128 + getattr(signal, name), "")
+    assert list(tmp_path.iterdir()) == []
+
+
+RAW = """
+import os, signal, termios, tty
+from rsrc.signals import ending_at_once
+with ending_at_once():
+    tty.setraw(0)
+    assert not termios.tcgetattr(0)[3] & termios.ECHO
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_the_terminal_is_as_it_was() -> None:
+    import pty
+    import subprocess
+    import termios
+
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    assert int(before[3]) & termios.ECHO
+    done = subprocess.run(
+        [sys.executable, "-c", RAW],
+        stdin=theirs, stdout=theirs, stderr=theirs, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 143
+    assert termios.tcgetattr(theirs) == before
+    assert os.read(ours, 1000) == b"\x1b[?25h"
+    os.close(ours)
+    os.close(theirs)
