@@ -220,13 +220,13 @@ class _Turns:
         operand = what_a_token_reads(self._model, context + RUN // 2)
         parts = shares([operand], threads)
         reads = [self._read(parts) for _ in range(_READS)]
-        clock = self._model.clock.seconds
-        before = dict(clock)
+        before = self._model.clock.seconds
         start = time.perf_counter()
         for end in range(context + 1, context + RUN + 1):
             logits = self._model.next_logits(self._tokens[:end])
         seconds = (time.perf_counter() - start) / RUN
-        own = {part: (clock[part] - before[part]) / RUN for part in PARTS}
+        after = self._model.clock.seconds
+        own = {part: (after[part] - before[part]) / RUN for part in PARTS}
         # The clock stands still between calls: that is none of the other parts either.
         own["rest"] += seconds - sum(own.values())
         self._check(logits, context, threads)

@@ -38,5 +38,3 @@ void without_gil(const Work& work) {
   }
   if (error) std::rethrow_exception(error);
 }
-
-void bind_decoder(nb::module_& m);  // decoder_bindings.cpp

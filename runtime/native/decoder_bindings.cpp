@@ -8,7 +8,7 @@
 
 #include "activations.h"
 #include "attention.h"
-#include "bindings.h"
+#include "program.h"
 
 using namespace nb::literals;
 
@@ -30,16 +30,25 @@ bool has_shape(const std::optional<Given>& array, size_t rows, size_t n) {
   return !array || (array->shape(0) == rows && array->shape(1) == n);
 }
 
-rsr::RowOutput row_output(size_t count, size_t n, const Weight& weight, float eps,
-                          const Maybe<float, 2>& out, const Maybe<int8_t, 2>& q,
-                          const Maybe<float, 2>& s) {
+// What rows become, and the arrays for it.
+struct Output {
+  rsr::RowOutput to;
+  Weight weight;
+  Maybe<float, 2> out;
+  Maybe<int8_t, 2> q;
+  Maybe<float, 2> s;
+};
+
+Output row_output(size_t count, size_t n, const Weight& weight, float eps,
+                  const Maybe<float, 2>& out, const Maybe<int8_t, 2>& q, const Maybe<float, 2>& s) {
   require(!weight || weight->shape(0) == n, "weight must have an entry for each of a row");
   require(has_shape(out, count, n) && has_shape(q, count, n),
           "out and q must have the shape of the rows");
   require(q.has_value() == s.has_value() && has_shape(s, count, 1),
           "q and s go together, and s must be (count, 1)");
   require(out || q, "one of out and (q, s) must be given");
-  return {n, pointer(weight), eps, pointer(out), pointer(q), pointer(s)};
+  const rsr::RowOutput to = {n, pointer(weight), eps, pointer(out), pointer(q), pointer(s)};
+  return {to, weight, out, q, s};
 }
 
 rsr::Activation activation_named(const std::string& name) {
@@ -48,29 +57,30 @@ rsr::Activation activation_named(const std::string& name) {
   throw std::invalid_argument("unknown activation '" + name + "'; there are silu, relu2");
 }
 
-void normalize(const Rows& x, const Maybe<const float, 2>& add, const Weight& weight, float eps,
+auto normalize(const Rows& x, const Maybe<const float, 2>& add, const Weight& weight, float eps,
                const Maybe<float, 2>& out, const Maybe<int8_t, 2>& q, const Maybe<float, 2>& s) {
   const size_t count = x.shape(0), n = x.shape(1);
   require(has_shape(add, count, n), "add must have the shape of x");
-  const rsr::RowOutput to = row_output(count, n, weight, eps, out, q, s);
-  without_gil([&] { rsr::normalize(x.data(), pointer(add), count, to); });
+  const Output output = row_output(count, n, weight, eps, out, q, s);
+  return [=] { rsr::normalize(x.data(), pointer(add), count, output.to); };
 }
 
-void gated(const Array<const float, 2>& gate, const Array<const float, 2>& up,
+auto gated(const Array<const float, 2>& gate, const Array<const float, 2>& up,
            const std::string& activation, const Weight& weight, float eps,
            const Maybe<float, 2>& out, const Maybe<int8_t, 2>& q, const Maybe<float, 2>& s) {
   const size_t count = gate.shape(0), n = gate.shape(1);
   require(up.shape(0) == count && up.shape(1) == n, "up must have the shape of gate");
   const rsr::Activation function = activation_named(activation);
-  const rsr::RowOutput to = row_output(count, n, weight, eps, out, q, s);
-  without_gil([&] { rsr::gated(gate.data(), up.data(), function, count, to); });
+  const Output output = row_output(count, n, weight, eps, out, q, s);
+  return [=] { rsr::gated(gate.data(), up.data(), function, count, output.to); };
 }
 
 template <class Cell>
-void attend(const Array<float, 3>& q, const Array<float, 3>& k, const Array<const float, 3>& v,
+auto attend(const Array<float, 3>& q, const Array<float, 3>& k, const Array<const float, 3>& v,
             const Array<const float, 2>& cos, const Array<const float, 2>& sin,
             const Weight& q_norm, const Weight& k_norm, float eps, const Array<Cell, 4>& keys,
-            const Array<Cell, 3>& values, size_t start, float scale, const Rows& out) {
+            const Array<Cell, 3>& values, const Array<const int64_t, 1>& start, float scale,
+            const Rows& out) {
   const size_t rows = q.shape(0), d = q.shape(2), blocks = keys.shape(1);
   const rsr::Heads heads = {q.shape(1), k.shape(1), d};
   require(d > 0 && d % 2 == 0, "a head must have an even number of dimensions");
@@ -88,33 +98,38 @@ void attend(const Array<float, 3>& q, const Array<float, 3>& k, const Array<cons
   require(values.shape(0) == heads.keys && values.shape(1) == blocks * rsr::kLanes &&
               values.shape(2) == (d + rsr::kLanes - 1) / rsr::kLanes * rsr::kLanes,
           "values must be (key heads, blocks * 16, d rounded up to a multiple of 16)");
-  const size_t size = blocks * rsr::kLanes;
-  require(start <= size && rows <= size - start, "the rows reach beyond the cache");
   require(cos.shape(1) == d / 2 && sin.shape(1) == d / 2 && cos.shape(0) == sin.shape(0),
           "cos and sin must be (context, d / 2)");
-  require(start + rows <= cos.shape(0), "the rows reach beyond the positions of cos and sin");
-  const rsr::Positions positions = {cos.data(), sin.data(), pointer(q_norm), pointer(k_norm), eps};
-  const rsr::AttentionCache cache = {keys.data(), values.data(), blocks, sizeof(Cell) == 2};
-  without_gil([&] {
-    rsr::attend(q.data(), k.data(), v.data(), rows, start, heads, positions, cache, scale,
+  require(start.shape(0) == 1, "start must be one number");
+  return [=] {
+    // A program is recorded once for all positions, so that they are read, and checked, here.
+    const size_t first = static_cast<size_t>(*start.data()), size = blocks * rsr::kLanes;
+    require(first <= size && rows <= size - first, "the rows reach beyond the cache");
+    require(first + rows <= cos.shape(0), "the rows reach beyond the positions of cos and sin");
+    const rsr::Positions positions = {cos.data(), sin.data(), pointer(q_norm), pointer(k_norm),
+                                      eps};
+    const rsr::AttentionCache cache = {keys.data(), values.data(), blocks, sizeof(Cell) == 2};
+    rsr::attend(q.data(), k.data(), v.data(), rows, first, heads, positions, cache, scale,
                 out.data());
-  });
+  };
 }
 
 template <class Cell>
-void bind_attend(nb::module_& m) {
-  m.def("attend", &attend<Cell>, "q"_a.noconvert(), "k"_a.noconvert(), "v"_a, "cos"_a, "sin"_a,
-        "q_norm"_a.none(), "k_norm"_a.none(), "eps"_a, "keys"_a.noconvert(), "values"_a.noconvert(),
-        "start"_a, "scale"_a, "out"_a.noconvert());
+void bind_attend(nb::module_& m, nb::class_<Program>& program) {
+  bind_step(m, program, "attend", &attend<Cell>, "q"_a.noconvert(), "k"_a.noconvert(), "v"_a,
+            "cos"_a, "sin"_a, "q_norm"_a.none(), "k_norm"_a.none(), "eps"_a, "keys"_a.noconvert(),
+            "values"_a.noconvert(), "start"_a.noconvert(), "scale"_a, "out"_a.noconvert());
 }
 
 }  // namespace
 
-void bind_decoder(nb::module_& m) {
-  m.def("normalize", &normalize, "x"_a.noconvert(), "add"_a.none(), "weight"_a.none(), "eps"_a,
-        "out"_a.noconvert().none(), "q"_a.noconvert().none(), "s"_a.noconvert().none());
-  m.def("gated", &gated, "gate"_a, "up"_a, "activation"_a, "weight"_a.none(), "eps"_a,
-        "out"_a.noconvert().none(), "q"_a.noconvert().none(), "s"_a.noconvert().none());
-  bind_attend<float>(m);
-  bind_attend<uint16_t>(m);
+void bind_decoder(nb::module_& m, nb::class_<Program>& program) {
+  bind_step(m, program, "normalize", &normalize, "x"_a.noconvert(), "add"_a.none(),
+            "weight"_a.none(), "eps"_a, "out"_a.noconvert().none(), "q"_a.noconvert().none(),
+            "s"_a.noconvert().none());
+  bind_step(m, program, "gated", &gated, "gate"_a, "up"_a, "activation"_a, "weight"_a.none(),
+            "eps"_a, "out"_a.noconvert().none(), "q"_a.noconvert().none(),
+            "s"_a.noconvert().none());
+  bind_attend<float>(m, program);
+  bind_attend<uint16_t>(m, program);
 }

@@ -10,11 +10,11 @@
 #include <type_traits>
 
 #include "activations.h"
-#include "bindings.h"
 #include "dense.h"
 #include "dispatch.h"
 #include "parallel.h"
 #include "permuted.h"
+#include "program.h"
 #include "ranked.h"
 
 namespace nb = nanobind;
@@ -36,16 +36,13 @@ struct nanobind::detail::dtype_traits<Half> {
 
 namespace {
 
-// Checks x (count, in) and y (count, out), then multiplies without the GIL.
+// Checks x (count, in) and y (count, out); returns what multiplies, which holds them.
 template <class X, class Y, class Multiply>
-void product(const Array<const X, 2>& x, const Array<Y, 2>& y, size_t in, size_t out,
+auto product(const Array<const X, 2>& x, const Array<Y, 2>& y, size_t in, size_t out,
              const Multiply& multiply) {
   require(x.shape(1) == in && y.shape(1) == out && x.shape(0) == y.shape(0),
           "x must be (count, in_features) and y (count, out_features)");
-  const X* from = x.data();
-  Y* to = y.data();
-  const size_t count = x.shape(0);
-  without_gil([&] { multiply(from, count, to); });
+  return [=] { multiply(x.data(), x.shape(0), y.data()); };
 }
 
 void check_scale(const Array<const float, 1>& scale, size_t scale_rows, size_t out) {
@@ -127,12 +124,15 @@ class Ranked {
   rsr::RankedIndex index_;
 };
 
+using Matrices = std::vector<const Ranked*>;
+
 // y[j][i] = W[j] x[i]; all matrices have one input. Results do not depend on who is beside whom.
 template <class X, class Y, class Multiply>
-void ranked_products(const std::vector<const Ranked*>& matrices, const Array<const X, 2>& x,
+auto ranked_products(const Matrices& matrices, const Array<const X, 2>& x,
                      const std::vector<Array<Y, 2>>& y, const Multiply& multiply) {
   require(!matrices.empty() && matrices.size() == y.size(), "each matrix needs its y");
   std::vector<rsr::RankedProduct<Y>> products;
+  std::vector<nb::object> held;
   for (size_t j = 0; j < y.size(); j++) {
     const rsr::RankedIndex& index = matrices[j]->index();
     require(index.shares_input(matrices[0]->index()), "the matrices must have one input");
@@ -140,10 +140,29 @@ void ranked_products(const std::vector<const Ranked*>& matrices, const Array<con
         x.shape(1) == index.columns && y[j].shape(1) == index.rows && x.shape(0) == y[j].shape(0),
         "x must be (count, in_features) and y (count, out_features)");
     products.push_back({&index, y[j].data()});
+    held.push_back(nb::find(matrices[j]));
   }
-  const X* from = x.data();
-  const size_t count = x.shape(0);
-  without_gil([&] { multiply(products.data(), products.size(), from, count); });
+  return [products = std::move(products), held = std::move(held), x, y, multiply] {
+    multiply(products.data(), products.size(), x.data(), x.shape(0));
+  };
+}
+
+auto multiply_i8(const Matrices& matrices, const Array<const int8_t, 2>& x,
+                 const std::vector<Array<int32_t, 2>>& y) {
+  return ranked_products(matrices, x, y, [](auto... a) { rsr::multiply_i8(a...); });
+}
+
+auto multiply_f32(const Matrices& matrices, const Array<const float, 2>& x,
+                  const std::vector<Array<float, 2>>& y) {
+  return ranked_products(matrices, x, y, [](auto... a) { rsr::multiply_f32(a...); });
+}
+
+auto multiply_quantized(const Matrices& matrices, const Array<const int8_t, 2>& q,
+                        const Array<const float, 2>& s, const std::vector<Array<float, 2>>& y) {
+  require(s.shape(0) == q.shape(0) && s.shape(1) == 1, "s must be (count, 1)");
+  return ranked_products(matrices, q, y, [s](auto products, size_t size, auto x, size_t count) {
+    rsr::multiply_quantized(products, size, x, s.data(), count);
+  });
 }
 
 template <class Index>
@@ -168,14 +187,14 @@ class Permuted {
 
   void multiply_i8(const Array<const int8_t, 2>& x, const Array<int32_t, 2>& y,
                    bool plus_plus) const {
-    product(x, y, index_.in(), index_.out(),
-            [&](auto... args) { rsr::multiply_i8(index_, plus_plus, args...); });
+    without_gil(product(x, y, index_.in(), index_.out(),
+                        [&](auto... args) { rsr::multiply_i8(index_, plus_plus, args...); }));
   }
 
   void multiply_f32(const Array<const float, 2>& x, const Array<float, 2>& y,
                     bool plus_plus) const {
-    product(x, y, index_.in(), index_.out(),
-            [&](auto... args) { rsr::multiply_f32(index_, plus_plus, args...); });
+    without_gil(product(x, y, index_.in(), index_.out(),
+                        [&](auto... args) { rsr::multiply_f32(index_, plus_plus, args...); }));
   }
 
  private:
@@ -186,7 +205,7 @@ class Permuted {
 };
 
 template <class T>
-void multiply_dense(const Array<const T, 2>& weight, const std::string& dtype,
+auto multiply_dense(const Array<const T, 2>& weight, const std::string& dtype,
                     const Array<const float, 2>& x, const Array<float, 2>& y) {
   rsr::DenseMatrix matrix{weight.data(), weight.shape(0), weight.shape(1), {}};
   if (dtype == "F32" && std::is_same_v<T, float>)
@@ -200,27 +219,25 @@ void multiply_dense(const Array<const T, 2>& weight, const std::string& dtype,
         "dtype must be 'F32' with weights in float32, 'F16' in float16 or uint16, or 'BF16' in "
         "uint16; found '" +
         dtype + "'");
-  product(x, y, matrix.columns, matrix.rows,
-          [&](auto... args) { rsr::multiply_dense(matrix, args...); });
+  return product(x, y, matrix.columns, matrix.rows,
+                 [matrix, weight](auto... args) { rsr::multiply_dense(matrix, args...); });
 }
 
 template <class T>
-void bind_multiply_dense(nb::module_& m) {
-  m.def("multiply_dense", &multiply_dense<T>, "weight"_a.noconvert(), "dtype"_a, "x"_a,
-        "y"_a.noconvert());
+void bind_multiply_dense(nb::module_& m, nb::class_<Program>& program) {
+  bind_step(m, program, "multiply_dense", &multiply_dense<T>, "weight"_a.noconvert(), "dtype"_a,
+            "x"_a, "y"_a.noconvert());
 }
 
-void multiply_rows_i8(const Array<const int8_t, 2>& weight, const Array<const float, 1>& scale,
+auto multiply_rows_i8(const Array<const int8_t, 2>& weight, const Array<const float, 1>& scale,
                       const Array<const int8_t, 2>& q, const Array<const float, 2>& s,
                       const Array<float, 2>& y) {
   const size_t rows = weight.shape(0), columns = weight.shape(1);
   require(columns < size_t(1) << 17, "a row must have fewer than 2^17 weights: its sums are int32");
   require(scale.shape(0) == rows, "there must be a scale for each row");
   require(s.shape(0) == q.shape(0) && s.shape(1) == 1, "s must be (count, 1)");
-  const int8_t* w = weight.data();
-  const float *scales = scale.data(), *divisors = s.data();
-  product(q, y, columns, rows, [=](const int8_t* x, size_t count, float* to) {
-    rsr::multiply_rows_i8(w, scales, rows, columns, x, divisors, count, to);
+  return product(q, y, columns, rows, [=](const int8_t* x, size_t count, float* to) {
+    rsr::multiply_rows_i8(weight.data(), scale.data(), rows, columns, x, s.data(), count, to);
   });
 }
 
@@ -255,31 +272,11 @@ NB_MODULE(_native, m) {
             return a.index().shares_input(other.index());
           },
           "other"_a);
-  m.def(
-      "multiply_i8",
-      [](const std::vector<const Ranked*>& matrices, const Array<const int8_t, 2>& x,
-         const std::vector<Array<int32_t, 2>>& y) {
-        ranked_products(matrices, x, y, [](auto... a) { rsr::multiply_i8(a...); });
-      },
-      "matrices"_a, "x"_a, "y"_a.noconvert());
-  m.def(
-      "multiply_f32",
-      [](const std::vector<const Ranked*>& matrices, const Array<const float, 2>& x,
-         const std::vector<Array<float, 2>>& y) {
-        ranked_products(matrices, x, y, [](auto... a) { rsr::multiply_f32(a...); });
-      },
-      "matrices"_a, "x"_a, "y"_a.noconvert());
-  m.def(
-      "multiply_quantized",
-      [](const std::vector<const Ranked*>& matrices, const Array<const int8_t, 2>& q,
-         const Array<const float, 2>& s, const std::vector<Array<float, 2>>& y) {
-        require(s.shape(0) == q.shape(0) && s.shape(1) == 1, "s must be (count, 1)");
-        const float* divisors = s.data();
-        ranked_products(matrices, q, y, [=](auto products, size_t size, auto x, size_t count) {
-          rsr::multiply_quantized(products, size, x, divisors, count);
-        });
-      },
-      "matrices"_a, "q"_a, "s"_a, "y"_a.noconvert());
+  nb::class_<Program> program = bind_program(m);
+  bind_step(m, program, "multiply_i8", &multiply_i8, "matrices"_a, "x"_a, "y"_a.noconvert());
+  bind_step(m, program, "multiply_f32", &multiply_f32, "matrices"_a, "x"_a, "y"_a.noconvert());
+  bind_step(m, program, "multiply_quantized", &multiply_quantized, "matrices"_a, "q"_a, "s"_a,
+            "y"_a.noconvert());
   bind_permuted<uint16_t>(m, "Permuted16");
   bind_permuted<uint32_t>(m, "Permuted32");
 
@@ -295,12 +292,12 @@ NB_MODULE(_native, m) {
         without_gil([&] { rsr::quantize_i8(from, count, n, to, scales); });
       },
       "x"_a, "q"_a.noconvert(), "s"_a.noconvert());
-  bind_decoder(m);
-  bind_multiply_dense<float>(m);
-  bind_multiply_dense<Half>(m);
-  bind_multiply_dense<uint16_t>(m);
-  m.def("multiply_rows_i8", &multiply_rows_i8, "weight"_a.noconvert(), "scale"_a, "q"_a, "s"_a,
-        "y"_a.noconvert());
+  bind_decoder(m, program);
+  bind_multiply_dense<float>(m, program);
+  bind_multiply_dense<Half>(m, program);
+  bind_multiply_dense<uint16_t>(m, program);
+  bind_step(m, program, "multiply_rows_i8", &multiply_rows_i8, "weight"_a.noconvert(), "scale"_a,
+            "q"_a, "s"_a, "y"_a.noconvert());
   m.def("compiled_isas", &rsr::compiled_isas);
   m.def("supported_isas", &rsr::supported_isas);
   m.def("isa", [] { return std::string(rsr::kernels().isa); });

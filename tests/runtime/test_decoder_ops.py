@@ -298,7 +298,7 @@ class Decoding:
         out = np.full((len(q), self.heads * self.d), 12345, np.float32)
         _native.attend(
             q.copy(), k.copy(), v, self.cos, self.sin, self.q_norm, self.k_norm, EPS, self.keys,
-            self.values, self.length, self.scale, out,
+            self.values, np.array([self.length]), self.scale, out,
         )  # fmt: skip
         self.length += len(q)
         return out
@@ -559,7 +559,8 @@ class TestAttend:
             ({"values": (2, 31, 16)}, r"values must be \(key heads, blocks \* 16, d rounded up"),
             ({"values": (2, 32, 8)}, r"values must be \(key heads, blocks \* 16, d rounded up"),
             ({"start": 30}, "the rows reach beyond the cache"),
-            ({"start": (1 << 64) - 1}, "the rows reach beyond the cache"),
+            ({"start": (1 << 63) - 1}, "the rows reach beyond the cache"),
+            ({"start": -1}, "the rows reach beyond the cache"),
             ({"cos": (40, 3)}, r"cos and sin must be \(context, d / 2\)"),
             ({"sin": (39, 4)}, r"cos and sin must be \(context, d / 2\)"),
             ({"cos": (4, 4), "sin": (4, 4)}, "the rows reach beyond the positions of cos and sin"),
@@ -582,7 +583,7 @@ class TestAttend:
             }
             _native.attend(
                 a["q"], a["k"], a["v"], a["cos"], a["sin"], a["q_norm"], a["k_norm"], EPS,
-                a["keys"], a["values"], a["start"], 1.0, a["out"],
+                a["keys"], a["values"], np.array([a["start"]]), 1.0, a["out"],
             )  # fmt: skip
 
         attend(shapes)

@@ -1,9 +1,11 @@
 """The decoder: from tokens to logits, the same for every family but for what its table says.
 
 Matrix products are the index's (linear.py); what lies between them is native too: a norm together
-with the quantisation of what it gives, the gate, and attention with its rotation and cache. Sums
-are made in a fixed order for every row, so that a token's result does not depend on which others
-are computed beside it, as far as the matrices promise that (int8 ones do).
+with the quantisation of what it gives, the gate, and attention with its rotation and cache. Python
+only records them, for a number of tokens, as a program that native code then repeats: one pass of a
+model is some 300 calls. Sums are made in a fixed order for every row, so that a token's result does
+not depend on which others are computed beside it, as far as the matrices promise that (int8 ones
+do).
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ from ..errors import ClosedError
 from ..matrix import Matrix
 from ..model import widen_bf16
 from .cache import Cache
-from .clock import Clock
+from .clock import ATTENTION, HEAD, PRODUCTS, REST, Clock
 from .config import Config
-from .linear import Linear, Linears
+from .linear import Inputs, Linear, Linears
 from .weights import Layer, Weights
 from .workspace import Workspace
 
@@ -50,6 +52,23 @@ class _Layer:
     down: Linears
 
 
+class _Pass(NamedTuple):
+    """What is recorded for spans of certain lengths and caches, wherever they start."""
+
+    spans: list[tuple[int, Cache]]  # number of tokens
+    starts: npt.NDArray[np.int64]  # (spans,), to be filled
+    x: FloatArray  # (tokens, hidden_size): embeddings, then hidden states
+    program: _native.Program
+
+
+class _Head(NamedTuple):
+    """What is recorded for the logits of a number of rows."""
+
+    inputs: Inputs  # to be filled
+    logits: FloatArray  # (rows, vocab_size)
+    program: _native.Program
+
+
 class Decoder:
     """Computes the logits of tokens, and keeps their keys and values in caches.
 
@@ -68,6 +87,8 @@ class Decoder:
         self._cos, self._sin = config.rope.tables(context, weights.rope_factors)
         self._layers = [self._prepare(layer) for layer in weights.layers]
         self._head = Linears([weights.head], self._workspace)
+        self._last_pass: _Pass | None = None
+        self._last_head: _Head | None = None
 
     def _prepare(self, layer: Layer) -> _Layer:
         def together(*layers: Linear, head_dim: int | None = None) -> Linears:
@@ -86,6 +107,12 @@ class Decoder:
         if not self._is_closed:
             self._is_closed = True
             del self._weights, self._embedding, self._norm, self._layers, self._head
+            del self._last_pass, self._last_head
+
+    def forget(self) -> None:
+        """Let go of the caches that the last pass used, which is kept for the next one."""
+        if not self._is_closed:
+            self._last_pass = None
 
     def check_open(self) -> None:
         """Raise ClosedError once it is closed."""
@@ -111,30 +138,44 @@ class Decoder:
         """
         self.check_open()
         self.clock.start()
-        rows = sum(len(span.tokens) for span in spans)
-        x = self._workspace.take("x", rows, self._config.hidden_size)
-        self._embed(np.concatenate([np.asarray(s.tokens, np.int64) for s in spans]), x)
-        delta = None  # what the last product adds to the residual stream
-        for i, layer in enumerate(self._layers):
-            delta = self._attention(layer, i, spans, x, delta)
-            delta = self._feed_forward(layer, x, delta)
-        if delta is not None:
-            x += delta
-        self.clock.lap("rest")
-        return x
+        one = self._last_pass
+        if one is None or one.spans != [(len(span.tokens), span.cache) for span in spans]:
+            one = self._last_pass = self._record(spans)
+        one.starts[:] = [span.start for span in spans]
+        self._embed(np.concatenate([np.asarray(s.tokens, np.int64) for s in spans]), one.x)
+        self.clock.lap(REST)
+        one.program.run(self.clock.times)
+        return one.x
 
     def logits(self, hidden: FloatArray) -> FloatArray:
         """Return the logits of hidden states, float32 (rows, vocab_size): a buffer, as above."""
         self.check_open()
         self.clock.start()
         rows = len(hidden)
-        head = self._head.at(rows)
+        head = self._last_head
+        if head is None or len(head.logits) != rows:
+            program = _native.Program()
+            logits = self._head.record(program, HEAD, rows)[0]
+            head = self._last_head = _Head(self._head.inputs(rows), logits, program)
         # The states stay as they are: they may be a part of what hidden() returned.
         _native.normalize(hidden, None, self._norm, self._config.norm_eps, *head.inputs)
-        self.clock.lap("rest")
-        logits = head()[0]
-        self.clock.lap("head")
-        return logits
+        self.clock.lap(REST)
+        head.program.run(self.clock.times)
+        return head.logits
+
+    def _record(self, spans: Sequence[Span]) -> _Pass:
+        lengths = [(len(span.tokens), span.cache) for span in spans]
+        rows = sum(length for length, _ in lengths)
+        starts = np.zeros(len(spans), np.int64)
+        x = self._workspace.take("x", rows, self._config.hidden_size)
+        one = _Pass(lengths, starts, x, _native.Program())
+        delta = None  # what the last product adds to the residual stream
+        for i, layer in enumerate(self._layers):
+            delta = self._attention(one, layer, i, delta)
+            delta = self._feed_forward(one, layer, delta)
+        if delta is not None:
+            one.program.call(REST, np.add, x, delta, x)
+        return one
 
     def _embed(self, tokens: npt.NDArray[np.int64], x: FloatArray) -> None:
         if isinstance(self._embedding, Matrix):
@@ -146,27 +187,21 @@ class Decoder:
         x[:] = found
 
     def _attention(
-        self,
-        layer: _Layer,
-        number: int,
-        spans: Sequence[Span],
-        x: FloatArray,
-        delta: FloatArray | None,
+        self, one: _Pass, layer: _Layer, number: int, delta: FloatArray | None
     ) -> FloatArray:
-        """Return what attention adds to x, to which `delta` is added first."""
-        c, w, lap = self._config, layer.weights, self.clock.lap
-        rows = len(x)
-        product = layer.qkv.at(rows)
-        _native.normalize(x, delta, w.input_norm, c.norm_eps, *product.inputs)
-        lap("rest")
-        q, k, v = product()
-        lap("products")
+        """Record what attention adds to x, to which `delta` is added first."""
+        c, w, program = self._config, layer.weights, one.program
+        rows = len(one.x)
+        program.normalize(
+            REST, one.x, delta, w.input_norm, c.norm_eps, *layer.qkv.inputs(rows)
+        )
+        q, k, v = layer.qkv.record(program, PRODUCTS, rows)
         attended = self._workspace.take("attended", rows, c.heads * c.head_dim)
         first = 0
-        for span in spans:
-            part = slice(first, first + len(span.tokens))
-            keys, values = span.cache.layer(number)
-            _native.attend(
+        for i, (length, cache) in enumerate(one.spans):
+            part = slice(first, first + length)
+            program.attend(
+                ATTENTION,
                 q[part],
                 k[part],
                 v[part],
@@ -175,33 +210,26 @@ class Decoder:
                 w.q_norm,
                 w.k_norm,
                 c.norm_eps,
-                keys,
-                values,
-                span.start,
+                *cache.layer(number),
+                one.starts[i : i + 1],
                 c.head_dim**-0.5,
                 attended[part],
             )
             first = part.stop
-        lap("attention")
-        product = layer.o.at(rows)
-        _native.normalize(attended, None, w.attention_norm, c.norm_eps, *product.inputs)
-        lap("rest")
-        result = product()[0]
-        lap("products")
-        return result
+        program.normalize(
+            REST, attended, None, w.attention_norm, c.norm_eps, *layer.o.inputs(rows)
+        )
+        return layer.o.record(program, PRODUCTS, rows)[0]
 
-    def _feed_forward(self, layer: _Layer, x: FloatArray, delta: FloatArray) -> FloatArray:
-        """Return what the feed-forward network adds to x, to which `delta` is added first."""
-        c, w, lap = self._config, layer.weights, self.clock.lap
-        rows = len(x)
-        product = layer.gate_up.at(rows)
-        _native.normalize(x, delta, w.output_norm, c.norm_eps, *product.inputs)
-        lap("rest")
-        gate, up = product()
-        lap("products")
-        product = layer.down.at(rows)
-        _native.gated(gate, up, c.activation, w.ffn_norm, c.norm_eps, *product.inputs)
-        lap("rest")
-        result = product()[0]
-        lap("products")
-        return result
+    def _feed_forward(self, one: _Pass, layer: _Layer, delta: FloatArray) -> FloatArray:
+        """Record what the feed-forward network adds to x, to which `delta` is added first."""
+        c, w, program = self._config, layer.weights, one.program
+        rows = len(one.x)
+        program.normalize(
+            REST, one.x, delta, w.output_norm, c.norm_eps, *layer.gate_up.inputs(rows)
+        )
+        gate, up = layer.gate_up.record(program, PRODUCTS, rows)
+        program.gated(
+            REST, gate, up, c.activation, w.ffn_norm, c.norm_eps, *layer.down.inputs(rows)
+        )
+        return layer.down.record(program, PRODUCTS, rows)[0]

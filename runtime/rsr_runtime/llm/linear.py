@@ -7,7 +7,7 @@ float32: `Inputs` holds the input in whichever forms the layers ask for, so that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -89,30 +89,6 @@ class Inputs(NamedTuple):
     s: FloatArray | None  # (b, 1)
 
 
-class Product:
-    """The products of some layers with a number of rows, ready to be made: buffers and calls.
-
-    Calling it makes them. It is prepared once, as looking buffers and kernels up takes longer than
-    some of the products.
-    """
-
-    def __init__(self, rows: int, inputs: Inputs, outputs: list[FloatArray]) -> None:
-        self.rows = rows
-        self.inputs = inputs  # to be filled before each call
-        self.outputs = outputs  # (rows, out_features) of each layer, or split into heads
-        self._calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
-
-    def add(self, call: Callable[..., Any], *arguments: Any) -> None:
-        """Make `call(*arguments)` a part of it."""
-        self._calls.append((call, arguments))
-
-    def __call__(self) -> list[FloatArray]:
-        """Multiply what is in `inputs`; return `outputs`, which later products overwrite."""
-        for call, arguments in self._calls:
-            call(*arguments)
-        return self.outputs
-
-
 class Linears:
     """Layers of one input."""
 
@@ -129,30 +105,9 @@ class Linears:
         self._layers = tuple(layers)
         self._workspace = workspace
         self._head_dim = head_dim
-        self._product: Product | None = None
 
-    def at(self, rows: int) -> Product:
-        """Return the product with so many rows; the last one is kept."""
-        if self._product is None or self._product.rows != rows:
-            self._product = self._prepare(rows)
-        return self._product
-
-    def _prepare(self, rows: int) -> Product:
-        x = self._inputs(rows)
-        take = self._workspace.take
-        y = [take(f"y{i}", rows, layer.out_features) for i, layer in enumerate(self._layers)]
-        split = y if self._head_dim is None else [a.reshape(rows, -1, self._head_dim) for a in y]
-        product = Product(rows, x, split)
-        for takes_int8 in (True, False):
-            self._add_matrices(product, takes_int8, y)
-        for layer, to in zip(self._layers, y, strict=True):
-            if layer.norm is not None or not isinstance(layer.weight, Matrix):
-                self._add_other(product, layer, to)
-            if layer.bias is not None:
-                product.add(np.add, to, layer.bias, to)
-        return product
-
-    def _inputs(self, rows: int) -> Inputs:
+    def inputs(self, rows: int) -> Inputs:
+        """Return the buffers that are to be filled before products with so many rows."""
         take, n = self._workspace.take, self._layers[0].weight.shape[1]
         kinds = {layer.takes_int8 and layer.norm is None for layer in self._layers}
         return Inputs(
@@ -161,32 +116,55 @@ class Linears:
             take("s", rows, 1) if True in kinds else None,
         )
 
-    def _add_matrices(self, product: Product, takes_int8: bool, y: list[FloatArray]) -> None:
-        """Add the products of all matrices of one kind, in as few calls as there can be."""
+    def record(self, program: _native.Program, part: int, rows: int) -> list[FloatArray]:
+        """Make the products of what is in `inputs(rows)` a part of a program.
+
+        Args:
+            program: what is recorded.
+            part: where it adds their time.
+            rows: of each product.
+
+        Returns:
+            (rows, out_features) of each layer, or split into heads: buffers that later products
+            overwrite.
+        """
+        x, take = self.inputs(rows), self._workspace.take
+        y = [take(f"y{i}", rows, layer.out_features) for i, layer in enumerate(self._layers)]
+        for takes_int8 in (True, False):
+            self._record_matrices(_Products(program, part, takes_int8), x, y)
+        for layer, to in zip(self._layers, y, strict=True):
+            if layer.norm is not None or not isinstance(layer.weight, Matrix):
+                self._record_other(_Products(program, part, layer.takes_int8), layer, x, to)
+            if layer.bias is not None:
+                program.call(part, np.add, to, layer.bias, to)
+        return y if self._head_dim is None else [a.reshape(rows, -1, self._head_dim) for a in y]
+
+    def _record_matrices(self, products: _Products, x: Inputs, y: list[FloatArray]) -> None:
+        """Record the products of all matrices of one kind, in as few calls as there can be."""
         matrices, outputs = [], []
         for layer, to in zip(self._layers, y, strict=True):
-            if layer.takes_int8 != takes_int8 or layer.norm is not None:
+            if layer.takes_int8 != products.takes_int8 or layer.norm is not None:
                 continue
             if isinstance(layer.weight, Matrix):
                 matrices.append(layer.weight)
                 outputs.append(to)
         if matrices:
-            _add_indexed(product, matrices, takes_int8, product.inputs, outputs)
+            products.record(matrices, x, outputs)
 
-    def _add_other(self, product: Product, layer: Linear, y: FloatArray) -> None:
-        """Add the product of a layer that is no index, or has an input of its own."""
-        x = product.inputs
+    def _record_other(self, products: _Products, layer: Linear, x: Inputs, y: FloatArray) -> None:
+        """Record the product of a layer that is no index, or has an input of its own."""
+        program, part, _ = products
         if layer.norm is not None:
-            x = self._own_inputs(layer, product.rows)
-            norm = layer.norm, layer.norm_eps
-            product.add(_native.normalize, product.inputs.floats, None, *norm, *x)
+            own = self._own_inputs(layer, len(y))
+            program.normalize(part, x.floats, None, layer.norm, layer.norm_eps, *own)
+            x = own
         weight = layer.weight
         if isinstance(weight, Dense):
-            product.add(_native.multiply_dense, weight.stored, weight.dtype, x.floats, y)
+            program.multiply_dense(part, weight.stored, weight.dtype, x.floats, y)
         elif isinstance(weight, Int8Head):
-            product.add(_native.multiply_rows_i8, weight.stored, weight.scale, x.q, x.s, y)
+            program.multiply_rows_i8(part, weight.stored, weight.scale, x.q, x.s, y)
         else:
-            _add_indexed(product, [weight], layer.takes_int8, x, [y])
+            products.record([weight], x, [y])
 
     def _own_inputs(self, layer: Linear, rows: int) -> Inputs:
         take, n = self._workspace.take, layer.weight.shape[1]
@@ -195,18 +173,24 @@ class Linears:
         return Inputs(take("own floats", rows, n), None, None)
 
 
-def _add_indexed(
-    product: Product, matrices: list[Matrix], takes_int8: bool, x: Inputs, y: list[FloatArray]
-) -> None:
-    """Add products with matrices that are indices: those that share tables in one native call."""
-    for native, members in by_tables(matrices):
-        outputs = [y[i] for i in members]
-        permuted = [matrices[i] for i in members]
-        if takes_int8 and native:
-            product.add(_native.multiply_quantized, native, x.q, x.s, outputs)
-        elif takes_int8:
-            product.add(multiply_quantized, permuted, x.q, x.s, outputs)
-        elif native:
-            product.add(_native.multiply_f32, native, x.floats, outputs)
-        else:
-            product.add(multiply_rows, permuted, x.floats, outputs)
+class _Products(NamedTuple):
+    """Where products with indices are recorded, and in which form they take their input."""
+
+    program: _native.Program
+    part: int
+    takes_int8: bool
+
+    def record(self, matrices: list[Matrix], x: Inputs, y: list[FloatArray]) -> None:
+        """Record products: those that share tables in one native call."""
+        program, part, takes_int8 = self
+        for native, members in by_tables(matrices):
+            outputs = [y[i] for i in members]
+            permuted = [matrices[i] for i in members]
+            if takes_int8 and native:
+                program.multiply_quantized(part, native, x.q, x.s, outputs)
+            elif takes_int8:
+                program.call(part, multiply_quantized, permuted, x.q, x.s, outputs)
+            elif native:
+                program.multiply_f32(part, native, x.floats, outputs)
+            else:
+                program.call(part, multiply_rows, permuted, x.floats, outputs)

@@ -228,9 +228,12 @@ class LanguageModel:
         tokens = [self._prompt(prompt) for prompt in prompts]
         sequences = [self._new_sequence() for _ in tokens]
         limits = self._limits(max_tokens, stop)
-        return generate.generate_all(
-            self._decoder, sequences, tokens, self.tokenizer, sampling or self.sampling, limits
-        )
+        try:
+            return generate.generate_all(
+                self._decoder, sequences, tokens, self.tokenizer, sampling or self.sampling, limits
+            )
+        finally:
+            self._decoder.forget()  # or it would hold their caches
 
     def chat_prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Return the tokens of a conversation, by the model's chat template, up to the answer.

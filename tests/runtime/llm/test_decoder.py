@@ -215,7 +215,7 @@ def test_float16_keys_and_values_are_close_to_float32(name: str, loaded: Loader)
 
 def test_where_the_time_goes(loaded: Loader) -> None:
     model = loaded("bitnet-2b")
-    assert not model.clock.seconds
+    assert not any(model.clock.seconds.values())
     model.next_logits(tokens_of(9))
     seconds = dict(model.clock.seconds)
     assert set(seconds) == set(PARTS)
