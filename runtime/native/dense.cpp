@@ -14,12 +14,17 @@ constexpr size_t kUnitRows = 32;  // rows handed to a thread at once: at least t
 // weights come from memory once and from L2 after that.
 constexpr size_t kPanelBytes = 256 << 10;
 
+// What is larger comes from memory, where the order of reads counts, not the sums under way.
+constexpr size_t kCachedBytes = 16 << 20;
+
 template <class X>
 void multiply(void (*kernel)(const DenseRows<X>&), const DenseRows<X>& all, size_t weight_bytes) {
   if (all.count == 0) return;
   const size_t row_bytes = all.columns * weight_bytes;
   const size_t most = kPanelBytes / std::max<size_t>(1, row_bytes) / kUnitRows * kUnitRows;
   const size_t panel = std::max(most, kUnitRows);
+  const bool in_order =
+      all.count == 1 && all.rows * row_bytes > kCachedBytes && kernels().has_one_stream;
   parallel_for((all.rows + kUnitRows - 1) / kUnitRows, all.rows * row_bytes * all.count,
                [&](size_t begin, size_t end) {
                  const size_t last = std::min(end * kUnitRows, all.rows);
@@ -27,6 +32,7 @@ void multiply(void (*kernel)(const DenseRows<X>&), const DenseRows<X>& all, size
                    DenseRows<X> part = all;
                    part.weights = static_cast<const char*>(all.weights) + r * row_bytes;
                    part.rows = std::min(panel, last - r);
+                   part.in_order = in_order;
                    part.y += r;
                    if (part.scale) part.scale += r;
                    kernel(part);

@@ -7,9 +7,13 @@
 // the shape of its block either.
 //
 // The rows of a block are read side by side. Their next block follows them in memory, so a line is
-// prefetched R rows ahead: hardware prefetchers stop at the end of each 4 KiB page.
+// prefetched R rows ahead: hardware prefetchers stop at the end of each 4 KiB page. One row at a
+// time has no sums side by side, which takes longer from the caches, but is a single stream, for
+// processors that do not follow several; its lines are prefetched into L2, as more of them can be
+// under way there.
 #pragma once
 #include <cstddef>
+#include <type_traits>
 
 #include "kernels.h"
 
@@ -20,11 +24,21 @@
 namespace rsr {
 namespace {
 
+constexpr size_t kFarAhead = 8192;  // bytes, in a single stream
+
 inline void prefetch_line([[maybe_unused]] const void* p) {
 #if !defined(_MSC_VER)
   __builtin_prefetch(p);
 #elif defined(_M_X64)
   _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+#endif
+}
+
+inline void prefetch_into_l2([[maybe_unused]] const void* p) {
+#if !defined(_MSC_VER)
+  __builtin_prefetch(p, 0, 2);
+#elif defined(_M_X64)
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
 #endif
 }
 
@@ -42,7 +56,10 @@ void multiply_block(const DenseRows<typename K::Input>& p, size_t row, size_t ve
   for (; j + K::kLanes <= n; j += K::kLanes, w += K::kLanes * K::kWeightBytes) {
     typename K::Weights weights[R];
     for (int r = 0; r < R; r++) {
-      prefetch_line(w + (R + r) * row_bytes);
+      if constexpr (R == 1)
+        prefetch_into_l2(w + kFarAhead);
+      else
+        prefetch_line(w + (R + r) * row_bytes);
       weights[r] = K::weights(w + r * row_bytes);
     }
     for (int v = 0; v < V; v++) {
@@ -68,10 +85,14 @@ void multiply_block(const DenseRows<typename K::Input>& p, size_t row, size_t ve
 template <class K, int V>
 void multiply_vectors(const DenseRows<typename K::Input>& p, size_t vector) {
   constexpr int kRows = V == 1 ? K::kRowsAlone : K::kRows;
+  // A single sum of floats takes four cycles for what it adds: less than this falls behind memory.
+  constexpr bool keeps_up =
+      std::is_integral_v<typename K::Input> || K::kLanes * K::kWeightBytes >= 32;
   typename K::Sum start[V];
   for (int v = 0; v < V; v++) start[v] = K::start(p.x + (vector + v) * p.columns, p.columns);
   size_t r = 0;
-  for (; r + kRows <= p.rows; r += kRows) multiply_block<K, kRows, V>(p, r, vector, start);
+  if (!p.in_order || !keeps_up)
+    for (; r + kRows <= p.rows; r += kRows) multiply_block<K, kRows, V>(p, r, vector, start);
   for (; r < p.rows; r++) multiply_block<K, 1, V>(p, r, vector, start);
 }
 

@@ -66,9 +66,10 @@ bool has_avx512vnni() {
   return has_avx512() && (cpuid(7).ecx & kFeatures) == kFeatures;
 }
 
-// Zen 3 and 4 take two cycles for a 512-bit dot product: there the lookups of avx512 are the faster
-// (docs/performance.md), and avx512vnni is for those who ask for it.
-bool has_slow_dot_products() {
+// They take two cycles for a 512-bit dot product: there the lookups of avx512 are the faster, and
+// avx512vnni is for those who ask for it. And rows read side by side come from memory at two thirds
+// of the rate of one (docs/performance.md).
+bool is_zen3_or_zen4() {
   const Registers vendor = cpuid(0), r = cpuid(1);
   const bool is_amd = vendor.ebx == 0x68747541 && vendor.edx == 0x69746e65;  // "Auth" "enti"
   return is_amd && (r.eax >> 8 & 15) + (r.eax >> 20 & 255) == 0x19;
@@ -94,6 +95,10 @@ bool ask_for_tiles() {
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 #endif
+#endif
+
+#if !defined(RSR_X86)
+bool is_zen3_or_zen4() { return false; }
 #endif
 
 bool always() { return true; }
@@ -122,10 +127,7 @@ constexpr Isa kIsas[] = {
      has_avx512,
      {fill_w16_avx512, fill_n4s1_avx512, fill_batch_avx512, fill_decoder_avx512,
       fill_dense_avx512}},
-    {"avx512vnni",
-     has_avx512vnni,
-     {fill_w16_avx512vnni, fill_dense_avx512vnni},
-     has_slow_dot_products},
+    {"avx512vnni", has_avx512vnni, {fill_w16_avx512vnni, fill_dense_avx512vnni}, is_zen3_or_zen4},
 #if defined(RSR_AMX)
     {"amx", has_amx, {fill_w16_amx}, never, ask_for_tiles},
 #endif
@@ -143,6 +145,7 @@ struct Tables {
       for (auto fill : kIsas[supported].fill)
         if (fill) fill(table[supported]);
       table[supported].isa = kIsas[supported].name;
+      table[supported].has_one_stream = is_zen3_or_zen4();
       if (!kIsas[supported].is_slower()) best = supported;
       supported++;
     }

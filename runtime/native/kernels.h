@@ -178,6 +178,7 @@ struct DenseRows {
   size_t stride;
   const float* scale = nullptr;     // of each row
   const float* divisors = nullptr;  // of each vector
+  bool in_order = false;            // one vector: row after row, not some of them side by side
 };
 
 struct DenseKernels {
@@ -189,6 +190,7 @@ struct DenseKernels {
 
 struct KernelTable {
   const char* isa;
+  bool has_one_stream;  // the processor fetches ahead for one stream of reads, not for several
 
   // Encoding ranked, by packing and type of x. int8: exact.
   RankedKernels<int8_t, int16_t, int32_t> w16_i8;

@@ -52,6 +52,25 @@ def int8(weight: Array, scale: Array, q: Array, s: Array) -> Array:
     return y
 
 
+@pytest.mark.parametrize("dtype", [*DTYPES, "I8"])
+def test_large_ones_are_small_ones(isa: str, dtype: str, rng: np.random.Generator) -> None:
+    """Beyond the caches rows may come in another order: the results are the same bits."""
+    m, n = 8300, 2111
+    weight = rng.integers(-128, 128, (m, n), np.int8)
+    assert weight.nbytes > 16 << 20
+    x = rng.standard_normal((1, n)).astype(np.float32)
+    if dtype == "I8":
+        scale, (q, s) = rng.uniform(1, 2, m).astype(np.float32), quantize_int8(x)
+        whole = int8(weight, scale, q, s)
+        part = int8(weight[:50], scale[:50], q, s), int8(weight[-50:], scale[-50:], q, s)
+    else:
+        given, _ = stored(weight, dtype)
+        whole = dense(given, dtype, x)
+        part = dense(given[:50], dtype, x), dense(given[-50:], dtype, x)
+    np.testing.assert_array_equal(whole[:, :50], part[0])
+    np.testing.assert_array_equal(whole[:, -50:], part[1])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_float_products_keep_the_bound(isa: str, dtype: str, rng: np.random.Generator) -> None:
     for n in COLUMNS:
