@@ -25,7 +25,7 @@ namespace {
 
 constexpr size_t kTileQueries = 6;
 constexpr size_t kPanelPositions = 64;  // their keys, or half of their values, stay in the L1 cache
-constexpr size_t kAheadBytes = 12288;   // that a stream of keys or values is fetched ahead
+constexpr size_t kAheadBytes = 24576;   // that a stream of keys or values is fetched ahead
 constexpr size_t kManyQueries = 16;     // for so many, float16 is converted once
 
 inline size_t whole_lanes(size_t n) { return (n + kLanes - 1) / kLanes * kLanes; }

@@ -42,7 +42,7 @@ inline void store_part(float* p, Lanes a, size_t n) {
   std::memcpy(p, all, n * sizeof(float));
 }
 
-inline void prefetch(const char* p) { _mm_prefetch(p, _MM_HINT_T0); }
+inline void prefetch(const char* p) { _mm_prefetch(p, _MM_HINT_T1); }
 
 inline Lanes add(Lanes a, Lanes b) {
   return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};

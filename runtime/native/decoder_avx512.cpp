@@ -28,7 +28,7 @@ inline Lanes load_part(const float* p, size_t n, float rest = 0.0f) {
 }
 inline void store_part(float* p, Lanes a, size_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), a); }
 
-inline void prefetch(const char* p) { _mm_prefetch(p, _MM_HINT_T0); }
+inline void prefetch(const char* p) { _mm_prefetch(p, _MM_HINT_T1); }
 
 inline Lanes add(Lanes a, Lanes b) { return _mm512_add_ps(a, b); }
 inline Lanes sub(Lanes a, Lanes b) { return _mm512_sub_ps(a, b); }
