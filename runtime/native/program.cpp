@@ -69,6 +69,7 @@ void Program::run_call(const Step& step, double* seconds) const {
 nb::class_<Program> bind_program(nb::module_& m) {
   return nb::class_<Program>(m, "Program")
       .def(nb::init<>())
-      .def("call", &Program::add_call, "part"_a, "function"_a, "arguments"_a)
+      .def("call", &Program::add_call, "part"_a, "function"_a, "arguments"_a,
+           nb::sig("def call(self, part: int, function: object, *arguments: object) -> None"))
       .def("run", &Program::run, "seconds"_a.noconvert());
 }

@@ -2,14 +2,15 @@
 #pragma once
 #include <cstddef>
 #include <functional>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "bindings.h"
 
-// A token of a language model is some 300 calls, each of a few microseconds. Python between them takes
-// as long again: not by its instructions alone, but as the index that a product reads has swept them,
-// and all that they touch, out of the caches.
+// A token of a language model is some 300 calls, each of a few microseconds. Python between them
+// takes as long again: not by its instructions alone, but as the index that a product reads has
+// swept them, and all that they touch, out of the caches.
 class Program {
  public:
   using Work = std::function<void()>;
@@ -36,16 +37,24 @@ class Program {
   bool is_running_ = false;
 };
 
-// Binds what `make` gives as a function of the module, and as a step of a program. `make` checks its
-// arguments and returns the work, which holds them.
+// A step converts no array: it would read the copy for ever. Numbers it may.
+template <class Given, class Name>
+auto unconverted(Name name) {
+  if constexpr (std::is_arithmetic_v<std::decay_t<Given>>)
+    return name;
+  else
+    return name.noconvert();
+}
+
+// Binds what `make` gives as a function of the module, and as a step of a program. `make` checks
+// its arguments and returns the work, which holds them.
 template <class Made, class... Args, class... Names>
 void bind_step(nb::module_& m, nb::class_<Program>& program, const char* name,
                Made (*make)(Args...), const Names&... names) {
   m.def(name, [make](Args... args) { without_gil(make(args...)); }, names...);
   program.def(
-      name,
-      [make](Program& self, size_t part, Args... args) { self.add(part, make(args...)); },
-      nb::arg("part"), names...);
+      name, [make](Program& self, size_t part, Args... args) { self.add(part, make(args...)); },
+      nb::arg("part"), unconverted<Args>(names)...);
 }
 
 nb::class_<Program> bind_program(nb::module_& m);

@@ -192,9 +192,7 @@ class Decoder:
         """Record what attention adds to x, to which `delta` is added first."""
         c, w, program = self._config, layer.weights, one.program
         rows = len(one.x)
-        program.normalize(
-            REST, one.x, delta, w.input_norm, c.norm_eps, *layer.qkv.inputs(rows)
-        )
+        program.normalize(REST, one.x, delta, w.input_norm, c.norm_eps, *layer.qkv.inputs(rows))
         q, k, v = layer.qkv.record(program, PRODUCTS, rows)
         attended = self._workspace.take("attended", rows, c.heads * c.head_dim)
         first = 0
@@ -216,9 +214,7 @@ class Decoder:
                 attended[part],
             )
             first = part.stop
-        program.normalize(
-            REST, attended, None, w.attention_norm, c.norm_eps, *layer.o.inputs(rows)
-        )
+        program.normalize(REST, attended, None, w.attention_norm, c.norm_eps, *layer.o.inputs(rows))
         return layer.o.record(program, PRODUCTS, rows)[0]
 
     def _feed_forward(self, one: _Pass, layer: _Layer, delta: FloatArray) -> FloatArray:

@@ -88,6 +88,17 @@ class Inputs(NamedTuple):
     q: Int8Array | None  # (b, in_features): floats ~ q / s
     s: FloatArray | None  # (b, 1)
 
+    def for_floats(self) -> FloatArray:
+        """The input of layers that take float32, which is there if one of them does."""
+        assert self.floats is not None
+        return self.floats
+
+    def for_int8(self) -> tuple[Int8Array, FloatArray]:
+        """The input of layers that take int8, which is there if one of them does."""
+        assert self.q is not None
+        assert self.s is not None
+        return self.q, self.s
+
 
 class Linears:
     """Layers of one input."""
@@ -156,13 +167,13 @@ class Linears:
         program, part, _ = products
         if layer.norm is not None:
             own = self._own_inputs(layer, len(y))
-            program.normalize(part, x.floats, None, layer.norm, layer.norm_eps, *own)
+            program.normalize(part, x.for_floats(), None, layer.norm, layer.norm_eps, *own)
             x = own
         weight = layer.weight
         if isinstance(weight, Dense):
-            program.multiply_dense(part, weight.stored, weight.dtype, x.floats, y)
+            program.multiply_dense(part, weight.stored, weight.dtype, x.for_floats(), y)
         elif isinstance(weight, Int8Head):
-            program.multiply_rows_i8(part, weight.stored, weight.scale, x.q, x.s, y)
+            program.multiply_rows_i8(part, weight.stored, weight.scale, *x.for_int8(), y)
         else:
             products.record([weight], x, [y])
 
@@ -187,10 +198,10 @@ class _Products(NamedTuple):
             outputs = [y[i] for i in members]
             permuted = [matrices[i] for i in members]
             if takes_int8 and native:
-                program.multiply_quantized(part, native, x.q, x.s, outputs)
+                program.multiply_quantized(part, native, *x.for_int8(), outputs)
             elif takes_int8:
-                program.call(part, multiply_quantized, permuted, x.q, x.s, outputs)
+                program.call(part, multiply_quantized, permuted, *x.for_int8(), outputs)
             elif native:
-                program.multiply_f32(part, native, x.floats, outputs)
+                program.multiply_f32(part, native, x.for_floats(), outputs)
             else:
-                program.call(part, multiply_rows, permuted, x.floats, outputs)
+                program.call(part, multiply_rows, permuted, x.for_floats(), outputs)
