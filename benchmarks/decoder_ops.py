@@ -113,7 +113,7 @@ class Caches:
         out = np.empty((rows, HEADS * HEAD_DIM), np.float32)
         # Scaled here: what is rotated in place, again with each call, keeps its length.
         q *= np.float32(HEAD_DIM**-0.5)
-        start, scale = np.array([self.context - rows]), 1.0
+        start, scale = np.array([self.context - rows], np.int64), 1.0
 
         def work(call: int) -> None:
             i = call % len(self.keys)

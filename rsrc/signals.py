@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -35,11 +34,13 @@ def ending_at_once() -> Iterator[None]:
     restore_terminal = _terminal()
 
     def end(number: int, frame: Any) -> None:
-        for other in numbers:
-            signal.signal(other, signal.SIG_IGN)
-        remove_temporaries()
-        restore_terminal()
-        os._exit(128 + number)
+        try:
+            for other in numbers:
+                signal.signal(other, signal.SIG_IGN)
+            remove_temporaries()
+            restore_terminal()
+        finally:  # whatever is wrong with the files or the terminal
+            os._exit(128 + number)
 
     before = {number: signal.signal(number, end) for number in numbers}
     try:
@@ -59,12 +60,17 @@ def _terminal() -> Callable[[], None]:
             settings = termios.tcgetattr(0)
 
     def restore() -> None:
-        if settings is not None:
-            signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # or a job in the background would stop
-            with suppress(termios.error):
-                termios.tcsetattr(0, termios.TCSANOW, settings)
-        with suppress(OSError, ValueError):
-            if sys.stderr.isatty():  # a progress bar hides the cursor
-                os.write(2, _SHOW_CURSOR)
+        if settings is not None and _is_ours(0):
+            termios.tcsetattr(0, termios.TCSANOW, settings)
+        if _is_ours(2):  # a progress bar hides the cursor
+            os.write(2, _SHOW_CURSOR)
 
     return restore
+
+
+def _is_ours(fd: int) -> bool:
+    """Return whether it is a terminal, and this process in its foreground: not a shell's "&"."""
+    try:
+        return os.tcgetpgrp(fd) == os.getpgrp()
+    except (OSError, AttributeError):  # no terminal; Windows
+        return False

@@ -24,8 +24,7 @@ def temporary(path: Path) -> Iterator[list[BinaryIO]]:
         path: nothing need be there yet.
 
     Yields:
-        Where to put files that are open in `path`: some systems cannot remove them before they
-        are closed.
+        Where to put files that are open in `path`: Windows removes none before it is closed.
     """
     opened = _temporaries[path] = []
     try:
@@ -42,10 +41,11 @@ def remove_temporaries() -> None:
 
     It takes no lock and waits for nothing.
     """
-    for path, opened in tuple(_temporaries.items()):
-        for file in opened:
-            with suppress(OSError, ValueError):
-                os.close(file.fileno())  # without writing what is buffered, as `close` would
+    for path, opened in reversed(tuple(_temporaries.items())):  # files before their folders
+        if os.name == "nt":  # which removes no open file
+            for file in opened:
+                with suppress(OSError, ValueError):
+                    os.close(file.fileno())  # without writing what is buffered, as `close` would
         _remove(path)
 
 
@@ -55,7 +55,7 @@ def beside(target: Path) -> Path:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 (unlike the method it never raises)
         shutil.rmtree(path, ignore_errors=True)
     else:
         with suppress(OSError):

@@ -17,11 +17,20 @@ inline void require(bool condition, const char* what) {
   if (!condition) throw std::invalid_argument(what);
 }
 
-// Calls work() without the GIL.
-//
 // When the interpreter exits, Python up to 3.13 ends a daemon thread that asks for the GIL with
 // pthread_exit, whose unwinding would meet frames that allow none and abort the process. Such a
-// thread sleeps here instead until the process is gone, as Python 3.14 has it.
+// thread sleeps instead until the process is gone, as Python 3.14 has it: `ask` is what may have to
+// wait for the GIL, and throws nothing else.
+template <class Ask>
+auto or_sleep(const Ask& ask) {
+  try {
+    return ask();
+  } catch (...) {
+    for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+  }
+}
+
+// Calls work() without the GIL.
 template <class Work>
 void without_gil(const Work& work) {
   PyThreadState* state = PyEval_SaveThread();
@@ -31,10 +40,6 @@ void without_gil(const Work& work) {
   } catch (...) {
     error = std::current_exception();
   }
-  try {
-    PyEval_RestoreThread(state);
-  } catch (...) {
-    for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
-  }
+  or_sleep([&] { PyEval_RestoreThread(state); });
   if (error) std::rethrow_exception(error);
 }

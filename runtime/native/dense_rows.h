@@ -85,9 +85,9 @@ void multiply_block(const DenseRows<typename K::Input>& p, size_t row, size_t ve
 template <class K, int V>
 void multiply_vectors(const DenseRows<typename K::Input>& p, size_t vector) {
   constexpr int kRows = V == 1 ? K::kRowsAlone : K::kRows;
-  // A single sum of floats takes four cycles for what it adds: less than this falls behind memory.
+  // A row alone must not fall behind memory: a sum of floats takes four cycles for what it adds.
   constexpr bool keeps_up =
-      std::is_integral_v<typename K::Input> || K::kLanes * K::kWeightBytes >= 32;
+      K::kLanes * K::kWeightBytes >= (std::is_integral_v<typename K::Input> ? 16 : 32);
   typename K::Sum start[V];
   for (int v = 0; v < V; v++) start[v] = K::start(p.x + (vector + v) * p.columns, p.columns);
   size_t r = 0;

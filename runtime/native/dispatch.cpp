@@ -66,9 +66,9 @@ bool has_avx512vnni() {
   return has_avx512() && (cpuid(7).ecx & kFeatures) == kFeatures;
 }
 
-// They take two cycles for a 512-bit dot product: there the lookups of avx512 are the faster, and
-// avx512vnni is for those who ask for it. And rows read side by side come from memory at two thirds
-// of the rate of one (docs/performance.md).
+// These processors take two cycles for a 512-bit dot product: the lookups of avx512 are the faster,
+// and avx512vnni is for those who ask for it. Rows that are read side by side come from memory at
+// two thirds of the rate of one row (measured on Zen 4; docs/performance.md).
 bool is_zen3_or_zen4() {
   const Registers vendor = cpuid(0), r = cpuid(1);
   const bool is_amd = vendor.ebx == 0x68747541 && vendor.edx == 0x69746e65;  // "Auth" "enti"

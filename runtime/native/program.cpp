@@ -9,7 +9,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::milliseconds kDeaf(50);  // how long Ctrl-C may have to wait, a step apart
+constexpr std::chrono::milliseconds kSignalInterval(50);  // after that they are looked for
 
 double seconds_between(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
@@ -20,7 +20,7 @@ double seconds_between(Clock::time_point from, Clock::time_point to) {
 void Program::add(size_t part, Work work) {
   require(!is_running_, "a program that runs takes no more steps");
   steps_.push_back({part, std::move(work), {}, {}});
-  parts_ = std::max(parts_, part + 1);
+  last_part_ = std::max(last_part_, part);
 }
 
 void Program::add_call(size_t part, nb::callable call, nb::args arguments) {
@@ -31,7 +31,8 @@ void Program::add_call(size_t part, nb::callable call, nb::args arguments) {
 
 void Program::run(const Array<double, 1>& seconds) {
   require(!is_running_, "a program is run by one thread at a time: its buffers are its own");
-  require(seconds.shape(0) >= parts_, "seconds must have an entry for each part");
+  require(steps_.empty() || last_part_ < seconds.shape(0),
+          "seconds must have an entry for each part");
   struct Running {
     bool& flag;
     explicit Running(bool& f) : flag(f) { flag = true; }
@@ -51,7 +52,7 @@ size_t Program::run_native(size_t first, double* seconds) const {
   const Clock::time_point begin = Clock::now();
   Clock::time_point last = begin;
   size_t i = first;
-  while (i < steps_.size() && steps_[i].work && last - begin < kDeaf) {
+  while (i < steps_.size() && steps_[i].work && last - begin < kSignalInterval) {
     steps_[i].work();
     const Clock::time_point now = Clock::now();
     seconds[steps_[i++].part] += seconds_between(last, now);
@@ -62,7 +63,10 @@ size_t Program::run_native(size_t first, double* seconds) const {
 
 void Program::run_call(const Step& step, double* seconds) const {
   const Clock::time_point begin = Clock::now();
-  step.call(*nb::borrow<nb::args>(step.arguments));
+  PyObject* result =
+      or_sleep([&] { return PyObject_Call(step.call.ptr(), step.arguments.ptr(), nullptr); });
+  if (!result) throw nb::python_error();
+  Py_DECREF(result);
   seconds[step.part] += seconds_between(begin, Clock::now());
 }
 
@@ -70,6 +74,7 @@ nb::class_<Program> bind_program(nb::module_& m) {
   return nb::class_<Program>(m, "Program")
       .def(nb::init<>())
       .def("call", &Program::add_call, "part"_a, "function"_a, "arguments"_a,
-           nb::sig("def call(self, part: int, function: object, *arguments: object) -> None"))
+           nb::sig("def call(self, part: int, function: collections.abc.Callable[..., object], "
+                   "*arguments: object) -> None"))
       .def("run", &Program::run, "seconds"_a.noconvert());
 }

@@ -33,7 +33,7 @@ class Program {
   void run_call(const Step& step, double* seconds) const;
 
   std::vector<Step> steps_;
-  size_t parts_ = 0;
+  size_t last_part_ = 0;  // the highest of any step
   bool is_running_ = false;
 };
 

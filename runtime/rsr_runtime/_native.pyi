@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, overload
 
 import numpy
@@ -17,7 +17,7 @@ class Ranked:
 class Program:
     def __init__(self) -> None: ...
 
-    def call(self, part: int, function: object, *arguments: object) -> None: ...
+    def call(self, part: int, function: Callable[..., object], *arguments: object) -> None: ...
 
     def run(self, seconds: Annotated[NDArray[numpy.float64], dict(shape=(None,), order='C', device='cpu')]) -> None: ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -39,7 +40,7 @@ main(arguments)
 def test_amid_a_lock(kit: Kit, tmp_path: Path, count: int) -> None:
     tensors: dict[str, Any] = {f"w{i}": np.ones((8, 8), np.int8) for i in range(9)}
     source = kit.save(tmp_path / "s.safetensors", tensors)
-    arguments = ("compile", source, "-o", tmp_path / "x.rsr")
+    arguments = ("compile", source, "-o", tmp_path / "x.rsr", "--threads", 2)
     done = kit.python(AMID_A_LOCK, int(signal.SIGTERM), count, *arguments)
     assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
     assert [p.name for p in tmp_path.iterdir()] == ["s.safetensors"]
@@ -83,16 +84,38 @@ def test_files_folders_and_scratch(
 
 
 RAW = """
-import os, signal, termios, tty
+import fcntl, os, signal, termios, tty
 from rsrc.signals import ending_at_once
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+def is_raw():
+    return not termios.tcgetattr(0)[3] & termios.ECHO
+"""
+FOREGROUND = """
 with ending_at_once():
     tty.setraw(0)
-    assert not termios.tcgetattr(0)[3] & termios.ECHO
+    assert is_raw()
     os.kill(os.getpid(), signal.SIGTERM)
+"""
+BACKGROUND = """
+begun, begins = os.pipe()
+job = os.fork()
+if job == 0:
+    os.setpgid(0, 0)
+    with ending_at_once():
+        os.write(begins, b"x")
+        signal.pause()
+os.read(begun, 1)
+tty.setraw(0)  # as an editor does that was started meanwhile
+os.kill(job, signal.SIGTERM)
+_, status = os.waitpid(job, 0)
+assert is_raw()
+os._exit(os.WEXITSTATUS(status))
 """
 
 
-def test_the_terminal_is_as_it_was() -> None:
+@pytest.mark.parametrize("where", [FOREGROUND, BACKGROUND])
+def test_the_terminal_is_as_it_was(where: str) -> None:
+    """Where it is the command's own, and not lent to another one meanwhile."""
     import pty
     import subprocess
     import termios
@@ -101,11 +124,30 @@ def test_the_terminal_is_as_it_was() -> None:
     before = termios.tcgetattr(theirs)
     assert int(before[3]) & termios.ECHO
     done = subprocess.run(
-        [sys.executable, "-c", RAW],
+        [sys.executable, "-c", RAW + where], start_new_session=True,
         stdin=theirs, stdout=theirs, stderr=theirs, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 143
-    assert termios.tcgetattr(theirs) == before
-    assert os.read(ours, 1000) == b"\x1b[?25h"
-    os.close(ours)
+    is_restored = termios.tcgetattr(theirs) == before
     os.close(theirs)
+    with contextlib.suppress(OSError):  # how Linux says that nothing was written
+        assert os.read(ours, 1000) == (b"\x1b[?25h" if where == FOREGROUND else b"")
+    os.close(ours)
+    assert is_restored == (where == FOREGROUND)
+
+
+NO_STDERR = """
+import os, signal, sys
+from rsrc import signals
+sys.stderr = None
+os.close(2)
+def fail():
+    raise OSError("the disk is gone")
+signals.remove_temporaries = fail
+with signals.ending_at_once():
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_it_ends_whatever_is_wrong(kit: Kit) -> None:
+    assert kit.python(NO_STDERR).returncode == 143

@@ -298,7 +298,7 @@ class Decoding:
         out = np.full((len(q), self.heads * self.d), 12345, np.float32)
         _native.attend(
             q.copy(), k.copy(), v, self.cos, self.sin, self.q_norm, self.k_norm, EPS, self.keys,
-            self.values, np.array([self.length]), self.scale, out,
+            self.values, np.array([self.length], np.int64), self.scale, out,
         )  # fmt: skip
         self.length += len(q)
         return out
@@ -583,7 +583,7 @@ class TestAttend:
             }
             _native.attend(
                 a["q"], a["k"], a["v"], a["cos"], a["sin"], a["q_norm"], a["k_norm"], EPS,
-                a["keys"], a["values"], np.array([a["start"]]), 1.0, a["out"],
+                a["keys"], a["values"], np.array([a["start"]], np.int64), 1.0, a["out"],
             )  # fmt: skip
 
         attend(shapes)

@@ -54,7 +54,7 @@ def int8(weight: Array, scale: Array, q: Array, s: Array) -> Array:
 
 @pytest.mark.parametrize("dtype", [*DTYPES, "I8"])
 def test_large_ones_are_small_ones(isa: str, dtype: str, rng: np.random.Generator) -> None:
-    """Beyond the caches rows may come in another order: the results are the same bits."""
+    """Beyond the caches rows may be read in another order (on Zen 3 and 4): the same bits."""
     m, n = 8300, 2111
     weight = rng.integers(-128, 128, (m, n), np.int8)
     assert weight.nbytes > 16 << 20

@@ -7,13 +7,16 @@ import os
 import signal
 import time
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from rsr_runtime import _native
+
+if TYPE_CHECKING:
+    from tests.runtime.conftest import RunPython
 
 Floats = npt.NDArray[np.float32]
 EPS = 1e-5
@@ -55,12 +58,12 @@ def test_each_part_has_its_time(rng: np.random.Generator) -> None:
     program.call(0, time.sleep, 0.02)
     found = seconds(4)
     program.run(found)
-    assert found[0] >= 0.04
+    assert found[0] >= 0.03
     assert found[2] > 0
     assert found[1] == found[3] == 0
     before = found.copy()
     program.run(found)
-    assert found[0] >= before[0] + 0.04  # added up
+    assert found[0] >= before[0] + 0.03  # added up
 
 
 def test_what_it_reads_and_writes_lives_as_long_as_it(rng: np.random.Generator) -> None:
@@ -116,7 +119,7 @@ def test_a_position_is_read_when_it_is_run() -> None:
     def zeros(*shape: int) -> Any:
         return np.zeros(shape, np.float32)
 
-    start = np.array([0])
+    start = np.array([0], np.int64)
     program = _native.Program()
     program.attend(
         0, zeros(1, 1, 4), zeros(1, 1, 4), zeros(1, 1, 4), zeros(40, 2), zeros(40, 2), None, None,
@@ -151,3 +154,28 @@ def test_an_interrupt_comes_between_steps(rng: np.random.Generator) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert time.monotonic() - start < 5
+
+
+DAEMON = """
+import threading, time
+import numpy as np
+from rsr_runtime import _native
+x = np.ones((50, 200), np.float32)
+program = _native.Program()
+program.normalize(0, x, None, None, 1e-5, np.empty_like(x), None, None)
+program.call(0, STEP)
+def work():
+    while True:
+        program.run(np.zeros(1))
+threading.Thread(target=work, daemon=True).start()
+time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize("step", ["time.sleep, 0.001", "np.multiply, x, x, x"])
+def test_a_daemon_thread_in_a_call_does_not_abort_the_exit(
+    step: str, run_python: RunPython
+) -> None:
+    for _ in range(3):
+        done = run_python(DAEMON.replace("STEP", step))
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -52,17 +52,17 @@ class _Layer:
     down: Linears
 
 
-class _Pass(NamedTuple):
-    """What is recorded for spans of certain lengths and caches, wherever they start."""
+class _RecordedPass(NamedTuple):
+    """From embeddings to hidden states, for certain caches and numbers of tokens."""
 
-    spans: list[tuple[int, Cache]]  # number of tokens
+    lengths: list[tuple[int, Cache]]  # tokens of each span
     starts: npt.NDArray[np.int64]  # (spans,), to be filled
     x: FloatArray  # (tokens, hidden_size): embeddings, then hidden states
     program: _native.Program
 
 
-class _Head(NamedTuple):
-    """What is recorded for the logits of a number of rows."""
+class _RecordedHead(NamedTuple):
+    """From normalised hidden states to logits, for a number of rows."""
 
     inputs: Inputs  # to be filled
     logits: FloatArray  # (rows, vocab_size)
@@ -87,8 +87,8 @@ class Decoder:
         self._cos, self._sin = config.rope.tables(context, weights.rope_factors)
         self._layers = [self._prepare(layer) for layer in weights.layers]
         self._head = Linears([weights.head], self._workspace)
-        self._last_pass: _Pass | None = None
-        self._last_head: _Head | None = None
+        self._last_pass: _RecordedPass | None = None
+        self._last_head: _RecordedHead | None = None
 
     def _prepare(self, layer: Layer) -> _Layer:
         def together(*layers: Linear, head_dim: int | None = None) -> Linears:
@@ -110,7 +110,7 @@ class Decoder:
             del self._last_pass, self._last_head
 
     def forget(self) -> None:
-        """Let go of the caches that the last pass used, which is kept for the next one."""
+        """Drop the recorded pass, which holds its caches."""
         if not self._is_closed:
             self._last_pass = None
 
@@ -138,14 +138,16 @@ class Decoder:
         """
         self.check_open()
         self.clock.start()
-        one = self._last_pass
-        if one is None or one.spans != [(len(span.tokens), span.cache) for span in spans]:
-            one = self._last_pass = self._record(spans)
-        one.starts[:] = [span.start for span in spans]
-        self._embed(np.concatenate([np.asarray(s.tokens, np.int64) for s in spans]), one.x)
+        lengths = [(len(span.tokens), span.cache) for span in spans]
+        recorded = self._last_pass
+        if recorded is None or recorded.lengths != lengths:
+            recorded = self._last_pass = self._record(lengths)
+        recorded.starts[:] = [span.start for span in spans]
+        tokens = np.concatenate([np.asarray(span.tokens, np.int64) for span in spans])
+        self._embed(tokens, recorded.x)
         self.clock.lap(REST)
-        one.program.run(self.clock.times)
-        return one.x
+        recorded.program.run(self.clock.times)
+        return recorded.x
 
     def logits(self, hidden: FloatArray) -> FloatArray:
         """Return the logits of hidden states, float32 (rows, vocab_size): a buffer, as above."""
@@ -156,26 +158,25 @@ class Decoder:
         if head is None or len(head.logits) != rows:
             program = _native.Program()
             logits = self._head.record(program, HEAD, rows)[0]
-            head = self._last_head = _Head(self._head.inputs(rows), logits, program)
+            head = self._last_head = _RecordedHead(self._head.inputs(rows), logits, program)
         # The states stay as they are: they may be a part of what hidden() returned.
         _native.normalize(hidden, None, self._norm, self._config.norm_eps, *head.inputs)
         self.clock.lap(REST)
         head.program.run(self.clock.times)
         return head.logits
 
-    def _record(self, spans: Sequence[Span]) -> _Pass:
-        lengths = [(len(span.tokens), span.cache) for span in spans]
+    def _record(self, lengths: list[tuple[int, Cache]]) -> _RecordedPass:
         rows = sum(length for length, _ in lengths)
-        starts = np.zeros(len(spans), np.int64)
+        starts = np.zeros(len(lengths), np.int64)
         x = self._workspace.take("x", rows, self._config.hidden_size)
-        one = _Pass(lengths, starts, x, _native.Program())
+        recorded = _RecordedPass(lengths, starts, x, _native.Program())
         delta = None  # what the last product adds to the residual stream
         for i, layer in enumerate(self._layers):
-            delta = self._attention(one, layer, i, delta)
-            delta = self._feed_forward(one, layer, delta)
+            delta = self._attention(recorded, layer, i, delta)
+            delta = self._feed_forward(recorded, layer, delta)
         if delta is not None:
-            one.program.call(REST, np.add, x, delta, x)
-        return one
+            recorded.program.call(REST, np.add, x, delta, x)
+        return recorded
 
     def _embed(self, tokens: npt.NDArray[np.int64], x: FloatArray) -> None:
         if isinstance(self._embedding, Matrix):
@@ -187,16 +188,18 @@ class Decoder:
         x[:] = found
 
     def _attention(
-        self, one: _Pass, layer: _Layer, number: int, delta: FloatArray | None
+        self, recorded: _RecordedPass, layer: _Layer, number: int, delta: FloatArray | None
     ) -> FloatArray:
         """Record what attention adds to x, to which `delta` is added first."""
-        c, w, program = self._config, layer.weights, one.program
-        rows = len(one.x)
-        program.normalize(REST, one.x, delta, w.input_norm, c.norm_eps, *layer.qkv.inputs(rows))
+        c, w, program = self._config, layer.weights, recorded.program
+        rows = len(recorded.x)
+        program.normalize(
+            REST, recorded.x, delta, w.input_norm, c.norm_eps, *layer.qkv.inputs(rows)
+        )
         q, k, v = layer.qkv.record(program, PRODUCTS, rows)
         attended = self._workspace.take("attended", rows, c.heads * c.head_dim)
         first = 0
-        for i, (length, cache) in enumerate(one.spans):
+        for i, (length, cache) in enumerate(recorded.lengths):
             part = slice(first, first + length)
             program.attend(
                 ATTENTION,
@@ -209,7 +212,7 @@ class Decoder:
                 w.k_norm,
                 c.norm_eps,
                 *cache.layer(number),
-                one.starts[i : i + 1],
+                recorded.starts[i : i + 1],
                 c.head_dim**-0.5,
                 attended[part],
             )
@@ -217,12 +220,14 @@ class Decoder:
         program.normalize(REST, attended, None, w.attention_norm, c.norm_eps, *layer.o.inputs(rows))
         return layer.o.record(program, PRODUCTS, rows)[0]
 
-    def _feed_forward(self, one: _Pass, layer: _Layer, delta: FloatArray) -> FloatArray:
+    def _feed_forward(
+        self, recorded: _RecordedPass, layer: _Layer, delta: FloatArray
+    ) -> FloatArray:
         """Record what the feed-forward network adds to x, to which `delta` is added first."""
-        c, w, program = self._config, layer.weights, one.program
-        rows = len(one.x)
+        c, w, program = self._config, layer.weights, recorded.program
+        rows = len(recorded.x)
         program.normalize(
-            REST, one.x, delta, w.output_norm, c.norm_eps, *layer.gate_up.inputs(rows)
+            REST, recorded.x, delta, w.output_norm, c.norm_eps, *layer.gate_up.inputs(rows)
         )
         gate, up = layer.gate_up.record(program, PRODUCTS, rows)
         program.gated(

@@ -142,29 +142,37 @@ class Linears:
         x, take = self.inputs(rows), self._workspace.take
         y = [take(f"y{i}", rows, layer.out_features) for i, layer in enumerate(self._layers)]
         for takes_int8 in (True, False):
-            self._record_matrices(_Products(program, part, takes_int8), x, y)
+            self._record_matrices(program, part, takes_int8, x, y)
         for layer, to in zip(self._layers, y, strict=True):
             if layer.norm is not None or not isinstance(layer.weight, Matrix):
-                self._record_other(_Products(program, part, layer.takes_int8), layer, x, to)
+                self._record_other(program, part, layer, x, to)
             if layer.bias is not None:
                 program.call(part, np.add, to, layer.bias, to)
         return y if self._head_dim is None else [a.reshape(rows, -1, self._head_dim) for a in y]
 
-    def _record_matrices(self, products: _Products, x: Inputs, y: list[FloatArray]) -> None:
+    def _record_matrices(
+        self,
+        program: _native.Program,
+        part: int,
+        takes_int8: bool,
+        x: Inputs,
+        y: list[FloatArray],
+    ) -> None:
         """Record the products of all matrices of one kind, in as few calls as there can be."""
         matrices, outputs = [], []
         for layer, to in zip(self._layers, y, strict=True):
-            if layer.takes_int8 != products.takes_int8 or layer.norm is not None:
+            if layer.takes_int8 != takes_int8 or layer.norm is not None:
                 continue
             if isinstance(layer.weight, Matrix):
                 matrices.append(layer.weight)
                 outputs.append(to)
         if matrices:
-            products.record(matrices, x, outputs)
+            _record_indexed(program, part, takes_int8, matrices, x, outputs)
 
-    def _record_other(self, products: _Products, layer: Linear, x: Inputs, y: FloatArray) -> None:
+    def _record_other(
+        self, program: _native.Program, part: int, layer: Linear, x: Inputs, y: FloatArray
+    ) -> None:
         """Record the product of a layer that is no index, or has an input of its own."""
-        program, part, _ = products
         if layer.norm is not None:
             own = self._own_inputs(layer, len(y))
             program.normalize(part, x.for_floats(), None, layer.norm, layer.norm_eps, *own)
@@ -175,7 +183,7 @@ class Linears:
         elif isinstance(weight, Int8Head):
             program.multiply_rows_i8(part, weight.stored, weight.scale, *x.for_int8(), y)
         else:
-            products.record([weight], x, [y])
+            _record_indexed(program, part, layer.takes_int8, [weight], x, [y])
 
     def _own_inputs(self, layer: Linear, rows: int) -> Inputs:
         take, n = self._workspace.take, layer.weight.shape[1]
@@ -184,24 +192,23 @@ class Linears:
         return Inputs(take("own floats", rows, n), None, None)
 
 
-class _Products(NamedTuple):
-    """Where products with indices are recorded, and in which form they take their input."""
-
-    program: _native.Program
-    part: int
-    takes_int8: bool
-
-    def record(self, matrices: list[Matrix], x: Inputs, y: list[FloatArray]) -> None:
-        """Record products: those that share tables in one native call."""
-        program, part, takes_int8 = self
-        for native, members in by_tables(matrices):
-            outputs = [y[i] for i in members]
-            permuted = [matrices[i] for i in members]
-            if takes_int8 and native:
-                program.multiply_quantized(part, native, *x.for_int8(), outputs)
-            elif takes_int8:
-                program.call(part, multiply_quantized, permuted, *x.for_int8(), outputs)
-            elif native:
-                program.multiply_f32(part, native, x.for_floats(), outputs)
-            else:
-                program.call(part, multiply_rows, permuted, x.for_floats(), outputs)
+def _record_indexed(
+    program: _native.Program,
+    part: int,
+    takes_int8: bool,
+    matrices: list[Matrix],
+    x: Inputs,
+    y: list[FloatArray],
+) -> None:
+    """Record products with indices: those that share tables in one native call."""
+    for native, members in by_tables(matrices):
+        outputs = [y[i] for i in members]
+        permuted = [matrices[i] for i in members]
+        if takes_int8 and native:
+            program.multiply_quantized(part, native, *x.for_int8(), outputs)
+        elif takes_int8:
+            program.call(part, multiply_quantized, permuted, *x.for_int8(), outputs)
+        elif native:
+            program.multiply_f32(part, native, x.for_floats(), outputs)
+        else:
+            program.call(part, multiply_rows, permuted, x.for_floats(), outputs)
