@@ -8,9 +8,9 @@
 //
 // The rows of a block are read side by side. Their next block follows them in memory, so a line is
 // prefetched R rows ahead: hardware prefetchers stop at the end of each 4 KiB page. One row at a
-// time has no sums side by side, which takes longer from the caches, but is a single stream, for
-// processors that do not follow several; its lines are prefetched into L2, as more of them can be
-// under way there.
+// time has no sums side by side, which takes longer from the caches, but is a single stream of
+// reads, faster from memory on some processors. Its lines are prefetched into L2, as more of them
+// can be under way there.
 #pragma once
 #include <cstddef>
 #include <type_traits>

@@ -67,8 +67,8 @@ bool has_avx512vnni() {
 }
 
 // These processors take two cycles for a 512-bit dot product: the lookups of avx512 are the faster,
-// and avx512vnni is for those who ask for it. Rows that are read side by side come from memory at
-// two thirds of the rate of one row (measured on Zen 4; docs/performance.md).
+// and avx512vnni is for those who ask for it. Large dense matrices are read faster row after row
+// (measured on Zen 4; docs/performance.md).
 bool is_zen3_or_zen4() {
   const Registers vendor = cpuid(0), r = cpuid(1);
   const bool is_amd = vendor.ebx == 0x68747541 && vendor.edx == 0x69746e65;  // "Auth" "enti"
@@ -145,7 +145,7 @@ struct Tables {
       for (auto fill : kIsas[supported].fill)
         if (fill) fill(table[supported]);
       table[supported].isa = kIsas[supported].name;
-      table[supported].has_one_stream = is_zen3_or_zen4();
+      table[supported].rows_in_order = is_zen3_or_zen4();
       if (!kIsas[supported].is_slower()) best = supported;
       supported++;
     }

@@ -190,7 +190,7 @@ struct DenseKernels {
 
 struct KernelTable {
   const char* isa;
-  bool has_one_stream;  // the processor fetches ahead for one stream of reads, not for several
+  bool rows_in_order;  // one vector and a large dense matrix: `in_order` is the faster
 
   // Encoding ranked, by packing and type of x. int8: exact.
   RankedKernels<int8_t, int16_t, int32_t> w16_i8;
