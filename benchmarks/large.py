@@ -117,7 +117,7 @@ def _random(fill: str, size: int, rng: np.random.Generator) -> Bytes:
 def interrupt(source: Path, output: Path, after: float) -> float:
     """Begin to compile, interrupt, and return the seconds from then to the end of the process."""
     code = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    code += "from rsrc.cli import main\nmain()"
+    code += "from rsrc.cli.main import main\nmain()"
     command = [sys.executable, "-c", code, "compile", str(source), "-o", str(output)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         time.sleep(after)

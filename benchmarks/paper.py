@@ -49,7 +49,7 @@ from rsrc.bench.products import (
     true_products,
 )
 from rsrc.bench.turns import Contender, Label, Operand, measure
-from rsrc.plan import largest_k, permuted_k
+from rsrc.compiler.plan import largest_k, permuted_k
 
 Array = npt.NDArray[Any]
 Row = dict[str, Any]

@@ -8,7 +8,7 @@ Example:
 from rsr_formats.errors import FormatError, OutputExistsError, RsrError
 
 from ._version import __version__
-from .errors import (
+from .common.errors import (
     ExecutorError,
     ExportError,
     MismatchError,
@@ -17,9 +17,9 @@ from .errors import (
     OptionError,
     SourceError,
 )
-from .pipeline import compile
-from .report import HeadReport, Report, TensorReport
-from .unpacking import unpack
+from .compiler.pipeline import compile
+from .compiler.report import HeadReport, Report, TensorReport
+from .export.unpack import unpack
 
 __all__ = [
     "ExecutorError",

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 import safetensors
 
-ROOT = Path(__file__).parents[1]
+from rsr_testing.paths import ROOT
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 # The README shows a UTF-8 terminal, whatever the encoding of a pipe is here; the second variable

@@ -1,8 +1,8 @@
 """The `.rsr` container: layout, header, reader, writer and every way a file can be wrong."""
 
 from .errors import FormatError, RsrError
-from .layout import DenseTensor, Header, IndexedTensor, Section
 from .reader import RsrFile
+from .records import DenseTensor, Header, IndexedTensor, Section
 from .writer import RsrWriter, create
 
 __all__ = [

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .encoding import (
+from .errors import IndexDataError
+from .packing import (
     N4S1_STRIP,
     RANK_BITS,
     RANKS_PER_WORD,
@@ -26,8 +27,7 @@ from .encoding import (
     w16_rows,
     w16_words,
 )
-from .errors import IndexDataError
-from .layout import MAX_RANKED_PATTERNS, IndexedTensor
+from .records import MAX_RANKED_PATTERNS, IndexedTensor
 
 PIECE = 1 << 20  # index entries decoded or looked at in one NumPy operation
 

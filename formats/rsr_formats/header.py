@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgpack
 
 from .errors import HeaderFieldError, HeaderSyntaxError, LimitError
-from .layout import (
+from .records import (
     DIGITS,
     DIRECTIONS,
     DTYPE_BITS,

@@ -22,8 +22,8 @@ from .errors import (
     TruncatedError,
 )
 from .header import decode_header
-from .layout import MAX_ZSTD_WINDOW, PREAMBLE, SCALE_DTYPES, Header, IndexedTensor, Section
 from .pages import anonymous_memory
+from .records import MAX_ZSTD_WINDOW, PREAMBLE, SCALE_DTYPES, Header, IndexedTensor, Section
 from .validate import (
     check_header,
     check_header_hash,

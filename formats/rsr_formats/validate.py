@@ -12,14 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from .decode import PIECE, digit_windows, strips
-from .encoding import (
-    N4S1_BLOCKS,
-    RANK_BITS,
-    RANKS_PER_WORD,
-    padding_rank,
-    pattern_digits,
-    pattern_values,
-)
 from .errors import (
     CodecError,
     DuplicateNameError,
@@ -40,7 +32,15 @@ from .errors import (
     TruncatedError,
     VersionError,
 )
-from .layout import (
+from .packing import (
+    N4S1_BLOCKS,
+    RANK_BITS,
+    RANKS_PER_WORD,
+    padding_rank,
+    pattern_digits,
+    pattern_values,
+)
+from .records import (
     ALIGNMENT,
     CODECS,
     FLOATS,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from .atomic import atomic_file
 from .errors import LimitError
 from .header import decode_header, encode_header
-from .layout import (
+from .records import (
     MAGIC,
     MAX_EXPANSION,
     MAX_HEADER_SIZE,

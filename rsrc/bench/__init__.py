@@ -12,7 +12,7 @@ How it measures (benchmarks/README.md says how to read the result):
 * Every timed product is checked: int8 exactly, float32 against the bound that `Matrix` promises.
 """
 
-from ..errors import MissingPackageError
+from ..common.errors import MissingPackageError
 from .language import bench_model
 from .language_plot import plot_model
 from .language_table import render_model_table

@@ -25,12 +25,12 @@ import numpy.typing as npt
 import rsr_runtime as rsr
 from rsr_runtime import Matrix
 from rsr_runtime.llm import LanguageModel, load
-from rsr_runtime.llm.clock import PARTS
 from rsr_runtime.llm.linear import Dense, Linear
+from rsr_runtime.llm.phase_timer import PARTS
 
 from .._version import __version__
-from ..errors import OptionError
-from ..pipeline import Progress
+from ..common.errors import OptionError
+from ..compiler.pipeline import Progress
 from .products import compiled_operand
 from .turns import Bytes, Operand, WrongResultError, read_plainly, shares
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rsr_runtime.llm.clock import PARTS
+from rsr_runtime.llm.phase_timer import PARTS
 
-from ..tables import size
+from ..cli.tables import size
 from .plot import check_picture, require_matplotlib
 from .show import processor
 

@@ -8,10 +8,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rsr_runtime.llm.clock import PARTS
+from rsr_formats.text import printable
+from rsr_runtime.llm.phase_timer import PARTS
 
-from ..tables import size
-from ..text import printable
+from ..cli.tables import size
 from .show import processor
 
 

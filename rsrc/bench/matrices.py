@@ -11,8 +11,8 @@ from safetensors.numpy import save_file
 import rsr_runtime as rsr
 from rsr_runtime import Matrix
 
-from ..pipeline import compile
-from ..scratch import scratch_folder
+from ..common.scratch import scratch_folder
+from ..compiler.pipeline import compile
 
 
 def compile_matrix(W: npt.NDArray[np.int8], *options: dict[str, Any]) -> list[Matrix]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import MissingPackageError, OptionError
+from ..common.errors import MissingPackageError, OptionError
 from .show import batches, label, processor, sections
 
 _COLOURS = {

@@ -16,8 +16,8 @@ import rsr_runtime as rsr
 from rsr_runtime import Matrix
 
 from .._version import __version__
-from ..errors import OptionError
-from ..pipeline import Progress
+from ..common.errors import OptionError
+from ..compiler.pipeline import Progress
 from .lineup import Setting, line_up, line_up_batches, line_up_huge
 from .matrices import compile_matrix
 from .memory import plan_memory

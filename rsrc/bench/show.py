@@ -8,8 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..tables import size
-from ..text import printable
+from rsr_formats.text import printable
+
+from ..cli.tables import size
 
 _COLUMNS = ("dtype", "threads", "bits/weight", "time", "weights/ns", "GB/s", "of plain read")
 

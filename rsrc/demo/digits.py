@@ -15,12 +15,12 @@ import rsr_runtime
 from rsr_runtime.matrix import Matrix
 from rsr_runtime.reference import quantize_int8
 
-from ..checkpoint import open_checkpoint
-from ..errors import SourceError
+from ..cli.tables import console, size
+from ..common.errors import SourceError
+from ..common.scratch import scratch_folder
+from ..compiler.pipeline import compile
 from ..layouts.floats import to_float32
-from ..pipeline import compile
-from ..scratch import scratch_folder
-from ..tables import console, size
+from ..source.checkpoint import open_checkpoint
 from .examples import example_folder
 
 FloatArray = npt.NDArray[np.float32]

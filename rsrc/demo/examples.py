@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import SourceError
+from ..common.errors import SourceError
 
 
 def example_folder(name: str) -> Path:

@@ -10,10 +10,10 @@ from rich.console import Console
 
 from rsr_runtime import llm
 
-from ..pipeline import compile
-from ..report import Report
-from ..scratch import scratch_folder
-from ..tables import console, size
+from ..cli.tables import console, size
+from ..common.scratch import scratch_folder
+from ..compiler.pipeline import compile
+from ..compiler.report import Report
 from .examples import example_folder
 
 PROMPT = "My father is dead"

@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats import RsrFile
-from rsr_formats.layout import FLOATS, IndexedTensor
+from rsr_formats.records import FLOATS, IndexedTensor
 
-from ..errors import ExportError
+from ..common.errors import ExportError
 from ..layouts.base import Bytes
 from ..layouts.floats import from_float32, to_float32
-from ..quantization import HEADS, Quantization
+from ..source.quantization import HEADS, Quantization
 from .floats import SMALLEST_FIRST, as_floats, holds
 from .tensors import (
     Config,

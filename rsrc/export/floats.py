@@ -10,12 +10,12 @@ import numpy.typing as npt
 
 from rsr_formats import RsrFile
 from rsr_formats.decode import apply_scales
-from rsr_formats.layout import FLOATS, DenseTensor, IndexedTensor
+from rsr_formats.records import FLOATS, DenseTensor, IndexedTensor
 
 from ..layouts.base import Bytes, Restored
 from ..layouts.floats import from_float32, to_float32
-from ..layouts.online import config_says
 from ..layouts.paretoq import says_paretoq
+from ..layouts.self_quantizing import config_says
 from .tensors import (
     Config,
     Export,

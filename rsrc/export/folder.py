@@ -13,7 +13,7 @@ from rsr_formats import RsrFile
 from rsr_formats.atomic import atomic_file, beside, temporary
 from rsr_formats.errors import OutputExistsError
 
-from ..checkpoint import MODEL_FILES
+from ..source.checkpoint import MODEL_FILES
 from .tensors import Config
 
 

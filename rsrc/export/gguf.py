@@ -17,16 +17,16 @@ import numpy.typing as npt
 
 from rsr_formats import RsrFile
 from rsr_formats.atomic import atomic_file
-from rsr_formats.layout import FLOATS, DenseTensor, IndexedTensor, Tensor
+from rsr_formats.records import FLOATS, DenseTensor, IndexedTensor, Tensor
 
-from ..errors import ExportError, MissingPackageError, SourceError
-from ..gguf.architectures import ARCHITECTURES
-from ..gguf.config import gguf_metadata, rope_factors
-from ..gguf.names import gguf_name, gguf_rows, permuted_heads
-from ..gguf.tokenizer import Note, tokenizer_metadata
+from ..common.errors import ExportError, MissingPackageError, SourceError
 from ..layouts.base import Restored
 from ..layouts.floats import from_float32, to_float32
 from ..layouts.scales import ScaleGrid
+from ..source.gguf.architectures import ARCHITECTURES
+from ..source.gguf.config import gguf_metadata, rope_factors
+from ..source.gguf.names import gguf_name, gguf_rows, permuted_heads
+from ..source.gguf.tokenizer import Note, tokenizer_metadata
 from .floats import float_dtype, row_values
 from .tensors import (
     Config,

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from rsr_formats import RsrFile
-from rsr_formats.layout import DenseTensor, IndexedTensor
+from rsr_formats.records import DenseTensor, IndexedTensor
 
 from ..layouts.base import Bytes
 from ..layouts.paretoq import is_clip

@@ -7,12 +7,12 @@ smaller (BitNet's absmean), or two thirds of it (ParetoQ): another model, withou
 from __future__ import annotations
 
 from rsr_formats import RsrFile
-from rsr_formats.layout import DenseTensor, IndexedTensor
+from rsr_formats.records import DenseTensor, IndexedTensor
 
 from ..layouts import BY_NAME
-from ..layouts.online import config_says, why_online
 from ..layouts.paretoq import clip_names, says_paretoq
-from ..quantization import Quantization
+from ..layouts.self_quantizing import config_says, why_online
+from ..source.quantization import Quantization
 from .tensors import Config, some
 
 

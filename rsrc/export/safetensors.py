@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import BinaryIO
 
-from ..checkpoint import PIECE
-from ..errors import ExportError
+from ..common.errors import ExportError
+from ..source.checkpoint import PIECE
 from .tensors import OutputTensor
 
 METADATA = "__metadata__"

@@ -11,7 +11,7 @@ import numpy as np
 from rsr_formats import RsrFile
 from rsr_formats.decode import row_scales
 from rsr_formats.errors import HeaderFieldError
-from rsr_formats.layout import DenseTensor, IndexedTensor, InlineTensor, Tensor
+from rsr_formats.records import DenseTensor, IndexedTensor, InlineTensor, Tensor
 
 from ..layouts import BY_NAME
 from ..layouts.base import Bytes

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from rsr_formats import RsrFile
 from rsr_formats.decode import decode_digits, row_scales
-from rsr_formats.layout import (
+from rsr_formats.records import (
     SCALE_DTYPES,
     DenseTensor,
     FileEntry,
@@ -23,11 +23,11 @@ from rsr_formats.layout import (
 )
 from rsr_formats.validate import check_negative_zeros, check_ranks, check_scale
 
-from ..checkpoint import MAX_CONFIG, PIECE
-from ..errors import SourceError
-from ..head import restored_panels
+from ..common.errors import SourceError
+from ..compiler.head import restored_panels
 from ..layouts.base import Bytes, Restored
 from ..layouts.scales import ScaleGrid
+from ..source.checkpoint import MAX_CONFIG, PIECE
 
 Config = dict[str, Any]
 

@@ -6,9 +6,9 @@ from .floats import Floats
 from .gguf import Gguf
 from .int8 import Int8
 from .mlx import Mlx
-from .online import OnlineMaster
 from .paretoq import ParetoQ
-from .quantise import QUANTISERS, Quantiser
+from .quantize import QUANTISERS, Quantiser
+from .self_quantizing import OnlineMaster
 
 # In the order in which they are asked.
 LAYOUTS: tuple[Layout, ...] = (

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.layout import IndexedTensor, InlineTensor
+from rsr_formats.records import IndexedTensor, InlineTensor
 
-from ..checkpoint import Checkpoint, SourceTensor
+from ..source.checkpoint import Checkpoint, SourceTensor
 from .scales import ScaleGrid
 
 Bytes = npt.NDArray[np.uint8]

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.layout import TERNARY, InlineTensor
+from rsr_formats.records import TERNARY, InlineTensor
 
-from ..architecture import expected_shape
-from ..checkpoint import PIECE, Checkpoint, SourceTensor
-from ..errors import SourceError
+from ..common.errors import SourceError
+from ..source.checkpoint import PIECE, Checkpoint, SourceTensor
+from ..source.shapes import expected_shape
 from .base import FLOATS, Bytes, DigitArray, Layout, Restored, TernaryTensor
 from .floats import Floats, to_float32
 from .int8 import Int8

@@ -13,11 +13,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.layout import IndexedTensor
+from rsr_formats.records import IndexedTensor
 
 from .. import _native
-from ..checkpoint import SourceTensor
-from ..errors import OptionError
+from ..common.errors import OptionError
+from ..source.checkpoint import SourceTensor
 from .base import FLOATS, Scales
 from .floats import row_panels
 from .groups import Bits

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats.decode import apply_scales
-from rsr_formats.layout import BINARY_BITS, BINARY_SIGNS, TERNARY
+from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
 
 from .. import _native
-from ..checkpoint import PIECE, Checkpoint, SourceTensor
+from ..source.checkpoint import PIECE, Checkpoint, SourceTensor
 from .base import FLOATS, Bytes, DigitArray, Layout, Restored, Scales, TernaryTensor
 from .groups import Bits, Scan, scan_groups
 from .scales import GROUPS, coarsest, per_tensor

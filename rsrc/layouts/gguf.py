@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from rsr_formats.layout import TERNARY
+from rsr_formats.records import TERNARY
 
-from ..checkpoint import PIECE, Checkpoint, SourceTensor
-from ..errors import SourceError
-from ..gguf.i2_s import holds_four_rows_a_byte
-from ..gguf.tensor import GgufTensor, scales_of
-from ..gguf.types import Codec
+from ..common.errors import SourceError
+from ..source.checkpoint import PIECE, Checkpoint, SourceTensor
+from ..source.gguf.i2_s import holds_four_rows_a_byte
+from ..source.gguf.tensor import GgufTensor, scales_of
+from ..source.gguf.types import Codec
 from .base import Bytes, DigitArray, Scales, TernaryTensor
 from .floats import Floats
 from .scales import ScaleGrid, coarsest, per_tensor

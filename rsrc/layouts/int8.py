@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.layout import BINARY_SIGNS, InlineTensor
+from rsr_formats.records import BINARY_SIGNS, InlineTensor
 
-from ..checkpoint import Checkpoint, SourceTensor
-from ..errors import SourceError
+from ..common.errors import SourceError
+from ..source.checkpoint import Checkpoint, SourceTensor
 from .base import FLOATS, Bytes, DigitArray, Layout, Restored, TernaryTensor
 from .floats import digits_that_occur, to_float32
 from .scales import ScaleGrid, group_columns, per_row, per_tensor

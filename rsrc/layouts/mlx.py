@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.layout import MLX_CODES, TERNARY, InlineTensor
+from rsr_formats.records import MLX_CODES, TERNARY, InlineTensor
 
-from ..checkpoint import Checkpoint, SourceTensor
-from ..errors import SourceError
+from ..common.errors import SourceError
+from ..source.checkpoint import Checkpoint, SourceTensor
 from .base import FLOATS, Bytes, DigitArray, Layout, Restored, Scales, TernaryTensor
 from .floats import from_float32, row_panels, to_float32
 from .scales import ScaleGrid

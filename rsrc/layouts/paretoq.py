@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.layout import TERNARY
+from rsr_formats.records import TERNARY
 
-from ..checkpoint import Checkpoint, SourceTensor
+from ..source.checkpoint import Checkpoint, SourceTensor
 from .base import FLOATS, Bytes, DigitArray, Layout, Restored, Scales, TernaryTensor
 from .cells import BLOCK, float_values, means
 from .floats import bits_of, restore_floats, to_float32

@@ -8,15 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.decode import (
-    apply_scales,
-    decode_block,
-    decode_digits,
-    decode_row,
-    row_scales,
-)
-from rsr_formats.encoding import Block, pattern_values
-from rsr_formats.layout import IndexedTensor
+from rsr_formats.decode import apply_scales, decode_block, decode_digits, decode_row, row_scales
+from rsr_formats.packing import Block, pattern_values
+from rsr_formats.records import IndexedTensor
 from rsr_formats.validate import check_ranks
 
 from . import _native

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.layout import DenseTensor, Tensor
 from rsr_formats.reader import RsrFile
+from rsr_formats.records import DenseTensor, Tensor
 
 from .cpu import ensure_isa
 from .errors import ClosedError, OptionError

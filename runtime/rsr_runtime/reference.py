@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.encoding import Block, block_from_ranks, padding_digit, pattern_values, ranks_of
+from rsr_formats.packing import Block, block_from_ranks, padding_digit, pattern_values, ranks_of
 
 Array = npt.NDArray[Any]
 

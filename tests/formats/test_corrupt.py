@@ -16,11 +16,11 @@ import zstandard
 
 from rsr_formats import DenseTensor, IndexedTensor, RsrError, RsrFile, errors
 from rsr_formats.decode import decode_digits
+from rsr_testing.drafts import Draft
+from rsr_testing.paths import ROOT
 
 if TYPE_CHECKING:
     from _pytest.mark import ParameterSet
-
-    from tests.formats.conftest import Draft
 
     Damage = Callable[[Draft], object]
 
@@ -522,7 +522,7 @@ def test_the_undamaged_file_with_listed_patterns_is_valid(
 
 
 def test_every_rule_is_broken_by_some_case() -> None:
-    spec = Path(__file__).parents[2] / "formats" / "SPEC.md"
+    spec = ROOT / "formats" / "SPEC.md"
     rules = [line.split(" | ") for line in spec.read_text("utf-8").splitlines()]
     when = {r[0][2:]: r[2] for r in rules if re.fullmatch(r"\| [A-Z]\d+", r[0])}
     tables = {"open": OPEN, "use": USE, "verify": VERIFY}
@@ -532,7 +532,7 @@ def test_every_rule_is_broken_by_some_case() -> None:
 
 
 def test_error_classes_are_those_of_the_spec() -> None:
-    spec = (Path(__file__).parents[2] / "formats" / "SPEC.md").read_text("utf-8")
+    spec = (ROOT / "formats" / "SPEC.md").read_text("utf-8")
     named = dict(re.findall(r"^\| ([A-Z]\d+) \|.*`(\w+Error)` \|$", spec, re.MULTILINE))
     for rule, _, error, _ in OPEN + USE + VERIFY:
         assert named[rule] == error.__name__

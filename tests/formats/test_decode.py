@@ -18,7 +18,8 @@ from rsr_formats.decode import (
     digit_windows,
     row_scales,
 )
-from rsr_formats.encoding import (
+from rsr_formats.errors import IndexDataError
+from rsr_formats.packing import (
     block_from_ranks,
     column_order,
     listed_ranks,
@@ -28,8 +29,7 @@ from rsr_formats.encoding import (
     pattern_digits,
     ranks_of,
 )
-from rsr_formats.errors import IndexDataError
-from rsr_formats.layout import BINARY_BITS, TERNARY, Scale, SourceRecord
+from rsr_formats.records import BINARY_BITS, TERNARY, Scale, SourceRecord
 from rsr_formats.validate import check_negative_zeros, check_ranks
 
 Array = npt.NDArray[Any]

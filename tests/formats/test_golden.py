@@ -15,9 +15,10 @@ import numpy.typing as npt
 import pytest
 
 from rsr_formats import DenseTensor, IndexedTensor, RsrFile
-from rsr_formats.layout import FileEntry, InlineTensor, SourceRecord
+from rsr_formats.records import FileEntry, InlineTensor, SourceRecord
+from rsr_testing.paths import GOLDEN
 
-FOLDER = Path(__file__).parents[1] / "golden" / "v1"
+FOLDER = GOLDEN / "v1"
 SHA256 = "17ea84512ec9a52db6154690c6f7585e2a2cd54c6f4f2e4bf331ffa959bc2eb9"
 
 # One character a weight: - is -1, 0 is 0, + is 1.

@@ -13,9 +13,10 @@ import pytest
 
 from rsr_formats import IndexedTensor, RsrFile
 from rsr_formats.decode import apply_scales, decode_digits, row_scales
-from rsr_formats.layout import Scale
+from rsr_formats.records import Scale
+from rsr_testing.paths import GOLDEN
 
-FOLDER = Path(__file__).parents[1] / "golden" / "v1.1"
+FOLDER = GOLDEN / "v1.1"
 SHA256 = "e917ef7f3cf4c4ee2ef6770bffdf9f22570e304fa4e4eb0b856e154689c2cd76"
 
 # One character a weight: - is -1, 0 is 0, + is 1. Rows repeat.

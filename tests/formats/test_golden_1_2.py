@@ -13,9 +13,10 @@ import pytest
 
 from rsr_formats import IndexedTensor, RsrFile
 from rsr_formats.decode import decode_digits
-from rsr_formats.layout import InlineTensor
+from rsr_formats.records import InlineTensor
+from rsr_testing.paths import GOLDEN
 
-FOLDER = Path(__file__).parents[1] / "golden" / "v1.2"
+FOLDER = GOLDEN / "v1.2"
 SHA256 = "4b804c3dbaca675f6d8f34045579b3aa60a76697b620c25fc370ceb7983c7efb"
 
 # One character a weight: - is -1, 0 is 0, + is 1. Rows repeat.

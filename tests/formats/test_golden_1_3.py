@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from rsr_formats import DenseTensor, RsrFile
-from rsr_formats.layout import Quantised
+from rsr_formats.records import Quantised
+from rsr_testing.paths import GOLDEN
 from rsrc.export.source import restorable
 
-FOLDER = Path(__file__).parents[1] / "golden" / "v1.3"
+FOLDER = GOLDEN / "v1.3"
 SHA256 = "ab77c899530e1afca61313d413dc1caecb4dfa15c6c82aa79e4cb3741c1ec2a8"
 
 TIED = [[127, -64, 32, 0], [0, 0, 0, 0], [32, 64, -127, 16]]

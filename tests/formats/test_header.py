@@ -5,21 +5,14 @@ from __future__ import annotations
 import copy
 import time
 import tracemalloc
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgpack
 import pytest
 
-from rsr_formats.errors import (
-    FormatError,
-    HeaderFieldError,
-    HeaderSyntaxError,
-    LimitError,
-)
+from rsr_formats.errors import FormatError, HeaderFieldError, HeaderSyntaxError, LimitError
 from rsr_formats.header import decode_header, encode_header
-
-if TYPE_CHECKING:
-    from tests.formats.conftest import Draft
+from rsr_testing.drafts import Draft
 
 MAP5, ARRAY32, MAP32 = b"\x85", b"\xdd", b"\xdf"
 DELETED = object()

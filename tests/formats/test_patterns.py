@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from rsr_formats import IndexedTensor, RsrFile, create, decode
 from rsr_formats.decode import decode_block, decode_digits
-from rsr_formats.encoding import (
+from rsr_formats.errors import IndexDataError
+from rsr_formats.packing import (
     block_from_ranks,
     column_order,
     listed_ranks,
@@ -24,8 +25,7 @@ from rsr_formats.encoding import (
     pattern_values,
     ranks_of,
 )
-from rsr_formats.errors import IndexDataError
-from rsr_formats.layout import BINARY_SIGNS, DIGITS, TERNARY, Scale, SourceRecord
+from rsr_formats.records import BINARY_SIGNS, DIGITS, TERNARY, Scale, SourceRecord
 from rsr_formats.validate import check_negative_zeros
 
 Array = npt.NDArray[Any]

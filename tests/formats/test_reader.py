@@ -9,17 +9,15 @@ import struct
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 
 from rsr_formats import IndexedTensor, RsrFile, create, errors, reader, validate
 from rsr_formats.decode import row_scales
-from rsr_formats.layout import DenseTensor, FileEntry, Scale, Section, SourceRecord
-
-if TYPE_CHECKING:
-    from tests.formats.conftest import Draft
+from rsr_formats.records import DenseTensor, FileEntry, Scale, Section, SourceRecord
+from rsr_testing.drafts import Draft
 
 Open = Callable[[bytes], RsrFile]
 MEMORY = pytest.mark.parametrize("memory", ["map", "huge"])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rsr_formats import DenseTensor, IndexedTensor, RsrFile, RsrWriter, create
 from rsr_formats.decode import decode_digits
-from rsr_formats.encoding import (
+from rsr_formats.packing import (
     Block,
     block_from_ranks,
     pack_n4s1,
@@ -24,7 +24,7 @@ from rsr_formats.encoding import (
     unpack_n4s1,
     unpack_w16,
 )
-from rsr_formats.layout import (
+from rsr_formats.records import (
     DIGITS,
     DTYPE_BITS,
     SCALE_DTYPES,

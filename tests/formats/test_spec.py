@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsr_formats import IndexedTensor, RsrFile, create, layout
-from rsr_formats.encoding import pack_n4s1, pack_w16, ranks_of
-from rsr_formats.layout import Scale, SourceRecord
+from rsr_formats import IndexedTensor, RsrFile, create
+from rsr_formats import records as layout
+from rsr_formats.packing import pack_n4s1, pack_w16, ranks_of
+from rsr_formats.records import Scale, SourceRecord
+from rsr_testing.paths import ROOT
 
-SPEC = (Path(__file__).parents[2] / "formats" / "SPEC.md").read_text("utf-8")
+SPEC = (ROOT / "formats" / "SPEC.md").read_text("utf-8")
 W = np.array([[1, 0, -1, 1], [-1, -1, -1, 0], [1, 1, 1, -1]])
 SIZE = 12_701
 

@@ -24,7 +24,7 @@ from rsr_formats.errors import (
     OutputExistsError,
     SectionSizeError,
 )
-from rsr_formats.layout import TERNARY, SourceRecord
+from rsr_formats.records import TERNARY, SourceRecord
 from rsr_formats.writer import pack
 
 

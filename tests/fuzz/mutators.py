@@ -16,15 +16,7 @@ from typing import Any
 
 import msgpack
 
-from rsr_formats.layout import (
-    CODECS,
-    DIRECTIONS,
-    DTYPE_BITS,
-    ENCODINGS,
-    PACKINGS,
-    PREAMBLE,
-    align,
-)
+from rsr_formats.records import CODECS, DIRECTIONS, DTYPE_BITS, ENCODINGS, PACKINGS, PREAMBLE, align
 from rsrc.layouts import BY_NAME
 
 Sample = dict[str, bytes]

@@ -31,11 +31,12 @@ from random import Random
 from typing import Any
 
 # Behind everything else: where rsrc is installed, that is what is fuzzed.
-sys.path.append(str(Path(__file__).resolve().parents[2]))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path += [str(ROOT), str(ROOT / "tests" / "support")]
 
-from rsr_formats import RsrError
-from tests.fuzz.mutators import Sample, mutate
-from tests.fuzz.targets import TARGETS, Target
+from rsr_formats import RsrError  # noqa: E402
+from tests.fuzz.mutators import Sample, mutate  # noqa: E402
+from tests.fuzz.targets import TARGETS, Target  # noqa: E402
 
 SECONDS = 2  # of processor time, for one file
 HANG = 60  # seconds without progress

@@ -19,17 +19,17 @@ import safetensors
 import rsr_runtime
 import rsrc
 from rsr_formats import RsrError, RsrFile
-from rsrc.checkpoint import open_checkpoint
-from rsrc.decompile import compare, decompile
-from rsrc.errors import MismatchError
-from rsrc.recognise import recognise
-from tests.rsrc.conftest import GgufKit
+from rsr_testing.gguf_files import GgufKit
+from rsr_testing.paths import GOLDEN
+from rsrc.common.errors import MismatchError
+from rsrc.compiler.recognize import recognise
+from rsrc.export.decompile import compare, decompile
+from rsrc.source.checkpoint import open_checkpoint
 
 from .mutators import Sample
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 VERSIONS = ("v1", "v1.1", "v1.2", "v1.3")
 _LARGEST_PRODUCT = 1 << 20  # rows or columns: a product has as many entries, whatever the file
 

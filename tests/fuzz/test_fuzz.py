@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from rsr_testing.paths import ROOT
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_AS and /proc")
 
 FOLDER = Path(__file__).parent
 # Behind everything else, as run.py has it: what is installed is what is tested.
-BEGIN = f"import sys; sys.path.append({str(FOLDER.parents[1])!r}); from tests.fuzz import run\n"
+PATHS = [str(ROOT), str(ROOT / "tests" / "support")]
+BEGIN = f"import sys; sys.path += {PATHS!r}; from tests.fuzz import run\n"
 DUMMY = """
 from rsr_formats import RsrError
 class Damaged(RsrError): pass

@@ -20,9 +20,9 @@ import pytest
 
 import rsr_runtime
 import rsrc
-from rsrc.architecture import expected_shape, is_linear
-from rsrc.decompile import compare
-from rsrc.quantization import Quantization
+from rsrc.export.decompile import compare
+from rsrc.source.quantization import Quantization
+from rsrc.source.shapes import expected_shape, is_linear
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # both warn about themselves while they are imported

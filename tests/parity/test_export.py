@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 import warnings
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,31 +13,16 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 import rsrc
-from rsrc.decompile import decompile
-from rsrc.gguf.pretokenizers import PRE_TOKENIZERS
-from rsrc.gguf.tokenizer import tokenizer_files, tokenizer_metadata
+from rsr_testing.parity import make_golden as golden
+from rsrc.export.decompile import decompile
+from rsrc.source.gguf.pretokenizers import PRE_TOKENIZERS
+from rsrc.source.gguf.tokenizer import tokenizer_files, tokenizer_metadata
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # both warn about themselves while they are imported
     pytest.importorskip("torch", reason="needs torch and transformers")
     pytest.importorskip("transformers", reason="needs torch and transformers")
 
-
-def _load_make_golden() -> ModuleType:
-    """Import the sibling file by path: in pytest's importlib mode it has no importable name."""
-    name = "rsr_tests_make_golden"
-    if name not in sys.modules:
-        path = Path(__file__).with_name("make_golden.py")
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # before it runs: its dataclasses look themselves up there
-        spec.loader.exec_module(module)
-    return sys.modules[name]
-
-
-golden = _load_make_golden()
 
 TOKENS = (3, 14, 15, 9, 26, 5, 35)
 TEXTS = [

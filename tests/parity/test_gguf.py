@@ -18,10 +18,10 @@ import pytest
 
 import rsr_runtime
 import rsrc
-from rsrc.checkpoint import open_checkpoint
-from rsrc.decompile import compare
-from rsrc.gguf.config import gguf_metadata, hf_config, rope_factors
-from rsrc.gguf.names import gguf_name, gguf_rows, permuted_heads
+from rsrc.export.decompile import compare
+from rsrc.source.checkpoint import open_checkpoint
+from rsrc.source.gguf.config import gguf_metadata, hf_config, rope_factors
+from rsrc.source.gguf.names import gguf_name, gguf_rows, permuted_heads
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # both warn about themselves while they are imported

@@ -1,19 +1,16 @@
 """Compare the runtime with what ``transformers`` computed for two small BitNet checkpoints.
 
-The data were recorded by ``make_golden.py`` beside this file, so that the comparison runs without
+The data were recorded by ``rsr_testing.parity.make_golden``, so that the comparison runs without
 ``torch``. Nothing here takes the compiler's word for what a checkpoint holds: the file is read and
 its weights are unpacked by the few lines below.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,23 +19,7 @@ import pytest
 
 import rsr_runtime
 import rsrc
-
-
-def _load_make_golden() -> ModuleType:
-    """Import the sibling file by path: in pytest's importlib mode it has no importable name."""
-    name = "rsr_tests_make_golden"
-    if name not in sys.modules:
-        path = Path(__file__).with_name("make_golden.py")
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # before it runs: its dataclasses look themselves up there
-        spec.loader.exec_module(module)
-    return sys.modules[name]
-
-
-golden = _load_make_golden()
+from rsr_testing.parity import make_golden as golden
 
 
 def _read_safetensors(path: Path) -> dict[str, tuple[str, npt.NDArray[Any]]]:

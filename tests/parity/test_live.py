@@ -7,12 +7,9 @@ functions, in the checkpoint forms ``save_pretrained`` can give them. If ``trans
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 import warnings
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,8 +17,9 @@ import pytest
 
 import rsr_runtime
 import rsrc
-from rsrc.decompile import compare
-from rsrc.quantization import Quantization
+from rsr_testing.parity import make_golden as golden
+from rsrc.export.decompile import compare
+from rsrc.source.quantization import Quantization
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # both warn about themselves while they are imported
@@ -34,22 +32,6 @@ def matrix(model: rsr_runtime.Model, name: str) -> rsr_runtime.Matrix:
     assert isinstance(found, rsr_runtime.Matrix), name
     return found
 
-
-def _load_make_golden() -> ModuleType:
-    """Import the sibling file by path: in pytest's importlib mode it has no importable name."""
-    name = "rsr_tests_make_golden"
-    if name not in sys.modules:
-        path = Path(__file__).with_name("make_golden.py")
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # before it runs: its dataclasses look themselves up there
-        spec.loader.exec_module(module)
-    return sys.modules[name]
-
-
-golden = _load_make_golden()
 
 TOKENS = (3, 14, 15, 9, 26, 5, 35)
 SHAPES = {

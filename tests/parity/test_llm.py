@@ -9,11 +9,8 @@ said when ``make_golden_llm.py`` was run.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import sys
 import warnings
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,24 +23,12 @@ with warnings.catch_warnings():
 
 import rsrc
 from rsr_runtime import llm
+from rsr_testing import models
+from rsr_testing.parity import compare as parity
+from rsr_testing.parity import judge
+from rsr_testing.parity import make_golden_llm as make_golden
+from rsr_testing.paths import EXAMPLES
 
-
-def _sibling(name: str) -> ModuleType:
-    """Import a file of this folder by path: in pytest's importlib mode it has no name."""
-    full = f"rsr_tests_parity_{name}"
-    if full not in sys.modules:
-        spec = importlib.util.spec_from_file_location(full, Path(__file__).with_name(f"{name}.py"))
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[full] = module  # before it runs: its dataclasses look themselves up there
-        spec.loader.exec_module(module)
-    return sys.modules[full]
-
-
-models, judge, make_golden, parity = (
-    _sibling(name) for name in ("models", "judge", "make_golden_llm", "compare")
-)
 FAMILIES = list(models.FAMILIES)
 
 
@@ -188,7 +173,7 @@ def test_generated_text(name: str, tmp_path: Path) -> None:
         assert found.text.lstrip(" ") == wanted.lstrip(" ")
 
 
-TRAINED = Path(__file__).parents[2] / "examples" / "tiny-lm"
+TRAINED = EXAMPLES / "tiny-lm"
 # Twelfth Night, which it was not trained on.
 PLAY = """\
 DUKE.

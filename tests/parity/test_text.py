@@ -23,7 +23,7 @@ from tokenizers import (
 from rsr_runtime.llm.errors import PromptError
 from rsr_runtime.llm.sampling import Sampler, Sampling
 from rsr_runtime.llm.template import ChatTemplate
-from rsr_runtime.llm.tokens import TextStream, Tokenizer
+from rsr_runtime.llm.tokenizer.tokenizer import TextStream, Tokenizer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # both warn about themselves while they are imported

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +18,10 @@ from hypothesis import strategies as st
 
 import rsr_runtime
 import rsrc
-from rsr_formats.layout import BINARY_BITS, BINARY_SIGNS, TERNARY
-from rsrc.decompile import compare, decompile
-from rsrc.plan import TARGETS
-
-if TYPE_CHECKING:
-    from tests.rsrc.conftest import Kit
+from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
+from rsr_testing.checkpoints import Kit
+from rsrc.compiler.plan import TARGETS
+from rsrc.export.decompile import compare, decompile
 
 Array = npt.NDArray[Any]
 

@@ -10,11 +10,10 @@ import numpy.typing as npt
 import pytest
 
 import rsr_runtime as rsr
-from rsr_formats.layout import BINARY_BITS, BINARY_SIGNS, TERNARY
+from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
+from rsr_testing.matrices import Built, Spec
 
 if TYPE_CHECKING:
-    from tests.runtime.conftest import Built, Spec
-
     Build = Callable[[Sequence[Spec]], list[Built]]
 
 Array = npt.NDArray[Any]
@@ -48,9 +47,9 @@ def check_batch(built: Built, x: Array) -> Array:
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_every_count(
-    isa: str, kind: dict[str, Any], spec: type[Spec], shared_build: Build, rng: np.random.Generator
+    isa: str, kind: dict[str, Any], shared_build: Build, rng: np.random.Generator
 ) -> None:
-    for built in shared_build([spec(shape, scale="row", **kind) for shape in SHAPES]):
+    for built in shared_build([Spec(shape, scale="row", **kind) for shape in SHAPES]):
         n = built.spec.shape[1]
         for b in COUNTS:
             check_batch(built, rng.integers(-128, 128, (n, b)).astype(np.int8))
@@ -63,11 +62,9 @@ def test_every_count(
 
 @pytest.mark.parametrize("packing", ["w16", "n4s1"])
 @pytest.mark.parametrize("fill", ["lowest", "highest"])
-def test_sums_reach_their_bounds(
-    isa: str, fill: str, packing: str, spec: type[Spec], shared_build: Build
-) -> None:
+def test_sums_reach_their_bounds(isa: str, fill: str, packing: str, shared_build: Build) -> None:
     columns = [c + more for c in (240, 252, 480, 1260) for more in (-1, 0, 1)]
-    for built in shared_build([spec((65, n), fill=fill, packing=packing) for n in columns]):
+    for built in shared_build([Spec((65, n), fill=fill, packing=packing) for n in columns]):
         for value in (-128, 127):
             for b in (3, 8, 16, 32):
                 check_batch(built, np.full((built.spec.shape[1], b), value, np.int8))
@@ -75,9 +72,9 @@ def test_sums_reach_their_bounds(
 
 @pytest.mark.parametrize("packing", ["w16", "n4s1"])
 def test_nan_and_infinity_stay_in_their_vector(
-    isa: str, packing: str, spec: type[Spec], shared_build: Build, rng: np.random.Generator
+    isa: str, packing: str, shared_build: Build, rng: np.random.Generator
 ) -> None:
-    (built,) = shared_build([spec((97, 50), packing=packing)])
+    (built,) = shared_build([Spec((97, 50), packing=packing)])
     for b in (4, 16, 33):
         x = rng.standard_normal((50, b)).astype(np.float32)
         x[rng.integers(50), b // 2], x[rng.integers(50), b - 1] = np.inf, np.nan
@@ -91,10 +88,10 @@ def test_nan_and_infinity_stay_in_their_vector(
 
 @pytest.mark.parametrize("packing", ["w16", "n4s1"])
 def test_results_do_not_depend_on_the_number_of_threads(
-    isa: str, packing: str, spec: type[Spec], shared_build: Build, rng: np.random.Generator,
+    isa: str, packing: str, shared_build: Build, rng: np.random.Generator,
     restore: None,
 ) -> None:  # fmt: skip
-    (built,) = shared_build([spec((1230, 700), scale="row", packing=packing)])
+    (built,) = shared_build([Spec((1230, 700), scale="row", packing=packing)])
     for b in (5, 16, 32):
         for x in (rng.integers(-128, 128, (700, b)).astype(np.int8),
                   rng.standard_normal((700, b)).astype(np.float32)):  # fmt: skip

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 import pytest
 
 import rsr_runtime as rsr
 from rsr_runtime import IsaError
-
-if TYPE_CHECKING:
-    from tests.runtime.conftest import RunPython, Workshop
+from rsr_testing.matrices import Workshop
+from rsr_testing.process import RunPython
 
 INFO = "import rsr_runtime as rsr; print(rsr.cpu_info()['isa'])"
 KNOWN = ("amx", "avx512vnni", "avx512", "avx2", "scalar")

@@ -10,14 +10,13 @@ import numpy.typing as npt
 import pytest
 
 import rsr_runtime as rsr
-from rsr_formats.encoding import pattern_values, unpack_w16
 from rsr_formats.errors import IndexDataError
-from rsr_formats.layout import BINARY_BITS, BINARY_SIGNS, DIGITS, TERNARY
+from rsr_formats.packing import pattern_values, unpack_w16
+from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, DIGITS, TERNARY
 from rsr_runtime.reference import quantize_int8
+from rsr_testing.matrices import Built, Spec, Workshop
 
 if TYPE_CHECKING:
-    from tests.runtime.conftest import Built, Spec, Workshop
-
     Build = Callable[[Sequence[Spec]], list[Built]]
 
 Array = npt.NDArray[Any]
@@ -72,14 +71,14 @@ def check_all(built: Sequence[Built], rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize(("digits", "k"), RANKED)
 def test_ranked(
-    isa: str, digits: Digits, k: int, spec: type[Spec], shared_build: Build,
+    isa: str, digits: Digits, k: int, shared_build: Build,
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
     limit = flush(k)
     around = {0, 1, 2, 3, 8, 9, 10, 3 * k - 1, 3 * k, 3 * k + 1, 6 * k + 1}
     around |= {limit - 1, limit, limit + 1, 2 * limit + 1}
     specs = [
-        spec((m, n), digits, k, scale="row") for n in sorted(around) for m in ROWS
+        Spec((m, n), digits, k, scale="row") for n in sorted(around) for m in ROWS
     ]  # fmt: skip
     check_all(shared_build(specs), rng)
 
@@ -87,14 +86,14 @@ def test_ranked(
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize(("digits", "k"), RANKED)
 def test_scales_of_groups(
-    isa: str, digits: Digits, k: int, half: bool, spec: type[Spec], shared_build: Build,
+    isa: str, digits: Digits, k: int, half: bool, shared_build: Build,
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
     """Groups that end inside words and blocks, that exceed a flush, and a shorter last one."""
     columns = [(1, 3), (k, 4 * k + 1), (7, 50), (32, 100), (64, 64 * 3), (128, 300)]
     columns += [(group, 2 * group + 5) for group in (flush(k) - 1, flush(k), flush(k) + 1)]
     specs = [
-        spec((m, n), digits, k, scale=scale, group=group, half=half, fill=fill)
+        Spec((m, n), digits, k, scale=scale, group=group, half=half, fill=fill)
         for group, n in columns
         for m in (1, 31, 64, 97, 130)
         for scale, fill in (("row", "random"), ("block", "lowest"))
@@ -121,25 +120,25 @@ def test_linear_with_scales_of_groups(
 @pytest.mark.parametrize("fill", ["lowest", "highest"])
 @pytest.mark.parametrize(("digits", "k"), RANKED)
 def test_ranked_sums_reach_their_bounds(
-    isa: str, digits: Digits, k: int, fill: str, spec: type[Spec], shared_build: Build,
+    isa: str, digits: Digits, k: int, fill: str, shared_build: Build,
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
     """All weights alike and all inputs -128: the largest sum an int16 lane ever holds."""
     columns = [limit * flush(k) + more for limit in (1, 2, 5) for more in (-1, 0, 1)]
-    specs = [spec((m, n), digits, k, fill=fill) for n in columns for m in (33, 128)]
+    specs = [Spec((m, n), digits, k, fill=fill) for n in columns for m in (33, 128)]
     check_all(shared_build(specs), rng)
 
 
 @pytest.mark.parametrize(("digits", "k", "direction"), PERMUTED)
 def test_permuted(
-    isa: str, digits: Digits, k: int, direction: str, spec: type[Spec], shared_build: Build,
+    isa: str, digits: Digits, k: int, direction: str, shared_build: Build,
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
     short = (0, 1, 2, 33, 130)  # permuted rows
     long = sorted({0, 1, k - 1, k, k + 1, 7 * k, 8 * k - 1, 8 * k + 1, 17 * k + 1} - {-1})
     shapes = [(m, n) if direction == "expand" else (n, m) for m in short for n in long]
     specs = [
-        spec(shape, digits, k, "permuted", direction, scale, fill)
+        Spec(shape, digits, k, "permuted", direction, scale, fill)
         for shape in shapes
         for scale, fill in (("block", "random"), ("none", "lowest"))
     ]
@@ -148,12 +147,12 @@ def test_permuted(
 
 @pytest.mark.parametrize("direction", ["expand", "reduce"])
 def test_permuted_beyond_16_bit_rows(
-    isa: str, direction: str, spec: type[Spec], shared_build: Build, rng: np.random.Generator
+    isa: str, direction: str, shared_build: Build, rng: np.random.Generator
 ) -> None:
     specs = []
     for rows in (65535, 65536):
         shape = (rows, 5) if direction == "expand" else (5, rows)
-        specs.append(spec(shape, TERNARY, 4, "permuted", direction, "tensor"))
+        specs.append(Spec(shape, TERNARY, 4, "permuted", direction, "tensor"))
     built = shared_build(specs)
     assert [b.matrix.packing for b in built] == ["u16", "u32"]
     check_all(built, rng)
@@ -161,19 +160,19 @@ def test_permuted_beyond_16_bit_rows(
 
 @pytest.mark.parametrize("direction", ["expand", "reduce"])
 def test_permuted_with_the_largest_k(
-    isa: str, direction: str, spec: type[Spec], shared_build: Build, rng: np.random.Generator
+    isa: str, direction: str, shared_build: Build, rng: np.random.Generator
 ) -> None:
     shape = (33, 18) if direction == "expand" else (18, 33)
-    specs = [spec(shape, BINARY_SIGNS, 16, "permuted", direction)]
-    specs += [spec(shape, TERNARY, 10, "permuted", direction)]
+    specs = [Spec(shape, BINARY_SIGNS, 16, "permuted", direction)]
+    specs += [Spec(shape, TERNARY, 10, "permuted", direction)]
     check_all(shared_build(specs), rng)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_nan_and_infinity_spread_as_in_a_dense_product(
-    isa: str, kind: dict[str, Any], spec: type[Spec], shared_build: Build, rng: np.random.Generator
+    isa: str, kind: dict[str, Any], shared_build: Build, rng: np.random.Generator
 ) -> None:
-    (built,) = shared_build([spec((35, 19), scale="row", **kind)])
+    (built,) = shared_build([Spec((35, 19), scale="row", **kind)])
     n = built.spec.shape[1]
     scaled = built.W * built.scale[:, None]
     odd: list[Array] = []
@@ -239,10 +238,10 @@ BIG: list[dict[str, Any]] = [  # at least 7 * 64 KiB of index: seven threads tak
 
 @pytest.mark.parametrize("kind", BIG, ids=str)
 def test_results_do_not_depend_on_the_number_of_threads(
-    isa: str, kind: dict[str, Any], spec: type[Spec], shared_build: Build,
+    isa: str, kind: dict[str, Any], shared_build: Build,
     rng: np.random.Generator, restore: None,
 ) -> None:  # fmt: skip
-    (built,) = shared_build([spec(**{"scale": "row", **kind})])
+    (built,) = shared_build([Spec(**{"scale": "row", **kind})])
     assert built.matrix.nbytes > 7 * (64 << 10)
     n = built.spec.shape[1]
     rsr.set_num_threads(1)
@@ -257,10 +256,10 @@ def test_results_do_not_depend_on_the_number_of_threads(
 
 @pytest.mark.parametrize("kind", BIG + [{"shape": (129, 85), **kind} for kind in KINDS], ids=str)
 def test_instruction_sets_agree_to_the_bit_for_int8(
-    kind: dict[str, Any], spec: type[Spec], shared_build: Build, isas: list[str],
+    kind: dict[str, Any], shared_build: Build, isas: list[str],
     rng: np.random.Generator, restore: None,
 ) -> None:  # fmt: skip
-    (built,) = shared_build([spec(**kind)])
+    (built,) = shared_build([Spec(**kind)])
     for name, x in inputs(built.spec.shape[1], rng):
         if x.dtype == np.int8:
             products = []

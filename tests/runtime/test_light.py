@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from tests.runtime.conftest import RunPython, Workshop
+from rsr_testing.matrices import Workshop
+from rsr_testing.process import RunPython
 
 HEAVY = ["click", "safetensors", "rich", "rsrc", "zstandard", "torch"]
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 import rsr_runtime as rsr
-from rsr_formats.layout import BINARY_BITS, BINARY_SIGNS, TERNARY
+from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
 from rsr_runtime import InputShapeError, InputTypeError, OptionError
-
-if TYPE_CHECKING:
-    from tests.runtime.conftest import Built, Spec, Workshop
+from rsr_testing.matrices import Built, Spec, Workshop
 
 Array = npt.NDArray[Any]
 
@@ -358,9 +356,9 @@ def test_rows_of_a_permuted_matrix_lie_scattered(direction: str, workshop: Works
         matrix.rows(np.array([0]))
 
 
-def test_rows_of_a_closed_model(workshop: Workshop, spec: type[Spec]) -> None:
+def test_rows_of_a_closed_model(workshop: Workshop) -> None:
     path = workshop.path()
-    workshop.write(path, [spec((M, N), name="w")])
+    workshop.write(path, [Spec((M, N), name="w")])
     with rsr.load(path) as model:
         matrix = model["w"]
     assert isinstance(matrix, rsr.Matrix)

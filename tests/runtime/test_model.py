@@ -9,7 +9,7 @@ import threading
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,7 @@ import rsr_runtime as rsr
 from rsr_formats.errors import FormatError, IndexDataError, SectionHashError
 from rsr_formats.reader import RsrFile
 from rsr_runtime import ClosedError, Matrix, OptionError
-
-if TYPE_CHECKING:
-    from tests.runtime.conftest import Built, Damage, Spec, Workshop
+from rsr_testing.matrices import Built, Damage, Spec, Workshop
 
 Array = npt.NDArray[Any]
 
@@ -117,7 +115,7 @@ def test_dense_tensors_are_decompressed_once(zstd: int | None, workshop: Worksho
     assert not model._decompressed, "a closed model holds nothing"
 
 
-def test_scales_are_expanded_once(workshop: Workshop, spec: type[Spec]) -> None:
+def test_scales_are_expanded_once(workshop: Workshop) -> None:
     for scale in ("none", "tensor", "row", "block"):
         w = workshop.one((40, 50), scale=scale)
         assert w.matrix.scale is w.matrix.scale
@@ -168,14 +166,14 @@ def test_is_indexed(model_file: tuple[Path, Built]) -> None:
             model.is_indexed("config.json")
 
 
-def test_is_indexed_does_not_touch_the_index(workshop: Workshop, spec: type[Spec]) -> None:
+def test_is_indexed_does_not_touch_the_index(workshop: Workshop) -> None:
     """A damaged one is found when it is used."""
 
     def damage(arrays: dict[str, Any]) -> None:
         arrays["permutation"][:] = 40
 
     path = workshop.path()
-    workshop.write(path, [spec((40, 50), name="w", k=4, encoding="permuted")], damage)
+    workshop.write(path, [Spec((40, 50), name="w", k=4, encoding="permuted")], damage)
     with rsr.load(path) as model:
         assert model.is_indexed("w")
         with pytest.raises(IndexDataError):
@@ -183,9 +181,7 @@ def test_is_indexed_does_not_touch_the_index(workshop: Workshop, spec: type[Spec
 
 
 @pytest.mark.parametrize("zstd", [None, 3])
-def test_stored_is_the_file_as_it_lies(
-    zstd: int | None, workshop: Workshop, spec: type[Spec]
-) -> None:
+def test_stored_is_the_file_as_it_lies(zstd: int | None, workshop: Workshop) -> None:
     path = workshop.path()
     bits = np.arange(6, dtype="<u2").reshape(2, 3)
     dense = [
@@ -195,7 +191,7 @@ def test_stored_is_the_file_as_it_lies(
         ("scalar", "BF16", (), b"\x80\x3f"),
         ("f4", "F4", (2, 5), bytes(range(5))),
     ]
-    workshop.write(path, [spec((4, 6), name="w")], dense=dense, zstd=zstd)
+    workshop.write(path, [Spec((4, 6), name="w")], dense=dense, zstd=zstd)
     model = rsr.load(path)
     found = model.stored("bf16")
     assert found.dtype == np.uint16
@@ -218,10 +214,10 @@ def test_stored_is_the_file_as_it_lies(
 @pytest.mark.parametrize("encoding", ["ranked", "permuted"])
 @pytest.mark.parametrize("zstd", [None, 3])
 def test_huge_memory_and_compression_change_nothing(
-    encoding: str, zstd: int | None, workshop: Workshop, spec: type[Spec], rng: np.random.Generator
+    encoding: str, zstd: int | None, workshop: Workshop, rng: np.random.Generator
 ) -> None:
     path = workshop.path()
-    specs = [spec((70, 300), encoding=encoding, scale="row", name="w")]
+    specs = [Spec((70, 300), encoding=encoding, scale="row", name="w")]
     truth = workshop.write(path, specs, files={"a": b"a" * 5000}, zstd=zstd)
     for memory in ("map", "huge"):
         with rsr.load(path, memory=memory) as model:
@@ -400,11 +396,11 @@ def _far_out_of_range(arrays: dict[str, Array]) -> None:
     ],
 )
 def test_a_damaged_permuted_index_never_reaches_a_kernel(
-    damage: Damage, sentence: str, direction: str, workshop: Workshop, spec: type[Spec]
+    damage: Damage, sentence: str, direction: str, workshop: Workshop
 ) -> None:
     shape = (40, 50) if direction == "expand" else (50, 40)
     path = workshop.path()
-    w = spec(shape, encoding="permuted", direction=direction, name="w")
+    w = Spec(shape, encoding="permuted", direction=direction, name="w")
     workshop.write(path, [w], damage)
     model = rsr.load(path)  # the index is looked at when it is used
     for _ in range(2):
@@ -452,11 +448,11 @@ def run_threads(count: int, work: Any) -> None:
 
 @pytest.mark.parametrize("zstd", [None, 1])
 def test_threads_share_lazily_made_matrices(
-    zstd: int | None, workshop: Workshop, spec: type[Spec], rng: np.random.Generator
+    zstd: int | None, workshop: Workshop, rng: np.random.Generator
 ) -> None:
     path = workshop.path()
-    specs = [spec((60, 80), name=f"ranked{i}") for i in range(5)]
-    specs += [spec((60, 80), encoding="permuted", name=f"permuted{i}") for i in range(5)]
+    specs = [Spec((60, 80), name=f"ranked{i}") for i in range(5)]
+    specs += [Spec((60, 80), encoding="permuted", name=f"permuted{i}") for i in range(5)]
     truth = workshop.write(path, specs, files={"f": b"f" * 4000}, zstd=zstd)
     x = rng.integers(-128, 128, 80).astype(np.int8)
     for _ in range(5):
@@ -474,13 +470,11 @@ def test_threads_share_lazily_made_matrices(
             assert len({id(s[name]) for s in seen}) == 1
 
 
-def test_closing_while_others_multiply(
-    workshop: Workshop, spec: type[Spec], rng: np.random.Generator
-) -> None:
+def test_closing_while_others_multiply(workshop: Workshop, rng: np.random.Generator) -> None:
     """A product ends with its result or with ClosedError, and never touches freed memory."""
     path = workshop.path()
     names = ["ranked", "permuted"]
-    specs = [spec((300, 2000), encoding=name, k=3, name=name) for name in names]
+    specs = [Spec((300, 2000), encoding=name, k=3, name=name) for name in names]
     truth = workshop.write(path, specs)
     x = rng.integers(-128, 128, 2000).astype(np.int8)
     exact = {name: truth[name][0] @ x.astype(int) for name in names}

@@ -12,12 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import rsr_runtime as rsr
-from rsr_formats.encoding import pack_n4s1
+from rsr_formats.packing import pack_n4s1
 from rsr_runtime import _native
+from rsr_testing.matrices import Built, Spec
 
 if TYPE_CHECKING:
-    from tests.runtime.conftest import Built, Spec
-
     Build = Callable[[Sequence[Spec]], list[Built]]
 
 Array = npt.NDArray[Any]
@@ -50,9 +49,9 @@ def float_inputs(n: int, rng: np.random.Generator) -> dict[str, Array]:
 
 @pytest.mark.parametrize("columns", COLUMNS)
 def test_every_height_and_width(
-    isa: str, columns: int, spec: type[Spec], shared_build: Build, rng: np.random.Generator
+    isa: str, columns: int, shared_build: Build, rng: np.random.Generator
 ) -> None:
-    specs = [spec((m, columns), packing="n4s1") for m in ROWS]
+    specs = [Spec((m, columns), packing="n4s1") for m in ROWS]
     for b in shared_build(specs):
         assert b.matrix.packing == "n4s1"
         b.check(np.full(columns, -128, np.int8), "-128")
@@ -64,11 +63,11 @@ def test_every_height_and_width(
 
 @pytest.mark.parametrize("fill", ["lowest", "highest"])
 def test_sums_reach_their_bounds(
-    isa: str, fill: str, spec: type[Spec], shared_build: Build, rng: np.random.Generator
+    isa: str, fill: str, shared_build: Build, rng: np.random.Generator
 ) -> None:
     """Weights and inputs all alike: the largest digits, and sums of them, that lanes ever hold."""
     columns = [units * 24 + more for units in (8, 10, 16, 25) for more in (-1, 0, 1)]
-    specs = [spec((m, n), fill=fill, packing="n4s1") for n in columns for m in (32, 96)]
+    specs = [Spec((m, n), fill=fill, packing="n4s1") for n in columns for m in (32, 96)]
     for b in shared_build(specs):
         n = b.spec.shape[1]
         for value in range(-128, 128):
@@ -87,9 +86,9 @@ def dense_product(W: Array, x: Array) -> Array:
 
 
 def test_nan_and_infinity_spread_as_in_a_dense_product(
-    isa: str, spec: type[Spec], shared_build: Build, rng: np.random.Generator
+    isa: str, shared_build: Build, rng: np.random.Generator
 ) -> None:
-    (built,) = shared_build([spec((97, 49), scale="row", packing="n4s1")])
+    (built,) = shared_build([Spec((97, 49), scale="row", packing="n4s1")])
     scaled = built.W * built.scale[:, None]
     for i in range(49):
         for values in ((np.nan,), (np.inf,), (-np.inf,), (np.inf, -np.inf), (np.inf, np.nan)):
@@ -102,9 +101,9 @@ def test_nan_and_infinity_spread_as_in_a_dense_product(
 
 
 def test_finite_neighbours_of_infinity_in_a_batch_stay_exact(
-    isa: str, spec: type[Spec], shared_build: Build, rng: np.random.Generator
+    isa: str, shared_build: Build, rng: np.random.Generator
 ) -> None:
-    (built,) = shared_build([spec((65, 49), packing="n4s1")])
+    (built,) = shared_build([Spec((65, 49), packing="n4s1")])
     x = rng.standard_normal((49, 40)).astype(np.float32)
     x[7, 3], x[11, 22] = np.inf, np.nan
     y = built.matrix @ x
@@ -116,10 +115,10 @@ def test_finite_neighbours_of_infinity_in_a_batch_stay_exact(
 
 @pytest.mark.parametrize("shape", [(1100, 2100), (65, 14000)])
 def test_results_do_not_depend_on_the_number_of_threads(
-    isa: str, shape: tuple[int, int], spec: type[Spec], shared_build: Build,
+    isa: str, shape: tuple[int, int], shared_build: Build,
     rng: np.random.Generator, restore: None,
 ) -> None:  # fmt: skip
-    (built,) = shared_build([spec(shape, packing="n4s1")])
+    (built,) = shared_build([Spec(shape, packing="n4s1")])
     assert built.matrix.nbytes > 2 * (64 << 10)  # enough for two threads
     n = shape[1]
     for x in (rng.integers(-128, 128, n).astype(np.int8), *float_inputs(n, rng).values()):

@@ -7,16 +7,15 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 
 import rsr_runtime as rsr
 from rsr_runtime import OptionError
-
-if TYPE_CHECKING:
-    from tests.runtime.conftest import Built, RunPython, Workshop
+from rsr_testing.matrices import Built, Workshop
+from rsr_testing.process import RunPython
 
 # Loads argv[1] and defines check(): a product that two threads share, compared with numbers
 # that the parent computed.

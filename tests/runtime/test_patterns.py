@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,14 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import rsr_runtime as rsr
-from rsr_formats.encoding import block_from_ranks, pattern_values
-from rsr_formats.layout import BINARY_BITS, BINARY_SIGNS, DIGITS, TERNARY
+from rsr_formats.packing import block_from_ranks, pattern_values
+from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, DIGITS, TERNARY
 from rsr_runtime import _native
 from rsr_runtime.reference import quantize_int8
+from rsr_testing.matrices import Built, Spec, Workshop
+from rsr_testing.paths import GOLDEN
 
 if TYPE_CHECKING:
-    from tests.runtime.conftest import Built, Spec, Workshop
-
     Build = Callable[[Sequence[Spec]], list[Built]]
 
 ROWS = (0, 1, 31, 32, 33, 127, 128, 129, 257)
@@ -48,14 +47,14 @@ LISTS: list[tuple[tuple[int, ...], int, bytes]] = [
 @pytest.mark.parametrize("stride", [1, 16])
 @pytest.mark.parametrize(("digits", "k", "patterns"), LISTS, ids=range(len(LISTS)))
 def test_one_vector(
-    isa: str, digits: tuple[int, ...], k: int, patterns: bytes, stride: int, spec: type[Spec],
+    isa: str, digits: tuple[int, ...], k: int, patterns: bytes, stride: int,
     shared_build: Build, rng: np.random.Generator,
 ) -> None:  # fmt: skip
     run = k * stride
     flush = 32767 // (128 * k) // 3 * 3 * k  # inputs whose sums of -128 just fit int16
     widths = {0, run, 2 * run, 3 * run, flush // run * run, (flush // run + 1) * run}
     for b in shared_build([
-        spec((m, n), digits, k, scale="row", patterns=patterns, stride=stride, fill=fill)
+        Spec((m, n), digits, k, scale="row", patterns=patterns, stride=stride, fill=fill)
         for n in sorted(widths) for m in ROWS for fill in ("random", "lowest", "highest")
     ]):  # fmt: skip
         n = b.spec.shape[1]
@@ -68,12 +67,12 @@ def test_one_vector(
 @pytest.mark.parametrize("stride", [1, 16])
 @pytest.mark.parametrize(("digits", "k", "patterns"), LISTS, ids=range(len(LISTS)))
 def test_several_vectors(
-    isa: str, digits: tuple[int, ...], k: int, patterns: bytes, stride: int, spec: type[Spec],
+    isa: str, digits: tuple[int, ...], k: int, patterns: bytes, stride: int,
     shared_build: Build, rng: np.random.Generator,
 ) -> None:  # fmt: skip
     n = 7 * k * stride
     for b in shared_build(
-        [spec((m, n), digits, k, patterns=patterns, stride=stride) for m in (33, 128, 161)]
+        [Spec((m, n), digits, k, patterns=patterns, stride=stride) for m in (33, 128, 161)]
     ):
         for count in COUNTS:
             X = rng.integers(-128, 128, (n, count)).astype(np.int8)
@@ -87,12 +86,12 @@ def test_several_vectors(
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("stride", [1, 16])
 def test_scales_of_groups(
-    isa: str, stride: int, half: bool, spec: type[Spec], shared_build: Build,
+    isa: str, stride: int, half: bool, shared_build: Build,
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
     """Groups that begin inside words, and a shorter last one."""
     specs = [
-        spec((m, n), TERNARY, 4, scale=scale, group=group, half=half, patterns=SPARSE,
+        Spec((m, n), TERNARY, 4, scale=scale, group=group, half=half, patterns=SPARSE,
              stride=stride)
         for group, n in ((64, 192), (128, 320), (256, 576))
         for m in (1, 31, 64, 130)
@@ -161,7 +160,7 @@ def test_blocks_and_what_is_said(workshop: Workshop) -> None:
 
 
 def test_only_matrices_with_one_order_of_inputs_share_tables(
-    isa: str, workshop: Workshop, spec: type[Spec], rng: np.random.Generator
+    isa: str, workshop: Workshop, rng: np.random.Generator
 ) -> None:
     usual: dict[str, Any] = {"k": 4, "patterns": SPARSE}
     kinds: list[dict[str, Any]] = [
@@ -169,7 +168,7 @@ def test_only_matrices_with_one_order_of_inputs_share_tables(
         {"stride": 1, "patterns": SPARSE[4:]}, {"k": 3, "patterns": None},
     ]  # fmt: skip
     built = workshop.build([
-        spec((65, 384), name=str(i), **(usual | kind))
+        Spec((65, 384), name=str(i), **(usual | kind))
         for i, kind in enumerate(kinds)
     ])  # fmt: skip
     natives = [b.matrix.ranked for b in built]
@@ -207,7 +206,7 @@ def test_native_code_checks_the_stride() -> None:
 
 
 def test_the_golden_file(isa: str, rng: np.random.Generator) -> None:
-    model = rsr.load(Path(__file__).parents[1] / "golden/v1.2/golden.rsr")
+    model = rsr.load(GOLDEN / "v1.2/golden.rsr")
     for name in ("sparse.weight", "strided.weight", "binary.weight"):
         w = model[name]
         assert isinstance(w, rsr.Matrix)

@@ -10,11 +10,10 @@ import numpy.typing as npt
 import pytest
 
 import rsr_runtime as rsr
-from rsr_formats.layout import BINARY_BITS, BINARY_SIGNS, TERNARY
+from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
+from rsr_testing.matrices import Built, Spec, Workshop
 
 if TYPE_CHECKING:
-    from tests.runtime.conftest import Built, Spec, Workshop
-
     Build = Callable[[Sequence[Spec]], list[Built]]
 
 Array = npt.NDArray[Any]
@@ -39,12 +38,12 @@ def every_product(built: Built, x: Array, isas: Sequence[str]) -> set[bytes]:
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize(("digits", "k"), [(TERNARY, 4), (BINARY_SIGNS, 7), (BINARY_BITS, 3)])
 def test_float32_agrees_to_the_bit(
-    digits: Digits, k: int, direction: str, spec: type[Spec], shared_build: Build,
+    digits: Digits, k: int, direction: str, shared_build: Build,
     isas: list[str], rng: np.random.Generator, restore: None,
 ) -> None:  # fmt: skip
     """On every instruction set and number of threads, by RSR and by RSR++."""
-    specs = [spec((300, 2501), digits, k, "permuted", direction, "row")]
-    specs += [spec((n, n + 1), digits, k, "permuted", direction) for n in LENGTHS]
+    specs = [Spec((300, 2501), digits, k, "permuted", direction, "row")]
+    specs += [Spec((n, n + 1), digits, k, "permuted", direction) for n in LENGTHS]
     for built in shared_build(specs):
         x = rng.standard_normal(built.spec.shape[1]).astype(np.float32)
         built.check(x)
@@ -92,12 +91,12 @@ def test_sums_beyond_float32_may_cancel(isa: str, direction: str, workshop: Work
 @pytest.mark.parametrize("digits", [TERNARY, BINARY_SIGNS])
 @pytest.mark.parametrize("fill", ["lowest", "highest"])
 def test_one_segment_holds_all_rows(
-    isa: str, fill: str, digits: Digits, direction: str, spec: type[Spec], shared_build: Build,
+    isa: str, fill: str, digits: Digits, direction: str, shared_build: Build,
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
     """The others are empty: those before it, or those behind it."""
     shapes = [(n, 9) if direction == "expand" else (9, n) for n in LENGTHS]
-    specs = [spec(shape, digits, 4, "permuted", direction, "none", fill) for shape in shapes]
+    specs = [Spec(shape, digits, 4, "permuted", direction, "none", fill) for shape in shapes]
     for built in shared_build(specs):
         n = built.spec.shape[1]
         for x in (np.full(n, -128, np.int8), rng.standard_normal(n).astype(np.float32)):
@@ -109,11 +108,11 @@ def test_one_segment_holds_all_rows(
 @pytest.mark.parametrize("dtype", [np.int8, np.float32])
 @pytest.mark.parametrize(("digits", "k"), [(TERNARY, 4), (BINARY_SIGNS, 6)])
 def test_many_vectors_at_once_are_as_many_products(
-    isa: str, digits: Digits, k: int, dtype: type[np.generic], direction: str, spec: type[Spec],
+    isa: str, digits: Digits, k: int, dtype: type[np.generic], direction: str,
     shared_build: Build, rng: np.random.Generator,
 ) -> None:  # fmt: skip
     """To the bit; whatever their number, and with NaN and infinity in some of them."""
-    (built,) = shared_build([spec((131, 203), digits, k, "permuted", direction, "row")])
+    (built,) = shared_build([Spec((131, 203), digits, k, "permuted", direction, "row")])
     for count in (0, 1, 6, 7, 15, 16, 17, 22, 23, 37):
         X = rng.integers(-128, 128, (203, count)).astype(dtype)
         if dtype == np.float32:

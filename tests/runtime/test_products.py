@@ -10,11 +10,10 @@ import numpy.typing as npt
 import pytest
 
 import rsr_runtime as rsr
-from rsr_formats.layout import BINARY_BITS, BINARY_SIGNS, TERNARY
+from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
+from rsr_testing.matrices import Built, Spec, Workshop
 
 if TYPE_CHECKING:
-    from tests.runtime.conftest import Built, Spec, Workshop
-
     Build = Callable[[Sequence[Spec]], list[Built]]
 
 Array = npt.NDArray[Any]
@@ -53,10 +52,10 @@ def vectors(n: int, count: int, rng: np.random.Generator) -> Array:
 
 @pytest.mark.parametrize("kind", MATRICES, ids=str)
 def test_int8_batches_are_exact(
-    isa: str, kind: dict[str, Any], spec: type[Spec], shared_build: Build,
+    isa: str, kind: dict[str, Any], shared_build: Build,
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
-    (b,) = shared_build([spec(**{"digits": TERNARY, "k": 3, "scale": "row", **kind})])
+    (b,) = shared_build([Spec(**{"digits": TERNARY, "k": 3, "scale": "row", **kind})])
     for count in COUNTS:
         X = vectors(b.spec.shape[1], count, rng)
         np.testing.assert_array_equal(b.matrix @ X, b.W @ X.astype(np.int64), f"{count} vectors")
@@ -64,10 +63,10 @@ def test_int8_batches_are_exact(
 
 @pytest.mark.parametrize("kind", MATRICES, ids=str)
 def test_float32_batches_keep_the_bound(
-    isa: str, kind: dict[str, Any], spec: type[Spec], shared_build: Build,
+    isa: str, kind: dict[str, Any], shared_build: Build,
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
-    (b,) = shared_build([spec(**{"digits": TERNARY, "k": 3, "scale": "row", **kind})])
+    (b,) = shared_build([Spec(**{"digits": TERNARY, "k": 3, "scale": "row", **kind})])
     n = b.spec.shape[1]
     for count in COUNTS:
         X = (rng.standard_normal((n, count)) * 10.0 ** rng.uniform(-6, 6, (n, count))).astype("f4")
@@ -130,12 +129,12 @@ SETS: dict[str, list[dict[str, Any]]] = {
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_several_matrices_are_as_each_alone(
-    isa: str, name: str, threads: int, spec: type[Spec], restore: None, shared_build: Build,
+    isa: str, name: str, threads: int, restore: None, shared_build: Build,
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
     rsr.set_num_threads(threads)
     usual: dict[str, Any] = {"digits": TERNARY, "k": 3, "scale": "tensor"}
-    specs = [spec(**{**usual, **s, "name": f"{j}"}) for j, s in enumerate(SETS[name])]
+    specs = [Spec(**{**usual, **s, "name": f"{j}"}) for j, s in enumerate(SETS[name])]
     matrices = [b.matrix for b in shared_build(specs)]
     n = specs[0].shape[1]
     counts: list[tuple[int, ...]] = [(), (1,), (3,), (20,)]

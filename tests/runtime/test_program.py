@@ -7,16 +7,14 @@ import os
 import signal
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from rsr_runtime import _native
-
-if TYPE_CHECKING:
-    from tests.runtime.conftest import RunPython
+from rsr_testing.process import RunPython
 
 Floats = npt.NDArray[np.float32]
 EPS = 1e-5

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from rsr_formats.layout import BINARY_BITS, BINARY_SIGNS, DIGITS, TERNARY
+from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, DIGITS, TERNARY
 from rsr_runtime import reference
 
 Array = npt.NDArray[Any]
@@ -92,7 +92,7 @@ def test_an_example_worked_by_hand() -> None:
 
 
 def test_grow_and_fold_are_products_with_bin_k() -> None:
-    from rsr_formats.encoding import pattern_values
+    from rsr_formats.packing import pattern_values
 
     rng = np.random.default_rng(0)
     for digits, k in ((TERNARY, 4), (BINARY_SIGNS, 6), (BINARY_BITS, 5)):

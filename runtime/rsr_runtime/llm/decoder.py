@@ -21,10 +21,10 @@ from .. import _native
 from ..errors import ClosedError
 from ..matrix import Matrix
 from ..model import widen_bf16
-from .cache import Cache
-from .clock import ATTENTION, HEAD, PRODUCTS, REST, Clock
 from .config import Config
+from .kv_cache import Cache
 from .linear import Inputs, Linear, Linears
+from .phase_timer import ATTENTION, HEAD, PRODUCTS, REST, Clock
 from .weights import Layer, Weights
 from .workspace import Workspace
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from .decoder import Decoder
 from .sampling import Sampler, Sampling
-from .sequence import TokenSequence, step
-from .tokens import StopStrings, TextStream, Tokenizer
+from .session import TokenSequence, step
+from .tokenizer.tokenizer import StopStrings, TextStream, Tokenizer
 
 FinishReason = Literal["stop", "length", "context", "interrupted"]
 

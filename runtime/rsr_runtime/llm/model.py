@@ -17,16 +17,16 @@ from ..errors import OptionError
 from ..model import Model
 from ..model import load as load_tensors
 from . import generate, perplexity
-from .cache import Cache
-from .clock import Clock
 from .config import Config, read_config
 from .decoder import LOGIT_ROWS, Decoder
 from .errors import ModelError, PromptError
 from .generate import Generation, Limits, Stream, Tokens
+from .kv_cache import Cache
+from .phase_timer import Clock
 from .sampling import Sampling
-from .sequence import TokenSequence
+from .session import TokenSequence
 from .template import ChatTemplate
-from .tokens import Tokenizer
+from .tokenizer.tokenizer import Tokenizer
 from .weights import Weights, collect
 
 DEFAULT_CONTEXT = 4096  # positions, unless the model has fewer

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from .decoder import LOGIT_ROWS, Decoder
 from .errors import ModelError
-from .sequence import TokenSequence
+from .session import TokenSequence
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from typing import Any
 
 from .errors import DependencyError, PromptError, TemplateError
 from .files import read_json
-from .tokens import special_tokens
+from .tokenizer.tokenizer import special_tokens
 
 MAX_SOURCE = 1 << 20  # bytes of a template; the largest seen has some 20,000
 MAX_TEXT = 16 << 20  # characters of a prompt, and items of what one operation makes

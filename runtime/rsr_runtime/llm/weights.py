@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.layout import MAX_QUANTISED_COLUMNS
+from rsr_formats.records import MAX_QUANTISED_COLUMNS
 
 from ..matrix import Matrix
 from ..model import Model

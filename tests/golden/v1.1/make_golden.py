@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats import IndexedTensor, create
-from rsr_formats.encoding import pack_n4s1, pack_w16, ranks_of
-from rsr_formats.layout import BINARY_SIGNS, TERNARY, Scale, SourceRecord
+from rsr_formats.packing import pack_n4s1, pack_w16, ranks_of
+from rsr_formats.records import BINARY_SIGNS, TERNARY, Scale, SourceRecord
 
 
 def ternary_digits(rows: int, columns: int) -> npt.NDArray[np.uint8]:

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats import IndexedTensor, create
-from rsr_formats.encoding import column_order, listed_ranks, pack_w16, padding_rank, ranks_of
-from rsr_formats.layout import BINARY_SIGNS, TERNARY, InlineTensor, Scale, SourceRecord
+from rsr_formats.packing import column_order, listed_ranks, pack_w16, padding_rank, ranks_of
+from rsr_formats.records import BINARY_SIGNS, TERNARY, InlineTensor, Scale, SourceRecord
 
 
 def sparse_digits(rows: int, columns: int, stride: int) -> npt.NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from rsr_formats import DenseTensor, create
-from rsr_formats.layout import Quantised
+from rsr_formats.records import Quantised
 
 # Rows of the embedding; those of the head are q * scale, what it is made of is lost.
 EMBEDDING = [[127.0, -63.5, 31.75, 0.0], [0.0, 0.0, 0.0, 0.0], [0.25, 0.5, -1.0, 0.125]]

@@ -16,15 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats import DenseTensor, IndexedTensor, create
-from rsr_formats.encoding import block_from_ranks, pack_w16, padding_digit, ranks_of
-from rsr_formats.layout import (
-    BINARY_SIGNS,
-    TERNARY,
-    FileEntry,
-    InlineTensor,
-    Scale,
-    SourceRecord,
-)
+from rsr_formats.packing import block_from_ranks, pack_w16, padding_digit, ranks_of
+from rsr_formats.records import BINARY_SIGNS, TERNARY, FileEntry, InlineTensor, Scale, SourceRecord
 from rsr_formats.writer import RsrWriter
 
 

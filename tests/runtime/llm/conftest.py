@@ -1,36 +1,14 @@
-"""Models that are loaded, for the tests of text generation."""
+"""Fixtures of the tests of text generation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import rsr_runtime as rsr
-
-if TYPE_CHECKING:
-    from rsr_runtime.llm import LanguageModel
-    from tests.conftest import LanguageModels
-
-
-class Loader:
-    """Loads models of families, and closes them."""
-
-    def __init__(self, models: LanguageModels) -> None:
-        self._models = models
-        self._opened: list[LanguageModel] = []
-
-    def __call__(self, name: str, **options: Any) -> LanguageModel:
-        from rsr_runtime import llm
-
-        model = llm.load(self._models.path(name), **options)
-        self._opened.append(model)
-        return model
-
-    def close(self) -> None:
-        for model in self._opened:
-            model.close()
+from rsr_testing.language_models import LanguageModels
+from rsr_testing.loader import Loader
 
 
 @pytest.fixture

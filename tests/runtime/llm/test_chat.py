@@ -9,11 +9,11 @@ import pytest
 
 from rsr_runtime import llm
 from rsr_runtime.llm import Chat, ModelError, PromptError, Sampling, TemplateError
+from rsr_testing.language_models import LanguageModels
+from rsr_testing.loader import Loader
 
 if TYPE_CHECKING:
     from rsr_runtime.llm import LanguageModel
-    from tests.conftest import LanguageModels
-    from tests.runtime.llm.conftest import Loader
 
 OPTIONS: dict[str, Any] = {"max_tokens": 12, "sampling": Sampling(temperature=0.9, seed=5)}
 

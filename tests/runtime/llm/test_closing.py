@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import gc
 import weakref
-from typing import TYPE_CHECKING
 
 import pytest
 
 from rsr_runtime import ClosedError
 from rsr_runtime.llm import Chat
-
-if TYPE_CHECKING:
-    from tests.runtime.llm.conftest import Loader
+from rsr_testing.loader import Loader
 
 TOKENS = [256, 5, 6, 7]
 

@@ -10,15 +10,15 @@ import pytest
 
 import rsr_runtime as rsr
 from rsr_runtime.llm import PromptError
-from rsr_runtime.llm.cache import Cache
-from rsr_runtime.llm.clock import PARTS
 from rsr_runtime.llm.decoder import ROWS, Span
-from rsr_runtime.llm.sequence import TokenSequence, step
+from rsr_runtime.llm.kv_cache import Cache
+from rsr_runtime.llm.phase_timer import PARTS
+from rsr_runtime.llm.session import TokenSequence, step
 from rsr_runtime.llm.workspace import Workspace
+from rsr_testing.loader import Loader
 
 if TYPE_CHECKING:
     from rsr_runtime.llm import LanguageModel
-    from tests.runtime.llm.conftest import Loader
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -59,7 +59,7 @@ def test_passes_of_many_rows(name: str, loaded: Loader, monkeypatch: pytest.Monk
     """A long prompt is cut into passes, which changes nothing."""
     tokens = tokens_of(50)
     whole = loaded(name).logits(tokens)
-    monkeypatch.setattr("rsr_runtime.llm.sequence.ROWS", 7)
+    monkeypatch.setattr("rsr_runtime.llm.session.ROWS", 7)
     cut = loaded(name).logits(tokens)
     if name == "bitnet-2b":
         np.testing.assert_array_equal(cut, whole)

@@ -12,10 +12,10 @@ import rsr_runtime as rsr
 from rsr_runtime import OptionError
 from rsr_runtime.llm import Generation, ModelError, PromptError, Sampling
 from rsr_runtime.llm.sampling import Sampler
+from rsr_testing.loader import Loader
 
 if TYPE_CHECKING:
     from rsr_runtime.llm import LanguageModel
-    from tests.runtime.llm.conftest import Loader
 
 PROMPT = "The weights of a trained network"
 DRAWN = Sampling(temperature=0.9, top_k=40, seed=7)

@@ -7,39 +7,22 @@ torch nor transformers is needed. ``tests/parity/make_golden_llm.py`` made the d
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+
+from rsr_testing import models
+from rsr_testing.paths import GOLDEN
 
 pytest.importorskip("tokenizers", reason="needs the extra llm")
 pytest.importorskip("jinja2", reason="needs the extra llm")
 
 from rsr_runtime import llm
 
-TESTS = Path(__file__).resolve().parents[2]
 TOLERANCE = 2e-4  # of the largest logit: tests/parity/compare.py says why
-
-
-def _models() -> ModuleType:
-    """Import tests/parity/models.py by path: in pytest's importlib mode it has no name."""
-    name = "rsr_tests_parity_models"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, TESTS / "parity" / "models.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # before it runs: its dataclasses look themselves up there
-        spec.loader.exec_module(module)
-    return sys.modules[name]
-
-
-models = _models()
 
 
 class Golden:
@@ -49,7 +32,7 @@ class Golden:
         self.family: Any = models.FAMILIES[name]
         self.model = llm.load(self.family.build(folder), kv="float32")
         self.checkpoint = hashlib.sha256((folder / "model" / "model.safetensors").read_bytes())
-        with np.load(TESTS / "golden" / "llm" / f"{name}.npz") as data:
+        with np.load(GOLDEN / "llm" / f"{name}.npz") as data:
             self.data = dict(data)
         self.text = str(self.data["text"])
         self.tokens: list[int] = self.data["tokens"].tolist()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from tests.conftest import LanguageModels
-    from tests.runtime.conftest import RunPython
+from rsr_testing.language_models import LanguageModels
+from rsr_testing.paths import DIGITS
+from rsr_testing.process import RunPython
 
 LOADED = """
 def loaded():
@@ -80,7 +79,7 @@ def test_what_is_no_language_model(run_python: RunPython, tmp_path: Path) -> Non
     import rsrc
     from rsr_runtime import llm
 
-    digits = Path(__file__).parents[3] / "examples" / "digits" / "model.safetensors"
+    digits = DIGITS
     rsrc.compile(digits, tmp_path / "digits.rsr")
     with pytest.raises(llm.ModelError, match=r"no config\.json.*compile the model's directory"):
         llm.load(tmp_path / "digits.rsr")

@@ -11,10 +11,10 @@ import pytest
 from rsr_runtime import OptionError
 from rsr_runtime.llm import ModelError, Perplexity, PromptError
 from rsr_runtime.llm.perplexity import _log_likelihood
+from rsr_testing.loader import Loader
 
 if TYPE_CHECKING:
     from rsr_runtime.llm import LanguageModel
-    from tests.runtime.llm.conftest import Loader
 
 TEXT = "The weights of a trained network never change, so sort the rows of each block once. " * 3
 

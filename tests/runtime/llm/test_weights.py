@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +15,7 @@ from rsr_runtime.llm import ModelError
 from rsr_runtime.llm.config import read_config
 from rsr_runtime.llm.linear import Dense, Int8Head
 from rsr_runtime.llm.weights import Weights, collect
-
-if TYPE_CHECKING:
-    from tests.conftest import LanguageModels
+from rsr_testing.language_models import LanguageModels
 
 Tensors = dict[str, Any]
 

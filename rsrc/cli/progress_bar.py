@@ -1,0 +1,68 @@
+"""A progress bar on a terminal, and silence in a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from rsr_formats.text import printable
+
+Progress = Callable[[str, int, int], None]
+
+
+class _Shown:
+    """Puts what the library reports on the progress bar."""
+
+    def __init__(self, update: Callable[..., None]) -> None:
+        self._update = update
+        self._name: str | None = None
+        self._tensors = self._count = 0
+
+    def begin(self, phase: str, tensors: int) -> None:
+        """Count from 0 again, of `tensors`."""
+        self._name, self._tensors, self._count = None, tensors, 0
+        self._update(verb=phase, count=f"0 of {tensors}", refresh=True)  # however soon it is over
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        if name != self._name:  # a large one is reported piece by piece
+            self._name = name
+            self._count += 1
+        count = f"{self._count} of {self._tensors}" if self._tensors else ""
+        self._update(completed=done, total=total, tensor=printable(name), count=count)
+
+
+@contextmanager
+def progress_bar(verb: str, in_bytes: bool = True) -> Iterator[Progress | None]:
+    """A progress bar on a terminal; nothing in a pipe."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.progress import Progress as Bar
+    from rich.table import Column
+
+    columns = (
+        TextColumn("{task.fields[verb]}"),
+        BarColumn(bar_width=10),
+        TextColumn("{task.fields[count]}"),
+        *((DownloadColumn(), TransferSpeedColumn()) if in_bytes else ()),
+        TimeRemainingColumn(),
+        TextColumn(
+            "{task.fields[tensor]}",
+            style="dim",
+            markup=False,
+            table_column=Column(ratio=1, no_wrap=True),  # what the others leave
+        ),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True, expand=True) as bar:
+        task = bar.add_task("", total=None, verb=verb, count="", tensor="")
+        yield _Shown(partial(bar.update, task))

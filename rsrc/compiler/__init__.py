@@ -1,0 +1,1 @@
+"""The stages of `rsrc compile`: recognize, plan, index, record."""

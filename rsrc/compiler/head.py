@@ -1,0 +1,322 @@
+"""The output head in int8: one float32 scale for each row, by rule `absmax` (formats/SPEC.md).
+
+A decoder reads its whole head for every token, and in a ternary model of two billion weights that
+is more than half of all bytes. int8 halves it, or quarters it. It is lossy; what that does to
+logits is measured while it is written, and reported.
+
+A head is `lm_head.weight`; where a model has none because config.json ties it to the embedding, it
+is made of the embedding, which stays as it is: its rows are looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rsr_formats import RsrFile
+from rsr_formats.records import FLOATS, MAX_QUANTISED_COLUMNS, DenseTensor, Quantised
+from rsr_formats.records import row_scales_name as scales_name
+from rsr_formats.writer import Bytes
+
+from ..common.errors import OptionError, SourceError
+from ..layouts import TernaryTensor
+from ..layouts.base import Bytes as ByteArray
+from ..layouts.floats import from_float32, row_panels, to_float32
+from ..source.checkpoint import Checkpoint, SourceTensor
+from .recognize import Advance, Recognised
+from .report import HeadReport
+
+HEADS = ("int8",)  # values of --head
+WEIGHT = "lm_head.weight"
+EMBEDDING = "model.embed_tokens.weight"
+RULE = "absmax"
+_NORM = "model.norm.weight"
+_VECTORS = 64
+
+Floats = npt.NDArray[np.float32]
+Int8 = npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class HeadPlan:
+    """A head that is to be int8, and the source tensor that it is made of."""
+
+    tensor: SourceTensor  # as floats
+    norm: SourceTensor | None  # the model's last: it multiplies hidden states before the head
+
+    @property
+    def is_added(self) -> bool:
+        """Whether the source tensor is kept beside the head."""
+        return self.tensor.name != WEIGHT
+
+
+def find_head(checkpoint: Checkpoint) -> SourceTensor:
+    """Return the tensor that is the output head, as the source has it.
+
+    Raises:
+        OptionError: there is none.
+    """
+    tensors = checkpoint.tensors
+    if WEIGHT in tensors:
+        return tensors[WEIGHT]
+    is_tied = checkpoint.config.get("tie_word_embeddings") is True
+    if is_tied and EMBEDDING in tensors:
+        return tensors[EMBEDDING]
+    tied = "true" if is_tied else "not true"
+    missing = f" and no {EMBEDDING!r}" if is_tied else ""
+    raise OptionError(
+        f"head: {checkpoint.path} has no {WEIGHT!r}{missing}, and tie_word_embeddings is {tied} in "
+        "its config.json: there is no output head to make int8. Compile without --head"
+    )
+
+
+def plan_head(
+    checkpoint: Checkpoint, recognised: Sequence[Recognised]
+) -> list[Recognised | HeadPlan]:
+    """Put the plan of an int8 head in the place of the head, or behind all others if it is tied.
+
+    Raises:
+        OptionError: the head is ternary already, no matrix of floats, or too wide; or the source
+            has a tensor of the name that its scales would get.
+    """
+    name = find_head(checkpoint).name
+    place = next((i for i, t in enumerate(recognised) if t.tensor.name == name), None)
+    found = None if place is None else recognised[place]
+    if place is None or found is None:
+        raise OptionError(f"head: {name!r} belongs to another tensor: compile without --head")
+    if isinstance(found, TernaryTensor):
+        kind = "ternary" if len(found.digits) == 3 else "binary"
+        raise OptionError(
+            f"head: {name!r} is {kind} (layout {found.layout.name}), which is smaller than int8: "
+            "compile without --head, or with --exclude to keep it as floats"
+        )
+    _check(checkpoint, found.tensor)
+    norm = checkpoint.tensors.get(_NORM)
+    if norm is not None:
+        norm = norm.dense
+        if norm.dtype not in FLOATS or norm.shape != found.tensor.shape[1:]:
+            norm = None
+    plan = HeadPlan(found.tensor, norm)
+    if plan.is_added:
+        return [*recognised, plan]
+    return [*recognised[:place], plan, *recognised[place + 1 :]]
+
+
+def _check(checkpoint: Checkpoint, t: SourceTensor) -> None:
+    if t.dtype not in FLOATS or len(t.shape) != 2 or 0 in t.shape:
+        raise OptionError(
+            f"head: {t.name!r} is {t.dtype} {list(t.shape)}, expected a matrix of "
+            f"{', '.join(FLOATS)}: compile without --head"
+        )
+    if t.shape[1] > MAX_QUANTISED_COLUMNS:
+        raise OptionError(
+            f"head: {t.name!r} has {t.shape[1]} columns, an int8 head at most "
+            f"{MAX_QUANTISED_COLUMNS}: compile without --head"
+        )
+    if scales_name(WEIGHT) in checkpoint.tensors:
+        raise OptionError(
+            f"head: the source has a tensor {scales_name(WEIGHT)!r} already, which would be that "
+            "of the head's scales: compile without --head"
+        )
+
+
+# --- the rule -----------------------------------------------------------------------------------
+
+
+def quantise(values: Floats) -> tuple[Int8, Floats]:
+    """Quantise rows by rule `absmax`.
+
+    Args:
+        values: (rows, columns), finite.
+
+    Returns:
+        q (rows, columns) and scale (rows,), with values ~ q * scale.
+    """
+    scale = np.abs(values).max(axis=1) / np.float32(127)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        q = np.clip(np.rint(values / scale[:, None]), -127, 127)
+    q[scale == 0] = 0
+    return q.astype(np.int8), scale
+
+
+def quantised_panels(t: SourceTensor) -> Iterator[tuple[Floats, Int8, Floats]]:
+    """Read a matrix in panels of rows, and yield each with its int8 and its scales.
+
+    Raises:
+        SourceError: an entry is not finite, or the file got shorter.
+    """
+    first = 0
+    for raw in row_panels(t):
+        values = to_float32(raw, t.dtype).reshape(-1, t.shape[1])
+        finite = np.isfinite(values).all(axis=1)
+        if not finite.all():
+            row = first + int(np.argmin(finite))
+            raise SourceError(
+                f"{t.name}: row {row} has an entry that is not finite, which int8 has no scale for:"
+                " compile without --head"
+            )
+        first += len(values)
+        yield values, *quantise(values)
+
+
+def restored_panels(file: RsrFile, t: DenseTensor) -> Iterator[ByteArray]:
+    """Yield the bytes of q * scale, rounded to the source's dtype, some rows at a time."""
+    assert t.quantised is not None
+    rows, columns = t.shape
+    q = file.section(t.section).view(np.int8).reshape(rows, columns)
+    scale = scales_of(file, t)
+    step = max(1, (1 << 20) // max(1, columns))
+    for first in range(0, rows, step):
+        panel = slice(first, first + step)
+        with np.errstate(over="ignore", invalid="ignore"):  # a stranger's scales
+            values = q[panel].astype(np.float32) * scale[panel, None]
+        yield from_float32(values, t.quantised.dtype).reshape(-1).view(np.uint8)
+
+
+def scales_of(file: RsrFile, t: DenseTensor) -> Floats:
+    """Return the scales of a quantised tensor, one for each row."""
+    name = scales_name(t.name)
+    section = next(
+        s.section for s in file.header.tensors if isinstance(s, DenseTensor) and s.name == name
+    )
+    return file.section(section).view("<f4")
+
+
+def difference(file: RsrFile, t: DenseTensor, source: SourceTensor) -> str | None:
+    """Quantise the source again; say in words where a quantised tensor differs, or None."""
+    assert t.quantised is not None
+    source = source.dense
+    if (source.dtype, source.shape) != (t.quantised.dtype, t.shape):
+        return (
+            f"made of {t.quantised.dtype} {list(t.shape)}, but {source.name!r} is "
+            f"{source.dtype} {list(source.shape)} in the source"
+        )
+    kept = file.section(t.section).view(np.int8).reshape(t.shape)
+    kept_scale = scales_of(file, t)
+    first = 0
+    for _, q, scale in quantised_panels(source):
+        panel = slice(first, first + len(q))
+        same = (q == kept[panel]).all(axis=1) & (scale == kept_scale[panel])
+        if not same.all():
+            return f"{source.name!r} quantises to another row {first + int(np.argmin(same))}"
+        first += len(q)
+    return None
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+def write_head(
+    plan: HeadPlan, add: Callable[[Iterable[Bytes]], int], advance: Advance
+) -> tuple[DenseTensor, DenseTensor, HeadReport]:
+    """Hand the int8 matrix and its scales to `add`, panel by panel.
+
+    Returns:
+        The records of both, and what was lost.
+
+    Raises:
+        SourceError: an entry is not finite.
+    """
+    t = plan.tensor
+    scales: list[Floats] = []
+    loss = _Loss(_hidden(plan))
+
+    def panels() -> Iterator[memoryview]:
+        for values, q, scale in quantised_panels(t):
+            scales.append(scale)
+            loss.add(values, q, scale)
+            yield q.reshape(-1).data
+            advance(t.name, values.size * t.nbytes // (t.shape[0] * t.shape[1]))
+
+    section = add(panels())
+    weight = DenseTensor(WEIGHT, "I8", t.shape, section, Quantised(RULE, t.name, t.dtype))
+    scale = np.concatenate(scales).astype("<f4")
+    scale_record = DenseTensor(
+        scales_name(WEIGHT), "F32", scale.shape, add([scale.view(np.uint8).data])
+    )
+    bytes_now = weight.nbytes + scale_record.nbytes
+    return weight, scale_record, loss.report(plan, bytes_now)
+
+
+def _hidden(plan: HeadPlan) -> Floats:
+    """Draw hidden states: what they are before the last norm multiplies them has variance 1."""
+    hidden = np.random.default_rng(0).standard_normal((_VECTORS, plan.tensor.shape[1]), np.float32)
+    if plan.norm is not None:
+        hidden *= to_float32(plan.norm.read(), plan.norm.dtype)
+    return hidden
+
+
+class _Loss:
+    """Compares a matrix with what int8 makes of it, and their logits; rows come in panels.
+
+    Logits are the runtime's own products, on as many threads as it uses. (NumPy's would be as fast,
+    but with its threads spinning on processors where the workers are busy, ten times slower.)
+    """
+
+    def __init__(self, hidden: Floats) -> None:
+        from rsr_runtime import _native  # on demand: the rest of compiling needs no products
+        from rsr_runtime.products import quantize_int8
+
+        self._native = _native
+        self._hidden, self._quantised = hidden, quantize_int8(hidden)
+        self._weights = np.zeros(2)  # |W - Q|^2, |W|^2
+        self._logits = np.zeros(4)  # |a - b|^2, |a|^2, |b|^2, a b
+        self._best = [_Best(len(hidden)), _Best(len(hidden))]
+
+    def add(self, values: Floats, q: Int8, scale: Floats) -> None:
+        kept = q.astype(np.float32) * scale[:, None]
+        self._weights += _square(values - kept), _square(values)
+        exact, found = np.empty((2, len(self._hidden), len(values)), np.float32)
+        self._native.multiply_dense(values, "F32", self._hidden, exact)
+        self._native.multiply_rows_i8(q, scale, *self._quantised, found)
+        product = (exact * found).sum(dtype=np.float64)
+        self._logits += _square(exact - found), _square(exact), _square(found), product
+        for best, logits in zip(self._best, (exact, found), strict=True):
+            best.add(logits)
+
+    def report(self, plan: HeadPlan, bytes_now: int) -> HeadReport:
+        error, exact, found, product = self._logits
+        same = self._best[0].token == self._best[1].token
+        by = "" if plan.norm is None else f", times {_NORM}"
+        return HeadReport(
+            of=plan.tensor.name,
+            is_added=plan.is_added,
+            bytes=bytes_now,
+            bytes_saved=plan.tensor.nbytes - bytes_now,
+            relative_error=_ratio(*self._weights),
+            logits_relative_error=_ratio(error, exact),
+            logits_cosine=float(product / np.sqrt(exact * found)) if exact * found else 1.0,
+            argmax_kept=float(same.mean()),
+            vectors=len(self._hidden),
+            measured=(
+                f"with {len(self._hidden)} random hidden vectors of variance 1{by}, "
+                "int8 activations against float32"
+            ),
+        )
+
+
+class _Best:
+    """The largest logit of each vector, and its token."""
+
+    def __init__(self, vectors: int) -> None:
+        self.token = np.zeros(vectors, np.int64)
+        self._logit = np.full(vectors, -np.inf, np.float32)
+        self._rows = 0
+
+    def add(self, logits: Floats) -> None:
+        token = logits.argmax(axis=1)
+        logit = logits[np.arange(len(logits)), token]
+        better = logit > self._logit
+        self.token[better], self._logit[better] = token[better] + self._rows, logit[better]
+        self._rows += logits.shape[1]
+
+
+def _square(a: Floats) -> float:
+    return float(np.square(a).sum(dtype=np.float64))
+
+
+def _ratio(error: float, exact: float) -> float:
+    return float(np.sqrt(error / exact)) if exact else 0.0

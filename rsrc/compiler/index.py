@@ -1,0 +1,205 @@
+"""Stage 4: build the index of a tensor, a panel at a time, on several threads in native code."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from typing import IO, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from rsr_formats.packing import (
+    N4S1_BLOCKS,
+    N4S1_STRIP,
+    RANKS_PER_WORD,
+    STRIP,
+    n4s1_size,
+    padding_digit,
+    pattern_digits,
+    w16_rows,
+    w16_words,
+)
+from rsr_formats.writer import Bytes
+
+from .. import _native
+from ..common.errors import SourceError
+from ..layouts import TernaryTensor
+from .plan import IndexPlan
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+_PANEL = 2 << 20  # bytes of a panel: small enough to stay near the processor
+_PANELS = 32 << 20  # bytes of all panels under way: however many threads, memory stays bounded
+_PIECE = 1 << 20  # bytes taken back from the disk at once
+Part = tuple[str, Iterator[Bytes]]
+
+
+def index_sections(
+    p: IndexPlan, raw: npt.NDArray[np.uint8], pool: Executor | None, threads: int
+) -> Iterator[Part]:
+    """Build the sections of one tensor's index.
+
+    Args:
+        p: the plan of the tensor.
+        raw: all bytes of the source tensor.
+        pool: where panels are encoded, as native code releases the GIL; None: in this thread.
+        threads: how many panels to keep under way, so that memory stays bounded.
+
+    Yields:
+        (name of the section, its pieces in order); each section's pieces must be taken before the
+        next section is asked for.
+
+    Raises:
+        SourceError: the tensor holds a code that is no digit.
+    """
+    if p.encoding == "ranked":
+        yield "ranks", _ranks(p, raw, pool, threads)
+        return
+    # Both sections come from one pass. The second waits on disk: B^k + 1 entries for k columns can
+    # be a thousand times the tensor.
+    with tempfile.TemporaryFile() as segments:
+        yield "permutation", _permutations(p, raw, pool, threads, segments)
+        segments.seek(0)
+        yield "segments", iter(lambda: segments.read(_PIECE), b"")
+
+
+def _ranks(
+    p: IndexPlan, raw: npt.NDArray[np.uint8], pool: Executor | None, threads: int
+) -> Iterator[memoryview]:
+    t = p.source
+    out_features, in_features = t.shape
+    most = _panel(threads)
+    strip, unit = (STRIP, RANKS_PER_WORD) if p.packing == "w16" else (N4S1_STRIP, N4S1_BLOCKS)
+    height = max(1, most // max(1, in_features) // strip) * strip
+    width = max(1, in_features)
+    if height * width > most:  # cut the strip too: its word columns follow one another
+        step = unit * (p.k * p.stride if t.group_columns is None else t.group_columns)
+        width = max(1, most // strip // step) * step
+
+    def encode(first: tuple[int, int]) -> memoryview:
+        rows = slice(first[0], min(first[0] + height, out_features))
+        columns = slice(first[1], min(first[1] + width, in_features))
+        digits = t.layout.digits(raw, t, rows, columns)
+        if t.group_columns is not None and t.group_columns % p.k:
+            digits = _fill_groups(digits, t.group_columns, p.k, padding_digit(t.digits))
+        with _naming(t):
+            return _pack(p, digits)
+
+    panels = ((r, c) for r in range(0, out_features, height) for c in range(0, in_features, width))
+    return ordered_map(pool, encode, panels, threads)
+
+
+def _fill_groups(
+    digits: npt.NDArray[np.uint8], group: int, k: int, pad: int
+) -> npt.NDArray[np.uint8]:
+    """Fill every group of columns up to whole column blocks; the first digit begins a group."""
+    rows, columns = digits.shape
+    whole, rest = divmod(columns, group)
+    width = -(-group // k) * k
+    filled = np.full((rows, whole * width + -(-rest // k) * k), pad, np.uint8)
+    inner = filled[:, : whole * width].reshape(rows, whole, width)
+    inner[:, :, :group] = digits[:, : whole * group].reshape(rows, whole, group)
+    filled[:, whole * width : whole * width + rest] = digits[:, whole * group :]
+    return filled
+
+
+def _pack(p: IndexPlan, digits: npt.NDArray[np.uint8]) -> memoryview:
+    rows, columns = digits.shape
+    blocks = -(-columns // p.k)
+    if p.packing == "n4s1":
+        packed = np.empty(n4s1_size(rows, blocks), np.uint8)
+        _native.pack_n4s1(digits, packed)
+        return packed.data
+    words = np.empty(w16_words(blocks) * w16_rows(rows), np.uint16)
+    alphabet, listed = p.source.digits, None
+    if p.pattern_list is not None:
+        listed = pattern_digits(len(alphabet), p.k, p.pattern_list)
+    if p.stride > 1:
+        runs = digits.reshape(rows, -1, p.k, p.stride)
+        digits = runs.swapaxes(2, 3).reshape(rows, columns)
+    _native.pack_w16(digits, len(alphabet), p.k, padding_digit(alphabet), words, listed)
+    return words.data.cast("B")
+
+
+def _permutations(
+    p: IndexPlan,
+    raw: npt.NDArray[np.uint8],
+    pool: Executor | None,
+    threads: int,
+    segments: IO[bytes],
+) -> Iterator[memoryview]:
+    """Yield the permutations; the segment lists go to `segments`."""
+    t = p.source
+    expand = p.direction == "expand"
+    rows, columns = t.shape if expand else t.shape[::-1]
+    dtype = np.uint16 if p.packing == "u16" else np.uint32
+    patterns = len(t.digits) ** p.k
+    block = p.k * rows + np.dtype(dtype).itemsize * (rows + patterns + 1)  # bytes
+    panel_blocks = max(1, _panel(threads) // block)
+    width = panel_blocks * p.k
+    ahead = min(threads, _PANELS // (panel_blocks * block))
+
+    def encode(first: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        panel = slice(first, min(first + width, columns))
+        whole = slice(0, rows)
+        digits = (
+            t.layout.digits(raw, t, whole, panel)
+            if expand
+            else t.layout.digits(raw, t, panel, whole).T
+        )
+        blocks = -(-(panel.stop - panel.start) // p.k)
+        permutation = np.empty((blocks, rows), dtype)
+        lists = np.empty((blocks, patterns + 1), dtype)
+        with _naming(t):
+            _native.sort_blocks(
+                digits, len(t.digits), p.k, padding_digit(t.digits), permutation, lists
+            )
+        return permutation, lists
+
+    for permutation, lists in ordered_map(pool, encode, range(0, columns, width), ahead):
+        segments.write(lists.data)
+        yield permutation.reshape(-1).data.cast("B")
+
+
+def _panel(threads: int) -> int:
+    return min(_PANEL, _PANELS // threads)
+
+
+@contextmanager
+def _naming(t: TernaryTensor) -> Iterator[None]:
+    """Turn the native encoder's complaint into an error that names the tensor."""
+    try:
+        yield
+    except ValueError:
+        raise SourceError(
+            f"{t.name}: holds a code that is no digit (0 to {len(t.digits) - 1}): not layout "
+            f"{t.layout.name!r}, or damaged; --exclude keeps it dense"
+        ) from None
+
+
+def ordered_map(
+    pool: Executor | None, function: Callable[[Item], T], items: Iterable[Item], ahead: int
+) -> Iterator[T]:
+    """Yield function(item) in order, with at most `ahead` + 1 of them begun but not yet taken.
+
+    Without a pool each is computed when it is asked for.
+    """
+    if pool is None:
+        yield from map(function, items)
+        return
+    waiting: deque[Future[T]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()

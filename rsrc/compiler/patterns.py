@@ -1,0 +1,86 @@
+"""Matrices made of few patterns: listing those that occur lets a column block have more columns.
+
+A ternary rank has five bits and, with all patterns, three columns. In a 3:4-sparse matrix (Sherry:
+exactly one zero in each four weights) four columns have 32 patterns, so a rank takes 1.33 bits per
+weight instead of 1.78. The four need not be neighbours: STQ1_0, the GGUF type of such matrices,
+takes them 16 columns apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from rsr_formats.packing import pattern_digits
+from rsr_formats.records import MAX_RANKED_PATTERNS
+
+from .. import _native
+from ..common.errors import OptionError
+from ..layouts import TernaryTensor
+from .plan import LISTED_K, IndexPlan
+
+_STRIDES = (1, 16)
+_LEAST = 4096  # weights: with fewer, the list takes more bytes than it saves
+_FIRST = 1 << 13  # digits looked at first: an ordinary matrix shows more than 32 patterns there
+_PANEL = 1 << 20  # digits looked at at once after that
+
+Window = tuple[slice, slice]
+
+
+def list_patterns(p: IndexPlan, raw: npt.NDArray[np.uint8]) -> IndexPlan:
+    """Return the plan with the patterns that occur, if they are few enough to be listed; else `p`.
+
+    Args:
+        p: the plan of the tensor.
+        raw: all bytes of the source tensor.
+
+    Raises:
+        OptionError: the plan's k needs a list, and too many patterns occur.
+    """
+    if not p.lists:
+        return p
+    t = p.source
+    if p.k == LISTED_K or t.shape[0] * t.shape[1] >= _LEAST:
+        for stride in _STRIDES:
+            listed = _occurring(t, raw, stride)
+            if listed is not None:
+                return replace(p, k=LISTED_K, packing="w16", pattern_list=listed, stride=stride)
+    if p.k == LISTED_K:
+        raise OptionError(
+            f"{t.name}: k = {p.k}, expected 1 to {LISTED_K - 1} for base 3 in encoding ranked: its "
+            f"rows are not made of {MAX_RANKED_PATTERNS} patterns of {p.k} columns or fewer"
+        )
+    return p
+
+
+def _occurring(t: TernaryTensor, raw: npt.NDArray[np.uint8], stride: int) -> bytes | None:
+    """Return the patterns of columns `stride` apart that occur; None if there are too many."""
+    run = LISTED_K * stride
+    if not t.shape[0] or not t.shape[1] or t.shape[1] % run or (t.group_columns or 0) % run:
+        return None
+    seen = np.zeros(256, np.uint8)
+    for rows, columns in _windows(t.shape, run):
+        try:
+            digits = t.layout.digits(raw, t, rows, columns)
+            _native.mark_patterns(digits, len(t.digits), LISTED_K, stride, seen)
+        except ValueError:  # a code that is no digit: the encoder says so
+            return None
+        if np.count_nonzero(seen) > MAX_RANKED_PATTERNS:
+            return None
+    return pattern_digits(len(t.digits), LISTED_K)[np.flatnonzero(seen)].tobytes()
+
+
+def _windows(shape: tuple[int, int], run: int) -> Iterator[Window]:
+    """Cut a matrix into windows of whole runs of columns: a small one, then larger ones."""
+    out_features, in_features = shape
+    width = min(in_features, _PANEL // run * run)
+    row = 0
+    while row < out_features:
+        size = _PANEL if row else _FIRST
+        rows = slice(row, min(row + max(1, size // width), out_features))
+        for c in range(0, in_features, width):
+            yield rows, slice(c, min(c + width, in_features))
+        row = rows.stop

@@ -1,0 +1,60 @@
+"""From a compressed `.rsr` file to the same one with its sections as they are mapped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rsr_formats import RsrFile, create
+from rsr_formats.atomic import check_output
+
+from ..compiler.pipeline import check_not_source
+
+
+def unpack(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> None:
+    """Write a `.rsr` file again with no section compressed: as compiling without `zstd` does.
+
+    Sections pass in pieces, their hashes are checked, and none may be longer than its header says.
+
+    Args:
+        path: the .rsr file.
+        output: the file to write; it appears only when it is whole.
+        force: replace an existing output.
+        progress: called as progress(what a section holds, bytes done, bytes in all).
+
+    Raises:
+        FormatError: the file is damaged.
+        OptionError: the output is the file itself.
+        OutputExistsError: the output exists and `force` is not set.
+        OSError: reading or writing failed; no output is left behind.
+    """
+    check_not_source(Path(output), [Path(path)])
+    check_output(output, force)
+    file = RsrFile(path)
+    header, names = file.header, file.header.owners()
+    done, total = 0, sum(s.size for s in header.sections)
+
+    def pieces(index: int) -> Iterator[memoryview]:
+        nonlocal done
+        for piece in file.pieces(index):
+            yield piece
+            done += len(piece)
+            if progress is not None:
+                progress(names[index], done, total)
+
+    with create(output, force, threaded=True) as writer:
+        for index in range(len(header.sections)):
+            writer.add(pieces(index))
+        writer.finish(
+            producer=header.producer,
+            metadata=header.metadata,
+            files=header.files,
+            tensors=header.tensors,
+        )

@@ -1,0 +1,1 @@
+"""What `rsrc inspect`, `verify` and `info` find out; nothing is written."""

@@ -1,0 +1,165 @@
+"""Look into a `.rsr` file: its tensors, one tensor, one column block. Results are JSON-ready."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rsr_formats import RsrFile
+from rsr_formats.decode import decode_block
+from rsr_formats.packing import pattern_values
+from rsr_formats.records import DenseTensor, IndexedTensor, Scale, Tensor
+from rsr_runtime.errors import IsaError
+
+from ..common.errors import OptionError
+from ..compiler.plan import largest_k, ranked_packing
+from ..compiler.target import native_target
+
+_Path = str | os.PathLike[str]
+
+
+def inspect_file(path: _Path) -> dict[str, Any]:
+    """Describe the whole file.
+
+    Returns:
+        "path", "bytes", "version", "producer", "metadata", "files" (name, bytes), "tensors" (as
+        `inspect_tensor` gives them, without sections) and "advice": a sentence if products would
+        be faster here from a file compiled for this machine, else None.
+
+    Raises:
+        IsaError: RSR_ISA names an unknown or unsupported instruction set.
+    """
+    file = RsrFile(path)
+    header = file.header
+    return {
+        "path": str(path),
+        "bytes": file.path.stat().st_size,
+        "version": ".".join(map(str, file.version)),
+        "producer": header.producer,
+        "metadata": header.metadata,
+        "files": [{"name": f.name, "bytes": header.sections[f.section].size} for f in header.files],
+        "tensors": [_describe(t) for t in header.tensors],
+        "advice": _advice(header.tensors),
+    }
+
+
+def inspect_tensor(path: _Path, name: str) -> dict[str, Any]:
+    """Describe one tensor.
+
+    Returns:
+        "name", "kind", "shape", "dtype" (of the source), "bytes"; for a dense one "quantised"
+        (None, or of what it was made in int8: "rule", "of" and "dtype"); for an indexed one also
+        "layout", "digits", "base", "k", "direction", "encoding", "packing", "blocks",
+        "bits_per_weight", "scales" (how many) and "scale" (None, or the "rows" and "columns" that
+        share one, columns None for all, and its "dtype"); and "sections": role, offset, size,
+        codec, SHA-256.
+
+    Raises:
+        OptionError: there is no tensor of that name.
+    """
+    file = RsrFile(path)
+    t = _find(file, path, name)
+    return _describe(t) | {"sections": _sections(file, t)}
+
+
+def inspect_block(path: _Path, name: str, j: int) -> dict[str, Any]:
+    """Describe one column block of an indexed tensor, from either encoding.
+
+    Returns:
+        What `inspect_tensor` gives, and "block", "columns" (first and last + 1), "stride" (from one
+        of them to the next), "patterns" (the digit values of each segment: all B^k or those that
+        the tensor lists), "permutation" (sigma) and "segments" (L).
+
+    Raises:
+        OptionError: no such tensor or block, or the tensor is dense.
+    """
+    file = RsrFile(path)
+    t = _find(file, path, name)
+    if isinstance(t, DenseTensor):
+        raise OptionError(f"tensor {name!r} is dense: it has no column blocks")
+    if not 0 <= j < t.blocks:
+        raise OptionError(f"tensor {name!r} has {t.blocks} column blocks, 0 to {t.blocks - 1}")
+    block = decode_block(t, file.index_arrays(t), j)
+    columns = t.block_columns(j)
+    return _describe(t) | {
+        "block": j,
+        "columns": [columns[0], columns[-1] + 1],
+        "stride": t.stride,
+        "patterns": pattern_values(t.digits, t.k, t.pattern_list).tolist(),
+        "permutation": block.permutation.tolist(),
+        "segments": block.segments.tolist(),
+    }
+
+
+def _advice(tensors: Sequence[Tensor]) -> str | None:
+    try:
+        target = native_target()
+    except IsaError:  # a bad RSR_ISA: no reason not to list a file
+        return None
+    ranked = [t for t in tensors if isinstance(t, IndexedTensor) and t.encoding == "ranked"]
+    other = [t.packing for t in ranked if t.packing != _best_packing(t, target)]
+    if not other:
+        return None
+    return (
+        f"{len(other)} of {len(ranked)} ranked tensors are in packing {other[0]}: recompiling with "
+        f"--target {target} would suit this processor better"
+    )
+
+
+def _best_packing(t: IndexedTensor, target: str) -> str:
+    k = t.k if t.pattern_list is None else largest_k(t.base, "ranked")  # what a list stands in for
+    return ranked_packing(t.base, k, target, t.is_grouped)
+
+
+def _find(file: RsrFile, path: _Path, name: str) -> Tensor:
+    for t in file.header.tensors:
+        if t.name == name:
+            return t
+    names = [repr(t.name) for t in file.header.tensors]
+    some = ", ".join(names[:5] + ["..."] * (len(names) > 5))
+    raise OptionError(f"{path} has no tensor {name!r}; it has {some or 'none'}")
+
+
+def _describe(t: Tensor) -> dict[str, Any]:
+    if isinstance(t, DenseTensor):
+        return {
+            "name": t.name,
+            "kind": "dense",
+            "shape": list(t.shape),
+            "dtype": t.dtype,
+            "bytes": t.nbytes,
+            "quantised": None if t.quantised is None else asdict(t.quantised),
+        }
+    return {
+        "name": t.name,
+        "kind": t.kind,
+        "shape": list(t.shape),
+        "dtype": t.source.dtype,
+        "bytes": t.nbytes,
+        "layout": t.source.layout,
+        "digits": list(t.digits),
+        "base": t.base,
+        "k": t.k,
+        "direction": t.direction,
+        "encoding": t.encoding,
+        "packing": t.packing,
+        "blocks": t.blocks,
+        "bits_per_weight": t.bits_per_weight,
+        "scales": t.scales,
+        "scale": None if t.scale is None else _scale(t.scale),
+    }
+
+
+def _scale(s: Scale) -> dict[str, Any]:
+    return {"rows": s.rows, "columns": s.columns, "dtype": s.dtype}
+
+
+def _sections(file: RsrFile, t: Tensor) -> list[dict[str, Any]]:
+    numbers = {"data": t.section} if isinstance(t, DenseTensor) else t.all_sections()
+    described = []
+    for role, number in numbers.items():
+        fields = asdict(file.header.sections[number])
+        described.append({"role": role, **fields, "sha256": fields["sha256"].hex()})
+    return described

@@ -1,0 +1,1 @@
+"""Open a checkpoint: from a path to tensors whose bytes can be read."""

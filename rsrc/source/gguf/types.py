@@ -1,0 +1,313 @@
+"""How GGUF tensors store weights: the block types of ggml and of its forks.
+
+Type numbers are not unique: forks took the same ones for their own. A number therefore has
+candidates, and the bytes that the tensors of a file have tell which of them it is.
+
+Layouts are those of ggml's quantize_row_* functions and, for what ggml does not have, of bitnet.cpp
+(I2_S), ik_llama.cpp (IQ1_BN, IQ2_BN), PrismML's llama.cpp (PQ2_0, PTQ1_0) and Tencent's (STQ1_0).
+A code is a digit: 0, 1, 2 for -1, 0, +1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from rsr_formats.records import BINARY_SIGNS, TERNARY
+
+from ...common.errors import SourceError
+from .reader import Header, TensorInfo
+
+Bytes = npt.NDArray[np.uint8]
+Scales = npt.NDArray[np.float32]
+
+_BYTES = np.arange(256, dtype=np.uint32)
+# The four codes in each byte, the lowest bits first, as four bytes.
+_NEIGHBOURS = np.stack([_BYTES >> 2 * i & 3 for i in range(4)], 1).astype(np.uint8).view(np.uint32)
+# The five trits in each byte, the highest first. A byte is ceil(256 v / 243) for v in base 3, a
+# fraction of 256: times 3^n, modulo 256, it has the trits from the n-th on; 3 times that, the n-th.
+_TRITS = np.stack([(_BYTES * 3**n & 255) * 3 >> 8 for n in range(5)]).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How blocks hold digits and their scale: value = digit value * scale."""
+
+    # (blocks, block bytes) -> codes (blocks, weights); a repr would differ in every process
+    decode: Callable[[Bytes], Bytes] = field(repr=False)
+    scale: slice  # its bytes: in the block, or in the row's header, or behind the blocks
+    scale_dtype: str = "<f2"
+    two_bits: slice | None = None  # the bytes of a block in which a code can be 3
+    digits: tuple[int, ...] = TERNARY
+    is_general: bool = False  # code 3 is the weight +2 and not damage
+
+    def holds_code_3(self, blocks: Bytes) -> bool:
+        """Return whether a code is 3; `blocks` is (blocks, block bytes)."""
+        if self.two_bits is None:
+            return False
+        codes = blocks[:, self.two_bits]
+        return bool((codes & codes >> 1 & 0x55).any())
+
+    def scales(self, raw: Bytes) -> Scales:
+        """Return the scale in each row of bytes: a block's, a row header's or a tail's."""
+        found = np.ascontiguousarray(raw[:, self.scale]).view(self.scale_dtype)
+        return found.astype(np.float32).reshape(-1)
+
+
+@dataclass(frozen=True)
+class GgmlType:
+    """A tensor type: its name in ggml or the fork that has it, and its sizes."""
+
+    name: str
+    block: int  # weights that share a block; a row is whole blocks
+    block_bytes: int
+    row_header: int = 0  # bytes before the blocks of every row
+    tail: int = 0  # bytes behind the last block of the tensor
+    dtype: str | None = None  # the name safetensors has for plain elements
+    codec: Codec | None = None  # of ternary and binary types
+    assumed: str = ""  # what no file of the type tells, for the report
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether blocks go through the whole tensor and can straddle its rows."""
+        return self.tail > 0
+
+    def row_bytes(self, columns: int) -> int:
+        """Return the bytes of a row of whole blocks."""
+        return self.row_header + columns // self.block * self.block_bytes
+
+    def nbytes(self, shape: tuple[int, ...]) -> int:
+        """Return the bytes a tensor takes, `fits` provided."""
+        if self.is_flat:
+            return prod(shape) // self.block * self.block_bytes + self.tail
+        return prod(shape[:-1]) * self.row_bytes(shape[-1] if shape else 1)
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Return whether rows (or a flat tensor) are whole blocks."""
+        return (prod(shape) if self.is_flat else shape[-1] if shape else 1) % self.block == 0
+
+
+def _planes(codes: Bytes, shifts: Sequence[int] = (0, 2, 4, 6)) -> Bytes:
+    """Four codes in a byte; plane i has those at bit shifts[i] of all bytes."""
+    result = np.empty((len(codes), 4, codes.shape[1]), np.uint8)
+    for i, shift in enumerate(shifts):
+        np.right_shift(codes, shift, out=result[:, i])
+    result &= 3
+    return result.reshape(len(codes), -1)
+
+
+def _neighbours(codes: Bytes) -> Bytes:
+    """Four codes in a byte, side by side, the lowest bits first."""
+    return np.take(_NEIGHBOURS, codes).view(np.uint8)
+
+
+def _trits(*parts: tuple[Bytes, int]) -> Bytes:
+    """Five trits in a byte. A part is bytes and how many trits they have, in planes.
+
+    Plane i has the i-th trits of all bytes, counted from the highest.
+    """
+    width = sum(planes * codes.shape[1] for codes, planes in parts)
+    result = np.empty((len(parts[0][0]), width), np.uint8)
+    start = 0
+    for codes, planes in parts:
+        index = codes.astype(np.intp)  # once: np.take would for every plane
+        for i in range(planes):
+            result[:, start : start + codes.shape[1]] = np.take(_TRITS[i], index)
+            start += codes.shape[1]
+    return result
+
+
+def _tq1_0(b: Bytes) -> Bytes:
+    return _trits((b[:, :32], 5), (b[:, 32:48], 5), (b[:, 48:52], 4))
+
+
+def _tq2_0(b: Bytes) -> Bytes:
+    return _planes(b[:, :64].reshape(-1, 32)).reshape(len(b), 256)
+
+
+def _ptq1_0(b: Bytes) -> Bytes:
+    return _trits((b[:, :16], 5), (b[:, 16:24], 5), (b[:, 24:26], 4))
+
+
+def _q1_0(b: Bytes) -> Bytes:
+    return np.unpackbits(b[:, 2:], axis=1, bitorder="little")
+
+
+def _q2_0(b: Bytes) -> Bytes:
+    return _neighbours(b[:, 2:])
+
+
+def _i2_s(b: Bytes) -> Bytes:
+    return _planes(b, (6, 4, 2, 0))
+
+
+def _iq1_bn(b: Bytes) -> Bytes:
+    """Sixteen weights: three bytes of five trits, the lowest first, and one trit of the last."""
+    codes = np.empty((len(b), 4, 16), np.uint8)
+    for i in range(5):
+        codes[:, :, i:15:5] = np.take(_TRITS[4 - i], b[:, :12]).reshape(-1, 4, 3)
+    for i in range(4):
+        codes[:, i, 15] = np.take(_TRITS[4 - i], b[:, 12])
+    return codes.reshape(len(b), 64)
+
+
+# Sherry: the 16 patterns of four trits with one zero whose sign bit is clear; the others negate.
+_POSITIVE = bytes.fromhex("a9892909 a6862606 9a921a12 6a624a42")
+_STQ = np.array([*_POSITIVE, *(0xAA - pattern for pattern in _POSITIVE)], np.uint8)
+
+
+def _stq1_0(b: Bytes) -> Bytes:
+    """Group g of four weights: one in each of four runs of 16, the g % 16-th."""
+    number = np.stack([b[:, :32] & 15, b[:, :32] >> 4], axis=2).reshape(len(b), 64)
+    number |= np.unpackbits(b[:, 32:40], axis=1, bitorder="little") << 4
+    return _planes(_STQ[number].reshape(-1, 16)).reshape(len(b), 256)
+
+
+_TQ1_0 = GgmlType("TQ1_0", 256, 54, codec=Codec(_tq1_0, slice(52, 54)))
+_TQ2_0 = GgmlType("TQ2_0", 256, 66, codec=Codec(_tq2_0, slice(64, 66), two_bits=slice(0, 64)))
+_Q1_0 = GgmlType("Q1_0", 128, 18, codec=Codec(_q1_0, slice(0, 2), digits=BINARY_SIGNS))
+_Q2_0 = GgmlType(
+    "Q2_0", 64, 18, codec=Codec(_q2_0, slice(0, 2), two_bits=slice(2, None), is_general=True)
+)
+_PQ2_0 = GgmlType(
+    "PQ2_0", 128, 34, codec=Codec(_q2_0, slice(0, 2), two_bits=slice(2, None), is_general=True)
+)
+_PTQ1_0 = GgmlType("PTQ1_0", 128, 28, codec=Codec(_ptq1_0, slice(26, 28)))
+_STQ1_0 = GgmlType("STQ1_0", 256, 42, codec=Codec(_stq1_0, slice(40, 42)))
+# The order of x86, 128 weights in 32 bytes: that of the official files and of the converters.
+# bitnet.cpp built for ARM, or without ACT_PARALLEL, writes other orders under the same number: the
+# same codes at other places, so that neither code 3 nor the share of zeros gives one away. What
+# columns have in common does the second (i2_s.py); the first looks like other columns.
+_I2_S = GgmlType(
+    "I2_S",
+    128,
+    32,
+    tail=32,
+    codec=Codec(_i2_s, slice(0, 4), "<f4", two_bits=slice(None)),
+    assumed=" (order of x86 assumed)",
+)
+_IQ1_BN = GgmlType("IQ1_BN", 64, 13, row_header=2, codec=Codec(_iq1_bn, slice(0, 2)))
+_IQ2_BN = GgmlType(
+    "IQ2_BN", 64, 16, row_header=4, codec=Codec(_planes, slice(0, 4), "<f4", slice(None))
+)
+
+# Number: what it can stand for.
+_TYPES: dict[int, tuple[GgmlType, ...]] = {
+    0: (GgmlType("F32", 1, 4, dtype="F32"),),
+    1: (GgmlType("F16", 1, 2, dtype="F16"),),
+    2: (GgmlType("Q4_0", 32, 18),),
+    3: (GgmlType("Q4_1", 32, 20),),
+    6: (GgmlType("Q5_0", 32, 22),),
+    7: (GgmlType("Q5_1", 32, 24),),
+    8: (GgmlType("Q8_0", 32, 34),),
+    10: (GgmlType("Q2_K", 256, 84),),
+    11: (GgmlType("Q3_K", 256, 110),),
+    12: (GgmlType("Q4_K", 256, 144),),
+    13: (GgmlType("Q5_K", 256, 176),),
+    14: (GgmlType("Q6_K", 256, 210),),
+    16: (GgmlType("IQ2_XXS", 256, 66),),
+    17: (GgmlType("IQ2_XS", 256, 74),),
+    18: (GgmlType("IQ3_XXS", 256, 98),),
+    19: (GgmlType("IQ1_S", 256, 50),),
+    20: (GgmlType("IQ4_NL", 32, 18),),
+    21: (GgmlType("IQ3_S", 256, 110),),
+    22: (GgmlType("IQ2_S", 256, 82),),
+    23: (GgmlType("IQ4_XS", 256, 136),),
+    24: (GgmlType("I8", 1, 1, dtype="I8"),),
+    25: (GgmlType("I16", 1, 2, dtype="I16"),),
+    26: (GgmlType("I32", 1, 4, dtype="I32"),),
+    27: (GgmlType("I64", 1, 8, dtype="I64"),),
+    28: (GgmlType("F64", 1, 8, dtype="F64"),),
+    29: (GgmlType("IQ1_M", 256, 56),),
+    30: (GgmlType("BF16", 1, 2, dtype="BF16"),),
+    34: (_TQ1_0,),
+    35: (_TQ2_0,),
+    36: (_I2_S,),
+    39: (GgmlType("MXFP4", 32, 17),),
+    40: (GgmlType("NVFP4", 64, 36),),
+    41: (_Q1_0,),
+    42: (_Q2_0, _PQ2_0, _STQ1_0),
+    43: (_STQ1_0,),
+    134: (_IQ1_BN,),
+    135: (_IQ2_BN,),
+    142: (_PQ2_0,),
+    143: (_PTQ1_0,),
+}
+# Numbers that more than one project gave away: there the size has to fit exactly.
+_SHARED = frozenset({36, 39, 41, 42, 43, 134, 135, 142, 143})
+
+_TILED = "its order depends on the tiles bitnet.cpp was built for: convert the checkpoint again, "
+_REFUSED = {
+    38: f"type 38 (TL1 of bitnet.cpp): {_TILED}as I2_S or TQ2_0",
+    39: f"type 39, but not in the size of MXFP4 (TL2 of bitnet.cpp): {_TILED}as I2_S or TQ2_0",
+    335: "type 335 (IQ2_BN_R4 of ik_llama.cpp): four rows are interleaved for its kernels: convert "
+    "it to IQ2_BN",
+}
+
+
+def resolve(header: Header) -> dict[str, GgmlType]:
+    """Return the type of every tensor by its GGUF name.
+
+    Raises:
+        SourceError: a type is unknown or cannot be read, or a tensor does not fit where it lies.
+    """
+    by_number: dict[int, list[TensorInfo]] = {}
+    for info in header.tensors:
+        by_number.setdefault(info.type_id, []).append(info)
+    types = {n: _resolve(header, n, infos) for n, infos in by_number.items()}
+    for info in header.tensors:
+        _check_room(header.path, info, types[info.type_id])
+    return {info.name: types[info.type_id] for info in header.tensors}
+
+
+def _resolve(header: Header, number: int, infos: Sequence[TensorInfo]) -> GgmlType:
+    candidates = _TYPES.get(number, ())
+    if number in _SHARED:
+        fitting = [
+            t for t in candidates if all(_fills(t, info, header.alignment) for info in infos)
+        ]
+    else:
+        fitting = list(candidates)
+    if len(fitting) == 1:
+        return fitting[0]
+    where = f"{header.path}: tensor {infos[0].name[:80]!r}"
+    if fitting:
+        names = " and ".join(t.name for t in fitting)
+        raise SourceError(f"{where} has type {number}, and its size fits both {names}")
+    if number in _REFUSED:
+        raise SourceError(f"{where} has {_REFUSED[number]}")
+    if candidates:
+        names = " or ".join(t.name for t in candidates)
+        wrong = next(
+            (i for i in infos if not any(_fills(t, i, header.alignment) for t in candidates)), None
+        )
+        if wrong is None:  # each has one, but not the same
+            raise SourceError(
+                f"{where} and others have type {number}, some with the size of one and some of "
+                f"another of {names}"
+            )
+        raise SourceError(
+            f"{header.path}: tensor {wrong.name[:80]!r} has type {number}, but {wrong.room} bytes "
+            f"for shape {list(wrong.shape)}, which is not the size of {names}"
+        )
+    raise SourceError(f"{where} has type {number}, which is unknown: convert it to TQ2_0 or F16")
+
+
+def _fills(t: GgmlType, info: TensorInfo, alignment: int) -> bool:
+    return t.fits(info.shape) and 0 <= info.room - t.nbytes(info.shape) < alignment
+
+
+def _check_room(path: Path, info: TensorInfo, t: GgmlType) -> None:
+    what = f"{path}: tensor {info.name[:80]!r}, {t.name} {list(info.shape)},"
+    if not t.fits(info.shape):
+        raise SourceError(f"{what} has rows that are no multiple of {t.block}")
+    if t.nbytes(info.shape) > info.room:
+        raise SourceError(
+            f"{what} takes {t.nbytes(info.shape)} bytes, and there are {info.room} before the next "
+            "tensor or the end of the file"
+        )

@@ -1,0 +1,1 @@
+"""Where tensors are worked on: this thread, a thread pool or an executor."""

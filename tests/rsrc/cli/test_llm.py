@@ -1,0 +1,735 @@
+"""The commands run, chat and perplexity: in a pipe, on a terminal, interrupted, and refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from rsr_runtime import llm
+from rsr_testing.language_models import LanguageModels
+from rsr_testing.paths import DIGITS
+from rsrc.cli.main import main
+
+PROMPT = "The weights of a trained network"
+DURATION = r"(\d{1,3} ms|\d+\.\d\d s)"
+RATE = r"at \d+\.\d tokens/s"
+ENVIRONMENT = {
+    **{k: v for k, v in os.environ.items() if not k.startswith(("LC_", "PYTHONIO"))},
+    "PYTHONUTF8": "1",
+}
+
+# Waits before every pass of the decoder, so that there is time to end it.
+SLOW = """
+import sys, time
+from rsr_runtime.llm.decoder import Decoder
+hidden = Decoder.hidden
+def slow(self, spans):
+    time.sleep(0.03)
+    return hidden(self, spans)
+Decoder.hidden = slow
+"""
+MAIN = """
+import sys
+from rsrc.cli.main import main
+main(sys.argv[1:], prog_name="rsrc")
+"""
+
+
+@pytest.fixture(scope="session")
+def path(language_models: LanguageModels) -> Path:
+    return language_models.path("bitnet-2b")
+
+
+@pytest.fixture(scope="session")
+def endless(language_models: LanguageModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose texts no token ends."""
+    files = {"generation_config.json": b'{"eos_token_id": 70000}'}
+    return language_models.variant("bitnet-2b", tmp_path_factory.mktemp("endless"), files)
+
+
+def rsrc(*arguments: object, stdin: str | bytes | None = None) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments], input=stdin)
+
+
+def done(result: Result) -> str:
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def refused(result: Result, code: int = 1) -> str:
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    if code == 1:
+        assert result.stderr.startswith("rsrc: ")
+        assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+# Where the tests run in the background, SIGINT is ignored, and what they start inherits that.
+HEARING = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+
+
+def start(code: str, *arguments: object, **options: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", HEARING + code, *map(str, arguments)],
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": ENVIRONMENT, **options},
+    )
+
+
+def ended(process: subprocess.Popen[bytes], stdin: bytes | None = None) -> tuple[int, bytes, str]:
+    out, err = process.communicate(stdin, timeout=60)
+    assert "Traceback" not in err.decode()
+    return process.returncode, out, err.decode()
+
+
+# --- run ------------------------------------------------------------------------------------------
+
+
+def test_run_writes_the_text(path: Path) -> None:
+    with llm.load(path) as model:
+        expected = model.generate(PROMPT, max_tokens=20)
+    result = rsrc("run", path, "-p", PROMPT, "-n", 20)
+    assert done(result) == expected.text + "\n"
+    assert re.fullmatch(
+        rf"{expected.prompt_tokens} prompt tokens in {DURATION}, 20 tokens {RATE} \(-n reached\)\n",
+        result.stderr,
+    )
+    one = rsrc("run", path, "-p", PROMPT, "-n", 1)
+    assert re.search(rf" in {DURATION}, 1 token \(-n reached\)\n$", one.stderr)
+
+
+def test_a_text_that_ends_by_itself_or_with_the_context(
+    path: Path, language_models: LanguageModels, tmp_path: Path
+) -> None:
+    result = rsrc("run", path, "-p", PROMPT, "--context", 40)
+    done(result)
+    assert result.stderr.endswith("(the context is full)\n")
+    found = json.loads(done(rsrc("run", path, "-p", PROMPT, "-n", 9, "--json")))
+    tokens = found["texts"][0]["tokens"]
+    ends = {"generation_config.json": json.dumps({"eos_token_id": tokens[4:5]}).encode()}
+    ending = language_models.variant("bitnet-2b", tmp_path, ends)
+    result = rsrc("run", ending, "-p", PROMPT)
+    assert done(result)
+    assert f" {tokens.index(tokens[4]) + 1} tokens" in result.stderr
+    assert result.stderr.endswith("(ended)\n")
+
+
+def test_the_prompt_on_stdin(path: Path) -> None:
+    """Without the newline at its end, which an editor or echo put there; only that one."""
+    wanted = done(rsrc("run", path, "-p", PROMPT, "-n", 9))
+    assert done(rsrc("run", path, "-n", 9, stdin=PROMPT)) == wanted
+    assert done(rsrc("run", path, "-n", 9, stdin=PROMPT + "\n")) == wanted
+    wanted = done(rsrc("run", path, "-p", PROMPT + "\n", "-n", 9))
+    assert done(rsrc("run", path, "-n", 9, stdin=PROMPT + "\n\n")) == wanted
+
+
+def test_several_prompts(path: Path) -> None:
+    with llm.load(path) as model:
+        results = model.generate_all([PROMPT, "the rows"], max_tokens=9)
+    texts = [result.text for result in results]
+    result = rsrc("run", path, "-p", PROMPT, "-p", "the rows", "-n", 9)
+    assert done(result) == (f"==> {PROMPT} <==\n{texts[0]}\n\n==> the rows <==\n{texts[1]}\n")
+    count = sum(r.prompt_tokens for r in results)
+    assert re.fullmatch(rf"{count} prompt tokens in {DURATION}, 18 tokens {RATE}\n", result.stderr)
+
+
+def test_json(path: Path) -> None:
+    result = rsrc("run", path, "-p", PROMPT, "-p", "é\u2028", "-n", 9, "--json")
+    assert done(result).isascii()
+    assert result.stderr == ""
+    found = json.loads(result.stdout)
+    assert list(found) == ["texts"]
+    first, second = found["texts"]
+    assert list(first) == [
+        "prompt", "text", "tokens", "finish_reason", "prompt_tokens", "prompt_seconds", "seconds",
+        "tokens_per_second",
+    ]  # fmt: skip
+    assert first["prompt"] == PROMPT
+    assert second["prompt"] == "é\u2028"
+    assert len(first["tokens"]) == 9
+    assert first["finish_reason"] == "length"
+    assert first["text"] + "\n" == done(rsrc("run", path, "-p", PROMPT, "-n", 9))
+
+
+DRAWN = ("--temperature", "1.2", "--top-k", "50", "--top-p", "0.95", "--min-p", "0.001")
+
+
+def test_a_seed_is_a_text(path: Path) -> None:
+    arguments = ("run", path, "-p", PROMPT, "-n", 20, *DRAWN, "--repetition-penalty", "1.1")
+    first = done(rsrc(*arguments, "--seed", 1))
+    assert done(rsrc(*arguments, "--seed", 1)) == first
+    assert done(rsrc(*arguments, "--seed", 2)) != first
+    sampling = llm.Sampling(1.2, 50, 0.95, 0.001, 1.1, 1)
+    with llm.load(path) as model:
+        assert first == model.generate(PROMPT, max_tokens=20, sampling=sampling).text + "\n"
+
+
+def test_a_filter_says_that_the_text_is_drawn(path: Path) -> None:
+    """The model is greedy, unless it is asked for something that only makes sense otherwise."""
+    arguments = ("run", path, "-p", PROMPT, "-n", 12, "--seed", 3)
+    greedy = done(rsrc(*arguments))
+    assert done(rsrc(*arguments, "--temperature", 0)) == greedy
+    assert done(rsrc(*arguments, "--repetition-penalty", 1)) == greedy
+    drawn = done(rsrc(*arguments, "--top-k", 40))
+    assert drawn != greedy
+    assert done(rsrc(*arguments, "--top-k", 40, "--temperature", 1)) == drawn
+    assert done(rsrc(*arguments, "--top-k", 40, "--temperature", 0)) == greedy
+
+
+def test_stop(path: Path) -> None:
+    whole = done(rsrc("run", path, "-p", PROMPT, "-n", 30, *DRAWN, "--seed", 1))
+    stop = next(c for c in whole[3:] if c.isalpha())
+    arguments = ("run", path, "-p", PROMPT, "-n", 30, *DRAWN, "--seed", 1)
+    result = rsrc(*arguments, "--stop", "unseen", "--stop", stop)
+    assert done(result) == whole[: whole.index(stop)] + "\n"
+    assert result.stderr.endswith("(ended)\n")
+
+
+def test_how_a_model_is_loaded_changes_nothing_of_a_text(path: Path) -> None:
+    wanted = done(rsrc("run", path, "-p", PROMPT, "-n", 9, "--kv", "float32"))
+    for options in (("--memory", "huge"), ("--threads", 1), ("--threads", 2), ("--context", 64)):
+        arguments = ("run", path, "-p", PROMPT, "-n", 9, "--kv", "float32", *options)
+        assert done(rsrc(*arguments)) == wanted
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["run", "chat"])
+def test_files_that_are_none(command: str, path: Path, tmp_path: Path) -> None:
+    assert "No such file" in refused(rsrc(command, tmp_path / "none.rsr", stdin="x"))
+    for source in (tmp_path, tmp_path / "model.safetensors", tmp_path / "model.gguf"):
+        if source != tmp_path:
+            source.write_bytes(b"x")
+        message = refused(rsrc(command, source, stdin="x"))
+        model = source if source.suffix == ".gguf" else tmp_path  # a directory has config.json
+        assert message.endswith(
+            f"{source}: a checkpoint; compile it first: rsrc compile {model} -o FILE.rsr\n"
+        )
+    (tmp_path / "text.rsr").write_bytes(b"text" * 4000)
+    assert "not a .rsr file" in refused(rsrc(command, tmp_path / "text.rsr", stdin="x"))
+    (tmp_path / "half.rsr").write_bytes(path.read_bytes()[:10_000])
+    refused(rsrc(command, tmp_path / "half.rsr", stdin="x"))
+
+
+def test_what_is_no_language_model(tmp_path: Path) -> None:
+    digits = DIGITS
+    done(rsrc("compile", digits, "-o", tmp_path / "digits.rsr"))
+    message = refused(rsrc("run", tmp_path / "digits.rsr", "-p", "x"))
+    assert message.startswith(f"rsrc: {tmp_path / 'digits.rsr'}: the file holds no config.json")
+    assert "compile the model's directory" in message
+
+
+TOKENIZER = "tokenizer.json"
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({TOKENIZER: None}, "no tokenizer.json"),
+        ({TOKENIZER: b"{}"}, "tokenizer.json"),
+        ({TOKENIZER: b"\xff\x00damaged"}, "tokenizer.json"),
+        ({TOKENIZER: b'{"model": "\x1b[31m"}'}, "tokenizer.json"),
+        ({"generation_config.json": b"[]"}, "generation_config.json"),
+        ({"generation_config.json": b'{"do_sample": 3}'}, "do_sample is 3"),
+        ({"generation_config.json": b'{"do_sample": true, "top_k": -1}'}, "top_k is -1"),
+    ],
+)
+def test_damaged_files_of_a_model(
+    files: dict[str, bytes | None],
+    expected: str,
+    language_models: LanguageModels,
+    tmp_path: Path,
+) -> None:
+    path = language_models.variant("bitnet-2b", tmp_path, files)
+    message = refused(rsrc("run", path, "-p", "x"))
+    assert message.startswith(f"rsrc: {path}: ")
+    assert expected in message
+    assert "\x1b" not in message
+
+
+def test_an_architecture_that_is_not_known(language_models: LanguageModels, tmp_path: Path) -> None:
+    path = language_models.variant(
+        "bitnet-2b", tmp_path, config={"architectures": ["Gemma\x1b[1mForCausalLM"]}
+    )
+    message = refused(rsrc("run", path, "-p", "x"))
+    assert "cannot be run; known are BitNetForCausalLM" in message
+    assert "\x1b" not in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("-p", ""), "the prompt is empty"),
+        (("-p", "x" * 600), "leaves no room in a context of 256: shorten it"),
+        (("-p", PROMPT, "--context", 8), "load with a larger context (the model's limit is 256)"),
+        (("-p", "x", "--context", 257), "context: found 257, expected 1 to 256, the model's limit"),
+        (("-p", "x", "--stop", ""), "'' is no stop string"),
+        (("-p", "x", "--temperature", "nan"), "temperature is nan"),
+        (("-p", "x", "--temperature", "inf"), "temperature is inf"),
+        (("-p", "x", "--seed", 10**400), "seed is "),
+    ],
+)
+def test_run_refuses(path: Path, arguments: Sequence[object], expected: str) -> None:
+    assert expected in refused(rsrc("run", path, *arguments))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-n", 0), ("--temperature", -1), ("--top-p", 1.1), ("--top-k", -1), ("--min-p", 2),
+        ("--repetition-penalty", 0), ("--seed", -1), ("--context", 0), ("--kv", "int8"),
+        ("--memory", "all"), ("--threads", 0), ("--unknown",),
+    ],
+)  # fmt: skip
+def test_usage(path: Path, arguments: Sequence[object]) -> None:
+    for command in ("run", "chat"):
+        refused(rsrc(command, path, *arguments, stdin="x"), 2)
+
+
+def test_text_that_is_no_utf8(path: Path, tmp_path: Path) -> None:
+    data = "naïve".encode("latin-1")
+    text = tmp_path / "text.txt"
+    text.write_bytes(data)
+    for result in (
+        rsrc("run", path, stdin=data),
+        rsrc("chat", path, stdin=data),
+        rsrc("perplexity", path, text),
+    ):
+        message = refused(result)
+        assert "not UTF-8: byte 0xef at offset 2; convert it first (iconv -t utf-8)" in message
+    assert "text.txt" in message
+    assert "prompt is empty" in refused(rsrc("run", path, stdin=b""))
+
+
+def test_help_is_not_cut() -> None:
+    assert "..." not in done(rsrc("--help")).partition("Commands:")[2]
+
+
+# --- perplexity ---------------------------------------------------------------------------------
+
+
+def test_perplexity(path: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(PROMPT * 20 + "é", encoding="utf-8")
+    with llm.load(path) as model:
+        expected = model.perplexity(PROMPT * 20 + "é")
+        narrow = model.perplexity(PROMPT * 20 + "é", 16)
+    assert done(rsrc("perplexity", path, text)) == (
+        f"{text}: perplexity {expected.value:.4f}, {expected.tokens} tokens predicted, "
+        "in windows of 256\n"
+    )
+    piped = done(rsrc("perplexity", path, "-", stdin=text.read_bytes()))
+    assert piped == done(rsrc("perplexity", path, text)).replace(str(text), "-")
+    result = rsrc("perplexity", path, text, "--window", 16, "--json")
+    assert json.loads(done(result)) == {
+        "file": str(path), "text": str(text), "perplexity": narrow.value,
+        "tokens": narrow.tokens, "window": 16,
+    }  # fmt: skip
+
+
+def test_json_has_no_infinity(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(PROMPT)
+    beyond = llm.Perplexity(math.inf, 3, 16)
+    monkeypatch.setattr("rsr_runtime.llm.LanguageModel.perplexity", lambda *_: beyond)
+    result = CliRunner().invoke(main, ["perplexity", str(path), str(text), "--json"])
+    assert json.loads(result.stdout, parse_constant=pytest.fail)["perplexity"] is None
+
+
+def test_perplexity_refuses(path: Path, tmp_path: Path) -> None:
+    assert "No such file" in refused(rsrc("perplexity", path, tmp_path / "none"))
+    empty = tmp_path / "empty"
+    empty.write_bytes(b"")
+    assert "expected at least 2" in refused(rsrc("perplexity", path, empty))
+    text = tmp_path / "text"
+    text.write_text(PROMPT, encoding="utf-8")
+    swapped = refused(rsrc("perplexity", text, path))
+    assert str(text) in swapped
+    assert "not a .rsr file" in swapped
+    message = refused(rsrc("perplexity", path, text, "--window", 257))
+    assert "window: found 257, expected 1 to 256" in message
+
+
+# --- chat in a pipe -----------------------------------------------------------------------------
+
+
+def test_every_line_is_a_message(path: Path) -> None:
+    with llm.load(path) as model:
+        conversation = llm.Chat(model, "You sort rows.")
+        answers = ["".join(conversation.say(t, max_tokens=9)) for t in ("Hello", "And then?")]
+    result = rsrc(
+        "chat", path, "--system", "You sort rows.", "-n", 9, stdin="Hello\n\n \n And then? \n"
+    )
+    assert done(result) == "".join(f"{a}\n" for a in answers)
+    assert result.stderr == ""
+
+
+def test_commands(path: Path) -> None:
+    hello = done(rsrc("chat", path, "-n", 9, stdin="Hello"))
+    result = rsrc("chat", path, "-n", 9, stdin="Hello\n/reset\nHello\n/exit\nHello\n")
+    assert done(result) == hello * 2
+    assert result.stderr == ""
+    result = rsrc("chat", path, "-n", 9, stdin="/help\n/nothing\nHello\n")
+    assert done(result) == hello
+    assert result.stderr.startswith("/reset  forget the conversation\n/help ")
+    assert result.stderr.endswith("\nno command /nothing; /help lists them\n")
+
+
+def test_a_path_is_no_command(path: Path) -> None:
+    result = rsrc("chat", path, "-n", 9, stdin="/usr/bin/env\n")
+    assert done(result)
+    assert result.stderr == ""
+
+
+def test_a_line_ends_with_a_newline_only(path: Path) -> None:
+    """Not with what Unicode calls a line separator."""
+    with llm.load(path) as model:
+        answer = "".join(llm.Chat(model).say("one\u2028two\x0bthree", max_tokens=9))
+    assert done(rsrc("chat", path, "-n", 9, stdin="one\u2028two\x0bthree\r\n")) == answer + "\n"
+
+
+def test_a_conversation_that_grows_too_long(path: Path) -> None:
+    long = "Sort the rows of each block. " * 9
+    hello = done(rsrc("chat", path, "-n", 9, stdin="Hello\n"))
+    result = rsrc("chat", path, "-n", 9, stdin=f"Hello\n{long}\n/reset\nHello\n")
+    assert result.exit_code == 1
+    assert result.stdout == hello  # a program that counts answers must not take another for it
+    assert result.stderr.startswith("rsrc: the prompt has ")
+    assert result.stderr.endswith(" in a context of 256: shorten it\n")
+
+
+def test_chat_without_a_template(language_models: LanguageModels, tmp_path: Path) -> None:
+    path = language_models.variant("bitnet-2b", tmp_path, {"tokenizer_config.json": None})
+    message = refused(rsrc("chat", path, stdin="Hello\n"))
+    assert message.startswith(f"rsrc: {path}: the file holds no chat template")
+    assert "rsrc run" in message
+
+
+def test_an_answer_comes_before_the_next_message(path: Path) -> None:
+    """A program at the other end of the pipe can wait for it."""
+    process = start(MAIN, "chat", path, "-n", 3, stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    for _ in range(2):
+        process.stdin.write(b"Hello\n")
+        process.stdin.flush()
+        read_until(process.stdout.fileno(), b"\n")
+        process.stdin.write(b"/reset\n")
+    assert ended(process, b"Hello\n")[0] == 0
+
+
+# --- interrupted --------------------------------------------------------------------------------
+
+
+def read_until(fd: int, wanted: bytes | None, seconds: float = 40) -> bytes:
+    """Read until `wanted` has come (None: anything), and return all that came."""
+    found, end = b"", time.monotonic() + seconds
+    while not found if wanted is None else wanted not in found:
+        ready, _, _ = select.select([fd], [], [], max(0, end - time.monotonic()))
+        assert ready, f"only {found!r} came, not {wanted!r}"
+        data = os.read(fd, 1 << 16)
+        assert data, f"only {found!r} came, not {wanted!r}"
+        found += data
+    return found
+
+
+posix = pytest.mark.skipif(os.name != "posix", reason="signals and terminals of POSIX")
+
+
+@posix
+def test_an_interrupted_text(endless: Path) -> None:
+    """It ends with what was written, a newline, and how far it came."""
+    process = start(SLOW + MAIN, "run", endless, "-p", PROMPT)
+    assert process.stdout is not None
+    first = read_until(process.stdout.fileno(), None)
+    process.send_signal(signal.SIGINT)
+    code, rest, err = ended(process)
+    assert code == 130
+    with llm.load(endless) as model:
+        whole = model.generate(PROMPT).text.encode()
+    written = first + rest
+    assert written.endswith(b"\n")
+    assert whole.startswith(written[:-1])
+    assert len(written) < len(whole)
+    assert err.endswith("(interrupted)\n")
+    assert err.count("\n") == 1
+
+
+@posix
+def test_an_interrupted_answer_in_a_pipe_ends_everything(endless: Path) -> None:
+    process = start(SLOW + MAIN, "chat", endless, stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"Hello\nHello again\n")
+    process.stdin.flush()
+    read_until(process.stdout.fileno(), None)
+    process.send_signal(signal.SIGINT)
+    code, out, err = ended(process)
+    assert code == 130
+    assert out.endswith(b"\n")
+    assert err == ""
+
+
+@posix
+def test_an_interrupt_that_is_ignored_stays_so(path: Path) -> None:
+    """As in a shell's job in the background."""
+    ignoring = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    process = start(ignoring + SLOW + MAIN, "run", path, "-p", PROMPT, "-n", 20)
+    assert process.stdout is not None
+    first = read_until(process.stdout.fileno(), None)
+    process.send_signal(signal.SIGINT)
+    code, rest, err = ended(process)
+    assert code == 0
+    assert (first + rest).decode() == done(rsrc("run", path, "-p", PROMPT, "-n", 20))
+    assert "20 tokens" in err
+
+
+@posix
+@pytest.mark.parametrize("arguments", [("run",), ("run", "--json", "-n", "3")])
+def test_a_reader_that_goes_away(path: Path, arguments: Sequence[str]) -> None:
+    command, *options = arguments
+    process = start(SLOW + MAIN, command, path, "-p", PROMPT, *options)
+    assert process.stdout is not None
+    if "--json" not in options:
+        read_until(process.stdout.fileno(), None)
+    process.stdout.close()
+    assert process.stderr is not None
+    err = process.stderr.read().decode()
+    process.stderr.close()
+    assert process.wait(60) == 1
+    assert err == ""
+
+
+# --- locales ------------------------------------------------------------------------------------
+
+
+C = {**ENVIRONMENT, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@posix
+def test_a_locale_that_knows_ascii_alone(path: Path) -> None:
+    """Text is read and written in UTF-8 there, too."""
+    prompt = "naïve \u2028 é"
+    wanted = done(rsrc("run", path, "-p", prompt, "-n", 20)).encode()
+    assert not wanted.isascii()
+    process = start(MAIN, "run", path, "-p", prompt, "-n", 20, env=C)
+    assert ended(process)[:2] == (0, wanted)
+    process = start(MAIN, "run", path, "-n", 20, env=C, stdin=subprocess.PIPE)
+    assert ended(process, prompt.encode())[:2] == (0, wanted)
+
+
+@posix
+def test_letters_that_the_output_lacks(path: Path) -> None:
+    """Question marks, rather than an end."""
+    text = done(rsrc("run", path, "-p", "the rows", "-p", PROMPT, "-n", 20))
+    wanted = text.encode("iso8859-1", "replace")
+    assert wanted != text.encode()
+    latin = {**C, "PYTHONIOENCODING": "iso8859-1"}
+    process = start(MAIN, "run", path, "-p", "the rows", "-p", PROMPT, "-n", 20, env=latin)
+    assert ended(process)[:2] == (0, wanted)
+    text = done(rsrc("run", path, "-p", "the rows", "-n", 20))
+    process = start(MAIN, "run", path, "-p", "the rows", "-n", 20, env=latin)
+    assert ended(process)[:2] == (0, text.encode("iso8859-1", "replace"))
+
+
+@pytest.mark.parametrize("option", ["--prompt", "--stop", "--system"])
+def test_arguments_that_are_no_utf8(path: Path, option: str) -> None:
+    """Python passes on such bytes as halves of surrogate pairs."""
+    command = "chat" if option == "--system" else "run"
+    message = refused(rsrc(command, path, option, "na\udcefve", stdin="x"))
+    assert message == (
+        f"rsrc: {option}: not UTF-8: byte 0xef at offset 2; convert it first (iconv -t utf-8)\n"
+    )
+    given = "na\udcc3\udcafve"  # "ï" in UTF-8, where the locale is ASCII
+    result = rsrc(command, path, option, given, "-n", 3, stdin="x\n")
+    assert done(result) == done(rsrc(command, path, option, "naïve", "-n", 3, stdin="x\n"))
+
+
+# --- on a terminal ------------------------------------------------------------------------------
+
+
+class Terminal:
+    """A process whose terminal is at our end of a pair."""
+
+    def __init__(self, code: str, *arguments: object) -> None:
+        import pty
+
+        self._fd, there = pty.openpty()
+        taking = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+        self._process = start(
+            taking + code, *arguments, stdin=there, stdout=there, stderr=there,
+            start_new_session=True, env={**ENVIRONMENT, "TERM": "xterm"},
+        )  # fmt: skip
+        os.close(there)
+
+    def type(self, text: str) -> None:
+        os.write(self._fd, text.encode())
+
+    def until(self, wanted: str | None) -> str:
+        data = None if wanted is None else wanted.encode()
+        return read_until(self._fd, data).decode(errors="replace")
+
+    def end(self) -> tuple[int, str]:
+        """Return the exit code, and what else came."""
+        rest, is_closed = self._rest(60)
+        assert is_closed, f"it goes on, after {rest!r}"
+        return self._process.wait(5), rest
+
+    def press(self, key: str) -> tuple[int, str]:
+        """Press a key until the process ends, and return what `end` does.
+
+        Readline may not have the terminal yet when its prompt is there: the first may be lost.
+        """
+        all_of_it = ""
+        for _ in range(8):
+            self.type(key)
+            rest, is_closed = self._rest(5)
+            all_of_it += rest
+            if is_closed:
+                break
+        return self._process.wait(5), all_of_it
+
+    def interrupt(self) -> str:
+        """Press Ctrl-C until something comes of it, and return that, up to the next prompt.
+
+        Python sees one only while it waits for a key, not while readline is at work on another.
+        """
+        for _ in range(8):
+            self.type("\x03")
+            if select.select([self._fd], [], [], 5)[0]:
+                break
+        return self.until("> ")
+
+    def _rest(self, seconds: float) -> tuple[str, bool]:
+        """Return what comes in that time, and whether the other end was closed."""
+        rest, end = b"", time.monotonic() + seconds
+        is_closed = False
+        while not is_closed:
+            if not select.select([self._fd], [], [], max(0, end - time.monotonic()))[0]:
+                break
+            try:
+                data = os.read(self._fd, 1 << 16)
+            except OSError:  # how Linux says so
+                data = b""
+            is_closed = not data
+            rest += data
+        return rest.decode(errors="replace"), is_closed
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        os.close(self._fd)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Any]:
+    pytest.importorskip("termios")
+    opened: list[Terminal] = []
+
+    def open_terminal(code: str, *arguments: object) -> Terminal:
+        opened.append(Terminal(code, *arguments))
+        return opened[-1]
+
+    yield open_terminal
+    for one in opened:
+        one.close()
+
+
+# A text with an escape sequence, a bell, C1 and other control characters, and letters beside them.
+STEERED = """
+from rsr_runtime.llm.tokenizer.tokenizer import TextStream
+texts = iter(["a\\x1b[31m\\x07b\\x9b2Jc\\x7f\\r\\x08d", "\\te\\nf", "\\u3000g\\u00a0h\\u200di"])
+TextStream.push = lambda self, token: next(texts, "")
+TextStream.finish = lambda self: ""
+"""
+
+
+@posix
+def test_a_model_does_not_steer_the_terminal(path: Path, terminal: Any) -> None:
+    """Control characters are left out; in a pipe all of the text is there."""
+    code, out = terminal(STEERED + MAIN, "run", path, "-p", "x", "-n", 3).end()
+    assert code == 0
+    assert out.startswith("a[31mb2Jcd\te\r\nf\u3000g\u00a0h\u200di\r\n\x1b[2m")
+    process = start(STEERED + MAIN, "run", path, "-p", "x", "-n", 3)
+    assert ended(process)[:2] == (
+        0, "a\x1b[31m\x07b\x9b2Jc\x7f\r\x08d\te\nf\u3000g\u00a0h\u200di\n".encode(),
+    )  # fmt: skip
+
+
+@posix
+def test_a_conversation_on_a_terminal(endless: Path, terminal: Any) -> None:
+    session = terminal(SLOW + MAIN, "chat", endless)
+    assert "/help lists commands\r\n" in session.until("> ")
+    session.type("/nothing\n")
+    assert "no command /nothing; /help lists them\r\n" in session.until("> ")
+    for _ in range(2):
+        session.type("Hello\n")
+        session.until("Hello\r\n")
+        assert session.until(None)  # the answer has begun
+        session.type("\x03")
+        assert re.search(
+            rf"\x1b\[2mfirst token after {DURATION}, \d+ tokens?( {RATE})? \(interrupted\)\x1b",
+            session.until("> "),
+        )
+    session.type("Sort the rows of each block. " * 9 + "\n")
+    assert "shorten it; /reset begins afresh\r\n" in session.until("afresh\r\n> ")
+    session.type("/reset\n")
+    assert "a new conversation\r\n" in session.until("> ")
+    session.type("/exit\n")
+    assert session.end()[0] == 0
+
+
+@posix
+def test_leaving_at_the_prompt(path: Path, terminal: Any) -> None:
+    session = terminal(MAIN, "chat", path)
+    session.until("> ")
+    code, out = session.press("\x04")
+    assert code == 0
+    assert "Traceback" not in out
+
+
+@posix
+def test_an_interrupt_at_the_prompt_clears_the_line(path: Path, terminal: Any) -> None:
+    session = terminal(MAIN, "chat", path)
+    session.until("> ")
+    session.type("/nothing")
+    session.until("/nothing")
+    assert "leaves" not in session.interrupt()
+    session.type("/reset\n")  # alone: with what was there it would be no command
+    assert "a new conversation\r\n" in session.until("conversation\r\n> ")
+    assert "Ctrl-D or /exit leaves\r\n" in session.interrupt()
+    session.type("/exit\n")
+    assert session.end()[0] == 0
+
+
+@posix
+def test_run_on_a_terminal_wants_a_prompt(path: Path, terminal: Any) -> None:
+    code, out = terminal(MAIN, "run", path).end()
+    assert code == 2
+    assert "give a prompt with -p, or on stdin" in out
+
+
+@posix
+def test_progress_on_a_terminal(path: Path, terminal: Any, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(PROMPT * 9, encoding="utf-8")
+    code, out = terminal(MAIN, "perplexity", path, text, "--window", 16).end()
+    assert code == 0
+    assert "predicting" in out
+    assert "perplexity " in out

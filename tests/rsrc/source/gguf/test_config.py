@@ -1,0 +1,213 @@
+"""config.json from GGUF metadata and back; tests/parity lets transformers judge the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rsrc.common.errors import SourceError
+from rsrc.source.gguf.config import gguf_metadata, hf_config, rope_factors
+
+# microsoft/bitnet-b1.58-2B-4T, as far as GGUF holds it.
+BITNET_2B = {
+    "architectures": ["BitNetForCausalLM"],
+    "model_type": "bitnet",
+    "hidden_act": "relu2",
+    "vocab_size": 128256,
+    "max_position_embeddings": 4096,
+    "hidden_size": 2560,
+    "num_hidden_layers": 30,
+    "intermediate_size": 6912,
+    "num_attention_heads": 20,
+    "num_key_value_heads": 5,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 500000.0,
+    "head_dim": 128,
+    "bos_token_id": 128000,
+    "eos_token_id": 128001,
+    "attention_bias": False,
+    "tie_word_embeddings": True,
+}
+METADATA_2B = {
+    "general.architecture": "bitnet-b1.58",
+    "bitnet-b1.58.vocab_size": 128256,
+    "bitnet-b1.58.context_length": 4096,
+    "bitnet-b1.58.embedding_length": 2560,
+    "bitnet-b1.58.block_count": 30,
+    "bitnet-b1.58.feed_forward_length": 6912,
+    "bitnet-b1.58.attention.head_count": 20,
+    "bitnet-b1.58.attention.head_count_kv": 5,
+    "bitnet-b1.58.attention.layer_norm_rms_epsilon": 1e-05,
+    "bitnet-b1.58.rope.freq_base": 500000.0,
+    "bitnet-b1.58.rope.dimension_count": 128,
+    "bitnet-b1.58.attention.key_length": 128,
+    "bitnet-b1.58.attention.value_length": 128,
+    "tokenizer.ggml.bos_token_id": 128000,
+    "tokenizer.ggml.eos_token_id": 128001,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+def llama(**changes: Any) -> dict[str, Any]:
+    """Return a config.json of the Falcon3 kind: heads wider than hidden / heads."""
+    config = {
+        **BITNET_2B,
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "head_dim": 256,
+        "tie_word_embeddings": False,
+    }
+    return {key: value for key, value in {**config, **changes}.items() if value is not None}
+
+
+def back(config: dict[str, Any], factors: Any = None) -> dict[str, Any] | None:
+    """Return the config.json of a GGUF file that was made from one."""
+    tensors = {"token_embd.weight": (config["vocab_size"], config["hidden_size"])}
+    if not config["tie_word_embeddings"]:
+        tensors["output.weight"] = tensors["token_embd.weight"]
+    return hf_config(gguf_metadata(config), tensors, factors)
+
+
+def test_metadata_of_the_2b_model() -> None:
+    assert gguf_metadata(BITNET_2B) == METADATA_2B
+
+
+def test_config_of_the_2b_model() -> None:
+    """Numbers are float32 in the file: 1e-05 must not come back as 9.999999747378752e-06."""
+    single = {k: np.float32(v) if isinstance(v, float) else v for k, v in METADATA_2B.items()}
+    assert hf_config(single, {"token_embd.weight": (128256, 2560)}) == BITNET_2B
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        llama(),
+        llama(rope_theta=1000042.0, rms_norm_eps=1e-06),
+        llama(rope_scaling={"rope_type": "linear", "factor": 4.0}),
+        llama(
+            rope_scaling={
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 32768,
+            }
+        ),
+        llama(architectures=["Qwen3ForCausalLM"], model_type="qwen3", pad_token_id=3),
+        llama(
+            architectures=["MiniCPMForCausalLM"],
+            model_type="minicpm",
+            scale_emb=12.0,
+            scale_depth=1.4,
+            dim_model_base=256,
+        ),
+        llama(architectures=["BitnetForCausalLM"], weight_bits=1, input_bits=8, head_dim=128),
+    ],
+)
+def test_there_and_back(config: dict[str, Any]) -> None:
+    assert back(config) == config
+
+
+def test_rope_scaling_of_llama_3_is_a_tensor() -> None:
+    config = llama(rope_scaling=LLAMA3, head_dim=64)
+    factors = rope_factors(config)
+    assert factors is not None
+    assert factors.shape == (32,)
+    assert factors[0] == 1
+    assert factors[-1] == 32
+    assert back(config, factors) == config
+    assert rope_factors(llama()) is None
+
+
+def test_factors_that_are_not_llama_3s_say_nothing() -> None:
+    config = llama(head_dim=64)
+    for factors in (
+        np.arange(1, 33, dtype=np.float32),
+        np.ones(7, np.float32),
+        np.full(32, np.nan, np.float32),
+        np.zeros(0, np.float32),
+    ):
+        assert back(config, factors) == config
+
+
+def test_rope_parameters_as_transformers_5_writes_them() -> None:
+    rope = {"rope_theta": 500000.0, "rope_type": "default"}
+    new = {k: v for k, v in BITNET_2B.items() if k != "rope_theta"} | {"rope_parameters": rope}
+    assert gguf_metadata(new) == METADATA_2B
+    new["rope_parameters"] = {**LLAMA3, "rope_theta": 500000.0}
+    found, old = rope_factors(new), rope_factors({**BITNET_2B, "rope_scaling": LLAMA3})
+    assert found is not None
+    assert old is not None
+    assert found.tolist() == old.tolist()
+
+
+def test_several_ends_of_text() -> None:
+    found = gguf_metadata({**BITNET_2B, "eos_token_id": [128001, 128009]})
+    assert found["tokenizer.ggml.eos_token_id"] == 128001
+
+
+def test_settings_that_are_missing_or_of_another_type_are_left_out() -> None:
+    metadata = {
+        "general.architecture": "llama",
+        "llama.context_length": "long",
+        "llama.embedding_length": True,
+        "llama.block_count": -1,
+        "llama.attention.head_count": np.array([4, 4, 8], np.int32),
+        "llama.feed_forward_length": np.array([64, 64], np.int32),
+        "llama.rope.freq_base": np.float32(np.inf),
+    }
+    assert hf_config(metadata, {}) == {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "intermediate_size": 64,
+        "attention_bias": False,
+        "tie_word_embeddings": True,
+    }
+
+
+def test_padded_embeddings_count() -> None:
+    found = hf_config({**METADATA_2B, "bitnet-b1.58.vocab_size": 5}, {"token_embd.weight": (8, 2)})
+    assert found is not None
+    assert found["vocab_size"] == 8
+
+
+def test_unknown_architectures() -> None:
+    assert hf_config({"general.architecture": "mamba"}, {}) is None
+    assert hf_config({}, {}) is None
+    with pytest.raises(SourceError, match=r"architecture \"\['Mamba"):
+        gguf_metadata({"architectures": ["MambaForCausalLM"]})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_size": None}, "no whole number under hidden_size"),
+        ({"num_hidden_layers": "30"}, "no whole number under num_hidden_layers"),
+    ],
+)
+def test_a_config_without_sizes(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        gguf_metadata({**BITNET_2B, **change})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rope_scaling": {**LLAMA3, "factor": 0}},
+        {"rope_scaling": {**LLAMA3, "factor": "8"}},
+        {"rope_scaling": {**LLAMA3, "high_freq_factor": 1.0}},
+        {"rope_scaling": LLAMA3, "rope_theta": -1.0},
+        {"rope_scaling": LLAMA3, "head_dim": 1 << 40},
+    ],
+)
+def test_impossible_rope_scaling(change: dict[str, Any]) -> None:
+    with pytest.raises(SourceError, match="rope scaling 'llama3'"):
+        rope_factors({**BITNET_2B, **change})

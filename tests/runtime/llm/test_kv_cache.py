@@ -1,0 +1,61 @@
+"""Memory of keys and values: its layout, its size, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rsr_runtime import OptionError
+from rsr_runtime.llm.config import Config, read_config
+from rsr_runtime.llm.kv_cache import Cache
+
+
+def config(**changes: Any) -> Config:
+    document = {
+        "architectures": ["LlamaForCausalLM"], "vocab_size": 300, "hidden_size": 80,
+        "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, **changes,
+    }  # fmt: skip
+    return read_config({"config.json": json.dumps(document).encode()})
+
+
+@pytest.mark.parametrize(("kv", "dtype"), [("float32", np.float32), ("float16", np.uint16)])
+def test_layout(kv: str, dtype: type) -> None:
+    """Heads of 20, whose values are padded to 32; 33 positions take three blocks of 16."""
+    cache = Cache(config(), 33, kv)
+    for i in range(3):
+        keys, values = cache.layer(i)
+        assert keys.dtype == values.dtype == dtype
+        assert keys.shape == (2, 3, 20, 16)
+        assert values.shape == (2, 48, 32)
+        assert not keys.any()
+        assert not values.any()
+    assert cache.layer(0)[0] is not cache.layer(1)[0]
+    assert cache.layer(2)[0] is cache.layer(2)[0]
+
+
+@pytest.mark.parametrize(("kv", "itemsize"), [("float32", 4), ("float16", 2)])
+@pytest.mark.parametrize("context", [1, 16, 33])
+def test_bytes_of_a_position_do_not_depend_on_the_context(
+    kv: str, itemsize: int, context: int
+) -> None:
+    """Three layers of two heads: 20 features of keys and 32 of values, as they lie there."""
+    cache = Cache(config(), context, kv)
+    assert cache.bytes_at(0) == 0
+    assert cache.bytes_at(1) == 3 * 2 * (20 + 32) * itemsize
+    assert cache.bytes_at(10) == 10 * cache.bytes_at(1)
+
+
+@pytest.mark.parametrize("kv", ["bfloat16", "", "FLOAT16", None, 16])
+def test_other_dtypes(kv: Any) -> None:
+    with pytest.raises(OptionError, match="kv: found .*expected 'float32' or 'float16'"):  # noqa: RUF043
+        Cache(config(), 16, kv)
+
+
+def test_more_memory_than_there_is() -> None:
+    huge = config(num_attention_heads=1 << 20, num_key_value_heads=1 << 20, head_dim=1 << 10)
+    with pytest.raises(OptionError, match="no memory for keys and values of 16,777,216 positions"):
+        Cache(huge, 1 << 24, "float32")

@@ -1,0 +1,711 @@
+"""Small checkpoints of every family of language models that `rsr_runtime.llm` runs.
+
+Each is laid out as its family publishes it: config.json, names, dtypes, packing, tokenizer files.
+The weights are random, and a function of the seed alone: they are made of raw bits of PCG64, which
+NumPy promises not to change, by arithmetic that rounds alike everywhere. So a checkpoint needs no
+file in the repository, and no torch; ``judge.py`` has transformers load the same folders, which
+proves that they are what they claim to be.
+
+Scales are chosen so that every sublayer adds about as much to the residual stream as is there,
+and logits spread over several units: random weights of the usual size would repeat the last token.
+
+Write one to look at it, to ``FOLDER/model`` and compiled to ``FOLDER/model.rsr``::
+
+    python tests/parity/models.py bitnet-2b FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import rsrc
+from rsrc.export.decompile import decompile
+
+FloatArray = npt.NDArray[np.float32]
+Config = dict[str, Any]
+
+
+# --- random numbers and tensors -----------------------------------------------------------------
+
+
+_NUMPY = {"U8": np.uint8, "F16": np.float16, "F32": np.float32}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor as a safetensors file holds it: the format's name of its dtype, and its bytes."""
+
+    dtype: str
+    values: npt.NDArray[Any]  # BF16 as uint16
+
+    @classmethod
+    def of(cls, values: npt.NDArray[Any], dtype: str) -> Tensor:
+        """Round `values` to a float dtype, to nearest and half to even, or take integers as is."""
+        if dtype == "BF16":
+            return cls(dtype, bfloat16(values.astype(np.float32)))
+        return cls(dtype, values.astype(_NUMPY[dtype]))
+
+
+def bfloat16(values: FloatArray) -> npt.NDArray[np.uint16]:
+    """Return the bits of finite values rounded to BF16, half to even."""
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    rounded: npt.NDArray[np.uint16] = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+    return rounded
+
+
+class Random:
+    """Random tensors from raw bits: the same on every machine and with every NumPy."""
+
+    def __init__(self, seed: int) -> None:
+        self._bits = np.random.PCG64(seed)
+
+    def uniform(self, *shape: int) -> npt.NDArray[np.float64]:
+        """Return uniform values from [0, 1)."""
+        raw = self._bits.random_raw(math.prod(shape))
+        values: npt.NDArray[np.float64] = (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        return values.reshape(shape)
+
+    def bell(self, *shape: int) -> FloatArray:
+        """Return values of mean 0 and variance 1: sums of four uniform ones."""
+        u = self.uniform(4, *shape)
+        values: FloatArray = ((u[0] + u[1] + u[2] + u[3] - 2.0) * math.sqrt(3.0)).astype(np.float32)
+        return values
+
+    def ternary(self, *shape: int) -> npt.NDArray[np.int8]:
+        """Return -1, 0 and 1, 40 % of them 0 as in trained models."""
+        u = self.uniform(*shape)
+        digits: npt.NDArray[np.int8] = (u >= 0.7).astype(np.int8) - (u < 0.3).astype(np.int8)
+        return digits
+
+
+def scale_of(columns: int) -> float:
+    """Return the scale that has ternary rows of this length keep the size of their input."""
+    return 1.0 / math.sqrt(0.6 * columns)
+
+
+# --- how linear layers are stored ---------------------------------------------------------------
+
+Layout = Callable[[Random, str, int, int], dict[str, Tensor]]  # (random, module, out, in)
+
+
+def pack(digits: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
+    """Pack as `pack_weights` of transformers: row r of the i-th quarter in bits 2i of byte r."""
+    quarters = (digits + 1).astype(np.uint8).reshape(4, len(digits) // 4, -1)
+    packed: npt.NDArray[np.uint8] = (
+        quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
+    )
+    return packed
+
+
+def packed(linear_class: str) -> Layout:
+    """Four rows a byte, and one scale: a factor for "autobitlinear", for "bitlinear" a divisor."""
+
+    def store(random: Random, module: str, rows: int, columns: int) -> dict[str, Tensor]:
+        scale = scale_of(columns) * (1 + 0.2 * float(random.uniform(1)[0]))
+        stored = scale if linear_class == "autobitlinear" else 1 / scale
+        return {
+            f"{module}.weight": Tensor("U8", pack(random.ternary(rows, columns))),
+            f"{module}.weight_scale": Tensor.of(np.array([stored]), "BF16"),
+        }
+
+    return store
+
+
+def masters(dtype: str) -> Layout:
+    """Weights as they are trained, which the model quantises itself."""
+
+    def store(random: Random, module: str, rows: int, columns: int) -> dict[str, Tensor]:
+        values = random.bell(rows, columns) * np.float32(1.2 * scale_of(columns))
+        return {f"{module}.weight": Tensor.of(values, dtype)}
+
+    return store
+
+
+def shards(count: int, dtype: str = "F16") -> Layout:
+    """Floats -s, 0 and s with a scale for each of `count` blocks of rows."""
+
+    def store(random: Random, module: str, rows: int, columns: int) -> dict[str, Tensor]:
+        scales = scale_of(columns) * (1 + 0.3 * random.uniform(count))
+        values = random.ternary(rows, columns) * np.repeat(scales, rows // count)[:, None]
+        return {f"{module}.weight": Tensor.of(values, dtype)}
+
+    return store
+
+
+def groups(width: int) -> Layout:
+    """F16 values -s, 0 and s with a scale for each row and `width` columns."""
+
+    def store(random: Random, module: str, rows: int, columns: int) -> dict[str, Tensor]:
+        scales = scale_of(columns) * (0.8 + 0.4 * random.uniform(rows, columns // width))
+        values = random.ternary(rows, columns) * np.repeat(scales, width, axis=1)
+        return {f"{module}.weight": Tensor.of(values, "F16")}
+
+    return store
+
+
+# --- tokenizers ---------------------------------------------------------------------------------
+
+TEXT = (
+    "The weights of a trained network never change. Sort the rows of each block of columns by "
+    "their pattern, once, and the sums that a product needs are there for the taking; in the end "
+    "it's 1, 2, 3 additions where others multiply."
+)
+_WORDS = ["th", "the", "in", "er", "an", "on", "re", "at", "or", "en", "es"]
+_MORE_WORDS = ["it", "is", "ing", "and", "of", "to", "ed", "al", "ar", "ti", "ou"]
+_BOS, _EOS, _TURN = "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"
+
+HEADERS_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<|start_header_id|>{{ message['role'] }}"
+    "<|end_header_id|>\n\n{{ message['content'] | trim }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+TURNS_TEMPLATE = (
+    "{%- for message in messages %}\n"
+    "    {%- if loop.first %}{{ bos_token }}{% endif %}\n"
+    "    {%- if message.role not in ['system', 'user', 'assistant'] %}\n"
+    "        {{- raise_exception('no such role: ' ~ message.role) }}\n"
+    "    {%- endif %}\n"
+    "    {{- message.role | capitalize ~ ': ' ~ message.content ~ eos_token }}\n"
+    "{%- endfor %}\n"
+    "{%- if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}\n"
+)
+
+
+def _bytes_as_letters() -> list[str]:
+    """Return the letters that byte-level tokenizers write bytes as, in the order of the bytes."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = iter(range(256))
+    return [chr(b) if b in printable else chr(256 + next(others)) for b in range(256)]
+
+
+def _pieces(words: list[str]) -> list[str]:
+    """Return the beginnings of the words from two letters on, short ones first."""
+    pieces = {word[:n] for word in words for n in range(2, len(word) + 1)}
+    return sorted(pieces, key=lambda piece: (len(piece), piece))
+
+
+def _merges(pieces: list[str]) -> list[list[str]]:
+    """Return the pairs that make the pieces, each of a piece before it and one letter."""
+    return [[piece[:-1], piece[-1]] for piece in pieces]
+
+
+def _tokenizer(model: Config, special: dict[str, int], bos: str, **parts: Any) -> Config:
+    """Return a tokenizer.json that puts `bos` before a text."""
+    sequence: Config = {"Sequence": {"id": "A", "type_id": 0}}
+    first: Config = {"SpecialToken": {"id": bos, "type_id": 0}}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {
+                "id": number, "content": content, "single_word": False, "lstrip": False,
+                "rstrip": False, "normalized": False, "special": True,
+            }
+            for content, number in special.items()
+        ],
+        "normalizer": None,
+        "pre_tokenizer": None,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [first, sequence],
+            "pair": [first, sequence, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {bos: {"id": bos, "ids": [special[bos]], "tokens": [bos]}},
+        },
+        **parts,
+        "model": {
+            "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+            "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
+            "ignore_merges": False, **model,
+        },
+    }  # fmt: skip
+
+
+def byte_level() -> Config:
+    """Return the tokenizer.json of Llama 3 and its like: bytes as letters, special tokens last."""
+    made = _pieces([word for w in _WORDS + _MORE_WORDS for word in (w, f"Ġ{w}")])[:43]
+    vocab = {letter: i for i, letter in enumerate(_bytes_as_letters())}
+    vocab |= {piece: 256 + i for i, piece in enumerate(made)}
+    special = [_BOS, _EOS, "<|start_header_id|>", "<|end_header_id|>", _TURN]
+    return _tokenizer(
+        {"vocab": vocab, "merges": _merges(made)},
+        {content: len(vocab) + i for i, content in enumerate(special)},
+        _BOS,
+        pre_tokenizer={
+            "type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True,
+        },
+        decoder={
+            "type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True,
+        },
+    )  # fmt: skip
+
+
+def sentencepiece() -> Config:
+    """Return the tokenizer.json of Llama 2 and its like: a mark for blanks, bytes to fall back."""
+    letters = ["\u2581", *(chr(c) for c in range(ord("a"), ord("z") + 1)), "T", "S", ".", ","]
+    pieces = _pieces([word for w in _WORDS for word in (w, f"\u2581{w}")])
+    special = {"<unk>": 0, "<s>": 1, "</s>": 2}
+    everything = [*special, *(f"<0x{b:02X}>" for b in range(256)), *letters, *pieces]
+    return _tokenizer(
+        {
+            "vocab": {piece: i for i, piece in enumerate(everything)},
+            "merges": _merges(pieces),
+            "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True,
+        },
+        special,
+        "<s>",
+        normalizer={
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Prepend", "prepend": "\u2581"},
+                {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"},
+            ],
+        },
+        decoder={
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ],
+        },
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The files of a tokenizer, and the numbers that config.json needs of it."""
+
+    document: Config
+    bos: str
+    eos: str
+    template: str
+    template_file: bool  # whether the template is a file of its own, as transformers 4.52 and later
+    unk: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of tokens, special ones included."""
+        vocabulary: dict[str, int] = self.document["model"]["vocab"] | self._special
+        return 1 + max(vocabulary.values())
+
+    @property
+    def _special(self) -> dict[str, int]:
+        return {token["content"]: token["id"] for token in self.document["added_tokens"]}
+
+    @property
+    def ids(self) -> Config:
+        """What config.json says of it."""
+        return {
+            "vocab_size": self.size,
+            "bos_token_id": self._special[self.bos],
+            "eos_token_id": self._special[self.eos],
+        }
+
+    def files(self) -> dict[str, str]:
+        """Return the files by name."""
+        settings: Config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": self.bos,
+            "eos_token": self.eos,
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": 2048,
+            "added_tokens_decoder": {
+                str(token["id"]): {k: v for k, v in token.items() if k != "id"}
+                for token in self.document["added_tokens"]
+            },
+        }
+        if self.unk is not None:
+            settings["unk_token"] = self.unk
+        special: Config = {
+            k: settings[k] for k in ("bos_token", "eos_token", "unk_token") if k in settings
+        }
+        files = {
+            "tokenizer.json": _json(self.document),
+            "special_tokens_map.json": _json(special),
+        }
+        if self.template_file:
+            files["chat_template.jinja"] = self.template
+        else:
+            settings["chat_template"] = self.template
+        return {**files, "tokenizer_config.json": _json(settings)}
+
+
+BYTE_LEVEL = Tokens(byte_level(), _BOS, _EOS, HEADERS_TEMPLATE, template_file=False)
+SENTENCEPIECE = Tokens(sentencepiece(), "<s>", "</s>", TURNS_TEMPLATE, True, "<unk>")
+
+
+# --- families -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of checkpoint: its config.json, how its linear layers are stored, and its tokenizer.
+
+    Attributes:
+        published: whose checkpoints are like this, in words.
+        config: config.json but for what the tokenizer gives.
+        linear: how the layers' matrices are stored.
+        dtype: of embeddings, norms and heads.
+        tokens: the tokenizer.
+        sub_norms: names of the norms before o_proj and down_proj, {} where there are none.
+        kept: how matrices are stored that modules_to_not_convert names, by module.
+        everything: whether embedding and head are stored as the layers are.
+        options: arguments of `rsrc.compile`.
+        gguf: the block type of a GGUF file that is made of it and compiled in its stead.
+        seed: of the weights; another one where every text would hang on a rounding (judge.py), as
+            it has tokens whose inputs to the first layer do.
+    """
+
+    published: str
+    config: Config
+    linear: Layout
+    dtype: str
+    tokens: Tokens
+    sub_norms: Mapping[str, str] = field(default_factory=dict)
+    kept: Mapping[str, Layout] = field(default_factory=dict)
+    everything: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    gguf: str | None = None
+    seed: int = 1
+
+    @property
+    def settings(self) -> Config:
+        """The whole config.json."""
+        return {**self.config, **self.tokens.ids}
+
+    @property
+    def is_bitnet(self) -> bool:
+        """Whether linear layers take int8 activations, so that their sums are exact."""
+        return "quantization_config" in self.config or "input_bits" in self.config
+
+    @property
+    def head_dim(self) -> int:
+        """Width of an attention head."""
+        share = int(self.config["hidden_size"]) // int(self.config["num_attention_heads"])
+        width: int = self.config.get("head_dim", share)
+        return width
+
+    def tensors(self, seed: int | None = None) -> dict[str, Tensor]:
+        """Return the tensors of the checkpoint by name."""
+        random = Random(self.seed if seed is None else seed)
+        config, hidden = self.settings, int(self.config["hidden_size"])
+        quantization: Config = config.get("quantization_config", {})
+        tensors: dict[str, Tensor] = {}
+
+        def norm(name: str, width: int) -> None:
+            tensors[f"{name}.weight"] = Tensor.of(1 + 0.2 * random.bell(width), self.dtype)
+
+        def linear(name: str, rows: int, columns: int, bias: bool) -> None:
+            layout = self.kept.get(name, self.linear)
+            tensors.update(layout(random, name, rows, columns))
+            if quantization.get("use_rms_norm"):
+                norm(f"{name}.rms_norm", columns)
+            if bias:
+                tensors[f"{name}.bias"] = Tensor.of(0.3 * random.bell(rows), self.dtype)
+
+        def vocabulary(name: str) -> None:
+            rows = int(config["vocab_size"])
+            if self.everything:
+                tensors.update(self.linear(random, name, rows, hidden))
+            else:  # logits of a deviation of 2
+                values = random.bell(rows, hidden) * np.float32(2 / math.sqrt(hidden))
+                tensors[f"{name}.weight"] = Tensor.of(values, self.dtype)
+
+        vocabulary("model.embed_tokens")
+        queries = int(config["num_attention_heads"]) * self.head_dim
+        keys = int(config["num_key_value_heads"]) * self.head_dim
+        wide = int(config["intermediate_size"])
+        attention_bias = bool(config.get("attention_bias"))
+        mlp_bias = bool(config.get("mlp_bias"))
+        for i in range(int(config["num_hidden_layers"])):
+            layer = f"model.layers.{i}"
+            norm(f"{layer}.input_layernorm", hidden)
+            linear(f"{layer}.self_attn.q_proj", queries, hidden, attention_bias)
+            linear(f"{layer}.self_attn.k_proj", keys, hidden, attention_bias)
+            linear(f"{layer}.self_attn.v_proj", keys, hidden, attention_bias)
+            if config["model_type"] == "qwen3":
+                norm(f"{layer}.self_attn.q_norm", self.head_dim)
+                norm(f"{layer}.self_attn.k_norm", self.head_dim)
+            if self.sub_norms:
+                norm(f"{layer}.{self.sub_norms['o_proj']}", queries)
+            linear(f"{layer}.self_attn.o_proj", hidden, queries, attention_bias)
+            norm(f"{layer}.post_attention_layernorm", hidden)
+            linear(f"{layer}.mlp.gate_proj", wide, hidden, mlp_bias)
+            linear(f"{layer}.mlp.up_proj", wide, hidden, mlp_bias)
+            if self.sub_norms:
+                norm(f"{layer}.{self.sub_norms['down_proj']}", wide)
+            linear(f"{layer}.mlp.down_proj", hidden, wide, mlp_bias)
+        norm("model.norm", hidden)
+        if not config["tie_word_embeddings"]:
+            vocabulary("lm_head")
+        return tensors
+
+    def save(self, folder: Path, seed: int | None = None) -> None:
+        """Write the model directory, which is made where it is missing."""
+        folder.mkdir(parents=True, exist_ok=True)
+        generation = {"bos_token_id", "eos_token_id"}
+        files = {
+            "config.json": _json(self.settings),
+            "generation_config.json": _json({k: self.settings[k] for k in sorted(generation)}),
+            **self.tokens.files(),
+        }
+        for name, text in files.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        (folder / "model.safetensors").write_bytes(self.safetensors(seed))
+
+    def safetensors(self, seed: int | None = None) -> bytes:
+        """Return the bytes of model.safetensors."""
+        header: Config = {"__metadata__": {"format": "pt"}}
+        pieces: list[bytes] = []
+        end = 0
+        for name, tensor in self.tensors(seed).items():
+            data = tensor.values.astype(tensor.values.dtype.newbyteorder("<")).tobytes()
+            header[name] = {
+                "dtype": tensor.dtype,
+                "shape": tensor.values.shape,
+                "data_offsets": [end, end + len(data)],
+            }
+            pieces.append(data)
+            end += len(data)
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        return b"".join([len(text).to_bytes(8, "little"), text, *pieces])
+
+    def build(self, folder: Path, seed: int | None = None) -> Path:
+        """Write the model directory to `folder`/model; return the .rsr file compiled from it."""
+        self.save(folder / "model", seed)
+        output = folder / "model.rsr"
+        rsrc.compile(folder / "model", output, **self.options)
+        if self.gguf is not None:
+            path = folder / "model.gguf"
+            decompile(output, path, to="gguf", type=self.gguf)
+            rsrc.compile(path, output, force=True, **self.options)
+        return output
+
+
+def _json(document: Config) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _bitnet_config(linear_class: str, mode: str = "offline") -> Config:
+    return {
+        "quant_method": "bitnet",
+        "linear_class": linear_class,
+        "quantization_mode": mode,
+        "modules_to_not_convert": None,
+    }
+
+
+_BITNET: Config = {
+    "architectures": ["BitNetForCausalLM"],
+    "model_type": "bitnet",
+    "hidden_act": "relu2",
+    "hidden_size": 64,
+    "intermediate_size": 132,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 500000.0,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+    "quantization_config": _bitnet_config("autobitlinear"),
+}
+_LLAMA: Config = {
+    **_BITNET,
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "rope_scaling": None,
+    "tie_word_embeddings": False,
+    # as HF1BitLLM's say: linear_class and quantization_mode are left to their defaults
+    "quantization_config": {"quant_method": "bitnet", "modules_to_not_convert": None},
+}
+_FALCON3: Config = {
+    **_LLAMA,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 48,  # and not hidden_size / num_attention_heads
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000042,
+    "quantization_config": {"quant_method": "bitnet", "modules_to_not_convert": ["lm_head"]},
+}
+_PLAIN = {k: v for k, v in _LLAMA.items() if k != "quantization_config"}
+_QWEN3: Config = {
+    **_PLAIN,
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 128,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000,
+    "sliding_window": None,
+    "use_sliding_window": False,
+    "max_window_layers": 2,
+    "tie_word_embeddings": True,
+    "torch_dtype": "float16",
+}
+_LLAMA3_ROPE: Config = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+_YARN_ROPE: Config = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+_SUB_NORMS = {"o_proj": "self_attn.attn_sub_norm", "down_proj": "mlp.ffn_sub_norm"}
+
+
+def _llama(published: str, **changes: Any) -> Family:
+    """Return a Llama with bitlinear layers; `config` is merged into that of its family."""
+    settings: dict[str, Any] = {
+        "linear": packed("bitlinear"), "dtype": "BF16", "tokens": BYTE_LEVEL, **changes,
+    }  # fmt: skip
+    settings["config"] = {**_LLAMA, **changes.get("config", {})}
+    return Family(published=published, **settings)
+
+
+FAMILIES: dict[str, Family] = {
+    "bitnet-2b": Family(
+        "microsoft/bitnet-b1.58-2B-4T",
+        _BITNET, packed("autobitlinear"), "BF16", BYTE_LEVEL, _SUB_NORMS,
+    ),
+    "bitnet-2b-online": Family(
+        "microsoft/bitnet-b1.58-2B-4T-bf16",
+        {**_BITNET, "quantization_config": _bitnet_config("autobitlinear", "online")},
+        masters("BF16"), "BF16", BYTE_LEVEL, _SUB_NORMS,
+    ),
+    "1bitllm": Family(
+        "1bitLLM/bitnet_b1_58 large, xl, 3B",
+        {
+            **_PLAIN, "architectures": ["BitnetForCausalLM"], "weight_bits": 1, "input_bits": 8,
+            "hidden_size": 60, "intermediate_size": 148,
+            "num_attention_heads": 3, "num_key_value_heads": 3,  # of 20
+            "rope_theta": 10000.0, "tie_word_embeddings": True, "torch_dtype": "float16",
+        },
+        masters("F32"), "F32", SENTENCEPIECE,
+        {"o_proj": "self_attn.inner_attn_ln", "down_proj": "mlp.ffn_layernorm"},
+    ),
+    "llama3-1.58": _llama("HF1BitLLM/Llama3-8B-1.58"),
+    "llama3-rope": _llama(
+        "Llama3-8B-1.58 with Llama 3.1's frequencies", config={"rope_scaling": _LLAMA3_ROPE}
+    ),
+    "linear-rope": _llama(
+        "Llama3-8B-1.58 with linear position interpolation",
+        config={"rope_scaling": {"type": "linear", "factor": 4.0}},  # as it was spelled first
+    ),
+    "yarn-rope": _llama("Llama3-8B-1.58 with YaRN", config={"rope_scaling": _YARN_ROPE}),
+    "falcon3": _llama("tiiuae/Falcon3-1.58bit", config=_FALCON3),
+    "falcon-e": _llama(
+        "tiiuae/Falcon-E", config={"tie_word_embeddings": True, "rms_norm_eps": 1e-06}
+    ),
+    "llama-bias": _llama(
+        "Llama with biases, bitlinear",
+        config={"attention_bias": True, "mlp_bias": True},
+    ),
+    "llama-auto-bias": _llama(
+        "Llama with biases, autobitlinear, which scales them too",
+        linear=packed("autobitlinear"),
+        config={
+            "attention_bias": True, "mlp_bias": True,
+            "quantization_config": _bitnet_config("autobitlinear"),
+        },
+    ),
+    "llama-kept": _llama(
+        "Llama with projections that are not converted",
+        config={
+            "quantization_config": {
+                "quant_method": "bitnet",
+                "modules_to_not_convert": ["lm_head", "model.layers.0.mlp.down_proj", "k_proj"],
+            }
+        },
+        kept={
+            "model.layers.0.mlp.down_proj": masters("BF16"),
+            "model.layers.0.self_attn.k_proj": masters("BF16"),
+            "model.layers.1.self_attn.k_proj": shards(1, "BF16"),  # ternary, of float32 inputs
+        },
+    ),
+    "llama-norms": _llama(
+        "Llama with a norm in every converted layer (use_rms_norm)",
+        config={
+            "num_hidden_layers": 1,
+            "quantization_config": {**_bitnet_config("bitlinear"), "use_rms_norm": True},
+        },
+        seed=2,
+    ),
+    "trilm": Family(
+        "SpectraSuite/TriLM Unpacked",
+        {**_PLAIN, "num_key_value_heads": 4, "rope_theta": 10000.0, "torch_dtype": "float16"},
+        shards(2), "F16", SENTENCEPIECE,
+    ),
+    "bonsai": Family(
+        "prism-ml/Ternary-Bonsai 1.7B, 4B",
+        _QWEN3, groups(128), "F16", BYTE_LEVEL, everything=True,
+    ),
+    "bonsai-untied": Family(
+        "prism-ml/Ternary-Bonsai-8B",
+        {**_QWEN3, "tie_word_embeddings": False},
+        groups(128), "F16", BYTE_LEVEL, everything=True,
+    ),
+    "gguf-tq2_0": Family(
+        "llama.cpp, TQ2_0; rows of q and k in its order",
+        {**_PLAIN, "hidden_size": 256, "intermediate_size": 512, "torch_dtype": "float16"},
+        shards(1), "F16", BYTE_LEVEL, gguf="TQ2_0",
+    ),
+    "gguf-llama3-rope": Family(
+        "llama.cpp, TQ2_0; Llama 3.1's frequencies as a tensor",
+        {
+            **_PLAIN, "hidden_size": 256, "intermediate_size": 512, "torch_dtype": "float16",
+            "rope_scaling": _LLAMA3_ROPE,
+        },
+        shards(1), "F16", BYTE_LEVEL, gguf="TQ2_0",
+    ),
+    "gguf-bitnet": Family(
+        "bitnet.cpp, architecture bitnet-b1.58 (rows too short for blocks: floats)",
+        _BITNET, packed("autobitlinear"), "BF16", BYTE_LEVEL, _SUB_NORMS, gguf="TQ2_0",
+    ),
+    "bitnet-2b-permuted": Family(
+        "microsoft/bitnet-b1.58-2B-4T, --encoding permuted",
+        _BITNET, packed("autobitlinear"), "BF16", BYTE_LEVEL, _SUB_NORMS,
+        options={"encoding": "permuted"},
+    ),
+    "falcon3-avx2": _llama(
+        "tiiuae/Falcon3-1.58bit, --target avx2", config=_FALCON3, options={"target": "avx2"}
+    ),
+}  # fmt: skip
+
+
+def main() -> None:
+    """Write a checkpoint, and compile it."""
+    parser = argparse.ArgumentParser(description="Write a small checkpoint of a family.")
+    parser.add_argument("family", choices=FAMILIES)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seed", type=int, default=None)
+    arguments = parser.parse_args()
+    print(FAMILIES[arguments.family].build(arguments.folder, arguments.seed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The other side of every comparison with transformers: needs the extra ``parity``."""
