@@ -6,7 +6,7 @@
 One vector is bound by reading the head from memory: the default shape, bitnet-b1.58-2B-4T's, is
 larger than last-level caches (657 MB as bfloat16). Turn and turn about; the best of each counts.
 `of a read` is the time of a plain read by as many threads over that of the product: 100 % is the
-memory limit, and where prefetching helps a plain read too, beyond. int8 counts without quantising
+memory limit, and where prefetching helps a plain read too, beyond. int8 counts without quantizing
 the vectors. NumPy float32 reads four bytes a weight; its own threads are not limited here.
 """
 

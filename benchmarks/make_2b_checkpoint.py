@@ -5,7 +5,7 @@
 The layout is the one Hugging Face publishes that model in: U8 matrices [out / 4, in] with four
 2-bit codes (0, 1, 2) per byte, a BF16 `weight_scale` beside each, BF16 norms and embedding. Weights
 are uniform, which is the hardest case for any encoding; 1.18 GB are streamed to the disk with few
-megabytes in memory. --layers and its neighbours make small ones of the same structure. --weights
+megabytes in memory. --layers and its neighbors make small ones of the same structure. --weights
 ternary stores the same weights as BF16 -s, 0, s, --weights master normal ones, not yet ternary.
 """
 

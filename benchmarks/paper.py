@@ -60,7 +60,7 @@ LARGEST_INTEGER = 12  # log2 of the largest n that NumPy multiplies in integers,
 ENGINES = ("NumPy int64", "NumPy float32", "RSR", "RSR++", "ranked float32", "ranked int8")
 BASELINE = "NumPy float32"
 DENSE_BITS = {"int64": 64, "float32": 32, "int8": 8}  # of an entry
-COLOURS = {
+COLORS = {
     "dense int64": "#8f8f8f",
     "dense float32": "#5f5f5f",
     "dense int8": "#8f8f8f",
@@ -230,7 +230,7 @@ def _tick(seconds: float) -> str:
 
 
 def _draw(curves: Curves, title: str, ticks: dict[float, str], path: Path) -> None:
-    """Draw curves, a panel for each kind of matrix, labelled at their ends."""
+    """Draw curves, a panel for each kind of matrix, labeled at their ends."""
     from matplotlib.figure import Figure
 
     kinds = list(dict.fromkeys(kind for kind, _ in curves))
@@ -246,14 +246,14 @@ def _draw(curves: Curves, title: str, ticks: dict[float, str], path: Path) -> No
         axes.set(xscale="log", yscale="log", ylim=(low, high), xlabel="n")
         for name, points in own.items():
             xs, ys, _ = zip(*points, strict=True)
-            axes.plot(xs, ys, color=COLOURS[name], marker="o", markersize=4, linewidth=2)
+            axes.plot(xs, ys, color=COLORS[name], marker="o", markersize=4, linewidth=2)
         gap = (high / low) ** 0.055  # of two lines of text
         last = {name: points[-1] for name, points in own.items()}
         ends = {name: y for name, (x, y, _) in last.items() if x == sizes[-1]}
         heights = {**{name: y for name, (_, y, _) in last.items()}, **_apart(ends, gap)}
         for name, (x, _, factor) in last.items():
             text = name if factor == 1 else f"{name}  {_times(factor)}"
-            label = axes.text(1.1 * x, heights[name], text, color=COLOURS[name], fontsize=9)
+            label = axes.text(1.1 * x, heights[name], text, color=COLORS[name], fontsize=9)
             label.set(va="center", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
         axes.set_xticks(sizes, [f"$2^{{{n.bit_length() - 1}}}$" for n in sizes])
         shown = [tick for tick in ticks if low <= tick <= high]

@@ -16,7 +16,7 @@ ROWS = [
     for line in TEXT.splitlines()
     if line.startswith("| ") and not line.startswith(("| family", "| type", "| form"))
 ]
-TEST = re.compile(r"`((?:parity/)?test_\w+\.py)((?:::\w+)*)`")
+TEST = re.compile(r"`((?:\w+/)*test_\w+\.py)((?:::\w+)*)`")
 
 
 def names(path: Path) -> set[str]:

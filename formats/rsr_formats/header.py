@@ -17,7 +17,7 @@ from .records import (
     ENCODINGS,
     FLOATS,
     LAYOUTS,
-    MAX_COMPANIONS,
+    MAX_AUXILIARY,
     MAX_DIMENSION,
     MAX_DIMENSIONS,
     MAX_ENTRIES,
@@ -35,7 +35,7 @@ from .records import (
     Header,
     IndexedTensor,
     InlineTensor,
-    Quantised,
+    Quantized,
     Scale,
     Section,
     SourceRecord,
@@ -84,7 +84,7 @@ def _tensor_document(t: Tensor) -> dict[str, Any]:
             "dtype": t.dtype,
             "shape": list(t.shape),
             "section": t.section,
-            **_quantised_document(t.quantised),
+            **_quantized_document(t.quantized),
         }
     return {
         "name": t.name,
@@ -105,13 +105,13 @@ def _tensor_document(t: Tensor) -> dict[str, Any]:
             "negative_zeros": t.source.negative_zeros,
             "companions": [
                 {"name": c.name, "dtype": c.dtype, "shape": list(c.shape), "data": c.data}
-                for c in t.source.companions
+                for c in t.source.auxiliary
             ],
         },
     }
 
 
-def _quantised_document(q: Quantised | None) -> dict[str, Any]:
+def _quantized_document(q: Quantized | None) -> dict[str, Any]:
     return {} if q is None else {"quantised": {"rule": q.rule, "of": q.of, "dtype": q.dtype}}
 
 
@@ -358,7 +358,7 @@ def _read_tensor(f: _Fields) -> Tensor:
             dtype=f.string("dtype", DTYPE_BITS),
             shape=f.shape(),
             section=f.integer("section"),
-            quantised=_read_quantised(f) if f.has("quantised") else None,
+            quantized=_read_quantized(f) if f.has("quantised") else None,
         )
     else:
         tensor = _read_indexed(f, kind)
@@ -366,11 +366,11 @@ def _read_tensor(f: _Fields) -> Tensor:
     return tensor
 
 
-def _read_quantised(f: _Fields) -> Quantised:
+def _read_quantized(f: _Fields) -> Quantized:
     g = _Fields(f.take("quantised", dict), f"{f.where}.quantised")
-    quantised = Quantised(g.string("rule", ROW_RULES), g.string("of"), g.string("dtype", FLOATS))
+    quantized = Quantized(g.string("rule", ROW_RULES), g.string("of"), g.string("dtype", FLOATS))
     g.done()
-    return quantised
+    return quantized
 
 
 def _read_indexed(f: _Fields, kind: str) -> IndexedTensor:
@@ -424,17 +424,17 @@ def _read_source(f: _Fields) -> SourceRecord:
         dtype=f.string("dtype", DTYPE_BITS),
         shape=f.shape(),
         negative_zeros=f.integer("negative_zeros") if f.optional("negative_zeros") else None,
-        companions=f.each("companions", _read_companion),
+        auxiliary=f.each("companions", _read_auxiliary),
     )
-    if len(record.companions) > MAX_COMPANIONS:
+    if len(record.auxiliary) > MAX_AUXILIARY:
         raise LimitError(
-            f"{f.where}.companions: {len(record.companions)}, the limit is {MAX_COMPANIONS}"
+            f"{f.where}.companions: {len(record.auxiliary)}, the limit is {MAX_AUXILIARY}"
         )
     f.done()
     return record
 
 
-def _read_companion(f: _Fields) -> InlineTensor:
+def _read_auxiliary(f: _Fields) -> InlineTensor:
     companion = InlineTensor(
         name=f.string("name"),
         dtype=f.string("dtype", DTYPE_BITS),

@@ -20,7 +20,7 @@ MAX_HEADER_SIZE = 16 << 20
 MAX_ENTRIES = 1 << 17  # of any one list in the header: of tensors there is no room for more
 MAX_RECORD = 1 << 18  # bytes of an entry of one: up to seventy times as many while it is read
 MAX_METADATA = 1 << 19  # bytes of the metadata in the header
-MAX_COMPANIONS = 4  # of a tensor
+MAX_AUXILIARY = 4  # of a tensor
 MAX_NAME_BYTES = 1024
 MAX_DIMENSIONS = 8
 MAX_DIMENSION = (1 << 48) - 1
@@ -34,20 +34,20 @@ MAX_LISTED_K = 5  # where patterns are listed: B^k of them could still occur
 MAX_EXPANSION = 256  # size / stored_size of a compressed section
 MAX_ZSTD_WINDOW = 1 << 27  # bytes a decompressor keeps
 MAX_INLINE_BYTES = 1 << 16  # of one tensor kept inside another's record
-MAX_QUANTISED_COLUMNS = (1 << 17) - 1  # |sum| <= 128 * 128 * columns stays inside int32
+MAX_QUANTIZED_COLUMNS = (1 << 17) - 1  # |sum| <= 128 * 128 * columns stays inside int32
 
 CODECS = ("raw", "zstd")
 ENCODINGS = ("ranked", "permuted")
 DIRECTIONS = ("expand", "reduce")
 PACKINGS = {"ranked": ("w16", "n4s1"), "permuted": ("u16", "u32")}
 PARTS = {"ranked": ("ranks",), "permuted": ("permutation", "segments")}
-QUANTISED = ("absmean", "absmedian", "twn", "paretoq")  # what they restore is not the source
-LAYOUTS = ("int8", "float", "bitnet", "bitnet-unpacked", "mlx", *QUANTISED)
+QUANTIZED = ("absmean", "absmedian", "twn", "paretoq")  # what they restore is not the source
+LAYOUTS = ("int8", "float", "bitnet", "bitnet-unpacked", "mlx", *QUANTIZED)
 LAYOUTS_1_2 = ("mlx", "absmedian", "twn", "paretoq")  # those that version 1.2 added
 MLX_CODES = 16  # two-bit codes of a U32 word
 SIGNED_ZEROS = ("float", "bitnet-unpacked")  # the layouts that may have a negative_zeros bitmap
 SCALE_DTYPES = {"F32": "<f4", "F16": "<f2"}  # and their NumPy types
-ROW_RULES = ("absmax",)  # how the rows of a dense tensor are quantised
+ROW_RULES = ("absmax",)  # how the rows of a dense tensor are quantized
 FLOATS = ("F16", "BF16", "F32")  # what the other layouts than "int8" and "bitnet" restore
 
 # The digit alphabets: the values that the digits 0, 1, .. stand for.
@@ -94,7 +94,7 @@ class FileEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Quantised:
+class Quantized:
     """What an int8 tensor, with a scale for each row in `<name>_scale`, was made of.
 
     Where `of`, a source tensor of `dtype`, is the tensor's own name, it stands for that one.
@@ -108,18 +108,18 @@ class Quantised:
 
 @dataclass(frozen=True, slots=True)
 class DenseTensor:
-    """A tensor kept as the source had it, or quantised to int8."""
+    """A tensor kept as the source had it, or quantized to int8."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     section: int
-    quantised: Quantised | None = None
+    quantized: Quantized | None = None
 
     @property
     def is_added(self) -> bool:
         """Whether the source has no such tensor."""
-        return self.quantised is not None and self.quantised.of != self.name
+        return self.quantized is not None and self.quantized.of != self.name
 
     @property
     def nbytes(self) -> int:
@@ -170,7 +170,7 @@ class SourceRecord:
     dtype: str
     shape: tuple[int, ...]
     negative_zeros: int | None = None
-    companions: tuple[InlineTensor, ...] = ()
+    auxiliary: tuple[InlineTensor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +319,7 @@ class Header:
 
     def version(self) -> tuple[int, int]:
         """Return the lowest version of the format that describes the file."""
-        if any(isinstance(t, DenseTensor) and t.quantised for t in self.tensors):
+        if any(isinstance(t, DenseTensor) and t.quantized for t in self.tensors):
             return (1, 3)
         if any(map(_is_new_in_1_2, self.tensors)):
             return (1, 2)
@@ -347,7 +347,7 @@ def _is_new_in_1_2(t: Tensor) -> bool:
 
 
 def row_scales_name(name: str) -> str:
-    """Return the name of the scales of a quantised dense tensor."""
+    """Return the name of the scales of a quantized dense tensor."""
     return f"{name}_scale"
 
 

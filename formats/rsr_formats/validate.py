@@ -53,7 +53,7 @@ from .records import (
     MAX_NAME_BYTES,
     MAX_OUT_FEATURES,
     MAX_PATTERNS,
-    MAX_QUANTISED_COLUMNS,
+    MAX_QUANTIZED_COLUMNS,
     MAX_RANKED_PATTERNS,
     MLX_CODES,
     PREAMBLE,
@@ -133,8 +133,8 @@ def check_version(header: Header, version: tuple[int, int]) -> None:
 def check_header(header: Header, header_offset: int) -> None:
     """Check names, the section table and every tensor (rules N1 to N3, S1 to S10, T1 to T17)."""
     indexed = [t for t in header.tensors if isinstance(t, IndexedTensor)]
-    companions = [c.name for t in indexed for c in t.source.companions]
-    _check_names([t.name for t in header.tensors] + companions, "tensor")  # first: they are quoted
+    auxiliary = [c.name for t in indexed for c in t.source.auxiliary]
+    _check_names([t.name for t in header.tensors] + auxiliary, "tensor")  # first: they are quoted
     _check_names([f.name for f in header.files], "file")
     for f in header.files:
         if f.name in (".", "..") or any(c in "/\\:" or _is_control(c) for c in f.name):
@@ -147,7 +147,7 @@ def check_header(header: Header, header_offset: int) -> None:
             _check_elements(t.shape, f"tensor {t.name!r}")
         else:
             _check_indexed(header, t)
-    _check_quantised(header)
+    _check_quantized(header)
 
 
 def _is_control(c: str) -> bool:
@@ -228,29 +228,29 @@ def _check_size(header: Header, index: int, expected: int, what: str) -> None:
         raise SectionSizeError(f"{what}: its section has {found} bytes, expected {expected}")
 
 
-def _check_quantised(header: Header) -> None:
-    """Check dense tensors that are quantised, with their scales and sources (rule T17)."""
+def _check_quantized(header: Header) -> None:
+    """Check dense tensors that are quantized, with their scales and sources (rule T17)."""
     dense = {t.name: t for t in header.tensors if isinstance(t, DenseTensor)}
-    plain = {name: (t.dtype, t.shape) for name, t in dense.items() if t.quantised is None}
+    plain = {name: (t.dtype, t.shape) for name, t in dense.items() if t.quantized is None}
     for t in dense.values():
-        if t.quantised is None:
+        if t.quantized is None:
             continue
         what = f"tensor {t.name!r}"
-        if t.dtype != "I8" or len(t.shape) != 2 or t.shape[1] > MAX_QUANTISED_COLUMNS:
+        if t.dtype != "I8" or len(t.shape) != 2 or t.shape[1] > MAX_QUANTIZED_COLUMNS:
             raise HeaderFieldError(
-                f"{what}: quantised, but {t.dtype} {list(t.shape)}, expected I8 and two dimensions,"
-                f" the second at most {MAX_QUANTISED_COLUMNS}"
+                f"{what}: quantized, but {t.dtype} {list(t.shape)}, expected I8 and two dimensions,"
+                f" the second at most {MAX_QUANTIZED_COLUMNS}"
             )
         scale, expected = row_scales_name(t.name), ("F32", t.shape[:1])
         if plain.get(scale) != expected:
             raise HeaderFieldError(
-                f"{what}: quantised, but there is no dense tensor {scale!r}, F32 [{t.shape[0]}]"
+                f"{what}: quantized, but there is no dense tensor {scale!r}, F32 [{t.shape[0]}]"
             )
-        of = t.quantised.of
-        if t.is_added and plain.get(of) != (t.quantised.dtype, t.shape):
+        of = t.quantized.of
+        if t.is_added and plain.get(of) != (t.quantized.dtype, t.shape):
             raise HeaderFieldError(
-                f"{what}: quantised of {of[:64]!r}, but that is no dense tensor, "
-                f"{t.quantised.dtype} {list(t.shape)}"
+                f"{what}: quantized of {of[:64]!r}, but that is no dense tensor, "
+                f"{t.quantized.dtype} {list(t.shape)}"
             )
 
 
@@ -346,7 +346,7 @@ def _check_source(header: Header, t: IndexedTensor) -> None:
             raise SectionSizeError(
                 f"{what}: {found} bytes of negative zeros exceed 1 per 8 weights"
             )
-    for c in source.companions:
+    for c in source.auxiliary:
         if c.data is None:
             _check_derived(t, c)
         elif len(c.data) != c.nbytes:

@@ -13,7 +13,7 @@ from ..cli.tables import size
 from .plot import check_picture, require_matplotlib
 from .show import processor
 
-_COLOURS = {"products": "#12558c", "head": "#4a98d6", "attention": "#3f8f86", "rest": "#e0955a"}
+_COLORS = {"products": "#12558c", "head": "#4a98d6", "attention": "#3f8f86", "rest": "#e0955a"}
 _LIMIT = "#c0392b"
 _RATE = "#6b7f94"  # none of the parts
 _LEGEND = "the limit: a plain read of the same bytes"
@@ -83,7 +83,7 @@ def _draw_parts(axes: Any, bars: Sequence[_Bar]) -> list[Any]:
     left = [0.0] * len(bars)
     for part in PARTS:
         widths = [1e3 * bar.measured["seconds_by_part"][part] for bar in bars]
-        handles.append(axes.barh(places, widths, left=left, color=_COLOURS[part], height=0.72))
+        handles.append(axes.barh(places, widths, left=left, color=_COLORS[part], height=0.72))
         left = [start + width for start, width in zip(left, widths, strict=True)]
     ratios = [bar.measured["ratio_to_plain_read"] for bar in bars]
     limited = [place for place in places if ratios[place] <= 1]

@@ -10,7 +10,7 @@ from typing import Any
 from ..common.errors import MissingPackageError, OptionError
 from .show import batches, label, processor, sections
 
-_COLOURS = {
+_COLORS = {
     ("ranked", "int8"): "#12558c",
     ("ranked", "float32"): "#4a98d6",
     ("permuted", "int8"): "#3f8f86",
@@ -109,7 +109,7 @@ def _draw_batches(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
 def _draw_bars(
     axes: Any, title: str, rows: Sequence[dict[str, Any]], rates: Sequence[float]
 ) -> Any:
-    bars = axes.barh(range(len(rows)), rates, color=[_colour(row) for row in rows], height=0.72)
+    bars = axes.barh(range(len(rows)), rates, color=[_color(row) for row in rows], height=0.72)
     axes.set_yticks(range(len(rows)), [_bar_label(row) for row in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="x", labelsize=8)
@@ -125,10 +125,10 @@ def _has_own(rows: Sequence[dict[str, Any]]) -> bool:
     return any(row["engine"] == "rsr-ternary" for row in rows)
 
 
-def _colour(row: dict[str, Any]) -> str:
+def _color(row: dict[str, Any]) -> str:
     if row["engine"] != "rsr-ternary":
-        return _COLOURS[row["engine"]]
-    return _COLOURS[row["encoding"] or "ranked", row["dtype"]]
+        return _COLORS[row["engine"]]
+    return _COLORS[row["encoding"] or "ranked", row["dtype"]]
 
 
 def _bar_label(row: dict[str, Any]) -> str:

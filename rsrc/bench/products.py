@@ -195,7 +195,7 @@ def batch_product(label: Label, matrix: Matrix, truth: Truth) -> Product:
     """Return what multiplies a batch by a matrix, and its check.
 
     As within `Matrix.linear`: vectors are rows, of x and of the product. `matrix @ X` transposes
-    both, and linear(x, "int8") quantises x and scales the product, besides.
+    both, and linear(x, "int8") quantizes x and scales the product, besides.
     """
     x, expected = truth.x[label.dtype], truth.y[label.dtype]
     dtype = np.int32 if label.dtype == "int8" else np.float32

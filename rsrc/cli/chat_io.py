@@ -201,7 +201,7 @@ def _take_any_character() -> None:
 def _put(text: str) -> None:
     """Write text: to a terminal what cannot steer it, to anything else all of it."""
     text = _CONTROL.sub("", text) if sys.stdout.isatty() else text
-    click.echo(text, nl=False, color=True)  # else click takes colours out of what goes to a pipe
+    click.echo(text, nl=False, color=True)  # else click takes colors out of what goes to a pipe
 
 
 def _report(summary: str) -> None:

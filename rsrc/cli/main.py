@@ -19,9 +19,9 @@ from .._version import __version__
 from ..common.errors import OptionError
 from ..compiler.head import HEADS
 from ..compiler.plan import TARGETS
-from ..compiler.recognize import QUANTIZERS
 from ..export import GGUF_TYPES
 from ..export import NAMES as FORM_NAMES
+from ..layouts import QUANTIZERS
 from ..layouts.cells import parse_per
 from ..source.checkpoint import is_source
 from ..workers.dask import check_address
@@ -115,9 +115,9 @@ def _check_picture(ctx: click.Context, option: click.Parameter, path: Path | Non
 @click.option("-k", type=click.IntRange(1, 16), help="Columns of a column block.")
 @click.option(
     "--quantize",
-    type=click.Choice(QUANTIZERS),
-    help="Make linear weights that are not ternary so by this rule: post-training quantisation, "
-    "lossy. Models that say they quantise their weights themselves need none.",
+    type=click.Choice(tuple(QUANTIZERS)),
+    help="Make linear weights that are not ternary so by this rule: post-training quantization, "
+    "lossy. Models that say they quantize their weights themselves need none.",
 )
 @click.option(
     "--per",
@@ -217,14 +217,14 @@ def _inspect_source(source: Path, tensor: str | None, as_json: bool) -> None:
     "--against",
     type=click.Path(path_type=Path),
     metavar="SOURCE",
-    help="Also check that FILE holds every tensor of SOURCE byte for byte (or quantises to it).",
+    help="Also check that FILE holds every tensor of SOURCE byte for byte (or quantizes to it).",
 )
 @_json_option
 def verify(file: Path, against: Path | None, as_json: bool) -> None:
     """Check every byte of a .rsr FILE."""
     from rsr_formats import RsrFile
 
-    from ..export.decompile import added_tensors, compare, quantised_tensors
+    from ..export.decompile import added_tensors, compare, quantized_tensors
 
     opened = RsrFile(file)
     total = sum(s.stored_size for s in opened.header.sections)
@@ -249,7 +249,7 @@ def verify(file: Path, against: Path | None, as_json: bool) -> None:
         "bytes": file.stat().st_size,
         "against": None if against is None else str(against),
         "compared": compared,
-        "quantised": len(quantised_tensors(opened)),
+        "quantised": len(quantized_tensors(opened)),
         "added": added_tensors(opened),
     }
     if as_json:
@@ -260,7 +260,7 @@ def verify(file: Path, against: Path | None, as_json: bool) -> None:
         f"{result['bytes']:,} bytes"
     )
     if against is not None:
-        lossy = f", {result['quantised']} of them quantised as then" if result["quantised"] else ""
+        lossy = f", {result['quantised']} of them quantized as then" if result["quantised"] else ""
         more = "".join(f", and {name} as made of them" for name in result["added"])
         click.echo(f"{file}: holds all {compared} tensors of {against}{lossy}{printable(more)}")
 
@@ -278,7 +278,7 @@ def verify(file: Path, against: Path | None, as_json: bool) -> None:
     "--to",
     type=click.Choice(FORM_NAMES),
     default="source",
-    help="The source again, byte for byte (quantised tensors as kept), or another form.",
+    help="The source again, byte for byte (quantized tensors as kept), or another form.",
 )
 @click.option(
     "--type",
@@ -295,7 +295,7 @@ def decompile(file: Path, output: Path, to: str, gguf_type: str | None, force: b
         raise click.UsageError("--type needs --to gguf")
     notes: list[str] = []
     with progress_bar("decompiling") as progress:
-        quantised = run(
+        quantized = run(
             file,
             output,
             to=to,
@@ -309,9 +309,9 @@ def decompile(file: Path, output: Path, to: str, gguf_type: str | None, force: b
         click.echo(f"{path}: {path.stat().st_size:,} bytes")
     for note in notes:
         click.echo(printable(note))
-    if quantised:
-        noun = "tensor is" if len(quantised) == 1 else "tensors are"
-        click.echo(f"{len(quantised)} {noun} not as in the source, but as quantised from it")
+    if quantized:
+        noun = "tensor is" if len(quantized) == 1 else "tensors are"
+        click.echo(f"{len(quantized)} {noun} not as in the source, but as quantized from it")
 
 
 @main.command(short_help="Write a compressed .rsr file again so that it can be mapped.")

@@ -65,8 +65,8 @@ def print_report(report: Report) -> None:
     for (layout, scale), count in rules.items():
         noun = "tensor" if count == 1 else "tensors"
         out.print(f"{count} {noun} in layout {layout}, scale: {scale}", highlight=False)
-    if quantised := [t for t in report.tensors if t.relative_error is not None]:
-        out.print(_quality_table(quantised))
+    if quantized := [t for t in report.tensors if t.relative_error is not None]:
+        out.print(_quality_table(quantized))
     if report.head is not None:
         _print_head(out, report.head)
     reasons: dict[str, list[TensorReport]] = {}
@@ -108,7 +108,7 @@ def _print_head(out: Console, head: HeadReport) -> None:
 
 def _quality_table(tensors: Sequence[TensorReport]) -> Table:
     """What --quantize lost: each figure over all tensors, and the tensor it is worst in."""
-    table = _table("quantised after training, lossy", "min", "mean", "max", "worst in")
+    table = _table("quantized after training, lossy", "min", "mean", "max", "worst in")
     table.columns[4].justify = "left"
     for words, field, worst in (
         ("share of zeros", "zero_share", max),

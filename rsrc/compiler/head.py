@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats import RsrFile
-from rsr_formats.records import FLOATS, MAX_QUANTISED_COLUMNS, DenseTensor, Quantised
+from rsr_formats.records import FLOATS, MAX_QUANTIZED_COLUMNS, DenseTensor, Quantized
 from rsr_formats.records import row_scales_name as scales_name
 from rsr_formats.writer import Bytes
 
@@ -26,7 +26,7 @@ from ..layouts import TernaryTensor
 from ..layouts.base import Bytes as ByteArray
 from ..layouts.floats import from_float32, row_panels, to_float32
 from ..source.checkpoint import Checkpoint, SourceTensor
-from .recognize import Advance, Recognised
+from .recognize import Advance, Recognized
 from .report import HeadReport
 
 HEADS = ("int8",)  # values of --head
@@ -74,8 +74,8 @@ def find_head(checkpoint: Checkpoint) -> SourceTensor:
 
 
 def plan_head(
-    checkpoint: Checkpoint, recognised: Sequence[Recognised]
-) -> list[Recognised | HeadPlan]:
+    checkpoint: Checkpoint, recognized: Sequence[Recognized]
+) -> list[Recognized | HeadPlan]:
     """Put the plan of an int8 head in the place of the head, or behind all others if it is tied.
 
     Raises:
@@ -83,8 +83,8 @@ def plan_head(
             has a tensor of the name that its scales would get.
     """
     name = find_head(checkpoint).name
-    place = next((i for i, t in enumerate(recognised) if t.tensor.name == name), None)
-    found = None if place is None else recognised[place]
+    place = next((i for i, t in enumerate(recognized) if t.tensor.name == name), None)
+    found = None if place is None else recognized[place]
     if place is None or found is None:
         raise OptionError(f"head: {name!r} belongs to another tensor: compile without --head")
     if isinstance(found, TernaryTensor):
@@ -101,8 +101,8 @@ def plan_head(
             norm = None
     plan = HeadPlan(found.tensor, norm)
     if plan.is_added:
-        return [*recognised, plan]
-    return [*recognised[:place], plan, *recognised[place + 1 :]]
+        return [*recognized, plan]
+    return [*recognized[:place], plan, *recognized[place + 1 :]]
 
 
 def _check(checkpoint: Checkpoint, t: SourceTensor) -> None:
@@ -111,10 +111,10 @@ def _check(checkpoint: Checkpoint, t: SourceTensor) -> None:
             f"head: {t.name!r} is {t.dtype} {list(t.shape)}, expected a matrix of "
             f"{', '.join(FLOATS)}: compile without --head"
         )
-    if t.shape[1] > MAX_QUANTISED_COLUMNS:
+    if t.shape[1] > MAX_QUANTIZED_COLUMNS:
         raise OptionError(
             f"head: {t.name!r} has {t.shape[1]} columns, an int8 head at most "
-            f"{MAX_QUANTISED_COLUMNS}: compile without --head"
+            f"{MAX_QUANTIZED_COLUMNS}: compile without --head"
         )
     if scales_name(WEIGHT) in checkpoint.tensors:
         raise OptionError(
@@ -126,8 +126,8 @@ def _check(checkpoint: Checkpoint, t: SourceTensor) -> None:
 # --- the rule -----------------------------------------------------------------------------------
 
 
-def quantise(values: Floats) -> tuple[Int8, Floats]:
-    """Quantise rows by rule `absmax`.
+def quantize(values: Floats) -> tuple[Int8, Floats]:
+    """Quantize rows by rule `absmax`.
 
     Args:
         values: (rows, columns), finite.
@@ -142,7 +142,7 @@ def quantise(values: Floats) -> tuple[Int8, Floats]:
     return q.astype(np.int8), scale
 
 
-def quantised_panels(t: SourceTensor) -> Iterator[tuple[Floats, Int8, Floats]]:
+def quantized_panels(t: SourceTensor) -> Iterator[tuple[Floats, Int8, Floats]]:
     """Read a matrix in panels of rows, and yield each with its int8 and its scales.
 
     Raises:
@@ -159,12 +159,12 @@ def quantised_panels(t: SourceTensor) -> Iterator[tuple[Floats, Int8, Floats]]:
                 " compile without --head"
             )
         first += len(values)
-        yield values, *quantise(values)
+        yield values, *quantize(values)
 
 
 def restored_panels(file: RsrFile, t: DenseTensor) -> Iterator[ByteArray]:
     """Yield the bytes of q * scale, rounded to the source's dtype, some rows at a time."""
-    assert t.quantised is not None
+    assert t.quantized is not None
     rows, columns = t.shape
     q = file.section(t.section).view(np.int8).reshape(rows, columns)
     scale = scales_of(file, t)
@@ -173,11 +173,11 @@ def restored_panels(file: RsrFile, t: DenseTensor) -> Iterator[ByteArray]:
         panel = slice(first, first + step)
         with np.errstate(over="ignore", invalid="ignore"):  # a stranger's scales
             values = q[panel].astype(np.float32) * scale[panel, None]
-        yield from_float32(values, t.quantised.dtype).reshape(-1).view(np.uint8)
+        yield from_float32(values, t.quantized.dtype).reshape(-1).view(np.uint8)
 
 
 def scales_of(file: RsrFile, t: DenseTensor) -> Floats:
-    """Return the scales of a quantised tensor, one for each row."""
+    """Return the scales of a quantized tensor, one for each row."""
     name = scales_name(t.name)
     section = next(
         s.section for s in file.header.tensors if isinstance(s, DenseTensor) and s.name == name
@@ -186,22 +186,22 @@ def scales_of(file: RsrFile, t: DenseTensor) -> Floats:
 
 
 def difference(file: RsrFile, t: DenseTensor, source: SourceTensor) -> str | None:
-    """Quantise the source again; say in words where a quantised tensor differs, or None."""
-    assert t.quantised is not None
+    """Quantize the source again; say in words where a quantized tensor differs, or None."""
+    assert t.quantized is not None
     source = source.dense
-    if (source.dtype, source.shape) != (t.quantised.dtype, t.shape):
+    if (source.dtype, source.shape) != (t.quantized.dtype, t.shape):
         return (
-            f"made of {t.quantised.dtype} {list(t.shape)}, but {source.name!r} is "
+            f"made of {t.quantized.dtype} {list(t.shape)}, but {source.name!r} is "
             f"{source.dtype} {list(source.shape)} in the source"
         )
     kept = file.section(t.section).view(np.int8).reshape(t.shape)
     kept_scale = scales_of(file, t)
     first = 0
-    for _, q, scale in quantised_panels(source):
+    for _, q, scale in quantized_panels(source):
         panel = slice(first, first + len(q))
         same = (q == kept[panel]).all(axis=1) & (scale == kept_scale[panel])
         if not same.all():
-            return f"{source.name!r} quantises to another row {first + int(np.argmin(same))}"
+            return f"{source.name!r} quantizes to another row {first + int(np.argmin(same))}"
         first += len(q)
     return None
 
@@ -225,14 +225,14 @@ def write_head(
     loss = _Loss(_hidden(plan))
 
     def panels() -> Iterator[memoryview]:
-        for values, q, scale in quantised_panels(t):
+        for values, q, scale in quantized_panels(t):
             scales.append(scale)
             loss.add(values, q, scale)
             yield q.reshape(-1).data
             advance(t.name, values.size * t.nbytes // (t.shape[0] * t.shape[1]))
 
     section = add(panels())
-    weight = DenseTensor(WEIGHT, "I8", t.shape, section, Quantised(RULE, t.name, t.dtype))
+    weight = DenseTensor(WEIGHT, "I8", t.shape, section, Quantized(RULE, t.name, t.dtype))
     scale = np.concatenate(scales).astype("<f4")
     scale_record = DenseTensor(
         scales_name(WEIGHT), "F32", scale.shape, add([scale.view(np.uint8).data])
@@ -261,7 +261,7 @@ class _Loss:
         from rsr_runtime.products import quantize_int8
 
         self._native = _native
-        self._hidden, self._quantised = hidden, quantize_int8(hidden)
+        self._hidden, self._quantized = hidden, quantize_int8(hidden)
         self._weights = np.zeros(2)  # |W - Q|^2, |W|^2
         self._logits = np.zeros(4)  # |a - b|^2, |a|^2, |b|^2, a b
         self._best = [_Best(len(hidden)), _Best(len(hidden))]
@@ -271,7 +271,7 @@ class _Loss:
         self._weights += _square(values - kept), _square(values)
         exact, found = np.empty((2, len(self._hidden), len(values)), np.float32)
         self._native.multiply_dense(values, "F32", self._hidden, exact)
-        self._native.multiply_rows_i8(q, scale, *self._quantised, found)
+        self._native.multiply_rows_i8(q, scale, *self._quantized, found)
         product = (exact * found).sum(dtype=np.float64)
         self._logits += _square(exact - found), _square(exact), _square(found), product
         for best, logits in zip(self._best, (exact, found), strict=True):

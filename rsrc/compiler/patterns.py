@@ -2,7 +2,7 @@
 
 A ternary rank has five bits and, with all patterns, three columns. In a 3:4-sparse matrix (Sherry:
 exactly one zero in each four weights) four columns have 32 patterns, so a rank takes 1.33 bits per
-weight instead of 1.78. The four need not be neighbours: STQ1_0, the GGUF type of such matrices,
+weight instead of 1.78. The four need not be neighbors: STQ1_0, the GGUF type of such matrices,
 takes them 16 columns apart.
 """
 

@@ -1,4 +1,4 @@
-"""The compiler: open source -> recognise -> plan -> index -> write.
+"""The compiler: open source -> recognize -> plan -> index -> write.
 
 Memory. Tensors under way take at most `workers.BUDGET` (384 MiB: their bytes and what becomes of
 them). One that needs more than half of that is held by the main thread alone, beside panels of
@@ -28,7 +28,7 @@ from ..source.checkpoint import Checkpoint, open_checkpoint
 from ..workers.pool import LARGEST, Local, Submits, Workers, open_workers
 from .head import HEADS, WEIGHT, HeadPlan, find_head, plan_head, write_head
 from .plan import IndexPlan, Plan, plan
-from .recognize import Advance, KeptTensor, recognise
+from .recognize import Advance, PassthroughTensor, recognize
 from .record import Encoder, encode, nbytes, renumbered
 from .report import HeadReport, Report, TensorReport
 
@@ -65,7 +65,7 @@ def compile(
         k: columns of a column block; None leaves it to the cost model (rsrc/plan.py).
         direction: "auto", "expand" or "reduce".
         quantize: "absmean", "absmedian" or "twn" makes linear weights that are not ternary so:
-            post-training quantisation, lossy. Models whose config.json says that they quantise
+            post-training quantization, lossy. Models whose config.json says that they quantize
             their weights themselves need no such option.
         per: what has a scale of its own then: "tensor" (None, too), "row" or "group:N", N columns
             of a row.
@@ -83,8 +83,8 @@ def compile(
             same paths. What is written does not depend on them.
         force: replace an existing output.
         progress: called as progress(tensor name, bytes done, bytes in all), where every byte of the
-            source counts twice: when it is recognised and when it is written. If it also has a
-            method `begin`, that is called as begin("recognising" or "compiling", tensors) first.
+            source counts twice: when it is recognized and when it is written. If it also has a
+            method `begin`, that is called as begin("recognizing" or "compiling", tensors) first.
 
     Raises:
         SourceError: the source is missing, damaged or of a kind that is not read.
@@ -112,8 +112,8 @@ def compile(
         total += source_head.nbytes  # read once more
     advance = _counting(progress, total)
     with open_workers(executor, threads) as workers:
-        _begin(progress, "recognising", len(checkpoint.tensors))
-        recognised = recognise(
+        _begin(progress, "recognizing", len(checkpoint.tensors))
+        recognized = recognize(
             checkpoint,
             quantize=quantize,
             per=per,
@@ -122,7 +122,7 @@ def compile(
             advance=advance,
             workers=workers,
         )
-        chosen = recognised if head is None else plan_head(checkpoint, recognised)
+        chosen = recognized if head is None else plan_head(checkpoint, recognized)
         plans = plan(chosen, encoding=encoding, target=target, direction=direction, k=k)
         _begin(progress, "compiling", len(plans))
         tensors, files = write(checkpoint, plans, output, zstd, force, advance, workers)
@@ -167,7 +167,7 @@ def write(
     ):
         for p, whole in encoded:
             first = len(writer.sections)
-            if isinstance(p, KeptTensor):
+            if isinstance(p, PassthroughTensor):
                 dense = _write_dense(writer, p, zstd, advance)
                 records.append(dense)
                 reports.append(_dense_report(p, dense, writer.sections[first:]))
@@ -204,7 +204,7 @@ def _cost(workers: Workers, p: Plan) -> int | None:
 
     Other processes hold what they read themselves; it is their result that is held here.
     """
-    if isinstance(p, KeptTensor | HeadPlan) or workers.are_alone:
+    if isinstance(p, PassthroughTensor | HeadPlan) or workers.are_alone:
         return None
     cost = nbytes(p) + (p.source.tensor.nbytes if workers.is_local else 0)
     return cost if cost <= LARGEST else None
@@ -229,7 +229,7 @@ def _begin(progress: Progress | None, phase: str, tensors: int) -> None:
 
 
 def _write_dense(
-    writer: RsrWriter, p: KeptTensor, zstd: int | None, advance: Advance
+    writer: RsrWriter, p: PassthroughTensor, zstd: int | None, advance: Advance
 ) -> DenseTensor:
     t = p.tensor
 
@@ -256,7 +256,9 @@ def _write_indexed(
         return encode(p, raw, add, workers.pool, workers.threads)
 
 
-def _dense_report(p: KeptTensor, t: DenseTensor, sections: Sequence[Section]) -> TensorReport:
+def _dense_report(
+    p: PassthroughTensor, t: DenseTensor, sections: Sequence[Section]
+) -> TensorReport:
     return TensorReport(
         name=t.name,
         kind="dense",

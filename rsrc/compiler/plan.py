@@ -6,7 +6,7 @@ The model. A product reads its index once, and both encodings are bound by how:
   the largest k whose B^k patterns fit 32 table entries (ternary 3, binary 5).
 * permuted costs, per column block, one gathered addition per row and an overhead per segment worth
   SEGMENT_COST of them (measured: AVX2, float32, reduce; docs/performance.md), for k columns:
-  k minimises (rows + SEGMENT_COST * B^k) / k.
+  k minimizes (rows + SEGMENT_COST * B^k) / k.
 
 Ranked is the smaller (1.78 against 3.4 bits per weight at 4096 x 4096) and with SIMD the faster
 (float32: 100 against 19 weights/ns with AVX-512), so "auto" chooses it for every target; permuted
@@ -37,7 +37,7 @@ from rsr_formats.records import DIRECTIONS, ENCODINGS, MAX_PATTERNS, MAX_RANKED_
 from ..common.errors import OptionError
 from ..layouts import TernaryTensor
 from .head import HeadPlan
-from .recognize import KeptTensor, Recognised
+from .recognize import PassthroughTensor, Recognized
 from .target import native_target
 
 # How the ranks of a ternary matrix with k = 3 are packed for each target.
@@ -65,11 +65,11 @@ class IndexPlan:
     stride: int = 1
 
 
-Plan = IndexPlan | KeptTensor | HeadPlan
+Plan = IndexPlan | PassthroughTensor | HeadPlan
 
 
 def plan(
-    recognised: Sequence[Recognised | HeadPlan],
+    recognized: Sequence[Recognized | HeadPlan],
     *,
     encoding: str = "auto",
     target: str = "native",
@@ -79,7 +79,7 @@ def plan(
     """Choose encoding, packing, direction and k for each ternary tensor.
 
     Args:
-        recognised: what `recognise` returned, and what is planned already.
+        recognized: what `recognize` returned, and what is planned already.
         encoding: "auto", "ranked" or "permuted".
         target: the kind of machine the products will run on; "native" is this one.
         direction: "auto", "expand" or "reduce" (permuted only; the paper's direction is "reduce").
@@ -99,8 +99,10 @@ def plan(
     if target == "native":
         target = native_target()
     return [
-        t if isinstance(t, KeptTensor | HeadPlan) else _plan_one(t, encoding, target, direction, k)
-        for t in recognised
+        t
+        if isinstance(t, PassthroughTensor | HeadPlan)
+        else _plan_one(t, encoding, target, direction, k)
+        for t in recognized
     ]
 
 
@@ -155,7 +157,7 @@ def largest_k(base: int, encoding: str) -> int:
 
 
 def permuted_k(base: int, rows: int) -> int:
-    """Return the k that minimises the cost of a permuted product per column."""
+    """Return the k that minimizes the cost of a permuted product per column."""
     choices = range(1, largest_k(base, "permuted") + 1)
     return min(choices, key=lambda k: (rows + SEGMENT_COST * base**k) / k)
 

@@ -10,31 +10,29 @@ from fnmatch import fnmatchcase
 from rsr_formats.records import MAX_IN_FEATURES, MAX_OUT_FEATURES
 
 from ..common.errors import NothingToCompileError, OptionError, SourceError
-from ..layouts import LAYOUTS, QUANTISERS, Layout, TernaryTensor
+from ..layouts import LAYOUTS, QUANTIZERS, Layout, TernaryTensor
 from ..layouts.bitnet import advice_on_master
 from ..layouts.cells import parse_per
 from ..source.checkpoint import Checkpoint, CheckpointReference, SourceTensor
 from ..source.shapes import check_shape, is_linear
 from ..workers.pool import Workers
 
-QUANTIZERS = tuple(QUANTISERS)
-
 # advance(tensor name, bytes done since the last call)
 Advance = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
-class KeptTensor:
+class PassthroughTensor:
     """A tensor that stays dense."""
 
     tensor: SourceTensor
     reason: str
 
 
-Recognised = TernaryTensor | KeptTensor
+Recognized = TernaryTensor | PassthroughTensor
 
 
-def recognise(
+def recognize(
     checkpoint: Checkpoint,
     *,
     quantize: str | None = None,
@@ -43,7 +41,7 @@ def recognise(
     exclude: Sequence[str] = (),
     advance: Advance = lambda name, count: None,
     workers: Workers | None = None,
-) -> list[Recognised]:
+) -> list[Recognized]:
     """Decide for each tensor, in the order of the source, whether and how it is indexed.
 
     Args:
@@ -58,7 +56,7 @@ def recognise(
         workers: who looks at the tensors; None: this thread, at one after the other.
 
     Returns:
-        A `TernaryTensor` or a `KeptTensor` for each source tensor that is not absorbed into
+        A `TernaryTensor` or a `PassthroughTensor` for each source tensor that is not absorbed into
         another (a weight_scale into its weight).
 
     Raises:
@@ -76,25 +74,25 @@ def recognise(
             raise OptionError(f"{option}: found {patterns!r}, expected a list of patterns")
     layouts = list(LAYOUTS)
     if quantize is not None:
-        layouts.append(QUANTISERS[quantize](parse_per(per or "tensor"), chosen=bool(include)))
+        layouts.append(QUANTIZERS[quantize](parse_per(per or "tensor"), chosen=bool(include)))
     workers = workers or Workers()
     known = checkpoint if workers.is_local else checkpoint.reference()
     look = _Look(known, tuple(layouts), tuple(include), tuple(exclude))
-    found: list[Recognised] = []
+    found: list[Recognized] = []
     with closing(workers.map(look, checkpoint.tensors.values())) as looked_at:
-        for tensor, recognised in looked_at:
-            assert recognised is not None
-            found.append(recognised)
+        for tensor, recognized in looked_at:
+            assert recognized is not None
+            found.append(recognized)
             advance(tensor.name, tensor.nbytes)
-    absorbed = {c.name for t in found if isinstance(t, TernaryTensor) for c in t.companions}
+    absorbed = {c.name for t in found if isinstance(t, TernaryTensor) for c in t.auxiliary}
     found = [t for t in found if t.tensor.name not in absorbed]
     if not any(isinstance(t, TernaryTensor) for t in found):
         raise NothingToCompileError(_advice(checkpoint, found, bool(include or exclude), quantize))
     return found
 
 
-def recogniser(checkpoint: Checkpoint) -> Callable[[SourceTensor], Recognised]:
-    """Return what `recognise` does with one tensor when no option is given."""
+def recognizer(checkpoint: Checkpoint) -> Callable[[SourceTensor], Recognized]:
+    """Return what `recognize` does with one tensor when no option is given."""
     return _Look(checkpoint, LAYOUTS, (), ())
 
 
@@ -107,7 +105,7 @@ class _Look:
     include: tuple[str, ...]
     exclude: tuple[str, ...]
 
-    def __call__(self, tensor: SourceTensor) -> Recognised:
+    def __call__(self, tensor: SourceTensor) -> Recognized:
         if self.include and not _matches(tensor.name, self.include):
             return _keep(tensor, "not matched by --include")
         if _matches(tensor.name, self.exclude):
@@ -115,21 +113,21 @@ class _Look:
         checkpoint = self.checkpoint
         if isinstance(checkpoint, CheckpointReference):
             checkpoint = checkpoint.open()
-        return recognise_one(checkpoint, tensor, self.layouts)
+        return recognize_one(checkpoint, tensor, self.layouts)
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _keep(tensor: SourceTensor, reason: str) -> KeptTensor:
+def _keep(tensor: SourceTensor, reason: str) -> PassthroughTensor:
     dense = tensor.dense
-    return KeptTensor(dense, reason if dense.origin is None else f"{dense.origin}; {reason}")
+    return PassthroughTensor(dense, reason if dense.origin is None else f"{dense.origin}; {reason}")
 
 
-def recognise_one(
+def recognize_one(
     checkpoint: Checkpoint, tensor: SourceTensor, layouts: Sequence[Layout] = LAYOUTS
-) -> Recognised:
+) -> Recognized:
     """Decide for one tensor; `layouts` are asked in this order.
 
     Raises:
@@ -137,7 +135,7 @@ def recognise_one(
     """
     reasons: list[str] = []
     for layout in layouts:
-        result = layout.recognise(checkpoint, tensor)
+        result = layout.recognize(checkpoint, tensor)
         if isinstance(result, TernaryTensor):
             if result.shape[0] > MAX_OUT_FEATURES or result.shape[1] > MAX_IN_FEATURES:
                 raise SourceError(
@@ -157,10 +155,10 @@ def recognise_one(
 
 
 def _advice(
-    checkpoint: Checkpoint, found: Sequence[Recognised], filtered: bool, quantize: str | None
+    checkpoint: Checkpoint, found: Sequence[Recognized], filtered: bool, quantize: str | None
 ) -> str:
     text = f"{checkpoint.path}: none of its {len(found)} tensors is ternary or binary"
-    matrices = [t for t in found if isinstance(t, KeptTensor) and len(t.tensor.shape) == 2]
+    matrices = [t for t in found if isinstance(t, PassthroughTensor) and len(t.tensor.shape) == 2]
     if matrices:
         text += f"; for instance {matrices[0].tensor.name!r} is kept dense: {matrices[0].reason}"
     if filtered:

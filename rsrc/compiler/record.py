@@ -93,7 +93,7 @@ def encode(
         dtype=t.source_dtype,
         shape=t.source_shape,
         negative_zeros=None if negative_zeros is None else add([negative_zeros.data]),
-        companions=t.companions,
+        auxiliary=t.auxiliary,
     )
     return _record(p, sections, source, scale)
 

@@ -42,7 +42,7 @@ class TensorReport:
     k: int | None = None
     bits_per_weight: float | None = None
     reason: str | None = None  # why it stayed dense
-    # What post-training quantisation kept of W, as Q; None for all that was not asked for.
+    # What post-training quantization kept of W, as Q; None for all that was not asked for.
     zero_share: float | None = None  # weights of Q that are 0
     relative_error: float | None = None  # |W - Q| / |W|, Frobenius norms
     cosine: float | None = None  # of the angle between W and Q

@@ -58,8 +58,8 @@ def export(file: RsrFile, config: Config | None) -> Export:
     ]
     if not packed:
         raise ExportError(f"{file.path}: no matrix of it is a linear layer that could be packed")
-    quantisation = _quantisation(file, config, packed)
-    divide = quantisation["linear_class"] == "bitlinear"
+    quantization = _quantization(file, config, packed)
+    divide = quantization["linear_class"] == "bitlinear"
     _check_rows(packed, divide)
     scales = _stored_scales(file, packed, divide)
     tensors: list[OutputTensor] = []
@@ -73,11 +73,11 @@ def export(file: RsrFile, config: Config | None) -> Export:
         else:
             tensors += [_packed(file, t), scales[t.name]]
     text = [f"written as floats, being no linear layers: {some(notes)}"] if notes else []
-    new_config = _new_config(config, quantisation)
+    new_config = _new_config(config, quantization)
     if new_config is not None:
         text.append(
             f"weight_scale {'divides' if divide else 'multiplies'}: config.json now says "
-            f"linear_class {quantisation['linear_class']!r} of quant_method 'bitnet'"
+            f"linear_class {quantization['linear_class']!r} of quant_method 'bitnet'"
         )
     metadata = {**file.header.metadata, "format": "pt"}
     return Export(tensors, new_config, metadata, text)
@@ -97,7 +97,7 @@ def _is_packed(t: IndexedTensor, said: Quantization) -> bool:
 # --- config.json --------------------------------------------------------------------------------
 
 
-def _quantisation(
+def _quantization(
     file: RsrFile, config: Config | None, packed: Sequence[IndexedTensor]
 ) -> dict[str, object]:
     """Return the `quantization_config` under which the tensors mean what they mean here."""
@@ -110,7 +110,7 @@ def _quantisation(
     else:
         biased = any(_module(t.name) + ".bias" in names for t in packed)
         linear_class = "bitlinear" if biased else "autobitlinear"
-    quantisation = {
+    quantization = {
         **before,
         "quant_method": "bitnet",
         "linear_class": linear_class,
@@ -121,11 +121,11 @@ def _quantisation(
     said = Quantization({"quantization_config": before})
     dense = [name for name in floats if said.converts(f"{name}.weight")]
     if dense and isinstance(kept, list):
-        quantisation["modules_to_not_convert"] = [*kept, *dense]
+        quantization["modules_to_not_convert"] = [*kept, *dense]
     elif dense:  # a list replaces transformers' own, which has the output head
         heads = [name for name in floats if name.rpartition(".")[2].lower() in HEADS]
-        quantisation["modules_to_not_convert"] = list(dict.fromkeys(["lm_head", *heads, *dense]))
-    return quantisation
+        quantization["modules_to_not_convert"] = list(dict.fromkeys(["lm_head", *heads, *dense]))
+    return quantization
 
 
 def _said(config: Config | None) -> Config:
@@ -150,16 +150,16 @@ def _module(name: str) -> str:
     return name.removesuffix(".weight")
 
 
-def _new_config(config: Config | None, quantisation: dict[str, object]) -> Config | None:
+def _new_config(config: Config | None, quantization: dict[str, object]) -> Config | None:
     """Return config.json with the settings in it, or None if it says the same already."""
     if config is None:
-        return {"quantization_config": quantisation}
+        return {"quantization_config": quantization}
     before = config.get("quantization_config")
     defaults = {"linear_class": "bitlinear", "quantization_mode": "offline"}
-    if isinstance(before, dict) and {**defaults, **before} == quantisation:
+    if isinstance(before, dict) and {**defaults, **before} == quantization:
         return None
     kept = {key: value for key, value in config.items() if key != "quantization"}  # that of MLX
-    return {**kept, "quantization_config": quantisation}
+    return {**kept, "quantization_config": quantization}
 
 
 # --- scales -------------------------------------------------------------------------------------

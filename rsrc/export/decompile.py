@@ -16,7 +16,7 @@ from rsr_formats.records import DTYPE_BITS, DenseTensor, IndexedTensor, Tensor
 from ..common.errors import ExportError, MismatchError, OptionError, SourceError
 from ..compiler import head
 from ..compiler.pipeline import check_not_source
-from ..compiler.recognize import recognise_one
+from ..compiler.recognize import recognize_one
 from ..layouts import BY_NAME, TernaryTensor
 from ..source.checkpoint import Checkpoint, SourceTensor, open_checkpoint
 from . import FORMS, GGUF, GGUF_TYPES, NAMES
@@ -49,18 +49,18 @@ def decompile(
         output: a .safetensors file; or the name of a new model directory, with the config.json and
             the tokenizer files that the .rsr file has; or, for "gguf", a file. It appears only when
             it is whole.
-        to: "source", byte for byte (but quantised tensors as what was kept of them, in the source's
+        to: "source", byte for byte (but quantized tensors as what was kept of them, in the source's
             dtype); "bitnet", the packed layout of Hugging Face; "int8", -1, 0, 1 beside scales;
             "float", digit * scale; or "gguf". All of them are exact, but for scales in GGUF.
         type: of ternary matrices in GGUF: "TQ1_0" or "TQ2_0", the default.
         force: replace an existing output file. A directory with files in it is never replaced.
         progress: called as progress(tensor name, bytes done, bytes in all).
         note: told in words what the form made different: scales rounded, matrices left as floats,
-            an int8 head left out that the source does not have; and that a model which quantises
+            an int8 head left out that the source does not have; and that a model which quantizes
             its weights itself would do so again.
 
     Returns:
-        The names of the tensors that compiling changed (quantised ones).
+        The names of the tensors that compiling changed (quantized ones).
 
     Raises:
         FormatError: the .rsr file is damaged.
@@ -91,7 +91,7 @@ def decompile(
         write_gguf(file, output, type or "TQ2_0", force, progress, note)
         for text in _added_notes(file):
             note(text)
-        return quantised_tensors(file)
+        return quantized_tensors(file)
     export = FORMS[to](file, None if to == "source" else read_config(file))
     if is_folder:
         with atomic_folder(output) as folder:
@@ -108,7 +108,7 @@ def decompile(
         note(text)
     if to in ("source", "float"):
         _warn_of_masters(file, export, to, is_folder, note)
-    return quantised_tensors(file)
+    return quantized_tensors(file)
 
 
 def _added_notes(file: RsrFile) -> list[str]:
@@ -157,19 +157,19 @@ def _write(export: Export, path: Path, force: bool, progress: Progress | None) -
         write_safetensors(out, export.tensors, export.metadata, progress)
 
 
-def quantised_tensors(file: RsrFile) -> list[str]:
+def quantized_tensors(file: RsrFile) -> list[str]:
     """Return the names of the source tensors that compiling changed."""
-    return [t.name for t in of_source(file) if _is_quantised(t)]
+    return [t.name for t in of_source(file) if _is_quantized(t)]
 
 
 def added_tensors(file: RsrFile) -> list[str]:
-    """Return the names of quantised tensors that the source does not have: a tied int8 head."""
+    """Return the names of quantized tensors that the source does not have: a tied int8 head."""
     return [t.name for t in file.header.tensors if isinstance(t, DenseTensor) and t.is_added]
 
 
-def _is_quantised(t: Tensor) -> bool:
+def _is_quantized(t: Tensor) -> bool:
     if isinstance(t, DenseTensor):
-        return t.quantised is not None
+        return t.quantized is not None
     return not BY_NAME[t.source.layout].lossless
 
 
@@ -180,7 +180,7 @@ def compare(
 ) -> int:
     """Check that a `.rsr` file holds exactly the tensors of `source`, without writing them.
 
-    Quantised tensors, and an int8 head that was added, are quantised again, by the rule and with as
+    Quantized tensors, and an int8 head that was added, are quantized again, by the rule and with as
     many scales as then, and compared as such.
 
     Returns:
@@ -207,8 +207,8 @@ def compare(
         if progress is not None:
             progress(name, done, checkpoint.nbytes)
     for t in file.header.tensors:
-        if isinstance(t, DenseTensor) and t.quantised is not None and t.is_added:
-            of = checkpoint.tensors.get(t.quantised.of)
+        if isinstance(t, DenseTensor) and t.quantized is not None and t.is_added:
+            of = checkpoint.tensors.get(t.quantized.of)
             difference = None if of is None else head.difference(file, t, of)  # said above if None
             if difference:
                 wrong.append(f"{t.name}: {difference}")
@@ -224,15 +224,15 @@ def _difference(
     if found.indexed is not None and tensor.dtype not in DTYPE_BITS:
         return _digits_difference(file, checkpoint, tensor, found.indexed)
     tensor = tensor.dense
-    if found.quantised is not None:
-        return head.difference(file, found.quantised, tensor)
+    if found.quantized is not None:
+        return head.difference(file, found.quantized, tensor)
     if (tensor.dtype, tensor.shape) != (found.dtype, found.shape):
         return (
             f"{tensor.dtype} {list(tensor.shape)} in the source, "
             f"{found.dtype} {list(found.shape)} in the .rsr file"
         )
-    if found.indexed is not None and _is_quantised(found.indexed):
-        return _quantised_difference(file, checkpoint, tensor, found.indexed)
+    if found.indexed is not None and _is_quantized(found.indexed):
+        return _quantized_difference(file, checkpoint, tensor, found.indexed)
     data, position = found.data(), 0
     for piece in tensor.pieces():
         other = data[position : position + len(piece)]
@@ -240,7 +240,7 @@ def _difference(
         if not same.all():
             return f"first differs at byte {position + int(np.argmin(same))} of {tensor.nbytes}"
         position += len(piece)
-    if found.indexed is not None and any(c.data for c in found.indexed.source.companions):
+    if found.indexed is not None and any(c.data for c in found.indexed.source.auxiliary):
         return _meaning_difference(file, checkpoint, tensor, found.indexed)
     return None
 
@@ -249,26 +249,26 @@ def _meaning_difference(
     file: RsrFile, checkpoint: Checkpoint, tensor: SourceTensor, t: IndexedTensor
 ) -> str | None:
     """Compare scales that are not the tensor's own bytes: config.json says how they are meant."""
-    again = recognise_one(checkpoint, tensor)
+    again = recognize_one(checkpoint, tensor)
     if not isinstance(again, TernaryTensor):
         return f"kept dense now: {again.reason}"
     return _scale_difference(file, again, t, "means")
 
 
-def _quantised_difference(
+def _quantized_difference(
     file: RsrFile, checkpoint: Checkpoint, tensor: SourceTensor, t: IndexedTensor
 ) -> str | None:
     again = BY_NAME[t.source.layout].again(checkpoint, tensor, t)
     if not isinstance(again, TernaryTensor):
-        return f"cannot be quantised: {again}"
-    return _again_difference(file, again, t, "quantises to")
+        return f"cannot be quantized: {again}"
+    return _again_difference(file, again, t, "quantizes to")
 
 
 def _digits_difference(
     file: RsrFile, checkpoint: Checkpoint, tensor: SourceTensor, t: IndexedTensor
 ) -> str | None:
     """Compare with a tensor whose own bytes no .rsr file holds: GGUF's block types."""
-    again = recognise_one(checkpoint, tensor)
+    again = recognize_one(checkpoint, tensor)
     if not isinstance(again, TernaryTensor):
         return f"{again.reason} in the source, indexed in the .rsr file"
     form = (again.source_dtype, again.shape, again.digits)

@@ -34,15 +34,15 @@ SMALLEST_FIRST = ("BF16", "F16", "F32")
 def export(file: RsrFile, config: Config | None) -> Export:
     """Return every matrix as digit * scale, exactly, and what else there is as it is.
 
-    What config.json says of quantised weights goes: there are none any more. So does what makes a
-    model quantise its weights itself, as far as config.json does: the scales would shrink.
+    What config.json says of quantized weights goes: there are none any more. So does what makes a
+    model quantize its weights itself, as far as config.json does: the scales would shrink.
     """
     tensors = [
         of_dense(file, t) if isinstance(t, DenseTensor) else as_floats(file, t)
         for t in exported(file)
     ]
     metadata = {**file.header.metadata, "format": "pt"}
-    new_config = without_quantisation(file, config)
+    new_config = without_quantization(file, config)
     found = config if new_config is None else new_config
     gone = []
     if found is not None and config_says(found) is not None:
@@ -114,7 +114,7 @@ class _NegativeZeros:
         flat[zeros[signs != 0]] = 1 << (8 * values.itemsize - 1)
 
 
-def without_quantisation(file: RsrFile, config: Config | None) -> Config | None:
+def without_quantization(file: RsrFile, config: Config | None) -> Config | None:
     """Return config.json without what it says of packed weights, or None: it says nothing."""
     if config is None:
         return None

@@ -294,7 +294,7 @@ def _dense(file: RsrFile, t: DenseTensor, name: str, rows: Rows | None) -> _Plan
 
     def data() -> Array:
         raw = (
-            np.concatenate(list(dense_pieces(file, t))) if t.quantised else file.section(t.section)
+            np.concatenate(list(dense_pieces(file, t))) if t.quantized else file.section(t.section)
         )
         values: Array = to_float32(raw, dtype) if widened else raw.view(_NUMPY[dtype])
         values = values.reshape(t.shape or (1,))

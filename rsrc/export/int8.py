@@ -13,7 +13,7 @@ from rsr_formats.records import DenseTensor, IndexedTensor
 from ..layouts.base import Bytes
 from ..layouts.paretoq import is_clip
 from ..layouts.scales import ScaleGrid, group_columns
-from .floats import as_floats, without_quantisation
+from .floats import as_floats, without_quantization
 from .tensors import (
     Config,
     Export,
@@ -48,7 +48,7 @@ def export(file: RsrFile, config: Config | None) -> Export:
         if grid is not None and grid.values.size:
             tensors.append(_scale_tensor(t, grid))
     metadata = {**file.header.metadata, "format": "pt"}
-    return Export(tensors, without_quantisation(file, config), metadata)
+    return Export(tensors, without_quantization(file, config), metadata)
 
 
 def _windows(file: RsrFile, t: IndexedTensor) -> Iterator[Bytes]:

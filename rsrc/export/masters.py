@@ -1,4 +1,4 @@
-"""What a model that quantises its weights itself does to weights that are quantised already.
+"""What a model that quantizes its weights itself does to weights that are quantized already.
 
 It takes them for masters. Their mean magnitude is below their scale, so it would make the scale
 smaller (BitNet's absmean), or two thirds of it (ParetoQ): another model, without an error.
@@ -17,7 +17,7 @@ from .tensors import Config, some
 
 
 def warning(file: RsrFile, config: Config | None, to: str, is_folder: bool) -> str | None:
-    """Return what to tell who writes floats that their own model would quantise again, or None.
+    """Return what to tell who writes floats that their own model would quantize again, or None.
 
     Args:
         file: whose matrices are written as floats.
@@ -52,6 +52,6 @@ def warning(file: RsrFile, config: Config | None, to: str, is_folder: bool) -> s
     if (paretoq or config_says(config)) and not (to == "float" and is_folder):
         instead.append("use --to float into a directory, whose config.json then no longer says so")
     return (
-        f"this model quantises its weights itself, and would quantise those written here, {to}, "
+        f"this model quantizes its weights itself, and would quantize those written here, {to}, "
         f"again and get smaller scales ({some([*online, *paretoq])}): {', or '.join(instead)}"
     )

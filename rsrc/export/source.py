@@ -1,4 +1,4 @@
-"""The source again, byte for byte; quantised tensors as what was kept of them."""
+"""The source again, byte for byte; quantized tensors as what was kept of them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Restorable:
     nbytes: int
     data: Callable[[], Bytes]
     indexed: IndexedTensor | None = None
-    quantised: DenseTensor | None = None  # what was kept of it, where that is less
+    quantized: DenseTensor | None = None  # what was kept of it, where that is less
 
 
 def export(file: RsrFile, config: Config | None) -> Export:
@@ -50,7 +50,7 @@ def export(file: RsrFile, config: Config | None) -> Export:
 
 
 def restorable(file: RsrFile) -> dict[str, Restorable]:
-    """List every source tensor by name, companions behind what absorbed them."""
+    """List every source tensor by name, auxiliary behind what absorbed them."""
     tensors: dict[str, Restorable] = {}
 
     def add(name: str, tensor: Restorable) -> None:
@@ -62,7 +62,7 @@ def restorable(file: RsrFile) -> dict[str, Restorable]:
         add(t.name, restorable_one(file, t))
     for t in file.header.tensors:
         if isinstance(t, IndexedTensor):
-            for c in t.source.companions:
+            for c in t.source.auxiliary:
                 data = partial(_companion, file, t, c)
                 add(c.name, Restorable(c.dtype, c.shape, c.nbytes, data))
     return tensors
@@ -74,7 +74,7 @@ def restorable_one(file: RsrFile, t: Tensor) -> Restorable:
         as_source = DenseTensor(t.name, source_dtype(t), t.shape, 0)
         data = partial(_dense, file, t)
         return Restorable(
-            as_source.dtype, t.shape, as_source.nbytes, data, quantised=t if t.quantised else None
+            as_source.dtype, t.shape, as_source.nbytes, data, quantized=t if t.quantized else None
         )
     source = DenseTensor(t.name, t.source.dtype, t.source.shape, 0)
     return Restorable(source.dtype, source.shape, source.nbytes, lambda: _restore(file, t), t)

@@ -117,24 +117,24 @@ def exported(file: RsrFile) -> list[Tensor]:
 def of_source(file: RsrFile) -> list[Tensor]:
     """Return the tensors that the source has, too."""
     dense = [t for t in file.header.tensors if isinstance(t, DenseTensor)]
-    made = {row_scales_name(t.name) for t in dense if t.quantised is not None}
+    made = {row_scales_name(t.name) for t in dense if t.quantized is not None}
     made |= {t.name for t in dense if t.is_added}
     return [t for t in file.header.tensors if t.name not in made]
 
 
 def of_dense(file: RsrFile, t: DenseTensor) -> OutputTensor:
-    """Return a dense tensor as it is; in the source's dtype if it was quantised."""
+    """Return a dense tensor as it is; in the source's dtype if it was quantized."""
     return OutputTensor(t.name, source_dtype(t), t.shape, lambda: dense_pieces(file, t))
 
 
 def source_dtype(t: DenseTensor) -> str:
     """Return the dtype that a dense tensor has in the source."""
-    return t.dtype if t.quantised is None else t.quantised.dtype
+    return t.dtype if t.quantized is None else t.quantized.dtype
 
 
 def dense_pieces(file: RsrFile, t: DenseTensor) -> Iterable[Bytes]:
-    """Return the bytes of a dense tensor, as what was kept of it if it was quantised."""
-    return [file.section(t.section)] if t.quantised is None else restored_panels(file, t)
+    """Return the bytes of a dense tensor, as what was kept of it if it was quantized."""
+    return [file.section(t.section)] if t.quantized is None else restored_panels(file, t)
 
 
 def of_array(name: str, dtype: str, array: npt.NDArray[Any]) -> OutputTensor:

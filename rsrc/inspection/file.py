@@ -130,7 +130,7 @@ def _describe(t: Tensor) -> dict[str, Any]:
             "shape": list(t.shape),
             "dtype": t.dtype,
             "bytes": t.nbytes,
-            "quantised": None if t.quantised is None else asdict(t.quantised),
+            "quantised": None if t.quantized is None else asdict(t.quantized),
         }
     return {
         "name": t.name,

@@ -10,7 +10,7 @@ from typing import Any
 from ..common.errors import OptionError, SourceError
 from ..compiler.patterns import list_patterns
 from ..compiler.plan import IndexPlan, plan
-from ..compiler.recognize import KeptTensor, recogniser
+from ..compiler.recognize import PassthroughTensor, recognizer
 from ..layouts import TernaryTensor
 from ..source.checkpoint import Checkpoint, SourceTensor, open_checkpoint
 
@@ -26,7 +26,7 @@ class RefusedTensor:
     reason: str
 
 
-Outcome = TernaryTensor | KeptTensor | RefusedTensor
+Outcome = TernaryTensor | PassthroughTensor | RefusedTensor
 
 
 def survey(
@@ -61,7 +61,7 @@ def survey(
         c.name: t.name
         for t in outcomes.values()
         if isinstance(t, TernaryTensor)
-        for c in t.companions
+        for c in t.auxiliary
     }
     described = [
         _describe(outcome, into.get(name))
@@ -88,7 +88,7 @@ def _with_owner(checkpoint: Checkpoint, name: str) -> Mapping[str, SourceTensor]
 def _outcomes(
     checkpoint: Checkpoint, asked: Mapping[str, SourceTensor], progress: Progress | None
 ) -> dict[str, Outcome]:
-    look = recogniser(checkpoint)
+    look = recognizer(checkpoint)
     outcomes: dict[str, Outcome] = {}
     said: dict[str, str] = {}  # one reason can be that of many, and name them all
     total, done = sum(t.nbytes for t in asked.values()), 0
@@ -129,5 +129,5 @@ def _describe(outcome: Outcome, into: str | None) -> dict[str, Any]:
             "direction": p.direction,
             "k": p.k,
         }
-    becomes = "dense" if isinstance(outcome, KeptTensor) else "refused"
+    becomes = "dense" if isinstance(outcome, PassthroughTensor) else "refused"
     return what | {"becomes": becomes, "reason": outcome.reason}

@@ -7,14 +7,14 @@ from .gguf import Gguf
 from .int8 import Int8
 from .mlx import Mlx
 from .paretoq import ParetoQ
-from .quantize import QUANTISERS, Quantiser
+from .quantize import QUANTIZERS, Quantizer
 from .self_quantizing import OnlineMaster
 
 # In the order in which they are asked.
 LAYOUTS: tuple[Layout, ...] = (
     Gguf(),
     BitNet(),
-    OnlineMaster(),  # before layouts of floats: a model quantises what is ternary already, too
+    OnlineMaster(),  # before layouts of floats: a model quantizes what is ternary already, too
     ParetoQ(),
     UnpackedBitNet(),
     Int8BitNet(),
@@ -26,7 +26,7 @@ LAYOUTS: tuple[Layout, ...] = (
 # What a .rsr file's source records can name: GGUF's block types are floats there, restored by the
 # layout of that name.
 BY_NAME: dict[str, Layout] = {
-    layout.name: layout for layout in (*LAYOUTS, *(rule() for rule in QUANTISERS.values()))
+    layout.name: layout for layout in (*LAYOUTS, *(rule() for rule in QUANTIZERS.values()))
 }
 
-__all__ = ["BY_NAME", "LAYOUTS", "QUANTISERS", "Layout", "Quantiser", "Restored", "TernaryTensor"]
+__all__ = ["BY_NAME", "LAYOUTS", "QUANTIZERS", "Layout", "Quantizer", "Restored", "TernaryTensor"]

@@ -23,7 +23,7 @@ FLOATS = {"F32": 4, "F16": 2, "BF16": 2}  # dtype: bytes
 
 @dataclass(frozen=True)
 class Quality:
-    """What post-training quantisation kept of a matrix W, as Q."""
+    """What post-training quantization kept of a matrix W, as Q."""
 
     zero_share: float  # weights of Q that are 0
     relative_error: float  # |W - Q| / |W|, Frobenius norms
@@ -32,7 +32,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class TernaryTensor:
-    """A source tensor recognised as ternary (or binary): the intermediate form.
+    """A source tensor recognized as ternary (or binary): the intermediate form.
 
     Its entries are digits[d] * scale for digits d that `layout.digits` decodes a window at a time
     from the source's bytes, so the whole never exists in another form.
@@ -44,10 +44,10 @@ class TernaryTensor:
     digits: tuple[int, ...]
     scale: ScaleGrid | None  # None: the multiplier is 1
     note: str  # the scale rule, for the report
-    companions: tuple[InlineTensor, ...] = ()  # source tensors absorbed into this one
+    auxiliary: tuple[InlineTensor, ...] = ()  # source tensors absorbed into this one
     negative_zeros: bool = False  # whether a zero is stored as -0.0
     restored_dtype: str | None = None  # where .rsr files have no name for the source's: a float
-    quality: Quality | None = None  # where the user had it quantised
+    quality: Quality | None = None  # where the user had it quantized
 
     @property
     def name(self) -> str:
@@ -67,7 +67,7 @@ class TernaryTensor:
     @property
     def nbytes(self) -> int:
         """Bytes in the source, with those of absorbed tensors."""
-        return self.tensor.nbytes + sum(c.nbytes for c in self.companions)
+        return self.tensor.nbytes + sum(c.nbytes for c in self.auxiliary)
 
     @property
     def group_columns(self) -> int | None:
@@ -88,14 +88,14 @@ class Restored:
 class Layout(ABC):
     """One way in which checkpoints store ternary matrices.
 
-    `recognise` claims tensors; `digits` decodes windows of them; `restore` undoes both.
+    `recognize` claims tensors; `digits` decodes windows of them; `restore` undoes both.
     """
 
     name: ClassVar[str]
     lossless: ClassVar[bool] = True
 
     @abstractmethod
-    def recognise(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
+    def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
         """Return the ternary tensor, or why this is none (in words), or None: not this layout.
 
         Raises:
@@ -108,7 +108,7 @@ class Layout(ABC):
 
         Args:
             raw: all bytes of the source tensor.
-            t: what `recognise` returned.
+            t: what `recognize` returned.
             rows: rows of the window, with start and stop.
             columns: columns of the window, with start and stop.
         """
@@ -124,8 +124,8 @@ class Layout(ABC):
     def again(
         self, checkpoint: Checkpoint, tensor: SourceTensor, record: IndexedTensor
     ) -> TernaryTensor | str | None:
-        """Recognise a tensor of the source again as its record in a `.rsr` file says it was."""
-        return self.recognise(checkpoint, tensor)
+        """Recognize a tensor of the source again as its record in a `.rsr` file says it was."""
+        return self.recognize(checkpoint, tensor)
 
     def restore_companion(self, scale: Scales | None, companion: InlineTensor) -> npt.NDArray[Any]:
         """Return a companion that is kept without data: what the tensor's scales say of it.
@@ -134,4 +134,4 @@ class Layout(ABC):
             scale: as in `Restored`.
             companion: its record.
         """
-        raise NotImplementedError(f"layout {self.name!r} keeps its companions whole")
+        raise NotImplementedError(f"layout {self.name!r} keeps its auxiliary whole")

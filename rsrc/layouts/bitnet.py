@@ -1,6 +1,6 @@
 """The Hugging Face `bitnet` layout: U8 [ceil(out / 4), in] with a `weight_scale` beside it.
 
-Four rows share a byte, but not four neighbours: with R = ceil(out / 4), bits 2i and 2i + 1 of byte
+Four rows share a byte, but not four neighbors: with R = ceil(out / 4), bits 2i and 2i + 1 of byte
 [r, c] hold row i R + r as code = value + 1. `weight_scale` is divided by where config.json has
 linear_class "bitlinear" (the default), and multiplied by where it has "autobitlinear"
 (transformers, integrations/bitnet.py).
@@ -38,21 +38,21 @@ class BitNet(Layout):
 
     name = "bitnet"
 
-    def recognise(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
+    def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
         """Claim two-dimensional U8 tensors that have a `<name>_scale` of one float."""
         if tensor.dtype != "U8" or len(tensor.shape) != 2:
             return None
         if f"{tensor.name}_scale" not in checkpoint.tensors:
             _check_scales_are_there(checkpoint, tensor)
             return f"U8, but there is no tensor {tensor.name}_scale"
-        found = self._recognise(checkpoint, tensor)
+        found = self._recognize(checkpoint, tensor)
         if isinstance(found, TernaryTensor):
             return found
         if _is_claimed(checkpoint, tensor):
             raise _contradiction(tensor, found)
         return f"U8, but {found}"
 
-    def _recognise(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str:
+    def _recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str:
         rule = _scale_rule(checkpoint, tensor)
         if isinstance(rule, str):
             return rule
@@ -61,10 +61,10 @@ class BitNet(Layout):
         out_features = _out_features(checkpoint, tensor)
         if isinstance(out_features, str):
             return out_features
-        scale, note, companions = rule
+        scale, note, auxiliary = rule
         shape = (out_features, tensor.shape[1])
         grid = per_tensor(scale, out_features)
-        return TernaryTensor(tensor, self, shape, TERNARY, grid, note, companions)
+        return TernaryTensor(tensor, self, shape, TERNARY, grid, note, auxiliary)
 
     def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
         """Decode a window: a code is a digit."""
@@ -94,7 +94,7 @@ class UnpackedBitNet(Floats):
 
     name = "bitnet-unpacked"
 
-    def recognise(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
+    def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
         """Claim floats -1, 0, 1 that config.json and a `<name>_scale` say are a BitNet weight.
 
         Floats -s, 0, s are as good if the scale says no more than they do; they keep their own.
@@ -104,14 +104,14 @@ class UnpackedBitNet(Floats):
         """
         if tensor.dtype not in FLOATS or not _is_scaled(checkpoint, tensor):
             return None
-        found = super().recognise(checkpoint, tensor)
+        found = super().recognize(checkpoint, tensor)
         if not isinstance(found, TernaryTensor):
             return None  # a master: layout float says why it is not ternary
         scaled = _with_scale(checkpoint, found)
         assert found.scale is not None  # Floats always finds one
         if np.isin(found.scale.values, (0, 1)).all():
             return scaled
-        _check_dequantised(found, scaled)
+        _check_dequantized(found, scaled)
         return replace(found, layout=Floats(), note=f"{found.note}, weight_scale says no more")
 
     def restore(self, r: Restored) -> npt.NDArray[Any]:
@@ -122,7 +122,7 @@ class UnpackedBitNet(Floats):
 class Int8BitNet(Int8):
     """I8 tensors of values -1, 0, 1 whose scale is a `weight_scale`."""
 
-    def recognise(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
+    def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
         """Claim what layout int8 does where config.json and a `<name>_scale` give it a scale.
 
         Raises:
@@ -227,12 +227,12 @@ def _with_scale(checkpoint: Checkpoint, found: TernaryTensor) -> TernaryTensor:
     rule = _scale_rule(checkpoint, found.tensor)
     if isinstance(rule, str):
         raise _contradiction(found.tensor, rule)
-    scale, note, companions = rule
+    scale, note, auxiliary = rule
     grid = per_tensor(scale, found.shape[0])
-    return replace(found, scale=grid, note=note, companions=companions)
+    return replace(found, scale=grid, note=note, auxiliary=auxiliary)
 
 
-def _check_dequantised(found: TernaryTensor, scaled: TernaryTensor) -> None:
+def _check_dequantized(found: TernaryTensor, scaled: TernaryTensor) -> None:
     """Check that a weight_scale beside floats -s, 0, s is s, its reciprocal, or 1.
 
     Then it was left behind when the weights were multiplied by it, or does nothing. With any other

@@ -48,7 +48,7 @@ def digits_that_occur(negative: bool, zero: bool, positive: bool) -> tuple[int, 
     """Return the smallest digit alphabet for the signs that occur.
 
     Binary only where exactly its two values occur: a matrix of one value, or of {-s, 0}, is
-    ternary, so that small and empty matrices are what their neighbours are.
+    ternary, so that small and empty matrices are what their neighbors are.
     """
     if negative and positive and not zero:
         return BINARY_SIGNS
@@ -81,7 +81,7 @@ class Floats(Layout):
 
     name = "float"
 
-    def recognise(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
+    def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
         """Claim matrices whose rows, or groups in them, have one magnitude beside zero."""
         if tensor.dtype not in FLOATS or len(tensor.shape) != 2:
             return None

@@ -26,7 +26,7 @@ class Gguf(Floats):
     layout float does: in F16 where scales are F16, so that digit * scale is exact.
     """
 
-    def recognise(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
+    def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
         """Claim matrices of the ternary and binary block types."""
         if not isinstance(tensor, GgufTensor) or tensor.codec is None:
             return None

@@ -30,7 +30,7 @@ class Int8(Layout):
 
     name = "int8"
 
-    def recognise(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
+    def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
         """Claim two-dimensional I8 tensors with values -1, 0, 1 only.
 
         Raises:
@@ -46,11 +46,11 @@ class Int8(Layout):
             found,
             scale=grid,
             note=f"{grid.words}, multiply by {scale.name.rpartition('.')[2]}",
-            companions=(inline,) if scale.nbytes <= _MOST_INLINE else (),
+            auxiliary=(inline,) if scale.nbytes <= _MOST_INLINE else (),
         )
 
     def unscaled(self, tensor: SourceTensor) -> TernaryTensor | str | None:
-        """Return what the values of `tensor` alone say: as `recognise`, without a scale."""
+        """Return what the values of `tensor` alone say: as `recognize`, without a scale."""
         if tensor.dtype != "I8" or len(tensor.shape) != 2:
             return None
         lowest = highest = 0

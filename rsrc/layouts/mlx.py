@@ -1,4 +1,4 @@
-"""MLX's affine quantisation where it is ternary: U32 words of sixteen 2-bit codes.
+"""MLX's affine quantization where it is ternary: U32 words of sixteen 2-bit codes.
 
 `<base>weight` [out, in / 16] has column c in bits 2 (c mod 16) and above of word floor(c / 16).
 `<base>scales` and `<base>biases` [out, groups] belong to 32, 64 or 128 columns each, and a weight
@@ -33,7 +33,7 @@ class Mlx(Layout):
 
     name = "mlx"
 
-    def recognise(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
+    def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
         """Claim two-dimensional U32 tensors whose biases are minus their scales.
 
         The biases are absorbed with the scales, unless the sign of a zero among them is not that
@@ -49,12 +49,12 @@ class Mlx(Layout):
             if bits == 2:
                 raise SourceError(f"{tensor.name}: 2 bits per weight by config.json, but {columns}")
             return f"U32, but {columns}"
-        scales, biases = (_finite(checkpoint.tensors[name]) for name in _companions(tensor))
+        scales, biases = (_finite(checkpoint.tensors[name]) for name in _auxiliary_names(tensor))
         reason = _asymmetry(scales, biases) or _code_3(tensor)
         if reason:
             return f"U32 of 2-bit codes, not ternary: {reason}"
         shape = (tensor.shape[0], MLX_CODES * tensor.shape[1])
-        # Companions come back from the scales, bit by bit: zeros are not joined with neighbours.
+        # Companions come back from the scales, bit by bit: zeros are not joined with neighbors.
         one = (scales.view(np.uint32) == scales[:1].view(np.uint32)).all()
         grid = ScaleGrid(
             scales[:1] if one else scales,
@@ -62,7 +62,7 @@ class Mlx(Layout):
             columns if columns < shape[1] else None,
         )
         derived = (biases.view(np.uint32) == (-scales).view(np.uint32)).all()
-        companions = [checkpoint.tensors[name] for name in _companions(tensor)[: 1 + derived]]
+        auxiliary = [checkpoint.tensors[name] for name in _auxiliary_names(tensor)[: 1 + derived]]
         return TernaryTensor(
             tensor,
             self,
@@ -70,7 +70,7 @@ class Mlx(Layout):
             TERNARY,
             grid,
             grid.words if bits else f"{grid.words} (2 bits assumed: no config.json says)",
-            tuple(InlineTensor(c.name, c.dtype, c.shape, None) for c in companions),
+            tuple(InlineTensor(c.name, c.dtype, c.shape, None) for c in auxiliary),
         )
 
     def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
@@ -101,7 +101,7 @@ class Mlx(Layout):
         return from_float32(values, companion.dtype)
 
 
-def _companions(tensor: SourceTensor) -> tuple[str, str]:
+def _auxiliary_names(tensor: SourceTensor) -> tuple[str, str]:
     base = tensor.name.removesuffix("weight")
     return f"{base}scales", f"{base}biases"
 
@@ -117,11 +117,11 @@ def _configured(checkpoint: Checkpoint, tensor: SourceTensor, key: str) -> Any:
 
 
 def _group_columns(checkpoint: Checkpoint, tensor: SourceTensor) -> int | str:
-    """Return the columns of a group if codes have 2 bits, or what is wrong with the companions."""
-    missing = [name for name in _companions(tensor) if name not in checkpoint.tensors]
+    """Return the columns of a group if codes have 2 bits, or what is wrong with the auxiliary."""
+    missing = [name for name in _auxiliary_names(tensor) if name not in checkpoint.tensors]
     if missing:
         return f"there is no tensor {' or '.join(missing)}"
-    scales, biases = (checkpoint.tensors[name] for name in _companions(tensor))
+    scales, biases = (checkpoint.tensors[name] for name in _auxiliary_names(tensor))
     rows, columns = tensor.shape[0], MLX_CODES * tensor.shape[1]
     expected = [[rows, columns // group] for group in GROUPS if columns % group == 0]
     if list(scales.shape) not in expected or scales.dtype not in FLOATS or not columns:

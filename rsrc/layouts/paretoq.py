@@ -56,7 +56,7 @@ class ParetoQ(Layout):
     def __init__(self, alpha: Scales | None = None) -> None:
         self._alpha = alpha  # (out_features, 1)
 
-    def recognise(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
+    def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
         """Claim float matrices `<name>weight` that have a clip value for each row."""
         base = tensor.name.removesuffix("weight")
         if tensor.dtype not in FLOATS or len(tensor.shape) != 2 or base == tensor.name:
@@ -83,7 +83,7 @@ class ParetoQ(Layout):
         return TernaryTensor(tensor, ParetoQ(alpha), (rows, columns), TERNARY, scale, note)
 
     def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
-        """Quantise a window."""
+        """Quantize a window."""
         assert self._alpha is not None
         bits, alpha = bits_of(raw, t.tensor)[rows, columns], self._alpha[rows]
         digits = np.empty(bits.shape, np.uint8)

@@ -4,7 +4,7 @@ A weight w becomes sign(w) where |w * factor| > threshold in float32, else 0, ti
 threshold and scale are those of its tensor, its row or its group of columns.
 
 These are rules for training with: on weights that were not trained with one it is post-training
-quantisation, and loses much of any model. What a model itself computes is in online.py.
+quantization, and loses much of any model. What a model itself computes is in online.py.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ KEPT = (
 )
 
 _LEAST = np.float32(1e-5)  # what absmean and absmedian divide by at least
-_HALF = np.float32(0.5)  # rounds to zero, the even neighbour: only what is beyond becomes 1
+_HALF = np.float32(0.5)  # rounds to zero, the even neighbor: only what is beyond becomes 1
 _SHARE = np.float32(0.7)  # of the mean magnitude: the threshold of Ternary Weight Networks
 
 
@@ -62,7 +62,7 @@ class Cut(NamedTuple):
     scale: Scales
 
 
-class Quantiser(Layout):
+class Quantizer(Layout):
     """A rule, and what has a scale of its own.
 
     Args:
@@ -80,27 +80,27 @@ class Quantiser(Layout):
 
     @abstractmethod
     def cut(self, tensor: SourceTensor, per: Per) -> Cut:
-        """Find how to quantise a float matrix; not finite where a weight is not."""
+        """Find how to quantize a float matrix; not finite where a weight is not."""
 
-    def recognise(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
+    def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
         """Claim float matrices that are weights of linear layers by their names."""
         if tensor.dtype not in FLOATS or len(tensor.shape) != 2:
             return None
         if not self._chosen:
             if not tensor.name.endswith("weight"):
-                return "not quantised: the name does not end in 'weight' (--include overrides)"
+                return "not quantized: the name does not end in 'weight' (--include overrides)"
             if any(fnmatchcase(tensor.name.lower(), pattern) for pattern in KEPT):
-                return "not quantised: no linear layer by its name (--include overrides)"
-        found = self.quantise(tensor, " (post-training, lossy)")
+                return "not quantized: no linear layer by its name (--include overrides)"
+        found = self.quantize(tensor, " (post-training, lossy)")
         return found if isinstance(found, str) else replace(found, quality=_quality(found))
 
     def again(
         self, checkpoint: Checkpoint, tensor: SourceTensor, record: IndexedTensor
     ) -> TernaryTensor | str | None:
-        """Quantise a master again as its record in a `.rsr` file says that it was."""
-        return type(self)(per_of(record)).quantise(tensor, "")
+        """Quantize a master again as its record in a `.rsr` file says that it was."""
+        return type(self)(per_of(record)).quantize(tensor, "")
 
-    def quantise(self, tensor: SourceTensor, why: str) -> TernaryTensor | str:
+    def quantize(self, tensor: SourceTensor, why: str) -> TernaryTensor | str:
         """Return a float matrix as ternary, or why that cannot be; `why` ends the report's note."""
         rows, columns = tensor.shape
         per = narrowed(self.per, columns)
@@ -114,11 +114,11 @@ class Quantiser(Layout):
         return TernaryTensor(tensor, layout, (rows, columns), TERNARY, scale, note)
 
     def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
-        """Quantise a window."""
+        """Quantize a window."""
         return self.cut_digits(bits_of(raw, t.tensor)[rows, columns], t, rows, columns)
 
     def cut_digits(self, bits: Bits, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
-        """Quantise a window, given as the bit patterns of its weights."""
+        """Quantize a window, given as the bit patterns of its weights."""
         assert self._cut is not None
         digits = np.empty(bits.shape, np.uint8)
         factor, threshold, _ = self._cut
@@ -142,7 +142,7 @@ class Quantiser(Layout):
         return restore_floats(r)
 
 
-class AbsMean(Quantiser):
+class AbsMean(Quantizer):
     """BitNet b1.58 (arXiv 2402.17764): clip(round_half_even(W s), -1, 1) / s.
 
     s = 1 / max(mean|W|, 1e-5) in float32; the mean is accumulated in float64 and rounded once.
@@ -155,7 +155,7 @@ class AbsMean(Quantiser):
         return _rounding(means(tensor, per))
 
 
-class AbsMedian(Quantiser):
+class AbsMedian(Quantizer):
     """The same with the median of |W| (of an even number, the lower of the two in the middle)."""
 
     name = "absmedian"
@@ -165,7 +165,7 @@ class AbsMedian(Quantiser):
         return _rounding(medians(tensor, per))
 
 
-class TWN(Quantiser):
+class TWN(Quantizer):
     """Ternary Weight Networks (arXiv 1605.04711).
 
     Weights beyond 0.7 mean|W| keep their sign; their mean magnitude is the scale, 0 without any.
@@ -180,7 +180,7 @@ class TWN(Quantiser):
         return Cut(np.broadcast_to(np.float32(1), scale.shape), threshold, scale)
 
 
-QUANTISERS: dict[str, type[Quantiser]] = {q.name: q for q in (AbsMean, AbsMedian, TWN)}
+QUANTIZERS: dict[str, type[Quantizer]] = {q.name: q for q in (AbsMean, AbsMedian, TWN)}
 
 
 def _rounding(typical: Scales) -> Cut:
@@ -190,7 +190,7 @@ def _rounding(typical: Scales) -> Cut:
 
 def _quality(t: TernaryTensor) -> Quality:
     """Compare what is kept of a master with the master, in float64."""
-    assert isinstance(t.layout, Quantiser)
+    assert isinstance(t.layout, Quantizer)
     assert t.scale is not None
     layout, per = t.layout, t.layout.per
     whole = slice(0, t.shape[1])

@@ -13,7 +13,7 @@ from .. import _native
 
 Scales = npt.NDArray[np.float32]
 
-GROUPS = (32, 64, 128, 256)  # weights that quantisers give a scale together
+GROUPS = (32, 64, 128, 256)  # weights that quantizers give a scale together
 SHARDS = 64  # most equal parts of the rows, or of the columns, that are tried
 
 

@@ -21,10 +21,10 @@ from .quantize import AbsMean
 
 
 class OnlineMaster(AbsMean):
-    """Weights of linear layers that a model quantises by absmean, per tensor, each by itself."""
+    """Weights of linear layers that a model quantizes by absmean, per tensor, each by itself."""
 
-    def recognise(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
-        """Claim the weights of linear layers of a model that quantises them online.
+    def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
+        """Claim the weights of linear layers of a model that quantizes them online.
 
         Raises:
             SourceError: config.json has a `modules_to_not_convert` that cannot be followed.
@@ -37,7 +37,7 @@ class OnlineMaster(AbsMean):
         )
         if why is None:
             return None
-        return self.quantise(tensor, f", as the model computes: {why}")
+        return self.quantize(tensor, f", as the model computes: {why}")
 
 
 def why_online(
@@ -47,7 +47,7 @@ def why_online(
     name: str,
     columns: int,
 ) -> str | None:
-    """Return in words why a model quantises its float matrix `name` itself, or None: it does not.
+    """Return in words why a model quantizes its float matrix `name` itself, or None: it does not.
 
     Raises:
         SourceError: config.json has a `modules_to_not_convert` that cannot be followed.
@@ -63,7 +63,7 @@ def _is_float_matrix(tensor: SourceTensor) -> bool:
 
 
 def config_says(config: dict[str, Any]) -> str | None:
-    """Return in words what makes a model quantise its weights, or None."""
+    """Return in words what makes a model quantize its weights, or None."""
     quantization = Quantization(config)
     if quantization.is_bitnet:
         online = quantization.mode == "online"

@@ -36,11 +36,11 @@ unsigned padding_rank(const Alphabet& alphabet) {
   return not_listed ? 0 : value;
 }
 
-// The word of 3 K digits of base B that are neighbours, read eight at a time. One multiplication by
+// The word of 3 K digits of base B that are neighbors, read eight at a time. One multiplication by
 // the bytes 1, B, B^2, ... leaves a rank in the byte of its last digit: sums stay below 32, so
 // nothing carries. Three times as fast as digit by digit.
 template <unsigned B, unsigned K>
-inline unsigned word_of_neighbours(const uint8_t* digits, uint64_t& bad) {
+inline unsigned word_of_neighbors(const uint8_t* digits, uint64_t& bad) {
   uint64_t weights = 0;
   for (unsigned d = 0, weight = 1; d < K; d++, weight *= B) weights |= uint64_t(weight) << (8 * d);
   unsigned word = 0;
@@ -54,7 +54,7 @@ inline unsigned word_of_neighbours(const uint8_t* digits, uint64_t& bad) {
   return word;
 }
 
-// The number of the pattern of four neighbouring ternary digits. The product's last byte is
+// The number of the pattern of four neighboring ternary digits. The product's last byte is
 // 27 d0 + 9 d1 + 3 d2 + d3 <= 80, and nothing carries into it.
 inline unsigned number_of_four(const uint8_t* digits, uint32_t& bad) {
   uint32_t four = 0;
@@ -98,10 +98,10 @@ bool pack(const Digits& a, const Alphabet& alphabet, uint16_t* out, const WholeW
 }
 
 template <unsigned B, unsigned K>
-bool pack_neighbours(const Digits& a, const Alphabet& alphabet, uint16_t* out) {
+bool pack_neighbors(const Digits& a, const Alphabet& alphabet, uint16_t* out) {
   uint64_t bad = 0;
   const bool good = pack(a, alphabet, out, [&](size_t r, size_t g) {
-    return word_of_neighbours<B, K>(a.data + ptrdiff_t(r) * a.row_stride + 3 * K * g, bad);
+    return word_of_neighbors<B, K>(a.data + ptrdiff_t(r) * a.row_stride + 3 * K * g, bad);
   });
   return good && (bad & 0x8080808080808080) == 0;
 }
@@ -125,8 +125,8 @@ bool pack_fours(const Digits& a, const Alphabet& alphabet, uint16_t* out) {
 bool pack_w16(const Digits& a, const Alphabet& alphabet, uint16_t* out) {
   // What the cost model chooses: the largest k of either base, and four listed digits.
   if (a.column_stride == 1 && alphabet.listed == nullptr) {
-    if (alphabet.base == 3 && alphabet.k == 3) return pack_neighbours<3, 3>(a, alphabet, out);
-    if (alphabet.base == 2 && alphabet.k == 5) return pack_neighbours<2, 5>(a, alphabet, out);
+    if (alphabet.base == 3 && alphabet.k == 3) return pack_neighbors<3, 3>(a, alphabet, out);
+    if (alphabet.base == 2 && alphabet.k == 5) return pack_neighbors<2, 5>(a, alphabet, out);
   }
   if (a.column_stride == 1 && alphabet.listed && alphabet.base == 3 && alphabet.k == 4)
     return pack_fours(a, alphabet, out);

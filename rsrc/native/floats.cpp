@@ -1,4 +1,4 @@
-// Plain loops that compilers vectorise: no branch inside, what they collect as wide as an entry.
+// Plain loops that compilers vectorize: no branch inside, what they collect as wide as an entry.
 #include "floats.h"
 
 #include <algorithm>
@@ -113,7 +113,7 @@ double sum_of_magnitudes(const T* a, size_t count) {
 
 template <class T>
 void rounded_digits(const Rows<T>& a, float s, uint8_t* out) {
-  // One half rounds to zero, the even neighbour: what is beyond it becomes 1, after clipping.
+  // One half rounds to zero, the even neighbor: what is beyond it becomes 1, after clipping.
   each(a, out, [s](T entry) {
     const float x = value(entry) * s;
     return 1 + (x > 0.5f) - (x < -0.5f);

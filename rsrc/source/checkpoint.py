@@ -155,7 +155,7 @@ class Checkpoint:
 
     @cached_property
     def quantization(self) -> Quantization:
-        """What the config says of quantisation.
+        """What the config says of quantization.
 
         Raises:
             SourceError: the config is not a JSON object.

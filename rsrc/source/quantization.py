@@ -1,4 +1,4 @@
-"""What config.json says of quantisation: `quantization_config`, as transformers reads it.
+"""What config.json says of quantization: `quantization_config`, as transformers reads it.
 
 The file is a stranger's: every value may be of any type. The keys are those of transformers'
 `BitNetQuantConfig` (utils/quantization_config.py).

@@ -17,7 +17,7 @@ from .quantization import Quantization
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint, SourceTensor
 
-# transformers' names of quantisation methods whose weights are no ternary matrices with scales.
+# transformers' names of quantization methods whose weights are no ternary matrices with scales.
 FOREIGN_METHODS = frozenset(
     {
         "aqlm", "auto-round", "awq", "bitsandbytes", "compressed-tensors", "eetq", "fbgemm_fp8",
@@ -145,12 +145,12 @@ REFUSALS = (
         "hold. Compile the checkpoint it was made from",
     ),
     Refusal(
-        "weights quantised by bitsandbytes",
+        "weights quantized by bitsandbytes",
         _bitsandbytes,
         "They are no ternary weights. Compile the checkpoint it was made from",
     ),
     Refusal(
-        "weights quantised by another method",
+        "weights quantized by another method",
         _foreign_method,
         "They are no ternary weights, or are packed in a way that is not read. Compile the "
         "checkpoint it was made from",

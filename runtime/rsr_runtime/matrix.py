@@ -184,7 +184,7 @@ class Matrix:
 
         Args:
             x: (..., in_features), float32.
-            activations: "float32" multiplies x as it is. "int8" quantises each row to int8 by its
+            activations: "float32" multiplies x as it is. "int8" quantizes each row to int8 by its
                 largest magnitude, as BitNet b1.58 defines it (arXiv 2402.17764, section 2):
                 q = clip(round_half_even(x * s), -128, 127), s = 127 / max(max|x|, 1e-5);
                 the result is (W q) * scale / s, with W q in exact integers; groups of columns

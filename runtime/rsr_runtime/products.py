@@ -54,7 +54,7 @@ def linear_all(
     Args:
         matrices: of one in_features; at least one.
         x: (..., in_features), float32.
-        activations: "float32" or "int8", as `Matrix.linear` explains; x is quantised once.
+        activations: "float32" or "int8", as `Matrix.linear` explains; x is quantized once.
 
     Returns:
         (..., out_features) of each matrix, float32, scale applied.
@@ -85,7 +85,7 @@ def linear_all(
 
 
 def quantize_int8(x: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
-    """Quantise each row of x (b, n), contiguous, by its largest magnitude, as BitNet b1.58 does.
+    """Quantize each row of x (b, n), contiguous, by its largest magnitude, as BitNet b1.58 does.
 
     Returns:
         q, int8 (b, n), and s, float32 (b, 1), with x ~ q / s; s is NaN for a row that is not

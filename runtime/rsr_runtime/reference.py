@@ -92,7 +92,7 @@ def expand(
 
 
 def quantize_int8(x: Array) -> tuple[Array, Array]:
-    """Quantise each row of x, float32 (b, n), as BitNet b1.58 does (arXiv 2402.17764, section 2).
+    """Quantize each row of x, float32 (b, n), as BitNet b1.58 does (arXiv 2402.17764, section 2).
 
     Returns:
         q, int8 (b, n), and s, float32 (b, 1): q = clip(round_half_even(x s), -128, 127) with

@@ -73,7 +73,7 @@ def mlx(**claims: object) -> Damage:
     return damage
 
 
-def quantised(
+def quantized(
     weight: dict[str, object] | None = None,
     scale: dict[str, object] | None = None,
     source: dict[str, object] | None = None,
@@ -372,27 +372,27 @@ OPEN: list[Case] = [
     ("H2", "scale_dtype", errors.HeaderFieldError, grouped(dtype="BF16")),
     ("H2", "scale_rows", errors.HeaderFieldError,
      ranked(scale={"rows": 1 << 31, "section": SCALE})),
-    ("T17", "dtype", errors.HeaderFieldError, quantised(weight={"dtype": "U8"})),
-    ("T17", "dimensions", errors.HeaderFieldError, quantised(weight={"shape": [6]})),
+    ("T17", "dtype", errors.HeaderFieldError, quantized(weight={"dtype": "U8"})),
+    ("T17", "dimensions", errors.HeaderFieldError, quantized(weight={"shape": [6]})),
     ("T17", "columns", errors.HeaderFieldError,
-     quantised({"shape": [2, 1 << 17], "size": 1 << 18}, source={"shape": [2, 1 << 17],
+     quantized({"shape": [2, 1 << 17], "size": 1 << 18}, source={"shape": [2, 1 << 17],
                                                              "size": 1 << 19})),
-    ("T17", "no_scale", errors.HeaderFieldError, quantised(scale={"name": "scale"})),
+    ("T17", "no_scale", errors.HeaderFieldError, quantized(scale={"name": "scale"})),
     ("T17", "scale_dtype", errors.HeaderFieldError,
-     quantised(scale={"dtype": "F16", "size": 4})),
-    ("T17", "scale_shape", errors.HeaderFieldError, quantised(scale={"shape": [2, 1]})),
-    ("T17", "of_nothing", errors.HeaderFieldError, quantised(source={"name": "other"})),
-    ("T17", "of_a_matrix", errors.HeaderFieldError, quantised(of="ranked")),
-    ("T17", "of_another_dtype", errors.HeaderFieldError, quantised(dtype="F16")),
-    ("T17", "of_another_shape", errors.HeaderFieldError, quantised(source={"shape": [3, 2]})),
-    ("T17", "of_one_that_is_quantised", errors.HeaderFieldError,
-     quantised(source={"quantised": {"rule": "absmax", "of": "of", "dtype": "BF16"}})),
-    ("H2", "quantised_nil", errors.HeaderFieldError, quantised(weight={"quantised": None})),
-    ("H2", "quantised_rule", errors.HeaderFieldError, quantised(rule="absmean")),
-    ("H2", "quantised_dtype", errors.HeaderFieldError, quantised(dtype="F64")),
-    ("H2", "quantised_unknown_key", errors.HeaderFieldError, quantised(scale_of="x")),
-    ("P10", "quantised_as_1_2", errors.VersionError,
-     together(quantised(), preamble(minor=2))),
+     quantized(scale={"dtype": "F16", "size": 4})),
+    ("T17", "scale_shape", errors.HeaderFieldError, quantized(scale={"shape": [2, 1]})),
+    ("T17", "of_nothing", errors.HeaderFieldError, quantized(source={"name": "other"})),
+    ("T17", "of_a_matrix", errors.HeaderFieldError, quantized(of="ranked")),
+    ("T17", "of_another_dtype", errors.HeaderFieldError, quantized(dtype="F16")),
+    ("T17", "of_another_shape", errors.HeaderFieldError, quantized(source={"shape": [3, 2]})),
+    ("T17", "of_one_that_is_quantized", errors.HeaderFieldError,
+     quantized(source={"quantised": {"rule": "absmax", "of": "of", "dtype": "BF16"}})),
+    ("H2", "quantized_nil", errors.HeaderFieldError, quantized(weight={"quantised": None})),
+    ("H2", "quantized_rule", errors.HeaderFieldError, quantized(rule="absmean")),
+    ("H2", "quantized_dtype", errors.HeaderFieldError, quantized(dtype="F64")),
+    ("H2", "quantized_unknown_key", errors.HeaderFieldError, quantized(scale_of="x")),
+    ("P10", "quantized_as_1_2", errors.VersionError,
+     together(quantized(), preamble(minor=2))),
     ("T9", "negative_zeros", errors.SectionSizeError, store(NEGATIVE_ZEROS, bytes(3))),
     ("T10", "companion", errors.SectionSizeError, companion(data=b"\0")),
     ("T11", "dense", errors.LimitError, empty_dense([1 << 30, 0, 1 << 30])),
@@ -495,10 +495,10 @@ def test_the_undamaged_mlx_file_is_valid(draft: Draft, opened: Open) -> None:
 
 
 @pytest.mark.parametrize("of", ["of", "head"])
-def test_the_undamaged_file_with_a_quantised_tensor_is_valid(
+def test_the_undamaged_file_with_a_quantized_tensor_is_valid(
     draft: Draft, opened: Open, of: str
 ) -> None:
-    file = opened(damaged(draft, quantised(of=of)))
+    file = opened(damaged(draft, quantized(of=of)))
     file.verify()
     (t,) = (t for t in file.header.tensors if t.name == "head")
     assert isinstance(t, DenseTensor)

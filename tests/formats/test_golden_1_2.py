@@ -118,7 +118,7 @@ def test_layouts_and_companions(golden: RsrFile) -> None:
     assert layouts == ["absmedian", "twn"]
     t = record(golden, "mlx.weight")
     assert t.source.layout == "mlx"
-    assert t.source.companions == (InlineTensor("mlx.scales", "F16", (3, 1), None),)
+    assert t.source.auxiliary == (InlineTensor("mlx.scales", "F16", (3, 1), None),)
     digits = decode_digits(t, golden.index_arrays(t))
     np.testing.assert_array_equal(np.array(t.digits)[digits], matrix(MLX, 3))
 

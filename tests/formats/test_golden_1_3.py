@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rsr_formats import DenseTensor, RsrFile
-from rsr_formats.records import Quantised
+from rsr_formats.records import Quantized
 from rsr_testing.paths import GOLDEN
 from rsrc.export.source import restorable
 
@@ -44,19 +44,19 @@ def test_it_is_valid(golden: RsrFile) -> None:
 
 def test_a_tied_head_and_its_source(golden: RsrFile) -> None:
     t = record(golden, "tied.weight")
-    assert t.quantised == Quantised("absmax", "embedding.weight", "BF16")
+    assert t.quantized == Quantized("absmax", "embedding.weight", "BF16")
     assert t.is_added
     assert golden.section(t.section).view("i1").reshape(3, 4).tolist() == TIED
     scale = golden.section(record(golden, "tied.weight_scale").section)
     assert scale.tobytes() == struct.pack("<3f", 1, 0, 1 / 127)
     embedding = record(golden, "embedding.weight")
-    assert embedding.quantised is None
+    assert embedding.quantized is None
     assert golden.section(embedding.section).tobytes() == bytes.fromhex(EMBEDDING)
 
 
 def test_a_head_that_stands_for_its_source(golden: RsrFile) -> None:
     t = record(golden, "head.weight")
-    assert t.quantised == Quantised("absmax", "head.weight", "F16")
+    assert t.quantized == Quantized("absmax", "head.weight", "F16")
     assert not t.is_added
     assert golden.section(t.section).tobytes() == bytes([127, 255, 129, 126])
     scale = golden.section(record(golden, "head.weight_scale").section)

@@ -52,7 +52,7 @@ def test_contents(small_file: bytes, tmp_path: Path, memory: str) -> None:
 
 
 def test_small_scales_are_read_not_mapped(small_file: bytes, tmp_path: Path) -> None:
-    """Touching a mapped page makes its neighbours resident too: 64 KiB for four bytes."""
+    """Touching a mapped page makes its neighbors resident too: 64 KiB for four bytes."""
     path = tmp_path / "a.rsr"
     path.write_bytes(small_file)
     file = RsrFile(path)

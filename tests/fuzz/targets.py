@@ -22,7 +22,7 @@ from rsr_formats import RsrError, RsrFile
 from rsr_testing.gguf_files import GgufKit
 from rsr_testing.paths import GOLDEN
 from rsrc.common.errors import MismatchError
-from rsrc.compiler.recognize import recognise
+from rsrc.compiler.recognize import recognize
 from rsrc.export.decompile import compare, decompile
 from rsrc.source.checkpoint import open_checkpoint
 
@@ -188,12 +188,12 @@ def rsr_files(scratch: Path) -> list[Sample]:
 
 
 def open_source(folder: Path) -> None:
-    """Open a checkpoint and recognise its tensors; what is accepted, the library accepts."""
+    """Open a checkpoint and recognize its tensors; what is accepted, the library accepts."""
     checkpoint = open_checkpoint(source_of(folder))
     for shard in checkpoint.shards:
         if shard.suffix == ".safetensors":
             judged(shard)
-    recognise(checkpoint)
+    recognize(checkpoint)
 
 
 def compile_source(folder: Path) -> None:

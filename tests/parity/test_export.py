@@ -66,7 +66,7 @@ def test_bitnet_computes_the_same(linear_class: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("unpacked", [True, False])
 def test_floats_become_bitnet(unpacked: bool, tmp_path: Path) -> None:
-    """Dequantised weights, packed again: as autobitlinear, whatever they were."""
+    """Dequantized weights, packed again: as autobitlinear, whatever they were."""
     shape = golden.Shape(60, 146, heads=3, kv_heads=1) if unpacked else golden.Shape()
     golden.save(
         golden.build("autobitlinear", shape, seed=32), tmp_path / "model", pack=not unpacked
@@ -82,7 +82,7 @@ def test_floats_become_bitnet(unpacked: bool, tmp_path: Path) -> None:
 
 
 def ternary_model(name: str, folder: Path, vocab: int = 99) -> npt.NDArray[np.float32]:
-    """Save a model with ternary linear weights; return its logits. Plain floats, no quantiser."""
+    """Save a model with ternary linear weights; return its logits. Plain floats, no quantizer."""
     with golden.transformers_ready():
         import torch
         import transformers

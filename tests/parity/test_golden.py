@@ -106,7 +106,7 @@ def _assert_outputs(case: Case, recording: dict[str, npt.NDArray[Any]]) -> None:
         assert golden.row_error(got, want) <= tolerance, name
 
 
-def test_recording_covers_every_quantised_layer(case: Case) -> None:
+def test_recording_covers_every_quantized_layer(case: Case) -> None:
     recorded = {key.rpartition("/")[0] for key in case.recording("activations.npz") if "/" in key}
     assert recorded == set(case.modules())
     assert len(recorded) == 14

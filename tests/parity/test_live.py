@@ -47,7 +47,7 @@ def _assert_layers_agree(folder: Path, compiled: Path, linear_class: str) -> Non
     reference = golden.load(folder, "float32")
     recording = golden.record(reference, TOKENS)
     with rsr_runtime.load(compiled) as model:
-        for name, module in golden.quantised_modules(reference).items():
+        for name, module in golden.quantized_modules(reference).items():
             x, want = recording[f"{name}/input"], recording[f"{name}/output"]
             assert x.dtype == want.dtype == np.float32
             got = matrix(model, f"{name}.weight").linear(x, activations="int8")
@@ -93,7 +93,7 @@ def test_edge_rows_agree(linear_class: str, tmp_path: Path) -> None:
     golden.save(golden.build(linear_class, golden.Shape(), seed=9), folder)
     rsrc.compile(folder, compiled)
     reference = golden.load(folder, "float32")
-    names = tuple(golden.quantised_modules(reference))
+    names = tuple(golden.quantized_modules(reference))
     recording = golden.record_edge_rows(reference, names)
     with rsr_runtime.load(compiled) as model:
         for name in names:
@@ -120,7 +120,7 @@ def test_unpacking_agrees(linear_class: str, tmp_path: Path) -> None:
 
 
 def _save_online(folder: Path, seed: int, **config: Any) -> None:
-    """Write BF16 masters and a config.json that has transformers quantise them online."""
+    """Write BF16 masters and a config.json that has transformers quantize them online."""
     with golden.transformers_ready():
         import torch
         import transformers
@@ -155,19 +155,19 @@ def _save_online(folder: Path, seed: int, **config: Any) -> None:
     "kept", [None, [], ["lm_head"], ["model.layers.1"], ["lm_head", "down_proj"]]
 )
 def test_online_masters_agree(kept: list[str] | None, tied: bool, tmp_path: Path) -> None:
-    """Both quantise the same layers, to the same values, and multiply by them to the same end."""
+    """Both quantize the same layers, to the same values, and multiply by them to the same end."""
     folder, compiled = tmp_path / "model", tmp_path / "m.rsr"
     _save_online(folder, seed=11, tied=tied, modules_to_not_convert=kept)
     assert len(list(folder.glob("*.safetensors"))) > 1  # shards
     report = rsrc.compile(folder, compiled)
     assert compare(compiled, folder) == len(report.tensors)
     reference = golden.load(folder, "float32")
-    modules = golden.quantised_modules(reference)
+    modules = golden.quantized_modules(reference)
     recording = golden.record(reference, TOKENS)
     # A tied head has no tensor of its own: what is stored is the embedding, which stays as it is.
     stored = {name for name in modules if not (tied and name == "lm_head")}
-    quantised = {t.name.removesuffix(".weight") for t in report.tensors if t.kind == "ternary"}
-    assert quantised == stored
+    quantized = {t.name.removesuffix(".weight") for t in report.tensors if t.kind == "ternary"}
+    assert quantized == stored
     assert {t.layout for t in report.tensors if t.kind == "ternary"} == {"absmean"}
     with rsr_runtime.load(compiled) as model:
         for name in sorted(stored):
@@ -175,8 +175,8 @@ def test_online_masters_agree(kept: list[str] | None, tied: bool, tmp_path: Path
             with golden.transformers_ready():
                 from transformers.integrations.bitnet import WeightQuant
 
-                quantise: Any = WeightQuant
-                want = quantise.apply(modules[name].weight).numpy()
+                quantize: Any = WeightQuant
+                want = quantize.apply(modules[name].weight).numpy()
             np.testing.assert_array_equal(w.to_dense(np.int8), np.sign(want))
             np.testing.assert_allclose(w.to_dense(), want, rtol=3e-7)
             x, output = recording[f"{name}/input"], recording[f"{name}/output"]

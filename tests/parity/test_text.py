@@ -23,7 +23,7 @@ from tokenizers import (
 from rsr_runtime.llm.errors import PromptError
 from rsr_runtime.llm.sampling import Sampler, Sampling
 from rsr_runtime.llm.template import ChatTemplate
-from rsr_runtime.llm.tokenizer.tokenizer import TextStream, Tokenizer
+from rsr_runtime.llm.tokenizer.tokenizer import StreamingDetokenizer, Tokenizer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # both warn about themselves while they are imported
@@ -154,7 +154,7 @@ def test_tokenizers(tmp_path: Path, kind: str, config: dict[str, Any]) -> None:
         for skip in (True, False):
             whole = ours.decode(ids, skip_special=skip)
             assert whole == theirs.decode(ids, skip_special_tokens=skip)
-            stream = TextStream(ours, skip_special=skip)
+            stream = StreamingDetokenizer(ours, skip_special=skip)
             assert "".join([*map(stream.push, ids), stream.finish()]) == whole
 
 

@@ -315,7 +315,7 @@ class Decoding:
         )
 
     def rotated(self, x: Floats, norm: Floats | None, start: int) -> Wide:
-        """Return x (t, heads, d), normalised and rotated."""
+        """Return x (t, heads, d), normalized and rotated."""
         wide, half = rms_norm(x, norm), self.d // 2
         c, s = (a[start : start + len(x), None].astype(np.float64) for a in (self.cos, self.sin))
         x1, x2 = wide[..., :half], wide[..., half:]

@@ -100,7 +100,7 @@ def test_nan_and_infinity_spread_as_in_a_dense_product(
                 np.testing.assert_array_equal(test(found), test(expected), f"{isa}, {x}")
 
 
-def test_finite_neighbours_of_infinity_in_a_batch_stay_exact(
+def test_finite_neighbors_of_infinity_in_a_batch_stay_exact(
     isa: str, shared_build: Build, rng: np.random.Generator
 ) -> None:
     (built,) = shared_build([Spec((65, 49), packing="n4s1")])

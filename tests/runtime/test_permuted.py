@@ -69,7 +69,7 @@ def test_float32_is_rounded_once_per_input_and_once_per_result(
 def test_one_input_of_any_magnitude_is_exact(
     isa: str, direction: str, value: float, workshop: Workshop
 ) -> None:
-    """Just below 1 the sums of neighbouring segments are 2^31 apart: more than int32 holds."""
+    """Just below 1 the sums of neighboring segments are 2^31 apart: more than int32 holds."""
     kind: dict[str, Any] = {"digits": BINARY_SIGNS, "k": 1, "encoding": "permuted"}
     built = workshop.one((70, 1), direction=direction, **kind)
     x = np.array([value], np.float32)

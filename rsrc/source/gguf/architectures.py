@@ -15,7 +15,7 @@ class Architecture:
     hf_class: str
     model_type: str
     hidden_act: str = "silu"
-    permuted: bool = False  # rows of q and k: llama.cpp rotates neighbours, not halves of a head
+    permuted: bool = False  # rows of q and k: llama.cpp rotates neighbors, not halves of a head
     attn_sub_norm: str = "self_attn.attn_sub_norm"
     ffn_sub_norm: str = "mlp.ffn_sub_norm"
     extra: Mapping[str, Any] = field(default_factory=dict)  # further settings of config.json

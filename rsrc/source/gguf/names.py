@@ -1,6 +1,6 @@
 """Tensor names of GGUF files and of Hugging Face checkpoints, both ways; and the rows of q and k.
 
-llama.cpp rotates neighbouring pairs where transformers rotates the halves of a head, so its
+llama.cpp rotates neighboring pairs where transformers rotates the halves of a head, so its
 converter reorders the rows of q and k for some architectures (LlamaModel.permute).
 """
 

@@ -16,7 +16,7 @@ from ..checkpoint import Checkpoint, SourceTensor
 from .config import hf_config
 from .names import hf_name, permuted_heads
 from .reader import Header, TensorInfo, Value, read_header
-from .tensor import GgufTensor, dequantised
+from .tensor import GgufTensor, dequantized
 from .tokenizer import tokenizer_files
 from .types import GgmlType, resolve
 
@@ -156,7 +156,7 @@ def _tensor(
     tensor = GgufTensor(
         name, dtype, info.shape, path, info.offset, kind.nbytes(info.shape), kind, heads
     )
-    return tensor if kind.dtype or kind.codec else dequantised(tensor)
+    return tensor if kind.dtype or kind.codec else dequantized(tensor)
 
 
 def _description(metadata: Mapping[str, Value]) -> dict[str, str]:

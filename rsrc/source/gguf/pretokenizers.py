@@ -43,7 +43,7 @@ class PreTokenizer:
 
     split: str | None = None  # the expression; None: that of GPT-2, which ByteLevel has built in
     digits: bool = False  # each digit by itself, before anything else
-    nfc: bool = False  # the models' own tokenizers normalise; llama.cpp does not
+    nfc: bool = False  # the models' own tokenizers normalize; llama.cpp does not
     ignore_merges: bool = False  # a piece that is a token is not merged from its parts
     add_bos: bool = False  # where `tokenizer.ggml.add_bos_token` does not say
 
@@ -95,7 +95,7 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
 def name_of(tokenizer: Mapping[str, Any]) -> str | None:
     """Return the name under which llama.cpp cuts text as a tokenizer.json does, or None.
 
-    llama.cpp normalises nothing, so one that is given for normalised text (NFC) is meant.
+    llama.cpp normalizes nothing, so one that is given for normalized text (NFC) is meant.
     """
     normalizer = tokenizer.get("normalizer")
     if normalizer is not None and normalizer != {"type": "NFC"}:

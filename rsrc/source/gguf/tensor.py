@@ -23,7 +23,7 @@ class GgufTensor(SourceTensor):
     """A tensor with the rows of Hugging Face's, whatever the file's order.
 
     `dtype` is that of its elements; or the name of its block type, whose bytes `read` and `pieces`
-    then give; or F32 where they dequantise a block type.
+    then give; or F32 where they dequantize a block type.
     """
 
     kind: GgmlType
@@ -32,12 +32,12 @@ class GgufTensor(SourceTensor):
     @property
     def codec(self) -> Codec | None:
         """How blocks hold digits, if the bytes are blocks of a ternary or binary type."""
-        return None if self._is_dequantised else self.kind.codec
+        return None if self._is_dequantized else self.kind.codec
 
     @property
     def origin(self) -> str | None:
-        """The type in the file, where it is dequantised."""
-        return self.kind.name if self._is_dequantised else None
+        """The type in the file, where it is dequantized."""
+        return self.kind.name if self._is_dequantized else None
 
     @property
     def stored_nbytes(self) -> int:
@@ -47,10 +47,10 @@ class GgufTensor(SourceTensor):
     @property
     def dense(self) -> SourceTensor:
         """The tensor with elements that have a name outside GGUF."""
-        return self if self.codec is None else dequantised(self)
+        return self if self.codec is None else dequantized(self)
 
     @property
-    def _is_dequantised(self) -> bool:
+    def _is_dequantized(self) -> bool:
         return self.kind.dtype is None and self.dtype == "F32"
 
     def read(self, buffer: Bytes | None = None) -> Bytes:
@@ -59,7 +59,7 @@ class GgufTensor(SourceTensor):
         Raises:
             SourceError: the file got shorter since it was opened, or the gguf package is needed.
         """
-        if not self._is_dequantised and self.heads is None:
+        if not self._is_dequantized and self.heads is None:
             return super().read(buffer)
         data = np.empty(self.nbytes, np.uint8) if buffer is None else buffer[: self.nbytes]
         position = 0
@@ -74,7 +74,7 @@ class GgufTensor(SourceTensor):
         Raises:
             SourceError: the file got shorter since it was opened, or the gguf package is needed.
         """
-        if not self._is_dequantised and self.heads is None:
+        if not self._is_dequantized and self.heads is None:
             yield from super().pieces(size)
             return
         piece = np.empty(min(size, self.nbytes), np.uint8)
@@ -116,8 +116,8 @@ class GgufTensor(SourceTensor):
                 self._fill(data.reshape(-1), file)
                 if self.heads is not None:
                     data = data[hf_rows(len(data), len(data) // head)]
-                yield (self._values(data, tail) if self._is_dequantised else data).reshape(-1)
-        if not self._is_dequantised:
+                yield (self._values(data, tail) if self._is_dequantized else data).reshape(-1)
+        if not self._is_dequantized:
             yield tail
 
     def _values(self, rows: Bytes, tail: Bytes) -> Bytes:
@@ -136,7 +136,7 @@ class GgufTensor(SourceTensor):
         return values.reshape(-1).view(np.uint8)
 
 
-def dequantised(tensor: GgufTensor) -> GgufTensor:
+def dequantized(tensor: GgufTensor) -> GgufTensor:
     """Return the tensor as the float32 values that its blocks stand for."""
     return replace(tensor, dtype="F32", nbytes=4 * prod(tensor.shape))
 
@@ -158,12 +158,12 @@ def scales_of(kind: GgmlType, codec: Codec, rows: Bytes, tail: Bytes) -> Scales:
 
 
 def _by_the_package(tensor: GgufTensor, rows: Bytes) -> npt.NDArray[np.float32]:
-    """Dequantise by the gguf package; one row is faster than many short ones."""
+    """Dequantize by the gguf package; one row is faster than many short ones."""
     try:
         import gguf
     except ImportError:
         raise SourceError(
-            f"{tensor.name}: its type is {tensor.kind.name}, and what dequantises that is not "
+            f"{tensor.name}: its type is {tensor.kind.name}, and what dequantizes that is not "
             "installed: pip install 'rsr-ternary[gguf]'"
         ) from None
     try:
@@ -174,6 +174,6 @@ def _by_the_package(tensor: GgufTensor, rows: Bytes) -> npt.NDArray[np.float32]:
     except (KeyError, NotImplementedError):
         raise SourceError(
             f"{tensor.name}: its type is {tensor.kind.name}, which the installed gguf package does "
-            "not dequantise: pip install --upgrade gguf"
+            "not dequantize: pip install --upgrade gguf"
         ) from None
     return np.ascontiguousarray(values, np.float32).reshape(-1)

@@ -28,7 +28,7 @@ Scales = npt.NDArray[np.float32]
 
 _BYTES = np.arange(256, dtype=np.uint32)
 # The four codes in each byte, the lowest bits first, as four bytes.
-_NEIGHBOURS = np.stack([_BYTES >> 2 * i & 3 for i in range(4)], 1).astype(np.uint8).view(np.uint32)
+_NEIGHBORS = np.stack([_BYTES >> 2 * i & 3 for i in range(4)], 1).astype(np.uint8).view(np.uint32)
 # The five trits in each byte, the highest first. A byte is ceil(256 v / 243) for v in base 3, a
 # fraction of 256: times 3^n, modulo 256, it has the trits from the n-th on; 3 times that, the n-th.
 _TRITS = np.stack([(_BYTES * 3**n & 255) * 3 >> 8 for n in range(5)]).astype(np.uint8)
@@ -101,9 +101,9 @@ def _planes(codes: Bytes, shifts: Sequence[int] = (0, 2, 4, 6)) -> Bytes:
     return result.reshape(len(codes), -1)
 
 
-def _neighbours(codes: Bytes) -> Bytes:
+def _neighbors(codes: Bytes) -> Bytes:
     """Four codes in a byte, side by side, the lowest bits first."""
-    return np.take(_NEIGHBOURS, codes).view(np.uint8)
+    return np.take(_NEIGHBORS, codes).view(np.uint8)
 
 
 def _trits(*parts: tuple[Bytes, int]) -> Bytes:
@@ -139,7 +139,7 @@ def _q1_0(b: Bytes) -> Bytes:
 
 
 def _q2_0(b: Bytes) -> Bytes:
-    return _neighbours(b[:, 2:])
+    return _neighbors(b[:, 2:])
 
 
 def _i2_s(b: Bytes) -> Bytes:

@@ -35,29 +35,30 @@ class Config:
     activation: str  # of the gate: "silu" or "relu2"
     max_positions: int
     rope: Rope
-    is_tied: bool  # the embedding is the output head
-    quantises: bool  # linear layers take int8 activations (`skipped` do not)
-    quantises_weights: bool  # so are float weights quantised, by the model itself
-    skipped: tuple[str, ...]  # modules_to_not_convert
+    tie_word_embeddings: bool  # the embedding is the output head
+    int8_activations: bool  # linear layers take int8 activations (`modules_to_not_convert` do not)
+    self_quantizing: bool  # so are float weights quantized, by the model itself
+    modules_to_not_convert: tuple[str, ...]  # modules_to_not_convert
     scales_biases: bool  # a bias is multiplied by weight_scale too: autobitlinear, offline
     layer_norm_eps: float  # of a norm inside a linear layer (use_rms_norm)
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     generation: Mapping[str, Any]  # generation_config.json
 
-    def quantises_input(self, layer: str) -> bool:
+    def has_int8_activations(self, layer: str) -> bool:
         """Return whether the linear layer of that name takes int8 activations."""
-        return self.quantises and not any(
-            layer.endswith(entry) or layer.startswith(entry + ".") for entry in self.skipped
+        return self.int8_activations and not any(
+            layer.endswith(entry) or layer.startswith(entry + ".")
+            for entry in self.modules_to_not_convert
         )
 
-    def quantises_weight(self, layer: str) -> bool:
+    def is_self_quantizing(self, layer: str) -> bool:
         """Return whether floats are surely not what the linear layer of that name multiplies by.
 
         Where the list has patterns, which only the compiler follows, nothing is sure.
         """
-        has_patterns = any("*" in entry for entry in self.skipped)
-        return self.quantises_weights and not has_patterns and self.quantises_input(layer)
+        has_patterns = any("*" in entry for entry in self.modules_to_not_convert)
+        return self.self_quantizing and not has_patterns and self.has_int8_activations(layer)
 
 
 def read_config(files: Mapping[str, bytes]) -> Config:
@@ -96,7 +97,7 @@ def read_config(files: Mapping[str, bytes]) -> Config:
     max_positions = found.size("max_position_embeddings", family.max_position_embeddings)
     quantization = _Json("config.json: quantization_config", found.table("quantization_config"))
     is_bitnet = quantization.values.get("quant_method") == "bitnet"
-    skipped = quantization.values.get("modules_to_not_convert")
+    modules_to_not_convert = quantization.values.get("modules_to_not_convert")
     is_scaled = quantization.values.get("linear_class") == "autobitlinear"
     is_online = quantization.values.get("quantization_mode") == "online"
     return Config(
@@ -112,10 +113,10 @@ def read_config(files: Mapping[str, bytes]) -> Config:
         activation=ACTIVATIONS[activation],
         max_positions=max_positions,
         rope=Rope.from_config(found.values, head_dim, max_positions, family.rope_theta),
-        is_tied=found.values.get("tie_word_embeddings") is True,
-        quantises=family.quantises or is_bitnet,
-        quantises_weights=family.quantises_weights or is_bitnet,
-        skipped=_texts(skipped) if is_bitnet else (),
+        tie_word_embeddings=found.values.get("tie_word_embeddings") is True,
+        int8_activations=family.int8_activations or is_bitnet,
+        self_quantizing=family.self_quantizing or is_bitnet,
+        modules_to_not_convert=_texts(modules_to_not_convert) if is_bitnet else (),
         scales_biases=is_bitnet and is_scaled and not is_online,
         layer_norm_eps=quantization.number("rms_norm_eps", 1e-6),
         bos_token_id=next(iter(_token_ids(found.values.get("bos_token_id"))), None),

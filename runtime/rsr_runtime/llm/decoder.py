@@ -1,7 +1,7 @@
 """The decoder: from tokens to logits, the same for every family but for what its table says.
 
 Matrix products are the index's (linear.py); what lies between them is native too: a norm together
-with the quantisation of what it gives, the gate, and attention with its rotation and cache. Python
+with the quantization of what it gives, the gate, and attention with its rotation and cache. Python
 only records them, for a number of tokens, as a program that native code then repeats: one pass of a
 model is some 300 calls. Sums are made in a fixed order for every row, so that a token's result does
 not depend on which others are computed beside it, as far as the matrices promise that (int8 ones
@@ -22,9 +22,9 @@ from ..errors import ClosedError
 from ..matrix import Matrix
 from ..model import widen_bf16
 from .config import Config
-from .kv_cache import Cache
-from .linear import Inputs, Linear, Linears
-from .phase_timer import ATTENTION, HEAD, PRODUCTS, REST, Clock
+from .kv_cache import KVCache
+from .linear import Linear, LinearGroup, QuantizedInputs
+from .phase_timer import ATTENTION, HEAD, PRODUCTS, REST, PhaseTimer
 from .weights import Layer, Weights
 from .workspace import Workspace
 
@@ -33,11 +33,11 @@ ROWS = 512  # of one pass: more gain nothing, and take memory
 LOGIT_ROWS = 32  # whose logits are kept at a time: a row takes half a megabyte
 
 
-class Span(NamedTuple):
+class BatchItem(NamedTuple):
     """Tokens that follow one another in one sequence."""
 
     tokens: Sequence[int]
-    cache: Cache
+    cache: KVCache
     start: int  # position of the first
 
 
@@ -46,25 +46,25 @@ class _Layer:
     """A layer's weights, and its linear layers by what they multiply."""
 
     weights: Layer
-    qkv: Linears
-    o: Linears
-    gate_up: Linears
-    down: Linears
+    qkv: LinearGroup
+    o: LinearGroup
+    gate_up: LinearGroup
+    down: LinearGroup
 
 
 class _RecordedPass(NamedTuple):
     """From embeddings to hidden states, for certain caches and numbers of tokens."""
 
-    lengths: list[tuple[int, Cache]]  # tokens of each span
+    lengths: list[tuple[int, KVCache]]  # tokens of each span
     starts: npt.NDArray[np.int64]  # (spans,), to be filled
     x: FloatArray  # (tokens, hidden_size): embeddings, then hidden states
     program: _native.Program
 
 
 class _RecordedHead(NamedTuple):
-    """From normalised hidden states to logits, for a number of rows."""
+    """From normalized hidden states to logits, for a number of rows."""
 
-    inputs: Inputs  # to be filled
+    inputs: QuantizedInputs  # to be filled
     logits: FloatArray  # (rows, vocab_size)
     program: _native.Program
 
@@ -77,7 +77,7 @@ class Decoder:
 
     def __init__(self, config: Config, weights: Weights, context: int) -> None:
         """Prepare for positions below `context`."""
-        self.clock = Clock()
+        self.clock = PhaseTimer()
         self._is_closed = False
         self._config = config
         self._weights = weights
@@ -86,13 +86,13 @@ class Decoder:
         self._workspace = Workspace()
         self._cos, self._sin = config.rope.tables(context, weights.rope_factors)
         self._layers = [self._prepare(layer) for layer in weights.layers]
-        self._head = Linears([weights.head], self._workspace)
+        self._head = LinearGroup([weights.head], self._workspace)
         self._last_pass: _RecordedPass | None = None
         self._last_head: _RecordedHead | None = None
 
     def _prepare(self, layer: Layer) -> _Layer:
-        def together(*layers: Linear, head_dim: int | None = None) -> Linears:
-            return Linears(layers, self._workspace, head_dim)
+        def together(*layers: Linear, head_dim: int | None = None) -> LinearGroup:
+            return LinearGroup(layers, self._workspace, head_dim)
 
         return _Layer(
             layer,
@@ -125,7 +125,7 @@ class Decoder:
         self.check_open()
         return self._weights
 
-    def hidden(self, spans: Sequence[Span]) -> FloatArray:
+    def hidden(self, spans: Sequence[BatchItem]) -> FloatArray:
         """Return the last hidden state of every token of all spans, before the final norm.
 
         Keys and values go to the caches. Each cache is in one span at most.
@@ -165,7 +165,7 @@ class Decoder:
         head.program.run(self.clock.times)
         return head.logits
 
-    def _record(self, lengths: list[tuple[int, Cache]]) -> _RecordedPass:
+    def _record(self, lengths: list[tuple[int, KVCache]]) -> _RecordedPass:
         rows = sum(length for length, _ in lengths)
         starts = np.zeros(len(lengths), np.int64)
         x = self._workspace.take("x", rows, self._config.hidden_size)
@@ -194,7 +194,7 @@ class Decoder:
         c, w, program = self._config, layer.weights, recorded.program
         rows = len(recorded.x)
         program.normalize(
-            REST, recorded.x, delta, w.input_norm, c.norm_eps, *layer.qkv.inputs(rows)
+            REST, recorded.x, delta, w.input_layernorm, c.norm_eps, *layer.qkv.inputs(rows)
         )
         q, k, v = layer.qkv.record(program, PRODUCTS, rows)
         attended = self._workspace.take("attended", rows, c.heads * c.head_dim)
@@ -217,7 +217,7 @@ class Decoder:
                 attended[part],
             )
             first = part.stop
-        program.normalize(REST, attended, None, w.attention_norm, c.norm_eps, *layer.o.inputs(rows))
+        program.normalize(REST, attended, None, w.attn_sub_norm, c.norm_eps, *layer.o.inputs(rows))
         return layer.o.record(program, PRODUCTS, rows)[0]
 
     def _feed_forward(
@@ -227,10 +227,15 @@ class Decoder:
         c, w, program = self._config, layer.weights, recorded.program
         rows = len(recorded.x)
         program.normalize(
-            REST, recorded.x, delta, w.output_norm, c.norm_eps, *layer.gate_up.inputs(rows)
+            REST,
+            recorded.x,
+            delta,
+            w.post_attention_layernorm,
+            c.norm_eps,
+            *layer.gate_up.inputs(rows),
         )
         gate, up = layer.gate_up.record(program, PRODUCTS, rows)
         program.gated(
-            REST, gate, up, c.activation, w.ffn_norm, c.norm_eps, *layer.down.inputs(rows)
+            REST, gate, up, c.activation, w.ffn_sub_norm, c.norm_eps, *layer.down.inputs(rows)
         )
         return layer.down.record(program, PRODUCTS, rows)[0]

@@ -21,11 +21,11 @@ class Family:
 
     architecture: str
     model_type: str
-    attention_norm: str | None = None  # a norm of what attention gives, before o_proj
-    ffn_norm: str | None = None  # a norm of what the gate lets through, before down_proj
+    attn_sub_norm: str | None = None  # a norm of what attention gives, before o_proj
+    ffn_sub_norm: str | None = None  # a norm of what the gate lets through, before down_proj
     has_qk_norms: bool = False  # norms of every query and key head, before rotation
-    quantises: bool = False  # linear layers take int8 activations, whatever the config says
-    quantises_weights: bool = False  # so are float weights quantised, by the model itself
+    int8_activations: bool = False  # linear layers take int8 activations, whatever the config says
+    self_quantizing: bool = False  # so are float weights quantized, by the model itself
     hidden_act: str = "silu"
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
@@ -39,9 +39,9 @@ FAMILIES = (
     Family(
         "BitNetForCausalLM",
         "bitnet",
-        attention_norm="self_attn.attn_sub_norm",
-        ffn_norm="mlp.ffn_sub_norm",
-        quantises=True,
+        attn_sub_norm="self_attn.attn_sub_norm",
+        ffn_sub_norm="mlp.ffn_sub_norm",
+        int8_activations=True,
         hidden_act="relu2",
         rms_norm_eps=1e-5,
         rope_theta=500000.0,
@@ -51,10 +51,10 @@ FAMILIES = (
     Family(
         "BitnetForCausalLM",
         "llama",
-        attention_norm="self_attn.inner_attn_ln",
-        ffn_norm="mlp.ffn_layernorm",
-        quantises=True,
-        quantises_weights=True,
+        attn_sub_norm="self_attn.inner_attn_ln",
+        ffn_sub_norm="mlp.ffn_layernorm",
+        int8_activations=True,
+        self_quantizing=True,
     ),
     # HF1BitLLM, Falcon3 and Falcon-E 1.58bit, TriLM
     Family("LlamaForCausalLM", "llama"),

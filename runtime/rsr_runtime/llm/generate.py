@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from .decoder import Decoder
 from .sampling import Sampler, Sampling
-from .session import TokenSequence, step
-from .tokenizer.tokenizer import StopStrings, TextStream, Tokenizer
+from .session import Session, step
+from .tokenizer.tokenizer import StopStrings, StreamingDetokenizer, Tokenizer
 
 FinishReason = Literal["stop", "length", "context", "interrupted"]
 
@@ -64,7 +64,7 @@ class _Text:
         self._prompt_tokens = len(prompt.ids)
         self._sampler = Sampler(sampling)
         self._limits = limits
-        self._stream = TextStream(tokenizer, after=prompt.ids if prompt.is_text else ())
+        self._stream = StreamingDetokenizer(tokenizer, after=prompt.ids if prompt.is_text else ())
         self._stop = StopStrings(limits.stop)
         self._shown: list[str] = []
 
@@ -117,7 +117,7 @@ class Stream(Iterator[str]):
 
     def __init__(
         self,
-        sequence: TokenSequence,
+        sequence: Session,
         prompt: Tokens,
         tokenizer: Tokenizer,
         sampling: Sampling,
@@ -149,7 +149,7 @@ class Stream(Iterator[str]):
 
 def generate_all(
     decoder: Decoder,
-    sequences: Sequence[TokenSequence],
+    sequences: Sequence[Session],
     prompts: Sequence[Tokens],
     tokenizer: Tokenizer,
     sampling: Sampling,

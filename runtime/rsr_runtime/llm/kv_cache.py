@@ -14,7 +14,7 @@ LANES = 16  # positions of a block of keys; features of a row of values are a mu
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.uint16)}  # float16 as its bits
 
 
-class Cache:
+class KVCache:
     """Memory for the keys and values of `context` positions in every layer.
 
     It is laid out for attention: keys (kv_heads, blocks, head_dim, 16), so that one load takes a

@@ -1,8 +1,9 @@
 """Linear layers of one input, computed together: q, k and v; gate and up; or one alone.
 
 Matrices that exist only as their index multiply by RSR; what stayed dense in the file multiplies as
-it lies there. A layer of a BitNet takes activations quantised to int8, row by row, any other
-float32: `Inputs` holds the input in whichever forms the layers ask for, so that it is made once.
+it lies there. A layer of a BitNet takes activations quantized to int8, row by row, any other
+float32: `QuantizedInputs` holds the input in whichever forms the layers ask for, so that it is made
+once.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Linear:
 
     name: str
     weight: Matrix | Dense | Int8Head
-    takes_int8: bool = False
+    int8_activations: bool = False
     bias: FloatArray | None = None  # (out_features,)
     norm: FloatArray | None = None  # (in_features,): an RMS norm inside the layer
     norm_eps: float = 0.0
@@ -81,7 +82,7 @@ class Linear:
         return self.weight.shape[0]
 
 
-class Inputs(NamedTuple):
+class QuantizedInputs(NamedTuple):
     """The rows that layers multiply by, in the forms they ask for: buffers to be filled."""
 
     floats: FloatArray | None  # (b, in_features)
@@ -100,7 +101,7 @@ class Inputs(NamedTuple):
         return self.q, self.s
 
 
-class Linears:
+class LinearGroup:
     """Layers of one input."""
 
     def __init__(
@@ -117,11 +118,11 @@ class Linears:
         self._workspace = workspace
         self._head_dim = head_dim
 
-    def inputs(self, rows: int) -> Inputs:
+    def inputs(self, rows: int) -> QuantizedInputs:
         """Return the buffers that are to be filled before products with so many rows."""
         take, n = self._workspace.take, self._layers[0].weight.shape[1]
-        kinds = {layer.takes_int8 and layer.norm is None for layer in self._layers}
-        return Inputs(
+        kinds = {layer.int8_activations and layer.norm is None for layer in self._layers}
+        return QuantizedInputs(
             take("floats", rows, n) if False in kinds else None,
             take("q", rows, n, dtype=np.int8) if True in kinds else None,
             take("s", rows, 1) if True in kinds else None,
@@ -141,8 +142,8 @@ class Linears:
         """
         x, take = self.inputs(rows), self._workspace.take
         y = [take(f"y{i}", rows, layer.out_features) for i, layer in enumerate(self._layers)]
-        for takes_int8 in (True, False):
-            self._record_matrices(program, part, takes_int8, x, y)
+        for int8_activations in (True, False):
+            self._record_matrices(program, part, int8_activations, x, y)
         for layer, to in zip(self._layers, y, strict=True):
             if layer.norm is not None or not isinstance(layer.weight, Matrix):
                 self._record_other(program, part, layer, x, to)
@@ -154,23 +155,23 @@ class Linears:
         self,
         program: _native.Program,
         part: int,
-        takes_int8: bool,
-        x: Inputs,
+        int8_activations: bool,
+        x: QuantizedInputs,
         y: list[FloatArray],
     ) -> None:
         """Record the products of all matrices of one kind, in as few calls as there can be."""
         matrices, outputs = [], []
         for layer, to in zip(self._layers, y, strict=True):
-            if layer.takes_int8 != takes_int8 or layer.norm is not None:
+            if layer.int8_activations != int8_activations or layer.norm is not None:
                 continue
             if isinstance(layer.weight, Matrix):
                 matrices.append(layer.weight)
                 outputs.append(to)
         if matrices:
-            _record_indexed(program, part, takes_int8, matrices, x, outputs)
+            _record_indexed(program, part, int8_activations, matrices, x, outputs)
 
     def _record_other(
-        self, program: _native.Program, part: int, layer: Linear, x: Inputs, y: FloatArray
+        self, program: _native.Program, part: int, layer: Linear, x: QuantizedInputs, y: FloatArray
     ) -> None:
         """Record the product of a layer that is no index, or has an input of its own."""
         if layer.norm is not None:
@@ -183,30 +184,32 @@ class Linears:
         elif isinstance(weight, Int8Head):
             program.multiply_rows_i8(part, weight.stored, weight.scale, *x.for_int8(), y)
         else:
-            _record_indexed(program, part, layer.takes_int8, [weight], x, [y])
+            _record_indexed(program, part, layer.int8_activations, [weight], x, [y])
 
-    def _own_inputs(self, layer: Linear, rows: int) -> Inputs:
+    def _own_inputs(self, layer: Linear, rows: int) -> QuantizedInputs:
         take, n = self._workspace.take, layer.weight.shape[1]
-        if layer.takes_int8:
-            return Inputs(None, take("own q", rows, n, dtype=np.int8), take("own s", rows, 1))
-        return Inputs(take("own floats", rows, n), None, None)
+        if layer.int8_activations:
+            return QuantizedInputs(
+                None, take("own q", rows, n, dtype=np.int8), take("own s", rows, 1)
+            )
+        return QuantizedInputs(take("own floats", rows, n), None, None)
 
 
 def _record_indexed(
     program: _native.Program,
     part: int,
-    takes_int8: bool,
+    int8_activations: bool,
     matrices: list[Matrix],
-    x: Inputs,
+    x: QuantizedInputs,
     y: list[FloatArray],
 ) -> None:
     """Record products with indices: those that share tables in one native call."""
     for native, members in by_tables(matrices):
         outputs = [y[i] for i in members]
         permuted = [matrices[i] for i in members]
-        if takes_int8 and native:
+        if int8_activations and native:
             program.multiply_quantized(part, native, *x.for_int8(), outputs)
-        elif takes_int8:
+        elif int8_activations:
             program.call(part, multiply_quantized, permuted, *x.for_int8(), outputs)
         elif native:
             program.multiply_f32(part, native, x.for_floats(), outputs)

@@ -21,10 +21,10 @@ from .config import Config, read_config
 from .decoder import LOGIT_ROWS, Decoder
 from .errors import ModelError, PromptError
 from .generate import Generation, Limits, Stream, Tokens
-from .kv_cache import Cache
-from .phase_timer import Clock
+from .kv_cache import KVCache
+from .phase_timer import PhaseTimer
 from .sampling import Sampling
-from .session import TokenSequence
+from .session import Session
 from .template import ChatTemplate
 from .tokenizer.tokenizer import Tokenizer
 from .weights import Weights, collect
@@ -59,8 +59,8 @@ class LanguageModel:
             raise OptionError(f"context: found {context}, expected 1 to {most}, the model's limit")
         return context
 
-    def _new_sequence(self) -> TokenSequence:
-        return TokenSequence(self._decoder, Cache(self.config, self.context, self._kv))
+    def _new_sequence(self) -> Session:
+        return Session(self._decoder, KVCache(self.config, self.context, self._kv))
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -103,7 +103,7 @@ class LanguageModel:
         return self._decoder.weights
 
     @property
-    def clock(self) -> Clock:
+    def clock(self) -> PhaseTimer:
         """Where the time went: seconds of each part since the model was loaded."""
         return self._decoder.clock
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from .decoder import LOGIT_ROWS, Decoder
 from .errors import ModelError
-from .session import TokenSequence
+from .session import Session
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Perplexity:
 
 def measure(
     decoder: Decoder,
-    sequence: TokenSequence,
+    sequence: Session,
     tokens: Sequence[int],
     window: int,
     progress: Callable[[int, int], None] | None = None,

@@ -11,7 +11,7 @@ PARTS = ("products", "head", "attention", "rest")
 PRODUCTS, HEAD, ATTENTION, REST = range(len(PARTS))
 
 
-class Clock:
+class PhaseTimer:
     """Adds up seconds by part; what that takes cannot be noticed, so it always runs."""
 
     def __init__(self) -> None:

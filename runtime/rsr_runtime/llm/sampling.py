@@ -136,7 +136,7 @@ class Sampler:
             raise InputShapeError(f"logits have shape {scores.shape}, expected (vocabulary,)")
         s = self._sampling
         if s.repetition_penalty != 1:
-            scores = _penalised(scores, tokens, s.repetition_penalty)
+            scores = _penalized(scores, tokens, s.repetition_penalty)
         best = int(scores.argmax())  # of a NaN, if there is one
         if not math.isfinite(scores[best]):
             raise ModelError(
@@ -173,7 +173,7 @@ def _most_likely(scores: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.intp
     return np.flatnonzero(scores >= np.partition(scores, -k)[-k])
 
 
-def _penalised(
+def _penalized(
     scores: npt.NDArray[np.float32], tokens: Sequence[int], penalty: float
 ) -> npt.NDArray[np.float32]:
     """Return a copy with the logits of all `tokens` made less likely."""

@@ -7,16 +7,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .decoder import ROWS, Decoder, Span
-from .kv_cache import Cache
+from .decoder import ROWS, BatchItem, Decoder
+from .kv_cache import KVCache
 
 FloatArray = npt.NDArray[np.float32]
 
 
-class TokenSequence:
+class Session:
     """Tokens whose keys and values are in a cache."""
 
-    def __init__(self, decoder: Decoder, cache: Cache) -> None:
+    def __init__(self, decoder: Decoder, cache: KVCache) -> None:
         self._decoder = decoder
         self.cache = cache
         self.tokens: list[int] = []  # what the cache holds
@@ -41,7 +41,7 @@ class TokenSequence:
         del self.tokens[have:]
         while have < len(tokens):
             part = tokens[have : have + ROWS]
-            states = self._decoder.hidden([Span(part, self.cache, have)])
+            states = self._decoder.hidden([BatchItem(part, self.cache, have)])
             self.tokens += part
             have += len(part)
             yield states
@@ -54,14 +54,14 @@ class TokenSequence:
         return next(i for i in range(most) if self.tokens[i] != tokens[i])
 
 
-def step(decoder: Decoder, sequences: Sequence[TokenSequence], tokens: Sequence[int]) -> FloatArray:
+def step(decoder: Decoder, sequences: Sequence[Session], tokens: Sequence[int]) -> FloatArray:
     """Append one token to each sequence, all in one pass.
 
     Returns:
         The logits of what comes next in each, float32 (sequences, vocab_size): a buffer.
     """
     spans = [
-        Span([token], one.cache, len(one.tokens))
+        BatchItem([token], one.cache, len(one.tokens))
         for one, token in zip(sequences, tokens, strict=True)
     ]
     hidden = decoder.hidden(spans)

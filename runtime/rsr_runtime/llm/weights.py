@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.records import MAX_QUANTISED_COLUMNS
+from rsr_formats.records import MAX_QUANTIZED_COLUMNS
 
 from ..matrix import Matrix
 from ..model import Model
@@ -28,18 +28,18 @@ _LISTED = 40  # tensors that a message names
 class Layer:
     """The weights of one decoder layer; norms are float32."""
 
-    input_norm: FloatArray
+    input_layernorm: FloatArray
     q: Linear
     k: Linear
     v: Linear
     q_norm: FloatArray | None  # (head_dim,)
     k_norm: FloatArray | None
-    attention_norm: FloatArray | None
+    attn_sub_norm: FloatArray | None
     o: Linear
-    output_norm: FloatArray  # post_attention_layernorm
+    post_attention_layernorm: FloatArray  # post_attention_layernorm
     gate: Linear
     up: Linear
-    ffn_norm: FloatArray | None
+    ffn_sub_norm: FloatArray | None
     down: Linear
 
 
@@ -83,18 +83,18 @@ def collect(model: Model, config: Config) -> Weights:
         attention, mlp = at + "self_attn.", at + "mlp."
         layers.append(
             Layer(
-                input_norm=found.norm(at + "input_layernorm", c.hidden_size),
+                input_layernorm=found.norm(at + "input_layernorm", c.hidden_size),
                 q=found.linear(attention + "q_proj", q_width, c.hidden_size),
                 k=found.linear(attention + "k_proj", kv_width, c.hidden_size),
                 v=found.linear(attention + "v_proj", kv_width, c.hidden_size),
                 q_norm=found.optional(attention + "q_norm", c.head_dim, family.has_qk_norms),
                 k_norm=found.optional(attention + "k_norm", c.head_dim, family.has_qk_norms),
-                attention_norm=found.optional(at, q_width, family.attention_norm),
+                attn_sub_norm=found.optional(at, q_width, family.attn_sub_norm),
                 o=found.linear(attention + "o_proj", c.hidden_size, q_width),
-                output_norm=found.norm(at + "post_attention_layernorm", c.hidden_size),
+                post_attention_layernorm=found.norm(at + "post_attention_layernorm", c.hidden_size),
                 gate=found.linear(mlp + "gate_proj", c.intermediate_size, c.hidden_size),
                 up=found.linear(mlp + "up_proj", c.intermediate_size, c.hidden_size),
-                ffn_norm=found.optional(at, c.intermediate_size, family.ffn_norm),
+                ffn_sub_norm=found.optional(at, c.intermediate_size, family.ffn_sub_norm),
                 down=found.linear(mlp + "down_proj", c.hidden_size, c.intermediate_size),
             )
         )
@@ -144,13 +144,13 @@ class _Finder:
     def linear(self, module: str, out_features: int, in_features: int) -> Linear:
         c = self._config
         weight = self.weight(module, out_features, in_features)
-        takes_int8 = isinstance(weight, Matrix) and c.quantises_input(module)
-        if isinstance(weight, Dense) and weight.stored.size and c.quantises_weight(module):
+        int8_activations = isinstance(weight, Matrix) and c.has_int8_activations(module)
+        if isinstance(weight, Dense) and weight.stored.size and c.is_self_quantizing(module):
             self.wrong.append(
-                f"{module}.weight is dense, and the model quantises it: compile it, too"
+                f"{module}.weight is dense, and the model quantizes it: compile it, too"
             )
         bias = self.given(module + ".bias", out_features)
-        if bias is not None and takes_int8 and c.scales_biases:
+        if bias is not None and int8_activations and c.scales_biases:
             assert isinstance(weight, Matrix)
             if weight.scale.shape in ((), bias.shape):
                 bias = bias * weight.scale
@@ -163,7 +163,7 @@ class _Finder:
         norm = self.given(module + ".rms_norm.weight", in_features)
         if norm is None:
             norm = self.given(module + ".norm.weight", in_features)
-        return Linear(module, weight, takes_int8, bias, norm, c.layer_norm_eps)
+        return Linear(module, weight, int8_activations, bias, norm, c.layer_norm_eps)
 
     def head(self, embedding: Matrix | Dense | Int8Head) -> Linear:
         """Return the output head: int8 where compiled so, the embedding where they are tied."""
@@ -174,15 +174,15 @@ class _Finder:
             scale = self._vector(name + "_scale", c.vocab_size)
             if stored.shape != (c.vocab_size, c.hidden_size):
                 self._contradiction(name, stored.shape, (c.vocab_size, c.hidden_size))
-            if c.hidden_size > MAX_QUANTISED_COLUMNS:
-                self.wrong.append(f"{name} is int8, of more than {MAX_QUANTISED_COLUMNS} columns")
-            return Linear(HEAD, Int8Head(stored, scale), takes_int8=True)
-        if c.is_tied:
+            if c.hidden_size > MAX_QUANTIZED_COLUMNS:
+                self.wrong.append(f"{name} is int8, of more than {MAX_QUANTIZED_COLUMNS} columns")
+            return Linear(HEAD, Int8Head(stored, scale), int8_activations=True)
+        if c.tie_word_embeddings:
             return Linear(HEAD, embedding)
         weight = self.weight(HEAD, c.vocab_size, c.hidden_size)
         # A head is converted only where modules_to_not_convert is a list without it.
-        takes_int8 = isinstance(weight, Matrix) and weight.layout.startswith("bitnet")
-        return Linear(HEAD, weight, takes_int8, self.given(HEAD + ".bias", c.vocab_size))
+        int8_activations = isinstance(weight, Matrix) and weight.layout.startswith("bitnet")
+        return Linear(HEAD, weight, int8_activations, self.given(HEAD + ".bias", c.vocab_size))
 
     def weight(self, module: str, rows: int, columns: int) -> Matrix | Dense:
         name = module + ".weight"

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from rsr_formats import DenseTensor, create
-from rsr_formats.records import Quantised
+from rsr_formats.records import Quantized
 
 # Rows of the embedding; those of the head are q * scale, what it is made of is lost.
 EMBEDDING = [[127.0, -63.5, 31.75, 0.0], [0.0, 0.0, 0.0, 0.0], [0.25, 0.5, -1.0, 0.125]]
@@ -32,7 +32,7 @@ def write(path: Path) -> None:
             DenseTensor("embedding.weight", "BF16", (3, 4), writer.add([bf16.tobytes()])),
             DenseTensor(
                 "head.weight", "I8", (2, 2), writer.add([np.array(HEAD_Q, "i1").tobytes()]),
-                Quantised("absmax", "head.weight", "F16"),
+                Quantized("absmax", "head.weight", "F16"),
             ),
             DenseTensor(
                 "head.weight_scale", "F32", (2,),
@@ -40,7 +40,7 @@ def write(path: Path) -> None:
             ),
             DenseTensor(
                 "tied.weight", "I8", (3, 4), writer.add([np.array(TIED_Q, "i1").tobytes()]),
-                Quantised("absmax", "embedding.weight", "BF16"),
+                Quantized("absmax", "embedding.weight", "BF16"),
             ),
             DenseTensor("tied.weight_scale", "F32", (3,), writer.add([TIED_SCALE.tobytes()])),
         ]  # fmt: skip

@@ -653,10 +653,10 @@ def terminal() -> Iterator[Any]:
 
 # A text with an escape sequence, a bell, C1 and other control characters, and letters beside them.
 STEERED = """
-from rsr_runtime.llm.tokenizer.tokenizer import TextStream
+from rsr_runtime.llm.tokenizer.tokenizer import StreamingDetokenizer
 texts = iter(["a\\x1b[31m\\x07b\\x9b2Jc\\x7f\\r\\x08d", "\\te\\nf", "\\u3000g\\u00a0h\\u200di"])
-TextStream.push = lambda self, token: next(texts, "")
-TextStream.finish = lambda self: ""
+StreamingDetokenizer.push = lambda self, token: next(texts, "")
+StreamingDetokenizer.finish = lambda self: ""
 """
 
 

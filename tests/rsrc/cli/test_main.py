@@ -421,7 +421,7 @@ class TestVerify:
         found = json.loads(run("verify", rsr, "--against", source, "--json").stdout)
         assert found == expected | {"against": str(source), "compared": 2}
 
-    def test_quantised_tensors_are_named_as_such(self, run: Run, kit: Kit, tmp_path: Path) -> None:
+    def test_quantized_tensors_are_named_as_such(self, run: Run, kit: Kit, tmp_path: Path) -> None:
         source, rsr = tmp_path / "f.safetensors", tmp_path / "f.rsr"
         kit.save(source, {"w.weight": np.array([[0.1, -2.0, 3.0]], np.float32)})
         assert (
@@ -429,7 +429,7 @@ class TestVerify:
             in run("compile", source, "-o", rsr, "--quantize", "absmean").stdout
         )
         text = run("verify", rsr, "--against", source).stdout
-        assert text.endswith("holds all 1 tensors of " + f"{source}, 1 of them quantised as then\n")
+        assert text.endswith("holds all 1 tensors of " + f"{source}, 1 of them quantized as then\n")
 
     def test_mismatch(self, run: Run, kit: Kit, rsr: Path, source: Path) -> None:
         kit.save(source, {"w": -T, "norm": np.ones(40, np.float32)})
@@ -577,7 +577,7 @@ class TestStreams:
         assert "━" in screen
         assert "Traceback" not in screen
         if verb == "compiling":
-            for part in ("recognising", "1 of 1", "kB", "/s", "0:00:00"):
+            for part in ("recognizing", "1 of 1", "kB", "/s", "0:00:00"):
                 assert part in screen
         assert stdout  # the result goes elsewhere, without the bar
         assert verb not in stdout

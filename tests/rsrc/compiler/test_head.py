@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import rsr_runtime
 import rsrc
 from rsr_formats import DenseTensor, RsrFile, create
-from rsr_formats.records import Quantised
+from rsr_formats.records import Quantized
 from rsr_runtime import _native
 from rsr_runtime.products import quantize_int8
 from rsr_testing.checkpoints import Kit, Raw
@@ -82,7 +82,7 @@ def dense(path: Path) -> dict[str, DenseTensor]:
 
 
 def one_entry(w: float, largest: float) -> tuple[int, np.float32]:
-    """Quantise one entry by the formula of SPEC.md."""
+    """Quantize one entry by the formula of SPEC.md."""
     scale = np.float32(largest) / np.float32(127)
     if scale == 0:
         return 0, scale
@@ -98,7 +98,7 @@ def one_entry(w: float, largest: float) -> tuple[int, np.float32]:
     )
 )  # fmt: skip
 def test_the_rule_entry_by_entry(rows: list[list[float]]) -> None:
-    q, scale = head.quantise(np.array(rows, np.float32))
+    q, scale = head.quantize(np.array(rows, np.float32))
     for r, row in enumerate(rows):
         largest = max(map(abs, row))
         for c, w in enumerate(row):
@@ -108,7 +108,7 @@ def test_the_rule_entry_by_entry(rows: list[list[float]]) -> None:
 
 
 def test_literal_values() -> None:
-    q, scale = head.quantise(np.array([[1, -0.5, 0.25, 0], [0, -0.0, 0, 0]], np.float32))
+    q, scale = head.quantize(np.array([[1, -0.5, 0.25, 0], [0, -0.0, 0, 0]], np.float32))
     assert q.dtype == np.int8
     assert q.tolist() == [[127, -64, 32, 0], [0, 0, 0, 0]]  # -63.5 and 31.75; the row of zeros
     assert scale.tolist() == [np.float32(1) / np.float32(127), 0]
@@ -126,16 +126,16 @@ def test_what_the_file_holds(
     source, rsr = make(dtype, tied), tmp_path / "x.rsr"
     rsrc.compile(source, rsr, head="int8", zstd=zstd)
     values = matrix(dtype, 4 if tied else 3)
-    q, scale = head.quantise(values)
+    q, scale = head.quantize(values)
     model = rsr_runtime.load(rsr, verify=True)
     np.testing.assert_array_equal(np.asarray(model[HEAD]), q)
     np.testing.assert_array_equal(np.asarray(model[SCALE]), scale)
     np.testing.assert_array_equal(np.asarray(model[EMBEDDING]), matrix(dtype, 4))
     assert RsrFile(rsr).version == (1, 3)
     tensors = dense(rsr)
-    assert tensors[HEAD].quantised == Quantised("absmax", EMBEDDING if tied else HEAD, dtype)
+    assert tensors[HEAD].quantized == Quantized("absmax", EMBEDDING if tied else HEAD, dtype)
     assert tensors[HEAD].is_added == tied
-    assert [t.name for t in tensors.values() if t.quantised] == [HEAD]
+    assert [t.name for t in tensors.values() if t.quantized] == [HEAD]
     assert compare(rsr, source) == len(model) - 1 - tied
     order = list(model)
     assert order.index(SCALE) == order.index(HEAD) + 1
@@ -185,7 +185,7 @@ def test_an_untied_head_comes_back_as_kept(
     back, original = kit.judge(path), kit.judge(source / "model.safetensors")
     assert back.keys() == original.keys()
     assert {name for name in back if back[name] != original[name]} == {HEAD}
-    q, scale = head.quantise(matrix(dtype))
+    q, scale = head.quantize(matrix(dtype))
     kept = q.astype(np.float32) * scale[:, None]
     found = back[HEAD]
     assert (found.dtype, found.shape) == (dtype, kept.shape)
@@ -241,7 +241,7 @@ def test_gguf_sources_and_gguf_again(
     report = rsrc.compile(source, rsr, head="int8").head
     assert report is not None
     assert report.is_added == tied
-    q, scale = head.quantise(wide.astype(np.float32) * (1 if tied else 2))
+    q, scale = head.quantize(wide.astype(np.float32) * (1 if tied else 2))
     model = rsr_runtime.load(rsr)
     np.testing.assert_array_equal(np.asarray(model[HEAD]), q)
     np.testing.assert_array_equal(np.asarray(model[SCALE]), scale)
@@ -279,7 +279,7 @@ def test_verify_finds_one_flipped_bit(
     RsrFile(tmp_path / "y.rsr").verify()
     of = EMBEDDING if tied else HEAD
     row = ROWS // 2
-    with pytest.raises(rsrc.MismatchError, match=f"{HEAD}: '{of}' quantises to another row {row}"):
+    with pytest.raises(rsrc.MismatchError, match=f"{HEAD}: '{of}' quantizes to another row {row}"):
         compare(tmp_path / "y.rsr", source)
 
 
@@ -303,7 +303,7 @@ def test_the_command_line(make: Callable[..., Path], tmp_path: Path) -> None:
         assert (f"made of {EMBEDDING}, which is kept" in told.stdout) == tied
         told = run(main, ["verify", str(rsr), "--against", str(source)])
         assert told.exit_code == 0, told.output
-        end = f", and {HEAD} as made of them" if tied else ", 1 of them quantised as then"
+        end = f", and {HEAD} as made of them" if tied else ", 1 of them quantized as then"
         assert told.stdout.rstrip().endswith(end)
         told = run(main, ["verify", str(rsr), "--against", str(source), "--json"])
         result = json.loads(told.stdout)
@@ -389,7 +389,7 @@ def test_the_report_says_what_the_kernels_give(
     found = report.head
     assert found is not None
     W = matrix("BF16", 4 if tied else 3)
-    q, scale = head.quantise(W)
+    q, scale = head.quantize(W)
     assert (found.of, found.is_added) == (EMBEDDING if tied else HEAD, tied)
     assert found.bytes == ROWS * COLUMNS + 4 * ROWS
     assert found.bytes_saved == 2 * ROWS * COLUMNS - found.bytes
@@ -438,7 +438,7 @@ def test_any_shape_comes_back(kit: Kit, scratch: Path, rows: int, columns: int, 
     source, rsr = scratch / "head.safetensors", scratch / "head.rsr"
     kit.save(source, {HEAD: values, UP: np.ones((1, 1), np.int8)})
     rsrc.compile(source, rsr, head="int8", exclude=["lm_head.*"], force=True)
-    q, _ = head.quantise(values)
+    q, _ = head.quantize(values)
     np.testing.assert_array_equal(np.asarray(rsr_runtime.load(rsr, verify=True)[HEAD]), q)
     assert compare(rsr, source) == 2
 

@@ -130,7 +130,7 @@ class TestNothingToCompile:
             with pytest.raises(rsrc.NothingToCompileError, match="Check --include and --exclude"):
                 rsrc.compile(source, output, **options)  # type: ignore[arg-type]
 
-    def test_quantised_names(self, kit: Kit, tmp_path: Path, output: Path) -> None:
+    def test_quantized_names(self, kit: Kit, tmp_path: Path, output: Path) -> None:
         source = kit.save(tmp_path / "s.safetensors", {"embed": TENSORS["embed.weight"]})
         with pytest.raises(rsrc.NothingToCompileError, match="--include overrides") as caught:
             rsrc.compile(source, output, quantize="absmean")
@@ -206,7 +206,7 @@ class TestOutput:
 
 
 def fail_in_the_source(monkeypatch: pytest.MonkeyPatch, source: Path) -> type[Exception]:
-    """Cut the source when its header has been read and its tensors recognised."""
+    """Cut the source when its header has been read and its tensors recognized."""
     original = pipeline.write
 
     def cut_then_write(*arguments: Any) -> Any:
@@ -314,13 +314,13 @@ main()
 def test_progress(source: Path, output: Path, options: dict[str, Any]) -> None:
     seen: list[tuple[str, int, int]] = []
     rsrc.compile(source, output, progress=lambda *call: seen.append(call), **options)
-    total = 2 * sum(t.nbytes for t in TENSORS.values())  # recognised, and written
+    total = 2 * sum(t.nbytes for t in TENSORS.values())  # recognized, and written
     assert {call[2] for call in seen} == {total}
     done = [call[1] for call in seen]
     assert done == sorted(done)
     assert done[-1] == total
-    recognised = [call[0] for call in seen[: len(TENSORS)]]
-    assert set(recognised) == set(TENSORS)
+    recognized = [call[0] for call in seen[: len(TENSORS)]]
+    assert set(recognized) == set(TENSORS)
     assert done[len(TENSORS) - 1] == total // 2
     assert {call[0] for call in seen[len(TENSORS) :]} >= set(TENSORS) - {"empty"}
 

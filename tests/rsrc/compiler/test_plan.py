@@ -15,7 +15,7 @@ import rsrc.compiler.target as target_module
 from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
 from rsr_testing.checkpoints import Kit
 from rsrc.compiler.plan import SEGMENT_COST, TARGETS, IndexPlan, largest_k, permuted_k, plan
-from rsrc.compiler.recognize import KeptTensor
+from rsrc.compiler.recognize import PassthroughTensor
 from rsrc.compiler.target import native_target
 from rsrc.layouts import TernaryTensor
 from rsrc.layouts.int8 import Int8
@@ -120,7 +120,7 @@ def test_largest_k() -> None:
 
 
 @pytest.mark.parametrize("base", [2, 3])
-def test_permuted_k_minimises_the_documented_cost(base: int) -> None:
+def test_permuted_k_minimizes_the_documented_cost(base: int) -> None:
     def cost(rows: int, k: int) -> float:
         return (rows + SEGMENT_COST * float(base) ** k) / k
 
@@ -184,5 +184,5 @@ def test_refused_by_compile(
 
 
 def test_dense_tensors_pass_through() -> None:
-    kept = KeptTensor(tensor(1, 1).tensor, "why")
+    kept = PassthroughTensor(tensor(1, 1).tensor, "why")
     assert plan([kept]) == [kept]

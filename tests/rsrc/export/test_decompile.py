@@ -89,10 +89,10 @@ def edit(name: str, path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (edit("packed", "source.layout", "absmean"), HeaderFieldError, "'packed'"),
         (edit("float", "source.dtype", "U8"), HeaderFieldError, "'float'"),
         (edit("int8", "name", "dense"), DuplicateNameError, "'dense'"),
-        (edit("packed", "source.companions.0.name", "dense"), DuplicateNameError, "'dense'"),
-        (edit("packed", "source.companions.0.name", "packed"), DuplicateNameError, "'packed'"),
-        (edit("packed", "source.companions.0.shape", [9]), SectionSizeError, "'packed_scale'"),
-        (edit("packed", "source.companions.0.name", "__metadata__"), HeaderFieldError, "reserves"),
+        (edit("packed", "source.auxiliary.0.name", "dense"), DuplicateNameError, "'dense'"),
+        (edit("packed", "source.auxiliary.0.name", "packed"), DuplicateNameError, "'packed'"),
+        (edit("packed", "source.auxiliary.0.shape", [9]), SectionSizeError, "'packed_scale'"),
+        (edit("packed", "source.auxiliary.0.name", "__metadata__"), HeaderFieldError, "reserves"),
         (edit("dense", "name", "__metadata__"), HeaderFieldError, "reserves"),
         # The alphabet {-1, 1} has no zeros that could be negative.
         (edit("bits", "digits", [-1, 1]), HeaderFieldError, "'bits'"),
@@ -269,7 +269,7 @@ class TestCompare:
         total = sum(t.nbytes for t in TENSORS.values())
         assert calls[-1][1:] == (total, total)
 
-    def test_quantised_tensors_are_quantised_again(self, kit: Kit, tmp_path: Path) -> None:
+    def test_quantized_tensors_are_quantized_again(self, kit: Kit, tmp_path: Path) -> None:
         w = np.array([[0.5, -1, 0.2, 0], [1.5, -0.1, 0.75, -0.75]], np.float32)
         source = kit.save(tmp_path / "s.safetensors", {"w.weight": w})
         rsrc.compile(source, tmp_path / "x.rsr", quantize="absmean")
@@ -278,9 +278,9 @@ class TestCompare:
         nothing_changes[0, :2] += np.float32(0.125)  # the mean stays, and so do the digits
         for values, message in (
             (nothing_changes, None),
-            (w * 2, "w.weight: quantises to another scale"),
-            (-w, "w.weight: quantises to other digits"),
-            (w * np.float32(np.nan), "w.weight: cannot be quantised: F32 with NaN"),
+            (w * 2, "w.weight: quantizes to another scale"),
+            (-w, "w.weight: quantizes to other digits"),
+            (w * np.float32(np.nan), "w.weight: cannot be quantized: F32 with NaN"),
         ):
             kit.save(source, {"w.weight": values})
             if message is None:

@@ -138,7 +138,7 @@ class TestFloat:
             assert dense(found[name]).tolist() == MATRICES[name][0].tolist(), name
 
     def test_the_smallest_float_that_holds_the_scale(self, kit: Kit, tmp_path: Path) -> None:
-        """Quantised masters have a scale that the source's dtype rarely holds."""
+        """Quantized masters have a scale that the source's dtype rarely holds."""
         folder = tmp_path / "f"
         folder.mkdir()
         noise = RNG.integers(-3, 4, T.shape) / 64  # which BF16 adds to 0.75 exactly
@@ -152,7 +152,7 @@ class TestFloat:
 
 
 W = (T * 0.5 + RNG.integers(-1, 2, T.shape) / 64).astype(np.float32)
-SELF_QUANTISING: dict[str, tuple[Any, dict[str, Any]]] = {
+SELF_QUANTIZING: dict[str, tuple[Any, dict[str, Any]]] = {
     "online": ({"quantization_config": {"quant_method": "bitnet", "quantization_mode": "online"}},
                {}),
     "1bitLLM": ({"architectures": ["BitnetForCausalLM"], "weight_bits": 1}, {}),
@@ -161,16 +161,16 @@ SELF_QUANTISING: dict[str, tuple[Any, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-class TestModelsThatQuantiseThemselves:
+class TestModelsThatQuantizeThemselves:
     """What is written compiles again to the same scales, or a note says that it does not."""
 
-    @pytest.mark.parametrize("kind", SELF_QUANTISING)
+    @pytest.mark.parametrize("kind", SELF_QUANTIZING)
     @pytest.mark.parametrize("to", ["source", "float"])
     @pytest.mark.parametrize("name", ["out", "out.safetensors"])
     def test_no_scale_shrinks_in_silence(
         self, kit: Kit, tmp_path: Path, kind: str, to: str, name: str
     ) -> None:
-        config, more = SELF_QUANTISING[kind]
+        config, more = SELF_QUANTIZING[kind]
         rsr = compiled(kit, tmp_path, [], config, **{"l.weight": W, "a": T}, **more)
         want = means(rsr)["l.weight"]
         notes = told(rsr, tmp_path / name, to=to)
@@ -188,14 +188,14 @@ class TestModelsThatQuantiseThemselves:
 
     @pytest.mark.parametrize("kind", ["online", "1bitLLM", "norm"])
     def test_bitnet_keeps_the_scales(self, kit: Kit, tmp_path: Path, kind: str) -> None:
-        config, more = SELF_QUANTISING[kind]
+        config, more = SELF_QUANTIZING[kind]
         rsr = compiled(kit, tmp_path, [], config, **{"l.weight": W}, **more)
         decompile(rsr, tmp_path / "out", to="bitnet")
         rsrc.compile(tmp_path / "out", tmp_path / "again.rsr")
         want = means(rsr)["l.weight"]
         np.testing.assert_allclose(means(tmp_path / "again.rsr")["l.weight"], want, rtol=1e-6)
 
-    def test_what_the_user_had_quantised_is_no_such_model(self, kit: Kit, tmp_path: Path) -> None:
+    def test_what_the_user_had_quantized_is_no_such_model(self, kit: Kit, tmp_path: Path) -> None:
         source = kit.save(tmp_path / "s.safetensors", {"l.weight": W})
         rsrc.compile(source, tmp_path / "x.rsr", quantize="absmean")
         for to in ("source", "float"):
@@ -537,7 +537,7 @@ class TestDirectory:
         assert (tmp_path / "out" / "config.json").read_text() == text
 
     def test_settings_of_mlx_go(self, kit: Kit, tmp_path: Path) -> None:
-        """Which names what it has quantised twice."""
+        """Which names what it has quantized twice."""
         rsr = compiled(kit, tmp_path, ["group"])
 
         def as_mlx(document: dict[str, Any]) -> None:

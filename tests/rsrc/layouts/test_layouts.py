@@ -1,4 +1,4 @@
-"""What each layout recognises, decodes and restores; and the reason where it does not."""
+"""What each layout recognizes, decodes and restores; and the reason where it does not."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ class TestUnpackedBitNet:
         [(0.5, 0.5), (0.5, 2), (0.5, 1), (3, 3), (3, 0.33203125), (0.0625, 0.0625 * (1 + 2**-7))],
     )
     @pytest.mark.parametrize("linear_class", ["bitlinear", "autobitlinear"])
-    def test_a_scale_left_behind_by_dequantising(
+    def test_a_scale_left_behind_by_dequantizing(
         self, bench: Bench, factor: float, scale: float, linear_class: str
     ) -> None:
         """The values have their scale in them, and what lies beside them says the same, or 1."""
@@ -393,7 +393,7 @@ class TestGroups:
 
     @staticmethod
     def grouped(shape: tuple[int, int], columns: int, alphabet: tuple[int, ...]) -> Array:
-        """Random digits; in a row every group's scale differs from its neighbour's."""
+        """Random digits; in a row every group's scale differs from its neighbor's."""
         rng = np.random.default_rng(columns)
         groups = -(-shape[1] // columns)
         scales = np.array([0.5, 0.75, 3.0])[
@@ -446,7 +446,7 @@ class TestGroups:
         assert found.reason == (None if alone else f"{dtype}, not ternary: {where}")
 
     def test_groups_without_a_magnitude(self, bench: Bench, dtype: str) -> None:
-        """A group of zeros fits any neighbour; alone, its scale is 0. Negative zeros come back."""
+        """A group of zeros fits any neighbor; alone, its scale is 0. Negative zeros come back."""
         w = np.zeros((4, 200))
         w[0, :64], w[0, 64:128] = 2.0, -3.0
         w[1, 150:] = -0.0
@@ -678,7 +678,7 @@ class TestAbsMean:
         tensors: dict[str, Any] = dict.fromkeys(kept, w)
         tensors |= {"layers.0.q_proj.weight": w, "layers.0.q_proj.lora_A": w, "bias.weight": w[0]}
         found = bench.compile(tensors, quantize="absmean")
-        reason = "F32, not ternary: row 0 has several magnitudes; not quantised: "
+        reason = "F32, not ternary: row 0 has several magnitudes; not quantized: "
         by_name = reason + "no linear layer by its name (--include overrides)"
         assert [found[name].reason for name in kept] == [by_name] * len(kept)
         assert found["layers.0.q_proj.weight"].layout == "absmean"

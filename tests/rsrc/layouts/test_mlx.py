@@ -27,7 +27,7 @@ Array = npt.NDArray[Any]
 TWO_BITS = {"quantization": {"group_size": 32, "bits": 2}}
 
 
-def dequantised(words: Array, scales: Array, biases: Array) -> Array:
+def dequantized(words: Array, scales: Array, biases: Array) -> Array:
     """Return scale * code + bias, a weight at a time; sixteen codes a word, the lowest first."""
     rows, columns = len(words), 16 * words.shape[1]
     group = columns // scales.shape[1]
@@ -124,10 +124,10 @@ class TestLiteral:
         ]
         assert bench.matrix().scale.tolist() == SCALES.tolist()
         np.testing.assert_array_equal(
-            bench.matrix().to_dense(), dequantised(WORDS, SCALES, -SCALES)
+            bench.matrix().to_dense(), dequantized(WORDS, SCALES, -SCALES)
         )
         record = bench.record()
-        assert [(c.name, c.shape, c.data) for c in record.source.companions] == [
+        assert [(c.name, c.shape, c.data) for c in record.source.auxiliary] == [
             ("w.scales", (2, 2), None),
             ("w.biases", (2, 2), None),
         ]
@@ -161,7 +161,7 @@ class TestLiteral:
         assert found["w.weight"].layout == "mlx"
         assert "w.scales" not in found
         assert found["w.biases"].bytes > 0
-        expected = dequantised(WORDS, scales, biases)
+        expected = dequantized(WORDS, scales, biases)
         np.testing.assert_array_equal(bench.matrix().to_dense(), expected)
 
     def test_rows_of_zeros_with_other_signs_are_not_joined(self, bench: Bench) -> None:
@@ -205,7 +205,7 @@ def test_products_are_those_of_the_definition(
     bench = Bench(kit, scratch)
     target = data.draw(st.sampled_from(("generic", "avx2", "avx512")))
     assert bench.module(words, scales, -scales, dtype, target=target)["w.weight"].layout == "mlx"
-    w = dequantised(words, scales, -scales)
+    w = dequantized(words, scales, -scales)
     x = rng.standard_normal((3, w.shape[1]), dtype=np.float32)
     error = np.abs(bench.matrix().linear(x) - x.astype(np.float64) @ w.T)
     assert (error <= w.shape[1] * 2.0**-24 * (np.abs(x) @ np.abs(w.T)) + 1e-30).all()

@@ -106,7 +106,7 @@ def test_equals_the_formula(model: Model, monkeypatch: pytest.MonkeyPatch) -> No
     np.testing.assert_array_equal(model.matrix().to_dense(), expected)
 
 
-def test_what_is_dequantised_already_is_floats_with_a_scale_per_row(model: Model) -> None:
+def test_what_is_dequantized_already_is_floats_with_a_scale_per_row(model: Model) -> None:
     """2 alpha / 3 exactly: nothing of ParetoQ is left to be seen."""
     q = np.array(DIGITS, np.float32)[:2] * (np.float32(1) / np.float32(1.5) * ALPHA[:2])
     found = model.compile({NAME: q}, TERNARY)[NAME]
@@ -114,7 +114,7 @@ def test_what_is_dequantised_already_is_floats_with_a_scale_per_row(model: Model
     assert model.matrix().to_dense().tolist() == q.tolist()
 
 
-def test_what_is_ternary_already_is_quantised_as_the_model_does(model: Model) -> None:
+def test_what_is_ternary_already_is_quantized_as_the_model_does(model: Model) -> None:
     """From either of them, the model computes 2 alpha / 3; what is up to alpha / 3 is 0."""
     w = np.array([[2, 0, -2], [0.25, -0.25, 0]], np.float32)
     assert model.compile({NAME: w, CLIP: ALPHA[:2]}, TERNARY)[NAME].layout == "paretoq"
@@ -185,5 +185,5 @@ def test_sharded(kit: Kit, tmp_path: Path) -> None:
     assert [t.layout for t in rsrc.compile(source, rsr).tensors] == ["paretoq", None]
     assert compare(rsr, source) == 2
     kit.save(tmp_path / "b.safetensors", {CLIP: ALPHA * np.float32(1.001)})
-    with pytest.raises(rsrc.MismatchError, match=f"{NAME}: quantises to another scale"):
+    with pytest.raises(rsrc.MismatchError, match=f"{NAME}: quantizes to another scale"):
         compare(rsr, source)

@@ -25,7 +25,7 @@ from rsrc.cli.main import main
 from rsrc.compiler.report import TensorReport
 from rsrc.export.decompile import compare, decompile
 from rsrc.layouts import cells, floats
-from rsrc.layouts import quantize as quantise
+from rsrc.layouts import quantize as quantize
 from rsrc.source.checkpoint import open_checkpoint
 
 Array = npt.NDArray[Any]
@@ -35,10 +35,10 @@ PER = ("tensor", "row", "group:1", "group:7", "group:32")
 NAME = "l.weight"
 
 
-def quantised(
+def quantized(
     kit: Kit, folder: Path, w: Array | Raw, rule: str, per: str | None = None, **options: Any
 ) -> tuple[TensorReport, rsr_runtime.Matrix]:
-    """Compile one weight; check that comparing with the source quantises it to the same."""
+    """Compile one weight; check that comparing with the source quantizes it to the same."""
     source, rsr = kit.save(folder / "s.safetensors", {NAME: w}), folder / "x.rsr"
     (report,) = rsrc.compile(source, rsr, quantize=rule, per=per, force=True, **options).tensors
     assert compare(rsr, source) == 1
@@ -58,7 +58,7 @@ def each_cell(shape: tuple[int, int], per: str) -> Iterator[tuple[slice, slice]]
 
 
 def formula(values: list[float], rule: str) -> tuple[list[int], float]:
-    """Quantise the weights that share a scale, one by one in float32; Python's own statistics."""
+    """Quantize the weights that share a scale, one by one in float32; Python's own statistics."""
     one = np.float32(1)
     magnitudes = [abs(v) for v in values]
     mean = np.float32(math.fsum(magnitudes) / len(values))
@@ -101,7 +101,7 @@ class TestRules:
         W = W.astype(np.float16 if dtype == "F16" else np.float32).astype(np.float32)
         if dtype == "BF16":
             W = (W.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
-        report, matrix = quantised(kit, scratch, kit.cast(W, dtype), rule, per)
+        report, matrix = quantized(kit, scratch, kit.cast(W, dtype), rule, per)
         if report.layout != rule:
             return  # a small one may be ternary already
         t, scales = in_full(W, rule, per)
@@ -138,7 +138,7 @@ class TestRules:
     def test_literal(
         self, kit: Kit, tmp_path: Path, rule: str, per: str | None, w: Any, digits: Any, scale: Any
     ) -> None:
-        report, matrix = quantised(kit, tmp_path, np.array(w, np.float32), rule, per)
+        report, matrix = quantized(kit, tmp_path, np.array(w, np.float32), rule, per)
         assert report.layout == rule
         assert matrix.to_dense(np.int8).tolist() == digits
         np.testing.assert_allclose(matrix.scale, scale, rtol=1e-7)
@@ -161,13 +161,13 @@ class TestRules:
     @pytest.mark.parametrize("rule", RULES)
     def test_magnitudes_at_both_ends(self, kit: Kit, tmp_path: Path, rule: str) -> None:
         huge = np.array([[3.3e38, -3.3e38, 3.3e38, 1.6e38]], np.float32)
-        assert quantised(kit, tmp_path, huge, rule)[1].to_dense(np.int8)[0, :3].tolist() == [
+        assert quantized(kit, tmp_path, huge, rule)[1].to_dense(np.int8)[0, :3].tolist() == [
             1,
             -1,
             1,
         ]
         tiny = np.array([[1e-40, -2e-40, 3e-40, 1e-45]], np.float32)
-        _, matrix = quantised(kit, tmp_path, tiny, rule)
+        _, matrix = quantized(kit, tmp_path, tiny, rule)
         digits = matrix.to_dense(np.int8).tolist()
         assert digits == ([[0, -1, 1, 0]] if rule == "twn" else [[0, 0, 0, 0]])  # 1e-5 at least
 
@@ -191,7 +191,7 @@ class TestGranularity:
     def test_record(
         self, kit: Kit, tmp_path: Path, rule: str, per: str | None, words: str, grid: Any
     ) -> None:
-        report, _ = quantised(kit, tmp_path, self.W, rule, per)
+        report, _ = quantized(kit, tmp_path, self.W, rule, per)
         assert report.scale == f"{rule} {words} (post-training, lossy)"
         file = RsrFile(tmp_path / "x.rsr")
         (t,) = file.header.tensors
@@ -206,9 +206,9 @@ class TestGranularity:
         self, kit: Kit, tmp_path: Path, rule: str, columns: int
     ) -> None:
         w = np.random.default_rng(columns).standard_normal((1, columns)).astype(np.float32)
-        quantised(kit, tmp_path, w, rule, "tensor")
+        quantized(kit, tmp_path, w, rule, "tensor")
         whole = (tmp_path / "x.rsr").read_bytes()
-        quantised(kit, tmp_path, w, rule, "row")
+        quantized(kit, tmp_path, w, rule, "row")
         assert (tmp_path / "x.rsr").read_bytes() == whole
 
     @pytest.mark.parametrize("per", ["tensor", "row", "group:33"])
@@ -217,13 +217,13 @@ class TestGranularity:
         self, kit: Kit, tmp_path: Path, rule: str, per: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for w in (self.W, kit.bf16((self.W.view(np.uint32) & 0xFFFF0000).view(np.float32))):
-            _, matrix = quantised(kit, tmp_path, w, rule, per)
+            _, matrix = quantized(kit, tmp_path, w, rule, per)
             whole, scale = (tmp_path / "x.rsr").read_bytes(), np.copy(matrix.scale)
             with monkeypatch.context() as patch:
                 patch.setattr(floats, "PIECE", 900)
                 patch.setattr(cells, "BLOCK", 250)
-                patch.setattr(quantise, "BLOCK", 250)
-                _, matrix = quantised(kit, tmp_path, w, rule, per, threads=2)
+                patch.setattr(quantize, "BLOCK", 250)
+                _, matrix = quantized(kit, tmp_path, w, rule, per, threads=2)
             if rule == "absmedian" or per != "tensor":
                 assert (tmp_path / "x.rsr").read_bytes() == whole
             else:  # the sums of other panels
@@ -232,9 +232,9 @@ class TestGranularity:
     def test_groups_need_encoding_ranked(self, kit: Kit, tmp_path: Path) -> None:
         message = "l.weight: has one scale per row and 8 columns, which encoding permuted"
         with pytest.raises(rsrc.OptionError, match=message):
-            quantised(kit, tmp_path, self.W, "twn", "group:8", encoding="permuted")
+            quantized(kit, tmp_path, self.W, "twn", "group:8", encoding="permuted")
         for per in ("tensor", "row"):
-            quantised(kit, tmp_path, self.W, "twn", per, encoding="permuted")
+            quantized(kit, tmp_path, self.W, "twn", per, encoding="permuted")
 
     @pytest.mark.parametrize("dtype", ["F32", "BF16"])
     @pytest.mark.parametrize("per", ["tensor", "row", 128])
@@ -266,17 +266,17 @@ def test_heads_and_routers_are_kept(kit: Kit, tmp_path: Path) -> None:
 
 
 class TestCompare:
-    """`verify --against` quantises by the rule and with the grid of the record."""
+    """`verify --against` quantizes by the rule and with the grid of the record."""
 
     @pytest.mark.parametrize("per", ["tensor", "row", "group:3"])
     @pytest.mark.parametrize("rule", RULES)
     def test_another_source(self, kit: Kit, tmp_path: Path, rule: str, per: str) -> None:
         w = np.random.default_rng(6).standard_normal((4, 9)).astype(np.float32)
-        quantised(kit, tmp_path, w, rule, per)
+        quantized(kit, tmp_path, w, rule, per)
         for values, message in (
-            (w * 2, "quantises to another scale"),
-            (-w, "quantises to other digits"),
-            (w * np.float32(np.nan), "cannot be quantised: F32 with NaN"),
+            (w * 2, "quantizes to another scale"),
+            (-w, "quantizes to other digits"),
+            (w * np.float32(np.nan), "cannot be quantized: F32 with NaN"),
         ):
             source = kit.save(tmp_path / "s.safetensors", {NAME: values})
             with pytest.raises(rsrc.MismatchError, match=f"{NAME}: {message}"):
@@ -286,7 +286,7 @@ class TestCompare:
     def test_another_grid(self, kit: Kit, tmp_path: Path, rule: str) -> None:
         """A record whose grid no rule makes is a mismatch, not a crash."""
         w = np.random.default_rng(7).standard_normal((4, 9)).astype(np.float32)
-        quantised(kit, tmp_path, w, rule, "tensor")
+        quantized(kit, tmp_path, w, rule, "tensor")
 
         def two_rows(document: dict[str, Any]) -> None:
             document["tensors"][0]["scale"]["rows"] = 9
@@ -315,7 +315,7 @@ class TestCompare:
 class TestReport:
     def test_figures(self, kit: Kit, tmp_path: Path) -> None:
         """W = [3, 4, 0.5, -0.5], Q = [3.5, 3.5, 0, 0]."""
-        report, _ = quantised(kit, tmp_path, np.array([[3, 4, 0.5, -0.5]], np.float32), "twn")
+        report, _ = quantized(kit, tmp_path, np.array([[3, 4, 0.5, -0.5]], np.float32), "twn")
         assert report.zero_share == 0.5
         assert report.relative_error == pytest.approx(math.sqrt(1 / 25.5), rel=1e-12)
         assert report.cosine == pytest.approx(24.5 / math.sqrt(25.5 * 24.5), rel=1e-12)
@@ -324,7 +324,7 @@ class TestReport:
     @pytest.mark.parametrize("rule", RULES)
     def test_equals_the_norms(self, kit: Kit, tmp_path: Path, rule: str, per: str) -> None:
         W = TestGranularity.W.astype(np.float16)
-        report, matrix = quantised(kit, tmp_path, W, rule, per)
+        report, matrix = quantized(kit, tmp_path, W, rule, per)
         w, q = W.astype(np.float64), matrix.to_dense().astype(np.float64)
         assert report.zero_share == (q == 0).mean()
         norm = np.linalg.norm
@@ -332,7 +332,7 @@ class TestReport:
         assert report.cosine == pytest.approx((w * q).sum() / norm(w) / norm(q), rel=1e-9)
 
     def test_nothing_kept(self, kit: Kit, tmp_path: Path) -> None:
-        report, _ = quantised(kit, tmp_path, np.array([[1e-9, 2e-9]], np.float32), "absmean")
+        report, _ = quantized(kit, tmp_path, np.array([[1e-9, 2e-9]], np.float32), "absmean")
         assert (report.zero_share, report.relative_error, report.cosine) == (1, 1, 0)
 
     def test_output(self, kit: Kit, tmp_path: Path) -> None:
@@ -348,7 +348,7 @@ class TestReport:
         assert {t["cosine"] for t in json.loads(plain.output)["tensors"]} == {None}
         command += ["--quantize", "absmean", "--per", "row"]
         text = CliRunner().invoke(main, command).output
-        assert "quantised after training, lossy" in text
+        assert "quantized after training, lossy" in text
         assert "2 tensors in layout absmean, scale: absmean per" in text
         (line,) = (line for line in text.splitlines() if "relative error" in line)
         found = {

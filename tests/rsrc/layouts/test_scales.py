@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import rsr_runtime
 import rsrc
 from rsr_testing.checkpoints import Kit
-from rsrc.compiler.recognize import recognise
+from rsrc.compiler.recognize import recognize
 from rsrc.export.decompile import compare
 from rsrc.layouts import TernaryTensor
 from rsrc.layouts.scales import ScaleGrid, coarsest
@@ -119,7 +119,7 @@ def test_the_grid_found_is_exact_and_no_finer(
     w = t * spread(ScaleGrid(cells, height, width), t.shape)
     w[(w == 0) & (rng.random(w.shape) < data.draw(st.sampled_from((0, 0.5))))] = -0.0
     source = kit.save(scratch / "s.safetensors", {"w": kit.cast(w, dtype)})
-    (found,) = recognise(open_checkpoint(source))
+    (found,) = recognize(open_checkpoint(source))
     assert isinstance(found, TernaryTensor)
     assert found.scale is not None
     digits = found.layout.digits(found.tensor.read(), found, slice(0, rows), slice(0, columns))
@@ -175,7 +175,7 @@ def test_memory_of_a_large_vocabulary(kit: Kit, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(source)
     tracemalloc.start()
     try:
-        (found,) = recognise(checkpoint)
+        (found,) = recognize(checkpoint)
         most = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

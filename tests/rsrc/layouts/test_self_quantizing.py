@@ -1,4 +1,4 @@
-"""Masters that their model quantises itself: chosen by config.json, never asked for."""
+"""Masters that their model quantizes itself: chosen by config.json, never asked for."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class TestArithmetic:
         assert model.matrix("a.weight").to_dense(np.int8).tolist() == [[0, 1, 0, 1]]
         assert model.matrix("a.weight").scale == 1
 
-    def test_what_is_ternary_already_is_quantised_too(self, model: Model, dtype: str) -> None:
+    def test_what_is_ternary_already_is_quantized_too(self, model: Model, dtype: str) -> None:
         """The model divides by the mean magnitude, not by the only one: 2 becomes 1 here."""
         w = np.array([[2, 0, -2, 0]], np.float32)
         tensors = {"a.weight": model.kit.cast(w, dtype), "lm_head.weight": w}

@@ -26,7 +26,7 @@ from rsr_formats import IndexedTensor, RsrError, create
 from rsr_formats.errors import OutputExistsError
 from rsr_formats.records import MAX_METADATA, TERNARY, Scale, SourceRecord
 from rsr_testing.checkpoints import Kit
-from rsrc.compiler.recognize import recognise
+from rsrc.compiler.recognize import recognize
 from rsrc.source.checkpoint import MAX_CONFIG, MAX_FILE, MAX_INDEX, open_checkpoint
 from rsrc.source.safetensors_header import MAX_HEADER, MAX_TENSORS
 
@@ -509,7 +509,7 @@ def test_any_value_in_any_field_of_the_config(
     longest = 0
     for quantize in (None, "absmean"):
         try:
-            recognise(open_checkpoint(folder), quantize=quantize)
+            recognize(open_checkpoint(folder), quantize=quantize)
         except RsrError as error:
             longest = max(longest, len(str(error)))
     assert longest < 2000

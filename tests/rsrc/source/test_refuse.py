@@ -23,8 +23,8 @@ ROTATED = "weights in a rotated basis"
 ADAPTER = "a LoRA or other PEFT adapter"
 OFFSETS = r"ternary codes with offsets \(ternary-quant\)"
 ZEROS = r"integers with zero points \(GPTQ or AWQ\)"
-BITSANDBYTES = "weights quantised by bitsandbytes"
-FOREIGN = "weights quantised by another method"
+BITSANDBYTES = "weights quantized by bitsandbytes"
+FOREIGN = "weights quantized by another method"
 IMAGINARY = "complex weights"
 
 Case = dict[str, Any]

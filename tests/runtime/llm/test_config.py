@@ -60,9 +60,9 @@ def test_defaults(architecture: str) -> None:
     assert c.family.architecture == architecture
     assert (c.activation, c.norm_eps, c.rope.theta) == (act, eps, theta)
     assert (c.max_positions, c.kv_heads, c.head_dim) == (positions, kv_heads or 8, head_dim)
-    assert (c.is_tied, c.skipped, c.scales_biases) == (False, (), False)
+    assert (c.tie_word_embeddings, c.modules_to_not_convert, c.scales_biases) == (False, (), False)
     assert (c.bos_token_id, c.eos_token_ids, c.generation) == (None, (), {})
-    assert c.quantises == (architecture.lower() == "bitnetforcausallm")
+    assert c.int8_activations == (architecture.lower() == "bitnetforcausallm")
 
 
 def test_the_qwens_have_32_heads_of_keys_where_nothing_is_said() -> None:
@@ -74,7 +74,7 @@ def test_the_qwens_have_32_heads_of_keys_where_nothing_is_said() -> None:
 def test_what_only_some_families_have() -> None:
     named = {a: read(architectures=[a], num_key_value_heads=4).family for a in DEFAULTS}
     assert [a for a, family in named.items() if family.has_qk_norms] == ["Qwen3ForCausalLM"]
-    norms = {a: (f.attention_norm, f.ffn_norm) for a, f in named.items() if f.ffn_norm}
+    norms = {a: (f.attn_sub_norm, f.ffn_sub_norm) for a, f in named.items() if f.ffn_sub_norm}
     assert norms == {
         "BitNetForCausalLM": ("self_attn.attn_sub_norm", "mlp.ffn_sub_norm"),
         "BitnetForCausalLM": ("self_attn.inner_attn_ln", "mlp.ffn_layernorm"),
@@ -254,18 +254,18 @@ def test_any_type_anywhere() -> None:
                 assert isinstance(read(**{key: value}), Config)
 
 
-# --- quantisation -------------------------------------------------------------------------------
+# --- quantization -------------------------------------------------------------------------------
 
 
 def test_quantization_config() -> None:
     c = read(quantization_config=BITNET)
-    assert c.quantises
+    assert c.int8_activations
     assert c.scales_biases
-    assert c.quantises_input("model.layers.0.mlp.up_proj")
+    assert c.has_int8_activations("model.layers.0.mlp.up_proj")
     assert not read(quantization_config={**BITNET, "quantization_mode": "online"}).scales_biases
     assert not read(quantization_config={**BITNET, "linear_class": "bitlinear"}).scales_biases
-    assert not read(quantization_config={"quant_method": "gptq"}).quantises
-    assert not read(quantization_config=None).quantises
+    assert not read(quantization_config={"quant_method": "gptq"}).int8_activations
+    assert not read(quantization_config=None).int8_activations
     assert read(quantization_config={**BITNET, "rms_norm_eps": 1e-5}).layer_norm_eps == 1e-5
     assert c.layer_norm_eps == 1e-6
     with pytest.raises(ModelError, match="found 'bitnet' under quantization_config, expected an"):
@@ -277,7 +277,7 @@ def test_modules_that_are_not_converted() -> None:
     listed = ["lm_head", "model.layers.1", "k_proj.weight", "up_proj", 7, None]
     c = read(quantization_config={**BITNET, "modules_to_not_convert": listed})
     converted = {
-        name: c.quantises_input(name)
+        name: c.has_int8_activations(name)
         for name in (
             "lm_head", "model.layers.0.self_attn.k_proj", "model.layers.0.self_attn.q_proj",
             "model.layers.1.self_attn.q_proj", "model.layers.11.self_attn.q_proj",
@@ -324,6 +324,6 @@ def test_the_first_token() -> None:
 
 
 def test_tied_embeddings_are_said_in_so_many_words() -> None:
-    assert read(tie_word_embeddings=True).is_tied
+    assert read(tie_word_embeddings=True).tie_word_embeddings
     for value in (..., None, False, "true", 1):
-        assert not read(tie_word_embeddings=value).is_tied
+        assert not read(tie_word_embeddings=value).tie_word_embeddings

@@ -10,10 +10,10 @@ import pytest
 
 import rsr_runtime as rsr
 from rsr_runtime.llm import PromptError
-from rsr_runtime.llm.decoder import ROWS, Span
-from rsr_runtime.llm.kv_cache import Cache
+from rsr_runtime.llm.decoder import ROWS, BatchItem
+from rsr_runtime.llm.kv_cache import KVCache
 from rsr_runtime.llm.phase_timer import PARTS
-from rsr_runtime.llm.session import TokenSequence, step
+from rsr_runtime.llm.session import Session, step
 from rsr_runtime.llm.workspace import Workspace
 from rsr_testing.loader import Loader
 
@@ -110,17 +110,17 @@ def test_side_by_side_is_alone(name: str, loaded: Loader) -> None:
         np.testing.assert_array_equal(np.stack(steps)[:, row], alone)
 
 
-def new_sequence(model: LanguageModel, **changes: Any) -> TokenSequence:
-    return TokenSequence(model._decoder, Cache(model.config, model.context, "float16"))
+def new_sequence(model: LanguageModel, **changes: Any) -> Session:
+    return Session(model._decoder, KVCache(model.config, model.context, "float16"))
 
 
 def test_spans_of_one_pass_have_their_own_positions(loaded: Loader) -> None:
     model = loaded("bitnet-2b")
     first, second = tokens_of(20, 1), tokens_of(3, 2)
-    caches = [Cache(model.config, model.context, "float16") for _ in range(2)]
+    caches = [KVCache(model.config, model.context, "float16") for _ in range(2)]
     decoder = model._decoder
-    decoder.hidden([Span(first[:15], caches[0], 0)])
-    both = decoder.hidden([Span(first[15:], caches[0], 15), Span(second, caches[1], 0)])
+    decoder.hidden([BatchItem(first[:15], caches[0], 0)])
+    both = decoder.hidden([BatchItem(first[15:], caches[0], 15), BatchItem(second, caches[1], 0)])
     logits = decoder.logits(both).copy()
     np.testing.assert_array_equal(logits[:5], loaded("bitnet-2b").logits(first)[15:])
     np.testing.assert_array_equal(logits[5:], loaded("bitnet-2b").logits(second))
@@ -203,7 +203,7 @@ def test_the_whole_context_of_the_model(loaded: Loader) -> None:
 
 @pytest.mark.parametrize("name", ["bitnet-2b", "bonsai", "trilm"])
 def test_float16_keys_and_values_are_close_to_float32(name: str, loaded: Loader) -> None:
-    """A bit of a quantised activation may flip, so that a BitNet's are further apart."""
+    """A bit of a quantized activation may flip, so that a BitNet's are further apart."""
     tokens = tokens_of(60)
     wide = loaded(name, kv="float32").logits(tokens)
     half = loaded(name, kv="float16").logits(tokens)

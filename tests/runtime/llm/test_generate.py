@@ -75,12 +75,12 @@ def test_the_tokenizer_s_end_where_the_model_names_none(model: LanguageModel) ->
     end = model.tokenizer.eos_id
     assert end is not None
     ending_with(model)
-    model._decoder.logits = favour(model, end, after=4)  # type: ignore[method-assign]
+    model._decoder.logits = favor(model, end, after=4)  # type: ignore[method-assign]
     found = model.generate(PROMPT)
     assert (len(found.tokens), found.tokens[-1], found.finish_reason) == (4, end, "stop")
 
 
-def favour(model: LanguageModel, token: int, after: int) -> Any:
+def favor(model: LanguageModel, token: int, after: int) -> Any:
     """Return logits that choose `token` from the call of that number on."""
     logits, calls = model._decoder.logits, 0
 
@@ -129,7 +129,7 @@ def test_a_stop_string_may_be_one_string(model: LanguageModel) -> None:
 def test_a_stop_string_that_the_last_bytes_make(model: LanguageModel) -> None:
     """Half a character is held back until the text ends, and is a replacement character then."""
     half = model.tokenizer.encode("é", special=False)[0]
-    model._decoder.logits = favour(model, half, after=1)  # type: ignore[method-assign]
+    model._decoder.logits = favor(model, half, after=1)  # type: ignore[method-assign]
     assert told(model.generate(PROMPT, max_tokens=1)) == ("\ufffd", [half], "length")
     found = model.generate(PROMPT, max_tokens=1, stop=["\ufffd"])
     assert told(found) == ("", [half], "stop")

@@ -10,7 +10,7 @@ import pytest
 
 from rsr_runtime import OptionError
 from rsr_runtime.llm.config import Config, read_config
-from rsr_runtime.llm.kv_cache import Cache
+from rsr_runtime.llm.kv_cache import KVCache
 
 
 def config(**changes: Any) -> Config:
@@ -25,7 +25,7 @@ def config(**changes: Any) -> Config:
 @pytest.mark.parametrize(("kv", "dtype"), [("float32", np.float32), ("float16", np.uint16)])
 def test_layout(kv: str, dtype: type) -> None:
     """Heads of 20, whose values are padded to 32; 33 positions take three blocks of 16."""
-    cache = Cache(config(), 33, kv)
+    cache = KVCache(config(), 33, kv)
     for i in range(3):
         keys, values = cache.layer(i)
         assert keys.dtype == values.dtype == dtype
@@ -43,7 +43,7 @@ def test_bytes_of_a_position_do_not_depend_on_the_context(
     kv: str, itemsize: int, context: int
 ) -> None:
     """Three layers of two heads: 20 features of keys and 32 of values, as they lie there."""
-    cache = Cache(config(), context, kv)
+    cache = KVCache(config(), context, kv)
     assert cache.bytes_at(0) == 0
     assert cache.bytes_at(1) == 3 * 2 * (20 + 32) * itemsize
     assert cache.bytes_at(10) == 10 * cache.bytes_at(1)
@@ -52,10 +52,10 @@ def test_bytes_of_a_position_do_not_depend_on_the_context(
 @pytest.mark.parametrize("kv", ["bfloat16", "", "FLOAT16", None, 16])
 def test_other_dtypes(kv: Any) -> None:
     with pytest.raises(OptionError, match="kv: found .*expected 'float32' or 'float16'"):  # noqa: RUF043
-        Cache(config(), 16, kv)
+        KVCache(config(), 16, kv)
 
 
 def test_more_memory_than_there_is() -> None:
     huge = config(num_attention_heads=1 << 20, num_key_value_heads=1 << 20, head_dim=1 << 10)
     with pytest.raises(OptionError, match="no memory for keys and values of 16,777,216 positions"):
-        Cache(huge, 1 << 24, "float32")
+        KVCache(huge, 1 << 24, "float32")

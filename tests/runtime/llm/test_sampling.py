@@ -213,7 +213,7 @@ def reference(x: F32, s: Sampling, tokens: list[int]) -> npt.NDArray[np.float64]
 
 
 @given(
-    # Steps of 1/8: equal logits are common, and every border is far from its neighbours.
+    # Steps of 1/8: equal logits are common, and every border is far from its neighbors.
     st.lists(st.integers(-60, 60), min_size=1, max_size=40),
     st.sampled_from([0.5, 1.0, 2.0]),
     st.integers(0, 12),

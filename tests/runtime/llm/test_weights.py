@@ -36,18 +36,23 @@ def test_what_a_bitnet_has(language_models: LanguageModels) -> None:
     ):  # fmt: skip
         assert isinstance(linear.weight, Matrix)
         assert linear.weight.shape == shape
-        assert linear.takes_int8
+        assert linear.int8_activations
         assert linear.bias is None
         assert linear.norm is None
     assert layer.q.name == "model.layers.1.self_attn.q_proj"
     assert layer.down.name == "model.layers.1.mlp.down_proj"
-    norms = (layer.input_norm, layer.output_norm, layer.attention_norm, layer.ffn_norm)
+    norms = (
+        layer.input_layernorm,
+        layer.post_attention_layernorm,
+        layer.attn_sub_norm,
+        layer.ffn_sub_norm,
+    )
     assert [None if n is None else n.shape for n in norms] == [(64,), (64,), (64,), (ffn,)]
     assert (layer.q_norm, layer.k_norm) == (None, None)
     assert isinstance(weights.embedding, Dense)
     assert weights.embedding.dtype == "BF16"
     assert weights.head.weight is weights.embedding  # tied
-    assert not weights.head.takes_int8
+    assert not weights.head.int8_activations
 
 
 def test_norms_of_heads(language_models: LanguageModels) -> None:
@@ -57,7 +62,7 @@ def test_norms_of_heads(language_models: LanguageModels) -> None:
         assert layer.q_norm is not None
         assert layer.k_norm is not None
         assert layer.q_norm.shape == layer.k_norm.shape == (128,)
-        assert not layer.q.takes_int8
+        assert not layer.q.int8_activations
         # The whole model is ternary, embedding and head too.
         assert isinstance(weights.embedding, Matrix)
         assert isinstance(weights.head.weight, Matrix)
@@ -189,7 +194,7 @@ def test_biases(
 def test_norms_inside_linear_layers(
     language_models: LanguageModels, tmp_path: Path, name: str
 ) -> None:
-    """use_rms_norm: every layer normalises its own input before it quantises it."""
+    """use_rms_norm: every layer normalizes its own input before it quantizes it."""
     values = np.linspace(0.5, 1.5, 64, dtype=np.float32)
 
     def change(tensors: Tensors) -> None:
@@ -220,25 +225,25 @@ def test_layers_that_are_not_converted_take_floats(language_models: LanguageMode
     assert isinstance(down.weight, Dense)
     assert isinstance(k.weight, Matrix)  # its floats are ternary, but no layer of a BitNet
     for linear in (down, k):
-        assert not linear.takes_int8
-    assert weights.layers[1].down.takes_int8
-    assert weights.layers[0].q.takes_int8
+        assert not linear.int8_activations
+    assert weights.layers[1].down.int8_activations
+    assert weights.layers[0].q.int8_activations
 
 
 @pytest.mark.parametrize("family", ["bitnet-2b-online", "1bitllm"])
 def test_masters_that_were_not_compiled(
     language_models: LanguageModels, tmp_path: Path, family: str
 ) -> None:
-    """As they are they would make another model: it quantises them before it multiplies."""
+    """As they are they would make another model: it quantizes them before it multiplies."""
     path = language_models.variant(family, tmp_path, exclude=["*.1.mlp.down_proj*"])
     with pytest.raises(ModelError) as caught:
         llm.load(path)
-    text = "model.layers.1.mlp.down_proj.weight is dense, and the model quantises it: compile it"
+    text = "model.layers.1.mlp.down_proj.weight is dense, and the model quantizes it: compile it"
     assert text in str(caught.value)
     assert str(caught.value).count(" is dense") == 1
 
 
-def test_floats_of_a_model_that_does_not_quantise(
+def test_floats_of_a_model_that_does_not_quantize(
     language_models: LanguageModels, tmp_path: Path
 ) -> None:
     path = language_models.variant("trilm", tmp_path, exclude=["*.1.mlp.down_proj*"])
@@ -260,7 +265,7 @@ def test_patterns_of_what_is_not_converted(language_models: LanguageModels, tmp_
     )
     weights = weights_of(path)
     assert isinstance(weights.layers[1].down.weight, Dense)
-    assert weights.layers[1].up.takes_int8
+    assert weights.layers[1].up.int8_activations
 
 
 # --- heads --------------------------------------------------------------------------------------
@@ -302,7 +307,7 @@ def test_a_head_of_int8(language_models: LanguageModels, tmp_path: Path, tied: b
     )
     weights = weights_of(path)
     assert isinstance(weights.head.weight, Int8Head)
-    assert weights.head.takes_int8
+    assert weights.head.int8_activations
     with llm.load(path) as model, llm.load(language_models.path("bitnet-2b")) as plain:
         tokens = [256, 40, 41, 42]
         found, exact = model.next_logits(tokens), plain.next_logits(tokens)
@@ -334,6 +339,6 @@ def test_what_only_a_stranger_s_file_has(
             llm.load(language_models.path("llama-auto-bias"))
     path = language_models.variant("bitnet-2b", tmp_path, head="int8")
     llm.load(path).close()
-    monkeypatch.setattr("rsr_runtime.llm.weights.MAX_QUANTISED_COLUMNS", 63)
+    monkeypatch.setattr("rsr_runtime.llm.weights.MAX_QUANTIZED_COLUMNS", 63)
     with pytest.raises(ModelError, match=r"lm_head.weight is int8, of more than 63 columns"):
         llm.load(path)

@@ -121,7 +121,7 @@ def packed(linear_class: str) -> Layout:
 
 
 def masters(dtype: str) -> Layout:
-    """Weights as they are trained, which the model quantises itself."""
+    """Weights as they are trained, which the model quantizes itself."""
 
     def store(random: Random, module: str, rows: int, columns: int) -> dict[str, Tensor]:
         values = random.bell(rows, columns) * np.float32(1.2 * scale_of(columns))

@@ -294,7 +294,7 @@ class _Decoding(Protocol):
 _BEFORE = 8  # tokens of the text before that are looked at
 
 
-class TextStream:
+class StreamingDetokenizer:
     """The text of tokens that come one after another.
 
     The pieces together are exactly `tokenizer.decode` of all ids, and none ends inside a character.

@@ -64,7 +64,7 @@ def permute(w: Array, heads: int) -> Array:
 
 
 def stored(w: Array, kind: Q) -> Stored:
-    """Quantise with the gguf package."""
+    """Quantize with the gguf package."""
     data = gguf.quants.quantize(w, kind).tobytes()
     return w.shape, int(kind), data
 
@@ -109,7 +109,7 @@ def bench(kit: Kit, gguf_kit: GgufKit, tmp_path: Path) -> Bench:
 
 class TestTernaryTypes:
     @pytest.mark.parametrize("kind", [Q.TQ1_0, Q.TQ2_0])
-    def test_what_the_gguf_package_quantises(self, bench: Bench, kind: Q) -> None:
+    def test_what_the_gguf_package_quantizes(self, bench: Bench, kind: Q) -> None:
         w = ternary(40, 768) * np.float32(0.25)
         found = bench.compile({"w": stored(w, kind)})["w"]
         assert found.scale == f"{kind.name}, per tensor"
@@ -282,7 +282,7 @@ class TestTernaryTypes:
 
 class TestDense:
     @pytest.mark.parametrize("kind", [Q.Q8_0, Q.Q4_0, Q.Q5_1])
-    def test_as_the_gguf_package_dequantises(self, bench: Bench, kind: Q) -> None:
+    def test_as_the_gguf_package_dequantizes(self, bench: Bench, kind: Q) -> None:
         w = np.random.default_rng(2).normal(size=(300, 512)).astype(np.float32)
         data = stored(w, kind)
         found = bench.compile({"e": data, "t": stored(ternary(4, 256), Q.TQ2_0)})["e"]
@@ -328,7 +328,7 @@ class TestDense:
         assert np.array_equal(bench.dense("f"), w)
 
     @pytest.mark.parametrize("number", [TQ2_0, SHARED])
-    def test_blocks_of_more_dimensions_are_dequantised(self, bench: Bench, number: int) -> None:
+    def test_blocks_of_more_dimensions_are_dequantized(self, bench: Bench, number: int) -> None:
         """Experts, three-dimensional, stay dense; so does what --exclude names."""
         block = {TQ2_0: TQ2_0_BLOCK, SHARED: (HALF + Q2_CODES) * 2}[number]
         tensors = {"e": ((2, 3, 256), number, block * 6), "x": ((4, 256), number, block * 4)}
@@ -367,13 +367,13 @@ class TestDense:
         assert bench.back["w"] == ("F32", (32, 128), expected.tobytes())
 
     def test_without_the_gguf_package(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Only dense tensors of quantised types need it."""
+        """Only dense tensors of quantized types need it."""
         w = np.linspace(-1, 1, 512, dtype=np.float32).reshape(2, 256)
-        quantised, ternary_blocks = stored(w, Q.Q8_0), stored(ternary(2, 256), Q.TQ1_0)
+        quantized, ternary_blocks = stored(w, Q.Q8_0), stored(ternary(2, 256), Q.TQ1_0)
         monkeypatch.setitem(sys.modules, "gguf", None)
         bench.compile({"t": ternary_blocks})
         with pytest.raises(SourceError, match=r"e: its type is Q8_0.*pip install 'rsr-ternary\[g"):
-            bench.compile({"t": ternary_blocks, "e": quantised})
+            bench.compile({"t": ternary_blocks, "e": quantized})
 
 
 class TestLlama:

@@ -25,7 +25,7 @@ from tokenizers import Tokenizer as Library
 from rsr_runtime.llm.errors import DependencyError, ModelError, PromptError
 from rsr_runtime.llm.tokenizer.tokenizer import (
     StopStrings,
-    TextStream,
+    StreamingDetokenizer,
     Tokenizer,
     _run,
     special_tokens,
@@ -152,7 +152,7 @@ LLAMA3, LLAMA2 = TOKENIZERS["bytes_bpe"], TOKENIZERS["byte_fallback_bpe"]
 
 
 def streamed(tokenizer: Tokenizer, ids: list[int], **options: Any) -> list[str]:
-    stream = TextStream(tokenizer, **options)
+    stream = StreamingDetokenizer(tokenizer, **options)
     return [*map(stream.push, ids), stream.finish()]
 
 
@@ -375,7 +375,7 @@ class TestRefusals:
         with pytest.raises(PromptError, match="no token id"):
             LLAMA3.decode([bad])
         with pytest.raises(PromptError, match="no token id"):
-            TextStream(LLAMA3).push(bad)
+            StreamingDetokenizer(LLAMA3).push(bad)
 
     def test_without_the_library(self) -> None:
         code = (

@@ -77,7 +77,7 @@ def load(folder: Path) -> Any:
         problems = {key: value for key, value in info.items() if value}
         if problems:
             raise RuntimeError(f"{folder} was not loaded in full: {problems}")
-        # A quantised checkpoint keeps its stored dtypes, and PreTrainedModel.float() is blocked; so
+        # A quantized checkpoint keeps its stored dtypes, and PreTrainedModel.float() is blocked; so
         # float() of the base class, which widens BF16 and leaves the packed codes alone.
         torch.nn.Module.float(model)
         return model.eval()

@@ -5,9 +5,9 @@ which ``from_pretrained`` refuses a BitNet checkpoint)::
 
     python tests/parity/make_golden.py
 
-For both linear classes of the ``bitnet`` quantisation method it builds a small random
+For both linear classes of the ``bitnet`` quantization method it builds a small random
 ``BitNetForCausalLM``, replaces, packs, saves and loads it with the functions of ``transformers``,
-and records what each quantised linear layer received and returned::
+and records what each quantized linear layer received and returned::
 
     tests/golden/transformers/<linear_class>/model/            config.json, model.safetensors, ...
     tests/golden/transformers/<linear_class>/activations.npz   <module>/input, <module>/output,
@@ -15,7 +15,7 @@ and records what each quantised linear layer received and returned::
     tests/golden/transformers/<linear_class>/edge_rows.npz     the same keys, rows made by hand
 
 Everything in the checkpoint is BF16 but the packed codes, as in the published checkpoints. The
-recordings are made in float32: in BF16 both the int8 quantisation of the activations and the output
+recordings are made in float32: in BF16 both the int8 quantization of the activations and the output
 would be rounded to 8 bits, and a comparison could not tell a wrong integer from a rounding.
 
 The weights depend on the seed alone. The activations may differ in their last bits on another
@@ -81,7 +81,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Built:
-    """A quantised model in memory, with the packed codes of its linear layers by tensor name."""
+    """A quantized model in memory, with the packed codes of its linear layers by tensor name."""
 
     model: Any
     packed: dict[str, torch.Tensor]
@@ -115,7 +115,7 @@ def near_ties(x: FloatArray) -> npt.NDArray[np.int64]:
 
     torch computes ``127 / tensor`` as ``127 * (1 / tensor)``, which is off by an ulp from the plain
     division for a quarter of all rows. Both are right, but next to a rounding boundary they may
-    choose neighbouring integers.
+    choose neighboring integers.
     """
     wide = x.astype(np.float64)
     absmax = np.abs(wide).max(axis=-1, keepdims=True)
@@ -133,14 +133,14 @@ def tie_allowance(x: FloatArray, multiplier: float) -> npt.NDArray[np.float64]:
 
 
 def edge_rows(n: int) -> FloatArray:
-    """Return rows at the corners of the activation quantiser.
+    """Return rows at the corners of the activation quantizer.
 
     Every row has a scale that is exact in float32 (a power of two, or one fixed by the 1e-5 floor),
     so that no result hangs on how the division was done.
     """
     rng = np.random.default_rng(n)
     ties = rng.integers(-127, 127, size=n).astype(np.float32) + np.float32(0.5)
-    ties[0] = 127.0  # s_x = 1: every other value lies half-way, and must go to the even neighbour
+    ties[0] = 127.0  # s_x = 1: every other value lies half-way, and must go to the even neighbor
     odd = 2 * rng.integers(-127, 127, size=n).astype(np.float32) + np.float32(1)
     odd[-1] = -254.0  # s_x = 0.5: half-way again, the extreme value being negative
     single = np.zeros(n, dtype=np.float32)
@@ -177,7 +177,7 @@ def transformers_ready() -> Iterator[None]:
             yield
 
 
-def quantised_modules(model: Any) -> dict[str, Any]:
+def quantized_modules(model: Any) -> dict[str, Any]:
     """Return the BitNet linear layers of ``model`` by module name."""
     from transformers.integrations.bitnet import AutoBitLinear, BitLinear
 
@@ -186,7 +186,7 @@ def quantised_modules(model: Any) -> dict[str, Any]:
 
 
 def build(linear_class: str, shape: Shape, seed: int) -> Built:
-    """Build a random BF16 model and quantise it, leaving each step to transformers where it has it.
+    """Build a random BF16 model and quantize it, leaving each step to transformers where it has it.
 
     It has no function that turns master weights into ternary ones offline, so that line is the
     formula of its ``WeightQuant``.
@@ -220,14 +220,14 @@ def build(linear_class: str, shape: Shape, seed: int) -> Built:
                 parameter.add_(0.1 * torch.randn_like(parameter))
         masters = {name: value.clone() for name, value in model.state_dict().items()}
 
-        quantisation = BitNetQuantConfig(linear_class=linear_class, quantization_mode="offline")
-        replace_with_bitnet_linear(model, get_keys_to_not_convert(model), quantisation)
+        quantization = BitNetQuantConfig(linear_class=linear_class, quantization_mode="offline")
+        replace_with_bitnet_linear(model, get_keys_to_not_convert(model), quantization)
         # Only the config: with `model.hf_quantizer` set, save_pretrained would drop its argument
         # `state_dict`, and there is no other way to have it write AutoBitLinear weights packed.
-        model.config.quantization_config = quantisation
+        model.config.quantization_config = quantization
 
         packed = {}
-        for name, module in quantised_modules(model).items():
+        for name, module in quantized_modules(model).items():
             master = masters[f"{name}.weight"].float()
             mean = master.abs().mean().clamp(min=1e-5)
             ternary = (master * (1.0 / mean)).round().clamp(-1, 1)
@@ -266,15 +266,15 @@ def load(folder: Path, dtype: str) -> Any:
         if problems:
             raise RuntimeError(f"{folder} was not loaded in full: {problems}")
         if dtype == "float32":
-            # A quantised checkpoint keeps its stored dtypes whatever `dtype` says (only the modules
-            # made by the quantiser follow it), and PreTrainedModel.float() is blocked; so float()
+            # A quantized checkpoint keeps its stored dtypes whatever `dtype` says (only the modules
+            # made by the quantizer follow it), and PreTrainedModel.float() is blocked; so float()
             # of the base class, which widens the BF16 values and leaves the uint8 codes alone.
             torch.nn.Module.float(model)
         return model.eval()
 
 
 def record(model: Any, tokens: tuple[int, ...]) -> Recording:
-    """Run ``tokens`` through the model and return what each quantised layer got and gave."""
+    """Run ``tokens`` through the model and return what each quantized layer got and gave."""
     with transformers_ready():
         import torch
 
@@ -287,7 +287,7 @@ def record(model: Any, tokens: tuple[int, ...]) -> Recording:
 
             return hook
 
-        modules = quantised_modules(model)
+        modules = quantized_modules(model)
         handles = [m.register_forward_hook(hook_for(name)) for name, m in modules.items()]
         try:
             ids = torch.tensor([tokens])
@@ -304,7 +304,7 @@ def record_edge_rows(model: Any, names: tuple[str, ...]) -> Recording:
     with transformers_ready():
         import torch
 
-        modules = quantised_modules(model)
+        modules = quantized_modules(model)
         recording: Recording = {}
         for name in names:
             rows = edge_rows(modules[name].in_features)
@@ -332,15 +332,15 @@ def _linear_int8(
     """Compute a layer from the formula alone, to check the recording before it is kept."""
     absmax: FloatArray = np.maximum(np.abs(x).max(axis=-1, keepdims=True), np.float32(1e-5))
     scale = np.float32(127) / absmax
-    quantised = np.clip(np.rint(x * scale), -128, 127).astype(np.int64)
-    accumulated = (quantised @ ternary.T.astype(np.int64)).astype(np.float32)
+    quantized = np.clip(np.rint(x * scale), -128, 127).astype(np.int64)
+    accumulated = (quantized @ ternary.T.astype(np.int64)).astype(np.float32)
     result: FloatArray = accumulated * multiplier / scale
     return result
 
 
 def _check(linear_class: str, built: Built, recording: Recording) -> float:
     """Return the worst row error of ``recording`` against :func:`_linear_int8`."""
-    modules = quantised_modules(built.model)
+    modules = quantized_modules(built.model)
     worst = 0.0
     for key in recording:
         if not key.endswith("/input"):
