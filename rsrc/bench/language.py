@@ -338,7 +338,7 @@ def _describe(model: LanguageModel) -> dict[str, Any]:
     else:
         stored = head.dtype if isinstance(head, Dense) else "I8"
     return {
-        "architecture": config.family.architecture,
+        "architecture": config.architecture.name,
         "layers": config.layers,
         "hidden_size": config.hidden_size,
         "vocab_size": config.vocab_size,

@@ -12,6 +12,7 @@ import numpy as np
 from rsr_formats import RsrFile
 from rsr_formats.atomic import atomic_file, check_output
 from rsr_formats.records import DTYPE_BITS, DenseTensor, IndexedTensor, Tensor
+from rsr_formats.text import listed, quoted
 
 from ..common.errors import ExportError, MismatchError, OptionError, SourceError
 from ..compiler import head
@@ -24,7 +25,7 @@ from .folder import atomic_folder, check_folder, write_model_files
 from .masters import warning
 from .safetensors import write_safetensors
 from .source import Restorable, restorable
-from .tensors import Export, decode, of_source, read_config, some
+from .tensors import Export, decode, of_source, read_config
 
 Progress = Callable[[str, int, int], None]
 
@@ -147,7 +148,7 @@ def _refuse_mlx_codes(file: RsrFile) -> None:
     ]
     if packed:
         raise ExportError(
-            f"packed codes of MLX (U32) that are not ternary have no other form: {some(packed)}. "
+            f"packed codes of MLX (U32) that are not ternary have no other form: {quoted(packed)}. "
             "Only --to source writes them"
         )
 
@@ -213,8 +214,8 @@ def compare(
             if difference:
                 wrong.append(f"{t.name}: {difference}")
     if wrong:
-        more = f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""
-        raise MismatchError(f"{path} does not match {source}: {'; '.join(wrong[:10])}{more}")
+        text = listed(wrong, 10, separator="; ")
+        raise MismatchError(f"{path} does not match {source}: {text}")
     return len(checkpoint.tensors)
 
 
