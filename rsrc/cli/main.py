@@ -224,7 +224,8 @@ def verify(file: Path, against: Path | None, as_json: bool) -> None:
     """Check every byte of a .rsr FILE."""
     from rsr_formats import RsrFile
 
-    from ..export.decompile import added_tensors, compare, quantized_tensors
+    from ..export.decompile import added_tensors, quantized_tensors
+    from ..inspection.compare import compare
 
     opened = RsrFile(file)
     total = sum(s.stored_size for s in opened.header.sections)

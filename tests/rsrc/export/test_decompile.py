@@ -22,7 +22,8 @@ from rsr_formats.errors import (
 )
 from rsr_formats.records import LAYOUTS
 from rsr_testing.checkpoints import Kit
-from rsrc.export.decompile import compare, decompile
+from rsrc.export.decompile import decompile
+from rsrc.inspection.compare import compare
 from rsrc.layouts import BY_NAME
 
 RNG = np.random.default_rng(12)

@@ -14,7 +14,7 @@ import rsr_runtime
 import rsrc
 from rsr_testing.checkpoints import Kit
 from rsrc.compiler.report import TensorReport
-from rsrc.export.decompile import compare
+from rsrc.inspection.compare import compare
 
 Array = npt.NDArray[Any]
 

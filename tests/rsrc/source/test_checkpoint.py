@@ -12,7 +12,8 @@ import pytest
 import rsrc
 from rsr_formats.model_files import MODEL_FILES
 from rsr_testing.checkpoints import Kit
-from rsrc.export.decompile import compare, decompile
+from rsrc.export.decompile import decompile
+from rsrc.inspection.compare import compare
 from rsrc.source.checkpoint import open_checkpoint
 
 T = np.array([[1, 0, -1], [0, 0, 1]], np.int8)
