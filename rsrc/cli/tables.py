@@ -16,6 +16,7 @@ from rich.text import Text
 from rsr_formats.text import printable
 
 from ..compiler.report import HeadReport, Report, TensorReport, stored_ratio
+from .listing import Listed, print_tensors
 
 _BAR = 32
 _MOST_SEGMENTS = 81
@@ -155,7 +156,7 @@ def print_inspection(result: dict[str, Any]) -> None:
             f"written by {printable(result['producer'])}",
             highlight=False,
         )
-        out.print(_tensor_table(result["tensors"]))
+        print_tensors(out, [_listed(t) for t in result["tensors"]])
         for file in result["files"]:
             out.print(f"file {printable(file['name'])}, {size(file['bytes'])}", highlight=False)
         for key, value in result["metadata"].items():
@@ -166,7 +167,7 @@ def print_inspection(result: dict[str, Any]) -> None:
     fields = Table(box=None, show_header=False, padding=(0, 1))
     for key, value in result.items():
         if key == "scales":
-            fields.add_row(key, f"{value}{_scale_rule(result['scale'])}")
+            fields.add_row(key, f"{value}: {_scale_rule(result)}" if value else "none")
         elif (key, value) in (("stride", 1), ("quantised", None)):
             continue  # as everybody expects
         elif key == "quantised":
@@ -189,21 +190,8 @@ def print_inspection(result: dict[str, Any]) -> None:
 
 def print_survey(result: dict[str, Any]) -> None:
     """Print what compiling a source would do."""
-    table = _table("tensor", "stored as", "becomes", "because")
-    for column in table.columns[1:]:
-        column.justify = "left"
-    for t in result["tensors"]:
-        shape = "x".join(map(str, t["shape"])) or "scalar"
-        index = f" {t['encoding']} {t['packing']} k={t['k']}" if "encoding" in t else ""
-        if t["becomes"] == "absorbed":
-            because = f"belongs to {t['into']}"
-        else:
-            because = t.get("reason") or f"{t['layout']}, scale: {t['scale']}"
-        table.add_row(
-            printable(t["name"]), f"{t['dtype']} {shape}", t["becomes"] + index, printable(because)
-        )
     out = console()
-    out.print(table)
+    print_tensors(out, [_listed_source(t) for t in result["tensors"]])
     counts = Counter(t["becomes"] for t in result["tensors"])
     summary = ", ".join(f"{count} {becomes}" for becomes, count in counts.items())
     out.print(f"{printable(result['path'])}: {size(result['bytes'])}: {summary}", highlight=False)
@@ -217,34 +205,46 @@ def print_survey(result: dict[str, Any]) -> None:
         out.print("nothing here is ternary or binary", highlight=False)
 
 
-def _scale_rule(scale: dict[str, Any] | None) -> str:
-    """Say what shares a scale where that is not a number of rows alone."""
-    if scale is None or scale["columns"] is None:
-        return ""
-    rows = "row" if scale["rows"] == 1 else f"{scale['rows']} rows"
-    return f", one per {rows} and {scale['columns']} columns ({scale['dtype']})"
+def _listed(t: dict[str, Any]) -> Listed:
+    """Return a tensor of a .rsr file as `rsrc inspect` lists it."""
+    shape = "x".join(map(str, t["shape"])) or "scalar"
+    if t["kind"] == "dense":
+        made = t["quantised"]
+        dtype = t["dtype"] if made is None else f"I8, {made['rule']} of {made['dtype']}"
+        return Listed(t["name"], f"dense {dtype}", shape, t["bytes"])
+    heading = (
+        f"{t['kind']}: {t['encoding']} {t['packing']}, {t['direction']}, k = {t['k']}; source "
+        f"{t['dtype']}, layout {t['layout']}; {_scale_rule(t)}"
+    )
+    return Listed(t["name"], heading, shape, t["bytes"], t["bits_per_weight"])
 
 
-def _tensor_table(tensors: Sequence[dict[str, Any]]) -> Table:
-    table = _table("tensor", "kind", "shape", "source", "index", "k", "bits/weight", "bytes")
-    for t in tensors:
-        indexed = t["kind"] != "dense"
-        table.add_row(
-            printable(t["name"]),
-            t["kind"],
-            "x".join(map(str, t["shape"])) or "scalar",
-            f"{t['dtype']} {t['layout']}" if indexed else _dense_source(t),
-            f"{t['encoding']} {t['packing']} {t['direction']}" if indexed else "",
-            str(t["k"]) if indexed else "",
-            f"{t['bits_per_weight']:.3f}" if indexed else "",
-            f"{t['bytes']:,}",
+def _scale_rule(t: dict[str, Any]) -> str:
+    """Say in words what shares a scale."""
+    scale = t["scale"]
+    if scale is None:
+        return "no scale"
+    if scale["columns"] is not None:
+        rows = "row" if scale["rows"] == 1 else f"{scale['rows']} rows"
+        return f"a scale per {rows} and {scale['columns']} columns ({scale['dtype']})"
+    if t["scales"] == 1:
+        return "one scale"
+    return "a scale per row" if scale["rows"] == 1 else f"a scale per {scale['rows']} rows"
+
+
+def _listed_source(t: dict[str, Any]) -> Listed:
+    """Return a tensor of a source as `rsrc inspect` lists it."""
+    shape = "x".join(map(str, t["shape"])) or "scalar"
+    if t["becomes"] == "absorbed":
+        heading = f"absorbed into the tensor it scales ({t['dtype']})"
+    elif "encoding" in t:
+        heading = (
+            f"{t['becomes']}: {t['encoding']} {t['packing']}, k = {t['k']}; {t['dtype']}, layout "
+            f"{t['layout']}, scale: {t['scale']}"
         )
-    return table
-
-
-def _dense_source(t: dict[str, Any]) -> str:
-    made = t["quantised"]
-    return str(t["dtype"]) if made is None else f"{made['dtype']} {made['rule']}"
+    else:
+        heading = f"{t['becomes']} {t['dtype']}: {t['reason']}"
+    return Listed(t["name"], heading, shape, t["bytes"])
 
 
 def _print_block(out: Console, result: dict[str, Any]) -> None:

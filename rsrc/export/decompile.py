@@ -95,8 +95,8 @@ def decompile(
     else:
         if to == "bitnet" and export.config is not None:
             raise ExportError(
-                f"{output}: config.json must say whether weight_scale divides or multiplies, and that "
-                f"of {file.path} does not: write a directory, which gets a config.json"
+                f"{output}: config.json must say whether weight_scale divides or multiplies, and "
+                f"that of {file.path} does not: write a directory, which gets a config.json"
             )
         _write(export, output, force, progress)
     for text in [*export.notes, *_added_notes(file)]:
