@@ -1,4 +1,4 @@
-"""The README's commands run, and print what the README and docs/how-it-works.md show.
+"""What README.md, docs/how-it-works.md and docs/llm.md show is what happens.
 
 Two things are replaced. `hf download` becomes a small checkpoint of the same family, and the
 installation (venv, pip) is the one that runs this suite. `rsrc bench` measures, so only its help is
@@ -7,6 +7,7 @@ read. The gate (.ci/run) runs `make demo` and `make test`.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shlex
@@ -18,12 +19,15 @@ from pathlib import Path
 
 import pytest
 import safetensors
+from click.testing import CliRunner
 
 from rsr_testing.models import FAMILIES
 from rsr_testing.paths import ROOT
+from rsrc.cli import main
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 HOW_IT_WORKS = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
+LANGUAGE_MODELS = (ROOT / "docs" / "llm.md").read_text(encoding="utf-8")
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 # The documents show a UTF-8 terminal, whatever the encoding of a pipe is here. PYTHONIOENCODING may
 # be set already and takes precedence over PYTHONUTF8.
@@ -151,6 +155,14 @@ def test_python_generates_what_the_command_does(folder: Path) -> None:
     assert shown.startswith(text)
 
 
+def test_python_of_the_language_models_runs(folder: Path) -> None:
+    (code,) = blocks("python", LANGUAGE_MODELS)
+    family = FAMILIES["bitnet-2b"]
+    config = {**family.config, "max_position_embeddings": 1024}
+    dataclasses.replace(family, config=config).build(folder)
+    assert len(run_python(code, folder)) > 100
+
+
 def test_decompile_restores_the_source_tensors(folder: Path) -> None:
     (line,) = re.findall(r"`(rsrc decompile [^`]+)`", README)
     program, *arguments = shlex.split(line)
@@ -160,17 +172,18 @@ def test_decompile_restores_the_source_tensors(folder: Path) -> None:
     assert tensors(folder / "back.safetensors") == source
 
 
-def test_verify_compares_with_the_source(folder: Path) -> None:
+def test_verify_is_shown() -> None:
     (line,) = re.findall(r"`(rsrc verify [^`]+)`", README)
-    program, *arguments = shlex.split(line)
-    assert "all 3 tensors" in run(program, arguments, folder)
+    assert f"$ {line}\n" in HOW_IT_WORKS  # where it is run
 
 
-def test_inline_commands_exist(folder: Path) -> None:
+def test_inline_commands_exist() -> None:
     inline = set(re.findall(r"`rsrc ([a-z]+)", README))
     assert {"inspect", "decompile", "bench", "verify", "perplexity"} <= inline
     for command in inline:
-        assert "Usage" in run("rsrc", [command, "--help"], folder)
+        done = CliRunner().invoke(main, [command, "--help"])
+        assert done.exit_code == 0
+        assert "Usage" in done.output
 
 
 def test_make_targets_are_part_of_the_gate() -> None:
