@@ -46,7 +46,8 @@ def print_tensors(out: Console, tensors: Sequence[Listed]) -> None:
     lines = {heading: list(_lines(members)) for heading, members in groups.items()}
     rows = [line for members in lines.values() for line in members]
     shapes = max((len(line.shape) for line in rows), default=0)
-    rest = f"  count  {'shape':<{shapes}}  bits/w      size"
+    has_bits = any(line.bits_per_weight is not None for line in rows)
+    rest = f"  count  {'shape':<{shapes}}{'  bits/w' if has_bits else ''}      size"
     widest = max((len(line.name) for line in rows), default=0)
     width = max(20, min(widest, out.width - len(rest) - 2))
     out.print(f"{'tensor':<{width + 2}}{rest}", highlight=False, style="bold")
@@ -56,10 +57,10 @@ def print_tensors(out: Console, tensors: Sequence[Listed]) -> None:
             *above, last = _broken(line.name, width)
             for part in above:
                 out.print(f"  {part}", highlight=False, no_wrap=True)
-            bits = "" if line.bits_per_weight is None else f"{line.bits_per_weight:.3f}"
+            bits = f"{'' if line.bits_per_weight is None else f'{line.bits_per_weight:.3f}':>8}"
             out.print(
-                f"  {last:<{width}}  {line.count:>5}  {line.shape:<{shapes}}  {bits:>6}  "
-                f"{_size(line.size):>8}",
+                f"  {last:<{width}}  {line.count:>5}  {line.shape:<{shapes}}"
+                f"{bits if has_bits else ''}  {_size(line.size):>8}",
                 highlight=False,
                 no_wrap=True,
             )

@@ -167,7 +167,9 @@ def print_inspection(result: dict[str, Any]) -> None:
     fields = Table(box=None, show_header=False, padding=(0, 1))
     for key, value in result.items():
         if key == "scales":
-            fields.add_row(key, f"{value}: {_scale_rule(result)}" if value else "none")
+            scale = result["scale"]
+            has_groups = scale is not None and scale["columns"] is not None
+            fields.add_row(key, f"{value}, one {_sharing(scale)}" if has_groups else str(value))
         elif (key, value) in (("stride", 1), ("quantised", None)):
             continue  # as everybody expects
         elif key == "quantised":
@@ -224,12 +226,16 @@ def _scale_rule(t: dict[str, Any]) -> str:
     scale = t["scale"]
     if scale is None:
         return "no scale"
-    if scale["columns"] is not None:
-        rows = "row" if scale["rows"] == 1 else f"{scale['rows']} rows"
-        return f"a scale per {rows} and {scale['columns']} columns ({scale['dtype']})"
-    if t["scales"] == 1:
+    if scale["columns"] is None and t["scales"] == 1:
         return "one scale"
-    return "a scale per row" if scale["rows"] == 1 else f"a scale per {scale['rows']} rows"
+    return f"one scale {_sharing(scale)}"
+
+
+def _sharing(scale: dict[str, Any]) -> str:
+    rows = "row" if scale["rows"] == 1 else f"{scale['rows']} rows"
+    if scale["columns"] is None:
+        return f"per {rows}"
+    return f"per {rows} and {scale['columns']} columns ({scale['dtype']})"
 
 
 def _listed_source(t: dict[str, Any]) -> Listed:
@@ -243,7 +249,8 @@ def _listed_source(t: dict[str, Any]) -> Listed:
             f"{t['layout']}, scale: {t['scale']}"
         )
     else:
-        heading = f"{t['becomes']} {t['dtype']}: {t['reason']}"
+        reason = t["reason"].removeprefix(f"{t['dtype']}, ")
+        heading = f"{t['becomes']} {t['dtype']}: {reason}"
     return Listed(t["name"], heading, shape, t["bytes"])
 
 
