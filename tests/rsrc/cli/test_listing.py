@@ -83,11 +83,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = {"self_attn.q_proj": (8, 8), "self_attn.k_proj": (4, 8), "self_attn.v_proj": (4, 8)}
     sizes |= {"self_attn.o_proj": (8, 8), "mlp.gate_proj": (12, 8), "mlp.up_proj": (12, 8)}
     sizes |= {"mlp.down_proj": (8, 12)}
-    norms = ("input_layernorm", "post_attention_layernorm")
-    norms += ("self_attn.attn_sub_norm", "mlp.ffn_sub_norm")
-    tensors: dict[str, Any] = {
-        "model.embed_tokens.weight": rng.standard_normal((16, 8)).astype(np.float32)
-    }
+    norms = ["input_layernorm", "post_attention_layernorm"]
+    norms += ["self_attn.attn_sub_norm", "mlp.ffn_sub_norm"]
+    tensors: dict[str, Any] = {}
+    tensors["model.embed_tokens.weight"] = rng.standard_normal((16, 8)).astype(np.float32)
     tensors["model.norm.weight"] = np.ones(8, np.float32)
     for i in range(LAYERS):
         for module, shape in sizes.items():
