@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from rsr_runtime.llm.phase_timer import PARTS
 
-from ..cli.tables import size
+from ..common.console import size
 from .plot import check_picture, require_matplotlib
 from .show import processor
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from rsr_formats.text import printable
 from rsr_runtime.llm.phase_timer import PARTS
 
-from ..cli.tables import size
+from ..common.console import size
 from .show import processor
 
 

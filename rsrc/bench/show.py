@@ -10,7 +10,7 @@ from rich.text import Text
 
 from rsr_formats.text import printable
 
-from ..cli.tables import size
+from ..common.console import size
 
 _COLUMNS = ("dtype", "threads", "bits/weight", "time", "weights/ns", "GB/s", "of plain read")
 

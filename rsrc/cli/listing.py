@@ -11,6 +11,8 @@ from rich.console import Console
 
 from rsr_formats.text import printable
 
+from ..common.console import size as format_size
+
 _NUMBER = re.compile(r"(?:^|(?<=\.))[0-9]+(?=\.)")  # a layer or an expert in a tensor's name
 _Numbers = tuple[int, ...]
 
@@ -60,7 +62,7 @@ def print_tensors(out: Console, tensors: Sequence[Listed]) -> None:
             bits = f"{'' if line.bits_per_weight is None else f'{line.bits_per_weight:.3f}':>8}"
             out.print(
                 f"  {last:<{width}}  {line.count:>5}  {line.shape:<{shapes}}"
-                f"{bits if has_bits else ''}  {_size(line.size):>8}",
+                f"{bits if has_bits else ''}  {format_size(line.size):>8}",
                 highlight=False,
                 no_wrap=True,
             )
@@ -111,11 +113,3 @@ def _broken(name: str, width: int) -> list[str]:
             lines.append("  ")
         lines[-1] += part
     return lines
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"

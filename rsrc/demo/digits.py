@@ -15,7 +15,7 @@ import rsr_runtime
 from rsr_runtime.matrix import Matrix
 from rsr_runtime.reference import quantize_int8
 
-from ..cli.tables import console, size
+from ..common.console import console, size
 from ..common.errors import SourceError
 from ..common.scratch import scratch_folder
 from ..compiler.pipeline import compile

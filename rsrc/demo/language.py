@@ -10,7 +10,7 @@ from rich.console import Console
 
 from rsr_runtime import llm
 
-from ..cli.tables import console, size
+from ..common.console import console, size
 from ..common.scratch import scratch_folder
 from ..compiler.pipeline import compile
 from ..compiler.report import Report

@@ -108,7 +108,7 @@ def test_thirty_layers_fit_a_terminal(
     model: Path, compiled: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At most 40 lines of 80 columns, no word cut, and every tensor of --json is counted."""
-    from rsrc.cli import tables
+    from rsrc.cli import inspect_tables as tables
 
     monkeypatch.setattr(tables, "console", lambda: Console(width=80, markup=False, emoji=False))
     result = inspect_file(model / "model.rsr") if compiled else survey(model)

@@ -304,7 +304,7 @@ def test_the_command_line(make: Callable[..., Path], tmp_path: Path) -> None:
         assert (f"made of {EMBEDDING}, which is kept" in told.stdout) == tied
         told = run(main, ["verify", str(rsr), "--against", str(source)])
         assert told.exit_code == 0, told.output
-        end = f", and {HEAD} as made of them" if tied else ", 1 of them quantized as then"
+        end = f", and {HEAD}, quantized from it" if tied else ", 1 re-quantized as when compiled"
         assert told.stdout.rstrip().endswith(end)
         told = run(main, ["verify", str(rsr), "--against", str(source), "--json"])
         result = json.loads(told.stdout)
