@@ -21,6 +21,7 @@ import pytest
 import safetensors
 from click.testing import CliRunner
 
+from rsr_testing.documents import blocks
 from rsr_testing.models import FAMILIES
 from rsr_testing.paths import ROOT
 from rsrc.cli import main
@@ -36,12 +37,8 @@ UTF8 = {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
 THIN = str.maketrans("┏━┳┓┃┡╇┩", "┌─┬┐│├┼┤")
 
 
-def blocks(language: str, text: str = README) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-
-
 def shell_lines() -> list[str]:
-    return [line for block in blocks("sh") for line in block.splitlines()]
+    return [line for block in blocks("sh", README) for line in block.splitlines()]
 
 
 def steady(text: str) -> str:
@@ -137,7 +134,7 @@ def test_console_examples_print_what_the_documents_show(printed: list[tuple[str,
 
 
 def test_python_examples_print_what_their_comments_say(folder: Path) -> None:
-    _, code = blocks("python")
+    _, code = blocks("python", README)
     expected = [
         re.split(r"\s{3,}", line.split("# ", 1)[1])[0]
         for line in code.splitlines()
@@ -148,7 +145,7 @@ def test_python_examples_print_what_their_comments_say(folder: Path) -> None:
 
 
 def test_python_generates_what_the_command_does(folder: Path) -> None:
-    code, _ = blocks("python")
+    code, _ = blocks("python", README)
     (shown,) = re.findall(r"^\$ rsrc run [^\n]*\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     text = run_python(code, folder)
     assert len(text) > 40
