@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rsr_formats import IndexedTensor, RsrFile, create, errors, reader, validate
+from rsr_formats import IndexedTensor, RsrFile, compression, create, errors, validate
 from rsr_formats.decode import row_scales
 from rsr_formats.records import DenseTensor, FileEntry, Scale, Section, SourceRecord
 from rsr_testing.drafts import Draft
@@ -145,13 +145,13 @@ def test_verify_decompresses_each_section_once(
         entry = FileEntry("f", writer.add([b"text"], 1))
         writer.finish(producer="", metadata={}, files=[entry], tensors=[tensor, dense])
     seen: list[str] = []
-    original = reader._decompress
+    original = compression.decompress
 
     def decompress(stored: Any, s: Section, what: str) -> Any:
         seen.append(what)
         return original(stored, s, what)
 
-    monkeypatch.setattr(reader, "_decompress", decompress)
+    monkeypatch.setattr(compression, "decompress", decompress)
     file = RsrFile(path)
     file.verify()
     assert sorted(seen) == sorted(file.header.owners())
