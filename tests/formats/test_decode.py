@@ -123,7 +123,7 @@ def test_a_rank_that_is_no_pattern_has_no_block() -> None:
     A = np.full((40, 24), 2, np.uint8)
     t, packed = indexed(A, TERNARY, 3, "n4s1")
     packed[65] = 0x1F  # block 2 of row 1: magnitude 15
-    with pytest.raises(IndexDataError, match="rank 28 in block 2 is no pattern"):
+    with pytest.raises(IndexDataError, match="rank 28 in block 2, expected 0 to 26"):
         decode_block(t, {"ranks": packed}, 2)
     decode_digits(t, {"ranks": packed})  # means nothing, harms nothing
 

@@ -223,7 +223,7 @@ def test_record_beyond_the_limit(draft: Draft) -> None:
 
 def test_companions_beyond_the_limit(draft: Draft) -> None:
     draft.ranked["source"]["companions"] *= 5
-    with pytest.raises(LimitError, match=r"companions: 5, the limit is 4"):
+    with pytest.raises(LimitError, match=r"companions: 5 entries, the limit is 4"):
         decode_header(packed(draft.doc))
 
 

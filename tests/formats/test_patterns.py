@@ -153,6 +153,6 @@ def test_a_rank_beyond_the_list_has_no_block() -> None:
         SourceRecord("float", "F32", (1, 2)), None, b"\0\1\1\0",
     )  # fmt: skip
     packed = pack_w16(np.array([[2]], np.uint16), 0)
-    with pytest.raises(IndexDataError, match="rank 2 in block 0 is no pattern; there are 2"):
+    with pytest.raises(IndexDataError, match="rank 2 in block 0, expected 0 to 1"):
         decode_block(t, {"ranks": packed}, 0)
     decode_digits(t, {"ranks": packed})  # means nothing, harms nothing
