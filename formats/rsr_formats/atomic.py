@@ -82,9 +82,7 @@ def check_output(path: str | os.PathLike[str], force: bool) -> Path:
         if not stat.S_ISREG(target.stat().st_mode):
             raise OutputExistsError(f"{path} exists and is not a regular file: choose another name")
         if not force:
-            raise OutputExistsError(
-                f"{path} already exists: use --force (force=True) to replace it"
-            )
+            raise OutputExistsError(f"{path} already exists: use --force to replace it")
     return target
 
 

@@ -170,7 +170,7 @@ class _Stream:
 
     def __init__(self, data: bytes) -> None:
         self._data = data
-        # Unpacker copies bytes that it is fed twice; it reads a file in pieces.
+        # Bytes that are fed to an Unpacker are copied twice; a file is read in pieces.
         self._walk: Any = msgpack.Unpacker(BytesIO(data), read_size=_READ, max_buffer_size=0)
 
     def fields(self) -> Iterator[str]:
@@ -242,7 +242,7 @@ class _Fields:
 
     def __init__(self, value: Any, where: str) -> None:
         if not isinstance(value, dict):
-            raise HeaderFieldError(f"{where}: expected a map, found {_kind(value)}")
+            raise HeaderFieldError(f"{where}: found {_kind(value)}, expected a map")
         self._left = value
         self.where = where
 

@@ -92,7 +92,7 @@ def check_preamble(preamble: bytes, file_size: int) -> tuple[tuple[int, int], in
         )
     if len(preamble) < PREAMBLE.size:
         raise TruncatedError(
-            f"truncated: the file has {file_size} bytes, the preamble alone has {PREAMBLE.size}"
+            f"truncated: the file has {file_size} bytes, but a preamble has {PREAMBLE.size}"
         )
     _, major, minor, flags, offset, size, digest = PREAMBLE.unpack(preamble)
     if (major, minor) > VERSION or major < 1:
@@ -110,12 +110,12 @@ def check_preamble(preamble: bytes, file_size: int) -> tuple[tuple[int, int], in
         raise LimitError(f"preamble: header size {size}, expected 1 to {MAX_HEADER_SIZE}")
     if file_size < offset + size:
         raise TruncatedError(
-            f"truncated: the file has {file_size} bytes, expected {offset + size} by its preamble"
+            f"truncated: the file has {file_size} bytes, but its preamble says {offset + size}"
         )
     if file_size > offset + size:
         raise TrailingDataError(
-            f"the file has {file_size} bytes, expected {offset + size} by its preamble: "
-            "data was appended or the preamble is damaged"
+            f"the file has {file_size} bytes, but its preamble says {offset + size}: "
+            "data was appended, or the preamble is damaged"
         )
     return (major, minor), offset, size, digest
 
@@ -124,8 +124,8 @@ def check_header_hash(data: bytes, digest: bytes) -> None:
     """Check the header against the preamble's SHA-256 (rule P9)."""
     if hashlib.sha256(data).digest() != digest:
         raise HeaderHashError(
-            "the header is damaged: its SHA-256 differs from the preamble's; download or compile "
-            "the file again"
+            "the header is damaged: its SHA-256 differs from the one in the preamble; "
+            "download or compile the file again"
         )
 
 
@@ -134,8 +134,8 @@ def check_version(header: Header, version: tuple[int, int]) -> None:
     lowest = header.version()
     if version != lowest:
         raise VersionError(
-            f"preamble: format version {version[0]}.{version[1]}, expected {lowest[0]}.{lowest[1]} "
-            "by the header: the preamble is damaged"
+            f"preamble: format version {version[0]}.{version[1]}, but the header needs "
+            f"{lowest[0]}.{lowest[1]}: the preamble is damaged"
         )
 
 
@@ -211,7 +211,7 @@ def _check_sections(header: Header, header_offset: int) -> None:
         if s.size > MAX_EXPANSION * s.stored_size:
             raise LimitError(
                 f"{what}: {s.size} bytes compressed to {s.stored_size}, "
-                f"the limit is {MAX_EXPANSION} to 1"
+                f"the limit is a ratio of {MAX_EXPANSION}"
             )
     if align(end) != header_offset:
         raise SectionGapError(f"the header begins at byte {header_offset}, expected {align(end)}")
@@ -229,7 +229,7 @@ def _check_section_uses(header: Header) -> None:
         used[index] = what
     if len(used) != len(header.sections):
         unused = next(i for i in range(len(header.sections)) if i not in used)
-        raise SectionUseError(f"section {unused} belongs to nothing")
+        raise SectionUseError(f"section {unused} is unused")
 
 
 def _check_names(names: list[str], what: str) -> None:
@@ -260,8 +260,8 @@ def _check_quantized(header: Header) -> None:
         what = f"tensor {t.name!r}"
         if t.dtype != "I8" or len(t.shape) != 2 or t.shape[1] > MAX_QUANTIZED_COLUMNS:
             raise HeaderFieldError(
-                f"{what}: quantized, but {t.dtype} {list(t.shape)}, expected I8 [out, in] with in "
-                f"at most {MAX_QUANTIZED_COLUMNS}"
+                f"{what}: quantized, but {t.dtype} {list(t.shape)}, expected I8 and two "
+                f"dimensions, the second at most {MAX_QUANTIZED_COLUMNS}"
             )
         scale, expected = row_scales_name(t.name), ("F32", t.shape[:1])
         if plain.get(scale) != expected:
@@ -285,11 +285,11 @@ def _check_indexed(header: Header, t: IndexedTensor) -> None:
         )
     if t.pattern_list is not None or t.stride != 1:
         _check_patterns(t)
-    most = MAX_RANKED_PATTERNS if t.encoding == "ranked" else MAX_PATTERNS
-    if t.patterns > most:
+    limit = MAX_RANKED_PATTERNS if t.encoding == "ranked" else MAX_PATTERNS
+    if t.patterns > limit:
         raise LimitError(
             f"{what}: k = {t.k} gives {t.patterns} patterns, the limit of encoding {t.encoding} "
-            f"is {most}"
+            f"is {limit}"
         )
     if t.encoding == "ranked" and t.direction != "expand":
         raise HeaderFieldError(

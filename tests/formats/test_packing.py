@@ -41,6 +41,7 @@ def rank_arrays(draw: st.DrawFn) -> tuple[Array, int]:
     return rng.integers(patterns - used, patterns, rows).astype(np.uint16), patterns
 
 
+@settings(deadline=None)
 @given(rank_arrays())
 def test_permutation_and_segments_determine_the_ranks(case: tuple[Array, int]) -> None:
     ranks, patterns = case
