@@ -101,6 +101,14 @@ def test_dtypes_are_those_of_the_code() -> None:
     assert stated == records.DTYPE_BITS
 
 
+def test_numpy_dtypes_have_the_bits_of_their_dtypes() -> None:
+    bits = {name: 8 * np.dtype(dtype).itemsize for name, dtype in records.NUMPY_DTYPES.items()}
+    assert bits.items() <= records.DTYPE_BITS.items()
+    assert set(records.DTYPE_BITS) - set(bits) == {"BF16"} | {
+        name for name in records.DTYPE_BITS if re.match("F[468]", name) and name != "F64"
+    }
+
+
 def test_schema_names_are_those_of_the_code() -> None:
     section = SPEC[SPEC.index("## 5.") : SPEC.index("## 6.")]
 
