@@ -99,7 +99,7 @@ def atomic_file(path: str | os.PathLike[str], force: bool = False) -> Iterator[B
 
     Raises:
         OutputExistsError: `path` exists and `force` is not set, or it is not a regular file.
-        OSError: the folder does not exist, the disk is full, or another error of the file system.
+        OSError: the folder does not exist, or writing fails (for example, the disk is full).
     """
     target = check_output(path, force)
     unfinished = beside(target)

@@ -164,8 +164,9 @@ class InlineTensor:
 
 @dataclass(frozen=True, slots=True)
 class SourceRecord:
-    """How the source stored an indexed tensor, in enough detail to restore it byte for byte.
+    """How the source stored an indexed tensor, in enough detail to restore it.
 
+    The restored tensor equals the source byte for byte unless the layout is one of `QUANTIZED`.
     Section `negative_zeros` is a bitmap: one bit per zero weight, row-major, least significant bit
     first, set where the source has -0.0.
     """

@@ -148,7 +148,7 @@ class RsrWriter:
                 exceed `MAX_EXPANSION` (such as zeros), is stored raw in any case.
 
         Raises:
-            OSError: the disk is full, or another error of the file.
+            OSError: the disk is full, or writing fails for another reason.
         """
         self._pad()
         offset = self._position
@@ -239,7 +239,7 @@ def create(
 
     Raises:
         OutputExistsError: `path` exists and `force` is not set, or it is not a regular file.
-        OSError: the folder does not exist, the disk is full, or another error of the file system.
+        OSError: the folder does not exist, or writing fails (for example, the disk is full).
         RuntimeError: the block did not call `RsrWriter.finish`.
     """
     with ExitStack() as stack:
