@@ -1,18 +1,41 @@
-"""The `.rsr` container: layout, header, reader, writer and every way a file can be wrong."""
+"""Read and write `.rsr` files; formats/SPEC.md defines the format.
 
-from .errors import FormatError, RsrError
+Reading: `RsrFile`. Writing: `create`, which opens an `RsrWriter`. A `Header` lists the tensors of a
+file: `IndexedTensor` (a ternary or binary matrix as its RSR index) and `DenseTensor`. An invalid
+file raises a subclass of `FormatError` (in `rsr_formats.errors`).
+"""
+
+from .errors import FormatError, OutputExistsError, RsrError
 from .reader import RsrFile
-from .records import DenseTensor, Header, IndexedTensor, Section
+from .records import (
+    DenseTensor,
+    FileEntry,
+    Header,
+    IndexedTensor,
+    InlineTensor,
+    Quantized,
+    Scale,
+    Section,
+    SourceRecord,
+    Tensor,
+)
 from .writer import RsrWriter, create
 
 __all__ = [
     "DenseTensor",
+    "FileEntry",
     "FormatError",
     "Header",
     "IndexedTensor",
+    "InlineTensor",
+    "OutputExistsError",
+    "Quantized",
     "RsrError",
     "RsrFile",
     "RsrWriter",
+    "Scale",
     "Section",
+    "SourceRecord",
+    "Tensor",
     "create",
 ]

@@ -1,4 +1,4 @@
-"""Write a file beside its final name, and rename it only when it is whole."""
+"""Write files atomically: under a temporary name, renamed when they are complete."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import BinaryIO
 
 from .errors import OutputExistsError
 
-_temporaries: dict[Path, list[BinaryIO]] = {}  # what must not outlive the process; opened in each
+_temporaries: dict[Path, list[BinaryIO]] = {}  # files and folders to remove; open files in each
 
 
 @contextmanager
 def temporary(path: Path) -> Iterator[list[BinaryIO]]:
-    """Remove a file or folder if the block ends by an exception, or by `remove_temporaries`.
+    """Remove a file or folder if the block raises, or if `remove_temporaries` is called in it.
 
     Args:
-        path: nothing need be there yet.
+        path: the file or folder, which need not exist yet.
 
     Yields:
-        Where to put files that are open in `path`: Windows removes none before it is closed.
+        A list for the open files in `path`, because Windows cannot remove an open file.
     """
     opened = _temporaries[path] = []
     try:
@@ -37,25 +37,25 @@ def temporary(path: Path) -> Iterator[list[BinaryIO]]:
 
 
 def remove_temporaries() -> None:
-    """Remove all that is under way: only for a process that ends at once, from a signal handler.
+    """Remove all temporary files and folders, for a signal handler that ends the process.
 
-    It takes no lock and waits for nothing.
+    It takes no lock and does not block.
     """
     for path, opened in reversed(tuple(_temporaries.items())):  # files before their folders
-        if os.name == "nt":  # which removes no open file
+        if os.name == "nt":
             for file in opened:
                 with suppress(OSError, ValueError):
-                    os.close(file.fileno())  # without writing what is buffered, as `close` would
+                    os.close(file.fileno())  # unlike file.close(), does not flush
         _remove(path)
 
 
 def beside(target: Path) -> Path:
-    """Return a name in the same folder that nothing has yet."""
+    """Return an unused temporary name in the folder of `target`."""
     return target.with_name(f".{target.name}.{os.urandom(6).hex()}.tmp")
 
 
 def _remove(path: Path) -> None:
-    if os.path.isdir(path):  # noqa: PTH112 (unlike the method it never raises)
+    if os.path.isdir(path):  # noqa: PTH112 (Path.is_dir may raise)
         shutil.rmtree(path, ignore_errors=True)
     else:
         with suppress(OSError):
@@ -63,16 +63,16 @@ def _remove(path: Path) -> None:
 
 
 def check_output(path: str | os.PathLike[str], force: bool) -> Path:
-    """Return `path` resolved.
+    """Check that a file may be written; return its path with links resolved.
 
     Raises:
-        OutputExistsError: it exists and `force` is not set, or it is not a regular file.
+        OutputExistsError: `path` exists and `force` is not set, or it is not a regular file.
         FileNotFoundError: its folder does not exist.
-        OSError: links go round in a circle.
+        OSError: it is a circular link.
     """
     try:
         target = Path(path).resolve()
-    except RuntimeError:  # Python before 3.13; later ones return the link
+    except RuntimeError:  # circular link, before Python 3.13; later versions return it
         target = Path(path)
     if target.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
@@ -82,22 +82,24 @@ def check_output(path: str | os.PathLike[str], force: bool) -> Path:
         if not stat.S_ISREG(target.stat().st_mode):
             raise OutputExistsError(f"{path} exists and is not a regular file: choose another name")
         if not force:
-            raise OutputExistsError(
-                f"{path} exists already: use --force (force=True) to replace it"
-            )
+            raise OutputExistsError(f"{path} already exists: use --force to replace it")
     return target
 
 
 @contextmanager
 def atomic_file(path: str | os.PathLike[str], force: bool = False) -> Iterator[BinaryIO]:
-    """Open a new file that takes the name `path` only if the block ends without an exception.
+    """Open a new binary file that replaces `path` only if the block ends without an exception.
 
-    The bytes go to a temporary file in the same folder, are flushed to the disk and renamed over
-    `path` in one step: nobody ever sees half a file, and an existing one stays whole until then.
+    The data goes to a temporary file in the same folder, which is flushed to disk and renamed over
+    `path`. No reader ever sees a partial file.
+
+    Args:
+        path: the file.
+        force: replace an existing file.
 
     Raises:
         OutputExistsError: `path` exists and `force` is not set, or it is not a regular file.
-        OSError: the folder does not exist, the disk is full, ...
+        OSError: the folder does not exist, or writing fails (for example, the disk is full).
     """
     target = check_output(path, force)
     unfinished = beside(target)
@@ -109,7 +111,7 @@ def atomic_file(path: str | os.PathLike[str], force: bool = False) -> Iterator[B
             os.fsync(file.fileno())
         check_output(path, force)
         unfinished.replace(target)
-    with suppress(OSError):  # some systems cannot open or sync a folder; the rename stands
+    with suppress(OSError):  # not every system can sync a folder; the rename is done
         folder = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -1,4 +1,4 @@
-"""From an index back to the digits of its matrix: for decompiling and inspection only."""
+"""Decode an index into the digits of its matrix, for decompiling, checks and inspection."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ import numpy.typing as npt
 from .errors import IndexDataError
 from .packing import (
     N4S1_STRIP,
+    N4S1_VECTORS,
     RANK_BITS,
+    RANK_MASK,
     RANKS_PER_WORD,
     STRIP,
+    ZERO_RANK,
     Block,
     block_from_ranks,
     digits_from_ranks,
     n4s1_units,
+    padded_rows,
     pattern_digits,
     ranks_from_block,
     unpack_n4s1,
     unpack_w16,
-    w16_rows,
     w16_words,
 )
 from .records import MAX_RANKED_PATTERNS, IndexedTensor
 
-PIECE = 1 << 20  # index entries decoded or looked at in one NumPy operation
+PIECE = 1 << 20  # index entries per NumPy operation, which bounds the memory
 
 Columns = slice | npt.NDArray[np.intp]
 
@@ -41,8 +44,8 @@ def decode_digits(
 
     Args:
         t: the tensor's record.
-        arrays: what `RsrFile.index_arrays` returns. A rank that is no pattern gives digits that
-            mean nothing, so check first (`check_ranks`) where that matters.
+        arrays: the result of `RsrFile.index_arrays`. Ranks that are out of range decode to
+            arbitrary digits; `check_ranks` finds them.
     """
     if t.encoding == "ranked":
         W = np.empty(t.shape, np.uint8)
@@ -62,11 +65,15 @@ def decode_digits(
 def digit_windows(
     t: IndexedTensor, packed: npt.NDArray[Any]
 ) -> Iterator[tuple[slice, Columns, npt.NDArray[np.uint8]]]:
-    """Decode an index in encoding ranked a window at a time, so that memory stays bounded.
+    """Decode an index in encoding ranked in windows of bounded size.
+
+    Args:
+        t: the tensor's record.
+        packed: its ranks, uint16 (packing w16) or uint8 (n4s1), flat.
 
     Yields:
-        rows, columns and digits, uint8, of each window of W; the windows cover W once. Columns are
-        a slice, or the number of each where the tensor has a stride.
+        (rows, columns, digits) of each window of W; together the windows cover W once. `columns`
+        is a slice, or an array of column numbers if the tensor has a stride; `digits` is uint8.
     """
     table = _digit_table(t)
     for r0, piece in strips(t, packed):
@@ -82,19 +89,19 @@ def digit_windows(
 
 
 def decode_row(t: IndexedTensor, packed: npt.NDArray[Any], row: int) -> npt.NDArray[np.uint8]:
-    """Return the digits of one row, uint8 (in_features,), from an index in encoding ranked.
+    """Return the digits of one row of W, uint8 (in_features,), from an index in encoding ranked.
 
     Args:
         t: the tensor's record.
-        packed: its ranks. One that is no pattern gives digits that mean nothing.
+        packed: its ranks; ranks that are out of range decode to arbitrary digits.
         row: below out_features.
     """
     shape, tallest = _strip_shape(t)
-    cells = prod(shape)  # of a row
+    cells = prod(shape)  # entries per row
     if not cells:
         return np.empty(0, np.uint8)
     top = row // tallest * tallest
-    height = min(tallest, w16_rows(t.rows) - top)
+    height = min(tallest, padded_rows(t.rows) - top)
     strip = packed[top * cells : (top + height) * cells].reshape(1, *shape, height)
     entries = _table_entries(t, strip[..., row - top : row - top + 1])
     digits = _digit_table(t)[entries].reshape(-1)
@@ -105,16 +112,22 @@ def decode_row(t: IndexedTensor, packed: npt.NDArray[Any], row: int) -> npt.NDAr
 
 
 def _real_columns(t: IndexedTensor, first: int, count: int) -> tuple[Columns, Columns]:
-    """Return the columns of W and, among `count` digits of its column blocks, those that are one.
+    """Find the digits that are not padding in a part of a padded row.
 
-    The digits are those from number `first` on, of a row with the padding of every block.
+    Args:
+        t: the tensor's record.
+        first: position of the part in a row of all column blocks, padding included.
+        count: digits of the part.
+
+    Returns:
+        The columns of W that the part covers, and their positions in it.
     """
-    if t.stride > 1:  # a run of blocks is whole in its group: so runs go on through all groups
+    if t.stride > 1:  # groups are multiples of k * stride, so runs of blocks ignore the groups
         j, p = np.divmod(np.arange(first, min(first + count, t.columns)), t.k)
         run, place = np.divmod(j, t.stride)
         return (run * t.k + p) * t.stride + place, slice(0, len(j))
     start = t.block_columns(first // t.k)[0]
-    if t.group_columns % t.k == 0 or not t.is_grouped:  # padding is at the end alone
+    if t.group_columns % t.k == 0 or not t.is_grouped:  # only the last block has padding
         return slice(start, min(start + count, t.columns)), slice(0, t.columns - start)
     padded = -(-t.group_columns // t.k) * t.k
     group, i = np.divmod(np.arange(first, first + count), padded)
@@ -126,58 +139,58 @@ def strips(t: IndexedTensor, packed: npt.NDArray[Any]) -> Iterator[tuple[int, np
     """Cut an index in encoding ranked into pieces of whole strips.
 
     Yields:
-        The first row of a piece, and its strips: (strips, word columns, rows of a strip) in packing
-        w16, (strips, units, 5, rows of a strip) in n4s1. All strips of one piece have the same
-        height; padded rows are in the last strip of the last.
+        The first row of a piece and its strips: (strips, word columns, rows of a strip) in packing
+        w16, (strips, units, 5, rows of a strip) in n4s1. All strips of a piece have the same
+        height. Only the last strip of the last piece has padding rows.
     """
     shape, tallest = _strip_shape(t)
-    row, padded = prod(shape), w16_rows(t.rows)  # entries of a row, rows
-    if not row:
+    cells, padded = prod(shape), padded_rows(t.rows)  # entries per row, rows
+    if not cells:
         return
     full = padded // tallest * tallest
-    step = max(1, PIECE // (row * tallest)) * tallest
+    step = max(1, PIECE // (cells * tallest)) * tallest
     for r0 in range(0, full, step):
-        piece = packed[r0 * row : min(full, r0 + step) * row]
+        piece = packed[r0 * cells : min(full, r0 + step) * cells]
         yield r0, piece.reshape(-1, *shape, tallest)
     if full < padded:
-        yield full, packed[full * row :].reshape(1, *shape, padded - full)
+        yield full, packed[full * cells :].reshape(1, *shape, padded - full)
 
 
 def _strip_shape(t: IndexedTensor) -> tuple[tuple[int, ...], int]:
-    """Return the cells of a row in a strip, and the rows of a strip that is not the last."""
+    """Return the shape of a row's entries in a strip, and the rows of a full strip."""
     if t.packing == "n4s1":
-        return (n4s1_units(t.blocks), 5), N4S1_STRIP
+        return (n4s1_units(t.blocks), N4S1_VECTORS), N4S1_STRIP
     return (w16_words(t.blocks),), STRIP
 
 
 def _digit_table(t: IndexedTensor) -> npt.NDArray[np.uint8]:
-    """Return the digits of the column blocks that share an entry (below): one lookup for all."""
+    """Return the digits of all column blocks that share a table entry, (entries, digits)."""
     return _digits_of_entries(t.packing, t.base, t.k, t.pattern_list)
 
 
-@lru_cache(maxsize=4)  # a table is made of 32,768 entries, and asked for row by row
+@lru_cache(maxsize=4)  # a table has up to 32,768 entries and serves single rows
 def _digits_of_entries(
     packing: str, base: int, k: int, pattern_list: bytes | None
 ) -> npt.NDArray[np.uint8]:
     if packing == "w16":
         entry = np.arange(1 << 15)
-        ranks = [entry >> RANK_BITS * i & 31 for i in range(RANKS_PER_WORD)]
+        ranks = [entry >> RANK_BITS * i & RANK_MASK for i in range(RANKS_PER_WORD)]
     else:
         entry = np.arange(1 << 10)
-        ranks = [
-            13 + np.where(entry >> 9 - i & 1, -1, 1) * np.minimum(13, entry >> 4 * i & 15)
-            for i in range(2)
-        ]
+        signs = [np.where(entry >> 9 - i & 1, -1, 1) for i in range(2)]
+        magnitudes = [np.minimum(ZERO_RANK, entry >> 4 * i & 15) for i in range(2)]
+        ranks = [ZERO_RANK + s * m for s, m in zip(signs, magnitudes, strict=True)]
     known = pattern_digits(base, k, pattern_list)
-    patterns = np.zeros((MAX_RANKED_PATTERNS, k), np.uint8)  # a rank of none means nothing
+    patterns = np.zeros((MAX_RANKED_PATTERNS, k), np.uint8)  # invalid ranks give 0
     patterns[: len(known)] = known
     return patterns[np.stack(ranks, axis=1)].reshape(len(entry), -1)
 
 
 def _table_entries(t: IndexedTensor, piece: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
-    """Return rows of `_digit_table`, (strips, entries, rows of a strip), for strips of any width.
+    """Return indices into `_digit_table`, (strips, entries, rows of a strip).
 
-    Packing w16: the word. n4s1: bits 0-7 the magnitudes of two blocks, bits 9 and 8 their signs.
+    An entry is a word in packing w16. In n4s1 it is two column blocks: bits 0-7 have their
+    magnitudes, bits 9 and 8 their signs.
     """
     if t.packing == "w16":
         words: npt.NDArray[np.uint16] = piece & np.uint16(0x7FFF)
@@ -189,13 +202,15 @@ def _table_entries(t: IndexedTensor, piece: npt.NDArray[Any]) -> npt.NDArray[np.
 
 
 def row_scales(t: IndexedTensor, scale: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Return the multipliers of each row, float32: (out_features,), or (1,) where one is for all.
-
-    For a tensor with groups of columns: (out_features, groups).
+    """Expand the scales of a tensor to rows.
 
     Args:
         t: the tensor's record.
-        scale: what `RsrFile.index_arrays` returns.
+        scale: array "scale" of `RsrFile.index_arrays`.
+
+    Returns:
+        float32: (1,) for one scale per tensor, (out_features, groups) for groups of columns, else
+        (out_features,).
     """
     scale = scale.astype(np.float32, copy=False)
     if t.scale is None:
@@ -210,7 +225,13 @@ def row_scales(t: IndexedTensor, scale: npt.NDArray[Any]) -> npt.NDArray[np.floa
 def apply_scales(
     t: IndexedTensor, W: npt.NDArray[np.float32], scales: npt.NDArray[np.float32]
 ) -> None:
-    """Multiply digit values (out_features, in_features) in place by what `row_scales` returned."""
+    """Multiply digit values in place by their scales.
+
+    Args:
+        t: the tensor's record.
+        W: digit values, (out_features, in_features).
+        scales: the result of `row_scales`.
+    """
     if not t.is_grouped:
         W *= scales.reshape(-1, 1)
         return
@@ -219,10 +240,15 @@ def apply_scales(
 
 
 def decode_block(t: IndexedTensor, arrays: Mapping[str, npt.NDArray[Any]], j: int) -> Block:
-    """Return the permutation and the segment list of column block `j`, the same from any encoding.
+    """Return the permutation and segment list of column block `j`, whatever the encoding.
+
+    Args:
+        t: the tensor's record.
+        arrays: the result of `RsrFile.index_arrays`.
+        j: number of the column block, below `t.blocks`.
 
     Raises:
-        IndexDataError: a rank is no pattern.
+        IndexDataError: a rank is out of range.
     """
     if t.encoding == "permuted":
         return Block(
@@ -232,7 +258,7 @@ def decode_block(t: IndexedTensor, arrays: Mapping[str, npt.NDArray[Any]], j: in
     ranks = unpack(arrays["ranks"], t.rows, t.blocks, j)
     if t.rows and ranks.max() >= t.patterns:
         raise IndexDataError(
-            f"ranks of tensor {t.name!r}: rank {ranks.max()} in block {j} is no pattern; "
-            f"there are {t.patterns}"
+            f"ranks of tensor {t.name!r}: rank {ranks.max()} in block {j}, "
+            f"expected 0 to {t.patterns - 1}"
         )
     return block_from_ranks(ranks, t.patterns)

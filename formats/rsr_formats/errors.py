@@ -1,12 +1,12 @@
-"""Every way a `.rsr` file can be wrong has a class here, and all of them are `RsrError`."""
+"""One error class for each way in which a `.rsr` file can be invalid."""
 
 
 class RsrError(Exception):
-    """Base of every error this project raises on purpose."""
+    """Base class of all errors that this project raises on purpose."""
 
 
 class FormatError(RsrError):
-    """A `.rsr` file breaks a rule of formats/SPEC.md."""
+    """A `.rsr` file breaks a rule of formats/SPEC.md section 11."""
 
 
 class NotRsrError(FormatError):
@@ -14,11 +14,11 @@ class NotRsrError(FormatError):
 
 
 class VersionError(FormatError):
-    """The file has a version this reader does not know."""
+    """The reader does not support the version, or the version does not match the header."""
 
 
 class FlagsError(FormatError):
-    """A preamble flag is set that version 1 does not define."""
+    """A flag that version 1 does not define is set."""
 
 
 class TruncatedError(FormatError):
@@ -26,7 +26,7 @@ class TruncatedError(FormatError):
 
 
 class TrailingDataError(FormatError):
-    """The file goes on after the end of its header."""
+    """The file continues after the end of its header."""
 
 
 class LimitError(FormatError):
@@ -34,7 +34,7 @@ class LimitError(FormatError):
 
 
 class HeaderHashError(FormatError):
-    """The header does not have the SHA-256 recorded in the preamble."""
+    """The SHA-256 of the header differs from the one in the preamble."""
 
 
 class HeaderSyntaxError(FormatError):
@@ -42,7 +42,7 @@ class HeaderSyntaxError(FormatError):
 
 
 class HeaderFieldError(FormatError):
-    """A header field is missing, unknown or of the wrong type or value."""
+    """A header field is missing, unknown, or of the wrong type or value."""
 
 
 class DuplicateNameError(FormatError):
@@ -54,44 +54,44 @@ class InvalidNameError(FormatError):
 
 
 class MisalignedSectionError(FormatError):
-    """A section does not begin at a multiple of the alignment."""
+    """A section or the header does not begin at a multiple of the alignment."""
 
 
 class OverlappingSectionError(FormatError):
-    """A section begins before the one in front of it ends."""
+    """A section begins before the preceding one ends."""
 
 
 class SectionGapError(FormatError):
-    """A hole larger than padding lies in front of a section or of the header."""
+    """The gap before a section or the header is larger than its padding."""
 
 
 class SectionBoundsError(FormatError):
-    """A section reaches into the header or past the end of the file."""
+    """A section extends into the header or past the end of the file."""
 
 
 class SectionUseError(FormatError):
-    """A section is referred to by nothing, twice, or does not exist."""
+    """A referenced section does not exist, or a section is not referenced exactly once."""
 
 
 class SectionSizeError(FormatError):
-    """A section's size is not what the tensor's shape and encoding ask for."""
+    """The size of a section differs from the one that its tensor and codec require."""
 
 
 class CodecError(FormatError):
-    """A section names an unknown codec, or its compressed data cannot be decompressed."""
+    """A section has an unknown codec, or its data is not one valid zstd frame of its size."""
 
 
 class SectionHashError(FormatError):
-    """A section's stored bytes do not have the SHA-256 recorded in the header."""
+    """The SHA-256 of the stored bytes of a section differs from the one in the header."""
 
 
 class PaddingError(FormatError):
-    """Bytes between sections are not zero."""
+    """Padding between sections is not zero."""
 
 
 class IndexDataError(FormatError):
-    """Ranks, a permutation or a segment list hold values outside their range."""
+    """An index, a scale or a bitmap of negative zeros contains invalid values."""
 
 
 class OutputExistsError(RsrError):
-    """The output exists and overwriting was not asked for, or it cannot be replaced safely."""
+    """The output exists and may not be replaced, or is not a regular file."""

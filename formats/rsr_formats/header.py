@@ -1,4 +1,4 @@
-"""The header: msgpack to dataclasses and back, every field typed, bounded and accounted for."""
+"""Encode and decode the header: a msgpack map of the records in records.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .records import (
     DIRECTIONS,
     DTYPE_BITS,
     ENCODINGS,
-    FLOATS,
+    FLOAT_DTYPES,
     LAYOUTS,
     MAX_AUXILIARY,
     MAX_DIMENSION,
@@ -45,14 +45,14 @@ from .records import (
 T = TypeVar("T")
 _MAX_INT = (1 << 63) - 1
 _MISSING = object()
-_READ = 1 << 16  # bytes of the header looked at at once
+_READ = 1 << 16  # bytes that the msgpack library buffers
 
 
 def encode_header(header: Header) -> bytes:
     """Return the msgpack bytes of `header`; equal headers give equal bytes.
 
     Raises:
-        HeaderFieldError: a string is not Unicode text, or an integer is beyond 64 bits.
+        HeaderFieldError: a string is not Unicode text, or an integer exceeds 64 bits.
     """
     document = {
         "producer": header.producer,
@@ -72,27 +72,30 @@ def encode_header(header: Header) -> bytes:
     }
     try:
         return bytes(msgpack.packb(document, use_bin_type=True))
-    except (UnicodeEncodeError, OverflowError) as error:  # a lone surrogate, an enormous integer
-        raise HeaderFieldError(f"header: a field has no msgpack form: {error}") from None
+    except (UnicodeEncodeError, OverflowError) as error:  # lone surrogate, huge integer
+        raise HeaderFieldError(f"header: a field cannot be encoded in msgpack: {error}") from None
 
 
 def _tensor_document(t: Tensor) -> dict[str, Any]:
     if isinstance(t, DenseTensor):
-        return {
+        document = {
             "name": t.name,
             "kind": "dense",
             "dtype": t.dtype,
             "shape": list(t.shape),
             "section": t.section,
-            **_quantized_document(t.quantized),
         }
+        if (q := t.quantized) is not None:
+            document["quantised"] = {"rule": q.rule, "of": q.of, "dtype": q.dtype}
+        return document
     return {
         "name": t.name,
         "kind": t.kind,
         "shape": list(t.shape),
         "digits": list(t.digits),
         "k": t.k,
-        **_pattern_document(t),
+        **({} if t.pattern_list is None else {"patterns": t.pattern_list}),
+        **({} if t.stride == 1 else {"stride": t.stride}),
         "direction": t.direction,
         "encoding": t.encoding,
         "packing": t.packing,
@@ -104,42 +107,29 @@ def _tensor_document(t: Tensor) -> dict[str, Any]:
             "shape": list(t.source.shape),
             "negative_zeros": t.source.negative_zeros,
             "companions": [
-                {"name": c.name, "dtype": c.dtype, "shape": list(c.shape), "data": c.data}
-                for c in t.source.auxiliary
+                {"name": a.name, "dtype": a.dtype, "shape": list(a.shape), "data": a.data}
+                for a in t.source.auxiliary
             ],
         },
     }
 
 
-def _quantized_document(q: Quantized | None) -> dict[str, Any]:
-    return {} if q is None else {"quantised": {"rule": q.rule, "of": q.of, "dtype": q.dtype}}
-
-
-def _pattern_document(t: IndexedTensor) -> dict[str, Any]:
-    document: dict[str, Any] = {}
-    if t.pattern_list is not None:
-        document["patterns"] = t.pattern_list
-    if t.stride != 1:
-        document["stride"] = t.stride
-    return document
-
-
 def _scale_document(s: Scale) -> dict[str, Any]:
-    document: dict[str, Any] = {"rows": s.rows, "section": s.section}
-    if s.columns is not None:
-        document["columns"] = s.columns
-    if s.dtype != "F32":
-        document["dtype"] = s.dtype
-    return document
+    return {
+        "rows": s.rows,
+        "section": s.section,
+        **({} if s.columns is None else {"columns": s.columns}),
+        **({} if s.dtype == "F32" else {"dtype": s.dtype}),
+    }
 
 
 def decode_header(data: bytes) -> Header:
-    """Read a header, refusing anything the schema of SPEC.md section 5 does not define.
+    """Decode a header and check it against the schema of SPEC.md section 5.
 
     Raises:
-        HeaderSyntaxError: not exactly one well-formed msgpack value.
+        HeaderSyntaxError: it is not exactly one well-formed msgpack value.
         HeaderFieldError: a field is missing, unknown, or of the wrong type or value.
-        LimitError: a list or an entry of one exceeds a limit.
+        LimitError: a list or a list entry exceeds a limit.
     """
     lists: dict[str, tuple[Any, ...]] = {}
     top: dict[str, Any] = {}
@@ -147,7 +137,7 @@ def decode_header(data: bytes) -> Header:
         stream = _Stream(data)
         for key in stream.fields():
             if key in top or key in lists:
-                raise HeaderSyntaxError("header: a msgpack map has the same key twice")
+                raise HeaderSyntaxError("header: duplicate key in a msgpack map")
             read = _LISTS.get(key)
             if read is not None and stream.is_list():
                 items = enumerate(stream.items())
@@ -157,7 +147,7 @@ def decode_header(data: bytes) -> Header:
         stream.end()
     except (ValueError, TypeError, MemoryError, RecursionError, msgpack.UnpackException) as error:
         reason = str(error) or type(error).__name__
-        raise HeaderSyntaxError(f"header is not one well-formed msgpack value: {reason}") from None
+        raise HeaderSyntaxError(f"header: not one well-formed msgpack value: {reason}") from None
     f = _Fields(top, "header")
     header = Header(
         producer=f.string("producer"),
@@ -171,20 +161,20 @@ def decode_header(data: bytes) -> Header:
 
 
 class _Stream:
-    """The header's msgpack, of which one entry at a time is built.
+    """Decodes the msgpack of a header one list entry at a time, which bounds the memory.
 
-    An entry takes up to seventy times its bytes while it is built. A container is allocated at the
-    length it claims; so each entry is walked over first, building nothing: then every claimed one
-    is known to be there.
+    A decoded entry takes up to 70x its bytes, and the msgpack library allocates containers at the
+    length that they claim. Every value is therefore skipped first, which allocates nothing and
+    proves that all it claims to contain is there.
     """
 
     def __init__(self, data: bytes) -> None:
         self._data = data
-        # From a file it buffers what it needs; fed with bytes it would copy them twice.
+        # Bytes that are fed to an Unpacker are copied twice; a file is read in pieces.
         self._walk: Any = msgpack.Unpacker(BytesIO(data), read_size=_READ, max_buffer_size=0)
 
     def fields(self) -> Iterator[str]:
-        """Yield the keys of the map that is the header; each must be followed by its value."""
+        """Yield the keys of the header; the caller reads each value before the next key."""
         first = self._first()
         if first & 0xF0 != 0x80 and first not in (0xDE, 0xDF):
             self._walk.skip()
@@ -197,21 +187,21 @@ class _Stream:
             yield key
 
     def is_list(self) -> bool:
-        """Whether the value that follows is a list."""
+        """Whether the next value is a list."""
         first = self._first()
         return first & 0xF0 == 0x90 or first in (0xDC, 0xDD)
 
     def _first(self) -> int:
-        """Return the first byte of the value that follows (0 at the end): its type."""
+        """Return the first byte of the next value, which encodes its type; 0 at the end."""
         return int.from_bytes(self._data[(at := self._walk.tell()) : at + 1], "big")
 
     def items(self) -> Iterator[Any]:
-        """Yield the entries of the list that follows."""
+        """Yield the entries of the next value, a list."""
         for _ in range(self._count(self._walk.read_array_header())):
             yield self.value(MAX_RECORD, "header")
 
     def value(self, limit: int, where: str) -> Any:
-        """Build the value that follows, of `limit` bytes or fewer."""
+        """Decode the next value, which may have up to `limit` bytes."""
         start = self._walk.tell()
         self._walk.skip()
         size = self._walk.tell() - start
@@ -226,7 +216,7 @@ class _Stream:
         )
 
     def end(self) -> None:
-        """Check that nothing follows."""
+        """Check that no data follows."""
         if self._walk.tell() != len(self._data):
             raise ValueError(f"it ends at byte {self._walk.tell()} of {len(self._data)}")
 
@@ -239,7 +229,7 @@ class _Stream:
 def _unique_map(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise HeaderSyntaxError("header: a msgpack map has the same key twice")
+        raise HeaderSyntaxError("header: duplicate key in a msgpack map")
     return result
 
 
@@ -248,11 +238,11 @@ def _no_extension(code: int, data: bytes) -> None:
 
 
 class _Fields:
-    """The fields of one map, which this empties: what is left over at the end is an error."""
+    """The fields of a map; each is removed when it is read, and `done` refuses the rest."""
 
     def __init__(self, value: Any, where: str) -> None:
         if not isinstance(value, dict):
-            raise HeaderFieldError(f"{where}: expected a map, found {_kind(value)}")
+            raise HeaderFieldError(f"{where}: found {_kind(value)}, expected a map")
         self._left = value
         self.where = where
 
@@ -265,7 +255,7 @@ class _Fields:
     def string(self, key: str, allowed: Collection[str] | None = None) -> str:
         value = self._left.pop(key, _MISSING)
         if type(value) is str and (allowed is None or value in allowed):
-            return value if allowed is None else sys.intern(value)  # one string for all tensors
+            return value if allowed is None else sys.intern(value)  # shared by all tensors
         raise self._wrong(key, value, "a string" if allowed is None else " or ".join(allowed))
 
     def integer(self, key: str, low: int = 0, high: int = _MAX_INT) -> int:
@@ -275,11 +265,11 @@ class _Fields:
         raise self._wrong(key, value, f"an integer from {low} to {high}")
 
     def has(self, key: str) -> bool:
-        """Whether there is a field `key`, which version 1.0 does not have."""
+        """Whether there is a field `key`: for keys that may be absent."""
         return key in self._left
 
     def optional(self, key: str) -> bool:
-        """Whether `key` holds something; a nil is taken away."""
+        """Whether field `key` has a value other than nil; nil is removed."""
         if key in self._left and self._left[key] is None:
             del self._left[key]
             return False
@@ -323,7 +313,7 @@ def _kind(value: Any) -> str:
 def _string_map(value: dict[Any, Any], where: str) -> dict[str, str]:
     for k, v in value.items():
         if not isinstance(k, str) or not isinstance(v, str):
-            raise HeaderFieldError(f"{where}: expected strings only, found {_kind(v)}")
+            raise HeaderFieldError(f"{where}: found {_kind(v)}, expected strings only")
     return value
 
 
@@ -332,9 +322,7 @@ def _read_section(f: _Fields) -> Section:
         offset=f.integer("offset"),
         stored_size=f.integer("stored_size"),
         size=f.integer("size"),
-        codec=sys.intern(
-            f.take("codec", str)
-        ),  # an unknown codec is an error of its own: validate.py
+        codec=sys.intern(f.take("codec", str)),  # validate.py has an error for unknown ones
         sha256=f.take("sha256", bytes),
     )
     if len(section.sha256) != 32:
@@ -368,7 +356,9 @@ def _read_tensor(f: _Fields) -> Tensor:
 
 def _read_quantized(f: _Fields) -> Quantized:
     g = _Fields(f.take("quantised", dict), f"{f.where}.quantised")
-    quantized = Quantized(g.string("rule", ROW_RULES), g.string("of"), g.string("dtype", FLOATS))
+    quantized = Quantized(
+        g.string("rule", ROW_RULES), g.string("of"), g.string("dtype", FLOAT_DTYPES)
+    )
     g.done()
     return quantized
 
@@ -383,7 +373,7 @@ def _read_indexed(f: _Fields, kind: str) -> IndexedTensor:
         or digits not in DIGITS
         or (kind == "ternary") != (len(digits) == 3)
     ):
-        raise HeaderFieldError(f"{f.where}.digits: not a digit list of kind {kind}")
+        raise HeaderFieldError(f"{f.where}.digits: not a digit alphabet of kind {kind}")
     encoding = f.string("encoding", ENCODINGS)
     g = _Fields(f.take("sections", dict), f"{f.where}.sections")
     parts = {part: g.integer(part) for part in PARTS[encoding]}
@@ -428,25 +418,25 @@ def _read_source(f: _Fields) -> SourceRecord:
     )
     if len(record.auxiliary) > MAX_AUXILIARY:
         raise LimitError(
-            f"{f.where}.companions: {len(record.auxiliary)}, the limit is {MAX_AUXILIARY}"
+            f"{f.where}.companions: {len(record.auxiliary)} entries, the limit is {MAX_AUXILIARY}"
         )
     f.done()
     return record
 
 
 def _read_auxiliary(f: _Fields) -> InlineTensor:
-    companion = InlineTensor(
+    auxiliary = InlineTensor(
         name=f.string("name"),
         dtype=f.string("dtype", DTYPE_BITS),
         shape=f.shape(),
         data=f.take("data", bytes) if f.optional("data") else None,
     )
-    if companion.data is not None and len(companion.data) > MAX_INLINE_BYTES:
+    if auxiliary.data is not None and len(auxiliary.data) > MAX_INLINE_BYTES:
         raise LimitError(
-            f"{f.where}.data: {len(companion.data)} bytes, the limit is {MAX_INLINE_BYTES}"
+            f"{f.where}.data: {len(auxiliary.data)} bytes, the limit is {MAX_INLINE_BYTES}"
         )
     f.done()
-    return companion
+    return auxiliary
 
 
 _LISTS: dict[str, Callable[[_Fields], Any]] = {

@@ -1,4 +1,4 @@
-"""Anonymous memory in pages of a wanted size."""
+"""Anonymous memory with or without huge pages."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from contextlib import suppress
 
 
 def anonymous_memory(size: int, *, huge: bool) -> mmap.mmap:
-    """Return `size` bytes of zeros, for which huge pages are asked for or declined.
+    """Return `size` zero bytes of anonymous memory, and advise the system on its page size.
 
-    It is a wish: a system without huge pages, or short of them, gives small ones.
+    The system may ignore the advice, for example when it has no free huge pages.
 
     Args:
-        size: in bytes; at least 1.
-        huge: True asks for huge pages (2 MiB on x86-64), False for the smallest.
+        size: in bytes, at least 1.
+        huge: True asks for huge pages (2 MiB on x86-64), False declines them.
     """
-    if hasattr(mmap, "MAP_PRIVATE"):  # Python's own default is shared memory, never in huge pages
+    if hasattr(mmap, "MAP_PRIVATE"):  # the default, shared memory, never has huge pages
         memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     else:
         memory = mmap.mmap(-1, size)

@@ -1,4 +1,4 @@
-"""Open a `.rsr` file: everything the header says is checked before anything is handed out."""
+"""Read a `.rsr` file. Opening it checks the header before any data is returned."""
 
 from __future__ import annotations
 
@@ -13,17 +13,12 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from .errors import (
-    CodecError,
-    FormatError,
-    LimitError,
-    PaddingError,
-    SectionHashError,
-    TruncatedError,
-)
+from . import compression
+from .compression import PIECE
+from .errors import FormatError, PaddingError, SectionHashError, TruncatedError
 from .header import decode_header
 from .pages import anonymous_memory
-from .records import MAX_ZSTD_WINDOW, PREAMBLE, SCALE_DTYPES, Header, IndexedTensor, Section
+from .records import NUMPY_DTYPES, PREAMBLE, Header, IndexedTensor, Section
 from .validate import (
     check_header,
     check_header_hash,
@@ -35,29 +30,34 @@ from .validate import (
     check_version,
 )
 
-_PIECE = 8 << 20
-_SMALL = 4096  # bytes of a scale section that is read, not mapped
+_SMALL = 4096  # scale sections of up to this many bytes are read, not mapped
 _SHORTER = "truncated: the file became shorter while it was opened"
 
 
 class RsrFile:
-    """An opened `.rsr` file: its header, and its sections as read-only arrays.
+    """An open `.rsr` file: its header, and its sections as read-only arrays.
 
-    The arrays keep the memory alive, so they outlive this object; renaming or replacing the file
-    does not disturb them. (Nobody should write *into* a file that is mapped.)
+    The arrays keep the memory alive, so they outlive this object. The file may be renamed or
+    replaced while it is open, but must not be modified in place.
 
     Args:
         path: the file.
-        memory: "map" maps the file; "huge" copies it once into anonymous memory for which the
-            system is asked to use huge pages, where it has them.
+        memory: "map" maps the file into memory; "huge" copies it into anonymous memory and asks
+            the system to use huge pages for it.
+
+    Attributes:
+        path: the file.
+        header: its decoded and checked header.
+        version: its format version, (major, minor).
 
     Raises:
         FormatError: the subclass says which rule of formats/SPEC.md the file breaks.
         OSError: the file cannot be read.
+        ValueError: `memory` is neither "map" nor "huge".
     """
 
     header: Header
-    version: tuple[int, int]  # major, minor: of this file
+    version: tuple[int, int]
 
     def __init__(self, path: str | os.PathLike[str], memory: str = "map") -> None:
         if memory not in ("map", "huge"):
@@ -85,19 +85,27 @@ class RsrFile:
         self._owners = self.header.owners()
 
     def section(self, index: int) -> npt.NDArray[np.uint8]:
-        """Return a section's bytes as a read-only uint8 array.
+        """Return the contents of a section, uint8 (size,), read-only.
 
-        A view where stored raw; else decompressed each time: who asks again had better keep it.
+        A raw section is a view of the file. A compressed one is decompressed on every call: cache
+        the result. The hash is not checked.
+
+        Raises:
+            CodecError: the section does not decompress to its size.
+            LimitError: there is not enough memory to decompress it.
         """
         s = self.header.sections[index]
         stored = self._stored(s)
-        return stored if s.codec == "raw" else _decompress(stored, s, self._owners[index])
+        if s.codec == "raw":
+            return stored
+        return compression.decompress(stored, s, self._owners[index])
 
     def pieces(self, index: int) -> Iterator[memoryview]:
-        """Read a section in pieces, decompressed, and check its hash.
+        """Read the contents of a section in pieces, and check its hash.
 
         Raises:
-            SectionHashError, CodecError: it is damaged, which may show only behind the last piece.
+            SectionHashError, CodecError: the section is damaged. This may be raised only after the
+                last piece.
         """
         s, what = self.header.sections[index], self._owners[index]
         stored = self._stored(s)
@@ -106,27 +114,29 @@ class RsrFile:
                 if s.codec == "raw":
                     yield piece
             if s.codec == "zstd":
-                yield from _decompressed(stored.data, s, what)
+                yield from compression.decompress_pieces(stored.data, s, what)
 
     def index_arrays(self, t: IndexedTensor) -> dict[str, npt.NDArray[Any]]:
-        """Return the arrays of a tensor's index, checked as far as a kernel relies on it.
+        """Return the arrays of a tensor's index, with the checks that kernels rely on.
 
         Returns:
-            "ranks": uint16, packing w16, or uint8, packing n4s1 (any value is safe to look up); or
-            "permutation": (blocks, rows) and "segments": (blocks, B^k + 1), u16 or u32;
-            and "scale": (scales,), float32 or, where the record says F16, float16.
+            In encoding ranked "ranks", flat: uint16 (packing w16) or uint8 (n4s1). They are not
+            checked: kernels can look any value up. In encoding permuted "permutation" (blocks,
+            rows) and "segments" (blocks, B^k + 1), uint16 or uint32. In both "scale" (scales,),
+            float32 or float16; one 1 if the tensor has no scale.
 
         Raises:
-            IndexDataError: a permutation, segment list or scale is out of its range.
+            IndexDataError: a permutation, segment list or scale is invalid.
+            CodecError: a compressed section is damaged.
         """
         scale: npt.NDArray[Any] = np.ones(1, np.float32)
         if t.scale is not None:
-            scale = self.section(t.scale.section).view(SCALE_DTYPES[t.scale.dtype])
+            scale = self.section(t.scale.section).view(NUMPY_DTYPES[t.scale.dtype])
             check_scale(t, scale)
         if t.encoding == "ranked":
             ranks = self.section(t.sections["ranks"])
             return {"ranks": ranks if t.packing == "n4s1" else ranks.view("<u2"), "scale": scale}
-        item = "<u2" if t.packing == "u16" else "<u4"
+        item = NUMPY_DTYPES[t.packing.upper()]
         permutation = self.section(t.sections["permutation"]).view(item)
         segments = self.section(t.sections["segments"]).view(item)
         permutation = permutation.reshape(t.blocks, t.rows)
@@ -135,13 +145,13 @@ class RsrFile:
         return {"permutation": permutation, "segments": segments, "scale": scale}
 
     def verify(self, progress: Callable[[int], None] | None = None) -> None:
-        """Check every byte: section hashes, padding, and the range of every index entry.
+        """Check every byte: section hashes, padding and the range of every index entry.
 
         Args:
-            progress: called with the number of bytes checked since the last call.
+            progress: called with the number of bytes hashed since the last call.
 
         Raises:
-            SectionHashError, PaddingError, CodecError, IndexDataError: what is damaged.
+            SectionHashError, PaddingError, CodecError, IndexDataError: the file is damaged.
         """
         with _naming(self.path):
             self._verify(progress)
@@ -174,7 +184,7 @@ class RsrFile:
         if s in self._small:
             return np.frombuffer(self._small[s], np.uint8)
         stored = np.frombuffer(self._memory, np.uint8, s.stored_size, s.offset)
-        stored.setflags(write=False)  # memory "huge" is ours to write, but not its user's
+        stored.setflags(write=False)  # the memory of a copy is writable
         return stored
 
     def _check_padding(self, start: int, stop: int, before: str) -> None:
@@ -184,7 +194,7 @@ class RsrFile:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Say in every error which file it is about."""
+    """Begin the message of every `FormatError` with the path."""
     try:
         yield
     except FormatError as error:
@@ -192,31 +202,31 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _hashed(data: npt.NDArray[np.uint8], s: Section, what: str) -> Iterator[memoryview]:
-    """Yield the stored bytes of a section in pieces; behind the last one, check their hash."""
+    """Yield the stored bytes of a section in pieces, then check their hash."""
     digest = hashlib.sha256()
-    for start in range(0, len(data), _PIECE):
-        piece = data[start : start + _PIECE].data
+    for start in range(0, len(data), PIECE):
+        piece = data[start : start + PIECE].data
         digest.update(piece)
         yield piece
     if digest.digest() != s.sha256:
         raise SectionHashError(
             f"{what} is damaged: the SHA-256 of bytes {s.offset} to "
-            f"{s.offset + s.stored_size} is not the recorded one"
+            f"{s.offset + s.stored_size} differs from the recorded one"
         )
 
 
 def _map(file: Any, size: int) -> mmap.mmap:
     try:
         return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
-    except ValueError:  # longer than the file is now
+    except ValueError:  # the file is now shorter than `size`
         raise TruncatedError(_SHORTER) from None
 
 
 def _read_small_scales(file: BinaryIO, header: Header) -> dict[Section, bytes]:
-    """Read the scales of few bytes.
+    """Read the scale sections of up to `_SMALL` bytes.
 
-    Each lies on a page of its own, and touching a mapped page makes 64 KiB resident: for the four
-    bytes of every matrix of a model that is half the memory of the process.
+    Each scale has a page of its own, and touching a mapped page makes up to 64 KiB resident. For
+    one scale of four bytes per matrix, this would double the memory of the process.
     """
     scales = [t.scale for t in header.tensors if isinstance(t, IndexedTensor) and t.scale]
     found = {}
@@ -235,75 +245,9 @@ def _copy_to_huge_pages(file: Any, size: int) -> mmap.mmap:
     view = memoryview(memory)
     done = 0
     while done < size:
-        count = file.readinto(view[done : done + _PIECE])
+        count = file.readinto(view[done : done + PIECE])
         if not count:
-            raise TruncatedError(f"truncated: the file ended at {done} bytes while it was read")
+            raise TruncatedError(f"truncated: the file ended at byte {done} of {size}")
         done += count
     view.release()
     return memory
-
-
-def _decompress(stored: npt.NDArray[np.uint8], s: Section, what: str) -> npt.NDArray[np.uint8]:
-    """Decompress one zstd frame of exactly `s.size` bytes, never producing more than that."""
-    import zstandard  # only files compiled with --zstd need it
-
-    data = stored.data
-    try:
-        _check_frame(data, s, what)
-        # Allocates s.size bytes: a limit on the expansion was checked with the header.
-        result = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW).decompress(
-            data, max_output_size=s.size, allow_extra_data=False
-        )
-    except zstandard.ZstdError as error:
-        raise CodecError(f"{what}: not one zstd frame of {s.size} bytes: {error}") from None
-    except MemoryError:
-        raise LimitError(f"{what}: there is no memory for its {s.size} bytes") from None
-    if len(result) != s.size:
-        raise CodecError(f"{what}: the zstd frame has {len(result)} bytes, expected {s.size}")
-    return np.frombuffer(result, np.uint8)
-
-
-def _check_frame(data: memoryview, s: Section, what: str) -> None:
-    """Check how a section begins: as one zstd frame of `s.size` bytes, as far as it says."""
-    import zstandard
-
-    if data[:4] != zstandard.FRAME_HEADER:  # it might be a skippable frame
-        raise CodecError(f"{what}: not a zstd frame: it begins with {data[:4].hex(' ')}")
-    size = zstandard.get_frame_parameters(data).content_size
-    if size not in (s.size, zstandard.CONTENTSIZE_UNKNOWN):
-        raise CodecError(f"{what}: the zstd frame has {size} bytes, expected {s.size}")
-
-
-def _decompressed(data: memoryview, s: Section, what: str) -> Iterator[memoryview]:
-    """Decompress one zstd frame of exactly `s.size` bytes in pieces."""
-    import zstandard
-
-    done = 0
-    try:
-        _check_frame(data, s, what)
-        if _frame_end(data) != len(data):
-            raise CodecError(f"{what}: not one zstd frame of {len(data)} stored bytes")
-        decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW)
-        with decompressor.stream_reader(data) as reader:
-            while piece := reader.read(_PIECE):
-                done += len(piece)
-                if done > s.size:
-                    break
-                yield memoryview(piece)
-    except zstandard.ZstdError as error:
-        raise CodecError(f"{what}: not one zstd frame of {s.size} bytes: {error}") from None
-    if done != s.size:
-        raise CodecError(f"{what}: the zstd frame has {done} bytes or more, expected {s.size}")
-
-
-def _frame_end(data: memoryview) -> int:
-    """Return where a zstd frame ends by the sizes of its blocks (RFC 8878, section 3.1.1)."""
-    import zstandard
-
-    position, is_last = zstandard.frame_header_size(data), False
-    while not is_last:
-        block = int.from_bytes(data[position : position + 3], "little")
-        is_last = bool(block & 1) or position >= len(data)
-        is_repeated = block >> 1 & 3 == 1
-        position += 3 + (1 if is_repeated else block >> 3)
-    return position + 4 * zstandard.get_frame_parameters(data).has_checksum

@@ -1,4 +1,4 @@
-"""The constants and the records of the `.rsr` format, version 1.3; formats/SPEC.md is normative."""
+"""The constants and records of the `.rsr` format, version 1.3 (formats/SPEC.md is normative)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass, field
 from math import prod
 
-from .packing import n4s1_size, w16_rows, w16_words
+from .packing import RANK_BITS, n4s1_size, w16_size
 
 MAGIC = b"\x89RSR\r\n\x1a\n"
 VERSION = (1, 3)
@@ -15,73 +15,80 @@ ALIGNMENT = 4096
 # magic, major, minor, flags, header offset, header size, SHA-256 of the header
 PREAMBLE = struct.Struct("<8sHHIQQ32s")
 
-# Limits: a reader may refuse what exceeds them before it allocates anything.
+# Limits (SPEC.md section 10). Readers check them before they allocate.
 MAX_HEADER_SIZE = 16 << 20
-MAX_ENTRIES = 1 << 17  # of any one list in the header: of tensors there is no room for more
-MAX_RECORD = 1 << 18  # bytes of an entry of one: up to seventy times as many while it is read
-MAX_METADATA = 1 << 19  # bytes of the metadata in the header
-MAX_AUXILIARY = 4  # of a tensor
+MAX_ENTRIES = 1 << 17  # per list; a header of MAX_HEADER_SIZE has no room for more tensors
+MAX_RECORD = 1 << 18  # bytes of a list entry; parsing needs up to 70x its size
+MAX_METADATA = 1 << 19  # bytes
+MAX_AUXILIARY = 4  # per tensor
 MAX_NAME_BYTES = 1024
 MAX_DIMENSIONS = 8
 MAX_DIMENSION = (1 << 48) - 1
-MAX_ELEMENTS = (1 << 60) - 1  # product of the dimensions but 0: times 8 bytes, it fits 63 bits
+MAX_ELEMENTS = (1 << 60) - 1  # product of the nonzero dimensions; 8 bytes each fit 63 bits
 MAX_K = 16
 MAX_OUT_FEATURES = (1 << 31) - 1
-MAX_IN_FEATURES = (1 << 24) - 1  # |sum| <= 128 * in_features stays inside int32
-MAX_PATTERNS = 1 << 16  # B^k, permuted encoding
-MAX_RANKED_PATTERNS = 32  # B^k or as many as are listed, ranked encoding: five bits
-MAX_LISTED_K = 5  # where patterns are listed: B^k of them could still occur
+MAX_IN_FEATURES = (1 << 24) - 1  # |sum| <= 128 * in_features fits int32
+MAX_PATTERNS = 1 << 16  # B^k, encoding permuted
+MAX_RANKED_PATTERNS = 1 << RANK_BITS  # B^k or listed patterns, encoding ranked
+MAX_LISTED_K = 5  # columns of a listed pattern: at most 3^5 = 243 patterns can occur
 MAX_EXPANSION = 256  # size / stored_size of a compressed section
-MAX_ZSTD_WINDOW = 1 << 27  # bytes a decompressor keeps
-MAX_INLINE_BYTES = 1 << 16  # of one tensor kept inside another's record
-MAX_QUANTIZED_COLUMNS = (1 << 17) - 1  # |sum| <= 128 * 128 * columns stays inside int32
+MAX_ZSTD_WINDOW = 1 << 27  # bytes that a decompressor keeps
+MAX_INLINE_BYTES = 1 << 16  # data of one auxiliary tensor
+MAX_QUANTIZED_COLUMNS = (1 << 17) - 1  # |sum| <= 128 * 128 * columns fits int32
 
 CODECS = ("raw", "zstd")
 ENCODINGS = ("ranked", "permuted")
 DIRECTIONS = ("expand", "reduce")
 PACKINGS = {"ranked": ("w16", "n4s1"), "permuted": ("u16", "u32")}
 PARTS = {"ranked": ("ranks",), "permuted": ("permutation", "segments")}
-QUANTIZED = ("absmean", "absmedian", "twn", "paretoq")  # what they restore is not the source
-LAYOUTS = ("int8", "float", "bitnet", "bitnet-unpacked", "mlx", *QUANTIZED)
-LAYOUTS_1_2 = ("mlx", "absmedian", "twn", "paretoq")  # those that version 1.2 added
-MLX_CODES = 16  # two-bit codes of a U32 word
-SIGNED_ZEROS = ("float", "bitnet-unpacked")  # the layouts that may have a negative_zeros bitmap
-SCALE_DTYPES = {"F32": "<f4", "F16": "<f2"}  # and their NumPy types
-ROW_RULES = ("absmax",)  # how the rows of a dense tensor are quantized
-FLOATS = ("F16", "BF16", "F32")  # what the other layouts than "int8" and "bitnet" restore
 
-# The digit alphabets: the values that the digits 0, 1, .. stand for.
+# Layouts: how a source stores a ternary or binary tensor.
+QUANTIZED = ("absmean", "absmedian", "twn", "paretoq")  # lossy: the source tensor is not restored
+LAYOUTS = ("int8", "float", "bitnet", "bitnet-unpacked", "mlx", *QUANTIZED)
+LAYOUTS_1_2 = ("mlx", "absmedian", "twn", "paretoq")  # added by version 1.2
+MLX_CODES = 16  # two-bit codes per U32 word
+SIGNED_ZEROS = ("float", "bitnet-unpacked")  # layouts that may have a negative_zeros bitmap
+ROW_RULES = ("absmax",)  # how the rows of a dense tensor are quantized
+
+# Digit alphabets: the values of the digits 0, 1, ...
 TERNARY = (-1, 0, 1)
 BINARY_SIGNS = (-1, 1)
 BINARY_BITS = (0, 1)
 DIGITS = (TERNARY, BINARY_SIGNS, BINARY_BITS)
 
-# Bits per element of the dense data types, named as safetensors names them.
+# Bits per element of the dense dtypes, which have their names from safetensors.
 DTYPE_BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64,
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8,
     "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64,
 }  # fmt: skip
 
+# The dtypes that NumPy has, by its names.
+NUMPY_DTYPES = {
+    "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4",
+    "U64": "<u8", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8", "C64": "<c8",
+}  # fmt: skip
+FLOAT_DTYPES = ("F16", "BF16", "F32")  # of the float tensors that are indexed or quantized
+
 
 def align(offset: int) -> int:
-    """Return the first multiple of `ALIGNMENT` that is not below `offset`."""
+    """Return `offset` rounded up to a multiple of `ALIGNMENT`."""
     return -(-offset // ALIGNMENT) * ALIGNMENT
 
 
 def dense_nbytes(dtype: str, shape: tuple[int, ...]) -> int:
-    """Return the bytes a dense tensor takes, rows contiguous, little-endian."""
+    """Return the bytes of a dense tensor: contiguous, rounded up to whole bytes."""
     return -(-DTYPE_BITS[dtype] * prod(shape) // 8)
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One run of bytes in the file; `size` is its length once decompressed."""
+    """A run of bytes in the file; all sizes are in bytes."""
 
     offset: int
     stored_size: int
-    size: int
-    codec: str
+    size: int  # decompressed
+    codec: str  # one of CODECS
     sha256: bytes  # of the stored bytes
 
 
@@ -95,105 +102,101 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """What an int8 tensor, with a scale for each row in `<name>_scale`, was made of.
+    """How an int8 tensor was quantized; its row scales are the dense tensor `<name>_scale`.
 
-    Where `of`, a source tensor of `dtype`, is the tensor's own name, it stands for that one.
-    Otherwise `of` is kept beside it, and neither the tensor nor its scale is of the source.
+    If `of` is the tensor's own name, the int8 tensor replaces the source tensor. Otherwise the
+    file keeps that tensor too, and the source has neither the int8 tensor nor its scales.
     """
 
-    rule: str  # "absmax"
-    of: str
-    dtype: str
+    rule: str  # one of ROW_RULES
+    of: str  # name of the source tensor
+    dtype: str  # of the source tensor, one of FLOAT_DTYPES
 
 
 @dataclass(frozen=True, slots=True)
 class DenseTensor:
-    """A tensor kept as the source had it, or quantized to int8."""
+    """A tensor stored as in the source, or quantized to int8."""
 
     name: str
-    dtype: str
+    dtype: str  # a key of DTYPE_BITS
     shape: tuple[int, ...]
     section: int
     quantized: Quantized | None = None
 
     @property
     def is_added(self) -> bool:
-        """Whether the source has no such tensor."""
+        """Whether the source has no tensor of this name."""
         return self.quantized is not None and self.quantized.of != self.name
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the data."""
+        """Size of the data in bytes."""
         return dense_nbytes(self.dtype, self.shape)
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Multipliers: entry [c // `columns`][r // `rows`] belongs to the weight in row r, column c.
+    """The scales of an indexed tensor.
 
-    Without `columns` there is one for all columns. `dtype` is "F32" or "F16".
+    Entry [c // `columns`, r // `rows`] multiplies the weight in row r and column c.
     """
 
-    rows: int
+    rows: int  # output rows per scale
     section: int
-    columns: int | None = None
-    dtype: str = "F32"
+    columns: int | None = None  # columns per scale; None: all
+    dtype: str = "F32"  # or "F16"
 
 
 @dataclass(frozen=True, slots=True)
 class InlineTensor:
-    """A source tensor kept inside the record it belongs to: a weight_scale.
-
-    Without data it is derived: the layout says how from the tensor's own scales.
-    """
+    """A small source tensor that is stored in the record of another, such as a weight_scale."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    data: bytes | None
+    data: bytes | None  # None: the layout derives it from the scales of the indexed tensor
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensor, also where they are not kept."""
+        """Size of the tensor in bytes, whether its data is stored or derived."""
         return dense_nbytes(self.dtype, self.shape)
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRecord:
-    """How the source stored an indexed tensor: enough to write it again byte for byte.
+    """How the source stored an indexed tensor, in enough detail to restore it.
 
-    `negative_zeros` names a bitmap section: one bit per zero weight, row-major, least significant
-    bit first, set where the source had -0.0. `companions` are source tensors kept inside this one.
+    The restored tensor equals the source byte for byte unless the layout is one of `QUANTIZED`.
+    Section `negative_zeros` is a bitmap: one bit per zero weight, row-major, least significant bit
+    first, set where the source has -0.0.
     """
 
-    layout: str
+    layout: str  # one of LAYOUTS
     dtype: str
     shape: tuple[int, ...]
     negative_zeros: int | None = None
-    auxiliary: tuple[InlineTensor, ...] = ()
+    auxiliary: tuple[InlineTensor, ...] = ()  # key `companions` in the file
 
 
 @dataclass(frozen=True, slots=True)
 class IndexedTensor:
-    """A ternary or binary matrix [out_features, in_features], kept as its RSR index.
+    """A ternary or binary matrix W [out_features, in_features], stored as its RSR index.
 
     The indexed matrix A is W for direction "expand" (y = A x) and W transposed for "reduce"
-    (y = x A); its columns are cut into column blocks of `k`, `stride` apart. `pattern_list` has the
-    digits of the patterns that a row of a block may have, in the order of their ranks; without one
-    they are all B^k.
+    (y = x A). Its columns are cut into column blocks of `k` columns that lie `stride` apart.
     """
 
     name: str
     shape: tuple[int, int]
-    digits: tuple[int, ...]
+    digits: tuple[int, ...]  # the alphabet, one of DIGITS
     k: int
-    direction: str
-    encoding: str
-    packing: str
-    sections: dict[str, int]
+    direction: str  # one of DIRECTIONS
+    encoding: str  # one of ENCODINGS
+    packing: str  # one of PACKINGS[encoding]
+    sections: dict[str, int]  # for each of PARTS[encoding]
     source: SourceRecord
     scale: Scale | None = None
-    pattern_list: bytes | None = None
+    pattern_list: bytes | None = None  # digits of the patterns in rank order; None: all B^k
     stride: int = 1
 
     @property
@@ -203,12 +206,12 @@ class IndexedTensor:
 
     @property
     def kind(self) -> str:
-        """Return "ternary" or "binary"."""
+        """The word "ternary" or "binary"."""
         return "ternary" if self.base == 3 else "binary"
 
     @property
     def patterns(self) -> int:
-        """The number of segments of a column block: B^k, or as many as are listed."""
+        """Number of segments of a column block: B^k or the number of listed patterns."""
         if self.pattern_list is not None:
             return len(self.pattern_list) // self.k
         return int(self.base**self.k)
@@ -225,24 +228,24 @@ class IndexedTensor:
 
     @property
     def is_grouped(self) -> bool:
-        """Whether the scale differs between groups of columns."""
+        """Whether each group of columns has its own scales."""
         return self.scale is not None and self.scale.columns is not None
 
     @property
     def group_columns(self) -> int:
-        """Columns of A that column blocks are cut from together: none straddles two groups."""
+        """Columns per group. Each group is cut by itself: no column block straddles two."""
         if self.scale is not None and self.scale.columns is not None:
             return self.scale.columns
         return max(1, self.columns)
 
     @property
     def groups(self) -> int:
-        """Groups of columns; the last may be shorter."""
+        """Number of groups; the last may have fewer columns."""
         return -(-self.columns // self.group_columns)
 
     @property
     def blocks(self) -> int:
-        """Column blocks of A; the last of each group may be padded."""
+        """Number of column blocks of A; the last block of each group may be padded."""
         whole, rest = divmod(self.columns, self.group_columns)
         return whole * self._group_blocks + -(-rest // self.k)
 
@@ -251,7 +254,7 @@ class IndexedTensor:
         return -(-self.group_columns // self.k)
 
     def block_columns(self, j: int) -> range:
-        """Return the columns of column block `j`, without padding."""
+        """Return the columns of A in column block `j`, without padding."""
         group, i = divmod(j, self._group_blocks)
         run, place = divmod(i, self.stride)
         first = group * self.group_columns + run * self.k * self.stride + place
@@ -260,7 +263,7 @@ class IndexedTensor:
 
     @property
     def scales(self) -> int:
-        """Number of scales (0 without a scale section: the multiplier is 1)."""
+        """Number of scales; 0 without a scale section (the multiplier is 1)."""
         if self.scale is None:
             return 0
         rows = -(-self.shape[0] // self.scale.rows)
@@ -268,15 +271,15 @@ class IndexedTensor:
 
     @property
     def scale_bytes(self) -> int:
-        """Bytes of the scale section."""
+        """Size of the scale section in bytes."""
         return 0 if self.scale is None else DTYPE_BITS[self.scale.dtype] // 8 * self.scales
 
     def section_sizes(self) -> dict[str, int]:
-        """Return the size in bytes that each section of the index must have."""
+        """Return the required size in bytes of each section of the index."""
         if self.packing == "n4s1":
             return {"ranks": n4s1_size(self.rows, self.blocks)}
         if self.packing == "w16":
-            return {"ranks": 2 * w16_words(self.blocks) * w16_rows(self.rows)}
+            return {"ranks": w16_size(self.rows, self.blocks)}
         item = 2 if self.packing == "u16" else 4
         return {
             "permutation": item * self.blocks * self.rows,
@@ -284,7 +287,7 @@ class IndexedTensor:
         }
 
     def all_sections(self) -> dict[str, int]:
-        """Return the number of every section of the tensor: index, scale and negative zeros."""
+        """Return the number of each section of the tensor: index, scale and negative zeros."""
         numbers = dict(self.sections)
         if self.scale is not None:
             numbers["scale"] = self.scale.section
@@ -294,12 +297,12 @@ class IndexedTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes a product reads: the index and the scales."""
+        """Bytes that a product reads: the index and the scales."""
         return sum(self.section_sizes().values()) + self.scale_bytes
 
     @property
     def bits_per_weight(self) -> float:
-        """`nbytes` in bits per weight (0 for an empty matrix)."""
+        """Bits that a product reads per weight; 0 for an empty matrix."""
         weights = self.shape[0] * self.shape[1]
         return 8 * self.nbytes / weights if weights else 0.0
 
@@ -309,7 +312,7 @@ Tensor = DenseTensor | IndexedTensor
 
 @dataclass(frozen=True)
 class Header:
-    """Everything a `.rsr` file says about itself."""
+    """The header of a `.rsr` file."""
 
     producer: str
     metadata: dict[str, str]
@@ -318,15 +321,11 @@ class Header:
     sections: tuple[Section, ...] = field(repr=False)
 
     def version(self) -> tuple[int, int]:
-        """Return the lowest version of the format that describes the file."""
-        if any(isinstance(t, DenseTensor) and t.quantized for t in self.tensors):
-            return (1, 3)
-        if any(map(_is_new_in_1_2, self.tensors)):
-            return (1, 2)
-        return (1, 1) if any(map(_is_new_in_1_1, self.tensors)) else (1, 0)
+        """Return the lowest format version (major, minor) that describes the file."""
+        return (1, max(map(_minor_version, self.tensors), default=0))
 
     def owners(self) -> list[str]:
-        """Return for each section, in words, what it holds ("" where nothing refers to it)."""
+        """Describe the contents of each section; "" if nothing refers to it."""
         names = [""] * len(self.sections)
         for index, words in section_uses(self):
             if index < len(names):
@@ -334,25 +333,22 @@ class Header:
         return names
 
 
-def _is_new_in_1_1(t: Tensor) -> bool:
+def _minor_version(t: Tensor) -> int:
     if isinstance(t, DenseTensor):
-        return False
-    return t.packing == "n4s1" or t.is_grouped or (t.scale is not None and t.scale.dtype != "F32")
-
-
-def _is_new_in_1_2(t: Tensor) -> bool:
-    if isinstance(t, DenseTensor):
-        return False
-    return t.source.layout in LAYOUTS_1_2 or t.pattern_list is not None or t.stride != 1
+        return 3 if t.quantized else 0
+    if t.source.layout in LAYOUTS_1_2 or t.pattern_list is not None or t.stride != 1:
+        return 2
+    has_new_scale = t.scale is not None and (t.is_grouped or t.scale.dtype != "F32")
+    return 1 if t.packing == "n4s1" or has_new_scale else 0
 
 
 def row_scales_name(name: str) -> str:
-    """Return the name of the scales of a quantized dense tensor."""
+    """Return the name of the row scales of the quantized dense tensor `name`."""
     return f"{name}_scale"
 
 
 def section_uses(header: Header) -> list[tuple[int, str]]:
-    """List (section index, what it holds in words) for every reference in the header."""
+    """Return (section index, description of its contents) for every reference in the header."""
     uses = [(f.section, f"file {f.name!r}") for f in header.files]
     for t in header.tensors:
         if isinstance(t, DenseTensor):

@@ -1,4 +1,4 @@
-"""The rules of formats/SPEC.md that go beyond types: one function per group of rules."""
+"""The rules of formats/SPEC.md section 11 that the types of the header do not express."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ from .errors import (
 from .packing import (
     N4S1_BLOCKS,
     RANK_BITS,
+    RANK_MASK,
     RANKS_PER_WORD,
+    ZERO_RANK,
     padding_rank,
     pattern_digits,
     pattern_values,
@@ -43,7 +45,7 @@ from .packing import (
 from .records import (
     ALIGNMENT,
     CODECS,
-    FLOATS,
+    FLOAT_DTYPES,
     MAGIC,
     MAX_ELEMENTS,
     MAX_EXPANSION,
@@ -72,10 +74,17 @@ Indices = npt.NDArray[np.unsignedinteger[Any]]
 
 
 def check_preamble(preamble: bytes, file_size: int) -> tuple[tuple[int, int], int, int, bytes]:
-    """Check the first 64 bytes against the file's size (rules P1 to P8).
+    """Check the preamble (rules P1 to P8).
+
+    Args:
+        preamble: the first 64 bytes of the file, or all of a shorter one.
+        file_size: bytes of the file.
 
     Returns:
-        Version (major, minor), header offset, header size and the header's SHA-256.
+        (major, minor), header offset, header size, SHA-256 of the header.
+
+    Raises:
+        FormatError: the subclass says which rule is broken.
     """
     if not MAGIC.startswith(preamble[: len(MAGIC)]):
         raise NotRsrError(
@@ -83,30 +92,30 @@ def check_preamble(preamble: bytes, file_size: int) -> tuple[tuple[int, int], in
         )
     if len(preamble) < PREAMBLE.size:
         raise TruncatedError(
-            f"truncated: the file has {file_size} bytes, its preamble alone takes {PREAMBLE.size}"
+            f"truncated: the file has {file_size} bytes, but a preamble has {PREAMBLE.size}"
         )
     _, major, minor, flags, offset, size, digest = PREAMBLE.unpack(preamble)
     if (major, minor) > VERSION or major < 1:
         raise VersionError(
-            f"preamble: the file has format version {major}.{minor}, this reader knows "
-            f"{VERSION[0]}.{VERSION[1]}: upgrade rsr-ternary or compile the model again"
+            f"preamble: format version {major}.{minor}, expected 1.0 to {VERSION[0]}.{VERSION[1]}: "
+            "upgrade rsr-ternary or compile the model again"
         )
     if flags:
-        raise FlagsError(f"preamble: flags are {flags:#010x}, version 1 defines none")
+        raise FlagsError(f"preamble: flags {flags:#010x}, expected 0")
     if offset % ALIGNMENT or offset < ALIGNMENT:
         raise MisalignedSectionError(
-            f"preamble: the header offset {offset} is not a positive multiple of {ALIGNMENT}"
+            f"preamble: header offset {offset}, expected a positive multiple of {ALIGNMENT}"
         )
     if not 0 < size <= MAX_HEADER_SIZE:
         raise LimitError(f"preamble: header size {size}, expected 1 to {MAX_HEADER_SIZE}")
     if file_size < offset + size:
         raise TruncatedError(
-            f"truncated: the file has {file_size} bytes, its preamble says {offset + size}"
+            f"truncated: the file has {file_size} bytes, but its preamble says {offset + size}"
         )
     if file_size > offset + size:
         raise TrailingDataError(
-            f"the file has {file_size} bytes, its preamble says {offset + size}: "
-            "something was appended, or the preamble is damaged"
+            f"the file has {file_size} bytes, but its preamble says {offset + size}: "
+            "data was appended, or the preamble is damaged"
         )
     return (major, minor), offset, size, digest
 
@@ -115,30 +124,41 @@ def check_header_hash(data: bytes, digest: bytes) -> None:
     """Check the header against the preamble's SHA-256 (rule P9)."""
     if hashlib.sha256(data).digest() != digest:
         raise HeaderHashError(
-            "the header is damaged: its SHA-256 is not the one in the preamble; "
-            "get or compile the file again"
+            "the header is damaged: its SHA-256 differs from the one in the preamble; "
+            "download or compile the file again"
         )
 
 
 def check_version(header: Header, version: tuple[int, int]) -> None:
-    """Check that the file has the lowest version that describes it (rule P10)."""
+    """Check that the version is the lowest one that describes the header (rule P10)."""
     lowest = header.version()
     if version != lowest:
         raise VersionError(
-            f"preamble: the file says it has format version {version[0]}.{version[1]}, but its "
-            f"header is of version {lowest[0]}.{lowest[1]}: the preamble is damaged"
+            f"preamble: format version {version[0]}.{version[1]}, but the header needs "
+            f"{lowest[0]}.{lowest[1]}: the preamble is damaged"
         )
 
 
 def check_header(header: Header, header_offset: int) -> None:
-    """Check names, the section table and every tensor (rules N1 to N3, S1 to S10, T1 to T17)."""
+    """Check names, the section table and every tensor (rules N1 to N3, S1 to S10, T1 to T17).
+
+    Args:
+        header: the decoded header.
+        header_offset: its first byte in the file.
+
+    Raises:
+        FormatError: the subclass says which rule is broken.
+    """
     indexed = [t for t in header.tensors if isinstance(t, IndexedTensor)]
     auxiliary = [c.name for t in indexed for c in t.source.auxiliary]
-    _check_names([t.name for t in header.tensors] + auxiliary, "tensor")  # first: they are quoted
+    # Names first, because the other messages quote them.
+    _check_names([t.name for t in header.tensors] + auxiliary, "tensor")
     _check_names([f.name for f in header.files], "file")
     for f in header.files:
         if f.name in (".", "..") or any(c in "/\\:" or _is_control(c) for c in f.name):
-            raise InvalidNameError(f"file name {f.name!r} is not a plain name")
+            raise InvalidNameError(
+                f"file name {f.name!r}: expected a plain name without path or control characters"
+            )
     _check_sections(header, header_offset)
     _check_section_uses(header)
     for t in header.tensors:
@@ -155,44 +175,46 @@ def _is_control(c: str) -> bool:
 
 
 def _check_elements(shape: tuple[int, ...], what: str) -> None:
-    """Refuse what arrays cannot have: they count bytes in 63 bits, dimensions of 0 aside."""
+    """Refuse shapes that NumPy cannot hold: it multiplies the nonzero dimensions in 63 bits."""
     if prod(n for n in shape if n) > MAX_ELEMENTS:
-        raise LimitError(f"{what}: shape {list(shape)} exceeds {MAX_ELEMENTS} elements")
+        raise LimitError(
+            f"{what}: shape {list(shape)} exceeds the limit of {MAX_ELEMENTS} elements"
+        )
 
 
 def _check_sections(header: Header, header_offset: int) -> None:
     owners = header.owners()
     end = PREAMBLE.size
     for i, s in enumerate(header.sections):
-        what = f"section {i} ({owners[i] or 'of nothing'})"
+        what = f"section {i} ({owners[i] or 'unused'})"
         if s.offset % ALIGNMENT:
             raise MisalignedSectionError(
-                f"{what} begins at {s.offset}, which is no multiple of {ALIGNMENT}"
+                f"{what} begins at byte {s.offset}, expected a multiple of {ALIGNMENT}"
             )
         if s.offset < align(end):
             raise OverlappingSectionError(
-                f"{what} begins at {s.offset}, but what lies before it ends at {end}"
+                f"{what} begins at byte {s.offset}, before the end of the preceding data at {end}"
             )
         if s.offset > align(end):
-            raise SectionGapError(f"{what} begins at {s.offset}, expected {align(end)}")
+            raise SectionGapError(f"{what} begins at byte {s.offset}, expected {align(end)}")
         end = s.offset + s.stored_size
         if end > header_offset:
             raise SectionBoundsError(
-                f"{what} ends at {end}, but the header begins at {header_offset}"
+                f"{what} ends at byte {end}, in the header, which begins at {header_offset}"
             )
         if s.codec not in CODECS:
-            raise CodecError(f"{what} has codec {s.codec[:32]!r}, expected {' or '.join(CODECS)}")
+            raise CodecError(f"{what}: codec {s.codec[:32]!r}, expected {' or '.join(CODECS)}")
         if s.codec == "raw" and s.size != s.stored_size:
-            raise SectionSizeError(f"{what}: raw, but size {s.size} != stored size {s.stored_size}")
+            raise SectionSizeError(f"{what}: raw with size {s.size}, expected {s.stored_size}")
         if s.codec != "raw" and s.size == 0:
-            raise SectionSizeError(f"{what}: an empty section must be raw, not {s.codec}")
+            raise SectionSizeError(f"{what}: empty with codec {s.codec}, expected raw")
         if s.size > MAX_EXPANSION * s.stored_size:
             raise LimitError(
-                f"{what}: {s.stored_size} stored bytes claim to hold {s.size}, more than "
-                f"{MAX_EXPANSION} times as many"
+                f"{what}: {s.size} bytes compressed to {s.stored_size}, "
+                f"the limit is a ratio of {MAX_EXPANSION}"
             )
     if align(end) != header_offset:
-        raise SectionGapError(f"the header begins at {header_offset}, expected {align(end)}")
+        raise SectionGapError(f"the header begins at byte {header_offset}, expected {align(end)}")
 
 
 def _check_section_uses(header: Header) -> None:
@@ -200,14 +222,14 @@ def _check_section_uses(header: Header) -> None:
     for index, what in section_uses(header):
         if index >= len(header.sections):
             raise SectionUseError(
-                f"{what} is in section {index}, but there are {len(header.sections)}"
+                f"{what} refers to section {index}, but there are {len(header.sections)} sections"
             )
         if index in used:
-            raise SectionUseError(f"section {index} is both {used[index]} and {what}")
+            raise SectionUseError(f"section {index} belongs to both {used[index]} and {what}")
         used[index] = what
     if len(used) != len(header.sections):
         unused = next(i for i in range(len(header.sections)) if i not in used)
-        raise SectionUseError(f"section {unused} belongs to nothing")
+        raise SectionUseError(f"section {unused} is unused")
 
 
 def _check_names(names: list[str], what: str) -> None:
@@ -219,7 +241,7 @@ def _check_names(names: list[str], what: str) -> None:
             )
     if len(set(names)) != len(names):
         twice = next(name for name, count in Counter(names).items() if count > 1)
-        raise DuplicateNameError(f"two {what}s are named {twice!r}")
+        raise DuplicateNameError(f"two {what}s have the name {twice!r}")
 
 
 def _check_size(header: Header, index: int, expected: int, what: str) -> None:
@@ -229,7 +251,7 @@ def _check_size(header: Header, index: int, expected: int, what: str) -> None:
 
 
 def _check_quantized(header: Header) -> None:
-    """Check dense tensors that are quantized, with their scales and sources (rule T17)."""
+    """Check quantized dense tensors, their scales and their source tensors (rule T17)."""
     dense = {t.name: t for t in header.tensors if isinstance(t, DenseTensor)}
     plain = {name: (t.dtype, t.shape) for name, t in dense.items() if t.quantized is None}
     for t in dense.values():
@@ -238,18 +260,19 @@ def _check_quantized(header: Header) -> None:
         what = f"tensor {t.name!r}"
         if t.dtype != "I8" or len(t.shape) != 2 or t.shape[1] > MAX_QUANTIZED_COLUMNS:
             raise HeaderFieldError(
-                f"{what}: quantized, but {t.dtype} {list(t.shape)}, expected I8 and two dimensions,"
-                f" the second at most {MAX_QUANTIZED_COLUMNS}"
+                f"{what}: quantized, but {t.dtype} {list(t.shape)}, expected I8 and two "
+                f"dimensions, the second at most {MAX_QUANTIZED_COLUMNS}"
             )
         scale, expected = row_scales_name(t.name), ("F32", t.shape[:1])
         if plain.get(scale) != expected:
             raise HeaderFieldError(
-                f"{what}: quantized, but there is no dense tensor {scale!r}, F32 [{t.shape[0]}]"
+                f"{what}: quantized without scales, expected a dense tensor {scale!r}, "
+                f"F32 [{t.shape[0]}]"
             )
         of = t.quantized.of
         if t.is_added and plain.get(of) != (t.quantized.dtype, t.shape):
             raise HeaderFieldError(
-                f"{what}: quantized of {of[:64]!r}, but that is no dense tensor, "
+                f"{what}: quantized from {of[:64]!r}, expected a dense tensor of that name, "
                 f"{t.quantized.dtype} {list(t.shape)}"
             )
 
@@ -258,33 +281,35 @@ def _check_indexed(header: Header, t: IndexedTensor) -> None:
     what = f"tensor {t.name!r}"
     if t.shape[0] > MAX_OUT_FEATURES or t.shape[1] > MAX_IN_FEATURES:
         raise LimitError(
-            f"{what}: shape {list(t.shape)} exceeds [{MAX_OUT_FEATURES}, {MAX_IN_FEATURES}]"
+            f"{what}: shape {list(t.shape)}, the limit is [{MAX_OUT_FEATURES}, {MAX_IN_FEATURES}]"
         )
     if t.pattern_list is not None or t.stride != 1:
         _check_patterns(t)
-    most = MAX_RANKED_PATTERNS if t.encoding == "ranked" else MAX_PATTERNS
-    if t.patterns > most:
+    limit = MAX_RANKED_PATTERNS if t.encoding == "ranked" else MAX_PATTERNS
+    if t.patterns > limit:
         raise LimitError(
-            f"{what}: k = {t.k} gives {t.patterns} patterns, {t.encoding} allows {most}"
+            f"{what}: k = {t.k} gives {t.patterns} patterns, the limit of encoding {t.encoding} "
+            f"is {limit}"
         )
     if t.encoding == "ranked" and t.direction != "expand":
-        raise HeaderFieldError(f"{what}: encoding ranked has direction expand only")
-    if t.encoding == "permuted" and (t.packing == "u16") != (t.rows <= 0xFFFF):
-        raise HeaderFieldError(f"{what}: packing {t.packing} does not suit {t.rows} rows")
+        raise HeaderFieldError(
+            f"{what}: encoding ranked with direction {t.direction}, expected expand"
+        )
+    entry = "u16" if t.rows <= 0xFFFF else "u32"
+    if t.encoding == "permuted" and t.packing != entry:
+        raise HeaderFieldError(f"{what}: packing {t.packing} for {t.rows} rows, expected {entry}")
     if t.packing == "n4s1" and (t.base, t.k) != (3, 3):
         raise HeaderFieldError(
-            f"{what}: packing n4s1 is for ternary matrices and k = 3, not {t.kind} and k = {t.k}"
+            f"{what}: packing n4s1 of a {t.kind} matrix with k = {t.k}, expected ternary and k = 3"
         )
     if t.is_grouped and (t.packing != "w16" or t.group_columns >= t.shape[1]):
         raise HeaderFieldError(
-            f"{what}: one scale for {t.group_columns} of {t.shape[1]} columns in packing "
+            f"{what}: one scale per {t.group_columns} of {t.shape[1]} columns in packing "
             f"{t.packing}, expected fewer than all columns and packing w16"
         )
     sizes = t.section_sizes()
     if t.sections.keys() != sizes.keys():
-        raise HeaderFieldError(
-            f"{what}: sections {sorted(t.sections)}, {t.encoding} has {sorted(sizes)}"
-        )
+        raise HeaderFieldError(f"{what}: sections {sorted(t.sections)}, expected {sorted(sizes)}")
     for part, size in sizes.items():
         _check_size(header, t.sections[part], size, f"{part} of {what}")
     if t.scale is not None:
@@ -293,26 +318,30 @@ def _check_indexed(header: Header, t: IndexedTensor) -> None:
 
 
 def _check_patterns(t: IndexedTensor) -> None:
-    """Check a list of patterns and the stride that goes with it (rules T3, T14 to T16)."""
+    """Check a list of patterns and its stride (rules T3, T14 to T16)."""
     what = f"tensor {t.name!r}"
     if t.pattern_list is None:
-        raise HeaderFieldError(f"{what}: stride {t.stride}, but it lists no patterns")
+        raise HeaderFieldError(f"{what}: stride {t.stride} without listed patterns")
     if t.packing != "w16":
-        raise HeaderFieldError(f"{what}: lists patterns in packing {t.packing}, expected w16")
+        raise HeaderFieldError(f"{what}: listed patterns in packing {t.packing}, expected w16")
     if t.k > MAX_LISTED_K:
-        raise LimitError(f"{what}: lists patterns with k = {t.k}, the limit is {MAX_LISTED_K}")
+        raise LimitError(f"{what}: listed patterns with k = {t.k}, the limit is {MAX_LISTED_K}")
     size = len(t.pattern_list)
     if size == 0 or size % t.k:
-        raise HeaderFieldError(f"{what}: {size} digits of patterns, expected a multiple of {t.k}")
+        raise HeaderFieldError(
+            f"{what}: {size} digits in its patterns, expected a positive multiple of {t.k}"
+        )
     if size // t.k > MAX_RANKED_PATTERNS:
-        raise LimitError(f"{what}: lists {size // t.k} patterns, ranked allows 32")
+        raise LimitError(
+            f"{what}: {size // t.k} listed patterns, the limit is {MAX_RANKED_PATTERNS}"
+        )
     patterns = pattern_digits(t.base, t.k, t.pattern_list).tolist()
     if max(t.pattern_list) >= t.base or any(map(ge, patterns, patterns[1:])):
         raise HeaderFieldError(
             f"{what}: its patterns are not digits 0 to {t.base - 1} in ascending order"
         )
     if len(patterns) == t.base**t.k:
-        raise HeaderFieldError(f"{what}: lists all {len(patterns)} patterns, which none means")
+        raise HeaderFieldError(f"{what}: lists all {len(patterns)} patterns, expected no list")
     run = t.k * t.stride
     if t.columns % run or (t.is_grouped and t.group_columns % run):
         raise HeaderFieldError(
@@ -328,47 +357,47 @@ def _check_source(header: Header, t: IndexedTensor) -> None:
         shape = (-(-t.shape[0] // 4), t.shape[1])
     elif source.layout == "mlx":
         shape = (t.shape[0], -(-t.shape[1] // MLX_CODES))
-    dtypes = {"int8": ("I8",), "bitnet": ("U8",), "mlx": ("U32",)}.get(source.layout, FLOATS)
+    dtypes = {"int8": ("I8",), "bitnet": ("U8",), "mlx": ("U32",)}.get(source.layout, FLOAT_DTYPES)
     if source.dtype not in dtypes or source.shape != shape:
         raise HeaderFieldError(
-            f"{what}: {source.dtype} {list(source.shape)}, but layout {source.layout} "
-            f"has {' or '.join(dtypes)} {list(shape)}"
+            f"{what}: {source.dtype} {list(source.shape)}, expected {' or '.join(dtypes)} "
+            f"{list(shape)} for layout {source.layout}"
         )
     if source.layout in ("bitnet", "mlx") and t.kind != "ternary":
-        raise HeaderFieldError(f"{what}: layout {source.layout} is ternary, the tensor {t.kind}")
+        raise HeaderFieldError(f"{what}: {t.kind} in layout {source.layout}, expected ternary")
     if source.negative_zeros is not None:
         if source.layout not in SIGNED_ZEROS or 0 not in t.digits:
             raise HeaderFieldError(
-                f"{what}: layout {source.layout}, digits {list(t.digits)} have no negative zeros"
+                f"{what}: negative zeros with layout {source.layout} and digits {list(t.digits)}"
             )
         found = header.sections[source.negative_zeros].size
         if found > -(-t.shape[0] * t.shape[1] // 8):
             raise SectionSizeError(
-                f"{what}: {found} bytes of negative zeros exceed 1 per 8 weights"
+                f"{what}: {found} bytes of negative zeros, the limit is 1 per 8 weights"
             )
     for c in source.auxiliary:
         if c.data is None:
             _check_derived(t, c)
         elif len(c.data) != c.nbytes:
             raise SectionSizeError(
-                f"{what}: companion {c.name!r} has {len(c.data)} bytes, expected {c.nbytes}"
+                f"{what}: auxiliary tensor {c.name!r} has {len(c.data)} bytes, expected {c.nbytes}"
             )
-        _check_elements(c.shape, f"companion {c.name!r}")
+        _check_elements(c.shape, f"auxiliary tensor {c.name!r}")
 
 
 def _check_derived(t: IndexedTensor, c: InlineTensor) -> None:
-    """Check a companion without data (rule T13)."""
+    """Check an auxiliary tensor without data (rule T13)."""
     base = t.name.removesuffix("weight")
     if t.source.layout != "mlx" or c.name not in (f"{base}scales", f"{base}biases"):
         raise HeaderFieldError(
-            f"companion {c.name!r} of tensor {t.name!r} has no data, and layout {t.source.layout} "
-            "does not say what it is"
+            f"auxiliary tensor {c.name!r} of tensor {t.name!r} has no data, and layout "
+            f"{t.source.layout} does not derive it"
         )
     shape = (t.shape[0], t.groups if t.is_grouped else min(1, t.shape[1]))
-    if c.dtype not in FLOATS or c.shape != shape:
+    if c.dtype not in FLOAT_DTYPES or c.shape != shape:
         raise HeaderFieldError(
-            f"companion {c.name!r}: {c.dtype} {list(c.shape)}, expected {' or '.join(FLOATS)} "
-            f"{list(shape)}, one for each scale of tensor {t.name!r}"
+            f"auxiliary tensor {c.name!r}: {c.dtype} {list(c.shape)}, expected "
+            f"{' or '.join(FLOAT_DTYPES)} {list(shape)}, the scales of tensor {t.name!r}"
         )
 
 
@@ -379,12 +408,15 @@ def check_scale(t: IndexedTensor, scale: npt.NDArray[Any]) -> None:
 
 
 def check_permuted(t: IndexedTensor, permutation: Indices, segments: Indices) -> None:
-    """Check that each block has a segment list and a permutation (rules D3 and D4).
+    """Check the segment list and the permutation of every block (rules D3 and D4).
 
     Args:
-        t: the tensor.
-        permutation: (blocks, rows).
-        segments: (blocks, B^k + 1).
+        t: the tensor's record.
+        permutation: uint16 or uint32, (blocks, rows).
+        segments: uint16 or uint32, (blocks, B^k + 1).
+
+    Raises:
+        IndexDataError: a block breaks a rule.
     """
     step = max(1, PIECE // max(t.rows, t.patterns + 1))
     for first in range(0, t.blocks, step):
@@ -405,14 +437,21 @@ def check_permuted(t: IndexedTensor, permutation: Indices, segments: Indices) ->
         if bad.any():
             raise IndexDataError(
                 f"permutation of tensor {t.name!r}: block {first + int(bad.argmax())} "
-                f"does not hold 0 .. {t.rows - 1} once"
+                f"does not contain each of 0 to {t.rows - 1} once"
             )
 
 
 def check_ranks(t: IndexedTensor, packed: npt.NDArray[Any]) -> None:
     """Check ranks, padding and spare bits of an index in encoding ranked (rule D2).
 
-    Products need no such check: lookups stay inside their tables whatever the bits are.
+    Products do not depend on this check: no bit pattern makes a lookup leave its table.
+
+    Args:
+        t: the tensor's record.
+        packed: its ranks, uint16 (packing w16) or uint8 (n4s1), flat.
+
+    Raises:
+        IndexDataError: a rank, a sign or the padding is invalid.
     """
     if t.packing == "w16":
         _check_w16(t, packed)
@@ -427,7 +466,7 @@ def _check_w16(t: IndexedTensor, words: npt.NDArray[np.uint16]) -> None:
         if (piece >> 15).any():
             raise IndexDataError(f"ranks of tensor {t.name!r}: bit 15 is set in {rows}")
         for i in range(RANKS_PER_WORD):
-            ranks = (piece >> (RANK_BITS * i)) & 31
+            ranks = (piece >> (RANK_BITS * i)) & RANK_MASK
             if (ranks >= t.patterns).any():
                 raise IndexDataError(
                     f"ranks of tensor {t.name!r}: a rank in {rows} exceeds {t.patterns - 1}"
@@ -444,9 +483,9 @@ def _check_n4s1(t: IndexedTensor, packed: npt.NDArray[np.uint8]) -> None:
         for i in range(N4S1_BLOCKS):
             magnitudes = piece[:, :, i // 2] >> np.uint8(4 * (i % 2)) & np.uint8(15)
             negative = piece[:, :, 4] >> np.uint8(7 - i) & np.uint8(1)
-            if (magnitudes > 13).any():
+            if (magnitudes > ZERO_RANK).any():
                 raise IndexDataError(
-                    f"ranks of tensor {t.name!r}: a magnitude in {rows} exceeds 13"
+                    f"ranks of tensor {t.name!r}: a magnitude in {rows} exceeds {ZERO_RANK}"
                 )
             if (negative > magnitudes).any():
                 raise IndexDataError(
@@ -459,29 +498,39 @@ def _check_n4s1(t: IndexedTensor, packed: npt.NDArray[np.uint8]) -> None:
 def _padding(
     t: IndexedTensor, ranks: npt.NDArray[Any], r0: int, i: int, unit: int
 ) -> npt.NDArray[Any]:
-    """Return what is padding among the ranks (strips, word columns, rows of a strip) of field i.
+    """Return the padding among some ranks.
 
-    Fields are the `unit` column blocks that share a word column; the strips begin with row `r0`.
+    Args:
+        t: the tensor's record.
+        ranks: of every `unit`-th column block from block `i` on, (strips, word columns or units,
+            rows of a strip).
+        r0: first row of the first strip.
+        i: first column block.
+        unit: column blocks per word column or unit.
     """
     blocks = -(-(t.blocks - i) // unit)
-    rows = t.rows - r0 - (len(ranks) - 1) * ranks.shape[2]  # of the last strip
+    rows = t.rows - r0 - (len(ranks) - 1) * ranks.shape[2]  # in the last strip
     return np.concatenate([ranks[:, blocks:].ravel(), ranks[-1, :, rows:].ravel()])
 
 
 def check_negative_zeros(
     t: IndexedTensor, arrays: dict[str, npt.NDArray[Any]], bitmap: npt.NDArray[np.uint8]
 ) -> None:
-    """Check that the bitmap has one bit for each zero weight and no other bit set (rule D5).
+    """Check that the bitmap has one bit per zero weight and no spare bit set (rule D5).
 
     Args:
-        t: the tensor.
-        arrays: its index, as `RsrFile.index_arrays` gives it, checked.
-        bitmap: the section's bytes.
+        t: the tensor's record.
+        arrays: the result of `RsrFile.index_arrays`, with checked ranks.
+        bitmap: the bytes of section `negative_zeros`.
+
+    Raises:
+        IndexDataError: the bitmap has another size, or a spare bit is set.
     """
     zeros = _count_zeros(t, arrays)
     if len(bitmap) != -(-zeros // 8):
         raise IndexDataError(
-            f"negative zeros of tensor {t.name!r}: {len(bitmap)} bytes for {zeros} zero weights"
+            f"negative zeros of tensor {t.name!r}: {len(bitmap)} bytes, "
+            f"expected {-(-zeros // 8)} for {zeros} zero weights"
         )
     if zeros % 8 and bitmap[-1] >> (zeros % 8):
         raise IndexDataError(f"negative zeros of tensor {t.name!r}: a spare bit is set")
@@ -496,6 +545,6 @@ def _count_zeros(t: IndexedTensor, arrays: dict[str, npt.NDArray[Any]]) -> int:
         return 0
     is_zero = pattern_values(t.digits, t.k) == 0
     inner = is_zero.sum(axis=1)
-    outer = is_zero[:, : t.columns - (t.blocks - 1) * t.k].sum(axis=1)  # of the last block
+    outer = is_zero[:, : t.columns - (t.blocks - 1) * t.k].sum(axis=1)  # last block, unpadded
     lengths = np.diff(arrays["segments"].astype(np.int64))
     return int((lengths[:-1] @ inner).sum() + lengths[-1] @ outer)

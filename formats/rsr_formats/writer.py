@@ -1,4 +1,4 @@
-"""Write a `.rsr` file: sections first, as they come; the header when all sizes are known."""
+"""Write a `.rsr` file: the sections as they come, then the header."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from .atomic import atomic_file
+from .compression import compressor, decompress_pieces
 from .errors import LimitError
 from .header import decode_header, encode_header
 from .records import (
@@ -27,62 +28,61 @@ from .records import (
 )
 from .validate import check_header
 
-if TYPE_CHECKING:
-    import zstandard
-
-Bytes = bytes | memoryview
-_PIECE = 8 << 20
-
-# Of the largest level that is not "ultra": 80 MB. Level 22 would take 750, to gain nothing here.
-_ZSTD_LIMITS = {"window_log": 23, "chain_log": 24, "hash_log": 23}
+BytesLike = bytes | memoryview
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A section made elsewhere: what `RsrWriter.append` writes as it is."""
+    """A finished section in memory, for `RsrWriter.append`."""
 
-    pieces: tuple[Bytes, ...]  # of the stored bytes
-    section: Section  # at offset 0
+    pieces: tuple[BytesLike, ...]  # the stored bytes
+    section: Section  # with offset 0
 
-    def __reduce__(self) -> tuple[Any, ...]:  # views cannot travel to another process
+    def __reduce__(self) -> tuple[Any, ...]:  # memoryviews cannot be pickled
         return Packed, ((b"".join(self.pieces),), self.section)
 
 
-def pack(pieces: Iterable[Bytes], zstd_level: int | None = None) -> Packed:
-    """Make a section in memory, the same as `RsrWriter.add` writes; it keeps raw pieces."""
+def pack(pieces: Iterable[BytesLike], zstd_level: int | None = None) -> Packed:
+    """Make a section in memory, with the same bytes as `RsrWriter.add`.
+
+    Args:
+        pieces: its contents; a raw section keeps references to them.
+        zstd_level: 1 to 22, or None for a raw section; see `RsrWriter.add`.
+    """
     packer = _Packer(zstd_level)
     stored = [packer.feed(piece) for piece in pieces]
     stored.append(packer.flush())
-    if packer.is_refused:
-        return pack(_decompressed(b"".join(stored)))
-    return Packed(tuple(stored), packer.section(0))
+    section = packer.section(0)
+    if packer.must_be_raw:
+        return pack(decompress_pieces(memoryview(b"".join(stored)), section, "a new section"))
+    return Packed(tuple(stored), section)
 
 
 class _Packer:
-    """What becomes of a section's bytes on their way: compressed, counted, hashed."""
+    """Compresses, counts and hashes the bytes of one section."""
 
     def __init__(self, level: int | None, thread: ThreadPoolExecutor | None = None) -> None:
-        self._compressor = None if level is None else _compressor(level).compressobj()
+        self._compressor = None if level is None else compressor(level).compressobj()
         self._digest = _Digest(thread)
         self._size = self._stored_size = 0
 
-    def feed(self, piece: Bytes) -> Bytes:
-        """Return what is to be stored for `piece`, as far as it is known by now."""
+    def feed(self, piece: BytesLike) -> BytesLike:
+        """Take a piece of the contents; return the next stored bytes."""
         self._size += memoryview(piece).nbytes
         return self._store(piece if self._compressor is None else self._compressor.compress(piece))
 
-    def flush(self) -> Bytes:
-        """Return what is to be stored behind that of the last piece."""
+    def flush(self) -> BytesLike:
+        """Return the last stored bytes."""
         return self._store(b"" if self._compressor is None else self._compressor.flush())
 
-    def _store(self, data: Bytes) -> Bytes:
+    def _store(self, data: BytesLike) -> BytesLike:
         self._stored_size += memoryview(data).nbytes
         self._digest.update(data)
         return data
 
     @property
-    def is_refused(self) -> bool:
-        """Whether readers would refuse the section as compressed: it must be stored raw."""
+    def must_be_raw(self) -> bool:
+        """Whether readers would refuse the section as compressed (rules S6 and S7)."""
         if self._compressor is None:
             return False
         return self._size == 0 or self._size > MAX_EXPANSION * self._stored_size
@@ -93,21 +93,21 @@ class _Packer:
 
 
 class _Digest:
-    """SHA-256 of pieces in order, on a thread of its own where there is one."""
+    """SHA-256 of pieces in order, computed on `thread` if there is one."""
 
-    _BEHIND = 8  # pieces that may be waiting, each a copy: the caller's may be overwritten
+    _QUEUE = 8  # pieces; each is a copy, because the caller may overwrite its buffer
 
     def __init__(self, thread: ThreadPoolExecutor | None) -> None:
         self._hash = hashlib.sha256()
         self._thread = thread
         self._waiting: deque[Future[None]] = deque()
 
-    def update(self, piece: Bytes) -> None:
+    def update(self, piece: BytesLike) -> None:
         if self._thread is None:
             self._hash.update(piece)
             return
         self._waiting.append(self._thread.submit(self._hash.update, bytes(piece)))
-        if len(self._waiting) > self._BEHIND:
+        if len(self._waiting) > self._QUEUE:
             self._waiting.popleft().result()
 
     def digest(self) -> bytes:
@@ -117,11 +117,14 @@ class _Digest:
 
 
 class RsrWriter:
-    """Collects sections; `create` opens one and `finish` closes the file with its header.
+    """Writes sections, then the header. Use `create` to open one.
 
     Args:
-        file: where to write, empty.
-        thread: one thread for hashing, or None: then it is done in passing.
+        file: an empty file, open for reading and writing.
+        thread: an executor of one thread for hashing; None: hash on the calling thread.
+
+    Attributes:
+        finished: whether `finish` wrote the header.
     """
 
     def __init__(self, file: BinaryIO, thread: ThreadPoolExecutor | None = None) -> None:
@@ -133,14 +136,19 @@ class RsrWriter:
 
     @property
     def sections(self) -> tuple[Section, ...]:
-        """The sections written so far."""
+        """The entries of the sections written so far."""
         return tuple(self._sections)
 
-    def add(self, pieces: Iterable[Bytes], zstd_level: int | None = None) -> int:
-        """Write one section from `pieces`, hashing as they pass; return its number.
+    def add(self, pieces: Iterable[BytesLike], zstd_level: int | None = None) -> int:
+        """Write a section; return its number.
 
-        With `zstd_level` the section is compressed, unless it is empty or would exceed the limit
-        on expansion (a section of zeros); then it is stored raw.
+        Args:
+            pieces: its contents; a buffer may be reused after the next piece is taken.
+            zstd_level: 1 to 22, or None for a raw section. A section that is empty, or that would
+                exceed `MAX_EXPANSION` (such as zeros), is stored raw in any case.
+
+        Raises:
+            OSError: the disk is full, or writing fails for another reason.
         """
         self._pad()
         offset = self._position
@@ -148,9 +156,11 @@ class RsrWriter:
         for piece in pieces:
             self._write(packer.feed(piece))
         self._write(packer.flush())
-        if packer.is_refused:
-            return self.add(_decompressed(self._read_back(offset)))
-        self._sections.append(packer.section(offset))
+        section = packer.section(offset)
+        if packer.must_be_raw:
+            frame = memoryview(self._take_back(offset))
+            return self.add(decompress_pieces(frame, section, "a new section"))
+        self._sections.append(section)
         return len(self._sections) - 1
 
     def append(self, packed: Packed) -> int:
@@ -161,12 +171,12 @@ class RsrWriter:
             self._write(piece)
         return len(self._sections) - 1
 
-    def _write(self, piece: Bytes) -> Bytes:
+    def _write(self, piece: BytesLike) -> BytesLike:
         self._position += self._file.write(piece)
         return piece
 
-    def _read_back(self, offset: int) -> bytes:
-        """Take back everything written since `offset`."""
+    def _take_back(self, offset: int) -> bytes:
+        """Remove and return everything written since `offset`."""
         self._file.seek(offset)
         data = self._file.read()
         self._file.seek(offset)
@@ -182,10 +192,19 @@ class RsrWriter:
         files: Iterable[FileEntry],
         tensors: Iterable[Tensor],
     ) -> Header:
-        """Write the header and the preamble, after checking them as a reader would.
+        """Check the header as a reader would, then write it and the preamble.
+
+        Args:
+            producer: program and version that writes the file.
+            metadata: free text for people and tools.
+            files: the model's small files.
+            tensors: in the order in which readers list them.
+
+        Returns:
+            The header as written.
 
         Raises:
-            FormatError: the records break a rule of formats/SPEC.md; nothing was written.
+            FormatError: the records break a rule of formats/SPEC.md.
         """
         self._pad()
         header = Header(producer, metadata, tuple(files), tuple(tensors), tuple(self._sections))
@@ -196,7 +215,7 @@ class RsrWriter:
         self._file.write(data)
         self._file.seek(0)
         digest = hashlib.sha256(data).digest()
-        version = header.version()  # the lowest, so that older readers read what they can
+        version = header.version()  # the lowest, so that older readers can open the file
         self._file.write(PREAMBLE.pack(MAGIC, *version, 0, self._position, len(data), digest))
         self.finished = True
         return header
@@ -205,34 +224,23 @@ class RsrWriter:
         self._write(bytes(align(self._position) - self._position))
 
 
-def _decompressed(frame: bytes) -> Iterator[bytes]:
-    import zstandard
-
-    with zstandard.ZstdDecompressor().stream_reader(frame) as reader:
-        yield from iter(lambda: reader.read(_PIECE), b"")
-
-
-def _compressor(level: int) -> zstandard.ZstdCompressor:
-    """Return a compressor that searches as hard as `level` says in a bounded memory."""
-    import zstandard  # only when asked for
-
-    parameters = zstandard.ZstdCompressionParameters
-    chosen = parameters.from_level(level)
-    limits = {name: min(getattr(chosen, name), most) for name, most in _ZSTD_LIMITS.items()}
-    return zstandard.ZstdCompressor(compression_params=parameters.from_level(level, **limits))
-
-
 @contextmanager
 def create(
     path: str | os.PathLike[str], force: bool = False, threaded: bool = False
 ) -> Iterator[RsrWriter]:
-    """Create a `.rsr` file that takes its name only when the block ends without an exception.
+    """Create a `.rsr` file that appears under its name only if the block ends without an exception.
 
-    The block must call `finish`, as its last act. `threaded` hashes on a thread of its own.
+    The block must end with `RsrWriter.finish`.
+
+    Args:
+        path: the file.
+        force: replace an existing file.
+        threaded: hash on another thread.
 
     Raises:
-        OutputExistsError: `path` exists and `force` is not set.
-        OSError: the disk is full, the folder is missing, ...
+        OutputExistsError: `path` exists and `force` is not set, or it is not a regular file.
+        OSError: the folder does not exist, or writing fails (for example, the disk is full).
+        RuntimeError: the block did not call `RsrWriter.finish`.
     """
     with ExitStack() as stack:
         file = stack.enter_context(atomic_file(path, force))
@@ -240,4 +248,4 @@ def create(
         writer = RsrWriter(file, thread)
         yield writer
         if not writer.finished:
-            raise RuntimeError("the block ended without RsrWriter.finish(): no file was made")
+            raise RuntimeError("the block ended without RsrWriter.finish(): no file was written")

@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats import RsrFile
-from rsr_formats.records import FLOATS, MAX_QUANTIZED_COLUMNS, DenseTensor, Quantized
+from rsr_formats.records import FLOAT_DTYPES, MAX_QUANTIZED_COLUMNS, DenseTensor, Quantized
 from rsr_formats.records import row_scales_name as scales_name
-from rsr_formats.writer import Bytes
+from rsr_formats.writer import BytesLike
 
 from ..common.errors import OptionError, SourceError
 from ..layouts import TernaryTensor
-from ..layouts.base import Bytes as ByteArray
+from ..layouts.base import Bytes
 from ..layouts.floats import from_float32, row_panels, to_float32
 from ..source.checkpoint import Checkpoint, SourceTensor
 from .recognize import Advance, Recognized
@@ -97,7 +97,7 @@ def plan_head(
     norm = checkpoint.tensors.get(_NORM)
     if norm is not None:
         norm = norm.dense
-        if norm.dtype not in FLOATS or norm.shape != found.tensor.shape[1:]:
+        if norm.dtype not in FLOAT_DTYPES or norm.shape != found.tensor.shape[1:]:
             norm = None
     plan = HeadPlan(found.tensor, norm)
     if plan.is_added:
@@ -106,10 +106,10 @@ def plan_head(
 
 
 def _check(checkpoint: Checkpoint, t: SourceTensor) -> None:
-    if t.dtype not in FLOATS or len(t.shape) != 2 or 0 in t.shape:
+    if t.dtype not in FLOAT_DTYPES or len(t.shape) != 2 or 0 in t.shape:
         raise OptionError(
             f"head: {t.name!r} is {t.dtype} {list(t.shape)}, expected a matrix of "
-            f"{', '.join(FLOATS)}: compile without --head"
+            f"{', '.join(FLOAT_DTYPES)}: compile without --head"
         )
     if t.shape[1] > MAX_QUANTIZED_COLUMNS:
         raise OptionError(
@@ -162,7 +162,7 @@ def quantized_panels(t: SourceTensor) -> Iterator[tuple[Floats, Int8, Floats]]:
         yield values, *quantize(values)
 
 
-def restored_panels(file: RsrFile, t: DenseTensor) -> Iterator[ByteArray]:
+def restored_panels(file: RsrFile, t: DenseTensor) -> Iterator[Bytes]:
     """Yield the bytes of q * scale, rounded to the source's dtype, some rows at a time."""
     assert t.quantized is not None
     rows, columns = t.shape
@@ -210,7 +210,7 @@ def difference(file: RsrFile, t: DenseTensor, source: SourceTensor) -> str | Non
 
 
 def write_head(
-    plan: HeadPlan, add: Callable[[Iterable[Bytes]], int], advance: Advance
+    plan: HeadPlan, add: Callable[[Iterable[BytesLike]], int], advance: Advance
 ) -> tuple[DenseTensor, DenseTensor, HeadReport]:
     """Hand the int8 matrix and its scales to `add`, panel by panel.
 

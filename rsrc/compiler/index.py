@@ -18,12 +18,12 @@ from rsr_formats.packing import (
     RANKS_PER_WORD,
     STRIP,
     n4s1_size,
+    padded_rows,
     padding_digit,
     pattern_digits,
-    w16_rows,
     w16_words,
 )
-from rsr_formats.writer import Bytes
+from rsr_formats.writer import BytesLike
 
 from .. import _native
 from ..common.errors import SourceError
@@ -36,7 +36,7 @@ Item = TypeVar("Item")
 _PANEL = 2 << 20  # bytes of a panel: small enough to stay near the processor
 _PANELS = 32 << 20  # bytes of all panels under way: however many threads, memory stays bounded
 _PIECE = 1 << 20  # bytes taken back from the disk at once
-Part = tuple[str, Iterator[Bytes]]
+Part = tuple[str, Iterator[BytesLike]]
 
 
 def index_sections(
@@ -115,7 +115,7 @@ def _pack(p: IndexPlan, digits: npt.NDArray[np.uint8]) -> memoryview:
         packed = np.empty(n4s1_size(rows, blocks), np.uint8)
         _native.pack_n4s1(digits, packed)
         return packed.data
-    words = np.empty(w16_words(blocks) * w16_rows(rows), np.uint16)
+    words = np.empty(w16_words(blocks) * padded_rows(rows), np.uint16)
     alphabet, listed = p.source.digits, None
     if p.pattern_list is not None:
         listed = pattern_digits(len(alphabet), p.k, p.pattern_list)

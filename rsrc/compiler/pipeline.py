@@ -20,7 +20,7 @@ from pathlib import Path
 from rsr_formats import create
 from rsr_formats.atomic import check_output
 from rsr_formats.records import DenseTensor, FileEntry, IndexedTensor, Section, Tensor
-from rsr_formats.writer import Bytes, RsrWriter
+from rsr_formats.writer import BytesLike, RsrWriter
 
 from .._version import __version__
 from ..common.errors import OptionError
@@ -248,7 +248,7 @@ def _write_indexed(
 ) -> IndexedTensor:
     """Index a tensor in panels, so that of the result only they are in memory."""
 
-    def add(pieces: Iterable[Bytes]) -> int:
+    def add(pieces: Iterable[BytesLike]) -> int:
         return writer.add(pieces, zstd)
 
     with local.memory(p.source.tensor.nbytes) as memory:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.records import SCALE_DTYPES, IndexedTensor, Scale, SourceRecord
-from rsr_formats.writer import Bytes, Packed, pack
+from rsr_formats.records import NUMPY_DTYPES, IndexedTensor, Scale, SourceRecord
+from rsr_formats.writer import BytesLike, Packed, pack
 
 from ..layouts import TernaryTensor
 from ..workers.pool import Local
@@ -18,7 +18,7 @@ from .index import index_sections
 from .patterns import list_patterns
 from .plan import IndexPlan, Plan
 
-Add = Callable[[Iterable[Bytes]], int]  # takes the pieces of a section, returns its number
+Add = Callable[[Iterable[BytesLike]], int]  # takes the pieces of a section, returns its number
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Encoder:
         local = self.local or Local()
         sections: list[Packed] = []
 
-        def add(pieces: Iterable[Bytes]) -> int:
+        def add(pieces: Iterable[BytesLike]) -> int:
             sections.append(pack(local.until_stopped(pieces), self.zstd))
             return len(sections) - 1
 
@@ -137,5 +137,5 @@ def _add_scale(t: TernaryTensor, add: Add) -> Scale | None:
         with np.errstate(over="ignore"):
             dtype = "F16" if (values.astype(np.float16) == values).all() else "F32"
     values = values[: -(-t.shape[0] // rows)]  # none for a matrix without rows
-    scales = values.T.astype(SCALE_DTYPES[dtype])  # group by group
+    scales = values.T.astype(NUMPY_DTYPES[dtype])  # group by group
     return Scale(rows, add([scales.tobytes()]), columns, dtype)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats import RsrFile
-from rsr_formats.records import FLOATS, IndexedTensor
+from rsr_formats.records import FLOAT_DTYPES, IndexedTensor
 from rsr_formats.text import quoted
 
 from ..common.errors import ExportError
@@ -141,7 +141,7 @@ def _float_layers(file: RsrFile, packed: set[str]) -> list[str]:
         for t in of_source(file)
         if t.name not in packed
         and len(t.shape) == 2
-        and (isinstance(t, IndexedTensor) or source_dtype(t) in FLOATS)
+        and (isinstance(t, IndexedTensor) or source_dtype(t) in FLOAT_DTYPES)
         and t.name.endswith(".weight")
     ]
 

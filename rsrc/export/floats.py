@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from rsr_formats import RsrFile
 from rsr_formats.decode import apply_scales
-from rsr_formats.records import FLOATS, DenseTensor, IndexedTensor
+from rsr_formats.records import FLOAT_DTYPES, DenseTensor, IndexedTensor
 
 from ..layouts.base import Bytes, Restored
 from ..layouts.floats import from_float32, to_float32
@@ -64,7 +64,7 @@ def float_dtype(file: RsrFile, t: IndexedTensor) -> str:
     """Return the source's dtype if that is a float which holds every scale, else the smallest."""
     grid = read_scales(file, t)
     values = np.ones(1, np.float32) if grid is None else grid.values
-    own = [t.source.dtype] if t.source.dtype in FLOATS else []
+    own = [t.source.dtype] if t.source.dtype in FLOAT_DTYPES else []
     return next(dtype for dtype in (*own, *SMALLEST_FIRST) if holds(dtype, values))
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from rsr_formats import RsrFile
 from rsr_formats.architectures import of_gguf
 from rsr_formats.atomic import atomic_file
-from rsr_formats.records import FLOATS, DenseTensor, IndexedTensor, Tensor
+from rsr_formats.records import FLOAT_DTYPES, DenseTensor, IndexedTensor, Tensor
 from rsr_formats.text import quoted
 
 from ..common.errors import ExportError, MissingPackageError, SourceError
@@ -291,7 +291,7 @@ def _row_order(t: Tensor, name: str, settings: Mapping[str, Any]) -> Rows | None
 
 def _dense(file: RsrFile, t: DenseTensor, name: str, rows: Rows | None) -> _Planned:
     """Return a tensor as it is; llama.cpp wants vectors, which are norms and biases, in F32."""
-    widened = len(t.shape) <= 1 and t.dtype in FLOATS
+    widened = len(t.shape) <= 1 and t.dtype in FLOAT_DTYPES
     dtype = source_dtype(t)
 
     def data() -> Array:

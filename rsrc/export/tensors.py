@@ -13,7 +13,7 @@ from rsr_formats import RsrFile
 from rsr_formats.decode import decode_digits, row_scales
 from rsr_formats.model_files import MAX_CONFIG, MAX_TOKENIZER, check_size, parse_object
 from rsr_formats.records import (
-    SCALE_DTYPES,
+    NUMPY_DTYPES,
     DenseTensor,
     FileEntry,
     IndexedTensor,
@@ -138,7 +138,7 @@ def read_scales(file: RsrFile, t: IndexedTensor) -> ScaleGrid | None:
     """Return the scales of a matrix, checked, without decoding its index."""
     if t.scale is None:
         return None
-    scale = file.section(t.scale.section).view(SCALE_DTYPES[t.scale.dtype])
+    scale = file.section(t.scale.section).view(NUMPY_DTYPES[t.scale.dtype])
     check_scale(t, scale)
     values = scale.astype(np.float32).reshape(t.groups if t.is_grouped else 1, -1).T
     return ScaleGrid(values, t.scale.rows, t.scale.columns)

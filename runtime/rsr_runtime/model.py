@@ -13,17 +13,11 @@ import numpy.typing as npt
 
 from rsr_formats.bf16 import widen_bf16
 from rsr_formats.reader import RsrFile
-from rsr_formats.records import DenseTensor, Tensor
+from rsr_formats.records import NUMPY_DTYPES, DenseTensor, Tensor
 
 from .cpu import ensure_isa
 from .errors import ClosedError, OptionError
 from .matrix import Matrix
-
-# What NumPy can hold as it lies in the file; the rest is widened or handed out as bytes.
-_NUMPY = {
-    "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4",
-    "U64": "<u8", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8", "C64": "<c8",
-}  # fmt: skip
 
 
 class _Handle:
@@ -227,6 +221,6 @@ def _as_array(data: npt.NDArray[np.uint8], t: DenseTensor) -> npt.NDArray[Any]:
         widened = widen_bf16(data.view("<u2")).reshape(t.shape)
         widened.flags.writeable = False
         return widened
-    if t.dtype in _NUMPY:
-        return data.view(_NUMPY[t.dtype]).reshape(t.shape)
+    if t.dtype in NUMPY_DTYPES:
+        return data.view(NUMPY_DTYPES[t.dtype]).reshape(t.shape)
     return data if t.nbytes != np.prod(t.shape, dtype=np.int64) else data.reshape(t.shape)

@@ -1,4 +1,4 @@
-"""Fixtures of the format's tests."""
+"""Fixtures for the tests of the file format."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def draft() -> Draft:
 
 @pytest.fixture(scope="session")
 def small_file() -> bytes:
-    """A valid file that is as small as a file with all the parts can be."""
+    """A small valid file with every kind of part."""
     return Draft().bytes()
 
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Callable[[bytes], RsrFile]:
-    """Open bytes as a file."""
+    """Write bytes to a file and open it."""
 
     def open_bytes(data: bytes) -> RsrFile:
         path = tmp_path / "test.rsr"

@@ -1,4 +1,4 @@
-"""From packed ranks back to digits, whatever the pieces they are decoded in."""
+"""Decoding packed ranks gives the digits back, whatever the size of the pieces."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def indexed(
 
 
 def grouped_ranks(A: Array, digits: tuple[int, ...], k: int, group: int | None) -> Array:
-    """Each group of columns is cut into column blocks by itself."""
+    """Return the ranks of a matrix whose groups of columns are cut separately."""
     pad, width = digits.index(0), group or max(1, A.shape[1])
     parts = [A[:, c : c + width] for c in range(0, A.shape[1], width)]
     return np.concatenate([ranks_of(part, len(digits), k, pad) for part in parts])
@@ -64,7 +64,7 @@ CASES = [
     (TERNARY, 2, "w16", None),
     (BINARY_BITS, 5, "w16", None),
     (TERNARY, 3, "w16", 32),
-    (TERNARY, 3, "w16", 9),  # nothing is padded but the end
+    (TERNARY, 3, "w16", 9),  # only the last block is padded
     (TERNARY, 2, "w16", 1),  # every block is half padding
     (BINARY_BITS, 5, "w16", 32),
     (BINARY_BITS, 5, "w16", 23),
@@ -74,7 +74,7 @@ CASES = [
 @pytest.mark.parametrize("piece", [1, 500, 3000, 1 << 20])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("digits", "k", "packing", "group"), CASES)
-def test_digits_come_back_in_pieces_of_any_size(
+def test_digits_decode_in_pieces_of_any_size(
     monkeypatch: pytest.MonkeyPatch,
     digits: tuple[int, ...],
     k: int,
@@ -102,7 +102,7 @@ def test_digits_come_back_in_pieces_of_any_size(
 
 
 @pytest.mark.parametrize(("digits", "k", "packing", "group"), CASES)
-def test_blocks(digits: tuple[int, ...], k: int, packing: str, group: int | None) -> None:
+def test_column_blocks(digits: tuple[int, ...], k: int, packing: str, group: int | None) -> None:
     A = np.random.default_rng(1).integers(0, len(digits), (130, 61)).astype(np.uint8)
     t, packed = indexed(A, digits, k, packing, group)
     covered: list[int] = []
@@ -119,16 +119,16 @@ def test_blocks(digits: tuple[int, ...], k: int, packing: str, group: int | None
     assert t.blocks == j + 1
 
 
-def test_a_rank_that_is_no_pattern_has_no_block() -> None:
+def test_an_invalid_rank_has_no_block() -> None:
     A = np.full((40, 24), 2, np.uint8)
     t, packed = indexed(A, TERNARY, 3, "n4s1")
     packed[65] = 0x1F  # block 2 of row 1: magnitude 15
-    with pytest.raises(IndexDataError, match="rank 28 in block 2 is no pattern"):
+    with pytest.raises(IndexDataError, match="rank 28 in block 2, expected 0 to 26"):
         decode_block(t, {"ranks": packed}, 2)
-    decode_digits(t, {"ranks": packed})  # means nothing, harms nothing
+    decode_digits(t, {"ranks": packed})  # arbitrary digits, but no error
 
 
-def test_the_scales_of_the_spec_s_example() -> None:
+def test_the_example_of_scales_in_the_spec() -> None:
     """Section 8: out = 2, in = 5, rows = 1, columns = 2."""
     A = np.ones((2, 5), np.uint8)
     t, _ = indexed(A, TERNARY, 3, "w16", 2)
@@ -141,8 +141,19 @@ def test_the_scales_of_the_spec_s_example() -> None:
     assert W.tolist() == [[0, 0, 2, 2, 4], [1, 1, 3, 3, 5]]
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 8, (1 << 31) - 1])
+def test_scales_for_row_blocks(rows: int) -> None:
+    t = IndexedTensor(
+        "w", (7, 4), (-1, 0, 1), 3, "expand", "ranked", "w16", {"ranks": 0},
+        SourceRecord("float", "F32", (7, 4)), Scale(rows, 1),
+    )  # fmt: skip
+    scale = np.arange(t.scales, dtype=np.float32)
+    expected = [0] if rows >= 7 else [r // rows for r in range(7)]
+    assert row_scales(t, scale).tolist() == expected
+
+
 @pytest.mark.parametrize("dtype", ["F32", "F16"])
-def test_row_blocks_of_groups(dtype: str) -> None:
+def test_scales_for_row_blocks_of_groups(dtype: str) -> None:
     t, _ = indexed(np.ones((5, 8), np.uint8), TERNARY, 3, "w16", 6)
     t = dataclasses.replace(t, scale=Scale(2, 1, 6, dtype))
     stored = np.arange(6).astype({"F32": "<f4", "F16": "<f2"}[dtype])
@@ -152,15 +163,12 @@ def test_row_blocks_of_groups(dtype: str) -> None:
     assert scales.tolist() == [[0, 3], [0, 3], [1, 4], [1, 4], [2, 5]]
 
 
-# --- one row --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("digits", "k", "packing", "group"), CASES)
-def test_every_row_alone(
+def test_single_rows(
     digits: tuple[int, ...], k: int, packing: str, group: int | None, shape: tuple[int, int]
 ) -> None:
-    """Those of the last strip, which is lower than the others, included."""
+    """The last strip has fewer rows than the others."""
     A = np.random.default_rng(shape[1]).integers(0, len(digits), shape).astype(np.uint8)
     t, packed = indexed(A, digits, k, packing, group)
     for row in range(shape[0]):
@@ -171,8 +179,8 @@ def test_every_row_alone(
 
 @pytest.mark.parametrize("group", [None, 64])
 @pytest.mark.parametrize("stride", [1, 2, 8])
-def test_a_row_of_listed_patterns(stride: int, group: int | None) -> None:
-    """3:4-sparse: 32 patterns of four digits, whose columns may be a stride apart."""
+def test_single_rows_of_listed_patterns(stride: int, group: int | None) -> None:
+    """3:4 sparsity: 32 patterns of four digits, in columns that may be a stride apart."""
     numbers = np.indices((3, 3, 3, 3)).reshape(4, -1).T.astype(np.uint8)
     listed = numbers[(numbers == 1).sum(axis=1) == 1].tobytes()
     k, shape = 4, (70, 128)
@@ -196,7 +204,7 @@ def test_a_row_of_listed_patterns(stride: int, group: int | None) -> None:
 
 
 @pytest.mark.parametrize("packing", ["w16", "n4s1"])
-def test_a_row_of_no_columns(packing: str) -> None:
+def test_a_row_without_columns(packing: str) -> None:
     t, _ = indexed(np.ones((40, 3), np.uint8), TERNARY, 3, packing)
     t = dataclasses.replace(t, shape=(40, 0))
     assert decode_row(t, np.empty(0, np.uint16), 39).shape == (0,)

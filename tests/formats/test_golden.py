@@ -1,79 +1,280 @@
-"""The file of version 1.0 is read for ever: its bytes never change, nor does what they mean.
+"""The committed file of every format version: its bytes and their meaning never change.
 
-Decoded here from SPEC.md alone, with nothing of `rsr_formats` but the reader.
+The indices are decoded here from the formulas of SPEC.md; only the reader is used.
 """
 
 from __future__ import annotations
 
 import hashlib
-import runpy
+import struct
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from rsr_formats import DenseTensor, IndexedTensor, RsrFile
-from rsr_formats.records import FileEntry, InlineTensor, SourceRecord
+from rsr_formats import (
+    DenseTensor,
+    FileEntry,
+    IndexedTensor,
+    InlineTensor,
+    Quantized,
+    RsrFile,
+    SourceRecord,
+)
+from rsr_formats.decode import apply_scales, decode_digits, row_scales
+from rsr_testing.golden_rsr import WRITERS, write
 from rsr_testing.paths import GOLDEN
+from rsrc.export.source import restorable
 
-FOLDER = GOLDEN / "v1"
-SHA256 = "17ea84512ec9a52db6154690c6f7585e2a2cd54c6f4f2e4bf331ffa959bc2eb9"
+Values = npt.NDArray[np.int8]
 
-# One character a weight: - is -1, 0 is 0, + is 1.
-EXPAND = ["-+0-+", "00000", "0+-0+", "-+0-+", "00000", "0+-0+"]
-REDUCE = ["-+0-+0-", "0000000", "0+-0+-0", "-+0-+0-", "0000000"]
-BINARY = ["+-++-+-++-+", "-++++-++++-", "+----+----+", "-++++-++++-", "++--+++--++"]  # row mod 5
-# Row r of the ranked matrix is row r mod 3 here.
+SHA256 = {
+    "v1": "17ea84512ec9a52db6154690c6f7585e2a2cd54c6f4f2e4bf331ffa959bc2eb9",
+    "v1.1": "e917ef7f3cf4c4ee2ef6770bffdf9f22570e304fa4e4eb0b856e154689c2cd76",
+    "v1.2": "4b804c3dbaca675f6d8f34045579b3aa60a76697b620c25fc370ceb7983c7efb",
+    "v1.3": "ab77c899530e1afca61313d413dc1caecb4dfa15c6c82aa79e4cb3741c1ec2a8",
+}
+VERSION = pytest.mark.parametrize("version", SHA256)
+
+# The matrices, one character per weight: - is -1, 0 is 0, + is 1. The rows repeat.
 RANKED = ["-+0-+0-+0-", "0000000000", "0+-0+-0+-0"]
+EXPAND = ["-+0-+", "00000", "0+-0+"]
+REDUCE = ["-+0-+0-", "0000000", "0+-0+-0"]
+BINARY = ["+-++-+-++-+", "-++++-++++-", "+----+----+", "-++++-++++-", "++--+++--++"]
+N4S1 = [("-+0" * 17)[:50], "0" * 50, ("0+-" * 17)[:50]]
+BLOCKS = ["+-++-+-++-+-++-+-", "-++++-++++-++++-+", "+----+----+----+-", "-++++-++++-++++-+",
+          "++--+++--+++--+++"]  # fmt: skip
+SPARSE = [
+    "0++-+0-++-0+-++00+-+",
+    "+0-++-0+-++00+-++0++",
+    "+-0+-++00+-++0++-+0-",
+    "-++00+-++0++-+0-++-0",
+    "0+-++0++-+0-++-00-++",
+    "+0++-+0-++-00-++-0+-",
+    "-+0-++-00-++-0+-++0+",
+    "++-00-++-0+-++0++-+0",
+    "0-++-0+-++0++-+00++-",
+    "-0+-++0++-+00++-+0-+",
+    "++0++-+00++-+0-++-0+",
+    "+-+00++-+0-++-0+-++0",
+]
+STRIDED = [
+    "0++-0+-+0-++0++-+0-++0++-0+-+0-++-0+-+0-++0++-0+-++0++-0+-+0-++00+-+0-++0++-0+-++0++-0+-+0-++0++"
+    "-+0-++0++-0+-+0-++-0+-+0-++0++-00-++0++-0+-+0-++-0+-+0-++0++-0+-++0++-0+-+0-++0++-+0-++0++-0+-+0",
+    "++-0+-+0-++0++-00-++0++-0+-+0-++-0+-+0-++0++-0+-++0++-0+-+0-++0++-+0-++0++-0+-+00++-0+-+0-++0++-"
+    "+0-++0++-0+-+0-++-0+-+0-++0++-0+-++0++-0+-+0-++00+-+0-++0++-0+-++0++-0+-+0-++0++-+0-++0++-0+-+0-",
+    "+-0+-+0-++0++-0+-++0++-0+-+0-++00+-+0-++0++-0+-++0++-0+-+0-++0++-+0-++0++-0+-+0-++-0+-+0-++0++-0"
+    "0-++0++-0+-+0-++-0+-+0-++0++-0+-++0++-0+-+0-++0++-+0-++0++-0+-+00++-0+-+0-++0++-+0-++0++-0+-+0-+",
+    "-0+-+0-++0++-0+-++0++-0+-+0-++0++-+0-++0++-0+-+00++-0+-+0-++0++-+0-++0++-0+-+0-++-0+-+0-++0++-0+"
+    "-++0++-0+-+0-++00+-+0-++0++-0+-++0++-0+-+0-++0++-+0-++0++-0+-+0-++-0+-+0-++0++-00-++0++-0+-+0-++",
+    "0+-+0-++0++-0+-++0++-0+-+0-++0++-+0-++0++-0+-+0-++-0+-+0-++0++-00-++0++-0+-+0-++-0+-+0-++0++-0+-"
+    "++0++-0+-+0-++0++-+0-++0++-0+-+00++-0+-+0-++0++-+0-++0++-0+-+0-++-0+-+0-++0++-0+-++0++-0+-+0-++0",
+]
+PAIRS = ["-++--++-", "++--++--"]
+MLX = ["0++-+0", "+0-++-", "+-0+-+"]
 
 
-@pytest.fixture(scope="module")
-def golden() -> RsrFile:
-    return RsrFile(FOLDER / "golden.rsr")
+def golden_path(version: str) -> Path:
+    return GOLDEN / version / "golden.rsr"
 
 
-def matrix(lines: list[str]) -> npt.NDArray[np.int8]:
-    return np.array([["-0+".index(c) - 1 for c in line] for line in lines], np.int8)
+@cache
+def golden(version: str) -> RsrFile:
+    return RsrFile(golden_path(version))
 
 
-def decoded(t: IndexedTensor, arrays: dict[str, Any]) -> npt.NDArray[np.int8]:
-    """Return W, weight by weight, from the formulas of SPEC.md sections 6 and 7."""
+def indexed(version: str, name: str) -> IndexedTensor:
+    (t,) = (t for t in golden(version).header.tensors if t.name == name)
+    assert isinstance(t, IndexedTensor)
+    return t
+
+
+def dense(version: str, name: str) -> DenseTensor:
+    (t,) = (t for t in golden(version).header.tensors if t.name == name)
+    assert isinstance(t, DenseTensor)
+    return t
+
+
+def matrix(lines: list[str], rows: int) -> Values:
+    repeated = [lines[r % len(lines)] for r in range(rows)]
+    return np.array([["-0+".index(c) - 1 for c in line] for line in repeated], np.int8)
+
+
+# --- the formulas of SPEC.md sections 6 and 7 -----------------------------------------------------
+
+
+def columns_of(t: IndexedTensor, columns: int, j: int) -> list[int]:
+    """Return the columns of A in column block j."""
+    G = t.scale.columns if t.scale is not None and t.scale.columns else columns
+    g, i = divmod(j, -(-G // t.k))
+    f, S = g * G, t.stride
+    found = [f + i // S * t.k * S + i % S + S * p for p in range(t.k)]
+    return [c for c in found if c < min(f + G, columns)]
+
+
+def rank(t: IndexedTensor, arrays: dict[str, Any], blocks: int, r: int, j: int) -> int:
+    """Return the rank of row r of A in column block j."""
+    if t.encoding == "permuted":
+        position = arrays["permutation"][j].tolist().index(r)
+        return int(np.searchsorted(arrays["segments"][j], position, side="right")) - 1
+    packed, R = arrays["ranks"], -(-t.shape[0] // 32) * 32
+    if t.packing == "w16":
+        r0, W = r // 128 * 128, -(-blocks // 3)
+        word = int(packed[r0 * W + j // 3 * min(128, R - r0) + r - r0])
+        return word >> 5 * (j % 3) & 31
+    r0, U = r // 64 * 64, -(-blocks // 8)
+    h, u, i = min(64, R - r0), j // 8, j % 8
+    byte, signs = (int(packed[5 * (r0 * U + u * h) + v * h + r - r0]) for v in (i // 2, 4))
+    m = byte >> 4 * (i % 2) & 15
+    return 13 - m if signs >> 7 - i & 1 else 13 + m
+
+
+def pattern(t: IndexedTensor, s: int) -> list[int]:
+    """Return the digits of pattern s."""
+    if t.pattern_list is not None:
+        return list(t.pattern_list[s * t.k : (s + 1) * t.k])
     B = len(t.digits)
+    return [s // B ** (t.k - 1 - i) % B for i in range(t.k)]
+
+
+def decoded(t: IndexedTensor, arrays: dict[str, Any]) -> Values:
+    """Return W weight by weight."""
     rows, columns = t.shape if t.direction == "expand" else t.shape[::-1]
-    blocks = -(-columns // t.k)
-    A = np.empty((rows, blocks * t.k), np.int8)
+    G = t.scale.columns if t.scale is not None and t.scale.columns else columns
+    blocks = columns // G * -(-G // t.k) + -(-(columns % G) // t.k)
+    A = np.full((rows, columns), 99, np.int8)
     for j in range(blocks):
+        places = columns_of(t, columns, j)
         for r in range(rows):
-            if t.encoding == "ranked":
-                W, R = -(-blocks // 3), -(-rows // 32) * 32
-                r0 = r // 128 * 128
-                word = int(arrays["ranks"][r0 * W + j // 3 * min(128, R - r0) + r - r0])
-                rank = word >> 5 * (j % 3) & 31
-            else:
-                position = arrays["permutation"][j].tolist().index(r)
-                rank = int(np.searchsorted(arrays["segments"][j], position, side="right")) - 1
-            for i in range(t.k):
-                A[r, j * t.k + i] = t.digits[rank // B ** (t.k - 1 - i) % B]
-    A = A[:, :columns]
+            digits = pattern(t, rank(t, arrays, blocks, r, j))
+            for c, digit in zip(places, digits, strict=False):  # the rest is padding
+                A[r, c] = t.digits[digit]
     return A if t.direction == "expand" else A.T
 
 
-def test_the_file_is_the_one_written_then() -> None:
-    assert hashlib.sha256((FOLDER / "golden.rsr").read_bytes()).hexdigest() == SHA256
+# --- every version --------------------------------------------------------------------------------
 
 
-def test_it_is_valid(golden: RsrFile) -> None:
-    golden.verify()
+def test_every_version_has_a_file() -> None:
+    folders = {path.parent.name for path in GOLDEN.glob("*/golden.rsr")}
+    assert folders == set(SHA256) == set(WRITERS)
 
 
-def test_what_it_says_of_itself(golden: RsrFile) -> None:
-    assert golden.header.producer == "rsr-ternary golden v1"
-    assert golden.header.metadata == {"purpose": "read for ever", "größe": "klein"}
-    assert golden.header.files == (FileEntry("config.json", 0),)
-    assert golden.section(0).tobytes() == b'{"model_type": "golden"}\n'
-    assert [t.name for t in golden.header.tensors] == [
+@VERSION
+def test_the_file_never_changes(version: str) -> None:
+    assert hashlib.sha256(golden_path(version).read_bytes()).hexdigest() == SHA256[version]
+
+
+@VERSION
+def test_the_file_is_valid(version: str) -> None:
+    golden(version).verify()
+    assert golden(version).version == (1, int(f"{version}.0".split(".")[1]))
+
+
+@VERSION
+def test_the_current_writer_writes_the_same_file(version: str, tmp_path: Path) -> None:
+    """Except for the bytes of compressed sections, which depend on the version of zstd."""
+    path = tmp_path / "golden.rsr"
+    write(version, path)
+    then, now = golden(version), RsrFile(path)
+    now.verify()
+    if all(s.codec == "raw" for s in then.header.sections):
+        assert path.read_bytes() == golden_path(version).read_bytes()
+    assert now.header.tensors == then.header.tensors
+    for i, (old, new) in enumerate(zip(then.header.sections, now.header.sections, strict=True)):
+        assert (old.size, old.codec) == (new.size, new.codec)
+        assert then.section(i).tobytes() == now.section(i).tobytes()
+
+
+class Golden(NamedTuple):
+    """An indexed tensor of a golden file."""
+
+    version: str
+    name: str
+    weights: Values
+    record: tuple[object, ...]  # k, direction, encoding, packing, number of patterns, stride
+    scale: tuple[object, ...] | None  # rows, columns, dtype
+    scales: list[float]
+
+
+W16, N4, U16 = ("expand", "ranked", "w16"), ("expand", "ranked", "n4s1"), ("permuted", "u16")
+TENSORS = [
+    Golden("v1", "ranked.weight", matrix(RANKED, 132), (3, *W16, 27, 1), (132, None, "F32"), [0.5]),
+    Golden("v1", "expand.weight", matrix(EXPAND, 6), (2, "expand", *U16, 9, 1),
+           (1, None, "F32"), [1, 2, 0.5, 0.25, 4, 8]),
+    Golden("v1", "reduce.weight", matrix(REDUCE, 5), (3, "reduce", *U16, 27, 1), None, [1]),
+    Golden("v1", "binary.weight", matrix(BINARY, 33), (5, *W16, 32, 1),
+           (8, None, "F32"), [1, -2, 3, -4, 5]),
+    Golden("v1.1", "n4s1.weight", matrix(N4S1, 100), (3, *N4, 27, 1),
+           (30, None, "F16"), [1, -2, 3, 0.5]),
+    Golden("v1.1", "groups.weight", matrix(RANKED, 7), (3, *W16, 27, 1),
+           (1, 4, "F16"), [i / 2 for i in range(1, 22)]),
+    Golden("v1.1", "blocks.weight", matrix(BLOCKS, 5), (5, *W16, 32, 1),
+           (2, 8, "F32"), [i / 4 for i in range(1, 10)]),
+    Golden("v1.2", "sparse.weight", matrix(SPARSE, 130), (4, *W16, 32, 1),
+           (130, None, "F32"), [0.75]),
+    Golden("v1.2", "strided.weight", matrix(STRIDED, 5), (4, *W16, 32, 16),
+           (1, 128, "F16"), [i / 2 for i in range(1, 11)]),
+    Golden("v1.2", "binary.weight", matrix(PAIRS, 34), (2, *W16, 3, 2), None, [1]),
+    Golden("v1.2", "mlx.weight", matrix(MLX, 3), (3, *W16, 27, 1), (1, None, "F32"), [1, 2, 3]),
+]  # fmt: skip
+TENSOR = pytest.mark.parametrize("case", TENSORS, ids=lambda c: f"{c.version}-{c.name}")
+
+
+def test_every_indexed_tensor_has_a_case() -> None:
+    stored = {
+        (version, t.name)
+        for version in SHA256
+        for t in golden(version).header.tensors
+        if isinstance(t, IndexedTensor)
+    }
+    assert stored == {(case.version, case.name) for case in TENSORS}
+
+
+@TENSOR
+def test_the_record_of_an_indexed_tensor(case: Golden) -> None:
+    t = indexed(case.version, case.name)
+    found = (t.k, t.direction, t.encoding, t.packing, t.patterns, t.stride)
+    assert (t.shape, found) == (case.weights.shape, case.record)
+    scale = None if t.scale is None else (t.scale.rows, t.scale.columns, t.scale.dtype)
+    assert scale == case.scale
+
+
+@TENSOR
+def test_the_weights_of_an_indexed_tensor(case: Golden) -> None:
+    t = indexed(case.version, case.name)
+    arrays = golden(case.version).index_arrays(t)
+    np.testing.assert_array_equal(decoded(t, arrays), case.weights)
+    np.testing.assert_array_equal(np.array(t.digits)[decode_digits(t, arrays)], case.weights)
+
+
+@TENSOR
+def test_the_scales_of_an_indexed_tensor(case: Golden) -> None:
+    t = indexed(case.version, case.name)
+    scale = golden(case.version).index_arrays(t)["scale"]
+    assert scale.tolist() == case.scales
+    W = case.weights.astype(np.float32)
+    apply_scales(t, W, row_scales(t, scale))
+    rows = 1 << 31 if t.scale is None else t.scale.rows
+    columns = t.shape[1] if t.scale is None or t.scale.columns is None else t.scale.columns
+    per_group = -(-t.shape[0] // rows)
+    for (r, c), weight in np.ndenumerate(case.weights):
+        assert W[r, c] == weight * case.scales[c // columns * per_group + r // rows]
+
+
+# --- version 1.0 ----------------------------------------------------------------------------------
+
+
+def test_the_header_of_1_0() -> None:
+    file = golden("v1")
+    assert file.header.producer == "rsr-ternary golden v1"
+    assert file.header.metadata == {"purpose": "read for ever", "größe": "klein"}
+    assert file.header.files == (FileEntry("config.json", 0),)
+    assert file.section(0).tobytes() == b'{"model_type": "golden"}\n'
+    assert [t.name for t in file.header.tensors] == [
         "ranked.weight",
         "expand.weight",
         "reduce.weight",
@@ -84,104 +285,100 @@ def test_what_it_says_of_itself(golden: RsrFile) -> None:
     ]
 
 
-def indexed(golden: RsrFile, name: str) -> IndexedTensor:
-    (t,) = (t for t in golden.header.tensors if t.name == name)
-    assert isinstance(t, IndexedTensor)
-    return t
-
-
-@pytest.mark.parametrize(
-    ("name", "weights", "scale", "record"),
-    [
-        (
-            "ranked.weight",
-            RANKED * 44,
-            [0.5],
-            ("ternary", 3, "expand", "ranked", "w16", 132),
-        ),
-        (
-            "expand.weight",
-            EXPAND,
-            [1, 2, 0.5, 0.25, 4, 8],
-            ("ternary", 2, "expand", "permuted", "u16", 1),
-        ),
-        (
-            "reduce.weight",
-            REDUCE,
-            [1],
-            ("ternary", 3, "reduce", "permuted", "u16", None),
-        ),
-        (
-            "binary.weight",
-            (BINARY * 7)[:33],
-            [1, -2, 3, -4, 5],
-            ("binary", 5, "expand", "ranked", "w16", 8),
-        ),
-    ],
-)
-def test_indexed_tensors(
-    golden: RsrFile,
-    name: str,
-    weights: list[str],
-    scale: list[float],
-    record: tuple[object, ...],
-) -> None:
-    t = indexed(golden, name)
-    rows = None if t.scale is None else t.scale.rows
-    assert (t.kind, t.k, t.direction, t.encoding, t.packing, rows) == record
-    assert t.shape == (len(weights), len(weights[0]))
-    arrays = golden.index_arrays(t)
-    np.testing.assert_array_equal(decoded(t, arrays), matrix(weights))
-    assert arrays["scale"].tolist() == scale
-
-
-def test_a_literal_index(golden: RsrFile) -> None:
+def test_a_permutation_and_a_segment_list_of_1_0() -> None:
     """Block 0 of the matrix that is stored transposed: three columns of W^T."""
-    arrays = golden.index_arrays(indexed(golden, "reduce.weight"))
+    arrays = golden("v1").index_arrays(indexed("v1", "reduce.weight"))
     # Rows of W^T in W's rows 0, 1, 2: -00 +0+ 00- -00 +0+ 00- -00, so the ranks are
     # 4, 23, 12, 4, 23, 12, 4.
     assert arrays["permutation"][0].tolist() == [0, 3, 6, 2, 5, 1, 4]
     assert arrays["segments"][0].tolist() == [0] * 5 + [3] * 8 + [5] * 11 + [7] * 4
 
 
-def test_source_records(golden: RsrFile) -> None:
-    companion = InlineTensor("ranked.weight_scale", "BF16", (1,), b"\x00\x40")
-    sources = {t.name: t.source for t in golden.header.tensors if isinstance(t, IndexedTensor)}
+def test_the_source_records_of_1_0() -> None:
+    file = golden("v1")
+    auxiliary = InlineTensor("ranked.weight_scale", "BF16", (1,), b"\x00\x40")
+    sources = {t.name: t.source for t in file.header.tensors if isinstance(t, IndexedTensor)}
     zeros = sources["expand.weight"].negative_zeros
     assert zeros is not None
-    assert golden.section(zeros).tobytes() == b"\x21\x00"
+    assert file.section(zeros).tobytes() == b"\x21\x00"
     assert sources == {
-        "ranked.weight": SourceRecord("bitnet", "U8", (33, 10), None, (companion,)),
+        "ranked.weight": SourceRecord("bitnet", "U8", (33, 10), None, (auxiliary,)),
         "expand.weight": SourceRecord("float", "BF16", (6, 5), zeros),
         "reduce.weight": SourceRecord("int8", "I8", (5, 7)),
         "binary.weight": SourceRecord("absmean", "F32", (33, 11)),
     }
 
 
-def test_dense_tensors(golden: RsrFile) -> None:
-    dense = {t.name: t for t in golden.header.tensors if isinstance(t, DenseTensor)}
-    contents = {name: golden.section(t.section).tobytes() for name, t in dense.items()}
-    assert {name: (t.dtype, t.shape) for name, t in dense.items()} == {
+def test_the_dense_tensors_of_1_0() -> None:
+    file = golden("v1")
+    tensors = {t.name: t for t in file.header.tensors if isinstance(t, DenseTensor)}
+    assert {name: (t.dtype, t.shape) for name, t in tensors.items()} == {
         "norm.weight": ("BF16", (2, 2)),
         "table.weight": ("F32", (64, 4)),
         "empty.weight": ("U8", (0, 3)),
     }
-    assert contents == {
+    assert {name: file.section(t.section).tobytes() for name, t in tensors.items()} == {
         "norm.weight": bytes.fromhex("803f 0040 00c0 003f"),  # 1, 2, -2, 0.5
         "table.weight": np.arange(256, dtype="<f4").tobytes(),
         "empty.weight": b"",
     }
-    assert golden.header.sections[dense["table.weight"].section].codec == "zstd"
+    assert file.header.sections[tensors["table.weight"].section].codec == "zstd"
 
 
-def test_todays_writer_makes_the_same_file(golden: RsrFile, tmp_path: Path) -> None:
-    """All but what zstd made of a section, which its next version may do better."""
-    runpy.run_path(str(FOLDER / "make_golden.py"))["write"](tmp_path / "golden.rsr")
-    today = RsrFile(tmp_path / "golden.rsr")
-    today.verify()
-    assert today.header.tensors == golden.header.tensors
-    for i, (then, now) in enumerate(
-        zip(golden.header.sections, today.header.sections, strict=True)
-    ):
-        assert (then.size, then.codec) == (now.size, now.codec)
-        assert golden.section(i).tobytes() == today.section(i).tobytes()
+# --- version 1.2 ----------------------------------------------------------------------------------
+
+
+def test_the_layouts_of_1_2() -> None:
+    layouts = {
+        t.name: t.source.layout
+        for t in golden("v1.2").header.tensors
+        if isinstance(t, IndexedTensor)
+    }
+    assert layouts == {
+        "sparse.weight": "absmedian",
+        "strided.weight": "float",
+        "binary.weight": "twn",
+        "mlx.weight": "mlx",
+    }
+
+
+def test_an_auxiliary_tensor_without_data_in_1_2() -> None:
+    t = indexed("v1.2", "mlx.weight")
+    assert t.source.auxiliary == (InlineTensor("mlx.scales", "F16", (3, 1), None),)
+
+
+# --- version 1.3 ----------------------------------------------------------------------------------
+
+EMBEDDING = "fe42 7ec2 fe41 0000 0000 0000 0000 0000 803e 003f 80bf 003e"  # BF16
+
+
+def test_a_quantized_tensor_beside_its_source_in_1_3() -> None:
+    file, t = golden("v1.3"), dense("v1.3", "tied.weight")
+    assert t.quantized == Quantized("absmax", "embedding.weight", "BF16")
+    assert t.is_added
+    rows = [[127, -64, 32, 0], [0, 0, 0, 0], [32, 64, -127, 16]]
+    assert file.section(t.section).view("i1").reshape(3, 4).tolist() == rows
+    scale = file.section(dense("v1.3", "tied.weight_scale").section)
+    assert scale.tobytes() == struct.pack("<3f", 1, 0, 1 / 127)
+    embedding = dense("v1.3", "embedding.weight")
+    assert embedding.quantized is None
+    assert file.section(embedding.section).tobytes() == bytes.fromhex(EMBEDDING)
+
+
+def test_a_quantized_tensor_that_replaces_its_source_in_1_3() -> None:
+    file, t = golden("v1.3"), dense("v1.3", "head.weight")
+    assert t.quantized == Quantized("absmax", "head.weight", "F16")
+    assert not t.is_added
+    assert file.section(t.section).tobytes() == bytes([127, 255, 129, 126])
+    scale = file.section(dense("v1.3", "head.weight_scale").section)
+    assert scale.tobytes() == struct.pack("<2f", 0.5, 2)
+
+
+def test_the_restored_source_of_1_3() -> None:
+    """It has no row scales, and no int8 tensor that was added."""
+    source = restorable(golden("v1.3"))
+    assert list(source) == ["embedding.weight", "head.weight"]
+    assert source["embedding.weight"].data().tobytes() == bytes.fromhex(EMBEDDING)
+    head = source["head.weight"]
+    assert (head.dtype, head.shape) == ("F16", (2, 2))
+    assert head.data().tobytes() == struct.pack("<4e", 63.5, -0.5, -254.0, 252.0)  # q * scale

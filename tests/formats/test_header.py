@@ -1,4 +1,4 @@
-"""Headers from strangers: every field wrong in every way, and msgpack made to hurt."""
+"""Hostile headers: every field with every wrong type, and malicious msgpack."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def packed(doc: Any) -> bytes:
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every path into a document."""
+    """Return the path of every node in a document."""
     children: list[tuple[Any, Any]] = []
     if isinstance(value, dict):
         children = list(value.items())
@@ -56,7 +56,7 @@ WRONG = [None, True, -1, 1 << 63, (1 << 64) - 1, 0.5, "", "x" * 99, b"", b"x" * 
 
 
 def refusal(data: bytes) -> FormatError | None:
-    """Decode, and if that goes well, encode and decode again."""
+    """Decode a header; if it is accepted, check that encoding is the inverse."""
     try:
         header = decode_header(data)
     except FormatError as error:
@@ -65,6 +65,7 @@ def refusal(data: bytes) -> FormatError | None:
     return None
 
 
+# Values in WRONG that are valid for the key.
 MAY_BE: dict[Any, Any] = {
     **dict.fromkeys(("producer", "codec", "name"), ""),
     **{key: [] for key in ("files", "tensors", "sections", "companions", "shape")},
@@ -169,12 +170,12 @@ def test_indexed_tensor_refuses(draft: Draft, key: str, value: Any) -> None:
     ],
 )
 def test_malformed_msgpack(data: bytes) -> None:
-    with pytest.raises((HeaderSyntaxError, LimitError)):  # a claim beyond the limit is one already
+    with pytest.raises((HeaderSyntaxError, LimitError)):  # a claimed length may exceed one
         decode_header(data)
 
 
 @pytest.mark.parametrize("depth", [100, 500, 1000])
-def test_deep_nesting_in_any_place(draft: Draft, depth: int) -> None:
+def test_deep_nesting_anywhere(draft: Draft, depth: int) -> None:
     deep: Any = 0
     for _ in range(depth):
         deep = [deep]
@@ -187,8 +188,8 @@ def test_deep_nesting_in_any_place(draft: Draft, depth: int) -> None:
 
 
 @pytest.mark.parametrize("prefix", [ARRAY32, MAP32, b"\x81\xa1a" + ARRAY32])
-def test_nested_claims_are_not_believed(prefix: bytes) -> None:
-    """A thousand nested lists of a million entries each would be 8 GiB of nothing."""
+def test_nested_lengths_are_not_allocated(prefix: bytes) -> None:
+    """A thousand nested lists that claim a million entries each would take 8 GiB."""
     data = (prefix + b"\x00\x0f\x42\x40") * 1000 + bytes(1 << 20)
     tracemalloc.start()
     start = time.process_time()
@@ -202,7 +203,7 @@ def test_nested_claims_are_not_believed(prefix: bytes) -> None:
 
 
 @pytest.mark.parametrize("key", ["files", "tensors", "sections"])
-def test_list_beyond_the_limit(key: str) -> None:
+def test_a_list_beyond_the_limit(key: str) -> None:
     entries = (1 << 17) + 1
     data = b"\x81" + packed(key) + ARRAY32 + entries.to_bytes(4, "big") + b"\xc0" * entries
     with pytest.raises(LimitError, match="131073 entries"):
@@ -215,20 +216,20 @@ def test_metadata_beyond_the_limit(draft: Draft) -> None:
         decode_header(packed(draft.doc))
 
 
-def test_record_beyond_the_limit(draft: Draft) -> None:
+def test_a_record_beyond_the_limit(draft: Draft) -> None:
     draft.tensors["dense"]["name"] = "x" * (1 << 18)
     with pytest.raises(LimitError, match="the limit is 262144"):
         decode_header(packed(draft.doc))
 
 
-def test_companions_beyond_the_limit(draft: Draft) -> None:
+def test_auxiliary_tensors_beyond_the_limit(draft: Draft) -> None:
     draft.ranked["source"]["companions"] *= 5
-    with pytest.raises(LimitError, match=r"companions: 5, the limit is 4"):
+    with pytest.raises(LimitError, match=r"companions: 5 entries, the limit is 4"):
         decode_header(packed(draft.doc))
 
 
 def list_of(key: str, item: bytes, size: int) -> bytes:
-    """A header that is one list, with `size` bytes of one entry repeated."""
+    """Return a header with one list: `item` repeated up to `size` bytes."""
     count = min(1 << 17, size // len(item))
     return b"\x81" + packed(key) + ARRAY32 + count.to_bytes(4, "big") + item * count
 
@@ -248,14 +249,15 @@ def list_of(key: str, item: bytes, size: int) -> bytes:
         pytest.param(list_of("tensors", packed(["ab"] * 40), 4 << 20), id="strings"),
         pytest.param(b"\x81\xa1a" + packed([["ab"] * 99] * 9999), id="unknown field"),
         pytest.param(
-            b"\x81\xa8metadata" + packed({f"{i:x}": "" for i in range(1 << 17)}), id="notes"
+            b"\x81\xa8metadata" + packed({f"{i:x}": "" for i in range(1 << 17)}),
+            id="metadata strings",
         ),
-        pytest.param(packed([{f"{i:x}": 0 for i in range(1 << 17)}] * 9), id="no map"),
+        pytest.param(packed([{f"{i:x}": 0 for i in range(1 << 17)}] * 9), id="list, not a map"),
         pytest.param(packed({f"{i:x}": 0 for i in range(1 << 17)}), id="unknown fields"),
     ],
 )
 def test_what_is_refused_is_not_built(data: bytes) -> None:
-    """A list of one byte takes 64 in memory, a map 72."""
+    """A list or map of one byte takes 64 or 72 bytes in memory."""
     tracemalloc.start()
     try:
         with pytest.raises(FormatError):
@@ -265,7 +267,7 @@ def test_what_is_refused_is_not_built(data: bytes) -> None:
         tracemalloc.stop()
 
 
-def test_messages_quote_little_of_what_they_refuse(draft: Draft) -> None:
+def test_messages_quote_little_of_the_input(draft: Draft) -> None:
     long = "\x1b" * 100_000
     for path in places(draft.doc):
         if isinstance(path[-1], int) or path[0] == "metadata":

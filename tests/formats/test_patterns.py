@@ -1,4 +1,4 @@
-"""Listed patterns and strides: any list, width and groups, written, read and decoded in pieces."""
+"""Listed patterns and strides: any list, k, stride and groups are written, read and decoded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from rsr_formats.validate import check_negative_zeros
 
 Array = npt.NDArray[Any]
 
-# Exactly one zero in four: what a 3:4-sparse ternary matrix is made of.
+# The patterns with exactly one zero, as in a 3:4-sparse ternary matrix.
 SPARSE = bytes.fromhex(
     "00000001 00000100 00000102 00000201 00010000 00010002 00010200 00010202"
     "00020001 00020100 00020102 00020201 01000000 01000002 01000200 01000202"
@@ -40,7 +40,7 @@ SPARSE = bytes.fromhex(
 
 
 class Case(NamedTuple):
-    """A matrix made of the patterns of a list, digit by digit from SPEC.md section 6."""
+    """A matrix of listed patterns, made by the formulas of SPEC.md section 6."""
 
     record: IndexedTensor
     ranks: Array  # (blocks, rows)
@@ -79,7 +79,7 @@ def matrices(draw: st.DrawFn) -> Case:
 
 @given(matrices(), st.sampled_from([1, 300, 3000, 1 << 20]))
 @settings(deadline=None, max_examples=150)
-def test_what_is_written_is_read(case: Case, piece: int) -> None:
+def test_a_written_matrix_is_read_back(case: Case, piece: int) -> None:
     t, ranks, A = case
     pad = padding_rank(t.digits, t.k, t.pattern_list)
     zero = [t.digits.index(0) if 0 in t.digits else 0] * t.k
@@ -132,7 +132,7 @@ def test_3_4_sparse_matrices_have_32_patterns() -> None:
     assert padding_rank(TERNARY, 4, SPARSE) == 0
 
 
-def test_the_columns_of_the_spec_s_example() -> None:
+def test_the_example_of_strides_in_the_spec() -> None:
     t = IndexedTensor(
         "w", (1, 128), TERNARY, 4, "expand", "ranked", "w16", {"ranks": 0},
         SourceRecord("float", "F32", (1, 128)), None, SPARSE, 16,
@@ -153,6 +153,6 @@ def test_a_rank_beyond_the_list_has_no_block() -> None:
         SourceRecord("float", "F32", (1, 2)), None, b"\0\1\1\0",
     )  # fmt: skip
     packed = pack_w16(np.array([[2]], np.uint16), 0)
-    with pytest.raises(IndexDataError, match="rank 2 in block 0 is no pattern; there are 2"):
+    with pytest.raises(IndexDataError, match="rank 2 in block 0, expected 0 to 1"):
         decode_block(t, {"ranks": packed}, 0)
-    decode_digits(t, {"ranks": packed})  # means nothing, harms nothing
+    decode_digits(t, {"ranks": packed})  # arbitrary digits, but no error

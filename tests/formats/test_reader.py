@@ -1,4 +1,4 @@
-"""What an opened file hands out, and that it hands out nothing one could break it with."""
+"""An open file: its contents, lifetime and memory."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rsr_formats import IndexedTensor, RsrFile, create, errors, reader, validate
-from rsr_formats.decode import row_scales
+from rsr_formats import IndexedTensor, RsrFile, compression, create, errors, validate
 from rsr_formats.records import DenseTensor, FileEntry, Scale, Section, SourceRecord
 from rsr_testing.drafts import Draft
 
@@ -52,7 +51,7 @@ def test_contents(small_file: bytes, tmp_path: Path, memory: str) -> None:
 
 
 def test_small_scales_are_read_not_mapped(small_file: bytes, tmp_path: Path) -> None:
-    """Touching a mapped page makes its neighbors resident too: 64 KiB for four bytes."""
+    """Touching a mapped page makes its neighbors resident: 64 KiB for four bytes."""
     path = tmp_path / "a.rsr"
     path.write_bytes(small_file)
     file = RsrFile(path)
@@ -69,9 +68,10 @@ def test_arrays_are_read_only(small_file: bytes, tmp_path: Path, memory: str) ->
     path = tmp_path / "a.rsr"
     path.write_bytes(small_file)
     file = RsrFile(path, memory)
-    arrays = [*arrays_of(file, "ranked").values(), *arrays_of(file, "permuted").values()]
+    ranked, permuted = arrays_of(file, "ranked"), arrays_of(file, "permuted")
+    del permuted["scale"]  # the permuted matrix has no scale section
     sections = [file.section(i) for i in range(len(file.header.sections))]
-    for array in arrays[:2] + arrays[2:4] + sections:
+    for array in (*ranked.values(), *permuted.values(), *sections):
         assert not array.flags.writeable
 
 
@@ -86,7 +86,7 @@ def test_arrays_outlive_the_file_and_its_name(
     assert dense.tobytes() == b"dense"
 
 
-def test_replacing_the_file_leaves_readers_alone(small_file: bytes, tmp_path: Path) -> None:
+def test_replacing_the_file_does_not_affect_readers(small_file: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.rsr"
     path.write_bytes(small_file)
     file = RsrFile(path)
@@ -96,7 +96,7 @@ def test_replacing_the_file_leaves_readers_alone(small_file: bytes, tmp_path: Pa
     file.verify()
 
 
-def test_unknown_memory(small_file: bytes, opened: Open) -> None:
+def test_an_unknown_memory_option(small_file: bytes, opened: Open) -> None:
     path = opened(small_file).path
     with pytest.raises(ValueError, match="'mmap'"):
         RsrFile(path, "mmap")
@@ -108,7 +108,7 @@ def test_verify_reports_progress(small_file: bytes, opened: Open) -> None:
     assert sum(done) == sum(s.stored_size for s in file.header.sections)
 
 
-def test_nothing_decompressed_is_kept(tmp_path: Path) -> None:
+def test_decompressed_sections_are_not_cached(tmp_path: Path) -> None:
     size = 8 << 20
     data = np.random.default_rng(1).integers(0, 16, size, np.uint8)
     path = tmp_path / "a.rsr"
@@ -145,19 +145,19 @@ def test_verify_decompresses_each_section_once(
         entry = FileEntry("f", writer.add([b"text"], 1))
         writer.finish(producer="", metadata={}, files=[entry], tensors=[tensor, dense])
     seen: list[str] = []
-    original = reader._decompress
+    original = compression.decompress
 
     def decompress(stored: Any, s: Section, what: str) -> Any:
         seen.append(what)
         return original(stored, s, what)
 
-    monkeypatch.setattr(reader, "_decompress", decompress)
+    monkeypatch.setattr(compression, "decompress", decompress)
     file = RsrFile(path)
     file.verify()
     assert sorted(seen) == sorted(file.header.owners())
 
 
-def test_huge_pages_are_a_wish(
+def test_a_system_without_huge_pages(
     small_file: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class WithoutHugePages(mmap.mmap):
@@ -171,14 +171,14 @@ def test_huge_pages_are_a_wish(
     RsrFile(path, "huge").verify()
 
 
-def test_the_version_is_the_file_s(
+def test_the_version_is_that_of_the_file(
     draft: Draft, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(validate, "VERSION", (1, 7))
     assert opened(draft.bytes()).version == (1, 0)
 
 
-def test_shapes_that_numpy_can_just_hold(draft: Draft, opened: Open) -> None:
+def test_the_largest_shapes_fit_numpy(draft: Draft, opened: Open) -> None:
     for dtype in ("U8", "BF16", "C64"):
         draft.tensors["dense"].update(dtype=dtype, shape=[(1 << 30) - 1, 0, 1 << 30])
         draft.store(2, b"")
@@ -186,7 +186,7 @@ def test_shapes_that_numpy_can_just_hold(draft: Draft, opened: Open) -> None:
         assert np.empty(0, np.complex64).reshape(t.shape).shape == t.shape
 
 
-def test_no_sections_at_all(draft: Draft, opened: Open) -> None:
+def test_a_file_without_sections(draft: Draft, opened: Open) -> None:
     draft.doc |= {"files": [], "tensors": [], "sections": []}
     draft.stored = []
     file = opened(draft.bytes())
@@ -194,7 +194,7 @@ def test_no_sections_at_all(draft: Draft, opened: Open) -> None:
     assert file.header.tensors == ()
 
 
-def test_empty_file_is_truncated(opened: Open) -> None:
+def test_an_empty_file_is_truncated(opened: Open) -> None:
     with pytest.raises(errors.TruncatedError):
         opened(b"")
 
@@ -210,7 +210,7 @@ def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
         RsrFile(tmp_path / "missing.rsr")
 
 
-def test_ranks_above_the_patterns_pass_until_verified(draft: Draft, opened: Open) -> None:
+def test_invalid_ranks_are_found_by_verify(draft: Draft, opened: Open) -> None:
     draft.edit(0, 0, struct.pack("<H", 0x7FFF))
     file = opened(draft.bytes())
     assert arrays_of(file, "ranked")["ranks"][0] == 0x7FFF
@@ -219,8 +219,8 @@ def test_ranks_above_the_patterns_pass_until_verified(draft: Draft, opened: Open
 
 
 @pytest.mark.parametrize("encoding", ["ranked", "permuted"])
-def test_negative_zeros_are_counted(draft: Draft, opened: Open, encoding: str) -> None:
-    """Padding columns hold zeros too, and must not count: W has 2 zeros, so 2 bits."""
+def test_the_bits_of_negative_zeros_are_counted(draft: Draft, opened: Open, encoding: str) -> None:
+    """Zeros in padding columns do not count: W has 2 zeros, hence 2 bits."""
     draft.doc["tensors"] = [draft.tensors[encoding]]
     tensor = draft.doc["tensors"][0]
     draft.doc["files"] = [
@@ -230,10 +230,10 @@ def test_negative_zeros_are_counted(draft: Draft, opened: Open, encoding: str) -
     ]
     tensor |= {"scale": None, "source": {**tensor["source"], "negative_zeros": 6}}
     tensor["source"]["companions"] = []
-    if encoding == "permuted":  # make the last block half padding: W = [[1, 0, -1], ...]
+    if encoding == "permuted":  # the last block is half padding: W = [[1, 0, -1], ...]
         tensor |= {"shape": [3, 3]}
         tensor["source"]["shape"] = [3, 3]
-        # block 1 is column 2 and a padding zero: -1, -1, 1 are patterns 1, 1, 7
+        # block 1 has column 2 and a padding zero: -1, -1, 1 give patterns 1, 1, 7
         draft.store(3, struct.pack("<6H", 1, 0, 2, 0, 1, 2))
         draft.store(
             4, struct.pack("<20H", *[0, 1, 1, 1, 1, 1, 1, 1, 2, 3], *[0, 0] + [2] * 6 + [3] * 2)
@@ -252,14 +252,3 @@ def test_scales_are_float32_of_any_number_of_rows(draft: Draft, opened: Open) ->
     scale = arrays_of(opened(draft.bytes()), "ranked")["scale"]
     assert scale.dtype == np.float32
     assert scale.tolist() == [0.25, -3]
-
-
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 8, (1 << 31) - 1])
-def test_row_scales(rows: int) -> None:
-    t = IndexedTensor(
-        "w", (7, 4), (-1, 0, 1), 3, "expand", "ranked", "w16", {"ranks": 0},
-        SourceRecord("float", "F32", (7, 4)), Scale(rows, 1),
-    )  # fmt: skip
-    scale = np.arange(t.scales, dtype=np.float32)
-    expected = [0] if rows >= 7 else [r // rows for r in range(7)]
-    assert row_scales(t, scale).tolist() == expected

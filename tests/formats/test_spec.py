@@ -1,4 +1,4 @@
-"""SPEC.md is normative: its example is a file, its tables are the constants of the code."""
+"""SPEC.md matches the code: its examples are real, its tables equal the constants."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsr_formats import IndexedTensor, RsrFile, create
-from rsr_formats import records as layout
+from rsr_formats import IndexedTensor, RsrFile, create, records
 from rsr_formats.packing import pack_n4s1, pack_w16, ranks_of
 from rsr_formats.records import Scale, SourceRecord
 from rsr_testing.paths import ROOT
@@ -21,7 +20,7 @@ SIZE = 12_701
 
 
 def example() -> bytes:
-    """The hexdump of section 13; what it does not show is zero."""
+    """Return the file of section 13: the hexdump shows all bytes that are not zero."""
     data = bytearray(SIZE)
     for offset, dump in re.findall(r"^([0-9a-f]{8})  ((?:[0-9a-f]{2} ?)+)(?:  |$)", SPEC, re.M):
         at, shown = int(offset, 16), bytes.fromhex(dump)
@@ -31,7 +30,7 @@ def example() -> bytes:
     return bytes(data)
 
 
-def test_the_example_is_what_the_writer_makes(tmp_path: Path) -> None:
+def test_the_writer_writes_the_example(tmp_path: Path) -> None:
     path = tmp_path / "example.rsr"
     with create(path) as writer:
         ranks = pack_w16(ranks_of((W + 1).astype(np.uint8), 3, 3, 1), 13)
@@ -64,7 +63,7 @@ def test_the_reader_reads_the_example(tmp_path: Path) -> None:
 
 
 def test_the_example_by_hand() -> None:
-    """Literal bytes for every number that the prose of section 13 mentions."""
+    """Check every number in the prose of section 13 against literal bytes."""
     data = example()
     assert data[:8] == b"\x89RSR\r\n\x1a\n"
     assert data[8:32] == bytes.fromhex("01000000 00000000 0030000000000000 9d01000000000000")
@@ -76,7 +75,7 @@ def test_the_example_by_hand() -> None:
 
 
 def test_the_n4s1_example() -> None:
-    """The bytes that section 7.2 shows are those of the oracle."""
+    """The bytes in section 7.2 equal those of `pack_n4s1`."""
     data = bytearray(160)
     for offset, dump in re.findall(r"^    (0[0-9A-F]{2}): ((?:[0-9A-F]{2} )+)\.\.\.", SPEC, re.M):
         shown = bytes.fromhex(dump)
@@ -86,20 +85,28 @@ def test_the_n4s1_example() -> None:
 
 
 def table(title: str) -> list[list[str]]:
-    """The rows of the table that has a heading cell `title`."""
+    """Return the rows of the table whose heading contains `title`."""
     body = SPEC[SPEC.index(f"| {title} |") :].split("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in body]
 
 
 def test_limits_are_those_of_the_code() -> None:
     stated = {row[0].strip("` "): int(row[1].replace(",", "")) for row in table("name | value")}
-    code = {name: value for name, value in vars(layout).items() if name.startswith("MAX_")}
+    code = {name: value for name, value in vars(records).items() if name.startswith("MAX_")}
     assert stated == code
 
 
 def test_dtypes_are_those_of_the_code() -> None:
     stated = {d: int(row[0]) for row in table("bits | dtype") for d in re.findall(r"\w+", row[1])}
-    assert stated == layout.DTYPE_BITS
+    assert stated == records.DTYPE_BITS
+
+
+def test_numpy_dtypes_have_the_bits_of_their_dtypes() -> None:
+    bits = {name: 8 * np.dtype(dtype).itemsize for name, dtype in records.NUMPY_DTYPES.items()}
+    assert bits.items() <= records.DTYPE_BITS.items()
+    assert set(records.DTYPE_BITS) - set(bits) == {"BF16"} | {
+        name for name in records.DTYPE_BITS if re.match("F[468]", name) and name != "F64"
+    }
 
 
 def test_schema_names_are_those_of_the_code() -> None:
@@ -109,22 +116,22 @@ def test_schema_names_are_those_of_the_code() -> None:
         (row,) = re.findall(rf"^\| [^|]*\| `{key}` \| string \| (`.*) \|$", section, re.M)[-1:]
         return tuple(re.findall(r"`([\w-]+)`", row))
 
-    assert words("codec") == layout.CODECS
-    assert words("direction") == layout.DIRECTIONS
-    assert words("encoding") == layout.ENCODINGS
-    assert words("layout") == layout.LAYOUTS
-    assert words("rule") == layout.ROW_RULES
-    assert words("packing") == layout.PACKINGS["ranked"] + layout.PACKINGS["permuted"]
-    assert f"multiple of {layout.ALIGNMENT}" in SPEC
-    assert "version {}.{}".format(*layout.VERSION) in SPEC.splitlines()[0]
+    assert words("codec") == records.CODECS
+    assert words("direction") == records.DIRECTIONS
+    assert words("encoding") == records.ENCODINGS
+    assert words("layout") == records.LAYOUTS
+    assert words("rule") == records.ROW_RULES
+    assert words("packing") == records.PACKINGS["ranked"] + records.PACKINGS["permuted"]
+    assert f"multiple of {records.ALIGNMENT}" in SPEC
+    assert "version {}.{}".format(*records.VERSION) in SPEC.splitlines()[0]
 
 
-def test_links_lead_somewhere() -> None:
+def test_links_have_targets() -> None:
     headings = re.findall(r"^#+ (.*)$", SPEC, re.M)
     anchors = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
     assert set(re.findall(r"\(#([^)]*)\)", SPEC)) <= anchors
 
 
 @pytest.mark.parametrize("number", re.findall(r"section (\d+)", SPEC))
-def test_sections_referred_to_exist(number: str) -> None:
+def test_referenced_sections_exist(number: str) -> None:
     assert number == "0" or f"\n## {number}. " in SPEC

@@ -1,10 +1,10 @@
-"""Fuzz the two header parsers guided by coverage, where atheris is installed (pip install atheris).
+"""Coverage-guided fuzzing of the two header parsers; needs atheris (pip install atheris).
 
     python tests/fuzz/guided.py safetensors -max_total_time=60 -max_len=4096 [CORPUS]
     python tests/fuzz/guided.py rsr -max_total_time=60 -max_len=4096 [CORPUS]
 
-What follows the name is libFuzzer's. A safetensors header that is accepted must be accepted by the
-safetensors library too.
+The arguments after the name are libFuzzer's. The safetensors library must accept every safetensors
+header that is accepted here.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ import safetensors  # noqa: E402
 
 from rsr_formats import RsrError  # noqa: E402
 
-DATA = bytes(16)  # behind the header of a safetensors file
+DATA = bytes(16)  # after the header of a safetensors file
 
 
 def safetensors_header(data: bytes) -> None:
-    """Parse a header; let the library judge it."""
+    """Parse a header; the library must accept it too."""
     try:
         parse_header(data, len(DATA))
     except JsonError:

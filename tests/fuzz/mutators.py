@@ -1,8 +1,8 @@
-"""Damage valid files in ways that reach deep: structures are changed and hashes made right again.
+"""Damage valid files so that the damage passes the first checks: lengths and hashes are corrected.
 
-A sample is a set of files by name, as a source or a `.rsr` file is one. Everything here is
-determined by the random generator it is given. A mutator takes (rng, data) and returns new data;
-`MUTATORS` names the one for each kind of file.
+A sample maps file names to contents; it is a checkpoint or a `.rsr` file. All damage is determined
+by the random generator. A mutator takes (rng, data) and returns new data; `MUTATORS` has one for
+each file name extension.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rsrc.layouts import BY_NAME
 
 Sample = dict[str, bytes]
 Mutator = Callable[[Random, bytes], bytes]
-Place = tuple[Any, Any]  # a list or a dict, and an index or a key of it
+Place = tuple[Any, Any]  # a list and an index, or a dict and a key
 
 NUMBERS = (
     -1, 0, 1, 2, 3, 5, 7, 31, 32, 33, 127, 128, 255, 256, 4095, 4096, 8192, (1 << 15) - 1, 1 << 15,
@@ -34,7 +34,7 @@ WORDS = (
     "bitlinear", "autobitlinear", "online", "offline", *DTYPE_BITS, *BY_NAME, *CODECS, *DIRECTIONS,
     *ENCODINGS, *PACKINGS["ranked"], *PACKINGS["permuted"],
 )  # fmt: skip
-# What comes of a file that was damaged before, or of a number of more than 64 bits.
+# Errors caused by earlier damage, or by a number of more than 64 bits.
 _DAMAGED = (ValueError, LookupError, TypeError, OverflowError, msgpack.UnpackException)
 OTHERS: tuple[Any, ...] = (
     None,
@@ -52,7 +52,7 @@ OTHERS: tuple[Any, ...] = (
 
 
 def mutate(rng: Random, sample: Sample) -> Sample:
-    """Return `sample` with one to four changes, most often one."""
+    """Return `sample` with one to four changes, usually one."""
     result = dict(sample)
     for _ in range(1 + (rng.random() < 0.4) + (rng.random() < 0.2) + (rng.random() < 0.1)):
         name = rng.choice(sorted(result))
@@ -90,7 +90,7 @@ def any_bytes(rng: Random, data: bytes) -> bytes:
 
 
 def document(rng: Random, value: Any) -> Any:
-    """Change one place in a document of lists, maps and plain values, in place; return it."""
+    """Change one node of a document of lists, maps and scalars in place; return the document."""
     root = [value]
     places: list[Place] = [(root, 0)]
     for node, key in places:
@@ -108,7 +108,7 @@ def document(rng: Random, value: Any) -> Any:
             node.insert(key, deepcopy(old))
         case 1 | 2 if isinstance(node, dict):
             node[rng.choice(WORDS)] = node.pop(key) if rng.random() < 0.5 else deepcopy(old)
-        case 3 | 4:  # what stands elsewhere, of the same type where there is some
+        case 3 | 4:  # a value from elsewhere, if possible of the same type
             others = [n[k] for n, k in places if type(n[k]) is type(old) and n[k] != old]
             node[key] = deepcopy(rng.choice(others)) if others else rng.choice(OTHERS)
         case 5:
@@ -130,17 +130,17 @@ def _similar(rng: Random, old: Any) -> Any:
 
 
 def json_text(rng: Random, data: bytes) -> bytes:
-    """Change a JSON text, as a document or as bytes."""
+    """Change a JSON text as a document or as bytes."""
     if rng.random() < 0.2:
         return any_bytes(rng, data)
     try:
         return json.dumps(document(rng, json.loads(data))).encode()
-    except ValueError:  # it was damaged before
+    except ValueError:  # damaged before
         return any_bytes(rng, data)
 
 
 def safetensors_file(rng: Random, data: bytes) -> bytes:
-    """Change header or data; the length of the header is most often right again."""
+    """Change the header or the data, and usually correct the length of the header."""
     end = 8 + int.from_bytes(data[:8], "little")
     header, body = data[8:end], data[end:]
     match rng.randrange(10):
@@ -157,7 +157,7 @@ def safetensors_file(rng: Random, data: bytes) -> bytes:
 
 
 def rsr_file(rng: Random, data: bytes) -> bytes:
-    """Change preamble, header or sections; the hashes are most often right again."""
+    """Change the preamble, the header or a section, and usually correct the hashes."""
     fields = list(PREAMBLE.unpack(data[: PREAMBLE.size].ljust(PREAMBLE.size, b"\0")))
     offset, size = fields[4:6]
     header = data[offset : offset + size]
@@ -181,12 +181,12 @@ def rsr_file(rng: Random, data: bytes) -> bytes:
 
 
 def _with_section(rng: Random, fields: list[Any], data: bytes, doc: Any) -> bytes:
-    """Change one section, and lay the file out again so that all entries are true of it."""
+    """Change one section, and update the positions, sizes and hashes of all."""
     stored = [data[s["offset"] : s["offset"] + s["stored_size"]] for s in doc["sections"]]
     i = rng.randrange(len(stored))
     size = len(stored[i])
     stored[i] = any_bytes(rng, stored[i])
-    if rng.random() < 0.8:  # keep the size, which is that of the tensor
+    if rng.random() < 0.8:  # keep the size that the tensor requires
         stored[i] = stored[i][:size].ljust(size, b"\0")
     body = bytearray(PREAMBLE.size)
     for entry, part in zip(doc["sections"], stored, strict=True):
@@ -201,7 +201,7 @@ def _with_section(rng: Random, fields: list[Any], data: bytes, doc: Any) -> byte
 
 
 def _with_header(fields: list[Any], body: bytes, header: bytes) -> bytes:
-    """Put a header behind `body` and make the preamble true of it."""
+    """Append a header to `body` and update the preamble."""
     fields[4:] = [len(body), len(header), hashlib.sha256(header).digest()]
     return PREAMBLE.pack(*fields) + body[PREAMBLE.size :] + header
 

@@ -1,11 +1,11 @@
-"""Fuzz the readers: damage valid files, determined by a seed, and see that only time is lost.
+"""Fuzz the readers with damaged files: each must be read or refused in bounded time and memory.
 
     python tests/fuzz/run.py --executions 10000 --seed 1 [--target open --target use]
     python tests/fuzz/run.py --target use --seed 1 --replay 1234
 
-Every execution runs in a worker whose processor time for one file and whose memory (beyond what it
-takes for an undamaged file, and the size of the file) are limited. What is neither success nor an
-`RsrError` is a finding; so is a worker that crashes or hangs. Linux only.
+A seed determines all of the damage. Each execution runs in a worker process whose CPU time per file
+and whose memory (beyond that for an undamaged file) are limited. An outcome that is neither success
+nor an `RsrError` is a finding, and so is a worker that crashes or hangs. Linux only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-# Behind everything else: where rsrc is installed, that is what is fuzzed.
+# Last on the path, so that the installed packages are fuzzed if there are any.
 ROOT = Path(__file__).resolve().parents[2]
 sys.path += [str(ROOT), str(ROOT / "tests" / "support")]
 
@@ -38,24 +38,24 @@ from rsr_formats import RsrError  # noqa: E402
 from tests.fuzz.mutators import Sample, mutate  # noqa: E402
 from tests.fuzz.targets import TARGETS, Target  # noqa: E402
 
-SECONDS = 2  # of processor time, for one file
+SECONDS = 2  # of CPU time per file
 HANG = 60  # seconds without progress
-UNFIT = 3  # exit code of a worker that has nothing to damage
-MEMORY = 64 << 20  # beyond the size of the files
-THREADS = 16 << 20  # of address space, for the stacks of threads that start
+UNFIT = 3  # exit code of a worker whose undamaged samples fail
+MEMORY = 64 << 20  # bytes beyond the size of the files
+THREADS = 16 << 20  # bytes of address space for the stacks of new threads
 _COUNTER = struct.Struct("<Q")
 
 
 class TooSlow(BaseException):
-    """An execution took more than its time."""
+    """An execution exceeded its CPU time."""
 
 
 @dataclass
 class Result:
-    """What came of the executions of one target."""
+    """The outcomes of the executions of one target."""
 
     executions: int = 0
-    outcomes: Counter[str] = field(default_factory=Counter)  # "accepted", or the error's class
+    outcomes: Counter[str] = field(default_factory=Counter)  # "accepted" or the class of the error
     findings: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -67,7 +67,7 @@ def sample_of(samples: list[Sample], seed: int, number: int) -> Sample:
 
 
 def execute(target: Target, sample: Sample, folder: Path) -> str | None:
-    """Run a target on one sample; return the class of the refusal, None where it is accepted."""
+    """Run a target on one sample; return the class of the error, or None if it is accepted."""
     folder.mkdir()
     try:
         for name, data in sample.items():
@@ -81,8 +81,8 @@ def execute(target: Target, sample: Sample, folder: Path) -> str | None:
 
 
 def work(target: Target, seed: int, first: int, stop: int, scratch: Path) -> None:
-    """Run executions `first` to `stop`; write a line of JSON for each finding, and a last one."""
-    os.fsync = lambda fd: None  # the disk's time is not what is looked for
+    """Run executions `first` to `stop` - 1; print findings and outcomes as lines of JSON."""
+    os.fsync = lambda fd: None  # waiting for the disk finds nothing
     try:
         samples = target.samples(scratch)
         refused = [execute(target, sample, scratch / "files") for sample in samples]
@@ -129,11 +129,11 @@ def _limited_time() -> Iterator[None]:
 
 
 def _too_slow(number: int, frame: object) -> None:
-    raise TooSlow(f"more than {SECONDS} s of processor time")
+    raise TooSlow(f"more than {SECONDS} s of CPU time")
 
 
 def supervise(target: Target, seed: int, executions: int) -> Result:
-    """Run a target in worker processes, a new one behind each execution that ends one."""
+    """Run a target in worker processes; a new one starts after an execution that ends one."""
     result = Result(executions)
     start, first = time.monotonic(), 0
     shared = Path("/dev/shm")
@@ -141,20 +141,20 @@ def supervise(target: Target, seed: int, executions: int) -> Result:
         while first < executions:
             scratch = Path(folder) / str(first)
             scratch.mkdir()
-            first = _one_worker(target, seed, first, executions, scratch, result)
+            first = run_worker(target, seed, first, executions, scratch, result)
     result.seconds = time.monotonic() - start
     return result
 
 
-def _one_worker(
+def run_worker(
     target: Target, seed: int, first: int, stop: int, scratch: Path, result: Result
 ) -> int:
-    """Run a worker until it is done or ended; return the execution to go on with."""
+    """Run a worker until it ends; return the number of the next execution."""
     counter = scratch.with_suffix(".counter")
     counter.write_bytes(_COUNTER.pack(first))
     numbers = [str(n) for n in (seed, first, stop)]
     command = [sys.executable, __file__, "--worker", target.name, *numbers, str(scratch)]
-    # One arena: each thread's own would reserve address space, which is what is limited.
+    # One malloc arena: an arena per thread would reserve address space, which is limited.
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         worker = subprocess.Popen(command, stdout=out, stderr=errors, env=environment)
@@ -177,7 +177,7 @@ def _one_worker(
 
 
 def _wait(worker: subprocess.Popen[bytes], counter: Path) -> bool:
-    """Wait for a worker; end it and return True if it makes no progress."""
+    """Wait for a worker; if it makes no progress, kill it and return True."""
     seen, since = b"", time.monotonic()
     while True:
         try:
@@ -194,7 +194,7 @@ def _wait(worker: subprocess.Popen[bytes], counter: Path) -> bool:
 
 
 def show(target: str, seed: int, result: Result) -> None:
-    """Print a row of the table, the refusals by class and the findings."""
+    """Print a row of the table and the findings."""
     accepted = result.outcomes.pop("accepted", 0)
     refused = ", ".join(f"{name} {count:,}" for name, count in result.outcomes.most_common())
     print(
@@ -207,12 +207,19 @@ def show(target: str, seed: int, result: Result) -> None:
 
 
 def main() -> int:
-    """Parse the command line; exit code 1 if there is a finding."""
+    """Run the command line; return exit code 1 if there is a finding."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--executions", type=int, default=10_000, help="of each target")
+    parser.add_argument("--executions", type=int, default=10_000, help="executions per target")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--target", action="append", choices=sorted(TARGETS), help="default: all")
-    parser.add_argument("--replay", type=int, metavar="NUMBER", help="one execution, unlimited")
+    parser.add_argument(
+        "--target",
+        action="append",
+        choices=sorted(TARGETS),
+        help="target to run, repeatable; default: all",
+    )
+    parser.add_argument(
+        "--replay", type=int, metavar="NUMBER", help="run one execution without limits"
+    )
     parser.add_argument("--worker", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:

@@ -1,7 +1,7 @@
-"""What is fuzzed: valid samples, and what a user would do with a file he was given.
+"""The targets of fuzzing: valid samples, and the operations of a user on untrusted files.
 
-A target is one entry of `TARGETS`. Its `execute` returns where it accepts a file, raises an
-`RsrError` where it refuses it, and anything else is a finding.
+A target is an entry of `TARGETS`. Its `execute` returns if it accepts a file and raises an
+`RsrError` if it refuses it; anything else is a finding.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import rsr_runtime
 import rsrc
 from rsr_formats import RsrError, RsrFile
 from rsr_testing.gguf_files import GgufKit
+from rsr_testing.golden_rsr import WRITERS, ternary_digits
 from rsr_testing.paths import GOLDEN
 from rsrc.common.errors import MismatchError
 from rsrc.compiler.recognize import recognize
@@ -31,25 +32,24 @@ from .mutators import Sample
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-VERSIONS = ("v1", "v1.1", "v1.2", "v1.3")
-_LARGEST_PRODUCT = 1 << 20  # rows or columns: a product has as many entries, whatever the file
+_LARGEST_PRODUCT = 1 << 20  # rows or columns: vectors of a product may exceed the file
 
 
-class Finding(Exception):  # noqa: N818 (it is what is looked for)
-    """Something was accepted that is wrong."""
+class Finding(Exception):  # noqa: N818 (the term for what fuzzing finds)
+    """An invalid file or a wrong result was accepted."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A way into the project for files of strangers."""
+    """An entry point for untrusted files."""
 
     name: str
-    samples: Callable[[Path], list[Sample]]  # valid ones; the folder is for scratch
-    execute: Callable[[Path], None]  # in a folder with the files of a mutated sample
+    samples: Callable[[Path], list[Sample]]  # valid samples; takes a scratch folder
+    execute: Callable[[Path], None]  # takes a folder with the files of a damaged sample
 
 
 def checkpoints(scratch: Path) -> list[Sample]:
-    """Return small checkpoints: single and sharded, packed, floats of every granularity."""
+    """Return small checkpoints: single and sharded, packed, floats with scales of every kind."""
     t = ternary(8, 70)
     rows = np.arange(1, 9, dtype=np.float32)[:, None]
     groups = np.repeat(np.arange(1, 25, dtype=np.float32).reshape(8, 3), 32, axis=1)[:, :70]
@@ -116,7 +116,7 @@ def checkpoints(scratch: Path) -> list[Sample]:
 
 
 def ggufs(scratch: Path) -> list[Sample]:
-    """Return a llama with its settings and tokenizer, and one tensor of every ternary type."""
+    """Return a Llama model with settings and tokenizer, and one tensor of every ternary type."""
     kit, half = GgufKit(), b"\x00\x38"
     tq2 = bytes.fromhex("186186" * 21 + "18") + half
     pattern = bytes.fromhex("244992" * 10 + "2449")
@@ -168,8 +168,8 @@ def ggufs(scratch: Path) -> list[Sample]:
 
 
 def rsr_files(scratch: Path) -> list[Sample]:
-    """Return the golden files, and compiled ones in both encodings, raw and compressed."""
-    samples = [(GOLDEN / name / "golden.rsr").read_bytes() for name in VERSIONS]
+    """Return the golden files, and compiled files in both encodings, raw and compressed."""
+    samples = [(GOLDEN / name / "golden.rsr").read_bytes() for name in WRITERS]
     sources = checkpoints(scratch)
     for i, options in enumerate(
         (
@@ -189,16 +189,16 @@ def rsr_files(scratch: Path) -> list[Sample]:
 
 
 def open_source(folder: Path) -> None:
-    """Open a checkpoint and recognize its tensors; what is accepted, the library accepts."""
+    """Open a checkpoint and recognize its tensors; the safetensors library must accept it too."""
     checkpoint = open_checkpoint(source_of(folder))
     for shard in checkpoint.shards:
         if shard.suffix == ".safetensors":
-            judged(shard)
+            check_with_library(shard)
     recognize(checkpoint)
 
 
 def compile_source(folder: Path) -> None:
-    """Compile a checkpoint; the result is whole and holds the source byte for byte."""
+    """Compile a checkpoint; the output must be valid and restore the source byte for byte."""
     output = folder / "out.rsr"
     try:
         rsrc.compile(source_of(folder), output, threads=1)
@@ -214,12 +214,12 @@ def compile_source(folder: Path) -> None:
 
 
 def verify_rsr(folder: Path) -> None:
-    """Open a file and check every byte: cheap, so that many headers are seen."""
+    """Open a file and check every byte, which is cheap, so that many headers are tried."""
     RsrFile(folder / "model.rsr").verify()
 
 
 def use_rsr(folder: Path) -> None:
-    """Load a file without verifying it, multiply by all it has, then verify it."""
+    """Load a file without verifying it, use all its tensors and files, then verify it."""
     refused: list[RsrError] = []
     with rsr_runtime.load(folder / "model.rsr") as model:
         for name in model:
@@ -238,7 +238,7 @@ def use_rsr(folder: Path) -> None:
 
 
 def use_tensor(tensor: rsr_runtime.Matrix | npt.NDArray[Any]) -> None:
-    """Multiply by a matrix in every way there is; read an array."""
+    """Multiply by a matrix in every way, or read an array."""
     if isinstance(tensor, np.ndarray):
         tensor.tobytes()
         return
@@ -257,21 +257,21 @@ def use_tensor(tensor: rsr_runtime.Matrix | npt.NDArray[Any]) -> None:
 
 
 def decompile_rsr(folder: Path) -> None:
-    """Decompile a file into its source and plainer forms; the library reads the results."""
+    """Decompile a file; the safetensors library must accept the results."""
     for form in ("source", "int8", "float"):
         output = folder / f"{form}.safetensors"
         decompile(folder / "model.rsr", output, to=form)
-        judged(output)
+        check_with_library(output)
 
 
 def source_of(folder: Path) -> Path:
-    """Return what to open: a lone file by its name, so that both ways in are taken."""
+    """Return the path to open: a single file, or the folder if it has several."""
     names = sorted(p.name for p in folder.iterdir())
     return folder / names[0] if names in (["model.safetensors"], ["model.gguf"]) else folder
 
 
-def judged(path: Path) -> None:
-    """Let the library open a file that was accepted or written."""
+def check_with_library(path: Path) -> None:
+    """Check that the safetensors library accepts a file that was accepted or written here."""
     try:
         with safetensors.safe_open(path, framework="numpy"):
             pass
@@ -280,19 +280,18 @@ def judged(path: Path) -> None:
 
 
 def ternary(rows: int, columns: int) -> npt.NDArray[np.int8]:
-    """Return values -1, 0, 1 in no simple order."""
-    r, c = np.mgrid[:rows, :columns]
-    return np.asarray((r * r + 2 * c + r * c) % 3 - 1, np.int8)
+    """Return W[r, c] = ((r r + 2 c + r c) mod 3) - 1."""
+    return np.asarray(ternary_digits(rows, columns).astype(np.int8) - 1, np.int8)
 
 
 def packed_codes(t: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
-    """Pack ternary values four rows to a byte, quarter by quarter."""
+    """Pack ternary values as layout bitnet: four rows per byte, one from each quarter."""
     quarters = (t + 1).astype(np.uint8).reshape(4, -1, t.shape[1])
     return np.asarray(sum(q << np.uint8(2 * i) for i, q in enumerate(quarters)), np.uint8)
 
 
 def safetensors_bytes(tensors: Arrays, metadata: dict[str, str] | None = None) -> bytes:
-    """Lay tensors out in the order given."""
+    """Return a safetensors file with tensors in the given order."""
     names = {"uint8": "U8", "int8": "I8", "uint32": "U32", "float16": "F16", "float32": "F32"}
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
     body = b""

@@ -1,4 +1,4 @@
-"""A short run of the fuzz harness, and that it would notice what it looks for."""
+"""A short run of the fuzz harness, and tests that it detects every kind of finding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rsr_testing.paths import ROOT
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_AS and /proc")
 
 FOLDER = Path(__file__).parent
-# Behind everything else, as run.py has it: what is installed is what is tested.
+# Last on the path, as in run.py, so that the installed packages are tested.
 PATHS = [str(ROOT), str(ROOT / "tests" / "support")]
 BEGIN = f"import sys; sys.path += {PATHS!r}; from tests.fuzz import run\n"
 DUMMY = """
@@ -38,7 +38,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("target", ["open", "compile", "gguf", "verify", "use", "decompile"])
-def test_nothing_is_found(target: str) -> None:
+def test_a_short_run_has_no_findings(target: str) -> None:
     command = [sys.executable, str(FOLDER / "run.py"), "--target", target]
     counts = {"open": 1500, "verify": 1500}
     command += ["--executions", str(counts.get(target, 400)), "--seed", "1"]
@@ -47,9 +47,8 @@ def test_nothing_is_found(target: str) -> None:
     assert f"| {target} | 1 |" in result.stdout
 
 
-def test_executions_are_determined_by_the_seed() -> None:
+def test_the_seed_determines_the_executions() -> None:
     code = (
-        "from random import Random\nfrom tests.fuzz.mutators import mutate\n"
         "sample = {'a.json': b'{\"a\": [1, 2, 3]}', 'b.safetensors': bytes(99), 'c': b'abc'}\n"
         "print([sorted(run.sample_of([sample], 1, i).items()) for i in range(200)])"
     )
@@ -66,7 +65,7 @@ def test_executions_are_determined_by_the_seed() -> None:
         ("def damage():\n  while True: pass", "TooSlow"),
     ],
 )
-def test_every_outcome_is_told(tmp_path: Path, damage: str, outcome: str) -> None:
+def test_every_outcome_is_reported(tmp_path: Path, damage: str, outcome: str) -> None:
     result = python(
         f"{DUMMY}{damage}\nfrom pathlib import Path\n"
         f"run.SECONDS = 0.2\nrun.work(target(damage), 0, 0, 5, Path({str(tmp_path)!r}))"
@@ -74,13 +73,13 @@ def test_every_outcome_is_told(tmp_path: Path, damage: str, outcome: str) -> Non
     assert outcome in result.stdout, result.stdout + result.stderr
 
 
-def test_a_crash_is_a_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_crash_is_a_finding(tmp_path: Path) -> None:
     code = (
-        "import json, os\nfrom pathlib import Path\n"
+        "from pathlib import Path\n"
         f"scratch = Path({str(tmp_path)!r}) / '0'\n"
         "run.sys.executable = '/bin/false'\n"
         "result = run.Result()\n"
-        "print(run._one_worker(run.TARGETS['open'], 0, 7, 9, scratch, result), result.findings)"
+        "print(run.run_worker(run.TARGETS['open'], 0, 7, 9, scratch, result), result.findings)"
     )
     found = python(code)
     assert found.stdout.startswith("8 [{'number': 7, 'error': 'the worker ended with 1'")

@@ -1,4 +1,4 @@
-"""A small valid file as plain data, to be damaged in one place; nothing here uses the writer."""
+"""A small valid `.rsr` file as plain data, for tests that damage it; the writer is not used."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import msgpack
 import zstandard
 
+# The sections of the file.
 RANKS, SCALE, DENSE, PERMUTATION, SEGMENTS, CONFIG, NEGATIVE_ZEROS, PACKED = range(8)
 PACKED_CONTENT = bytes(range(256)) * 4
 
@@ -18,10 +19,18 @@ def align(n: int) -> int:
 
 
 class Draft:
-    """A file with one tensor of each encoding, a dense one, a compressed one and a file entry.
+    """A file with one tensor in each encoding, two dense tensors (one compressed) and a file entry.
 
-    The matrix is that of SPEC.md section 13: [[1, 0, -1, 1], [-1, -1, -1, 0], [1, 1, 1, -1]].
-    `bytes()` lays out `stored` honestly, whatever `doc` and `preamble` claim.
+    Both indexed tensors are the matrix of SPEC.md section 13:
+    [[1, 0, -1, 1], [-1, -1, -1, 0], [1, 1, 1, -1]].
+
+    Attributes:
+        stored: the stored bytes of each section; `bytes` places them as the format requires.
+        doc: the header as a msgpack document, which may contradict `stored`.
+        header: encoded header to use instead of `doc`, or None.
+        preamble: fields that override the correct ones.
+        padding: the byte between sections.
+        tail: bytes after the header.
     """
 
     def __init__(self) -> None:
@@ -40,7 +49,7 @@ class Draft:
         self.stored[PERMUTATION] = struct.pack("<6H", 1, 0, 2, 1, 0, 2)
         matrix = {"shape": [3, 4], "digits": [-1, 0, 1], "kind": "ternary"}
         source = {"layout": "float", "dtype": "F32", "shape": [3, 4], "companions": []}
-        companion = {"name": "ranked_scale", "dtype": "F16", "shape": [1], "data": b"\0\x38"}
+        auxiliary = {"name": "ranked_scale", "dtype": "F16", "shape": [1], "data": b"\0\x38"}
         self.doc: dict[str, Any] = {
             "producer": "test",
             "metadata": {"a": "b"},
@@ -55,7 +64,7 @@ class Draft:
                     "packing": "w16",
                     "sections": {"ranks": RANKS},
                     "scale": {"rows": 3, "section": SCALE},
-                    "source": {**source, "negative_zeros": None, "companions": [companion]},
+                    "source": {**source, "negative_zeros": None, "companions": [auxiliary]},
                 },
                 {"name": "dense", "kind": "dense", "dtype": "U8", "shape": [5], "section": DENSE},
                 {
@@ -81,7 +90,7 @@ class Draft:
         }
         self.doc["sections"][PACKED] = {"codec": "zstd", "size": len(PACKED_CONTENT)}
         self.preamble: dict[str, Any] = {}
-        self.header: bytes | None = None  # instead of `doc`
+        self.header: bytes | None = None
         self.padding = b"\0"
         self.tail = b""
         self.describe()
@@ -104,7 +113,7 @@ class Draft:
         return sections
 
     def describe(self) -> None:
-        """Make the section entries true of `stored` (but the size of compressed ones)."""
+        """Make the section entries match `stored`, except the size of compressed ones."""
         offset = 4096
         for entry, data in zip(self.sections, self.stored, strict=True):
             entry |= {"offset": offset, "stored_size": len(data)}
@@ -114,21 +123,24 @@ class Draft:
             offset = align(offset + len(data))
 
     def store(self, index: int, data: bytes) -> None:
-        """Give a section other contents, and say so in its entry."""
+        """Replace the stored bytes of a section and update its entry."""
         self.stored[index] = data
         self.describe()
 
     def edit(self, index: int, at: int, data: bytes) -> None:
+        """Overwrite stored bytes of a section and update its entry."""
         old = self.stored[index]
         self.store(index, old[:at] + data + old[at + len(data) :])
 
     def add(self, data: bytes) -> int:
+        """Add a raw section; return its number."""
         self.stored.append(data)
         self.sections.append({"codec": "raw"})
         self.describe()
         return len(self.stored) - 1
 
     def bytes(self) -> bytes:
+        """Return the file."""
         body = b""
         for data in self.stored:
             body += data

@@ -1,0 +1,135 @@
+"""A file appears under its name complete or not at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rsr_formats.atomic import atomic_file
+from rsr_formats.errors import OutputExistsError
+
+
+class Interrupt(BaseException):
+    """Not a subclass of Exception, like KeyboardInterrupt."""
+
+
+def write(path: Path, force: bool = False) -> None:
+    with atomic_file(path, force) as file:
+        file.write(b"new")
+
+
+def write_and_fail(path: Path, force: bool = False) -> None:
+    with pytest.raises(Interrupt), atomic_file(path, force) as file:  # noqa: PT012
+        file.write(bytes(10_000))
+        raise Interrupt
+
+
+def test_a_new_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.rsr"
+    write(path)
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
+    write_and_fail(tmp_path / "a.rsr")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exception_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.rsr"
+    path.write_bytes(b"old")
+    write_and_fail(path, force=True)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_existing_file_needs_force(tmp_path: Path) -> None:
+    path = tmp_path / "a.rsr"
+    path.write_bytes(b"old")
+    with pytest.raises(OutputExistsError, match="--force"):
+        write(path)
+    assert path.read_bytes() == b"old"
+    write(path, force=True)
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_appears_during_the_write_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "a.rsr"
+    with pytest.raises(OutputExistsError), atomic_file(path) as file:  # noqa: PT012
+        file.write(b"new")
+        path.write_bytes(b"old")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "device"])
+def test_only_regular_files_are_replaced(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.rsr"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path = Path(os.devnull)
+    with pytest.raises(OutputExistsError, match="not a regular file"):
+        write(path, force=True)
+    assert not path.is_file()
+
+
+def test_a_link_is_followed_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    link, target = tmp_path / "a.rsr", tmp_path / "elsewhere" / "b.rsr"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    write(link, force=True)
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_permissions_follow_the_umask(tmp_path: Path, umask: int) -> None:
+    old = os.umask(umask)
+    try:
+        write(tmp_path / "a.rsr")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a.rsr").stat().st_mode) == 0o666 & ~umask
+
+
+def test_a_missing_folder_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write(tmp_path / "missing" / "a.rsr")
+
+
+KILLED = """
+import sys
+from rsr_formats.atomic import atomic_file
+with atomic_file(sys.argv[1], force=True) as file:
+    file.write(bytes(100_000))
+    file.flush()
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("old", [None, b"old"])
+def test_sigkill_leaves_no_partial_file(tmp_path: Path, old: bytes | None) -> None:
+    path = tmp_path / "a.rsr"
+    if old is not None:
+        path.write_bytes(old)
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert (path.read_bytes() if path.exists() else None) == old
