@@ -404,7 +404,7 @@ def bench(
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:
-        from .tables import console
+        from ..common.console import console
 
         console().print(render(result), highlight=False)
 

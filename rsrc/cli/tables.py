@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import itertools
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -15,29 +13,11 @@ from rich.text import Text
 
 from rsr_formats.text import printable
 
+from ..common.console import console, size
 from ..compiler.report import HeadReport, Report, TensorReport, stored_ratio
 
 _BAR = 32
 _MOST_SEGMENTS = 81
-
-
-def console() -> Console:
-    """Return a console for stdout that prints names as they are.
-
-    In a pipe lines are as long as they need to be.
-    """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # where "█" or a name has no encoding
-    return Console(width=None if sys.stdout.isatty() else 1000, markup=False, emoji=False)
-
-
-def size(count: float) -> str:
-    """Return a number of bytes for people."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
 
 
 def print_report(report: Report) -> None:

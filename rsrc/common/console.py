@@ -1,0 +1,44 @@
+"""What the commands print for people: the console, sizes, and word of slow stages."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Timer
+
+from rich.console import Console
+
+_PATIENCE = 2.0  # seconds before a stage that is still running is announced
+
+
+def console() -> Console:
+    """Return a console for stdout that prints names as they are.
+
+    Lines wrap at the width of the terminal, and never in a pipe.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # "█" and names may have no encoding
+    return Console(width=None if sys.stdout.isatty() else 1000, markup=False, emoji=False)
+
+
+def size(count: float) -> str:
+    """Format a number of bytes, in powers of 1000."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+@contextmanager
+def announced(stage: str) -> Iterator[None]:
+    """Print a line that names the stage if the block takes longer than two seconds."""
+    timer = Timer(_PATIENCE, print, [f"{stage} ..."], {"flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
