@@ -23,7 +23,7 @@ import rsr_runtime as rsr
 from rsrc.bench.lineup import Setting, line_up, line_up_batches
 from rsrc.bench.matrices import compile_matrix
 from rsrc.bench.memory import plan_memory
-from rsrc.bench.turns import measure
+from rsrc.bench.timing import measure
 
 Row = dict[str, Any]
 

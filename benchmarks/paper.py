@@ -38,9 +38,7 @@ from rich.console import Console
 from rich.table import Table
 
 import rsr_runtime as rsr
-from rsrc.bench.matrices import compile_matrix
-from rsrc.bench.plot import require_matplotlib
-from rsrc.bench.products import (
+from rsrc.bench.compiled import (
     Expected,
     by_algorithm,
     compiled_operand,
@@ -48,7 +46,9 @@ from rsrc.bench.products import (
     kernels_in_use,
     true_products,
 )
-from rsrc.bench.turns import Contender, Label, Operand, measure
+from rsrc.bench.matrices import compile_matrix
+from rsrc.bench.plots import require_matplotlib
+from rsrc.bench.timing import Contender, Label, Operand, measure
 from rsrc.compiler.plan import largest_k, permuted_k
 
 Array = npt.NDArray[Any]

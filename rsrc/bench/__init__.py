@@ -16,10 +16,10 @@ from ..common.errors import MissingPackageError
 from .language import bench_model
 from .language_plot import plot_model
 from .language_table import render_model_table
-from .plot import check_picture, plot, require_matplotlib
-from .run import bench_file, bench_shape
-from .show import render_table
-from .turns import WrongResultError
+from .matrix import bench_file, bench_shape
+from .plots import check_picture, plot, require_matplotlib
+from .tables import render_table
+from .timing import WrongResultError
 
 __all__ = [
     "MissingPackageError",

@@ -31,8 +31,8 @@ from rsr_runtime.llm.phase_timer import PARTS
 from .._version import __version__
 from ..common.errors import OptionError
 from ..compiler.pipeline import Progress
-from .products import compiled_operand
-from .turns import Bytes, Operand, WrongResultError, read_plainly, shares
+from .compiled import compiled_operand
+from .timing import Bytes, Operand, WrongResultError, read_plainly, shares
 
 SCHEMA = 1  # moves when the meaning of a key of the result does
 RUN = 16  # tokens that are decoded one after another

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from rsr_runtime.llm.phase_timer import PARTS
 
 from ..cli.tables import size
-from .plot import check_picture, require_matplotlib
-from .show import processor
+from .plots import check_picture, require_matplotlib
+from .tables import processor
 
 _COLORS = {"products": "#12558c", "head": "#4a98d6", "attention": "#3f8f86", "rest": "#e0955a"}
 _LIMIT = "#c0392b"

@@ -12,7 +12,7 @@ from rsr_formats.text import printable
 from rsr_runtime.llm.phase_timer import PARTS
 
 from ..cli.tables import size
-from .show import processor
+from .tables import processor
 
 
 def render_model_table(result: dict[str, Any]) -> RenderableType:

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from rsr_runtime import Matrix
 
-from .memory import Memory, has_huge_pages
-from .products import (
+from .baselines import Rival
+from .compiled import (
     Product,
     Truth,
     batch_product,
@@ -27,8 +27,8 @@ from .products import (
     kernels_in_use,
     true_products,
 )
-from .rivals import Rival
-from .turns import Contender, Label, Operand
+from .memory import Memory, has_huge_pages
+from .timing import Contender, Label, Operand
 
 Array = npt.NDArray[Any]
 

@@ -16,7 +16,7 @@ from rsr_runtime import Matrix
 from rsr_runtime.products import multiply_rows
 
 from .memory import pages
-from .turns import Contender, Label, Operand
+from .timing import Contender, Label, Operand
 
 Array = npt.NDArray[Any]
 Float64 = npt.NDArray[np.float64]

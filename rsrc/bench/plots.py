@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.errors import MissingPackageError, OptionError
-from .show import batches, label, processor, sections
+from .tables import batches, label, processor, sections
 
 _COLORS = {
     ("ranked", "int8"): "#12558c",

@@ -25,9 +25,9 @@ from rsr_runtime import Matrix
 from rsr_runtime.products import multiply_rows
 from rsr_testing.paths import BENCHMARKS
 from rsrc import bench
-from rsrc.bench import lineup, memory, turns
+from rsrc.bench import lineup, memory, timing
+from rsrc.bench.compiled import distinct_isas
 from rsrc.bench.matrices import compile_matrix
-from rsrc.bench.products import distinct_isas
 
 Array = npt.NDArray[Any]
 
@@ -35,8 +35,8 @@ Array = npt.NDArray[Any]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Keep turns and rotations short, and let there be two threads."""
-    monkeypatch.setattr(turns, "_TURN", 1e-4)
-    monkeypatch.setattr(turns, "_SETTLE", 0.0)
+    monkeypatch.setattr(timing, "_TURN", 1e-4)
+    monkeypatch.setattr(timing, "_SETTLE", 0.0)
     monkeypatch.setattr(memory, "_ROTATION", 200_000)
     monkeypatch.setattr(memory, "_RIVAL_ROTATION", 200_000)
     monkeypatch.setattr(memory, "_last_level_cache", lambda: 1000)
@@ -214,7 +214,7 @@ def test_a_wrong_batch_is_noticed(monkeypatch: pytest.MonkeyPatch, dtype: type[A
         if x.dtype == dtype:
             outputs[0][3, 5] += 1
 
-    monkeypatch.setattr("rsrc.bench.products.multiply_rows", wrong)
+    monkeypatch.setattr("rsrc.bench.compiled.multiply_rows", wrong)
     with pytest.raises(bench.WrongResultError, match=f"y\\[{3 * 65 + 5}\\].*vectors 4"):
         bench.bench_shape(65, 100, seconds=0.0)
 

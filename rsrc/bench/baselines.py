@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .products import Expected, Product, Truth
-from .turns import Operand
+from .compiled import Expected, Product, Truth
+from .timing import Operand
 
 Array = npt.NDArray[Any]
 

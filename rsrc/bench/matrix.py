@@ -18,12 +18,12 @@ from rsr_runtime import Matrix
 from .._version import __version__
 from ..common.errors import OptionError
 from ..compiler.pipeline import Progress
+from .baselines import rivals_on_one_thread
+from .compiled import ALL, DTYPES, describe, whole_pass
 from .lineup import Setting, line_up, line_up_batches, line_up_huge
 from .matrices import compile_matrix
 from .memory import plan_memory
-from .products import ALL, DTYPES, describe, whole_pass
-from .rivals import rivals_on_one_thread
-from .turns import measure
+from .timing import measure
 
 SCHEMA = 2  # moves when the meaning of a key of the result does
 
