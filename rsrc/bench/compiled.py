@@ -1,124 +1,66 @@
-"""Products of this runtime as contenders, and what every product must be."""
+"""Compiled matrices as contenders: their kernels, copies and products."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from safetensors.numpy import save_file
 
 import rsr_runtime as rsr
+import rsrc
 from rsr_runtime import Matrix
-from rsr_runtime.products import multiply_rows
 
+from ..common.scratch import scratch_folder
+from .expected import DTYPES, Expected, Reference, random_inputs
 from .memory import pages
-from .timing import Contender, Label, Operand
+from .timing import Bytes, Contender, Label, Operand
 
 Array = npt.NDArray[Any]
-Float64 = npt.NDArray[np.float64]
-# What multiplies by a copy of the weights, and what says what is wrong with the product.
+# Multiplies by a copy of the weights; describes what is wrong with the product, if anything.
 Product = tuple[Callable[[Any], Any], Callable[[Any], str | None]]
 
-ALL = "all matrices"  # what the rows of a pass over a whole file have as "matrix"
-DTYPES = ("int8", "float32")  # of inputs
+ALL = "all matrices"  # the key "matrix" in rows of a pass over a whole file
 
-_VECTORS_AS = {"avx512vnni": "avx512", "amx": "avx512"}  # these are for several vectors only
+_VECTORS_AS = {"avx512vnni": "avx512", "amx": "avx512"}  # these differ for batches only
 _PAGE = 4096
-_PANEL = 1 << 24  # weights of a reference product widened at a time
 
 
-@dataclass(frozen=True)
-class Expected:
-    """What a product must be: exactly `y`, or within `bound` of it."""
-
-    y: Array
-    bound: Float64 | None = None
-
-    def check(self, y: Array) -> str | None:
-        """Say what is wrong with a product."""
-        wrong = y != self.y if self.bound is None else ~(np.abs(y - self.y) <= self.bound)
-        if not wrong.any():
-            return None
-        i = int(np.argmax(wrong))
-        found, right = y.reshape(-1)[i], self.y.reshape(-1)[i]
-        return f"{np.count_nonzero(wrong)} sums, the first is y[{i}] = {found}, not {right}"
-
-
-@dataclass(frozen=True)
-class Truth:
-    """Inputs for one matrix, and what its products must be, by data type of the input."""
-
-    x: dict[str, Array]
-    y: dict[str, Expected]
-
-
-def true_products(matrix: Matrix, W: Array, rng: np.random.Generator, *batch: int) -> Truth:
-    """Compute what products must be, in float64, which is exact for int8.
-
-    Inputs have shape (n,), or (b, n) where `batch` is b, and products (m,) or (b, m).
+def compile_matrix(W: npt.NDArray[np.int8], *options: dict[str, Any]) -> list[Matrix]:
+    """Compile a matrix as a user would, once with each of `options`, and load the results.
 
     Args:
-        matrix: the matrix, for its scales.
-        W: its digit values, int8 (m, n).
-        rng: makes the inputs.
-        batch: nothing, or the number of vectors.
+        W: (out_features, in_features), int8, contiguous; values -1, 0, 1.
+        options: keywords of `rsrc.compile`.
+
+    Returns:
+        The matrices, mapped from files that are deleted already.
     """
-    m, n = W.shape
-    x = random_inputs((*batch, n), rng)
-    integers, reals = (x[dtype].reshape(-1, n).astype(np.float64).T for dtype in DTYPES)
-    scales = np.broadcast_to(entry_scales(matrix), (m, n))
-    height = max(1, _PANEL // n)
-    panels = []
-    for rows in (slice(r, r + height) for r in range(0, m, height)):
-        panel = W[rows].astype(np.float64)
-        panels.append(np.hstack([panel @ integers, (panel * scales[rows]) @ reals]))
-    exact, real = np.concatenate(panels).T.reshape(len(DTYPES), *batch, m)
-    y = {
-        "int8": Expected(exact.astype(np.int32)),
-        "float32": Expected(real, _bound(x["float32"], matrix.scale)),
-    }
-    return Truth(x, y)
-
-
-def entry_scales(matrix: Matrix) -> Array:
-    """Return what the digit values are multiplied by: (1, 1), (m, 1) or, by groups, (m, n)."""
-    scale = matrix.scale
-    if scale.ndim < 2:
-        return scale.reshape(-1, 1)
-    return np.repeat(scale, matrix._tensor.group_columns, axis=1)[:, : matrix.shape[1]]
-
-
-def random_inputs(shape: tuple[int, ...], rng: np.random.Generator) -> dict[str, Array]:
-    """Return vectors of each data type."""
-    return {
-        "int8": rng.integers(-128, 128, shape).astype(np.int8),
-        "float32": rng.standard_normal(shape).astype(np.float32),
-    }
-
-
-def _bound(x: Array, scale: Array) -> Float64:
-    """Return the bound on a float32 product's error that `Matrix` promises."""
-    if scale.ndim == 2:
-        scale = np.abs(scale).max(axis=1)
-    unscaled = (
-        max(x.shape[-1], 3) * 2.0**-24 * np.abs(x).sum(axis=-1, keepdims=True, dtype=np.float64)
-    )
-    return np.asarray(unscaled * np.abs(scale.astype(np.float64)))
+    matrices = []
+    with scratch_folder() as folder:
+        source = folder / "random.safetensors"
+        save_file({"random": W}, source)
+        for i, keywords in enumerate(options):
+            output = source.with_name(f"{i}.rsr")
+            rsrc.compile(source, output, **keywords)
+            matrix = rsr.load(output)["random"]
+            assert isinstance(matrix, Matrix)
+            matrices.append(matrix)
+    return matrices
 
 
 def describe(matrix: Matrix) -> dict[str, Any]:
-    """Return the keys of a label that a matrix determines."""
-    index = ("encoding", "packing", "direction", "k")
-    own = {key: getattr(matrix, key) for key in index}
-    return {"matrix": matrix.name, "shape": list(matrix.shape), **own}
+    """Return the keys of a label that the matrix determines."""
+    index = {key: getattr(matrix, key) for key in ("encoding", "packing", "direction", "k")}
+    return {"matrix": matrix.name, "shape": list(matrix.shape), **index}
 
 
 def every_kernel(matrix: Matrix, threads: int) -> list[Label]:
-    """List what is measured of a compiled matrix: each kernel, and those in use on all threads."""
+    """List each kernel on one thread, then the kernels in use on all threads."""
     labels = [
         Label(dtype=dtype, threads=1, algorithm="rsr++", isa=isa, **describe(matrix))
         for isa in distinct_isas()
@@ -128,7 +70,7 @@ def every_kernel(matrix: Matrix, threads: int) -> list[Label]:
 
 
 def distinct_isas() -> list[str]:
-    """List the instruction sets whose kernels for one vector differ; the one in use comes first."""
+    """List the instruction sets whose one-vector kernels differ, the one in use first."""
     info = rsr.cpu_info()
     found: dict[str, str] = {}
     for isa in (info["isa"], *info["supported_isas"]):
@@ -137,7 +79,7 @@ def distinct_isas() -> list[str]:
 
 
 def kernels_in_use(matrix: Matrix, threads: int, vectors: int = 1) -> list[Label]:
-    """List the products users get: by each kernel in use, on one thread and on all."""
+    """List the products users get: the kernels in use, on one thread and on all."""
     own = {"algorithm": "rsr++", "isa": rsr.cpu_info()["isa"], **describe(matrix)}
     return [
         Label(dtype=dtype, threads=count, vectors=vectors, **own)
@@ -147,7 +89,7 @@ def kernels_in_use(matrix: Matrix, threads: int, vectors: int = 1) -> list[Label
 
 
 def by_algorithm(matrix: Matrix, *algorithms: str) -> list[Label]:
-    """List what is measured of a permuted matrix to compare the paper's algorithms."""
+    """List the paper's algorithms on a permuted matrix: float32, one thread."""
     isa = rsr.cpu_info()["isa"]
     return [
         Label(dtype="float32", threads=1, algorithm=algorithm, isa=isa, **describe(matrix))
@@ -157,52 +99,49 @@ def by_algorithm(matrix: Matrix, *algorithms: str) -> list[Label]:
 
 def compiled_operand(matrix: Matrix) -> Operand:
     """Return a matrix with the bytes of its index and scales."""
-    scaled = matrix._tensor.scale is not None
-    arrays = [a for part, a in matrix._arrays.items() if part != "scale" or scaled]
-    return Operand(matrix, tuple(a.reshape(-1).view(np.uint8) for a in arrays))
+    return Operand(matrix, tuple(a.reshape(-1).view(np.uint8) for a in matrix.arrays))
 
 
 def compiled_copies(matrix: Matrix, count: int, huge: bool = False) -> list[Operand]:
-    """Return `count` copies of a loaded matrix, each array at the start of a page."""
+    """Return `count` copies of a matrix, each array at the start of a page; 1 is the original."""
     if count == 1 and not huge:
         return [compiled_operand(matrix)]
-    arrays = matrix._arrays
-    memory = pages(count * sum(_pages(a) for a in arrays.values()), huge)
-    operands, offset = [], 0
-    for _ in range(count):
-        copy = {}
-        for part, a in arrays.items():
-            copy[part] = memory[offset : offset + a.nbytes].view(a.dtype).reshape(a.shape)
-            copy[part][...] = a
-            offset += _pages(a)
-        operands.append(compiled_operand(Matrix(matrix._tensor, copy, lambda: False)))
-    return operands
+    # A page more than `arrays` take: a matrix without scales holds a scale of 1 beside them.
+    nbytes = _PAGE + sum(_whole_pages(a.nbytes) for a in matrix.arrays)
+    memory, offset = pages(count * nbytes, huge), 0
+
+    def allocate(size: int) -> Bytes:
+        nonlocal offset
+        start, offset = offset, offset + _whole_pages(size)
+        return memory[start : start + size]
+
+    return [compiled_operand(matrix.copy(allocate)) for _ in range(count)]
 
 
-def _pages(a: Array) -> int:
-    return -(-a.nbytes // _PAGE) * _PAGE
+def _whole_pages(nbytes: int) -> int:
+    return -(-nbytes // _PAGE) * _PAGE
 
 
-def compiled_product(label: Label, matrix: Matrix, truth: Truth) -> Product:
-    """Return what multiplies a copy of a compiled matrix, and its check."""
-    x, expected = truth.x[label.dtype], truth.y[label.dtype]
+def compiled_product(label: Label, matrix: Matrix, reference: Reference) -> Product:
+    """Return the product of one vector with a copy of the matrix, and its check."""
+    x, expected = reference.x[label.dtype], reference.y[label.dtype]
     out = np.empty(matrix.shape[0], np.int32 if label.dtype == "int8" else np.float32)
     algorithm = None if matrix.encoding == "ranked" else label.algorithm
     return lambda copy: copy.matvec(x, out, algorithm=algorithm), expected.check
 
 
-def batch_product(label: Label, matrix: Matrix, truth: Truth) -> Product:
-    """Return what multiplies a batch by a matrix, and its check.
+def batch_product(label: Label, matrix: Matrix, reference: Reference) -> Product:
+    """Return the product of a batch with the matrix, and its check.
 
-    As within `Matrix.linear`: vectors are rows, of x and of the product. `matrix @ X` transposes
-    both, and linear(x, "int8") quantizes x and scales the product, besides.
+    Vectors are rows of x and of the product, as inside `Matrix.linear`. `matrix @ X` would
+    transpose both, and linear(x, "int8") would also quantize x and scale the product.
     """
-    x, expected = truth.x[label.dtype], truth.y[label.dtype]
+    x, expected = reference.x[label.dtype], reference.y[label.dtype]
     dtype = np.int32 if label.dtype == "int8" else np.float32
     out = np.empty((label.vectors, matrix.shape[0]), dtype)
 
     def multiply(copy: Matrix) -> Array:
-        multiply_rows([copy], x, [out])
+        rsr.kernels.multiply_rows([copy], x, [out])
         return out
 
     return multiply, expected.check
@@ -211,7 +150,7 @@ def batch_product(label: Label, matrix: Matrix, truth: Truth) -> Product:
 def whole_pass(
     matrices: Sequence[Matrix], threads: int, rng: np.random.Generator
 ) -> list[Contender]:
-    """List the contenders for one product with each matrix, as the file is mapped."""
+    """List the contenders of one product with each matrix, mapped as in use."""
     inputs = {n: random_inputs((n,), rng) for n in sorted({w.shape[1] for w in matrices})}
     parts = [part for w in matrices for part in compiled_operand(w).parts]
     copies = cycle([Operand(matrices, tuple(parts))])
@@ -227,9 +166,9 @@ def whole_pass(
 
 
 def _pass_product(matrices: Sequence[Matrix], xs: Sequence[Array]) -> Product:
-    """Return what multiplies by all matrices, and a check against the plain C++ kernels.
+    """Return the products with all matrices, and a check against the plain C++ kernels.
 
-    Those were checked against dense matrices with one of each group.
+    Those kernels were checked against a dense matrix of each group before.
     """
     before = rsr.cpu_info()["isa"]
     rsr.use_isa("scalar")
@@ -237,7 +176,7 @@ def _pass_product(matrices: Sequence[Matrix], xs: Sequence[Array]) -> Product:
         plain = [w.matvec(x) for w, x in zip(matrices, xs, strict=True)]
     finally:
         rsr.use_isa(before)
-    expected = [_near(y, x, w.scale) for y, x, w in zip(plain, xs, matrices, strict=True)]
+    expected = [Expected.near(y, x, w.scale) for y, x, w in zip(plain, xs, matrices, strict=True)]
     outs = [np.empty_like(y) for y in plain]
 
     def multiply(weights: Sequence[Matrix]) -> list[Array]:
@@ -253,10 +192,3 @@ def _pass_product(matrices: Sequence[Matrix], xs: Sequence[Array]) -> Product:
         return None
 
     return multiply, check
-
-
-def _near(y: Array, x: Array, scale: Array) -> Expected:
-    """Return what another product may be if `y` itself may be off by the bound."""
-    if y.dtype == np.int32:
-        return Expected(y)
-    return Expected(y.astype(np.float64), 2 * _bound(x, scale))
