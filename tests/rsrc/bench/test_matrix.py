@@ -22,12 +22,10 @@ from rsr_formats.errors import RsrError
 from rsr_formats.records import DenseTensor
 from rsr_formats.writer import create
 from rsr_runtime import Matrix
-from rsr_runtime.products import multiply_rows
 from rsr_testing.paths import BENCHMARKS
 from rsrc import bench
 from rsrc.bench import lineup, memory, timing
-from rsrc.bench.compiled import distinct_isas
-from rsrc.bench.matrices import compile_matrix
+from rsrc.bench.compiled import compile_matrix, distinct_isas
 
 Array = npt.NDArray[Any]
 
@@ -38,7 +36,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(timing, "_TURN", 1e-4)
     monkeypatch.setattr(timing, "_SETTLE", 0.0)
     monkeypatch.setattr(memory, "_ROTATION", 200_000)
-    monkeypatch.setattr(memory, "_RIVAL_ROTATION", 200_000)
+    monkeypatch.setattr(memory, "_OTHER_ROTATION", 200_000)
     monkeypatch.setattr(memory, "_last_level_cache", lambda: 1000)
     threads = rsr.get_num_threads()
     rsr.set_num_threads(2)
