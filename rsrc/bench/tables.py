@@ -66,10 +66,10 @@ def render_model_table(result: dict[str, Any]) -> RenderableType:
             _short(one["tokens_per_second_median"]),
             _short(one["tokens_per_second_best"]),
             _short(one["seconds_median"] * 1e3),
-            *(_short(seconds * 1e3) for seconds in one["seconds_by_part"].values()),
+            *(_short(one["seconds_by_part"][phase] * 1e3) for phase in phases),
             f"{one['ratio_to_plain_read']:.0%}",
         )
-        decoding.add_row(*[""] * 5, *(f"{share:.0%}" for share in one["share_by_part"].values()))
+        decoding.add_row(*[""] * 5, *(f"{one['share_by_part'][phase]:.0%}" for phase in phases))
     return Group(_model_heading(result), "", prompts, "", decoding, "", *_model_footing(result))
 
 
@@ -150,10 +150,10 @@ def _model_heading(result: dict[str, Any]) -> str:
 def _model_footing(result: dict[str, Any]) -> list[str]:
     decoded = [one for row in result["results"] for one in row["decode"]]
     lines = [
-        "thr: threads; ms, tok/s: median, file in the page cache; best: tok/s of the best run",
+        "thr: threads; ms, tok/s: median; best: tok/s of the best run; page cache warm",
         "a prompt's time ends when the logits of its first token are known",
         "products, head, attention, rest: ms per token, with the share below",
-        "of read: time of a plain read of the same bytes on as many threads, relative to ms",
+        "of read: a plain read of the same bytes on as many threads, as a share of ms",
     ]
     if any(one["ratio_to_plain_read"] > 1 for one in decoded):
         lines.append("above 100%: the caches hold these bytes, so the read is no limit")

@@ -22,6 +22,7 @@ from ..common.scratch import scratch_folder
 from .examples import example_folder
 
 FloatArray = npt.NDArray[np.float32]
+Answers = npt.NDArray[np.intp]
 Layer = Callable[[FloatArray], FloatArray]
 
 _SHADES = " ░▒▓█"
@@ -74,7 +75,7 @@ def run() -> None:
         raise MismatchError(f"answers differ from the dense checkpoint's: {', '.join(wrong)}")
 
 
-def classify(layers: Sequence[Layer], x: FloatArray) -> npt.NDArray[np.intp]:
+def classify(layers: Sequence[Layer], x: FloatArray) -> Answers:
     """Return the digits that a network reads in images x (n, 64), with ReLU between layers."""
     for layer in layers[:-1]:
         x = np.maximum(layer(x), 0)
@@ -117,7 +118,7 @@ def _draw(
     out: Console,
     images: npt.NDArray[np.uint8],
     labels: npt.NDArray[np.uint8],
-    predictions: npt.NDArray[np.intp],
+    predictions: Answers,
 ) -> None:
     """Draw images of several digits and of wrong answers, with the answers below."""
     count = max(1, min(_SHOWN, (out.width + 1) // (_WIDTH + 1)))
