@@ -25,7 +25,7 @@ def test_huge_pages(shape_result: dict[str, Any], monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(lineup, "has_huge_pages", lambda: False)
     result = bench.bench_shape(33, 20, seconds=0.0)
     assert not rows_from_huge_pages(result)
-    assert result["notes"] == ["no level memory-huge for random: this system has no huge pages"]
+    assert result["notes"] == ["no level memory for random in huge pages: this system has none"]
 
 
 def test_one_note_names_all_that_has_no_level_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,9 +34,11 @@ def test_one_note_names_all_that_has_no_level_memory(monkeypatch: pytest.MonkeyP
     result = bench.bench_shape(33, 20, seconds=0.0)
     assert {r["level"] for r in result["results"]} == {"cache"}
     assert result["ratio_to_plain_read"] == {"int8": None, "float32": None}
-    (note,) = (n for n in result["notes"] if n.startswith("no level memory for "))
-    assert "random (permuted u16)" in note
-    assert "numpy float32" in note
+    notes = [n for n in result["notes"] if n.endswith("too large for this memory")]
+    assert len(notes) == 1
+    for subject in ("random (permuted u16)", "numpy float32"):
+        assert subject in notes[0]
+    assert ("random in huge pages" in notes[0]) == memory.has_huge_pages()
 
 
 def test_dense_baselines_are_left_out_if_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
