@@ -1,8 +1,8 @@
-# Everything here needs only Python 3.10 or later with venv, a C++17 compiler and the network once.
+# Needs Python 3.10 or later with venv, a C++17 compiler and, once, the network.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# What an installation is made from: the native module is built again when one of these changes.
+# The native modules are rebuilt when one of these changes.
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard */CMakeLists.txt */native/*)
 CLANG_FORMAT_FILES := $(wildcard $(addsuffix /native/*.cpp,runtime rsrc tests/runtime) $(addsuffix /native/*.h,runtime rsrc tests/runtime))
 
@@ -18,6 +18,8 @@ lint: $(VENV)/lint-installed  ## ruff, mypy --strict, clang-format, committed st
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PYTHONPATH=tests/support $(BIN)/python -m rsr_testing.documents $(VENV)/documents
+	$(BIN)/mypy $(VENV)/documents  # the Python of README.md and docs/
 	$(BIN)/clang-format --dry-run --Werror $(CLANG_FORMAT_FILES)
 	mkdir -p $(VENV)/stubs
 	$(BIN)/python -m nanobind.stubgen -q -m rsr_runtime._native -o $(VENV)/stubs/rsr_runtime.pyi
@@ -33,7 +35,7 @@ format: $(VENV)/lint-installed
 parity: $(VENV)/parity-installed  ## compare with transformers, live
 	$(BIN)/pytest tests/parity
 
-bench: $(VENV)/installed  ## NumPy on one thread too, which is fair to it
+bench: $(VENV)/installed  ## one thread for NumPy too
 	OPENBLAS_NUM_THREADS=1 $(BIN)/rsrc bench --shape 4096x4096
 
 stubs: $(VENV)/lint-installed  ## after a change of a native module's signatures
@@ -46,7 +48,7 @@ $(VENV)/installed: $(NATIVE)
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@
 
-# After the | is what must be up to date but, when built again, leaves the extra tools as they are.
+# Order-only (after the |): a rebuild of the package does not reinstall the tools.
 $(VENV)/lint-installed: pyproject.toml | $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[lint]'
 	touch $@

@@ -1,11 +1,13 @@
-"""What README.md shows is what happens: each rsrc command is run, each printed value compared.
+"""What README.md, docs/how-it-works.md and docs/llm.md show is what happens.
 
-Not run here: `make demo` and `make test`, which the gate (.ci/run) runs, and this suite is the
-latter; `pip install .`, by which it got here; and `rsrc bench`, of which only the help is read.
+Two things are replaced. `hf download` becomes a small checkpoint of the same family, and the
+installation (venv, pip) is the one that runs this suite. `rsrc bench` measures, so only its help is
+read. The gate (.ci/run) runs `make demo` and `make test`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shlex
@@ -17,20 +19,26 @@ from pathlib import Path
 
 import pytest
 import safetensors
+from click.testing import CliRunner
 
+from rsr_testing.documents import blocks
+from rsr_testing.models import FAMILIES
 from rsr_testing.paths import ROOT
+from rsrc.cli import main
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+HOW_IT_WORKS = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
+LANGUAGE_MODELS = (ROOT / "docs" / "llm.md").read_text(encoding="utf-8")
 SCRIPTS = Path(sysconfig.get_path("scripts"))
-# The README shows a UTF-8 terminal, whatever the encoding of a pipe is here; the second variable
-# is one that may be set already and goes before the first.
+# The documents show a UTF-8 terminal, whatever the encoding of a pipe is here. PYTHONIOENCODING may
+# be set already and takes precedence over PYTHONUTF8.
 UTF8 = {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
 # In a pipe on Windows rich draws these boxes with thin lines only.
 THIN = str.maketrans("┏━┳┓┃┡╇┩", "┌─┬┐│├┼┤")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def shell_lines() -> list[str]:
+    return [line for block in blocks("sh", README) for line in block.splitlines()]
 
 
 def steady(text: str) -> str:
@@ -41,39 +49,59 @@ def steady(text: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def printed(folder: Path) -> list[tuple[str, str]]:
-    """What each console example prints, and what the README shows."""
-    found = []
-    for block in blocks("console"):
-        for example in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            line, _, expected = example.partition("\n")
-            program, *arguments = shlex.split(line)
-            if arguments[0] == "compile":  # as on the machine of the README
-                arguments += ["--target", "avx512"]
-            found.append((run([str(SCRIPTS / program), *arguments], folder), expected))
-    return found
-
-
-@pytest.fixture(scope="module")
-def compiled(folder: Path, printed: list[tuple[str, str]]) -> Path:
-    """The folder with what the README has compiled: tests may run in several processes."""
-    return folder
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which every line of the shell examples was run, in order."""
     path = tmp_path_factory.mktemp("readme")
     for name in ("digits", "tiny-lm"):
         shutil.copytree(ROOT / "examples" / name, path / "examples" / name)
-    _, compiling = blocks("sh")
-    program, *arguments = shlex.split(compiling)
-    run([str(SCRIPTS / program), *arguments], path)
+    for line in shell_lines():
+        program, *arguments = shlex.split(line, comments=True)
+        if program == "hf":
+            command, repository, option, target = arguments
+            assert (command, option) == ("download", "--local-dir")
+            family = FAMILIES["bitnet-2b"]
+            assert repository == family.published
+            family.save(path / target)
+        elif program == "rsrc":
+            run(program, arguments, path)
     return path
 
 
-def run(command: list[str], folder: Path) -> str:
+@pytest.fixture(scope="module")
+def printed(folder: Path) -> list[tuple[str, str]]:
+    """What each console example prints, and what the documents show."""
+    found = []
+    for block in blocks("console", README) + blocks("console", HOW_IT_WORKS):
+        for example in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            line, _, expected = example.partition("\n")
+            program, *arguments = shlex.split(line)
+            if arguments[0] == "compile":
+                arguments.append("--force")  # the README's shell examples compile it too
+            found.append((run(program, arguments, folder), expected))
+    return found
+
+
+def run(program: str, arguments: list[str], folder: Path) -> str:
+    if arguments[0] == "compile":  # as on the machine of the documents
+        arguments = [*arguments, "--target", "avx512"]
+    elif arguments[0] == "chat":  # random weights never end an answer
+        arguments = [*arguments, "-n", "8"]
     done = subprocess.run(
-        command,
+        [str(SCRIPTS / program), *arguments],
+        cwd=folder,
+        env={**os.environ, **UTF8},
+        input="Who wrote Hamlet?\n",
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def run_python(code: str, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
         cwd=folder,
         env={**os.environ, **UTF8},
         capture_output=True,
@@ -89,56 +117,94 @@ def tensors(path: Path) -> dict[str, object]:
     return dict(safetensors.deserialize(path.read_bytes()))  # type: ignore[no-untyped-call]
 
 
-def test_console_examples_print_what_the_readme_shows(printed: list[tuple[str, str]]) -> None:
+def test_shell_examples_run(folder: Path) -> None:
+    assert sorted(path.name for path in folder.glob("*.rsr")) == [
+        "bitnet-2b.rsr",
+        "digits.rsr",
+        "tiny.rsr",
+    ]
+    programs = {line.split()[0] for line in shell_lines()}
+    assert programs == {"python3", ".", "pip", "hf", "rsrc"}
+
+
+def test_console_examples_print_what_the_documents_show(printed: list[tuple[str, str]]) -> None:
     assert len(printed) == 4
     for found, expected in printed:
         assert steady(found) == steady(expected)
 
 
-def test_python_examples_print_what_their_comments_say(compiled: Path) -> None:
-    _, code = blocks("python")
+def test_python_examples_print_what_their_comments_say(folder: Path) -> None:
+    _, code = blocks("python", README)
     expected = [
         re.split(r"\s{3,}", line.split("# ", 1)[1])[0]
         for line in code.splitlines()
         if line.startswith("print(")
     ]
     assert len(expected) == 2
-    assert run([sys.executable, "-c", code], compiled).splitlines() == expected
+    assert run_python(code, folder).splitlines() == expected
 
 
-def test_python_generates_what_the_command_does(compiled: Path) -> None:
-    code, _ = blocks("python")
+def test_python_generates_what_the_command_does(folder: Path) -> None:
+    code, _ = blocks("python", README)
     (shown,) = re.findall(r"^\$ rsrc run [^\n]*\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    text = run([sys.executable, "-c", code], compiled)
+    text = run_python(code, folder)
     assert len(text) > 40
     assert shown.startswith(text)
 
 
-def test_decompile_gives_the_source_tensors_back(compiled: Path) -> None:
+def test_python_of_the_language_models_runs(folder: Path) -> None:
+    (code,) = blocks("python", LANGUAGE_MODELS)
+    family = FAMILIES["bitnet-2b"]
+    config = {**family.config, "max_position_embeddings": 1024}
+    dataclasses.replace(family, config=config).build(folder)
+    assert len(run_python(code, folder)) > 100
+
+
+def test_decompile_restores_the_source_tensors(folder: Path) -> None:
     (line,) = re.findall(r"`(rsrc decompile [^`]+)`", README)
     program, *arguments = shlex.split(line)
-    run([str(SCRIPTS / program), *arguments], compiled)
+    run(program, arguments, folder)
     source = tensors(ROOT / "examples" / "digits" / "model.safetensors")
     assert len(source) == 3
-    assert tensors(compiled / "back.safetensors") == source
+    assert tensors(folder / "back.safetensors") == source
 
 
-def test_inline_commands_exist(folder: Path) -> None:
+def test_verify_is_shown() -> None:
+    (line,) = re.findall(r"`(rsrc verify [^`]+)`", README)
+    assert f"$ {line}\n" in HOW_IT_WORKS  # where it is run
+
+
+def test_inline_commands_exist() -> None:
     inline = set(re.findall(r"`rsrc ([a-z]+)", README))
-    assert {"inspect", "decompile", "bench", "run", "chat", "perplexity"} <= inline
+    assert {"inspect", "decompile", "bench", "verify", "perplexity"} <= inline
     for command in inline:
-        assert "Usage" in run([str(SCRIPTS / "rsrc"), command, "--help"], folder)
+        done = CliRunner().invoke(main, [command, "--help"])
+        assert done.exit_code == 0
+        assert "Usage" in done.output
 
 
 def test_make_targets_are_part_of_the_gate() -> None:
-    (block, *_) = blocks("sh")
-    targets = re.findall(r"^make (\w+)", block, re.MULTILINE)
+    targets = re.findall(r"`make (\w+)`", README)
     assert targets == ["demo", "test"]
     gate = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert all(f"make {target}\n" in gate for target in targets)
 
 
 def test_links_lead_somewhere() -> None:
-    targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
-    assert targets
-    assert [t for t in targets if not (ROOT / t).exists()] == []
+    found, missing = 0, []
+    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+            found += 1
+            target, _, anchor = link.partition("#")
+            linked = path.parent / target if target else path
+            if not linked.exists() or (anchor and anchor not in anchors(linked)):
+                missing.append((path.name, link))
+    assert missing == []
+    assert found > 20
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the anchors that GitHub gives the headings of a document."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}

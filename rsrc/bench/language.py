@@ -307,7 +307,7 @@ def _describe(model: LanguageModel) -> dict[str, Any]:
     config, weights = model.config, [one.weight for one in model.weights.linear]
     matrices, head = [w for w in weights if isinstance(w, Matrix)], weights[-1]
     return {
-        "architecture": config.family.architecture,
+        "architecture": config.architecture.name,
         "layers": config.layers,
         "hidden_size": config.hidden_size,
         "vocab_size": config.vocab_size,

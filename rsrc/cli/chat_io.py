@@ -1,4 +1,4 @@
-"""A language model on a terminal or in a pipe: texts and answers as they come."""
+"""Stream texts and answers of a language model to a terminal or a pipe."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from rsr_runtime.llm import Chat, Generation, LanguageModel, PromptError, Templa
 from ..common.errors import SourceError
 
 _HELP = """\
-/reset  forget the conversation
-/help   show this
-/exit   leave (so does Ctrl-D)
-Ctrl-C  clears the line, and ends an answer"""
+/reset  start a new conversation
+/help   show this help
+/exit   leave (or Ctrl-D)
+Ctrl-C  clear the line, or end an answer"""
 
-_MOST_INPUT = 64 << 20  # bytes of a text on stdin
+_MAX_INPUT = 64 << 20  # bytes of a text on stdin
 INTERRUPTED = 130  # exit code
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 
 
 def run(model: LanguageModel, prompt: str, options: dict[str, Any]) -> Generation:
-    """Write the text that goes on from `prompt` as it comes, and how fast it was on stderr."""
+    """Stream the continuation of `prompt` to stdout, then report its speed on stderr."""
     stream = model.stream(prompt, **options)
     _write(stream)
     click.echo()
@@ -41,7 +41,7 @@ def run(model: LanguageModel, prompt: str, options: dict[str, Any]) -> Generatio
 
 
 def run_all(model: LanguageModel, prompts: Sequence[str], options: dict[str, Any]) -> None:
-    """Write the text of each prompt below a line with the prompt; on stderr how fast all were."""
+    """Write each text below a line with its prompt, then report the speed on stderr."""
     start = True
     _take_any_character()
     results = model.generate_all(prompts, **options)
@@ -53,13 +53,16 @@ def run_all(model: LanguageModel, prompts: Sequence[str], options: dict[str, Any
 
 
 def chat(model: LanguageModel, system: str | None, options: dict[str, Any]) -> bool:
-    """Answer line by line; return whether that was until there were no more.
+    """Answer line by line.
 
-    On a terminal Ctrl-C ends an answer, in a pipe everything.
+    Ctrl-C ends an answer on a terminal, and everything in a pipe.
+
+    Returns:
+        False if Ctrl-C ended it, else True.
 
     Raises:
-        PromptError, TemplateError: a message in a pipe cannot be answered. On a terminal that is
-            said, and the next one awaited.
+        PromptError, TemplateError: a message in a pipe cannot be answered. On a terminal the error
+            is shown, and the next message is read.
     """
     conversation = Chat(model, system)
     is_typed = sys.stdin.isatty()
@@ -76,14 +79,16 @@ def chat(model: LanguageModel, system: str | None, options: dict[str, Any]) -> b
         elif text == "/help":
             click.echo(_HELP, err=True)
         elif text.startswith("/") and text[1:].isalpha():
-            click.echo(f"no command {printable(text)}; /help lists them", err=True)
+            click.echo(f"unknown command {printable(text)}; /help lists all", err=True)
         elif text:
             try:
                 is_whole = _answer(conversation, text, options)
             except (PromptError, TemplateError) as error:
                 if not is_typed:
                     raise
-                click.echo(f"rsrc: {printable(str(error))}; /reset begins afresh", err=True)
+                click.echo(
+                    f"rsrc: {printable(str(error))}; /reset starts a new conversation", err=True
+                )
             else:
                 if not is_whole and not is_typed:
                     return False
@@ -91,23 +96,23 @@ def chat(model: LanguageModel, system: str | None, options: dict[str, Any]) -> b
 
 
 def _answer(conversation: Chat, text: str, options: dict[str, Any]) -> bool:
-    """Write the answer to `text`, and how fast it was where someone looks on.
+    """Stream the answer to `text`; on a terminal, report its speed.
 
     Returns:
-        Whether it ended by itself.
+        False if Ctrl-C ended it.
     """
     is_whole = _write(conversation.say(text, **options))
     click.echo()
     result = conversation.result
     if sys.stderr.isatty() and result is not None:
-        # Without the tokens of the prompt: most of a conversation is not computed again.
+        # Prompt tokens are not reported: most of them are in the KV cache already.
         first = f"first token after {_duration(result.prompt_seconds)}"
         _report(f"{first}, {_written([result])} ({_REASONS[result.finish_reason]})")
     return is_whole
 
 
 def _write(pieces: Iterator[str]) -> bool:
-    """Write pieces as they come; return False where Ctrl-C ended them."""
+    """Write pieces as they come; return False if Ctrl-C ended them."""
     _take_any_character()
     try:
         with _interrupts():
@@ -117,15 +122,15 @@ def _write(pieces: Iterator[str]) -> bool:
         return False
     finally:
         if isinstance(pieces, Generator):
-            pieces.close()  # a conversation keeps what was said
+            pieces.close()  # the conversation keeps the partial answer
     return True
 
 
 def _typed_lines() -> Iterator[str]:
-    """Yield what is typed on a terminal, until Ctrl-D."""
+    """Yield lines typed on a terminal, until Ctrl-D."""
     line_so_far: Callable[[], str] = str  # unknown
     with suppress(ImportError):
-        import readline  # input() then knows arrows and history
+        import readline  # gives input() line editing and history
 
         line_so_far = readline.get_line_buffer
     while True:
@@ -144,8 +149,8 @@ def _typed_lines() -> Iterator[str]:
 
 
 def _piped_lines() -> Iterator[str]:
-    """Yield each line of stdin as soon as it is there."""
-    while line := sys.stdin.buffer.readline(_MOST_INPUT + 1):
+    """Yield each line of stdin as soon as it arrives."""
+    while line := sys.stdin.buffer.readline(_MAX_INPUT + 1):
         yield _checked(line)
 
 
@@ -153,14 +158,14 @@ def read_stdin() -> str:
     """Return the text on stdin.
 
     Raises:
-        SourceError: it is not UTF-8, or huge.
+        SourceError: it is not UTF-8, or larger than 64 MiB.
     """
-    return _checked(sys.stdin.buffer.read(_MOST_INPUT + 1))
+    return _checked(sys.stdin.buffer.read(_MAX_INPUT + 1))
 
 
 def _checked(data: bytes) -> str:
-    if len(data) > _MOST_INPUT:
-        raise SourceError(f"stdin: more than {_MOST_INPUT:,} bytes")
+    if len(data) > _MAX_INPUT:
+        raise SourceError(f"stdin: more than {_MAX_INPUT:,} bytes")
     return decoded(data, "stdin")
 
 
@@ -180,10 +185,10 @@ def decoded(data: bytes, where: str) -> str:
 
 
 def typed(text: str, where: str) -> str:
-    """Return an argument or what was typed: as UTF-8 where the locale has no letter for a byte.
+    """Return an argument or a typed line, decoded as UTF-8 if the locale could not decode it.
 
     Raises:
-        SourceError: it is not UTF-8 either.
+        SourceError: it is not UTF-8.
     """
     try:
         text.encode()
@@ -193,29 +198,29 @@ def typed(text: str, where: str) -> str:
 
 
 def _take_any_character() -> None:
-    """Let stdout write "?" for what its encoding lacks, and not fail."""
+    """Make stdout write "?" for characters that its encoding lacks."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
 
 def _put(text: str) -> None:
-    """Write text: to a terminal what cannot steer it, to anything else all of it."""
+    """Write text; control characters are dropped on a terminal."""
     text = _CONTROL.sub("", text) if sys.stdout.isatty() else text
-    click.echo(text, nl=False, color=True)  # else click takes colors out of what goes to a pipe
+    click.echo(text, nl=False, color=True)  # otherwise click strips escape sequences in a pipe
 
 
 def _report(summary: str) -> None:
-    click.echo(click.style(summary, dim=True), err=True)  # dim on a terminal alone
+    click.echo(click.style(summary, dim=True), err=True)  # click strips the style in a pipe
 
 
 def _prompt_read(results: Sequence[Generation]) -> str:
     count = sum(result.prompt_tokens for result in results)
-    # What was computed side by side took all of them the same time.
+    # Prompts of one batch share their time.
     return f"{counted(count, 'prompt token')} in {_duration(results[0].prompt_seconds)}"
 
 
 def _written(results: Sequence[Generation]) -> str:
-    """Say how many tokens came, and how fast those after the first of each text did."""
+    """Say how many tokens were generated, and the rate of those after the first of each text."""
     count = sum(len(result.tokens) for result in results)
     further = sum(max(0, len(result.tokens) - 1) for result in results)
     rate = f" at {further / results[0].seconds:.1f} tokens/s" if further else ""
@@ -241,7 +246,7 @@ _REASONS = {
 
 @contextmanager
 def _interrupts() -> Iterator[None]:
-    """Let Ctrl-C raise KeyboardInterrupt here, and not end the process."""
+    """Make Ctrl-C raise KeyboardInterrupt within the block, instead of ending the process."""
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # nohup, a job with "&"
         yield

@@ -6,9 +6,9 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,176 +18,161 @@ from rsr_formats.text import printable
 
 from ..common.errors import SourceError
 from ..source.checkpoint import is_source
+from .options import Decorator, file_argument, json_option, options
 from .progress_bar import progress_bar
 
 if TYPE_CHECKING:
     from rsr_runtime.llm import Generation, LanguageModel
 
-_Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-
 _FILTERS = ("top_k", "top_p", "min_p")
-_CONTEXT = (
-    "Tokens of prompt and text together, at most. Default: the model's limit or 4096, what is less."
-)
+_CONTEXT = "Maximum tokens of prompt and text. Default: 4096, or the model's limit if less."
 _LOADING = (
     click.option(
         "--kv",
         type=click.Choice(["float16", "float32"]),
         default="float16",
-        help="How what the model keeps of past tokens (keys and values) is stored: float16, the "
-        "default, takes half the memory.",
+        help="Data type of the KV cache. Default: float16, which takes half the memory.",
     ),
     click.option(
         "--memory",
         type=click.Choice(["map", "huge"]),
         default="map",
-        help="huge copies the file into huge pages first: slower to load, faster to run. "
+        help="map maps the file; huge copies it into huge pages: slower to load, faster to run. "
         "Default: map.",
     ),
-    click.option("--threads", type=click.IntRange(1, 1024), help="Default: all processors."),
+    click.option(
+        "--threads",
+        type=click.IntRange(1, 1024),
+        help="Threads. Default: the number of processors.",
+    ),
 )
 
 
-def _options(*options: _Decorator) -> _Decorator:
-    """Return what adds options to a command, for `--help` in this order."""
-
-    def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        return reduce(lambda decorated, option: option(decorated), reversed(options), command)
-
-    return add
-
-
-_sampling_options = _options(  # how tokens are chosen, and when a text ends
+_sampling_options = options(
     click.option(
         "-n",
         "--max-tokens",
         type=click.IntRange(1),
-        help="How many tokens, at most. Default: until the text ends.",
+        help="Maximum number of tokens. Default: until the text ends.",
     ),
     click.option(
         "--temperature",
         type=click.FloatRange(0),
-        help="0 always takes the likeliest token. Default: what the model's "
-        "generation_config.json says.",
+        help="0 is greedy: always the most likely token. Default: generation_config.json's.",
     ),
     click.option(
         "--top-k",
         type=click.IntRange(0),
         metavar="K",
-        help="Draw from the K likeliest tokens only; 0: from all. Default: the model's.",
+        help="Sample from the K most likely tokens; 0 is off. Default: the model's.",
     ),
     click.option(
         "--top-p",
         type=click.FloatRange(0, 1),
         metavar="P",
-        help="Draw from the likeliest tokens only, as few as have the probability P "
-        "together; 1: from all. Default: the model's.",
+        help="Sample from the fewest most likely tokens whose probabilities sum to P; 1 is off. "
+        "Default: the model's.",
     ),
     click.option(
         "--min-p",
         type=click.FloatRange(0, 1),
         metavar="P",
-        help="Draw only from tokens at least P times as likely as the likeliest; 0: from "
-        "all. Default: the model's.",
+        help="Sample from tokens at least P times as likely as the most likely; 0 is off. "
+        "Default: the model's.",
     ),
     click.option(
         "--repetition-penalty",
         type=click.FloatRange(0, min_open=True),
-        help="Above 1: tokens that were there already become less likely; 1: off. "
+        help="Above 1, tokens that occurred before become less likely; 1 is off. "
         "Default: the model's.",
     ),
     click.option(
         "--seed",
         type=click.IntRange(0),
-        help="Of what is drawn: the same seed, the same text. Default: another every time.",
+        help="The same seed gives the same text. Default: a new seed every time.",
     ),
-    click.option("--stop", multiple=True, metavar="TEXT", help="Ends the text; may be repeated."),
+    click.option(
+        "--stop", multiple=True, metavar="TEXT", help="End the text before TEXT; may be repeated."
+    ),
 )
 
 
-def _model_options(context: str) -> _Decorator:
-    """Return what adds the options that say how a model is loaded; `context` is one's help."""
-    return _options(click.option("--context", type=click.IntRange(1), help=context), *_LOADING)
-
-
-_file = click.argument("file", type=click.Path(path_type=Path))
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def _model_options(context: str) -> Decorator:
+    """Return a decorator that adds the options for loading a model; `context` is help text."""
+    return options(click.option("--context", type=click.IntRange(1), help=context), *_LOADING)
 
 
 @click.command(short_help="Generate text with a language model.")
-@_file
+@file_argument
 @click.option(
     "-p",
     "--prompt",
     "prompts",
     multiple=True,
     metavar="TEXT",
-    help="What to go on from; several are computed side by side. Default: the text on stdin, "
-    "without the newline at its end.",
+    help="Prompt to continue; several run as one batch. Default: stdin, without its last newline.",
 )
 @_sampling_options
 @_model_options(_CONTEXT)
-@_json_option
-def run(file: Path, prompts: tuple[str, ...], as_json: bool, **options: Any) -> None:
+@json_option
+def run(file: Path, prompts: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Generate text with the language model in FILE, a .rsr file.
 
-    The text goes to stdout as it comes; how fast it was, to stderr. For a model that was made to
-    chat see `rsrc chat`.
+    The text streams to stdout, its speed goes to stderr. For a model with a chat template, see
+    rsrc chat.
     """
-    from . import chat_io as talk
+    from . import chat_io
 
     if not prompts and sys.stdin.isatty():
         raise click.UsageError("give a prompt with -p, or on stdin")
-    with _opened(file, options) as model:
-        chosen = _chosen(model, options)
-        # A shell, too, passes on what it reads without a newline at its end.
-        prompts = tuple(talk.typed(p, "--prompt") for p in prompts) or (
-            talk.read_stdin().removesuffix("\n"),
+    with _opened(file, given) as model:
+        chosen = _chosen(model, given)
+        # As shells do with command substitution.
+        prompts = tuple(chat_io.typed(p, "--prompt") for p in prompts) or (
+            chat_io.read_stdin().removesuffix("\n"),
         )
         if as_json:
             _print_json(prompts, model.generate_all(prompts, **chosen))
         elif len(prompts) > 1:
-            talk.run_all(model, prompts, chosen)
-        elif talk.run(model, prompts[0], chosen).finish_reason == "interrupted":
-            sys.exit(talk.INTERRUPTED)
+            chat_io.run_all(model, prompts, chosen)
+        elif chat_io.run(model, prompts[0], chosen).finish_reason == "interrupted":
+            sys.exit(chat_io.INTERRUPTED)
 
 
-@click.command(short_help="Talk with a language model that was made to chat.")
-@_file
-@click.option("--system", metavar="TEXT", help="What the model is told first.")
+@click.command(short_help="Chat with a language model that has a chat template.")
+@file_argument
+@click.option("--system", metavar="TEXT", help="System prompt.")
 @_sampling_options
 @_model_options(_CONTEXT)
-def chat(file: Path, system: str | None, **options: Any) -> None:
-    """Talk with the language model in FILE; in a pipe, every line of stdin is a message."""
-    from . import chat_io as talk
+def chat(file: Path, system: str | None, **given: Any) -> None:
+    """Chat with the language model in FILE. In a pipe, every line of stdin is a message."""
+    from . import chat_io
 
     if system is not None:
-        system = talk.typed(system, "--system")
-    with _opened(file, options) as model:
-        if not talk.chat(model, system, _chosen(model, options)):
-            sys.exit(talk.INTERRUPTED)
+        system = chat_io.typed(system, "--system")
+    with _opened(file, given) as model:
+        if not chat_io.chat(model, system, _chosen(model, given)):
+            sys.exit(chat_io.INTERRUPTED)
 
 
 @click.command(short_help="Measure how well a language model predicts a text.")
-@_file
+@file_argument
 @click.argument("text", type=click.Path(path_type=Path))
 @click.option(
     "--window",
     type=click.IntRange(1),
-    help="Tokens that a prediction looks back on, at most. Default: 512, or the context.",
+    help="Maximum tokens before a prediction. Default: 512, or the context.",
 )
-@_model_options(
-    "The largest --window that is allowed. Default: the model's limit or 4096, what is less."
-)
-@_json_option
-def perplexity(file: Path, text: Path, window: int | None, as_json: bool, **options: Any) -> None:
+@_model_options("The largest --window allowed. Default: 4096, or the model's limit if less.")
+@json_option
+def perplexity(file: Path, text: Path, window: int | None, as_json: bool, **given: Any) -> None:
     """Measure how well the language model in FILE predicts TEXT, a file in UTF-8.
 
     TEXT - is stdin.
     """
     from .chat_io import counted, decoded, read_stdin
 
-    with _opened(file, options) as model:
+    with _opened(file, given) as model:
         is_stdin = str(text) == "-"
         words = read_stdin() if is_stdin else decoded(text.read_bytes(), str(text))
         with progress_bar("predicting", in_bytes=False) as shown:
@@ -206,12 +191,12 @@ def perplexity(file: Path, text: Path, window: int | None, as_json: bool, **opti
 
 @contextmanager
 def _opened(file: Path, options: dict[str, Any]) -> Iterator[LanguageModel]:
-    """Load the model by the options for it, which are taken out; what it lacks names its file."""
-    import rsr_runtime  # on demand, as in all of the command line
+    """Load the model by its options, which are removed; errors about the model name its file."""
+    import rsr_runtime
     from rsr_runtime import llm
 
     if file.exists() and is_source(file):
-        # A model is its directory: of a file alone, config.json and tokenizer would be missing.
+        # A lone .safetensors file would lack config.json and the tokenizer.
         of_model = file if file.is_dir() or file.suffix == ".gguf" else file.parent
         raise SourceError(
             f"{file}: a checkpoint; compile it first: rsrc compile {of_model} -o FILE.rsr"
@@ -228,12 +213,12 @@ def _opened(file: Path, options: dict[str, Any]) -> Iterator[LanguageModel]:
 
 
 def _chosen(model: LanguageModel, options: dict[str, Any]) -> dict[str, Any]:
-    """Return options for `LanguageModel.stream`: the model's own sampling where none is given."""
+    """Return the arguments of `LanguageModel.stream`; what is not given is the model's default."""
     from .chat_io import typed
 
     names = [field.name for field in dataclasses.fields(model.sampling)]
     given = {name: options[name] for name in names if options.get(name) is not None}
-    # Filters say that the text is to be drawn.
+    # A filter alone asks for sampling.
     if model.sampling.temperature == 0 and any(name in given for name in _FILTERS):
         given.setdefault("temperature", 1.0)
     return {

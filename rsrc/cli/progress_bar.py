@@ -13,7 +13,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class _Shown:
-    """Puts what the library reports on the progress bar."""
+    """Shows the progress of the library on a bar."""
 
     def __init__(self, update: Callable[..., None]) -> None:
         self._update = update
@@ -21,12 +21,12 @@ class _Shown:
         self._tensors = self._count = 0
 
     def begin(self, phase: str, tensors: int) -> None:
-        """Count from 0 again, of `tensors`."""
+        """Start a phase with that many tensors."""
         self._name, self._tensors, self._count = None, tensors, 0
-        self._update(verb=phase, count=f"0 of {tensors}", refresh=True)  # however soon it is over
+        self._update(verb=phase, count=f"0 of {tensors}", refresh=True)  # if it is short too
 
     def __call__(self, name: str, done: int, total: int) -> None:
-        if name != self._name:  # a large one is reported piece by piece
+        if name != self._name:  # a large tensor is reported piece by piece
             self._name = name
             self._count += 1
         count = f"{self._count} of {self._tensors}" if self._tensors else ""
@@ -60,7 +60,7 @@ def progress_bar(verb: str, in_bytes: bool = True) -> Iterator[Progress | None]:
             "{task.fields[tensor]}",
             style="dim",
             markup=False,
-            table_column=Column(ratio=1, no_wrap=True),  # what the others leave
+            table_column=Column(ratio=1, no_wrap=True),  # the remaining width
         ),
     )
     with Bar(*columns, console=Console(stderr=True), transient=True, expand=True) as bar:

@@ -1,4 +1,4 @@
-"""Signals that end a command: nothing half made stays behind, and the terminal is as it was."""
+"""End a command on a signal: temporary files are removed, the terminal is restored."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _SHOW_CURSOR = b"\x1b[?25h"
 
 @contextmanager
 def ending_at_once() -> Iterator[None]:
-    """Let signals that end the process remove its temporary files first; then it exits.
+    """Handle SIGINT, SIGTERM and SIGHUP: remove temporary files, restore the terminal, exit.
 
-    No exception is raised for that. It could come while this thread takes a lock of `threading`,
-    between getting it and being able to give it back; the threads that compile tensors would wait
-    for it for ever, and this one for them (measured: one compilation of a thousand).
+    The handler raises no exception. One could arrive while this thread acquires a lock of
+    `threading`, after taking it and before being able to release it; worker threads would then wait
+    for the lock forever, and this thread for them (measured: one compilation in a thousand).
 
-    Another signal, while files are being removed, does not stop that. What was ignored from the
-    start stays so (nohup).
+    Further signals are ignored while files are removed. Signals that were ignored before stay
+    ignored (nohup).
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -39,7 +39,7 @@ def ending_at_once() -> Iterator[None]:
                 signal.signal(other, signal.SIG_IGN)
             remove_temporaries()
             restore_terminal()
-        finally:  # whatever is wrong with the files or the terminal
+        finally:  # even if a file or the terminal cannot be restored
             os._exit(128 + number)
 
     before = {number: signal.signal(number, end) for number in numbers}
@@ -51,12 +51,12 @@ def ending_at_once() -> Iterator[None]:
 
 
 def _terminal() -> Callable[[], None]:
-    """Return what brings the terminal back to where it is now, from wherever it may be then."""
+    """Return a function that restores the present state of the terminal."""
     settings = None
-    with suppress(ImportError):  # Windows has no such module
+    with suppress(ImportError):  # not on Windows
         import termios
 
-        with suppress(termios.error):  # no terminal
+        with suppress(termios.error):  # not a terminal
             settings = termios.tcgetattr(0)
 
     def restore() -> None:
@@ -69,8 +69,8 @@ def _terminal() -> Callable[[], None]:
 
 
 def _is_ours(fd: int) -> bool:
-    """Return whether it is a terminal, and this process in its foreground: not a shell's "&"."""
+    """Return whether `fd` is a terminal with this process in its foreground."""
     try:
         return os.tcgetpgrp(fd) == os.getpgrp()
-    except (OSError, AttributeError):  # no terminal; Windows
+    except (OSError, AttributeError):  # not a terminal, or Windows
         return False

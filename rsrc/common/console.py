@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from threading import Timer
 
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 _PATIENCE = 2.0  # seconds before a stage that is still running is announced
 
@@ -30,6 +32,15 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.2f} GB"
+
+
+def new_table(first: str, *others: str) -> Table:
+    """Return an empty table; columns but the first and "for instance" are right-aligned."""
+    table = Table()
+    table.add_column(Text(first), overflow="fold")  # Text: "L[s]" is no markup; names stay whole
+    for name in others:
+        table.add_column(Text(name), justify="left" if name == "for instance" else "right")
+    return table
 
 
 @contextmanager

@@ -1,10 +1,10 @@
-"""What the compiler refuses; every class is an `RsrError`."""
+"""The compiler's errors; every class is an `RsrError`."""
 
 from rsr_formats.errors import RsrError
 
 
 class SourceError(RsrError):
-    """The source is missing, damaged, unsafe or of a kind the compiler does not read."""
+    """The source is missing, damaged, unsafe or not supported."""
 
 
 class NothingToCompileError(RsrError):
@@ -12,7 +12,7 @@ class NothingToCompileError(RsrError):
 
 
 class OptionError(RsrError, ValueError):
-    """An option has a value it cannot have, alone or with the others."""
+    """An option has an invalid value, alone or combined with others."""
 
 
 class ExecutorError(RsrError):
@@ -24,7 +24,7 @@ class MismatchError(RsrError):
 
 
 class ExportError(RsrError):
-    """A form that `decompile` was asked for cannot hold what the `.rsr` file holds."""
+    """The form that `decompile` writes cannot represent what the `.rsr` file holds."""
 
 
 class MissingPackageError(RsrError):

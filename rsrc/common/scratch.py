@@ -1,4 +1,4 @@
-"""A folder for files that nobody asked for."""
+"""A folder for temporary files."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rsr_formats.atomic import temporary
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A new folder that ends with the block, or with the process if a signal ends that."""
+    """Yield a new folder that is removed with the block, or when a signal ends the process."""
     folder = Path(tempfile.gettempdir(), f"rsrc-{os.urandom(6).hex()}")
-    with temporary(folder):  # before it is there: a signal may come at any moment
+    with temporary(folder):  # registered before it exists: a signal may arrive at any time
         folder.mkdir(mode=0o700)
         yield folder
         shutil.rmtree(folder, ignore_errors=True)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from rsr_formats import RsrFile
 from rsr_formats.records import FLOATS, IndexedTensor
+from rsr_formats.text import quoted
 
 from ..common.errors import ExportError
 from ..layouts.base import Bytes
@@ -35,7 +36,6 @@ from .tensors import (
     of_source,
     read_scales,
     row_windows,
-    some,
     source_dtype,
 )
 
@@ -72,7 +72,7 @@ def export(file: RsrFile, config: Config | None) -> Export:
             notes.append(t.name)
         else:
             tensors += [_packed(file, t), scales[t.name]]
-    text = [f"written as floats, being no linear layers: {some(notes)}"] if notes else []
+    text = [f"written as floats, being no linear layers: {quoted(notes)}"] if notes else []
     new_config = _new_config(config, quantization)
     if new_config is not None:
         text.append(
@@ -193,15 +193,15 @@ def _stored_scales(
             scales[t.name] = _scale_tensor(t.name, stored)
     if several:
         raise ExportError(
-            f"the bitnet layout has one scale per matrix, and there are several for {some(several)}"
-            ": write them with --to int8, --to float or --to gguf"
+            "the bitnet layout has one scale per matrix, and there are several for "
+            f"{quoted(several)}: write them with --to int8, --to float or --to gguf"
         )
     if negative:
-        raise ExportError(f"the bitnet layout has positive scales only: {some(negative)}")
+        raise ExportError(f"the bitnet layout has positive scales only: {quoted(negative)}")
     if inexact:
         raise ExportError(
             "layers are bitlinear, which divides by weight_scale, and no float32 gives the scale "
-            f"of {some(inexact)} that way: write them with --to int8, --to float or --to gguf"
+            f"of {quoted(inexact)} that way: write them with --to int8, --to float or --to gguf"
         )
     return scales
 
@@ -233,7 +233,7 @@ def _check_rows(packed: Sequence[IndexedTensor], divide: bool) -> None:
     uneven = [t.name for t in packed if t.shape[0] % _ROWS_PER_BYTE]
     if divide and uneven:
         raise ExportError(
-            "bitlinear layers have a multiple of 4 rows, which this has not: " + some(uneven)
+            "bitlinear layers have a multiple of 4 rows, which this has not: " + quoted(uneven)
         )
 
 

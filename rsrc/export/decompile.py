@@ -1,4 +1,4 @@
-"""From a `.rsr` file back to its source or to another form; and comparison with a source."""
+"""Write the model in a `.rsr` file as its source was, or in another form."""
 
 from __future__ import annotations
 
@@ -7,24 +7,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-
 from rsr_formats import RsrFile
 from rsr_formats.atomic import atomic_file, check_output
-from rsr_formats.records import DTYPE_BITS, DenseTensor, IndexedTensor, Tensor
+from rsr_formats.records import DenseTensor, Tensor
+from rsr_formats.text import quoted
 
-from ..common.errors import ExportError, MismatchError, OptionError, SourceError
-from ..compiler import head
+from ..common.errors import ExportError, OptionError, SourceError
 from ..compiler.pipeline import check_not_source
-from ..compiler.recognize import recognize_one
-from ..layouts import BY_NAME, TernaryTensor
-from ..source.checkpoint import Checkpoint, SourceTensor, open_checkpoint
+from ..layouts import BY_NAME
 from . import FORMS, GGUF, GGUF_TYPES, NAMES
 from .folder import atomic_folder, check_folder, write_model_files
 from .masters import warning
 from .safetensors import write_safetensors
-from .source import Restorable, restorable
-from .tensors import Export, decode, of_source, read_config, some
+from .tensors import Export, of_source, read_config
 
 Progress = Callable[[str, int, int], None]
 
@@ -42,40 +37,40 @@ def decompile(
     progress: Progress | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> list[str]:
-    """Write the model of a `.rsr` file as its source was, or in a form that others read.
+    """Write the model in a `.rsr` file as its source was, or in a form that other software reads.
 
     Args:
         path: the .rsr file.
-        output: a .safetensors file; or the name of a new model directory, with the config.json and
-            the tokenizer files that the .rsr file has; or, for "gguf", a file. It appears only when
-            it is whole.
-        to: "source", byte for byte (but quantized tensors as what was kept of them, in the source's
-            dtype); "bitnet", the packed layout of Hugging Face; "int8", -1, 0, 1 beside scales;
-            "float", digit * scale; or "gguf". All of them are exact, but for scales in GGUF.
-        type: of ternary matrices in GGUF: "TQ1_0" or "TQ2_0", the default.
-        force: replace an existing output file. A directory with files in it is never replaced.
-        progress: called as progress(tensor name, bytes done, bytes in all).
-        note: told in words what the form made different: scales rounded, matrices left as floats,
-            an int8 head left out that the source does not have; and that a model which quantizes
-            its weights itself would do so again.
+        output: a .safetensors file; a new model directory, which also gets the config.json and the
+            tokenizer files in the .rsr file; or, for "gguf", a file. It appears only once complete.
+        to: "source" restores the source byte for byte, except that quantized tensors hold the
+            quantized values in the source's dtype; "bitnet" is the packed layout of Hugging Face;
+            "int8" writes -1, 0, 1 beside scales; "float" writes digit * scale; "gguf" writes a GGUF
+            file. Every form is exact but GGUF, which may round scales to float16.
+        type: GGUF type of ternary matrices, "TQ1_0" or "TQ2_0" (the default).
+        force: replace an existing output file. A directory with files is never replaced.
+        progress: called as progress(tensor name, bytes done, total bytes).
+        note: called with each thing that the form changed: rounded scales, matrices written as
+            floats, an int8 head that the source does not have, and weights that a self-quantizing
+            model would quantize again.
 
     Returns:
-        The names of the tensors that compiling changed (quantized ones).
+        The names of the tensors that compiling quantized.
 
     Raises:
         FormatError: the .rsr file is damaged.
         OptionError: an option is unknown, or the output is the .rsr file.
-        ExportError: the form cannot hold what the file holds.
-        SourceError: the file's config.json is needed and is none.
+        ExportError: the form cannot represent what the file holds.
+        SourceError: the form needs config.json, and the file's is not a JSON object.
         MissingPackageError: "gguf" needs the package gguf.
         OutputExistsError: the output exists and `force` is not set, or is a directory with files.
-        OSError: reading or writing failed; no output is left behind.
+        OSError: reading or writing failed; no partial output is left behind.
     """
     output = Path(output)
     _check_options(to, type, output)
     is_folder = to != GGUF and output.suffix != _SUFFIX
     check_not_source(output, [Path(path)])
-    if is_folder:  # now, not after reading everything
+    if is_folder:  # before everything is read
         check_folder(output)
     else:
         check_output(output, force)
@@ -84,7 +79,7 @@ def decompile(
 
         require_gguf()
     file = RsrFile(path)
-    file.verify()  # a damaged index can still hold digits: it must not come out as weights
+    file.verify()  # a damaged index may still decode to digits
     if to != "source":
         _refuse_mlx_codes(file)
     if to == GGUF:
@@ -100,8 +95,8 @@ def decompile(
     else:
         if to == "bitnet" and export.config is not None:
             raise ExportError(
-                f"{output}: only config.json can say how weight_scale is meant, and that of "
-                f"{file.path} does not: name a directory, which gets one"
+                f"{output}: config.json must say whether weight_scale divides or multiplies, and "
+                f"that of {file.path} does not: write a directory, which gets a config.json"
             )
         _write(export, output, force, progress)
     for text in [*export.notes, *_added_notes(file)]:
@@ -112,13 +107,16 @@ def decompile(
 
 
 def _added_notes(file: RsrFile) -> list[str]:
-    return [f"not written, as the source has none: {name} in int8" for name in added_tensors(file)]
+    return [
+        f"not written: {name} in int8, which the source does not have"
+        for name in added_tensors(file)
+    ]
 
 
 def _warn_of_masters(
     file: RsrFile, export: Export, to: str, is_folder: bool, note: Callable[[str], None]
 ) -> None:
-    with suppress(SourceError):  # no config.json that anyone could follow
+    with suppress(SourceError):  # config.json cannot be read
         changed = is_folder and export.config is not None
         text = warning(file, export.config if changed else read_config(file), to, is_folder)
         if text is not None:
@@ -129,15 +127,17 @@ def _check_options(to: str, type: str | None, output: Path) -> None:
     if to not in NAMES:
         raise OptionError(f"to: found {to!r}, expected {', '.join(NAMES)}")
     if type is not None and to != GGUF:
-        raise OptionError(f"type: found {type!r}, which is for {GGUF!r} only")
+        raise OptionError(f"type: found {type!r}, which only form {GGUF!r} has")
     if to != GGUF and output.suffix == ".gguf":
-        raise OptionError(f"{output}: a .gguf file is what --to gguf (to='gguf') writes")
+        raise OptionError(
+            f"{output}: only form gguf writes a .gguf file; choose another name, or form gguf"
+        )
     if type not in (None, *GGUF_TYPES):
         raise OptionError(f"type: found {type!r}, expected {' or '.join(GGUF_TYPES)}")
 
 
 def _refuse_mlx_codes(file: RsrFile) -> None:
-    """Refuse dense tensors whose bytes mean nothing without MLX's settings, which no form has."""
+    """Refuse packed MLX codes kept dense: only MLX's own settings give them a meaning."""
     names = {t.name for t in file.header.tensors}
     packed = [
         t.name
@@ -147,8 +147,8 @@ def _refuse_mlx_codes(file: RsrFile) -> None:
     ]
     if packed:
         raise ExportError(
-            f"packed codes of MLX (U32) that are not ternary have no other form: {some(packed)}. "
-            "Only --to source writes them"
+            "packed MLX codes (U32) that are not ternary exist in form source only: "
+            f"{quoted(packed)}"
         )
 
 
@@ -158,144 +158,17 @@ def _write(export: Export, path: Path, force: bool, progress: Progress | None) -
 
 
 def quantized_tensors(file: RsrFile) -> list[str]:
-    """Return the names of the source tensors that compiling changed."""
-    return [t.name for t in of_source(file) if _is_quantized(t)]
+    """Return the names of the source tensors that compiling quantized."""
+    return [t.name for t in of_source(file) if is_quantized(t)]
 
 
 def added_tensors(file: RsrFile) -> list[str]:
-    """Return the names of quantized tensors that the source does not have: a tied int8 head."""
+    """Return the names of quantized tensors that the source does not have: int8 tied heads."""
     return [t.name for t in file.header.tensors if isinstance(t, DenseTensor) and t.is_added]
 
 
-def _is_quantized(t: Tensor) -> bool:
+def is_quantized(t: Tensor) -> bool:
+    """Return whether compiling changed the tensor's values."""
     if isinstance(t, DenseTensor):
         return t.quantized is not None
     return not BY_NAME[t.source.layout].lossless
-
-
-def compare(
-    path: str | os.PathLike[str],
-    source: str | os.PathLike[str],
-    progress: Progress | None = None,
-) -> int:
-    """Check that a `.rsr` file holds exactly the tensors of `source`, without writing them.
-
-    Quantized tensors, and an int8 head that was added, are quantized again, by the rule and with as
-    many scales as then, and compared as such.
-
-    Returns:
-        The number of source tensors compared.
-
-    Raises:
-        MismatchError: names the tensors (ten of them) that differ, are missing or were added.
-        FormatError, SourceError, OSError: one of the two cannot be read.
-    """
-    file = RsrFile(path)
-    checkpoint = open_checkpoint(source)
-    tensors = restorable(file)
-    wrong = [f"{name}: not in the source" for name in tensors if name not in checkpoint.tensors]
-    done = 0
-    for name, tensor in checkpoint.tensors.items():
-        found = tensors.get(name)
-        if found is None:
-            wrong.append(f"{name}: not in the .rsr file")
-        else:
-            difference = _difference(file, checkpoint, tensor, found)
-            if difference:
-                wrong.append(f"{name}: {difference}")
-        done += tensor.nbytes
-        if progress is not None:
-            progress(name, done, checkpoint.nbytes)
-    for t in file.header.tensors:
-        if isinstance(t, DenseTensor) and t.quantized is not None and t.is_added:
-            of = checkpoint.tensors.get(t.quantized.of)
-            difference = None if of is None else head.difference(file, t, of)  # said above if None
-            if difference:
-                wrong.append(f"{t.name}: {difference}")
-    if wrong:
-        more = f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""
-        raise MismatchError(f"{path} does not match {source}: {'; '.join(wrong[:10])}{more}")
-    return len(checkpoint.tensors)
-
-
-def _difference(
-    file: RsrFile, checkpoint: Checkpoint, tensor: SourceTensor, found: Restorable
-) -> str | None:
-    if found.indexed is not None and tensor.dtype not in DTYPE_BITS:
-        return _digits_difference(file, checkpoint, tensor, found.indexed)
-    tensor = tensor.dense
-    if found.quantized is not None:
-        return head.difference(file, found.quantized, tensor)
-    if (tensor.dtype, tensor.shape) != (found.dtype, found.shape):
-        return (
-            f"{tensor.dtype} {list(tensor.shape)} in the source, "
-            f"{found.dtype} {list(found.shape)} in the .rsr file"
-        )
-    if found.indexed is not None and _is_quantized(found.indexed):
-        return _quantized_difference(file, checkpoint, tensor, found.indexed)
-    data, position = found.data(), 0
-    for piece in tensor.pieces():
-        other = data[position : position + len(piece)]
-        same = np.frombuffer(piece, np.uint8) == other
-        if not same.all():
-            return f"first differs at byte {position + int(np.argmin(same))} of {tensor.nbytes}"
-        position += len(piece)
-    if found.indexed is not None and any(c.data for c in found.indexed.source.auxiliary):
-        return _meaning_difference(file, checkpoint, tensor, found.indexed)
-    return None
-
-
-def _meaning_difference(
-    file: RsrFile, checkpoint: Checkpoint, tensor: SourceTensor, t: IndexedTensor
-) -> str | None:
-    """Compare scales that are not the tensor's own bytes: config.json says how they are meant."""
-    again = recognize_one(checkpoint, tensor)
-    if not isinstance(again, TernaryTensor):
-        return f"kept dense now: {again.reason}"
-    return _scale_difference(file, again, t, "means")
-
-
-def _quantized_difference(
-    file: RsrFile, checkpoint: Checkpoint, tensor: SourceTensor, t: IndexedTensor
-) -> str | None:
-    again = BY_NAME[t.source.layout].again(checkpoint, tensor, t)
-    if not isinstance(again, TernaryTensor):
-        return f"cannot be quantized: {again}"
-    return _again_difference(file, again, t, "quantizes to")
-
-
-def _digits_difference(
-    file: RsrFile, checkpoint: Checkpoint, tensor: SourceTensor, t: IndexedTensor
-) -> str | None:
-    """Compare with a tensor whose own bytes no .rsr file holds: GGUF's block types."""
-    again = recognize_one(checkpoint, tensor)
-    if not isinstance(again, TernaryTensor):
-        return f"{again.reason} in the source, indexed in the .rsr file"
-    form = (again.source_dtype, again.shape, again.digits)
-    if form != (t.source.dtype, t.shape, t.digits):
-        return (
-            f"{form[0]} {list(form[1])} of {list(form[2])} in the source, {t.source.dtype} "
-            f"{list(t.shape)} of {list(t.digits)} in the .rsr file"
-        )
-    return _again_difference(file, again, t, "decodes to")
-
-
-def _again_difference(
-    file: RsrFile, again: TernaryTensor, t: IndexedTensor, verb: str
-) -> str | None:
-    decoded = decode(file, t)
-    whole = slice(0, t.shape[0]), slice(0, t.shape[1])
-    if (again.layout.digits(again.tensor.read(), again, *whole) != decoded.digits).any():
-        return f"{verb} other digits"
-    return _scale_difference(file, again, t, verb)
-
-
-def _scale_difference(
-    file: RsrFile, again: TernaryTensor, t: IndexedTensor, verb: str
-) -> str | None:
-    if again.scale is None or t.scale is None:
-        same = again.scale is None and t.scale is None
-        return None if same else f"{verb} another scale"
-    scales = file.index_arrays(t)["scale"].reshape(t.groups if t.is_grouped else 1, -1).T
-    same = (again.scale.rows, again.scale.columns) == (t.scale.rows, t.scale.columns)
-    return None if same and (scales == again.scale.values).all() else f"{verb} another scale"

@@ -12,8 +12,8 @@ from pathlib import Path
 from rsr_formats import RsrFile
 from rsr_formats.atomic import atomic_file, beside, temporary
 from rsr_formats.errors import OutputExistsError
+from rsr_formats.model_files import MODEL_FILES
 
-from ..source.checkpoint import MODEL_FILES
 from .tensors import Config
 
 

@@ -16,14 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats import RsrFile
+from rsr_formats.architectures import of_gguf
 from rsr_formats.atomic import atomic_file
 from rsr_formats.records import FLOATS, DenseTensor, IndexedTensor, Tensor
+from rsr_formats.text import quoted
 
 from ..common.errors import ExportError, MissingPackageError, SourceError
 from ..layouts.base import Restored
 from ..layouts.floats import from_float32, to_float32
 from ..layouts.scales import ScaleGrid
-from ..source.gguf.architectures import ARCHITECTURES
 from ..source.gguf.config import gguf_metadata, rope_factors
 from ..source.gguf.names import gguf_name, gguf_rows, permuted_heads
 from ..source.gguf.tokenizer import Note, tokenizer_metadata
@@ -38,7 +39,6 @@ from .tensors import (
     read_json,
     read_scales,
     row_windows,
-    some,
     source_dtype,
 )
 from .tq import BLOCK, BLOCK_BYTES, encode
@@ -235,7 +235,7 @@ def _plan(file: RsrFile, settings: Mapping[str, Any], kind: str, note: Note) -> 
     floats: dict[str, list[str]] = defaultdict(list)  # reason: names
     for t in exported(file):
         name = gguf_name(t.name, architecture)
-        if name == t.name and architecture in ARCHITECTURES:
+        if name == t.name and of_gguf(architecture) is not None:
             same_names.append(t.name)
         rows = _row_order(t, name, settings)
         if isinstance(t, DenseTensor):
@@ -253,12 +253,14 @@ def _plan(file: RsrFile, settings: Mapping[str, Any], kind: str, note: Note) -> 
             floats[f"{reason}, in {dtype}"].append(t.name)
             planned.append(_Planned(name, dtype, t.shape, _Floats(file, t, dtype, rows)))
     if wrong:
-        raise ExportError(f"GGUF has no type for the dtype of {some(wrong)}: compile without them")
+        raise ExportError(
+            f"GGUF has no type for the dtype of {quoted(wrong)}: compile without them"
+        )
     scales.report(note)
     for reason, names in floats.items():
-        note(f"not {kind} but plain floats, because of {reason}: {some(names)}")
+        note(f"not {kind} but plain floats, because of {reason}: {quoted(names)}")
     if same_names:
-        note(f"no name in llama.cpp is known for {some(same_names)}: they keep their own")
+        note(f"no name in llama.cpp is known for {quoted(same_names)}: they keep their own")
     return planned
 
 
@@ -391,7 +393,7 @@ class _Float16Scales:
         if self.lost:
             raise ExportError(
                 "GGUF's ternary types have float16 scales, in which those of "
-                f"{some(self.lost)} are infinite or 0: write them with --to float or --to int8"
+                f"{quoted(self.lost)} are infinite or 0: write them with --to float or --to int8"
             )
         if self.inexact:
             note(

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from rsr_formats import RsrFile
 from rsr_formats.records import DenseTensor, IndexedTensor
+from rsr_formats.text import quoted
 
 from ..layouts import BY_NAME
 from ..layouts.paretoq import clip_names, says_paretoq
 from ..layouts.self_quantizing import config_says, why_online
 from ..source.quantization import Quantization
-from .tensors import Config, some
+from .tensors import Config
 
 
 def warning(file: RsrFile, config: Config | None, to: str, is_folder: bool) -> str | None:
@@ -53,5 +54,5 @@ def warning(file: RsrFile, config: Config | None, to: str, is_folder: bool) -> s
         instead.append("use --to float into a directory, whose config.json then no longer says so")
     return (
         f"this model quantizes its weights itself, and would quantize those written here, {to}, "
-        f"again and get smaller scales ({some([*online, *paretoq])}): {', or '.join(instead)}"
+        f"again and get smaller scales ({quoted([*online, *paretoq])}): {', or '.join(instead)}"
     )

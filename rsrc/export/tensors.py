@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from rsr_formats import RsrFile
 from rsr_formats.decode import decode_digits, row_scales
+from rsr_formats.model_files import MAX_CONFIG, MAX_TOKENIZER, check_size, parse_object
 from rsr_formats.records import (
     SCALE_DTYPES,
     DenseTensor,
@@ -27,14 +27,9 @@ from ..common.errors import SourceError
 from ..compiler.head import restored_panels
 from ..layouts.base import Bytes, Restored
 from ..layouts.scales import ScaleGrid
-from ..source.checkpoint import MAX_CONFIG, PIECE
+from ..source.checkpoint import PIECE
 
 Config = dict[str, Any]
-
-# Bytes of any other JSON file that is read, all of them a tokenizer's; the largest known have
-# 40 MB. It is read as a whole, as the vocabulary is wanted as a whole: nothing but brackets makes
-# up to fifty bytes of each (measured; `[]` again and again 25), some three gigabytes at worst.
-MAX_TOKENIZER = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -88,17 +83,9 @@ def read_json(file: RsrFile, entry: FileEntry) -> Config:
         SourceError: it is none, or larger than any is.
     """
     where = f"{file.path}: {entry.name}"
-    size = file.header.sections[entry.section].size
     limit = MAX_CONFIG if entry.name == "config.json" else MAX_TOKENIZER
-    if size > limit:
-        raise SourceError(f"{where}: {size} bytes, the limit is {limit}")
-    try:
-        value = json.loads(file.section(entry.section).tobytes())
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{where}: not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise SourceError(f"{where}: expected a JSON object, found {type(value).__name__}")
-    return value
+    check_size(file.header.sections[entry.section].size, where, limit, SourceError)
+    return parse_object(file.section(entry.section).tobytes(), where, limit, SourceError)
 
 
 def exported(file: RsrFile) -> list[Tensor]:
@@ -182,9 +169,3 @@ def row_windows(shape: tuple[int, int]) -> Iterator[slice]:
         step = max(1, PIECE // columns)
         for start in range(0, rows, step):
             yield slice(start, min(start + step, rows))
-
-
-def some(names: Sequence[str]) -> str:
-    """List names from a file for a message, ten of them."""
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(repr(name[:120]) for name in names[:10]) + more

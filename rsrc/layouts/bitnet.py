@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats.records import TERNARY, InlineTensor
+from rsr_formats.text import quoted
 
 from ..common.errors import SourceError
 from ..source.checkpoint import PIECE, Checkpoint, SourceTensor
@@ -30,7 +31,6 @@ from .scales import per_tensor
 # A scale and the magnitude it is compared with are each rounded to BF16 or finer, one of them after
 # a division: they differ by less than this share of either.
 _ROUNDING = 2.0**-7
-_LISTED = 20  # tensors that a message names
 
 
 class BitNet(Layout):
@@ -166,11 +166,9 @@ def _check_scales_are_there(checkpoint: Checkpoint, tensor: SourceTensor) -> Non
     names = list(checkpoint.unscaled)
     if tensor.name not in checkpoint.unscaled:
         return
-    listed = ", ".join(repr(name[:120]) for name in names[:_LISTED])
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     raise SourceError(
         "packed weights (U8) have no weight_scale beside them, without which a BitNet weight is "
-        f"unknown: {listed}{more}"
+        f"unknown: {quoted(names, 20)}"
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from rsr_formats.bf16 import widen_bf16
 from rsr_formats.records import IndexedTensor
 
 from .. import _native
@@ -91,7 +92,7 @@ def native_values(bits: Bits, dtype: str) -> Bits | Scales:
 def float_values(bits: Bits, dtype: str) -> Scales:
     """Return bit patterns of a float type as float32, exactly; of F32 as a view."""
     if dtype == "BF16":
-        return (bits.astype(np.uint32) << 16).view(np.float32)
+        return widen_bf16(bits)
     return bits.view(np.float32) if dtype == "F32" else bits.view(np.float16).astype(np.float32)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rsr_formats.bf16 import widen_bf16
 from rsr_formats.decode import apply_scales
 from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
 
@@ -31,7 +32,7 @@ _EXPONENT = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
 def to_float32(raw: Bytes, dtype: str) -> Scales:
     """Return the values of F32, F16 or BF16 bytes as float32, exactly."""
     if dtype == "BF16":
-        return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+        return widen_bf16(raw.view("<u2"))
     return raw.view("<f4" if dtype == "F32" else "<f2").astype(np.float32)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -16,7 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rsr_formats.model_files import MAX_CONFIG, MAX_FILE, MODEL_FILES, check_size, parse_object
 from rsr_formats.records import MAX_METADATA
+from rsr_formats.text import listed, quoted
 
 from ..common.errors import SourceError
 from .json_walker import JsonError, JsonWalker
@@ -34,29 +35,11 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 # Limits on what strangers send, far above every checkpoint's; with those of safetensors_header.py
 # they keep what opening takes below 64 MiB beyond the size of the files.
 MAX_INDEX = 16 << 20  # bytes of a .safetensors.index.json: 95 of one tensor are usual
-MAX_CONFIG = 1 << 20  # bytes of config.json: it is read as a whole, into thirty times as many
-MAX_FILE = 256 << 20  # bytes of any other file of a model directory; tokenizers have up to 40 MB
 MAX_SHARD_NAME = 255  # bytes, as file systems have it
 
 _NOTE = 10  # bytes of the header of a .rsr file for the lengths of a key and its value
 _MAX_NOTE = 1 << 16  # bytes of what an index says beside its weight_map
 _MAX_SHARD = 6 * MAX_SHARD_NAME + 2  # bytes of a shard's name where all is escaped
-
-# Files of a model directory that a model needs beside its tensors.
-MODEL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
 
 
 @dataclass(frozen=True)
@@ -148,10 +131,11 @@ class Checkpoint:
         """
         made = self.files.get("config.json")
         if isinstance(made, bytes):
-            return _parse_json(made, f"{self.path}: config.json")
+            return parse_object(made, f"{self.path}: config.json", MAX_CONFIG, SourceError)
         if self.config_path is None:
             return {}
-        return _parse_json(_read_limited(self.config_path, MAX_CONFIG), str(self.config_path))
+        data = _read_limited(self.config_path, MAX_CONFIG)
+        return parse_object(data, str(self.config_path), MAX_CONFIG, SourceError)
 
     @cached_property
     def quantization(self) -> Quantization:
@@ -266,7 +250,7 @@ def _missing(checkpoint: Checkpoint) -> str | None:
     weights = [name.removesuffix("_scale") for name in names if name.endswith(".weight_scale")]
     absent = [repr(name[:120]) for name in weights if name not in names]
     if absent and checkpoint.quantization.is_bitnet:
-        return f"weights are missing whose scales are there: {_list(absent)}"
+        return f"weights are missing whose scales are there: {listed(absent)}"
     return None
 
 
@@ -302,7 +286,7 @@ def _open_directory(folder: Path) -> Checkpoint:
     if len(indexes) == 1:
         return _open_sharded(indexes[0], _model_files(folder))
     if others or indexes:
-        names = _list([p.name for p in indexes or others])
+        names = listed([p.name for p in indexes or others])
         raise SourceError(f"{folder}: which of {names}? Name one of them as the source")
     _refuse_by_config(folder)
     if ggufs := sorted(folder.glob("*.gguf")):
@@ -318,7 +302,7 @@ def _open_gguf_directory(folder: Path, ggufs: list[Path]) -> Checkpoint:
 
     models = first_parts(ggufs)
     if len(models) != 1:
-        names = _list([p.name for p in models or ggufs])
+        names = listed([p.name for p in models or ggufs])
         raise SourceError(f"{folder}: which of {names}? Name one of them as the source")
     found, beside = open_gguf(models[0]), _model_files(folder)
     config = folder / "config.json"
@@ -351,7 +335,7 @@ def _pickled(*names: str) -> str:
         each = f"torch.load(f, {options}).items()"
         load = f"{{n: t for f in sorted(glob.glob({files!r})) for n, t in {each}}}"
     return (
-        f"pickled weights ({_list([repr(n[:80]) for n in names])}) are not read, as they can run "
+        f"pickled weights ({quoted(names, 20)}) are not read, as they can run "
         "code when they are opened. If you trust them, convert them, in Python with torch and "
         f"safetensors: `w = {load}`, then `safetensors.torch.save_file("
         "{n: t.contiguous().clone() for n, t in w.items()}, 'model.safetensors')`"
@@ -364,7 +348,7 @@ def _model_files(folder: Path) -> dict[str, Path | bytes]:
         path = folder / name
         if _is_there(path):
             limit = MAX_CONFIG if name == "config.json" else MAX_FILE
-            _check_size(path, path.stat().st_size, limit)
+            check_size(path.stat().st_size, str(path), limit, SourceError)
             files[name] = path
     return files
 
@@ -387,7 +371,7 @@ def _open_sharded(index: Path, files: dict[str, Path | bytes]) -> Checkpoint:
     missing = [_absent(p) for p in shards if not p.is_file()]
     if missing:
         raise SourceError(
-            f"{index}: {len(missing)} of {len(shards)} shards missing: {_list(missing)}"
+            f"{index}: {len(missing)} of {len(shards)} shards missing: {listed(missing)}"
         )
     checkpoint = _open_shards(index, shards, files)
     wrong = [
@@ -396,7 +380,7 @@ def _open_sharded(index: Path, files: dict[str, Path | bytes]) -> Checkpoint:
         if name not in checkpoint.tensors or checkpoint.tensors[name].path.name != shard
     ]
     if wrong:
-        raise SourceError(f"{index}: tensors are not in the shard named: {_list(wrong)}")
+        raise SourceError(f"{index}: tensors are not in the shard named: {listed(wrong)}")
     extra = [name for name in checkpoint.tensors if name not in weight_map]
     for name in extra:  # readers go by the index; what it does not name is not part of the model
         del checkpoint.tensors[name]
@@ -469,25 +453,6 @@ def _is_there(path: Path) -> bool:
 def _read_limited(path: Path, limit: int) -> bytes:
     with path.open("rb") as file:
         data = file.read(limit + 1)
-        _check_size(path, max(len(data), os.fstat(file.fileno()).st_size), limit)
+        size = max(len(data), os.fstat(file.fileno()).st_size)
+        check_size(size, str(path), limit, SourceError)
     return data
-
-
-def _check_size(path: Path, size: int, limit: int) -> None:
-    if size > limit:
-        raise SourceError(f"{path}: {size} bytes, the limit is {limit}")
-
-
-def _parse_json(data: bytes, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{where}: not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise SourceError(f"{where}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
-def _list(names: list[str]) -> str:
-    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return ", ".join(names[:20]) + more

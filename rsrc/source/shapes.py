@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from rsr_formats.architectures import PROJECTIONS, Architecture, of_config
+from rsr_formats.text import listed
+
 from ..common.errors import SourceError
 
 
@@ -31,29 +34,9 @@ class ExpectedShape:
         return self.out_features, self.in_features
 
 
-@dataclass(frozen=True)
-class _Family:
-    """What keys stand for that are absent; None: what transformers derives from the others."""
-
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
-
-
-_LLAMA = _Family()
-_BITNET = _Family(num_key_value_heads=5)
-_QWEN3 = _Family(num_key_value_heads=32, head_dim=128)
-_CLASSES = {
-    "LlamaForCausalLM": _LLAMA,
-    "BitnetForCausalLM": _LLAMA,
-    "BitNetForCausalLM": _BITNET,
-    "Qwen3ForCausalLM": _QWEN3,
-    "Qwen3Model": _QWEN3,
-}
-_MODEL_TYPES = {"llama": _LLAMA, "bitnet": _BITNET, "qwen3": _QWEN3}  # where no class is named
-
 _LAYER = re.compile(
     r"(?P<prefix>(?:model\.)?)layers\.(?P<layer>0|[1-9][0-9]{0,8})\."
-    r"(?P<module>self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj)\.weight"
+    rf"(?P<module>{'|'.join(map(re.escape, PROJECTIONS))})\.weight"
 )
 _VOCABULARY = re.compile(r"(?:(?:model\.)?embed_tokens|lm_head)\.weight")
 
@@ -68,9 +51,9 @@ def is_linear(name: str) -> bool:
 
 def expected_shape(config: dict[str, Any], name: str) -> ExpectedShape | None:
     """Return the shape of the weight `name`, or None if the name or the model is not known."""
-    family = _family(config)
+    architecture = of_config(config)
     hidden = _integer(config.get("hidden_size"))
-    if family is None or hidden is None:
+    if architecture is None or hidden is None:
         return None
     if _VOCABULARY.fullmatch(name):
         tokens = _integer(config.get("vocab_size"))
@@ -80,12 +63,12 @@ def expected_shape(config: dict[str, Any], name: str) -> ExpectedShape | None:
     layer = _LAYER.fullmatch(name)
     if layer is None:
         return None
-    module = layer["module"].rpartition(".")[2]
-    wide, key = _width(config, family, module)
+    out_width, in_width = PROJECTIONS[layer["module"]]
+    wide, key = _width(config, architecture, in_width if out_width == "hidden" else out_width)
     if wide is None:
         return None
     keys = f"{key}, hidden_size {hidden}"
-    if module in ("o_proj", "down_proj"):
+    if out_width == "hidden":
         return ExpectedShape(hidden, wide, keys)
     return ExpectedShape(wide, hidden, keys)
 
@@ -120,7 +103,7 @@ def missing_weights(config: dict[str, Any], names: Iterable[str]) -> str | None:
         names: of all tensors.
     """
     layers = _integer(config.get("num_hidden_layers"))
-    if layers is None or _family(config) is None:
+    if layers is None or of_config(config) is None:
         return None
     found: dict[tuple[str, str], set[int]] = {}  # the layers of each prefix and module
     for name in names:
@@ -130,11 +113,10 @@ def missing_weights(config: dict[str, Any], names: Iterable[str]) -> str | None:
     missing = sum(layers - len(have) for have in found.values())
     if not missing:
         return None
-    some = list(islice(_missing(found, layers), _LISTED))
-    more = f" and {missing - len(some)} more" if missing > len(some) else ""
+    some = listed(list(islice(_missing(found, layers), _LISTED)), _LISTED, count=missing)
     return (
         f"weights are missing of the {layers} layers that config.json gives it "
-        f"(num_hidden_layers): {', '.join(some)}{more}"
+        f"(num_hidden_layers): {some}"
     )
 
 
@@ -145,26 +127,20 @@ def _missing(found: dict[tuple[str, str], set[int]], layers: int) -> Iterator[st
                 yield f"{prefix}layers.{layer}.{module}.weight"
 
 
-def _family(config: dict[str, Any]) -> _Family | None:
-    classes = config.get("architectures")
-    if isinstance(classes, list) and classes:
-        return _CLASSES.get(classes[0]) if isinstance(classes[0], str) else None
-    model_type = config.get("model_type")
-    return _MODEL_TYPES.get(model_type) if isinstance(model_type, str) else None
-
-
-def _width(config: dict[str, Any], family: _Family, module: str) -> tuple[int | None, str]:
-    """Return the dimension of `module` that is not hidden_size, and its keys in words."""
-    if module in ("gate_proj", "up_proj", "down_proj"):
+def _width(
+    config: dict[str, Any], architecture: Architecture, width: str
+) -> tuple[int | None, str]:
+    """Return a width of `PROJECTIONS` other than hidden_size, and its keys in words."""
+    if width == "intermediate":
         wide = _integer(config.get("intermediate_size"))
         return wide, f"intermediate_size {wide}"
     key, count = "num_attention_heads", _integer(config.get("num_attention_heads"))
-    size = config.get("head_dim", family.head_dim)
-    if size is None and family.head_dim is None and count is not None:
+    size = config.get("head_dim", architecture.head_dim)
+    if size is None and architecture.head_dim is None and count is not None:
         size = (_integer(config.get("hidden_size")) or 0) // count
-    if module in ("k_proj", "v_proj"):
-        groups = config.get("num_key_value_heads", family.num_key_value_heads)
-        if groups is not None:  # null, too, stands for as many as there are heads
+    if width == "keys":
+        groups = config.get("num_key_value_heads", architecture.num_key_value_heads)
+        if groups is not None:  # null, too, stands for num_attention_heads
             key, count = "num_key_value_heads", _integer(groups)
     size = _integer(size)
     if count is None or size is None:

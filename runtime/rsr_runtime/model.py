@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rsr_formats.bf16 import widen_bf16
 from rsr_formats.reader import RsrFile
 from rsr_formats.records import DenseTensor, Tensor
 
@@ -219,11 +220,6 @@ def load(path: str | os.PathLike[str], verify: bool = False, memory: str = "map"
     if verify:
         file.verify()
     return Model(file)
-
-
-def widen_bf16(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
-    """Return BF16 numbers, given as their bits, as float32 of the same shape: exact, a copy."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def _as_array(data: npt.NDArray[np.uint8], t: DenseTensor) -> npt.NDArray[Any]:

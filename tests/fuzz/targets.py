@@ -23,7 +23,8 @@ from rsr_testing.gguf_files import GgufKit
 from rsr_testing.paths import GOLDEN
 from rsrc.common.errors import MismatchError
 from rsrc.compiler.recognize import recognize
-from rsrc.export.decompile import compare, decompile
+from rsrc.export.decompile import decompile
+from rsrc.inspection.compare import compare
 from rsrc.source.checkpoint import open_checkpoint
 
 from .mutators import Sample

@@ -20,7 +20,7 @@ import pytest
 
 import rsr_runtime
 import rsrc
-from rsrc.export.decompile import compare
+from rsrc.inspection.compare import compare
 from rsrc.source.quantization import Quantization
 from rsrc.source.shapes import expected_shape, is_linear
 

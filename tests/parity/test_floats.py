@@ -12,7 +12,7 @@ import pytest
 
 import rsr_runtime
 import rsrc
-from rsrc.export.decompile import compare
+from rsrc.inspection.compare import compare
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # both warn about themselves while they are imported

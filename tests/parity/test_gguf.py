@@ -18,7 +18,7 @@ import pytest
 
 import rsr_runtime
 import rsrc
-from rsrc.export.decompile import compare
+from rsrc.inspection.compare import compare
 from rsrc.source.checkpoint import open_checkpoint
 from rsrc.source.gguf.config import gguf_metadata, hf_config, rope_factors
 from rsrc.source.gguf.names import gguf_name, gguf_rows, permuted_heads

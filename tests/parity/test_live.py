@@ -18,7 +18,7 @@ import pytest
 import rsr_runtime
 import rsrc
 from rsr_testing.parity import make_golden as golden
-from rsrc.export.decompile import compare
+from rsrc.inspection.compare import compare
 from rsrc.source.quantization import Quantization
 
 with warnings.catch_warnings():

@@ -21,7 +21,8 @@ import rsrc
 from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
 from rsr_testing.checkpoints import Kit
 from rsrc.compiler.plan import TARGETS
-from rsrc.export.decompile import compare, decompile
+from rsrc.export.decompile import decompile
+from rsrc.inspection.compare import compare
 
 Array = npt.NDArray[Any]
 

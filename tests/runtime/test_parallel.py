@@ -14,7 +14,7 @@ import pytest
 
 import rsr_runtime as rsr
 from rsr_runtime import OptionError
-from rsr_testing.matrices import Built, Workshop
+from rsr_testing.matrices import Built, Spec, Workshop
 from rsr_testing.process import RunPython
 
 # Loads argv[1] and defines check(): a product that two threads share, compared with numbers
@@ -33,10 +33,10 @@ check()
 
 
 @pytest.fixture
-def big_file(workshop: Workshop, spec: Any) -> Path:
+def big_file(workshop: Workshop) -> Path:
     """Return a file with a matrix "w" of ones, large enough for several threads."""
     path = workshop.path()
-    workshop.write(path, [spec((1100, 2100), fill="highest", name="w")])
+    workshop.write(path, [Spec((1100, 2100), fill="highest", name="w")])
     return path
 
 

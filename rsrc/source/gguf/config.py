@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rsr_formats.architectures import ARCHITECTURES, of_config, of_gguf
+from rsr_formats.rope import llama3_kept
+
 from ...common.errors import SourceError
-from .architectures import ARCHITECTURES, of_config
 
 # config.json: key of the metadata behind the architecture's name.
 _INTEGERS = {
@@ -53,15 +55,16 @@ def hf_config(
         tensors: GGUF name: shape, [out_features, in_features] of matrices.
         factors: the tensor rope_freqs.weight, if there is one.
     """
-    known = ARCHITECTURES.get(str(metadata.get("general.architecture")))
+    name = metadata.get("general.architecture")
+    known = of_gguf(name)
     if known is None:
         return None
-    prefix = f"{known.name}."
+    prefix = f"{name}."
     config: dict[str, Any] = {
-        "architectures": [known.hf_class],
+        "architectures": [known.name],
         "model_type": known.model_type,
         "hidden_act": known.hidden_act,
-        **known.extra,
+        **known.gguf_config,
     }
     for own, key in _INTEGERS.items():
         config[own] = _integer(metadata.get(prefix + key))
@@ -78,7 +81,7 @@ def hf_config(
     config["attention_bias"] = "blk.0.attn_q.bias" in tensors
     config["tie_word_embeddings"] = "output.weight" not in tensors
     config["rope_scaling"] = _rope_scaling(metadata, prefix, config, factors)
-    if known.name == "minicpm":
+    if known.model_type == "minicpm":
         config.update(_minicpm_config(metadata, prefix, config))
     return {key: value for key, value in config.items() if value is not None}
 
@@ -96,18 +99,19 @@ def gguf_metadata(config: Mapping[str, Any]) -> dict[str, int | float | str]:
         SourceError: the architecture is unknown, or a setting is missing or no number.
     """
     known = of_config(config)
-    if known is None:
+    if known is None or not known.gguf_names:
         found = config.get("architectures") or config.get("model_type")
         raise SourceError(
             f"config.json: architecture {str(found)[:80]!r}, and GGUF names are known for "
-            + ", ".join(sorted({a.hf_class for a in ARCHITECTURES.values()}))
+            + ", ".join(sorted(a.name for a in ARCHITECTURES if a.gguf_names))
         )
-    prefix = f"{known.name}."
+    name = known.gguf_names[0]
+    prefix = f"{name}."
     missing = [name for name in _REQUIRED if _integer(config.get(name)) is None]
     if missing:
         raise SourceError(f"config.json: no whole number under {', '.join(missing)}")
     rope = _rope(config)
-    result: dict[str, int | float | str] = {"general.architecture": known.name}
+    result: dict[str, int | float | str] = {"general.architecture": name}
     for own, key in _INTEGERS.items():
         if (value := _integer(config.get(own))) is not None:
             result[prefix + key] = value
@@ -131,7 +135,7 @@ def gguf_metadata(config: Mapping[str, Any]) -> dict[str, int | float | str]:
         token = _integer(token[0] if isinstance(token, list) and token else token)
         if token is not None:
             result[f"tokenizer.ggml.{key}_token_id"] = token
-    if known.name == "minicpm":
+    if known.model_type == "minicpm":
         result.update(_minicpm_metadata(config, prefix))
     return result
 
@@ -157,8 +161,8 @@ def rope_factors(config: Mapping[str, Any]) -> npt.NDArray[np.float32] | None:
             f"high_freq_factor {high} and head_dim {head_dim}"
         )
     wavelengths = 2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
-    blend = np.clip((original / wavelengths - low) / (high - low), 0, 1)
-    return (1 / ((1 - blend) / factor + blend)).astype(np.float32)
+    kept = llama3_kept(wavelengths, low, high, original)
+    return (1 / ((1 - kept) / factor + kept)).astype(np.float32)
 
 
 def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ import re
 import numpy as np
 import numpy.typing as npt
 
-from .architectures import ARCHITECTURES, Architecture
+from rsr_formats.architectures import ARCHITECTURES, Architecture, of_gguf
 
 Rows = npt.NDArray[np.intp]
 
@@ -38,7 +38,7 @@ _GGUF_QK = re.compile(rf"blk\.{_NUMBER}\.attn_([qk])\.{_SUFFIX}")
 
 def hf_name(name: str, architecture: str) -> str:
     """Return the Hugging Face name of a GGUF tensor; itself where there is no other."""
-    known = ARCHITECTURES.get(architecture)
+    known = of_gguf(architecture)
     if known is None:
         return name
     if layer := _GGUF_LAYER.fullmatch(name):
@@ -53,10 +53,10 @@ def gguf_name(name: str, architecture: str) -> str:
 
     Both spellings of BitNet's inner norms are understood, whatever the architecture.
     """
-    if architecture not in ARCHITECTURES:
+    if of_gguf(architecture) is None:
         return name
     if layer := _HF_LAYER.fullmatch(name):
-        for known in ARCHITECTURES.values():
+        for known in ARCHITECTURES:
             for stem, other in _layer_stems(known).items():
                 if other == layer[2]:
                     return f"blk.{layer[1]}.{stem}.{layer[3]}"
@@ -74,9 +74,9 @@ def permuted_heads(name: str, architecture: str, heads: int, kv_heads: int) -> i
         heads: of attention.
         kv_heads: of its keys and values.
     """
-    known = ARCHITECTURES.get(architecture)
+    known = of_gguf(architecture)
     found = _GGUF_QK.fullmatch(name)
-    if known is None or not known.permuted or not found:
+    if known is None or not known.permutes_qk or not found:
         return None
     return heads if found[2] == "q" else kv_heads
 
@@ -102,4 +102,6 @@ def hf_rows(rows: int, heads: int) -> Rows:
 
 
 def _layer_stems(known: Architecture) -> dict[str, str]:
-    return {**_LAYER, "attn_sub_norm": known.attn_sub_norm, "ffn_sub_norm": known.ffn_sub_norm}
+    attn_sub_norm = known.attn_sub_norm or "self_attn.attn_sub_norm"
+    ffn_sub_norm = known.ffn_sub_norm or "mlp.ffn_sub_norm"
+    return {**_LAYER, "attn_sub_norm": attn_sub_norm, "ffn_sub_norm": ffn_sub_norm}

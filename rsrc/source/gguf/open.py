@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rsr_formats.text import listed
+
 from ...common.errors import SourceError
 from ..checkpoint import Checkpoint, SourceTensor
 from .config import hf_config
@@ -83,10 +85,7 @@ def _read_parts(path: Path) -> list[Header]:
         raise SourceError(f"{path}: not the first of {count} parts: name {parts[0].name}")
     missing = [p.name for p in parts if not p.is_file()]
     if missing:
-        more = f" and {len(missing) - 20} more" if len(missing) > 20 else ""
-        raise SourceError(
-            f"{path}: {len(missing)} of {count} parts missing: {', '.join(missing[:20])}{more}"
-        )
+        raise SourceError(f"{path}: {len(missing)} of {count} parts missing: {listed(missing)}")
     headers = [first]
     for i, part in enumerate(parts[1:], 1):
         header = read_header(part)

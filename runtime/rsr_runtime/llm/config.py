@@ -9,9 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import families
+from rsr_formats.architectures import ARCHITECTURES, PROJECTIONS, Architecture, of_config
+from rsr_formats.modules_to_not_convert import ModulesToNotConvert
+from rsr_formats.text import shown
+
 from .errors import ModelError
-from .files import read_json, shown
+from .files import read_json
 from .rope import Rope
 
 _LARGEST = 1 << 31  # no dimension is as large
@@ -23,7 +26,7 @@ ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu2": "relu2"}  # names: thos
 class Config:
     """What the decoder needs to know; sizes are numbers of features."""
 
-    family: families.Family
+    architecture: Architecture
     vocab_size: int
     hidden_size: int
     intermediate_size: int
@@ -38,7 +41,7 @@ class Config:
     tie_word_embeddings: bool  # the embedding is the output head
     int8_activations: bool  # linear layers take int8 activations (`modules_to_not_convert` do not)
     self_quantizing: bool  # so are float weights quantized, by the model itself
-    modules_to_not_convert: tuple[str, ...]  # modules_to_not_convert
+    modules_to_not_convert: ModulesToNotConvert
     scales_biases: bool  # a bias is multiplied by weight_scale too: autobitlinear, offline
     layer_norm_eps: float  # of a norm inside a linear layer (use_rms_norm)
     bos_token_id: int | None
@@ -47,18 +50,22 @@ class Config:
 
     def has_int8_activations(self, layer: str) -> bool:
         """Return whether the linear layer of that name takes int8 activations."""
-        return self.int8_activations and not any(
-            layer.endswith(entry) or layer.startswith(entry + ".")
-            for entry in self.modules_to_not_convert
-        )
+        return self.int8_activations and layer not in self.modules_to_not_convert
 
     def is_self_quantizing(self, layer: str) -> bool:
-        """Return whether floats are surely not what the linear layer of that name multiplies by.
+        """Return whether the linear layer of that name quantizes float weights itself."""
+        return self.self_quantizing and self.has_int8_activations(layer)
 
-        Where the list has patterns, which only the compiler follows, nothing is sure.
-        """
-        has_patterns = any("*" in entry for entry in self.modules_to_not_convert)
-        return self.self_quantizing and not has_patterns and self.has_int8_activations(layer)
+    def shape_of(self, module: str) -> tuple[int, int]:
+        """Return (out_features, in_features) of a projection, by its name within a layer."""
+        widths = {
+            "hidden": self.hidden_size,
+            "intermediate": self.intermediate_size,
+            "queries": self.heads * self.head_dim,
+            "keys": self.kv_heads * self.head_dim,
+        }
+        out_features, in_features = (widths[width] for width in PROJECTIONS[module])
+        return out_features, in_features
 
 
 def read_config(files: Mapping[str, bytes]) -> Config:
@@ -73,11 +80,11 @@ def read_config(files: Mapping[str, bytes]) -> Config:
             "directory (or GGUF file), not the .safetensors alone"
         )
     found = _Json("config.json", read_json(files, "config.json"))
-    family = families.find(found.values)
+    architecture = _architecture(found.values)
     generation = read_json(files, "generation_config.json")
     hidden, heads = found.size("hidden_size"), found.size("num_attention_heads")
-    head_dim = found.size("head_dim", family.head_dim or hidden // heads)
-    kv_heads = found.size("num_key_value_heads", family.num_key_value_heads or heads)
+    head_dim = found.size("head_dim", architecture.head_dim or hidden // heads)
+    kv_heads = found.size("num_key_value_heads", architecture.num_key_value_heads or heads)
     if heads % kv_heads:
         raise ModelError(
             f"config.json: {heads} heads cannot share {kv_heads} key and value heads evenly"
@@ -88,20 +95,20 @@ def read_config(files: Mapping[str, bytes]) -> Config:
         )
     if found.values.get("use_sliding_window") is True:
         raise ModelError("config.json: use_sliding_window is true, which is not supported")
-    activation = found.text("hidden_act", family.hidden_act)
+    activation = found.text("hidden_act", architecture.hidden_act)
     if activation not in ACTIVATIONS:
         raise ModelError(
             f"config.json: hidden_act {shown(activation)} is not supported; "
             f"known are {', '.join(ACTIVATIONS)}"
         )
-    max_positions = found.size("max_position_embeddings", family.max_position_embeddings)
+    max_positions = found.size("max_position_embeddings", architecture.max_position_embeddings)
     quantization = _Json("config.json: quantization_config", found.table("quantization_config"))
     is_bitnet = quantization.values.get("quant_method") == "bitnet"
     modules_to_not_convert = quantization.values.get("modules_to_not_convert")
     is_scaled = quantization.values.get("linear_class") == "autobitlinear"
     is_online = quantization.values.get("quantization_mode") == "online"
     return Config(
-        family=family,
+        architecture=architecture,
         vocab_size=found.size("vocab_size"),
         hidden_size=hidden,
         intermediate_size=found.size("intermediate_size"),
@@ -109,14 +116,14 @@ def read_config(files: Mapping[str, bytes]) -> Config:
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        norm_eps=found.number("rms_norm_eps", family.rms_norm_eps),
+        norm_eps=found.number("rms_norm_eps", architecture.rms_norm_eps),
         activation=ACTIVATIONS[activation],
         max_positions=max_positions,
-        rope=Rope.from_config(found.values, head_dim, max_positions, family.rope_theta),
+        rope=Rope.from_config(found.values, head_dim, max_positions, architecture.rope_theta),
         tie_word_embeddings=found.values.get("tie_word_embeddings") is True,
-        int8_activations=family.int8_activations or is_bitnet,
-        self_quantizing=family.self_quantizing or is_bitnet,
-        modules_to_not_convert=_texts(modules_to_not_convert) if is_bitnet else (),
+        int8_activations=architecture.int8_activations or is_bitnet,
+        self_quantizing=architecture.self_quantizing or is_bitnet,
+        modules_to_not_convert=_modules(modules_to_not_convert if is_bitnet else None),
         scales_biases=is_bitnet and is_scaled and not is_online,
         layer_norm_eps=quantization.number("rms_norm_eps", 1e-6),
         bos_token_id=next(iter(_token_ids(found.values.get("bos_token_id"))), None),
@@ -169,10 +176,29 @@ class _Json:
         return ModelError(f"{self.where}: found {shown(value)} under {key}, expected {expected}")
 
 
-def _texts(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        return ()
-    return tuple(entry.removesuffix(".weight") for entry in value if isinstance(entry, str))
+def _architecture(config: Mapping[str, Any]) -> Architecture:
+    """Return the architecture of a config.json.
+
+    Raises:
+        ModelError: it is unknown, or the decoder does not compute it.
+    """
+    found = of_config(config)
+    if found is not None and found.is_runnable:
+        return found
+    classes = config.get("architectures")
+    named = classes[0] if isinstance(classes, list) and classes else config.get("model_type")
+    known = ", ".join(a.name for a in ARCHITECTURES if a.is_runnable)
+    raise ModelError(
+        f"config.json: architecture {shown(named)} cannot be run; known are {known}. "
+        "Its matrices can be multiplied with: rsr_runtime.load"
+    )
+
+
+def _modules(entries: object) -> ModulesToNotConvert:
+    try:
+        return ModulesToNotConvert(entries if isinstance(entries, list) else ())
+    except ValueError as error:
+        raise ModelError(f"config.json: {error}") from None
 
 
 def _token_ids(value: object) -> tuple[int, ...]:

@@ -17,10 +17,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rsr_formats.bf16 import widen_bf16
+
 from .. import _native
 from ..errors import ClosedError
 from ..matrix import Matrix
-from ..model import widen_bf16
 from .config import Config
 from .kv_cache import KVCache
 from .linear import Linear, LinearGroup, QuantizedInputs

@@ -340,7 +340,7 @@ class LanguageModel:
     def __repr__(self) -> str:
         c = self.config
         return (
-            f"<rsr_runtime.llm.LanguageModel: {c.family.architecture}, {c.layers} layers of "
+            f"<rsr_runtime.llm.LanguageModel: {c.architecture.name}, {c.layers} layers of "
             f"{c.hidden_size}, context {self.context}>"
         )
 

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rsr_formats.rope import llama3_kept
+from rsr_formats.text import shown
+
 from ..errors import OptionError
 from .errors import ModelError
-from .files import shown
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -138,7 +140,7 @@ class Rope:
                 f"expected less than high_freq_factor, {high}"
             )
         waves = 2 * np.pi / base.astype(np.float64)
-        kept = np.clip((self._original / waves - low) / (high - low), 0, 1)
+        kept = llama3_kept(waves, low, high, self._original)
         return ((1 - kept) * base / factor + kept * base).astype(np.float32)
 
     def _yarn(self, base: FloatArray) -> tuple[FloatArray, np.float32]:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats.records import MAX_QUANTIZED_COLUMNS
+from rsr_formats.text import listed
 
 from ..matrix import Matrix
 from ..model import Model
@@ -74,28 +75,30 @@ def collect(model: Model, config: Config) -> Weights:
         ModelError: some are missing, or have shapes that contradict it: all are listed at once.
     """
     found = _Finder(model, config)
-    c, family = config, config.family
-    q_width, kv_width = c.heads * c.head_dim, c.kv_heads * c.head_dim
+    c, family = config, config.architecture
     layers = []
     embedding = found.weight(EMBEDDING, c.vocab_size, c.hidden_size)
     for i in range(c.layers):
         at = f"model.layers.{i}."
-        attention, mlp = at + "self_attn.", at + "mlp."
+
+        def linear(module: str, at: str = at) -> Linear:
+            return found.linear(at + module, *c.shape_of(module))
+
         layers.append(
             Layer(
                 input_layernorm=found.norm(at + "input_layernorm", c.hidden_size),
-                q=found.linear(attention + "q_proj", q_width, c.hidden_size),
-                k=found.linear(attention + "k_proj", kv_width, c.hidden_size),
-                v=found.linear(attention + "v_proj", kv_width, c.hidden_size),
-                q_norm=found.optional(attention + "q_norm", c.head_dim, family.has_qk_norms),
-                k_norm=found.optional(attention + "k_norm", c.head_dim, family.has_qk_norms),
-                attn_sub_norm=found.optional(at, q_width, family.attn_sub_norm),
-                o=found.linear(attention + "o_proj", c.hidden_size, q_width),
+                q=linear("self_attn.q_proj"),
+                k=linear("self_attn.k_proj"),
+                v=linear("self_attn.v_proj"),
+                q_norm=found.optional(at + "self_attn.q_norm", c.head_dim, family.has_qk_norms),
+                k_norm=found.optional(at + "self_attn.k_norm", c.head_dim, family.has_qk_norms),
+                attn_sub_norm=found.optional(at, c.heads * c.head_dim, family.attn_sub_norm),
+                o=linear("self_attn.o_proj"),
                 post_attention_layernorm=found.norm(at + "post_attention_layernorm", c.hidden_size),
-                gate=found.linear(mlp + "gate_proj", c.intermediate_size, c.hidden_size),
-                up=found.linear(mlp + "up_proj", c.intermediate_size, c.hidden_size),
+                gate=linear("mlp.gate_proj"),
+                up=linear("mlp.up_proj"),
                 ffn_sub_norm=found.optional(at, c.intermediate_size, family.ffn_sub_norm),
-                down=found.linear(mlp + "down_proj", c.hidden_size, c.intermediate_size),
+                down=linear("mlp.down_proj"),
             )
         )
         if len(found.wrong) > _MANY_WRONG:  # a config of a million layers has no more to say
@@ -124,11 +127,10 @@ class _Finder:
     def check(self) -> None:
         if not self.wrong:
             return
-        some = "; ".join(self.wrong[:_LISTED])
-        more = len(self.wrong) - _LISTED
+        text = listed(self.wrong, _LISTED, separator="; ")
         raise ModelError(
-            f"the tensors are not those that config.json ({self._config.family.architecture}) "
-            f"describes: {some}{f'; and {more} more' if more > 0 else ''}"
+            f"the tensors are not those that config.json ({self._config.architecture.name}) "
+            f"describes: {text}"
         )
 
     def norm(self, module: str, size: int) -> FloatArray:

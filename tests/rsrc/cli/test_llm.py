@@ -267,7 +267,7 @@ def test_an_architecture_that_is_not_known(language_models: LanguageModels, tmp_
         "bitnet-2b", tmp_path, config={"architectures": ["Gemma\x1b[1mForCausalLM"]}
     )
     message = refused(rsrc("run", path, "-p", "x"))
-    assert "cannot be run; known are BitNetForCausalLM" in message
+    assert "cannot be run; known are LlamaForCausalLM" in message
     assert "\x1b" not in message
 
 
@@ -386,8 +386,8 @@ def test_commands(path: Path) -> None:
     assert result.stderr == ""
     result = rsrc("chat", path, "-n", 9, stdin="/help\n/nothing\nHello\n")
     assert done(result) == hello
-    assert result.stderr.startswith("/reset  forget the conversation\n/help ")
-    assert result.stderr.endswith("\nno command /nothing; /help lists them\n")
+    assert result.stderr.startswith("/reset  start a new conversation\n/help ")
+    assert result.stderr.endswith("\nunknown command /nothing; /help lists all\n")
 
 
 def test_a_path_is_no_command(path: Path) -> None:
@@ -677,7 +677,7 @@ def test_a_conversation_on_a_terminal(endless: Path, terminal: Any) -> None:
     session = terminal(SLOW + MAIN, "chat", endless)
     assert "/help lists commands\r\n" in session.until("> ")
     session.type("/nothing\n")
-    assert "no command /nothing; /help lists them\r\n" in session.until("> ")
+    assert "unknown command /nothing; /help lists all\r\n" in session.until("> ")
     for _ in range(2):
         session.type("Hello\n")
         session.until("Hello\r\n")
@@ -688,7 +688,7 @@ def test_a_conversation_on_a_terminal(endless: Path, terminal: Any) -> None:
             session.until("> "),
         )
     session.type("Sort the rows of each block. " * 9 + "\n")
-    assert "shorten it; /reset begins afresh\r\n" in session.until("afresh\r\n> ")
+    assert "shorten it; /reset starts a new conversation\r\n" in session.until("conversation\r\n> ")
     session.type("/reset\n")
     assert "a new conversation\r\n" in session.until("> ")
     session.type("/exit\n")

@@ -293,7 +293,7 @@ class TestCompile:
         assert "--quantize absmean" in run("compile", source, "-o", rsr, code=1).stderr
         run("compile", source, "-o", rsr, "--quantize", "absmean")
         assert "holds all 1 tensors" in run("verify", rsr, "--against", source).stdout
-        assert "1 tensor is not as in the source" in run("decompile", rsr, "-o", back).stdout
+        assert "1 tensor holds quantized values" in run("decompile", rsr, "-o", back).stdout
 
 
 class TestInspect:
@@ -409,7 +409,7 @@ class TestInspect:
 class TestVerify:
     def test_good(self, run: Run, rsr: Path, source: Path) -> None:
         text = run("verify", rsr).stdout
-        assert text == f"{rsr}: whole: 2 tensors in 2 sections, {rsr.stat().st_size:,} bytes\n"
+        assert text == f"{rsr}: intact: 2 tensors in 2 sections, {rsr.stat().st_size:,} bytes\n"
         text = run("verify", rsr, "--against", source).stdout
         assert text.endswith(f"{rsr}: holds all 2 tensors of {source}\n")
 
@@ -429,7 +429,9 @@ class TestVerify:
             in run("compile", source, "-o", rsr, "--quantize", "absmean").stdout
         )
         text = run("verify", rsr, "--against", source).stdout
-        assert text.endswith("holds all 1 tensors of " + f"{source}, 1 of them quantized as then\n")
+        assert text.endswith(
+            "holds all 1 tensors of " + f"{source}, 1 re-quantized as when compiled\n"
+        )
 
     def test_mismatch(self, run: Run, kit: Kit, rsr: Path, source: Path) -> None:
         kit.save(source, {"w": -T, "norm": np.ones(40, np.float32)})

@@ -28,7 +28,8 @@ from rsr_testing.checkpoints import Kit, Raw
 from rsr_testing.gguf_files import GgufKit
 from rsrc.cli.main import main
 from rsrc.compiler import head
-from rsrc.export.decompile import compare, decompile
+from rsrc.export.decompile import decompile
+from rsrc.inspection.compare import compare
 
 Array = npt.NDArray[Any]
 
@@ -168,7 +169,7 @@ def test_a_tied_model_comes_back_byte_for_byte(
     rsrc.compile(source, rsr, head="int8")
     notes: list[str] = []
     assert decompile(rsr, tmp_path / "back.safetensors", note=notes.append) == []
-    assert notes == [f"not written, as the source has none: {HEAD} in int8"]
+    assert notes == [f"not written: {HEAD} in int8, which the source does not have"]
     back, original = (
         kit.judge(p) for p in (tmp_path / "back.safetensors", source / "model.safetensors")
     )
@@ -303,7 +304,7 @@ def test_the_command_line(make: Callable[..., Path], tmp_path: Path) -> None:
         assert (f"made of {EMBEDDING}, which is kept" in told.stdout) == tied
         told = run(main, ["verify", str(rsr), "--against", str(source)])
         assert told.exit_code == 0, told.output
-        end = f", and {HEAD} as made of them" if tied else ", 1 of them quantized as then"
+        end = f", and {HEAD}, quantized from it" if tied else ", 1 re-quantized as when compiled"
         assert told.stdout.rstrip().endswith(end)
         told = run(main, ["verify", str(rsr), "--against", str(source), "--json"])
         result = json.loads(told.stdout)

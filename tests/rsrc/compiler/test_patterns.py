@@ -17,7 +17,8 @@ from rsr_testing.checkpoints import Kit
 from rsrc.compiler import index, patterns
 from rsrc.compiler.patterns import list_patterns
 from rsrc.compiler.plan import IndexPlan
-from rsrc.export.decompile import compare, decompile
+from rsrc.export.decompile import decompile
+from rsrc.inspection.compare import compare
 from rsrc.inspection.file import inspect_block, inspect_file
 from rsrc.layouts import TernaryTensor
 from rsrc.layouts.int8 import Int8

@@ -22,7 +22,8 @@ from rsr_formats.errors import (
 )
 from rsr_formats.records import LAYOUTS
 from rsr_testing.checkpoints import Kit
-from rsrc.export.decompile import compare, decompile
+from rsrc.export.decompile import decompile
+from rsrc.inspection.compare import compare
 from rsrc.layouts import BY_NAME
 
 RNG = np.random.default_rng(12)
@@ -89,10 +90,10 @@ def edit(name: str, path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (edit("packed", "source.layout", "absmean"), HeaderFieldError, "'packed'"),
         (edit("float", "source.dtype", "U8"), HeaderFieldError, "'float'"),
         (edit("int8", "name", "dense"), DuplicateNameError, "'dense'"),
-        (edit("packed", "source.auxiliary.0.name", "dense"), DuplicateNameError, "'dense'"),
-        (edit("packed", "source.auxiliary.0.name", "packed"), DuplicateNameError, "'packed'"),
-        (edit("packed", "source.auxiliary.0.shape", [9]), SectionSizeError, "'packed_scale'"),
-        (edit("packed", "source.auxiliary.0.name", "__metadata__"), HeaderFieldError, "reserves"),
+        (edit("packed", "source.companions.0.name", "dense"), DuplicateNameError, "'dense'"),
+        (edit("packed", "source.companions.0.name", "packed"), DuplicateNameError, "'packed'"),
+        (edit("packed", "source.companions.0.shape", [9]), SectionSizeError, "'packed_scale'"),
+        (edit("packed", "source.companions.0.name", "__metadata__"), HeaderFieldError, "reserves"),
         (edit("dense", "name", "__metadata__"), HeaderFieldError, "reserves"),
         # The alphabet {-1, 1} has no zeros that could be negative.
         (edit("bits", "digits", [-1, 1]), HeaderFieldError, "'bits'"),

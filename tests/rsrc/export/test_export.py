@@ -21,8 +21,9 @@ import rsrc
 from rsr_formats import IndexedTensor, RsrFile
 from rsr_testing.checkpoints import Kit, Raw
 from rsrc.export import FORMS
-from rsrc.export.decompile import compare, decompile
+from rsrc.export.decompile import decompile
 from rsrc.export.tensors import row_windows
+from rsrc.inspection.compare import compare
 
 Array = npt.NDArray[Any]
 
@@ -615,8 +616,8 @@ def test_options(kit: Kit, rsr: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.safetensors"
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"to": "onnx"}, "found 'onnx', expected source, bitnet, int8, float, gguf"),
-        ({"type": "TQ1_0"}, "for 'gguf' only"),
-        ({"to": "float", "type": "TQ2_0"}, "for 'gguf' only"),
+        ({"type": "TQ1_0"}, "which only form 'gguf' has"),
+        ({"to": "float", "type": "TQ2_0"}, "which only form 'gguf' has"),
         ({"to": "gguf", "type": "Q4_0"}, "expected TQ1_0 or TQ2_0"),
     ]
     for options, message in wrong:

@@ -435,7 +435,7 @@ def test_json_too_large_to_be_read(kit: Kit, tmp_path: Path, name: str, limit: i
         entries = [FileEntry(key, writer.add(data, zstd_level=1)) for key, data in files.items()]
         writer.finish(producer="", metadata={}, files=entries, tensors=[])
     start = time.process_time()
-    message = rf"x\.rsr: {re.escape(name)}: {limit + 1} bytes, the limit is {limit}$"
+    message = rf"x\.rsr: {re.escape(name)}: {limit + 1:,} bytes, the limit is {limit:,}$"
     with pytest.raises(rsrc.SourceError, match=message):
         decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf")
     assert time.process_time() - start < 2

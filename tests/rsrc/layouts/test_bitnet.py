@@ -18,7 +18,8 @@ import rsr_runtime
 import rsrc
 from rsr_testing.checkpoints import Kit
 from rsrc.compiler.report import TensorReport
-from rsrc.export.decompile import compare, decompile
+from rsrc.export.decompile import decompile
+from rsrc.inspection.compare import compare
 
 Array = npt.NDArray[Any]
 Reports = dict[str, TensorReport]

@@ -19,7 +19,7 @@ import pytest
 import rsr_runtime
 import rsrc
 from rsr_testing.checkpoints import Kit, Raw
-from rsrc.export.decompile import compare
+from rsrc.inspection.compare import compare
 
 Array = npt.NDArray[Any]
 Rng = np.random.Generator

@@ -22,7 +22,8 @@ from rsr_testing.checkpoints import Kit, Raw
 from rsrc.compiler import index
 from rsrc.compiler.plan import TARGETS
 from rsrc.compiler.report import TensorReport
-from rsrc.export.decompile import compare, decompile
+from rsrc.export.decompile import decompile
+from rsrc.inspection.compare import compare
 from rsrc.inspection.file import inspect_block
 from rsrc.layouts import floats
 

@@ -19,7 +19,8 @@ from rsr_formats.records import IndexedTensor
 from rsr_testing.checkpoints import Kit
 from rsrc.compiler import index
 from rsrc.compiler.report import TensorReport
-from rsrc.export.decompile import compare, decompile
+from rsrc.export.decompile import decompile
+from rsrc.inspection.compare import compare
 from rsrc.layouts import floats
 
 Array = npt.NDArray[Any]

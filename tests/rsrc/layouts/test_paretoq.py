@@ -15,7 +15,8 @@ import rsrc
 from rsr_formats import IndexedTensor, RsrFile
 from rsr_testing.checkpoints import Kit
 from rsrc.compiler.report import TensorReport
-from rsrc.export.decompile import compare, decompile
+from rsrc.export.decompile import decompile
+from rsrc.inspection.compare import compare
 from rsrc.layouts import paretoq
 
 Array = npt.NDArray[Any]

@@ -23,7 +23,8 @@ from rsr_formats import IndexedTensor, RsrFile
 from rsr_testing.checkpoints import Kit, Raw
 from rsrc.cli.main import main
 from rsrc.compiler.report import TensorReport
-from rsrc.export.decompile import compare, decompile
+from rsrc.export.decompile import decompile
+from rsrc.inspection.compare import compare
 from rsrc.layouts import cells, floats
 from rsrc.layouts import quantize as quantize
 from rsrc.source.checkpoint import open_checkpoint

@@ -16,7 +16,7 @@ import rsr_runtime
 import rsrc
 from rsr_testing.checkpoints import Kit
 from rsrc.compiler.recognize import recognize
-from rsrc.export.decompile import compare
+from rsrc.inspection.compare import compare
 from rsrc.layouts import TernaryTensor
 from rsrc.layouts.scales import ScaleGrid, coarsest
 from rsrc.source.checkpoint import open_checkpoint

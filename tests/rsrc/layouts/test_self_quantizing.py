@@ -14,7 +14,7 @@ import rsr_runtime
 import rsrc
 from rsr_testing.checkpoints import Kit
 from rsrc.compiler.report import TensorReport
-from rsrc.export.decompile import compare
+from rsrc.inspection.compare import compare
 
 Array = npt.NDArray[Any]
 
@@ -162,7 +162,7 @@ class TestWhichTensors:
     def test_regular_expressions(self, model: Model, key: str) -> None:
         config = {"quantization_config": {**ONLINE["quantization_config"]}}
         config["quantization_config"]["modules_to_not_convert"] = [key]  # type: ignore[assignment]
-        with pytest.raises(rsrc.SourceError, match=r"modules_to_not_convert has .* not followed"):
+        with pytest.raises(rsrc.SourceError, match=r"modules_to_not_convert has .* not supported"):
             model.compile(config, {"a.weight": master(1)})
         assert not model.rsr.exists()
 

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 import rsrc
+from rsr_formats.model_files import MODEL_FILES
 from rsr_testing.checkpoints import Kit
-from rsrc.export.decompile import compare, decompile
-from rsrc.source.checkpoint import MODEL_FILES, open_checkpoint
+from rsrc.export.decompile import decompile
+from rsrc.inspection.compare import compare
+from rsrc.source.checkpoint import open_checkpoint
 
 T = np.array([[1, 0, -1], [0, 0, 1]], np.int8)
 ONE: dict[str, Any] = {"a": T}

@@ -24,10 +24,11 @@ from hypothesis import strategies as st
 import rsrc
 from rsr_formats import IndexedTensor, RsrError, create
 from rsr_formats.errors import OutputExistsError
+from rsr_formats.model_files import MAX_CONFIG, MAX_FILE
 from rsr_formats.records import MAX_METADATA, TERNARY, Scale, SourceRecord
 from rsr_testing.checkpoints import Kit
 from rsrc.compiler.recognize import recognize
-from rsrc.source.checkpoint import MAX_CONFIG, MAX_FILE, MAX_INDEX, open_checkpoint
+from rsrc.source.checkpoint import MAX_INDEX, open_checkpoint
 from rsrc.source.safetensors_header import MAX_HEADER, MAX_TENSORS
 
 SECONDS = 2
@@ -283,7 +284,7 @@ class TestIndex:
         index = tmp_path / "model.safetensors.index.json"
         index.write_bytes(b'{"weight_map":{')
         os.truncate(index, 10_000_000 * 16)  # not read, so it may be sparse
-        refused(index, f"160000000 bytes, the limit is {MAX_INDEX}")
+        refused(index, f"160,000,000 bytes, the limit is {MAX_INDEX:,}")
 
     def test_more_entries_than_the_limit(self, tmp_path: Path, few_tensors: int) -> None:
         index = tmp_path / "model.safetensors.index.json"
@@ -445,7 +446,7 @@ class TestModelFiles:
         source = kit.save(tmp_path / "model.safetensors", PACKED | SCALE)
         (tmp_path / "config.json").write_bytes(b"{")
         os.truncate(tmp_path / "config.json", 5 << 30)
-        refused(tmp_path, rf"config\.json: {5 << 30} bytes, the limit is {MAX_CONFIG}")
+        refused(tmp_path, rf"config\.json: {5 << 30:,} bytes, the limit is {MAX_CONFIG:,}")
         with soon(), pytest.raises(rsrc.SourceError, match="the limit is"):  # read when asked for
             rsrc.compile(source, tmp_path / "x.rsr")
 
@@ -453,7 +454,7 @@ class TestModelFiles:
         kit.save(tmp_path / "model.safetensors", {"a": T})
         (tmp_path / "tokenizer.json").write_bytes(b"{")
         os.truncate(tmp_path / "tokenizer.json", 5 << 30)
-        refused(tmp_path, rf"tokenizer\.json: {5 << 30} bytes, the limit is {MAX_FILE}")
+        refused(tmp_path, rf"tokenizer\.json: {5 << 30:,} bytes, the limit is {MAX_FILE:,}")
 
     @pytest.mark.parametrize(
         "text",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import rsrc
+from rsr_formats.text import shown
 from rsrc.source.quantization import Quantization
 
 
@@ -26,9 +27,7 @@ def test_none(value: Any) -> None:
 def test_other_methods(value: Any) -> None:
     found = quantization(quant_method=value)
     assert not found.is_bitnet
-    assert found.method == (
-        value[:64] if isinstance(value, str) else f"a JSON {type(value).__name__}"
-    )
+    assert found.method == (value[:64] if isinstance(value, str) else shown(value))
 
 
 @pytest.mark.parametrize("value", [None, 3, [], {}, "novel", "x" * 1000])

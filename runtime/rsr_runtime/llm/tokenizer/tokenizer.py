@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from rsr_formats.model_files import MAX_TOKENIZER, check_size
+
 from ..errors import DependencyError, ModelError, PromptError
 from ..files import read_json
 from .growth import check_growth, steps_of
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     import tokenizers
 
 T = TypeVar("T")
-
-MAX_TOKENIZER = 64 << 20  # bytes of tokenizer.json; 35 MB for 262,144 tokens is the largest seen
 
 # The names that a special token can have, beside any other that ends the same way.
 _NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -47,10 +47,7 @@ class Tokenizer:
         if "tokenizer.json" not in files:
             raise ModelError(_missing(files))
         data = files["tokenizer.json"]
-        if len(data) > MAX_TOKENIZER:
-            raise ModelError(
-                f"tokenizer.json has {len(data):,} bytes, expected at most {MAX_TOKENIZER:,}"
-            )
+        check_size(len(data), "tokenizer.json", MAX_TOKENIZER, ModelError)
         config = read_json(files, "tokenizer_config.json")
         self._names = special_tokens(files)
         self._inner = _run("be read", tokenizers.Tokenizer.from_buffer, bytes(data))

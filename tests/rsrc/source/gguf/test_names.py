@@ -6,7 +6,7 @@ import gguf
 import numpy as np
 import pytest
 
-from rsrc.source.gguf.architectures import ARCHITECTURES, of_config
+from rsr_formats.architectures import ARCHITECTURES, of_config
 from rsrc.source.gguf.names import gguf_name, gguf_rows, hf_name, hf_rows, permuted_heads
 
 # Hugging Face names that every one of these models has.
@@ -63,7 +63,7 @@ def test_inner_norms_of_the_2b_model(architecture: str) -> None:
     ],
 )
 def test_other_names_stay_as_they_are(name: str) -> None:
-    for architecture in (*ARCHITECTURES, "mamba"):
+    for architecture in ("mamba", *(name for a in ARCHITECTURES for name in a.gguf_names)):
         assert hf_name(name, architecture) == name
     assert gguf_name(name, "llama") == name
 
@@ -111,4 +111,4 @@ def test_which_rows_are_reordered() -> None:
 )
 def test_architecture_of_a_config(config: dict[str, object], name: str | None) -> None:
     found = of_config(config)
-    assert (None if found is None else found.name) == name
+    assert (None if found is None else found.gguf_names[0]) == name

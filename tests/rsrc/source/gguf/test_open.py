@@ -23,7 +23,8 @@ from rsr_testing.checkpoints import Kit
 from rsr_testing.gguf_files import GgufKit
 from rsrc.common.errors import MismatchError, NothingToCompileError, SourceError
 from rsrc.compiler.report import TensorReport
-from rsrc.export.decompile import compare, decompile
+from rsrc.export.decompile import decompile
+from rsrc.inspection.compare import compare
 from rsrc.source.checkpoint import open_checkpoint
 
 Array = npt.NDArray[Any]

@@ -290,7 +290,7 @@ class TestRefusals:
             Tokenizer({"tokenizer.json": data})
 
     def test_too_large(self) -> None:
-        with pytest.raises(ModelError, match=r"67,108,865 bytes, expected at most 67,108,864"):
+        with pytest.raises(ModelError, match=r"67,108,865 bytes, the limit is 67,108,864"):
             Tokenizer({"tokenizer.json": bytes((64 << 20) + 1)})
 
     @pytest.mark.parametrize(

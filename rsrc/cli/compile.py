@@ -1,0 +1,95 @@
+"""`rsrc compile`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rsr_formats.records import ENCODINGS
+
+from ..compiler.head import HEADS
+from ..compiler.plan import TARGETS
+from ..layouts import QUANTIZERS
+from ..layouts.cells import parse_per
+from ..workers.dask import check_address
+from .options import checked_by, force_option, json_option, rsr_output_option
+from .progress_bar import progress_bar
+
+
+@click.command("compile", short_help="Compile a checkpoint to one .rsr file.")
+@click.argument("source", type=click.Path(path_type=Path))
+@rsr_output_option
+@click.option(
+    "--encoding",
+    type=click.Choice(["auto", *ENCODINGS]),
+    default="auto",
+    help="Encoding of the index. auto chooses ranked, which is smaller and faster.",
+)
+@click.option(
+    "--target",
+    type=click.Choice(TARGETS),
+    default="native",
+    help="Processors to pack the index for. native is this machine.",
+)
+@click.option(
+    "--direction",
+    type=click.Choice(["auto", "expand", "reduce"]),
+    default="auto",
+    help="Index W (expand) or its transpose (reduce). auto chooses expand for ranked and reduce, "
+    "the paper's direction, for permuted.",
+)
+@click.option("-k", type=click.IntRange(1, 16), help="Columns per column block.")
+@click.option(
+    "--quantize",
+    type=click.Choice(tuple(QUANTIZERS)),
+    help="Quantize linear weights that are not ternary by this rule: post-training quantization, "
+    "lossy. Self-quantizing models do not need it.",
+)
+@click.option(
+    "--per",
+    callback=checked_by(parse_per),
+    metavar="tensor|row|group:N",
+    help="What shares a scale with --quantize; group:N is N columns of a row. Default: tensor.",
+)
+@click.option(
+    "--head",
+    type=click.Choice(HEADS),
+    help="Quantize the output head to int8 with a scale per row: lossy, 1/2 or 1/4 of its bytes.",
+)
+@click.option("--include", multiple=True, metavar="GLOB", help="Index only matching tensors.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Keep matching tensors dense.")
+@click.option(
+    "--zstd", type=click.IntRange(1, 22), metavar="LEVEL", help="Compress at level 1 to 22."
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="Tensors to process at once. Default: the number of processors.",
+)
+@click.option(
+    "--executor",
+    metavar="dask://HOST:PORT",
+    callback=checked_by(check_address, "executor: "),
+    help="Process tensors on the workers of a Dask scheduler, which read SOURCE by the same path.",
+)
+@force_option
+@json_option
+def compile_command(source: Path, output: Path, as_json: bool, **options: Any) -> None:
+    """Compile SOURCE to one .rsr file.
+
+    SOURCE is a .safetensors or .gguf file, a .safetensors.index.json or a model directory.
+    """
+    from ..compiler.pipeline import compile as run
+    from .report_tables import print_report
+
+    if options["per"] is not None and options["quantize"] is None:
+        raise click.UsageError("--per needs --quantize")
+    with progress_bar("compiling") as progress:
+        report = run(source, output, progress=progress, **options)
+    if as_json:
+        click.echo(json.dumps(report.to_dict(), indent=2))
+    else:
+        print_report(report)

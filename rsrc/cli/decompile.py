@@ -1,0 +1,83 @@
+"""`rsrc decompile` and `rsrc unpack`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from rsr_formats.text import printable
+
+from ..export import GGUF_TYPES
+from ..export import NAMES as FORM_NAMES
+from .options import file_argument, force_option, json_option, rsr_output_option
+from .progress_bar import progress_bar
+
+
+@click.command(short_help="Write the source's tensors again, or another form of them.")
+@file_argument
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A .safetensors file, a new model directory or, for gguf, a file.",
+)
+@click.option(
+    "--to",
+    type=click.Choice(FORM_NAMES),
+    default="source",
+    help="source: byte for byte, except quantized tensors. Or another form.",
+)
+@click.option(
+    "--type",
+    "gguf_type",
+    type=click.Choice(GGUF_TYPES),
+    help="GGUF type of ternary matrices. Default: TQ2_0.",
+)
+@force_option
+def decompile(file: Path, output: Path, to: str, gguf_type: str | None, force: bool) -> None:
+    """Write the tensors of a .rsr FILE as the source stores them, or in another form."""
+    from ..export.decompile import decompile as run
+
+    if gguf_type is not None and to != "gguf":
+        raise click.UsageError("--type needs --to gguf")
+    notes: list[str] = []
+    with progress_bar("decompiling") as progress:
+        quantized = run(
+            file,
+            output,
+            to=to,
+            type=gguf_type,
+            force=force,
+            progress=progress,
+            note=notes.append,
+        )
+    paths = sorted(output.iterdir()) if output.is_dir() else [output]
+    for path in paths:
+        click.echo(f"{path}: {path.stat().st_size:,} bytes")
+    for note in notes:
+        click.echo(printable(note))
+    if quantized:
+        noun = "tensor holds" if len(quantized) == 1 else "tensors hold"
+        click.echo(f"{len(quantized)} {noun} quantized values, not the source's")
+
+
+@click.command(short_help="Decompress a .rsr file, so that it can be mapped.")
+@file_argument
+@rsr_output_option
+@force_option
+@json_option
+def unpack(file: Path, output: Path, force: bool, as_json: bool) -> None:
+    """Write a compressed .rsr FILE with all sections raw, so that it can be mapped."""
+    from ..export.unpack import unpack as run
+
+    with progress_bar("unpacking") as progress:
+        run(file, output, force=force, progress=progress)
+    before, after = file.stat().st_size, output.stat().st_size
+    if as_json:
+        result = {"file": str(file), "bytes": before, "output": str(output), "output_bytes": after}
+        click.echo(json.dumps(result, indent=2))
+    else:
+        click.echo(f"{output}: {after:,} bytes, from {before:,}")

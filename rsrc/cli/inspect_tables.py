@@ -1,0 +1,171 @@
+"""The tables that `rsrc inspect` and `rsrc info` print."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from rsr_formats.text import printable
+
+from ..common.console import console, new_table, size
+from .listing import Listed, print_tensors
+
+_BAR_WIDTH = 32
+_MAX_SEGMENTS = 81
+
+
+def print_inspection(result: dict[str, Any]) -> None:
+    """Print a .rsr file, one of its tensors or a column block."""
+    out = console()
+    if "tensors" in result:
+        out.print(
+            f"{printable(result['path'])}: format {result['version']}, {size(result['bytes'])}, "
+            f"written by {printable(result['producer'])}",
+            highlight=False,
+        )
+        print_tensors(out, [_listed(t) for t in result["tensors"]])
+        for file in result["files"]:
+            out.print(f"file {printable(file['name'])}, {size(file['bytes'])}", highlight=False)
+        for key, value in result["metadata"].items():
+            out.print(f"metadata {printable(key)} = {printable(value)}", highlight=False)
+        if result["advice"]:
+            out.print(result["advice"], highlight=False)
+        return
+    fields = Table(box=None, show_header=False, padding=(0, 1))
+    for key, value in result.items():
+        if key == "scales":
+            scale = result["scale"]
+            has_groups = scale is not None and scale["columns"] is not None
+            fields.add_row(key, f"{value}, one {_sharing(scale)}" if has_groups else str(value))
+        elif (key, value) in (("stride", 1), ("quantised", None)):
+            continue  # the default
+        elif key == "quantised":
+            made = f"{value['rule']} of {value['of']}, {value['dtype']}"
+            fields.add_row("int8 by", printable(made))
+        elif key not in ("scale", "sections", "permutation", "segments", "patterns"):
+            fields.add_row(key.replace("_", " "), _plain(value))
+    out.print(fields)
+    if "block" in result:
+        _print_block(out, result)
+        return
+    table = new_table("section", "offset", "stored", "size", "codec", "SHA-256")
+    for s in result["sections"]:
+        table.add_row(
+            s["role"], f"{s['offset']:,}", f"{s['stored_size']:,}", f"{s['size']:,}", s["codec"],
+            s["sha256"][:16],
+        )  # fmt: skip
+    out.print(table)
+
+
+def print_survey(result: dict[str, Any]) -> None:
+    """Print how the tensors of a source would compile."""
+    out = console()
+    print_tensors(out, [_listed_source(t) for t in result["tensors"]])
+    counts = Counter(t["becomes"] for t in result["tensors"])
+    summary = ", ".join(f"{count} {becomes}" for becomes, count in counts.items())
+    out.print(f"{printable(result['path'])}: {size(result['bytes'])}: {summary}", highlight=False)
+    if result["files"]:
+        out.print(f"kept as files: {', '.join(result['files'])}", highlight=False)
+    for note in result["notes"]:
+        out.print(printable(note), highlight=False)
+    if result["refused"]:
+        out.print("it cannot be compiled: see above", highlight=False)
+    elif not counts.keys() & {"ternary", "binary"}:
+        out.print("no tensor is ternary or binary", highlight=False)
+
+
+def _listed(t: dict[str, Any]) -> Listed:
+    """Return a tensor of a .rsr file as `rsrc inspect` lists it."""
+    shape = "x".join(map(str, t["shape"])) or "scalar"
+    if t["kind"] == "dense":
+        made = t["quantised"]
+        dtype = t["dtype"] if made is None else f"I8, {made['rule']} of {made['dtype']}"
+        return Listed(t["name"], f"dense {dtype}", shape, t["bytes"])
+    heading = (
+        f"{t['kind']}: {t['encoding']} {t['packing']}, {t['direction']}, k = {t['k']}; source "
+        f"{t['dtype']}, layout {t['layout']}; {_scale_rule(t)}"
+    )
+    return Listed(t["name"], heading, shape, t["bytes"], t["bits_per_weight"])
+
+
+def _scale_rule(t: dict[str, Any]) -> str:
+    """Say in words what shares a scale."""
+    scale = t["scale"]
+    if scale is None:
+        return "no scale"
+    if scale["columns"] is None and t["scales"] == 1:
+        return "one scale"
+    return f"one scale {_sharing(scale)}"
+
+
+def _sharing(scale: dict[str, Any]) -> str:
+    rows = "row" if scale["rows"] == 1 else f"{scale['rows']} rows"
+    if scale["columns"] is None:
+        return f"per {rows}"
+    return f"per {rows} and {scale['columns']} columns ({scale['dtype']})"
+
+
+def _listed_source(t: dict[str, Any]) -> Listed:
+    """Return a tensor of a source as `rsrc inspect` lists it."""
+    shape = "x".join(map(str, t["shape"])) or "scalar"
+    if t["becomes"] == "absorbed":
+        heading = f"absorbed into the tensor it scales ({t['dtype']})"
+    elif "encoding" in t:
+        heading = (
+            f"{t['becomes']}: {t['encoding']} {t['packing']}, k = {t['k']}; {t['dtype']}, layout "
+            f"{t['layout']}, scale: {t['scale']}"
+        )
+    else:
+        reason = t["reason"].removeprefix(f"{t['dtype']}, ")
+        heading = f"{t['becomes']} {t['dtype']}: {reason}"
+    return Listed(t["name"], heading, shape, t["bytes"])
+
+
+def _print_block(out: Console, result: dict[str, Any]) -> None:
+    """Print the segments: pattern, start and length in the segment list, first rows."""
+    L, sigma, patterns = result["segments"], result["permutation"], result["patterns"]
+    longest = max((b - a for a, b in itertools.pairwise(L)), default=0) or 1
+    table = new_table("segment", "pattern", "L[s]", "rows", "", "first rows of sigma")
+    table.columns[4].justify = table.columns[5].justify = "left"
+    shown = [s for s in range(len(patterns)) if L[s + 1] > L[s]]
+    for s in shown[:_MAX_SEGMENTS]:
+        count = L[s + 1] - L[s]
+        rows = sigma[L[s] : L[s + 1]]
+        table.add_row(
+            str(s),
+            " ".join({-1: "-", 0: "0", 1: "+"}[v] for v in patterns[s]),
+            str(L[s]),
+            str(count),
+            "█" * max(1, round(_BAR_WIDTH * count / longest)),
+            " ".join(map(str, rows[:6])) + (" ..." if count > 6 else ""),
+        )
+    out.print(table)
+    hidden = len(shown) - _MAX_SEGMENTS
+    if hidden > 0:
+        out.print(f"... and {hidden} more segments (--json lists all)")
+    empty = len(patterns) - len(shown)
+    out.print(f"{len(shown)} segments hold {len(sigma)} rows, {empty} are empty", highlight=False)
+
+
+def print_info(result: dict[str, Any]) -> None:
+    """Print the processor, the kernels in use and the versions."""
+    cpu = result["cpu"]
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    table.add_row("processor", f"{cpu['processor'] or 'unknown'} ({cpu['machine']})")
+    table.add_row("kernels in use", cpu["isa"])
+    table.add_row("instruction sets", f"{', '.join(cpu['supported_isas'])} (RSR_ISA forces one)")
+    table.add_row("compiled in", ", ".join(cpu["compiled_isas"]))
+    table.add_row("threads", f"{cpu['threads']} of {cpu['processors']} processors")
+    table.add_row("native target", f"{result['target']}: packing {result['packing']}")
+    table.add_row("file format", result["format_version"])
+    for name, version in result["versions"].items():
+        table.add_row(name, version)
+    console().print(table, highlight=False)
+
+
+def _plain(value: Any) -> str:
+    return printable(", ".join(map(str, value)) if isinstance(value, list) else str(value))

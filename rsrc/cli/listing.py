@@ -1,0 +1,115 @@
+"""List tensors in the width of a terminal: one line for the same tensor of identical layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from rich.console import Console
+
+from rsr_formats.text import printable
+
+from ..common.console import size as format_size
+
+_NUMBER = re.compile(r"(?:^|(?<=\.))[0-9]+(?=\.)")  # a layer or an expert in a tensor's name
+_Numbers = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A tensor to list."""
+
+    name: str
+    heading: str  # what it shares with others; tensors are grouped by it
+    shape: str
+    size: int  # bytes
+    bits_per_weight: float | None = None
+
+
+@dataclass(frozen=True)
+class _Line:
+    name: str
+    count: int
+    shape: str
+    size: int
+    bits_per_weight: float | None
+
+
+def print_tensors(out: Console, tensors: Sequence[Listed]) -> None:
+    """Print tensors under their headings, as wide as the terminal is.
+
+    Names are broken after a dot, and headings between words.
+    """
+    groups: dict[str, list[Listed]] = {}
+    for t in tensors:
+        groups.setdefault(t.heading, []).append(t)
+    lines = {heading: list(_lines(members)) for heading, members in groups.items()}
+    rows = [line for members in lines.values() for line in members]
+    shapes = max((len(line.shape) for line in rows), default=0)
+    has_bits = any(line.bits_per_weight is not None for line in rows)
+    rest = f"  count  {'shape':<{shapes}}{'  bits/w' if has_bits else ''}      size"
+    widest = max((len(line.name) for line in rows), default=0)
+    width = max(20, min(widest, out.width - len(rest) - 2))
+    out.print(f"{'tensor':<{width + 2}}{rest}", highlight=False, style="bold")
+    for heading, members in lines.items():
+        out.print(printable(heading), highlight=False)
+        for line in members:
+            *above, last = _broken(line.name, width)
+            for part in above:
+                out.print(f"  {part}", highlight=False, no_wrap=True)
+            bits = f"{'' if line.bits_per_weight is None else f'{line.bits_per_weight:.3f}':>8}"
+            out.print(
+                f"  {last:<{width}}  {line.count:>5}  {line.shape:<{shapes}}"
+                f"{bits if has_bits else ''}  {format_size(line.size):>8}",
+                highlight=False,
+                no_wrap=True,
+            )
+
+
+def _lines(tensors: Sequence[Listed]) -> Iterator[_Line]:
+    """Merge tensors that differ only in the numbers in their names."""
+    alike: dict[tuple[str, str], dict[_Numbers, Listed]] = {}
+    for t in tensors:
+        numbers = tuple(map(int, _NUMBER.findall(t.name)))
+        alike.setdefault((_NUMBER.sub("\0", t.name), t.shape), {})[numbers] = t
+    for (template, shape), members in alike.items():
+        for merged in _merged(list(members)):
+            found = [members[numbers] for numbers in merged]
+            ranges = iter([_ranges(sorted(set(column))) for column in zip(*merged, strict=True)])
+            name = "".join(next(ranges) if c == "\0" else c for c in template)
+            size = sum(t.size for t in found)
+            yield _Line(printable(name), len(found), shape, size, found[0].bits_per_weight)
+
+
+def _merged(numbers: Sequence[_Numbers]) -> Iterator[list[_Numbers]]:
+    """Split into sets that ranges describe: every combination of their numbers is there."""
+    if prod(len(set(column)) for column in zip(*numbers, strict=True)) == len(numbers):
+        yield list(numbers)
+        return
+    by_rest: dict[_Numbers, list[_Numbers]] = {}
+    for n in numbers:
+        by_rest.setdefault(n[1:], []).append(n)
+    yield from by_rest.values()
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Return "0-3,5" for 0, 1, 2, 3, 5."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][-1] + 1:
+            runs[-1][1:] = [n]
+        else:
+            runs.append([n])
+    return ",".join("-".join(map(str, run)) for run in runs)
+
+
+def _broken(name: str, width: int) -> list[str]:
+    """Break a name after dots into lines of `width`; a part that is longer stays whole."""
+    lines = [""]
+    for part in re.findall(r"[^.]*\.|[^.]+$", name) or [name]:
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("  ")
+        lines[-1] += part
+    return lines
