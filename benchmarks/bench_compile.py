@@ -1,10 +1,11 @@
-"""Compile a model of the size of bitnet-b1.58-2B-4T, and report time, memory, size and load time.
+"""Compile a model of the size of bitnet-b1.58-2B-4T; report time, memory, size and load time.
 
     python benchmarks/bench_compile.py [--checkpoint DIR] [--threads N] [--json]
 
-Without --checkpoint a random one is made first (1.18 GB in the folder for temporary files, and
-1.12 GB more for the result); options not known here go to make_2b_checkpoint.py: --layers 2. The
-compiler runs as a process of its own, so that its peak memory is what the system reports for it.
+Without --checkpoint, a random one is made first: it takes 1.18 GB in the folder for temporary
+files, and the result 1.12 GB more. Options not listed here, such as --layers 2, are passed to
+make_2b_checkpoint.py. The compiler runs in a process of its own, so that the system reports its
+peak memory. The system counts from what the parent occupied, so this script imports little.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ for _ in range(int(sys.argv[2])):
     start = time.perf_counter()
     model = rsr_runtime.load(sys.argv[1])
     print(time.perf_counter() - start)
-    matrices = [model[name] for name in sys.stdin.read().splitlines()]  # the first time
+    matrices = [model[name] for name in sys.stdin.read().splitlines()]  # empty after the first time
     model.close()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
@@ -51,7 +52,7 @@ def run_compiler(
     """Compile in a process of its own.
 
     Returns:
-        Seconds from start to end, imports included; seconds of processors' time; peak resident
+        Seconds from start to end, imports included; seconds of processor time; peak resident
         bytes; the compiler's report.
     """
     command = [sys.executable, "-m", "rsrc", "compile", str(source), "-o", str(output), "--json"]
@@ -59,7 +60,7 @@ def run_compiler(
     with tempfile.TemporaryFile() as report:
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=report)
-        _, status, usage = os.wait4(process.pid, 0)  # the usage of this child alone
+        _, status, usage = os.wait4(process.pid, 0)  # usage of this child only
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode != 0:
@@ -70,10 +71,10 @@ def run_compiler(
 
 
 def load(path: Path, matrices: Sequence[str]) -> tuple[list[float], int]:
-    """Load a file several times in a fresh process, and make all its matrices once.
+    """Load a file several times in a fresh process, and create all its matrices once.
 
     Returns:
-        The seconds of each load, the first one first; the peak resident bytes of the process.
+        The seconds of each load, in order; the peak resident bytes of the process.
     """
     command = [sys.executable, "-c", _LOAD, str(path), str(LOADS)]
     names = "\n".join(matrices)
@@ -83,7 +84,7 @@ def load(path: Path, matrices: Sequence[str]) -> tuple[list[float], int]:
 
 
 def measure(source: Path, output: Path, options: Sequence[str]) -> dict[str, Any]:
-    """Compile `source` and load the result; the keys are documented in README.md."""
+    """Compile `source` and load the result; README.md documents the keys."""
     seconds, processor_seconds, peak, report = run_compiler(source, output, options)
     indexed = [t for t in report["tensors"] if t["kind"] != "dense"]
     loads, load_peak = load(output, [t["name"] for t in indexed])
@@ -105,12 +106,11 @@ def measure(source: Path, output: Path, options: Sequence[str]) -> dict[str, Any
         "threads": report["threads"],
         "targets": TARGETS,
     }
-    result["within_targets"] = {key: bool(result[key] <= most) for key, most in TARGETS.items()}
+    result["within_targets"] = {key: bool(result[key] <= limit) for key, limit in TARGETS.items()}
     return result
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print the result for people."""
     lines = {
         "compiled in": f"{result['seconds']:.1f} s with --threads {result['threads']}, "
         f"{result['processor_seconds']:.1f} s of processor time",
@@ -129,10 +129,10 @@ def show(result: dict[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="compile this one instead")
-    parser.add_argument("--threads", metavar="N", help="as the compiler's")
-    parser.add_argument("--quantize", metavar="RULE", help="as the compiler's")
+    parser.add_argument("--threads", metavar="N", help="passed to the compiler")
+    parser.add_argument("--quantize", metavar="RULE", help="passed to the compiler")
     parser.add_argument("--json", action="store_true", dest="as_json")
     options, sizes = parser.parse_known_args(arguments)
     given = {"--threads": options.threads, "--quantize": options.quantize}

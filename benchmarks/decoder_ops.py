@@ -1,31 +1,28 @@
-"""Time what a decoder does between its products, with the shapes of bitnet-b1.58-2B-4T.
+"""Time what a decoder computes between its products, with the shapes of bitnet-b1.58-2B-4T.
 
     python benchmarks/decoder_ops.py [--threads 1] [--contexts 512,4096] [--seconds 1] [--json]
 
-Norms and gates for one row and for 512; attention of one row to caches of several lengths, beside a
-plain read of the bytes it reads, and of a prompt, with its rate of multiply-adds. In level `memory`
-copies of a cache are used in rotation, 1 GB of them: no copy is in a processor's caches when its
-turn comes. Times are of one layer, the best and the median of all calls.
+Norms and gates are timed for one row and for 512; attention for one row after contexts of several
+lengths, beside a plain read of the bytes it reads, and for a prompt, with its rate of
+multiply-adds. On level `memory`, copies of a KV cache are used in rotation, 1 GB in all, so that
+the processor's caches never hold the next one. Times are those of one layer: the best call, and the
+median of all calls.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
-from rich.table import Table
 
 import rsr_runtime as rsr
-from rsr_runtime import _native
+from reporting import Lines, Row, measuring_parser, report
+from rsr_runtime import kernels
 
-Row = dict[str, Any]
-Work = Callable[[int], object]  # given the number of the call
+Work = Callable[[int], object]  # takes the number of the call
 
 HIDDEN, INTERMEDIATE, HEADS, KEY_HEADS, HEAD_DIM, LAYERS = 2560, 6912, 20, 5, 128, 30
 PROMPT = 512
@@ -34,7 +31,7 @@ MEMORY_BYTES = 1 << 30
 
 
 def measure(works: dict[str, Work], seconds: float) -> dict[str, npt.NDArray[np.float64]]:
-    """Call each in turn until the time is up, five times at least; return seconds by name."""
+    """Call each in turn until the time is up, at least five times; return seconds by name."""
     times: dict[str, list[float]] = {name: [] for name in works}
     end, call = time.perf_counter() + seconds, 0
     while time.perf_counter() < end or call < 5:
@@ -59,27 +56,27 @@ def rows_of_activations(count: int, seconds: float, rng: np.random.Generator) ->
     def arrays(n: int) -> tuple[Any, ...]:
         x, other = (rng.standard_normal((count, n)).astype(np.float32) for _ in range(2))
         weight = rng.standard_normal(n).astype(np.float32)
-        places = np.empty((count, n), np.int8), np.empty((count, 1), np.float32)
-        return x, other, weight, np.empty_like(x), *places
+        quantized = np.empty((count, n), np.int8), np.empty((count, 1), np.float32)
+        return x, other, weight, np.empty_like(x), *quantized
 
     x, other, weight, out, q, s = arrays(HIDDEN)
-    other *= np.float32(1e-6)  # x stays as large as it is, however often this is added
+    other *= np.float32(1e-6)  # added in place by every call: x must not grow
     gate, up, sub_norm, _, q_wide, s_wide = arrays(INTERMEDIATE)
 
     def gated(activation: str) -> Work:
         def work(_: int) -> None:
-            _native.gated(gate, up, activation, sub_norm, EPS, None, q_wide, s_wide)
+            kernels.gated(gate, up, activation, sub_norm, EPS, None, q_wide, s_wide)
 
         return work
 
     works: dict[str, Work] = {
-        f"normalize {HIDDEN}, add, int8": lambda _: _native.normalize(
+        f"normalize {HIDDEN}, add, int8": lambda _: kernels.normalize(
             x, other, weight, EPS, None, q, s
         ),
-        f"normalize {HIDDEN}, float32": lambda _: _native.normalize(
+        f"normalize {HIDDEN}, float32": lambda _: kernels.normalize(
             x, None, weight, EPS, out, None, None
         ),
-        f"quantize {HIDDEN}": lambda _: _native.quantize_i8(x, q, s),
+        f"quantize {HIDDEN}": lambda _: kernels.quantize_i8(x, q, s),
         f"gated {INTERMEDIATE}, relu2, int8": gated("relu2"),
         f"gated {INTERMEDIATE}, silu, int8": gated("silu"),
     }
@@ -88,7 +85,7 @@ def rows_of_activations(count: int, seconds: float, rng: np.random.Generator) ->
 
 
 class Caches:
-    """Copies of a cache of keys and values, filled."""
+    """Filled copies of a KV cache."""
 
     def __init__(self, context: int, half: bool, copies: int, rng: np.random.Generator) -> None:
         blocks = -(-context // 16)
@@ -105,19 +102,19 @@ class Caches:
         self.context = context
 
     def attend(self, rows: int, rng: np.random.Generator) -> Work:
-        """Return the work of the last `rows` rows."""
+        """Return the attention of the last `rows` rows."""
         q, k, v = (
             rng.standard_normal((rows, heads, HEAD_DIM)).astype(np.float32)
             for heads in (HEADS, KEY_HEADS, KEY_HEADS)
         )
         out = np.empty((rows, HEADS * HEAD_DIM), np.float32)
-        # Scaled here: what is rotated in place, again with each call, keeps its length.
+        # Scaled here, because every call rotates q in place; a rotation keeps its length.
         q *= np.float32(HEAD_DIM**-0.5)
         start, scale = np.array([self.context - rows], np.int64), 1.0
 
         def work(call: int) -> None:
             i = call % len(self.keys)
-            _native.attend(
+            kernels.attend(
                 q, k, v, self.cos, self.sin, None, None, EPS, self.keys[i], self.values[i], start,
                 scale, out,
             )  # fmt: skip
@@ -125,14 +122,14 @@ class Caches:
         return work
 
     def read(self, call: int) -> None:
-        """Read a copy that no other work of this call or of those just before has read."""
+        """Read a copy that neither this call nor the calls just before have read."""
         i = (call + len(self.keys) // 2) % len(self.keys)
         for cells in (self.keys[i], self.values[i]):
-            _native.plain_read(cells.reshape(-1).view(np.uint8))
+            kernels.plain_read(cells.reshape(-1).view(np.uint8))
 
 
 def attention(contexts: list[int], seconds: float, rng: np.random.Generator) -> Iterator[Row]:
-    """One row to each context, and a prompt."""
+    """Time one row after each context, and a prompt."""
     for half in (False, True):
         dtype = "float16" if half else "float32"
         for context in contexts:
@@ -148,54 +145,43 @@ def attention(contexts: list[int], seconds: float, rng: np.random.Generator) -> 
                 )  # fmt: skip
         caches = Caches(PROMPT, half, 1, rng)
         times = measure({"attend": caches.attend(PROMPT, rng)}, seconds)
-        multiply_adds = HEADS * HEAD_DIM * PROMPT * (PROMPT + 1)  # of scores and of values
+        multiply_adds = HEADS * HEAD_DIM * PROMPT * (PROMPT + 1)  # scores and values, causal
         yield row(
             "attend", PROMPT, times["attend"], context=PROMPT, cache=dtype, level="cache",
             multiply_adds=multiply_adds,
         )  # fmt: skip
 
 
-def microseconds(seconds: float) -> str:
-    return f"{seconds * 1e6:.1f}"
-
-
-def show(rows: list[Row]) -> None:
-    title = f"{rsr.cpu_info()['isa']}, {rsr.get_num_threads()} thread(s): one layer"
-    table = Table(
-        "op", "rows", "context", "cache", "level", "best us", "median us",
-        f"{LAYERS} layers, best ms", "of a plain read", "multiply-adds/ns", title=title, box=None,
-    )  # fmt: skip
+def table(rows: list[Row]) -> Lines:
+    lines = [[
+        "op", "rows", "context", "KV", "level", "best us", "median us", f"x{LAYERS} ms", "of read",
+        "MAC/ns",
+    ]]  # fmt: skip
     for r in rows:
-        best = r["seconds_best"]
+        best, median = r["seconds_best"], r["seconds_median"]
         read = r.get("plain_read_seconds_median")
-        table.add_row(
+        lines.append([
             r["op"], str(r["rows"]), str(r.get("context", "")), r.get("cache", ""),
-            r.get("level", ""), microseconds(best), microseconds(r["seconds_median"]),
-            f"{best * LAYERS * 1e3:.2f}",
-            f"{read / r['seconds_median']:.0%}" if read else "",
+            r.get("level", ""), f"{best * 1e6:.1f}", f"{median * 1e6:.1f}",
+            f"{best * LAYERS * 1e3:.2f}", f"{read / median:.0%}" if read else "",
             f"{r['multiply_adds'] / best / 1e9:.1f}" if "multiply_adds" in r else "",
-        )  # fmt: skip
-    Console(width=140).print(table)
+        ])  # fmt: skip
+    return lines
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = measuring_parser(__doc__, 1.0, "measurement")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--contexts", default="512,4096", metavar="N,...")
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each measurement (1)")
-    parser.add_argument("--json", action="store_true", dest="as_json")
     options = parser.parse_args()
-    rsr.cpu_info()  # chooses the kernels, as RSR_ISA may say
+    isa = rsr.cpu_info()["isa"]  # chooses the kernels, as RSR_ISA may say
     rsr.set_num_threads(options.threads)
     rng = np.random.default_rng(0)
     rows: list[Row] = []
     for count in (1, PROMPT):
         rows += rows_of_activations(count, options.seconds, rng)
     rows += attention([int(n) for n in options.contexts.split(",")], options.seconds, rng)
-    if options.as_json:
-        print(json.dumps({"machine": rsr.cpu_info(), "results": rows}, indent=2))
-    else:
-        show(rows)
+    report(options, rows, [(f"{isa}, {options.threads} thread(s): one layer", table(rows))])
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Compile a checkpoint in the shapes of a ternary Llama-3-8B: time, memory, interruption, ratio.
+"""Compile a checkpoint in the shapes of a ternary Llama-3-8B: time, memory, interruption.
 
-    python -m benchmarks.large FOLDER [--layers N] [--shards N] [--zstd LEVEL]
+    python benchmarks/large.py FOLDER [--layers N] [--shards N] [--zstd LEVEL]
 
-A sharded checkpoint as Hugging Face publishes such models (U8 matrices [out / 4, in] with a BF16
-`weight_scale`, BF16 embedding and head: 3.9 GB) is written to FOLDER shard by shard, compiled with
-one and with two threads, each in a process of its own whose peak memory the system reports,
-verified against its source, interrupted once in the middle and started again. Everything is removed
-in the end.
+Writes a sharded checkpoint to FOLDER, in the format in which Hugging Face publishes such models (U8
+matrices [out / 4, in] with a BF16 `weight_scale`, BF16 embedding and head: 3.9 GB). Compiles it
+with one and with two threads, each time in a process of its own, whose peak memory the system
+reports; verifies the result against the source; interrupts a compilation halfway and starts it
+again. Removes everything in the end.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.bench_compile import run_compiler
-from benchmarks.make_2b_checkpoint import Bytes, Tensor
+from bench_compile import run_compiler
+from make_2b_checkpoint import Bytes, Tensor
 
 HIDDEN, FFN, KV, VOCAB, LAYERS = 4096, 14336, 1024, 128256, 32
-PIECE = 4 << 20  # so that this process stays smaller than the compiler, whose peak begins with it
+PIECE = 4 << 20  # keeps this process small: the peak of the compiler, its child, starts from it
 MATRICES = {
     "self_attn.q_proj": (HIDDEN, HIDDEN),
     "self_attn.k_proj": (KV, HIDDEN),
@@ -52,7 +52,7 @@ CONFIG = {
 
 
 def tensors(layers: int) -> Iterator[Tensor]:
-    """List the tensors in the order of the model."""
+    """List the tensors in the order in which the model uses them."""
     yield Tensor("model.embed_tokens.weight", "BF16", (VOCAB, HIDDEN), "embedding")
     for i in range(layers):
         layer = f"model.layers.{i}"
@@ -70,10 +70,10 @@ def write(folder: Path, layers: int, shards: int) -> int:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({**CONFIG, "num_hidden_layers": layers}))
     listed = list(tensors(layers))
-    most = -(-sum(t.nbytes for t in listed) // shards)
+    limit = -(-sum(t.nbytes for t in listed) // shards)
     groups: list[list[Tensor]] = [[]]
     for t in listed:
-        if groups[-1] and sum(other.nbytes for other in groups[-1]) + t.nbytes > most:
+        if groups[-1] and sum(other.nbytes for other in groups[-1]) + t.nbytes > limit:
             groups.append([])
         groups[-1].append(t)
     rng = np.random.default_rng(0)
@@ -102,11 +102,11 @@ def _write_shard(path: Path, group: Sequence[Tensor], rng: np.random.Generator) 
 
 
 def _random(fill: str, size: int, rng: np.random.Generator) -> Bytes:
-    """Return plausible bytes, most of them straight from the generator."""
+    """Return plausible bytes, mostly unprocessed random bits, for speed."""
     if fill in ("scale", "norm"):
         return np.full(size // 2, 0x3F80, "<u2").view(np.uint8)
     words = np.frombuffer(rng.bytes(-(-size // 8) * 8), "<u8")
-    if fill == "packed":  # a code 3 becomes a 2
+    if fill == "packed":  # there is no code 3: it becomes 2
         high = words & 0xAAAA_AAAA_AAAA_AAAA
         codes: Bytes = (words & ~(high >> 1)).view(np.uint8)[:size]
         return codes
@@ -115,7 +115,7 @@ def _random(fill: str, size: int, rng: np.random.Generator) -> Bytes:
 
 
 def interrupt(source: Path, output: Path, after: float) -> float:
-    """Begin to compile, interrupt, and return the seconds from then to the end of the process."""
+    """Interrupt a compilation after some seconds; return how long it takes to end."""
     code = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
     code += "from rsrc.cli.main import main\nmain()"
     command = [sys.executable, "-c", code, "compile", str(source), "-o", str(output)]
@@ -134,11 +134,11 @@ def interrupt(source: Path, output: Path, after: float) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("folder", type=Path, help="where there is room for three times the model")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", type=Path, help="needs room for three times the model")
     parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--shards", type=int, default=4)
-    parser.add_argument("--zstd", metavar="LEVEL", help="as the compiler's")
+    parser.add_argument("--zstd", metavar="LEVEL", help="passed to the compiler")
     options = parser.parse_args(arguments)
     scratch = Path(tempfile.mkdtemp(prefix="large-", dir=options.folder))
     try:
@@ -161,12 +161,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"processor time, {peak / 1e6:.0f} MB peak, {report['output_bytes'] / 1e9:.2f} GB",
                 flush=True,
             )
-        print(f"1 to 2 threads: {taken[1] / taken[2]:.2f} times as fast")
+        print(f"2 threads: {taken[1] / taken[2]:.2f} times as fast as 1")
         verify = [sys.executable, "-m", "rsrc", "verify", str(rsr), "--against", str(source)]
         subprocess.run(verify, check=True)
         rsr.unlink()
         print(
-            f"interrupted: ended after {interrupt(source, rsr, taken[2] / 2):.2f} s, nothing left"
+            f"interrupted: ended after {interrupt(source, rsr, taken[2] / 2):.2f} s, left nothing"
         )
         run_compiler(source, rsr, extra)
         print(f"started again: {rsr.stat().st_size / 1e9:.2f} GB")

@@ -2,11 +2,12 @@
 
     python benchmarks/make_2b_checkpoint.py --output DIR
 
-The layout is the one Hugging Face publishes that model in: U8 matrices [out / 4, in] with four
-2-bit codes (0, 1, 2) per byte, a BF16 `weight_scale` beside each, BF16 norms and embedding. Weights
-are uniform, which is the hardest case for any encoding; 1.18 GB are streamed to the disk with few
-megabytes in memory. --layers and its neighbors make small ones of the same structure. --weights
-ternary stores the same weights as BF16 -s, 0, s, --weights master normal ones, not yet ternary.
+The format is the one in which Hugging Face publishes that model: U8 matrices [out / 4, in] with
+four 2-bit codes (0, 1, 2) per byte, a BF16 `weight_scale` for each, BF16 norms and embedding.
+Weights are uniform, the hardest case for any encoding. The file has 1.18 GB and is written in
+pieces, with few megabytes in memory. --layers and the other sizes make smaller models of the same
+structure. --weights ternary stores the matrices as BF16 -s, 0, s instead; --weights master stores
+normally distributed weights that are not ternary yet.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from safetensors import safe_open
 
 Bytes = npt.NDArray[np.uint8]
 
-PIECE = 4 << 20  # bytes made at a time
+PIECE = 4 << 20  # bytes written at a time
 ITEM = {"U8": 1, "BF16": 2}
-HEAD = 128  # rows of an attention head, or what divides the sizes
+HEAD = 128  # head_dim, unless the sizes are not multiples of it
 WEIGHTS = ("packed", "ternary", "master")
 
 
@@ -43,7 +44,7 @@ class Sizes:
     vocab: int = 128256
 
     def check(self) -> None:
-        """Refuse what the layout cannot store: four rows share a byte."""
+        """Reject sizes that the format cannot store: four rows share a byte."""
         for name in ("hidden", "ffn", "kv"):
             value = getattr(self, name)
             if value < 4 or value % 4:
@@ -54,7 +55,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of the file and what fills it: of `WEIGHTS`, "scale", "norm" or "embedding"."""
+    """One tensor of the file; `fill` is one of `WEIGHTS`, "scale", "norm" or "embedding"."""
 
     name: str
     dtype: str
@@ -68,7 +69,7 @@ class Tensor:
 
 
 def tensors(sizes: Sizes, weights: str = "packed") -> list[Tensor]:
-    """List the model's tensors; two-byte types first, so that all are aligned."""
+    """List the tensors, two-byte dtypes first, so that all are aligned."""
     found = [_bf16("model.embed_tokens.weight", "embedding", sizes.vocab, sizes.hidden)]
     found.append(_bf16("model.norm.weight", "norm", sizes.hidden))
     for i in range(sizes.layers):
@@ -107,12 +108,12 @@ def _bf16(name: str, fill: str, *shape: int) -> Tensor:
 
 
 def ternary_weights(sizes: Sizes) -> int:
-    """Return how many ternary weights a checkpoint of these sizes has."""
+    """Return the number of ternary weights of a checkpoint."""
     return sum(4 * math.prod(t.shape) for t in tensors(sizes) if t.fill == "packed")
 
 
 def config(sizes: Sizes, weights: str = "packed") -> dict[str, object]:
-    """Return config.json as that model has it; of floats it says nothing."""
+    """Return the config.json of the model; it is empty for matrices of floats."""
     if weights != "packed":
         return {}
     head = math.gcd(HEAD, sizes.hidden, sizes.kv)
@@ -144,7 +145,7 @@ def config(sizes: Sizes, weights: str = "packed") -> dict[str, object]:
 
 
 def write(folder: Path, sizes: Sizes, weights: str = "packed", seed: int = 0) -> Path:
-    """Write config.json and model.safetensors into `folder`; return the path of the latter."""
+    """Write config.json and model.safetensors; return the path of the latter."""
     sizes.check()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config(sizes, weights), indent=2) + "\n")
@@ -177,7 +178,7 @@ def _pieces(t: Tensor, rng: np.random.Generator) -> Iterator[Bytes]:
 
 
 def _codes(size: int, rng: np.random.Generator) -> Bytes:
-    """Return bytes of four uniform codes 0, 1, 2: one draw from the 81 there are for each."""
+    """Return bytes of four uniform codes 0, 1, 2: each is one of 81 possible bytes."""
     digits = np.arange(81)[:, None] // [1, 3, 9, 27] % 3
     table = (digits << [0, 2, 4, 6]).sum(axis=1).astype(np.uint8)
     codes: Bytes = table[rng.integers(0, 81, size, np.uint8)]
@@ -185,8 +186,8 @@ def _codes(size: int, rng: np.random.Generator) -> Bytes:
 
 
 def _bf16_bytes(fill: str, count: int, rng: np.random.Generator) -> Bytes:
-    """Return plausible values; those of the embedding straight from random bits, for speed."""
-    if fill == "embedding":  # random signs and fractions, magnitudes 2^-7 to 2
+    """Return plausible values; those of the embedding are random bits, for speed."""
+    if fill == "embedding":  # random signs and mantissas, magnitudes 2^-7 to 2
         bits = rng.integers(0, 1 << 16, count, np.uint16) & 0x83FF | 0x3C00
         return bits.astype("<u2").view(np.uint8)
     if fill == "ternary":  # -0.75, 0, 0.75
@@ -202,19 +203,19 @@ def _bf16_bytes(fill: str, count: int, rng: np.random.Generator) -> Bytes:
 
 
 def validate(path: Path, sizes: Sizes, weights: str) -> None:
-    """Open the file with the safetensors library and compare what it lists."""
+    """Check names, dtypes and shapes with the safetensors library."""
     expected = {t.name: (t.dtype, t.shape) for t in tensors(sizes, weights)}
     with safe_open(path, framework="numpy") as file:
         found = {
             name: (file.get_slice(name).get_dtype(), tuple(file.get_slice(name).get_shape()))
-            for name in file.keys()  # noqa: SIM118 - no mapping
+            for name in file.keys()  # noqa: SIM118 - not a mapping
         }
     if found != expected:
-        raise SystemExit(f"{path}: safetensors finds other tensors than were written")
+        raise SystemExit(f"{path}: safetensors lists tensors that differ from those written")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     for name, value in vars(Sizes()).items():
         parser.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")

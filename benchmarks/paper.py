@@ -4,17 +4,17 @@
 
 Binary (0, 1) and ternary (-1, 0, 1) matrices A, n = 2^11 to 2^15, one vector v, one thread:
 
-* NumPy's v @ A, the baseline: dense float32, which OpenBLAS multiplies, and up to 2^12 dense
-  int64, which NumPy multiplies itself: the standard algorithm, entry by entry.
-* RSR and RSR++, the paper's algorithms, on the paper's index: column blocks of A, a permutation of
-  its rows and a segment list for each. This runtime stores W with y = W x, so A is W transposed,
-  and indexing A is direction "reduce". k is what is fastest, as in the paper, of five around the
-  cost model's choice; the index is what that k takes.
-* ranked, what the compiler emits by default, with float32 v and with int8 v.
+* NumPy's v @ A, the baseline: dense float32, which OpenBLAS multiplies, and, up to 2^12, dense
+  int64, for which NumPy uses the standard algorithm without BLAS.
+* RSR and RSR++, the paper's algorithms, on the paper's index: column blocks of A, each with a
+  permutation of its rows and a segment list. This runtime stores W with y = W x, so A is W
+  transposed, and its index has direction "reduce". As in the paper, k is the fastest: here of five
+  around the choice of the compiler's cost model. The size of the index is that for the same k.
+* ranked, the compiler's default encoding, with float32 v and with int8 v.
 
-All take turns in one process, as in `rsrc bench`, and every timed product is checked: int8 exactly,
-float32 against the bound that `rsr_runtime.Matrix` promises. Times are each engine's best turn, of
-which the median product counts. 2^15 needs 10 GB of memory and 4 GB of disk for temporary files.
+Timing is interleaved as in `rsrc bench`, and every timed product is checked: int8 exactly, float32
+against the bound that `rsr_runtime.Matrix` promises. The time of an engine is its best turn, each
+turn being the median of its products. n = 2^15 takes 10 GB of memory and 4 GB of temporary files.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ import os
 # NumPy reads these when it is imported, and only then.
 os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 
-import argparse
-import json
 import math
 from collections.abc import Iterator, Sequence
 from itertools import cycle, pairwise
@@ -35,28 +33,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
-from rich.table import Table
 
 import rsr_runtime as rsr
-from rsrc.bench.matrices import compile_matrix
-from rsrc.bench.plot import require_matplotlib
-from rsrc.bench.products import (
-    Expected,
-    by_algorithm,
-    compiled_operand,
-    compiled_product,
-    kernels_in_use,
-    true_products,
-)
-from rsrc.bench.turns import Contender, Label, Operand, measure
-from rsrc.compiler.plan import largest_k, permuted_k
+from reporting import Lines, Row, measuring_parser, report
+from rsr_formats.records import MAX_PATTERNS
+from rsrc import bench
 
 Array = npt.NDArray[Any]
-Row = dict[str, Any]
 Curves = dict[tuple[str, str], list[tuple[int, float, float]]]  # (n, value, factor) by (kind, name)
 
 LOWEST = {"binary": 0, "ternary": -1}  # entry of a matrix; the highest is 1
-LARGEST_INTEGER = 12  # log2 of the largest n that NumPy multiplies in integers, slowly
+LARGEST_INTEGER = 12  # log2 of the largest n for dense int64, which is slow
 ENGINES = ("NumPy int64", "NumPy float32", "RSR", "RSR++", "ranked float32", "ranked int8")
 BASELINE = "NumPy float32"
 DENSE_BITS = {"int64": 64, "float32": 32, "int8": 8}  # of an entry
@@ -78,32 +65,30 @@ COLORS = {
 
 
 def run(kind: str, n: int, seconds: float, rng: np.random.Generator) -> list[Row]:
-    """Time all engines with one random matrix for `seconds`, at least; return the fastest k's."""
+    """Time all engines with one random matrix; return a row for each, with the fastest k."""
     A = rng.integers(LOWEST[kind], 2, (n, n), np.int8)
     W = np.ascontiguousarray(A.T)
-    default = permuted_k(2 - LOWEST[kind], n)
-    most = largest_k(2 - LOWEST[kind], "permuted")
-    choices = range(max(1, default - 2), min(most, default + 2) + 1)
-    index = [{"encoding": "permuted", "direction": "reduce", "k": k} for k in choices]
-    ranked, *permuted = compile_matrix(W, {}, *index)
-    truth = true_products(ranked, W, rng)
+    base, index = 2 - LOWEST[kind], {"encoding": "permuted", "direction": "reduce"}
+    ranked, default = bench.compile_matrix(W, {}, index)
+    around = range(max(1, default.k - 2), default.k + 3)
+    others = [{**index, "k": k} for k in around if k != default.k and base**k <= MAX_PATTERNS]
+    permuted = [default, *bench.compile_matrix(W, *others)]
+    reference = bench.reference_products(ranked, W, rng)
     del W
     contenders = [
-        _dense(kind, A, dtype, truth.x[source], truth.y[source])
+        _dense(kind, A, dtype, reference.x[source], reference.y[source])
         for dtype, source in (("float32", "float32"), ("int64", "int8"))
         if dtype == "float32" or n <= 1 << LARGEST_INTEGER
     ]
     del A
-    for matrix in (ranked, *permuted):
-        own = matrix.encoding == "ranked"
-        labels = kernels_in_use(matrix, 1) if own else by_algorithm(matrix, "rsr", "rsr++")
-        copies = cycle([compiled_operand(matrix)])
-        contenders += [
-            Contender(label, copies, n * n, *compiled_product(label, matrix, truth))
-            for label in labels
-        ]
+    labels = [(ranked, label) for label in bench.kernels_in_use(ranked, 1)]
+    labels += [(w, label) for w in permuted for label in bench.by_algorithm(w, "rsr", "rsr++")]
+    for matrix, label in labels:
+        product = bench.compiled_product(label, matrix, reference)
+        copies = cycle([bench.compiled_operand(matrix)])
+        contenders.append(bench.Contender(label, copies, n * n, *product))
     found: dict[str, Row] = {}
-    for row in measure(contenders, seconds, lambda _: None):
+    for row in bench.measure(contenders, seconds):
         engine = _engine(row)
         row |= {"engine": engine, "matrix": kind, "n": n}
         if engine not in found or row["seconds_best"] < found[engine]["seconds_best"]:
@@ -116,12 +101,12 @@ def run(kind: str, n: int, seconds: float, rng: np.random.Generator) -> list[Row
     ]
 
 
-def _dense(kind: str, A: Array, dtype: str, x: Array, expected: Expected) -> Contender:
+def _dense(kind: str, A: Array, dtype: str, x: Array, expected: bench.Expected) -> bench.Contender:
     dense, v = A.astype(dtype), x.astype(dtype)
     out = np.empty(len(A), dtype)
-    operand = Operand(dense, (dense.reshape(-1).view(np.uint8),))
-    label = Label(kind, dtype, 1, "numpy", shape=list(A.shape), encoding="dense")
-    return Contender(
+    operand = bench.Operand(dense, (dense.reshape(-1).view(np.uint8),))
+    label = bench.Label(kind, dtype, 1, "numpy", shape=list(A.shape), encoding="dense")
+    return bench.Contender(
         label, cycle([operand]), A.size, lambda a: np.matmul(v, a, out=out), expected.check
     )
 
@@ -130,12 +115,11 @@ def _engine(row: Row) -> str:
     if row["engine"] == "numpy":
         return f"NumPy {row['dtype']}"
     if row["encoding"] == "permuted":
-        return {"rsr": "RSR", "rsr++": "RSR++"}[row["algorithm"]]
+        return str(row["algorithm"]).upper()
     return f"ranked {row['dtype']}"
 
 
-def tables(rows: Sequence[Row]) -> Iterator[tuple[str, list[list[str]]]]:
-    """Yield (title, lines, the first of which are the names of the columns)."""
+def tables(rows: Sequence[Row]) -> Iterator[tuple[str, Lines]]:
     cases = list(dict.fromkeys((row["matrix"], row["n"]) for row in rows))
     by_case = {(row["matrix"], row["n"], row["engine"]): row for row in rows}
     lines = [["A", "n", *ENGINES]]
@@ -168,7 +152,7 @@ def _size(nbytes: float) -> str:
 
 
 def _digits(value: float) -> str:
-    """Return two significant digits, or all before the point."""
+    """Format with two significant digits, or all digits before the point."""
     return f"{value:,.{max(0, 1 - math.floor(math.log10(value)))}f}"
 
 
@@ -186,20 +170,6 @@ def _packed(kind: str) -> str:
 
 def _packed_bits(kind: str) -> int:
     return 1 - LOWEST[kind]
-
-
-def show(rows: Sequence[Row], markdown: bool) -> None:
-    for title, (names, *lines) in tables(rows):
-        if markdown:
-            body = [names, ["---"] * len(names), *lines]
-            print(f"**{title}**\n", *(f"| {' | '.join(line)} |" for line in body), "", sep="\n")
-            continue
-        table = Table(title=title, title_justify="left", box=None)
-        for i, name in enumerate(names):
-            table.add_column(name, justify="left" if i < 2 else "right")
-        for line in lines:
-            table.add_row(*(cell.replace(" (", "\n").rstrip(")") for cell in line))
-        Console().print(table, "")
 
 
 def plot(rows: Sequence[Row], folder: Path) -> None:
@@ -230,7 +200,7 @@ def _tick(seconds: float) -> str:
 
 
 def _draw(curves: Curves, title: str, ticks: dict[float, str], path: Path) -> None:
-    """Draw curves, a panel for each kind of matrix, labeled at their ends."""
+    """Draw a panel for each kind of matrix, with curves labeled at their ends."""
     from matplotlib.figure import Figure
 
     kinds = list(dict.fromkeys(kind for kind, _ in curves))
@@ -267,7 +237,7 @@ def _draw(curves: Curves, title: str, ticks: dict[float, str], path: Path) -> No
 
 
 def _apart(places: dict[str, float], gap: float) -> dict[str, float]:
-    """Move places apart until each is at least `gap` times the one below, as little as it takes."""
+    """Move places apart, little by little, until each is at least `gap` times the one below."""
     names = sorted(places, key=lambda name: places[name])
     moved = dict(places)
     for _ in range(100):
@@ -285,22 +255,14 @@ def _sizes(text: str) -> list[int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = measuring_parser(__doc__, 6.0, "matrix")
     parser.add_argument(
         "--sizes", type=_sizes, default="11-13", metavar="A-B", help="n = 2^A to 2^B (11-13)"
     )
-    parser.add_argument(
-        "--seconds",
-        type=float,
-        default=6.0,
-        help="for each matrix, at least (6); three turns at least",
-    )
-    parser.add_argument("--json", action="store_true", dest="as_json")
-    parser.add_argument("--markdown", action="store_true", help="print the tables to paste")
     parser.add_argument("--plot-dir", type=Path, metavar="DIR")
     options = parser.parse_args()
     if options.plot_dir is not None:
-        require_matplotlib()
+        bench.require_matplotlib()
     rsr.set_num_threads(1)
     rng = np.random.default_rng(0)
     rows = []
@@ -311,10 +273,7 @@ def main() -> None:
                 rows += run(kind, n, options.seconds, rng)
     if options.plot_dir is not None:
         plot(rows, options.plot_dir)
-    if options.as_json:
-        print(json.dumps({"machine": rsr.cpu_info(), "results": rows}, indent=2))
-    else:
-        show(rows, options.markdown)
+    report(options, rows, tables(rows), left=2)
 
 
 if __name__ == "__main__":

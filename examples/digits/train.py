@@ -1,12 +1,12 @@
 """Train a ternary multilayer perceptron on 8x8 handwritten digits and export it.
 
 The network is 64 -> 512 -> 512 -> 10, without biases, with a ReLU between layers. It is trained
-in the BitNet b1.58 way: every forward pass rounds the weights to {-1, 0, +1} times one scale per
-matrix, and the inputs of every layer to int8 with one scale per image. Gradients pass straight
-through both roundings.
+like BitNet b1.58: every forward pass rounds the weights to {-1, 0, +1} times one scale per matrix,
+and the inputs of every layer to int8 with one scale per image. Gradients pass straight through both
+roundings.
 
 The held-out accuracy is computed from the two exported files alone, in NumPy with exact integer
-accumulation (`predict`), so it does not depend on the training code being right.
+accumulation (`predict`), so an error in the training code cannot inflate it.
 
 Usage:
     pip install torch scikit-learn safetensors
@@ -47,7 +47,7 @@ BATCH_SIZE: Final = 64
 LEARNING_RATE: Final = 5e-3
 LABEL_SMOOTHING: Final = 0.05
 
-# One-pixel shifts (rows, columns) used as augmentation; "no shift" is as likely as all the others.
+# Augmentation: one-pixel shifts (rows, columns). No shift is as likely as all others together.
 SHIFTS: Final = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
 SHIFT_PROBABILITIES: Final = (0.5, 0.125, 0.125, 0.125, 0.125)
 
@@ -74,7 +74,7 @@ class Split(NamedTuple):
 
 
 def load_split() -> Split:
-    """Load the digits and hold out the same `HELD_OUT_PER_CLASS` images of each class every time.
+    """Load the digits and hold out `HELD_OUT_PER_CLASS` images of each class, always the same.
 
     Both parts keep the order of the original data set.
     """
@@ -106,7 +106,7 @@ def shifted_copies(images: Tensor) -> Tensor:
 # --------------------------------------------------------------------------------------
 
 
-def ternarise(weight: Tensor) -> tuple[Tensor, Tensor]:
+def ternarize(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return the ternary values of `weight` (-1, 0, +1 as floats) and the inverse scale.
 
     The inverse scale is 1 / mean|W|, so `values / inverse_scale` approximates `weight`.
@@ -116,8 +116,8 @@ def ternarise(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fake_quantize_weight(weight: Tensor) -> Tensor:
-    """Ternarise in the forward pass; behave as the identity in the backward pass."""
-    values, inverse_scale = ternarise(weight.detach())
+    """Ternarize in the forward pass; be the identity in the backward pass."""
+    values, inverse_scale = ternarize(weight.detach())
     return weight + (values / inverse_scale - weight).detach()
 
 
@@ -128,7 +128,7 @@ def fake_quantize_activation(x: Tensor) -> Tensor:
     return x + (quantized - x).detach()
 
 
-# The ignored error only appears where torch is not installed: a class then has an untyped base.
+# Without torch installed, the base class has no type: only then the error appears that is ignored.
 class TernaryLinear(nn.Linear):  # type: ignore[misc, unused-ignore]
     """A linear layer without bias, with ternary weights and int8 inputs in the forward pass."""
 
@@ -157,7 +157,7 @@ class TernaryMlp(nn.Module):  # type: ignore[misc, unused-ignore]
 
 
 def train(images: ByteArray, labels: ByteArray) -> TernaryMlp:
-    """Train on `images` and `labels`; the result depends on nothing else but the constants."""
+    """Train on `images` and `labels`; the result depends only on them and the constants."""
     torch.manual_seed(SEED)
     model = TernaryMlp(WIDTHS)
     inputs = shifted_copies(torch.from_numpy(images.astype(np.float32) / PIXEL_MAX))
@@ -197,18 +197,17 @@ def export_weights(model: TernaryMlp) -> dict[str, Tensor]:
     tensors = {}
     for name, parameter in model.named_parameters():
         weight = parameter.detach()
-        values, _ = ternarise(weight)
+        values, _ = ternarize(weight)
         scale = weight.abs().mean().to(torch.bfloat16)
-        # Going through an integer type turns the negative zeros of `round` into positive ones.
+        # The cast to an integer type removes the negative zeros that `round` leaves.
         tensors[name] = (values.to(torch.int8).to(torch.bfloat16) * scale).contiguous()
     return tensors
 
 
 def safetensors_bytes(tensors: dict[str, Tensor]) -> bytes:
-    """Serialize bfloat16 tensors.
+    """Serialize bfloat16 tensors, with equal bytes for equal tensors.
 
-    The safetensors package does not fix the order of the metadata; here, equal tensors always give
-    equal bytes.
+    The safetensors package does not fix the order of the metadata.
     """
     header: dict[str, object] = {"__metadata__": {"format": "pt", "description": DESCRIPTION}}
     data = b""
@@ -261,7 +260,7 @@ def read_layers(path: Path) -> list[TernaryLayer]:
 
 
 def predict(layers: Sequence[TernaryLayer], images: ByteArray) -> NDArray[np.intp]:
-    """Classify `images` [N, 8, 8]; this is the reference for the inference arithmetic."""
+    """Classify `images` [N, 8, 8]; the reference for the inference arithmetic."""
     x: FloatArray = images.reshape(len(images), -1).astype(np.float32) / np.float32(PIXEL_MAX)
     for index, (values, scale) in enumerate(layers):
         if index:
@@ -292,7 +291,7 @@ def check_files(folder: Path) -> float:
 
 
 def main() -> None:
-    """Parse the command line, train unless told not to, and check the files."""
+    """Train, unless only a check is asked for, and check the files."""
     parser = argparse.ArgumentParser(description="Train the ternary digits example.")
     parser.add_argument(
         "--out",

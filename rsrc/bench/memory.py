@@ -1,4 +1,4 @@
-"""How much memory the copies of a matrix take, and where they lie."""
+"""How much memory the copies of a matrix take, and in which pages they lie."""
 
 from __future__ import annotations
 
@@ -10,64 +10,64 @@ import numpy.typing as npt
 
 from rsr_formats.pages import anonymous_memory
 
-_ROTATION = 1_200_000_000  # bytes the copies of a compiled matrix should take
-_RIVAL_ROTATION = 512_000_000  # bytes the copies of a rival's matrix should take
-_CACHES = 4  # a rotation holds at least this many last-level caches
-_MOST_COPIES = 8192
+_ROTATION = 1_200_000_000  # bytes of all copies of a ranked matrix
+_OTHER_ROTATION = 512_000_000  # bytes of all copies of a permuted or dense matrix
+_MIN_CACHES = 4  # a rotation is at least this many times the last-level cache
+_MAX_COPIES = 8192
 
 
 @dataclass(frozen=True)
 class Memory:
-    """How many bytes of copies the level "memory" takes. Sizes in bytes."""
+    """How many bytes the copies of the level "memory" take, in all."""
 
     last_level_cache: int | None
     available: int
-    compiled: int  # of the copies of a ranked matrix
-    rival: int  # of the copies of any other
-    fewest: int  # below this there is no such level
+    ranked: int  # copies of a ranked matrix
+    other: int  # copies of a permuted or dense matrix
+    minimum: int  # with less, the caches would serve the products
 
     def copies(self, nbytes: int, wanted: int) -> int:
-        """Return how many copies of `nbytes` make up the bytes wanted, 0 for no such level.
+        """Return how many copies of `nbytes` make up the bytes wanted; 0 if no number will do.
 
-        What is larger than that needs no copy: it is larger than the caches by itself.
+        A matrix that exceeds the bytes wanted needs no second copy: no cache holds it.
         """
-        count = min(-(-wanted // nbytes), _MOST_COPIES)
-        return count if count * nbytes >= self.fewest else 0
+        count = min(-(-wanted // nbytes), _MAX_COPIES)
+        return count if count * nbytes >= self.minimum else 0
 
 
-def plan_memory(compiled: int, rivals: int) -> Memory:
-    """Decide how much memory copies may take: at most a quarter of what is available, in all.
+def plan_memory(ranked: int, others: int) -> Memory:
+    """Decide how much memory copies take: at most a quarter of what is available, in all.
 
     Args:
-        compiled: how many rotations of ranked matrices there are at the same time.
-        rivals: how many of other matrices.
+        ranked: number of rotations of ranked matrices that exist at the same time.
+        others: number of rotations of permuted and dense matrices.
     """
     cache, available = _last_level_cache(), _available()
-    fewest = _CACHES * (cache or 32 << 20)
-    own, rival = max(_ROTATION, fewest), max(_RIVAL_ROTATION, fewest)
-    shrink = min(1.0, available / 4 / (compiled * own + rivals * rival))
-    return Memory(cache, available, int(own * shrink), int(rival * shrink), fewest)
+    minimum = _MIN_CACHES * (cache or 32 << 20)
+    own, other = max(_ROTATION, minimum), max(_OTHER_ROTATION, minimum)
+    shrink = min(1.0, available / 4 / (ranked * own + others * other))
+    return Memory(cache, available, int(own * shrink), int(other * shrink), minimum)
 
 
 def pages(nbytes: int, huge: bool) -> npt.NDArray[np.uint8]:
-    """Return anonymous memory in pages of 4 KiB, as a mapped file has them, or in huge pages.
+    """Return anonymous memory in pages of 4 KiB, like those of a mapped file, or in huge pages.
 
-    NumPy's own arrays would not do: it asks for huge pages where they are large.
+    NumPy cannot allocate it: NumPy asks for huge pages for every large array.
     """
     return np.frombuffer(anonymous_memory(max(1, nbytes), huge=huge), np.uint8)
 
 
 def has_huge_pages() -> bool:
-    """Say whether memory that asks for huge pages may get some."""
+    """Return whether the system gives huge pages to memory that asks for them."""
     try:
         enabled = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
-    except OSError:  # another system
+    except OSError:  # not Linux
         return False
     return "[never]" not in enabled
 
 
 def _last_level_cache() -> int | None:
-    """Return the size of the largest cache that processor 0 uses, None if it is not known."""
+    """Return the size of the largest cache of processor 0; None if unknown."""
     sizes = []
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = path.read_text().strip()
@@ -77,7 +77,7 @@ def _last_level_cache() -> int | None:
 
 
 def _available() -> int:
-    """Return the bytes that can be allocated without swapping; a cautious guess if unknown."""
+    """Return the bytes that can be allocated without swapping, 4 GiB if unknown."""
     found = [4 << 30]
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
@@ -87,6 +87,6 @@ def _available() -> int:
         limit = (group / "memory.max").read_text().strip()
         if limit != "max":
             found.append(int(limit) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):  # another system, or no control group
+    except (OSError, ValueError):  # not Linux, or not in a control group
         pass
     return max(0, min(found))

@@ -4,6 +4,6 @@ from . import digits, language
 
 
 def run() -> None:
-    """Compile and run both, and show what they do."""
+    """Compile both examples, run them and show what they do."""
     digits.run()
     language.run()

@@ -8,31 +8,30 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import safetensors
 from rich.console import Console
 from rich.table import Table
 
-import rsr_runtime
-from rsr_runtime.matrix import Matrix
-from rsr_runtime.reference import quantize_int8
+import rsr_runtime as rsr
+import rsrc
+from rsr_formats.bf16 import widen_bf16
 
-from ..common.console import console, size
-from ..common.errors import SourceError
+from ..common.console import announced, console, size
+from ..common.errors import MismatchError
 from ..common.scratch import scratch_folder
-from ..compiler.pipeline import compile
-from ..layouts.floats import to_float32
-from ..source.checkpoint import open_checkpoint
 from .examples import example_folder
 
 FloatArray = npt.NDArray[np.float32]
+Answers = npt.NDArray[np.intp]
 Layer = Callable[[FloatArray], FloatArray]
 
 _SHADES = " ░▒▓█"
-_SHOWN = 8  # digits drawn, where the terminal is wide enough
-_WIDTH = 16  # columns a digit takes: two per pixel
+_SHOWN = 8  # digits drawn, if the terminal is wide enough
+_WIDTH = 16  # columns of a digit: two per pixel
 
 
 def run() -> None:
-    """Compile the example twice, classify all test images three ways, and show the comparison."""
+    """Compile the network twice, classify all test images three ways, and compare the answers."""
     out = console()
     folder = example_folder("digits")
     source = folder / "model.safetensors"
@@ -41,21 +40,22 @@ def run() -> None:
     x = (images.reshape(len(images), -1) / 16).astype(np.float32)
     with scratch_folder() as scratch:
         ranked, permuted = scratch / "digits.rsr", scratch / "digits-permuted.rsr"
-        report = compile(source, ranked)
-        other = compile(source, permuted, encoding="permuted")
-        with rsr_runtime.load(ranked, verify=True) as model, rsr_runtime.load(permuted) as paper:
+        with announced("compiling the network that reads digits"):
+            reports = {
+                ".rsr, ranked": rsrc.compile(source, ranked),
+                ".rsr, permuted": rsrc.compile(source, permuted, encoding="permuted"),
+            }
+        with rsr.load(ranked, verify=True) as model, rsr.load(permuted) as paper:
             networks = {
                 "dense checkpoint": _dense_layers(source),
                 ".rsr, ranked": _rsr_layers(model),
                 ".rsr, permuted": _rsr_layers(paper),
             }
-            predictions = {name: classify(layers, x) for name, layers in networks.items()}
-            times = {name: _seconds_per_image(layers, x) for name, layers in networks.items()}
-    sizes = {
-        "dense checkpoint": sum(t.source_bytes for t in report.tensors),
-        ".rsr, ranked": sum(t.bytes for t in report.tensors),
-        ".rsr, permuted": sum(t.bytes for t in other.tensors),
-    }
+            with announced(f"classifying {len(images)} images with three networks"):
+                predictions = {name: classify(layers, x) for name, layers in networks.items()}
+                times = {name: _seconds_per_image(layers, x) for name, layers in networks.items()}
+    sizes = {name: sum(t.bytes for t in report.tensors) for name, report in reports.items()}
+    sizes["dense checkpoint"] = sum(t.source_bytes for t in reports[".rsr, ranked"].tensors)
     first = predictions["dense checkpoint"]
     table = Table("weights", title="handwritten digits, a ternary network 64-512-512-10")
     for column in ("size", "accuracy", "same answers", "time per image"):
@@ -72,38 +72,39 @@ def run() -> None:
     out.print(table)
     wrong = [name for name, found in predictions.items() if (found != first).any()]
     if wrong:
-        raise SourceError(f"answers differ from the dense checkpoint's: {', '.join(wrong)}")
+        raise MismatchError(f"answers differ from the dense checkpoint's: {', '.join(wrong)}")
 
 
-def classify(layers: Sequence[Layer], x: FloatArray) -> npt.NDArray[np.intp]:
-    """Return the answers for images x (n, 64), rectifying between layers."""
+def classify(layers: Sequence[Layer], x: FloatArray) -> Answers:
+    """Return the digits that a network reads in images x (n, 64), with ReLU between layers."""
     for layer in layers[:-1]:
         x = np.maximum(layer(x), 0)
     return np.asarray(layers[-1](x).argmax(axis=1))
 
 
-def _rsr_layers(model: rsr_runtime.Model) -> list[Layer]:
-    matrices = [w for w in model.values() if isinstance(w, Matrix)]
+def _rsr_layers(model: rsr.Model) -> list[Layer]:
+    matrices = [w for w in model.values() if isinstance(w, rsr.Matrix)]
     return [lambda x, w=w: w.linear(x, activations="int8") for w in matrices]  # type: ignore[misc]
 
 
 def _dense_layers(source: Path) -> list[Layer]:
-    """The checkpoint's own float weights, with the same int8 activations."""
+    """Return the layers of the checkpoint's own BF16 weights, with the same int8 activations."""
 
     def linear(x: FloatArray, W: FloatArray) -> FloatArray:
-        q, s = quantize_int8(x)
+        q, s = rsr.kernels.quantize_int8(x)
         y: FloatArray = np.divide(q.astype(np.float32) @ W.T, s, dtype=np.float32)
         return y
 
+    tensors = dict(safetensors.deserialize(source.read_bytes()))  # type: ignore[no-untyped-call]
     weights = [
-        to_float32(t.read(), t.dtype).reshape(t.shape)
-        for t in open_checkpoint(source).tensors.values()
+        widen_bf16(np.frombuffer(tensors[name]["data"], "<u2")).reshape(tensors[name]["shape"])
+        for name in sorted(tensors)
     ]
     return [lambda x, W=W: linear(x, W) for W in weights]  # type: ignore[misc]
 
 
 def _seconds_per_image(layers: Sequence[Layer], x: FloatArray) -> float:
-    """Classify one image after the other, as they would arrive; best of three rounds."""
+    """Classify images one by one, as they would arrive; return the best of three rounds."""
     best = float("inf")
     for _ in range(3):
         start = time.perf_counter()
@@ -117,9 +118,9 @@ def _draw(
     out: Console,
     images: npt.NDArray[np.uint8],
     labels: npt.NDArray[np.uint8],
-    predictions: npt.NDArray[np.intp],
+    predictions: Answers,
 ) -> None:
-    """Draw one image of several digits, with the prediction below, and any that went wrong."""
+    """Draw images of several digits and of wrong answers, with the answers below."""
     count = max(1, min(_SHOWN, (out.width + 1) // (_WIDTH + 1)))
     wrong = np.flatnonzero(predictions != labels)[: count // 4]
     right = [int(np.flatnonzero((labels == d) & (predictions == d))[0]) for d in range(10)]

@@ -8,10 +8,10 @@ from ..common.errors import SourceError
 
 
 def example_folder(name: str) -> Path:
-    """Return the folder of an example: in the repository, or in the installed package.
+    """Return the folder of an example, in the repository or in the installed package.
 
     Raises:
-        SourceError: it is in neither.
+        SourceError: neither has it.
     """
     package = Path(__file__).parents[1]
     for folder in (package.parent / "examples" / name, package / "examples" / name):

@@ -8,12 +8,11 @@ import sys
 import click
 from rich.console import Console
 
+import rsrc
 from rsr_runtime import llm
 
-from ..common.console import console, size
+from ..common.console import announced, console, size
 from ..common.scratch import scratch_folder
-from ..compiler.pipeline import compile
-from ..compiler.report import Report
 from .examples import example_folder
 
 PROMPT = "My father is dead"
@@ -22,11 +21,12 @@ TOKENS = 100
 
 
 def run() -> None:
-    """Compile the model, let it go on from a prompt, and say how large and how fast it is."""
+    """Compile the model, let it continue a prompt, and show its size and speed."""
     out = console()
     with scratch_folder() as scratch:
         path = scratch / "tiny-lm.rsr"
-        report = compile(example_folder("tiny-lm"), path)
+        with announced("compiling the language model"):
+            report = rsrc.compile(example_folder("tiny-lm"), path)
         try:
             with llm.load(path) as model:
                 _write(out, report, model)
@@ -34,7 +34,7 @@ def run() -> None:
             out.print(f"\nThe second example, a language model, is left out: {error}")
 
 
-def _write(out: Console, report: Report, model: llm.LanguageModel) -> None:
+def _write(out: Console, report: rsrc.Report, model: llm.LanguageModel) -> None:
     sampling = dataclasses.replace(model.sampling, seed=SEED)
     stream = model.stream(PROMPT, max_tokens=TOKENS, sampling=sampling)
     indexed = [t for t in report.tensors if t.kind == "ternary"]
@@ -50,6 +50,6 @@ def _write(out: Console, report: Report, model: llm.LanguageModel) -> None:
         sys.stdout.flush()
     result = stream.result
     out.print(
-        f"\n\n{len(result.tokens)} tokens, {result.tokens_per_second:.0f} a second",
+        f"\n\n{len(result.tokens)} tokens, {result.tokens_per_second:.0f} tokens/s",
         highlight=False,
     )

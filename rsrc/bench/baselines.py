@@ -1,4 +1,4 @@
-"""The dense rivals: NumPy, and PyTorch where it is installed."""
+"""The dense baselines: NumPy, and PyTorch if it is installed."""
 
 from __future__ import annotations
 
@@ -13,70 +13,71 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .products import Expected, Product, Truth
-from .turns import Operand
+from .compiled import Product
+from .expected import Expected, Reference
+from .timing import Operand
 
 Array = npt.NDArray[Any]
 
+_TORCH_INT8 = "_int_mm"  # PyTorch has no public product of int8 matrices
 _THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 @dataclass(frozen=True)
-class Rival:
-    """A dense engine: how it wants the weights and what it does with them."""
+class Baseline:
+    """A dense engine: the form in which it takes the weights, and its product."""
 
     engine: str
     dtype: str
     threads: int
-    operand: Callable[[Array], Operand]  # a copy of float32 (m, n), or of int8 for dtype int8
-    product: Callable[[Truth], Product]
+    operand: Callable[[Array], Operand]  # copies float32 (m, n), or int8 (m, n) for dtype int8
+    product: Callable[[Reference], Product]
 
 
 @contextmanager
-def rivals_on_one_thread() -> Iterator[list[Rival]]:
-    """Yield the dense engines there are, limited to one thread as far as that is possible.
+def single_threaded_baselines() -> Iterator[list[Baseline]]:
+    """Yield the installed dense engines, limited to one thread where possible.
 
-    NumPy reads its environment variables when it is imported, which is too late here: only
-    threadpoolctl, where it is installed, can limit it.
+    NumPy's BLAS reads its environment variables when NumPy is imported, which has already
+    happened; only threadpoolctl, if installed, can limit it now.
     """
     torch, threadpoolctl = _optional("torch"), _optional("threadpoolctl")
     with ExitStack() as stack:
         if threadpoolctl is not None:
             stack.enter_context(threadpoolctl.threadpool_limits(1, "blas"))
-        rivals = [_numpy_rival(_environment_threads() if threadpoolctl is None else 1)]
+        baselines = [_numpy(_environment_threads() if threadpoolctl is None else 1)]
         if torch is not None:
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(1)
-            rivals += [_torch_rival(torch, dtype) for dtype in ("float32", "bfloat16", "int8")]
-        yield rivals
+            baselines += [_torch(torch, dtype) for dtype in ("float32", "bfloat16", "int8")]
+        yield baselines
 
 
-def _numpy_rival(threads: int) -> Rival:
+def _numpy(threads: int) -> Baseline:
     def operand(W: Array) -> Operand:
         copy = W.copy()
         return Operand(copy, (copy.reshape(-1).view(np.uint8),))
 
-    def product(truth: Truth) -> Product:
-        x, expected = truth.x["float32"], truth.y["float32"]
+    def product(reference: Reference) -> Product:
+        x, expected = reference.x["float32"], reference.y["float32"]
         out = np.empty(len(expected.y), np.float32)
         return lambda W: np.matmul(W, x, out=out), expected.check
 
-    return Rival("numpy", "float32", threads, operand, product)
+    return Baseline("numpy", "float32", threads, operand, product)
 
 
-def _torch_rival(torch: Any, dtype: str) -> Rival:
+def _torch(torch: Any, dtype: str) -> Baseline:
     kind, source = getattr(torch, dtype), "int8" if dtype == "int8" else "float32"
 
     def operand(W: Array) -> Operand:
         copy = torch.from_numpy(W).to(kind, copy=True)
         return Operand(copy, (copy.view(torch.uint8).numpy().reshape(-1),))
 
-    def product(truth: Truth) -> Product:
-        x, expected = torch.from_numpy(truth.x[source]).to(kind), truth.y[source]
+    def product(reference: Reference) -> Product:
+        x, expected = torch.from_numpy(reference.x[source]).to(kind), reference.y[source]
         if dtype == "bfloat16":
-            # Input and output are rounded to 8 bits: wide enough for that, narrow enough for
-            # mistakes.
-            width = np.abs(expected.y) + np.abs(truth.x[source]).sum()
+            # Input and output are rounded to 8 bits: the bound allows for that, not for mistakes.
+            width = np.abs(expected.y) + np.abs(reference.x[source]).sum()
             expected = Expected(expected.y, 2.0**-8 * width)
 
         def check(y: Any) -> str | None:
@@ -84,10 +85,10 @@ def _torch_rival(torch: Any, dtype: str) -> Rival:
 
         if dtype == "int8":
             row = x[None]
-            return lambda W: torch._int_mm(row, W.t()), check
+            return lambda W: getattr(torch, _TORCH_INT8)(row, W.t()), check
         return lambda W: torch.mv(W, x), check
 
-    return Rival("torch", dtype, 1, operand, product)
+    return Baseline("torch", dtype, 1, operand, product)
 
 
 def _environment_threads() -> int:

@@ -1,4 +1,4 @@
-"""Contenders, and how they take turns."""
+"""Interleaved timing: contenders take short turns, each next to a plain read of its bytes."""
 
 from __future__ import annotations
 
@@ -7,31 +7,29 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 import rsr_runtime as rsr
 from rsr_formats.errors import RsrError
-from rsr_runtime import _native
 
 Bytes = npt.NDArray[np.uint8]
-Turn = tuple[float, float]  # seconds per product, and per plain read of the same bytes
 
 _TURN = 0.008  # seconds of products in one turn
-_FEWEST_ROUNDS = 3  # whatever the time box says
-_MOST_PRODUCTS = 8192  # in one turn
-_SETTLE = 0.03  # seconds that idle threads of a BLAS library may go on spinning
+_MIN_ROUNDS = 3  # however short the time
+_MAX_PRODUCTS = 8192  # in one turn
+_SETTLE = 0.03  # seconds that idle threads of a BLAS library may keep spinning
 
 
 class WrongResultError(RsrError):
-    """A product that was being timed gave a wrong result."""
+    """A timed product or forward pass gave a wrong result."""
 
 
 @dataclass(frozen=True)
 class Operand:
-    """One copy of the weights in the form some engine wants, and the bytes it consists of."""
+    """One copy of the weights, in the form an engine takes, and the bytes a product reads."""
 
     weights: Any
     parts: tuple[Bytes, ...]
@@ -44,7 +42,7 @@ class Operand:
 
 @dataclass(frozen=True)
 class Label:
-    """The keys of a row that say what it is, None where there is nothing to say."""
+    """The keys that identify a row of the result; None where a key does not apply."""
 
     matrix: str
     dtype: str
@@ -65,9 +63,8 @@ class Label:
 class Contender:
     """One row of the result: an engine with its settings, and copies of the weights.
 
-    `copies` goes round for ever: next is the copy that was not used for the longest time.
-    `multiply` takes an operand's weights; `check` takes what it returned, and returns what is
-    wrong with it, in words, or None.
+    `copies` cycles forever, least recently used copy first. `multiply` takes an operand's weights.
+    `check` takes a product and returns None, or a description of what is wrong with it.
     """
 
     label: Label
@@ -77,20 +74,38 @@ class Contender:
     check: Callable[[Any], str | None]
 
 
-def measure(
-    contenders: Sequence[Contender], seconds: float, report: Callable[[float], None]
-) -> list[dict[str, Any]]:
-    """Give all contenders turns, round after round, for `seconds`; return their rows.
+class Turn(NamedTuple):
+    """Seconds of one product, and of one plain read of the same bytes."""
 
-    `report` is called with the fraction of the time that has passed.
+    product: float
+    plain_read: float
+
+
+def measure(
+    contenders: Sequence[Contender],
+    seconds: float,
+    report: Callable[[float], None] = lambda fraction: None,
+) -> list[dict[str, Any]]:
+    """Time all contenders in turns, round after round.
+
+    Args:
+        contenders: what to time; the order changes from round to round.
+        seconds: how long to measure, at least.
+        report: called with the fraction of the time that has passed.
+
+    Returns:
+        One row for each contender, with the keys that benchmarks/README.md documents.
+
+    Raises:
+        WrongResultError: a product was wrong.
     """
     turns: list[list[Turn]] = [[] for _ in contenders]
     isa, threads = rsr.cpu_info()["isa"], rsr.get_num_threads()
-    others = max(c.label.threads for c in contenders) - 1
+    workers = max(c.label.threads for c in contenders) - 1
     start, rounds, passed = time.perf_counter(), 0, 0.0
     try:
-        with ThreadPoolExecutor(max(1, others)) as pool:
-            while rounds < _FEWEST_ROUNDS or passed < seconds:
+        with ThreadPoolExecutor(max(1, workers)) as pool:
+            while rounds < _MIN_ROUNDS or passed < seconds:
                 for i in range(len(contenders)):
                     j = (i + rounds) % len(contenders)
                     turns[j].append(_turn(contenders[j], turns[j], pool))
@@ -104,27 +119,30 @@ def measure(
 
 
 def _turn(c: Contender, before: Sequence[Turn], pool: ThreadPoolExecutor) -> Turn:
-    """Time products for a few milliseconds and plain reads of as many copies, in either order."""
+    """Time products for a few milliseconds, and plain reads of as many copies.
+
+    Reads come after the products in one turn and before them in the next.
+    """
     if len(before) % 2 == 0:
         product, count = _time_products(c)
-        return product, _time_plain_reads(c, count, pool)
-    plain = _time_plain_reads(c, max(1, round(_TURN / before[-1][0])), pool)
-    return _time_products(c)[0], plain
+        return Turn(product, _time_plain_reads(c, count, pool))
+    plain_read = _time_plain_reads(c, max(1, round(_TURN / before[-1].product)), pool)
+    return Turn(_time_products(c)[0], plain_read)
 
 
 def _time_products(c: Contender) -> tuple[float, int]:
-    """Return seconds per product, and how many there were; only `multiply` is timed.
+    """Return the seconds of a product, and how many products the turn had.
 
-    The median of a turn: a product that lost the processor to another process does not count.
+    Only `multiply` is timed. The median discards products that were preempted.
     """
     if c.label.isa is not None:
         rsr.use_isa(c.label.isa)
     rsr.set_num_threads(c.label.threads)
-    if c.label.level == "cache":  # the caches should hold what they can of the operand
+    if c.label.level == "cache":  # warm up: the operand should be in the caches if it fits
         _check(c, c.multiply(next(c.copies).weights))
     times: list[float] = []
     end = time.perf_counter() + _TURN
-    while not times or (time.perf_counter() < end and len(times) < _MOST_PRODUCTS):
+    while not times or (time.perf_counter() < end and len(times) < _MAX_PRODUCTS):
         weights = next(c.copies).weights
         start = time.perf_counter()
         y = c.multiply(weights)
@@ -138,63 +156,62 @@ def _time_products(c: Contender) -> tuple[float, int]:
 def _check(c: Contender, y: Any) -> None:
     wrong = c.check(y)
     if wrong is not None:
-        what = ", ".join(f"{k} {v}" for k, v in vars(c.label).items() if v is not None)
-        raise WrongResultError(f"a product that was timed is wrong: {wrong} ({what})")
+        label = ", ".join(f"{k} {v}" for k, v in vars(c.label).items() if v is not None)
+        raise WrongResultError(f"a timed product is wrong: {wrong} ({label})")
 
 
 def _time_plain_reads(c: Contender, count: int, pool: ThreadPoolExecutor) -> float:
-    """Return seconds per plain read of one operand, by as many threads as the product has.
+    """Return the seconds of a plain read of one operand, on as many threads as the product uses.
 
-    It is always read with the best instruction set: the limit is the machine's.
+    Reads always use the best instruction set, because they stand for the limit of the machine.
     """
     rsr.use_isa(rsr.cpu_info()["supported_isas"][0])
     operands = [next(c.copies) for _ in range(count)]
     if c.label.level == "cache":
-        _plain_read(operands[0].parts)
+        _read(operands[0].parts)
     threads = c.label.threads
-    if threads > 1:  # in one go, as handing out the work takes time
-        parts = shares(operands, threads)
+    if threads > 1:  # all copies in one go: starting the threads takes time
+        parts = shares([p for operand in operands for p in operand.parts], threads)
         start = time.perf_counter()
-        read_plainly(parts, pool)
+        plain_read(parts, pool)
         return (time.perf_counter() - start) / count
     times = []
     for operand in operands:
         start = time.perf_counter()
-        _plain_read(operand.parts)
+        _read(operand.parts)
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 
 
-def shares(operands: Sequence[Operand], threads: int) -> list[list[Bytes]]:
-    """Return what each thread reads of `operands`: an equal share of every array."""
-    parts = [p for operand in operands for p in operand.parts]
+def shares(parts: Sequence[Bytes], threads: int) -> list[list[Bytes]]:
+    """Divide the arrays among threads: each thread reads an equal share of every array."""
     return [
         [p[len(p) * i // threads : len(p) * (i + 1) // threads] for p in parts]
         for i in range(threads)
     ]
 
 
-def read_plainly(parts: Sequence[Sequence[Bytes]], pool: ThreadPoolExecutor) -> None:
-    """Read all bytes, each of `parts` in a thread of its own, the first one in this thread."""
-    others = [pool.submit(_plain_read, part) for part in parts[1:]]
-    _plain_read(parts[0])
+def plain_read(shares: Sequence[Sequence[Bytes]], pool: ThreadPoolExecutor) -> None:
+    """Read all bytes, each share in a thread of its own; the calling thread reads the first."""
+    others = [pool.submit(_read, share) for share in shares[1:]]
+    _read(shares[0])
     for other in others:
         other.result()
 
 
-def _plain_read(parts: Sequence[Bytes]) -> None:
+def _read(parts: Sequence[Bytes]) -> None:
     for part in parts:
-        _native.plain_read(part)
+        rsr.kernels.plain_read(part)
 
 
 def _row(c: Contender, turns: Sequence[Turn]) -> dict[str, Any]:
-    products, plain_reads = zip(*turns, strict=True)
-    median, plain = statistics.median(products), statistics.median(plain_reads)
+    median = statistics.median(turn.product for turn in turns)
+    plain = statistics.median(turn.plain_read for turn in turns)
     nbytes = next(c.copies).nbytes
     return {
         **vars(c.label),
         "rounds": len(turns),
-        "seconds_best": min(products),
+        "seconds_best": min(turn.product for turn in turns),
         "seconds_median": median,
         "weights": c.weights,
         "weights_per_ns": c.weights / median / 1e9,
@@ -203,5 +220,5 @@ def _row(c: Contender, turns: Sequence[Turn]) -> dict[str, Any]:
         "bits_per_weight": 8 * nbytes / c.weights,
         "gigabytes_per_second": nbytes / median / 1e9,
         "plain_read_gigabytes_per_second": nbytes / plain / 1e9,
-        "ratio_to_plain_read": statistics.median(plain / product for product, plain in turns),
+        "ratio_to_plain_read": statistics.median(t.plain_read / t.product for t in turns),
     }
