@@ -22,7 +22,7 @@ from ..compiler.plan import TARGETS
 from ..export import GGUF_TYPES
 from ..export import NAMES as FORM_NAMES
 from ..layouts import QUANTIZERS
-from ..layouts.cells import parse_per
+from ..layouts.scales import parse_per
 from ..source.checkpoint import is_source
 from ..workers.dask import check_address
 from . import llm as cli_llm

@@ -19,7 +19,7 @@ from ..cli.tables import console, size
 from ..common.errors import SourceError
 from ..common.scratch import scratch_folder
 from ..compiler.pipeline import compile
-from ..layouts.floats import to_float32
+from ..layouts.float_bits import to_float32
 from ..source.checkpoint import open_checkpoint
 from .examples import example_folder
 

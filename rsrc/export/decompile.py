@@ -258,7 +258,7 @@ def _meaning_difference(
 def _quantized_difference(
     file: RsrFile, checkpoint: Checkpoint, tensor: SourceTensor, t: IndexedTensor
 ) -> str | None:
-    again = BY_NAME[t.source.layout].again(checkpoint, tensor, t)
+    again = BY_NAME[t.source.layout].requantize(checkpoint, tensor, t)
     if not isinstance(again, TernaryTensor):
         return f"cannot be quantized: {again}"
     return _again_difference(file, again, t, "quantizes to")

@@ -21,7 +21,7 @@ from rsr_formats.records import FLOATS, DenseTensor, IndexedTensor, Tensor
 
 from ..common.errors import ExportError, MissingPackageError, SourceError
 from ..layouts.base import Restored
-from ..layouts.floats import from_float32, to_float32
+from ..layouts.float_bits import from_float32, to_float32
 from ..layouts.scales import ScaleGrid
 from ..source.gguf.architectures import ARCHITECTURES
 from ..source.gguf.config import gguf_metadata, rope_factors

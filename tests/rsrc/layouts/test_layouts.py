@@ -24,7 +24,7 @@ from rsrc.compiler.plan import TARGETS
 from rsrc.compiler.report import TensorReport
 from rsrc.export.decompile import compare, decompile
 from rsrc.inspection.file import inspect_block
-from rsrc.layouts import floats
+from rsrc.layouts import float_bits
 
 Array = npt.NDArray[Any]
 
@@ -472,7 +472,7 @@ class TestGroups:
         w = bench.kit.cast(self.grouped((300, 1000), 64, TERNARY), dtype)
         bench.one(w)
         whole = bench.rsr.read_bytes()
-        monkeypatch.setattr(floats, "PIECE", 5000)
+        monkeypatch.setattr(float_bits, "PIECE", 5000)
         monkeypatch.setattr(index, "_PANEL", 30_000)
         bench.one(w, threads=3)
         assert bench.rsr.read_bytes() == whole
@@ -558,7 +558,7 @@ class TestFloats:
             return Short(self) if buffering == 0 else original(self, mode, buffering, **options)
 
         monkeypatch.setattr(Path, "open", short)
-        monkeypatch.setattr(floats, "PIECE", 50)
+        monkeypatch.setattr(float_bits, "PIECE", 50)
         w = np.random.default_rng(3).choice(np.array([-0.0, 0.0, -2.0, 2.0]), (60, 9))
         assert bench.one(bench.kit.cast(w, dtype)).kind == "ternary"
         w[47, 3:5] = 1.0, 0.5

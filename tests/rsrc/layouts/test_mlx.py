@@ -20,7 +20,7 @@ from rsr_testing.checkpoints import Kit
 from rsrc.compiler import index
 from rsrc.compiler.report import TensorReport
 from rsrc.export.decompile import compare, decompile
-from rsrc.layouts import floats
+from rsrc.layouts import float_bits
 
 Array = npt.NDArray[Any]
 
@@ -185,7 +185,7 @@ class TestLiteral:
         bench.module(words, scales, -scales)
         whole = bench.rsr.read_bytes()
         monkeypatch.setattr(index, "_PANEL", 30_000)
-        monkeypatch.setattr(floats, "PIECE", 5000)
+        monkeypatch.setattr(float_bits, "PIECE", 5000)
         bench.module(words, scales, -scales, threads=3)
         assert bench.rsr.read_bytes() == whole
 
@@ -222,7 +222,7 @@ class TestRefused:
     def test_code_3_beyond_the_first_panel(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(floats, "PIECE", 50)
+        monkeypatch.setattr(float_bits, "PIECE", 50)
         words = np.full((40, 4), 0x55555555, np.uint32)
         words[33, 2] |= 3 << 30
         scales = np.ones((40, 2), np.float32)

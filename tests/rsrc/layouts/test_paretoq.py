@@ -16,7 +16,7 @@ from rsr_formats import IndexedTensor, RsrFile
 from rsr_testing.checkpoints import Kit
 from rsrc.compiler.report import TensorReport
 from rsrc.export.decompile import compare, decompile
-from rsrc.layouts import paretoq
+from rsrc.layouts import float_bits
 
 Array = npt.NDArray[Any]
 
@@ -96,7 +96,7 @@ def test_equals_the_formula(model: Model, monkeypatch: pytest.MonkeyPatch) -> No
     near = third.view(np.uint32) + rng.integers(-3, 4, (200, 30)).astype(np.uint32)
     w = near.view(np.float32) * rng.choice(np.array([-1, 1], np.float32), near.shape)
     w = np.concatenate([w, rng.standard_normal((200, 40)).astype(np.float32)], axis=1)
-    monkeypatch.setattr(paretoq, "BLOCK", 999)
+    monkeypatch.setattr(float_bits, "BLOCK", 999)
     model.compile({NAME: w, CLIP: alpha}, TERNARY)
     a = np.where(alpha > np.float32(1e-5), alpha, np.float32(1e-5))
     levels = np.float32(1.5)

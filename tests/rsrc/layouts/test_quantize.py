@@ -24,8 +24,8 @@ from rsr_testing.checkpoints import Kit, Raw
 from rsrc.cli.main import main
 from rsrc.compiler.report import TensorReport
 from rsrc.export.decompile import compare, decompile
-from rsrc.layouts import cells, floats
-from rsrc.layouts import quantize as quantize
+from rsrc.layouts import float_bits, stats
+from rsrc.layouts.scales import Per
 from rsrc.source.checkpoint import open_checkpoint
 
 Array = npt.NDArray[Any]
@@ -220,9 +220,8 @@ class TestGranularity:
             _, matrix = quantized(kit, tmp_path, w, rule, per)
             whole, scale = (tmp_path / "x.rsr").read_bytes(), np.copy(matrix.scale)
             with monkeypatch.context() as patch:
-                patch.setattr(floats, "PIECE", 900)
-                patch.setattr(cells, "BLOCK", 250)
-                patch.setattr(quantize, "BLOCK", 250)
+                patch.setattr(float_bits, "PIECE", 900)
+                patch.setattr(float_bits, "BLOCK", 250)
                 _, matrix = quantized(kit, tmp_path, w, rule, per, threads=2)
             if rule == "absmedian" or per != "tensor":
                 assert (tmp_path / "x.rsr").read_bytes() == whole
@@ -238,15 +237,15 @@ class TestGranularity:
 
     @pytest.mark.parametrize("dtype", ["F32", "BF16"])
     @pytest.mark.parametrize("per", ["tensor", "row", 128])
-    def test_memory_is_bounded(self, kit: Kit, tmp_path: Path, dtype: str, per: cells.Per) -> None:
+    def test_memory_is_bounded(self, kit: Kit, tmp_path: Path, dtype: str, per: Per) -> None:
         w = np.zeros((2000, 4096), np.float32 if dtype == "F32" else np.uint16)
         w[:, ::3] = 0.25 if dtype == "F32" else 0x3E80
         raw = kit.literal(dtype, w.shape, w.tobytes())
         checkpoint = open_checkpoint(kit.save(tmp_path / "s.safetensors", {NAME: raw}))
         tracemalloc.start()
         try:
-            assert (cells.medians(checkpoint.tensors[NAME], per) == 0).all()
-            assert (cells.means(checkpoint.tensors[NAME], per) > 0).all()
+            assert (stats.medians(checkpoint.tensors[NAME], per) == 0).all()
+            assert (stats.means(checkpoint.tensors[NAME], per) > 0).all()
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

@@ -18,15 +18,15 @@ from rsr_testing.checkpoints import Kit
 from rsrc.compiler.recognize import recognize
 from rsrc.export.decompile import compare
 from rsrc.layouts import TernaryTensor
-from rsrc.layouts.scales import ScaleGrid, coarsest
+from rsrc.layouts.scales import ScaleGrid, coarsest_grid
 from rsrc.source.checkpoint import open_checkpoint
 
 Array = npt.NDArray[Any]
 
 
 def grid(values: Any, rows: int, columns: int, shape: tuple[int, int]) -> tuple[Any, ...]:
-    """Return values, rows and columns of the coarsest grid."""
-    found = coarsest(np.array(values, np.float32), rows, columns, shape)
+    """Return values, rows and columns of the coarsest_grid grid."""
+    found = coarsest_grid(np.array(values, np.float32), rows, columns, shape)
     assert found.values.dtype == np.float32
     return found.values.tolist(), found.rows, found.columns
 
@@ -77,7 +77,7 @@ class TestCoarsest:
 
     def test_nothing(self) -> None:
         for shape in ((0, 5), (5, 0), (0, 0)):
-            g = coarsest(np.zeros(shape, np.float32), 1, 1, shape)
+            g = coarsest_grid(np.zeros(shape, np.float32), 1, 1, shape)
             assert (g.values.tolist(), g.rows, g.columns) == ([[0]], max(1, shape[0]), None)
 
     def test_words(self) -> None:
