@@ -66,7 +66,7 @@ class Floats(Layout):
         finest = float_values(found.largest, tensor.dtype)
         scale = coarsest_grid(finest, 1, width, (rows, columns))
         if columns == 1 and scale.values.size > 1:
-            return f"{tensor.dtype}, not ternary: one column, in which every value is its own scale"
+            return f"{tensor.dtype}, not ternary: one column, where each value is its own scale"
         return TernaryTensor(
             tensor,
             self,
