@@ -51,7 +51,9 @@ class ScaleGrid:
             float32 that broadcasts to (rows, columns): an axis along which all share is 1 long.
         """
         values = self.values
-        if len(values) > 1:
+        if self.rows == 1:
+            values = values[rows]
+        elif len(values) > 1:
             values = values[np.arange(rows.start, rows.stop) // self.rows]
         if self.columns is None:
             return values

@@ -34,7 +34,7 @@ rsr::Alphabet alphabet(int base, int k, int pad, size_t max_patterns) {
   require(2 <= base && base <= 3 && 1 <= k && k <= 16 && 0 <= pad && pad < base,
           "base must be 2 or 3, k from 1 to 16, pad a digit");
   const rsr::Alphabet result{base, k, pad};
-  require(result.patterns() <= max_patterns, "base^k is too large");
+  require(result.patterns() <= max_patterns, "too many patterns");
   return result;
 }
 

@@ -249,8 +249,7 @@ class TestFloats:
         """With one scale per row, a column of any values would be ternary."""
         found = bench.one(bench.kit.cast(np.array([[1.0], [2.0], [0.0]]), dtype))
         assert (
-            found.reason
-            == f"{dtype}, not ternary: one column, in which every value is its own scale"
+            found.reason == f"{dtype}, not ternary: one column, where each value is its own scale"
         )
         assert bench.one(bench.kit.cast(np.array([[2.0], [-2.0], [0.0]]), dtype)).kind == "ternary"
         assert bench.one(bench.kit.cast(np.array([[3.0]]), dtype)).kind == "ternary"
