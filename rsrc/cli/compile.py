@@ -13,7 +13,7 @@ from rsr_formats.records import ENCODINGS
 from ..compiler.head import HEADS
 from ..compiler.plan import TARGETS
 from ..layouts import QUANTIZERS
-from ..layouts.cells import parse_per
+from ..layouts.scales import parse_per
 from ..workers.dask import check_address
 from .options import checked_by, force_option, json_option, rsr_output_option
 from .progress_bar import progress_bar

@@ -24,7 +24,7 @@ from rsr_formats.writer import BytesLike
 from ..common.errors import OptionError, SourceError
 from ..layouts import TernaryTensor
 from ..layouts.base import Bytes
-from ..layouts.floats import from_float32, row_panels, to_float32
+from ..layouts.float_bits import from_float32, row_panels, to_float32
 from ..source.checkpoint import Checkpoint, SourceTensor
 from .recognize import Advance, Recognized
 from .report import HeadReport

@@ -12,7 +12,7 @@ from rsr_formats.records import MAX_IN_FEATURES, MAX_OUT_FEATURES
 from ..common.errors import NothingToCompileError, OptionError, SourceError
 from ..layouts import LAYOUTS, QUANTIZERS, Layout, TernaryTensor
 from ..layouts.bitnet import advice_on_master
-from ..layouts.cells import parse_per
+from ..layouts.scales import parse_per
 from ..source.checkpoint import Checkpoint, CheckpointReference, SourceTensor
 from ..source.shapes import check_shape, is_linear
 from ..workers.pool import Workers

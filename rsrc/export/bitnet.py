@@ -21,7 +21,7 @@ from rsr_formats.text import quoted
 
 from ..common.errors import ExportError
 from ..layouts.base import Bytes
-from ..layouts.floats import from_float32, to_float32
+from ..layouts.float_bits import from_float32, to_float32
 from ..source.quantization import HEADS, Quantization
 from .floats import SMALLEST_FIRST, as_floats, holds
 from .tensors import (

@@ -13,9 +13,9 @@ from rsr_formats.decode import apply_scales
 from rsr_formats.records import FLOAT_DTYPES, DenseTensor, IndexedTensor
 
 from ..layouts.base import Bytes, Restored
-from ..layouts.floats import from_float32, to_float32
-from ..layouts.paretoq import says_paretoq
-from ..layouts.self_quantizing import config_says
+from ..layouts.float_bits import from_float32, to_float32
+from ..layouts.paretoq import is_ternary_paretoq
+from ..layouts.self_quantizing import config_evidence
 from .tensors import (
     Config,
     Export,
@@ -45,9 +45,9 @@ def export(file: RsrFile, config: Config | None) -> Export:
     new_config = without_quantization(file, config)
     found = config if new_config is None else new_config
     gone = []
-    if found is not None and config_says(found) is not None:
+    if found is not None and config_evidence(found) is not None:
         gone.append("weight_bits")  # 1bitLLM's: what quantization_config said is gone
-    if found is not None and says_paretoq(found):
+    if found is not None and is_ternary_paretoq(found):
         gone.append("w_bits")
     if found is not None and gone:
         new_config = {key: value for key, value in found.items() if key not in gone}

@@ -23,7 +23,7 @@ from rsr_formats.text import quoted
 
 from ..common.errors import ExportError, MissingPackageError, SourceError
 from ..layouts.base import Restored
-from ..layouts.floats import from_float32, to_float32
+from ..layouts.float_bits import from_float32, to_float32
 from ..layouts.scales import ScaleGrid
 from ..source.gguf.config import gguf_metadata, rope_factors
 from ..source.gguf.names import gguf_name, gguf_rows, permuted_heads

@@ -11,8 +11,8 @@ from rsr_formats.records import DenseTensor, IndexedTensor
 from rsr_formats.text import quoted
 
 from ..layouts import BY_NAME
-from ..layouts.paretoq import clip_names, says_paretoq
-from ..layouts.self_quantizing import config_says, why_online
+from ..layouts.paretoq import clip_names, is_ternary_paretoq
+from ..layouts.self_quantizing import config_evidence, self_quantizing_evidence
 from ..source.quantization import Quantization
 from .tensors import Config
 
@@ -39,18 +39,18 @@ def warning(file: RsrFile, config: Config | None, to: str, is_folder: bool) -> s
             continue
         if to == "source" and BY_NAME[t.source.layout].lossless:
             continue  # comes back as it was
-        if t.name.endswith(".weight") and why_online(
+        if t.name.endswith(".weight") and self_quantizing_evidence(
             config, quantization, dense, t.name, t.shape[1]
         ):
             online.append(t.name)
-        elif says_paretoq(config) and not names.isdisjoint(clip_names(t.name)):
+        elif is_ternary_paretoq(config) and not names.isdisjoint(clip_names(t.name)):
             paretoq.append(t.name)
     if not online and not paretoq:
         return None
     instead = ["keep the original checkpoint"]
     if not paretoq:  # which has a scale for each row
         instead.append("use --to bitnet")
-    if (paretoq or config_says(config)) and not (to == "float" and is_folder):
+    if (paretoq or config_evidence(config)) and not (to == "float" and is_folder):
         instead.append("use --to float into a directory, whose config.json then no longer says so")
     return (
         f"this model quantizes its weights itself, and would quantize those written here, {to}, "

@@ -99,4 +99,4 @@ def _companion(file: RsrFile, t: IndexedTensor, c: InlineTensor) -> Bytes:
     if not c.nbytes:  # so there is nothing to say of what may be very many rows
         return np.empty(0, np.uint8)
     scales = row_scales(t, file.index_arrays(t)["scale"])  # the digits have no say in it
-    return as_bytes(BY_NAME[t.source.layout].restore_companion(scales, c))
+    return as_bytes(BY_NAME[t.source.layout].restore_auxiliary(scales, c))

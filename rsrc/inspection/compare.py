@@ -95,7 +95,7 @@ def _difference(
     if t is None:
         return _bytes_difference(tensor, found)
     if is_quantized(t):
-        quantized = BY_NAME[t.source.layout].again(checkpoint, tensor, t)
+        quantized = BY_NAME[t.source.layout].requantize(checkpoint, tensor, t)
         if not isinstance(quantized, TernaryTensor):
             return f"cannot be quantized: {quantized}"
         return _index_difference(file, quantized, t, "quantizes to")

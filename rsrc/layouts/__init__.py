@@ -1,4 +1,7 @@
-"""One module per family of layouts: add a class, list it here, write its test."""
+"""The layouts in which checkpoints store ternary matrices, one module per family.
+
+To add one, write a subclass of `Layout`, list it here, and write its test.
+"""
 
 from .base import Layout, Restored, TernaryTensor
 from .bitnet import BitNet, Int8BitNet, UnpackedBitNet
@@ -8,13 +11,13 @@ from .int8 import Int8
 from .mlx import Mlx
 from .paretoq import ParetoQ
 from .quantize import QUANTIZERS, Quantizer
-from .self_quantizing import OnlineMaster
+from .self_quantizing import SelfQuantizing
 
-# In the order in which they are asked.
+# In the order in which they are asked; the first that recognizes a tensor decodes it.
 LAYOUTS: tuple[Layout, ...] = (
     Gguf(),
     BitNet(),
-    OnlineMaster(),  # before layouts of floats: a model quantizes what is ternary already, too
+    SelfQuantizing(),  # before the layouts of floats: its models quantize ternary floats, too
     ParetoQ(),
     UnpackedBitNet(),
     Int8BitNet(),
@@ -23,8 +26,8 @@ LAYOUTS: tuple[Layout, ...] = (
     Floats(),
 )
 
-# What a .rsr file's source records can name: GGUF's block types are floats there, restored by the
-# layout of that name.
+# The layouts that the source records of .rsr files name. GGUF's block types are named "float":
+# they are restored as floats.
 BY_NAME: dict[str, Layout] = {
     layout.name: layout for layout in (*LAYOUTS, *(rule() for rule in QUANTIZERS.values()))
 }

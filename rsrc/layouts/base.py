@@ -1,9 +1,9 @@
-"""The one intermediate form of the compiler, and what a layout of checkpoints must provide."""
+"""The compiler's intermediate form, `TernaryTensor`, and the interface of a layout."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,42 +12,40 @@ import numpy.typing as npt
 from rsr_formats.records import IndexedTensor, InlineTensor
 
 from ..source.checkpoint import Checkpoint, SourceTensor
-from .scales import ScaleGrid
+from .scales import ScaleGrid, Scales
 
 Bytes = npt.NDArray[np.uint8]
 DigitArray = npt.NDArray[np.uint8]
-Scales = npt.NDArray[np.float32]  # of any shape
-
-FLOATS = {"F32": 4, "F16": 2, "BF16": 2}  # dtype: bytes
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What post-training quantization kept of a matrix W, as Q."""
+    """How close post-training quantization came: W is the float matrix, Q the ternary one."""
 
-    zero_share: float  # weights of Q that are 0
+    zero_share: float  # share of the weights of Q that are 0
     relative_error: float  # |W - Q| / |W|, Frobenius norms
     cosine: float  # of the angle between W and Q
 
 
 @dataclass(frozen=True)
 class TernaryTensor:
-    """A source tensor recognized as ternary (or binary): the intermediate form.
+    """A source tensor that a layout recognized as ternary or binary: the intermediate form.
 
-    Its entries are digits[d] * scale for digits d that `layout.digits` decodes a window at a time
-    from the source's bytes, so the whole never exists in another form.
+    Weight [r, c] is `digits[d] * s`: d is what `layout.digits` decodes for [r, c], s is the entry
+    of `scale`. The source's bytes are decoded one window at a time, so no other copy of the whole
+    matrix is ever in memory.
     """
 
     tensor: SourceTensor
     layout: Layout
     shape: tuple[int, int]  # (out_features, in_features)
-    digits: tuple[int, ...]
-    scale: ScaleGrid | None  # None: the multiplier is 1
-    note: str  # the scale rule, for the report
+    digits: tuple[int, ...]  # the alphabet: the value of each digit
+    scale: ScaleGrid | None  # None: no scale, which is a multiplier of 1
+    note: str  # the scale rule, for reports
     auxiliary: tuple[InlineTensor, ...] = ()  # source tensors absorbed into this one
-    negative_zeros: bool = False  # whether a zero is stored as -0.0
-    restored_dtype: str | None = None  # where .rsr files have no name for the source's: a float
-    quality: Quality | None = None  # where the user had it quantized
+    negative_zeros: bool = False  # whether some zero is stored as -0.0
+    restored_dtype: str | None = None  # a float dtype, if `.rsr` files cannot name the source's
+    quality: Quality | None = None  # only after post-training quantization
 
     @property
     def name(self) -> str:
@@ -66,29 +64,36 @@ class TernaryTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in the source, with those of absorbed tensors."""
+        """Bytes in the source, absorbed tensors included."""
         return self.tensor.nbytes + sum(c.nbytes for c in self.auxiliary)
 
     @property
     def group_columns(self) -> int | None:
-        """Columns of a group, where groups have their own scales."""
+        """Columns of a group, if groups of columns have scales of their own."""
         return None if self.scale is None else self.scale.columns
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What a `.rsr` file says about one indexed tensor, decoded."""
+    """One indexed tensor of a `.rsr` file, decoded: the input of `Layout.restore`."""
 
     record: IndexedTensor
-    digits: DigitArray  # (out_features, in_features)
+    digits: DigitArray  # (out_features, in_features), indices into record.digits
     scale: Scales | None  # (1,), (out_features,) or (out_features, groups): see decode.row_scales
-    negative_zeros: Bytes | None = field(default=None)
+    negative_zeros: Bytes | None = None  # as `Layout.negative_zeros` returns it
 
 
 class Layout(ABC):
     """One way in which checkpoints store ternary matrices.
 
-    `recognize` claims tensors; `digits` decodes windows of them; `restore` undoes both.
+    The compiler asks layouts in turn to `recognize` a source tensor, and the first that does
+    decodes it with `digits`. The decompiler rebuilds the source tensor with `restore`. A layout has
+    no state, unless decoding needs parameters of one tensor (the thresholds of a quantizer): then
+    `recognize` returns a copy of the layout that holds them, as `TernaryTensor.layout`.
+
+    Attributes:
+        name: the layout's name in the source records of `.rsr` files.
+        lossless: whether `restore` returns the weights of the source, not a quantized copy.
     """
 
     name: ClassVar[str]
@@ -96,42 +101,69 @@ class Layout(ABC):
 
     @abstractmethod
     def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
-        """Return the ternary tensor, or why this is none (in words), or None: not this layout.
+        """Decide whether a tensor is a ternary matrix in this layout.
+
+        Args:
+            checkpoint: the opened source, for config.json and the tensors beside this one.
+            tensor: any tensor of the source; its bytes are read only if dtype, shape and name fit.
+
+        Returns:
+            The ternary tensor; or the reason why a tensor that resembles this layout stays dense;
+            or None if it does not resemble it.
 
         Raises:
-            SourceError: the tensor has this layout but is damaged.
+            SourceError: the source says that the tensor has this layout, but it is damaged.
         """
 
     @abstractmethod
     def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
-        """Decode a window of the matrix: uint8 digits, (rows, columns).
+        """Decode a window of the matrix.
 
         Args:
-            raw: all bytes of the source tensor.
+            raw: all bytes of the source tensor, (t.tensor.nbytes,).
             t: what `recognize` returned.
             rows: rows of the window, with start and stop.
             columns: columns of the window, with start and stop.
+
+        Returns:
+            uint8 (rows, columns), indices into `t.digits`. If the bytes changed after `recognize`,
+            entries may be out of range; encoders reject them.
         """
 
     def negative_zeros(self, raw: Bytes, t: TernaryTensor) -> Bytes | None:
-        """Return the bitmap of zero weights stored as -0.0, or None if there are none."""
+        """Return which zeros are stored as -0.0.
+
+        Args:
+            raw: all bytes of the source tensor, (t.tensor.nbytes,).
+            t: what `recognize` returned.
+
+        Returns:
+            One bit per zero weight in row-major order, the first in bit 0 of byte 0, set for -0.0;
+            None if `t.negative_zeros` is false.
+        """
         return None
 
     @abstractmethod
     def restore(self, r: Restored) -> npt.NDArray[Any]:
-        """Return the tensor as the source stored it, as an array whose bytes are the tensor's."""
+        """Return the source tensor: an array of its shape and dtype, BF16 as uint16 bits."""
 
-    def again(
+    def requantize(
         self, checkpoint: Checkpoint, tensor: SourceTensor, record: IndexedTensor
     ) -> TernaryTensor | str | None:
-        """Recognize a tensor of the source again as its record in a `.rsr` file says it was."""
+        """Recognize a source tensor with the granularity that its record in a `.rsr` file states.
+
+        Args and results are those of `recognize`; the name of the tensor is not considered.
+        """
         return self.recognize(checkpoint, tensor)
 
-    def restore_companion(self, scale: Scales | None, companion: InlineTensor) -> npt.NDArray[Any]:
-        """Return a companion that is kept without data: what the tensor's scales say of it.
+    def restore_auxiliary(self, scale: Scales | None, auxiliary: InlineTensor) -> npt.NDArray[Any]:
+        """Compute an auxiliary tensor that the `.rsr` file holds without data from the scales.
 
         Args:
             scale: as in `Restored`.
-            companion: its record.
+            auxiliary: its record.
+
+        Returns:
+            An array of the record's shape and dtype; BF16 as uint16 bits.
         """
-        raise NotImplementedError(f"layout {self.name!r} keeps its auxiliary whole")
+        raise NotImplementedError(f"layout {self.name!r} stores its auxiliary tensors whole")

@@ -1,18 +1,18 @@
-"""The Hugging Face `bitnet` layout: U8 [ceil(out / 4), in] with a `weight_scale` beside it.
+"""The Hugging Face `bitnet` layout: U8 [ceil(out_features / 4), in_features] with a `weight_scale`.
 
-Four rows share a byte, but not four neighbors: with R = ceil(out / 4), bits 2i and 2i + 1 of byte
-[r, c] hold row i R + r as code = value + 1. `weight_scale` is divided by where config.json has
-linear_class "bitlinear" (the default), and multiplied by where it has "autobitlinear"
-(transformers, integrations/bitnet.py).
+A byte holds the codes of four rows that are not neighbors. With R = ceil(out_features / 4), bits 2i
+and 2i + 1 of byte [r, c] hold weight [i R + r, c] as code = value + 1. The matrix is divided by
+`weight_scale` if config.json has linear_class "bitlinear" (the default), and multiplied by it for
+"autobitlinear" (transformers, integrations/bitnet.py).
 
-What a tensor is, its dtype and shape decide, as transformers lets them. The config decides what it
-must be: a tensor that is not what the config says is an error, and without a config it stays dense.
+Dtype and shape identify a packed tensor, as they do in transformers. config.json says what a tensor
+must be: one that contradicts it is an error. Without a config, such a tensor stays dense.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,29 +21,31 @@ from rsr_formats.records import TERNARY, InlineTensor
 from rsr_formats.text import quoted
 
 from ..common.errors import SourceError
-from ..source.checkpoint import PIECE, Checkpoint, SourceTensor
+from ..source.checkpoint import Checkpoint, SourceTensor
 from ..source.shapes import expected_shape
-from .base import FLOATS, Bytes, DigitArray, Layout, Restored, TernaryTensor
-from .floats import Floats, to_float32
+from .base import Bytes, DigitArray, Layout, Restored, TernaryTensor
+from .float_bits import FLOAT_BYTES, is_float_matrix, to_float32
+from .floats import Floats
 from .int8 import Int8
 from .scales import per_tensor
+from .two_bit import find_code_3
 
 # A scale and the magnitude it is compared with are each rounded to BF16 or finer, one of them after
-# a division: they differ by less than this share of either.
+# a division. Two roundings to 8 significant bits differ by less than this share of either.
 _ROUNDING = 2.0**-7
 
 
 class BitNet(Layout):
-    """Two bits per weight in quarters of the rows."""
+    """Two bits per weight; a byte holds one weight from each quarter of the rows."""
 
     name = "bitnet"
 
     def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
-        """Claim two-dimensional U8 tensors that have a `<name>_scale` of one float."""
+        """Claim two-dimensional U8 tensors with a `<name>_scale` of one float."""
         if tensor.dtype != "U8" or len(tensor.shape) != 2:
             return None
         if f"{tensor.name}_scale" not in checkpoint.tensors:
-            _check_scales_are_there(checkpoint, tensor)
+            _check_scales_exist(checkpoint, tensor)
             return f"U8, but there is no tensor {tensor.name}_scale"
         found = self._recognize(checkpoint, tensor)
         if isinstance(found, TernaryTensor):
@@ -56,15 +58,15 @@ class BitNet(Layout):
         rule = _scale_rule(checkpoint, tensor)
         if isinstance(rule, str):
             return rule
-        if where := _find_code_3(tensor):
-            return f"it holds code 3, which is no weight ({where})"
+        if (found := find_code_3(tensor)) is not None:
+            (row, column), quarter = divmod(found[0], tensor.shape[1]), found[1]
+            row += quarter * tensor.shape[0]
+            return f"it holds code 3, which is no weight (row {row}, column {column})"
         out_features = _out_features(checkpoint, tensor)
         if isinstance(out_features, str):
             return out_features
-        scale, note, auxiliary = rule
         shape = (out_features, tensor.shape[1])
-        grid = per_tensor(scale, out_features)
-        return TernaryTensor(tensor, self, shape, TERNARY, grid, note, auxiliary)
+        return rule.apply(TernaryTensor(tensor, self, shape, TERNARY, None, ""))
 
     def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
         """Decode a window: a code is a digit."""
@@ -82,7 +84,7 @@ class BitNet(Layout):
         return result
 
     def restore(self, r: Restored) -> npt.NDArray[Any]:
-        """Pack four quarters of the rows into bytes again; codes missing from the last are 0."""
+        """Pack four quarters of the rows into bytes; codes after the last row are 0."""
         quarters = np.zeros((4, *r.record.source.shape), np.uint8)
         quarters.reshape(-1)[: r.digits.size] = r.digits.reshape(-1)
         packed = quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
@@ -90,43 +92,43 @@ class BitNet(Layout):
 
 
 class UnpackedBitNet(Floats):
-    """The same before packing: floats -1, 0, 1 beside a `weight_scale`, saved from memory."""
+    """BitNet before packing: floats -1, 0, 1 with a `weight_scale`, as saved from memory."""
 
     name = "bitnet-unpacked"
 
     def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
-        """Claim floats -1, 0, 1 that config.json and a `<name>_scale` say are a BitNet weight.
+        """Claim floats -1, 0, 1 that config.json and a `<name>_scale` declare a BitNet weight.
 
-        Floats -s, 0, s are as good if the scale says no more than they do; they keep their own.
+        Floats -s, 0, s are claimed for `Floats` if their scale agrees with s.
 
         Raises:
-            SourceError: the scale is none, or it and the floats contradict each other.
+            SourceError: the scale is not a valid one, or contradicts the floats.
         """
-        if tensor.dtype not in FLOATS or not _is_scaled(checkpoint, tensor):
+        if not is_float_matrix(tensor) or not _is_scaled(checkpoint, tensor):
             return None
         found = super().recognize(checkpoint, tensor)
         if not isinstance(found, TernaryTensor):
-            return None  # a master: layout float says why it is not ternary
+            return None  # a master: layout float gives the reason
         scaled = _with_scale(checkpoint, found)
-        assert found.scale is not None  # Floats always finds one
+        assert found.scale is not None  # Floats always sets one
         if np.isin(found.scale.values, (0, 1)).all():
             return scaled
         _check_dequantized(found, scaled)
-        return replace(found, layout=Floats(), note=f"{found.note}, weight_scale says no more")
+        return replace(found, layout=Floats(), note=f"{found.note}, weight_scale already applied")
 
     def restore(self, r: Restored) -> npt.NDArray[Any]:
-        """Return the digit values in the source's dtype: the scale is the companion's."""
+        """Return the digit values in the source's dtype; the scale is a tensor of its own."""
         return super().restore(replace(r, scale=None))
 
 
 class Int8BitNet(Int8):
-    """I8 tensors of values -1, 0, 1 whose scale is a `weight_scale`."""
+    """I8 tensors of values -1, 0, 1 whose scale is a BitNet `weight_scale`."""
 
     def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
-        """Claim what layout int8 does where config.json and a `<name>_scale` give it a scale.
+        """Claim what layout int8 claims, if config.json and a `<name>_scale` give it a scale.
 
         Raises:
-            SourceError: the scale is none.
+            SourceError: the scale is not a valid one.
         """
         if tensor.dtype != "I8" or not _is_scaled(checkpoint, tensor):
             return None
@@ -135,20 +137,19 @@ class Int8BitNet(Int8):
 
 
 def advice_on_master(checkpoint: Checkpoint, tensor: SourceTensor) -> str:
-    """Return what to do, to be added to a reason, if `tensor` should have been ternary; or ""."""
-    is_weight = len(tensor.shape) == 2 and tensor.name.endswith(".weight")
-    if tensor.dtype not in FLOATS or not is_weight or not _is_claimed(checkpoint, tensor):
+    """Return what to append to the reason if a dense tensor should have been ternary; or ""."""
+    if not is_float_matrix(tensor) or not tensor.name.endswith(".weight"):
         return ""
-    if checkpoint.quantization.mode != "offline":
+    if not _is_claimed(checkpoint, tensor) or checkpoint.quantization.mode != "offline":
         return ""
     return (
         "; but config.json (quant_method bitnet, quantization_mode offline) says that it is: if "
-        "it is a master weight, --quantize absmean makes it so"
+        "it is a master weight, compile with --quantize absmean"
     )
 
 
 def _is_claimed(checkpoint: Checkpoint, tensor: SourceTensor) -> bool:
-    """Return whether config.json says that `tensor` is a weight of a BitNet layer."""
+    """Return whether config.json says that `tensor` is the weight of a BitNet layer."""
     quantization = checkpoint.quantization
     return quantization.is_bitnet and quantization.converts(tensor.name)
 
@@ -158,48 +159,48 @@ def _is_scaled(checkpoint: Checkpoint, tensor: SourceTensor) -> bool:
 
 
 def _contradiction(tensor: SourceTensor, found: str) -> SourceError:
-    return SourceError(f"{tensor.name}: a BitNet weight by config.json, but {found}")
+    return SourceError(f"{tensor.name}: a BitNet weight according to config.json, but {found}")
 
 
-def _check_scales_are_there(checkpoint: Checkpoint, tensor: SourceTensor) -> None:
-    """Refuse a packed weight without its scale, and name all there are."""
+def _check_scales_exist(checkpoint: Checkpoint, tensor: SourceTensor) -> None:
+    """Refuse a packed weight that has no scale, naming all of them."""
     names = list(checkpoint.unscaled)
     if tensor.name not in checkpoint.unscaled:
         return
     raise SourceError(
-        "packed weights (U8) have no weight_scale beside them, without which a BitNet weight is "
+        "packed weights (U8) have no weight_scale, without which the values of a BitNet weight are "
         f"unknown: {quoted(names, 20)}"
     )
 
 
 def _out_features(checkpoint: Checkpoint, tensor: SourceTensor) -> int | str:
-    """Return the rows of the matrix, of which the last of a byte may be padding; or what is wrong.
+    """Return the rows of the matrix, without those that pad the last quarter; or what is wrong.
 
-    Packing pads the last quarter with code 0, which reads as the weight -1. The config or a bias
-    tells how many rows there are; where neither does, all that the bytes have room for.
+    Padding is code 0, which reads as the weight -1. config.json or a bias says how many rows there
+    are. If neither does, every code counts as a weight.
     """
     packed = tensor.shape[0]
-    told: dict[str, int] = {}
+    sources: dict[str, int] = {}
     expected = expected_shape(checkpoint.config, tensor.name)
-    # A vocabulary may have rows of the file's own. What does not fit at all, check_shape refuses.
+    # The rows of a vocabulary may exceed the config's. check_shape refuses what cannot fit at all.
     if expected and not expected.is_vocabulary and _packed_rows(expected.out_features) == packed:
-        told[f"config.json ({expected.keys})"] = expected.out_features
+        sources[f"config.json ({expected.keys})"] = expected.out_features
     bias = checkpoint.tensors.get(f"{tensor.name.removesuffix('weight')}bias")
     if bias is not None and tensor.name.endswith(".weight") and len(bias.shape) == 1:
-        told[bias.name] = bias.shape[0]
+        sources[bias.name] = bias.shape[0]
         if _packed_rows(bias.shape[0]) != packed:
             return (
-                f"{bias.name} says {bias.shape[0]} rows, and {list(tensor.shape)} packs "
+                f"{bias.name} implies {bias.shape[0]} rows, and {list(tensor.shape)} packs "
                 f"{4 * packed}"
             )
-    if not told:
+    if not sources:
         return 4 * packed
-    if len(set(told.values())) > 1:
-        return " and ".join(f"{source} says {rows} rows" for source, rows in told.items())
-    source, rows = next(iter(told.items()))
-    # Restoring pads with code 0: other codes would be lost, and they may well be weights.
-    if rows < 4 * packed and _pads_with_other_codes(tensor, rows):
-        return f"{source} says {rows} rows, and the bytes hold weights of more (codes not 0)"
+    if len(set(sources.values())) > 1:
+        return " and ".join(f"{source} implies {rows} rows" for source, rows in sources.items())
+    source, rows = next(iter(sources.items()))
+    # `restore` pads with code 0. Other codes would be lost, and may well be weights.
+    if rows < 4 * packed and _has_padding_codes(tensor, rows):
+        return f"{source} implies {rows} rows, and the rows after them hold codes other than 0"
     return rows
 
 
@@ -207,7 +208,8 @@ def _packed_rows(rows: int) -> int:
     return -(-rows // 4)
 
 
-def _pads_with_other_codes(tensor: SourceTensor, rows: int) -> bool:
+def _has_padding_codes(tensor: SourceTensor, rows: int) -> bool:
+    """Return whether a code after the first `rows` rows is not 0."""
     quarter = tensor.shape[0]
     packed = tensor.read().reshape(tensor.shape)
     return any(
@@ -216,81 +218,73 @@ def _pads_with_other_codes(tensor: SourceTensor, rows: int) -> bool:
     )
 
 
+class _ScaleRule(NamedTuple):
+    """What a `weight_scale` and config.json say about the scale of a weight."""
+
+    multiplier: np.float32
+    note: str
+    auxiliary: InlineTensor  # the weight_scale
+
+    def apply(self, t: TernaryTensor) -> TernaryTensor:
+        """Return a ternary tensor with this scale; the weight_scale is absorbed into it."""
+        scale = per_tensor(self.multiplier, t.shape[0])
+        return replace(t, scale=scale, note=self.note, auxiliary=(self.auxiliary,))
+
+
+def _scale_rule(checkpoint: Checkpoint, tensor: SourceTensor) -> _ScaleRule | str:
+    """Read `<name>_scale`, which exists; or return what is wrong with it."""
+    quantization = checkpoint.quantization
+    if quantization.method not in (None, "bitnet"):
+        return f"config.json says quant_method {quantization.method!r}, not 'bitnet'"
+    scale = checkpoint.tensors[f"{tensor.name}_scale"]
+    if scale.dtype not in FLOAT_BYTES or scale.nbytes != FLOAT_BYTES[scale.dtype]:
+        return f"{scale.name} is {scale.dtype} {list(scale.shape)}, expected one float"
+    data = scale.read()
+    value = to_float32(data, scale.dtype)[0]
+    if not np.isfinite(value) or value <= 0:
+        return f"{scale.name} is {value}, expected a finite positive number"
+    linear_class = quantization.linear_class
+    divides = linear_class != "autobitlinear"
+    with np.errstate(over="ignore"):  # found below
+        multiplier = np.float32(1) / value if divides else value
+    if not np.isfinite(multiplier):
+        return f"{scale.name} is {value}, and 1 / {value} overflows float32"
+    assumed = "" if quantization.is_given else ", assumed: not in config.json"
+    note = f"{'divide' if divides else 'multiply'} by weight_scale ({linear_class}{assumed})"
+    auxiliary = InlineTensor(scale.name, scale.dtype, scale.shape, data.tobytes())
+    return _ScaleRule(multiplier, note, auxiliary)
+
+
 def _with_scale(checkpoint: Checkpoint, found: TernaryTensor) -> TernaryTensor:
-    """Return an unpacked tensor with the scale of its companion, and that absorbed.
+    """Give an unpacked tensor the scale of its `<name>_scale`.
 
     Raises:
-        SourceError: the companion is no scale.
+        SourceError: the scale is not a valid one.
     """
     rule = _scale_rule(checkpoint, found.tensor)
     if isinstance(rule, str):
         raise _contradiction(found.tensor, rule)
-    scale, note, auxiliary = rule
-    grid = per_tensor(scale, found.shape[0])
-    return replace(found, scale=grid, note=note, auxiliary=auxiliary)
+    return rule.apply(found)
 
 
 def _check_dequantized(found: TernaryTensor, scaled: TernaryTensor) -> None:
-    """Check that a weight_scale beside floats -s, 0, s is s, its reciprocal, or 1.
+    """Check that a weight_scale beside floats -s, 0, s is s, its reciprocal or 1.
 
-    Then it was left behind when the weights were multiplied by it, or does nothing. With any other
-    number, the matrix is one thing to who multiplies by it and another to who does not.
+    Such a scale is a leftover of dequantizing, or changes nothing. Any other would make the matrix
+    depend on whether the reader multiplies by it.
+
+    Raises:
+        SourceError: it is another number.
     """
     assert found.scale is not None
     assert scaled.scale is not None
     own = np.unique(found.scale.values[found.scale.values != 0]).astype(np.float64)
     multiplier = float(scaled.scale.values[0, 0])
-    for meant in (multiplier, 1 / multiplier):
-        if multiplier == 1 or (np.abs(own - meant) <= _ROUNDING * meant).all():
+    for expected in (multiplier, 1 / multiplier):
+        if multiplier == 1 or (np.abs(own - expected) <= _ROUNDING * expected).all():
             return
     raise SourceError(
         f"{found.name}: its values are 0 and +-{own[0]:.6g}{' and others' * (len(own) > 1)}, as if "
-        f"multiplied by their scale already, but {found.name}_scale means {multiplier:.6g} times "
-        "as much: one of the two is wrong"
+        f"the scale were applied already, but {found.name}_scale multiplies them by "
+        f"{multiplier:.6g} again: one of the two is wrong"
     )
-
-
-def _scale_rule(
-    checkpoint: Checkpoint, tensor: SourceTensor
-) -> tuple[np.float32, str, tuple[InlineTensor]] | str:
-    """Return multiplier, rule in words and companion `<name>_scale`; or what is wrong with it."""
-    quantization = checkpoint.quantization
-    if quantization.method not in (None, "bitnet"):
-        return f"config.json says quant_method {quantization.method!r}, not 'bitnet'"
-    name = f"{tensor.name}_scale"
-    companion = checkpoint.tensors[name]
-    if companion.dtype not in FLOATS or companion.nbytes != FLOATS[companion.dtype]:
-        return f"{name} is {companion.dtype} {list(companion.shape)}, expected one float"
-    data = companion.read()
-    value = to_float32(data, companion.dtype)[0]
-    if not np.isfinite(value) or value <= 0:
-        return f"{name} is {value}, expected a finite positive number"
-    linear_class = quantization.linear_class
-    divide = linear_class != "autobitlinear"
-    assumed = "" if quantization.is_given else ", assumed: no config.json says"
-    with np.errstate(over="ignore"):  # found below
-        scale = np.float32(1) / value if divide else value
-    if not np.isfinite(scale):
-        return f"{name} is {value}, and 1 / {value} is no float32"
-    return (
-        scale,
-        f"{'divide' if divide else 'multiply'} by weight_scale ({linear_class}{assumed})",
-        (InlineTensor(name, companion.dtype, companion.shape, data.tobytes()),),
-    )
-
-
-def _find_code_3(tensor: SourceTensor) -> str | None:
-    """Return where the first code 3 is, in words."""
-    scratch = np.empty(PIECE, np.uint8)  # new memory for every piece would take most of the time
-    start = 0
-    for piece in tensor.pieces():
-        bits = np.frombuffer(piece, np.uint8)
-        both = np.right_shift(bits, 1, out=scratch[: len(bits)])
-        both &= bits
-        if np.bitwise_or.reduce(both) & 0x55:
-            at = int(np.flatnonzero(both & 0x55)[0])
-            row, column = divmod(start + at, tensor.shape[1])
-            quarter = next(i for i in range(4) if both[at] >> 2 * i & 1)
-            return f"row {quarter * tensor.shape[0] + row}, column {column}"
-        start += len(bits)
-    return None

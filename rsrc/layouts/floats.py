@@ -1,80 +1,38 @@
-"""F32, F16 and BF16 tensors whose values are exactly -s, 0, +s.
+"""F32, F16 and BF16 matrices whose values are exactly -s, 0, +s.
 
-Of all grids that give every weight its s, the one with the fewest scales is taken: from one per
-tensor over blocks of rows and columns (the shards in which a model was trained, each with its own
-scale) and one per row to one per row and 32 columns (`scales.coarsest`).
+Of all grids that give every weight its s, the one with the fewest scales is taken: one per tensor,
+per block of rows and columns (shards of model-parallel training, each with a scale of its own), per
+row, or per row and group of columns (`scales.coarsest_grid`).
 
-Groups of columns are looked for only where a row has several magnitudes. Their edges are multiples
+Groups of columns are looked for only if some row has several magnitudes. Their edges are multiples
 of 32, or those of 2 to 8 equal parts of the columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.bf16 import widen_bf16
 from rsr_formats.decode import apply_scales
 from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
 
 from .. import _native
-from ..source.checkpoint import PIECE, Checkpoint, SourceTensor
-from .base import FLOATS, Bytes, DigitArray, Layout, Restored, Scales, TernaryTensor
-from .groups import Bits, Scan, scan_groups
-from .scales import GROUPS, coarsest, per_tensor
-
-_EXPONENT = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
-
-
-def to_float32(raw: Bytes, dtype: str) -> Scales:
-    """Return the values of F32, F16 or BF16 bytes as float32, exactly."""
-    if dtype == "BF16":
-        return widen_bf16(raw.view("<u2"))
-    return raw.view("<f4" if dtype == "F32" else "<f2").astype(np.float32)
-
-
-def from_float32(values: Scales, dtype: str) -> npt.NDArray[Any]:
-    """Return float32 values rounded to `dtype` (to nearest, ties to even); BF16 as uint16 bits."""
-    if dtype == "BF16":
-        bits = values.view(np.uint32)
-        return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2")
-    with np.errstate(over="ignore"):  # what F16 cannot hold becomes infinite
-        return values.astype("<f4" if dtype == "F32" else "<f2")
-
-
-def digits_that_occur(negative: bool, zero: bool, positive: bool) -> tuple[int, ...]:
-    """Return the smallest digit alphabet for the signs that occur.
-
-    Binary only where exactly its two values occur: a matrix of one value, or of {-s, 0}, is
-    ternary, so that small and empty matrices are what their neighbors are.
-    """
-    if negative and positive and not zero:
-        return BINARY_SIGNS
-    if zero and positive and not negative:
-        return BINARY_BITS
-    return TERNARY
-
-
-def row_panels(tensor: SourceTensor) -> Iterator[Bytes]:
-    """Read a matrix in panels of whole rows: uint8 (rows * row bytes,), valid until the next."""
-    row_bytes = tensor.nbytes // tensor.shape[0] if tensor.shape[0] else 0
-    if row_bytes:
-        for piece in tensor.pieces(max(1, PIECE // row_bytes) * row_bytes):
-            yield np.frombuffer(piece, np.uint8)
-
-
-def _group_widths(columns: int) -> Iterator[int]:
-    """Yield the columns of the groups to look for: narrower ones only where those before fail."""
-    yield columns
-    if columns > GROUPS[0]:
-        yield GROUPS[0]
-    for parts in range(2, 9):  # shards that groups of 32 cannot make up
-        width, rest = divmod(columns, parts)
-        if width > GROUPS[0] and width % GROUPS[0] and not rest:
-            yield width
+from ..source.checkpoint import Checkpoint, SourceTensor
+from .base import Bytes, DigitArray, Layout, Restored, TernaryTensor
+from .float_bits import (
+    FLOAT_BYTES,
+    INFINITY,
+    Bits,
+    bits_of,
+    float_values,
+    from_float32,
+    is_float_matrix,
+    panels,
+)
+from .scales import GROUPS, coarsest_grid, per_tensor
 
 
 class Floats(Layout):
@@ -83,53 +41,51 @@ class Floats(Layout):
     name = "float"
 
     def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
-        """Claim matrices whose rows, or groups in them, have one magnitude beside zero."""
-        if tensor.dtype not in FLOATS or len(tensor.shape) != 2:
+        """Claim matrices with at most one nonzero magnitude per row, or per group in a row."""
+        if not is_float_matrix(tensor):
             return None
         rows, columns = tensor.shape
         if not tensor.nbytes:
-            nothing = per_tensor(0, rows)
-            return TernaryTensor(tensor, self, (rows, columns), TERNARY, nothing, nothing.words)
-        bits = f"<u{FLOATS[tensor.dtype]}"
-        furthest, among = -1, ""  # the row where the scan ended that came furthest
+            empty = per_tensor(0, rows)
+            return TernaryTensor(tensor, self, (rows, columns), TERNARY, empty, empty.words)
+        furthest, where = -1, ""  # the last row that a scan reached, for the message
         for width in _group_widths(columns):
-            panels = (panel.view(bits).reshape(-1, columns) for panel in row_panels(tensor))
-            found = scan_groups(panels, tensor.shape, width)
-            if (found.largest >= _EXPONENT[tensor.dtype]).any():
+            found = _scan(tensor, width)
+            if (found.largest >= INFINITY[tensor.dtype]).any():
                 return f"{tensor.dtype} with NaN or infinite values"
-            if found.several is None:
+            if found.mixed_row is None:
                 return self._with_scales(tensor, found, width)
-            if found.several > furthest:
-                furthest = found.several
-                among = "" if width == columns else f" in a group of {width} columns"
-        return f"{tensor.dtype}, not ternary: row {furthest} has several magnitudes{among}"
+            if found.mixed_row > furthest:
+                furthest = found.mixed_row
+                where = "" if width == columns else f" in a group of {width} columns"
+        return f"{tensor.dtype}, not ternary: row {furthest} has several magnitudes{where}"
 
-    def _with_scales(self, tensor: SourceTensor, found: Scan, width: int) -> TernaryTensor | str:
-        """Return the tensor with the fewest scales; `width` is that of the groups found."""
+    def _with_scales(self, tensor: SourceTensor, found: _Scan, width: int) -> TernaryTensor | str:
+        """Return the tensor with the fewest scales, from those of groups of `width` columns."""
         rows, columns = tensor.shape
-        finest = to_float32(found.largest.reshape(-1).view(np.uint8), tensor.dtype)
-        scale = coarsest(finest.reshape(found.largest.shape), 1, width, (rows, columns))
+        finest = float_values(found.largest, tensor.dtype)
+        scale = coarsest_grid(finest, 1, width, (rows, columns))
         if columns == 1 and scale.values.size > 1:
-            return f"{tensor.dtype}, not ternary: one column, every value its own scale"
+            return f"{tensor.dtype}, not ternary: one column, where each value is its own scale"
         return TernaryTensor(
             tensor,
             self,
             (rows, columns),
-            digits_that_occur(found.negative, found.zero, found.positive),
+            alphabet(found.negative, found.zero, found.positive),
             scale,
             scale.words,
             negative_zeros=found.negative_zero,
         )
 
     def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
-        """Decode a window from sign and zero alone."""
+        """Decode a window; sign and zero alone decide the digit."""
         bits = bits_of(raw, t.tensor)[rows, columns]
         digits = np.empty(bits.shape, np.uint8)
         _native.sign_digits(bits, len(t.digits), t.digits[0], digits)
         return digits
 
     def negative_zeros(self, raw: Bytes, t: TernaryTensor) -> Bytes | None:
-        """Return one bit per zero weight, row-major: set for -0.0."""
+        """Return which zeros are stored as -0.0; see `Layout`."""
         if not t.negative_zeros:
             return None
         bits = bits_of(raw, t.tensor).reshape(-1)
@@ -156,6 +112,59 @@ def restore_floats(r: Restored) -> npt.NDArray[Any]:
     return from_float32(values, r.record.source.dtype)
 
 
-def bits_of(raw: Bytes, tensor: SourceTensor) -> Bits:
-    """Return the bit patterns of a float matrix, uint16 or uint32, as a view of its bytes."""
-    return raw.view(f"<u{FLOATS[tensor.dtype]}").reshape(tensor.shape)
+def alphabet(negative: bool, zero: bool, positive: bool) -> tuple[int, ...]:
+    """Return the digit alphabet of a matrix with values of these signs.
+
+    It is binary only if exactly its two values occur. A matrix of one value, or of {-s, 0}, is
+    ternary, so that a small or empty matrix gets the alphabet of the larger ones beside it.
+    """
+    if negative and positive and not zero:
+        return BINARY_SIGNS
+    if zero and positive and not negative:
+        return BINARY_BITS
+    return TERNARY
+
+
+class _Scan(NamedTuple):
+    """What one pass over a float matrix found, up to the first row with a mixed group."""
+
+    largest: Bits  # (rows, groups): bits of the largest magnitude
+    mixed_row: int | None  # the row that ended the scan: a group in it has several magnitudes
+    negative: bool
+    zero: bool
+    positive: bool
+    negative_zero: bool
+
+
+def _scan(tensor: SourceTensor, width: int) -> _Scan:
+    """Find the magnitude of every group of `width` columns in a matrix that is not empty."""
+    rows, columns = tensor.shape
+    whole, rest = divmod(columns, width)
+    edge = whole * width
+    largest = np.zeros((rows, whole + (rest != 0)), f"<u{FLOAT_BYTES[tensor.dtype]}")
+    signs = [False] * 4
+    for panel, bits in panels(tensor):
+        found = largest[panel]
+        parts = [(bits[:, :edge].reshape(-1, width), found[:, :whole])]
+        if rest:
+            parts.append((bits[:, edge:], found[:, whole:]))
+        for part, to in parts:
+            group_largest = np.zeros(len(part), bits.dtype)
+            mixed, *now = _native.scan(part, group_largest)
+            to[:] = group_largest.reshape(to.shape)
+            if mixed < len(part):
+                row = panel.start + mixed // to.shape[1]
+                return _Scan(largest[: row + 1], row, *signs)
+            signs = [a or b for a, b in zip(signs, now, strict=True)]
+    return _Scan(largest, None, *signs)
+
+
+def _group_widths(columns: int) -> Iterator[int]:
+    """Yield the group widths to try in turn, each only if those before it fail."""
+    yield columns
+    if columns > GROUPS[0]:
+        yield GROUPS[0]
+    for parts in range(2, 9):  # shards whose edges are not multiples of 32
+        width, rest = divmod(columns, parts)
+        if width > GROUPS[0] and width % GROUPS[0] and not rest:
+            yield width

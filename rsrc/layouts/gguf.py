@@ -1,4 +1,4 @@
-"""The ternary and binary block types of GGUF files; rsrc/gguf/types.py has their codes."""
+"""The ternary and binary block types of GGUF files; source/gguf/types.py decodes their blocks."""
 
 from __future__ import annotations
 
@@ -11,23 +11,27 @@ from ..source.checkpoint import PIECE, Checkpoint, SourceTensor
 from ..source.gguf.i2_s import holds_four_rows_a_byte
 from ..source.gguf.tensor import GgufTensor, scales_of
 from ..source.gguf.types import Codec
-from .base import Bytes, DigitArray, Scales, TernaryTensor
+from .base import Bytes, DigitArray, TernaryTensor
 from .floats import Floats
-from .scales import ScaleGrid, coarsest, per_tensor
+from .scales import ScaleGrid, Scales, coarsest_grid, per_tensor
 
 _ZERO = TERNARY.index(0)
-_AT_ONCE = 1 << 14  # weights of narrow rows that straddle blocks
+_AT_ONCE = 1 << 14  # weights to decode at once if narrow rows straddle blocks
 
 
 class Gguf(Floats):
     """Blocks of digits with their scales.
 
-    Block types have no name outside GGUF, so a tensor is restored as the floats it stands for, as
-    layout float does: in F16 where scales are F16, so that digit * scale is exact.
+    Block types have no name outside GGUF, so layout float restores a tensor as the floats it stands
+    for: in F16 if scales are F16, in which digit * scale is exact, else in F32.
     """
 
     def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
-        """Claim matrices of the ternary and binary block types."""
+        """Claim matrices of the ternary and binary block types.
+
+        Raises:
+            SourceError: a scale is not finite, or a code is not one of the type's.
+        """
         if not isinstance(tensor, GgufTensor) or tensor.codec is None:
             return None
         kind, codec = tensor.kind, tensor.codec
@@ -43,8 +47,8 @@ class Gguf(Floats):
             width = columns if kind.row_header else kind.block
             grid = scales.reshape(rows, -1 if scales.size else 0)
             if codec.digits == TERNARY or scales.all():
-                scale = coarsest(grid, 1, width, (rows, columns))
-            else:  # only zeros fit any scale, and binary digits are none
+                scale = coarsest_grid(grid, 1, width, (rows, columns))
+            else:  # binary digits cannot be 0: a block of scale 0 must keep it
                 scale = ScaleGrid(grid, 1, width if width < columns else None)
         return TernaryTensor(
             tensor,
@@ -57,7 +61,7 @@ class Gguf(Floats):
         )
 
     def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
-        """Decode the blocks of a window; where the scale is 0, every weight is."""
+        """Decode the blocks of a window; ternary weights of scale 0 become the digit of 0."""
         assert isinstance(t.tensor, GgufTensor)
         kind, codec = t.tensor.kind, t.tensor.codec
         assert codec is not None
@@ -66,7 +70,7 @@ class Gguf(Floats):
             return np.empty(shape, np.uint8)
         tail = raw[len(raw) - kind.tail :]
         if kind.is_flat and t.shape[1] % kind.block:
-            return _straddling(raw, t.tensor, codec, rows, columns)
+            return _straddling_digits(raw, t.tensor, codec, rows, columns)
         matrix = raw[: len(raw) - kind.tail].reshape(t.shape[0], kind.row_bytes(t.shape[1]))[rows]
         first, stop = columns.start // kind.block, -(-columns.stop // kind.block)
         start = kind.row_header + first * kind.block_bytes
@@ -82,10 +86,13 @@ class Gguf(Floats):
         return codes[:, skip : skip + shape[1]]
 
 
-def _straddling(
+def _straddling_digits(
     raw: Bytes, tensor: GgufTensor, codec: Codec, rows: slice, columns: slice
 ) -> DigitArray:
-    """Decode a window whose rows begin inside blocks: a few whole rows, or part of one, at once."""
+    """Decode a window of rows that begin inside blocks.
+
+    Several narrow rows are decoded whole at once; of a wide row only the window's columns are.
+    """
     kind, width = tensor.kind, tensor.shape[1]
     body, tail = raw[: len(raw) - kind.tail], raw[len(raw) - kind.tail :]
     digits = np.full((rows.stop - rows.start, columns.stop - columns.start), _ZERO, np.uint8)
@@ -108,17 +115,17 @@ def _straddling(
 def _check_order(t: GgufTensor, codes: Bytes) -> None:
     if holds_four_rows_a_byte(codes, t.shape[1]):
         raise SourceError(
-            f"{t.name}: {t.kind.name} with four rows in each byte, by what its columns have in "
-            "common, as bitnet.cpp writes it when built without ACT_PARALLEL; expected blocks of "
-            "128 weights. Convert the model with an x86 build that has it, or to TQ2_0"
+            f"{t.name}: {t.kind.name} with four rows in each byte, judging by the zeros in its "
+            "columns: bitnet.cpp writes it when built without ACT_PARALLEL. Expected blocks of 128 "
+            "weights. Convert the model with an x86 build that has ACT_PARALLEL, or to TQ2_0"
         )
 
 
 def _scan(t: GgufTensor, codec: Codec) -> Scales | str:
-    """Return all scales in order, or why the tensor is not ternary.
+    """Return all scales in order, (blocks,), (rows,) or (1,); or why the tensor is not ternary.
 
     Raises:
-        SourceError: a scale is not finite, or a code is none of the type's.
+        SourceError: a scale is not finite, or a code is not one of the type's.
     """
     kind = t.kind
     unit = kind.row_bytes(t.shape[1]) if kind.row_header else kind.block_bytes
@@ -128,7 +135,7 @@ def _scan(t: GgufTensor, codec: Codec) -> Scales | str:
     code_3 = False
     for piece in t.pieces(max(1, PIECE // unit) * unit):
         data = np.frombuffer(piece, np.uint8)
-        if kind.tail and t.heads is None and left == t.nbytes - kind.tail:  # the first
+        if kind.tail and t.heads is None and left == t.nbytes - kind.tail:  # the first piece
             _check_order(t, data[:left])
         units, tail = data[:left].reshape(-1, unit), tail + data[left:].tobytes()
         left -= units.size
@@ -136,7 +143,7 @@ def _scan(t: GgufTensor, codec: Codec) -> Scales | str:
         if not kind.tail:
             scales = scales_of(kind, codec, units, data[:0])
             found.append(scales)
-            if not scales.all():  # what a scale of 0 multiplies does not matter
+            if not scales.all():  # any code is allowed where the scale is 0
                 blocks = blocks.reshape(len(scales), -1)[scales != 0].reshape(-1, kind.block_bytes)
         code_3 = code_3 or codec.holds_code_3(blocks)
     if kind.tail:
@@ -147,8 +154,8 @@ def _scan(t: GgufTensor, codec: Codec) -> Scales | str:
     if not finite.all():
         worst = int(np.argmin(finite))
         raise SourceError(
-            f"{t.name}: {kind.name} with scale {result[worst]} (number {worst} of {len(result)}): "
-            "the file is damaged"
+            f"{t.name}: {kind.name} with scale {result[worst]} (number {worst} of {len(result)}), "
+            "expected finite scales: the file is damaged"
         )
     if code_3 and codec.is_general:
         return "not ternary: code 3, the weight +2, occurs"

@@ -1,8 +1,8 @@
-"""I8 tensors whose values are -1, 0, 1, with or without a `<name>_scale` that multiplies them.
+"""I8 matrices of values -1, 0, 1, with or without a `<name>_scale` that multiplies them.
 
-The scale is a float of shape [] or [1], [out_features] or [out_features, groups of columns]: what
-`decompile --to int8` writes. A tensor of that name that is none is an error: without its scale the
-matrix would be another.
+The scale is a float tensor of shape [], [1], [out_features] or [out_features, groups of columns]:
+what `decompile --to int8` writes. A `<name>_scale` of any other kind is an error, because without
+its scale the matrix would be a different one.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from rsr_formats.records import BINARY_SIGNS, InlineTensor
 
 from ..common.errors import SourceError
 from ..source.checkpoint import Checkpoint, SourceTensor
-from .base import FLOATS, Bytes, DigitArray, Layout, Restored, TernaryTensor
-from .floats import digits_that_occur, to_float32
+from .base import Bytes, DigitArray, Layout, Restored, TernaryTensor
+from .float_bits import FLOAT_BYTES, to_float32
+from .floats import alphabet
 from .scales import ScaleGrid, group_columns, per_row, per_tensor
 
-# Scales of more bytes stay tensors of their own: all those kept inline share one header.
-_MOST_INLINE = 4096
+# Larger scale tensors stay tensors of their own: the header holds all those kept inline.
+_MAX_INLINE = 4096  # bytes
 
 
 class Int8(Layout):
@@ -31,10 +32,10 @@ class Int8(Layout):
     name = "int8"
 
     def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
-        """Claim two-dimensional I8 tensors with values -1, 0, 1 only.
+        """Claim two-dimensional I8 tensors that hold only -1, 0, 1.
 
         Raises:
-            SourceError: there is a `<name>_scale` that is none.
+            SourceError: there is a `<name>_scale` that cannot be its scale.
         """
         found = self.unscaled(tensor)
         scale = checkpoint.tensors.get(f"{tensor.name}_scale")
@@ -46,11 +47,11 @@ class Int8(Layout):
             found,
             scale=grid,
             note=f"{grid.words}, multiply by {scale.name.rpartition('.')[2]}",
-            auxiliary=(inline,) if scale.nbytes <= _MOST_INLINE else (),
+            auxiliary=(inline,) if scale.nbytes <= _MAX_INLINE else (),
         )
 
     def unscaled(self, tensor: SourceTensor) -> TernaryTensor | str | None:
-        """Return what the values of `tensor` alone say: as `recognize`, without a scale."""
+        """Recognize a tensor by its own values, without a scale; results as in `recognize`."""
         if tensor.dtype != "I8" or len(tensor.shape) != 2:
             return None
         lowest = highest = 0
@@ -61,7 +62,7 @@ class Int8(Layout):
             zero = zero or not values.all()
         if lowest < -1 or highest > 1:
             return f"I8 with values from {lowest} to {highest}, not -1, 0, 1"
-        digits = digits_that_occur(lowest < 0, zero, highest > 0)
+        digits = alphabet(lowest < 0, zero, highest > 0)
         shape = (tensor.shape[0], tensor.shape[1])
         return TernaryTensor(tensor, self, shape, digits, None, "none")
 
@@ -83,24 +84,25 @@ def _grid(tensor: SourceTensor, scale: SourceTensor) -> ScaleGrid:
     """Return the multipliers in `<name>_scale`.
 
     Raises:
-        SourceError: it is none of a shape that says which weights share one, or not finite.
+        SourceError: its dtype or shape does not say which weights share a scale, or a scale is NaN
+            or infinite.
     """
     (rows, columns), shape = tensor.shape, scale.shape
     width = None
     if len(shape) == 2 and shape[0] == rows:
         width = group_columns(columns, shape[1])
-    if scale.dtype not in FLOATS or not (shape in ((), (1,), (rows,)) or width is not None):
+    if scale.dtype not in FLOAT_BYTES or not (shape in ((), (1,), (rows,)) or width is not None):
         raise SourceError(
             f"{scale.name} is {scale.dtype} {list(shape)}, and beside I8 {[rows, columns]} of "
             f"-1, 0, 1 expected F32, F16 or BF16 of shape [1], [{rows}] or [{rows}, groups], with "
-            "groups of 32, 64, 128 or 256 columns or equal parts: without its scale the matrix "
-            "is unknown; --exclude it to keep both as they are"
+            "groups of 32, 64, 128 or 256 columns or equal parts. Without its scale the matrix is "
+            f"unknown: --exclude {tensor.name[:120]!r} keeps both tensors as they are"
         )
     values = to_float32(scale.read(), scale.dtype)
     if not np.isfinite(values).all():
         raise SourceError(
-            f"{scale.name}: NaN or infinite values, expected finite scales: the file is damaged, "
-            f"or --exclude {tensor.name[:120]!r} to keep it as it is"
+            f"{scale.name}: NaN or infinite values, expected finite scales. The file is damaged; "
+            f"--exclude {tensor.name[:120]!r} keeps the matrix as it is"
         )
     if 0 in tensor.shape:
         return per_tensor(0, rows)

@@ -1,12 +1,12 @@
 """MLX's affine quantization where it is ternary: U32 words of sixteen 2-bit codes.
 
-`<base>weight` [out, in / 16] has column c in bits 2 (c mod 16) and above of word floor(c / 16).
-`<base>scales` and `<base>biases` [out, groups] belong to 32, 64 or 128 columns each, and a weight
-is scale * code + bias (mlx.core.dequantize). It is ternary where bias = -scale and no code is 3:
-then it is scale * (code - 1).
+`<base>weight` [out_features, in_features / 16] holds the code of column c in bits 2 (c mod 16) and
+2 (c mod 16) + 1 of word floor(c / 16). `<base>scales` and `<base>biases` [out_features, groups]
+belong to 32, 64 or 128 columns each, and a weight is scale * code + bias (mlx.core.dequantize). The
+matrix is ternary if every bias is -scale and no code is 3: then a weight is scale * (code - 1).
 
-How many bits a code has, the tensors do not say. config.json does, under "quantization": for the
-model and, by the module's name, for a module.
+The tensors do not say how many bits a code has. config.json does, under "quantization": for the
+model and, by the name of a module, for that module.
 """
 
 from __future__ import annotations
@@ -20,24 +20,29 @@ from rsr_formats.records import MLX_CODES, TERNARY, InlineTensor
 
 from ..common.errors import SourceError
 from ..source.checkpoint import Checkpoint, SourceTensor
-from .base import FLOATS, Bytes, DigitArray, Layout, Restored, Scales, TernaryTensor
-from .floats import from_float32, row_panels, to_float32
-from .scales import ScaleGrid
+from .base import Bytes, DigitArray, Layout, Restored, TernaryTensor
+from .float_bits import FLOAT_BYTES, from_float32, to_float32
+from .scales import ScaleGrid, Scales
+from .two_bit import find_code_3
 
-GROUPS = (32, 64, 128)  # columns that share a scale
+_GROUPS = (32, 64, 128)  # columns that share a scale
 _PER_BYTE = 4  # codes
 
 
 class Mlx(Layout):
-    """Two bits per weight along the rows, scales and biases of groups of columns beside."""
+    """Two bits per weight along the rows; groups of columns have scales and biases."""
 
     name = "mlx"
 
     def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
         """Claim two-dimensional U32 tensors whose biases are minus their scales.
 
-        The biases are absorbed with the scales, unless the sign of a zero among them is not that
-        of minus the scale: then they stay a tensor of their own.
+        Scales are absorbed. So are biases, unless a zero among them has another sign than minus the
+        scale: then they stay a tensor of their own.
+
+        Raises:
+            SourceError: config.json says 2 bits but scales or biases do not fit, or one of them is
+                NaN or infinite.
         """
         if tensor.dtype != "U32" or len(tensor.shape) != 2 or not tensor.name.endswith("weight"):
             return None
@@ -47,14 +52,16 @@ class Mlx(Layout):
         columns = _group_columns(checkpoint, tensor)
         if isinstance(columns, str):
             if bits == 2:
-                raise SourceError(f"{tensor.name}: 2 bits per weight by config.json, but {columns}")
+                raise SourceError(
+                    f"{tensor.name}: 2 bits per weight according to config.json, but {columns}"
+                )
             return f"U32, but {columns}"
         scales, biases = (_finite(checkpoint.tensors[name]) for name in _auxiliary_names(tensor))
         reason = _asymmetry(scales, biases) or _code_3(tensor)
         if reason:
             return f"U32 of 2-bit codes, not ternary: {reason}"
         shape = (tensor.shape[0], MLX_CODES * tensor.shape[1])
-        # Companions come back from the scales, bit by bit: zeros are not joined with neighbors.
+        # Scales come back bit by bit from the grid, so no zero is joined with another scale.
         one = (scales.view(np.uint32) == scales[:1].view(np.uint32)).all()
         grid = ScaleGrid(
             scales[:1] if one else scales,
@@ -69,12 +76,12 @@ class Mlx(Layout):
             shape,
             TERNARY,
             grid,
-            grid.words if bits else f"{grid.words} (2 bits assumed: no config.json says)",
-            tuple(InlineTensor(c.name, c.dtype, c.shape, None) for c in auxiliary),
+            note=grid.words if bits else f"{grid.words} (2 bits assumed: not in config.json)",
+            auxiliary=tuple(InlineTensor(a.name, a.dtype, a.shape, None) for a in auxiliary),
         )
 
     def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
-        """Decode a window: a code is a digit. Words are little-endian, so bytes are in order."""
+        """Decode a window: a code is a digit. Words are little-endian: bytes are in code order."""
         first = columns.start // _PER_BYTE
         packed = raw.reshape(t.shape[0], t.shape[1] // _PER_BYTE)
         packed = packed[rows, first : -(-columns.stop // _PER_BYTE)]
@@ -86,19 +93,19 @@ class Mlx(Layout):
         return codes[:, columns.start - skipped : columns.stop - skipped]
 
     def restore(self, r: Restored) -> npt.NDArray[Any]:
-        """Pack sixteen columns into a word again; codes missing from the last are 0."""
+        """Pack sixteen columns into a word; codes after the last column are 0."""
         rows, words = r.record.source.shape
         codes = np.zeros((rows, MLX_CODES * words), np.uint8)
         codes[:, : r.digits.shape[1]] = r.digits
-        quarters = [codes[:, i::_PER_BYTE] << 2 * i for i in range(_PER_BYTE)]
-        return np.asarray(quarters[0] | quarters[1] | quarters[2] | quarters[3]).view("<u4")
+        shifted = [codes[:, i::_PER_BYTE] << 2 * i for i in range(_PER_BYTE)]
+        return np.asarray(shifted[0] | shifted[1] | shifted[2] | shifted[3]).view("<u4")
 
-    def restore_companion(self, scale: Scales | None, companion: InlineTensor) -> npt.NDArray[Any]:
-        """Return the scales, or minus the scales as biases, in the companion's dtype."""
+    def restore_auxiliary(self, scale: Scales | None, auxiliary: InlineTensor) -> npt.NDArray[Any]:
+        """Return the scales, or the biases as minus the scales, in the auxiliary's dtype."""
         scale = np.ones(1, np.float32) if scale is None else scale
-        values = np.broadcast_to(scale if scale.ndim == 2 else scale[:, None], companion.shape)
-        values = np.negative(values) if companion.name.endswith("biases") else values.copy()
-        return from_float32(values, companion.dtype)
+        values = np.broadcast_to(scale if scale.ndim == 2 else scale[:, None], auxiliary.shape)
+        values = np.negative(values) if auxiliary.name.endswith("biases") else values.copy()
+        return from_float32(values, auxiliary.dtype)
 
 
 def _auxiliary_names(tensor: SourceTensor) -> tuple[str, str]:
@@ -107,8 +114,8 @@ def _auxiliary_names(tensor: SourceTensor) -> tuple[str, str]:
 
 
 def _configured(checkpoint: Checkpoint, tensor: SourceTensor, key: str) -> Any:
-    """Return what config.json says of the tensor's module, or of the model; None: nothing."""
-    for name in ("quantization", "quantization_config"):  # files have either, or both
+    """Return config.json's value for the tensor's module, or else the model; None if absent."""
+    for name in ("quantization", "quantization_config"):  # files have one or both
         found = checkpoint.config.get(name)
         if isinstance(found, dict) and "group_size" in found:
             module = found.get(tensor.name.removesuffix(".weight"))
@@ -117,32 +124,32 @@ def _configured(checkpoint: Checkpoint, tensor: SourceTensor, key: str) -> Any:
 
 
 def _group_columns(checkpoint: Checkpoint, tensor: SourceTensor) -> int | str:
-    """Return the columns of a group if codes have 2 bits, or what is wrong with the auxiliary."""
+    """Return the columns of a group for 2-bit codes, or what is wrong with scales or biases."""
     missing = [name for name in _auxiliary_names(tensor) if name not in checkpoint.tensors]
     if missing:
         return f"there is no tensor {' or '.join(missing)}"
     scales, biases = (checkpoint.tensors[name] for name in _auxiliary_names(tensor))
     rows, columns = tensor.shape[0], MLX_CODES * tensor.shape[1]
-    expected = [[rows, columns // group] for group in GROUPS if columns % group == 0]
-    if list(scales.shape) not in expected or scales.dtype not in FLOATS or not columns:
+    expected = [[rows, columns // group] for group in _GROUPS if columns % group == 0]
+    if list(scales.shape) not in expected or scales.dtype not in FLOAT_BYTES or not columns:
         return (
             f"{scales.name} is {scales.dtype} {list(scales.shape)}, expected a float of shape "
             f"{' or '.join(map(str, expected))}"
         )
-    if biases.shape != scales.shape or biases.dtype not in FLOATS:
+    if biases.shape != scales.shape or biases.dtype not in FLOAT_BYTES:
         return (
             f"{biases.name} is {biases.dtype} {list(biases.shape)}, expected a float of shape "
             f"{list(scales.shape)}"
         )
     group = columns // scales.shape[1]
-    said = _configured(checkpoint, tensor, "group_size")
-    if said not in (None, group):
-        return f"{scales.name} has groups of {group} columns, config.json says {said!r:.64}"
+    configured = _configured(checkpoint, tensor, "group_size")
+    if configured not in (None, group):
+        return f"{scales.name} has groups of {group} columns, config.json says {configured!r:.64}"
     return group
 
 
 def _finite(tensor: SourceTensor) -> Scales:
-    """Return the values of scales or biases.
+    """Read scales or biases, float32 (out_features, groups).
 
     Raises:
         SourceError: one is NaN or infinite.
@@ -152,13 +159,13 @@ def _finite(tensor: SourceTensor) -> Scales:
         row, group = np.argwhere(~np.isfinite(values))[0]
         raise SourceError(
             f"{tensor.name}: {values[row, group]} in row {row}, group {group}, expected finite "
-            "numbers: the file is damaged, or --exclude the weight to keep it as it is"
+            "numbers. The file is damaged; --exclude the weight to keep it as it is"
         )
     return values
 
 
 def _asymmetry(scales: Scales, biases: Scales) -> str | None:
-    """Return where a bias is not minus the scale, in words."""
+    """Return in words the first bias that is not minus its scale."""
     wrong = biases != -scales
     if not wrong.any():
         return None
@@ -170,15 +177,9 @@ def _asymmetry(scales: Scales, biases: Scales) -> str | None:
 
 
 def _code_3(tensor: SourceTensor) -> str | None:
-    """Return where a code is 3, in words."""
-    row = 0
-    for panel in row_panels(tensor):
-        words = panel.view("<u4").reshape(-1, tensor.shape[1])
-        wrong = words >> np.uint32(1) & words & np.uint32(0x55555555)
-        if wrong.any():
-            r, word = np.unravel_index(int((wrong != 0).argmax()), wrong.shape)
-            lowest = int(wrong[r, word]) & -int(wrong[r, word])
-            column = MLX_CODES * int(word) + lowest.bit_length() // 2
-            return f"code 3 in row {row + int(r)}, column {column}"
-        row += len(words)
-    return None
+    """Return in words where the first code 3 is."""
+    found = find_code_3(tensor)
+    if found is None:
+        return None
+    row, column = divmod(_PER_BYTE * found[0] + found[1], MLX_CODES * tensor.shape[1])
+    return f"code 3 in row {row}, column {column}"

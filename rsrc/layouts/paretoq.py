@@ -1,11 +1,12 @@
-"""ParetoQ (arXiv 2502.02631) at 1.58 bits: a float master and a learned clip value for each row.
+"""ParetoQ (arXiv 2502.02631) at 1.58 bits: a float master with a learned clip value per row.
 
-With alpha = max(clip value, 1e-5), a weight w counts as
+With alpha = max(clip value, 1e-5), a weight w acts as
 
     round_half_even(clip(w / alpha, -0.99, 0.99) * 1.5) / 1.5 * alpha
 
-which is 0 up to alpha / 3, and 2 alpha / 3 with the sign of w beyond. The model computes that in
-every forward pass, so nothing is lost; here in float32, operation by operation.
+which is 0 for |w| up to alpha / 3, and 2 alpha / 3 with the sign of w above. The model computes
+this in every forward pass, so compiling loses nothing. Each operation is done in float32, in the
+model's order.
 """
 
 from __future__ import annotations
@@ -18,68 +19,84 @@ import numpy.typing as npt
 from rsr_formats.records import TERNARY
 
 from ..source.checkpoint import Checkpoint, SourceTensor
-from .base import FLOATS, Bytes, DigitArray, Layout, Restored, Scales, TernaryTensor
-from .cells import BLOCK, float_values, means
-from .floats import bits_of, restore_floats, to_float32
-from .scales import per_row
+from .base import Bytes, DigitArray, Layout, Restored, TernaryTensor
+from .float_bits import (
+    FLOAT_BYTES,
+    bits_of,
+    float_values,
+    is_float_matrix,
+    row_blocks,
+    to_float32,
+)
+from .floats import restore_floats
+from .scales import Scales, per_row
+from .stats import means
 
-_LEAST = np.float32(1e-5)
+_MIN_ALPHA = np.float32(1e-5)
 _LEVELS = np.float32(1.5)
 
-_CLIP = "weight_clip_val"  # in place of "weight" in the clip values' name
-_FORK = "scale"  # what a fork for MiniCPM calls it
+_CLIP = "weight_clip_val"  # takes the place of "weight" in the name of the clip values
+_FORK_CLIP = "scale"  # the same in a fork for MiniCPM
 
 
-def says_paretoq(config: dict[str, Any]) -> bool:
+def is_ternary_paretoq(config: dict[str, Any]) -> bool:
     """Return whether config.json says that ParetoQ makes weights with clip values ternary."""
     w_bits = config.get("w_bits")
     return not isinstance(w_bits, bool) and w_bits in (0, 1.58)
 
 
 def is_clip(name: str) -> bool:
-    """Return whether `name` is that of ParetoQ's clip values."""
+    """Return whether `name` is that of a tensor of ParetoQ's clip values."""
     return name.endswith(_CLIP)
 
 
 def clip_names(name: str) -> tuple[str, str]:
-    """Return what the clip values of the matrix `name` may be called."""
+    """Return the two possible names of the clip values of the matrix `name`."""
     base = name.removesuffix("weight")
-    return base + _CLIP, base + _FORK
+    return base + _CLIP, base + _FORK_CLIP
 
 
 class ParetoQ(Layout):
-    """Masters whose config.json has `w_bits` 0, ParetoQ's word for ternary, or 1.58."""
+    """Masters whose config.json has `w_bits` 0, ParetoQ's code for ternary, or 1.58.
+
+    Args:
+        alpha: of one tensor, (out_features, 1); without it, a layout cannot decode.
+    """
 
     name = "paretoq"
     lossless = False
 
     def __init__(self, alpha: Scales | None = None) -> None:
-        self._alpha = alpha  # (out_features, 1)
+        self._alpha = alpha
 
     def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
-        """Claim float matrices `<name>weight` that have a clip value for each row."""
-        base = tensor.name.removesuffix("weight")
-        if tensor.dtype not in FLOATS or len(tensor.shape) != 2 or base == tensor.name:
+        """Claim float matrices `<base>weight` that have a clip value for each row."""
+        if not is_float_matrix(tensor) or not tensor.name.endswith("weight"):
             return None
-        if (clip := checkpoint.tensors.get(base + _CLIP)) is None:
-            clip = checkpoint.tensors.get(base + _FORK)
-            if clip is None or "w_bits" not in checkpoint.config:
-                return None  # anyone may call anything a scale
-        w_bits = checkpoint.config.get("w_bits")
-        if not says_paretoq(checkpoint.config):
+        own, fork = (checkpoint.tensors.get(name) for name in clip_names(tensor.name))
+        if own is None and "w_bits" not in checkpoint.config:
+            return None  # a tensor named "scale" may be anything
+        clip = own or fork
+        if clip is None:
+            return None
+        if not is_ternary_paretoq(checkpoint.config):
+            w_bits = checkpoint.config.get("w_bits")
             found = "no w_bits" if w_bits is None else f"w_bits {str(w_bits)[:64]}"
-            return f"beside {clip.name[:256]!r}, but config.json has {found}; 0 would be ternary"
+            return (
+                f"has clip values {clip.name[:256]!r}, but config.json has {found}, expected "
+                "w_bits 0 for ternary"
+            )
         rows, columns = tensor.shape
-        if clip.dtype not in FLOATS or clip.shape not in ((rows,), (rows, 1)):
+        if clip.dtype not in FLOAT_BYTES or clip.shape not in ((rows,), (rows, 1)):
             return f"{clip.name} is {clip.dtype} {list(clip.shape)}, expected a float for each row"
         values = to_float32(clip.read(), clip.dtype).reshape(rows, 1)
         if not np.isfinite(values).all():
             return f"{clip.name} has NaN or infinite values"
         if not np.isfinite(means(tensor, "tensor")).all():
             return f"{tensor.dtype} with NaN or infinite values"
-        alpha = np.maximum(values, _LEAST)
+        alpha = np.maximum(values, _MIN_ALPHA)
         scale = per_row(np.float32(1) / _LEVELS * alpha)
-        note = "paretoq per row, as the model computes: 2/3 of clip value, by w_bits in config.json"
+        note = "paretoq per row, as the model computes: 2/3 of clip value (w_bits in config.json)"
         return TernaryTensor(tensor, ParetoQ(alpha), (rows, columns), TERNARY, scale, note)
 
     def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
@@ -87,16 +104,15 @@ class ParetoQ(Layout):
         assert self._alpha is not None
         bits, alpha = bits_of(raw, t.tensor)[rows, columns], self._alpha[rows]
         digits = np.empty(bits.shape, np.uint8)
-        step = max(1, BLOCK // max(1, bits.shape[1]))
-        for first in range(0, len(bits), step):
-            part = slice(first, first + step)
+        for part in row_blocks(bits.shape):
             x = float_values(bits[part], t.tensor.dtype) / alpha[part]
-            x *= _LEVELS  # clipping to 0.99 comes to the same: beyond it, all round to 1 as well
+            # No clip to 0.99 first: what it would clip rounds to 1 or more, which becomes 1 below.
+            x *= _LEVELS
             np.rint(x, out=x)
             np.clip(x, -1, 1, out=x)
             digits[part] = x + 1
         return digits
 
     def restore(self, r: Restored) -> npt.NDArray[Any]:
-        """Return digit value * scale in the source's dtype: what the model computes."""
+        """Return digit value * scale in the source's dtype: the weights the model computes."""
         return restore_floats(r)

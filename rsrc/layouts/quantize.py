@@ -1,10 +1,10 @@
-"""Make float masters ternary: absmean, absmedian, Ternary Weight Networks.
+"""Post-training quantization of float masters: absmean, absmedian, Ternary Weight Networks.
 
-A weight w becomes sign(w) where |w * factor| > threshold in float32, else 0, times a scale. Factor,
-threshold and scale are those of its tensor, its row or its group of columns.
+A weight w becomes sign(w) if |w * factor| > threshold, computed in float32, and else 0, times a
+scale. Factor, threshold and scale belong to the tensor, the row or the group of columns.
 
-These are rules for training with: on weights that were not trained with one it is post-training
-quantization, and loses much of any model. What a model itself computes is in online.py.
+Models are trained with these rules. Applied to weights that were not, they lose much of any model.
+self_quantizing.py has the masters that their own model quantizes.
 """
 
 from __future__ import annotations
@@ -23,39 +23,37 @@ from rsr_formats.records import TERNARY, IndexedTensor
 from .. import _native
 from ..source.checkpoint import Checkpoint, SourceTensor
 from ..source.quantization import HEADS
-from .base import FLOATS, Bytes, DigitArray, Layout, Quality, Restored, Scales, TernaryTensor
-from .cells import (
-    BLOCK,
-    Per,
+from .base import Bytes, DigitArray, Layout, Quality, Restored, TernaryTensor
+from .float_bits import (
+    Bits,
+    bits_of,
     blocks,
     float_values,
-    means,
-    medians,
-    narrowed,
+    is_float_matrix,
     native_values,
-    per_of,
-    scale_grid,
-    spread,
+    row_blocks,
 )
-from .floats import bits_of, restore_floats
-from .groups import Bits
+from .floats import restore_floats
+from .scales import Per, ScaleGrid, Scales
+from .stats import means, medians
 
-# Matrices that models keep in floating point: embeddings, output heads, norms, routers (which are
-# also called gates). Layers inside a model may be called "output", too.
-KEPT = (
+# Matrices that models keep in floating point: embeddings, output heads, norms and the routers of
+# mixtures of experts, also called gates. "output" is a head only as a whole name: layers inside a
+# model have names that end with it.
+DENSE_NAMES = (
     *("*embed*", "*wte*", "*wpe*", "*lm_head*", "*norm*", "*router*"),
     *("gate.weight", "*.gate.weight"),
     *(f"{head}.weight" for head in HEADS),
     *(f"*.{head}.weight" for head in HEADS if head != "output"),
 )
 
-_LEAST = np.float32(1e-5)  # what absmean and absmedian divide by at least
-_HALF = np.float32(0.5)  # rounds to zero, the even neighbor: only what is beyond becomes 1
-_SHARE = np.float32(0.7)  # of the mean magnitude: the threshold of Ternary Weight Networks
+_MIN_MAGNITUDE = np.float32(1e-5)  # lower bound of the mean or median, as BitNet's code has it
+_HALF = np.float32(0.5)  # half to even: 0.5 rounds to 0, anything above to 1
+_TWN_SHARE = np.float32(0.7)  # the threshold of TWN as a share of the mean magnitude
 
 
-class Cut(NamedTuple):
-    """How weights become digits: statistics (see cells.py) of float32."""
+class QuantParams(NamedTuple):
+    """How weights become digits: three statistics (see stats.py) of one shape."""
 
     factor: Scales
     threshold: Scales
@@ -63,82 +61,94 @@ class Cut(NamedTuple):
 
 
 class Quantizer(Layout):
-    """A rule, and what has a scale of its own.
+    """A quantization rule with its granularity.
 
     Args:
-        per: "tensor", "row" or so many columns of a row.
-        chosen: whether the user named the tensors, so that names are no reason to keep one.
-        cut: what the rule found in one tensor.
+        per: what shares a scale.
+        chosen: whether the user chose the tensors by name, so that no name keeps one dense.
+        params: the parameters of one tensor, without which a quantizer cannot decode.
     """
 
     lossless = False
 
-    def __init__(self, per: Per = "tensor", chosen: bool = False, cut: Cut | None = None) -> None:
+    def __init__(
+        self, per: Per = "tensor", chosen: bool = False, params: QuantParams | None = None
+    ) -> None:
         self.per = per
         self._chosen = chosen
-        self._cut = cut
+        self._params = params
 
     @abstractmethod
-    def cut(self, tensor: SourceTensor, per: Per) -> Cut:
-        """Find how to quantize a float matrix; not finite where a weight is not."""
+    def fit(self, tensor: SourceTensor, per: Per) -> QuantParams:
+        """Compute the parameters of a float matrix; not finite where a weight is not."""
 
     def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
         """Claim float matrices that are weights of linear layers by their names."""
-        if tensor.dtype not in FLOATS or len(tensor.shape) != 2:
+        if not is_float_matrix(tensor):
             return None
         if not self._chosen:
             if not tensor.name.endswith("weight"):
-                return "not quantized: the name does not end in 'weight' (--include overrides)"
-            if any(fnmatchcase(tensor.name.lower(), pattern) for pattern in KEPT):
-                return "not quantized: no linear layer by its name (--include overrides)"
+                return "not quantized: its name does not end in 'weight' (--include overrides)"
+            if any(fnmatchcase(tensor.name.lower(), pattern) for pattern in DENSE_NAMES):
+                return "not quantized: its name is not a linear layer's (--include overrides)"
         found = self.quantize(tensor, " (post-training, lossy)")
         return found if isinstance(found, str) else replace(found, quality=_quality(found))
 
-    def again(
+    def requantize(
         self, checkpoint: Checkpoint, tensor: SourceTensor, record: IndexedTensor
     ) -> TernaryTensor | str | None:
-        """Quantize a master again as its record in a `.rsr` file says that it was."""
-        return type(self)(per_of(record)).quantize(tensor, "")
+        """Quantize a master with the granularity that its record in a `.rsr` file states."""
+        return type(self)(_per_of(record)).quantize(tensor, "")
 
-    def quantize(self, tensor: SourceTensor, why: str) -> TernaryTensor | str:
-        """Return a float matrix as ternary, or why that cannot be; `why` ends the report's note."""
+    def quantize(self, tensor: SourceTensor, remark: str) -> TernaryTensor | str:
+        """Quantize a float matrix of any name.
+
+        Args:
+            tensor: F32, F16 or BF16, (out_features, in_features).
+            remark: ends the note of the result.
+
+        Returns:
+            The ternary tensor, or the reason why it cannot be quantized.
+        """
         rows, columns = tensor.shape
-        per = narrowed(self.per, columns)
-        with np.errstate(all="ignore"):  # what is not finite is found below
-            cut = self.cut(tensor, per)
-        if not all(np.isfinite(part).all() for part in cut):
+        # A group as wide as a row is the row.
+        per = "row" if isinstance(self.per, int) and self.per >= columns else self.per
+        with np.errstate(all="ignore"):  # values that are not finite are found below
+            params = self.fit(tensor, per)
+        if not all(np.isfinite(part).all() for part in params):
             return f"{tensor.dtype} with NaN or infinite values"
-        scale = scale_grid(cut.scale, per, rows)
-        note = f"{self.name} {scale.words}{why}"
-        layout = type(self)(per, self._chosen, cut)
+        scale = _grid(params.scale, per, rows)
+        note = f"{self.name} {scale.words}{remark}"
+        layout = type(self)(per, self._chosen, params)
         return TernaryTensor(tensor, layout, (rows, columns), TERNARY, scale, note)
 
     def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
         """Quantize a window."""
-        return self.cut_digits(bits_of(raw, t.tensor)[rows, columns], t, rows, columns)
+        return self.quantize_window(bits_of(raw, t.tensor)[rows, columns], t, rows, columns)
 
-    def cut_digits(self, bits: Bits, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
-        """Quantize a window, given as the bit patterns of its weights."""
-        assert self._cut is not None
+    def quantize_window(
+        self, bits: Bits, t: TernaryTensor, rows: slice, columns: slice
+    ) -> DigitArray:
+        """Quantize a window, given as the bit patterns of its weights, (rows, columns)."""
+        assert self._params is not None
         digits = np.empty(bits.shape, np.uint8)
-        factor, threshold, _ = self._cut
+        factor, threshold, _ = self._params
         if self.per == "tensor" and threshold[0, 0] == _HALF:
             values = native_values(bits, t.tensor.dtype)
             _native.rounded_digits(values, float(factor[0, 0]), digits)
             return digits
-        step = max(1, BLOCK // max(1, bits.shape[1]))
-        for first in range(0, len(bits), step):
-            part = slice(first, min(first + step, len(bits)))
+        factors, thresholds = (_grid(part, self.per, t.shape[0]) for part in (factor, threshold))
+        for part in row_blocks(bits.shape):
             at = slice(rows.start + part.start, rows.start + part.stop)
-            with np.errstate(over="ignore"):  # infinite is beyond any threshold, too
-                x = float_values(bits[part], t.tensor.dtype) * spread(factor, self.per, at, columns)
-            limit = spread(threshold, self.per, at, columns)
+            with np.errstate(over="ignore"):  # infinity exceeds any threshold, too
+                x = float_values(bits[part], t.tensor.dtype) * factors.window(at, columns)
+            limit = thresholds.window(at, columns)
             np.subtract(x > limit, x < -limit, dtype=np.int8, out=digits[part].view(np.int8))
             digits[part] += 1
         return digits
 
     def restore(self, r: Restored) -> npt.NDArray[Any]:
-        """Return digit value * scale in the source's dtype: what was kept of the master."""
+        """Return digit value * scale in the source's dtype: the quantized weights."""
         return restore_floats(r)
 
 
@@ -150,64 +160,80 @@ class AbsMean(Quantizer):
 
     name = "absmean"
 
-    def cut(self, tensor: SourceTensor, per: Per) -> Cut:
-        """Return s, one half, 1 / s."""
+    def fit(self, tensor: SourceTensor, per: Per) -> QuantParams:
+        """Return s, 1/2, 1/s."""
         return _rounding(means(tensor, per))
 
 
 class AbsMedian(Quantizer):
-    """The same with the median of |W| (of an even number, the lower of the two in the middle)."""
+    """AbsMean with the median of |W|: of an even number, the lower of the two in the middle."""
 
     name = "absmedian"
 
-    def cut(self, tensor: SourceTensor, per: Per) -> Cut:
-        """Return s, one half, 1 / s."""
+    def fit(self, tensor: SourceTensor, per: Per) -> QuantParams:
+        """Return s, 1/2, 1/s."""
         return _rounding(medians(tensor, per))
 
 
 class TWN(Quantizer):
     """Ternary Weight Networks (arXiv 1605.04711).
 
-    Weights beyond 0.7 mean|W| keep their sign; their mean magnitude is the scale, 0 without any.
+    Weights above 0.7 mean|W| in magnitude become their sign. The scale is the mean of these
+    magnitudes, 0 if there are none.
     """
 
     name = "twn"
 
-    def cut(self, tensor: SourceTensor, per: Per) -> Cut:
-        """Return one, the threshold, the scale."""
-        threshold = _SHARE * means(tensor, per)
+    def fit(self, tensor: SourceTensor, per: Per) -> QuantParams:
+        """Return 1, the threshold, the scale."""
+        threshold = _TWN_SHARE * means(tensor, per)
         scale = means(tensor, per, above=threshold) if np.isfinite(threshold).all() else threshold
-        return Cut(np.broadcast_to(np.float32(1), scale.shape), threshold, scale)
+        return QuantParams(np.broadcast_to(np.float32(1), scale.shape), threshold, scale)
 
 
 QUANTIZERS: dict[str, type[Quantizer]] = {q.name: q for q in (AbsMean, AbsMedian, TWN)}
 
 
-def _rounding(typical: Scales) -> Cut:
-    s: Scales = np.divide(1, np.maximum(typical, _LEAST), dtype=np.float32)
-    return Cut(s, np.broadcast_to(_HALF, s.shape), np.divide(1, s, dtype=np.float32))
+def _rounding(typical: Scales) -> QuantParams:
+    """Return the parameters of rounding W / typical; `typical` is a statistic."""
+    s: Scales = np.divide(1, np.maximum(typical, _MIN_MAGNITUDE), dtype=np.float32)
+    return QuantParams(s, np.broadcast_to(_HALF, s.shape), np.divide(1, s, dtype=np.float32))
+
+
+def _grid(statistic: Scales, per: Per, rows: int) -> ScaleGrid:
+    """Return a statistic of a matrix of `rows` rows as a grid."""
+    if per == "tensor":
+        return ScaleGrid(statistic, max(1, rows))
+    return ScaleGrid(statistic, 1, None if per == "row" else per)
+
+
+def _per_of(record: IndexedTensor) -> Per:
+    """Return the granularity of a matrix in a `.rsr` file."""
+    scale = record.scale
+    if scale is None or (scale.columns is None and scale.rows >= record.shape[0]):
+        return "tensor"
+    return scale.columns or "row"
 
 
 def _quality(t: TernaryTensor) -> Quality:
-    """Compare what is kept of a master with the master, in float64."""
+    """Compare a quantized tensor with its master, in float64."""
     assert isinstance(t.layout, Quantizer)
     assert t.scale is not None
-    layout, per = t.layout, t.layout.per
-    whole = slice(0, t.shape[1])
+    columns = slice(0, t.shape[1])
     zeros = 0
-    master = kept = product = difference = 0.0
+    ww = qq = wq = errors = 0.0
     for rows, bits in blocks(t.tensor):
-        digits = layout.cut_digits(bits, t, rows, whole)
+        digits = t.layout.quantize_window(bits, t, rows, columns)
         zeros += int(np.count_nonzero(digits == TERNARY.index(0)))
         w = float_values(bits, t.tensor.dtype).astype(np.float64)
-        q = (digits - 1.0) * spread(t.scale.values, per, rows, whole)
-        master += float(np.vdot(w, w))
-        kept += float(np.vdot(q, q))
-        product += float(np.vdot(w, q))
+        q = (digits - 1.0) * t.scale.window(rows, columns)
+        ww += float(np.vdot(w, w))
+        qq += float(np.vdot(q, q))
+        wq += float(np.vdot(w, q))
         w -= q
-        difference += float(np.vdot(w, w))
+        errors += float(np.vdot(w, w))
     return Quality(
         zero_share=zeros / max(1, t.shape[0] * t.shape[1]),
-        relative_error=sqrt(difference / master) if master else 0.0,
-        cosine=product / sqrt(master * kept) if master * kept else float(master == kept),
+        relative_error=sqrt(errors / ww) if ww else 0.0,
+        cosine=wq / sqrt(ww * qq) if ww * qq else float(ww == qq),
     )

@@ -1,33 +1,36 @@
-"""Which weights share a scale: the grid that every layout's scales are brought to."""
+"""Which weights share a scale: the grid that the scales of every layout become."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _native
+from ..common.errors import OptionError
 
 Scales = npt.NDArray[np.float32]
+Per = Literal["tensor", "row"] | int  # what shares a scale; int: that many columns of a row
 
-GROUPS = (32, 64, 128, 256)  # weights that quantizers give a scale together
-SHARDS = 64  # most equal parts of the rows, or of the columns, that are tried
+GROUPS = (32, 64, 128, 256)  # columns of a group in published checkpoints
+SHARDS = 64  # the most equal parts of rows or columns to try: shards of model-parallel training
 
 
 @dataclass(frozen=True)
 class ScaleGrid:
-    """Multipliers of a matrix: values[r // rows, c // columns] is that of row r and column c."""
+    """The scales of a matrix: values[r // rows, c // columns] multiplies weight [r, c]."""
 
     values: Scales  # (row blocks, column groups)
-    rows: int  # that share a scale; at least 1
-    columns: int | None = None  # that share a scale; None: all
+    rows: int  # of a row block; at least 1
+    columns: int | None = None  # of a column group; None: one group has all columns
 
     @property
     def words(self) -> str:
-        """What shares a scale, in words."""
+        """What shares a scale, for reports: "per row and 128 columns"."""
         if self.values.size == 1:
             return "per tensor"
         rows = "row" if self.rows == 1 else f"{self.rows:,} rows"
@@ -37,6 +40,29 @@ class ScaleGrid:
             return f"per {self.columns:,} columns"
         return f"per {rows} and {self.columns:,} columns"
 
+    def window(self, rows: slice, columns: slice) -> Scales:
+        """Return the scale of each weight in a window of the matrix.
+
+        Args:
+            rows: rows of the window, with start and stop.
+            columns: columns of the window, with start and stop.
+
+        Returns:
+            float32 that broadcasts to (rows, columns): an axis along which all share is 1 long.
+        """
+        values = self.values
+        if self.rows == 1:
+            values = values[rows]
+        elif len(values) > 1:
+            values = values[np.arange(rows.start, rows.stop) // self.rows]
+        if self.columns is None:
+            return values
+        first = columns.start // self.columns
+        values = values[:, first : -(-columns.stop // self.columns)]
+        skipped = first * self.columns
+        wide = np.repeat(values, self.columns, axis=1)
+        return wide[:, columns.start - skipped : columns.stop - skipped]
+
 
 def per_tensor(scale: np.float32 | float, rows: int) -> ScaleGrid:
     """Return the grid of one scale for a matrix of `rows` rows."""
@@ -44,15 +70,34 @@ def per_tensor(scale: np.float32 | float, rows: int) -> ScaleGrid:
 
 
 def per_row(scales: Scales) -> ScaleGrid:
-    """Return the grid of one scale for each row; `scales` is (rows,)."""
+    """Return the grid of one scale per row; `scales` has one entry per row."""
     return ScaleGrid(scales.reshape(-1, 1), 1)
 
 
-def group_columns(columns: int, groups: int) -> int | None:
-    """Return the columns of a group where that many of a row have a scale each, or None: unknown.
+def parse_per(text: str) -> Per:
+    """Parse the value of `--per`.
 
-    32, 64, 128 or 256, of which the last group may have fewer; else equal parts. At most one of
-    the four makes so many groups, if they are several.
+    Raises:
+        OptionError: it is not "tensor", "row" or "group:N" with N at least 1.
+    """
+    if text == "tensor":
+        return "tensor"
+    if text == "row":
+        return "row"
+    kind, _, columns = text.partition(":")
+    is_number = columns.isascii() and columns.isdecimal() and len(columns) < 10
+    if kind == "group" and is_number and int(columns):
+        return int(columns)
+    raise OptionError(
+        f"per: found {text[:64]!r}, expected tensor, row or group:N with N columns, 1 or more"
+    )
+
+
+def group_columns(columns: int, groups: int) -> int | None:
+    """Return the width of a group where a row of `columns` columns has `groups` scales.
+
+    It is 32, 64, 128 or 256, where the last group may be narrower, or else an equal part of the
+    columns; None if neither fits. At most one of the four widths gives a number of groups above 1.
     """
     if groups > 1:
         for width in GROUPS:
@@ -61,49 +106,47 @@ def group_columns(columns: int, groups: int) -> int | None:
     return None if groups < 1 or columns % groups else columns // groups
 
 
-def coarsest(scales: Scales, rows: int, columns: int, shape: tuple[int, int]) -> ScaleGrid:
-    """Return the grid with the fewest scales that says the same as a finer one.
+def coarsest_grid(scales: Scales, rows: int, columns: int, shape: tuple[int, int]) -> ScaleGrid:
+    """Return the grid with the fewest scales that gives every weight the scale of a finer grid.
 
-    A cell of the grid has all rows, an equal part of them (2 to 64 parts: the shards of
-    model-parallel training), 32, 64, 128 or 256 of them, or `rows`, wherever that is a multiple of
-    `rows`; and of the columns likewise. Of two grids with as many scales, the one with fewer
-    groups of columns is taken.
+    Heights tried for a cell are the finer grid's, all rows, 1/2 to 1/64 of them (the shards of
+    model-parallel training), 32, 64, 128 and 256, wherever that is a multiple of `rows`. Widths are
+    tried likewise. Of two grids with equally many scales, the one with fewer column groups wins.
 
     Args:
-        scales: (row blocks, column groups), finite, of either sign. 0 is for cells without a
-            weight that is not zero: they take the scale of those they are joined with.
-        rows: rows of a row block; the last may have fewer.
-        columns: columns of a group, at most those of the matrix; the last may have fewer.
+        scales: (row blocks, column groups), finite, of either sign. 0 marks a cell without a
+            nonzero weight: it takes the scale of the cells that it is joined with.
+        rows: rows of a row block; the last block may have fewer.
+        columns: columns of a group, at most those of the matrix; the last group may have fewer.
         shape: of the matrix.
     """
     if not scales.size or 0 in shape:
         return per_tensor(0, shape[0])
 
     @cache
-    def across(width: int) -> Scales | None:
-        """Return the scales of cells as wide as this and no higher than before."""
+    def joined_columns(width: int) -> Scales | None:
         return _join(scales, 1, -(-width // columns))
 
     def cost(cell: tuple[int, int]) -> tuple[int, int]:
         groups = -(-shape[1] // cell[1])
         return -(-shape[0] // cell[0]) * groups, groups
 
-    cells = product(_spans(rows, shape[0]), _spans(columns, shape[1]))
+    cells = product(_candidates(rows, shape[0]), _candidates(columns, shape[1]))
     for height, width in sorted(cells, key=cost):
-        if (wide := across(width)) is not None:
+        if (wide := joined_columns(width)) is not None:
             joined = _join(wide, -(-height // rows), 1)
             if joined is not None:
                 return ScaleGrid(joined, height, width if width < shape[1] else None)
-    raise AssertionError("the finest grid says the same as itself")
+    raise AssertionError("the finest grid equals itself")
 
 
-def _spans(unit: int, whole: int) -> list[int]:
-    """Return the numbers of rows, or columns, that a cell may have: multiples of `unit`, or all."""
+def _candidates(unit: int, whole: int) -> list[int]:
+    """Return the heights (or widths) to try for a cell: multiples of `unit`, and `whole`."""
     tried = {unit, *GROUPS, *(whole // n for n in range(1, SHARDS + 1) if whole % n == 0)}
     return sorted(s for s in tried if s == whole or (s < whole and s % unit == 0))
 
 
 def _join(scales: Scales, height: int, width: int) -> Scales | None:
-    """Return the scales of cells of so many finer ones, or None where two in one cell differ."""
+    """Join cells of height x width scales into one each; None if one holds two nonzero scales."""
     joined = np.zeros((-(-len(scales) // height), -(-scales.shape[1] // width)), np.float32)
     return joined if _native.join(scales, height, width, joined) else None

@@ -1,10 +1,12 @@
-"""Float masters that their own model makes ternary in every forward pass: BitNet's absmean.
+"""Float masters that their own model quantizes by BitNet's absmean in every forward pass.
 
-Which they are, config.json says: transformers' `quantization_mode` "online" (integrations/
-bitnet.py), or the architecture and `weight_bits` of 1bitLLM's models. BitNet embedding models say
-it by a norm of its own inside every such layer. Nothing is lost: this is what the model multiplies
-by. So it comes before a look at the floats: where they are s times ternary already, their mean
-magnitude is below s, and that is what the model multiplies by.
+config.json says which: `quantization_mode` "online" of transformers (integrations/bitnet.py), or
+the architecture and `weight_bits` of 1bitLLM's models. BitNet embedding models say so by a norm
+inside every such layer. Compiling loses nothing: the ternary matrix is what the model multiplies
+by.
+
+Masters that are s times ternary already are quantized as well: their mean magnitude is below s, and
+the model multiplies by the mean. So this layout is asked before `Floats`.
 """
 
 from __future__ import annotations
@@ -16,54 +18,61 @@ from rsr_formats.records import DenseTensor
 
 from ..source.checkpoint import Checkpoint, SourceTensor
 from ..source.quantization import Quantization
-from .base import FLOATS, TernaryTensor
+from .base import TernaryTensor
+from .float_bits import FLOAT_BYTES, is_float_matrix
 from .quantize import AbsMean
 
 
-class OnlineMaster(AbsMean):
-    """Weights of linear layers that a model quantizes by absmean, per tensor, each by itself."""
+class SelfQuantizing(AbsMean):
+    """Weights of linear layers that a model quantizes by absmean, each tensor by itself."""
 
     def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
-        """Claim the weights of linear layers of a model that quantizes them online.
+        """Claim the float weights of linear layers in a self-quantizing model.
 
         Raises:
-            SourceError: config.json has a `modules_to_not_convert` that cannot be followed.
+            SourceError: config.json has a `modules_to_not_convert` that cannot be interpreted.
         """
-        if not tensor.name.endswith(".weight") or not _is_float_matrix(tensor):
+        if not tensor.name.endswith(".weight") or not is_float_matrix(tensor):
             return None
-        columns = tensor.shape[1]
-        why = why_online(
-            checkpoint.config, checkpoint.quantization, checkpoint.tensors, tensor.name, columns
+        evidence = self_quantizing_evidence(
+            checkpoint.config,
+            checkpoint.quantization,
+            checkpoint.tensors,
+            tensor.name,
+            tensor.shape[1],
         )
-        if why is None:
+        if evidence is None:
             return None
-        return self.quantize(tensor, f", as the model computes: {why}")
+        return self.quantize(tensor, f", as the model computes: {evidence}")
 
 
-def why_online(
+def self_quantizing_evidence(
     config: dict[str, Any],
     quantization: Quantization,
     tensors: Mapping[str, SourceTensor | DenseTensor],
     name: str,
     columns: int,
 ) -> str | None:
-    """Return in words why a model quantizes its float matrix `name` itself, or None: it does not.
+    """Return what shows that a model quantizes one of its float matrices; None if nothing does.
+
+    Args:
+        config: the config.json.
+        quantization: what it says of quantization.
+        tensors: all tensors of the model by name.
+        name: of the matrix, a ".weight".
+        columns: in_features of the matrix.
 
     Raises:
-        SourceError: config.json has a `modules_to_not_convert` that cannot be followed.
+        SourceError: config.json has a `modules_to_not_convert` that cannot be interpreted.
     """
-    why = config_says(config)
-    if why is None and not quantization.is_given:
-        why = _own_norm(tensors, name, columns)
-    return why if why is not None and quantization.converts(name) else None
+    evidence = config_evidence(config)
+    if evidence is None and not quantization.is_given:
+        evidence = _norm_evidence(tensors, name, columns)
+    return evidence if evidence is not None and quantization.converts(name) else None
 
 
-def _is_float_matrix(tensor: SourceTensor) -> bool:
-    return tensor.dtype in FLOATS and len(tensor.shape) == 2
-
-
-def config_says(config: dict[str, Any]) -> str | None:
-    """Return in words what makes a model quantize its weights, or None."""
+def config_evidence(config: dict[str, Any]) -> str | None:
+    """Return what in config.json says that a model quantizes its weights, or None."""
     quantization = Quantization(config)
     if quantization.is_bitnet:
         online = quantization.mode == "online"
@@ -76,20 +85,20 @@ def config_says(config: dict[str, Any]) -> str | None:
     return None
 
 
-def _own_norm(
+def _norm_evidence(
     tensors: Mapping[str, SourceTensor | DenseTensor], name: str, columns: int
 ) -> str | None:
-    """Return in words that a layer has a norm for its inputs inside, or None."""
+    """Return in words that a layer contains a norm of its inputs, or None."""
     norm = tensors.get(f"{name.removesuffix('weight')}norm.weight")
-    if norm is None or norm.dtype not in FLOATS or norm.shape != (columns,):
+    if norm is None or norm.dtype not in FLOAT_BYTES or norm.shape != (columns,):
         return None
     if f"{name}_scale" in tensors:
         return None
-    return "a norm of its own makes it a BitLinear layer"
+    return "the norm inside the layer makes it a BitLinear layer"
 
 
 def _strings(value: Any) -> list[str]:
-    """Return the strings of a list or a map of config.json, [] of anything else."""
+    """Return the strings among the items of a JSON list or the values of a JSON object."""
     if isinstance(value, dict):
         value = list(value.values())
     return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []

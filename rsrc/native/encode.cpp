@@ -7,10 +7,12 @@
 namespace rsr {
 namespace {
 
-// The rank of row r in column block j: its k digits read as a number in base B.
-// `seen` collects the bits of all digits that are not below the base.
+// The number of the pattern of row r in column block j. `bad` is set if a digit is not below base.
+// Whole: the matrix has all k columns; otherwise missing columns are padding.
+// Bound: base^k <= 2^16. Bad digits may wrap `value`, which is then not used.
 template <bool Whole>
-inline unsigned rank(const Digits& a, const Alphabet& alphabet, size_t r, size_t j, unsigned& bad) {
+inline unsigned pattern_number(const Digits& a, const Alphabet& alphabet, size_t r, size_t j,
+                               unsigned& bad) {
   unsigned value = 0;
   for (int d = 0; d < alphabet.k; d++) {
     const size_t c = j * alphabet.k + d;
@@ -21,14 +23,21 @@ inline unsigned rank(const Digits& a, const Alphabet& alphabet, size_t r, size_t
   return value;
 }
 
-// The rank of the pattern of a number; `bad` collects whether one is not listed.
+// The rank of the pattern with this number. `bad` is set if the pattern is not listed.
 inline unsigned listed_rank(const Alphabet& alphabet, unsigned number, unsigned& bad) {
   if (alphabet.listed == nullptr) return number;
-  const unsigned value = alphabet.listed->of[number & 255];  // a bad digit makes it any number
-  bad |= value == kNotListed;
-  return value & 31;
+  const unsigned found = alphabet.listed->of[number & 255];  // bad digits can make any number
+  bad |= found == kNotListed;
+  return found % kMaxRanks;
 }
 
+// The rank of the pattern of row r in column block j; `bad` and Whole as above.
+template <bool Whole>
+inline unsigned rank(const Digits& a, const Alphabet& alphabet, size_t r, size_t j, unsigned& bad) {
+  return listed_rank(alphabet, pattern_number<Whole>(a, alphabet, r, j, bad), bad);
+}
+
+// The rank of padding rows and blocks: that of k padding digits, 0 if that pattern is not listed.
 unsigned padding_rank(const Alphabet& alphabet) {
   unsigned number = 0, not_listed = 0;
   for (int d = 0; d < alphabet.k; d++) number = number * alphabet.base + alphabet.pad;
@@ -36,26 +45,32 @@ unsigned padding_rank(const Alphabet& alphabet) {
   return not_listed ? 0 : value;
 }
 
-// The word of 3 K digits of base B that are neighbors, read eight at a time. One multiplication by
-// the bytes 1, B, B^2, ... leaves a rank in the byte of its last digit: sums stay below 32, so
-// nothing carries. Three times as fast as digit by digit.
+constexpr unsigned power(unsigned base, unsigned k) { return k ? base * power(base, k - 1) : 1; }
+
+// The word of 3 K adjacent digits in base B, three ranks of K digits each. Loads eight digits into
+// the bytes of a uint64_t and multiplies by the bytes 1, B, B^2, ...: byte i of the product is
+// digit[i] + B digit[i - 1] + B^2 digit[i - 2] ..., so the byte of a rank's last digit holds the
+// rank. Bound: each byte sums at most K terms, at most B^K - 1 <= 31 (3^3 - 1 = 26, 2^5 - 1 = 31),
+// so no byte carries into the next. Three times as fast as one digit at a time.
 template <unsigned B, unsigned K>
 inline unsigned word_of_neighbors(const uint8_t* digits, uint64_t& bad) {
+  static_assert(power(B, K) <= kMaxRanks);
   uint64_t weights = 0;
   for (unsigned d = 0, weight = 1; d < K; d++, weight *= B) weights |= uint64_t(weight) << (8 * d);
   unsigned word = 0;
   for (unsigned n = 0; n < kRanksPerWord; n++) {
     const unsigned first = std::min(n * K, 3 * K - 8);
     uint64_t eight;
-    std::memcpy(&eight, digits + first, sizeof eight);        // little-endian, as the file is
-    bad |= (eight + (128 - B) * 0x0101010101010101) | eight;  // bit 7 of a byte: not below B
+    std::memcpy(&eight, digits + first, sizeof eight);        // little-endian, as the files are
+    bad |= (eight + (128 - B) * 0x0101010101010101) | eight;  // bit 7 of a byte: digit >= B
     word |= unsigned(eight * weights >> (8 * (n * K + K - 1 - first)) & 31) << (5 * n);
   }
   return word;
 }
 
-// The number of the pattern of four neighboring ternary digits. The product's last byte is
-// 27 d0 + 9 d1 + 3 d2 + d3 <= 80, and nothing carries into it.
+// The number of the pattern of four adjacent ternary digits, by the same multiplication. The top
+// byte of the product is 27 d0 + 9 d1 + 3 d2 + d3 <= 80; the bytes below are at most 26, 8 and 2,
+// so nothing carries into it.
 inline unsigned number_of_four(const uint8_t* digits, uint32_t& bad) {
   uint32_t four = 0;
   for (int d = 0; d < 4; d++) four |= uint32_t(digits[d]) << (8 * d);  // one load
@@ -63,17 +78,18 @@ inline unsigned number_of_four(const uint8_t* digits, uint32_t& bad) {
   return four * 0x1b090301u >> 24;
 }
 
-// whole_word(r, g): the word of row r in word column g, where all its columns exist.
+// Packs a matrix; whole_word(r, g) returns the word of row r in word column g if the matrix has all
+// its columns.
 template <class WholeWord>
 bool pack(const Digits& a, const Alphabet& alphabet, uint16_t* out, const WholeWord& whole_word) {
-  const size_t padded = (a.rows + kLanes - 1) / kLanes * kLanes;
-  const size_t count = blocks(a, alphabet.k), words = (count + kRanksPerWord - 1) / kRanksPerWord;
+  const size_t padded = padded_rows(a.rows);
+  const size_t count = blocks(a, alphabet.k), words = w16_words(a, alphabet.k);
   const size_t whole = a.columns / (kRanksPerWord * alphabet.k);
   const unsigned pad = padding_rank(alphabet);
   unsigned bad = 0;
-  for (size_t first = 0; first < padded; first += kStripRows) {
-    const size_t height = std::min(kStripRows, padded - first);
-    // Tiles of 32 rows: what is written for a word column is one cache line.
+  for (size_t first = 0; first < padded; first += kW16StripRows) {
+    const size_t height = std::min(kW16StripRows, padded - first);
+    // Tiles of 32 rows: each word column of a tile is one cache line of output.
     for (size_t r0 = 0; r0 < height; r0 += kLanes) {
       uint16_t* tile = out + first * words + r0;
       const size_t real = std::min(kLanes, a.rows - std::min(a.rows, first + r0));
@@ -85,9 +101,7 @@ bool pack(const Digits& a, const Alphabet& alphabet, uint16_t* out, const WholeW
             word = whole_word(r, g);
           else
             for (size_t n = 0, j = 3 * g; n < kRanksPerWord; n++, j++)
-              word |= (j < count ? listed_rank(alphabet, rank<false>(a, alphabet, r, j, bad), bad)
-                                 : pad)
-                      << (5 * n);
+              word |= (j < count ? rank<false>(a, alphabet, r, j, bad) : pad) << (5 * n);
           tile[i] = static_cast<uint16_t>(word);
         }
         std::fill(tile + real, tile + kLanes, static_cast<uint16_t>(pad | pad << 5 | pad << 10));
@@ -106,7 +120,7 @@ bool pack_neighbors(const Digits& a, const Alphabet& alphabet, uint16_t* out) {
   return good && (bad & 0x8080808080808080) == 0;
 }
 
-// Listed patterns of four ternary digits.
+// Packs listed patterns of four ternary digits.
 bool pack_fours(const Digits& a, const Alphabet& alphabet, uint16_t* out) {
   uint32_t bad = 0;
   unsigned not_listed = 0;
@@ -123,7 +137,7 @@ bool pack_fours(const Digits& a, const Alphabet& alphabet, uint16_t* out) {
 }  // namespace
 
 bool pack_w16(const Digits& a, const Alphabet& alphabet, uint16_t* out) {
-  // What the cost model chooses: the largest k of either base, and four listed digits.
+  // Fast paths for what the cost model chooses: the largest k of either base, and k = 4 listed.
   if (a.column_stride == 1 && alphabet.listed == nullptr) {
     if (alphabet.base == 3 && alphabet.k == 3) return pack_neighbors<3, 3>(a, alphabet, out);
     if (alphabet.base == 2 && alphabet.k == 5) return pack_neighbors<2, 5>(a, alphabet, out);
@@ -134,16 +148,16 @@ bool pack_w16(const Digits& a, const Alphabet& alphabet, uint16_t* out) {
   const bool good = pack(a, alphabet, out, [&](size_t r, size_t g) {
     unsigned word = 0;
     for (size_t n = 0; n < kRanksPerWord; n++)
-      word |= listed_rank(alphabet, rank<true>(a, alphabet, r, 3 * g + n, bad), bad) << (5 * n);
+      word |= rank<true>(a, alphabet, r, 3 * g + n, bad) << (5 * n);
     return word;
   });
   return good && bad == 0;
 }
 
 bool mark_patterns(const Digits& a, int base, int k, size_t stride, uint8_t* seen) {
-  constexpr size_t kTogether = 16;  // blocks whose numbers are made side by side
+  constexpr size_t kAtOnce = 16;  // column blocks: a vector of bytes, also with SSE2 and NEON
   const size_t run = k * stride;
-  const uint8_t letters = static_cast<uint8_t>(base);
+  const uint8_t base8 = static_cast<uint8_t>(base);
   uint32_t bad_fours = 0;
   uint8_t bad = 0;
   if (base == 3 && k == 4 && stride == 1 && a.column_stride == 1) {
@@ -155,19 +169,19 @@ bool mark_patterns(const Digits& a, int base, int k, size_t stride, uint8_t* see
   }
   for (size_t r = 0; r < a.rows; r++)
     for (size_t c = 0; c < a.columns; c += run)
-      for (size_t j = 0; j < stride; j += kTogether) {
-        uint8_t numbers[kTogether] = {};  // wrong where a digit is bad, and in range
-        const size_t count = std::min(kTogether, stride - j);
+      for (size_t j = 0; j < stride; j += kAtOnce) {
+        uint8_t numbers[kAtOnce] = {};  // a bad digit may wrap it, but it stays an index of `seen`
+        const size_t count = std::min(kAtOnce, stride - j);
         for (int p = 0; p < k; p++) {
-          uint8_t digits[kTogether] = {};
+          uint8_t digits[kAtOnce] = {};
           const size_t first = c + p * stride + j;
-          if (a.column_stride == 1 && count == kTogether)
-            std::memcpy(digits, a.data + ptrdiff_t(r) * a.row_stride + first, kTogether);
+          if (a.column_stride == 1 && count == kAtOnce)
+            std::memcpy(digits, a.data + ptrdiff_t(r) * a.row_stride + first, kAtOnce);
           else
             for (size_t i = 0; i < count; i++) digits[i] = a.at(r, first + i);
-          for (size_t i = 0; i < kTogether; i++) {
-            bad |= static_cast<uint8_t>(digits[i] >= letters);
-            numbers[i] = static_cast<uint8_t>(numbers[i] * letters + digits[i]);
+          for (size_t i = 0; i < kAtOnce; i++) {
+            bad |= static_cast<uint8_t>(digits[i] >= base8);
+            numbers[i] = static_cast<uint8_t>(numbers[i] * base8 + digits[i]);
           }
         }
         for (size_t i = 0; i < count; i++) seen[numbers[i]] = 1;
@@ -184,9 +198,9 @@ bool sort_blocks(const Digits& a, const Alphabet& alphabet, Index* permutation, 
     unsigned bad = 0;
     const bool whole = (j + 1) * alphabet.k <= a.columns;
     for (size_t r = 0; r < a.rows; r++)
-      ranks[r] = static_cast<uint16_t>(whole ? rank<true>(a, alphabet, r, j, bad)
-                                             : rank<false>(a, alphabet, r, j, bad));
-    if (bad) return false;  // before a rank is used as an index
+      ranks[r] = static_cast<uint16_t>(whole ? pattern_number<true>(a, alphabet, r, j, bad)
+                                             : pattern_number<false>(a, alphabet, r, j, bad));
+    if (bad) return false;  // before ranks are used as indices
     std::fill(next.begin(), next.end(), 0);
     for (size_t r = 0; r < a.rows; r++) next[ranks[r] + 1]++;
     for (size_t s = 0; s < patterns; s++) next[s + 1] += next[s];

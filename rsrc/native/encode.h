@@ -1,15 +1,19 @@
-// Native encoders; rsr_formats/encoding.py defines what they must produce.
+// The native encoders of an RSR index. rsr_formats/packing.py defines what they must produce.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
 namespace rsr {
 
-constexpr size_t kStripRows = 128;
-constexpr size_t kLanes = 32;
-constexpr size_t kRanksPerWord = 3;
+constexpr size_t kLanes = 32;          // rows are padded to a multiple of this
+constexpr size_t kW16StripRows = 128;  // rows of a full strip in packing w16
+constexpr size_t kRanksPerWord = 3;    // of 5 bits each
+constexpr size_t kMaxRanks = 32;       // patterns that 5 bits can number
+constexpr size_t kMaxPatterns = 243;  // 3^5, numbers in a byte: what `seen` and `of` are indexed by
 
-// A view of digits 0 .. base-1; strides in elements.
+constexpr size_t padded_rows(size_t rows) { return (rows + kLanes - 1) / kLanes * kLanes; }
+
+// A view of a matrix of digits 0 .. base - 1; strides in elements.
 struct Digits {
   const uint8_t* data;
   size_t rows, columns;
@@ -19,16 +23,18 @@ struct Digits {
   }
 };
 
-// The rank of a pattern by its number, where patterns are listed; kNotListed for the others.
+// A pattern is the k digits of one row in a column block; its number is those digits in base B, the
+// first the most significant. Its rank is its number, or its place in a list of patterns.
 constexpr uint8_t kNotListed = 255;
 struct ListedRanks {
-  uint8_t of[256];  // base^k <= 243
+  static_assert(kMaxPatterns <= 256 && kMaxRanks <= kNotListed);
+  uint8_t of[256];  // the rank of a pattern by its number, < kMaxPatterns; or kNotListed
 };
 
 struct Alphabet {
   int base, k, pad;                     // pad: the digit of padding rows and columns
   const ListedRanks* listed = nullptr;  // null: a pattern's rank is its number
-  size_t patterns() const {
+  size_t patterns() const {             // base^k
     size_t n = 1;
     for (int i = 0; i < k; i++) n *= base;
     return n;
@@ -37,21 +43,34 @@ struct Alphabet {
 
 inline size_t blocks(const Digits& a, int k) { return (a.columns + k - 1) / k; }
 
-// Packing w16. out: words * padded rows entries, words = ceil(blocks / 3), rows padded to 32.
-// False if a digit is not below base, or a pattern is not listed; out is then of no use.
+inline size_t w16_words(const Digits& a, int k) {  // words of a row
+  return (blocks(a, k) + kRanksPerWord - 1) / kRanksPerWord;
+}
+
+// Encodes packing w16. out: (w16_words * padded_rows,).
+// Returns false if a digit is not below base or a pattern is not listed; out is then undefined.
 bool pack_w16(const Digits& a, const Alphabet& alphabet, uint16_t* out);
 
-// Sets seen[number of a pattern] for every pattern that occurs, base^k <= 256. Column block j
-// covers columns j / stride * k * stride + j % stride + p * stride, p < k; a.columns is a multiple
-// of k * stride. False if a digit is not below base.
+// Sets seen[number] to 1 for every pattern that occurs. seen: (256,); base^k <= kMaxPatterns.
+// Column block j covers columns j / stride * k * stride + j % stride + p * stride, p < k; a.columns
+// is a multiple of k * stride. Returns false if a digit is not below base.
 bool mark_patterns(const Digits& a, int base, int k, size_t stride, uint8_t* seen);
 
-// Packing n4s1, for base 3, k = 3 and padding digit 1. out: 5 bytes per row, padded to 32, and
-// eight column blocks. False if a digit is above 2; out is then of no use.
+// Packing n4s1 is for base 3, k = 3 and padding digit 1. A unit is eight column blocks.
+constexpr size_t kN4S1UnitBlocks = 8;
+constexpr size_t kN4S1UnitColumns = 3 * kN4S1UnitBlocks;
+constexpr size_t kN4S1UnitBytes = 5;  // of a row
+
+inline size_t n4s1_units(const Digits& a) {
+  return (blocks(a, 3) + kN4S1UnitBlocks - 1) / kN4S1UnitBlocks;
+}
+
+// Encodes packing n4s1. out: (kN4S1UnitBytes * n4s1_units * padded_rows,).
+// Returns false if a digit is above 2; out is then undefined.
 bool pack_n4s1(const Digits& a, uint8_t* out);
 
-// Permutation (blocks, rows) and segment list (blocks, patterns + 1) of every column block.
-// False if a digit is not below base.
+// Sorts the rows of each column block by their patterns, stably. permutation: (blocks, rows);
+// segments: (blocks, patterns + 1). Returns false if a digit is not below base.
 template <class Index>
 bool sort_blocks(const Digits& a, const Alphabet& alphabet, Index* permutation, Index* segments);
 

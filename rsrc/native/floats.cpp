@@ -1,4 +1,5 @@
-// Plain loops that compilers vectorize: no branch inside, what they collect as wide as an entry.
+// Plain loops that compilers vectorize: without branches, and with flags and maxima as wide as an
+// entry, so that no lane is widened.
 #include "floats.h"
 
 #include <algorithm>
@@ -13,11 +14,12 @@ constexpr Bits kSign = Bits(Bits(1) << (8 * sizeof(Bits) - 1));
 
 template <class Bits>
 Bits largest_magnitude(const Bits* row, size_t columns) {
-  // Signed: SSE2 has no unsigned maximum.
-  std::make_signed_t<Bits> most = 0;
+  // A magnitude has no sign bit, so it fits the signed type; SSE2 has no unsigned 16-bit maximum.
+  using Signed = std::make_signed_t<Bits>;
+  Signed largest = 0;
   for (size_t c = 0; c < columns; c++)
-    most = std::max(most, static_cast<std::make_signed_t<Bits>>(row[c] & Bits(~kSign<Bits>)));
-  return static_cast<Bits>(most);
+    largest = std::max(largest, static_cast<Signed>(row[c] & Bits(~kSign<Bits>)));
+  return static_cast<Bits>(largest);
 }
 
 inline float value(float x) { return x; }
@@ -31,8 +33,8 @@ inline float value(uint16_t bf16) {
 inline float magnitude(float x) { return x < 0 ? -x : x; }
 
 template <class T, class Digit>
-void each(const Rows<T>& a, uint8_t* out, const Digit& digit) {
-  const size_t columns = a.columns;  // a copy: for all the compiler knows, `out` lies over `a`
+void each_digit(const Rows<T>& a, uint8_t* out, const Digit& digit) {
+  const size_t columns = a.columns;  // a copy: `out` may alias `a` for all the compiler knows
   for (size_t r = 0; r < a.rows; r++, out += columns) {
     const T* row = a[r];
     for (size_t c = 0; c < columns; c++) out[c] = static_cast<uint8_t>(digit(row[c]));
@@ -42,26 +44,26 @@ void each(const Rows<T>& a, uint8_t* out, const Digit& digit) {
 }  // namespace
 
 template <class Bits>
-Found scan(const Rows<Bits>& a, Bits* largest) {
-  Found found{a.rows, false, false, false, false};
+Scan scan(const Rows<Bits>& a, Bits* largest) {
+  Scan found{a.rows, false, false, false, false};
   for (size_t r = 0; r < a.rows; r++) {
     const Bits* row = a[r];
-    const Bits most = largest[r] = largest_magnitude(row, a.columns);
+    const Bits magnitude = largest[r] = largest_magnitude(row, a.columns);
     Bits negative = 0, zero = 0, positive = 0, negative_zero = 0, other = 0;
     for (size_t c = 0; c < a.columns; c++) {
-      const Bits x = row[c], magnitude = x & Bits(~kSign<Bits>);
-      positive |= Bits(-(x == most));
-      negative |= Bits(-(x == Bits(most | kSign<Bits>)));
-      zero |= Bits(-(magnitude == 0));
+      const Bits x = row[c], absolute = x & Bits(~kSign<Bits>);
+      positive |= Bits(-(x == magnitude));
+      negative |= Bits(-(x == Bits(magnitude | kSign<Bits>)));
+      zero |= Bits(-(absolute == 0));
       negative_zero |= Bits(-(x == kSign<Bits>));
-      other |= Bits(-(magnitude != 0)) & Bits(-(magnitude != most));
+      other |= Bits(-(absolute != 0)) & Bits(-(absolute != magnitude));
     }
     if (other) {
-      found.several = r;
+      found.mixed = r;
       break;
     }
-    found.negative |= most && negative;
-    found.positive |= most && positive;
+    found.negative |= magnitude && negative;
+    found.positive |= magnitude && positive;
     found.zero |= zero != 0;
     found.negative_zero |= negative_zero != 0;
   }
@@ -71,28 +73,29 @@ Found scan(const Rows<Bits>& a, Bits* largest) {
 template <class Bits>
 void sign_digits(const Rows<Bits>& a, int base, int lowest, uint8_t* out) {
   if (base == 3)
-    each(a, out, [](Bits x) { return 1 + (Bits(x - 1) < kSign<Bits> - 1) - (x > kSign<Bits>); });
+    each_digit(a, out,
+               [](Bits x) { return 1 + (Bits(x - 1) < kSign<Bits> - 1) - (x > kSign<Bits>); });
   else if (lowest < 0)
-    each(a, out, [](Bits x) { return x < kSign<Bits>; });
+    each_digit(a, out, [](Bits x) { return x < kSign<Bits>; });
   else
-    each(a, out, [](Bits x) { return Bits(x << 1) != 0; });
+    each_digit(a, out, [](Bits x) { return Bits(x << 1) != 0; });
 }
 
 template <class Bits>
 size_t negative_zeros(const Bits* a, size_t count, uint8_t* out) {
-  constexpr size_t kStep = 32;  // at most 7 + 32 bits wait to be written
-  uint64_t waiting = 0;
+  constexpr size_t kStep = 32;  // `pending` holds at most 7 + 32 of its 64 bits
+  uint64_t pending = 0;
   size_t held = 0, zeros = 0;
   for (size_t first = 0; first < count; first += kStep) {
     const size_t before = held;
     for (size_t i = first; i < std::min(count, first + kStep); i++) {
-      waiting |= uint64_t(a[i] == kSign<Bits>) << held;
+      pending |= uint64_t(a[i] == kSign<Bits>) << held;
       held += Bits(a[i] << 1) == 0;
     }
     zeros += held - before;
-    std::memcpy(out, &waiting, sizeof waiting);
+    std::memcpy(out, &pending, sizeof pending);
     out += held / 8;
-    waiting >>= held / 8 * 8;
+    pending >>= held / 8 * 8;
     held %= 8;
   }
   return zeros;
@@ -100,7 +103,7 @@ size_t negative_zeros(const Bits* a, size_t count, uint8_t* out) {
 
 template <class T>
 double sum_of_magnitudes(const T* a, size_t count) {
-  constexpr size_t kLanes = 8;  // sums side by side: one alone would wait for each addition
+  constexpr size_t kLanes = 8;  // independent sums hide the latency of an addition
   double sums[kLanes] = {};
   size_t i = 0;
   for (; i + kLanes <= count; i += kLanes)
@@ -113,8 +116,8 @@ double sum_of_magnitudes(const T* a, size_t count) {
 
 template <class T>
 void rounded_digits(const Rows<T>& a, float s, uint8_t* out) {
-  // One half rounds to zero, the even neighbor: what is beyond it becomes 1, after clipping.
-  each(a, out, [s](T entry) {
+  // Half to even rounds 0.5 to 0, so after clipping anything above 0.5 is 1.
+  each_digit(a, out, [s](T entry) {
     const float x = value(entry) * s;
     return 1 + (x > 0.5f) - (x < -0.5f);
   });
@@ -139,8 +142,8 @@ bool join(const Rows<float>& a, size_t height, size_t width, float* out) {
   return true;
 }
 
-template Found scan(const Rows<uint16_t>&, uint16_t*);
-template Found scan(const Rows<uint32_t>&, uint32_t*);
+template Scan scan(const Rows<uint16_t>&, uint16_t*);
+template Scan scan(const Rows<uint32_t>&, uint32_t*);
 template void sign_digits(const Rows<uint16_t>&, int, int, uint8_t*);
 template void sign_digits(const Rows<uint32_t>&, int, int, uint8_t*);
 template size_t negative_zeros(const uint16_t*, size_t, uint8_t*);

@@ -1,11 +1,12 @@
-// Passes over float matrices, most over their bits: uint16_t for F16 and BF16, uint32_t for F32.
+// Passes over float matrices. Most work on bit patterns: uint16_t for F16 and BF16, uint32_t for
+// F32; those on values take float for F32 and uint16_t for BF16.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
 namespace rsr {
 
-// A matrix whose rows are contiguous; the stride in elements.
+// A matrix with contiguous rows; the stride is in elements.
 template <class T>
 struct Rows {
   const T* data;
@@ -14,37 +15,38 @@ struct Rows {
   const T* operator[](size_t r) const { return data + ptrdiff_t(r) * stride; }
 };
 
-// What occurs in the rows before `several`, the first row with several magnitudes beside zero
-// (all rows, if there is none). `zero` is of either sign.
-struct Found {
-  size_t several;
-  bool negative, zero, positive, negative_zero;
+// What `scan` found.
+struct Scan {
+  size_t mixed;  // the first row with several nonzero magnitudes; a.rows if there is none
+  bool negative, zero, positive, negative_zero;  // signs in the rows before `mixed`; zero: +0 or -0
 };
 
-// largest: the magnitude bits of the largest entry of each row, up to and including row `several`.
+// largest: (rows,), receives the bits of the largest magnitude of each row up to `mixed`,
+// inclusive.
 template <class Bits>
-Found scan(const Rows<Bits>& a, Bits* largest);
+Scan scan(const Rows<Bits>& a, Bits* largest);
 
-// Digits of the alphabet {-s, 0, s} (base 3), {-s, s} (base 2, lowest -1) or {0, s} (base 2, lowest
-// 0), from sign and zero alone. out: (rows, columns).
+// Digits from sign and zero alone. The alphabet is {-s, 0, s} (base 3), {-s, s} (base 2, lowest -1)
+// or {0, s} (base 2, lowest 0). out: (rows, columns), contiguous.
 template <class Bits>
 void sign_digits(const Rows<Bits>& a, int base, int lowest, uint8_t* out);
 
-// One bit for each zero, set for -0.0, the first in bit 0 of byte 0; returns the number of zeros.
-// out: count / 8 + 8 bytes, whose tail is of no use.
+// Writes one bit per zero, set for -0.0, the first into bit 0 of byte 0. Returns the number of
+// zeros. out: count / 8 + 8 bytes; those after the last bit are undefined.
 template <class Bits>
 size_t negative_zeros(const Bits* a, size_t count, uint8_t* out);
 
-// Of values: float for F32, uint16_t for BF16.
+// The sum of |a[i]|, accumulated in float64.
 template <class T>
 double sum_of_magnitudes(const T* a, size_t count);
 
-// clip(round_half_even(value * s), -1, 1) + 1. out: (rows, columns).
+// Digits clip(round_half_even(value * s), -1, 1) + 1. out: (rows, columns), contiguous.
 template <class T>
 void rounded_digits(const Rows<T>& a, float s, uint8_t* out);
 
-// Joins cells of `height` rows and `width` columns into one entry each: the one that is not zero.
-// False where two such entries of a cell differ. out: one entry for each cell, zeros before.
+// Joins each cell of `height` x `width` entries into its one nonzero value, 0 if there is none; the
+// last cells may be smaller. Returns false if a cell holds two different nonzero values; out is
+// then undefined. out: (ceil(rows / height), ceil(columns / width)), zeros on entry.
 bool join(const Rows<float>& a, size_t height, size_t width, float* out);
 
 }  // namespace rsr

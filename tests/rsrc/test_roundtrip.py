@@ -1,7 +1,7 @@
-"""The heart: compile, load, multiply, decompile, for every kind of matrix and every option.
+"""Compile, load, multiply and decompile, for every kind of matrix and every option.
 
-What a matrix should be is known from how it was made here; what a file holds is read by the
-safetensors library. Neither asks the compiler.
+The expected matrix comes from how the test made it, and the contents of a file from the safetensors
+library; neither comes from the compiler.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LAYOUTS = ("I8", "bitnet", "mlx", *FLOATS)
 ALWAYS_TERNARY = ("bitnet", "mlx")
 ROWS = (0, 1, 2, 3, 31, 32, 33, 64, 127, 128, 129, 160, 257)
 COLUMNS = (0, 1, 2, 5, 8, 9, 10, 15, 16, 44, 45, 46, 100)
-SCALES = (0.25, 0.375, 1.0, 1.5, 3.0, 96.0)  # every float type holds them
+SCALES = (0.25, 0.375, 1.0, 1.5, 3.0, 96.0)  # exact in every float type
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Case:
     """One matrix and how it is compiled."""
 
     layout: str
-    rows: int  # of the source: a packed one has four times as many weights
+    rows: int  # of the source tensor: a packed one holds four times as many
     columns: int
     digits: tuple[int, ...] = TERNARY
-    granularity: str | int = "tensor"  # a number: columns of a group
+    granularity: str | int = "tensor"  # int: columns of a group
     negative_zeros: bool = False
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
@@ -79,7 +79,7 @@ def cases(draw: st.DrawFn) -> Case:
             "encoding": encoding,
             "direction": direction,
             "target": draw(st.sampled_from(TARGETS)),
-            # a small k is as likely as a large one: large ones take long
+            # small k are as likely as large ones, which take long
             "k": draw(st.none() | st.integers(1, min(5, limit)) | st.integers(1, limit)),
             "zstd": draw(st.sampled_from((None, None, 1))),
         },
@@ -87,16 +87,16 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def build(kit: Kit, case: Case) -> tuple[dict[str, Any], Array, Array]:
-    """Return the source tensors, the digit values (out, in) and scales that broadcast to them."""
+    """Return the source tensors, digit values (out, in), and scales that broadcast to them."""
     rng = np.random.default_rng(case.seed)
     rows = 4 * case.rows if case.layout == "bitnet" else case.rows
     columns = case.columns
-    if case.layout == "mlx":  # groups of 32, or one that is a row
+    if case.layout == "mlx":  # groups of 32, or one group per row
         columns = 32 * (
             1 + columns % 5 if isinstance(case.granularity, int) else 2 ** (columns % 3)
         )
     t = rng.choice(np.array(case.digits), (rows, columns))
-    if t.size >= len(case.digits):  # so that the alphabet is what it is said to be
+    if t.size >= len(case.digits):  # every digit of the alphabet occurs
         t.flat[rng.permutation(t.size)[: len(case.digits)]] = case.digits
     if case.layout == "I8":
         return {"w": t.astype(np.int8)}, t, np.ones((rows, 1))
@@ -126,7 +126,7 @@ def build(kit: Kit, case: Case) -> tuple[dict[str, Any], Array, Array]:
 
 
 def check_products(matrix: rsr_runtime.Matrix, t: Array, scales: Array, seed: int) -> None:
-    """Products are those of the dense source: integers exactly, floats within the bound."""
+    """Products equal the dense matrix's: integers exactly, floats within the bound."""
     rng = np.random.default_rng(seed)
     n = t.shape[1]
     q = rng.integers(-128, 128, (n,), dtype=np.int8)
@@ -168,7 +168,7 @@ def test_round_trip(kit: Kit, scratch: Path, case: Case) -> None:
     rsr, again, back = (scratch / name for name in ("x.rsr", "y.rsr", "back.safetensors"))
     binary = case.layout not in ALWAYS_TERNARY and set(np.unique(t)) in ({-1, 1}, {0, 1})
     options = {**case.options, "force": True}
-    limit = 10 if case.options.get("encoding") == "permuted" else 3  # where the base is 3
+    limit = 10 if case.options.get("encoding") == "permuted" else 3  # of base 3
     if (options.get("k") or 0) > limit:
         options |= {"exclude": ["anchor"]} if binary else {"k": limit}
 
@@ -203,10 +203,10 @@ def test_round_trip(kit: Kit, scratch: Path, case: Case) -> None:
 def test_both_encodings_give_the_same_index(
     kit: Kit, scratch: Path, digits: tuple[int, ...], k: int, rows: int, columns: int, seed: int
 ) -> None:
-    """Ranked W is permuted W (expand), and permuted W transposed (reduce), block for block."""
+    """Ranked W, permuted W (expand) and permuted W transposed (reduce) have the same blocks."""
     rng = np.random.default_rng(seed)
     t = rng.choice(np.array(digits, np.int8), (rows, columns))
-    if t.size:  # one alphabet for both, whatever the draw
+    if t.size:  # the alphabet does not depend on the draw
         t.flat[: len(digits)] = digits[: t.size]
     if len(digits) == 3 or t.size < 2:  # a matrix of one value counts as ternary
         k = min(k, 3)
@@ -265,7 +265,7 @@ def test_compressed_files_hold_the_same(kit: Kit, tmp_path: Path, encoding: str)
     rng = np.random.default_rng(6)
     tensors: dict[str, Any] = {
         "random": rng.integers(-1, 2, (300, 200)).astype(np.int8),
-        "zeros": np.zeros((500, 300), np.float16),  # compresses further than the format allows
+        "zeros": np.zeros((500, 300), np.float16),  # would compress further than the format allows
         "dense zeros": np.zeros(1 << 20, np.uint8),
         "dense": rng.random(1000),
         "empty": np.zeros((0, 4), np.int8),
@@ -301,7 +301,7 @@ def test_every_target_holds_the_same(
             report = rsrc.compile(
                 source, scratch / "x.rsr", target=target, threads=threads, force=True
             )
-            packing = str(report.tensors[1].packing)  # of the anchor, which is always ternary
+            packing = str(report.tensors[1].packing)  # of the anchor: always ternary
             files.setdefault(packing, set()).add((scratch / "x.rsr").read_bytes())
         decompile(scratch / "x.rsr", scratch / "back.safetensors", force=True)
         assert kit.judge(scratch / "back.safetensors") == kit.judge(source)

@@ -1,4 +1,4 @@
-"""--quantize: every rule and granularity against the formula, weight by weight."""
+"""--quantize: every rule and granularity against its formula, one weight at a time."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from hypothesis import strategies as st
 import rsr_runtime
 import rsrc
 from rsr_formats import IndexedTensor, RsrFile
+from rsr_testing.bench import Bench
 from rsr_testing.checkpoints import Kit, Raw
 from rsrc.cli.main import main
 from rsrc.compiler.report import TensorReport
 from rsrc.export.decompile import decompile
 from rsrc.inspection.compare import compare
-from rsrc.layouts import cells, floats
-from rsrc.layouts import quantize as quantize
+from rsrc.layouts import float_bits, stats
+from rsrc.layouts.scales import Per
 from rsrc.source.checkpoint import open_checkpoint
 
 Array = npt.NDArray[Any]
@@ -39,7 +40,7 @@ NAME = "l.weight"
 def quantized(
     kit: Kit, folder: Path, w: Array | Raw, rule: str, per: str | None = None, **options: Any
 ) -> tuple[TensorReport, rsr_runtime.Matrix]:
-    """Compile one weight; check that comparing with the source quantizes it to the same."""
+    """Compile one matrix; check that `compare` quantizes the source to the same digits."""
     source, rsr = kit.save(folder / "s.safetensors", {NAME: w}), folder / "x.rsr"
     (report,) = rsrc.compile(source, rsr, quantize=rule, per=per, force=True, **options).tensors
     assert compare(rsr, source) == 1
@@ -48,7 +49,7 @@ def quantized(
     return report, matrix
 
 
-def each_cell(shape: tuple[int, int], per: str) -> Iterator[tuple[slice, slice]]:
+def cells(shape: tuple[int, int], per: str) -> Iterator[tuple[slice, slice]]:
     if per == "tensor":
         yield slice(0, shape[0]), slice(0, shape[1])
         return
@@ -59,7 +60,7 @@ def each_cell(shape: tuple[int, int], per: str) -> Iterator[tuple[slice, slice]]
 
 
 def formula(values: list[float], rule: str) -> tuple[list[int], float]:
-    """Quantize the weights that share a scale, one by one in float32; Python's own statistics."""
+    """Quantize weights that share a scale, in float32, with Python's statistics."""
     one = np.float32(1)
     magnitudes = [abs(v) for v in values]
     mean = np.float32(math.fsum(magnitudes) / len(values))
@@ -74,10 +75,10 @@ def formula(values: list[float], rule: str) -> tuple[list[int], float]:
     return digits, float(one / s)
 
 
-def in_full(W: Array, rule: str, per: str) -> tuple[Array, Array]:
-    """Return digits, and scales one for each weight."""
+def by_formula(W: Array, rule: str, per: str) -> tuple[Array, Array]:
+    """Return the digit and the scale of each weight."""
     t, scales = np.zeros(W.shape, np.int8), np.zeros(W.shape, np.float32)
-    for rows, columns in each_cell(W.shape, per):
+    for rows, columns in cells(W.shape, per):
         digits, scale = formula(W[rows, columns].reshape(-1).tolist(), rule)
         t[rows, columns] = np.reshape(digits, t[rows, columns].shape)
         scales[rows, columns] = scale
@@ -95,17 +96,21 @@ class TestRules:
     ) -> None:
         rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
         shape = data.draw(st.tuples(st.integers(1, 40), st.integers(2, 70)))
-        W = rng.standard_normal(shape) * data.draw(st.sampled_from((1e-6, 1e-2, 100.0)))
+        W = rng.standard_normal(shape) * data.draw(st.sampled_from((1e-7, 1e-2, 100.0)))
         if data.draw(st.booleans()):  # ties, zeros, values at thresholds
             W = rng.choice(np.array([0, 0.5, -0.5, 1.5, -1.5, 1, 0.7, -1.4, 2]), shape)
         W[rng.random(shape[0]) < 0.1] = 0
         W = W.astype(np.float16 if dtype == "F16" else np.float32).astype(np.float32)
         if dtype == "BF16":
             W = (W.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
-        report, matrix = quantized(kit, scratch, kit.cast(W, dtype), rule, per)
-        if report.layout != rule:
-            return  # a small one may be ternary already
-        t, scales = in_full(W, rule, per)
+        encoding = data.draw(st.sampled_from(("auto", "permuted"))) if ":" not in per else "auto"
+        raw = kit.cast(W, dtype)
+        report, matrix = quantized(kit, scratch, raw, rule, per, encoding=encoding)
+        if report.layout != rule:  # a small matrix may be ternary already
+            assert report.layout == "float"
+            np.testing.assert_array_equal(matrix.to_dense(), W)
+            return
+        t, scales = by_formula(W, rule, per)
         np.testing.assert_array_equal(matrix.to_dense(np.int8), t)
         np.testing.assert_array_equal(matrix.to_dense(), t * scales)
         decompile(scratch / "x.rsr", scratch / "back.safetensors", force=True)
@@ -118,19 +123,19 @@ class TestRules:
     @pytest.mark.parametrize(
         ("rule", "per", "w", "digits", "scale"),
         [
-            # A plain matrix: the mean of all magnitudes is 0.6, those of the rows 0.425 and 0.775.
+            # The mean magnitude is 0.6, those of the rows are 0.425 and 0.775.
             ("absmean", None, [[0.5, -1, 0.2, 0], [1.5, -0.1, 0.75, -0.75]],
              [[1, -1, 0, 0], [1, 0, 1, -1]], 0.6),
             ("absmean", "row", [[0.5, -1, 0.2, 0], [1.5, -0.1, 0.75, -0.75]],
              [[1, -1, 0, 0], [1, 0, 1, -1]], [0.425, 0.775]),
-            # Half up would be [1, 1, 0, 1], half away from zero [1, 1, -1, 1].
+            # Rounding half up gives [1, 1, 0, 1], half away from zero [1, 1, -1, 1].
             ("absmean", None, [[0.5, 1.5, -0.5, 1.5]], [[0, 1, 0, 1]], 1),
             ("absmedian", None, [[0.5, 9, -0.5, 1, 1]], [[0, 1, 0, 1, 1]], 1),
-            # Of an even number, the lower median: with the upper one or both, 0.12 becomes 0.
+            # The lower median of an even number; with the upper one or the mean, 0.12 becomes 0.
             ("absmedian", None, [[0.12, 0.3, 0.2, -0.8]], [[1, 1, 1, -1]], 0.2),
             ("absmedian", "group:2", [[4, 1, 2, 0.5, 3]], [[1, 1, 1, 1, 1]], [[1, 0.5, 3]]),
             ("twn", None, [[1, 0.5, -0.25, -0.25]], [[1, 1, 0, 0]], 0.75),
-            # Mean 1: float32(0.7) is not above the threshold.
+            # The mean is 1: float32(0.7) is not above the threshold.
             ("twn", None, [[np.float32(0.7), 0.5, 2 - 0.5 - np.float32(0.7), 2]],
              [[0, 0, 1, 1]], 1.4),
             ("twn", "group:3", [[1, 2, 3, 5]], [[0, 1, 1, 1]], [[2.5, 5]]),
@@ -159,18 +164,27 @@ class TestRules:
         assert found.kind == "dense"
         assert str(found.reason).endswith(f"{dtype} with NaN or infinite values")
 
+    @pytest.mark.parametrize(
+        ("rule", "largest"),
+        [(rule, 3.3e38) for rule in RULES]
+        # 1 / (1 / this) overflows float32, so it cannot be a median.
+        + [(rule, np.finfo(np.float32).max) for rule in ("absmean", "twn")],
+    )
+    def test_huge_magnitudes(self, kit: Kit, tmp_path: Path, rule: str, largest: float) -> None:
+        huge = np.array([[largest, -largest, largest, largest / 2]], np.float32)
+        _, matrix = quantized(kit, tmp_path, huge, rule)
+        (digits,) = matrix.to_dense(np.int8).tolist()
+        assert digits[:3] == [1, -1, 1]
+        if rule == "absmean":  # half of the largest is above half of the mean
+            assert digits[3] == 1
+
     @pytest.mark.parametrize("rule", RULES)
-    def test_magnitudes_at_both_ends(self, kit: Kit, tmp_path: Path, rule: str) -> None:
-        huge = np.array([[3.3e38, -3.3e38, 3.3e38, 1.6e38]], np.float32)
-        assert quantized(kit, tmp_path, huge, rule)[1].to_dense(np.int8)[0, :3].tolist() == [
-            1,
-            -1,
-            1,
-        ]
+    def test_tiny_magnitudes(self, kit: Kit, tmp_path: Path, rule: str) -> None:
         tiny = np.array([[1e-40, -2e-40, 3e-40, 1e-45]], np.float32)
         _, matrix = quantized(kit, tmp_path, tiny, rule)
         digits = matrix.to_dense(np.int8).tolist()
-        assert digits == ([[0, -1, 1, 0]] if rule == "twn" else [[0, 0, 0, 0]])  # 1e-5 at least
+        # absmean and absmedian divide by at least 1e-5.
+        assert digits == ([[0, -1, 1, 0]] if rule == "twn" else [[0, 0, 0, 0]])
 
 
 class TestGranularity:
@@ -203,7 +217,7 @@ class TestGranularity:
 
     @pytest.mark.parametrize("rule", RULES)
     @pytest.mark.parametrize("columns", [2, 7, 1000, 5000])
-    def test_of_one_row_tensor_and_row_are_one(
+    def test_per_row_is_per_tensor_for_one_row(
         self, kit: Kit, tmp_path: Path, rule: str, columns: int
     ) -> None:
         w = np.random.default_rng(columns).standard_normal((1, columns)).astype(np.float32)
@@ -221,13 +235,12 @@ class TestGranularity:
             _, matrix = quantized(kit, tmp_path, w, rule, per)
             whole, scale = (tmp_path / "x.rsr").read_bytes(), np.copy(matrix.scale)
             with monkeypatch.context() as patch:
-                patch.setattr(floats, "PIECE", 900)
-                patch.setattr(cells, "BLOCK", 250)
-                patch.setattr(quantize, "BLOCK", 250)
+                patch.setattr(float_bits, "PIECE", 900)
+                patch.setattr(float_bits, "BLOCK", 250)
                 _, matrix = quantized(kit, tmp_path, w, rule, per, threads=2)
             if rule == "absmedian" or per != "tensor":
                 assert (tmp_path / "x.rsr").read_bytes() == whole
-            else:  # the sums of other panels
+            else:  # other panels round their sums differently
                 np.testing.assert_allclose(matrix.scale, scale, rtol=1e-7)
 
     def test_groups_need_encoding_ranked(self, kit: Kit, tmp_path: Path) -> None:
@@ -239,35 +252,59 @@ class TestGranularity:
 
     @pytest.mark.parametrize("dtype", ["F32", "BF16"])
     @pytest.mark.parametrize("per", ["tensor", "row", 128])
-    def test_memory_is_bounded(self, kit: Kit, tmp_path: Path, dtype: str, per: cells.Per) -> None:
+    def test_memory_is_bounded(self, kit: Kit, tmp_path: Path, dtype: str, per: Per) -> None:
         w = np.zeros((2000, 4096), np.float32 if dtype == "F32" else np.uint16)
         w[:, ::3] = 0.25 if dtype == "F32" else 0x3E80
         raw = kit.literal(dtype, w.shape, w.tobytes())
         checkpoint = open_checkpoint(kit.save(tmp_path / "s.safetensors", {NAME: raw}))
         tracemalloc.start()
         try:
-            assert (cells.medians(checkpoint.tensors[NAME], per) == 0).all()
-            assert (cells.means(checkpoint.tensors[NAME], per) > 0).all()
+            assert (stats.medians(checkpoint.tensors[NAME], per) == 0).all()
+            assert (stats.means(checkpoint.tensors[NAME], per) > 0).all()
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        assert peak < 12 << 20  # panels of 1 MiB, counters; not 32 MiB of float32
+        assert peak < 12 << 20  # panels of 1 MiB and counters, not 32 MiB of float32
 
 
-def test_heads_and_routers_are_kept(kit: Kit, tmp_path: Path) -> None:
-    """In every mixture of experts, and whatever the head is called; gate_proj is neither."""
-    kept = ["lm_head", "score", "classifier", "embed_out", "output", "model.score"]
-    kept += ["model.layers.0.mlp.gate", "model.layers.0.block_sparse_moe.gate"]
-    made = ["model.layers.0.mlp.gate_proj", "model.layers.0.output"]
-    w = np.random.default_rng(9).standard_normal((4, 9)).astype(np.float32)
-    source = kit.save(tmp_path / "s.safetensors", {f"{name}.weight": w for name in kept + made})
-    report = rsrc.compile(source, tmp_path / "x.rsr", quantize="absmean")
-    found = {t.name.removesuffix(".weight") for t in report.tensors if t.kind == "ternary"}
-    assert found == set(made)
+class TestNames:
+    def test_heads_and_routers_stay_dense(self, kit: Kit, tmp_path: Path) -> None:
+        """Heads by all their names, and routers of mixtures of experts; gate_proj is neither."""
+        kept = ["lm_head", "score", "classifier", "embed_out", "output", "model.score"]
+        kept += ["model.layers.0.mlp.gate", "model.layers.0.block_sparse_moe.gate"]
+        made = ["model.layers.0.mlp.gate_proj", "model.layers.0.output"]
+        w = np.random.default_rng(9).standard_normal((4, 9)).astype(np.float32)
+        source = kit.save(tmp_path / "s.safetensors", {f"{name}.weight": w for name in kept + made})
+        report = rsrc.compile(source, tmp_path / "x.rsr", quantize="absmean")
+        found = {t.name.removesuffix(".weight") for t in report.tensors if t.kind == "ternary"}
+        assert found == set(made)
+
+    def test_reasons(self, bench: Bench) -> None:
+        w = np.random.default_rng(3).standard_normal((4, 4)).astype(np.float32)
+        kept = [
+            "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight", "wte.weight",
+            "output.weight", "layers.0.mlp.router.weight", "a.Norm.weight",
+        ]  # fmt: skip
+        tensors: dict[str, Any] = dict.fromkeys(kept, w)
+        tensors |= {"layers.0.q_proj.weight": w, "layers.0.q_proj.lora_A": w, "bias.weight": w[0]}
+        found = bench.compile(tensors, quantize="absmean")
+        reason = "F32, not ternary: row 0 has several magnitudes; not quantized: "
+        by_name = reason + "its name is not a linear layer's (--include overrides)"
+        assert [found[name].reason for name in kept] == [by_name] * len(kept)
+        assert found["layers.0.q_proj.weight"].layout == "absmean"
+        ending = reason + "its name does not end in 'weight' (--include overrides)"
+        assert found["layers.0.q_proj.lora_A"].reason == ending
+        assert found["bias.weight"].reason == "1-dimensional"
+        assert found["anchor"].layout == "int8"  # ternary already, and so not quantized
+
+        found = bench.compile(tensors, quantize="absmean", include=["lm_head*", "*lora_A"])
+        indexed = [name for name, t in found.items() if t.kind != "dense"]
+        assert indexed == ["lm_head.weight", "layers.0.q_proj.lora_A"]
+        assert found["anchor"].reason == "not matched by --include"
 
 
 class TestCompare:
-    """`verify --against` quantizes by the rule and with the grid of the record."""
+    """`verify --against` quantizes again, by the rule and granularity of the record."""
 
     @pytest.mark.parametrize("per", ["tensor", "row", "group:3"])
     @pytest.mark.parametrize("rule", RULES)
@@ -285,7 +322,7 @@ class TestCompare:
 
     @pytest.mark.parametrize("rule", RULES)
     def test_another_grid(self, kit: Kit, tmp_path: Path, rule: str) -> None:
-        """A record whose grid no rule makes is a mismatch, not a crash."""
+        """A grid that no rule makes is a mismatch, not a crash."""
         w = np.random.default_rng(7).standard_normal((4, 9)).astype(np.float32)
         quantized(kit, tmp_path, w, rule, "tensor")
 

@@ -1,4 +1,4 @@
-"""The fewest scales: from a fine grid, and from the bytes of float tensors."""
+"""Scale grids: the fewest scales, from a fine grid and from the bytes of float tensors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rsr_testing.checkpoints import Kit
 from rsrc.compiler.recognize import recognize
 from rsrc.inspection.compare import compare
 from rsrc.layouts import TernaryTensor
-from rsrc.layouts.scales import ScaleGrid, coarsest
+from rsrc.layouts.scales import ScaleGrid, coarsest_grid
 from rsrc.source.checkpoint import open_checkpoint
 
 Array = npt.NDArray[Any]
@@ -26,7 +26,7 @@ Array = npt.NDArray[Any]
 
 def grid(values: Any, rows: int, columns: int, shape: tuple[int, int]) -> tuple[Any, ...]:
     """Return values, rows and columns of the coarsest grid."""
-    found = coarsest(np.array(values, np.float32), rows, columns, shape)
+    found = coarsest_grid(np.array(values, np.float32), rows, columns, shape)
     assert found.values.dtype == np.float32
     return found.values.tolist(), found.rows, found.columns
 
@@ -67,18 +67,31 @@ class TestCoarsest:
         assert grid([[-1, 0]], 1, 32, (1, 64)) == ([[-1]], 1, None)
 
     def test_fewer_groups_of_columns_where_as_many_scales(self) -> None:
-        """Two blocks of rows say this, and two groups of columns."""
+        """Two row blocks and two column groups both give these scales."""
         assert grid([[1, 0], [0, 2]], 1, 32, (2, 64)) == ([[1], [2]], 1, None)
 
-    def test_parts_that_are_no_multiple_do_not_do(self) -> None:
-        """Halves of 192 columns are no multiple of groups of 64; all columns are of any."""
+    def test_cells_are_multiples_of_the_finer_ones(self) -> None:
+        """Half of 192 columns is not a multiple of 64; all columns are a multiple of anything."""
         assert grid([[1, 2, 2]], 1, 64, (1, 192)) == ([[1, 2, 2]], 1, 64)
         assert grid([[3, 3]], 1, 128, (1, 192)) == ([[3]], 1, None)
 
     def test_nothing(self) -> None:
         for shape in ((0, 5), (5, 0), (0, 0)):
-            g = coarsest(np.zeros(shape, np.float32), 1, 1, shape)
+            g = coarsest_grid(np.zeros(shape, np.float32), 1, 1, shape)
             assert (g.values.tolist(), g.rows, g.columns) == ([[0]], max(1, shape[0]), None)
+
+    def test_window(self) -> None:
+        """The scales of a window, for blocks of rows and groups of columns."""
+        shape = (12, 100)
+        values = np.arange(1, 25, dtype=np.float32).reshape(6, 4)
+        for rows, columns in ((2, 32), (1, 32), (2, None), (12, None), (12, 32), (1, None)):
+            height = -(-shape[0] // rows)
+            cells = np.resize(values, (height, 1 if columns is None else 4))
+            g = ScaleGrid(cells, rows, columns)
+            for window in (slice(0, 12), slice(0, 100)), (slice(3, 8), slice(31, 65)):
+                expected = spread(g, shape)[window]
+                found = np.broadcast_to(g.window(*window), expected.shape)
+                np.testing.assert_array_equal(found, expected)
 
     def test_words(self) -> None:
         values = np.zeros((2, 3), np.float32)
@@ -93,13 +106,13 @@ class TestCoarsest:
         ]  # fmt: skip
 
 
-# Equal parts of the rows; groups that every float matrix is searched for.
+# Equal parts of the rows, and groups that every float matrix is searched for.
 ROWS = ((6, 1), (6, 2), (6, 3), (6, 6), (40, 8), (130, 65), (130, 1), (96, 32))
 COLUMNS = (
     (64, 64), (64, 32), (100, 32), (200, 64), (300, 128), (600, 256), (384, 96), (192, 192),
     (150, 50), (210, 70), (111, 37), (560, 70),
 )  # fmt: skip
-SCALES = (0.25, 0.375, 1.0, 1.5, 3.0, 96.0)  # every float type holds them
+SCALES = (0.25, 0.375, 1.0, 1.5, 3.0, 96.0)  # exact in every float type
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
@@ -115,7 +128,7 @@ def test_the_grid_found_is_exact_and_no_finer(
     cells[rng.random(cells.shape) < data.draw(st.sampled_from((0, 0.3)))] = 0
     alphabet = data.draw(st.sampled_from(((-1, 0, 1), (-1, 1), (0, 1))))
     t = rng.choice(np.array(alphabet), (rows, columns))
-    t[:, ::32] = t[:, ::width] = 1  # so that rows with two scales show both
+    t[:, ::32] = t[:, ::width] = 1  # every group of a row shows its scale
     w = t * spread(ScaleGrid(cells, height, width), t.shape)
     w[(w == 0) & (rng.random(w.shape) < data.draw(st.sampled_from((0, 0.5))))] = -0.0
     source = kit.save(scratch / "s.safetensors", {"w": kit.cast(w, dtype)})
@@ -130,7 +143,7 @@ def test_the_grid_found_is_exact_and_no_finer(
 
 
 def test_products_with_every_kind_of_grid(kit: Kit, tmp_path: Path) -> None:
-    """Blocks of rows, groups of columns, both; the last ones shorter or not."""
+    """Blocks of rows, groups of columns and both; the last ones narrower or not."""
     rng = np.random.default_rng(8)
     shapes = [
         ((96, 300), 32, None), ((96, 300), 96, 64), ((96, 300), 24, 150), ((96, 300), 48, 128),
@@ -167,7 +180,7 @@ def test_products_with_every_kind_of_grid(kit: Kit, tmp_path: Path) -> None:
 
 
 def test_memory_of_a_large_vocabulary(kit: Kit, tmp_path: Path) -> None:
-    """Pieces of the tensor, and scales at 32 columns: not the tensor."""
+    """Memory holds pieces of the tensor and scales per 32 columns, never the whole tensor."""
     rng = np.random.default_rng(9)
     w = rng.choice(np.array([-0.5, 0, 0.5], np.float16), (30_000, 512))
     w *= np.repeat(rng.choice(np.array([1, 2, 3], np.float16), (30_000, 4)), 128, axis=1)
@@ -176,10 +189,10 @@ def test_memory_of_a_large_vocabulary(kit: Kit, tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         (found,) = recognize(checkpoint)
-        most = tracemalloc.get_traced_memory()[1]
+        peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert found.tensor.nbytes == w.nbytes
     assert isinstance(found, TernaryTensor)
     assert found.note == "per row and 128 columns"
-    assert most < w.nbytes / 4
+    assert peak < w.nbytes / 4

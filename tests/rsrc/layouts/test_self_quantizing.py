@@ -1,20 +1,15 @@
-"""Masters that their model quantizes itself: chosen by config.json, never asked for."""
+"""Masters that their model quantizes itself, recognized without an option."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-import rsr_runtime
 import rsrc
-from rsr_testing.checkpoints import Kit
-from rsrc.compiler.report import TensorReport
-from rsrc.inspection.compare import compare
+from rsr_testing.bench import Bench, Reports
 
 Array = npt.NDArray[Any]
 
@@ -35,90 +30,70 @@ HALVES = np.array([[0.5, 1.5, -0.5, 1.5]], np.float32)
 
 
 def master(seed: int, shape: tuple[int, int] = (6, 8)) -> Array:
-    """Values that F32, BF16 and F16 all hold."""
+    """Values that are exact in F32, BF16 and F16."""
     return np.random.default_rng(seed).integers(-127, 128, shape).astype(np.float32) / 64
 
 
-class Model:
-    """A model directory that is compiled without options."""
-
-    def __init__(self, kit: Kit, folder: Path) -> None:
-        self.kit, self.folder = kit, folder
-        self.rsr = folder / "x.rsr"
-
-    def compile(
-        self, config: dict[str, Any], tensors: dict[str, Any], **options: Any
-    ) -> dict[str, TensorReport]:
-        (self.folder / "config.json").write_text(json.dumps(config))
-        self.kit.save(self.folder / "model.safetensors", tensors)
-        report = rsrc.compile(self.folder, self.rsr, force=True, **options)
-        assert compare(self.rsr, self.folder) == len(tensors)
-        return {t.name: t for t in report.tensors}
-
-    def matrix(self, name: str) -> rsr_runtime.Matrix:
-        matrix = rsr_runtime.load(self.rsr, verify=True)[name]
-        assert isinstance(matrix, rsr_runtime.Matrix)
-        return matrix
-
-
-@pytest.fixture
-def model(kit: Kit, tmp_path: Path) -> Model:
-    return Model(kit, tmp_path)
+def compiled(
+    bench: Bench, config: dict[str, Any], tensors: dict[str, Any], **options: Any
+) -> Reports:
+    bench.configure(config)
+    return bench.compile(tensors, anchors=False, **options)
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
 class TestArithmetic:
-    def test_half_to_even(self, model: Model, dtype: str) -> None:
-        found = model.compile(ONLINE, {"a.weight": model.kit.cast(HALVES, dtype)})["a.weight"]
+    def test_half_to_even(self, bench: Bench, dtype: str) -> None:
+        found = compiled(bench, ONLINE, {"a.weight": bench.kit.cast(HALVES, dtype)})["a.weight"]
         assert (found.layout, found.scale) == ("absmean", SAYS_ONLINE)
         assert found.cosine is None  # nothing was lost
-        assert model.matrix("a.weight").to_dense(np.int8).tolist() == [[0, 1, 0, 1]]
-        assert model.matrix("a.weight").scale == 1
+        assert bench.matrix("a.weight").to_dense(np.int8).tolist() == [[0, 1, 0, 1]]
+        assert bench.matrix("a.weight").scale == 1
 
-    def test_what_is_ternary_already_is_quantized_too(self, model: Model, dtype: str) -> None:
-        """The model divides by the mean magnitude, not by the only one: 2 becomes 1 here."""
+    def test_what_is_ternary_already_is_quantized_too(self, bench: Bench, dtype: str) -> None:
+        """The model divides by the mean magnitude: 2 becomes 1 here."""
         w = np.array([[2, 0, -2, 0]], np.float32)
-        tensors = {"a.weight": model.kit.cast(w, dtype), "lm_head.weight": w}
-        found = model.compile(ONLINE, tensors)
+        tensors = {"a.weight": bench.kit.cast(w, dtype), "lm_head.weight": w}
+        found = compiled(bench, ONLINE, tensors)
         assert (found["a.weight"].layout, found["lm_head.weight"].layout) == ("absmean", "float")
-        assert model.matrix("a.weight").to_dense().tolist() == [[1, 0, -1, 0]]
-        assert model.matrix("lm_head.weight").to_dense().tolist() == [[2, 0, -2, 0]]
+        assert bench.matrix("a.weight").to_dense().tolist() == [[1, 0, -1, 0]]
+        assert bench.matrix("lm_head.weight").to_dense().tolist() == [[2, 0, -2, 0]]
 
-    def test_1bitllm(self, model: Model, dtype: str) -> None:
-        """Stored as F32 though config.json says float16: what is stored is what is read."""
+    def test_1bitllm(self, bench: Bench, dtype: str) -> None:
+        """config.json says float16, but the stored dtype counts."""
         tensors = {
-            f"model.layers.0.{name}.weight": model.kit.cast(master(i), dtype)
+            f"model.layers.0.{name}.weight": bench.kit.cast(master(i), dtype)
             for i, name in enumerate(("self_attn.q_proj", "self_attn.k_proj", "mlp.down_proj"))
         }
         tensors |= {
             "model.embed_tokens.weight": master(7),
             "model.layers.0.self_attn.inner_attn_ln.weight": np.ones(8, np.float32),
         }
-        found = model.compile(ONE_BIT_LLM, tensors)
+        found = compiled(bench, ONE_BIT_LLM, tensors)
         words = WHY + "config.json says BitnetForCausalLM with weight_bits 1"
         assert [t.scale for t in found.values()] == [words] * 3 + [None] * 2
-        for i, name in enumerate(list(tensors)[:3]):  # each by itself
+        for i, name in enumerate(list(tensors)[:3]):  # each tensor by itself
             W = master(i)
             s = np.float32(1) / np.abs(W).mean(dtype=np.float64).astype(np.float32)
-            matrix = model.matrix(name)
+            matrix = bench.matrix(name)
             assert matrix.scale == np.float32(1) / s
             t = np.clip(np.rint(W * s), -1, 1)
             np.testing.assert_array_equal(matrix.to_dense(np.int8), t)
 
-    def test_a_norm_inside_the_layer(self, model: Model, dtype: str) -> None:
-        """BitNet embedding models: nothing packed, no word of it in config.json."""
-        w, norm = model.kit.cast(master(1), dtype), model.kit.cast(np.ones(8), dtype)
+    def test_a_norm_inside_the_layer(self, bench: Bench, dtype: str) -> None:
+        """BitNet embedding models: nothing is packed, and config.json says nothing."""
+        w, norm = bench.kit.cast(master(1), dtype), bench.kit.cast(np.ones(8), dtype)
         tensors = {
             "layers.0.self_attn.q_proj.weight": w,
             "layers.0.self_attn.q_proj.norm.weight": norm,
             "layers.0.self_attn.q_norm.weight": norm,
             "layers.0.other.weight": w,
-            "layers.0.other.norm.weight": model.kit.cast(np.ones(6), dtype),  # of its outputs
+            "layers.0.other.norm.weight": bench.kit.cast(np.ones(6), dtype),  # of its outputs
             "embed_tokens.weight": w,
         }
-        found = model.compile({"model_type": "qwen3"}, tensors)
+        found = compiled(bench, {"model_type": "qwen3"}, tensors)
         assert [t.layout for t in found.values()] == ["absmean"] + [None] * 5
-        words = WHY + "a norm of its own makes it a BitLinear layer"
+        words = WHY + "the norm inside the layer makes it a BitLinear layer"
         assert found["layers.0.self_attn.q_proj.weight"].scale == words
 
 
@@ -133,7 +108,7 @@ class TestWhichTensors:
         [
             (..., {"lm_head"}),
             (None, {"lm_head"}),
-            ([], set()),  # a list replaces what is kept otherwise
+            ([], set()),  # a list replaces the default
             (["lm_head"], {"lm_head"}),
             (["lm_head.weight"], {"lm_head"}),
             (["model.layers.1"], {"model.layers.1.mlp.up_proj"}),
@@ -146,50 +121,50 @@ class TestWhichTensors:
             (["model"], {n for n in NAMES if n.startswith("model")}),
         ],
     )
-    def test_modules_to_not_convert(self, model: Model, keys: Any, kept: set[str]) -> None:
-        """As transformers' should_convert_module says; embeddings are no linear layers."""
+    def test_modules_to_not_convert(self, bench: Bench, keys: Any, kept: set[str]) -> None:
+        """As transformers' should_convert_module decides; embeddings are not linear layers."""
         quantization = dict(ONLINE["quantization_config"])
         config = {"quantization_config": quantization}
         if keys is not ...:
             quantization |= {"modules_to_not_convert": keys}
         tensors: dict[str, Any] = {f"{n}.weight": master(i) for i, n in enumerate(self.NAMES)}
         tensors["always.weight"] = master(99)
-        found = model.compile(config, tensors)
+        found = compiled(bench, config, tensors)
         dense = {n.removesuffix(".weight") for n, t in found.items() if t.kind == "dense"}
         assert dense == kept | {"model.embed_tokens"}
 
     @pytest.mark.parametrize("key", ["(a+)+$", "layers.[01]", "*", "a.**", "a|b", "\\d"])
-    def test_regular_expressions(self, model: Model, key: str) -> None:
+    def test_regular_expressions(self, bench: Bench, key: str) -> None:
         config = {"quantization_config": {**ONLINE["quantization_config"]}}
         config["quantization_config"]["modules_to_not_convert"] = [key]  # type: ignore[assignment]
-        with pytest.raises(rsrc.SourceError, match=r"modules_to_not_convert has .* not supported"):
-            model.compile(config, {"a.weight": master(1)})
-        assert not model.rsr.exists()
+        with pytest.raises(rsrc.SourceError, match=r"modules_to_not_convert has .* not followed"):
+            compiled(bench, config, {"a.weight": master(1)})
+        assert not bench.rsr.exists()
 
-    def test_only_weights_of_two_dimensions(self, model: Model) -> None:
+    def test_only_weights_of_two_dimensions(self, bench: Bench) -> None:
         w = master(1)
         tensors = {"a.weight": w, "a.bias": w[0], "a.weight_g": w, "b.weight": w[None]}
-        found = model.compile(ONLINE, tensors)
+        found = compiled(bench, ONLINE, tensors)
         assert [n for n, t in found.items() if t.kind != "dense"] == ["a.weight"]
 
-    def test_options(self, model: Model) -> None:
-        """Filters are obeyed; --quantize is for what no layout claims."""
+    def test_options(self, bench: Bench) -> None:
+        """--include and --exclude apply; --quantize is for tensors that no layout claims."""
         tensors = {"a.weight": master(1), "b.weight": master(2), "lm_head.weight": master(3)}
-        found = model.compile(ONLINE, tensors, exclude=["a.*"], quantize="twn", include=["*"])
+        found = compiled(bench, ONLINE, tensors, exclude=["a.*"], quantize="twn", include=["*"])
         assert [t.layout for t in found.values()] == [None, "absmean", "twn"]
         assert [t.cosine is None for t in found.values()] == [True, True, False]
 
-    def test_not_finite(self, model: Model) -> None:
+    def test_not_finite(self, bench: Bench) -> None:
         bad = master(2)
         bad[3, 3] = np.nan
-        found = model.compile(ONLINE, {"a.weight": master(1), "b.weight": bad})
+        found = compiled(bench, ONLINE, {"a.weight": master(1), "b.weight": bad})
         assert str(found["b.weight"].reason).startswith("F32 with NaN or infinite values")
 
     @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (2, 3)])
-    def test_nothing_but_zeros(self, model: Model, shape: tuple[int, int]) -> None:
-        model.compile(ONLINE, {"a.weight": np.zeros(shape, np.float32)})
-        assert model.matrix("a.weight").to_dense(np.int8).shape == shape
-        assert not model.matrix("a.weight").to_dense().any()
+    def test_nothing_but_zeros(self, bench: Bench, shape: tuple[int, int]) -> None:
+        compiled(bench, ONLINE, {"a.weight": np.zeros(shape, np.float32)})
+        assert bench.matrix("a.weight").to_dense(np.int8).shape == shape
+        assert not bench.matrix("a.weight").to_dense().any()
 
 
 class TestWhichConfigs:
@@ -202,8 +177,8 @@ class TestWhichConfigs:
             {"quantization_config": {"quant_method": "bitnet", "quantization_mode": "online"}},
         ],
     )  # fmt: skip
-    def test_online(self, model: Model, config: dict[str, Any]) -> None:
-        assert model.compile(config, {"a.weight": master(1)})["a.weight"].layout == "absmean"
+    def test_online(self, bench: Bench, config: dict[str, Any]) -> None:
+        assert compiled(bench, config, {"a.weight": master(1)})["a.weight"].layout == "absmean"
 
     @pytest.mark.parametrize(
         "config",
@@ -220,29 +195,29 @@ class TestWhichConfigs:
             {**ONE_BIT_LLM, "quantization_config": {"quant_method": "other"}},
         ],
     )
-    def test_not_online(self, model: Model, config: dict[str, Any]) -> None:
+    def test_not_online(self, bench: Bench, config: dict[str, Any]) -> None:
         tensors = {"a.weight": master(1), "t.weight": np.array([[1, 0, -1]], np.float32)}
-        found = model.compile(config, tensors)
+        found = compiled(bench, config, tensors)
         assert [t.layout for t in found.values()] == [None, "float"]
 
-    def test_the_norm_decides_nothing_where_config_or_scale_do(self, model: Model) -> None:
+    def test_config_and_scale_take_precedence_over_the_norm(self, bench: Bench) -> None:
         tensors = {
             "a.weight": master(1), "a.norm.weight": np.ones(8, np.float32),
             "t.weight": np.array([[1, 0, -1]], np.float32),
         }  # fmt: skip
         offline = {"quantization_config": {"quant_method": "other"}}
-        assert model.compile(offline, tensors)["a.weight"].kind == "dense"
+        assert compiled(bench, offline, tensors)["a.weight"].kind == "dense"
         tensors["a.weight_scale"] = np.ones(1, np.float32)
-        assert model.compile({}, tensors)["a.weight"].kind == "dense"
+        assert compiled(bench, {}, tensors)["a.weight"].kind == "dense"
 
 
-def test_sharded(kit: Kit, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(ONLINE))
-    shards = {
-        "model-1.safetensors": {"a.weight": kit.bf16(master(1)), "b.norm.weight": master(2)[0]},
-        "model-2.safetensors": {"b.weight": kit.bf16(master(3)), "lm_head.weight": master(4)},
+def test_sharded(bench: Bench) -> None:
+    bench.configure(ONLINE)
+    bf16 = bench.kit.bf16
+    shards: dict[str, Any] = {
+        "model-1.safetensors": {"a.weight": bf16(master(1)), "b.norm.weight": master(2)[0]},
+        "model-2.safetensors": {"b.weight": bf16(master(3)), "lm_head.weight": master(4)},
     }
-    kit.save_sharded(tmp_path, shards)
-    report = rsrc.compile(tmp_path, tmp_path / "x.rsr")
-    assert [t.layout for t in report.tensors] == ["absmean", None, "absmean", None]
-    assert compare(tmp_path / "x.rsr", tmp_path) == 4
+    bench.kit.save_sharded(bench.folder, shards)
+    reports = bench.compile_source(bench.folder)
+    assert [t.layout for t in reports.values()] == ["absmean", None, "absmean", None]

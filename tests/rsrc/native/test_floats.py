@@ -1,4 +1,4 @@
-"""Native passes over float matrices against the same in NumPy."""
+"""The native passes over float matrices, against NumPy."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rsrc import _native
 
 Bits = npt.NDArray[np.unsignedinteger[Any]]
 
-SIZES = st.integers(0, 70)  # around the lengths of vectors
+SIZES = st.integers(0, 70)  # up to two of the longest vectors, and a rest
 
 
 @st.composite
 def windows(draw: st.DrawFn) -> Bits:
-    """Bit patterns with few magnitudes to a row, as a window of a larger matrix."""
+    """Bit patterns with few magnitudes per row, as a window of a larger matrix."""
     dtype: Any = draw(st.sampled_from((np.uint16, np.uint32)))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     rows, columns = draw(SIZES), draw(SIZES)
@@ -44,14 +44,14 @@ def parts(bits: Bits) -> tuple[Bits, npt.NDArray[np.bool_]]:
 @settings(max_examples=200, deadline=None)
 def test_scan(bits: Bits) -> None:
     largest = np.zeros(len(bits), bits.dtype)
-    several, *found = _native.scan(bits, largest)
+    mixed, *found = _native.scan(bits, largest)
     magnitudes, negative = parts(bits)
     most = magnitudes.max(axis=1, initial=0)
     wrong = ((magnitudes != 0) & (magnitudes != most[:, None])).any(axis=1)
-    assert several == (int(wrong.argmax()) if wrong.any() else len(bits))
-    np.testing.assert_array_equal(largest[: several + 1], most[: several + 1])
-    zero = magnitudes[:several] == 0
-    below = negative[:several]
+    assert mixed == (int(wrong.argmax()) if wrong.any() else len(bits))
+    np.testing.assert_array_equal(largest[: mixed + 1], most[: mixed + 1])
+    zero = magnitudes[:mixed] == 0
+    below = negative[:mixed]
     expected = [(below & ~zero).any(), zero.any(), (~below & ~zero).any(), (below & zero).any()]
     assert found == expected
 
@@ -87,8 +87,8 @@ def test_negative_zeros(bits: Bits) -> None:
 
 @given(st.integers(0, 2**32), SIZES, SIZES, st.sampled_from((0.5, 1.0, 1.7, 1e5)))
 @settings(max_examples=100, deadline=None)
-def test_absmean(seed: int, rows: int, columns: int, s: float) -> None:
-    """Values at and beside one half, huge and tiny ones, of either sign."""
+def test_rounded_digits_and_sums(seed: int, rows: int, columns: int, s: float) -> None:
+    """Values at and around one half, huge and tiny ones, of either sign."""
     rng = np.random.default_rng(seed)
     near = np.array([0.0, -0.0, 0.5, 0.5 / s, 0.25, 1.0, 1.5, 2.5, 1e-40, 3e38], np.float32)
     near = np.concatenate([near, np.nextafter(near, np.float32(0)), np.nextafter(near, near.max())])
@@ -133,14 +133,14 @@ def test_shapes_are_checked() -> None:
     bits = np.zeros((4, 6), np.uint16)
     with pytest.raises(ValueError, match="rows must be contiguous"):
         _native.scan(bits.T, np.zeros(6, np.uint16))
-    with pytest.raises(ValueError, match="an entry for each row"):
+    with pytest.raises(ValueError, match="one entry per row"):
         _native.scan(bits, np.zeros(3, np.uint16))
-    with pytest.raises(ValueError, match="out must have their shape"):
+    with pytest.raises(ValueError, match="out must have the shape"):
         _native.sign_digits(bits, 3, -1, np.zeros((4, 5), np.uint8))
     with pytest.raises(ValueError, match="count / 8"):
         _native.negative_zeros(bits.reshape(-1), np.zeros(3, np.uint8))
     values = np.zeros((4, 6), np.float32)
-    with pytest.raises(ValueError, match="must have rows and columns"):
+    with pytest.raises(ValueError, match="must be positive"):
         _native.join(values, 0, 1, values)
-    with pytest.raises(ValueError, match="an entry for each cell"):
+    with pytest.raises(ValueError, match="one entry per cell"):
         _native.join(values, 3, 3, np.zeros((1, 2), np.float32))
