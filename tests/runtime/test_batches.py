@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from rsr_formats.records import DIGITS
-from rsr_testing.matrices import Built, Spec
+from rsr_testing.matrices import Build, Spec
 from rsr_testing.paths import ROOT
-
-if TYPE_CHECKING:
-    Build = Callable[[Sequence[Spec]], list[Built]]
 
 RANKED = [(digits, k) for digits in DIGITS for k in range(1, 6) if len(digits) ** k <= 32]
 COUNTS = (12, 13, 16, 17, 24, 25, 40)

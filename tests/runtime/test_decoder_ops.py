@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import rsr_runtime as rsr
 from rsr_runtime import _native
 from rsr_runtime.reference import quantize_int8
+from rsr_testing.matrices import ISAS
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
@@ -412,7 +413,7 @@ class TestAttend:
         seed=st.integers(0, 1 << 32),
     )
     def test_any_shape(
-        self, isas: list[str], key_heads: int, group: int, half_d: int, pieces: list[int],
+        self, key_heads: int, group: int, half_d: int, pieces: list[int],
         half: bool, seed: int,
     ) -> None:  # fmt: skip
         rng = np.random.default_rng(seed)
@@ -421,7 +422,7 @@ class TestAttend:
         q, k, v = empty.draw(total, rng)
         before = rsr.cpu_info()["isa"]
         try:
-            for isa in isas:
+            for isa in ISAS:
                 rsr.use_isa(isa)
                 whole, parts = empty.copy(), empty.copy()
                 out = whole.attend(q, k, v)

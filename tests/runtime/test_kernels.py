@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,7 @@ from rsr_formats.errors import IndexDataError
 from rsr_formats.packing import pattern_values, unpack_w16
 from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, DIGITS, TERNARY
 from rsr_runtime.reference import quantize_int8
-from rsr_testing.matrices import Built, Spec, Workshop
-
-if TYPE_CHECKING:
-    Build = Callable[[Sequence[Spec]], list[Built]]
+from rsr_testing.matrices import ISAS, Build, Built, Spec, Workshop
 
 Array = npt.NDArray[Any]
 Digits = tuple[int, ...]
@@ -256,17 +253,17 @@ def test_results_do_not_depend_on_the_number_of_threads(
 
 @pytest.mark.parametrize("kind", BIG + [{"shape": (129, 85), **kind} for kind in KINDS], ids=str)
 def test_instruction_sets_agree_to_the_bit_for_int8(
-    kind: dict[str, Any], shared_build: Build, isas: list[str],
+    kind: dict[str, Any], shared_build: Build,
     rng: np.random.Generator, restore: None,
 ) -> None:  # fmt: skip
     (built,) = shared_build([Spec(**kind)])
     for name, x in inputs(built.spec.shape[1], rng):
         if x.dtype == np.int8:
             products = []
-            for isa in isas:
+            for isa in ISAS:
                 rsr.use_isa(isa)
                 products.append((built.matrix @ x).tobytes())
-            assert len(set(products)) == 1, f"{built.spec}, {name}: {isas} differ"
+            assert len(set(products)) == 1, f"{built.spec}, {name}: {ISAS} differ"
 
 
 def test_plain_read_takes_any_length(isa: str) -> None:

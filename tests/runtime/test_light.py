@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from rsr_testing.matrices import Workshop
-from rsr_testing.process import RunPython
+from rsr_testing.process import run_python
 
 HEAVY = ["click", "safetensors", "rich", "rsrc", "zstandard", "torch"]
 
 
-def test_loads_nothing_of_the_compiler(run_python: RunPython, workshop: Workshop) -> None:
+def test_loads_nothing_of_the_compiler(workshop: Workshop) -> None:
     """Neither when imported nor when a file without compression is used."""
     path = workshop.path()
     spec = workshop.one((5, 5)).spec
@@ -31,7 +31,7 @@ print(heavy())
     assert done.stdout.splitlines() == ["[]", "[]"]
 
 
-def test_imports_fast(run_python: RunPython) -> None:
+def test_imports_fast() -> None:
     """In less time than NumPy, whatever the machine: each is the best of six."""
     code = """
 import time

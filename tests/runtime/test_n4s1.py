@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +13,7 @@ from hypothesis import strategies as st
 import rsr_runtime as rsr
 from rsr_formats.packing import pack_n4s1
 from rsr_runtime import _native
-from rsr_testing.matrices import Built, Spec
-
-if TYPE_CHECKING:
-    Build = Callable[[Sequence[Spec]], list[Built]]
+from rsr_testing.matrices import Build, Spec
 
 Array = npt.NDArray[Any]
 

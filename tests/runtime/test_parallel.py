@@ -14,8 +14,8 @@ import pytest
 
 import rsr_runtime as rsr
 from rsr_runtime import OptionError
-from rsr_testing.matrices import Built, Workshop
-from rsr_testing.process import RunPython
+from rsr_testing.matrices import Built, Spec, Workshop
+from rsr_testing.process import run_python
 
 # Loads argv[1] and defines check(): a product that two threads share, compared with numbers
 # that the parent computed.
@@ -33,10 +33,10 @@ check()
 
 
 @pytest.fixture
-def big_file(workshop: Workshop, spec: Any) -> Path:
+def big_file(workshop: Workshop) -> Path:
     """Return a file with a matrix "w" of ones, large enough for several threads."""
     path = workshop.path()
-    workshop.write(path, [spec((1100, 2100), fill="highest", name="w")])
+    workshop.write(path, [Spec((1100, 2100), fill="highest", name="w")])
     return path
 
 
@@ -91,7 +91,7 @@ def test_products_from_many_threads_agree(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="fork needs a POSIX system")
-def test_a_forked_child_has_a_pool_of_its_own(run_python: RunPython, big_file: Path) -> None:
+def test_a_forked_child_has_a_pool_of_its_own(big_file: Path) -> None:
     code = (
         PRELUDE
         + """
@@ -131,7 +131,7 @@ print("done")
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
-def test_idle_threads_sleep(run_python: RunPython, big_file: Path) -> None:
+def test_idle_threads_sleep(big_file: Path) -> None:
     code = (
         PRELUDE
         + """
@@ -152,12 +152,12 @@ print(min(used))
 
 
 @pytest.mark.parametrize("end", ["", "sys.exit(0)", "sys.modules['kept'] = w"])
-def test_exits_cleanly(end: str, run_python: RunPython, big_file: Path) -> None:
+def test_exits_cleanly(end: str, big_file: Path) -> None:
     done = run_python(PRELUDE + end, big_file)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_exits_cleanly_while_daemon_threads_multiply(run_python: RunPython, big_file: Path) -> None:
+def test_exits_cleanly_while_daemon_threads_multiply(big_file: Path) -> None:
     """Python up to 3.13 unwinds such threads where C++ would abort the process."""
     code = (
         PRELUDE
@@ -178,7 +178,7 @@ time.sleep(0.05)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_works_where_no_thread_can_be_started(run_python: RunPython, big_file: Path) -> None:
+def test_works_where_no_thread_can_be_started(big_file: Path) -> None:
     """The stack of a thread does not fit into what is left of the address space."""
     code = (
         PRELUDE.replace("rsr.set_num_threads(2)", "rsr.set_num_threads(1)")

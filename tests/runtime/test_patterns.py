@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +15,8 @@ from rsr_formats.packing import block_from_ranks, pattern_values
 from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, DIGITS, TERNARY
 from rsr_runtime import _native
 from rsr_runtime.reference import quantize_int8
-from rsr_testing.matrices import Built, Spec, Workshop
+from rsr_testing.matrices import Build, Spec, Workshop
 from rsr_testing.paths import GOLDEN
-
-if TYPE_CHECKING:
-    Build = Callable[[Sequence[Spec]], list[Built]]
 
 ROWS = (0, 1, 31, 32, 33, 127, 128, 129, 257)
 COUNTS = (1, 2, 3, 4, 5, 8, 9, 12, 13, 16, 17, 22, 31, 32, 33, 40)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +10,7 @@ import pytest
 
 import rsr_runtime as rsr
 from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
-from rsr_testing.matrices import Built, Spec, Workshop
-
-if TYPE_CHECKING:
-    Build = Callable[[Sequence[Spec]], list[Built]]
+from rsr_testing.matrices import ISAS, Build, Built, Spec, Workshop
 
 Array = npt.NDArray[Any]
 Digits = tuple[int, ...]
@@ -24,9 +20,9 @@ DIRECTIONS = ("expand", "reduce")
 LENGTHS = (*range(10), 31, 32, 33, 35, 36, 63, 64, 65, 97, 257)
 
 
-def every_product(built: Built, x: Array, isas: Sequence[str]) -> set[bytes]:
+def every_product(built: Built, x: Array) -> set[bytes]:
     found = set()
-    for isa in isas:
+    for isa in ISAS:
         rsr.use_isa(isa)
         for threads in (1, 3):
             rsr.set_num_threads(threads)
@@ -39,7 +35,7 @@ def every_product(built: Built, x: Array, isas: Sequence[str]) -> set[bytes]:
 @pytest.mark.parametrize(("digits", "k"), [(TERNARY, 4), (BINARY_SIGNS, 7), (BINARY_BITS, 3)])
 def test_float32_agrees_to_the_bit(
     digits: Digits, k: int, direction: str, shared_build: Build,
-    isas: list[str], rng: np.random.Generator, restore: None,
+    rng: np.random.Generator, restore: None,
 ) -> None:  # fmt: skip
     """On every instruction set and number of threads, by RSR and by RSR++."""
     specs = [Spec((300, 2501), digits, k, "permuted", direction, "row")]
@@ -47,7 +43,7 @@ def test_float32_agrees_to_the_bit(
     for built in shared_build(specs):
         x = rng.standard_normal(built.spec.shape[1]).astype(np.float32)
         built.check(x)
-        assert len(every_product(built, x, isas)) == 1, built.spec
+        assert len(every_product(built, x)) == 1, built.spec
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

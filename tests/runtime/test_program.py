@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from rsr_runtime import _native
-from rsr_testing.process import RunPython
+from rsr_testing.process import run_python
 
 Floats = npt.NDArray[np.float32]
 EPS = 1e-5
@@ -171,9 +171,7 @@ time.sleep(0.05)
 
 
 @pytest.mark.parametrize("step", ["time.sleep, 0.001", "np.multiply, x, x, x"])
-def test_a_daemon_thread_in_a_call_does_not_abort_the_exit(
-    step: str, run_python: RunPython
-) -> None:
+def test_a_daemon_thread_in_a_call_does_not_abort_the_exit(step: str) -> None:
     for _ in range(3):
         done = run_python(DAEMON.replace("STEP", step))
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

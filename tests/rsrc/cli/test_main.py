@@ -26,6 +26,7 @@ from rsr_formats import RsrFile, validate
 from rsr_formats.errors import NotRsrError, TruncatedError
 from rsr_formats.records import PREAMBLE
 from rsr_testing.checkpoints import Kit
+from rsr_testing.process import SIGINT_ENDS, end_of, started, wait_until
 from rsrc.cli.main import main
 from rsrc.compiler.report import Report, TensorReport
 from rsrc.compiler.target import native_target
@@ -621,14 +622,7 @@ def on_a_terminal(arguments: list[str], folder: Path) -> tuple[str, int, str]:
     return shown.decode(), status, text
 
 
-# Starts the command where SIGINT ends a process, whatever this one inherited. Python's own handler
-# raises KeyboardInterrupt, which may hang the imports if it comes amid one.
-INTERRUPTIBLE = """
-import signal
-signal.signal(signal.SIGINT, signal.SIG_DFL)
-from rsrc.cli.main import main
-main()
-"""
+COMPILE = "from rsrc.cli.main import main\nmain()\n"
 
 
 @pytest.fixture(scope="module")
@@ -689,12 +683,12 @@ class TestInterrupted:
         other = tmp_path / ".x.rsr.0123456789ab.tmp"  # of a run that was killed, or still runs
         other.write_bytes(b"not ours")
         options = ["compile", source, "-o", tmp_path / "x.rsr", "--zstd", 19]
-        with started(options) as process:
-            wait_for(lambda: len(list(tmp_path.iterdir())) == 2, process)
+        with started(SIGINT_ENDS + COMPILE, *options) as process:
+            wait_until(lambda: len(list(tmp_path.iterdir())) == 2, process)
             start = time.monotonic()
             process.send_signal(signal.SIGINT)
             process.send_signal(signal.SIGTERM)  # on its heels: it does not disturb the first one
-            assert process.wait(30) in (130, 143)
+            assert end_of(process).status in (130, 143)
             assert time.monotonic() - start < 10  # measured: below 1; this machine may be busy
         assert [p.name for p in tmp_path.iterdir()] == [other.name]
         rsrc.compile(source, tmp_path / "x.rsr", zstd=19)
@@ -705,46 +699,24 @@ class TestInterrupted:
         """As nohup has it."""
         source, complete = large
         options = ["compile", source, "-o", tmp_path / "x.rsr", "--zstd", 19]
-        with started(options, "signal.signal(signal.SIGHUP, signal.SIG_IGN)") as process:
-            wait_for(lambda: bool(list(tmp_path.iterdir())), process)
+        ignoring = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        with started(ignoring + COMPILE, *options) as process:
+            wait_until(lambda: bool(list(tmp_path.iterdir())), process)
             process.send_signal(signal.SIGHUP)
-            assert process.wait(60) == 0
+            assert end_of(process).status == 0
         assert (tmp_path / "x.rsr").read_bytes() == complete
-
-
-def started(options: list[Any], first: str = "") -> subprocess.Popen[bytes]:
-    """Start a command that begins with the statement `first`."""
-    code = INTERRUPTIBLE.replace("from rsrc", f"{first}\nfrom rsrc", 1)
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, options)], stdout=subprocess.DEVNULL
-    )
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def killed(
     options: list[Any], number: signal.Signals, folder: Path, delay: float | None
 ) -> tuple[int, str]:
     """Kill a command `delay` after its temporary file appeared (None: soon after it began)."""
-    with subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTIBLE, *map(str, options)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    ) as process:
-        deadline = time.monotonic() + 30
-        while delay is not None and not list(folder.glob(".*")) and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
-        time.sleep(random.uniform(0.02, 0.3) if delay is None else delay)
+    with started(SIGINT_ENDS + COMPILE, *options) as process:
+        if delay is None:
+            time.sleep(random.uniform(0.02, 0.3))
+        else:
+            wait_until(lambda: bool(list(folder.glob(".*"))), process)
+            time.sleep(delay)
         process.send_signal(number)
-        try:
-            _, error = process.communicate(timeout=30)
-        finally:
-            process.kill()  # or leaving the block would wait for what hangs
-        return process.returncode, error.decode()
+        status, _, error = end_of(process)
+    return status, error

@@ -52,7 +52,7 @@ from pathlib import Path
 from rsr_formats.atomic import atomic_file
 from rsrc.export.folder import atomic_folder
 from rsrc.common.scratch import scratch_folder
-from rsrc.cli.main.signals import ending_at_once
+from rsrc.cli.signals import ending_at_once
 for name in ("SIGINT", "SIGTERM", "SIGHUP"):
     signal.signal(getattr(signal, name), signal.SIG_DFL)
 place, name = Path(sys.argv[1]), sys.argv[2]
@@ -84,7 +84,7 @@ def test_files_folders_and_scratch(
 
 RAW = """
 import fcntl, os, signal, termios, tty
-from rsrc.cli.main.signals import ending_at_once
+from rsrc.cli.signals import ending_at_once
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 def is_raw():
     return not termios.tcgetattr(0)[3] & termios.ECHO
@@ -139,7 +139,7 @@ def test_the_terminal_is_as_it_was(where: str) -> None:
 
 NO_STDERR = """
 import os, signal, sys
-from rsrc import signals
+from rsrc.cli import signals
 sys.stderr = None
 os.close(2)
 def fail():

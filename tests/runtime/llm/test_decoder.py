@@ -69,7 +69,7 @@ def test_passes_of_many_rows(name: str, loaded: Loader, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("name", BITNETS)
-def test_threads_change_nothing(name: str, loaded: Loader, threads: None) -> None:
+def test_threads_change_nothing(name: str, loaded: Loader, restore: None) -> None:
     tokens = tokens_of(19)
     found = []
     for count in (1, 2, 3):
@@ -81,7 +81,7 @@ def test_threads_change_nothing(name: str, loaded: Loader, threads: None) -> Non
         np.testing.assert_array_equal(alone, found[0][1])
 
 
-def test_threads_change_nothing_for_floats_either(loaded: Loader, threads: None) -> None:
+def test_threads_change_nothing_for_floats_either(loaded: Loader, restore: None) -> None:
     found = []
     for count in (1, 2):
         rsr.set_num_threads(count)

@@ -189,7 +189,7 @@ def test_times(model: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize("name", ["bitnet-2b", "1bitllm", "falcon3"])
-def test_a_seed_is_a_text(name: str, loaded: Loader, threads: None) -> None:
+def test_a_seed_is_a_text(name: str, loaded: Loader, restore: None) -> None:
     """On one thread and two, as a stream, and beside others."""
     prompts = [PROMPT, "the rows", "an end in the end"]
     sampling = Sampling(temperature=1.2, top_p=0.95, min_p=0.001, repetition_penalty=1.1, seed=3)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rsr_testing.language_models import LanguageModels
 from rsr_testing.paths import DIGITS
-from rsr_testing.process import RunPython
+from rsr_testing.process import run_python
 
 LOADED = """
 def loaded():
@@ -17,19 +17,17 @@ def loaded():
 """
 
 
-def lines(run_python: RunPython, code: str, *arguments: object) -> list[str]:
+def lines(code: str, *arguments: object) -> list[str]:
     done = run_python(LOADED + code, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
-def test_the_runtime_loads_nothing_of_it(run_python: RunPython) -> None:
-    assert lines(run_python, "import rsr_runtime; print(loaded())") == ["[]"]
+def test_the_runtime_loads_nothing_of_it() -> None:
+    assert lines("import rsr_runtime; print(loaded())") == ["[]"]
 
 
-def test_packages_are_loaded_when_they_are_used(
-    run_python: RunPython, language_models: LanguageModels
-) -> None:
+def test_packages_are_loaded_when_they_are_used(language_models: LanguageModels) -> None:
     code = """
 import sys
 from rsr_runtime import llm
@@ -40,16 +38,14 @@ print(loaded())
 model.generate("The rows", max_tokens=2)
 print(loaded())
 """
-    assert lines(run_python, code, language_models.path("bitnet-2b")) == [
+    assert lines(code, language_models.path("bitnet-2b")) == [
         "['rsr_runtime.llm']",
         "['rsr_runtime.llm']",
         "['tokenizers', 'rsr_runtime.llm']",
     ]
 
 
-def test_without_the_packages_the_extra_is_named(
-    run_python: RunPython, language_models: LanguageModels
-) -> None:
+def test_without_the_packages_the_extra_is_named(language_models: LanguageModels) -> None:
     """Tokens go in and logits come out all the same."""
     code = """
 import sys
@@ -64,7 +60,7 @@ for call in calls:
     except llm.DependencyError as error:
         print(isinstance(error, ImportError), error.name, str(error).partition(": ")[2])
 """
-    assert lines(run_python, code, language_models.path("bitnet-2b")) == [
+    assert lines(code, language_models.path("bitnet-2b")) == [
         "(304,)",
         "True tokenizers pip install 'rsr-ternary[llm]'",
         "True tokenizers pip install 'rsr-ternary[llm]'",
@@ -72,7 +68,7 @@ for call in calls:
     ]
 
 
-def test_what_is_no_language_model(run_python: RunPython, tmp_path: Path) -> None:
+def test_what_is_no_language_model(tmp_path: Path) -> None:
     """A .rsr of a .safetensors file alone has no config.json, and says what to compile."""
     import pytest
 
