@@ -1,4 +1,4 @@
-"""Which instruction set runs: the best one, or what RSR_ISA or use_isa() names."""
+"""The choice of kernels: the best instruction set, or what RSR_ISA or use_isa() names."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def test_rsr_isa_chooses_each_supported_one() -> None:
 
 
 @pytest.mark.parametrize("value", ["sse9", "AVX2", " avx2", "unsupported"])
-def test_rsr_isa_is_refused_in_a_sentence(value: str, workshop: Workshop) -> None:
-    """By load() and cpu_info(), each time; the import itself succeeds."""
+def test_an_unusable_rsr_isa_is_refused(value: str, workshop: Workshop) -> None:
+    """load() and cpu_info() refuse it each time; the import succeeds."""
     compiled, supported = (rsr.cpu_info()[f"{key}_isas"] for key in ("compiled", "supported"))
     if value == "unsupported":
         lacking = [isa for isa in compiled if isa not in supported]

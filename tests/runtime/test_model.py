@@ -1,4 +1,4 @@
-"""Model: a mapping of matrices and arrays, its life from load() to close(), and damage."""
+"""`Model`: a mapping of matrices and arrays, from load() to close(), and damaged files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import threading
+import time
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -167,7 +168,7 @@ def test_is_indexed(model_file: tuple[Path, Built]) -> None:
 
 
 def test_is_indexed_does_not_touch_the_index(workshop: Workshop) -> None:
-    """A damaged one is found when it is used."""
+    """A damaged index is found when it is used."""
 
     def damage(arrays: dict[str, Any]) -> None:
         arrays["permutation"][:] = 40
@@ -181,7 +182,7 @@ def test_is_indexed_does_not_touch_the_index(workshop: Workshop) -> None:
 
 
 @pytest.mark.parametrize("zstd", [None, 3])
-def test_stored_is_the_file_as_it_lies(zstd: int | None, workshop: Workshop) -> None:
+def test_stored_is_what_the_file_holds(zstd: int | None, workshop: Workshop) -> None:
     path = workshop.path()
     bits = np.arange(6, dtype="<u2").reshape(2, 3)
     dense = [
@@ -485,7 +486,7 @@ def test_closing_while_others_multiply(workshop: Workshop, rng: np.random.Genera
         def work(i: int, model: rsr.Model = model, products: list[int] = products) -> None:
             if i == 0:
                 while sum(products) < 3:
-                    pass
+                    time.sleep(0)
                 model.close()
                 return
             name = names[i % 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +35,14 @@ Damage = Callable[[Arrays], None]
 
 ISAS: list[str] = list(rsr.cpu_info()["supported_isas"])
 BLOCK = 7  # rows that share a scale in Spec(scale="block")
+
+
+def patterns_of(k: int, keep: Callable[[tuple[int, ...]], bool], base: int = 3) -> bytes:
+    """Return the patterns of k digits that `keep` accepts, in order."""
+    return b"".join(bytes(p) for p in itertools.product(range(base), repeat=k) if keep(p))
+
+
+SPARSE = patterns_of(4, lambda p: p.count(1) == 1)  # 3:4 sparse, one zero in four: 32 patterns
 
 
 @dataclass(frozen=True)
