@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import rsr_runtime as rsr
-from rsr_runtime import Matrix
-from rsr_testing.matrices import ISAS, Build, Built, Spec, Workshop
+from rsr_testing.matrices import ISAS, Build, Built, Spec, Workshop, matrix_of
 
 
 @pytest.fixture
@@ -70,6 +69,4 @@ def model_file(workshop: Workshop) -> tuple[Path, Built]:
         files={"config.json": b"{}"},
         metadata={"source": "test"},
     )
-    matrix = rsr.load(path)["w"]
-    assert isinstance(matrix, Matrix)
-    return path, Built(spec, matrix, *truth["w"])
+    return path, Built(spec, matrix_of(rsr.load(path), "w"), *truth["w"])

@@ -64,8 +64,10 @@ def large(request: pytest.FixtureRequest) -> tuple[str, Array]:
     """A weight that is larger than the caches."""
     weight = np.random.default_rng(7).integers(-128, 128, (8300, 2111), np.int8)
     assert weight.nbytes > 16 << 20
-    dtype = request.param
-    return dtype, weight if dtype == "I8" else stored(weight, dtype)[0]
+    dtype: str = request.param
+    if dtype == "I8":
+        return dtype, weight
+    return dtype, stored(weight, dtype)[0]
 
 
 def test_a_large_matrix_gives_the_bits_of_its_parts(
@@ -73,9 +75,8 @@ def test_a_large_matrix_gives_the_bits_of_its_parts(
 ) -> None:
     """Beyond the caches some processors (Zen 3 and 4) read rows in another order."""
     dtype, weight = large
-    m, n = weight.shape
-    x = rng.standard_normal((1, n)).astype(np.float32)
-    scale, (q, s) = rng.uniform(1, 2, m).astype(np.float32), quantize_int8(x)
+    x = rng.standard_normal((1, weight.shape[1])).astype(np.float32)
+    scale, (q, s) = rng.uniform(1, 2, len(weight)).astype(np.float32), quantize_int8(x)
 
     def product(rows: slice) -> Array:
         if dtype == "I8":

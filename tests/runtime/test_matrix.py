@@ -11,7 +11,7 @@ import pytest
 import rsr_runtime as rsr
 from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
 from rsr_runtime import InputShapeError, InputTypeError, OptionError
-from rsr_testing.matrices import Built, Spec, Workshop
+from rsr_testing.matrices import Built, Spec, Workshop, matrix_of
 
 Array = npt.NDArray[Any]
 
@@ -354,8 +354,7 @@ def test_rows_of_a_closed_model(workshop: Workshop) -> None:
     path = workshop.path()
     workshop.write(path, [Spec((M, N), name="w")])
     with rsr.load(path) as model:
-        matrix = model["w"]
-    assert isinstance(matrix, rsr.Matrix)
+        matrix = matrix_of(model, "w")
     with pytest.raises(rsr.ClosedError):
         matrix.rows(np.array([0]))
 

@@ -20,15 +20,9 @@ import rsr_runtime as rsr
 from rsr_formats.errors import FormatError, IndexDataError, SectionHashError
 from rsr_formats.reader import RsrFile
 from rsr_runtime import ClosedError, Matrix, OptionError
-from rsr_testing.matrices import Built, Damage, Spec, Workshop
+from rsr_testing.matrices import Built, Damage, Spec, Workshop, matrix_of
 
 Array = npt.NDArray[Any]
-
-
-def matrix(model: rsr.Model, name: str) -> Matrix:
-    found = model[name]
-    assert isinstance(found, Matrix)
-    return found
 
 
 def array(model: rsr.Model, name: str) -> Array:
@@ -223,8 +217,8 @@ def test_huge_memory_and_compression_change_nothing(
     for memory in ("map", "huge"):
         with rsr.load(path, memory=memory) as model:
             x = rng.integers(-128, 128, 300).astype(np.int8)
-            np.testing.assert_array_equal(matrix(model, "w") @ x, truth["w"][0] @ x.astype(int))
-            np.testing.assert_array_equal(matrix(model, "w").scale, truth["w"][1])
+            np.testing.assert_array_equal(matrix_of(model, "w") @ x, truth["w"][0] @ x.astype(int))
+            np.testing.assert_array_equal(matrix_of(model, "w").scale, truth["w"][1])
             assert model.files["a"] == b"a" * 5000
 
 
@@ -246,7 +240,7 @@ def test_load_refuses_other_memory_and_other_files(model_file: tuple[Path, Built
 @pytest.mark.parametrize("memory", ["map", "huge"])
 def test_close(memory: str, model_file: tuple[Path, Built]) -> None:
     model = rsr.load(model_file[0], memory=memory)
-    w, norm, files = matrix(model, "w"), array(model, "norm"), model.files
+    w, norm, files = matrix_of(model, "w"), array(model, "norm"), model.files
     scale, block = w.scale, w.block(0)
     copies = norm.copy(), scale.copy(), block.permutation.copy()
     model.close()
@@ -329,7 +323,7 @@ def test_the_file_may_be_renamed_replaced_or_unlinked(
         other.write_bytes(bytes(100))
         other.replace(path)
     x = rng.integers(-128, 128, 50).astype(np.int8)
-    np.testing.assert_array_equal(matrix(model, "w") @ x, built.exact(x))
+    np.testing.assert_array_equal(matrix_of(model, "w") @ x, built.exact(x))
     np.testing.assert_array_equal(array(model, "norm"), np.arange(6).reshape(2, 3))
     assert model.files["config.json"] == b"{}"
 
@@ -462,7 +456,7 @@ def test_threads_share_lazily_made_matrices(
 
         def work(i: int, model: rsr.Model = model, seen: Any = seen) -> None:
             for name in np.random.default_rng(i).permutation(list(model)):
-                seen[i][name] = matrix(model, name)
+                seen[i][name] = matrix_of(model, name)
                 np.testing.assert_array_equal(model[name] @ x, truth[name][0] @ x.astype(int))
                 assert model.files["f"] == b"f" * 4000
 

@@ -17,8 +17,8 @@ from rsr_runtime import OptionError
 from rsr_testing.matrices import Built, Spec, Workshop
 from rsr_testing.process import run_python
 
-# Loads argv[1] and defines check(), which compares a product that two threads share with the numbers
-# that are right.
+# Loads argv[1] and defines check(), which multiplies on two threads and compares with what is
+# right.
 PRELUDE = """
 import os, sys, threading, time
 import numpy as np

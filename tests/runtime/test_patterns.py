@@ -13,7 +13,7 @@ import rsr_runtime as rsr
 from rsr_formats.packing import block_from_ranks, pattern_values
 from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, DIGITS, TERNARY
 from rsr_runtime import _native
-from rsr_testing.matrices import SPARSE, Build, Spec, Workshop, patterns_of
+from rsr_testing.matrices import SPARSE, Build, Spec, Workshop, matrix_of, patterns_of
 from rsr_testing.paths import GOLDEN
 
 ROWS = (0, 1, 31, 32, 33, 127, 128, 129, 257)
@@ -180,7 +180,6 @@ def test_native_code_checks_the_stride() -> None:
 def test_the_golden_file(isa: str, rng: np.random.Generator) -> None:
     model = rsr.load(GOLDEN / "v1.2/golden.rsr")
     for name in ("sparse.weight", "strided.weight", "binary.weight"):
-        w = model[name]
-        assert isinstance(w, rsr.Matrix)
+        w = matrix_of(model, name)
         x = rng.integers(-128, 128, (w.shape[1], 3)).astype(np.int8)
         np.testing.assert_array_equal(w @ x, w.to_dense("int8").astype(np.int64) @ x)

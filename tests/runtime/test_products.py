@@ -10,7 +10,7 @@ import pytest
 
 import rsr_runtime as rsr
 from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, DIGITS, TERNARY
-from rsr_testing.matrices import Build, Built, Spec, Workshop
+from rsr_testing.matrices import Build, Built, Spec, Workshop, matrix_of
 
 Array = npt.NDArray[Any]
 
@@ -222,7 +222,6 @@ def test_several_matrices_refuse_a_closed_model(
 ) -> None:
     path, b = model_file
     with rsr.load(path) as model:
-        closed = model["w"]
-        assert isinstance(closed, rsr.Matrix)
+        closed = matrix_of(model, "w")
     with pytest.raises(rsr.ClosedError):
         rsr.matmul_all([b.matrix, closed], np.zeros(50, np.float32))

@@ -160,6 +160,12 @@ class Built:
 Build = Callable[[Sequence[Spec]], list[Built]]
 
 
+def matrix_of(model: rsr.Model, name: str) -> Matrix:
+    found = model[name]
+    assert isinstance(found, Matrix), name
+    return found
+
+
 class Workshop:
     """Makes models in one folder."""
 
@@ -182,12 +188,7 @@ class Workshop:
         path = self.path()
         dense = self.write(path, specs, damage)
         model = rsr.load(path, **load)
-        built = []
-        for spec in specs:
-            matrix = model[spec.key]
-            assert isinstance(matrix, Matrix)
-            built.append(Built(spec, matrix, *dense[spec.key]))
-        return built
+        return [Built(spec, matrix_of(model, spec.key), *dense[spec.key]) for spec in specs]
 
     def one(self, shape: tuple[int, int], damage: Damage | None = None, **spec: Any) -> Built:
         """Build a model of one matrix."""

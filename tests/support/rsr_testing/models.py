@@ -563,7 +563,7 @@ _QWEN3: Config = {
     "tie_word_embeddings": True,
     "torch_dtype": "float16",
 }
-_LLAMA3_ROPE: Config = {
+LLAMA3_ROPE: Config = {
     "rope_type": "llama3",
     "factor": 8.0,
     "low_freq_factor": 1.0,
@@ -610,7 +610,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "llama3-1.58": _llama("HF1BitLLM/Llama3-8B-1.58"),
     "llama3-rope": _llama(
-        "Llama3-8B-1.58 with Llama 3.1's frequencies", config={"rope_scaling": _LLAMA3_ROPE}
+        "Llama3-8B-1.58 with Llama 3.1's frequencies", config={"rope_scaling": LLAMA3_ROPE}
     ),
     "linear-rope": _llama(
         "Llama3-8B-1.58 with linear position interpolation",
@@ -678,7 +678,7 @@ FAMILIES: dict[str, Family] = {
         "llama.cpp, TQ2_0; Llama 3.1's frequencies as a tensor",
         {
             **_PLAIN, "hidden_size": 256, "intermediate_size": 512, "torch_dtype": "float16",
-            "rope_scaling": _LLAMA3_ROPE,
+            "rope_scaling": LLAMA3_ROPE,
         },
         shards(1), "F16", BYTE_LEVEL, gguf="TQ2_0",
     ),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +14,6 @@ from tokenizers import (
     AddedToken,
     decoders,
     models,
-    normalizers,
     pre_tokenizers,
     processors,
 )
@@ -30,6 +27,8 @@ from rsr_runtime.llm.tokenizer.tokenizer import (
     _run,
     special_tokens,
 )
+from rsr_testing.process import run_python
+from rsr_testing.tokenizers import sentencepiece_decoder, sentencepiece_normalizer
 
 SPECIAL = ["<s>", "</s>", "<|im_end|>"]
 
@@ -59,17 +58,8 @@ def byte_fallback_bpe() -> Library:
         vocab=vocab, merges=merges, byte_fallback=True, fuse_unk=True, unk_token="<unk>"
     )
     library = Library(model)
-    library.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
-    library.decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
+    library.normalizer = sentencepiece_normalizer()
+    library.decoder = sentencepiece_decoder()
     return library
 
 
@@ -384,7 +374,7 @@ class TestRefusals:
             "try: Tokenizer({})\n"
             "except ImportError as error: print(type(error).__name__, error)\n"
         )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        done = run_python(code)
         assert done.stdout.startswith(DependencyError.__name__), done.stderr
         assert "pip install 'rsr-ternary[llm]'" in done.stdout
 
