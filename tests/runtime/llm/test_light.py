@@ -1,9 +1,13 @@
-"""Language models cost nothing where they are not used, and say what they need."""
+"""Imports of `rsr_runtime.llm`, and errors where a package or config.json is missing."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+import rsrc
+from rsr_runtime import llm
 from rsr_testing.language_models import LanguageModels
 from rsr_testing.paths import DIGITS
 from rsr_testing.process import run_python
@@ -46,7 +50,7 @@ print(loaded())
 
 
 def test_without_the_packages_the_extra_is_named(language_models: LanguageModels) -> None:
-    """Tokens go in and logits come out all the same."""
+    """Logits of tokens need no package."""
     code = """
 import sys
 sys.modules["tokenizers"] = sys.modules["jinja2"] = None
@@ -68,14 +72,8 @@ for call in calls:
     ]
 
 
-def test_what_is_no_language_model(tmp_path: Path) -> None:
-    """A .rsr of a .safetensors file alone has no config.json, and says what to compile."""
-    import pytest
-
-    import rsrc
-    from rsr_runtime import llm
-
-    digits = DIGITS
-    rsrc.compile(digits, tmp_path / "digits.rsr")
+def test_other_models_are_refused(tmp_path: Path) -> None:
+    """A .rsr file compiled from a single .safetensors file has no config.json."""
+    rsrc.compile(DIGITS, tmp_path / "digits.rsr")
     with pytest.raises(llm.ModelError, match=r"no config\.json.*compile the model's directory"):
         llm.load(tmp_path / "digits.rsr")
