@@ -45,14 +45,12 @@ class LanguageModels:
             options: of `rsrc.compile`.
         """
         family = FAMILIES[name]
-        settings = {**family.config, **(config or {})}
-        family = dataclasses.replace(
-            family, config={k: v for k, v in settings.items() if v is not None}
-        )
-        made = family.tensors()
+        made = family.tensors()  # not those that the changed config would ask for
         if tensors is not None:
             tensors(made)
-        family.save(folder / "model", made)
+        settings = {**family.config, **(config or {})}
+        settings = {key: value for key, value in settings.items() if value is not None}
+        dataclasses.replace(family, config=settings).save(folder / "model", made)
         for file, data in (files or {}).items():
             path = folder / "model" / file
             path.unlink() if data is None else path.write_bytes(data)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 # Far beyond what anything takes on a busy machine: reaching it means a hang.
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 # SIGINT is ignored where the tests run in the background, and child processes inherit that. The
 # default action ends a process; Python's handler raises KeyboardInterrupt, which may hang the
