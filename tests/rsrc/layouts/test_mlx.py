@@ -17,6 +17,7 @@ import rsrc
 from rsr_formats import RsrFile
 from rsr_formats.records import IndexedTensor
 from rsr_testing.checkpoints import Kit
+from rsr_testing.matrices import float32_bound
 from rsrc.compiler import index
 from rsrc.compiler.report import TensorReport
 from rsrc.export.decompile import compare, decompile
@@ -208,7 +209,7 @@ def test_products_are_those_of_the_definition(
     w = dequantized(words, scales, -scales)
     x = rng.standard_normal((3, w.shape[1]), dtype=np.float32)
     error = np.abs(bench.matrix().linear(x) - x.astype(np.float64) @ w.T)
-    assert (error <= w.shape[1] * 2.0**-24 * (np.abs(x) @ np.abs(w.T)) + 1e-30).all()
+    assert (error <= float32_bound(np.abs(w), x.T, least=1).T + 1e-30).all()
 
 
 class TestRefused:

@@ -1,4 +1,4 @@
-"""Dask's workers, two processes of their own on this machine."""
+"""Compiling with Dask workers, two processes on this machine."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_the_same_bytes(source: Path, tmp_path: Path, cluster: Cluster, zstd: in
 def test_both_workers_take_part(
     source: Path, tmp_path: Path, cluster: Cluster, distributed: Any
 ) -> None:
-    """And a client given as it is will do: it has `submit`."""
+    """A client works as an executor, as it has `submit`."""
     asked: set[str] = set()
 
     class Asking:
@@ -158,8 +158,8 @@ def test_an_interrupt_leaves_nothing(kit: Kit, tmp_path: Path, cluster: Cluster)
     assert list(out.iterdir()) == []
 
 
-def test_a_lost_worker_is_made_up_for(source: Path, tmp_path: Path) -> None:
-    """Its work is done by the other one."""
+def test_a_lost_worker_is_replaced(source: Path, tmp_path: Path) -> None:
+    """The other one does its work."""
     killed = False
 
     def kill_one(name: str, done: int, total: int) -> None:
@@ -202,7 +202,9 @@ def test_without_any_worker_it_ends(
     assert [p.name for p in tmp_path.iterdir()] == ["s.safetensors"]
 
 
-def test_nobody_answers(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_scheduler_and_no_workers(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rsrc_dask, "_ANSWER", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"dask://127.0.0.1:{silent.getsockname()[1]}"
@@ -226,7 +228,7 @@ def test_dask_is_not_installed(
     assert "pip install 'rsr-ternary[dask]'" in result.output
 
 
-def test_it_is_not_imported_unless_asked_for(kit: Kit) -> None:
+def test_dask_is_imported_only_where_it_is_used(kit: Kit) -> None:
     code = "import sys, rsrc, rsrc.cli; print([m for m in sys.modules if 'distributed' in m])"
     assert json.loads(kit.python(code).stdout) == []
 

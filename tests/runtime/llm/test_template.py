@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from rsr_runtime.llm import template as module
-from rsr_runtime.llm.errors import DependencyError, ModelError, PromptError, TemplateError
+from rsr_runtime.llm.errors import ModelError, PromptError, TemplateError
 from rsr_runtime.llm.template import ChatTemplate
 from rsr_testing.process import run_python
 
@@ -135,18 +135,6 @@ class TestText:
         assert done.stderr == ""
         with pytest.raises(ProcessLookupError):
             os.kill(int(done.stdout), 0)
-
-    def test_importing_needs_no_jinja(self) -> None:
-        code = (
-            "import sys; import rsr_runtime.llm.template, rsr_runtime.llm.tokenizer\n"
-            "assert not {'jinja2', 'tokenizers'} & set(sys.modules)\n"
-            "sys.modules['jinja2'] = None\n"
-            "try: rsr_runtime.llm.template.ChatTemplate('a')\n"
-            "except ImportError as error: print(type(error).__name__, error)\n"
-        )
-        done = run_python(code)
-        assert done.stdout.startswith(DependencyError.__name__), done.stderr
-        assert "pip install 'rsr-ternary[llm]'" in done.stdout
 
 
 class TestFind:

@@ -19,7 +19,7 @@ from tokenizers import (
 )
 from tokenizers import Tokenizer as Library
 
-from rsr_runtime.llm.errors import DependencyError, ModelError, PromptError
+from rsr_runtime.llm.errors import ModelError, PromptError
 from rsr_runtime.llm.tokenizer.tokenizer import (
     StopStrings,
     StreamingDetokenizer,
@@ -27,7 +27,6 @@ from rsr_runtime.llm.tokenizer.tokenizer import (
     _run,
     special_tokens,
 )
-from rsr_testing.process import run_python
 from rsr_testing.tokenizers import sentencepiece_decoder, sentencepiece_normalizer
 
 SPECIAL = ["<s>", "</s>", "<|im_end|>"]
@@ -366,17 +365,6 @@ class TestRefusals:
             LLAMA3.decode([bad])
         with pytest.raises(PromptError, match="no token id"):
             StreamingDetokenizer(LLAMA3).push(bad)
-
-    def test_without_the_library(self) -> None:
-        code = (
-            "import sys; sys.modules['tokenizers'] = None\n"
-            "from rsr_runtime.llm.tokenizer.tokenizer import Tokenizer\n"
-            "try: Tokenizer({})\n"
-            "except ImportError as error: print(type(error).__name__, error)\n"
-        )
-        done = run_python(code)
-        assert done.stdout.startswith(DependencyError.__name__), done.stderr
-        assert "pip install 'rsr-ternary[llm]'" in done.stdout
 
 
 class TestStream:
