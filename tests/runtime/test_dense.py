@@ -157,8 +157,8 @@ def test_int8_scales_then_divides(isa: str, rng: np.random.Generator) -> None:
     weight = rng.integers(-127, 128, (37, 300), np.int8)
     scale = rng.random(37).astype(np.float32)
     x = rng.standard_normal((5, 300)).astype(np.float32)
-    x[3, 7] = np.inf
     q, s = quantize_int8(x)
+    q[3], s[3] = 0, np.nan  # how a row that is not finite is quantized
     sums = (q.astype(np.int64) @ weight.astype(np.int64).T).astype(np.float32)
     found = int8(weight, scale, q, s)
     np.testing.assert_array_equal(found, sums * scale / s)

@@ -169,7 +169,7 @@ def test_permuted_with_the_largest_k(
     check_all(shared_build(specs), rng)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, N4S1, STRIDED], ids=str)
+@pytest.mark.parametrize("kind", [*KINDS, N4S1, STRIDED], ids=[*map(str, KINDS), "n4s1", "strided"])
 def test_nan_and_infinity_spread_as_in_a_dense_product(
     isa: str, kind: dict[str, Any], shared_build: Build, rng: np.random.Generator
 ) -> None:
