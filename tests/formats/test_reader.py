@@ -168,7 +168,9 @@ def test_a_system_without_huge_pages(
     monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 14, raising=False)
     path = tmp_path / "a.rsr"
     path.write_bytes(small_file)
-    RsrFile(path, "huge").verify()
+    file = RsrFile(path, "huge")
+    file.verify()
+    assert file.section(0).tobytes() == RsrFile(path).section(0).tobytes()
 
 
 def test_the_version_is_that_of_the_file(

@@ -1,7 +1,7 @@
-"""Hold what the compiler takes from a checkpoint's config and names against ``transformers``.
+"""How the compiler reads a BitNet checkpoint, compared with transformers.
 
-Single layers of any number of rows and with biases, the shapes of whole models, the modules that
-are not converted; and the advice for pickles, followed. Skipped where it is not installed.
+Layers of any number of rows, biases, shapes of whole models, modules_to_not_convert, and the advice
+for pickles.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ import pytest
 
 import rsr_runtime
 import rsrc
+from rsr_testing.matrices import matrix_of
+from rsr_testing.parity import judge
+from rsr_testing.parity.judge import torch_and_transformers
 from rsrc.inspection.compare import compare
 from rsrc.source.quantization import Quantization
 from rsrc.source.shapes import expected_shape, is_linear
 
+torch, transformers = torch_and_transformers()
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # both warn about themselves while they are imported
-    torch: Any = pytest.importorskip("torch", reason="needs torch and transformers")
-    transformers: Any = pytest.importorskip("transformers", reason="needs torch and transformers")
+    warnings.simplefilter("ignore")
     import safetensors.torch
-    from transformers.integrations import bitnet as judge
+    from transformers.integrations import bitnet
     from transformers.quantizers.base import HfQuantizer
     from transformers.quantizers.quantizers_utils import should_convert_module
 
@@ -38,14 +40,13 @@ NAME = "model.layers.0.mlp.up_proj"
 
 
 @pytest.fixture(autouse=True)
-def plain() -> Iterator[None]:
-    """Run the judge's functions as they are written: no compiler, no gradients."""
-    with torch.compiler.set_stance("force_eager"), torch.no_grad():
+def quiet() -> Iterator[None]:
+    with judge.quiet():
         yield
 
 
 def activations() -> npt.NDArray[np.float32]:
-    """Return rows whose scale is 1, so that all there is to round is the sum."""
+    """Return rows whose scale is 1, so that nothing but the sum is rounded."""
     x = np.random.default_rng(1).integers(-127, 128, (3, COLUMNS)).astype(np.float32)
     x[:, 5] = 127
     return x
@@ -79,11 +80,11 @@ def assert_close(found: npt.NDArray[np.float32], wanted: Any, tolerance: float) 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 6, 7, 9, 16, 33, 62])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_bit_linear(tmp_path: Path, rows: int, dtype: Any) -> None:
-    """Padding rows are what ``BitLinear`` gives in excess; a bias is added to the scaled sums."""
+    """``BitLinear`` also returns rows of padding; a bias is added to the scaled sums."""
     torch.manual_seed(rows)
     t = torch.randint(-1, 2, (rows, COLUMNS), dtype=torch.int8)
-    layer: Any = judge.BitLinear(COLUMNS, rows, bias=rows % 4 == 0, dtype=torch.float32)
-    layer.weight = judge.pack_weights(t.clone())
+    layer: Any = bitnet.BitLinear(COLUMNS, rows, bias=rows % 4 == 0, dtype=torch.float32)
+    layer.weight = bitnet.pack_weights(t.clone())
     layer.weight_scale = torch.tensor([37.5])
     bias = torch.randn(rows)
     if layer.bias is not None:
@@ -94,9 +95,8 @@ def test_bit_linear(tmp_path: Path, rows: int, dtype: Any) -> None:
         "bias": bias,
     }
     model = compile_layer(tmp_path, tensors, "bitlinear")
-    matrix = model[f"{NAME}.weight"]
-    assert isinstance(matrix, rsr_runtime.Matrix)
-    unpacked = judge.unpack_weights(layer.weight, dtype=torch.int8)
+    matrix = matrix_of(model, f"{NAME}.weight")
+    unpacked = bitnet.unpack_weights(layer.weight, dtype=torch.int8)
     np.testing.assert_array_equal(matrix.to_dense(np.int8), unpacked[:rows].numpy())
     assert (unpacked[rows:] == -1).all()
 
@@ -111,10 +111,10 @@ def test_bit_linear(tmp_path: Path, rows: int, dtype: Any) -> None:
 @pytest.mark.parametrize("rows", [1, 3, 4, 6, 33])
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16, torch.int8])
 def test_auto_bit_linear(tmp_path: Path, rows: int, stored: Any) -> None:
-    """Weights before packing, of any number of rows; here the scale multiplies the bias, too."""
+    """Weights before packing, of any number of rows; here the scale multiplies the bias too."""
     torch.manual_seed(rows)
     t = torch.randint(-1, 2, (rows, COLUMNS), dtype=torch.int8)
-    layer: Any = judge.AutoBitLinear(COLUMNS, rows, bias=True, dtype=torch.float32)
+    layer: Any = bitnet.AutoBitLinear(COLUMNS, rows, bias=True, dtype=torch.float32)
     layer.weight.copy_(t)
     layer.weight_scale.copy_(torch.tensor([1.5625]))
     tensors = {
@@ -123,8 +123,7 @@ def test_auto_bit_linear(tmp_path: Path, rows: int, stored: Any) -> None:
         "bias": layer.bias.detach().clone(),
     }
     model = compile_layer(tmp_path, tensors, "autobitlinear")
-    matrix = model[f"{NAME}.weight"]
-    assert isinstance(matrix, rsr_runtime.Matrix)
+    matrix = matrix_of(model, f"{NAME}.weight")
     np.testing.assert_array_equal(matrix.to_dense(np.int8), t.numpy())
     assert matrix.scale == 1.5625
     kept = np.asarray(model[f"{NAME}.bias"]) * np.float32(1.5625)
@@ -139,7 +138,7 @@ SIZES = {
     "num_key_value_heads": 3,
     "num_hidden_layers": 1,
     "vocab_size": 40,
-    "head_dim": 10,  # no share of hidden_size
+    "head_dim": 10,  # not hidden_size / num_attention_heads
 }
 ABSENT: list[tuple[str, ...]] = [
     (), ("head_dim",), ("num_key_value_heads",), ("head_dim", "num_key_value_heads"),
@@ -150,7 +149,7 @@ ABSENT: list[tuple[str, ...]] = [
 @pytest.mark.parametrize("model_type", ["llama", "bitnet", "qwen3"])
 @pytest.mark.parametrize("by_class", [True, False])
 def test_shapes(model_type: str, absent: tuple[str, ...], by_class: bool) -> None:
-    """Every linear layer has the shape that the config gives it, whichever keys it leaves out."""
+    """The config determines every linear layer's shape, whichever optional keys it leaves out."""
     config: dict[str, Any] = {k: v for k, v in SIZES.items() if k not in absent}
     known = transformers.AutoConfig.for_model(model_type, **config)
     with torch.device("meta"):
@@ -189,7 +188,7 @@ def test_modules_that_are_not_converted(skipped: list[str] | None) -> None:
 def test_pickles_as_advised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], sharded: bool
 ) -> None:
-    """The message is Python that makes of pickles, with tied and transposed tensors, a source."""
+    """The message contains Python that converts pickles, tied and transposed tensors included."""
     if sharded:
         files = [f"pytorch_model-{i}-of-2.bin" for i in (1, 2)]
         torch.save(object, tmp_path / "training_args.bin")

@@ -1,9 +1,8 @@
-"""What `decompile` writes, loaded by ``transformers``: it computes what the original does."""
+"""What `decompile` writes, loaded by transformers, computes what the original computes."""
 
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,14 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 import rsrc
-from rsr_testing.parity import make_golden as golden
+from rsr_testing.parity import golden_layers as golden
+from rsr_testing.parity import judge
+from rsr_testing.parity.judge import torch_and_transformers
 from rsrc.export.decompile import decompile
 from rsrc.source.gguf.pretokenizers import PRE_TOKENIZERS
 from rsrc.source.gguf.tokenizer import tokenizer_files, tokenizer_metadata
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # both warn about themselves while they are imported
-    pytest.importorskip("torch", reason="needs torch and transformers")
-    pytest.importorskip("transformers", reason="needs torch and transformers")
+torch_and_transformers()
 
 
 TOKENS = (3, 14, 15, 9, 26, 5, 35)
@@ -32,19 +30,19 @@ TEXTS = [
 ]
 
 
-def told(rsr: Path, output: Path, **options: Any) -> list[str]:
-    """Decompile; return what was noted."""
+def notes_of(rsr: Path, output: Path, **options: Any) -> list[str]:
+    """Decompile; return the notes."""
     notes: list[str] = []
     decompile(rsr, output, **options, note=notes.append)
     return notes
 
 
 def logits(folder: Path, dtype: str = "float32", **options: Any) -> npt.NDArray[np.float32]:
-    """Return what the model in `folder` answers to TOKENS, nothing missing or left over."""
+    """Return the logits of TOKENS by the model in `folder`."""
     if not options:
-        found: npt.NDArray[np.float32] = golden.record(golden.load(folder, dtype), TOKENS)["logits"]
+        found: npt.NDArray[np.float32] = golden.record(judge.load(folder, dtype), TOKENS)["logits"]
         return found
-    with golden.transformers_ready():
+    with judge.quiet():
         import torch
         import transformers
 
@@ -82,8 +80,8 @@ def test_floats_become_bitnet(unpacked: bool, tmp_path: Path) -> None:
 
 
 def ternary_model(name: str, folder: Path, vocab: int = 99) -> npt.NDArray[np.float32]:
-    """Save a model with ternary linear weights; return its logits. Plain floats, no quantizer."""
-    with golden.transformers_ready():
+    """Save a float model whose linear weights are ternary; return its logits."""
+    with judge.quiet():
         import torch
         import transformers
 
@@ -93,7 +91,7 @@ def ternary_model(name: str, folder: Path, vocab: int = 99) -> npt.NDArray[np.fl
             "max_position_embeddings": 64, "tie_word_embeddings": False, "bos_token_id": 1,
             "eos_token_id": 2,
         }  # fmt: skip
-        if name == "Qwen3":  # transformers reads no head_dim from GGUF: its default, then
+        if name == "Qwen3":  # transformers reads no head_dim from GGUF and takes its default
             settings["head_dim"] = 128
         config = getattr(transformers, f"{name}Config")(**settings)
         torch.manual_seed(7)
@@ -116,7 +114,7 @@ def test_gguf_computes_the_same(name: str, kind: str, tmp_path: Path) -> None:
     want = ternary_model(name, tmp_path / "model")
     rsrc.compile(tmp_path / "model", tmp_path / "m.rsr")
     (tmp_path / "gguf").mkdir()
-    notes = told(tmp_path / "m.rsr", tmp_path / "gguf" / "m.gguf", to="gguf", type=kind)
+    notes = notes_of(tmp_path / "m.rsr", tmp_path / "gguf" / "m.gguf", to="gguf", type=kind)
     assert notes == []
     got = logits(tmp_path / "gguf", gguf_file="m.gguf")
     assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max()
@@ -186,7 +184,7 @@ CONFIG = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "chat_t
 
 @pytest.mark.parametrize("kind", ["gpt-2", "llama-bpe", "qwen2", "tekken", "gpt-4o", "llama"])
 def test_transformers_reads_the_tokenizer(kind: str, tmp_path: Path) -> None:
-    """From the GGUF file, and from the files that are made of its metadata."""
+    """From the GGUF file, and from the files made from its metadata."""
     document = sentencepiece() if kind == "llama" else byte_level(kind)
     reference = Tokenizer.from_str(json.dumps(document))
     ternary_model("Llama", tmp_path / "model", reference.get_vocab_size())
@@ -199,7 +197,7 @@ def test_transformers_reads_the_tokenizer(kind: str, tmp_path: Path) -> None:
     rsrc.compile(tmp_path / "model", tmp_path / "m.rsr")
     (tmp_path / "gguf").mkdir()
     decompile(tmp_path / "m.rsr", tmp_path / "gguf" / "m.gguf", to="gguf")
-    with golden.transformers_ready():
+    with judge.quiet():
         import transformers
 
         auto: Any = transformers.AutoTokenizer
@@ -210,7 +208,7 @@ def test_transformers_reads_the_tokenizer(kind: str, tmp_path: Path) -> None:
         assert want[0] == 1
         assert ours(text)["input_ids"] == want, text
         if kind == "llama" and "<|user|>" in text:
-            continue  # llama.cpp, as we do, puts a space behind a special token; theirs does not
+            continue  # llama.cpp and we put a space after a special token, transformers does not
         assert theirs(text, add_special_tokens=False)["input_ids"] == want[1:], text
     assert ours.bos_token_id == theirs.bos_token_id == 1
     assert ours.eos_token_id == theirs.eos_token_id == 2

@@ -1,8 +1,7 @@
-"""Float checkpoints that are ternary, saved and run by ``transformers``; skipped without it."""
+"""Ternary weights in float checkpoints, saved and run by transformers."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,17 @@ import pytest
 
 import rsr_runtime
 import rsrc
+from rsr_testing.matrices import matrix_of
+from rsr_testing.parity.judge import torch_and_transformers
 from rsrc.inspection.compare import compare
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # both warn about themselves while they are imported
-    torch = pytest.importorskip("torch", reason="needs torch and transformers")
-    transformers = pytest.importorskip("transformers", reason="needs torch and transformers")
+torch, transformers = torch_and_transformers()
 
 SIZES = {"num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 320}
 
 
 def by_shards(weight: Any, name: str) -> Any:
-    """One scale for each sixth of the rows, or of the columns where a layer's inputs are cut."""
+    """One scale for each sixth of the rows, or of the columns of layers cut along their inputs."""
     if "embed" in name or "lm_head" in name:
         return weight
     across = 1 if name.endswith(("o_proj.weight", "down_proj.weight")) else 0
@@ -90,14 +88,12 @@ def test_layers_agree(
     compiled = rsr_runtime.load(tmp_path / "m.rsr", verify=True)
     assert len(seen) == 15
     for name, (x, want) in seen.items():
-        matrix = compiled[f"{name}.weight"]
         if name == "lm_head" and not embedded:
-            assert isinstance(matrix, np.ndarray)
+            assert not compiled.is_indexed(f"{name}.weight")
             continue
-        assert isinstance(matrix, rsr_runtime.Matrix), name
+        matrix = matrix_of(compiled, f"{name}.weight")
         weight = reference.get_submodule(name).weight.detach().numpy()
         np.testing.assert_array_equal(matrix.to_dense(), weight)
         allowed = x.shape[1] * 2.0**-23 * (np.abs(x) @ np.abs(weight.T))
         assert (np.abs(matrix.linear(x) - want) <= allowed).all(), name
-    embedding = compiled["model.embed_tokens.weight"]
-    assert isinstance(embedding, rsr_runtime.Matrix) == embedded
+    assert compiled.is_indexed("model.embed_tokens.weight") == embedded

@@ -1,7 +1,6 @@
-"""Let transformers judge GGUF files: it loads one made with our names, row order and metadata.
+"""GGUF files with our names, row order and metadata, loaded by transformers.
 
-The model it gets from the file must be the one the file was made from; and what the compiler gets
-from the same file must be what transformers got.
+transformers must get the model that the file was made from, and so must the compiler.
 """
 
 from __future__ import annotations
@@ -18,15 +17,13 @@ import pytest
 
 import rsr_runtime
 import rsrc
+from rsr_testing.parity.judge import torch_and_transformers
 from rsrc.inspection.compare import compare
 from rsrc.source.checkpoint import open_checkpoint
 from rsrc.source.gguf.config import gguf_metadata, hf_config, rope_factors
 from rsrc.source.gguf.names import gguf_name, gguf_rows, permuted_heads
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # both warn about themselves while they are imported
-    torch = pytest.importorskip("torch", reason="needs torch and transformers")
-    transformers = pytest.importorskip("transformers", reason="needs torch and transformers")
+torch, transformers = torch_and_transformers()
 
 Array = npt.NDArray[Any]
 
@@ -71,7 +68,7 @@ def ternary_model(kind: str, tied: bool, theta: float, head_dim: int = 64) -> An
 
 
 def save_gguf(path: Path, model: Any) -> None:
-    """Write a model by the gguf package: linear layers as TQ2_0, the rest as F32."""
+    """Write a model with the gguf package: linear layers as TQ2_0, the rest as F32."""
     config = model.config.to_dict() | {"architectures": [type(model).__name__]}
     metadata = gguf_metadata(config)
     architecture = str(metadata["general.architecture"])
@@ -102,7 +99,7 @@ def save_gguf(path: Path, model: Any) -> None:
     [
         ("Llama", False, 1000042.0, 64),  # heads are wider than hidden / heads
         ("Llama", True, 10000.0, 32),
-        ("Qwen3", False, 1e6, 128),  # what transformers takes for granted
+        ("Qwen3", False, 1e6, 128),  # what transformers assumes
     ],
 )
 def test_transformers_loads_the_same_model(
@@ -138,8 +135,8 @@ def test_transformers_loads_the_same_model(
     assert config["architectures"] == [type(model).__name__]
 
 
-def test_bitnet_configs_are_those_of_transformers() -> None:
-    """GGUF files of BitNet are nothing transformers loads, but it reads what is made of them."""
+def test_transformers_reads_the_config_of_a_bitnet() -> None:
+    """transformers loads no GGUF files of BitNet, but it reads the config made from one."""
     config = {"architectures": ["BitNetForCausalLM"], "model_type": "bitnet", **SIZES}
     metadata = gguf_metadata({**config, "rope_theta": 500000.0, "hidden_act": "relu2"})
     rebuilt = hf_config(metadata, {"token_embd.weight": (48, 256)})
@@ -165,8 +162,8 @@ def test_rope_factors_are_those_of_transformers(factor: float, theta: float) -> 
     assert np.allclose(factors, (plain / scaled).numpy(), rtol=1e-5)
 
 
-def test_parity_reads_files_of_its_own(tmp_path: Path) -> None:
-    """What the tests write is a file whose config the compiler sees without a tensor being read."""
+def test_the_config_of_a_written_file(tmp_path: Path) -> None:
+    """The compiler reads the config of the files that these tests write without reading tensors."""
     save_gguf(tmp_path / "m.gguf", ternary_model("Llama", True, 10000.0))
     files = open_checkpoint(tmp_path / "m.gguf").files
     assert isinstance(files["config.json"], bytes)

@@ -1,8 +1,7 @@
-"""Compare the runtime with what ``transformers`` computed for two small BitNet checkpoints.
+"""The runtime compared with what transformers computed for two small BitNet checkpoints.
 
-The data were recorded by ``rsr_testing.parity.make_golden``, so that the comparison runs without
-``torch``. Nothing here takes the compiler's word for what a checkpoint holds: the file is read and
-its weights are unpacked by the few lines below.
+``rsr_testing.parity.golden_layers`` recorded the data, so this needs no torch. The checkpoints are
+read and unpacked by the lines below, independently of the compiler.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import pytest
 
 import rsr_runtime
 import rsrc
-from rsr_testing.parity import make_golden as golden
+from rsr_testing.parity import golden_layers as golden
 
 
 def _read_safetensors(path: Path) -> dict[str, tuple[str, npt.NDArray[Any]]]:
@@ -52,7 +51,7 @@ def _unpack(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
 
 @dataclass(frozen=True)
 class Case:
-    """One golden checkpoint, compiled and loaded."""
+    """A golden checkpoint, compiled and loaded."""
 
     linear_class: str
     folder: Path
@@ -70,7 +69,7 @@ class Case:
         return _unpack(self.tensors[f"{module}.weight"][1])
 
     def multiplier(self, module: str) -> np.float32:
-        """Return the factor of the ternary values; only autobitlinear stores it as it is."""
+        """Return the factor of the ternary values; bitlinear stores its reciprocal."""
         dtype, stored = self.tensors[f"{module}.weight_scale"]
         assert dtype == "BF16"
         assert stored.shape == (1,)
@@ -139,7 +138,7 @@ def test_matrices_hold_the_stored_values(case: Case) -> None:
 
 
 def test_scales_tell_division_from_multiplication(case: Case) -> None:
-    """Guard the data: a scale near 1 would let a swapped convention pass."""
+    """With a scale near 1 a confusion of the two would pass."""
     for name in case.modules():
         stored = float(case.tensors[f"{name}.weight_scale"][1][0])
         assert 10 < (stored if case.linear_class == "bitlinear" else 1 / stored) < 100

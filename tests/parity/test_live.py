@@ -1,14 +1,12 @@
-"""Compare the runtime with ``transformers`` on fresh models; skipped where it is not installed.
+"""The runtime compared with transformers on new models, in each form that it saves them in.
 
-The golden data pin one model per linear class. Here other seeds and sizes go through the same
-functions, in the checkpoint forms ``save_pretrained`` can give them. If ``transformers`` is there,
-``accelerate`` must be too: without it loading a BitNet checkpoint fails, and so do these tests.
+The golden data hold one model per linear class. Other seeds and sizes take the same way here.
+transformers needs accelerate to load a BitNet checkpoint.
 """
 
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +15,14 @@ import pytest
 
 import rsr_runtime
 import rsrc
-from rsr_testing.parity import make_golden as golden
+from rsr_testing.matrices import matrix_of
+from rsr_testing.parity import golden_layers as golden
+from rsr_testing.parity import judge
+from rsr_testing.parity.judge import torch_and_transformers
 from rsrc.inspection.compare import compare
 from rsrc.source.quantization import Quantization
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # both warn about themselves while they are imported
-    pytest.importorskip("torch", reason="needs torch and transformers")
-    pytest.importorskip("transformers", reason="needs torch and transformers")
-
-
-def matrix(model: rsr_runtime.Model, name: str) -> rsr_runtime.Matrix:
-    found = model[name]
-    assert isinstance(found, rsr_runtime.Matrix), name
-    return found
+torch_and_transformers()
 
 
 TOKENS = (3, 14, 15, 9, 26, 5, 35)
@@ -42,18 +34,18 @@ SHAPES = {
 
 
 def _assert_layers_agree(folder: Path, compiled: Path, linear_class: str) -> None:
-    """Compile ``folder`` and compare each layer with the model transformers loads from it."""
+    """Compile ``folder`` and compare each layer with the model that transformers loads from it."""
     rsrc.compile(folder, compiled)
-    reference = golden.load(folder, "float32")
+    reference = judge.load(folder)
     recording = golden.record(reference, TOKENS)
     with rsr_runtime.load(compiled) as model:
-        for name, module in golden.quantized_modules(reference).items():
+        for name, module in judge.bitnet_layers(reference).items():
             x, want = recording[f"{name}/input"], recording[f"{name}/output"]
             assert x.dtype == want.dtype == np.float32
-            got = matrix(model, f"{name}.weight").linear(x, activations="int8")
+            got = matrix_of(model, f"{name}.weight").linear(x, activations="int8")
             stored = module.weight_scale.item()
             multiplier = 1 / stored if linear_class == "bitlinear" else stored
-            # The recorded data were chosen free of near ties, which cannot be asked of fresh ones.
+            # The golden data were chosen without near ties; new models may have some.
             allowance = golden.tie_allowance(x, multiplier)
             assert (allowance > 0).mean() < 0.5, "too many near ties to compare anything"
             assert golden.row_error(got, want, allowance) <= golden.TOLERANCE[linear_class], name
@@ -69,7 +61,7 @@ def test_linear_agrees(linear_class: str, shape: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("linear_class", golden.LINEAR_CLASSES)
 def test_linear_agrees_for_a_sharded_checkpoint(linear_class: str, tmp_path: Path) -> None:
-    """Small shards put some weights and their scales into different files."""
+    """Shards are so small that some weights and their scales are in different files."""
     folder = tmp_path / "model"
     golden.save(golden.build(linear_class, golden.Shape(), seed=7), folder, max_shard_size="2KB")
     index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
@@ -80,7 +72,7 @@ def test_linear_agrees_for_a_sharded_checkpoint(linear_class: str, tmp_path: Pat
 
 
 def test_linear_agrees_for_an_offline_checkpoint_with_unpacked_weights(tmp_path: Path) -> None:
-    """``save_pretrained`` writes an AutoBitLinear as bare -1, 0, 1 in BF16; both must read that."""
+    """``save_pretrained`` writes an AutoBitLinear as -1, 0 and 1 in BF16, which both must read."""
     folder = tmp_path / "model"
     built = golden.build("autobitlinear", golden.Shape(), seed=8)
     golden.save(built, folder, pack=False)
@@ -92,19 +84,19 @@ def test_edge_rows_agree(linear_class: str, tmp_path: Path) -> None:
     folder, compiled = tmp_path / "model", tmp_path / "m.rsr"
     golden.save(golden.build(linear_class, golden.Shape(), seed=9), folder)
     rsrc.compile(folder, compiled)
-    reference = golden.load(folder, "float32")
-    names = tuple(golden.quantized_modules(reference))
+    reference = judge.load(folder)
+    names = tuple(judge.bitnet_layers(reference))
     recording = golden.record_edge_rows(reference, names)
     with rsr_runtime.load(compiled) as model:
         for name in names:
             x, want = recording[f"{name}/input"], recording[f"{name}/output"]
-            got = matrix(model, f"{name}.weight").linear(x, activations="int8")
+            got = matrix_of(model, f"{name}.weight").linear(x, activations="int8")
             assert golden.row_error(got, want) <= golden.TOLERANCE[linear_class], name
 
 
 @pytest.mark.parametrize("linear_class", golden.LINEAR_CLASSES)
 def test_unpacking_agrees(linear_class: str, tmp_path: Path) -> None:
-    """Hold ``unpack_weights`` on the stored codes against the compiled ternary values."""
+    """The compiled ternary values are those of ``unpack_weights``."""
     folder, compiled = tmp_path / "model", tmp_path / "m.rsr"
     built = golden.build(linear_class, golden.Shape(60, 148, heads=3, kv_heads=1), seed=10)
     golden.save(built, folder)
@@ -114,14 +106,14 @@ def test_unpacking_agrees(linear_class: str, tmp_path: Path) -> None:
         for name, codes in built.packed.items():
             want = golden.unpack(codes)
             assert set(np.unique(want)) == {-1, 0, 1}
-            got = matrix(model, name).to_dense(dtype=np.int8)
+            got = matrix_of(model, name).to_dense(dtype=np.int8)
             assert got.dtype == np.int8
             np.testing.assert_array_equal(got, want, err_msg=name)
 
 
 def _save_online(folder: Path, seed: int, **config: Any) -> None:
     """Write BF16 masters and a config.json that has transformers quantize them online."""
-    with golden.transformers_ready():
+    with judge.quiet():
         import torch
         import transformers
         from transformers import BitNetConfig, BitNetQuantConfig
@@ -155,24 +147,24 @@ def _save_online(folder: Path, seed: int, **config: Any) -> None:
     "kept", [None, [], ["lm_head"], ["model.layers.1"], ["lm_head", "down_proj"]]
 )
 def test_online_masters_agree(kept: list[str] | None, tied: bool, tmp_path: Path) -> None:
-    """Both quantize the same layers, to the same values, and multiply by them to the same end."""
+    """Both quantize the same layers to the same values, and get the same products."""
     folder, compiled = tmp_path / "model", tmp_path / "m.rsr"
     _save_online(folder, seed=11, tied=tied, modules_to_not_convert=kept)
     assert len(list(folder.glob("*.safetensors"))) > 1  # shards
     report = rsrc.compile(folder, compiled)
     assert compare(compiled, folder) == len(report.tensors)
-    reference = golden.load(folder, "float32")
-    modules = golden.quantized_modules(reference)
+    reference = judge.load(folder)
+    modules = judge.bitnet_layers(reference)
     recording = golden.record(reference, TOKENS)
-    # A tied head has no tensor of its own: what is stored is the embedding, which stays as it is.
+    # A tied head has no tensor of its own, and the embedding is not quantized.
     stored = {name for name in modules if not (tied and name == "lm_head")}
     quantized = {t.name.removesuffix(".weight") for t in report.tensors if t.kind == "ternary"}
     assert quantized == stored
     assert {t.layout for t in report.tensors if t.kind == "ternary"} == {"absmean"}
     with rsr_runtime.load(compiled) as model:
         for name in sorted(stored):
-            w = matrix(model, f"{name}.weight")
-            with golden.transformers_ready():
+            w = matrix_of(model, f"{name}.weight")
+            with judge.quiet():
                 from transformers.integrations.bitnet import WeightQuant
 
                 quantize: Any = WeightQuant
@@ -187,7 +179,7 @@ def test_online_masters_agree(kept: list[str] | None, tied: bool, tmp_path: Path
 
 
 def test_modules_to_not_convert_agrees() -> None:
-    """The keys that are followed mean what they mean to transformers."""
+    """Keys match the modules that they match in transformers."""
     from transformers.quantizers.quantizers_utils import should_convert_module
 
     modules = [

@@ -1,40 +1,35 @@
-"""Hold the text that is generated from a `.rsr` file against ``transformers``, live.
+"""Text generated from a `.rsr` file compared with transformers, live.
 
-Every family of ``models.py``: transformers loads the checkpoint as it lies in its folder, the
-runtime the file that is compiled from it. ``python tests/parity/compare.py`` shows what differs;
-``tests/runtime/llm/test_golden.py`` compares the same models without transformers, with what it
-said when ``make_golden_llm.py`` was run.
+For each family of ``rsr_testing.models``, transformers loads the checkpoint and the runtime the
+file compiled from it. ``rsr_testing.parity.compare`` prints the differences.
+``tests/runtime/llm/test_golden.py`` compares the same models with recorded results of transformers.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # both warn about themselves while they are imported
-    pytest.importorskip("torch", reason="needs torch and transformers")
-    pytest.importorskip("transformers", reason="needs torch and transformers")
-
 import rsrc
 from rsr_runtime import llm
 from rsr_testing import models
 from rsr_testing.parity import compare as parity
-from rsr_testing.parity import judge
-from rsr_testing.parity import make_golden_llm as make_golden
+from rsr_testing.parity import golden_llm, judge
+from rsr_testing.parity.judge import torch_and_transformers
 from rsr_testing.paths import EXAMPLES
+
+torch_and_transformers()
 
 FAMILIES = list(models.FAMILIES)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def compared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What both say of a family; that nothing hangs on a rounding is made sure of there."""
+    """The results of both for a family; `compare` ensures that none depends on a rounding."""
     return parity.compare(request.param, tmp_path_factory.mktemp(request.param))
 
 
@@ -45,7 +40,7 @@ def test_logits(compared: Any) -> None:
 
 
 def test_token_by_token(compared: Any) -> None:
-    """Decoding from the cache gives what a prompt gives at once: of a BitNet bit for bit."""
+    """Decoding from the cache gives the logits of a prompt, to the bit for a BitNet."""
     assert compared.difference(compared.stepwise) <= parity.TOLERANCE
     if compared.family.is_bitnet:
         np.testing.assert_array_equal(compared.stepwise, compared.logits)
@@ -69,10 +64,10 @@ def test_perplexity(compared: Any) -> None:
 def test_golden_data_are_what_transformers_says(
     compared: Any, request: pytest.FixtureRequest
 ) -> None:
-    """Up to the last bits, in which transformers may differ from machine to machine."""
-    found = {**compared.golden, "logits": make_golden.sample(compared.golden["logits"])}
+    """But for the last bits, in which transformers may differ between machines."""
+    found = {**compared.golden, "logits": golden_llm.sample(compared.golden["logits"])}
     name = request.node.callspec.params["compared"]
-    with np.load(make_golden.GOLDEN_DIR / f"{name}.npz") as kept:
+    with np.load(golden_llm.GOLDEN_DIR / f"{name}.npz") as kept:
         assert set(kept) == set(found)
         for key in ("sha256", "text", "tokens", "prompt", "continuation"):
             assert np.array_equal(kept[key], found[key]), key
@@ -86,7 +81,7 @@ ROPES: dict[str, dict[str, Any]] = {
     "default": {},
     "old names": {"rope_scaling": {"type": "linear", "factor": 2.0}},
     "linear": {"rope_scaling": {"rope_type": "linear", "factor": 4}},
-    "llama3": {"rope_scaling": {**models._LLAMA3_ROPE, "original_max_position_embeddings": 512}},
+    "llama3": {"rope_scaling": {**models.LLAMA3_ROPE, "original_max_position_embeddings": 512}},
     "yarn": {
         "rope_scaling": {
             "rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 256,
@@ -103,9 +98,9 @@ ROPES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("rope", ROPES.values(), ids=ROPES.keys())
 @pytest.mark.parametrize("name", ["trilm", "bonsai"])
 def test_long_texts(name: str, rope: dict[str, Any], tmp_path: Path) -> None:
-    """More tokens than are computed in one pass, and than one chunk of attention has; any rope.
+    """More tokens than one pass takes, and than a chunk of attention has; every kind of RoPE.
 
-    Families without int8 activations: nothing hangs on a rounding, whatever the text.
+    Families without int8 activations, where nothing depends on a rounding, whatever the text.
     """
     family = models.FAMILIES[name]
     config = {**family.config, "max_position_embeddings": 2048, **rope}
@@ -113,7 +108,7 @@ def test_long_texts(name: str, rope: dict[str, Any], tmp_path: Path) -> None:
     compiled = family.build(tmp_path)
     random = models.Random(5).uniform(1100)
     tokens = (random * family.settings["vocab_size"]).astype(int).tolist()
-    (wanted,) = judge.answer(judge.load(tmp_path / "model"), [tokens])
+    (wanted,) = judge.answer(judge.load(tmp_path / "model", attn_implementation="eager"), [tokens])
     with llm.load(compiled, kv="float32") as model:
         found = model.logits(tokens)
     difference = np.abs(found - wanted.logits).max(axis=1)
@@ -134,7 +129,7 @@ CONVERSATIONS: list[list[dict[str, str]]] = [
 @pytest.mark.parametrize("messages", CONVERSATIONS, ids=["one turn", "three turns"])
 @pytest.mark.parametrize("name", ["bitnet-2b", "trilm", "gguf-tq2_0"])
 def test_chat_template(name: str, messages: list[dict[str, str]], tmp_path: Path) -> None:
-    """Templates in tokenizer_config.json, in a file of their own, and in GGUF's metadata."""
+    """Templates in tokenizer_config.json, in a separate file, and in GGUF metadata."""
     with llm.load(models.FAMILIES[name].build(tmp_path)) as model, judge.quiet():
         import transformers
 
@@ -160,7 +155,7 @@ def test_tokens_and_text(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["bitnet-2b", "trilm"])
 def test_generated_text(name: str, tmp_path: Path) -> None:
-    """The text of a continuation, and not only its tokens; but for blanks that it begins with."""
+    """The text of a continuation, not only its tokens; leading blanks may differ."""
     greedy = llm.Sampling(temperature=0.0)
     with llm.load(models.FAMILIES[name].build(tmp_path)) as model, judge.quiet():
         import transformers
@@ -194,18 +189,18 @@ Even in a minute!
 """
 
 
-# Prompts that greedy text goes on from with no near second best token: the most decided of 150.
+# Of 150 prompts, those whose greedy continuations have the clearest best tokens.
 DECIDED = ("OLIVIA.\nO, sir, I will", "CLOWN.\nApt, in good faith, very a", "SIR TOBY.\nFye that")
 
 
 def test_the_trained_model(tmp_path: Path) -> None:
-    """examples/tiny-lm: any text has ties (docs/parity.md), behind which logits differ a little.
+    """examples/tiny-lm: any text has ties (docs/parity.md), after which logits differ slightly.
 
-    What is before the first is equal, the perplexity of all of it too, and greedy text.
+    Logits before the first tie, perplexity and greedy text agree.
     """
     compiled = tmp_path / "tiny.rsr"
     rsrc.compile(TRAINED, compiled)
-    judging = judge.load(TRAINED)
+    judging = judge.load(TRAINED, attn_implementation="eager")
     with llm.load(compiled, kv="float32") as model:
         tokens = model.encode(PLAY)
         found, wanted = model.logits(tokens), judge.answer(judging, [tokens])[0].logits

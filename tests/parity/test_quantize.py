@@ -1,9 +1,8 @@
-"""Rules that make masters ternary as PyTorch computes them; skipped without torch."""
+"""The rules that quantize master weights, compared with the same formulas in PyTorch."""
 
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +11,17 @@ from safetensors.numpy import save_file
 
 import rsr_runtime
 import rsrc
+from rsr_testing.matrices import matrix_of
+from rsr_testing.parity.judge import torch_and_transformers
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # it warns about itself while it is imported
-    torch = pytest.importorskip("torch", reason="needs torch")
+torch, _ = torch_and_transformers()
 
 NAME = "model.layers.0.mlp.up_proj.weight"
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_values_agree(seed: int, tmp_path: Path) -> None:
-    """Weights around every threshold, clip values down to below the least that counts."""
+    """Weights around every threshold; clip values down to below the floor."""
     torch.manual_seed(seed)
     clip = torch.rand(300, 1) * torch.tensor([1.0, 1e-5, 1e3]).repeat(100).reshape(300, 1)
     third = torch.maximum(clip, torch.tensor(1e-5)) / 3
@@ -41,17 +40,16 @@ def test_values_agree(seed: int, tmp_path: Path) -> None:
     report = rsrc.compile(source, tmp_path / "m.rsr")
     assert {t.name: t.layout for t in report.tensors}[NAME] == "paretoq"
     with rsr_runtime.load(tmp_path / "m.rsr") as model:
-        matrix = model[NAME]
-        assert isinstance(matrix, rsr_runtime.Matrix)
+        matrix = matrix_of(model, NAME)
         np.testing.assert_array_equal(matrix.to_dense(), want)
     near = np.sign(np.abs(want[:, :64]))
-    assert 0.2 < near.mean() < 0.8  # both sides of the threshold were there
+    assert 0.2 < near.mean() < 0.8  # weights on both sides of the threshold
 
 
 @pytest.mark.parametrize("rule", ["absmean", "absmedian"])
 @pytest.mark.parametrize("per", ["tensor", "row"])
 def test_rules_of_quantize_agree(rule: str, per: str, tmp_path: Path) -> None:
-    """torch.median takes the lower of two in the middle, too."""
+    """torch.median, too, takes the lower of two values in the middle."""
     torch.manual_seed(5)
     w = torch.randn(60, 90)
     magnitudes = w.abs() if per == "row" else w.abs().reshape(1, -1)
@@ -61,7 +59,6 @@ def test_rules_of_quantize_agree(rule: str, per: str, tmp_path: Path) -> None:
     save_file({NAME: w.numpy()}, tmp_path / "model.safetensors")
     rsrc.compile(tmp_path / "model.safetensors", tmp_path / "m.rsr", quantize=rule, per=per)
     with rsr_runtime.load(tmp_path / "m.rsr") as model:
-        matrix = model[NAME]
-        assert isinstance(matrix, rsr_runtime.Matrix)
+        matrix = matrix_of(model, NAME)
         np.testing.assert_array_equal(matrix.to_dense(np.int8), want.sign().numpy())
         np.testing.assert_allclose(matrix.to_dense(), want.numpy(), rtol=3e-7)

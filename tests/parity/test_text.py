@@ -1,9 +1,8 @@
-"""Text around a model against ``transformers``: templates, tokenizers, the filters of sampling."""
+"""Tokenizers, chat templates and sampling, compared with transformers."""
 
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from tokenizers import Tokenizer as Library
 from tokenizers import (
     decoders,
     models,
-    normalizers,
     pre_tokenizers,
     processors,
     trainers,
@@ -24,11 +22,10 @@ from rsr_runtime.llm.errors import PromptError
 from rsr_runtime.llm.sampling import Sampler, Sampling
 from rsr_runtime.llm.template import ChatTemplate
 from rsr_runtime.llm.tokenizer.tokenizer import StreamingDetokenizer, Tokenizer
+from rsr_testing.parity.judge import torch_and_transformers
+from rsr_testing.tokenizers import sentencepiece_decoder, sentencepiece_normalizer
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # both warn about themselves while they are imported
-    torch = pytest.importorskip("torch", reason="needs torch and transformers")
-    transformers = pytest.importorskip("transformers", reason="needs torch and transformers")
+torch, transformers = torch_and_transformers()
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog, doesn't it?",
@@ -58,23 +55,14 @@ def bytes_bpe() -> Library:
 
 def byte_fallback() -> Library:
     learned = Library(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    learned.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
+    learned.normalizer = sentencepiece_normalizer()
     train(learned, trainers.BpeTrainer(vocab_size=200, limit_alphabet=60, **QUIET))
     document = json.loads(learned.to_str())
     vocab = document["model"]["vocab"]
     for byte in range(256):
         vocab.setdefault(f"<0x{byte:02X}>", len(vocab))
     library = Library.from_str(json.dumps(document))
-    library.decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
+    library.decoder = sentencepiece_decoder()
     return library
 
 
@@ -109,7 +97,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "more tokens": NAMES
     | {
         "pad_token": "<pad>",
-        "add_bos_token": False,  # has no say beside a tokenizer.json
+        "add_bos_token": False,  # has no effect beside a tokenizer.json
         "added_tokens_decoder": {"3": {"content": "<|user|>", "special": False},
                                  "999": {"content": "<think>", "special": False}},
     },
@@ -158,7 +146,7 @@ def test_tokenizers(tmp_path: Path, kind: str, config: dict[str, Any]) -> None:
             assert "".join([*map(stream.push, ids), stream.finish()]) == whole
 
 
-# In the formats of well-known models, so far as their special tokens and layout say.
+# In the formats of well-known models.
 TEMPLATES = {
     "llama 3": """
 {%- set today = strftime_now("%d %b %Y") if with_date else "26 Jul 2024" %}
@@ -308,7 +296,7 @@ def test_a_template_that_refuses(tmp_path: Path) -> None:
 
 
 def test_named_templates_and_files(tmp_path: Path) -> None:
-    """Where several are, the same one is used."""
+    """Of several templates, both choose the same one."""
     named = [
         {"name": "other", "template": "o"},
         {"name": "default", "template": "d{{ eos_token }}"},
@@ -343,7 +331,7 @@ FILTERS = [
 
 @pytest.mark.parametrize("sampling", FILTERS, ids=str)
 def test_sampling(sampling: Sampling) -> None:
-    """Draws follow the probabilities that `generate` would draw by, and no other token is drawn."""
+    """Tokens are drawn with the probabilities that `generate` would use."""
     rng = np.random.default_rng(3)
     for spread in (0.5, 2.0, 6.0):
         x = (rng.standard_normal(500) * spread).astype(np.float32)
@@ -371,7 +359,7 @@ def test_greedy_with_a_penalty() -> None:
 def their_probabilities(
     x: npt.NDArray[np.float32], tokens: list[int], sampling: Sampling
 ) -> npt.NDArray[np.float64]:
-    """Return the probability of each token by the processors that `generate` would make."""
+    """Return the probability of each token by the processors that `generate` would use."""
     model = transformers.GenerationMixin()
     model.config = transformers.PretrainedConfig()
     config = transformers.GenerationConfig(
@@ -389,7 +377,7 @@ def their_probabilities(
 
 
 def test_defaults_of_generation(tmp_path: Path) -> None:
-    """What a generation_config.json leaves out is what ``transformers`` fills in."""
+    """Defaults of generation_config.json are those of transformers."""
     defaults = transformers.GenerationConfig._get_default_generation_params()
     ours = Sampling.from_generation_config({"do_sample": True})
     assert (ours.temperature, ours.top_k, ours.top_p, ours.repetition_penalty) == tuple(

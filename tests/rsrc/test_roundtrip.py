@@ -20,6 +20,7 @@ import rsr_runtime
 import rsrc
 from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
 from rsr_testing.checkpoints import Kit
+from rsr_testing.matrices import float32_bound
 from rsrc.compiler.plan import TARGETS
 from rsrc.export.decompile import decompile
 from rsrc.inspection.compare import compare
@@ -139,7 +140,7 @@ def check_products(matrix: rsr_runtime.Matrix, t: Array, scales: Array, seed: in
     assert found.dtype == np.float32
     x64 = x.astype(np.float64)
     error = np.abs(found - (t * scales) @ x64)
-    assert (error <= max(n, 3) * 2.0**-24 * ((scales + 0 * t) @ np.abs(x64))).all()
+    assert (error <= float32_bound(scales + 0 * t, x)).all()
     found = matrix.linear(x[None], activations="int8")[0]
     s = np.float32(127) / max(np.abs(x).max(initial=0), np.float32(1e-5))
     exact = (t * scales) @ np.rint(x * s).astype(np.float64) / s

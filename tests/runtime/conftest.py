@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import rsr_runtime as rsr
-from rsr_runtime import Matrix
-from rsr_testing.matrices import ISAS, Built, Spec, Workshop
-from rsr_testing.process import RunPython, run_python
+from rsr_testing.matrices import ISAS, Build, Built, Spec, Workshop, matrix_of
 
 
 @pytest.fixture
@@ -26,9 +24,7 @@ def workshop(tmp_path: Path, rng: np.random.Generator) -> Workshop:
 
 
 @pytest.fixture(scope="session")
-def shared_build(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Callable[[Sequence[Spec]], list[Built]]:
+def shared_build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     """Like `Workshop.build`, once per session for the same specs."""
     shared = Workshop(tmp_path_factory.mktemp("shared"), np.random.default_rng(1))
     known: dict[tuple[Spec, ...], list[Built]] = {}
@@ -49,12 +45,6 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     rsr.use_isa(request.param)
     yield str(request.param)
     rsr.use_isa(before)
-
-
-@pytest.fixture(scope="session")
-def isas() -> list[str]:
-    """Every supported instruction set, for tests that compare them."""
-    return ISAS
 
 
 @pytest.fixture
@@ -79,11 +69,4 @@ def model_file(workshop: Workshop) -> tuple[Path, Built]:
         files={"config.json": b"{}"},
         metadata={"source": "test"},
     )
-    matrix = rsr.load(path)["w"]
-    assert isinstance(matrix, Matrix)
-    return path, Built(spec, matrix, *truth["w"])
-
-
-@pytest.fixture(scope="session", name="run_python")
-def run_python_fixture() -> RunPython:
-    return run_python
+    return path, Built(spec, matrix_of(rsr.load(path), "w"), *truth["w"])

@@ -1,4 +1,4 @@
-"""What a decoder does between its products, against NumPy in float64: norms, gates, attention."""
+"""Norms, gates, quantization and attention of a decoder, compared with NumPy in float64."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import rsr_runtime as rsr
 from rsr_runtime import _native
 from rsr_runtime.reference import quantize_int8
+from rsr_testing.matrices import ISAS
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
@@ -22,7 +23,7 @@ Wide = npt.NDArray[np.float64]
 
 EPS = 1e-5
 LANES = 16
-CHUNK = 128  # positions whose softmax is computed by itself
+CHUNK = 128  # positions that share a softmax pass
 LENGTHS = (1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 2560)
 ULP = 2.0**-23
 ACTIVATIONS: dict[str, Callable[[Wide], Wide]] = {
@@ -38,7 +39,7 @@ def rows(count: int, n: int, rng: np.random.Generator) -> Floats:
 
 
 def outputs(shape: tuple[int, ...]) -> tuple[Floats, npt.NDArray[np.int8], Floats]:
-    """Return places for floats, int8 and scales, filled with what is no result."""
+    """Return arrays for floats, int8 and scales, filled with values that no result has."""
     return (
         np.full(shape, 12345, np.float32),
         np.full(shape, 99, np.int8),
@@ -130,7 +131,7 @@ class TestRows:
             np.testing.assert_array_equal(now, then)
 
     def test_silu_is_within_four_ulp(self, isa: str) -> None:
-        """Of float64; below -87.3, where e^x is no normal number any more, it is zero."""
+        """Compared with float64; below -87.3, where e^x is subnormal, it is zero."""
         x = np.concatenate(
             [np.linspace(-87.33, 89, 400_001), 10.0 ** np.linspace(-44, 38, 100_001)]
         ).astype(np.float32)
@@ -145,7 +146,7 @@ class TestRows:
         _native.gated(far.copy(), np.ones_like(far), "silu", None, EPS, out, None, None)
         np.testing.assert_array_equal(out, 0)
 
-    def test_what_is_not_finite_spreads(self, isa: str) -> None:
+    def test_nan_and_infinity_spread(self, isa: str) -> None:
         special = np.array([[np.nan, np.inf, -np.inf]], np.float32)
         for activation, expected in {
             "silu": [np.nan, np.inf, np.nan],  # as x / (1 + e^-x) gives, and PyTorch
@@ -165,7 +166,7 @@ class TestRows:
         np.testing.assert_array_equal(q[1:3], 0)
         np.testing.assert_array_equal(q[[0, 3]], 127)
 
-    def test_a_row_is_what_it_is_alone(
+    def test_a_row_does_not_depend_on_the_others(
         self, isa: str, rng: np.random.Generator, restore: None
     ) -> None:
         n, count = 1000, 200
@@ -239,7 +240,7 @@ class TestRows:
         with pytest.raises(ValueError, match="unknown activation 'gelu'; there are silu, relu2"):
             _native.gated(x, x.copy(), "gelu", None, EPS, x, None, None)
 
-    def test_refuses_what_it_cannot_write(self) -> None:
+    def test_refuses_arrays_that_it_cannot_write(self) -> None:
         x = np.zeros((2, 3), np.float32)
         fixed = x.copy()
         fixed.flags.writeable = False
@@ -253,7 +254,7 @@ class TestRows:
 
 @dataclass
 class Decoding:
-    """A sequence's cache, and the rows that came to it."""
+    """A sequence's cache, and the oracle of attention to it."""
 
     heads: int
     key_heads: int
@@ -294,7 +295,7 @@ class Decoding:
         return float(self.d**-0.5)
 
     def attend(self, q: Floats, k: Floats, v: Floats) -> Floats:
-        """Add rows; arrays are copied, as q and k may be overwritten."""
+        """Attend to t more rows; q and k are copied, as they may be overwritten."""
         out = np.full((len(q), self.heads * self.d), 12345, np.float32)
         _native.attend(
             q.copy(), k.copy(), v, self.cos, self.sin, self.q_norm, self.k_norm, EPS, self.keys,
@@ -304,7 +305,7 @@ class Decoding:
         return out
 
     def cached(self) -> tuple[Wide, Wide]:
-        """Return keys and values (key heads, positions, d) as they are in the cache."""
+        """Return keys and values of the cache, (key heads, positions, d)."""
         keys, values = self.keys, self.values
         if keys.dtype == np.uint16:
             keys, values = keys.view(np.float16), values.view(np.float16)
@@ -322,7 +323,7 @@ class Decoding:
         return np.concatenate([x1 * c - x2 * s, x2 * c + x1 * s], -1)
 
     def expected(self, q: Floats, start: int) -> Wide:
-        """Attention of the rows from `start` on to what is in the cache."""
+        """Return the attention of rows from position `start` on to the cache."""
         keys, values = self.cached()
         rotated = self.rotated(q, self.q_norm, start)
         out = np.empty(rotated.shape)
@@ -371,7 +372,7 @@ class TestAttend:
         assert s.length == 300
 
     @pytest.mark.parametrize("heads", [(8, 2, 64), (5, 5, 100), (6, 1, 32)], ids=str)
-    def test_in_pieces_it_is_bit_for_bit_the_same(
+    def test_pieces_and_threads_change_no_bit(
         self, isa: str, heads: tuple[int, int, int], half: bool, rng: np.random.Generator,
         restore: None,
     ) -> None:  # fmt: skip
@@ -412,7 +413,7 @@ class TestAttend:
         seed=st.integers(0, 1 << 32),
     )
     def test_any_shape(
-        self, isas: list[str], key_heads: int, group: int, half_d: int, pieces: list[int],
+        self, key_heads: int, group: int, half_d: int, pieces: list[int],
         half: bool, seed: int,
     ) -> None:  # fmt: skip
         rng = np.random.default_rng(seed)
@@ -421,7 +422,7 @@ class TestAttend:
         q, k, v = empty.draw(total, rng)
         before = rsr.cpu_info()["isa"]
         try:
-            for isa in isas:
+            for isa in ISAS:
                 rsr.use_isa(isa)
                 whole, parts = empty.copy(), empty.copy()
                 out = whole.attend(q, k, v)
@@ -433,7 +434,7 @@ class TestAttend:
             rsr.use_isa(before)
 
     def test_large_scores(self, isa: str, half: bool, rng: np.random.Generator) -> None:
-        """Far beyond what exp can represent: one position gets all the weight."""
+        """Scores far beyond the range of exp: one position gets all the weight."""
         s = Decoding.new(4, 2, 32, 200, half, rng)
         q, k, v = s.draw(200, rng)
         out = s.attend(q * 300, k, v)
@@ -457,10 +458,10 @@ class TestAttend:
 
     @pytest.mark.parametrize("start", [0, 30, 100])
     @pytest.mark.parametrize("t", [5, 60])
-    def test_what_a_row_does_not_see_does_not_matter(
+    def test_rows_ignore_what_they_do_not_see(
         self, isa: str, half: bool, start: int, t: int, rng: np.random.Generator
     ) -> None:
-        """Neither rows behind it nor what is left in the cache, NaN or not."""
+        """NaN in later rows or in unused parts of the cache changes nothing."""
         empty = Decoding.new(6, 2, 48, 300, half, rng)
         if start:
             empty.attend(*empty.draw(start, rng))
@@ -480,7 +481,7 @@ class TestAttend:
         assert found[:last].tobytes() == expected[:last].tobytes()
         assert np.isnan(found[last:]).all()
 
-    def test_what_is_not_finite_stays_where_it_belongs(
+    def test_nan_and_infinity_stay_in_their_row_and_head(
         self, isa: str, half: bool, rng: np.random.Generator
     ) -> None:
         s = Decoding.new(4, 2, 16, 40, half, rng)
@@ -513,7 +514,7 @@ class TestAttend:
         s.attend(np.zeros((1, 1, d), np.float32), k, v)
         with np.errstate(over="ignore"):
             keys, values = k[0, 0].astype(np.float16), v[0, 0].astype(np.float16)
-        # -0 + 0 is 0 in the rotation.
+        # The rotation makes -0 + 0 = 0.
         np.testing.assert_array_equal(s.keys[0, 0, :, 0].view(np.float16), keys)
         np.testing.assert_array_equal(s.values[0, 0, :d].view(np.float16), values)
         assert s.values[0, 0, 3:d].tobytes() == values[3:].tobytes()
@@ -523,7 +524,7 @@ class TestAttend:
         every = np.arange(1 << 16, dtype=np.uint16)
         finite = every[np.isfinite(every.view(np.float16))]
         d = 256
-        for many in (1, LANES):  # queries; many of them have the cache converted first
+        for many in (1, LANES):  # with many queries the cache is converted first
             s = Decoding.new(many, 1, d, 1, True, np.random.default_rng(0))
             for i in range(0, len(finite), d):
                 value = finite[i : i + d].view(np.float16).astype(np.float32).reshape(1, 1, d)

@@ -1,4 +1,4 @@
-"""Which instruction set runs: the best one, or what RSR_ISA or use_isa() names."""
+"""The choice of kernels: the best instruction set, or what RSR_ISA or use_isa() names."""
 
 from __future__ import annotations
 
@@ -8,30 +8,28 @@ import pytest
 
 import rsr_runtime as rsr
 from rsr_runtime import IsaError
-from rsr_testing.matrices import Workshop
-from rsr_testing.process import RunPython
+from rsr_testing.matrices import ISAS, Workshop
+from rsr_testing.process import run_python
 
 INFO = "import rsr_runtime as rsr; print(rsr.cpu_info()['isa'])"
 KNOWN = ("amx", "avx512vnni", "avx512", "avx2", "scalar")
 
 
-def test_the_best_is_the_default(run_python: RunPython, isas: list[str]) -> None:
+def test_the_best_is_the_default() -> None:
     for value in (None, ""):
         done = run_python(INFO, RSR_ISA=value)
-        assert (done.returncode, done.stdout.strip()) == (0, isas[0]), done.stderr
+        assert (done.returncode, done.stdout.strip()) == (0, ISAS[0]), done.stderr
 
 
-def test_rsr_isa_chooses_each_supported_one(run_python: RunPython, isas: list[str]) -> None:
-    for isa in isas:
+def test_rsr_isa_chooses_each_supported_one() -> None:
+    for isa in ISAS:
         done = run_python(INFO, RSR_ISA=isa)
         assert (done.returncode, done.stdout.strip()) == (0, isa), done.stderr
 
 
 @pytest.mark.parametrize("value", ["sse9", "AVX2", " avx2", "unsupported"])
-def test_rsr_isa_is_refused_in_a_sentence(
-    value: str, run_python: RunPython, workshop: Workshop
-) -> None:
-    """By load() and cpu_info(), each time; the import itself succeeds."""
+def test_an_unusable_rsr_isa_is_refused(value: str, workshop: Workshop) -> None:
+    """load() and cpu_info() refuse it each time; the import succeeds."""
     compiled, supported = (rsr.cpu_info()[f"{key}_isas"] for key in ("compiled", "supported"))
     if value == "unsupported":
         lacking = [isa for isa in compiled if isa not in supported]
@@ -61,8 +59,8 @@ for call in (rsr.cpu_info, lambda: rsr.load(sys.argv[1]), rsr.cpu_info):
         assert sentence in line
 
 
-def test_use_isa(isas: list[str], restore: None) -> None:
-    for isa in isas:
+def test_use_isa(restore: None) -> None:
+    for isa in ISAS:
         rsr.use_isa(isa)
         assert rsr.cpu_info()["isa"] == isa
     for wrong in ("", "sse9", "SCALAR"):
@@ -70,10 +68,10 @@ def test_use_isa(isas: list[str], restore: None) -> None:
             rsr.use_isa(wrong)
     with pytest.raises(IsaError, match="found 3, expected the name"):
         rsr.use_isa(3)  # type: ignore[arg-type]
-    assert rsr.cpu_info()["isa"] == isas[-1], "a refusal changes nothing"
+    assert rsr.cpu_info()["isa"] == ISAS[-1], "a refusal changes nothing"
 
 
-def test_use_isa_outranks_the_environment(run_python: RunPython) -> None:
+def test_use_isa_outranks_the_environment() -> None:
     code = "import rsr_runtime as rsr; rsr.use_isa('scalar'); print(rsr.cpu_info()['isa'])"
     done = run_python(code, RSR_ISA="nonsense")
     assert done.stdout.strip() == "scalar", done.stderr

@@ -1,9 +1,12 @@
-"""Every kernel on every instruction set, on lengths around lanes, strips and flushes."""
+"""Every kernel for one vector on every instruction set, at lengths where something begins anew.
+
+Those are lanes, strips, words, and the columns after which int16 sums are added to wider ones.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +16,8 @@ import rsr_runtime as rsr
 from rsr_formats.errors import IndexDataError
 from rsr_formats.packing import pattern_values, unpack_w16
 from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, DIGITS, TERNARY
-from rsr_runtime.reference import quantize_int8
-from rsr_testing.matrices import Built, Spec, Workshop
-
-if TYPE_CHECKING:
-    Build = Callable[[Sequence[Spec]], list[Built]]
+from rsr_runtime import _native
+from rsr_testing.matrices import ISAS, SPARSE, Build, Built, Spec, Workshop
 
 Array = npt.NDArray[Any]
 Digits = tuple[int, ...]
@@ -39,15 +39,17 @@ KINDS: list[dict[str, Any]] = [
         for direction in ("expand", "reduce")
     ),
 ]
+N4S1 = {"shape": (97, 49), "packing": "n4s1"}
+STRIDED = {"shape": (40, 128), "k": 4, "patterns": SPARSE, "stride": 16}
 
 
-def flush(k: int) -> int:
-    """Columns whose sums of -128 times -1 just fit int16, in whole words of three blocks."""
+def columns_per_widen(k: int) -> int:
+    """Return how many columns' sums of -128 times -1 fit int16, in whole words of three blocks."""
     return 32767 // (128 * k) // 3 * 3 * k
 
 
 def inputs(n: int, rng: np.random.Generator) -> Iterator[tuple[str, Array]]:
-    """Yield vectors by name: nothing, both ends of int8, random with half of it at one end."""
+    """Yield vectors with names: zeros, either end of int8, random ones, floats of all sizes."""
     yield "zero", np.zeros(n, np.int8)
     yield "-128", np.full(n, -128, np.int8)
     yield "127", np.full(n, 127, np.int8)
@@ -74,7 +76,7 @@ def test_ranked(
     isa: str, digits: Digits, k: int, shared_build: Build,
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
-    limit = flush(k)
+    limit = columns_per_widen(k)
     around = {0, 1, 2, 3, 8, 9, 10, 3 * k - 1, 3 * k, 3 * k + 1, 6 * k + 1}
     around |= {limit - 1, limit, limit + 1, 2 * limit + 1}
     specs = [
@@ -89,9 +91,12 @@ def test_scales_of_groups(
     isa: str, digits: Digits, k: int, half: bool, shared_build: Build,
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
-    """Groups that end inside words and blocks, that exceed a flush, and a shorter last one."""
+    """Groups that end inside words and blocks, that need wider sums, and a shorter last one."""
     columns = [(1, 3), (k, 4 * k + 1), (7, 50), (32, 100), (64, 64 * 3), (128, 300)]
-    columns += [(group, 2 * group + 5) for group in (flush(k) - 1, flush(k), flush(k) + 1)]
+    columns += [
+        (group, 2 * group + 5)
+        for group in (columns_per_widen(k) - 1, columns_per_widen(k), columns_per_widen(k) + 1)
+    ]
     specs = [
         Spec((m, n), digits, k, scale=scale, group=group, half=half, fill=fill)
         for group, n in columns
@@ -108,13 +113,9 @@ def test_linear_with_scales_of_groups(
     rsr.set_num_threads(threads)
     b = workshop.one((1090, 700), scale="row", group=64, half=True)
     assert b.matrix.nbytes > 2 * (64 << 10)  # enough for two threads
-    X = rng.standard_normal((5, 700)).astype(np.float32)
-    q, s = quantize_int8(X)
     assert b.matrix.scale.shape == (1090, 11)
-    exact = (b.W * b.scale) @ q.T.astype(np.float64) / s.T
-    bound = 700 * 2.0**-24 * np.abs(b.scale).sum(axis=1)[:, None] * 128 / s.T
-    assert (np.abs(b.matrix.linear(X, "int8").T - exact) <= bound).all()
-    assert (b.matrix @ q[0] == b.W @ q[0].astype(np.int64)).all()  # int8: without scales
+    b.check_int8_linear(rng.standard_normal((5, 700)).astype(np.float32))
+    b.check(rng.integers(-128, 128, 700).astype(np.int8))  # products with int8 ignore the scales
 
 
 @pytest.mark.parametrize("fill", ["lowest", "highest"])
@@ -123,8 +124,8 @@ def test_ranked_sums_reach_their_bounds(
     isa: str, digits: Digits, k: int, fill: str, shared_build: Build,
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
-    """All weights alike and all inputs -128: the largest sum an int16 lane ever holds."""
-    columns = [limit * flush(k) + more for limit in (1, 2, 5) for more in (-1, 0, 1)]
+    """All weights alike and all inputs -128: the largest sum that an int16 lane ever holds."""
+    columns = [limit * columns_per_widen(k) + more for limit in (1, 2, 5) for more in (-1, 0, 1)]
     specs = [Spec((m, n), digits, k, fill=fill) for n in columns for m in (33, 128)]
     check_all(shared_build(specs), rng)
 
@@ -168,50 +169,39 @@ def test_permuted_with_the_largest_k(
     check_all(shared_build(specs), rng)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("kind", [*KINDS, N4S1, STRIDED], ids=[*map(str, KINDS), "n4s1", "strided"])
 def test_nan_and_infinity_spread_as_in_a_dense_product(
     isa: str, kind: dict[str, Any], shared_build: Build, rng: np.random.Generator
 ) -> None:
-    (built,) = shared_build([Spec((35, 19), scale="row", **kind)])
+    (built,) = shared_build([Spec(**{"shape": (35, 19), "scale": "row", **kind})])
     n = built.spec.shape[1]
-    scaled = built.W * built.scale[:, None]
-    odd: list[Array] = []
+    values = [(v,) for v in (np.nan, np.inf, -np.inf)] + [(np.inf, -np.inf), (np.inf, np.nan)]
     for i in range(n):
-        for value in (np.nan, np.inf, -np.inf):
+        for several in values:
             x = rng.standard_normal(n).astype(np.float32)
-            x[i] = value
-            odd.append(x)
-    for _ in range(40):  # several at once: infinities may meet and cancel
-        x = rng.standard_normal(n).astype(np.float32)
-        x[rng.integers(0, n, 2)] = rng.choice([np.inf, -np.inf], 2)
-        odd.append(x)
-    for x in odd:
-        with np.errstate(invalid="ignore"):
-            expected = (scaled * x.astype(np.float64)).sum(axis=1)
-        products = [built.matrix @ x]
-        if built.spec.encoding == "permuted":
-            products.append(built.matrix.matvec(x, algorithm="rsr"))
-        for y in products:
-            where = f"{built.spec}, {isa}, {x}"
-            np.testing.assert_array_equal(np.isnan(y), np.isnan(expected), where)
-            np.testing.assert_array_equal(np.isposinf(y), np.isposinf(expected), where)
-            np.testing.assert_array_equal(np.isneginf(y), np.isneginf(expected), where)
+            for j, value in enumerate(several):
+                x[(i + 5 * j) % n] = value
+            built.check_not_finite(x)
+            if built.spec.encoding == "permuted":
+                built.check_not_finite(x, built.matrix.matvec(x, algorithm="rsr"))
 
 
 @pytest.mark.parametrize(("digits", "k"), RANKED)
-def test_ranks_that_are_no_pattern_look_up_zero(
+def test_ranks_without_a_pattern_look_up_zero(
     isa: str, digits: Digits, k: int, workshop: Workshop, rng: np.random.Generator
 ) -> None:
-    """Random words, bit 15 included: no crash, and the same product everywhere."""
+    """Random words, bit 15 included: no crash, and the same product by every kernel."""
     patterns = len(digits) ** k
+    kept: list[Array] = []
 
     def scramble(arrays: dict[str, Array]) -> None:
         words = arrays["ranks"]
         words[:] = rng.integers(0, 1 << 16, words.shape)
+        kept.append(words)
 
     shape = (161, 3 * k * 4 + 1)
     built = workshop.one(shape, scramble, digits=digits, k=k)
-    words = built.matrix._arrays["ranks"]
+    (words,) = kept
     table = np.zeros((32, k), np.int64)
     table[:patterns] = pattern_values(digits, k)
     blocks = [table[unpack_w16(words, shape[0], built.matrix.blocks, j)]
@@ -233,6 +223,8 @@ BIG: list[dict[str, Any]] = [  # at least 7 * 64 KiB of index: seven threads tak
     {"shape": (1090, 2100), "scale": "row", "group": 128},
     {"shape": (600, 1500), "k": 4, "encoding": "permuted"},
     {"shape": (1500, 600), "k": 4, "encoding": "permuted", "direction": "reduce"},
+    {"shape": (1100, 2100), "packing": "n4s1"},
+    {"shape": (65, 42000), "packing": "n4s1"},  # fewer strips than threads
 ]
 
 
@@ -256,22 +248,20 @@ def test_results_do_not_depend_on_the_number_of_threads(
 
 @pytest.mark.parametrize("kind", BIG + [{"shape": (129, 85), **kind} for kind in KINDS], ids=str)
 def test_instruction_sets_agree_to_the_bit_for_int8(
-    kind: dict[str, Any], shared_build: Build, isas: list[str],
+    kind: dict[str, Any], shared_build: Build,
     rng: np.random.Generator, restore: None,
 ) -> None:  # fmt: skip
     (built,) = shared_build([Spec(**kind)])
     for name, x in inputs(built.spec.shape[1], rng):
         if x.dtype == np.int8:
             products = []
-            for isa in isas:
+            for isa in ISAS:
                 rsr.use_isa(isa)
                 products.append((built.matrix @ x).tobytes())
-            assert len(set(products)) == 1, f"{built.spec}, {name}: {isas} differ"
+            assert len(set(products)) == 1, f"{built.spec}, {name}: {ISAS} differ"
 
 
 def test_plain_read_takes_any_length(isa: str) -> None:
-    from rsr_runtime import _native
-
     for n in (0, 1, 31, 127, 128, 129, 255, 256, 257, 1000):
         data = np.zeros(n, np.uint8)
         assert _native.plain_read(data) == 0

@@ -1,4 +1,4 @@
-"""Matrix: what it takes, what it refuses in which words, and what it says about itself."""
+"""`Matrix`: the arrays it takes and refuses, its error messages, its properties."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import rsr_runtime as rsr
 from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
 from rsr_runtime import InputShapeError, InputTypeError, OptionError
-from rsr_testing.matrices import Built, Spec, Workshop
+from rsr_testing.matrices import Built, Spec, Workshop, matrix_of
 
 Array = npt.NDArray[Any]
 
@@ -22,18 +22,17 @@ KINDS: dict[str, dict[str, Any]] = {
     "expand": {"k": 4, "encoding": "permuted"},
     "reduce": {"k": 4, "encoding": "permuted", "direction": "reduce"},
 }
+INDEX_BYTES = {
+    "ranked": 64 * 5 * 2,  # two strips of 32 rows; words of three blocks of three columns
+    "ranked-binary": 64 * 3 * 2,
+    "expand": 10 * (M + 81 + 1) * 2,  # a permutation and segments for each block of four columns
+    "reduce": 12 * (N + 81 + 1) * 2,
+}
 
 
 @pytest.fixture(params=KINDS)
 def built(request: pytest.FixtureRequest, workshop: Workshop) -> Built:
     return workshop.one((M, N), scale="row", **KINDS[request.param])
-
-
-def float_bound(built: Built, x: Array) -> Array:
-    """Return what float32 products may be off by; x (..., n), result (..., m)."""
-    size = np.abs(x.astype(np.float64)).sum(axis=-1, keepdims=True)
-    bound: Array = max(x.shape[-1], 3) * 2.0**-24 * np.abs(built.scale) * size
-    return bound
 
 
 def bitnet_linear(x: Array, W: Array, scale: Array) -> Array:
@@ -49,7 +48,7 @@ def bitnet_linear(x: Array, W: Array, scale: Array) -> Array:
     return np.array(rows, np.float32).reshape(*x.shape[:-1], len(W))
 
 
-# --- shapes ---------------------------------------------------------------------------------
+# --- shapes -----------------------------------------------------------------------------------
 
 
 def test_vector_and_matrix_products(built: Built, rng: np.random.Generator) -> None:
@@ -57,13 +56,9 @@ def test_vector_and_matrix_products(built: Built, rng: np.random.Generator) -> N
     built.check(rng.standard_normal(N).astype(np.float32))
     for b in (0, 1, 2, 5):
         X = rng.integers(-128, 128, (N, b)).astype(np.int8)
-        Y = built.matrix @ X
-        assert Y.dtype == np.int32
-        assert Y.flags.c_contiguous
-        np.testing.assert_array_equal(Y, built.exact(X))
+        assert built.check(X).flags.c_contiguous
         Xf = rng.standard_normal((N, b)).astype(np.float32)
-        Yf = built.matrix @ Xf
-        assert Yf.dtype == np.float32
+        Yf = built.check(Xf)
         assert Yf.shape == (M, b)
         for i in range(b):  # a batch is its vectors, to the bit
             np.testing.assert_array_equal(Yf[:, i], built.matrix @ Xf[:, i])
@@ -97,8 +92,7 @@ def test_linear_float32(built: Built, lead: tuple[int, ...], rng: np.random.Gene
     y = built.matrix.linear(x)
     assert y.dtype == np.float32
     assert y.shape == (*lead, M)
-    exact = x.astype(np.float64) @ built.W.T * built.scale
-    assert (np.abs(y - exact) <= float_bound(built, x)).all()
+    built.check_float32(y.reshape(-1, M).T, x.reshape(-1, N).T)
 
 
 def test_memory_layouts_do_not_matter(built: Built, rng: np.random.Generator) -> None:
@@ -127,7 +121,7 @@ def test_memory_layouts_do_not_matter(built: Built, rng: np.random.Generator) ->
                 np.testing.assert_array_equal(built.matrix.linear(variant), expected)
 
 
-# --- refusals -------------------------------------------------------------------------------
+# --- refusals ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [">f4", "f8", "f2", "i8", "i4", "u1", "?", "c8", "O"])
@@ -140,7 +134,7 @@ def test_other_dtypes_are_refused(built: Built, dtype: str) -> None:
     assert issubclass(InputTypeError, TypeError)
 
 
-def test_what_is_no_array_is_refused(built: Built) -> None:
+def test_other_objects_are_refused(built: Built) -> None:
     for x in ([0.0] * N, 1.0, None, "x", memoryview(bytes(N))):
         with pytest.raises(InputTypeError, match=f"{type(x).__name__}, expected a NumPy array"):
             built.matrix @ x  # type: ignore[operator]
@@ -169,7 +163,7 @@ def test_linear_refuses_int8_and_unknown_activations(built: Built) -> None:
         built.matrix.linear(np.zeros(N, np.float32), "int4")
 
 
-# --- out ------------------------------------------------------------------------------------
+# --- out --------------------------------------------------------------------------------------
 
 
 def test_out_receives_the_product(built: Built, rng: np.random.Generator) -> None:
@@ -227,7 +221,7 @@ def test_out_is_refused_where_it_does_not_fit(built: Built) -> None:
     built.matrix.matvec(memory[:N], out=memory[N:])  # side by side is fine
 
 
-# --- linear in int8 -------------------------------------------------------------------------
+# --- linear in int8 ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lead", [(), (3,), (0,), (2, 2)])
@@ -276,7 +270,7 @@ def test_linear_int8_of_large_and_not_finite_rows(built: Built, rng: np.random.G
     assert np.isnan(y[[1, 3, 4]]).all()
 
 
-# --- what a matrix says about itself --------------------------------------------------------
+# --- properties -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -294,7 +288,7 @@ def test_to_dense(kind: str, scale: str, workshop: Workshop) -> None:
         assert digits.flags.c_contiguous
 
 
-# --- some rows ------------------------------------------------------------------------------
+# --- some rows --------------------------------------------------------------------------------
 
 PATTERNS = bytes([0, 1, 2, 1, 1, 1, 2, 1, 0, 2, 2, 2])  # four of three digits
 ROWS: dict[str, dict[str, Any]] = {
@@ -318,7 +312,7 @@ ROWS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", ROWS)
 @pytest.mark.parametrize("m", [1, 64, 70, 131])
-def test_rows_are_those_of_the_dense_matrix(kind: str, m: int, workshop: Workshop) -> None:
+def test_rows_equal_those_of_to_dense(kind: str, m: int, workshop: Workshop) -> None:
     built = workshop.one((m, 48), **{"scale": "row", **ROWS[kind]})
     dense = built.matrix.to_dense()
     for numbers in ([0], [m - 1], list(range(m)), list(range(m))[::-1], [m - 1, 0, m - 1]):
@@ -328,7 +322,7 @@ def test_rows_are_those_of_the_dense_matrix(kind: str, m: int, workshop: Worksho
         np.testing.assert_array_equal(found, dense[numbers])
 
 
-def test_rows_by_any_integers_and_none(workshop: Workshop) -> None:
+def test_rows_by_any_integers(workshop: Workshop) -> None:
     matrix = workshop.one((M, N), scale="row").matrix
     for dtype in ("i8", "i4", "u1", "u8"):
         numbers: Array = np.array([3, 44], dtype)
@@ -337,7 +331,7 @@ def test_rows_by_any_integers_and_none(workshop: Workshop) -> None:
     assert workshop.one((5, 0)).matrix.rows(np.arange(5)).shape == (5, 0)
 
 
-def test_rows_that_are_none(workshop: Workshop) -> None:
+def test_rows_out_of_range(workshop: Workshop) -> None:
     matrix = workshop.one((M, N), name="w").matrix
     for row in (-1, M, 1 << 40):
         with pytest.raises(IndexError, match=f"'w': found row {row}, expected 0 to {M - 1}"):
@@ -350,7 +344,7 @@ def test_rows_that_are_none(workshop: Workshop) -> None:
 
 
 @pytest.mark.parametrize("direction", ["expand", "reduce"])
-def test_rows_of_a_permuted_matrix_lie_scattered(direction: str, workshop: Workshop) -> None:
+def test_rows_of_a_permuted_matrix_are_refused(direction: str, workshop: Workshop) -> None:
     matrix = workshop.one((M, N), k=4, encoding="permuted", direction=direction).matrix
     with pytest.raises(OptionError, match=r"permuted, .* compile it with --encoding ranked"):
         matrix.rows(np.array([0]))
@@ -360,13 +354,12 @@ def test_rows_of_a_closed_model(workshop: Workshop) -> None:
     path = workshop.path()
     workshop.write(path, [Spec((M, N), name="w")])
     with rsr.load(path) as model:
-        matrix = model["w"]
-    assert isinstance(matrix, rsr.Matrix)
+        matrix = matrix_of(model, "w")
     with pytest.raises(rsr.ClosedError):
         matrix.rows(np.array([0]))
 
 
-def test_layout_is_how_the_source_stored_it(built: Built) -> None:
+def test_layout_names_how_the_source_stored_it(built: Built) -> None:
     assert built.matrix.layout == "int8"
 
 
@@ -399,7 +392,7 @@ def test_block_is_the_same_from_either_encoding(
                 np.testing.assert_array_equal(L, block.segments)
 
 
-def test_block_refuses_what_does_not_exist(built: Built) -> None:
+def test_block_refuses_other_numbers(built: Built) -> None:
     for j in (-1, built.matrix.blocks, 1 << 40):
         with pytest.raises(IndexError, match=f"block {j} of {built.matrix.blocks}"):
             built.matrix.block(j)
@@ -424,8 +417,7 @@ def test_properties(kind: str, workshop: Workshop) -> None:
         )
         assert w.base == len(built.spec.digits)
         scales = {"none": 0, "tensor": 1, "row": M, "block": -(-M // 7)}[scale]
-        index = sum(a.nbytes for part, a in w._arrays.items() if part != "scale")
-        assert w.nbytes == index + 4 * scales
+        assert w.nbytes == INDEX_BYTES[kind] + 4 * scales
         assert w.bits_per_weight == 8 * w.nbytes / (M * N)
         assert w.scale.dtype == np.float32
         assert w.scale.shape == (() if scale in ("none", "tensor") else (M,))
@@ -446,7 +438,7 @@ def test_bits_per_weight_of_a_large_ranked_matrix(workshop: Workshop) -> None:
     assert binary.matrix.bits_per_weight == 16 / 15
 
 
-# --- algorithms -----------------------------------------------------------------------------
+# --- algorithms -------------------------------------------------------------------------------
 
 
 def test_algorithms(built: Built, rng: np.random.Generator) -> None:
@@ -463,9 +455,7 @@ def test_algorithms(built: Built, rng: np.random.Generator) -> None:
         np.testing.assert_array_equal(
             built.matrix.matvec(x, algorithm=algorithm), built.exact(x), algorithm
         )
-        y = built.matrix.matvec(xf, algorithm=algorithm)
-        exact = built.W @ xf.astype(np.float64) * built.scale
-        assert (np.abs(y - exact) <= float_bound(built, xf)).all(), algorithm
+        built.check_float32(built.matrix.matvec(xf, algorithm=algorithm), xf, algorithm)
     np.testing.assert_array_equal(
         built.matrix.matvec(xf, algorithm="rsr++"), built.matrix.matvec(xf)
     )

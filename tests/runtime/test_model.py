@@ -1,4 +1,4 @@
-"""Model: a mapping of matrices and arrays, its life from load() to close(), and damage."""
+"""`Model`: a mapping of matrices and arrays, from load() to close(), and damaged files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import threading
+import time
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,15 +20,9 @@ import rsr_runtime as rsr
 from rsr_formats.errors import FormatError, IndexDataError, SectionHashError
 from rsr_formats.reader import RsrFile
 from rsr_runtime import ClosedError, Matrix, OptionError
-from rsr_testing.matrices import Built, Damage, Spec, Workshop
+from rsr_testing.matrices import Built, Damage, Spec, Workshop, matrix_of
 
 Array = npt.NDArray[Any]
-
-
-def matrix(model: rsr.Model, name: str) -> Matrix:
-    found = model[name]
-    assert isinstance(found, Matrix)
-    return found
 
 
 def array(model: rsr.Model, name: str) -> Array:
@@ -167,7 +162,7 @@ def test_is_indexed(model_file: tuple[Path, Built]) -> None:
 
 
 def test_is_indexed_does_not_touch_the_index(workshop: Workshop) -> None:
-    """A damaged one is found when it is used."""
+    """A damaged index is found when it is used."""
 
     def damage(arrays: dict[str, Any]) -> None:
         arrays["permutation"][:] = 40
@@ -181,7 +176,7 @@ def test_is_indexed_does_not_touch_the_index(workshop: Workshop) -> None:
 
 
 @pytest.mark.parametrize("zstd", [None, 3])
-def test_stored_is_the_file_as_it_lies(zstd: int | None, workshop: Workshop) -> None:
+def test_stored_is_what_the_file_holds(zstd: int | None, workshop: Workshop) -> None:
     path = workshop.path()
     bits = np.arange(6, dtype="<u2").reshape(2, 3)
     dense = [
@@ -222,8 +217,8 @@ def test_huge_memory_and_compression_change_nothing(
     for memory in ("map", "huge"):
         with rsr.load(path, memory=memory) as model:
             x = rng.integers(-128, 128, 300).astype(np.int8)
-            np.testing.assert_array_equal(matrix(model, "w") @ x, truth["w"][0] @ x.astype(int))
-            np.testing.assert_array_equal(matrix(model, "w").scale, truth["w"][1])
+            np.testing.assert_array_equal(matrix_of(model, "w") @ x, truth["w"][0] @ x.astype(int))
+            np.testing.assert_array_equal(matrix_of(model, "w").scale, truth["w"][1])
             assert model.files["a"] == b"a" * 5000
 
 
@@ -245,7 +240,7 @@ def test_load_refuses_other_memory_and_other_files(model_file: tuple[Path, Built
 @pytest.mark.parametrize("memory", ["map", "huge"])
 def test_close(memory: str, model_file: tuple[Path, Built]) -> None:
     model = rsr.load(model_file[0], memory=memory)
-    w, norm, files = matrix(model, "w"), array(model, "norm"), model.files
+    w, norm, files = matrix_of(model, "w"), array(model, "norm"), model.files
     scale, block = w.scale, w.block(0)
     copies = norm.copy(), scale.copy(), block.permutation.copy()
     model.close()
@@ -328,7 +323,7 @@ def test_the_file_may_be_renamed_replaced_or_unlinked(
         other.write_bytes(bytes(100))
         other.replace(path)
     x = rng.integers(-128, 128, 50).astype(np.int8)
-    np.testing.assert_array_equal(matrix(model, "w") @ x, built.exact(x))
+    np.testing.assert_array_equal(matrix_of(model, "w") @ x, built.exact(x))
     np.testing.assert_array_equal(array(model, "norm"), np.arange(6).reshape(2, 3))
     assert model.files["config.json"] == b"{}"
 
@@ -461,7 +456,7 @@ def test_threads_share_lazily_made_matrices(
 
         def work(i: int, model: rsr.Model = model, seen: Any = seen) -> None:
             for name in np.random.default_rng(i).permutation(list(model)):
-                seen[i][name] = matrix(model, name)
+                seen[i][name] = matrix_of(model, name)
                 np.testing.assert_array_equal(model[name] @ x, truth[name][0] @ x.astype(int))
                 assert model.files["f"] == b"f" * 4000
 
@@ -485,7 +480,7 @@ def test_closing_while_others_multiply(workshop: Workshop, rng: np.random.Genera
         def work(i: int, model: rsr.Model = model, products: list[int] = products) -> None:
             if i == 0:
                 while sum(products) < 3:
-                    pass
+                    time.sleep(0)
                 model.close()
                 return
             name = names[i % 2]

@@ -1,9 +1,8 @@
-"""Products of packing n4s1 on every instruction set: lengths, bounds, floats of all kinds."""
+"""Products of packing n4s1, which adds floats in fixed point: lengths, bounds, odd floats."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,20 +10,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import rsr_runtime as rsr
 from rsr_formats.packing import pack_n4s1
 from rsr_runtime import _native
-from rsr_testing.matrices import Built, Spec
-
-if TYPE_CHECKING:
-    Build = Callable[[Sequence[Spec]], list[Built]]
+from rsr_testing.matrices import Build, Spec
 
 Array = npt.NDArray[Any]
 
 ROWS = (0, 1, 31, 32, 33, 63, 64, 65, 96, 97, 127, 128, 160)
-FLUSH = 240  # inputs whose sums of -128 times -1 just fit int16: ten units of 24
-# Around units, strips and flushes; the largest is beyond two flushes of every kernel.
-COLUMNS = (0, 1, 2, 3, 4, 23, 24, 25, 47, 48, 49, FLUSH - 1, FLUSH, FLUSH + 1, 2 * FLUSH + 25)
+WIDEN = 240  # inputs whose sums of -128 times -1 just fit int16: ten units of 24
+# Around units, strips and additions to wider sums; every kernel makes two of those for the largest.
+COLUMNS = (0, 1, 2, 3, 4, 23, 24, 25, 47, 48, 49, WIDEN - 1, WIDEN, WIDEN + 1, 2 * WIDEN + 25)
+
+
+PATTERNS = np.zeros((3, 32), np.int16)  # digits of each rank, as the native module takes them
+PATTERNS[:, :27] = np.stack(np.unravel_index(np.arange(27), (3, 3, 3))) - 1
 
 
 def float_inputs(n: int, rng: np.random.Generator) -> dict[str, Array]:
@@ -68,64 +67,18 @@ def test_sums_reach_their_bounds(
     """Weights and inputs all alike: the largest digits, and sums of them, that lanes ever hold."""
     columns = [units * 24 + more for units in (8, 10, 16, 25) for more in (-1, 0, 1)]
     specs = [Spec((m, n), fill=fill, packing="n4s1") for n in columns for m in (32, 96)]
+    every = np.arange(-128, 128).astype(np.int8)
     for b in shared_build(specs):
         n = b.spec.shape[1]
-        for value in range(-128, 128):
-            b.check(np.full(n, value, np.int8), value)
+        exact = b.exact(np.tile(every, (n, 1)))
+        for i, value in enumerate(every):
+            found = b.matrix @ np.full(n, value)
+            assert (found == exact[:, i]).all(), f"{b.spec}, {isa}, {value}"
         for x in float_inputs(n, rng).values():
             b.check(x)
         # Every digit of a fixed-point sum at its end: random constants find most ends.
         for value in rng.uniform(1, 2, 200):
             b.check(np.full(n, value, np.float32), value)
-
-
-def dense_product(W: Array, x: Array) -> Array:
-    with np.errstate(invalid="ignore"):
-        product: Array = (W * x.astype(np.float64)).sum(axis=1)
-    return product
-
-
-def test_nan_and_infinity_spread_as_in_a_dense_product(
-    isa: str, shared_build: Build, rng: np.random.Generator
-) -> None:
-    (built,) = shared_build([Spec((97, 49), scale="row", packing="n4s1")])
-    scaled = built.W * built.scale[:, None]
-    for i in range(49):
-        for values in ((np.nan,), (np.inf,), (-np.inf,), (np.inf, -np.inf), (np.inf, np.nan)):
-            x = rng.standard_normal(49).astype(np.float32)
-            for j, value in enumerate(values):
-                x[(i + 5 * j) % 49] = value
-            found, expected = built.matrix @ x, dense_product(scaled, x)
-            for test in (np.isnan, np.isposinf, np.isneginf):
-                np.testing.assert_array_equal(test(found), test(expected), f"{isa}, {x}")
-
-
-def test_finite_neighbors_of_infinity_in_a_batch_stay_exact(
-    isa: str, shared_build: Build, rng: np.random.Generator
-) -> None:
-    (built,) = shared_build([Spec((65, 49), packing="n4s1")])
-    x = rng.standard_normal((49, 40)).astype(np.float32)
-    x[7, 3], x[11, 22] = np.inf, np.nan
-    y = built.matrix @ x
-    for i in set(range(40)) - {3, 22}:
-        np.testing.assert_allclose(y[:, i], built.W @ x[:, i].astype(np.float64), atol=1e-4)
-    assert np.isnan(y[:, 22]).all()
-    assert not np.isfinite(y[:, 3]).any()
-
-
-@pytest.mark.parametrize("shape", [(1100, 2100), (65, 14000)])
-def test_results_do_not_depend_on_the_number_of_threads(
-    isa: str, shape: tuple[int, int], shared_build: Build,
-    rng: np.random.Generator, restore: None,
-) -> None:  # fmt: skip
-    (built,) = shared_build([Spec(shape, packing="n4s1")])
-    assert built.matrix.nbytes > 2 * (64 << 10)  # enough for two threads
-    n = shape[1]
-    for x in (rng.integers(-128, 128, n).astype(np.int8), *float_inputs(n, rng).values()):
-        rsr.set_num_threads(1)
-        alone = built.check(x)
-        rsr.set_num_threads(2)
-        assert (built.matrix @ x).tobytes() == alone.tobytes(), isa
 
 
 @settings(
@@ -139,30 +92,30 @@ def test_results_do_not_depend_on_the_number_of_threads(
 def test_any_ranks_times_any_vectors(
     isa: str, shape: tuple[int, int], count: int, seed: int
 ) -> None:
-    """Against NumPy, from ranks alone; float sums of small integers are exact too."""
+    """Against NumPy, from ranks alone."""
     rng = np.random.default_rng(seed)
     (m, n), blocks = shape, -(-shape[1] // 3)
     ranks = rng.integers(0, 27, (blocks, m)).astype(np.uint16)
-    patterns = np.zeros((3, 32), np.int16)
-    patterns[:, :27] = np.stack(np.unravel_index(np.arange(27), (3, 3, 3))) - 1
-    W = patterns[:, ranks].transpose(2, 1, 0).reshape(m, 3 * blocks)[:, :n].astype(np.int64)
-    native = _native.Ranked(pack_n4s1(ranks), m, n, patterns, np.ones(1, np.float32), m)
-    x = rng.integers(-128, 128, (count, n)).astype(np.int8)
-    y = np.empty((count, m), np.int32)
+    W = PATTERNS[:, ranks].transpose(2, 1, 0).reshape(m, 3 * blocks)[:, :n].astype(np.int64)
+    native = _native.Ranked(pack_n4s1(ranks), m, n, PATTERNS, np.ones(1, np.float32), m)
+    check_native(native, W, rng.integers(-128, 128, (count, n)).astype(np.int8))
+
+
+def check_native(native: _native.Ranked, W: Array, x: Array) -> None:
+    """Check both products of x (count, in) of int8: float sums of small integers are exact too."""
+    y = np.empty((len(x), len(W)), np.int32)
     _native.multiply_i8([native], x, [y])
     np.testing.assert_array_equal(y, x @ W.T)
-    z = np.empty((count, m), np.float32)
+    z = np.empty((len(x), len(W)), np.float32)
     _native.multiply_f32([native], x.astype(np.float32), [z])
     np.testing.assert_array_equal(z, x @ W.T)
 
 
-def test_magnitudes_that_are_no_pattern_look_up_zero(isa: str, rng: np.random.Generator) -> None:
+def test_magnitudes_without_a_pattern_look_up_zero(isa: str, rng: np.random.Generator) -> None:
     """Random bytes: no crash, and magnitudes 14 and 15 count as zero."""
     m, n, units = 96, 72, 3
     data = rng.integers(0, 256, m * units * 5).astype(np.uint8)
-    patterns = np.zeros((3, 32), np.int16)
-    patterns[:, :27] = np.stack(np.unravel_index(np.arange(27), (3, 3, 3))) - 1
-    native = _native.Ranked(data, m, n, patterns, np.ones(1, np.float32), m)
+    native = _native.Ranked(data, m, n, PATTERNS, np.ones(1, np.float32), m)
     W = np.zeros((m, n), np.int64)
     for row in range(m):
         top, height = row // 64 * 64, 64 if row < 64 else 32
@@ -171,14 +124,8 @@ def test_magnitudes_that_are_no_pattern_look_up_zero(isa: str, rng: np.random.Ge
             u, j = divmod(block, 8)
             magnitude = cells[u, j // 2, row - top] >> 4 * (j % 2) & 15
             sign = -1 if cells[u, 4, row - top] >> (7 - j) & 1 else 1
-            W[row, 3 * block : 3 * block + 3] = sign * patterns[:, 13 + magnitude]
-    x = rng.integers(-128, 128, (1, n)).astype(np.int8)
-    y = np.empty((1, m), np.int32)
-    _native.multiply_i8([native], x, [y])
-    np.testing.assert_array_equal(y, x @ W.T)
-    z = np.empty((1, m), np.float32)
-    _native.multiply_f32([native], x.astype(np.float32), [z])
-    np.testing.assert_array_equal(z, x @ W.T)
+            W[row, 3 * block : 3 * block + 3] = sign * PATTERNS[:, 13 + magnitude]
+    check_native(native, W, rng.integers(-128, 128, (1, n)).astype(np.int8))
 
 
 def test_the_array_must_have_the_size_of_the_index() -> None:

@@ -1,9 +1,8 @@
-"""Products of permuted matrices are sums of integers: what follows for float32."""
+"""Products of permuted matrices add up integers; what follows from that for float32."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,22 +10,19 @@ import pytest
 
 import rsr_runtime as rsr
 from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
-from rsr_testing.matrices import Built, Spec, Workshop
-
-if TYPE_CHECKING:
-    Build = Callable[[Sequence[Spec]], list[Built]]
+from rsr_testing.matrices import ISAS, Build, Built, Spec, Workshop
 
 Array = npt.NDArray[Any]
 Digits = tuple[int, ...]
 
 DIRECTIONS = ("expand", "reduce")
-# Rows of the indexed matrix around what a kernel takes at a time: 4, 32 and what is left.
+# Rows of the indexed matrix around the 4 and 32 that a kernel takes at once.
 LENGTHS = (*range(10), 31, 32, 33, 35, 36, 63, 64, 65, 97, 257)
 
 
-def every_product(built: Built, x: Array, isas: Sequence[str]) -> set[bytes]:
+def every_product(built: Built, x: Array) -> set[bytes]:
     found = set()
-    for isa in isas:
+    for isa in ISAS:
         rsr.use_isa(isa)
         for threads in (1, 3):
             rsr.set_num_threads(threads)
@@ -39,15 +35,15 @@ def every_product(built: Built, x: Array, isas: Sequence[str]) -> set[bytes]:
 @pytest.mark.parametrize(("digits", "k"), [(TERNARY, 4), (BINARY_SIGNS, 7), (BINARY_BITS, 3)])
 def test_float32_agrees_to_the_bit(
     digits: Digits, k: int, direction: str, shared_build: Build,
-    isas: list[str], rng: np.random.Generator, restore: None,
+    rng: np.random.Generator, restore: None,
 ) -> None:  # fmt: skip
-    """On every instruction set and number of threads, by RSR and by RSR++."""
+    """Whatever the instruction set, the number of threads and the algorithm."""
     specs = [Spec((300, 2501), digits, k, "permuted", direction, "row")]
     specs += [Spec((n, n + 1), digits, k, "permuted", direction) for n in LENGTHS]
     for built in shared_build(specs):
         x = rng.standard_normal(built.spec.shape[1]).astype(np.float32)
         built.check(x)
-        assert len(every_product(built, x, isas)) == 1, built.spec
+        assert len(every_product(built, x)) == 1, built.spec
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -55,7 +51,7 @@ def test_float32_agrees_to_the_bit(
 def test_float32_is_rounded_once_per_input_and_once_per_result(
     isa: str, direction: str, magnitudes: int, workshop: Workshop, rng: np.random.Generator
 ) -> None:
-    """By 2^-30 of the sum of magnitudes: 64 times less than `Matrix` promises."""
+    """The error is 2^-30 of the sum of magnitudes, 1/64 of what `Matrix` promises."""
     built = workshop.one((200, 1000), k=5, encoding="permuted", direction=direction)
     x = rng.standard_normal(1000) * 10.0 ** rng.uniform(-magnitudes, magnitudes, 1000)
     x = x.astype(np.float32).astype(np.float64)
@@ -69,7 +65,7 @@ def test_float32_is_rounded_once_per_input_and_once_per_result(
 def test_one_input_of_any_magnitude_is_exact(
     isa: str, direction: str, value: float, workshop: Workshop
 ) -> None:
-    """Just below 1 the sums of neighboring segments are 2^31 apart: more than int32 holds."""
+    """Just below 1 the sums of neighboring segments are 2^31 apart, more than int32 holds."""
     kind: dict[str, Any] = {"digits": BINARY_SIGNS, "k": 1, "encoding": "permuted"}
     built = workshop.one((70, 1), direction=direction, **kind)
     x = np.array([value], np.float32)
@@ -94,24 +90,24 @@ def test_one_segment_holds_all_rows(
     isa: str, fill: str, digits: Digits, direction: str, shared_build: Build,
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
-    """The others are empty: those before it, or those behind it."""
+    """The others are empty: those before it, or those after it."""
     shapes = [(n, 9) if direction == "expand" else (9, n) for n in LENGTHS]
     specs = [Spec(shape, digits, 4, "permuted", direction, "none", fill) for shape in shapes]
     for built in shared_build(specs):
         n = built.spec.shape[1]
         for x in (np.full(n, -128, np.int8), rng.standard_normal(n).astype(np.float32)):
             built.check(x)
-            built.check(x, "again: nothing is left of the product before")
+            built.check(x, "again, over what the first product left in memory")
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("dtype", [np.int8, np.float32])
 @pytest.mark.parametrize(("digits", "k"), [(TERNARY, 4), (BINARY_SIGNS, 6)])
-def test_many_vectors_at_once_are_as_many_products(
+def test_many_vectors_give_what_each_gives_alone(
     isa: str, digits: Digits, k: int, dtype: type[np.generic], direction: str,
     shared_build: Build, rng: np.random.Generator,
 ) -> None:  # fmt: skip
-    """To the bit; whatever their number, and with NaN and infinity in some of them."""
+    """To the bit, whatever their number, with NaN and infinity in some of them."""
     (built,) = shared_build([Spec((131, 203), digits, k, "permuted", direction, "row")])
     for count in (0, 1, 6, 7, 15, 16, 17, 22, 23, 37):
         X = rng.integers(-128, 128, (203, count)).astype(dtype)

@@ -1,25 +1,23 @@
-"""Many vectors at once, and several matrices of one input: the same as one by one."""
+"""Products with many vectors, and of several matrices with one input, by every kernel."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 import rsr_runtime as rsr
-from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
-from rsr_testing.matrices import Built, Spec, Workshop
-
-if TYPE_CHECKING:
-    Build = Callable[[Sequence[Spec]], list[Built]]
+from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, DIGITS, TERNARY
+from rsr_testing.matrices import Build, Built, Spec, Workshop, matrix_of
 
 Array = npt.NDArray[Any]
 
-COUNTS = (*range(2, 18), 31, 32, 33, 40, 65)
-# Around lanes, strips, flushes and units; one of each alphabet and of every k that is not usual.
+# Around what kernels take at once: 4, 8, 12, 16 and 32 vectors.
+COUNTS = (*range(2, 18), 21, 22, 24, 25, 27, 31, 32, 33, 40, 64, 65)
+# Around lanes, strips, units and additions to wider sums; every encoding and alphabet, and each k
+# that has kernels of its own.
 MATRICES: list[dict[str, Any]] = [
     {"shape": (1, 1)},
     {"shape": (31, 8)},
@@ -30,19 +28,30 @@ MATRICES: list[dict[str, Any]] = [
     {"shape": (128, 252), "fill": "lowest"},
     {"shape": (129, 253), "fill": "highest"},
     {"shape": (160, 505)},
+    {"shape": (200, 1030)},
     {"shape": (300, 37), "k": 1},
     {"shape": (70, 100), "k": 2, "fill": "lowest"},
+    {"shape": (200, 1030), "k": 2},
     {"shape": (192, 256), "digits": BINARY_SIGNS, "k": 5},
+    {"shape": (1100, 77), "digits": BINARY_SIGNS, "k": 5},
     {"shape": (130, 76), "digits": BINARY_BITS, "k": 5, "fill": "highest"},
+    {"shape": (129, 200), "digits": BINARY_BITS, "k": 4},
     {"shape": (65, 31), "digits": BINARY_SIGNS, "k": 4},
     {"shape": (2200, 40)},
+    {"shape": (1, 1), "packing": "n4s1"},
+    {"shape": (33, 26), "packing": "n4s1"},
+    {"shape": (65, 49), "packing": "n4s1"},
+    {"shape": (129, 200), "packing": "n4s1"},
+    {"shape": (200, 1030), "packing": "n4s1"},
+    {"shape": (1100, 77), "packing": "n4s1"},
     {"shape": (45, 50), "encoding": "permuted", "k": 4, "direction": "reduce"},
     {"shape": (45, 50), "encoding": "permuted", "k": 4},
 ]
+RANKED = [(digits, k) for digits in DIGITS for k in range(1, 6) if len(digits) ** k <= 32]
 
 
-def vectors(n: int, count: int, rng: np.random.Generator) -> Array:
-    """Return int8 (n, count): random, half of it at the lower end, some whole vectors at an end."""
+def int8_vectors(n: int, count: int, rng: np.random.Generator) -> Array:
+    """Return int8 (n, count): half of it at the lower end, some whole vectors at either end."""
     random = rng.integers(-128, 128, (n, count)).astype(np.int8)
     X = np.where(rng.random((n, count)) < 0.5, np.int8(-128), random)
     X[:, rng.random(count) < 0.2] = -128
@@ -50,64 +59,102 @@ def vectors(n: int, count: int, rng: np.random.Generator) -> Array:
     return X
 
 
-@pytest.mark.parametrize("kind", MATRICES, ids=str)
-def test_int8_batches_are_exact(
-    isa: str, kind: dict[str, Any], shared_build: Build,
-    rng: np.random.Generator,
-) -> None:  # fmt: skip
-    (b,) = shared_build([Spec(**{"digits": TERNARY, "k": 3, "scale": "row", **kind})])
-    for count in COUNTS:
-        X = vectors(b.spec.shape[1], count, rng)
-        np.testing.assert_array_equal(b.matrix @ X, b.W @ X.astype(np.int64), f"{count} vectors")
+def float_vectors(n: int, count: int, rng: np.random.Generator) -> Array:
+    """Return float32 (n, count) of all magnitudes, some of it zero."""
+    X = rng.standard_normal((n, count)) * 10.0 ** rng.uniform(-6, 6, (n, count))
+    X[rng.random((n, count)) < 0.01] = 0
+    return X.astype(np.float32)
+
+
+def one_by_one(built: Built, X: Array) -> Array:
+    return np.stack([built.check(x) for x in X.T], axis=1)
 
 
 @pytest.mark.parametrize("kind", MATRICES, ids=str)
-def test_float32_batches_keep_the_bound(
-    isa: str, kind: dict[str, Any], shared_build: Build,
+def test_every_count_of_vectors(
+    isa: str, kind: dict[str, Any], shared_build: Build, rng: np.random.Generator
+) -> None:
+    (built,) = shared_build([Spec(**{"scale": "row", **kind})])
+    n, most = built.spec.shape[1], max(COUNTS)
+    X, F = int8_vectors(n, most, rng), float_vectors(n, most, rng)
+    exact, alone = built.exact(X), one_by_one(built, F)
+    for count in COUNTS:
+        found = built.matrix @ X[:, -count:]
+        np.testing.assert_array_equal(found, exact[:, -count:], f"{count} vectors")
+        found = built.matrix @ F[:, -count:]
+        if built.spec.packing == "n4s1":
+            built.check_float32(found, F[:, -count:], f"{count} vectors")
+        else:  # the same additions in the same order
+            np.testing.assert_array_equal(found, alone[:, -count:], f"{count} vectors")
+
+
+@pytest.mark.parametrize(("digits", "k"), RANKED)
+def test_panels_and_column_blocks(
+    isa: str, digits: tuple[int, ...], k: int, shared_build: Build,
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
-    (b,) = shared_build([Spec(**{"digits": TERNARY, "k": 3, "scale": "row", **kind})])
-    n = b.spec.shape[1]
-    for count in COUNTS:
-        X = (rng.standard_normal((n, count)) * 10.0 ** rng.uniform(-6, 6, (n, count))).astype("f4")
-        X[rng.random((n, count)) < 0.01] = 0
-        Y, exact = b.matrix @ X, b.scale[:, None] * (b.W @ X.astype(np.float64))
-        bound = (
-            max(n, 3)
-            * 2.0**-24
-            * np.abs(b.scale[:, None])
-            * np.abs(X).sum(axis=0, dtype=np.float64)
-        )
-        assert (np.abs(Y - exact) <= 1.001 * bound).all(), f"{count} vectors"
+    group = 12 * k  # inputs of four words' columns; a block has several groups
+    block = group * {1: 64, 2: 32}.get(k, 16)
+    shapes = [(rows, group + 1) for rows in (32, 33, 64, 96, 128, 129, 160)]
+    shapes += [
+        (65, n) for n in (1, group - 1, group, 2 * group + 3 * k, block, block + 1, 2 * block - 1)
+    ]
+    for built in shared_build([Spec(shape, digits, k) for shape in shapes]):
+        for count in (12, 13, 16, 17, 24, 25, 40):
+            X = rng.integers(-128, 128, (built.spec.shape[1], count)).astype(np.int8)
+            X[:, rng.random(count) < 0.3] = -128
+            Y = built.check(X, f"{count} vectors")
+        np.testing.assert_array_equal(Y, one_by_one(built, X))
 
 
+@pytest.mark.parametrize("fill", ["lowest", "highest"])
+def test_sums_reach_their_bounds(isa: str, fill: str, shared_build: Build) -> None:
+    specs = [Spec((40, 1500), digits, k, fill=fill) for digits, k in RANKED]
+    specs += [
+        Spec((65, n + more), fill=fill, packing=packing)
+        for packing in ("w16", "n4s1") for n in (240, 252, 480, 1260) for more in (-1, 0, 1)
+    ]  # fmt: skip
+    for built in shared_build(specs):
+        for value in (-128, 127):
+            for count in (3, 8, 16, 32, 33):
+                built.check(np.full((built.spec.shape[1], count), value, np.int8), value)
+
+
+@pytest.mark.parametrize("count", [255, 256, 257, 258, 600])
+def test_more_vectors_than_one_pass_takes(
+    isa: str, count: int, shared_build: Build, rng: np.random.Generator
+) -> None:
+    (built,) = shared_build([Spec((70, 80))])
+    built.check(rng.integers(-128, 128, (80, count)).astype(np.int8))
+
+
+@pytest.mark.parametrize("packing", ["w16", "n4s1"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_nan_and_infinity_stay_in_their_vector(
-    isa: str, value: float, workshop: Workshop, rng: np.random.Generator
+    isa: str, value: float, packing: str, shared_build: Build, rng: np.random.Generator
 ) -> None:
-    b = workshop.one((70, 50), scale="row")
-    for count in (2, 5, 16, 33):
+    (built,) = shared_build([Spec((97, 50), scale="row", packing=packing)])
+    for count in (2, 4, 5, 16, 33, 40):
         X = rng.standard_normal((50, count)).astype(np.float32)
-        X[7, 1] = value
-        with np.errstate(invalid="ignore"):
-            expected = (b.W * b.scale[:, None]) @ X.astype(np.float64)
-        Y = b.matrix @ X
-        np.testing.assert_array_equal(np.isfinite(Y), np.isfinite(expected))
-        np.testing.assert_array_equal(Y[:, 1], expected[:, 1].astype(np.float32))
+        X[rng.integers(50), count // 2], X[rng.integers(50), count - 1] = value, np.nan
+        Y = built.matrix @ X
+        built.check_not_finite(X, Y)
+        finite = np.isfinite(X).all(axis=0)
+        built.check_float32(Y[:, finite], X[:, finite])
 
 
-def test_batches_are_the_same_on_any_number_of_threads(
-    isa: str, restore: None, workshop: Workshop, rng: np.random.Generator
+@pytest.mark.parametrize("packing", ["w16", "n4s1"])
+def test_products_are_the_same_on_any_number_of_threads(
+    isa: str, packing: str, restore: None, shared_build: Build, rng: np.random.Generator
 ) -> None:
-    w = workshop.one((1500, 700), scale="tensor").matrix
-    for dtype in (np.int8, np.float32):
-        for count in (1, 2, 7, 40):
-            X = (rng.standard_normal((700, count)) * 40).clip(-128, 127).astype(dtype)
-            results = []
-            for threads in (1, 2, 3, 8):
+    (built,) = shared_build([Spec((1500, 700), scale="row", packing=packing)])
+    for count in (1, 2, 5, 7, 16, 32, 40):
+        for X in (int8_vectors(700, count, rng), float_vectors(700, count, rng)):
+            rsr.set_num_threads(1)
+            alone = built.check(X).tobytes()
+            for threads in (2, 3, 8):
                 rsr.set_num_threads(threads)
-                results.append((w @ X).tobytes())
-            assert len(set(results)) == 1
+                assert (built.matrix @ X).tobytes() == alone, f"{threads} threads, {count} vectors"
 
 
 SETS: dict[str, list[dict[str, Any]]] = {
@@ -128,7 +175,7 @@ SETS: dict[str, list[dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("threads", [1, 2])
-def test_several_matrices_are_as_each_alone(
+def test_several_matrices_give_what_each_gives_alone(
     isa: str, name: str, threads: int, restore: None, shared_build: Build,
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
@@ -151,7 +198,7 @@ def test_several_matrices_are_as_each_alone(
                 assert y.tobytes() == w.linear(xf.T, activations).tobytes()
 
 
-def test_several_matrices_refuse(workshop: Workshop) -> None:
+def test_several_matrices_refuse_what_one_refuses(workshop: Workshop) -> None:
     a, b = workshop.one((3, 5)).matrix, workshop.one((3, 6)).matrix
     x = np.zeros(5, np.float32)
     with pytest.raises(rsr.OptionError, match="no matrices"):
@@ -170,12 +217,11 @@ def test_several_matrices_refuse(workshop: Workshop) -> None:
         rsr.matmul_all([a], x.astype(np.float64))
 
 
-def test_a_closed_model_is_refused_among_others(
+def test_several_matrices_refuse_a_closed_model(
     workshop: Workshop, model_file: tuple[Any, Built]
 ) -> None:
     path, b = model_file
     with rsr.load(path) as model:
-        closed = model["w"]
-        assert isinstance(closed, rsr.Matrix)
+        closed = matrix_of(model, "w")
     with pytest.raises(rsr.ClosedError):
         rsr.matmul_all([b.matrix, closed], np.zeros(50, np.float32))

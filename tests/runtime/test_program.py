@@ -1,4 +1,4 @@
-"""Programs: calls of the native module that are recorded, then repeated."""
+"""Programs: calls of native functions, recorded once and repeated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from rsr_runtime import _native
-from rsr_testing.process import RunPython
+from rsr_testing.process import run_python
 
 Floats = npt.NDArray[np.float32]
 EPS = 1e-5
@@ -28,7 +28,7 @@ def arrays(rng: np.random.Generator, rows: int = 3, n: int = 40) -> tuple[Floats
     return rng.standard_normal((rows, n)).astype(np.float32), np.zeros((rows, n), np.float32)
 
 
-def test_steps_are_the_calls_in_order(rng: np.random.Generator) -> None:
+def test_a_run_repeats_the_calls_in_order(rng: np.random.Generator) -> None:
     x, out = arrays(rng)
     weight = rng.standard_normal((7, 40)).astype(np.float32)
     y, seen = np.zeros((3, 7), np.float32), []
@@ -64,7 +64,7 @@ def test_each_part_has_its_time(rng: np.random.Generator) -> None:
     assert found[0] >= before[0] + 0.03  # added up
 
 
-def test_what_it_reads_and_writes_lives_as_long_as_it(rng: np.random.Generator) -> None:
+def test_a_program_keeps_its_arrays_alive(rng: np.random.Generator) -> None:
     x, out = arrays(rng)
     program = _native.Program()
     program.normalize(0, x, None, None, EPS, out, None, None)
@@ -78,7 +78,7 @@ def test_what_it_reads_and_writes_lives_as_long_as_it(rng: np.random.Generator) 
     assert all(one() is None for one in alive)
 
 
-def test_an_error_ends_it(rng: np.random.Generator) -> None:
+def test_an_error_ends_the_run(rng: np.random.Generator) -> None:
     x, out = arrays(rng)
     program = _native.Program()
 
@@ -93,7 +93,7 @@ def test_an_error_ends_it(rng: np.random.Generator) -> None:
     assert not out.any()
 
 
-def test_refuses(rng: np.random.Generator) -> None:
+def test_refuses_other_arguments(rng: np.random.Generator) -> None:
     x, out = arrays(rng)
     program = _native.Program()
     with pytest.raises(ValueError, match="out and q must have the shape"):
@@ -113,7 +113,7 @@ def test_refuses(rng: np.random.Generator) -> None:
         growing.run(seconds())
 
 
-def test_a_position_is_read_when_it_is_run() -> None:
+def test_the_position_is_read_when_the_program_runs() -> None:
     def zeros(*shape: int) -> Any:
         return np.zeros(shape, np.float32)
 
@@ -133,10 +133,10 @@ def test_a_position_is_read_when_it_is_run() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="timers of POSIX")
-def test_an_interrupt_comes_between_steps(rng: np.random.Generator) -> None:
+def test_an_interrupt_arrives_between_steps(rng: np.random.Generator) -> None:
     x, out = arrays(rng, 512, 4096)
     program = _native.Program()
-    for _ in range(20_000):  # a minute and more
+    for _ in range(20_000):  # takes a minute or more
         program.normalize(0, x, None, None, EPS, out, None, None)
 
     def interrupt(number: int, frame: Any) -> None:
@@ -144,7 +144,7 @@ def test_an_interrupt_comes_between_steps(rng: np.random.Generator) -> None:
 
     before = signal.signal(signal.SIGALRM, interrupt)
     start = time.monotonic()
-    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    signal.setitimer(signal.ITIMER_REAL, 0.02)
     try:
         with pytest.raises(KeyboardInterrupt):
             program.run(seconds())
@@ -171,9 +171,7 @@ time.sleep(0.05)
 
 
 @pytest.mark.parametrize("step", ["time.sleep, 0.001", "np.multiply, x, x, x"])
-def test_a_daemon_thread_in_a_call_does_not_abort_the_exit(
-    step: str, run_python: RunPython
-) -> None:
+def test_a_daemon_thread_in_a_call_does_not_abort_the_exit(step: str) -> None:
     for _ in range(3):
         done = run_python(DAEMON.replace("STEP", step))
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,4 +1,4 @@
-"""The oracle itself: RSR and RSR++ against A @ x and v @ A, in exact integers."""
+"""The reference implementation: RSR and RSR++ against A @ x and v @ A, in exact integers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from rsr_formats.packing import pattern_values
 from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, DIGITS, TERNARY
 from rsr_runtime import reference
 
@@ -92,8 +93,6 @@ def test_an_example_worked_by_hand() -> None:
 
 
 def test_grow_and_fold_are_products_with_bin_k() -> None:
-    from rsr_formats.packing import pattern_values
-
     rng = np.random.default_rng(0)
     for digits, k in ((TERNARY, 4), (BINARY_SIGNS, 6), (BINARY_BITS, 5)):
         Bin = pattern_values(digits, k).astype(np.int64)

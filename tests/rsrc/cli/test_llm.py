@@ -9,9 +9,9 @@ import re
 import select
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,11 @@ from click.testing import CliRunner, Result
 from rsr_runtime import llm
 from rsr_testing.language_models import LanguageModels
 from rsr_testing.paths import DIGITS
+from rsr_testing.process import SIGINT_RAISES, Ended, end_of, started
 from rsrc.cli.main import main
+
+Process = subprocess.Popen[bytes]
+Running = AbstractContextManager[Process]
 
 PROMPT = "The weights of a trained network"
 DURATION = r"(\d{1,3} ms|\d+\.\d\d s)"
@@ -79,21 +83,24 @@ def refused(result: Result, code: int = 1) -> str:
     return result.stderr
 
 
-# Where the tests run in the background, SIGINT is ignored, and what they start inherits that.
-HEARING = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+def start(code: str, *arguments: object, **options: Any) -> Running:
+    return started(SIGINT_RAISES + code, *arguments, **{"env": ENVIRONMENT, **options})
 
 
-def start(code: str, *arguments: object, **options: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-c", HEARING + code, *map(str, arguments)],
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": ENVIRONMENT, **options},
-    )
+def ended(process: Process, stdin: bytes | None = None) -> Ended:
+    found = end_of(process, stdin)
+    assert "Traceback" not in found.stderr
+    return found
 
 
-def ended(process: subprocess.Popen[bytes], stdin: bytes | None = None) -> tuple[int, bytes, str]:
-    out, err = process.communicate(stdin, timeout=60)
-    assert "Traceback" not in err.decode()
-    return process.returncode, out, err.decode()
+def piped(
+    code: str, *arguments: object, stdin: bytes | None = None, **options: Any
+) -> tuple[int, bytes]:
+    """Run the program with pipes; return its exit status and its output."""
+    if stdin is not None:
+        options["stdin"] = subprocess.PIPE
+    with start(code, *arguments, **options) as process:
+        return ended(process, stdin)[:2]
 
 
 # --- run ------------------------------------------------------------------------------------------
@@ -422,15 +429,15 @@ def test_chat_without_a_template(language_models: LanguageModels, tmp_path: Path
 
 def test_an_answer_comes_before_the_next_message(path: Path) -> None:
     """A program at the other end of the pipe can wait for it."""
-    process = start(MAIN, "chat", path, "-n", 3, stdin=subprocess.PIPE)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    for _ in range(2):
-        process.stdin.write(b"Hello\n")
-        process.stdin.flush()
-        read_until(process.stdout.fileno(), b"\n")
-        process.stdin.write(b"/reset\n")
-    assert ended(process, b"Hello\n")[0] == 0
+    with start(MAIN, "chat", path, "-n", 3, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for _ in range(2):
+            process.stdin.write(b"Hello\n")
+            process.stdin.flush()
+            read_until(process.stdout.fileno(), b"\n")
+            process.stdin.write(b"/reset\n")
+        assert ended(process, b"Hello\n")[0] == 0
 
 
 # --- interrupted --------------------------------------------------------------------------------
@@ -454,11 +461,11 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals and terminals of 
 @posix
 def test_an_interrupted_text(endless: Path) -> None:
     """It ends with what was written, a newline, and how far it came."""
-    process = start(SLOW + MAIN, "run", endless, "-p", PROMPT)
-    assert process.stdout is not None
-    first = read_until(process.stdout.fileno(), None)
-    process.send_signal(signal.SIGINT)
-    code, rest, err = ended(process)
+    with start(SLOW + MAIN, "run", endless, "-p", PROMPT) as process:
+        assert process.stdout is not None
+        first = read_until(process.stdout.fileno(), None)
+        process.send_signal(signal.SIGINT)
+        code, rest, err = ended(process)
     assert code == 130
     with llm.load(endless) as model:
         whole = model.generate(PROMPT).text.encode()
@@ -472,14 +479,14 @@ def test_an_interrupted_text(endless: Path) -> None:
 
 @posix
 def test_an_interrupted_answer_in_a_pipe_ends_everything(endless: Path) -> None:
-    process = start(SLOW + MAIN, "chat", endless, stdin=subprocess.PIPE)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(b"Hello\nHello again\n")
-    process.stdin.flush()
-    read_until(process.stdout.fileno(), None)
-    process.send_signal(signal.SIGINT)
-    code, out, err = ended(process)
+    with start(SLOW + MAIN, "chat", endless, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"Hello\nHello again\n")
+        process.stdin.flush()
+        read_until(process.stdout.fileno(), None)
+        process.send_signal(signal.SIGINT)
+        code, out, err = ended(process)
     assert code == 130
     assert out.endswith(b"\n")
     assert err == ""
@@ -489,11 +496,11 @@ def test_an_interrupted_answer_in_a_pipe_ends_everything(endless: Path) -> None:
 def test_an_interrupt_that_is_ignored_stays_so(path: Path) -> None:
     """As in a shell's job in the background."""
     ignoring = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-    process = start(ignoring + SLOW + MAIN, "run", path, "-p", PROMPT, "-n", 20)
-    assert process.stdout is not None
-    first = read_until(process.stdout.fileno(), None)
-    process.send_signal(signal.SIGINT)
-    code, rest, err = ended(process)
+    with start(ignoring + SLOW + MAIN, "run", path, "-p", PROMPT, "-n", 20) as process:
+        assert process.stdout is not None
+        first = read_until(process.stdout.fileno(), None)
+        process.send_signal(signal.SIGINT)
+        code, rest, err = ended(process)
     assert code == 0
     assert (first + rest).decode() == done(rsrc("run", path, "-p", PROMPT, "-n", 20))
     assert "20 tokens" in err
@@ -503,16 +510,13 @@ def test_an_interrupt_that_is_ignored_stays_so(path: Path) -> None:
 @pytest.mark.parametrize("arguments", [("run",), ("run", "--json", "-n", "3")])
 def test_a_reader_that_goes_away(path: Path, arguments: Sequence[str]) -> None:
     command, *options = arguments
-    process = start(SLOW + MAIN, command, path, "-p", PROMPT, *options)
-    assert process.stdout is not None
-    if "--json" not in options:
-        read_until(process.stdout.fileno(), None)
-    process.stdout.close()
-    assert process.stderr is not None
-    err = process.stderr.read().decode()
-    process.stderr.close()
-    assert process.wait(60) == 1
-    assert err == ""
+    with start(SLOW + MAIN, command, path, "-p", PROMPT, *options) as process:
+        assert process.stdout is not None
+        if "--json" not in options:
+            read_until(process.stdout.fileno(), None)
+        process.stdout.close()
+        process.stdout = None
+        assert ended(process) == (1, b"", "")
 
 
 # --- locales ------------------------------------------------------------------------------------
@@ -527,10 +531,8 @@ def test_a_locale_that_knows_ascii_alone(path: Path) -> None:
     prompt = "naïve \u2028 é"
     wanted = done(rsrc("run", path, "-p", prompt, "-n", 20)).encode()
     assert not wanted.isascii()
-    process = start(MAIN, "run", path, "-p", prompt, "-n", 20, env=C)
-    assert ended(process)[:2] == (0, wanted)
-    process = start(MAIN, "run", path, "-n", 20, env=C, stdin=subprocess.PIPE)
-    assert ended(process, prompt.encode())[:2] == (0, wanted)
+    assert piped(MAIN, "run", path, "-p", prompt, "-n", 20, env=C) == (0, wanted)
+    assert piped(MAIN, "run", path, "-n", 20, env=C, stdin=prompt.encode()) == (0, wanted)
 
 
 @posix
@@ -540,11 +542,15 @@ def test_letters_that_the_output_lacks(path: Path) -> None:
     wanted = text.encode("iso8859-1", "replace")
     assert wanted != text.encode()
     latin = {**C, "PYTHONIOENCODING": "iso8859-1"}
-    process = start(MAIN, "run", path, "-p", "the rows", "-p", PROMPT, "-n", 20, env=latin)
-    assert ended(process)[:2] == (0, wanted)
+    assert piped(MAIN, "run", path, "-p", "the rows", "-p", PROMPT, "-n", 20, env=latin) == (
+        0,
+        wanted,
+    )
     text = done(rsrc("run", path, "-p", "the rows", "-n", 20))
-    process = start(MAIN, "run", path, "-p", "the rows", "-n", 20, env=latin)
-    assert ended(process)[:2] == (0, text.encode("iso8859-1", "replace"))
+    assert piped(MAIN, "run", path, "-p", "the rows", "-n", 20, env=latin) == (
+        0,
+        text.encode("iso8859-1", "replace"),
+    )
 
 
 @pytest.mark.parametrize("option", ["--prompt", "--stop", "--system"])
@@ -566,16 +572,9 @@ def test_arguments_that_are_no_utf8(path: Path, option: str) -> None:
 class Terminal:
     """A process whose terminal is at our end of a pair."""
 
-    def __init__(self, code: str, *arguments: object) -> None:
-        import pty
-
-        self._fd, there = pty.openpty()
-        taking = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
-        self._process = start(
-            taking + code, *arguments, stdin=there, stdout=there, stderr=there,
-            start_new_session=True, env={**ENVIRONMENT, "TERM": "xterm"},
-        )  # fmt: skip
-        os.close(there)
+    def __init__(self, fd: int, process: Process) -> None:
+        self._fd = fd
+        self._process = process
 
     def type(self, text: str) -> None:
         os.write(self._fd, text.encode())
@@ -630,25 +629,27 @@ class Terminal:
             rest += data
         return rest.decode(errors="replace"), is_closed
 
-    def close(self) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-        os.close(self._fd)
+
+@contextmanager
+def on_a_terminal(code: str, *arguments: object) -> Iterator[Terminal]:
+    import pty
+
+    ours, theirs = pty.openpty()
+    taking = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+    with start(
+        taking + code, *arguments, stdin=theirs, stdout=theirs, stderr=theirs,
+        start_new_session=True, env={**ENVIRONMENT, "TERM": "xterm"},
+    ) as process:  # fmt: skip
+        os.close(theirs)
+        yield Terminal(ours, process)
+    os.close(ours)
 
 
 @pytest.fixture
-def terminal() -> Iterator[Any]:
+def terminal() -> Iterator[Callable[..., Terminal]]:
     pytest.importorskip("termios")
-    opened: list[Terminal] = []
-
-    def open_terminal(code: str, *arguments: object) -> Terminal:
-        opened.append(Terminal(code, *arguments))
-        return opened[-1]
-
-    yield open_terminal
-    for one in opened:
-        one.close()
+    with ExitStack() as opened:
+        yield lambda *arguments: opened.enter_context(on_a_terminal(*arguments))
 
 
 # A text with an escape sequence, a bell, C1 and other control characters, and letters beside them.
@@ -661,19 +662,18 @@ StreamingDetokenizer.finish = lambda self: ""
 
 
 @posix
-def test_a_model_does_not_steer_the_terminal(path: Path, terminal: Any) -> None:
+def test_a_model_does_not_steer_the_terminal(path: Path, terminal: Callable[..., Terminal]) -> None:
     """Control characters are left out; in a pipe all of the text is there."""
     code, out = terminal(STEERED + MAIN, "run", path, "-p", "x", "-n", 3).end()
     assert code == 0
     assert out.startswith("a[31mb2Jcd\te\r\nf\u3000g\u00a0h\u200di\r\n\x1b[2m")
-    process = start(STEERED + MAIN, "run", path, "-p", "x", "-n", 3)
-    assert ended(process)[:2] == (
+    assert piped(STEERED + MAIN, "run", path, "-p", "x", "-n", 3) == (
         0, "a\x1b[31m\x07b\x9b2Jc\x7f\r\x08d\te\nf\u3000g\u00a0h\u200di\n".encode(),
     )  # fmt: skip
 
 
 @posix
-def test_a_conversation_on_a_terminal(endless: Path, terminal: Any) -> None:
+def test_a_conversation_on_a_terminal(endless: Path, terminal: Callable[..., Terminal]) -> None:
     session = terminal(SLOW + MAIN, "chat", endless)
     assert "/help lists commands\r\n" in session.until("> ")
     session.type("/nothing\n")
@@ -696,7 +696,7 @@ def test_a_conversation_on_a_terminal(endless: Path, terminal: Any) -> None:
 
 
 @posix
-def test_leaving_at_the_prompt(path: Path, terminal: Any) -> None:
+def test_leaving_at_the_prompt(path: Path, terminal: Callable[..., Terminal]) -> None:
     session = terminal(MAIN, "chat", path)
     session.until("> ")
     code, out = session.press("\x04")
@@ -705,7 +705,9 @@ def test_leaving_at_the_prompt(path: Path, terminal: Any) -> None:
 
 
 @posix
-def test_an_interrupt_at_the_prompt_clears_the_line(path: Path, terminal: Any) -> None:
+def test_an_interrupt_at_the_prompt_clears_the_line(
+    path: Path, terminal: Callable[..., Terminal]
+) -> None:
     session = terminal(MAIN, "chat", path)
     session.until("> ")
     session.type("/nothing")
@@ -719,14 +721,16 @@ def test_an_interrupt_at_the_prompt_clears_the_line(path: Path, terminal: Any) -
 
 
 @posix
-def test_run_on_a_terminal_wants_a_prompt(path: Path, terminal: Any) -> None:
+def test_run_on_a_terminal_wants_a_prompt(path: Path, terminal: Callable[..., Terminal]) -> None:
     code, out = terminal(MAIN, "run", path).end()
     assert code == 2
     assert "give a prompt with -p, or on stdin" in out
 
 
 @posix
-def test_progress_on_a_terminal(path: Path, terminal: Any, tmp_path: Path) -> None:
+def test_progress_on_a_terminal(
+    path: Path, terminal: Callable[..., Terminal], tmp_path: Path
+) -> None:
     text = tmp_path / "text.txt"
     text.write_text(PROMPT * 9, encoding="utf-8")
     code, out = terminal(MAIN, "perplexity", path, text, "--window", 16).end()

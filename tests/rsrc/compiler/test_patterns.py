@@ -14,6 +14,7 @@ import rsrc
 from rsr_formats import IndexedTensor, RsrFile
 from rsr_formats.records import TERNARY
 from rsr_testing.checkpoints import Kit
+from rsr_testing.matrices import float32_bound
 from rsrc.compiler import index, patterns
 from rsrc.compiler.patterns import list_patterns
 from rsrc.compiler.plan import IndexPlan
@@ -84,7 +85,7 @@ def test_sparse_floats(kit: Kit, tmp_path: Path, rule: str, stride: int) -> None
         np.testing.assert_array_equal(w @ X, W.astype(np.int64) @ X)
     x = rng.standard_normal(SHAPE[1]).astype(np.float32)
     dense = scaled(W, rule).astype(np.float64)
-    bound = SHAPE[1] * 2.0**-24 * (np.abs(w.to_dense()).max(axis=1) * np.abs(x).sum())
+    bound = float32_bound(np.abs(w.to_dense()).max(axis=1)[:, None], x)
     assert (np.abs(w @ x - dense @ x) <= bound).all()
     np.testing.assert_array_equal(w.to_dense(), dense)
 

@@ -192,6 +192,7 @@ class TestOutput:
     def test_may_be_a_new_config(self, kit: Kit, tmp_path: Path) -> None:
         source = kit.save(tmp_path / "m.safetensors", {"w": T})
         rsrc.compile(source, tmp_path / "config.json")
+        assert [t.name for t in RsrFile(tmp_path / "config.json").header.tensors] == ["w"]
 
     def test_is_the_index(self, kit: Kit, tmp_path: Path) -> None:
         index = kit.save_sharded(tmp_path, {"1.safetensors": {"w": T}})
@@ -201,8 +202,9 @@ class TestOutput:
     @pytest.mark.skipif(sys.platform == "win32", reason="such names are not allowed")
     def test_strange_names(self, source: Path, output: Path) -> None:
         for name in ("[bold]x.rsr", "ü 😀\n.rsr", "-x", "%s{0}"):
-            rsrc.compile(source, output.with_name(name))
-            RsrFile(output.with_name(name)).verify()
+            report = rsrc.compile(source, output.with_name(name))
+            names = [t.name for t in RsrFile(output.with_name(name)).header.tensors]
+            assert names == [t.name for t in report.tensors]
 
 
 def fail_in_the_source(monkeypatch: pytest.MonkeyPatch, source: Path) -> type[Exception]:

@@ -23,6 +23,7 @@ import rsrc
 from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
 from rsr_testing.bench import Bench
 from rsr_testing.checkpoints import Kit, Raw
+from rsr_testing.matrices import float32_bound
 from rsrc.compiler import index
 from rsrc.compiler.plan import TARGETS
 from rsrc.inspection.file import inspect_block
@@ -415,7 +416,7 @@ def test_family(kit: Kit, tmp_path: Path, name: str, sharded: bool) -> None:
             w, matrix = dense(raw), model[n]
             assert isinstance(matrix, rsr_runtime.Matrix)
             x = rng.standard_normal((2, w.shape[1]), dtype=np.float32)
-            bound = w.shape[1] * 2.0**-24 * (np.abs(x) @ np.abs(w.T))
+            bound = float32_bound(np.abs(w), x.T, least=1).T
             assert (np.abs(matrix.linear(x) - x.astype(np.float64) @ w.T) <= bound).all()
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import rsrc
 from rsr_testing.bench import Bench, Reports
 from rsr_testing.checkpoints import Kit
+from rsr_testing.matrices import float32_bound
 from rsrc.compiler import index
 from rsrc.layouts import float_bits
 
@@ -171,7 +172,7 @@ def test_products_are_those_of_the_definition(
     w = dequantized(words, scales, -scales)
     x = rng.standard_normal((3, w.shape[1]), dtype=np.float32)
     error = np.abs(bench.matrix(W).linear(x) - x.astype(np.float64) @ w.T)
-    assert (error <= w.shape[1] * 2.0**-24 * (np.abs(x) @ np.abs(w.T)) + 1e-30).all()
+    assert (error <= float32_bound(np.abs(w), x.T, least=1).T + 1e-30).all()
 
 
 class TestRefused:

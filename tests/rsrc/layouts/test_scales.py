@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import rsr_runtime
 import rsrc
 from rsr_testing.checkpoints import Kit
+from rsr_testing.matrices import float32_bound
 from rsrc.compiler.recognize import recognize
 from rsrc.inspection.compare import compare
 from rsrc.layouts import TernaryTensor
@@ -171,7 +172,7 @@ def test_products_with_every_kind_of_grid(kit: Kit, tmp_path: Path) -> None:
             assert r.scale == grid.words
             np.testing.assert_array_equal(matrix.to_dense(), w)
             x = rng.standard_normal((3, w.shape[1]), dtype=np.float32)
-            bound = w.shape[1] * 2.0**-24 * (np.abs(x) @ np.abs(w.T)) + 1e-30
+            bound = float32_bound(np.abs(w), x.T, least=1).T + 1e-30
             for found in (matrix.linear(x), (matrix @ x.T).T, (matrix @ x[0])[None]):
                 exact = x[: len(found)].astype(np.float64) @ w.T.astype(np.float64)
                 assert (np.abs(found - exact) <= bound[: len(found)]).all()

@@ -165,10 +165,11 @@ class TestShapesAgainstTheConfig:
                 "are they of the same model?"
             )
 
-    def test_dense_tensors_are_none_of_its_business(self, kit: Kit, tmp_path: Path) -> None:
+    def test_dense_tensors_are_not_checked(self, kit: Kit, tmp_path: Path) -> None:
         name = f"{LAYER}self_attn.k_proj.weight"
         dense = np.random.default_rng(1).standard_normal((5, 5))
-        self.compile(kit, tmp_path, {name: dense, "w": np.ones((1, 2), np.int8)})
+        report = self.compile(kit, tmp_path, {name: dense, "w": np.ones((1, 2), np.int8)})
+        assert {t.name: t.kind for t in report.tensors} == {name: "dense", "w": "ternary"}
 
     @pytest.mark.parametrize("name", ["model.embed_tokens.weight", "lm_head.weight"])
     def test_a_vocabulary_may_be_padded(self, kit: Kit, tmp_path: Path, name: str) -> None:
@@ -181,7 +182,8 @@ class TestShapesAgainstTheConfig:
     def test_a_file_without_a_config(self, kit: Kit, tmp_path: Path) -> None:
         w = np.ones((5, 3), np.int8)
         source = kit.save(tmp_path / "x.safetensors", {f"{LAYER}mlp.up_proj.weight": w})
-        rsrc.compile(source, tmp_path / "x.rsr")
+        report = rsrc.compile(source, tmp_path / "x.rsr")
+        assert [t.shape for t in report.tensors] == [(5, 3)]
 
 
 class TestMissingWeights:

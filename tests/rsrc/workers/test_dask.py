@@ -1,7 +1,8 @@
-"""Dask's workers, two processes of their own on this machine."""
+"""Compiling with Dask workers, two processes on this machine."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -18,9 +19,11 @@ from click.testing import CliRunner
 
 import rsrc
 from rsr_testing.checkpoints import Kit
+from rsr_testing.process import SIGINT_RAISES, end_of, started, wait_until
 from rsrc.cli.main import main
 from rsrc.workers import dask as rsrc_dask
 
+Process = subprocess.Popen[bytes]
 T = np.random.default_rng(31).integers(-1, 2, (256, 192)).astype(np.int8)
 
 SCHEDULER = """
@@ -48,30 +51,29 @@ asyncio.run(main())
 """
 
 
-def started(code: str, *arguments: str) -> tuple[subprocess.Popen[str], str]:
-    """Start a process; return it with the line it prints when it is ready."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdout is not None
-    return process, process.stdout.readline().strip()
-
-
 class Cluster:
     """A scheduler and its workers, all processes of their own."""
 
-    def __init__(self, workers: int) -> None:
-        self.scheduler, address = started(SCHEDULER)
-        self.url = address.replace("tcp://", "dask://")
-        self.workers = [started(WORKER, address)[0] for _ in range(workers)]
+    def __init__(self, scheduler: Process, url: str, workers: list[Process]) -> None:
+        self.scheduler = scheduler
+        self.url = url
+        self.workers = workers
 
-    def close(self) -> None:
-        for process in (*self.workers, self.scheduler):
-            process.kill()
-            process.communicate()
+
+@contextlib.contextmanager
+def running_cluster(workers: int) -> Iterator[Cluster]:
+    """Start a cluster, and end it with the block."""
+
+    def start(code: str, *arguments: str) -> tuple[Process, str]:
+        """Start a process; return it with the line that it prints when it is ready."""
+        process = running.enter_context(started(code, *arguments, stderr=subprocess.DEVNULL))
+        assert process.stdout is not None
+        return process, process.stdout.readline().decode().strip()
+
+    with contextlib.ExitStack() as running:
+        scheduler, address = start(SCHEDULER)
+        url = address.replace("tcp://", "dask://")
+        yield Cluster(scheduler, url, [start(WORKER, address)[0] for _ in range(workers)])
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -81,9 +83,8 @@ def distributed() -> Any:
 
 @pytest.fixture(scope="module")
 def cluster(distributed: Any) -> Iterator[Cluster]:
-    cluster = Cluster(2)
-    yield cluster
-    cluster.close()
+    with running_cluster(2) as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_the_same_bytes(source: Path, tmp_path: Path, cluster: Cluster, zstd: in
 def test_both_workers_take_part(
     source: Path, tmp_path: Path, cluster: Cluster, distributed: Any
 ) -> None:
-    """And a client given as it is will do: it has `submit`."""
+    """A client works as an executor, as it has `submit`."""
     asked: set[str] = set()
 
     class Asking:
@@ -141,63 +142,37 @@ def test_what_a_worker_refuses(kit: Kit, tmp_path: Path, cluster: Cluster) -> No
     assert not (tmp_path / "x.rsr").exists()
 
 
-INTERRUPTIBLE = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from rsrc.cli.main import main
-main()
-"""
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
 def test_an_interrupt_leaves_nothing(kit: Kit, tmp_path: Path, cluster: Cluster) -> None:
     w = np.random.default_rng(3).integers(-1, 2, (2048, 2048)).astype(np.int8)
     source = kit.save(tmp_path / "s.safetensors", {f"w{i}": w for i in range(8)})
     out = tmp_path / "out"
     out.mkdir()
-    command = [
-        sys.executable,
-        "-c",
-        INTERRUPTIBLE,
-        "compile",
-        str(source),
-        "-o",
-        str(out / "x.rsr"),
-    ]
-    command += ["--zstd", "19", "--executor", cluster.url]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 60
-        while not list(out.iterdir()):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+    code = SIGINT_RAISES + "from rsrc.cli.main import main\nmain()\n"
+    options = ("--zstd", "19", "--executor", cluster.url)
+    with started(code, "compile", source, "-o", out / "x.rsr", *options) as process:
+        wait_until(lambda: bool(list(out.iterdir())), process)
         process.send_signal(signal.SIGINT)
-        try:
-            _, error = process.communicate(timeout=30)
-        finally:
-            process.kill()
-        assert process.returncode == 130, error
+        status, _, error = end_of(process)
+    assert status == 130, error
     assert "Traceback" not in error
     assert list(out.iterdir()) == []
 
 
-def test_a_lost_worker_is_made_up_for(source: Path, tmp_path: Path) -> None:
-    """Its work is done by the other one."""
-    cluster = Cluster(2)
+def test_a_lost_worker_is_replaced(source: Path, tmp_path: Path) -> None:
+    """The other one does its work."""
     killed = False
 
     def kill_one(name: str, done: int, total: int) -> None:
         nonlocal killed
         if not killed and done > 0:
-            cluster.workers[0].kill()
+            fragile.workers[0].kill()
             killed = True
 
-    try:
+    with running_cluster(2) as fragile:
         report = rsrc.compile(
-            source, tmp_path / "x.rsr", executor=cluster.url, progress=kill_one, threads=1
+            source, tmp_path / "x.rsr", executor=fragile.url, progress=kill_one, threads=1
         )
-    finally:
-        cluster.close()
     assert killed
     rsrc.compile(source, tmp_path / "here.rsr", threads=1)
     assert (tmp_path / "x.rsr").read_bytes() == (tmp_path / "here.rsr").read_bytes()
@@ -215,36 +190,32 @@ def test_without_any_worker_it_ends(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str, words: str
 ) -> None:
     monkeypatch.setattr(rsrc_dask, "_ABSENCE", 1.0)
-    cluster = Cluster(1)
 
     def kill(name: str, done: int, total: int) -> None:
-        for process in cluster.workers if lost == "workers" else [cluster.scheduler]:
+        for process in fragile.workers if lost == "workers" else [fragile.scheduler]:
             process.kill()
 
-    start = time.monotonic()
-    try:
+    with running_cluster(1) as fragile:
+        start = time.monotonic()
         with pytest.raises(rsrc.ExecutorError, match=words):
-            rsrc.compile(source, tmp_path / "x.rsr", executor=cluster.url, progress=kill)
-    finally:
-        cluster.close()
+            rsrc.compile(source, tmp_path / "x.rsr", executor=fragile.url, progress=kill)
     assert time.monotonic() - start < 40
     assert [p.name for p in tmp_path.iterdir()] == ["s.safetensors"]
 
 
-def test_nobody_answers(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_scheduler_and_no_workers(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rsrc_dask, "_ANSWER", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"dask://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(rsrc.ExecutorError, match="no Dask scheduler answers within"):
             rsrc.compile(source, tmp_path / "x.rsr", executor=url)
-    scheduler, address = started(SCHEDULER)
-    try:
-        url = address.replace("tcp", "dask")
-        with pytest.raises(rsrc.ExecutorError, match="the scheduler has no workers"):
-            rsrc.compile(source, tmp_path / "x.rsr", executor=url)
-    finally:
-        scheduler.kill()
-        scheduler.communicate()
+    with (
+        running_cluster(0) as idle,
+        pytest.raises(rsrc.ExecutorError, match="the scheduler has no workers"),
+    ):
+        rsrc.compile(source, tmp_path / "x.rsr", executor=idle.url)
 
 
 def test_dask_is_not_installed(
@@ -258,7 +229,7 @@ def test_dask_is_not_installed(
     assert "pip install 'rsr-ternary[dask]'" in result.output
 
 
-def test_it_is_not_imported_unless_asked_for(kit: Kit) -> None:
+def test_dask_is_imported_only_where_it_is_used(kit: Kit) -> None:
     code = "import sys, rsrc, rsrc.cli; print([m for m in sys.modules if 'distributed' in m])"
     assert json.loads(kit.python(code).stdout) == []
 

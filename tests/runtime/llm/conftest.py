@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-import rsr_runtime as rsr
 from rsr_testing.language_models import LanguageModels
 from rsr_testing.loader import Loader
 
@@ -17,11 +16,3 @@ def loaded(language_models: LanguageModels) -> Iterator[Loader]:
     loader = Loader(language_models)
     yield loader
     loader.close()
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    """Put the number of threads back after the test."""
-    before = rsr.get_num_threads()
-    yield
-    rsr.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""Conversations: what the model is told each time, and what stays of it."""
+"""Conversations: the prompt of each answer, and the history."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def answer(chat: Chat, text: str) -> str:
 
 
 def test_a_prompt_by_the_template(model: LanguageModel) -> None:
-    """Headers as in Llama 3; special tokens are tokens, and none is put before them again."""
+    """Headers as in Llama 3; special tokens are encoded as such, and BOS is not added again."""
     found = model.chat_prompt([user(" Sort the rows. ")])
     text = (
         "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nSort the rows.<|eot_id|>"
@@ -72,7 +72,7 @@ def test_reset(model: LanguageModel) -> None:
     assert answer(chat, "Who sorts the rows?") == first
 
 
-def test_what_the_model_is_told_first(model: LanguageModel) -> None:
+def test_a_system_message(model: LanguageModel) -> None:
     chat = Chat(model, "You sort rows.")
     system = {"role": "system", "content": "You sort rows."}
     assert chat.messages == [system]
@@ -85,7 +85,7 @@ def test_what_the_model_is_told_first(model: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize("by", ["close", "exception"])
-def test_an_interrupted_answer_keeps_what_was_said(model: LanguageModel, by: str) -> None:
+def test_an_interrupted_answer_stays_in_the_history(model: LanguageModel, by: str) -> None:
     chat = Chat(model)
     answering = chat.say("Hello", **OPTIONS)
     some = next(answering) + next(answering)
@@ -121,7 +121,7 @@ def test_an_answer_that_does_not_fit_is_taken_back(loaded: Loader) -> None:
 
 
 def test_a_template_that_refuses(loaded: Loader) -> None:
-    """That of 1bitllm knows three roles."""
+    """The template of 1bitllm knows three roles."""
     with pytest.raises(PromptError, match="no such role: tool"):
         loaded("1bitllm").chat_prompt([{"role": "tool", "content": "x"}])
 
@@ -129,8 +129,8 @@ def test_a_template_that_refuses(loaded: Loader) -> None:
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
-def test_no_template(language_models: LanguageModels, tmp_path: Path) -> None:
-    """Text can be generated, but there is nothing to chat with."""
+def test_a_model_without_a_template(language_models: LanguageModels, tmp_path: Path) -> None:
+    """It can generate text but not chat."""
     path = language_models.variant("bitnet-2b", tmp_path, {TOKENIZER_CONFIG: None})
     with llm.load(path) as model:
         assert model.generate("The rows", max_tokens=2).tokens

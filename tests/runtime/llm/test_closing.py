@@ -1,4 +1,4 @@
-"""A language model that was closed: nothing of it can be used, and the file is let go of."""
+"""A closed language model: every use is refused, and its file and process are released."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_every_later_call_is_refused(loaded: Loader) -> None:
 
 
 @pytest.mark.parametrize("name", ["bitnet-2b", "bitnet-2b-permuted", "bonsai"])
-def test_the_file_is_let_go_of(name: str, loaded: Loader) -> None:
-    """Though the model itself is still there."""
+def test_the_file_is_released(name: str, loaded: Loader) -> None:
+    """Even while the model object exists."""
     model = loaded(name)
     model.next_logits(TOKENS)
     file = weakref.ref(model._model._handle.file())

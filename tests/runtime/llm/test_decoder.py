@@ -1,4 +1,4 @@
-"""The decoder: what a token gives does not depend on how it came to be computed."""
+"""The decoder: logits do not depend on passes, threads or what else is computed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def one_by_one(model: LanguageModel, tokens: list[int]) -> FloatArray:
 @pytest.mark.parametrize("kv", ["float16", "float32"])
 @pytest.mark.parametrize("name", BITNETS)
 def test_a_prompt_at_once_is_its_tokens_one_by_one(name: str, kv: str, loaded: Loader) -> None:
-    """37 of them: more than a block of positions, and no whole number of blocks."""
+    """37 tokens are more than a block of positions, and no whole number of blocks."""
     tokens = tokens_of(37)
     together = loaded(name, kv=kv).logits(tokens)
     assert together.dtype == np.float32
@@ -47,7 +47,7 @@ def test_a_prompt_at_once_is_its_tokens_one_by_one(name: str, kv: str, loaded: L
 
 
 @pytest.mark.parametrize("name", FLOATS)
-def test_the_same_as_far_as_floats_allow(name: str, loaded: Loader) -> None:
+def test_a_prompt_of_a_float_model_at_once_and_one_by_one(name: str, loaded: Loader) -> None:
     tokens = tokens_of(21)
     together = loaded(name, kv="float32").logits(tokens)
     found = one_by_one(loaded(name, kv="float32"), tokens)
@@ -69,7 +69,7 @@ def test_passes_of_many_rows(name: str, loaded: Loader, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("name", BITNETS)
-def test_threads_change_nothing(name: str, loaded: Loader, threads: None) -> None:
+def test_threads_change_nothing(name: str, loaded: Loader, restore: None) -> None:
     tokens = tokens_of(19)
     found = []
     for count in (1, 2, 3):
@@ -81,7 +81,7 @@ def test_threads_change_nothing(name: str, loaded: Loader, threads: None) -> Non
         np.testing.assert_array_equal(alone, found[0][1])
 
 
-def test_threads_change_nothing_for_floats_either(loaded: Loader, threads: None) -> None:
+def test_threads_change_nothing_for_floats_either(loaded: Loader, restore: None) -> None:
     found = []
     for count in (1, 2):
         rsr.set_num_threads(count)
@@ -114,7 +114,7 @@ def new_sequence(model: LanguageModel, **changes: Any) -> Session:
     return Session(model._decoder, KVCache(model.config, model.context, "float16"))
 
 
-def test_spans_of_one_pass_have_their_own_positions(loaded: Loader) -> None:
+def test_items_of_one_pass_have_their_own_positions(loaded: Loader) -> None:
     model = loaded("bitnet-2b")
     first, second = tokens_of(20, 1), tokens_of(3, 2)
     caches = [KVCache(model.config, model.context, "float16") for _ in range(2)]
@@ -126,10 +126,10 @@ def test_spans_of_one_pass_have_their_own_positions(loaded: Loader) -> None:
     np.testing.assert_array_equal(logits[5:], loaded("bitnet-2b").logits(second))
 
 
-# --- what a sequence remembers ------------------------------------------------------------------
+# --- sessions --------------------------------------------------------------------------------
 
 
-def test_a_prompt_that_diverges_is_as_if_it_were_new(loaded: Loader) -> None:
+def test_a_prompt_that_diverges_gives_what_a_new_one_gives(loaded: Loader) -> None:
     """Before, at and after the border of a block of 16 positions; and one that is shorter."""
     model, tokens = loaded("bitnet-2b"), tokens_of(40)
     fresh = loaded("bitnet-2b")
@@ -139,7 +139,7 @@ def test_a_prompt_that_diverges_is_as_if_it_were_new(loaded: Loader) -> None:
             np.testing.assert_array_equal(found, fresh.logits(other)[-1])
 
 
-def test_what_is_known_is_not_computed_again(
+def test_a_known_beginning_is_not_computed_again(
     loaded: Loader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, tokens = loaded("bitnet-2b"), tokens_of(30)
@@ -203,7 +203,7 @@ def test_the_whole_context_of_the_model(loaded: Loader) -> None:
 
 @pytest.mark.parametrize("name", ["bitnet-2b", "bonsai", "trilm"])
 def test_float16_keys_and_values_are_close_to_float32(name: str, loaded: Loader) -> None:
-    """A bit of a quantized activation may flip, so that a BitNet's are further apart."""
+    """In a BitNet an activation may be rounded to another integer, which differs more."""
     tokens = tokens_of(60)
     wide = loaded(name, kv="float32").logits(tokens)
     half = loaded(name, kv="float16").logits(tokens)
@@ -244,7 +244,7 @@ def test_buffers_of_one_name_are_one_memory() -> None:
     small = workspace.take("a", 2, 3)
     large = workspace.take("a", 4, 3)
     again, whole = workspace.take("a", 2, 3), workspace.take("a", 12, dtype=np.int8)
-    assert not np.shares_memory(small, large)  # it was too small, and is whose it was
+    assert not np.shares_memory(small, large)  # the first was too small
     assert np.shares_memory(again, large)
     assert np.shares_memory(whole, large)
     assert not np.shares_memory(workspace.take("b", 4, 3), large)

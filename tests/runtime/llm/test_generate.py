@@ -1,4 +1,4 @@
-"""Texts: when they end, what of them is shown, and that they depend on prompt and seed alone."""
+"""Generated text: when it ends, its pieces, and that it depends on prompt and seed alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DRAWN = Sampling(temperature=0.9, top_k=40, seed=7)
 
 @pytest.fixture
 def model(loaded: Loader) -> LanguageModel:
-    """A model that no token ends, so that its texts are as long as they may be."""
+    """A model without an end token, so that its texts have full length."""
     found = loaded("bitnet-2b")
     found.config = dataclasses.replace(found.config, eos_token_ids=(1 << 30,))
     return found
@@ -34,8 +34,8 @@ def ending_with(model: LanguageModel, *tokens: int) -> LanguageModel:
     return model
 
 
-def told(result: Generation) -> tuple[str, list[int], str]:
-    """Return what does not depend on the clock."""
+def result_of(result: Generation) -> tuple[str, list[int], str]:
+    """Return the parts that do not depend on the clock."""
     return result.text, result.tokens, result.finish_reason
 
 
@@ -61,7 +61,7 @@ def test_until_the_context_is_full(loaded: Loader) -> None:
 
 
 def test_an_end_token(model: LanguageModel) -> None:
-    """It is the last of the tokens, and no part of the text."""
+    """It is the last of the tokens, but not part of the text."""
     whole = model.generate(PROMPT, max_tokens=30, sampling=DRAWN)
     for end in (whole.tokens[0], whole.tokens[12], whole.tokens[29]):
         first = whole.tokens.index(end)
@@ -81,7 +81,7 @@ def test_the_tokenizer_s_end_where_the_model_names_none(model: LanguageModel) ->
 
 
 def favor(model: LanguageModel, token: int, after: int) -> Any:
-    """Return logits that choose `token` from the call of that number on."""
+    """Return a function of logits that favor `token` from call number `after` on."""
     logits, calls = model._decoder.logits, 0
 
     def changed(hidden: Any) -> Any:
@@ -99,7 +99,7 @@ def favor(model: LanguageModel, token: int, after: int) -> Any:
 
 
 def test_stop_strings_across_the_borders_of_tokens(model: LanguageModel) -> None:
-    """Every string of three characters of a text: each is found where it first is."""
+    """Strings of three characters of a text, each found where it first occurs."""
     whole = model.generate(PROMPT, max_tokens=40, sampling=DRAWN).text
     starts = [i for i in range(len(whole) - 3) if "\ufffd" not in whole[i : i + 3]]
     assert len(starts) > 8
@@ -117,7 +117,7 @@ def test_the_beginning_of_a_stop_string_at_the_end_is_text(model: LanguageModel)
     whole = model.generate(PROMPT, max_tokens=20)
     stop = whole.text[-2:] + "never"
     found = model.generate(PROMPT, max_tokens=20, stop=[stop])
-    assert told(found) == told(whole)
+    assert result_of(found) == result_of(whole)
     assert found.finish_reason == "length"
 
 
@@ -127,12 +127,12 @@ def test_a_stop_string_may_be_one_string(model: LanguageModel) -> None:
 
 
 def test_a_stop_string_that_the_last_bytes_make(model: LanguageModel) -> None:
-    """Half a character is held back until the text ends, and is a replacement character then."""
+    """Half a character is held back and becomes a replacement character at the end."""
     half = model.tokenizer.encode("é", special=False)[0]
     model._decoder.logits = favor(model, half, after=1)  # type: ignore[method-assign]
-    assert told(model.generate(PROMPT, max_tokens=1)) == ("\ufffd", [half], "length")
+    assert result_of(model.generate(PROMPT, max_tokens=1)) == ("\ufffd", [half], "length")
     found = model.generate(PROMPT, max_tokens=1, stop=["\ufffd"])
-    assert told(found) == ("", [half], "stop")
+    assert result_of(found) == ("", [half], "stop")
 
 
 # --- streams ------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def test_a_stop_string_that_the_last_bytes_make(model: LanguageModel) -> None:
 def test_a_stream_is_the_text_in_pieces(model: LanguageModel) -> None:
     whole = model.generate(PROMPT, max_tokens=40, sampling=DRAWN)
     stream = model.stream(PROMPT, max_tokens=40, sampling=DRAWN)
-    assert told(stream.result) == ("", [], "interrupted")
+    assert result_of(stream.result) == ("", [], "interrupted")
     pieces = []
     for piece in stream:
         assert piece
@@ -149,7 +149,7 @@ def test_a_stream_is_the_text_in_pieces(model: LanguageModel) -> None:
         assert stream.result.text == "".join(pieces)
     assert "".join(pieces) == whole.text == model.tokenizer.decode(whole.tokens)
     assert len(pieces) > 10
-    assert told(stream.result) == told(whole)
+    assert result_of(stream.result) == result_of(whole)
     assert list(stream) == []
 
 
@@ -161,11 +161,11 @@ def test_an_interrupted_stream_and_another_one(model: LanguageModel, loaded: Loa
     for prompt in (PROMPT, "in the end", PROMPT[:12]):
         fresh = ending_with(loaded("bitnet-2b"), 1 << 30)
         found = model.generate(prompt, max_tokens=20, sampling=DRAWN)
-        assert told(found) == told(fresh.generate(prompt, max_tokens=20, sampling=DRAWN))
-    # And the first can go on all the same.
+        assert result_of(found) == result_of(fresh.generate(prompt, max_tokens=20, sampling=DRAWN))
+    # The first can go on.
     whole = model.generate(PROMPT, max_tokens=30, sampling=DRAWN)
     assert some + "".join(stream) == whole.text
-    assert told(stream.result) == told(whole)
+    assert result_of(stream.result) == result_of(whole)
 
 
 def test_streams_in_turns(model: LanguageModel) -> None:
@@ -174,7 +174,7 @@ def test_streams_in_turns(model: LanguageModel) -> None:
     streams = [model.stream(p, max_tokens=12, sampling=DRAWN) for p in prompts]
     while any([next(s, None) for s in streams]):  # noqa: C419  a list: each is asked
         pass
-    assert [told(s.result) for s in streams] == [told(a) for a in alone]
+    assert [result_of(s.result) for s in streams] == [result_of(a) for a in alone]
 
 
 def test_times(model: LanguageModel) -> None:
@@ -189,7 +189,7 @@ def test_times(model: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize("name", ["bitnet-2b", "1bitllm", "falcon3"])
-def test_a_seed_is_a_text(name: str, loaded: Loader, threads: None) -> None:
+def test_a_seed_is_a_text(name: str, loaded: Loader, restore: None) -> None:
     """On one thread and two, as a stream, and beside others."""
     prompts = [PROMPT, "the rows", "an end in the end"]
     sampling = Sampling(temperature=1.2, top_p=0.95, min_p=0.001, repetition_penalty=1.1, seed=3)
@@ -198,12 +198,12 @@ def test_a_seed_is_a_text(name: str, loaded: Loader, threads: None) -> None:
     for count in (1, 2):
         rsr.set_num_threads(count)
         model = loaded(name)
-        found.append([told(model.generate(p, **options)) for p in prompts])
-        found.append([told(r) for r in model.generate_all(prompts, **options)])
-        found.append([told(r) for r in model.generate_all(prompts[::-1], **options)][::-1])
+        found.append([result_of(model.generate(p, **options)) for p in prompts])
+        found.append([result_of(r) for r in model.generate_all(prompts, **options)])
+        found.append([result_of(r) for r in model.generate_all(prompts[::-1], **options)][::-1])
     assert all(texts == found[0] for texts in found[1:])
     other = {**options, "sampling": dataclasses.replace(sampling, seed=4)}
-    assert told(model.generate(PROMPT, **other)) != found[0][0]
+    assert result_of(model.generate(PROMPT, **other)) != found[0][0]
 
 
 def test_without_a_seed_texts_differ(model: LanguageModel) -> None:
@@ -220,20 +220,20 @@ def test_greedy_is_the_largest_logit(model: LanguageModel) -> None:
         tokens.append(token)
 
 
-def test_texts_side_by_side_end_each_in_its_time(model: LanguageModel) -> None:
+def test_texts_side_by_side_end_independently(model: LanguageModel) -> None:
     prompts = [PROMPT, "the rows", "an end"]
     whole = [model.generate(p, max_tokens=20, sampling=DRAWN) for p in prompts]
     ending_with(model, whole[0].tokens[3], whole[1].tokens[9])
     alone = [model.generate(p, max_tokens=20, sampling=DRAWN) for p in prompts]
     found = model.generate_all(prompts, max_tokens=20, sampling=DRAWN)
-    assert [told(r) for r in found] == [told(r) for r in alone]
+    assert [result_of(r) for r in found] == [result_of(r) for r in alone]
     assert len({len(r.tokens) for r in found}) > 1
     assert [r.prompt_tokens for r in found] == [r.prompt_tokens for r in alone]
     assert model.generate_all([]) == []
 
 
-def test_what_the_model_asks_for(loaded: Loader, language_models: Any, tmp_path: Any) -> None:
-    """generation_config.json says how it is sampled, where nobody else does."""
+def test_sampling_options_of_the_model(loaded: Loader, language_models: Any, tmp_path: Any) -> None:
+    """generation_config.json gives the sampling options by default."""
     from rsr_runtime import llm
 
     path = language_models.variant(
@@ -247,7 +247,7 @@ def test_what_the_model_asks_for(loaded: Loader, language_models: Any, tmp_path:
     assert loaded("bitnet-2b").sampling == Sampling()
 
 
-# --- what is refused ----------------------------------------------------------------------------
+# --- refusals ---------------------------------------------------------------------------------
 
 
 def test_an_empty_prompt(model: LanguageModel) -> None:
@@ -282,7 +282,7 @@ def test_tokens_out_of_range(model: LanguageModel, token: int) -> None:
 
 
 @pytest.mark.parametrize("prompt", [None, 5, 2.5, [1.5], ["a"], [None], [[1]], b"bytes", {"a": 1}])
-def test_what_is_no_prompt(model: LanguageModel, prompt: Any) -> None:
+def test_other_types_of_prompts_are_refused(model: LanguageModel, prompt: Any) -> None:
     with pytest.raises(PromptError, match="found a prompt of type .*, expected a string or tokens"):  # noqa: RUF043
         model.encode(prompt)
 
@@ -295,7 +295,7 @@ def test_tokens_may_be_numpy_s(model: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize("count", [0, -1, 2.5, "3"])
-def test_no_number_of_tokens(model: LanguageModel, count: Any) -> None:
+def test_an_invalid_max_tokens_is_refused(model: LanguageModel, count: Any) -> None:
     for call in (model.generate, lambda p, **o: model.generate_all([p], **o)):
         with pytest.raises(OptionError, match=f"max_tokens: found {count}, expected a number from"):
             call(PROMPT, max_tokens=count)
@@ -303,12 +303,12 @@ def test_no_number_of_tokens(model: LanguageModel, count: Any) -> None:
 
 
 @pytest.mark.parametrize("context", [0, -1, 257, 2.5, "16"])
-def test_no_context(loaded: Loader, context: Any) -> None:
+def test_an_invalid_context_is_refused(loaded: Loader, context: Any) -> None:
     with pytest.raises(OptionError, match=f"context: found {context}, expected 1 to 256"):
         loaded("bitnet-2b", context=context)
 
 
-def test_stop_strings_that_are_none(model: LanguageModel) -> None:
+def test_invalid_stop_strings_are_refused(model: LanguageModel) -> None:
     for stop in ([""], "", [5]):
         with pytest.raises(PromptError, match="is no stop string"):
             model.stream(PROMPT, stop=stop)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""What transformers computed for models of every family is what the runtime computes.
+"""The runtime computes what transformers computed for models of every family.
 
-The checkpoints are made from seeds, as ``tests/parity/models.py`` says, compiled, and run; neither
-torch nor transformers is needed. ``tests/parity/make_golden_llm.py`` made the data.
+``rsr_testing.models`` makes the checkpoints from seeds, ``rsr_testing.parity.golden_llm`` made the
+data. Neither torch nor transformers is needed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ pytest.importorskip("jinja2", reason="needs the extra llm")
 
 from rsr_runtime import llm
 
-TOLERANCE = 2e-4  # of the largest logit: tests/parity/compare.py says why
+TOLERANCE = 2e-4  # of the largest logit; rsr_testing/parity/compare.py says why
 
 
 class Golden:
-    """A model that is loaded, and what transformers said of it."""
+    """A loaded model, and the results of transformers."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.family: Any = models.FAMILIES[name]
@@ -48,7 +48,7 @@ def golden(
 
 
 def test_the_checkpoint_is_the_one_that_was_judged(golden: Golden) -> None:
-    assert golden.checkpoint.hexdigest() == str(golden.data["sha256"]), "run make_golden_llm.py"
+    assert golden.checkpoint.hexdigest() == str(golden.data["sha256"]), "run golden_llm"
     assert golden.model.tokenizer.encode(golden.text)[: len(golden.tokens)] == golden.tokens
 
 

@@ -1,4 +1,4 @@
-"""Memory of keys and values: its layout, its size, and what it refuses."""
+"""The KV cache: shapes, size, and refused options."""
 
 from __future__ import annotations
 

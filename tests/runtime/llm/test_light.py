@@ -1,12 +1,16 @@
-"""Language models cost nothing where they are not used, and say what they need."""
+"""Imports of `rsr_runtime.llm`, and errors where a package or config.json is missing."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+import rsrc
+from rsr_runtime import llm
 from rsr_testing.language_models import LanguageModels
 from rsr_testing.paths import DIGITS
-from rsr_testing.process import RunPython
+from rsr_testing.process import run_python
 
 LOADED = """
 def loaded():
@@ -17,19 +21,17 @@ def loaded():
 """
 
 
-def lines(run_python: RunPython, code: str, *arguments: object) -> list[str]:
+def lines(code: str, *arguments: object) -> list[str]:
     done = run_python(LOADED + code, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
-def test_the_runtime_loads_nothing_of_it(run_python: RunPython) -> None:
-    assert lines(run_python, "import rsr_runtime; print(loaded())") == ["[]"]
+def test_the_runtime_loads_nothing_of_it() -> None:
+    assert lines("import rsr_runtime; print(loaded())") == ["[]"]
 
 
-def test_packages_are_loaded_when_they_are_used(
-    run_python: RunPython, language_models: LanguageModels
-) -> None:
+def test_packages_are_loaded_when_they_are_used(language_models: LanguageModels) -> None:
     code = """
 import sys
 from rsr_runtime import llm
@@ -40,17 +42,15 @@ print(loaded())
 model.generate("The rows", max_tokens=2)
 print(loaded())
 """
-    assert lines(run_python, code, language_models.path("bitnet-2b")) == [
+    assert lines(code, language_models.path("bitnet-2b")) == [
         "['rsr_runtime.llm']",
         "['rsr_runtime.llm']",
         "['tokenizers', 'rsr_runtime.llm']",
     ]
 
 
-def test_without_the_packages_the_extra_is_named(
-    run_python: RunPython, language_models: LanguageModels
-) -> None:
-    """Tokens go in and logits come out all the same."""
+def test_without_the_packages_the_extra_is_named(language_models: LanguageModels) -> None:
+    """Logits of tokens need no package."""
     code = """
 import sys
 sys.modules["tokenizers"] = sys.modules["jinja2"] = None
@@ -64,7 +64,7 @@ for call in calls:
     except llm.DependencyError as error:
         print(isinstance(error, ImportError), error.name, str(error).partition(": ")[2])
 """
-    assert lines(run_python, code, language_models.path("bitnet-2b")) == [
+    assert lines(code, language_models.path("bitnet-2b")) == [
         "(304,)",
         "True tokenizers pip install 'rsr-ternary[llm]'",
         "True tokenizers pip install 'rsr-ternary[llm]'",
@@ -72,14 +72,8 @@ for call in calls:
     ]
 
 
-def test_what_is_no_language_model(run_python: RunPython, tmp_path: Path) -> None:
-    """A .rsr of a .safetensors file alone has no config.json, and says what to compile."""
-    import pytest
-
-    import rsrc
-    from rsr_runtime import llm
-
-    digits = DIGITS
-    rsrc.compile(digits, tmp_path / "digits.rsr")
+def test_other_models_are_refused(tmp_path: Path) -> None:
+    """A .rsr file compiled from a single .safetensors file has no config.json."""
+    rsrc.compile(DIGITS, tmp_path / "digits.rsr")
     with pytest.raises(llm.ModelError, match=r"no config\.json.*compile the model's directory"):
         llm.load(tmp_path / "digits.rsr")

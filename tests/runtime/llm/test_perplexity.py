@@ -1,4 +1,4 @@
-"""Perplexity: against NumPy in float64 from the logits of each window."""
+"""Perplexity, compared with NumPy in float64 from the logits of each window."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def test_without_a_window(loaded: Loader) -> None:
     assert loaded("bitnet-2b", context=64).perplexity(TEXT).window == 64
 
 
-def test_the_whole_vocabulary_alike() -> None:
-    """Logits that are all the same predict one token of as many as there are."""
+def test_equal_logits() -> None:
+    """Equal logits give every token of the vocabulary the same probability."""
     logits = np.full((5, 300), 7.0, np.float32)
     found = _log_likelihood(logits, np.array([0, 1, 299, 7, 7]))
     assert found == pytest.approx(-5 * math.log(300), rel=1e-6)
@@ -72,7 +72,7 @@ def test_large_logits_do_not_overflow() -> None:
     assert found == pytest.approx(-1e4 - math.log(2), rel=1e-6)
 
 
-def test_a_model_is_surer_than_a_float_can_say(loaded: Loader) -> None:
+def test_a_very_wrong_model_has_infinite_perplexity(loaded: Loader) -> None:
     model = loaded("bitnet-2b")
     model._decoder._norm = model._decoder._norm * np.float32(1e6)
     assert model.perplexity(TEXT).value == math.inf
@@ -93,7 +93,7 @@ def test_progress(loaded: Loader) -> None:
     assert calls == [(done, last) for done in (*range(40, last, 40), last)]
 
 
-def test_it_leaves_no_traces(loaded: Loader) -> None:
+def test_it_does_not_change_later_results(loaded: Loader) -> None:
     model = loaded("bitnet-2b")
     before = model.generate("The rows", max_tokens=9)
     model.perplexity(TEXT, 16)
@@ -103,7 +103,7 @@ def test_it_leaves_no_traces(loaded: Loader) -> None:
     )
 
 
-def test_what_is_refused(loaded: Loader) -> None:
+def test_other_windows_and_texts_are_refused(loaded: Loader) -> None:
     model = loaded("bitnet-2b", context=32)
     for window in (0, -1, 33, 2.5):
         with pytest.raises(OptionError, match=f"window: found {window}, expected 1 to 32"):
@@ -114,7 +114,7 @@ def test_what_is_refused(loaded: Loader) -> None:
         model.perplexity("\ud800")
 
 
-def test_a_token_that_the_model_does_not_know(loaded: Loader) -> None:
+def test_a_token_beyond_the_vocabulary(loaded: Loader) -> None:
     model = loaded("bitnet-2b")
     unknown = model.tokenizer._inner.add_tokens(["beyond"])
     assert unknown == 1

@@ -1,4 +1,4 @@
-"""Rotary embeddings: literal values, and every scaling against the paper's formulas in float64."""
+"""Rotary embeddings: literal values, and every scaling by its paper's formulas in float64."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rope(head_dim: int = 64, positions: int = 4096, theta: float = 1e4, **config
 
 
 def frequencies(found: Rope) -> npt.NDArray[np.float64]:
-    """Return the angles of position 1, which are far below a turn."""
+    """Return the angles of position 1, which are less than a turn."""
     cos, sin = found.tables(2)
     angles: npt.NDArray[np.float64] = np.arctan2(sin[1].astype(float), cos[1].astype(float))
     return angles
@@ -55,14 +55,14 @@ def test_all_positions() -> None:
     np.testing.assert_allclose(sin, np.sin(angles), atol=1e-4)
 
 
-def test_tables_of_more_positions_begin_with_those_of_fewer() -> None:
+def test_longer_tables_begin_with_shorter_ones() -> None:
     for config in ({}, LLAMA3, YARN):
         found = rope(rope_scaling=config)
         for few, many in zip(found.tables(7), found.tables(100), strict=True):
             np.testing.assert_array_equal(few, many[:7])
 
 
-# --- where it is said ---------------------------------------------------------------------------
+# --- keys ---------------------------------------------------------------------------------------
 
 
 def test_theta() -> None:
@@ -70,7 +70,7 @@ def test_theta() -> None:
     assert rope(rope_theta=1000042).theta == 1000042.0
     assert rope(rope_theta=None).theta == 1e4
     assert rope(rope_parameters={"rope_theta": 7e4}).theta == 7e4
-    # What is inside counts first, as in transformers.
+    # The inner value takes precedence, as in transformers.
     assert rope(rope_theta=1e6, rope_parameters={"rope_theta": 7e4}).theta == 7e4
     assert rope(rope_theta=1e6, rope_scaling={"type": "linear", "factor": 2.0}).theta == 1e6
 
@@ -132,7 +132,7 @@ def test_llama3_literal_values() -> None:
 
 
 def test_llama3_without_its_original_length() -> None:
-    """It then is max_position_embeddings, as in transformers."""
+    """max_position_embeddings takes its place, as in transformers."""
     config = {k: v for k, v in LLAMA3.items() if not k.startswith("original")}
     found = rope(positions=8192, rope_scaling=config)
     np.testing.assert_array_equal(found.tables(9), rope(rope_scaling=LLAMA3).tables(9))
@@ -180,7 +180,7 @@ def test_yarn(head_dim: int, theta: float, extra: dict[str, Any]) -> None:
         ({"factor": 1.0}, 1.0),
         ({"factor": 0.5}, 1.0),
         ({"factor": 40.0}, 1.3688879454113936),
-        ({"mscale": 1.0}, 1.138629436111989),  # alone it counts for nothing
+        ({"mscale": 1.0}, 1.138629436111989),  # has no effect alone
         ({"mscale": 0.707, "mscale_all_dim": 1.0}, 0.9643269),
         ({"mscale": None, "mscale_all_dim": None}, 1.138629436111989),
     ],
@@ -232,12 +232,12 @@ def test_a_missing_number_is_named(config: dict[str, Any], key: str) -> None:
 @pytest.mark.parametrize(
     "key", ["factor", "rope_theta", "beta_fast", "original_max_position_embeddings"]
 )
-def test_no_number(key: str, value: object) -> None:
+def test_invalid_numbers_are_refused(key: str, value: object) -> None:
     with pytest.raises(ModelError, match=f"config.json: {key} is .*, expected a number from"):
         rope(rope_scaling={**YARN, key: value})
 
 
-def test_theta_that_is_no_base() -> None:
+def test_theta_must_be_more_than_1() -> None:
     for theta in (1, 1.0, 0.5):
         with pytest.raises(ModelError, match=r"rope_theta is .*, expected more than 1"):
             rope(rope_theta=theta)
@@ -245,7 +245,7 @@ def test_theta_that_is_no_base() -> None:
         rope(rope_theta="x")
 
 
-def test_frequencies_of_llama3_that_cross() -> None:
+def test_llama3_frequencies_must_be_in_order() -> None:
     for low in (4.0, 5.0):
         with pytest.raises(ModelError, match=r"expected less than high_freq_factor, 4\.0"):
             rope(rope_scaling={**LLAMA3, "low_freq_factor": low})
@@ -262,6 +262,7 @@ def test_partial_rotation() -> None:
 
 
 def test_numbers_at_the_borders_give_finite_tables() -> None:
+    read = 0
     for scaling in (LLAMA3, YARN, {"type": "linear", "factor": 2.0}):
         for key in ("factor", "rope_theta", "original_max_position_embeddings", "beta_fast"):
             for value in (1e-9, 1.0000001, 1e18):
@@ -269,9 +270,11 @@ def test_numbers_at_the_borders_give_finite_tables() -> None:
                     found = rope(rope_scaling={**scaling, key: value})
                 except ModelError:
                     continue
+                read += 1
                 cos, sin = found.tables(40)
                 assert np.isfinite(cos).all()
                 assert np.isfinite(sin).all()
+    assert read > 10
 
 
 def test_more_positions_than_memory() -> None:
@@ -280,8 +283,8 @@ def test_more_positions_than_memory() -> None:
         rope(4096).tables(1 << 40)
 
 
-def test_factors_of_a_gguf_file_are_for_what_its_config_cannot_say() -> None:
-    """They divide frequencies, but not those that a config has stretched already."""
+def test_factors_of_a_gguf_file_apply_where_its_config_has_no_scaling() -> None:
+    """They divide frequencies, but not those that the config has scaled already."""
     factors = np.array([1, 2, 4, 8], np.float32)
     plain = rope(8).tables(5)[1]
     np.testing.assert_allclose(rope(8).tables(5, factors)[1][:, 0], plain[:, 0])

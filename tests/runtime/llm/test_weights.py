@@ -1,4 +1,4 @@
-"""The tensors of a decoder: all that are wrong are named at once, the right ones found."""
+"""The tensors of a decoder: how they are found, and the list of all that are wrong."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from rsr_runtime.llm.config import read_config
 from rsr_runtime.llm.linear import Dense, Int8Head
 from rsr_runtime.llm.weights import Weights, collect
 from rsr_testing.language_models import LanguageModels
+from rsr_testing.models import FAMILIES, Tensor
 
-Tensors = dict[str, Any]
+Tensors = dict[str, Tensor]
 
 
 def weights_of(path: Path) -> Weights:
@@ -25,11 +26,11 @@ def weights_of(path: Path) -> Weights:
     return collect(model, read_config(model.files))
 
 
-def test_what_a_bitnet_has(language_models: LanguageModels) -> None:
+def test_tensors_of_a_bitnet(language_models: LanguageModels) -> None:
     weights = weights_of(language_models.path("bitnet-2b"))
     layer = weights.layers[1]
     assert len(weights.layers) == 2
-    ffn = language_models.module.FAMILIES["bitnet-2b"].config["intermediate_size"]
+    ffn = FAMILIES["bitnet-2b"].config["intermediate_size"]
     for linear, shape in (
         (layer.q, (64, 64)), (layer.k, (32, 64)), (layer.v, (32, 64)), (layer.o, (64, 64)),
         (layer.gate, (ffn, 64)), (layer.up, (ffn, 64)), (layer.down, (64, ffn)),
@@ -70,7 +71,7 @@ def test_norms_of_heads(language_models: LanguageModels) -> None:
 
 
 def test_bytes_of_a_token(language_models: LanguageModels) -> None:
-    """Of all matrices, and the head once; a row of the embedding is next to nothing."""
+    """All matrices count, the head once; a row of the embedding is negligible."""
     model = rsr.load(language_models.path("llama3-1.58"))
     found = collect(model, read_config(model.files)).nbytes
     names = [name for name in model if name.endswith("_proj.weight")]
@@ -79,11 +80,11 @@ def test_bytes_of_a_token(language_models: LanguageModels) -> None:
     assert found == sum(m.nbytes for m in matrices) + model.stored("lm_head.weight").nbytes
 
 
-# --- what is wrong ------------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------
 
 
 class Without:
-    """A model that lacks some tensors. The compiler would make none: it counts them, too."""
+    """A model that lacks some tensors, which the compiler would refuse to make."""
 
     def __init__(self, model: Model, gone: tuple[str, ...]) -> None:
         self._model = model
@@ -101,7 +102,7 @@ class Without:
 
 
 def refusal(path: Path, gone: tuple[str, ...] = (), **config: Any) -> str:
-    """Return what is wrong without some tensors, or with another config.json."""
+    """Return the error without some tensors, or with changes of config.json."""
     model = rsr.load(path)
     document = {**json.loads(model.files["config.json"]), **config}
     files = {**model.files, "config.json": json.dumps(document).encode()}
@@ -123,7 +124,7 @@ def test_all_missing_tensors_are_listed_at_once(language_models: LanguageModels)
 
 
 def test_contradictions_say_both_shapes(language_models: LanguageModels) -> None:
-    ffn = language_models.module.FAMILIES["bitnet-2b"].config["intermediate_size"]
+    ffn = FAMILIES["bitnet-2b"].config["intermediate_size"]
     message = refusal(
         language_models.path("bitnet-2b"), intermediate_size=156, num_key_value_heads=4
     )
@@ -144,7 +145,7 @@ def test_another_vocabulary(language_models: LanguageModels) -> None:
 
 @pytest.mark.parametrize("layers", [3, 1000, (1 << 31) - 1])
 def test_more_layers_than_there_are(language_models: LanguageModels, layers: int) -> None:
-    """However many they are said to be, the answer is short, and soon there."""
+    """The message is short, and soon there, however many layers the config claims."""
     message = refusal(language_models.path("bitnet-2b"), num_hidden_layers=layers)
     assert "model.layers.2.self_attn.q_proj.weight is missing" in message
     assert len(message) < 5000
@@ -153,9 +154,8 @@ def test_more_layers_than_there_are(language_models: LanguageModels, layers: int
 
 def test_weights_that_are_no_floats(language_models: LanguageModels, tmp_path: Path) -> None:
     def change(tensors: Tensors) -> None:
-        tensor = type(tensors["model.norm.weight"])
-        tensors["model.norm.weight"] = tensor("U8", np.ones(64, np.uint8))
-        tensors["model.embed_tokens.weight"] = tensor("U8", np.ones((304, 64), np.uint8))
+        tensors["model.norm.weight"] = Tensor("U8", np.ones(64, np.uint8))
+        tensors["model.embed_tokens.weight"] = Tensor("U8", np.ones((304, 64), np.uint8))
 
     path = language_models.variant("llama3-1.58", tmp_path, tensors=change)
     with pytest.raises(ModelError, match=r"not those that config\.json") as caught:
@@ -194,12 +194,11 @@ def test_biases(
 def test_norms_inside_linear_layers(
     language_models: LanguageModels, tmp_path: Path, name: str
 ) -> None:
-    """use_rms_norm: every layer normalizes its own input before it quantizes it."""
+    """With use_rms_norm a layer normalizes its input before it quantizes it."""
     values = np.linspace(0.5, 1.5, 64, dtype=np.float32)
 
     def change(tensors: Tensors) -> None:
-        tensor = type(tensors["model.norm.weight"])
-        tensors[f"model.layers.0.mlp.up_proj.{name}.weight"] = tensor("F32", values)
+        tensors[f"model.layers.0.mlp.up_proj.{name}.weight"] = Tensor("F32", values)
 
     quantization = {
         "quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline",
@@ -234,7 +233,7 @@ def test_layers_that_are_not_converted_take_floats(language_models: LanguageMode
 def test_masters_that_were_not_compiled(
     language_models: LanguageModels, tmp_path: Path, family: str
 ) -> None:
-    """As they are they would make another model: it quantizes them before it multiplies."""
+    """The model quantizes them before it multiplies, so dense products would be wrong."""
     path = language_models.variant(family, tmp_path, exclude=["*.1.mlp.down_proj*"])
     with pytest.raises(ModelError) as caught:
         llm.load(path)
@@ -253,7 +252,7 @@ def test_floats_of_a_model_that_does_not_quantize(
 
 
 def test_patterns_of_what_is_not_converted(language_models: LanguageModels, tmp_path: Path) -> None:
-    """The compiler follows them: what it kept dense is so in the model."""
+    """Layers that the compiler keeps dense, by the same patterns, are dense in the model."""
     quantization = {
         "quant_method": "bitnet",
         "linear_class": "autobitlinear",
@@ -278,7 +277,7 @@ def test_an_untied_head(language_models: LanguageModels) -> None:
 
 
 def test_a_tied_head_although_one_is_there(language_models: LanguageModels, tmp_path: Path) -> None:
-    """What config.json says counts, as in transformers."""
+    """config.json decides, as in transformers."""
     path = language_models.variant("llama3-1.58", tmp_path, config={"tie_word_embeddings": True})
     weights = weights_of(path)
     assert weights.head.weight is weights.embedding
@@ -292,15 +291,14 @@ def test_an_untied_head_that_is_missing(language_models: LanguageModels, tmp_pat
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_head_of_int8(language_models: LanguageModels, tmp_path: Path, tied: bool) -> None:
-    """One scale a row; it is the head, whether or not the embedding is said to be."""
+    """With a scale per row; it is the head even where config.json ties the embeddings."""
 
     def change(tensors: Tensors) -> None:
-        tensor = type(tensors["model.norm.weight"])
         embedding = tensors["model.embed_tokens.weight"].values
         floats = (embedding.astype(np.uint32) << 16).view(np.float32)
         scale = np.abs(floats).max(axis=1) / np.float32(127)
-        tensors["lm_head.weight"] = tensor("I8", np.round(floats / scale[:, None]).astype(np.int8))
-        tensors["lm_head.weight_scale"] = tensor("F32", scale)
+        tensors["lm_head.weight"] = Tensor("I8", np.round(floats / scale[:, None]).astype(np.int8))
+        tensors["lm_head.weight_scale"] = Tensor("F32", scale)
 
     path = language_models.variant(
         "bitnet-2b", tmp_path, tensors=change, config={"tie_word_embeddings": tied}
@@ -317,9 +315,8 @@ def test_a_head_of_int8(language_models: LanguageModels, tmp_path: Path, tied: b
 
 def test_a_head_of_int8_without_its_scale(language_models: LanguageModels, tmp_path: Path) -> None:
     def change(tensors: Tensors) -> None:
-        tensor = type(tensors["model.norm.weight"])
         rows = len(tensors["model.embed_tokens.weight"].values)
-        tensors["lm_head.weight"] = tensor("I8", np.full((rows + 4, 60), 2, np.int8))
+        tensors["lm_head.weight"] = Tensor("I8", np.full((rows + 4, 60), 2, np.int8))
 
     path = language_models.variant("bitnet-2b", tmp_path, tensors=change)
     with pytest.raises(ModelError) as caught:
@@ -328,10 +325,10 @@ def test_a_head_of_int8_without_its_scale(language_models: LanguageModels, tmp_p
     assert "lm_head.weight is [308, 60], expected [304, 64]" in str(caught.value)
 
 
-def test_what_only_a_stranger_s_file_has(
+def test_tensors_that_the_compiler_never_writes(
     language_models: LanguageModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Refused on loading: a bias with scales of groups, an int8 head whose sums may overflow."""
+    """A bias with scales of groups, and an int8 head whose sums may overflow, are refused."""
     grouped = property(lambda matrix: np.ones((matrix.shape[0], 2), np.float32))
     with monkeypatch.context() as patched:
         patched.setattr(Matrix, "scale", grouped)

@@ -1,4 +1,4 @@
-"""Makes random language models, each once."""
+"""Random language models, each made once."""
 
 from __future__ import annotations
 
@@ -9,22 +9,20 @@ from typing import Any
 
 import rsrc
 
-from . import models
+from .models import FAMILIES, Tensor
 
 
 class LanguageModels:
-    """Makes random models of every family that can be run, each once."""
+    """Makes the models of `rsr_testing.models`, each once, and variants of them."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._paths: dict[str, Path] = {}
-        self.module = models
-        self.names = tuple(self.module.FAMILIES)
 
     def path(self, name: str) -> Path:
         """Return the .rsr file of a family."""
         if name not in self._paths:
-            self._paths[name] = self.module.FAMILIES[name].build(self._folder / name)
+            self._paths[name] = FAMILIES[name].build(self._folder / name)
         return self._paths[name]
 
     def variant(
@@ -32,7 +30,7 @@ class LanguageModels:
         name: str,
         folder: Path,
         files: Mapping[str, bytes | None] | None = None,
-        tensors: Callable[[dict[str, Any]], None] | None = None,
+        tensors: Callable[[dict[str, Tensor]], None] | None = None,
         config: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Path:
@@ -40,22 +38,19 @@ class LanguageModels:
 
         Args:
             name: of the family.
-            folder: where it is made.
-            files: what model files hold instead; None removes one.
-            tensors: changes the tensors, by name, before they are written.
-            config: values that config.json has instead; None removes one.
+            folder: where the model is made.
+            files: Contents of model files; None removes one.
+            tensors: Changes the tensors of the checkpoint, by name.
+            config: Values of config.json; None removes one.
             options: of `rsrc.compile`.
         """
-        family = self.module.FAMILIES[name]
-        settings = {**family.config, **(config or {})}
-        changed = dataclasses.replace(
-            family, config={k: v for k, v in settings.items() if v is not None}
-        )
-        made = family.tensors()
+        family = FAMILIES[name]
+        made = family.tensors()  # not those that the changed config would ask for
         if tensors is not None:
             tensors(made)
-        object.__setattr__(changed, "tensors", lambda seed=None: made)
-        changed.save(folder / "model")
+        settings = {**family.config, **(config or {})}
+        settings = {key: value for key, value in settings.items() if value is not None}
+        dataclasses.replace(family, config=settings).save(folder / "model", made)
         for file, data in (files or {}).items():
             path = folder / "model" / file
             path.unlink() if data is None else path.write_bytes(data)

@@ -1,4 +1,4 @@
-"""Loads language models, and closes them."""
+"""Loads language models for a test, and closes them after it."""
 
 from __future__ import annotations
 

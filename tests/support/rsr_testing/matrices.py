@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,21 @@ import numpy as np
 import numpy.typing as npt
 
 import rsr_runtime as rsr
-from rsr_formats import packing as encoding
+from rsr_formats.packing import (
+    block_from_ranks,
+    column_order,
+    listed_ranks,
+    pack_n4s1,
+    pack_w16,
+    padding_digit,
+    padding_rank,
+    pattern_digits,
+    ranks_of,
+)
 from rsr_formats.records import TERNARY, DenseTensor, FileEntry, IndexedTensor, Scale, SourceRecord
 from rsr_formats.writer import RsrWriter, create
 from rsr_runtime import Matrix
+from rsr_runtime.reference import quantize_int8
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
@@ -22,6 +35,14 @@ Damage = Callable[[Arrays], None]
 
 ISAS: list[str] = list(rsr.cpu_info()["supported_isas"])
 BLOCK = 7  # rows that share a scale in Spec(scale="block")
+
+
+def patterns_of(k: int, keep: Callable[[tuple[int, ...]], bool], base: int = 3) -> bytes:
+    """Return the patterns of k digits that `keep` accepts, in order."""
+    return b"".join(bytes(p) for p in itertools.product(range(base), repeat=k) if keep(p))
+
+
+SPARSE = patterns_of(4, lambda p: p.count(1) == 1)  # 3:4 sparse, one zero in four: 32 patterns
 
 
 @dataclass(frozen=True)
@@ -47,6 +68,23 @@ class Spec:
         return self.name or str(self)
 
 
+def float32_bound(magnitudes: Array, x: Array, least: int = 3) -> Array:
+    """Return how far a float32 product W @ x may lie from the exact one: n 2^-24 |W| @ |x|.
+
+    Each of a row's n products and sums rounds once, in whatever order it is added up.
+
+    Args:
+        magnitudes: |W| or bounds of it, (out, in); (out, 1) where they are alike along each row.
+        x: (in,) or (in, b).
+        least: The smallest n that counts. A scale rounds too, which shows in the shortest rows.
+    """
+    size = np.abs(x.astype(np.float64))
+    if magnitudes.shape[1] == 1:
+        size = size.sum(axis=0, keepdims=True)
+    bound: Array = max(len(x), least) * 2.0**-24 * (magnitudes @ size)
+    return bound
+
+
 @dataclass(frozen=True)
 class Built:
     """A loaded matrix, and what it must equal."""
@@ -56,35 +94,80 @@ class Built:
     W: npt.NDArray[np.int64]  # digit values, (out, in)
     scale: npt.NDArray[np.float64]  # of each row, (out,); (out, in) with groups
 
+    @cached_property
+    def _wide(self) -> npt.NDArray[np.float64]:
+        return self.W.astype(np.float64)
+
+    @property
+    def _scale(self) -> npt.NDArray[np.float64]:
+        return self.scale if self.scale.ndim == 2 else self.scale[:, None]
+
+    @cached_property
+    def scaled(self) -> npt.NDArray[np.float64]:
+        """The dense matrix, (out, in)."""
+        return self._wide * self._scale
+
     def exact(self, x: Array) -> npt.NDArray[np.int64]:
         """W @ x for integers: exact, as float64 holds every integer below 2^53."""
-        product: npt.NDArray[np.float64] = self.W.astype(np.float64) @ x.astype(np.float64)
-        return product.astype(np.int64)
+        return (self._wide @ x.astype(np.float64)).astype(np.int64)
+
+    def bound(self, x: Array) -> Array:
+        """How far a float32 product with x, (in,) or (in, b), may be off, as `Matrix` promises."""
+        return float32_bound(np.abs(self._scale), x)
 
     def check(self, x: Array, what: object = "") -> Array:
-        """Multiply by one vector, and compare as far as `Matrix` promises; return the product."""
+        """Multiply by x, (in,) or (in, b), compare as far as `Matrix` promises; return W @ x."""
         found = self.matrix @ x
-        where = f"{self.spec}, {rsr.cpu_info()['isa']}, {what}"
-        if x.dtype == np.int8:
-            assert found.dtype == np.int32, where
-            expected = self.exact(x)
-            wrong = np.flatnonzero(found != expected)
-            assert not len(wrong), (
-                f"{where}: rows {wrong[:8]} are {found[wrong[:8]]}, expected {expected[wrong[:8]]}"
-            )
+        if x.dtype == np.float32:
+            self.check_float32(found, x, what)
             return found
-        assert found.dtype == np.float32, where
-        x64 = x.astype(np.float64)
-        scale = self.scale if self.scale.ndim == 2 else self.scale[:, None]
-        error = np.abs(found - (self.W * scale) @ x64)
-        bound = (
-            max(len(x), 3) * 2.0**-24 * (np.abs(np.broadcast_to(scale, self.W.shape)) @ np.abs(x64))
-        )
-        wrong = np.flatnonzero(~(error <= bound))
+        assert found.dtype == np.int32, self._where(what)
+        expected = self.exact(x)
+        wrong = np.argwhere(found != expected)[:8]
         assert not len(wrong), (
-            f"{where}: rows {wrong[:8]} are off by {error[wrong[:8]]}, allowed {bound[wrong[:8]]}"
+            f"{self._where(what)}: at {wrong.tolist()} are {[found[tuple(i)] for i in wrong]}, "
+            f"expected {[expected[tuple(i)] for i in wrong]}"
         )
         return found
+
+    def check_float32(self, found: Array, x: Array, what: object = "") -> None:
+        """Compare what is said to be the float32 product with x, (in,) or (in, b)."""
+        assert found.dtype == np.float32, self._where(what)
+        error, bound = np.abs(found - self.scaled @ x.astype(np.float64)), self.bound(x)
+        assert error.shape == bound.shape, self._where(what)
+        wrong = np.argwhere(~(error <= bound))[:8]
+        assert not len(wrong), (
+            f"{self._where(what)}: at {wrong.tolist()} are off by "
+            f"{[error[tuple(i)] for i in wrong]}, allowed {[bound[tuple(i)] for i in wrong]}"
+        )
+
+    def check_int8_linear(self, x: Array) -> None:
+        """Check `linear` with int8 activations; x (count, in) of float32."""
+        q, s = quantize_int8(x)
+        error = np.abs(self.matrix.linear(x, "int8").T - self.scaled @ q.T.astype(np.float64) / s.T)
+        assert (error <= self.bound(q.T) / s.T).all(), self._where("linear, int8")
+
+    def check_not_finite(self, x: Array, found: Array | None = None) -> None:
+        """Check that NaN and infinities in x, (in,) or (in, b), spread as in a dense product."""
+        wide = x.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # a zero times infinity is NaN, and no zero is skipped
+            columns = wide.T[..., None, :] if wide.ndim == 2 else wide
+            expected = (self.scaled * columns).sum(axis=-1).T
+            y = self.matrix @ x if found is None else found
+        for test in (np.isnan, np.isposinf, np.isneginf):
+            assert (test(y) == test(expected)).all(), self._where(x)
+
+    def _where(self, what: object) -> str:
+        return f"{self.spec}, {rsr.cpu_info()['isa']}, {what}"
+
+
+Build = Callable[[Sequence[Spec]], list[Built]]
+
+
+def matrix_of(model: rsr.Model, name: str) -> Matrix:
+    found = model[name]
+    assert isinstance(found, Matrix), name
+    return found
 
 
 class Workshop:
@@ -109,12 +192,7 @@ class Workshop:
         path = self.path()
         dense = self.write(path, specs, damage)
         model = rsr.load(path, **load)
-        built = []
-        for spec in specs:
-            matrix = model[spec.key]
-            assert isinstance(matrix, Matrix)
-            built.append(Built(spec, matrix, *dense[spec.key]))
-        return built
+        return [Built(spec, matrix_of(model, spec.key), *dense[spec.key]) for spec in specs]
 
     def one(self, shape: tuple[int, int], damage: Damage | None = None, **spec: Any) -> Built:
         """Build a model of one matrix."""
@@ -191,8 +269,8 @@ class Workshop:
         if spec.patterns is None:
             return numbers
         W = np.empty(spec.shape, np.uint8)
-        patterns = encoding.pattern_digits(len(spec.digits), spec.k, spec.patterns)
-        W[:, encoding.column_order(spec.shape[1], spec.k, spec.stride)] = patterns[numbers].reshape(
+        patterns = pattern_digits(len(spec.digits), spec.k, spec.patterns)
+        W[:, column_order(spec.shape[1], spec.k, spec.stride)] = patterns[numbers].reshape(
             spec.shape
         )
         return W
@@ -200,7 +278,7 @@ class Workshop:
 
 def _spread(A: npt.NDArray[np.uint8], spec: Spec) -> npt.NDArray[np.uint8]:
     """Fill every group with padding digits up to a whole number of column blocks."""
-    pad = encoding.padding_digit(spec.digits)
+    pad = padding_digit(spec.digits)
     groups = [A[:, c : c + spec.group] for c in range(0, A.shape[1], spec.group)]
     return np.concatenate(
         [np.pad(g, ((0, 0), (0, -g.shape[1] % spec.k)), constant_values=pad) for g in groups], 1
@@ -208,21 +286,21 @@ def _spread(A: npt.NDArray[np.uint8], spec: Spec) -> npt.NDArray[np.uint8]:
 
 
 def _encode(A: npt.NDArray[np.uint8], spec: Spec) -> tuple[str, Arrays]:
-    base, pad = len(spec.digits), encoding.padding_digit(spec.digits)
+    base, pad = len(spec.digits), padding_digit(spec.digits)
     if spec.stride > 1:
-        A = A[:, encoding.column_order(A.shape[1], spec.k, spec.stride)]
-    ranks = encoding.ranks_of(A, base, spec.k, pad)
+        A = A[:, column_order(A.shape[1], spec.k, spec.stride)]
+    ranks = ranks_of(A, base, spec.k, pad)
     if spec.patterns is not None:
-        ranks = encoding.listed_ranks(ranks, base, spec.k, spec.patterns)
+        ranks = listed_ranks(ranks, base, spec.k, spec.patterns)
     if spec.encoding == "ranked" and spec.packing == "n4s1":
-        return "n4s1", {"ranks": encoding.pack_n4s1(ranks)}
+        return "n4s1", {"ranks": pack_n4s1(ranks)}
     if spec.encoding == "ranked":
-        pad_rank = encoding.padding_rank(spec.digits, spec.k, spec.patterns)
-        return "w16", {"ranks": encoding.pack_w16(ranks, pad_rank)}
+        pad_rank = padding_rank(spec.digits, spec.k, spec.patterns)
+        return "w16", {"ranks": pack_w16(ranks, pad_rank)}
     packing, item = ("u16", np.uint16) if len(A) <= 0xFFFF else ("u32", np.uint32)
     patterns = base**spec.k
     permutation = np.empty((len(ranks), len(A)), item)
     segments = np.empty((len(ranks), patterns + 1), item)
     for j, block_ranks in enumerate(ranks):
-        permutation[j], segments[j] = encoding.block_from_ranks(block_ranks, patterns)
+        permutation[j], segments[j] = block_from_ranks(block_ranks, patterns)
     return packing, {"permutation": permutation, "segments": segments}

@@ -1,17 +1,17 @@
 """Small checkpoints of every family of language models that `rsr_runtime.llm` runs.
 
-Each is laid out as its family publishes it: config.json, names, dtypes, packing, tokenizer files.
-The weights are random, and a function of the seed alone: they are made of raw bits of PCG64, which
-NumPy promises not to change, by arithmetic that rounds alike everywhere. So a checkpoint needs no
-file in the repository, and no torch; ``judge.py`` has transformers load the same folders, which
-proves that they are what they claim to be.
+Each has the config.json, names, dtypes, packing and tokenizer files of its published models. The
+weights are random and a function of the seed alone: raw bits of PCG64, which NumPy promises not to
+change, and arithmetic that rounds alike everywhere. So no checkpoint is stored in the repository,
+and none needs torch. In ``tests/parity`` transformers loads the same folders, which shows that they
+are what they claim to be.
 
-Scales are chosen so that every sublayer adds about as much to the residual stream as is there,
-and logits spread over several units: random weights of the usual size would repeat the last token.
+Scales are chosen so that every sublayer adds about as much to the residual stream as it holds, and
+logits spread over several units. Random weights of the usual size would repeat the last token.
 
-Write one to look at it, to ``FOLDER/model`` and compiled to ``FOLDER/model.rsr``::
+To write one to ``FOLDER/model`` and compile it to ``FOLDER/model.rsr``::
 
-    python tests/parity/models.py bitnet-2b FOLDER
+    PYTHONPATH=tests/support python -m rsr_testing.models bitnet-2b FOLDER
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ _NUMPY = {"U8": np.uint8, "F16": np.float16, "F32": np.float32}
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor as a safetensors file holds it: the format's name of its dtype, and its bytes."""
+    """A tensor of a safetensors file, with the format's name of its dtype."""
 
     dtype: str
     values: npt.NDArray[Any]  # BF16 as uint16
 
     @classmethod
     def of(cls, values: npt.NDArray[Any], dtype: str) -> Tensor:
-        """Round `values` to a float dtype, to nearest and half to even, or take integers as is."""
+        """Round `values` to a float dtype, half to even; integers stay as they are."""
         if dtype == "BF16":
             return cls(dtype, bfloat16(values.astype(np.float32)))
         return cls(dtype, values.astype(_NUMPY[dtype]))
@@ -63,7 +63,7 @@ def bfloat16(values: FloatArray) -> npt.NDArray[np.uint16]:
 
 
 class Random:
-    """Random tensors from raw bits: the same on every machine and with every NumPy."""
+    """Random tensors that are the same on every machine and with every NumPy."""
 
     def __init__(self, seed: int) -> None:
         self._bits = np.random.PCG64(seed)
@@ -75,20 +75,20 @@ class Random:
         return values.reshape(shape)
 
     def bell(self, *shape: int) -> FloatArray:
-        """Return values of mean 0 and variance 1: sums of four uniform ones."""
+        """Return sums of four uniform values, with mean 0 and variance 1."""
         u = self.uniform(4, *shape)
         values: FloatArray = ((u[0] + u[1] + u[2] + u[3] - 2.0) * math.sqrt(3.0)).astype(np.float32)
         return values
 
     def ternary(self, *shape: int) -> npt.NDArray[np.int8]:
-        """Return -1, 0 and 1, 40 % of them 0 as in trained models."""
+        """Return -1, 0 and 1; 40 % are 0, as in trained models."""
         u = self.uniform(*shape)
         digits: npt.NDArray[np.int8] = (u >= 0.7).astype(np.int8) - (u < 0.3).astype(np.int8)
         return digits
 
 
 def scale_of(columns: int) -> float:
-    """Return the scale that has ternary rows of this length keep the size of their input."""
+    """Return the scale with which ternary rows of this length keep the size of their input."""
     return 1.0 / math.sqrt(0.6 * columns)
 
 
@@ -98,7 +98,7 @@ Layout = Callable[[Random, str, int, int], dict[str, Tensor]]  # (random, module
 
 
 def pack(digits: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
-    """Pack as `pack_weights` of transformers: row r of the i-th quarter in bits 2i of byte r."""
+    """Pack like `pack_weights` of transformers: row r of quarter i is in bits 2i of byte r."""
     quarters = (digits + 1).astype(np.uint8).reshape(4, len(digits) // 4, -1)
     packed: npt.NDArray[np.uint8] = (
         quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
@@ -107,7 +107,7 @@ def pack(digits: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
 
 
 def packed(linear_class: str) -> Layout:
-    """Four rows a byte, and one scale: a factor for "autobitlinear", for "bitlinear" a divisor."""
+    """Four rows per byte and one scale, a factor for "autobitlinear", a divisor for "bitlinear"."""
 
     def store(random: Random, module: str, rows: int, columns: int) -> dict[str, Tensor]:
         scale = scale_of(columns) * (1 + 0.2 * float(random.uniform(1)[0]))
@@ -121,7 +121,7 @@ def packed(linear_class: str) -> Layout:
 
 
 def masters(dtype: str) -> Layout:
-    """Weights as they are trained, which the model quantizes itself."""
+    """Master weights, which the model quantizes itself."""
 
     def store(random: Random, module: str, rows: int, columns: int) -> dict[str, Tensor]:
         values = random.bell(rows, columns) * np.float32(1.2 * scale_of(columns))
@@ -181,20 +181,20 @@ TURNS_TEMPLATE = (
 
 
 def _bytes_as_letters() -> list[str]:
-    """Return the letters that byte-level tokenizers write bytes as, in the order of the bytes."""
+    """Return the letters that byte-level tokenizers use for the bytes 0 to 255."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = iter(range(256))
     return [chr(b) if b in printable else chr(256 + next(others)) for b in range(256)]
 
 
 def _pieces(words: list[str]) -> list[str]:
-    """Return the beginnings of the words from two letters on, short ones first."""
+    """Return all beginnings of the words of two or more letters, short ones first."""
     pieces = {word[:n] for word in words for n in range(2, len(word) + 1)}
     return sorted(pieces, key=lambda piece: (len(piece), piece))
 
 
 def _merges(pieces: list[str]) -> list[list[str]]:
-    """Return the pairs that make the pieces, each of a piece before it and one letter."""
+    """Return the merges that make the pieces: of a shorter piece and one letter."""
     return [[piece[:-1], piece[-1]] for piece in pieces]
 
 
@@ -231,7 +231,7 @@ def _tokenizer(model: Config, special: dict[str, int], bos: str, **parts: Any) -
 
 
 def byte_level() -> Config:
-    """Return the tokenizer.json of Llama 3 and its like: bytes as letters, special tokens last."""
+    """Return a tokenizer.json like that of Llama 3: bytes as letters, special tokens last."""
     made = _pieces([word for w in _WORDS + _MORE_WORDS for word in (w, f"Ġ{w}")])[:43]
     vocab = {letter: i for i, letter in enumerate(_bytes_as_letters())}
     vocab |= {piece: 256 + i for i, piece in enumerate(made)}
@@ -250,7 +250,7 @@ def byte_level() -> Config:
 
 
 def sentencepiece() -> Config:
-    """Return the tokenizer.json of Llama 2 and its like: a mark for blanks, bytes to fall back."""
+    """Return a tokenizer.json like that of Llama 2: a mark for blanks, bytes as fallback."""
     letters = ["\u2581", *(chr(c) for c in range(ord("a"), ord("z") + 1)), "T", "S", ".", ","]
     pieces = _pieces([word for w in _WORDS for word in (w, f"\u2581{w}")])
     special = {"<unk>": 0, "<s>": 1, "</s>": 2}
@@ -284,13 +284,13 @@ def sentencepiece() -> Config:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The files of a tokenizer, and the numbers that config.json needs of it."""
+    """The files of a tokenizer, and its part of config.json."""
 
     document: Config
     bos: str
     eos: str
     template: str
-    template_file: bool  # whether the template is a file of its own, as transformers 4.52 and later
+    template_file: bool  # whether the template is a separate file, as since transformers 4.52
     unk: str | None = None
 
     @property
@@ -305,7 +305,7 @@ class Tokens:
 
     @property
     def ids(self) -> Config:
-        """What config.json says of it."""
+        """Its part of config.json."""
         return {
             "vocab_size": self.size,
             "bos_token_id": self._special[self.bos],
@@ -353,18 +353,18 @@ class Family:
     """A kind of checkpoint: its config.json, how its linear layers are stored, and its tokenizer.
 
     Attributes:
-        published: whose checkpoints are like this, in words.
-        config: config.json but for what the tokenizer gives.
-        linear: how the layers' matrices are stored.
+        published: The published checkpoints that are like this.
+        config: config.json without the tokenizer's part.
+        linear: How the layers' matrices are stored.
         dtype: of embeddings, norms and heads.
-        tokens: the tokenizer.
-        sub_norms: names of the norms before o_proj and down_proj, {} where there are none.
-        kept: how matrices are stored that modules_to_not_convert names, by module.
-        everything: whether embedding and head are stored as the layers are.
-        options: arguments of `rsrc.compile`.
-        gguf: the block type of a GGUF file that is made of it and compiled in its stead.
-        seed: of the weights; another one where every text would hang on a rounding (judge.py), as
-            it has tokens whose inputs to the first layer do.
+        tokens: The tokenizer.
+        sub_norms: Names of the norms before o_proj and down_proj, or {}.
+        kept: How matrices that modules_to_not_convert names are stored, by module.
+        everything: Whether embedding and head are stored as the layers are.
+        options: of `rsrc.compile`.
+        gguf: Block type of a GGUF file that is made from the checkpoint and compiled instead.
+        seed: of the weights; not 1 where every text would depend on a rounding (parity/judge.py)
+            already in the first layer.
     """
 
     published: str
@@ -396,9 +396,9 @@ class Family:
         width: int = self.config.get("head_dim", share)
         return width
 
-    def tensors(self, seed: int | None = None) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the checkpoint by name."""
-        random = Random(self.seed if seed is None else seed)
+        random = Random(self.seed)
         config, hidden = self.settings, int(self.config["hidden_size"])
         quantization: Config = config.get("quantization_config", {})
         tensors: dict[str, Tensor] = {}
@@ -451,8 +451,8 @@ class Family:
             vocabulary("lm_head")
         return tensors
 
-    def save(self, folder: Path, seed: int | None = None) -> None:
-        """Write the model directory, which is made where it is missing."""
+    def save(self, folder: Path, tensors: Mapping[str, Tensor] | None = None) -> None:
+        """Write the model directory, with other tensors if some are given."""
         folder.mkdir(parents=True, exist_ok=True)
         generation = {"bos_token_id", "eos_token_id"}
         files = {
@@ -462,29 +462,12 @@ class Family:
         }
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8")
-        (folder / "model.safetensors").write_bytes(self.safetensors(seed))
+        made = self.tensors() if tensors is None else tensors
+        (folder / "model.safetensors").write_bytes(safetensors(made))
 
-    def safetensors(self, seed: int | None = None) -> bytes:
-        """Return the bytes of model.safetensors."""
-        header: Config = {"__metadata__": {"format": "pt"}}
-        pieces: list[bytes] = []
-        end = 0
-        for name, tensor in self.tensors(seed).items():
-            data = tensor.values.astype(tensor.values.dtype.newbyteorder("<")).tobytes()
-            header[name] = {
-                "dtype": tensor.dtype,
-                "shape": tensor.values.shape,
-                "data_offsets": [end, end + len(data)],
-            }
-            pieces.append(data)
-            end += len(data)
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)
-        return b"".join([len(text).to_bytes(8, "little"), text, *pieces])
-
-    def build(self, folder: Path, seed: int | None = None) -> Path:
+    def build(self, folder: Path) -> Path:
         """Write the model directory to `folder`/model; return the .rsr file compiled from it."""
-        self.save(folder / "model", seed)
+        self.save(folder / "model")
         output = folder / "model.rsr"
         rsrc.compile(folder / "model", output, **self.options)
         if self.gguf is not None:
@@ -492,6 +475,25 @@ class Family:
             decompile(output, path, to="gguf", type=self.gguf)
             rsrc.compile(path, output, force=True, **self.options)
         return output
+
+
+def safetensors(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return the bytes of a .safetensors file."""
+    header: Config = {"__metadata__": {"format": "pt"}}
+    pieces: list[bytes] = []
+    end = 0
+    for name, tensor in tensors.items():
+        data = tensor.values.astype(tensor.values.dtype.newbyteorder("<")).tobytes()
+        header[name] = {
+            "dtype": tensor.dtype,
+            "shape": tensor.values.shape,
+            "data_offsets": [end, end + len(data)],
+        }
+        pieces.append(data)
+        end += len(data)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *pieces])
 
 
 def _json(document: Config) -> str:
@@ -563,7 +565,7 @@ _QWEN3: Config = {
     "tie_word_embeddings": True,
     "torch_dtype": "float16",
 }
-_LLAMA3_ROPE: Config = {
+LLAMA3_ROPE: Config = {
     "rope_type": "llama3",
     "factor": 8.0,
     "low_freq_factor": 1.0,
@@ -579,7 +581,7 @@ _SUB_NORMS = {"o_proj": "self_attn.attn_sub_norm", "down_proj": "mlp.ffn_sub_nor
 
 
 def _llama(published: str, **changes: Any) -> Family:
-    """Return a Llama with bitlinear layers; `config` is merged into that of its family."""
+    """Return a Llama with bitlinear layers; `config` is merged into the usual one."""
     settings: dict[str, Any] = {
         "linear": packed("bitlinear"), "dtype": "BF16", "tokens": BYTE_LEVEL, **changes,
     }  # fmt: skip
@@ -610,7 +612,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "llama3-1.58": _llama("HF1BitLLM/Llama3-8B-1.58"),
     "llama3-rope": _llama(
-        "Llama3-8B-1.58 with Llama 3.1's frequencies", config={"rope_scaling": _LLAMA3_ROPE}
+        "Llama3-8B-1.58 with Llama 3.1's frequencies", config={"rope_scaling": LLAMA3_ROPE}
     ),
     "linear-rope": _llama(
         "Llama3-8B-1.58 with linear position interpolation",
@@ -678,7 +680,7 @@ FAMILIES: dict[str, Family] = {
         "llama.cpp, TQ2_0; Llama 3.1's frequencies as a tensor",
         {
             **_PLAIN, "hidden_size": 256, "intermediate_size": 512, "torch_dtype": "float16",
-            "rope_scaling": _LLAMA3_ROPE,
+            "rope_scaling": LLAMA3_ROPE,
         },
         shards(1), "F16", BYTE_LEVEL, gguf="TQ2_0",
     ),
@@ -702,9 +704,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write a small checkpoint of a family.")
     parser.add_argument("family", choices=FAMILIES)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seed", type=int, default=None)
     arguments = parser.parse_args()
-    print(FAMILIES[arguments.family].build(arguments.folder, arguments.seed))
+    print(FAMILIES[arguments.family].build(arguments.folder))
 
 
 if __name__ == "__main__":

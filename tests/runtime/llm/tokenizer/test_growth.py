@@ -1,4 +1,4 @@
-"""Tokenizers that make much of little are refused before they do."""
+"""Tokenizers that could make much of little text are refused when they are loaded."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_used(files: dict[str, bytes]) -> None:
 
 
 def test_a_pattern_that_never_ends() -> None:
-    """The library gives up in a panic, which is no crash either."""
+    """The library panics, which is reported as an error."""
     endless = pre_tokenizers.Split(Regex("(a+)+b"), "isolated")
     tokenizer = Tokenizer(with_part("pre_tokenizer", endless))
     with pytest.raises(ModelError, match=r"cannot encode this text: .*retry-limit"):

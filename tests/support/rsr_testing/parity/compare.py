@@ -1,9 +1,8 @@
-"""Hold the text that `rsr_runtime.llm` generates against transformers, family by family.
+"""Compares `rsr_runtime.llm` with transformers, family by family.
 
-    python -m rsr_testing.parity.compare                # the table of docs/parity.md
-    python -m rsr_testing.parity.compare falcon3 trilm  # of some families
+    PYTHONPATH=tests/support python -m rsr_testing.parity.compare [FAMILY ...]
 
-``test_llm.py`` asserts what the table shows. Needs the extras ``parity`` and ``llm``.
+prints the table of docs/parity.md; ``tests/parity/test_llm.py`` asserts what it shows.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ import numpy.typing as npt
 from rsr_runtime import llm
 
 from .. import models
-from . import make_golden_llm as make_golden
+from . import golden_llm
 
 FloatArray = npt.NDArray[np.float32]
-Recording = dict[str, Any]  # what make_golden_llm.py keeps
+Recording = dict[str, Any]  # what golden_llm.record returns
 
-# The largest difference of a logit, as a share of the largest logit. The products of BitNet's
-# layers are exact, so what differs is the order of sums in norms, attention and head: 24 bits each,
-# over some ten sublayers. One activation rounded to another integer would show as 1e-3 and more.
+# The largest difference of a logit, as a share of the largest logit. The products of BitNet layers
+# are exact. Sums in norms, attention and head differ in their order, in 24 bits each, over some ten
+# sublayers. One activation that is rounded to another integer shows as 1e-3 or more.
 TOLERANCE = 2e-4
-# With keys and values in float16 a BitNet's activations are rounded to other integers in many
-# places: these bound the root mean squared difference, as a share of that of the logits.
+# With keys and values in float16 many activations of a BitNet are rounded to other integers. These
+# bound the root mean squared difference, as a share of the root mean square of the logits.
 FLOAT16_DEVIATION = 4e-2  # of a BitNet
 FLOAT16_DEVIATION_OF_FLOATS = 2e-3
 PERPLEXITY_TOLERANCE = 1e-3
@@ -38,11 +37,11 @@ PERPLEXITY_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Comparison:
-    """What both say of one model; logits are float32 (positions, vocabulary)."""
+    """The results of both for one model; logits are float32 (positions, vocabulary)."""
 
     family: Any
-    golden: Recording  # what transformers says, live, of the golden text and prompt
-    logits: FloatArray  # as all below but `half` with keys and values in float32
+    golden: Recording  # by transformers, live, for the golden text and prompt
+    logits: FloatArray  # this and all below but `half` with keys and values in float32
     stepwise: FloatArray  # the same, token by token
     half: FloatArray  # the same as `logits`, keys and values in float16
     continuation: list[int]
@@ -56,39 +55,33 @@ class Comparison:
         return float(np.abs(logits - want).max() / np.abs(want).max())
 
     def deviation(self, logits: FloatArray) -> float:
-        """Return the root mean squared difference, as a share of that of transformers' logits."""
+        """Return the root mean squared difference, as a share of the logits' root mean square."""
         want = self.golden["logits"].astype(np.float64)
         return float(np.sqrt(((logits - want) ** 2).mean() / (want**2).mean()))
 
     @property
     def is_greedy_equal(self) -> bool:
-        """Whether both continue the prompt alike."""
+        """Whether both continue the prompt with the same tokens."""
         wanted: list[int] = self.golden["continuation"].tolist()
         return self.continuation == wanted
 
     @property
     def perplexity_difference(self) -> float:
-        """How far the perplexities are apart, as a share of transformers'."""
+        """The difference of the perplexities, as a share of transformers'."""
         return abs(self.perplexity / float(self.golden["perplexity"]) - 1)
 
 
 def compare(name: str, folder: Path) -> Comparison:
-    """Build the checkpoint of a family in `folder`, and have both compute.
-
-    Args:
-        name: of the family.
-        folder: an empty one.
-    """
+    """Build the checkpoint of a family in `folder`, which must be empty, and run both."""
     family = models.FAMILIES[name]
     compiled = family.build(folder)
-    with np.load(make_golden.GOLDEN_DIR / f"{name}.npz") as kept:
+    with np.load(golden_llm.GOLDEN_DIR / f"{name}.npz") as kept:
         text, prompt = str(kept["text"]), kept["prompt"].tolist()
-    golden = make_golden.record(folder / "model", text, prompt)
+    golden = golden_llm.record(folder / "model", text, prompt)
     tokens, new = golden["tokens"].tolist(), len(golden["continuation"])
     with llm.load(compiled, kv="float32") as model:
         logits = model.logits(tokens)
-        sequence = model._new_sequence()
-        steps = [sequence.follow(tokens[: i + 1]).copy() for i in range(len(tokens))]
+        steps = [model.next_logits(tokens[: i + 1]) for i in range(len(tokens))]
         found = model.generate(prompt, max_tokens=new, sampling=llm.Sampling(temperature=0.0))
         perplexity = model.perplexity(text).value
     with llm.load(compiled, kv="float16") as model:
@@ -99,7 +92,7 @@ def compare(name: str, folder: Path) -> Comparison:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="Compare generated text with transformers.")
-    parser.add_argument("family", nargs="*", help="all are the default")
+    parser.add_argument("family", nargs="*", help="default: all")
     columns = "family", "like", "logits", "by token", "float16 cache", "greedy", "perplexity"
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for name in parser.parse_args().family or models.FAMILIES:

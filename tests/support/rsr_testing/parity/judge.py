@@ -1,17 +1,17 @@
-"""What transformers makes of the checkpoints of ``models.py``: the judge of `rsr_runtime.llm`.
+"""transformers as the judge: how it is imported, loads a checkpoint and computes.
 
-It loads the folders themselves, insists that no tensor was missing or left over, and computes in
-float32. It has no class for 1bitLLM's models; they are its BitNet with another activation, under
-other names, and so they are built from its own parts (:func:`_load_1bitllm`).
+It loads the folders themselves, must use every tensor in them, and computes in float32. It has no
+class for 1bitLLM's models. They are its BitNet with another activation, under other names, and are
+built from its own parts (:func:`_load_1bitllm`).
 
-**Ties.** Layers of BitNet round their inputs to integers, 127 for the largest of a row. Two right
-implementations differ in the last bits of those inputs, as sums depend on their order, and where an
-input lies next to the middle between two integers they may take different ones. That moves a logit
-by some 1e-3 or 1e-2 of the largest: ten thousand times as much as the rounding that caused it, and
-no error of anyone. So that a comparison can be strict, ``make_golden_llm.py`` looks for texts with
-which no input that transformers rounds lies within :data:`CLEARANCE` of such a middle, and for
-prompts with which, besides, the best two logits of no position of the continuation lie within
-:data:`MARGIN`. Both are properties of what transformers computed; nothing else takes part in the
+**Ties.** A BitNet layer rounds its inputs to integers, with 127 for the largest of a row. The
+inputs of two correct implementations differ in their last bits, because sums depend on their order.
+Where an input lies next to the middle between two integers, they may round it differently. That
+moves a logit by 1e-3 to 1e-2 of the largest, ten thousand times the difference that caused it, and
+nobody is wrong. So that a comparison can be strict, ``golden_llm.py`` looks for texts in which no
+input that transformers rounds lies within :data:`CLEARANCE` of such a middle, and for prompts in
+whose continuation, besides, the two best logits of every position are further apart than
+:data:`MARGIN`. Both are properties of what transformers computes; nothing else influences the
 choice.
 """
 
@@ -27,29 +27,45 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 FloatArray = npt.NDArray[np.float32]
 
 NEW_TOKENS = 64  # of a continuation
 DIFFERENT_TOKENS = 10  # at least, in a continuation: it is no loop of a few
 
-# How far the inputs of right implementations may be apart, as a share of the input and a usual one
-# of its row, which is 40 where the largest is 127: attention's outputs differ by 2e-7 to 5e-7 from
-# those of exact arithmetic, transformers' as well as ours.
+# How far inputs of correct implementations may be apart, as a share of the sum of the input and a
+# typical one of its row. Outputs of attention, transformers' as well as ours, differ by 2e-7 to
+# 5e-7 from exact arithmetic.
 CLEARANCE = 7e-7
-USUAL = 40
-MARGIN = 1e-3  # of the largest logit: five times what a difference may be
+TYPICAL = 40  # where the largest input of a row is 127
+MARGIN = 1e-3  # of the largest logit: five times the tolerance
+
+
+def torch_and_transformers() -> tuple[Any, Any]:
+    """Return the two modules; skip the test module that calls this where they are not installed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # both warn about themselves while they are imported
+        return (
+            pytest.importorskip("torch", reason="needs torch and transformers"),
+            pytest.importorskip("transformers", reason="needs torch and transformers"),
+        )
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Make transformers quiet and its arithmetic the plain one, on one thread."""
+    """Silence transformers, and have it compute plainly on one thread, without gradients.
+
+    ``force_eager`` runs functions marked ``@torch.compile`` as they are written. They need no C++
+    compiler then, and no fused multiply-add slips in. One thread, as sums depend on how they are
+    split.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import torch
         import transformers
 
-        logging: Any = transformers.utils.logging
+        logging: Any = transformers.utils.logging  # untyped, as AutoModelForCausalLM below
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         torch.set_num_threads(1)
@@ -57,8 +73,14 @@ def quiet() -> Iterator[None]:
             yield
 
 
-def load(folder: Path) -> Any:
-    """Return the model of a folder in float32, everything in the folder being used."""
+def load(folder: Path, dtype: str = "float32", **options: Any) -> Any:
+    """Return the model of a folder, every tensor of which must be used.
+
+    Args:
+        folder: of config.json and model.safetensors.
+        dtype: A float dtype by its name in torch.
+        options: of ``from_pretrained``.
+    """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     with quiet():
         if config["architectures"] == ["BitnetForCausalLM"]:
@@ -69,22 +91,32 @@ def load(folder: Path) -> Any:
         auto: Any = transformers.AutoModelForCausalLM
         model, info = auto.from_pretrained(
             folder,
-            dtype=torch.float32,
-            attn_implementation="eager",
+            dtype=getattr(torch, dtype),
             local_files_only=True,
             output_loading_info=True,
+            **options,
         )
         problems = {key: value for key, value in info.items() if value}
         if problems:
             raise RuntimeError(f"{folder} was not loaded in full: {problems}")
-        # A quantized checkpoint keeps its stored dtypes, and PreTrainedModel.float() is blocked; so
-        # float() of the base class, which widens BF16 and leaves the packed codes alone.
-        torch.nn.Module.float(model)
+        if dtype == "float32":
+            # Only modules that the quantizer makes follow `dtype`; the others keep their stored
+            # dtypes, and PreTrainedModel.float() is blocked. float() of the base class widens the
+            # BF16 values and leaves the packed codes alone.
+            torch.nn.Module.float(model)
         return model.eval()
 
 
+def bitnet_layers(model: Any) -> dict[str, Any]:
+    """Return the BitNet linear layers of a model by module name."""
+    from transformers.integrations.bitnet import AutoBitLinear, BitLinear
+
+    kinds = (BitLinear, AutoBitLinear)
+    return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+
+
 def _load_1bitllm(folder: Path, config: dict[str, Any]) -> Any:
-    """Build 1bitLLM's model of transformers' BitNet, which differs in names and activation."""
+    """Build 1bitLLM's model from transformers' BitNet, which differs in names and activation."""
     import transformers
     from safetensors.torch import load_file
     from transformers.integrations.bitnet import replace_with_bitnet_linear
@@ -114,11 +146,11 @@ def _load_1bitllm(folder: Path, config: dict[str, Any]) -> Any:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says of one sequence of tokens."""
+    """The logits of one sequence of tokens."""
 
     logits: FloatArray  # (tokens, vocabulary)
-    clearance: float  # least distance of an input that is rounded from the middle of two integers,
-    # as a share of the input and a usual one; 1 where nothing is rounded
+    clearance: float  # least distance of a rounded input from the middle between two integers, as
+    # a share of the sum of the input and a typical one; 1 where nothing is rounded
 
 
 @dataclass(frozen=True)
@@ -127,11 +159,11 @@ class Continuation:
 
     tokens: list[int]  # NEW_TOKENS, or fewer where they end with EOS
     clearance: float  # as above, of prompt and tokens
-    margin: float  # least distance of the best two logits, in largest logits of their position
+    margin: float  # least distance of the two best logits, as a share of their position's largest
 
     @property
     def is_decided(self) -> bool:
-        """Whether no token hangs on the order of sums, and there is something to see."""
+        """Whether no token depends on the order of sums, and the text is long and varied enough."""
         return (
             self.clearance >= CLEARANCE
             and self.margin >= MARGIN
@@ -186,7 +218,7 @@ def continuations(model: Any, prompts: Sequence[list[int]]) -> list[Continuation
 
 
 def perplexity(logits: FloatArray, tokens: list[int]) -> float:
-    """Return exp of the mean negative logarithm of what each token but the first is given."""
+    """Return exp of the mean cross entropy of all tokens but the first."""
     import torch
 
     scores = torch.from_numpy(logits[:-1]).double()
@@ -197,19 +229,16 @@ def perplexity(logits: FloatArray, tokens: list[int]) -> float:
 @contextlib.contextmanager
 def _watched(model: Any) -> Iterator[list[npt.NDArray[np.float64]]]:
     """Collect, for each call of a BitNet layer, how near each row's inputs come to a tie."""
-    from transformers.integrations.bitnet import AutoBitLinear, BitLinear
-
     found: list[npt.NDArray[np.float64]] = []
 
     def hook(module: Any, inputs: tuple[Any, ...]) -> None:
         x = inputs[0] if module.rms_norm is None else module.rms_norm(inputs[0])
         x = x.double()
         scaled = (x * (127 / x.abs().amax(dim=-1, keepdim=True).clamp(min=1e-5))).abs()
-        distance = (scaled - scaled.floor() - 0.5).abs() / (scaled + USUAL)
+        distance = (scaled - scaled.floor() - 0.5).abs() / (scaled + TYPICAL)
         found.append(distance.amin(dim=-1).numpy())
 
-    kinds = (AutoBitLinear, BitLinear)
-    handles = [m.register_forward_pre_hook(hook) for m in model.modules() if isinstance(m, kinds)]
+    handles = [m.register_forward_pre_hook(hook) for m in bitnet_layers(model).values()]
     try:
         yield found
     finally:

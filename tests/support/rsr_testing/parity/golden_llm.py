@@ -1,23 +1,21 @@
-"""Make the golden data of ``tests/golden/llm``: what transformers says of the models of models.py.
+"""Makes the golden data of ``tests/golden/llm``: logits and text of ``rsr_testing.models``.
 
-Run it from anywhere, in an environment with the extra ``parity``::
+    PYTHONPATH=tests/support python -m rsr_testing.parity.golden_llm [FAMILY ...] [--output DIR]
 
-    python tests/parity/make_golden_llm.py              # of all families, some seconds each
+A checkpoint is a function of its seed, so the data are what transformers computed, and a hash that
+shows when the checkpoint is another one::
 
-A checkpoint is a function of its seed, so the data are only what transformers computed, and a
-SHA-256 of the checkpoint, by which a test notices that it is another one:
+    <FAMILY>.npz    sha256        of model.safetensors, as text
+                    text          64 tokens and a few more
+                    perplexity    of the text
+                    tokens        the first 64 tokens of the text
+                    logits        a third of the logits of those tokens: see `sample`
+                    largest       the largest magnitude of all those logits
+                    prompt        the tokens that are continued
+                    continuation  the 64 most probable tokens
 
-    tests/golden/llm/<family>.npz    sha256        of model.safetensors, as text
-                                     text          64 tokens and a few more
-                                     perplexity    of the text
-                                     tokens        the first 64 tokens of the text
-                                     logits        of those, a third of them: see `sample`
-                                     largest       the largest of all those logits' magnitudes
-                                     prompt        the tokens that were continued
-                                     continuation  the 64 most probable tokens
-
-Texts and prompts are words of ``models.TEXT`` in random order, the first with which what is
-computed hangs on no rounding (``judge.py``).
+Texts and prompts are words of ``models.TEXT`` in random order: the first ones whose results do not
+depend on a rounding (``judge.py``).
 """
 
 from __future__ import annotations
@@ -37,9 +35,9 @@ from ..paths import GOLDEN
 from . import judge
 
 GOLDEN_DIR = GOLDEN / "llm"
-POSITIONS = 64  # of the text whose logits are compared
+POSITIONS = 64  # of the text, whose logits are compared
 PROMPT_TOKENS = 12
-BATCH = 64  # texts that are tried side by side
+BATCH = 64  # texts tried side by side
 MOST_BATCHES = 200
 
 
@@ -57,24 +55,24 @@ def texts(tokenizer: tokenizers.Tokenizer, first: int) -> list[str]:
 
 
 def find_text(model: Any, tokenizer: tokenizers.Tokenizer) -> str:
-    """Return the first text whose logits hang on no rounding."""
+    """Return the first text whose logits depend on no rounding."""
     for batch in range(MOST_BATCHES):
         tried = texts(tokenizer, batch * BATCH)
         answers = judge.answer(model, [tokenizer.encode(text).ids for text in tried])
         for text, answer in zip(tried, answers, strict=True):
             if answer.clearance >= judge.CLEARANCE:
                 return text
-    raise RuntimeError("no text will do: is it BOS that hangs on a rounding?")
+    raise RuntimeError("every text depends on a rounding; if BOS does, change the seed")
 
 
 def find_prompt(model: Any, tokenizer: tokenizers.Tokenizer) -> list[int]:
-    """Return the first prompt whose continuation hangs on no rounding."""
+    """Return the first prompt whose continuation depends on no rounding."""
     for batch in range(MOST_BATCHES):
         tried = [tokenizer.encode(t).ids[:PROMPT_TOKENS] for t in texts(tokenizer, batch * BATCH)]
         for prompt, found in zip(tried, judge.continuations(model, tried), strict=True):
             if found.is_decided:
                 return prompt
-    raise RuntimeError("no prompt will do: is it BOS that hangs on a rounding?")
+    raise RuntimeError("every prompt depends on a rounding; if BOS does, change the seed")
 
 
 def sample(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -86,13 +84,13 @@ def sample(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def record(folder: Path, text: str, prompt: list[int]) -> dict[str, Any]:
-    """Return what is kept of the model in a folder, with all logits (POSITIONS, vocabulary)."""
-    model = judge.load(folder)
+    """Return the golden data of the model in a folder, with all logits (POSITIONS, vocabulary)."""
+    model = judge.load(folder, attn_implementation="eager")
     tokens = _tokenizer(folder).encode(text).ids
     (answer,) = judge.answer(model, [tokens])
     (continuation,) = judge.continuations(model, [prompt])
     if answer.clearance < judge.CLEARANCE or not continuation.is_decided:
-        raise RuntimeError(f"what is computed hangs on a rounding: {answer}, {continuation}")
+        raise RuntimeError(f"the results depend on a rounding: {answer}, {continuation}")
     logits = answer.logits[:POSITIONS]
     return {
         "sha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
@@ -107,8 +105,8 @@ def record(folder: Path, text: str, prompt: list[int]) -> dict[str, Any]:
 
 
 def find(folder: Path) -> dict[str, Any]:
-    """Return the golden data of the model in a folder: of texts that are looked for."""
-    model, tokenizer = judge.load(folder), _tokenizer(folder)
+    """Look for a text and a prompt; return the golden data of the model in a folder."""
+    model, tokenizer = judge.load(folder, attn_implementation="eager"), _tokenizer(folder)
     found = record(folder, find_text(model, tokenizer), find_prompt(model, tokenizer))
     return {**found, "logits": sample(found["logits"])}
 
@@ -120,11 +118,11 @@ def _tokenizer(folder: Path) -> tokenizers.Tokenizer:
 def main() -> None:
     """Replace the golden data."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("family", nargs="*", help="all are the default")
+    parser.add_argument("family", nargs="*", help="default: all")
     parser.add_argument("--output", type=Path, default=GOLDEN_DIR)
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    judged: dict[bytes, dict[str, Any]] = {}  # some families differ only in what becomes of them
+    judged: dict[bytes, dict[str, Any]] = {}  # some families differ only in how they are compiled
     for name in arguments.family or models.FAMILIES:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)

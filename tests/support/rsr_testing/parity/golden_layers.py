@@ -1,38 +1,32 @@
-"""Make the golden data of ``tests/golden/transformers`` with ``transformers`` itself as the judge.
+"""Makes the golden data of ``tests/golden/transformers``: BitNet layers by transformers.
 
-Run it from anywhere (needs ``torch==2.13.0``, ``transformers==5.23.0`` and ``accelerate``, without
-which ``from_pretrained`` refuses a BitNet checkpoint)::
+    PYTHONPATH=tests/support python -m rsr_testing.parity.golden_layers [CLASS ...] [--output DIR]
 
-    python tests/parity/make_golden.py
+The committed data were made with ``torch==2.13.0`` and ``transformers==5.23.0``. For each linear
+class of the ``bitnet`` quantization method this builds a small random ``BitNetForCausalLM``,
+replaces, packs, saves and loads it with functions of transformers, and records what each quantized
+layer received and returned::
 
-For both linear classes of the ``bitnet`` quantization method it builds a small random
-``BitNetForCausalLM``, replaces, packs, saves and loads it with the functions of ``transformers``,
-and records what each quantized linear layer received and returned::
-
-    tests/golden/transformers/<linear_class>/model/            config.json, model.safetensors, ...
-    tests/golden/transformers/<linear_class>/activations.npz   <module>/input, <module>/output,
-                                                               input_ids, logits
-    tests/golden/transformers/<linear_class>/edge_rows.npz     the same keys, rows made by hand
+    <CLASS>/model/            config.json, model.safetensors, ...
+    <CLASS>/activations.npz   <module>/input, <module>/output, input_ids, logits
+    <CLASS>/edge_rows.npz     <module>/input, <module>/output of rows made by hand
 
 Everything in the checkpoint is BF16 but the packed codes, as in the published checkpoints. The
-recordings are made in float32: in BF16 both the int8 quantization of the activations and the output
-would be rounded to 8 bits, and a comparison could not tell a wrong integer from a rounding.
+recordings are made in float32: BF16 would round the int8 activations' scale and the outputs to 8
+bits, and a comparison could not tell a wrong integer from a rounding.
 
-The weights depend on the seed alone. The activations may differ in their last bits on another
-machine (they pass through BLAS), which harms nothing: the tests replay the recorded inputs.
+The weights depend on the seed alone. The activations pass through BLAS and may differ in their last
+bits on another machine. That does no harm, as the tests replay the recorded inputs.
 
-``tests/parity/test_live.py`` builds other models with the same functions, and both test files use
-the NumPy helpers; hence ``torch`` and ``transformers`` are only imported inside functions.
+``tests/parity/test_live.py`` builds other models with the same functions. Tests without torch use
+the NumPy helpers, so functions import torch and transformers themselves.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..paths import GOLDEN
+from .judge import bitnet_layers, load, quiet
 
 if TYPE_CHECKING:
     import torch
@@ -56,13 +51,13 @@ EDGE_MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj
 
 # Largest accepted error of an output, as a share of the largest output of its row.
 #
-# The integer part is exact on both sides: |acc| <= 128 * n stays far below 2**24. For `bitlinear`
-# only the order of the float32 operations around it differs: transformers computes
-# acc / (weight_scale * s_x) with s_x = 127 * (1 / absmax), the runtime acc * multiplier / s_x. That
-# is at most eight roundings of 2**-24, 4.8e-7 in all; 2.4e-7 is the most that was measured.
-# `autobitlinear` divides the integers by s_x first and adds n rounded float32 terms, in an order
-# that depends on BLAS; 5.2e-7 was the most, for n from 60 to 2816.
-# One unit in the integer part is worth at least 1 / (128 * n), 4.9e-5 for n = 160: always caught.
+# The integer sums are exact on both sides: |acc| <= 128 * n is far below 2**24. For `bitlinear`
+# only the float32 operations around them differ in order: transformers computes acc / (weight_scale
+# * s_x) with s_x = 127 * (1 / absmax), the runtime acc * multiplier / s_x. These are at most eight
+# roundings of 2**-24, 4.8e-7 in all; 2.4e-7 is the largest error measured. `autobitlinear` divides
+# the integers by s_x first and adds n rounded float32 terms, in an order that depends on BLAS;
+# 5.2e-7 is the largest error measured, for n from 60 to 2816. An error of 1 in a sum is at least 1
+# / (128 * n) of the row's largest, 4.9e-5 for n = 160, and is always caught.
 TOLERANCE = {"bitlinear": 1e-6, "autobitlinear": 5e-6}
 
 
@@ -95,9 +90,9 @@ def row_error(
 ) -> float:
     """Return the largest error as a share of the largest wanted value of its row.
 
-    Relative to the row because an output near zero is a difference of large terms; a row wanted to
-    be all zero must be exactly that, and answers infinity otherwise. ``allowance`` is an absolute
-    error per row that does not count.
+    Relative to the row because an output near zero is a difference of large terms. A row that must
+    be all zero gives infinity where it is not. ``allowance`` is an absolute error per row that does
+    not count.
     """
     if got.shape != want.shape or got.dtype != np.float32 or not np.isfinite(got).all():
         return float("inf")
@@ -111,11 +106,11 @@ def row_error(
 
 
 def near_ties(x: FloatArray) -> npt.NDArray[np.int64]:
-    """Count per row the activations whose int8 value hangs on the last bits of ``s_x``.
+    """Count per row the activations whose int8 value depends on the last bits of ``s_x``.
 
-    torch computes ``127 / tensor`` as ``127 * (1 / tensor)``, which is off by an ulp from the plain
-    division for a quarter of all rows. Both are right, but next to a rounding boundary they may
-    choose neighboring integers.
+    torch computes ``127 / tensor`` as ``127 * (1 / tensor)``, which differs from the division by an
+    ulp in a quarter of all rows. Both are right, but next to the middle between two integers they
+    may choose different ones.
     """
     wide = x.astype(np.float64)
     absmax = np.abs(wide).max(axis=-1, keepdims=True)
@@ -126,7 +121,7 @@ def near_ties(x: FloatArray) -> npt.NDArray[np.int64]:
 
 
 def tie_allowance(x: FloatArray, multiplier: float) -> npt.NDArray[np.float64]:
-    """Return per row by how much an output may move if every near tie rounds the other way."""
+    """Return per row how far an output moves if every near tie rounds the other way."""
     absmax = np.maximum(np.abs(x).max(axis=-1), np.float32(1e-5)).astype(np.float64)
     allowance: npt.NDArray[np.float64] = near_ties(x) * multiplier * absmax / 127.0
     return allowance
@@ -135,21 +130,21 @@ def tie_allowance(x: FloatArray, multiplier: float) -> npt.NDArray[np.float64]:
 def edge_rows(n: int) -> FloatArray:
     """Return rows at the corners of the activation quantizer.
 
-    Every row has a scale that is exact in float32 (a power of two, or one fixed by the 1e-5 floor),
-    so that no result hangs on how the division was done.
+    Every row's scale is exact in float32 (a power of two, or fixed by the floor of 1e-5), so that
+    no result depends on how the division is done.
     """
     rng = np.random.default_rng(n)
     ties = rng.integers(-127, 127, size=n).astype(np.float32) + np.float32(0.5)
-    ties[0] = 127.0  # s_x = 1: every other value lies half-way, and must go to the even neighbor
+    ties[0] = 127.0  # s_x = 1: every other value is a tie and rounds to even
     odd = 2 * rng.integers(-127, 127, size=n).astype(np.float32) + np.float32(1)
-    odd[-1] = -254.0  # s_x = 0.5: half-way again, the extreme value being negative
+    odd[-1] = -254.0  # s_x = 0.5: ties again, with a negative extreme
     single = np.zeros(n, dtype=np.float32)
     single[n // 2] = -508.0
     constant = np.full(n, 2.0**100, dtype=np.float32)  # saturates every value; s_x is 127 * 2**-100
-    floor = np.full(n, 1e-5, dtype=np.float32)  # the largest row the 1e-5 floor still touches
+    floor = np.full(n, 1e-5, dtype=np.float32)  # the largest row that the floor of 1e-5 affects
     below = rng.integers(-9, 10, size=n).astype(np.float32) * np.float32(1e-7)
     below[1] = 9e-7  # far below the floor: the values stay small integers
-    tiny = np.full(n, 1e-30, dtype=np.float32)  # rounds to nothing at all
+    tiny = np.full(n, 1e-30, dtype=np.float32)  # rounds to zeros
     zero = np.zeros(n, dtype=np.float32)
     return np.stack([ties, odd, single, constant, floor, below, tiny, zero])
 
@@ -157,41 +152,13 @@ def edge_rows(n: int) -> FloatArray:
 # --- transformers -------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def transformers_ready() -> Iterator[None]:
-    """Make transformers quiet and its arithmetic the plain one.
-
-    ``force_eager`` runs its ``@torch.compile`` functions as they are written: no C++ compiler is
-    needed and no fused multiply-add can slip in. One thread, as sums depend on how they are split.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import torch
-        import transformers
-
-        logging: Any = transformers.utils.logging  # it is untyped; as is AutoModelForCausalLM below
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        torch.set_num_threads(1)
-        with torch.compiler.set_stance("force_eager"), torch.no_grad():
-            yield
-
-
-def quantized_modules(model: Any) -> dict[str, Any]:
-    """Return the BitNet linear layers of ``model`` by module name."""
-    from transformers.integrations.bitnet import AutoBitLinear, BitLinear
-
-    kinds = (BitLinear, AutoBitLinear)
-    return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
-
-
 def build(linear_class: str, shape: Shape, seed: int) -> Built:
-    """Build a random BF16 model and quantize it, leaving each step to transformers where it has it.
+    """Build a random BF16 model and quantize it with the functions of transformers.
 
-    It has no function that turns master weights into ternary ones offline, so that line is the
-    formula of its ``WeightQuant``.
+    None of them makes ternary weights from masters offline; that line is the formula of its
+    ``WeightQuant``.
     """
-    with transformers_ready():
+    with quiet():
         import torch
         import transformers
         from transformers import BitNetConfig, BitNetQuantConfig
@@ -227,7 +194,7 @@ def build(linear_class: str, shape: Shape, seed: int) -> Built:
         model.config.quantization_config = quantization
 
         packed = {}
-        for name, module in quantized_modules(model).items():
+        for name, module in bitnet_layers(model).items():
             master = masters[f"{name}.weight"].float()
             mean = master.abs().mean().clamp(min=1e-5)
             ternary = (master * (1.0 / mean)).round().clamp(-1, 1)
@@ -243,39 +210,18 @@ def build(linear_class: str, shape: Shape, seed: int) -> Built:
 
 
 def save(built: Built, folder: Path, *, pack: bool = True, max_shard_size: str = "1GB") -> None:
-    """Write the checkpoint; without ``pack`` in the form transformers would give it unasked.
+    """Write the checkpoint; without ``pack`` as transformers writes it by default.
 
-    That form holds the codes of a BitLinear, but the bare -1, 0, 1 of an AutoBitLinear in BF16.
+    By default it writes the codes of a BitLinear, but -1, 0 and 1 in BF16 for an AutoBitLinear.
     """
-    with transformers_ready():
+    with quiet():
         state = {**built.model.state_dict(), **(built.packed if pack else {})}
         built.model.save_pretrained(folder, state_dict=state, max_shard_size=max_shard_size)
 
 
-def load(folder: Path, dtype: str) -> Any:
-    """Load a checkpoint and insist that no tensor was missing or left over."""
-    with transformers_ready():
-        import torch
-        import transformers
-
-        auto: Any = transformers.AutoModelForCausalLM
-        model, info = auto.from_pretrained(
-            folder, dtype=getattr(torch, dtype), local_files_only=True, output_loading_info=True
-        )
-        problems = {key: value for key, value in info.items() if value}
-        if problems:
-            raise RuntimeError(f"{folder} was not loaded in full: {problems}")
-        if dtype == "float32":
-            # A quantized checkpoint keeps its stored dtypes whatever `dtype` says (only the modules
-            # made by the quantizer follow it), and PreTrainedModel.float() is blocked; so float()
-            # of the base class, which widens the BF16 values and leaves the uint8 codes alone.
-            torch.nn.Module.float(model)
-        return model.eval()
-
-
 def record(model: Any, tokens: tuple[int, ...]) -> Recording:
-    """Run ``tokens`` through the model and return what each quantized layer got and gave."""
-    with transformers_ready():
+    """Run ``tokens`` through the model; return inputs and outputs of each quantized layer."""
+    with quiet():
         import torch
 
         recording: Recording = {}
@@ -287,7 +233,7 @@ def record(model: Any, tokens: tuple[int, ...]) -> Recording:
 
             return hook
 
-        modules = quantized_modules(model)
+        modules = bitnet_layers(model)
         handles = [m.register_forward_hook(hook_for(name)) for name, m in modules.items()]
         try:
             ids = torch.tensor([tokens])
@@ -301,10 +247,10 @@ def record(model: Any, tokens: tuple[int, ...]) -> Recording:
 
 def record_edge_rows(model: Any, names: tuple[str, ...]) -> Recording:
     """Feed :func:`edge_rows` to the named layers directly."""
-    with transformers_ready():
+    with quiet():
         import torch
 
-        modules = quantized_modules(model)
+        modules = bitnet_layers(model)
         recording: Recording = {}
         for name in names:
             rows = edge_rows(modules[name].in_features)
@@ -314,8 +260,8 @@ def record_edge_rows(model: Any, names: tuple[str, ...]) -> Recording:
 
 
 def unpack(codes: torch.Tensor) -> npt.NDArray[np.int8]:
-    """Return the ternary values of packed codes as ``unpack_weights`` of transformers sees them."""
-    with transformers_ready():
+    """Unpack codes with ``unpack_weights`` of transformers."""
+    with quiet():
         import torch
         from transformers.integrations.bitnet import unpack_weights
 
@@ -329,7 +275,7 @@ def unpack(codes: torch.Tensor) -> npt.NDArray[np.int8]:
 def _linear_int8(
     x: FloatArray, ternary: npt.NDArray[np.int8], multiplier: np.float32
 ) -> FloatArray:
-    """Compute a layer from the formula alone, to check the recording before it is kept."""
+    """Compute a layer by the formula, to check a recording before it is kept."""
     absmax: FloatArray = np.maximum(np.abs(x).max(axis=-1, keepdims=True), np.float32(1e-5))
     scale = np.float32(127) / absmax
     quantized = np.clip(np.rint(x * scale), -128, 127).astype(np.int64)
@@ -340,7 +286,7 @@ def _linear_int8(
 
 def _check(linear_class: str, built: Built, recording: Recording) -> float:
     """Return the worst row error of ``recording`` against :func:`_linear_int8`."""
-    modules = quantized_modules(built.model)
+    modules = bitnet_layers(built.model)
     worst = 0.0
     for key in recording:
         if not key.endswith("/input"):
@@ -363,14 +309,14 @@ def make(linear_class: str, folder: Path) -> None:
     save(built, model_dir)
 
     ids = GOLDEN_TOKENS
-    with transformers_ready():
+    with quiet():
         import torch
 
         tokens = torch.tensor([ids])
         if not torch.equal(built.model(tokens).logits, load(model_dir, "bfloat16")(tokens).logits):
             raise RuntimeError("the saved model does not give the logits of the one in memory")
 
-    reference = load(model_dir, "float32")
+    reference = load(model_dir)
     for file_name, recording in (
         ("activations.npz", record(reference, ids)),
         ("edge_rows.npz", record_edge_rows(reference, EDGE_MODULES)),
@@ -387,19 +333,19 @@ def make(linear_class: str, folder: Path) -> None:
 
 
 def main() -> None:
-    """Replace the golden data, or write it elsewhere to look at it."""
+    """Replace the golden data."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("linear_class", nargs="*", default=LINEAR_CLASSES, help="default: both")
     parser.add_argument("--output", type=Path, default=GOLDEN_DIR)
-    output: Path = parser.parse_args().output
-    with tempfile.TemporaryDirectory() as scratch:
-        for linear_class in LINEAR_CLASSES:
-            folder = Path(scratch) / linear_class
-            folder.mkdir()
+    arguments = parser.parse_args()
+    for linear_class in arguments.linear_class:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
             make(linear_class, folder)
-        for linear_class in LINEAR_CLASSES:  # only now: a failed run leaves the old data in place
-            shutil.rmtree(output / linear_class, ignore_errors=True)
-            shutil.copytree(Path(scratch) / linear_class, output / linear_class)
-            for path in (output / linear_class).rglob("*.*"):
+            output = arguments.output / linear_class
+            shutil.rmtree(output, ignore_errors=True)  # only now: a failed run leaves the old data
+            shutil.copytree(folder, output)
+            for path in output.rglob("*.*"):
                 path.chmod(0o644)  # safetensors writes its files readable by their owner only
 
 
