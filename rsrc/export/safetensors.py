@@ -40,9 +40,14 @@ def write_safetensors(
     out.write(len(text).to_bytes(8, "little") + text)
     done = 0
     for t in tensors:
-        for data in t.pieces():
-            for start in range(0, len(data), PIECE):
-                out.write(data[start : start + PIECE].data)
+        _write(out, t)
         done += t.nbytes
         if progress is not None:
             progress(t.name, done, end)
+
+
+def _write(out: BinaryIO, t: OutputTensor) -> None:
+    """Write a tensor; its data is freed on return, before the next one is decoded."""
+    for data in t.pieces():
+        for start in range(0, len(data), PIECE):
+            out.write(data[start : start + PIECE].data)

@@ -506,7 +506,7 @@ def test_decompile_to_gguf(run: Run, rsr: Path, tmp_path: Path) -> None:
         text = run("decompile", rsr, "-o", out, "--to", "gguf", "--force", *arguments).stdout
         assert text.startswith(f"{out}: {out.stat().st_size:,} bytes\n")
         assert "llama.cpp cannot run the file: the .rsr file has no config.json" in text
-        assert "because of rows that are no multiple of 256 long" in text
+        assert "because the length of their rows is not a multiple of 256" in text
         assert out.read_bytes()[:4] == b"GGUF"
     run("decompile", rsr, "-o", tmp_path / "x.gguf", "--to", "gguf", code=1)
 

@@ -169,7 +169,7 @@ def test_a_scale_alone_means_nothing(model: Model) -> None:
 def test_decompile_writes_what_the_model_computes(model: Model) -> None:
     w, alpha = model.kit.bf16(W[:2]), model.kit.bf16(ALPHA[:2])
     model.compile({NAME: w, CLIP: alpha}, TERNARY)
-    assert decompile(model.rsr, model.folder / "back.safetensors") == [NAME]
+    assert decompile(model.rsr, model.folder / "back.safetensors").quantized == [NAME]
     back = model.kit.judge(model.folder / "back.safetensors")
     values = np.array(DIGITS[:2]) * np.array([[2], [0.5]])
     assert back[NAME] == model.kit.bf16(values + 0.0)
