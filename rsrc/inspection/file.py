@@ -11,7 +11,7 @@ from rsr_formats import RsrFile
 from rsr_formats.decode import decode_block
 from rsr_formats.packing import pattern_values
 from rsr_formats.records import DenseTensor, IndexedTensor, Scale, Tensor
-from rsr_runtime.errors import IsaError
+from rsr_runtime import IsaError
 
 from ..common.errors import OptionError
 from ..compiler.plan import largest_k, ranked_packing

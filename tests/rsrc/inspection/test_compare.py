@@ -31,9 +31,7 @@ def test_every_mismatch_is_named(kit: Kit, tmp_path: Path, rsr: Path) -> None:
     changed: dict[str, Any] = {**SMALL_TENSORS, "extra": T}
     del changed["packed"]
     changed["int8"] = -T
-    changed["float"] = SMALL_TENSORS["float"] + np.float32(
-        0
-    )  # +0.0: only the signs of zeros change
+    changed["float"] = SMALL_TENSORS["float"] + np.float32(0)  # -0.0 becomes +0.0
     changed["packed_scale"] = np.full(1, 4, np.float16)
     changed["dense"] = SMALL_TENSORS["dense"].astype(np.int32)
     other = kit.save(tmp_path / "other.safetensors", changed)
