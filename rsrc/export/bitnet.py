@@ -41,6 +41,7 @@ from .tensors import (
 # transformers never makes a BitLinear of an embedding. Whether of a head, config.json decides.
 _EMBEDDINGS = ("*embed*", "*wte*", "*wpe*")
 _ROWS_PER_BYTE = 4
+_OTHER_FORMS = "write them with --to int8, --to float or --to gguf"
 
 
 def export(file: RsrFile, config: Config | None) -> Export:
@@ -145,7 +146,7 @@ def _new_config(config: Config | None, settings: dict[str, object]) -> Config | 
     defaults = {"linear_class": "bitlinear", "quantization_mode": "offline"}
     if isinstance(before, dict) and {**defaults, **before} == settings:
         return None
-    others = {key: value for key, value in config.items() if key != "quantization"}  # MLX's twin
+    others = {key: value for key, value in config.items() if key != "quantization"}  # from MLX
     return {**others, "quantization_config": settings}
 
 
@@ -181,18 +182,17 @@ def _scale_tensors(
     if several:
         raise ExportError(
             "the bitnet layout has one scale per matrix, and there are several for "
-            f"{quoted(several)}: write them with --to int8, --to float or --to gguf"
+            f"{quoted(several)}: {_OTHER_FORMS}"
         )
     if negative:
         raise ExportError(
             f"the bitnet layout has only positive scales, and those of {quoted(negative)} are "
-            "negative: write them with --to int8, --to float or --to gguf"
+            f"negative: {_OTHER_FORMS}"
         )
     if inexact:
         raise ExportError(
             "bitlinear layers divide by weight_scale, and no float32 gives the scale of "
-            f"{quoted(inexact)} as its reciprocal: write them with --to int8, --to float or "
-            "--to gguf"
+            f"{quoted(inexact)} as its reciprocal: {_OTHER_FORMS}"
         )
     return tensors
 

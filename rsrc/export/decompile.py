@@ -102,7 +102,7 @@ def decompile(
 def _requantization_notes(
     file: RsrFile, new_config: Config | None, to: str, is_folder: bool
 ) -> list[str]:
-    with suppress(SourceError):  # config.json cannot be read
+    with suppress(SourceError):  # the note needs a readable config.json
         is_new = is_folder and new_config is not None
         note = requantization_note(file, new_config if is_new else read_config(file), to, is_folder)
         return [] if note is None else [note]

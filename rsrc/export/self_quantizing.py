@@ -19,7 +19,7 @@ from .model_files import Config, without
 
 
 def without_self_quantizing(config: Config | None) -> Config | None:
-    """Return config.json without what makes a model quantize its weights, or None: it has no such.
+    """Return config.json without the keys that make a model quantize, or None if it has none.
 
     An online `quantization_config` is a setting for packed weights: see `without_packing`.
     """

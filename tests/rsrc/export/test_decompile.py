@@ -104,7 +104,7 @@ def test_contradictory_headers(
 
 
 def test_damaged_indexes(kit: Kit, tmp_path: Path) -> None:
-    """Even behind a forged hash, a layout gets nothing but digits."""
+    """Even if a hash was forged, layouts get only valid digits."""
     source = kit.save(tmp_path / "s.safetensors", {"w": T})
     for encoding in ("ranked", "permuted"):
         rsr = tmp_path / f"{encoding}.rsr"
