@@ -43,25 +43,16 @@ def decompile(file: Path, output: Path, to: str, gguf_type: str | None, force: b
 
     if gguf_type is not None and to != "gguf":
         raise click.UsageError("--type needs --to gguf")
-    notes: list[str] = []
     with progress_bar("decompiling") as progress:
-        quantized = run(
-            file,
-            output,
-            to=to,
-            type=gguf_type,
-            force=force,
-            progress=progress,
-            note=notes.append,
-        )
+        result = run(file, output, to=to, type=gguf_type, force=force, progress=progress)
     paths = sorted(output.iterdir()) if output.is_dir() else [output]
     for path in paths:
         click.echo(f"{path}: {path.stat().st_size:,} bytes")
-    for note in notes:
+    for note in result.notes:
         click.echo(printable(note))
-    if quantized:
-        noun = "tensor holds" if len(quantized) == 1 else "tensors hold"
-        click.echo(f"{len(quantized)} {noun} quantized values, not the source's")
+    if count := len(result.quantized):
+        noun = "tensor holds" if count == 1 else "tensors hold"
+        click.echo(f"{count} {noun} quantized values, not the source's")
 
 
 @click.command(short_help="Decompress a .rsr file, so that it can be mapped.")

@@ -1,6 +1,6 @@
-"""What `decompile` writes: the source again, or the same matrices as other software stores them.
+"""The forms in which `decompile` writes a model, and `unpack`.
 
-A module for each form: add one, list it in `FORMS`, write its test.
+To add a form, write a module with its `export`, list it in `FORMS`, and test it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from . import bitnet, floats, int8, source
 from .tensors import Form
 
-# Those that safetensors holds, by their name on the command line; GGUF is a file of its own.
+# The forms in safetensors, by their names on the command line.
 FORMS: Mapping[str, Form] = {
     "source": source.export,
     "bitnet": bitnet.export,

@@ -1,9 +1,10 @@
-"""The `bitnet` layout of Hugging Face: four rows to a byte, and `<name>_scale`: layouts/bitnet.py.
+"""The "bitnet" form: packed layers as transformers stores them (layouts/bitnet.py).
 
-config.json says what the scale means. Where it does already (an offline `quantization_config`),
-that stays. Otherwise layers are made `autobitlinear`, which multiplies: then the scale is stored as
-it is, while 1 / scale, which `bitlinear` divides by, may have no float. But `autobitlinear` scales
-a bias too (transformers, integrations/bitnet.py), so models with biases become `bitlinear`.
+`<name>` holds four rows per byte, and `<name>_scale` one scale; config.json says what it means. An
+offline `quantization_config` in the file's config.json stays as it is. Without one, layers become
+`autobitlinear`, which multiplies by the scale: every scale can be stored, while `bitlinear` divides
+by it, and 1 / scale is often not a float32. But `autobitlinear` scales the bias too (transformers,
+integrations/bitnet.py), so a model with biases becomes `bitlinear`.
 """
 
 from __future__ import annotations
@@ -23,67 +24,64 @@ from ..common.errors import ExportError
 from ..layouts.base import Bytes
 from ..layouts.float_bits import from_float32, to_float32
 from ..source.quantization import HEADS, Quantization
-from .floats import SMALLEST_FIRST, as_floats, holds
+from .floats import BY_SIZE, as_floats, holds
+from .model_files import Config, bitnet_settings
 from .tensors import (
-    Config,
     Export,
     OutputTensor,
     as_bytes,
+    convert_matrices,
     decode,
-    exported,
-    of_array,
-    of_dense,
-    of_source,
     read_scales,
     row_windows,
     source_dtype,
+    source_tensors,
 )
 
-# Embeddings: transformers makes no BitLinear of them. Of heads, config.json decides.
+# transformers never makes a BitLinear of an embedding. Whether of a head, config.json decides.
 _EMBEDDINGS = ("*embed*", "*wte*", "*wpe*")
 _ROWS_PER_BYTE = 4
+_OTHER_FORMS = "write them with --to int8, --to float or --to gguf"
 
 
 def export(file: RsrFile, config: Config | None) -> Export:
-    """Return matrices packed with their scales; embeddings and heads as floats; others as they are.
+    """Return linear layers packed, other matrices as floats; dense tensors are unchanged.
 
     Raises:
-        ExportError: a matrix has several scales, or one that this layout cannot express; or there
-            is no matrix to pack.
-        SourceError: config.json has a `modules_to_not_convert` that cannot be followed.
+        ExportError: a linear layer has several scales, or one that this form cannot express; or
+            the file has no ternary linear layer.
+        SourceError: config.json has an unknown linear_class, or an unsupported regular expression
+            in `modules_to_not_convert`.
     """
-    said = Quantization({"quantization_config": _said(config)})
-    packed = [
-        t for t in file.header.tensors if isinstance(t, IndexedTensor) and _is_packed(t, said)
-    ]
-    if not packed:
-        raise ExportError(f"{file.path}: no matrix of it is a linear layer that could be packed")
-    quantization = _quantization(file, config, packed)
-    divide = quantization["linear_class"] == "bitlinear"
-    _check_rows(packed, divide)
-    scales = _stored_scales(file, packed, divide)
-    tensors: list[OutputTensor] = []
+    before = bitnet_settings(config)
+    rules = Quantization({"quantization_config": before})
+    matrices = [t for t in file.header.tensors if isinstance(t, IndexedTensor)]
+    linear = [t for t in matrices if _is_linear(t, rules)]
+    if not linear:
+        raise ExportError(f"{file.path} has no ternary linear layer: there is nothing to pack")
+    settings = _new_settings(file, before, rules, linear)
+    divide = settings["linear_class"] == "bitlinear"
+    _check_rows(linear, divide)
+    scales = _scale_tensors(file, linear, divide)
     notes = []
-    for t in exported(file):
-        if not isinstance(t, IndexedTensor):
-            tensors.append(of_dense(file, t))
-        elif t.name not in scales:
-            tensors.append(as_floats(file, t))
-            notes.append(t.name)
-        else:
-            tensors += [_packed(file, t), scales[t.name]]
-    text = [f"written as floats, being no linear layers: {quoted(notes)}"] if notes else []
-    new_config = _new_config(config, quantization)
+    if others := [t.name for t in matrices if t.name not in scales]:
+        notes.append(f"written as floats, because they are not linear layers: {quoted(others)}")
+    new_config = _new_config(config, settings)
     if new_config is not None:
-        text.append(
-            f"weight_scale {'divides' if divide else 'multiplies'}: config.json now says "
-            f"linear_class {quantization['linear_class']!r} of quant_method 'bitnet'"
+        notes.append(
+            f"weight_scale {'divides' if divide else 'multiplies'}: config.json now has "
+            f"quant_method 'bitnet' with linear_class {settings['linear_class']!r}"
         )
-    metadata = {**file.header.metadata, "format": "pt"}
-    return Export(tensors, new_config, metadata, text)
+
+    def convert(t: IndexedTensor) -> list[OutputTensor]:
+        if t.name not in scales:
+            return [as_floats(file, t)]
+        return [_packed(file, t), scales[t.name]]
+
+    return Export(convert_matrices(file, convert), new_config, notes)
 
 
-def _is_packed(t: IndexedTensor, said: Quantization) -> bool:
+def _is_linear(t: IndexedTensor, rules: Quantization) -> bool:
     if t.source.layout in ("bitnet", "bitnet-unpacked"):
         return True
     module, _, parameter = t.name.rpartition(".")
@@ -91,55 +89,45 @@ def _is_packed(t: IndexedTensor, said: Quantization) -> bool:
         return False
     if any(fnmatchcase(t.name.lower(), pattern) for pattern in _EMBEDDINGS):
         return False
-    return said.converts(t.name)
+    return rules.converts(t.name)
 
 
 # --- config.json --------------------------------------------------------------------------------
 
 
-def _quantization(
-    file: RsrFile, config: Config | None, packed: Sequence[IndexedTensor]
+def _new_settings(
+    file: RsrFile, before: Config, rules: Quantization, linear: Sequence[IndexedTensor]
 ) -> dict[str, object]:
-    """Return the `quantization_config` under which the tensors mean what they mean here."""
-    before = _said(config)
-    names = {t.name for t in file.header.tensors}
+    """Return the `quantization_config` of the packed model; `before` is the file's, or {}."""
     if before and before.get("quantization_mode", "offline") == "offline":
-        linear_class = before.get("linear_class", "bitlinear")
-        if linear_class not in ("bitlinear", "autobitlinear"):
-            raise ExportError(f"config.json: linear_class is {str(linear_class)[:64]!r}")
+        linear_class = rules.linear_class
     else:
-        biased = any(_module(t.name) + ".bias" in names for t in packed)
+        names = {t.name for t in file.header.tensors}
+        biased = any(_module(t.name) + ".bias" in names for t in linear)
         linear_class = "bitlinear" if biased else "autobitlinear"
-    quantization = {
+    settings = {
         **before,
         "quant_method": "bitnet",
         "linear_class": linear_class,
         "quantization_mode": "offline",
     }
-    kept = before.get("modules_to_not_convert")
-    floats = _float_layers(file, {t.name for t in packed})
-    said = Quantization({"quantization_config": before})
-    dense = [name for name in floats if said.converts(f"{name}.weight")]
-    if dense and isinstance(kept, list):
-        quantization["modules_to_not_convert"] = [*kept, *dense]
-    elif dense:  # a list replaces transformers' own, which has the output head
-        heads = [name for name in floats if name.rpartition(".")[2].lower() in HEADS]
-        quantization["modules_to_not_convert"] = list(dict.fromkeys(["lm_head", *heads, *dense]))
-    return quantization
+    floats = _float_modules(file, {t.name for t in linear})
+    unlisted = [module for module in floats if rules.converts(f"{module}.weight")]
+    listed = before.get("modules_to_not_convert")
+    if unlisted and isinstance(listed, list):
+        settings["modules_to_not_convert"] = [*listed, *unlisted]
+    elif unlisted:  # a list replaces transformers' default, which is the output head
+        heads = [module for module in floats if module.rpartition(".")[2].lower() in HEADS]
+        settings["modules_to_not_convert"] = list(dict.fromkeys(["lm_head", *heads, *unlisted]))
+    return settings
 
 
-def _said(config: Config | None) -> Config:
-    """Return the `quantization_config` if it is BitNet's, else {}."""
-    found = (config or {}).get("quantization_config")
-    return found if isinstance(found, dict) and found.get("quant_method") == "bitnet" else {}
-
-
-def _float_layers(file: RsrFile, packed: set[str]) -> list[str]:
-    """Return the modules with a matrix that is written as floats."""
+def _float_modules(file: RsrFile, linear: set[str]) -> list[str]:
+    """Return the modules whose matrix is written as floats."""
     return [
         _module(t.name)
-        for t in of_source(file)
-        if t.name not in packed
+        for t in source_tensors(file)
+        if t.name not in linear
         and len(t.shape) == 2
         and (isinstance(t, IndexedTensor) or source_dtype(t) in FLOAT_DTYPES)
         and t.name.endswith(".weight")
@@ -150,32 +138,32 @@ def _module(name: str) -> str:
     return name.removesuffix(".weight")
 
 
-def _new_config(config: Config | None, quantization: dict[str, object]) -> Config | None:
-    """Return config.json with the settings in it, or None if it says the same already."""
+def _new_config(config: Config | None, settings: dict[str, object]) -> Config | None:
+    """Return config.json with the settings in it, or None if it has them already."""
     if config is None:
-        return {"quantization_config": quantization}
+        return {"quantization_config": settings}
     before = config.get("quantization_config")
     defaults = {"linear_class": "bitlinear", "quantization_mode": "offline"}
-    if isinstance(before, dict) and {**defaults, **before} == quantization:
+    if isinstance(before, dict) and {**defaults, **before} == settings:
         return None
-    kept = {key: value for key, value in config.items() if key != "quantization"}  # that of MLX
-    return {**kept, "quantization_config": quantization}
+    others = {key: value for key, value in config.items() if key != "quantization"}  # from MLX
+    return {**others, "quantization_config": settings}
 
 
 # --- scales -------------------------------------------------------------------------------------
 
 
-def _stored_scales(
-    file: RsrFile, packed: Sequence[IndexedTensor], divide: bool
+def _scale_tensors(
+    file: RsrFile, linear: Sequence[IndexedTensor], divide: bool
 ) -> dict[str, OutputTensor]:
-    """Return the tensor `<name>_scale` of each matrix.
+    """Return the tensor `<name>_scale` of each layer.
 
     Raises:
-        ExportError: names the matrices that have several scales, or one no float expresses.
+        ExportError: names the layers with several scales, or one that the form cannot express.
     """
     several, negative, inexact = [], [], []
-    scales = {}
-    for t in packed:
+    tensors = {}
+    for t in linear:
         grid = read_scales(file, t)
         values = np.ones(1, np.float32) if grid is None else np.unique(grid.values)
         if len(values) > 1:
@@ -183,62 +171,64 @@ def _stored_scales(
             continue
         scale = values[0] if len(values) else np.float32(1)
         if scale == 0:
-            scale = np.float32(1)  # of zeros alone; readers want a positive one
+            scale = np.float32(1)  # every weight is 0, and readers expect a positive scale
         stored = _reciprocal(scale) if divide else scale
         if scale < 0:
             negative.append(t.name)
         elif stored is None:
             inexact.append(t.name)
         else:
-            scales[t.name] = _scale_tensor(t.name, stored)
+            tensors[t.name] = _scale_tensor(t.name, stored)
     if several:
         raise ExportError(
             "the bitnet layout has one scale per matrix, and there are several for "
-            f"{quoted(several)}: write them with --to int8, --to float or --to gguf"
+            f"{quoted(several)}: {_OTHER_FORMS}"
         )
     if negative:
-        raise ExportError(f"the bitnet layout has positive scales only: {quoted(negative)}")
+        raise ExportError(
+            f"the bitnet layout has only positive scales, and those of {quoted(negative)} are "
+            f"negative: {_OTHER_FORMS}"
+        )
     if inexact:
         raise ExportError(
-            "layers are bitlinear, which divides by weight_scale, and no float32 gives the scale "
-            f"of {quoted(inexact)} that way: write them with --to int8, --to float or --to gguf"
+            "bitlinear layers divide by weight_scale, and no float32 gives the scale of "
+            f"{quoted(inexact)} as its reciprocal: {_OTHER_FORMS}"
         )
-    return scales
+    return tensors
 
 
 def _reciprocal(scale: np.float32) -> np.float32 | None:
-    """Return the float of fewest bits that 1 is divided by to give `scale`, if there is one."""
+    """Return a float32 whose reciprocal is `scale`, of as few bits as possible, or None."""
     one = np.float32(1)
     with np.errstate(over="ignore", divide="ignore"):
         near = one / scale
+        # Below a power of 2, reciprocals are sparser than floats: 1 / scale itself may miss.
         around = [near, np.nextafter(near, np.float32(0)), np.nextafter(near, np.float32(np.inf))]
-        short = [
-            to_float32(from_float32(near.reshape(1), d).view(np.uint8), d)[0]
-            for d in SMALLEST_FIRST
-        ]
+        short = [to_float32(from_float32(near.reshape(1), d).view(np.uint8), d)[0] for d in BY_SIZE]
         candidates = [*short, *around]
         return next((v for v in candidates if np.isfinite(v) and v > 0 and one / v == scale), None)
 
 
 def _scale_tensor(name: str, value: np.float32) -> OutputTensor:
     values = value.reshape(1)
-    dtype = next(dtype for dtype in SMALLEST_FIRST if holds(dtype, values))
-    return of_array(f"{name}_scale", dtype, from_float32(values, dtype))
+    dtype = next(dtype for dtype in BY_SIZE if holds(dtype, values))
+    stored = from_float32(values, dtype)
+    return OutputTensor(f"{name}_scale", dtype, stored.shape, lambda: [as_bytes(stored)])
 
 
 # --- codes --------------------------------------------------------------------------------------
 
 
-def _check_rows(packed: Sequence[IndexedTensor], divide: bool) -> None:
-    uneven = [t.name for t in packed if t.shape[0] % _ROWS_PER_BYTE]
+def _check_rows(linear: Sequence[IndexedTensor], divide: bool) -> None:
+    uneven = [t.name for t in linear if t.shape[0] % _ROWS_PER_BYTE]
     if divide and uneven:
         raise ExportError(
-            "bitlinear layers have a multiple of 4 rows, which this has not: " + quoted(uneven)
+            f"bitlinear layers need a multiple of 4 rows, which these do not have: {quoted(uneven)}"
         )
 
 
 def _packed(file: RsrFile, t: IndexedTensor) -> OutputTensor:
-    """Return codes in bytes; for rows that are no multiple of 4, floats, as transformers reads."""
+    """Return four codes per byte; where 4 does not divide the rows, transformers reads floats."""
     if t.shape[0] % _ROWS_PER_BYTE:
         return OutputTensor(t.name, "BF16", t.shape, partial(_unpacked_windows, file, t))
     shape = (t.shape[0] // _ROWS_PER_BYTE, t.shape[1])
@@ -246,13 +236,14 @@ def _packed(file: RsrFile, t: IndexedTensor) -> OutputTensor:
 
 
 def _values(file: RsrFile, t: IndexedTensor) -> npt.NDArray[np.int8]:
-    """Return what each digit stands for: nothing, where the scale is 0."""
+    """Return the value of each digit: 0 throughout if the scale is 0."""
     grid = read_scales(file, t)
     zero = grid is not None and not grid.values.any()
     return np.array([0] * len(t.digits) if zero else t.digits, np.int8)
 
 
 def _packed_windows(file: RsrFile, t: IndexedTensor) -> Iterator[Bytes]:
+    """Yield bytes of which bits 2i and 2i + 1 are value + 1 of quarter i of the rows."""
     digits = decode(file, t).digits
     codes = (_values(file, t) + 1).astype(np.uint8)
     quarter = t.shape[0] // _ROWS_PER_BYTE

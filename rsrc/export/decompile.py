@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from rsr_formats import RsrFile
@@ -16,15 +16,23 @@ from ..common.errors import ExportError, OptionError, SourceError
 from ..compiler.pipeline import check_not_source
 from ..layouts import BY_NAME
 from . import FORMS, GGUF, GGUF_TYPES, NAMES
-from .folder import atomic_folder, check_folder, write_model_files
-from .masters import warning
+from .folder import atomic_folder, check_folder
+from .gguf import require_gguf, write_gguf
+from .model_files import Config, read_config, write_model_files
 from .safetensors import write_safetensors
-from .tensors import Export, of_source, read_config
-
-Progress = Callable[[str, int, int], None]
+from .self_quantizing import requantization_note
+from .tensors import Export, Progress, source_tensors
 
 _SUFFIX = ".safetensors"
 _MODEL = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Decompiled:
+    """How the output of `decompile` differs from the source."""
+
+    quantized: list[str]  # names of the tensors that compiling quantized
+    notes: list[str]  # sentences: rounded scales, matrices written as floats, changed settings, ...
 
 
 def decompile(
@@ -35,8 +43,7 @@ def decompile(
     type: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
-    note: Callable[[str], None] = lambda text: None,
-) -> list[str]:
+) -> Decompiled:
     """Write the model in a `.rsr` file as its source was, or in a form that other software reads.
 
     Args:
@@ -50,12 +57,6 @@ def decompile(
         type: GGUF type of ternary matrices, "TQ1_0" or "TQ2_0" (the default).
         force: replace an existing output file. A directory with files is never replaced.
         progress: called as progress(tensor name, bytes done, total bytes).
-        note: called with each thing that the form changed: rounded scales, matrices written as
-            floats, an int8 head that the source does not have, and weights that a self-quantizing
-            model would quantize again.
-
-    Returns:
-        The names of the tensors that compiling quantized.
 
     Raises:
         FormatError: the .rsr file is damaged.
@@ -69,58 +70,43 @@ def decompile(
     output = Path(output)
     _check_options(to, type, output)
     is_folder = to != GGUF and output.suffix != _SUFFIX
+    # All checks of the output come before the file is read: that may take minutes.
     check_not_source(output, [Path(path)])
-    if is_folder:  # before everything is read
+    if is_folder:
         check_folder(output)
     else:
         check_output(output, force)
     if to == GGUF:
-        from .gguf import require_gguf, write_gguf
-
         require_gguf()
     file = RsrFile(path)
     file.verify()  # a damaged index may still decode to digits
     if to != "source":
         _refuse_mlx_codes(file)
+    new_config = None
     if to == GGUF:
-        write_gguf(file, output, type or "TQ2_0", force, progress, note)
-        for text in _added_notes(file):
-            note(text)
-        return quantized_tensors(file)
-    export = FORMS[to](file, None if to == "source" else read_config(file))
-    if is_folder:
-        with atomic_folder(output) as folder:
-            write_model_files(file, folder, export.config)
-            _write(export, folder / _MODEL, force, progress)
+        notes = write_gguf(file, output, type or "TQ2_0", force, progress)
     else:
-        if to == "bitnet" and export.config is not None:
-            raise ExportError(
-                f"{output}: config.json must say whether weight_scale divides or multiplies, and "
-                f"that of {file.path} does not: write a directory, which gets a config.json"
-            )
-        _write(export, output, force, progress)
-    for text in [*export.notes, *_added_notes(file)]:
-        note(text)
-    if to in ("source", "float"):
-        _warn_of_masters(file, export, to, is_folder, note)
-    return quantized_tensors(file)
-
-
-def _added_notes(file: RsrFile) -> list[str]:
-    return [
+        export = FORMS[to](file, None if to == "source" else read_config(file))
+        _write(file, export, output, to, force, progress)
+        new_config = export.config
+        notes = [*export.notes]
+    notes += [
         f"not written: {name} in int8, which the source does not have"
         for name in added_tensors(file)
     ]
+    if to in ("source", "float"):
+        notes += _requantization_notes(file, new_config, to, is_folder)
+    return Decompiled(quantized_tensors(file), notes)
 
 
-def _warn_of_masters(
-    file: RsrFile, export: Export, to: str, is_folder: bool, note: Callable[[str], None]
-) -> None:
-    with suppress(SourceError):  # config.json cannot be read
-        changed = is_folder and export.config is not None
-        text = warning(file, export.config if changed else read_config(file), to, is_folder)
-        if text is not None:
-            note(text)
+def _requantization_notes(
+    file: RsrFile, new_config: Config | None, to: str, is_folder: bool
+) -> list[str]:
+    with suppress(SourceError):  # the note needs a readable config.json
+        is_new = is_folder and new_config is not None
+        note = requantization_note(file, new_config if is_new else read_config(file), to, is_folder)
+        return [] if note is None else [note]
+    return []
 
 
 def _check_options(to: str, type: str | None, output: Path) -> None:
@@ -152,14 +138,34 @@ def _refuse_mlx_codes(file: RsrFile) -> None:
         )
 
 
-def _write(export: Export, path: Path, force: bool, progress: Progress | None) -> None:
-    with atomic_file(path, force) as out:
-        write_safetensors(out, export.tensors, export.metadata, progress)
+def _write(
+    file: RsrFile,
+    export: Export,
+    output: Path,
+    to: str,
+    force: bool,
+    progress: Progress | None,
+) -> None:
+    # transformers loads only safetensors files whose metadata name the framework.
+    metadata = file.header.metadata if to == "source" else {**file.header.metadata, "format": "pt"}
+    if output.suffix == _SUFFIX:
+        if to == "bitnet" and export.config is not None:
+            raise ExportError(
+                f"{output}: config.json must say whether weight_scale divides or multiplies, and "
+                f"that of {file.path} does not: write a directory, which gets a config.json"
+            )
+        with atomic_file(output, force) as out:
+            write_safetensors(out, export.tensors, metadata, progress)
+        return
+    with atomic_folder(output) as folder:
+        write_model_files(file, folder, export.config)
+        with atomic_file(folder / _MODEL) as out:
+            write_safetensors(out, export.tensors, metadata, progress)
 
 
 def quantized_tensors(file: RsrFile) -> list[str]:
     """Return the names of the source tensors that compiling quantized."""
-    return [t.name for t in of_source(file) if is_quantized(t)]
+    return [t.name for t in source_tensors(file) if is_quantized(t)]
 
 
 def added_tensors(file: RsrFile) -> list[str]:

@@ -1,4 +1,4 @@
-"""One byte per weight: -1, 0, 1 as I8 [out_features, in_features], and `<name>_scale` as F32."""
+"""The "int8" form: -1, 0, 1 as I8 [out_features, in_features], and `<name>_scale` as F32."""
 
 from __future__ import annotations
 
@@ -8,47 +8,41 @@ from functools import partial
 import numpy as np
 
 from rsr_formats import RsrFile
-from rsr_formats.records import DenseTensor, IndexedTensor
+from rsr_formats.records import IndexedTensor
 
 from ..layouts.base import Bytes
 from ..layouts.paretoq import is_clip
 from ..layouts.scales import ScaleGrid, group_columns
-from .floats import as_floats, without_quantization
+from .floats import as_floats
+from .model_files import Config, without_packing
 from .tensors import (
-    Config,
     Export,
     OutputTensor,
     as_bytes,
+    convert_matrices,
     decode,
-    exported,
-    of_dense,
     read_scales,
     row_windows,
 )
 
 
 def export(file: RsrFile, config: Config | None) -> Export:
-    """Return every matrix as I8 and, behind it, its scales; what else there is as it is.
+    """Return every matrix as I8, followed by its scales; dense tensors are unchanged.
 
-    `<name>_scale` is [1] for one scale per tensor, [out_features] for one per row (or block of
-    rows, repeated), [out_features, groups] where columns have their own. A matrix whose multiplier
-    is 1, or one without rows, has none. Groups are narrower than the file's where layouts/int8.py
-    would read so many as others.
+    `<name>_scale` is [1] for one scale per tensor, [out_features] for scales per row or per block
+    of rows, and [out_features, groups] for scales per group of columns. A matrix without scales, or
+    without rows, has no such tensor.
     """
-    tensors: list[OutputTensor] = []
-    for t in exported(file):
-        if isinstance(t, DenseTensor):
-            tensors.append(of_dense(file, t))
-            continue
-        if is_clip(t.name):  # no matrix, though its values may look like one's
-            tensors.append(as_floats(file, t))
-            continue
-        tensors.append(OutputTensor(t.name, "I8", t.shape, partial(_windows, file, t)))
-        grid = read_scales(file, t)
-        if grid is not None and grid.values.size:
-            tensors.append(_scale_tensor(t, grid))
-    metadata = {**file.header.metadata, "format": "pt"}
-    return Export(tensors, without_quantization(file, config), metadata)
+    tensors = convert_matrices(file, partial(_matrix, file))
+    return Export(tensors, without_packing(file, config))
+
+
+def _matrix(file: RsrFile, t: IndexedTensor) -> list[OutputTensor]:
+    if is_clip(t.name):  # ParetoQ's clip values are no weights, even where they look ternary
+        return [as_floats(file, t)]
+    weight = OutputTensor(t.name, "I8", t.shape, partial(_windows, file, t))
+    grid = read_scales(file, t)
+    return [weight] if grid is None or not grid.values.size else [weight, _scale_tensor(t, grid)]
 
 
 def _windows(file: RsrFile, t: IndexedTensor) -> Iterator[Bytes]:
@@ -59,26 +53,31 @@ def _windows(file: RsrFile, t: IndexedTensor) -> Iterator[Bytes]:
 
 
 def _scale_tensor(t: IndexedTensor, grid: ScaleGrid) -> OutputTensor:
-    shape: tuple[int, ...] = (t.shape[0],)
-    narrower = 1  # groups for each of the file's
+    out_features, in_features = t.shape
+    shape: tuple[int, ...] = (out_features,)
+    parts = 1  # output groups per group of the grid
     if grid.columns is not None:
-        width = _readable_width(grid.columns, t.shape[1])
-        narrower = grid.columns // width
-        shape = (t.shape[0], -(-t.shape[1] // width))
+        width = _readable_width(grid.columns, in_features)
+        parts = grid.columns // width
+        shape = (out_features, -(-in_features // width))
     elif len(grid.values) == 1:
         shape = (1,)
 
-    def rows() -> Iterator[Bytes]:
+    def windows() -> Iterator[Bytes]:
         groups = shape[1] if len(shape) > 1 else 1
         for window in row_windows((shape[0], groups)):
-            of = np.arange(window.start, window.stop) // grid.rows
-            values = np.repeat(grid.values[of], narrower, axis=1)[:, :groups]
+            row_blocks = np.arange(window.start, window.stop) // grid.rows
+            values = np.repeat(grid.values[row_blocks], parts, axis=1)[:, :groups]
             yield as_bytes(values.astype("<f4"))
 
-    return OutputTensor(f"{t.name}_scale", "F32", shape, rows)
+    return OutputTensor(f"{t.name}_scale", "F32", shape, windows)
 
 
 def _readable_width(width: int, columns: int) -> int:
-    """Return the most columns of a group, a part of `width`, that the number of groups tells."""
-    parts = (width // n for n in range(1, width + 1) if width % n == 0)
-    return next(w for w in parts if group_columns(columns, -(-columns // w)) == w)
+    """Return the largest divisor of a group's width that its number of groups determines.
+
+    A reader (layouts/int8.py) has only the number of groups: two groups of 100 columns could be 64
+    + 36 or 50 + 50, and are taken for the former. So groups of 50 are written as groups of 10.
+    """
+    divisors = (width // n for n in range(1, width + 1) if width % n == 0)
+    return next(w for w in divisors if group_columns(columns, -(-columns // w)) == w)

@@ -1,35 +1,37 @@
-"""Write a safetensors file, one tensor in memory at a time."""
+"""Write a safetensors file with one tensor in memory at a time."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
 from ..common.errors import ExportError
 from ..source.checkpoint import PIECE
-from .tensors import OutputTensor
+from .tensors import OutputTensor, Progress
 
-METADATA = "__metadata__"
+METADATA = "__metadata__"  # the key of the header that is not a tensor
 
 
 def write_safetensors(
     out: BinaryIO,
     tensors: Sequence[OutputTensor],
     metadata: Mapping[str, str],
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
-    """Write tensors one behind the other, in their order, without padding between them.
+    """Write tensors in order, without padding between them.
 
     Raises:
-        ExportError: two have the same name, or one a name that safetensors reserves.
+        ExportError: two tensors have the same name, or one has a name that safetensors reserves.
     """
     header: dict[str, object] = {}
     if metadata:
         header[METADATA] = dict(metadata)
     end = 0
     for t in tensors:
-        if t.name in header or t.name == METADATA:
+        if t.name == METADATA:
+            raise ExportError(f"a tensor is named {t.name!r}, which safetensors reserves")
+        if t.name in header:
             raise ExportError(f"two tensors would be named {t.name!r} in the output")
         header[t.name] = {"dtype": t.dtype, "shape": t.shape, "data_offsets": [end, end + t.nbytes]}
         end += t.nbytes
@@ -45,6 +47,7 @@ def write_safetensors(
 
 
 def _write(out: BinaryIO, t: OutputTensor) -> None:
+    """Write a tensor; its data is freed on return, before the next one is decoded."""
     for data in t.pieces():
         for start in range(0, len(data), PIECE):
             out.write(data[start : start + PIECE].data)

@@ -1,4 +1,4 @@
-"""The source again, byte for byte; quantized tensors as what was kept of them."""
+"""The "source" form: source tensors byte for byte; quantized ones as digit * scale."""
 
 from __future__ import annotations
 
@@ -15,74 +15,61 @@ from rsr_formats.records import DenseTensor, IndexedTensor, InlineTensor, Tensor
 
 from ..layouts import BY_NAME
 from ..layouts.base import Bytes
+from .model_files import Config
 from .safetensors import METADATA
 from .tensors import (
-    Config,
     Export,
     OutputTensor,
     as_bytes,
     decode,
-    dense_pieces,
-    of_source,
+    dense_bytes,
     source_dtype,
+    source_tensors,
 )
 
 
 @dataclass(frozen=True)
 class Restorable:
-    """A tensor of the source, as the .rsr file describes it; `data` decodes it."""
+    """A source tensor that a `.rsr` file can restore."""
 
     dtype: str
     shape: tuple[int, ...]
-    nbytes: int
-    data: Callable[[], Bytes]
-    indexed: IndexedTensor | None = None
-    quantized: DenseTensor | None = None  # what was kept of it, where that is less
+    data: Callable[[], Bytes]  # decodes it
+    record: Tensor | None  # None: an auxiliary tensor, such as a scale
 
 
 def export(file: RsrFile, config: Config | None) -> Export:
-    """Return every tensor of the source; its config.json is that of the file."""
-    tensors = [
-        OutputTensor(name, t.dtype, t.shape, partial(_whole, t))
-        for name, t in restorable(file).items()
-    ]
-    return Export(tensors, metadata=file.header.metadata)
+    """Return every tensor of the source. config.json is that of the file."""
+    return Export(
+        [
+            OutputTensor(name, t.dtype, t.shape, partial(_whole, t))
+            for name, t in restorable(file).items()
+        ]
+    )
 
 
 def restorable(file: RsrFile) -> dict[str, Restorable]:
-    """List every source tensor by name, auxiliary behind what absorbed them."""
-    tensors: dict[str, Restorable] = {}
+    """Return every source tensor by name; those absorbed into an indexed tensor come last.
 
-    def add(name: str, tensor: Restorable) -> None:
-        if name == METADATA:
-            raise HeaderFieldError(f"a tensor is named {name!r}, which safetensors reserves")
-        tensors[name] = tensor
-
-    for t in of_source(file):
-        add(t.name, restorable_one(file, t))
+    Raises:
+        HeaderFieldError: a tensor has the name `__metadata__`.
+    """
+    tensors = {t.name: _restorable(file, t) for t in source_tensors(file)}
     for t in file.header.tensors:
         if isinstance(t, IndexedTensor):
-            for c in t.source.auxiliary:
-                data = partial(_companion, file, t, c)
-                add(c.name, Restorable(c.dtype, c.shape, c.nbytes, data))
+            for a in t.source.auxiliary:
+                tensors[a.name] = Restorable(
+                    a.dtype, a.shape, partial(_auxiliary, file, t, a), None
+                )
+    if METADATA in tensors:
+        raise HeaderFieldError(f"a tensor is named {METADATA!r}, which safetensors reserves")
     return tensors
 
 
-def restorable_one(file: RsrFile, t: Tensor) -> Restorable:
-    """Return the source tensor that `t` was made from."""
+def _restorable(file: RsrFile, t: Tensor) -> Restorable:
     if isinstance(t, DenseTensor):
-        as_source = DenseTensor(t.name, source_dtype(t), t.shape, 0)
-        data = partial(_dense, file, t)
-        return Restorable(
-            as_source.dtype, t.shape, as_source.nbytes, data, quantized=t if t.quantized else None
-        )
-    source = DenseTensor(t.name, t.source.dtype, t.source.shape, 0)
-    return Restorable(source.dtype, source.shape, source.nbytes, lambda: _restore(file, t), t)
-
-
-def _dense(file: RsrFile, t: DenseTensor) -> Bytes:
-    pieces = list(dense_pieces(file, t))
-    return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, np.uint8), *pieces])
+        return Restorable(source_dtype(t), t.shape, partial(dense_bytes, file, t), t)
+    return Restorable(t.source.dtype, t.source.shape, partial(_restore, file, t), t)
 
 
 def _whole(t: Restorable) -> list[Bytes]:
@@ -93,10 +80,10 @@ def _restore(file: RsrFile, t: IndexedTensor) -> Bytes:
     return as_bytes(BY_NAME[t.source.layout].restore(decode(file, t)))
 
 
-def _companion(file: RsrFile, t: IndexedTensor, c: InlineTensor) -> Bytes:
-    if c.data is not None:
-        return np.frombuffer(c.data, np.uint8)
-    if not c.nbytes:  # so there is nothing to say of what may be very many rows
+def _auxiliary(file: RsrFile, t: IndexedTensor, auxiliary: InlineTensor) -> Bytes:
+    if auxiliary.data is not None:
+        return np.frombuffer(auxiliary.data, np.uint8)
+    if not auxiliary.nbytes:  # its matrix may claim 2^31 rows in a few bytes
         return np.empty(0, np.uint8)
-    scales = row_scales(t, file.index_arrays(t)["scale"])  # the digits have no say in it
-    return as_bytes(BY_NAME[t.source.layout].restore_auxiliary(scales, c))
+    scales = row_scales(t, file.index_arrays(t)["scale"])
+    return as_bytes(BY_NAME[t.source.layout].restore_auxiliary(scales, auxiliary))

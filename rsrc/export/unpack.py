@@ -1,15 +1,16 @@
-"""From a compressed `.rsr` file to the same one with its sections as they are mapped."""
+"""Decompress the sections of a `.rsr` file, so that it can be mapped."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from rsr_formats import RsrFile, create
 from rsr_formats.atomic import check_output
 
 from ..compiler.pipeline import check_not_source
+from .tensors import Progress
 
 
 def unpack(
@@ -17,23 +18,23 @@ def unpack(
     output: str | os.PathLike[str],
     *,
     force: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
-    """Write a `.rsr` file again with no section compressed: as compiling without `zstd` does.
+    """Write a compressed `.rsr` file as compiling without `zstd` would have written it.
 
-    Sections pass in pieces, their hashes are checked, and none may be longer than its header says.
+    Sections are decompressed in pieces. Their sizes and hashes are checked.
 
     Args:
         path: the .rsr file.
-        output: the file to write; it appears only when it is whole.
+        output: the file to write; it appears only once complete.
         force: replace an existing output.
-        progress: called as progress(what a section holds, bytes done, bytes in all).
+        progress: called as progress(what a section holds, bytes done, total bytes).
 
     Raises:
         FormatError: the file is damaged.
         OptionError: the output is the file itself.
         OutputExistsError: the output exists and `force` is not set.
-        OSError: reading or writing failed; no output is left behind.
+        OSError: reading or writing failed; no partial output is left behind.
     """
     check_not_source(Path(output), [Path(path)])
     check_output(output, force)

@@ -1,1 +1,1 @@
-"""What `rsrc inspect`, `verify` and `info` find out; nothing is written."""
+"""Look into `.rsr` files and sources: inspect, verify, info."""

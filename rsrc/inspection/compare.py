@@ -1,9 +1,8 @@
-"""Compare a `.rsr` file with a source, as `rsrc verify --against` does; nothing is written."""
+"""Compare a `.rsr` file with its source, for `rsrc verify --against`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 import numpy as np
 
@@ -16,11 +15,9 @@ from ..compiler import head
 from ..compiler.recognize import recognize_one
 from ..export.decompile import is_quantized
 from ..export.source import Restorable, restorable
-from ..export.tensors import decode
+from ..export.tensors import Progress, decode, read_scales
 from ..layouts import BY_NAME, TernaryTensor
 from ..source.checkpoint import Checkpoint, SourceTensor, open_checkpoint
-
-Progress = Callable[[str, int, int], None]
 
 _MAX_LISTED = 10  # tensors that a message names
 
@@ -32,15 +29,22 @@ def compare(
 ) -> int:
     """Check that a `.rsr` file holds exactly the tensors of `source`.
 
-    Tensors that compiling quantized, an added int8 head included, are quantized again by the rule
-    and with the number of scales that the file records, and compared as such.
+    Tensors that compiling quantized, including an added int8 head, are quantized again as the file
+    records it, and the results are compared.
+
+    Args:
+        path: the .rsr file.
+        source: anything that `compile` takes.
+        progress: called as progress(tensor name, bytes done, total bytes).
 
     Returns:
         The number of source tensors compared.
 
     Raises:
         MismatchError: names up to ten tensors that differ, are missing or were added.
-        FormatError, SourceError, OSError: one of the two cannot be read.
+        FormatError: the .rsr file is damaged.
+        SourceError: the source cannot be read.
+        OSError: reading failed.
     """
     file = RsrFile(path)
     checkpoint = open_checkpoint(source)
@@ -58,9 +62,10 @@ def compare(
             progress(name, done, checkpoint.nbytes)
     for t in file.header.tensors:
         if isinstance(t, DenseTensor) and t.quantized is not None and t.is_added:
-            of = checkpoint.tensors.get(t.quantized.of)  # None is reported above
-            difference = None if of is None else head.difference(file, t, of)
-            if difference:
+            embedding = checkpoint.tensors.get(t.quantized.of)
+            if embedding is None:
+                continue  # reported above
+            if difference := head.difference(file, t, embedding):
                 wrong.append(f"{t.name}: {difference}")
     if wrong:
         text = listed(wrong, _MAX_LISTED, separator="; ")
@@ -71,42 +76,48 @@ def compare(
 def _difference(
     file: RsrFile, checkpoint: Checkpoint, tensor: SourceTensor, found: Restorable
 ) -> str | None:
-    """Say how a source tensor differs from what the file holds of it, None if it does not."""
-    t = found.indexed
-    if t is not None and tensor.dtype not in DTYPE_BITS:
-        # A block type of GGUF: the file holds its digits and scales, not its bytes.
-        again = recognize_one(checkpoint, tensor)
-        if not isinstance(again, TernaryTensor):
-            return f"{again.reason} in the source, indexed in the .rsr file"
-        if (again.source_dtype, again.shape, again.digits) != (t.source.dtype, t.shape, t.digits):
-            return (
-                f"{again.source_dtype} {list(again.shape)} of {list(again.digits)} in the source, "
-                f"{t.source.dtype} {list(t.shape)} of {list(t.digits)} in the .rsr file"
-            )
-        return _index_difference(file, again, t, "decodes to")
+    """Describe how a source tensor differs from the one in the file; None if they are the same."""
+    t = found.record
+    if isinstance(t, IndexedTensor) and tensor.dtype not in DTYPE_BITS:
+        return _block_difference(file, checkpoint, tensor, t)
     tensor = tensor.dense
-    if found.quantized is not None:
-        return head.difference(file, found.quantized, tensor)
+    if isinstance(t, DenseTensor) and t.quantized is not None:
+        return head.difference(file, t, tensor)
     if (tensor.dtype, tensor.shape) != (found.dtype, found.shape):
         return (
             f"{tensor.dtype} {list(tensor.shape)} in the source, "
             f"{found.dtype} {list(found.shape)} in the .rsr file"
         )
-    if t is None:
-        return _bytes_difference(tensor, found)
-    if is_quantized(t):
-        quantized = BY_NAME[t.source.layout].requantize(checkpoint, tensor, t)
-        if not isinstance(quantized, TernaryTensor):
-            return f"cannot be quantized: {quantized}"
-        return _index_difference(file, quantized, t, "quantizes to")
-    difference = _bytes_difference(tensor, found)
-    if difference is None and any(a.data for a in t.source.auxiliary):
-        # The scales are not the tensor's own bytes: config.json says what they mean.
-        again = recognize_one(checkpoint, tensor)
+    if isinstance(t, IndexedTensor) and is_quantized(t):
+        again = BY_NAME[t.source.layout].requantize(checkpoint, tensor, t)
         if not isinstance(again, TernaryTensor):
-            return f"kept dense now: {again.reason}"
-        return _scale_difference(file, again, t, "means")
-    return difference
+            return f"cannot be quantized: {again}"
+        return _index_difference(file, again, t, "quantizes to")
+    difference = _bytes_difference(tensor, found)
+    if difference is not None or not isinstance(t, IndexedTensor):
+        return difference
+    if any(a.data for a in t.source.auxiliary):
+        # Same bytes, but config.json says whether weight_scale multiplies or divides.
+        recognized = recognize_one(checkpoint, tensor)
+        if not isinstance(recognized, TernaryTensor):
+            return f"not recognized as ternary: {recognized.reason}"
+        return _scale_difference(file, recognized, t, "means")
+    return None
+
+
+def _block_difference(
+    file: RsrFile, checkpoint: Checkpoint, tensor: SourceTensor, t: IndexedTensor
+) -> str | None:
+    """Compare digits and scales with blocks of GGUF, whose bytes a `.rsr` file does not hold."""
+    again = recognize_one(checkpoint, tensor)
+    if not isinstance(again, TernaryTensor):
+        return f"{again.reason} in the source, indexed in the .rsr file"
+    if (again.source_dtype, again.shape, again.digits) != (t.source.dtype, t.shape, t.digits):
+        return (
+            f"{again.source_dtype} {list(again.shape)} of {list(again.digits)} in the source, "
+            f"{t.source.dtype} {list(t.shape)} of {list(t.digits)} in the .rsr file"
+        )
+    return _index_difference(file, again, t, "decodes to")
 
 
 def _bytes_difference(tensor: SourceTensor, found: Restorable) -> str | None:
@@ -132,11 +143,11 @@ def _index_difference(
 def _scale_difference(
     file: RsrFile, again: TernaryTensor, t: IndexedTensor, verb: str
 ) -> str | None:
-    if again.scale is None and t.scale is None:
-        return None
-    if again.scale is not None and t.scale is not None:
-        scales = file.index_arrays(t)["scale"].reshape(t.groups if t.is_grouped else 1, -1).T
-        same = (again.scale.rows, again.scale.columns) == (t.scale.rows, t.scale.columns)
-        if same and (scales == again.scale.values).all():
-            return None
-    return f"{verb} another scale"
+    expected, found = again.scale, read_scales(file, t)
+    if expected is None or found is None:
+        same = expected is found
+    else:
+        same = (expected.rows, expected.columns) == (found.rows, found.columns)
+        # Without rows, a file has no scale where a source has one: equal by broadcasting.
+        same = same and bool((expected.values == found.values).all())
+    return None if same else f"{verb} another scale"

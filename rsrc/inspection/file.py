@@ -1,4 +1,4 @@
-"""Look into a `.rsr` file: its tensors, one tensor, one column block. Results are JSON-ready."""
+"""Describe a `.rsr` file, one of its tensors or one column block, as JSON-ready dicts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from rsr_formats import RsrFile
 from rsr_formats.decode import decode_block
 from rsr_formats.packing import pattern_values
 from rsr_formats.records import DenseTensor, IndexedTensor, Scale, Tensor
-from rsr_runtime.errors import IsaError
+from rsr_runtime import IsaError
 
 from ..common.errors import OptionError
 from ..compiler.plan import largest_k, ranked_packing
 from ..compiler.target import native_target
+from .survey import unknown_tensor
 
 _Path = str | os.PathLike[str]
 
@@ -24,12 +25,13 @@ def inspect_file(path: _Path) -> dict[str, Any]:
     """Describe the whole file.
 
     Returns:
-        "path", "bytes", "version", "producer", "metadata", "files" (name, bytes), "tensors" (as
-        `inspect_tensor` gives them, without sections) and "advice": a sentence if products would
-        be faster here from a file compiled for this machine, else None.
+        "path", "bytes", "version", "producer", "metadata"; "files", each with "name" and "bytes";
+        "tensors", each as from `inspect_tensor` but without "sections"; and "advice", a sentence if
+        recompiling for this machine would make products faster, else None.
 
     Raises:
-        IsaError: RSR_ISA names an unknown or unsupported instruction set.
+        FormatError: the header is damaged.
+        OSError: reading failed.
     """
     file = RsrFile(path)
     header = file.header
@@ -49,15 +51,19 @@ def inspect_tensor(path: _Path, name: str) -> dict[str, Any]:
     """Describe one tensor.
 
     Returns:
-        "name", "kind", "shape", "dtype" (of the source), "bytes"; for a dense one "quantised"
-        (None, or of what it was made in int8: "rule", "of" and "dtype"); for an indexed one also
-        "layout", "digits", "base", "k", "direction", "encoding", "packing", "blocks",
-        "bits_per_weight", "scales" (how many) and "scale" (None, or the "rows" and "columns" that
-        share one, columns None for all, and its "dtype"); and "sections": role, offset, size,
-        codec, SHA-256.
+        "name", "kind", "shape", "dtype" (of the source), "bytes", and "sections", each with "role",
+        "offset", "size", "stored_size", "codec" and "sha256".
+
+        A dense tensor also has "quantised": None, or for an int8 head the "rule", and the name
+        ("of") and "dtype" of the source tensor.
+
+        An indexed tensor also has "layout", "digits", "base", "k", "direction", "encoding",
+        "packing", "blocks", "bits_per_weight", "scales" (their number) and "scale": None, or the
+        "rows" and "columns" that share a scale (columns None: all of them) and its "dtype".
 
     Raises:
-        OptionError: there is no tensor of that name.
+        OptionError: the file has no tensor of that name.
+        FormatError: the header is damaged.
     """
     file = RsrFile(path)
     t = _find(file, path, name)
@@ -65,15 +71,17 @@ def inspect_tensor(path: _Path, name: str) -> dict[str, Any]:
 
 
 def inspect_block(path: _Path, name: str, j: int) -> dict[str, Any]:
-    """Describe one column block of an indexed tensor, from either encoding.
+    """Describe one column block of an indexed tensor, in either encoding.
 
     Returns:
-        What `inspect_tensor` gives, and "block", "columns" (first and last + 1), "stride" (from one
-        of them to the next), "patterns" (the digit values of each segment: all B^k or those that
-        the tensor lists), "permutation" (sigma) and "segments" (L).
+        The fields of `inspect_tensor` without "sections", and "block"; "columns", first and last
+        + 1; "stride", the distance between two columns; "patterns", the digit values of each
+        segment (all B^k, or those that the tensor lists); "permutation" (sigma); and "segments",
+        the segment list (L).
 
     Raises:
-        OptionError: no such tensor or block, or the tensor is dense.
+        OptionError: the file has no such tensor or block, or the tensor is dense.
+        FormatError: the header or the index is damaged.
     """
     file = RsrFile(path)
     t = _find(file, path, name)
@@ -96,20 +104,21 @@ def inspect_block(path: _Path, name: str, j: int) -> dict[str, Any]:
 def _advice(tensors: Sequence[Tensor]) -> str | None:
     try:
         target = native_target()
-    except IsaError:  # a bad RSR_ISA: no reason not to list a file
+    except IsaError:  # a bad RSR_ISA must not keep a file from being listed
         return None
     ranked = [t for t in tensors if isinstance(t, IndexedTensor) and t.encoding == "ranked"]
     other = [t.packing for t in ranked if t.packing != _best_packing(t, target)]
     if not other:
         return None
     return (
-        f"{len(other)} of {len(ranked)} ranked tensors are in packing {other[0]}: recompiling with "
-        f"--target {target} would suit this processor better"
+        f"{len(other)} of {len(ranked)} ranked tensors are in packing {other[0]}: recompile with "
+        f"--target {target} for faster products on this processor"
     )
 
 
 def _best_packing(t: IndexedTensor, target: str) -> str:
-    k = t.k if t.pattern_list is None else largest_k(t.base, "ranked")  # what a list stands in for
+    # A pattern list replaces the k on which the choice of a packing depends.
+    k = t.k if t.pattern_list is None else largest_k(t.base, "ranked")
     return ranked_packing(t.base, k, target, t.is_grouped)
 
 
@@ -117,9 +126,7 @@ def _find(file: RsrFile, path: _Path, name: str) -> Tensor:
     for t in file.header.tensors:
         if t.name == name:
             return t
-    names = [repr(t.name) for t in file.header.tensors]
-    some = ", ".join(names[:5] + ["..."] * (len(names) > 5))
-    raise OptionError(f"{path} has no tensor {name!r}; it has {some or 'none'}")
+    raise unknown_tensor(path, name, [t.name for t in file.header.tensors])
 
 
 def _describe(t: Tensor) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What this installation runs on."""
+"""Describe this installation and the processor it runs on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ _PACKAGES = ("numpy", "msgpack", "zstandard", "safetensors", "click", "rich")
 
 
 def info() -> dict[str, Any]:
-    """Return the processor, what compiling for it chooses, and the versions of what matters.
+    """Describe the processor and the installed versions.
+
+    Returns:
+        "cpu", as from `rsr_runtime.cpu_info`; "target" and "packing", the defaults for compiling
+        ternary tensors here; "format_version"; and "versions" by package name.
 
     Raises:
         IsaError: RSR_ISA names an unknown or unsupported instruction set.

@@ -1,26 +1,26 @@
-"""What compiling a source would do with each tensor, and why; nothing is written."""
+"""Report what compiling a source would do with each tensor, and why. Nothing is written."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from rsr_formats.text import quoted
 
 from ..common.errors import OptionError, SourceError
 from ..compiler.patterns import list_patterns
 from ..compiler.plan import IndexPlan, plan
 from ..compiler.recognize import PassthroughTensor, recognizer
+from ..export.tensors import Progress
 from ..layouts import TernaryTensor
 from ..source.checkpoint import Checkpoint, SourceTensor, open_checkpoint
-
-# progress(tensor name, bytes done, bytes in all)
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class RefusedTensor:
-    """A tensor because of which compiling would end with an error."""
+    """A tensor that compiling would reject with an error."""
 
     tensor: SourceTensor
     reason: str
@@ -35,33 +35,32 @@ def survey(
     """Describe what `compile` with its default options would make of a source.
 
     Args:
-        source: what `compile` takes.
-        tensor: describe this one alone.
-        progress: called as progress(tensor name, bytes done, bytes in all).
+        source: anything that `compile` takes.
+        tensor: describe only the tensor of this name.
+        progress: called as progress(tensor name, bytes done, total bytes).
 
     Returns:
-        "path", "bytes" (of all tensors), "files" (names of what is kept beside them), "notes" (what
-        could not be made of the source), "refused" (how many tensors keep the source from being
-        compiled) and "tensors": "name", "dtype", "shape", "bytes", "becomes" ("ternary", "binary",
-        "dense", "refused", or "absorbed" into the tensor that "into" names), "layout", "scale",
-        "encoding", "packing", "direction" and "k" of what is indexed, and "reason" of what is not.
+        "path"; "bytes" of all tensors; "files", the names of the model files that are copied;
+        "notes", sentences on what could not be read from the source; "refused", the number of
+        tensors that keep the source from being compiled; and "tensors". Each tensor has "name",
+        "dtype", "shape", "bytes" and "becomes": "ternary", "binary", "dense", "refused", or
+        "absorbed" into the tensor named by "into". Ternary and binary ones also have "layout",
+        "scale", "encoding", "packing", "direction" and "k"; dense and refused ones "reason".
 
     Raises:
-        SourceError: the source cannot be opened, or is refused as a whole.
-        OptionError: there is no tensor of that name.
+        SourceError: the source cannot be opened, or is rejected as a whole.
+        OptionError: the source has no tensor of that name.
     """
     checkpoint = open_checkpoint(source)
     if tensor is not None and tensor not in checkpoint.tensors:
-        names = [repr(name) for name in checkpoint.tensors]
-        some = ", ".join(names[:5] + ["..."] * (len(names) > 5))
-        raise OptionError(f"{source} has no tensor {tensor!r}; it has {some or 'none'}")
+        raise unknown_tensor(source, tensor, list(checkpoint.tensors))
     asked = checkpoint.tensors if tensor is None else _with_owner(checkpoint, tensor)
     outcomes = _outcomes(checkpoint, asked, progress)
     into = {
-        c.name: t.name
+        auxiliary.name: t.name
         for t in outcomes.values()
         if isinstance(t, TernaryTensor)
-        for c in t.auxiliary
+        for auxiliary in t.auxiliary
     }
     described = [
         _describe(outcome, into.get(name))
@@ -78,8 +77,13 @@ def survey(
     }
 
 
+def unknown_tensor(path: str | os.PathLike[str], name: str, existing: list[str]) -> OptionError:
+    """Return the error for a tensor name that a file does not have."""
+    return OptionError(f"{path} has no tensor {name!r}; it has {quoted(existing, 5) or 'none'}")
+
+
 def _with_owner(checkpoint: Checkpoint, name: str) -> Mapping[str, SourceTensor]:
-    """Return a tensor, and the one it may belong to by its name."""
+    """Return a tensor, and the one that would absorb it if it is a scale or a bias."""
     base = name.removesuffix("scales").removesuffix("biases")
     names = {name, name.removesuffix("_scale"), f"{base}weight"}
     return {n: t for n, t in checkpoint.tensors.items() if n in names}
@@ -88,16 +92,16 @@ def _with_owner(checkpoint: Checkpoint, name: str) -> Mapping[str, SourceTensor]
 def _outcomes(
     checkpoint: Checkpoint, asked: Mapping[str, SourceTensor], progress: Progress | None
 ) -> dict[str, Outcome]:
-    look = recognizer(checkpoint)
+    recognize = recognizer(checkpoint)
     outcomes: dict[str, Outcome] = {}
-    said: dict[str, str] = {}  # one reason can be that of many, and name them all
+    first: dict[str, str] = {}  # reason: the tensor that shows it; some name thousands of tensors
     total, done = sum(t.nbytes for t in asked.values()), 0
     for name, tensor in asked.items():
         try:
-            outcomes[name] = look(tensor)
+            outcomes[name] = recognize(tensor)
         except SourceError as error:
-            first = said.setdefault(str(error), name)
-            reason = str(error) if first == name else f"as {first}"
+            shown_by = first.setdefault(str(error), name)
+            reason = str(error) if shown_by == name else f"as {shown_by}"
             outcomes[name] = RefusedTensor(tensor, reason)
         done += tensor.nbytes
         if progress is not None:
@@ -107,20 +111,20 @@ def _outcomes(
 
 def _describe(outcome: Outcome, into: str | None) -> dict[str, Any]:
     t = outcome.tensor
-    what: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "name": t.name,
         "dtype": t.origin or t.dtype,
         "shape": list(t.shape),
         "bytes": t.stored_nbytes,
     }
     if into is not None:
-        return what | {"becomes": "absorbed", "into": into}
+        return fields | {"becomes": "absorbed", "into": into}
     if isinstance(outcome, TernaryTensor):
         (p,) = plan([outcome])
         assert isinstance(p, IndexPlan)
         if p.lists:
             p = list_patterns(p, t.read())
-        return what | {
+        return fields | {
             "becomes": "ternary" if len(outcome.digits) == 3 else "binary",
             "layout": outcome.layout.name,
             "scale": outcome.note,
@@ -130,4 +134,4 @@ def _describe(outcome: Outcome, into: str | None) -> dict[str, Any]:
             "k": p.k,
         }
     becomes = "dense" if isinstance(outcome, PassthroughTensor) else "refused"
-    return what | {"becomes": becomes, "reason": outcome.reason}
+    return fields | {"becomes": becomes, "reason": outcome.reason}

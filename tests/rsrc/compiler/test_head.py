@@ -167,9 +167,9 @@ def test_a_tied_model_comes_back_byte_for_byte(
 ) -> None:
     source, rsr = make(tied=True), tmp_path / "x.rsr"
     rsrc.compile(source, rsr, head="int8")
-    notes: list[str] = []
-    assert decompile(rsr, tmp_path / "back.safetensors", note=notes.append) == []
-    assert notes == [f"not written: {HEAD} in int8, which the source does not have"]
+    result = decompile(rsr, tmp_path / "back.safetensors")
+    assert result.quantized == []
+    assert result.notes == [f"not written: {HEAD} in int8, which the source does not have"]
     back, original = (
         kit.judge(p) for p in (tmp_path / "back.safetensors", source / "model.safetensors")
     )
@@ -182,7 +182,7 @@ def test_an_untied_head_comes_back_as_kept(
 ) -> None:
     source, rsr, path = make(dtype), tmp_path / "x.rsr", tmp_path / "back.safetensors"
     rsrc.compile(source, rsr, head="int8")
-    assert decompile(rsr, path) == [HEAD]
+    assert decompile(rsr, path).quantized == [HEAD]
     back, original = kit.judge(path), kit.judge(source / "model.safetensors")
     assert back.keys() == original.keys()
     assert {name for name in back if back[name] != original[name]} == {HEAD}

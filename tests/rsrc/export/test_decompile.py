@@ -1,4 +1,4 @@
-"""Decompiling and comparing, also what strangers wrote and what was changed on purpose."""
+"""`decompile`: its options and output, damaged and hostile files, and its memory."""
 
 from __future__ import annotations
 
@@ -22,25 +22,17 @@ from rsr_formats.errors import (
 )
 from rsr_formats.records import LAYOUTS
 from rsr_testing.checkpoints import Kit
+from rsr_testing.exports import SMALL_TENSORS
 from rsrc.export.decompile import decompile
 from rsrc.inspection.compare import compare
 from rsrc.layouts import BY_NAME
 
-RNG = np.random.default_rng(12)
-T = np.array([[1, 0, -1], [0, 0, 1], [-1, 1, 0], [1, 1, 1], [0, -1, 1]], np.int8)
-TENSORS: dict[str, Any] = {
-    "int8": T,
-    "float": np.where(T == 0, np.float32(-0.0), T * np.float32(0.5)).astype(np.float32),
-    "bits": np.where(T == 0, np.float16(-0.0), np.float16(2)),
-    "packed": np.array([[0xA1, 0x18], [0x90, 0x0A]], np.uint8),
-    "packed_scale": np.full(1, 3, np.float16),
-    "dense": np.arange(7, dtype=np.int64),
-}
+T = SMALL_TENSORS["int8"]
 
 
 @pytest.fixture
 def source(kit: Kit, tmp_path: Path) -> Path:
-    return kit.save(tmp_path / "s.safetensors", TENSORS)
+    return kit.save(tmp_path / "s.safetensors", SMALL_TENSORS)
 
 
 @pytest.fixture
@@ -55,7 +47,7 @@ def record(document: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def rehash(kit: Kit, rsr: Path) -> None:
-    """Record the hashes that the sections of a damaged file have now."""
+    """Record the hashes of the damaged sections in the header."""
     data = rsr.read_bytes()
 
     def change(document: dict[str, Any]) -> None:
@@ -95,12 +87,12 @@ def edit(name: str, path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (edit("packed", "source.companions.0.shape", [9]), SectionSizeError, "'packed_scale'"),
         (edit("packed", "source.companions.0.name", "__metadata__"), HeaderFieldError, "reserves"),
         (edit("dense", "name", "__metadata__"), HeaderFieldError, "reserves"),
-        # The alphabet {-1, 1} has no zeros that could be negative.
+        # The alphabet {-1, 1} has no zeros to be negative.
         (edit("bits", "digits", [-1, 1]), HeaderFieldError, "'bits'"),
         (edit("float", "source.layout", "int8"), HeaderFieldError, "'float'"),
     ],
 )
-def test_contradictions_are_refused(
+def test_contradictory_headers(
     kit: Kit, tmp_path: Path, source: Path, rsr: Path, change: Any, error: type, message: str
 ) -> None:
     kit.tamper(rsr, change)
@@ -111,8 +103,8 @@ def test_contradictions_are_refused(
         compare(rsr, source)
 
 
-def test_damaged_indexes_are_refused(kit: Kit, tmp_path: Path) -> None:
-    """Even where the hash was made to fit, what is handed to a layout is digits."""
+def test_damaged_indexes(kit: Kit, tmp_path: Path) -> None:
+    """Even if a hash was forged, layouts get only valid digits."""
     source = kit.save(tmp_path / "s.safetensors", {"w": T})
     for encoding in ("ranked", "permuted"):
         rsr = tmp_path / f"{encoding}.rsr"
@@ -130,8 +122,8 @@ def test_damaged_indexes_are_refused(kit: Kit, tmp_path: Path) -> None:
     assert not (tmp_path / "back.safetensors").exists()
 
 
-def test_packed_rows_that_are_no_multiple_of_four(kit: Kit, tmp_path: Path) -> None:
-    """No source gives this, but the format allows it: missing codes are 0."""
+def test_packed_rows_not_divisible_by_four(kit: Kit, tmp_path: Path) -> None:
+    """No source has them, but the format allows it: missing codes are 0."""
     source = kit.save(tmp_path / "s.safetensors", {"w": T})
     for encoding in ("ranked", "permuted"):
         rsr = tmp_path / f"{encoding}.rsr"
@@ -147,7 +139,7 @@ def test_packed_rows_that_are_no_multiple_of_four(kit: Kit, tmp_path: Path) -> N
 
 
 def test_huge_shapes_cost_nothing(kit: Kit, tmp_path: Path) -> None:
-    """Two thousand million rows of nothing, with one scale, in a few kilobytes."""
+    """A few kilobytes may claim 2^31 - 1 empty rows with one scale."""
     shape = (2**31 - 1, 0)
     source = kit.save(tmp_path / "s.safetensors", {"w": kit.literal("F32", shape, b"")})
     rsrc.compile(source, tmp_path / "x.rsr", encoding="permuted", direction="expand")
@@ -161,8 +153,8 @@ def test_huge_shapes_cost_nothing(kit: Kit, tmp_path: Path) -> None:
     assert kit.judge(tmp_path / "back.safetensors")["w"].shape == shape
 
 
-def test_scales_that_a_type_cannot_hold(kit: Kit, tmp_path: Path, rsr: Path) -> None:
-    """A float32 scale beyond F16 gives infinity, not a warning."""
+def test_scales_beyond_the_source_dtype(kit: Kit, tmp_path: Path, rsr: Path) -> None:
+    """A float32 scale beyond F16 becomes infinity, without a warning of NumPy."""
     data = bytearray(rsr.read_bytes())
     (at,) = (i for i in range(4096, len(data), 4096) if data[i : i + 5] == b"\0\0\0\x40\0")
     data[at : at + 4] = np.float32(1e30).tobytes()
@@ -183,16 +175,17 @@ def test_output(rsr: Path, tmp_path: Path) -> None:
         decompile(rsr, tmp_path / "no folder" / "back.safetensors")
     calls: list[tuple[str, int, int]] = []
     found = decompile(rsr, back, force=True, progress=lambda *call: calls.append(call))
-    assert found == []
-    total = sum(t.nbytes for t in TENSORS.values())
+    assert found.quantized == []
+    assert found.notes == []
+    total = sum(t.nbytes for t in SMALL_TENSORS.values())
     assert calls[-1][1:] == (total, total)
-    assert {name for name, _, _ in calls} == set(TENSORS)
+    assert {name for name, _, _ in calls} == set(SMALL_TENSORS)
     before = back.read_bytes()
     decompile(rsr, back, force=True)
     assert back.read_bytes() == before
 
 
-def test_its_input_is_no_output(kit: Kit, rsr: Path, tmp_path: Path) -> None:
+def test_the_input_cannot_be_the_output(kit: Kit, rsr: Path, tmp_path: Path) -> None:
     before = rsr.read_bytes()
     link = tmp_path / "link.safetensors"
     link.symlink_to(rsr)
@@ -203,8 +196,8 @@ def test_its_input_is_no_output(kit: Kit, rsr: Path, tmp_path: Path) -> None:
     assert rsr.read_bytes() == before
 
 
-def test_layouts_are_those_of_the_format() -> None:
-    """So that a header which was checked names a layout that is known."""
+def test_layouts_match_the_format() -> None:
+    """Every layout that a valid header may name can be restored."""
     assert set(BY_NAME) == set(LAYOUTS)
 
 
@@ -220,72 +213,30 @@ def test_one_tensor_in_memory_at_a_time(kit: Kit, tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 2 * size
         tracemalloc.reset_peak()
         compare(tmp_path / "x.rsr", source)
-        assert tracemalloc.get_traced_memory()[1] < 5 * size  # and pieces to compare with
+        assert tracemalloc.get_traced_memory()[1] < 5 * size  # pieces to compare, too
     finally:
         tracemalloc.stop()
 
 
-class TestCompare:
-    def test_every_mismatch_is_named(self, kit: Kit, tmp_path: Path, rsr: Path) -> None:
-        changed: dict[str, Any] = {**TENSORS, "extra": T}
-        del changed["packed"]
-        changed["int8"] = -T
-        changed["float"] = TENSORS["float"] + np.float32(0)  # +0.0: only the signs of zeros
-        changed["packed_scale"] = np.full(1, 4, np.float16)
-        changed["dense"] = TENSORS["dense"].astype(np.int32)
-        other = kit.save(tmp_path / "other.safetensors", changed)
-        with pytest.raises(rsrc.MismatchError) as caught:
-            compare(rsr, other)
-        message = str(caught.value)
-        assert message.startswith(f"{rsr} does not match {other}: packed: not in the source; ")
-        for part in (
-            "int8: first differs at byte 0 of 15",
-            "float: first differs at byte 7 of 60",
-            "packed_scale: first differs at byte 1 of 2",
-            "dense: I32 [7] in the source, I64 [7] in the .rsr file",
-            "extra: not in the .rsr file",
-        ):
-            assert part in message
-        assert "bits" not in message
+def test_options(rsr: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"to": "onnx"}, "found 'onnx', expected source, bitnet, int8, float, gguf"),
+        ({"type": "TQ1_0"}, "which only form 'gguf' has"),
+        ({"to": "float", "type": "TQ2_0"}, "which only form 'gguf' has"),
+        ({"to": "gguf", "type": "Q4_0"}, "expected TQ1_0 or TQ2_0"),
+    ]
+    for options, message in wrong:
+        with pytest.raises(rsrc.OptionError, match=message):
+            decompile(rsr, out, **options)
+        assert not out.exists()
 
-    def test_many_mismatches_are_counted(self, kit: Kit, tmp_path: Path, rsr: Path) -> None:
-        extra = {f"extra{i}": T for i in range(20)}
-        other = kit.save(tmp_path / "other.safetensors", {**TENSORS, **extra})
-        with pytest.raises(rsrc.MismatchError, match=r"extra9: .*; and 10 more$"):
-            compare(rsr, other)
 
-    def test_one_bit(self, kit: Kit, tmp_path: Path, source: Path, rsr: Path) -> None:
-        whole = source.read_bytes()
-        start = 8 + int.from_bytes(whole[:8], "little")
-        for position in range(start, len(whole)):
-            data = bytearray(whole)
-            data[position] ^= 1 << position % 8
-            source.write_bytes(data)
-            with pytest.raises(rsrc.MismatchError, match="first differs at byte"):
-                compare(rsr, source)
-
-    def test_progress(self, source: Path, rsr: Path) -> None:
-        calls: list[tuple[str, int, int]] = []
-        assert compare(rsr, source, lambda *call: calls.append(call)) == len(TENSORS)
-        total = sum(t.nbytes for t in TENSORS.values())
-        assert calls[-1][1:] == (total, total)
-
-    def test_quantized_tensors_are_quantized_again(self, kit: Kit, tmp_path: Path) -> None:
-        w = np.array([[0.5, -1, 0.2, 0], [1.5, -0.1, 0.75, -0.75]], np.float32)
-        source = kit.save(tmp_path / "s.safetensors", {"w.weight": w})
-        rsrc.compile(source, tmp_path / "x.rsr", quantize="absmean")
-        assert compare(tmp_path / "x.rsr", source) == 1
-        nothing_changes = w.copy()
-        nothing_changes[0, :2] += np.float32(0.125)  # the mean stays, and so do the digits
-        for values, message in (
-            (nothing_changes, None),
-            (w * 2, "w.weight: quantizes to another scale"),
-            (-w, "w.weight: quantizes to other digits"),
-            (w * np.float32(np.nan), "w.weight: cannot be quantized: F32 with NaN"),
-        ):
-            kit.save(source, {"w.weight": values})
-            if message is None:
-                assert compare(tmp_path / "x.rsr", source) == 1
-            else:
-                with pytest.raises(rsrc.MismatchError, match=message):
-                    compare(tmp_path / "x.rsr", source)
+def test_a_gguf_name_is_for_gguf(kit: Kit, tmp_path: Path) -> None:
+    rsrc.compile(
+        kit.save(tmp_path / "s.safetensors", {"w": np.eye(3, dtype=np.int8)}), tmp_path / "x.rsr"
+    )
+    for form in ("source", "bitnet", "int8", "float"):
+        with pytest.raises(rsrc.OptionError, match=r"x\.gguf: only form gguf writes a \.gguf file"):
+            decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to=form)
+    assert not (tmp_path / "x.gguf").exists()

@@ -1,4 +1,4 @@
-"""`rsrc.unpack`: the file that compiling without compression writes."""
+"""`rsrc.unpack` writes the file that compiling without compression writes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_byte_for_byte(source: Path, tmp_path: Path, level: int, encoding: str) 
     total = sum(s.size for s in RsrFile(raw).header.sections)
     assert [call[1] for call in seen] == sorted(call[1] for call in seen)
     assert seen[-1][1:] == (total, total)
-    rsrc.unpack(raw, back, force=True)  # nothing to do is no reason to refuse
+    rsrc.unpack(raw, back, force=True)  # a file without compression is copied
     assert back.read_bytes() == raw.read_bytes()
 
 
@@ -71,7 +71,7 @@ def test_refused(source: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory(kit: Kit, tmp_path: Path) -> None:
-    """A section passes in pieces: a long one takes little."""
+    """Sections are decompressed in pieces, however long they are."""
     data = RNG.integers(0, 4, 1_000_000, np.uint8).tobytes() * 120
     tensors: dict[str, Any] = {"w": T.astype(np.int8), "d": kit.literal("U8", (len(data),), data)}
     source = kit.save(tmp_path / "s.safetensors", tensors)
@@ -84,6 +84,6 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
 """
     done = kit.python(code, tmp_path / "small.rsr", tmp_path / "back.rsr")
     assert done.returncode == 0, done.stderr
-    stored = (tmp_path / "small.rsr").stat().st_size  # mapped: the system may take it back
+    stored = (tmp_path / "small.rsr").stat().st_size  # mapped, so it does not count
     (tmp_path / "back.rsr").unlink()
     assert int(done.stdout) * 1024 - stored < 100 << 20

@@ -1,4 +1,4 @@
-"""What `rsrc inspect` says of a checkpoint before compiling, held against what compiling does."""
+"""What `rsrc inspect` reports about a checkpoint, compared with what compiling does."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(*arguments: object, code: int = 0) -> Result:
 
 @pytest.fixture
 def folder(kit: Kit, tmp_path: Path) -> Path:
-    """A model directory with one tensor of each outcome but `refused`."""
+    """A model directory with a tensor of each outcome except `refused`."""
     t = np.array([[1, -1], [0, 1], [1, 1], [-1, 0]], np.int8)
     tensors: dict[str, Any] = {
         "a.weight": kit.pack(t),
@@ -42,15 +42,15 @@ def folder(kit: Kit, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_says_what_compiling_then_does(folder: Path, tmp_path: Path) -> None:
+def test_reports_what_compiling_does(folder: Path, tmp_path: Path) -> None:
     result = survey(folder)
     report = rsrc.compile(folder, tmp_path / "x.rsr")
-    said = {t["name"]: t for t in result["tensors"]}
+    found = {t["name"]: t for t in result["tensors"]}
     for t in report.tensors:
-        assert said[t.name]["becomes"] == t.kind
+        assert found[t.name]["becomes"] == t.kind
         for key in ("layout", "scale", "encoding", "packing", "direction", "k", "reason"):
-            assert said[t.name].get(key) == getattr(t, key), (t.name, key)
-    assert said.keys() - {t.name for t in report.tensors} == {"a.weight_scale"}
+            assert found[t.name].get(key) == getattr(t, key), (t.name, key)
+    assert found.keys() - {t.name for t in report.tensors} == {"a.weight_scale"}
     assert result["files"] == ["config.json"]
     assert result["refused"] == 0
 
@@ -64,7 +64,7 @@ def test_absorbed_tensors_name_what_holds_them(folder: Path) -> None:
 
 
 def test_every_refused_tensor_is_listed_with_its_reason(kit: Kit, folder: Path) -> None:
-    """Compiling stops at the first; here all are seen at once."""
+    """Compiling stops at the first of them."""
     tensors: dict[str, Any] = {
         name: value
         for i in range(3)
@@ -114,21 +114,20 @@ class TestCommand:
         assert name in run("inspect", tmp_path / name, code=1).stderr
 
 
-def test_what_lists_its_patterns_is_said_to(kit: Kit, tmp_path: Path) -> None:
-    """3:4-sparse, with scales of groups, so w16 on every target: only the weights show it."""
+def test_pattern_lists(kit: Kit, tmp_path: Path) -> None:
+    """3:4-sparse weights get a pattern list; with scales per group, it has w16 on every target."""
     w = np.ones((64, 128), np.float32)
     w[:, ::4], w[:, 1::4] = 0, -1
     w[:, 64:] *= np.arange(1, 65, dtype=np.float32)[:, None]
     source = kit.save(tmp_path / "s.safetensors", {"w": w})
     (t,) = rsrc.compile(source, tmp_path / "x.rsr").tensors
-    (said,) = survey(source)["tensors"]
-    assert (t.packing, t.k) == (said["packing"], said["k"]) == ("w16", 4)
+    (found,) = survey(source)["tensors"]
+    assert (t.packing, t.k) == (found["packing"], found["k"]) == ("w16", 4)
 
 
-def test_one_tensor_is_all_that_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the one it may belong to."""
+def test_one_tensor_and_its_owner_are_read(folder: Path) -> None:
     looked: list[tuple[str, int, int]] = []
-    survey(folder, "a.weight_scale", lambda *progress: looked.append(progress))
+    survey(folder, "a.weight_scale", lambda *call: looked.append(call))
     assert [name for name, _, _ in looked] == ["a.weight", "a.weight_scale"]
 
 

@@ -1,8 +1,8 @@
 """Blocks of TQ1_0 and TQ2_0, the ternary types of ggml (ggml-common.h, gguf/quants.py).
 
-A block holds 256 weights of a row as codes 0, 1, 2 (value + 1), and one scale, float16, at its end.
-TQ2_0 has two bits for a code. TQ1_0 has five codes to a byte, as the fraction of 243 that begins
-with them in base 3, so that each multiplication by 3 carries the next one out.
+A block holds 256 weights of a row as codes 0, 1, 2 (value + 1), followed by one float16 scale.
+TQ2_0 has two bits per code. TQ1_0 packs five codes into a byte: as digits of a number in base 3,
+stored as a fraction of 3^5 = 243, so that each multiplication by 3 carries out the next code.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Bytes = npt.NDArray[np.uint8]
+from ...layouts.base import Bytes
 
-BLOCK = 256
+BLOCK = 256  # weights
 BLOCK_BYTES = {"TQ1_0": 54, "TQ2_0": 66}
 
-_WEIGHTS = np.array([81, 27, 9, 3, 1], np.uint8)
-# Rounded up, so that what the division lost does not end one below the code.
-_FRACTION = ((np.arange(243) * 256 + 242) // 243).astype(np.uint8)
+_POWERS = np.array([81, 27, 9, 3, 1], np.uint8)
+# n / 243 in units of 1 / 256, rounded up: rounded down, a reader would decode the code below.
+_FRACTIONS = ((np.arange(243) * 256 + 242) // 243).astype(np.uint8)
 
 
 def encode(kind: str, codes: Bytes, scales: npt.NDArray[np.float16]) -> Bytes:
@@ -35,19 +35,19 @@ def encode(kind: str, codes: Bytes, scales: npt.NDArray[np.float16]) -> Bytes:
 
 
 def _tq2_0(codes: Bytes, out: Bytes) -> None:
-    """Code 128 g + 32 l + m goes to bits 2 l of byte 32 g + m."""
+    """Code 128 g + 32 l + m goes to bits 2l and 2l + 1 of byte 32 g + m."""
     planes = codes.reshape(-1, 2, 4, 32)
     packed = planes[:, :, 0] | planes[:, :, 1] << 2 | planes[:, :, 2] << 4 | planes[:, :, 3] << 6
     out[:] = packed.reshape(out.shape)
 
 
 def _tq1_0(codes: Bytes, out: Bytes) -> None:
-    """32 bytes of 5 planes of 32 codes, 16 of 5 planes of 16, and 4 of 4 planes of 4."""
+    """Pack 5 planes of 32 codes into 32 bytes, 5 of 16 into 16, and 4 of 4 into 4."""
     byte = code = 0
     for width, planes in ((32, 5), (16, 5), (4, 4)):
         part = codes[:, code : code + width * planes].reshape(-1, planes, width)
-        number = np.zeros((len(codes), width), np.uint8)  # below 243
+        number = np.zeros((len(codes), width), np.uint8)  # at most 242
         for plane in range(planes):
-            number += part[:, plane] * _WEIGHTS[plane]
-        out[:, byte : byte + width] = _FRACTION[number]
+            number += part[:, plane] * _POWERS[plane]
+        out[:, byte : byte + width] = _FRACTIONS[number]
         byte, code = byte + width, code + width * planes

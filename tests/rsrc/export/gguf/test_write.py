@@ -1,4 +1,4 @@
-"""GGUF as an output, read back by the gguf package."""
+"""The "gguf" form, read back by the package gguf."""
 
 from __future__ import annotations
 
@@ -21,19 +21,11 @@ from rsr_formats import create
 from rsr_formats.records import FileEntry
 from rsr_testing.checkpoints import Kit
 from rsrc.export.decompile import decompile
-from rsrc.export.tq import encode
 
 Array = npt.NDArray[Any]
 
 RNG = np.random.default_rng(41)
 TYPES = ("TQ1_0", "TQ2_0")
-
-# t[i] = (i % 3) - 1, scale 0.5: what the gguf package makes of it.
-GOLDEN = {
-    "TQ1_0": "456ccf456ccf456ccf456ccf456ccf456ccf456ccf456ccf456ccf456ccf456c"
-    "94bb3194bb3194bb3194bb3194bb3194" + "3092bb30" + "0038",
-    "TQ2_0": "186186" * 21 + "18" + "0038",
-}
 
 
 def ternary(rows: int, columns: int) -> npt.NDArray[np.int8]:
@@ -44,49 +36,12 @@ def read(path: Path) -> dict[str, gguf.ReaderTensor]:
     return {t.name: t for t in gguf.GGUFReader(path).tensors}
 
 
-def told(rsr: Path, output: Path, **options: Any) -> list[str]:
-    """Decompile; return what was noted."""
-    notes: list[str] = []
-    decompile(rsr, output, **options, note=notes.append)
-    return notes
-
-
 def values(t: gguf.ReaderTensor) -> npt.NDArray[np.float32]:
     found: npt.NDArray[np.float32] = gguf.quants.dequantize(t.data, t.tensor_type)
     return found.reshape(tuple(reversed(t.shape.tolist())))
 
 
-class TestEncoders:
-    @pytest.mark.parametrize("kind", TYPES)
-    def test_golden(self, kind: str) -> None:
-        codes = (np.arange(256) % 3).astype(np.uint8)[None]
-        assert encode(kind, codes, np.array([0.5], np.float16)).tobytes().hex() == GOLDEN[kind]
-
-    @pytest.mark.parametrize("kind", TYPES)
-    def test_what_the_package_makes_of_the_same_values(self, kind: str) -> None:
-        """Where a block has all its scale: the package takes the largest magnitude for it."""
-        t = ternary(50, 256)
-        t[:, 0] = 1
-        scales = RNG.uniform(0.001, 9, 50).astype(np.float16)
-        blocks = encode(kind, (t + 1).astype(np.uint8), scales)
-        wide = t * scales[:, None].astype(np.float32)
-        want = gguf.quants.quantize(wide, gguf.GGMLQuantizationType[kind])
-        assert blocks.tobytes() == want.tobytes()
-
-    @pytest.mark.parametrize("kind", TYPES)
-    def test_every_value_of_a_byte(self, kind: str) -> None:
-        """All 243 combinations of five codes (and so all of four), in every byte."""
-        digits = np.arange(243)[:, None] // 3 ** np.arange(4, -1, -1) % 3
-        block = np.empty((243, 256), np.uint8)
-        for start, width in ((0, 32), (160, 16)):
-            block[:, start : start + 5 * width] = np.repeat(digits, width, axis=1)
-        block[:, 240:] = np.repeat(digits[:, :4], 4, axis=1)
-        blocks = encode(kind, block, np.ones(243, np.float16))
-        back = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[kind])
-        assert (back == block.astype(np.float32) - 1).all()
-
-
-# Name: values of 256 or 512 columns, whose scales float16 holds.
+# Name: values of 256 or 512 columns, with scales that float16 holds.
 T = ternary(9, 512)
 BLOCKS: dict[str, Array] = {
     "ternary": T,
@@ -112,7 +67,7 @@ def save(kit: Kit, folder: Path, tensors: dict[str, Any], config: Any = None) ->
 def test_blocks_are_exact(kit: Kit, tmp_path: Path, kind: str) -> None:
     source, rsr, out = tmp_path / "s", tmp_path / "x.rsr", tmp_path / "x.gguf"
     rsrc.compile(save(kit, source, BLOCKS), rsr)
-    (note,) = told(rsr, out, to="gguf", type=kind)
+    (note,) = decompile(rsr, out, to="gguf", type=kind).notes
     assert "no config.json" in note
     found = read(out)
     assert list(found) == list(BLOCKS)
@@ -140,7 +95,7 @@ def test_the_default_is_tq2_0(kit: Kit, tmp_path: Path) -> None:
     assert read(tmp_path / "y")["w"].tensor_type.name == "TQ1_0"
 
 
-def test_what_fits_no_block_becomes_floats(kit: Kit, tmp_path: Path) -> None:
+def test_matrices_that_fit_no_block_become_floats(kit: Kit, tmp_path: Path) -> None:
     t, narrow = ternary(4, 100), ternary(6, 256)
     group = (narrow * np.repeat(2.0 ** np.arange(4), 64)).astype(np.float32)
     tensors: dict[str, Any] = {
@@ -154,10 +109,11 @@ def test_what_fits_no_block_becomes_floats(kit: Kit, tmp_path: Path) -> None:
     }
     source = kit.save(tmp_path / "s.safetensors", tensors)
     rsrc.compile(source, tmp_path / "x.rsr")
-    notes = told(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf")
+    notes = decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf").notes
     text = "\n".join(notes)
-    assert "because of rows that are no multiple of 256 long, in BF16: 'odd'\n" in text
-    assert "because of scales per 64 columns, in F32: 'group'" in text
+    length = "because the length of their rows is not a multiple of 256"
+    assert f"written as BF16 instead of TQ2_0, {length}: 'odd'\n" in text
+    assert "as F32 instead of TQ2_0, because their scales are per 64 columns: 'group'" in text
     found = read(tmp_path / "x.gguf")
     assert {name: t.tensor_type.name for name, t in found.items()} == {
         "odd": "BF16", "odd16": "F16", "odd32": "F32", "group": "F32", "group16": "BF16",
@@ -174,7 +130,7 @@ def test_scales_that_float16_rounds(kit: Kit, tmp_path: Path) -> None:
     third = np.float32(1 / 3)
     source = {"a": T * third, "b": T * np.float32(0.5)}
     rsrc.compile(kit.save(tmp_path / "s.safetensors", source), tmp_path / "x.rsr")
-    notes = told(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf")
+    notes = decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf").notes
     error = abs(np.float64(np.float16(third)) / np.float64(third) - 1)
     assert (
         f"1 of 2 scales are rounded to float16, with a relative error of at most {error:.1e}"
@@ -230,7 +186,7 @@ def test_dense_tensors(kit: Kit, tmp_path: Path) -> None:
         ("deep", np.zeros((1, 1, 1, 1, 2), np.float32), "'deep' has 5 dimensions"),
     ],
 )
-def test_what_gguf_cannot_hold(
+def test_tensors_that_gguf_cannot_store(
     kit: Kit, tmp_path: Path, name: str, tensor: Array, message: str
 ) -> None:
     source = kit.save(tmp_path / "s.safetensors", {"w": T, name: tensor})
@@ -274,7 +230,7 @@ def llama(kit: Kit) -> dict[str, Any]:
         for stem, shape in SHAPES.items()
     }
     rows = 2.0 ** RNG.integers(-3, 4, (256, 1))
-    tensors[f"{LAYER}self_attn.q_proj.weight"] *= rows  # a scale per row: permuted with the rows
+    tensors[f"{LAYER}self_attn.q_proj.weight"] *= rows  # scales move with their rows
     tensors[f"{LAYER}self_attn.q_proj.bias"] = kit.bf16(np.arange(256))
     tensors[f"{LAYER}input_layernorm.weight"] = kit.bf16(np.ones(256))
     tensors[f"{LAYER}post_attention_layernorm.weight"] = kit.bf16(np.ones(256))
@@ -284,7 +240,7 @@ def llama(kit: Kit) -> dict[str, Any]:
 
 
 def interleaved(rows: Array, heads: int) -> Array:
-    """llama.cpp's order of q and k, head by head: first half and second half alternate."""
+    """Return rows in llama.cpp's order: the halves of each head alternate."""
     size = len(rows) // heads
     order = [
         head * size + half * (size // 2) + i
@@ -299,7 +255,7 @@ def interleaved(rows: Array, heads: int) -> Array:
 def test_a_llama(kit: Kit, tmp_path: Path, kind: str) -> None:
     tensors = llama(kit)
     rsrc.compile(save(kit, tmp_path / "m", tensors, CONFIG), tmp_path / "x.rsr")
-    notes = told(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf", type=kind)
+    notes = decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf", type=kind).notes
     assert notes == []
     found = read(tmp_path / "x.gguf")
     stems = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "output": "o_proj"}
@@ -327,35 +283,35 @@ def test_a_llama(kit: Kit, tmp_path: Path, kind: str) -> None:
     assert fields["llama.attention.head_count_kv"].contents() == 2
     assert fields["llama.rope.freq_base"].contents() == 500000.0
     assert fields["tokenizer.ggml.bos_token_id"].contents() == 1
-    # Where llama.cpp can run it, no name is unknown to it.
+    # llama.cpp knows every name.
     known = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 1)
     its = {known.get_name(name, try_suffixes=(".weight", ".bias")) for name in tensors}
     assert its == set(found) - {"rope_freqs.weight"}
 
 
-def test_rows_that_heads_cannot_share(kit: Kit, tmp_path: Path) -> None:
+def test_rows_that_do_not_divide_into_heads(kit: Kit, tmp_path: Path) -> None:
     heads = {"num_attention_heads": 256, "num_key_value_heads": 64, "head_dim": 1}
-    config = {**CONFIG, **heads}  # a pair of rows needs two
+    config = {**CONFIG, **heads}  # each needs a pair of rows
     rsrc.compile(save(kit, tmp_path / "m", llama(kit), config), tmp_path / "x.rsr")
-    with pytest.raises(rsrc.ExportError, match=r"q_proj.* has 256 rows, which .* 256 heads"):
+    with pytest.raises(rsrc.ExportError, match=r"q_proj.* has 256 rows, expected .* 256 heads"):
         decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"bos_token_id": 1 << 70}, "bos_token_id: 1180591620717411303424 is no unsigned"),
-        ({"num_attention_heads": 0}, "0 heads"),
+        ({"bos_token_id": 1 << 70}, "bos_token_id: 1180591620717411303424 is not an unsigned"),
+        ({"num_attention_heads": 0}, "each of the 0 heads"),
         ({"hidden_size": "many"}, None),
         ({"architectures": ["\ud800"]}, None),
     ],
 )
-def test_settings_that_mean_nothing(
+def test_invalid_settings(
     kit: Kit, tmp_path: Path, change: dict[str, Any], message: str | None
 ) -> None:
     rsrc.compile(save(kit, tmp_path / "m", llama(kit), CONFIG | change), tmp_path / "x.rsr")
     if message is None:
-        (note,) = told(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf")
+        (note,) = decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf").notes
         assert "llama.cpp cannot run the file: config.json: " in note
     else:
         with pytest.raises(rsrc.ExportError, match=message):
@@ -363,7 +319,7 @@ def test_settings_that_mean_nothing(
         assert not (tmp_path / "x.gguf").exists()
 
 
-def test_text_that_is_none(kit: Kit, tmp_path: Path) -> None:
+def test_invalid_unicode(kit: Kit, tmp_path: Path) -> None:
     folder = save(kit, tmp_path / "m", llama(kit), CONFIG)
     model = {"type": "BPE", "vocab": {"a": 0, "\ud800": 1}, "merges": []}
     (folder / "tokenizer.json").write_text(json.dumps({"model": model}))
@@ -372,8 +328,8 @@ def test_text_that_is_none(kit: Kit, tmp_path: Path) -> None:
         decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf")
 
 
-def test_a_q_without_rows_has_none_to_reorder(kit: Kit, tmp_path: Path) -> None:
-    """However many columns a stranger gives it, and however many rows without any."""
+def test_an_empty_q_is_not_reordered(kit: Kit, tmp_path: Path) -> None:
+    """However many columns a hostile file claims, or rows without columns."""
     for shape in ((0, 1 << 40), (1 << 40, 0)):
         tensors = {
             "w": T,
@@ -386,15 +342,15 @@ def test_a_q_without_rows_has_none_to_reorder(kit: Kit, tmp_path: Path) -> None:
         assert tuple(reversed(read(tmp_path / "x.gguf")["blk.0.attn_q.weight"].shape)) == shape
 
 
-def test_names_and_architectures_that_are_not_known(kit: Kit, tmp_path: Path) -> None:
+def test_unknown_names_and_architectures(kit: Kit, tmp_path: Path) -> None:
     tensors = {"model.layers.0.strange.weight": T, "model.norm.weight": np.ones(3, np.float32)}
     rsrc.compile(save(kit, tmp_path / "m", tensors, CONFIG), tmp_path / "x.rsr")
-    (note,) = told(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf")
+    (note,) = decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf").notes
     assert "'model.layers.0.strange.weight'" in note
     assert {"model.layers.0.strange.weight", "output_norm.weight"} < set(read(tmp_path / "x.gguf"))
     config = {"architectures": ["OddForCausalLM"]}
     rsrc.compile(save(kit, tmp_path / "n", tensors, config), tmp_path / "y.rsr")
-    (note,) = told(tmp_path / "y.rsr", tmp_path / "y.gguf", to="gguf")
+    (note,) = decompile(tmp_path / "y.rsr", tmp_path / "y.gguf", to="gguf").notes
     assert "OddForCausalLM" in note
     assert set(read(tmp_path / "y.gguf")) == set(tensors)
 
@@ -410,15 +366,15 @@ def test_the_tokenizer_goes_with_it(kit: Kit, tmp_path: Path) -> None:
     (folder / "tokenizer_config.json").write_text('{"bos_token": "<s>", "chat_template": "x"}')
     (folder / "chat_template.jinja").write_text("{{ m }}")
     rsrc.compile(folder, tmp_path / "x.rsr")
-    assert told(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf") == []
+    assert decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf").notes == []
     fields = gguf.GGUFReader(tmp_path / "x.gguf").fields
     tokens = fields["tokenizer.ggml.tokens"].contents()
-    assert len(tokens) == 300  # the rows of the embedding
+    assert len(tokens) == 300  # padded to the rows of the embedding
     assert tokens[:4] == ["a", "b", "ab", "<s>"]
     assert fields["tokenizer.ggml.token_type"].contents()[:5] == [1, 1, 1, 3, 5]
     assert fields["tokenizer.ggml.merges"].contents() == ["a b"]
     assert fields["tokenizer.ggml.pre"].contents() == "gpt-2"
-    assert fields["tokenizer.ggml.bos_token_id"].contents() == 3  # the tokenizer's own word
+    assert fields["tokenizer.ggml.bos_token_id"].contents() == 3  # tokenizer_config.json wins
     assert fields["tokenizer.ggml.add_bos_token"].contents() is False
     assert fields["tokenizer.chat_template"].contents() == "{{ m }}"
 
@@ -427,8 +383,8 @@ def test_the_tokenizer_goes_with_it(kit: Kit, tmp_path: Path) -> None:
     ("name", "limit"),
     [("config.json", 1 << 20), ("tokenizer.json", 64 << 20), ("tokenizer_config.json", 64 << 20)],
 )
-def test_json_too_large_to_be_read(kit: Kit, tmp_path: Path, name: str, limit: int) -> None:
-    """It compresses well: a small `.rsr` file may hold as much."""
+def test_json_above_the_size_limit(kit: Kit, tmp_path: Path, name: str, limit: int) -> None:
+    """It compresses well: a small .rsr file may hold that much."""
     files = {"config.json": [json.dumps(CONFIG).encode()], "tokenizer.json": [b"{}"]}
     files[name] = [b"[" * (1 << 20)] * (limit >> 20) + [b"["]
     with create(tmp_path / "x.rsr") as writer:

@@ -1,0 +1,264 @@
+"""The tensors of a GGUF file: their names, types and data."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rsr_formats import RsrFile
+from rsr_formats.architectures import of_gguf
+from rsr_formats.records import FLOAT_DTYPES, DenseTensor, IndexedTensor, Tensor
+from rsr_formats.text import quoted
+
+from ...common.errors import ExportError
+from ...layouts.base import Restored
+from ...layouts.float_bits import from_float32, to_float32
+from ...layouts.scales import ScaleGrid
+from ...source.gguf.config import rope_factors
+from ...source.gguf.names import gguf_name, gguf_rows, permuted_heads
+from ...source.gguf.tokenizer import Note
+from ..floats import float_dtype, row_values
+from ..model_files import Config
+from ..tensors import decode, dense_bytes, model_tensors, read_scales, row_windows, source_dtype
+from .blocks import BLOCK, BLOCK_BYTES, encode
+
+Array = npt.NDArray[Any]
+Rows = npt.NDArray[np.intp]
+
+_MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
+_NUMPY = {
+    "F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8",
+    "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """A tensor to write."""
+
+    name: str
+    kind: str  # its type, as ggml names it
+    shape: tuple[int, ...]
+    data: Callable[[], Array]  # of shape `stored_shape`; called when written
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape of the data: for types with blocks, a row has bytes instead of weights."""
+        if self.kind not in BLOCK_BYTES:
+            return self.shape
+        return (*self.shape[:-1], self.shape[-1] // BLOCK * BLOCK_BYTES[self.kind])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The NumPy dtype of the data."""
+        return np.dtype(_NUMPY.get(self.kind, np.uint8))
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the data."""
+        return int(np.prod(self.stored_shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+def plan(
+    file: RsrFile, config: Config | None, metadata: Mapping[str, Any], kind: str, note: Note
+) -> list[GgufTensor]:
+    """Decide how each tensor of a model is written.
+
+    Args:
+        file: the .rsr file.
+        config: its config.json.
+        metadata: what `model_metadata` returned.
+        kind: "TQ1_0" or "TQ2_0".
+        note: takes each sentence for the user.
+
+    Raises:
+        ExportError: GGUF has no way to store a dtype, a shape or a scale, two tensors have the same
+            name, or config.json contradicts the rows of q or k.
+    """
+    architecture = str(metadata.get("general.architecture", ""))
+    tensors, unnamed = [], []
+    unsupported: list[str] = []
+    rounding = _ScaleRounding()
+    floats: dict[str, list[str]] = defaultdict(list)  # reason: tensor names
+    for t in model_tensors(file):
+        name = gguf_name(t.name, architecture)
+        if name == t.name and of_gguf(architecture) is not None:
+            unnamed.append(t.name)
+        order = _row_order(t, name, metadata)
+        if isinstance(t, DenseTensor):
+            if t.dtype not in _NUMPY:
+                unsupported.append(t.name)
+            tensors.append(_dense(file, t, name, order))
+            continue
+        grid = read_scales(file, t)
+        reason = _why_not_blocks(t, grid)
+        if reason is None:
+            rounding.add(t.name, grid)
+            data = partial(_blocks, file, t, kind, order)
+            tensors.append(GgufTensor(name, kind, t.shape, data))
+        else:
+            dtype = float_dtype(file, t)
+            floats[f"{dtype} instead of {kind}, because {reason}"].append(t.name)
+            data = partial(_floats, file, t, dtype, order)
+            tensors.append(GgufTensor(name, dtype, t.shape, data))
+    if unsupported:
+        raise ExportError(
+            f"GGUF has no type for the dtype of {quoted(unsupported)}: compile without them"
+        )
+    rounding.report(note)
+    for reason, names in floats.items():
+        note(f"written as {reason}: {quoted(names)}")
+    if unnamed:
+        note(f"llama.cpp has no name for {quoted(unnamed)}: they keep their own")
+    factors = rope_factors(config) if config is not None and metadata else None
+    if factors is not None:  # Llama 3's RoPE scaling, which GGUF stores as a tensor
+        data = partial(np.asarray, factors)
+        tensors.append(GgufTensor("rope_freqs.weight", "F32", factors.shape, data))
+    _check(tensors)
+    return tensors
+
+
+def _check(tensors: list[GgufTensor]) -> None:
+    seen: set[str] = set()
+    for t in tensors:
+        if t.name in seen:
+            raise ExportError(f"two tensors would be named {t.name!r} in the output")
+        seen.add(t.name)
+        if len(t.shape) > _MAX_DIMENSIONS:
+            raise ExportError(
+                f"{t.name!r} has {len(t.shape)} dimensions, and GGUF at most {_MAX_DIMENSIONS}"
+            )
+
+
+def _why_not_blocks(t: IndexedTensor, grid: ScaleGrid | None) -> str | None:
+    if 0 in t.shape:
+        return "they are empty"
+    if t.shape[1] % BLOCK:
+        return f"the length of their rows is not a multiple of {BLOCK}"
+    if grid is not None and grid.columns is not None and grid.columns % BLOCK:
+        return f"their scales are {grid.words}"
+    return None
+
+
+def _row_order(t: Tensor, name: str, metadata: Mapping[str, Any]) -> Rows | None:
+    """Return the source row of each output row, or None if rows keep their order."""
+    architecture = str(metadata.get("general.architecture", ""))
+    heads = int(metadata.get(f"{architecture}.attention.head_count", 0))
+    kv_heads = int(metadata.get(f"{architecture}.attention.head_count_kv", heads))
+    permuted = permuted_heads(name, architecture, heads, kv_heads)
+    if permuted is None or 0 in t.shape or not t.shape:
+        return None
+    if not permuted or t.shape[0] % (2 * permuted):
+        raise ExportError(
+            f"{t.name!r} has {t.shape[0]} rows, expected a multiple of 2 for each of the "
+            f"{permuted} heads in config.json"
+        )
+    return gguf_rows(t.shape[0], permuted)
+
+
+# --- data ---------------------------------------------------------------------------------------
+
+
+def _dense(file: RsrFile, t: DenseTensor, name: str, order: Rows | None) -> GgufTensor:
+    """Return a dense tensor in its dtype; vectors in F32, which llama.cpp expects of them."""
+    widened = len(t.shape) <= 1 and t.dtype in FLOAT_DTYPES
+    dtype = source_dtype(t)
+    shape = t.shape or (1,)
+
+    def data() -> Array:
+        raw = dense_bytes(file, t)
+        values: Array = to_float32(raw, dtype) if widened else raw.view(_NUMPY[dtype])
+        values = values.reshape(shape)
+        return values if order is None else values[order]
+
+    return GgufTensor(name, "F32" if widened else dtype, shape, data)
+
+
+def _windows(t: IndexedTensor, order: Rows | None) -> Iterator[tuple[slice, slice | Rows]]:
+    """Yield windows of output rows, each with the source rows that it holds."""
+    for window in row_windows(t.shape):
+        yield window, window if order is None else order[window]
+
+
+def _floats(file: RsrFile, t: IndexedTensor, dtype: str, order: Rows | None) -> Array:
+    r = decode(file, t)
+    out = np.empty(t.shape, _NUMPY[dtype])
+    for window, rows in _windows(t, order):
+        out[window] = from_float32(row_values(r, rows), dtype)
+    return out
+
+
+def _blocks(file: RsrFile, t: IndexedTensor, kind: str, order: Rows | None) -> Array:
+    r = decode(file, t)
+    codes = (np.array(t.digits, np.int8) + 1).astype(np.uint8)
+    per_row = t.shape[1] // BLOCK
+    out = np.empty((t.shape[0], per_row * BLOCK_BYTES[kind]), np.uint8)
+    for window, rows in _windows(t, order):
+        digits = r.digits[rows]
+        scales = _block_scales(r, rows, len(digits), per_row)
+        blocks = encode(kind, codes[digits].reshape(-1, BLOCK), scales)
+        out[window] = blocks.reshape(len(digits), -1)
+    return out
+
+
+def _block_scales(
+    r: Restored, rows: slice | Rows, count: int, per_row: int
+) -> npt.NDArray[np.float16]:
+    """Return the scale of each block of `count` rows: (count * per_row,)."""
+    if r.scale is None:
+        return np.ones(count * per_row, np.float16)
+    scale = r.scale.astype(np.float16)  # `_ScaleRounding` has found them in range
+    if scale.ndim == 1 and len(scale) == 1:
+        return np.repeat(scale, count * per_row)
+    scale = scale[rows].reshape(count, -1)
+    group = np.arange(per_row) * BLOCK // r.record.group_columns if r.record.is_grouped else 0
+    return np.broadcast_to(scale[:, group].reshape(count, -1), (count, per_row)).reshape(-1)
+
+
+class _ScaleRounding:
+    """What rounding scales to float16 loses."""
+
+    def __init__(self) -> None:
+        self._count = self._inexact = 0
+        self._largest = 0.0  # relative error
+        self._lost: list[str] = []  # tensors with a scale beyond float16
+
+    def add(self, name: str, grid: ScaleGrid | None) -> None:
+        """Round the scales of a tensor."""
+        if grid is None:
+            return
+        values = grid.values.astype(np.float64)
+        with np.errstate(over="ignore"):
+            rounded = grid.values.astype(np.float16).astype(np.float64)
+        if (np.isinf(rounded) | ((rounded == 0) & (values != 0))).any():
+            self._lost.append(name)
+            return
+        inexact = rounded != values
+        self._count += values.size
+        self._inexact += int(np.count_nonzero(inexact))
+        if inexact.any():
+            errors = np.abs(rounded[inexact] / values[inexact] - 1)
+            self._largest = max(self._largest, float(errors.max()))
+
+    def report(self, note: Note) -> None:
+        """Note how many scales were rounded.
+
+        Raises:
+            ExportError: names the tensors with scales that become infinite or 0.
+        """
+        if self._lost:
+            raise ExportError(
+                "GGUF's ternary types have float16 scales, in which those of "
+                f"{quoted(self._lost)} are infinite or 0: write them with --to float or --to int8"
+            )
+        if self._inexact:
+            note(
+                f"{self._inexact:,} of {self._count:,} scales are rounded to float16, with a "
+                f"relative error of at most {self._largest:.1e}"
+            )

@@ -1,0 +1,81 @@
+"""Write a GGUF file with one tensor in memory at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rsr_formats import RsrFile
+from rsr_formats.atomic import atomic_file
+
+from ...common.errors import MissingPackageError
+from ..model_files import read_config
+from ..tensors import Progress
+from .metadata import add_metadata, model_metadata, tokenizer
+from .tensors import plan
+
+_FILE_TYPES = {"TQ1_0": "MOSTLY_TQ1_0", "TQ2_0": "MOSTLY_TQ2_0"}
+
+
+def require_gguf() -> None:
+    """Raise `MissingPackageError` if the package gguf is not installed."""
+    try:
+        import gguf  # noqa: F401
+    except ImportError:
+        raise MissingPackageError(
+            "writing GGUF needs the package gguf: pip install 'rsr-ternary[gguf]'"
+        ) from None
+
+
+def write_gguf(
+    file: RsrFile, output: Path, kind: str, force: bool = False, progress: Progress | None = None
+) -> list[str]:
+    """Write the model of a `.rsr` file as GGUF.
+
+    Names, the order of rows in q and k, metadata and the tokenizer are those of llama.cpp's
+    converter.
+
+    Args:
+        file: the .rsr file.
+        output: the GGUF file; it appears only once complete.
+        kind: "TQ1_0" or "TQ2_0", the type of matrices whose scales span a multiple of 256 weights
+            of a row. Others are written as the smallest floats that hold them exactly.
+        force: replace an existing output.
+        progress: called as progress(tensor name, bytes done, total bytes).
+
+    Returns:
+        Sentences for the user: rounded scales, matrices written as floats, unknown names.
+
+    Raises:
+        ExportError: GGUF has no way to store a dtype, a shape, a scale or a setting.
+        SourceError: config.json is not a JSON object, or contradicts the tensors.
+    """
+    import gguf
+
+    notes: list[str] = []
+    config = read_config(file)
+    metadata = model_metadata(config, notes.append)
+    tensors = plan(file, config, metadata, kind, notes.append)
+    metadata |= tokenizer(file, tensors, notes.append)
+    architecture = str(metadata.pop("general.architecture", "unknown"))
+    total, done = sum(t.nbytes for t in tensors), 0
+    with atomic_file(output, force) as out:
+        # GGUFWriter opens the temporary file by its name; `atomic_file` flushes and renames it.
+        writer = gguf.GGUFWriter(Path(out.name), architecture)
+        try:
+            writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+            writer.add_file_type(gguf.LlamaFileType[_FILE_TYPES[kind]])
+            add_metadata(writer, metadata)
+            for t in tensors:
+                raw = gguf.GGMLQuantizationType[t.kind]
+                writer.add_tensor_info(t.name, t.stored_shape, t.dtype, t.nbytes, raw)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+            for t in tensors:
+                writer.write_tensor_data(t.data())
+                done += t.nbytes
+                if progress is not None:
+                    progress(t.name, done, total)
+        finally:
+            writer.close()
+    return notes

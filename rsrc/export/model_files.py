@@ -1,0 +1,94 @@
+"""config.json and the tokenizer's files: read from a `.rsr` file, written to a model directory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rsr_formats import RsrFile
+from rsr_formats.atomic import atomic_file
+from rsr_formats.model_files import (
+    MAX_CONFIG,
+    MAX_TOKENIZER,
+    MODEL_FILES,
+    check_size,
+    parse_object,
+)
+from rsr_formats.records import FileEntry, IndexedTensor
+
+from ..common.errors import SourceError
+
+Config = dict[str, Any]
+
+CONFIG = "config.json"
+
+
+def find_file(file: RsrFile, name: str) -> FileEntry | None:
+    """Return the entry of the model file `name`, or None."""
+    return next((entry for entry in file.header.files if entry.name == name), None)
+
+
+def read_json(file: RsrFile, entry: FileEntry) -> Config:
+    """Return a model file that is a JSON object.
+
+    Raises:
+        SourceError: it is not a JSON object, or above the size limit.
+    """
+    where = f"{file.path}: {entry.name}"
+    limit = MAX_CONFIG if entry.name == CONFIG else MAX_TOKENIZER
+    # Before decompressing it: a small .rsr file may hold gigabytes of zeros.
+    check_size(file.header.sections[entry.section].size, where, limit, SourceError)
+    return parse_object(file.section(entry.section).tobytes(), where, limit, SourceError)
+
+
+def read_config(file: RsrFile) -> Config | None:
+    """Return the config.json in a `.rsr` file, or None if it has none.
+
+    Raises:
+        SourceError: it is not a JSON object, or above the size limit.
+    """
+    entry = find_file(file, CONFIG)
+    return None if entry is None else read_json(file, entry)
+
+
+def bitnet_settings(config: Config | None) -> Config:
+    """Return the `quantization_config` of a config.json if its method is BitNet's, else {}."""
+    found = (config or {}).get("quantization_config")
+    return found if isinstance(found, dict) and found.get("quant_method") == "bitnet" else {}
+
+
+def without_packing(file: RsrFile, config: Config | None) -> Config | None:
+    """Return config.json without its settings for packed weights, or None if it has none."""
+    settings: tuple[str, ...] = ()
+    if bitnet_settings(config):
+        settings = ("quantization_config",)
+    elif any(
+        isinstance(t, IndexedTensor) and t.source.layout == "mlx" for t in file.header.tensors
+    ):
+        settings = ("quantization_config", "quantization")  # MLX writes both
+    return without(config, settings)
+
+
+def without(config: Config | None, keys: tuple[str, ...]) -> Config | None:
+    """Return config.json without some keys, or None if it has none of them."""
+    if config is None or config.keys().isdisjoint(keys):
+        return None
+    return {key: value for key, value in config.items() if key not in keys}
+
+
+def write_model_files(file: RsrFile, folder: Path, config: Config | None) -> None:
+    """Write the model files of a `.rsr` file into a folder.
+
+    Args:
+        file: the .rsr file. Only names in `MODEL_FILES` are written: others are untrusted.
+        folder: an existing folder.
+        config: the new config.json; None writes the file's, if it has one.
+    """
+    for entry in file.header.files:
+        if entry.name in MODEL_FILES and (config is None or entry.name != CONFIG):
+            with atomic_file(folder / entry.name) as out:
+                out.write(file.section(entry.section).data)
+    if config is not None:
+        with atomic_file(folder / CONFIG) as out:
+            out.write(json.dumps(config, indent=2).encode() + b"\n")
