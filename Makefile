@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # What an installation is made from: the native module is built again when one of these changes.
-NATIVE := pyproject.toml CMakeLists.txt $(wildcard */CMakeLists.txt */native/*)
-CLANG_FORMAT_FILES := $(wildcard $(addsuffix /native/*.cpp,runtime rsrc tests/runtime) $(addsuffix /native/*.h,runtime rsrc tests/runtime))
+NATIVE := pyproject.toml CMakeLists.txt $(wildcard */CMakeLists.txt */native/* */native/*/*)
+CLANG_FORMAT_FILES := $(foreach room,/native/ /native/*/,$(wildcard $(foreach end,cpp h,\
+	$(addsuffix $(room)*.$(end),runtime rsrc tests/runtime))))
 
 .PHONY: demo test lint format parity bench stubs clean
 

@@ -28,7 +28,7 @@ def test_many_vectors_are_as_one_by_one(
     isa: str, digits: tuple[int, ...], k: int, spec: type[Spec], shared_build: Build,
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
-    group = 12 * k  # inputs of four word columns, and of a block (panels_w16.h)
+    group = 12 * k  # inputs of four word columns, and of a block (batch/panels.h)
     block = group * {1: 64, 2: 32}.get(k, 16)
     shapes = [(rows, group + 1) for rows in (32, 33, 64, 96, 128, 129, 160)]
     shapes += [
@@ -95,9 +95,9 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
     emulated = ["-include", str(here / "emulated_tiles.h")]
     others = [native / f"{name}.cpp" for name in ("ranked", "parallel")]
     commands: tuple[list[str | Path], ...] = (
-        [*vbmi, *emulated, "-c", native / "w16_amx.cpp"],
-        [*vnni, "-c", native / "w16_avx512vnni.cpp"],
-        [f"-I{native}", *others, here / "batches.cpp", "w16_amx.o", "w16_avx512vnni.o",
+        [f"-I{native}", *vbmi, *emulated, "-c", native / "batch/panels_amx.cpp"],
+        [f"-I{native}", *vnni, "-c", native / "batch/panels_avx512vnni.cpp"],
+        [f"-I{native}", *others, here / "batches.cpp", "panels_amx.o", "panels_avx512vnni.o",
          "-o", "batches", "-pthread"],
     )  # fmt: skip
     for command in commands:

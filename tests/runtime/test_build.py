@@ -14,26 +14,26 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("source", "fill"),
     [
-        ("w16_avx2", "fill_w16_avx2"),
-        ("n4s1_avx2", "fill_n4s1_avx2"),
-        ("permuted_avx2", "fill_permuted_avx2"),
-        ("batch_avx2", "fill_batch_avx2"),
-        ("together_avx2", "fill_together_avx2"),
-        ("dense_avx2", "fill_dense_avx2"),
-        ("dense_avx512", "fill_dense_avx512"),
-        ("dense_avx512vnni", "fill_dense_avx512vnni"),
-        ("decoder_avx2", "fill_decoder_avx2"),
-        ("w16_avx512", "fill_w16_avx512"),
-        ("n4s1_avx512", "fill_n4s1_avx512"),
-        ("batch_avx512", "fill_batch_avx512"),
-        ("decoder_avx512", "fill_decoder_avx512"),
-        ("w16_avx512vnni", "fill_w16_avx512vnni"),
-        ("w16_amx", "fill_w16_amx"),
+        ("batch/panels_amx", "fill_w16_amx"),
+        ("batch/panels_avx512vnni", "fill_w16_avx512vnni"),
+        ("batch/small_batch_avx2", "fill_together_avx2"),
+        ("batch/tables_avx2", "fill_batch_avx2"),
+        ("batch/tables_avx512", "fill_batch_avx512"),
+        ("decoder/decoder_avx2", "fill_decoder_avx2"),
+        ("decoder/decoder_avx512", "fill_decoder_avx512"),
+        ("dense/dense_avx2", "fill_dense_avx2"),
+        ("dense/dense_avx512", "fill_dense_avx512"),
+        ("dense/dense_avx512vnni", "fill_dense_avx512vnni"),
+        ("permuted/segments_avx2", "fill_permuted_avx2"),
+        ("vector/n4s1_avx2", "fill_n4s1_avx2"),
+        ("vector/n4s1_avx512", "fill_n4s1_avx512"),
+        ("vector/w16_avx2", "fill_w16_avx2"),
+        ("vector/w16_avx512", "fill_w16_avx512"),
     ],
 )
 def test_an_isa_object_exports_its_fill_function_only(source: str, fill: str) -> None:
     """A weak symbol could be picked by the linker for machines without the instruction set."""
-    objects = list(ROOT.glob(f"build/*/runtime/CMakeFiles/*/native/{source}.cpp.o"))
+    objects = list(ROOT.glob(f"build/*/runtime/native/CMakeFiles/*/{source}.cpp.o"))
     if not objects or shutil.which("nm") is None:
         pytest.skip("no build folder, or no nm")
     for path in objects:

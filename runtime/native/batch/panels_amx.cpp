@@ -1,0 +1,286 @@
+// AMX, for many vectors: TDPBSSD multiplies 16 vectors by 16 rows, 64 inputs deep, in 16 cycles.
+//
+// * The digits come from the ranks, a panel of 32 rows and a block of inputs at a time
+//   (panels_w16.h). A panel meets all vectors of the pass; the two that there are at a time, 36 to
+//   60 KiB, stay in L1 or L2.
+// * 2 x 2 tiles of sums: four tile loads feed four TDPBSSD. Two of them come from the panel, two
+//   from the packed inputs in L2. Fetching those ahead costs more than it gains: 32 prefetches
+//   beside 64 loads took 8 % of the time.
+// * Making a panel takes as long as multiplying some 20 vectors, on other units. So the next one is
+//   made a group at a time between the tile products of this one: out-of-order execution overlaps
+//   them.
+// * A block goes through a whole strip, so that its inputs come from afar once in 128 rows.
+// * The vectors are dealt to tiles of even height, at most 16: a tile product takes a cycle a row.
+//
+// Bound: |sum| <= 128 * in_features < 2^31, as in_features < 2^24; so are all sums on the way.
+#include <atomic>
+#include <cstring>
+
+#include "batch/panels.h"
+
+namespace rsr {
+namespace {
+
+constexpr size_t kLeast = 5;   // lookups are as fast with 4, and 1.4 times as slow with 6
+constexpr size_t kMost = 256;  // vectors of a pass: their sums and a block of their inputs fit L2
+
+constexpr size_t kTileBytes = 64;                        // of a row of a tile
+constexpr size_t kTileSteps = kTileBytes / kStepInputs;  // of a panel in one product
+constexpr size_t kTileSums = 16 * 16;
+
+size_t tiles_of(size_t count) { return divide_up(count, 16); }
+size_t tile_height(size_t count) { return divide_up(count, tiles_of(count)); }
+
+// What LDTILECFG reads.
+struct TileConfig {
+  uint8_t palette, start_row, reserved[14];
+  uint16_t row_bytes[16];
+  uint8_t rows[16];
+};
+static_assert(sizeof(TileConfig) == 64, "the size of the processor's own");
+
+// The tiles' numbers, which instructions must name: sums (vectors, rows), rows of the panel,
+// vectors. They are macros because GCC pastes them into assembly.
+#define SUMS_00 0
+#define SUMS_01 1
+#define SUMS_10 2
+#define SUMS_11 3
+#define ROWS_0 4
+#define ROWS_1 5
+#define VECTORS_0 6
+#define VECTORS_1 7
+
+// GCC does not know that tile instructions read memory: what they read is written before this.
+void written_before_tiles_read() { std::atomic_signal_fence(std::memory_order_seq_cst); }
+
+void configure_tiles(size_t height, TileConfig& config) {
+  config = {};
+  config.palette = 1;
+  for (int tile = 0; tile < 8; tile++) {
+    config.row_bytes[tile] = kTileBytes;
+    config.rows[tile] = tile == ROWS_0 || tile == ROWS_1 ? kTileSteps : height;
+  }
+  written_before_tiles_read();
+  _tile_loadconfig(&config);
+}
+
+// What a pass shares: its inputs, one block after another, each (tile, depth, vector, 64 inputs).
+// A block is a whole number of tiles deep; the last may end in zeros. Vectors that fill up the last
+// tile are never written: their sums are nobody's.
+size_t shared_bytes(size_t columns, int k, size_t count) {
+  return blocks_of(columns, k) * block_inputs(k) * tiles_of(count) * tile_height(count);
+}
+
+void prepare(const int8_t* x, const int16_t*, int k, size_t columns, size_t count, size_t first,
+             size_t last, void* shared) {
+  const size_t inputs = columns * group_inputs(k) / kGroupColumns, block = block_inputs(k);
+  const size_t height = tile_height(count), block_bytes = block * tiles_of(count) * height;
+  const Arrangement arrange(k);
+  for (size_t i = first; i < last; i++) {
+    char* to = static_cast<char*>(shared) + i / height * height * block + i % height * kTileBytes;
+    for (size_t done = 0; done < inputs; done += block, to += block_bytes) {
+      alignas(64) char steps[block_inputs(5) + 64];
+      const size_t here = inputs - done < block ? inputs - done : block;
+      char* end = arrange(x + i * inputs + done, here, steps);
+      const size_t depth = divide_up(end - steps, kTileBytes);
+      std::memset(end, 0, steps + depth * kTileBytes - end);
+      for (size_t d = 0; d < depth; d++)
+        std::memcpy(to + d * height * kTileBytes, steps + d * kTileBytes, kTileBytes);
+    }
+  }
+}
+
+// What a thread keeps: the configuration of its tiles, two panels, and the sums of a strip:
+// (panel, tile of vectors, half of the rows, vector, 16 rows).
+constexpr size_t panel_bytes(int k) { return block_steps(k) * kStepBytes; }
+
+size_t own_bytes(size_t, int k, size_t count) {
+  return sizeof(TileConfig) + 2 * panel_bytes(k) +
+         kStripRows / kPanelRows * tiles_of(count) * 2 * kTileSums * sizeof(int32_t);
+}
+
+// Makes one panel, a group at a time.
+template <int K>
+class PanelMaker {
+ public:
+  PanelMaker(const uint16_t* words, size_t height, size_t columns, int k, const DigitBytes& digits,
+             char* panel)
+      : words_(words), height_(height), columns_(columns), k_(k), digits_(digits), panel_(panel) {}
+
+  void make_some(size_t groups) {
+    for (; groups > 0 && columns_ > 0; groups--) {
+      make_group<K>(words_, height_, columns_, k_, digits_, panel_);
+      const size_t columns = columns_ < kGroupColumns ? columns_ : kGroupColumns;
+      // The same rows in the next block.
+      for (size_t c = 0; c < columns; c++)
+        _mm_prefetch(reinterpret_cast<const char*>(words_ + (block_groups(k_) * kGroupColumns + c) *
+                                                                height_),
+                     _MM_HINT_T1);
+      words_ += columns * height_;
+      columns_ -= columns;
+      panel_ += group_steps(k_) * kStepBytes;
+    }
+  }
+
+  void make_all() { make_some(block_groups(k_)); }
+
+ private:
+  const uint16_t* words_;
+  const size_t height_;
+  size_t columns_;
+  const int k_;
+  const DigitBytes& digits_;
+  char* panel_;
+};
+
+// Adds the products of a panel with one or two tiles of vectors to their sums. make_next() is
+// called between tile products.
+template <bool kTwo, class MakeNext>
+inline void multiply_tiles(const char* panel, const char* x, size_t tile_bytes, size_t height,
+                           size_t depth, bool first, int32_t* sums, const MakeNext& make_next) {
+  if (first) {
+    _tile_zero(SUMS_00);
+    _tile_zero(SUMS_01);
+    if (kTwo) {
+      _tile_zero(SUMS_10);
+      _tile_zero(SUMS_11);
+    }
+  } else {
+    _tile_loadd(SUMS_00, sums, kTileBytes);
+    _tile_loadd(SUMS_01, sums + kTileSums, kTileBytes);
+    if (kTwo) {
+      _tile_loadd(SUMS_10, sums + 2 * kTileSums, kTileBytes);
+      _tile_loadd(SUMS_11, sums + 3 * kTileSums, kTileBytes);
+    }
+  }
+  for (size_t d = 0; d < depth; d++) {
+    const char* x0 = x + d * height * kTileBytes;
+    const char* x1 = x0 + tile_bytes;
+    _tile_loadd(ROWS_0, panel, kStepBytes);
+    _tile_loadd(VECTORS_0, x0, kTileBytes);
+    _tile_dpbssd(SUMS_00, VECTORS_0, ROWS_0);
+    _tile_loadd(ROWS_1, panel + kTileBytes, kStepBytes);
+    _tile_dpbssd(SUMS_01, VECTORS_0, ROWS_1);
+    if (kTwo) {
+      _tile_loadd(VECTORS_1, x1, kTileBytes);
+      _tile_dpbssd(SUMS_10, VECTORS_1, ROWS_0);
+      _tile_dpbssd(SUMS_11, VECTORS_1, ROWS_1);
+    }
+    panel += kTileSteps * kStepBytes;
+    make_next();
+  }
+  _tile_stored(SUMS_00, sums, kTileBytes);
+  _tile_stored(SUMS_01, sums + kTileSums, kTileBytes);
+  if (kTwo) {
+    _tile_stored(SUMS_10, sums + 2 * kTileSums, kTileBytes);
+    _tile_stored(SUMS_11, sums + 3 * kTileSums, kTileBytes);
+  }
+}
+
+template <int K>
+class Multiplication {
+ public:
+  Multiplication(const RankedRows& rows, const int16_t* patterns, int k, const void* shared,
+                 size_t count, void* own)
+      : rows_(rows),
+        k_(k),
+        count_(count),
+        tiles_(tiles_of(count)),
+        height_(tile_height(count)),
+        digits_(digit_bytes(patterns, k, 0)),
+        inputs_(static_cast<const char*>(shared)),
+        panels_(static_cast<char*>(own)),
+        sums_(reinterpret_cast<int32_t*>(panels_ + 2 * panel_bytes(k))) {}
+
+  // Rows [first, last), counted from their strip's first, for all vectors.
+  void strip(const uint16_t* words, size_t strip_rows, size_t first, size_t last, int32_t* y,
+             size_t stride) {
+    const size_t panels = (last - first) / kPanelRows;
+    const size_t parts = panels * blocks_of(rows_.columns, k_);  // (block, panel)
+    const auto maker = [&](size_t part) {
+      const size_t column = part / panels * block_groups(k_) * kGroupColumns;
+      const size_t left = rows_.columns - column, most = block_groups(k_) * kGroupColumns;
+      return PanelMaker<K>(words + column * strip_rows + first + part % panels * kPanelRows,
+                           strip_rows,
+                           part == parts ? 0
+                           : left < most ? left
+                                         : most,
+                           k_, digits_, panel(part));
+    };
+    maker(0).make_all();
+    for (size_t part = 0; part < parts; part++) {
+      PanelMaker<K> next = maker(part + 1);
+      written_before_tiles_read();
+      multiply(part / panels, part % panels, panel(part), next);
+    }
+    for (size_t p = 0; p < panels; p++)
+      for (size_t i = 0; i < count_; i++) {
+        const int32_t* low = sums(p, i / height_) + i % height_ * 16;
+        store_rows(low, low + kTileSums, y + i * stride + p * kPanelRows);
+      }
+  }
+
+ private:
+  char* panel(size_t part) const { return panels_ + part % 2 * panel_bytes(k_); }
+  int32_t* sums(size_t panel, size_t tile) const {
+    return sums_ + (panel * tiles_ + tile) * 2 * kTileSums;
+  }
+
+  // A panel times all vectors; `next` is made meanwhile, evenly: one group in every
+  // places / block_groups tile products, so all are made by the last.
+  void multiply(size_t block, size_t p, const char* panel, PanelMaker<K>& next) const {
+    const size_t groups = groups_of(rows_.columns) - block * block_groups(k_);
+    const size_t steps = (groups < block_groups(k_) ? groups : block_groups(k_)) * group_steps(k_);
+    const size_t depth = divide_up(steps, kTileSteps);
+    const size_t tile_bytes = block_inputs(k_) * height_;
+    const size_t places = divide_up(tiles_, 2) * depth;  // where groups of `next` can be made
+    size_t due = 0;
+    const auto make_next = [&] {
+      for (due += block_groups(k_); due >= places; due -= places) next.make_some(1);
+    };
+    const char* x = inputs_ + block * tiles_ * tile_bytes;
+    for (size_t t = 0; t < tiles_; t += 2, x += 2 * tile_bytes)
+      t + 1 < tiles_ ? multiply_tiles<true>(panel, x, tile_bytes, height_, depth, block == 0,
+                                            sums(p, t), make_next)
+                     : multiply_tiles<false>(panel, x, tile_bytes, height_, depth, block == 0,
+                                             sums(p, t), make_next);
+  }
+
+  const RankedRows& rows_;
+  const int k_;
+  const size_t count_, tiles_, height_;
+  const DigitBytes digits_;
+  const char* inputs_;
+  char* panels_;  // two: the one that is multiplied and the one that is made
+  int32_t* sums_;
+};
+
+template <int K>
+void multiply(const RankedRows& rows, const int16_t* patterns, int k, const void* shared,
+              size_t count, void* own, int32_t* y, size_t stride) {
+  TileConfig& config = *static_cast<TileConfig*>(own);
+  configure_tiles(tile_height(count), config);
+  Multiplication<K> multiplication(rows, patterns, k, shared, count, &config + 1);
+  for (size_t row = rows.first, stop; row < rows.last; row = stop) {
+    const size_t strip = row / kStripRows * kStripRows;
+    const size_t height = rows.end - strip < kStripRows ? rows.end - strip : kStripRows;
+    stop = rows.last < strip + height ? rows.last : strip + height;
+    const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + strip * rows.columns;
+    multiplication.strip(words, height, row - strip, stop - strip, y + row - rows.first, stride);
+  }
+  _tile_release();
+}
+
+void multiply_any(const RankedRows& rows, const int16_t* patterns, int k, const void* shared,
+                  size_t count, void* own, int32_t* y, size_t stride) {
+  k == 3 ? multiply<3>(rows, patterns, k, shared, count, own, y, stride)
+         : multiply<0>(rows, patterns, k, shared, count, own, y, stride);
+}
+
+}  // namespace
+
+void fill_w16_amx(KernelTable& table) {
+  table.w16_i8.batch[2] = {kLeast, kMost, shared_bytes, own_bytes, prepare, multiply_any};
+}
+
+}  // namespace rsr
