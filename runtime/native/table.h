@@ -1,160 +1,188 @@
-// The one table through which every product reaches its kernels.
+// The kernel table: every product reaches its kernels through named slots.
 //
-// A table is filled with plain C++ first; a wider instruction set then overrides what it does
-// better (dispatch.cpp). An instruction set's source file exports its fill function and nothing
-// else; in headers too, everything is in an anonymous namespace: code compiled for AVX-512 must
-// never be picked by the linker for a machine without it.
+// fill_table (dispatch.cpp) fills a table with plain C++ first; each wider instruction set then
+// overrides the slots that it does better. A kernel file exports its fill functions and nothing
+// else. Everything else in it is in an anonymous namespace, as is what it includes: the linker must
+// never pick code compiled for AVX-512 for a machine without it.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
+#include "packing.h"
+
 namespace rsr {
 
-constexpr int kPatterns = 32;  // entries of a lookup table; ranks have five bits
+// Each includes those before it.
+enum class Isa { scalar, avx2, avx512, avx512vnni, amx };
 
-// A part of a ranked index: some rows of one strip, or of several strips that follow one another.
-// The columns of a strip follow one another too; how a column holds its rows, and how many column
-// blocks it has, is the packing's (formats/SPEC.md):
-//   w16   word columns: one 16-bit word a row, 3 blocks; strips of 128 rows
-//   n4s1  units: five vectors of one byte a row, 8 blocks; strips of 64 rows
-// The last strip may be lower. All numbers of rows are multiples of 32.
+// Some rows of a ranked index: of one strip, or of several consecutive strips. Row counts are
+// multiples of kRowUnit.
 struct RankedRows {
-  const uint8_t* index;  // its first strip, from that strip's first row on
-  size_t first, last;    // the rows wanted, counted from there
-  size_t end;            // rows of the index, counted from there: tells the last strip's height
-  size_t columns;        // word columns or units
-  // int8: a block's sum is at most 128 k; an int16 takes those of this many columns, then it is
-  // widened: blocks of a column * flush * 128 * k <= 32767.
-  size_t flush;
+  const uint8_t* index;      // first row of the first strip
+  size_t first, last;        // rows wanted, counted from there
+  size_t end;                // rows of the index, counted from there: gives the last strip's height
+  size_t columns;            // word columns or units
+  size_t columns_per_widen;  // packing.h
 };
 
-// The scales of a w16 index whose groups of columns have their own.
+// The scales of a w16 index with a scale for each row and group of columns.
 struct GroupScales {
-  const void* data;  // the first group's scale of the first row wanted; rows follow one another
-  size_t stride;     // entries from one group to the next
-  bool is_half;      // float16; otherwise float32
-  size_t blocks;     // column blocks of a group; the last may have fewer
-  size_t total;      // column blocks of the index
+  const void* data;         // (groups, stride), from the first row wanted
+  size_t stride;            // entries from one group to the next
+  bool is_half;             // float16; otherwise float32
+  size_t blocks_per_group;  // column blocks; the last group may have fewer
+  size_t blocks;            // column blocks of the index
 };
 
-// One vector: first the sums of every column block under all patterns (grow, RSR++ step 1), then
-// for every row the sums that its ranks name (lookup, step 2).
+namespace {
+// One past the last column block of the group that begins with block `begin`.
+inline size_t group_end(const GroupScales& scales, size_t begin) {
+  const size_t left = scales.blocks - begin;
+  return begin + (left < scales.blocks_per_group ? left : scales.blocks_per_group);
+}
+}  // namespace
+
+// One vector. Step 1 of RSR++ builds a table of each column block: its sums under all patterns.
+// Step 2 looks up, for every row, the sums that its ranks name, and adds them.
 template <class X, class Pattern, class Y>
-struct VectorKernels {
-  size_t block_bytes;  // of the tables, for each column block; their layout is the kernel's own
-  size_t extra_bytes;  // beyond that
-  // sum of patterns[d * 32 + p] * x[block * k + d] over d, for each block and pattern p.
-  // x has blocks * k entries (zero-padded). Multiplying by 0 is done, not skipped: NaN and
-  // infinity in x spread as in a dense product.
-  void (*grow)(const X* x, const Pattern* patterns, int k, size_t blocks, void* tables);
-  // y[r - first] for the rows of one strip: rows.last <= its height.
+struct VectorKernel {
+  size_t table_bytes;   // of a column block; the kernel decides the layout of its tables
+  size_t header_bytes;  // in front of the tables
+  // tables[b][p] = sum over d of patterns[d * kPatterns + p] * x[b * k + d].
+  // x: (blocks * k), zero-padded. patterns: (k, kPatterns). A zero digit is multiplied, not
+  // skipped, so that NaN and infinity in x spread as in a dense product.
+  void (*build_tables)(const X* x, const Pattern* patterns, int k, size_t blocks, void* tables);
+  // y: (last - first), for rows of one strip.
   void (*lookup)(const RankedRows& rows, const void* tables, Y* y);
-  // The same with scales of groups: y[r] = sum over groups of scale * what their blocks give.
-  // Packing w16 only.
+  // y[r] = sum over groups of scale[group][r] * (the sum of the group's blocks). Packing w16 only.
   void (*lookup_grouped)(const RankedRows& rows, const GroupScales& scales, const void* tables,
                          float* y) = nullptr;
 };
 
-// Several vectors at once; columns > 0.
+// Several vectors at once.
 template <class X, class Pattern, class Y>
-struct BatchKernels {
-  size_t least;  // with fewer vectors than this another kernel is faster; 0: there is none
-  size_t most;   // vectors of one pass
-  // Memory for what a pass of `count` vectors prepares once and all threads share, and for what
-  // each thread keeps to itself, in bytes.
+struct BatchKernel {
+  size_t min_vectors;  // with fewer, another kernel is faster; 0: there is no such kernel
+  size_t max_vectors;  // of one pass
+  // Bytes that a pass of `count` vectors prepares once for all threads, and bytes of each thread.
   size_t (*shared_bytes)(size_t columns, int k, size_t count);
-  size_t (*own_bytes)(size_t columns, int k, size_t count);
-  // Prepares vectors [first, last) of a pass of `count`: multiples of `group`, but for the last.
-  // x: (count, columns * blocks of a column * k), zero-padded.
+  size_t (*per_thread_bytes)(size_t columns, int k, size_t count);
+  // Prepares vectors [first, last) of a pass of `count`. Both are multiples of prepare_step, but
+  // for last = count. x: (count, columns * blocks of a column * k), zero-padded; columns > 0.
   void (*prepare)(const X* x, const Pattern* patterns, int k, size_t columns, size_t count,
                   size_t first, size_t last, void* shared);
-  // y[i * stride + r - first] for all rows wanted and all vectors of the pass.
+  // y[i * stride + r - first] for all rows wanted and all vectors i of the pass.
   void (*multiply)(const RankedRows& rows, const Pattern* patterns, int k, const void* shared,
-                   size_t count, void* own, Y* y, size_t stride);
-  size_t group = 16;
+                   size_t count, void* per_thread, Y* y, size_t stride);
+  size_t prepare_step = 16;
 };
 
-constexpr int kBatchKernels = 3;  // for few and for more vectors: the last that takes them
-
-template <class X, class Pattern, class Y>
+// Encoding ranked in one packing, for one type of inputs.
+template <class X_, class Pattern_, class Y_>
 struct RankedKernels {
-  VectorKernels<X, Pattern, Y> vector;
-  BatchKernels<X, Pattern, Y> batch[kBatchKernels];
+  using X = X_;
+  using Pattern = Pattern_;
+  using Y = Y_;
+  using Vector = VectorKernel<X, Pattern, Y>;
+  using Batch = BatchKernel<X, Pattern, Y>;
+
+  Vector vector;
+  Batch small_batch, medium_batch, large_batch;
+
+  // The kernel for the next vectors where `count` are left; null: one at a time.
+  const Batch* batch_for(size_t count) const {
+    for (const Batch* batch : {&large_batch, &medium_batch, &small_batch})
+      if (batch->min_vectors != 0 && batch->min_vectors <= count) return batch;
+    return nullptr;
+  }
 };
+using RankedKernelsI8 = RankedKernels<int8_t, int16_t, int32_t>;  // exact
+using RankedKernelsF32 = RankedKernels<float, float, float>;
 
-constexpr size_t kBatch = 16;    // permuted vectors at once: a cache line of int32 per row
-constexpr size_t kSumLanes = 4;  // of the running sums over a permutation
+constexpr size_t kBatch = 16;    // permuted vectors at once: a row of int32 is a cache line
+constexpr size_t kSumLanes = 4;  // running sums over a permutation
 
-// Steps that involve the permutation, for its two index types (u16, u32), in int32 modulo 2^32:
-// the caller sees to it that what is asked for fits (permuted.cpp).
-// sigma: rows entries below rows; L: patterns + 1 entries rising from 0 to rows.
+// The steps of a permuted product that read the permutation, in int32 modulo 2^32: the caller makes
+// sure that the results fit (permuted.cpp).
+// Index: uint16_t or uint32_t. sigma: (rows), a permutation. L: (patterns + 1), the segment list,
+// ascending from 0 to rows.
 template <class Index>
 struct PermutedKernels {
-  // Reduce, step 1 (paper, Algorithm 2): u[s] = sum of v[sigma[i]], i in [L[s], L[s+1]).
-  // scratch: kSumLanes + rows entries, the first kSumLanes of them zero.
+  // Reduce, step 1 (paper, Algorithm 2): u[s] = sum of v[sigma[i]], i in [L[s], L[s + 1]).
+  // scratch: (kSumLanes + rows), the first kSumLanes zero.
   void (*segment_sums)(const int32_t* v, const Index* sigma, const Index* L, size_t patterns,
                        int32_t* scratch, int32_t* u);
-  // The same for kBatch vectors side by side: v (rows, kBatch), u (patterns, kBatch).
+  // The same for kBatch interleaved vectors: v (rows, kBatch), u (patterns, kBatch).
   void (*segment_sums_batch)(const int32_t* v, const Index* sigma, const Index* L, size_t patterns,
                              int32_t* u);
-  // Expand, step 2: y[sigma[i]] += t[s], i in [L[s], L[s+1]).
-  // scratch: rows + 1 entries, all but the last zero before and after.
+  // Expand, step 2: y[sigma[i]] += t[s], i in [L[s], L[s + 1]).
+  // scratch: (rows + 1), zero before; afterwards all but the last are zero again.
   void (*segment_adds)(const int32_t* t, const Index* sigma, const Index* L, size_t patterns,
                        int32_t* scratch, int32_t* y);
 };
 
-// What a decoder does between its products: to each row of activations, and to its queries, keys
-// and values. All vectors of floats may have any length.
+// RSR's products with Bin_k (k, patterns), in int32 modulo 2^32.
+struct BinKernels {
+  // y (k) = bin u (patterns).
+  void (*multiply)(const int32_t* bin, int k, size_t patterns, const int32_t* u, int32_t* y);
+  // t (patterns) = x (k) bin.
+  void (*multiply_transposed)(const int32_t* bin, int k, size_t patterns, const int32_t* x,
+                              int32_t* t);
+};
 
 enum class Activation { silu, relu2 };
 
-// What becomes of a row of n floats: where there is a weight, its RMS norm
-// x / sqrt(mean(x^2) + eps) * weight; then it is written as floats, as int8 (activations.h), or as
-// both.
+// Output of a row of n floats h. With a weight it is first normalized:
+// h = h / sqrt(mean(h^2) + eps) * weight. Then it is written as floats, as int8 (activations.h), or
+// as both.
 struct RowOutput {
   size_t n;
-  const float* weight;  // or null
+  const float* weight;  // (n), or null
   float eps;
-  float* out;  // or null
-  int8_t* q;   // or null, then s is too
-  float* s;
+  float* out;  // (n), or null
+  int8_t* q;   // (n), or null together with s
+  float* s;    // (1)
 };
 
-constexpr size_t kLanes = 16;            // floats that kernels work on at once, whatever the set
-constexpr size_t kChunkPositions = 128;  // of a sequence, whose softmax is computed by itself
+constexpr size_t kLanes = 16;            // floats of a vector of decoder kernels, on every set
+constexpr size_t kChunkPositions = 128;  // positions whose softmax is computed independently
 constexpr size_t kMaximum = 0, kTotal = 1, kStatistics = 2;  // of a softmax
 
-// The queries of some rows that share a head of keys and values, and a chunk of positions. Row i
-// sees the first `visible` + i of them, at most all: visible > 0.
+namespace {
+constexpr size_t whole_lanes(size_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
+}  // namespace
+
+// The queries of some rows that share a key head, and a chunk of positions. Row i sees the first
+// min(visible + i, kChunkPositions) positions; visible > 0.
 struct AttentionChunk {
-  const float* queries;   // the first row's first; (heads, d) are one row's
-  size_t row_stride;      // floats from a row to the next
-  size_t rows, heads, d;  // heads: those that share the keys
+  const float* queries;   // the first row; each row is (heads, d)
+  size_t row_stride;      // floats from one row to the next
+  size_t rows, heads, d;  // heads: query heads that share the key head
   size_t visible;
-  const void* keys;    // (blocks, d, kLanes): position p is lane p % kLanes of a block
-  const void* values;  // (positions, dv), dv: d rounded up to lanes
+  const void* keys;    // (blocks, d, kLanes): position p is lane p % kLanes of block p / kLanes
+  const void* values;  // (positions, dv), dv: whole_lanes(d)
   bool is_half;        // keys and values are float16; otherwise float32
-  float* scratch;      // rows * heads * kChunkPositions; if is_half also kChunkPositions * (d + dv)
-  float* sums;         // result, (rows * heads, dv): of exp(score - maximum) * value
-  float* statistics;   // result, (rows * heads, kStatistics): maximum, total of the exps
+  float* scratch;     // rows * heads * kChunkPositions; if is_half, kChunkPositions * (d + dv) more
+  float* sums;        // result, (rows * heads, dv): sum of exp(score - maximum) * value
+  float* statistics;  // result, (rows * heads, kStatistics): maximum, total of the exponentials
 };
 
+// What a decoder computes between its products. Vectors of floats may have any length.
 struct DecoderKernels {
-  // x += add, where there is one; then `to`.
+  // x (n) += add (n), unless add is null; then `to` of x.
   void (*normalize)(float* x, const float* add, const RowOutput& to);
-  // h = activation(gate) * up; then `to` of that. h may be to.out.
+  // h = activation(gate) * up, all (n); then `to` of h. h may be to.out.
   void (*gate)(const float* gate, const float* up, Activation activation, float* h,
                const RowOutput& to);
-
-  // x (d,) = its RMS norm, where there is a weight; then its halves rotated, times scale:
-  // (x1 cos - x2 sin, x2 cos + x1 sin) scale. cos, sin: (d / 2,).
+  // x (d): RMS norm, unless weight is null; then RoPE of its halves, times scale:
+  // (x1 cos - x2 sin, x2 cos + x1 sin) scale. cos, sin: (d / 2).
   void (*rotate)(float* x, size_t d, const float* weight, float eps, const float* cos,
                  const float* sin, float scale);
-  // A position's key and value into the cache: block[c * kLanes] = k[c]; values = v, padded with
-  // zeros to dv.
+  // Writes the key and value of a position to the KV cache: block[c * kLanes] = k[c];
+  // values (dv) = v, zero-padded.
   void (*store)(const float* k, const float* v, size_t d, void* block, void* values, bool is_half);
-  // Every query by itself, in an order that depends on nothing else: no other query, nor what the
-  // cache holds where it does not look.
+  // Each query is computed in an order that depends neither on other queries nor on what the cache
+  // holds at positions that the query does not see.
   void (*attend)(const AttentionChunk& chunk);
   // Adds the results of a chunk to those of the chunks before it.
   void (*combine)(size_t queries, size_t dv, const float* sums, const float* statistics,
@@ -163,11 +191,11 @@ struct DecoderKernels {
   void (*divide)(size_t queries, size_t d, const float* sums, const float* statistics, float* out);
 };
 
-// Rows of dense weights, as they lie in a file, times vectors:
+// Dense weights, as a file stores them, times vectors:
 // y[v * stride + r] = sum over j of weights[r][j] * x[v][j].
-// float32: float32 sums, in an order of the columns that is the instruction set's own but the same
-// for every row and vector. int8: exact, columns < 2^17, so |sum| <= 2^14 (2^17 - 1) < 2^31; then
-// times scale[r] / divisors[v].
+// float32: the order of additions over j is the instruction set's own, the same for every row and
+// vector. int8: exact, as columns < 2^17 and so |sum| <= 2^14 (2^17 - 1) < 2^31; then
+// * scale[r] / divisors[v].
 template <class X>
 struct DenseRows {
   const void* weights;  // (rows, columns), unaligned
@@ -176,61 +204,64 @@ struct DenseRows {
   size_t count;
   float* y;
   size_t stride;
-  const float* scale = nullptr;     // of each row
-  const float* divisors = nullptr;  // of each vector
-  bool in_order = false;            // one vector: row after row, not some of them side by side
+  const float* scale = nullptr;     // (rows), int8 only
+  const float* divisors = nullptr;  // (count), int8 only
+  bool in_order = false;            // one vector: row after row, not several rows side by side
 };
 
 struct DenseKernels {
-  void (*f32)(const DenseRows<float>&);  // by the type of the weights
+  void (*f32)(const DenseRows<float>&);  // by the dtype of the weights
   void (*bf16)(const DenseRows<float>&);
   void (*f16)(const DenseRows<float>&);
   void (*i8)(const DenseRows<int8_t>&);
+  bool large_in_order =
+      false;  // in_order is faster for one vector times a matrix beyond the caches
 };
 
 struct KernelTable {
   const char* isa;
-  bool rows_in_order;  // one vector and a large dense matrix: `in_order` is the faster
-
-  // Encoding ranked, by packing and type of x. int8: exact.
-  RankedKernels<int8_t, int16_t, int32_t> w16_i8;
-  RankedKernels<float, float, float> w16_f32;  // y is unscaled
-  RankedKernels<int8_t, int16_t, int32_t> n4s1_i8;
-  RankedKernels<float, float, float> n4s1_f32;
-
-  // RSR's products with Bin_k (k, patterns) of a permuted index: y = bin u, t = x bin.
-  void (*multiply_bin)(const int32_t* bin, int k, size_t patterns, const int32_t* u, int32_t* y);
-  void (*multiply_bin_transposed)(const int32_t* bin, int k, size_t patterns, const int32_t* x,
-                                  int32_t* t);
+  RankedKernelsI8 w16_i8;
+  RankedKernelsF32 w16_f32;  // unscaled
+  RankedKernelsI8 n4s1_i8;
+  RankedKernelsF32 n4s1_f32;
   PermutedKernels<uint16_t> permuted16;
   PermutedKernels<uint32_t> permuted32;
-
+  BinKernels bin;
   DecoderKernels decoder;
   DenseKernels dense;
-
-  // Reads every byte once and returns a value that depends on all: the memory limit of a product.
+  // Reads every byte once; the result depends on each. Its speed is the memory limit of a product.
   uint64_t (*plain_read)(const void* data, size_t bytes);
 };
 
-void fill_w16_scalar(KernelTable& table);
-void fill_n4s1_scalar(KernelTable& table);
-void fill_w16_avx2(KernelTable& table);
-void fill_n4s1_avx2(KernelTable& table);
-void fill_together_avx2(KernelTable& table);
-void fill_batch_avx2(KernelTable& table);
-void fill_w16_avx512(KernelTable& table);
-void fill_n4s1_avx512(KernelTable& table);
-void fill_batch_avx512(KernelTable& table);
-void fill_w16_avx512vnni(KernelTable& table);
-void fill_w16_amx(KernelTable& table);
-void fill_permuted_scalar(KernelTable& table);
-void fill_permuted_avx2(KernelTable& table);
-void fill_decoder_scalar(KernelTable& table);
-void fill_decoder_avx2(KernelTable& table);
-void fill_decoder_avx512(KernelTable& table);
-void fill_dense_scalar(KernelTable& table);
-void fill_dense_avx2(KernelTable& table);
-void fill_dense_avx512(KernelTable& table);
-void fill_dense_avx512vnni(KernelTable& table);
+void fill_decoder_scalar(KernelTable&);
+void fill_dense_scalar(KernelTable&);
+void fill_n4s1_scalar(KernelTable&);
+void fill_probe_scalar(KernelTable&);
+void fill_segments_scalar(KernelTable&);
+void fill_w16_scalar(KernelTable&);
+
+void fill_decoder_avx2(KernelTable&);
+void fill_dense_avx2(KernelTable&);
+void fill_n4s1_f32_avx2(KernelTable&);
+void fill_n4s1_i8_avx2(KernelTable&);
+void fill_probe_avx2(KernelTable&);
+void fill_segments_avx2(KernelTable&);
+void fill_small_batch_avx2(KernelTable&, Isa);  // for this set: its rivals set the thresholds
+void fill_tables_avx2(KernelTable&, Isa);
+void fill_w16_avx2(KernelTable&);
+
+void fill_decoder_avx512(KernelTable&);
+void fill_dense_avx512(KernelTable&);
+void fill_n4s1_avx512(KernelTable&);
+void fill_probe_avx512(KernelTable&);
+void fill_small_batch_avx512(KernelTable&);
+void fill_tables_avx512(KernelTable&);
+void fill_w16_avx512(KernelTable&);
+void fill_w16_grouped_avx512(KernelTable&);
+
+void fill_dense_avx512vnni(KernelTable&);
+void fill_panels_avx512vnni(KernelTable&);
+
+void fill_panels_amx(KernelTable&);
 
 }  // namespace rsr

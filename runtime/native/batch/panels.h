@@ -1,17 +1,18 @@
-// Panels: the ranks of 32 rows turned back into digits, a few inputs at a time, in registers. For
-// kernels that multiply bytes by the million; a panel stays in cache, no dense matrix ever exists.
-//
-// Everything here has internal linkage: each kernel file that includes it compiles its own copy for
-// its own instruction set, and none can reach another file. Wants AVX-512 F, BW and VBMI.
+// Panels, packing w16: the digits of 32 rows and a few inputs, decoded from the ranks in registers,
+// for kernels that multiply bytes (vpdpbusd, TDPBSSD). A panel stays in cache; a dense matrix never
+// exists.
 //
 // * A group is 4 word columns, 12 k inputs. Two interleavings of 16-bit lanes bring the 4 words of
-//   one row together in a 32-bit lane, so 3 times 4 of its bytes are ranks of 4 inputs' blocks.
-// * A byte lookup (vpermb) for each digit of a block turns 4 ranks into a step: 16 rows x 4 inputs
-//   in 64 bytes, which is what vpdpbusd and a row of a TDPBSSD tile want. It uses six bits of a
-//   rank byte; the tables repeat after 32 entries, so the sixth may be anything.
-// * Shifts are multiplications: see w16_avx512.cpp.
-// * The order of rows and inputs is what falls out of that: packed activations have the same order
-//   of inputs, and store_rows puts the rows right.
+//   a row together, so that 3 vectors of bytes hold the ranks of 4 blocks of each row.
+// * One byte lookup (vpermb) per digit of a block turns 4 ranks into a step: 16 rows x 4 inputs in
+//   64 bytes, the operand of vpdpbusd and a row of a TDPBSSD tile. vpermb uses six bits of a rank
+//   byte; the tables repeat after 32 entries, so the sixth bit may have any value.
+// * Multiplications shift, for the reason given in vector/w16_avx512.h.
+// * Rows and inputs stay in the order that this produces: packed inputs have the same order, and
+//   store_rows restores that of the rows.
+//
+// Internal linkage: each file that includes this compiles its own (table.h). Needs AVX-512 F, BW
+// and VBMI.
 #pragma once
 #include <immintrin.h>
 
@@ -23,19 +24,26 @@
 namespace rsr {
 namespace {
 
-constexpr size_t kStripRows = 128, kPanelRows = 32;
-constexpr size_t kGroupColumns = 4;                  // word columns of a group
-constexpr size_t kStepInputs = 4, kStepBytes = 128;  // of a panel: two vectors of 16 rows
+constexpr size_t kPanelRows = 32;
+static_assert(kPanelRows == kRowUnit && W16::kStripRows % kPanelRows == 0);
+constexpr size_t kGroupColumns = 4;                                       // word columns of a group
+constexpr size_t kStepInputs = 4, kStepBytes = kPanelRows * kStepInputs;  // two vectors of 16 rows
 
-constexpr size_t group_steps(int k) { return 3 * k; }
+constexpr size_t group_steps(int k) { return W16::kBlocks * k; }
 constexpr size_t group_inputs(int k) { return kStepInputs * group_steps(k); }
 
-// Groups of a block of inputs: 144 to 240 steps, so that a panel (18 to 30 KiB) stays in L1, and
-// the two that AMX keeps in L1 or L2, while many vectors pass, and the sums, in memory between
-// blocks, cost little.
+// Inputs are processed in blocks of this many groups: 144 to 240 steps. A panel (18 to 30 KiB) then
+// stays in L1, or the two of AMX in L1 and L2, while it meets all vectors, and the sums, which are
+// in memory between blocks, cost little.
 constexpr size_t block_groups(int k) { return k == 1 ? 64 : k == 2 ? 32 : 16; }
 constexpr size_t block_steps(int k) { return block_groups(k) * group_steps(k); }
 constexpr size_t block_inputs(int k) { return block_groups(k) * group_inputs(k); }
+
+// A block of inputs in panel order, with room for what Arrangement writes beyond it.
+struct BlockInputs {
+  alignas(64) char bytes[block_inputs(kMaxK) + 64];
+};
+static_assert(block_inputs(1) <= block_inputs(kMaxK) && block_inputs(2) <= block_inputs(kMaxK));
 
 constexpr size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
 constexpr size_t groups_of(size_t columns) { return divide_up(columns, kGroupColumns); }
@@ -43,9 +51,9 @@ constexpr size_t blocks_of(size_t columns, int k) {
   return divide_up(groups_of(columns), block_groups(k));
 }
 
-// Value of digit d of pattern p, minus `offset`: bytes p and p + 32.
+// Bytes p and p + 32 of of[d]: the value of digit d in pattern p, minus `offset`.
 struct DigitBytes {
-  __m512i of[5];
+  __m512i of[kMaxK];
 };
 
 inline DigitBytes digit_bytes(const int16_t* patterns, int k, int offset) {
@@ -58,7 +66,7 @@ inline DigitBytes digit_bytes(const int16_t* patterns, int k, int offset) {
   return digits;
 }
 
-// K: k where it is known, 0 for any.
+// K: k, or 0 for any.
 template <int K>
 inline void make_group(const uint16_t* words, size_t height, size_t columns, int k,
                        const DigitBytes& digits, char* panel) {
@@ -70,7 +78,7 @@ inline void make_group(const uint16_t* words, size_t height, size_t columns, int
   for (int half = 0; half < 2; half++) {
     const __m512i a = half ? _mm512_unpackhi_epi16(w[0], w[1]) : _mm512_unpacklo_epi16(w[0], w[1]);
     const __m512i b = half ? _mm512_unpackhi_epi16(w[2], w[3]) : _mm512_unpacklo_epi16(w[2], w[3]);
-    // Low bytes from a, high bytes from b: rank j begins at bit 5 j of a word.
+    // Low bytes from a, high bytes from b; rank j begins at bit 5j of a word.
     const auto select = [&](__m512i from_a, __m512i from_b) {
       return _mm512_ternarylogic_epi32(low_bytes, from_a, from_b, 0xca);
     };
@@ -86,7 +94,7 @@ inline void make_group(const uint16_t* words, size_t height, size_t columns, int
   }
 }
 
-// The sums of a panel's 32 rows, in the order that make_group gives them, to rows y[0..32).
+// Writes the sums of a panel's 32 rows, in the order of make_group, to y in row order.
 inline void store_rows(const int32_t* low_sums, const int32_t* high_sums, int32_t* y) {
   const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
   const __m512i second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
@@ -95,19 +103,20 @@ inline void store_rows(const int32_t* low_sums, const int32_t* high_sums, int32_
   _mm512_storeu_si512(y + 16, _mm512_permutex2var_epi64(low, second, high));
 }
 
-// Brings inputs into the order of a panel's steps.
+// Arranges inputs in the order of a panel's steps.
 class Arrangement {
  public:
   explicit Arrangement(int k) : width_(group_inputs(k)) {
-    constexpr uint8_t kColumn[kGroupColumns] = {0, 2, 1, 3};  // in a lane, by interleaving
+    constexpr uint8_t kColumn[kGroupColumns] = {0, 2, 1, 3};  // the order within a lane
     alignas(64) uint8_t from[64] = {};
+    static_assert(group_inputs(kMaxK) <= sizeof from);
     for (size_t i = 0; i < width_; i++)
       from[i] = static_cast<uint8_t>(kColumn[i % 4] * group_steps(k) + i / 4);
     from_ = _mm512_load_si512(from);
   }
 
-  // x: the `inputs` inputs of whole groups, the last perhaps not all there: zeros take their place.
-  // Writes up to 63 bytes beyond the last group, and returns the end of that.
+  // x: the inputs of several groups; zeros complete the last. Writes up to 63 bytes beyond the last
+  // group; returns the end of that group.
   char* operator()(const int8_t* x, size_t inputs, char* to) const {
     for (size_t i = 0; i < inputs; i += width_, to += width_) {
       const size_t here = inputs - i < width_ ? inputs - i : width_;

@@ -1,18 +1,18 @@
-// AMX, for many vectors: TDPBSSD multiplies 16 vectors by 16 rows, 64 inputs deep, in 16 cycles.
+// Many int8 vectors at once, packing w16, AMX: TDPBSSD multiplies 16 vectors by 16 rows, 64 inputs
+// deep, in 16 cycles. The digits come from panels (panels.h).
 //
-// * The digits come from the ranks, a panel of 32 rows and a block of inputs at a time
-//   (panels_w16.h). A panel meets all vectors of the pass; the two that there are at a time, 36 to
-//   60 KiB, stay in L1 or L2.
-// * 2 x 2 tiles of sums: four tile loads feed four TDPBSSD. Two of them come from the panel, two
-//   from the packed inputs in L2. Fetching those ahead costs more than it gains: 32 prefetches
-//   beside 64 loads took 8 % of the time.
-// * Making a panel takes as long as multiplying some 20 vectors, on other units. So the next one is
-//   made a group at a time between the tile products of this one: out-of-order execution overlaps
-//   them.
-// * A block goes through a whole strip, so that its inputs come from afar once in 128 rows.
-// * The vectors are dealt to tiles of even height, at most 16: a tile product takes a cycle a row.
+// * A panel of 32 rows and a block of inputs meets all vectors of the pass. Two panels exist at a
+//   time, 36 to 60 KiB, in L1 and L2.
+// * 2 x 2 tiles of sums: four tile loads feed four TDPBSSD, two from the panel and two from the
+//   packed inputs in L2. Prefetching the inputs costs more than it gains: 32 prefetches beside 64
+//   loads took 8 % of the time.
+// * Making a panel takes as long as multiplying some 20 vectors, on other execution units. So the
+//   next panel is made between the tile products of this one, a group at a time; out-of-order
+//   execution overlaps them.
+// * A block of inputs meets a whole strip, so it is read from L2 or beyond once per 128 rows.
+// * A tile product takes a cycle per vector, so vectors are divided evenly among tiles.
 //
-// Bound: |sum| <= 128 * in_features < 2^31, as in_features < 2^24; so are all sums on the way.
+// Bound: |sum| <= 128 in_features < 2^31, as in_features < 2^24; so are all intermediate sums.
 #include <atomic>
 #include <cstring>
 
@@ -21,26 +21,28 @@
 namespace rsr {
 namespace {
 
-constexpr size_t kLeast = 5;   // lookups are as fast with 4, and 1.4 times as slow with 6
-constexpr size_t kMost = 256;  // vectors of a pass: their sums and a block of their inputs fit L2
+constexpr size_t kMinVectors = 5;    // lookups are as fast for 4, and take 1.4x as long for 6
+constexpr size_t kMaxVectors = 256;  // of a pass: their sums and a block of their inputs fit L2
 
+constexpr size_t kTileRows = 16;
 constexpr size_t kTileBytes = 64;                        // of a row of a tile
 constexpr size_t kTileSteps = kTileBytes / kStepInputs;  // of a panel in one product
-constexpr size_t kTileSums = 16 * 16;
+constexpr size_t kTileSums = kTileRows * kTileBytes / sizeof(int32_t);
+static_assert(kTileSums == kTileRows * kPanelRows / 2);
 
-size_t tiles_of(size_t count) { return divide_up(count, 16); }
+size_t tiles_of(size_t count) { return divide_up(count, kTileRows); }
 size_t tile_height(size_t count) { return divide_up(count, tiles_of(count)); }
 
-// What LDTILECFG reads.
+// The operand of LDTILECFG.
 struct TileConfig {
   uint8_t palette, start_row, reserved[14];
   uint16_t row_bytes[16];
   uint8_t rows[16];
 };
-static_assert(sizeof(TileConfig) == 64, "the size of the processor's own");
+static_assert(sizeof(TileConfig) == 64);
 
-// The tiles' numbers, which instructions must name: sums (vectors, rows), rows of the panel,
-// vectors. They are macros because GCC pastes them into assembly.
+// Tile registers: sums (vectors, rows), rows of the panel, vectors. Macros, because GCC pastes them
+// into assembly.
 #define SUMS_00 0
 #define SUMS_01 1
 #define SUMS_10 2
@@ -50,7 +52,7 @@ static_assert(sizeof(TileConfig) == 64, "the size of the processor's own");
 #define VECTORS_0 6
 #define VECTORS_1 7
 
-// GCC does not know that tile instructions read memory: what they read is written before this.
+// GCC does not know that tile instructions read memory: this keeps earlier writes before them.
 void written_before_tiles_read() { std::atomic_signal_fence(std::memory_order_seq_cst); }
 
 void configure_tiles(size_t height, TileConfig& config) {
@@ -64,9 +66,9 @@ void configure_tiles(size_t height, TileConfig& config) {
   _tile_loadconfig(&config);
 }
 
-// What a pass shares: its inputs, one block after another, each (tile, depth, vector, 64 inputs).
-// A block is a whole number of tiles deep; the last may end in zeros. Vectors that fill up the last
-// tile are never written: their sums are nobody's.
+// Shared by a pass: its inputs in blocks, each (tile, depth, vector, kTileBytes inputs). A block is
+// a whole number of tiles deep; zeros complete the last. Vectors that pad the last tile are not
+// written, and their sums are not read.
 size_t shared_bytes(size_t columns, int k, size_t count) {
   return blocks_of(columns, k) * block_inputs(k) * tiles_of(count) * tile_height(count);
 }
@@ -79,24 +81,24 @@ void prepare(const int8_t* x, const int16_t*, int k, size_t columns, size_t coun
   for (size_t i = first; i < last; i++) {
     char* to = static_cast<char*>(shared) + i / height * height * block + i % height * kTileBytes;
     for (size_t done = 0; done < inputs; done += block, to += block_bytes) {
-      alignas(64) char steps[block_inputs(5) + 64];
+      BlockInputs steps;
       const size_t here = inputs - done < block ? inputs - done : block;
-      char* end = arrange(x + i * inputs + done, here, steps);
-      const size_t depth = divide_up(end - steps, kTileBytes);
-      std::memset(end, 0, steps + depth * kTileBytes - end);
+      char* end = arrange(x + i * inputs + done, here, steps.bytes);
+      const size_t depth = divide_up(end - steps.bytes, kTileBytes);
+      std::memset(end, 0, steps.bytes + depth * kTileBytes - end);
       for (size_t d = 0; d < depth; d++)
-        std::memcpy(to + d * height * kTileBytes, steps + d * kTileBytes, kTileBytes);
+        std::memcpy(to + d * height * kTileBytes, steps.bytes + d * kTileBytes, kTileBytes);
     }
   }
 }
 
-// What a thread keeps: the configuration of its tiles, two panels, and the sums of a strip:
-// (panel, tile of vectors, half of the rows, vector, 16 rows).
+// Of each thread: its tile configuration, two panels, and the sums of a strip, (panel, tile of
+// vectors, half of the rows, vector, 16 rows).
 constexpr size_t panel_bytes(int k) { return block_steps(k) * kStepBytes; }
 
-size_t own_bytes(size_t, int k, size_t count) {
+size_t per_thread_bytes(size_t, int k, size_t count) {
   return sizeof(TileConfig) + 2 * panel_bytes(k) +
-         kStripRows / kPanelRows * tiles_of(count) * 2 * kTileSums * sizeof(int32_t);
+         W16::kStripRows / kPanelRows * tiles_of(count) * 2 * kTileSums * sizeof(int32_t);
 }
 
 // Makes one panel, a group at a time.
@@ -111,7 +113,7 @@ class PanelMaker {
     for (; groups > 0 && columns_ > 0; groups--) {
       make_group<K>(words_, height_, columns_, k_, digits_, panel_);
       const size_t columns = columns_ < kGroupColumns ? columns_ : kGroupColumns;
-      // The same rows in the next block.
+      // Prefetch the same rows of the next block.
       for (size_t c = 0; c < columns; c++)
         _mm_prefetch(reinterpret_cast<const char*>(words_ + (block_groups(k_) * kGroupColumns + c) *
                                                                 height_),
@@ -133,8 +135,8 @@ class PanelMaker {
   char* panel_;
 };
 
-// Adds the products of a panel with one or two tiles of vectors to their sums. make_next() is
-// called between tile products.
+// Adds the products of a panel and one or two tiles of vectors to their sums. Calls make_next()
+// between tile products.
 template <bool kTwo, class MakeNext>
 inline void multiply_tiles(const char* panel, const char* x, size_t tile_bytes, size_t height,
                            size_t depth, bool first, int32_t* sums, const MakeNext& make_next) {
@@ -178,10 +180,10 @@ inline void multiply_tiles(const char* panel, const char* x, size_t tile_bytes, 
 }
 
 template <int K>
-class Multiplication {
+class StripProduct {
  public:
-  Multiplication(const RankedRows& rows, const int16_t* patterns, int k, const void* shared,
-                 size_t count, void* own)
+  StripProduct(const RankedRows& rows, const int16_t* patterns, int k, const void* shared,
+               size_t count, void* per_thread)
       : rows_(rows),
         k_(k),
         count_(count),
@@ -189,12 +191,12 @@ class Multiplication {
         height_(tile_height(count)),
         digits_(digit_bytes(patterns, k, 0)),
         inputs_(static_cast<const char*>(shared)),
-        panels_(static_cast<char*>(own)),
+        panels_(static_cast<char*>(per_thread)),
         sums_(reinterpret_cast<int32_t*>(panels_ + 2 * panel_bytes(k))) {}
 
-  // Rows [first, last), counted from their strip's first, for all vectors.
-  void strip(const uint16_t* words, size_t strip_rows, size_t first, size_t last, int32_t* y,
-             size_t stride) {
+  // Rows [first, last) of a strip, for all vectors.
+  void run(const uint16_t* words, size_t strip_rows, size_t first, size_t last, int32_t* y,
+           size_t stride) {
     const size_t panels = (last - first) / kPanelRows;
     const size_t parts = panels * blocks_of(rows_.columns, k_);  // (block, panel)
     const auto maker = [&](size_t part) {
@@ -226,14 +228,14 @@ class Multiplication {
     return sums_ + (panel * tiles_ + tile) * 2 * kTileSums;
   }
 
-  // A panel times all vectors; `next` is made meanwhile, evenly: one group in every
-  // places / block_groups tile products, so all are made by the last.
+  // A panel times all vectors. Meanwhile `next` is made, one group every places / block_groups tile
+  // products, so that it is complete by the last.
   void multiply(size_t block, size_t p, const char* panel, PanelMaker<K>& next) const {
     const size_t groups = groups_of(rows_.columns) - block * block_groups(k_);
     const size_t steps = (groups < block_groups(k_) ? groups : block_groups(k_)) * group_steps(k_);
     const size_t depth = divide_up(steps, kTileSteps);
     const size_t tile_bytes = block_inputs(k_) * height_;
-    const size_t places = divide_up(tiles_, 2) * depth;  // where groups of `next` can be made
+    const size_t places = divide_up(tiles_, 2) * depth;  // tile products
     size_t due = 0;
     const auto make_next = [&] {
       for (due += block_groups(k_); due >= places; due -= places) next.make_some(1);
@@ -251,36 +253,37 @@ class Multiplication {
   const size_t count_, tiles_, height_;
   const DigitBytes digits_;
   const char* inputs_;
-  char* panels_;  // two: the one that is multiplied and the one that is made
+  char* panels_;  // two: one is multiplied, the other is made
   int32_t* sums_;
 };
 
 template <int K>
 void multiply(const RankedRows& rows, const int16_t* patterns, int k, const void* shared,
-              size_t count, void* own, int32_t* y, size_t stride) {
-  TileConfig& config = *static_cast<TileConfig*>(own);
+              size_t count, void* per_thread, int32_t* y, size_t stride) {
+  TileConfig& config = *static_cast<TileConfig*>(per_thread);
   configure_tiles(tile_height(count), config);
-  Multiplication<K> multiplication(rows, patterns, k, shared, count, &config + 1);
+  StripProduct<K> product(rows, patterns, k, shared, count, &config + 1);
   for (size_t row = rows.first, stop; row < rows.last; row = stop) {
-    const size_t strip = row / kStripRows * kStripRows;
-    const size_t height = rows.end - strip < kStripRows ? rows.end - strip : kStripRows;
+    const size_t strip = row / W16::kStripRows * W16::kStripRows;
+    const size_t height = strip_height<W16>(rows.end - strip);
     stop = rows.last < strip + height ? rows.last : strip + height;
     const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + strip * rows.columns;
-    multiplication.strip(words, height, row - strip, stop - strip, y + row - rows.first, stride);
+    product.run(words, height, row - strip, stop - strip, y + row - rows.first, stride);
   }
   _tile_release();
 }
 
 void multiply_any(const RankedRows& rows, const int16_t* patterns, int k, const void* shared,
-                  size_t count, void* own, int32_t* y, size_t stride) {
-  k == 3 ? multiply<3>(rows, patterns, k, shared, count, own, y, stride)
-         : multiply<0>(rows, patterns, k, shared, count, own, y, stride);
+                  size_t count, void* per_thread, int32_t* y, size_t stride) {
+  k == 3 ? multiply<3>(rows, patterns, k, shared, count, per_thread, y, stride)
+         : multiply<0>(rows, patterns, k, shared, count, per_thread, y, stride);
 }
 
 }  // namespace
 
-void fill_w16_amx(KernelTable& table) {
-  table.w16_i8.batch[2] = {kLeast, kMost, shared_bytes, own_bytes, prepare, multiply_any};
+void fill_panels_amx(KernelTable& table) {
+  table.w16_i8.large_batch = {kMinVectors,      kMaxVectors, shared_bytes,
+                              per_thread_bytes, prepare,     multiply_any};
 }
 
 }  // namespace rsr

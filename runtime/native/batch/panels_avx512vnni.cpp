@@ -1,16 +1,16 @@
-// AVX-512 VNNI and VBMI, for many vectors: vpdpbusd multiplies 16 x 4 digits by 4 inputs and adds
-// the products in one instruction. The digits come from the ranks a panel at a time (panels_w16.h).
+// Many int8 vectors at once, packing w16, AVX-512 VNNI and VBMI: vpdpbusd multiplies 16 x 4 digits
+// by 4 inputs and adds the products in one instruction. The digits come from panels (panels.h).
 //
-// * vpdpbusd wants unsigned times signed: panels hold digit - smallest digit, and the sums begin
+// * vpdpbusd multiplies unsigned by signed: panels hold digit - smallest digit, and the sums begin
 //   with smallest * sum(x).
 // * 2 x 12 accumulators: a step of 14 loads feeds 24 vpdpbusd.
-// * Inputs are taken in blocks: a panel of 32 rows and the packed inputs of 12 vectors stay in L1
-//   (25 KiB for k = 3). A block goes through a whole strip, so that its inputs come from afar once
-//   in 128 rows.
+// * A panel of 32 rows and the packed inputs of 12 vectors stay in L1 (25 KiB for k = 3). A block
+// of
+//   inputs meets a whole strip, so it is read from L2 or beyond once per 128 rows.
 //
-// Bound: |sum| <= 128 * 2^24 = 2^31 would just not fit, but in_features < 2^24. Sums on the way
-// are up to twice that and may wrap: vpdpbusd wraps modulo 2^32 (vpdpbusds would saturate), so the
-// last one is right.
+// Bound: |sum| <= 128 in_features < 2^31, as in_features < 2^24. Intermediate sums are up to twice
+// that and may wrap; vpdpbusd wraps modulo 2^32 (vpdpbusds would saturate), so the final sum is
+// exact.
 #include <cstring>
 
 #include "batch/panels.h"
@@ -18,12 +18,12 @@
 namespace rsr {
 namespace {
 
-constexpr size_t kLeast = 16;   // with fewer, the lookups of avx512 are as fast
-constexpr size_t kMost = 256;   // vectors of a pass: its sums and a block of its inputs fit L2
-constexpr size_t kWidest = 12;  // vectors multiplied at once
+constexpr size_t kMinVectors = 16;   // with fewer, the lookups of avx512 are as fast
+constexpr size_t kMaxVectors = 256;  // of a pass: its sums and a block of its inputs fit L2
+constexpr size_t kSetVectors = 12;   // multiplied at once
 
-// The vectors of a pass are dealt to sets of at most kWidest, as evenly as can be.
-size_t sets_of(size_t count) { return divide_up(count, kWidest); }
+// The vectors of a pass are divided into sets of at most kSetVectors, as evenly as possible.
+size_t sets_of(size_t count) { return divide_up(count, kSetVectors); }
 size_t set_begin(size_t set, size_t count) { return set * count / sets_of(count); }
 
 int smallest_digit(const int16_t* patterns, int k) {
@@ -33,8 +33,8 @@ int smallest_digit(const int16_t* patterns, int k) {
   return smallest;
 }
 
-// What a pass shares: the sum that every row of a vector begins with, for each vector; then the
-// inputs, one block after another, each (set, step, vector of the set, 4 inputs).
+// Shared by a pass: for each vector the sum that its rows begin with, then the inputs in blocks,
+// each (set, step, vector of the set, kStepInputs).
 size_t first_sums_bytes(size_t count) { return divide_up(count * sizeof(int32_t), 64) * 64; }
 
 size_t shared_bytes(size_t columns, int k, size_t count) {
@@ -57,24 +57,24 @@ void prepare(const int8_t* x, const int16_t* patterns, int k, size_t columns, si
       for (size_t j = 0; j < inputs; j++) sum += from[j];
       first_sums[i] = smallest * sum;
       for (size_t done = 0; done < inputs; done += block) {
-        alignas(64) char steps[block_inputs(5) + 64];
+        BlockInputs steps;
         const size_t here = inputs - done < block ? inputs - done : block;
-        const size_t size = arrange(from + done, here, steps) - steps;
+        const size_t size = arrange(from + done, here, steps.bytes) - steps.bytes;
         char* to = packed + done * count + begin * block + (i - begin) * kStepInputs;
         for (size_t j = 0; j < size; j += kStepInputs)
-          std::memcpy(to + j * width, steps + j, kStepInputs);
+          std::memcpy(to + j * width, steps.bytes + j, kStepInputs);
       }
     }
   }
 }
 
-// What a thread keeps: a panel, and the sums of a strip: (panel, vector, 32 rows).
-size_t own_bytes(size_t, int k, size_t count) {
-  return block_steps(k) * kStepBytes + kStripRows * count * sizeof(int32_t);
+// Of each thread: a panel and the sums of a strip, (panel, vector, kPanelRows).
+size_t per_thread_bytes(size_t, int k, size_t count) {
+  return block_steps(k) * kStepBytes + W16::kStripRows * count * sizeof(int32_t);
 }
 
-// Adds the products of a panel and a set of V vectors to their sums. Unrolled by request: GCC would
-// do it too late to see that the sums fit registers.
+// Adds the products of a panel and a set of V vectors to their sums. Unrolled explicitly: GCC would
+// unroll too late to keep the sums in registers.
 template <int V>
 void multiply_set(const char* panel, const char* x, size_t steps, int32_t* sums) {
   __m512i low_i32x16[V], high_i32x16[V];
@@ -103,7 +103,7 @@ void multiply_set(const char* panel, const char* x, size_t steps, int32_t* sums)
 }
 
 using MultiplySet = void (*)(const char* panel, const char* x, size_t steps, int32_t* sums);
-constexpr MultiplySet kMultiplySet[kWidest] = {
+constexpr MultiplySet kMultiplySet[kSetVectors] = {
     multiply_set<1>, multiply_set<2>,  multiply_set<3>,  multiply_set<4>,
     multiply_set<5>, multiply_set<6>,  multiply_set<7>,  multiply_set<8>,
     multiply_set<9>, multiply_set<10>, multiply_set<11>, multiply_set<12>,
@@ -111,16 +111,16 @@ constexpr MultiplySet kMultiplySet[kWidest] = {
 
 template <int K>
 void multiply(const RankedRows& rows, const int16_t* patterns, int k, const void* shared,
-              size_t count, void* own, int32_t* y, size_t stride) {
+              size_t count, void* per_thread, int32_t* y, size_t stride) {
   const DigitBytes digits = digit_bytes(patterns, k, smallest_digit(patterns, k));
   const int32_t* first_sums = static_cast<const int32_t*>(shared);
   const char* inputs = static_cast<const char*>(shared) + first_sums_bytes(count);
-  char* panel = static_cast<char*>(own);
+  char* panel = static_cast<char*>(per_thread);
   int32_t* sums = reinterpret_cast<int32_t*>(panel + block_steps(k) * kStepBytes);
   const size_t panel_sums = count * kPanelRows;
   for (size_t row = rows.first, stop; row < rows.last; row = stop) {
-    const size_t strip = row / kStripRows * kStripRows;
-    const size_t height = rows.end - strip < kStripRows ? rows.end - strip : kStripRows;
+    const size_t strip = row / W16::kStripRows * W16::kStripRows;
+    const size_t height = strip_height<W16>(rows.end - strip);
     stop = rows.last < strip + height ? rows.last : strip + height;
     const size_t panels = (stop - row) / kPanelRows;
     const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + strip * rows.columns;
@@ -153,15 +153,16 @@ void multiply(const RankedRows& rows, const int16_t* patterns, int k, const void
 }
 
 void multiply_any(const RankedRows& rows, const int16_t* patterns, int k, const void* shared,
-                  size_t count, void* own, int32_t* y, size_t stride) {
-  k == 3 ? multiply<3>(rows, patterns, k, shared, count, own, y, stride)
-         : multiply<0>(rows, patterns, k, shared, count, own, y, stride);
+                  size_t count, void* per_thread, int32_t* y, size_t stride) {
+  k == 3 ? multiply<3>(rows, patterns, k, shared, count, per_thread, y, stride)
+         : multiply<0>(rows, patterns, k, shared, count, per_thread, y, stride);
 }
 
 }  // namespace
 
-void fill_w16_avx512vnni(KernelTable& table) {
-  table.w16_i8.batch[1] = {kLeast, kMost, shared_bytes, own_bytes, prepare, multiply_any};
+void fill_panels_avx512vnni(KernelTable& table) {
+  table.w16_i8.medium_batch = {kMinVectors,      kMaxVectors, shared_bytes,
+                               per_thread_bytes, prepare,     multiply_any};
 }
 
 }  // namespace rsr

@@ -1,33 +1,23 @@
-// A few int8 vectors at once on AVX2: the ranks are decoded once for up to kTogether vectors, and
-// what is left for each is the lookups of vpshufb, 32 rows at a time.
+// A few int8 vectors at once, AVX2: the ranks are decoded once for a set of up to kSetVectors
+// vectors. What remains for each vector is the lookups of vpshufb, 32 rows at a time.
 //
-// For both packings as in n4s1_avx2.cpp: a block's sum is cut into two digits of one byte, l and
-// h, small enough that those of several blocks add up in a byte; one vpmaddubsw per 16 rows then
-// joins them in int16.
+// In both packings, as in vector/n4s1_avx2.h, a block's sum is cut into two digits of one byte, l
+// and h, small enough that those of several blocks add up in a byte; one vpmaddubsw per 16 rows
+// then joins them in int16.
 //
-// Work goes by runs of columns: their tables stay in L1 while many rows run over them, and each
-// int16 sum is widened once per run. The tables lie as they are read: vectors in sets of
-// kTogether, then column blocks, then the vectors of a set.
-#include <immintrin.h>
-
+// Tables are stored in the order in which they are read: sets of vectors, then column blocks, then
+// the vectors of the set. A run of columns_per_widen columns keeps the tables of a set in L1 while
+// kPassRows rows use them, and widens each int16 sum once.
+#include "avx2.h"
 #include "table.h"
 
 namespace rsr {
 namespace {
 
-constexpr size_t kTogether = 4;
-constexpr size_t kRowsTogether = 2048;  // rows that run over the tables of a run
+constexpr size_t kSetVectors = 4;
+constexpr size_t kPassRows = 2048;
 
-inline __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
-
-inline void store(void* p, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
-
-inline __m256i load_twice(const char* p) {
-  return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-}
-
-// sum += v, here and not later: GCC would put the additions of several blocks off until registers
-// have run out.
+// sum += v, now: GCC would postpone the additions of several blocks until registers run out.
 inline void add_now(__m256i& sum, __m256i v) {
   sum = _mm256_add_epi8(sum, v);
 #if defined(__GNUC__)
@@ -37,7 +27,7 @@ inline void add_now(__m256i& sum, __m256i v) {
 
 // Digits l and h of the sums of 16 patterns, 16 bytes each: sum = l + Base h.
 template <int Base>
-inline __m256i grow_digits(const int8_t* x, const int16_t* patterns, int k) {
+inline __m256i build_digits(const int8_t* x, const int16_t* patterns, int k) {
   __m256i sum = _mm256_setzero_si256();
   for (int d = 0; d < k; d++) {
     const __m256i digits = load(patterns + d * kPatterns);
@@ -48,30 +38,30 @@ inline __m256i grow_digits(const int8_t* x, const int16_t* patterns, int k) {
   return _mm256_permute4x64_epi64(_mm256_packs_epi16(l, h), 0xd8);
 }
 
-// A packing says how many columns add up in bytes (kColumns) and how 32 rows of one column are
-// decoded into indices, block by block, and looked up.
+// Each of the following decodes the indices of 32 rows of a column, block by block, and looks up
+// their digits. The digits of kColumns columns add up in bytes.
 
-// Signed magnitudes. XOR with -1 where the sign is set, as additions and XOR share all ports with
-// lookups, where vpsignb does not: it makes -1 - digit, and the ones are made good at the start.
+// Signed magnitudes. Where the sign is set, an XOR with -1 makes -1 - digit; the missing ones are
+// added at the start. Additions and XOR run on every port that runs lookups, vpsignb does not.
 // Bound: |sum| <= 384 makes |l| <= 12, |h| <= 15, eight of them <= 120; bytes may wrap on the way.
-struct N4S1 {
-  static constexpr size_t kStripRows = 64, kCellBytes = 5, kRowBytes = 1;
-  static constexpr size_t kBlocks = 8, kColumns = 1, kTableBytes = 32;
+struct N4S1Digits : N4S1 {
+  static constexpr size_t kRowBytes = 1;  // from one row to the next, within a vector
+  static constexpr size_t kColumns = 1, kTableBytes = 32;
   static constexpr int kBase = 25;
   static constexpr bool kRowsInOrder = false;
 
   // 16 digits l by magnitude, then 16 digits h.
-  static void grow(const int8_t* x, const int16_t* patterns, int k, char* t) {
-    store(t, grow_digits<kBase>(x, patterns + 13, k));
+  static void build_table(const int8_t* x, const int16_t* patterns, int k, char* t) {
+    store(t, build_digits<kBase>(x, patterns + kZeroRank, k));
   }
 
   struct Indices {
     __m256i signs, nibbles, magnitudes, negative;
   };
 
-  // What both digits begin with: the number of negative blocks.
+  // The initial value of both digits: the number of negative blocks.
   static __m256i start(const uint8_t* unit, size_t height) {
-    const __m256i low = _mm256_set1_epi8(15), signs = load(unit + 4 * height);
+    const __m256i low = _mm256_set1_epi8(15), signs = load(unit + kSignVector * height);
     const __m256i ones = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,  //
                                           0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
     return _mm256_add_epi8(
@@ -81,7 +71,7 @@ struct N4S1 {
 
   static Indices first(const uint8_t* unit, size_t height) {
     Indices i;
-    i.signs = load(unit + 4 * height);
+    i.signs = load(unit + kSignVector * height);
     return i;
   }
 
@@ -98,19 +88,18 @@ struct N4S1 {
   }
 };
 
-// Ranks of any patterns: entries 0-15 and 16-31 take one lookup each, of which the one that does
-// not apply yields zero (w16_avx2.cpp).
+// Ranks of any patterns: entries 0-15 and 16-31 take one lookup each; the one that does not apply
+// yields zero (vector/w16_avx2.cpp).
 // Bound: |sum| <= 640 (k <= 5) makes |l| <= 20, |h| <= 16, six of them <= 120.
-struct W16 {
-  static constexpr size_t kStripRows = 128, kCellBytes = 2, kRowBytes = 2;
-  static constexpr size_t kBlocks = 3, kColumns = 2, kTableBytes = 64;
+struct W16Digits : W16 {
+  static constexpr size_t kRowBytes = 2, kColumns = 2, kTableBytes = 64;
   static constexpr int kBase = 41;
   static constexpr bool kRowsInOrder = true;
 
   // 16 digits l, 16 digits h; the same for entries 16-31.
-  static void grow(const int8_t* x, const int16_t* patterns, int k, char* t) {
-    store(t, grow_digits<kBase>(x, patterns, k));
-    store(t + 32, grow_digits<kBase>(x, patterns + 16, k));
+  static void build_table(const int8_t* x, const int16_t* patterns, int k, char* t) {
+    store(t, build_digits<kBase>(x, patterns, k));
+    store(t + 32, build_digits<kBase>(x, patterns + 16, k));
   }
 
   static __m256i start(const uint8_t*, size_t) { return _mm256_setzero_si256(); }
@@ -128,7 +117,7 @@ struct W16 {
 
   static void next(Indices& i, const uint8_t*, size_t, size_t block) {
     const __m256i mask = _mm256_set1_epi16(31);
-    const int shift = 5 * static_cast<int>(block);
+    const int shift = kRankBits * static_cast<int>(block);
     const __m256i ranks =
         _mm256_packus_epi16(_mm256_and_si256(_mm256_srli_epi16(i.low_words, shift), mask),
                             _mm256_and_si256(_mm256_srli_epi16(i.high_words, shift), mask));
@@ -149,9 +138,9 @@ inline void add_widened(int32_t* y, bool is_first, __m256i v_i16x16, int half) {
   store(y, is_first ? wide : _mm256_add_epi32(wide, load(y)));
 }
 
-// Adds (or, for the first run, stores) what `columns` columns give 32 rows of T vectors.
-// `ahead` is what will be read next: a run is too short for the processor to see where it leads.
-// Bound: columns <= flush, which int16 sums take (kernels.h).
+// Adds `columns` columns of 32 rows to the sums of T vectors; the first run stores instead.
+// `ahead` is what will be read next: a run is too short for the hardware prefetcher to predict it.
+// Bound: columns <= columns_per_widen, which an int16 sum takes.
 template <class Packing, int T>
 void lookup(const uint8_t* column, const uint8_t* ahead, size_t height, size_t columns,
             const char* t, bool is_first, int32_t* y, size_t stride) {
@@ -195,16 +184,18 @@ void lookup(const uint8_t* column, const uint8_t* ahead, size_t height, size_t c
   }
 }
 
-// The vectors of a pass are dealt to sets of at most kTogether, as evenly as can be.
-size_t sets_of(size_t count) { return (count + kTogether - 1) / kTogether; }
+// The vectors of a pass are divided into sets of at most kSetVectors, as evenly as possible.
+size_t sets_of(size_t count) { return (count + kSetVectors - 1) / kSetVectors; }
 size_t set_begin(size_t set, size_t count) { return set * count / sets_of(count); }
 
 template <class Packing>
-struct Together {
-  static constexpr size_t kGrown = Packing::kBlocks * Packing::kTableBytes;  // of a column
+struct SmallBatch {
+  static constexpr size_t kColumnTableBytes = Packing::kBlocks * Packing::kTableBytes;
 
-  static size_t shared_bytes(size_t columns, int, size_t count) { return count * columns * kGrown; }
-  static size_t own_bytes(size_t, int, size_t) { return 0; }
+  static size_t shared_bytes(size_t columns, int, size_t count) {
+    return count * columns * kColumnTableBytes;
+  }
+  static size_t per_thread_bytes(size_t, int, size_t) { return 0; }
 
   static void prepare(const int8_t* x, const int16_t* patterns, int k, size_t columns, size_t count,
                       size_t first, size_t last, void* shared) {
@@ -214,10 +205,10 @@ struct Together {
       for (size_t i = begin; i < end; i++) {
         if (i < first || i >= last) continue;
         const int8_t* from = x + i * blocks * k;
-        char* t = static_cast<char*>(shared) + begin * columns * kGrown +
+        char* t = static_cast<char*>(shared) + begin * columns * kColumnTableBytes +
                   (i - begin) * Packing::kTableBytes;
         for (size_t b = 0; b < blocks; b++, from += k, t += (end - begin) * Packing::kTableBytes)
-          Packing::grow(from, patterns, k, t);
+          Packing::build_table(from, patterns, k, t);
       }
     }
   }
@@ -226,26 +217,26 @@ struct Together {
                        void*, int32_t* y, size_t stride) {
     using Lookup = void (*)(const uint8_t*, const uint8_t*, size_t, size_t, const char*, bool,
                             int32_t*, size_t);
-    constexpr Lookup kLookup[kTogether] = {lookup<Packing, 1>, lookup<Packing, 2>,
-                                           lookup<Packing, 3>, lookup<Packing, 4>};
+    constexpr Lookup kLookup[kSetVectors] = {lookup<Packing, 1>, lookup<Packing, 2>,
+                                             lookup<Packing, 3>, lookup<Packing, 4>};
     const char* tables = static_cast<const char*>(shared);
     constexpr size_t kStripRows = Packing::kStripRows;
     const auto height_at = [&](size_t r) {
-      const size_t left = a.end - r / kStripRows * kStripRows;
-      return left < kStripRows ? left : kStripRows;
+      return strip_height<Packing>(a.end - r / kStripRows * kStripRows);
     };
     const auto column_at = [&](size_t r, size_t c) {
       return a.index +
              (r / kStripRows * kStripRows * a.columns + c * height_at(r)) * Packing::kCellBytes +
              r % kStripRows * Packing::kRowBytes;
     };
-    for (size_t top = a.first; top < a.last; top += kRowsTogether) {
-      const size_t bottom = a.last - top < kRowsTogether ? a.last : top + kRowsTogether;
-      for (size_t c = 0; c < a.columns; c += a.flush) {
-        const size_t run = a.columns - c < a.flush ? a.columns - c : a.flush;
+    for (size_t top = a.first; top < a.last; top += kPassRows) {
+      const size_t bottom = a.last - top < kPassRows ? a.last : top + kPassRows;
+      for (size_t c = 0; c < a.columns; c += a.columns_per_widen) {
+        const size_t left = a.columns - c;
+        const size_t run = left < a.columns_per_widen ? left : a.columns_per_widen;
         for (size_t set = 0; set < sets_of(count); set++) {
           const size_t begin = set_begin(set, count), width = set_begin(set + 1, count) - begin;
-          const char* t = tables + (begin * a.columns + c * width) * kGrown;
+          const char* t = tables + (begin * a.columns + c * width) * kColumnTableBytes;
           for (size_t r = top; r < bottom; r += 32) {
             const uint8_t* column = column_at(r, c);
             const size_t below = r + kStripRows;
@@ -261,16 +252,18 @@ struct Together {
     }
   }
 
-  static constexpr BatchKernels<int8_t, int16_t, int32_t> kernels(size_t least, size_t most) {
-    return {least, most, shared_bytes, own_bytes, prepare, multiply};
+  static constexpr BatchKernel<int8_t, int16_t, int32_t> kernel(size_t min_vectors) {
+    return {min_vectors, 16, shared_bytes, per_thread_bytes, prepare, multiply};
   }
 };
 
 }  // namespace
 
-void fill_together_avx2(KernelTable& table) {
-  table.w16_i8.batch[0] = Together<W16>::kernels(2, 16);
-  table.n4s1_i8.batch[0] = Together<N4S1>::kernels(2, 16);
+void fill_small_batch_avx2(KernelTable& table, Isa isa) {
+  // AVX-512 looks up single vectors faster than this a few.
+  if (isa >= Isa::avx512) return;
+  table.w16_i8.small_batch = SmallBatch<W16Digits>::kernel(2);
+  table.n4s1_i8.small_batch = SmallBatch<N4S1Digits>::kernel(2);
 }
 
 }  // namespace rsr

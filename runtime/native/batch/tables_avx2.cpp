@@ -1,5 +1,5 @@
-// Many vectors at once on AVX2 (batch_tables.h): one register holds 16 of int8 or 8 of float32, and
-// an entry is one or two registers.
+// Many vectors at once, AVX2 (tables.h): a register holds 16 int16 or 8 float32 lanes; an entry is
+// one or two registers.
 #include "batch/tables.h"
 
 namespace rsr {
@@ -20,11 +20,11 @@ struct Int16 {
 
   static Value load(const void* p) {
     Value v;
-    for (int i = 0; i < N; i++) v.part[i] = load_256(static_cast<const char*>(p) + 32 * i);
+    for (int i = 0; i < N; i++) v.part[i] = rsr::load(static_cast<const char*>(p) + 32 * i);
     return v;
   }
   static void store(void* p, Value v) {
-    for (int i = 0; i < N; i++) store_256(static_cast<char*>(p) + 32 * i, v.part[i]);
+    for (int i = 0; i < N; i++) rsr::store(static_cast<char*>(p) + 32 * i, v.part[i]);
   }
   static Value add(Value a, Value b) {
     for (int i = 0; i < N; i++) a.part[i] = _mm256_add_epi16(a.part[i], b.part[i]);
@@ -37,7 +37,7 @@ struct Int16 {
   static void widen(int16_t* tile, int32_t* sums, size_t count) {
     for (size_t i = 0; i < count; i += 8) {
       const __m128i eight = _mm_loadu_si128(reinterpret_cast<const __m128i*>(tile + i));
-      store_256(sums + i, _mm256_add_epi32(load_256(sums + i), _mm256_cvtepi16_epi32(eight)));
+      rsr::store(sums + i, _mm256_add_epi32(rsr::load(sums + i), _mm256_cvtepi16_epi32(eight)));
       _mm_storeu_si128(reinterpret_cast<__m128i*>(tile + i), _mm_setzero_si128());
     }
   }
@@ -79,16 +79,22 @@ struct Float32 {
 
 }  // namespace
 
-void fill_batch_avx2(KernelTable& table) {
-  // From how many vectors on each is faster: measured on Zen 4 (docs/performance.md).
-  table.w16_i8.batch[1] = TableBatch<Int16<1>, W16>::kernels(9, 16);
-  table.w16_i8.batch[2] = TableBatch<Int16<2>, W16>::kernels(22, 32);
-  table.n4s1_i8.batch[1] = TableBatch<Int16<1>, N4S1>::kernels(13, 16);
-  table.n4s1_i8.batch[2] = TableBatch<Int16<2>, N4S1>::kernels(22, 32);
-  table.w16_f32.batch[0] = TableBatch<Float32<1>, W16>::kernels(3, 8);
-  table.w16_f32.batch[1] = TableBatch<Float32<2>, W16>::kernels(10, 16);
-  table.n4s1_f32.batch[0] = TableBatch<Float32<1>, N4S1>::kernels(4, 8);
-  table.n4s1_f32.batch[1] = TableBatch<Float32<2>, N4S1>::kernels(12, 16);
+void fill_tables_avx2(KernelTable& table, Isa isa) {
+  // Thresholds: from so many vectors on, measured on Zen 4 (docs/performance.md). AVX-512 looks up
+  // int8 vectors faster one at a time, but for many of packing n4s1; its own float tables are
+  // wider.
+  if (isa >= Isa::avx512) {
+    table.n4s1_i8.large_batch = TableProduct<Int16<2>, N4S1Ranks>::kernel(27);
+    return;
+  }
+  table.w16_i8.medium_batch = TableProduct<Int16<1>, W16Ranks>::kernel(9);
+  table.w16_i8.large_batch = TableProduct<Int16<2>, W16Ranks>::kernel(22);
+  table.n4s1_i8.medium_batch = TableProduct<Int16<1>, N4S1Ranks>::kernel(13);
+  table.n4s1_i8.large_batch = TableProduct<Int16<2>, N4S1Ranks>::kernel(22);
+  table.w16_f32.small_batch = TableProduct<Float32<1>, W16Ranks>::kernel(3);
+  table.w16_f32.medium_batch = TableProduct<Float32<2>, W16Ranks>::kernel(10);
+  table.n4s1_f32.small_batch = TableProduct<Float32<1>, N4S1Ranks>::kernel(4);
+  table.n4s1_f32.medium_batch = TableProduct<Float32<2>, N4S1Ranks>::kernel(12);
 }
 
 }  // namespace rsr

@@ -1,4 +1,4 @@
-// Many float32 vectors at once on AVX-512 (batch_tables.h): 16 of them fill a register.
+// Many float32 vectors at once, AVX-512 (tables.h): 16 lanes fill a register.
 #include "batch/tables.h"
 
 namespace rsr {
@@ -24,15 +24,9 @@ struct Float32x16 {
 
 }  // namespace
 
-void fill_batch_avx512(KernelTable& table) {
-  // Those of AVX2 do not pay where a single product is faster, but for many vectors of n4s1_i8.
-  table.w16_i8.batch[1] = table.w16_i8.batch[2] = {};
-  table.n4s1_i8.batch[0] = table.n4s1_i8.batch[1] = {};
-  table.n4s1_i8.batch[2].least = 27;
-  table.w16_f32.batch[0] = TableBatch<Float32x16, W16>::kernels(16, 16);
-  table.w16_f32.batch[1] = {};
-  table.n4s1_f32.batch[0] = TableBatch<Float32x16, N4S1>::kernels(13, 16);
-  table.n4s1_f32.batch[1] = {};
+void fill_tables_avx512(KernelTable& table) {
+  table.w16_f32.medium_batch = TableProduct<Float32x16, W16Ranks>::kernel(16);
+  table.n4s1_f32.medium_batch = TableProduct<Float32x16, N4S1Ranks>::kernel(13);
 }
 
 }  // namespace rsr

@@ -6,9 +6,9 @@
 #include <optional>
 #include <string>
 
+#include "bindings/program.h"
 #include "decoder/activations.h"
 #include "decoder/attention.h"
-#include "bindings/program.h"
 
 using namespace nb::literals;
 
@@ -96,7 +96,7 @@ auto attend(const Array<float, 3>& q, const Array<float, 3>& k, const Array<cons
   require(keys.shape(0) == heads.keys && keys.shape(2) == d && keys.shape(3) == rsr::kLanes,
           "keys must be (key heads, blocks, d, 16)");
   require(values.shape(0) == heads.keys && values.shape(1) == blocks * rsr::kLanes &&
-              values.shape(2) == (d + rsr::kLanes - 1) / rsr::kLanes * rsr::kLanes,
+              values.shape(2) == rsr::whole_lanes(d),
           "values must be (key heads, blocks * 16, d rounded up to a multiple of 16)");
   require(cos.shape(1) == d / 2 && sin.shape(1) == d / 2 && cos.shape(0) == sin.shape(0),
           "cos and sin must be (context, d / 2)");

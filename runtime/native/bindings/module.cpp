@@ -9,12 +9,12 @@
 #include <optional>
 #include <type_traits>
 
+#include "bindings/program.h"
 #include "decoder/activations.h"
 #include "dense/dense.h"
 #include "dispatch.h"
 #include "parallel.h"
 #include "permuted/permuted.h"
-#include "bindings/program.h"
 #include "ranked.h"
 
 namespace nb = nanobind;

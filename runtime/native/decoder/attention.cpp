@@ -30,7 +30,7 @@ class Attention {
         start_(start),
         heads_(heads),
         group_(heads.queries / heads.keys),
-        dv_((heads.d + kLanes - 1) / kLanes * kLanes),
+        dv_(whole_lanes(heads.d)),
         positions_(positions),
         cache_(cache),
         scale_(scale),
@@ -52,7 +52,7 @@ class Attention {
 
   // Sums, statistics behind them, and what aligns what follows.
   size_t result_floats(size_t queries) const {
-    return queries * dv_ + (queries * kStatistics + kLanes - 1) / kLanes * kLanes;
+    return queries * dv_ + whole_lanes(queries * kStatistics);
   }
 
   // The first row from `row` on that sees position p.

@@ -28,8 +28,6 @@ constexpr size_t kPanelPositions = 64;  // their keys, or half of their values, 
 constexpr size_t kAheadBytes = 24576;   // that a stream of keys or values is fetched ahead
 constexpr size_t kManyQueries = 16;     // for so many, float16 is converted once
 
-inline size_t whole_lanes(size_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
-
 inline void fetch_ahead(const void* p) { prefetch(static_cast<const char*>(p) + kAheadBytes); }
 
 // scores (R rows of kChunkPositions) = q . keys, for V blocks of positions. Their values, which are

@@ -24,7 +24,7 @@ void multiply(void (*kernel)(const DenseRows<X>&), const DenseRows<X>& all, size
   const size_t most = kPanelBytes / std::max<size_t>(1, row_bytes) / kUnitRows * kUnitRows;
   const size_t panel = std::max(most, kUnitRows);
   const bool in_order =
-      all.count == 1 && all.rows * row_bytes > kCachedBytes && kernels().rows_in_order;
+      all.count == 1 && all.rows * row_bytes > kCachedBytes && kernels().dense.large_in_order;
   parallel_for((all.rows + kUnitRows - 1) / kUnitRows, all.rows * row_bytes * all.count,
                [&](size_t begin, size_t end) {
                  const size_t last = std::min(end * kUnitRows, all.rows);

@@ -76,7 +76,7 @@ std::vector<Sum> make_bin(const PermutedIndex<Index>& a) {
 template <class Index, class Sum>
 void multiply_bin(const PermutedIndex<Index>& a, const Sum* bin, const Sum* u, Sum* y) {
   if constexpr (std::is_same_v<Sum, int32_t>) {
-    kernels().multiply_bin(bin, a.k, a.patterns, u, y);
+    kernels().bin.multiply(bin, a.k, a.patterns, u, y);
   } else {
     std::fill(y, y + a.k, Sum(0));
     for (int j = 0; j < a.k; j++)
@@ -109,7 +109,7 @@ void fold(const PermutedIndex<Index>& a, Sum* u, Sum* y) {
 template <class Index, class Sum>
 void multiply_bin_transposed(const PermutedIndex<Index>& a, const Sum* bin, const Sum* x, Sum* t) {
   if constexpr (std::is_same_v<Sum, int32_t>) {
-    kernels().multiply_bin_transposed(bin, a.k, a.patterns, x, t);
+    kernels().bin.multiply_transposed(bin, a.k, a.patterns, x, t);
   } else {
     std::fill(t, t + a.patterns, Sum(0));
     for (int j = 0; j < a.k; j++)
@@ -119,7 +119,7 @@ void multiply_bin_transposed(const PermutedIndex<Index>& a, const Sum* bin, cons
 
 // RSR++, expand: the transpose of fold: one digit more at a time, one addition per entry.
 template <int B, class Index, class Sum>
-void grow(const PermutedIndex<Index>& a, const Sum* x, Sum* t) {
+void build_table(const PermutedIndex<Index>& a, const Sum* x, Sum* t) {
   t[0] = 0;
   size_t size = 1;
   for (int j = a.k; j-- > 0; size *= B) {
@@ -167,9 +167,9 @@ void expand(const PermutedIndex<Index>& a, bool plus_plus, const Sum* x, Sum* y)
         if (!plus_plus)
           multiply_bin_transposed(a, bin.data(), inputs, t.data());
         else if (a.base == 3)
-          grow<3>(a, inputs, t.data());
+          build_table<3>(a, inputs, t.data());
         else
-          grow<2>(a, inputs, t.data());
+          build_table<2>(a, inputs, t.data());
         segment_adds(t.data(), a.permutation + b * a.rows, a.segments + b * (a.patterns + 1),
                      a.patterns, scratch.data(), partial.data() + c * a.rows);
       }
@@ -252,7 +252,7 @@ int to_fixed_point(const float* x, size_t n, double sum, int32_t* q, size_t stri
 // How many of the next vectors to multiply at once. A batch costs about as much as kFew vectors one
 // by one, however many of its places are taken (AVX2, k = 5).
 template <class Index>
-size_t together(const PermutedIndex<Index>& a, bool plus_plus, size_t left) {
+size_t vectors_at_once(const PermutedIndex<Index>& a, bool plus_plus, size_t left) {
   constexpr size_t kFew = 7;
   return a.reduce && plus_plus && left >= kFew ? std::min(left, kBatch) : 1;
 }
@@ -271,7 +271,7 @@ void multiply_i8(const PermutedIndex<Index>& a, bool plus_plus, const int8_t* x,
                  int32_t* y) {
   std::vector<int32_t> wide, sums;
   for (size_t done = 0, n; done < count; done += n, x += n * a.in(), y += n * a.out()) {
-    n = together(a, plus_plus, count - done);
+    n = vectors_at_once(a, plus_plus, count - done);
     const size_t stride = n == 1 ? 1 : kBatch;
     wide.assign(a.in() * stride, 0);
     sums.resize(a.out() * stride);
@@ -288,7 +288,7 @@ void multiply_f32(const PermutedIndex<Index>& a, bool plus_plus, const float* x,
                   float* y) {
   std::vector<int32_t> fixed, sums;
   for (size_t done = 0, n; done < count; done += n, x += n * a.in(), y += n * a.out()) {
-    n = together(a, plus_plus, count - done);
+    n = vectors_at_once(a, plus_plus, count - done);
     const size_t stride = n == 1 ? 1 : kBatch;
     fixed.assign(a.in() * stride, 0);
     sums.resize(a.out() * stride);

@@ -4,8 +4,8 @@
 
 #include <cstring>
 
-#include "table.h"
 #include "permuted/bin.h"
+#include "table.h"
 
 namespace rsr {
 namespace {
@@ -93,9 +93,8 @@ void segment_sums_batch(const int32_t* v, const Index* sigma, const Index* L, si
 
 }  // namespace
 
-void fill_permuted_avx2(KernelTable& table) {
-  table.multiply_bin = multiply_bin;
-  table.multiply_bin_transposed = multiply_bin_transposed;
+void fill_segments_avx2(KernelTable& table) {
+  table.bin = {multiply_bin, multiply_bin_transposed};
   table.permuted16.segment_sums = segment_sums<uint16_t>;
   table.permuted32.segment_sums = segment_sums<uint32_t>;
   table.permuted16.segment_sums_batch = segment_sums_batch<uint16_t>;

@@ -1,7 +1,7 @@
 // Plain C++: the steps of a product that involve the permutation, without a branch per segment.
 // A loop over each segment would mispredict its end, at the price of 20 entries (Zen 4).
-#include "table.h"
 #include "permuted/bin.h"
+#include "table.h"
 
 namespace rsr {
 namespace {
@@ -80,9 +80,8 @@ constexpr PermutedKernels<Index> kPermuted = {segment_sums<Index>, segment_sums_
 
 }  // namespace
 
-void fill_permuted_scalar(KernelTable& table) {
-  table.multiply_bin = multiply_bin;
-  table.multiply_bin_transposed = multiply_bin_transposed;
+void fill_segments_scalar(KernelTable& table) {
+  table.bin = {multiply_bin, multiply_bin_transposed};
   table.permuted16 = kPermuted<uint16_t>;
   table.permuted32 = kPermuted<uint32_t>;
 }

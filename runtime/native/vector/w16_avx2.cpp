@@ -12,8 +12,8 @@
 namespace rsr {
 namespace {
 
-constexpr size_t kStripRows = 128;
-constexpr size_t kTableBytesI8 = 64, kTableBytesF32 = 128;  // of a column block
+constexpr size_t kTableBytesI8 = sizeof(int16_t) * kPatterns;  // of a column block
+constexpr size_t kTableBytesF32 = sizeof(float) * kPatterns;
 
 inline __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 
@@ -29,7 +29,7 @@ inline __m256i load_twice(const char* p) {
 }
 
 // A table: 32 low bytes, then 32 high bytes, entry by entry.
-void grow_i8(const int8_t* x, const int16_t* patterns, int k, size_t blocks, void* tables) {
+void build_tables_i8(const int8_t* x, const int16_t* patterns, int k, size_t blocks, void* tables) {
   const __m256i bytes = _mm256_set1_epi16(255);
   char* t = static_cast<char*>(tables);
   for (size_t b = 0; b < blocks; b++, x += k, t += kTableBytesI8) {
@@ -60,14 +60,15 @@ inline void add_entries(__m256i i0, __m256i i1, const char* t, __m256i* sums) {
   sums[1] = _mm256_add_epi16(sums[1], _mm256_unpackhi_epi8(low, high));
 }
 
-// Bound: an int16 sum takes 3 * flush entries of at most 128 k (kernels.h), then is widened.
-template <int R>  // rows / 32
-void lookup_i8(const uint16_t* words, size_t height, size_t columns, size_t flush, const char* t,
-               int32_t* y) {
+// Bound: an int16 sum takes the entries of columns_per_widen columns (packing.h), then it is
+// widened.
+template <int R>  // rows / kRowUnit
+void lookup_i8(const uint16_t* words, size_t height, size_t columns, size_t columns_per_widen,
+               const char* t, int32_t* y) {
   const __m256i five = _mm256_set1_epi16(31);
   for (int r = 0; r < 32 * R; r++) y[r] = 0;
   for (size_t g = 0; g < columns;) {
-    const size_t stop = columns - g < flush ? columns : g + flush;
+    const size_t stop = columns - g < columns_per_widen ? columns : g + columns_per_widen;
     __m256i sums[2 * R];
     for (auto& sum : sums) sum = _mm256_setzero_si256();
     for (; g < stop; g++, words += height, t += 3 * kTableBytesI8) {
@@ -92,22 +93,14 @@ void lookup_i8(const uint16_t* words, size_t height, size_t columns, size_t flus
 }
 
 void lookup_i8_any(const RankedRows& rows, const void* tables, int32_t* y) {
-  const size_t height = rows.end < kStripRows ? rows.end : kStripRows;
   const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
-  const char* t = static_cast<const char*>(tables);
-  switch ((rows.last - rows.first) / 32) {
-    case 1:
-      return lookup_i8<1>(words, height, rows.columns, rows.flush, t, y);
-    case 2:
-      return lookup_i8<2>(words, height, rows.columns, rows.flush, t, y);
-    case 3:
-      return lookup_i8<3>(words, height, rows.columns, rows.flush, t, y);
-    default:
-      return lookup_i8<4>(words, height, rows.columns, rows.flush, t, y);
-  }
+  with_units<W16>(rows.last - rows.first, [&](auto units) {
+    lookup_i8<decltype(units)::value>(words, strip_height<W16>(rows.end), rows.columns,
+                                      rows.columns_per_widen, static_cast<const char*>(tables), y);
+  });
 }
 
-void grow_f32(const float* x, const float* patterns, int k, size_t blocks, void* tables) {
+void build_tables_f32(const float* x, const float* patterns, int k, size_t blocks, void* tables) {
   float* t = static_cast<float*>(tables);
   for (size_t b = 0; b < blocks; b++, x += k, t += kPatterns) {
     __m256 v[4];
@@ -133,7 +126,7 @@ inline __m256 entry(__m256i rank, const __m256* t) {
 
 // A 32-bit lane holds the words of rows 2i (low half) and 2i + 1 (high half).
 void lookup_f32(const RankedRows& rows, const void* tables, float* y) {
-  const size_t height = rows.end < kStripRows ? rows.end : kStripRows;
+  const size_t height = strip_height<W16>(rows.end);
   const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
   for (size_t r = 0, count = rows.last - rows.first; r < count; r += 32) {
     const float* t = static_cast<const float*>(tables);
@@ -162,14 +155,14 @@ void lookup_f32(const RankedRows& rows, const void* tables, float* y) {
   }
 }
 
-// Scales of groups of columns: a group's sums are made in the rows' order, then scaled and added.
+// Groups of columns with scales: a group is summed in row order, then scaled and added.
 
 inline __m256 eight_scales(const char* scales, bool is_half) {
   if (!is_half) return _mm256_loadu_ps(reinterpret_cast<const float*>(scales));
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales)));
 }
 
-// Adds what blocks [b, stop) give 32 rows. Bound: at most 3 * flush blocks, each at most 128 k.
+// Adds blocks [b, stop) for 32 rows. Bound: at most the blocks of columns_per_widen columns.
 inline void add_blocks_i8(const uint16_t* words, size_t height, size_t b, size_t stop,
                           const char* tables, int32_t* y) {
   const __m256i five = _mm256_set1_epi16(31);
@@ -192,18 +185,19 @@ inline void add_blocks_i8(const uint16_t* words, size_t height, size_t b, size_t
 
 void lookup_grouped_i8(const RankedRows& rows, const GroupScales& scales, const void* tables,
                        float* y) {
-  const size_t height = rows.end < kStripRows ? rows.end : kStripRows;
+  const size_t height = strip_height<W16>(rows.end);
   const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
   const size_t count = rows.last - rows.first, entry = scales.is_half ? 2 : 4;
+  const size_t blocks_per_widen = W16::kBlocks * rows.columns_per_widen;
   const char* scale = static_cast<const char*>(scales.data);
   for (size_t r = 0; r < count; r++) y[r] = 0;
-  for (size_t begin = 0; begin < scales.total; begin += scales.blocks) {
-    const size_t end = scales.total - begin < scales.blocks ? scales.total : begin + scales.blocks;
+  for (size_t begin = 0, end; begin < scales.blocks; begin = end) {
+    end = group_end(scales, begin);
     for (size_t r = 0; r < count; r += 32) {
       prefetch(words + end / 3 * height + r);
       int32_t sums[32] = {};
-      for (size_t b = begin; b < end; b += 3 * rows.flush) {
-        const size_t stop = end - b < 3 * rows.flush ? end : b + 3 * rows.flush;
+      for (size_t b = begin; b < end; b += blocks_per_widen) {
+        const size_t stop = end - b < blocks_per_widen ? end : b + blocks_per_widen;
         add_blocks_i8(words + r, height, b, stop, static_cast<const char*>(tables), sums);
       }
       for (size_t i = 0; i < 32; i += 8) {
@@ -218,13 +212,13 @@ void lookup_grouped_i8(const RankedRows& rows, const GroupScales& scales, const 
 
 void lookup_grouped_f32(const RankedRows& rows, const GroupScales& scales, const void* tables,
                         float* y) {
-  const size_t height = rows.end < kStripRows ? rows.end : kStripRows;
+  const size_t height = strip_height<W16>(rows.end);
   const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
   const size_t count = rows.last - rows.first, entry_bytes = scales.is_half ? 2 : 4;
   const char* scale = static_cast<const char*>(scales.data);
   for (size_t r = 0; r < count; r++) y[r] = 0;
-  for (size_t begin = 0; begin < scales.total; begin += scales.blocks) {
-    const size_t end = scales.total - begin < scales.blocks ? scales.total : begin + scales.blocks;
+  for (size_t begin = 0, end; begin < scales.blocks; begin = end) {
+    end = group_end(scales, begin);
     for (size_t r = 0; r < count; r += 16) {
       const float* t = static_cast<const float*>(tables) + begin * kPatterns;
       __m256 even = _mm256_setzero_ps(), odd = even;
@@ -249,26 +243,11 @@ void lookup_grouped_f32(const RankedRows& rows, const GroupScales& scales, const
   }
 }
 
-uint64_t plain_read(const void* data, size_t bytes) {
-  const char* p = static_cast<const char*>(data);
-  __m256i s[4];
-  for (auto& v : s) v = _mm256_setzero_si256();
-  size_t i = 0;
-  for (; i + 128 <= bytes; i += 128)
-    for (int j = 0; j < 4; j++) s[j] = _mm256_add_epi64(s[j], load(p + i + 32 * j));
-  alignas(32) uint64_t part[4];
-  store(part, _mm256_add_epi64(_mm256_add_epi64(s[0], s[1]), _mm256_add_epi64(s[2], s[3])));
-  uint64_t sum = part[0] + part[1] + part[2] + part[3];
-  for (; i < bytes; i++) sum += static_cast<unsigned char>(p[i]);
-  return sum;
-}
-
 }  // namespace
 
 void fill_w16_avx2(KernelTable& table) {
-  table.w16_i8.vector = {kTableBytesI8, 0, grow_i8, lookup_i8_any, lookup_grouped_i8};
-  table.w16_f32.vector = {kTableBytesF32, 0, grow_f32, lookup_f32, lookup_grouped_f32};
-  table.plain_read = plain_read;
+  table.w16_i8.vector = {kTableBytesI8, 0, build_tables_i8, lookup_i8_any, lookup_grouped_i8};
+  table.w16_f32.vector = {kTableBytesF32, 0, build_tables_f32, lookup_f32, lookup_grouped_f32};
 }
 
 }  // namespace rsr

@@ -105,12 +105,10 @@ const KernelTable& kernels() { return table; }
 }  // namespace rsr
 
 int main(int, char** arguments) {
-  std::strcmp(arguments[1], "amx") == 0 ? rsr::fill_w16_amx(rsr::table)
-                                        : rsr::fill_w16_avx512vnni(rsr::table);
-  auto& batch =
-      *std::find_if(std::begin(rsr::table.w16_i8.batch), std::end(rsr::table.w16_i8.batch),
-                    [](const auto& b) { return b.least != 0; });
-  batch.least = 1;  // it is slower with few, and must be right with any number
+  const bool is_amx = std::strcmp(arguments[1], "amx") == 0;
+  is_amx ? rsr::fill_panels_amx(rsr::table) : rsr::fill_panels_avx512vnni(rsr::table);
+  auto& batch = is_amx ? rsr::table.w16_i8.large_batch : rsr::table.w16_i8.medium_batch;
+  batch.min_vectors = 1;  // it is slower with few, and must be right with any number
   int compared = 0;
   const auto check_counts = [&](const Matrix& a, const std::vector<size_t>& counts) {
     for (size_t count : counts) check(a, count), compared++;
@@ -132,7 +130,8 @@ int main(int, char** arguments) {
   std::vector<size_t> counts;  // every shape of tiles
   for (size_t count = 1; count <= 66; count++) counts.push_back(count);
   check_counts(make(40, 100, 3, alphabets[0]), counts);
-  check_counts(make(40, 100, 3, alphabets[0]), {batch.most - 1, batch.most, batch.most + 1});
+  check_counts(make(40, 100, 3, alphabets[0]),
+               {batch.max_vectors - 1, batch.max_vectors, batch.max_vectors + 1});
   // On several threads, and from several at once.
   rsr::set_num_threads(3);
   const Matrix large = make(1500, 3000, 3, alphabets[0]);
