@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +15,6 @@ if TYPE_CHECKING:
 
     Build = Callable[[Sequence[Spec]], list[Built]]
 
-ROOT = Path(__file__).parents[2]
 RANKED = [(digits, k) for digits in DIGITS for k in range(1, 6) if len(digits) ** k <= 32]
 COUNTS = (12, 13, 16, 17, 24, 25, 40)
 
@@ -59,56 +55,3 @@ def test_more_vectors_than_a_pass_takes(
     (b,) = shared_build([spec((70, 80))])
     X = rng.integers(-128, 128, (80, count)).astype(np.int8)
     np.testing.assert_array_equal(b.matrix @ X, b.exact(X))
-
-
-Program = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
-    """Build native/batches.cpp with sanitizers, AMX on emulated tiles; return what runs it."""
-    compiler = shutil.which("c++") or shutil.which("g++")
-    if compiler is None:
-        pytest.skip("there is no C++ compiler")
-    folder = tmp_path_factory.mktemp("batches")
-
-    def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            list(map(str, command)), cwd=folder, capture_output=True, text=True, timeout=200,
-            check=False,
-        )  # fmt: skip
-
-    flags = ["-std=c++17", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    vbmi = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vbmi"]
-    vnni = [*vbmi, "-mavx512vnni"]
-    probe = folder / "probe.cpp"
-    probe.write_text(
-        'int main() { return !__builtin_cpu_supports("avx512vbmi") ||'
-        ' !__builtin_cpu_supports("avx512vnni"); }\n'
-    )
-    if run(compiler, *flags, *vnni, probe, "-o", "probe").returncode != 0:
-        pytest.skip(f"{compiler} compiles no AVX-512 code, or has no sanitizers")
-    if run(folder / "probe").returncode != 0:
-        pytest.skip("this processor has no AVX-512 VBMI and VNNI")
-
-    native, here = ROOT / "runtime/native", ROOT / "tests/runtime/native"
-    emulated = ["-include", str(here / "emulated_tiles.h")]
-    others = [native / f"{name}.cpp" for name in ("ranked", "parallel")]
-    commands: tuple[list[str | Path], ...] = (
-        [f"-I{native}", *vbmi, *emulated, "-c", native / "batch/panels_amx.cpp"],
-        [f"-I{native}", *vnni, "-c", native / "batch/panels_avx512vnni.cpp"],
-        [f"-I{native}", *others, here / "batches.cpp", "panels_amx.o", "panels_avx512vnni.o",
-         "-o", "batches", "-pthread"],
-    )  # fmt: skip
-    for command in commands:
-        done = run(compiler, *flags, "-w", *command)
-        assert done.returncode == 0, done.stderr
-    return lambda isa: run(folder / "batches", isa)
-
-
-@pytest.mark.parametrize("isa", ["amx", "avx512vnni"])
-def test_any_number_of_vectors_under_sanitizers(isa: str, program: Program) -> None:
-    """AMX too, for the many processors that have none: the same source, the tiles in plain C++."""
-    done = program(isa)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert int(done.stdout) > 400

@@ -38,10 +38,10 @@ template <class Index>
 void segment_sums_batch(const int32_t* v, const Index* sigma, const Index* L, size_t patterns,
                         int32_t* u) {
   for (size_t s = 0; s < patterns; s++, u += kBatch) {
-    int32_t sums[kBatch] = {};
+    uint32_t sums[kBatch] = {};
     for (size_t i = L[s]; i < L[s + 1]; i++)
       for (size_t j = 0; j < kBatch; j++) sums[j] += v[sigma[i] * kBatch + j];
-    for (size_t j = 0; j < kBatch; j++) u[j] = sums[j];
+    for (size_t j = 0; j < kBatch; j++) u[j] = static_cast<int32_t>(sums[j]);
   }
 }
 
