@@ -113,14 +113,12 @@ class Caches:
         out = np.empty((rows, HEADS * HEAD_DIM), np.float32)
         # Scaled here: what is rotated in place, again with each call, keeps its length.
         q *= np.float32(HEAD_DIM**-0.5)
-        start, scale = np.array([self.context - rows], np.int64), 1.0
+        start = np.array([self.context - rows], np.int64)
+        rope = _native.Rope(self.cos, self.sin, scale=1.0)
+        caches = [_native.KVCache(*pair) for pair in zip(self.keys, self.values, strict=True)]
 
         def work(call: int) -> None:
-            i = call % len(self.keys)
-            _native.attend(
-                q, k, v, self.cos, self.sin, None, None, EPS, self.keys[i], self.values[i], start,
-                scale, out,
-            )  # fmt: skip
+            _native.attend(q, k, v, rope, caches[call % len(caches)], start, out)
 
         return work
 

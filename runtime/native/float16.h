@@ -1,4 +1,4 @@
-// float16 in plain C++. All is in an anonymous namespace: a kernel's file compiles its own.
+// float16 in plain C++. Internal linkage: each file that includes this compiles its own (table.h).
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -7,8 +7,8 @@ namespace rsr {
 namespace {
 
 inline float from_half(uint16_t half) {
-  // With float32's exponent bias the exponent is 112 too low, which the product makes up for; it
-  // also makes subnormal numbers normal. What had the highest exponent gets float32's.
+  // Read with float32's bias, the exponent is 112 too low. The product corrects that and normalizes
+  // subnormal numbers. Infinity and NaN get float32's highest exponent.
   const uint32_t magnitude = static_cast<uint32_t>(half & 0x7fff) << 13;
   uint32_t bits = magnitude;
   float x;
@@ -21,7 +21,7 @@ inline float from_half(uint16_t half) {
   return x;
 }
 
-// Rounded half to even; too large is infinite.
+// Rounds half to even; overflows to infinity.
 inline uint16_t to_half(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
@@ -29,7 +29,7 @@ inline uint16_t to_half(float x) {
   bits &= 0x7fffffff;
   if (bits > 0x7f800000) return static_cast<uint16_t>(sign | 0x7e00 | (bits >> 13 & 0x3ff));
   if (bits >= 0x477ff000) return static_cast<uint16_t>(sign | 0x7c00);  // from 65520
-  if (bits < 0x38800000) {  // below 2^-14: a multiple of 2^-24, which adding 0.5 rounds to
+  if (bits < 0x38800000) {  // below 2^-14: adding 0.5 rounds to a multiple of 2^-24
     float magnitude;
     std::memcpy(&magnitude, &bits, sizeof magnitude);
     magnitude += 0.5f;

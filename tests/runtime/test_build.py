@@ -1,4 +1,4 @@
-"""What was built: no code compiled for an instruction set leaks. (`make lint` compares the stubs.)"""
+"""What was built: no code for an instruction set leaks. (`make lint` compares the stubs.)"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-// What the bindings of the native module share.
+// Helpers of the bindings.
 #pragma once
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -17,10 +17,10 @@ inline void require(bool condition, const char* what) {
   if (!condition) throw std::invalid_argument(what);
 }
 
-// When the interpreter exits, Python up to 3.13 ends a daemon thread that asks for the GIL with
-// pthread_exit, whose unwinding would meet frames that allow none and abort the process. Such a
-// thread sleeps instead until the process is gone, as Python 3.14 has it: `ask` is what may have to
-// wait for the GIL, and throws nothing else.
+// While the interpreter exits, Python up to 3.13 ends a daemon thread that asks for the GIL with
+// pthread_exit. Its unwinding would reach noexcept frames and abort the process. Such a thread
+// sleeps here until the process ends, as in Python 3.14. `ask` may wait for the GIL and throws
+// nothing else.
 template <class Ask>
 auto or_sleep(const Ask& ask) {
   try {

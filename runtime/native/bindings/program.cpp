@@ -9,7 +9,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::milliseconds kSignalInterval(50);  // after that they are looked for
+constexpr std::chrono::milliseconds kSignalInterval(50);
 
 double seconds_between(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
@@ -71,10 +71,19 @@ void Program::run_call(const Step& step, double* seconds) const {
 }
 
 nb::class_<Program> bind_program(nb::module_& m) {
-  return nb::class_<Program>(m, "Program")
+  return nb::class_<Program>(
+             m, "Program",
+             "Calls of this module, recorded once and repeated without Python between "
+             "them. Its methods take the arguments of the functions of the same name, "
+             "after `part`, and hold their arrays, which are read when it runs.")
       .def(nb::init<>())
       .def("call", &Program::add_call, "part"_a, "function"_a, "arguments"_a,
            nb::sig("def call(self, part: int, function: collections.abc.Callable[..., object], "
-                   "*arguments: object) -> None"))
-      .def("run", &Program::run, "seconds"_a.noconvert());
+                   "*arguments: object) -> None"),
+           "Add a step that calls function(*arguments) with the GIL.")
+      .def("run", &Program::run, "seconds"_a.noconvert(),
+           "Run all steps in order and add the time of each to seconds[part].\n\n"
+           "seconds: (parts,), float64, in seconds. Raises ValueError while the program runs "
+           "already, or if seconds has no entry for a part; KeyboardInterrupt between two steps; "
+           "and what a called function raises.");
 }

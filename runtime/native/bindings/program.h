@@ -1,4 +1,4 @@
-// Calls of the native module, recorded once and repeated without Python between them.
+// Programs: calls of the native module, recorded once and repeated without Python between them.
 #pragma once
 #include <cstddef>
 #include <functional>
@@ -8,24 +8,24 @@
 
 #include "bindings/bindings.h"
 
-// A token of a language model is some 300 calls, each of a few microseconds. Python between them
-// takes as long again: not by its instructions alone, but as the index that a product reads has
-// swept them, and all that they touch, out of the caches.
+// A token of a language model takes some 300 calls of a few microseconds each. Python between them
+// takes as long again, less for its instructions than for cache misses: the index that each product
+// reads evicts the interpreter's code and data.
 class Program {
  public:
   using Work = std::function<void()>;
 
-  // Adds a step, which keeps alive what it captures. `part` is where its time is added to.
+  // Adds a step. It keeps the arrays that it captures alive. Its time is added to seconds[part].
   void add(size_t part, Work work);
   void add_call(size_t part, nb::callable call, nb::args arguments);
 
-  // Does all steps in order. Ctrl-C is looked for every few of them, and ends it between two.
+  // Runs all steps in order. Checks for signals every 50 ms; Ctrl-C ends the run between two steps.
   void run(const Array<double, 1>& seconds);
 
  private:
   struct Step {
     size_t part;
-    Work work;  // without the GIL; if there is none, `call`, with it
+    Work work;  // runs without the GIL; if empty, `call` runs with it
     nb::object call, arguments;
   };
 
@@ -33,11 +33,11 @@ class Program {
   void run_call(const Step& step, double* seconds) const;
 
   std::vector<Step> steps_;
-  size_t last_part_ = 0;  // the highest of any step
+  size_t last_part_ = 0;  // the highest part of any step
   bool is_running_ = false;
 };
 
-// A step converts no array: it would read the copy for ever. Numbers it may.
+// A step does not convert arrays: it would read the copy forever. It may convert numbers.
 template <class Given, class Name>
 auto unconverted(Name name) {
   if constexpr (std::is_arithmetic_v<std::decay_t<Given>>)
@@ -46,16 +46,19 @@ auto unconverted(Name name) {
     return name.noconvert();
 }
 
-// Binds what `make` gives as a function of the module, and as a step of a program. `make` checks
-// its arguments and returns the work, which holds them.
+// Binds `make` twice: as a function of the module, which runs its result, and as a method of
+// Program, which adds its result as a step. `make` checks its arguments and returns the work, which
+// holds them.
 template <class Made, class... Args, class... Names>
 void bind_step(nb::module_& m, nb::class_<Program>& program, const char* name,
-               Made (*make)(Args...), const Names&... names) {
-  m.def(name, [make](Args... args) { without_gil(make(args...)); }, names...);
+               Made (*make)(Args...), const char* doc, const Names&... names) {
+  m.def(name, [make](Args... args) { without_gil(make(args...)); }, names..., doc);
   program.def(
       name, [make](Program& self, size_t part, Args... args) { self.add(part, make(args...)); },
-      nb::arg("part"), unconverted<Args>(names)...);
+      nb::arg("part"), unconverted<Args>(names)..., doc);
 }
 
 nb::class_<Program> bind_program(nb::module_& m);
-void bind_decoder(nb::module_& m, nb::class_<Program>& program);  // decoder_bindings.cpp
+void bind_indexes(nb::module_& m);  // products.cpp
+void bind_products(nb::module_& m, nb::class_<Program>& program);
+void bind_decoder(nb::module_& m, nb::class_<Program>& program);  // decoder.cpp

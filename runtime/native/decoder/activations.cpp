@@ -16,7 +16,7 @@ RowOutput row_of(const RowOutput& first, size_t i) {
   return to;
 }
 
-// work(i) for each row; `passes` tells how often its floats are read, as a measure of the work.
+// Calls work(i) for each row; `passes` is how often it reads its floats, a measure of the work.
 template <class Work>
 void for_each_row(size_t count, size_t n, size_t passes, const Work& work) {
   if (count == 1) return work(0);
@@ -39,14 +39,14 @@ void gated(const float* gate, const float* up, Activation activation, size_t cou
   const auto kernel = kernels().decoder.gate;
   for_each_row(count, to.n, 4, [&](size_t i) {
     const RowOutput row = row_of(to, i);
-    // A row of h stays in the cache: not worth writing over `gate`, which is in memory.
+    // h of one row stays in the cache.
     float* h = row.out ? row.out : static_cast<float*>(gated_row.get(to.n * sizeof(float)));
     kernel(gate + i * to.n, up + i * to.n, activation, h, row);
   });
 }
 
 void quantize_i8(const float* x, size_t count, size_t n, int8_t* q, float* s) {
-  // Without anything to add, what is normalised is only read.
+  // With nothing to add, normalize only reads x.
   normalize(const_cast<float*>(x), nullptr, count, {n, nullptr, 0.0f, nullptr, q, s});
 }
 

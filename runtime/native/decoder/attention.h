@@ -1,41 +1,46 @@
-// Attention of one sequence to its cache of keys and values.
+// Attention of one sequence to its KV cache.
 #pragma once
 #include "table.h"
 
 namespace rsr {
 
 struct Heads {
-  size_t queries, keys;  // of queries; of keys and values: a divisor of it
-  size_t d;              // of a head, even
+  size_t queries, keys;  // query heads; key and value heads, a divisor of the former
+  size_t d;              // head_dim, even
 };
 
-// Rotations and norms of queries and keys.
-struct Positions {
+// Rotary position embedding and norms of queries and keys.
+struct Rope {
   const float* cos;  // (context, d / 2)
   const float* sin;
-  const float* query_norm;  // (d,) or null
-  const float* key_norm;    // (d,) or null
-  float eps;
+  const float* query_norm;  // (d), or null
+  const float* key_norm;    // (d), or null
+  float eps;                // of the norms
 };
 
-// Keys are (heads.keys, blocks, d, kLanes), values (heads.keys, blocks * kLanes, dv) with dv = d
-// rounded up to lanes.
-struct AttentionCache {
-  void* keys;
-  void* values;
+struct KVCache {
+  void* keys;    // (heads.keys, blocks, d, kLanes)
+  void* values;  // (heads.keys, blocks * kLanes, dv), dv: whole_lanes(d)
   size_t blocks;
   bool is_half;  // float16; otherwise float32
 };
 
-// The rows are positions start, start + 1, ... of the sequence: q (rows, heads.queries, d), k and v
-// (rows, heads.keys, d). Queries and keys are normalised, rotated (row p of cos and sin for
-// position p) and overwritten; keys and values go into the cache; then
+// Rows at positions start, start + 1, ... of the sequence.
+struct AttentionRows {
+  float* q;        // (rows, heads.queries, d), overwritten
+  float* k;        // (rows, heads.keys, d), overwritten
+  const float* v;  // (rows, heads.keys, d)
+  size_t rows, start;
+  float* out;  // (rows, heads.queries * d)
+};
+
+// Normalizes and rotates queries and keys, writes keys and values to the cache; then
 //   out[i] = softmax(scale * q[i] . keys[0 .. start + i]) values[0 .. start + i]
-// for each head, (rows, heads.queries * d).
+// for each head.
 //
-// A softmax is computed for chunks of kChunkPositions, counted from position 0, that are combined
-// in order: neither the number of threads nor that of rows changes a result.
-void attend(float* q, float* k, const float* v, size_t rows, size_t start, const Heads& heads,
-            const Positions& positions, const AttentionCache& cache, float scale, float* out);
+// A softmax is computed over chunks of kChunkPositions, counted from position 0, which are combined
+// in order. So neither the number of threads nor that of rows changes a result.
+void attend(const AttentionRows& rows, const Heads& heads, const Rope& rope, const KVCache& cache,
+            float scale);
 
 }  // namespace rsr

@@ -1,14 +1,14 @@
-// Attention of the queries that share keys and values, a chunk of positions at a time, over sixteen
-// lanes. Included by the file of an instruction set (decoder_<isa>.cpp) after its Lanes.
+// Attention of queries that share a key head, over a chunk of positions, in kLanes lanes. Included
+// by decoder_<isa>.cpp after its Lanes.
 //
-// What is computed for a query has one order, whoever is beside it: a dot product runs over the
-// dimensions, in a lane for each position; a sum of values runs over the positions. Tiles of
-// several queries x several vectors only share what they load.
+// The order of operations for a query is fixed, whatever is beside it: a dot product runs over the
+// dimensions, with one lane per position; a sum of values runs over the positions. Tiles of several
+// queries x several vectors only share loads.
 #pragma once
 #include "decoder/row_kernels.h"
 
-// A tile inlined into its callers would get the registers that they leave, which are too few; and
-// GCC keeps its arrays of Lanes in registers only where it unrolls the loops over them early.
+// Not inlined: a tile needs more registers than its callers leave. Unrolled explicitly: GCC keeps
+// arrays of Lanes in registers only if it unrolls the loops over them early.
 #if defined(_MSC_VER)
 #define RSR_TILE __declspec(noinline)
 #define RSR_UNROLL
@@ -25,13 +25,15 @@ namespace {
 
 constexpr size_t kTileQueries = 6;
 constexpr size_t kPanelPositions = 64;  // their keys, or half of their values, stay in the L1 cache
-constexpr size_t kAheadBytes = 24576;   // that a stream of keys or values is fetched ahead
-constexpr size_t kManyQueries = 16;     // for so many, float16 is converted once
+constexpr size_t kPrefetchBytes = 24576;  // ahead, in a stream of keys or values
+constexpr size_t kManyQueries = 16;       // from so many on, float16 is converted once
 
-inline void fetch_ahead(const void* p) { prefetch(static_cast<const char*>(p) + kAheadBytes); }
+inline void prefetch_ahead(const void* p) {
+  prefetch(static_cast<const char*>(p) + kPrefetchBytes);
+}
 
-// scores (R rows of kChunkPositions) = q . keys, for V blocks of positions. Their values, which are
-// wanted next, are fetched meanwhile.
+// scores (R rows of kChunkPositions) = q . keys, for V blocks of positions. Prefetches their
+// values, which are read next.
 template <int R, int V, bool kStream, class Cell>
 RSR_TILE void score_tile(const float* const* queries, const Cell* keys, size_t d,
                          const Cell* values, float* scores) {
@@ -47,7 +49,7 @@ RSR_TILE void score_tile(const float* const* queries, const Cell* keys, size_t d
     for (int v = 0; v < V; v++) {
       const Cell* block = keys + (v * d + c) * kLanes;
       if (kStream) {
-        fetch_ahead(block);
+        prefetch_ahead(block);
         prefetch(reinterpret_cast<const char*>(values + (v * d + c) * kLanes));
       }
       k[v] = load(block);
@@ -67,7 +69,7 @@ RSR_TILE void score_tile(const float* const* queries, const Cell* keys, size_t d
 }
 
 // sums (R rows of dv) += weights (R rows of kChunkPositions) . values, for positions [first, last)
-// and V vectors of a value; first = 0 starts from zero.
+// and V vectors of a value. first = 0 starts from zero.
 template <int R, int V, bool kStream, class Cell>
 RSR_TILE void mix_tile(const float* weights, const Cell* values, size_t dv, size_t first,
                        size_t last, float* sums) {
@@ -83,7 +85,7 @@ RSR_TILE void mix_tile(const float* weights, const Cell* values, size_t dv, size
     RSR_UNROLL
     for (int v = 0; v < V; v++) {
       const Cell* value = values + p * dv + v * kLanes;
-      if (kStream) fetch_ahead(value);
+      if (kStream) prefetch_ahead(value);
       x[v] = load(value);
     }
     RSR_UNROLL
@@ -100,12 +102,10 @@ RSR_TILE void mix_tile(const float* weights, const Cell* values, size_t dv, size
   }
 }
 
-// Counts that are known to the compiler: of vectors, body(first, count) by fours, twos and ones as
-// far as the set's registers allow; of the queries of a tile, body(count).
+// Calls body with constants: by_vectors with (first, count) for fours, twos and ones of vectors, as
+// far as registers allow; with_queries with the count of queries of a tile.
 template <int N>
-struct Constant {
-  static constexpr int value = N;
-};
+using Constant = std::integral_constant<int, N>;
 
 template <class Body>
 inline void by_vectors(size_t count, const Body& body) {
@@ -131,7 +131,7 @@ inline void with_queries(size_t count, const Body& body) {
   }
 }
 
-// kStream: the queries are few and memory the limit.
+// kStream: few queries, so memory is the limit.
 template <class Cell, bool kStream>
 class ChunkAttention {
  public:
@@ -143,7 +143,7 @@ class ChunkAttention {
     for (size_t p = 0; p < most; p += kPanelPositions)
       for_each_tile([&](size_t j, size_t count) { score(j, count, p); });
     size_t j = 0;
-    for (; j + kTogether <= queries(); j += kTogether) weigh<kTogether>(j);
+    for (; j + kSoftmaxes <= queries(); j += kSoftmaxes) weigh<kSoftmaxes>(j);
     for (; j < queries(); j++) weigh<1>(j);
     for (size_t p = 0; p < most; p += kPanelPositions)
       by_vectors(dv_ / kLanes, [&](size_t v, auto vectors) {
@@ -154,7 +154,7 @@ class ChunkAttention {
   }
 
  private:
-  static constexpr int kTogether = kTileVectors >= 4 ? 4 : 2;  // softmaxes, as registers allow
+  static constexpr int kSoftmaxes = kTileVectors >= 4 ? 4 : 2;  // at once, as registers allow
 
   size_t queries() const { return chunk_.rows * chunk_.heads; }
 
@@ -194,8 +194,8 @@ class ChunkAttention {
     });
   }
 
-  // Scores of R queries become exp(score - maximum), side by side, as each has to wait for its
-  // maximum. That is a finite number: where all scores are -inf there are only zeros.
+  // Scores of R queries become exp(score - maximum). Side by side, because each waits for its
+  // maximum. The maximum is finite: where all scores are -inf, the weights are zero.
   template <int R>
   void weigh(size_t j) const {
     constexpr float kNone = -std::numeric_limits<float>::infinity();
@@ -208,7 +208,7 @@ class ChunkAttention {
       total[r] = broadcast(0.0f);
     }
     const size_t all = seen[0] / kLanes * kLanes, end = seen[R - 1];
-    // The last query sees the most; what another does not see counts as -inf.
+    // The last query sees the most; a position that another does not see counts as -inf.
     const auto load_seen = [&](int r, size_t p) {
       const float* from = scores + r * kChunkPositions + p;
       if (p < all) return load(from);
@@ -231,8 +231,8 @@ class ChunkAttention {
     for (int r = 0; r < R; r++) chunk_.statistics[(j + r) * kStatistics + kTotal] = sum(total[r]);
   }
 
-  // Positions that all queries of the tile see together, then those that the later ones see by
-  // themselves: what a query does not see, be it NaN, is not even multiplied by 0.
+  // First the positions that all queries of the tile see, then, query by query, the rest. A
+  // position that a query does not see is not multiplied, not even by 0: it may hold NaN.
   template <int V>
   void mix(size_t j, size_t count, size_t panel, size_t column) const {
     const size_t end = panel + kPanelPositions;

@@ -1,5 +1,6 @@
-// AVX2 with FMA and F16C: sixteen floats are two registers. Of 16 a tile of 6 queries x 1 vector
-// takes 12 for its sums, 2 for the vector and one for a broadcast: 12 multiply-adds for 8 loads.
+// AVX2 with FMA and F16C: kLanes floats are two registers. Of 16 registers, a tile of 6 queries x 1
+// vector takes 12 for its sums, 2 for the vector and 1 for a broadcast: 12 multiply-adds for 8
+// loads.
 #include <immintrin.h>
 
 #include <cstring>
@@ -110,7 +111,7 @@ inline float largest(Magnitudes m) {
   return _mm_cvtss_f32(_mm_castsi128_ps(four));
 }
 
-// Conversion rounds half to even, in the default rounding mode.
+// Conversion rounds half to even in the default rounding mode.
 inline __m128i to_i8(Lanes a) {
   // Packing works in each half of a register: 0-3, 8-11 | 4-7, 12-15.
   const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(a.low), _mm256_cvtps_epi32(a.high));

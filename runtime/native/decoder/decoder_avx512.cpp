@@ -1,5 +1,6 @@
-// AVX-512 (F, BW, VL): sixteen floats are one register. Of 32 a tile of 6 queries x 4 vectors takes
-// 24 for its sums, 4 for the vectors and one for a broadcast: 24 multiply-adds for 10 loads.
+// AVX-512 (F, BW, VL): kLanes floats are one register. Of 32 registers, a tile of 6 queries x 4
+// vectors takes 24 for its sums, 4 for the vectors and 1 for a broadcast: 24 multiply-adds for 10
+// loads.
 #include <immintrin.h>
 
 #include "table.h"
@@ -84,7 +85,7 @@ inline float largest(Magnitudes m) {
   return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(_mm512_reduce_max_epi32(m.v))));
 }
 
-// Conversion rounds half to even, in the default rounding mode.
+// Conversion rounds half to even in the default rounding mode.
 inline void store_i8(int8_t* p, Lanes a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a)));
 }

@@ -1,5 +1,4 @@
-// Plain C++: complete, and the fallback everywhere. These are the operations on sixteen floats that
-// decoder_rows.h and decoder_attention.h ask of an instruction set.
+// Plain C++: the operations on kLanes floats that row_kernels.h and attention_kernels.h need.
 #include <cmath>
 #include <cstring>
 
@@ -13,7 +12,7 @@ struct Lanes {
   float v[kLanes];
 };
 
-// The shape of a tile of queries x vectors that fits the registers.
+// Vectors of a tile of queries x vectors that fits the registers.
 constexpr int kTileVectors = 1;
 
 template <class Op>
@@ -50,7 +49,7 @@ inline void store(uint16_t* p, Lanes a) {
   for (size_t i = 0; i < kLanes; i++) p[i] = to_half(a.v[i]);
 }
 
-// The first n lanes; the others are zero, or not written.
+// The first n lanes; the others are `rest`, or not written.
 inline Lanes load_part(const float* p, size_t n, float rest = 0.0f) {
   return each([&](size_t i) { return i < n ? p[i] : rest; });
 }
@@ -108,8 +107,8 @@ inline float largest(Lanes a) {
   return a.v[0];
 }
 
-// Magnitudes as the integers that their bits are: in order, infinity above all numbers, NaN above
-// infinity.
+// Magnitudes as integers: the bits of floats, which are in the order of their values, with infinity
+// above all numbers and NaN above infinity.
 struct Magnitudes {
   int32_t v[kLanes];
 };
@@ -127,8 +126,8 @@ inline float largest(Magnitudes m) {
   return of_bits(static_cast<uint32_t>(m.v[0]));
 }
 
-// Rounded half to even, which adding and subtracting 1.5 * 2^23 does in the default rounding mode;
-// |a| < 128 once rounded.
+// Rounds half to even: adding and subtracting 1.5 * 2^23 does in the default rounding mode. Bound:
+// |a| < 128 after rounding.
 inline void store_i8(int8_t* p, Lanes a, size_t n = kLanes) {
   constexpr float kShift = 12582912.0f;
   for (size_t i = 0; i < n; i++) p[i] = static_cast<int8_t>((a.v[i] + kShift) - kShift);

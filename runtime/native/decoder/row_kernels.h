@@ -1,5 +1,5 @@
-// Activations, row by row, over sixteen lanes: norms, activation functions, int8, rotations.
-// Included by the file of an instruction set (decoder_<isa>.cpp) after its Lanes.
+// Rows of activations in kLanes lanes: norms, activation functions, quantization, RoPE. Included by
+// decoder_<isa>.cpp after its Lanes.
 #pragma once
 #include <cmath>
 #include <cstring>
@@ -10,7 +10,7 @@
 namespace rsr {
 namespace {
 
-// Calls body(offset, vector) for n floats, sixteen at a time, then for the rest.
+// Calls body(offset, vector) for n floats, kLanes at a time, then for the rest.
 struct WholeVector {
   Lanes load(const float* p) const { return rsr::load(p); }
   void store(float* p, Lanes a) const { rsr::store(p, a); }
@@ -30,11 +30,11 @@ inline void for_each_vector(size_t n, const Body& body) {
   if (i < n) body(i, PartOfVector{n - i});
 }
 
-// e^x for x <= 0: 0 below ln 2^-126, NaN for NaN; otherwise within 2 ulp (tests measure it).
+// e^x for x <= 0: 0 below ln 2^-126, NaN for NaN, otherwise within 2 ulp.
 //
-// x = n ln 2 + r with |r| <= ln 2 / 2: adding 1.5 * 2^23 rounds to n, which is then in the low
-// bits. The first part of ln 2 has 15 bits, so n times it is exact. e^r is 1 + r + r^2 p(r), p from
-// a Chebyshev fit of degree 4, off by 8e-9 at most.
+// x = n ln 2 + r, |r| <= ln 2 / 2. Adding 1.5 * 2^23 rounds to n, which is then in the low bits.
+// The first part of ln 2 has 15 bits, so n times it is exact. e^r is 1 + r + r^2 p(r), with p a
+// Chebyshev fit of degree 4, off by at most 8e-9.
 inline Lanes exp_of_negative(Lanes x) {
   constexpr float kShift = 12582912.0f, kLowest = -87.33654f;
   const Lanes shift = broadcast(kShift);
@@ -52,7 +52,7 @@ inline Lanes exp_of_negative(Lanes x) {
   return zero_below(mul(p, power_of_two(shifted)), x, kLowest);
 }
 
-// x / (1 + e^-x), by the exponential of what is negative: none overflows.
+// x / (1 + e^-x), with exponentials of negative numbers only, which do not overflow.
 inline Lanes silu(Lanes x) {
   const Lanes one = broadcast(1.0f), e = exp_of_negative(negative_abs(x));
   return mul(x, div(where_negative(x, e, one), add(one, e)));
@@ -63,7 +63,7 @@ inline Lanes relu2(Lanes x) {
   return mul(positive, positive);
 }
 
-// Sums of squares in four vectors in turn: an addition need not wait for the one before.
+// Sums of squares in four vectors in turn, so that no addition waits for the one before.
 struct SumOfSquares {
   Lanes parts[4] = {broadcast(0.0f), broadcast(0.0f), broadcast(0.0f), broadcast(0.0f)};
 
@@ -78,14 +78,14 @@ inline float inverse_rms(float sum_of_squares, size_t n, float eps) {
   return 1.0f / std::sqrt(sum_of_squares / static_cast<float>(n) + eps);
 }
 
-// s = 127 / largest in two roundings; activations.h defines it.
+// s of quantize_i8 (activations.h).
 inline float scale_for_i8(float largest) {
   if (!(largest <= std::numeric_limits<float>::max()))
     return std::numeric_limits<float>::quiet_NaN();
   return 127.0f * (1.0f / (largest > 1e-5f ? largest : 1e-5f));
 }
 
-// Writes h(offset, vector) for each vector of the row.
+// Writes the row whose vectors are h(offset, vector).
 template <class Row>
 inline void write_row(const RowOutput& to, const Row& h) {
   Magnitudes magnitudes = no_magnitudes();
@@ -102,12 +102,12 @@ inline void write_row(const RowOutput& to, const Row& h) {
   }
   const Lanes s = broadcast(*to.s);
   for_each_vector(to.n, [&](size_t i, auto vector) {
-    // `out` may be the row itself, which is then no longer what it was.
+    // `out` may alias the input of h, which is then overwritten.
     vector.store_i8(to.q + i, mul(to.out ? vector.load(to.out + i) : h(i, vector), s));
   });
 }
 
-inline void finish_row(const float* x, float sum_of_squares, const RowOutput& to) {
+inline void write_normalized(const float* x, float sum_of_squares, const RowOutput& to) {
   if (!to.weight) {
     write_row(to, [=](size_t i, auto vector) { return vector.load(x + i); });
     return;
@@ -130,7 +130,7 @@ void normalize(float* x, const float* add_to_x, const RowOutput& to) {
     for_each_vector(
         to.n, [&](size_t i, auto vector) { squares.add_vector(i / kLanes, vector.load(x + i)); });
   }
-  finish_row(x, squares.total(), to);
+  write_normalized(x, squares.total(), to);
 }
 
 template <class Function>
@@ -142,7 +142,7 @@ inline void gate_by(const float* gate, const float* up, float* h, const RowOutpu
     vector.store(h + i, x);
     squares.add_vector(i / kLanes, x);
   });
-  finish_row(h, squares.total(), to);
+  write_normalized(h, squares.total(), to);
 }
 
 void gate_row(const float* gate, const float* up, Activation activation, float* h,

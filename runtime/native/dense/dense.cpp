@@ -8,27 +8,27 @@
 namespace rsr {
 namespace {
 
-constexpr size_t kUnitRows = 32;  // rows handed to a thread at once: at least these
+constexpr size_t kTaskRows = 32;  // rows handed to a thread at once: at least these
 
-// Several sets of vectors meet the same weights one after another: in this many bytes, so that the
-// weights come from memory once and from L2 after that.
+// Sets of vectors visit the same weights in turn. Panels of this size come from memory once and
+// from L2 after that.
 constexpr size_t kPanelBytes = 256 << 10;
 
-// What is larger comes from memory, where the order of reads counts, not the sums under way.
+// A larger matrix comes from memory, where the order of reads matters more than parallel sums.
 constexpr size_t kCachedBytes = 16 << 20;
 
 template <class X>
 void multiply(void (*kernel)(const DenseRows<X>&), const DenseRows<X>& all, size_t weight_bytes) {
   if (all.count == 0) return;
   const size_t row_bytes = all.columns * weight_bytes;
-  const size_t most = kPanelBytes / std::max<size_t>(1, row_bytes) / kUnitRows * kUnitRows;
-  const size_t panel = std::max(most, kUnitRows);
+  const size_t fitting = kPanelBytes / std::max<size_t>(1, row_bytes) / kTaskRows * kTaskRows;
+  const size_t panel = std::max(fitting, kTaskRows);
   const bool in_order =
       all.count == 1 && all.rows * row_bytes > kCachedBytes && kernels().dense.large_in_order;
-  parallel_for((all.rows + kUnitRows - 1) / kUnitRows, all.rows * row_bytes * all.count,
+  parallel_for((all.rows + kTaskRows - 1) / kTaskRows, all.rows * row_bytes * all.count,
                [&](size_t begin, size_t end) {
-                 const size_t last = std::min(end * kUnitRows, all.rows);
-                 for (size_t r = begin * kUnitRows; r < last; r += panel) {
+                 const size_t last = std::min(end * kTaskRows, all.rows);
+                 for (size_t r = begin * kTaskRows; r < last; r += panel) {
                    DenseRows<X> part = all;
                    part.weights = static_cast<const char*>(all.weights) + r * row_bytes;
                    part.rows = std::min(panel, last - r);

@@ -1,7 +1,7 @@
-// AVX2, FMA and F16C: eight floats, or sixteen int8 widened to int16, at a time.
+// AVX2, FMA and F16C: 8 floats, or 16 int8 widened to int16, at a time.
 //
-// vpmaddwd adds two products of int16: exact, as 2 * 128 * 128 fits its int32. vpmaddubsw would
-// take twice as many, but saturates.
+// vpmaddwd adds two products of int16 exactly: 2 * 128 * 128 fits int32. vpmaddubsw takes twice as
+// many, but saturates.
 #include <immintrin.h>
 
 #include <cstring>

@@ -1,5 +1,4 @@
-// AVX-512: sixteen floats, or 32 int8 widened to int16, at a time; masked loads at the end of a
-// row.
+// AVX-512: 16 floats, or 32 int8 widened to int16, at a time; masked loads at the end of a row.
 #include <immintrin.h>
 
 #include "dense/row_kernels.h"

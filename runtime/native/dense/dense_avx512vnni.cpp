@@ -1,9 +1,9 @@
 // AVX-512 VNNI: vpdpbusd multiplies 64 int8 at a time.
 //
-// It wants unsigned times signed: weights are taken as w + 128 (their top bit flipped), and the sum
-// of a vector begins with -128 times that of its inputs. A sum on the way is at most
-// 255 * 128 * 2^17 in magnitude, beyond int32, but vpdpbusd wraps modulo 2^32 (vpdpbusds would
-// saturate), so the last one, which fits (kernels.h), is right.
+// It multiplies unsigned by signed: weights are taken as w + 128 (the top bit flipped), and the sum
+// of a vector begins with -128 times the sum of its inputs.
+// Bound: an intermediate sum is at most 255 * 128 * 2^17 in magnitude, beyond int32, but vpdpbusd
+// wraps modulo 2^32 (vpdpbusds would saturate), so the final sum, which fits (table.h), is exact.
 #include <immintrin.h>
 
 #include "dense/row_kernels.h"

@@ -1,4 +1,4 @@
-// Plain C++; loops over four lanes become vector instructions where the compiler has any.
+// Plain C++. Compilers turn the loops over four lanes into vector instructions.
 #include <cstring>
 
 #include "dense/row_kernels.h"

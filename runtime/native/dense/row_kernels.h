@@ -1,16 +1,18 @@
-// Dense products: rows of weights as they lie in a file times one vector or several.
+// Dense products: rows of weights, as a file stores them, times one or several vectors.
 //
-// An instruction set says how weights and inputs are loaded, multiplied and summed up (class K); a
-// block of R rows times V vectors keeps R x V accumulators in registers, so that each load serves
-// V or R products. Every pair of a row and a vector has one accumulator of K::kLanes lanes, filled
-// from column 0 on and summed up in a fixed order: its result depends on nothing beside it, not on
-// the shape of its block either.
+// An instruction set defines how weights and inputs are loaded, multiplied and summed (class K). A
+// block of R rows x V vectors keeps R x V accumulators in registers, so that a load serves V or R
+// products. Each pair of a row and a vector has one accumulator of K::kLanes lanes, filled from
+// column 0 on and summed in a fixed order: its result depends on nothing else, not even on the
+// shape of its block.
 //
-// The rows of a block are read side by side. Their next block follows them in memory, so a line is
-// prefetched R rows ahead: hardware prefetchers stop at the end of each 4 KiB page. One row at a
-// time has no sums side by side, which takes longer from the caches, but is a single stream of
-// reads, faster from memory on some processors. Its lines are prefetched into L2, as more of them
-// can be under way there.
+// The rows of a block are read side by side. The next block follows in memory, so each line is
+// prefetched R rows ahead: hardware prefetchers stop at the end of a 4 KiB page. A single row has
+// no parallel sums, so it is slower from the caches, but it is a single stream of reads, faster
+// from memory on some processors. Its lines are prefetched into L2, which can have more of them in
+// flight.
+//
+// Internal linkage: each file that includes this compiles its own (table.h).
 #pragma once
 #include <cstddef>
 #include <type_traits>
@@ -24,7 +26,7 @@
 namespace rsr {
 namespace {
 
-constexpr size_t kFarAhead = 8192;  // bytes, in a single stream
+constexpr size_t kPrefetchBytes = 8192;  // ahead, in a single stream
 
 inline void prefetch_line([[maybe_unused]] const void* p) {
 #if !defined(_MSC_VER)
@@ -57,7 +59,7 @@ void multiply_block(const DenseRows<typename K::Input>& p, size_t row, size_t ve
     typename K::Weights weights[R];
     for (int r = 0; r < R; r++) {
       if constexpr (R == 1)
-        prefetch_into_l2(w + kFarAhead);
+        prefetch_into_l2(w + kPrefetchBytes);
       else
         prefetch_line(w + (R + r) * row_bytes);
       weights[r] = K::weights(w + r * row_bytes);
@@ -78,14 +80,14 @@ void multiply_block(const DenseRows<typename K::Input>& p, size_t row, size_t ve
   for (int v = 0; v < V; v++)
     for (int r = 0; r < R; r++)
       p.y[(vector + v) * p.stride + row + r] =
-          K::finish(K::total(sums[r][v]), p, row + r, vector + v);
+          K::apply_scale(K::total(sums[r][v]), p, row + r, vector + v);
 }
 
-// All rows times V vectors from `vector` on.
+// All rows times V vectors, from `vector` on.
 template <class K, int V>
 void multiply_vectors(const DenseRows<typename K::Input>& p, size_t vector) {
   constexpr int kRows = V == 1 ? K::kRowsAlone : K::kRows;
-  // A row alone must not fall behind memory: a sum of floats takes four cycles for what it adds.
+  // A single row must keep up with memory: each addition to its sum waits four cycles for the last.
   constexpr bool keeps_up =
       K::kLanes * K::kWeightBytes >= (std::is_integral_v<typename K::Input> ? 16 : 32);
   typename K::Sum start[V];
@@ -103,7 +105,7 @@ void multiply_set(const DenseRows<typename K::Input>& p, size_t vector, size_t w
   multiply_vectors<K, V>(p, vector);
 }
 
-// Vectors are dealt to sets of at most K::kVectors, as evenly as can be.
+// Divides the vectors into sets of at most K::kVectors, as evenly as possible.
 template <class K>
 void multiply_dense_rows(const DenseRows<typename K::Input>& p) {
   const size_t sets = (p.count + K::kVectors - 1) / K::kVectors;
@@ -113,16 +115,16 @@ void multiply_dense_rows(const DenseRows<typename K::Input>& p) {
   }
 }
 
-// What kernels have in common: no scales for float32 inputs, a row's and a vector's for int8.
+// Base classes: float32 sums are written as they are, int8 sums are scaled.
 struct FloatSums {
   using Input = float;
-  static float finish(float sum, const DenseRows<float>&, size_t, size_t) { return sum; }
+  static float apply_scale(float sum, const DenseRows<float>&, size_t, size_t) { return sum; }
 };
 
 struct QuantizedSums {
   using Input = int8_t;
   static constexpr size_t kWeightBytes = 1;
-  static float finish(int32_t sum, const DenseRows<int8_t>& p, size_t row, size_t vector) {
+  static float apply_scale(int32_t sum, const DenseRows<int8_t>& p, size_t row, size_t vector) {
     return static_cast<float>(sum) * p.scale[row] / p.divisors[vector];
   }
 };

@@ -8,20 +8,21 @@
 #include "dispatch.h"
 #include "parallel.h"
 
-// All sums are int32. int8 inputs are integers, and float32 inputs become integers: fixed point,
-// with 30 bits for the sum of their magnitudes. So every sum of some of them fits int32, adding is
-// exact in any order, and a segment's sum may be the difference of two running sums, which costs no
-// branch (permuted_scalar.cpp). A float32 product then has one rounding per input, of at most
-// 2^-30 sum|x|, and one of the result: within n 2^-24 sum|x|
-// for n >= 3, the rounding of the scale included.
+// All sums are int32. int8 inputs are integers; float32 inputs become fixed point, with 30 bits for
+// the sum of their magnitudes. So every partial sum fits int32, additions are exact in any order,
+// and a segment's sum may be the difference of two running sums, which needs no branch
+// (segments_scalar.cpp). A float32 product then has one rounding per input, of at most
+// 2^-30 sum|x|, and one of the result: within n 2^-24 sum|x| for n >= 3, the rounding of the scale
+// included.
 //
-// NaN and infinity are no integers. Where x has one, the same algorithms run in float32.
+// If x has NaN or infinity, the same algorithms run in float32.
 
 namespace rsr {
 namespace {
 
-constexpr size_t kChunks = 8;  // of column blocks, when outputs are summed over them
-constexpr int kBits = 30;      // of the sum of magnitudes of a fixed-point vector
+constexpr size_t kChunks = 8;   // of column blocks in expand, each with its own outputs
+constexpr int kMaxDigits = 16;  // the largest k
+constexpr int kBits = 30;       // of the sum of magnitudes of a fixed-point vector
 
 template <class Index>
 const PermutedKernels<Index>& permuted_kernels() {
@@ -31,7 +32,7 @@ const PermutedKernels<Index>& permuted_kernels() {
     return kernels().permuted32;
 }
 
-// u[s] = sum of v[sigma[i]] over segment s, as the paper writes it; scratch only for int32.
+// u[s] = sum of v[sigma[i]] over segment s (paper, Algorithm 2). Only int32 uses scratch.
 template <class Index, class Sum>
 void segment_sums(const Sum* v, const Index* sigma, const Index* L, size_t patterns, Sum* scratch,
                   Sum* u) {
@@ -57,9 +58,9 @@ void segment_adds(const Sum* t, const Index* sigma, const Index* L, size_t patte
   }
 }
 
-// Zero digits multiply too, here and below: NaN and infinity spread as in a dense product.
+// Zero digits are multiplied, not skipped, so that NaN and infinity spread as in a dense product.
 
-// Bin_k of the paper, transposed: entry (j, s) is what digit j of pattern s stands for.
+// Bin_k of the paper, transposed: entry (j, s) is the value of digit j in pattern s.
 template <class Sum, class Index>
 std::vector<Sum> make_bin(const PermutedIndex<Index>& a) {
   std::vector<Sum> bin(a.k * a.patterns);
@@ -84,8 +85,8 @@ void multiply_bin(const PermutedIndex<Index>& a, const Sum* bin, const Sum* u, S
   }
 }
 
-// RSR++, reduce: take the first digit off all patterns at once; what it contributes is one output,
-// and the sums over it are the same problem with a digit less. O(B^k) steps in all.
+// RSR++, reduce: removes the first digit from all patterns at once. Its contribution is one output;
+// the sums over it are the same problem with one digit less. O(B^k) steps in all.
 template <int B, class Index, class Sum>
 void fold(const PermutedIndex<Index>& a, Sum* u, Sum* y) {
   size_t size = a.patterns;
@@ -117,13 +118,13 @@ void multiply_bin_transposed(const PermutedIndex<Index>& a, const Sum* bin, cons
   }
 }
 
-// RSR++, expand: the transpose of fold: one digit more at a time, one addition per entry.
+// RSR++, expand, the transpose of fold: adds a digit at a time, with one addition per entry.
 template <int B, class Index, class Sum>
 void build_table(const PermutedIndex<Index>& a, const Sum* x, Sum* t) {
   t[0] = 0;
   size_t size = 1;
   for (int j = a.k; j-- > 0; size *= B) {
-    for (int d = B; d-- > 0;) {  // t[0 .. size) last: the others are made of it
+    for (int d = B; d-- > 0;) {  // t[0 .. size) last: the others are made from it
       const Sum more = x[j] * Sum(a.values[d]);
       for (size_t p = 0; p < size; p++) t[d * size + p] = t[p] + more;
     }
@@ -135,7 +136,7 @@ void reduce(const PermutedIndex<Index>& a, bool plus_plus, const Sum* x, Sum* y)
   const std::vector<Sum> bin = plus_plus ? std::vector<Sum>() : make_bin<Sum>(a);
   parallel_for(a.blocks(), a.bytes(), [&](size_t begin, size_t end) {
     std::vector<Sum> u(a.patterns), scratch(kSumLanes + a.rows);
-    Sum outputs[16];  // k <= 16
+    Sum outputs[kMaxDigits];
     for (size_t b = begin; b < end; b++) {
       segment_sums(x, a.permutation + b * a.rows, a.segments + b * (a.patterns + 1), a.patterns,
                    scratch.data(), u.data());
@@ -150,9 +151,8 @@ void reduce(const PermutedIndex<Index>& a, bool plus_plus, const Sum* x, Sum* y)
   });
 }
 
-// Every block adds to every output. Blocks are cut into chunks by their number alone, each chunk
-// has outputs of its own, and these are summed in order: the result is the same on any number of
-// threads.
+// Every block adds to every output. The number of blocks alone decides their chunks. Each chunk has
+// its own outputs, which are summed in order, so the result is the same for any number of threads.
 template <class Index, class Sum>
 void expand(const PermutedIndex<Index>& a, bool plus_plus, const Sum* x, Sum* y) {
   const std::vector<Sum> bin = plus_plus ? std::vector<Sum>() : make_bin<Sum>(a);
@@ -162,7 +162,7 @@ void expand(const PermutedIndex<Index>& a, bool plus_plus, const Sum* x, Sum* y)
     std::vector<Sum> t(a.patterns), scratch(a.rows + 1);
     for (size_t c = begin; c < end; c++) {
       for (size_t b = blocks * c / chunks; b < blocks * (c + 1) / chunks; b++) {
-        Sum inputs[16] = {};  // k <= 16; columns past the last are zero
+        Sum inputs[kMaxDigits] = {};  // zeros past the last column
         std::copy(x + b * a.k, x + std::min((b + 1) * a.k, a.columns), inputs);
         if (!plus_plus)
           multiply_bin_transposed(a, bin.data(), inputs, t.data());
@@ -180,7 +180,7 @@ void expand(const PermutedIndex<Index>& a, bool plus_plus, const Sum* x, Sum* y)
     for (size_t r = 0; r < a.rows; r++) y[r] += partial[c * a.rows + r];
 }
 
-// fold for kBatch vectors side by side: u (patterns, kBatch), y (k, kBatch).
+// fold for kBatch interleaved vectors: u (patterns, kBatch), y (k, kBatch).
 template <int B, class Index>
 void fold_batch(const PermutedIndex<Index>& a, int32_t* u, int32_t* y) {
   size_t size = a.patterns;
@@ -202,13 +202,13 @@ void fold_batch(const PermutedIndex<Index>& a, int32_t* u, int32_t* y) {
   }
 }
 
-// RSR++, reduce, for kBatch vectors side by side: x (rows, kBatch), y (columns, kBatch). The
-// permutation is read once for all, and each of its entries fetches a whole cache line of x.
+// RSR++, reduce, for kBatch interleaved vectors: x (rows, kBatch), y (columns, kBatch). The
+// permutation is read once for all of them, and each entry fetches a whole cache line of x.
 template <class Index>
 void reduce_batch(const PermutedIndex<Index>& a, const int32_t* x, int32_t* y) {
   parallel_for(a.blocks(), a.bytes(), [&](size_t begin, size_t end) {
     std::vector<int32_t> u(a.patterns * kBatch);
-    int32_t outputs[16 * kBatch];  // k <= 16
+    int32_t outputs[kMaxDigits * kBatch];
     for (size_t b = begin; b < end; b++) {
       permuted_kernels<Index>().segment_sums_batch(
           x, a.permutation + b * a.rows, a.segments + b * (a.patterns + 1), a.patterns, u.data());
@@ -225,7 +225,7 @@ void multiply(const PermutedIndex<Index>& a, bool plus_plus, const Sum* x, Sum* 
 }
 
 double sum_of_magnitudes(const float* x, size_t n) {
-  double lanes[8] = {};  // eight sums: one would wait for itself
+  double lanes[8] = {};  // eight sums, so that no addition waits for the one before
   size_t i = 0;
   for (; i + 8 <= n; i += 8)
     for (size_t j = 0; j < 8; j++) lanes[j] += std::fabs(double(x[i + j]));
@@ -249,8 +249,8 @@ int to_fixed_point(const float* x, size_t n, double sum, int32_t* q, size_t stri
   return exponent;
 }
 
-// How many of the next vectors to multiply at once. A batch costs about as much as kFew vectors one
-// by one, however many of its places are taken (AVX2, k = 5).
+// How many of the next vectors to multiply at once. A batch, full or not, costs about as much as
+// kFew vectors one by one (AVX2, k = 5).
 template <class Index>
 size_t vectors_at_once(const PermutedIndex<Index>& a, bool plus_plus, size_t left) {
   constexpr size_t kFew = 7;

@@ -1,4 +1,4 @@
-// Products with an index in encoding "permuted": the paper's own form.
+// Products with an index in encoding "permuted", the form of the RSR paper.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -12,8 +12,8 @@ struct PermutedIndex {
   size_t rows, columns;      // of the indexed matrix A: W, or W transposed for reduce
   int base, k;
   size_t patterns;       // base^k
-  const int8_t* values;  // (base): what the digits stand for
-  bool reduce;           // y = x A; otherwise y = A x
+  const int8_t* values;  // (base): the value of each digit
+  bool reduce;           // y = x A; otherwise expand, y = A x
   const float* scale;    // one per scale_rows output rows
   size_t scale_rows;
 

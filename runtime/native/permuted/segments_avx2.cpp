@@ -1,5 +1,5 @@
-// AVX2: segment sums as in permuted_scalar.cpp, their four lanes in one register.
-// Vectors of 128 bits: what a segment costs is adding up its lanes, and eight cost more.
+// Segment sums on AVX2, as in segments_scalar.cpp with the four lanes in one register. Registers of
+// 128 bits: adding up the lanes is the cost of a segment, and eight lanes cost more.
 #include <immintrin.h>
 
 #include <cstring>
@@ -10,7 +10,7 @@
 namespace rsr {
 namespace {
 
-constexpr size_t kAhead = 8192;  // bytes
+constexpr size_t kPrefetchBytes = 8192;
 
 inline __m128i load(const int32_t* p) {
   return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
@@ -18,8 +18,8 @@ inline __m128i load(const int32_t* p) {
 
 inline void store(int32_t* p, __m128i a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), a); }
 
-// Inserting from memory beats vpgatherdd, which takes twice as long (Zen 4), and storing each
-// entry by itself: there is one store per cycle.
+// Inserts from memory take half as long as vpgatherdd (Zen 4), and fewer stores than entry by
+// entry: there is one store per cycle.
 inline __m128i gather(const int32_t* v, size_t a, size_t b, size_t c, size_t d) {
   const __m128i ab = _mm_insert_epi32(_mm_cvtsi32_si128(v[a]), v[b], 1);
   return _mm_insert_epi32(_mm_insert_epi32(ab, v[c], 2), v[d], 3);
@@ -51,7 +51,7 @@ void segment_sums(const int32_t* v, const Index* sigma, const Index* L, size_t p
   __m128i sum = _mm_setzero_si128();
   size_t i = 0;
   for (; i + 32 <= rows; i += 32) {
-    _mm_prefetch(reinterpret_cast<const char*>(sigma + i) + kAhead, _MM_HINT_T1);
+    _mm_prefetch(reinterpret_cast<const char*>(sigma + i) + kPrefetchBytes, _MM_HINT_T1);
     for (size_t j = i; j < i + 32; j += 4)
       store(sums + j, sum = _mm_add_epi32(sum, gather(v, sigma + j)));
   }

@@ -1,5 +1,5 @@
-// Plain C++: the steps of a product that involve the permutation, without a branch per segment.
-// A loop over each segment would mispredict its end, at the price of 20 entries (Zen 4).
+// Segment sums in plain C++, without a branch per segment: a loop over each segment would
+// mispredict its end, at the cost of 20 entries (Zen 4).
 #include "permuted/bin.h"
 #include "table.h"
 
@@ -8,9 +8,9 @@ namespace {
 
 inline uint32_t four(const uint32_t* p) { return p[0] + p[1] + p[2] + p[3]; }
 
-// Running sums in kSumLanes lanes, element i in lane i % kSumLanes: sums[i] belongs to the elements
-// i, i - 4, i - 8 .... So the four entries before place i hold the sum of all elements before i,
-// and a segment's sum is the difference of two such fours, whatever its length. Exact modulo 2^32.
+// Running sums in kSumLanes lanes: sums[i] is the sum of elements i, i - 4, i - 8, .... So the four
+// entries before i add up to the sum of all elements before i, and a segment's sum is the
+// difference of two such fours, whatever its length. Exact modulo 2^32.
 template <class Index>
 void segment_sums(const int32_t* v, const Index* sigma, const Index* L, size_t patterns,
                   int32_t* scratch, int32_t* u) {
@@ -45,8 +45,8 @@ void segment_sums_batch(const int32_t* v, const Index* sigma, const Index* L, si
   }
 }
 
-// The transpose: the running sum of the differences between neighbouring segments is at each place
-// the t of the segment that holds it. Bound by a load and a store per row: 1.3 cycles (Zen 4).
+// The transpose: the running sum of the differences between neighboring segments is, at each place,
+// the t of its segment. A load and a store per row are the limit: 1.3 cycles (Zen 4).
 template <class Index>
 void segment_adds(const int32_t* t, const Index* sigma, const Index* L, size_t patterns,
                   int32_t* scratch, int32_t* y) {
