@@ -1,4 +1,12 @@
 // AVX2 helpers. Internal linkage: each file that includes them compiles its own (table.h).
+//
+// 256-bit operations per cycle on Sapphire Rapids, measured:
+//
+//   3   vpaddb, vpaddw, vpand, vpor, vpxor
+//   2   vpshufb, vpunpck, vpsignb, vpcmpgtb, vpsrlw, vpmaddubsw, vpmaddwd
+//   1   vpackuswb, vpermps, vblendvps
+//
+// Kernels state the instructions of their inner loop, as GCC 12 compiles it.
 #pragma once
 #include <immintrin.h>
 

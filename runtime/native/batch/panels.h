@@ -11,6 +11,9 @@
 // * Rows and inputs stay in the order that this produces: packed inputs have the same order, and
 //   store_rows restores that of the rows.
 //
+// Per group and panel, k = 3 (1152 digits): 18 vpermb, 6 vpmulhuw, 4 vpsllw, 6 vpternlogd, 4
+// vpunpck, 18 stores, 4 loads. 22 run on port 5 alone: 22 cycles on Sapphire Rapids.
+//
 // Internal linkage: each file that includes this compiles its own (table.h). Needs AVX-512 F, BW
 // and VBMI.
 #pragma once

@@ -3,7 +3,8 @@
 //
 // * vpdpbusd multiplies unsigned by signed: panels hold digit - smallest digit, and the sums begin
 //   with smallest * sum(x).
-// * 2 x 12 accumulators: a step of 14 loads feeds 24 vpdpbusd.
+// * 2 x 12 accumulators: 2 loads and 12 vpbroadcastd feed 24 vpdpbusd, 1536 multiply-adds in 12
+//   cycles on Sapphire Rapids.
 // * A panel of 32 rows and the packed inputs of 12 vectors stay in L1 (25 KiB for k = 3). A block
 // of
 //   inputs meets a whole strip, so it is read from L2 or beyond once per 128 rows.

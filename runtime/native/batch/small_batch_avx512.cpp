@@ -5,6 +5,9 @@
 // Tables are stored in the order in which they are read: sets of vectors, then word columns, then
 // the vectors of the set. A run of columns_per_widen word columns keeps the tables of a set in L1
 // and the words of kPassRows rows in L2, and widens each int16 sum once.
+//
+// Per word column, 64 rows and 4 vectors (768 k multiply-adds): 24 vpermw, 24 vpaddw, 4 vpsrlw, 12
+// loads of tables, 2 of words. 52 operations on two ports: 26 cycles on Sapphire Rapids.
 #include "vector/w16_avx512.h"
 
 namespace rsr {

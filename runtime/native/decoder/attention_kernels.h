@@ -4,6 +4,10 @@
 // The order of operations for a query is fixed, whatever is beside it: a dot product runs over the
 // dimensions, with one lane per position; a sum of values runs over the positions. Tiles of several
 // queries x several vectors only share loads.
+//
+// Per dimension (scores) or position (values), a tile of 6 queries x 4 vectors on AVX-512 is 24
+// vfmadd231ps, 6 vbroadcastss and 4 loads or, from float16, 4 vcvtph2ps: 384 multiply-adds in 12
+// cycles on Sapphire Rapids. A single query is 4 vfmadd231ps per 4 loads: memory is the limit.
 #pragma once
 #include "decoder/row_kernels.h"
 

@@ -12,6 +12,10 @@
 // from memory on some processors. Its lines are prefetched into L2, which can have more of them in
 // flight.
 //
+// Per vector of weights and V = 1, besides a prefetch: float32 one vfmadd with a memory operand;
+// bfloat16 vpmovzxwd, vpslld, vfmadd; float16 vcvtph2ps, vfmadd; int8 vpmovsxbw, vpmaddwd, vpaddd;
+// int8 with VNNI vpxord, vpdpbusd. Except for float16 and int8 in the caches, loads are the limit.
+//
 // Internal linkage: each file that includes this compiles its own (table.h).
 #pragma once
 #include <cstddef>

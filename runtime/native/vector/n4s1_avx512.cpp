@@ -6,6 +6,11 @@
 // * The index is made for 64 rows at once, in bytes: one vpternlog joins the sign, moved to bit 4,
 //   with the nibble. A lookup ignores the bits above, so that shifts bring the other bytes of a
 //   wider lane to their place.
+//
+// Per unit and 64 rows (1536 multiply-adds), int8: 16 vpermw, 16 vpaddw, 15 vpmulhuw, 4 vpsllw,
+// 8 vpternlogd, 13 loads. 59 operations on two ports: 30 cycles on Sapphire Rapids.
+// float32: 32 vpermi2ps, 32 vaddps, 16 vpsrld, 15 vpmulhuw, 4 vpsllw, 8 vpternlogd, some 20 loads.
+// 107 operations: 54 cycles.
 #include "avx512.h"
 #include "table.h"
 

@@ -1,5 +1,9 @@
 // One int8 vector, packing n4s1, AVX2 (n4s1_avx2.h): |sum| <= 384 = 15 * 25 + 9, so the digits of
 // l + 25 h are |l| <= 12, |h| <= 15.
+//
+// Per unit and 64 rows (1536 multiply-adds): 32 vpshufb, 32 vpsignb, 16 vbroadcasti128, 40 vpaddb,
+// 16 vpand, 8 vpsrlw, 4 vpmaddubsw, 14 others, 36 moves to and from the stack. Without loads and
+// moves, 146 operations on three ports: 49 cycles on Sapphire Rapids.
 #include "vector/n4s1_avx2.h"
 
 namespace rsr {
