@@ -50,6 +50,7 @@ std::vector<int8_t> int8_inputs(size_t n, size_t kind) {
 std::vector<float> float_inputs(size_t n, size_t kind) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   std::vector<float> x(n);
+  const float constant = static_cast<float>(1 + uniform());
   for (size_t i = 0; i < n; i++) {
     switch (kind % kFloatKinds) {
       case 1:  // all magnitudes
@@ -58,8 +59,10 @@ std::vector<float> float_inputs(size_t n, size_t kind) {
       case 2:  // large ones and many that are tiny beside them
         x[i] = i < n / 7 ? 1.0f : std::ldexp(normal(), -24);
         break;
-      case 3:  // just below a power of two
-        x[i] = std::nextafter(2.0f, 0.0f);
+      case 3:  // all alike: some constants take the digits of a fixed-point sum to their ends
+      case 8:
+      case 9:
+        x[i] = constant;
         break;
       case 4:  // denormal
         x[i] = std::ldexp(static_cast<float>(static_cast<int>(below(2001)) - 1000), -149);
@@ -69,6 +72,9 @@ std::vector<float> float_inputs(size_t n, size_t kind) {
         break;
       case 6:
         x[i] = 0;
+        break;
+      case 10:  // just below a power of two
+        x[i] = std::nextafter(2.0f, 0.0f);
         break;
       default:
         x[i] = normal();

@@ -32,8 +32,10 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Path:
     libraries = list(ROOT.glob(f"build/{sys.implementation.cache_tag.replace('cpython-', 'cp')}-*/"
                                "runtime/native/librsr_kernels.a"))  # fmt: skip
     options += [f"-DRSR_KERNELS={path}" for path in libraries[:1]]
-    build = ["--build", folder, "--config", "Release", "--parallel", str(os.cpu_count() or 1)]
-    for arguments in (["-S", HERE, "-B", folder, *options], build):
+    configure: list[str | Path] = ["-S", HERE, "-B", folder, *options]
+    build: list[str | Path] = ["--build", folder, "--config", "Release"]
+    build += ["--parallel", str(os.cpu_count() or 1)]
+    for arguments in (configure, build):
         done = subprocess.run([cmake, *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     return next(path for path in folder.rglob("harness*") if path.stem == "harness" and
