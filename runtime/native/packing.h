@@ -18,7 +18,6 @@ enum class Packing { w16, n4s1 };
 
 // Word columns: bits 5j to 5j + 4 of a 16-bit word are the rank in block j.
 struct W16 {
-  static constexpr Packing kPacking = Packing::w16;
   static constexpr size_t kStripRows = 128, kBlocks = 3, kCellBytes = 2;
   static constexpr int kRankBits = 5;
 };
@@ -27,7 +26,6 @@ struct W16 {
 // bit 7 - j of the fifth vector is the sign of block j. A rank is kZeroRank plus or minus the
 // magnitude, so all 27 patterns of three ternary digits take magnitudes 0 to 13.
 struct N4S1 {
-  static constexpr Packing kPacking = Packing::n4s1;
   static constexpr size_t kStripRows = 64, kBlocks = 8, kCellBytes = 5;
   static constexpr size_t kSignVector = 4, kMagnitudes = 16;
   static constexpr int kK = 3, kZeroRank = 13;
