@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # The native modules are rebuilt when one of these changes.
-NATIVE := pyproject.toml CMakeLists.txt $(wildcard */CMakeLists.txt */native/*)
-CLANG_FORMAT_FILES := $(wildcard $(addsuffix /native/*.cpp,runtime rsrc tests/runtime) $(addsuffix /native/*.h,runtime rsrc tests/runtime))
+NATIVE := pyproject.toml CMakeLists.txt $(wildcard */CMakeLists.txt */native/* */native/*/*)
+CLANG_FORMAT_FILES := $(foreach folder,/native/ /native/*/,$(wildcard $(foreach end,cpp h,\
+	$(addsuffix $(folder)*.$(end),runtime rsrc tests/runtime))))
 
 .PHONY: demo test lint format parity bench stubs clean
 

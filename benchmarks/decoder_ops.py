@@ -110,14 +110,12 @@ class Caches:
         out = np.empty((rows, HEADS * HEAD_DIM), np.float32)
         # Scaled here, because every call rotates q in place; a rotation keeps its length.
         q *= np.float32(HEAD_DIM**-0.5)
-        start, scale = np.array([self.context - rows], np.int64), 1.0
+        start = np.array([self.context - rows], np.int64)
+        rope = kernels.Rope(self.cos, self.sin, scale=1.0)
+        caches = [kernels.KVCache(*pair) for pair in zip(self.keys, self.values, strict=True)]
 
         def work(call: int) -> None:
-            i = call % len(self.keys)
-            kernels.attend(
-                q, k, v, self.cos, self.sin, None, None, EPS, self.keys[i], self.values[i], start,
-                scale, out,
-            )  # fmt: skip
+            kernels.attend(q, k, v, rope, caches[call % len(caches)], start, out)
 
         return work
 

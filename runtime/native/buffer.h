@@ -1,4 +1,4 @@
-// Memory for kernels.
+// Scratch memory for kernels.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -6,13 +6,13 @@
 
 namespace rsr {
 
-constexpr size_t kLineBytes = 64;  // of a cache line: how memory for kernels is aligned
+constexpr size_t kLineBytes = 64;  // a cache line; the alignment of scratch memory
 
-// Memory that is not cleared, kept from product to product.
+// Uninitialized memory, kept between products.
 class Buffer {
  public:
   void* get(size_t bytes) {
-    if (bytes <= kMostKept) trim();
+    if (bytes <= kMaxKept) trim();
     if (bytes > size_) {
       data_.reset(new char[bytes + kLineBytes]);
       size_ = bytes;
@@ -21,13 +21,13 @@ class Buffer {
     return data_.get() + (kLineBytes - beyond) % kLineBytes;
   }
 
-  // What a rare, huge matrix needed is not kept for the life of the thread.
+  // Frees what a rare, huge matrix needed; otherwise it would live as long as the thread.
   void trim() {
-    if (size_ > kMostKept) data_.reset(), size_ = 0;
+    if (size_ > kMaxKept) data_.reset(), size_ = 0;
   }
 
  private:
-  static constexpr size_t kMostKept = 32 << 20;
+  static constexpr size_t kMaxKept = 32 << 20;
 
   std::unique_ptr<char[]> data_;
   size_t size_ = 0;

@@ -35,7 +35,8 @@ Registers cpuid(uint32_t leaf) {
 #endif
 }
 
-// Which register states the operating system saves; a processor feature is useless without.
+// The register states that the operating system saves: a feature whose registers it does not save
+// is unusable.
 uint64_t saved_states() {
   const bool has_xgetbv = cpuid(1).ecx >> 27 & 1;
   if (!has_xgetbv) return 0;
@@ -66,9 +67,9 @@ bool has_avx512vnni() {
   return has_avx512() && (cpuid(7).ecx & kFeatures) == kFeatures;
 }
 
-// These processors take two cycles for a 512-bit dot product: the lookups of avx512 are the faster,
-// and avx512vnni is for those who ask for it. Large dense matrices are read faster row after row
-// (measured on Zen 4; docs/performance.md).
+// Zen 4 splits a 512-bit dot product into two cycles, so avx512's lookups are faster than
+// avx512vnni's panels; avx512vnni runs on request only. Both processors read large dense matrices
+// faster row after row (measured on Zen 4; docs/performance.md).
 bool is_zen3_or_zen4() {
   const Registers vendor = cpuid(0), r = cpuid(1);
   const bool is_amd = vendor.ebx == 0x68747541 && vendor.edx == 0x69746e65;  // "Auth" "enti"
@@ -76,8 +77,8 @@ bool is_zen3_or_zen4() {
 }
 
 #if defined(RSR_AMX)
-// Linux saves tiles only for a process that has asked (arch/x86/xstate.rst), once for all threads.
-// It asks when tiles are to be used, not to find out whether they could be.
+// Linux saves tile registers only for a process that has asked for them (arch/x86/xstate.rst), once
+// for all its threads. use_isa() and kernels() ask; has_amx() only finds out.
 constexpr int kTileData = 18;
 
 bool has_amx() {
@@ -90,7 +91,7 @@ bool has_amx() {
          syscall(SYS_arch_prctl, kGetSupported, &states) == 0 && (states >> kTileData & 1);
 }
 
-bool ask_for_tiles() {
+bool request_tiles() {
   constexpr int kRequestPermission = 0x1023;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
@@ -104,32 +105,64 @@ bool is_zen3_or_zen4() { return false; }
 bool always() { return true; }
 bool never() { return false; }
 
-struct Isa {
+// Plain C++ first, then what each instruction set does better, up to `isa`.
+void fill_table(KernelTable& table, [[maybe_unused]] Isa isa) {
+  fill_w16_scalar(table);
+  fill_n4s1_scalar(table);
+  fill_segments_scalar(table);
+  fill_decoder_scalar(table);
+  fill_dense_scalar(table);
+  fill_probe_scalar(table);
+#if defined(RSR_X86)
+  if (isa < Isa::avx2) return;
+  fill_w16_avx2(table);
+  fill_n4s1_i8_avx2(table);
+  fill_n4s1_f32_avx2(table);
+  fill_small_batch_avx2(table, isa);
+  fill_tables_avx2(table, isa);
+  fill_segments_avx2(table);
+  fill_decoder_avx2(table);
+  fill_dense_avx2(table);
+  fill_probe_avx2(table);
+
+  if (isa < Isa::avx512) return;
+  fill_w16_avx512(table);
+  fill_w16_grouped_avx512(table);
+  fill_n4s1_avx512(table);
+  fill_small_batch_avx512(table);
+  fill_tables_avx512(table);
+  fill_decoder_avx512(table);
+  fill_dense_avx512(table);
+  fill_probe_avx512(table);
+
+  if (isa < Isa::avx512vnni) return;
+  fill_panels_avx512vnni(table);
+  fill_dense_avx512vnni(table);
+
+#if defined(RSR_AMX)
+  if (isa < Isa::amx) return;
+  fill_panels_amx(table);
+#endif
+#endif
+}
+
+struct IsaEntry {
   const char* name;
+  Isa isa;
   bool (*supported)();
-  void (*fill[7])(KernelTable&);  // null: as the set before it
-  bool (*is_slower)() = never;    // than the set before it, on this processor
-  bool (*enable)() = always;      // asks the system, where that is needed
+  bool (*is_slower)() = never;  // than the set before it, on this processor
+  bool (*enable)() = always;    // asks the system for it
 };
 
-// The only list of instruction sets, plainest first: each overrides entries of those before it.
-constexpr Isa kIsas[] = {
-    {"scalar",
-     always,
-     {fill_w16_scalar, fill_n4s1_scalar, fill_permuted_scalar, fill_decoder_scalar,
-      fill_dense_scalar}},
+// Plainest first.
+constexpr IsaEntry kIsas[] = {
+    {"scalar", Isa::scalar, always},
 #if defined(RSR_X86)
-    {"avx2",
-     has_avx2,
-     {fill_w16_avx2, fill_n4s1_avx2, fill_permuted_avx2, fill_together_avx2, fill_batch_avx2,
-      fill_decoder_avx2, fill_dense_avx2}},
-    {"avx512",
-     has_avx512,
-     {fill_w16_avx512, fill_n4s1_avx512, fill_batch_avx512, fill_decoder_avx512,
-      fill_dense_avx512}},
-    {"avx512vnni", has_avx512vnni, {fill_w16_avx512vnni, fill_dense_avx512vnni}, is_zen3_or_zen4},
+    {"avx2", Isa::avx2, has_avx2},
+    {"avx512", Isa::avx512, has_avx512},
+    {"avx512vnni", Isa::avx512vnni, has_avx512vnni, is_zen3_or_zen4},
 #if defined(RSR_AMX)
-    {"amx", has_amx, {fill_w16_amx}, never, ask_for_tiles},
+    {"amx", Isa::amx, has_amx, never, request_tiles},
 #endif
 #endif
 };
@@ -140,14 +173,11 @@ struct Tables {
   int supported = 0, best = 0;
 
   Tables() {
-    while (supported < kIsaCount && kIsas[supported].supported()) {
-      if (supported > 0) table[supported] = table[supported - 1];
-      for (auto fill : kIsas[supported].fill)
-        if (fill) fill(table[supported]);
+    for (; supported < kIsaCount && kIsas[supported].supported(); supported++) {
+      fill_table(table[supported], kIsas[supported].isa);
       table[supported].isa = kIsas[supported].name;
-      table[supported].rows_in_order = is_zen3_or_zen4();
+      table[supported].dense.large_in_order = is_zen3_or_zen4();
       if (!kIsas[supported].is_slower()) best = supported;
-      supported++;
     }
   }
 };
@@ -161,7 +191,7 @@ std::atomic<const KernelTable*> chosen{nullptr};
 
 const KernelTable& best_granted() {
   int i = tables().best;
-  while (!kIsas[i].enable()) i--;  // the first always is
+  while (!kIsas[i].enable()) i--;  // scalar always succeeds
   return tables().table[i];
 }
 

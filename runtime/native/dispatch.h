@@ -1,19 +1,19 @@
-// Which instruction sets there are, which this processor has, and the table in use.
+// Instruction sets: those of this build, those of this processor, and the kernel table in use.
 #pragma once
 #include <string>
 #include <vector>
 
-#include "kernels.h"
+#include "table.h"
 
 namespace rsr {
 
-std::vector<std::string> compiled_isas();   // best first
-std::vector<std::string> supported_isas();  // best first; the last is "scalar"
+std::vector<std::string> compiled_isas();   // widest first
+std::vector<std::string> supported_isas();  // fastest first; the last is "scalar"
 
-// The table in use: the best supported one until use_isa() chooses another.
+// The table in use: the fastest supported one until use_isa() chooses another.
 const KernelTable& kernels();
 
-// Throws std::invalid_argument, in a sentence, for an unknown or unsupported name.
+// Throws std::invalid_argument for an unknown or unsupported name.
 void use_isa(const std::string& name);
 
 }  // namespace rsr

@@ -25,9 +25,9 @@
 namespace rsr {
 namespace {
 
-constexpr size_t kBytesPerThread = 64 << 10;  // below this, waking a thread costs more
+constexpr size_t kBytesPerThread = 64 << 10;  // with less, waking a thread costs more
 constexpr size_t kChunksPerThread = 4;
-constexpr auto kSpin = std::chrono::microseconds(200);  // then sleep: idle threads use no processor
+constexpr auto kSpin = std::chrono::microseconds(200);  // then a thread sleeps
 
 inline void pause() {
 #if defined(__x86_64__) || defined(_M_X64)
@@ -37,7 +37,7 @@ inline void pause() {
 #endif
 }
 
-// Waits, spinning for a moment and asleep after that, until done() is true.
+// Waits until done() is true: spins for kSpin, then sleeps.
 template <class Done>
 void await(std::mutex& mutex, std::condition_variable& wake, Done done) {
   const auto start = std::chrono::steady_clock::now();
@@ -51,13 +51,13 @@ void await(std::mutex& mutex, std::condition_variable& wake, Done done) {
   wake.wait(lock, done);
 }
 
-// Every thread has a share of its own, the same one each time, so that an index that fits the
-// caches stays in that of the processor that reads it. A share is taken in chunks, and who has
-// finished takes from the others': where a worker gets no processor in time, because something else
-// runs there, the caller does its work and does not wait for it.
+// Every thread has a share of the work, the same one in each call, so that an index that fits the
+// caches stays in those of the processor that reads it. A share is taken in chunks, and a thread
+// that has finished takes chunks of the others: if something else occupies a worker's processor,
+// the caller does that work instead of waiting.
 class Pool {
  public:
-  // False if another thread is using the pool.
+  // Returns false if another thread is using the pool.
   bool run(size_t parts, size_t count, const std::function<void(size_t, size_t)>& body) {
     std::unique_lock<std::mutex> use(use_, std::try_to_lock);
     if (!use) return false;
@@ -65,7 +65,7 @@ class Pool {
     }
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      if (shares_.size() < parts) shares_ = std::vector<Share>(parts);  // may throw: first
+      if (shares_.size() < parts) shares_ = std::vector<Share>(parts);  // may throw, so first
       body_ = &body;
       parts_ = parts;
       chunk_ = std::max<size_t>(1, count / (kChunksPerThread * parts));
@@ -79,7 +79,7 @@ class Pool {
     take_chunks(0, parts);
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      parts_ = 0;  // nothing is left: who has not joined by now stays out
+      parts_ = 0;  // no work is left: workers that have not joined stay out
     }
     await(mutex_, finished_, [&] { return active_.load(std::memory_order_acquire) == 0; });
     if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
@@ -88,14 +88,14 @@ class Pool {
 
  private:
   struct alignas(64) Share {
-    std::atomic<size_t> next{0};  // the first item nobody has taken
+    std::atomic<size_t> next{0};  // the first item not taken
     size_t end = 0;
   };
 
-  // False if the system grants no further thread: fewer do the work then.
+  // Returns false if the system refuses another thread; fewer then do the work.
   bool start_worker() {
     try {
-      // Detached, and the pool is never destroyed: a process may end with its workers asleep.
+      // Detached, and the pool is never destroyed: the process may end while workers sleep.
       const size_t number = workers_ + 1;
       std::thread([this, number, seen = round_.load()] { work(number, seen); }).detach();
     } catch (const std::system_error&) {
@@ -124,7 +124,7 @@ class Pool {
     }
   }
 
-  // An exception waits in error_ until no thread works any more (there was no memory, say).
+  // Keeps an exception (bad_alloc, say) in error_ until all threads are done.
   void take_chunks(size_t number, size_t shares) {
     try {
       for (size_t i = 0; i < shares; i++) {
@@ -142,11 +142,11 @@ class Pool {
   }
 
   std::mutex use_;    // held by the caller that the pool serves
-  std::mutex mutex_;  // guards a round: all that is below and not atomic
+  std::mutex mutex_;  // guards the state of a call, below, that is not atomic
   std::condition_variable wake_, finished_;
   std::atomic<uint64_t> round_{0};
-  std::atomic<int> active_{0};  // workers that joined the round and are not done
-  size_t parts_ = 0;            // of the round: the caller's and those of workers 1, 2, ...
+  std::atomic<int> active_{0};  // workers that joined the call and are not done
+  size_t parts_ = 0;            // shares: 0 is the caller's, 1, 2, ... those of workers
   std::vector<Share> shares_;
   const std::function<void(size_t, size_t)>* body_ = nullptr;
   size_t chunk_ = 1;
@@ -158,7 +158,7 @@ std::atomic<Pool*> pool{nullptr};
 std::atomic<int> threads{0};
 
 #if !defined(_WIN32)
-// A forked child has none of the parent's threads, and perhaps its locks: it starts afresh.
+// A forked child has no threads, and perhaps locked mutexes, of its parent: it starts a new pool.
 [[maybe_unused]] const int kAtFork = pthread_atfork(nullptr, nullptr, [] { pool.store(nullptr); });
 #endif
 
@@ -171,11 +171,7 @@ Pool& the_pool() {
   return *existing;
 }
 
-}  // namespace
-
-namespace {
-
-// The processors this process may use: fewer than there are where it is tied to some (taskset).
+// The processors that this process may use, which affinity (taskset) may limit.
 int usable_processors() {
 #if defined(__linux__)
   cpu_set_t set;

@@ -12,26 +12,32 @@
 namespace rsr {
 namespace {
 
-constexpr size_t kUnitRows = 64;              // rows handed to a thread at once: at least these
-constexpr size_t kRowsThroughScratch = 1024;  // of a batch, at once, that cannot go straight to y
+constexpr size_t kTaskRows = 64;              // rows handed to a thread at once, at least
+constexpr size_t kRowsThroughScratch = 1024;  // rows of a batch at once, where y cannot hold sums
+static_assert(kTaskRows % kRowUnit == 0 && kRowsThroughScratch % kRowUnit == 0);
 
 struct PackingShape {
-  size_t strip_rows, column_blocks, cell_bytes;  // a cell: one row in one column
+  size_t strip_rows, column_blocks, cell_bytes;
+  size_t (*columns_per_widen)(int k);
 };
 
-PackingShape shape_of(Packing packing) {
-  return packing == Packing::w16 ? PackingShape{128, 3, 2} : PackingShape{64, 8, 5};
+template <class Packing>
+constexpr PackingShape kShape = {Packing::kStripRows, Packing::kBlocks, Packing::kCellBytes,
+                                 columns_per_widen<Packing>};
+
+const PackingShape& shape_of(Packing packing) {
+  return packing == Packing::w16 ? kShape<W16> : kShape<N4S1>;
 }
 
-// Of the calling thread: what all threads share in a product it asks for, and what it keeps to
-// itself when it works on anyone's. The caller's is trimmed when its product ends, those of other
-// threads at their next product.
+// Scratch of a thread. `input`, `shared` and `outputs` serve products that the thread starts,
+// `per_thread` its share of any product. The caller's is trimmed when its product ends, a worker's
+// when it next asks for memory.
 struct Scratch {
-  Buffer input, shared, outputs, own;
-  uint64_t tables_of = 0;  // the product whose tables `own` holds
+  Buffer input, shared, outputs, per_thread;
+  uint64_t tables_of = 0;  // the product whose tables `per_thread` holds
 
   void trim() {
-    for (Buffer* b : {&input, &shared, &outputs, &own}) b->trim();
+    for (Buffer* b : {&input, &shared, &outputs, &per_thread}) b->trim();
     tables_of = 0;
   }
 };
@@ -39,14 +45,14 @@ struct Scratch {
 thread_local Scratch scratch;
 std::atomic<uint64_t> products_begun{0};
 
-// What becomes of the sums of rows [first, last) of one vector.
+// Turns the sums of rows [first, last) of one vector into outputs.
 
-void finish(const RankedIndex&, size_t first, size_t last, const int32_t* sums, int32_t* y,
-            const float*) {
+void apply_scale(const RankedIndex&, size_t first, size_t last, const int32_t* sums, int32_t* y,
+                 const float*) {
   if (sums != y) std::memcpy(y, sums, (last - first) * sizeof(int32_t));
 }
 
-// Runs of rows with one scale, or rows with one each: no division and no branch for a row.
+// Rows have a scale each, or runs of rows share one: neither a division nor a branch per row.
 template <class Sum, class Scaled>
 void scale_rows(const RankedIndex& a, size_t first, size_t last, const Sum* sums, float* y,
                 const Scaled& scaled) {
@@ -62,13 +68,13 @@ void scale_rows(const RankedIndex& a, size_t first, size_t last, const Sum* sums
   }
 }
 
-void finish(const RankedIndex& a, size_t first, size_t last, const float* sums, float* y,
-            const float*) {
+void apply_scale(const RankedIndex& a, size_t first, size_t last, const float* sums, float* y,
+                 const float*) {
   scale_rows(a, first, last, sums, y, [](float sum, float scale) { return sum * scale; });
 }
 
-void finish(const RankedIndex& a, size_t first, size_t last, const int32_t* sums, float* y,
-            const float* divisor) {
+void apply_scale(const RankedIndex& a, size_t first, size_t last, const int32_t* sums, float* y,
+                 const float* divisor) {
   scale_rows(a, first, last, sums, y,
              [d = *divisor](float sum, float scale) { return sum * scale / d; });
 }
@@ -77,22 +83,22 @@ template <class X, class Pattern, class Y, class Out>
 class Multiplication {
  public:
   using Kernels = RankedKernels<X, Pattern, Y>;
-  using Batch = BatchKernels<X, Pattern, Y>;
+  using Batch = typename Kernels::Batch;
 
   Multiplication(const Kernels& kernels, const RankedProduct<Out>* products, size_t size)
       : kernels_(kernels), products_(products), size_(size), a_(*products[0].index) {
-    const PackingShape shape = shape_of(a_.packing);
+    const PackingShape& shape = shape_of(a_.packing);
     blocks_ = a_.index_columns() * shape.column_blocks;
     inputs_ = blocks_ * a_.k;
-    flush_ = 32767 / (128 * a_.k) / shape.column_blocks;
+    columns_per_widen_ = shape.columns_per_widen(a_.k);
     std::copy(a_.patterns, a_.patterns + a_.k * kPatterns, patterns_);
     for (size_t p = 0; p < size; p++) {
-      units_ += units(*products[p].index);
+      tasks_ += tasks(*products[p].index);
       bytes_ += products[p].index->bytes();
     }
   }
 
-  // divisors: one for each vector, or null where the output has none.
+  // divisors: one per vector; null if the output has none.
   void run(const X* x, size_t count, const float* divisors) {
     struct Trim {
       ~Trim() { scratch.trim(); }
@@ -101,19 +107,20 @@ class Multiplication {
     x = padded(x, count);
     for (size_t done = 0; done < count;) {
       const Batch* batch = batch_for(count - done);
-      const size_t pass = batch ? std::min(batch->most, count - done) : 1;
-      batch ? many(*batch, x + done * inputs_, pass, done) : one(x + done * inputs_, done);
+      const size_t pass = batch ? std::min(batch->max_vectors, count - done) : 1;
+      batch ? multiply_batch(*batch, x + done * inputs_, pass, done)
+            : multiply_vector(x + done * inputs_, done);
       done += pass;
     }
   }
 
  private:
-  static size_t units(const RankedIndex& a) {
-    return (a.padded_rows() + kUnitRows - 1) / kUnitRows;
+  static size_t tasks(const RankedIndex& a) {
+    return (a.padded_rows() + kTaskRows - 1) / kTaskRows;
   }
 
-  // x with zeros behind each vector and each group, so that every column block has its k inputs,
-  // side by side.
+  // x zero-padded after each vector and each group, so that every column block has k adjacent
+  // inputs.
   const X* padded(const X* x, size_t count) const {
     if (a_.stride > 1) return gathered(x, count);
     if (a_.columns == inputs_) return x;
@@ -127,8 +134,8 @@ class Multiplication {
     return copy;
   }
 
-  // The same where the columns of a block lie apart: `stride` blocks cover a run of columns, and a
-  // group is whole runs.
+  // The same where the inputs of a block are `stride` apart: `stride` blocks cover a run of
+  // columns, and a group is whole runs.
   const X* gathered(const X* x, size_t count) const {
     const size_t k = a_.k, run = k * a_.stride;
     X* to = static_cast<X*>(scratch.input.get(count * inputs_ * sizeof(X)));
@@ -143,25 +150,22 @@ class Multiplication {
   }
 
   const Batch* batch_for(size_t count) const {
-    const Batch* best = nullptr;
-    if (blocks_ == 0 || is_grouped()) return best;
-    for (const Batch& b : kernels_.batch)
-      if (b.least != 0 && b.least <= count) best = &b;
-    return best;
+    return blocks_ == 0 || is_grouped() ? nullptr : kernels_.batch_for(count);
   }
 
-  // part(product, rows) for rows of all products, shared out among the threads.
+  // Calls part(product, first row, last row) on all threads until all rows of all products are
+  // done.
   template <class Part>
   void for_each_part(size_t cost, const Part& part) const {
-    parallel_for(units_, cost, [&](size_t begin, size_t end) {
-      size_t before = 0;  // units of the products before this one
+    parallel_for(tasks_, cost, [&](size_t begin, size_t end) {
+      size_t before = 0;  // tasks of the products before this one
       for (size_t p = 0; p < size_ && before < end; p++) {
         const RankedIndex& a = *products_[p].index;
-        const size_t here = units(a);
+        const size_t here = tasks(a);
         if (before + here > begin) {
           const size_t first = std::max(begin, before) - before;
           const size_t last = std::min(end - before, here);
-          part(products_[p], first * kUnitRows, std::min(last * kUnitRows, a.padded_rows()));
+          part(products_[p], first * kTaskRows, std::min(last * kTaskRows, a.padded_rows()));
         }
         before += here;
       }
@@ -171,12 +175,12 @@ class Multiplication {
   RankedRows rows_from_strip(const RankedIndex& a, size_t strip, size_t first, size_t last) const {
     const size_t start = strip * shape_of(a.packing).strip_rows;
     return {a.data + start * a.row_bytes(), first - start,     last - start,
-            a.padded_rows() - start,        a.index_columns(), flush_};
+            a.padded_rows() - start,        a.index_columns(), columns_per_widen_};
   }
 
   const float* divisor(size_t i) const { return divisors_ ? divisors_ + i : nullptr; }
 
-  // The output itself where it has the sums' type and a place for every row, padding included.
+  // y itself if it has the type of the sums and holds all rows, padding included.
   static Y* place_for_sums([[maybe_unused]] Out* y, [[maybe_unused]] bool fits, Y* scratch) {
     if constexpr (std::is_same_v<Y, Out>) {
       if (fits) return y;
@@ -184,7 +188,7 @@ class Multiplication {
     return scratch;
   }
 
-  // Whether there are scales of groups to apply: int8 products without scale ignore them.
+  // Whether scales of groups apply: unscaled int8 products ignore them.
   bool is_grouped() const { return a_.groups.columns && std::is_same_v<Out, float>; }
 
   void lookup_grouped(const RankedIndex& a, const RankedRows& rows, size_t first,
@@ -195,8 +199,8 @@ class Multiplication {
                    groups = a.blocks() / a.group_blocks() + (a.blocks() % a.group_blocks() != 0);
       const char* data = static_cast<const char*>(a.groups.data) + first * size;
       GroupScales scales{data, a.rows, a.groups.is_half, a.group_blocks(), a.blocks()};
-      float sums[128];
-      if (real < count) {  // padding rows have no scale: kernels read one for each row
+      float sums[kMaxStripRows];
+      if (real < count) {  // padding rows have no scale, but kernels read one per row
         char* copy = static_cast<char*>(scratch.outputs.get(groups * count * size));
         std::memset(copy, 0, groups * count * size);
         for (size_t g = 0; g < groups; g++)
@@ -212,27 +216,27 @@ class Multiplication {
     }
   }
 
-  // Every thread grows the tables for itself: they are then in its cache, and nobody waits.
-  const void* own_tables(const X* x, uint64_t product) const {
+  // Every thread builds the tables for itself: they are then in its cache, and no thread waits.
+  const void* per_thread_tables(const X* x, uint64_t product) const {
     const auto& kernel = kernels_.vector;
-    void* tables = scratch.own.get(blocks_ * kernel.block_bytes + kernel.extra_bytes);
+    void* tables = scratch.per_thread.get(kernel.header_bytes + blocks_ * kernel.table_bytes);
     if (scratch.tables_of != product) {
-      kernel.grow(x, patterns_, a_.k, blocks_, tables);
+      kernel.build_tables(x, patterns_, a_.k, blocks_, tables);
       scratch.tables_of = product;
     }
     return tables;
   }
 
-  void one(const X* x, size_t done) const {
+  void multiply_vector(const X* x, size_t done) const {
     const uint64_t product = ++products_begun;
     const size_t strip_rows = shape_of(a_.packing).strip_rows;
     for_each_part(bytes_, [&](const RankedProduct<Out>& p, size_t first, size_t last) {
       const RankedIndex& a = *p.index;
-      const void* tables = own_tables(x, product);
+      const void* tables = per_thread_tables(x, product);
       for (size_t r = first, stop; r < last; r = stop) {
         const size_t strip = r / strip_rows;
         stop = std::min(last, (strip + 1) * strip_rows);
-        alignas(kLineBytes) Y sums[128];
+        alignas(kLineBytes) Y sums[kMaxStripRows];
         Out* y = p.y + done * a.rows + r;
         if (is_grouped()) {
           lookup_grouped(a, rows_from_strip(a, strip, r, stop), r, tables, y, divisor(done));
@@ -240,37 +244,37 @@ class Multiplication {
         }
         Y* to = place_for_sums(y, stop <= a.rows, sums);
         kernels_.vector.lookup(rows_from_strip(a, strip, r, stop), tables, to);
-        finish(a, r, std::min(stop, a.rows), to, y, divisor(done));
+        apply_scale(a, r, std::min(stop, a.rows), to, y, divisor(done));
       }
     });
   }
 
-  void many(const Batch& batch, const X* x, size_t count, size_t done) const {
-    const size_t columns = a_.index_columns(), group = batch.group;
+  void multiply_batch(const Batch& batch, const X* x, size_t count, size_t done) const {
+    const size_t columns = a_.index_columns(), step = batch.prepare_step;
     const size_t bytes = batch.shared_bytes(columns, a_.k, count);
     void* shared = scratch.shared.get(bytes);
-    parallel_for((count + group - 1) / group, bytes, [&](size_t begin, size_t end) {
-      batch.prepare(x, patterns_, a_.k, columns, count, begin * group, std::min(end * group, count),
+    parallel_for((count + step - 1) / step, bytes, [&](size_t begin, size_t end) {
+      batch.prepare(x, patterns_, a_.k, columns, count, begin * step, std::min(end * step, count),
                     shared);
     });
     for_each_part(bytes_ * count, [&](const RankedProduct<Out>& p, size_t first, size_t last) {
       const RankedIndex& a = *p.index;
-      void* own = scratch.own.get(batch.own_bytes(columns, a_.k, count));
+      void* per_thread = scratch.per_thread.get(batch.per_thread_bytes(columns, a_.k, count));
       scratch.tables_of = 0;
       const bool in_place = std::is_same_v<Y, Out> && last <= a.rows;
-      const size_t step = in_place ? last - first : kRowsThroughScratch;
-      for (size_t top = first; top < last; top += step) {
-        const size_t bottom = std::min(last, top + step);
+      const size_t rows = in_place ? last - first : kRowsThroughScratch;
+      for (size_t top = first; top < last; top += rows) {
+        const size_t bottom = std::min(last, top + rows);
         const size_t stride = in_place ? a.rows : bottom - top;
         Out* y = p.y + done * a.rows + top;
         Y* to = place_for_sums(
             y, in_place,
             in_place ? nullptr : static_cast<Y*>(scratch.outputs.get(count * stride * sizeof(Y))));
         batch.multiply(rows_from_strip(a, top / shape_of(a.packing).strip_rows, top, bottom),
-                       patterns_, a_.k, shared, count, own, to, stride);
+                       patterns_, a_.k, shared, count, per_thread, to, stride);
         for (size_t i = 0; i < count; i++)
-          finish(a, top, std::min(bottom, a.rows), to + i * stride, y + i * a.rows,
-                 divisor(done + i));
+          apply_scale(a, top, std::min(bottom, a.rows), to + i * stride, y + i * a.rows,
+                      divisor(done + i));
       }
     });
   }
@@ -279,9 +283,9 @@ class Multiplication {
   const float* divisors_ = nullptr;
   const RankedProduct<Out>* products_;
   const size_t size_;
-  const RankedIndex& a_;  // the first: what it says of the input holds for all
-  size_t blocks_, inputs_, flush_, units_ = 0, bytes_ = 0;
-  alignas(kLineBytes) Pattern patterns_[5 * kPatterns];  // k <= 5, as B^k <= 32
+  const RankedIndex& a_;  // the first index: its input is that of all
+  size_t blocks_, inputs_, columns_per_widen_, tasks_ = 0, bytes_ = 0;
+  alignas(kLineBytes) Pattern patterns_[kMaxK * kPatterns];
 };
 
 const auto& kernels_i8(const RankedIndex& a) {

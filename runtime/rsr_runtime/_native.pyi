@@ -6,101 +6,273 @@ from numpy.typing import NDArray
 
 
 class Ranked:
-    @overload
-    def __init__(self, words: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: int, columns: int, patterns: Annotated[NDArray[numpy.int16], dict(shape=(None, None), order='C', device='cpu', writable=False)], scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], scale_rows: int, group_scale: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None = None, group_columns: int = 0, stride: int = 1) -> None: ...
+    """An index in encoding ranked. The caller has checked its ranks."""
 
     @overload
-    def __init__(self, bytes: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: int, columns: int, patterns: Annotated[NDArray[numpy.int16], dict(shape=(None, None), order='C', device='cpu', writable=False)], scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], scale_rows: int) -> None: ...
+    def __init__(self, words: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: int, columns: int, patterns: Annotated[NDArray[numpy.int16], dict(shape=(None, None), order='C', device='cpu', writable=False)], scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], scale_rows: int, group_scale: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None = None, group_columns: int = 0, stride: int = 1) -> None:
+        """
+        Packing w16.
 
-    def shares_input(self, other: Ranked) -> bool: ...
-
-class Program:
-    def __init__(self) -> None: ...
-
-    def call(self, part: int, function: Callable[..., object], *arguments: object) -> None: ...
-
-    def run(self, seconds: Annotated[NDArray[numpy.float64], dict(shape=(None,), order='C', device='cpu')]) -> None: ...
-
-    def multiply_i8(self, part: int, matrices: Sequence[Ranked], x: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')]]) -> None: ...
-
-    def multiply_f32(self, part: int, matrices: Sequence[Ranked], x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None: ...
-
-    def multiply_quantized(self, part: int, matrices: Sequence[Ranked], q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None: ...
-
-    def normalize(self, part: int, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], add: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, weight: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, eps: float, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None) -> None: ...
-
-    def gated(self, part: int, gate: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], up: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], activation: str, weight: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, eps: float, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None) -> None: ...
+        words: (padded rows * word columns,), strips of word columns (formats/SPEC.md). patterns: (k, 32), the value of digit d in pattern p; k from 1 to 5. scale: one per scale_rows rows. group_scale: replaces scale, (groups, rows) float16 or float32 as bytes, one group per group_columns columns. stride: from one input of a column block to the next. Raises ValueError for sizes that do not match.
+        """
 
     @overload
-    def attend(self, part: int, q: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], k: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], v: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu', writable=False)], cos: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], sin: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], q_norm: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, k_norm: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, eps: float, keys: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None, None), order='C', device='cpu')], values: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], start: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], scale: float, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None: ...
+    def __init__(self, bytes: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: int, columns: int, patterns: Annotated[NDArray[numpy.int16], dict(shape=(None, None), order='C', device='cpu', writable=False)], scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], scale_rows: int) -> None:
+        """
+        Packing n4s1.
 
-    @overload
-    def attend(self, part: int, q: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], k: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], v: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu', writable=False)], cos: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], sin: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], q_norm: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, k_norm: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, eps: float, keys: Annotated[NDArray[numpy.uint16], dict(shape=(None, None, None, None), order='C', device='cpu')], values: Annotated[NDArray[numpy.uint16], dict(shape=(None, None, None), order='C', device='cpu')], start: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], scale: float, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None: ...
+        bytes: (padded rows * units * 5,), strips of units. patterns: (3, 32), those of three ternary digits in order. scale: one per scale_rows rows. Raises ValueError for sizes that do not match.
+        """
 
-    @overload
-    def multiply_dense(self, part: int, weight: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], dtype: str, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None: ...
-
-    @overload
-    def multiply_dense(self, part: int, weight: Annotated[NDArray[numpy.float16], dict(shape=(None, None), order='C', device='cpu', writable=False)], dtype: str, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None: ...
-
-    @overload
-    def multiply_dense(self, part: int, weight: Annotated[NDArray[numpy.uint16], dict(shape=(None, None), order='C', device='cpu', writable=False)], dtype: str, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None: ...
-
-    def multiply_rows_i8(self, part: int, weight: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None: ...
-
-def multiply_i8(matrices: Sequence[Ranked], x: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')]]) -> None: ...
-
-def multiply_f32(matrices: Sequence[Ranked], x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None: ...
-
-def multiply_quantized(matrices: Sequence[Ranked], q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None: ...
+    def shares_input(self, other: Ranked) -> bool:
+        """
+        Whether both read the same inputs, so that one product can serve both: packing, columns, k, stride, groups and patterns are equal.
+        """
 
 class Permuted16:
-    def __init__(self, permutation: Annotated[NDArray[numpy.uint16], dict(shape=(None, None), order='C', device='cpu', writable=False)], segments: Annotated[NDArray[numpy.uint16], dict(shape=(None, None), order='C', device='cpu', writable=False)], columns: int, k: int, values: Annotated[NDArray[numpy.int8], dict(shape=(None,), order='C', device='cpu', writable=False)], reduce: bool, scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], scale_rows: int) -> None: ...
+    """
+    An index in encoding permuted: a permutation and a segment list for each column block. The caller has checked their values.
+    """
 
-    def multiply_i8(self, x: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')], plus_plus: bool) -> None: ...
+    def __init__(self, permutation: Annotated[NDArray[numpy.uint16], dict(shape=(None, None), order='C', device='cpu', writable=False)], segments: Annotated[NDArray[numpy.uint16], dict(shape=(None, None), order='C', device='cpu', writable=False)], columns: int, k: int, values: Annotated[NDArray[numpy.int8], dict(shape=(None,), order='C', device='cpu', writable=False)], reduce: bool, scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], scale_rows: int) -> None:
+        """
+        permutation: (blocks, rows). segments: (blocks, base^k + 1). values: (base,), what the digits stand for; base 2 or 3, k from 1 to 16. reduce: y = x A; otherwise y = A x, of the indexed matrix A (rows, columns). scale: one per scale_rows output rows. Raises ValueError for other shapes.
+        """
 
-    def multiply_f32(self, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], plus_plus: bool) -> None: ...
+    def multiply_i8(self, x: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')], plus_plus: bool) -> None:
+        """
+        y = W x for each row of x, exact and unscaled. x: (count, in_features). y: (count, out_features), written. plus_plus: step 2 of RSR++; otherwise of RSR. Raises ValueError for other shapes.
+        """
+
+    def multiply_f32(self, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], plus_plus: bool) -> None:
+        """
+        As multiply_i8, scaled, within n 2^-24 |scale| sum|x| for n = max(in_features, 3).
+        """
 
 class Permuted32:
-    def __init__(self, permutation: Annotated[NDArray[numpy.uint32], dict(shape=(None, None), order='C', device='cpu', writable=False)], segments: Annotated[NDArray[numpy.uint32], dict(shape=(None, None), order='C', device='cpu', writable=False)], columns: int, k: int, values: Annotated[NDArray[numpy.int8], dict(shape=(None,), order='C', device='cpu', writable=False)], reduce: bool, scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], scale_rows: int) -> None: ...
+    """
+    An index in encoding permuted: a permutation and a segment list for each column block. The caller has checked their values.
+    """
 
-    def multiply_i8(self, x: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')], plus_plus: bool) -> None: ...
+    def __init__(self, permutation: Annotated[NDArray[numpy.uint32], dict(shape=(None, None), order='C', device='cpu', writable=False)], segments: Annotated[NDArray[numpy.uint32], dict(shape=(None, None), order='C', device='cpu', writable=False)], columns: int, k: int, values: Annotated[NDArray[numpy.int8], dict(shape=(None,), order='C', device='cpu', writable=False)], reduce: bool, scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], scale_rows: int) -> None:
+        """
+        permutation: (blocks, rows). segments: (blocks, base^k + 1). values: (base,), what the digits stand for; base 2 or 3, k from 1 to 16. reduce: y = x A; otherwise y = A x, of the indexed matrix A (rows, columns). scale: one per scale_rows output rows. Raises ValueError for other shapes.
+        """
 
-    def multiply_f32(self, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], plus_plus: bool) -> None: ...
+    def multiply_i8(self, x: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')], plus_plus: bool) -> None:
+        """
+        y = W x for each row of x, exact and unscaled. x: (count, in_features). y: (count, out_features), written. plus_plus: step 2 of RSR++; otherwise of RSR. Raises ValueError for other shapes.
+        """
 
-def quantize_i8(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')], s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None: ...
+    def multiply_f32(self, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], plus_plus: bool) -> None:
+        """
+        As multiply_i8, scaled, within n 2^-24 |scale| sum|x| for n = max(in_features, 3).
+        """
 
-def normalize(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], add: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, weight: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, eps: float, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None) -> None: ...
+class Program:
+    """
+    Calls of this module, recorded once and repeated without Python between them. Its methods take the arguments of the functions of the same name, after `part`, and hold their arrays, which are read when it runs.
+    """
 
-def gated(gate: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], up: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], activation: str, weight: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, eps: float, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None) -> None: ...
+    def __init__(self) -> None: ...
+
+    def call(self, part: int, function: Callable[..., object], *arguments: object) -> None:
+        """Add a step that calls function(*arguments) with the GIL."""
+
+    def run(self, seconds: Annotated[NDArray[numpy.float64], dict(shape=(None,), order='C', device='cpu')]) -> None:
+        """
+        Run all steps in order and add the time of each to seconds[part].
+
+        seconds: (parts,), float64, in seconds. Raises ValueError while the program runs already, or if seconds has no entry for a part; KeyboardInterrupt between two steps; and what a called function raises.
+        """
+
+    def multiply_i8(self, part: int, matrices: Sequence[Ranked], x: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
+        """
+        y[j] = x @ W[j].T, exact and unscaled.
+
+        matrices share their input (shares_input). x: (count, in_features). y: for each matrix (count, out_features), written. Raises ValueError for other shapes.
+        """
+
+    def multiply_f32(self, part: int, matrices: Sequence[Ranked], x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
+        """
+        y[j] = x @ W[j].T, scaled, within n 2^-24 |scale| sum|x| for n = max(in_features, 3).
+
+        matrices share their input (shares_input). x: (count, in_features). y: for each matrix (count, out_features), written. Raises ValueError for other shapes.
+        """
+
+    def multiply_quantized(self, part: int, matrices: Sequence[Ranked], q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
+        """
+        y[j] = (q @ W[j].T) * scale / s: sums exact, then two roundings to float32.
+
+        q: (count, in_features). s: (count, 1), as quantize_i8 returns both. y: for each matrix (count, out_features), written. Raises ValueError for other shapes.
+        """
+
+    @overload
+    def multiply_dense(self, part: int, weight: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], dtype: str, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+        """
+        y = x @ weight.T, float32 sums within columns * 2^-24 * (|x| @ |weight|.T).
+
+        weight: (rows, columns), as a file stores it. dtype: 'F32' with float32 weights, 'F16' with float16 or uint16, 'BF16' with uint16. x: (count, columns). y: (count, rows), written. Raises ValueError for another dtype or shape.
+        """
+
+    @overload
+    def multiply_dense(self, part: int, weight: Annotated[NDArray[numpy.float16], dict(shape=(None, None), order='C', device='cpu', writable=False)], dtype: str, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+        """The same for float16 weights."""
+
+    @overload
+    def multiply_dense(self, part: int, weight: Annotated[NDArray[numpy.uint16], dict(shape=(None, None), order='C', device='cpu', writable=False)], dtype: str, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+        """The same for float16 or bfloat16 bits."""
+
+    def multiply_rows_i8(self, part: int, weight: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+        """
+        y = (q @ weight.T) * scale / s: sums exact, then two roundings to float32.
+
+        weight: (rows, columns), columns < 2^17. scale: (rows,). q: (count, columns). s: (count, 1). y: (count, rows), written. Raises ValueError for other shapes.
+        """
+
+    def normalize(self, part: int, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], add: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, weight: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, eps: float, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None) -> None:
+        """
+        x += add; then the RMS norm of x, x / sqrt(mean(x^2) + eps) * weight, to out, to (q, s), or to both.
+
+        x: (count, n), overwritten if add is given. add: (count, n), or None. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. Raises ValueError for other shapes, or if there is no output.
+        """
+
+    def gated(self, part: int, gate: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], up: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], activation: str, weight: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, eps: float, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None) -> None:
+        """
+        activation(gate) * up, then its RMS norm as in normalize, to out, to (q, s), or to both.
+
+        gate, up: (count, n). activation: 'silu' or 'relu2'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. Raises ValueError for other shapes, or if there is no output.
+        """
+
+    def attend(self, part: int, q: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], k: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], v: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu', writable=False)], rope: Rope, cache: KVCache, start: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+        """
+        Attention of rows at positions start, start + 1, ... of one sequence.
+
+        Normalizes and rotates q and k in place, writes k and v to the cache; then out[i] = softmax(scale q[i] . keys[: start + i + 1]) values[: start + i + 1] for each head.
+
+        q: (rows, heads, d), d even. k, v: (rows, key heads, d). start: (1,) int64; a program reads it when it runs. out: (rows, heads * d), written. Raises ValueError for other shapes, and, when it runs, for rows beyond the cache or beyond cos and sin.
+        """
+
+def multiply_i8(matrices: Sequence[Ranked], x: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
+    """
+    y[j] = x @ W[j].T, exact and unscaled.
+
+    matrices share their input (shares_input). x: (count, in_features). y: for each matrix (count, out_features), written. Raises ValueError for other shapes.
+    """
+
+def multiply_f32(matrices: Sequence[Ranked], x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
+    """
+    y[j] = x @ W[j].T, scaled, within n 2^-24 |scale| sum|x| for n = max(in_features, 3).
+
+    matrices share their input (shares_input). x: (count, in_features). y: for each matrix (count, out_features), written. Raises ValueError for other shapes.
+    """
+
+def multiply_quantized(matrices: Sequence[Ranked], q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
+    """
+    y[j] = (q @ W[j].T) * scale / s: sums exact, then two roundings to float32.
+
+    q: (count, in_features). s: (count, 1), as quantize_i8 returns both. y: for each matrix (count, out_features), written. Raises ValueError for other shapes.
+    """
 
 @overload
-def attend(q: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], k: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], v: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu', writable=False)], cos: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], sin: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], q_norm: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, k_norm: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, eps: float, keys: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None, None), order='C', device='cpu')], values: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], start: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], scale: float, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None: ...
+def multiply_dense(weight: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], dtype: str, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+    """
+    y = x @ weight.T, float32 sums within columns * 2^-24 * (|x| @ |weight|.T).
+
+    weight: (rows, columns), as a file stores it. dtype: 'F32' with float32 weights, 'F16' with float16 or uint16, 'BF16' with uint16. x: (count, columns). y: (count, rows), written. Raises ValueError for another dtype or shape.
+    """
 
 @overload
-def attend(q: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], k: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], v: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu', writable=False)], cos: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], sin: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], q_norm: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, k_norm: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, eps: float, keys: Annotated[NDArray[numpy.uint16], dict(shape=(None, None, None, None), order='C', device='cpu')], values: Annotated[NDArray[numpy.uint16], dict(shape=(None, None, None), order='C', device='cpu')], start: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], scale: float, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None: ...
+def multiply_dense(weight: Annotated[NDArray[numpy.float16], dict(shape=(None, None), order='C', device='cpu', writable=False)], dtype: str, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+    """The same for float16 weights."""
 
 @overload
-def multiply_dense(weight: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], dtype: str, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None: ...
+def multiply_dense(weight: Annotated[NDArray[numpy.uint16], dict(shape=(None, None), order='C', device='cpu', writable=False)], dtype: str, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+    """The same for float16 or bfloat16 bits."""
 
-@overload
-def multiply_dense(weight: Annotated[NDArray[numpy.float16], dict(shape=(None, None), order='C', device='cpu', writable=False)], dtype: str, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None: ...
+def multiply_rows_i8(weight: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+    """
+    y = (q @ weight.T) * scale / s: sums exact, then two roundings to float32.
 
-@overload
-def multiply_dense(weight: Annotated[NDArray[numpy.uint16], dict(shape=(None, None), order='C', device='cpu', writable=False)], dtype: str, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None: ...
+    weight: (rows, columns), columns < 2^17. scale: (rows,). q: (count, columns). s: (count, 1). y: (count, rows), written. Raises ValueError for other shapes.
+    """
 
-def multiply_rows_i8(weight: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None: ...
+def normalize(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], add: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, weight: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, eps: float, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None) -> None:
+    """
+    x += add; then the RMS norm of x, x / sqrt(mean(x^2) + eps) * weight, to out, to (q, s), or to both.
 
-def compiled_isas() -> list[str]: ...
+    x: (count, n), overwritten if add is given. add: (count, n), or None. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. Raises ValueError for other shapes, or if there is no output.
+    """
 
-def supported_isas() -> list[str]: ...
+def gated(gate: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], up: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], activation: str, weight: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, eps: float, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None) -> None:
+    """
+    activation(gate) * up, then its RMS norm as in normalize, to out, to (q, s), or to both.
 
-def isa() -> str: ...
+    gate, up: (count, n). activation: 'silu' or 'relu2'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. Raises ValueError for other shapes, or if there is no output.
+    """
 
-def use_isa(name: str) -> None: ...
+class Rope:
+    """
+    Rotary position embedding, norms of queries and keys, and the factor of scores.
+    """
 
-def num_threads() -> int: ...
+    def __init__(self, cos: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], sin: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], *, q_norm: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, k_norm: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, eps: float = 0.0, scale: float) -> None:
+        """
+        cos, sin: (context, d / 2). q_norm, k_norm: (d,), the weights of RMS norms with eps, or None. scale: of q . k.
+        """
 
-def set_num_threads(n: int) -> None: ...
+class KVCache:
+    """The KV cache of one layer."""
 
-def plain_read(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> int: ...
+    @overload
+    def __init__(self, keys: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None, None), order='C', device='cpu')], values: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')]) -> None:
+        """
+        float32. keys: (key heads, blocks, d, 16), 16 positions side by side. values: (key heads, blocks * 16, d rounded up to a multiple of 16).
+        """
+
+    @overload
+    def __init__(self, keys: Annotated[NDArray[numpy.uint16], dict(shape=(None, None, None, None), order='C', device='cpu')], values: Annotated[NDArray[numpy.uint16], dict(shape=(None, None, None), order='C', device='cpu')]) -> None:
+        """The same in float16 bits."""
+
+def attend(q: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], k: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], v: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu', writable=False)], rope: Rope, cache: KVCache, start: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+    """
+    Attention of rows at positions start, start + 1, ... of one sequence.
+
+    Normalizes and rotates q and k in place, writes k and v to the cache; then out[i] = softmax(scale q[i] . keys[: start + i + 1]) values[: start + i + 1] for each head.
+
+    q: (rows, heads, d), d even. k, v: (rows, key heads, d). start: (1,) int64; a program reads it when it runs. out: (rows, heads * d), written. Raises ValueError for other shapes, and, when it runs, for rows beyond the cache or beyond cos and sin.
+    """
+
+def quantize_i8(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')], s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+    """
+    For each row of x: s = 127 / max(max|x|, 1e-5), q = clip(round(x s), -128, 127), rounded half to even (BitNet b1.58).
+
+    x: (count, n). q: (count, n), written. s: (count, 1), written; NaN for a row that is not finite. Raises ValueError for other shapes.
+    """
+
+def compiled_isas() -> list[str]:
+    """Instruction sets of this build, widest first."""
+
+def supported_isas() -> list[str]:
+    """
+    Instruction sets of this processor, fastest first; the last is 'scalar'.
+    """
+
+def isa() -> str:
+    """The instruction set in use."""
+
+def use_isa(name: str) -> None:
+    """
+    Use the kernels of this instruction set. Raises ValueError for an unknown or unsupported name.
+    """
+
+def num_threads() -> int:
+    """Threads of a product, at most."""
+
+def set_num_threads(n: int) -> None:
+    """Set num_threads(). Raises ValueError unless 1 <= n <= 1024."""
+
+def plain_read(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> int:
+    """
+    Read every byte once, on one thread: the memory limit of a product. data: (bytes,). Returns a number that depends on each byte.
+    """

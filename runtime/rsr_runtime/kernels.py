@@ -5,6 +5,8 @@ in `_native.pyi`. They write into arrays of the caller and allocate nothing.
 """
 
 from ._native import (
+    KVCache,
+    Rope,
     attend,
     gated,
     multiply_dense,
@@ -16,6 +18,8 @@ from ._native import (
 from .products import multiply_rows, quantize_int8
 
 __all__ = [
+    "KVCache",
+    "Rope",
     "attend",
     "gated",
     "multiply_dense",

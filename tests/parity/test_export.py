@@ -30,13 +30,6 @@ TEXTS = [
 ]
 
 
-def notes_of(rsr: Path, output: Path, **options: Any) -> list[str]:
-    """Decompile; return the notes."""
-    notes: list[str] = []
-    decompile(rsr, output, **options, note=notes.append)
-    return notes
-
-
 def logits(folder: Path, dtype: str = "float32", **options: Any) -> npt.NDArray[np.float32]:
     """Return the logits of TOKENS by the model in `folder`."""
     if not options:
@@ -114,7 +107,7 @@ def test_gguf_computes_the_same(name: str, kind: str, tmp_path: Path) -> None:
     want = ternary_model(name, tmp_path / "model")
     rsrc.compile(tmp_path / "model", tmp_path / "m.rsr")
     (tmp_path / "gguf").mkdir()
-    notes = notes_of(tmp_path / "m.rsr", tmp_path / "gguf" / "m.gguf", to="gguf", type=kind).notes
+    notes = decompile(tmp_path / "m.rsr", tmp_path / "gguf" / "m.gguf", to="gguf", type=kind).notes
     assert notes == []
     got = logits(tmp_path / "gguf", gguf_file="m.gguf")
     assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max()

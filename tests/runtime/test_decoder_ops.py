@@ -297,10 +297,11 @@ class Decoding:
     def attend(self, q: Floats, k: Floats, v: Floats) -> Floats:
         """Attend to t more rows; q and k are copied, as they may be overwritten."""
         out = np.full((len(q), self.heads * self.d), 12345, np.float32)
-        _native.attend(
-            q.copy(), k.copy(), v, self.cos, self.sin, self.q_norm, self.k_norm, EPS, self.keys,
-            self.values, np.array([self.length], np.int64), self.scale, out,
-        )  # fmt: skip
+        rope = _native.Rope(
+            self.cos, self.sin, q_norm=self.q_norm, k_norm=self.k_norm, eps=EPS, scale=self.scale
+        )
+        cache = _native.KVCache(self.keys, self.values)
+        _native.attend(q.copy(), k.copy(), v, rope, cache, np.array([self.length], np.int64), out)
         self.length += len(q)
         return out
 
@@ -582,10 +583,12 @@ class TestAttend:
                 else shape
                 for name, shape in shapes.items()
             }
-            _native.attend(
-                a["q"], a["k"], a["v"], a["cos"], a["sin"], a["q_norm"], a["k_norm"], EPS,
-                a["keys"], a["values"], np.array([a["start"]], np.int64), 1.0, a["out"],
-            )  # fmt: skip
+            rope = _native.Rope(
+                a["cos"], a["sin"], q_norm=a["q_norm"], k_norm=a["k_norm"], eps=EPS, scale=1.0
+            )
+            cache = _native.KVCache(a["keys"], a["values"])
+            start = np.array([a["start"]], np.int64)
+            _native.attend(a["q"], a["k"], a["v"], rope, cache, start, a["out"])
 
         attend(shapes)
         with pytest.raises(ValueError, match=f"^{sentence}"):

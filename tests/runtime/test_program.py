@@ -119,10 +119,11 @@ def test_the_position_is_read_when_the_program_runs() -> None:
 
     start = np.array([0], np.int64)
     program = _native.Program()
+    rope = _native.Rope(zeros(40, 2), zeros(40, 2), scale=1.0)
+    cache = _native.KVCache(zeros(1, 2, 4, 16), zeros(1, 32, 16))
     program.attend(
-        0, zeros(1, 1, 4), zeros(1, 1, 4), zeros(1, 1, 4), zeros(40, 2), zeros(40, 2), None, None,
-        EPS, zeros(1, 2, 4, 16), zeros(1, 32, 16), start, 1.0, zeros(1, 4),
-    )  # fmt: skip
+        0, zeros(1, 1, 4), zeros(1, 1, 4), zeros(1, 1, 4), rope, cache, start, zeros(1, 4)
+    )
     for good in (0, 31, 5):
         start[0] = good
         program.run(seconds())

@@ -199,6 +199,14 @@ class Decoder:
         )
         q, k, v = layer.qkv.record(program, PRODUCTS, rows)
         attended = self._workspace.take("attended", rows, c.heads * c.head_dim)
+        rope = _native.Rope(
+            self._cos,
+            self._sin,
+            q_norm=w.q_norm,
+            k_norm=w.k_norm,
+            eps=c.norm_eps,
+            scale=c.head_dim**-0.5,
+        )
         first = 0
         for i, (length, cache) in enumerate(recorded.lengths):
             part = slice(first, first + length)
@@ -207,14 +215,9 @@ class Decoder:
                 q[part],
                 k[part],
                 v[part],
-                self._cos,
-                self._sin,
-                w.q_norm,
-                w.k_norm,
-                c.norm_eps,
-                *cache.layer(number),
+                rope,
+                _native.KVCache(*cache.layer(number)),
                 recorded.starts[i : i + 1],
-                c.head_dim**-0.5,
                 attended[part],
             )
             first = part.stop

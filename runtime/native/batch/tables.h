@@ -1,0 +1,255 @@
+// Many vectors at once, one vector per lane: the sums of a block under all patterns are entries of
+// 32 or 64 bytes. A row's rank picks an entry, and one addition serves all lanes: 8 to 32 vectors.
+//
+// A few columns are done at a time, so that their tables stay in L1 while many rows use them. The
+// ranks of a strip are decoded into bytes; multiplied by 8, which addressing does for free, a byte
+// is the offset of an entry. One load fetches the bytes of a whole column: loads are the limit.
+//
+// Internal linkage: each file that includes this compiles its own (table.h). Needs AVX2.
+#pragma once
+#include "avx2.h"
+#include "table.h"
+
+namespace rsr {
+namespace {
+
+constexpr size_t kTileRows = 1024;  // rows that use tables once built
+
+// Each of the following decodes rows [row, row + count) of one column into the ranks of its kBlocks
+// blocks, adjacent bytes of one Ranks per row. A byte is entry << kShift.
+struct W16Ranks : W16 {
+  static constexpr size_t kColumns = 2;  // at a time, of 64-byte entries: 6 tables of 27 entries
+  using Ranks = uint32_t;
+
+  static int entry(int pattern) { return pattern; }
+
+  template <int kShift>
+  static void decode(const uint8_t* column, size_t, size_t row, size_t count, Ranks* ranks) {
+    const uint16_t* words = reinterpret_cast<const uint16_t*>(column) + row;
+    const __m256i low = _mm256_set1_epi16(31 << kShift);
+    const __m256i high = _mm256_slli_epi16(low, 8);
+    for (size_t r = 0; r < count; r += 16) {
+      const __m256i w = load(words + r);
+      const __m256i first_two =
+          _mm256_or_si256(_mm256_and_si256(_mm256_slli_epi16(w, kShift), low),
+                          _mm256_and_si256(_mm256_slli_epi16(w, kShift + 3), high));
+      const __m256i third = _mm256_and_si256(_mm256_srli_epi16(w, 10 - kShift), low);
+      const __m256i a = _mm256_unpacklo_epi16(first_two, third);  // rows 0-3 and 8-11
+      const __m256i b = _mm256_unpackhi_epi16(first_two, third);  // rows 4-7 and 12-15
+      store(ranks + r, _mm256_permute2x128_si256(a, b, 0x20));
+      store(ranks + r + 8, _mm256_permute2x128_si256(a, b, 0x31));
+    }
+  }
+};
+
+// Entries: 16 by magnitude, then their negatives.
+struct N4S1Ranks : N4S1 {
+  static constexpr size_t kColumns = 1;  // 8 tables of 28 entries
+  using Ranks = uint64_t;
+
+  static int entry(int pattern) {
+    return pattern >= kZeroRank ? pattern - kZeroRank : int{kMagnitudes} + kZeroRank - pattern;
+  }
+
+  template <int kShift>
+  static void decode(const uint8_t* unit, size_t height, size_t row, size_t count, Ranks* ranks) {
+    const __m256i magnitude = _mm256_set1_epi8(15 << kShift);
+    const __m256i sign = _mm256_set1_epi8(static_cast<char>(16 << kShift));
+    for (size_t r = row; r < row + count; r += 32, ranks += 32) {
+      const __m256i raw = load(unit + kSignVector * height + r);
+      // Bit 7 is the sign of block 0; where its place is bit 6, that of block 1 is there already.
+      __m256i signs = _mm256_srli_epi16(raw, 3 - kShift), next = kShift == 3 ? raw : signs;
+      __m256i bytes[8];
+      for (int i = 0; i < 8; i++) {
+        const __m256i v = load(unit + i / 2 * height + r);
+        const __m256i nibbles =
+            i % 2 ? _mm256_srli_epi16(v, 4 - kShift) : _mm256_slli_epi16(v, kShift);
+        bytes[i] =
+            _mm256_or_si256(_mm256_and_si256(nibbles, magnitude), _mm256_and_si256(signs, sign));
+        next = i == 0 && kShift == 2 ? raw : _mm256_add_epi16(next, next);
+        signs = next;
+      }
+      // Eight bytes of each row together: pairs, fours, eights; lane 1 has rows 16-31.
+      for (int h = 0; h < 2; h++) {  // rows 8h to 8h + 7
+        __m256i pairs[4];
+        for (int i = 0; i < 4; i++)
+          pairs[i] = h ? _mm256_unpackhi_epi8(bytes[2 * i], bytes[2 * i + 1])
+                       : _mm256_unpacklo_epi8(bytes[2 * i], bytes[2 * i + 1]);
+        for (int g = 0; g < 2; g++) {  // rows 8h + 4g to 8h + 4g + 3
+          const __m256i a = g ? _mm256_unpackhi_epi16(pairs[0], pairs[1])
+                              : _mm256_unpacklo_epi16(pairs[0], pairs[1]);
+          const __m256i b = g ? _mm256_unpackhi_epi16(pairs[2], pairs[3])
+                              : _mm256_unpacklo_epi16(pairs[2], pairs[3]);
+          const __m256i first = _mm256_unpacklo_epi32(a, b), second = _mm256_unpackhi_epi32(a, b);
+          store(ranks + 8 * h + 4 * g, _mm256_permute2x128_si256(first, second, 0x20));
+          store(ranks + 16 + 8 * h + 4 * g, _mm256_permute2x128_si256(first, second, 0x31));
+        }
+      }
+    }
+  }
+};
+
+// Lanes: the arithmetic of one entry of kLanes vectors, defined by the including file: Value holds
+// kLanes Numbers; load, store, add, times(Value, Pattern). kWidens: Number is int16, whose sums
+// take columns_per_widen columns (packing.h) and are then added to int32.
+template <class Lanes, class Packing>
+struct TableProduct {
+  using X = typename Lanes::X;
+  using Pattern = typename Lanes::Pattern;
+  using Y = typename Lanes::Y;
+  using Number = typename Lanes::Number;
+  using Value = typename Lanes::Value;
+  static constexpr size_t kLanes = Lanes::kLanes;
+  static constexpr size_t kEntryBytes = 8 << Lanes::kShift, kTableBytes = kPatterns * kEntryBytes;
+  // Columns whose tables are in L1 at once. More would fit; half of L1 measured best.
+  static constexpr size_t kColumns = Packing::kColumns * 64 / kEntryBytes;
+  static constexpr size_t kBlocks = kColumns * Packing::kBlocks;
+
+  struct PerThread {
+    alignas(64) char tables[kBlocks * kTableBytes];
+    typename Packing::Ranks ranks[kColumns * Packing::kStripRows];
+    Number tile[kTileRows * kLanes];
+    Y sums[Lanes::kWidens ? kTileRows * kLanes : 1];
+  };
+
+  static size_t per_thread_bytes(size_t, int, size_t) { return sizeof(PerThread); }
+
+  // x, interleaved: (vectors / kLanes, inputs, kLanes).
+  static size_t shared_bytes(size_t columns, int k, size_t count) {
+    const size_t groups = (count + kLanes - 1) / kLanes;
+    return groups * columns * Packing::kBlocks * k * kLanes * sizeof(Number);
+  }
+
+  static void prepare(const X* x, const Pattern*, int k, size_t columns, size_t count, size_t first,
+                      size_t last, void* shared) {
+    const size_t inputs = columns * Packing::kBlocks * k;
+    constexpr size_t kStep = kLanes < 16 ? kLanes : 16;
+    if (last == count) last = (count + kLanes - 1) / kLanes * kLanes;  // padded with zeros
+    for (size_t v = first; v < last; v += kStep) {
+      Number* to = static_cast<Number*>(shared) + v / kLanes * kLanes * inputs + v % kLanes;
+      const size_t stop = v + kStep < last ? v + kStep : last;
+      for (size_t i = 0; i < inputs; i++)
+        for (size_t j = v; j < stop; j++)
+          to[i * kLanes + j - v] = j < count ? static_cast<Number>(x[j * inputs + i]) : Number(0);
+    }
+  }
+
+  // Whether the patterns are all those of three ternary digits, in order.
+  static bool is_ternary(const Pattern* patterns, int k) {
+    if (k != 3) return false;
+    for (int p = 0; p < 27; p++)
+      if (patterns[p] != p / 9 - 1 || patterns[kPatterns + p] != p / 3 % 3 - 1 ||
+          patterns[2 * kPatterns + p] != p % 3 - 1)
+        return false;
+    return true;
+  }
+
+  // RSR++: level by level from the last digit, in the order of additions of the vector kernels.
+  static void build_ternary_table(const Number* x, char* table) {
+    Value level[3][3];  // x[d] times -1, 0, 1
+    for (int d = 0; d < 3; d++) {
+      level[d][2] = Lanes::load(x + d * kLanes);
+      level[d][1] = Lanes::times(level[d][2], 0);  // NaN if x is not finite
+      level[d][0] = Lanes::times(level[d][2], -1);
+    }
+    for (int p = 0; p < 9; p++) {
+      const Value last_two = Lanes::add(level[2][p % 3], level[1][p / 3]);
+      for (int d = 0; d < 3; d++)
+        Lanes::store(table + Packing::entry(9 * d + p) * kEntryBytes,
+                     Lanes::add(last_two, level[0][d]));
+    }
+  }
+
+  static void build_table(const Number* x, const Pattern* patterns, int k, char* table) {
+    for (int p = 0; p < kPatterns; p++) {
+      Value sum =
+          Lanes::times(Lanes::load(x + (k - 1) * kLanes), patterns[(k - 1) * kPatterns + p]);
+      for (int d = k - 1; d-- > 0;)
+        sum =
+            Lanes::add(sum, Lanes::times(Lanes::load(x + d * kLanes), patterns[d * kPatterns + p]));
+      Lanes::store(table + p * kEntryBytes, sum);
+    }
+  }
+
+  // Adds the entries of `columns` columns to the sums of each row; kKnown: `columns`, or 0 if
+  // unknscratch.
+  template <size_t kKnown>
+  static void add_rows(const char* tables, const typename Packing::Ranks* ranks, size_t columns,
+                       size_t count, Number* tile) {
+    for (size_t r = 0; r < count; r++, tile += kLanes) {
+      Value sum = Lanes::load(tile);
+      const char* t = tables;
+      for (size_t j = 0; j < (kKnown ? kKnown : columns); j++) {
+        typename Packing::Ranks bytes = ranks[j * Packing::kStripRows + r];
+        for (size_t b = 0; b < Packing::kBlocks; b++, t += kTableBytes, bytes >>= 8)
+          sum = Lanes::add(sum, Lanes::load(t + 8 * size_t{bytes & 255}));
+      }
+      Lanes::store(tile, sum);
+    }
+  }
+
+  // Rows [top, bottom) times kLanes vectors.
+  static void multiply_tile(const RankedRows& a, size_t top, size_t bottom, const Pattern* patterns,
+                            int k, bool ternary, const Number* x, PerThread& scratch) {
+    const size_t rows = bottom - top;
+    for (size_t i = 0; i < rows * kLanes; i++) scratch.tile[i] = 0;
+    if (Lanes::kWidens)
+      for (size_t i = 0; i < rows * kLanes; i++) scratch.sums[i] = 0;
+    size_t since = 0;  // columns since the last widening
+    for (size_t g = 0, columns; g < a.columns; g += columns) {
+      columns = a.columns - g < kColumns ? a.columns - g : kColumns;
+      if (Lanes::kWidens && since + columns > a.columns_per_widen) {
+        if (since) Lanes::widen(scratch.tile, scratch.sums, rows * kLanes);
+        since = 0;
+        if (columns > a.columns_per_widen) columns = a.columns_per_widen;
+      }
+      since += columns;
+      const size_t blocks = columns * Packing::kBlocks;
+      for (size_t b = 0; b < blocks; b++, x += k * kLanes)
+        ternary ? build_ternary_table(x, scratch.tables + b * kTableBytes)
+                : build_table(x, patterns, k, scratch.tables + b * kTableBytes);
+      for (size_t r = top, stop; r < bottom; r = stop) {
+        const size_t start = r / Packing::kStripRows * Packing::kStripRows;
+        const size_t height = strip_height<Packing>(a.end - start);
+        stop = start + height < bottom ? start + height : bottom;
+        const uint8_t* column = a.index + (start * a.columns + g * height) * Packing::kCellBytes;
+        for (size_t j = 0; j < columns; j++, column += height * Packing::kCellBytes)
+          Packing::template decode<Lanes::kShift>(column, height, r - start, stop - r,
+                                                  scratch.ranks + j * Packing::kStripRows);
+        Number* tile = scratch.tile + (r - top) * kLanes;
+        columns == kColumns
+            ? add_rows<kColumns>(scratch.tables, scratch.ranks, columns, stop - r, tile)
+            : add_rows<0>(scratch.tables, scratch.ranks, columns, stop - r, tile);
+      }
+    }
+    if (Lanes::kWidens) Lanes::widen(scratch.tile, scratch.sums, rows * kLanes);
+  }
+
+  static void multiply(const RankedRows& a, const Pattern* patterns, int k, const void* shared,
+                       size_t count, void* memory, Y* y, size_t stride) {
+    PerThread& scratch = *static_cast<PerThread*>(memory);
+    const size_t inputs = a.columns * Packing::kBlocks * k;
+    const bool ternary = is_ternary(patterns, k);
+    for (size_t i = 0; i < sizeof(scratch.tables); i++)
+      scratch.tables[i] = 0;  // for ranks that are no pattern
+    for (size_t first = 0; first < count; first += kLanes) {
+      const Number* x = static_cast<const Number*>(shared) + first * inputs;
+      const size_t vectors = count - first < kLanes ? count - first : kLanes;
+      for (size_t top = a.first; top < a.last; top += kTileRows) {
+        const size_t bottom = a.last - top < kTileRows ? a.last : top + kTileRows;
+        multiply_tile(a, top, bottom, patterns, k, ternary, x, scratch);
+        const Y* sums = Lanes::result(scratch.tile, scratch.sums);
+        for (size_t i = 0; i < vectors; i++)
+          for (size_t r = top; r < bottom; r++)
+            y[(first + i) * stride + r - a.first] = sums[(r - top) * kLanes + i];
+      }
+    }
+  }
+
+  static constexpr BatchKernel<X, Pattern, Y> kernel(size_t min_vectors) {
+    return {min_vectors, kLanes, shared_bytes, per_thread_bytes, prepare, multiply};
+  }
+};
+
+}  // namespace
+}  // namespace rsr

@@ -1,0 +1,203 @@
+// Bindings of what a decoder computes between its products. They check every shape.
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+
+#include <cmath>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+
+#include "bindings/program.h"
+#include "decoder/activations.h"
+#include "decoder/attention.h"
+
+using namespace nb::literals;
+
+namespace {
+
+template <class T, int N>
+using Maybe = std::optional<Array<T, N>>;
+
+using Rows = Array<float, 2>;
+using Weight = Maybe<const float, 1>;
+
+template <class Given>
+auto pointer(const std::optional<Given>& array) {
+  return array ? array->data() : nullptr;
+}
+
+template <class Given>
+bool has_shape(const std::optional<Given>& array, size_t rows, size_t n) {
+  return !array || (array->shape(0) == rows && array->shape(1) == n);
+}
+
+// A RowOutput and the arrays that it points to.
+struct Output {
+  rsr::RowOutput to;
+  Weight weight;
+  Maybe<float, 2> out;
+  Maybe<int8_t, 2> q;
+  Maybe<float, 2> s;
+};
+
+Output row_output(size_t count, size_t n, const Weight& weight, float eps,
+                  const Maybe<float, 2>& out, const Maybe<int8_t, 2>& q, const Maybe<float, 2>& s) {
+  require(!weight || weight->shape(0) == n, "weight must have an entry for each of a row");
+  require(has_shape(out, count, n) && has_shape(q, count, n),
+          "out and q must have the shape of the rows");
+  require(q.has_value() == s.has_value() && has_shape(s, count, 1),
+          "q and s go together, and s must be (count, 1)");
+  require(out || q, "one of out and (q, s) must be given");
+  const rsr::RowOutput to = {n, pointer(weight), eps, pointer(out), pointer(q), pointer(s)};
+  return {to, weight, out, q, s};
+}
+
+rsr::Activation activation_named(const std::string& name) {
+  if (name == "silu") return rsr::Activation::silu;
+  if (name == "relu2") return rsr::Activation::relu2;
+  throw std::invalid_argument("unknown activation '" + name + "'; there are silu, relu2");
+}
+
+auto normalize(const Rows& x, const Maybe<const float, 2>& add, const Weight& weight, float eps,
+               const Maybe<float, 2>& out, const Maybe<int8_t, 2>& q, const Maybe<float, 2>& s) {
+  const size_t count = x.shape(0), n = x.shape(1);
+  require(has_shape(add, count, n), "add must have the shape of x");
+  const Output output = row_output(count, n, weight, eps, out, q, s);
+  return [=] { rsr::normalize(x.data(), pointer(add), count, output.to); };
+}
+
+auto gated(const Array<const float, 2>& gate, const Array<const float, 2>& up,
+           const std::string& activation, const Weight& weight, float eps,
+           const Maybe<float, 2>& out, const Maybe<int8_t, 2>& q, const Maybe<float, 2>& s) {
+  const size_t count = gate.shape(0), n = gate.shape(1);
+  require(up.shape(0) == count && up.shape(1) == n, "up must have the shape of gate");
+  const rsr::Activation function = activation_named(activation);
+  const Output output = row_output(count, n, weight, eps, out, q, s);
+  return [=] { rsr::gated(gate.data(), up.data(), function, count, output.to); };
+}
+
+// Rotary position embedding, norms of queries and keys, and the factor of the scores.
+struct Rope {
+  Array<const float, 2> cos, sin;
+  Weight q_norm, k_norm;
+  float eps, scale;
+};
+
+// The KV cache of one layer.
+class KVCache {
+ public:
+  template <class Cell>
+  KVCache(Array<Cell, 4> keys, Array<Cell, 3> values)
+      : arrays_(std::make_pair(keys, values)),
+        cache_{keys.data(), values.data(), keys.shape(1), sizeof(Cell) == 2},
+        keys_{keys.shape(0), keys.shape(1), keys.shape(2), keys.shape(3)},
+        values_{values.shape(0), values.shape(1), values.shape(2)} {}
+
+  void check(size_t heads, size_t d) const {
+    require(keys_[0] == heads && keys_[2] == d && keys_[3] == rsr::kLanes,
+            "keys must be (key heads, blocks, d, 16)");
+    require(values_[0] == heads && values_[1] == keys_[1] * rsr::kLanes &&
+                values_[2] == rsr::whole_lanes(d),
+            "values must be (key heads, blocks * 16, d rounded up to a multiple of 16)");
+  }
+  const rsr::KVCache& cache() const { return cache_; }
+
+ private:
+  template <class Cell>
+  using Arrays = std::pair<Array<Cell, 4>, Array<Cell, 3>>;
+
+  std::variant<Arrays<float>, Arrays<uint16_t>> arrays_;  // keeps the memory alive
+  rsr::KVCache cache_;
+  size_t keys_[4], values_[3];
+};
+
+auto attend(const Array<float, 3>& q, const Array<float, 3>& k, const Array<const float, 3>& v,
+            const Rope& rope, const KVCache& cache, const Array<const int64_t, 1>& start,
+            const Rows& out) {
+  const size_t rows = q.shape(0), d = q.shape(2);
+  const rsr::Heads heads = {q.shape(1), k.shape(1), d};
+  require(d > 0 && d % 2 == 0, "a head must have an even number of dimensions");
+  require(heads.keys > 0 && heads.queries > 0 && heads.queries % heads.keys == 0,
+          "the heads of q must be a multiple of those of k");
+  require(k.shape(0) == rows && k.shape(2) == d, "k must be (rows of q, key heads, d)");
+  require(v.shape(0) == rows && v.shape(1) == heads.keys && v.shape(2) == d,
+          "v must have the shape of k");
+  require(out.shape(0) == rows && out.shape(1) == heads.queries * d,
+          "out must be (rows of q, heads * d)");
+  require(
+      (!rope.q_norm || rope.q_norm->shape(0) == d) && (!rope.k_norm || rope.k_norm->shape(0) == d),
+      "q_norm and k_norm must be (d,)");
+  cache.check(heads.keys, d);
+  require(rope.cos.shape(1) == d / 2 && rope.sin.shape(1) == d / 2 &&
+              rope.cos.shape(0) == rope.sin.shape(0),
+          "cos and sin must be (context, d / 2)");
+  require(start.shape(0) == 1, "start must be one number");
+  return [=] {
+    // A program is recorded once for all positions, so the position is read and checked here.
+    const size_t first = static_cast<size_t>(*start.data());
+    const size_t size = cache.cache().blocks * rsr::kLanes;
+    require(first <= size && rows <= size - first, "the rows reach beyond the cache");
+    require(first + rows <= rope.cos.shape(0),
+            "the rows reach beyond the positions of cos and sin");
+    rsr::attend(
+        {q.data(), k.data(), v.data(), rows, first, out.data()}, heads,
+        {rope.cos.data(), rope.sin.data(), pointer(rope.q_norm), pointer(rope.k_norm), rope.eps},
+        cache.cache(), rope.scale);
+  };
+}
+
+constexpr const char* kOutputs =
+    "weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 "
+    "and "
+    "s: (count, 1), as of quantize_i8, or None both. Raises ValueError for other shapes, or if "
+    "there "
+    "is no output.";
+
+}  // namespace
+
+void bind_decoder(nb::module_& m, nb::class_<Program>& program) {
+  const std::string normalize_doc =
+      std::string(
+          "x += add; then the RMS norm of x, x / sqrt(mean(x^2) + eps) * weight, to out, to "
+          "(q, s), or to both.\n\n"
+          "x: (count, n), overwritten if add is given. add: (count, n), or None. ") +
+      kOutputs;
+  bind_step(m, program, "normalize", &normalize, normalize_doc.c_str(), "x"_a.noconvert(),
+            "add"_a.none(), "weight"_a.none(), "eps"_a, "out"_a.noconvert().none(),
+            "q"_a.noconvert().none(), "s"_a.noconvert().none());
+  const std::string gated_doc =
+      std::string(
+          "activation(gate) * up, then its RMS norm as in normalize, to out, to (q, s), or "
+          "to both.\n\n"
+          "gate, up: (count, n). activation: 'silu' or 'relu2'. ") +
+      kOutputs;
+  bind_step(m, program, "gated", &gated, gated_doc.c_str(), "gate"_a, "up"_a, "activation"_a,
+            "weight"_a.none(), "eps"_a, "out"_a.noconvert().none(), "q"_a.noconvert().none(),
+            "s"_a.noconvert().none());
+  nb::class_<Rope>(
+      m, "Rope", "Rotary position embedding, norms of queries and keys, and the factor of scores.")
+      .def(
+          nb::init<Array<const float, 2>, Array<const float, 2>, Weight, Weight, float, float>(),
+          "cos"_a.noconvert(), "sin"_a.noconvert(), nb::kw_only(),
+          "q_norm"_a.noconvert().none() = nb::none(), "k_norm"_a.noconvert().none() = nb::none(),
+          "eps"_a = 0.0f, "scale"_a,
+          "cos, sin: (context, d / 2). q_norm, k_norm: (d,), the weights of RMS norms with eps, or "
+          "None. scale: of q . k.");
+  nb::class_<KVCache>(m, "KVCache", "The KV cache of one layer.")
+      .def(nb::init<Array<float, 4>, Array<float, 3>>(), "keys"_a.noconvert(),
+           "values"_a.noconvert(),
+           "float32. keys: (key heads, blocks, d, 16), 16 positions side by side. values: (key "
+           "heads, blocks * 16, d rounded up to a multiple of 16).")
+      .def(nb::init<Array<uint16_t, 4>, Array<uint16_t, 3>>(), "keys"_a.noconvert(),
+           "values"_a.noconvert(), "The same in float16 bits.");
+  bind_step(m, program, "attend", &attend,
+            "Attention of rows at positions start, start + 1, ... of one sequence.\n\n"
+            "Normalizes and rotates q and k in place, writes k and v to the cache; then out[i] = "
+            "softmax(scale q[i] . keys[: start + i + 1]) values[: start + i + 1] for each head.\n\n"
+            "q: (rows, heads, d), d even. k, v: (rows, key heads, d). start: (1,) int64; a program "
+            "reads it when it runs. out: (rows, heads * d), written. Raises ValueError for other "
+            "shapes, and, when it runs, for rows beyond the cache or beyond cos and sin.",
+            "q"_a.noconvert(), "k"_a.noconvert(), "v"_a, "rope"_a, "cache"_a, "start"_a.noconvert(),
+            "out"_a.noconvert());
+}

@@ -1,0 +1,65 @@
+// The Python module: shapes, dtypes, contiguity, GIL; no arithmetic. rsr_runtime checks values
+// (ranks, permutations, segment lists) before it passes arrays on.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <string>
+
+#include "bindings/program.h"
+#include "decoder/activations.h"
+#include "dispatch.h"
+#include "parallel.h"
+
+using namespace nb::literals;
+
+namespace {
+
+void quantize_i8(const Array<const float, 2>& x, const Array<int8_t, 2>& q,
+                 const Array<float, 2>& s) {
+  const size_t count = x.shape(0), n = x.shape(1);
+  require(q.shape(0) == count && q.shape(1) == n && s.shape(0) == count && s.shape(1) == 1,
+          "q must have the shape of x, s (count, 1)");
+  const float* from = x.data();
+  int8_t* to = q.data();
+  float* scales = s.data();
+  without_gil([&] { rsr::quantize_i8(from, count, n, to, scales); });
+}
+
+uint64_t plain_read(const Array<const uint8_t, 1>& data) {
+  const uint8_t* p = data.data();
+  const size_t bytes = data.nbytes();
+  uint64_t sum = 0;
+  without_gil([&] { sum = rsr::kernels().plain_read(p, bytes); });
+  return sum;
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  // A matrix may outlive the interpreter (in a daemon thread, say); that is not an error.
+  nb::set_leak_warnings(false);
+
+  bind_indexes(m);
+  nb::class_<Program> program = bind_program(m);
+  bind_products(m, program);
+  bind_decoder(m, program);
+  m.def("quantize_i8", &quantize_i8, "x"_a, "q"_a.noconvert(), "s"_a.noconvert(),
+        "For each row of x: s = 127 / max(max|x|, 1e-5), q = clip(round(x s), -128, 127), rounded "
+        "half to even (BitNet b1.58).\n\n"
+        "x: (count, n). q: (count, n), written. s: (count, 1), written; NaN for a row that is not "
+        "finite. Raises ValueError for other shapes.");
+  m.def("compiled_isas", &rsr::compiled_isas, "Instruction sets of this build, widest first.");
+  m.def("supported_isas", &rsr::supported_isas,
+        "Instruction sets of this processor, fastest first; the last is 'scalar'.");
+  m.def("isa", [] { return std::string(rsr::kernels().isa); }, "The instruction set in use.");
+  m.def("use_isa", &rsr::use_isa, "name"_a,
+        "Use the kernels of this instruction set. Raises ValueError for an unknown or unsupported "
+        "name.");
+  m.def("num_threads", &rsr::num_threads, "Threads of a product, at most.");
+  m.def("set_num_threads", &rsr::set_num_threads, "n"_a,
+        "Set num_threads(). Raises ValueError unless 1 <= n <= 1024.");
+  m.def("plain_read", &plain_read, "data"_a,
+        "Read every byte once, on one thread: the memory limit of a product. data: (bytes,). "
+        "Returns a number that depends on each byte.");
+}

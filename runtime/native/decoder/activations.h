@@ -1,0 +1,22 @@
+// Rows of activations between the products of a decoder: residual sums, norms, gates, quantization.
+#pragma once
+#include "table.h"
+
+namespace rsr {
+
+// For each of `count` rows of n: s = 127 * (1 / max(max|x|, 1e-5)), in two roundings as PyTorch
+// computes 127 / max, and q = clip(round_half_even(x s), -128, 127) (BitNet b1.58, arXiv
+// 2402.17764, section 2). So x ~ q / s. A row that is not finite gets s = NaN and q = 0; results
+// divided by s are then NaN.
+void quantize_i8(const float* x, size_t count, size_t n, int8_t* q, float* s);
+
+// In both functions `to` is the first of `count` rows; its out, q and s point to `count` rows too.
+
+// x += add, unless add is null; then `to` of x.
+void normalize(float* x, const float* add, size_t count, const RowOutput& to);
+
+// `to` of activation(gate) * up.
+void gated(const float* gate, const float* up, Activation activation, size_t count,
+           const RowOutput& to);
+
+}  // namespace rsr

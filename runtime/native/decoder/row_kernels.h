@@ -1,0 +1,174 @@
+// Rows of activations in kLanes lanes: norms, activation functions, quantization, RoPE. Included by
+// decoder_<isa>.cpp after its Lanes.
+#pragma once
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "table.h"
+
+namespace rsr {
+namespace {
+
+// Calls body(offset, vector) for n floats, kLanes at a time, then for the rest.
+struct WholeVector {
+  Lanes load(const float* p) const { return rsr::load(p); }
+  void store(float* p, Lanes a) const { rsr::store(p, a); }
+  void store_i8(int8_t* p, Lanes a) const { rsr::store_i8(p, a); }
+};
+struct PartOfVector {
+  size_t n;
+  Lanes load(const float* p) const { return load_part(p, n); }
+  void store(float* p, Lanes a) const { store_part(p, a, n); }
+  void store_i8(int8_t* p, Lanes a) const { rsr::store_i8(p, a, n); }
+};
+
+template <class Body>
+inline void for_each_vector(size_t n, const Body& body) {
+  size_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) body(i, WholeVector{});
+  if (i < n) body(i, PartOfVector{n - i});
+}
+
+// e^x for x <= 0: 0 below ln 2^-126, NaN for NaN, otherwise within 2 ulp.
+//
+// x = n ln 2 + r, |r| <= ln 2 / 2. Adding 1.5 * 2^23 rounds to n, which is then in the low bits.
+// The first part of ln 2 has 15 bits, so n times it is exact. e^r is 1 + r + r^2 p(r), with p a
+// Chebyshev fit of degree 4, off by at most 8e-9.
+inline Lanes exp_of_negative(Lanes x) {
+  constexpr float kShift = 12582912.0f, kLowest = -87.33654f;
+  const Lanes shift = broadcast(kShift);
+  const Lanes shifted = fma(x, broadcast(1.44269504f), shift);
+  const Lanes n = sub(shifted, shift);
+  Lanes r = fma(n, broadcast(-0x1.62e4p-1f), x);
+  r = fma(n, broadcast(-0x1.7f7d1cp-20f), r);
+  Lanes p = broadcast(0x1.6d117cp-10f);
+  p = fma(p, r, broadcast(0x1.120be2p-7f));
+  p = fma(p, r, broadcast(0x1.555518p-5f));
+  p = fma(p, r, broadcast(0x1.5554dcp-3f));
+  p = fma(p, r, broadcast(0.5f));
+  p = fma(mul(r, r), p, r);
+  p = add(p, broadcast(1.0f));
+  return zero_below(mul(p, power_of_two(shifted)), x, kLowest);
+}
+
+// x / (1 + e^-x), with exponentials of negative numbers only, which do not overflow.
+inline Lanes silu(Lanes x) {
+  const Lanes one = broadcast(1.0f), e = exp_of_negative(negative_abs(x));
+  return mul(x, div(where_negative(x, e, one), add(one, e)));
+}
+
+inline Lanes relu2(Lanes x) {
+  const Lanes positive = max(broadcast(0.0f), x);  // NaN stays
+  return mul(positive, positive);
+}
+
+// Sums of squares in four vectors in turn, so that no addition waits for the one before.
+struct SumOfSquares {
+  Lanes parts[4] = {broadcast(0.0f), broadcast(0.0f), broadcast(0.0f), broadcast(0.0f)};
+
+  void add_vector(size_t number, Lanes x) {
+    Lanes& part = parts[number % 4];
+    part = fma(x, x, part);
+  }
+  float total() const { return sum(add(add(parts[0], parts[1]), add(parts[2], parts[3]))); }
+};
+
+inline float inverse_rms(float sum_of_squares, size_t n, float eps) {
+  return 1.0f / std::sqrt(sum_of_squares / static_cast<float>(n) + eps);
+}
+
+// s of quantize_i8 (activations.h).
+inline float scale_for_i8(float largest) {
+  if (!(largest <= std::numeric_limits<float>::max()))
+    return std::numeric_limits<float>::quiet_NaN();
+  return 127.0f * (1.0f / (largest > 1e-5f ? largest : 1e-5f));
+}
+
+// Writes the row whose vectors are h(offset, vector).
+template <class Row>
+inline void write_row(const RowOutput& to, const Row& h) {
+  Magnitudes magnitudes = no_magnitudes();
+  for_each_vector(to.n, [&](size_t i, auto vector) {
+    const Lanes x = h(i, vector);
+    magnitudes = larger(magnitudes, x);
+    if (to.out) vector.store(to.out + i, x);
+  });
+  if (!to.q) return;
+  *to.s = scale_for_i8(largest(magnitudes));
+  if (std::isnan(*to.s)) {
+    std::memset(to.q, 0, to.n);
+    return;
+  }
+  const Lanes s = broadcast(*to.s);
+  for_each_vector(to.n, [&](size_t i, auto vector) {
+    // `out` may alias the input of h, which is then overwritten.
+    vector.store_i8(to.q + i, mul(to.out ? vector.load(to.out + i) : h(i, vector), s));
+  });
+}
+
+inline void write_normalized(const float* x, float sum_of_squares, const RowOutput& to) {
+  if (!to.weight) {
+    write_row(to, [=](size_t i, auto vector) { return vector.load(x + i); });
+    return;
+  }
+  const Lanes inverse = broadcast(inverse_rms(sum_of_squares, to.n, to.eps));
+  write_row(to, [=, &to](size_t i, auto vector) {
+    return mul(mul(vector.load(x + i), inverse), vector.load(to.weight + i));
+  });
+}
+
+void normalize(float* x, const float* add_to_x, const RowOutput& to) {
+  SumOfSquares squares;
+  if (add_to_x) {
+    for_each_vector(to.n, [&](size_t i, auto vector) {
+      const Lanes sum = add(vector.load(x + i), vector.load(add_to_x + i));
+      vector.store(x + i, sum);
+      squares.add_vector(i / kLanes, sum);
+    });
+  } else if (to.weight) {
+    for_each_vector(
+        to.n, [&](size_t i, auto vector) { squares.add_vector(i / kLanes, vector.load(x + i)); });
+  }
+  write_normalized(x, squares.total(), to);
+}
+
+template <class Function>
+inline void gate_by(const float* gate, const float* up, float* h, const RowOutput& to,
+                    const Function& function) {
+  SumOfSquares squares;
+  for_each_vector(to.n, [&](size_t i, auto vector) {
+    const Lanes x = mul(function(vector.load(gate + i)), vector.load(up + i));
+    vector.store(h + i, x);
+    squares.add_vector(i / kLanes, x);
+  });
+  write_normalized(h, squares.total(), to);
+}
+
+void gate_row(const float* gate, const float* up, Activation activation, float* h,
+              const RowOutput& to) {
+  switch (activation) {
+    case Activation::silu:
+      gate_by(gate, up, h, to, [](Lanes x) { return silu(x); });
+      return;
+    case Activation::relu2:
+      gate_by(gate, up, h, to, [](Lanes x) { return relu2(x); });
+      return;
+  }
+}
+
+void rotate(float* x, size_t d, const float* weight, float eps, const float* cos, const float* sin,
+            float scale) {
+  const size_t half = d / 2;
+  if (weight) normalize(x, nullptr, {d, weight, eps, x, nullptr, nullptr});
+  const Lanes by = broadcast(scale), minus = broadcast(-1.0f);
+  for_each_vector(half, [&](size_t i, auto vector) {
+    const Lanes c = vector.load(cos + i), s = vector.load(sin + i);
+    const Lanes x1 = vector.load(x + i), x2 = vector.load(x + half + i);
+    vector.store(x + i, mul(fma(x1, c, mul(minus, mul(x2, s))), by));
+    vector.store(x + half + i, mul(fma(x2, c, mul(x1, s)), by));
+  });
+}
+
+}  // namespace
+}  // namespace rsr

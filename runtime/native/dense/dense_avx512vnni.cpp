@@ -1,0 +1,48 @@
+// AVX-512 VNNI: vpdpbusd multiplies 64 int8 at a time.
+//
+// It multiplies unsigned by signed: weights are taken as w + 128 (the top bit flipped), and the sum
+// of a vector begins with -128 times the sum of its inputs.
+// Bound: an intermediate sum is at most 255 * 128 * 2^17 in magnitude, beyond int32, but vpdpbusd
+// wraps modulo 2^32 (vpdpbusds would saturate), so the final sum, which fits (table.h), is exact.
+#include <immintrin.h>
+
+#include "dense/row_kernels.h"
+
+namespace rsr {
+namespace {
+
+struct I8 : QuantizedSums {
+  static constexpr size_t kLanes = 64;
+  static constexpr int kRowsAlone = 8, kRows = 4, kVectors = 6;
+  using Sum = __m512i;
+  using Weights = __m512i;
+
+  static __mmask64 first(size_t count) { return (uint64_t(1) << count) - 1; }
+  static __m512i raised(__m512i w) { return _mm512_xor_si512(w, _mm512_set1_epi8(-128)); }
+
+  static Sum start(const int8_t* x, size_t columns) {
+    const __m512i ones = _mm512_set1_epi8(1);
+    __m512i sum = _mm512_setzero_si512();
+    size_t j = 0;
+    for (; j + kLanes <= columns; j += kLanes) sum = _mm512_dpbusd_epi32(sum, ones, inputs(x + j));
+    if (j < columns) sum = _mm512_dpbusd_epi32(sum, ones, inputs(x + j, columns - j));
+    return _mm512_slli_epi32(_mm512_sub_epi32(_mm512_setzero_si512(), sum), 7);
+  }
+
+  static __m512i weights(const char* w) { return raised(_mm512_loadu_si512(w)); }
+  static __m512i weights(const char* w, size_t count) {
+    return raised(_mm512_maskz_loadu_epi8(first(count), w));
+  }
+  static __m512i inputs(const int8_t* x) { return _mm512_loadu_si512(x); }
+  static __m512i inputs(const int8_t* x, size_t count) {
+    return _mm512_maskz_loadu_epi8(first(count), x);
+  }
+  static Sum add(Sum sum, __m512i w, __m512i x) { return _mm512_dpbusd_epi32(sum, w, x); }
+  static int32_t total(Sum sum) { return _mm512_reduce_add_epi32(sum); }
+};
+
+}  // namespace
+
+void fill_dense_avx512vnni(KernelTable& table) { table.dense.i8 = multiply_dense_rows<I8>; }
+
+}  // namespace rsr

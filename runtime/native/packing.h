@@ -1,0 +1,69 @@
+// The packings of a ranked index (formats/SPEC.md): their numbers, each in this place only.
+//
+// A strip holds consecutive rows; the last strip may be lower. A column holds the ranks of several
+// column blocks for every row of a strip, in cells of one row each.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+namespace rsr {
+
+constexpr int kMaxK = 5;            // inputs of a column block: base^k <= kPatterns
+constexpr int kPatterns = 32;       // entries of a lookup table: a rank has five bits
+constexpr size_t kRowUnit = 32;     // an index is padded to whole units; kernels unroll over them
+constexpr int kMaxMagnitude = 128;  // of an int8 input
+
+enum class Packing { w16, n4s1 };
+
+// Word columns: bits 5j to 5j + 4 of a 16-bit word are the rank in block j.
+struct W16 {
+  static constexpr size_t kStripRows = 128, kBlocks = 3, kCellBytes = 2;
+  static constexpr int kRankBits = 5;
+};
+
+// Units: four vectors of one byte a row hold the magnitudes of eight blocks, the low nibble first;
+// bit 7 - j of the fifth vector is the sign of block j. A rank is kZeroRank plus or minus the
+// magnitude, so all 27 patterns of three ternary digits take magnitudes 0 to 13.
+struct N4S1 {
+  static constexpr size_t kStripRows = 64, kBlocks = 8, kCellBytes = 5;
+  static constexpr size_t kSignVector = 4, kMagnitudes = 16;
+  static constexpr int kK = 3, kZeroRank = 13;
+};
+
+constexpr size_t kMaxStripRows = W16::kStripRows;
+
+static_assert(1 << W16::kRankBits == kPatterns && W16::kBlocks * W16::kRankBits <= 16);
+static_assert(N4S1::kBlocks * (4 + 1) == 8 * N4S1::kCellBytes &&
+              2 * N4S1::kMagnitudes == kPatterns);
+static_assert(N4S1::kStripRows <= kMaxStripRows);
+static_assert(W16::kStripRows % kRowUnit == 0 && N4S1::kStripRows % kRowUnit == 0);
+
+// Internal linkage: these are compiled for several instruction sets (table.h).
+namespace {
+
+// int8: a block's sum is at most 128 k in magnitude, so an int16 sum takes the blocks of this many
+// columns before it is widened to int32.
+template <class Packing>
+constexpr size_t columns_per_widen(int k) {
+  return 32767 / (kMaxMagnitude * static_cast<size_t>(k)) / Packing::kBlocks;
+}
+static_assert(columns_per_widen<W16>(kMaxK) > 0 && columns_per_widen<N4S1>(N4S1::kK) > 0);
+
+// The height of a strip with `rows` rows of the index from its first row on.
+template <class Packing>
+constexpr size_t strip_height(size_t rows) {
+  return rows < Packing::kStripRows ? rows : Packing::kStripRows;
+}
+
+// Calls body with `rows` / kRowUnit, for the rows of one strip, as a std::integral_constant.
+template <class Packing, int R = 1, class Body>
+inline void with_units(size_t rows, const Body& body) {
+  if constexpr (R * kRowUnit < Packing::kStripRows) {
+    if (rows > R * kRowUnit) return with_units<Packing, R + 1>(rows, body);
+  }
+  body(std::integral_constant<int, R>{});
+}
+
+}  // namespace
+}  // namespace rsr

@@ -1,0 +1,267 @@
+// The kernel table: every product reaches its kernels through named slots.
+//
+// fill_table (dispatch.cpp) fills a table with plain C++ first; each wider instruction set then
+// overrides the slots that it does better. A kernel file exports its fill functions and nothing
+// else. Everything else in it is in an anonymous namespace, as is what it includes: the linker must
+// never pick code compiled for AVX-512 for a machine without it.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "packing.h"
+
+namespace rsr {
+
+// Each includes those before it.
+enum class Isa { scalar, avx2, avx512, avx512vnni, amx };
+
+// Some rows of a ranked index: of one strip, or of several consecutive strips. Row counts are
+// multiples of kRowUnit.
+struct RankedRows {
+  const uint8_t* index;      // first row of the first strip
+  size_t first, last;        // rows wanted, counted from there
+  size_t end;                // rows of the index, counted from there: gives the last strip's height
+  size_t columns;            // word columns or units
+  size_t columns_per_widen;  // packing.h
+};
+
+// The scales of a w16 index with a scale for each row and group of columns.
+struct GroupScales {
+  const void* data;         // (groups, stride), from the first row wanted
+  size_t stride;            // entries from one group to the next
+  bool is_half;             // float16; otherwise float32
+  size_t blocks_per_group;  // column blocks; the last group may have fewer
+  size_t blocks;            // column blocks of the index
+};
+
+namespace {
+// One past the last column block of the group that begins with block `begin`.
+inline size_t group_end(const GroupScales& scales, size_t begin) {
+  const size_t left = scales.blocks - begin;
+  return begin + (left < scales.blocks_per_group ? left : scales.blocks_per_group);
+}
+}  // namespace
+
+// One vector. Step 1 of RSR++ builds a table of each column block: its sums under all patterns.
+// Step 2 looks up, for every row, the sums that its ranks name, and adds them.
+template <class X, class Pattern, class Y>
+struct VectorKernel {
+  size_t table_bytes;   // of a column block; the kernel decides the layout of its tables
+  size_t header_bytes;  // in front of the tables
+  // tables[b][p] = sum over d of patterns[d * kPatterns + p] * x[b * k + d].
+  // x: (blocks * k), zero-padded. patterns: (k, kPatterns). A zero digit is multiplied, not
+  // skipped, so that NaN and infinity in x spread as in a dense product.
+  void (*build_tables)(const X* x, const Pattern* patterns, int k, size_t blocks, void* tables);
+  // y: (last - first), for rows of one strip.
+  void (*lookup)(const RankedRows& rows, const void* tables, Y* y);
+  // y[r] = sum over groups of scale[group][r] * (the sum of the group's blocks). Packing w16 only.
+  void (*lookup_grouped)(const RankedRows& rows, const GroupScales& scales, const void* tables,
+                         float* y) = nullptr;
+};
+
+// Several vectors at once.
+template <class X, class Pattern, class Y>
+struct BatchKernel {
+  size_t min_vectors;  // with fewer, another kernel is faster; 0: there is no such kernel
+  size_t max_vectors;  // of one pass
+  // Bytes that a pass of `count` vectors prepares once for all threads, and bytes of each thread.
+  size_t (*shared_bytes)(size_t columns, int k, size_t count);
+  size_t (*per_thread_bytes)(size_t columns, int k, size_t count);
+  // Prepares vectors [first, last) of a pass of `count`. Both are multiples of prepare_step, but
+  // for last = count. x: (count, columns * blocks of a column * k), zero-padded; columns > 0.
+  void (*prepare)(const X* x, const Pattern* patterns, int k, size_t columns, size_t count,
+                  size_t first, size_t last, void* shared);
+  // y[i * stride + r - first] for all rows wanted and all vectors i of the pass.
+  void (*multiply)(const RankedRows& rows, const Pattern* patterns, int k, const void* shared,
+                   size_t count, void* per_thread, Y* y, size_t stride);
+  size_t prepare_step = 16;
+};
+
+// Encoding ranked in one packing, for one type of inputs.
+template <class X_, class Pattern_, class Y_>
+struct RankedKernels {
+  using X = X_;
+  using Pattern = Pattern_;
+  using Y = Y_;
+  using Vector = VectorKernel<X, Pattern, Y>;
+  using Batch = BatchKernel<X, Pattern, Y>;
+
+  Vector vector;
+  Batch small_batch, medium_batch, large_batch;
+
+  // The kernel for the next vectors where `count` are left; null: one at a time.
+  const Batch* batch_for(size_t count) const {
+    for (const Batch* batch : {&large_batch, &medium_batch, &small_batch})
+      if (batch->min_vectors != 0 && batch->min_vectors <= count) return batch;
+    return nullptr;
+  }
+};
+using RankedKernelsI8 = RankedKernels<int8_t, int16_t, int32_t>;  // exact
+using RankedKernelsF32 = RankedKernels<float, float, float>;
+
+constexpr size_t kBatch = 16;    // permuted vectors at once: a row of int32 is a cache line
+constexpr size_t kSumLanes = 4;  // running sums over a permutation
+
+// The steps of a permuted product that read the permutation, in int32 modulo 2^32: the caller makes
+// sure that the results fit (permuted.cpp).
+// Index: uint16_t or uint32_t. sigma: (rows), a permutation. L: (patterns + 1), the segment list,
+// ascending from 0 to rows.
+template <class Index>
+struct PermutedKernels {
+  // Reduce, step 1 (paper, Algorithm 2): u[s] = sum of v[sigma[i]], i in [L[s], L[s + 1]).
+  // scratch: (kSumLanes + rows), the first kSumLanes zero.
+  void (*segment_sums)(const int32_t* v, const Index* sigma, const Index* L, size_t patterns,
+                       int32_t* scratch, int32_t* u);
+  // The same for kBatch interleaved vectors: v (rows, kBatch), u (patterns, kBatch).
+  void (*segment_sums_batch)(const int32_t* v, const Index* sigma, const Index* L, size_t patterns,
+                             int32_t* u);
+  // Expand, step 2: y[sigma[i]] += t[s], i in [L[s], L[s + 1]).
+  // scratch: (rows + 1), zero before; afterwards all but the last are zero again.
+  void (*segment_adds)(const int32_t* t, const Index* sigma, const Index* L, size_t patterns,
+                       int32_t* scratch, int32_t* y);
+};
+
+// RSR's products with Bin_k (k, patterns), in int32 modulo 2^32.
+struct BinKernels {
+  // y (k) = bin u (patterns).
+  void (*multiply)(const int32_t* bin, int k, size_t patterns, const int32_t* u, int32_t* y);
+  // t (patterns) = x (k) bin.
+  void (*multiply_transposed)(const int32_t* bin, int k, size_t patterns, const int32_t* x,
+                              int32_t* t);
+};
+
+enum class Activation { silu, relu2 };
+
+// Output of a row of n floats h. With a weight it is first normalized:
+// h = h / sqrt(mean(h^2) + eps) * weight. Then it is written as floats, as int8 (activations.h), or
+// as both.
+struct RowOutput {
+  size_t n;
+  const float* weight;  // (n), or null
+  float eps;
+  float* out;  // (n), or null
+  int8_t* q;   // (n), or null together with s
+  float* s;    // (1)
+};
+
+constexpr size_t kLanes = 16;            // floats of a vector of decoder kernels, on every set
+constexpr size_t kChunkPositions = 128;  // positions whose softmax is computed independently
+constexpr size_t kMaximum = 0, kTotal = 1, kStatistics = 2;  // of a softmax
+
+namespace {
+constexpr size_t whole_lanes(size_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
+}  // namespace
+
+// The queries of some rows that share a key head, and a chunk of positions. Row i sees the first
+// min(visible + i, kChunkPositions) positions; visible > 0.
+struct AttentionChunk {
+  const float* queries;   // the first row; each row is (heads, d)
+  size_t row_stride;      // floats from one row to the next
+  size_t rows, heads, d;  // heads: query heads that share the key head
+  size_t visible;
+  const void* keys;    // (blocks, d, kLanes): position p is lane p % kLanes of block p / kLanes
+  const void* values;  // (positions, dv), dv: whole_lanes(d)
+  bool is_half;        // keys and values are float16; otherwise float32
+  float* scratch;     // rows * heads * kChunkPositions; if is_half, kChunkPositions * (d + dv) more
+  float* sums;        // result, (rows * heads, dv): sum of exp(score - maximum) * value
+  float* statistics;  // result, (rows * heads, kStatistics): maximum, total of the exponentials
+};
+
+// What a decoder computes between its products. Vectors of floats may have any length.
+struct DecoderKernels {
+  // x (n) += add (n), unless add is null; then `to` of x.
+  void (*normalize)(float* x, const float* add, const RowOutput& to);
+  // h = activation(gate) * up, all (n); then `to` of h. h may be to.out.
+  void (*gate)(const float* gate, const float* up, Activation activation, float* h,
+               const RowOutput& to);
+  // x (d): RMS norm, unless weight is null; then RoPE of its halves, times scale:
+  // (x1 cos - x2 sin, x2 cos + x1 sin) scale. cos, sin: (d / 2).
+  void (*rotate)(float* x, size_t d, const float* weight, float eps, const float* cos,
+                 const float* sin, float scale);
+  // Writes the key and value of a position to the KV cache: block[c * kLanes] = k[c];
+  // values (dv) = v, zero-padded.
+  void (*store)(const float* k, const float* v, size_t d, void* block, void* values, bool is_half);
+  // Each query is computed in an order that depends neither on other queries nor on what the cache
+  // holds at positions that the query does not see.
+  void (*attend)(const AttentionChunk& chunk);
+  // Adds the results of a chunk to those of the chunks before it.
+  void (*combine)(size_t queries, size_t dv, const float* sums, const float* statistics,
+                  float* all_sums, float* all_statistics);
+  // out (queries, d) = sums / total.
+  void (*divide)(size_t queries, size_t d, const float* sums, const float* statistics, float* out);
+};
+
+// Dense weights, as a file stores them, times vectors:
+// y[v * stride + r] = sum over j of weights[r][j] * x[v][j].
+// float32: the order of additions over j is the instruction set's own, the same for every row and
+// vector. int8: exact, as columns < 2^17 and so |sum| <= 2^14 (2^17 - 1) < 2^31; then
+// * scale[r] / divisors[v].
+template <class X>
+struct DenseRows {
+  const void* weights;  // (rows, columns), unaligned
+  size_t rows, columns;
+  const X* x;  // (count, columns)
+  size_t count;
+  float* y;
+  size_t stride;
+  const float* scale = nullptr;     // (rows), int8 only
+  const float* divisors = nullptr;  // (count), int8 only
+  bool in_order = false;            // one vector: row after row, not several rows side by side
+};
+
+struct DenseKernels {
+  void (*f32)(const DenseRows<float>&);  // by the dtype of the weights
+  void (*bf16)(const DenseRows<float>&);
+  void (*f16)(const DenseRows<float>&);
+  void (*i8)(const DenseRows<int8_t>&);
+  bool large_in_order =
+      false;  // in_order is faster for one vector times a matrix beyond the caches
+};
+
+struct KernelTable {
+  const char* isa;
+  RankedKernelsI8 w16_i8;
+  RankedKernelsF32 w16_f32;  // unscaled
+  RankedKernelsI8 n4s1_i8;
+  RankedKernelsF32 n4s1_f32;
+  PermutedKernels<uint16_t> permuted16;
+  PermutedKernels<uint32_t> permuted32;
+  BinKernels bin;
+  DecoderKernels decoder;
+  DenseKernels dense;
+  // Reads every byte once; the result depends on each. Its speed is the memory limit of a product.
+  uint64_t (*plain_read)(const void* data, size_t bytes);
+};
+
+void fill_decoder_scalar(KernelTable&);
+void fill_dense_scalar(KernelTable&);
+void fill_n4s1_scalar(KernelTable&);
+void fill_probe_scalar(KernelTable&);
+void fill_segments_scalar(KernelTable&);
+void fill_w16_scalar(KernelTable&);
+
+void fill_decoder_avx2(KernelTable&);
+void fill_dense_avx2(KernelTable&);
+void fill_n4s1_f32_avx2(KernelTable&);
+void fill_n4s1_i8_avx2(KernelTable&);
+void fill_probe_avx2(KernelTable&);
+void fill_segments_avx2(KernelTable&);
+void fill_small_batch_avx2(KernelTable&, Isa);  // for this set: its rivals set the thresholds
+void fill_tables_avx2(KernelTable&, Isa);
+void fill_w16_avx2(KernelTable&);
+
+void fill_decoder_avx512(KernelTable&);
+void fill_dense_avx512(KernelTable&);
+void fill_n4s1_avx512(KernelTable&);
+void fill_probe_avx512(KernelTable&);
+void fill_small_batch_avx512(KernelTable&);
+void fill_tables_avx512(KernelTable&);
+void fill_w16_avx512(KernelTable&);
+void fill_w16_grouped_avx512(KernelTable&);
+
+void fill_dense_avx512vnni(KernelTable&);
+void fill_panels_avx512vnni(KernelTable&);
+
+void fill_panels_amx(KernelTable&);
+
+}  // namespace rsr

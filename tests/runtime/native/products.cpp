@@ -1,0 +1,112 @@
+// Products through the runtime's own driver, on several threads and from several at once, with the
+// instruction set in use, against the definition of a product.
+#include <algorithm>
+#include <thread>
+
+#include "dispatch.h"
+#include "harness.h"
+#include "parallel.h"
+#include "ranked.h"
+
+namespace harness {
+namespace {
+
+struct Matrix {
+  size_t rows, columns;
+  std::vector<int16_t> patterns;
+  std::vector<uint8_t> data;
+  std::vector<int8_t> weights;  // (rows, columns)
+  std::vector<float> scale;
+  rsr::RankedIndex index{};
+
+  // Ternary, k = 3, packing w16.
+  Matrix(size_t rows, size_t columns)
+      : rows(rows), columns(columns), patterns(3 * rsr::kPatterns), weights(rows * columns) {
+    for (int p = 0; p < 27; p++)
+      for (int d = 0, value = p; d < 3; d++, value /= 3)
+        patterns[(2 - d) * rsr::kPatterns + p] = static_cast<int16_t>(value % 3 - 1);
+    for (size_t r = 0; r < rows; r++) scale.push_back(normal());
+    index.packing = rsr::Packing::w16;
+    index.rows = rows;
+    index.columns = columns;
+    index.k = 3;
+    index.patterns = patterns.data();
+    index.scale = scale.data();
+    index.scale_rows = 1;
+    const size_t words = index.index_columns(), padded = index.padded_rows();
+    data.resize(index.bytes());
+    index.data = data.data();
+    for (size_t r = 0; r < padded; r++) {
+      const size_t strip = r / rsr::W16::kStripRows * rsr::W16::kStripRows;
+      const size_t height = std::min(rsr::W16::kStripRows, padded - strip);
+      for (size_t w = 0; w < words; w++) {
+        unsigned word = 0;
+        for (size_t j = 0; j < rsr::W16::kBlocks; j++) {
+          const size_t rank = below(27);
+          word |= static_cast<unsigned>(rank << rsr::W16::kRankBits * j);
+          for (size_t d = 0; d < 3; d++) {
+            const size_t column = (w * rsr::W16::kBlocks + j) * 3 + d;
+            if (r < rows && column < columns)
+              weights[r * columns + column] =
+                  static_cast<int8_t>(patterns[d * rsr::kPatterns + rank]);
+          }
+        }
+        const uint16_t bits = static_cast<uint16_t>(word);
+        std::memcpy(&data[(strip * words + w * height + r - strip) * 2], &bits, 2);
+      }
+    }
+  }
+};
+
+void check(const Matrix& a, size_t count) {
+  std::vector<int8_t> x;
+  std::vector<float> divisors(count, 3.0f), wide;
+  for (size_t v = 0; v < count; v++) {
+    const std::vector<int8_t> one = int8_inputs(a.columns, v);
+    x.insert(x.end(), one.begin(), one.end());
+  }
+  wide.assign(x.begin(), x.end());
+  Guarded<int32_t> exact(count * a.rows, 77);
+  Guarded<float> scaled(count * a.rows, 77.0f), floats(count * a.rows, 77.0f);
+  const rsr::RankedProduct<int32_t> to_exact{&a.index, exact.data()};
+  const rsr::RankedProduct<float> to_scaled{&a.index, scaled.data()},
+      to_floats{&a.index, floats.data()};
+  rsr::multiply_i8(&to_exact, 1, x.data(), count);
+  rsr::multiply_quantized(&to_scaled, 1, x.data(), divisors.data(), count);
+  rsr::multiply_f32(&to_floats, 1, wide.data(), count);
+  exact.check_guards();
+  scaled.check_guards();
+  floats.check_guards();
+  for (size_t v = 0; v < count; v++)
+    for (size_t r = 0; r < a.rows; r++) {
+      int32_t sum = 0;
+      for (size_t c = 0; c < a.columns; c++)
+        sum += a.weights[r * a.columns + c] * x[v * a.columns + c];
+      const float product = static_cast<float>(sum) * a.scale[r];
+      expect(exact[v * a.rows + r], sum, 0, "int8: vector, row", v, r);
+      expect(scaled[v * a.rows + r], product / 3.0f, 0, "quantized: vector, row", v, r);
+      expect(floats[v * a.rows + r], product, 0, "float32: vector, row", v, r);  // sums are exact
+    }
+}
+
+}  // namespace
+
+void check_products() {
+  for (const std::string& isa : rsr::supported_isas()) {
+    rsr::use_isa(isa);
+    for (int threads : {1, 3}) {
+      rsr::set_num_threads(threads);
+      for (size_t rows : {1, 31, 33, 129, 300})
+        for (size_t columns : {1, 8, 9, 10, 77, 145})
+          check(Matrix(rows, columns), pick<size_t>({1, 2, 7, 17, 40}));
+    }
+    const Matrix large(1500, 900);  // enough for three threads
+    const auto alone = [&large] { check(large, 20); };
+    std::thread other(alone);
+    check(large, 17);
+    other.join();
+    check(Matrix(40, 30), 600);  // more than a pass
+  }
+}
+
+}  // namespace harness

@@ -1,0 +1,421 @@
+// Slots w16_i8, w16_f32, n4s1_i8, n4s1_f32: the kernels of encoding ranked.
+#include <algorithm>
+#include <memory>
+
+#include "float16.h"
+#include "harness.h"
+
+namespace harness {
+namespace {
+
+using rsr::kPatterns;
+using rsr::kRowUnit;
+using rsr::N4S1;
+using rsr::W16;
+
+size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
+
+enum class Fill { random, lowest, highest, bytes };
+
+// An index of random ranks, of the lowest or the highest, or of any bytes, and the weights that it
+// stands for. A rank that is no pattern, which a file never has, stands for zeros.
+template <class Packing>
+struct Index {
+  size_t rows, columns, blocks, inputs;
+  int k;
+  Fill fill;
+  std::vector<int16_t> patterns;
+  std::vector<float> float_patterns;
+  Guarded<uint8_t> bytes;
+  std::vector<int8_t> weights;  // (rows, inputs)
+
+  Index(size_t rows, size_t columns, int k, const std::vector<int>& digits, Fill fill)
+      : rows(rows),
+        columns(columns),
+        blocks(columns * Packing::kBlocks),
+        inputs(blocks * k),
+        k(k),
+        fill(fill),
+        patterns(k * kPatterns),
+        bytes(rows * columns * Packing::kCellBytes),
+        weights(rows * inputs) {
+    const int base = static_cast<int>(digits.size());
+    int all = 1;
+    for (int d = 0; d < k; d++) all *= base;
+    const int count = std::min(kPatterns, all);  // if there are more patterns, some are listed
+    for (int p = 0; p < count; p++)
+      for (int d = k, rest = p * all / count; d-- > 0; rest /= base)
+        patterns[d * kPatterns + p] = static_cast<int16_t>(digits[rest % base]);
+    float_patterns.assign(patterns.begin(), patterns.end());
+    for (size_t i = 0; i < bytes.size(); i++) bytes[i] = static_cast<uint8_t>(below(256));
+    for (size_t r = 0; r < rows; r++)
+      for (size_t b = 0; b < blocks; b++) {
+        if (fill != Fill::bytes)
+          set_rank(r, b,
+                   fill == Fill::lowest    ? 0
+                   : fill == Fill::highest ? count - 1
+                                           : static_cast<int>(below(count)));
+        for (int d = 0; d < k; d++) weights[r * inputs + b * k + d] = weight(r, b, d);
+      }
+  }
+
+  uint8_t* column(size_t row, size_t c) {
+    const size_t strip = row / Packing::kStripRows * Packing::kStripRows;
+    const size_t height = std::min(Packing::kStripRows, rows - strip);
+    return bytes.data() + (strip * columns + c * height) * Packing::kCellBytes;
+  }
+  size_t height(size_t row) const {
+    return std::min(Packing::kStripRows, rows - row / Packing::kStripRows * Packing::kStripRows);
+  }
+
+  void set_rank(size_t row, size_t block, int rank) {
+    const size_t r = row % Packing::kStripRows, j = block % Packing::kBlocks;
+    uint8_t* cell = column(row, block / Packing::kBlocks);
+    if constexpr (std::is_same_v<Packing, W16>) {
+      uint16_t word;
+      std::memcpy(&word, cell + 2 * r, 2);
+      word = static_cast<uint16_t>((word & ~(31 << 5 * j)) | rank << 5 * j);
+      std::memcpy(cell + 2 * r, &word, 2);
+    } else {
+      const int value = rank - N4S1::kZeroRank, magnitude = std::abs(value);
+      uint8_t& pair = cell[j / 2 * height(row) + r];
+      pair = static_cast<uint8_t>((pair & (j % 2 ? 15 : 240)) | magnitude << 4 * (j % 2));
+      uint8_t& signs = cell[4 * height(row) + r];
+      signs = static_cast<uint8_t>((signs & ~(128 >> j)) | (value < 0 ? 128 >> j : 0));
+    }
+  }
+
+  int8_t weight(size_t row, size_t block, int d) {
+    const size_t r = row % Packing::kStripRows, j = block % Packing::kBlocks;
+    const uint8_t* cell = column(row, block / Packing::kBlocks);
+    const int16_t* values = patterns.data() + d * kPatterns;
+    if constexpr (std::is_same_v<Packing, W16>) {
+      uint16_t word;
+      std::memcpy(&word, cell + 2 * r, 2);
+      return static_cast<int8_t>(values[word >> 5 * j & 31]);
+    }
+    const int magnitude = cell[j / 2 * height(row) + r] >> 4 * (j % 2) & 15;
+    const int value = values[N4S1::kZeroRank + magnitude];
+    return static_cast<int8_t>(cell[4 * height(row) + r] >> (7 - j) & 1 ? -value : value);
+  }
+
+  rsr::RankedRows wanted(size_t strip, size_t first, size_t last) {
+    return {column(strip, 0), first - strip, last - strip,
+            rows - strip,     columns,       rsr::columns_per_widen<Packing>(k)};
+  }
+
+  const auto* patterns_of(const int8_t*) const { return patterns.data(); }
+  const auto* patterns_of(const float*) const { return float_patterns.data(); }
+};
+
+// Vectors of worst-case inputs, and what they give: (count, rows), and the sum of magnitudes.
+template <class X>
+struct Inputs {
+  size_t count, n;
+  Guarded<X> x;
+  std::vector<double> magnitudes;
+  std::vector<double> sums;
+
+  template <class Packing>
+  Inputs(const Index<Packing>& a, size_t count)
+      : count(count), n(a.inputs), x(count * n), magnitudes(count), sums(count * a.rows) {
+    for (size_t v = 0; v < count; v++) {
+      std::vector<X> one;
+      if constexpr (std::is_same_v<X, int8_t>)
+        one = int8_inputs(n, v);
+      else
+        one = float_inputs(n, a.fill == Fill::bytes && v % kFloatKinds == kNotFinite ? 0 : v);
+      std::copy(one.begin(), one.end(), x.data() + v * n);
+      for (size_t i = 0; i < n; i++) magnitudes[v] += std::fabs(static_cast<double>(one[i]));
+      for (size_t r = 0; r < a.rows; r++) {
+        const int8_t* w = a.weights.data() + r * n;
+        double sum = 0;
+        if constexpr (std::is_same_v<X, int8_t>) {
+          int32_t exact = 0;
+          for (size_t i = 0; i < n; i++) exact += w[i] * one[i];
+          sum = exact;
+        } else {
+          for (size_t i = 0; i < n; i++) sum += w[i] * static_cast<double>(one[i]);
+        }
+        sums[v * a.rows + r] = sum;
+      }
+    }
+  }
+
+  // Of a float32 product; of an int8 product 0.
+  double bound(size_t v) const {
+    if (std::is_same_v<X, int8_t> || !std::isfinite(magnitudes[v])) return 0;
+    return static_cast<double>(std::max<size_t>(n, 3)) * std::ldexp(magnitudes[v], -24);
+  }
+};
+
+template <class X>
+struct Slots {
+  const char *vector, *small_batch, *medium_batch, *large_batch, *grouped;
+};
+
+template <class Kernel, class Packing, class X>
+std::unique_ptr<Guarded<char>> tables_of(const Kernel& kernel, Index<Packing>& a, const X* x) {
+  auto tables =
+      std::make_unique<Guarded<char>>(kernel.header_bytes + a.blocks * kernel.table_bytes);
+  kernel.build_tables(x, a.patterns_of(x), a.k, a.blocks, tables->data());
+  tables->check_guards();
+  return tables;
+}
+
+// y = the product of one vector, strip by strip, in pieces of random height.
+template <class Kernel, class Packing, class X, class Y>
+void multiply_vector(const Kernel& kernel, Index<Packing>& a, const X* x, Y* y) {
+  const auto tables = tables_of(kernel, a, x);
+  for (size_t strip = 0; strip < a.rows; strip += Packing::kStripRows)
+    for (size_t r = strip, end = strip + a.height(strip), last; r < end; r = last) {
+      last = r + kRowUnit * (1 + below((end - r) / kRowUnit));
+      Guarded<Y> part(last - r, Y(77));
+      kernel.lookup(a.wanted(strip, r, last), tables->data(), part.data());
+      part.check_guards();
+      std::copy_n(part.data(), last - r, y + r);
+    }
+}
+
+template <class Kernel, class Packing, class X>
+void check_vector(const Kernel& kernel, Index<Packing>& a, Inputs<X>& in) {
+  using Y = std::conditional_t<std::is_same_v<X, int8_t>, int32_t, float>;
+  for (size_t v = 0; v < std::min(in.count, kFloatKinds); v++) {
+    std::vector<Y> y(a.rows);
+    multiply_vector(kernel, a, in.x.data() + v * in.n, y.data());
+    for (size_t r = 0; r < a.rows; r++)
+      expect(y[r], in.sums[v * a.rows + r], in.bound(v), "vector, row", v, r);
+  }
+}
+
+// The first `count` vectors, prepared in pieces as threads do, times rows [first, last).
+template <class Kernel, class Packing, class X, class Y>
+void multiply_batch(const Kernel& kernel, Index<Packing>& a, Inputs<X>& in, size_t count,
+                    size_t first, size_t last, Guarded<Y>& y) {
+  const X* x = in.x.data();
+  Guarded<char> shared(kernel.shared_bytes(a.columns, a.k, count));
+  Guarded<char> per_thread(kernel.per_thread_bytes(a.columns, a.k, count));
+  const size_t pieces = divide_up(count, kernel.prepare_step);
+  for (size_t piece = pieces; piece-- > 0;)
+    kernel.prepare(x, a.patterns_of(x), a.k, a.columns, count, piece * kernel.prepare_step,
+                   std::min(count, (piece + 1) * kernel.prepare_step), shared.data());
+  const size_t strip = first / Packing::kStripRows * Packing::kStripRows, stride = last - first;
+  kernel.multiply(a.wanted(strip, first, last), a.patterns_of(x), a.k, shared.data(), count,
+                  per_thread.data(), y.data(), stride);
+  shared.check_guards();
+  per_thread.check_guards();
+  y.check_guards();
+}
+
+template <class Kernel, class Packing, class X>
+void check_batch(const Kernel& kernel, Index<Packing>& a, Inputs<X>& in, size_t count) {
+  using Y = std::conditional_t<std::is_same_v<X, int8_t>, int32_t, float>;
+  count = std::min({count, in.count, kernel.max_vectors});
+  const size_t first = below(2) ? 0 : kRowUnit * below(a.rows / kRowUnit);
+  const size_t last = first + kRowUnit * (1 + below((a.rows - first) / kRowUnit));
+  Guarded<Y> y(count * (last - first), Y(77));
+  multiply_batch(kernel, a, in, count, first, last, y);
+  for (size_t v = 0; v < count; v++)
+    for (size_t r = first; r < last; r++)
+      expect(y[v * (last - first) + r - first], in.sums[v * a.rows + r], in.bound(v),
+             "vector, row of a batch", v, r);
+}
+
+// Scales of groups: of float16 and float32, with blocks that reach over words.
+template <class Kernel, class X>
+void check_grouped(const Kernel& kernel, Index<W16>& a, Inputs<X>& in) {
+  const size_t widen = W16::kBlocks * rsr::columns_per_widen<W16>(a.k);
+  const size_t blocks = a.blocks - below(std::min<size_t>(3, a.blocks));
+  const size_t per_group =
+      std::min(blocks, pick<size_t>({1, 2, 3, 4, 7, 16, 43, widen - 1, widen, widen + 1}));
+  const size_t groups = divide_up(blocks, per_group), stride = a.rows + below(3);
+  const bool is_half = below(2);
+  Guarded<char> scales(groups * stride * (is_half ? 2 : 4));
+  std::vector<double> values(groups * stride);
+  for (size_t i = 0; i < values.size(); i++) {
+    const float scale = normal();
+    const uint16_t half = rsr::to_half(scale);
+    is_half ? std::memcpy(scales.data() + 2 * i, &half, 2)
+            : std::memcpy(scales.data() + 4 * i, &scale, 4);
+    values[i] = is_half ? rsr::from_half(half) : scale;
+  }
+  const size_t v = below(std::min(in.count, kFloatKinds));
+  const X* x = in.x.data() + v * in.n;
+  const auto tables = tables_of(kernel, a, x);
+  for (size_t strip = 0; strip < a.rows; strip += W16::kStripRows) {
+    const size_t first = strip + kRowUnit * below(a.height(strip) / kRowUnit);
+    const size_t last = strip + a.height(strip);
+    const rsr::GroupScales given{scales.data() + first * (is_half ? 2 : 4), stride, is_half,
+                                 per_group, blocks};
+    // Kernels read the scales of rows [first, last) of each group, and may prefetch more.
+    Guarded<float> y(last - first, 77.0f);
+    kernel.lookup_grouped(a.wanted(strip, first, last), given, tables->data(), y.data());
+    y.check_guards();
+    for (size_t r = first; r < last; r++) {
+      double sum = 0, bound = 0;
+      for (size_t g = 0; g < groups; g++) {
+        double part = 0, magnitude = 0;
+        for (size_t i = g * per_group * a.k; i < std::min(blocks, (g + 1) * per_group) * a.k; i++) {
+          part += a.weights[r * a.inputs + i] * static_cast<double>(x[i]);
+          magnitude += std::fabs(static_cast<double>(x[i]));
+        }
+        sum += values[g * stride + r] * part;
+        bound += std::fabs(values[g * stride + r]) * magnitude;
+      }
+      if (!std::isfinite(bound)) {
+        if (std::isfinite(y[r - first])) expect(y[r - first], sum, 0, "row, not finite", r);
+        continue;
+      }
+      const double terms = static_cast<double>(std::is_same_v<X, int8_t> ? groups + 2 : in.n + 3);
+      expect(y[r - first], sum, terms * std::ldexp(bound, -24) + 1e-44, "row with groups", r);
+    }
+  }
+}
+
+template <class Packing, class X, class Get>
+void check_dtype(Harness& harness, const char* name, Index<Packing>& a, size_t vectors,
+                 const std::vector<size_t>& counts, const Get& get) {
+  using Y = std::conditional_t<std::is_same_v<X, int8_t>, int32_t, float>;
+  Inputs<X> in(a, vectors);
+  const std::string slot = name;
+  harness.each((slot + ".vector").c_str(),
+               [&](const rsr::KernelTable& t) -> auto& { return get(t).vector; },
+               [&](const auto& kernel, const Table&) { check_vector(kernel, a, in); });
+  if constexpr (std::is_same_v<Packing, W16>)
+    harness.each((slot + ".vector (grouped)").c_str(),
+                 [&](const rsr::KernelTable& t) -> auto& { return get(t).vector; },
+                 [&](const auto& kernel, const Table&) { check_grouped(kernel, a, in); });
+  const auto check = [&](const char* which, const auto& batch_of) {
+    harness.each((slot + which).c_str(),
+                 [&](const rsr::KernelTable& t) -> auto& { return batch_of(get(t)); },
+                 [&](const auto& kernel, const Table& table) {
+                   for (size_t count : counts) check_batch(kernel, a, in, count);
+                   if constexpr (std::is_same_v<Packing, W16> && std::is_same_v<X, float>) {
+                     // The same additions in the same order as for one vector.
+                     const size_t count = std::min(in.count, kernel.max_vectors);
+                     const size_t v = below(count);
+                     Guarded<Y> batch(count * a.rows), alone(a.rows);
+                     multiply_batch(kernel, a, in, count, 0, a.rows, batch);
+                     multiply_vector(get(table.kernels).vector, a, in.x.data() + v * in.n,
+                                     alone.data());
+                     expect_same_bits(batch.data() + v * a.rows, alone.data(), a.rows,
+                                      "vector of a batch, compared with itself alone");
+                   }
+                 });
+  };
+  check(".small_batch", [](const auto& kernels) -> auto& { return kernels.small_batch; });
+  check(".medium_batch", [](const auto& kernels) -> auto& { return kernels.medium_batch; });
+  check(".large_batch", [](const auto& kernels) -> auto& { return kernels.large_batch; });
+}
+
+template <class Packing>
+void check_index(Harness& harness, size_t rows, size_t columns, int k,
+                 const std::vector<int>& digits, Fill fill, size_t vectors,
+                 const std::vector<size_t>& counts) {
+  Index<Packing> a(rows, columns, k, digits, fill);
+  if constexpr (std::is_same_v<Packing, W16>) {
+    check_dtype<Packing, int8_t>(harness, "w16_i8", a, vectors, counts,
+                                 [](const rsr::KernelTable& t) -> auto& { return t.w16_i8; });
+    check_dtype<Packing, float>(harness, "w16_f32", a, vectors, counts,
+                                [](const rsr::KernelTable& t) -> auto& { return t.w16_f32; });
+  } else {
+    check_dtype<Packing, int8_t>(harness, "n4s1_i8", a, vectors, counts,
+                                 [](const rsr::KernelTable& t) -> auto& { return t.n4s1_i8; });
+    check_dtype<Packing, float>(harness, "n4s1_f32", a, vectors, counts,
+                                [](const rsr::KernelTable& t) -> auto& { return t.n4s1_f32; });
+  }
+}
+
+template <class Packing>
+void check_shapes(Harness& harness, int k, const std::vector<int>& digits, int shapes) {
+  const size_t widen = rsr::columns_per_widen<Packing>(k);
+  for (int i = 0; i < shapes; i++) {
+    // Around words, runs between widenings, panels and blocks of inputs; around strips of rows.
+    const size_t columns = pick<size_t>(
+        {1, 2, 3, 4, 5, 9, widen - 1, widen, widen + 1, 2 * widen + 1, 63, 64, 65, 1 + below(70)});
+    const size_t rows = kRowUnit * pick<size_t>({1, 2, 3, 4, 5, 6, 9});
+    const Fill fill = pick({Fill::random, Fill::bytes, Fill::lowest, Fill::highest});
+    check_index<Packing>(
+        harness, rows, std::max<size_t>(columns, 1), k, digits, fill, 33,
+        {pick<size_t>({1, 2, 3, 4, 5, 7, 8, 9}), pick<size_t>({11, 12, 13, 15, 16, 17}),
+         pick<size_t>({24, 25, 31, 32, 33})});
+  }
+}
+
+template <class Packing, class X, class Get>
+void time_dtype(Harness& harness, const std::string& slot, Index<Packing>& a, const Get& get) {
+  using Y = std::conditional_t<std::is_same_v<X, int8_t>, int32_t, float>;
+  Inputs<X> in(a, 64);
+  for (size_t i = 0; i < in.x.size(); i++) in.x[i] = static_cast<X>(normal());
+  const double work = static_cast<double>(a.rows * a.inputs);
+  const std::string vector = slot + ".vector", grouped = vector + " (grouped)";
+  harness.each(
+      vector.c_str(), [&](const rsr::KernelTable& t) -> auto& { return get(t).vector; },
+      [&](const auto& kernel, const Table& table) {
+        const auto tables = tables_of(kernel, a, in.x.data());
+        std::vector<Y> y(a.rows);
+        std::vector<float> scaled(a.rows), scales(a.rows * a.blocks, 1.0f);
+        harness.time(vector.c_str(), table, work, "MAC", [&] {
+          for (size_t r = 0; r < a.rows; r += Packing::kStripRows)
+            kernel.lookup(a.wanted(r, r, r + a.height(r)), tables->data(), y.data() + r);
+        });
+        if (kernel.lookup_grouped)
+          harness.time(grouped.c_str(), table, work, "MAC", [&] {
+            for (size_t r = 0; r < a.rows; r += Packing::kStripRows)
+              kernel.lookup_grouped(a.wanted(r, r, r + a.height(r)),
+                                    {scales.data() + r, a.rows, false, 43, a.blocks},
+                                    tables->data(), scaled.data() + r);
+          });
+      });
+  const auto time_batch = [&](const char* which, const auto& batch_of) {
+    const std::string name = slot + which;
+    harness.each(
+        name.c_str(), [&](const rsr::KernelTable& t) -> auto& { return batch_of(get(t)); },
+        [&](const auto& kernel, const Table& table) {
+          const size_t count = std::min<size_t>(in.count, kernel.max_vectors);
+          const X* x = in.x.data();
+          Guarded<char> shared(kernel.shared_bytes(a.columns, a.k, count));
+          Guarded<char> per_thread(kernel.per_thread_bytes(a.columns, a.k, count));
+          Guarded<Y> y(count * a.rows);
+          harness.time(name.c_str(), table, work * static_cast<double>(count), "MAC", [&] {
+            kernel.prepare(x, a.patterns_of(x), a.k, a.columns, count, 0, count, shared.data());
+            kernel.multiply(a.wanted(0, 0, a.rows), a.patterns_of(x), a.k, shared.data(), count,
+                            per_thread.data(), y.data(), a.rows);
+          });
+        });
+  };
+  time_batch(".small_batch", [](const auto& kernels) -> auto& { return kernels.small_batch; });
+  time_batch(".medium_batch", [](const auto& kernels) -> auto& { return kernels.medium_batch; });
+  time_batch(".large_batch", [](const auto& kernels) -> auto& { return kernels.large_batch; });
+}
+
+}  // namespace
+
+void check_ranked(Harness& harness) {
+  const std::vector<int> ternary = {-1, 0, 1};
+  for (const std::vector<int>& digits : {ternary, {-1, 1}, {0, 1}})
+    for (int k = 1; k <= rsr::kMaxK; k++) check_shapes<W16>(harness, k, digits, 8);
+  check_shapes<W16>(harness, 3, ternary, 30);
+  check_shapes<N4S1>(harness, N4S1::kK, ternary, 60);
+  // More rows than a kernel takes at once, more vectors than a pass takes, every number of vectors.
+  std::vector<size_t> counts;
+  for (size_t count = 1; count <= 66; count++) counts.push_back(count);
+  check_index<W16>(harness, 64, 12, 3, ternary, Fill::random, 66, counts);
+  check_index<N4S1>(harness, 64, 5, 3, ternary, Fill::random, 66, counts);
+  check_index<W16>(harness, 32, 9, 3, ternary, Fill::random, 256, {255, 256});
+  check_index<W16>(harness, 2112, 3, 3, ternary, Fill::random, 17, {2, 9, 17});
+  check_index<N4S1>(harness, 2112, 2, 3, ternary, Fill::random, 17, {2, 9, 17});
+  if (!harness.is_bench) return;
+  Index<W16> words(1024, 256, 3, ternary, Fill::random);
+  Index<N4S1> units(1024, 96, 3, ternary, Fill::random);
+  time_dtype<W16, int8_t>(harness, "w16_i8", words,
+                          [](const rsr::KernelTable& t) -> auto& { return t.w16_i8; });
+  time_dtype<W16, float>(harness, "w16_f32", words,
+                         [](const rsr::KernelTable& t) -> auto& { return t.w16_f32; });
+  time_dtype<N4S1, int8_t>(harness, "n4s1_i8", units,
+                           [](const rsr::KernelTable& t) -> auto& { return t.n4s1_i8; });
+  time_dtype<N4S1, float>(harness, "n4s1_f32", units,
+                          [](const rsr::KernelTable& t) -> auto& { return t.n4s1_f32; });
+}
+
+}  // namespace harness
