@@ -8,6 +8,7 @@ Example:
 
 from rsr_formats.errors import FormatError, RsrError
 
+from . import kernels
 from .cpu import cpu_info, get_num_threads, set_num_threads, use_isa
 from .errors import ClosedError, InputShapeError, InputTypeError, IsaError, OptionError
 from .matrix import Matrix
@@ -26,6 +27,7 @@ __all__ = [
     "RsrError",
     "cpu_info",
     "get_num_threads",
+    "kernels",
     "linear_all",
     "load",
     "matmul_all",

@@ -107,6 +107,30 @@ class Matrix:
         return self._scale
 
     @property
+    def group_columns(self) -> int:
+        """Columns that share a scale: in_features unless groups of columns have their own."""
+        return self._tensor.group_columns if self._tensor.is_grouped else self.shape[1]
+
+    @property
+    def arrays(self) -> tuple[Array, ...]:
+        """The arrays a product reads, as they lie in memory: the index and any scales."""
+        scaled = self._tensor.scale is not None
+        return tuple(a for part, a in self._arrays.items() if part != "scale" or scaled)
+
+    def copy(self, allocate: Callable[[int], npt.NDArray[np.uint8]]) -> Matrix:
+        """Return a copy in memory that the caller chooses; closing the model does not close it.
+
+        Args:
+            allocate: takes a number of bytes, returns that much writable memory, uint8 (nbytes,);
+                called once for each array.
+        """
+        copies = {}
+        for part, array in self._arrays.items():
+            copies[part] = allocate(array.nbytes).view(array.dtype).reshape(array.shape)
+            copies[part][...] = array
+        return Matrix(self._tensor, copies, lambda: False)
+
+    @property
     def nbytes(self) -> int:
         """Bytes a product reads: index and scales."""
         return self._tensor.nbytes

@@ -52,3 +52,14 @@ class KVCache:
         nbytes: int = sum(array.nbytes for array in self._keys + self._values)
         reserved: int = self._values[0].shape[1]  # positions
         return nbytes * positions // reserved
+
+    def arrays_at(self, positions: int) -> list[npt.NDArray[np.uint8]]:
+        """Return views of the bytes that attention reads when that many positions are kept."""
+        reserved = self._values[0].shape[1]
+        heads = [
+            head.reshape(-1).view(np.uint8)  # positions follow each other
+            for layer in zip(self._keys, self._values, strict=True)
+            for array in layer
+            for head in array
+        ]
+        return [head[: len(head) * positions // reserved] for head in heads]

@@ -43,6 +43,11 @@ class Dense:
         return DTYPES[self.stored.dtype.name]
 
     @property
+    def arrays(self) -> tuple[npt.NDArray[Any], ...]:
+        """The arrays a product reads."""
+        return (self.stored,)
+
+    @property
     def nbytes(self) -> int:
         """Bytes a product reads."""
         return self.stored.nbytes
@@ -53,6 +58,16 @@ class Int8Head(NamedTuple):
 
     stored: Int8Array  # (out_features, in_features)
     scale: FloatArray  # (out_features,)
+
+    @property
+    def dtype(self) -> str:
+        """How the file names what is stored."""
+        return "I8"
+
+    @property
+    def arrays(self) -> tuple[npt.NDArray[Any], ...]:
+        """The arrays a product reads."""
+        return tuple(self)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -22,7 +22,6 @@ from .decoder import LOGIT_ROWS, Decoder
 from .errors import ModelError, PromptError
 from .generate import Generation, Limits, Stream, Tokens
 from .kv_cache import KVCache
-from .phase_timer import PhaseTimer
 from .sampling import Sampling
 from .session import Session
 from .template import ChatTemplate
@@ -102,10 +101,12 @@ class LanguageModel:
         """
         return self._decoder.weights
 
-    @property
-    def clock(self) -> PhaseTimer:
-        """Where the time went: seconds of each part since the model was loaded."""
-        return self._decoder.clock
+    def phase_seconds(self) -> dict[str, float]:
+        """Return the seconds spent since the model was loaded.
+
+        The keys are "products" (linear layers), "head", "attention" and "rest".
+        """
+        return self._decoder.clock.seconds
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Return the tokens of a prompt, with those that the tokenizer puts before a text.
@@ -267,6 +268,12 @@ class LanguageModel:
         Reading them is what the time of a token cannot fall below.
         """
         return self.weights.nbytes + self._sequence.cache.bytes_at(positions)
+
+    def arrays_per_token(self, positions: int) -> list[npt.NDArray[np.uint8]]:
+        """Return views of the bytes that `bytes_per_token` counts, where a token reads them."""
+        weights = [array for one in self.weights.linear for array in one.weight.arrays]
+        views = [array.reshape(-1).view(np.uint8) for array in weights]
+        return views + self._sequence.cache.arrays_at(positions)
 
     def logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the logits after each of `tokens`, float32 (len(tokens), vocab_size).
