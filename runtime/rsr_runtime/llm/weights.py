@@ -171,7 +171,7 @@ class _Finder:
         """Return the output head: int8 where compiled so, the embedding where they are tied."""
         c = self._config
         name = HEAD + ".weight"
-        stored = self._model.stored(name) if self._is_dense(name) else None
+        stored = self._model.dense(name).data if self._is_dense(name) else None
         if stored is not None and stored.dtype == np.int8:
             scale = self._vector(name + "_scale", c.vocab_size)
             if stored.shape != (c.vocab_size, c.hidden_size):
@@ -197,7 +197,7 @@ class _Finder:
                 self._contradiction(name, matrix.shape, (rows, columns))
             return matrix
         else:
-            stored = self._model.stored(name)
+            stored = self._model.dense(name).data
             if stored.shape != (rows, columns):
                 self._contradiction(name, stored.shape, (rows, columns))
             elif stored.dtype.name not in DTYPES:

@@ -226,7 +226,7 @@ def test_where_the_time_goes(loaded: Loader) -> None:
 
 def test_bytes_of_a_token(loaded: Loader) -> None:
     model = loaded("bitnet-2b")
-    assert model.bytes_per_token(0) > model._model.stored("model.embed_tokens.weight").nbytes
+    assert model.bytes_per_token(0) > model._model.dense("model.embed_tokens.weight").nbytes
     # Two layers of two heads of 16 keys and 16 values in float16.
     assert model.bytes_per_token(10) - model.bytes_per_token(0) == 10 * 2 * 2 * 32 * 2
 

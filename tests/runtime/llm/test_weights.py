@@ -76,7 +76,7 @@ def test_bytes_of_a_token(language_models: LanguageModels) -> None:
     names = [name for name in model if name.endswith("_proj.weight")]
     assert len(names) == 14
     matrices = [model[name] for name in names]
-    assert found == sum(m.nbytes for m in matrices) + model.stored("lm_head.weight").nbytes
+    assert found == sum(m.nbytes for m in matrices) + model.dense("lm_head.weight").nbytes
 
 
 # --- what is wrong ------------------------------------------------------------------------------
