@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 import rsr_runtime as rsr
 from rsr_runtime import Matrix
-from rsr_runtime.products import multiply_rows
+from rsr_runtime.kernels import multiply_rows
 
 from .memory import pages
 from .turns import Contender, Label, Operand

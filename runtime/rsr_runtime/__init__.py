@@ -12,9 +12,8 @@ from . import kernels
 from .cpu import cpu_info, get_num_threads, set_num_threads, use_isa
 from .dense import DenseTensor
 from .errors import ClosedError, InputShapeError, InputTypeError, IsaError, OptionError
-from .matrix import Matrix
+from .matrix import Matrix, linear_all, matmul_all
 from .model import Model, load
-from .products import linear_all, matmul_all
 
 __all__ = [
     "ClosedError",

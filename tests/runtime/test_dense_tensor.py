@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rsr_testing.matrices import Spec, Workshop
 
 import rsr_runtime as rsr
 from rsr_runtime import ClosedError, DenseTensor, Matrix, OptionError
+from rsr_testing.matrices import Spec, Workshop
 
 BITS = np.array([[0x3F80, 0xC000, 0x7F80], [0x0001, 0x8000, 0x4049]], "<u2")
 DENSE = [

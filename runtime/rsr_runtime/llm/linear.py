@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from .. import _native
 from ..matrix import Matrix
-from ..products import by_tables, multiply_quantized, multiply_rows
+from ..products import PermutedIndex, share_tables
 from .workspace import Workspace
 
 FloatArray = npt.NDArray[np.float32]
@@ -219,14 +219,14 @@ def _record_indexed(
     y: list[FloatArray],
 ) -> None:
     """Record products with indices: those that share tables in one native call."""
-    for native, members in by_tables(matrices):
+    for group, members in share_tables([w.index for w in matrices]):
         outputs = [y[i] for i in members]
-        permuted = [matrices[i] for i in members]
-        if int8_activations and native:
-            program.multiply_quantized(part, native, *x.for_int8(), outputs)
+        if isinstance(group, PermutedIndex):
+            if int8_activations:
+                program.call(part, group.multiply_quantized, *x.for_int8(), *outputs)
+            else:
+                program.call(part, group.multiply, x.for_floats(), *outputs)
         elif int8_activations:
-            program.call(part, multiply_quantized, permuted, *x.for_int8(), outputs)
-        elif native:
-            program.multiply_f32(part, native, x.for_floats(), outputs)
+            program.multiply_quantized(part, group, *x.for_int8(), outputs)
         else:
-            program.call(part, multiply_rows, permuted, x.for_floats(), outputs)
+            program.multiply_f32(part, group, x.for_floats(), outputs)

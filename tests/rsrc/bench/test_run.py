@@ -22,7 +22,7 @@ from rsr_formats.errors import RsrError
 from rsr_formats.records import DenseTensor
 from rsr_formats.writer import create
 from rsr_runtime import Matrix
-from rsr_runtime.products import multiply_rows
+from rsr_runtime.kernels import multiply_rows
 from rsr_testing.paths import BENCHMARKS
 from rsrc import bench
 from rsrc.bench import lineup, memory, turns
