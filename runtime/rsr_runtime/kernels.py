@@ -6,7 +6,6 @@ Results go into arrays of the caller.
 
 from collections.abc import Sequence
 
-from . import products
 from ._native import (
     attend,
     gated,
@@ -17,7 +16,7 @@ from ._native import (
     quantize_i8,
 )
 from .matrix import Array, Matrix
-from .products import quantize_int8
+from .products import multiply, quantize_int8, share_tables
 
 __all__ = [
     "attend",
@@ -41,4 +40,4 @@ def multiply_rows(matrices: Sequence[Matrix], x: Array, outputs: Sequence[Array]
         outputs: (b, out_features) each: float32, scaled, for float32 x; int32, exact and unscaled,
             for int8 x.
     """
-    products.multiply([w.index for w in matrices], x, outputs)
+    multiply(share_tables([w.index for w in matrices]), x, outputs)

@@ -18,7 +18,7 @@ from rsr_formats.records import IndexedTensor
 from rsr_formats.validate import check_ranks
 
 from .errors import ClosedError, InputShapeError, InputTypeError, OptionError
-from .products import multiply, multiply_quantized, native_index, quantize_int8
+from .products import multiply, multiply_quantized, native_index, quantize_int8, share_tables
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
@@ -56,6 +56,7 @@ class Matrix:
         self._arrays = arrays
         self._is_closed = is_closed
         self.index = native_index(tensor, arrays)
+        self._alone = share_tables([self.index])
         self._scale: FloatArray | None = None  # made on first access
 
     @property
@@ -205,7 +206,7 @@ class Matrix:
             raise self._closed_error()
         if algorithm is not None:
             self._check_algorithm(algorithm)
-        multiply([self.index], _contiguous(x)[None], [out[None]], algorithm != "rsr")
+        multiply(self._alone, _contiguous(x)[None], [out[None]], algorithm != "rsr")
         return out
 
     def linear(self, x: Array, activations: str = "float32") -> FloatArray:
@@ -364,7 +365,7 @@ def matmul_all(matrices: Sequence[Matrix], x: Array) -> list[Array]:
             raise _shape_error(w, x)
     rows = _contiguous(x[None] if x.ndim == 1 else x.T)
     outputs = [np.empty((len(rows), w.shape[0]), dtype) for w in matrices]
-    multiply([w.index for w in matrices], rows, outputs)
+    multiply(share_tables([w.index for w in matrices]), rows, outputs)
     return [y[0] if x.ndim == 1 else np.ascontiguousarray(y.T) for y in outputs]
 
 
@@ -398,11 +399,11 @@ def linear_all(
     count = int(np.prod(x.shape[:-1]))  # reshape cannot infer it if in_features is 0
     rows = _contiguous(x).reshape(count, x.shape[-1])
     outputs = [np.empty((count, w.shape[0]), np.float32) for w in matrices]
-    indices = [w.index for w in matrices]
+    groups = share_tables([w.index for w in matrices])
     if activations == "float32":
-        multiply(indices, rows, outputs)
+        multiply(groups, rows, outputs)
     else:
-        multiply_quantized(indices, *quantize_int8(rows), outputs)
+        multiply_quantized(groups, *quantize_int8(rows), outputs)
     return [y.reshape(*x.shape[:-1], w.shape[0]) for w, y in zip(matrices, outputs, strict=True)]
 
 

@@ -1,8 +1,8 @@
 """Products of one input with several indices in one parallel region (q, k and v; gate and up).
 
-`native_index` makes what the kernels read from a tensor of the file; `multiply` and
-`multiply_quantized` choose the kernel. `Matrix` and `llm` check their arguments first: arrays here
-are C-contiguous, aligned and of matching shapes.
+`native_index` makes what the kernels read from a tensor of the file, `share_tables` groups such
+indices, and `multiply` and `multiply_quantized` choose the kernel for a group. They check nothing:
+arrays are C-contiguous, aligned and of matching shapes.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class PermutedIndex:
 
 
 Index = _native.Ranked | PermutedIndex
-Group = list[_native.Ranked] | PermutedIndex  # what one kernel call multiplies by
+# The indices that one kernel call multiplies by, and their positions among all.
+Groups = list[tuple[list[_native.Ranked] | PermutedIndex, list[int]]]
 
 
 def native_index(t: IndexedTensor, arrays: Mapping[str, Array]) -> Index:
@@ -107,45 +108,7 @@ def quantize_int8(x: FloatArray) -> tuple[Int8Array, FloatArray]:
     return q, s
 
 
-def multiply(
-    indices: Sequence[Index], x: Array, outputs: Sequence[Array], plus_plus: bool = True
-) -> None:
-    """Compute outputs[j][i] = W[j] x[i] for the rows of x.
-
-    Args:
-        indices: of matrices W[j], all with the same in_features.
-        x: (b, in_features), float32 or int8.
-        outputs: (b, out_features) each: float32, scaled, for float32 x; int32, exact and unscaled,
-            for int8 x.
-        plus_plus: whether step 2 of a permuted product is RSR++, or RSR.
-    """
-    kernel = _native.multiply_i8 if x.dtype.char == "b" else _native.multiply_f32
-    for group, members in share_tables(indices):
-        if isinstance(group, PermutedIndex):
-            group.multiply(x, outputs[members[0]], plus_plus)
-        else:
-            kernel(group, x, [outputs[j] for j in members])
-
-
-def multiply_quantized(
-    indices: Sequence[Index], q: Int8Array, s: FloatArray, outputs: Sequence[FloatArray]
-) -> None:
-    """Compute outputs[j][i] = (W[j] q[i]) * scale / s[i], as `Matrix.linear` defines it.
-
-    Args:
-        indices: of matrices W[j], all with the same in_features.
-        q: int8 (b, in_features).
-        s: float32 (b, 1).
-        outputs: float32 (b, out_features) each.
-    """
-    for group, members in share_tables(indices):
-        if isinstance(group, PermutedIndex):
-            group.multiply_quantized(q, s, outputs[members[0]])
-        else:
-            _native.multiply_quantized(group, q, s, [outputs[j] for j in members])
-
-
-def share_tables(indices: Sequence[Index]) -> list[tuple[Group, list[int]]]:
+def share_tables(indices: Sequence[Index]) -> Groups:
     """Group the indices whose products can share tables of partial sums.
 
     Returns:
@@ -155,7 +118,7 @@ def share_tables(indices: Sequence[Index]) -> list[tuple[Group, list[int]]]:
     if len(indices) == 1:
         index = indices[0]
         return [(index if isinstance(index, PermutedIndex) else [index], [0])]
-    groups: list[tuple[Group, list[int]]] = []
+    groups: Groups = []
     for j, index in enumerate(indices):
         if isinstance(index, PermutedIndex):
             groups.append((index, [j]))
@@ -168,3 +131,40 @@ def share_tables(indices: Sequence[Index]) -> list[tuple[Group, list[int]]]:
         else:
             groups.append(([index], [j]))
     return groups
+
+
+def multiply(groups: Groups, x: Array, outputs: Sequence[Array], plus_plus: bool = True) -> None:
+    """Compute outputs[j][i] = W[j] x[i] for the rows of x.
+
+    Args:
+        groups: the matrices W[j], all with the same in_features, as `share_tables` groups them.
+        x: (b, in_features), float32 or int8.
+        outputs: (b, out_features) each: float32, scaled, for float32 x; int32, exact and unscaled,
+            for int8 x.
+        plus_plus: whether permuted products use RSR++ in step 2, or RSR.
+    """
+    kernel = _native.multiply_i8 if x.dtype.char == "b" else _native.multiply_f32
+    for group, members in groups:
+        if isinstance(group, PermutedIndex):
+            group.multiply(x, outputs[members[0]], plus_plus)
+        else:
+            # One group has all members in order; a comprehension would cost 0.2 us.
+            kernel(group, x, outputs if len(groups) == 1 else [outputs[j] for j in members])
+
+
+def multiply_quantized(
+    groups: Groups, q: Int8Array, s: FloatArray, outputs: Sequence[FloatArray]
+) -> None:
+    """Compute outputs[j][i] = (W[j] q[i]) * scale / s[i], as `Matrix.linear` defines it.
+
+    Args:
+        groups: the matrices W[j], all with the same in_features, as `share_tables` groups them.
+        q: int8 (b, in_features).
+        s: float32 (b, 1).
+        outputs: float32 (b, out_features) each.
+    """
+    for group, members in groups:
+        if isinstance(group, PermutedIndex):
+            group.multiply_quantized(q, s, outputs[members[0]])
+        else:
+            _native.multiply_quantized(group, q, s, [outputs[j] for j in members])

@@ -77,8 +77,9 @@ def expand(
     padded[: len(x)] = x
     y = np.zeros(rows, x.dtype)
     for block, x_block in zip(blocks, padded.reshape(-1, k), strict=True):
+        lengths: Array = np.diff(block.segments.astype(np.int64))
         t: Array = build_tables(x_block, digits) if plus_plus else Bin @ x_block
-        y[block.permutation] += np.repeat(t, np.diff(block.segments.astype(np.int64)))
+        y[block.permutation] += np.repeat(t, lengths)
     return y
 
 
