@@ -23,7 +23,7 @@ from tokenizers import (
 from rsr_runtime.llm.errors import PromptError
 from rsr_runtime.llm.sampling import Sampler, Sampling
 from rsr_runtime.llm.template import ChatTemplate
-from rsr_runtime.llm.tokenizer.tokenizer import StreamingDetokenizer, Tokenizer
+from rsr_runtime.llm.tokenizer import StreamingDetokenizer, Tokenizer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # both warn about themselves while they are imported

@@ -10,16 +10,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from rsr_formats.architectures import ARCHITECTURES, PROJECTIONS, Architecture, of_config
+from rsr_formats.model_files import MAX_JSON, parse_object
 from rsr_formats.modules_to_not_convert import ModulesToNotConvert
 from rsr_formats.text import shown
 
 from .errors import ModelError
-from .files import read_json
 from .rope import Rope
 
 _LARGEST = 1 << 31  # no dimension is as large
 MAX_HEAD_DIM = 4096  # rotations take as much for each position; the largest seen is 256
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu2": "relu2"}  # names: those of the kernels
+
+
+def read_json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    """Return the JSON object in a model's file, {} if there is no such file.
+
+    Raises:
+        ModelError: the file is larger than 16 MiB, is not valid JSON, or is not an object.
+    """
+    return parse_object(files[name], name, MAX_JSON, ModelError) if name in files else {}
 
 
 @dataclass(frozen=True)

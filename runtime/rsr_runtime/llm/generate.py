@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .decoder import Decoder
 from .sampling import Sampler, Sampling
 from .session import Session, step
-from .tokenizer.tokenizer import StopStrings, StreamingDetokenizer, Tokenizer
+from .tokenizer import StopStrings, StreamingDetokenizer, Tokenizer
 
 FinishReason = Literal["stop", "length", "context", "interrupted"]
 

@@ -25,7 +25,7 @@ from .kv_cache import KVCache
 from .sampling import Sampling
 from .session import Session
 from .template import ChatTemplate
-from .tokenizer.tokenizer import Tokenizer
+from .tokenizer import Tokenizer
 from .weights import Weights, collect
 
 DEFAULT_CONTEXT = 4096  # positions, unless the model has fewer

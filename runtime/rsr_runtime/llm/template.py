@@ -22,9 +22,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .config import read_json
 from .errors import DependencyError, PromptError, TemplateError
-from .files import read_json
-from .tokenizer.tokenizer import special_tokens
+from .tokenizer import special_tokens
 
 MAX_SOURCE = 1 << 20  # bytes of a template; the largest seen has some 20,000
 MAX_TEXT = 16 << 20  # characters of a prompt, and items of what one operation makes

@@ -278,7 +278,7 @@ def test_an_architecture_that_is_not_known(language_models: LanguageModels, tmp_
         (("-p", "x" * 600), "leaves no room in a context of 256: shorten it"),
         (("-p", PROMPT, "--context", 8), "load with a larger context (the model's limit is 256)"),
         (("-p", "x", "--context", 257), "context: found 257, expected 1 to 256, the model's limit"),
-        (("-p", "x", "--stop", ""), "'' is no stop string"),
+        (("-p", "x", "--stop", ""), "found stop string ''"),
         (("-p", "x", "--temperature", "nan"), "temperature is nan"),
         (("-p", "x", "--temperature", "inf"), "temperature is inf"),
         (("-p", "x", "--seed", 10**400), "seed is "),
@@ -653,7 +653,7 @@ def terminal() -> Iterator[Any]:
 
 # A text with an escape sequence, a bell, C1 and other control characters, and letters beside them.
 STEERED = """
-from rsr_runtime.llm.tokenizer.tokenizer import StreamingDetokenizer
+from rsr_runtime.llm.tokenizer import StreamingDetokenizer
 texts = iter(["a\\x1b[31m\\x07b\\x9b2Jc\\x7f\\r\\x08d", "\\te\\nf", "\\u3000g\\u00a0h\\u200di"])
 StreamingDetokenizer.push = lambda self, token: next(texts, "")
 StreamingDetokenizer.finish = lambda self: ""

@@ -117,9 +117,7 @@ def test_an_unknown_architecture_is_named_with_those_that_are_known(
         read(**changes)
     message = str(caught.value)
     assert f"architecture {found}" in message
-    assert (
-        "LlamaForCausalLM, BitNetForCausalLM, BitnetForCausalLM, Qwen3" in message
-    )
+    assert "LlamaForCausalLM, BitNetForCausalLM, BitnetForCausalLM, Qwen3" in message
     assert len(message) < 400
 
 

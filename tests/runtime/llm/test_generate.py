@@ -310,7 +310,7 @@ def test_no_context(loaded: Loader, context: Any) -> None:
 
 def test_stop_strings_that_are_none(model: LanguageModel) -> None:
     for stop in ([""], "", [5]):
-        with pytest.raises(PromptError, match="is no stop string"):
+        with pytest.raises(PromptError, match="expected non-empty text"):
             model.stream(PROMPT, stop=stop)  # type: ignore[arg-type]
 
 

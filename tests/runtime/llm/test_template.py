@@ -138,7 +138,7 @@ class TestText:
 
     def test_importing_needs_no_jinja(self) -> None:
         code = (
-            "import sys; import rsr_runtime.llm.template, rsr_runtime.llm.tokenizer.tokenizer\n"
+            "import sys; import rsr_runtime.llm.template, rsr_runtime.llm.tokenizer\n"
             "assert not {'jinja2', 'tokenizers'} & set(sys.modules)\n"
             "sys.modules['jinja2'] = None\n"
             "try: rsr_runtime.llm.template.ChatTemplate('a')\n"

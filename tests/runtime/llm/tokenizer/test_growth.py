@@ -11,7 +11,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 from tokenizers import Tokenizer as Library
 
 from rsr_runtime.llm.errors import ModelError
-from rsr_runtime.llm.tokenizer.tokenizer import Tokenizer
+from rsr_runtime.llm.tokenizer import Tokenizer
 
 
 def with_part(name: str, part: Any) -> dict[str, bytes]:

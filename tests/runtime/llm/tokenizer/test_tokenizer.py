@@ -23,13 +23,13 @@ from tokenizers import (
 from tokenizers import Tokenizer as Library
 
 from rsr_runtime.llm.errors import DependencyError, ModelError, PromptError
-from rsr_runtime.llm.tokenizer.tokenizer import (
+from rsr_runtime.llm.tokenizer import (
     StopStrings,
     StreamingDetokenizer,
     Tokenizer,
-    _run,
     special_tokens,
 )
+from rsr_runtime.llm.tokenizer.tokenizer import _run
 
 SPECIAL = ["<s>", "</s>", "<|im_end|>"]
 
@@ -380,7 +380,7 @@ class TestRefusals:
     def test_without_the_library(self) -> None:
         code = (
             "import sys; sys.modules['tokenizers'] = None\n"
-            "from rsr_runtime.llm.tokenizer.tokenizer import Tokenizer\n"
+            "from rsr_runtime.llm.tokenizer import Tokenizer\n"
             "try: Tokenizer({})\n"
             "except ImportError as error: print(type(error).__name__, error)\n"
         )
