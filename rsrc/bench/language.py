@@ -23,10 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 import rsr_runtime as rsr
-from rsr_runtime import Matrix
+from rsr_runtime import DenseTensor, Matrix
 from rsr_runtime.llm import LanguageModel, load
-from rsr_runtime.llm.linear import Dense, Linear
-from rsr_runtime.llm.phase_timer import PARTS
+from rsr_runtime.llm.decoder import PHASES as PARTS
+from rsr_runtime.llm.linear import Linear
 
 from .._version import __version__
 from ..common.errors import OptionError
@@ -153,7 +153,7 @@ def _prepare(path: str | os.PathLike[str], context: int, seed: int) -> list[int]
     if context < 1:
         raise OptionError(f"context: found {context}, expected at least 1")
     with load(path) as model:
-        most = model.config.max_positions
+        most = model.config.max_position_embeddings
         if context + RUN >= most:
             raise OptionError(
                 f"context: found {context}, expected at most {most - RUN - 1}: the model's limit "
@@ -220,12 +220,12 @@ class _Turns:
         operand = what_a_token_reads(self._model, context + RUN // 2)
         parts = shares([operand], threads)
         reads = [self._read(parts) for _ in range(_READS)]
-        before = self._model.clock.seconds
+        before = self._model.phase_seconds()
         start = time.perf_counter()
         for end in range(context + 1, context + RUN + 1):
             logits = self._model.next_logits(self._tokens[:end])
         seconds = (time.perf_counter() - start) / RUN
-        after = self._model.clock.seconds
+        after = self._model.phase_seconds()
         own = {part: (after[part] - before[part]) / RUN for part in PARTS}
         # The clock stands still between calls: that is none of the other parts either.
         own["rest"] += seconds - sum(own.values())
@@ -256,8 +256,8 @@ class _Turns:
 def what_a_token_reads(model: LanguageModel, positions: int) -> Operand:
     """Return the bytes that a token reads, where they lie: what `bytes_per_token` counts."""
     parts = [part for linear in model.weights.linear for part in _weight_bytes(linear)]
-    for number in range(model.config.layers):
-        keys, values = model._sequence.cache.layer(number)
+    for number in range(model.config.num_hidden_layers):
+        keys, values = model._session.cache.layer(number)
         kept = values.shape[1]
         for array in (keys, values):
             # Of each head they lie in the order of positions.
@@ -270,9 +270,7 @@ def _weight_bytes(linear: Linear) -> list[Bytes]:
     weight = linear.weight
     if isinstance(weight, Matrix):
         return list(compiled_operand(weight).parts)
-    arrays: list[npt.NDArray[Any]]
-    arrays = [weight.stored] if isinstance(weight, Dense) else [weight.stored, weight.scale]
-    return [a.reshape(-1).view(np.uint8) for a in arrays]
+    return [a.reshape(-1).view(np.uint8) for a in weight.arrays]
 
 
 def _row(own: _Times, model: LanguageModel) -> dict[str, Any]:
@@ -336,10 +334,10 @@ def _describe(model: LanguageModel) -> dict[str, Any]:
     if isinstance(head, Matrix):
         stored = f"{head.bits_per_weight:.2f} bits"
     else:
-        stored = head.dtype if isinstance(head, Dense) else "I8"
+        stored = head.dtype if isinstance(head, DenseTensor) else "I8"
     return {
         "architecture": config.architecture.name,
-        "layers": config.layers,
+        "layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
         "vocab_size": config.vocab_size,
         "indexed_weights": sum(w.shape[0] * w.shape[1] for w in matrices),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rsr_runtime.llm.phase_timer import PARTS
+from rsr_runtime.llm.decoder import PHASES as PARTS
 
 from ..cli.tables import size
 from .plot import check_picture, require_matplotlib

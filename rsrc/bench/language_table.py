@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rsr_formats.text import printable
-from rsr_runtime.llm.phase_timer import PARTS
+from rsr_runtime.llm.decoder import PHASES as PARTS
 
 from ..cli.tables import size
 from .show import processor

@@ -126,11 +126,11 @@ def test_the_clock_leaves_little_out(path: Path) -> None:
     with llm.load(path, context=100) as model:
         for _ in range(7):  # the process may lose the processor in between
             model.next_logits(range(64))
-            before, start = sum(model.clock.seconds.values()), perf_counter()
+            before, start = sum(model.phase_seconds().values()), perf_counter()
             for end in range(65, 81):
-                model._sequence.follow(range(end))
+                model._session.follow(range(end))
             seconds = perf_counter() - start
-            shares.append((sum(model.clock.seconds.values()) - before) / seconds)
+            shares.append((sum(model.phase_seconds().values()) - before) / seconds)
     assert 0.7 < max(shares) <= 1
 
 
@@ -183,7 +183,7 @@ def test_prompts_are_computed_anew(path: Path, monkeypatch: pytest.MonkeyPatch) 
     right = llm.LanguageModel.next_logits
 
     def counted(self: llm.LanguageModel, tokens: list[int]) -> Any:
-        have = self._sequence._common(tokens)
+        have = self._session._common(tokens)
         computed.append(len(tokens) - have)
         return right(self, tokens)
 

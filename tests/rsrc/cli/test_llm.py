@@ -230,7 +230,7 @@ def test_what_is_no_language_model(tmp_path: Path) -> None:
     digits = DIGITS
     done(rsrc("compile", digits, "-o", tmp_path / "digits.rsr"))
     message = refused(rsrc("run", tmp_path / "digits.rsr", "-p", "x"))
-    assert message.startswith(f"rsrc: {tmp_path / 'digits.rsr'}: the file holds no config.json")
+    assert message.startswith(f"rsrc: {tmp_path / 'digits.rsr'}: the file has no config.json")
     assert "compile the model's directory" in message
 
 
@@ -267,7 +267,7 @@ def test_an_architecture_that_is_not_known(language_models: LanguageModels, tmp_
         "bitnet-2b", tmp_path, config={"architectures": ["Gemma\x1b[1mForCausalLM"]}
     )
     message = refused(rsrc("run", path, "-p", "x"))
-    assert "cannot be run; known are BitNetForCausalLM" in message
+    assert "is not supported; known are BitNetForCausalLM" in message
     assert "\x1b" not in message
 
 

@@ -87,7 +87,7 @@ def compare(name: str, folder: Path) -> Comparison:
     tokens, new = golden["tokens"].tolist(), len(golden["continuation"])
     with llm.load(compiled, kv="float32") as model:
         logits = model.logits(tokens)
-        sequence = model._new_sequence()
+        sequence = model.new_session()
         steps = [sequence.follow(tokens[: i + 1]).copy() for i in range(len(tokens))]
         found = model.generate(prompt, max_tokens=new, sampling=llm.Sampling(temperature=0.0))
         perplexity = model.perplexity(text).value
