@@ -39,7 +39,7 @@ class Matrix:
     * float32 x: float32, scaled. To first order |error| <= n 2^-24 |scale| sum|x_i| against the
       exact result, with n = max(in_features, 3), while sum|x_i| is a finite float32. Scales are
       applied last, to sums or to sums of groups with scales of their own, so larger inputs may
-      give infinity or NaN. The result is a function of the file, the instruction set and the
+      give infinity or NaN. Results are deterministic for a file, an instruction set and a
       number of vectors (packing n4s1 on AVX2 rounds a single vector less often).
     * NaN and infinity in x spread as in a dense product: a zero weight times either is NaN.
 

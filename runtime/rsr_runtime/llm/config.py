@@ -210,7 +210,7 @@ def _architecture(config: Mapping[str, Any]) -> Architecture:
     known = ", ".join(a.name for a in ARCHITECTURES if a.is_runnable)
     raise ModelError(
         f"config.json: architecture {shown(named)} is not supported; known are {known}. "
-        "Its matrices can still be multiplied: use rsr_runtime.load"
+        "Its matrices can still be multiplied one by one"
     )
 
 

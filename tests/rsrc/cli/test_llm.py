@@ -416,7 +416,7 @@ def test_a_conversation_that_grows_too_long(path: Path) -> None:
 def test_chat_without_a_template(language_models: LanguageModels, tmp_path: Path) -> None:
     path = language_models.variant("bitnet-2b", tmp_path, {"tokenizer_config.json": None})
     message = refused(rsrc("chat", path, stdin="Hello\n"))
-    assert message.startswith(f"rsrc: {path}: the file holds no chat template")
+    assert message.startswith(f"rsrc: {path}: the file has no chat template")
     assert "rsrc run" in message
 
 

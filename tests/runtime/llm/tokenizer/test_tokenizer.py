@@ -372,9 +372,9 @@ class TestRefusals:
 
     @pytest.mark.parametrize("bad", [-1, 1 << 32, "a", 1.0, None])
     def test_ids(self, bad: Any) -> None:
-        with pytest.raises(PromptError, match="no token id"):
+        with pytest.raises(PromptError, match=r"found token id .*, expected an integer"):
             LLAMA3.decode([bad])
-        with pytest.raises(PromptError, match="no token id"):
+        with pytest.raises(PromptError, match=r"found token id .*, expected an integer"):
             StreamingDetokenizer(LLAMA3).push(bad)
 
     def test_without_the_library(self) -> None:
@@ -496,7 +496,7 @@ class TestStopStrings:
 
     @pytest.mark.parametrize("strings", [[""], [b"a"], [None], ["a", ""]])
     def test_refuses(self, strings: Any) -> None:
-        with pytest.raises(PromptError, match="no stop string"):
+        with pytest.raises(PromptError, match=r"found stop string .*, expected non-empty text"):
             StopStrings(strings)
 
     @given(

@@ -65,7 +65,7 @@ LARGE: dict[str, dict[str, bytes]] = {
 
 @pytest.mark.parametrize("files", LARGE.values(), ids=LARGE)
 def test_refused(files: dict[str, bytes]) -> None:
-    with pytest.raises(ModelError, match=r"than 64 .*no real one does"):
+    with pytest.raises(ModelError, match=r"than 64 .*no real tokenizer does"):
         Tokenizer(files)
 
 
