@@ -150,7 +150,7 @@ def _prepare(path: str | os.PathLike[str], context: int, seed: int) -> list[int]
     if context < 1:
         raise OptionError(f"context: found {context}, expected at least 1")
     with load(path) as model:
-        limit = model.config.max_positions
+        limit = model.config.max_position_embeddings
         if context + RUN >= limit:
             raise OptionError(
                 f"context: found {context}, expected at most {limit - RUN - 1}: the model's limit "
@@ -308,7 +308,7 @@ def _describe(model: LanguageModel) -> dict[str, Any]:
     matrices, head = [w for w in weights if isinstance(w, Matrix)], weights[-1]
     return {
         "architecture": config.architecture.name,
-        "layers": config.layers,
+        "layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
         "vocab_size": config.vocab_size,
         "indexed_weights": sum(w.shape[0] * w.shape[1] for w in matrices),

@@ -3,20 +3,21 @@
 Example:
     import rsr_runtime as rsr
     model = rsr.load("model.rsr")
-    y = model["layers.0.mlp.up_proj.weight"] @ x
+    y = model.matrix("layers.0.mlp.up_proj.weight") @ x
 """
 
 from rsr_formats.errors import FormatError, RsrError
 
 from . import kernels
 from .cpu import cpu_info, get_num_threads, set_num_threads, use_isa
+from .dense import DenseTensor
 from .errors import ClosedError, InputShapeError, InputTypeError, IsaError, OptionError
-from .matrix import Matrix
+from .matrix import Matrix, linear_all, matmul_all
 from .model import Model, load
-from .products import linear_all, matmul_all
 
 __all__ = [
     "ClosedError",
+    "DenseTensor",
     "FormatError",
     "InputShapeError",
     "InputTypeError",

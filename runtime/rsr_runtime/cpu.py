@@ -1,4 +1,4 @@
-"""The processor: its instruction sets, the one in use, and the number of threads."""
+"""The instruction set and the number of threads of products."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _chosen = False
 
 
 def ensure_isa() -> None:
-    """Choose the kernels once: the best the processor has, or what RSR_ISA names.
+    """On the first call, choose the kernels that RSR_ISA names, or the best this processor runs.
 
     Raises:
         IsaError: RSR_ISA names an unknown or unsupported instruction set.
@@ -28,10 +28,14 @@ def ensure_isa() -> None:
 
 
 def use_isa(name: str, where: str = "") -> None:
-    """Use the kernels of instruction set `name` from now on, in the whole process.
+    """Use the kernels of an instruction set from now on, in the whole process.
+
+    Args:
+        name: one of `cpu_info()["supported_isas"]`.
+        where: prefix of an error message.
 
     Raises:
-        IsaError: it is unknown or this processor does not support it.
+        IsaError: the instruction set is unknown, or this processor does not support it.
     """
     global _chosen
     try:
@@ -44,9 +48,9 @@ def use_isa(name: str, where: str = "") -> None:
 
 
 def set_num_threads(n: int) -> None:
-    """Let a product use up to `n` threads (1 to 1024), the calling one included.
+    """Set how many threads a product may use, 1 to 1024, including the calling thread.
 
-    The default is the number of processors this process may use. Results do not depend on it.
+    The default is the number of processors available to this process. Results do not depend on it.
 
     Raises:
         OptionError: `n` is out of range.
@@ -58,16 +62,17 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """Return the largest number of threads a product uses."""
+    """Return how many threads a product may use."""
     return _native.num_threads()
 
 
 def cpu_info() -> dict[str, Any]:
-    """Return what products run on.
+    """Describe the machine that products run on.
 
     Returns:
-        "machine" (architecture), "processor" (name, "" if unknown), "isa" (instruction set in
-        use), "supported_isas" and "compiled_isas" (best first), "threads", "processors".
+        "machine": architecture; "processor": name, "" if unknown; "isa": instruction set in use;
+        "supported_isas" and "compiled_isas": lists, best first; "threads": as `get_num_threads`
+        returns; "processors": logical processors of the machine.
 
     Raises:
         IsaError: RSR_ISA names an unknown or unsupported instruction set.

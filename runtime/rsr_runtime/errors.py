@@ -1,4 +1,4 @@
-"""What a product or a loaded model can refuse; all are `RsrError`, most also a built-in error."""
+"""Errors of products and loaded models: all are `RsrError`s and also built-in errors."""
 
 from rsr_formats.errors import RsrError
 
@@ -8,16 +8,16 @@ class ClosedError(RsrError, ValueError):
 
 
 class IsaError(RsrError, ValueError):
-    """An instruction set is unknown or not supported by this processor."""
+    """The instruction set is unknown, or this processor does not support it."""
 
 
 class InputTypeError(RsrError, TypeError):
-    """An input has a data type that products do not take."""
+    """The dtype of an input or output array is not supported."""
 
 
 class InputShapeError(RsrError, ValueError):
-    """An input or output array does not have the shape that the matrix asks for."""
+    """The shape of an input or output array does not fit the matrix."""
 
 
 class OptionError(RsrError, ValueError):
-    """An argument has a value that is not one of its choices."""
+    """The value of an argument is not allowed."""

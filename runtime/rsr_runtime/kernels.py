@@ -1,8 +1,10 @@
-"""Kernels called one at a time, for benchmarks and tests; programs use `Matrix` and `llm`.
+"""Single kernels, for benchmarks and tests; programs use `Matrix` and `llm`.
 
-The functions take arrays as the kernels read them: C-contiguous, with the dtypes and shapes listed
-in `_native.pyi`. They write into arrays of the caller and allocate nothing.
+Arguments are C-contiguous arrays of the dtypes and shapes listed in `_native.pyi`, or below.
+Results go into arrays of the caller.
 """
+
+from collections.abc import Sequence
 
 from ._native import (
     KVCache,
@@ -15,7 +17,8 @@ from ._native import (
     plain_read,
     quantize_i8,
 )
-from .products import multiply_rows, quantize_int8
+from .matrix import Array, Matrix
+from .products import multiply, quantize_int8, share_tables
 
 __all__ = [
     "KVCache",
@@ -30,3 +33,15 @@ __all__ = [
     "quantize_i8",
     "quantize_int8",
 ]
+
+
+def multiply_rows(matrices: Sequence[Matrix], x: Array, outputs: Sequence[Array]) -> None:
+    """Compute outputs[j][i] = W[j] x[i].
+
+    Args:
+        matrices: W[j], all with the same in_features.
+        x: (b, in_features), float32 or int8.
+        outputs: (b, out_features) each: float32, scaled, for float32 x; int32, exact and unscaled,
+            for int8 x.
+    """
+    multiply(share_tables([w.index for w in matrices]), x, outputs)

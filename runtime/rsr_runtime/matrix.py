@@ -1,46 +1,53 @@
-"""A ternary or binary matrix that exists only as its RSR index, and its products."""
+"""A ternary or binary matrix stored as its RSR index, and its products.
+
+`Matrix` and the two functions for several matrices check their arguments here; the products
+themselves are in `products`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rsr_formats.decode import apply_scales, decode_block, decode_digits, decode_row, row_scales
-from rsr_formats.packing import Block, pattern_values
+from rsr_formats.packing import Block
 from rsr_formats.records import IndexedTensor
 from rsr_formats.validate import check_ranks
 
-from . import _native
 from .errors import ClosedError, InputShapeError, InputTypeError, OptionError
-from .products import PRODUCTS, contiguous, input_array, linear_all, matmul_all, shape_error
+from .products import multiply, multiply_quantized, native_index, quantize_int8, share_tables
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
 
-_TABLE = 32  # entries of a lookup table: ranks have five bits
+# The dtype of a product by the dtype of x.
+_PRODUCT = {np.dtype(np.float32): np.dtype(np.float32), np.dtype(np.int8): np.dtype(np.int32)}
 
 
 class Matrix:
-    """A matrix W [out_features, in_features] with entries digit value * scale.
+    """A matrix W (out_features, in_features) whose entries are digit value * scale.
 
-    Made by `rsr_runtime.load`; several threads may use one at the same time.
+    `rsr_runtime.load` makes it. Several threads may use one at the same time.
 
-    Products and what they promise:
+    What the products guarantee:
 
-    * int8 vectors: int32, unscaled and exact for every value including -128, on every
-      instruction set and number of threads.
-    * float32 vectors: float32, scaled; |error| <= n 2^-24 |scale| sum|x_i| against the exact
-      result (n = in_features, but at least 3; first order) while sum|x_i| is a finite float32;
-      sums, or those of groups with scales of their own, are scaled last, so beyond that they may
-      become infinite or NaN. Deterministic for a file, an instruction set and a number of vectors
-      (packing n4s1 on AVX2 rounds one vector less often).
+    * int8 x: int32, unscaled and exact for every value including -128, on every instruction set
+      and any number of threads.
+    * float32 x: float32, scaled. To first order |error| <= n 2^-24 |scale| sum|x_i| against the
+      exact result, with n = max(in_features, 3), while sum|x_i| is a finite float32. Scales are
+      applied last, to sums or to sums of groups with scales of their own, so larger inputs may
+      give infinity or NaN. Results are deterministic for a file, an instruction set and a
+      number of vectors (packing n4s1 on AVX2 rounds a single vector less often).
     * NaN and infinity in x spread as in a dense product: a zero weight times either is NaN.
+
+    Attributes:
+        index: what the kernels read, for `rsr_runtime.products`.
     """
 
-    __array_ufunc__ = None  # x @ w is a TypeError here, not an obscure error of NumPy's
+    __array_ufunc__ = None  # makes x @ w a plain TypeError
 
     def __init__(
         self, tensor: IndexedTensor, arrays: dict[str, Array], is_closed: Callable[[], bool]
@@ -48,10 +55,14 @@ class Matrix:
         self._tensor = tensor
         self._arrays = arrays
         self._is_closed = is_closed
-        self._native = _native_product(tensor, arrays)
-        self._scale: FloatArray | None = None  # made when first asked for
+        self.index = native_index(tensor, arrays)
+        self._alone = share_tables([self.index])
+        self._scale: FloatArray | None = None  # made on first access
 
-    name = property(lambda self: str(self._tensor.name), doc="Name of the tensor.")
+    @property
+    def name(self) -> str:
+        """Name of the tensor."""
+        return self._tensor.name
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -60,17 +71,17 @@ class Matrix:
 
     @property
     def dtype(self) -> np.dtype[np.float32]:
-        """float32: the data type of the scaled entries and of scaled products."""
+        """float32, the dtype of the scaled entries and of scaled products."""
         return np.dtype(np.float32)
 
     @property
     def base(self) -> int:
-        """B: 3 for a ternary, 2 for a binary matrix."""
+        """B, the number of digits: 3 if ternary, 2 if binary."""
         return self._tensor.base
 
     @property
     def k(self) -> int:
-        """Columns of a column block."""
+        """Columns in a column block."""
         return self._tensor.k
 
     @property
@@ -80,24 +91,25 @@ class Matrix:
 
     @property
     def packing(self) -> str:
-        """How the index lies in memory: "w16", "n4s1", "u16" or "u32" (formats/SPEC.md)."""
+        """Packing of the index: "w16", "n4s1", "u16" or "u32" (formats/SPEC.md)."""
         return self._tensor.packing
 
     @property
     def layout(self) -> str:
-        """How the source stored it, which is also what it was in its model (formats/SPEC.md)."""
+        """Layout of the source tensor (formats/SPEC.md)."""
         return self._tensor.source.layout
 
     @property
     def direction(self) -> str:
-        """Either "expand" (W is indexed) or "reduce" (W transposed is)."""
+        """Either "expand" (W is indexed) or "reduce" (its transpose is)."""
         return self._tensor.direction
 
     @property
     def scale(self) -> FloatArray:
-        """Float32 multipliers, read-only: shape () for one, (out_features,) for one per row.
+        """Float32 scales, read-only.
 
-        (out_features, groups) where groups of columns have their own.
+        Shape () if there is one, (out_features,) if each row has one, (out_features, groups) if
+        each group of columns in a row has one.
         """
         if self._scale is None:
             scale = row_scales(self._tensor, self._arrays["scale"])
@@ -108,21 +120,20 @@ class Matrix:
 
     @property
     def group_columns(self) -> int:
-        """Columns that share a scale: in_features unless groups of columns have their own."""
+        """Columns that share a scale: fewer than in_features if `scale` has groups."""
         return self._tensor.group_columns if self._tensor.is_grouped else self.shape[1]
 
     @property
     def arrays(self) -> tuple[Array, ...]:
-        """The arrays a product reads, as they lie in memory: the index and any scales."""
+        """The arrays a product reads, as stored: the index and any scales."""
         scaled = self._tensor.scale is not None
         return tuple(a for part, a in self._arrays.items() if part != "scale" or scaled)
 
     def copy(self, allocate: Callable[[int], npt.NDArray[np.uint8]]) -> Matrix:
-        """Return a copy in memory that the caller chooses; closing the model does not close it.
+        """Return a copy in memory from `allocate`; it outlives the model.
 
         Args:
-            allocate: takes a number of bytes, returns that much writable memory, uint8 (nbytes,);
-                called once for each array.
+            allocate: called once per array with its nbytes; returns writable uint8 (nbytes,).
         """
         copies = {}
         for part, array in self._arrays.items():
@@ -158,8 +169,8 @@ class Matrix:
             x: (in_features,) or (in_features, b); float32 or int8, any memory layout.
 
         Returns:
-            (out_features,) or (out_features, b): float32 scaled for float32, int32 exact and
-            unscaled for int8.
+            (out_features,) or (out_features, b): float32 and scaled for float32 x, int32, exact
+            and unscaled, for int8 x.
 
         Raises:
             InputTypeError, InputShapeError: x has another dtype or shape.
@@ -175,32 +186,27 @@ class Matrix:
         Args:
             x: (in_features,), float32 or int8.
             out: (out_features,), C-contiguous; float32 for float32 x, int32 for int8 x.
-            algorithm: how step 2 of a permuted product works: "rsr++" (fold or grow, the default)
-                or "rsr" (product with Bin_k), so that the two can be compared.
+            algorithm: how step 2 of a permuted product works: "rsr++" (the default) or "rsr" (a
+                product with Bin_k), to compare the two.
 
         Raises:
             InputTypeError, InputShapeError: x or out has another dtype or shape.
-            OptionError: an unknown algorithm, or one for a matrix that is not permuted.
+            OptionError: the algorithm is unknown, or given for a matrix that is not permuted.
             ClosedError: the model was closed.
         """
-        x = input_array(x)
-        if x.shape != self.shape[1:]:
-            raise shape_error(self, x)
+        dtype = _product_dtype(x)
+        shape = self._tensor.shape
+        if x.shape != shape[1:]:
+            raise _shape_error(self, x)
         if out is None:
-            out = np.empty(self.shape[0], PRODUCTS[x.dtype])
+            out = np.empty(shape[0], dtype)
         else:
             self._check_out(x, out)
-        self.check_open()
-        native = self.ranked
-        rows = contiguous(x)[None]
-        if native is None:
-            self.multiply_permuted(rows, out[None], algorithm)
-        elif algorithm is not None:
-            raise self._algorithm_error(algorithm)
-        elif x.dtype == np.int8:
-            _native.multiply_i8([native], rows, [out[None]])
-        else:
-            _native.multiply_f32([native], rows, [out[None]])
+        if self._is_closed():
+            raise self._closed_error()
+        if algorithm is not None:
+            self._check_algorithm(algorithm)
+        multiply(self._alone, _contiguous(x)[None], [out[None]], algorithm != "rsr")
         return out
 
     def linear(self, x: Array, activations: str = "float32") -> FloatArray:
@@ -208,37 +214,37 @@ class Matrix:
 
         Args:
             x: (..., in_features), float32.
-            activations: "float32" multiplies x as it is. "int8" quantizes each row to int8 by its
-                largest magnitude, as BitNet b1.58 defines it (arXiv 2402.17764, section 2):
-                q = clip(round_half_even(x * s), -128, 127), s = 127 / max(max|x|, 1e-5);
-                the result is (W q) * scale / s, with W q in exact integers; groups of columns
-                with scales of their own give the sum of theirs, in float32. A row with NaN or
-                infinity gives NaN.
+            activations: "float32" multiplies x itself. "int8" quantizes each row of x to int8 by
+                its largest magnitude, as BitNet b1.58 does (arXiv 2402.17764, section 2):
+                q = clip(round_half_even(x * s), -128, 127), s = 127 / max(max|x|, 1e-5). The
+                result is (W q) * scale / s with W q in exact integers; if groups of columns have
+                scales, their scaled sums are added in float32. NaN or infinity in a row makes its
+                result NaN.
 
         Returns:
             (..., out_features), float32, scale applied.
 
         Raises:
             InputTypeError, InputShapeError: x has another dtype or shape.
-            OptionError: another value of `activations`.
+            OptionError: `activations` has another value.
             ClosedError: the model was closed.
         """
         return linear_all([self], x, activations)[0]
 
     def to_dense(self, dtype: npt.DTypeLike = np.float32) -> Array:
-        """Return the dense matrix, (out_features, in_features): for tests and inspection.
+        """Return the dense matrix (out_features, in_features), for tests and inspection.
 
         Args:
-            dtype: float32 gives the entries with the scale applied, int8 the digit values without.
+            dtype: float32 gives scaled entries, int8 gives unscaled digit values.
 
         Raises:
-            OptionError: another dtype.
-            IndexDataError: the index holds a rank that is no pattern.
+            OptionError: `dtype` has another value.
+            IndexDataError: a rank in the index exceeds the number of patterns.
             ClosedError: the model was closed.
         """
         if np.dtype(dtype) not in (np.float32, np.int8):
             raise OptionError(f"to_dense: found dtype {np.dtype(dtype)}, expected float32 or int8")
-        self.check_open()
+        self._check_open()
         if self.encoding == "ranked":
             check_ranks(self._tensor, self._arrays["ranks"])
         W = np.array(self._tensor.digits, np.int8)[decode_digits(self._tensor, self._arrays)]
@@ -249,23 +255,23 @@ class Matrix:
         return dense
 
     def rows(self, numbers: npt.NDArray[np.integer[Any]]) -> FloatArray:
-        """Return some rows, (count, in_features), float32 with the scale applied.
+        """Return the given rows, float32 (count, in_features), scaled: an embedding lookup.
 
-        What an embedding looks up. Of a ranked matrix only those rows of the index are read.
+        Reads only those rows of the index.
 
         Args:
-            numbers: of the rows, (count,), in any order.
+            numbers: row numbers, integers (count,), in any order.
 
         Raises:
-            IndexError: there is no such row.
-            InputTypeError, InputShapeError: numbers are no array of integers, or not (count,).
-            OptionError: the matrix is permuted, so that a row lies scattered over the whole index.
+            IndexError: a row number is out of range.
+            InputTypeError, InputShapeError: `numbers` is not an integer array of shape (count,).
+            OptionError: the matrix is permuted, which scatters a row over the whole index.
             ClosedError: the model was closed.
         """
-        self.check_open()
+        self._check_open()
         if self.encoding != "ranked":
             raise OptionError(
-                f"{self._tensor.name!r} is permuted, and has no rows that could be looked up: "
+                f"{self._tensor.name!r} is permuted, so its rows cannot be looked up: "
                 "compile it with --encoding ranked"
             )
         if not isinstance(numbers, np.ndarray) or numbers.dtype.kind not in "iu":
@@ -289,54 +295,43 @@ class Matrix:
     def block(self, j: int) -> Block:
         """Return the permutation sigma and the segment list L of column block `j`.
 
-        Both encodings give the same pair: rows sigma[L[s]] .. sigma[L[s + 1] - 1] of the indexed
-        matrix (W, or W transposed for direction "reduce") carry pattern s.
+        Rows sigma[L[s]] .. sigma[L[s + 1] - 1] of the indexed matrix (W, or its transpose if
+        `direction` is "reduce") carry pattern s. Both encodings give the same pair.
 
         Returns:
-            Block(permutation, segments): uint32 (rows,) and uint32 (patterns + 1,), base^k patterns
-            or as many as the tensor lists.
+            Block(permutation, segments): uint32 (rows,) and uint32 (patterns + 1,). There are
+            base^k patterns, or as many as the tensor lists.
 
         Raises:
-            IndexError: there is no block `j`.
-            IndexDataError: the index holds a rank that is no pattern.
+            IndexError: `j` is out of range.
+            IndexDataError: a rank in the index exceeds the number of patterns.
             ClosedError: the model was closed.
         """
         if not 0 <= j < self.blocks:
-            raise IndexError(f"{self._tensor.name!r}: block {j} of {self.blocks}")
-        self.check_open()
+            raise IndexError(
+                f"{self._tensor.name!r}: found block {j}, expected 0 to {self.blocks - 1}"
+            )
+        self._check_open()
         return decode_block(self._tensor, self._arrays, j)
 
-    @property
-    def ranked(self) -> _native.Ranked | None:
-        """The native index of a ranked matrix, for `products`; None for a permuted one."""
-        native = self._native
-        return native if isinstance(native, _native.Ranked) else None
-
-    def multiply_permuted(self, x: Array, y: Array, algorithm: str | None = None) -> None:
-        """y[i] = W x[i] for a permuted matrix; x (b, in_features), y (b, out_features)."""
-        assert not isinstance(self._native, _native.Ranked)
-        if algorithm not in (None, "rsr++", "rsr"):
-            raise self._algorithm_error(algorithm)
-        if x.dtype == np.int8:
-            self._native.multiply_i8(x, y, algorithm != "rsr")
-        else:
-            self._native.multiply_f32(x, y, algorithm != "rsr")
-
-    def check_open(self) -> None:
-        """Raise ClosedError if the model was closed."""
+    def _check_open(self) -> None:
         if self._is_closed():
-            raise ClosedError(f"{self._tensor.name!r}: the model it belongs to was closed")
+            raise self._closed_error()
 
-    def _algorithm_error(self, algorithm: str) -> OptionError:
+    def _closed_error(self) -> ClosedError:
+        return ClosedError(f"{self._tensor.name!r}: the model it belongs to was closed")
+
+    def _check_algorithm(self, algorithm: str) -> None:
         if algorithm not in ("rsr++", "rsr"):
-            return OptionError(f"algorithm: found {algorithm!r}, expected 'rsr++' or 'rsr'")
-        return OptionError(
-            f"{self._tensor.name!r} is ranked: algorithms can be compared on a matrix "
-            "compiled with --encoding permuted"
-        )
+            raise OptionError(f"algorithm: found {algorithm!r}, expected 'rsr++' or 'rsr'")
+        if self.encoding != "permuted":
+            raise OptionError(
+                f"{self._tensor.name!r} is ranked: algorithms can be compared on a matrix "
+                "compiled with --encoding permuted"
+            )
 
     def _check_out(self, x: Array, out: Array) -> None:
-        dtype = PRODUCTS[x.dtype]
+        dtype = _PRODUCT[x.dtype]
         if not isinstance(out, np.ndarray) or out.dtype != dtype:
             raise InputTypeError(
                 f"out is {getattr(out, 'dtype', type(out).__name__)}, "
@@ -345,53 +340,98 @@ class Matrix:
         if out.shape != self.shape[:1]:
             raise InputShapeError(f"out has shape {out.shape}, expected {self.shape[:1]}")
         if not out.flags.carray:
-            raise InputShapeError("out must be contiguous, aligned and writeable")
+            raise InputShapeError("out must be C-contiguous, aligned and writeable")
         if np.may_share_memory(x, out):
             raise InputShapeError("out must not overlap x")
 
 
-def _scale_rows(t: IndexedTensor) -> int:
-    return t.scale.rows if t.scale is not None else max(1, t.shape[0])
+def matmul_all(matrices: Sequence[Matrix], x: Array) -> list[Array]:
+    """Return [w @ x for w in matrices], bit for bit, in one parallel region.
+
+    Ranked matrices with the same k share the tables of partial sums of x.
+
+    Args:
+        matrices: at least one, all with the same in_features.
+        x: (in_features,) or (in_features, b); float32 or int8, any memory layout.
+
+    Raises:
+        OptionError: `matrices` is empty.
+        InputTypeError, InputShapeError, ClosedError: as for `w @ x`.
+    """
+    dtype = _product_dtype(x)
+    _check_matrices(matrices)
+    for w in matrices:
+        if x.ndim not in (1, 2) or x.shape[0] != w.shape[1]:
+            raise _shape_error(w, x)
+    rows = _contiguous(x[None] if x.ndim == 1 else x.T)
+    outputs = [np.empty((len(rows), w.shape[0]), dtype) for w in matrices]
+    multiply(share_tables([w.index for w in matrices]), rows, outputs)
+    return [y[0] if x.ndim == 1 else np.ascontiguousarray(y.T) for y in outputs]
 
 
-def _group_scales(t: IndexedTensor, scale: Array) -> Array:
-    """Return the bytes of (groups, out_features) scales: a view where every row has its own."""
-    assert t.scale is not None
-    scales = scale.reshape(t.groups, -1)
-    if t.scale.rows != 1:
-        scales = np.ascontiguousarray(scales[:, np.arange(t.rows) // t.scale.rows])
-    return scales.view(np.uint8)
+def linear_all(
+    matrices: Sequence[Matrix], x: Array, activations: str = "float32"
+) -> list[FloatArray]:
+    """Return [w.linear(x, activations) for w in matrices], bit for bit, in one parallel region.
 
+    Args:
+        matrices: at least one, all with the same in_features.
+        x: (..., in_features), float32.
+        activations: "float32" or "int8", see `Matrix.linear`; x is quantized once.
 
-def _native_product(
-    t: IndexedTensor, arrays: dict[str, Array]
-) -> _native.Ranked | _native.Permuted16 | _native.Permuted32:
-    scale = arrays["scale"].astype(np.float32, copy=False)
-    if t.encoding == "ranked":
-        patterns = np.zeros((t.k, _TABLE), np.int16)
-        patterns[:, : t.patterns] = pattern_values(t.digits, t.k, t.pattern_list).T
-        if t.is_grouped:
-            return _native.Ranked(
-                arrays["ranks"],
-                t.rows,
-                t.columns,
-                patterns,
-                np.ones(1, np.float32),
-                max(1, t.rows),
-                _group_scales(t, arrays["scale"]),
-                t.group_columns,
-                t.stride,
+    Returns:
+        (..., out_features) for each matrix, float32, scale applied.
+
+    Raises:
+        OptionError: `matrices` is empty, or `activations` has another value.
+        InputTypeError, InputShapeError, ClosedError: as for `Matrix.linear`.
+    """
+    if activations not in ("float32", "int8"):
+        raise OptionError(f"activations: found {activations!r}, expected 'float32' or 'int8'")
+    if _product_dtype(x) != np.float32:
+        raise InputTypeError(f"linear: x has dtype {x.dtype}, expected float32")
+    _check_matrices(matrices)
+    for w in matrices:
+        if x.ndim == 0 or x.shape[-1] != w.shape[1]:
+            raise InputShapeError(
+                f"{w.name!r}: x has shape {x.shape}, expected (..., {w.shape[1]})"
             )
-        index = arrays["ranks"], t.rows, t.columns, patterns, scale, _scale_rows(t)
-        return _native.Ranked(*index) if t.stride == 1 else _native.Ranked(*index, stride=t.stride)
-    kind = _native.Permuted16 if t.packing == "u16" else _native.Permuted32
-    return kind(
-        arrays["permutation"],
-        arrays["segments"],
-        t.columns,
-        t.k,
-        np.array(t.digits, np.int8),
-        t.direction == "reduce",
-        scale,
-        _scale_rows(t),
-    )
+    count = int(np.prod(x.shape[:-1]))  # reshape cannot infer it if in_features is 0
+    rows = _contiguous(x).reshape(count, x.shape[-1])
+    outputs = [np.empty((count, w.shape[0]), np.float32) for w in matrices]
+    groups = share_tables([w.index for w in matrices])
+    if activations == "float32":
+        multiply(groups, rows, outputs)
+    else:
+        multiply_quantized(groups, *quantize_int8(rows), outputs)
+    return [y.reshape(*x.shape[:-1], w.shape[0]) for w, y in zip(matrices, outputs, strict=True)]
+
+
+def _check_matrices(matrices: Sequence[Matrix]) -> None:
+    if not matrices:
+        raise OptionError("found no matrices, expected at least one")
+    for w in matrices:
+        w._check_open()
+
+
+def _shape_error(w: Matrix, x: Array) -> InputShapeError:
+    n = w.shape[1]
+    return InputShapeError(f"{w.name!r}: x has shape {x.shape}, expected ({n},) or ({n}, b)")
+
+
+def _product_dtype(x: object) -> np.dtype[Any]:
+    """Return the dtype of a product with x, an array of a dtype that products take."""
+    if not isinstance(x, np.ndarray):
+        raise InputTypeError(f"x is {type(x).__name__}, expected a NumPy array")
+    dtype = _PRODUCT.get(x.dtype)
+    if dtype is None:
+        raise InputTypeError(
+            f"x has dtype {x.dtype}, expected float32 or int8: convert it with x.astype(...)"
+        )
+    return dtype
+
+
+def _contiguous(x: Array) -> Array:
+    """Return `x`, or a copy of it that is C-contiguous and aligned, as the kernels need it."""
+    flags = x.flags
+    return x if flags.c_contiguous and flags.aligned else x.copy()

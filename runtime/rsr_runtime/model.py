@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
@@ -11,17 +12,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.bf16 import widen_bf16
+from rsr_formats import records
 from rsr_formats.reader import RsrFile
-from rsr_formats.records import NUMPY_DTYPES, DenseTensor, Tensor
 
 from .cpu import ensure_isa
+from .dense import DenseTensor
 from .errors import ClosedError, OptionError
 from .matrix import Matrix
 
 
 class _Handle:
-    """The file of a model until it is closed; what it hands out holds this, not the model."""
+    """The file until the model is closed. Matrices and `Files` hold this, not the model."""
 
     def __init__(self, file: RsrFile) -> None:
         self._file: RsrFile | None = file
@@ -40,25 +41,27 @@ class _Handle:
 
 
 class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
-    """Tensors of a `.rsr` file by name: a `Matrix` where indexed, else a read-only array.
+    """The tensors of a `.rsr` file, made by `rsr_runtime.load`.
 
-    Dense tensors are views of the file, or of what was decompressed on first access, with two
-    exceptions: BF16, which NumPy lacks, is widened to float32 on each access (exact, a copy), and
-    4-, 6- and 8-bit floats are their raw bytes.
+    `matrix`, `dense` and `matrices` return typed objects. As a mapping, a model gives a `Matrix`
+    for an indexed tensor and a read-only array for a dense one: its `DenseTensor.data`, except that
+    BF16 is widened to float32, a copy on each access.
+
+    Use as a context manager closes the file. Several threads may use a model at the same time.
     """
 
     def __init__(self, file: RsrFile) -> None:
         self._handle = _Handle(file)
-        self._tensors: dict[str, Tensor] = {t.name: t for t in file.header.tensors}
+        self._tensors: dict[str, records.Tensor] = {t.name: t for t in file.header.tensors}
         self._matrices: dict[str, Matrix] = {}
-        self._decompressed: dict[str, npt.NDArray[np.uint8]] = {}  # dense tensors' bytes
+        self._decompressed: dict[str, npt.NDArray[np.uint8]] = {}  # bytes of dense tensors
         self._lock = threading.Lock()
         self._metadata = dict(file.header.metadata)
         self._files = Files(self._handle)
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The free metadata of the source."""
+        """The source checkpoint's free-form metadata."""
         return dict(self._metadata)
 
     @property
@@ -67,65 +70,101 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
         return self._files
 
     def __getitem__(self, name: str) -> Matrix | npt.NDArray[Any]:
-        """Return a tensor; the first use of a matrix checks its index.
+        """Return an indexed tensor as a `Matrix`, a dense one as a read-only array.
 
         Raises:
-            KeyError: there is no tensor of that name.
-            FormatError: its index or compressed data is damaged.
+            KeyError: no tensor has that name.
+            FormatError: the index or compressed data is damaged.
             ClosedError: the model was closed.
         """
-        self._handle.file()  # before anything else: a closed model has no tensor
-        tensor = self._tensors[name]
-        if isinstance(tensor, DenseTensor):
-            return _as_array(self._data(tensor), tensor)
-        with self._lock:
-            if name not in self._matrices:
-                arrays = self._handle.file().index_arrays(tensor)
-                self._matrices[name] = Matrix(tensor, arrays, self._handle.is_closed)
-            return self._matrices[name]
+        tensor = self._record(name)
+        if not isinstance(tensor, records.DenseTensor):
+            return self._matrix(tensor)
+        dense = self._dense(tensor)
+        return dense.to_float32() if dense.dtype == "BF16" else dense.data
+
+    def matrix(self, name: str) -> Matrix:
+        """Return an indexed tensor; its first use checks the index.
+
+        Raises:
+            KeyError: no tensor has that name.
+            OptionError: the tensor is dense.
+            FormatError: the index is damaged.
+            ClosedError: the model was closed.
+        """
+        tensor = self._record(name)
+        if isinstance(tensor, records.DenseTensor):
+            raise OptionError(
+                f"{name!r} is a dense {tensor.dtype} tensor, expected an indexed matrix: "
+                "use model.dense(name)"
+            )
+        return self._matrix(tensor)
+
+    def dense(self, name: str) -> DenseTensor:
+        """Return a dense tensor as stored, without copying or widening it.
+
+        Raises:
+            KeyError: no tensor has that name.
+            OptionError: the tensor is an indexed matrix.
+            FormatError: the compressed data is damaged.
+            ClosedError: the model was closed.
+        """
+        tensor = self._record(name)
+        if not isinstance(tensor, records.DenseTensor):
+            raise OptionError(
+                f"{name!r} is an indexed matrix, expected a dense tensor: use model.matrix(name)"
+            )
+        return self._dense(tensor)
+
+    def matrices(self) -> Iterator[Matrix]:
+        """Iterate over the indexed tensors in file order; `Matrix.name` is the name of each.
+
+        Raises:
+            FormatError: an index is damaged.
+            ClosedError: the model was closed.
+        """
+        for name in self._tensors:
+            if self.is_indexed(name):
+                yield self.matrix(name)
 
     def is_indexed(self, name: str) -> bool:
-        """Return whether the tensor of that name is a `Matrix`, without touching its index.
+        """Return whether a tensor is a `Matrix`, without reading its index.
 
         Raises:
-            KeyError: there is no tensor of that name.
+            KeyError: no tensor has that name.
         """
-        return not isinstance(self._tensors[name], DenseTensor)
+        return not isinstance(self._tensors[name], records.DenseTensor)
 
     def stored(self, name: str) -> npt.NDArray[Any]:
-        """Return a dense tensor as it lies in the file: `model[name]` without the widening of BF16.
+        """Return `dense(name).data`. Deprecated: use that."""
+        warnings.warn(
+            "Model.stored(name) is deprecated: use Model.dense(name).data",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.dense(name).data
 
-        Large tensors of BF16 (an embedding, an output head) are multiplied from here, not from a
-        copy of twice the size.
+    def _record(self, name: str) -> records.Tensor:
+        self._handle.file()  # first, because a closed model raises for any name
+        return self._tensors[name]
 
-        Returns:
-            Read-only; for BF16 its bits as uint16, of the tensor's shape.
-
-        Raises:
-            KeyError: there is no tensor of that name.
-            OptionError: it is a matrix, whose index is not an array.
-            FormatError: its compressed data is damaged.
-            ClosedError: the model was closed.
-        """
-        self._handle.file()
-        tensor = self._tensors[name]
-        if not isinstance(tensor, DenseTensor):
-            raise OptionError(
-                f"{name!r} is an indexed matrix, expected a dense tensor: use model[name]"
-            )
-        data = self._data(tensor)
-        if tensor.dtype == "BF16":
-            return data.view("<u2").reshape(tensor.shape)
-        return _as_array(data, tensor)
-
-    def _data(self, t: DenseTensor) -> npt.NDArray[np.uint8]:
-        file = self._handle.file()
-        if file.header.sections[t.section].codec == "raw":
-            return file.section(t.section)
+    def _matrix(self, tensor: records.IndexedTensor) -> Matrix:
         with self._lock:
-            if t.name not in self._decompressed:
-                self._decompressed[t.name] = self._handle.file().section(t.section)
-            return self._decompressed[t.name]
+            if tensor.name not in self._matrices:
+                arrays = self._handle.file().index_arrays(tensor)
+                self._matrices[tensor.name] = Matrix(tensor, arrays, self._handle.is_closed)
+            return self._matrices[tensor.name]
+
+    def _dense(self, tensor: records.DenseTensor) -> DenseTensor:
+        file = self._handle.file()
+        if file.header.sections[tensor.section].codec == "raw":
+            data = file.section(tensor.section)
+        else:
+            with self._lock:
+                if tensor.name not in self._decompressed:
+                    self._decompressed[tensor.name] = self._handle.file().section(tensor.section)
+                data = self._decompressed[tensor.name]
+        return DenseTensor.from_bytes(tensor.name, tensor.dtype, tensor.shape, data)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -136,19 +175,19 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
     def __contains__(self, name: object) -> bool:
         return name in self._tensors
 
-    # A mapping would compare all its values; models are compared, and hashed, as objects.
+    # Mapping compares all values; models compare and hash by identity.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
     def __repr__(self) -> str:
-        indexed = sum(not isinstance(t, DenseTensor) for t in self._tensors.values())
+        indexed = sum(map(self.is_indexed, self._tensors))
         state = " (closed)" if self._handle.is_closed() else ""
         return f"<rsr_runtime.Model: {indexed} indexed, {len(self) - indexed} dense tensors{state}>"
 
     def close(self) -> None:
-        """Let go of the file: every later product or access raises `ClosedError`.
+        """Release the file; later products and accesses raise `ClosedError`.
 
-        Arrays already handed out stay valid; the memory goes when the last of them does.
+        Arrays returned before stay valid. The file stays mapped until the last of them is freed.
         """
         with self._lock:
             self._handle.close()
@@ -168,7 +207,7 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
 
 
 class Files(Mapping[str, bytes]):
-    """The small files kept in a model, read when asked for."""
+    """A model's small files by name, read on access."""
 
     def __init__(self, handle: _Handle) -> None:
         self._handle = handle
@@ -192,19 +231,19 @@ class Files(Mapping[str, bytes]):
 
 
 def load(path: str | os.PathLike[str], verify: bool = False, memory: str = "map") -> Model:
-    """Open a `.rsr` file. Reads and checks its header; sections are touched when used.
+    """Open a `.rsr` file. Only the header is read and checked; each tensor is read when used.
 
     Args:
-        path: the file. It may be renamed or replaced while the model lives, but must not be
-            written to in place: its pages are mapped.
-        verify: check every byte first (SHA-256 of each section, padding, every index entry).
-        memory: "map" maps the file; "huge" reads it once into memory for which the system is
-            asked to use huge pages: products from main memory gain, loading takes a full read.
+        path: the file. It may be renamed or replaced while the model is open, but must not be
+            modified in place, because its pages are mapped.
+        verify: check every byte first: SHA-256 of each section, padding, every index entry.
+        memory: "map" maps the file. "huge" reads it into memory backed by huge pages where the
+            system grants them: products from main memory get faster, loading reads the whole file.
 
     Raises:
         FormatError: the file breaks a rule of formats/SPEC.md; the subclass says which.
         IsaError: RSR_ISA names an unknown or unsupported instruction set.
-        OptionError: another value of `memory`.
+        OptionError: `memory` has another value.
         OSError: the file cannot be read.
     """
     if memory not in ("map", "huge"):
@@ -214,13 +253,3 @@ def load(path: str | os.PathLike[str], verify: bool = False, memory: str = "map"
     if verify:
         file.verify()
     return Model(file)
-
-
-def _as_array(data: npt.NDArray[np.uint8], t: DenseTensor) -> npt.NDArray[Any]:
-    if t.dtype == "BF16":
-        widened = widen_bf16(data.view("<u2")).reshape(t.shape)
-        widened.flags.writeable = False
-        return widened
-    if t.dtype in NUMPY_DTYPES:
-        return data.view(NUMPY_DTYPES[t.dtype]).reshape(t.shape)
-    return data if t.nbytes != np.prod(t.shape, dtype=np.int64) else data.reshape(t.shape)

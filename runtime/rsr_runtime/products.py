@@ -1,91 +1,102 @@
-"""Products of one input with one or several matrices (q, k and v; gate and up)."""
+"""Products of one input with several indices in one parallel region (q, k and v; gate and up).
+
+`native_index` makes what the kernels read from a tensor of the file, `share_tables` groups such
+indices, and `multiply` and `multiply_quantized` choose the kernel for a group. They check nothing:
+arrays are C-contiguous, aligned and of matching shapes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from . import _native
-from .errors import InputShapeError, InputTypeError, OptionError
+from rsr_formats.decode import row_scales
+from rsr_formats.packing import pattern_values
+from rsr_formats.records import IndexedTensor
 
-if TYPE_CHECKING:
-    from .matrix import Matrix
+from . import _native
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
+Int8Array = npt.NDArray[np.int8]
 
-# The data type of a product, by that of x.
-PRODUCTS = {np.dtype(np.float32): np.dtype(np.float32), np.dtype(np.int8): np.dtype(np.int32)}
+_TABLE = 32  # entries of a lookup table, because a rank has five bits
 
 
-def matmul_all(matrices: Sequence[Matrix], x: Array) -> list[Array]:
-    """Return [w @ x for w in matrices], bit for bit, in one call.
+class PermutedIndex:
+    """A permuted index: permutation and segment list of every column block."""
 
-    The sums of x under all patterns are made once for all ranked matrices of one k, and their
-    products run in one parallel region.
+    def __init__(self, t: IndexedTensor, arrays: Mapping[str, Array]) -> None:
+        native = _native.Permuted16 if t.packing == "u16" else _native.Permuted32
+        self._rows = t.shape[0]
+        self._scale = row_scales(t, arrays["scale"]).reshape(-1)  # (1,) or (out_features,)
+        self._native = native(
+            arrays["permutation"],
+            arrays["segments"],
+            t.columns,
+            t.k,
+            np.array(t.digits, np.int8),
+            t.direction == "reduce",
+            arrays["scale"].astype(np.float32, copy=False),
+            _rows_per_scale(t),
+        )
+
+    def multiply(self, x: Array, y: Array, plus_plus: bool = True) -> None:
+        """Compute y[i] = W x[i]; see `multiply`."""
+        multiply = self._native.multiply_i8 if x.dtype == np.int8 else self._native.multiply_f32
+        multiply(x, y, plus_plus)
+
+    def multiply_quantized(self, q: Int8Array, s: FloatArray, y: FloatArray) -> None:
+        """Compute y[i] = (W q[i]) * scale / s[i]; see `multiply_quantized`."""
+        sums = np.empty((len(q), self._rows), np.int32)
+        self.multiply(q, sums)
+        with np.errstate(over="ignore"):  # overflow gives infinity, as a dense product does
+            y[:] = sums.astype(np.float32) * self._scale / s
+
+
+Index = _native.Ranked | PermutedIndex
+# The indices that one kernel call multiplies by, and their positions among all.
+Groups = list[tuple[list[_native.Ranked] | PermutedIndex, list[int]]]
+
+
+def native_index(t: IndexedTensor, arrays: Mapping[str, Array]) -> Index:
+    """Return the index of a tensor for the kernels; it refers to `arrays` and copies no index.
 
     Args:
-        matrices: of one in_features; at least one.
-        x: (in_features,) or (in_features, b); float32 or int8, any memory layout.
-
-    Raises:
-        OptionError: there are no matrices.
-        InputTypeError, InputShapeError, ClosedError: as `w @ x` does.
+        t: the tensor's record.
+        arrays: its sections by name: "ranks", or "permutation" and "segments"; and "scale".
     """
-    x = input_array(x)
-    _check_matrices(matrices)
-    for w in matrices:
-        if x.ndim not in (1, 2) or x.shape[0] != w.shape[1]:
-            raise shape_error(w, x)
-    rows = contiguous(x[None] if x.ndim == 1 else x.T)
-    outputs = [np.empty((len(rows), w.shape[0]), PRODUCTS[x.dtype]) for w in matrices]
-    multiply_rows(matrices, rows, outputs)
-    return [y[0] if x.ndim == 1 else np.ascontiguousarray(y.T) for y in outputs]
+    if t.encoding == "permuted":
+        return PermutedIndex(t, arrays)
+    patterns = np.zeros((t.k, _TABLE), np.int16)
+    patterns[:, : t.patterns] = pattern_values(t.digits, t.k, t.pattern_list).T
+    index = arrays["ranks"], t.rows, t.columns, patterns
+    if t.is_grouped:
+        groups = _group_scales(t, arrays["scale"])
+        one = np.ones(1, np.float32)
+        return _native.Ranked(*index, one, max(1, t.rows), groups, t.group_columns, t.stride)
+    scaled = *index, arrays["scale"].astype(np.float32, copy=False), _rows_per_scale(t)
+    return _native.Ranked(*scaled) if t.stride == 1 else _native.Ranked(*scaled, stride=t.stride)
 
 
-def linear_all(
-    matrices: Sequence[Matrix], x: Array, activations: str = "float32"
-) -> list[FloatArray]:
-    """Return [w.linear(x, activations) for w in matrices], bit for bit, in one call.
-
-    Args:
-        matrices: of one in_features; at least one.
-        x: (..., in_features), float32.
-        activations: "float32" or "int8", as `Matrix.linear` explains; x is quantized once.
-
-    Returns:
-        (..., out_features) of each matrix, float32, scale applied.
-
-    Raises:
-        OptionError: there are no matrices, or another value of `activations`.
-        InputTypeError, InputShapeError, ClosedError: as `Matrix.linear` does.
-    """
-    if activations not in ("float32", "int8"):
-        raise OptionError(f"activations: found {activations!r}, expected 'float32' or 'int8'")
-    x = input_array(x)
-    if x.dtype != np.float32:
-        raise InputTypeError(f"linear: x has dtype {x.dtype}, expected float32")
-    _check_matrices(matrices)
-    for w in matrices:
-        if x.ndim == 0 or x.shape[-1] != w.shape[1]:
-            raise InputShapeError(
-                f"{w.name!r}: x has shape {x.shape}, expected (..., {w.shape[1]})"
-            )
-    count = int(np.prod(x.shape[:-1]))  # not -1: it cannot be told from 0 elements
-    rows = contiguous(x).reshape(count, x.shape[-1])
-    outputs = [np.empty((count, w.shape[0]), np.float32) for w in matrices]
-    if activations == "float32":
-        multiply_rows(matrices, rows, outputs)
-    else:
-        multiply_quantized(matrices, *quantize_int8(rows), outputs)
-    return [y.reshape(*x.shape[:-1], w.shape[0]) for w, y in zip(matrices, outputs, strict=True)]
+def _rows_per_scale(t: IndexedTensor) -> int:
+    return t.scale.rows if t.scale is not None else max(1, t.shape[0])
 
 
-def quantize_int8(x: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
-    """Quantize each row of x (b, n), contiguous, by its largest magnitude, as BitNet b1.58 does.
+def _group_scales(t: IndexedTensor, scale: Array) -> Array:
+    """Return the bytes of (groups, out_features) scales: a view if every row has its own."""
+    assert t.scale is not None
+    scales = scale.reshape(t.groups, -1)
+    if t.scale.rows != 1:
+        scales = np.ascontiguousarray(scales[:, np.arange(t.rows) // t.scale.rows])
+    return scales.view(np.uint8)
+
+
+def quantize_int8(x: FloatArray) -> tuple[Int8Array, FloatArray]:
+    """Quantize each row of x, float32 (b, n), by its largest magnitude, as BitNet b1.58 does.
 
     Returns:
         q, int8 (b, n), and s, float32 (b, 1), with x ~ q / s; s is NaN for a row that is not
@@ -97,76 +108,63 @@ def quantize_int8(x: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
     return q, s
 
 
-def multiply_rows(matrices: Sequence[Matrix], x: Array, outputs: Sequence[Array]) -> None:
-    """outputs[j][i] = W[j] x[i]; x (b, in_features), outputs[j] (b, out_features), contiguous."""
-    multiply = _native.multiply_i8 if x.dtype == np.int8 else _native.multiply_f32
-    for native, members in by_tables(matrices):
-        if native:
-            multiply(native, x, [outputs[j] for j in members])
-        else:
-            for j in members:
-                matrices[j].multiply_permuted(x, outputs[j])
+def share_tables(indices: Sequence[Index]) -> Groups:
+    """Group the indices whose products can share tables of partial sums.
 
-
-def multiply_quantized(
-    matrices: Sequence[Matrix], q: Array, s: FloatArray, outputs: Sequence[FloatArray]
-) -> None:
-    """outputs[j][i] = (W[j] q[i]) * scale / s[i], as `Matrix.linear` defines it."""
-    for native, members in by_tables(matrices):
-        if native:
-            _native.multiply_quantized(native, q, s, [outputs[j] for j in members])
+    Returns:
+        For each group its ranked indices and their positions in `indices`. A permuted index uses
+        no tables and is a group by itself.
+    """
+    if len(indices) == 1:
+        index = indices[0]
+        return [(index if isinstance(index, PermutedIndex) else [index], [0])]
+    groups: Groups = []
+    for j, index in enumerate(indices):
+        if isinstance(index, PermutedIndex):
+            groups.append((index, [j]))
             continue
-        for j in members:
-            w = matrices[j]
-            sums = np.empty((len(q), w.shape[0]), np.int32)
-            w.multiply_permuted(q, sums)
-            with np.errstate(over="ignore"):  # beyond float32 is infinite, as in a dense product
-                outputs[j][:] = sums.astype(np.float32) * w.scale / s
-
-
-def by_tables(matrices: Sequence[Matrix]) -> list[tuple[list[_native.Ranked], list[int]]]:
-    """Group the matrices that can share tables of sums; those that have none come by themselves."""
-    if len(matrices) == 1:
-        native = matrices[0].ranked
-        return [([native] if native else [], [0])]
-    groups: list[tuple[list[_native.Ranked], list[int]]] = []
-    for j, w in enumerate(matrices):
-        native = w.ranked
-        for members, numbers in groups:
-            if native and members and members[0].shares_input(native):
-                members.append(native)
-                numbers.append(j)
+        for group, members in groups:
+            if isinstance(group, list) and group[0].shares_input(index):
+                group.append(index)
+                members.append(j)
                 break
         else:
-            groups.append(([native] if native else [], [j]))
+            groups.append(([index], [j]))
     return groups
 
 
-def _check_matrices(matrices: Sequence[Matrix]) -> None:
-    if not matrices:
-        raise OptionError("found no matrices, expected at least one")
-    for w in matrices:
-        w.check_open()
+def multiply(groups: Groups, x: Array, outputs: Sequence[Array], plus_plus: bool = True) -> None:
+    """Compute outputs[j][i] = W[j] x[i] for the rows of x.
+
+    Args:
+        groups: the matrices W[j], all with the same in_features, as `share_tables` groups them.
+        x: (b, in_features), float32 or int8.
+        outputs: (b, out_features) each: float32, scaled, for float32 x; int32, exact and unscaled,
+            for int8 x.
+        plus_plus: whether permuted products use RSR++ in step 2, or RSR.
+    """
+    kernel = _native.multiply_i8 if x.dtype.char == "b" else _native.multiply_f32
+    for group, members in groups:
+        if isinstance(group, PermutedIndex):
+            group.multiply(x, outputs[members[0]], plus_plus)
+        else:
+            # One group has all members in order; a comprehension would cost 0.2 us.
+            kernel(group, x, outputs if len(groups) == 1 else [outputs[j] for j in members])
 
 
-def shape_error(w: Matrix, x: Array) -> InputShapeError:
-    """Return the error of a product with an x of another shape."""
-    n = w.shape[1]
-    return InputShapeError(f"{w.name!r}: x has shape {x.shape}, expected ({n},) or ({n}, b)")
+def multiply_quantized(
+    groups: Groups, q: Int8Array, s: FloatArray, outputs: Sequence[FloatArray]
+) -> None:
+    """Compute outputs[j][i] = (W[j] q[i]) * scale / s[i], as `Matrix.linear` defines it.
 
-
-def input_array(x: Any) -> Array:
-    """Return `x` if it is an array of a dtype that products take."""
-    if not isinstance(x, np.ndarray):
-        raise InputTypeError(f"x is {type(x).__name__}, expected a NumPy array")
-    if x.dtype not in PRODUCTS:
-        raise InputTypeError(
-            f"x has dtype {x.dtype}, expected float32 or int8: convert it with x.astype(...)"
-        )
-    return x
-
-
-def contiguous(x: Array) -> Array:
-    """Return `x`, or a copy of it, as native code wants it: C-contiguous and aligned."""
-    x = np.ascontiguousarray(x)
-    return x if x.flags.aligned else x.copy()
+    Args:
+        groups: the matrices W[j], all with the same in_features, as `share_tables` groups them.
+        q: int8 (b, in_features).
+        s: float32 (b, 1).
+        outputs: float32 (b, out_features) each.
+    """
+    for group, members in groups:
+        if isinstance(group, PermutedIndex):
+            group.multiply_quantized(q, s, outputs[members[0]])
+        else:
+            _native.multiply_quantized(group, q, s, [outputs[j] for j in members])

@@ -2,10 +2,10 @@
 
 A is the indexed matrix, (rows, columns); block b covers columns b*k .. b*k + k - 1 and has a
 permutation sigma and a segment list L. Bin_k, (B^k, k), lists the patterns: row s holds the values
-of the digits of s. Both products have two steps; in each, "++" is about the step with Bin_k.
+of the digits of s. Each product has two steps; RSR++ replaces the one that multiplies by Bin_k.
 
-    v . A    step 1: u[s] = sum of v[sigma[i]] over segment s       step 2: u . Bin_k   (fold)
-    A . x    step 1: t = Bin_k . x_block  (grow)                    step 2: y[sigma[i]] += t[s]
+    v . A    step 1: u[s] = sum of v[sigma[i]] over segment s    step 2: u . Bin_k (RSR++: fold)
+    A . x    step 1: t = Bin_k . x_block (RSR++: build_tables)   step 2: y[sigma[i]] += t[s]
 """
 
 from __future__ import annotations
@@ -22,16 +22,30 @@ Array = npt.NDArray[Any]
 
 
 def preprocess(A: Array, digits: tuple[int, ...], k: int) -> list[Block]:
-    """Index a matrix (paper, Algorithm 1).
+    """Return the permutation and segment list of every column block (Algorithm 1).
 
     Args:
         A: (rows, columns), entries among `digits`.
-        digits: the values of the digits, ascending: (-1, 0, 1), (-1, 1) or (0, 1).
-        k: columns of a column block.
+        digits: values of the digits, ascending: (-1, 0, 1), (-1, 1) or (0, 1).
+        k: columns in a column block. The last block is padded with 0, or with the first digit if
+            0 is not a digit.
     """
     numbers = np.searchsorted(np.array(digits), A).astype(np.uint8)
     ranks = ranks_of(numbers, len(digits), k, padding_digit(digits))
     return [block_from_ranks(r, len(digits) ** k) for r in ranks]
+
+
+def reduce(
+    v: Array, blocks: Sequence[Block], columns: int, digits: tuple[int, ...], k: int, *,
+    plus_plus: bool = True,
+) -> Array:  # fmt: skip
+    """Return v . A, (columns,), in the dtype of v (rows,), by RSR++, or RSR if not `plus_plus`."""
+    Bin = pattern_values(digits, k).astype(v.dtype)
+    y = np.zeros(len(blocks) * k, v.dtype)
+    for b, block in enumerate(blocks):
+        u = segmented_sum(v, block)
+        y[b * k : (b + 1) * k] = fold(u, digits, k) if plus_plus else u @ Bin
+    return y[:columns]
 
 
 def segmented_sum(v: Array, block: Block) -> Array:
@@ -43,7 +57,7 @@ def segmented_sum(v: Array, block: Block) -> Array:
 
 
 def fold(u: Array, digits: tuple[int, ...], k: int) -> Array:
-    """Step 2 of v . A in RSR++: u . Bin_k in O(B^k), taking off the last digit again and again."""
+    """Step 2 of v . A in RSR++: u . Bin_k in O(B^k); each level removes the last digit."""
     values = np.array(digits, u.dtype)
     y = np.zeros(k, u.dtype)
     for j in reversed(range(k)):
@@ -53,42 +67,28 @@ def fold(u: Array, digits: tuple[int, ...], k: int) -> Array:
     return y
 
 
-def grow(x: Array, digits: tuple[int, ...]) -> Array:
-    """Step 1 of A . x in RSR++: Bin_k . x in O(B^k), putting on one digit after the other."""
-    t = np.zeros(1, x.dtype)
-    for value in x:
-        t = (t[:, None] + value * np.array(digits, x.dtype)).ravel()
-    return t
-
-
-def reduce(
-    v: Array, blocks: Sequence[Block], columns: int, digits: tuple[int, ...], k: int, *,
-    plus_plus: bool = True,
-) -> Array:  # fmt: skip
-    """Return v . A, (columns,), in the dtype of v (rows,): RSR++, or RSR if not `plus_plus`."""
-    y = np.zeros(len(blocks) * k, v.dtype)
-    for b, block in enumerate(blocks):
-        u = segmented_sum(v, block)
-        step2 = fold(u, digits, k) if plus_plus else u @ pattern_values(digits, k).astype(v.dtype)
-        y[b * k : (b + 1) * k] = step2
-    return y[:columns]
-
-
 def expand(
     x: Array, blocks: Sequence[Block], rows: int, digits: tuple[int, ...], k: int, *,
     plus_plus: bool = True,
 ) -> Array:  # fmt: skip
-    """Return A . x, (rows,), in the dtype of x (columns,): RSR++, or RSR if not `plus_plus`."""
-    y = np.zeros(rows, x.dtype)
+    """Return A . x, (rows,), in the dtype of x (columns,), by RSR++, or RSR if not `plus_plus`."""
+    Bin = pattern_values(digits, k).astype(x.dtype)
     padded = np.zeros(len(blocks) * k, x.dtype)
     padded[: len(x)] = x
-    for b, block in enumerate(blocks):
-        x_block = padded[b * k : (b + 1) * k]
-        Bin = pattern_values(digits, k).astype(x.dtype)
-        t: Array = grow(x_block, digits) if plus_plus else Bin @ x_block
+    y = np.zeros(rows, x.dtype)
+    for block, x_block in zip(blocks, padded.reshape(-1, k), strict=True):
         lengths: Array = np.diff(block.segments.astype(np.int64))
+        t: Array = build_tables(x_block, digits) if plus_plus else Bin @ x_block
         y[block.permutation] += np.repeat(t, lengths)
     return y
+
+
+def build_tables(x: Array, digits: tuple[int, ...]) -> Array:
+    """Step 1 of A . x in RSR++: Bin_k . x in O(B^k); each level appends a digit."""
+    t = np.zeros(1, x.dtype)
+    for value in x:
+        t = (t[:, None] + value * np.array(digits, x.dtype)).ravel()
+    return t
 
 
 def quantize_int8(x: Array) -> tuple[Array, Array]:

@@ -21,7 +21,7 @@ from tokenizers import (
 from rsr_runtime.llm.errors import PromptError
 from rsr_runtime.llm.sampling import Sampler, Sampling
 from rsr_runtime.llm.template import ChatTemplate
-from rsr_runtime.llm.tokenizer.tokenizer import StreamingDetokenizer, Tokenizer
+from rsr_runtime.llm.tokenizer import StreamingDetokenizer, Tokenizer
 from rsr_testing.parity.judge import torch_and_transformers
 from rsr_testing.tokenizers import sentencepiece_decoder, sentencepiece_normalizer
 

@@ -176,7 +176,7 @@ def test_is_indexed_does_not_touch_the_index(workshop: Workshop) -> None:
 
 
 @pytest.mark.parametrize("zstd", [None, 3])
-def test_stored_is_what_the_file_holds(zstd: int | None, workshop: Workshop) -> None:
+def test_dense_is_what_the_file_holds(zstd: int | None, workshop: Workshop) -> None:
     path = workshop.path()
     bits = np.arange(6, dtype="<u2").reshape(2, 3)
     dense = [
@@ -188,22 +188,22 @@ def test_stored_is_what_the_file_holds(zstd: int | None, workshop: Workshop) -> 
     ]
     workshop.write(path, [Spec((4, 6), name="w")], dense=dense, zstd=zstd)
     model = rsr.load(path)
-    found = model.stored("bf16")
+    found = model.dense("bf16").data
     assert found.dtype == np.uint16
     assert not found.flags.writeable
     np.testing.assert_array_equal(found, bits)
-    assert np.shares_memory(found, model.stored("bf16")), "no copy"
-    assert model.stored("scalar") == 0x3F80
+    assert np.shares_memory(found, model.dense("bf16").data), "no copy"
+    assert model.dense("scalar").data == 0x3F80
     for name in ("f16", "i8", "f4"):
-        assert np.shares_memory(model.stored(name), array(model, name))
-        np.testing.assert_array_equal(model.stored(name), array(model, name))
+        assert np.shares_memory(model.dense(name).data, array(model, name))
+        np.testing.assert_array_equal(model.dense(name).data, array(model, name))
     with pytest.raises(OptionError, match="'w' is an indexed matrix, expected a dense tensor"):
-        model.stored("w")
+        model.dense("w")
     with pytest.raises(KeyError, match="other"):
-        model.stored("other")
+        model.dense("other")
     model.close()
     with pytest.raises(ClosedError, match="closed"):
-        model.stored("bf16")
+        model.dense("bf16")
 
 
 @pytest.mark.parametrize("encoding", ["ranked", "permuted"])

@@ -97,5 +97,5 @@ def test_grow_and_fold_are_products_with_bin_k() -> None:
     for digits, k in ((TERNARY, 4), (BINARY_SIGNS, 6), (BINARY_BITS, 5)):
         Bin = pattern_values(digits, k).astype(np.int64)
         x, u = rng.integers(-128, 128, k), rng.integers(-1000, 1000, len(Bin))
-        np.testing.assert_array_equal(reference.grow(x, digits), Bin @ x)
+        np.testing.assert_array_equal(reference.build_tables(x, digits), Bin @ x)
         np.testing.assert_array_equal(reference.fold(u, digits, k), u @ Bin)

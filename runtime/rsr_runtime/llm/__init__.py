@@ -1,4 +1,4 @@
-"""Generate text from a `.rsr` file: needs the extra `llm` (tokenizers, jinja2).
+"""Generate text from a `.rsr` file; needs the extra `llm` (tokenizers, jinja2).
 
 Example:
     from rsr_runtime import llm

@@ -10,29 +10,34 @@ from .model import LanguageModel
 
 
 class Chat:
-    """Messages of a conversation; every answer sees all before it."""
+    """A conversation; the model sees all of it for each answer.
+
+    Attributes:
+        messages: "role" and "content" of each message so far.
+        result: the last answer, None before the first.
+    """
 
     def __init__(self, model: LanguageModel, system: str | None = None) -> None:
-        """Begin a conversation.
+        """Start a conversation.
 
         Args:
-            model: which answers.
-            system: what it is told first; None: nothing but what its template says by itself.
+            model: the model that answers.
+            system: system message; None: none but what the template adds itself.
 
         Raises:
             ModelError: the model has no chat template.
-            PromptError: its template takes no system message, where one is given.
-            TemplateError: it fails.
+            PromptError: the template rejects the system message.
+            TemplateError: the template fails.
         """
         self._model = model
         self._system = system
-        self.messages: list[dict[str, str]] = []  # "role" and "content" of each
-        self.result: Generation | None = None  # of the last answer
+        self.messages: list[dict[str, str]] = []
+        self.result: Generation | None = None
         self.reset()
-        model.chat_prompt([*self.messages, {"role": "user", "content": "?"}])  # fails now or never
+        model.chat_prompt([*self.messages, {"role": "user", "content": "?"}])  # to fail early
 
     def reset(self) -> None:
-        """Forget what was said."""
+        """Remove all messages but the system message."""
         self.messages = []
         if self._system is not None:
             self.messages.append({"role": "system", "content": self._system})
@@ -40,16 +45,16 @@ class Chat:
     def say(self, text: str, **options: Any) -> Generator[str, None, None]:
         """Return the answer to `text`, piece by piece.
 
-        What was said of it stays in the conversation, also where the loop that reads it ends
-        early. Where it cannot be given at all, `text` is taken back.
+        If the loop over it ends early, the answer so far stays in the conversation. If there can be
+        no answer, `text` is removed again.
 
         Args:
-            text: of the user.
+            text: the user's message.
             options: as for `LanguageModel.stream`.
 
         Raises:
-            PromptError: the conversation does not fit the context any more: `reset` it.
-            TemplateError: the template fails on it.
+            PromptError: the conversation no longer fits the context: `reset` it.
+            TemplateError: the template fails.
         """
         self.messages.append({"role": "user", "content": text})
         try:

@@ -1,6 +1,6 @@
 """A model's settings: config.json and generation_config.json, as transformers reads them.
 
-Both are a stranger's files: any value may be missing or of any type.
+Neither file is trusted: any value may be missing or of any type.
 """
 
 from __future__ import annotations
@@ -10,59 +10,78 @@ from dataclasses import dataclass
 from typing import Any
 
 from rsr_formats.architectures import ARCHITECTURES, PROJECTIONS, Architecture, of_config
+from rsr_formats.model_files import MAX_JSON, parse_object
 from rsr_formats.modules_to_not_convert import ModulesToNotConvert
 from rsr_formats.text import shown
 
 from .errors import ModelError
-from .files import read_json
 from .rope import Rope
 
-_LARGEST = 1 << 31  # no dimension is as large
-MAX_HEAD_DIM = 4096  # rotations take as much for each position; the largest seen is 256
-ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu2": "relu2"}  # names: those of the kernels
+_LARGEST = 1 << 31  # above any real dimension
+MAX_HEAD_DIM = 4096  # bounds the RoPE tables; the largest known model has 256
+ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu2": "relu2"}  # hidden_act to kernel
+
+
+def read_json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    """Return the JSON object in a model's file, {} if there is no such file.
+
+    Raises:
+        ModelError: the file is larger than 16 MiB, is not valid JSON, or is not an object.
+    """
+    return parse_object(files[name], name, MAX_JSON, ModelError) if name in files else {}
 
 
 @dataclass(frozen=True)
 class Config:
-    """What the decoder needs to know; sizes are numbers of features."""
+    """Settings of a decoder, by their names in config.json where it has them.
+
+    Attributes:
+        architecture: the entry of the table of architectures.
+        hidden_act: activation of the gate: "silu" or "relu2".
+        int8_activations: linear layers take int8 activations, except `modules_to_not_convert`.
+        self_quantizing: the model quantizes float weights of those layers itself.
+        scales_biases: weight_scale multiplies the bias too (linear_class autobitlinear, offline).
+        linear_norm_eps: epsilon of an RMS norm inside a linear layer (use_rms_norm).
+        generation_config: the object in generation_config.json.
+    """
 
     architecture: Architecture
     vocab_size: int
     hidden_size: int
     intermediate_size: int
-    layers: int
-    heads: int
-    kv_heads: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
     head_dim: int
-    norm_eps: float
-    activation: str  # of the gate: "silu" or "relu2"
-    max_positions: int
+    rms_norm_eps: float
+    hidden_act: str
+    max_position_embeddings: int
     rope: Rope
-    tie_word_embeddings: bool  # the embedding is the output head
-    int8_activations: bool  # linear layers take int8 activations (`modules_to_not_convert` do not)
-    self_quantizing: bool  # so are float weights quantized, by the model itself
+    tie_word_embeddings: bool
+    int8_activations: bool
+    self_quantizing: bool
     modules_to_not_convert: ModulesToNotConvert
-    scales_biases: bool  # a bias is multiplied by weight_scale too: autobitlinear, offline
-    layer_norm_eps: float  # of a norm inside a linear layer (use_rms_norm)
+    scales_biases: bool
+    linear_norm_eps: float
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
-    generation: Mapping[str, Any]  # generation_config.json
+    generation_config: Mapping[str, Any]
 
     def has_int8_activations(self, layer: str) -> bool:
-        """Return whether the linear layer of that name takes int8 activations."""
+        """Return whether a linear layer takes int8 activations, by its full name."""
         return self.int8_activations and layer not in self.modules_to_not_convert
 
     def is_self_quantizing(self, layer: str) -> bool:
-        """Return whether the linear layer of that name quantizes float weights itself."""
+        """Return whether a linear layer quantizes float weights itself, by its full name."""
         return self.self_quantizing and self.has_int8_activations(layer)
 
     def shape_of(self, module: str) -> tuple[int, int]:
-        """Return (out_features, in_features) of a projection, by its name within a layer."""
+        """Return (out_features, in_features) of a projection, named as in `PROJECTIONS`."""
         widths = {
             "hidden": self.hidden_size,
             "intermediate": self.intermediate_size,
-            "queries": self.heads * self.head_dim,
-            "keys": self.kv_heads * self.head_dim,
+            "queries": self.num_attention_heads * self.head_dim,
+            "keys": self.num_key_value_heads * self.head_dim,
         }
         out_features, in_features = (widths[width] for width in PROJECTIONS[module])
         return out_features, in_features
@@ -72,11 +91,11 @@ def read_config(files: Mapping[str, bytes]) -> Config:
     """Return the settings in a model's files.
 
     Raises:
-        ModelError: there is no config.json, or it does not describe a model that can be run.
+        ModelError: config.json is missing, or does not describe a model that can be run.
     """
     if "config.json" not in files:
         raise ModelError(
-            "the file holds no config.json, so it is no whole model: compile the model's "
+            "the file has no config.json, so it is not a whole model: compile the model's "
             "directory (or GGUF file), not the .safetensors alone"
         )
     found = _Json("config.json", read_json(files, "config.json"))
@@ -87,7 +106,8 @@ def read_config(files: Mapping[str, bytes]) -> Config:
     kv_heads = found.size("num_key_value_heads", architecture.num_key_value_heads or heads)
     if heads % kv_heads:
         raise ModelError(
-            f"config.json: {heads} heads cannot share {kv_heads} key and value heads evenly"
+            f"config.json: num_attention_heads is {heads}, expected a multiple of "
+            f"num_key_value_heads, {kv_heads}"
         )
     if head_dim % 2 or head_dim > MAX_HEAD_DIM:
         raise ModelError(
@@ -112,30 +132,30 @@ def read_config(files: Mapping[str, bytes]) -> Config:
         vocab_size=found.size("vocab_size"),
         hidden_size=hidden,
         intermediate_size=found.size("intermediate_size"),
-        layers=found.size("num_hidden_layers"),
-        heads=heads,
-        kv_heads=kv_heads,
+        num_hidden_layers=found.size("num_hidden_layers"),
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
         head_dim=head_dim,
-        norm_eps=found.number("rms_norm_eps", architecture.rms_norm_eps),
-        activation=ACTIVATIONS[activation],
-        max_positions=max_positions,
+        rms_norm_eps=found.number("rms_norm_eps", architecture.rms_norm_eps),
+        hidden_act=ACTIVATIONS[activation],
+        max_position_embeddings=max_positions,
         rope=Rope.from_config(found.values, head_dim, max_positions, architecture.rope_theta),
         tie_word_embeddings=found.values.get("tie_word_embeddings") is True,
         int8_activations=architecture.int8_activations or is_bitnet,
         self_quantizing=architecture.self_quantizing or is_bitnet,
         modules_to_not_convert=_modules(modules_to_not_convert if is_bitnet else None),
         scales_biases=is_bitnet and is_scaled and not is_online,
-        layer_norm_eps=quantization.number("rms_norm_eps", 1e-6),
+        linear_norm_eps=quantization.number("rms_norm_eps", 1e-6),
         bos_token_id=next(iter(_token_ids(found.values.get("bos_token_id"))), None),
         eos_token_ids=_token_ids(generation.get("eos_token_id"))
         or _token_ids(found.values.get("eos_token_id")),
-        generation=generation,
+        generation_config=generation,
     )
 
 
 @dataclass(frozen=True)
 class _Json:
-    """An object of a JSON file; absent and null are the same, as they are to transformers."""
+    """An object of a JSON file. As in transformers, null is the same as absent."""
 
     where: str
     values: Mapping[str, Any]
@@ -180,7 +200,7 @@ def _architecture(config: Mapping[str, Any]) -> Architecture:
     """Return the architecture of a config.json.
 
     Raises:
-        ModelError: it is unknown, or the decoder does not compute it.
+        ModelError: the architecture is unknown, or the decoder does not support it.
     """
     found = of_config(config)
     if found is not None and found.is_runnable:
@@ -189,8 +209,8 @@ def _architecture(config: Mapping[str, Any]) -> Architecture:
     named = classes[0] if isinstance(classes, list) and classes else config.get("model_type")
     known = ", ".join(a.name for a in ARCHITECTURES if a.is_runnable)
     raise ModelError(
-        f"config.json: architecture {shown(named)} cannot be run; known are {known}. "
-        "Its matrices can be multiplied with: rsr_runtime.load"
+        f"config.json: architecture {shown(named)} is not supported; known are {known}. "
+        "Its matrices can still be multiplied one by one"
     )
 
 
@@ -202,6 +222,6 @@ def _modules(entries: object) -> ModulesToNotConvert:
 
 
 def _token_ids(value: object) -> tuple[int, ...]:
-    """Return the ids of one token or a list of them; what is none is left out."""
+    """Return the ids in a value, which may be one or a list; anything else is ignored."""
     ids = value if isinstance(value, list) else [value]
     return tuple(i for i in ids if type(i) is int and 0 <= i < _LARGEST)

@@ -1,17 +1,18 @@
-"""The decoder: from tokens to logits, the same for every family but for what its table says.
+"""The decoder: from tokens to logits, for every architecture of `rsr_formats.architectures`.
 
-Matrix products are the index's (linear.py); what lies between them is native too: a norm together
-with the quantization of what it gives, the gate, and attention with its rotation and cache. Python
-only records them, for a number of tokens, as a program that native code then repeats: one pass of a
-model is some 300 calls. Sums are made in a fixed order for every row, so that a token's result does
-not depend on which others are computed beside it, as far as the matrices promise that (int8 ones
-do).
+`Decoder` reads top to bottom as a decoder runs: embed_tokens, for each layer attention and MLP,
+norm, lm_head. A pass over a model is some 300 native calls, so Python does not make them: it
+records them once for a number of tokens as a program that native code repeats.
+
+Each row is summed in a fixed order, so the result for a token does not depend on the tokens
+computed beside it, as far as the matrix products guarantee that (those with int8 activations do).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
@@ -24,187 +25,153 @@ from ..errors import ClosedError
 from ..matrix import Matrix
 from .config import Config
 from .kv_cache import KVCache
-from .linear import Linear, LinearGroup, QuantizedInputs
-from .phase_timer import ATTENTION, HEAD, PRODUCTS, REST, PhaseTimer
+from .linear import Linear, LinearGroup, QuantizedInputs, Workspace
 from .weights import Layer, Weights
-from .workspace import Workspace
 
 FloatArray = npt.NDArray[np.float32]
-ROWS = 512  # of one pass: more gain nothing, and take memory
-LOGIT_ROWS = 32  # whose logits are kept at a time: a row takes half a megabyte
+MAX_ROWS = 512  # tokens in a pass: more gain nothing and take memory
+LOGIT_ROWS = 32  # rows of logits kept at a time: 0.5 MB each with a vocabulary of 128,256
+
+PHASES = ("products", "head", "attention", "rest")
+PRODUCTS, HEAD, ATTENTION, REST = range(len(PHASES))
 
 
 class BatchItem(NamedTuple):
-    """Tokens that follow one another in one sequence."""
+    """Consecutive tokens of one sequence."""
 
     tokens: Sequence[int]
     cache: KVCache
-    start: int  # position of the first
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """A layer's weights, and its linear layers by what they multiply."""
-
-    weights: Layer
-    qkv: LinearGroup
-    o: LinearGroup
-    gate_up: LinearGroup
-    down: LinearGroup
-
-
-class _RecordedPass(NamedTuple):
-    """From embeddings to hidden states, for certain caches and numbers of tokens."""
-
-    lengths: list[tuple[int, KVCache]]  # tokens of each span
-    starts: npt.NDArray[np.int64]  # (spans,), to be filled
-    x: FloatArray  # (tokens, hidden_size): embeddings, then hidden states
-    program: _native.Program
-
-
-class _RecordedHead(NamedTuple):
-    """From normalized hidden states to logits, for a number of rows."""
-
-    inputs: QuantizedInputs  # to be filled
-    logits: FloatArray  # (rows, vocab_size)
-    program: _native.Program
+    start: int  # position of the first token
 
 
 class Decoder:
-    """Computes the logits of tokens, and keeps their keys and values in caches.
+    """Computes logits; keys and values go to the caches of the sequences.
 
-    One call at a time: buffers are its own.
+    Its buffers serve one call at a time.
     """
 
     def __init__(self, config: Config, weights: Weights, context: int) -> None:
-        """Prepare for positions below `context`."""
-        self.clock = PhaseTimer()
+        """Prepare for positions 0 to context - 1.
+
+        Raises:
+            ModelError, OptionError: as for `Rope.tables`.
+        """
+        self.phase_timer = PhaseTimer()
         self._is_closed = False
         self._config = config
         self._weights = weights
-        self._embedding = weights.embedding
+        self._embed_tokens = weights.embed_tokens
         self._norm = weights.norm
         self._workspace = Workspace()
         self._cos, self._sin = config.rope.tables(context, weights.rope_factors)
-        self._layers = [self._prepare(layer) for layer in weights.layers]
-        self._head = LinearGroup([weights.head], self._workspace)
+        self._layers = [self._prepared(layer) for layer in weights.layers]
+        self._lm_head = self._group(weights.lm_head)
         self._last_pass: _RecordedPass | None = None
         self._last_head: _RecordedHead | None = None
 
-    def _prepare(self, layer: Layer) -> _Layer:
-        def together(*layers: Linear, head_dim: int | None = None) -> LinearGroup:
-            return LinearGroup(layers, self._workspace, head_dim)
-
-        return _Layer(
+    def _prepared(self, layer: Layer) -> _PreparedLayer:
+        head_dim = self._config.head_dim
+        return _PreparedLayer(
             layer,
-            qkv=together(layer.q, layer.k, layer.v, head_dim=self._config.head_dim),
-            o=together(layer.o),
-            gate_up=together(layer.gate, layer.up),
-            down=together(layer.down),
+            qkv_proj=self._group(layer.q_proj, layer.k_proj, layer.v_proj, head_dim=head_dim),
+            o_proj=self._group(layer.o_proj),
+            gate_up_proj=self._group(layer.gate_proj, layer.up_proj),
+            down_proj=self._group(layer.down_proj),
         )
 
-    def close(self) -> None:
-        """Let go of the weights; every later call raises `ClosedError`."""
-        if not self._is_closed:
-            self._is_closed = True
-            del self._weights, self._embedding, self._norm, self._layers, self._head
-            del self._last_pass, self._last_head
+    def _group(self, *layers: Linear, head_dim: int | None = None) -> LinearGroup:
+        return LinearGroup(layers, self._workspace, head_dim)
 
-    def forget(self) -> None:
-        """Drop the recorded pass, which holds its caches."""
-        if not self._is_closed:
-            self._last_pass = None
+    def hidden(self, batch: Sequence[BatchItem]) -> FloatArray:
+        """Return the hidden states of all tokens after the last layer, before the final norm.
 
-    def check_open(self) -> None:
-        """Raise ClosedError once it is closed."""
-        if self._is_closed:
-            raise ClosedError("the model was closed")
-
-    @property
-    def weights(self) -> Weights:
-        """The tensors that it multiplies by."""
-        self.check_open()
-        return self._weights
-
-    def hidden(self, spans: Sequence[BatchItem]) -> FloatArray:
-        """Return the last hidden state of every token of all spans, before the final norm.
-
-        Keys and values go to the caches. Each cache is in one span at most.
+        Args:
+            batch: at least one item; no two share a cache.
 
         Returns:
-            float32 (tokens, hidden_size): a buffer that the next call overwrites.
+            float32 (tokens, hidden_size), item after item: a buffer that the next call overwrites.
 
         Raises:
-            ClosedError: it was closed.
+            ClosedError: the decoder was closed.
         """
         self.check_open()
-        self.clock.start()
-        lengths = [(len(span.tokens), span.cache) for span in spans]
+        self.phase_timer.start()
+        lengths = [(len(item.tokens), item.cache) for item in batch]
         recorded = self._last_pass
         if recorded is None or recorded.lengths != lengths:
             recorded = self._last_pass = self._record(lengths)
-        recorded.starts[:] = [span.start for span in spans]
-        tokens = np.concatenate([np.asarray(span.tokens, np.int64) for span in spans])
+        recorded.starts[:] = [item.start for item in batch]
+        tokens = np.concatenate([np.asarray(item.tokens, np.int64) for item in batch])
         self._embed(tokens, recorded.x)
-        self.clock.lap(REST)
-        recorded.program.run(self.clock.times)
+        self.phase_timer.lap(REST)
+        recorded.program.run(self.phase_timer.times)
         return recorded.x
 
     def logits(self, hidden: FloatArray) -> FloatArray:
-        """Return the logits of hidden states, float32 (rows, vocab_size): a buffer, as above."""
+        """Return the logits of hidden states.
+
+        Args:
+            hidden: float32 (rows, hidden_size), as `hidden` returns them; not changed.
+
+        Returns:
+            float32 (rows, vocab_size): a buffer that the next call overwrites.
+
+        Raises:
+            ClosedError: the decoder was closed.
+        """
         self.check_open()
-        self.clock.start()
+        self.phase_timer.start()
         rows = len(hidden)
         head = self._last_head
         if head is None or len(head.logits) != rows:
             program = _native.Program()
-            logits = self._head.record(program, HEAD, rows)[0]
-            head = self._last_head = _RecordedHead(self._head.inputs(rows), logits, program)
-        # The states stay as they are: they may be a part of what hidden() returned.
-        _native.normalize(hidden, None, self._norm, self._config.norm_eps, *head.inputs)
-        self.clock.lap(REST)
-        head.program.run(self.clock.times)
+            logits = self._lm_head.record(program, HEAD, rows)[0]
+            head = self._last_head = _RecordedHead(self._lm_head.inputs(rows), logits, program)
+        _native.normalize(hidden, None, self._norm, self._config.rms_norm_eps, *head.inputs)
+        self.phase_timer.lap(REST)
+        head.program.run(self.phase_timer.times)
         return head.logits
 
+    def _embed(self, tokens: npt.NDArray[np.int64], x: FloatArray) -> None:
+        if isinstance(self._embed_tokens, Matrix):
+            x[:] = self._embed_tokens.rows(tokens)
+            return
+        found = self._embed_tokens.data[tokens]
+        x[:] = widen_bf16(found) if found.dtype == np.uint16 else found
+
     def _record(self, lengths: list[tuple[int, KVCache]]) -> _RecordedPass:
+        """Record all layers for items of the given numbers of tokens.
+
+        `normalize` adds the output of one sublayer to the residual stream x before it computes the
+        input of the next, so each sublayer takes and returns `delta`, which x lacks still.
+        """
         rows = sum(length for length, _ in lengths)
         starts = np.zeros(len(lengths), np.int64)
         x = self._workspace.take("x", rows, self._config.hidden_size)
         recorded = _RecordedPass(lengths, starts, x, _native.Program())
-        delta = None  # what the last product adds to the residual stream
+        delta = None
         for i, layer in enumerate(self._layers):
             delta = self._attention(recorded, layer, i, delta)
-            delta = self._feed_forward(recorded, layer, delta)
+            delta = self._mlp(recorded, layer, delta)
         if delta is not None:
             recorded.program.call(REST, np.add, x, delta, x)
         return recorded
 
-    def _embed(self, tokens: npt.NDArray[np.int64], x: FloatArray) -> None:
-        if isinstance(self._embedding, Matrix):
-            x[:] = self._embedding.rows(tokens)
-            return
-        found = self._embedding.stored[tokens]
-        if found.dtype == np.uint16:
-            found = widen_bf16(found)
-        x[:] = found
-
     def _attention(
-        self, recorded: _RecordedPass, layer: _Layer, number: int, delta: FloatArray | None
+        self, recorded: _RecordedPass, layer: _PreparedLayer, number: int, delta: FloatArray | None
     ) -> FloatArray:
-        """Record what attention adds to x, to which `delta` is added first."""
         c, w, program = self._config, layer.weights, recorded.program
         rows = len(recorded.x)
-        program.normalize(
-            REST, recorded.x, delta, w.input_layernorm, c.norm_eps, *layer.qkv.inputs(rows)
-        )
-        q, k, v = layer.qkv.record(program, PRODUCTS, rows)
-        attended = self._workspace.take("attended", rows, c.heads * c.head_dim)
+        qkv = layer.qkv_proj.inputs(rows)
+        program.normalize(REST, recorded.x, delta, w.input_layernorm, c.rms_norm_eps, *qkv)
+        q, k, v = layer.qkv_proj.record(program, PRODUCTS, rows)
+        attended = self._workspace.take("attended", rows, c.num_attention_heads * c.head_dim)
         rope = _native.Rope(
             self._cos,
             self._sin,
             q_norm=w.q_norm,
             k_norm=w.k_norm,
-            eps=c.norm_eps,
+            eps=c.rms_norm_eps,
             scale=c.head_dim**-0.5,
         )
         first = 0
@@ -221,25 +188,95 @@ class Decoder:
                 attended[part],
             )
             first = part.stop
-        program.normalize(REST, attended, None, w.attn_sub_norm, c.norm_eps, *layer.o.inputs(rows))
-        return layer.o.record(program, PRODUCTS, rows)[0]
+        o = layer.o_proj.inputs(rows)
+        program.normalize(REST, attended, None, w.attn_sub_norm, c.rms_norm_eps, *o)
+        return layer.o_proj.record(program, PRODUCTS, rows)[0]
 
-    def _feed_forward(
-        self, recorded: _RecordedPass, layer: _Layer, delta: FloatArray
-    ) -> FloatArray:
-        """Record what the feed-forward network adds to x, to which `delta` is added first."""
+    def _mlp(self, recorded: _RecordedPass, layer: _PreparedLayer, delta: FloatArray) -> FloatArray:
         c, w, program = self._config, layer.weights, recorded.program
         rows = len(recorded.x)
-        program.normalize(
-            REST,
-            recorded.x,
-            delta,
-            w.post_attention_layernorm,
-            c.norm_eps,
-            *layer.gate_up.inputs(rows),
-        )
-        gate, up = layer.gate_up.record(program, PRODUCTS, rows)
-        program.gated(
-            REST, gate, up, c.activation, w.ffn_sub_norm, c.norm_eps, *layer.down.inputs(rows)
-        )
-        return layer.down.record(program, PRODUCTS, rows)[0]
+        gate_up = layer.gate_up_proj.inputs(rows)
+        eps = c.rms_norm_eps
+        program.normalize(REST, recorded.x, delta, w.post_attention_layernorm, eps, *gate_up)
+        gate, up = layer.gate_up_proj.record(program, PRODUCTS, rows)
+        down = layer.down_proj.inputs(rows)
+        program.gated(REST, gate, up, c.hidden_act, w.ffn_sub_norm, eps, *down)
+        return layer.down_proj.record(program, PRODUCTS, rows)[0]
+
+    @property
+    def weights(self) -> Weights:
+        """The tensors of the model.
+
+        Raises:
+            ClosedError: the decoder was closed.
+        """
+        self.check_open()
+        return self._weights
+
+    def check_open(self) -> None:
+        """Raise ClosedError if the decoder was closed."""
+        if self._is_closed:
+            raise ClosedError("the model was closed")
+
+    def forget(self) -> None:
+        """Drop the recorded pass and with it the caches it refers to."""
+        if not self._is_closed:
+            self._last_pass = None
+
+    def close(self) -> None:
+        """Release the weights; later calls raise `ClosedError`."""
+        if not self._is_closed:
+            self._is_closed = True
+            del self._weights, self._embed_tokens, self._norm, self._layers, self._lm_head
+            del self._last_pass, self._last_head
+
+
+@dataclass(frozen=True)
+class _PreparedLayer:
+    """A layer's weights, and its linear layers grouped by their input."""
+
+    weights: Layer
+    qkv_proj: LinearGroup
+    o_proj: LinearGroup
+    gate_up_proj: LinearGroup
+    down_proj: LinearGroup
+
+
+class _RecordedPass(NamedTuple):
+    """The layers as a program for certain caches and numbers of tokens."""
+
+    lengths: list[tuple[int, KVCache]]  # tokens and cache of each item
+    starts: npt.NDArray[np.int64]  # (items,), an input: position of each item's first token
+    x: FloatArray  # (tokens, hidden_size), an input: embeddings; then hidden states
+    program: _native.Program
+
+
+class _RecordedHead(NamedTuple):
+    """The output head as a program for a number of rows."""
+
+    inputs: QuantizedInputs  # normalized hidden states
+    logits: FloatArray  # (rows, vocab_size)
+    program: _native.Program
+
+
+class PhaseTimer:
+    """Adds up seconds by phase. It always runs: its cost is below what can be measured."""
+
+    def __init__(self) -> None:
+        self.times: npt.NDArray[np.float64] = np.zeros(len(PHASES))  # programs add theirs here
+        self._last = perf_counter()
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds of each of `PHASES`."""
+        return dict(zip(PHASES, self.times.tolist(), strict=True))
+
+    def start(self) -> None:
+        """Start a lap; the time before it counts as no phase."""
+        self._last = perf_counter()
+
+    def lap(self, phase: int) -> None:
+        """Add the time since the start or the last lap to a phase."""
+        now = perf_counter()
+        self.times[phase] += now - self._last
+        self._last = now

@@ -1,4 +1,4 @@
-"""What a language model can refuse; all are `RsrError`, and each also a built-in error."""
+"""Errors of language models: all are `RsrError`s and also built-in errors."""
 
 from rsr_formats.errors import RsrError
 
@@ -8,15 +8,15 @@ class ModelError(RsrError, ValueError):
 
 
 class PromptError(RsrError, ValueError):
-    """A prompt or conversation is not one that the model can take."""
+    """A prompt or conversation does not fit the model."""
 
 
 class TemplateError(RsrError, ValueError):
-    """A model's chat template is damaged, fails, or takes more time or memory than it may."""
+    """A model's chat template is damaged, fails, or exceeds its limits of time or memory."""
 
 
 class DependencyError(RsrError, ImportError):
-    """A package that language models need is not installed."""
+    """A package of the extra `llm` is not installed."""
 
     def __init__(self, package: str, why: str) -> None:
         super().__init__(

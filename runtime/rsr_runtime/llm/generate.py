@@ -1,4 +1,4 @@
-"""Generating text: one prompt as a stream, or several at once."""
+"""Text generation: one prompt as a stream, or several at once."""
 
 from __future__ import annotations
 
@@ -13,68 +13,80 @@ import numpy.typing as npt
 from .decoder import Decoder
 from .sampling import Sampler, Sampling
 from .session import Session, step
-from .tokenizer.tokenizer import StopStrings, StreamingDetokenizer, Tokenizer
+from .tokenizer import StopStrings, StreamingDetokenizer, Tokenizer
 
 FinishReason = Literal["stop", "length", "context", "interrupted"]
 
 
 @dataclass(frozen=True)
-class Limits:
-    """When a text ends."""
+class StopCriteria:
+    """When a generated text ends."""
 
-    context: int  # positions of prompt and text together
-    max_tokens: int | None  # of the text; None: as many as the context has room for
+    context: int  # positions for prompt and text
+    max_tokens: int | None  # tokens of the text; None: as many as fit the context
     end_tokens: frozenset[int]
-    stop: tuple[str, ...]  # strings that end it, and are no part of it
+    stop: tuple[str, ...]  # strings that end the text and are not part of it
 
 
 @dataclass(frozen=True)
 class Generation:
-    """A generated text."""
+    """A generated text.
+
+    Attributes:
+        text: the text.
+        tokens: its tokens, including one that ended it.
+        finish_reason: "stop": an end token or a stop string; "length": max_tokens; "context": the
+            context is full; "interrupted": a stream was not read to its end.
+        prompt_tokens: number of tokens of the prompt.
+        prompt_seconds: seconds until the first token.
+        seconds: seconds for all further tokens.
+    """
 
     text: str
-    tokens: list[int]  # of the text, with a token that ended it
-    finish_reason: FinishReason  # an end token or stop string; max_tokens; the context is full
+    tokens: list[int]
+    finish_reason: FinishReason
     prompt_tokens: int
-    prompt_seconds: float  # until the first token was known
-    seconds: float  # of all further tokens
+    prompt_seconds: float
+    seconds: float
 
     @property
     def tokens_per_second(self) -> float:
-        """Of the tokens after the first."""
+        """Tokens per second after the first token; 0 if there are none."""
         return (len(self.tokens) - 1) / self.seconds if len(self.tokens) > 1 else 0.0
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """A prompt."""
+class EncodedPrompt:
+    """The tokens of a prompt."""
 
     ids: list[int]
-    is_text: bool  # which the generated text goes on from, word by word
+    is_text: bool  # the generated text continues it; else it starts a text, as an answer does
 
 
 class _Text:
-    """A text under way: what was sampled, what of it may be shown, and whether it has ended."""
+    """A text in progress: its tokens, the text that may be shown, and why it ended."""
 
     def __init__(
-        self, prompt: Tokens, tokenizer: Tokenizer, sampling: Sampling, limits: Limits
+        self, prompt: EncodedPrompt, tokenizer: Tokenizer, sampling: Sampling, until: StopCriteria
     ) -> None:
-        self.ids = list(prompt.ids)  # of the prompt, then of the text
+        self.ids = list(prompt.ids)  # prompt and text
         self.finish_reason: FinishReason | None = None
         self._prompt_tokens = len(prompt.ids)
         self._sampler = Sampler(sampling)
-        self._limits = limits
-        self._stream = StreamingDetokenizer(tokenizer, after=prompt.ids if prompt.is_text else ())
-        self._stop = StopStrings(limits.stop)
+        self._until = until
+        self._detokenizer = StreamingDetokenizer(
+            tokenizer, after=prompt.ids if prompt.is_text else ()
+        )
+        self._stop_strings = StopStrings(until.stop)
         self._shown: list[str] = []
 
     @property
     def count(self) -> int:
-        """How many tokens were sampled."""
+        """Number of sampled tokens."""
         return len(self.ids) - self._prompt_tokens
 
     def result(self, prompt_seconds: float, seconds: float) -> Generation:
-        """The text so far; `finish_reason` is "interrupted" as long as more could come."""
+        """Return the text so far; `finish_reason` is "interrupted" until it ends."""
         return Generation(
             "".join(self._shown),
             self.ids[self._prompt_tokens :],
@@ -85,53 +97,53 @@ class _Text:
         )
 
     def take(self, logits: npt.NDArray[np.float32]) -> str:
-        """Sample the next token; return the text that is new."""
+        """Sample the next token and return the text that is new."""
         token = self._sampler(logits, self.ids)
         self.ids.append(token)
-        if token in self._limits.end_tokens:
+        if token in self._until.end_tokens:
             return self._finish("stop")
-        text, stopped = self._stop.push(self._stream.push(token))
+        text, stopped = self._stop_strings.push(self._detokenizer.push(token))
         self._shown.append(text)
         if stopped:
             self.finish_reason = "stop"
-        elif self.count == self._limits.max_tokens:
+        elif self.count == self._until.max_tokens:
             text += self._finish("length")
-        elif len(self.ids) == self._limits.context:
+        elif len(self.ids) == self._until.context:
             text += self._finish("context")
         return text
 
     def _finish(self, reason: FinishReason) -> str:
-        """Return what was held back."""
-        text, stopped = self._stop.push(self._stream.finish())
-        text += "" if stopped else self._stop.finish()
+        """End the text and return what was held back."""
+        text, stopped = self._stop_strings.push(self._detokenizer.finish())
+        text += "" if stopped else self._stop_strings.finish()
         self.finish_reason = "stop" if stopped else reason
         self._shown.append(text)
         return text
 
 
 class Stream(Iterator[str]):
-    """Pieces of one text as they come; `result` tells the whole when they are at an end.
+    """The pieces of a text as they are generated; `result` is the text as a whole.
 
-    A loop that reads it may end early, by an exception too: the model can go on with another.
+    A loop over it may end early, also by an exception; the model stays usable.
     """
 
     def __init__(
         self,
-        sequence: Session,
-        prompt: Tokens,
+        session: Session,
+        prompt: EncodedPrompt,
         tokenizer: Tokenizer,
         sampling: Sampling,
-        limits: Limits,
+        until: StopCriteria,
     ) -> None:
-        self._sequence = sequence
-        self._text = _Text(prompt, tokenizer, sampling, limits)
+        self._session = session
+        self._text = _Text(prompt, tokenizer, sampling, until)
         self._prompt_seconds = self._seconds = 0.0
 
     def __next__(self) -> str:
-        """Return the next piece of text, which is never empty."""
+        """Return the next piece of text, never empty."""
         while self._text.finish_reason is None:
             start = perf_counter()
-            piece = self._text.take(self._sequence.follow(self._text.ids))
+            piece = self._text.take(self._session.follow(self._text.ids))
             elapsed = perf_counter() - start
             if self._text.count == 1:
                 self._prompt_seconds = elapsed
@@ -143,31 +155,31 @@ class Stream(Iterator[str]):
 
     @property
     def result(self) -> Generation:
-        """The text so far; `finish_reason` is "interrupted" as long as more could come."""
+        """The text so far; `finish_reason` is "interrupted" until it ends."""
         return self._text.result(self._prompt_seconds, self._seconds)
 
 
 def generate_all(
     decoder: Decoder,
-    sequences: Sequence[Session],
-    prompts: Sequence[Tokens],
+    sessions: Sequence[Session],
+    prompts: Sequence[EncodedPrompt],
     tokenizer: Tokenizer,
     sampling: Sampling,
-    limits: Limits,
+    until: StopCriteria,
 ) -> list[Generation]:
-    """Generate a text for each prompt, the tokens of all in one pass.
+    """Generate a text for each prompt, all in one pass per token.
 
-    Every text has a random generator of its own from the same seed: it is the text which its prompt
-    would have alone.
+    Each text has its own random numbers from the same seed, so it is the text that its prompt would
+    have alone.
     """
     start = perf_counter()
-    texts = [_Text(prompt, tokenizer, sampling, limits) for prompt in prompts]
-    for text, sequence in zip(texts, sequences, strict=True):
-        text.take(sequence.follow(text.ids))
+    texts = [_Text(prompt, tokenizer, sampling, until) for prompt in prompts]
+    for text, session in zip(texts, sessions, strict=True):
+        text.take(session.follow(text.ids))
     prompt_seconds = perf_counter() - start
     while running := [i for i, text in enumerate(texts) if text.finish_reason is None]:
         last = [texts[i].ids[-1] for i in running]
-        logits = step(decoder, [sequences[i] for i in running], last)
+        logits = step(decoder, [sessions[i] for i in running], last)
         for row, i in enumerate(running):
             texts[i].take(logits[row])
     seconds = perf_counter() - start - prompt_seconds

@@ -1,4 +1,4 @@
-"""Keys and values of one sequence, kept so that a token looks back without computing them again."""
+"""Keys and values of one sequence, kept for the attention of later tokens."""
 
 from __future__ import annotations
 
@@ -10,51 +10,58 @@ import numpy.typing as npt
 from ..errors import OptionError
 from .config import Config
 
-LANES = 16  # positions of a block of keys; features of a row of values are a multiple of it
-DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.uint16)}  # float16 as its bits
+LANES = 16  # positions in a block of keys; rows of values are padded to a multiple of it
+DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.uint16)}  # float16 as bits
 
 
 class KVCache:
-    """Memory for the keys and values of `context` positions in every layer.
+    """Keys and values of `context` positions in every layer.
 
-    It is laid out for attention: keys (kv_heads, blocks, head_dim, 16), so that one load takes a
-    feature of 16 positions, values (kv_heads, positions, head_dim rounded up to 16). It is reserved
-    at once, and the system gives pages when they are first written.
+    The layout suits attention: keys are (num_key_value_heads, blocks, head_dim, 16), so that one
+    load takes a feature of 16 positions; values are (num_key_value_heads, positions, head_dim
+    rounded up to 16). All memory is reserved at once; the system provides pages when they are
+    first written.
     """
 
     def __init__(self, config: Config, context: int, dtype: str) -> None:
-        """Reserve it.
+        """Reserve the memory.
+
+        Args:
+            config: the model's settings.
+            context: number of positions.
+            dtype: "float16" or "float32".
 
         Raises:
-            OptionError: another dtype than "float32" or "float16", or more memory than there is.
+            OptionError: `dtype` has another value, or there is not enough memory.
         """
         if dtype not in DTYPES:
             raise OptionError(f"kv: found {dtype!r}, expected 'float32' or 'float16'")
         blocks = -(-context // LANES)
         padded = -(-config.head_dim // LANES) * LANES
-        keys = config.kv_heads, blocks, config.head_dim, LANES
-        values = config.kv_heads, blocks * LANES, padded
+        keys = config.num_key_value_heads, blocks, config.head_dim, LANES
+        values = config.num_key_value_heads, blocks * LANES, padded
+        layers = range(config.num_hidden_layers)
         try:
-            self._keys = [np.zeros(keys, DTYPES[dtype]) for _ in range(config.layers)]
-            self._values = [np.zeros(values, DTYPES[dtype]) for _ in range(config.layers)]
+            self._keys = [np.zeros(keys, DTYPES[dtype]) for _ in layers]
+            self._values = [np.zeros(values, DTYPES[dtype]) for _ in layers]
         except MemoryError:
             raise OptionError(
-                f"there is no memory for keys and values of {context:,} positions: "
+                f"there is not enough memory for keys and values of {context:,} positions: "
                 "choose a smaller context, or kv float16"
             ) from None
 
     def layer(self, i: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Return keys and values of layer `i`."""
+        """Return the keys and values of layer `i`."""
         return self._keys[i], self._values[i]
 
     def bytes_at(self, positions: int) -> int:
-        """Return the bytes that attention reads when that many positions are kept."""
+        """Return the number of bytes that attention reads at that many positions."""
         nbytes: int = sum(array.nbytes for array in self._keys + self._values)
-        reserved: int = self._values[0].shape[1]  # positions
+        reserved: int = self._values[0].shape[1]
         return nbytes * positions // reserved
 
     def arrays_at(self, positions: int) -> list[npt.NDArray[np.uint8]]:
-        """Return views of the bytes that attention reads when that many positions are kept."""
+        """Return views, uint8, of the bytes that attention reads at that many positions."""
         reserved = self._values[0].shape[1]
         heads = [
             head.reshape(-1).view(np.uint8)  # positions follow each other

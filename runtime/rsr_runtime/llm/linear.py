@@ -1,13 +1,13 @@
-"""Linear layers of one input, computed together: q, k and v; gate and up; or one alone.
+"""Linear layers that share an input: q, k and v; gate and up; or a single one.
 
-Matrices that exist only as their index multiply by RSR; what stayed dense in the file multiplies as
-it lies there. A layer of a BitNet takes activations quantized to int8, row by row, any other
-float32: `QuantizedInputs` holds the input in whichever forms the layers ask for, so that it is made
-once.
+Indexed matrices are multiplied by RSR, dense weights as stored in the file. Layers of a BitNet take
+activations quantized to int8 row by row, other layers take float32. `QuantizedInputs` holds the
+input in each form that the layers of a group need, so that it is quantized once.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,52 +16,23 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _native
+from ..dense import DenseTensor
 from ..matrix import Matrix
-from ..products import by_tables, multiply_quantized, multiply_rows
-from .workspace import Workspace
+from ..products import PermutedIndex, share_tables
 
 FloatArray = npt.NDArray[np.float32]
 Int8Array = npt.NDArray[np.int8]
 
-DTYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16"}  # as stored: as the file names it
-
-
-@dataclass(frozen=True)
-class Dense:
-    """A weight that is no index, as it lies in the file: float32, float16 or BF16 as uint16."""
-
-    stored: npt.NDArray[Any]  # (out_features, in_features)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(out_features, in_features)."""
-        return self.stored.shape[0], self.stored.shape[1]
-
-    @property
-    def dtype(self) -> str:
-        """How the file names what is stored."""
-        return DTYPES[self.stored.dtype.name]
-
-    @property
-    def arrays(self) -> tuple[npt.NDArray[Any], ...]:
-        """The arrays a product reads."""
-        return (self.stored,)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes a product reads."""
-        return self.stored.nbytes
-
 
 class Int8Head(NamedTuple):
-    """Rows of int8 with a float32 scale each: what `rsrc compile --head int8` makes."""
+    """An output head of int8 rows with a float32 scale each, from `rsrc compile --head int8`."""
 
-    stored: Int8Array  # (out_features, in_features)
+    data: Int8Array  # (out_features, in_features)
     scale: FloatArray  # (out_features,)
 
     @property
     def dtype(self) -> str:
-        """How the file names what is stored."""
+        """Dtype of `data` as the file names it."""
         return "I8"
 
     @property
@@ -72,23 +43,23 @@ class Int8Head(NamedTuple):
     @property
     def shape(self) -> tuple[int, int]:
         """(out_features, in_features)."""
-        return self.stored.shape[0], self.stored.shape[1]
+        return self.data.shape[0], self.data.shape[1]
 
     @property
     def nbytes(self) -> int:
         """Bytes a product reads."""
-        return self.stored.nbytes + self.scale.nbytes
+        return self.data.nbytes + self.scale.nbytes
 
 
 @dataclass(frozen=True)
 class Linear:
-    """y = x W^T + bias, of x or of its norm."""
+    """A linear layer: y = x W^T + bias, or the same of the RMS norm of x if it has one."""
 
     name: str
-    weight: Matrix | Dense | Int8Head
+    weight: Matrix | DenseTensor | Int8Head  # (out_features, in_features)
     int8_activations: bool = False
     bias: FloatArray | None = None  # (out_features,)
-    norm: FloatArray | None = None  # (in_features,): an RMS norm inside the layer
+    norm: FloatArray | None = None  # (in_features,)
     norm_eps: float = 0.0
 
     @property
@@ -96,46 +67,75 @@ class Linear:
         """Length of y."""
         return self.weight.shape[0]
 
+    @property
+    def in_features(self) -> int:
+        """Length of x."""
+        return self.weight.shape[1]
+
+
+class Workspace:
+    """Buffers by name, reused from token to token: allocating them takes longer than filling them.
+
+    A name has one memory, whatever the shape asked for.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, npt.NDArray[np.uint8]] = {}
+        self._taken: dict[tuple[Any, ...], npt.NDArray[Any]] = {}
+
+    def take(self, name: str, *shape: int, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
+        """Return an uninitialized array; it overwrites what the name held before."""
+        key = (name, shape, dtype)
+        array = self._taken.get(key)
+        if array is None:
+            nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+            buffer = self._buffers.get(name)
+            if buffer is None or buffer.nbytes < nbytes:
+                buffer = self._buffers[name] = np.empty(nbytes, np.uint8)
+                self._taken = {k: v for k, v in self._taken.items() if k[0] != name}
+            array = self._taken[key] = buffer[:nbytes].view(dtype).reshape(shape)
+        return array
+
 
 class QuantizedInputs(NamedTuple):
-    """The rows that layers multiply by, in the forms they ask for: buffers to be filled."""
+    """The rows that layers multiply by, in each form that they need."""
 
     floats: FloatArray | None  # (b, in_features)
-    q: Int8Array | None  # (b, in_features): floats ~ q / s
+    q: Int8Array | None  # (b, in_features), floats ~ q / s
     s: FloatArray | None  # (b, 1)
 
     def for_floats(self) -> FloatArray:
-        """The input of layers that take float32, which is there if one of them does."""
+        """The input of layers that take float32, at least one of which is in the group."""
         assert self.floats is not None
         return self.floats
 
     def for_int8(self) -> tuple[Int8Array, FloatArray]:
-        """The input of layers that take int8, which is there if one of them does."""
+        """The input of layers that take int8, at least one of which is in the group."""
         assert self.q is not None
         assert self.s is not None
         return self.q, self.s
 
 
 class LinearGroup:
-    """Layers of one input."""
+    """Linear layers that share an input."""
 
     def __init__(
         self, layers: Sequence[Linear], workspace: Workspace, head_dim: int | None = None
     ) -> None:
-        """Prepare for products.
+        """Prepare products.
 
         Args:
-            layers: they may differ in kind.
-            workspace: where buffers come from.
-            head_dim: outputs are (rows, heads, head_dim); None: (rows, out_features).
+            layers: may differ in kind; all have the same in_features.
+            workspace: provides the buffers.
+            head_dim: if given, outputs are (rows, heads, head_dim), else (rows, out_features).
         """
         self._layers = tuple(layers)
         self._workspace = workspace
         self._head_dim = head_dim
 
     def inputs(self, rows: int) -> QuantizedInputs:
-        """Return the buffers that are to be filled before products with so many rows."""
-        take, n = self._workspace.take, self._layers[0].weight.shape[1]
+        """Return the buffers to fill before products with that many rows."""
+        take, n = self._workspace.take, self._layers[0].in_features
         kinds = {layer.int8_activations and layer.norm is None for layer in self._layers}
         return QuantizedInputs(
             take("floats", rows, n) if False in kinds else None,
@@ -143,90 +143,85 @@ class LinearGroup:
             take("s", rows, 1) if True in kinds else None,
         )
 
-    def record(self, program: _native.Program, part: int, rows: int) -> list[FloatArray]:
-        """Make the products of what is in `inputs(rows)` a part of a program.
+    def record(self, program: _native.Program, phase: int, rows: int) -> list[FloatArray]:
+        """Add the products with `inputs(rows)` to a program.
 
         Args:
-            program: what is recorded.
-            part: where it adds their time.
-            rows: of each product.
+            program: the program.
+            phase: the phase their time counts as.
+            rows: number of rows.
 
         Returns:
-            (rows, out_features) of each layer, or split into heads: buffers that later products
-            overwrite.
+            A buffer for each layer, (rows, out_features) or (rows, heads, head_dim), which later
+            products overwrite.
         """
         x, take = self.inputs(rows), self._workspace.take
         y = [take(f"y{i}", rows, layer.out_features) for i, layer in enumerate(self._layers)]
+        recorder = _Recorder(program, phase)
         for int8_activations in (True, False):
-            self._record_matrices(program, part, int8_activations, x, y)
+            indexed = [
+                (layer.weight, to)
+                for layer, to in zip(self._layers, y, strict=True)
+                if layer.int8_activations == int8_activations
+                and layer.norm is None
+                and isinstance(layer.weight, Matrix)
+            ]
+            if indexed:
+                matrices, outputs = zip(*indexed, strict=True)
+                recorder.indexed(matrices, int8_activations, x, outputs)
         for layer, to in zip(self._layers, y, strict=True):
-            if layer.norm is not None or not isinstance(layer.weight, Matrix):
-                self._record_other(program, part, layer, x, to)
+            if layer.norm is not None:
+                normed = self._normed(layer, rows)
+                program.normalize(phase, x.for_floats(), None, layer.norm, layer.norm_eps, *normed)
+                recorder.single(layer, normed, to)
+            elif not isinstance(layer.weight, Matrix):
+                recorder.single(layer, x, to)
             if layer.bias is not None:
-                program.call(part, np.add, to, layer.bias, to)
+                program.call(phase, np.add, to, layer.bias, to)
         return y if self._head_dim is None else [a.reshape(rows, -1, self._head_dim) for a in y]
 
-    def _record_matrices(
-        self,
-        program: _native.Program,
-        part: int,
-        int8_activations: bool,
-        x: QuantizedInputs,
-        y: list[FloatArray],
-    ) -> None:
-        """Record the products of all matrices of one kind, in as few calls as there can be."""
-        matrices, outputs = [], []
-        for layer, to in zip(self._layers, y, strict=True):
-            if layer.int8_activations != int8_activations or layer.norm is not None:
-                continue
-            if isinstance(layer.weight, Matrix):
-                matrices.append(layer.weight)
-                outputs.append(to)
-        if matrices:
-            _record_indexed(program, part, int8_activations, matrices, x, outputs)
-
-    def _record_other(
-        self, program: _native.Program, part: int, layer: Linear, x: QuantizedInputs, y: FloatArray
-    ) -> None:
-        """Record the product of a layer that is no index, or has an input of its own."""
-        if layer.norm is not None:
-            own = self._own_inputs(layer, len(y))
-            program.normalize(part, x.for_floats(), None, layer.norm, layer.norm_eps, *own)
-            x = own
-        weight = layer.weight
-        if isinstance(weight, Dense):
-            program.multiply_dense(part, weight.stored, weight.dtype, x.for_floats(), y)
-        elif isinstance(weight, Int8Head):
-            program.multiply_rows_i8(part, weight.stored, weight.scale, *x.for_int8(), y)
-        else:
-            _record_indexed(program, part, layer.int8_activations, [weight], x, [y])
-
-    def _own_inputs(self, layer: Linear, rows: int) -> QuantizedInputs:
-        take, n = self._workspace.take, layer.weight.shape[1]
+    def _normed(self, layer: Linear, rows: int) -> QuantizedInputs:
+        """Return buffers for the input of a layer with a norm of its own."""
+        take, n = self._workspace.take, layer.in_features
         if layer.int8_activations:
             return QuantizedInputs(
-                None, take("own q", rows, n, dtype=np.int8), take("own s", rows, 1)
+                None, take("normed q", rows, n, dtype=np.int8), take("normed s", rows, 1)
             )
-        return QuantizedInputs(take("own floats", rows, n), None, None)
+        return QuantizedInputs(take("normed floats", rows, n), None, None)
 
 
-def _record_indexed(
-    program: _native.Program,
-    part: int,
-    int8_activations: bool,
-    matrices: list[Matrix],
-    x: QuantizedInputs,
-    y: list[FloatArray],
-) -> None:
-    """Record products with indices: those that share tables in one native call."""
-    for native, members in by_tables(matrices):
-        outputs = [y[i] for i in members]
-        permuted = [matrices[i] for i in members]
-        if int8_activations and native:
-            program.multiply_quantized(part, native, *x.for_int8(), outputs)
-        elif int8_activations:
-            program.call(part, multiply_quantized, permuted, *x.for_int8(), outputs)
-        elif native:
-            program.multiply_f32(part, native, x.for_floats(), outputs)
+@dataclass(frozen=True)
+class _Recorder:
+    """Adds products to a program."""
+
+    program: _native.Program
+    phase: int
+
+    def single(self, layer: Linear, x: QuantizedInputs, y: FloatArray) -> None:
+        weight = layer.weight
+        if isinstance(weight, DenseTensor):
+            self.program.multiply_dense(self.phase, weight.data, weight.dtype, x.for_floats(), y)
+        elif isinstance(weight, Int8Head):
+            self.program.multiply_rows_i8(self.phase, weight.data, weight.scale, *x.for_int8(), y)
         else:
-            program.call(part, multiply_rows, permuted, x.for_floats(), outputs)
+            self.indexed([weight], layer.int8_activations, x, [y])
+
+    def indexed(
+        self,
+        matrices: Sequence[Matrix],
+        int8_activations: bool,
+        x: QuantizedInputs,
+        y: Sequence[FloatArray],
+    ) -> None:
+        program, phase = self.program, self.phase
+        for group, members in share_tables([w.index for w in matrices]):
+            outputs = [y[i] for i in members]
+            if isinstance(group, PermutedIndex):
+                if int8_activations:
+                    program.call(phase, group.multiply_quantized, *x.for_int8(), *outputs)
+                else:
+                    program.call(phase, group.multiply, x.for_floats(), *outputs)
+            elif int8_activations:
+                program.multiply_quantized(phase, group, *x.for_int8(), outputs)
+            else:
+                program.multiply_f32(phase, group, x.for_floats(), outputs)

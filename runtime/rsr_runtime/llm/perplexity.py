@@ -15,43 +15,42 @@ from .session import Session
 
 @dataclass(frozen=True)
 class Perplexity:
-    """exp of the mean negative log-likelihood, in nats, of the tokens that were predicted."""
+    """exp of the mean negative log-likelihood, in nats, of the predicted tokens."""
 
     value: float
-    tokens: int  # predicted: all but the first
-    window: int
+    tokens: int  # number of predicted tokens: all but the first
+    window: int  # tokens that a prediction sees at most
 
 
 def measure(
     decoder: Decoder,
-    sequence: Session,
+    session: Session,
     tokens: Sequence[int],
     window: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Perplexity:
-    """Return the perplexity of tokens, at least two.
+    """Return the perplexity of tokens.
 
-    They are cut into windows: each begins afresh with `window` tokens, and predicts the one after
-    each of them. So every token but the first is predicted, once.
+    The tokens are cut into windows. Each starts with an empty cache and predicts the token after
+    each of its own, so every token but the first is predicted once.
 
     Args:
-        decoder: of the model.
-        sequence: to be used for it.
-        tokens: of the text.
-        window: tokens that a prediction may look back on, at most.
-        progress: called with the tokens predicted so far, and of all.
+        decoder: the model's decoder.
+        session: a session of it to work in.
+        tokens: at least two.
+        window: tokens in a window.
+        progress: called with the number of tokens predicted so far and the number of all.
 
     Raises:
-        ModelError: logits are NaN or infinite, so that nothing is predicted.
+        ModelError: a logit is NaN or infinite.
     """
     total, done = 0.0, 0
     for first in range(0, len(tokens) - 1, window):
-        part = tokens[first : first + window]
         targets = np.asarray(tokens[first + 1 : first + 1 + window])
-        part = part[: len(targets)]
-        sequence.tokens.clear()
+        part = tokens[first : first + len(targets)]
+        session.tokens.clear()
         at = 0
-        for hidden in sequence.hidden(part):
+        for hidden in session.hidden(part):
             for row in range(0, len(hidden), LOGIT_ROWS):
                 logits = decoder.logits(hidden[row : row + LOGIT_ROWS])
                 total -= _log_likelihood(logits, targets[at : at + len(logits)])
@@ -61,13 +60,13 @@ def measure(
             progress(done, len(tokens) - 1)
     if np.isnan(total):
         raise ModelError("logits are NaN or infinite: the model's weights or its input are damaged")
-    with np.errstate(over="ignore"):  # of a model that is surer than a float can say
+    with np.errstate(over="ignore"):  # exp may overflow for a very poor model; inf is then right
         return Perplexity(float(np.exp(total / done)), done, window)
 
 
 def _log_likelihood(logits: npt.NDArray[np.float32], targets: npt.NDArray[np.integer]) -> float:
     """Return the sum of log softmax(logits)[target] over rows."""
-    with np.errstate(invalid="ignore"):  # inf - inf: the caller refuses it
+    with np.errstate(invalid="ignore"):  # inf - inf is NaN, which the caller reports
         shifted = logits - logits.max(axis=1, keepdims=True)
     chosen = np.take_along_axis(shifted, targets[:, None], axis=1)[:, 0]
     normalizers = np.log(np.exp(shifted, out=shifted).sum(axis=1, dtype=np.float64))

@@ -1,4 +1,4 @@
-"""Rotary position embeddings (arXiv 2104.09864): the angles by which halves of a head turn."""
+"""Rotary position embeddings (RoPE, arXiv 2104.09864) and the ways to stretch them."""
 
 from __future__ import annotations
 
@@ -24,15 +24,23 @@ _NUMBERS = (
     "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor", "mscale",
     "mscale_all_dim", "partial_rotary_factor",
 )  # fmt: skip
-_SMALLEST, _LARGEST = 1e-9, 1e18  # of these: beyond any model's, and far from what float32 holds
+_SMALLEST, _LARGEST = 1e-9, 1e18  # beyond any model's numbers, within float32 by far
 
 
 @dataclass(frozen=True)
 class Rope:
-    """Frequencies of the `head_dim` / 2 pairs of features, and how they were stretched.
+    """Frequencies of the head_dim / 2 pairs of features, and how they are stretched.
 
-    The rules are those of transformers' `modeling_rope_utils`, in float32 as there: a model was
-    trained with what they give.
+    The rules are those of transformers' `modeling_rope_utils`, in float32 as there, because models
+    were trained with its results.
+
+    Attributes:
+        head_dim: features of a head; feature i is rotated with feature i + head_dim / 2.
+        theta: base of the frequencies.
+        kind: "default", "linear", "llama3" or "yarn".
+        parameters: the numbers of that kind, by their keys in config.json.
+        max_positions: `max_position_embeddings`.
+        truncates: whether yarn rounds the pairs between which it blends.
     """
 
     head_dim: int
@@ -40,17 +48,23 @@ class Rope:
     kind: str = "default"
     parameters: Mapping[str, float] = field(default_factory=dict)
     max_positions: int = 2048
-    truncates: bool = True  # yarn: pairs between which it blends are whole numbers
+    truncates: bool = True
 
     @classmethod
     def from_config(
         cls, config: Mapping[str, Any], head_dim: int, max_positions: int, theta: float
     ) -> Rope:
-        """Read `rope_parameters`, or `rope_theta` and `rope_scaling` as older files have it.
+        """Read `rope_parameters`, or `rope_theta` and `rope_scaling` of older files.
+
+        Args:
+            config: the object in config.json.
+            head_dim: features of a head.
+            max_positions: `max_position_embeddings`.
+            theta: `rope_theta` if the config has none.
 
         Raises:
-            ModelError: the type of scaling is unknown, or a number that it needs is missing or
-                none that it can work with.
+            ModelError: the kind of scaling is unknown, or one of its numbers is missing or out of
+                range.
         """
         scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
         if not isinstance(scaling, dict):
@@ -76,29 +90,31 @@ class Rope:
                 )
             numbers[key] = float(value)
         if numbers.get("partial_rotary_factor", 1) != 1:
-            raise ModelError("config.json: partial_rotary_factor is not 1, which is not supported")
+            raise ModelError(
+                "config.json: partial_rotary_factor is not 1: partial rotation is not supported"
+            )
         if numbers["rope_theta"] <= 1:
             raise ModelError(
                 f"config.json: rope_theta is {numbers['rope_theta']}, expected more than 1"
             )
         truncates = scaling.get("truncate") is not False
         settings = numbers["rope_theta"], kind, numbers, max_positions, truncates
-        cls(2, *settings)._frequencies()  # refuses what is missing now, whatever head_dim claims
+        cls(2, *settings)._frequencies()  # checks the numbers, at no cost for a huge head_dim
         return cls(head_dim, *settings)
 
     def tables(
         self, positions: int, factors: FloatArray | None = None
     ) -> tuple[FloatArray, FloatArray]:
-        """Return cosines and sines, float32 (positions, head_dim / 2) each.
+        """Return cosines and sines of the angles, float32 (positions, head_dim / 2) each.
 
         Args:
-            positions: how many, from 0 on.
-            factors: what a GGUF file divides the frequencies by, (head_dim / 2,). They say what its
-                metadata, and so the config.json made of them, have no words for; where the config
-                does name a kind of scaling, that is followed.
+            positions: number of positions, from 0.
+            factors: divisors of the frequencies from a GGUF file, (head_dim / 2,). They express
+                what GGUF metadata, and so the config.json made from it, cannot; a kind of scaling
+                in config.json takes precedence.
 
         Raises:
-            OptionError: there is no memory for them.
+            OptionError: there is not enough memory.
         """
         frequencies, scale = self._frequencies()
         if factors is not None and self.kind == "default":
@@ -107,7 +123,7 @@ class Rope:
             cos, sin = np.empty((2, positions, len(frequencies)), np.float32)
         except MemoryError:
             raise OptionError(
-                f"there is no memory for the rotations of {positions:,} positions: "
+                f"there is not enough memory for the RoPE tables of {positions:,} positions: "
                 "choose a smaller context"
             ) from None
         np.multiply(np.arange(positions, dtype=np.float32)[:, None], frequencies, out=cos)
@@ -118,7 +134,7 @@ class Rope:
         return cos, sin
 
     def _frequencies(self) -> tuple[FloatArray, np.float32]:
-        """Return the angle of one position for each pair, and what cosines are multiplied by."""
+        """Return the angle per position, (head_dim / 2,), and the factor of cosines and sines."""
         d = self.head_dim
         exponents = np.arange(0, d, 2, dtype=np.float32) / np.float32(d)
         base = np.float32(1) / np.float32(self.theta) ** exponents
@@ -131,7 +147,7 @@ class Rope:
         return base, np.float32(1)
 
     def _llama3(self, base: FloatArray) -> FloatArray:
-        """Llama 3.1: long waves are stretched by `factor`, short ones kept, others blended."""
+        """Llama 3.1: stretch long waves by `factor`, keep short ones, blend between."""
         factor = self._number("factor")
         low, high = self._number("low_freq_factor"), self._number("high_freq_factor")
         if not low < high:
@@ -144,12 +160,12 @@ class Rope:
         return ((1 - kept) * base / factor + kept * base).astype(np.float32)
 
     def _yarn(self, base: FloatArray) -> tuple[FloatArray, np.float32]:
-        """YaRN (arXiv 2309.00071): as llama3 by turns within the original context."""
+        """YaRN (arXiv 2309.00071): like llama3, but by rotations within the original context."""
         factor = self._number("factor")
 
-        def pair_of(turns: float) -> float:
-            turns_in_all = self._original / (turns * 2 * math.pi)
-            return self.head_dim * math.log(turns_in_all) / (2 * math.log(self.theta))
+        def pair_of(rotations: float) -> float:
+            wavelength = self._original / (rotations * 2 * math.pi)
+            return self.head_dim * math.log(wavelength) / (2 * math.log(self.theta))
 
         first = pair_of(self.parameters.get("beta_fast", 32))
         last = pair_of(self.parameters.get("beta_slow", 1))
@@ -162,16 +178,16 @@ class Rope:
         return frequencies, np.float32(self.parameters.get("attention_factor", self._magnitude()))
 
     def _magnitude(self) -> float:
-        """Return what YaRN multiplies queries and keys by, so that attention stays as sharp."""
+        """Return the factor of queries and keys that keeps attention as sharp (YaRN, mscale)."""
         factor = max(1.0, self._number("factor"))
         if "mscale" in self.parameters and "mscale_all_dim" in self.parameters:
-            mscale, everywhere = self.parameters["mscale"], self.parameters["mscale_all_dim"]
-            return (0.1 * mscale * math.log(factor) + 1) / (0.1 * everywhere * math.log(factor) + 1)
+            mscale, all_dim = self.parameters["mscale"], self.parameters["mscale_all_dim"]
+            return (0.1 * mscale * math.log(factor) + 1) / (0.1 * all_dim * math.log(factor) + 1)
         return 0.1 * math.log(factor) + 1
 
     @property
     def _original(self) -> float:
-        """Positions that the model was trained with before it was stretched."""
+        """The context length before stretching."""
         return self.parameters.get("original_max_position_embeddings", self.max_positions)
 
     def _number(self, key: str) -> float:

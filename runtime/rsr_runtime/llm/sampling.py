@@ -1,8 +1,8 @@
-"""The choice of the next token from logits: greedy, or drawn after the usual filters.
+"""Sampling of the next token from logits.
 
-The filters, their order and their borders are those of ``transformers``: repetition penalty,
-temperature, top k, top p, min p. The draw is made here, in float64 and in the order of the token
-ids, so that the same logits and seed give the same token on every machine.
+The filters, their order and their edge cases are those of ``transformers``: repetition penalty,
+temperature, top k, top p, min p. Tokens are drawn in float64 and in the order of their ids, so that
+the same logits and seed give the same token on every machine.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ import numpy.typing as npt
 from ..errors import InputShapeError, OptionError
 from .errors import ModelError
 
-# Where transformers has another default than "off" once a model asks for sampling.
-_DEFAULT_TOP_K = 50
+_DEFAULT_TOP_K = 50  # of transformers, when a model asks for sampling
 
-# Parts of the largest weight above which the tokens of a nucleus are looked for, in turn: most
-# distributions have 95 % of their mass in a few hundred tokens, and sorting those is enough.
+# The nucleus is searched among weights above these fractions of the largest, one after the other.
+# Most distributions have 95 % of their mass in a few hundred tokens, and only those are sorted.
 _FLOORS = (math.exp(-4), math.exp(-8), math.exp(-16), 0.0)
 
 
@@ -31,18 +30,17 @@ class Sampling:
     """How the next token is chosen.
 
     Args:
-        temperature: what logits are divided by; 0 takes the most likely token, always (greedy).
-        top_k: draw only from the k most likely tokens, and those as likely as the k-th; 0 is off.
-        top_p: draw only from the fewest most likely tokens that have this much probability
-            together, at least one; 1 is off.
-        min_p: draw only from tokens with at least this part of the most likely one's probability;
-            0 is off.
-        repetition_penalty: logits of tokens that were seen are divided by it where positive and
-            multiplied where negative; 1 is off, and it holds for greedy choices too.
-        seed: of the draws; None takes another one every time.
+        temperature: divisor of the logits; 0 always takes the most likely token (greedy).
+        top_k: draw from the k most likely tokens, and any as likely as the k-th; 0 is off.
+        top_p: draw from the smallest set of most likely tokens whose probabilities sum to at least
+            this much; 1 is off.
+        min_p: draw from tokens at least this fraction as likely as the most likely; 0 is off.
+        repetition_penalty: positive logits of tokens seen before are divided by it, negative ones
+            multiplied, for greedy sampling too; 1 is off.
+        seed: seed of the draws; None takes a new one each time.
 
     Raises:
-        OptionError: a value is not of its type or outside its range.
+        OptionError: a value has the wrong type or is out of range.
     """
 
     temperature: float = 0.0
@@ -63,15 +61,15 @@ class Sampling:
 
     @classmethod
     def from_generation_config(cls, config: Mapping[str, Any]) -> Sampling:
-        """Return what a generation_config.json asks for, with the defaults of ``transformers``.
+        """Return the sampling of a generation_config.json, with the defaults of ``transformers``.
 
         Args:
-            config: the file as a dictionary. Without a true `do_sample` the choice is greedy, and
-                only the repetition penalty is kept. With it, an absent `top_k` means 50, and a
-                null is as if absent. Settings of other methods are not looked at.
+            config: the object in the file; null is the same as absent. Unless `do_sample` is true,
+                sampling is greedy and only the repetition penalty is used. If it is, `top_k` is 50
+                by default. Settings of other methods are ignored.
 
         Raises:
-            ModelError: a value is not of its type or outside its range.
+            ModelError: a value has the wrong type or is out of range.
         """
         given = {key: value for key, value in config.items() if value is not None}
         do_sample = given.get("do_sample", False)
@@ -95,8 +93,7 @@ def _check(
 ) -> None:
     kinds = (int,) if whole else (int, float)
     right = isinstance(value, kinds) and not isinstance(value, bool)
-    # An int beyond the range of floats is no number of any use here: isfinite refuses it.
-    try:
+    try:  # isfinite raises OverflowError for an int beyond the floats
         right = right and math.isfinite(value) and fits(value)  # type: ignore[arg-type]
     except OverflowError:
         right = False
@@ -106,30 +103,26 @@ def _check(
 
 
 class Sampler:
-    """Chooses tokens one after another; has its own random numbers, shared with no other.
-
-    Args:
-        sampling: how.
-    """
+    """Chooses tokens one after another, with random numbers of its own."""
 
     def __init__(self, sampling: Sampling) -> None:
         self._sampling = sampling
         self._random = np.random.Generator(np.random.PCG64(sampling.seed))
 
     def __call__(self, logits: npt.NDArray[np.float32], tokens: Sequence[int] = ()) -> int:
-        """Return the id of the next token; one random number is drawn unless greedy.
+        """Return the id of the next token; draws one random number unless sampling is greedy.
 
         Args:
-            logits: float32 (vocab,); not changed. -inf is a token that must not be chosen.
-            tokens: ids of the prompt and of what was generated so far, for the repetition penalty;
-                ids outside the vocabulary have no logit and do not matter.
+            logits: float32 (vocab_size,); not changed. A token with -inf is never chosen.
+            tokens: ids of prompt and text so far, for the repetition penalty; ids outside the
+                vocabulary are ignored.
 
         Returns:
-            An id from 0 to vocab - 1: of equal logits the greedy choice is the lowest id.
+            An id, 0 to vocab_size - 1. Greedy sampling takes the lowest of equally likely ids.
 
         Raises:
-            InputShapeError: the logits are not one vector with at least one entry.
-            ModelError: the largest logit is NaN or infinite, so that there is nothing to choose.
+            InputShapeError: the logits are not a vector with at least one entry.
+            ModelError: the largest logit is NaN or infinite.
         """
         scores = np.asarray(logits, np.float32)
         if scores.ndim != 1 or not len(scores):
@@ -137,7 +130,7 @@ class Sampler:
         s = self._sampling
         if s.repetition_penalty != 1:
             scores = _penalized(scores, tokens, s.repetition_penalty)
-        best = int(scores.argmax())  # of a NaN, if there is one
+        best = int(scores.argmax())  # a NaN if there is one
         if not math.isfinite(scores[best]):
             raise ModelError(
                 f"no token can be chosen: the largest logit is {scores[best]} (token {best}); "
@@ -146,11 +139,11 @@ class Sampler:
         if s.temperature == 0:
             return best
         ids = np.arange(len(scores)) if s.top_k == 0 else _most_likely(scores, s.top_k)
-        # Every step below works in place or on few tokens: fresh memory for a large vocabulary
-        # costs more than the arithmetic.
+        # In place or on few tokens from here on: allocating memory for a large vocabulary takes
+        # longer than the arithmetic.
         weights = (scores if s.top_k == 0 else scores[ids]).astype(np.float64)
         weights -= scores[best]
-        with np.errstate(over="ignore"):  # to -inf, by a temperature near 0
+        with np.errstate(over="ignore"):  # a temperature near 0 gives -inf
             weights /= s.temperature
         np.exp(weights, out=weights)  # the largest is 1
         if s.top_p < 1:
@@ -161,14 +154,14 @@ class Sampler:
             ids, weights = ids[likely], weights[likely]
         cumulative = np.cumsum(weights, out=weights)
         total = cumulative[-1]
-        # The first entry above the drawn mass; rounding may reach the total, whose first entry is
-        # that of the last token with any weight.
+        # The first entry above the drawn mass. Rounding may make that the total: then take the
+        # first entry equal to it, the last token with a positive weight.
         drawn = np.searchsorted(cumulative, self._random.random() * total, side="right")
         return int(ids[min(drawn, np.searchsorted(cumulative, total, side="left"))])
 
 
 def _most_likely(scores: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.intp]:
-    """Return the ids of the k largest scores and of those equal to the k-th, in rising order."""
+    """Return the ids of the k largest scores and of any equal to the k-th, ascending."""
     k = min(k, len(scores))
     return np.flatnonzero(scores >= np.partition(scores, -k)[-k])
 
@@ -176,20 +169,20 @@ def _most_likely(scores: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.intp
 def _penalized(
     scores: npt.NDArray[np.float32], tokens: Sequence[int], penalty: float
 ) -> npt.NDArray[np.float32]:
-    """Return a copy with the logits of all `tokens` made less likely."""
+    """Return a copy of the logits with the repetition penalty applied to `tokens`."""
     ids = np.asarray(tokens, np.int64)
     ids = ids[(ids >= 0) & (ids < len(scores))]
     old, factor = scores[ids], np.float32(penalty)
     scores = scores.copy()
-    with np.errstate(over="ignore", invalid="ignore"):  # inf: the caller refuses it
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller reports infinity
         scores[ids] = np.where(old < 0, old * factor, old / factor)
     return scores
 
 
 def _nucleus(weights: npt.NDArray[np.float64], top_p: float) -> npt.NDArray[np.intp]:
-    """Return where in weights (n,) the fewest largest are that have `top_p` of the sum, rising.
+    """Return the indices of the fewest largest weights with `top_p` of the sum, ascending.
 
-    Of equal weights at the border those with the lowest index are taken. The largest weight is 1.
+    Among equal weights at the limit, the lowest indices are taken. The largest weight is 1.
     """
     enough = top_p * weights.sum()
     for floor in _FLOORS:
@@ -197,10 +190,10 @@ def _nucleus(weights: npt.NDArray[np.float64], top_p: float) -> npt.NDArray[np.i
         large = weights[places]
         if large.sum() >= enough:
             break
-    falling = np.sort(large)[::-1]
-    count = int(np.searchsorted(np.cumsum(falling), enough, side="left")) + 1
-    least = falling[min(count, len(falling)) - 1]
-    kept = large > least
-    kept[np.flatnonzero(large == least)[: count - int(kept.sum())]] = True
+    descending = np.sort(large)[::-1]
+    count = int(np.searchsorted(np.cumsum(descending), enough, side="left")) + 1
+    smallest = descending[min(count, len(descending)) - 1]
+    kept = large > smallest
+    kept[np.flatnonzero(large == smallest)[: count - int(kept.sum())]] = True
     nucleus: npt.NDArray[np.intp] = places[kept]
     return nucleus

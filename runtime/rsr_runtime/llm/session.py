@@ -1,4 +1,4 @@
-"""One sequence of tokens with its cache, and what comes next in it."""
+"""A sequence of tokens whose keys and values are cached."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .decoder import ROWS, BatchItem, Decoder
+from .decoder import MAX_ROWS, BatchItem, Decoder
 from .kv_cache import KVCache
 
 FloatArray = npt.NDArray[np.float32]
 
 
 class Session:
-    """Tokens whose keys and values are in a cache."""
+    """One sequence, which can be extended or replaced; a common prefix is not computed again."""
 
     def __init__(self, decoder: Decoder, cache: KVCache) -> None:
         self._decoder = decoder
         self.cache = cache
-        self.tokens: list[int] = []  # what the cache holds
+        self.tokens: list[int] = []  # tokens whose keys and values are in the cache
 
     def follow(self, tokens: Sequence[int]) -> FloatArray:
-        """Become `tokens` and return the logits of what comes next, float32 (vocab_size,).
+        """Make the sequence `tokens` and return the logits after its last token.
 
-        Only what differs from the tokens that are there is computed. The result is a buffer that
-        the decoder's next call overwrites.
+        Returns:
+            float32 (vocab_size,): a buffer that the decoder's next call overwrites.
         """
         last = None
         for hidden in self.hidden(tokens):
@@ -35,36 +35,39 @@ class Session:
         return logits
 
     def hidden(self, tokens: Sequence[int]) -> Iterator[FloatArray]:
-        """Become `tokens`, and yield the hidden states of what was computed, pass by pass."""
+        """Make the sequence `tokens`; yield the hidden states that had to be computed.
+
+        Yields:
+            float32 (up to `MAX_ROWS`, hidden_size) for each pass: a buffer.
+        """
         have = self._common(tokens)
-        # Were it interrupted, the cache would hold what `tokens` says, and other things behind it.
-        del self.tokens[have:]
+        del self.tokens[have:]  # first: an interrupted pass overwrites their keys and values
         while have < len(tokens):
-            part = tokens[have : have + ROWS]
+            part = tokens[have : have + MAX_ROWS]
             states = self._decoder.hidden([BatchItem(part, self.cache, have)])
             self.tokens += part
             have += len(part)
             yield states
 
     def _common(self, tokens: Sequence[int]) -> int:
-        """Return how many first tokens are there already; the last one always is to be computed."""
-        most = min(len(self.tokens), len(tokens) - 1)
-        if self.tokens[:most] == list(tokens[:most]):  # from token to token it always is so
-            return most
-        return next(i for i in range(most) if self.tokens[i] != tokens[i])
+        """Return the length of the common prefix, short of the last token: it gives the logits."""
+        limit = min(len(self.tokens), len(tokens) - 1)
+        if self.tokens[:limit] == list(tokens[:limit]):  # always so while generating
+            return limit
+        return next(i for i in range(limit) if self.tokens[i] != tokens[i])
 
 
-def step(decoder: Decoder, sequences: Sequence[Session], tokens: Sequence[int]) -> FloatArray:
+def step(decoder: Decoder, sessions: Sequence[Session], tokens: Sequence[int]) -> FloatArray:
     """Append one token to each sequence, all in one pass.
 
     Returns:
-        The logits of what comes next in each, float32 (sequences, vocab_size): a buffer.
+        The logits after each token, float32 (sessions, vocab_size): a buffer.
     """
-    spans = [
-        BatchItem([token], one.cache, len(one.tokens))
-        for one, token in zip(sequences, tokens, strict=True)
+    batch = [
+        BatchItem([token], session.cache, len(session.tokens))
+        for session, token in zip(sessions, tokens, strict=True)
     ]
-    hidden = decoder.hidden(spans)
-    for one, token in zip(sequences, tokens, strict=True):
-        one.tokens.append(token)
+    hidden = decoder.hidden(batch)
+    for session, token in zip(sessions, tokens, strict=True):
+        session.tokens.append(token)
     return decoder.logits(hidden)

@@ -1,10 +1,10 @@
-"""Conversations to prompts, by the chat template that a model brings.
+"""Prompts from conversations, by a model's chat template.
 
-A template is a program, and a `.rsr` may come from anyone. Jinja's sandbox keeps a template from
-files and from Python, but not from running for ever or filling the memory, and one call of one
-filter can do either. So templates run in a process of their own (`template_worker.py`), which ends
-when it takes too much. Time is limited everywhere, memory where the system can (Linux; elsewhere
-only what multiplication makes is, and the length of the result).
+A template is a program, and a `.rsr` may come from anyone. Jinja's sandbox keeps a template away
+from files and Python, but does not limit time or memory, and a single filter call can use up
+either. So templates run in a process of their own (`template_worker.py`), which is killed when it
+exceeds its limits. Time is limited everywhere, memory on Linux; elsewhere only the results of
+multiplications and the length of the text are limited.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .config import read_json
 from .errors import DependencyError, PromptError, TemplateError
-from .files import read_json
-from .tokenizer.tokenizer import special_tokens
+from .tokenizer import special_tokens
 
-MAX_SOURCE = 1 << 20  # bytes of a template; the largest seen has some 20,000
-MAX_TEXT = 16 << 20  # characters of a prompt, and items of what one operation makes
-MAX_MEMORY = 512 << 20  # bytes of address space, of which Python and Jinja take 25 MB
-MAX_CPU = 2.0  # seconds of processor time for one prompt, which usually takes milliseconds
-MAX_WAIT = 10.0  # seconds on the clock, for systems that do not limit processor time
-_MAX_START = 60.0  # seconds until the process is ready, which depends on the machine alone
-_MAX_ANSWER = 12 * MAX_TEXT + 4096  # bytes: JSON takes up to 12 for a character
+MAX_SOURCE = 1 << 20  # bytes of a template; the largest known has some 20,000
+MAX_TEXT = 16 << 20  # characters of a prompt, and items that one operation makes
+MAX_MEMORY = 512 << 20  # bytes of address space; Python and Jinja take 25 MB of it
+MAX_CPU = 2.0  # seconds of processor time for a prompt; milliseconds are usual
+MAX_WAIT = 10.0  # seconds of wall time, for systems that do not limit processor time
+_MAX_START = 60.0  # seconds until the process is ready; no template runs before that
+_MAX_ANSWER = 12 * MAX_TEXT + 4096  # bytes: JSON takes up to 12 per character
 
-# Names that a message's reasoning has had; templates read the first, or the second.
+# Keys of a message's reasoning in use; templates read the first or the second.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 class ChatTemplate:
     """A chat template, rendered as ``transformers`` does.
 
-    The first `render` starts a process, which later ones use; it ends with this object.
+    The first `render` starts a process that later ones reuse; it ends with this object.
 
     Args:
-        source: the template, in Jinja.
-        special_tokens: what it may refer to by name, such as {"bos_token": "<s>"}.
+        source: the Jinja template.
+        special_tokens: variables for the template, such as {"bos_token": "<s>"}.
 
     Raises:
         TemplateError: the source has more than 1 MiB.
@@ -66,13 +66,13 @@ class ChatTemplate:
 
     @classmethod
     def find(cls, files: Mapping[str, bytes]) -> ChatTemplate | None:
-        """Return the chat template among a model's small files, or None.
+        """Return a model's chat template, or None.
 
-        It is chat_template.jinja, else `chat_template` of tokenizer_config.json (of several, the
-        one named "default"), else that of chat_template.json.
+        It is chat_template.jinja, else `chat_template` of tokenizer_config.json (if that is a list,
+        the one named "default"), else `chat_template` of chat_template.json.
 
         Raises:
-            TemplateError: it is not text, too large, or none of several is the default.
+            TemplateError: the template is not text, is too large, or a list has no default.
             ModelError: a file is damaged.
             DependencyError: the package `jinja2` is not installed.
         """
@@ -85,19 +85,19 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         **variables: Any,
     ) -> str:
-        """Return the prompt for a conversation, special tokens written out in it.
+        """Return the prompt for a conversation, with special tokens spelled out.
 
         Args:
-            messages: at least one {"role": ..., "content": ...}; what else a message may have is
-                the template's business.
+            messages: at least one {"role": ..., "content": ...}; further keys are passed on to the
+                template.
             add_generation_prompt: end with the beginning of an answer.
-            variables: further values for the template (`enable_thinking`, `tools`, ...): what
-                JSON can hold.
+            variables: further variables for the template (`enable_thinking`, `tools`, ...), of
+                types that JSON has.
 
         Raises:
-            PromptError: the messages are none, or the template refuses them.
-            TemplateError: the template is damaged, fails, or takes more than 2 seconds of processor
-                time (10 on the clock), 512 MiB of memory or 16 Mi characters.
+            PromptError: the messages are malformed, or the template rejects them.
+            TemplateError: the template is damaged, fails, or exceeds 2 seconds of processor time,
+                10 seconds of wall time, 512 MiB of memory or 16 Mi characters.
         """
         request: dict[str, Any] = {"tools": None, "documents": None, **self._special_tokens}
         request |= variables
@@ -109,7 +109,7 @@ class ChatTemplate:
             line = json.dumps(request).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise PromptError(
-                f"messages and variables must be what JSON can hold: {error}"
+                f"messages and variables must be of types that JSON has: {error}"
             ) from error
         with self._lock:
             answer = self._ask(line)
@@ -118,12 +118,12 @@ class ChatTemplate:
             return text
         if "refusal" in answer:
             raise PromptError(
-                f"the model's chat template refuses the messages: {_printable(answer['refusal'])}"
+                f"the model's chat template rejects the messages: {_printable(answer['refusal'])}"
             )
         raise TemplateError(f"the model's chat template fails: {_printable(answer.get('error'))}")
 
     def close(self) -> None:
-        """End the process, if there is one; a later `render` starts another."""
+        """End the process, if any; a later `render` starts another."""
         with self._lock:
             if self._worker is not None:
                 self._worker.close()
@@ -134,18 +134,20 @@ class ChatTemplate:
             self._worker = _Worker(self.source)
         try:
             return self._worker.ask(line, MAX_WAIT)
-        except BaseException:  # Ctrl-C too: the answer would be taken for the next one's
+        except BaseException:  # also Ctrl-C: a late answer would be taken for the next one
             self._worker.close()
             self._worker = None
             raise
 
 
 class _Worker:
-    """The process; any failure ends it."""
+    """The process that renders a template; any failure ends it."""
 
     def __init__(self, source: str) -> None:
         if not sys.executable:
-            raise TemplateError("no Python interpreter is known that could run the chat template")
+            raise TemplateError(
+                "found no Python interpreter to run the chat template: sys.executable is empty"
+            )
         script = Path(__file__).with_name("template_worker.py")
         try:
             self._process = subprocess.Popen(  # noqa: S603 (this interpreter, our own script)
@@ -157,7 +159,7 @@ class _Worker:
             )
         except OSError as error:
             raise TemplateError(
-                f"the process that runs the chat template cannot be started: {error}"
+                f"the process for the chat template cannot be started: {error}"
             ) from error
         self._owner = os.getpid()
         self.close = weakref.finalize(self, _end, self._process)
@@ -171,11 +173,11 @@ class _Worker:
         self.ask(json.dumps(settings).encode(), _MAX_START)
 
     def usable(self) -> bool:
-        """Return whether it runs and is this process's own, not that of one it was forked from."""
+        """Return whether the process runs and was not started before a fork."""
         return self._owner == os.getpid() and self._process.poll() is None
 
     def ask(self, line: bytes, seconds: float) -> dict[str, Any]:
-        """Send one line, return the one that comes back."""
+        """Send a line and return the JSON object that comes back."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -195,9 +197,9 @@ class _Worker:
 
     @contextlib.contextmanager
     def _killed_after(self, seconds: float) -> Iterator[list[bool]]:
-        """Kill the process after so long; what is yielded is then not empty."""
+        """Kill the process after that many seconds; the yielded list is then not empty."""
         late: list[bool] = []
-        process = self._process  # not `self`, which the timer's thread would keep for a moment
+        process = self._process  # a reference to self in the timer would delay its finalizer
 
         def kill() -> None:
             late.append(True)
@@ -212,7 +214,7 @@ class _Worker:
             timer.cancel()
 
     def _why(self, late: list[bool], seconds: float) -> str:
-        """Return what went wrong, in words, of a process that has ended."""
+        """Return why the process ended."""
         code = self._process.returncode
         if late:
             return f"takes more than {seconds:g} seconds"
@@ -222,19 +224,19 @@ class _Worker:
 
 
 def _has_jinja() -> bool:
-    """Return whether Jinja is installed, without importing it: only the process needs it."""
+    """Return whether Jinja is installed, without importing it."""
     try:
         return importlib.util.find_spec("jinja2") is not None
-    except ValueError:  # its import is blocked, or it is no ordinary module
+    except ValueError:  # sys.modules has something else under the name
         return False
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     for pipe in (process.stdin, process.stdout):
         assert pipe is not None
-        with contextlib.suppress(OSError):  # what was not sent is of no interest
+        with contextlib.suppress(OSError):  # closing flushes, which may fail
             pipe.close()
-    # With its input closed the process ends by itself, unless it is busy: it may have ended already
+    # Without input the process ends by itself unless it is busy. It may also have ended already,
     # with a status that says why.
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(0.2)
@@ -267,27 +269,29 @@ def _source(files: Mapping[str, bytes]) -> str | None:
 
 
 def _default(name: str, templates: list[Any]) -> Any:
-    """Return the template that is used where none is asked for."""
+    """Return the template named "default"."""
     named = {str(t.get("name")): t.get("template") for t in templates if isinstance(t, dict)}
     if "default" not in named:
         found = ", ".join(sorted(named)) or "nothing"
-        raise TemplateError(f'{name}: no chat template is named "default", but {found:.200}')
+        raise TemplateError(
+            f'{name}: found chat templates {found:.200}, expected one named "default"'
+        )
     return named["default"]
 
 
 def _conversation(messages: object) -> Sequence[Any]:
     if not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)):
-        raise PromptError(f"messages are a {type(messages).__name__}, expected a list")
+        raise PromptError(f"found messages of type {type(messages).__name__}, expected a list")
     if not messages:
-        raise PromptError("there are no messages, expected at least one")
+        raise PromptError("found no messages, expected at least one")
     return messages
 
 
 def _message(message: object) -> dict[str, Any]:
-    """Return a message as templates expect it: without nulls, its reasoning by every known name."""
+    """Return a message without nulls and with its reasoning under the keys that templates read."""
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise PromptError(
-            f'{message!r:.80} is no message, expected {{"role": ..., "content": ...}}'
+            f'found message {message!r:.80}, expected {{"role": ..., "content": ...}}'
         )
     result = {key: value for key, value in message.items() if value is not None}
     reasoning = next((result[name] for name in _REASONING if name in result), None)
@@ -297,5 +301,5 @@ def _message(message: object) -> dict[str, Any]:
 
 
 def _printable(text: object) -> str:
-    """Return what a stranger's program says, fit for a terminal."""
+    """Return the output of an untrusted program, fit for a terminal."""
     return "".join(c if c.isprintable() else " " for c in str(text)[:300])

@@ -1,8 +1,8 @@
-"""The process in which the chat templates of strangers run; `template.py` starts it as a script.
+"""The process in which chat templates run; `template.py` starts it as a script.
 
-It knows nothing of this project: it imports the standard library and Jinja. One JSON value a line
-comes in and one goes out. The first line in has the import path, the limits and the template; each
-later one has the variables of one rendering. The first line out says that it is ready.
+It imports the standard library and Jinja only. Requests and answers are JSON, one per line. The
+first request has the import path, the limits and the template, and its answer says that the process
+is ready; each later request has the variables of one rendering.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class Refusal(Exception):  # noqa: N818 (not an error of the template)
-    """The template called `raise_exception`: it does not take these messages."""
+    """The template called `raise_exception`: it rejects the messages."""
 
 
 def main() -> None:
-    """Serve until the standard input ends."""
+    """Serve requests until the end of standard input."""
     settings = json.loads(sys.stdin.buffer.readline())
     sys.path[:] = settings["path"]
     cpu = _Limits(settings["memory"], settings["seconds"])
@@ -52,20 +52,20 @@ def _answer(value: dict[str, Any]) -> None:
 
 
 class _Limits:
-    """Memory for good, and processor time for each rendering, where the system has such limits."""
+    """Limits memory for good and processor time for each rendering, if the system can."""
 
     def __init__(self, memory: int, seconds: float) -> None:
         self._seconds = seconds
-        datetime.now().strftime("%c")  # reads the time zone and the locale once
+        datetime.now().strftime("%c")  # loads time zone and locale before memory is limited
         try:
             import resource
             import signal
-        except ImportError:  # Windows: the parent's clock is the limit
+        except ImportError:  # Windows: only the parent limits the time
             self._signal = None
             return
         self._signal = signal
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-        signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process, within any C function
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process even within a C function
         for what, limit in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0)):
             hard = resource.getrlimit(what)[1]
             if hard == resource.RLIM_INFINITY or limit <= hard:
@@ -82,23 +82,23 @@ class _Limits:
             self._signal.setitimer(self._signal.ITIMER_PROF, seconds)
 
 
-def _render(template: jinja2.Template, variables: dict[str, Any], most: int) -> str:
-    """Render, and stop as soon as the text is too long."""
+def _render(template: jinja2.Template, variables: dict[str, Any], limit: int) -> str:
+    """Render a text, but stop as soon as it is too long."""
     parts, length = [], 0
     for part in template.generate(variables):
         parts.append(part)
         length += len(part)
-        if length > most:
-            raise ValueError(f"its text has more than {most:,} characters")
+        if length > limit:
+            raise ValueError(f"its text has more than {limit:,} characters")
     return "".join(parts)
 
 
-def make_environment(most: int) -> jinja2.Environment:
+def make_environment(limit: int) -> jinja2.Environment:
     """Return the environment that ``transformers`` gives chat templates, with limits.
 
     Args:
-        most: length of what one operation may make. The limits of the process hold without it;
-            this says what went wrong, and holds where the system has no limit of memory.
+        limit: items or digits that one operation may make. It gives a better message than the
+            limit of memory, and replaces it on systems that lack that.
     """
     import jinja2.ext
     import jinja2.sandbox
@@ -108,14 +108,16 @@ def make_environment(most: int) -> jinja2.Environment:
         intercepted_binops = frozenset(["*", "**"])
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            if _size(operator, left, right) > most:
-                raise ValueError(f"the result of {operator} has more than {most:,} items or digits")
+            if _size(operator, left, right) > limit:
+                raise ValueError(
+                    f"the result of {operator} has more than {limit:,} items or digits"
+                )
             return super().call_binop(context, operator, left, right)
 
     class Namespace(jinja2.utils.Namespace):
-        """Has no names that Python keeps for itself."""
+        """Rejects names that begin with an underscore."""
 
-        def __init__(*args: Any, **kwargs: Any) -> None:  # `self` may be a name
+        def __init__(*args: Any, **kwargs: Any) -> None:  # "self" may be a key
             self, *rest = args
             values = dict(*rest, **kwargs)
             for name in values:
@@ -127,14 +129,14 @@ def make_environment(most: int) -> jinja2.Environment:
             super().__setitem__(name, value)
 
     class Generation(jinja2.ext.Extension):
-        """{% generation %} marks what an assistant said, for training; its text is just text."""
+        """{% generation %} marks assistant text for training; here it is plain text."""
 
         tags = {"generation"}  # noqa: RUF012 (as Jinja declares it)
 
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            # A scope, as the call block is that transformers makes of it.
+            # A call block opens a scope, as in transformers.
             return jinja2.nodes.CallBlock(self.call_method("_text"), [], [], body).set_lineno(line)
 
         def _text(self, caller: Any) -> Any:
@@ -147,7 +149,7 @@ def make_environment(most: int) -> jinja2.Environment:
         separators: tuple[str, str] | None = None,
         sort_keys: bool = False,
     ) -> str:
-        # Jinja's own escapes what HTML would.
+        # Jinja's own filter escapes HTML.
         return json.dumps(
             value,
             ensure_ascii=ensure_ascii,
@@ -157,7 +159,7 @@ def make_environment(most: int) -> jinja2.Environment:
         )
 
     def make_dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
-        # Not the type itself, whose attributes lead to all others.
+        # The type itself would expose attributes that lead to all of Python.
         return dict(*args, **kwargs)
 
     def refuse(message: object) -> None:
@@ -178,11 +180,11 @@ def make_environment(most: int) -> jinja2.Environment:
 
 def _check_name(name: object) -> None:
     if isinstance(name, str) and name.startswith("_"):
-        raise ValueError(f"a namespace can have no attribute {name!r}")
+        raise ValueError(f"a namespace cannot have the attribute {name!r}")
 
 
 def _size(operator: str, left: Any, right: Any) -> int:
-    """Return about how many items or digits the result has; 0 where that is no question."""
+    """Return about how many items or digits a result has; 0 if it cannot be large."""
     for one, other in ((left, right), (right, left)):
         if isinstance(one, (str, list, tuple)) and isinstance(other, int):
             return len(one) * other

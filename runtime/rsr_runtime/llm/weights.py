@@ -1,229 +1,232 @@
-"""The tensors of a decoder, by Hugging Face's names, checked against the config."""
+"""The tensors of a decoder by their names in checkpoints, checked against the config."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.records import MAX_QUANTIZED_COLUMNS
+from rsr_formats.records import FLOAT_DTYPES, MAX_QUANTIZED_COLUMNS
 from rsr_formats.text import listed
 
+from ..dense import DenseTensor
 from ..matrix import Matrix
 from ..model import Model
 from .config import Config
 from .errors import ModelError
-from .linear import DTYPES, Dense, Int8Head, Linear
+from .linear import Int8Head, Linear
 
 FloatArray = npt.NDArray[np.float32]
 
-EMBEDDING = "model.embed_tokens"
-HEAD = "lm_head"
-ROPE_FACTORS = "rope_freqs.weight"  # the name in GGUF files of the Llama 3.1 kind
-_LISTED = 40  # tensors that a message names
+EMBED_TOKENS = "model.embed_tokens"
+LM_HEAD = "lm_head"
+ROPE_FACTORS = "rope_freqs.weight"  # its name in GGUF files of Llama 3.1 and later
+_MAX_LISTED = 40  # tensors that a message names
+_MAX_PROBLEMS = 10_000  # stops at a config that claims a million layers
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The weights of one decoder layer; norms are float32."""
+    """The weights of a decoder layer; norms are float32, None if the architecture lacks them."""
 
-    input_layernorm: FloatArray
-    q: Linear
-    k: Linear
-    v: Linear
+    input_layernorm: FloatArray  # (hidden_size,)
+    q_proj: Linear
+    k_proj: Linear
+    v_proj: Linear
     q_norm: FloatArray | None  # (head_dim,)
-    k_norm: FloatArray | None
-    attn_sub_norm: FloatArray | None
-    o: Linear
-    post_attention_layernorm: FloatArray  # post_attention_layernorm
-    gate: Linear
-    up: Linear
-    ffn_sub_norm: FloatArray | None
-    down: Linear
+    k_norm: FloatArray | None  # (head_dim,)
+    attn_sub_norm: FloatArray | None  # (num_attention_heads * head_dim,)
+    o_proj: Linear
+    post_attention_layernorm: FloatArray  # (hidden_size,)
+    gate_proj: Linear
+    up_proj: Linear
+    ffn_sub_norm: FloatArray | None  # (intermediate_size,)
+    down_proj: Linear
 
 
 @dataclass(frozen=True)
 class Weights:
-    """All weights of a decoder."""
+    """The weights of a decoder."""
 
-    embedding: Matrix | Dense
+    embed_tokens: Matrix | DenseTensor  # (vocab_size, hidden_size)
     layers: tuple[Layer, ...]
-    norm: FloatArray
-    head: Linear
-    rope_factors: FloatArray | None  # (head_dim / 2,): see `Rope.tables`
+    norm: FloatArray  # (hidden_size,)
+    lm_head: Linear
+    rope_factors: FloatArray | None  # (head_dim / 2,), see `Rope.tables`
 
     @property
     def linear(self) -> list[Linear]:
-        """What a token is multiplied by: all linear layers, and the head."""
+        """All linear layers in the order that a token meets them, with the output head."""
         found = []
         for x in self.layers:
-            found += [x.q, x.k, x.v, x.o, x.gate, x.up, x.down]
-        return [*found, self.head]
+            found += [x.q_proj, x.k_proj, x.v_proj, x.o_proj, x.gate_proj, x.up_proj, x.down_proj]
+        return [*found, self.lm_head]
 
     @property
     def nbytes(self) -> int:
-        """Bytes that a token reads: all but the embedding, of which it looks one row up."""
+        """Bytes that a token reads. The embedding does not count: a token reads one row of it."""
         return sum(one.weight.nbytes for one in self.linear)
 
 
 def collect(model: Model, config: Config) -> Weights:
-    """Find every tensor that the config asks for.
+    """Return the tensors that a config describes.
 
     Raises:
-        ModelError: some are missing, or have shapes that contradict it: all are listed at once.
+        ModelError: tensors are missing, or their shapes or dtypes contradict the config. The
+            message lists them all.
     """
     found = _Finder(model, config)
-    c, family = config, config.architecture
+    c, architecture = config, config.architecture
+    has_qk_norms = architecture.has_qk_norms
     layers = []
-    embedding = found.weight(EMBEDDING, c.vocab_size, c.hidden_size)
-    for i in range(c.layers):
+    embed_tokens = found.weight(EMBED_TOKENS, c.vocab_size, c.hidden_size)
+    for i in range(c.num_hidden_layers):
         at = f"model.layers.{i}."
 
         def linear(module: str, at: str = at) -> Linear:
             return found.linear(at + module, *c.shape_of(module))
 
+        def sub_norm(module: str | None, size: int, at: str = at) -> FloatArray | None:
+            return found.norm(at + module, size) if module is not None else None
+
         layers.append(
             Layer(
                 input_layernorm=found.norm(at + "input_layernorm", c.hidden_size),
-                q=linear("self_attn.q_proj"),
-                k=linear("self_attn.k_proj"),
-                v=linear("self_attn.v_proj"),
-                q_norm=found.optional(at + "self_attn.q_norm", c.head_dim, family.has_qk_norms),
-                k_norm=found.optional(at + "self_attn.k_norm", c.head_dim, family.has_qk_norms),
-                attn_sub_norm=found.optional(at, c.heads * c.head_dim, family.attn_sub_norm),
-                o=linear("self_attn.o_proj"),
+                q_proj=linear("self_attn.q_proj"),
+                k_proj=linear("self_attn.k_proj"),
+                v_proj=linear("self_attn.v_proj"),
+                q_norm=sub_norm("self_attn.q_norm" if has_qk_norms else None, c.head_dim),
+                k_norm=sub_norm("self_attn.k_norm" if has_qk_norms else None, c.head_dim),
+                attn_sub_norm=sub_norm(
+                    architecture.attn_sub_norm, c.num_attention_heads * c.head_dim
+                ),
+                o_proj=linear("self_attn.o_proj"),
                 post_attention_layernorm=found.norm(at + "post_attention_layernorm", c.hidden_size),
-                gate=linear("mlp.gate_proj"),
-                up=linear("mlp.up_proj"),
-                ffn_sub_norm=found.optional(at, c.intermediate_size, family.ffn_sub_norm),
-                down=linear("mlp.down_proj"),
+                gate_proj=linear("mlp.gate_proj"),
+                up_proj=linear("mlp.up_proj"),
+                ffn_sub_norm=sub_norm(architecture.ffn_sub_norm, c.intermediate_size),
+                down_proj=linear("mlp.down_proj"),
             )
         )
-        if len(found.wrong) > _MANY_WRONG:  # a config of a million layers has no more to say
+        if len(found.problems) > _MAX_PROBLEMS:
             break
     norm = found.norm("model.norm", c.hidden_size)
-    head = found.head(embedding)
-    rope_factors = found.given(ROPE_FACTORS, c.head_dim // 2)
+    lm_head = found.lm_head(embed_tokens)
+    rope_factors = found.optional(ROPE_FACTORS, c.head_dim // 2)
     if rope_factors is not None and not (rope_factors > 0).all():
-        found.wrong.append(f"{ROPE_FACTORS} has values that are not positive")
+        found.problems.append(f"{ROPE_FACTORS} has values that are not positive")
     found.check()
-    assert isinstance(embedding, Matrix | Dense)
-    return Weights(embedding, tuple(layers), norm, head, rope_factors)
-
-
-_MANY_WRONG = 10_000
+    return Weights(embed_tokens, tuple(layers), norm, lm_head, rope_factors)
 
 
 class _Finder:
-    """Takes tensors from a model and keeps account of what is wrong with them."""
+    """Takes tensors from a model and notes the problems with them.
+
+    A tensor with a problem is replaced by an empty one, so that the search can go on.
+    """
 
     def __init__(self, model: Model, config: Config) -> None:
         self._model = model
         self._config = config
-        self.wrong: list[str] = []
+        self.problems: list[str] = []
 
     def check(self) -> None:
-        if not self.wrong:
+        """Raise ModelError if there were problems."""
+        if not self.problems:
             return
-        text = listed(self.wrong, _LISTED, separator="; ")
+        text = listed(self.problems, _MAX_LISTED, separator="; ")
         raise ModelError(
             f"the tensors are not those that config.json ({self._config.architecture.name}) "
             f"describes: {text}"
         )
 
     def norm(self, module: str, size: int) -> FloatArray:
-        """Return the weight of a norm."""
         return self._vector(module + ".weight", size)
-
-    def optional(self, module: str, size: int, given: str | bool | None) -> FloatArray | None:
-        """Return that of a norm which the family has, or else None; a string goes on the name."""
-        if not given:
-            return None
-        return self.norm(module + given if isinstance(given, str) else module, size)
 
     def linear(self, module: str, out_features: int, in_features: int) -> Linear:
         c = self._config
         weight = self.weight(module, out_features, in_features)
         int8_activations = isinstance(weight, Matrix) and c.has_int8_activations(module)
-        if isinstance(weight, Dense) and weight.stored.size and c.is_self_quantizing(module):
-            self.wrong.append(
-                f"{module}.weight is dense, and the model quantizes it: compile it, too"
+        if isinstance(weight, DenseTensor) and weight.data.size and c.is_self_quantizing(module):
+            self.problems.append(
+                f"{module}.weight is dense, but the model quantizes it: compile it, too"
             )
-        bias = self.given(module + ".bias", out_features)
+        bias = self.optional(module + ".bias", out_features)
         if bias is not None and int8_activations and c.scales_biases:
             assert isinstance(weight, Matrix)
             if weight.scale.shape in ((), bias.shape):
                 bias = bias * weight.scale
             else:
-                self.wrong.append(
-                    f"{module}.weight has scales of {list(weight.scale.shape)}, and its bias "
-                    "has to be multiplied by one for each row"
+                self.problems.append(
+                    f"{module}.weight has scales of {list(weight.scale.shape)}, expected one for "
+                    "each row, by which its bias has to be multiplied"
                 )
-        # transformers' use_rms_norm names it rms_norm, BitNet embedding models norm.
-        norm = self.given(module + ".rms_norm.weight", in_features)
+        # transformers' use_rms_norm calls it rms_norm, BitNet embedding models call it norm.
+        norm = self.optional(module + ".rms_norm.weight", in_features)
         if norm is None:
-            norm = self.given(module + ".norm.weight", in_features)
-        return Linear(module, weight, int8_activations, bias, norm, c.layer_norm_eps)
+            norm = self.optional(module + ".norm.weight", in_features)
+        return Linear(module, weight, int8_activations, bias, norm, c.linear_norm_eps)
 
-    def head(self, embedding: Matrix | Dense | Int8Head) -> Linear:
-        """Return the output head: int8 where compiled so, the embedding where they are tied."""
+    def lm_head(self, embed_tokens: Matrix | DenseTensor) -> Linear:
+        """Return the output head: int8 if compiled so, else the embedding if they are tied."""
         c = self._config
-        name = HEAD + ".weight"
-        stored = self._model.stored(name) if self._is_dense(name) else None
-        if stored is not None and stored.dtype == np.int8:
+        name = LM_HEAD + ".weight"
+        dense = self._model.dense(name) if self._is_dense(name) else None
+        if dense is not None and dense.dtype == "I8":
             scale = self._vector(name + "_scale", c.vocab_size)
-            if stored.shape != (c.vocab_size, c.hidden_size):
-                self._contradiction(name, stored.shape, (c.vocab_size, c.hidden_size))
+            if dense.shape != (c.vocab_size, c.hidden_size):
+                self._contradiction(name, dense.shape, (c.vocab_size, c.hidden_size))
             if c.hidden_size > MAX_QUANTIZED_COLUMNS:
-                self.wrong.append(f"{name} is int8, of more than {MAX_QUANTIZED_COLUMNS} columns")
-            return Linear(HEAD, Int8Head(stored, scale), int8_activations=True)
+                self.problems.append(
+                    f"{name} is int8 with {c.hidden_size} columns, "
+                    f"expected at most {MAX_QUANTIZED_COLUMNS}"
+                )
+            return Linear(LM_HEAD, Int8Head(dense.data, scale), int8_activations=True)
         if c.tie_word_embeddings:
-            return Linear(HEAD, embedding)
-        weight = self.weight(HEAD, c.vocab_size, c.hidden_size)
-        # A head is converted only where modules_to_not_convert is a list without it.
+            return Linear(LM_HEAD, embed_tokens)
+        weight = self.weight(LM_HEAD, c.vocab_size, c.hidden_size)
+        # A head is converted only if modules_to_not_convert is a list without it.
         int8_activations = isinstance(weight, Matrix) and weight.layout.startswith("bitnet")
-        return Linear(HEAD, weight, int8_activations, self.given(HEAD + ".bias", c.vocab_size))
+        bias = self.optional(LM_HEAD + ".bias", c.vocab_size)
+        return Linear(LM_HEAD, weight, int8_activations, bias)
 
-    def weight(self, module: str, rows: int, columns: int) -> Matrix | Dense:
+    def weight(self, module: str, rows: int, columns: int) -> Matrix | DenseTensor:
         name = module + ".weight"
         if name not in self._model:
-            self.wrong.append(f"{name} is missing")
-        elif not self._is_dense(name):
-            matrix = self._model[name]
-            assert isinstance(matrix, Matrix)
-            if matrix.shape != (rows, columns):
-                self._contradiction(name, matrix.shape, (rows, columns))
-            return matrix
-        else:
-            stored = self._model.stored(name)
-            if stored.shape != (rows, columns):
-                self._contradiction(name, stored.shape, (rows, columns))
-            elif stored.dtype.name not in DTYPES:
-                self.wrong.append(f"{name} is {stored.dtype}, expected floats or ternary weights")
-            return Dense(stored)
-        return Dense(np.empty((0, 0), np.float32))
+            self.problems.append(f"{name} is missing")
+            return DenseTensor(name, "F32", (0, 0), np.empty((0, 0), np.float32))
+        weight: Matrix | DenseTensor
+        weight = self._model.dense(name) if self._is_dense(name) else self._model.matrix(name)
+        if weight.shape != (rows, columns):
+            self._contradiction(name, weight.shape, (rows, columns))
+        elif isinstance(weight, DenseTensor) and weight.dtype not in FLOAT_DTYPES:
+            self.problems.append(f"{name} is {weight.dtype}, expected floats or ternary weights")
+        return weight
+
+    def optional(self, name: str, size: int) -> FloatArray | None:
+        """Return a vector, or None if the model has none of that name."""
+        return self._vector(name, size) if name in self._model else None
 
     def _is_dense(self, name: str) -> bool:
         return name in self._model and not self._model.is_indexed(name)
 
-    def given(self, name: str, size: int) -> FloatArray | None:
-        """Return a vector, None if the model has none of that name."""
-        return self._vector(name, size) if name in self._model else None
-
     def _vector(self, name: str, size: int) -> FloatArray:
         if name not in self._model:
-            self.wrong.append(f"{name} is missing")
-            return np.empty(0, np.float32)
-        found: Any = self._model[name]
-        if isinstance(found, Matrix) or found.size != size:
-            self._contradiction(name, found.shape, (size,))
-            return np.empty(0, np.float32)
-        if found.dtype.kind != "f":
-            self.wrong.append(f"{name} is {found.dtype}, expected floats")
-            return np.empty(0, np.float32)
-        return np.ascontiguousarray(found.reshape(-1), np.float32)
+            self.problems.append(f"{name} is missing")
+        elif not self._is_dense(name):
+            self._contradiction(name, self._model.matrix(name).shape, (size,))
+        else:
+            found = self._model.dense(name)
+            if found.data.size != size:
+                self._contradiction(name, found.shape, (size,))
+            elif found.dtype in FLOAT_DTYPES:
+                return np.ascontiguousarray(found.to_float32().reshape(-1))
+            elif found.dtype == "F64":
+                return found.data.reshape(-1).astype(np.float32)
+            else:
+                self.problems.append(f"{name} is {found.dtype}, expected floats")
+        return np.empty(0, np.float32)
 
     def _contradiction(self, name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
-        self.wrong.append(f"{name} is {list(found)}, expected {list(expected)}")
+        self.problems.append(f"{name} is {list(found)}, expected {list(expected)}")

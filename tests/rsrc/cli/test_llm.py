@@ -237,7 +237,7 @@ def test_what_is_no_language_model(tmp_path: Path) -> None:
     digits = DIGITS
     done(rsrc("compile", digits, "-o", tmp_path / "digits.rsr"))
     message = refused(rsrc("run", tmp_path / "digits.rsr", "-p", "x"))
-    assert message.startswith(f"rsrc: {tmp_path / 'digits.rsr'}: the file holds no config.json")
+    assert message.startswith(f"rsrc: {tmp_path / 'digits.rsr'}: the file has no config.json")
     assert "compile the model's directory" in message
 
 
@@ -274,7 +274,7 @@ def test_an_architecture_that_is_not_known(language_models: LanguageModels, tmp_
         "bitnet-2b", tmp_path, config={"architectures": ["Gemma\x1b[1mForCausalLM"]}
     )
     message = refused(rsrc("run", path, "-p", "x"))
-    assert "cannot be run; known are LlamaForCausalLM" in message
+    assert "is not supported; known are LlamaForCausalLM, BitNetForCausalLM" in message
     assert "\x1b" not in message
 
 
@@ -285,7 +285,7 @@ def test_an_architecture_that_is_not_known(language_models: LanguageModels, tmp_
         (("-p", "x" * 600), "leaves no room in a context of 256: shorten it"),
         (("-p", PROMPT, "--context", 8), "load with a larger context (the model's limit is 256)"),
         (("-p", "x", "--context", 257), "context: found 257, expected 1 to 256, the model's limit"),
-        (("-p", "x", "--stop", ""), "'' is no stop string"),
+        (("-p", "x", "--stop", ""), "found stop string ''"),
         (("-p", "x", "--temperature", "nan"), "temperature is nan"),
         (("-p", "x", "--temperature", "inf"), "temperature is inf"),
         (("-p", "x", "--seed", 10**400), "seed is "),
@@ -423,7 +423,7 @@ def test_a_conversation_that_grows_too_long(path: Path) -> None:
 def test_chat_without_a_template(language_models: LanguageModels, tmp_path: Path) -> None:
     path = language_models.variant("bitnet-2b", tmp_path, {"tokenizer_config.json": None})
     message = refused(rsrc("chat", path, stdin="Hello\n"))
-    assert message.startswith(f"rsrc: {path}: the file holds no chat template")
+    assert message.startswith(f"rsrc: {path}: the file has no chat template")
     assert "rsrc run" in message
 
 
@@ -654,7 +654,7 @@ def terminal() -> Iterator[Callable[..., Terminal]]:
 
 # A text with an escape sequence, a bell, C1 and other control characters, and letters beside them.
 STEERED = """
-from rsr_runtime.llm.tokenizer.tokenizer import StreamingDetokenizer
+from rsr_runtime.llm.tokenizer import StreamingDetokenizer
 texts = iter(["a\\x1b[31m\\x07b\\x9b2Jc\\x7f\\r\\x08d", "\\te\\nf", "\\u3000g\\u00a0h\\u200di"])
 StreamingDetokenizer.push = lambda self, token: next(texts, "")
 StreamingDetokenizer.finish = lambda self: ""

@@ -134,7 +134,7 @@ def test_a_model_without_a_template(language_models: LanguageModels, tmp_path: P
     path = language_models.variant("bitnet-2b", tmp_path, {TOKENIZER_CONFIG: None})
     with llm.load(path) as model:
         assert model.generate("The rows", max_tokens=2).tokens
-        with pytest.raises(ModelError, match=r"no chat template.*give it a text to go on from"):
+        with pytest.raises(ModelError, match=r"no chat template.*give it a text to continue"):
             Chat(model)
 
 

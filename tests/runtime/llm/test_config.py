@@ -58,18 +58,22 @@ def test_defaults(architecture: str) -> None:
     heads = {} if kv_heads is not None else {"num_key_value_heads": 8}
     c = read(architectures=[architecture], num_attention_heads=40, hidden_size=40 * 32, **heads)
     assert c.architecture.name == architecture
-    assert (c.activation, c.norm_eps, c.rope.theta) == (act, eps, theta)
-    assert (c.max_positions, c.kv_heads, c.head_dim) == (positions, kv_heads or 8, head_dim)
+    assert (c.hidden_act, c.rms_norm_eps, c.rope.theta) == (act, eps, theta)
+    assert (c.max_position_embeddings, c.num_key_value_heads, c.head_dim) == (
+        positions,
+        kv_heads or 8,
+        head_dim,
+    )
     assert (c.tie_word_embeddings, c.scales_biases) == (False, False)
     assert "lm_head" not in c.modules_to_not_convert
-    assert (c.bos_token_id, c.eos_token_ids, c.generation) == (None, (), {})
+    assert (c.bos_token_id, c.eos_token_ids, c.generation_config) == (None, (), {})
     assert c.int8_activations == (architecture.lower() == "bitnetforcausallm")
 
 
 def test_qwen_has_32_key_heads_by_default() -> None:
     for architecture in ("Qwen2ForCausalLM", "Qwen3ForCausalLM"):
         c = read(architectures=[architecture], num_attention_heads=64, hidden_size=2048)
-        assert c.kv_heads == 32
+        assert c.num_key_value_heads == 32
 
 
 def test_norms_that_only_some_families_have() -> None:
@@ -132,12 +136,16 @@ def test_head_dim_is_given_or_derived() -> None:
 
 
 def test_key_and_value_heads() -> None:
-    assert read().kv_heads == 4
-    assert read(num_key_value_heads=None).kv_heads == 4
-    assert read(num_key_value_heads=1).kv_heads == 1
-    with pytest.raises(ModelError, match="4 heads cannot share 3 key and value heads evenly"):
+    assert read().num_key_value_heads == 4
+    assert read(num_key_value_heads=None).num_key_value_heads == 4
+    assert read(num_key_value_heads=1).num_key_value_heads == 1
+    with pytest.raises(
+        ModelError, match="num_attention_heads is 4, expected a multiple of num_key_value_heads, 3"
+    ):
         read(num_key_value_heads=3)
-    with pytest.raises(ModelError, match="4 heads cannot share 8"):
+    with pytest.raises(
+        ModelError, match="num_attention_heads is 4, expected a multiple of num_key_value_heads, 8"
+    ):
         read(num_key_value_heads=8)
 
 
@@ -182,7 +190,7 @@ def test_an_invalid_epsilon_is_refused(value: object) -> None:
 
 
 def test_an_epsilon_may_be_a_whole_number() -> None:
-    assert read(rms_norm_eps=0).norm_eps == 0.0
+    assert read(rms_norm_eps=0).rms_norm_eps == 0.0
 
 
 # --- what is refused ----------------------------------------------------------------------------
@@ -196,8 +204,8 @@ def test_sliding_windows() -> None:
 
 
 def test_activations() -> None:
-    assert read(hidden_act="swish").activation == "silu"
-    assert read(hidden_act="relu2").activation == "relu2"
+    assert read(hidden_act="swish").hidden_act == "silu"
+    assert read(hidden_act="relu2").hidden_act == "relu2"
     with pytest.raises(ModelError, match="hidden_act 'gelu' is not supported; known are silu"):
         read(hidden_act="gelu")
     with pytest.raises(ModelError, match="found a JSON list under hidden_act, expected a string"):
@@ -277,8 +285,8 @@ def test_quantization_config() -> None:
     assert not read(quantization_config={**BITNET, "linear_class": "bitlinear"}).scales_biases
     assert not read(quantization_config={"quant_method": "gptq"}).int8_activations
     assert not read(quantization_config=None).int8_activations
-    assert read(quantization_config={**BITNET, "rms_norm_eps": 1e-5}).layer_norm_eps == 1e-5
-    assert c.layer_norm_eps == 1e-6
+    assert read(quantization_config={**BITNET, "rms_norm_eps": 1e-5}).linear_norm_eps == 1e-5
+    assert c.linear_norm_eps == 1e-6
     with pytest.raises(ModelError, match="found 'bitnet' under quantization_config, expected an"):
         read(quantization_config="bitnet")
 

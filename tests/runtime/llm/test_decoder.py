@@ -10,11 +10,10 @@ import pytest
 
 import rsr_runtime as rsr
 from rsr_runtime.llm import PromptError
-from rsr_runtime.llm.decoder import ROWS, BatchItem
+from rsr_runtime.llm.decoder import MAX_ROWS, PHASES, BatchItem
 from rsr_runtime.llm.kv_cache import KVCache
-from rsr_runtime.llm.phase_timer import PARTS
+from rsr_runtime.llm.linear import Workspace
 from rsr_runtime.llm.session import Session, step
-from rsr_runtime.llm.workspace import Workspace
 from rsr_testing.loader import Loader
 
 if TYPE_CHECKING:
@@ -59,13 +58,13 @@ def test_passes_of_many_rows(name: str, loaded: Loader, monkeypatch: pytest.Monk
     """A long prompt is cut into passes, which changes nothing."""
     tokens = tokens_of(50)
     whole = loaded(name).logits(tokens)
-    monkeypatch.setattr("rsr_runtime.llm.session.ROWS", 7)
+    monkeypatch.setattr("rsr_runtime.llm.session.MAX_ROWS", 7)
     cut = loaded(name).logits(tokens)
     if name == "bitnet-2b":
         np.testing.assert_array_equal(cut, whole)
     else:
         np.testing.assert_allclose(cut, whole, atol=1e-3 * np.abs(whole).max())
-    assert ROWS == 512
+    assert MAX_ROWS == 512
 
 
 @pytest.mark.parametrize("name", BITNETS)
@@ -146,9 +145,9 @@ def test_a_known_beginning_is_not_computed_again(
     computed = []
     hidden = model._decoder.hidden
 
-    def counting(spans: Any) -> FloatArray:
-        computed.append(sum(len(span.tokens) for span in spans))
-        return hidden(spans)
+    def counting(batch: Any) -> FloatArray:
+        computed.append(sum(len(item.tokens) for item in batch))
+        return hidden(batch)
 
     monkeypatch.setattr(model._decoder, "hidden", counting)
     for prompt in (tokens, [*tokens, 5], [*tokens, 5], tokens[:20], [*tokens[:10], 9], [9]):
@@ -163,14 +162,14 @@ def test_an_interrupted_pass_leaves_a_sequence_that_can_go_on(
 ) -> None:
     model, tokens = loaded("bitnet-2b"), tokens_of(30)
     before = model.next_logits(tokens[:20])
-    feed_forward = model._decoder._feed_forward
+    mlp = model._decoder._mlp
 
     def interrupted(*arguments: Any) -> FloatArray:
-        feed_forward(*arguments)
+        mlp(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(model._decoder, "_feed_forward", interrupted)
+        patch.setattr(model._decoder, "_mlp", interrupted)
         with pytest.raises(KeyboardInterrupt):
             model.next_logits([*tokens[:10], *tokens])
     np.testing.assert_array_equal(model.next_logits(tokens[:20]), before)
@@ -194,7 +193,7 @@ def test_all_positions_of_a_context_can_be_used(context: int, loaded: Loader) ->
 
 def test_the_whole_context_of_the_model(loaded: Loader) -> None:
     model = loaded("bitnet-2b")
-    assert model.context == model.config.max_positions == 256
+    assert model.context == model.config.max_position_embeddings == 256
     assert np.isfinite(model.logits(tokens_of(256))).all()
 
 
@@ -218,15 +217,15 @@ def test_where_the_time_goes(loaded: Loader) -> None:
     assert not any(model.phase_seconds().values())
     model.next_logits(tokens_of(9))
     seconds = model.phase_seconds()
-    assert set(seconds) == set(PARTS)
+    assert set(seconds) == set(PHASES)
     assert all(value > 0 for value in seconds.values())
     model.next_logits(tokens_of(10))
-    assert all(model.phase_seconds()[part] > seconds[part] for part in PARTS)
+    assert all(model.phase_seconds()[part] > seconds[part] for part in PHASES)
 
 
 def test_bytes_of_a_token(loaded: Loader) -> None:
     model = loaded("bitnet-2b")
-    assert model.bytes_per_token(0) > model._model.stored("model.embed_tokens.weight").nbytes
+    assert model.bytes_per_token(0) > model._model.dense("model.embed_tokens.weight").nbytes
     # Two layers of two heads of 16 keys and 16 values in float16.
     assert model.bytes_per_token(10) - model.bytes_per_token(0) == 10 * 2 * 2 * 32 * 2
 

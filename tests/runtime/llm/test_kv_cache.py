@@ -57,5 +57,7 @@ def test_other_dtypes(kv: Any) -> None:
 
 def test_more_memory_than_there_is() -> None:
     huge = config(num_attention_heads=1 << 20, num_key_value_heads=1 << 20, head_dim=1 << 10)
-    with pytest.raises(OptionError, match="no memory for keys and values of 16,777,216 positions"):
+    with pytest.raises(
+        OptionError, match="not enough memory for keys and values of 16,777,216 positions"
+    ):
         KVCache(huge, 1 << 24, "float32")

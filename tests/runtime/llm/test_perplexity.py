@@ -118,5 +118,7 @@ def test_a_token_beyond_the_vocabulary(loaded: Loader) -> None:
     model = loaded("bitnet-2b")
     unknown = model.tokenizer._inner.add_tokens(["beyond"])
     assert unknown == 1
-    with pytest.raises(PromptError, match="found token 304, and the model knows those below 304"):
+    with pytest.raises(
+        PromptError, match="found token 304, expected a token below the model's vocab_size, 304"
+    ):
         model.perplexity("The beyond")

@@ -279,7 +279,7 @@ def test_numbers_at_the_borders_give_finite_tables() -> None:
 
 def test_more_positions_than_memory() -> None:
     """Refused at once, before any of it is written."""
-    with pytest.raises(OptionError, match="no memory for the rotations of 1,099,511,627,776 pos"):
+    with pytest.raises(OptionError, match="memory for the RoPE tables of 1,099,511,627,776 pos"):
         rope(4096).tables(1 << 40)
 
 

@@ -158,7 +158,7 @@ class TestFind:
         )
         without = json.dumps({"chat_template": named[:1]}).encode()
         with pytest.raises(
-            TemplateError, match='no chat template is named "default", but tool_use'
+            TemplateError, match='found chat templates tool_use, expected one named "default"'
         ):
             ChatTemplate.find({"tokenizer_config.json": without})
 

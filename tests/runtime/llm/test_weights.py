@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import rsr_runtime as rsr
-from rsr_runtime import Matrix, Model, llm
+from rsr_runtime import DenseTensor, Matrix, Model, llm
 from rsr_runtime.llm import ModelError
 from rsr_runtime.llm.config import read_config
-from rsr_runtime.llm.linear import Dense, Int8Head
+from rsr_runtime.llm.linear import Int8Head
 from rsr_runtime.llm.weights import Weights, collect
 from rsr_testing.language_models import LanguageModels
 from rsr_testing.models import FAMILIES, Tensor
@@ -32,16 +32,17 @@ def test_tensors_of_a_bitnet(language_models: LanguageModels) -> None:
     assert len(weights.layers) == 2
     ffn = FAMILIES["bitnet-2b"].config["intermediate_size"]
     for linear, shape in (
-        (layer.q, (64, 64)), (layer.k, (32, 64)), (layer.v, (32, 64)), (layer.o, (64, 64)),
-        (layer.gate, (ffn, 64)), (layer.up, (ffn, 64)), (layer.down, (64, ffn)),
+        (layer.q_proj, (64, 64)), (layer.k_proj, (32, 64)), (layer.v_proj, (32, 64)),
+        (layer.o_proj, (64, 64)),
+        (layer.gate_proj, (ffn, 64)), (layer.up_proj, (ffn, 64)), (layer.down_proj, (64, ffn)),
     ):  # fmt: skip
         assert isinstance(linear.weight, Matrix)
         assert linear.weight.shape == shape
         assert linear.int8_activations
         assert linear.bias is None
         assert linear.norm is None
-    assert layer.q.name == "model.layers.1.self_attn.q_proj"
-    assert layer.down.name == "model.layers.1.mlp.down_proj"
+    assert layer.q_proj.name == "model.layers.1.self_attn.q_proj"
+    assert layer.down_proj.name == "model.layers.1.mlp.down_proj"
     norms = (
         layer.input_layernorm,
         layer.post_attention_layernorm,
@@ -50,10 +51,10 @@ def test_tensors_of_a_bitnet(language_models: LanguageModels) -> None:
     )
     assert [None if n is None else n.shape for n in norms] == [(64,), (64,), (64,), (ffn,)]
     assert (layer.q_norm, layer.k_norm) == (None, None)
-    assert isinstance(weights.embedding, Dense)
-    assert weights.embedding.dtype == "BF16"
-    assert weights.head.weight is weights.embedding  # tied
-    assert not weights.head.int8_activations
+    assert isinstance(weights.embed_tokens, DenseTensor)
+    assert weights.embed_tokens.dtype == "BF16"
+    assert weights.lm_head.weight is weights.embed_tokens  # tied
+    assert not weights.lm_head.int8_activations
 
 
 def test_norms_of_heads(language_models: LanguageModels) -> None:
@@ -63,11 +64,11 @@ def test_norms_of_heads(language_models: LanguageModels) -> None:
         assert layer.q_norm is not None
         assert layer.k_norm is not None
         assert layer.q_norm.shape == layer.k_norm.shape == (128,)
-        assert not layer.q.int8_activations
+        assert not layer.q_proj.int8_activations
         # The whole model is ternary, embedding and head too.
-        assert isinstance(weights.embedding, Matrix)
-        assert isinstance(weights.head.weight, Matrix)
-        assert (weights.head.weight is weights.embedding) == (name == "bonsai")
+        assert isinstance(weights.embed_tokens, Matrix)
+        assert isinstance(weights.lm_head.weight, Matrix)
+        assert (weights.lm_head.weight is weights.embed_tokens) == (name == "bonsai")
 
 
 def test_bytes_of_a_token(language_models: LanguageModels) -> None:
@@ -77,7 +78,7 @@ def test_bytes_of_a_token(language_models: LanguageModels) -> None:
     names = [name for name in model if name.endswith("_proj.weight")]
     assert len(names) == 14
     matrices = [model[name] for name in names]
-    assert found == sum(m.nbytes for m in matrices) + model.stored("lm_head.weight").nbytes
+    assert found == sum(m.nbytes for m in matrices) + model.dense("lm_head.weight").nbytes
 
 
 # --- errors ----------------------------------------------------------------------------------
@@ -160,8 +161,8 @@ def test_weights_that_are_no_floats(language_models: LanguageModels, tmp_path: P
     path = language_models.variant("llama3-1.58", tmp_path, tensors=change)
     with pytest.raises(ModelError, match=r"not those that config\.json") as caught:
         llm.load(path)
-    assert "model.norm.weight is uint8, expected floats" in str(caught.value)
-    assert "model.embed_tokens.weight is uint8, expected floats or ternary" in str(caught.value)
+    assert "model.norm.weight is U8, expected floats" in str(caught.value)
+    assert "model.embed_tokens.weight is U8, expected floats or ternary" in str(caught.value)
 
 
 # --- biases and norms inside layers -------------------------------------------------------------
@@ -180,7 +181,15 @@ def test_biases(
     path = language_models.path(family)
     model = rsr.load(path)
     layer = collect(model, read_config(model.files)).layers[1]
-    for linear in (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down):
+    for linear in (
+        layer.q_proj,
+        layer.k_proj,
+        layer.v_proj,
+        layer.o_proj,
+        layer.gate_proj,
+        layer.up_proj,
+        layer.down_proj,
+    ):
         stored = model[f"{linear.name}.bias"]
         assert isinstance(stored, np.ndarray)
         assert isinstance(linear.weight, Matrix)
@@ -208,10 +217,10 @@ def test_norms_inside_linear_layers(
         "bitnet-2b", tmp_path, tensors=change, config={"quantization_config": quantization}
     )
     layer = weights_of(path).layers[0]
-    assert layer.gate.norm is None
-    assert layer.up.norm is not None
-    np.testing.assert_array_equal(layer.up.norm, values)
-    assert layer.up.norm_eps == 1e-3
+    assert layer.gate_proj.norm is None
+    assert layer.up_proj.norm is not None
+    np.testing.assert_array_equal(layer.up_proj.norm, values)
+    assert layer.up_proj.norm_eps == 1e-3
     with llm.load(path) as changed, llm.load(language_models.path("bitnet-2b")) as plain:
         found, before = changed.next_logits([5, 6, 7]), plain.next_logits([5, 6, 7])
         assert np.isfinite(found).all()
@@ -220,13 +229,13 @@ def test_norms_inside_linear_layers(
 
 def test_layers_that_are_not_converted_take_floats(language_models: LanguageModels) -> None:
     weights = weights_of(language_models.path("llama-kept"))
-    down, k = weights.layers[0].down, weights.layers[1].k
-    assert isinstance(down.weight, Dense)
+    down, k = weights.layers[0].down_proj, weights.layers[1].k_proj
+    assert isinstance(down.weight, DenseTensor)
     assert isinstance(k.weight, Matrix)  # its floats are ternary, but no layer of a BitNet
     for linear in (down, k):
         assert not linear.int8_activations
-    assert weights.layers[1].down.int8_activations
-    assert weights.layers[0].q.int8_activations
+    assert weights.layers[1].down_proj.int8_activations
+    assert weights.layers[0].q_proj.int8_activations
 
 
 @pytest.mark.parametrize("family", ["bitnet-2b-online", "1bitllm"])
@@ -237,7 +246,7 @@ def test_masters_that_were_not_compiled(
     path = language_models.variant(family, tmp_path, exclude=["*.1.mlp.down_proj*"])
     with pytest.raises(ModelError) as caught:
         llm.load(path)
-    text = "model.layers.1.mlp.down_proj.weight is dense, and the model quantizes it: compile it"
+    text = "model.layers.1.mlp.down_proj.weight is dense, but the model quantizes it: compile it"
     assert text in str(caught.value)
     assert str(caught.value).count(" is dense") == 1
 
@@ -263,8 +272,8 @@ def test_patterns_of_what_is_not_converted(language_models: LanguageModels, tmp_
         "bitnet-2b-online", tmp_path, config={"quantization_config": quantization}
     )
     weights = weights_of(path)
-    assert isinstance(weights.layers[1].down.weight, Dense)
-    assert weights.layers[1].up.int8_activations
+    assert isinstance(weights.layers[1].down_proj.weight, DenseTensor)
+    assert weights.layers[1].up_proj.int8_activations
 
 
 # --- heads --------------------------------------------------------------------------------------
@@ -272,15 +281,15 @@ def test_patterns_of_what_is_not_converted(language_models: LanguageModels, tmp_
 
 def test_an_untied_head(language_models: LanguageModels) -> None:
     weights = weights_of(language_models.path("llama3-1.58"))
-    assert isinstance(weights.head.weight, Dense)
-    assert weights.head.weight is not weights.embedding
+    assert isinstance(weights.lm_head.weight, DenseTensor)
+    assert weights.lm_head.weight is not weights.embed_tokens
 
 
 def test_a_tied_head_although_one_is_there(language_models: LanguageModels, tmp_path: Path) -> None:
     """config.json decides, as in transformers."""
     path = language_models.variant("llama3-1.58", tmp_path, config={"tie_word_embeddings": True})
     weights = weights_of(path)
-    assert weights.head.weight is weights.embedding
+    assert weights.lm_head.weight is weights.embed_tokens
 
 
 def test_an_untied_head_that_is_missing(language_models: LanguageModels, tmp_path: Path) -> None:
@@ -304,8 +313,8 @@ def test_a_head_of_int8(language_models: LanguageModels, tmp_path: Path, tied: b
         "bitnet-2b", tmp_path, tensors=change, config={"tie_word_embeddings": tied}
     )
     weights = weights_of(path)
-    assert isinstance(weights.head.weight, Int8Head)
-    assert weights.head.int8_activations
+    assert isinstance(weights.lm_head.weight, Int8Head)
+    assert weights.lm_head.int8_activations
     with llm.load(path) as model, llm.load(language_models.path("bitnet-2b")) as plain:
         tokens = [256, 40, 41, 42]
         found, exact = model.next_logits(tokens), plain.next_logits(tokens)
@@ -332,10 +341,14 @@ def test_tensors_that_the_compiler_never_writes(
     grouped = property(lambda matrix: np.ones((matrix.shape[0], 2), np.float32))
     with monkeypatch.context() as patched:
         patched.setattr(Matrix, "scale", grouped)
-        with pytest.raises(ModelError, match=r"q_proj.weight has scales of \[64, 2\], and"):
+        with pytest.raises(
+            ModelError, match=r"q_proj.weight has scales of \[64, 2\], expected one"
+        ):
             llm.load(language_models.path("llama-auto-bias"))
     path = language_models.variant("bitnet-2b", tmp_path, head="int8")
     llm.load(path).close()
     monkeypatch.setattr("rsr_runtime.llm.weights.MAX_QUANTIZED_COLUMNS", 63)
-    with pytest.raises(ModelError, match=r"lm_head.weight is int8, of more than 63 columns"):
+    with pytest.raises(
+        ModelError, match=r"lm_head.weight is int8 with 64 columns, expected at most 63"
+    ):
         llm.load(path)

@@ -1,1 +1,8 @@
-"""From text to tokens and back, within limits."""
+"""Text to tokens and back, whole or token by token."""
+
+from .detokenizer import StreamingDetokenizer
+from .special_tokens import special_tokens
+from .stop_strings import StopStrings
+from .tokenizer import Tokenizer
+
+__all__ = ["StopStrings", "StreamingDetokenizer", "Tokenizer", "special_tokens"]

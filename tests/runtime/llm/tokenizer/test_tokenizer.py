@@ -20,13 +20,13 @@ from tokenizers import (
 from tokenizers import Tokenizer as Library
 
 from rsr_runtime.llm.errors import ModelError, PromptError
-from rsr_runtime.llm.tokenizer.tokenizer import (
+from rsr_runtime.llm.tokenizer import (
     StopStrings,
     StreamingDetokenizer,
     Tokenizer,
-    _run,
     special_tokens,
 )
+from rsr_runtime.llm.tokenizer.tokenizer import _run
 from rsr_testing.tokenizers import sentencepiece_decoder, sentencepiece_normalizer
 
 SPECIAL = ["<s>", "</s>", "<|im_end|>"]
@@ -361,9 +361,9 @@ class TestRefusals:
 
     @pytest.mark.parametrize("bad", [-1, 1 << 32, "a", 1.0, None])
     def test_ids(self, bad: Any) -> None:
-        with pytest.raises(PromptError, match="no token id"):
+        with pytest.raises(PromptError, match=r"found token id .*, expected an integer"):
             LLAMA3.decode([bad])
-        with pytest.raises(PromptError, match="no token id"):
+        with pytest.raises(PromptError, match=r"found token id .*, expected an integer"):
             StreamingDetokenizer(LLAMA3).push(bad)
 
 
@@ -474,7 +474,7 @@ class TestStopStrings:
 
     @pytest.mark.parametrize("strings", [[""], [b"a"], [None], ["a", ""]])
     def test_refuses(self, strings: Any) -> None:
-        with pytest.raises(PromptError, match="no stop string"):
+        with pytest.raises(PromptError, match=r"found stop string .*, expected non-empty text"):
             StopStrings(strings)
 
     @given(

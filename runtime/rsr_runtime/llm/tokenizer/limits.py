@@ -1,8 +1,8 @@
-"""How much longer a tokenizer.json can make a text.
+"""Limits on what a tokenizer.json makes of its input.
 
-The steps of a tokenizer may replace a character by a text of any length, one after another, and
-the `tokenizers` library ends the whole process when memory runs out. Steps of real tokenizers make
-one character, or one token, of one.
+The steps of a tokenizer may each replace a character by a text of any length, and the `tokenizers`
+library aborts the process when it runs out of memory. The steps of real tokenizers write one
+character, or one token, for one.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from ..errors import ModelError
 if TYPE_CHECKING:
     import tokenizers
 
-MAX_GROWTH = 64  # characters that may become of one; tokens, of one text of one token
-_MAX_CHARACTER = 1024  # bytes that Unicode's own tables may write for a character: 33 are most
+MAX_GROWTH = 64  # characters written for one character, tokens for a text of one token
+_MAX_CHARACTER = 1024  # bytes that a charsmap writes for a character; Unicode's own needs 33
 
 
 def check_growth(tokenizer: tokenizers.Tokenizer) -> None:
-    """Check that no part of a tokenizer makes much of little.
+    """Check that no part of a tokenizer exceeds `MAX_GROWTH`.
 
     Raises:
-        ModelError: one does.
+        ModelError: a part does.
     """
     for part in ("normalizer", "pre_tokenizer", "decoder"):
         growth = 1
@@ -33,8 +33,8 @@ def check_growth(tokenizer: tokenizers.Tokenizer) -> None:
             growth *= max(1, *map(len, _inserted(step)))
             if growth > MAX_GROWTH or _longest_written(step) > _MAX_CHARACTER:
                 raise ModelError(
-                    f"tokenizer.json: the {part} can make one character a text of more than "
-                    f"{MAX_GROWTH} characters, which no real one does; is the file damaged?"
+                    f"tokenizer.json: the {part} can make one character more than {MAX_GROWTH} "
+                    "characters, which no real tokenizer does: is the file damaged?"
                 )
     added = 1
     for step in steps_of(tokenizer.post_processor):
@@ -42,18 +42,18 @@ def check_growth(tokenizer: tokenizers.Tokenizer) -> None:
         if added > MAX_GROWTH:
             raise ModelError(
                 f"tokenizer.json: the post_processor adds more than {MAX_GROWTH} tokens to a text, "
-                "which no real one does; is the file damaged?"
+                "which no real tokenizer does: is the file damaged?"
             )
 
 
 def steps_of(part: Any) -> list[dict[str, Any]]:
-    """Return the settings of each step of a tokenizer's part, sequences laid flat; [] for None."""
+    """Return the settings of each step of a part, with sequences flattened; [] for None."""
     return [] if part is None else list(_flat(json.loads(part.__getstate__())))
 
 
 def _flat(step: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if step.get("type") == "Sequence":
-        # The key is the part's own: normalizers, pretokenizers, decoders, processors.
+        # The key depends on the part: normalizers, pretokenizers, decoders, processors.
         for inner in (
             inner for value in step.values() if isinstance(value, list) for inner in value
         ):
@@ -63,7 +63,7 @@ def _flat(step: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _inserted(step: dict[str, Any]) -> list[str]:
-    """Return the texts that a step can write where there was a character or nothing."""
+    """Return the texts that a step can insert or write for a character."""
     names = ("content", "prepend", "replacement", "prefix", "suffix")
     return ["", *(step[name] for name in names if isinstance(step.get(name), str))]
 
@@ -71,7 +71,7 @@ def _inserted(step: dict[str, Any]) -> list[str]:
 def _longest_written(step: dict[str, Any]) -> int:
     """Return the longest text, in bytes, that SentencePiece's table has for a character.
 
-    The table is the length of an index in four bytes, the index, and texts that end with a zero.
+    The table is the length of a trie in four bytes, the trie, and zero-terminated texts.
     """
     table = step.get("precompiled_charsmap")
     if not isinstance(table, str):
@@ -82,7 +82,7 @@ def _longest_written(step: dict[str, Any]) -> int:
 
 
 def _pieces(step: dict[str, Any]) -> int:
-    """Return how many parts, or tokens of special ones, a template puts together for one text."""
+    """Return an upper bound on the pieces or tokens that a template makes of one text."""
     single = step.get("single")
     if not isinstance(single, list):
         return 1

@@ -11,7 +11,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 from tokenizers import Tokenizer as Library
 
 from rsr_runtime.llm.errors import ModelError
-from rsr_runtime.llm.tokenizer.tokenizer import Tokenizer
+from rsr_runtime.llm.tokenizer import Tokenizer
 
 
 def with_part(name: str, part: Any) -> dict[str, bytes]:
@@ -65,7 +65,7 @@ LARGE: dict[str, dict[str, bytes]] = {
 
 @pytest.mark.parametrize("files", LARGE.values(), ids=LARGE)
 def test_refused(files: dict[str, bytes]) -> None:
-    with pytest.raises(ModelError, match=r"than 64 .*no real one does"):
+    with pytest.raises(ModelError, match=r"than 64 .*no real tokenizer does"):
         Tokenizer(files)
 
 
