@@ -54,9 +54,9 @@ def module_of(name: str) -> str:
 
 
 # Extension modules and the version import nothing.
-LEAVES = {"rsr_runtime._native", "rsrc._native", "rsrc._version.__version__"}
+LEAF = re.compile(r"(rsr_runtime|rsrc)\.(_native|_version)(\..*)?")
 GRAPH = {
-    module: {module_of(name) for name in imported(module) if name not in LEAVES} - {module}
+    module: {module_of(name) for name in imported(module) if not LEAF.fullmatch(name)} - {module}
     for module in MODULES
 }
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

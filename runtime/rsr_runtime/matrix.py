@@ -244,7 +244,7 @@ class Matrix:
         """
         if np.dtype(dtype) not in (np.float32, np.int8):
             raise OptionError(f"to_dense: found dtype {np.dtype(dtype)}, expected float32 or int8")
-        self._check_open()
+        self.check_open()
         if self.encoding == "ranked":
             check_ranks(self._tensor, self._arrays["ranks"])
         W = np.array(self._tensor.digits, np.int8)[decode_digits(self._tensor, self._arrays)]
@@ -268,7 +268,7 @@ class Matrix:
             OptionError: the matrix is permuted, which scatters a row over the whole index.
             ClosedError: the model was closed.
         """
-        self._check_open()
+        self.check_open()
         if self.encoding != "ranked":
             raise OptionError(
                 f"{self._tensor.name!r} is permuted, so its rows cannot be looked up: "
@@ -311,10 +311,10 @@ class Matrix:
             raise IndexError(
                 f"{self._tensor.name!r}: found block {j}, expected 0 to {self.blocks - 1}"
             )
-        self._check_open()
+        self.check_open()
         return decode_block(self._tensor, self._arrays, j)
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
         if self._is_closed():
             raise self._closed_error()
 
@@ -411,7 +411,7 @@ def _check_matrices(matrices: Sequence[Matrix]) -> None:
     if not matrices:
         raise OptionError("found no matrices, expected at least one")
     for w in matrices:
-        w._check_open()
+        w.check_open()
 
 
 def _shape_error(w: Matrix, x: Array) -> InputShapeError:
