@@ -23,7 +23,7 @@ from ..export import GGUF_TYPES
 from ..export import NAMES as FORM_NAMES
 from ..layouts import QUANTIZERS
 from ..layouts.cells import parse_per
-from ..source.checkpoint import is_source
+from ..source.open import is_source
 from ..workers.dask import check_address
 from . import llm as cli_llm
 from .progress_bar import progress_bar

@@ -25,7 +25,8 @@ from ..common.errors import OptionError, SourceError
 from ..layouts import TernaryTensor
 from ..layouts.base import Bytes as ByteArray
 from ..layouts.floats import from_float32, row_panels, to_float32
-from ..source.checkpoint import Checkpoint, SourceTensor
+from ..source.checkpoint import Checkpoint
+from ..source.tensor import SourceTensor
 from .recognize import Advance, Recognized
 from .report import HeadReport
 

@@ -24,7 +24,8 @@ from rsr_formats.writer import Bytes, RsrWriter
 
 from .._version import __version__
 from ..common.errors import OptionError
-from ..source.checkpoint import Checkpoint, open_checkpoint
+from ..source.checkpoint import Checkpoint
+from ..source.open import open_checkpoint
 from ..workers.pool import LARGEST, Local, Submits, Workers, open_workers
 from .head import HEADS, WEIGHT, HeadPlan, find_head, plan_head, write_head
 from .plan import IndexPlan, Plan, plan

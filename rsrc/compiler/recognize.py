@@ -13,8 +13,10 @@ from ..common.errors import NothingToCompileError, OptionError, SourceError
 from ..layouts import LAYOUTS, QUANTIZERS, Layout, TernaryTensor
 from ..layouts.bitnet import advice_on_master
 from ..layouts.cells import parse_per
-from ..source.checkpoint import Checkpoint, CheckpointReference, SourceTensor
+from ..source.checkpoint import Checkpoint, CheckpointReference
+from ..source.open import reopen
 from ..source.shapes import check_shape, is_linear
+from ..source.tensor import SourceTensor
 from ..workers.pool import Workers
 
 # advance(tensor name, bytes done since the last call)
@@ -112,7 +114,7 @@ class _Look:
             return _keep(tensor, "matched by --exclude")
         checkpoint = self.checkpoint
         if isinstance(checkpoint, CheckpointReference):
-            checkpoint = checkpoint.open()
+            checkpoint = reopen(checkpoint)
         return recognize_one(checkpoint, tensor, self.layouts)
 
 

@@ -20,7 +20,7 @@ from ..common.errors import SourceError
 from ..common.scratch import scratch_folder
 from ..compiler.pipeline import compile
 from ..layouts.floats import to_float32
-from ..source.checkpoint import open_checkpoint
+from ..source.open import open_checkpoint
 from .examples import example_folder
 
 FloatArray = npt.NDArray[np.float32]

@@ -19,7 +19,9 @@ from ..compiler import head
 from ..compiler.pipeline import check_not_source
 from ..compiler.recognize import recognize_one
 from ..layouts import BY_NAME, TernaryTensor
-from ..source.checkpoint import Checkpoint, SourceTensor, open_checkpoint
+from ..source.checkpoint import Checkpoint
+from ..source.open import open_checkpoint
+from ..source.tensor import SourceTensor
 from . import FORMS, GGUF, GGUF_TYPES, NAMES
 from .folder import atomic_folder, check_folder, write_model_files
 from .masters import warning

@@ -27,7 +27,8 @@ from ..layouts.floats import from_float32, to_float32
 from ..layouts.scales import ScaleGrid
 from ..source.gguf.config import gguf_metadata, rope_factors
 from ..source.gguf.names import gguf_name, gguf_rows, permuted_heads
-from ..source.gguf.tokenizer import Note, tokenizer_metadata
+from ..source.gguf.tokenizer_common import Note
+from ..source.gguf.tokenizer_metadata import tokenizer_metadata
 from .floats import float_dtype, row_values
 from .tensors import (
     Config,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import BinaryIO
 
 from ..common.errors import ExportError
-from ..source.checkpoint import PIECE
+from ..source.tensor import PIECE
 from .tensors import OutputTensor
 
 METADATA = "__metadata__"

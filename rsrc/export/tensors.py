@@ -27,7 +27,7 @@ from ..common.errors import SourceError
 from ..compiler.head import restored_panels
 from ..layouts.base import Bytes, Restored
 from ..layouts.scales import ScaleGrid
-from ..source.checkpoint import PIECE
+from ..source.tensor import PIECE
 
 Config = dict[str, Any]
 

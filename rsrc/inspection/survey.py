@@ -12,7 +12,9 @@ from ..compiler.patterns import list_patterns
 from ..compiler.plan import IndexPlan, plan
 from ..compiler.recognize import PassthroughTensor, recognizer
 from ..layouts import TernaryTensor
-from ..source.checkpoint import Checkpoint, SourceTensor, open_checkpoint
+from ..source.checkpoint import Checkpoint
+from ..source.open import open_checkpoint
+from ..source.tensor import SourceTensor
 
 # progress(tensor name, bytes done, bytes in all)
 Progress = Callable[[str, int, int], None]

@@ -21,8 +21,9 @@ from rsr_formats.records import TERNARY, InlineTensor
 from rsr_formats.text import quoted
 
 from ..common.errors import SourceError
-from ..source.checkpoint import PIECE, Checkpoint, SourceTensor
+from ..source.checkpoint import Checkpoint
 from ..source.shapes import expected_shape
+from ..source.tensor import PIECE, SourceTensor
 from .base import FLOATS, Bytes, DigitArray, Layout, Restored, TernaryTensor
 from .floats import Floats, to_float32
 from .int8 import Int8

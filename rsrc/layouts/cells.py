@@ -18,7 +18,7 @@ from rsr_formats.records import IndexedTensor
 
 from .. import _native
 from ..common.errors import OptionError
-from ..source.checkpoint import SourceTensor
+from ..source.tensor import SourceTensor
 from .base import FLOATS, Scales
 from .floats import row_panels
 from .groups import Bits

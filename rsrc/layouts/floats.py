@@ -21,7 +21,8 @@ from rsr_formats.decode import apply_scales
 from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
 
 from .. import _native
-from ..source.checkpoint import PIECE, Checkpoint, SourceTensor
+from ..source.checkpoint import Checkpoint
+from ..source.tensor import PIECE, SourceTensor
 from .base import FLOATS, Bytes, DigitArray, Layout, Restored, Scales, TernaryTensor
 from .groups import Bits, Scan, scan_groups
 from .scales import GROUPS, coarsest, per_tensor

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from rsr_formats.records import BINARY_SIGNS, InlineTensor
 
 from ..common.errors import SourceError
-from ..source.checkpoint import Checkpoint, SourceTensor
+from ..source.checkpoint import Checkpoint
+from ..source.tensor import SourceTensor
 from .base import FLOATS, Bytes, DigitArray, Layout, Restored, TernaryTensor
 from .floats import digits_that_occur, to_float32
 from .scales import ScaleGrid, group_columns, per_row, per_tensor

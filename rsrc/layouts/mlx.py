@@ -19,7 +19,8 @@ import numpy.typing as npt
 from rsr_formats.records import MLX_CODES, TERNARY, InlineTensor
 
 from ..common.errors import SourceError
-from ..source.checkpoint import Checkpoint, SourceTensor
+from ..source.checkpoint import Checkpoint
+from ..source.tensor import SourceTensor
 from .base import FLOATS, Bytes, DigitArray, Layout, Restored, Scales, TernaryTensor
 from .floats import from_float32, row_panels, to_float32
 from .scales import ScaleGrid

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from rsr_formats.records import TERNARY
 
-from ..source.checkpoint import Checkpoint, SourceTensor
+from ..source.checkpoint import Checkpoint
+from ..source.tensor import SourceTensor
 from .base import FLOATS, Bytes, DigitArray, Layout, Restored, Scales, TernaryTensor
 from .cells import BLOCK, float_values, means
 from .floats import bits_of, restore_floats, to_float32

@@ -14,8 +14,9 @@ from typing import Any
 
 from rsr_formats.records import DenseTensor
 
-from ..source.checkpoint import Checkpoint, SourceTensor
+from ..source.checkpoint import Checkpoint
 from ..source.quantization import Quantization
+from ..source.tensor import SourceTensor
 from .base import FLOATS, TernaryTensor
 from .quantize import AbsMean
 

@@ -24,7 +24,7 @@ from rsr_testing.paths import GOLDEN
 from rsrc.common.errors import MismatchError
 from rsrc.compiler.recognize import recognize
 from rsrc.export.decompile import compare, decompile
-from rsrc.source.checkpoint import open_checkpoint
+from rsrc.source.open import open_checkpoint
 
 from .mutators import Sample
 

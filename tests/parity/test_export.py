@@ -15,8 +15,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 import rsrc
 from rsr_testing.parity import make_golden as golden
 from rsrc.export.decompile import decompile
-from rsrc.source.gguf.pretokenizers import PRE_TOKENIZERS
-from rsrc.source.gguf.tokenizer import tokenizer_files, tokenizer_metadata
+from rsrc.source.gguf.tokenizer_common import PRE_TOKENIZERS
+from rsrc.source.gguf.tokenizer_files import tokenizer_files
+from rsrc.source.gguf.tokenizer_metadata import tokenizer_metadata
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # both warn about themselves while they are imported

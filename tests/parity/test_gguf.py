@@ -19,9 +19,9 @@ import pytest
 import rsr_runtime
 import rsrc
 from rsrc.export.decompile import compare
-from rsrc.source.checkpoint import open_checkpoint
 from rsrc.source.gguf.config import gguf_metadata, hf_config, rope_factors
 from rsrc.source.gguf.names import gguf_name, gguf_rows, permuted_heads
+from rsrc.source.open import open_checkpoint
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # both warn about themselves while they are imported

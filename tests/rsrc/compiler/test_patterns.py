@@ -21,7 +21,7 @@ from rsrc.export.decompile import compare, decompile
 from rsrc.inspection.file import inspect_block, inspect_file
 from rsrc.layouts import TernaryTensor
 from rsrc.layouts.int8 import Int8
-from rsrc.source.checkpoint import SourceTensor
+from rsrc.source.tensor import SourceTensor
 
 Array = npt.NDArray[Any]
 

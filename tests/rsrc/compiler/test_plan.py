@@ -20,7 +20,7 @@ from rsrc.compiler.target import native_target
 from rsrc.layouts import TernaryTensor
 from rsrc.layouts.int8 import Int8
 from rsrc.layouts.scales import ScaleGrid
-from rsrc.source.checkpoint import SourceTensor
+from rsrc.source.tensor import SourceTensor
 
 
 def tensor(rows: int, columns: int, digits: tuple[int, ...] = TERNARY) -> TernaryTensor:

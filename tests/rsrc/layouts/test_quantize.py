@@ -26,7 +26,7 @@ from rsrc.compiler.report import TensorReport
 from rsrc.export.decompile import compare, decompile
 from rsrc.layouts import cells, floats
 from rsrc.layouts import quantize as quantize
-from rsrc.source.checkpoint import open_checkpoint
+from rsrc.source.open import open_checkpoint
 
 Array = npt.NDArray[Any]
 

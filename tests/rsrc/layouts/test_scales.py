@@ -19,7 +19,7 @@ from rsrc.compiler.recognize import recognize
 from rsrc.export.decompile import compare
 from rsrc.layouts import TernaryTensor
 from rsrc.layouts.scales import ScaleGrid, coarsest
-from rsrc.source.checkpoint import open_checkpoint
+from rsrc.source.open import open_checkpoint
 
 Array = npt.NDArray[Any]
 

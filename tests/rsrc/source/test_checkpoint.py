@@ -13,7 +13,7 @@ import rsrc
 from rsr_formats.model_files import MODEL_FILES
 from rsr_testing.checkpoints import Kit
 from rsrc.export.decompile import compare, decompile
-from rsrc.source.checkpoint import open_checkpoint
+from rsrc.source.open import open_checkpoint
 
 T = np.array([[1, 0, -1], [0, 0, 1]], np.int8)
 ONE: dict[str, Any] = {"a": T}
@@ -147,7 +147,7 @@ class TestIndexRefused:
         folder = tmp_path / "model"
         folder.mkdir()
         kit.save(tmp_path / "x.safetensors", ONE)
-        with pytest.raises(rsrc.SourceError, match=r"index\.json: .* is no plain file name"):
+        with pytest.raises(rsrc.SourceError, match=r"index\.json: .* is not a plain file name"):
             open_checkpoint(index_file(folder, {"a": name}))
 
     def test_tensor_in_two_shards(self, kit: Kit, tmp_path: Path) -> None:
@@ -181,9 +181,9 @@ class TestIndexRefused:
                 b'{"weight_map": {"a": "b" "c": "d"}}',
                 "not an index .* found '\"', expected ',' or '}'",
             ),
-            (b'{"weight_map": {"a": "b", "a": "b"}}', "not an index of shards: 'a' is there twice"),
+            (b'{"weight_map": {"a": "b", "a": "b"}}', "not an index of shards: 'a' occurs twice"),
             (b'{"weight_map": {"a": "b"}} {}', "not an index of shards: .* something follows"),
-            (b'{"weight_map": {"a": "\\ud800"}}', "not an index of shards: .* no Unicode text"),
+            (b'{"weight_map": {"a": "\\ud800"}}', "not an index of shards: .* not valid Unicode"),
         ],
     )
     def test_not_an_index(self, tmp_path: Path, text: bytes, message: str) -> None:
@@ -255,7 +255,7 @@ def test_a_name_that_is_there_twice(tmp_path: Path, second: tuple[int, int]) -> 
 def test_a_key_that_is_there_twice(tmp_path: Path) -> None:
     path = tmp_path / "twice.safetensors"
     path.write_bytes(header(b'{"__metadata__":{"a":"1","a":"2"},' + entry("w", 0, 2) + b"}", b"xy"))
-    with pytest.raises(rsrc.SourceError, match="'a' is there twice"):
+    with pytest.raises(rsrc.SourceError, match="'a' occurs twice"):
         open_checkpoint(path)
 
 

@@ -28,8 +28,8 @@ from rsr_formats.model_files import MAX_CONFIG, MAX_FILE
 from rsr_formats.records import MAX_METADATA, TERNARY, Scale, SourceRecord
 from rsr_testing.checkpoints import Kit
 from rsrc.compiler.recognize import recognize
-from rsrc.source.checkpoint import MAX_INDEX, open_checkpoint
-from rsrc.source.safetensors_header import MAX_HEADER, MAX_TENSORS
+from rsrc.source.open import open_checkpoint
+from rsrc.source.safetensors import MAX_HEADER, MAX_INDEX, MAX_TENSORS
 
 SECONDS = 2
 linux = pytest.mark.skipif(sys.platform != "linux", reason="FIFOs, /proc, address space limits")
@@ -87,8 +87,8 @@ def many_entries(count: int, prefix: str = "") -> bytes:
 @pytest.fixture
 def few_tensors(monkeypatch: pytest.MonkeyPatch) -> int:
     """Lower the limit, which takes seconds to reach."""
-    monkeypatch.setattr("rsrc.source.safetensors_header.MAX_TENSORS", 100)
-    monkeypatch.setattr("rsrc.source.checkpoint.MAX_TENSORS", 100)
+    monkeypatch.setattr("rsrc.source.safetensors.MAX_TENSORS", 100)
+    monkeypatch.setattr("rsrc.source.safetensors.MAX_TENSORS", 100)
     return 100
 
 
@@ -96,7 +96,7 @@ class TestHeader:
     @pytest.mark.parametrize("size", [0, 1 << 20, 1 << 62, 1 << 63, (1 << 64) - 1])
     def test_size_that_is_not_there(self, tmp_path: Path, size: int) -> None:
         path = with_header(tmp_path / "x.safetensors", entry(), b"ab", size)
-        refused(path, rf"its header claims {size} bytes, \d+ are there")
+        refused(path, rf"its header claims {size} bytes, but the file has \d+ more")
 
     @pytest.mark.parametrize("size", [MAX_HEADER + 1, 100_000_000])
     def test_size_beyond_the_limit(self, tmp_path: Path, size: int) -> None:
@@ -126,8 +126,10 @@ class TestHeader:
             pytest.param(b" " * MAX_HEADER, "does not begin with '{'", id="white space"),
             pytest.param(b"{" + b" " * (MAX_HEADER - 1), "not valid JSON", id="white space inside"),
             pytest.param(b"{}" + b"\0" * 9, "something follows", id="zeros behind"),
-            pytest.param(b'{"\\ud800":0}', "no Unicode text", id="half a surrogate pair"),
-            pytest.param(b'{"__metadata__":{"a":"\\udfff"}}', "no Unicode text", id="in metadata"),
+            pytest.param(b'{"\\ud800":0}', "not valid Unicode", id="half a surrogate pair"),
+            pytest.param(
+                b'{"__metadata__":{"a":"\\udfff"}}', "not valid Unicode", id="in metadata"
+            ),
             pytest.param(b'{"__metadata__":{"a":1}}', "expected a map of strings", id="metadata"),
             pytest.param(b'{"__metadata__":[]}', "expected a map of strings", id="metadata list"),
             pytest.param(b'{"":{}}', "expected a name of 1 to 1024 bytes", id="no name"),
@@ -199,7 +201,7 @@ OPEN_IN_LITTLE = """
 import resource, sys
 from pathlib import Path
 from rsr_formats import RsrError
-from rsrc.source.checkpoint import open_checkpoint
+from rsrc.source.open import open_checkpoint
 source = Path(sys.argv[1])
 size = sum(p.stat().st_size for p in (source.iterdir() if source.is_dir() else [source]))
 pages = int(Path("/proc/self/statm").read_text().split()[0])

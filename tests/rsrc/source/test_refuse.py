@@ -11,7 +11,7 @@ import pytest
 
 import rsrc
 from rsr_testing.checkpoints import Kit
-from rsrc.source.checkpoint import open_checkpoint
+from rsrc.source.open import open_checkpoint
 from rsrc.source.refuse import FOREIGN_METHODS, REFUSALS
 
 T = np.array([[1, 0, -1]], np.int8)

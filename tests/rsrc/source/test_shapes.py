@@ -11,7 +11,7 @@ import pytest
 
 import rsrc
 from rsr_testing.checkpoints import Kit
-from rsrc.source.checkpoint import open_checkpoint
+from rsrc.source.open import open_checkpoint
 from rsrc.source.shapes import expected_shape, is_linear, missing_weights
 
 # Public models: hidden, intermediate, heads, key-value heads, head_dim, and widths of q and k.
@@ -161,8 +161,8 @@ class TestShapesAgainstTheConfig:
                 self.compile(kit, tmp_path, {name: bad})
             assert str(caught.value) == (
                 f"{name}: {kind} {list(bad.shape)} is a matrix of {list(bad.shape)}, but "
-                "config.json gives it [4, 8] (num_key_value_heads 1 x head_dim 4, hidden_size 8): "
-                "are they of the same model?"
+                "config.json implies [4, 8] (num_key_value_heads 1 x head_dim 4, hidden_size 8): "
+                "do they belong to the same model?"
             )
 
     def test_dense_tensors_are_none_of_its_business(self, kit: Kit, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ class TestShapesAgainstTheConfig:
         for rows in (9, 10, 64):
             w = np.resize(np.array([1, 0, -1], np.float16), (rows, 8))
             self.compile(kit, tmp_path, {name: w})
-        with pytest.raises(rsrc.SourceError, match=r"gives it \[10, 8\] \(vocab_size 10, hidden"):
+        with pytest.raises(rsrc.SourceError, match=r"implies \[10, 8\] \(vocab_size 10, hidden"):
             self.compile(kit, tmp_path, {name: w[:, :7].copy()})
 
     def test_a_file_without_a_config(self, kit: Kit, tmp_path: Path) -> None:
@@ -209,14 +209,14 @@ class TestMissingWeights:
         names = self.names(3)
         del names[3], names[4]
         assert missing_weights(self.CONFIG, names) == (
-            "weights are missing of the 3 layers that config.json gives it (num_hidden_layers): "
+            "weights are missing from the 3 layers that config.json announces (num_hidden_layers): "
             "model.layers.1.mlp.up_proj.weight, model.layers.2.mlp.up_proj.weight"
         )
 
     def test_many(self) -> None:
         found = missing_weights({**self.CONFIG, "num_hidden_layers": 2_000_000_000}, self.names(2))
         assert found is not None
-        assert found.startswith("weights are missing of the 2000000000 layers")
+        assert found.startswith("weights are missing from the 2000000000 layers")
         assert found.endswith("layers.11.mlp.up_proj.weight and 3999999976 more")
 
     def test_checkpoints(self, kit: Kit, tmp_path: Path) -> None:
@@ -227,6 +227,6 @@ class TestMissingWeights:
             shards[f"{i % 2}.safetensors"][name] = np.ones((1, 2), np.int8)
         index = kit.save_sharded(tmp_path, shards)
         for source in (tmp_path, index):
-            with pytest.raises(rsrc.SourceError, match=r": weights are missing of the 3 layers"):
+            with pytest.raises(rsrc.SourceError, match=r": weights are missing from the 3 layers"):
                 open_checkpoint(source)
         assert len(open_checkpoint(tmp_path / "0.safetensors").tensors) == 2

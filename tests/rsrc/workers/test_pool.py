@@ -19,7 +19,7 @@ import pytest
 import rsrc
 from rsr_testing.checkpoints import Kit
 from rsrc.compiler import pipeline
-from rsrc.source.checkpoint import open_checkpoint
+from rsrc.source.open import open_checkpoint
 from rsrc.workers import pool as workers
 from rsrc.workers.pool import Local, Workers
 

@@ -189,8 +189,8 @@ def test_unknown_architectures() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden_size": None}, "no whole number under hidden_size"),
-        ({"num_hidden_layers": "30"}, "no whole number under num_hidden_layers"),
+        ({"hidden_size": None}, "expected an integer for hidden_size"),
+        ({"num_hidden_layers": "30"}, "expected an integer for num_hidden_layers"),
     ],
 )
 def test_a_config_without_sizes(change: dict[str, Any], message: str) -> None:
@@ -209,5 +209,5 @@ def test_a_config_without_sizes(change: dict[str, Any], message: str) -> None:
     ],
 )
 def test_impossible_rope_scaling(change: dict[str, Any]) -> None:
-    with pytest.raises(SourceError, match="rope scaling 'llama3'"):
+    with pytest.raises(SourceError, match="RoPE scaling 'llama3'"):
         rope_factors({**BITNET_2B, **change})

@@ -24,7 +24,7 @@ from rsr_testing.gguf_files import GgufKit
 from rsrc.common.errors import MismatchError, NothingToCompileError, SourceError
 from rsrc.compiler.report import TensorReport
 from rsrc.export.decompile import compare, decompile
-from rsrc.source.checkpoint import open_checkpoint
+from rsrc.source.open import open_checkpoint
 
 Array = npt.NDArray[Any]
 Stored = tuple[Sequence[int], int, bytes]
@@ -372,7 +372,9 @@ class TestDense:
         quantized, ternary_blocks = stored(w, Q.Q8_0), stored(ternary(2, 256), Q.TQ1_0)
         monkeypatch.setitem(sys.modules, "gguf", None)
         bench.compile({"t": ternary_blocks})
-        with pytest.raises(SourceError, match=r"e: its type is Q8_0.*pip install 'rsr-ternary\[g"):
+        with pytest.raises(
+            SourceError, match=r"e: dequantizing its type, Q8_0, .*pip install 'rsr-ternary\[g"
+        ):
             bench.compile({"t": ternary_blocks, "e": quantized})
 
 
@@ -408,7 +410,7 @@ class TestLlama:
         tensors = self.tensors()
         tensors["blk.0.attn_q.weight"] = ((0, 256), TQ2_0, b"")
         tensors["blk.0.attn_q.bias"] = ((0,), F32, b"")
-        with pytest.raises(rsrc.SourceError, match=r"but config.json gives it \[256, 256\]"):
+        with pytest.raises(rsrc.SourceError, match=r"but config.json implies \[256, 256\]"):
             bench.compile(tensors, llama())
 
     def test_dense_rows_and_biases_too(self, bench: Bench) -> None:
@@ -471,9 +473,9 @@ class TestLlama:
     @pytest.mark.parametrize(
         ("change", "match"),
         [
-            ({"llama.attention.head_count": "four"}, "256 rows are no pairs in each of 0 heads"),
-            ({"llama.attention.head_count": 3}, "256 rows are no pairs in each of 3 heads"),
-            ({"llama.attention.head_count": 256}, "256 rows are no pairs in each of 256 heads"),
+            ({"llama.attention.head_count": "four"}, "256 rows are not a multiple of 2 x 0 heads"),
+            ({"llama.attention.head_count": 3}, "256 rows are not a multiple of 2 x 3 heads"),
+            ({"llama.attention.head_count": 256}, "256 rows are not a multiple of 2 x 256 heads"),
         ],
     )
     def test_heads_that_do_not_fit(self, bench: Bench, change: dict[str, Any], match: str) -> None:
@@ -482,7 +484,7 @@ class TestLlama:
 
     def test_rows_of_three_dimensions(self, bench: Bench) -> None:
         tensors = {"blk.0.attn_q.weight": ((8, 1, 256), F32, bytes(8192))}
-        with pytest.raises(SourceError, match=r"ordered by heads .* it has 3 dimensions"):
+        with pytest.raises(SourceError, match=r"permuted by heads .* it has 3 dimensions"):
             bench.compile(tensors, llama())
 
     def test_any_number_of_rows_without_columns(self, gguf_kit: GgufKit, tmp_path: Path) -> None:
@@ -493,13 +495,13 @@ class TestLlama:
 
     def test_i2_s_rows_that_share_blocks_cannot_move(self, bench: Bench) -> None:
         tensors = {"blk.0.attn_q.weight": ((256, 64), I2_S, bytes(256 * 16 + 32))}
-        with pytest.raises(SourceError, match="blocks of I2_S straddle them"):
+        with pytest.raises(SourceError, match="blocks of I2_S straddle rows"):
             bench.compile(tensors, llama())
 
     def test_two_names_for_one_tensor(self, bench: Bench) -> None:
         tensors = self.tensors()
         tensors["model.norm.weight"] = tensors["output_norm.weight"]
-        with pytest.raises(SourceError, match=r"'model.norm.weight' is there under two names"):
+        with pytest.raises(SourceError, match=r"'model.norm.weight' occurs under two names"):
             bench.compile(tensors, llama())
 
 
@@ -529,7 +531,9 @@ class TestRefused:
             "q2_0": ((1, 64), SHARED, HALF + Q2_CODES[:16]),
             "stq1_0": ((1, 256), SHARED, bytes(40) + HALF),
         }
-        with pytest.raises(SourceError, match=r"'q2_0' and others have type 42, some with the s"):
+        with pytest.raises(
+            SourceError, match=r"'q2_0' and others have type 42, but their sizes fit d"
+        ):
             bench.compile(tensors)
 
     def test_the_other_tensors_of_a_type_decide(self, bench: Bench) -> None:
@@ -603,7 +607,7 @@ def test_other_processes_know_it_again(gguf_kit: GgufKit, kit: Kit, tmp_path: Pa
     tensors = {"w": ((1, 256), TQ2_0, TQ2_0_BLOCK)}
     source = gguf_kit.save(tmp_path / "m.gguf", {"general.architecture": "none"}, tensors)
     code = (
-        "import sys; from pathlib import Path; from rsrc.source.checkpoint import open_checkpoint\n"
+        "import sys; from pathlib import Path; from rsrc.source.open import open_checkpoint\n"
         "print(open_checkpoint(Path(sys.argv[1])).digest.hex())"
     )
     assert kit.python(code, source).stdout == kit.python("import click\n" + code, source).stdout
@@ -678,26 +682,26 @@ class TestFiles:
     ) -> None:
         first = self.part(gguf_kit, tmp_path, 0, 2)
         self.part(gguf_kit, tmp_path, 1, 2, **{"split.no": gguf_kit.value(number)})
-        with pytest.raises(SourceError, match=r"says it is part .* expected 1 of 2"):
+        with pytest.raises(SourceError, match=r"metadata say part .* expected 1 of 2"):
             open_checkpoint(first)
 
     def test_parts_that_are_not_what_their_names_say(
         self, gguf_kit: GgufKit, tmp_path: Path
     ) -> None:
         first, second = (self.part(gguf_kit, tmp_path, i, 2) for i in range(2))
-        with pytest.raises(SourceError, match="not the first of 2 parts: name m-00001-of-00002"):
+        with pytest.raises(SourceError, match="not the first of 2 parts: open m-00001-of-00002"):
             open_checkpoint(second)
         second.write_bytes(first.read_bytes())
-        with pytest.raises(SourceError, match=r"says it is part 0 of 2 .*expected 1 of 2"):
+        with pytest.raises(SourceError, match=r"metadata say part 0 of 2 .*expected 1 of 2"):
             open_checkpoint(first)
         first.rename(tmp_path / "other.gguf")
-        with pytest.raises(SourceError, match="one of 2 parts, which are found by name"):
+        with pytest.raises(SourceError, match="one of 2 parts, which must be named"):
             open_checkpoint(tmp_path / "other.gguf")
 
     def test_parts_with_the_same_tensor(self, gguf_kit: GgufKit, tmp_path: Path) -> None:
         first, second = (self.part(gguf_kit, tmp_path, i, 2) for i in range(2))
         second.write_bytes(second.read_bytes().replace(b"w1", b"w0"))
-        with pytest.raises(SourceError, match="tensors of the same name"):
+        with pytest.raises(SourceError, match="a tensor of the same name"):
             open_checkpoint(first)
 
     def test_a_directory(self, kit: Kit, gguf_kit: GgufKit, tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from rsrc.source.gguf.pretokenizers import PRE_TOKENIZERS, name_of
-from rsrc.source.gguf.tokenizer import tokenizer_files, tokenizer_metadata
-from rsrc.source.gguf.tokenizer_files import MAX_TOKENS
+from rsrc.source.gguf.tokenizer_common import PRE_TOKENIZERS, pre_tokenizer_name
+from rsrc.source.gguf.tokenizer_files import MAX_TOKENS, tokenizer_files
+from rsrc.source.gguf.tokenizer_metadata import tokenizer_metadata
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog. It's 12345 o'clock, isn't it?\n\n",
@@ -123,7 +123,7 @@ def test_names_of_the_same_cut_are_those_that_are_known() -> None:
             "pre_tokenizer": known.to_json(),
             "model": {"ignore_merges": known.ignore_merges},
         }
-        found = name_of(document)
+        found = pre_tokenizer_name(document)
         assert found is not None
         assert PRE_TOKENIZERS[found] == known, name
 
@@ -142,8 +142,8 @@ def test_names_of_the_same_cut_are_those_that_are_known() -> None:
 )
 def test_other_cuts_have_no_name(change: dict[str, Any]) -> None:
     gpt2 = {"pre_tokenizer": PRE_TOKENIZERS["gpt-2"].to_json(), "model": {}}
-    assert name_of(gpt2) == "gpt-2"
-    assert name_of({**gpt2, **change}) is None
+    assert pre_tokenizer_name(gpt2) == "gpt-2"
+    assert pre_tokenizer_name({**gpt2, **change}) is None
 
 
 def test_what_has_no_name_is_written_without() -> None:
@@ -277,7 +277,7 @@ def test_other_spellings_of_sentencepiece() -> None:
     notes: list[str] = []
     other = {"pre_tokenizer": {"type": "Whitespace"}}
     assert tokenizer_metadata({**document, **other}, {}, note=notes.append) == {}
-    assert "not cut as SentencePiece" in notes[0]
+    assert "does not split as SentencePiece" in notes[0]
 
 
 def test_merges_that_no_scores_express_are_said() -> None:
@@ -285,7 +285,7 @@ def test_merges_that_no_scores_express_are_said() -> None:
     document["model"]["merges"] = [["a", "b"], ["c", "d"], ["ab", "c"], ["a", "bc"], ["a", "b"]]
     notes: list[str] = []
     tokenizer_metadata(document, {}, note=notes.append)
-    assert "in no order of tokens" in notes[0]
+    assert "not ordered by token" in notes[0]
 
 
 def test_scores_decide_which_pair_is_merged() -> None:
@@ -329,21 +329,21 @@ SPM = {
         (PLAIN | {"tokenizer.ggml.model": 7}, "'7'"),
         (PLAIN | {"tokenizer.ggml.pre": "unheard-of"}, "'unheard-of'"),
         (PLAIN | {"tokenizer.ggml.pre": ["gpt-2"]}, "gpt-2"),
-        (PLAIN | {"tokenizer.ggml.tokens": "abc"}, "no list"),
+        (PLAIN | {"tokenizer.ggml.tokens": "abc"}, "not a list"),
         (PLAIN | {"tokenizer.ggml.tokens": []}, "is empty"),
-        (PLAIN | {"tokenizer.ggml.tokens": [1, 2]}, "no string"),
-        (PLAIN | {"tokenizer.ggml.tokens": ["a", "a", "b"]}, "a token twice"),
+        (PLAIN | {"tokenizer.ggml.tokens": [1, 2]}, "not a string"),
+        (PLAIN | {"tokenizer.ggml.tokens": ["a", "a", "b"]}, "a duplicate token"),
         (PLAIN | {"tokenizer.ggml.merges": ["a c"]}, "'a c'"),
         (PLAIN | {"tokenizer.ggml.merges": ["ab"]}, "'ab'"),
-        (PLAIN | {"tokenizer.ggml.merges": 3}, "no list"),
+        (PLAIN | {"tokenizer.ggml.merges": 3}, "not a list"),
         (PLAIN | {"tokenizer.ggml.token_type": [1]}, "one number per token"),
         (SPM | {"tokenizer.ggml.scores": [0.0]}, "one number per token"),
-        (SPM | {"tokenizer.ggml.scores": [0.0, "x", 0.0]}, "no number"),
-        (SPM | {"tokenizer.ggml.scores": [0.0, float("nan"), 0.0]}, "no number"),
-        (SPM | {"tokenizer.ggml.scores": [0.0, None, 0.0]}, "no number"),
-        (SPM | {"tokenizer.ggml.scores": [[0.0], [0.0, 1.0], [0.0]]}, "no number"),
-        (SPM | {"tokenizer.ggml.scores": [[0.0], [0.0], [0.0]]}, "no number"),
-        (SPM | {"tokenizer.ggml.scores": np.zeros(3, np.bool_)}, "no number"),
+        (SPM | {"tokenizer.ggml.scores": [0.0, "x", 0.0]}, "not a number"),
+        (SPM | {"tokenizer.ggml.scores": [0.0, float("nan"), 0.0]}, "not a number"),
+        (SPM | {"tokenizer.ggml.scores": [0.0, None, 0.0]}, "not a number"),
+        (SPM | {"tokenizer.ggml.scores": [[0.0], [0.0, 1.0], [0.0]]}, "not a number"),
+        (SPM | {"tokenizer.ggml.scores": [[0.0], [0.0], [0.0]]}, "not a number"),
+        (SPM | {"tokenizer.ggml.scores": np.zeros(3, np.bool_)}, "not a number"),
         (SPM | {"tokenizer.ggml.tokens": ["a", "b", "a" * 20000]}, "too long"),
     ],
 )
@@ -388,7 +388,7 @@ def test_tokens_that_many_pairs_make(
         if count == 10:
             assert len(json.loads(files["tokenizer.json"])["model"]["merges"]) == 45
     assert len(notes) == 1
-    assert f"41 tokens that more than {limit} pairs of tokens make, expected at most 16" in notes[0]
+    assert f"41 tokens that more than {limit} pairs form, expected at most 16" in notes[0]
 
 
 def test_ids_that_are_none_are_left_out() -> None:
@@ -442,4 +442,4 @@ def test_more_tokens_than_rows_are_refused() -> None:
     notes: list[str] = []
     document = json.loads(trained("gpt-2").to_str())
     assert tokenizer_metadata(document, {}, vocab_size=100, note=notes.append) == {}
-    assert "the embedding 100 rows" in notes[0]
+    assert "the embedding has 100 rows" in notes[0]

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from rsrc.source.gguf.types import _TYPES, GgmlType
+from rsrc.source.gguf.types import TYPES, GgmlType
 
 Array = npt.NDArray[Any]
 
-BY_NAME = {t.name: t for types in _TYPES.values() for t in types}
+BY_NAME = {t.name: t for types in TYPES.values() for t in types}
 
 # Weight i is (i % 3) - 1, the scale is 0.5. TQ1_0 and TQ2_0 are the gguf package's output.
 GOLDEN = {
@@ -64,7 +64,7 @@ def test_any_bytes_decode_as_the_gguf_package_does(name: str) -> None:
 def test_sizes_are_those_of_the_gguf_package() -> None:
     known = {t.name: int(t) for t in gguf.GGMLQuantizationType}
     checked = 0
-    for number, types in _TYPES.items():
+    for number, types in TYPES.items():
         for kind in types:
             if known.get(kind.name) == number:
                 found = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(number)]
