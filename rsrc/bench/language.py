@@ -30,7 +30,7 @@ from rsr_runtime.llm.phase_timer import PARTS
 
 from .._version import __version__
 from ..common.errors import OptionError
-from ..compiler.pipeline import Progress
+from ..common.progress import ProgressFunction
 from .products import compiled_operand
 from .turns import Bytes, Operand, WrongResultError, read_plainly, shares
 
@@ -52,7 +52,7 @@ def bench_model(
     threads: Sequence[int] = (),
     seconds: float = 20.0,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: ProgressFunction | None = None,
 ) -> dict[str, Any]:
     """Time a language model: opening it, prompts, and tokens one by one.
 

@@ -17,7 +17,7 @@ from rsr_runtime import Matrix
 
 from .._version import __version__
 from ..common.errors import OptionError
-from ..compiler.pipeline import Progress
+from ..common.progress import ProgressFunction
 from .lineup import Setting, line_up, line_up_batches, line_up_huge
 from .matrices import compile_matrix
 from .memory import plan_memory
@@ -34,7 +34,12 @@ _MOST_GROUPS = 6  # kinds of matrices of a file that are measured one by one
 
 
 def bench_shape(
-    m: int, n: int, *, seconds: float = 15.0, seed: int = 0, progress: Progress | None = None
+    m: int,
+    n: int,
+    *,
+    seconds: float = 15.0,
+    seed: int = 0,
+    progress: ProgressFunction | None = None,
 ) -> dict[str, Any]:
     """Time products with a uniformly random ternary matrix, compiled for the purpose.
 
@@ -75,7 +80,7 @@ def bench_file(
     *,
     seconds: float = 14.0,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: ProgressFunction | None = None,
 ) -> dict[str, Any]:
     """Time products with the matrices of a `.rsr` file.
 
@@ -143,7 +148,7 @@ def _groups(matrices: Sequence[Matrix]) -> list[list[Matrix]]:
 
 
 def _report(
-    progress: Progress | None, name: str, before: float, share: float
+    progress: ProgressFunction | None, name: str, before: float, share: float
 ) -> Callable[[float], None]:
     """Return what takes the fraction done of a part, and reports that of the whole."""
 

@@ -17,8 +17,8 @@ from rsr_formats.text import printable
 
 from .._version import __version__
 from ..common.errors import OptionError
-from ..compiler.head import HEADS
-from ..compiler.plan import TARGETS
+from ..compiler.options import HEAD_DTYPES
+from ..compiler.target import TARGETS
 from ..export import GGUF_TYPES
 from ..export import NAMES as FORM_NAMES
 from ..layouts import QUANTIZERS
@@ -127,7 +127,7 @@ def _check_picture(ctx: click.Context, option: click.Parameter, path: Path | Non
 )
 @click.option(
     "--head",
-    type=click.Choice(HEADS),
+    type=click.Choice(HEAD_DTYPES),
     help="Make the output head int8, a scale for each row: half or a quarter of its bytes, lossy.",
 )
 @click.option("--include", multiple=True, metavar="GLOB", help="Index only matching tensors.")

@@ -13,6 +13,7 @@ from .errors import ClosedError, InputShapeError, InputTypeError, IsaError, Opti
 from .matrix import Matrix
 from .model import Model, load
 from .products import linear_all, matmul_all
+from .rows import linear_rows
 
 __all__ = [
     "ClosedError",
@@ -27,6 +28,7 @@ __all__ = [
     "cpu_info",
     "get_num_threads",
     "linear_all",
+    "linear_rows",
     "load",
     "matmul_all",
     "set_num_threads",

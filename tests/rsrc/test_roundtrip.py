@@ -20,7 +20,7 @@ import rsr_runtime
 import rsrc
 from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
 from rsr_testing.checkpoints import Kit
-from rsrc.compiler.plan import TARGETS
+from rsrc.compiler.target import TARGETS
 from rsrc.export.decompile import compare, decompile
 
 Array = npt.NDArray[Any]

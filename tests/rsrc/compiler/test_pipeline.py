@@ -120,7 +120,7 @@ class TestNothingToCompile:
         source = kit.save(tmp_path / "s.safetensors", {"w": TENSORS["embed.weight"]})
         with pytest.raises(
             rsrc.NothingToCompileError,
-            match=r"none of its 1 tensors is .*'w' is kept dense: F32, .*--quantize absmean",
+            match=r"none of its 1 tensors is .*'w' stays dense: F32, .*--quantize absmean",
         ):
             rsrc.compile(source, output)
         assert list(output.parent.iterdir()) == []

@@ -20,8 +20,8 @@ from rsr_formats import IndexedTensor, RsrFile
 from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
 from rsr_testing.checkpoints import Kit, Raw
 from rsrc.compiler import index
-from rsrc.compiler.plan import TARGETS
 from rsrc.compiler.report import TensorReport
+from rsrc.compiler.target import TARGETS
 from rsrc.export.decompile import compare, decompile
 from rsrc.inspection.file import inspect_block
 from rsrc.layouts import floats

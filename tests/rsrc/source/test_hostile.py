@@ -27,6 +27,7 @@ from rsr_formats.errors import OutputExistsError
 from rsr_formats.model_files import MAX_CONFIG, MAX_FILE
 from rsr_formats.records import MAX_METADATA, TERNARY, Scale, SourceRecord
 from rsr_testing.checkpoints import Kit
+from rsrc.compiler.options import CompileOptions
 from rsrc.compiler.recognize import recognize
 from rsrc.source.open import open_checkpoint
 from rsrc.source.safetensors import MAX_HEADER, MAX_INDEX, MAX_TENSORS
@@ -512,7 +513,7 @@ def test_any_value_in_any_field_of_the_config(
     longest = 0
     for quantize in (None, "absmean"):
         try:
-            recognize(open_checkpoint(folder), quantize=quantize)
+            recognize(open_checkpoint(folder), CompileOptions(quantize=quantize))
         except RsrError as error:
             longest = max(longest, len(str(error)))
     assert longest < 2000

@@ -21,7 +21,7 @@ from rsr_testing.checkpoints import Kit
 from rsrc.compiler import pipeline
 from rsrc.source.open import open_checkpoint
 from rsrc.workers import pool as workers
-from rsrc.workers.pool import Local, Workers
+from rsrc.workers.pool import LocalState, Workers
 
 RNG = np.random.default_rng(21)
 
@@ -242,7 +242,7 @@ class TestMap:
         assert len(begun) <= 7  # what was waiting was called off
 
     def test_stop(self) -> None:
-        local = Local()
+        local = LocalState()
         pieces = local.until_stopped(iter(range(10)))
         assert next(pieces) == 0
         local.stop()
@@ -252,18 +252,18 @@ class TestMap:
 
 class TestMemory:
     def test_it_is_used_again(self) -> None:
-        local = Local()
-        with local.memory(100) as first, local.memory(50) as second:
+        local = LocalState()
+        with local.buffer(100) as first, local.buffer(50) as second:
             assert (len(first), len(second)) == (100, 50)
             assert not np.shares_memory(first, second)
-        with local.memory(30) as third, local.memory(40) as fourth:
+        with local.buffer(30) as third, local.buffer(40) as fourth:
             assert third is first
             assert fourth is second
 
     def test_what_is_free_is_given_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(workers, "BUDGET", 100)
-        local = Local()
-        with local.memory(40), local.memory(41), local.memory(10):
+        local = LocalState()
+        with local.buffer(40), local.buffer(41), local.buffer(10):
             assert local._held == 91
-        with local.memory(60):
+        with local.buffer(60):
             assert local._held <= 100
