@@ -1,4 +1,4 @@
-"""Which tensors list their patterns, and that all of them come back and multiply as ever."""
+"""Which tensors list their patterns; that they decompile and multiply as without lists."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_others_have_three_columns(kit: Kit, tmp_path: Path, W: Array) -> None:
 
 
 def test_groups_that_blocks_of_four_would_straddle(kit: Kit, tmp_path: Path) -> None:
-    """Columns 32 wide: whole blocks, but no whole runs of a stride of 16."""
+    """Groups of 32 columns hold whole blocks, but not whole runs of stride 16."""
     scale = np.repeat(np.random.default_rng(4).random((130, 16)) + 0.5, 32, axis=1)
     for stride, k in ((1, 4), (16, 3)):
         w = (sparse(stride=stride) * scale.astype(np.float16)).astype(np.float16)

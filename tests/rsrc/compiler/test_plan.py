@@ -1,4 +1,4 @@
-"""What the cost model chooses, and which options are refused."""
+"""What the cost model chooses, and which options are rejected."""
 
 from __future__ import annotations
 

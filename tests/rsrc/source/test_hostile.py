@@ -42,7 +42,7 @@ SCALE = {"w_scale": np.array([4], np.float32)}
 
 @contextmanager
 def soon() -> Iterator[None]:
-    """Fail if the block takes longer than it may; end it if it hangs."""
+    """Fail if the block takes too long; end it if it hangs."""
 
     def hangs(number: int, frame: object) -> None:
         raise AssertionError("it hangs")
@@ -61,7 +61,7 @@ def soon() -> Iterator[None]:
 
 
 def refused(source: Path, match: str) -> None:
-    """Check that the source is refused soon, in a message of bounded length."""
+    """Check that the source is rejected quickly, with a message of bounded length."""
     with soon(), pytest.raises(rsrc.SourceError, match=match) as caught:
         open_checkpoint(source)
     assert len(str(caught.value)) < 4000 + len(str(source))
@@ -74,7 +74,7 @@ def with_header(path: Path, text: bytes, body: bytes = b"", size: int | None = N
 
 
 def entry(**fields: object) -> bytes:
-    """The header of one tensor `w` of two bytes, with other claims."""
+    """Return the header of one tensor `w` of two bytes, with some fields changed."""
     return json.dumps(
         {"w": {"dtype": "I8", "shape": [2], "data_offsets": [0, 2]} | fields}
     ).encode()
@@ -87,8 +87,7 @@ def many_entries(count: int, prefix: str = "") -> bytes:
 
 @pytest.fixture
 def few_tensors(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Lower the limit, which takes seconds to reach."""
-    monkeypatch.setattr("rsrc.source.safetensors.MAX_TENSORS", 100)
+    """Lower the limit: reaching it takes seconds."""
     monkeypatch.setattr("rsrc.source.safetensors.MAX_TENSORS", 100)
     return 100
 
@@ -218,7 +217,7 @@ except RsrError as error:
 
 @linux
 class TestMemory:
-    """The worst that is within the limits, in a process that has no more than it may take."""
+    """The worst case within the limits, in a process whose memory is limited."""
 
     @pytest.mark.parametrize(
         ("text", "expected"),
@@ -338,7 +337,7 @@ class TestLinks:
 
 @linux
 class TestNoRegularFile:
-    """Nothing waits for a FIFO's other end or reads from a device without end."""
+    """Nothing blocks on a FIFO or reads endlessly from a device."""
 
     @pytest.fixture(params=["fifo", "folder", "device"])
     def make(self, request: pytest.FixtureRequest) -> Any:
@@ -421,7 +420,7 @@ class TestOutput:
 
 @linux
 def test_scales_of_rows_without_columns(kit: Kit, tmp_path: Path) -> None:
-    """Two scales may claim two thousand million rows: decompiling made 16 GiB of them."""
+    """Two scales may claim two billion rows: decompiling once made 16 GiB of them."""
     shape = ((1 << 31) - 1, 0)
     with create(tmp_path / "x.rsr") as writer:
         ranks, scale = writer.add([]), writer.add([np.array([1, 2], "<f4").tobytes()])

@@ -1,4 +1,4 @@
-"""Shapes that config.json gives weights. tests/parity holds them against transformers' models."""
+"""Shapes that config.json implies. tests/parity compares them with the models of transformers."""
 
 from __future__ import annotations
 
@@ -10,28 +10,24 @@ import numpy as np
 import pytest
 
 import rsrc
+from rsr_formats.architectures import ARCHITECTURES
 from rsr_testing.checkpoints import Kit
 from rsrc.source.open import open_checkpoint
 from rsrc.source.shapes import expected_shape, is_linear, missing_weights
 
-# Public models: hidden, intermediate, heads, key-value heads, head_dim, and widths of q and k.
+# Public models: hidden_size, intermediate_size, heads, key-value heads, head_dim; rows of q and k.
 MODELS = {
     "bitnet-b1.58-2B-4T": ("BitNetForCausalLM", 2560, 6912, 20, 5, 128, 2560, 640),
     "the same, head_dim derived": ("BitNetForCausalLM", 2560, 6912, 20, 5, None, 2560, 640),
     "Falcon3-1B-1.58bit": ("LlamaForCausalLM", 2048, 8192, 8, 4, 256, 2048, 1024),
     "Falcon3-10B-1.58bit": ("LlamaForCausalLM", 3072, 23040, 12, 4, 256, 3072, 1024),
     "bitnet_b1_58-3B": ("BitnetForCausalLM", 3200, 8640, 32, None, None, 3200, 3200),
-    "a qwen3, head_dim not hidden / heads": (
-        "Qwen3ForCausalLM",
-        1024,
-        3072,
-        16,
-        8,
-        128,
-        2048,
-        1024,
+    "Qwen3-0.6B, head_dim not hidden / heads": (
+        "Qwen3ForCausalLM", 1024, 3072, 16, 8, 128, 2048, 1024,
     ),
-}
+    "Qwen2-0.5B": ("Qwen2ForCausalLM", 896, 4864, 14, 2, None, 896, 128),
+    "MiniCPM-2B": ("MiniCPMForCausalLM", 2304, 5760, 36, 36, None, 2304, 2304),
+}  # fmt: skip
 LAYER = "model.layers.7."
 
 
@@ -120,7 +116,7 @@ def test_model_type_counts_where_no_class_is_named(
 @pytest.mark.parametrize("value", [None, 0, -1, 2.0, "2048", [], {}, True, 1 << 31, 1 << 100])
 @pytest.mark.parametrize("key", [k for k in config("Falcon3-1B-1.58bit") if k != "architectures"])
 def test_values_of_other_kinds(key: str, value: Any) -> None:
-    """Null stands for what is derived where transformers derives it; all else is not known."""
+    """Null means derived where transformers derives the value; other values imply no shape."""
     given = {**config("Falcon3-1B-1.58bit"), key: value}
     modules = {"intermediate_size": "mlp.up_proj", "num_attention_heads": "self_attn.q_proj"}
     module = modules.get(key, "self_attn.k_proj")
@@ -134,7 +130,7 @@ def test_values_of_other_kinds(key: str, value: Any) -> None:
 
 
 class TestShapesAgainstTheConfig:
-    """A small model: hidden 8, intermediate 12, 2 heads of 4, one for keys and values."""
+    """A small model: hidden 8, intermediate 12, two heads of 4, one of them for keys and values."""
 
     CONFIG: dict[str, Any] = {  # noqa: RUF012
         "architectures": ["LlamaForCausalLM"],
@@ -149,6 +145,26 @@ class TestShapesAgainstTheConfig:
         (folder / "config.json").write_text(json.dumps({**self.CONFIG, **changes}))
         source = kit.save(folder / "model.safetensors", tensors)
         return rsrc.compile(source, folder / "x.rsr", force=True)
+
+    @pytest.mark.parametrize("name", ["LlamaForCausalLM", "Qwen2ForCausalLM", "MiniCPMForCausalLM"])
+    @pytest.mark.parametrize("is_named", [True, False])
+    def test_every_architecture_is_checked(
+        self, kit: Kit, tmp_path: Path, name: str, is_named: bool
+    ) -> None:
+        known = next(a for a in ARCHITECTURES if a.name == name)
+        architecture = (
+            {"architectures": [name]}
+            if is_named
+            else {"architectures": None, "model_type": known.model_type}
+        )
+        good = np.resize(np.array([1, 0, -1], np.int8), (12, 8))
+        weight = f"{LAYER}mlp.up_proj.weight"
+        report = self.compile(kit, tmp_path, {weight: good}, **architecture)
+        assert [t.kind for t in report.tensors] == ["ternary"]
+        with pytest.raises(
+            rsrc.SourceError, match=r"implies \[12, 8\] \(intermediate_size 12, hid"
+        ):
+            self.compile(kit, tmp_path, {weight: good[1:]}, **architecture)
 
     @pytest.mark.parametrize("dtype", ["i1", "f2", "f4"])
     def test_a_contradiction_is_refused(self, kit: Kit, tmp_path: Path, dtype: str) -> None:
@@ -165,10 +181,11 @@ class TestShapesAgainstTheConfig:
                 "do they belong to the same model?"
             )
 
-    def test_dense_tensors_are_none_of_its_business(self, kit: Kit, tmp_path: Path) -> None:
+    def test_dense_tensors_are_not_checked(self, kit: Kit, tmp_path: Path) -> None:
         name = f"{LAYER}self_attn.k_proj.weight"
         dense = np.random.default_rng(1).standard_normal((5, 5))
-        self.compile(kit, tmp_path, {name: dense, "w": np.ones((1, 2), np.int8)})
+        report = self.compile(kit, tmp_path, {name: dense, "w": np.ones((1, 2), np.int8)})
+        assert {t.name: t.kind for t in report.tensors} == {name: "dense", "w": "ternary"}
 
     @pytest.mark.parametrize("name", ["model.embed_tokens.weight", "lm_head.weight"])
     def test_a_vocabulary_may_be_padded(self, kit: Kit, tmp_path: Path, name: str) -> None:
@@ -181,7 +198,8 @@ class TestShapesAgainstTheConfig:
     def test_a_file_without_a_config(self, kit: Kit, tmp_path: Path) -> None:
         w = np.ones((5, 3), np.int8)
         source = kit.save(tmp_path / "x.safetensors", {f"{LAYER}mlp.up_proj.weight": w})
-        rsrc.compile(source, tmp_path / "x.rsr")
+        report = rsrc.compile(source, tmp_path / "x.rsr")
+        assert [t.shape for t in report.tensors] == [(5, 3)]
 
 
 class TestMissingWeights:
@@ -198,8 +216,8 @@ class TestMissingWeights:
 
     def test_whole(self) -> None:
         assert missing_weights(self.CONFIG, self.names(3)) is None
-        assert missing_weights(self.CONFIG, self.names(5)) is None  # more than it uses
-        assert missing_weights(self.CONFIG, ["model.norm.weight"]) is None  # names of its own
+        assert missing_weights(self.CONFIG, self.names(5)) is None  # more than num_hidden_layers
+        assert missing_weights(self.CONFIG, ["model.norm.weight"]) is None  # other names
         assert missing_weights({"num_hidden_layers": 3}, self.names(2)) is None
         for value in (None, "3", 0, -1, 1 << 31, [3]):
             given = {**self.CONFIG, "num_hidden_layers": value}
@@ -220,7 +238,7 @@ class TestMissingWeights:
         assert found.endswith("layers.11.mlp.up_proj.weight and 3999999976 more")
 
     def test_checkpoints(self, kit: Kit, tmp_path: Path) -> None:
-        """A folder or an index is a whole model; a file that is named may be a part of it."""
+        """A folder or an index is a whole model; a file may be one shard of it."""
         (tmp_path / "config.json").write_text(json.dumps(self.CONFIG))
         shards: dict[str, dict[str, Any]] = {f"{i}.safetensors": {} for i in range(2)}
         for i, name in enumerate(self.names(2)):

@@ -1,4 +1,4 @@
-"""Dask's workers, two processes of their own on this machine."""
+"""A Dask scheduler with two workers, each a process on this machine."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ asyncio.run(main())
 
 
 def started(code: str, *arguments: str) -> tuple[subprocess.Popen[str], str]:
-    """Start a process; return it with the line it prints when it is ready."""
+    """Start a process; return it and the line it prints when it is ready."""
     process = subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         stdout=subprocess.PIPE,
@@ -61,7 +61,7 @@ def started(code: str, *arguments: str) -> tuple[subprocess.Popen[str], str]:
 
 
 class Cluster:
-    """A scheduler and its workers, all processes of their own."""
+    """A scheduler and its workers, each a process."""
 
     def __init__(self, workers: int) -> None:
         self.scheduler, address = started(SCHEDULER)
@@ -102,7 +102,7 @@ def test_the_same_bytes(source: Path, tmp_path: Path, cluster: Cluster, zstd: in
 def test_both_workers_take_part(
     source: Path, tmp_path: Path, cluster: Cluster, distributed: Any
 ) -> None:
-    """And a client given as it is will do: it has `submit`."""
+    """A Dask client can be passed as it is: it has `submit`."""
     asked: set[str] = set()
 
     class Asking:
@@ -181,7 +181,7 @@ def test_an_interrupt_leaves_nothing(kit: Kit, tmp_path: Path, cluster: Cluster)
 
 
 def test_a_lost_worker_is_made_up_for(source: Path, tmp_path: Path) -> None:
-    """Its work is done by the other one."""
+    """The other worker takes over its work."""
     cluster = Cluster(2)
     killed = False
 

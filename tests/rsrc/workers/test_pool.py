@@ -1,4 +1,4 @@
-"""Work on tensors by whoever does it: the same bytes, bounded memory, clear errors."""
+"""All kinds of workers: the same bytes, bounded memory, clear errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RNG = np.random.default_rng(21)
 
 @pytest.fixture(scope="module")
 def source(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sharded checkpoint with tensors of every layout and every kind of section."""
+    """Write a sharded checkpoint with tensors of every layout and every kind of section."""
     folder = tmp_path_factory.mktemp("source")
     t = RNG.integers(-1, 2, (300, 130))
     zeros = np.where(t == 0, np.where(RNG.random(t.shape) < 0.5, 0.0, -0.0), t).astype(np.float16)
@@ -109,7 +109,7 @@ def test_what_a_worker_refuses_is_said_as_it_says_it(
 
 
 class Elsewhere:
-    """An executor whose workers see other files: what it is given travels as pickled bytes."""
+    """An executor in another folder, which gets its tasks as pickled bytes."""
 
     def __init__(self, change: Any) -> None:
         self._change = change
@@ -139,7 +139,7 @@ def test_a_worker_that_sees_another_source(kit: Kit, tmp_path: Path) -> None:
 
 
 def test_little_is_sent(source: Path, tmp_path: Path) -> None:
-    """Not the headers of the whole checkpoint with each tensor."""
+    """Tasks do not contain the headers of the whole checkpoint."""
     sizes: list[int] = []
 
     class Measured(Elsewhere):

@@ -1,4 +1,4 @@
-"""Tensor names of GGUF and Hugging Face both ways, judged by the gguf package's own map."""
+"""Tensor names of GGUF and Hugging Face, compared with the map of the gguf package."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ HUGE = 1 << 63
 
 @pytest.fixture
 def small(gguf_kit: GgufKit) -> bytes:
-    """A small file with a bit of everything."""
+    """Return a small file with values of all types."""
     return gguf_kit.file_bytes(
         {
             "general.architecture": "llama",
@@ -238,7 +238,7 @@ def test_names_that_are_there_twice(tmp_path: Path, gguf_kit: GgufKit) -> None:
 
 
 def tensor_file(shape: tuple[int, ...], number: int, offset: int, body: int = 64) -> bytes:
-    """A file with one tensor, named w."""
+    """Return a file with one tensor, w."""
     head = struct.pack("<4sIQQ", b"GGUF", 3, 1, 0) + struct.pack("<Q", 1) + b"w"
     head += struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), number, offset)
     return head + bytes(-len(head) % 32) + bytes(body)
@@ -287,7 +287,7 @@ def test_not_a_regular_file(tmp_path: Path) -> None:
 
 
 def test_cut_anywhere(tmp_path: Path, small: bytes) -> None:
-    """A file that ends early is refused wherever it ends, but inside its last padding."""
+    """A truncated file is rejected wherever it ends, except in its final padding."""
     path = tmp_path / "m.gguf"
     path.write_bytes(small)
     whole = open_checkpoint(path)
@@ -299,7 +299,7 @@ def test_cut_anywhere(tmp_path: Path, small: bytes) -> None:
 
 
 def test_changed_anywhere(tmp_path: Path, small: bytes) -> None:
-    """Bytes changed at random give another checkpoint that can be read, or an error."""
+    """A file with random changes opens as another checkpoint, or raises SourceError."""
     path = tmp_path / "m.gguf"
     drawn = random.Random(11)
     opened = 0

@@ -1,4 +1,4 @@
-"""Tokenizers through the metadata of GGUF and back: the `tokenizers` library encodes the same."""
+"""Tokenizers to GGUF metadata and back: the `tokenizers` library encodes texts the same."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SPECIAL = ["<s>", "</s>", "<|user|>"]
 
 
 def trained(pre: str) -> Tokenizer:
-    """Train byte-level BPE on text cut as `pre` says."""
+    """Train byte-level BPE on text split as `pre` says."""
     known = PRE_TOKENIZERS[pre]
     tokenizer = Tokenizer(models.BPE(ignore_merges=known.ignore_merges))
     steps: list[Any] = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not known.split)]
@@ -60,7 +60,7 @@ def trained(pre: str) -> Tokenizer:
 
 
 def with_bos(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the tokenizer.json, with BOS put before texts as Llama 3's does."""
+    """Return the tokenizer.json; BOS is added before texts, as in Llama 3's."""
     document: dict[str, Any] = json.loads(tokenizer.to_str())
     document["post_processor"] = {
         "type": "Sequence",
@@ -89,7 +89,7 @@ CONFIG = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "chat_template":
 
 
 def through_gguf(document: dict[str, Any], **options: Any) -> tuple[dict[str, Any], Tokenizer]:
-    """Return the metadata of a tokenizer.json, and the tokenizer they describe."""
+    """Convert a tokenizer.json to metadata and back; return both."""
     metadata = tokenizer_metadata(document, CONFIG, **options)
     files = tokenizer_files(metadata)
     return metadata, Tokenizer.from_str(files["tokenizer.json"].decode())
@@ -116,7 +116,7 @@ def test_byte_level_bpe(pre: str) -> None:
 
 
 def test_names_of_the_same_cut_are_those_that_are_known() -> None:
-    """Each name finds itself or one that means the same."""
+    """Each name maps to itself or to one of the same meaning."""
     for name, known in PRE_TOKENIZERS.items():
         document = {
             "normalizer": {"type": "NFC"} if known.nfc else None,
@@ -206,7 +206,7 @@ def test_llama_cpp_puts_bos_where_nothing_says_otherwise() -> None:
 
 
 def sentencepiece(prefix: bool = True) -> Tokenizer:
-    """Train BPE as SentencePiece does: spaces are letters, unseen characters bytes."""
+    """Train BPE as SentencePiece does: spaces are characters, unknown ones become bytes."""
     spell = normalizers.Replace(" ", "\u2581")
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = (
@@ -289,7 +289,7 @@ def test_merges_that_no_scores_express_are_said() -> None:
 
 
 def test_scores_decide_which_pair_is_merged() -> None:
-    """By hand: "ab" before "bc" or after it, by score alone."""
+    """Worked by hand: the scores alone decide whether "ab" or "bc" is merged first."""
     tokens = ["<unk>", "a", "b", "c", "ab", "bc", "abc", "\u2581"]
     metadata: dict[str, Any] = {
         "tokenizer.ggml.model": "llama",
@@ -377,7 +377,7 @@ def test_too_many_tokens_or_merges_are_not_even_read() -> None:
 def test_tokens_that_many_pairs_make(
     monkeypatch: pytest.MonkeyPatch, most: int, limit: int
 ) -> None:
-    """Seven megabytes of them made a gigabyte."""
+    """Seven megabytes of tokens once became a gigabyte of merges."""
     monkeypatch.setattr("rsrc.source.gguf.tokenizer_files.MAX_MERGES", most)
     notes: list[str] = []
     for count in (10, 41):  # tokens of 1 to n letters: n (n - 1) / 2 pairs

@@ -1,4 +1,4 @@
-"""Block types of GGUF: literal bytes, the gguf package where it has the type, own encoders else."""
+"""Block types of GGUF: literal bytes, and encoders of the gguf package or of this file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GOLDEN = {
 
 
 def codes(kind: GgmlType, data: bytes) -> Array:
-    """Decode one block, behind the row's header."""
+    """Decode one block, after the row header."""
     assert kind.codec is not None
     block = np.frombuffer(data, np.uint8)[kind.row_header :]
     assert block.size == kind.block_bytes
@@ -102,7 +102,7 @@ def encode_iq2_bn(t: Array) -> bytes:
 
 
 def trit_byte(trits: Any) -> int:
-    """Pack trits, the highest first."""
+    """Pack trits, most significant first."""
     value = 0
     for trit in trits:
         value = 3 * value + int(trit)
@@ -164,7 +164,7 @@ def any_digits(rng: np.random.Generator, kind: GgmlType) -> Array:
 
 
 def one_zero_in_four(rng: np.random.Generator, kind: GgmlType) -> Array:
-    """Return digits with one zero (1) among weights 16 apart, as Sherry has them."""
+    """Return digits as of Sherry: one zero (digit 1) in every four weights 16 apart."""
     lanes = 2 * rng.integers(0, 2, (4, 4, 16))
     zero = rng.integers(0, 4, (4, 16))
     for run in range(4):
