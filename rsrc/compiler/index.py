@@ -77,7 +77,7 @@ def _ranks(
     strip, unit = (STRIP, RANKS_PER_WORD) if p.packing == "w16" else (N4S1_STRIP, N4S1_BLOCKS)
     height = max(1, panel // max(1, in_features) // strip) * strip
     width = max(1, in_features)
-    if height * width > panel:  # divide the strip, too: it is stored in column order
+    if height * width > panel:  # divide strips, too: their word columns are stored in order
         step = unit * (p.k * p.stride if t.group_columns is None else t.group_columns)
         width = max(1, panel // strip // step) * step
 

@@ -62,15 +62,15 @@ def recognize(
         layouts.append(rule(per, chosen=bool(options.include)))
     workers = workers or Workers()
     known = checkpoint if workers.is_local else checkpoint.reference()
-    recognizer = _Recognizer(known, tuple(layouts), tuple(options.include), tuple(options.exclude))
+    function = _Recognizer(known, tuple(layouts), tuple(options.include), tuple(options.exclude))
     found: list[Recognized] = []
-    with closing(workers.map(recognizer, checkpoint.tensors.values())) as results:
+    with closing(workers.map(function, checkpoint.tensors.values())) as results:
         for tensor, recognized in results:
             assert recognized is not None
             found.append(recognized)
             advance(tensor.name, tensor.nbytes)
-    absorbed = {c.name for t in found if isinstance(t, TernaryTensor) for c in t.auxiliary}
-    found = [t for t in found if t.tensor.name not in absorbed]
+    auxiliary = {c.name for t in found if isinstance(t, TernaryTensor) for c in t.auxiliary}
+    found = [t for t in found if t.tensor.name not in auxiliary]
     if not any(isinstance(t, TernaryTensor) for t in found):
         raise NothingToCompileError(_advice(checkpoint, found, options))
     return found

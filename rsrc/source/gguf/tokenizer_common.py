@@ -29,7 +29,7 @@ SPECIAL_TOKENS = {
 }
 
 
-class UnsupportedTokenizerError(Exception):
+class TokenizerError(Exception):
     """A tokenizer cannot be converted; becomes a note for the user."""
 
 

@@ -19,7 +19,7 @@ from .tokenizer_common import (
     USER_DEFINED,
     Note,
     PreTokenizer,
-    UnsupportedTokenizerError,
+    TokenizerError,
     ignore,
 )
 
@@ -50,7 +50,7 @@ def tokenizer_files(metadata: Mapping[str, Any], note: Note = ignore) -> dict[st
     try:
         tokens = _strings(metadata, "tokenizer.ggml.tokens", MAX_TOKENS)
         files["tokenizer.json"] = _tokenizer_json(metadata, tokens)
-    except UnsupportedTokenizerError as reason:
+    except TokenizerError as reason:
         note(f"no tokenizer.json: {reason}")
     ids = {name: _token_id(metadata, key, len(tokens)) for name, key in SPECIAL_TOKENS.items()}
     if tokens:
@@ -62,14 +62,14 @@ def tokenizer_files(metadata: Mapping[str, Any], note: Note = ignore) -> dict[st
 
 def _tokenizer_json(metadata: Mapping[str, Any], tokens: list[str]) -> dict[str, Any]:
     if len(set(tokens)) < len(tokens):
-        raise UnsupportedTokenizerError("tokenizer.ggml.tokens has a duplicate token")
+        raise TokenizerError("tokenizer.ggml.tokens has a duplicate token")
     kind = metadata["tokenizer.ggml.model"]
     if kind == "gpt2":
         made = _byte_level(metadata, tokens)
     elif kind == "llama":
         made = _sentencepiece(metadata, tokens)
     else:
-        raise UnsupportedTokenizerError(
+        raise TokenizerError(
             f"tokenizer.ggml.model is {str(kind)[:64]!r}, supported are 'gpt2' and 'llama'"
         )
     return {
@@ -104,7 +104,7 @@ def _pre_tokenizer(metadata: Mapping[str, Any]) -> PreTokenizer:
     known = PRE_TOKENIZERS.get(name) if isinstance(name, str) else None
     if known is None:
         found = "is missing" if name is None else f"is {str(name)[:64]!r}"
-        raise UnsupportedTokenizerError(
+        raise TokenizerError(
             f"tokenizer.ggml.pre {found}, supported are " + ", ".join(PRE_TOKENIZERS)
         )
     return known
@@ -170,7 +170,7 @@ def _merges(metadata: Mapping[str, Any], vocabulary: Mapping[str, int]) -> list[
     for merge in _strings(metadata, "tokenizer.ggml.merges", MAX_MERGES):
         left, _, right = merge.partition(" ")
         if not vocabulary.keys() >= {left, right, left + right}:
-            raise UnsupportedTokenizerError(
+            raise TokenizerError(
                 f"tokenizer.ggml.merges has {merge[:64]!r}, which does not merge two tokens into "
                 "a token"
             )
@@ -186,9 +186,7 @@ def _merges_from_scores(
     names = list(vocabulary)  # merges share these strings
     normal = [token for token, i in vocabulary.items() if types[i] == NORMAL]
     if sum(len(token) ** 2 for token in normal) > _MAX_WORK:
-        raise UnsupportedTokenizerError(
-            "tokenizer.ggml.tokens has tokens too long to derive merges from"
-        )
+        raise TokenizerError("tokenizer.ggml.tokens has tokens too long to derive merges from")
     limit = min(MAX_MERGES, MERGES_PER_TOKEN * len(vocabulary))
     merges: list[list[str]] = []
     for token in sorted(normal, key=lambda token: -scores[vocabulary[token]]):
@@ -198,7 +196,7 @@ def _merges_from_scores(
             if left is not None and (right := vocabulary.get(token[i:])) is not None:
                 found.append((left, right))
         if len(merges) + len(found) > limit:
-            raise UnsupportedTokenizerError(
+            raise TokenizerError(
                 f"tokenizer.ggml.tokens has {len(vocabulary)} tokens that more than {limit} pairs "
                 f"form, expected at most {MERGES_PER_TOKEN} per token and {MAX_MERGES} in all"
             )
@@ -210,15 +208,13 @@ def _merges_from_scores(
 def _scores(metadata: Mapping[str, Any], count: int) -> list[float]:
     found = metadata.get("tokenizer.ggml.scores")
     if not isinstance(found, list | tuple | np.ndarray) or len(found) != count:
-        raise UnsupportedTokenizerError(
-            "tokenizer.ggml.scores is missing or not one number per token"
-        )
+        raise TokenizerError("tokenizer.ggml.scores is missing or not one number per token")
     try:
         scores = np.asarray(found)
     except ValueError:  # lists of different lengths
         scores = np.empty(0, object)
     if scores.shape != (count,) or scores.dtype.kind not in "iuf" or np.isnan(scores).any():
-        raise UnsupportedTokenizerError("tokenizer.ggml.scores has a value that is not a number")
+        raise TokenizerError("tokenizer.ggml.scores has a value that is not a number")
     return [float(score) for score in scores.tolist()]
 
 
@@ -314,14 +310,14 @@ def _generation_config(
 def _strings(metadata: Mapping[str, Any], key: str, limit: int) -> list[str]:
     found = metadata.get(key)
     if isinstance(found, str | bytes) or not isinstance(found, Sequence | np.ndarray):
-        raise UnsupportedTokenizerError(f"{key} is missing or not a list")
+        raise TokenizerError(f"{key} is missing or not a list")
     if len(found) > limit:  # before any string is decoded
-        raise UnsupportedTokenizerError(f"{key} lists {len(found)} strings, the limit is {limit}")
+        raise TokenizerError(f"{key} lists {len(found)} strings, the limit is {limit}")
     texts = list(found)
     if not texts:
-        raise UnsupportedTokenizerError(f"{key} is empty")
+        raise TokenizerError(f"{key} is empty")
     if not all(isinstance(text, str) for text in texts):
-        raise UnsupportedTokenizerError(f"{key} has an element that is not a string")
+        raise TokenizerError(f"{key} has an element that is not a string")
     return [str(text) for text in texts]
 
 
@@ -330,7 +326,7 @@ def _token_types(metadata: Mapping[str, Any], count: int) -> list[int]:
     if found is None:
         return [NORMAL] * count
     if not isinstance(found, list | tuple | np.ndarray) or len(found) != count:
-        raise UnsupportedTokenizerError("tokenizer.ggml.token_type is not one number per token")
+        raise TokenizerError("tokenizer.ggml.token_type is not one number per token")
     return [int(kind) if isinstance(kind, int | np.integer) else NORMAL for kind in found]
 
 

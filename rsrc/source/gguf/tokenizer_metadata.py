@@ -16,7 +16,7 @@ from .tokenizer_common import (
     UNUSED,
     USER_DEFINED,
     Note,
-    UnsupportedTokenizerError,
+    TokenizerError,
     ignore,
     pre_tokenizer_name,
 )
@@ -44,7 +44,7 @@ def tokenizer_metadata(
     """
     try:
         return _metadata(tokenizer, config, vocab_size, note)
-    except UnsupportedTokenizerError as reason:
+    except TokenizerError as reason:
         note(f"the tokenizer is left out: {reason}")
         return {}
 
@@ -55,7 +55,7 @@ def _metadata(
     model = tokenizer.get("model")
     if not isinstance(model, Mapping) or model.get("type", "BPE") != "BPE":
         kind = model.get("type") if isinstance(model, Mapping) else None
-        raise UnsupportedTokenizerError(f"tokenizer.json is of type {str(kind)[:64]!r}, not BPE")
+        raise TokenizerError(f"tokenizer.json is of type {str(kind)[:64]!r}, not BPE")
     vocabulary = _vocabulary(model.get("vocab"), "vocab")
     pairs = _pairs(model.get("merges"))
     added = _added(tokenizer.get("added_tokens"))
@@ -65,7 +65,7 @@ def _metadata(
         result["tokenizer.ggml.model"] = "llama"
         prefix = _space_prefix(tokenizer)
         if prefix is None:
-            raise UnsupportedTokenizerError(
+            raise TokenizerError(
                 "tokenizer.json has byte fallback, but does not split as SentencePiece does"
             )
         unknown = model.get("unk_token")
@@ -79,7 +79,7 @@ def _metadata(
     else:
         result["tokenizer.ggml.model"] = "gpt2"
         if any(" " in part for pair in pairs for part in pair):
-            raise UnsupportedTokenizerError("tokenizer.json merges tokens that contain spaces")
+            raise TokenizerError("tokenizer.json merges tokens that contain spaces")
         pre = pre_tokenizer_name(tokenizer)
         if pre is None:
             note(
@@ -98,26 +98,24 @@ def _metadata(
 
 def _vocabulary(found: Any, where: str) -> dict[str, int]:
     if not isinstance(found, Mapping) or not found:
-        raise UnsupportedTokenizerError(f"tokenizer.json has no {where}")
+        raise TokenizerError(f"tokenizer.json has no {where}")
     for token, i in found.items():
         if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < 1 << 24:
-            raise UnsupportedTokenizerError(
-                f"tokenizer.json gives {token[:64]!r} the id {str(i)[:20]}"
-            )
+            raise TokenizerError(f"tokenizer.json gives {token[:64]!r} the id {str(i)[:20]}")
     return dict(found)
 
 
 def _pairs(found: Any) -> list[tuple[str, str]]:
     """Return the merges. Older files write each as one string."""
     if not isinstance(found, list):
-        raise UnsupportedTokenizerError("tokenizer.json has no list of merges")
+        raise TokenizerError("tokenizer.json has no list of merges")
     pairs = []
     for merge in found:
         parts = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(parts, list) or len(parts) != 2:
-            raise UnsupportedTokenizerError(f"tokenizer.json has the merge {str(merge)[:64]!r}")
+            raise TokenizerError(f"tokenizer.json has the merge {str(merge)[:64]!r}")
         if not all(isinstance(part, str) for part in parts):
-            raise UnsupportedTokenizerError(f"tokenizer.json has the merge {str(merge)[:64]!r}")
+            raise TokenizerError(f"tokenizer.json has the merge {str(merge)[:64]!r}")
         pairs.append((parts[0], parts[1]))
     return pairs
 
@@ -128,7 +126,7 @@ def _added(found: Any) -> dict[str, tuple[int, bool]]:
     for entry in found if isinstance(found, list) else []:
         content = entry.get("content") if isinstance(entry, Mapping) else None
         if not isinstance(content, str):
-            raise UnsupportedTokenizerError("tokenizer.json has an added token without content")
+            raise TokenizerError("tokenizer.json has an added token without content")
         i = _vocabulary({content: entry.get("id")}, "added token")[content]
         added[content] = (i, bool(entry.get("special")))
     return added
@@ -141,19 +139,15 @@ def _token_list(
     count = max(ids.values()) + 1
     if vocab_size is not None:
         if count > vocab_size:
-            raise UnsupportedTokenizerError(
-                f"it has {count} tokens, but the embedding has {vocab_size} rows"
-            )
+            raise TokenizerError(f"it has {count} tokens, but the embedding has {vocab_size} rows")
         count = vocab_size
     if count > 16 * len(ids) + (1 << 16):
-        raise UnsupportedTokenizerError(f"it has {len(ids)} tokens with ids up to {count - 1}")
+        raise TokenizerError(f"it has {len(ids)} tokens with ids up to {count - 1}")
     tokens = [f"[PAD{i}]" for i in range(count)]
     types = [UNUSED] * count
     for token, i in ids.items():
         if types[i] != UNUSED:
-            raise UnsupportedTokenizerError(
-                f"{token[:64]!r} and {tokens[i][:64]!r} have the same id, {i}"
-            )
+            raise TokenizerError(f"{token[:64]!r} and {tokens[i][:64]!r} have the same id, {i}")
         tokens[i], types[i] = token, NORMAL
     for i, special in added.values():
         types[i] = CONTROL if special else USER_DEFINED

@@ -327,7 +327,7 @@ def test_unpack_keeps_it(make: Callable[..., Path], tmp_path: Path) -> None:
     assert back.read_bytes() == raw.read_bytes()
 
 
-# --- refused ------------------------------------------------------------------------------------
+# --- rejected -----------------------------------------------------------------------------------
 
 
 def test_what_is_refused(make: Callable[..., Path], tmp_path: Path, kit: Kit) -> None:

@@ -108,7 +108,7 @@ def test_pack_w16_with_listed_patterns(case: tuple[Digits, int, int, int, Digits
 @pytest.mark.parametrize("columns", [12, 24, 60])
 def test_a_pattern_that_is_not_listed_is_refused_wherever_it_is(k: int, columns: int) -> None:
     patterns = digits_from_ranks(np.arange(32, dtype=np.uint16), 3, 4)[:, 4 - k :]
-    listed = np.unique(patterns, axis=0)[1:]  # all but all zeros
+    listed = np.unique(patterns, axis=0)[1:]  # without the first
     good = np.tile(listed[0], (33, columns // k))
     out = np.empty(w16_words(columns // k) * 64, np.uint16)
     _native.pack_w16(good, 3, k, 1, out, listed)
@@ -212,7 +212,7 @@ def test_native_encoders_check_their_arguments() -> None:
     sigma = np.empty((1, 1), np.uint16)
     with pytest.raises(ValueError, match="segments"):
         _native.sort_blocks(digits, 3, 1, 1, sigma, np.empty((1, 3), np.uint16))
-    with pytest.raises(TypeError):  # one index type for both
+    with pytest.raises(TypeError):  # both must have one dtype
         _native.sort_blocks(digits, 3, 1, 1, sigma, np.empty((1, 4), np.uint32))
     tall = np.zeros((1 << 16, 1), np.uint8)
     with pytest.raises(ValueError, match="too many rows for the index type"):
@@ -294,4 +294,4 @@ class TestOrderedMap:
             with pytest.raises(KeyError):
                 next(values)
             gate.set()
-        assert len(begun) <= 5  # what was waiting was called off
+        assert len(begun) <= 5  # waiting items were canceled

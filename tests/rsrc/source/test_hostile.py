@@ -1,4 +1,4 @@
-"""Sources from strangers: by the name of the attack, refused soon and in little memory.
+"""Untrusted sources, by the name of the attack: rejected quickly and in little memory.
 
 What is refused takes less than two seconds, and what is opened, however it was made, less than
 64 MiB of memory beyond the size of its files.
@@ -285,7 +285,7 @@ class TestIndex:
     def test_ten_million_entries(self, tmp_path: Path) -> None:
         index = tmp_path / "model.safetensors.index.json"
         index.write_bytes(b'{"weight_map":{')
-        os.truncate(index, 10_000_000 * 16)  # not read, so it may be sparse
+        os.truncate(index, 10_000_000 * 16)  # sparse; it is not read
         refused(index, f"160,000,000 bytes, the limit is {MAX_INDEX:,}")
 
     def test_more_entries_than_the_limit(self, tmp_path: Path, few_tensors: int) -> None:
@@ -301,7 +301,7 @@ class TestIndex:
 
 
 class TestLinks:
-    """Links are followed: the Hugging Face cache is made of them, snapshots/*/x -> ../../blobs/y.
+    """Links are followed: the Hugging Face cache consists of them, snapshots/*/x -> ../../blobs/y.
 
     What must not be is that an index *names* a file elsewhere (test_checkpoint.py): the index comes
     from a stranger, links were made on this machine.
@@ -449,7 +449,10 @@ class TestModelFiles:
         (tmp_path / "config.json").write_bytes(b"{")
         os.truncate(tmp_path / "config.json", 5 << 30)
         refused(tmp_path, rf"config\.json: {5 << 30:,} bytes, the limit is {MAX_CONFIG:,}")
-        with soon(), pytest.raises(rsrc.SourceError, match="the limit is"):  # read when asked for
+        with (
+            soon(),
+            pytest.raises(rsrc.SourceError, match="the limit is"),
+        ):  # config is read on access
             rsrc.compile(source, tmp_path / "x.rsr")
 
     def test_a_tokenizer_of_gigabytes(self, kit: Kit, tmp_path: Path) -> None:

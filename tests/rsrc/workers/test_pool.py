@@ -78,7 +78,7 @@ def test_the_same_bytes_whoever_works(
     assert compiled(executor=processes) == expected
     with ThreadPoolExecutor(3) as executor:
         assert compiled(executor=executor, threads=1) == expected
-    monkeypatch.setattr(pipeline, "LARGEST", 20_000)  # the larger ones in panels, the others whole
+    monkeypatch.setattr(pipeline, "LARGEST", 20_000)  # larger tensors are indexed in panels
     assert compiled(threads=3) == expected
     assert compiled(executor=processes) == expected
     monkeypatch.setattr(workers, "BUDGET", 1)  # one at a time
@@ -89,7 +89,7 @@ def test_the_same_bytes_whoever_works(
 def test_a_relative_source_is_found_by_workers_elsewhere(
     source: Path, tmp_path: Path, processes: ProcessPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(source)  # the processes began in another folder
+    monkeypatch.chdir(source)  # the workers are in another folder
     report = rsrc.compile(".", tmp_path / "x.rsr", executor=processes)
     assert report.source == "."
 
@@ -167,7 +167,7 @@ def test_a_lost_worker_is_an_error(source: Path, tmp_path: Path) -> None:
         pytest.raises(rsrc.ExecutorError, match=r"a worker of the executor ended .*BrokenProcess"),
     ):
         rsrc.compile(source, tmp_path / "x.rsr", executor=executor)
-    with pytest.raises(rsrc.ExecutorError, match="BrokenProcess"):  # of `submit`, this time
+    with pytest.raises(rsrc.ExecutorError, match="BrokenProcess"):  # raised by `submit`
         rsrc.compile(source, tmp_path / "x.rsr", executor=executor)
     assert list(tmp_path.iterdir()) == []
 
@@ -214,7 +214,7 @@ class TestMap:
                 return future
 
         for taken, (cost, _) in enumerate(Workers(Counting(), 99).map(str, costs, int)):
-            under_way = begun[taken:]  # the one that was yielded is still held
+            under_way = begun[taken:]  # the item that was yielded still counts
             assert sum(under_way) <= max(most, cost)
         assert begun == costs
 
@@ -239,7 +239,7 @@ class TestMap:
             assert [next(values)[0], next(values)[0]] == [0, 1]
             with pytest.raises(KeyError, match="two"):
                 next(values)
-        assert len(begun) <= 7  # what was waiting was called off
+        assert len(begun) <= 7  # waiting items were canceled
 
     def test_stop(self) -> None:
         local = LocalState()

@@ -23,6 +23,6 @@ def run_python(
         env={name: value for name, value in merged.items() if value is not None},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=60,
         check=False,
     )

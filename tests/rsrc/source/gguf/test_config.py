@@ -10,7 +10,7 @@ import pytest
 from rsrc.common.errors import SourceError
 from rsrc.source.gguf.config import gguf_metadata, hf_config, rope_factors
 
-# microsoft/bitnet-b1.58-2B-4T, as far as GGUF holds it.
+# microsoft/bitnet-b1.58-2B-4T, without what GGUF cannot store.
 BITNET_2B = {
     "architectures": ["BitNetForCausalLM"],
     "model_type": "bitnet",

@@ -34,8 +34,8 @@ F32, I8, TQ1_0, TQ2_0, I2_S, SHARED, STQ1_0, IQ1_BN, IQ2_BN, PQ2_0, PTQ1_0, Q1_0
 )  # fmt: skip
 HALF, SINGLE = b"\x00\x38", b"\x00\x00\x00\x3f"  # 0.5 as F16 and F32
 
-# Blocks of 128 or 256 weights (i % 3) - 1 with scale 0.5, but for what lies in front and behind;
-# test_gguf_types.py shows that they are.
+# Blocks of 128 or 256 weights (i % 3) - 1 with scale 0.5, without row header and tail;
+# test_types.py checks them.
 TQ2_0_BLOCK = bytes.fromhex("186186" * 21 + "18") + HALF
 Q2_CODES = bytes.fromhex("244992" * 10 + "2449")
 
@@ -157,7 +157,7 @@ class TestTernaryTypes:
         assert bench.dense()[0, :4].tolist() == [0.5, 0, -0.5, 0.5]
 
     def test_i2_s(self, bench: Bench) -> None:
-        codes = bytes.fromhex("244992" * 10 + "2449") * 6  # each block begins anew with -1
+        codes = bytes.fromhex("244992" * 10 + "2449") * 6  # each block begins with -1
         found = bench.one((3, 256), I2_S, codes + SINGLE + bytes(range(28)))
         assert found.scale == "I2_S (order of x86 assumed), per tensor"
         assert found.source_dtype == "F32"

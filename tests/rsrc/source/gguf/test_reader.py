@@ -151,7 +151,7 @@ class TestStrings:
         items = [b"token%d" % i for i in range(400_000)]
         start = time.perf_counter()
         found = self.strings(tmp_path, gguf_kit, items)
-        assert time.perf_counter() - start < 10  # about 0.5 s, and the tests' writer takes most
+        assert time.perf_counter() - start < 10  # takes about 0.5 s, mostly in the tests' writer
         assert len(found) == 400_000
         assert found[399_999] == "token399999"
 

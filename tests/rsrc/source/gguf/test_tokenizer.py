@@ -224,7 +224,7 @@ def sentencepiece(prefix: bool = True) -> Tokenizer:
     document["added_tokens"] = [
         t for t in document["added_tokens"] if not t["content"].startswith("<0x")
     ]
-    # Merges that make the same token lie side by side, as those that follow from scores do.
+    # Put merges of the same token side by side, as when they are derived from scores.
     model = document["model"]
     made: dict[str, None] = dict.fromkeys("".join(pair) for pair in model["merges"])
     ids = model["vocab"]
@@ -246,7 +246,7 @@ def test_sentencepiece_bpe(prefix: bool) -> None:
     assert notes == []
     assert metadata["tokenizer.ggml.model"] == "llama"
     assert metadata["tokenizer.ggml.add_space_prefix"] is prefix
-    assert "tokenizer.ggml.merges" not in metadata  # they follow from the scores
+    assert "tokenizer.ggml.merges" not in metadata  # derived from the scores
     tokens = metadata["tokenizer.ggml.tokens"]
     types = dict(zip(tokens, metadata["tokenizer.ggml.token_type"], strict=True))
     assert [types[t] for t in ("<unk>", "<s>", "<0x0A>", "<|user|>", "e")] == [2, 3, 6, 3, 1]
@@ -257,7 +257,7 @@ def test_sentencepiece_bpe(prefix: bool) -> None:
     for text in [*CORPUS[:4], *NASTY]:
         want = before.encode(text, add_special_tokens=False).ids
         assert back.encode(text, add_special_tokens=False).ids == want, text
-    # Bytes come back as text, and the space before it goes.
+    # Bytes are decoded to text, and the added space is removed.
     assert back.decode(back.encode("a 🦊  b", add_special_tokens=False).ids) == "a 🦊  b"
 
 
@@ -304,10 +304,10 @@ def test_scores_decide_which_pair_is_merged() -> None:
         metadata["tokenizer.ggml.scores"] = np.array(scores, np.float32)
         made = Tokenizer.from_str(tokenizer_files(metadata)["tokenizer.json"].decode())
         assert made.encode("abc").ids == want
-        assert made.encode("a☃☃").ids == [1, 0]  # no bytes to fall back to
+        assert made.encode("a☃☃").ids == [1, 0]  # no byte fallback
 
 
-# --- what strangers wrote -----------------------------------------------------------------------
+# --- invalid and hostile files ------------------------------------------------------------------
 
 PLAIN = {
     "tokenizer.ggml.model": "gpt2",

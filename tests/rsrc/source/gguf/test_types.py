@@ -73,7 +73,7 @@ def test_sizes_are_those_of_the_gguf_package() -> None:
     assert checked >= 30  # older packages know fewer types
 
 
-# Encoders of what the package does not have, weight by weight. Each takes digits 0, 1, 2.
+# Encoders of types that the package lacks, weight by weight. Each takes digits 0, 1, 2.
 
 
 def put(data: bytearray, byte: int, shift: int, code: int) -> None:
