@@ -42,7 +42,7 @@ class CompileOptions:
         _check_choice("target", self.target, TARGETS)
         _check_choice("direction", self.direction, ("auto", *DIRECTIONS))
         if self.encoding in ("auto", "ranked") and self.direction == "reduce":
-            raise OptionError("encoding ranked has direction expand only: use encoding permuted")
+            raise OptionError("encoding ranked has direction expand only: use --encoding permuted")
         if self.quantize is not None:
             _check_choice("quantize", self.quantize, tuple(QUANTIZERS))
             parse_per(self.per or "tensor")

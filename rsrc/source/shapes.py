@@ -91,7 +91,7 @@ def check_shape(config: dict[str, Any], name: str, shape: tuple[int, int], found
     if shape != expected.shape and not (expected.is_vocabulary and shape[1] == expected.shape[1]):
         raise SourceError(
             f"{name}: {found} is a matrix of {list(shape)}, but config.json implies "
-            f"{list(expected.shape)} ({expected.keys}): do they belong to the same model?"
+            f"{list(expected.shape)} ({expected.keys}): are they from the same model?"
         )
 
 

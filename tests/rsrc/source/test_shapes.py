@@ -178,7 +178,7 @@ class TestShapesAgainstTheConfig:
             assert str(caught.value) == (
                 f"{name}: {kind} {list(bad.shape)} is a matrix of {list(bad.shape)}, but "
                 "config.json implies [4, 8] (num_key_value_heads 1 x head_dim 4, hidden_size 8): "
-                "do they belong to the same model?"
+                "are they from the same model?"
             )
 
     def test_dense_tensors_are_not_checked(self, kit: Kit, tmp_path: Path) -> None:
