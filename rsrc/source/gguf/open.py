@@ -82,7 +82,7 @@ def _read_parts(path: Path) -> list[Header]:
             "and so on: rename them, or merge them with llama-gguf-split --merge"
         )
     parts = [path.with_name(f"{name[1]}-{i:05}-of-{count:05}.gguf") for i in range(1, count + 1)]
-    if not _is(number, 0) or int(name[2]) != 1:
+    if not _equals(number, 0) or int(name[2]) != 1:
         raise SourceError(f"{path}: not the first of {count} parts: open {parts[0].name} instead")
     missing = [p.name for p in parts if not p.is_file()]
     if missing:
@@ -91,7 +91,7 @@ def _read_parts(path: Path) -> list[Header]:
     for i, part in enumerate(parts[1:], 1):
         header = read_header(part)
         said = header.metadata.get("split.no"), header.metadata.get("split.count")
-        if not (_is(said[0], i) and _is(said[1], count)):
+        if not (_equals(said[0], i) and _equals(said[1], count)):
             raise SourceError(
                 f"{part}: its metadata say part {str(said[0])[:20]} of {str(said[1])[:20]} "
                 f"(counted from 0), expected {i} of {count}"
@@ -100,7 +100,7 @@ def _read_parts(path: Path) -> list[Header]:
     return headers
 
 
-def _is(value: Value, expected: Value) -> bool:
+def _equals(value: Value, expected: Value) -> bool:
     """Compare type and value; == on arrays would compare element by element."""
     return type(value) is type(expected) and bool(value == expected)
 
@@ -113,7 +113,7 @@ def _refuse(path: Path, metadata: Mapping[str, Value]) -> None:
             "need rotated activations, which a .rsr file cannot describe. Compile the unrotated "
             "checkpoint"
         )
-    if _is(metadata.get("general.type"), "adapter"):
+    if _equals(metadata.get("general.type"), "adapter"):
         raise SourceError(
             f"{path}: a LoRA adapter, not a model: merge it into its base model first"
         )
