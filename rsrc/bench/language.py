@@ -28,7 +28,7 @@ from rsr_runtime import Matrix
 from rsr_runtime.llm import LanguageModel, load
 
 from ..common.errors import OptionError
-from ..common.progress import Progress
+from ..common.progress import ProgressFunction
 from .timing import Bytes, WrongResultError, plain_read, shares
 
 SCHEMA = 1  # grows when the meaning of a key of the result changes
@@ -49,7 +49,7 @@ def bench_model(
     threads: Sequence[int] = (),
     seconds: float = 20.0,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: ProgressFunction | None = None,
 ) -> dict[str, Any]:
     """Time a language model: opening it, prefill, and decoding.
 

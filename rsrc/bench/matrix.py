@@ -17,7 +17,7 @@ import rsrc
 from rsr_runtime import Matrix
 
 from ..common.errors import OptionError
-from ..common.progress import Progress
+from ..common.progress import ProgressFunction
 from .baselines import single_threaded_baselines
 from .compiled import ALL, compile_matrix, describe, whole_pass
 from .expected import DTYPES
@@ -41,7 +41,7 @@ def bench_shape(
     seed: int = 0,
     batches: Sequence[int] = BATCHES,
     compare: bool = True,
-    progress: Progress | None = None,
+    progress: ProgressFunction | None = None,
 ) -> dict[str, Any]:
     """Time products with a uniformly random ternary matrix, compiled for the purpose.
 
@@ -93,7 +93,7 @@ def bench_file(
     *,
     seconds: float = 14.0,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: ProgressFunction | None = None,
 ) -> dict[str, Any]:
     """Time products with the matrices of a `.rsr` file.
 
@@ -161,7 +161,7 @@ def _groups(matrices: Sequence[Matrix]) -> list[list[Matrix]]:
 
 
 def _reporter(
-    progress: Progress | None, name: str, before: float, share: float
+    progress: ProgressFunction | None, name: str, before: float, share: float
 ) -> Callable[[float], None]:
     """Return a function that takes the fraction done of a part and reports that of the whole."""
 

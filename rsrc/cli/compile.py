@@ -10,8 +10,8 @@ import click
 
 from rsr_formats.records import ENCODINGS
 
-from ..compiler.head import HEADS
-from ..compiler.plan import TARGETS
+from ..compiler.options import HEAD_DTYPES
+from ..compiler.target import TARGETS
 from ..layouts import QUANTIZERS
 from ..layouts.scales import parse_per
 from ..workers.dask import check_address
@@ -56,7 +56,7 @@ from .progress_bar import progress_bar
 )
 @click.option(
     "--head",
-    type=click.Choice(HEADS),
+    type=click.Choice(HEAD_DTYPES),
     help="Quantize the output head to int8 with a scale per row: lossy, 1/2 or 1/4 of its bytes.",
 )
 @click.option("--include", multiple=True, metavar="GLOB", help="Index only matching tensors.")

@@ -10,7 +10,7 @@ import click
 
 from rsr_formats.text import printable
 
-from ..source.checkpoint import is_source
+from ..source.open import is_source
 from .options import file_argument, json_option
 from .progress_bar import progress_bar
 

@@ -17,7 +17,7 @@ import click
 from rsr_formats.text import printable
 
 from ..common.errors import SourceError
-from ..source.checkpoint import is_source
+from ..source.open import is_source
 from .options import Decorator, file_argument, json_option, options
 from .progress_bar import progress_bar
 

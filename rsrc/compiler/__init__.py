@@ -1,1 +1,1 @@
-"""The stages of `rsrc compile`: recognize, plan, index, record."""
+"""The stages of `rsrc compile`, in the order in which pipeline.py calls them."""

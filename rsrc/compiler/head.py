@@ -1,11 +1,11 @@
-"""The output head in int8: one float32 scale for each row, by rule `absmax` (formats/SPEC.md).
+"""Quantize the output head to int8, one float32 scale per row (rule `absmax`, formats/SPEC.md).
 
-A decoder reads its whole head for every token, and in a ternary model of two billion weights that
-is more than half of all bytes. int8 halves it, or quarters it. It is lossy; what that does to
-logits is measured while it is written, and reported.
+A decoder reads its whole head for every token. In a ternary model of two billion weights, that is
+more than half of all bytes; int8 reduces the head to a half or a quarter. This is lossy. The loss
+of weights and logits is measured while the head is written, and reported.
 
-A head is `lm_head.weight`; where a model has none because config.json ties it to the embedding, it
-is made of the embedding, which stays as it is: its rows are looked up.
+The head is `lm_head.weight`. If config.json ties it to the embedding instead, it is made from the
+embedding, which is kept unchanged for lookups.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from rsr_formats.records import row_scales_name as scales_name
 from rsr_formats.writer import BytesLike
 
 from ..common.errors import OptionError, SourceError
+from ..common.progress import Advance
 from ..layouts import TernaryTensor
 from ..layouts.base import Bytes
 from ..layouts.float_bits import from_float32, row_panels, to_float32
-from ..source.checkpoint import Checkpoint, SourceTensor
-from .recognize import Advance, Recognized
+from ..source.checkpoint import Checkpoint
+from ..source.tensor import SourceTensor
+from .recognize import Recognized
 from .report import HeadReport
 
-HEADS = ("int8",)  # values of --head
 WEIGHT = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"
 RULE = "absmax"
 _NORM = "model.norm.weight"
-_VECTORS = 64
+_VECTORS = 64  # hidden states for which logits are compared
 
 Floats = npt.NDArray[np.float32]
 Int8 = npt.NDArray[np.int8]
@@ -42,22 +43,27 @@ Int8 = npt.NDArray[np.int8]
 
 @dataclass(frozen=True)
 class HeadPlan:
-    """A head that is to be int8, and the source tensor that it is made of."""
+    """An output head to quantize.
 
-    tensor: SourceTensor  # as floats
-    norm: SourceTensor | None  # the model's last: it multiplies hidden states before the head
+    Attributes:
+        tensor: the source tensor, a matrix of floats.
+        norm: weight of the model's final norm, which scales hidden states before the head.
+    """
+
+    tensor: SourceTensor
+    norm: SourceTensor | None
 
     @property
     def is_added(self) -> bool:
-        """Whether the source tensor is kept beside the head."""
+        """Whether the source tensor is kept as well."""
         return self.tensor.name != WEIGHT
 
 
 def find_head(checkpoint: Checkpoint) -> SourceTensor:
-    """Return the tensor that is the output head, as the source has it.
+    """Return the source tensor of the output head.
 
     Raises:
-        OptionError: there is none.
+        OptionError: there is no head.
     """
     tensors = checkpoint.tensors
     if WEIGHT in tensors:
@@ -69,29 +75,29 @@ def find_head(checkpoint: Checkpoint) -> SourceTensor:
     missing = f" and no {EMBEDDING!r}" if is_tied else ""
     raise OptionError(
         f"head: {checkpoint.path} has no {WEIGHT!r}{missing}, and tie_word_embeddings is {tied} in "
-        "its config.json: there is no output head to make int8. Compile without --head"
+        "its config.json, so there is no output head to quantize: compile without --head"
     )
 
 
 def plan_head(
     checkpoint: Checkpoint, recognized: Sequence[Recognized]
 ) -> list[Recognized | HeadPlan]:
-    """Put the plan of an int8 head in the place of the head, or behind all others if it is tied.
+    """Replace the head by its plan; append the plan if the head is tied to the embedding.
 
     Raises:
-        OptionError: the head is ternary already, no matrix of floats, or too wide; or the source
-            has a tensor of the name that its scales would get.
+        OptionError: the head is ternary, not a matrix of floats, or too wide; or the source has a
+            tensor with the name of the scales.
     """
     name = find_head(checkpoint).name
     place = next((i for i, t in enumerate(recognized) if t.tensor.name == name), None)
     found = None if place is None else recognized[place]
     if place is None or found is None:
-        raise OptionError(f"head: {name!r} belongs to another tensor: compile without --head")
+        raise OptionError(f"head: {name!r} is auxiliary to another tensor: compile without --head")
     if isinstance(found, TernaryTensor):
         kind = "ternary" if len(found.digits) == 3 else "binary"
         raise OptionError(
             f"head: {name!r} is {kind} (layout {found.layout.name}), which is smaller than int8: "
-            "compile without --head, or with --exclude to keep it as floats"
+            "compile without --head, or keep it dense with --exclude to quantize it anyway"
         )
     _check(checkpoint, found.tensor)
     norm = checkpoint.tensors.get(_NORM)
@@ -118,8 +124,8 @@ def _check(checkpoint: Checkpoint, t: SourceTensor) -> None:
         )
     if scales_name(WEIGHT) in checkpoint.tensors:
         raise OptionError(
-            f"head: the source has a tensor {scales_name(WEIGHT)!r} already, which would be that "
-            "of the head's scales: compile without --head"
+            f"head: the source has a tensor {scales_name(WEIGHT)!r} already, which is the name of "
+            "the head's scales: compile without --head"
         )
 
 
@@ -127,13 +133,13 @@ def _check(checkpoint: Checkpoint, t: SourceTensor) -> None:
 
 
 def quantize(values: Floats) -> tuple[Int8, Floats]:
-    """Quantize rows by rule `absmax`.
+    """Quantize each row by rule `absmax`.
 
     Args:
-        values: (rows, columns), finite.
+        values: float32 (rows, columns), finite.
 
     Returns:
-        q (rows, columns) and scale (rows,), with values ~ q * scale.
+        q, int8 (rows, columns), and scale, float32 (rows,), with values ~ q * scale.
     """
     scale = np.abs(values).max(axis=1) / np.float32(127)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -143,10 +149,10 @@ def quantize(values: Floats) -> tuple[Int8, Floats]:
 
 
 def quantized_panels(t: SourceTensor) -> Iterator[tuple[Floats, Int8, Floats]]:
-    """Read a matrix in panels of rows, and yield each with its int8 and its scales.
+    """Read a matrix in panels of rows; yield each panel's values, q and scale.
 
     Raises:
-        SourceError: an entry is not finite, or the file got shorter.
+        SourceError: an entry is not finite, or the file became shorter.
     """
     first = 0
     for raw in row_panels(t):
@@ -155,15 +161,15 @@ def quantized_panels(t: SourceTensor) -> Iterator[tuple[Floats, Int8, Floats]]:
         if not finite.all():
             row = first + int(np.argmin(finite))
             raise SourceError(
-                f"{t.name}: row {row} has an entry that is not finite, which int8 has no scale for:"
-                " compile without --head"
+                f"{t.name}: row {row} has an entry that is not finite, so it has no int8 scale: "
+                "compile without --head"
             )
         first += len(values)
         yield values, *quantize(values)
 
 
 def restored_panels(file: RsrFile, t: DenseTensor) -> Iterator[Bytes]:
-    """Yield the bytes of q * scale, rounded to the source's dtype, some rows at a time."""
+    """Yield the bytes of q * scale, rounded to the source's dtype, in panels of rows."""
     assert t.quantized is not None
     rows, columns = t.shape
     q = file.section(t.section).view(np.int8).reshape(rows, columns)
@@ -171,13 +177,13 @@ def restored_panels(file: RsrFile, t: DenseTensor) -> Iterator[Bytes]:
     step = max(1, (1 << 20) // max(1, columns))
     for first in range(0, rows, step):
         panel = slice(first, first + step)
-        with np.errstate(over="ignore", invalid="ignore"):  # a stranger's scales
+        with np.errstate(over="ignore", invalid="ignore"):  # untrusted scales
             values = q[panel].astype(np.float32) * scale[panel, None]
         yield from_float32(values, t.quantized.dtype).reshape(-1).view(np.uint8)
 
 
 def scales_of(file: RsrFile, t: DenseTensor) -> Floats:
-    """Return the scales of a quantized tensor, one for each row."""
+    """Return the scales of a quantized tensor, float32 (rows,)."""
     name = scales_name(t.name)
     section = next(
         s.section for s in file.header.tensors if isinstance(s, DenseTensor) and s.name == name
@@ -186,7 +192,7 @@ def scales_of(file: RsrFile, t: DenseTensor) -> Floats:
 
 
 def difference(file: RsrFile, t: DenseTensor, source: SourceTensor) -> str | None:
-    """Quantize the source again; say in words where a quantized tensor differs, or None."""
+    """Quantize the source again; return how a quantized tensor differs, or None."""
     assert t.quantized is not None
     source = source.dense
     if (source.dtype, source.shape) != (t.quantized.dtype, t.shape):
@@ -212,10 +218,15 @@ def difference(file: RsrFile, t: DenseTensor, source: SourceTensor) -> str | Non
 def write_head(
     plan: HeadPlan, add: Callable[[Iterable[BytesLike]], int], advance: Advance
 ) -> tuple[DenseTensor, DenseTensor, HeadReport]:
-    """Hand the int8 matrix and its scales to `add`, panel by panel.
+    """Quantize the head and write the int8 matrix and the scales.
+
+    Args:
+        plan: the plan of the head.
+        add: writes the pieces of a section and returns its number.
+        advance: called for each panel.
 
     Returns:
-        The records of both, and what was lost.
+        The records of weight and scales, and the loss.
 
     Raises:
         SourceError: an entry is not finite.
@@ -242,7 +253,7 @@ def write_head(
 
 
 def _hidden(plan: HeadPlan) -> Floats:
-    """Draw hidden states: what they are before the last norm multiplies them has variance 1."""
+    """Draw hidden states, (_VECTORS, in_features): variance 1, times the weight of the norm."""
     hidden = np.random.default_rng(0).standard_normal((_VECTORS, plan.tensor.shape[1]), np.float32)
     if plan.norm is not None:
         hidden *= to_float32(plan.norm.read(), plan.norm.dtype)
@@ -250,28 +261,24 @@ def _hidden(plan: HeadPlan) -> Floats:
 
 
 class _Loss:
-    """Compares a matrix with what int8 makes of it, and their logits; rows come in panels.
+    """Compares a matrix and its logits with those of its int8 form, panel by panel.
 
-    Logits are the runtime's own products, on as many threads as it uses. (NumPy's would be as fast,
-    but with its threads spinning on processors where the workers are busy, ten times slower.)
+    The runtime computes the logits. NumPy would be as fast on an idle machine, but beside busy
+    workers its spinning threads make it ten times slower.
     """
 
     def __init__(self, hidden: Floats) -> None:
-        from rsr_runtime import _native  # on demand: the rest of compiling needs no products
-        from rsr_runtime.products import quantize_int8
-
-        self._native = _native
-        self._hidden, self._quantized = hidden, quantize_int8(hidden)
+        self._hidden = hidden
         self._weights = np.zeros(2)  # |W - Q|^2, |W|^2
-        self._logits = np.zeros(4)  # |a - b|^2, |a|^2, |b|^2, a b
+        self._logits = np.zeros(4)  # |a - b|^2, |a|^2, |b|^2, a.b of the logits a and b
         self._best = [_Best(len(hidden)), _Best(len(hidden))]
 
     def add(self, values: Floats, q: Int8, scale: Floats) -> None:
+        from rsr_runtime import linear_rows  # lazily: compiling needs no kernels otherwise
+
         kept = q.astype(np.float32) * scale[:, None]
         self._weights += _square(values - kept), _square(values)
-        exact, found = np.empty((2, len(self._hidden), len(values)), np.float32)
-        self._native.multiply_dense(values, "F32", self._hidden, exact)
-        self._native.multiply_rows_i8(q, scale, *self._quantized, found)
+        exact, found = linear_rows(values, self._hidden), linear_rows(q, self._hidden, scale)
         product = (exact * found).sum(dtype=np.float64)
         self._logits += _square(exact - found), _square(exact), _square(found), product
         for best, logits in zip(self._best, (exact, found), strict=True):
@@ -299,12 +306,12 @@ class _Loss:
 
 
 class _Best:
-    """The largest logit of each vector, and its token."""
+    """The largest logit of each vector and its token, over all panels so far."""
 
     def __init__(self, vectors: int) -> None:
         self.token = np.zeros(vectors, np.int64)
         self._logit = np.full(vectors, -np.inf, np.float32)
-        self._rows = 0
+        self._rows = 0  # of all panels so far
 
     def add(self, logits: Floats) -> None:
         token = logits.argmax(axis=1)

@@ -1,4 +1,4 @@
-"""Stage 4: build the index of a tensor, a panel at a time, on several threads in native code."""
+"""Stage 4: build the index of a tensor in panels, on several threads in native code."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from .plan import IndexPlan
 T = TypeVar("T")
 Item = TypeVar("Item")
 
-_PANEL = 2 << 20  # bytes of a panel: small enough to stay near the processor
-_PANELS = 32 << 20  # bytes of all panels under way: however many threads, memory stays bounded
-_PIECE = 1 << 20  # bytes taken back from the disk at once
-Part = tuple[str, Iterator[BytesLike]]
+_PANEL = 2 << 20  # bytes of a panel; small enough for the L2 cache
+_PANELS = 32 << 20  # bytes of all panels in flight, for any number of threads
+_PIECE = 1 << 20  # bytes read back from disk at once
+Part = tuple[str, Iterator[BytesLike]]  # name of a section, its pieces
 
 
 def index_sections(
@@ -46,22 +46,22 @@ def index_sections(
 
     Args:
         p: the plan of the tensor.
-        raw: all bytes of the source tensor.
-        pool: where panels are encoded, as native code releases the GIL; None: in this thread.
-        threads: how many panels to keep under way, so that memory stays bounded.
+        raw: all bytes of the source tensor, uint8 (nbytes,).
+        pool: encodes panels; native code releases the GIL. None uses this thread.
+        threads: how many panels may be in flight.
 
     Yields:
-        (name of the section, its pieces in order); each section's pieces must be taken before the
-        next section is asked for.
+        The name of each section and its pieces in order. The pieces must be consumed before the
+        next section is requested.
 
     Raises:
-        SourceError: the tensor holds a code that is no digit.
+        SourceError: the tensor has an invalid code.
     """
     if p.encoding == "ranked":
         yield "ranks", _ranks(p, raw, pool, threads)
         return
-    # Both sections come from one pass. The second waits on disk: B^k + 1 entries for k columns can
-    # be a thousand times the tensor.
+    # One pass builds both sections. The segment lists wait on disk: with B^k + 1 entries for every
+    # k columns, they can be a thousand times as large as the tensor.
     with tempfile.TemporaryFile() as segments:
         yield "permutation", _permutations(p, raw, pool, threads, segments)
         segments.seek(0)
@@ -73,13 +73,13 @@ def _ranks(
 ) -> Iterator[memoryview]:
     t = p.source
     out_features, in_features = t.shape
-    most = _panel(threads)
+    panel = _panel(threads)
     strip, unit = (STRIP, RANKS_PER_WORD) if p.packing == "w16" else (N4S1_STRIP, N4S1_BLOCKS)
-    height = max(1, most // max(1, in_features) // strip) * strip
+    height = max(1, panel // max(1, in_features) // strip) * strip
     width = max(1, in_features)
-    if height * width > most:  # cut the strip too: its word columns follow one another
+    if height * width > panel:  # divide strips, too: their word columns are stored in order
         step = unit * (p.k * p.stride if t.group_columns is None else t.group_columns)
-        width = max(1, most // strip // step) * step
+        width = max(1, panel // strip // step) * step
 
     def encode(first: tuple[int, int]) -> memoryview:
         rows = slice(first[0], min(first[0] + height, out_features))
@@ -97,7 +97,7 @@ def _ranks(
 def _fill_groups(
     digits: npt.NDArray[np.uint8], group: int, k: int, pad: int
 ) -> npt.NDArray[np.uint8]:
-    """Fill every group of columns up to whole column blocks; the first digit begins a group."""
+    """Pad every group of columns to whole column blocks. The first column begins a group."""
     rows, columns = digits.shape
     whole, rest = divmod(columns, group)
     width = -(-group // k) * k
@@ -133,7 +133,7 @@ def _permutations(
     threads: int,
     segments: IO[bytes],
 ) -> Iterator[memoryview]:
-    """Yield the permutations; the segment lists go to `segments`."""
+    """Yield the permutations and write the segment lists to `segments`."""
     t = p.source
     expand = p.direction == "expand"
     rows, columns = t.shape if expand else t.shape[::-1]
@@ -172,22 +172,22 @@ def _panel(threads: int) -> int:
 
 @contextmanager
 def _naming(t: TernaryTensor) -> Iterator[None]:
-    """Turn the native encoder's complaint into an error that names the tensor."""
+    """Convert the error of the native encoder into one that names the tensor."""
     try:
         yield
     except ValueError:
         raise SourceError(
-            f"{t.name}: holds a code that is no digit (0 to {len(t.digits) - 1}): not layout "
-            f"{t.layout.name!r}, or damaged; --exclude keeps it dense"
+            f"{t.name}: has a code other than 0 to {len(t.digits) - 1}: it is damaged, or not in "
+            f"layout {t.layout.name!r}; --exclude keeps it dense"
         ) from None
 
 
 def ordered_map(
     pool: Executor | None, function: Callable[[Item], T], items: Iterable[Item], ahead: int
 ) -> Iterator[T]:
-    """Yield function(item) in order, with at most `ahead` + 1 of them begun but not yet taken.
+    """Yield function(item) in order, with at most `ahead` + 1 results computed but not taken.
 
-    Without a pool each is computed when it is asked for.
+    Without a pool, each result is computed when it is requested.
     """
     if pool is None:
         yield from map(function, items)

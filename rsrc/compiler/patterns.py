@@ -1,9 +1,9 @@
-"""Matrices made of few patterns: listing those that occur lets a column block have more columns.
+"""List the patterns of matrices in which few occur, so that column blocks can be wider.
 
-A ternary rank has five bits and, with all patterns, three columns. In a 3:4-sparse matrix (Sherry:
-exactly one zero in each four weights) four columns have 32 patterns, so a rank takes 1.33 bits per
-weight instead of 1.78. The four need not be neighbors: STQ1_0, the GGUF type of such matrices,
-takes them 16 columns apart.
+A rank has five bits, which suffice for all patterns of three ternary columns. In a 3:4-sparse
+matrix (Sherry: exactly one zero in every four weights) only 32 patterns of four columns occur. With
+these listed, a rank covers four columns: 1.33 bits per weight instead of 1.78. The four columns
+need not be neighbors; in STQ1_0, the GGUF type of such matrices, they are 16 apart.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ from ..layouts import TernaryTensor
 from .plan import LISTED_K, IndexPlan
 
 _STRIDES = (1, 16)
-_LEAST = 4096  # weights: with fewer, the list takes more bytes than it saves
-_FIRST = 1 << 13  # digits looked at first: an ordinary matrix shows more than 32 patterns there
-_PANEL = 1 << 20  # digits looked at at once after that
+_MIN_WEIGHTS = 4096  # with fewer, the list takes more bytes than it saves
+_FIRST = 1 << 13  # digits of the first window; most matrices show more than 32 patterns in it
+_PANEL = 1 << 20  # digits of the following windows
 
 Window = tuple[slice, slice]
 
 
 def list_patterns(p: IndexPlan, raw: npt.NDArray[np.uint8]) -> IndexPlan:
-    """Return the plan with the patterns that occur, if they are few enough to be listed; else `p`.
+    """Return the plan with the patterns that occur listed, or `p` if too many occur.
 
     Args:
         p: the plan of the tensor.
-        raw: all bytes of the source tensor.
+        raw: all bytes of the source tensor, uint8 (nbytes,).
 
     Raises:
-        OptionError: the plan's k needs a list, and too many patterns occur.
+        OptionError: the plan's k requires a list, but too many patterns occur.
     """
     if not p.lists:
         return p
     t = p.source
-    if p.k == LISTED_K or t.shape[0] * t.shape[1] >= _LEAST:
+    if p.k == LISTED_K or t.shape[0] * t.shape[1] >= _MIN_WEIGHTS:
         for stride in _STRIDES:
             listed = _occurring(t, raw, stride)
             if listed is not None:
                 return replace(p, k=LISTED_K, packing="w16", pattern_list=listed, stride=stride)
     if p.k == LISTED_K:
         raise OptionError(
-            f"{t.name}: k = {p.k}, expected 1 to {LISTED_K - 1} for base 3 in encoding ranked: its "
-            f"rows are not made of {MAX_RANKED_PATTERNS} patterns of {p.k} columns or fewer"
+            f"{t.name}: k = {p.k}, expected 1 to {LISTED_K - 1} for base 3 in encoding ranked: it "
+            f"has more than {MAX_RANKED_PATTERNS} patterns of {p.k} columns"
         )
     return p
 
 
 def _occurring(t: TernaryTensor, raw: npt.NDArray[np.uint8], stride: int) -> bytes | None:
-    """Return the patterns of columns `stride` apart that occur; None if there are too many."""
+    """Return the numbers of the patterns of columns `stride` apart; None if too many occur."""
     run = LISTED_K * stride
     if not t.shape[0] or not t.shape[1] or t.shape[1] % run or (t.group_columns or 0) % run:
         return None
@@ -66,7 +66,7 @@ def _occurring(t: TernaryTensor, raw: npt.NDArray[np.uint8], stride: int) -> byt
         try:
             digits = t.layout.digits(raw, t, rows, columns)
             _native.mark_patterns(digits, len(t.digits), LISTED_K, stride, seen)
-        except ValueError:  # a code that is no digit: the encoder says so
+        except ValueError:  # an invalid code; the encoder reports it
             return None
         if np.count_nonzero(seen) > MAX_RANKED_PATTERNS:
             return None
@@ -74,7 +74,7 @@ def _occurring(t: TernaryTensor, raw: npt.NDArray[np.uint8], stride: int) -> byt
 
 
 def _windows(shape: tuple[int, int], run: int) -> Iterator[Window]:
-    """Cut a matrix into windows of whole runs of columns: a small one, then larger ones."""
+    """Divide a matrix into windows of whole runs of columns: small ones first."""
     out_features, in_features = shape
     width = min(in_features, _PANEL // run * run)
     row = 0

@@ -1,39 +1,41 @@
-"""The compiler: open source -> recognize -> plan -> index -> write.
+"""The compiler: load -> recognize -> plan -> index -> record -> write.
 
-Memory. Tensors under way take at most `workers.BUDGET` (384 MiB: their bytes and what becomes of
-them). One that needs more than half of that is held by the main thread alone, beside panels of
-32 MiB. So the peak is the largest ternary tensor and 512 MiB, Python included; with one thread, the
-largest ternary tensor and 128 MiB. Dense tensors pass in pieces. Compressing takes up to 90 MB more
-for each thread, at the highest levels. Workers of an executor hold a tensor and its index each.
+Memory. The tensors that workers hold, source bytes and results, take at most `workers.pool.BUDGET`
+(384 MiB). A tensor that needs more than half of that is indexed by the main thread, in panels of
+32 MiB. So the peak is the largest ternary tensor plus 512 MiB, including Python; with one thread,
+the largest ternary tensor plus 128 MiB. Dense tensors are streamed. Compression takes up to 90 MB
+more per thread, at the highest levels. Each worker of an executor holds one tensor and its index.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from rsr_formats import create
 from rsr_formats.atomic import check_output
-from rsr_formats.records import DenseTensor, FileEntry, IndexedTensor, Section, Tensor
+from rsr_formats.records import DenseTensor, FileEntry, Tensor
 from rsr_formats.writer import BytesLike, RsrWriter
 
 from .._version import __version__
 from ..common.errors import OptionError
-from ..source.checkpoint import Checkpoint, open_checkpoint
-from ..workers.pool import LARGEST, Local, Submits, Workers, open_workers
-from .head import HEADS, WEIGHT, HeadPlan, find_head, plan_head, write_head
+from ..common.progress import Advance, ByteCounter, Progress, ProgressFunction, as_progress
+from ..source.checkpoint import Checkpoint
+from ..source.open import open_checkpoint
+from ..workers.pool import LARGEST, ExecutorLike, Workers, open_workers
+from .head import WEIGHT, HeadPlan, find_head, plan_head, write_head
+from .options import CompileOptions
 from .plan import IndexPlan, Plan, plan
-from .recognize import Advance, PassthroughTensor, recognize
-from .record import Encoder, encode, nbytes, renumbered
-from .report import HeadReport, Report, TensorReport
+from .recognize import PassthroughTensor, recognize
+from .record import Encoded, Encoder, encode, nbytes, renumbered
+from .report import Report, TensorReport, dense_report, head_reports, indexed_report
 
-# progress(tensor name, bytes done, bytes in all)
-Progress = Callable[[str, int, int], None]
+Written = tuple[list[Tensor], list[TensorReport]]
 
 
 def compile(
@@ -51,81 +53,64 @@ def compile(
     exclude: Sequence[str] = (),
     zstd: int | None = None,
     threads: int | None = None,
-    executor: str | Submits | None = None,
+    executor: str | ExecutorLike | None = None,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | ProgressFunction | None = None,
 ) -> Report:
     """Compile a checkpoint to a `.rsr` file.
 
     Args:
         source: a .safetensors or .gguf file, a .safetensors.index.json or a model directory.
-        output: the .rsr file; it appears only when it is whole.
+        output: the .rsr file. It appears only when it is complete.
         encoding: "auto", "ranked" or "permuted".
         target: "native", "generic", "avx2", "avx512" or "neon": where products will run.
-        k: columns of a column block; None leaves it to the cost model (rsrc/plan.py).
+        k: columns of a column block; None leaves it to the cost model.
         direction: "auto", "expand" or "reduce".
-        quantize: "absmean", "absmedian" or "twn" makes linear weights that are not ternary so:
-            post-training quantization, lossy. Models whose config.json says that they quantize
-            their weights themselves need no such option.
-        per: what has a scale of its own then: "tensor" (None, too), "row" or "group:N", N columns
-            of a row.
-        head: "int8" makes the output head int8 with a scale for each row: lossy, and half or a
-            quarter of its bytes. Where config.json ties it to the embedding, that stays as it is
-            beside it. Logits are measured on as many threads as rsr_runtime uses.
+        quantize: "absmean", "absmedian" or "twn": make linear weights ternary that are not. This is
+            post-training quantization, and lossy. Models whose config.json says that they quantize
+            their own weights are recognized without this option.
+        per: what shares a scale if `quantize` is given: "tensor" (None, too), "row" or "group:N", N
+            columns of a row.
+        head: "int8" quantizes the output head to int8 with one scale per row: lossy, and half or a
+            quarter of its bytes. If config.json ties the head to the embedding, the embedding is
+            kept as well. The loss of logits is measured on the threads of rsr_runtime.
         include: glob patterns; only matching tensors are indexed.
         exclude: glob patterns; matching tensors stay dense.
         zstd: compress sections at this level (1 to 22); None leaves them mappable.
-        threads: how many tensors are worked on at once; None takes all processors, 1 works in the
+        threads: how many tensors are processed at once; None uses all processors, 1 works in the
             calling thread alone.
-        executor: who works on tensors instead of this process's threads: "dask://HOST:PORT" for
-            the workers of a Dask scheduler, or any object with `submit`, as those of
-            concurrent.futures. Workers read the source themselves: they need the same files at the
-            same paths. What is written does not depend on them.
+        executor: processes tensors instead of this process's threads: "dask://HOST:PORT" for the
+            workers of a Dask scheduler, or an object with the `submit` of
+            `concurrent.futures.Executor`. Workers read the source themselves, from the same paths.
+            The output does not depend on the executor.
         force: replace an existing output.
-        progress: called as progress(tensor name, bytes done, bytes in all), where every byte of the
+        progress: called as progress(tensor name, bytes done, bytes in total). Each byte of the
             source counts twice: when it is recognized and when it is written. If it also has a
-            method `begin`, that is called as begin("recognizing" or "compiling", tensors) first.
+            method `begin`, begin("recognizing" or "compiling", tensors) announces each phase.
 
     Raises:
-        SourceError: the source is missing, damaged or of a kind that is not read.
+        SourceError: the source is missing, damaged or not supported.
         NothingToCompileError: no tensor is ternary or binary.
         OptionError: an option is out of its range, the output is part of the source, or there is
-            no head to make int8.
+            no head to quantize.
         ExecutorError: the executor cannot be reached, or lost its workers.
         OutputExistsError: the output exists and `force` is not set, or it is not a regular file.
         OSError: reading or writing failed; no output is left behind.
     """
     start = time.perf_counter()
-    if zstd is not None and not 1 <= zstd <= 22:
-        raise OptionError(f"zstd: found level {zstd}, expected 1 to 22")
-    if head not in (None, *HEADS):
-        raise OptionError(f"head: found {head!r}, expected {' or '.join(HEADS)}")
-    if threads is not None and threads < 1:
-        raise OptionError(f"threads: found {threads}, expected 1 or more")
-    threads = threads or _processors()
-    target_path = check_output(output, force)
-    path = source if executor is None else Path(source).absolute()  # theirs is another folder
-    checkpoint = open_checkpoint(path)
-    check_not_source(target_path, _parts(checkpoint))
-    total = 2 * checkpoint.nbytes
-    if head is not None and (source_head := find_head(checkpoint)).name != WEIGHT:
-        total += source_head.nbytes  # read once more
-    advance = _counting(progress, total)
-    with open_workers(executor, threads) as workers:
-        _begin(progress, "recognizing", len(checkpoint.tensors))
-        recognized = recognize(
-            checkpoint,
-            quantize=quantize,
-            per=per,
-            include=include,
-            exclude=exclude,
-            advance=advance,
-            workers=workers,
-        )
+    options = CompileOptions(
+        encoding=encoding, target=target, k=k, direction=direction, quantize=quantize, per=per,
+        head=head, include=include, exclude=exclude, zstd=zstd, threads=threads, force=force,
+    )  # fmt: skip
+    checkpoint = load(source, output, options, is_local=executor is None)
+    counter = ByteCounter(as_progress(progress), _bytes_to_process(checkpoint, options))
+    with open_workers(executor, options.thread_count) as workers:
+        counter.begin("recognizing", len(checkpoint.tensors))
+        recognized = recognize(checkpoint, options, workers, counter.advance)
         chosen = recognized if head is None else plan_head(checkpoint, recognized)
-        plans = plan(chosen, encoding=encoding, target=target, direction=direction, k=k)
-        _begin(progress, "compiling", len(plans))
-        tensors, files = write(checkpoint, plans, output, zstd, force, advance, workers)
+        plans = plan(chosen, options)
+        counter.begin("compiling", len(plans))
+        tensors, files = write(checkpoint, plans, output, options, workers, counter.advance)
     return Report(
         source=str(source),
         output=str(output),
@@ -134,60 +119,61 @@ def compile(
         source_bytes=checkpoint.stored_nbytes,
         output_bytes=Path(output).stat().st_size,
         seconds=time.perf_counter() - start,
-        threads=threads,
+        threads=options.thread_count,
         notes=checkpoint.notes,
     )
+
+
+def load(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    options: CompileOptions,
+    is_local: bool = True,
+) -> Checkpoint:
+    """Stage 1: check the output and open the source.
+
+    Args:
+        source: see `compile`.
+        output: see `compile`.
+        options: see `compile`.
+        is_local: False if workers in other folders have to find the source.
+    """
+    target = check_output(output, options.force)
+    checkpoint = open_checkpoint(source if is_local else Path(source).absolute())
+    check_not_source(target, _files_read(checkpoint))
+    return checkpoint
 
 
 def write(
     checkpoint: Checkpoint,
     plans: Sequence[Plan],
     output: str | os.PathLike[str],
-    zstd: int | None = None,
-    force: bool = False,
-    advance: Advance = lambda name, count: None,
-    workers: Workers | None = None,
+    options: CompileOptions,
+    workers: Workers,
+    advance: Advance,
 ) -> tuple[list[TensorReport], list[str]]:
-    """Stages 4 and 5: index every tensor and write it.
+    """Stages 4 to 6: index every tensor, make its record, and write both.
 
-    Workers index whole tensors ahead; this thread puts what they return into the file, in order,
-    streams dense tensors, and cuts those into panels that are too large to be indexed whole.
+    Workers index whole tensors ahead. This thread writes their results in order, streams dense
+    tensors, and indexes in panels the tensors that are too large for one worker.
 
     Returns:
-        A report for each tensor, and the names of the files kept.
+        The reports of all tensors, and the names of the files kept beside them.
     """
-    workers = workers or Workers()
-    encoder = Encoder(zstd, workers.local)
-    local = workers.local or Local()
+    encoder = Encoder(options.zstd, workers.local)
     records: list[Tensor] = []
     reports: list[TensorReport] = []
     with (
-        create(output, force, threaded=not workers.are_alone) as writer,
+        create(output, options.force, threaded=not workers.is_serial) as writer,
         closing(workers.map(encoder, plans, partial(_cost, workers))) as encoded,
     ):
+        out = _Output(writer, options.zstd, workers, advance)
         for p, whole in encoded:
-            first = len(writer.sections)
-            if isinstance(p, PassthroughTensor):
-                dense = _write_dense(writer, p, zstd, advance)
-                records.append(dense)
-                reports.append(_dense_report(p, dense, writer.sections[first:]))
-                continue
-            if isinstance(p, HeadPlan):
-                weight, scale, loss = write_head(p, lambda s: writer.add(s, zstd), advance)
-                records += weight, scale
-                reports += _head_reports(p, weight, scale, loss, writer.sections[first:])
-                continue
-            if whole is None:
-                indexed = _write_indexed(writer, p, zstd, local, workers)
-            else:
-                for section in whole.sections:
-                    writer.append(section)
-                indexed = renumbered(whole.record, first)
-            advance(p.source.name, p.source.nbytes)
-            records.append(indexed)
-            reports.append(_indexed_report(p, indexed, writer.sections[first:]))
+            new_records, new_reports = out.write(p, whole)
+            records += new_records
+            reports += new_reports
         files = [
-            FileEntry(name, writer.add(_file_pieces(file), zstd))
+            FileEntry(name, out.add(_file_pieces(file)))
             for name, file in sorted(checkpoint.files.items())
         ]
         writer.finish(
@@ -199,121 +185,90 @@ def write(
     return reports, [f.name for f in files]
 
 
-def _cost(workers: Workers, p: Plan) -> int | None:
-    """Return the bytes that a tensor under way takes in this process; None: not to be given away.
+@dataclass(frozen=True)
+class _Output:
+    """The file being written."""
 
-    Other processes hold what they read themselves; it is their result that is held here.
+    writer: RsrWriter
+    zstd: int | None
+    workers: Workers
+    advance: Advance
+
+    def add(self, pieces: Iterable[BytesLike]) -> int:
+        return self.writer.add(pieces, self.zstd)
+
+    def write(self, p: Plan, encoded: Encoded | None) -> Written:
+        """Write one tensor; `encoded` is None if no worker has indexed it."""
+        if isinstance(p, PassthroughTensor):
+            return self._write_dense(p)
+        if isinstance(p, HeadPlan):
+            return self._write_head(p)
+        return self._write_indexed(p, encoded)
+
+    def _write_dense(self, p: PassthroughTensor) -> Written:
+        t = p.tensor
+
+        def pieces() -> Iterator[memoryview]:
+            for piece in t.pieces():
+                yield piece
+                self.advance(t.name, len(piece))
+            if not t.nbytes:
+                self.advance(t.name, 0)
+
+        record = DenseTensor(t.name, t.dtype, t.shape, self.add(pieces()))
+        return [record], [dense_report(t, p.reason, self.writer.sections[-1])]
+
+    def _write_head(self, p: HeadPlan) -> Written:
+        weight, scale, loss = write_head(p, self.add, self.advance)
+        sections = self.writer.sections[-2:]
+        return [weight, scale], head_reports((weight, scale), p.tensor, loss, sections)
+
+    def _write_indexed(self, p: IndexPlan, encoded: Encoded | None) -> Written:
+        first = len(self.writer.sections)
+        if encoded is None:  # in panels, so that only panels of the result are in memory
+            with self.workers.buffer(p.source.tensor.nbytes) as buffer:
+                raw = p.source.tensor.read(buffer)
+                record = encode(p, raw, self.add, self.workers.pool, self.workers.threads)
+        else:
+            for section in encoded.sections:
+                self.writer.append(section)
+            record = renumbered(encoded.record, first)
+        self.advance(p.source.name, p.source.nbytes)
+        return [record], [indexed_report(p.source, record, self.writer.sections[first:])]
+
+
+def check_not_source(output: Path, sources: Iterable[Path]) -> None:
+    """Reject an output that would replace a file it is made from.
+
+    Raises:
+        OptionError: `output` is the same file as one of `sources`.
     """
-    if isinstance(p, PassthroughTensor | HeadPlan) or workers.are_alone:
+    if output.exists() and any(output.samefile(s) for s in sources if s.exists()):
+        raise OptionError(f"{output} is part of the source: choose another output")
+
+
+def _cost(workers: Workers, p: Plan) -> int | None:
+    """Return the bytes that an indexed tensor takes in this process; None: not for workers.
+
+    A worker in another process holds the source bytes there; only its result comes here.
+    """
+    if not isinstance(p, IndexPlan) or workers.is_serial:
         return None
     cost = nbytes(p) + (p.source.tensor.nbytes if workers.is_local else 0)
     return cost if cost <= LARGEST else None
 
 
-def _counting(progress: Progress | None, total: int) -> Advance:
-    done = 0
-
-    def advance(name: str, count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress(name, done, total)
-
-    return advance
+def _bytes_to_process(checkpoint: Checkpoint, options: CompileOptions) -> int:
+    total = 2 * checkpoint.nbytes
+    if options.head is not None and (head := find_head(checkpoint)).name != WEIGHT:
+        total += head.nbytes  # a tied embedding is read once more
+    return total
 
 
-def _begin(progress: Progress | None, phase: str, tensors: int) -> None:
-    begin = getattr(progress, "begin", None)
-    if begin is not None:
-        begin(phase, tensors)
-
-
-def _write_dense(
-    writer: RsrWriter, p: PassthroughTensor, zstd: int | None, advance: Advance
-) -> DenseTensor:
-    t = p.tensor
-
-    def pieces() -> Iterator[memoryview]:
-        for piece in t.pieces():
-            yield piece
-            advance(t.name, len(piece))
-        if not t.nbytes:
-            advance(t.name, 0)
-
-    return DenseTensor(t.name, t.dtype, t.shape, writer.add(pieces(), zstd))
-
-
-def _write_indexed(
-    writer: RsrWriter, p: IndexPlan, zstd: int | None, local: Local, workers: Workers
-) -> IndexedTensor:
-    """Index a tensor in panels, so that of the result only they are in memory."""
-
-    def add(pieces: Iterable[BytesLike]) -> int:
-        return writer.add(pieces, zstd)
-
-    with local.memory(p.source.tensor.nbytes) as memory:
-        raw = p.source.tensor.read(memory)
-        return encode(p, raw, add, workers.pool, workers.threads)
-
-
-def _dense_report(
-    p: PassthroughTensor, t: DenseTensor, sections: Sequence[Section]
-) -> TensorReport:
-    return TensorReport(
-        name=t.name,
-        kind="dense",
-        shape=t.shape,
-        source_dtype=t.dtype,
-        source_bytes=p.tensor.stored_nbytes,
-        bytes=sum(s.stored_size for s in sections),
-        raw_bytes=sum(s.size for s in sections),
-        reason=p.reason,
-    )
-
-
-def _head_reports(
-    p: HeadPlan,
-    weight: DenseTensor,
-    scale: DenseTensor,
-    loss: HeadReport,
-    sections: Sequence[Section],
-) -> list[TensorReport]:
-    added = f", of {p.tensor.name}, which it is tied to" if p.is_added else ""
-    reports = []
-    for t, section, source in zip((weight, scale), sections, (p.tensor, None), strict=True):
-        report = TensorReport(
-            name=t.name,
-            kind="dense",
-            shape=t.shape,
-            source_dtype=p.tensor.dtype,
-            source_bytes=0 if source is None or p.is_added else source.stored_nbytes,
-            bytes=section.stored_size,
-            raw_bytes=section.size,
-            reason=f"output head in int8, lossy{added}",
-            head=loss if source is not None else None,
-        )
-        reports.append(report)
-    return reports
-
-
-def _indexed_report(p: IndexPlan, t: IndexedTensor, sections: Sequence[Section]) -> TensorReport:
-    return TensorReport(
-        name=t.name,
-        kind=t.kind,
-        shape=t.shape,
-        source_dtype=t.source.dtype,
-        source_bytes=p.source.nbytes,
-        bytes=sum(s.stored_size for s in sections),
-        raw_bytes=sum(s.size for s in sections),
-        layout=t.source.layout,
-        scale=p.source.note,
-        encoding=t.encoding,
-        packing=t.packing,
-        direction=t.direction,
-        k=t.k,
-        bits_per_weight=t.bits_per_weight,
-        **({} if p.source.quality is None else asdict(p.source.quality)),
-    )
+def _files_read(checkpoint: Checkpoint) -> set[Path]:
+    files = [file for file in checkpoint.files.values() if isinstance(file, Path)]
+    files += [] if checkpoint.config_path is None else [checkpoint.config_path]
+    return {checkpoint.path, *checkpoint.shards, *files}
 
 
 def _file_pieces(file: Path | bytes) -> Iterator[bytes]:
@@ -323,26 +278,3 @@ def _file_pieces(file: Path | bytes) -> Iterator[bytes]:
     with file.open("rb") as opened:
         while piece := opened.read(1 << 20):
             yield piece
-
-
-def check_not_source(output: Path, sources: Iterable[Path]) -> None:
-    """Refuse an output that would replace what it is made from, by whatever name.
-
-    Raises:
-        OptionError: `output` is one of `sources`.
-    """
-    if output.exists() and any(output.samefile(s) for s in sources if s.exists()):
-        raise OptionError(f"{output} is part of the source: choose another output")
-
-
-def _parts(checkpoint: Checkpoint) -> set[Path]:
-    """List every file that is read, also those that are not kept."""
-    files = [file for file in checkpoint.files.values() if isinstance(file, Path)]
-    parts = {checkpoint.path, *checkpoint.shards, *files}
-    return parts if checkpoint.config_path is None else parts | {checkpoint.config_path}
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Stage 2: which tensors are ternary or binary, in which layout; and why the others are not."""
+"""Stage 2: find the ternary and binary tensors and their layouts; give reasons for the others."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from fnmatch import fnmatchcase
 
 from rsr_formats.records import MAX_IN_FEATURES, MAX_OUT_FEATURES
 
-from ..common.errors import NothingToCompileError, OptionError, SourceError
+from ..common.errors import NothingToCompileError, SourceError
+from ..common.progress import Advance, ignore
 from ..layouts import LAYOUTS, QUANTIZERS, Layout, TernaryTensor
 from ..layouts.bitnet import advice_on_master
 from ..layouts.scales import parse_per
-from ..source.checkpoint import Checkpoint, CheckpointReference, SourceTensor
+from ..source.checkpoint import Checkpoint, CheckpointReference
+from ..source.open import reopen
 from ..source.shapes import check_shape, is_linear
+from ..source.tensor import SourceTensor
 from ..workers.pool import Workers
-
-# advance(tensor name, bytes done since the last call)
-Advance = Callable[[str, int], None]
+from .options import CompileOptions
 
 
 @dataclass(frozen=True)
 class PassthroughTensor:
-    """A tensor that stays dense."""
+    """A tensor that stays dense, and why."""
 
     tensor: SourceTensor
     reason: str
@@ -34,71 +35,55 @@ Recognized = TernaryTensor | PassthroughTensor
 
 def recognize(
     checkpoint: Checkpoint,
-    *,
-    quantize: str | None = None,
-    per: str | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    advance: Advance = lambda name, count: None,
+    options: CompileOptions | None = None,
     workers: Workers | None = None,
+    advance: Advance = ignore,
 ) -> list[Recognized]:
-    """Decide for each tensor, in the order of the source, whether and how it is indexed.
+    """Decide for each tensor, in the order of the source, whether and how to index it.
 
     Args:
         checkpoint: the opened source.
-        quantize: None, or a rule that makes linear weights which no layout claims ternary:
-            "absmean", "absmedian" or "twn" (post-training, lossy).
-        per: what has a scale of its own where `quantize` is given: "tensor" (None, too), "row" or
-            "group:N", N columns of a row.
-        include: glob patterns; where given, only tensors whose names match one are indexed.
-        exclude: glob patterns of names that stay dense in any case.
-        advance: called as advance(tensor name, bytes) when a tensor has been looked at.
-        workers: who looks at the tensors; None: this thread, at one after the other.
+        options: None for the defaults.
+        workers: examine the tensors; None uses this thread.
+        advance: called for each tensor that has been examined.
 
     Returns:
-        A `TernaryTensor` or a `PassthroughTensor` for each source tensor that is not absorbed into
-        another (a weight_scale into its weight).
+        A `TernaryTensor` or a `PassthroughTensor` for each source tensor that is not auxiliary to
+        another one, as a weight_scale is to its weight.
 
     Raises:
-        SourceError: a tensor is of a ternary layout but damaged.
+        SourceError: a tensor has a ternary layout but is damaged.
         NothingToCompileError: no tensor is ternary or binary.
-        OptionError: an unknown `quantize` or `per`, `per` alone, or a string where patterns should
-            be.
     """
-    if quantize is not None and quantize not in QUANTIZERS:
-        raise OptionError(f"quantize: found {quantize!r}, expected {' or '.join(QUANTIZERS)}")
-    if per is not None and quantize is None:
-        raise OptionError(f"per: found {per!r} without quantize, which it is for")
-    for option, patterns in (("include", include), ("exclude", exclude)):
-        if isinstance(patterns, str):  # a sequence, but of letters
-            raise OptionError(f"{option}: found {patterns!r}, expected a list of patterns")
+    options = options or CompileOptions()
     layouts = list(LAYOUTS)
-    if quantize is not None:
-        layouts.append(QUANTIZERS[quantize](parse_per(per or "tensor"), chosen=bool(include)))
+    if options.quantize is not None:
+        rule, per = QUANTIZERS[options.quantize], parse_per(options.per or "tensor")
+        layouts.append(rule(per, chosen=bool(options.include)))
     workers = workers or Workers()
     known = checkpoint if workers.is_local else checkpoint.reference()
-    look = _Look(known, tuple(layouts), tuple(include), tuple(exclude))
+    function = _Recognizer(known, tuple(layouts), tuple(options.include), tuple(options.exclude))
     found: list[Recognized] = []
-    with closing(workers.map(look, checkpoint.tensors.values())) as looked_at:
-        for tensor, recognized in looked_at:
+    with closing(workers.map(function, checkpoint.tensors.values())) as results:
+        for tensor, recognized in results:
             assert recognized is not None
             found.append(recognized)
             advance(tensor.name, tensor.nbytes)
-    absorbed = {c.name for t in found if isinstance(t, TernaryTensor) for c in t.auxiliary}
-    found = [t for t in found if t.tensor.name not in absorbed]
+    auxiliary = {c.name for t in found if isinstance(t, TernaryTensor) for c in t.auxiliary}
+    found = [t for t in found if t.tensor.name not in auxiliary]
     if not any(isinstance(t, TernaryTensor) for t in found):
-        raise NothingToCompileError(_advice(checkpoint, found, bool(include or exclude), quantize))
+        raise NothingToCompileError(_advice(checkpoint, found, options))
     return found
 
 
 def recognizer(checkpoint: Checkpoint) -> Callable[[SourceTensor], Recognized]:
-    """Return what `recognize` does with one tensor when no option is given."""
-    return _Look(checkpoint, LAYOUTS, (), ())
+    """Return the function that `recognize` applies to each tensor without options."""
+    return _Recognizer(checkpoint, LAYOUTS, (), ())
 
 
 @dataclass(frozen=True)
-class _Look:
-    """What is done with one tensor, here or in another process."""
+class _Recognizer:
+    """Recognizes one tensor, in this process or another."""
 
     checkpoint: Checkpoint | CheckpointReference
     layouts: tuple[Layout, ...]
@@ -112,7 +97,7 @@ class _Look:
             return _keep(tensor, "matched by --exclude")
         checkpoint = self.checkpoint
         if isinstance(checkpoint, CheckpointReference):
-            checkpoint = checkpoint.open()
+            checkpoint = reopen(checkpoint)
         return recognize_one(checkpoint, tensor, self.layouts)
 
 
@@ -128,10 +113,11 @@ def _keep(tensor: SourceTensor, reason: str) -> PassthroughTensor:
 def recognize_one(
     checkpoint: Checkpoint, tensor: SourceTensor, layouts: Sequence[Layout] = LAYOUTS
 ) -> Recognized:
-    """Decide for one tensor; `layouts` are asked in this order.
+    """Decide for one tensor. The first of `layouts` that recognizes it is used.
 
     Raises:
-        SourceError: it is of a ternary layout but damaged.
+        SourceError: it has a ternary layout but is damaged, or its shape contradicts config.json or
+            exceeds the limits of the format.
     """
     reasons: list[str] = []
     for layout in layouts:
@@ -154,18 +140,16 @@ def recognize_one(
     return _keep(tensor, reason + advice_on_master(checkpoint, tensor))
 
 
-def _advice(
-    checkpoint: Checkpoint, found: Sequence[Recognized], filtered: bool, quantize: str | None
-) -> str:
+def _advice(checkpoint: Checkpoint, found: Sequence[Recognized], options: CompileOptions) -> str:
     text = f"{checkpoint.path}: none of its {len(found)} tensors is ternary or binary"
     matrices = [t for t in found if isinstance(t, PassthroughTensor) and len(t.tensor.shape) == 2]
     if matrices:
-        text += f"; for instance {matrices[0].tensor.name!r} is kept dense: {matrices[0].reason}"
-    if filtered:
+        text += f"; for example, {matrices[0].tensor.name!r} stays dense: {matrices[0].reason}"
+    if options.include or options.exclude:
         return text + ". Check --include and --exclude: they match whole tensor names"
-    if quantize is None and any(t.tensor.dtype in ("F32", "F16", "BF16") for t in matrices):
+    if options.quantize is None and any(t.tensor.dtype in ("F32", "F16", "BF16") for t in matrices):
         return text + (
-            ". If this is the float master of a BitNet model, though config.json does not say so, "
+            ". If these are master weights of a BitNet model whose config.json does not say so, "
             "compile with --quantize absmean (lossy for any other model)"
         )
     return text

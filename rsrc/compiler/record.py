@@ -1,4 +1,4 @@
-"""Everything a `.rsr` file holds of one indexed tensor: its record and its sections."""
+"""Stage 5: everything a `.rsr` file holds of one indexed tensor, its record and its sections."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from rsr_formats.records import NUMPY_DTYPES, IndexedTensor, Scale, SourceRecord
 from rsr_formats.writer import BytesLike, Packed, pack
 
 from ..layouts import TernaryTensor
-from ..workers.pool import Local
+from ..workers.pool import LocalState
 from .index import index_sections
 from .patterns import list_patterns
 from .plan import IndexPlan, Plan
 
-Add = Callable[[Iterable[BytesLike]], int]  # takes the pieces of a section, returns its number
+Add = Callable[[Iterable[BytesLike]], int]  # writes the pieces of a section, returns its number
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One tensor, ready to be written; its sections are numbered from 0."""
+    """One tensor, ready to be written. Its sections are numbered from 0."""
 
     record: IndexedTensor
     sections: tuple[Packed, ...]
@@ -31,23 +31,23 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Encoder:
-    """What is done with one planned tensor, here or in another process.
+    """Encodes one planned tensor, in this process or another.
 
-    It takes the tensor's bytes, its sections and the digits of a panel in memory.
+    It holds the tensor's bytes, its sections and the digits of one panel in memory.
     """
 
     zstd: int | None
-    local: Local | None = None  # what threads of one process share
+    local: LocalState | None = None  # in the threads of this process
 
     def __call__(self, p: Plan) -> Encoded:
         """Read, index, compress and hash one tensor.
 
         Raises:
-            SourceError: the tensor holds a code that is no digit, or the file got shorter.
+            SourceError: the tensor has an invalid code, or the file became shorter.
             OSError: reading failed.
         """
-        assert isinstance(p, IndexPlan)  # what stays dense is not given to workers
-        local = self.local or Local()
+        assert isinstance(p, IndexPlan)  # workers get no dense tensors
+        local = self.local or LocalState()
         sections: list[Packed] = []
 
         def add(pieces: Iterable[BytesLike]) -> int:
@@ -55,8 +55,8 @@ class Encoder:
             return len(sections) - 1
 
         tensor = p.source.tensor
-        with local.memory(tensor.nbytes) as memory:
-            record = encode(p, tensor.read(memory), add)
+        with local.buffer(tensor.nbytes) as buffer:
+            record = encode(p, tensor.read(buffer), add)
         return Encoded(record, tuple(sections))
 
 
@@ -67,21 +67,21 @@ def encode(
     pool: Executor | None = None,
     threads: int = 1,
 ) -> IndexedTensor:
-    """Hand the sections of one tensor to `add`, one after the other, in pieces.
+    """Index one tensor and write its sections, one after the other, in pieces.
 
     Args:
         p: the plan of the tensor.
-        raw: all bytes of the source tensor.
-        add: takes the pieces of a section and returns its number.
-        pool: where panels are encoded, or None: in this thread.
-        threads: how many panels to keep under way.
+        raw: all bytes of the source tensor, uint8 (nbytes,).
+        add: writes a section.
+        pool: encodes panels; None uses this thread.
+        threads: how many panels may be in flight.
 
     Returns:
-        The tensor's record, with the numbers that `add` gave.
+        The tensor's record, with the section numbers that `add` returned.
 
     Raises:
-        SourceError: the tensor holds a code that is no digit.
-        OptionError: the plan's k needs listed patterns, and too many occur.
+        SourceError: the tensor has an invalid code.
+        OptionError: the plan's k requires listed patterns, but too many occur.
     """
     t = p.source
     p = list_patterns(p, raw)
@@ -99,7 +99,7 @@ def encode(
 
 
 def nbytes(p: IndexPlan) -> int:
-    """Return how many bytes `encode` makes of a tensor, uncompressed; never too few."""
+    """Return an upper bound of the bytes that `encode` makes of a tensor, before compression."""
     t = p.source
     scale = None if t.scale is None else Scale(t.scale.rows, 0, t.scale.columns)
     source = SourceRecord(t.layout.name, t.source_dtype, t.source_shape)
@@ -108,7 +108,7 @@ def nbytes(p: IndexPlan) -> int:
 
 
 def renumbered(t: IndexedTensor, first: int) -> IndexedTensor:
-    """Return a record whose sections are numbered from 0 with numbers from `first` on."""
+    """Return a record with `first` added to its section numbers."""
     zeros = t.source.negative_zeros
     return replace(
         t,
@@ -133,9 +133,9 @@ def _add_scale(t: TernaryTensor, add: Add) -> Scale | None:
         return None
     rows, columns, values = t.scale.rows, t.scale.columns, t.scale.values
     dtype = "F32"
-    if columns is not None:  # so many that half the bytes count, where no bit is lost
+    if columns is not None:  # groups have many scales: halve them if F16 is exact
         with np.errstate(over="ignore"):
             dtype = "F16" if (values.astype(np.float16) == values).all() else "F32"
-    values = values[: -(-t.shape[0] // rows)]  # none for a matrix without rows
-    scales = values.T.astype(NUMPY_DTYPES[dtype])  # group by group
+    values = values[: -(-t.shape[0] // rows)]  # a matrix without rows has no scales
+    scales = values.T.astype(NUMPY_DTYPES[dtype])  # in the order of groups
     return Scale(rows, add([scales.tobytes()]), columns, dtype)

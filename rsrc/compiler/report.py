@@ -6,47 +6,52 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rsr_formats.records import DenseTensor, IndexedTensor, Section
+
+from ..layouts import TernaryTensor
+from ..source.tensor import SourceTensor
+
 
 @dataclass(frozen=True)
 class HeadReport:
-    """What `--head int8` made of the output head W, as Q, and what that does to its logits."""
+    """The loss of an output head W that was quantized to int8: Q, and its logits."""
 
-    of: str  # the source tensor
-    is_added: bool  # beside that one, which stays as it is
-    bytes: int  # of int8 and scales
-    bytes_saved: int  # of what a token reads: those of the source tensor less these
+    of: str  # name of the source tensor
+    is_added: bool  # whether the source tensor is kept as well
+    bytes: int  # of int8 weights and scales
+    bytes_saved: int  # per token that is generated: bytes of the source tensor minus `bytes`
     relative_error: float  # |W - Q| / |W|, Frobenius norms
-    logits_relative_error: float  # the same of logits, over all vectors and tokens
-    logits_cosine: float  # of the angle between them
-    argmax_kept: float  # share of the vectors whose largest logit is the same token's
+    logits_relative_error: float  # the same for the logits of all vectors
+    logits_cosine: float  # cosine between the logits of W and Q
+    argmax_kept: float  # share of the vectors whose largest logit belongs to the same token
     vectors: int
-    measured: str  # how, in words
+    measured: str  # how the logits were measured
 
 
 @dataclass(frozen=True)
 class TensorReport:
-    """One tensor of the output. For a dense tensor, the fields of the index are None."""
+    """One tensor of the output. The fields that describe an index are None for a dense tensor."""
 
     name: str
     kind: str  # "ternary", "binary" or "dense"
     shape: tuple[int, ...]
     source_dtype: str
-    source_bytes: int  # with what was absorbed into it
+    source_bytes: int  # including auxiliary tensors
     bytes: int  # in the .rsr file, without padding
-    raw_bytes: int  # there, if its sections were not compressed
+    raw_bytes: int  # the same before compression
     layout: str | None = None
-    scale: str | None = None  # the scale rule, in words
+    scale: str | None = None  # where the scale comes from
     encoding: str | None = None
     packing: str | None = None
     direction: str | None = None
     k: int | None = None
     bits_per_weight: float | None = None
     reason: str | None = None  # why it stayed dense
-    # What post-training quantization kept of W, as Q; None for all that was not asked for.
-    zero_share: float | None = None  # weights of Q that are 0
+    # Post-training quantization of W to Q; None without it.
+    zero_share: float | None = None  # share of the weights of Q that are 0
     relative_error: float | None = None  # |W - Q| / |W|, Frobenius norms
-    cosine: float | None = None  # of the angle between W and Q
-    head: HeadReport | None = None  # of an output head that was made int8
+    cosine: float | None = None  # cosine between W and Q
+    head: HeadReport | None = None  # of an output head quantized to int8
 
     @property
     def weights(self) -> int:
@@ -66,30 +71,30 @@ class Report:
     output_bytes: int  # of the whole .rsr file
     seconds: float
     threads: int
-    notes: tuple[str, ...] = ()  # what could not be made of the source, in words
+    notes: tuple[str, ...] = ()  # what could not be converted, as sentences
 
     @property
     def head(self) -> HeadReport | None:
-        """What was made of the output head, None where it was left as it is."""
+        """The loss of the output head; None if it was not quantized."""
         return next((t.head for t in self.tensors if t.head is not None), None)
 
     @property
     def bits_per_weight(self) -> float:
-        """Index and scales of all indexed tensors, in bits per weight (uncompressed)."""
+        """Bits per weight of the indexes and scales of all indexed tensors, before compression."""
         weights = sum(t.weights for t in self.tensors)
         bits = sum((t.bits_per_weight or 0) * t.weights for t in self.tensors)
         return bits / weights if weights else 0.0
 
     @property
     def stored_ratio(self) -> dict[str, float]:
-        """Bytes stored to bytes uncompressed, of each kind of tensor that occurs and of "all"."""
+        """Stored bytes / uncompressed bytes, for each kind of tensor that occurs and for "all"."""
         kinds = dict.fromkeys(t.kind for t in self.tensors)
         return {
             kind: stored_ratio([t for t in self.tensors if t.kind == kind]) for kind in kinds
         } | {"all": stored_ratio(self.tensors)}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON-ready types; the keys are the fields' and properties' names."""
+        """Return the report as JSON-ready types, keyed by the names of fields and properties."""
         return {
             **asdict(self),
             "bits_per_weight": self.bits_per_weight,
@@ -98,6 +103,67 @@ class Report:
 
 
 def stored_ratio(tensors: Sequence[TensorReport]) -> float:
-    """Return bytes stored to bytes uncompressed, 1 where there are none."""
+    """Return stored bytes / uncompressed bytes, 1 if there are none."""
     raw = sum(t.raw_bytes for t in tensors)
     return sum(t.bytes for t in tensors) / raw if raw else 1.0
+
+
+def dense_report(t: SourceTensor, reason: str, section: Section) -> TensorReport:
+    """Describe a tensor that stayed dense."""
+    return TensorReport(
+        name=t.name,
+        kind="dense",
+        shape=t.shape,
+        source_dtype=t.dtype,
+        source_bytes=t.stored_nbytes,
+        bytes=section.stored_size,
+        raw_bytes=section.size,
+        reason=reason,
+    )
+
+
+def head_reports(
+    records: tuple[DenseTensor, DenseTensor],
+    source: SourceTensor,
+    loss: HeadReport,
+    sections: Sequence[Section],
+) -> list[TensorReport]:
+    """Describe the weight and the scales of an output head that was quantized to int8."""
+    added = f", of {source.name}, which it is tied to" if loss.is_added else ""
+    return [
+        TensorReport(
+            name=t.name,
+            kind="dense",
+            shape=t.shape,
+            source_dtype=source.dtype,
+            source_bytes=source.stored_nbytes if is_weight and not loss.is_added else 0,
+            bytes=section.stored_size,
+            raw_bytes=section.size,
+            reason=f"output head in int8, lossy{added}",
+            head=loss if is_weight else None,
+        )
+        for t, section, is_weight in zip(records, sections, (True, False), strict=True)
+    ]
+
+
+def indexed_report(
+    source: TernaryTensor, t: IndexedTensor, sections: Sequence[Section]
+) -> TensorReport:
+    """Describe a tensor that was indexed."""
+    return TensorReport(
+        name=t.name,
+        kind=t.kind,
+        shape=t.shape,
+        source_dtype=t.source.dtype,
+        source_bytes=source.nbytes,
+        bytes=sum(s.stored_size for s in sections),
+        raw_bytes=sum(s.size for s in sections),
+        layout=t.source.layout,
+        scale=source.note,
+        encoding=t.encoding,
+        packing=t.packing,
+        direction=t.direction,
+        k=t.k,
+        bits_per_weight=t.bits_per_weight,
+        **({} if source.quality is None else asdict(source.quality)),
+    )

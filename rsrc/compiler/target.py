@@ -1,9 +1,13 @@
-"""What --target native means on this machine."""
+"""The processors that products will run on, and how ranks are packed for them."""
 
 from __future__ import annotations
 
-# The target that suits each instruction set of the runtime.
-_TARGETS = {
+# Target: how the ranks of a ternary matrix with k = 3 are packed for it. plan.py gives the reasons.
+TERNARY_PACKING = {"generic": "w16", "avx2": "n4s1", "avx512": "w16", "neon": "n4s1"}
+TARGETS = ("native", *TERNARY_PACKING)
+
+# Instruction set of the runtime: the target that suits it.
+TARGET_OF_ISA = {
     "amx": "avx512",
     "avx512vnni": "avx512",
     "avx512": "avx512",
@@ -14,11 +18,11 @@ _TARGETS = {
 
 
 def native_target() -> str:
-    """Return the target that suits the kernels products run on here, RSR_ISA included.
+    """Return the target that suits the kernels of this machine, RSR_ISA considered.
 
     Raises:
         IsaError: RSR_ISA names an unknown or unsupported instruction set.
     """
-    from rsr_runtime import cpu_info  # on demand: the only thing compiling asks the runtime
+    from rsr_runtime import cpu_info  # lazily: importing the compiler loads no kernels
 
-    return _TARGETS[cpu_info()["isa"]]
+    return TARGET_OF_ISA[cpu_info()["isa"]]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
 from ..common.errors import ExportError
-from ..source.checkpoint import PIECE
+from ..source.tensor import PIECE
 from .tensors import OutputTensor, Progress
 
 METADATA = "__metadata__"  # the key of the header that is not a tensor

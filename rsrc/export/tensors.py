@@ -25,7 +25,7 @@ from rsr_formats.validate import check_negative_zeros, check_ranks, check_scale
 from ..compiler.head import restored_panels
 from ..layouts.base import Bytes, Restored
 from ..layouts.scales import ScaleGrid
-from ..source.checkpoint import PIECE
+from ..source.tensor import PIECE
 from .model_files import Config
 
 Progress = Callable[[str, int, int], None]  # tensor name, bytes done, total bytes

@@ -17,7 +17,9 @@ from ..export.decompile import is_quantized
 from ..export.source import Restorable, restorable
 from ..export.tensors import Progress, decode, read_scales
 from ..layouts import BY_NAME, TernaryTensor
-from ..source.checkpoint import Checkpoint, SourceTensor, open_checkpoint
+from ..source.checkpoint import Checkpoint
+from ..source.open import open_checkpoint
+from ..source.tensor import SourceTensor
 
 _MAX_LISTED = 10  # tensors that a message names
 

@@ -10,8 +10,7 @@ import rsr_runtime
 from rsr_formats.records import VERSION
 
 from .._version import __version__
-from ..compiler.plan import TERNARY_PACKING
-from ..compiler.target import native_target
+from ..compiler.target import TERNARY_PACKING, native_target
 
 _PACKAGES = ("numpy", "msgpack", "zstandard", "safetensors", "click", "rich")
 

@@ -15,7 +15,9 @@ from ..compiler.plan import IndexPlan, plan
 from ..compiler.recognize import PassthroughTensor, recognizer
 from ..export.tensors import Progress
 from ..layouts import TernaryTensor
-from ..source.checkpoint import Checkpoint, SourceTensor, open_checkpoint
+from ..source.checkpoint import Checkpoint
+from ..source.open import open_checkpoint
+from ..source.tensor import SourceTensor
 
 
 @dataclass(frozen=True)

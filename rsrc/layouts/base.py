@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from rsr_formats.records import IndexedTensor, InlineTensor
 
-from ..source.checkpoint import Checkpoint, SourceTensor
+from ..source.checkpoint import Checkpoint
+from ..source.tensor import SourceTensor
 from .scales import ScaleGrid, Scales
 
 Bytes = npt.NDArray[np.uint8]

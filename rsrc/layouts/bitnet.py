@@ -21,8 +21,9 @@ from rsr_formats.records import TERNARY, InlineTensor
 from rsr_formats.text import quoted
 
 from ..common.errors import SourceError
-from ..source.checkpoint import Checkpoint, SourceTensor
+from ..source.checkpoint import Checkpoint
 from ..source.shapes import expected_shape
+from ..source.tensor import SourceTensor
 from .base import Bytes, DigitArray, Layout, Restored, TernaryTensor
 from .float_bits import FLOAT_BYTES, is_float_matrix, to_float32
 from .floats import Floats

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from rsr_formats.bf16 import widen_bf16
 
-from ..source.checkpoint import PIECE, SourceTensor
+from ..source.tensor import PIECE, SourceTensor
 
 Bytes = npt.NDArray[np.uint8]
 Bits = npt.NDArray[np.unsignedinteger[Any]]  # uint16 for F16 and BF16, uint32 for F32

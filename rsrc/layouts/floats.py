@@ -20,7 +20,8 @@ from rsr_formats.decode import apply_scales
 from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
 
 from .. import _native
-from ..source.checkpoint import Checkpoint, SourceTensor
+from ..source.checkpoint import Checkpoint
+from ..source.tensor import SourceTensor
 from .base import Bytes, DigitArray, Layout, Restored, TernaryTensor
 from .float_bits import (
     FLOAT_BYTES,

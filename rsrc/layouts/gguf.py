@@ -7,10 +7,11 @@ import numpy as np
 from rsr_formats.records import TERNARY
 
 from ..common.errors import SourceError
-from ..source.checkpoint import PIECE, Checkpoint, SourceTensor
+from ..source.checkpoint import Checkpoint
 from ..source.gguf.i2_s import holds_four_rows_a_byte
 from ..source.gguf.tensor import GgufTensor, scales_of
 from ..source.gguf.types import Codec
+from ..source.tensor import PIECE, SourceTensor
 from .base import Bytes, DigitArray, TernaryTensor
 from .floats import Floats
 from .scales import ScaleGrid, Scales, coarsest_grid, per_tensor

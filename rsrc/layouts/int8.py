@@ -16,7 +16,8 @@ import numpy.typing as npt
 from rsr_formats.records import BINARY_SIGNS, InlineTensor
 
 from ..common.errors import SourceError
-from ..source.checkpoint import Checkpoint, SourceTensor
+from ..source.checkpoint import Checkpoint
+from ..source.tensor import SourceTensor
 from .base import Bytes, DigitArray, Layout, Restored, TernaryTensor
 from .float_bits import FLOAT_BYTES, to_float32
 from .floats import alphabet

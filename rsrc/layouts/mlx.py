@@ -19,7 +19,8 @@ import numpy.typing as npt
 from rsr_formats.records import MLX_CODES, TERNARY, InlineTensor
 
 from ..common.errors import SourceError
-from ..source.checkpoint import Checkpoint, SourceTensor
+from ..source.checkpoint import Checkpoint
+from ..source.tensor import SourceTensor
 from .base import Bytes, DigitArray, Layout, Restored, TernaryTensor
 from .float_bits import FLOAT_BYTES, from_float32, to_float32
 from .scales import ScaleGrid, Scales

@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from rsr_formats.records import TERNARY
 
-from ..source.checkpoint import Checkpoint, SourceTensor
+from ..source.checkpoint import Checkpoint
+from ..source.tensor import SourceTensor
 from .base import Bytes, DigitArray, Layout, Restored, TernaryTensor
 from .float_bits import (
     FLOAT_BYTES,

@@ -21,8 +21,9 @@ import numpy.typing as npt
 from rsr_formats.records import TERNARY, IndexedTensor
 
 from .. import _native
-from ..source.checkpoint import Checkpoint, SourceTensor
+from ..source.checkpoint import Checkpoint
 from ..source.quantization import HEADS
+from ..source.tensor import SourceTensor
 from .base import Bytes, DigitArray, Layout, Quality, Restored, TernaryTensor
 from .float_bits import (
     Bits,

@@ -16,8 +16,9 @@ from typing import Any
 
 from rsr_formats.records import DenseTensor
 
-from ..source.checkpoint import Checkpoint, SourceTensor
+from ..source.checkpoint import Checkpoint
 from ..source.quantization import Quantization
+from ..source.tensor import SourceTensor
 from .base import TernaryTensor
 from .float_bits import FLOAT_BYTES, is_float_matrix
 from .quantize import AbsMean

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _native
-from ..source.checkpoint import SourceTensor
+from ..source.tensor import SourceTensor
 from .float_bits import FLOAT_BYTES, INFINITY, blocks, float_values, native_values, panels
 from .scales import Per, Scales
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..source.checkpoint import PIECE, SourceTensor
+from ..source.tensor import PIECE, SourceTensor
 
 
 def find_code_3(tensor: SourceTensor) -> tuple[int, int] | None:

@@ -1,1 +1,1 @@
-"""Open a checkpoint: from a path to tensors whose bytes can be read."""
+"""Open a source: from a path to tensors whose bytes can be read. Start at `open`."""

@@ -1,7 +1,7 @@
-"""Walk over JSON from strangers: one member of an object is built at a time, none above a limit.
+"""Parse untrusted JSON one member at a time, each within a limit.
 
-`json.loads` makes up to thirty bytes of each byte it reads. A file that may be megabytes long and
-needs only a few kinds of members is read with this instead.
+`json.loads` takes up to 30 bytes of memory for each byte that it reads. This parser reads files
+that may have megabytes and of which only some members are kept.
 """
 
 from __future__ import annotations
@@ -12,34 +12,34 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-_FIRST = 256  # bytes in which the end of a value is looked for first
+_FIRST = 256  # bytes decoded at first, in the hope that the value ends within them
 _SPACE = " \t\n\r"
 _SPACES = re.compile(r"[ \t\n\r]*")
 
 
 class JsonError(ValueError):
-    """The bytes are not the JSON that was expected."""
+    """The bytes are not the expected JSON."""
 
 
 class JsonWalker:
-    """Reads bytes that hold one JSON object, in their order.
+    """Reads one JSON object from front to back.
 
-    Each member that `members` announces must be consumed, by `value`, `string` or `members` again,
-    before the next is asked for; then `end`.
+    After `members` yields a key, its value must be consumed with `value`, `string` or `members`
+    before the next key is requested. Call `end` last.
     """
 
     def __init__(self, data: bytes) -> None:
-        self._text = data.decode("latin-1")  # a byte is a character: places are counted in bytes
+        self._text = data.decode("latin-1")  # one character per byte: positions are in bytes
         self._at = 0
 
     def members(self, limit: int) -> Iterator[str]:
-        """Yield the keys of the object that begins here.
+        """Yield the keys of the object at the current position.
 
         Args:
-            limit: bytes of a key as it is written, with its quotation marks and escapes.
+            limit: bytes of a key as written, including quotation marks and escapes.
 
         Raises:
-            JsonError: here is no object, or it has a key twice or a longer one.
+            JsonError: there is no object, a key is longer than `limit`, or it occurs twice.
         """
         self._take("{")
         if self._peek() == "}":
@@ -49,7 +49,7 @@ class JsonWalker:
         while True:
             key = self.string(limit)
             if key in seen:
-                raise JsonError(f"{key[:80]!r} is there twice")
+                raise JsonError(f"{key[:80]!r} occurs twice")
             seen.add(key)
             self._take(":")
             yield key
@@ -57,7 +57,7 @@ class JsonWalker:
                 return
 
     def string(self, limit: int) -> str:
-        """Read a string; `limit` and errors are those of `value`."""
+        """Read a string; `limit` and errors as for `value`."""
         at = self._at
         found = self.value(limit)
         if not isinstance(found, str):
@@ -65,28 +65,28 @@ class JsonWalker:
         if not found.isascii():
             try:
                 found.encode()
-            except UnicodeEncodeError:  # an escape can write half of a surrogate pair
-                raise JsonError(f"at byte {at}: a string is no Unicode text") from None
+            except UnicodeEncodeError:  # an escape can denote half of a surrogate pair
+                raise JsonError(f"at byte {at}: a string is not valid Unicode") from None
         return found
 
     def value(self, limit: int) -> Any:
-        """Read a value of any kind.
+        """Read a value of any type.
 
         Args:
-            limit: bytes of the value as it is written.
+            limit: bytes of the value as written.
 
         Raises:
-            JsonError: it is longer, malformed, or has an object with a key twice.
+            JsonError: it is longer than `limit` or malformed, or a key occurs twice in an object.
         """
         self._peek()
         at, left = self._at, len(self._text) - self._at
-        most = min(left, limit + 1)  # a byte more, to see that the value ends
+        most = min(left, limit + 1)  # one more byte, to see that the value ends
         size = min(_FIRST, most)
         while True:
             piece = self._text[at : at + size]
             try:
                 found, length = _decode(piece)
-                if length < size or size == left:  # a number may go on
+                if length < size or size == left:  # else a number may continue
                     break
                 reason = "it does not end"
             except JsonError:
@@ -101,16 +101,16 @@ class JsonWalker:
         return found
 
     def end(self) -> None:
-        """Check that nothing but white space is left.
+        """Check that only white space is left.
 
         Raises:
-            JsonError: there is.
+            JsonError: something else follows.
         """
         if self._peek():
             raise JsonError(f"at byte {self._at}: something follows the JSON object")
 
     def _peek(self) -> str:
-        """Return the next byte that is no white space ("" at the end), without taking it."""
+        """Return the next byte that is not white space, without taking it; "" at the end."""
         found = self._text[self._at : self._at + 1]
         if found in _SPACE:
             space = _SPACES.match(self._text, self._at)
@@ -133,12 +133,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise JsonError(f"{twice[:80]!r} is there twice")
+        raise JsonError(f"{twice[:80]!r} occurs twice")
     return found
 
 
 def _decode(piece: str) -> tuple[Any, int]:
-    """Decode the value at the beginning of `piece`; return it and its length."""
+    """Decode the value at the start of `piece`; return the value and its length in bytes."""
     found, length = _DECODER.raw_decode(piece)
     if not piece.isascii() and not (written := piece[:length]).isascii():
         found = _DECODER.decode(written.encode("latin-1").decode())

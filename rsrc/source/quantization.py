@@ -1,6 +1,6 @@
-"""What config.json says of quantization: `quantization_config`, as transformers reads it.
+"""`quantization_config` of config.json, as transformers reads it.
 
-The file is a stranger's: every value may be of any type. The keys are those of transformers'
+The file is untrusted: every value may have any type. The keys are those of transformers'
 `BitNetQuantConfig` (utils/quantization_config.py).
 """
 
@@ -14,13 +14,13 @@ from rsr_formats.text import shown
 
 from ..common.errors import SourceError
 
-# The output layer by its usual names. transformers leaves it alone where config.json has no
-# `modules_to_not_convert`; where there is such a list, the list is all that counts.
+# Usual names of the output layer. transformers does not convert it if config.json has no list
+# `modules_to_not_convert`; if there is a list, only the list decides.
 HEADS = ("lm_head", "embed_out", "output", "score", "classifier")
 
 
 class Quantization:
-    """The `quantization_config` of a config.json, {} where there is none."""
+    """The `quantization_config` of a config.json; {} if there is none."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         found = config.get("quantization_config")
@@ -28,12 +28,12 @@ class Quantization:
 
     @property
     def is_given(self) -> bool:
-        """Whether there is one that says anything."""
+        """Whether config.json has one that is not empty."""
         return bool(self._found)
 
     @property
     def method(self) -> str | None:
-        """The `quant_method`, fit for a message; None if absent."""
+        """The `quant_method`, short enough for a message; None if absent."""
         found = self._found.get("quant_method")
         if isinstance(found, str):
             return found[:64]
@@ -41,15 +41,15 @@ class Quantization:
 
     @property
     def is_bitnet(self) -> bool:
-        """Whether it says that linear layers are BitNet's."""
+        """Whether linear layers are those of BitNet."""
         return self.method == "bitnet"
 
     @property
     def linear_class(self) -> str:
-        """Either "bitlinear", which divides by weight_scale, or "autobitlinear": it multiplies.
+        """Either "bitlinear" (divides by weight_scale) or "autobitlinear" (multiplies by it).
 
         Raises:
-            SourceError: it is neither.
+            SourceError: it has another value.
         """
         return self._one_of(
             "linear_class",
@@ -58,10 +58,10 @@ class Quantization:
 
     @property
     def mode(self) -> str:
-        """Either "offline", where the file holds ternary weights, or "online": their masters.
+        """Either "offline" (the file holds ternary weights) or "online" (master weights).
 
         Raises:
-            SourceError: it is neither.
+            SourceError: it has another value.
         """
         return self._one_of(
             "quantization_mode", {"offline": "ternary weights", "online": "master weights"}
@@ -76,17 +76,17 @@ class Quantization:
         return found
 
     def converts(self, name: str) -> bool:
-        """Return whether the weight `name` is one of a linear layer that is BitNet's.
+        """Return whether the weight `name` belongs to a linear layer that BitNet replaces.
 
-        Embeddings are not, nor is the output head unless `modules_to_not_convert` is a list
-        without it.
+        Embeddings do not. The output head does only if `modules_to_not_convert` is a list without
+        it.
 
         Raises:
-            SourceError: the list has a regular expression that is not supported.
+            SourceError: the list has an unsupported regular expression.
         """
         module = name.removesuffix(".weight")
         last = module.rpartition(".")[2].lower()
-        if "embed" in last or last in ("wte", "wpe"):  # they look values up
+        if "embed" in last or last in ("wte", "wpe"):
             return False
         if not isinstance(self._found.get("modules_to_not_convert"), list):
             return last not in HEADS

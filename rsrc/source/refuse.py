@@ -1,23 +1,24 @@
-"""What `rsrc compile` refuses by name: checkpoints that look ternary, or like one, and are not.
+"""Checkpoints that `rsrc compile` rejects as a whole, although they open.
 
-A product with any of them would be wrong, or would be none of the model's. Each row of the table
-says how such a checkpoint is known, what it is, and what to do instead.
+Products with their weights would be wrong, or would not be products of the model. Each row of
+`REFUSALS` says how to tell such a checkpoint, what it is, and what to do instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+
+from rsr_formats.text import quoted
 
 from ..common.errors import SourceError
-from .quantization import Quantization
+from .checkpoint import Checkpoint
+from .files import config_in
 
-if TYPE_CHECKING:
-    from .checkpoint import Checkpoint, SourceTensor
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
-# transformers' names of quantization methods whose weights are no ternary matrices with scales.
+# Quantization methods of transformers whose weights are not ternary matrices with scales.
 FOREIGN_METHODS = frozenset(
     {
         "aqlm", "auto-round", "awq", "bitsandbytes", "compressed-tensors", "eetq", "fbgemm_fp8",
@@ -26,93 +27,139 @@ FOREIGN_METHODS = frozenset(
     }
 )  # fmt: skip
 
-# Entries that say in which rotated basis weights are (Prism ML's Bonsai 2).
-_ROTATION = "prism.hadamard"
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What is known of a checkpoint without reading a tensor."""
-
-    folder: Path
-    tensors: dict[str, SourceTensor]
-    config: dict[str, Any]
-    metadata: dict[str, str]
+_ROTATION = "prism.hadamard"  # begins the keys that describe a rotation (Prism ML's Bonsai 2)
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A kind of checkpoint, how it is known (in words, or None) and what to say of it."""
+    """A kind of checkpoint.
+
+    Attributes:
+        kind: its name.
+        sign: returns what shows that a checkpoint is of this kind, or None if it is not. It reads
+            no tensor.
+        advice: why it is rejected, and what to do instead.
+    """
 
     kind: str
-    sign: Callable[[Evidence], str | None]
+    sign: Callable[[Checkpoint], str | None]
     advice: str
 
 
-def _rotated(e: Evidence) -> str | None:
-    if (e.folder / "hadamard.json").is_file():
+def refuse_unsupported(checkpoint: Checkpoint) -> None:
+    """Reject a checkpoint of a kind in `REFUSALS`.
+
+    Raises:
+        SourceError: names the kind, what shows it, and what to do instead.
+    """
+    try:
+        _ = checkpoint.config
+    except SourceError:  # whatever needs the config reports it
+        checkpoint = replace(checkpoint, config_path=None, files={})
+    for refusal in REFUSALS:
+        sign = refusal.sign(checkpoint)
+        if sign is not None:
+            raise SourceError(f"{checkpoint.path}: {refusal.kind}: {sign}. {refusal.advice}")
+
+
+def refuse_by_config(source: Path) -> None:
+    """Reject a source by its config.json and file names alone, before its tensors are known.
+
+    Raises:
+        SourceError: as `refuse_unsupported`.
+    """
+    folder = source if source.is_dir() else source.parent
+    refuse_unsupported(Checkpoint(source, {}, config_in(folder)))
+
+
+def refuse_pickles(source: Path, names: Iterable[str]) -> None:
+    """Reject a source if files of these names are pickles.
+
+    Raises:
+        SourceError: says how to convert them, unless the converted weights would be rejected, too.
+    """
+    pickles = [name for name in names if name.endswith(PICKLES)]
+    if not pickles:
+        return
+    refuse_by_config(source)
+    options = "map_location='cpu', weights_only=True"
+    load = f"torch.load({pickles[0]!r}, {options})"
+    if len(pickles) > 1:  # shards, and perhaps other pickles such as training_args.bin
+        shards = any(name.startswith("pytorch_model") for name in pickles)
+        files = "pytorch_model*.bin" if shards else f"*{Path(pickles[0]).suffix}"
+        each = f"torch.load(f, {options}).items()"
+        load = f"{{n: t for f in sorted(glob.glob({files!r})) for n, t in {each}}}"
+    raise SourceError(  # tests/parity runs this code
+        f"{source}: pickled weights ({quoted(pickles, 20)}) are not read, as opening them can run "
+        "code. If you trust them, convert them in Python with torch and safetensors: "
+        f"`w = {load}`, then `safetensors.torch.save_file("
+        "{n: t.contiguous().clone() for n, t in w.items()}, 'model.safetensors')`"
+    )
+
+
+def _rotated(c: Checkpoint) -> str | None:
+    if (c.folder / "hadamard.json").is_file():
         return "there is a hadamard.json"
-    for where, keys in (("metadata", e.metadata), ("config.json", e.config)):
+    for where, keys in (("metadata", c.metadata), ("config.json", c.config)):
         for key in keys:
             if key.startswith(_ROTATION):
                 return f"its {where} has the key {key[:64]!r}"
     return None
 
 
-def _adapter(e: Evidence) -> str | None:
-    for name in e.tensors:
-        if ".lora_A" in name and name.replace(".lora_A", ".lora_B") in e.tensors:
+def _adapter(c: Checkpoint) -> str | None:
+    for name in c.tensors:
+        if ".lora_A" in name and name.replace(".lora_A", ".lora_B") in c.tensors:
             return f"there is a tensor {name[:120]!r}"
-    files = {t.path.name for t in e.tensors.values()}
-    only_adapter = all(name.startswith("adapter_model") for name in files)
-    if only_adapter and (e.folder / "adapter_config.json").is_file():
+    only_adapter = all(path.name.startswith("adapter_model") for path in c.shards)
+    if only_adapter and (c.folder / "adapter_config.json").is_file():
         return "there is an adapter_config.json"
     return None
 
 
-def _codes_and_offsets(e: Evidence) -> str | None:
-    if all(any((e.folder / name).glob("*.bin")) for name in ("codes", "scales")):
+def _codes_and_offsets(c: Checkpoint) -> str | None:
+    if all(any((c.folder / name).glob("*.bin")) for name in ("codes", "scales")):
         return "there are codes/*.bin and scales/*.bin"
     return None
 
 
-def _zero_points(e: Evidence) -> str | None:
-    for name in e.tensors:
+def _zero_points(c: Checkpoint) -> str | None:
+    for name in c.tensors:
         stem = name.removesuffix(".qweight")
-        if stem != name and any(f"{stem}.{part}" in e.tensors for part in ("qzeros", "scales")):
+        if stem != name and any(f"{stem}.{part}" in c.tensors for part in ("qzeros", "scales")):
             return f"there is a tensor {name[:120]!r}"
     return None
 
 
-def _bitsandbytes(e: Evidence) -> str | None:
-    for name in e.tensors:
+def _bitsandbytes(c: Checkpoint) -> str | None:
+    for name in c.tensors:
         if ".quant_state.bitsandbytes__" in name:
             return f"there is a tensor {name[:120]!r}"
     return None
 
 
-def _foreign_method(e: Evidence) -> str | None:
-    method = Quantization(e.config).method
+def _foreign_method(c: Checkpoint) -> str | None:
+    method = c.quantization.method
     return f"config.json says quant_method {method!r}" if method in FOREIGN_METHODS else None
 
 
-def _complex(e: Evidence) -> str | None:
-    classes = e.config.get("architectures")
-    for value in [e.config.get("model_type"), *(classes if isinstance(classes, list) else [])]:
+def _complex(c: Checkpoint) -> str | None:
+    classes = c.config.get("architectures")
+    for value in [c.config.get("model_type"), *(classes if isinstance(classes, list) else [])]:
         if isinstance(value, str) and "fairy" in value.lower():
             return f"config.json says {value[:64]!r}"
-    for name, tensor in e.tensors.items():
+    for name, tensor in c.tensors.items():
         if len(tensor.shape) != 2 or "weight" not in name:
             continue
         if tensor.dtype == "C64":
             return f"{name[:120]!r} is C64"
-        if any(other in e.tensors for other in _imaginary(name)):
+        if any(other in c.tensors for other in _imaginary(name)):
             return f"{name[:120]!r} has an imaginary part beside it"
     return None
 
 
 def _imaginary(name: str) -> Iterator[str]:
-    """List the names that the imaginary part of `name` may have, if that is a real part."""
+    """Yield the possible names of the imaginary part, if `name` may be that of a real part."""
     stem = name.removesuffix(".weight")
     for real, imaginary in (("real", "imag"), ("_re", "_im")):
         if stem.endswith(real):
@@ -123,58 +170,41 @@ REFUSALS = (
     Refusal(
         "weights in a rotated basis",
         _rotated,
-        "A product needs its activations rotated the same way (Hadamard), which a .rsr file does "
-        "not describe. Compile a checkpoint whose weights are not rotated",
+        "Products need activations rotated the same way (Hadamard), which a .rsr file cannot "
+        "describe. Compile a checkpoint whose weights are not rotated",
     ),
     Refusal(
         "a LoRA or other PEFT adapter",
         _adapter,
-        "It changes a model and is none. Merge it into its base model first (in PEFT: "
-        "model.merge_and_unload().save_pretrained(FOLDER)) and compile that",
+        "It changes a model but is not one. Merge it into its base model first (in PEFT: "
+        "model.merge_and_unload().save_pretrained(FOLDER)) and compile the result",
     ),
     Refusal(
         "ternary codes with offsets (ternary-quant)",
         _codes_and_offsets,
-        "Its weights are alpha * code + mu, three values that do not lie about zero, which a .rsr "
-        "file does not hold. Compile the floats it was made from, with --quantize",
+        "Its weights are alpha * code + mu, three values not symmetric about zero, which a .rsr "
+        "file cannot hold. Compile the floating-point checkpoint it was made from, with --quantize",
     ),
     Refusal(
         "integers with zero points (GPTQ or AWQ)",
         _zero_points,
-        "Its groups have offsets and may have more than three values, which a .rsr file does not "
+        "Its groups have offsets and may have more than three values, which a .rsr file cannot "
         "hold. Compile the checkpoint it was made from",
     ),
     Refusal(
         "weights quantized by bitsandbytes",
         _bitsandbytes,
-        "They are no ternary weights. Compile the checkpoint it was made from",
+        "They are not ternary. Compile the checkpoint it was made from",
     ),
     Refusal(
         "weights quantized by another method",
         _foreign_method,
-        "They are no ternary weights, or are packed in a way that is not read. Compile the "
-        "checkpoint it was made from",
+        "They are not ternary, or are packed in an unsupported way. Compile the checkpoint it was "
+        "made from",
     ),
     Refusal(
         "complex weights",
         _complex,
-        "A .rsr file holds real ternary matrices. There is nothing to convert it to without loss",
+        "A .rsr file holds real ternary matrices. No conversion without loss is known",
     ),
 )
-
-
-def refuse_unsupported(checkpoint: Checkpoint) -> None:
-    """Refuse a checkpoint that is of a kind in the table.
-
-    Raises:
-        SourceError: says the kind, what shows it, and what to do.
-    """
-    try:
-        config = checkpoint.config
-    except SourceError:
-        config = {}  # whoever needs it says what is wrong with it
-    evidence = Evidence(checkpoint.folder, checkpoint.tensors, config, checkpoint.metadata)
-    for refusal in REFUSALS:
-        sign = refusal.sign(evidence)
-        if sign is not None:
-            raise SourceError(f"{checkpoint.path}: {refusal.kind}: {sign}. {refusal.advice}")

@@ -1,8 +1,7 @@
-"""What config.json says of a model's linear layers: the shapes of their weights, and their number.
+"""What config.json implies about linear layers: the shapes of their weights, and how many layers.
 
-The names, and what a key that is absent stands for, are those of transformers' classes (and of
-1bitLLM's BitnetForCausalLM). The file is a stranger's: where a value that is needed is no positive
-integer, or the class is another one, nothing is expected.
+Names and defaults are those of `rsr_formats.architectures`. The file is untrusted: if the
+architecture is unknown, or a value that is needed is not a positive integer, nothing is checked.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from ..common.errors import SourceError
 
 @dataclass(frozen=True)
 class ExpectedShape:
-    """The shape that config.json gives a weight, and by which of its keys."""
+    """The shape that config.json implies for a weight, and the keys that it follows from."""
 
     out_features: int
     in_features: int
     keys: str
-    is_vocabulary: bool = False  # its rows are tokens, which files may pad
+    is_vocabulary: bool = False  # rows are tokens; files may pad them
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -40,17 +39,17 @@ _LAYER = re.compile(
 )
 _VOCABULARY = re.compile(r"(?:(?:model\.)?embed_tokens|lm_head)\.weight")
 
-_MAX = 1 << 31  # no dimension is as large
+_MAX = 1 << 31  # exclusive limit of a dimension
 _LISTED = 20  # missing tensors that a message names
 
 
 def is_linear(name: str) -> bool:
-    """Return whether `name` is one that a config.json may give a shape."""
+    """Return whether config.json may imply a shape for the weight `name`."""
     return (_LAYER.fullmatch(name) or _VOCABULARY.fullmatch(name)) is not None
 
 
 def expected_shape(config: dict[str, Any], name: str) -> ExpectedShape | None:
-    """Return the shape of the weight `name`, or None if the name or the model is not known."""
+    """Return the shape of the weight `name`, None if the name or the architecture is unknown."""
     architecture = of_config(config)
     hidden = _integer(config.get("hidden_size"))
     if architecture is None or hidden is None:
@@ -74,38 +73,39 @@ def expected_shape(config: dict[str, Any], name: str) -> ExpectedShape | None:
 
 
 def check_shape(config: dict[str, Any], name: str, shape: tuple[int, int], found: str) -> None:
-    """Check the shape of a ternary matrix against what config.json gives it.
+    """Check the shape of a ternary matrix against config.json.
 
     Args:
         config: the config.json.
         name: of the weight.
         shape: (out_features, in_features).
-        found: dtype and shape in the file, in words.
+        found: dtype and shape in the file, for the message.
 
     Raises:
-        SourceError: they contradict each other. A vocabulary's rows are not compared.
+        SourceError: config.json implies another shape. The rows of embedding and head are not
+            compared.
     """
     expected = expected_shape(config, name)
     if expected is None:
         return
     if shape != expected.shape and not (expected.is_vocabulary and shape[1] == expected.shape[1]):
         raise SourceError(
-            f"{name}: {found} is a matrix of {list(shape)}, but config.json gives it "
-            f"{list(expected.shape)} ({expected.keys}): are they of the same model?"
+            f"{name}: {found} is a matrix of {list(shape)}, but config.json implies "
+            f"{list(expected.shape)} ({expected.keys}): are they from the same model?"
         )
 
 
 def missing_weights(config: dict[str, Any], names: Iterable[str]) -> str | None:
-    """Say which layers lack a projection that others have; None if none does.
+    """Name the projections that some layers lack and others have; None if no layer lacks one.
 
     Args:
-        config: the config.json; its num_hidden_layers counts the layers.
+        config: the config.json; `num_hidden_layers` is how many layers there should be.
         names: of all tensors.
     """
     layers = _integer(config.get("num_hidden_layers"))
     if layers is None or of_config(config) is None:
         return None
-    found: dict[tuple[str, str], set[int]] = {}  # the layers of each prefix and module
+    found: dict[tuple[str, str], set[int]] = {}  # (prefix, module): layers that have it
     for name in names:
         match = _LAYER.fullmatch(name)
         if match is not None and int(match["layer"]) < layers:
@@ -115,7 +115,7 @@ def missing_weights(config: dict[str, Any], names: Iterable[str]) -> str | None:
         return None
     some = listed(list(islice(_missing(found, layers), _LISTED)), _LISTED, count=missing)
     return (
-        f"weights are missing of the {layers} layers that config.json gives it "
+        f"weights are missing from the {layers} layers that config.json announces "
         f"(num_hidden_layers): {some}"
     )
 
@@ -130,7 +130,7 @@ def _missing(found: dict[tuple[str, str], set[int]], layers: int) -> Iterator[st
 def _width(
     config: dict[str, Any], architecture: Architecture, width: str
 ) -> tuple[int | None, str]:
-    """Return a width of `PROJECTIONS` other than hidden_size, and its keys in words."""
+    """Return a width of `PROJECTIONS` other than hidden_size, and the keys it follows from."""
     if width == "intermediate":
         wide = _integer(config.get("intermediate_size"))
         return wide, f"intermediate_size {wide}"
@@ -140,7 +140,7 @@ def _width(
         size = (_integer(config.get("hidden_size")) or 0) // count
     if width == "keys":
         groups = config.get("num_key_value_heads", architecture.num_key_value_heads)
-        if groups is not None:  # null, too, stands for num_attention_heads
+        if groups is not None:  # null or absent: as many as num_attention_heads
             key, count = "num_key_value_heads", _integer(groups)
     size = _integer(size)
     if count is None or size is None:

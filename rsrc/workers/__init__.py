@@ -1,1 +1,1 @@
-"""Where tensors are worked on: this thread, a thread pool or an executor."""
+"""Where tensors are processed: in this thread, in a thread pool, or by an executor such as Dask."""

@@ -1,4 +1,4 @@
-"""Dask (distributed) as the executor: the workers of a scheduler somewhere else."""
+"""Dask (distributed) as the executor: the workers of a scheduler on other machines."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 
 from ..common.errors import ExecutorError, OptionError
 
-_ANSWER = 10.0  # seconds a scheduler may take to answer, and a first worker to be there
-_ABSENCE = 30.0  # seconds without any worker before giving up: one that died is started again
+# Seconds.
+_ANSWER = 10.0  # for the scheduler to answer, and for a first worker to register
+_ABSENCE = 30.0  # without any worker before giving up; Dask restarts workers that died
 _CLOSING = 1.0
 
 
@@ -23,12 +24,12 @@ def check_address(url: str) -> tuple[str, int]:
     """Return host and port of dask://HOST:PORT.
 
     Raises:
-        OptionError: it is anything else.
+        OptionError: `url` has another form.
     """
     try:
         parts = urlsplit(url)
         scheme, host, port = parts.scheme, parts.hostname, parts.port
-    except ValueError:  # a port that is no number, half an IPv6 address
+    except ValueError:  # the port is not a number, or an IPv6 address is incomplete
         scheme, host, port = "", None, None
     if scheme != "dask" or not host or not port or parts.path or parts.query:
         raise OptionError(f"executor: found {url[:80]!r}, expected dask://HOST:PORT")
@@ -40,8 +41,8 @@ def connect(url: str) -> Iterator[DaskExecutor]:
     """Connect to the scheduler at dask://HOST:PORT.
 
     Raises:
-        OptionError: no such address.
-        ExecutorError: Dask is not installed, nobody answers, or there are no workers.
+        OptionError: `url` has another form.
+        ExecutorError: Dask is not installed, the scheduler does not answer, or it has no workers.
     """
     host, port = check_address(url)
     try:
@@ -61,21 +62,21 @@ def connect(url: str) -> Iterator[DaskExecutor]:
         try:
             client.wait_for_workers(1, timeout=_ANSWER)
         except TimeoutError:
-            raise ExecutorError(f"{url}: the scheduler has no workers: start one there") from None
+            raise ExecutorError(
+                f"{url}: the scheduler has no workers: start at least one"
+            ) from None
         with _quiet():
             try:
                 yield DaskExecutor(url, client, distributed.wait)
             except import_module("distributed.comm").CommClosedError as error:
-                raise ExecutorError(
-                    f"{url}: the scheduler does not answer any more: {error}"
-                ) from None
+                raise ExecutorError(f"{url}: the scheduler no longer answers: {error}") from None
     finally:
         with _quiet():
             client.close(timeout=_CLOSING)
 
 
 def _answer(url: str, ask: Callable[[], Any]) -> Any:
-    """Return what `ask` returns, on a thread: it waits for ever where something else listens."""
+    """Return ask(), called in a thread: it blocks forever if the port belongs to something else."""
     answers: SimpleQueue[Any] = SimpleQueue()
 
     def put() -> None:
@@ -88,7 +89,7 @@ def _answer(url: str, ask: Callable[[], Any]) -> Any:
     try:
         answer = answers.get(timeout=_ANSWER + _CLOSING)
     except Empty:
-        answer = "what listens there is none"
+        answer = "something else listens there"
     if isinstance(answer, (OSError, str)):
         raise ExecutorError(f"{url}: no Dask scheduler answers within {_ANSWER:.0f} s: {answer}")
     return answer
@@ -96,7 +97,7 @@ def _answer(url: str, ask: Callable[[], Any]) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Dask from logging what is told as an error, or is none when a client goes away."""
+    """Silence Dask's log: errors are raised anyway, and a disconnecting client is not one."""
     loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
     before = [logger.level for logger in loggers]
     try:
@@ -109,25 +110,25 @@ def _quiet() -> Iterator[None]:
 
 
 class DaskExecutor:
-    """The workers of one scheduler, asked as those of `concurrent.futures` are."""
+    """The workers of one scheduler, as a `pool.ExecutorLike`."""
 
     def __init__(self, url: str, client: Any, wait: Callable[..., Any]) -> None:
         self._url = url
         self._client = client
         self._wait = wait
-        self._present = time.monotonic()  # when there was a worker the last time
+        self._last_worker = time.monotonic()  # when a worker was last seen
         self.workers = sum(client.nthreads().values())
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> DaskFuture:
-        """Begin to compute function(*arguments) somewhere."""
+        """Start function(*arguments) on a worker."""
         return DaskFuture(self, self._client.submit(function, *arguments, pure=False))
 
     def result(self, future: Any) -> Any:
-        """Wait for the result of a future.
+        """Wait for the result of a Dask future.
 
         Raises:
-            ExecutorError: nobody is left to compute it.
-            Exception: what the worker raised.
+            ExecutorError: no worker is left.
+            Exception: the worker's exception.
         """
         while True:
             while not future.done():
@@ -138,7 +139,7 @@ class DaskExecutor:
                     self._check()
             try:
                 return future.result(timeout=_ABSENCE)
-            except TimeoutError:  # its worker was lost after all, or the worker raised one
+            except TimeoutError:  # the worker was lost after all, or raised a TimeoutError
                 if future.status == "error":
                     raise
                 self._check()
@@ -146,22 +147,22 @@ class DaskExecutor:
     def _check(self) -> None:
         now = time.monotonic()
         if self._client.status == "running" and self._client.scheduler_info()["workers"]:
-            self._present = now
-        elif now - self._present > _ABSENCE:
-            raise ExecutorError(f"{self._url}: no worker is left, for {_ABSENCE:.0f} s by now")
+            self._last_worker = now
+        elif now - self._last_worker > _ABSENCE:
+            raise ExecutorError(f"{self._url}: no worker for {_ABSENCE:.0f} s")
 
 
 class DaskFuture:
-    """What one of them will return."""
+    """The future result of a worker, as a `pool.FutureLike`."""
 
     def __init__(self, executor: DaskExecutor, future: Any) -> None:
         self._executor = executor
         self._future = future
 
     def result(self) -> Any:
-        """Return it, or raise what the worker raised."""
+        """Wait for the result; return it, or raise the worker's exception."""
         return self._executor.result(self._future)
 
     def cancel(self) -> None:
-        """Say that nobody wants it any more."""
+        """Discard the result."""
         self._future.cancel()

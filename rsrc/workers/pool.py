@@ -1,4 +1,4 @@
-"""Where the work on tensors is done: in this thread, on threads, or on an executor from outside."""
+"""Process tensors in this thread, in a thread pool, or with an executor of the caller."""
 
 from __future__ import annotations
 
@@ -20,45 +20,45 @@ T = TypeVar("T")
 Item = TypeVar("Item")
 Cost = Callable[[Item], "int | None"]
 
-Memory = npt.NDArray[np.uint8]
+ByteArray = npt.NDArray[np.uint8]
 
-BUDGET = 384 << 20  # bytes that tensors under way may take together
-LARGEST = BUDGET // 2  # that one may take: what needs more is left to the caller
+BUDGET = 384 << 20  # bytes of all tensors in flight
+LARGEST = BUDGET // 2  # bytes of one; the caller processes larger ones
 
-_AHEAD = 64  # tensors given to an executor of which nobody says how many workers it has
+_AHEAD = 64  # tensors in flight on an executor whose number of workers is unknown
 
 
-class Promise(Protocol):
-    """What `submit` returns: a concurrent.futures.Future, or what behaves as one."""
+class FutureLike(Protocol):
+    """The part of `concurrent.futures.Future` that is used."""
 
     def result(self) -> Any:
-        """Wait for the result and return it, or raise what went wrong."""
+        """Wait for the result; return it, or raise the worker's exception."""
 
     def cancel(self) -> object:
-        """Give up on it."""
+        """Discard the result."""
 
 
-class Submits(Protocol):
-    """What work can be given to: a concurrent.futures.Executor, or what behaves as one."""
+class ExecutorLike(Protocol):
+    """The part of `concurrent.futures.Executor` that is used."""
 
-    def submit(self, function: Callable[[Any], Any], item: Any, /) -> Promise:
-        """Begin function(item) somewhere."""
+    def submit(self, function: Callable[[Any], Any], item: Any, /) -> FutureLike:
+        """Start function(item) on a worker."""
 
 
 class Workers:
-    """Runs a function on one tensor after the other, beginning the next ones ahead.
+    """Applies a function to a sequence of tensors, several at a time.
 
     Args:
-        executor: anything with `submit`; None does all work in this thread, when it is asked for.
-        ahead: how many tensors may be under way beside the one that is waited for.
-        is_local: whether the executor's threads are this process's own, and see its memory.
-        pool: threads for the panels of tensors that are too large to be given away as one.
-        threads: how many there are in `pool`, or 1.
+        executor: runs the function; None runs it in this thread, when a result is requested.
+        ahead: how many tensors may be in flight beside the one that is waited for.
+        is_local: whether the executor's workers are threads of this process.
+        pool: threads for the panels of tensors that are too large for one worker.
+        threads: how many threads `pool` has; 1 without a pool.
     """
 
     def __init__(
         self,
-        executor: Submits | None = None,
+        executor: ExecutorLike | None = None,
         ahead: int = 0,
         is_local: bool = True,
         pool: ThreadPoolExecutor | None = None,
@@ -67,69 +67,75 @@ class Workers:
         self.pool = pool
         self.threads = threads
         self.is_local = is_local
-        self.local = Local() if is_local else None
+        self.local = LocalState() if is_local else None
         self._executor = executor
         self._ahead = ahead
 
     @property
-    def are_alone(self) -> bool:
-        """Whether this thread does everything."""
+    def is_serial(self) -> bool:
+        """Whether there is no executor."""
         return self._executor is None
+
+    @contextmanager
+    def buffer(self, nbytes: int) -> Iterator[ByteArray]:
+        """Lend memory of this process; see `LocalState.buffer`."""
+        with (self.local or LocalState()).buffer(nbytes) as buffer:
+            yield buffer
 
     def map(
         self, function: Callable[[Item], T], items: Iterable[Item], cost: Cost[Item] | None = None
     ) -> Generator[tuple[Item, T | None], None, None]:
-        """Yield each item with function(item), in order.
+        """Yield (item, function(item)) for all items, in order.
 
         Args:
-            function: what to do; picklable, for an executor with processes.
-            items: what to do it with.
-            cost: bytes an item takes while it is under way, at most `LARGEST`; of all together
-                there are never more than `BUDGET`. An item without a cost (None) is not given
-                away: it comes without a result when it is its turn.
+            function: must be picklable if workers are other processes.
+            items: its arguments.
+            cost: returns the bytes that an item takes while it is in flight, at most `LARGEST`; the
+                sum never exceeds `BUDGET`. If it returns None, the item is not processed and is
+                yielded with None.
 
         Raises:
-            ExecutorError: the executor lost a worker or cannot take more.
-            Exception: what `function` raised, for the first item in order that failed.
+            ExecutorError: the executor lost a worker or accepts no more items.
+            Exception: what `function` raised for the first item, in order, that failed.
         """
         if self._executor is None:
             for item in items:
-                free = cost is not None and cost(item) is None
-                yield item, None if free else function(item)
+                is_skipped = cost is not None and cost(item) is None
+                yield item, None if is_skipped else function(item)
             return
-        coming = ((item, 0 if cost is None else cost(item)) for item in items)
-        waiting: deque[tuple[Item, Promise | None, int]] = deque()
-        begun = held = 0  # futures, bytes
-        following = next(coming, None)
+        remaining = ((item, 0 if cost is None else cost(item)) for item in items)
+        waiting: deque[tuple[Item, FutureLike | None, int]] = deque()
+        in_flight = held = 0  # items, their bytes
+        following = next(remaining, None)
         try:
             while waiting or following:
                 while following:
                     item, size = following
                     if size is None:
                         waiting.append((item, None, 0))
-                    elif begun > self._ahead or (begun and held + size > BUDGET):
+                    elif in_flight > self._ahead or (in_flight and held + size > BUDGET):
                         break
                     else:
                         waiting.append((item, self._submit(function, item), size))
-                        begun, held = begun + 1, held + size
-                    following = next(coming, None)
+                        in_flight, held = in_flight + 1, held + size
+                    following = next(remaining, None)
                 item, future, size = waiting.popleft()
                 yield item, None if future is None else self._result(future)
                 if future is not None:
-                    begun, held = begun - 1, held - size
+                    in_flight, held = in_flight - 1, held - size
         finally:
             for _, future, _ in waiting:
                 if future is not None:
                     future.cancel()
 
-    def _submit(self, function: Callable[[Item], T], item: Item) -> Promise:
+    def _submit(self, function: Callable[[Item], T], item: Item) -> FutureLike:
         assert self._executor is not None
         try:
             return self._executor.submit(function, item)
-        except RuntimeError as error:  # BrokenExecutor is one
-            raise _lost(error) from error
+        except RuntimeError as error:  # includes BrokenExecutor
+            raise _worker_error(error) from error
 
-    def _result(self, future: Promise) -> Any:
+    def _result(self, future: FutureLike) -> Any:
         try:
             return future.result()
         except (RsrError, OSError, MemoryError):
@@ -137,79 +143,87 @@ class Workers:
         except Exception as error:
             if self.is_local:
                 raise
-            raise _lost(error) from error
+            raise _worker_error(error) from error
 
 
-def _lost(error: Exception) -> ExecutorError:
+def _worker_error(error: Exception) -> ExecutorError:
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return ExecutorError(f"a worker of the executor ended or failed before its result: {what}")
+    return ExecutorError(
+        f"a worker of the executor ended or failed before it returned a result: {what}"
+    )
 
 
-class Local:
-    """What threads of this process share: a sign to stop, and memory to read into."""
+class LocalState:
+    """State that worker threads of this process share: a stop flag, and buffers to read into."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._free: list[Memory] = []
-        self._held = 0  # bytes, free or not
+        self._free: list[ByteArray] = []
+        self._held = 0  # bytes of all buffers, lent or free
 
     def stop(self) -> None:
-        """Let everything that is under way end soon."""
+        """Make all work in flight end soon."""
         self._stop.set()
 
     def until_stopped(self, pieces: Iterable[T]) -> Iterator[T]:
-        """Pass `pieces` on until `stop` is called; then raise, for nobody to see."""
+        """Yield `pieces` until `stop` is called; then raise an error, which nobody waits for."""
         for piece in pieces:
             if self._stop.is_set():
                 raise InterruptedError("the compilation was stopped")
             yield piece
 
     @contextmanager
-    def memory(self, nbytes: int) -> Iterator[Memory]:
-        """Lend `nbytes` or more: used again, as new memory costs as much as reading into it."""
+    def buffer(self, nbytes: int) -> Iterator[ByteArray]:
+        """Lend a buffer of at least `nbytes`.
+
+        Buffers are reused: the first write to new memory costs as much as reading a file into it.
+        """
         with self._lock:
-            memory = self._free.pop() if self._free else None
-            if memory is None or len(memory) < nbytes:
-                self._held -= 0 if memory is None else len(memory)
+            buffer = self._free.pop() if self._free else None
+            if buffer is None or len(buffer) < nbytes:
+                self._held -= 0 if buffer is None else len(buffer)
                 while self._free and self._held + nbytes > BUDGET:
                     self._held -= len(self._free.pop(0))
-                memory = np.empty(nbytes, np.uint8)
+                buffer = np.empty(nbytes, np.uint8)
                 self._held += nbytes
         try:
-            yield memory
+            yield buffer
         finally:
             with self._lock:
-                self._free.append(memory)
+                self._free.append(buffer)
 
 
 @contextmanager
-def open_workers(executor: str | Submits | None, threads: int) -> Iterator[Workers]:
-    """Begin to work.
+def open_workers(executor: str | ExecutorLike | None, threads: int) -> Iterator[Workers]:
+    """Start workers, and end them with the block.
 
     Args:
-        executor: None for `threads` threads of this process (one: this one); "dask://HOST:PORT"
-            for the workers of a Dask scheduler; or anything with `submit`, which stays open.
-        threads: for what is done in this process.
+        executor: None for `threads` threads of this process (with 1, this thread);
+            "dask://HOST:PORT" for the workers of a Dask scheduler; or an object with `submit`,
+            which is not closed.
+        threads: threads of this process.
 
     Raises:
-        OptionError: a string of another kind, or an object without `submit`.
-        ExecutorError: nobody answers at the address, or the package for it is not installed.
+        OptionError: `executor` is another string, or has no `submit`.
+        ExecutorError: the scheduler does not answer, or Dask is not installed.
     """
     if isinstance(executor, str):
         from .dask import connect
 
-        with _pool(threads) as pool, connect(executor) as theirs:
-            yield Workers(theirs, 2 * theirs.workers, False, pool, threads)
+        with _pool(threads) as pool, connect(executor) as remote:
+            yield Workers(remote, 2 * remote.workers, False, pool, threads)
         return
     with _pool(threads) as pool:
         if executor is not None:
             if not callable(getattr(executor, "submit", None)):
                 kind = type(executor).__name__
-                raise OptionError(f"executor: found {kind}, expected an address, or `submit` in it")
+                raise OptionError(
+                    f"executor: found {kind}, expected dask://HOST:PORT or an object with `submit`"
+                )
             yield Workers(executor, _AHEAD, False, pool, threads)
             return
-        # Far ahead, within the budget: workers go on while a large dense tensor is written.
+        # Far ahead, so that workers stay busy while a large dense tensor is written.
         workers = Workers(pool, 16 * threads, True, pool, threads)
         assert workers.local is not None
         try:

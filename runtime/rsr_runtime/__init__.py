@@ -14,6 +14,7 @@ from .dense import DenseTensor
 from .errors import ClosedError, InputShapeError, InputTypeError, IsaError, OptionError
 from .matrix import Matrix, linear_all, matmul_all
 from .model import Model, load
+from .rows import linear_rows
 
 __all__ = [
     "ClosedError",
@@ -30,6 +31,7 @@ __all__ = [
     "get_num_threads",
     "kernels",
     "linear_all",
+    "linear_rows",
     "load",
     "matmul_all",
     "set_num_threads",

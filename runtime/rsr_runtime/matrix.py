@@ -315,6 +315,7 @@ class Matrix:
         return decode_block(self._tensor, self._arrays, j)
 
     def check_open(self) -> None:
+        """Raise ClosedError if the model was closed."""
         if self._is_closed():
             raise self._closed_error()
 

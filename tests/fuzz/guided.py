@@ -14,12 +14,12 @@ from contextlib import suppress
 
 import atheris
 
-PARSERS = ("rsrc.source.json_walker", "rsrc.source.safetensors_header", "rsr_formats.header")
+PARSERS = ("rsrc.source.json_walker", "rsrc.source.safetensors", "rsr_formats.header")
 with atheris.instrument_imports(include=[*PARSERS, "rsr_formats.validate"]):
     from rsr_formats.header import decode_header
     from rsr_formats.validate import check_header
     from rsrc.source.json_walker import JsonError
-    from rsrc.source.safetensors_header import parse_header
+    from rsrc.source.safetensors import parse_header
 
 import safetensors  # noqa: E402
 

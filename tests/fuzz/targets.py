@@ -26,7 +26,7 @@ from rsrc.common.errors import MismatchError
 from rsrc.compiler.recognize import recognize
 from rsrc.export.decompile import decompile
 from rsrc.inspection.compare import compare
-from rsrc.source.checkpoint import open_checkpoint
+from rsrc.source.open import open_checkpoint
 
 from .mutators import Sample
 

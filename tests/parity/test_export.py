@@ -16,8 +16,9 @@ from rsr_testing.parity import golden_layers as golden
 from rsr_testing.parity import judge
 from rsr_testing.parity.judge import torch_and_transformers
 from rsrc.export.decompile import decompile
-from rsrc.source.gguf.pretokenizers import PRE_TOKENIZERS
-from rsrc.source.gguf.tokenizer import tokenizer_files, tokenizer_metadata
+from rsrc.source.gguf.tokenizer_common import PRE_TOKENIZERS
+from rsrc.source.gguf.tokenizer_files import tokenizer_files
+from rsrc.source.gguf.tokenizer_metadata import tokenizer_metadata
 
 torch_and_transformers()
 

@@ -19,9 +19,9 @@ import rsr_runtime
 import rsrc
 from rsr_testing.parity.judge import torch_and_transformers
 from rsrc.inspection.compare import compare
-from rsrc.source.checkpoint import open_checkpoint
 from rsrc.source.gguf.config import gguf_metadata, hf_config, rope_factors
 from rsrc.source.gguf.names import gguf_name, gguf_rows, permuted_heads
+from rsrc.source.open import open_checkpoint
 
 torch, transformers = torch_and_transformers()
 

@@ -1,4 +1,4 @@
-"""Fixtures of the compiler's tests."""
+"""Fixtures for the tests of rsrc."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def kit() -> Kit:
 
 @pytest.fixture(scope="session")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for tests whose examples overwrite each other's files."""
+    """A folder for property tests, whose examples overwrite each other's files."""
     return tmp_path_factory.mktemp("scratch")
 
 

@@ -21,7 +21,7 @@ import rsrc
 from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
 from rsr_testing.checkpoints import Kit
 from rsr_testing.matrices import float32_bound
-from rsrc.compiler.plan import TARGETS
+from rsrc.compiler.target import TARGETS
 from rsrc.export.decompile import decompile
 from rsrc.inspection.compare import compare
 

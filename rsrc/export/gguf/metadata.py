@@ -9,7 +9,8 @@ from rsr_formats import RsrFile
 
 from ...common.errors import ExportError, SourceError
 from ...source.gguf.config import gguf_metadata
-from ...source.gguf.tokenizer import Note, tokenizer_metadata
+from ...source.gguf.tokenizer_common import Note
+from ...source.gguf.tokenizer_metadata import tokenizer_metadata
 from ..model_files import Config, find_file, read_json
 from .tensors import GgufTensor
 

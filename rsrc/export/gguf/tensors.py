@@ -22,7 +22,7 @@ from ...layouts.float_bits import from_float32, to_float32
 from ...layouts.scales import ScaleGrid
 from ...source.gguf.config import rope_factors
 from ...source.gguf.names import gguf_name, gguf_rows, permuted_heads
-from ...source.gguf.tokenizer import Note
+from ...source.gguf.tokenizer_common import Note
 from ..floats import float_dtype, row_values
 from ..model_files import Config
 from ..tensors import decode, dense_bytes, model_tensors, read_scales, row_windows, source_dtype

@@ -1,1 +1,1 @@
-"""GGUF: what llama.cpp and its relatives store models in (ggml, docs/gguf.md)."""
+"""GGUF, the file format of llama.cpp and its forks (ggml, docs/gguf.md)."""

@@ -1,4 +1,4 @@
-"""A model's settings: config.json of Hugging Face and the metadata of GGUF, both ways."""
+"""Convert between config.json of Hugging Face and the settings in GGUF metadata."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rsr_formats.rope import llama3_kept
 
 from ...common.errors import SourceError
 
-# config.json: key of the metadata behind the architecture's name.
+# Key of config.json: key of the metadata, after "<architecture>.".
 _INTEGERS = {
     "vocab_size": "vocab_size",
     "max_position_embeddings": "context_length",
@@ -33,7 +33,8 @@ _REQUIRED = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_atten
 
 _MAX_HEAD_DIM = 1 << 16
 
-# What the Llama 3 models use; a file's factors are compared with what these give.
+# Settings of all Llama 3 models. GGUF stores only the factors that follow from them, so a file's
+# factors are compared with these.
 _LLAMA3 = {
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
@@ -46,14 +47,14 @@ def hf_config(
     tensors: Mapping[str, tuple[int, ...]],
     factors: npt.NDArray[np.float32] | None = None,
 ) -> dict[str, Any] | None:
-    """Return the config.json of a GGUF model, or None if its architecture is unknown.
+    """Return the config.json of a GGUF model, None if its architecture is unknown.
 
-    Settings the metadata lack, or have of another type, are left out.
+    Settings that are absent from the metadata, or have another type, are left out.
 
     Args:
-        metadata: key: value; numbers as int and float, arrays as sequences.
-        tensors: GGUF name: shape, [out_features, in_features] of matrices.
-        factors: the tensor rope_freqs.weight, if there is one.
+        metadata: numbers as int and float, arrays as sequences.
+        tensors: shapes by GGUF name, (out_features, in_features) of matrices.
+        factors: the tensor rope_freqs.weight, if there is one; float32 (head_dim / 2,).
     """
     name = metadata.get("general.architecture")
     known = of_gguf(name)
@@ -71,7 +72,7 @@ def hf_config(
     for own, key in _FLOATS.items():
         config[own] = _float(metadata.get(prefix + key))
     embedding = tensors.get("token_embd.weight", ())
-    if len(embedding) == 2:  # a file's own count may be of the tokenizer, without padding
+    if len(embedding) == 2:  # the metadata may count tokens without padding
         config["vocab_size"] = embedding[0]
     if config["num_key_value_heads"] is None:
         config["num_key_value_heads"] = config["num_attention_heads"]
@@ -87,29 +88,29 @@ def hf_config(
 
 
 def gguf_metadata(config: Mapping[str, Any]) -> dict[str, int | float | str]:
-    """Return the metadata of a GGUF file for a config.json: `general.architecture` and its own.
+    """Return `general.architecture` and the settings of a GGUF file for a config.json.
 
-    Tied embeddings show in the tensors (there is no output.weight), and Llama 3's rope scaling is
-    one of them, rope_freqs.weight: see `rope_factors`.
+    Two settings are expressed by tensors instead: tied embeddings (no output.weight), and Llama 3's
+    RoPE scaling (rope_freqs.weight, see `rope_factors`).
 
     Args:
-        config: the settings, as transformers 4 or 5 writes them.
+        config: config.json as transformers 4 or 5 writes it.
 
     Raises:
-        SourceError: the architecture is unknown, or a setting is missing or no number.
+        SourceError: the architecture is unknown, or a setting is missing or not a number.
     """
     known = of_config(config)
     if known is None or not known.gguf_names:
         found = config.get("architectures") or config.get("model_type")
         raise SourceError(
-            f"config.json: architecture {str(found)[:80]!r}, and GGUF names are known for "
+            f"config.json: architecture {str(found)[:80]!r}, GGUF names are known only for "
             + ", ".join(sorted(a.name for a in ARCHITECTURES if a.gguf_names))
         )
     name = known.gguf_names[0]
     prefix = f"{name}."
     missing = [name for name in _REQUIRED if _integer(config.get(name)) is None]
     if missing:
-        raise SourceError(f"config.json: no whole number under {', '.join(missing)}")
+        raise SourceError(f"config.json: expected an integer for {', '.join(missing)}")
     rope = _rope(config)
     result: dict[str, int | float | str] = {"general.architecture": name}
     for own, key in _INTEGERS.items():
@@ -141,10 +142,13 @@ def gguf_metadata(config: Mapping[str, Any]) -> dict[str, int | float | str]:
 
 
 def rope_factors(config: Mapping[str, Any]) -> npt.NDArray[np.float32] | None:
-    """Return rope_freqs.weight, (head_dim / 2,), of a config with Llama 3's rope scaling, or None.
+    """Return rope_freqs.weight, float32 (head_dim / 2,), or None without Llama 3's RoPE scaling.
 
     Each frequency is divided by its factor: 1 for short wavelengths, `factor` for long ones, and a
     blend between them (transformers, modeling_rope_utils.py).
+
+    Raises:
+        SourceError: a setting of the scaling is not a number, or out of range.
     """
     rope = _rope(config)
     if rope.get("rope_type", rope.get("type")) != "llama3":
@@ -154,11 +158,13 @@ def rope_factors(config: Mapping[str, Any]) -> npt.NDArray[np.float32] | None:
     theta = _float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
     head_dim = _hf_head_dim(config)
     if not (factor and original and theta and low is not None and high is not None):
-        raise SourceError("config.json: a setting of rope scaling 'llama3' is no number, or 0")
+        raise SourceError(
+            "config.json: a setting of RoPE scaling 'llama3' is not a number, or is 0"
+        )
     if theta < 0 or high <= low or head_dim > _MAX_HEAD_DIM:
         raise SourceError(
-            f"config.json: rope scaling 'llama3' with rope_theta {theta}, low_freq_factor {low}, "
-            f"high_freq_factor {high} and head_dim {head_dim}"
+            f"config.json: unsupported RoPE scaling 'llama3' with rope_theta {theta}, "
+            f"low_freq_factor {low}, high_freq_factor {high} and head_dim {head_dim}"
         )
     wavelengths = 2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
     kept = llama3_kept(wavelengths, low, high, original)
@@ -166,7 +172,7 @@ def rope_factors(config: Mapping[str, Any]) -> npt.NDArray[np.float32] | None:
 
 
 def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what config.json says of rope: transformers 5 has all of it in one map."""
+    """Return the RoPE settings of config.json; transformers 5 keeps rope_theta among them."""
     for key in ("rope_parameters", "rope_scaling"):
         if isinstance(found := config.get(key), Mapping):
             return found
@@ -202,7 +208,7 @@ def _rope_scaling(
         scaling = {"rope_type": "llama3", "factor": largest, **_LLAMA3}
         try:
             expected = rope_factors({**config, "rope_scaling": scaling})
-        except SourceError:  # with this theta there are none
+        except SourceError:  # no factors for this theta
             return None
         same = expected is not None and np.allclose(expected, factors, rtol=1e-5, atol=0)
         return scaling if same else None
@@ -220,7 +226,7 @@ def _rope_scaling(
 def _minicpm_config(
     metadata: Mapping[str, Any], prefix: str, config: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return MiniCPM's three multipliers, which GGUF stores multiplied out."""
+    """Return MiniCPM's three multipliers, which GGUF stores as the resulting scales."""
     layers, hidden = config["num_hidden_layers"], config["hidden_size"]
     residual = _float(metadata.get(prefix + "residual_scale"))
     logit = _float(metadata.get(prefix + "logit_scale"))
@@ -244,7 +250,7 @@ def _minicpm_metadata(config: Mapping[str, Any], prefix: str) -> dict[str, float
 
 
 def _integer(value: Any) -> int | None:
-    """Return a whole number >= 0, or the one that an array repeats for every layer; else None."""
+    """Return an integer >= 0, or the one that an array repeats for every layer; else None."""
     if isinstance(value, np.ndarray) and value.ndim == 1 and len(value):
         value = value[0] if (value == value[0]).all() else None
     if isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0:
@@ -253,7 +259,7 @@ def _integer(value: Any) -> int | None:
 
 
 def _float(value: Any) -> float | None:
-    """Return a finite number in the shortest form that float32 does not tell from it, or None."""
+    """Return a finite number in the shortest decimal form that rounds to its float32, or None."""
     if not isinstance(value, int | float | np.number) or isinstance(value, bool):
         return None
     with np.errstate(over="ignore"):

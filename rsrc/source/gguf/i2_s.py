@@ -1,11 +1,10 @@
-"""Whether the codes of an I2_S tensor lie in the order that is assumed, as far as they tell.
+"""Detect the order of the codes in an I2_S tensor, as far as the codes show it.
 
-bitnet.cpp packs codes in blocks of 128 on x86, and, in builds without ACT_PARALLEL, those of four
-rows into each byte, under the same type number and with the same size. Every code is legal in both
-orders. But the columns of a trained matrix are not alike: some have more zeros than others, and
-that in all rows. In the wrong order, rows r, r + 1, r + 2 and r + 3 have each other's columns, and
-the likeness is gone. (ARM builds pack blocks of 64. That exchanges the columns of all rows alike,
-so it does not show.)
+bitnet.cpp packs codes in blocks of 128 on x86. Builds without ACT_PARALLEL pack codes of four rows
+into each byte instead, with the same type number and the same size, and every code is valid in both
+orders. But the columns of a trained matrix differ: some have more zeros than others, in all rows.
+This correlation between rows shows only if the codes are decoded in the right order. (ARM builds
+pack blocks of 64. That permutes the columns of all rows alike, so it cannot be detected.)
 """
 
 from __future__ import annotations
@@ -15,35 +14,36 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-Bytes = npt.NDArray[np.uint8]
+from ..tensor import ByteArray
+
 Shares = npt.NDArray[np.float64]
 
 BLOCK = 128  # weights
-_LEAST = 32  # groups of four rows to judge by
-_CERTAIN = 0.2  # correlation; of columns that are alike it is 0, give or take 1 / sqrt(columns)
+_MIN_GROUPS = 32  # of four rows, for a reliable correlation
+_CERTAIN = 0.2  # correlation; if all columns are alike, it is 0 +- 1 / sqrt(columns)
 
 
-def holds_four_rows_a_byte(codes: Bytes, columns: int) -> bool:
-    """Return whether bytes are certainly in the order of four rows together, and not in blocks.
+def holds_four_rows_a_byte(codes: ByteArray, columns: int) -> bool:
+    """Return whether each byte certainly holds codes of four rows, rather than of one block.
 
     Args:
-        codes: bytes from the beginning of the tensor, (any number,).
+        codes: bytes from the start of the tensor, uint8 (n,), any n.
         columns: in_features.
     """
     groups = len(codes) // columns if columns else 0
-    if groups < _LEAST or columns % BLOCK:
+    if groups < _MIN_GROUPS or columns % BLOCK:
         return False
     codes = codes[: groups * columns]
     planes = [codes >> shift & 3 for shift in (6, 4, 2, 0)]
     together = np.stack([(plane.reshape(groups, columns) == 1).mean(axis=0) for plane in planes])
     blocks = np.stack([plane.reshape(groups, 4, columns // BLOCK, 32) for plane in planes], axis=3)
     apart = (blocks == 1).mean(axis=0).reshape(4, columns)
-    likeness = _likeness(together)
-    return likeness > _CERTAIN and likeness > 2 * _likeness(apart)
+    correlation = _correlation(together)
+    return correlation > _CERTAIN and correlation > 2 * _correlation(apart)
 
 
-def _likeness(shares: Shares) -> float:
-    """Return the mean correlation between the shares of zeros in the columns of four rows."""
+def _correlation(shares: Shares) -> float:
+    """Return the mean correlation between four rows of `shares`, (4, columns): zeros per column."""
     deviations = shares - shares.mean(axis=1, keepdims=True)
     norms = np.sqrt((deviations**2).sum(axis=1))
     if not norms.all():

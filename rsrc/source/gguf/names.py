@@ -1,7 +1,7 @@
-"""Tensor names of GGUF files and of Hugging Face checkpoints, both ways; and the rows of q and k.
+"""Convert tensor names, and the row order of q and k, between GGUF and Hugging Face.
 
-llama.cpp rotates neighboring pairs where transformers rotates the halves of a head, so its
-converter reorders the rows of q and k for some architectures (LlamaModel.permute).
+RoPE in llama.cpp rotates neighboring pairs, in transformers the two halves of a head. Therefore
+llama.cpp's converter permutes the rows of q and k for some architectures (LlamaModel.permute).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _GGUF_QK = re.compile(rf"blk\.{_NUMBER}\.attn_([qk])\.{_SUFFIX}")
 
 
 def hf_name(name: str, architecture: str) -> str:
-    """Return the Hugging Face name of a GGUF tensor; itself where there is no other."""
+    """Return the Hugging Face name of a GGUF tensor, `name` itself if there is none."""
     known = of_gguf(architecture)
     if known is None:
         return name
@@ -49,9 +49,9 @@ def hf_name(name: str, architecture: str) -> str:
 
 
 def gguf_name(name: str, architecture: str) -> str:
-    """Return the GGUF name of a Hugging Face tensor; itself where there is no other.
+    """Return the GGUF name of a Hugging Face tensor, `name` itself if there is none.
 
-    Both spellings of BitNet's inner norms are understood, whatever the architecture.
+    Both spellings of attn_sub_norm and ffn_sub_norm are recognized for every architecture.
     """
     if of_gguf(architecture) is None:
         return name
@@ -66,13 +66,13 @@ def gguf_name(name: str, architecture: str) -> str:
 
 
 def permuted_heads(name: str, architecture: str, heads: int, kv_heads: int) -> int | None:
-    """Return how many heads' rows are reordered in GGUF tensor `name`, or None if none are.
+    """Return over how many heads the rows of a GGUF tensor are permuted, None if they are not.
 
     Args:
-        name: of the tensor, as GGUF spells it: a q or k weight or bias.
+        name: the GGUF name; only q and k weights and biases are permuted.
         architecture: `general.architecture`.
-        heads: of attention.
-        kv_heads: of its keys and values.
+        heads: number of query heads.
+        kv_heads: number of key and value heads.
     """
     known = of_gguf(architecture)
     found = _GGUF_QK.fullmatch(name)
@@ -82,22 +82,17 @@ def permuted_heads(name: str, architecture: str, heads: int, kv_heads: int) -> i
 
 
 def gguf_rows(rows: int, heads: int) -> Rows:
-    """Return where each row of a GGUF q or k comes from: gguf = hf[gguf_rows(rows, heads)].
+    """Return the row permutation with gguf = hf[gguf_rows(rows, heads)].
 
     Args:
-        rows: of the matrix, a multiple of 2 * heads.
+        rows: out_features, a multiple of 2 * heads.
         heads: what `permuted_heads` returned.
     """
     return np.arange(rows).reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
 
 
 def hf_rows(rows: int, heads: int) -> Rows:
-    """Return where each row of a Hugging Face q or k comes from: hf = gguf[hf_rows(rows, heads)].
-
-    Args:
-        rows: of the matrix, a multiple of 2 * heads.
-        heads: what `permuted_heads` returned.
-    """
+    """Return the row permutation with hf = gguf[hf_rows(rows, heads)]; arguments as above."""
     return np.arange(rows).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
 
 

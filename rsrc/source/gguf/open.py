@@ -1,4 +1,4 @@
-"""A GGUF file as a checkpoint: names, row order and settings as Hugging Face has them."""
+"""Open a GGUF file as a checkpoint with the names, row order and config.json of Hugging Face."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ import numpy.typing as npt
 from rsr_formats.text import listed
 
 from ...common.errors import SourceError
-from ..checkpoint import Checkpoint, SourceTensor
+from ..checkpoint import Checkpoint
+from ..tensor import SourceTensor
 from .config import hf_config
 from .names import hf_name, permuted_heads
 from .reader import Header, TensorInfo, Value, read_header
 from .tensor import GgufTensor, dequantized
-from .tokenizer import tokenizer_files
+from .tokenizer_files import tokenizer_files
 from .types import GgmlType, resolve
 
 _PART = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})\.gguf", re.DOTALL)
 _ROPE_FACTORS = "rope_freqs.weight"
-_MOST_FACTORS = 1 << 15  # half a head
-_LONGEST_NOTE = 1 << 16  # characters of a string in the metadata that is kept
+_MAX_FACTORS = 1 << 15  # half of the largest head_dim
+_MAX_DESCRIPTION = 1 << 16  # characters of a metadata string that is kept
 
 
 def open_gguf(path: Path) -> Checkpoint:
-    """Open a GGUF file, or the first of the parts it was split into.
+    """Open a GGUF file, or the first part of a split one with all others.
 
-    The checkpoint has a config.json made from the metadata if the architecture is a known one, and
-    the metadata that describe the model (general.*).
+    The checkpoint keeps the `general.*` metadata. If the architecture is known, it also has a
+    config.json and tokenizer files made from the metadata.
 
     Raises:
-        SourceError: a file is damaged or missing, or of a kind that is not read.
+        SourceError: a file is damaged or missing, or its contents are not supported.
     """
     headers = _read_parts(path)
     metadata = headers[0].metadata
@@ -43,17 +44,17 @@ def open_gguf(path: Path) -> Checkpoint:
     found = [(header.path, info) for header in headers for info in header.tensors]
     shapes = {info.name: info.shape for _, info in found}
     if len(shapes) < len(found):
-        raise SourceError(f"{path}: parts of the model have tensors of the same name")
+        raise SourceError(f"{path}: two parts of the model have a tensor of the same name")
     types = {name: kind for header in headers for name, kind in resolve(header).items()}
     factors = _rope_factors(found, types)
     config = hf_config(metadata, shapes, factors) or {}
-    if factors is not None and "rope_scaling" in config:  # that says it all
+    if factors is not None and "rope_scaling" in config:  # config.json replaces the tensor
         found = [(part, info) for part, info in found if info.name != _ROPE_FACTORS]
     tensors: dict[str, SourceTensor] = {}
     for part, info in found:
         name = hf_name(info.name, str(metadata.get("general.architecture")))
         if name in tensors:
-            raise SourceError(f"{path}: tensor {name[:80]!r} is there under two names")
+            raise SourceError(f"{path}: tensor {name[:80]!r} occurs under two names")
         heads = _heads(path, metadata, config, info, types[info.name])
         tensors[name] = _tensor(part, info, types[info.name], name, heads)
     notes: list[str] = []
@@ -64,7 +65,7 @@ def open_gguf(path: Path) -> Checkpoint:
 
 
 def first_parts(paths: list[Path]) -> list[Path]:
-    """Leave out the parts behind the first of every model that is split into files."""
+    """Return the files that are not later parts of a split model."""
     return [p for p in paths if not (part := _PART.fullmatch(p.name)) or int(part[2]) == 1]
 
 
@@ -77,12 +78,12 @@ def _read_parts(path: Path) -> list[Header]:
     name = _PART.fullmatch(path.name)
     if name is None or int(name[3]) != count:
         raise SourceError(
-            f"{path}: one of {count} parts, which are found by name, NAME-00001-of-{count:05}.gguf "
-            "and so on: rename it, or merge them with llama-gguf-split --merge"
+            f"{path}: one of {count} parts, which must be named NAME-00001-of-{count:05}.gguf "
+            "and so on: rename them, or merge them with llama-gguf-split --merge"
         )
     parts = [path.with_name(f"{name[1]}-{i:05}-of-{count:05}.gguf") for i in range(1, count + 1)]
-    if not _is(number, 0) or int(name[2]) != 1:
-        raise SourceError(f"{path}: not the first of {count} parts: name {parts[0].name}")
+    if not _equals(number, 0) or int(name[2]) != 1:
+        raise SourceError(f"{path}: not the first of {count} parts: open {parts[0].name} instead")
     missing = [p.name for p in parts if not p.is_file()]
     if missing:
         raise SourceError(f"{path}: {len(missing)} of {count} parts missing: {listed(missing)}")
@@ -90,49 +91,53 @@ def _read_parts(path: Path) -> list[Header]:
     for i, part in enumerate(parts[1:], 1):
         header = read_header(part)
         said = header.metadata.get("split.no"), header.metadata.get("split.count")
-        if not (_is(said[0], i) and _is(said[1], count)):
+        if not (_equals(said[0], i) and _equals(said[1], count)):
             raise SourceError(
-                f"{part}: says it is part {str(said[0])[:20]} of {str(said[1])[:20]} (counted from "
-                f"0), expected {i} of {count}"
+                f"{part}: its metadata say part {str(said[0])[:20]} of {str(said[1])[:20]} "
+                f"(counted from 0), expected {i} of {count}"
             )
         headers.append(header)
     return headers
 
 
-def _is(value: Value, expected: Value) -> bool:
-    """Compare a value of any type: an array compares element by element."""
+def _equals(value: Value, expected: Value) -> bool:
+    """Compare type and value; == on arrays would compare element by element."""
     return type(value) is type(expected) and bool(value == expected)
 
 
 def _refuse(path: Path, metadata: Mapping[str, Value]) -> None:
-    """Refuse what looks like a model and cannot be multiplied by as one."""
+    """Reject files whose weights are not those of a model as it stands."""
     if any(key.startswith("prism.hadamard.") for key in metadata):
         raise SourceError(
-            f"{path}: its weights are in a rotated basis (metadata prism.hadamard.*): activations "
-            "would have to be rotated before every product, which no .rsr file says. Compile the "
-            "unrotated checkpoint"
+            f"{path}: its weights are in a rotated basis (metadata prism.hadamard.*): products "
+            "need rotated activations, which a .rsr file cannot describe. Compile the unrotated "
+            "checkpoint"
         )
-    if _is(metadata.get("general.type"), "adapter"):
-        raise SourceError(f"{path}: a LoRA adapter, not a model: merge it into its model first")
+    if _equals(metadata.get("general.type"), "adapter"):
+        raise SourceError(
+            f"{path}: a LoRA adapter, not a model: merge it into its base model first"
+        )
 
 
 def _heads(
     path: Path, metadata: Mapping[str, Value], config: Mapping[str, Any], info: TensorInfo,
     kind: GgmlType,
 ) -> int | None:  # fmt: skip
-    """Return how many heads' rows the file reorders in a tensor, None if none."""
+    """Return over how many heads the file permutes a tensor's rows, None if it does not."""
     architecture = str(metadata.get("general.architecture"))
     heads, kv_heads = (config.get(f"num_{k}_heads", 0) for k in ("attention", "key_value"))
     found = permuted_heads(info.name, architecture, heads, kv_heads)
     if found is None:
         return None
-    what = f"{path}: rows of {info.name!r} are ordered by heads (architecture {architecture})"
+    what = f"{path}: rows of {info.name!r} are permuted by heads (architecture {architecture})"
     if len(info.shape) not in (1, 2):
         raise SourceError(f"{what}, but it has {len(info.shape)} dimensions")
     if not found or info.shape[0] % (2 * found):
-        raise SourceError(f"{what}, but {info.shape[0]} rows are no pairs in each of {found} heads")
+        raise SourceError(
+            f"{what}, but {info.shape[0]} rows are not a multiple of 2 x {found} heads"
+        )
     if kind.is_flat and info.shape[-1] % kind.block:
-        raise SourceError(f"{what}, but blocks of {kind.name} straddle them")
+        raise SourceError(f"{what}, but blocks of {kind.name} straddle rows")
     return found
 
 
@@ -143,7 +148,7 @@ def _rope_factors(
         kind = types[info.name]
         if info.name != _ROPE_FACTORS or kind.dtype != "F32" or len(info.shape) != 1:
             continue
-        if info.shape[0] <= _MOST_FACTORS:
+        if info.shape[0] <= _MAX_FACTORS:
             return _tensor(part, info, kind, info.name, None).read().view(np.float32)
     return None
 
@@ -162,19 +167,19 @@ def _description(metadata: Mapping[str, Value]) -> dict[str, str]:
     return {
         key: value
         for key, value in metadata.items()
-        if key.startswith("general.") and isinstance(value, str) and len(value) <= _LONGEST_NOTE
+        if key.startswith("general.") and isinstance(value, str) and len(value) <= _MAX_DESCRIPTION
     }
 
 
 def _model_files(
     metadata: Mapping[str, Value], config: dict[str, Any], notes: list[str]
 ) -> dict[str, Path | bytes]:
-    """Make the files that a model directory has beside its tensors; say in `notes` what lacks."""
+    """Make config.json and the tokenizer files; add to `notes` why one could not be made."""
     if not config:
         architecture = str(metadata.get("general.architecture"))[:64]
         notes.append(
-            f"no config.json and no tokenizer files: architecture {architecture!r} is not known, "
-            "so tensors keep their GGUF names"
+            f"no config.json and no tokenizer files: architecture {architecture!r} is unknown, so "
+            "tensors keep their GGUF names"
         )
         return {}
     made = tokenizer_files(metadata, notes.append)

@@ -1,7 +1,7 @@
-"""The header of a GGUF file: metadata and where its tensors lie (ggml, docs/gguf.md).
+"""Read the header of a GGUF file: metadata, and where the tensors are (ggml, docs/gguf.md).
 
-Every count and length is checked against the bytes that are left before anything is made from it:
-the file may be a stranger's. What a tensor's bytes mean is for types.py to say.
+The file is untrusted: every count and length is checked against the remaining bytes before memory
+is allocated for it. types.py interprets the tensors' bytes.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 
-# Limits. Real files stay far below them.
+# Limits, far above every published file.
 MAX_KEYS = 1 << 16
 MAX_TENSORS = 1 << 15
 MAX_DIMENSIONS = 4
 MAX_ELEMENTS = 1 << 60  # of a tensor
 MAX_ARRAY = 1 << 22  # elements of an array in the metadata
-MAX_ARRAYS = 1 << 14  # arrays in arrays, of all keys together
+MAX_ARRAYS = 1 << 14  # nested arrays, of all keys together
 MAX_NAME_BYTES = 1024  # of a key, or of a tensor's name
 MAX_STRING_BYTES = 1 << 24
 MAX_ALIGNMENT = 1 << 16
@@ -45,10 +45,10 @@ _U64 = struct.Struct("<Q")
 
 
 class Strings(Sequence[str]):
-    """An array of strings, decoded one by one: a tokenizer has hundreds of thousands.
+    """An array of strings, each decoded on access: a tokenizer has hundreds of thousands.
 
     Raises:
-        SourceError: on access, a string is not valid UTF-8.
+        SourceError: on access, if a string is not valid UTF-8.
     """
 
     def __init__(self, data: bytes, ends: npt.NDArray[np.int64], where: str) -> None:
@@ -77,29 +77,29 @@ class Strings(Sequence[str]):
             start = end
 
 
-# int, float and bool as they are; arrays of numbers as NumPy arrays, of strings as `Strings`, of
-# arrays as lists of these.
+# str, int, float or bool; an array of numbers is a NumPy array, an array of strings is `Strings`,
+# an array of arrays is a list.
 Value = Any
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor as the header lists it."""
+    """A tensor as the header describes it."""
 
     name: str
-    shape: tuple[int, ...]  # row-major: what GGUF lists first is last
+    shape: tuple[int, ...]  # row-major, so in the reverse of GGUF's order
     type_id: int
-    offset: int  # from the beginning of the file
+    offset: int  # in the file
     room: int  # bytes to the next tensor, or to the end of the file
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says before its tensors' data."""
+    """The header of a file."""
 
     path: Path
     metadata: Mapping[str, Value]
-    tensors: tuple[TensorInfo, ...]  # in the order of their offsets
+    tensors: tuple[TensorInfo, ...]  # by offset
     alignment: int
 
 
@@ -107,7 +107,7 @@ def read_header(path: Path) -> Header:
     """Read the header of a GGUF file, version 2 or 3, little-endian.
 
     Raises:
-        SourceError: it is no such file, ends early, exceeds a limit or contradicts itself.
+        SourceError: it is not such a file, is truncated or inconsistent, or exceeds a limit.
     """
     if not path.is_file():
         raise SourceError(f"{path}: not a regular file")
@@ -120,7 +120,7 @@ def read_header(path: Path) -> Header:
 
 
 class _Cursor:
-    """Reads values from a file, and nothing behind its end."""
+    """Reads values from a file, never beyond its end."""
 
     def __init__(self, path: Path, data: mmap.mmap, size: int) -> None:
         self.path, self.data, self.size = path, data, size
@@ -131,11 +131,11 @@ class _Cursor:
         return SourceError(f"{self.path}: not a valid GGUF file: {message}")
 
     def take(self, count: int, what: str) -> int:
-        """Move on by `count` bytes and return where they begin."""
+        """Advance by `count` bytes and return where they begin."""
         start = self.position
         if count > self.size - start:
             raise self.fail(
-                f"{what} at byte {start} needs {count} bytes, the file ends after "
+                f"{what} at byte {start} needs {count} bytes, but the file ends after "
                 f"{self.size - start}"
             )
         self.position += count
@@ -167,7 +167,7 @@ class _Cursor:
     def strings(self, count: int, what: str) -> Strings:
         first = self.position
         if 8 * count > self.size - first:
-            raise self.fail(f"{what} lists {count} strings, the file ends before them")
+            raise self.fail(f"{what} lists {count} strings, but the file ends before them")
         ends = np.empty(count, np.int64)
         unpack, data, position, last = _U64.unpack_from, self.data, first, self.size - 8
         for i in range(count):
@@ -192,7 +192,7 @@ class _Cursor:
         kind = self.u32(f"the element type of {what}")
         nested = kind == _ARRAY
         if nested and inner:
-            raise self.fail(f"{what} holds arrays three deep, the limit is two")
+            raise self.fail(f"{what} has arrays nested three deep, the limit is two")
         limit = self.arrays_left if nested else MAX_ARRAY
         count = self.u64(f"the length of {what}", limit)
         if nested:
@@ -211,7 +211,9 @@ class _Cursor:
 def _read(c: _Cursor) -> Header:
     c.take(4, "magic")
     if c.data[:4] != MAGIC:
-        raise SourceError(f"{c.path}: begins with {c.data[:4]!r}, a GGUF file with {MAGIC!r}")
+        raise SourceError(
+            f"{c.path}: begins with {c.data[:4]!r}, expected {MAGIC!r} of a GGUF file"
+        )
     version = c.u32("version")
     if version & 0xFFFF == 0 and version:
         raise SourceError(
@@ -226,7 +228,7 @@ def _read(c: _Cursor) -> Header:
     for i in range(key_count):
         key = c.name(f"key {i}")
         if key in metadata:
-            raise c.fail(f"key {key[:80]!r} is there twice")
+            raise c.fail(f"key {key[:80]!r} occurs twice")
         metadata[key] = c.value(f"value of {key[:80]!r}")
     alignment = _alignment(c, metadata)
     listed: list[_Listed] = []
@@ -234,7 +236,7 @@ def _read(c: _Cursor) -> Header:
     for i in range(tensor_count):
         name = c.name(f"name of tensor {i}")
         if name in names:
-            raise c.fail(f"tensor {name[:80]!r} is there twice")
+            raise c.fail(f"tensor {name[:80]!r} occurs twice")
         names.add(name)
         listed.append(_tensor(c, name, alignment))
     start = -(-c.position // alignment) * alignment
@@ -256,7 +258,7 @@ class _Listed(NamedTuple):
     name: str
     shape: tuple[int, ...]
     type_id: int
-    offset: int  # from where the tensors' data begins
+    offset: int  # from the start of the tensor data
 
 
 def _tensor(c: _Cursor, name: str, alignment: int) -> _Listed:
@@ -270,18 +272,20 @@ def _tensor(c: _Cursor, name: str, alignment: int) -> _Listed:
     type_id = c.u32(f"type of {what}")
     offset = c.u64(f"offset of {what}")
     if offset % alignment:
-        raise c.fail(f"{what} begins at offset {offset}, no multiple of {alignment}")
+        raise c.fail(f"{what} begins at offset {offset}, which is not a multiple of {alignment}")
     return _Listed(name, tuple(reversed(sizes)), type_id, offset)
 
 
 def _place(c: _Cursor, listed: list[_Listed], start: int) -> Iterator[TensorInfo]:
-    """Yield tensors by offset, with the room each has; one without elements takes none."""
+    """Yield tensors by offset, each with its room; a tensor without elements needs none."""
     ordered = sorted(listed, key=lambda t: (t.offset, prod(t.shape)))
     ends = [*(start + t.offset for t in ordered[1:]), c.size]
-    for t, end in zip(ordered, ends, strict=False):  # without tensors there is still an end
+    for t, end in zip(ordered, ends, strict=False):  # c.size, even without tensors
         begin = start + t.offset
         if begin > c.size:
-            raise c.fail(f"tensor {t.name[:80]!r} begins at byte {begin}, the file has {c.size}")
+            raise c.fail(
+                f"tensor {t.name[:80]!r} begins at byte {begin}, but the file has {c.size}"
+            )
         yield TensorInfo(t.name, t.shape, t.type_id, begin, max(0, min(end, c.size) - begin))
 
 

@@ -1,4 +1,4 @@
-"""A tensor of a GGUF file: its bytes as they lie there, or as the floats they stand for."""
+"""A tensor of a GGUF file: its bytes as stored, or dequantized to float32."""
 
 from __future__ import annotations
 
@@ -10,54 +10,60 @@ import numpy as np
 import numpy.typing as npt
 
 from ...common.errors import SourceError
-from ..checkpoint import PIECE, SourceTensor
+from ..tensor import PIECE, ByteArray, SourceTensor
 from .names import hf_rows
-from .types import Bytes, Codec, GgmlType, Scales
+from .types import Codec, GgmlType, Scales
 
-_PANEL = PIECE // 16  # bytes: what is worked on stays near the processor
-_WEIGHTS = np.array([-1, 0, 1, 2], np.float32)  # of codes
+_PANEL = PIECE // 16  # bytes; small enough to stay in the L2 cache
+_WEIGHTS = np.array([-1, 0, 1, 2], np.float32)  # by code
 
 
 @dataclass(frozen=True)
 class GgufTensor(SourceTensor):
-    """A tensor with the rows of Hugging Face's, whatever the file's order.
+    """A tensor of a GGUF file, with its rows in the order of Hugging Face.
 
-    `dtype` is that of its elements; or the name of its block type, whose bytes `read` and `pieces`
-    then give; or F32 where they dequantize a block type.
+    `dtype` is the dtype of plain elements; or the name of a block type, if `read` and `pieces`
+    return its blocks; or F32, if they dequantize a block type.
+
+    Attributes:
+        kind: the type in the file.
+        heads: over how many heads the file permutes the rows, None if it does not; see
+            `names.permuted_heads`.
     """
 
     kind: GgmlType
-    heads: int | None = None  # whose rows the file has in another order: names.permuted_heads
+    heads: int | None = None
 
     @property
     def codec(self) -> Codec | None:
-        """How blocks hold digits, if the bytes are blocks of a ternary or binary type."""
+        """The codec of the blocks, if `read` returns blocks of a ternary or binary type."""
         return None if self._is_dequantized else self.kind.codec
 
     @property
     def origin(self) -> str | None:
-        """The type in the file, where it is dequantized."""
+        """The type in the file if `read` dequantizes it, else None."""
         return self.kind.name if self._is_dequantized else None
 
     @property
     def stored_nbytes(self) -> int:
-        """Bytes in the file."""
+        """ByteArray in the file."""
         return self.kind.nbytes(self.shape)
 
     @property
     def dense(self) -> SourceTensor:
-        """The tensor with elements that have a name outside GGUF."""
+        """The tensor with plain elements: dequantized if it has blocks."""
         return self if self.codec is None else dequantized(self)
 
     @property
     def _is_dequantized(self) -> bool:
         return self.kind.dtype is None and self.dtype == "F32"
 
-    def read(self, buffer: Bytes | None = None) -> Bytes:
-        """Return all bytes; see SourceTensor.
+    def read(self, buffer: ByteArray | None = None) -> ByteArray:
+        """Read all bytes; see SourceTensor.
 
         Raises:
-            SourceError: the file got shorter since it was opened, or the gguf package is needed.
+            SourceError: the file became shorter after it was opened, or dequantizing needs the gguf
+                package.
         """
         if not self._is_dequantized and self.heads is None:
             return super().read(buffer)
@@ -69,10 +75,10 @@ class GgufTensor(SourceTensor):
         return data
 
     def pieces(self, size: int = PIECE) -> Iterator[memoryview]:
-        """Give the bytes in pieces of `size`; see SourceTensor.
+        """Read the bytes in pieces of `size`; see SourceTensor.
 
         Raises:
-            SourceError: the file got shorter since it was opened, or the gguf package is needed.
+            SourceError: as `read`.
         """
         if not self._is_dequantized and self.heads is None:
             yield from super().pieces(size)
@@ -92,16 +98,16 @@ class GgufTensor(SourceTensor):
         if filled:
             yield piece[:filled].data
 
-    def _panels(self) -> Iterator[Bytes]:
-        """Read the file in order, a few rows or the rows of a few heads at a time."""
+    def _panels(self) -> Iterator[ByteArray]:
+        """Read the tensor from front to back, some rows or some heads at a time."""
         kind = self.kind
-        if not self.nbytes:  # of any number of rows
+        if not self.nbytes:
             return
         if self.heads is not None:
             rows, row_bytes = self.shape[0], kind.row_bytes(prod(self.shape[1:]))
             head = rows // self.heads
             step = head * max(1, _PANEL // (head * row_bytes))
-        else:  # rows do not matter, but for a header
+        else:  # a row header belongs to a row; other blocks can be read in any number
             columns = self.shape[-1] if kind.row_header else kind.block
             rows = prod(self.shape) // max(1, columns)
             row_bytes = kind.row_bytes(columns)
@@ -120,35 +126,35 @@ class GgufTensor(SourceTensor):
         if not self._is_dequantized:
             yield tail
 
-    def _values(self, rows: Bytes, tail: Bytes) -> Bytes:
-        """Return the floats of rows as bytes."""
+    def _values(self, rows: ByteArray, tail: ByteArray) -> ByteArray:
+        """Dequantize rows of blocks to the bytes of float32 values."""
         codec = self.kind.codec
         if codec is None:
-            return _by_the_package(self, rows).view(np.uint8)
+            return _dequantize_by_gguf(self, rows).view(np.uint8)
         blocks = rows[:, self.kind.row_header :].reshape(-1, self.kind.block_bytes)
         codes = codec.decode(blocks)
         values = (
             np.array(codec.digits, np.float32)[codes] if len(codec.digits) == 2 else _WEIGHTS[codes]
         )
         scales = scales_of(self.kind, codec, rows, tail)
-        with np.errstate(all="ignore"):  # infinite and NaN scales give what they give
+        with np.errstate(all="ignore"):  # scales may be infinite or NaN
             values = values.reshape(len(scales), -1) * scales[:, None]
         return values.reshape(-1).view(np.uint8)
 
 
 def dequantized(tensor: GgufTensor) -> GgufTensor:
-    """Return the tensor as the float32 values that its blocks stand for."""
+    """Return the tensor as float32 values."""
     return replace(tensor, dtype="F32", nbytes=4 * prod(tensor.shape))
 
 
-def scales_of(kind: GgmlType, codec: Codec, rows: Bytes, tail: Bytes) -> Scales:
-    """Return the scales of rows of blocks in order: one of each block, of each row, or of all.
+def scales_of(kind: GgmlType, codec: Codec, rows: ByteArray, tail: ByteArray) -> Scales:
+    """Return the scales of some rows, float32 (n,): one per block, per row, or per tensor.
 
     Args:
-        kind: of the tensor.
-        codec: of the type.
-        rows: (rows, row bytes).
-        tail: what lies behind the last row.
+        kind: the type of the tensor.
+        codec: its codec.
+        rows: uint8 (rows, row bytes).
+        tail: uint8 (kind.tail,), the bytes after the last row of the tensor.
     """
     if kind.tail:
         return codec.scales(tail[None])
@@ -157,14 +163,14 @@ def scales_of(kind: GgmlType, codec: Codec, rows: Bytes, tail: Bytes) -> Scales:
     return codec.scales(rows.reshape(-1, kind.block_bytes))
 
 
-def _by_the_package(tensor: GgufTensor, rows: Bytes) -> npt.NDArray[np.float32]:
-    """Dequantize by the gguf package; one row is faster than many short ones."""
+def _dequantize_by_gguf(tensor: GgufTensor, rows: ByteArray) -> npt.NDArray[np.float32]:
+    """Dequantize with the gguf package; it is faster on one long row than on many short ones."""
     try:
         import gguf
     except ImportError:
         raise SourceError(
-            f"{tensor.name}: its type is {tensor.kind.name}, and what dequantizes that is not "
-            "installed: pip install 'rsr-ternary[gguf]'"
+            f"{tensor.name}: dequantizing its type, {tensor.kind.name}, needs the gguf package: "
+            "pip install 'rsr-ternary[gguf]'"
         ) from None
     try:
         with np.errstate(all="ignore"):
@@ -173,7 +179,7 @@ def _by_the_package(tensor: GgufTensor, rows: Bytes) -> npt.NDArray[np.float32]:
             )
     except (KeyError, NotImplementedError):
         raise SourceError(
-            f"{tensor.name}: its type is {tensor.kind.name}, which the installed gguf package does "
-            "not dequantize: pip install --upgrade gguf"
+            f"{tensor.name}: the installed gguf package cannot dequantize its type, "
+            f"{tensor.kind.name}: pip install --upgrade gguf"
         ) from None
     return np.ascontiguousarray(values, np.float32).reshape(-1)

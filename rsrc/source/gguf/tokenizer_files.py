@@ -1,4 +1,4 @@
-"""From the metadata of GGUF to the tokenizer files of Hugging Face."""
+"""Convert the tokenizer in GGUF metadata to the tokenizer files of Hugging Face."""
 
 from __future__ import annotations
 
@@ -8,36 +8,40 @@ from typing import Any
 
 import numpy as np
 
-from .pretokenizers import PRE_TOKENIZERS, PreTokenizer
-from .vocabulary import (
-    BYTES,
+from .tokenizer_common import (
+    BYTE_TOKENS,
     CONTROL,
     NORMAL,
+    PRE_TOKENIZERS,
     SPACE,
-    SPECIAL,
+    SPECIAL_TOKENS,
     UNKNOWN,
     USER_DEFINED,
     Note,
-    UnfitError,
+    PreTokenizer,
+    TokenizerError,
     ignore,
 )
 
-# Limits on what strangers send: of a few megabytes a gigabyte could be made.
-MAX_TOKENS = 1 << 20  # of a tokenizer; the largest known have 262,144
+# Limits for untrusted files: a few megabytes of metadata could become a gigabyte of merges.
+MAX_TOKENS = 1 << 20  # the largest known vocabularies have 262,144
 MAX_MERGES = 1 << 20  # listed or derived; Gemma's 256,000 tokens have 580,604, others fewer
 MERGES_PER_TOKEN = 16  # derived; Llama 2 and Gemma have about two
-_MOST_WORK = 1 << 27  # characters looked at to derive merges; a vocabulary of 256,000 needs 2^24
+_MAX_WORK = 1 << 27  # characters examined to derive merges; 256,000 tokens need 2^24
 
 
 def tokenizer_files(metadata: Mapping[str, Any], note: Note = ignore) -> dict[str, bytes]:
     """Return tokenizer.json, tokenizer_config.json and generation_config.json of a GGUF model.
 
-    Without a vocabulary there is none of them. One that `tokenizers` cannot be told of gives no
-    tokenizer.json, and one whose ids are unknown no generation_config.json.
+    Files that cannot be made are left out: all of them without a tokenizer, tokenizer.json if
+    `tokenizers` has no equivalent, generation_config.json without token ids.
 
     Args:
-        metadata: key: value; str, int, float, bool, and lists or arrays of them.
-        note: told in words why a tokenizer.json could not be made.
+        metadata: values are str, int, float, bool, and lists or arrays of them.
+        note: called with the reason if there is no tokenizer.json.
+
+    Returns:
+        The contents of each file, by name.
     """
     if "tokenizer.ggml.model" not in metadata:
         return {}
@@ -46,9 +50,9 @@ def tokenizer_files(metadata: Mapping[str, Any], note: Note = ignore) -> dict[st
     try:
         tokens = _strings(metadata, "tokenizer.ggml.tokens", MAX_TOKENS)
         files["tokenizer.json"] = _tokenizer_json(metadata, tokens)
-    except UnfitError as reason:
+    except TokenizerError as reason:
         note(f"no tokenizer.json: {reason}")
-    ids = {name: _token_id(metadata, key, len(tokens)) for name, key in SPECIAL.items()}
+    ids = {name: _token_id(metadata, key, len(tokens)) for name, key in SPECIAL_TOKENS.items()}
     if tokens:
         files["tokenizer_config.json"] = _tokenizer_config(metadata, tokens, ids)
     if generation := _generation_config(metadata, len(tokens), ids):
@@ -58,15 +62,15 @@ def tokenizer_files(metadata: Mapping[str, Any], note: Note = ignore) -> dict[st
 
 def _tokenizer_json(metadata: Mapping[str, Any], tokens: list[str]) -> dict[str, Any]:
     if len(set(tokens)) < len(tokens):
-        raise UnfitError("tokenizer.ggml.tokens holds a token twice")
+        raise TokenizerError("tokenizer.ggml.tokens has a duplicate token")
     kind = metadata["tokenizer.ggml.model"]
     if kind == "gpt2":
         made = _byte_level(metadata, tokens)
     elif kind == "llama":
         made = _sentencepiece(metadata, tokens)
     else:
-        raise UnfitError(
-            f"tokenizer.ggml.model is {str(kind)[:64]!r}, and 'gpt2' and 'llama' are known"
+        raise TokenizerError(
+            f"tokenizer.ggml.model is {str(kind)[:64]!r}, supported are 'gpt2' and 'llama'"
         )
     return {
         "version": "1.0",
@@ -100,9 +104,8 @@ def _pre_tokenizer(metadata: Mapping[str, Any]) -> PreTokenizer:
     known = PRE_TOKENIZERS.get(name) if isinstance(name, str) else None
     if known is None:
         found = "is missing" if name is None else f"is {str(name)[:64]!r}"
-        raise UnfitError(
-            f"tokenizer.ggml.pre {found}, and how to cut text is known for "
-            + ", ".join(PRE_TOKENIZERS)
+        raise TokenizerError(
+            f"tokenizer.ggml.pre {found}, supported are " + ", ".join(PRE_TOKENIZERS)
         )
     return known
 
@@ -114,7 +117,7 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str]) -> dict[str, 
         merges = _merges(metadata, vocabulary)
     else:
         merges = _merges_from_scores(metadata, vocabulary, types)
-    unknown = _token_id(metadata, SPECIAL["unk_token"], len(tokens))
+    unknown = _token_id(metadata, SPECIAL_TOKENS["unk_token"], len(tokens))
     if unknown is None and UNKNOWN in types:
         unknown = types.index(UNKNOWN)
     prefix = _flag(metadata, "tokenizer.ggml.add_space_prefix", True)
@@ -134,7 +137,7 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str]) -> dict[str, 
             merges,
             unk_token=None if unknown is None else tokens[unknown],
             fuse_unk=True,
-            byte_fallback=vocabulary.keys() >= BYTES,
+            byte_fallback=vocabulary.keys() >= BYTE_TOKENS,
         ),
     }
 
@@ -167,8 +170,9 @@ def _merges(metadata: Mapping[str, Any], vocabulary: Mapping[str, int]) -> list[
     for merge in _strings(metadata, "tokenizer.ggml.merges", MAX_MERGES):
         left, _, right = merge.partition(" ")
         if not vocabulary.keys() >= {left, right, left + right}:
-            raise UnfitError(
-                f"tokenizer.ggml.merges has {merge[:64]!r}, which does not join two tokens to one"
+            raise TokenizerError(
+                f"tokenizer.ggml.merges has {merge[:64]!r}, which does not merge two tokens into "
+                "a token"
             )
         merges.append([left, right])
     return merges
@@ -177,12 +181,12 @@ def _merges(metadata: Mapping[str, Any], vocabulary: Mapping[str, int]) -> list[
 def _merges_from_scores(
     metadata: Mapping[str, Any], vocabulary: Mapping[str, int], types: Sequence[int]
 ) -> list[list[str]]:
-    """List every pair of tokens that makes a token, those of the best token first."""
+    """List all pairs of tokens that form a token, by falling score of that token."""
     scores = _scores(metadata, len(vocabulary))
-    names = list(vocabulary)  # one string for all merges that a token is in
+    names = list(vocabulary)  # merges share these strings
     normal = [token for token, i in vocabulary.items() if types[i] == NORMAL]
-    if sum(len(token) ** 2 for token in normal) > _MOST_WORK:
-        raise UnfitError("tokenizer.ggml.tokens holds tokens too long to derive merges from")
+    if sum(len(token) ** 2 for token in normal) > _MAX_WORK:
+        raise TokenizerError("tokenizer.ggml.tokens has tokens too long to derive merges from")
     limit = min(MAX_MERGES, MERGES_PER_TOKEN * len(vocabulary))
     merges: list[list[str]] = []
     for token in sorted(normal, key=lambda token: -scores[vocabulary[token]]):
@@ -192,9 +196,9 @@ def _merges_from_scores(
             if left is not None and (right := vocabulary.get(token[i:])) is not None:
                 found.append((left, right))
         if len(merges) + len(found) > limit:
-            raise UnfitError(
+            raise TokenizerError(
                 f"tokenizer.ggml.tokens has {len(vocabulary)} tokens that more than {limit} pairs "
-                f"of tokens make, expected at most {MERGES_PER_TOKEN} a token and {MAX_MERGES}"
+                f"form, expected at most {MERGES_PER_TOKEN} per token and {MAX_MERGES} in all"
             )
         found.sort()
         merges += [[names[left], names[right]] for left, right in found]
@@ -204,18 +208,18 @@ def _merges_from_scores(
 def _scores(metadata: Mapping[str, Any], count: int) -> list[float]:
     found = metadata.get("tokenizer.ggml.scores")
     if not isinstance(found, list | tuple | np.ndarray) or len(found) != count:
-        raise UnfitError("tokenizer.ggml.scores is missing or not one number per token")
+        raise TokenizerError("tokenizer.ggml.scores is missing or not one number per token")
     try:
         scores = np.asarray(found)
-    except ValueError:  # lists of several lengths
+    except ValueError:  # lists of different lengths
         scores = np.empty(0, object)
     if scores.shape != (count,) or scores.dtype.kind not in "iuf" or np.isnan(scores).any():
-        raise UnfitError("tokenizer.ggml.scores holds what is no number")
+        raise TokenizerError("tokenizer.ggml.scores has a value that is not a number")
     return [float(score) for score in scores.tolist()]
 
 
 def _added_tokens(metadata: Mapping[str, Any], tokens: list[str]) -> list[dict[str, Any]]:
-    """List the tokens that are found in the text before it is cut, by type."""
+    """List the tokens that are matched in the text before it is split."""
     return [
         {
             "id": i,
@@ -232,10 +236,10 @@ def _added_tokens(metadata: Mapping[str, Any], tokens: list[str]) -> list[dict[s
 
 
 def _post_processor(metadata: Mapping[str, Any], tokens: list[str]) -> dict[str, Any] | None:
-    """Put BOS before the text and EOS behind it, where the metadata or the kind ask for it."""
+    """Add BOS before the text and EOS after it if the metadata, or llama.cpp's defaults, say so."""
     marks = []
     for name, wanted in (("bos", _adds_bos(metadata)), ("eos", _adds_eos(metadata))):
-        i = _token_id(metadata, SPECIAL[f"{name}_token"], len(tokens))
+        i = _token_id(metadata, SPECIAL_TOKENS[f"{name}_token"], len(tokens))
         marks.append(tokens[i] if wanted and i is not None else None)
     if not any(marks):
         return None
@@ -291,7 +295,7 @@ def _tokenizer_config(
 def _generation_config(
     metadata: Mapping[str, Any], count: int, ids: Mapping[str, int | None]
 ) -> dict[str, Any]:
-    """Return the ids that generating begins and ends with; a chat's end of turn ends it too."""
+    """Return the token ids that start and end generation; a chat's end of turn ends it, too."""
     config: dict[str, Any] = {
         f"{name}_id": ids[name]
         for name in ("bos_token", "eos_token", "pad_token")
@@ -306,14 +310,14 @@ def _generation_config(
 def _strings(metadata: Mapping[str, Any], key: str, limit: int) -> list[str]:
     found = metadata.get(key)
     if isinstance(found, str | bytes) or not isinstance(found, Sequence | np.ndarray):
-        raise UnfitError(f"{key} is missing or no list")
-    if len(found) > limit:  # before any is decoded
-        raise UnfitError(f"{key} lists {len(found)} strings, the limit is {limit}")
+        raise TokenizerError(f"{key} is missing or not a list")
+    if len(found) > limit:  # before any string is decoded
+        raise TokenizerError(f"{key} lists {len(found)} strings, the limit is {limit}")
     texts = list(found)
     if not texts:
-        raise UnfitError(f"{key} is empty")
+        raise TokenizerError(f"{key} is empty")
     if not all(isinstance(text, str) for text in texts):
-        raise UnfitError(f"{key} holds what is no string")
+        raise TokenizerError(f"{key} has an element that is not a string")
     return [str(text) for text in texts]
 
 
@@ -322,7 +326,7 @@ def _token_types(metadata: Mapping[str, Any], count: int) -> list[int]:
     if found is None:
         return [NORMAL] * count
     if not isinstance(found, list | tuple | np.ndarray) or len(found) != count:
-        raise UnfitError("tokenizer.ggml.token_type is not one number per token")
+        raise TokenizerError("tokenizer.ggml.token_type is not one number per token")
     return [int(kind) if isinstance(kind, int | np.integer) else NORMAL for kind in found]
 
 
@@ -339,5 +343,5 @@ def _flag(metadata: Mapping[str, Any], key: str, default: bool) -> bool:
 
 
 def _encoded(value: Any) -> bytes:
-    # Escaped, so that whatever a file's strings hold is valid UTF-8.
+    # json.dumps escapes, so the result is ASCII whatever the strings hold.
     return json.dumps(value, indent=None, separators=(",", ":")).encode()

@@ -1,24 +1,24 @@
-"""From the tokenizer files of Hugging Face to the metadata of GGUF."""
+"""Convert the tokenizer files of Hugging Face to GGUF metadata."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .pretokenizers import name_of
-from .vocabulary import (
+from .tokenizer_common import (
     BYTE,
-    BYTES,
+    BYTE_TOKENS,
     CONTROL,
     NORMAL,
     SPACE,
-    SPECIAL,
+    SPECIAL_TOKENS,
     UNKNOWN,
     UNUSED,
     USER_DEFINED,
     Note,
-    UnfitError,
+    TokenizerError,
     ignore,
+    pre_tokenizer_name,
 )
 
 
@@ -28,21 +28,23 @@ def tokenizer_metadata(
     vocab_size: int | None = None,
     note: Note = ignore,
 ) -> dict[str, Any]:
-    """Return the metadata of a GGUF file for a tokenizer.json and a tokenizer_config.json.
+    """Return the `tokenizer.*` metadata of a GGUF file.
 
-    Byte-level BPE becomes "gpt2", BPE with bytes to fall back to "llama"; of other tokenizers, and
-    of damaged files, nothing is returned.
+    Byte-level BPE becomes "gpt2", BPE with byte fallback becomes "llama".
 
     Args:
         tokenizer: tokenizer.json.
-        config: tokenizer_config.json; what it lacks is left out.
-        vocab_size: rows of the embedding, up to which unused tokens are added: llama.cpp insists
-            on as many tokens as rows.
-        note: told in words what could not be said in GGUF.
+        config: tokenizer_config.json; absent settings are left out.
+        vocab_size: rows of the embedding. Unused tokens are added up to it, as llama.cpp requires
+            as many tokens as rows.
+        note: called with what GGUF cannot express.
+
+    Returns:
+        Key: value; {} for other tokenizers and for damaged files.
     """
     try:
         return _metadata(tokenizer, config, vocab_size, note)
-    except UnfitError as reason:
+    except TokenizerError as reason:
         note(f"the tokenizer is left out: {reason}")
         return {}
 
@@ -53,7 +55,7 @@ def _metadata(
     model = tokenizer.get("model")
     if not isinstance(model, Mapping) or model.get("type", "BPE") != "BPE":
         kind = model.get("type") if isinstance(model, Mapping) else None
-        raise UnfitError(f"tokenizer.json is of type {str(kind)[:64]!r}, not BPE")
+        raise TokenizerError(f"tokenizer.json is of type {str(kind)[:64]!r}, not BPE")
     vocabulary = _vocabulary(model.get("vocab"), "vocab")
     pairs = _pairs(model.get("merges"))
     added = _added(tokenizer.get("added_tokens"))
@@ -63,10 +65,12 @@ def _metadata(
         result["tokenizer.ggml.model"] = "llama"
         prefix = _space_prefix(tokenizer)
         if prefix is None:
-            raise UnfitError("tokenizer.json falls back to bytes, but is not cut as SentencePiece")
+            raise TokenizerError(
+                "tokenizer.json has byte fallback, but does not split as SentencePiece does"
+            )
         unknown = model.get("unk_token")
         for i, token in enumerate(tokens):
-            if token in BYTES:
+            if token in BYTE_TOKENS:
                 types[i] = BYTE
             elif token == unknown:
                 types[i] = UNKNOWN
@@ -75,13 +79,12 @@ def _metadata(
     else:
         result["tokenizer.ggml.model"] = "gpt2"
         if any(" " in part for pair in pairs for part in pair):
-            raise UnfitError("tokenizer.json merges tokens with spaces in them")
-        pre = name_of(tokenizer)
+            raise TokenizerError("tokenizer.json merges tokens that contain spaces")
+        pre = pre_tokenizer_name(tokenizer)
         if pre is None:
             note(
-                "the tokenizer is written without tokenizer.ggml.pre: its tokenizer.json cuts text "
-                "in a way llama.cpp has no name for, or one not known here; llama.cpp will warn "
-                "and use its default"
+                "the tokenizer is written without tokenizer.ggml.pre: no supported value splits "
+                "text as its tokenizer.json does; llama.cpp will warn and use its default"
             )
         else:
             result["tokenizer.ggml.pre"] = pre
@@ -95,35 +98,35 @@ def _metadata(
 
 def _vocabulary(found: Any, where: str) -> dict[str, int]:
     if not isinstance(found, Mapping) or not found:
-        raise UnfitError(f"tokenizer.json has no {where}")
+        raise TokenizerError(f"tokenizer.json has no {where}")
     for token, i in found.items():
         if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < 1 << 24:
-            raise UnfitError(f"tokenizer.json gives {token[:64]!r} the id {str(i)[:20]}")
+            raise TokenizerError(f"tokenizer.json gives {token[:64]!r} the id {str(i)[:20]}")
     return dict(found)
 
 
 def _pairs(found: Any) -> list[tuple[str, str]]:
-    """Return the merges, which older files spell as one string."""
+    """Return the merges. Older files write each as one string."""
     if not isinstance(found, list):
-        raise UnfitError("tokenizer.json has no list of merges")
+        raise TokenizerError("tokenizer.json has no list of merges")
     pairs = []
     for merge in found:
         parts = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(parts, list) or len(parts) != 2:
-            raise UnfitError(f"tokenizer.json has the merge {str(merge)[:64]!r}")
+            raise TokenizerError(f"tokenizer.json has the merge {str(merge)[:64]!r}")
         if not all(isinstance(part, str) for part in parts):
-            raise UnfitError(f"tokenizer.json has the merge {str(merge)[:64]!r}")
+            raise TokenizerError(f"tokenizer.json has the merge {str(merge)[:64]!r}")
         pairs.append((parts[0], parts[1]))
     return pairs
 
 
 def _added(found: Any) -> dict[str, tuple[int, bool]]:
-    """Return id, and whether it is special, of each added token."""
+    """Return the id of each added token, and whether it is special."""
     added = {}
     for entry in found if isinstance(found, list) else []:
         content = entry.get("content") if isinstance(entry, Mapping) else None
         if not isinstance(content, str):
-            raise UnfitError("tokenizer.json has an added token without content")
+            raise TokenizerError("tokenizer.json has an added token without content")
         i = _vocabulary({content: entry.get("id")}, "added token")[content]
         added[content] = (i, bool(entry.get("special")))
     return added
@@ -136,15 +139,15 @@ def _token_list(
     count = max(ids.values()) + 1
     if vocab_size is not None:
         if count > vocab_size:
-            raise UnfitError(f"it has {count} tokens, the embedding {vocab_size} rows")
+            raise TokenizerError(f"it has {count} tokens, but the embedding has {vocab_size} rows")
         count = vocab_size
     if count > 16 * len(ids) + (1 << 16):
-        raise UnfitError(f"it has {len(ids)} tokens with ids up to {count - 1}")
+        raise TokenizerError(f"it has {len(ids)} tokens with ids up to {count - 1}")
     tokens = [f"[PAD{i}]" for i in range(count)]
     types = [UNUSED] * count
     for token, i in ids.items():
         if types[i] != UNUSED:
-            raise UnfitError(f"{token[:64]!r} and {tokens[i][:64]!r} have the same id, {i}")
+            raise TokenizerError(f"{token[:64]!r} and {tokens[i][:64]!r} have the same id, {i}")
         tokens[i], types[i] = token, NORMAL
     for i, special in added.values():
         types[i] = CONTROL if special else USER_DEFINED
@@ -152,7 +155,7 @@ def _token_list(
 
 
 def _space_prefix(tokenizer: Mapping[str, Any]) -> bool | None:
-    """Return whether a space is put before the text, or None: not SentencePiece's way."""
+    """Return whether a space is added before the text; None if this is not SentencePiece."""
     steps: list[Any] = []
     for key, inner in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
         entry = tokenizer.get(key)
@@ -170,14 +173,14 @@ def _space_prefix(tokenizer: Mapping[str, Any]) -> bool | None:
             scheme = step.get("prepend_scheme", "always")
             prefix, spaces = scheme != "never" and step.get("add_prefix_space", True), True
         elif kind != "Split" or step.get("pattern") != {"String": " "}:
-            return None  # (Gemma's Split cuts at spaces, of which none is left)
+            return None  # Gemma's Split at " " has no effect: spaces are replaced before it
     return bool(prefix) if spaces else None
 
 
 def _scores(
     tokens: Sequence[str], types: Sequence[int], pairs: Iterable[tuple[str, str]], note: Note
 ) -> list[float]:
-    """Score tokens so that the best pair to merge is the one whose merge comes first."""
+    """Return scores by which the pair whose merge comes first is merged first."""
     rank: dict[str, int] = {}
     last, in_order = "", True
     for left, right in pairs:
@@ -189,8 +192,8 @@ def _scores(
         last = made
     if not in_order:
         note(
-            "the tokenizer's merges are in no order of tokens, as SentencePiece's are: GGUF has "
-            "scores for tokens only, and rare words may be cut otherwise"
+            "the tokenizer's merges are not ordered by token, as SentencePiece's are: GGUF has "
+            "scores of tokens only, so rare words may be split differently"
         )
     scores, unmerged = [], len(rank)
     for token, kind in zip(tokens, types, strict=True):
@@ -210,7 +213,7 @@ def _special_metadata(
     ids = {token: i for i, token in enumerate(tokens)}
     result: dict[str, Any] = {}
     special: dict[str, str] = {}
-    for name, key in SPECIAL.items():
+    for name, key in SPECIAL_TOKENS.items():
         found = config.get(name)
         content = found.get("content") if isinstance(found, Mapping) else found
         if isinstance(content, str) and content in ids:
@@ -223,7 +226,7 @@ def _special_metadata(
             found = mark is not None and mark == special.get(f"{name}_token")
         result[f"tokenizer.ggml.add_{name}_token"] = found
     template = config.get("chat_template")
-    if isinstance(template, list):  # several by name
+    if isinstance(template, list):  # named templates
         named = {t.get("name"): t.get("template") for t in template if isinstance(t, Mapping)}
         template = named.get("default")
     if isinstance(template, str) and template:
@@ -232,7 +235,7 @@ def _special_metadata(
 
 
 def _template_ends(entry: Any) -> tuple[Any, Any]:
-    """Return the special tokens that a post-processor puts before and behind a text, or None."""
+    """Return the special tokens that a post-processor adds before and after a text, or None."""
     if not isinstance(entry, Mapping):
         return None, None
     if entry.get("type") == "Sequence":

@@ -1,11 +1,11 @@
-"""How GGUF tensors store weights: the block types of ggml and of its forks.
+"""The tensor types of GGUF: plain elements, and the block types of ggml and its forks.
 
-Type numbers are not unique: forks took the same ones for their own. A number therefore has
-candidates, and the bytes that the tensors of a file have tell which of them it is.
+Type numbers are not unique, as forks assigned the same numbers independently. A number therefore
+has candidates, and the sizes of a file's tensors decide between them.
 
-Layouts are those of ggml's quantize_row_* functions and, for what ggml does not have, of bitnet.cpp
-(I2_S), ik_llama.cpp (IQ1_BN, IQ2_BN), PrismML's llama.cpp (PQ2_0, PTQ1_0) and Tencent's (STQ1_0).
-A code is a digit: 0, 1, 2 for -1, 0, +1.
+Blocks are laid out as ggml's quantize_row_* functions do, or the code of the fork that added the
+type: bitnet.cpp (I2_S), ik_llama.cpp (IQ1_BN, IQ2_BN), PrismML's llama.cpp (PQ2_0, PTQ1_0),
+Tencent's llama.cpp (STQ1_0). A code is a digit: 0, 1, 2 for -1, 0, +1.
 """
 
 from __future__ import annotations
@@ -21,60 +21,62 @@ import numpy.typing as npt
 from rsr_formats.records import BINARY_SIGNS, TERNARY
 
 from ...common.errors import SourceError
+from ..tensor import ByteArray
 from .reader import Header, TensorInfo
 
-Bytes = npt.NDArray[np.uint8]
 Scales = npt.NDArray[np.float32]
 
 _BYTES = np.arange(256, dtype=np.uint32)
-# The four codes in each byte, the lowest bits first, as four bytes.
+# By byte: its four codes, lowest bits first, as the bytes of a uint32.
 _NEIGHBORS = np.stack([_BYTES >> 2 * i & 3 for i in range(4)], 1).astype(np.uint8).view(np.uint32)
-# The five trits in each byte, the highest first. A byte is ceil(256 v / 243) for v in base 3, a
-# fraction of 256: times 3^n, modulo 256, it has the trits from the n-th on; 3 times that, the n-th.
+# [n, byte]: the n-th of its five trits, most significant first. A byte stores the number v of these
+# trits as ceil(256 v / 243), which is v / 243 as a fraction of 256. Multiplied by 3^n modulo 256,
+# the fraction begins with trit n; multiplied by 3, its integer part is trit n.
 _TRITS = np.stack([(_BYTES * 3**n & 255) * 3 >> 8 for n in range(5)]).astype(np.uint8)
 
 
 @dataclass(frozen=True)
 class Codec:
-    """How blocks hold digits and their scale: value = digit value * scale."""
+    """How blocks store digits and their scale: weight = digit value * scale."""
 
-    # (blocks, block bytes) -> codes (blocks, weights); a repr would differ in every process
-    decode: Callable[[Bytes], Bytes] = field(repr=False)
-    scale: slice  # its bytes: in the block, or in the row's header, or behind the blocks
+    # (blocks, block bytes) -> codes (blocks, weights). Not in the repr, which `Checkpoint.digest`
+    # hashes: the repr of a function differs between processes.
+    decode: Callable[[ByteArray], ByteArray] = field(repr=False)
+    scale: slice  # its bytes in the block, in the row header, or in the tail
     scale_dtype: str = "<f2"
-    two_bits: slice | None = None  # the bytes of a block in which a code can be 3
+    two_bits: slice | None = None  # bytes of a block with two-bit codes, which can be 3
     digits: tuple[int, ...] = TERNARY
-    is_general: bool = False  # code 3 is the weight +2 and not damage
+    is_general: bool = False  # code 3 is the weight +2 rather than damage
 
-    def holds_code_3(self, blocks: Bytes) -> bool:
-        """Return whether a code is 3; `blocks` is (blocks, block bytes)."""
+    def holds_code_3(self, blocks: ByteArray) -> bool:
+        """Return whether any code is 3; `blocks` is (blocks, block bytes)."""
         if self.two_bits is None:
             return False
         codes = blocks[:, self.two_bits]
         return bool((codes & codes >> 1 & 0x55).any())
 
-    def scales(self, raw: Bytes) -> Scales:
-        """Return the scale in each row of bytes: a block's, a row header's or a tail's."""
+    def scales(self, raw: ByteArray) -> Scales:
+        """Return the scale in each row of `raw`: one block, one row header or one tail per row."""
         found = np.ascontiguousarray(raw[:, self.scale]).view(self.scale_dtype)
         return found.astype(np.float32).reshape(-1)
 
 
 @dataclass(frozen=True)
 class GgmlType:
-    """A tensor type: its name in ggml or the fork that has it, and its sizes."""
+    """A tensor type: its name in ggml or the fork that added it, and its sizes."""
 
     name: str
-    block: int  # weights that share a block; a row is whole blocks
+    block: int  # weights in a block; a row consists of whole blocks
     block_bytes: int
     row_header: int = 0  # bytes before the blocks of every row
-    tail: int = 0  # bytes behind the last block of the tensor
-    dtype: str | None = None  # the name safetensors has for plain elements
+    tail: int = 0  # bytes after the last block of the tensor
+    dtype: str | None = None  # of plain elements, as safetensors spells it
     codec: Codec | None = None  # of ternary and binary types
-    assumed: str = ""  # what no file of the type tells, for the report
+    assumed: str = ""  # an assumption that files cannot confirm, for the report
 
     @property
     def is_flat(self) -> bool:
-        """Whether blocks go through the whole tensor and can straddle its rows."""
+        """Whether blocks cover the tensor as one sequence, so that they can straddle rows."""
         return self.tail > 0
 
     def row_bytes(self, columns: int) -> int:
@@ -82,18 +84,18 @@ class GgmlType:
         return self.row_header + columns // self.block * self.block_bytes
 
     def nbytes(self, shape: tuple[int, ...]) -> int:
-        """Return the bytes a tensor takes, `fits` provided."""
+        """Return the bytes of a tensor; `fits(shape)` must hold."""
         if self.is_flat:
             return prod(shape) // self.block * self.block_bytes + self.tail
         return prod(shape[:-1]) * self.row_bytes(shape[-1] if shape else 1)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Return whether rows (or a flat tensor) are whole blocks."""
+        """Return whether each row (or a flat tensor) consists of whole blocks."""
         return (prod(shape) if self.is_flat else shape[-1] if shape else 1) % self.block == 0
 
 
-def _planes(codes: Bytes, shifts: Sequence[int] = (0, 2, 4, 6)) -> Bytes:
-    """Four codes in a byte; plane i has those at bit shifts[i] of all bytes."""
+def _planes(codes: ByteArray, shifts: Sequence[int] = (0, 2, 4, 6)) -> ByteArray:
+    """Unpack four codes per byte: plane i is the codes at bit shifts[i] of all bytes."""
     result = np.empty((len(codes), 4, codes.shape[1]), np.uint8)
     for i, shift in enumerate(shifts):
         np.right_shift(codes, shift, out=result[:, i])
@@ -101,53 +103,54 @@ def _planes(codes: Bytes, shifts: Sequence[int] = (0, 2, 4, 6)) -> Bytes:
     return result.reshape(len(codes), -1)
 
 
-def _neighbors(codes: Bytes) -> Bytes:
-    """Four codes in a byte, side by side, the lowest bits first."""
+def _neighbors(codes: ByteArray) -> ByteArray:
+    """Unpack four neighboring codes per byte, lowest bits first."""
     return np.take(_NEIGHBORS, codes).view(np.uint8)
 
 
-def _trits(*parts: tuple[Bytes, int]) -> Bytes:
-    """Five trits in a byte. A part is bytes and how many trits they have, in planes.
+def _trits(*parts: tuple[ByteArray, int]) -> ByteArray:
+    """Unpack up to five trits per byte, in planes: plane i is trit i, most significant first.
 
-    Plane i has the i-th trits of all bytes, counted from the highest.
+    Args:
+        parts: bytes, and how many trits each of them holds.
     """
     width = sum(planes * codes.shape[1] for codes, planes in parts)
     result = np.empty((len(parts[0][0]), width), np.uint8)
     start = 0
     for codes, planes in parts:
-        index = codes.astype(np.intp)  # once: np.take would for every plane
+        index = codes.astype(np.intp)  # np.take would convert for every plane
         for i in range(planes):
             result[:, start : start + codes.shape[1]] = np.take(_TRITS[i], index)
             start += codes.shape[1]
     return result
 
 
-def _tq1_0(b: Bytes) -> Bytes:
+def _tq1_0(b: ByteArray) -> ByteArray:
     return _trits((b[:, :32], 5), (b[:, 32:48], 5), (b[:, 48:52], 4))
 
 
-def _tq2_0(b: Bytes) -> Bytes:
+def _tq2_0(b: ByteArray) -> ByteArray:
     return _planes(b[:, :64].reshape(-1, 32)).reshape(len(b), 256)
 
 
-def _ptq1_0(b: Bytes) -> Bytes:
+def _ptq1_0(b: ByteArray) -> ByteArray:
     return _trits((b[:, :16], 5), (b[:, 16:24], 5), (b[:, 24:26], 4))
 
 
-def _q1_0(b: Bytes) -> Bytes:
+def _q1_0(b: ByteArray) -> ByteArray:
     return np.unpackbits(b[:, 2:], axis=1, bitorder="little")
 
 
-def _q2_0(b: Bytes) -> Bytes:
+def _q2_0(b: ByteArray) -> ByteArray:
     return _neighbors(b[:, 2:])
 
 
-def _i2_s(b: Bytes) -> Bytes:
+def _i2_s(b: ByteArray) -> ByteArray:
     return _planes(b, (6, 4, 2, 0))
 
 
-def _iq1_bn(b: Bytes) -> Bytes:
-    """Sixteen weights: three bytes of five trits, the lowest first, and one trit of the last."""
+def _iq1_bn(b: ByteArray) -> ByteArray:
+    """Unpack 64 weights from four runs of three bytes, five trits each, and one trit of byte 12."""
     codes = np.empty((len(b), 4, 16), np.uint8)
     for i in range(5):
         codes[:, :, i:15:5] = np.take(_TRITS[4 - i], b[:, :12]).reshape(-1, 4, 3)
@@ -156,13 +159,13 @@ def _iq1_bn(b: Bytes) -> Bytes:
     return codes.reshape(len(b), 64)
 
 
-# Sherry: the 16 patterns of four trits with one zero whose sign bit is clear; the others negate.
+# Sherry: four trits with exactly one zero. 16 patterns, then their negations.
 _POSITIVE = bytes.fromhex("a9892909 a6862606 9a921a12 6a624a42")
 _STQ = np.array([*_POSITIVE, *(0xAA - pattern for pattern in _POSITIVE)], np.uint8)
 
 
-def _stq1_0(b: Bytes) -> Bytes:
-    """Group g of four weights: one in each of four runs of 16, the g % 16-th."""
+def _stq1_0(b: ByteArray) -> ByteArray:
+    """Unpack 64 groups of four weights: group g is weight g % 16 of four runs of 16."""
     number = np.stack([b[:, :32] & 15, b[:, :32] >> 4], axis=2).reshape(len(b), 64)
     number |= np.unpackbits(b[:, 32:40], axis=1, bitorder="little") << 4
     return _planes(_STQ[number].reshape(-1, 16)).reshape(len(b), 256)
@@ -179,10 +182,10 @@ _PQ2_0 = GgmlType(
 )
 _PTQ1_0 = GgmlType("PTQ1_0", 128, 28, codec=Codec(_ptq1_0, slice(26, 28)))
 _STQ1_0 = GgmlType("STQ1_0", 256, 42, codec=Codec(_stq1_0, slice(40, 42)))
-# The order of x86, 128 weights in 32 bytes: that of the official files and of the converters.
-# bitnet.cpp built for ARM, or without ACT_PARALLEL, writes other orders under the same number: the
-# same codes at other places, so that neither code 3 nor the share of zeros gives one away. What
-# columns have in common does the second (i2_s.py); the first looks like other columns.
+# The order of x86, 128 weights in 32 bytes, which the official files and the converters use. If
+# built for ARM or without ACT_PARALLEL, bitnet.cpp writes other orders under the same number: the
+# same codes in other places, so neither code 3 nor the share of zeros reveals them. i2_s.py detects
+# the order without ACT_PARALLEL; that of ARM cannot be detected.
 _I2_S = GgmlType(
     "I2_S",
     128,
@@ -196,8 +199,8 @@ _IQ2_BN = GgmlType(
     "IQ2_BN", 64, 16, row_header=4, codec=Codec(_planes, slice(0, 4), "<f4", slice(None))
 )
 
-# Number: what it can stand for.
-_TYPES: dict[int, tuple[GgmlType, ...]] = {
+# Number: candidates.
+TYPES: dict[int, tuple[GgmlType, ...]] = {
     0: (GgmlType("F32", 1, 4, dtype="F32"),),
     1: (GgmlType("F16", 1, 2, dtype="F16"),),
     2: (GgmlType("Q4_0", 32, 18),),
@@ -238,23 +241,23 @@ _TYPES: dict[int, tuple[GgmlType, ...]] = {
     142: (_PQ2_0,),
     143: (_PTQ1_0,),
 }
-# Numbers that more than one project gave away: there the size has to fit exactly.
+# Numbers that several projects assigned: the size must match exactly.
 _SHARED = frozenset({36, 39, 41, 42, 43, 134, 135, 142, 143})
 
-_TILED = "its order depends on the tiles bitnet.cpp was built for: convert the checkpoint again, "
+_TILED = "its order depends on how bitnet.cpp was built: convert the checkpoint again, "
 _REFUSED = {
     38: f"type 38 (TL1 of bitnet.cpp): {_TILED}as I2_S or TQ2_0",
-    39: f"type 39, but not in the size of MXFP4 (TL2 of bitnet.cpp): {_TILED}as I2_S or TQ2_0",
-    335: "type 335 (IQ2_BN_R4 of ik_llama.cpp): four rows are interleaved for its kernels: convert "
-    "it to IQ2_BN",
+    39: f"type 39, but not the size of MXFP4 (TL2 of bitnet.cpp): {_TILED}as I2_S or TQ2_0",
+    335: "type 335 (IQ2_BN_R4 of ik_llama.cpp): its rows are interleaved by four: convert it to "
+    "IQ2_BN",
 }
 
 
 def resolve(header: Header) -> dict[str, GgmlType]:
-    """Return the type of every tensor by its GGUF name.
+    """Return the type of every tensor, by its GGUF name.
 
     Raises:
-        SourceError: a type is unknown or cannot be read, or a tensor does not fit where it lies.
+        SourceError: a type is unknown or unsupported, or a tensor exceeds its room.
     """
     by_number: dict[int, list[TensorInfo]] = {}
     for info in header.tensors:
@@ -266,7 +269,7 @@ def resolve(header: Header) -> dict[str, GgmlType]:
 
 
 def _resolve(header: Header, number: int, infos: Sequence[TensorInfo]) -> GgmlType:
-    candidates = _TYPES.get(number, ())
+    candidates = TYPES.get(number, ())
     if number in _SHARED:
         fitting = [
             t for t in candidates if all(_fills(t, info, header.alignment) for info in infos)
@@ -286,16 +289,18 @@ def _resolve(header: Header, number: int, infos: Sequence[TensorInfo]) -> GgmlTy
         wrong = next(
             (i for i in infos if not any(_fills(t, i, header.alignment) for t in candidates)), None
         )
-        if wrong is None:  # each has one, but not the same
+        if wrong is None:  # each tensor fits a candidate, but not all the same one
             raise SourceError(
-                f"{where} and others have type {number}, some with the size of one and some of "
-                f"another of {names}"
+                f"{where} and others have type {number}, but their sizes fit different types: "
+                f"{names}"
             )
         raise SourceError(
             f"{header.path}: tensor {wrong.name[:80]!r} has type {number}, but {wrong.room} bytes "
             f"for shape {list(wrong.shape)}, which is not the size of {names}"
         )
-    raise SourceError(f"{where} has type {number}, which is unknown: convert it to TQ2_0 or F16")
+    raise SourceError(
+        f"{where} has type {number}, which is unknown: convert the model to TQ2_0 or F16"
+    )
 
 
 def _fills(t: GgmlType, info: TensorInfo, alignment: int) -> bool:
@@ -305,9 +310,9 @@ def _fills(t: GgmlType, info: TensorInfo, alignment: int) -> bool:
 def _check_room(path: Path, info: TensorInfo, t: GgmlType) -> None:
     what = f"{path}: tensor {info.name[:80]!r}, {t.name} {list(info.shape)},"
     if not t.fits(info.shape):
-        raise SourceError(f"{what} has rows that are no multiple of {t.block}")
+        raise SourceError(f"{what} has rows that are not a multiple of {t.block}")
     if t.nbytes(info.shape) > info.room:
         raise SourceError(
-            f"{what} takes {t.nbytes(info.shape)} bytes, and there are {info.room} before the next "
-            "tensor or the end of the file"
+            f"{what} takes {t.nbytes(info.shape)} bytes, but only {info.room} remain before the "
+            "next tensor or the end of the file"
         )

@@ -1,4 +1,4 @@
-"""compile --head int8: the rule entry by entry, tied and untied, and the way back."""
+"""compile --head int8: the rule entry by entry, tied and untied heads, and decompiling."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ UP = "model.layers.0.mlp.up_proj.weight"
 
 
 def cut(values: Array, dtype: str) -> npt.NDArray[np.float32]:
-    """Round to what `dtype` holds."""
+    """Round to `dtype`."""
     values = values.astype(np.float32)
     if dtype == "BF16":
         return (values.view(np.uint32) & 0xFFFF0000).view(np.float32)
@@ -263,7 +263,7 @@ def test_gguf_sources_and_gguf_again(
 def test_verify_finds_one_flipped_bit(
     make: Callable[..., Path], tmp_path: Path, tied: bool, part: str
 ) -> None:
-    """Written anew with a hash that is right: only comparing with the source can tell."""
+    """The file is rewritten with a valid hash: only comparison with the source detects it."""
     source, rsr = make(tied=tied), tmp_path / "x.rsr"
     rsrc.compile(source, rsr, head="int8")
     file = RsrFile(rsr)
@@ -328,7 +328,7 @@ def test_unpack_keeps_it(make: Callable[..., Path], tmp_path: Path) -> None:
     assert back.read_bytes() == raw.read_bytes()
 
 
-# --- refused ------------------------------------------------------------------------------------
+# --- rejected -----------------------------------------------------------------------------------
 
 
 def test_what_is_refused(make: Callable[..., Path], tmp_path: Path, kit: Kit) -> None:

@@ -1,4 +1,4 @@
-"""Native encoders against their definition in NumPy, and the machinery that feeds them."""
+"""Native encoders compared with their definition in NumPy, and the panels they are given."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SIZES = st.sampled_from((0, 1, 2, 3, 8, 9, 10, 31, 32, 33, 45, 127, 128, 129, 25
 def digit_arrays(
     draw: st.DrawFn, most: int, bases: tuple[int, ...] = (2, 3)
 ) -> tuple[Digits, int, int, int]:
-    """Digits in any memory layout, with base, k and the padding digit."""
+    """Draw digits in any memory layout, base, k and the padding digit."""
     base = draw(st.sampled_from(bases))
     k = draw(st.sampled_from([k for k in range(1, 17) if base**k <= most]))
     rows, columns = draw(SIZES), draw(SIZES)
@@ -76,7 +76,7 @@ def test_pack_w16(case: tuple[Digits, int, int, int]) -> None:
 
 @st.composite
 def listed_arrays(draw: st.DrawFn) -> tuple[Digits, int, int, int, Digits]:
-    """Digits in any memory layout made of at most 32 patterns; base, k, padding digit, patterns."""
+    """Draw digits of at most 32 patterns in any memory layout, base, k, padding digit, patterns."""
     base, k = draw(st.sampled_from(((3, 4), (3, 4), (3, 5), (3, 2), (2, 4), (2, 5))))
     pad = draw(st.integers(0, base - 1))
     numbers = draw(st.sets(st.integers(0, base**k - 1), min_size=1, max_size=32))
@@ -108,7 +108,7 @@ def test_pack_w16_with_listed_patterns(case: tuple[Digits, int, int, int, Digits
 @pytest.mark.parametrize("columns", [12, 24, 60])
 def test_a_pattern_that_is_not_listed_is_refused_wherever_it_is(k: int, columns: int) -> None:
     patterns = digits_from_ranks(np.arange(32, dtype=np.uint16), 3, 4)[:, 4 - k :]
-    listed = np.unique(patterns, axis=0)[1:]  # all but all zeros
+    listed = np.unique(patterns, axis=0)[1:]  # without the first
     good = np.tile(listed[0], (33, columns // k))
     out = np.empty(w16_words(columns // k) * 64, np.uint16)
     _native.pack_w16(good, 3, k, 1, out, listed)
@@ -212,7 +212,7 @@ def test_native_encoders_check_their_arguments() -> None:
     sigma = np.empty((1, 1), np.uint16)
     with pytest.raises(ValueError, match="segments"):
         _native.sort_blocks(digits, 3, 1, 1, sigma, np.empty((1, 3), np.uint16))
-    with pytest.raises(TypeError):  # one index type for both
+    with pytest.raises(TypeError):  # both must have one dtype
         _native.sort_blocks(digits, 3, 1, 1, sigma, np.empty((1, 4), np.uint32))
     tall = np.zeros((1 << 16, 1), np.uint8)
     with pytest.raises(ValueError, match="too many rows for the index type"):
@@ -239,7 +239,7 @@ def test_panels_leave_no_trace(
     panel: int,
     options: dict[str, Any],
 ) -> None:
-    """A file is the same bytes however its matrices are cut into panels."""
+    """The bytes of a file do not depend on the panels."""
     rng = np.random.default_rng(7)
     t = rng.integers(-1, 2, (388, 61))
     rows = rng.random((388, 1)) + 0.5
@@ -294,4 +294,4 @@ class TestOrderedMap:
             with pytest.raises(KeyError):
                 next(values)
             gate.set()
-        assert len(begun) <= 5  # what was waiting was called off
+        assert len(begun) <= 5  # waiting items were canceled

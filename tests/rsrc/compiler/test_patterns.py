@@ -1,4 +1,4 @@
-"""Which tensors list their patterns, and that all of them come back and multiply as ever."""
+"""Which tensors list their patterns; that they decompile and multiply as without lists."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rsrc.inspection.compare import compare
 from rsrc.inspection.file import inspect_block, inspect_file
 from rsrc.layouts import TernaryTensor
 from rsrc.layouts.int8 import Int8
-from rsrc.source.checkpoint import SourceTensor
+from rsrc.source.tensor import SourceTensor
 
 Array = npt.NDArray[Any]
 
@@ -94,7 +94,7 @@ def test_bits_per_weight(kit: Kit, tmp_path: Path) -> None:
     shape = (128, 3072)
     t = compiled(kit, tmp_path, {"w": sparse(shape)})["w"]
     assert t.bits_per_weight == 16 / 12
-    assert 8 * (tmp_path / "s.rsr").stat().st_size / (shape[0] * shape[1]) < 1.5  # header and all
+    assert 8 * (tmp_path / "s.rsr").stat().st_size / (shape[0] * shape[1]) < 1.5  # the whole file
 
 
 def test_other_layouts(kit: Kit, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_negative_zeros(kit: Kit, tmp_path: Path) -> None:
 def test_one_more_pattern_in_the_last_row(
     kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str, stride: int
 ) -> None:
-    monkeypatch.setattr(patterns, "_PANEL", 8 * SHAPE[1])  # in a panel of its own
+    monkeypatch.setattr(patterns, "_PANEL", 8 * SHAPE[1])  # the last row in another panel
     W = sparse(stride=stride)
     W[-1, -1 - 3 * stride :: stride] = 1
     t = compiled(kit, tmp_path, {"w": scaled(W, rule)})["w"]
@@ -140,10 +140,10 @@ def test_fewer_patterns_are_listed_too(kit: Kit, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "W",
     [
-        np.random.default_rng(0).integers(-1, 2, SHAPE).astype(np.int8),  # ordinary
-        sparse((130, 512))[:, :-1],  # no multiple of 4
-        sparse((8, 504)),  # fewer weights than the list pays for
-        sparse((130, 516))[:, 2:-2],  # the fours begin elsewhere
+        np.random.default_rng(0).integers(-1, 2, SHAPE).astype(np.int8),  # not sparse
+        sparse((130, 512))[:, :-1],  # not a multiple of 4
+        sparse((8, 504)),  # too few weights for a list
+        sparse((130, 516))[:, 2:-2],  # the groups of four are shifted
     ],
 )
 def test_others_have_three_columns(kit: Kit, tmp_path: Path, W: Array) -> None:
@@ -152,7 +152,7 @@ def test_others_have_three_columns(kit: Kit, tmp_path: Path, W: Array) -> None:
 
 
 def test_groups_that_blocks_of_four_would_straddle(kit: Kit, tmp_path: Path) -> None:
-    """Columns 32 wide: whole blocks, but no whole runs of a stride of 16."""
+    """Groups of 32 columns hold whole blocks, but not whole runs of stride 16."""
     scale = np.repeat(np.random.default_rng(4).random((130, 16)) + 0.5, 32, axis=1)
     for stride, k in ((1, 4), (16, 3)):
         w = (sparse(stride=stride) * scale.astype(np.float16)).astype(np.float16)
@@ -173,7 +173,7 @@ def test_n4s1_stays_unless_asked(kit: Kit, tmp_path: Path, target: str) -> None:
 def test_k_that_was_asked_for(kit: Kit, tmp_path: Path) -> None:
     assert compiled(kit, tmp_path, {"w": sparse()}, k=3)["w"].k == 3
     few = compiled(kit, tmp_path, {"w": sparse((3, 8))}, k=4)["w"]
-    assert few.pattern_list is not None  # asked for, so however few weights
+    assert few.pattern_list is not None  # k = 4 lists for any size
     source = kit.save(tmp_path / "x.safetensors", {"w": np.arange(81, dtype=np.int8)[None] % 3 - 1})
     with pytest.raises(rsrc.OptionError, match=r"^w: k = 4, expected 1 to 3 for base 3 in"):
         rsrc.compile(source, tmp_path / "x.rsr", k=4)

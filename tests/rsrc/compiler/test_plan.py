@@ -1,4 +1,4 @@
-"""What the cost model chooses, and which options are refused."""
+"""What the cost model chooses, and which options are rejected."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import pytest
 
 import rsr_runtime
 import rsrc
-import rsrc.compiler.target as target_module
 from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
 from rsr_testing.checkpoints import Kit
-from rsrc.compiler.plan import SEGMENT_COST, TARGETS, IndexPlan, largest_k, permuted_k, plan
+from rsrc.compiler.options import CompileOptions
+from rsrc.compiler.plan import SEGMENT_COST, IndexPlan, largest_k, permuted_k, plan
 from rsrc.compiler.recognize import PassthroughTensor
-from rsrc.compiler.target import native_target
+from rsrc.compiler.target import TARGET_OF_ISA, TARGETS, native_target
 from rsrc.layouts import TernaryTensor
 from rsrc.layouts.int8 import Int8
 from rsrc.layouts.scales import ScaleGrid
-from rsrc.source.checkpoint import SourceTensor
+from rsrc.source.tensor import SourceTensor
 
 
 def tensor(rows: int, columns: int, digits: tuple[int, ...] = TERNARY) -> TernaryTensor:
@@ -29,7 +29,7 @@ def tensor(rows: int, columns: int, digits: tuple[int, ...] = TERNARY) -> Ternar
 
 
 def one(t: TernaryTensor, **options: Any) -> IndexPlan:
-    (found,) = plan([t], **options)
+    (found,) = plan([t], CompileOptions(**options))
     assert isinstance(found, IndexPlan)
     return found
 
@@ -93,7 +93,7 @@ def test_native_is_what_products_run_on(
 
 def test_every_instruction_set_has_a_target() -> None:
     compiled = rsr_runtime.cpu_info()["compiled_isas"]
-    assert set(compiled) <= set(target_module._TARGETS)
+    assert set(compiled) <= set(TARGET_OF_ISA)
 
 
 def test_permuted_takes_the_direction_of_the_paper() -> None:
@@ -161,8 +161,8 @@ def test_refused(digits: tuple[int, ...], options: dict[str, Any], message: str)
         ({"zstd": 0}, "zstd: found level 0, expected 1 to 22"),
         ({"zstd": 23}, "zstd"),
         ({"threads": 0}, "threads: found 0, expected 1 or more"),
-        ({"quantize": "int4"}, "quantize: found 'int4', expected absmean or absmedian or twn"),
-        ({"per": "row"}, "per: found 'row' without quantize"),
+        ({"quantize": "int4"}, "quantize: found 'int4', expected one of absmean, absmedian, twn"),
+        ({"per": "row"}, "per: found 'row', but it applies only with quantize"),
         ({"quantize": "twn", "per": "column"}, "per: found 'column', expected tensor, row or "),
         *(
             ({"quantize": "twn", "per": f"group:{n}"}, f"per: found 'group:{n}'")

@@ -512,7 +512,7 @@ def test_packed_shapes_that_contradict_the_config(models: Models, module: str, k
     for shape in ((20, weights[name].shape[1]), (weights[name].shape[0], 14)):
         tensors = packed(models.kit, {**weights, name: np.ones(shape, int)})
         packs = rf"U8 \[\d, {shape[1]}\] is a matrix of \[\d+, {shape[1]}\]"
-        models.refuse(tensors, CONFIG, rf"^{name}: {packs}, but config\.json gives it {keys}: are")
+        models.refuse(tensors, CONFIG, rf"^{name}: {packs}, but config\.json implies {keys}: are")
 
 
 def test_codes_a_byte_each_are_not_packed(models: Models) -> None:

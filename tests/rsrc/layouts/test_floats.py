@@ -25,7 +25,7 @@ from rsr_testing.bench import Bench
 from rsr_testing.checkpoints import Kit, Raw
 from rsr_testing.matrices import float32_bound
 from rsrc.compiler import index
-from rsrc.compiler.plan import TARGETS
+from rsrc.compiler.target import TARGETS
 from rsrc.inspection.file import inspect_block
 from rsrc.layouts import float_bits
 

@@ -28,7 +28,7 @@ from rsrc.export.decompile import decompile
 from rsrc.inspection.compare import compare
 from rsrc.layouts import float_bits, stats
 from rsrc.layouts.scales import Per
-from rsrc.source.checkpoint import open_checkpoint
+from rsrc.source.open import open_checkpoint
 
 Array = npt.NDArray[Any]
 

@@ -20,7 +20,7 @@ from rsrc.compiler.recognize import recognize
 from rsrc.inspection.compare import compare
 from rsrc.layouts import TernaryTensor
 from rsrc.layouts.scales import ScaleGrid, coarsest_grid
-from rsrc.source.checkpoint import open_checkpoint
+from rsrc.source.open import open_checkpoint
 
 Array = npt.NDArray[Any]
 

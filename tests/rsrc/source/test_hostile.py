@@ -1,4 +1,4 @@
-"""Sources from strangers: by the name of the attack, refused soon and in little memory.
+"""Untrusted sources, by the name of the attack: rejected quickly and in little memory.
 
 What is refused takes less than two seconds, and what is opened, however it was made, less than
 64 MiB of memory beyond the size of its files.
@@ -27,9 +27,10 @@ from rsr_formats.errors import OutputExistsError
 from rsr_formats.model_files import MAX_CONFIG, MAX_FILE
 from rsr_formats.records import MAX_METADATA, TERNARY, Scale, SourceRecord
 from rsr_testing.checkpoints import Kit
+from rsrc.compiler.options import CompileOptions
 from rsrc.compiler.recognize import recognize
-from rsrc.source.checkpoint import MAX_INDEX, open_checkpoint
-from rsrc.source.safetensors_header import MAX_HEADER, MAX_TENSORS
+from rsrc.source.open import open_checkpoint
+from rsrc.source.safetensors import MAX_HEADER, MAX_INDEX, MAX_TENSORS
 
 SECONDS = 2
 linux = pytest.mark.skipif(sys.platform != "linux", reason="FIFOs, /proc, address space limits")
@@ -41,7 +42,7 @@ SCALE = {"w_scale": np.array([4], np.float32)}
 
 @contextmanager
 def soon() -> Iterator[None]:
-    """Fail if the block takes longer than it may; end it if it hangs."""
+    """Fail if the block takes too long; end it if it hangs."""
 
     def hangs(number: int, frame: object) -> None:
         raise AssertionError("it hangs")
@@ -60,7 +61,7 @@ def soon() -> Iterator[None]:
 
 
 def refused(source: Path, match: str) -> None:
-    """Check that the source is refused soon, in a message of bounded length."""
+    """Check that the source is rejected quickly, with a message of bounded length."""
     with soon(), pytest.raises(rsrc.SourceError, match=match) as caught:
         open_checkpoint(source)
     assert len(str(caught.value)) < 4000 + len(str(source))
@@ -73,7 +74,7 @@ def with_header(path: Path, text: bytes, body: bytes = b"", size: int | None = N
 
 
 def entry(**fields: object) -> bytes:
-    """The header of one tensor `w` of two bytes, with other claims."""
+    """Return the header of one tensor `w` of two bytes, with some fields changed."""
     return json.dumps(
         {"w": {"dtype": "I8", "shape": [2], "data_offsets": [0, 2]} | fields}
     ).encode()
@@ -86,9 +87,8 @@ def many_entries(count: int, prefix: str = "") -> bytes:
 
 @pytest.fixture
 def few_tensors(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Lower the limit, which takes seconds to reach."""
-    monkeypatch.setattr("rsrc.source.safetensors_header.MAX_TENSORS", 100)
-    monkeypatch.setattr("rsrc.source.checkpoint.MAX_TENSORS", 100)
+    """Lower the limit: reaching it takes seconds."""
+    monkeypatch.setattr("rsrc.source.safetensors.MAX_TENSORS", 100)
     return 100
 
 
@@ -96,7 +96,7 @@ class TestHeader:
     @pytest.mark.parametrize("size", [0, 1 << 20, 1 << 62, 1 << 63, (1 << 64) - 1])
     def test_size_that_is_not_there(self, tmp_path: Path, size: int) -> None:
         path = with_header(tmp_path / "x.safetensors", entry(), b"ab", size)
-        refused(path, rf"its header claims {size} bytes, \d+ are there")
+        refused(path, rf"its header claims {size} bytes, but the file has \d+ more")
 
     @pytest.mark.parametrize("size", [MAX_HEADER + 1, 100_000_000])
     def test_size_beyond_the_limit(self, tmp_path: Path, size: int) -> None:
@@ -126,8 +126,10 @@ class TestHeader:
             pytest.param(b" " * MAX_HEADER, "does not begin with '{'", id="white space"),
             pytest.param(b"{" + b" " * (MAX_HEADER - 1), "not valid JSON", id="white space inside"),
             pytest.param(b"{}" + b"\0" * 9, "something follows", id="zeros behind"),
-            pytest.param(b'{"\\ud800":0}', "no Unicode text", id="half a surrogate pair"),
-            pytest.param(b'{"__metadata__":{"a":"\\udfff"}}', "no Unicode text", id="in metadata"),
+            pytest.param(b'{"\\ud800":0}', "not valid Unicode", id="half a surrogate pair"),
+            pytest.param(
+                b'{"__metadata__":{"a":"\\udfff"}}', "not valid Unicode", id="in metadata"
+            ),
             pytest.param(b'{"__metadata__":{"a":1}}', "expected a map of strings", id="metadata"),
             pytest.param(b'{"__metadata__":[]}', "expected a map of strings", id="metadata list"),
             pytest.param(b'{"":{}}', "expected a name of 1 to 1024 bytes", id="no name"),
@@ -199,7 +201,7 @@ OPEN_IN_LITTLE = """
 import resource, sys
 from pathlib import Path
 from rsr_formats import RsrError
-from rsrc.source.checkpoint import open_checkpoint
+from rsrc.source.open import open_checkpoint
 source = Path(sys.argv[1])
 size = sum(p.stat().st_size for p in (source.iterdir() if source.is_dir() else [source]))
 pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -215,7 +217,7 @@ except RsrError as error:
 
 @linux
 class TestMemory:
-    """The worst that is within the limits, in a process that has no more than it may take."""
+    """The worst case within the limits, in a process whose memory is limited."""
 
     @pytest.mark.parametrize(
         ("text", "expected"),
@@ -283,7 +285,7 @@ class TestIndex:
     def test_ten_million_entries(self, tmp_path: Path) -> None:
         index = tmp_path / "model.safetensors.index.json"
         index.write_bytes(b'{"weight_map":{')
-        os.truncate(index, 10_000_000 * 16)  # not read, so it may be sparse
+        os.truncate(index, 10_000_000 * 16)  # sparse; it is not read
         refused(index, f"160,000,000 bytes, the limit is {MAX_INDEX:,}")
 
     def test_more_entries_than_the_limit(self, tmp_path: Path, few_tensors: int) -> None:
@@ -299,7 +301,7 @@ class TestIndex:
 
 
 class TestLinks:
-    """Links are followed: the Hugging Face cache is made of them, snapshots/*/x -> ../../blobs/y.
+    """Links are followed: the Hugging Face cache consists of them, snapshots/*/x -> ../../blobs/y.
 
     What must not be is that an index *names* a file elsewhere (test_checkpoint.py): the index comes
     from a stranger, links were made on this machine.
@@ -335,7 +337,7 @@ class TestLinks:
 
 @linux
 class TestNoRegularFile:
-    """Nothing waits for a FIFO's other end or reads from a device without end."""
+    """Nothing blocks on a FIFO or reads endlessly from a device."""
 
     @pytest.fixture(params=["fifo", "folder", "device"])
     def make(self, request: pytest.FixtureRequest) -> Any:
@@ -418,7 +420,7 @@ class TestOutput:
 
 @linux
 def test_scales_of_rows_without_columns(kit: Kit, tmp_path: Path) -> None:
-    """Two scales may claim two thousand million rows: decompiling made 16 GiB of them."""
+    """Two scales may claim two billion rows: decompiling once made 16 GiB of them."""
     shape = ((1 << 31) - 1, 0)
     with create(tmp_path / "x.rsr") as writer:
         ranks, scale = writer.add([]), writer.add([np.array([1, 2], "<f4").tobytes()])
@@ -447,7 +449,10 @@ class TestModelFiles:
         (tmp_path / "config.json").write_bytes(b"{")
         os.truncate(tmp_path / "config.json", 5 << 30)
         refused(tmp_path, rf"config\.json: {5 << 30:,} bytes, the limit is {MAX_CONFIG:,}")
-        with soon(), pytest.raises(rsrc.SourceError, match="the limit is"):  # read when asked for
+        with (
+            soon(),
+            pytest.raises(rsrc.SourceError, match="the limit is"),
+        ):  # config is read on access
             rsrc.compile(source, tmp_path / "x.rsr")
 
     def test_a_tokenizer_of_gigabytes(self, kit: Kit, tmp_path: Path) -> None:
@@ -510,7 +515,7 @@ def test_any_value_in_any_field_of_the_config(
     longest = 0
     for quantize in (None, "absmean"):
         try:
-            recognize(open_checkpoint(folder), quantize=quantize)
+            recognize(open_checkpoint(folder), CompileOptions(quantize=quantize))
         except RsrError as error:
             longest = max(longest, len(str(error)))
     assert longest < 2000

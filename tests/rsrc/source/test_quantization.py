@@ -1,4 +1,4 @@
-"""What a `quantization_config` says, and that nothing in it can do harm."""
+"""How `quantization_config` is interpreted, and that hostile values do no harm."""
 
 from __future__ import annotations
 
@@ -45,25 +45,25 @@ def test_values_that_are_refused(value: Any) -> None:
         (None, "model.layers.3.mlp.up_proj.weight", True),
         (None, "lm_head.weight", False),
         (None, "model.embed_tokens.weight", False),
-        ([], "lm_head.weight", True),  # a list is the whole of it
-        ([], "model.embed_tokens.weight", False),  # no linear layer
+        ([], "lm_head.weight", True),  # the list alone decides
+        ([], "model.embed_tokens.weight", False),  # not a linear layer
         (["lm_head"], "lm_head.weight", False),
         (["lm_head.weight"], "lm_head.weight", False),
         (["lm_head"], "model.lm_head.weight", False),
-        (["fc1"], "model.layers.23.fc1.weight", False),  # with or without what is before it
+        (["fc1"], "model.layers.23.fc1.weight", False),  # a suffix after a dot
         (["up_proj"], "model.layers.3.mlp.up_proj.weight", False),
         (["mlp.up_proj"], "model.layers.3.mlp.up_proj.weight", False),
         (["mlp.up"], "model.layers.3.mlp.up_proj.weight", True),
-        (["model.layers.3"], "model.layers.3.mlp.up_proj.weight", False),  # and all inside
+        (["model.layers.3"], "model.layers.3.mlp.up_proj.weight", False),  # and its submodules
         (["model.layers.3."], "model.layers.3.mlp.up_proj.weight", False),
         (["model.layers.3"], "model.layers.31.mlp.up_proj.weight", True),
         (["layers.3"], "model.layers.3.mlp.up_proj.weight", True),  # not in the middle
-        (["a.*.*b"], "aXb.c.weight", False),  # the last "b" that ends at a dot counts
+        (["a.*.*b"], "aXb.c.weight", False),  # the last "b" before a dot counts
         (["a.*b"], "a.bb.bc.weight", False),
         (["a.*b"], "a.bc.bc.weight", True),
-        (["a.b.*"], "a-b.weight", False),  # a dot is any letter
+        (["a.b.*"], "a-b.weight", False),  # a dot matches any character
         (["a.b.*"], "ab.weight", True),
-        (["a.*a"], "a.weight", True),  # one "a" is not both
+        (["a.*a"], "a.weight", True),  # one "a" cannot match both
         ([3, None, ["lm_head"], "", "."], "lm_head.weight", True),
         ("lm_head", "lm_head.weight", False),  # no list: the default
         ({"lm_head": 1}, "a.weight", True),
@@ -81,9 +81,9 @@ def test_expressions_do_not_run() -> None:
 
 
 def test_patterns_take_no_time() -> None:
-    """However many their ".*", and however many dots a name has: 64 x 1000 tries were minutes."""
-    skipped = [f"b{i}" + ".*a" * 15 + ".*b" for i in range(32)]  # found wrong at once
-    skipped += [".*" * 20 + ".a" * 25 + f".*x{i}" for i in range(32)]  # and at the very end
+    """However many ".*" and dots: backtracking over 64 x 1000 combinations once took minutes."""
+    skipped = [f"b{i}" + ".*a" * 15 + ".*b" for i in range(32)]  # fails at once
+    skipped += [".*" * 20 + ".a" * 25 + f".*x{i}" for i in range(32)]  # fails at the end
     found = quantization(modules_to_not_convert=skipped)
     start = time.process_time()
     assert all(found.converts(f"{i}." + "a." * 495 + "weight") for i in range(100))

@@ -1,4 +1,4 @@
-"""Each kind of checkpoint that is refused by name, and its harmless look-alikes."""
+"""Each kind of checkpoint that is rejected as a whole, and harmless look-alikes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 import rsrc
 from rsr_testing.checkpoints import Kit
-from rsrc.source.checkpoint import open_checkpoint
+from rsrc.source.open import open_checkpoint
 from rsrc.source.refuse import FOREIGN_METHODS, REFUSALS
 
 T = np.array([[1, 0, -1]], np.int8)
@@ -114,7 +114,7 @@ ACCEPTED: dict[str, Case] = {
 
 
 def make(kit: Kit, folder: Path, case: Case, sharded: bool = False) -> Path:
-    """Make a checkpoint of a ternary matrix and what the case adds."""
+    """Write a checkpoint with a ternary matrix and what the case adds."""
     for name in case.get("folders", ()):
         (folder / name).mkdir()
     for name, text in case.get("files", {}).items():
@@ -166,7 +166,7 @@ def test_a_pickled_adapter(tmp_path: Path) -> None:
 
 
 def test_pickles_of_another_method(tmp_path: Path) -> None:
-    """To convert them would not help."""
+    """Converting them would not help."""
     config = {"quantization_config": {"quant_method": "torchao"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
@@ -177,7 +177,7 @@ def test_pickles_of_another_method(tmp_path: Path) -> None:
             open_checkpoint(source)
 
 
-def test_a_damaged_config_is_not_its_business(kit: Kit, tmp_path: Path) -> None:
+def test_a_damaged_config_is_reported_only_if_needed(kit: Kit, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[")
     kit.save(tmp_path / "x.safetensors", {"w": T})
     assert open_checkpoint(tmp_path).tensors.keys() == {"w"}

@@ -1,4 +1,4 @@
-"""Shapes that config.json gives weights. tests/parity holds them against transformers' models."""
+"""Shapes that config.json implies. tests/parity compares them with the models of transformers."""
 
 from __future__ import annotations
 
@@ -10,28 +10,24 @@ import numpy as np
 import pytest
 
 import rsrc
+from rsr_formats.architectures import ARCHITECTURES
 from rsr_testing.checkpoints import Kit
-from rsrc.source.checkpoint import open_checkpoint
+from rsrc.source.open import open_checkpoint
 from rsrc.source.shapes import expected_shape, is_linear, missing_weights
 
-# Public models: hidden, intermediate, heads, key-value heads, head_dim, and widths of q and k.
+# Public models: hidden_size, intermediate_size, heads, key-value heads, head_dim; rows of q and k.
 MODELS = {
     "bitnet-b1.58-2B-4T": ("BitNetForCausalLM", 2560, 6912, 20, 5, 128, 2560, 640),
     "the same, head_dim derived": ("BitNetForCausalLM", 2560, 6912, 20, 5, None, 2560, 640),
     "Falcon3-1B-1.58bit": ("LlamaForCausalLM", 2048, 8192, 8, 4, 256, 2048, 1024),
     "Falcon3-10B-1.58bit": ("LlamaForCausalLM", 3072, 23040, 12, 4, 256, 3072, 1024),
     "bitnet_b1_58-3B": ("BitnetForCausalLM", 3200, 8640, 32, None, None, 3200, 3200),
-    "a qwen3, head_dim not hidden / heads": (
-        "Qwen3ForCausalLM",
-        1024,
-        3072,
-        16,
-        8,
-        128,
-        2048,
-        1024,
+    "Qwen3-0.6B, head_dim not hidden / heads": (
+        "Qwen3ForCausalLM", 1024, 3072, 16, 8, 128, 2048, 1024,
     ),
-}
+    "Qwen2-0.5B": ("Qwen2ForCausalLM", 896, 4864, 14, 2, None, 896, 128),
+    "MiniCPM-2B": ("MiniCPMForCausalLM", 2304, 5760, 36, 36, None, 2304, 2304),
+}  # fmt: skip
 LAYER = "model.layers.7."
 
 
@@ -120,7 +116,7 @@ def test_model_type_counts_where_no_class_is_named(
 @pytest.mark.parametrize("value", [None, 0, -1, 2.0, "2048", [], {}, True, 1 << 31, 1 << 100])
 @pytest.mark.parametrize("key", [k for k in config("Falcon3-1B-1.58bit") if k != "architectures"])
 def test_values_of_other_kinds(key: str, value: Any) -> None:
-    """Null stands for what is derived where transformers derives it; all else is not known."""
+    """Null means derived where transformers derives the value; other values imply no shape."""
     given = {**config("Falcon3-1B-1.58bit"), key: value}
     modules = {"intermediate_size": "mlp.up_proj", "num_attention_heads": "self_attn.q_proj"}
     module = modules.get(key, "self_attn.k_proj")
@@ -134,7 +130,7 @@ def test_values_of_other_kinds(key: str, value: Any) -> None:
 
 
 class TestShapesAgainstTheConfig:
-    """A small model: hidden 8, intermediate 12, 2 heads of 4, one for keys and values."""
+    """A small model: hidden 8, intermediate 12, two heads of 4, one of them for keys and values."""
 
     CONFIG: dict[str, Any] = {  # noqa: RUF012
         "architectures": ["LlamaForCausalLM"],
@@ -150,6 +146,26 @@ class TestShapesAgainstTheConfig:
         source = kit.save(folder / "model.safetensors", tensors)
         return rsrc.compile(source, folder / "x.rsr", force=True)
 
+    @pytest.mark.parametrize("name", ["LlamaForCausalLM", "Qwen2ForCausalLM", "MiniCPMForCausalLM"])
+    @pytest.mark.parametrize("is_named", [True, False])
+    def test_every_architecture_is_checked(
+        self, kit: Kit, tmp_path: Path, name: str, is_named: bool
+    ) -> None:
+        known = next(a for a in ARCHITECTURES if a.name == name)
+        architecture = (
+            {"architectures": [name]}
+            if is_named
+            else {"architectures": None, "model_type": known.model_type}
+        )
+        good = np.resize(np.array([1, 0, -1], np.int8), (12, 8))
+        weight = f"{LAYER}mlp.up_proj.weight"
+        report = self.compile(kit, tmp_path, {weight: good}, **architecture)
+        assert [t.kind for t in report.tensors] == ["ternary"]
+        with pytest.raises(
+            rsrc.SourceError, match=r"implies \[12, 8\] \(intermediate_size 12, hid"
+        ):
+            self.compile(kit, tmp_path, {weight: good[1:]}, **architecture)
+
     @pytest.mark.parametrize("dtype", ["i1", "f2", "f4"])
     def test_a_contradiction_is_refused(self, kit: Kit, tmp_path: Path, dtype: str) -> None:
         name = f"{LAYER}self_attn.k_proj.weight"
@@ -161,8 +177,8 @@ class TestShapesAgainstTheConfig:
                 self.compile(kit, tmp_path, {name: bad})
             assert str(caught.value) == (
                 f"{name}: {kind} {list(bad.shape)} is a matrix of {list(bad.shape)}, but "
-                "config.json gives it [4, 8] (num_key_value_heads 1 x head_dim 4, hidden_size 8): "
-                "are they of the same model?"
+                "config.json implies [4, 8] (num_key_value_heads 1 x head_dim 4, hidden_size 8): "
+                "are they from the same model?"
             )
 
     def test_dense_tensors_are_not_checked(self, kit: Kit, tmp_path: Path) -> None:
@@ -176,7 +192,7 @@ class TestShapesAgainstTheConfig:
         for rows in (9, 10, 64):
             w = np.resize(np.array([1, 0, -1], np.float16), (rows, 8))
             self.compile(kit, tmp_path, {name: w})
-        with pytest.raises(rsrc.SourceError, match=r"gives it \[10, 8\] \(vocab_size 10, hidden"):
+        with pytest.raises(rsrc.SourceError, match=r"implies \[10, 8\] \(vocab_size 10, hidden"):
             self.compile(kit, tmp_path, {name: w[:, :7].copy()})
 
     def test_a_file_without_a_config(self, kit: Kit, tmp_path: Path) -> None:
@@ -200,8 +216,8 @@ class TestMissingWeights:
 
     def test_whole(self) -> None:
         assert missing_weights(self.CONFIG, self.names(3)) is None
-        assert missing_weights(self.CONFIG, self.names(5)) is None  # more than it uses
-        assert missing_weights(self.CONFIG, ["model.norm.weight"]) is None  # names of its own
+        assert missing_weights(self.CONFIG, self.names(5)) is None  # more than num_hidden_layers
+        assert missing_weights(self.CONFIG, ["model.norm.weight"]) is None  # other names
         assert missing_weights({"num_hidden_layers": 3}, self.names(2)) is None
         for value in (None, "3", 0, -1, 1 << 31, [3]):
             given = {**self.CONFIG, "num_hidden_layers": value}
@@ -211,24 +227,24 @@ class TestMissingWeights:
         names = self.names(3)
         del names[3], names[4]
         assert missing_weights(self.CONFIG, names) == (
-            "weights are missing of the 3 layers that config.json gives it (num_hidden_layers): "
+            "weights are missing from the 3 layers that config.json announces (num_hidden_layers): "
             "model.layers.1.mlp.up_proj.weight, model.layers.2.mlp.up_proj.weight"
         )
 
     def test_many(self) -> None:
         found = missing_weights({**self.CONFIG, "num_hidden_layers": 2_000_000_000}, self.names(2))
         assert found is not None
-        assert found.startswith("weights are missing of the 2000000000 layers")
+        assert found.startswith("weights are missing from the 2000000000 layers")
         assert found.endswith("layers.11.mlp.up_proj.weight and 3999999976 more")
 
     def test_checkpoints(self, kit: Kit, tmp_path: Path) -> None:
-        """A folder or an index is a whole model; a file that is named may be a part of it."""
+        """A folder or an index is a whole model; a file may be one shard of it."""
         (tmp_path / "config.json").write_text(json.dumps(self.CONFIG))
         shards: dict[str, dict[str, Any]] = {f"{i}.safetensors": {} for i in range(2)}
         for i, name in enumerate(self.names(2)):
             shards[f"{i % 2}.safetensors"][name] = np.ones((1, 2), np.int8)
         index = kit.save_sharded(tmp_path, shards)
         for source in (tmp_path, index):
-            with pytest.raises(rsrc.SourceError, match=r": weights are missing of the 3 layers"):
+            with pytest.raises(rsrc.SourceError, match=r": weights are missing from the 3 layers"):
                 open_checkpoint(source)
         assert len(open_checkpoint(tmp_path / "0.safetensors").tensors) == 2

@@ -1,4 +1,4 @@
-"""Work on tensors by whoever does it: the same bytes, bounded memory, clear errors."""
+"""All kinds of workers: the same bytes, bounded memory, clear errors."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ import pytest
 import rsrc
 from rsr_testing.checkpoints import Kit
 from rsrc.compiler import pipeline
-from rsrc.source.checkpoint import open_checkpoint
+from rsrc.source.open import open_checkpoint
 from rsrc.workers import pool as workers
-from rsrc.workers.pool import Local, Workers
+from rsrc.workers.pool import LocalState, Workers
 
 RNG = np.random.default_rng(21)
 
 
 @pytest.fixture(scope="module")
 def source(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sharded checkpoint with tensors of every layout and every kind of section."""
+    """Write a sharded checkpoint with tensors of every layout and every kind of section."""
     folder = tmp_path_factory.mktemp("source")
     t = RNG.integers(-1, 2, (300, 130))
     zeros = np.where(t == 0, np.where(RNG.random(t.shape) < 0.5, 0.0, -0.0), t).astype(np.float16)
@@ -78,7 +78,7 @@ def test_the_same_bytes_whoever_works(
     assert compiled(executor=processes) == expected
     with ThreadPoolExecutor(3) as executor:
         assert compiled(executor=executor, threads=1) == expected
-    monkeypatch.setattr(pipeline, "LARGEST", 20_000)  # the larger ones in panels, the others whole
+    monkeypatch.setattr(pipeline, "LARGEST", 20_000)  # larger tensors are indexed in panels
     assert compiled(threads=3) == expected
     assert compiled(executor=processes) == expected
     monkeypatch.setattr(workers, "BUDGET", 1)  # one at a time
@@ -89,7 +89,7 @@ def test_the_same_bytes_whoever_works(
 def test_a_relative_source_is_found_by_workers_elsewhere(
     source: Path, tmp_path: Path, processes: ProcessPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(source)  # the processes began in another folder
+    monkeypatch.chdir(source)  # the workers are in another folder
     report = rsrc.compile(".", tmp_path / "x.rsr", executor=processes)
     assert report.source == "."
 
@@ -109,7 +109,7 @@ def test_what_a_worker_refuses_is_said_as_it_says_it(
 
 
 class Elsewhere:
-    """An executor whose workers see other files: what it is given travels as pickled bytes."""
+    """An executor in another folder, which gets its tasks as pickled bytes."""
 
     def __init__(self, change: Any) -> None:
         self._change = change
@@ -139,7 +139,7 @@ def test_a_worker_that_sees_another_source(kit: Kit, tmp_path: Path) -> None:
 
 
 def test_little_is_sent(source: Path, tmp_path: Path) -> None:
-    """Not the headers of the whole checkpoint with each tensor."""
+    """Tasks do not contain the headers of the whole checkpoint."""
     sizes: list[int] = []
 
     class Measured(Elsewhere):
@@ -167,7 +167,7 @@ def test_a_lost_worker_is_an_error(source: Path, tmp_path: Path) -> None:
         pytest.raises(rsrc.ExecutorError, match=r"a worker of the executor ended .*BrokenProcess"),
     ):
         rsrc.compile(source, tmp_path / "x.rsr", executor=executor)
-    with pytest.raises(rsrc.ExecutorError, match="BrokenProcess"):  # of `submit`, this time
+    with pytest.raises(rsrc.ExecutorError, match="BrokenProcess"):  # raised by `submit`
         rsrc.compile(source, tmp_path / "x.rsr", executor=executor)
     assert list(tmp_path.iterdir()) == []
 
@@ -214,7 +214,7 @@ class TestMap:
                 return future
 
         for taken, (cost, _) in enumerate(Workers(Counting(), 99).map(str, costs, int)):
-            under_way = begun[taken:]  # the one that was yielded is still held
+            under_way = begun[taken:]  # the item that was yielded still counts
             assert sum(under_way) <= max(most, cost)
         assert begun == costs
 
@@ -239,10 +239,10 @@ class TestMap:
             assert [next(values)[0], next(values)[0]] == [0, 1]
             with pytest.raises(KeyError, match="two"):
                 next(values)
-        assert len(begun) <= 7  # what was waiting was called off
+        assert len(begun) <= 7  # waiting items were canceled
 
     def test_stop(self) -> None:
-        local = Local()
+        local = LocalState()
         pieces = local.until_stopped(iter(range(10)))
         assert next(pieces) == 0
         local.stop()
@@ -252,18 +252,18 @@ class TestMap:
 
 class TestMemory:
     def test_it_is_used_again(self) -> None:
-        local = Local()
-        with local.memory(100) as first, local.memory(50) as second:
+        local = LocalState()
+        with local.buffer(100) as first, local.buffer(50) as second:
             assert (len(first), len(second)) == (100, 50)
             assert not np.shares_memory(first, second)
-        with local.memory(30) as third, local.memory(40) as fourth:
+        with local.buffer(30) as third, local.buffer(40) as fourth:
             assert third is first
             assert fourth is second
 
     def test_what_is_free_is_given_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(workers, "BUDGET", 100)
-        local = Local()
-        with local.memory(40), local.memory(41), local.memory(10):
+        local = LocalState()
+        with local.buffer(40), local.buffer(41), local.buffer(10):
             assert local._held == 91
-        with local.memory(60):
+        with local.buffer(60):
             assert local._held <= 100

@@ -1,15 +1,13 @@
-"""Writes checkpoints and damages files.
+"""Writes checkpoints, and changes the headers of `.rsr` files.
 
-Sources are written byte by byte from literal headers, and read back by the `safetensors` library,
-so that neither end of a round trip is the compiler's own.
+Checkpoints are written byte by byte and read back with the `safetensors` library, so that neither
+end of a round trip uses the compiler's own code.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +19,8 @@ import safetensors
 
 from rsr_formats.records import PREAMBLE
 
+from .process import run_python
+
 Array = npt.NDArray[Any]
 
 _NAMES = {
@@ -31,7 +31,7 @@ _NAMES = {
 
 
 class Raw(NamedTuple):
-    """A tensor as a safetensors file holds it."""
+    """A tensor as a safetensors file stores it."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -42,7 +42,7 @@ Tensors = Mapping[str, "Array | Raw"]
 
 
 class Kit:
-    """What most tests need."""
+    """Writes and reads the files of a test."""
 
     @staticmethod
     def literal(dtype: str, shape: tuple[int, ...], data: bytes) -> Raw:
@@ -56,7 +56,7 @@ class Kit:
 
     @staticmethod
     def bf16(values: Any) -> Raw:
-        """Return values that BF16 holds exactly."""
+        """Return values, which BF16 must represent exactly, as BF16."""
         wide = np.asarray(values, np.float32)
         bits = wide.view(np.uint32)
         assert not (bits & 0xFFFF).any()
@@ -70,7 +70,7 @@ class Kit:
 
     @staticmethod
     def pack(t: Array) -> npt.NDArray[np.uint8]:
-        """Pack ternary values as transformers' pack_weights does, row by row and bit by bit."""
+        """Pack ternary values, (out_features, in_features), as transformers' pack_weights does."""
         rows = -(-len(t) // 4)
         packed = np.zeros((rows, t.shape[1]), np.uint8)
         for i, row in enumerate(t):
@@ -78,7 +78,7 @@ class Kit:
         return packed
 
     def file_bytes(self, tensors: Tensors, metadata: dict[str, str] | None = None) -> bytes:
-        """Lay tensors out in the order given, without alignment."""
+        """Return a safetensors file with the tensors in the given order, unaligned."""
         header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
         body = b""
         for name, tensor in tensors.items():
@@ -96,7 +96,7 @@ class Kit:
     def save_sharded(
         self, folder: Path, shards: Mapping[str, Tensors], name: str = "model"
     ) -> Path:
-        """Write shards and their index, which names every tensor."""
+        """Write shards and their index; return the index."""
         for shard, tensors in shards.items():
             self.save(folder / shard, tensors)
         index = {name: shard for shard, tensors in shards.items() for name in tensors}
@@ -106,7 +106,7 @@ class Kit:
 
     @staticmethod
     def judge(path: Path) -> dict[str, Raw]:
-        """Read a file with the safetensors library."""
+        """Read a file with the `safetensors` library."""
         return {
             name: Raw(t["dtype"], tuple(t["shape"]), bytes(t["data"]))
             for name, t in safetensors.deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
@@ -114,7 +114,7 @@ class Kit:
 
     @staticmethod
     def tamper(path: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
-        """Change the header of a .rsr file, with a hash that is right again."""
+        """Change the header of a .rsr file, and its hash to match."""
         data = path.read_bytes()
         magic, major, minor, flags, offset, size, _ = PREAMBLE.unpack(data[: PREAMBLE.size])
         document = msgpack.unpackb(data[offset : offset + size])
@@ -125,15 +125,9 @@ class Kit:
         path.write_bytes(preamble + data[PREAMBLE.size : offset] + header)
         return path
 
-    @staticmethod
-    def python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-        """Run code in a fresh interpreter."""
-        return subprocess.run(
-            [sys.executable, "-c", code, *map(str, arguments)],
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+    python = staticmethod(run_python)
 
     @staticmethod
     def leftovers(folder: Path) -> list[str]:
-        """List temporary files: there should be none."""
+        """List temporary files that were left in a folder."""
         return [p.name for p in folder.iterdir() if p.name.endswith(".tmp")]

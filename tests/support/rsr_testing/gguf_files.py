@@ -1,4 +1,4 @@
-"""Writes GGUF files byte by byte, damaged ones too."""
+"""Writes GGUF files byte by byte, valid and damaged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class GgufKit:
-    """Writes GGUF files byte by byte, with the type numbers of forks and whatever is wrong."""
+    """Writes GGUF files with any type numbers, sizes and values."""
 
     @staticmethod
     def string(text: str | bytes) -> bytes:
@@ -17,8 +17,8 @@ class GgufKit:
         return len(data).to_bytes(8, "little") + data
 
     def value(self, value: Any) -> bytes:
-        """Encode with the type number: bool, int (u32), float (f32), str, lists of one of them."""
-        if isinstance(value, bytes):  # type and all
+        """Encode a value and its type: bool, int (u32), float (f32), str, or a list of these."""
+        if isinstance(value, bytes):  # encoded already
             return value
         if isinstance(value, bool):
             return struct.pack("<IB", 7, value)
@@ -44,7 +44,7 @@ class GgufKit:
         version: int = 3,
         alignment: int = 32,
     ) -> bytes:
-        """Lay out tensors (shape as matrices have it, type number, data) one after another."""
+        """Return a file; a tensor is (shape in row-major order, type number, data)."""
         head = struct.pack("<4sIQQ", b"GGUF", version, len(tensors), len(metadata))
         for key, value in metadata.items():
             head += self.string(key) + self.value(value)

@@ -1,4 +1,4 @@
-"""config.json from GGUF metadata and back; tests/parity lets transformers judge the same."""
+"""config.json from GGUF metadata and back; tests/parity compares with transformers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from rsrc.common.errors import SourceError
 from rsrc.source.gguf.config import gguf_metadata, hf_config, rope_factors
 
-# microsoft/bitnet-b1.58-2B-4T, as far as GGUF holds it.
+# microsoft/bitnet-b1.58-2B-4T, without what GGUF cannot store.
 BITNET_2B = {
     "architectures": ["BitNetForCausalLM"],
     "model_type": "bitnet",
@@ -57,7 +57,7 @@ LLAMA3 = {
 
 
 def llama(**changes: Any) -> dict[str, Any]:
-    """Return a config.json of the Falcon3 kind: heads wider than hidden / heads."""
+    """Return a config.json as of Falcon3: head_dim exceeds hidden_size / num_attention_heads."""
     config = {
         **BITNET_2B,
         "architectures": ["LlamaForCausalLM"],
@@ -70,7 +70,7 @@ def llama(**changes: Any) -> dict[str, Any]:
 
 
 def back(config: dict[str, Any], factors: Any = None) -> dict[str, Any] | None:
-    """Return the config.json of a GGUF file that was made from one."""
+    """Convert a config.json to GGUF metadata and back."""
     tensors = {"token_embd.weight": (config["vocab_size"], config["hidden_size"])}
     if not config["tie_word_embeddings"]:
         tensors["output.weight"] = tensors["token_embd.weight"]
@@ -82,7 +82,7 @@ def test_metadata_of_the_2b_model() -> None:
 
 
 def test_config_of_the_2b_model() -> None:
-    """Numbers are float32 in the file: 1e-05 must not come back as 9.999999747378752e-06."""
+    """The file stores float32: 1e-05 must not come back as 9.999999747378752e-06."""
     single = {k: np.float32(v) if isinstance(v, float) else v for k, v in METADATA_2B.items()}
     assert hf_config(single, {"token_embd.weight": (128256, 2560)}) == BITNET_2B
 
@@ -189,8 +189,8 @@ def test_unknown_architectures() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden_size": None}, "no whole number under hidden_size"),
-        ({"num_hidden_layers": "30"}, "no whole number under num_hidden_layers"),
+        ({"hidden_size": None}, "expected an integer for hidden_size"),
+        ({"num_hidden_layers": "30"}, "expected an integer for num_hidden_layers"),
     ],
 )
 def test_a_config_without_sizes(change: dict[str, Any], message: str) -> None:
@@ -209,5 +209,5 @@ def test_a_config_without_sizes(change: dict[str, Any], message: str) -> None:
     ],
 )
 def test_impossible_rope_scaling(change: dict[str, Any]) -> None:
-    with pytest.raises(SourceError, match="rope scaling 'llama3'"):
+    with pytest.raises(SourceError, match="RoPE scaling 'llama3'"):
         rope_factors({**BITNET_2B, **change})

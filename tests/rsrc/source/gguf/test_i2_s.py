@@ -1,4 +1,4 @@
-"""I2_S: one type number, three orders of the same codes; which of them columns can tell."""
+"""I2_S: one type number for three orders of codes, of which two can be told apart."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def trained(rows: int, columns: int, spread: float) -> Codes:
 
 
 def x86(codes: Codes) -> bytes:
-    """Blocks of 128: weight j of one is in byte j % 32, the first 32 in the highest bits."""
+    """Pack blocks of 128: weight j is in byte j % 32, the first 32 weights in the highest bits."""
     blocks = codes.reshape(-1, 4, 32)
     return bytes(blocks[:, 0] << 6 | blocks[:, 1] << 4 | blocks[:, 2] << 2 | blocks[:, 3])
 
 
 def four_rows(codes: Codes) -> bytes:
-    """Rows 4r to 4r + 3 in the bytes of a row, the first in the highest bits."""
+    """Pack rows 4r to 4r + 3 into the bytes of one row, the first row in the highest bits."""
     rows = codes.reshape(-1, 4, codes.shape[1])
     return bytes(rows[:, 0] << 6 | rows[:, 1] << 4 | rows[:, 2] << 2 | rows[:, 3])
 
@@ -64,7 +64,7 @@ def test_four_rows_a_byte_are_refused(
 
 @pytest.mark.parametrize("shape", [(0, 128), (124, 128), (256, 64)])
 def test_what_is_too_small_to_tell(shape: tuple[int, int]) -> None:
-    """Fewer than 32 groups of rows, or rows that are no whole blocks."""
+    """Fewer than 32 groups of rows, or rows that are not whole blocks."""
     codes = np.frombuffer(four_rows(trained(*shape, 0.3)), np.uint8)
     assert not holds_four_rows_a_byte(codes, shape[1])
 

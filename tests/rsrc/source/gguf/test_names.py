@@ -1,4 +1,4 @@
-"""Tensor names of GGUF and Hugging Face both ways, judged by the gguf package's own map."""
+"""Tensor names of GGUF and Hugging Face, compared with the map of the gguf package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from rsr_formats.architectures import ARCHITECTURES, of_config
 from rsrc.source.gguf.names import gguf_name, gguf_rows, hf_name, hf_rows, permuted_heads
 
-# Hugging Face names that every one of these models has.
+# Hugging Face names of tensors that all these models have.
 COMMON = [
     "model.embed_tokens.weight",
     "model.norm.weight",
@@ -54,7 +54,7 @@ def test_inner_norms_of_the_2b_model(architecture: str) -> None:
     [
         "rope_freqs.weight",
         "blk.0.ffn_gate_exps.weight",
-        "blk.00.attn_q.weight",  # would be layer 0 a second time
+        "blk.00.attn_q.weight",  # not another name of layer 0
         "blk.0.attn_q.weight.weight",
         "blk.0.attn_q.scale",
         "blk.\u0663.attn_q.weight",

@@ -25,7 +25,7 @@ from rsrc.common.errors import MismatchError, NothingToCompileError, SourceError
 from rsrc.compiler.report import TensorReport
 from rsrc.export.decompile import decompile
 from rsrc.inspection.compare import compare
-from rsrc.source.checkpoint import open_checkpoint
+from rsrc.source.open import open_checkpoint
 
 Array = npt.NDArray[Any]
 Stored = tuple[Sequence[int], int, bytes]
@@ -604,7 +604,7 @@ def test_other_processes_know_it_again(gguf_kit: GgufKit, kit: Kit, tmp_path: Pa
     tensors = {"w": ((1, 256), TQ2_0, TQ2_0_BLOCK)}
     source = gguf_kit.save(tmp_path / "m.gguf", {"general.architecture": "none"}, tensors)
     code = (
-        "import sys; from pathlib import Path; from rsrc.source.checkpoint import open_checkpoint\n"
+        "import sys; from pathlib import Path; from rsrc.source.open import open_checkpoint\n"
         "print(open_checkpoint(Path(sys.argv[1])).digest.hex())"
     )
     assert kit.python(code, source).stdout == kit.python("import click\n" + code, source).stdout

@@ -16,9 +16,9 @@ import pytest
 
 from rsr_testing.gguf_files import GgufKit
 from rsrc.common.errors import SourceError
-from rsrc.source.checkpoint import open_checkpoint
 from rsrc.source.gguf import reader
 from rsrc.source.gguf.reader import Strings, read_header
+from rsrc.source.open import open_checkpoint
 
 F32, F16, I8, TQ2_0 = 0, 1, 24, 35
 HUGE = 1 << 63
@@ -26,7 +26,7 @@ HUGE = 1 << 63
 
 @pytest.fixture
 def small(gguf_kit: GgufKit) -> bytes:
-    """A small file with a bit of everything."""
+    """Return a small file with values of all types."""
     return gguf_kit.file_bytes(
         {
             "general.architecture": "llama",
@@ -151,7 +151,7 @@ class TestStrings:
         items = [b"token%d" % i for i in range(400_000)]
         start = time.perf_counter()
         found = self.strings(tmp_path, gguf_kit, items)
-        assert time.perf_counter() - start < 10  # about 0.5 s, and the tests' writer takes most
+        assert time.perf_counter() - start < 10  # takes about 0.5 s, mostly in the tests' writer
         assert len(found) == 400_000
         assert found[399_999] == "token399999"
 
@@ -181,7 +181,7 @@ def test_bad_beginnings(tmp_path: Path, data: bytes, match: str) -> None:
     [
         (struct.pack("<I", 13), "value type 13, expected 0 to 12"),
         (struct.pack("<IQ", 8, HUGE), rf"length of value of 'k' is {HUGE}, the limit is"),
-        (struct.pack("<IQ", 8, 1 << 20), "needs 1048576 bytes, the file ends after"),
+        (struct.pack("<IQ", 8, 1 << 20), "needs 1048576 bytes, but the file ends after"),
         (struct.pack("<IQ", 8, 1) + b"\xff", "value of 'k' is not valid UTF-8"),
         (struct.pack("<IIQ", 9, 5, HUGE), f"length of value of 'k' is {HUGE}"),
         (struct.pack("<IIQ", 9, 12, 1 << 22), "needs 33554432 bytes"),
@@ -231,14 +231,14 @@ def test_names_that_are_there_twice(tmp_path: Path, gguf_kit: GgufKit) -> None:
         return data.replace(b"twin2", b"twin1")
 
     keys = gguf_kit.file_bytes({"twin1": 1, "twin2": 2}, {})
-    refused(tmp_path / "m.gguf", rename(keys), "key 'twin1' is there twice")
+    refused(tmp_path / "m.gguf", rename(keys), "key 'twin1' occurs twice")
     tensors = {f"twin{i}": ((2,), I8, b"ab") for i in (1, 2)}
     data = gguf_kit.file_bytes({}, tensors)
-    refused(tmp_path / "m.gguf", rename(data), "tensor 'twin1' is there twice")
+    refused(tmp_path / "m.gguf", rename(data), "tensor 'twin1' occurs twice")
 
 
 def tensor_file(shape: tuple[int, ...], number: int, offset: int, body: int = 64) -> bytes:
-    """A file with one tensor, named w."""
+    """Return a file with one tensor, w."""
     head = struct.pack("<4sIQQ", b"GGUF", 3, 1, 0) + struct.pack("<Q", 1) + b"w"
     head += struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), number, offset)
     return head + bytes(-len(head) % 32) + bytes(body)
@@ -251,14 +251,14 @@ def tensor_file(shape: tuple[int, ...], number: int, offset: int, body: int = 64
         (tensor_file((HUGE,), I8, 0), f"dimension 0 of tensor 'w' is {HUGE}"),
         (tensor_file((1 << 30, 1 << 31), I8, 0), r"more than \d+ elements"),
         (tensor_file((1 << 40, 0, 1 << 40), I8, 0), r"more than \d+ elements"),
-        (tensor_file((65,), I8, 0), r"I8 \[65\], takes 65 bytes, and there are 64"),
-        (tensor_file((1 << 20, 1 << 20), F32, 0), r"takes 4398046511104 bytes, and there are 64"),
-        (tensor_file((1,), I8, 4), "offset 4, no multiple of 32"),
-        (tensor_file((1,), I8, 1 << 32), "begins at byte .*, the file has"),
-        (tensor_file((1,), I8, HUGE), "begins at byte .*, the file has"),
+        (tensor_file((65,), I8, 0), r"I8 \[65\], takes 65 bytes, but only 64 remain"),
+        (tensor_file((1 << 20, 1 << 20), F32, 0), r"takes 4398046511104 bytes, but only 64 remain"),
+        (tensor_file((1,), I8, 4), "offset 4, which is not a multiple of 32"),
+        (tensor_file((1,), I8, 1 << 32), "begins at byte .*, but the file has"),
+        (tensor_file((1,), I8, HUGE), "begins at byte .*, but the file has"),
         (tensor_file((1,), 99, 0), "'w' has type 99, which is unknown"),
-        (tensor_file((33,), 8, 0), r"Q8_0 \[33\], has rows that are no multiple of 32"),
-        (tensor_file((), 8, 0), r"Q8_0 \[\], has rows that are no multiple of 32"),
+        (tensor_file((33,), 8, 0), r"Q8_0 \[33\], has rows that are not a multiple of 32"),
+        (tensor_file((), 8, 0), r"Q8_0 \[\], has rows that are not a multiple of 32"),
     ],
 )
 def test_bad_tensors(tmp_path: Path, data: bytes, match: str) -> None:
@@ -272,7 +272,7 @@ def test_tensors_that_overlap(tmp_path: Path, gguf_kit: GgufKit) -> None:
     assert data.count(second) == 1
     for offset in (0, 32):
         overlapping = data.replace(second, struct.pack("<IQ", I8, offset))
-        refused(tmp_path / "m.gguf", overlapping, "takes 40 bytes, and there are")
+        refused(tmp_path / "m.gguf", overlapping, "takes 40 bytes, but only")
 
 
 def test_without_tensors_there_is_nothing_to_do(tmp_path: Path, gguf_kit: GgufKit) -> None:
@@ -287,7 +287,7 @@ def test_not_a_regular_file(tmp_path: Path) -> None:
 
 
 def test_cut_anywhere(tmp_path: Path, small: bytes) -> None:
-    """A file that ends early is refused wherever it ends, but inside its last padding."""
+    """A truncated file is rejected wherever it ends, except in its final padding."""
     path = tmp_path / "m.gguf"
     path.write_bytes(small)
     whole = open_checkpoint(path)
@@ -299,7 +299,7 @@ def test_cut_anywhere(tmp_path: Path, small: bytes) -> None:
 
 
 def test_changed_anywhere(tmp_path: Path, small: bytes) -> None:
-    """Bytes changed at random give another checkpoint that can be read, or an error."""
+    """A file with random changes opens as another checkpoint, or raises SourceError."""
     path = tmp_path / "m.gguf"
     drawn = random.Random(11)
     opened = 0

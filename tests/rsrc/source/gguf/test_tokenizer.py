@@ -1,4 +1,4 @@
-"""Tokenizers through the metadata of GGUF and back: the `tokenizers` library encodes the same."""
+"""Tokenizers to GGUF metadata and back: the `tokenizers` library encodes texts the same."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from rsrc.source.gguf.pretokenizers import PRE_TOKENIZERS, name_of
-from rsrc.source.gguf.tokenizer import tokenizer_files, tokenizer_metadata
-from rsrc.source.gguf.tokenizer_files import MAX_TOKENS
+from rsrc.source.gguf.tokenizer_common import PRE_TOKENIZERS, pre_tokenizer_name
+from rsrc.source.gguf.tokenizer_files import MAX_TOKENS, tokenizer_files
+from rsrc.source.gguf.tokenizer_metadata import tokenizer_metadata
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog. It's 12345 o'clock, isn't it?\n\n",
@@ -36,7 +36,7 @@ SPECIAL = ["<s>", "</s>", "<|user|>"]
 
 
 def trained(pre: str) -> Tokenizer:
-    """Train byte-level BPE on text cut as `pre` says."""
+    """Train byte-level BPE on text split as `pre` says."""
     known = PRE_TOKENIZERS[pre]
     tokenizer = Tokenizer(models.BPE(ignore_merges=known.ignore_merges))
     steps: list[Any] = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not known.split)]
@@ -60,7 +60,7 @@ def trained(pre: str) -> Tokenizer:
 
 
 def with_bos(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the tokenizer.json, with BOS put before texts as Llama 3's does."""
+    """Return the tokenizer.json; BOS is added before texts, as in Llama 3's."""
     document: dict[str, Any] = json.loads(tokenizer.to_str())
     document["post_processor"] = {
         "type": "Sequence",
@@ -89,7 +89,7 @@ CONFIG = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "chat_template":
 
 
 def through_gguf(document: dict[str, Any], **options: Any) -> tuple[dict[str, Any], Tokenizer]:
-    """Return the metadata of a tokenizer.json, and the tokenizer they describe."""
+    """Convert a tokenizer.json to metadata and back; return both."""
     metadata = tokenizer_metadata(document, CONFIG, **options)
     files = tokenizer_files(metadata)
     return metadata, Tokenizer.from_str(files["tokenizer.json"].decode())
@@ -116,14 +116,14 @@ def test_byte_level_bpe(pre: str) -> None:
 
 
 def test_names_of_the_same_cut_are_those_that_are_known() -> None:
-    """Each name finds itself or one that means the same."""
+    """Each name maps to itself or to one of the same meaning."""
     for name, known in PRE_TOKENIZERS.items():
         document = {
             "normalizer": {"type": "NFC"} if known.nfc else None,
             "pre_tokenizer": known.to_json(),
             "model": {"ignore_merges": known.ignore_merges},
         }
-        found = name_of(document)
+        found = pre_tokenizer_name(document)
         assert found is not None
         assert PRE_TOKENIZERS[found] == known, name
 
@@ -142,8 +142,8 @@ def test_names_of_the_same_cut_are_those_that_are_known() -> None:
 )
 def test_other_cuts_have_no_name(change: dict[str, Any]) -> None:
     gpt2 = {"pre_tokenizer": PRE_TOKENIZERS["gpt-2"].to_json(), "model": {}}
-    assert name_of(gpt2) == "gpt-2"
-    assert name_of({**gpt2, **change}) is None
+    assert pre_tokenizer_name(gpt2) == "gpt-2"
+    assert pre_tokenizer_name({**gpt2, **change}) is None
 
 
 def test_what_has_no_name_is_written_without() -> None:
@@ -206,7 +206,7 @@ def test_llama_cpp_puts_bos_where_nothing_says_otherwise() -> None:
 
 
 def sentencepiece(prefix: bool = True) -> Tokenizer:
-    """Train BPE as SentencePiece does: spaces are letters, unseen characters bytes."""
+    """Train BPE as SentencePiece does: spaces are characters, unknown ones become bytes."""
     spell = normalizers.Replace(" ", "\u2581")
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = (
@@ -224,7 +224,7 @@ def sentencepiece(prefix: bool = True) -> Tokenizer:
     document["added_tokens"] = [
         t for t in document["added_tokens"] if not t["content"].startswith("<0x")
     ]
-    # Merges that make the same token lie side by side, as those that follow from scores do.
+    # Put merges of the same token side by side, as when they are derived from scores.
     model = document["model"]
     made: dict[str, None] = dict.fromkeys("".join(pair) for pair in model["merges"])
     ids = model["vocab"]
@@ -246,7 +246,7 @@ def test_sentencepiece_bpe(prefix: bool) -> None:
     assert notes == []
     assert metadata["tokenizer.ggml.model"] == "llama"
     assert metadata["tokenizer.ggml.add_space_prefix"] is prefix
-    assert "tokenizer.ggml.merges" not in metadata  # they follow from the scores
+    assert "tokenizer.ggml.merges" not in metadata  # derived from the scores
     tokens = metadata["tokenizer.ggml.tokens"]
     types = dict(zip(tokens, metadata["tokenizer.ggml.token_type"], strict=True))
     assert [types[t] for t in ("<unk>", "<s>", "<0x0A>", "<|user|>", "e")] == [2, 3, 6, 3, 1]
@@ -257,7 +257,7 @@ def test_sentencepiece_bpe(prefix: bool) -> None:
     for text in [*CORPUS[:4], *NASTY]:
         want = before.encode(text, add_special_tokens=False).ids
         assert back.encode(text, add_special_tokens=False).ids == want, text
-    # Bytes come back as text, and the space before it goes.
+    # Bytes are decoded to text, and the added space is removed.
     assert back.decode(back.encode("a 🦊  b", add_special_tokens=False).ids) == "a 🦊  b"
 
 
@@ -277,7 +277,7 @@ def test_other_spellings_of_sentencepiece() -> None:
     notes: list[str] = []
     other = {"pre_tokenizer": {"type": "Whitespace"}}
     assert tokenizer_metadata({**document, **other}, {}, note=notes.append) == {}
-    assert "not cut as SentencePiece" in notes[0]
+    assert "does not split as SentencePiece" in notes[0]
 
 
 def test_merges_that_no_scores_express_are_said() -> None:
@@ -285,11 +285,11 @@ def test_merges_that_no_scores_express_are_said() -> None:
     document["model"]["merges"] = [["a", "b"], ["c", "d"], ["ab", "c"], ["a", "bc"], ["a", "b"]]
     notes: list[str] = []
     tokenizer_metadata(document, {}, note=notes.append)
-    assert "in no order of tokens" in notes[0]
+    assert "not ordered by token" in notes[0]
 
 
 def test_scores_decide_which_pair_is_merged() -> None:
-    """By hand: "ab" before "bc" or after it, by score alone."""
+    """Worked by hand: the scores alone decide whether "ab" or "bc" is merged first."""
     tokens = ["<unk>", "a", "b", "c", "ab", "bc", "abc", "\u2581"]
     metadata: dict[str, Any] = {
         "tokenizer.ggml.model": "llama",
@@ -304,10 +304,10 @@ def test_scores_decide_which_pair_is_merged() -> None:
         metadata["tokenizer.ggml.scores"] = np.array(scores, np.float32)
         made = Tokenizer.from_str(tokenizer_files(metadata)["tokenizer.json"].decode())
         assert made.encode("abc").ids == want
-        assert made.encode("a☃☃").ids == [1, 0]  # no bytes to fall back to
+        assert made.encode("a☃☃").ids == [1, 0]  # no byte fallback
 
 
-# --- what strangers wrote -----------------------------------------------------------------------
+# --- invalid and hostile files ------------------------------------------------------------------
 
 PLAIN = {
     "tokenizer.ggml.model": "gpt2",
@@ -329,21 +329,21 @@ SPM = {
         (PLAIN | {"tokenizer.ggml.model": 7}, "'7'"),
         (PLAIN | {"tokenizer.ggml.pre": "unheard-of"}, "'unheard-of'"),
         (PLAIN | {"tokenizer.ggml.pre": ["gpt-2"]}, "gpt-2"),
-        (PLAIN | {"tokenizer.ggml.tokens": "abc"}, "no list"),
+        (PLAIN | {"tokenizer.ggml.tokens": "abc"}, "not a list"),
         (PLAIN | {"tokenizer.ggml.tokens": []}, "is empty"),
-        (PLAIN | {"tokenizer.ggml.tokens": [1, 2]}, "no string"),
-        (PLAIN | {"tokenizer.ggml.tokens": ["a", "a", "b"]}, "a token twice"),
+        (PLAIN | {"tokenizer.ggml.tokens": [1, 2]}, "not a string"),
+        (PLAIN | {"tokenizer.ggml.tokens": ["a", "a", "b"]}, "a duplicate token"),
         (PLAIN | {"tokenizer.ggml.merges": ["a c"]}, "'a c'"),
         (PLAIN | {"tokenizer.ggml.merges": ["ab"]}, "'ab'"),
-        (PLAIN | {"tokenizer.ggml.merges": 3}, "no list"),
+        (PLAIN | {"tokenizer.ggml.merges": 3}, "not a list"),
         (PLAIN | {"tokenizer.ggml.token_type": [1]}, "one number per token"),
         (SPM | {"tokenizer.ggml.scores": [0.0]}, "one number per token"),
-        (SPM | {"tokenizer.ggml.scores": [0.0, "x", 0.0]}, "no number"),
-        (SPM | {"tokenizer.ggml.scores": [0.0, float("nan"), 0.0]}, "no number"),
-        (SPM | {"tokenizer.ggml.scores": [0.0, None, 0.0]}, "no number"),
-        (SPM | {"tokenizer.ggml.scores": [[0.0], [0.0, 1.0], [0.0]]}, "no number"),
-        (SPM | {"tokenizer.ggml.scores": [[0.0], [0.0], [0.0]]}, "no number"),
-        (SPM | {"tokenizer.ggml.scores": np.zeros(3, np.bool_)}, "no number"),
+        (SPM | {"tokenizer.ggml.scores": [0.0, "x", 0.0]}, "not a number"),
+        (SPM | {"tokenizer.ggml.scores": [0.0, float("nan"), 0.0]}, "not a number"),
+        (SPM | {"tokenizer.ggml.scores": [0.0, None, 0.0]}, "not a number"),
+        (SPM | {"tokenizer.ggml.scores": [[0.0], [0.0, 1.0], [0.0]]}, "not a number"),
+        (SPM | {"tokenizer.ggml.scores": [[0.0], [0.0], [0.0]]}, "not a number"),
+        (SPM | {"tokenizer.ggml.scores": np.zeros(3, np.bool_)}, "not a number"),
         (SPM | {"tokenizer.ggml.tokens": ["a", "b", "a" * 20000]}, "too long"),
     ],
 )
@@ -377,7 +377,7 @@ def test_too_many_tokens_or_merges_are_not_even_read() -> None:
 def test_tokens_that_many_pairs_make(
     monkeypatch: pytest.MonkeyPatch, most: int, limit: int
 ) -> None:
-    """Seven megabytes of them made a gigabyte."""
+    """Seven megabytes of tokens once became a gigabyte of merges."""
     monkeypatch.setattr("rsrc.source.gguf.tokenizer_files.MAX_MERGES", most)
     notes: list[str] = []
     for count in (10, 41):  # tokens of 1 to n letters: n (n - 1) / 2 pairs
@@ -388,7 +388,7 @@ def test_tokens_that_many_pairs_make(
         if count == 10:
             assert len(json.loads(files["tokenizer.json"])["model"]["merges"]) == 45
     assert len(notes) == 1
-    assert f"41 tokens that more than {limit} pairs of tokens make, expected at most 16" in notes[0]
+    assert f"41 tokens that more than {limit} pairs form, expected at most 16" in notes[0]
 
 
 def test_ids_that_are_none_are_left_out() -> None:
@@ -442,4 +442,4 @@ def test_more_tokens_than_rows_are_refused() -> None:
     notes: list[str] = []
     document = json.loads(trained("gpt-2").to_str())
     assert tokenizer_metadata(document, {}, vocab_size=100, note=notes.append) == {}
-    assert "the embedding 100 rows" in notes[0]
+    assert "the embedding has 100 rows" in notes[0]

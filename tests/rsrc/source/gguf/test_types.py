@@ -1,4 +1,4 @@
-"""Block types of GGUF: literal bytes, the gguf package where it has the type, own encoders else."""
+"""Block types of GGUF: literal bytes, and encoders of the gguf package or of this file."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from rsrc.source.gguf.types import _TYPES, GgmlType
+from rsrc.source.gguf.types import TYPES, GgmlType
 
 Array = npt.NDArray[Any]
 
-BY_NAME = {t.name: t for types in _TYPES.values() for t in types}
+BY_NAME = {t.name: t for types in TYPES.values() for t in types}
 
 # Weight i is (i % 3) - 1, the scale is 0.5. TQ1_0 and TQ2_0 are the gguf package's output.
 GOLDEN = {
@@ -30,7 +30,7 @@ GOLDEN = {
 
 
 def codes(kind: GgmlType, data: bytes) -> Array:
-    """Decode one block, behind the row's header."""
+    """Decode one block, after the row header."""
     assert kind.codec is not None
     block = np.frombuffer(data, np.uint8)[kind.row_header :]
     assert block.size == kind.block_bytes
@@ -64,7 +64,7 @@ def test_any_bytes_decode_as_the_gguf_package_does(name: str) -> None:
 def test_sizes_are_those_of_the_gguf_package() -> None:
     known = {t.name: int(t) for t in gguf.GGMLQuantizationType}
     checked = 0
-    for number, types in _TYPES.items():
+    for number, types in TYPES.items():
         for kind in types:
             if known.get(kind.name) == number:
                 found = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(number)]
@@ -73,7 +73,7 @@ def test_sizes_are_those_of_the_gguf_package() -> None:
     assert checked >= 30  # older packages know fewer types
 
 
-# Encoders of what the package does not have, weight by weight. Each takes digits 0, 1, 2.
+# Encoders of types that the package lacks, weight by weight. Each takes digits 0, 1, 2.
 
 
 def put(data: bytearray, byte: int, shift: int, code: int) -> None:
@@ -102,7 +102,7 @@ def encode_iq2_bn(t: Array) -> bytes:
 
 
 def trit_byte(trits: Any) -> int:
-    """Pack trits, the highest first."""
+    """Pack trits, most significant first."""
     value = 0
     for trit in trits:
         value = 3 * value + int(trit)
@@ -164,7 +164,7 @@ def any_digits(rng: np.random.Generator, kind: GgmlType) -> Array:
 
 
 def one_zero_in_four(rng: np.random.Generator, kind: GgmlType) -> Array:
-    """Return digits with one zero (1) among weights 16 apart, as Sherry has them."""
+    """Return digits as of Sherry: one zero (digit 1) in every four weights 16 apart."""
     lanes = 2 * rng.integers(0, 2, (4, 4, 16))
     zero = rng.integers(0, 4, (4, 16))
     for run in range(4):

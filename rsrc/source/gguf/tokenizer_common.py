@@ -1,14 +1,45 @@
-"""How text is cut before byte-level BPE merges it: the values of `tokenizer.ggml.pre`.
+"""What both conversions of a tokenizer share: token types, special tokens, pre-tokenizers.
 
-llama.cpp keeps one expression per name in its code (src/llama-vocab.cpp), `tokenizers` keeps it in
-the file. Here are the names whose expression `tokenizers` can run as it is.
+GGUF has two kinds of tokenizers (ggml, docs/gguf.md): "gpt2", byte-level BPE with merges, and
+"llama", the BPE of SentencePiece, whose merges follow from scores: the pair is merged whose result
+has the highest score. `tokenizer_files` and `tokenizer_metadata` convert them to and from the
+tokenizer.json of the `tokenizers` library.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+Note = Callable[[str], None]  # takes a sentence for the user
+
+# Values of tokenizer.ggml.token_type.
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+
+SPACE = "\u2581"  # stands for a space in SentencePiece
+BYTE_TOKENS = {f"<0x{byte:02X}>" for byte in range(256)}
+
+# Key of tokenizer_config.json: key of the metadata.
+SPECIAL_TOKENS = {
+    "bos_token": "tokenizer.ggml.bos_token_id",
+    "eos_token": "tokenizer.ggml.eos_token_id",
+    "unk_token": "tokenizer.ggml.unknown_token_id",
+    "pad_token": "tokenizer.ggml.padding_token_id",
+}
+
+
+class TokenizerError(Exception):
+    """A tokenizer cannot be converted; becomes a note for the user."""
+
+
+def ignore(text: str) -> None:
+    """Drop a note."""
+
+
+# Pre-tokenizers split text before BPE merges it. llama.cpp has a regular expression for each value
+# of `tokenizer.ggml.pre` in its source (src/llama-vocab.cpp); tokenizer.json contains it. These are
+# the values whose expression `tokenizers` can run unchanged.
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _SPACES = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -25,7 +56,7 @@ _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]
 
 
 def _cased(contractions: str, digits: str) -> str:
-    """Words that begin where lower case ends."""
+    """Return an expression for words that begin where lower case ends."""
     first = r"[^\r\n\p{L}\p{N}]?"
     return (
         f"{first}{_UPPER}*{_LOWER}+{contractions}|{first}{_UPPER}+{_LOWER}*{contractions}|{digits}"
@@ -39,16 +70,16 @@ _GPT4O = _cased(_CONTRACTIONS + "?", r"\p{N}{1,3}")
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """What a value of `tokenizer.ggml.pre` stands for."""
+    """The meaning of a value of `tokenizer.ggml.pre`."""
 
-    split: str | None = None  # the expression; None: that of GPT-2, which ByteLevel has built in
-    digits: bool = False  # each digit by itself, before anything else
+    split: str | None = None  # the expression; None: that of GPT-2, built into ByteLevel
+    digits: bool = False  # first split off each digit
     nfc: bool = False  # the models' own tokenizers normalize; llama.cpp does not
-    ignore_merges: bool = False  # a piece that is a token is not merged from its parts
-    add_bos: bool = False  # where `tokenizer.ggml.add_bos_token` does not say
+    ignore_merges: bool = False  # a piece that is a token is taken whole
+    add_bos: bool = False  # the default of `tokenizer.ggml.add_bos_token`
 
     def to_json(self) -> dict[str, Any]:
-        """Return the entry `pre_tokenizer` of a tokenizer.json."""
+        """Return the `pre_tokenizer` of a tokenizer.json."""
         level = {
             "type": "ByteLevel",
             "add_prefix_space": False,
@@ -75,7 +106,7 @@ _DIGITS = PreTokenizer(digits=True)
 _OF_LLAMA3 = PreTokenizer(_LLAMA3, ignore_merges=True, add_bos=True)
 _OF_QWEN2 = PreTokenizer(_QWEN2, nfc=True)
 
-# The first name of each is the one that is written.
+# Of several names with one meaning, the first is written.
 PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
     **dict.fromkeys(("gpt-2", "phi-2", "olmo", "mpt"), _GPT2),
     **dict.fromkeys(("smollm", "starcoder", "refact"), _DIGITS),
@@ -92,10 +123,11 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
 }
 
 
-def name_of(tokenizer: Mapping[str, Any]) -> str | None:
-    """Return the name under which llama.cpp cuts text as a tokenizer.json does, or None.
+def pre_tokenizer_name(tokenizer: Mapping[str, Any]) -> str | None:
+    """Return the value of `tokenizer.ggml.pre` that splits as a tokenizer.json does, or None.
 
-    llama.cpp normalizes nothing, so one that is given for normalized text (NFC) is meant.
+    llama.cpp does not normalize. For a tokenizer that normalizes to NFC, a name whose own models do
+    so is preferred.
     """
     normalizer = tokenizer.get("normalizer")
     if normalizer is not None and normalizer != {"type": "NFC"}:
@@ -114,7 +146,7 @@ def name_of(tokenizer: Mapping[str, Any]) -> str | None:
 
 
 def _steps(entry: Any) -> list[Any] | None:
-    """Return what decides where text is cut: of each step its settings, without the defaults."""
+    """Return the settings of each step that decide where text is split, defaults filled in."""
     if not isinstance(entry, Mapping):
         return None
     inner = entry.get("pretokenizers") if entry.get("type") == "Sequence" else [entry]

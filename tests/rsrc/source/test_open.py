@@ -1,4 +1,4 @@
-"""Every kind of source, and every way a source can be wrong."""
+"""Every kind of source, and every way a source can be invalid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rsr_formats.model_files import MODEL_FILES
 from rsr_testing.checkpoints import Kit
 from rsrc.export.decompile import decompile
 from rsrc.inspection.compare import compare
-from rsrc.source.checkpoint import open_checkpoint
+from rsrc.source.open import open_checkpoint
 
 T = np.array([[1, 0, -1], [0, 0, 1]], np.int8)
 ONE: dict[str, Any] = {"a": T}
@@ -86,7 +86,7 @@ class TestDirectory:
 
     @pytest.mark.parametrize("suffix", [".bin", ".pt", ".pth", ".ckpt"])
     def test_pickles_only(self, tmp_path: Path, suffix: str) -> None:
-        """tests/parity follows the advice."""
+        """tests/parity runs the code that the message gives."""
         pickle = tmp_path / f"pytorch_model{suffix}"
         pickle.write_bytes(b"")
         for source in (tmp_path, pickle):
@@ -148,7 +148,7 @@ class TestIndexRefused:
         folder = tmp_path / "model"
         folder.mkdir()
         kit.save(tmp_path / "x.safetensors", ONE)
-        with pytest.raises(rsrc.SourceError, match=r"index\.json: .* is no plain file name"):
+        with pytest.raises(rsrc.SourceError, match=r"index\.json: .* is not a plain file name"):
             open_checkpoint(index_file(folder, {"a": name}))
 
     def test_tensor_in_two_shards(self, kit: Kit, tmp_path: Path) -> None:
@@ -182,9 +182,9 @@ class TestIndexRefused:
                 b'{"weight_map": {"a": "b" "c": "d"}}',
                 "not an index .* found '\"', expected ',' or '}'",
             ),
-            (b'{"weight_map": {"a": "b", "a": "b"}}', "not an index of shards: 'a' is there twice"),
+            (b'{"weight_map": {"a": "b", "a": "b"}}', "not an index of shards: 'a' occurs twice"),
             (b'{"weight_map": {"a": "b"}} {}', "not an index of shards: .* something follows"),
-            (b'{"weight_map": {"a": "\\ud800"}}', "not an index of shards: .* no Unicode text"),
+            (b'{"weight_map": {"a": "\\ud800"}}', "not an index of shards: .* not valid Unicode"),
         ],
     )
     def test_not_an_index(self, tmp_path: Path, text: bytes, message: str) -> None:
@@ -245,7 +245,7 @@ def test_damaged_safetensors(tmp_path: Path, data: bytes, sharded: bool) -> None
 
 @pytest.mark.parametrize("second", [(0, 2), (2, 4)])
 def test_a_name_that_is_there_twice(tmp_path: Path, second: tuple[int, int]) -> None:
-    """The library lets the last win; then nobody knows which was meant."""
+    """The library takes the last one, which need not be the intended one."""
     text = b"{" + entry("w", 0, 2) + b"," + entry("w", *second) + b"}"
     path = tmp_path / "twice.safetensors"
     path.write_bytes(header(text, b"xyzw"[: second[1]]))
@@ -256,7 +256,7 @@ def test_a_name_that_is_there_twice(tmp_path: Path, second: tuple[int, int]) -> 
 def test_a_key_that_is_there_twice(tmp_path: Path) -> None:
     path = tmp_path / "twice.safetensors"
     path.write_bytes(header(b'{"__metadata__":{"a":"1","a":"2"},' + entry("w", 0, 2) + b"}", b"xy"))
-    with pytest.raises(rsrc.SourceError, match="'a' is there twice"):
+    with pytest.raises(rsrc.SourceError, match="'a' occurs twice"):
         open_checkpoint(path)
 
 
@@ -298,7 +298,7 @@ def test_unaligned_bf16(kit: Kit, tmp_path: Path) -> None:
 
 
 def test_every_dtype_is_kept(kit: Kit, tmp_path: Path) -> None:
-    """Dense tensors of every type, among them scalars and empty ones, come back as they were."""
+    """Dense tensors of every dtype, including scalars and empty ones, are restored unchanged."""
     sizes = {
         "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1,
         "F8_E5M2FNUZ": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4,
@@ -312,7 +312,7 @@ def test_every_dtype_is_kept(kit: Kit, tmp_path: Path) -> None:
     tensors["F4"] = kit.literal("F4", (3, 2), b"\x01\x23\x45")
     tensors["F6_E2M3"] = kit.literal("F6_E2M3", (4,), b"\x01\x23\x45")
     source = kit.save(tmp_path / "s.safetensors", tensors, {"any": "thing"})
-    assert len(kit.judge(source)) == len(tensors)  # the judge knows them all
+    assert len(kit.judge(source)) == len(tensors)  # the library knows all of them
     for zstd in (None, 1):
         report = rsrc.compile(source, tmp_path / "x.rsr", zstd=zstd, force=True)
         assert [t.name for t in report.tensors if t.kind != "dense"] == ["w"]

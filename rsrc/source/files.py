@@ -1,0 +1,56 @@
+"""The small files of a source: JSON and tokenizer files beside the tensors."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rsr_formats.model_files import MAX_CONFIG, MAX_FILE, MODEL_FILES, check_size
+
+from ..common.errors import SourceError
+
+
+def is_regular_file(path: Path) -> bool:
+    """Return whether there is a file at `path`.
+
+    Raises:
+        SourceError: something else is there. Opening a FIFO would block forever.
+    """
+    if path.exists() and not path.is_file():
+        raise SourceError(f"{path}: not a regular file")
+    return path.is_file()
+
+
+def read_limited(path: Path, limit: int) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        SourceError: it has more than `limit` bytes.
+    """
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+        size = max(len(data), os.fstat(file.fileno()).st_size)
+        check_size(size, str(path), limit, SourceError)
+    return data
+
+
+def config_in(folder: Path) -> Path | None:
+    """Return the path of a folder's config.json, None if there is none."""
+    path = folder / "config.json"
+    return path if is_regular_file(path) else None
+
+
+def model_files(folder: Path) -> dict[str, Path | bytes]:
+    """Return the paths of the files in a folder that a `.rsr` file keeps, by name.
+
+    Raises:
+        SourceError: one of them exceeds its limit or is not a regular file.
+    """
+    files: dict[str, Path | bytes] = {}
+    for name in MODEL_FILES:
+        path = folder / name
+        if is_regular_file(path):
+            limit = MAX_CONFIG if name == "config.json" else MAX_FILE
+            check_size(path.stat().st_size, str(path), limit, SourceError)
+            files[name] = path
+    return files

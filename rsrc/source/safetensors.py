@@ -1,0 +1,260 @@
+"""Safetensors: the header of a file, read in bounded memory; shards and their index.
+
+The format is that of https://github.com/huggingface/safetensors: eight bytes N, N bytes of JSON,
+then the data of the tensors without holes. The library's parser takes about twelve bytes of memory
+for each byte of a header, which may have 100 MB. The limits below are far above every published
+checkpoint. With them, opening a source takes less than 64 MiB, plus the size of its JSON files.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rsr_formats.records import DTYPE_BITS, MAX_METADATA, MAX_NAME_BYTES
+from rsr_formats.text import listed
+
+from ..common.errors import SourceError
+from .checkpoint import Checkpoint
+from .files import config_in, is_regular_file, model_files, read_limited
+from .json_walker import JsonError, JsonWalker
+from .refuse import refuse_pickles
+from .tensor import SourceTensor
+
+MAX_HEADER = 8 << 20  # bytes; the 16 MiB of a .rsr header hold no more tensors than this
+MAX_TENSORS = 1 << 17  # of a checkpoint: at 128 bytes each, 16 MiB of a .rsr header
+MAX_INDEX = 16 << 20  # bytes of a .safetensors.index.json; 95 per tensor are usual
+MAX_SHARD_NAME = 255  # bytes, the limit of file systems
+
+# A JSON string takes up to six bytes for one byte of text (\u0000), and two quotation marks.
+_MAX_NAME = 6 * MAX_NAME_BYTES + 2
+_MAX_SHARD = 6 * MAX_SHARD_NAME + 2
+_MAX_ENTRY = 4096  # bytes of JSON that describe one tensor
+_MAX_OTHER = 1 << 16  # bytes of another member of an index than weight_map
+_METADATA_OVERHEAD = 10  # bytes that the header of a .rsr file adds to a key and its value
+_MAX_SIZE = (1 << 63) - 1
+_METADATA = "__metadata__"
+
+
+class Entry(NamedTuple):
+    """A tensor as the header describes it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int  # in the file
+    nbytes: int
+
+
+def open_index(index: Path) -> Checkpoint:
+    """Open the shards that a .safetensors.index.json names.
+
+    Raises:
+        SourceError: the index is invalid, exceeds a limit or names pickles; a shard is missing or
+            damaged, or lacks a tensor that the index assigns to it.
+    """
+    weight_map = _weight_map(index)
+    names = sorted(set(weight_map.values()))
+    for name in names:
+        if not _is_plain(name):
+            raise SourceError(
+                f"{index}: {name[:80]!r} is not a plain file name; shards must be in the folder of "
+                "their index"
+            )
+    refuse_pickles(index, names)
+    # Symbolic links are followed, as the Hugging Face cache consists of them. The index itself
+    # cannot name a file elsewhere; whoever made a link on this machine chose where it points.
+    shards = [index.parent / name for name in names]
+    missing = [_absent(p) for p in shards if not p.is_file()]
+    if missing:
+        raise SourceError(
+            f"{index}: {len(missing)} of {len(shards)} shards missing: {listed(missing)}"
+        )
+    checkpoint = open_shards(index, shards, model_files(index.parent))
+    wrong = [
+        f"{name[:80]} (in {shard[:80]})"
+        for name, shard in weight_map.items()
+        if name not in checkpoint.tensors or checkpoint.tensors[name].path.name != shard
+    ]
+    if wrong:
+        raise SourceError(f"{index}: tensors are not in the shard named: {listed(wrong)}")
+    extra = [name for name in checkpoint.tensors if name not in weight_map]
+    for name in extra:  # transformers, too, loads only what the index names
+        del checkpoint.tensors[name]
+    return checkpoint
+
+
+def open_shards(source: Path, shards: list[Path], files: dict[str, Path | bytes]) -> Checkpoint:
+    """Open safetensors files as one checkpoint.
+
+    Args:
+        source: what the user named.
+        shards: the files, all in one folder.
+        files: see `Checkpoint`.
+
+    Raises:
+        SourceError: a shard is not a valid safetensors file, two of them have a tensor of one name,
+            or together they exceed a limit.
+    """
+    tensors: dict[str, SourceTensor] = {}
+    metadata: dict[str, str] = {}
+    metadata_bytes = 3  # in the header of a .rsr file
+    for shard in shards:
+        entries, found = read_header(shard)
+        if len(tensors) + len(entries) > MAX_TENSORS:
+            raise SourceError(f"{source}: more than {MAX_TENSORS} tensors")
+        for e in entries:
+            if e.name in tensors:
+                raise SourceError(
+                    f"tensor {e.name!r} is in both {tensors[e.name].path.name} and {shard.name}"
+                )
+            tensors[e.name] = SourceTensor(e.name, e.dtype, e.shape, shard, e.offset, e.nbytes)
+        for key, value in found.items():
+            if key not in metadata:
+                metadata[key] = value
+                metadata_bytes += _METADATA_OVERHEAD + len((key + value).encode())
+        if metadata_bytes > MAX_METADATA:
+            raise SourceError(f"{source}: more than {MAX_METADATA} bytes of metadata")
+    return Checkpoint(source, tensors, config_in(shards[0].parent), metadata, files)
+
+
+def read_header(path: Path) -> tuple[list[Entry], dict[str, str]]:
+    """Read the header of a safetensors file.
+
+    Returns:
+        The tensors, sorted by offset and name, and the metadata.
+
+    Raises:
+        SourceError: it is not a regular file or not a valid safetensors file, or exceeds a limit.
+        OSError: it cannot be read.
+    """
+    is_regular_file(path)
+    with path.open("rb") as file:
+        available = os.fstat(file.fileno()).st_size - 8
+        size = int.from_bytes(file.read(8), "little")
+        try:
+            if not 0 < size <= available:
+                raise JsonError(
+                    f"its header claims {size} bytes, but the file has {max(0, available)} more"
+                )
+            if size > MAX_HEADER:
+                raise JsonError(
+                    f"its header has {size} bytes, the limit is {MAX_HEADER}: split the file"
+                )
+            header = file.read(size)
+            if len(header) < size:
+                raise JsonError("it became shorter while it was read")
+            return parse_header(header, available - size)
+        except JsonError as error:
+            raise SourceError(f"{path}: not a valid safetensors file: {error}") from None
+
+
+def parse_header(header: bytes, data_bytes: int) -> tuple[list[Entry], dict[str, str]]:
+    """Parse a header that `data_bytes` bytes of data follow.
+
+    Returns:
+        What `read_header` returns.
+
+    Raises:
+        JsonError: it is invalid, or exceeds a limit.
+    """
+    walker = JsonWalker(header)
+    metadata: dict[str, str] = {}
+    entries: list[Entry] = []
+    start = 8 + len(header)
+    if header[:1] != b"{":
+        raise JsonError("its header does not begin with '{'")
+    for name in walker.members(_MAX_NAME):
+        if name == _METADATA:
+            metadata = _metadata(walker.value(MAX_METADATA))
+            continue
+        if len(entries) == MAX_TENSORS:
+            raise JsonError(f"more than {MAX_TENSORS} tensors: split the file")
+        entries.append(_entry(name, walker.value(_MAX_ENTRY), start))
+    walker.end()
+    entries.sort(key=lambda e: (e.offset, e.nbytes, e.name))
+    end = start
+    for e in entries:
+        if e.offset != end:
+            what = "a hole before" if e.offset > end else "another tensor overlaps"
+            raise JsonError(f"{what} tensor {e.name!r}: it begins at {e.offset}, expected {end}")
+        end += e.nbytes
+    if end != start + data_bytes:
+        raise JsonError(
+            f"its tensors end at byte {end}, the file at {start + data_bytes}: "
+            + ("truncated" if end > start + data_bytes else "something was appended")
+        )
+    return entries, metadata
+
+
+def _metadata(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+        raise JsonError(f"{_METADATA}: expected a map of strings")
+    try:
+        "".join([*value, *value.values()]).encode()
+    except UnicodeEncodeError:  # JSON can escape half of a surrogate pair
+        raise JsonError(f"{_METADATA}: a string is not valid Unicode") from None
+    return value
+
+
+def _entry(name: str, value: Any, start: int) -> Entry:
+    where = f"tensor {name[:80]!r}"
+    if not 1 <= len(name.encode()) <= MAX_NAME_BYTES:
+        raise JsonError(f"{where}: expected a name of 1 to {MAX_NAME_BYTES} bytes")
+    if not isinstance(value, dict) or not value.keys() >= {"dtype", "shape", "data_offsets"}:
+        raise JsonError(f"{where}: expected the fields dtype, shape and data_offsets")
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
+        raise JsonError(f"{where}: unknown dtype {str(dtype)[:32]!r}")
+    if not _is_sizes(shape):
+        raise JsonError(f"{where}: shape: expected a list of integers from 0 to 2^63 - 1")
+    if not _is_sizes(offsets) or len(offsets) != 2:
+        raise JsonError(f"{where}: data_offsets: expected two integers from 0 to 2^63 - 1")
+    begin, end = offsets
+    bits = math.prod(shape) * DTYPE_BITS[dtype]
+    if bits != 8 * (end - begin):
+        raise JsonError(f"{where}: {dtype} {str(shape)[:200]} does not take {end - begin} bytes")
+    return Entry(name, sys.intern(dtype), tuple(shape), start + begin, end - begin)
+
+
+def _is_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        type(n) is int and 0 <= n <= _MAX_SIZE
+        for n in value  # not isinstance: True is an int
+    )
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Read the shard of each tensor; other members of the index are skipped, not kept."""
+    is_regular_file(index)
+    walker = JsonWalker(read_limited(index, MAX_INDEX))
+    weight_map: dict[str, str] = {}
+    try:
+        for key in walker.members(_MAX_NAME):
+            if key != "weight_map":
+                walker.value(_MAX_OTHER)
+                continue
+            for name in walker.members(_MAX_NAME):
+                if len(weight_map) == MAX_TENSORS:
+                    raise JsonError(f"more than {MAX_TENSORS} tensors")
+                weight_map[name] = sys.intern(walker.string(_MAX_SHARD))
+        walker.end()
+    except JsonError as error:
+        raise SourceError(f"{index}: not an index of shards: {error}") from None
+    if not weight_map:
+        raise SourceError(f"{index}: expected a non-empty map under 'weight_map'")
+    return weight_map
+
+
+def _is_plain(name: str) -> bool:
+    """Return whether `name` is a file name without a folder on every system."""
+    if not 1 <= len(name.encode()) <= MAX_SHARD_NAME or name in (".", ".."):
+        return False
+    return not any(c in "/\\:" or c < " " for c in name)
+
+
+def _absent(path: Path) -> str:
+    return path.name[:80] + (" (not a regular file)" if path.exists() else "")
