@@ -21,10 +21,10 @@ from rsr_formats.records import FLOAT_DTYPES, MAX_QUANTIZED_COLUMNS, DenseTensor
 from rsr_formats.records import row_scales_name as scales_name
 from rsr_formats.writer import BytesLike
 
+from ..common.arrays import Bytes
 from ..common.errors import OptionError, SourceError
 from ..common.progress import Advance
 from ..layouts import TernaryTensor
-from ..layouts.base import Bytes
 from ..layouts.float_bits import from_float32, row_panels, to_float32
 from ..source.checkpoint import Checkpoint
 from ..source.tensor import SourceTensor

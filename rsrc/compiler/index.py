@@ -26,8 +26,10 @@ from rsr_formats.packing import (
 from rsr_formats.writer import BytesLike
 
 from .. import _native
+from ..common.arrays import Bytes
 from ..common.errors import SourceError
 from ..layouts import TernaryTensor
+from ..layouts.base import DigitArray
 from .plan import IndexPlan
 
 T = TypeVar("T")
@@ -39,9 +41,7 @@ _PIECE = 1 << 20  # bytes read back from disk at once
 Part = tuple[str, Iterator[BytesLike]]  # name of a section, its pieces
 
 
-def index_sections(
-    p: IndexPlan, raw: npt.NDArray[np.uint8], pool: Executor | None, threads: int
-) -> Iterator[Part]:
+def index_sections(p: IndexPlan, raw: Bytes, pool: Executor | None, threads: int) -> Iterator[Part]:
     """Build the sections of one tensor's index.
 
     Args:
@@ -68,9 +68,7 @@ def index_sections(
         yield "segments", iter(lambda: segments.read(_PIECE), b"")
 
 
-def _ranks(
-    p: IndexPlan, raw: npt.NDArray[np.uint8], pool: Executor | None, threads: int
-) -> Iterator[memoryview]:
+def _ranks(p: IndexPlan, raw: Bytes, pool: Executor | None, threads: int) -> Iterator[memoryview]:
     t = p.source
     out_features, in_features = t.shape
     panel = _panel(threads)
@@ -94,9 +92,7 @@ def _ranks(
     return ordered_map(pool, encode, panels, threads)
 
 
-def _fill_groups(
-    digits: npt.NDArray[np.uint8], group: int, k: int, pad: int
-) -> npt.NDArray[np.uint8]:
+def _fill_groups(digits: DigitArray, group: int, k: int, pad: int) -> DigitArray:
     """Pad every group of columns to whole column blocks. The first column begins a group."""
     rows, columns = digits.shape
     whole, rest = divmod(columns, group)
@@ -108,7 +104,7 @@ def _fill_groups(
     return filled
 
 
-def _pack(p: IndexPlan, digits: npt.NDArray[np.uint8]) -> memoryview:
+def _pack(p: IndexPlan, digits: DigitArray) -> memoryview:
     rows, columns = digits.shape
     blocks = -(-columns // p.k)
     if p.packing == "n4s1":
@@ -128,7 +124,7 @@ def _pack(p: IndexPlan, digits: npt.NDArray[np.uint8]) -> memoryview:
 
 def _permutations(
     p: IndexPlan,
-    raw: npt.NDArray[np.uint8],
+    raw: Bytes,
     pool: Executor | None,
     threads: int,
     segments: IO[bytes],

@@ -23,9 +23,9 @@ from rsr_formats.records import DenseTensor, FileEntry, Tensor
 from rsr_formats.writer import BytesLike, RsrWriter
 
 from .._version import __version__
-from ..common.errors import OptionError
-from ..common.progress import Advance, ByteCounter, Progress, ProgressFunction, as_progress
+from ..common.progress import Advance, ByteCounter, Progress, ProgressFunction
 from ..source.checkpoint import Checkpoint
+from ..source.files import check_not_source
 from ..source.open import open_checkpoint
 from ..workers.pool import LARGEST, ExecutorLike, Workers, open_workers
 from .head import WEIGHT, HeadPlan, find_head, plan_head, write_head
@@ -103,7 +103,7 @@ def compile(
         head=head, include=include, exclude=exclude, zstd=zstd, threads=threads, force=force,
     )  # fmt: skip
     checkpoint = load(source, output, options, is_local=executor is None)
-    counter = ByteCounter(as_progress(progress), _bytes_to_process(checkpoint, options))
+    counter = ByteCounter(progress, _bytes_to_process(checkpoint, options))
     with open_workers(executor, options.thread_count) as workers:
         counter.begin("recognizing", len(checkpoint.tensors))
         recognized = recognize(checkpoint, options, workers, counter.advance)
@@ -235,16 +235,6 @@ class _Output:
             record = renumbered(encoded.record, first)
         self.advance(p.source.name, p.source.nbytes)
         return [record], [indexed_report(p.source, record, self.writer.sections[first:])]
-
-
-def check_not_source(output: Path, sources: Iterable[Path]) -> None:
-    """Reject an output that would replace a file it is made from.
-
-    Raises:
-        OptionError: `output` is the same file as one of `sources`.
-    """
-    if output.exists() and any(output.samefile(s) for s in sources if s.exists()):
-        raise OptionError(f"{output} is part of the source: choose another output")
 
 
 def _cost(workers: Workers, p: Plan) -> int | None:

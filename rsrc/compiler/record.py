@@ -7,11 +7,11 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from rsr_formats.records import NUMPY_DTYPES, IndexedTensor, Scale, SourceRecord
 from rsr_formats.writer import BytesLike, Packed, pack
 
+from ..common.arrays import Bytes
 from ..layouts import TernaryTensor
 from ..workers.pool import LocalState
 from .index import index_sections
@@ -62,7 +62,7 @@ class Encoder:
 
 def encode(
     p: IndexPlan,
-    raw: npt.NDArray[np.uint8],
+    raw: Bytes,
     add: Add,
     pool: Executor | None = None,
     threads: int = 1,

@@ -10,17 +10,16 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from rsr_formats.errors import RsrError
 
+from ..common.arrays import Bytes
 from ..common.errors import ExecutorError, OptionError
 
 T = TypeVar("T")
 Item = TypeVar("Item")
 Cost = Callable[[Item], "int | None"]
 
-ByteArray = npt.NDArray[np.uint8]
 
 BUDGET = 384 << 20  # bytes of all tensors in flight
 LARGEST = BUDGET // 2  # bytes of one; the caller processes larger ones
@@ -77,7 +76,7 @@ class Workers:
         return self._executor is None
 
     @contextmanager
-    def buffer(self, nbytes: int) -> Iterator[ByteArray]:
+    def buffer(self, nbytes: int) -> Iterator[Bytes]:
         """Lend memory of this process; see `LocalState.buffer`."""
         with (self.local or LocalState()).buffer(nbytes) as buffer:
             yield buffer
@@ -159,7 +158,7 @@ class LocalState:
     def __init__(self) -> None:
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._free: list[ByteArray] = []
+        self._free: list[Bytes] = []
         self._held = 0  # bytes of all buffers, lent or free
 
     def stop(self) -> None:
@@ -174,7 +173,7 @@ class LocalState:
             yield piece
 
     @contextmanager
-    def buffer(self, nbytes: int) -> Iterator[ByteArray]:
+    def buffer(self, nbytes: int) -> Iterator[Bytes]:
         """Lend a buffer of at least `nbytes`.
 
         Buffers are reused: the first write to new memory costs as much as reading a file into it.
