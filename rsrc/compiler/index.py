@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from contextlib import contextmanager
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +29,7 @@ from ..common.arrays import Bytes
 from ..common.errors import SourceError
 from ..layouts import TernaryTensor
 from ..layouts.base import DigitArray
+from ..workers.pool import Workers
 from .plan import IndexPlan
 
 T = TypeVar("T")
@@ -185,17 +185,5 @@ def ordered_map(
 
     Without a pool, each result is computed when it is requested.
     """
-    if pool is None:
-        yield from map(function, items)
-        return
-    waiting: deque[Future[T]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
+    for _, result in Workers(pool, ahead).map(function, items):
+        yield cast(T, result)

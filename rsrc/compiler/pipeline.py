@@ -160,7 +160,7 @@ def write(
     Returns:
         The reports of all tensors, and the names of the files kept beside them.
     """
-    encoder = Encoder(options.zstd, workers.local)
+    encoder = Encoder(options.zstd, workers.local if workers.is_local else None)
     records: list[Tensor] = []
     reports: list[TensorReport] = []
     with (
@@ -226,7 +226,7 @@ class _Output:
     def _write_indexed(self, p: IndexPlan, encoded: Encoded | None) -> Written:
         first = len(self.writer.sections)
         if encoded is None:  # in panels, so that only panels of the result are in memory
-            with self.workers.buffer(p.source.tensor.nbytes) as buffer:
+            with self.workers.local.buffer(p.source.tensor.nbytes) as buffer:
                 raw = p.source.tensor.read(buffer)
                 record = encode(p, raw, self.add, self.workers.pool, self.workers.threads)
         else:

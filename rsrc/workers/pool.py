@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -66,7 +66,7 @@ class Workers:
         self.pool = pool
         self.threads = threads
         self.is_local = is_local
-        self.local = LocalState() if is_local else None
+        self.local = LocalState()
         self._executor = executor
         self._ahead = ahead
 
@@ -74,12 +74,6 @@ class Workers:
     def is_serial(self) -> bool:
         """Whether there is no executor."""
         return self._executor is None
-
-    @contextmanager
-    def buffer(self, nbytes: int) -> Iterator[Bytes]:
-        """Lend memory of this process; see `LocalState.buffer`."""
-        with (self.local or LocalState()).buffer(nbytes) as buffer:
-            yield buffer
 
     def map(
         self, function: Callable[[Item], T], items: Iterable[Item], cost: Cost[Item] | None = None
@@ -207,37 +201,25 @@ def open_workers(executor: str | ExecutorLike | None, threads: int) -> Iterator[
         OptionError: `executor` is another string, or has no `submit`.
         ExecutorError: the scheduler does not answer, or Dask is not installed.
     """
-    if isinstance(executor, str):
-        from .dask import connect
-
-        with _pool(threads) as pool, connect(executor) as remote:
-            yield Workers(remote, 2 * remote.workers, False, pool, threads)
-        return
-    with _pool(threads) as pool:
-        if executor is not None:
-            if not callable(getattr(executor, "submit", None)):
-                kind = type(executor).__name__
-                raise OptionError(
-                    f"executor: found {kind}, expected dask://HOST:PORT or an object with `submit`"
-                )
-            yield Workers(executor, _AHEAD, False, pool, threads)
-            return
-        # Far ahead, so that workers stay busy while a large dense tensor is written.
-        workers = Workers(pool, 16 * threads, True, pool, threads)
-        assert workers.local is not None
-        try:
+    with ExitStack() as stack:
+        pool = None
+        if threads > 1:
+            pool = ThreadPoolExecutor(threads)
+            stack.callback(pool.shutdown, cancel_futures=True)
+        if executor is None:
+            # Far ahead, so that workers stay busy while a large dense tensor is written.
+            workers = Workers(pool, 16 * threads, True, pool, threads)
+            stack.callback(workers.local.stop)
             yield workers
-        finally:
-            workers.local.stop()
+        elif isinstance(executor, str):
+            from .dask import connect
 
-
-@contextmanager
-def _pool(threads: int) -> Iterator[ThreadPoolExecutor | None]:
-    if threads == 1:
-        yield None
-        return
-    pool = ThreadPoolExecutor(threads)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
+            remote = stack.enter_context(connect(executor))
+            yield Workers(remote, 2 * remote.workers, False, pool, threads)
+        elif callable(getattr(executor, "submit", None)):
+            yield Workers(executor, _AHEAD, False, pool, threads)
+        else:
+            kind = type(executor).__name__
+            raise OptionError(
+                f"executor: found {kind}, expected dask://HOST:PORT or an object with `submit`"
+            )
