@@ -216,7 +216,7 @@ class _Output:
                 self.advance(t.name, 0)
 
         record = DenseTensor(t.name, t.dtype, t.shape, self.add(pieces()))
-        return [record], [dense_report(t, p.reason, self.writer.sections[-1])]
+        return [record], [dense_report(record, t, self.writer.sections[-1], p.reason)]
 
     def _write_head(self, p: HeadPlan) -> Written:
         weight, scale, loss = write_head(p, self.add, self.advance)

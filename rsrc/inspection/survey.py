@@ -13,7 +13,7 @@ from ..common.errors import OptionError, SourceError
 from ..common.progress import ByteCounter, ProgressFunction
 from ..compiler.patterns import list_patterns
 from ..compiler.plan import IndexPlan, plan
-from ..compiler.recognize import PassthroughTensor, recognizer
+from ..compiler.recognize import PassthroughTensor, Recognizer
 from ..layouts import TernaryTensor
 from ..source.checkpoint import Checkpoint
 from ..source.open import open_checkpoint
@@ -96,7 +96,7 @@ def _with_owner(checkpoint: Checkpoint, name: str) -> Mapping[str, SourceTensor]
 def _outcomes(
     checkpoint: Checkpoint, asked: Mapping[str, SourceTensor], progress: ProgressFunction | None
 ) -> dict[str, Outcome]:
-    recognize = recognizer(checkpoint)
+    recognize = Recognizer(checkpoint)
     outcomes: dict[str, Outcome] = {}
     first: dict[str, str] = {}  # reason: the tensor that shows it; some name thousands of tensors
     counter = ByteCounter(progress, sum(t.nbytes for t in asked.values()))

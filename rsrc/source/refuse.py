@@ -107,10 +107,17 @@ def _rotated(c: Checkpoint) -> str | None:
     return None
 
 
+def _tensor_named(c: Checkpoint, is_sign: Callable[[str], bool]) -> str | None:
+    found = next(filter(is_sign, c.tensors), None)
+    return None if found is None else f"there is a tensor {found[:120]!r}"
+
+
 def _adapter(c: Checkpoint) -> str | None:
-    for name in c.tensors:
-        if ".lora_A" in name and name.replace(".lora_A", ".lora_B") in c.tensors:
-            return f"there is a tensor {name[:120]!r}"
+    def is_pair(name: str) -> bool:
+        return ".lora_A" in name and name.replace(".lora_A", ".lora_B") in c.tensors
+
+    if found := _tensor_named(c, is_pair):
+        return found
     only_adapter = all(path.name.startswith("adapter_model") for path in c.shards)
     if only_adapter and (c.folder / "adapter_config.json").is_file():
         return "there is an adapter_config.json"
@@ -124,18 +131,17 @@ def _codes_and_offsets(c: Checkpoint) -> str | None:
 
 
 def _zero_points(c: Checkpoint) -> str | None:
-    for name in c.tensors:
+    def is_packed(name: str) -> bool:
         stem = name.removesuffix(".qweight")
-        if stem != name and any(f"{stem}.{part}" in c.tensors for part in ("qzeros", "scales")):
-            return f"there is a tensor {name[:120]!r}"
-    return None
+        return stem != name and not c.tensors.keys().isdisjoint(
+            (f"{stem}.qzeros", f"{stem}.scales")
+        )
+
+    return _tensor_named(c, is_packed)
 
 
 def _bitsandbytes(c: Checkpoint) -> str | None:
-    for name in c.tensors:
-        if ".quant_state.bitsandbytes__" in name:
-            return f"there is a tensor {name[:120]!r}"
-    return None
+    return _tensor_named(c, lambda name: ".quant_state.bitsandbytes__" in name)
 
 
 def _foreign_method(c: Checkpoint) -> str | None:

@@ -16,7 +16,6 @@ from .names import hf_rows
 from .types import Codec, GgmlType, Scales
 
 _PANEL = PIECE // 16  # bytes; small enough to stay in the L2 cache
-_WEIGHTS = np.array([-1, 0, 1, 2], np.float32)  # by code
 
 
 @dataclass(frozen=True)
@@ -134,9 +133,7 @@ class GgufTensor(SourceTensor):
             return _dequantize_by_gguf(self, rows).view(np.uint8)
         blocks = rows[:, self.kind.row_header :].reshape(-1, self.kind.block_bytes)
         codes = codec.decode(blocks)
-        values = (
-            np.array(codec.digits, np.float32)[codes] if len(codec.digits) == 2 else _WEIGHTS[codes]
-        )
+        values = np.array([*codec.digits, 2], np.float32)[codes]  # code 3 may be the weight +2
         scales = scales_of(self.kind, codec, rows, tail)
         with np.errstate(all="ignore"):  # scales may be infinite or NaN
             values = values.reshape(len(scales), -1) * scales[:, None]

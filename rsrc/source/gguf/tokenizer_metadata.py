@@ -112,9 +112,8 @@ def _pairs(found: Any) -> list[tuple[str, str]]:
     pairs = []
     for merge in found:
         parts = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(parts, list) or len(parts) != 2:
-            raise TokenizerError(f"tokenizer.json has the merge {str(merge)[:64]!r}")
-        if not all(isinstance(part, str) for part in parts):
+        whole = isinstance(parts, list) and len(parts) == 2
+        if not whole or not all(isinstance(part, str) for part in parts):
             raise TokenizerError(f"tokenizer.json has the merge {str(merge)[:64]!r}")
         pairs.append((parts[0], parts[1]))
     return pairs
