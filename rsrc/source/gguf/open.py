@@ -41,22 +41,23 @@ def open_gguf(path: Path) -> Checkpoint:
     headers = _read_parts(path)
     metadata = headers[0].metadata
     _refuse(path, metadata)
-    found = [(header.path, info) for header in headers for info in header.tensors]
-    shapes = {info.name: info.shape for _, info in found}
+    architecture = str(metadata.get("general.architecture"))
+    found = [info for header in headers for info in header.tensors]
+    shapes = {info.name: info.shape for info in found}
     if len(shapes) < len(found):
         raise SourceError(f"{path}: two parts of the model have a tensor of the same name")
     types = {name: kind for header in headers for name, kind in resolve(header).items()}
     factors = _rope_factors(found, types)
     config = hf_config(metadata, shapes, factors) or {}
     if factors is not None and "rope_scaling" in config:  # config.json replaces the tensor
-        found = [(part, info) for part, info in found if info.name != _ROPE_FACTORS]
+        found = [info for info in found if info.name != _ROPE_FACTORS]
     tensors: dict[str, SourceTensor] = {}
-    for part, info in found:
-        name = hf_name(info.name, str(metadata.get("general.architecture")))
+    for info in found:
+        name = hf_name(info.name, architecture)
         if name in tensors:
             raise SourceError(f"{path}: tensor {name[:80]!r} occurs under two names")
-        heads = _heads(path, metadata, config, info, types[info.name])
-        tensors[name] = _tensor(part, info, types[info.name], name, heads)
+        heads = _heads(info, types[info.name], architecture, config)
+        tensors[name] = _tensor(info, types[info.name], name, heads)
     notes: list[str] = []
     files = _model_files(metadata, config, notes)
     return Checkpoint(
@@ -120,16 +121,14 @@ def _refuse(path: Path, metadata: Mapping[str, Value]) -> None:
 
 
 def _heads(
-    path: Path, metadata: Mapping[str, Value], config: Mapping[str, Any], info: TensorInfo,
-    kind: GgmlType,
-) -> int | None:  # fmt: skip
+    info: TensorInfo, kind: GgmlType, architecture: str, config: Mapping[str, Any]
+) -> int | None:
     """Return over how many heads the file permutes a tensor's rows, None if it does not."""
-    architecture = str(metadata.get("general.architecture"))
     heads, kv_heads = (config.get(f"num_{k}_heads", 0) for k in ("attention", "key_value"))
     found = permuted_heads(info.name, architecture, heads, kv_heads)
     if found is None:
         return None
-    what = f"{path}: rows of {info.name!r} are permuted by heads (architecture {architecture})"
+    what = f"{info.path}: rows of {info.name!r} are permuted by heads (architecture {architecture})"
     if len(info.shape) not in (1, 2):
         raise SourceError(f"{what}, but it has {len(info.shape)} dimensions")
     if not found or info.shape[0] % (2 * found):
@@ -142,24 +141,20 @@ def _heads(
 
 
 def _rope_factors(
-    found: list[tuple[Path, TensorInfo]], types: Mapping[str, GgmlType]
+    found: list[TensorInfo], types: Mapping[str, GgmlType]
 ) -> npt.NDArray[np.float32] | None:
-    for part, info in found:
+    for info in found:
         kind = types[info.name]
         if info.name != _ROPE_FACTORS or kind.dtype != "F32" or len(info.shape) != 1:
             continue
         if info.shape[0] <= _MAX_FACTORS:
-            return _tensor(part, info, kind, info.name, None).read().view(np.float32)
+            return _tensor(info, kind, info.name, None).read().view(np.float32)
     return None
 
 
-def _tensor(
-    path: Path, info: TensorInfo, kind: GgmlType, name: str, heads: int | None
-) -> GgufTensor:
-    dtype = kind.dtype or kind.name
-    tensor = GgufTensor(
-        name, dtype, info.shape, path, info.offset, kind.nbytes(info.shape), kind, heads
-    )
+def _tensor(info: TensorInfo, kind: GgmlType, name: str, heads: int | None) -> GgufTensor:
+    dtype, nbytes = kind.dtype or kind.name, kind.nbytes(info.shape)
+    tensor = GgufTensor(name, dtype, info.shape, info.path, info.offset, nbytes, kind, heads)
     return tensor if kind.dtype or kind.codec else dequantized(tensor)
 
 

@@ -86,8 +86,9 @@ Value = Any
 class TensorInfo:
     """A tensor as the header describes it."""
 
+    path: Path
     name: str
-    shape: tuple[int, ...]  # row-major, so in the reverse of GGUF's order
+    shape: tuple[int, ...]  # row-major: the reverse of GGUF's order
     type_id: int
     offset: int  # in the file
     room: int  # bytes to the next tensor, or to the end of the file
@@ -286,7 +287,8 @@ def _place(c: _Cursor, listed: list[_Listed], start: int) -> Iterator[TensorInfo
             raise c.fail(
                 f"tensor {t.name[:80]!r} begins at byte {begin}, but the file has {c.size}"
             )
-        yield TensorInfo(t.name, t.shape, t.type_id, begin, max(0, min(end, c.size) - begin))
+        room = max(0, min(end, c.size) - begin)
+        yield TensorInfo(c.path, t.name, t.shape, t.type_id, begin, room)
 
 
 def _text(data: bytes, where: str) -> str:

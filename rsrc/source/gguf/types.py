@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -264,7 +263,7 @@ def resolve(header: Header) -> dict[str, GgmlType]:
         by_number.setdefault(info.type_id, []).append(info)
     types = {n: _resolve(header, n, infos) for n, infos in by_number.items()}
     for info in header.tensors:
-        _check_room(header.path, info, types[info.type_id])
+        _check_room(info, types[info.type_id])
     return {info.name: types[info.type_id] for info in header.tensors}
 
 
@@ -307,8 +306,8 @@ def _fills(t: GgmlType, info: TensorInfo, alignment: int) -> bool:
     return t.fits(info.shape) and 0 <= info.room - t.nbytes(info.shape) < alignment
 
 
-def _check_room(path: Path, info: TensorInfo, t: GgmlType) -> None:
-    what = f"{path}: tensor {info.name[:80]!r}, {t.name} {list(info.shape)},"
+def _check_room(info: TensorInfo, t: GgmlType) -> None:
+    what = f"{info.path}: tensor {info.name[:80]!r}, {t.name} {list(info.shape)},"
     if not t.fits(info.shape):
         raise SourceError(f"{what} has rows that are not a multiple of {t.block}")
     if t.nbytes(info.shape) > info.room:

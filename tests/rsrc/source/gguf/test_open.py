@@ -373,7 +373,8 @@ class TestDense:
         quantized, ternary_blocks = stored(w, Q.Q8_0), stored(ternary(2, 256), Q.TQ1_0)
         monkeypatch.setitem(sys.modules, "gguf", None)
         bench.compile({"t": ternary_blocks})
-        with pytest.raises(SourceError, match=r"e: its type is Q8_0.*pip install 'rsr-ternary\[g"):
+        message = r"e: dequantizing its type, Q8_0,.*pip install 'rsr-ternary\[g"
+        with pytest.raises(SourceError, match=message):
             bench.compile({"t": ternary_blocks, "e": quantized})
 
 
