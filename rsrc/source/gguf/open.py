@@ -94,7 +94,7 @@ def _read_parts(path: Path) -> list[Header]:
         said = header.metadata.get("split.no"), header.metadata.get("split.count")
         if not (_equals(said[0], i) and _equals(said[1], count)):
             raise SourceError(
-                f"{part}: its metadata say part {str(said[0])[:20]} of {str(said[1])[:20]} "
+                f"{part}: its metadata says part {str(said[0])[:20]} of {str(said[1])[:20]} "
                 f"(counted from 0), expected {i} of {count}"
             )
         headers.append(header)
