@@ -137,8 +137,9 @@ def of_config(config: Mapping[str, Any]) -> Architecture | None:
     The first class under `architectures` decides; where none is named, `model_type` does.
     """
     classes = config.get("architectures")
-    if isinstance(classes, list) and classes:
-        return next((a for a in ARCHITECTURES if a.name == classes[0]), None)
+    named = classes[0] if isinstance(classes, list) and classes else None
+    if named is not None:
+        return next((a for a in ARCHITECTURES if a.name == named), None)
     return next((a for a in ARCHITECTURES if a.model_type == config.get("model_type")), None)
 
 

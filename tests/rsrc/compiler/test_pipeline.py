@@ -1,4 +1,4 @@
-"""`rsrc.compile` as a whole: its report, its refusals, and what it leaves behind when it fails."""
+"""`rsrc.compile` as a whole: its report, its errors, and that a failure leaves no files."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class TestNothingToCompile:
         source = kit.save(tmp_path / "s.safetensors", {"w": TENSORS["embed.weight"]})
         with pytest.raises(
             rsrc.NothingToCompileError,
-            match=r"none of its 1 tensors is .*'w' is kept dense: F32, .*--quantize absmean",
+            match=r"none of its 1 tensors is .*'w' stays dense: F32, .*--quantize absmean",
         ):
             rsrc.compile(source, output)
         assert list(output.parent.iterdir()) == []
@@ -179,7 +179,7 @@ class TestOutput:
 
     @pytest.mark.parametrize("sharded", [False, True])
     def test_is_the_config_beside_the_source(self, kit: Kit, tmp_path: Path, sharded: bool) -> None:
-        """It is read for the scale rule, though it is no file of the model."""
+        """config.json is read for the scale rule although the .rsr file does not keep it."""
         config = tmp_path / "config.json"
         config.write_text("{}")
         source = kit.save(tmp_path / "m.safetensors", {"w": T})
@@ -208,7 +208,7 @@ class TestOutput:
 
 
 def fail_in_the_source(monkeypatch: pytest.MonkeyPatch, source: Path) -> type[Exception]:
-    """Cut the source when its header has been read and its tensors recognized."""
+    """Truncate the source after its tensors have been recognized."""
     original = pipeline.write
 
     def cut_then_write(*arguments: Any) -> Any:
@@ -295,7 +295,7 @@ def test_failure_leaves_nothing(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no resource limits")
 def test_full_disk(kit: Kit, source: Path, output: Path) -> None:
-    """The same with the system's own error: a limit on the size of files."""
+    """The same with an error of the system: a limit on the size of files."""
     output.write_bytes(b"precious")
     code = """
 import resource, sys
@@ -316,7 +316,7 @@ main()
 def test_progress(source: Path, output: Path, options: dict[str, Any]) -> None:
     seen: list[tuple[str, int, int]] = []
     rsrc.compile(source, output, progress=lambda *call: seen.append(call), **options)
-    total = 2 * sum(t.nbytes for t in TENSORS.values())  # recognized, and written
+    total = 2 * sum(t.nbytes for t in TENSORS.values())  # recognized and written
     assert {call[2] for call in seen} == {total}
     done = [call[1] for call in seen]
     assert done == sorted(done)
@@ -325,6 +325,25 @@ def test_progress(source: Path, output: Path, options: dict[str, Any]) -> None:
     assert set(recognized) == set(TENSORS)
     assert done[len(TENSORS) - 1] == total // 2
     assert {call[0] for call in seen[len(TENSORS) :]} >= set(TENSORS) - {"empty"}
+
+
+def test_progress_with_phases(source: Path, output: Path) -> None:
+    class Recorder:
+        def __init__(self) -> None:
+            self.phases: list[tuple[str, int]] = []
+            self.names: list[set[str]] = []
+
+        def begin(self, phase: str, tensors: int) -> None:
+            self.phases.append((phase, tensors))
+            self.names.append(set())
+
+        def __call__(self, name: str, done: int, total: int) -> None:
+            self.names[-1].add(name)
+
+    recorder = Recorder()
+    rsrc.compile(source, output, progress=recorder)
+    assert recorder.phases == [("recognizing", len(TENSORS)), ("compiling", len(TENSORS))]
+    assert recorder.names == [set(TENSORS), set(TENSORS)]
 
 
 def test_exception_in_progress_ends_the_compilation(source: Path, output: Path) -> None:
@@ -337,7 +356,7 @@ def test_exception_in_progress_ends_the_compilation(source: Path, output: Path) 
 
 
 def peak_memory(kit: Kit, source: Path, output: Path, **options: Any) -> int:
-    """Compile in a process of its own; return the most bytes that it held."""
+    """Compile in a new process; return its peak memory in bytes."""
     code = """
 import json, sys, rsrc
 rsrc.compile(*sys.argv[1:3], **json.loads(sys.argv[3]))
@@ -351,7 +370,7 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("kind", ["packed", "negative zeros", "permuted", "64 threads"])
 def test_memory(kit: Kit, tmp_path: Path, kind: str) -> None:
-    """Peak memory stays under the largest ternary tensor and 512 MiB; measured, far under."""
+    """Peak memory stays below the largest ternary tensor plus 512 MiB, and in fact plus 256 MiB."""
     rows, columns = 20_000, 10_000  # 200 MB of bytes
     block = RNG.integers(0, 81, (200, columns))
     codes = np.array([[a // 27, a // 9 % 3, a // 3 % 3, a % 3] for a in range(81)], np.uint8)
@@ -401,7 +420,7 @@ def test_memory(kit: Kit, tmp_path: Path, kind: str) -> None:
 def test_memory_beside_the_tensor(
     kit: Kit, tmp_path: Path, shape: tuple[int, int], options: dict[str, Any], most: int
 ) -> None:
-    """What is held beside the tensor depends neither on its shape nor on the options."""
+    """Memory beside the tensor is bounded for every shape and all options."""
     t = np.tile(T.reshape(-1), -(-shape[0] * shape[1] // T.size))[: shape[0] * shape[1]]
     source = kit.save(tmp_path / "s.safetensors", {"w": t.reshape(shape)})
     peak = peak_memory(kit, source, tmp_path / "x.rsr", **options) - t.nbytes

@@ -1,4 +1,4 @@
-"""GGUF files as sources: what is compiled, under which names, and what is refused."""
+"""GGUF files as sources: what is compiled, under which names, and what is rejected."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ F32, I8, TQ1_0, TQ2_0, I2_S, SHARED, STQ1_0, IQ1_BN, IQ2_BN, PQ2_0, PTQ1_0, Q1_0
 )  # fmt: skip
 HALF, SINGLE = b"\x00\x38", b"\x00\x00\x00\x3f"  # 0.5 as F16 and F32
 
-# Blocks of 128 or 256 weights (i % 3) - 1 with scale 0.5, but for what lies in front and behind;
-# test_gguf_types.py shows that they are.
+# Blocks of 128 or 256 weights (i % 3) - 1 with scale 0.5, without row header and tail;
+# test_types.py checks them.
 TQ2_0_BLOCK = bytes.fromhex("186186" * 21 + "18") + HALF
 Q2_CODES = bytes.fromhex("244992" * 10 + "2449")
 
@@ -59,7 +59,7 @@ def ternary(rows: int, columns: int, seed: int = 0) -> Array:
 
 
 def permute(w: Array, heads: int) -> Array:
-    """Reorder rows as llama.cpp's converter does."""
+    """Permute rows as llama.cpp's converter does."""
     halves = w.reshape(heads, 2, w.shape[0] // heads // 2, *w.shape[1:])
     return halves.swapaxes(1, 2).reshape(w.shape)
 
@@ -71,7 +71,7 @@ def stored(w: Array, kind: Q) -> Stored:
 
 
 class Bench:
-    """Compiles GGUF files in one folder and says what became of them."""
+    """Compiles GGUF files in one folder and returns the reports of their tensors."""
 
     def __init__(self, kit: Kit, gguf_kit: GgufKit, folder: Path) -> None:
         self.kit, self.gguf_kit, self.folder = kit, gguf_kit, folder
@@ -80,7 +80,7 @@ class Bench:
     def compile(
         self, tensors: Mapping[str, Stored], metadata: dict[str, Any] | None = None, **options: Any
     ) -> dict[str, TensorReport]:
-        """Compile, compare with the source, and check what comes back as safetensors."""
+        """Compile, compare with the source, decompile and check the result."""
         self.gguf_kit.save(self.source, metadata or {}, tensors)
         report = rsrc.compile(self.source, self.rsr, force=True, **options)
         assert compare(self.rsr, self.source) == len(report.tensors)
@@ -93,7 +93,7 @@ class Bench:
         return self.compile({"w": (shape, number, data)}, **options)["w"]
 
     def dense(self, name: str = "w") -> Array:
-        """Return the values of a matrix that products use, and check those restored."""
+        """Return the values that products use; check that decompiling restores the same."""
         matrix = rsr_runtime.load(self.rsr, verify=True)[name]
         assert isinstance(matrix, rsr_runtime.Matrix)
         values = matrix.to_dense()
@@ -135,7 +135,7 @@ class TestTernaryTypes:
         assert np.array_equal(bench.dense(), w)
 
     def test_a_block_of_zeros_takes_any_scale(self, bench: Bench) -> None:
-        """Its scale is 0, whatever its codes: the rest still has one scale."""
+        """A block with scale 0 may have any codes; the other blocks still share one scale."""
         w = np.repeat(np.array([[1.0], [1.0]], np.float32), 512, axis=1) * ternary(2, 512)
         data = bytearray(stored(w, Q.TQ2_0)[2])
         data[66:130] = b"\x8a" * 64  # codes 2 and 0 ...
@@ -158,7 +158,7 @@ class TestTernaryTypes:
         assert bench.dense()[0, :4].tolist() == [0.5, 0, -0.5, 0.5]
 
     def test_i2_s(self, bench: Bench) -> None:
-        codes = bytes.fromhex("244992" * 10 + "2449") * 6  # each block begins anew with -1
+        codes = bytes.fromhex("244992" * 10 + "2449") * 6  # each block begins with -1
         found = bench.one((3, 256), I2_S, codes + SINGLE + bytes(range(28)))
         assert found.scale == "I2_S (order of x86 assumed), per tensor"
         assert found.source_dtype == "F32"
@@ -167,7 +167,7 @@ class TestTernaryTypes:
 
     @pytest.mark.parametrize("columns", [64, 40, 160, 1])
     def test_i2_s_blocks_straddle_rows(self, bench: Bench, columns: int) -> None:
-        """Blocks go through the whole matrix: its width need not be a multiple of 128."""
+        """Blocks cover the whole matrix, so its width need not be a multiple of 128."""
         rows = 1280 // columns
         codes = bytes.fromhex("244992" * 10 + "2449") * 10
         bench.one((rows, columns), I2_S, codes + SINGLE + bytes(28))
@@ -223,7 +223,7 @@ class TestTernaryTypes:
 
     @pytest.mark.parametrize("number", [SHARED, STQ1_0])
     def test_stq1_0(self, bench: Bench, number: int) -> None:
-        """All codes 0: pattern A9, a zero in the first run of sixteen, ones in the others."""
+        """With all numbers 0, the pattern is A9: zeros in the first run of 16, else ones."""
         sign = bytes(4) + b"\xff" * 4  # the second half negated
         data = (bytes(32) + sign + HALF) * 8
         assert bench.one((8, 256), number, data).scale == "STQ1_0, per tensor"
@@ -237,7 +237,7 @@ class TestTernaryTypes:
         assert np.array_equal(bench.dense(), expected)
 
     def test_a_scale_of_0_is_one_of_a_binary_matrix(self, bench: Bench) -> None:
-        """Binary digits have no zero, so that the scale must stay."""
+        """Binary digits have no zero, so a zero scale must be kept."""
         found = bench.one((2, 128), Q1_0, HALF + b"\xff" * 16 + bytes(2) + b"\x0f" * 16)
         assert found.scale == "Q1_0, per row"
         assert bench.dense().tolist() == [[0.5] * 128, [0] * 128]
@@ -255,7 +255,7 @@ class TestTernaryTypes:
     def test_any_blocks_are_what_the_gguf_package_says(
         self, kit: Kit, gguf_kit: GgufKit, scratch: Path, data: st.DataObject
     ) -> None:
-        """Scales of 0, negative ones, the largest and the smallest among them."""
+        """Scales include 0, negative values, the largest and the smallest."""
         bench = Bench(kit, gguf_kit, scratch)
         kind = data.draw(st.sampled_from([Q.TQ1_0, Q.TQ2_0]))
         rows, groups = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 3))
@@ -273,7 +273,7 @@ class TestTernaryTypes:
         assert np.array_equal(bench.dense(), judge)
 
     def test_windows_of_wide_matrices(self, bench: Bench) -> None:
-        """Panels begin at any strip of rows and column."""
+        """Panels may begin at any strip and any column."""
         w = ternary(130, 20480, seed=3) * np.float32(2)
         bench.compile({"w": stored(w, Q.TQ1_0)}, threads=3)
         assert np.array_equal(bench.dense(), w)
@@ -321,7 +321,7 @@ class TestDense:
                 assert bench.back[name] == (name.upper(), tuple(shape), data)
 
     def test_floats_that_are_ternary(self, bench: Bench) -> None:
-        """An F16 file of a ternary model, and one whose Q8_0 blocks happen to be."""
+        """F16 of a ternary model; and Q8_0 blocks whose values happen to be ternary."""
         w = ternary(6, 64) * np.float32(0.5)
         found = bench.compile({"f": stored(w, Q.F16), "q": stored(w, Q.Q8_0)})
         assert found["f"].scale == "per tensor"
@@ -330,7 +330,7 @@ class TestDense:
 
     @pytest.mark.parametrize("number", [TQ2_0, SHARED])
     def test_blocks_of_more_dimensions_are_dequantized(self, bench: Bench, number: int) -> None:
-        """Experts, three-dimensional, stay dense; so does what --exclude names."""
+        """Three-dimensional tensors (experts) and excluded tensors stay dense."""
         block = {TQ2_0: TQ2_0_BLOCK, SHARED: (HALF + Q2_CODES) * 2}[number]
         tensors = {"e": ((2, 3, 256), number, block * 6), "x": ((4, 256), number, block * 4)}
         tensors["t"] = ((4, 256), number, block * 4)
@@ -368,12 +368,14 @@ class TestDense:
         assert bench.back["w"] == ("F32", (32, 128), expected.tobytes())
 
     def test_without_the_gguf_package(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Only dense tensors of quantized types need it."""
+        """Only dense tensors of quantized types need the package."""
         w = np.linspace(-1, 1, 512, dtype=np.float32).reshape(2, 256)
         quantized, ternary_blocks = stored(w, Q.Q8_0), stored(ternary(2, 256), Q.TQ1_0)
         monkeypatch.setitem(sys.modules, "gguf", None)
         bench.compile({"t": ternary_blocks})
-        with pytest.raises(SourceError, match=r"e: its type is Q8_0.*pip install 'rsr-ternary\[g"):
+        with pytest.raises(
+            SourceError, match=r"e: dequantizing its type, Q8_0, .*pip install 'rsr-ternary\[g"
+        ):
             bench.compile({"t": ternary_blocks, "e": quantized})
 
 
@@ -409,7 +411,7 @@ class TestLlama:
         tensors = self.tensors()
         tensors["blk.0.attn_q.weight"] = ((0, 256), TQ2_0, b"")
         tensors["blk.0.attn_q.bias"] = ((0,), F32, b"")
-        with pytest.raises(rsrc.SourceError, match=r"but config.json gives it \[256, 256\]"):
+        with pytest.raises(rsrc.SourceError, match=r"but config.json implies \[256, 256\]"):
             bench.compile(tensors, llama())
 
     def test_dense_rows_and_biases_too(self, bench: Bench) -> None:
@@ -452,7 +454,7 @@ class TestLlama:
         assert config["tie_word_embeddings"] is True
 
     def test_rope_factors_become_a_setting(self, bench: Bench) -> None:
-        """Those of Llama 3 for theta 10000 and heads of 64; others stay what they are."""
+        """Llama 3's factors become a setting of config.json; other factors stay a tensor."""
         wavelength = 2 * np.pi * 10000 ** (np.arange(0, 64, 2) / 64)
         blend = np.clip((8192 / wavelength - 1) / 3, 0, 1)
         factors = (1 / ((1 - blend) / 8 + blend)).astype(np.float32)
@@ -472,9 +474,9 @@ class TestLlama:
     @pytest.mark.parametrize(
         ("change", "match"),
         [
-            ({"llama.attention.head_count": "four"}, "256 rows are no pairs in each of 0 heads"),
-            ({"llama.attention.head_count": 3}, "256 rows are no pairs in each of 3 heads"),
-            ({"llama.attention.head_count": 256}, "256 rows are no pairs in each of 256 heads"),
+            ({"llama.attention.head_count": "four"}, "256 rows are not a multiple of 2 x 0 heads"),
+            ({"llama.attention.head_count": 3}, "256 rows are not a multiple of 2 x 3 heads"),
+            ({"llama.attention.head_count": 256}, "256 rows are not a multiple of 2 x 256 heads"),
         ],
     )
     def test_heads_that_do_not_fit(self, bench: Bench, change: dict[str, Any], match: str) -> None:
@@ -483,7 +485,7 @@ class TestLlama:
 
     def test_rows_of_three_dimensions(self, bench: Bench) -> None:
         tensors = {"blk.0.attn_q.weight": ((8, 1, 256), F32, bytes(8192))}
-        with pytest.raises(SourceError, match=r"ordered by heads .* it has 3 dimensions"):
+        with pytest.raises(SourceError, match=r"permuted by heads .* it has 3 dimensions"):
             bench.compile(tensors, llama())
 
     def test_any_number_of_rows_without_columns(self, gguf_kit: GgufKit, tmp_path: Path) -> None:
@@ -494,13 +496,13 @@ class TestLlama:
 
     def test_i2_s_rows_that_share_blocks_cannot_move(self, bench: Bench) -> None:
         tensors = {"blk.0.attn_q.weight": ((256, 64), I2_S, bytes(256 * 16 + 32))}
-        with pytest.raises(SourceError, match="blocks of I2_S straddle them"):
+        with pytest.raises(SourceError, match="blocks of I2_S straddle rows"):
             bench.compile(tensors, llama())
 
     def test_two_names_for_one_tensor(self, bench: Bench) -> None:
         tensors = self.tensors()
         tensors["model.norm.weight"] = tensors["output_norm.weight"]
-        with pytest.raises(SourceError, match=r"'model.norm.weight' is there under two names"):
+        with pytest.raises(SourceError, match=r"'model.norm.weight' occurs under two names"):
             bench.compile(tensors, llama())
 
 
@@ -525,16 +527,18 @@ class TestRefused:
             bench.one((1, 256), SHARED, bytes(72))
 
     def test_sizes_of_different_types(self, bench: Bench) -> None:
-        """Each tensor fits a type of that number, but none fits all."""
+        """Each tensor fits some type of the number, but no type fits all tensors."""
         tensors = {
             "q2_0": ((1, 64), SHARED, HALF + Q2_CODES[:16]),
             "stq1_0": ((1, 256), SHARED, bytes(40) + HALF),
         }
-        with pytest.raises(SourceError, match=r"'q2_0' and others have type 42, some with the s"):
+        with pytest.raises(
+            SourceError, match=r"'q2_0' and others have type 42, but their sizes fit d"
+        ):
             bench.compile(tensors)
 
     def test_the_other_tensors_of_a_type_decide(self, bench: Bench) -> None:
-        """One is too small to tell 68 bytes of PQ2_0 from 72 of Q2_0, but not both."""
+        """One tensor cannot tell 68 bytes of PQ2_0 from 72 of Q2_0; two tensors can."""
         block = HALF + Q2_CODES
         tensors = {"w": ((1, 256), SHARED, block * 2), "x": ((8, 256), SHARED, block * 16)}
         assert bench.compile(tensors)["w"].scale == "PQ2_0, per tensor"
@@ -574,7 +578,7 @@ class TestRefused:
     def test_values_of_unexpected_types(
         self, gguf_kit: GgufKit, tmp_path: Path, value: Any
     ) -> None:
-        """Whatever a key holds, the file is read or refused in a sentence."""
+        """Whatever the value of a key, the file is read, or rejected with a message."""
         tensors = TestLlama().tensors() | {"rope_freqs.weight": ((32,), F32, bytes(128))}
         keys = [
             *("general.architecture", "general.type", "general.name", "general.alignment"),
@@ -600,7 +604,7 @@ class TestRefused:
 
 
 def test_other_processes_know_it_again(gguf_kit: GgufKit, kit: Kit, tmp_path: Path) -> None:
-    """What a checkpoint is known by holds nothing of the process that opened it."""
+    """The digest of a checkpoint does not depend on the process that opened it."""
     tensors = {"w": ((1, 256), TQ2_0, TQ2_0_BLOCK)}
     source = gguf_kit.save(tmp_path / "m.gguf", {"general.architecture": "none"}, tensors)
     code = (
@@ -679,26 +683,26 @@ class TestFiles:
     ) -> None:
         first = self.part(gguf_kit, tmp_path, 0, 2)
         self.part(gguf_kit, tmp_path, 1, 2, **{"split.no": gguf_kit.value(number)})
-        with pytest.raises(SourceError, match=r"says it is part .* expected 1 of 2"):
+        with pytest.raises(SourceError, match=r"metadata say part .* expected 1 of 2"):
             open_checkpoint(first)
 
     def test_parts_that_are_not_what_their_names_say(
         self, gguf_kit: GgufKit, tmp_path: Path
     ) -> None:
         first, second = (self.part(gguf_kit, tmp_path, i, 2) for i in range(2))
-        with pytest.raises(SourceError, match="not the first of 2 parts: name m-00001-of-00002"):
+        with pytest.raises(SourceError, match="not the first of 2 parts: open m-00001-of-00002"):
             open_checkpoint(second)
         second.write_bytes(first.read_bytes())
-        with pytest.raises(SourceError, match=r"says it is part 0 of 2 .*expected 1 of 2"):
+        with pytest.raises(SourceError, match=r"metadata say part 0 of 2 .*expected 1 of 2"):
             open_checkpoint(first)
         first.rename(tmp_path / "other.gguf")
-        with pytest.raises(SourceError, match="one of 2 parts, which are found by name"):
+        with pytest.raises(SourceError, match="one of 2 parts, which must be named"):
             open_checkpoint(tmp_path / "other.gguf")
 
     def test_parts_with_the_same_tensor(self, gguf_kit: GgufKit, tmp_path: Path) -> None:
         first, second = (self.part(gguf_kit, tmp_path, i, 2) for i in range(2))
         second.write_bytes(second.read_bytes().replace(b"w1", b"w0"))
-        with pytest.raises(SourceError, match="tensors of the same name"):
+        with pytest.raises(SourceError, match="a tensor of the same name"):
             open_checkpoint(first)
 
     def test_a_directory(self, kit: Kit, gguf_kit: GgufKit, tmp_path: Path) -> None:
