@@ -69,8 +69,8 @@ def compile(
         quantize: "absmean", "absmedian" or "twn": make linear weights ternary that are not. This is
             post-training quantization, and lossy. Models whose config.json says that they quantize
             their own weights are recognized without this option.
-        per: what shares a scale if `quantize` is given: "tensor" (None, too), "row" or "group:N", N
-            columns of a row.
+        per: the weights that share a scale if `quantize` is given: "tensor" (the default), "row" or
+            "group:N", N columns of a row.
         head: "int8" quantizes the output head to int8 with one scale per row: lossy, and half or a
             quarter of its bytes. If config.json ties the head to the embedding, the embedding is
             kept as well. The loss of logits is measured on the threads of rsr_runtime.
@@ -91,7 +91,7 @@ def compile(
     Raises:
         SourceError: the source is missing, damaged or not supported.
         NothingToCompileError: no tensor is ternary or binary.
-        OptionError: an option is out of its range, the output is part of the source, or there is
+        OptionError: an option is out of range, the output is part of the source, or there is
             no head to quantize.
         ExecutorError: the executor cannot be reached, or lost its workers.
         OutputExistsError: the output exists and `force` is not set, or it is not a regular file.
@@ -136,7 +136,7 @@ def load(
         source: see `compile`.
         output: see `compile`.
         options: see `compile`.
-        is_local: False if workers in other folders have to find the source.
+        is_local: whether only this process, with its working directory, opens the source.
     """
     target = check_output(output, options.force)
     checkpoint = open_checkpoint(source if is_local else Path(source).absolute())

@@ -48,8 +48,8 @@ def recognize(
         advance: called for each tensor that has been examined.
 
     Returns:
-        A `TernaryTensor` or a `PassthroughTensor` for each source tensor that is not auxiliary to
-        another one, as a weight_scale is to its weight.
+        A `TernaryTensor` or a `PassthroughTensor` for each source tensor, except auxiliary ones
+        such as a weight_scale.
 
     Raises:
         SourceError: a tensor has a ternary layout but is damaged.

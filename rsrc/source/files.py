@@ -1,4 +1,4 @@
-"""The files of a source: the small ones beside the tensors, and none of them as an output."""
+"""The small files of a source, and the check that an output replaces none of its files."""
 
 from __future__ import annotations
 

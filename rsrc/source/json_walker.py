@@ -1,7 +1,7 @@
 """Parse untrusted JSON one member at a time, each within a limit.
 
-`json.loads` takes up to 30 bytes of memory for each byte that it reads. This parser reads files
-that may have megabytes and of which only some members are kept.
+`json.loads` takes up to 30 bytes of memory for each byte that it reads. This parser is for files of
+several megabytes of which few members are kept.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-_FIRST = 256  # bytes decoded at first, in the hope that the value ends within them
+_FIRST = 256  # bytes decoded at first; most values end within them
 _SPACE = " \t\n\r"
 _SPACES = re.compile(r"[ \t\n\r]*")
 

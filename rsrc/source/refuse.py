@@ -1,7 +1,7 @@
 """Checkpoints that `rsrc compile` rejects as a whole, although they open.
 
 Products with their weights would be wrong, or would not be products of the model. Each row of
-`REFUSALS` says how to tell such a checkpoint, what it is, and what to do instead.
+`REFUSALS` names a kind of checkpoint, how it is detected, and what to do instead.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Refusal:
 
     Attributes:
         kind: its name.
-        sign: returns what shows that a checkpoint is of this kind, or None if it is not. It reads
+        sign: returns what shows that a checkpoint is of this kind, None if nothing does. It reads
             no tensor.
         advice: why it is rejected, and what to do instead.
     """

@@ -33,7 +33,7 @@ MAX_SHARD_NAME = 255  # bytes, the limit of file systems
 _MAX_NAME = 6 * MAX_NAME_BYTES + 2
 _MAX_SHARD = 6 * MAX_SHARD_NAME + 2
 _MAX_ENTRY = 4096  # bytes of JSON that describe one tensor
-_MAX_OTHER = 1 << 16  # bytes of another member of an index than weight_map
+_MAX_OTHER = 1 << 16  # bytes of a member of an index other than weight_map
 _METADATA_OVERHEAD = 10  # bytes that the header of a .rsr file adds to a key and its value
 _MAX_SIZE = (1 << 63) - 1
 _METADATA = "__metadata__"
@@ -86,8 +86,8 @@ def open_shards(source: Path, shards: list[Path], files: dict[str, Path | bytes]
         files: see `Checkpoint`.
 
     Raises:
-        SourceError: a shard is not a valid safetensors file, two of them have a tensor of one name,
-            or together they exceed a limit.
+        SourceError: a shard is not a valid safetensors file, two of them have a tensor of the
+            same name, or together they exceed a limit.
     """
     tensors: dict[str, SourceTensor] = {}
     metadata: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Process tensors in this thread, in a thread pool, or with an executor of the caller."""
+"""Process tensors in this thread, in a thread pool, or with the caller's executor."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Workers:
 
     Args:
         executor: runs the function; None runs it in this thread, when a result is requested.
-        ahead: how many tensors may be in flight beside the one that is waited for.
+        ahead: how many tensors may be in flight besides the one that is waited for.
         is_local: whether the executor's workers are threads of this process.
         pool: threads for the panels of tensors that are too large for one worker.
         threads: how many threads `pool` has; 1 without a pool.
@@ -160,7 +160,7 @@ class LocalState:
         self._stop.set()
 
     def until_stopped(self, pieces: Iterable[T]) -> Iterator[T]:
-        """Yield `pieces` until `stop` is called; then raise an error, which nobody waits for."""
+        """Yield `pieces` until `stop` is called; then raise, which ends the worker's task."""
         for piece in pieces:
             if self._stop.is_set():
                 raise InterruptedError("the compilation was stopped")

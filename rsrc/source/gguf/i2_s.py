@@ -1,4 +1,4 @@
-"""Detect the order of the codes in an I2_S tensor, as far as the codes show it.
+"""Detect the order of the codes in an I2_S tensor from the codes themselves.
 
 bitnet.cpp packs codes in blocks of 128 on x86. Builds without ACT_PARALLEL pack codes of four rows
 into each byte instead, with the same type number and the same size, and every code is valid in both

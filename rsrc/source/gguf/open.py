@@ -107,7 +107,7 @@ def _equals(value: Value, expected: Value) -> bool:
 
 
 def _refuse(path: Path, metadata: Mapping[str, Value]) -> None:
-    """Reject files whose weights are not those of a model as it stands."""
+    """Reject files whose weights alone are not a model."""
     if any(key.startswith("prism.hadamard.") for key in metadata):
         raise SourceError(
             f"{path}: its weights are in a rotated basis (metadata prism.hadamard.*): products "
@@ -169,7 +169,7 @@ def _description(metadata: Mapping[str, Value]) -> dict[str, str]:
 def _model_files(
     metadata: Mapping[str, Value], config: dict[str, Any], notes: list[str]
 ) -> dict[str, Path | bytes]:
-    """Make config.json and the tokenizer files; add to `notes` why one could not be made."""
+    """Make config.json and the tokenizer files; explain in `notes` what could not be made."""
     if not config:
         architecture = str(metadata.get("general.architecture"))[:64]
         notes.append(

@@ -174,7 +174,7 @@ def _merges(metadata: Mapping[str, Any], vocabulary: Mapping[str, int]) -> list[
 def _merges_from_scores(
     metadata: Mapping[str, Any], vocabulary: Mapping[str, int], types: Sequence[int]
 ) -> list[list[str]]:
-    """List all pairs of tokens that form a token, by falling score of that token."""
+    """List all pairs of tokens that form a token, by descending score of that token."""
     scores = _scores(metadata, len(vocabulary))
     names = list(vocabulary)  # merges share these strings
     normal = [token for token, i in vocabulary.items() if types[i] == NORMAL]
@@ -225,7 +225,7 @@ def _added_tokens(metadata: Mapping[str, Any], tokens: list[str]) -> list[dict[s
 
 
 def _post_processor(metadata: Mapping[str, Any], tokens: list[str]) -> dict[str, Any] | None:
-    """Add BOS before the text and EOS after it if the metadata, or llama.cpp's defaults, say so."""
+    """Add BOS and EOS if the metadata says so; the defaults are llama.cpp's."""
     marks = []
     for name, wanted in (("bos", _adds_bos(metadata)), ("eos", _adds_eos(metadata))):
         i = _token_id(metadata, SPECIAL_TOKENS[f"{name}_token"], len(tokens))
@@ -283,7 +283,7 @@ def _tokenizer_config(
 def _generation_config(
     metadata: Mapping[str, Any], count: int, ids: Mapping[str, int | None]
 ) -> dict[str, Any]:
-    """Return the token ids that start and end generation; a chat's end of turn ends it, too."""
+    """Return the token ids that start and end generation; the end-of-turn token ends it, too."""
     config: dict[str, Any] = {
         f"{name}_id": ids[name]
         for name in ("bos_token", "eos_token", "pad_token")

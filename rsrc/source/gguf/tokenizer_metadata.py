@@ -35,9 +35,9 @@ def tokenizer_metadata(
     Args:
         tokenizer: tokenizer.json.
         config: tokenizer_config.json; absent settings are left out.
-        vocab_size: rows of the embedding. Unused tokens are added up to it, as llama.cpp requires
-            as many tokens as rows.
-        note: called with what GGUF cannot express.
+        vocab_size: rows of the embedding. Unused tokens pad the vocabulary to it, because
+            llama.cpp requires as many tokens as rows.
+        note: called with a sentence for each thing that GGUF cannot express.
 
     Returns:
         Key: value; {} for other tokenizers and for damaged files.
@@ -179,7 +179,7 @@ def _space_prefix(tokenizer: Mapping[str, Any]) -> bool | None:
 def _scores(
     tokens: Sequence[str], types: Sequence[int], pairs: Iterable[tuple[str, str]], note: Note
 ) -> list[float]:
-    """Return scores by which the pair whose merge comes first is merged first."""
+    """Return scores that reproduce the order of the merges: the earlier a merge, the higher."""
     rank: dict[str, int] = {}
     last, in_order = "", True
     for left, right in pairs:

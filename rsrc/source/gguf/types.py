@@ -71,7 +71,7 @@ class GgmlType:
     tail: int = 0  # bytes after the last block of the tensor
     dtype: str | None = None  # of plain elements, as safetensors spells it
     codec: Codec | None = None  # of ternary and binary types
-    assumed: str = ""  # an assumption that files cannot confirm, for the report
+    assumed: str = ""  # an assumption that files cannot confirm; for reports
 
     @property
     def is_flat(self) -> bool:
