@@ -27,8 +27,6 @@ _MIN_WEIGHTS = 4096  # with fewer, the list takes more bytes than it saves
 _FIRST = 1 << 13  # digits of the first window; most matrices show more than 32 patterns in it
 _PANEL = 1 << 20  # digits of the following windows
 
-Window = tuple[slice, slice]
-
 
 def list_patterns(p: IndexPlan, raw: Bytes) -> IndexPlan:
     """Return the plan with the patterns that occur listed, or `p` if too many occur.
@@ -73,7 +71,7 @@ def _occurring(t: TernaryTensor, raw: Bytes, stride: int) -> bytes | None:
     return pattern_digits(len(t.digits), LISTED_K)[np.flatnonzero(seen)].tobytes()
 
 
-def _windows(shape: tuple[int, int], run: int) -> Iterator[Window]:
+def _windows(shape: tuple[int, int], run: int) -> Iterator[tuple[slice, slice]]:
     """Divide a matrix into windows of whole runs of columns: small ones first."""
     out_features, in_features = shape
     width = min(in_features, _PANEL // run * run)

@@ -158,7 +158,7 @@ def write(
     tensors, and indexes in panels the tensors that are too large for one worker.
 
     Returns:
-        The reports of all tensors, and the names of the files kept beside them.
+        The reports of all tensors, and the names of the model files.
     """
     encoder = Encoder(options.zstd, workers.local if workers.is_local else None)
     records: list[Tensor] = []

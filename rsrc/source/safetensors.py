@@ -56,7 +56,7 @@ def open_index(index: Path) -> Checkpoint:
             )
     refuse_pickles(index, names)
     # Symbolic links are followed, as the Hugging Face cache consists of them. The index itself
-    # cannot name a file elsewhere; whoever made a link on this machine chose where it points.
+    # cannot name a file elsewhere; a link on this machine was made by its user.
     shards = [index.parent / name for name in names]
     missing = [_absent(p) for p in shards if not p.is_file()]
     if missing:

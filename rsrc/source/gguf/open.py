@@ -91,10 +91,10 @@ def _read_parts(path: Path) -> list[Header]:
     headers = [first]
     for i, part in enumerate(parts[1:], 1):
         header = read_header(part)
-        said = header.metadata.get("split.no"), header.metadata.get("split.count")
-        if not (_equals(said[0], i) and _equals(said[1], count)):
+        found = header.metadata.get("split.no"), header.metadata.get("split.count")
+        if not (_equals(found[0], i) and _equals(found[1], count)):
             raise SourceError(
-                f"{part}: its metadata says part {str(said[0])[:20]} of {str(said[1])[:20]} "
+                f"{part}: its metadata says part {str(found[0])[:20]} of {str(found[1])[:20]} "
                 f"(counted from 0), expected {i} of {count}"
             )
         headers.append(header)

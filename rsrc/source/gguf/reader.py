@@ -156,9 +156,6 @@ class _Cursor:
         start = self.take(length, what)
         return _text(self.data[start : start + length], f"{self.path}: {what}")
 
-    def name(self, what: str) -> str:
-        return self.string(what, MAX_NAME_BYTES)
-
     def numbers(self, dtype: str, count: int, what: str) -> npt.NDArray[Any]:
         item = np.dtype(dtype)
         start = self.take(count * item.itemsize, what)
@@ -227,7 +224,7 @@ def _read(c: _Cursor) -> Header:
     key_count = c.u64("key count", MAX_KEYS)
     metadata: dict[str, Value] = {}
     for i in range(key_count):
-        key = c.name(f"key {i}")
+        key = c.string(f"key {i}", MAX_NAME_BYTES)
         if key in metadata:
             raise c.fail(f"key {key[:80]!r} occurs twice")
         metadata[key] = c.value(f"value of {key[:80]!r}")
@@ -235,7 +232,7 @@ def _read(c: _Cursor) -> Header:
     listed: list[_Listed] = []
     names: set[str] = set()
     for i in range(tensor_count):
-        name = c.name(f"name of tensor {i}")
+        name = c.string(f"name of tensor {i}", MAX_NAME_BYTES)
         if name in names:
             raise c.fail(f"tensor {name[:80]!r} occurs twice")
         names.add(name)

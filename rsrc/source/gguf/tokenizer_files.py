@@ -227,7 +227,7 @@ def _added_tokens(metadata: Mapping[str, Any], tokens: list[str]) -> list[dict[s
 def _post_processor(metadata: Mapping[str, Any], tokens: list[str]) -> dict[str, Any] | None:
     """Add BOS and EOS if the metadata says so; the defaults are llama.cpp's."""
     marks = []
-    for name, wanted in (("bos", _adds_bos(metadata)), ("eos", _adds_eos(metadata))):
+    for name, wanted in _added_ends(metadata).items():
         i = _token_id(metadata, SPECIAL_TOKENS[f"{name}_token"], len(tokens))
         marks.append(tokens[i] if wanted and i is not None else None)
     if not any(marks):
@@ -251,15 +251,15 @@ def _post_processor(metadata: Mapping[str, Any], tokens: list[str]) -> dict[str,
     }
 
 
-def _adds_bos(metadata: Mapping[str, Any]) -> bool:
+def _added_ends(metadata: Mapping[str, Any]) -> dict[str, bool]:
+    """Return whether BOS and EOS are added to a text."""
     pre = PRE_TOKENIZERS.get(str(metadata.get("tokenizer.ggml.pre")))
     spm = metadata.get("tokenizer.ggml.model") == "llama"
     default = spm or (pre is not None and pre.add_bos)  # llama.cpp's
-    return _flag(metadata, "tokenizer.ggml.add_bos_token", default)
-
-
-def _adds_eos(metadata: Mapping[str, Any]) -> bool:
-    return _flag(metadata, "tokenizer.ggml.add_eos_token", False)
+    return {
+        "bos": _flag(metadata, "tokenizer.ggml.add_bos_token", default),
+        "eos": _flag(metadata, "tokenizer.ggml.add_eos_token", False),
+    }
 
 
 def _tokenizer_config(
@@ -268,8 +268,7 @@ def _tokenizer_config(
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
-        "add_bos_token": _adds_bos(metadata),
-        "add_eos_token": _adds_eos(metadata),
+        **{f"add_{name}_token": added for name, added in _added_ends(metadata).items()},
     }
     for name, i in ids.items():
         if i is not None:

@@ -170,16 +170,8 @@ def _stq1_0(b: Bytes) -> Bytes:
     return _planes(_STQ[number].reshape(-1, 16)).reshape(len(b), 256)
 
 
-_TQ1_0 = GgmlType("TQ1_0", 256, 54, codec=Codec(_tq1_0, slice(52, 54)))
-_TQ2_0 = GgmlType("TQ2_0", 256, 66, codec=Codec(_tq2_0, slice(64, 66), two_bits=slice(0, 64)))
-_Q1_0 = GgmlType("Q1_0", 128, 18, codec=Codec(_q1_0, slice(0, 2), digits=BINARY_SIGNS))
-_Q2_0 = GgmlType(
-    "Q2_0", 64, 18, codec=Codec(_q2_0, slice(0, 2), two_bits=slice(2, None), is_general=True)
-)
-_PQ2_0 = GgmlType(
-    "PQ2_0", 128, 34, codec=Codec(_q2_0, slice(0, 2), two_bits=slice(2, None), is_general=True)
-)
-_PTQ1_0 = GgmlType("PTQ1_0", 128, 28, codec=Codec(_ptq1_0, slice(26, 28)))
+_Q2 = Codec(_q2_0, slice(0, 2), two_bits=slice(2, None), is_general=True)
+_PQ2_0 = GgmlType("PQ2_0", 128, 34, codec=_Q2)
 _STQ1_0 = GgmlType("STQ1_0", 256, 42, codec=Codec(_stq1_0, slice(40, 42)))
 # The order of x86, 128 weights in 32 bytes, which the official files and the converters use. If
 # built for ARM or without ACT_PARALLEL, bitnet.cpp writes other orders under the same number: the
@@ -193,10 +185,7 @@ _I2_S = GgmlType(
     codec=Codec(_i2_s, slice(0, 4), "<f4", two_bits=slice(None)),
     assumed=" (order of x86 assumed)",
 )
-_IQ1_BN = GgmlType("IQ1_BN", 64, 13, row_header=2, codec=Codec(_iq1_bn, slice(0, 2)))
-_IQ2_BN = GgmlType(
-    "IQ2_BN", 64, 16, row_header=4, codec=Codec(_planes, slice(0, 4), "<f4", slice(None))
-)
+_IQ2_BN = Codec(_planes, slice(0, 4), "<f4", two_bits=slice(None))
 
 # Number: candidates.
 TYPES: dict[int, tuple[GgmlType, ...]] = {
@@ -227,18 +216,18 @@ TYPES: dict[int, tuple[GgmlType, ...]] = {
     28: (GgmlType("F64", 1, 8, dtype="F64"),),
     29: (GgmlType("IQ1_M", 256, 56),),
     30: (GgmlType("BF16", 1, 2, dtype="BF16"),),
-    34: (_TQ1_0,),
-    35: (_TQ2_0,),
+    34: (GgmlType("TQ1_0", 256, 54, codec=Codec(_tq1_0, slice(52, 54))),),
+    35: (GgmlType("TQ2_0", 256, 66, codec=Codec(_tq2_0, slice(64, 66), two_bits=slice(0, 64))),),
     36: (_I2_S,),
     39: (GgmlType("MXFP4", 32, 17),),
     40: (GgmlType("NVFP4", 64, 36),),
-    41: (_Q1_0,),
-    42: (_Q2_0, _PQ2_0, _STQ1_0),
+    41: (GgmlType("Q1_0", 128, 18, codec=Codec(_q1_0, slice(0, 2), digits=BINARY_SIGNS)),),
+    42: (GgmlType("Q2_0", 64, 18, codec=_Q2), _PQ2_0, _STQ1_0),
     43: (_STQ1_0,),
-    134: (_IQ1_BN,),
-    135: (_IQ2_BN,),
+    134: (GgmlType("IQ1_BN", 64, 13, row_header=2, codec=Codec(_iq1_bn, slice(0, 2))),),
+    135: (GgmlType("IQ2_BN", 64, 16, row_header=4, codec=_IQ2_BN),),
     142: (_PQ2_0,),
-    143: (_PTQ1_0,),
+    143: (GgmlType("PTQ1_0", 128, 28, codec=Codec(_ptq1_0, slice(26, 28))),),
 }
 # Numbers that several projects assigned: the size must match exactly.
 _SHARED = frozenset({36, 39, 41, 42, 43, 134, 135, 142, 143})
