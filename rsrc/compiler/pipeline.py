@@ -128,7 +128,7 @@ def load(
     source: str | os.PathLike[str],
     output: str | os.PathLike[str],
     options: CompileOptions,
-    is_local: bool = True,
+    is_local: bool,
 ) -> Checkpoint:
     """Stage 1: check the output and open the source.
 
