@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from typing import IO, Any, TypeVar, cast
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +31,6 @@ from ..layouts import TernaryTensor
 from ..layouts.base import DigitArray
 from ..workers.pool import Workers
 from .plan import IndexPlan
-
-T = TypeVar("T")
-Item = TypeVar("Item")
 
 _PANEL = 2 << 20  # bytes of a panel; small enough for the L2 cache
 _PANELS = 32 << 20  # bytes of all panels in flight, for any number of threads
@@ -89,7 +86,8 @@ def _ranks(p: IndexPlan, raw: Bytes, pool: Executor | None, threads: int) -> Ite
             return _pack(p, digits)
 
     panels = ((r, c) for r in range(0, out_features, height) for c in range(0, in_features, width))
-    return ordered_map(pool, encode, panels, threads)
+    encoded = Workers(pool, threads).map(encode, panels)
+    return (words for _, words in encoded if words is not None)
 
 
 def _fill_groups(digits: DigitArray, group: int, k: int, pad: int) -> DigitArray:
@@ -157,7 +155,9 @@ def _permutations(
             )
         return permutation, lists
 
-    for permutation, lists in ordered_map(pool, encode, range(0, columns, width), ahead):
+    for _, panel in Workers(pool, ahead).map(encode, range(0, columns, width)):
+        assert panel is not None
+        permutation, lists = panel
         segments.write(lists.data)
         yield permutation.reshape(-1).data.cast("B")
 
@@ -176,14 +176,3 @@ def _naming(t: TernaryTensor) -> Iterator[None]:
             f"{t.name}: has a code other than 0 to {len(t.digits) - 1}: it is damaged, or not in "
             f"layout {t.layout.name!r}; --exclude keeps it dense"
         ) from None
-
-
-def ordered_map(
-    pool: Executor | None, function: Callable[[Item], T], items: Iterable[Item], ahead: int
-) -> Iterator[T]:
-    """Yield function(item) in order, with at most `ahead` + 1 results computed but not taken.
-
-    Without a pool, each result is computed when it is requested.
-    """
-    for _, result in Workers(pool, ahead).map(function, items):
-        yield cast(T, result)
