@@ -133,9 +133,7 @@ def _codes_and_offsets(c: Checkpoint) -> str | None:
 def _zero_points(c: Checkpoint) -> str | None:
     def is_packed(name: str) -> bool:
         stem = name.removesuffix(".qweight")
-        return stem != name and not c.tensors.keys().isdisjoint(
-            (f"{stem}.qzeros", f"{stem}.scales")
-        )
+        return stem != name and any(f"{stem}.{part}" in c.tensors for part in ("qzeros", "scales"))
 
     return _tensor_named(c, is_packed)
 
