@@ -1,4 +1,4 @@
-"""The offline compiler: from a ternary checkpoint to one `.rsr` file.
+"""The offline compiler: it turns a ternary checkpoint into one `.rsr` file.
 
 Example:
     import rsrc

@@ -9,13 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 import rsr_runtime as rsr
 from rsr_formats.errors import RsrError
 
-Bytes = npt.NDArray[np.uint8]
+from ..common.arrays import Bytes as Bytes
 
 _TURN = 0.008  # seconds of products in one turn
 _MIN_ROUNDS = 3  # however short the time

@@ -9,7 +9,7 @@ from functools import partial
 
 from rsr_formats.text import printable
 
-Progress = Callable[[str, int, int], None]
+from ..common.progress import ProgressFunction
 
 
 class _Shown:
@@ -34,7 +34,7 @@ class _Shown:
 
 
 @contextmanager
-def progress_bar(verb: str, in_bytes: bool = True) -> Iterator[Progress | None]:
+def progress_bar(verb: str, in_bytes: bool = True) -> Iterator[ProgressFunction | None]:
     """A progress bar on a terminal; nothing in a pipe."""
     if not sys.stderr.isatty():
         yield None

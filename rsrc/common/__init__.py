@@ -1,1 +1,1 @@
-"""What every stage of the compiler uses: errors, progress, console output, scratch folders."""
+"""Shared by all rooms: array types, errors, progress, console output, scratch folders."""

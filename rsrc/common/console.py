@@ -1,4 +1,4 @@
-"""What the commands print for people: the console, sizes, and word of slow stages."""
+"""Console output for people: tables, sizes, and the names of slow stages."""
 
 from __future__ import annotations
 

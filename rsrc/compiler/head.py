@@ -21,10 +21,10 @@ from rsr_formats.records import FLOAT_DTYPES, MAX_QUANTIZED_COLUMNS, DenseTensor
 from rsr_formats.records import row_scales_name as scales_name
 from rsr_formats.writer import BytesLike
 
+from ..common.arrays import Bytes
 from ..common.errors import OptionError, SourceError
 from ..common.progress import Advance
 from ..layouts import TernaryTensor
-from ..layouts.base import Bytes
 from ..layouts.float_bits import from_float32, row_panels, to_float32
 from ..source.checkpoint import Checkpoint
 from ..source.tensor import SourceTensor
@@ -66,16 +66,15 @@ def find_head(checkpoint: Checkpoint) -> SourceTensor:
         OptionError: there is no head.
     """
     tensors = checkpoint.tensors
-    if WEIGHT in tensors:
-        return tensors[WEIGHT]
-    is_tied = checkpoint.config.get("tie_word_embeddings") is True
-    if is_tied and EMBEDDING in tensors:
-        return tensors[EMBEDDING]
-    tied = "true" if is_tied else "not true"
-    missing = f" and no {EMBEDDING!r}" if is_tied else ""
+    is_tied = WEIGHT not in tensors and checkpoint.config.get("tie_word_embeddings") is True
+    names = (WEIGHT, EMBEDDING) if is_tied else (WEIGHT,)
+    for name in names:
+        if name in tensors:
+            return tensors[name]
     raise OptionError(
-        f"head: {checkpoint.path} has no {WEIGHT!r}{missing}, and tie_word_embeddings is {tied} in "
-        "its config.json, so there is no output head to quantize: compile without --head"
+        f"head: {checkpoint.path} has no {' and no '.join(map(repr, names))}, and "
+        f"tie_word_embeddings is {'true' if is_tied else 'not true'} in its config.json, so there "
+        "is no output head to quantize: compile without --head"
     )
 
 
@@ -89,10 +88,11 @@ def plan_head(
             tensor with the name of the scales.
     """
     name = find_head(checkpoint).name
-    place = next((i for i, t in enumerate(recognized) if t.tensor.name == name), None)
-    found = None if place is None else recognized[place]
-    if place is None or found is None:
+    names = [t.tensor.name for t in recognized]
+    if name not in names:
         raise OptionError(f"head: {name!r} is auxiliary to another tensor: compile without --head")
+    place = names.index(name)
+    found = recognized[place]
     if isinstance(found, TernaryTensor):
         kind = "ternary" if len(found.digits) == 3 else "binary"
         raise OptionError(
@@ -263,15 +263,18 @@ def _hidden(plan: HeadPlan) -> Floats:
 class _Loss:
     """Compares a matrix and its logits with those of its int8 form, panel by panel.
 
-    The runtime computes the logits. NumPy would be as fast on an idle machine, but beside busy
-    workers its spinning threads make it ten times slower.
+    The runtime computes the logits. NumPy is as fast on an idle machine, but ten times slower while
+    workers are busy, because its threads spin.
     """
 
     def __init__(self, hidden: Floats) -> None:
         self._hidden = hidden
         self._weights = np.zeros(2)  # |W - Q|^2, |W|^2
         self._logits = np.zeros(4)  # |a - b|^2, |a|^2, |b|^2, a.b of the logits a and b
-        self._best = [_Best(len(hidden)), _Best(len(hidden))]
+        # Of W and Q, for each vector: the largest logit of all panels so far, and its row.
+        self._largest = np.full((2, len(hidden)), -np.inf, np.float32)
+        self._token = np.zeros((2, len(hidden)), np.int64)
+        self._rows = 0
 
     def add(self, values: Floats, q: Int8, scale: Floats) -> None:
         from rsr_runtime import linear_rows  # lazily: compiling needs no kernels otherwise
@@ -281,12 +284,14 @@ class _Loss:
         exact, found = linear_rows(values, self._hidden), linear_rows(q, self._hidden, scale)
         product = (exact * found).sum(dtype=np.float64)
         self._logits += _square(exact - found), _square(exact), _square(found), product
-        for best, logits in zip(self._best, (exact, found), strict=True):
-            best.add(logits)
+        token = np.stack([exact.argmax(axis=1), found.argmax(axis=1)])
+        largest = np.stack([exact.max(axis=1), found.max(axis=1)])
+        better = largest > self._largest
+        self._token[better], self._largest[better] = token[better] + self._rows, largest[better]
+        self._rows += len(values)
 
     def report(self, plan: HeadPlan, bytes_now: int) -> HeadReport:
         error, exact, found, product = self._logits
-        same = self._best[0].token == self._best[1].token
         by = "" if plan.norm is None else f", times {_NORM}"
         return HeadReport(
             of=plan.tensor.name,
@@ -296,29 +301,13 @@ class _Loss:
             relative_error=_ratio(*self._weights),
             logits_relative_error=_ratio(error, exact),
             logits_cosine=float(product / np.sqrt(exact * found)) if exact * found else 1.0,
-            argmax_kept=float(same.mean()),
+            argmax_kept=float((self._token[0] == self._token[1]).mean()),
             vectors=len(self._hidden),
             measured=(
                 f"with {len(self._hidden)} random hidden vectors of variance 1{by}, "
                 "int8 activations against float32"
             ),
         )
-
-
-class _Best:
-    """The largest logit of each vector and its token, over all panels so far."""
-
-    def __init__(self, vectors: int) -> None:
-        self.token = np.zeros(vectors, np.int64)
-        self._logit = np.full(vectors, -np.inf, np.float32)
-        self._rows = 0  # of all panels so far
-
-    def add(self, logits: Floats) -> None:
-        token = logits.argmax(axis=1)
-        logit = logits[np.arange(len(logits)), token]
-        better = logit > self._logit
-        self.token[better], self._logit[better] = token[better] + self._rows, logit[better]
-        self._rows += logits.shape[1]
 
 
 def _square(a: Floats) -> float:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from collections.abc import Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +25,12 @@ from rsr_formats.packing import (
 from rsr_formats.writer import BytesLike
 
 from .. import _native
+from ..common.arrays import Bytes
 from ..common.errors import SourceError
 from ..layouts import TernaryTensor
+from ..layouts.base import DigitArray
+from ..workers.pool import Workers
 from .plan import IndexPlan
-
-T = TypeVar("T")
-Item = TypeVar("Item")
 
 _PANEL = 2 << 20  # bytes of a panel; small enough for the L2 cache
 _PANELS = 32 << 20  # bytes of all panels in flight, for any number of threads
@@ -39,9 +38,7 @@ _PIECE = 1 << 20  # bytes read back from disk at once
 Part = tuple[str, Iterator[BytesLike]]  # name of a section, its pieces
 
 
-def index_sections(
-    p: IndexPlan, raw: npt.NDArray[np.uint8], pool: Executor | None, threads: int
-) -> Iterator[Part]:
+def index_sections(p: IndexPlan, raw: Bytes, pool: Executor | None, threads: int) -> Iterator[Part]:
     """Build the sections of one tensor's index.
 
     Args:
@@ -68,9 +65,7 @@ def index_sections(
         yield "segments", iter(lambda: segments.read(_PIECE), b"")
 
 
-def _ranks(
-    p: IndexPlan, raw: npt.NDArray[np.uint8], pool: Executor | None, threads: int
-) -> Iterator[memoryview]:
+def _ranks(p: IndexPlan, raw: Bytes, pool: Executor | None, threads: int) -> Iterator[memoryview]:
     t = p.source
     out_features, in_features = t.shape
     panel = _panel(threads)
@@ -91,12 +86,11 @@ def _ranks(
             return _pack(p, digits)
 
     panels = ((r, c) for r in range(0, out_features, height) for c in range(0, in_features, width))
-    return ordered_map(pool, encode, panels, threads)
+    encoded = Workers(pool, threads).map(encode, panels)
+    return (words for _, words in encoded if words is not None)
 
 
-def _fill_groups(
-    digits: npt.NDArray[np.uint8], group: int, k: int, pad: int
-) -> npt.NDArray[np.uint8]:
+def _fill_groups(digits: DigitArray, group: int, k: int, pad: int) -> DigitArray:
     """Pad every group of columns to whole column blocks. The first column begins a group."""
     rows, columns = digits.shape
     whole, rest = divmod(columns, group)
@@ -108,7 +102,7 @@ def _fill_groups(
     return filled
 
 
-def _pack(p: IndexPlan, digits: npt.NDArray[np.uint8]) -> memoryview:
+def _pack(p: IndexPlan, digits: DigitArray) -> memoryview:
     rows, columns = digits.shape
     blocks = -(-columns // p.k)
     if p.packing == "n4s1":
@@ -128,7 +122,7 @@ def _pack(p: IndexPlan, digits: npt.NDArray[np.uint8]) -> memoryview:
 
 def _permutations(
     p: IndexPlan,
-    raw: npt.NDArray[np.uint8],
+    raw: Bytes,
     pool: Executor | None,
     threads: int,
     segments: IO[bytes],
@@ -161,7 +155,9 @@ def _permutations(
             )
         return permutation, lists
 
-    for permutation, lists in ordered_map(pool, encode, range(0, columns, width), ahead):
+    for _, panel in Workers(pool, ahead).map(encode, range(0, columns, width)):
+        assert panel is not None
+        permutation, lists = panel
         segments.write(lists.data)
         yield permutation.reshape(-1).data.cast("B")
 
@@ -180,26 +176,3 @@ def _naming(t: TernaryTensor) -> Iterator[None]:
             f"{t.name}: has a code other than 0 to {len(t.digits) - 1}: it is damaged, or not in "
             f"layout {t.layout.name!r}; --exclude keeps it dense"
         ) from None
-
-
-def ordered_map(
-    pool: Executor | None, function: Callable[[Item], T], items: Iterable[Item], ahead: int
-) -> Iterator[T]:
-    """Yield function(item) in order, with at most `ahead` + 1 results computed but not taken.
-
-    Without a pool, each result is computed when it is requested.
-    """
-    if pool is None:
-        yield from map(function, items)
-        return
-    waiting: deque[Future[T]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()

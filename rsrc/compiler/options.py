@@ -18,10 +18,10 @@ HEAD_DTYPES = ("int8",)  # values of `head`
 
 @dataclass(frozen=True)
 class CompileOptions:
-    """What `rsrc.compile` was asked for. Its docstring explains the options.
+    """The options of `rsrc.compile`, whose docstring explains them.
 
     Raises:
-        OptionError: an option is out of its range, or contradicts another.
+        OptionError: an option is out of range or contradicts another.
     """
 
     encoding: str = "auto"
@@ -51,7 +51,7 @@ class CompileOptions:
         if self.head is not None:
             _check_choice("head", self.head, HEAD_DTYPES)
         for name, patterns in (("include", self.include), ("exclude", self.exclude)):
-            if isinstance(patterns, str):  # also a sequence of strings: of its letters
+            if isinstance(patterns, str):  # it is a sequence of strings, too: its letters
                 raise OptionError(f"{name}: found {patterns!r}, expected a list of patterns")
         if self.zstd is not None and not 1 <= self.zstd <= 22:
             raise OptionError(f"zstd: found level {self.zstd}, expected 1 to 22")

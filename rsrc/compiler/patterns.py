@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from rsr_formats.packing import pattern_digits
 from rsr_formats.records import MAX_RANKED_PATTERNS
 
 from .. import _native
+from ..common.arrays import Bytes
 from ..common.errors import OptionError
 from ..layouts import TernaryTensor
 from .plan import LISTED_K, IndexPlan
@@ -27,10 +27,8 @@ _MIN_WEIGHTS = 4096  # with fewer, the list takes more bytes than it saves
 _FIRST = 1 << 13  # digits of the first window; most matrices show more than 32 patterns in it
 _PANEL = 1 << 20  # digits of the following windows
 
-Window = tuple[slice, slice]
 
-
-def list_patterns(p: IndexPlan, raw: npt.NDArray[np.uint8]) -> IndexPlan:
+def list_patterns(p: IndexPlan, raw: Bytes) -> IndexPlan:
     """Return the plan with the patterns that occur listed, or `p` if too many occur.
 
     Args:
@@ -56,7 +54,7 @@ def list_patterns(p: IndexPlan, raw: npt.NDArray[np.uint8]) -> IndexPlan:
     return p
 
 
-def _occurring(t: TernaryTensor, raw: npt.NDArray[np.uint8], stride: int) -> bytes | None:
+def _occurring(t: TernaryTensor, raw: Bytes, stride: int) -> bytes | None:
     """Return the numbers of the patterns of columns `stride` apart; None if too many occur."""
     run = LISTED_K * stride
     if not t.shape[0] or not t.shape[1] or t.shape[1] % run or (t.group_columns or 0) % run:
@@ -73,7 +71,7 @@ def _occurring(t: TernaryTensor, raw: npt.NDArray[np.uint8], stride: int) -> byt
     return pattern_digits(len(t.digits), LISTED_K)[np.flatnonzero(seen)].tobytes()
 
 
-def _windows(shape: tuple[int, int], run: int) -> Iterator[Window]:
+def _windows(shape: tuple[int, int], run: int) -> Iterator[tuple[slice, slice]]:
     """Divide a matrix into windows of whole runs of columns: small ones first."""
     out_features, in_features = shape
     width = min(in_features, _PANEL // run * run)

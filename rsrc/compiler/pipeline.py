@@ -23,9 +23,9 @@ from rsr_formats.records import DenseTensor, FileEntry, Tensor
 from rsr_formats.writer import BytesLike, RsrWriter
 
 from .._version import __version__
-from ..common.errors import OptionError
-from ..common.progress import Advance, ByteCounter, Progress, ProgressFunction, as_progress
+from ..common.progress import Advance, ByteCounter, Progress, ProgressFunction
 from ..source.checkpoint import Checkpoint
+from ..source.files import check_not_source
 from ..source.open import open_checkpoint
 from ..workers.pool import LARGEST, ExecutorLike, Workers, open_workers
 from .head import WEIGHT, HeadPlan, find_head, plan_head, write_head
@@ -69,8 +69,8 @@ def compile(
         quantize: "absmean", "absmedian" or "twn": make linear weights ternary that are not. This is
             post-training quantization, and lossy. Models whose config.json says that they quantize
             their own weights are recognized without this option.
-        per: what shares a scale if `quantize` is given: "tensor" (None, too), "row" or "group:N", N
-            columns of a row.
+        per: the weights that share a scale if `quantize` is given: "tensor" (the default), "row" or
+            "group:N", N columns of a row.
         head: "int8" quantizes the output head to int8 with one scale per row: lossy, and half or a
             quarter of its bytes. If config.json ties the head to the embedding, the embedding is
             kept as well. The loss of logits is measured on the threads of rsr_runtime.
@@ -91,7 +91,7 @@ def compile(
     Raises:
         SourceError: the source is missing, damaged or not supported.
         NothingToCompileError: no tensor is ternary or binary.
-        OptionError: an option is out of its range, the output is part of the source, or there is
+        OptionError: an option is out of range, the output is part of the source, or there is
             no head to quantize.
         ExecutorError: the executor cannot be reached, or lost its workers.
         OutputExistsError: the output exists and `force` is not set, or it is not a regular file.
@@ -103,7 +103,7 @@ def compile(
         head=head, include=include, exclude=exclude, zstd=zstd, threads=threads, force=force,
     )  # fmt: skip
     checkpoint = load(source, output, options, is_local=executor is None)
-    counter = ByteCounter(as_progress(progress), _bytes_to_process(checkpoint, options))
+    counter = ByteCounter(progress, _bytes_to_process(checkpoint, options))
     with open_workers(executor, options.thread_count) as workers:
         counter.begin("recognizing", len(checkpoint.tensors))
         recognized = recognize(checkpoint, options, workers, counter.advance)
@@ -128,7 +128,7 @@ def load(
     source: str | os.PathLike[str],
     output: str | os.PathLike[str],
     options: CompileOptions,
-    is_local: bool = True,
+    is_local: bool,
 ) -> Checkpoint:
     """Stage 1: check the output and open the source.
 
@@ -136,7 +136,7 @@ def load(
         source: see `compile`.
         output: see `compile`.
         options: see `compile`.
-        is_local: False if workers in other folders have to find the source.
+        is_local: whether only this process, with its working directory, opens the source.
     """
     target = check_output(output, options.force)
     checkpoint = open_checkpoint(source if is_local else Path(source).absolute())
@@ -158,9 +158,9 @@ def write(
     tensors, and indexes in panels the tensors that are too large for one worker.
 
     Returns:
-        The reports of all tensors, and the names of the files kept beside them.
+        The reports of all tensors, and the names of the model files.
     """
-    encoder = Encoder(options.zstd, workers.local)
+    encoder = Encoder(options.zstd, workers.local if workers.is_local else None)
     records: list[Tensor] = []
     reports: list[TensorReport] = []
     with (
@@ -216,7 +216,7 @@ class _Output:
                 self.advance(t.name, 0)
 
         record = DenseTensor(t.name, t.dtype, t.shape, self.add(pieces()))
-        return [record], [dense_report(t, p.reason, self.writer.sections[-1])]
+        return [record], [dense_report(record, t, self.writer.sections[-1], p.reason)]
 
     def _write_head(self, p: HeadPlan) -> Written:
         weight, scale, loss = write_head(p, self.add, self.advance)
@@ -226,7 +226,7 @@ class _Output:
     def _write_indexed(self, p: IndexPlan, encoded: Encoded | None) -> Written:
         first = len(self.writer.sections)
         if encoded is None:  # in panels, so that only panels of the result are in memory
-            with self.workers.buffer(p.source.tensor.nbytes) as buffer:
+            with self.workers.local.buffer(p.source.tensor.nbytes) as buffer:
                 raw = p.source.tensor.read(buffer)
                 record = encode(p, raw, self.add, self.workers.pool, self.workers.threads)
         else:
@@ -235,16 +235,6 @@ class _Output:
             record = renumbered(encoded.record, first)
         self.advance(p.source.name, p.source.nbytes)
         return [record], [indexed_report(p.source, record, self.writer.sections[first:])]
-
-
-def check_not_source(output: Path, sources: Iterable[Path]) -> None:
-    """Reject an output that would replace a file it is made from.
-
-    Raises:
-        OptionError: `output` is the same file as one of `sources`.
-    """
-    if output.exists() and any(output.samefile(s) for s in sources if s.exists()):
-        raise OptionError(f"{output} is part of the source: choose another output")
 
 
 def _cost(workers: Workers, p: Plan) -> int | None:

@@ -1,6 +1,6 @@
 """Stage 3: choose encoding, packing, direction and k of each tensor by a cost model.
 
-A product reads its index once. What it costs depends on the encoding:
+A product reads its index once. Its cost depends on the encoding:
 
 * ranked: one lookup per row and column block, at 5 bits per rank. The best k is the largest whose
   B^k patterns fit 32 table entries (ternary 3, binary 5).
@@ -137,7 +137,7 @@ def ranked_packing(base: int, k: int, target: str, grouped: bool = False) -> str
         base: B, 2 or 3.
         k: columns of a column block.
         target: any target but "native".
-        grouped: whether groups of columns have scales of their own.
+        grouped: whether each group of columns has its own scale.
     """
     return TERNARY_PACKING[target] if (base, k) == (3, 3) and not grouped else "w16"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -48,8 +48,8 @@ def recognize(
         advance: called for each tensor that has been examined.
 
     Returns:
-        A `TernaryTensor` or a `PassthroughTensor` for each source tensor that is not auxiliary to
-        another one, as a weight_scale is to its weight.
+        A `TernaryTensor` or a `PassthroughTensor` for each source tensor, except auxiliary ones
+        such as a weight_scale.
 
     Raises:
         SourceError: a tensor has a ternary layout but is damaged.
@@ -62,7 +62,7 @@ def recognize(
         layouts.append(rule(per, chosen=bool(options.include)))
     workers = workers or Workers()
     known = checkpoint if workers.is_local else checkpoint.reference()
-    function = _Recognizer(known, tuple(layouts), tuple(options.include), tuple(options.exclude))
+    function = Recognizer(known, tuple(layouts), tuple(options.include), tuple(options.exclude))
     found: list[Recognized] = []
     with closing(workers.map(function, checkpoint.tensors.values())) as results:
         for tensor, recognized in results:
@@ -76,21 +76,17 @@ def recognize(
     return found
 
 
-def recognizer(checkpoint: Checkpoint) -> Callable[[SourceTensor], Recognized]:
-    """Return the function that `recognize` applies to each tensor without options."""
-    return _Recognizer(checkpoint, LAYOUTS, (), ())
-
-
 @dataclass(frozen=True)
-class _Recognizer:
-    """Recognizes one tensor, in this process or another."""
+class Recognizer:
+    """The function that `recognize` applies to each tensor, in this process or another."""
 
     checkpoint: Checkpoint | CheckpointReference
-    layouts: tuple[Layout, ...]
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
+    layouts: tuple[Layout, ...] = LAYOUTS
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
 
     def __call__(self, tensor: SourceTensor) -> Recognized:
+        """Decide for one tensor; errors as `recognize_one`."""
         if self.include and not _matches(tensor.name, self.include):
             return _keep(tensor, "not matched by --include")
         if _matches(tensor.name, self.exclude):

@@ -1,4 +1,4 @@
-"""Stage 5: everything a `.rsr` file holds of one indexed tensor, its record and its sections."""
+"""Stage 5: make the record and the sections of one indexed tensor."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from rsr_formats.records import NUMPY_DTYPES, IndexedTensor, Scale, SourceRecord
 from rsr_formats.writer import BytesLike, Packed, pack
 
+from ..common.arrays import Bytes
 from ..layouts import TernaryTensor
 from ..workers.pool import LocalState
 from .index import index_sections
 from .patterns import list_patterns
 from .plan import IndexPlan, Plan
 
-Add = Callable[[Iterable[BytesLike]], int]  # writes the pieces of a section, returns its number
+Add = Callable[[Iterable[BytesLike]], int]  # writes the pieces of a section and returns its number
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Encoded:
 class Encoder:
     """Encodes one planned tensor, in this process or another.
 
-    It holds the tensor's bytes, its sections and the digits of one panel in memory.
+    Memory: the tensor's bytes, its sections and the digits of one panel.
     """
 
     zstd: int | None
-    local: LocalState | None = None  # in the threads of this process
+    local: LocalState | None = None  # if workers are threads of this process
 
     def __call__(self, p: Plan) -> Encoded:
         """Read, index, compress and hash one tensor.
@@ -62,7 +62,7 @@ class Encoder:
 
 def encode(
     p: IndexPlan,
-    raw: npt.NDArray[np.uint8],
+    raw: Bytes,
     add: Add,
     pool: Executor | None = None,
     threads: int = 1,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rsr_formats.records import DenseTensor, IndexedTensor, Section
@@ -108,14 +108,16 @@ def stored_ratio(tensors: Sequence[TensorReport]) -> float:
     return sum(t.bytes for t in tensors) / raw if raw else 1.0
 
 
-def dense_report(t: SourceTensor, reason: str, section: Section) -> TensorReport:
+def dense_report(
+    t: DenseTensor, source: SourceTensor, section: Section, reason: str
+) -> TensorReport:
     """Describe a tensor that stayed dense."""
     return TensorReport(
         name=t.name,
         kind="dense",
         shape=t.shape,
-        source_dtype=t.dtype,
-        source_bytes=t.stored_nbytes,
+        source_dtype=source.dtype,
+        source_bytes=source.stored_nbytes,
         bytes=section.stored_size,
         raw_bytes=section.size,
         reason=reason,
@@ -130,20 +132,13 @@ def head_reports(
 ) -> list[TensorReport]:
     """Describe the weight and the scales of an output head that was quantized to int8."""
     added = f", of {source.name}, which it is tied to" if loss.is_added else ""
-    return [
-        TensorReport(
-            name=t.name,
-            kind="dense",
-            shape=t.shape,
-            source_dtype=source.dtype,
-            source_bytes=source.stored_nbytes if is_weight and not loss.is_added else 0,
-            bytes=section.stored_size,
-            raw_bytes=section.size,
-            reason=f"output head in int8, lossy{added}",
-            head=loss if is_weight else None,
-        )
-        for t, section, is_weight in zip(records, sections, (True, False), strict=True)
-    ]
+    weight, scales = (
+        dense_report(t, source, section, f"output head in int8, lossy{added}")
+        for t, section in zip(records, sections, strict=True)
+    )
+    if loss.is_added:  # the report of the source tensor counts its bytes
+        weight = replace(weight, source_bytes=0)
+    return [replace(weight, head=loss), replace(scales, source_bytes=0)]
 
 
 def indexed_report(

@@ -28,8 +28,6 @@ from ..layouts.scales import ScaleGrid
 from ..source.tensor import PIECE
 from .model_files import Config
 
-Progress = Callable[[str, int, int], None]  # tensor name, bytes done, total bytes
-
 
 @dataclass(frozen=True)
 class OutputTensor:

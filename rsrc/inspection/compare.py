@@ -11,11 +11,12 @@ from rsr_formats.records import DTYPE_BITS, DenseTensor, IndexedTensor
 from rsr_formats.text import listed
 
 from ..common.errors import MismatchError
+from ..common.progress import ByteCounter, ProgressFunction
 from ..compiler import head
 from ..compiler.recognize import recognize_one
 from ..export.decompile import is_quantized
 from ..export.source import Restorable, restorable
-from ..export.tensors import Progress, decode, read_scales
+from ..export.tensors import decode, read_scales
 from ..layouts import BY_NAME, TernaryTensor
 from ..source.checkpoint import Checkpoint
 from ..source.open import open_checkpoint
@@ -27,7 +28,7 @@ _MAX_LISTED = 10  # tensors that a message names
 def compare(
     path: str | os.PathLike[str],
     source: str | os.PathLike[str],
-    progress: Progress | None = None,
+    progress: ProgressFunction | None = None,
 ) -> int:
     """Check that a `.rsr` file holds exactly the tensors of `source`.
 
@@ -52,16 +53,14 @@ def compare(
     checkpoint = open_checkpoint(source)
     tensors = restorable(file)
     wrong = [f"{name}: not in the source" for name in tensors if name not in checkpoint.tensors]
-    done = 0
+    counter = ByteCounter(progress, checkpoint.nbytes)
     for name, tensor in checkpoint.tensors.items():
         found = tensors.get(name)
         if found is None:
             wrong.append(f"{name}: not in the .rsr file")
         elif difference := _difference(file, checkpoint, tensor, found):
             wrong.append(f"{name}: {difference}")
-        done += tensor.nbytes
-        if progress is not None:
-            progress(name, done, checkpoint.nbytes)
+        counter.advance(name, tensor.nbytes)
     for t in file.header.tensors:
         if isinstance(t, DenseTensor) and t.quantized is not None and t.is_added:
             embedding = checkpoint.tensors.get(t.quantized.of)

@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from rsr_formats.records import IndexedTensor, InlineTensor
 
+from ..common.arrays import Bytes as Bytes
 from ..source.checkpoint import Checkpoint
 from ..source.tensor import SourceTensor
 from .scales import ScaleGrid, Scales
 
-Bytes = npt.NDArray[np.uint8]
 DigitArray = npt.NDArray[np.uint8]
 
 

@@ -184,8 +184,8 @@ def _out_features(checkpoint: Checkpoint, tensor: SourceTensor) -> int | str:
     sources: dict[str, int] = {}
     expected = expected_shape(checkpoint.config, tensor.name)
     # The rows of a vocabulary may exceed the config's. check_shape refuses what cannot fit at all.
-    if expected and not expected.is_vocabulary and _packed_rows(expected.out_features) == packed:
-        sources[f"config.json ({expected.keys})"] = expected.out_features
+    if expected and not expected.is_vocabulary and _packed_rows(expected.shape[0]) == packed:
+        sources[f"config.json ({expected.keys})"] = expected.shape[0]
     bias = checkpoint.tensors.get(f"{tensor.name.removesuffix('weight')}bias")
     if bias is not None and tensor.name.endswith(".weight") and len(bias.shape) == 1:
         sources[bias.name] = bias.shape[0]

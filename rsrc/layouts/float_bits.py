@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from rsr_formats.bf16 import widen_bf16
 
+from ..common.arrays import Bytes
 from ..source.tensor import PIECE, SourceTensor
 
-Bytes = npt.NDArray[np.uint8]
 Bits = npt.NDArray[np.unsignedinteger[Any]]  # uint16 for F16 and BF16, uint32 for F32
 Float32 = npt.NDArray[np.float32]
 

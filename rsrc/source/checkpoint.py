@@ -1,4 +1,4 @@
-"""An opened source: its tensors, its config.json and the files to keep beside them."""
+"""An opened source: its tensors, its config.json and its model files."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Checkpoint:
         tensors: by name, in the order of shards and offsets.
         config_path: the config.json beside the tensors, if there is one.
         metadata: of the safetensors header, or the `general.*` strings of GGUF.
-        files: what a `.rsr` file keeps of a model folder: a path, or contents made from GGUF
-            metadata, by name.
-        notes: what could not be converted, as sentences for the user.
+        files: the model files that a `.rsr` file keeps, by name: a path, or contents made from GGUF
+            metadata.
+        notes: sentences for the user about what could not be converted.
     """
 
     path: Path
@@ -96,7 +96,7 @@ class Checkpoint:
 
     @cached_property
     def digest(self) -> bytes:
-        """SHA-256 of names, dtypes, shapes, offsets, config and metadata; of no tensor's bytes."""
+        """SHA-256 of names, dtypes, shapes, offsets, config and metadata, without tensor data."""
         known = (self.tensors, self.config, self.metadata)
         return hashlib.sha256(repr(known).encode(errors="backslashreplace")).digest()
 
@@ -107,9 +107,9 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class CheckpointReference:
-    """What is sent to another process instead of a checkpoint, whose headers may be large.
+    """Sent to another process instead of a checkpoint, whose headers may be large.
 
-    `rsrc.source.open.reopen` opens it there.
+    `rsrc.source.open.reopen` opens the checkpoint there.
     """
 
     path: Path

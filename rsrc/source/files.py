@@ -1,13 +1,14 @@
-"""The small files of a source: JSON and tokenizer files beside the tensors."""
+"""The small files of a source, and the check that an output replaces none of its files."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from rsr_formats.model_files import MAX_CONFIG, MAX_FILE, MODEL_FILES, check_size
 
-from ..common.errors import SourceError
+from ..common.errors import OptionError, SourceError
 
 
 def is_regular_file(path: Path) -> bool:
@@ -54,3 +55,13 @@ def model_files(folder: Path) -> dict[str, Path | bytes]:
             check_size(path.stat().st_size, str(path), limit, SourceError)
             files[name] = path
     return files
+
+
+def check_not_source(output: Path, sources: Iterable[Path]) -> None:
+    """Reject an output that would replace a file it is made from.
+
+    Raises:
+        OptionError: `output` is the same file as one of `sources`.
+    """
+    if output.exists() and any(output.samefile(s) for s in sources if s.exists()):
+        raise OptionError(f"{output} is part of the source: choose another output")

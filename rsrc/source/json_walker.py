@@ -1,18 +1,17 @@
 """Parse untrusted JSON one member at a time, each within a limit.
 
-`json.loads` takes up to 30 bytes of memory for each byte that it reads. This parser reads files
-that may have megabytes and of which only some members are kept.
+`json.loads` takes up to 30 bytes of memory for each byte that it reads. This parser is for files of
+several megabytes of which few members are kept.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-_FIRST = 256  # bytes decoded at first, in the hope that the value ends within them
+_FIRST = 256  # bytes decoded at first; most values end within them
 _SPACE = " \t\n\r"
 _SPACES = re.compile(r"[ \t\n\r]*")
 
@@ -130,10 +129,11 @@ class JsonWalker:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise JsonError(f"{twice[:80]!r} occurs twice")
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise JsonError(f"{key[:80]!r} occurs twice")
+        found[key] = value
     return found
 
 

@@ -1,4 +1,4 @@
-"""Open a source: the one place that decides what a path is."""
+"""Open a source; its path decides how."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _only(folder: Path, found: Sequence[Path]) -> Path:
 
 
 def _missing(checkpoint: Checkpoint) -> str | None:
-    """Name the weights that config.json or other tensors show to be missing; None if none is."""
+    """Name the weights that config.json or other tensors show to be missing, if any."""
     names = checkpoint.tensors
     if any(map(is_linear, names)):
         missing = missing_weights(checkpoint.config, names)

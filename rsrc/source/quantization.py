@@ -28,7 +28,7 @@ class Quantization:
 
     @property
     def is_given(self) -> bool:
-        """Whether config.json has one that is not empty."""
+        """Whether config.json has a non-empty one."""
         return bool(self._found)
 
     @property
@@ -41,7 +41,7 @@ class Quantization:
 
     @property
     def is_bitnet(self) -> bool:
-        """Whether linear layers are those of BitNet."""
+        """Whether the linear layers are BitNet's."""
         return self.method == "bitnet"
 
     @property

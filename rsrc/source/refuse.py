@@ -1,7 +1,7 @@
 """Checkpoints that `rsrc compile` rejects as a whole, although they open.
 
 Products with their weights would be wrong, or would not be products of the model. Each row of
-`REFUSALS` says how to tell such a checkpoint, what it is, and what to do instead.
+`REFUSALS` names a kind of checkpoint, how it is detected, and what to do instead.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Refusal:
 
     Attributes:
         kind: its name.
-        sign: returns what shows that a checkpoint is of this kind, or None if it is not. It reads
+        sign: returns what shows that a checkpoint is of this kind, None if nothing does. It reads
             no tensor.
         advice: why it is rejected, and what to do instead.
     """
@@ -107,10 +107,17 @@ def _rotated(c: Checkpoint) -> str | None:
     return None
 
 
+def _tensor_named(c: Checkpoint, is_sign: Callable[[str], bool]) -> str | None:
+    found = next(filter(is_sign, c.tensors), None)
+    return None if found is None else f"there is a tensor {found[:120]!r}"
+
+
 def _adapter(c: Checkpoint) -> str | None:
-    for name in c.tensors:
-        if ".lora_A" in name and name.replace(".lora_A", ".lora_B") in c.tensors:
-            return f"there is a tensor {name[:120]!r}"
+    def is_pair(name: str) -> bool:
+        return ".lora_A" in name and name.replace(".lora_A", ".lora_B") in c.tensors
+
+    if found := _tensor_named(c, is_pair):
+        return found
     only_adapter = all(path.name.startswith("adapter_model") for path in c.shards)
     if only_adapter and (c.folder / "adapter_config.json").is_file():
         return "there is an adapter_config.json"
@@ -124,18 +131,15 @@ def _codes_and_offsets(c: Checkpoint) -> str | None:
 
 
 def _zero_points(c: Checkpoint) -> str | None:
-    for name in c.tensors:
+    def is_packed(name: str) -> bool:
         stem = name.removesuffix(".qweight")
-        if stem != name and any(f"{stem}.{part}" in c.tensors for part in ("qzeros", "scales")):
-            return f"there is a tensor {name[:120]!r}"
-    return None
+        return stem != name and any(f"{stem}.{part}" in c.tensors for part in ("qzeros", "scales"))
+
+    return _tensor_named(c, is_packed)
 
 
 def _bitsandbytes(c: Checkpoint) -> str | None:
-    for name in c.tensors:
-        if ".quant_state.bitsandbytes__" in name:
-            return f"there is a tensor {name[:120]!r}"
-    return None
+    return _tensor_named(c, lambda name: ".quant_state.bitsandbytes__" in name)
 
 
 def _foreign_method(c: Checkpoint) -> str | None:

@@ -12,7 +12,7 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rsr_formats.records import DTYPE_BITS, MAX_METADATA, MAX_NAME_BYTES
 from rsr_formats.text import listed
@@ -33,20 +33,10 @@ MAX_SHARD_NAME = 255  # bytes, the limit of file systems
 _MAX_NAME = 6 * MAX_NAME_BYTES + 2
 _MAX_SHARD = 6 * MAX_SHARD_NAME + 2
 _MAX_ENTRY = 4096  # bytes of JSON that describe one tensor
-_MAX_OTHER = 1 << 16  # bytes of another member of an index than weight_map
+_MAX_OTHER = 1 << 16  # bytes of a member of an index other than weight_map
 _METADATA_OVERHEAD = 10  # bytes that the header of a .rsr file adds to a key and its value
 _MAX_SIZE = (1 << 63) - 1
 _METADATA = "__metadata__"
-
-
-class Entry(NamedTuple):
-    """A tensor as the header describes it."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int  # in the file
-    nbytes: int
 
 
 def open_index(index: Path) -> Checkpoint:
@@ -66,7 +56,7 @@ def open_index(index: Path) -> Checkpoint:
             )
     refuse_pickles(index, names)
     # Symbolic links are followed, as the Hugging Face cache consists of them. The index itself
-    # cannot name a file elsewhere; whoever made a link on this machine chose where it points.
+    # cannot name a file elsewhere; a link on this machine was made by its user.
     shards = [index.parent / name for name in names]
     missing = [_absent(p) for p in shards if not p.is_file()]
     if missing:
@@ -96,22 +86,22 @@ def open_shards(source: Path, shards: list[Path], files: dict[str, Path | bytes]
         files: see `Checkpoint`.
 
     Raises:
-        SourceError: a shard is not a valid safetensors file, two of them have a tensor of one name,
-            or together they exceed a limit.
+        SourceError: a shard is not a valid safetensors file, two of them have a tensor of the
+            same name, or together they exceed a limit.
     """
     tensors: dict[str, SourceTensor] = {}
     metadata: dict[str, str] = {}
     metadata_bytes = 3  # in the header of a .rsr file
     for shard in shards:
-        entries, found = read_header(shard)
-        if len(tensors) + len(entries) > MAX_TENSORS:
+        of_shard, found = read_header(shard)
+        if len(tensors) + len(of_shard) > MAX_TENSORS:
             raise SourceError(f"{source}: more than {MAX_TENSORS} tensors")
-        for e in entries:
-            if e.name in tensors:
+        for t in of_shard:
+            if t.name in tensors:
                 raise SourceError(
-                    f"tensor {e.name!r} is in both {tensors[e.name].path.name} and {shard.name}"
+                    f"tensor {t.name!r} is in both {tensors[t.name].path.name} and {shard.name}"
                 )
-            tensors[e.name] = SourceTensor(e.name, e.dtype, e.shape, shard, e.offset, e.nbytes)
+            tensors[t.name] = t
         for key, value in found.items():
             if key not in metadata:
                 metadata[key] = value
@@ -121,7 +111,7 @@ def open_shards(source: Path, shards: list[Path], files: dict[str, Path | bytes]
     return Checkpoint(source, tensors, config_in(shards[0].parent), metadata, files)
 
 
-def read_header(path: Path) -> tuple[list[Entry], dict[str, str]]:
+def read_header(path: Path) -> tuple[list[SourceTensor], dict[str, str]]:
     """Read the header of a safetensors file.
 
     Returns:
@@ -147,13 +137,15 @@ def read_header(path: Path) -> tuple[list[Entry], dict[str, str]]:
             header = file.read(size)
             if len(header) < size:
                 raise JsonError("it became shorter while it was read")
-            return parse_header(header, available - size)
+            return parse_header(path, header, available - size)
         except JsonError as error:
             raise SourceError(f"{path}: not a valid safetensors file: {error}") from None
 
 
-def parse_header(header: bytes, data_bytes: int) -> tuple[list[Entry], dict[str, str]]:
-    """Parse a header that `data_bytes` bytes of data follow.
+def parse_header(
+    path: Path, header: bytes, data_bytes: int
+) -> tuple[list[SourceTensor], dict[str, str]]:
+    """Parse the header of file `path`, which `data_bytes` bytes of data follow.
 
     Returns:
         What `read_header` returns.
@@ -163,7 +155,7 @@ def parse_header(header: bytes, data_bytes: int) -> tuple[list[Entry], dict[str,
     """
     walker = JsonWalker(header)
     metadata: dict[str, str] = {}
-    entries: list[Entry] = []
+    tensors: list[SourceTensor] = []
     start = 8 + len(header)
     if header[:1] != b"{":
         raise JsonError("its header does not begin with '{'")
@@ -171,23 +163,23 @@ def parse_header(header: bytes, data_bytes: int) -> tuple[list[Entry], dict[str,
         if name == _METADATA:
             metadata = _metadata(walker.value(MAX_METADATA))
             continue
-        if len(entries) == MAX_TENSORS:
+        if len(tensors) == MAX_TENSORS:
             raise JsonError(f"more than {MAX_TENSORS} tensors: split the file")
-        entries.append(_entry(name, walker.value(_MAX_ENTRY), start))
+        tensors.append(_tensor(path, name, walker.value(_MAX_ENTRY), start))
     walker.end()
-    entries.sort(key=lambda e: (e.offset, e.nbytes, e.name))
+    tensors.sort(key=lambda t: (t.offset, t.nbytes, t.name))
     end = start
-    for e in entries:
-        if e.offset != end:
-            what = "a hole before" if e.offset > end else "another tensor overlaps"
-            raise JsonError(f"{what} tensor {e.name!r}: it begins at {e.offset}, expected {end}")
-        end += e.nbytes
+    for t in tensors:
+        if t.offset != end:
+            what = "a hole before" if t.offset > end else "another tensor overlaps"
+            raise JsonError(f"{what} tensor {t.name!r}: it begins at {t.offset}, expected {end}")
+        end += t.nbytes
     if end != start + data_bytes:
         raise JsonError(
             f"its tensors end at byte {end}, the file at {start + data_bytes}: "
             + ("truncated" if end > start + data_bytes else "something was appended")
         )
-    return entries, metadata
+    return tensors, metadata
 
 
 def _metadata(value: Any) -> dict[str, str]:
@@ -200,7 +192,7 @@ def _metadata(value: Any) -> dict[str, str]:
     return value
 
 
-def _entry(name: str, value: Any, start: int) -> Entry:
+def _tensor(path: Path, name: str, value: Any, start: int) -> SourceTensor:
     where = f"tensor {name[:80]!r}"
     if not 1 <= len(name.encode()) <= MAX_NAME_BYTES:
         raise JsonError(f"{where}: expected a name of 1 to {MAX_NAME_BYTES} bytes")
@@ -217,7 +209,7 @@ def _entry(name: str, value: Any, start: int) -> Entry:
     bits = math.prod(shape) * DTYPE_BITS[dtype]
     if bits != 8 * (end - begin):
         raise JsonError(f"{where}: {dtype} {str(shape)[:200]} does not take {end - begin} bytes")
-    return Entry(name, sys.intern(dtype), tuple(shape), start + begin, end - begin)
+    return SourceTensor(name, sys.intern(dtype), tuple(shape), path, start + begin, end - begin)
 
 
 def _is_sizes(value: Any) -> bool:

@@ -7,7 +7,7 @@ architecture is unknown, or a value that is needed is not a positive integer, no
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -22,15 +22,9 @@ from ..common.errors import SourceError
 class ExpectedShape:
     """The shape that config.json implies for a weight, and the keys that it follows from."""
 
-    out_features: int
-    in_features: int
+    shape: tuple[int, int]  # (out_features, in_features)
     keys: str
     is_vocabulary: bool = False  # rows are tokens; files may pad them
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(out_features, in_features)."""
-        return self.out_features, self.in_features
 
 
 _LAYER = re.compile(
@@ -58,7 +52,8 @@ def expected_shape(config: dict[str, Any], name: str) -> ExpectedShape | None:
         tokens = _integer(config.get("vocab_size"))
         if tokens is None:
             return None
-        return ExpectedShape(tokens, hidden, f"vocab_size {tokens}, hidden_size {hidden}", True)
+        keys = f"vocab_size {tokens}, hidden_size {hidden}"
+        return ExpectedShape((tokens, hidden), keys, is_vocabulary=True)
     layer = _LAYER.fullmatch(name)
     if layer is None:
         return None
@@ -66,10 +61,8 @@ def expected_shape(config: dict[str, Any], name: str) -> ExpectedShape | None:
     wide, key = _width(config, architecture, in_width if out_width == "hidden" else out_width)
     if wide is None:
         return None
-    keys = f"{key}, hidden_size {hidden}"
-    if out_width == "hidden":
-        return ExpectedShape(hidden, wide, keys)
-    return ExpectedShape(wide, hidden, keys)
+    shape = (hidden, wide) if out_width == "hidden" else (wide, hidden)
+    return ExpectedShape(shape, f"{key}, hidden_size {hidden}")
 
 
 def check_shape(config: dict[str, Any], name: str, shape: tuple[int, int], found: str) -> None:
@@ -113,18 +106,17 @@ def missing_weights(config: dict[str, Any], names: Iterable[str]) -> str | None:
     missing = sum(layers - len(have) for have in found.values())
     if not missing:
         return None
-    some = listed(list(islice(_missing(found, layers), _LISTED)), _LISTED, count=missing)
+    absent = (
+        f"{prefix}layers.{layer}.{module}.weight"
+        for layer in range(layers)
+        for (prefix, module), have in found.items()
+        if layer not in have
+    )
+    some = listed(list(islice(absent, _LISTED)), _LISTED, count=missing)
     return (
         f"weights are missing from the {layers} layers that config.json announces "
         f"(num_hidden_layers): {some}"
     )
-
-
-def _missing(found: dict[tuple[str, str], set[int]], layers: int) -> Iterator[str]:
-    for layer in range(layers):
-        for (prefix, module), have in found.items():
-            if layer not in have:
-                yield f"{prefix}layers.{layer}.{module}.weight"
 
 
 def _width(

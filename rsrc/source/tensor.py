@@ -8,11 +8,9 @@ from io import FileIO
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from ..common.arrays import Bytes
 from ..common.errors import SourceError
-
-ByteArray = npt.NDArray[np.uint8]
 
 PIECE = 1 << 20  # bytes
 
@@ -52,7 +50,7 @@ class SourceTensor:
         """Bytes in the file; differs from `nbytes` if `read` converts."""
         return self.nbytes
 
-    def read(self, buffer: ByteArray | None = None) -> ByteArray:
+    def read(self, buffer: Bytes | None = None) -> Bytes:
         """Read all bytes. They are not mapped: mapped pages would stay in memory.
 
         Args:
@@ -86,7 +84,7 @@ class SourceTensor:
                 self._fill(piece, file)
                 yield piece.data
 
-    def _fill(self, data: ByteArray, file: FileIO) -> None:
+    def _fill(self, data: Bytes, file: FileIO) -> None:
         left = data.data
         while left:  # one call may read less
             count = file.readinto(left)

@@ -16,7 +16,7 @@ from ..common.errors import ExecutorError, OptionError
 
 # Seconds.
 _ANSWER = 10.0  # for the scheduler to answer, and for a first worker to register
-_ABSENCE = 30.0  # without any worker before giving up; Dask restarts workers that died
+_ABSENCE = 30.0  # without any worker before giving up; Dask restarts dead workers
 _CLOSING = 1.0
 
 
@@ -97,7 +97,7 @@ def _answer(url: str, ask: Callable[[], Any]) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence Dask's log: errors are raised anyway, and a disconnecting client is not one."""
+    """Silence Dask's log: errors are raised anyway, and a client that disconnects is no error."""
     loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
     before = [logger.level for logger in loggers]
     try:

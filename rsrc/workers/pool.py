@@ -1,4 +1,4 @@
-"""Process tensors in this thread, in a thread pool, or with an executor of the caller."""
+"""Process tensors in this thread, in a thread pool, or with the caller's executor."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from rsr_formats.errors import RsrError
 
+from ..common.arrays import Bytes
 from ..common.errors import ExecutorError, OptionError
 
 T = TypeVar("T")
 Item = TypeVar("Item")
 Cost = Callable[[Item], "int | None"]
 
-ByteArray = npt.NDArray[np.uint8]
 
 BUDGET = 384 << 20  # bytes of all tensors in flight
 LARGEST = BUDGET // 2  # bytes of one; the caller processes larger ones
@@ -50,7 +49,7 @@ class Workers:
 
     Args:
         executor: runs the function; None runs it in this thread, when a result is requested.
-        ahead: how many tensors may be in flight beside the one that is waited for.
+        ahead: how many tensors may be in flight besides the one that is waited for.
         is_local: whether the executor's workers are threads of this process.
         pool: threads for the panels of tensors that are too large for one worker.
         threads: how many threads `pool` has; 1 without a pool.
@@ -67,7 +66,7 @@ class Workers:
         self.pool = pool
         self.threads = threads
         self.is_local = is_local
-        self.local = LocalState() if is_local else None
+        self.local = LocalState()
         self._executor = executor
         self._ahead = ahead
 
@@ -75,12 +74,6 @@ class Workers:
     def is_serial(self) -> bool:
         """Whether there is no executor."""
         return self._executor is None
-
-    @contextmanager
-    def buffer(self, nbytes: int) -> Iterator[ByteArray]:
-        """Lend memory of this process; see `LocalState.buffer`."""
-        with (self.local or LocalState()).buffer(nbytes) as buffer:
-            yield buffer
 
     def map(
         self, function: Callable[[Item], T], items: Iterable[Item], cost: Cost[Item] | None = None
@@ -159,7 +152,7 @@ class LocalState:
     def __init__(self) -> None:
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._free: list[ByteArray] = []
+        self._free: list[Bytes] = []
         self._held = 0  # bytes of all buffers, lent or free
 
     def stop(self) -> None:
@@ -167,14 +160,14 @@ class LocalState:
         self._stop.set()
 
     def until_stopped(self, pieces: Iterable[T]) -> Iterator[T]:
-        """Yield `pieces` until `stop` is called; then raise an error, which nobody waits for."""
+        """Yield `pieces` until `stop` is called; then raise, which ends the worker's task."""
         for piece in pieces:
             if self._stop.is_set():
                 raise InterruptedError("the compilation was stopped")
             yield piece
 
     @contextmanager
-    def buffer(self, nbytes: int) -> Iterator[ByteArray]:
+    def buffer(self, nbytes: int) -> Iterator[Bytes]:
         """Lend a buffer of at least `nbytes`.
 
         Buffers are reused: the first write to new memory costs as much as reading a file into it.
@@ -208,37 +201,25 @@ def open_workers(executor: str | ExecutorLike | None, threads: int) -> Iterator[
         OptionError: `executor` is another string, or has no `submit`.
         ExecutorError: the scheduler does not answer, or Dask is not installed.
     """
-    if isinstance(executor, str):
-        from .dask import connect
-
-        with _pool(threads) as pool, connect(executor) as remote:
-            yield Workers(remote, 2 * remote.workers, False, pool, threads)
-        return
-    with _pool(threads) as pool:
-        if executor is not None:
-            if not callable(getattr(executor, "submit", None)):
-                kind = type(executor).__name__
-                raise OptionError(
-                    f"executor: found {kind}, expected dask://HOST:PORT or an object with `submit`"
-                )
-            yield Workers(executor, _AHEAD, False, pool, threads)
-            return
-        # Far ahead, so that workers stay busy while a large dense tensor is written.
-        workers = Workers(pool, 16 * threads, True, pool, threads)
-        assert workers.local is not None
-        try:
+    with ExitStack() as stack:
+        pool = None
+        if threads > 1:
+            pool = ThreadPoolExecutor(threads)
+            stack.callback(pool.shutdown, cancel_futures=True)
+        if executor is None:
+            # Far ahead, so that workers stay busy while a large dense tensor is written.
+            workers = Workers(pool, 16 * threads, True, pool, threads)
+            stack.callback(workers.local.stop)
             yield workers
-        finally:
-            workers.local.stop()
+        elif isinstance(executor, str):
+            from .dask import connect
 
-
-@contextmanager
-def _pool(threads: int) -> Iterator[ThreadPoolExecutor | None]:
-    if threads == 1:
-        yield None
-        return
-    pool = ThreadPoolExecutor(threads)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
+            remote = stack.enter_context(connect(executor))
+            yield Workers(remote, 2 * remote.workers, False, pool, threads)
+        elif callable(getattr(executor, "submit", None)):
+            yield Workers(executor, _AHEAD, False, pool, threads)
+        else:
+            kind = type(executor).__name__
+            raise OptionError(
+                f"executor: found {kind}, expected dask://HOST:PORT or an object with `submit`"
+            )

@@ -13,6 +13,7 @@ from rsr_formats.architectures import ARCHITECTURES, of_config, of_gguf
 from rsr_formats.rope import llama3_kept
 
 from ...common.errors import SourceError
+from .tokenizer_common import SPECIAL_TOKENS
 
 # Key of config.json: key of the metadata, after "<architecture>.".
 _INTEGERS = {
@@ -28,7 +29,7 @@ _FLOATS = {
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
     "rope_theta": "rope.freq_base",
 }
-_TOKENS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
+_TOKENS = ("bos_token", "eos_token", "pad_token")
 _REQUIRED = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads")
 
 _MAX_HEAD_DIM = 1 << 16
@@ -77,8 +78,8 @@ def hf_config(
     if config["num_key_value_heads"] is None:
         config["num_key_value_heads"] = config["num_attention_heads"]
     config["head_dim"] = _head_dim(metadata, prefix, config)
-    for own, key in _TOKENS.items():
-        config[own] = _integer(metadata.get(f"tokenizer.ggml.{key}_token_id"))
+    for token in _TOKENS:
+        config[f"{token}_id"] = _integer(metadata.get(SPECIAL_TOKENS[token]))
     config["attention_bias"] = "blk.0.attn_q.bias" in tensors
     config["tie_word_embeddings"] = "output.weight" not in tensors
     config["rope_scaling"] = _rope_scaling(metadata, prefix, config, factors)
@@ -131,11 +132,11 @@ def gguf_metadata(config: Mapping[str, Any]) -> dict[str, int | float | str]:
         original = _integer(rope.get("original_max_position_embeddings"))
         if original is not None:
             result[prefix + "rope.scaling.original_context_length"] = original
-    for own, key in _TOKENS.items():
-        token = config.get(own)
-        token = _integer(token[0] if isinstance(token, list) and token else token)
-        if token is not None:
-            result[f"tokenizer.ggml.{key}_token_id"] = token
+    for token in _TOKENS:
+        found = config.get(f"{token}_id")
+        found = _integer(found[0] if isinstance(found, list) and found else found)
+        if found is not None:
+            result[SPECIAL_TOKENS[token]] = found
     if known.model_type == "minicpm":
         result.update(_minicpm_metadata(config, prefix))
     return result

@@ -1,4 +1,4 @@
-"""Detect the order of the codes in an I2_S tensor, as far as the codes show it.
+"""Detect the order of the codes in an I2_S tensor from the codes themselves.
 
 bitnet.cpp packs codes in blocks of 128 on x86. Builds without ACT_PARALLEL pack codes of four rows
 into each byte instead, with the same type number and the same size, and every code is valid in both
@@ -14,7 +14,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from ..tensor import ByteArray
+from ...common.arrays import Bytes
 
 Shares = npt.NDArray[np.float64]
 
@@ -23,7 +23,7 @@ _MIN_GROUPS = 32  # of four rows, for a reliable correlation
 _CERTAIN = 0.2  # correlation; if all columns are alike, it is 0 +- 1 / sqrt(columns)
 
 
-def holds_four_rows_a_byte(codes: ByteArray, columns: int) -> bool:
+def holds_four_rows_a_byte(codes: Bytes, columns: int) -> bool:
     """Return whether each byte certainly holds codes of four rows, rather than of one block.
 
     Args:

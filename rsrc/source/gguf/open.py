@@ -41,22 +41,23 @@ def open_gguf(path: Path) -> Checkpoint:
     headers = _read_parts(path)
     metadata = headers[0].metadata
     _refuse(path, metadata)
-    found = [(header.path, info) for header in headers for info in header.tensors]
-    shapes = {info.name: info.shape for _, info in found}
+    architecture = str(metadata.get("general.architecture"))
+    found = [info for header in headers for info in header.tensors]
+    shapes = {info.name: info.shape for info in found}
     if len(shapes) < len(found):
         raise SourceError(f"{path}: two parts of the model have a tensor of the same name")
     types = {name: kind for header in headers for name, kind in resolve(header).items()}
     factors = _rope_factors(found, types)
     config = hf_config(metadata, shapes, factors) or {}
     if factors is not None and "rope_scaling" in config:  # config.json replaces the tensor
-        found = [(part, info) for part, info in found if info.name != _ROPE_FACTORS]
+        found = [info for info in found if info.name != _ROPE_FACTORS]
     tensors: dict[str, SourceTensor] = {}
-    for part, info in found:
-        name = hf_name(info.name, str(metadata.get("general.architecture")))
+    for info in found:
+        name = hf_name(info.name, architecture)
         if name in tensors:
             raise SourceError(f"{path}: tensor {name[:80]!r} occurs under two names")
-        heads = _heads(path, metadata, config, info, types[info.name])
-        tensors[name] = _tensor(part, info, types[info.name], name, heads)
+        heads = _heads(info, types[info.name], architecture, config)
+        tensors[name] = _tensor(info, types[info.name], name, heads)
     notes: list[str] = []
     files = _model_files(metadata, config, notes)
     return Checkpoint(
@@ -90,10 +91,10 @@ def _read_parts(path: Path) -> list[Header]:
     headers = [first]
     for i, part in enumerate(parts[1:], 1):
         header = read_header(part)
-        said = header.metadata.get("split.no"), header.metadata.get("split.count")
-        if not (_equals(said[0], i) and _equals(said[1], count)):
+        found = header.metadata.get("split.no"), header.metadata.get("split.count")
+        if not (_equals(found[0], i) and _equals(found[1], count)):
             raise SourceError(
-                f"{part}: its metadata say part {str(said[0])[:20]} of {str(said[1])[:20]} "
+                f"{part}: its metadata says part {str(found[0])[:20]} of {str(found[1])[:20]} "
                 f"(counted from 0), expected {i} of {count}"
             )
         headers.append(header)
@@ -106,7 +107,7 @@ def _equals(value: Value, expected: Value) -> bool:
 
 
 def _refuse(path: Path, metadata: Mapping[str, Value]) -> None:
-    """Reject files whose weights are not those of a model as it stands."""
+    """Reject files whose weights alone are not a model."""
     if any(key.startswith("prism.hadamard.") for key in metadata):
         raise SourceError(
             f"{path}: its weights are in a rotated basis (metadata prism.hadamard.*): products "
@@ -120,16 +121,14 @@ def _refuse(path: Path, metadata: Mapping[str, Value]) -> None:
 
 
 def _heads(
-    path: Path, metadata: Mapping[str, Value], config: Mapping[str, Any], info: TensorInfo,
-    kind: GgmlType,
-) -> int | None:  # fmt: skip
+    info: TensorInfo, kind: GgmlType, architecture: str, config: Mapping[str, Any]
+) -> int | None:
     """Return over how many heads the file permutes a tensor's rows, None if it does not."""
-    architecture = str(metadata.get("general.architecture"))
     heads, kv_heads = (config.get(f"num_{k}_heads", 0) for k in ("attention", "key_value"))
     found = permuted_heads(info.name, architecture, heads, kv_heads)
     if found is None:
         return None
-    what = f"{path}: rows of {info.name!r} are permuted by heads (architecture {architecture})"
+    what = f"{info.path}: rows of {info.name!r} are permuted by heads (architecture {architecture})"
     if len(info.shape) not in (1, 2):
         raise SourceError(f"{what}, but it has {len(info.shape)} dimensions")
     if not found or info.shape[0] % (2 * found):
@@ -142,24 +141,20 @@ def _heads(
 
 
 def _rope_factors(
-    found: list[tuple[Path, TensorInfo]], types: Mapping[str, GgmlType]
+    found: list[TensorInfo], types: Mapping[str, GgmlType]
 ) -> npt.NDArray[np.float32] | None:
-    for part, info in found:
+    for info in found:
         kind = types[info.name]
         if info.name != _ROPE_FACTORS or kind.dtype != "F32" or len(info.shape) != 1:
             continue
         if info.shape[0] <= _MAX_FACTORS:
-            return _tensor(part, info, kind, info.name, None).read().view(np.float32)
+            return _tensor(info, kind, info.name, None).read().view(np.float32)
     return None
 
 
-def _tensor(
-    path: Path, info: TensorInfo, kind: GgmlType, name: str, heads: int | None
-) -> GgufTensor:
-    dtype = kind.dtype or kind.name
-    tensor = GgufTensor(
-        name, dtype, info.shape, path, info.offset, kind.nbytes(info.shape), kind, heads
-    )
+def _tensor(info: TensorInfo, kind: GgmlType, name: str, heads: int | None) -> GgufTensor:
+    dtype, nbytes = kind.dtype or kind.name, kind.nbytes(info.shape)
+    tensor = GgufTensor(name, dtype, info.shape, info.path, info.offset, nbytes, kind, heads)
     return tensor if kind.dtype or kind.codec else dequantized(tensor)
 
 
@@ -174,7 +169,7 @@ def _description(metadata: Mapping[str, Value]) -> dict[str, str]:
 def _model_files(
     metadata: Mapping[str, Value], config: dict[str, Any], notes: list[str]
 ) -> dict[str, Path | bytes]:
-    """Make config.json and the tokenizer files; add to `notes` why one could not be made."""
+    """Make config.json and the tokenizer files; explain in `notes` what could not be made."""
     if not config:
         architecture = str(metadata.get("general.architecture"))[:64]
         notes.append(

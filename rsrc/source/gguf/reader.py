@@ -86,8 +86,9 @@ Value = Any
 class TensorInfo:
     """A tensor as the header describes it."""
 
+    path: Path
     name: str
-    shape: tuple[int, ...]  # row-major, so in the reverse of GGUF's order
+    shape: tuple[int, ...]  # row-major: the reverse of GGUF's order
     type_id: int
     offset: int  # in the file
     room: int  # bytes to the next tensor, or to the end of the file
@@ -154,9 +155,6 @@ class _Cursor:
         length = self.u64(f"the length of {what}", limit)
         start = self.take(length, what)
         return _text(self.data[start : start + length], f"{self.path}: {what}")
-
-    def name(self, what: str) -> str:
-        return self.string(what, MAX_NAME_BYTES)
 
     def numbers(self, dtype: str, count: int, what: str) -> npt.NDArray[Any]:
         item = np.dtype(dtype)
@@ -226,7 +224,7 @@ def _read(c: _Cursor) -> Header:
     key_count = c.u64("key count", MAX_KEYS)
     metadata: dict[str, Value] = {}
     for i in range(key_count):
-        key = c.name(f"key {i}")
+        key = c.string(f"key {i}", MAX_NAME_BYTES)
         if key in metadata:
             raise c.fail(f"key {key[:80]!r} occurs twice")
         metadata[key] = c.value(f"value of {key[:80]!r}")
@@ -234,7 +232,7 @@ def _read(c: _Cursor) -> Header:
     listed: list[_Listed] = []
     names: set[str] = set()
     for i in range(tensor_count):
-        name = c.name(f"name of tensor {i}")
+        name = c.string(f"name of tensor {i}", MAX_NAME_BYTES)
         if name in names:
             raise c.fail(f"tensor {name[:80]!r} occurs twice")
         names.add(name)
@@ -286,7 +284,8 @@ def _place(c: _Cursor, listed: list[_Listed], start: int) -> Iterator[TensorInfo
             raise c.fail(
                 f"tensor {t.name[:80]!r} begins at byte {begin}, but the file has {c.size}"
             )
-        yield TensorInfo(t.name, t.shape, t.type_id, begin, max(0, min(end, c.size) - begin))
+        room = max(0, min(end, c.size) - begin)
+        yield TensorInfo(c.path, t.name, t.shape, t.type_id, begin, room)
 
 
 def _text(data: bytes, where: str) -> str:

@@ -9,13 +9,13 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
+from ...common.arrays import Bytes
 from ...common.errors import SourceError
-from ..tensor import PIECE, ByteArray, SourceTensor
+from ..tensor import PIECE, SourceTensor
 from .names import hf_rows
 from .types import Codec, GgmlType, Scales
 
 _PANEL = PIECE // 16  # bytes; small enough to stay in the L2 cache
-_WEIGHTS = np.array([-1, 0, 1, 2], np.float32)  # by code
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class GgufTensor(SourceTensor):
 
     @property
     def stored_nbytes(self) -> int:
-        """ByteArray in the file."""
+        """Bytes in the file."""
         return self.kind.nbytes(self.shape)
 
     @property
@@ -58,7 +58,7 @@ class GgufTensor(SourceTensor):
     def _is_dequantized(self) -> bool:
         return self.kind.dtype is None and self.dtype == "F32"
 
-    def read(self, buffer: ByteArray | None = None) -> ByteArray:
+    def read(self, buffer: Bytes | None = None) -> Bytes:
         """Read all bytes; see SourceTensor.
 
         Raises:
@@ -98,7 +98,7 @@ class GgufTensor(SourceTensor):
         if filled:
             yield piece[:filled].data
 
-    def _panels(self) -> Iterator[ByteArray]:
+    def _panels(self) -> Iterator[Bytes]:
         """Read the tensor from front to back, some rows or some heads at a time."""
         kind = self.kind
         if not self.nbytes:
@@ -126,16 +126,14 @@ class GgufTensor(SourceTensor):
         if not self._is_dequantized:
             yield tail
 
-    def _values(self, rows: ByteArray, tail: ByteArray) -> ByteArray:
+    def _values(self, rows: Bytes, tail: Bytes) -> Bytes:
         """Dequantize rows of blocks to the bytes of float32 values."""
         codec = self.kind.codec
         if codec is None:
             return _dequantize_by_gguf(self, rows).view(np.uint8)
         blocks = rows[:, self.kind.row_header :].reshape(-1, self.kind.block_bytes)
         codes = codec.decode(blocks)
-        values = (
-            np.array(codec.digits, np.float32)[codes] if len(codec.digits) == 2 else _WEIGHTS[codes]
-        )
+        values = np.array([*codec.digits, 2], np.float32)[codes]  # code 3 may be the weight +2
         scales = scales_of(self.kind, codec, rows, tail)
         with np.errstate(all="ignore"):  # scales may be infinite or NaN
             values = values.reshape(len(scales), -1) * scales[:, None]
@@ -147,7 +145,7 @@ def dequantized(tensor: GgufTensor) -> GgufTensor:
     return replace(tensor, dtype="F32", nbytes=4 * prod(tensor.shape))
 
 
-def scales_of(kind: GgmlType, codec: Codec, rows: ByteArray, tail: ByteArray) -> Scales:
+def scales_of(kind: GgmlType, codec: Codec, rows: Bytes, tail: Bytes) -> Scales:
     """Return the scales of some rows, float32 (n,): one per block, per row, or per tensor.
 
     Args:
@@ -163,7 +161,7 @@ def scales_of(kind: GgmlType, codec: Codec, rows: ByteArray, tail: ByteArray) ->
     return codec.scales(rows.reshape(-1, kind.block_bytes))
 
 
-def _dequantize_by_gguf(tensor: GgufTensor, rows: ByteArray) -> npt.NDArray[np.float32]:
+def _dequantize_by_gguf(tensor: GgufTensor, rows: Bytes) -> npt.NDArray[np.float32]:
     """Dequantize with the gguf package; it is faster on one long row than on many short ones."""
     try:
         import gguf

@@ -1,9 +1,9 @@
-"""What both conversions of a tokenizer share: token types, special tokens, pre-tokenizers.
+"""Shared by both tokenizer conversions: token types, special tokens, pre-tokenizers.
 
 GGUF has two kinds of tokenizers (ggml, docs/gguf.md): "gpt2", byte-level BPE with merges, and
-"llama", the BPE of SentencePiece, whose merges follow from scores: the pair is merged whose result
-has the highest score. `tokenizer_files` and `tokenizer_metadata` convert them to and from the
-tokenizer.json of the `tokenizers` library.
+"llama", the BPE of SentencePiece, whose merges follow from scores: the pair whose result has the
+highest score is merged first. `tokenizer_files` and `tokenizer_metadata` convert them to and from
+the tokenizer.json of the `tokenizers` library.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ _GPT4O = _cased(_CONTRACTIONS + "?", r"\p{N}{1,3}")
 class PreTokenizer:
     """The meaning of a value of `tokenizer.ggml.pre`."""
 
-    split: str | None = None  # the expression; None: that of GPT-2, built into ByteLevel
-    digits: bool = False  # first split off each digit
-    nfc: bool = False  # the models' own tokenizers normalize; llama.cpp does not
-    ignore_merges: bool = False  # a piece that is a token is taken whole
+    split: str | None = None  # the expression; None: GPT-2's, which is built into ByteLevel
+    digits: bool = False  # split off each digit first
+    nfc: bool = False  # tokenizers of these models normalize; llama.cpp does not
+    ignore_merges: bool = False  # a piece that is a token is not split
     add_bos: bool = False  # the default of `tokenizer.ggml.add_bos_token`
 
     def to_json(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ _DIGITS = PreTokenizer(digits=True)
 _OF_LLAMA3 = PreTokenizer(_LLAMA3, ignore_merges=True, add_bos=True)
 _OF_QWEN2 = PreTokenizer(_QWEN2, nfc=True)
 
-# Of several names with one meaning, the first is written.
+# If several names have the same meaning, GGUF files get the first.
 PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
     **dict.fromkeys(("gpt-2", "phi-2", "olmo", "mpt"), _GPT2),
     **dict.fromkeys(("smollm", "starcoder", "refact"), _DIGITS),

@@ -57,7 +57,10 @@ def tokenizer_files(metadata: Mapping[str, Any], note: Note = ignore) -> dict[st
         files["tokenizer_config.json"] = _tokenizer_config(metadata, tokens, ids)
     if generation := _generation_config(metadata, len(tokens), ids):
         files["generation_config.json"] = generation
-    return {name: _encoded(value) for name, value in files.items()}
+    # json.dumps escapes, so the result is ASCII whatever the strings hold.
+    return {
+        name: json.dumps(value, separators=(",", ":")).encode() for name, value in files.items()
+    }
 
 
 def _tokenizer_json(metadata: Mapping[str, Any], tokens: list[str]) -> dict[str, Any]:
@@ -101,13 +104,10 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[str]) -> dict[str, Any
 
 def _pre_tokenizer(metadata: Mapping[str, Any]) -> PreTokenizer:
     name = metadata.get("tokenizer.ggml.pre")
-    known = PRE_TOKENIZERS.get(name) if isinstance(name, str) else None
-    if known is None:
-        found = "is missing" if name is None else f"is {str(name)[:64]!r}"
-        raise TokenizerError(
-            f"tokenizer.ggml.pre {found}, supported are " + ", ".join(PRE_TOKENIZERS)
-        )
-    return known
+    if (known := PRE_TOKENIZERS.get(str(name))) is not None:
+        return known
+    found = "is missing" if name is None else f"is {str(name)[:64]!r}"
+    raise TokenizerError(f"tokenizer.ggml.pre {found}, supported are " + ", ".join(PRE_TOKENIZERS))
 
 
 def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str]) -> dict[str, Any]:
@@ -143,26 +143,19 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str]) -> dict[str, 
 
 
 def _model(
-    vocabulary: dict[str, int],
-    merges: list[list[str]],
-    *,
-    unk_token: str | None = None,
-    fuse_unk: bool = False,
-    byte_fallback: bool = False,
-    ignore_merges: bool = False,
+    vocabulary: dict[str, int], merges: list[list[str]], **settings: bool | str | None
 ) -> dict[str, Any]:
-    return {
+    model = {
         "type": "BPE",
         "dropout": None,
-        "unk_token": unk_token,
+        "unk_token": None,
         "continuing_subword_prefix": None,
         "end_of_word_suffix": None,
-        "fuse_unk": fuse_unk,
-        "byte_fallback": byte_fallback,
-        "ignore_merges": ignore_merges,
-        "vocab": vocabulary,
-        "merges": merges,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
     }
+    return {**model, **settings, "vocab": vocabulary, "merges": merges}
 
 
 def _merges(metadata: Mapping[str, Any], vocabulary: Mapping[str, int]) -> list[list[str]]:
@@ -181,7 +174,7 @@ def _merges(metadata: Mapping[str, Any], vocabulary: Mapping[str, int]) -> list[
 def _merges_from_scores(
     metadata: Mapping[str, Any], vocabulary: Mapping[str, int], types: Sequence[int]
 ) -> list[list[str]]:
-    """List all pairs of tokens that form a token, by falling score of that token."""
+    """List all pairs of tokens that form a token, by descending score of that token."""
     scores = _scores(metadata, len(vocabulary))
     names = list(vocabulary)  # merges share these strings
     normal = [token for token, i in vocabulary.items() if types[i] == NORMAL]
@@ -209,13 +202,9 @@ def _scores(metadata: Mapping[str, Any], count: int) -> list[float]:
     found = metadata.get("tokenizer.ggml.scores")
     if not isinstance(found, list | tuple | np.ndarray) or len(found) != count:
         raise TokenizerError("tokenizer.ggml.scores is missing or not one number per token")
-    try:
-        scores = np.asarray(found)
-    except ValueError:  # lists of different lengths
-        scores = np.empty(0, object)
-    if scores.shape != (count,) or scores.dtype.kind not in "iuf" or np.isnan(scores).any():
+    if not all(isinstance(s, int | float | np.number) and s == s for s in found):
         raise TokenizerError("tokenizer.ggml.scores has a value that is not a number")
-    return [float(score) for score in scores.tolist()]
+    return [float(score) for score in found]
 
 
 def _added_tokens(metadata: Mapping[str, Any], tokens: list[str]) -> list[dict[str, Any]]:
@@ -236,9 +225,9 @@ def _added_tokens(metadata: Mapping[str, Any], tokens: list[str]) -> list[dict[s
 
 
 def _post_processor(metadata: Mapping[str, Any], tokens: list[str]) -> dict[str, Any] | None:
-    """Add BOS before the text and EOS after it if the metadata, or llama.cpp's defaults, say so."""
+    """Add BOS and EOS if the metadata says so; the defaults are llama.cpp's."""
     marks = []
-    for name, wanted in (("bos", _adds_bos(metadata)), ("eos", _adds_eos(metadata))):
+    for name, wanted in _added_ends(metadata).items():
         i = _token_id(metadata, SPECIAL_TOKENS[f"{name}_token"], len(tokens))
         marks.append(tokens[i] if wanted and i is not None else None)
     if not any(marks):
@@ -262,16 +251,15 @@ def _post_processor(metadata: Mapping[str, Any], tokens: list[str]) -> dict[str,
     }
 
 
-def _adds_bos(metadata: Mapping[str, Any]) -> bool:
-    pre = metadata.get("tokenizer.ggml.pre")
-    known = PRE_TOKENIZERS.get(pre) if isinstance(pre, str) else None
+def _added_ends(metadata: Mapping[str, Any]) -> dict[str, bool]:
+    """Return whether BOS and EOS are added to a text."""
+    pre = PRE_TOKENIZERS.get(str(metadata.get("tokenizer.ggml.pre")))
     spm = metadata.get("tokenizer.ggml.model") == "llama"
-    default = spm or (known is not None and known.add_bos)  # llama.cpp's
-    return _flag(metadata, "tokenizer.ggml.add_bos_token", default)
-
-
-def _adds_eos(metadata: Mapping[str, Any]) -> bool:
-    return _flag(metadata, "tokenizer.ggml.add_eos_token", False)
+    default = spm or (pre is not None and pre.add_bos)  # llama.cpp's
+    return {
+        "bos": _flag(metadata, "tokenizer.ggml.add_bos_token", default),
+        "eos": _flag(metadata, "tokenizer.ggml.add_eos_token", False),
+    }
 
 
 def _tokenizer_config(
@@ -280,8 +268,7 @@ def _tokenizer_config(
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
-        "add_bos_token": _adds_bos(metadata),
-        "add_eos_token": _adds_eos(metadata),
+        **{f"add_{name}_token": added for name, added in _added_ends(metadata).items()},
     }
     for name, i in ids.items():
         if i is not None:
@@ -295,7 +282,7 @@ def _tokenizer_config(
 def _generation_config(
     metadata: Mapping[str, Any], count: int, ids: Mapping[str, int | None]
 ) -> dict[str, Any]:
-    """Return the token ids that start and end generation; a chat's end of turn ends it, too."""
+    """Return the token ids that start and end generation; the end-of-turn token ends it, too."""
     config: dict[str, Any] = {
         f"{name}_id": ids[name]
         for name in ("bos_token", "eos_token", "pad_token")
@@ -318,7 +305,7 @@ def _strings(metadata: Mapping[str, Any], key: str, limit: int) -> list[str]:
         raise TokenizerError(f"{key} is empty")
     if not all(isinstance(text, str) for text in texts):
         raise TokenizerError(f"{key} has an element that is not a string")
-    return [str(text) for text in texts]
+    return texts
 
 
 def _token_types(metadata: Mapping[str, Any], count: int) -> list[int]:
@@ -340,8 +327,3 @@ def _token_id(metadata: Mapping[str, Any], key: str, count: int) -> int | None:
 def _flag(metadata: Mapping[str, Any], key: str, default: bool) -> bool:
     found = metadata.get(key)
     return bool(found) if isinstance(found, bool | np.bool_) else default
-
-
-def _encoded(value: Any) -> bytes:
-    # json.dumps escapes, so the result is ASCII whatever the strings hold.
-    return json.dumps(value, indent=None, separators=(",", ":")).encode()

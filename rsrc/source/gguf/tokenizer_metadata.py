@@ -35,9 +35,9 @@ def tokenizer_metadata(
     Args:
         tokenizer: tokenizer.json.
         config: tokenizer_config.json; absent settings are left out.
-        vocab_size: rows of the embedding. Unused tokens are added up to it, as llama.cpp requires
-            as many tokens as rows.
-        note: called with what GGUF cannot express.
+        vocab_size: rows of the embedding. Unused tokens pad the vocabulary to it, because
+            llama.cpp requires as many tokens as rows.
+        note: called with a sentence for each thing that GGUF cannot express.
 
     Returns:
         Key: value; {} for other tokenizers and for damaged files.
@@ -112,9 +112,8 @@ def _pairs(found: Any) -> list[tuple[str, str]]:
     pairs = []
     for merge in found:
         parts = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(parts, list) or len(parts) != 2:
-            raise TokenizerError(f"tokenizer.json has the merge {str(merge)[:64]!r}")
-        if not all(isinstance(part, str) for part in parts):
+        whole = isinstance(parts, list) and len(parts) == 2
+        if not whole or not all(isinstance(part, str) for part in parts):
             raise TokenizerError(f"tokenizer.json has the merge {str(merge)[:64]!r}")
         pairs.append((parts[0], parts[1]))
     return pairs
@@ -180,7 +179,7 @@ def _space_prefix(tokenizer: Mapping[str, Any]) -> bool | None:
 def _scores(
     tokens: Sequence[str], types: Sequence[int], pairs: Iterable[tuple[str, str]], note: Note
 ) -> list[float]:
-    """Return scores by which the pair whose merge comes first is merged first."""
+    """Return scores that reproduce the order of the merges: the earlier a merge, the higher."""
     rank: dict[str, int] = {}
     last, in_order = "", True
     for left, right in pairs:

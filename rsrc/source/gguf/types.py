@@ -13,15 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from rsr_formats.records import BINARY_SIGNS, TERNARY
 
+from ...common.arrays import Bytes
 from ...common.errors import SourceError
-from ..tensor import ByteArray
 from .reader import Header, TensorInfo
 
 Scales = npt.NDArray[np.float32]
@@ -41,21 +40,21 @@ class Codec:
 
     # (blocks, block bytes) -> codes (blocks, weights). Not in the repr, which `Checkpoint.digest`
     # hashes: the repr of a function differs between processes.
-    decode: Callable[[ByteArray], ByteArray] = field(repr=False)
+    decode: Callable[[Bytes], Bytes] = field(repr=False)
     scale: slice  # its bytes in the block, in the row header, or in the tail
     scale_dtype: str = "<f2"
     two_bits: slice | None = None  # bytes of a block with two-bit codes, which can be 3
     digits: tuple[int, ...] = TERNARY
     is_general: bool = False  # code 3 is the weight +2 rather than damage
 
-    def holds_code_3(self, blocks: ByteArray) -> bool:
+    def holds_code_3(self, blocks: Bytes) -> bool:
         """Return whether any code is 3; `blocks` is (blocks, block bytes)."""
         if self.two_bits is None:
             return False
         codes = blocks[:, self.two_bits]
         return bool((codes & codes >> 1 & 0x55).any())
 
-    def scales(self, raw: ByteArray) -> Scales:
+    def scales(self, raw: Bytes) -> Scales:
         """Return the scale in each row of `raw`: one block, one row header or one tail per row."""
         found = np.ascontiguousarray(raw[:, self.scale]).view(self.scale_dtype)
         return found.astype(np.float32).reshape(-1)
@@ -72,7 +71,7 @@ class GgmlType:
     tail: int = 0  # bytes after the last block of the tensor
     dtype: str | None = None  # of plain elements, as safetensors spells it
     codec: Codec | None = None  # of ternary and binary types
-    assumed: str = ""  # an assumption that files cannot confirm, for the report
+    assumed: str = ""  # an assumption that files cannot confirm; for reports
 
     @property
     def is_flat(self) -> bool:
@@ -94,7 +93,7 @@ class GgmlType:
         return (prod(shape) if self.is_flat else shape[-1] if shape else 1) % self.block == 0
 
 
-def _planes(codes: ByteArray, shifts: Sequence[int] = (0, 2, 4, 6)) -> ByteArray:
+def _planes(codes: Bytes, shifts: Sequence[int] = (0, 2, 4, 6)) -> Bytes:
     """Unpack four codes per byte: plane i is the codes at bit shifts[i] of all bytes."""
     result = np.empty((len(codes), 4, codes.shape[1]), np.uint8)
     for i, shift in enumerate(shifts):
@@ -103,12 +102,12 @@ def _planes(codes: ByteArray, shifts: Sequence[int] = (0, 2, 4, 6)) -> ByteArray
     return result.reshape(len(codes), -1)
 
 
-def _neighbors(codes: ByteArray) -> ByteArray:
+def _neighbors(codes: Bytes) -> Bytes:
     """Unpack four neighboring codes per byte, lowest bits first."""
     return np.take(_NEIGHBORS, codes).view(np.uint8)
 
 
-def _trits(*parts: tuple[ByteArray, int]) -> ByteArray:
+def _trits(*parts: tuple[Bytes, int]) -> Bytes:
     """Unpack up to five trits per byte, in planes: plane i is trit i, most significant first.
 
     Args:
@@ -125,31 +124,31 @@ def _trits(*parts: tuple[ByteArray, int]) -> ByteArray:
     return result
 
 
-def _tq1_0(b: ByteArray) -> ByteArray:
+def _tq1_0(b: Bytes) -> Bytes:
     return _trits((b[:, :32], 5), (b[:, 32:48], 5), (b[:, 48:52], 4))
 
 
-def _tq2_0(b: ByteArray) -> ByteArray:
+def _tq2_0(b: Bytes) -> Bytes:
     return _planes(b[:, :64].reshape(-1, 32)).reshape(len(b), 256)
 
 
-def _ptq1_0(b: ByteArray) -> ByteArray:
+def _ptq1_0(b: Bytes) -> Bytes:
     return _trits((b[:, :16], 5), (b[:, 16:24], 5), (b[:, 24:26], 4))
 
 
-def _q1_0(b: ByteArray) -> ByteArray:
+def _q1_0(b: Bytes) -> Bytes:
     return np.unpackbits(b[:, 2:], axis=1, bitorder="little")
 
 
-def _q2_0(b: ByteArray) -> ByteArray:
+def _q2_0(b: Bytes) -> Bytes:
     return _neighbors(b[:, 2:])
 
 
-def _i2_s(b: ByteArray) -> ByteArray:
+def _i2_s(b: Bytes) -> Bytes:
     return _planes(b, (6, 4, 2, 0))
 
 
-def _iq1_bn(b: ByteArray) -> ByteArray:
+def _iq1_bn(b: Bytes) -> Bytes:
     """Unpack 64 weights from four runs of three bytes, five trits each, and one trit of byte 12."""
     codes = np.empty((len(b), 4, 16), np.uint8)
     for i in range(5):
@@ -164,23 +163,15 @@ _POSITIVE = bytes.fromhex("a9892909 a6862606 9a921a12 6a624a42")
 _STQ = np.array([*_POSITIVE, *(0xAA - pattern for pattern in _POSITIVE)], np.uint8)
 
 
-def _stq1_0(b: ByteArray) -> ByteArray:
+def _stq1_0(b: Bytes) -> Bytes:
     """Unpack 64 groups of four weights: group g is weight g % 16 of four runs of 16."""
     number = np.stack([b[:, :32] & 15, b[:, :32] >> 4], axis=2).reshape(len(b), 64)
     number |= np.unpackbits(b[:, 32:40], axis=1, bitorder="little") << 4
     return _planes(_STQ[number].reshape(-1, 16)).reshape(len(b), 256)
 
 
-_TQ1_0 = GgmlType("TQ1_0", 256, 54, codec=Codec(_tq1_0, slice(52, 54)))
-_TQ2_0 = GgmlType("TQ2_0", 256, 66, codec=Codec(_tq2_0, slice(64, 66), two_bits=slice(0, 64)))
-_Q1_0 = GgmlType("Q1_0", 128, 18, codec=Codec(_q1_0, slice(0, 2), digits=BINARY_SIGNS))
-_Q2_0 = GgmlType(
-    "Q2_0", 64, 18, codec=Codec(_q2_0, slice(0, 2), two_bits=slice(2, None), is_general=True)
-)
-_PQ2_0 = GgmlType(
-    "PQ2_0", 128, 34, codec=Codec(_q2_0, slice(0, 2), two_bits=slice(2, None), is_general=True)
-)
-_PTQ1_0 = GgmlType("PTQ1_0", 128, 28, codec=Codec(_ptq1_0, slice(26, 28)))
+_Q2 = Codec(_q2_0, slice(0, 2), two_bits=slice(2, None), is_general=True)
+_PQ2_0 = GgmlType("PQ2_0", 128, 34, codec=_Q2)
 _STQ1_0 = GgmlType("STQ1_0", 256, 42, codec=Codec(_stq1_0, slice(40, 42)))
 # The order of x86, 128 weights in 32 bytes, which the official files and the converters use. If
 # built for ARM or without ACT_PARALLEL, bitnet.cpp writes other orders under the same number: the
@@ -194,10 +185,7 @@ _I2_S = GgmlType(
     codec=Codec(_i2_s, slice(0, 4), "<f4", two_bits=slice(None)),
     assumed=" (order of x86 assumed)",
 )
-_IQ1_BN = GgmlType("IQ1_BN", 64, 13, row_header=2, codec=Codec(_iq1_bn, slice(0, 2)))
-_IQ2_BN = GgmlType(
-    "IQ2_BN", 64, 16, row_header=4, codec=Codec(_planes, slice(0, 4), "<f4", slice(None))
-)
+_IQ2_BN = Codec(_planes, slice(0, 4), "<f4", two_bits=slice(None))
 
 # Number: candidates.
 TYPES: dict[int, tuple[GgmlType, ...]] = {
@@ -228,18 +216,18 @@ TYPES: dict[int, tuple[GgmlType, ...]] = {
     28: (GgmlType("F64", 1, 8, dtype="F64"),),
     29: (GgmlType("IQ1_M", 256, 56),),
     30: (GgmlType("BF16", 1, 2, dtype="BF16"),),
-    34: (_TQ1_0,),
-    35: (_TQ2_0,),
+    34: (GgmlType("TQ1_0", 256, 54, codec=Codec(_tq1_0, slice(52, 54))),),
+    35: (GgmlType("TQ2_0", 256, 66, codec=Codec(_tq2_0, slice(64, 66), two_bits=slice(0, 64))),),
     36: (_I2_S,),
     39: (GgmlType("MXFP4", 32, 17),),
     40: (GgmlType("NVFP4", 64, 36),),
-    41: (_Q1_0,),
-    42: (_Q2_0, _PQ2_0, _STQ1_0),
+    41: (GgmlType("Q1_0", 128, 18, codec=Codec(_q1_0, slice(0, 2), digits=BINARY_SIGNS)),),
+    42: (GgmlType("Q2_0", 64, 18, codec=_Q2), _PQ2_0, _STQ1_0),
     43: (_STQ1_0,),
-    134: (_IQ1_BN,),
-    135: (_IQ2_BN,),
+    134: (GgmlType("IQ1_BN", 64, 13, row_header=2, codec=Codec(_iq1_bn, slice(0, 2))),),
+    135: (GgmlType("IQ2_BN", 64, 16, row_header=4, codec=_IQ2_BN),),
     142: (_PQ2_0,),
-    143: (_PTQ1_0,),
+    143: (GgmlType("PTQ1_0", 128, 28, codec=Codec(_ptq1_0, slice(26, 28))),),
 }
 # Numbers that several projects assigned: the size must match exactly.
 _SHARED = frozenset({36, 39, 41, 42, 43, 134, 135, 142, 143})
@@ -264,7 +252,7 @@ def resolve(header: Header) -> dict[str, GgmlType]:
         by_number.setdefault(info.type_id, []).append(info)
     types = {n: _resolve(header, n, infos) for n, infos in by_number.items()}
     for info in header.tensors:
-        _check_room(header.path, info, types[info.type_id])
+        _check_room(info, types[info.type_id])
     return {info.name: types[info.type_id] for info in header.tensors}
 
 
@@ -307,8 +295,8 @@ def _fills(t: GgmlType, info: TensorInfo, alignment: int) -> bool:
     return t.fits(info.shape) and 0 <= info.room - t.nbytes(info.shape) < alignment
 
 
-def _check_room(path: Path, info: TensorInfo, t: GgmlType) -> None:
-    what = f"{path}: tensor {info.name[:80]!r}, {t.name} {list(info.shape)},"
+def _check_room(info: TensorInfo, t: GgmlType) -> None:
+    what = f"{info.path}: tensor {info.name[:80]!r}, {t.name} {list(info.shape)},"
     if not t.fits(info.shape):
         raise SourceError(f"{what} has rows that are not a multiple of {t.block}")
     if t.nbytes(info.shape) > info.room:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +26,6 @@ from rsr_formats.packing import (
 from rsr_testing.checkpoints import Kit
 from rsrc import _native
 from rsrc.compiler import index
-from rsrc.compiler.index import ordered_map
 
 Digits = npt.NDArray[np.uint8]
 
@@ -256,42 +252,3 @@ def test_panels_leave_no_trace(
     monkeypatch.setattr(index, "_PANEL", panel)
     rsrc.compile(source, tmp_path / "cut.rsr", **options, threads=3)
     assert (tmp_path / "cut.rsr").read_bytes() == (tmp_path / "whole.rsr").read_bytes()
-
-
-class TestOrderedMap:
-    def test_order(self) -> None:
-        def late(i: int) -> int:
-            time.sleep(0.002 * (i % 3))
-            return i * i
-
-        with ThreadPoolExecutor(4) as pool:
-            assert list(ordered_map(pool, late, range(40), 4)) == [i * i for i in range(40)]
-            assert list(ordered_map(pool, late, [], 4)) == []
-
-    @pytest.mark.parametrize("ahead", [1, 3])
-    def test_lookahead_is_bounded(self, ahead: int) -> None:
-        begun: list[int] = []
-        with ThreadPoolExecutor(8) as pool:
-            for taken, _ in enumerate(ordered_map(pool, begun.append, range(30), ahead)):
-                time.sleep(0.001)
-                assert len(begun) <= taken + ahead + 1
-
-    def test_an_exception_ends_it(self) -> None:
-        begun: list[int] = []
-        gate = threading.Event()
-
-        def fail_at_two(i: int) -> int:
-            begun.append(i)
-            if i == 2:
-                raise KeyError(i)
-            if i > 2:
-                gate.wait(10)
-            return i
-
-        with ThreadPoolExecutor(1) as pool:
-            values = ordered_map(pool, fail_at_two, range(100), 5)
-            assert [next(values), next(values)] == [0, 1]
-            with pytest.raises(KeyError):
-                next(values)
-            gate.set()
-        assert len(begun) <= 5  # waiting items were canceled

@@ -245,7 +245,7 @@ def test_damaged_safetensors(tmp_path: Path, data: bytes, sharded: bool) -> None
 
 @pytest.mark.parametrize("second", [(0, 2), (2, 4)])
 def test_a_name_that_is_there_twice(tmp_path: Path, second: tuple[int, int]) -> None:
-    """The library takes the last one, which need not be the intended one."""
+    """The library takes the last one, which may not be the intended one."""
     text = b"{" + entry("w", 0, 2) + b"," + entry("w", *second) + b"}"
     path = tmp_path / "twice.safetensors"
     path.write_bytes(header(text, b"xyzw"[: second[1]]))

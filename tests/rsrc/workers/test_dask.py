@@ -52,7 +52,7 @@ asyncio.run(main())
 
 
 class Cluster:
-    """A scheduler and its workers, all processes of their own."""
+    """A scheduler and its workers, each in a separate process."""
 
     def __init__(self, scheduler: Process, url: str, workers: list[Process]) -> None:
         self.scheduler = scheduler

@@ -191,6 +191,34 @@ class TestMap:
             assert list(Workers(pool, 4).map(late, [])) == []
         assert list(Workers().map(late, range(40))) == expected
 
+    @pytest.mark.parametrize("ahead", [1, 3])
+    def test_lookahead_is_bounded(self, ahead: int) -> None:
+        begun: list[int] = []
+        with ThreadPoolExecutor(8) as pool:
+            for taken, _ in enumerate(Workers(pool, ahead).map(begun.append, range(30))):
+                time.sleep(0.001)
+                assert len(begun) <= taken + ahead + 1
+
+    def test_an_exception_ends_it(self) -> None:
+        begun: list[int] = []
+        gate = threading.Event()
+
+        def fail_at_two(i: int) -> int:
+            begun.append(i)
+            if i == 2:
+                raise KeyError(i)
+            if i > 2:
+                gate.wait(10)
+            return i
+
+        with ThreadPoolExecutor(1) as pool:
+            values = Workers(pool, 5).map(fail_at_two, range(100))
+            assert [next(values), next(values)] == [(0, 0), (1, 1)]
+            with pytest.raises(KeyError):
+                next(values)
+            gate.set()
+        assert len(begun) <= 5  # waiting items were canceled
+
     @pytest.mark.parametrize("executor", [True, False])
     def test_what_has_no_cost_is_not_given_away(self, executor: bool) -> None:
         def cost(i: int) -> int | None:

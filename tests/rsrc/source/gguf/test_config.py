@@ -57,7 +57,7 @@ LLAMA3 = {
 
 
 def llama(**changes: Any) -> dict[str, Any]:
-    """Return a config.json as of Falcon3: head_dim exceeds hidden_size / num_attention_heads."""
+    """Return a config.json like Falcon3's: head_dim exceeds hidden_size / num_attention_heads."""
     config = {
         **BITNET_2B,
         "architectures": ["LlamaForCausalLM"],

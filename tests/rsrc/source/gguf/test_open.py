@@ -683,7 +683,7 @@ class TestFiles:
     ) -> None:
         first = self.part(gguf_kit, tmp_path, 0, 2)
         self.part(gguf_kit, tmp_path, 1, 2, **{"split.no": gguf_kit.value(number)})
-        with pytest.raises(SourceError, match=r"metadata say part .* expected 1 of 2"):
+        with pytest.raises(SourceError, match=r"metadata says part .* expected 1 of 2"):
             open_checkpoint(first)
 
     def test_parts_that_are_not_what_their_names_say(
@@ -693,7 +693,7 @@ class TestFiles:
         with pytest.raises(SourceError, match="not the first of 2 parts: open m-00001-of-00002"):
             open_checkpoint(second)
         second.write_bytes(first.read_bytes())
-        with pytest.raises(SourceError, match=r"metadata say part 0 of 2 .*expected 1 of 2"):
+        with pytest.raises(SourceError, match=r"metadata says part 0 of 2 .*expected 1 of 2"):
             open_checkpoint(first)
         first.rename(tmp_path / "other.gguf")
         with pytest.raises(SourceError, match="one of 2 parts, which must be named"):

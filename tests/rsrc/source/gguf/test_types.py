@@ -164,7 +164,7 @@ def any_digits(rng: np.random.Generator, kind: GgmlType) -> Array:
 
 
 def one_zero_in_four(rng: np.random.Generator, kind: GgmlType) -> Array:
-    """Return digits as of Sherry: one zero (digit 1) in every four weights 16 apart."""
+    """Return digits like Sherry's: one zero (digit 1) in every four weights 16 apart."""
     lanes = 2 * rng.integers(0, 2, (4, 4, 16))
     zero = rng.integers(0, 4, (4, 16))
     for run in range(4):
