@@ -127,11 +127,11 @@ def _draw(
     shown = [*right[: count - len(wrong)], *map(int, wrong)]
     for row in range(8):
         cells = ("".join(_SHADES[v * 4 // 16] * 2 for v in images[i, row]) for i in shown)
-        out.print(" ".join(cells), highlight=False)
+        out.print(" ".join(cells))
     captions = []
     for i in shown:
         good = predictions[i] == labels[i]
         text = f"{predictions[i]}" if good else f"{predictions[i]}, is {labels[i]}"
         captions.append(text.center(_WIDTH))
-    out.print(" ".join(captions), highlight=False)
+    out.print(" ".join(captions))
     out.print()
