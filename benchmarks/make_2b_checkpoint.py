@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -150,17 +149,12 @@ def write(folder: Path, sizes: Sizes, weights: str = "packed", seed: int = 0) ->
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config(sizes, weights), indent=2) + "\n")
     path = folder / "model.safetensors"
-    listed = tensors(sizes, weights)
-    rng = np.random.default_rng(seed)
-    with path.open("wb") as file:
-        _write_header(file, listed)
-        for t in listed:
-            for piece in _pieces(t, rng):
-                file.write(piece.data)
+    write_file(path, tensors(sizes, weights), np.random.default_rng(seed))
     return path
 
 
-def _write_header(file: BinaryIO, listed: Sequence[Tensor]) -> None:
+def write_file(path: Path, listed: Sequence[Tensor], rng: np.random.Generator) -> None:
+    """Write a .safetensors file, piece by piece."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for t in listed:
@@ -168,7 +162,11 @@ def _write_header(file: BinaryIO, listed: Sequence[Tensor]) -> None:
         header[t.name] = {"dtype": t.dtype, "shape": t.shape, "data_offsets": (start, end)}
     data = json.dumps(header, separators=(",", ":")).encode()
     data += b" " * (-len(data) % 8)
-    file.write(len(data).to_bytes(8, "little") + data)
+    with path.open("wb") as file:
+        file.write(len(data).to_bytes(8, "little") + data)
+        for t in listed:
+            for piece in _pieces(t, rng):
+                file.write(piece.data)
 
 
 def _pieces(t: Tensor, rng: np.random.Generator) -> Iterator[Bytes]:
