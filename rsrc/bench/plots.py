@@ -1,4 +1,4 @@
-"""The results of benchmarks as pictures."""
+"""Plots of benchmark results."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from rsr_formats.text import counted
 
 from ..common.console import size
 from ..common.errors import MissingPackageError, OptionError
@@ -29,14 +31,14 @@ _FORMATS = (".png", ".svg", ".pdf")
 
 
 class _Bar(NamedTuple):
-    """A bar of the picture of a model: its name on the axis and what was measured."""
+    """A bar of the plot of a model: its name on the axis, and its measurements."""
 
     name: str
     measured: Row
 
 
 def check_picture(path: str | os.PathLike[str]) -> None:
-    """Raise `OptionError` unless a picture can be written to `path`: call it before measuring."""
+    """Raise `OptionError` unless a plot can be written to `path`; called before measuring."""
     if Path(path).suffix.lower() not in _FORMATS:
         raise OptionError(
             f"plot: found {os.fspath(path)!r}, expected a name that ends in .png, .svg or .pdf"
@@ -46,7 +48,7 @@ def check_picture(path: str | os.PathLike[str]) -> None:
 
 
 def require_matplotlib() -> None:
-    """Raise `MissingPackageError` if Matplotlib is not installed: call it before measuring."""
+    """Raise `MissingPackageError` if Matplotlib is not installed; called before measuring."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
@@ -58,15 +60,15 @@ def plot(result: dict[str, Any], path: str | os.PathLike[str]) -> None:
 
     Args:
         result: what `bench_shape` or `bench_file` returned.
-        path: the picture; its suffix chooses the format (.png, .svg, .pdf).
+        path: of the plot; its suffix chooses the format (.png, .svg, .pdf).
 
     Raises:
         MissingPackageError: Matplotlib is not installed.
-        OptionError: the suffix is another, or the folder does not exist.
+        OptionError: the suffix is not one of these, or the folder does not exist.
     """
     panels = sections(result)
     if any(row["level"] == "model" for row in result["results"]):
-        # One panel for each matrix will do, without those where only a baseline is from memory.
+        # One panel per matrix, from memory; not where only a baseline could be measured there.
         panels = [p for p in panels if p[1][0]["level"] != "cache" and _has_own(p[1])]
     panels = [p for p in panels if p[1][0]["level"] != "memory-huge"]  # nearly the same
     several = [row for rows in batches(result) for row in rows if row["threads"] == 1]
@@ -89,11 +91,11 @@ def plot_model(result: dict[str, Any], path: str | os.PathLike[str]) -> None:
 
     Args:
         result: what `bench_model` returned.
-        path: the picture; its suffix chooses the format (.png, .svg, .pdf).
+        path: of the plot; its suffix chooses the format (.png, .svg, .pdf).
 
     Raises:
         MissingPackageError: Matplotlib is not installed.
-        OptionError: the suffix is another, or the folder does not exist.
+        OptionError: the suffix is not one of these, or the folder does not exist.
     """
     decoded = _bars(result, "decode", "context", "context {}")
     prefilled = _bars(result, "prefill", "tokens", "{} tokens")
@@ -198,7 +200,7 @@ def _annotate(axes: Any, text: str, x: float, place: int) -> None:
 
 
 def _format(axes: Any, title: str, names: Sequence[str]) -> None:
-    """Name the bars, from top to bottom, and take away what distracts from them."""
+    """Name the bars, from top to bottom, and remove visual clutter."""
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="x", labelsize=8)
@@ -214,7 +216,7 @@ def _bars(result: dict[str, Any], key: str, count: str, name: str) -> list[_Bar]
     found = [(one[count], row["threads"], one) for row in result["results"] for one in row[key]]
     found.sort(key=lambda case: case[:2])
     return [
-        _Bar(f"{name.format(tokens)}, {threads} thread{'s' if threads > 1 else ''}", measured)
+        _Bar(f"{name.format(tokens)}, {counted(threads, 'thread')}", measured)
         for tokens, threads, measured in found
     ]
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from rsr_formats.text import printable
 
-Progress = Callable[[str, int, int], None]
+from ..common.progress import Progress
 
 
 class _Shown:
@@ -23,7 +23,8 @@ class _Shown:
     def begin(self, phase: str, tensors: int) -> None:
         """Start a phase with that many tensors."""
         self._name, self._tensors, self._count = None, tensors, 0
-        self._update(verb=phase, count=f"0 of {tensors}", refresh=True)  # if it is short too
+        # Refreshed at once: a short phase may end before the next tick.
+        self._update(verb=phase, count=f"0 of {tensors}", refresh=True)
 
     def __call__(self, name: str, done: int, total: int) -> None:
         if name != self._name:  # a large tensor is reported piece by piece

@@ -310,7 +310,7 @@ def test_the_command_line(make: Callable[..., Path], tmp_path: Path) -> None:
         result = json.loads(told.stdout)
         assert (result["quantised"], result["added"]) == (1 - tied, [HEAD] * tied)
         told = run(main, ["inspect", str(rsr)])
-        assert "BF16 absmax" in told.stdout
+        assert "dense I8, absmax of BF16" in told.stdout
         shown = json.loads(run(main, ["inspect", str(rsr), "--tensor", HEAD, "--json"]).stdout)
         of = EMBEDDING if tied else HEAD
         assert shown["quantised"] == {"rule": "absmax", "of": of, "dtype": "BF16"}
