@@ -108,7 +108,7 @@ def line_up_huge(setting: Setting, matrix: Matrix, W: Array) -> list[Contender]:
     """List the kernels in use from memory in huge pages, as `load(memory="huge")` gives them."""
     count = setting.memory.copies(matrix.nbytes, setting.memory.ranked)
     if not has_huge_pages() or not count:
-        reason = _TOO_SMALL if has_huge_pages() else "this system does not provide them"
+        reason = _TOO_SMALL if has_huge_pages() else "this system has none"
         setting.omit("level memory", f"{matrix.name} in huge pages", reason)
         return []
     levels = {"memory-huge": compiled_copies(matrix, count, huge=True)}
