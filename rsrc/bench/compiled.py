@@ -47,9 +47,7 @@ def compile_matrix(W: npt.NDArray[np.int8], *options: dict[str, Any]) -> list[Ma
         for i, keywords in enumerate(options):
             output = source.with_name(f"{i}.rsr")
             rsrc.compile(source, output, **keywords)
-            matrix = rsr.load(output)["random"]
-            assert isinstance(matrix, Matrix)
-            matrices.append(matrix)
+            matrices.append(rsr.load(output).matrix("random"))
     return matrices
 
 

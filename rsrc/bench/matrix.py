@@ -118,7 +118,7 @@ def bench_file(
     """
     threads, rng = rsr.get_num_threads(), np.random.default_rng(seed)
     with rsr.load(path) as model, single_threaded_baselines() as baselines:
-        matrices = [w for w in model.values() if isinstance(w, Matrix) and min(w.shape)]
+        matrices = [w for w in model.matrices() if min(w.shape)]
         if not matrices:
             raise OptionError(f"{path}: found no compiled matrix to measure")
         setting = Setting(threads, rng, baselines, plan_memory(1, len(baselines)))

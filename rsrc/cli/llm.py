@@ -230,11 +230,7 @@ def _chosen(model: LanguageModel, options: dict[str, Any]) -> dict[str, Any]:
 
 def _print_json(prompts: tuple[str, ...], results: list[Generation]) -> None:
     texts = [
-        {
-            "prompt": prompt,
-            **dataclasses.asdict(result),
-            "tokens_per_second": result.tokens_per_second,
-        }
-        for prompt, result in zip(prompts, results, strict=True)
+        {"prompt": prompt, **dataclasses.asdict(r), "tokens_per_second": r.tokens_per_second}
+        for prompt, r in zip(prompts, results, strict=True)
     ]
     click.echo(json.dumps({"texts": texts}, indent=2))
