@@ -1,9 +1,9 @@
-"""Time what a decoder computes between its products, with the shapes of bitnet-b1.58-2B-4T.
+"""Time the operations of a decoder other than products, in the shapes of bitnet-b1.58-2B-4T.
 
     python benchmarks/decoder_ops.py [--threads 1] [--contexts 512,4096] [--seconds 1] [--json]
 
-Norms and gates are timed for one row and for 512; attention for one row after contexts of several
-lengths, beside a plain read of the bytes it reads, and for a prompt, with its rate of
+Norms and gates are timed for one row and for 512. Attention is timed for one row after contexts of
+several lengths, with a plain read of the same bytes, and for a prompt, with its rate of
 multiply-adds. On level `memory`, copies of a KV cache are used in rotation, 1 GB in all, so that
 the processor's caches never hold the next one. Times are those of one layer: the best call, and the
 median of all calls.
@@ -11,17 +11,15 @@ median of all calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 import rsr_runtime as rsr
-from reporting import Lines, Row, Works, measuring_parser, report, time_in_turns
+from reporting import Lines, Row, Work, Works, measuring_parser, report, time_in_turns
 from rsr_runtime import kernels
-
-Work = Callable[[int], object]  # takes the number of the call
 
 HIDDEN, INTERMEDIATE, HEADS, KEY_HEADS, HEAD_DIM, LAYERS = 2560, 6912, 20, 5, 128, 30
 PROMPT = 512

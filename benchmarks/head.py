@@ -1,4 +1,4 @@
-"""Time products with an output head of each dtype, beside a plain read of its bytes.
+"""Time products with an output head of each dtype, and a plain read of its bytes.
 
     python benchmarks/head.py [--shape 128256x2560] [--types BF16,I8] [--vectors 1,4,16]
                               [--threads 1,2] [--isa avx512,avx2] [--seconds 4]
@@ -13,7 +13,7 @@ takes float32 only, four bytes per weight; its threads are not limited here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,11 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 import rsr_runtime as rsr
-from reporting import Lines, Row, Works, measuring_parser, report, time_in_turns
+from reporting import Lines, Row, Work, Works, measuring_parser, report, time_in_turns
 from rsr_runtime import kernels
 
 Array = npt.NDArray[Any]
-Work = Callable[[int], object]  # takes the number of the call
 
 TYPES = ("BF16", "F16", "F32", "I8")
 ROUNDS = 3  # however short the time

@@ -15,7 +15,8 @@ from rich.table import Table
 import rsr_runtime as rsr
 from rsrc.common.console import console
 
-Works = dict[str, Callable[[int], object]]  # by name; each takes the number of the call
+Work = Callable[[int], object]  # takes the number of the call
+Works = dict[str, Work]  # by name
 Row = dict[str, Any]
 Lines = list[list[str]]  # the first line names the columns
 

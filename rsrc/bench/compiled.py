@@ -21,7 +21,7 @@ from .memory import pages
 from .timing import Bytes, Contender, Label, Operand
 
 Array = npt.NDArray[Any]
-# Multiplies by a copy of the weights; describes what is wrong with the product, if anything.
+# Multiplies by a copy of the weights; describes the error of a wrong product, None if it is right.
 Product = tuple[Callable[[Any], Any], Callable[[Any], str | None]]
 
 ALL = "all matrices"  # the key "matrix" in rows of a pass over a whole file

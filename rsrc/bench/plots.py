@@ -212,7 +212,7 @@ def _format(axes: Any, title: str, names: Sequence[str]) -> None:
 
 
 def _bars(result: dict[str, Any], key: str, count: str, name: str) -> list[_Bar]:
-    """List what was measured, by tokens and then by threads."""
+    """List the measurements by tokens, then by threads."""
     found = [(one[count], row["threads"], one) for row in result["results"] for one in row[key]]
     found.sort(key=lambda case: case[:2])
     return [

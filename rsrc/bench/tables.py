@@ -1,4 +1,4 @@
-"""The results of benchmarks as tables."""
+"""Tables of benchmark results."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def batches(result: dict[str, Any]) -> list[list[Row]]:
 
 
 def label(row: Row) -> str:
-    """Name the engine of a row for people."""
+    """Return the displayed name of a row's engine."""
     if row["engine"] != "rsr-ternary":
         return {"numpy": "NumPy", "torch": "PyTorch"}[row["engine"]]
     if row["encoding"] == "permuted":
@@ -171,7 +171,7 @@ def _opening(row: Row, key: str) -> tuple[str, str]:
 
 
 def _by_case(rows: list[Row], key: str) -> Iterator[tuple[int, Row]]:
-    """Yield (threads, what was measured), all numbers of threads for the first case first."""
+    """Yield (threads, measurement) case by case, with all numbers of threads for each."""
     for of_all in zip(*(row[key] for row in rows), strict=True):
         for row, one in zip(rows, of_all, strict=True):
             yield row["threads"], one

@@ -125,7 +125,7 @@ def _write(pieces: Iterator[str]) -> bool:
 
 def _typed_lines() -> Iterator[str]:
     """Yield lines typed on a terminal, until Ctrl-D."""
-    line_so_far: Callable[[], str] = str  # unknown
+    line_so_far: Callable[[], str] = str  # without readline, the line counts as empty
     with suppress(ImportError):
         import readline  # gives input() line editing and history
 

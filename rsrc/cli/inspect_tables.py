@@ -82,7 +82,7 @@ def _listed(t: dict[str, Any], heading: str) -> Listed:
 
 
 def _heading(t: dict[str, Any]) -> str:
-    """Say how a .rsr file stores a tensor."""
+    """Describe how a .rsr file stores a tensor."""
     if t["kind"] == "dense":
         made = t["quantised"]
         return (
@@ -97,7 +97,7 @@ def _heading(t: dict[str, Any]) -> str:
 
 
 def _scale_rule(t: dict[str, Any]) -> str:
-    """Say in words what shares a scale."""
+    """Describe which weights share a scale."""
     scale = t["scale"]
     if scale is None:
         return "no scale"
@@ -114,7 +114,7 @@ def _sharing(scale: dict[str, Any]) -> str:
 
 
 def _source_heading(t: dict[str, Any]) -> str:
-    """Say what would become of a tensor of a source."""
+    """Describe how a tensor of a source would compile."""
     if t["becomes"] == "absorbed":
         return f"absorbed into the tensor it scales ({t['dtype']})"
     if "encoding" in t:

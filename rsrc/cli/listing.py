@@ -22,7 +22,7 @@ class Listed:
     """A tensor, or several whose names differ only in numbers."""
 
     name: str
-    heading: str  # what the tensor shares with others; tensors are grouped by it
+    heading: str  # tensors are grouped by it
     shape: Sequence[int]
     size: int  # bytes of all `count` tensors
     bits_per_weight: float | None = None

@@ -40,7 +40,7 @@ def checked_by(check: Callable[[Any], object], prefix: str = "") -> Callable[...
 
     Args:
         check: takes the value of the option.
-        prefix: of its message, which click's own message makes redundant.
+        prefix: of its message; removed, because click names the option itself.
     """
 
     def callback(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
