@@ -1,4 +1,4 @@
-"""What takes part in a benchmark of a matrix, and what is left out with a note."""
+"""The contenders of a matrix benchmark, and the notes about those left out."""
 
 from __future__ import annotations
 

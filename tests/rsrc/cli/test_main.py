@@ -1,4 +1,4 @@
-"""The command line: options, exit codes, JSON, what reaches a terminal and what a pipe."""
+"""The command line: options, exit codes, JSON, output to terminals and pipes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ RUNNER = CliRunner(**SEPARATE if "mix_stderr" in inspect.signature(CliRunner).pa
 
 @pytest.fixture(scope="session")
 def run() -> Run:
-    """Run a command in this process; what is not a clean exit is raised."""
+    """Run a command in this process; exceptions other than a clean exit are raised."""
 
     def invoke(*arguments: object, code: int = 0) -> Result:
         result = RUNNER.invoke(main, list(map(str, arguments)), prog_name="rsrc")
@@ -607,7 +607,7 @@ class TestStreams:
 
 
 def on_a_terminal(arguments: list[str], folder: Path) -> tuple[str, int, str]:
-    """Run a command whose stderr is a terminal; return what it showed, its status and stdout."""
+    """Run a command whose stderr is a terminal; return stderr, the exit status and stdout."""
     import pty
 
     master, slave = pty.openpty()
