@@ -109,7 +109,7 @@ def line_up_huge(setting: Setting, matrix: Matrix, W: Array) -> list[Contender]:
     count = setting.memory.copies(matrix.nbytes, setting.memory.ranked)
     if not has_huge_pages() or not count:
         reason = _TOO_SMALL if has_huge_pages() else "this system has none"
-        setting.omit("level memory", f"{matrix.name} in huge pages", reason)
+        setting.omit("memory-level figure", f"{matrix.name} in huge pages", reason)
         return []
     levels = {"memory-huge": compiled_copies(matrix, count, huge=True)}
     reference = reference_products(matrix, W, setting.rng)
@@ -189,5 +189,5 @@ def _levels(
     if count:
         levels["memory"] = copies(count)
     else:
-        setting.omit("level memory", name, _TOO_SMALL)
+        setting.omit("memory-level figure", name, _TOO_SMALL)
     return levels

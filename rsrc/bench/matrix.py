@@ -125,7 +125,7 @@ def bench_file(
         groups = _groups(matrices)
         if len(groups) > _MAX_GROUPS:
             reason = f"only the {_MAX_GROUPS} groups with most weights are measured one by one"
-            setting.omit("rows", f"{len(groups) - _MAX_GROUPS} groups of matrices", reason)
+            setting.omit("figures", f"{len(groups) - _MAX_GROUPS} groups of matrices", reason)
         groups = groups[:_MAX_GROUPS]
         several = len(matrices) > 1
         share = 1 / (len(groups) + 2 * several)  # the pass takes the time of two groups

@@ -11,7 +11,7 @@ from rsr_formats.text import counted
 
 from ..common.console import size
 from ..common.errors import MissingPackageError, OptionError
-from .tables import Row, batches, label, processor, sections
+from .tables import Row, batches, label, processor, sections, short
 
 _COLORS = {
     ("ranked", "int8"): "#12558c",
@@ -184,7 +184,7 @@ def _draw_phases(axes: Any, bars: Sequence[_Bar]) -> dict[str, Any]:
 def _draw_rates(axes: Any, title: str, bars: Sequence[_Bar]) -> None:
     medians = [bar.measured["tokens_per_second_median"] for bar in bars]
     drawn = axes.barh(range(len(bars)), medians, color=_COLORS["rate"], height=0.72)
-    axes.bar_label(drawn, fmt=_rate, padding=6, fontsize=8)
+    axes.bar_label(drawn, fmt=short, padding=6, fontsize=8)
     axes.set_xlim(0, 1.18 * max(medians))
     _format(axes, title, [bar.name for bar in bars])
 
@@ -235,7 +235,3 @@ def _bar_label(row: Row) -> str:
     threads = f", {row['threads']} threads" if row["threads"] > 1 else ""
     vectors = f", {row['vectors']} vectors" if row["vectors"] > 1 else ""
     return f"{label(row)} {row['dtype']}{threads}{vectors}"
-
-
-def _rate(value: float) -> str:
-    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"

@@ -55,7 +55,7 @@ def render_model_table(result: dict[str, Any]) -> RenderableType:
     for threads, one in _by_case(rows, "prefill"):
         milliseconds, rate = one["seconds_median"] * 1e3, one["tokens_per_second_median"]
         name = f"a prompt of {one['tokens']} tokens"
-        prompts.add_row(name, str(threads), _short(milliseconds), _short(rate))
+        prompts.add_row(name, str(threads), short(milliseconds), short(rate))
     phases = list(rows[0]["decode"][0]["seconds_by_part"])
     decoding = _table("context", "thr", "tok/s", "best", "ms", *phases, "of read", pad_edge=False)
     decoding.columns[0].justify = "right"
@@ -63,10 +63,10 @@ def render_model_table(result: dict[str, Any]) -> RenderableType:
         decoding.add_row(
             str(one["context"]),
             str(threads),
-            _short(one["tokens_per_second_median"]),
-            _short(one["tokens_per_second_best"]),
-            _short(one["seconds_median"] * 1e3),
-            *(_short(one["seconds_by_part"][phase] * 1e3) for phase in phases),
+            short(one["tokens_per_second_median"]),
+            short(one["tokens_per_second_best"]),
+            short(one["seconds_median"] * 1e3),
+            *(short(one["seconds_by_part"][phase] * 1e3) for phase in phases),
             f"{one['ratio_to_plain_read']:.0%}",
         )
         decoding.add_row(*[""] * 5, *(f"{one['share_by_part'][phase]:.0%}" for phase in phases))
@@ -167,7 +167,7 @@ def _model_footing(result: dict[str, Any]) -> list[str]:
 
 
 def _opening(row: Row, key: str) -> tuple[str, str]:
-    return str(row["threads"]), _short(row[key]["seconds_median"] * 1e3)
+    return str(row["threads"]), short(row[key]["seconds_median"] * 1e3)
 
 
 def _by_case(rows: list[Row], key: str) -> Iterator[tuple[int, Row]]:
@@ -181,7 +181,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds * 1e6:.1f} µs" if seconds < 1e-3 else f"{seconds * 1e3:.2f} ms"
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Format with three significant digits, or all digits before the point."""
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
