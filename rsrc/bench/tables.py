@@ -21,8 +21,7 @@ def render_table(result: dict[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [_heading(result)]
     for title, rows in sections(result):
         table = _table(
-            "", "dtype", "threads", "bits/weight", "time", "weights/ns", "GB/s", "of plain read",
-            title=title,
+            "", "dtype", "thr", "bits/w", "time", "weights/ns", "GB/s", "of read", title=title,
         )  # fmt: skip
         for row in rows:
             table.add_row(
@@ -114,14 +113,15 @@ def _heading(result: dict[str, Any]) -> str:
     used = [size(use["bytes"]) for use in memory["compiled"].values()]
     if used:
         lines.append(f"level memory: copies of {', '.join(used)} in pages of 4 KiB")
-    lines.append("median times; every product was checked")
+    lines.append("thr: threads; bits/w: bits per weight; median times; every product was checked")
+    lines.append("of read: time of a plain read of the same bytes as a share of this time")
     return "\n".join(lines)
 
 
 def _batch_table(kernels: list[list[Row]]) -> Table:
     first = kernels[0]
     title = f"{_title(first[0], False)}, by number of vectors: multiply-adds/ns"
-    table = _table("", "dtype", "threads", *(str(row["vectors"]) for row in first), title=title)
+    table = _table("", "dtype", "thr", *(str(row["vectors"]) for row in first), title=title)
     for rows in kernels:
         rates = [f"{row['macs_per_ns']:.1f}" for row in rows]
         table.add_row(label(rows[0]), rows[0]["dtype"], str(rows[0]["threads"]), *rates)
@@ -194,5 +194,5 @@ def _table(first: str, *others: str, title: str | None = None, pad_edge: bool = 
     )  # fmt: skip
     table.add_column(Text(first))
     for name in others:
-        table.add_column(Text(name), justify="right")
+        table.add_column(Text(name), justify="right", no_wrap=True)
     return table
