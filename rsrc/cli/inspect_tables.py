@@ -72,7 +72,7 @@ def print_survey(result: dict[str, Any]) -> None:
     for note in result["notes"]:
         out.print(printable(note))
     if result["refused"]:
-        out.print("cannot be compiled: see the refused tensors")
+        out.print("this checkpoint cannot be compiled: see the refused tensors")
     elif not counts.keys() & {"ternary", "binary"}:
         out.print("no tensor is ternary or binary")
 
