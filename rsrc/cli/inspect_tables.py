@@ -85,11 +85,8 @@ def _heading(t: dict[str, Any]) -> str:
     """Describe how a .rsr file stores a tensor."""
     if t["kind"] == "dense":
         made = t["quantised"]
-        return (
-            f"dense {t['dtype']}"
-            if made is None
-            else f"dense I8, {made['rule']} of {made['dtype']}"
-        )
+        dtype = t["dtype"] if made is None else f"I8, {made['rule']} of {made['dtype']}"
+        return f"dense {dtype}"
     return (
         f"{t['kind']}: {t['encoding']} {t['packing']}, {t['direction']}, k = {t['k']}; source "
         f"{t['dtype']}, layout {t['layout']}; {_scale_rule(t)}"
