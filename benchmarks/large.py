@@ -4,9 +4,9 @@
 
 Writes a sharded checkpoint to FOLDER, in the format in which Hugging Face publishes such models (U8
 matrices [out / 4, in] with a BF16 `weight_scale`, BF16 embedding and head: 3.9 GB). Compiles it
-with one and with two threads, each time in a process of its own, whose peak memory the system
+with one and with two threads, each time in a separate process, whose peak memory the system
 reports; verifies the result against the source; interrupts a compilation halfway and starts it
-again. Removes everything in the end.
+again. Removes everything at the end.
 """
 
 from __future__ import annotations
