@@ -35,8 +35,8 @@ F32, I8, TQ1_0, TQ2_0, I2_S, SHARED, STQ1_0, IQ1_BN, IQ2_BN, PQ2_0, PTQ1_0, Q1_0
 )  # fmt: skip
 HALF, SINGLE = b"\x00\x38", b"\x00\x00\x00\x3f"  # 0.5 as F16 and F32
 
-# Blocks of 128 or 256 weights (i % 3) - 1 with scale 0.5, except for padding before and after;
-# test_types.py shows that they are.
+# Blocks of 128 or 256 weights (i % 3) - 1 with scale 0.5, but for what lies in front and behind;
+# test_gguf_types.py shows that they are.
 TQ2_0_BLOCK = bytes.fromhex("186186" * 21 + "18") + HALF
 Q2_CODES = bytes.fromhex("244992" * 10 + "2449")
 
