@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import click
 
 from rsr_formats.text import printable
 
-from ..common.progress import ByteCounter, as_progress
 from ..source.open import is_source
 from .options import PATH, file_argument, json_option
 from .progress_bar import progress_bar
@@ -72,9 +70,17 @@ def verify(file: Path, against: Path | None, as_json: bool) -> None:
     from ..inspection.compare import compare
 
     opened = RsrFile(file)
+    total = sum(s.stored_size for s in opened.header.sections)
+    done = 0
     with progress_bar("verifying") as progress:
-        total = sum(s.stored_size for s in opened.header.sections)
-        opened.verify(partial(ByteCounter(as_progress(progress), total).advance, ""))
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            if progress is not None:
+                progress("", done, total)
+
+        opened.verify(advance)
     compared = None
     if against is not None:
         with progress_bar("comparing") as progress:

@@ -9,7 +9,7 @@ from functools import partial
 
 from rsr_formats.text import printable
 
-from ..common.progress import Progress
+Progress = Callable[[str, int, int], None]
 
 
 class _Shown:
@@ -36,7 +36,7 @@ class _Shown:
 
 @contextmanager
 def progress_bar(verb: str, in_bytes: bool = True) -> Iterator[Progress | None]:
-    """Show a progress bar on a terminal; yield None in a pipe."""
+    """A progress bar on a terminal; nothing in a pipe."""
     if not sys.stderr.isatty():
         yield None
         return

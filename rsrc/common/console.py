@@ -1,4 +1,4 @@
-"""Output for people: the console, tables, sizes, notices of slow stages."""
+"""Console output for people: tables, sizes, and the names of slow stages."""
 
 from __future__ import annotations
 
