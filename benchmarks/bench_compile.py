@@ -4,8 +4,8 @@
 
 Without --checkpoint, a random one is made first: it takes 1.18 GB in the folder for temporary
 files, and the result 1.12 GB more. Options not listed here, such as --layers 2, are passed to
-make_2b_checkpoint.py. The compiler runs in a process of its own, so that the system reports its
-peak memory. The system counts from what the parent occupied, so this script imports little.
+make_2b_checkpoint.py. The compiler runs in a separate process, so that the system reports its peak
+memory. That peak starts at the memory of the parent process, so this script imports little.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 def run_compiler(
     source: Path, output: Path, options: Sequence[str]
 ) -> tuple[float, float, int, dict[str, Any]]:
-    """Compile in a process of its own.
+    """Compile in a separate process.
 
     Returns:
         Seconds from start to end, imports included; seconds of processor time; peak resident

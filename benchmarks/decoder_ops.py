@@ -1,9 +1,9 @@
-"""Time what a decoder computes between its products, with the shapes of bitnet-b1.58-2B-4T.
+"""Time the operations of a decoder other than products, in the shapes of bitnet-b1.58-2B-4T.
 
     python benchmarks/decoder_ops.py [--threads 1] [--contexts 512,4096] [--seconds 1] [--json]
 
-Norms and gates are timed for one row and for 512; attention for one row after contexts of several
-lengths, beside a plain read of the bytes it reads, and for a prompt, with its rate of
+Norms and gates are timed for one row and for 512. Attention is timed for one row after contexts of
+several lengths, with a plain read of the same bytes, and for a prompt, with its rate of
 multiply-adds. On level `memory`, copies of a KV cache are used in rotation, 1 GB in all, so that
 the processor's caches never hold the next one. Times are those of one layer: the best call, and the
 median of all calls.
@@ -11,36 +11,21 @@ median of all calls.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 import rsr_runtime as rsr
-from reporting import Lines, Row, measuring_parser, report
+from reporting import Lines, Row, Work, Works, measuring_parser, report, time_in_turns
 from rsr_runtime import kernels
-
-Work = Callable[[int], object]  # takes the number of the call
 
 HIDDEN, INTERMEDIATE, HEADS, KEY_HEADS, HEAD_DIM, LAYERS = 2560, 6912, 20, 5, 128, 30
 PROMPT = 512
 EPS = 1e-5
+ROUNDS = 5  # however short the time
 MEMORY_BYTES = 1 << 30
-
-
-def measure(works: dict[str, Work], seconds: float) -> dict[str, npt.NDArray[np.float64]]:
-    """Call each in turn until the time is up, at least five times; return seconds by name."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    end, call = time.perf_counter() + seconds, 0
-    while time.perf_counter() < end or call < 5:
-        for name, work in works.items():
-            start = time.perf_counter()
-            work(call)
-            times[name].append(time.perf_counter() - start)
-        call += 1
-    return {name: np.array(t) for name, t in times.items()}
 
 
 def row(op: str, rows: int, times: npt.NDArray[np.float64], **more: Any) -> Row:
@@ -69,7 +54,7 @@ def rows_of_activations(count: int, seconds: float, rng: np.random.Generator) ->
 
         return work
 
-    works: dict[str, Work] = {
+    works: Works = {
         f"normalize {HIDDEN}, add, int8": lambda _: kernels.normalize(
             x, other, weight, EPS, None, q, s
         ),
@@ -80,7 +65,7 @@ def rows_of_activations(count: int, seconds: float, rng: np.random.Generator) ->
         f"gated {INTERMEDIATE}, relu2, int8": gated("relu2"),
         f"gated {INTERMEDIATE}, silu, int8": gated("silu"),
     }
-    for op, times in measure(works, seconds).items():
+    for op, times in time_in_turns(works, seconds, ROUNDS).items():
         yield row(op, count, times)
 
 
@@ -135,14 +120,16 @@ def attention(contexts: list[int], seconds: float, rng: np.random.Generator) -> 
                 one = 2 * KEY_HEADS * context * HEAD_DIM * (2 if half else 4)
                 copies = 1 if level == "cache" else max(4, MEMORY_BYTES // one)
                 caches = Caches(context, half, copies, rng)
-                times = measure({"attend": caches.attend(1, rng), "read": caches.read}, seconds)
+                times = time_in_turns(
+                    {"attend": caches.attend(1, rng), "read": caches.read}, seconds, ROUNDS
+                )
                 yield row(
                     "attend", 1, times["attend"], context=context, cache=dtype, level=level,
                     bytes=caches.bytes, plain_read_seconds_best=float(times["read"].min()),
                     plain_read_seconds_median=float(np.median(times["read"])),
                 )  # fmt: skip
         caches = Caches(PROMPT, half, 1, rng)
-        times = measure({"attend": caches.attend(PROMPT, rng)}, seconds)
+        times = time_in_turns({"attend": caches.attend(PROMPT, rng)}, seconds, ROUNDS)
         multiply_adds = HEADS * HEAD_DIM * PROMPT * (PROMPT + 1)  # scores and values, causal
         yield row(
             "attend", PROMPT, times["attend"], context=PROMPT, cache=dtype, level="cache",

@@ -1,4 +1,4 @@
-"""Time products with an output head of each dtype, beside a plain read of its bytes.
+"""Time products with an output head of each dtype, and a plain read of its bytes.
 
     python benchmarks/head.py [--shape 128256x2560] [--types BF16,I8] [--vectors 1,4,16]
                               [--threads 1,2] [--isa avx512,avx2] [--seconds 4]
@@ -13,8 +13,7 @@ takes float32 only, four bytes per weight; its threads are not limited here.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,13 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 import rsr_runtime as rsr
-from reporting import Lines, Row, measuring_parser, report
+from reporting import Lines, Row, Work, Works, measuring_parser, report, time_in_turns
 from rsr_runtime import kernels
 
 Array = npt.NDArray[Any]
-Work = Callable[[], object]
 
 TYPES = ("BF16", "F16", "F32", "I8")
+ROUNDS = 3  # however short the time
 DISTINCT_ROWS = 4096  # drawn at random, then repeated: kernels cannot tell
 
 
@@ -48,35 +47,22 @@ def head(dtype: str, m: int, n: int, rng: np.random.Generator) -> Array:
 
 def product(dtype: str, W: Array, x: Array, y: Array) -> Work:
     if dtype != "I8":
-        return lambda: kernels.multiply_dense(W, dtype, x, y)
+        return lambda _: kernels.multiply_dense(W, dtype, x, y)
     scale, (q, s) = np.full(len(W), 0.01, np.float32), kernels.quantize_int8(x)
-    return lambda: kernels.multiply_rows_i8(W, scale, q, s, y)
+    return lambda _: kernels.multiply_rows_i8(W, scale, q, s, y)
 
 
 def plain_read(W: Array, threads: int, pool: ThreadPoolExecutor) -> Work:
     parts = np.array_split(W.reshape(-1).view(np.uint8), threads)
-    return lambda: list(pool.map(kernels.plain_read, parts))
+    return lambda _: list(pool.map(kernels.plain_read, parts))
 
 
 def on(isa: str, work: Work) -> Work:
-    def run() -> None:
+    def run(call: int) -> None:
         rsr.use_isa(isa)
-        work()
+        work(call)
 
     return run
-
-
-def best(contenders: dict[str, Work], seconds: float) -> dict[str, float]:
-    """Take turns until the time is up, at least three; return the best time of each."""
-    times = dict.fromkeys(contenders, float("inf"))
-    end, turns = time.perf_counter() + seconds, 0
-    while turns < 3 or time.perf_counter() < end:
-        for name, work in contenders.items():
-            start = time.perf_counter()
-            work()
-            times[name] = min(times[name], time.perf_counter() - start)
-        turns += 1
-    return times
 
 
 def run(options: Any, m: int, n: int) -> Iterator[Row]:
@@ -89,12 +75,13 @@ def run(options: Any, m: int, n: int) -> Iterator[Row]:
                 for vectors in map(int, options.vectors.split(",")):
                     x = rng.standard_normal((vectors, n), np.float32)
                     y = np.empty((vectors, m), np.float32)
-                    contenders = {"plain read": on(widest, plain_read(W, threads, pool))}
+                    contenders: Works = {"plain read": on(widest, plain_read(W, threads, pool))}
                     for isa in options.isa.split(","):
                         contenders[isa] = on(isa, product(dtype, W, x, y))
                     if dtype == "F32":
-                        contenders["NumPy"] = lambda x=x, W=W: x @ W.T  # type: ignore[misc]
-                    times = best(contenders, options.seconds)
+                        contenders["NumPy"] = lambda _, x=x, W=W: x @ W.T  # type: ignore[misc]
+                    found = time_in_turns(contenders, options.seconds, ROUNDS)
+                    times = {name: float(t.min()) for name, t in found.items()}
                     for name, seconds in times.items():
                         yield {
                             "type": dtype, "threads": threads, "vectors": vectors, "kernels": name,

@@ -37,6 +37,7 @@ from rich.console import Console
 import rsr_runtime as rsr
 from reporting import Lines, Row, measuring_parser, report
 from rsr_formats.records import MAX_PATTERNS
+from rsr_formats.text import counted
 from rsrc import bench
 
 Array = npt.NDArray[Any]
@@ -46,6 +47,7 @@ LOWEST = {"binary": 0, "ternary": -1}  # entry of a matrix; the highest is 1
 LARGEST_INTEGER = 12  # log2 of the largest n for dense int64, which is slow
 ENGINES = ("NumPy int64", "NumPy float32", "RSR", "RSR++", "ranked float32", "ranked int8")
 BASELINE = "NumPy float32"
+PACKED_BITS = {"binary": 1, "ternary": 2}  # of an entry
 DENSE_BITS = {"int64": 64, "float32": 32, "int8": 8}  # of an entry
 COLORS = {
     "dense int64": "#8f8f8f",
@@ -129,7 +131,7 @@ def tables(rows: Sequence[Row]) -> Iterator[tuple[str, Lines]]:
     yield f"Time of v . A (speed-up over {BASELINE})", lines
     lines = [["A", "n", *DENSE_BITS, "packed", "RSR", "RSR++", "ranked"]]
     for kind, n in cases:
-        dense = [_size(bits * n * n / 8) for bits in (*DENSE_BITS.values(), _packed_bits(kind))]
+        dense = [_size(bits * n * n / 8) for bits in (*DENSE_BITS.values(), PACKED_BITS[kind])]
         index = [by_case[kind, n, engine] for engine in ("RSR", "RSR++", "ranked int8")]
         sizes = [f"{_size(r['index_bytes'])} ({r['bits_per_weight']:.2f})" for r in index]
         lines.append([kind, _power(n), *dense, *sizes])
@@ -164,14 +166,6 @@ def _power(n: int) -> str:
     return f"2^{n.bit_length() - 1}"
 
 
-def _packed(kind: str) -> str:
-    return {"binary": "1 bit packed", "ternary": "2 bits packed"}[kind]
-
-
-def _packed_bits(kind: str) -> int:
-    return 1 - LOWEST[kind]
-
-
 def plot(rows: Sequence[Row], folder: Path) -> None:
     """Write paper-time.png and paper-memory.png."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -182,7 +176,7 @@ def plot(rows: Sequence[Row], folder: Path) -> None:
         times.setdefault((kind, engine), []).append((n, row["seconds_best"], row["speedup"]))
         if engine == BASELINE:
             bits = {f"dense {dtype}": float(b) for dtype, b in DENSE_BITS.items()}
-            bits[_packed(kind)] = _packed_bits(kind)
+            bits[f"{counted(PACKED_BITS[kind], 'bit')} packed"] = PACKED_BITS[kind]
         else:
             name = {"RSR++": "RSR++ index", "ranked int8": "ranked index"}.get(engine)
             bits = {name: row["bits_per_weight"]} if name else {}

@@ -1,17 +1,22 @@
-"""What the scripts in this folder share: their options, and results as tables or JSON."""
+"""Shared by the scripts in this folder: options, timing, and results as tables or JSON."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from rich.table import Table
 
 import rsr_runtime as rsr
 from rsrc.common.console import console
 
+Work = Callable[[int], object]  # takes the number of the call
+Works = dict[str, Work]  # by name
 Row = dict[str, Any]
 Lines = list[list[str]]  # the first line names the columns
 
@@ -31,6 +36,19 @@ def measuring_parser(doc: str | None, seconds: float, what: str) -> argparse.Arg
     found.add_argument("--json", action="store_true", dest="as_json")
     found.add_argument("--markdown", action="store_true", help="print tables in Markdown")
     return found
+
+
+def time_in_turns(works: Works, seconds: float, rounds: int) -> dict[str, npt.NDArray[Any]]:
+    """Call each in turn until the time is up, `rounds` times or more; return seconds by name."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    end, call = time.perf_counter() + seconds, 0
+    while call < rounds or time.perf_counter() < end:
+        for name, work in works.items():
+            start = time.perf_counter()
+            work(call)
+            times[name].append(time.perf_counter() - start)
+        call += 1
+    return {name: np.array(t) for name, t in times.items()}
 
 
 def report(

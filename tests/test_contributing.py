@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 
 from rsr_testing.paths import ROOT
 
@@ -14,6 +15,11 @@ def test_the_walk() -> None:
     files = re.findall(r"^\| .* \| `([^`]+)` \|$", rest.partition("\n## ")[0], re.MULTILINE)
     assert len(files) == len(set(files)) == 20
     assert [file for file in files if not (ROOT / file).is_file()] == []
+
+
+def test_modules_that_are_named_exist() -> None:
+    (module,) = re.findall(r"python -m (rsr_testing[\w.]+)", TEXT)
+    assert find_spec(module)
 
 
 def test_files_that_are_named_exist() -> None:

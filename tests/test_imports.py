@@ -1,4 +1,4 @@
-"""The rule of the house: rooms import what CONTRIBUTING.md allows, and no import goes round."""
+"""Packages import only what CONTRIBUTING.md allows, and imports form no cycle."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def imported(module: str) -> Iterator[str]:
 
 
 def module_of(name: str) -> str:
-    """Return the module that an imported name is, or is in."""
+    """Return the module that an imported name denotes or belongs to."""
     return name if name in MODULES else name.rpartition(".")[0]
 
 
@@ -70,8 +70,8 @@ def room_of(module: str) -> str:
     return next(name for name in names if name in ALLOWED)
 
 
-def test_no_import_goes_round() -> None:
-    """Lazy imports and those for type checkers count: they only hide a circle."""
+def test_imports_form_no_cycle() -> None:
+    """Lazy imports and those for type checkers count: they only hide a cycle."""
     done: set[str] = set()
 
     def visit(module: str, path: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""What README.md, docs/how-it-works.md and docs/llm.md show is what happens.
+"""The examples in README.md, docs/how-it-works.md and docs/llm.md work as shown.
 
 Two things are replaced. `hf download` becomes a small checkpoint of the same family, and the
 installation (venv, pip) is the one that runs this suite. `rsrc bench` measures, so only its help is
@@ -42,7 +42,7 @@ def shell_lines() -> list[str]:
 
 
 def steady(text: str) -> str:
-    """Text without what differs: times, rates, spaces at line ends, \\ in paths, kinds of lines."""
+    """Normalize times, rates, spaces at line ends, \\ in paths, and box-drawing characters."""
     text = re.sub(r"[\d.]+ s, [\d.]+ \w+/s on \d+ threads?", "TIME", text)
     text = text.replace("\\", "/").translate(THIN)
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
@@ -69,7 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def printed(folder: Path) -> list[tuple[str, str]]:
-    """What each console example prints, and what the documents show."""
+    """The output of each console example, and the output that the documents show."""
     found = []
     for block in blocks("console", README) + blocks("console", HOW_IT_WORKS):
         for example in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:

@@ -1,6 +1,6 @@
-"""Time products beside dense baselines, and language models, beside the memory limit: `rsrc bench`.
+"""`rsrc bench`: time products and language models against dense baselines and the memory limit.
 
-How it measures (benchmarks/README.md says how to read the result):
+The method (benchmarks/README.md explains the result):
 
 * Timing is interleaved in one process: a round gives each contender a few milliseconds, followed or
   preceded by a plain read of the same bytes, and rounds repeat until the time is up. A disturbance
@@ -10,7 +10,7 @@ How it measures (benchmarks/README.md says how to read the result):
   memory in pages of 4 KiB, like a mapped `.rsr` file.
 * Every timed product is checked: int8 exactly, float32 against the bound that `Matrix` promises.
 
-`measure` and the names beside it are for benchmarks that choose their own contenders.
+`measure` and the names around it are for benchmarks that choose their own contenders.
 """
 
 from ..common.errors import MissingPackageError

@@ -21,7 +21,7 @@ from .memory import pages
 from .timing import Bytes, Contender, Label, Operand
 
 Array = npt.NDArray[Any]
-# Multiplies by a copy of the weights; describes what is wrong with the product, if anything.
+# Multiplies by a copy of the weights; describes the error of a wrong product, None if it is right.
 Product = tuple[Callable[[Any], Any], Callable[[Any], str | None]]
 
 ALL = "all matrices"  # the key "matrix" in rows of a pass over a whole file
@@ -47,9 +47,7 @@ def compile_matrix(W: npt.NDArray[np.int8], *options: dict[str, Any]) -> list[Ma
         for i, keywords in enumerate(options):
             output = source.with_name(f"{i}.rsr")
             rsrc.compile(source, output, **keywords)
-            matrix = rsr.load(output)["random"]
-            assert isinstance(matrix, Matrix)
-            matrices.append(matrix)
+            matrices.append(rsr.load(output).matrix("random"))
     return matrices
 
 
@@ -61,11 +59,7 @@ def describe(matrix: Matrix) -> dict[str, Any]:
 
 def every_kernel(matrix: Matrix, threads: int) -> list[Label]:
     """List each kernel on one thread, then the kernels in use on all threads."""
-    labels = [
-        Label(dtype=dtype, threads=1, algorithm="rsr++", isa=isa, **describe(matrix))
-        for isa in distinct_isas()
-        for dtype in DTYPES
-    ]
+    labels = [_label(matrix, dtype, isa=isa) for isa in distinct_isas() for dtype in DTYPES]
     return labels + [label for label in kernels_in_use(matrix, threads) if label.threads > 1]
 
 
@@ -80,9 +74,8 @@ def distinct_isas() -> list[str]:
 
 def kernels_in_use(matrix: Matrix, threads: int, vectors: int = 1) -> list[Label]:
     """List the products users get: the kernels in use, on one thread and on all."""
-    own = {"algorithm": "rsr++", "isa": rsr.cpu_info()["isa"], **describe(matrix)}
     return [
-        Label(dtype=dtype, threads=count, vectors=vectors, **own)
+        _label(matrix, dtype, threads=count, vectors=vectors)
         for count in sorted({1, threads})
         for dtype in DTYPES
     ]
@@ -90,11 +83,13 @@ def kernels_in_use(matrix: Matrix, threads: int, vectors: int = 1) -> list[Label
 
 def by_algorithm(matrix: Matrix, *algorithms: str) -> list[Label]:
     """List the paper's algorithms on a permuted matrix: float32, one thread."""
-    isa = rsr.cpu_info()["isa"]
-    return [
-        Label(dtype="float32", threads=1, algorithm=algorithm, isa=isa, **describe(matrix))
-        for algorithm in algorithms
-    ]
+    return [_label(matrix, "float32", algorithm=algorithm) for algorithm in algorithms]
+
+
+def _label(matrix: Matrix, dtype: str, **keys: Any) -> Label:
+    """Return a label; by default of RSR++, one thread and the kernels in use."""
+    defaults = {"threads": 1, "algorithm": "rsr++", "isa": rsr.cpu_info()["isa"]}
+    return Label(dtype=dtype, **(defaults | describe(matrix) | keys))
 
 
 def compiled_operand(matrix: Matrix) -> Operand:
@@ -106,7 +101,7 @@ def compiled_copies(matrix: Matrix, count: int, huge: bool = False) -> list[Oper
     """Return `count` copies of a matrix, each array at the start of a page; 1 is the original."""
     if count == 1 and not huge:
         return [compiled_operand(matrix)]
-    # A page more than `arrays` take: a matrix without scales holds a scale of 1 beside them.
+    # One more page than `arrays` take: a matrix without scales also holds a scale of 1.
     nbytes = _PAGE + sum(_whole_pages(a.nbytes) for a in matrix.arrays)
     memory, offset = pages(count * nbytes, huge), 0
 
@@ -123,34 +118,29 @@ def _whole_pages(nbytes: int) -> int:
 
 
 def compiled_product(label: Label, matrix: Matrix, reference: Reference) -> Product:
-    """Return the product of one vector with a copy of the matrix, and its check."""
-    x, expected = reference.x[label.dtype], reference.y[label.dtype]
-    out = np.empty(matrix.shape[0], np.int32 if label.dtype == "int8" else np.float32)
-    algorithm = None if matrix.encoding == "ranked" else label.algorithm
-    return lambda copy: copy.matvec(x, out, algorithm=algorithm), expected.check
+    """Return the product of a vector or a batch with a copy of the matrix, and its check.
 
-
-def batch_product(label: Label, matrix: Matrix, reference: Reference) -> Product:
-    """Return the product of a batch with the matrix, and its check.
-
-    Vectors are rows of x and of the product, as inside `Matrix.linear`. `matrix @ X` would
-    transpose both, and linear(x, "int8") would also quantize x and scale the product.
+    Vectors of a batch are rows of x and of the product, as inside `Matrix.linear`. `matrix @ X`
+    would transpose both, and linear(x, "int8") would also quantize x and scale the product.
     """
     x, expected = reference.x[label.dtype], reference.y[label.dtype]
-    dtype = np.int32 if label.dtype == "int8" else np.float32
-    out = np.empty((label.vectors, matrix.shape[0]), dtype)
+    out = np.empty(expected.y.shape, np.int32 if label.dtype == "int8" else np.float32)
+    algorithm = None if matrix.encoding == "ranked" else label.algorithm
 
-    def multiply(copy: Matrix) -> Array:
+    def multiply_batch(copy: Matrix) -> Array:
         rsr.kernels.multiply_rows([copy], x, [out])
         return out
 
-    return multiply, expected.check
+    def multiply_vector(copy: Matrix) -> Array:
+        return copy.matvec(x, out, algorithm=algorithm)
+
+    return multiply_vector if x.ndim == 1 else multiply_batch, expected.check
 
 
 def whole_pass(
     matrices: Sequence[Matrix], threads: int, rng: np.random.Generator
 ) -> list[Contender]:
-    """List the contenders of one product with each matrix, mapped as in use."""
+    """List the contenders for a pass: one product with each matrix, as mapped."""
     inputs = {n: random_inputs((n,), rng) for n in sorted({w.shape[1] for w in matrices})}
     parts = [part for w in matrices for part in compiled_operand(w).parts]
     copies = cycle([Operand(matrices, tuple(parts))])

@@ -20,13 +20,13 @@ _PANEL = 1 << 24  # weights widened to float64 at a time
 
 @dataclass(frozen=True)
 class Expected:
-    """What a product must be: exactly `y`, or within `bound` of it."""
+    """The result that a product must have: exactly `y`, or within `bound` of it."""
 
     y: Array
     bound: Float64 | None = None
 
     def check(self, y: Array) -> str | None:
-        """Return None for a right product, or a description of what is wrong."""
+        """Return None for a right product, or a description of the error."""
         wrong = y != self.y if self.bound is None else ~(np.abs(y - self.y) <= self.bound)
         if not wrong.any():
             return None
@@ -36,7 +36,7 @@ class Expected:
 
     @classmethod
     def near(cls, y: Array, x: Array, scale: Array) -> Expected:
-        """What a product must be if `y` is another kernel's product, with an error of its own."""
+        """Return the expected result if `y` is another kernel's product, within its bound."""
         if y.dtype == np.int32:
             return cls(y)
         return cls(y.astype(np.float64), 2 * _bound(x, scale))

@@ -17,7 +17,6 @@ from rsr_runtime import Matrix
 from .baselines import Baseline
 from .compiled import (
     Product,
-    batch_product,
     by_algorithm,
     compiled_copies,
     compiled_product,
@@ -29,13 +28,14 @@ from .memory import Memory, has_huge_pages
 from .timing import Contender, Label, Operand
 
 Array = npt.NDArray[Any]
+Levels = dict[str, list[Operand]]  # the copies by level
 
 _TOO_SMALL = "copies that exceed the caches would be too many, or too large for this memory"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the line-ups of one benchmark share."""
+    """State that the line-ups of one benchmark share."""
 
     threads: int
     rng: np.random.Generator
@@ -77,9 +77,7 @@ def line_up(
     if "memory" in levels:
         used = levels["memory"]
         setting.copies[matrix.name] = {"copies": len(used), "bytes": len(used) * used[0].nbytes}
-    found = _contenders(
-        labels, levels, partial(compiled_product, matrix=matrix, reference=reference)
-    )
+    found = _compiled(labels, levels, matrix, reference)
     for other in others:
         found += _other(setting, other, reference)
     if not setting.baselines:
@@ -102,8 +100,7 @@ def line_up_batches(
     for vectors in sizes:
         reference = reference_products(matrix, W, setting.rng, vectors)
         labels = kernels_in_use(matrix, setting.threads, vectors)
-        product = partial(batch_product, matrix=matrix, reference=reference)
-        found += _contenders(labels, {"cache": compiled_copies(matrix, 1)}, product)
+        found += _compiled(labels, {"cache": compiled_copies(matrix, 1)}, matrix, reference)
     return found
 
 
@@ -112,12 +109,11 @@ def line_up_huge(setting: Setting, matrix: Matrix, W: Array) -> list[Contender]:
     count = setting.memory.copies(matrix.nbytes, setting.memory.ranked)
     if not has_huge_pages() or not count:
         reason = _TOO_SMALL if has_huge_pages() else "this system has none"
-        setting.omit("level memory", f"{matrix.name} in huge pages", reason)
+        setting.omit("memory-level figure", f"{matrix.name} in huge pages", reason)
         return []
     levels = {"memory-huge": compiled_copies(matrix, count, huge=True)}
     reference = reference_products(matrix, W, setting.rng)
-    product = partial(compiled_product, matrix=matrix, reference=reference)
-    return _contenders(kernels_in_use(matrix, setting.threads), levels, product)
+    return _compiled(kernels_in_use(matrix, setting.threads), levels, matrix, reference)
 
 
 def _other(setting: Setting, matrix: Matrix, reference: Reference) -> list[Contender]:
@@ -131,15 +127,18 @@ def _other(setting: Setting, matrix: Matrix, reference: Reference) -> list[Conte
     else:
         labels = [label for label in every_kernel(matrix, setting.threads) if label.isa != "scalar"]
         levels = _compiled_levels(setting, matrix, setting.memory.ranked)
-    return _contenders(
-        labels, levels, partial(compiled_product, matrix=matrix, reference=reference)
-    )
+    return _compiled(labels, levels, matrix, reference)
+
+
+def _compiled(
+    labels: Sequence[Label], levels: Levels, matrix: Matrix, reference: Reference
+) -> list[Contender]:
+    product = partial(compiled_product, matrix=matrix, reference=reference)
+    return _contenders(labels, levels, product)
 
 
 def _contenders(
-    labels: Sequence[Label],
-    levels: dict[str, list[Operand]],
-    product: Callable[[Label], Product],
+    labels: Sequence[Label], levels: Levels, product: Callable[[Label], Product]
 ) -> list[Contender]:
     """Return a contender for each label on each level; those of a level share the copies."""
     return [
@@ -176,19 +175,19 @@ def _baseline(
     return _contenders([label], levels, lambda _: product)
 
 
-def _compiled_levels(setting: Setting, matrix: Matrix, wanted: int) -> dict[str, list[Operand]]:
+def _compiled_levels(setting: Setting, matrix: Matrix, wanted: int) -> Levels:
     name = f"{matrix.name} ({matrix.encoding} {matrix.packing})"
     return _levels(setting, name, wanted, partial(compiled_copies, matrix))
 
 
 def _levels(
     setting: Setting, name: str, wanted: int, copies: Callable[[int], list[Operand]]
-) -> dict[str, list[Operand]]:
+) -> Levels:
     """Make the copies of each level; `copies(1)` is the original."""
     levels = {"cache": copies(1)}
     count = setting.memory.copies(levels["cache"][0].nbytes, wanted)
     if count:
         levels["memory"] = copies(count)
     else:
-        setting.omit("level memory", name, _TOO_SMALL)
+        setting.omit("memory-level figure", name, _TOO_SMALL)
     return levels

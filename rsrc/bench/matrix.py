@@ -118,14 +118,14 @@ def bench_file(
     """
     threads, rng = rsr.get_num_threads(), np.random.default_rng(seed)
     with rsr.load(path) as model, single_threaded_baselines() as baselines:
-        matrices = [w for w in model.values() if isinstance(w, Matrix) and min(w.shape)]
+        matrices = [w for w in model.matrices() if min(w.shape)]
         if not matrices:
             raise OptionError(f"{path}: found no compiled matrix to measure")
         setting = Setting(threads, rng, baselines, plan_memory(1, len(baselines)))
         groups = _groups(matrices)
         if len(groups) > _MAX_GROUPS:
             reason = f"only the {_MAX_GROUPS} groups with most weights are measured one by one"
-            setting.omit("rows", f"{len(groups) - _MAX_GROUPS} groups of matrices", reason)
+            setting.omit("figures", f"{len(groups) - _MAX_GROUPS} groups of matrices", reason)
         groups = groups[:_MAX_GROUPS]
         several = len(matrices) > 1
         share = 1 / (len(groups) + 2 * several)  # the pass takes the time of two groups

@@ -27,7 +27,7 @@ class Memory:
     minimum: int  # with less, the caches would serve the products
 
     def copies(self, nbytes: int, wanted: int) -> int:
-        """Return how many copies of `nbytes` make up the bytes wanted; 0 if no number will do.
+        """Return how many copies of `nbytes` make up the bytes wanted; 0 if that is impossible.
 
         A matrix that exceeds the bytes wanted needs no second copy: no cache holds it.
         """

@@ -1,4 +1,4 @@
-"""The results of benchmarks as pictures."""
+"""Plots of benchmark results."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rsr_formats.text import counted
+
 from ..common.console import size
 from ..common.errors import MissingPackageError, OptionError
-from .tables import Row, batches, label, processor, sections
+from .tables import Row, batches, label, processor, sections, short
 
 _COLORS = {
     ("ranked", "int8"): "#12558c",
@@ -29,14 +31,14 @@ _FORMATS = (".png", ".svg", ".pdf")
 
 
 class _Bar(NamedTuple):
-    """A bar of the picture of a model: its name on the axis and what was measured."""
+    """A bar of the plot of a model: its name on the axis, and its measurements."""
 
     name: str
     measured: Row
 
 
 def check_picture(path: str | os.PathLike[str]) -> None:
-    """Raise `OptionError` unless a picture can be written to `path`: call it before measuring."""
+    """Raise `OptionError` unless a plot can be written to `path`; called before measuring."""
     if Path(path).suffix.lower() not in _FORMATS:
         raise OptionError(
             f"plot: found {os.fspath(path)!r}, expected a name that ends in .png, .svg or .pdf"
@@ -46,7 +48,7 @@ def check_picture(path: str | os.PathLike[str]) -> None:
 
 
 def require_matplotlib() -> None:
-    """Raise `MissingPackageError` if Matplotlib is not installed: call it before measuring."""
+    """Raise `MissingPackageError` if Matplotlib is not installed; called before measuring."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
@@ -58,15 +60,15 @@ def plot(result: dict[str, Any], path: str | os.PathLike[str]) -> None:
 
     Args:
         result: what `bench_shape` or `bench_file` returned.
-        path: the picture; its suffix chooses the format (.png, .svg, .pdf).
+        path: of the plot; its suffix chooses the format (.png, .svg, .pdf).
 
     Raises:
         MissingPackageError: Matplotlib is not installed.
-        OptionError: the suffix is another, or the folder does not exist.
+        OptionError: the suffix is not one of these, or the folder does not exist.
     """
     panels = sections(result)
     if any(row["level"] == "model" for row in result["results"]):
-        # One panel for each matrix will do, without those where only a baseline is from memory.
+        # One panel per matrix, from memory; not where only a baseline could be measured there.
         panels = [p for p in panels if p[1][0]["level"] != "cache" and _has_own(p[1])]
     panels = [p for p in panels if p[1][0]["level"] != "memory-huge"]  # nearly the same
     several = [row for rows in batches(result) for row in rows if row["threads"] == 1]
@@ -89,11 +91,11 @@ def plot_model(result: dict[str, Any], path: str | os.PathLike[str]) -> None:
 
     Args:
         result: what `bench_model` returned.
-        path: the picture; its suffix chooses the format (.png, .svg, .pdf).
+        path: of the plot; its suffix chooses the format (.png, .svg, .pdf).
 
     Raises:
         MissingPackageError: Matplotlib is not installed.
-        OptionError: the suffix is another, or the folder does not exist.
+        OptionError: the suffix is not one of these, or the folder does not exist.
     """
     decoded = _bars(result, "decode", "context", "context {}")
     prefilled = _bars(result, "prefill", "tokens", "{} tokens")
@@ -182,7 +184,7 @@ def _draw_phases(axes: Any, bars: Sequence[_Bar]) -> dict[str, Any]:
 def _draw_rates(axes: Any, title: str, bars: Sequence[_Bar]) -> None:
     medians = [bar.measured["tokens_per_second_median"] for bar in bars]
     drawn = axes.barh(range(len(bars)), medians, color=_COLORS["rate"], height=0.72)
-    axes.bar_label(drawn, fmt=_rate, padding=6, fontsize=8)
+    axes.bar_label(drawn, fmt=short, padding=6, fontsize=8)
     axes.set_xlim(0, 1.18 * max(medians))
     _format(axes, title, [bar.name for bar in bars])
 
@@ -198,7 +200,7 @@ def _annotate(axes: Any, text: str, x: float, place: int) -> None:
 
 
 def _format(axes: Any, title: str, names: Sequence[str]) -> None:
-    """Name the bars, from top to bottom, and take away what distracts from them."""
+    """Name the bars, from top to bottom, and remove visual clutter."""
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="x", labelsize=8)
@@ -210,11 +212,11 @@ def _format(axes: Any, title: str, names: Sequence[str]) -> None:
 
 
 def _bars(result: dict[str, Any], key: str, count: str, name: str) -> list[_Bar]:
-    """List what was measured, by tokens and then by threads."""
+    """List the measurements by tokens, then by threads."""
     found = [(one[count], row["threads"], one) for row in result["results"] for one in row[key]]
     found.sort(key=lambda case: case[:2])
     return [
-        _Bar(f"{name.format(tokens)}, {threads} thread{'s' if threads > 1 else ''}", measured)
+        _Bar(f"{name.format(tokens)}, {counted(threads, 'thread')}", measured)
         for tokens, threads, measured in found
     ]
 
@@ -233,7 +235,3 @@ def _bar_label(row: Row) -> str:
     threads = f", {row['threads']} threads" if row["threads"] > 1 else ""
     vectors = f", {row['vectors']} vectors" if row["vectors"] > 1 else ""
     return f"{label(row)} {row['dtype']}{threads}{vectors}"
-
-
-def _rate(value: float) -> str:
-    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"

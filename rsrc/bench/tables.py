@@ -1,4 +1,4 @@
-"""The results of benchmarks as tables."""
+"""Tables of benchmark results."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ def render_table(result: dict[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [_heading(result)]
     for title, rows in sections(result):
         table = _table(
-            "", "dtype", "threads", "bits/weight", "time", "weights/ns", "GB/s", "of plain read",
-            title=title,
+            "", "dtype", "thr", "bits/w", "time", "weights/ns", "GB/s", "of read", title=title,
         )  # fmt: skip
         for row in rows:
             table.add_row(
@@ -55,7 +54,7 @@ def render_model_table(result: dict[str, Any]) -> RenderableType:
     for threads, one in _by_case(rows, "prefill"):
         milliseconds, rate = one["seconds_median"] * 1e3, one["tokens_per_second_median"]
         name = f"a prompt of {one['tokens']} tokens"
-        prompts.add_row(name, str(threads), _short(milliseconds), _short(rate))
+        prompts.add_row(name, str(threads), short(milliseconds), short(rate))
     phases = list(rows[0]["decode"][0]["seconds_by_part"])
     decoding = _table("context", "thr", "tok/s", "best", "ms", *phases, "of read", pad_edge=False)
     decoding.columns[0].justify = "right"
@@ -63,10 +62,10 @@ def render_model_table(result: dict[str, Any]) -> RenderableType:
         decoding.add_row(
             str(one["context"]),
             str(threads),
-            _short(one["tokens_per_second_median"]),
-            _short(one["tokens_per_second_best"]),
-            _short(one["seconds_median"] * 1e3),
-            *(_short(one["seconds_by_part"][phase] * 1e3) for phase in phases),
+            short(one["tokens_per_second_median"]),
+            short(one["tokens_per_second_best"]),
+            short(one["seconds_median"] * 1e3),
+            *(short(one["seconds_by_part"][phase] * 1e3) for phase in phases),
             f"{one['ratio_to_plain_read']:.0%}",
         )
         decoding.add_row(*[""] * 5, *(f"{one['share_by_part'][phase]:.0%}" for phase in phases))
@@ -92,7 +91,7 @@ def batches(result: dict[str, Any]) -> list[list[Row]]:
 
 
 def label(row: Row) -> str:
-    """Name the engine of a row for people."""
+    """Return the displayed name of a row's engine."""
     if row["engine"] != "rsr-ternary":
         return {"numpy": "NumPy", "torch": "PyTorch"}[row["engine"]]
     if row["encoding"] == "permuted":
@@ -114,14 +113,15 @@ def _heading(result: dict[str, Any]) -> str:
     used = [size(use["bytes"]) for use in memory["compiled"].values()]
     if used:
         lines.append(f"level memory: copies of {', '.join(used)} in pages of 4 KiB")
-    lines.append("median times; every product was checked")
+    lines.append("thr: threads; bits/w: bits per weight; median times; every product was checked")
+    lines.append("of read: time of a plain read of the same bytes as a share of this time")
     return "\n".join(lines)
 
 
 def _batch_table(kernels: list[list[Row]]) -> Table:
     first = kernels[0]
     title = f"{_title(first[0], False)}, by number of vectors: multiply-adds/ns"
-    table = _table("", "dtype", "threads", *(str(row["vectors"]) for row in first), title=title)
+    table = _table("", "dtype", "thr", *(str(row["vectors"]) for row in first), title=title)
     for rows in kernels:
         rates = [f"{row['macs_per_ns']:.1f}" for row in rows]
         table.add_row(label(rows[0]), rows[0]["dtype"], str(rows[0]["threads"]), *rates)
@@ -167,11 +167,11 @@ def _model_footing(result: dict[str, Any]) -> list[str]:
 
 
 def _opening(row: Row, key: str) -> tuple[str, str]:
-    return str(row["threads"]), _short(row[key]["seconds_median"] * 1e3)
+    return str(row["threads"]), short(row[key]["seconds_median"] * 1e3)
 
 
 def _by_case(rows: list[Row], key: str) -> Iterator[tuple[int, Row]]:
-    """Yield (threads, what was measured), all numbers of threads for the first case first."""
+    """Yield (threads, measurement) case by case, with all numbers of threads for each."""
     for of_all in zip(*(row[key] for row in rows), strict=True):
         for row, one in zip(rows, of_all, strict=True):
             yield row["threads"], one
@@ -181,7 +181,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds * 1e6:.1f} µs" if seconds < 1e-3 else f"{seconds * 1e3:.2f} ms"
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Format with three significant digits, or all digits before the point."""
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
@@ -194,5 +194,5 @@ def _table(first: str, *others: str, title: str | None = None, pad_edge: bool = 
     )  # fmt: skip
     table.add_column(Text(first))
     for name in others:
-        table.add_column(Text(name), justify="right")
+        table.add_column(Text(name), justify="right", no_wrap=True)
     return table

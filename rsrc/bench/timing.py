@@ -61,7 +61,7 @@ class Contender:
     """One row of the result: an engine with its settings, and copies of the weights.
 
     `copies` cycles forever, least recently used copy first. `multiply` takes an operand's weights.
-    `check` takes a product and returns None, or a description of what is wrong with it.
+    `check` takes a product and returns None, or a description of its error.
     """
 
     label: Label
@@ -189,7 +189,7 @@ def shares(parts: Sequence[Bytes], threads: int) -> list[list[Bytes]]:
 
 
 def plain_read(shares: Sequence[Sequence[Bytes]], pool: ThreadPoolExecutor) -> None:
-    """Read all bytes, each share in a thread of its own; the calling thread reads the first."""
+    """Read all bytes, one thread per share; the calling thread reads the first."""
     others = [pool.submit(_read, share) for share in shares[1:]]
     _read(shares[0])
     for other in others:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .options import checked_by, json_option
+from .options import MEMORY, PATH, THREADS, checked_by, json_option
 from .progress_bar import progress_bar
 
 
@@ -19,27 +19,27 @@ def _check_picture(path: Path) -> None:
 
 
 @click.command(short_help="Time products, or a language model.")
-@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.argument("file", required=False, type=PATH)
 @click.option("--shape", metavar="MxN", help="A random ternary matrix, out_features x in_features.")
 @click.option(
     "--model",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE.rsr",
     help="A language model: tokens per second, and where the time of a token goes.",
 )
 @click.option(
     "--context",
     type=click.IntRange(1),
-    help="Tokens in the context of --model besides 16. Default: 512.",
+    help="Context length to time --model at, besides 16 tokens. Default: 512.",
 )
 @click.option(
     "--memory",
-    type=click.Choice(["map", "huge"]),
+    type=MEMORY,
     help="How --model is loaded: mapped (the default) or copied into huge pages.",
 )
 @click.option(
     "--threads",
-    type=click.IntRange(1, 1024),
+    type=THREADS,
     multiple=True,
     help="Threads for --model; may be repeated. Default: 1, and all processors.",
 )
@@ -59,9 +59,9 @@ def bench(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Time products with the matrices of FILE or a random one, or a language model.
+    """Time products with the matrices of FILE, with a random matrix, or a language model.
 
-    Each is compared with a plain read of the same bytes, products also with dense kernels.
+    Each is compared with a plain read of the same bytes, and products also with dense kernels.
     """
     from .. import bench as library
     from ..common.console import console
@@ -88,7 +88,7 @@ def bench(
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:
-        console().print(render(result), highlight=False)
+        console().print(render(result))
 
 
 def _shape(text: str) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from rsr_formats.text import printable
+from rsr_formats.text import counted, printable
 from rsr_runtime.llm import Chat, Generation, LanguageModel, PromptError, TemplateError
 
 from ..common.errors import SourceError
@@ -42,13 +42,10 @@ def run(model: LanguageModel, prompt: str, options: dict[str, Any]) -> Generatio
 
 def run_all(model: LanguageModel, prompts: Sequence[str], options: dict[str, Any]) -> None:
     """Write each text below a line with its prompt, then report the speed on stderr."""
-    start = True
     _take_any_character()
     results = model.generate_all(prompts, **options)
-    for prompt, result in zip(prompts, results, strict=True):
-        _put(("" if start else "\n") + f"==> {prompt} <==\n")
-        _put(f"{result.text}\n")
-        start = False
+    texts = zip(prompts, results, strict=True)
+    _put("\n".join(f"==> {prompt} <==\n{result.text}\n" for prompt, result in texts))
     _report(f"{_prompt_read(results)}, {_written(results)}")
 
 
@@ -128,7 +125,7 @@ def _write(pieces: Iterator[str]) -> bool:
 
 def _typed_lines() -> Iterator[str]:
     """Yield lines typed on a terminal, until Ctrl-D."""
-    line_so_far: Callable[[], str] = str  # unknown
+    line_so_far: Callable[[], str] = str  # without readline, the line counts as empty
     with suppress(ImportError):
         import readline  # gives input() line editing and history
 
@@ -229,11 +226,6 @@ def _written(results: Sequence[Generation]) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
-
-
-def counted(count: int, noun: str) -> str:
-    """Return "1 token", "2 tokens"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 _REASONS = {

@@ -15,13 +15,13 @@ from ..compiler.target import TARGETS
 from ..layouts import QUANTIZERS
 from ..layouts.scales import parse_per
 from ..workers.dask import check_address
-from .options import checked_by, force_option, json_option, rsr_output_option
+from .options import PATH, checked_by, force_option, json_option, output_option
 from .progress_bar import progress_bar
 
 
 @click.command("compile", short_help="Compile a checkpoint to one .rsr file.")
-@click.argument("source", type=click.Path(path_type=Path))
-@rsr_output_option
+@click.argument("source", type=PATH)
+@output_option()
 @click.option(
     "--encoding",
     type=click.Choice(["auto", *ENCODINGS]),

@@ -7,28 +7,22 @@ from pathlib import Path
 
 import click
 
-from rsr_formats.text import printable
+from rsr_formats.text import counted, printable
 
 from ..export import GGUF_TYPES
 from ..export import NAMES as FORM_NAMES
-from .options import file_argument, force_option, json_option, rsr_output_option
+from .options import file_argument, force_option, json_option, output_option
 from .progress_bar import progress_bar
 
 
-@click.command(short_help="Write the source's tensors again, or another form of them.")
+@click.command(short_help="Restore the source's tensors, or export them in another form.")
 @file_argument
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="A .safetensors file, a new model directory or, for gguf, a file.",
-)
+@output_option("A .safetensors file, a new model directory or, for gguf, a file.")
 @click.option(
     "--to",
     type=click.Choice(FORM_NAMES),
     default="source",
-    help="source: byte for byte, except quantized tensors. Or another form.",
+    help="source (the default) is the source byte for byte, except for quantized tensors.",
 )
 @click.option(
     "--type",
@@ -38,7 +32,7 @@ from .progress_bar import progress_bar
 )
 @force_option
 def decompile(file: Path, output: Path, to: str, gguf_type: str | None, force: bool) -> None:
-    """Write the tensors of a .rsr FILE as the source stores them, or in another form."""
+    """Restore the tensors of a .rsr FILE as the source stores them, or export them."""
     from ..export.decompile import decompile as run
 
     if gguf_type is not None and to != "gguf":
@@ -50,18 +44,18 @@ def decompile(file: Path, output: Path, to: str, gguf_type: str | None, force: b
         click.echo(f"{path}: {path.stat().st_size:,} bytes")
     for note in result.notes:
         click.echo(printable(note))
-    if count := len(result.quantized):
-        noun = "tensor holds" if count == 1 else "tensors hold"
-        click.echo(f"{count} {noun} quantized values, not the source's")
+    if result.quantized:
+        tensors = counted(len(result.quantized), "tensor")
+        click.echo(f"quantized values instead of the source's: {tensors}")
 
 
 @click.command(short_help="Decompress a .rsr file, so that it can be mapped.")
 @file_argument
-@rsr_output_option
+@output_option()
 @force_option
 @json_option
 def unpack(file: Path, output: Path, force: bool, as_json: bool) -> None:
-    """Write a compressed .rsr FILE with all sections raw, so that it can be mapped."""
+    """Write a compressed .rsr FILE without compression, so that it can be mapped."""
     from ..export.unpack import unpack as run
 
     with progress_bar("unpacking") as progress:

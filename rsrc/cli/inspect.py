@@ -13,14 +13,16 @@ from rsr_formats.text import printable
 
 from ..common.progress import ByteCounter
 from ..source.open import is_source
-from .options import file_argument, json_option
+from .options import PATH, file_argument, json_option
 from .progress_bar import progress_bar
 
 
 @click.command(short_help="Show what a .rsr file holds, or how a checkpoint would compile.")
 @file_argument
 @click.option("--tensor", metavar="NAME", help="Show one tensor in full.")
-@click.option("--block", type=int, metavar="J", help="Its column block J: permutation, segments.")
+@click.option(
+    "--block", type=int, metavar="J", help="Show column block J of --tensor: permutation, segments."
+)
 @json_option
 def inspect(file: Path, tensor: str | None, block: int | None, as_json: bool) -> None:
     """Show the tensors of a .rsr FILE, or how each tensor of a checkpoint would compile.
@@ -37,7 +39,7 @@ def inspect(file: Path, tensor: str | None, block: int | None, as_json: bool) ->
     if of_source:
         if block is not None:
             raise click.UsageError("--block is for .rsr files: compile the checkpoint first")
-        with progress_bar("looking") as progress:
+        with progress_bar("reading") as progress:
             result = survey(file, tensor, progress)
     elif tensor is None:
         result = inspect_file(file)
@@ -57,7 +59,7 @@ def inspect(file: Path, tensor: str | None, block: int | None, as_json: bool) ->
 @file_argument
 @click.option(
     "--against",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="SOURCE",
     help="Also check that FILE holds every tensor of SOURCE byte for byte, or quantized from it.",
 )

@@ -14,7 +14,7 @@ from rsr_formats.text import printable
 from ..common.console import console, new_table, size
 from .listing import Listed, print_tensors
 
-_BAR_WIDTH = 32
+_BAR_WIDTH = 16
 _MAX_SEGMENTS = 81
 
 
@@ -24,16 +24,15 @@ def print_inspection(result: dict[str, Any]) -> None:
     if "tensors" in result:
         out.print(
             f"{printable(result['path'])}: format {result['version']}, {size(result['bytes'])}, "
-            f"written by {printable(result['producer'])}",
-            highlight=False,
+            f"written by {printable(result['producer'])}"
         )
-        print_tensors(out, [_listed(t) for t in result["tensors"]])
+        print_tensors(out, [_listed(t, _heading(t)) for t in result["tensors"]])
         for file in result["files"]:
-            out.print(f"file {printable(file['name'])}, {size(file['bytes'])}", highlight=False)
+            out.print(f"file {printable(file['name'])}, {size(file['bytes'])}")
         for key, value in result["metadata"].items():
-            out.print(f"metadata {printable(key)} = {printable(value)}", highlight=False)
+            out.print(f"metadata {printable(key)} = {printable(value)}")
         if result["advice"]:
-            out.print(result["advice"], highlight=False)
+            out.print(result["advice"])
         return
     fields = Table(box=None, show_header=False, padding=(0, 1))
     for key, value in result.items():
@@ -64,36 +63,38 @@ def print_inspection(result: dict[str, Any]) -> None:
 def print_survey(result: dict[str, Any]) -> None:
     """Print how the tensors of a source would compile."""
     out = console()
-    print_tensors(out, [_listed_source(t) for t in result["tensors"]])
+    print_tensors(out, [_listed(t, _source_heading(t)) for t in result["tensors"]])
     counts = Counter(t["becomes"] for t in result["tensors"])
     summary = ", ".join(f"{count} {becomes}" for becomes, count in counts.items())
-    out.print(f"{printable(result['path'])}: {size(result['bytes'])}: {summary}", highlight=False)
+    out.print(f"{printable(result['path'])}: {size(result['bytes'])}: {summary}")
     if result["files"]:
-        out.print(f"kept as files: {', '.join(result['files'])}", highlight=False)
+        out.print(f"kept as files: {', '.join(result['files'])}")
     for note in result["notes"]:
-        out.print(printable(note), highlight=False)
+        out.print(printable(note))
     if result["refused"]:
-        out.print("it cannot be compiled: see above", highlight=False)
+        out.print("this checkpoint cannot be compiled: see the refused tensors")
     elif not counts.keys() & {"ternary", "binary"}:
-        out.print("no tensor is ternary or binary", highlight=False)
+        out.print("no tensor is ternary or binary")
 
 
-def _listed(t: dict[str, Any]) -> Listed:
-    """Return a tensor of a .rsr file as `rsrc inspect` lists it."""
-    shape = "x".join(map(str, t["shape"])) or "scalar"
+def _listed(t: dict[str, Any], heading: str) -> Listed:
+    return Listed(t["name"], heading, t["shape"], t["bytes"], t.get("bits_per_weight"))
+
+
+def _heading(t: dict[str, Any]) -> str:
+    """Describe how a .rsr file stores a tensor."""
     if t["kind"] == "dense":
         made = t["quantised"]
         dtype = t["dtype"] if made is None else f"I8, {made['rule']} of {made['dtype']}"
-        return Listed(t["name"], f"dense {dtype}", shape, t["bytes"])
-    heading = (
+        return f"dense {dtype}"
+    return (
         f"{t['kind']}: {t['encoding']} {t['packing']}, {t['direction']}, k = {t['k']}; source "
         f"{t['dtype']}, layout {t['layout']}; {_scale_rule(t)}"
     )
-    return Listed(t["name"], heading, shape, t["bytes"], t["bits_per_weight"])
 
 
 def _scale_rule(t: dict[str, Any]) -> str:
-    """Say in words what shares a scale."""
+    """Describe which weights share a scale."""
     scale = t["scale"]
     if scale is None:
         return "no scale"
@@ -109,20 +110,16 @@ def _sharing(scale: dict[str, Any]) -> str:
     return f"per {rows} and {scale['columns']} columns ({scale['dtype']})"
 
 
-def _listed_source(t: dict[str, Any]) -> Listed:
-    """Return a tensor of a source as `rsrc inspect` lists it."""
-    shape = "x".join(map(str, t["shape"])) or "scalar"
+def _source_heading(t: dict[str, Any]) -> str:
+    """Describe how a tensor of a source would compile."""
     if t["becomes"] == "absorbed":
-        heading = f"absorbed into the tensor it scales ({t['dtype']})"
-    elif "encoding" in t:
-        heading = (
+        return f"absorbed into the tensor it scales ({t['dtype']})"
+    if "encoding" in t:
+        return (
             f"{t['becomes']}: {t['encoding']} {t['packing']}, k = {t['k']}; {t['dtype']}, layout "
             f"{t['layout']}, scale: {t['scale']}"
         )
-    else:
-        reason = t["reason"].removeprefix(f"{t['dtype']}, ")
-        heading = f"{t['becomes']} {t['dtype']}: {reason}"
-    return Listed(t["name"], heading, shape, t["bytes"])
+    return f"{t['becomes']} {t['dtype']}: {t['reason'].removeprefix(t['dtype'] + ', ')}"
 
 
 def _print_block(out: Console, result: dict[str, Any]) -> None:
@@ -131,6 +128,7 @@ def _print_block(out: Console, result: dict[str, Any]) -> None:
     longest = max((b - a for a, b in itertools.pairwise(L)), default=0) or 1
     table = new_table("segment", "pattern", "L[s]", "rows", "", "first rows of sigma")
     table.columns[4].justify = table.columns[5].justify = "left"
+    table.columns[4].no_wrap = True
     shown = [s for s in range(len(patterns)) if L[s + 1] > L[s]]
     for s in shown[:_MAX_SEGMENTS]:
         count = L[s + 1] - L[s]
@@ -148,7 +146,7 @@ def _print_block(out: Console, result: dict[str, Any]) -> None:
     if hidden > 0:
         out.print(f"... and {hidden} more segments (--json lists all)")
     empty = len(patterns) - len(shown)
-    out.print(f"{len(shown)} segments hold {len(sigma)} rows, {empty} are empty", highlight=False)
+    out.print(f"{len(shown)} segments hold {len(sigma)} rows, {empty} are empty")
 
 
 def print_info(result: dict[str, Any]) -> None:
@@ -164,8 +162,10 @@ def print_info(result: dict[str, Any]) -> None:
     table.add_row("file format", result["format_version"])
     for name, version in result["versions"].items():
         table.add_row(name, version)
-    console().print(table, highlight=False)
+    console().print(table)
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
     return printable(", ".join(map(str, value)) if isinstance(value, list) else str(value))

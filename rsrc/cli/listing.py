@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from rich.console import Console
@@ -19,22 +19,14 @@ _Numbers = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Listed:
-    """A tensor to list."""
+    """A tensor, or several whose names differ only in numbers."""
 
     name: str
-    heading: str  # what it shares with others; tensors are grouped by it
-    shape: str
-    size: int  # bytes
+    heading: str  # tensors are grouped by it
+    shape: Sequence[int]
+    size: int  # bytes of all `count` tensors
     bits_per_weight: float | None = None
-
-
-@dataclass(frozen=True)
-class _Line:
-    name: str
-    count: int
-    shape: str
-    size: int
-    bits_per_weight: float | None
+    count: int = 1
 
 
 def print_tensors(out: Console, tensors: Sequence[Listed]) -> None:
@@ -43,48 +35,48 @@ def print_tensors(out: Console, tensors: Sequence[Listed]) -> None:
     Names are broken after a dot, and headings between words.
     """
     groups: dict[str, list[Listed]] = {}
-    for t in tensors:
-        groups.setdefault(t.heading, []).append(t)
-    lines = {heading: list(_lines(members)) for heading, members in groups.items()}
-    rows = [line for members in lines.values() for line in members]
-    shapes = max((len(line.shape) for line in rows), default=0)
-    has_bits = any(line.bits_per_weight is not None for line in rows)
+    for line in _merged_layers(tensors):
+        groups.setdefault(line.heading, []).append(line)
+    shapes = max((len(_shape(t)) for t in tensors), default=0)
+    has_bits = any(t.bits_per_weight is not None for t in tensors)
     rest = f"  count  {'shape':<{shapes}}{'  bits/w' if has_bits else ''}      size"
-    widest = max((len(line.name) for line in rows), default=0)
+    widest = max((len(line.name) for lines in groups.values() for line in lines), default=0)
     width = max(20, min(widest, out.width - len(rest) - 2))
-    out.print(f"{'tensor':<{width + 2}}{rest}", highlight=False, style="bold")
-    for heading, members in lines.items():
-        out.print(printable(heading), highlight=False)
-        for line in members:
+    out.print(f"{'tensor':<{width + 2}}{rest}", style="bold")
+    for heading, lines in groups.items():
+        out.print(printable(heading))
+        for line in lines:
             *above, last = _broken(line.name, width)
-            for part in above:
-                out.print(f"  {part}", highlight=False, no_wrap=True)
             bits = f"{'' if line.bits_per_weight is None else f'{line.bits_per_weight:.3f}':>8}"
-            out.print(
-                f"  {last:<{width}}  {line.count:>5}  {line.shape:<{shapes}}"
-                f"{bits if has_bits else ''}  {format_size(line.size):>8}",
-                highlight=False,
-                no_wrap=True,
+            figures = (
+                f"{line.count:>5}  {_shape(line):<{shapes}}{bits if has_bits else ''}"
+                f"  {format_size(line.size):>8}"
             )
+            for text in (*above, f"{last:<{width}}  {figures}"):
+                out.print(f"  {text}", no_wrap=True)
 
 
-def _lines(tensors: Sequence[Listed]) -> Iterator[_Line]:
+def _shape(t: Listed) -> str:
+    return "x".join(map(str, t.shape)) or "scalar"
+
+
+def _merged_layers(tensors: Sequence[Listed]) -> Iterator[Listed]:
     """Merge tensors that differ only in the numbers in their names."""
-    alike: dict[tuple[str, str], dict[_Numbers, Listed]] = {}
+    alike: dict[tuple[str, str, str], dict[_Numbers, Listed]] = {}
     for t in tensors:
         numbers = tuple(map(int, _NUMBER.findall(t.name)))
-        alike.setdefault((_NUMBER.sub("\0", t.name), t.shape), {})[numbers] = t
-    for (template, shape), members in alike.items():
+        alike.setdefault((_NUMBER.sub("\0", t.name), t.heading, _shape(t)), {})[numbers] = t
+    for (template, _, _), members in alike.items():
         for merged in _merged(list(members)):
             found = [members[numbers] for numbers in merged]
             ranges = iter([_ranges(sorted(set(column))) for column in zip(*merged, strict=True)])
             name = "".join(next(ranges) if c == "\0" else c for c in template)
             size = sum(t.size for t in found)
-            yield _Line(printable(name), len(found), shape, size, found[0].bits_per_weight)
+            yield replace(found[0], name=printable(name), size=size, count=len(found))
 
 
 def _merged(numbers: Sequence[_Numbers]) -> Iterator[list[_Numbers]]:
-    """Split into sets that ranges describe: every combination of their numbers is there."""
+    """Split into sets that ranges describe: each holds every combination of its numbers."""
     if prod(len(set(column)) for column in zip(*numbers, strict=True)) == len(numbers):
         yield list(numbers)
         return

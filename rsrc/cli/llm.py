@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rsr_formats.text import printable
+from rsr_formats.text import counted, printable
 
 from ..common.errors import SourceError
 from ..source.open import is_source
-from .options import Decorator, file_argument, json_option, options
+from .options import MEMORY, PATH, THREADS, Decorator, file_argument, json_option, options
 from .progress_bar import progress_bar
 
 if TYPE_CHECKING:
@@ -35,15 +35,15 @@ _LOADING = (
     ),
     click.option(
         "--memory",
-        type=click.Choice(["map", "huge"]),
+        type=MEMORY,
         default="map",
         help="map maps the file; huge copies it into huge pages: slower to load, faster to run. "
         "Default: map.",
     ),
     click.option(
         "--threads",
-        type=click.IntRange(1, 1024),
-        help="Threads. Default: the number of processors.",
+        type=THREADS,
+        help="Number of threads. Default: the number of processors.",
     ),
 )
 
@@ -58,7 +58,7 @@ _sampling_options = options(
     click.option(
         "--temperature",
         type=click.FloatRange(0),
-        help="0 is greedy: always the most likely token. Default: generation_config.json's.",
+        help="0 is greedy: always the most likely token. Default: that of generation_config.json.",
     ),
     click.option(
         "--top-k",
@@ -118,7 +118,7 @@ def _model_options(context: str) -> Decorator:
 def run(file: Path, prompts: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Generate text with the language model in FILE, a .rsr file.
 
-    The text streams to stdout, its speed goes to stderr. For a model with a chat template, see
+    The text streams to stdout; its speed goes to stderr. For a model with a chat template, see
     rsrc chat.
     """
     from . import chat_io
@@ -157,7 +157,7 @@ def chat(file: Path, system: str | None, **given: Any) -> None:
 
 @click.command(short_help="Measure how well a language model predicts a text.")
 @file_argument
-@click.argument("text", type=click.Path(path_type=Path))
+@click.argument("text", type=PATH)
 @click.option(
     "--window",
     type=click.IntRange(1),
@@ -168,9 +168,9 @@ def chat(file: Path, system: str | None, **given: Any) -> None:
 def perplexity(file: Path, text: Path, window: int | None, as_json: bool, **given: Any) -> None:
     """Measure how well the language model in FILE predicts TEXT, a file in UTF-8.
 
-    TEXT - is stdin.
+    If TEXT is -, it is read from stdin.
     """
-    from .chat_io import counted, decoded, read_stdin
+    from .chat_io import decoded, read_stdin
 
     with _opened(file, given) as model:
         is_stdin = str(text) == "-"
@@ -191,7 +191,7 @@ def perplexity(file: Path, text: Path, window: int | None, as_json: bool, **give
 
 @contextmanager
 def _opened(file: Path, options: dict[str, Any]) -> Iterator[LanguageModel]:
-    """Load the model by its options, which are removed; errors about the model name its file."""
+    """Load the model, removing its options from `options`; its errors name the file."""
     import rsr_runtime
     from rsr_runtime import llm
 
@@ -213,7 +213,7 @@ def _opened(file: Path, options: dict[str, Any]) -> Iterator[LanguageModel]:
 
 
 def _chosen(model: LanguageModel, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `LanguageModel.stream`; what is not given is the model's default."""
+    """Return the arguments of `LanguageModel.stream`; options not given have model defaults."""
     from .chat_io import typed
 
     names = [field.name for field in dataclasses.fields(model.sampling)]
@@ -230,11 +230,7 @@ def _chosen(model: LanguageModel, options: dict[str, Any]) -> dict[str, Any]:
 
 def _print_json(prompts: tuple[str, ...], results: list[Generation]) -> None:
     texts = [
-        {
-            "prompt": prompt,
-            **dataclasses.asdict(result),
-            "tokens_per_second": result.tokens_per_second,
-        }
-        for prompt, result in zip(prompts, results, strict=True)
+        {"prompt": prompt, **dataclasses.asdict(r), "tokens_per_second": r.tokens_per_second}
+        for prompt, r in zip(prompts, results, strict=True)
     ]
     click.echo(json.dumps({"texts": texts}, indent=2))

@@ -25,7 +25,7 @@ from .signals import ending_at_once
 
 
 class _Group(click.Group):
-    """Reports errors of the library as one sentence on stderr and exit code 1."""
+    """Reports errors of the library on stderr, in one sentence, with exit code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

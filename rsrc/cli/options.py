@@ -15,10 +15,15 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 force_option = click.option("--force", is_flag=True, help="Replace an existing output file.")
-file_argument = click.argument("file", type=click.Path(path_type=Path))
-rsr_output_option = click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The .rsr file to write."
-)
+PATH = click.Path(path_type=Path)
+MEMORY = click.Choice(["map", "huge"])  # of a language model
+THREADS = click.IntRange(1, 1024)
+file_argument = click.argument("file", type=PATH)
+
+
+def output_option(help: str = "The .rsr file to write.") -> Decorator:
+    """Return the option -o, --output of a command that writes a file."""
+    return click.option("-o", "--output", required=True, type=PATH, help=help)
 
 
 def options(*decorators: Decorator) -> Decorator:
@@ -35,7 +40,7 @@ def checked_by(check: Callable[[Any], object], prefix: str = "") -> Callable[...
 
     Args:
         check: takes the value of the option.
-        prefix: of its message, which click's own message makes redundant.
+        prefix: of its message; removed, because click names the option itself.
     """
 
     def callback(context: click.Context, parameter: click.Parameter, value: Any) -> Any:

@@ -13,7 +13,7 @@ from ..common.progress import ProgressFunction
 
 
 class _Shown:
-    """Shows the progress of the library on a bar."""
+    """Shows progress on a bar."""
 
     def __init__(self, update: Callable[..., None]) -> None:
         self._update = update
@@ -23,7 +23,8 @@ class _Shown:
     def begin(self, phase: str, tensors: int) -> None:
         """Start a phase with that many tensors."""
         self._name, self._tensors, self._count = None, tensors, 0
-        self._update(verb=phase, count=f"0 of {tensors}", refresh=True)  # if it is short too
+        # Refreshed at once: a short phase may end before the next tick.
+        self._update(verb=phase, count=f"0 of {tensors}", refresh=True)
 
     def __call__(self, name: str, done: int, total: int) -> None:
         if name != self._name:  # a large tensor is reported piece by piece
@@ -39,30 +40,24 @@ def progress_bar(verb: str, in_bytes: bool = True) -> Iterator[ProgressFunction 
     if not sys.stderr.isatty():
         yield None
         return
+    from rich import progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-    from rich.progress import Progress as Bar
     from rich.table import Column
 
     columns = (
-        TextColumn("{task.fields[verb]}"),
-        BarColumn(bar_width=10),
-        TextColumn("{task.fields[count]}"),
-        *((DownloadColumn(), TransferSpeedColumn()) if in_bytes else ()),
-        TimeRemainingColumn(),
-        TextColumn(
+        progress.TextColumn("{task.fields[verb]}"),
+        progress.BarColumn(bar_width=10),
+        progress.TextColumn("{task.fields[count]}"),
+        *((progress.DownloadColumn(), progress.TransferSpeedColumn()) if in_bytes else ()),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn(
             "{task.fields[tensor]}",
             style="dim",
             markup=False,
             table_column=Column(ratio=1, no_wrap=True),  # the remaining width
         ),
     )
-    with Bar(*columns, console=Console(stderr=True), transient=True, expand=True) as bar:
+    console = Console(stderr=True)
+    with progress.Progress(*columns, console=console, transient=True, expand=True) as bar:
         task = bar.add_task("", total=None, verb=verb, count="", tensor="")
         yield _Shown(partial(bar.update, task))

@@ -22,7 +22,8 @@ def console() -> Console:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # "█" and names may have no encoding
-    return Console(width=None if sys.stdout.isatty() else 1000, markup=False, emoji=False)
+    width = None if sys.stdout.isatty() else 1000
+    return Console(width=width, markup=False, emoji=False, highlight=False)
 
 
 def size(count: float) -> str:
@@ -35,11 +36,11 @@ def size(count: float) -> str:
 
 
 def new_table(first: str, *others: str) -> Table:
-    """Return an empty table; columns but the first and "for instance" are right-aligned."""
+    """Return an empty table; all columns but the first are right-aligned."""
     table = Table()
     table.add_column(Text(first), overflow="fold")  # Text: "L[s]" is no markup; names stay whole
     for name in others:
-        table.add_column(Text(name), justify="left" if name == "for instance" else "right")
+        table.add_column(Text(name), justify="right")
     return table
 
 

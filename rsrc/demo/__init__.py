@@ -4,6 +4,6 @@ from . import digits, language
 
 
 def run() -> None:
-    """Compile both examples, run them and show what they do."""
+    """Compile and run both examples, and print their output."""
     digits.run()
     language.run()

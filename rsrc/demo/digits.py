@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -83,14 +84,13 @@ def classify(layers: Sequence[Layer], x: FloatArray) -> Answers:
 
 
 def _rsr_layers(model: rsr.Model) -> list[Layer]:
-    matrices = [w for w in model.values() if isinstance(w, rsr.Matrix)]
-    return [lambda x, w=w: w.linear(x, activations="int8") for w in matrices]  # type: ignore[misc]
+    return [partial(w.linear, activations="int8") for w in model.matrices()]
 
 
 def _dense_layers(source: Path) -> list[Layer]:
     """Return the layers of the checkpoint's own BF16 weights, with the same int8 activations."""
 
-    def linear(x: FloatArray, W: FloatArray) -> FloatArray:
+    def linear(W: FloatArray, x: FloatArray) -> FloatArray:
         q, s = rsr.kernels.quantize_int8(x)
         y: FloatArray = np.divide(q.astype(np.float32) @ W.T, s, dtype=np.float32)
         return y
@@ -100,7 +100,7 @@ def _dense_layers(source: Path) -> list[Layer]:
         widen_bf16(np.frombuffer(tensors[name]["data"], "<u2")).reshape(tensors[name]["shape"])
         for name in sorted(tensors)
     ]
-    return [lambda x, W=W: linear(x, W) for W in weights]  # type: ignore[misc]
+    return [partial(linear, W) for W in weights]
 
 
 def _seconds_per_image(layers: Sequence[Layer], x: FloatArray) -> float:
@@ -127,11 +127,11 @@ def _draw(
     shown = [*right[: count - len(wrong)], *map(int, wrong)]
     for row in range(8):
         cells = ("".join(_SHADES[v * 4 // 16] * 2 for v in images[i, row]) for i in shown)
-        out.print(" ".join(cells), highlight=False)
+        out.print(" ".join(cells))
     captions = []
     for i in shown:
         good = predictions[i] == labels[i]
         text = f"{predictions[i]}" if good else f"{predictions[i]}, is {labels[i]}"
         captions.append(text.center(_WIDTH))
-    out.print(" ".join(captions), highlight=False)
+    out.print(" ".join(captions))
     out.print()

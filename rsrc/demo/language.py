@@ -41,15 +41,11 @@ def _write(out: Console, report: rsrc.Report, model: llm.LanguageModel) -> None:
     weights = sum(t.weights for t in indexed)
     out.print(
         f"\na language model, trained on Shakespeare: {len(indexed)} ternary matrices, "
-        f"{weights:,} weights in {size(sum(t.bytes for t in indexed))}\n",
-        highlight=False,
+        f"{weights:,} weights in {size(sum(t.bytes for t in indexed))}\n"
     )
     click.secho(PROMPT, nl=False, bold=True)
     for piece in stream:
         click.echo(piece, nl=False)
         sys.stdout.flush()
     result = stream.result
-    out.print(
-        f"\n\n{len(result.tokens)} tokens, {result.tokens_per_second:.0f} tokens/s",
-        highlight=False,
-    )
+    out.print(f"\n\n{len(result.tokens)} tokens, {result.tokens_per_second:.0f} tokens/s")

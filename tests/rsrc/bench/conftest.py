@@ -1,4 +1,4 @@
-"""Small results of benchmarks: structure and what must add up, not speed."""
+"""Small benchmark results: structure and sums, not speed."""
 
 from __future__ import annotations
 

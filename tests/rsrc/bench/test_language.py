@@ -1,4 +1,4 @@
-"""`rsrc bench --model`: a small model and no time; structure and what must add up, not speed."""
+"""`rsrc bench --model` with a small model and no time: structure and sums, not speed."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_phases_add_up(model_result: dict[str, Any]) -> None:
 
 
 def test_phases_leave_little_out(language_model: Path) -> None:
-    """What no phase accounts for goes to `rest`: the overhead of a call, not a missing phase."""
+    """Time outside all phases counts as `rest`: the overhead of a call, not a missing phase."""
     shares = []
     with llm.load(language_model, context=100) as model:
         for _ in range(7):  # the process may lose the processor in between

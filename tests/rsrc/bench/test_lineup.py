@@ -1,4 +1,4 @@
-"""What takes part in a benchmark of a matrix, and what is left out with a note."""
+"""The contenders of a matrix benchmark, and the notes about those left out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def test_huge_pages(shape_result: dict[str, Any], monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(lineup, "has_huge_pages", lambda: False)
     result = bench.bench_shape(33, 20, seconds=0.0)
     assert not rows_from_huge_pages(result)
-    assert result["notes"] == ["no level memory for random in huge pages: this system has none"]
+    assert result["notes"] == [
+        "no memory-level figure for random in huge pages: this system has none"
+    ]
 
 
 def test_one_note_names_all_that_has_no_level_memory(monkeypatch: pytest.MonkeyPatch) -> None:

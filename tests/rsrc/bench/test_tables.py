@@ -31,6 +31,14 @@ def test_every_row_of_a_shape(shape_result: Result) -> None:
     assert "by number of vectors" in printed
 
 
+def test_no_word_is_cut_at_80_columns(shape_result: Result) -> None:
+    printed = text(bench.render_table(shape_result))
+    assert "…" not in printed
+    assert all(len(line) <= 80 for line in printed.splitlines())
+    for heading in ("dtype", "thr", "bits/w", "time", "weights/ns", "GB/s", "of read"):
+        assert heading in printed
+
+
 def test_pass_over_a_file(file_result: Result) -> None:
     assert "all matrices" in text(bench.render_table(file_result), 200)
 

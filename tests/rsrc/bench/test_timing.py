@@ -1,4 +1,4 @@
-"""Timing: every product is checked, and what was measured adds up."""
+"""Timing: every product is checked, and the measurements add up."""
 
 from __future__ import annotations
 

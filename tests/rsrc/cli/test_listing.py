@@ -27,8 +27,8 @@ def listing(tensors: list[Listed], width: int = 80) -> list[str]:
     return out.getvalue().splitlines()
 
 
-def listed(*names: str, heading: str = "dense F32", shape: str = "8") -> list[Listed]:
-    return [Listed(name, heading, shape, 32) for name in names]
+def listed(*names: str, heading: str = "dense F32", shape: int = 8) -> list[Listed]:
+    return [Listed(name, heading, [shape], 32) for name in names]
 
 
 def test_layers_are_one_line() -> None:
@@ -57,7 +57,7 @@ def test_a_range_names_no_tensor_that_is_not_there(
 def test_other_shapes_and_headings_stay_apart() -> None:
     tensors = [
         *listed("a.0.b", "a.1.b"),
-        *listed("a.2.b", shape="9"),
+        *listed("a.2.b", shape=9),
         *listed("a.3.b", heading="x"),
     ]
     lines = listing(tensors)

@@ -213,7 +213,7 @@ def test_how_a_model_is_loaded_changes_nothing_of_a_text(path: Path) -> None:
         assert done(rsrc(*arguments)) == wanted
 
 
-# --- what is refused ----------------------------------------------------------------------------
+# --- refusals -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("command", ["run", "chat"])
@@ -404,7 +404,7 @@ def test_a_path_is_no_command(path: Path) -> None:
 
 
 def test_a_line_ends_with_a_newline_only(path: Path) -> None:
-    """Not with what Unicode calls a line separator."""
+    """Unicode's line separators do not end a line."""
     with llm.load(path) as model:
         answer = "".join(llm.Chat(model).say("one\u2028two\x0bthree", max_tokens=9))
     assert done(rsrc("chat", path, "-n", 9, stdin="one\u2028two\x0bthree\r\n")) == answer + "\n"
@@ -460,7 +460,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals and terminals of 
 
 @posix
 def test_an_interrupted_text(endless: Path) -> None:
-    """It ends with what was written, a newline, and how far it came."""
+    """The output so far, a newline and a summary are written."""
     with start(SLOW + MAIN, "run", endless, "-p", PROMPT) as process:
         assert process.stdout is not None
         first = read_until(process.stdout.fileno(), None)
@@ -584,7 +584,7 @@ class Terminal:
         return read_until(self._fd, data).decode(errors="replace")
 
     def end(self) -> tuple[int, str]:
-        """Return the exit code, and what else came."""
+        """Return the exit code and the remaining output."""
         rest, is_closed = self._rest(60)
         assert is_closed, f"it goes on, after {rest!r}"
         return self._process.wait(5), rest
@@ -615,7 +615,7 @@ class Terminal:
         return self.until("> ")
 
     def _rest(self, seconds: float) -> tuple[str, bool]:
-        """Return what comes in that time, and whether the other end was closed."""
+        """Return the output that arrives in that time, and whether the other end was closed."""
         rest, end = b"", time.monotonic() + seconds
         is_closed = False
         while not is_closed:
@@ -652,7 +652,7 @@ def terminal() -> Iterator[Callable[..., Terminal]]:
         yield lambda *arguments: opened.enter_context(on_a_terminal(*arguments))
 
 
-# A text with an escape sequence, a bell, C1 and other control characters, and letters beside them.
+# A text with an escape sequence, a bell, C1 and other control characters, and letters.
 STEERED = """
 from rsr_runtime.llm.tokenizer import StreamingDetokenizer
 texts = iter(["a\\x1b[31m\\x07b\\x9b2Jc\\x7f\\r\\x08d", "\\te\\nf", "\\u3000g\\u00a0h\\u200di"])

@@ -1,4 +1,4 @@
-"""Signals that end a command: soon, whatever it is at, and with nothing left behind."""
+"""Signals end a command soon, at any point, and leave no temporary files."""
 
 from __future__ import annotations
 

@@ -299,9 +299,9 @@ def test_the_command_line(make: Callable[..., Path], tmp_path: Path) -> None:
         source, rsr = make(tied=tied), tmp_path / f"{tied}.rsr"
         told = run(main, ["compile", str(source), "-o", str(rsr), "--head", "int8"])
         assert told.exit_code == 0, told.output
-        for words in ("output head in int8, lossy", "first token kept", "random hidden vectors"):
+        for words in ("output head in int8, lossy", "same top token", "random hidden vectors"):
             assert words in told.stdout
-        assert (f"made of {EMBEDDING}, which is kept" in told.stdout) == tied
+        assert (f"made from {EMBEDDING}, which is kept" in told.stdout) == tied
         told = run(main, ["verify", str(rsr), "--against", str(source)])
         assert told.exit_code == 0, told.output
         end = f", and {HEAD}, quantized from it" if tied else ", 1 re-quantized as when compiled"

@@ -79,7 +79,10 @@ def test_every_refused_tensor_is_listed_with_its_reason(kit: Kit, folder: Path) 
     assert [t["name"] for t in refused] == ["0.weight", "1.weight", "2.weight"]
     assert all("code 3" in t["reason"] for t in refused)
     assert result["refused"] == 3
-    assert "it cannot be compiled" in run("inspect", folder).stdout
+    assert (
+        "this checkpoint cannot be compiled: see the refused tensors"
+        in run("inspect", folder).stdout
+    )
 
 
 class TestCommand:

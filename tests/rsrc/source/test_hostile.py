@@ -303,8 +303,8 @@ class TestIndex:
 class TestLinks:
     """Links are followed: the Hugging Face cache consists of them, snapshots/*/x -> ../../blobs/y.
 
-    What must not be is that an index *names* a file elsewhere (test_checkpoint.py): the index comes
-    from a stranger, links were made on this machine.
+    An index must not *name* a file elsewhere (test_open.py): the index comes from a stranger, but
+    the links were made on this machine.
     """
 
     def test_a_snapshot_of_the_hugging_face_cache(self, kit: Kit, tmp_path: Path) -> None:
