@@ -44,6 +44,7 @@ stubs: $(VENV)/lint-installed  ## after a change of a native module's signatures
 	$(BIN)/python -m nanobind.stubgen -q -m rsrc._native -o rsrc/_native.pyi
 
 $(VENV)/installed: $(NATIVE)
+	@echo "building the kernels and installing into $(VENV); this takes a few minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[test]'

@@ -22,7 +22,7 @@ from .progress_bar import progress_bar
     "--to",
     type=click.Choice(FORM_NAMES),
     default="source",
-    help="source (the default) is the source byte for byte, except for quantized tensors.",
+    help="source (the default): the source's tensors byte for byte, except for quantized ones.",
 )
 @click.option(
     "--type",

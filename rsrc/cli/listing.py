@@ -39,7 +39,8 @@ def print_tensors(out: Console, tensors: Sequence[Listed]) -> None:
         groups.setdefault(line.heading, []).append(line)
     shapes = max((len(_shape(t)) for t in tensors), default=0)
     has_bits = any(t.bits_per_weight is not None for t in tensors)
-    rest = f"  count  {'shape':<{shapes}}{'  bits/w' if has_bits else ''}      size"
+    counts = max((len(str(line.count)) for lines in groups.values() for line in lines), default=1)
+    rest = f"  {'n':>{counts}}  {'shape':<{shapes}}{'  bits/w' if has_bits else ''}      size"
     widest = max((len(line.name) for lines in groups.values() for line in lines), default=0)
     width = max(20, min(widest, out.width - len(rest) - 2))
     out.print(f"{'tensor':<{width + 2}}{rest}", style="bold")
@@ -49,7 +50,7 @@ def print_tensors(out: Console, tensors: Sequence[Listed]) -> None:
             *above, last = _broken(line.name, width)
             bits = f"{'' if line.bits_per_weight is None else f'{line.bits_per_weight:.3f}':>8}"
             figures = (
-                f"{line.count:>5}  {_shape(line):<{shapes}}{bits if has_bits else ''}"
+                f"{line.count:>{counts}}  {_shape(line):<{shapes}}{bits if has_bits else ''}"
                 f"  {format_size(line.size):>8}"
             )
             for text in (*above, f"{last:<{width}}  {figures}"):

@@ -5,7 +5,7 @@ A product reads its index once. Its cost depends on the encoding:
 * ranked: one lookup per row and column block, at 5 bits per rank. The best k is the largest whose
   B^k patterns fit 32 table entries (ternary 3, binary 5).
 * permuted: per column block, one gathered addition per row and an overhead per segment equal to
-  SEGMENT_COST additions (measured: AVX2, float32, reduce; docs/performance.md). The best k
+  SEGMENT_COST additions (measured: AVX2, float32, reduce; docs/lab-notes.md). The best k
   minimizes (rows + SEGMENT_COST * B^k) / k.
 
 Measured at 4096 x 4096, float32:
