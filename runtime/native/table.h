@@ -7,6 +7,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "packing.h"
 
@@ -35,10 +36,29 @@ struct GroupScales {
 };
 
 namespace {
+// The words of the first row wanted, in the first column of its strip.
+inline const uint16_t* words_of(const RankedRows& rows) {
+  return reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
+}
+
+// Calls body with the number of row units wanted, as a constant. The rows are of one strip.
+template <class Packing, int R = 1, class Body>
+inline void with_units(const RankedRows& rows, const Body& body) {
+  if constexpr (R * kRowUnit < Packing::kStripRows) {
+    if (rows.last - rows.first > R * kRowUnit) return with_units<Packing, R + 1>(rows, body);
+  }
+  body(std::integral_constant<int, R>());
+}
+
+// Calls body with k as a constant if it is 3, the usual value, otherwise with 0, for any.
+template <class Body>
+inline void with_k(int k, const Body& body) {
+  k == 3 ? body(std::integral_constant<int, 3>()) : body(std::integral_constant<int, 0>());
+}
+
 // One past the last column block of the group that begins with block `begin`.
 inline size_t group_end(const GroupScales& scales, size_t begin) {
-  const size_t left = scales.blocks - begin;
-  return begin + (left < scales.blocks_per_group ? left : scales.blocks_per_group);
+  return begin + min(scales.blocks - begin, scales.blocks_per_group);
 }
 }  // namespace
 

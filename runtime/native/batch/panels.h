@@ -48,7 +48,6 @@ struct BlockInputs {
 };
 static_assert(block_inputs(1) <= block_inputs(kMaxK) && block_inputs(2) <= block_inputs(kMaxK));
 
-constexpr size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
 constexpr size_t groups_of(size_t columns) { return divide_up(columns, kGroupColumns); }
 constexpr size_t blocks_of(size_t columns, int k) {
   return divide_up(groups_of(columns), block_groups(k));
