@@ -89,9 +89,56 @@ struct N4S1Ranks : N4S1 {
   }
 };
 
-// Lanes: the arithmetic of one entry of kLanes vectors, defined by the including file: Value holds
-// kLanes Numbers; load, store, add, times(Value, Pattern). kWidens: Number is int16, whose sums
-// take columns_per_widen columns (packing.h) and are then added to int32.
+struct FloatTypes {
+  using X = float;
+  using Pattern = float;
+  using Y = float;
+  using Number = float;
+};
+
+// An entry of kLanes vectors: N registers of Numbers. The including file defines the arithmetic of
+// a register.
+template <class Arithmetic, int N>
+struct Lanes : Arithmetic {
+  using Register = typename Arithmetic::Register;
+  struct Value {
+    Register part[N];
+  };
+  static constexpr size_t kLanes = sizeof(Value) / sizeof(typename Arithmetic::Number);
+  static constexpr int kShift = sizeof(Value) == 32 ? 2 : 3;
+  static_assert(sizeof(Value) == 8 << kShift);
+
+  static Value load(const void* p) {
+    Value v;
+    for (int i = 0; i < N; i++)
+      v.part[i] = Arithmetic::load(static_cast<const char*>(p) + i * sizeof(Register));
+    return v;
+  }
+  static void store(void* p, Value v) {
+    for (int i = 0; i < N; i++)
+      Arithmetic::store(static_cast<char*>(p) + i * sizeof(Register), v.part[i]);
+  }
+  static Value add(Value a, Value b) {
+    for (int i = 0; i < N; i++) a.part[i] = Arithmetic::add(a.part[i], b.part[i]);
+    return a;
+  }
+  static Value times(Value a, typename Arithmetic::Pattern p) {
+    for (int i = 0; i < N; i++) a.part[i] = Arithmetic::times(a.part[i], p);
+    return a;
+  }
+};
+
+// Adds int16 sums to int32 sums and clears them.
+inline void widen(int16_t* tile, int32_t* sums, size_t count) {
+  for (size_t i = 0; i < count; i += 8) {
+    __m128i* eight = reinterpret_cast<__m128i*>(tile + i);
+    store(sums + i,
+          _mm256_add_epi32(load(sums + i), _mm256_cvtepi16_epi32(_mm_loadu_si128(eight))));
+    _mm_storeu_si128(eight, _mm_setzero_si128());
+  }
+}
+
+// Bound: an int16 sum takes columns_per_widen columns (packing.h), then it is widened.
 template <class Lanes, class Packing>
 struct TableProduct {
   using X = typename Lanes::X;
@@ -100,6 +147,7 @@ struct TableProduct {
   using Number = typename Lanes::Number;
   using Value = typename Lanes::Value;
   static constexpr size_t kLanes = Lanes::kLanes;
+  static constexpr bool kWidens = std::is_same_v<Number, int16_t>;
   static constexpr size_t kEntryBytes = 8 << Lanes::kShift, kTableBytes = kPatterns * kEntryBytes;
   // Columns whose tables are in L1 at once. More would fit; half of L1 measured best.
   static constexpr size_t kColumns = Packing::kColumns * 64 / kEntryBytes;
@@ -109,7 +157,7 @@ struct TableProduct {
     alignas(64) char tables[kBlocks * kTableBytes];
     typename Packing::Ranks ranks[kColumns * Packing::kStripRows];
     Number tile[kTileRows * kLanes];
-    Y sums[Lanes::kWidens ? kTileRows * kLanes : 1];
+    Y sums[kWidens ? kTileRows * kLanes : 1];
   };
 
   static size_t per_thread_bytes(size_t, int, size_t) { return sizeof(PerThread); }
@@ -188,18 +236,22 @@ struct TableProduct {
     }
   }
 
+  static void widen_sums(size_t rows, PerThread& scratch) {
+    if constexpr (kWidens) widen(scratch.tile, scratch.sums, rows * kLanes);
+  }
+
   // Rows [top, bottom) times kLanes vectors.
   static void multiply_tile(const RankedRows& a, size_t top, size_t bottom, const Pattern* patterns,
                             int k, bool ternary, const Number* x, PerThread& scratch) {
     const size_t rows = bottom - top;
     for (size_t i = 0; i < rows * kLanes; i++) scratch.tile[i] = 0;
-    if (Lanes::kWidens)
+    if (kWidens)
       for (size_t i = 0; i < rows * kLanes; i++) scratch.sums[i] = 0;
     size_t since = 0;  // columns since the last widening
     for (size_t g = 0, columns; g < a.columns; g += columns) {
       columns = a.columns - g < kColumns ? a.columns - g : kColumns;
-      if (Lanes::kWidens && since + columns > a.columns_per_widen) {
-        if (since) Lanes::widen(scratch.tile, scratch.sums, rows * kLanes);
+      if (kWidens && since + columns > a.columns_per_widen) {
+        if (since) widen_sums(rows, scratch);
         since = 0;
         if (columns > a.columns_per_widen) columns = a.columns_per_widen;
       }
@@ -222,7 +274,7 @@ struct TableProduct {
             : add_rows<0>(scratch.tables, scratch.ranks, columns, stop - r, tile);
       }
     }
-    if (Lanes::kWidens) Lanes::widen(scratch.tile, scratch.sums, rows * kLanes);
+    widen_sums(rows, scratch);
   }
 
   static void multiply(const RankedRows& a, const Pattern* patterns, int k, const void* shared,
@@ -238,7 +290,11 @@ struct TableProduct {
       for (size_t top = a.first; top < a.last; top += kTileRows) {
         const size_t bottom = a.last - top < kTileRows ? a.last : top + kTileRows;
         multiply_tile(a, top, bottom, patterns, k, ternary, x, scratch);
-        const Y* sums = Lanes::result(scratch.tile, scratch.sums);
+        const Y* sums;
+        if constexpr (kWidens)
+          sums = scratch.sums;
+        else
+          sums = scratch.tile;
         for (size_t i = 0; i < vectors; i++)
           for (size_t r = top; r < bottom; r++)
             y[(first + i) * stride + r - a.first] = sums[(r - top) * kLanes + i];
