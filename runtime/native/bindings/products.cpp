@@ -31,12 +31,17 @@ struct nanobind::detail::dtype_traits<Half> {
 
 namespace {
 
-// Checks x (count, in) and y (count, out). Returns the work, which holds both arrays.
+template <class X, class Y>
+void check_shapes(const Array<const X, 2>& x, const Array<Y, 2>& y, size_t in, size_t out) {
+  require(x.shape(1) == in && y.shape(1) == out && x.shape(0) == y.shape(0),
+          "x must be (count, in_features) and y (count, out_features)");
+}
+
+// Checks the shapes. Returns the work, which holds both arrays.
 template <class X, class Y, class Multiply>
 auto product(const Array<const X, 2>& x, const Array<Y, 2>& y, size_t in, size_t out,
              const Multiply& multiply) {
-  require(x.shape(1) == in && y.shape(1) == out && x.shape(0) == y.shape(0),
-          "x must be (count, in_features) and y (count, out_features)");
+  check_shapes(x, y, in, out);
   return [=] { multiply(x.data(), x.shape(0), y.data()); };
 }
 
@@ -128,9 +133,7 @@ auto ranked_products(const Matrices& matrices, const Array<const X, 2>& x,
   for (size_t j = 0; j < y.size(); j++) {
     const rsr::RankedIndex& index = matrices[j]->index();
     require(index.shares_input(matrices[0]->index()), "the matrices must have one input");
-    require(
-        x.shape(1) == index.columns && y[j].shape(1) == index.rows && x.shape(0) == y[j].shape(0),
-        "x must be (count, in_features) and y (count, out_features)");
+    check_shapes(x, y[j], index.columns, index.rows);
     products.push_back({&index, y[j].data()});
     held.push_back(nb::find(matrices[j]));
   }

@@ -58,6 +58,13 @@ inline Unit load_unit(const uint8_t* p, size_t height) {
   return unit;
 }
 
+// Calls body with each block of a unit, as a constant.
+template <class Body, int J = 0>
+inline void for_each_block(const Body& body) {
+  body(std::integral_constant<int, J>());
+  if constexpr (J + 1 < N4S1::kBlocks) for_each_block<Body, J + 1>(body);
+}
+
 void build_tables_i8(const int8_t* x, const int16_t* patterns, int k, size_t blocks, void* tables) {
   int16_t* t = static_cast<int16_t*>(tables);
   for (size_t b = 0; b < blocks; b++, x += k, t += kPatterns) {
@@ -95,14 +102,7 @@ void lookup_i8(const RankedRows& rows, const void* tables, int32_t* y) {
     __m512i even = _mm512_setzero_si512(), odd = even;
     for (; u < stop; u++, p += N4S1::kCellBytes * height, t += N4S1::kBlocks * kPatterns) {
       const Unit unit = load_unit<R>(p, height);
-      add_i8<0>(unit, t, even, odd);
-      add_i8<1>(unit, t, even, odd);
-      add_i8<2>(unit, t, even, odd);
-      add_i8<3>(unit, t, even, odd);
-      add_i8<4>(unit, t, even, odd);
-      add_i8<5>(unit, t, even, odd);
-      add_i8<6>(unit, t, even, odd);
-      add_i8<7>(unit, t, even, odd);
+      for_each_block([&](auto J) { add_i8<J>(unit, t, even, odd); });
     }
     add_widened(even, even_i32x16[0], even_i32x16[1]);
     add_widened(odd, odd_i32x16[0], odd_i32x16[1]);
@@ -151,14 +151,7 @@ void lookup_f32(const RankedRows& rows, const void* tables, float* y) {
   for (size_t u = 0; u < rows.columns;
        u++, p += N4S1::kCellBytes * height, t += N4S1::kBlocks * kPatterns) {
     const Unit unit = load_unit<R>(p, height);
-    add_f32<0>(unit, t, sums);
-    add_f32<1>(unit, t, sums);
-    add_f32<2>(unit, t, sums);
-    add_f32<3>(unit, t, sums);
-    add_f32<4>(unit, t, sums);
-    add_f32<5>(unit, t, sums);
-    add_f32<6>(unit, t, sums);
-    add_f32<7>(unit, t, sums);
+    for_each_block([&](auto J) { add_f32<J>(unit, t, sums); });
   }
   alignas(64) float in_lanes[4][16];
   for (int i = 0; i < 4; i++) _mm512_store_ps(in_lanes[i], sums[i]);
