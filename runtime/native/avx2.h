@@ -22,8 +22,7 @@ inline __m256i load_twice(const char* p) {
   return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 
-// The index 8 KiB ahead, into L2. From DRAM this at least doubles the speed, for the reason given
-// in avx512.h.
+// Prefetches the index, 8 KiB ahead into L2, for the reason given in avx512.h.
 inline void prefetch(const void* p) {
   _mm_prefetch(static_cast<const char*>(p) + 8192, _MM_HINT_T1);
 }

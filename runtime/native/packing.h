@@ -1,4 +1,4 @@
-// The packings of a ranked index (formats/SPEC.md): their numbers, each in this place only.
+// The packings of a ranked index (formats/SPEC.md): the only place for their constants.
 //
 // A strip holds consecutive rows; the last strip may be lower. A column holds the ranks of several
 // column blocks for every row of a strip, in cells of one row each.

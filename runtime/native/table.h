@@ -87,8 +87,9 @@ struct BatchKernel {
   // Bytes that a pass of `count` vectors prepares once for all threads, and bytes of each thread.
   size_t (*shared_bytes)(size_t columns, int k, size_t count);
   size_t (*per_thread_bytes)(size_t columns, int k, size_t count);
-  // Prepares vectors [first, last) of a pass of `count`. Both are multiples of prepare_step, but
-  // for last = count. x: (count, columns * blocks of a column * k), zero-padded; columns > 0.
+  // Prepares vectors [first, last) of a pass of `count`. Both are multiples of prepare_step,
+  // except that last may be count. x: (count, columns * blocks of a column * k), zero-padded;
+  // columns > 0.
   void (*prepare)(const X* x, const Pattern* patterns, int k, size_t columns, size_t count,
                   size_t first, size_t last, void* shared);
   // y[i * stride + r - first] for all rows wanted and all vectors i of the pass.
@@ -213,8 +214,8 @@ struct DecoderKernels {
 
 // Dense weights, as a file stores them, times vectors:
 // y[v * stride + r] = sum over j of weights[r][j] * x[v][j].
-// float32: the order of additions over j is the instruction set's own, the same for every row and
-// vector. int8: exact, as columns < 2^17 and so |sum| <= 2^14 (2^17 - 1) < 2^31; then
+// float32: the order of additions over j depends only on the instruction set. int8: exact, as
+// columns < 2^17 and so |sum| <= 2^14 (2^17 - 1) < 2^31; then
 // * scale[r] / divisors[v].
 template <class X>
 struct DenseRows {

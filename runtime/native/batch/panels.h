@@ -121,7 +121,7 @@ class Arrangement {
   // group; returns the end of that group.
   char* operator()(const int8_t* x, size_t inputs, char* to) const {
     for (size_t i = 0; i < inputs; i += width_, to += width_) {
-      const size_t here = inputs - i < width_ ? inputs - i : width_;
+      const size_t here = min(inputs - i, width_);
       const __m512i group = _mm512_maskz_loadu_epi8(~uint64_t(0) >> (64 - here), x + i);
       _mm512_storeu_si512(to, _mm512_permutexvar_epi8(from_, group));
     }

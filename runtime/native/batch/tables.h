@@ -164,18 +164,17 @@ struct TableProduct {
 
   // x, interleaved: (vectors / kLanes, inputs, kLanes).
   static size_t shared_bytes(size_t columns, int k, size_t count) {
-    const size_t groups = (count + kLanes - 1) / kLanes;
-    return groups * columns * Packing::kBlocks * k * kLanes * sizeof(Number);
+    return divide_up(count, kLanes) * columns * Packing::kBlocks * k * kLanes * sizeof(Number);
   }
 
   static void prepare(const X* x, const Pattern*, int k, size_t columns, size_t count, size_t first,
                       size_t last, void* shared) {
     const size_t inputs = columns * Packing::kBlocks * k;
-    constexpr size_t kStep = kLanes < 16 ? kLanes : 16;
-    if (last == count) last = (count + kLanes - 1) / kLanes * kLanes;  // padded with zeros
+    constexpr size_t kStep = min(kLanes, 16);
+    if (last == count) last = divide_up(count, kLanes) * kLanes;  // padded with zeros
     for (size_t v = first; v < last; v += kStep) {
       Number* to = static_cast<Number*>(shared) + v / kLanes * kLanes * inputs + v % kLanes;
-      const size_t stop = v + kStep < last ? v + kStep : last;
+      const size_t stop = min(v + kStep, last);
       for (size_t i = 0; i < inputs; i++)
         for (size_t j = v; j < stop; j++)
           to[i * kLanes + j - v] = j < count ? static_cast<Number>(x[j * inputs + i]) : Number(0);
@@ -220,7 +219,7 @@ struct TableProduct {
   }
 
   // Adds the entries of `columns` columns to the sums of each row; kKnown: `columns`, or 0 if
-  // unknscratch.
+  // unknown at compile time.
   template <size_t kKnown>
   static void add_rows(const char* tables, const typename Packing::Ranks* ranks, size_t columns,
                        size_t count, Number* tile) {
@@ -249,11 +248,11 @@ struct TableProduct {
       for (size_t i = 0; i < rows * kLanes; i++) scratch.sums[i] = 0;
     size_t since = 0;  // columns since the last widening
     for (size_t g = 0, columns; g < a.columns; g += columns) {
-      columns = a.columns - g < kColumns ? a.columns - g : kColumns;
+      columns = min(a.columns - g, kColumns);
       if (kWidens && since + columns > a.columns_per_widen) {
         if (since) widen_sums(rows, scratch);
         since = 0;
-        if (columns > a.columns_per_widen) columns = a.columns_per_widen;
+        columns = min(columns, a.columns_per_widen);
       }
       since += columns;
       const size_t blocks = columns * Packing::kBlocks;
@@ -263,7 +262,7 @@ struct TableProduct {
       for (size_t r = top, stop; r < bottom; r = stop) {
         const size_t start = r / Packing::kStripRows * Packing::kStripRows;
         const size_t height = strip_height<Packing>(a.end - start);
-        stop = start + height < bottom ? start + height : bottom;
+        stop = min(start + height, bottom);
         const uint8_t* column = a.index + (start * a.columns + g * height) * Packing::kCellBytes;
         for (size_t j = 0; j < columns; j++, column += height * Packing::kCellBytes)
           Packing::template decode<Lanes::kShift>(column, height, r - start, stop - r,
@@ -286,9 +285,9 @@ struct TableProduct {
       scratch.tables[i] = 0;  // for ranks that are no pattern
     for (size_t first = 0; first < count; first += kLanes) {
       const Number* x = static_cast<const Number*>(shared) + first * inputs;
-      const size_t vectors = count - first < kLanes ? count - first : kLanes;
+      const size_t vectors = min(count - first, kLanes);
       for (size_t top = a.first; top < a.last; top += kTileRows) {
-        const size_t bottom = a.last - top < kTileRows ? a.last : top + kTileRows;
+        const size_t bottom = min(a.last, top + kTileRows);
         multiply_tile(a, top, bottom, patterns, k, ternary, x, scratch);
         const Y* sums;
         if constexpr (kWidens)

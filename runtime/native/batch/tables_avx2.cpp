@@ -29,7 +29,7 @@ struct Float32 : FloatTypes {
 }  // namespace
 
 void fill_tables_avx2(KernelTable& table, Isa isa) {
-  // Thresholds: from so many vectors on, measured on Zen 4 (docs/performance.md). AVX-512 looks up
+  // Thresholds: from so many vectors on, measured on Zen 4 (docs/lab-notes.md). AVX-512 looks up
   // int8 vectors faster one at a time, but for many of packing n4s1; its own float tables are
   // wider.
   if (isa >= Isa::avx512) {

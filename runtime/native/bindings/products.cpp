@@ -264,15 +264,13 @@ void bind_products(nb::module_& m, nb::class_<Program>& program) {
   bind_step(m, program, "multiply_i8", &multiply_i8,
             "y[j] = x @ W[j].T, exact and unscaled.\n\n"
             "matrices share their input (shares_input). x: (count, in_features). y: for each "
-            "matrix (count, "
-            "out_features), written. Raises ValueError for other shapes.",
+            "matrix (count, out_features), written. Raises ValueError for other shapes.",
             "matrices"_a, "x"_a, "y"_a.noconvert());
   bind_step(
       m, program, "multiply_f32", &multiply_f32,
       "y[j] = x @ W[j].T, scaled, within n 2^-24 |scale| sum|x| for n = max(in_features, 3).\n\n"
       "matrices share their input (shares_input). x: (count, in_features). y: for each matrix "
-      "(count, "
-      "out_features), written. Raises ValueError for other shapes.",
+      "(count, out_features), written. Raises ValueError for other shapes.",
       "matrices"_a, "x"_a, "y"_a.noconvert());
   bind_step(
       m, program, "multiply_quantized", &multiply_quantized,
@@ -291,8 +289,7 @@ void bind_products(nb::module_& m, nb::class_<Program>& program) {
   bind_step(m, program, "multiply_rows_i8", &multiply_rows_i8,
             "y = (q @ weight.T) * scale / s: sums exact, then two roundings to float32.\n\n"
             "weight: (rows, columns), columns < 2^17. scale: (rows,). q: (count, columns). s: "
-            "(count, 1). "
-            "y: (count, rows), written. Raises ValueError for other shapes.",
+            "(count, 1). y: (count, rows), written. Raises ValueError for other shapes.",
             "weight"_a.noconvert(), "scale"_a, "q"_a, "s"_a, "y"_a.noconvert());
 }
 
@@ -323,8 +320,7 @@ void bind_indexes(nb::module_& m) {
           },
           "other"_a,
           "Whether both read the same inputs, so that one product can serve both: packing, "
-          "columns, "
-          "k, stride, groups and patterns are equal.");
+          "columns, k, stride, groups and patterns are equal.");
   bind_permuted<uint16_t>(m, "Permuted16");
   bind_permuted<uint32_t>(m, "Permuted32");
 }

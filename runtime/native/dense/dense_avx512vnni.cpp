@@ -23,8 +23,7 @@ struct I8 : QuantizedSums {
   static Sum start(const int8_t* x, size_t columns) {
     __m512i sum = _mm512_setzero_si512();
     for (size_t j = 0; j < columns; j += kLanes)
-      sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1),
-                                inputs(x + j, columns - j < kLanes ? columns - j : kLanes));
+      sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), inputs(x + j, min(columns - j, kLanes)));
     return _mm512_slli_epi32(_mm512_sub_epi32(_mm512_setzero_si512(), sum), 7);
   }
 

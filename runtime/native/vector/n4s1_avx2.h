@@ -4,7 +4,7 @@
 // byte. The sign of a rank applies to each digit (vpsignb). One vpmaddubsw per 16 rows and unit
 // joins two digits, in int16.
 //
-// What pays, measured (docs/performance.md):
+// What pays, measured (docs/lab-notes.md):
 // * Signs: bit 7 of a byte is the sign of its next block; adding the byte to itself brings up the
 //   bit after it. vpsignb yields zero for sign 0, so bit 0 is set, once for blocks 0 to 6.
 // * The prefetch (avx2.h).
