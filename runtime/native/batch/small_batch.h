@@ -19,22 +19,22 @@ constexpr size_t kPassRows = 2048;
 constexpr size_t sets_of(size_t count) { return divide_up(count, kSetVectors); }
 constexpr size_t set_begin(size_t set, size_t count) { return set * count / sets_of(count); }
 
-// Adds a run of columns of some rows of a strip to the sums of a set of vectors; the first run
-// stores instead. `ahead` will be read next: a run is too short for the hardware prefetcher to
-// predict it.
+// A run of columns of some rows of a strip, to be added to the sums of a set of vectors. The first
+// run stores instead.
 struct Run {
   const uint8_t* column;
-  const uint8_t* ahead;
+  const uint8_t* ahead;  // read next: the hardware prefetcher cannot predict it from short runs
   size_t height, columns;
   const char* tables;
   bool is_first;
-  int32_t* y;
-  size_t stride;
+  int32_t* y;     // of the first row and vector
+  size_t stride;  // from one vector to the next
 };
 
-// Kernel: Packing; kRowBytes, from one row to the next; kColumnTableBytes of a vector;
-// build_tables(x, patterns, k, columns, width of the set, tables); rows_at_once(rows left in the
-// strip, width); lookup(rows at once, width), a function of a Run.
+// A Kernel defines Packing; kRowBytes, from one row to the next; kTableBytes, from the tables of
+// one vector of a set to those of the next; kColumnTableBytes, all tables of a column and vector;
+// build_tables(x, patterns, k, columns, vectors of the set, tables); rows_at_once(rows left in the
+// strip, vectors); and lookup(rows at once, vectors), which returns a function of a Run.
 template <class Kernel>
 struct SmallBatch {
   using Packing = typename Kernel::Packing;
