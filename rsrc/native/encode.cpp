@@ -28,7 +28,7 @@ inline unsigned listed_rank(const Alphabet& alphabet, unsigned number, unsigned&
   if (alphabet.listed == nullptr) return number;
   const unsigned found = alphabet.listed->of[number & 255];  // bad digits can make any number
   bad |= found == kNotListed;
-  return found % kMaxRanks;
+  return found % kPatterns;
 }
 
 // The rank of the pattern of row r in column block j; `bad` and Whole as above.
@@ -54,11 +54,11 @@ constexpr unsigned power(unsigned base, unsigned k) { return k ? base * power(ba
 // so no byte carries into the next. Three times as fast as one digit at a time.
 template <unsigned B, unsigned K>
 inline unsigned word_of_neighbors(const uint8_t* digits, uint64_t& bad) {
-  static_assert(power(B, K) <= kMaxRanks);
+  static_assert(power(B, K) <= kPatterns);
   uint64_t weights = 0;
   for (unsigned d = 0, weight = 1; d < K; d++, weight *= B) weights |= uint64_t(weight) << (8 * d);
   unsigned word = 0;
-  for (unsigned n = 0; n < kRanksPerWord; n++) {
+  for (unsigned n = 0; n < W16::kBlocks; n++) {
     const unsigned first = std::min(n * K, 3 * K - 8);
     uint64_t eight;
     std::memcpy(&eight, digits + first, sizeof eight);        // little-endian, as the files are
@@ -84,15 +84,15 @@ template <class WholeWord>
 bool pack(const Digits& a, const Alphabet& alphabet, uint16_t* out, const WholeWord& whole_word) {
   const size_t padded = padded_rows(a.rows);
   const size_t count = blocks(a, alphabet.k), words = w16_words(a, alphabet.k);
-  const size_t whole = a.columns / (kRanksPerWord * alphabet.k);
+  const size_t whole = a.columns / (W16::kBlocks * alphabet.k);
   const unsigned pad = padding_rank(alphabet);
   unsigned bad = 0;
-  for (size_t first = 0; first < padded; first += kW16StripRows) {
-    const size_t height = std::min(kW16StripRows, padded - first);
+  for (size_t first = 0; first < padded; first += W16::kStripRows) {
+    const size_t height = std::min(W16::kStripRows, padded - first);
     // Tiles of 32 rows: each word column of a tile is one cache line of output.
-    for (size_t r0 = 0; r0 < height; r0 += kLanes) {
+    for (size_t r0 = 0; r0 < height; r0 += kRowUnit) {
       uint16_t* tile = out + first * words + r0;
-      const size_t real = std::min(kLanes, a.rows - std::min(a.rows, first + r0));
+      const size_t real = std::min(kRowUnit, a.rows - std::min(a.rows, first + r0));
       for (size_t g = 0; g < words; g++, tile += height) {
         for (size_t i = 0; i < real; i++) {
           const size_t r = first + r0 + i;
@@ -100,11 +100,11 @@ bool pack(const Digits& a, const Alphabet& alphabet, uint16_t* out, const WholeW
           if (g < whole)
             word = whole_word(r, g);
           else
-            for (size_t n = 0, j = 3 * g; n < kRanksPerWord; n++, j++)
+            for (size_t n = 0, j = 3 * g; n < W16::kBlocks; n++, j++)
               word |= (j < count ? rank<false>(a, alphabet, r, j, bad) : pad) << (5 * n);
           tile[i] = static_cast<uint16_t>(word);
         }
-        std::fill(tile + real, tile + kLanes, static_cast<uint16_t>(pad | pad << 5 | pad << 10));
+        std::fill(tile + real, tile + kRowUnit, static_cast<uint16_t>(pad | pad << 5 | pad << 10));
       }
     }
   }
@@ -127,7 +127,7 @@ bool pack_fours(const Digits& a, const Alphabet& alphabet, uint16_t* out) {
   const bool good = pack(a, alphabet, out, [&](size_t r, size_t g) {
     const uint8_t* digits = a.data + ptrdiff_t(r) * a.row_stride + 12 * g;
     unsigned word = 0;
-    for (unsigned n = 0; n < kRanksPerWord; n++)
+    for (unsigned n = 0; n < W16::kBlocks; n++)
       word |= listed_rank(alphabet, number_of_four(digits + 4 * n, bad), not_listed) << (5 * n);
     return word;
   });
@@ -147,7 +147,7 @@ bool pack_w16(const Digits& a, const Alphabet& alphabet, uint16_t* out) {
   unsigned bad = 0;
   const bool good = pack(a, alphabet, out, [&](size_t r, size_t g) {
     unsigned word = 0;
-    for (size_t n = 0; n < kRanksPerWord; n++)
+    for (size_t n = 0; n < W16::kBlocks; n++)
       word |= rank<true>(a, alphabet, r, 3 * g + n, bad) << (5 * n);
     return word;
   });

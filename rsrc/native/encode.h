@@ -3,15 +3,13 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "packing.h"
+
 namespace rsr {
 
-constexpr size_t kLanes = 32;          // rows are padded to a multiple of this
-constexpr size_t kW16StripRows = 128;  // rows of a full strip in packing w16
-constexpr size_t kRanksPerWord = 3;    // of 5 bits each
-constexpr size_t kMaxRanks = 32;       // patterns that 5 bits can number
 constexpr size_t kMaxPatterns = 243;  // 3^5, numbers in a byte: what `seen` and `of` are indexed by
 
-constexpr size_t padded_rows(size_t rows) { return (rows + kLanes - 1) / kLanes * kLanes; }
+constexpr size_t padded_rows(size_t rows) { return divide_up(rows, kRowUnit) * kRowUnit; }
 
 // A view of a matrix of digits 0 .. base - 1; strides in elements.
 struct Digits {
@@ -27,7 +25,7 @@ struct Digits {
 // first the most significant. Its rank is its number, or its place in a list of patterns.
 constexpr uint8_t kNotListed = 255;
 struct ListedRanks {
-  static_assert(kMaxPatterns <= 256 && kMaxRanks <= kNotListed);
+  static_assert(kMaxPatterns <= 256 && kPatterns <= kNotListed);
   uint8_t of[256];  // the rank of a pattern by its number, < kMaxPatterns; or kNotListed
 };
 
@@ -41,11 +39,8 @@ struct Alphabet {
   }
 };
 
-inline size_t blocks(const Digits& a, int k) { return (a.columns + k - 1) / k; }
-
-inline size_t w16_words(const Digits& a, int k) {  // words of a row
-  return (blocks(a, k) + kRanksPerWord - 1) / kRanksPerWord;
-}
+inline size_t blocks(const Digits& a, int k) { return divide_up(a.columns, k); }
+inline size_t w16_words(const Digits& a, int k) { return divide_up(blocks(a, k), W16::kBlocks); }
 
 // Encodes packing w16. out: (w16_words * padded_rows,).
 // Returns false if a digit is not below base or a pattern is not listed; out is then undefined.
@@ -56,16 +51,11 @@ bool pack_w16(const Digits& a, const Alphabet& alphabet, uint16_t* out);
 // is a multiple of k * stride. Returns false if a digit is not below base.
 bool mark_patterns(const Digits& a, int base, int k, size_t stride, uint8_t* seen);
 
-// Packing n4s1 is for base 3, k = 3 and padding digit 1. A unit is eight column blocks.
-constexpr size_t kN4S1UnitBlocks = 8;
-constexpr size_t kN4S1UnitColumns = 3 * kN4S1UnitBlocks;
-constexpr size_t kN4S1UnitBytes = 5;  // of a row
+// Packing n4s1 is for base 3, k = 3 and padding digit 1.
+constexpr size_t kUnitColumns = N4S1::kK * N4S1::kBlocks;
+inline size_t n4s1_units(const Digits& a) { return divide_up(a.columns, kUnitColumns); }
 
-inline size_t n4s1_units(const Digits& a) {
-  return (blocks(a, 3) + kN4S1UnitBlocks - 1) / kN4S1UnitBlocks;
-}
-
-// Encodes packing n4s1. out: (kN4S1UnitBytes * n4s1_units * padded_rows,).
+// Encodes packing n4s1. out: (N4S1::kCellBytes * n4s1_units * padded_rows,).
 // Returns false if a digit is above 2; out is then undefined.
 bool pack_n4s1(const Digits& a, uint8_t* out);
 

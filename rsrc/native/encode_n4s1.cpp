@@ -7,7 +7,6 @@
 namespace rsr {
 namespace {
 
-constexpr size_t kStripRows = 64;               // rows of a full strip
 constexpr size_t kUnitsAtOnce = 8;              // 192 digits: three cache lines of a row
 constexpr uint64_t kOnes = 0x0101010101010101;  // 1 in every byte
 
@@ -64,23 +63,23 @@ inline uint64_t pack_unit(const Pairs& pairs, const uint8_t* d, size_t height, u
 bool pack_n4s1(const Digits& a, uint8_t* out) {
   static const Pairs pairs = make_pairs();
   const size_t padded = padded_rows(a.rows), units = n4s1_units(a);
-  const size_t whole = a.column_stride == 1 ? a.columns / kN4S1UnitColumns : 0;
+  const size_t whole = a.column_stride == 1 ? a.columns / kUnitColumns : 0;
   uint64_t bad = 0;
-  for (size_t first = 0; first < padded; first += kStripRows) {
-    const size_t height = std::min(kStripRows, padded - first);
+  for (size_t first = 0; first < padded; first += N4S1::kStripRows) {
+    const size_t height = std::min(N4S1::kStripRows, padded - first);
     for (size_t tile = 0; tile < units; tile += kUnitsAtOnce) {
       const size_t end = std::min(units, tile + kUnitsAtOnce);
       for (size_t i = 0; i < height; i++) {
         const size_t r = first + i;
-        uint8_t* to = out + kN4S1UnitBytes * (first * units + tile * height) + i;
-        for (size_t u = tile; u < end; u++, to += kN4S1UnitBytes * height) {
+        uint8_t* to = out + N4S1::kCellBytes * (first * units + tile * height) + i;
+        for (size_t u = tile; u < end; u++, to += N4S1::kCellBytes * height) {
           if (r < a.rows && u < whole) {
             const uint8_t* row = a.data + ptrdiff_t(r) * a.row_stride;
-            bad |= pack_unit(pairs, row + kN4S1UnitColumns * u, height, to);
+            bad |= pack_unit(pairs, row + kUnitColumns * u, height, to);
           } else {
-            uint8_t digits[kN4S1UnitColumns];
-            for (size_t d = 0; d < kN4S1UnitColumns; d++) {
-              const size_t c = kN4S1UnitColumns * u + d;
+            uint8_t digits[kUnitColumns];
+            for (size_t d = 0; d < kUnitColumns; d++) {
+              const size_t c = kUnitColumns * u + d;
               digits[d] = r < a.rows && c < a.columns ? a.at(r, c) : 1;
             }
             bad |= pack_unit(pairs, digits, height, to);

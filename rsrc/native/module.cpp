@@ -52,7 +52,7 @@ void encode_without_gil(const Encode& encode, const char* error = "a digit is no
 using Patterns = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 rsr::ListedRanks ranks_of(const Patterns& listed, int base, int k) {
-  require(listed.shape(0) <= rsr::kMaxRanks && listed.shape(1) == static_cast<size_t>(k),
+  require(listed.shape(0) <= size_t{rsr::kPatterns} && listed.shape(1) == static_cast<size_t>(k),
           "listed patterns must be (n, k), n at most 32");
   rsr::ListedRanks ranks;
   std::fill(std::begin(ranks.of), std::end(ranks.of), rsr::kNotListed);
@@ -70,7 +70,8 @@ rsr::ListedRanks ranks_of(const Patterns& listed, int base, int k) {
 void pack_w16(const DigitArray& digits, int base, int k, int pad, const Output<uint16_t, 1>& out,
               const std::optional<Patterns>& listed) {
   const rsr::Digits a = view(digits);
-  rsr::Alphabet letters = alphabet(base, k, pad, listed ? rsr::kMaxPatterns : rsr::kMaxRanks);
+  rsr::Alphabet letters =
+      alphabet(base, k, pad, listed ? rsr::kMaxPatterns : size_t{rsr::kPatterns});
   rsr::ListedRanks ranks;
   if (listed) {
     ranks = ranks_of(*listed, base, k);
@@ -78,8 +79,7 @@ void pack_w16(const DigitArray& digits, int base, int k, int pad, const Output<u
   }
   require(out.shape(0) == rsr::w16_words(a, k) * rsr::padded_rows(a.rows),
           "out does not have the size of the packing");
-  uint16_t* to = out.data();
-  encode_without_gil([&] { return rsr::pack_w16(a, letters, to); },
+  encode_without_gil([&] { return rsr::pack_w16(a, letters, out.data()); },
                      listed ? "a pattern is not listed" : "a digit is not below the base");
 }
 
@@ -90,16 +90,14 @@ void mark_patterns(const DigitArray& digits, int base, int k, size_t stride,
   require(0 < stride && stride <= a.columns && a.columns % (k * stride) == 0,
           "columns must be a multiple of k * stride");
   require(seen.shape(0) == 256, "seen must have 256 entries");
-  uint8_t* to = seen.data();
-  encode_without_gil([&] { return rsr::mark_patterns(a, base, k, stride, to); });
+  encode_without_gil([&] { return rsr::mark_patterns(a, base, k, stride, seen.data()); });
 }
 
 void pack_n4s1(const DigitArray& digits, const Output<uint8_t, 1>& out) {
   const rsr::Digits a = view(digits);
-  require(out.shape(0) == rsr::kN4S1UnitBytes * rsr::n4s1_units(a) * rsr::padded_rows(a.rows),
+  require(out.shape(0) == rsr::N4S1::kCellBytes * rsr::n4s1_units(a) * rsr::padded_rows(a.rows),
           "out does not have the size of the packing");
-  uint8_t* to = out.data();
-  encode_without_gil([&] { return rsr::pack_n4s1(a, to); });
+  encode_without_gil([&] { return rsr::pack_n4s1(a, out.data()); });
 }
 
 template <class Index>
@@ -112,9 +110,8 @@ void sort_blocks(const DigitArray& digits, int base, int k, int pad,
               segments.shape(0) == count && segments.shape(1) == letters.patterns() + 1,
           "permutation must be (blocks, rows), segments (blocks, base^k + 1)");
   require(a.rows <= static_cast<Index>(-1), "too many rows for the index type");
-  Index* sigma = permutation.data();
-  Index* L = segments.data();
-  encode_without_gil([&] { return rsr::sort_blocks(a, letters, sigma, L); });
+  encode_without_gil(
+      [&] { return rsr::sort_blocks(a, letters, permutation.data(), segments.data()); });
 }
 
 template <class T>
@@ -141,11 +138,10 @@ template <class Bits>
 Scanned scan(const Entries<Bits>& bits, const Output<Bits, 1>& largest) {
   const rsr::Rows<Bits> a = rows(bits);
   require(largest.shape(0) == a.rows, "largest must have one entry per row");
-  Bits* to = largest.data();
   rsr::Scan found;
   {
     nb::gil_scoped_release release;
-    found = rsr::scan(a, to);
+    found = rsr::scan(a, largest.data());
   }
   return {found.mixed, found.negative, found.zero, found.positive, found.negative_zero};
 }
@@ -154,34 +150,29 @@ template <class Bits>
 void sign_digits(const Entries<Bits>& bits, int base, int lowest, const Output<uint8_t, 2>& out) {
   const rsr::Rows<Bits> a = rows(bits);
   require_shape(bits, out);
-  uint8_t* to = out.data();
   nb::gil_scoped_release release;
-  rsr::sign_digits(a, base, lowest, to);
+  rsr::sign_digits(a, base, lowest, out.data());
 }
 
 template <class Bits>
 size_t negative_zeros(const Flat<Bits>& bits, const Output<uint8_t, 1>& out) {
   require(out.shape(0) == bits.shape(0) / 8 + 8, "out must have count / 8 + 8 bytes");
-  const Bits* from = bits.data();
-  uint8_t* to = out.data();
   nb::gil_scoped_release release;
-  return rsr::negative_zeros(from, bits.shape(0), to);
+  return rsr::negative_zeros(bits.data(), bits.shape(0), out.data());
 }
 
 template <class T>
 double sum_of_magnitudes(const Flat<T>& values) {
-  const T* from = values.data();
   nb::gil_scoped_release release;
-  return rsr::sum_of_magnitudes(from, values.shape(0));
+  return rsr::sum_of_magnitudes(values.data(), values.shape(0));
 }
 
 template <class T>
 void rounded_digits(const Entries<T>& values, float s, const Output<uint8_t, 2>& out) {
   const rsr::Rows<T> a = rows(values);
   require_shape(values, out);
-  uint8_t* to = out.data();
   nb::gil_scoped_release release;
-  rsr::rounded_digits(a, s, to);
+  rsr::rounded_digits(a, s, out.data());
 }
 
 bool join(const Entries<float>& values, size_t height, size_t width, const Output<float, 2>& out) {
@@ -190,9 +181,8 @@ bool join(const Entries<float>& values, size_t height, size_t width, const Outpu
   require(out.shape(0) == a.rows / height + (a.rows % height != 0) &&
               out.shape(1) == a.columns / width + (a.columns % width != 0),
           "out must have one entry per cell");
-  float* to = out.data();
   nb::gil_scoped_release release;
-  return rsr::join(a, height, width, to);
+  return rsr::join(a, height, width, out.data());
 }
 
 // Overloads repeat their docstring; the stub generator keeps one.

@@ -1,15 +1,9 @@
 // AVX-512 helpers. Internal linkage: each file that includes them compiles its own (table.h).
 //
-// 512-bit operations per cycle. Sapphire Rapids: measured; it has two 512-bit ports, 0 and 5. Zen
-// 4: pipes from AMD's optimization guide; of four 256-bit pipes, one is busy for two cycles.
+// 512-bit operations per cycle on Sapphire Rapids, measured; ports from uops.info:
 //
-//                                            Sapphire Rapids   Zen 4
-//   vpermw, vpermb, vpermi2ps, vpunpck       1 (port 5)        FP1, FP2
-//   vpsrlw, vpsrld                           1 (port 0)        FP1, FP2
-//   vpmulhuw, vpmaddwd                       2                 FP0, FP3
-//   vpaddw, vpaddd, vpternlogd               2                 FP0 to FP3
-//   vaddps                                   2                 FP2, FP3
-//   vfmadd, vpdpbusd                         2                 FP0, FP1
+//   2   vpaddw, vpaddd, vpternlogd, vaddps, vfmadd, vpdpbusd, vpmulhuw, vpmaddwd (ports 0 and 5)
+//   1   vpermw, vpermb, vpermi2ps, vpunpck (port 5); vpsrlw, vpsrld (port 0)
 //
 // Kernels state the instructions of their inner loop, as GCC 12 compiles it.
 #pragma once
@@ -20,9 +14,9 @@ namespace {
 
 inline __m512i load(const void* p) { return _mm512_loadu_si512(p); }
 
-// The index 12 KiB ahead into L2, where memory can work ahead of the lookups: 1.4x for int8 and
-// 1.8x for float32 from DRAM, compared with 1 KiB ahead into L1, whose few line-fill buffers run
-// out. The second prefetch, 1 KiB ahead from L2 into L1, adds 5 % (docs/performance.md).
+// Prefetches the index: 12 KiB ahead into L2, then 1 KiB ahead into L1. L2 has more reads in flight
+// than L1 has fill buffers: from DRAM, 1.5x for int8 and 1.9x for float32 on Zen 4, compared with
+// 1 KiB ahead into L1 alone. The second prefetch adds 5 % (docs/lab-notes.md).
 inline void prefetch(const void* p) {
   _mm_prefetch(static_cast<const char*>(p) + 12288, _MM_HINT_T1);
   _mm_prefetch(static_cast<const char*>(p) + 1024, _MM_HINT_T0);
@@ -36,7 +30,7 @@ inline void add_widened(__m512i sum_i16x32, __m512i& low_i32x16, __m512i& high_i
   high_i32x16 = _mm512_add_epi32(high_i32x16, _mm512_cvtepi16_epi32(high));
 }
 
-// Sums of even and of odd rows, as 16-bit lanes of an index separate them, to y in row order.
+// Writes the sums of even rows and of odd rows to y in row order.
 inline void store_even_and_odd(float* y, __m512 even, __m512 odd) {
   const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
   const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));

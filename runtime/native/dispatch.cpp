@@ -67,9 +67,9 @@ bool has_avx512vnni() {
   return has_avx512() && (cpuid(7).ecx & kFeatures) == kFeatures;
 }
 
-// Zen 4 splits a 512-bit dot product into two cycles, so avx512's lookups are faster than
-// avx512vnni's panels; avx512vnni runs on request only. Both processors read large dense matrices
-// faster row after row (measured on Zen 4; docs/performance.md).
+// Measured on Zen 4 (docs/lab-notes.md); Zen 3 is assumed to be alike. A 512-bit dot product takes
+// two cycles, so avx512's lookups are faster than avx512vnni's panels, which run on request only.
+// Large dense matrices are read faster row after row.
 bool is_zen3_or_zen4() {
   const Registers vendor = cpuid(0), r = cpuid(1);
   const bool is_amd = vendor.ebx == 0x68747541 && vendor.edx == 0x69746e65;  // "Auth" "enti"

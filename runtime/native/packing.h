@@ -1,11 +1,10 @@
-// The packings of a ranked index (formats/SPEC.md): their numbers, each in this place only.
+// The packings of a ranked index (formats/SPEC.md): the only place for their constants.
 //
 // A strip holds consecutive rows; the last strip may be lower. A column holds the ranks of several
 // column blocks for every row of a strip, in cells of one row each.
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <type_traits>
 
 namespace rsr {
 
@@ -42,6 +41,10 @@ static_assert(W16::kStripRows % kRowUnit == 0 && N4S1::kStripRows % kRowUnit == 
 // Internal linkage: these are compiled for several instruction sets (table.h).
 namespace {
 
+// std::min has external linkage.
+constexpr size_t min(size_t a, size_t b) { return a < b ? a : b; }
+constexpr size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
+
 // int8: a block's sum is at most 128 k in magnitude, so an int16 sum takes the blocks of this many
 // columns before it is widened to int32.
 template <class Packing>
@@ -53,16 +56,7 @@ static_assert(columns_per_widen<W16>(kMaxK) > 0 && columns_per_widen<N4S1>(N4S1:
 // The height of a strip with `rows` rows of the index from its first row on.
 template <class Packing>
 constexpr size_t strip_height(size_t rows) {
-  return rows < Packing::kStripRows ? rows : Packing::kStripRows;
-}
-
-// Calls body with `rows` / kRowUnit, for the rows of one strip, as a std::integral_constant.
-template <class Packing, int R = 1, class Body>
-inline void with_units(size_t rows, const Body& body) {
-  if constexpr (R * kRowUnit < Packing::kStripRows) {
-    if (rows > R * kRowUnit) return with_units<Packing, R + 1>(rows, body);
-  }
-  body(std::integral_constant<int, R>{});
+  return min(rows, Packing::kStripRows);
 }
 
 }  // namespace

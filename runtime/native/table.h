@@ -7,6 +7,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "packing.h"
 
@@ -35,10 +36,29 @@ struct GroupScales {
 };
 
 namespace {
+// The words of the first row wanted, in the first column of its strip.
+inline const uint16_t* words_of(const RankedRows& rows) {
+  return reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
+}
+
+// Calls body with the number of row units wanted, as a constant. The rows are of one strip.
+template <class Packing, int R = 1, class Body>
+inline void with_units(const RankedRows& rows, const Body& body) {
+  if constexpr (R * kRowUnit < Packing::kStripRows) {
+    if (rows.last - rows.first > R * kRowUnit) return with_units<Packing, R + 1>(rows, body);
+  }
+  body(std::integral_constant<int, R>());
+}
+
+// Calls body with k as a constant if it is 3, the usual value, otherwise with 0, for any.
+template <class Body>
+inline void with_k(int k, const Body& body) {
+  k == 3 ? body(std::integral_constant<int, 3>()) : body(std::integral_constant<int, 0>());
+}
+
 // One past the last column block of the group that begins with block `begin`.
 inline size_t group_end(const GroupScales& scales, size_t begin) {
-  const size_t left = scales.blocks - begin;
-  return begin + (left < scales.blocks_per_group ? left : scales.blocks_per_group);
+  return begin + min(scales.blocks - begin, scales.blocks_per_group);
 }
 }  // namespace
 
@@ -67,8 +87,9 @@ struct BatchKernel {
   // Bytes that a pass of `count` vectors prepares once for all threads, and bytes of each thread.
   size_t (*shared_bytes)(size_t columns, int k, size_t count);
   size_t (*per_thread_bytes)(size_t columns, int k, size_t count);
-  // Prepares vectors [first, last) of a pass of `count`. Both are multiples of prepare_step, but
-  // for last = count. x: (count, columns * blocks of a column * k), zero-padded; columns > 0.
+  // Prepares vectors [first, last) of a pass of `count`. Both are multiples of prepare_step,
+  // except that last may be count. x: (count, columns * blocks of a column * k), zero-padded;
+  // columns > 0.
   void (*prepare)(const X* x, const Pattern* patterns, int k, size_t columns, size_t count,
                   size_t first, size_t last, void* shared);
   // y[i * stride + r - first] for all rows wanted and all vectors i of the pass.
@@ -193,8 +214,8 @@ struct DecoderKernels {
 
 // Dense weights, as a file stores them, times vectors:
 // y[v * stride + r] = sum over j of weights[r][j] * x[v][j].
-// float32: the order of additions over j is the instruction set's own, the same for every row and
-// vector. int8: exact, as columns < 2^17 and so |sum| <= 2^14 (2^17 - 1) < 2^31; then
+// float32: the order of additions over j depends only on the instruction set. int8: exact, as
+// columns < 2^17 and so |sum| <= 2^14 (2^17 - 1) < 2^31; then
 // * scale[r] / divisors[v].
 template <class X>
 struct DenseRows {

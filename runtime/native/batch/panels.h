@@ -48,7 +48,6 @@ struct BlockInputs {
 };
 static_assert(block_inputs(1) <= block_inputs(kMaxK) && block_inputs(2) <= block_inputs(kMaxK));
 
-constexpr size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
 constexpr size_t groups_of(size_t columns) { return divide_up(columns, kGroupColumns); }
 constexpr size_t blocks_of(size_t columns, int k) {
   return divide_up(groups_of(columns), block_groups(k));
@@ -122,7 +121,7 @@ class Arrangement {
   // group; returns the end of that group.
   char* operator()(const int8_t* x, size_t inputs, char* to) const {
     for (size_t i = 0; i < inputs; i += width_, to += width_) {
-      const size_t here = inputs - i < width_ ? inputs - i : width_;
+      const size_t here = min(inputs - i, width_);
       const __m512i group = _mm512_maskz_loadu_epi8(~uint64_t(0) >> (64 - here), x + i);
       _mm512_storeu_si512(to, _mm512_permutexvar_epi8(from_, group));
     }

@@ -82,7 +82,7 @@ void prepare(const int8_t* x, const int16_t*, int k, size_t columns, size_t coun
     char* to = static_cast<char*>(shared) + i / height * height * block + i % height * kTileBytes;
     for (size_t done = 0; done < inputs; done += block, to += block_bytes) {
       BlockInputs steps;
-      const size_t here = inputs - done < block ? inputs - done : block;
+      const size_t here = min(inputs - done, block);
       char* end = arrange(x + i * inputs + done, here, steps.bytes);
       const size_t depth = divide_up(end - steps.bytes, kTileBytes);
       std::memset(end, 0, steps.bytes + depth * kTileBytes - end);
@@ -112,7 +112,7 @@ class PanelMaker {
   void make_some(size_t groups) {
     for (; groups > 0 && columns_ > 0; groups--) {
       make_group<K>(words_, height_, columns_, k_, digits_, panel_);
-      const size_t columns = columns_ < kGroupColumns ? columns_ : kGroupColumns;
+      const size_t columns = min(columns_, kGroupColumns);
       // Prefetch the same rows of the next block.
       for (size_t c = 0; c < columns; c++)
         _mm_prefetch(reinterpret_cast<const char*>(words_ + (block_groups(k_) * kGroupColumns + c) *
@@ -232,7 +232,7 @@ class StripProduct {
   // products, so that it is complete by the last.
   void multiply(size_t block, size_t p, const char* panel, PanelMaker<K>& next) const {
     const size_t groups = groups_of(rows_.columns) - block * block_groups(k_);
-    const size_t steps = (groups < block_groups(k_) ? groups : block_groups(k_)) * group_steps(k_);
+    const size_t steps = min(groups, block_groups(k_)) * group_steps(k_);
     const size_t depth = divide_up(steps, kTileSteps);
     const size_t tile_bytes = block_inputs(k_) * height_;
     const size_t places = divide_up(tiles_, 2) * depth;  // tile products
@@ -266,7 +266,7 @@ void multiply(const RankedRows& rows, const int16_t* patterns, int k, const void
   for (size_t row = rows.first, stop; row < rows.last; row = stop) {
     const size_t strip = row / W16::kStripRows * W16::kStripRows;
     const size_t height = strip_height<W16>(rows.end - strip);
-    stop = rows.last < strip + height ? rows.last : strip + height;
+    stop = min(rows.last, strip + height);
     const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + strip * rows.columns;
     product.run(words, height, row - strip, stop - strip, y + row - rows.first, stride);
   }

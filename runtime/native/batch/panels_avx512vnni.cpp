@@ -6,8 +6,7 @@
 // * 2 x 12 accumulators: 2 loads and 12 vpbroadcastd feed 24 vpdpbusd, 1536 multiply-adds in 12
 //   cycles on Sapphire Rapids.
 // * A panel of 32 rows and the packed inputs of 12 vectors stay in L1 (25 KiB for k = 3). A block
-// of
-//   inputs meets a whole strip, so it is read from L2 or beyond once per 128 rows.
+//   of inputs meets a whole strip, so it is read from L2 or beyond once per 128 rows.
 //
 // Bound: |sum| <= 128 in_features < 2^31, as in_features < 2^24. Intermediate sums are up to twice
 // that and may wrap; vpdpbusd wraps modulo 2^32 (vpdpbusds would saturate), so the final sum is
@@ -59,7 +58,7 @@ void prepare(const int8_t* x, const int16_t* patterns, int k, size_t columns, si
       first_sums[i] = smallest * sum;
       for (size_t done = 0; done < inputs; done += block) {
         BlockInputs steps;
-        const size_t here = inputs - done < block ? inputs - done : block;
+        const size_t here = min(inputs - done, block);
         const size_t size = arrange(from + done, here, steps.bytes) - steps.bytes;
         char* to = packed + done * count + begin * block + (i - begin) * kStepInputs;
         for (size_t j = 0; j < size; j += kStepInputs)
@@ -122,7 +121,7 @@ void multiply(const RankedRows& rows, const int16_t* patterns, int k, const void
   for (size_t row = rows.first, stop; row < rows.last; row = stop) {
     const size_t strip = row / W16::kStripRows * W16::kStripRows;
     const size_t height = strip_height<W16>(rows.end - strip);
-    stop = rows.last < strip + height ? rows.last : strip + height;
+    stop = min(rows.last, strip + height);
     const size_t panels = (stop - row) / kPanelRows;
     const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + strip * rows.columns;
     for (size_t p = 0; p < panels; p++)

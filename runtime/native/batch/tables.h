@@ -89,9 +89,56 @@ struct N4S1Ranks : N4S1 {
   }
 };
 
-// Lanes: the arithmetic of one entry of kLanes vectors, defined by the including file: Value holds
-// kLanes Numbers; load, store, add, times(Value, Pattern). kWidens: Number is int16, whose sums
-// take columns_per_widen columns (packing.h) and are then added to int32.
+struct FloatTypes {
+  using X = float;
+  using Pattern = float;
+  using Y = float;
+  using Number = float;
+};
+
+// An entry of kLanes vectors: N registers of Numbers. The including file defines the arithmetic of
+// a register.
+template <class Arithmetic, int N>
+struct Lanes : Arithmetic {
+  using Register = typename Arithmetic::Register;
+  struct Value {
+    Register part[N];
+  };
+  static constexpr size_t kLanes = sizeof(Value) / sizeof(typename Arithmetic::Number);
+  static constexpr int kShift = sizeof(Value) == 32 ? 2 : 3;
+  static_assert(sizeof(Value) == 8 << kShift);
+
+  static Value load(const void* p) {
+    Value v;
+    for (int i = 0; i < N; i++)
+      v.part[i] = Arithmetic::load(static_cast<const char*>(p) + i * sizeof(Register));
+    return v;
+  }
+  static void store(void* p, Value v) {
+    for (int i = 0; i < N; i++)
+      Arithmetic::store(static_cast<char*>(p) + i * sizeof(Register), v.part[i]);
+  }
+  static Value add(Value a, Value b) {
+    for (int i = 0; i < N; i++) a.part[i] = Arithmetic::add(a.part[i], b.part[i]);
+    return a;
+  }
+  static Value times(Value a, typename Arithmetic::Pattern p) {
+    for (int i = 0; i < N; i++) a.part[i] = Arithmetic::times(a.part[i], p);
+    return a;
+  }
+};
+
+// Adds int16 sums to int32 sums and clears them.
+inline void widen(int16_t* tile, int32_t* sums, size_t count) {
+  for (size_t i = 0; i < count; i += 8) {
+    __m128i* eight = reinterpret_cast<__m128i*>(tile + i);
+    store(sums + i,
+          _mm256_add_epi32(load(sums + i), _mm256_cvtepi16_epi32(_mm_loadu_si128(eight))));
+    _mm_storeu_si128(eight, _mm_setzero_si128());
+  }
+}
+
+// Bound: an int16 sum takes columns_per_widen columns (packing.h), then it is widened.
 template <class Lanes, class Packing>
 struct TableProduct {
   using X = typename Lanes::X;
@@ -100,6 +147,7 @@ struct TableProduct {
   using Number = typename Lanes::Number;
   using Value = typename Lanes::Value;
   static constexpr size_t kLanes = Lanes::kLanes;
+  static constexpr bool kWidens = std::is_same_v<Number, int16_t>;
   static constexpr size_t kEntryBytes = 8 << Lanes::kShift, kTableBytes = kPatterns * kEntryBytes;
   // Columns whose tables are in L1 at once. More would fit; half of L1 measured best.
   static constexpr size_t kColumns = Packing::kColumns * 64 / kEntryBytes;
@@ -109,25 +157,24 @@ struct TableProduct {
     alignas(64) char tables[kBlocks * kTableBytes];
     typename Packing::Ranks ranks[kColumns * Packing::kStripRows];
     Number tile[kTileRows * kLanes];
-    Y sums[Lanes::kWidens ? kTileRows * kLanes : 1];
+    Y sums[kWidens ? kTileRows * kLanes : 1];
   };
 
   static size_t per_thread_bytes(size_t, int, size_t) { return sizeof(PerThread); }
 
   // x, interleaved: (vectors / kLanes, inputs, kLanes).
   static size_t shared_bytes(size_t columns, int k, size_t count) {
-    const size_t groups = (count + kLanes - 1) / kLanes;
-    return groups * columns * Packing::kBlocks * k * kLanes * sizeof(Number);
+    return divide_up(count, kLanes) * columns * Packing::kBlocks * k * kLanes * sizeof(Number);
   }
 
   static void prepare(const X* x, const Pattern*, int k, size_t columns, size_t count, size_t first,
                       size_t last, void* shared) {
     const size_t inputs = columns * Packing::kBlocks * k;
-    constexpr size_t kStep = kLanes < 16 ? kLanes : 16;
-    if (last == count) last = (count + kLanes - 1) / kLanes * kLanes;  // padded with zeros
+    constexpr size_t kStep = min(kLanes, 16);
+    if (last == count) last = divide_up(count, kLanes) * kLanes;  // padded with zeros
     for (size_t v = first; v < last; v += kStep) {
       Number* to = static_cast<Number*>(shared) + v / kLanes * kLanes * inputs + v % kLanes;
-      const size_t stop = v + kStep < last ? v + kStep : last;
+      const size_t stop = min(v + kStep, last);
       for (size_t i = 0; i < inputs; i++)
         for (size_t j = v; j < stop; j++)
           to[i * kLanes + j - v] = j < count ? static_cast<Number>(x[j * inputs + i]) : Number(0);
@@ -172,7 +219,7 @@ struct TableProduct {
   }
 
   // Adds the entries of `columns` columns to the sums of each row; kKnown: `columns`, or 0 if
-  // unknscratch.
+  // unknown at compile time.
   template <size_t kKnown>
   static void add_rows(const char* tables, const typename Packing::Ranks* ranks, size_t columns,
                        size_t count, Number* tile) {
@@ -188,20 +235,24 @@ struct TableProduct {
     }
   }
 
+  static void widen_sums(size_t rows, PerThread& scratch) {
+    if constexpr (kWidens) widen(scratch.tile, scratch.sums, rows * kLanes);
+  }
+
   // Rows [top, bottom) times kLanes vectors.
   static void multiply_tile(const RankedRows& a, size_t top, size_t bottom, const Pattern* patterns,
                             int k, bool ternary, const Number* x, PerThread& scratch) {
     const size_t rows = bottom - top;
     for (size_t i = 0; i < rows * kLanes; i++) scratch.tile[i] = 0;
-    if (Lanes::kWidens)
+    if (kWidens)
       for (size_t i = 0; i < rows * kLanes; i++) scratch.sums[i] = 0;
     size_t since = 0;  // columns since the last widening
     for (size_t g = 0, columns; g < a.columns; g += columns) {
-      columns = a.columns - g < kColumns ? a.columns - g : kColumns;
-      if (Lanes::kWidens && since + columns > a.columns_per_widen) {
-        if (since) Lanes::widen(scratch.tile, scratch.sums, rows * kLanes);
+      columns = min(a.columns - g, kColumns);
+      if (kWidens && since + columns > a.columns_per_widen) {
+        if (since) widen_sums(rows, scratch);
         since = 0;
-        if (columns > a.columns_per_widen) columns = a.columns_per_widen;
+        columns = min(columns, a.columns_per_widen);
       }
       since += columns;
       const size_t blocks = columns * Packing::kBlocks;
@@ -211,7 +262,7 @@ struct TableProduct {
       for (size_t r = top, stop; r < bottom; r = stop) {
         const size_t start = r / Packing::kStripRows * Packing::kStripRows;
         const size_t height = strip_height<Packing>(a.end - start);
-        stop = start + height < bottom ? start + height : bottom;
+        stop = min(start + height, bottom);
         const uint8_t* column = a.index + (start * a.columns + g * height) * Packing::kCellBytes;
         for (size_t j = 0; j < columns; j++, column += height * Packing::kCellBytes)
           Packing::template decode<Lanes::kShift>(column, height, r - start, stop - r,
@@ -222,7 +273,7 @@ struct TableProduct {
             : add_rows<0>(scratch.tables, scratch.ranks, columns, stop - r, tile);
       }
     }
-    if (Lanes::kWidens) Lanes::widen(scratch.tile, scratch.sums, rows * kLanes);
+    widen_sums(rows, scratch);
   }
 
   static void multiply(const RankedRows& a, const Pattern* patterns, int k, const void* shared,
@@ -234,11 +285,15 @@ struct TableProduct {
       scratch.tables[i] = 0;  // for ranks that are no pattern
     for (size_t first = 0; first < count; first += kLanes) {
       const Number* x = static_cast<const Number*>(shared) + first * inputs;
-      const size_t vectors = count - first < kLanes ? count - first : kLanes;
+      const size_t vectors = min(count - first, kLanes);
       for (size_t top = a.first; top < a.last; top += kTileRows) {
-        const size_t bottom = a.last - top < kTileRows ? a.last : top + kTileRows;
+        const size_t bottom = min(a.last, top + kTileRows);
         multiply_tile(a, top, bottom, patterns, k, ternary, x, scratch);
-        const Y* sums = Lanes::result(scratch.tile, scratch.sums);
+        const Y* sums;
+        if constexpr (kWidens)
+          sums = scratch.sums;
+        else
+          sums = scratch.tile;
         for (size_t i = 0; i < vectors; i++)
           for (size_t r = top; r < bottom; r++)
             y[(first + i) * stride + r - a.first] = sums[(r - top) * kLanes + i];

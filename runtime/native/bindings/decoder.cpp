@@ -149,10 +149,8 @@ auto attend(const Array<float, 3>& q, const Array<float, 3>& k, const Array<cons
 
 constexpr const char* kOutputs =
     "weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 "
-    "and "
-    "s: (count, 1), as of quantize_i8, or None both. Raises ValueError for other shapes, or if "
-    "there "
-    "is no output.";
+    "and s: (count, 1), as of quantize_i8, or None both. Raises ValueError for other shapes, or if "
+    "there is no output.";
 
 }  // namespace
 

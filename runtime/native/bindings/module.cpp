@@ -20,17 +20,12 @@ void quantize_i8(const Array<const float, 2>& x, const Array<int8_t, 2>& q,
   const size_t count = x.shape(0), n = x.shape(1);
   require(q.shape(0) == count && q.shape(1) == n && s.shape(0) == count && s.shape(1) == 1,
           "q must have the shape of x, s (count, 1)");
-  const float* from = x.data();
-  int8_t* to = q.data();
-  float* scales = s.data();
-  without_gil([&] { rsr::quantize_i8(from, count, n, to, scales); });
+  without_gil([&] { rsr::quantize_i8(x.data(), count, n, q.data(), s.data()); });
 }
 
 uint64_t plain_read(const Array<const uint8_t, 1>& data) {
-  const uint8_t* p = data.data();
-  const size_t bytes = data.nbytes();
   uint64_t sum = 0;
-  without_gil([&] { sum = rsr::kernels().plain_read(p, bytes); });
+  without_gil([&] { sum = rsr::kernels().plain_read(data.data(), data.nbytes()); });
   return sum;
 }
 

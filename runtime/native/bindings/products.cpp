@@ -31,12 +31,17 @@ struct nanobind::detail::dtype_traits<Half> {
 
 namespace {
 
-// Checks x (count, in) and y (count, out). Returns the work, which holds both arrays.
+template <class X, class Y>
+void check_shapes(const Array<const X, 2>& x, const Array<Y, 2>& y, size_t in, size_t out) {
+  require(x.shape(1) == in && y.shape(1) == out && x.shape(0) == y.shape(0),
+          "x must be (count, in_features) and y (count, out_features)");
+}
+
+// Checks the shapes. Returns the work, which holds both arrays.
 template <class X, class Y, class Multiply>
 auto product(const Array<const X, 2>& x, const Array<Y, 2>& y, size_t in, size_t out,
              const Multiply& multiply) {
-  require(x.shape(1) == in && y.shape(1) == out && x.shape(0) == y.shape(0),
-          "x must be (count, in_features) and y (count, out_features)");
+  check_shapes(x, y, in, out);
   return [=] { multiply(x.data(), x.shape(0), y.data()); };
 }
 
@@ -128,9 +133,7 @@ auto ranked_products(const Matrices& matrices, const Array<const X, 2>& x,
   for (size_t j = 0; j < y.size(); j++) {
     const rsr::RankedIndex& index = matrices[j]->index();
     require(index.shares_input(matrices[0]->index()), "the matrices must have one input");
-    require(
-        x.shape(1) == index.columns && y[j].shape(1) == index.rows && x.shape(0) == y[j].shape(0),
-        "x must be (count, in_features) and y (count, out_features)");
+    check_shapes(x, y[j], index.columns, index.rows);
     products.push_back({&index, y[j].data()});
     held.push_back(nb::find(matrices[j]));
   }
@@ -261,15 +264,13 @@ void bind_products(nb::module_& m, nb::class_<Program>& program) {
   bind_step(m, program, "multiply_i8", &multiply_i8,
             "y[j] = x @ W[j].T, exact and unscaled.\n\n"
             "matrices share their input (shares_input). x: (count, in_features). y: for each "
-            "matrix (count, "
-            "out_features), written. Raises ValueError for other shapes.",
+            "matrix (count, out_features), written. Raises ValueError for other shapes.",
             "matrices"_a, "x"_a, "y"_a.noconvert());
   bind_step(
       m, program, "multiply_f32", &multiply_f32,
       "y[j] = x @ W[j].T, scaled, within n 2^-24 |scale| sum|x| for n = max(in_features, 3).\n\n"
       "matrices share their input (shares_input). x: (count, in_features). y: for each matrix "
-      "(count, "
-      "out_features), written. Raises ValueError for other shapes.",
+      "(count, out_features), written. Raises ValueError for other shapes.",
       "matrices"_a, "x"_a, "y"_a.noconvert());
   bind_step(
       m, program, "multiply_quantized", &multiply_quantized,
@@ -288,8 +289,7 @@ void bind_products(nb::module_& m, nb::class_<Program>& program) {
   bind_step(m, program, "multiply_rows_i8", &multiply_rows_i8,
             "y = (q @ weight.T) * scale / s: sums exact, then two roundings to float32.\n\n"
             "weight: (rows, columns), columns < 2^17. scale: (rows,). q: (count, columns). s: "
-            "(count, 1). "
-            "y: (count, rows), written. Raises ValueError for other shapes.",
+            "(count, 1). y: (count, rows), written. Raises ValueError for other shapes.",
             "weight"_a.noconvert(), "scale"_a, "q"_a, "s"_a, "y"_a.noconvert());
 }
 
@@ -320,8 +320,7 @@ void bind_indexes(nb::module_& m) {
           },
           "other"_a,
           "Whether both read the same inputs, so that one product can serve both: packing, "
-          "columns, "
-          "k, stride, groups and patterns are equal.");
+          "columns, k, stride, groups and patterns are equal.");
   bind_permuted<uint16_t>(m, "Permuted16");
   bind_permuted<uint32_t>(m, "Permuted32");
 }

@@ -1,7 +1,7 @@
 // Attention of queries that share a key head, over a chunk of positions, in kLanes lanes. Included
 // by decoder_<isa>.cpp after its Lanes.
 //
-// The order of operations for a query is fixed, whatever is beside it: a dot product runs over the
+// The order of operations of a query does not depend on other queries: a dot product runs over the
 // dimensions, with one lane per position; a sum of values runs over the positions. Tiles of several
 // queries x several vectors only share loads.
 //
@@ -162,10 +162,7 @@ class ChunkAttention {
 
   size_t queries() const { return chunk_.rows * chunk_.heads; }
 
-  size_t visible(size_t j) const {
-    const size_t n = chunk_.visible + j / chunk_.heads;
-    return n < kChunkPositions ? n : kChunkPositions;
-  }
+  size_t visible(size_t j) const { return min(chunk_.visible + j / chunk_.heads, kChunkPositions); }
 
   const float* query(size_t j) const {
     return chunk_.queries + j / chunk_.heads * chunk_.row_stride + j % chunk_.heads * chunk_.d;
@@ -187,7 +184,7 @@ class ChunkAttention {
     const float* rows[kTileQueries];
     for (size_t r = 0; r < count; r++) rows[r] = query(j + r);
     const size_t left = most - panel;
-    const size_t blocks = whole_lanes(left < kPanelPositions ? left : kPanelPositions) / kLanes;
+    const size_t blocks = whole_lanes(min(left, kPanelPositions)) / kLanes;
     by_vectors(blocks, [&](size_t v, auto vectors) {
       const size_t p = panel + v * kLanes;
       with_queries(count, [&](auto tile) {
@@ -217,7 +214,7 @@ class ChunkAttention {
       const float* from = scores + r * kChunkPositions + p;
       if (p < all) return load(from);
       const size_t left = seen[r] > p ? seen[r] - p : 0;
-      return load_part(from, left < kLanes ? left : kLanes, kNone);
+      return load_part(from, min(left, kLanes), kNone);
     };
     for (size_t p = 0; p < end; p += kLanes)
       for (int r = 0; r < R; r++) most[r] = max(load_seen(r, p), most[r]);
@@ -240,13 +237,13 @@ class ChunkAttention {
   template <int V>
   void mix(size_t j, size_t count, size_t panel, size_t column) const {
     const size_t end = panel + kPanelPositions;
-    const size_t common = visible(j) < end ? visible(j) : end;
+    const size_t common = min(visible(j), end);
     if (common > panel)
       with_queries(
           count, [&](auto tile) { mix_some<decltype(tile)::value, V>(j, panel, common, column); });
     for (size_t r = j; r < j + count; r++) {
       const size_t from = common > panel ? common : panel;
-      const size_t to = visible(r) < end ? visible(r) : end;
+      const size_t to = min(visible(r), end);
       if (to > from) mix_some<1, V>(r, from, to, column);
     }
   }
@@ -288,8 +285,7 @@ void attend(const AttentionChunk& chunk) {
     attend_to<true>(chunk, keys, values);
     return;
   }
-  const size_t seen = chunk.visible + chunk.rows - 1;
-  const size_t positions = seen < kChunkPositions ? seen : kChunkPositions;
+  const size_t positions = min(chunk.visible + chunk.rows - 1, kChunkPositions);
   float* k = chunk.scratch + queries * kChunkPositions;
   float* v = k + kChunkPositions * chunk.d;
   convert(keys, whole_lanes(positions) * chunk.d, k);
@@ -302,7 +298,7 @@ inline void store_cells(const float* k, const float* v, size_t d, Cell* block, C
   for_each_vector(d, [&](size_t i, auto vector) {
     Cell key[kLanes];
     store(key, vector.load(k + i));
-    const size_t n = d - i < kLanes ? d - i : kLanes;
+    const size_t n = min(d - i, kLanes);
     for (size_t c = 0; c < n; c++) block[(i + c) * kLanes] = key[c];
     store(values + i, vector.load(v + i));
   });

@@ -1,10 +1,9 @@
 // AVX2 with FMA and F16C: kLanes floats are two registers. Of 16 registers, a tile of 6 queries x 1
 // vector takes 12 for its sums, 2 for the vector and 1 for a broadcast: 12 multiply-adds for 8
 // loads.
-#include <immintrin.h>
-
 #include <cstring>
 
+#include "avx2.h"
 #include "table.h"
 
 namespace rsr {
@@ -81,18 +80,8 @@ inline __m256 power_of_two(__m256 a) {
 }
 inline Lanes power_of_two(Lanes a) { return {power_of_two(a.low), power_of_two(a.high)}; }
 
-inline float sum(Lanes a) {
-  const __m256 eight = _mm256_add_ps(a.low, a.high);
-  __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-  four = _mm_add_ps(four, _mm_movehl_ps(four, four));
-  return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
-}
-inline float largest(Lanes a) {
-  const __m256 eight = _mm256_max_ps(a.low, a.high);
-  __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-  four = _mm_max_ps(four, _mm_movehl_ps(four, four));
-  return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
-}
+inline float sum(Lanes a) { return sum(_mm256_add_ps(a.low, a.high)); }
+inline float largest(Lanes a) { return largest(_mm256_max_ps(a.low, a.high)); }
 
 struct Magnitudes {
   __m256i v;

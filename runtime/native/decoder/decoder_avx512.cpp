@@ -1,8 +1,7 @@
 // AVX-512 (F, BW, VL): kLanes floats are one register. Of 32 registers, a tile of 6 queries x 4
 // vectors takes 24 for its sums, 4 for the vectors and 1 for a broadcast: 24 multiply-adds for 10
 // loads.
-#include <immintrin.h>
-
+#include "avx2.h"
 #include "table.h"
 
 namespace rsr {
@@ -52,26 +51,12 @@ inline Lanes power_of_two(Lanes a) {
                                               _mm512_set1_epi32(0x3f800000)));
 }
 
-inline __m256 upper_half(__m512 a) {
+inline __m256 lower_half(Lanes a) { return _mm512_castps512_ps256(a); }
+inline __m256 upper_half(Lanes a) {
   return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a), 1));
 }
-
-template <class Op>
-inline __m128 reduce(Lanes a, const Op& op) {
-  const __m256 eight = op(_mm512_castps512_ps256(a), upper_half(a));
-  __m128 four =
-      _mm256_castps256_ps128(op(eight, _mm256_castps128_ps256(_mm256_extractf128_ps(eight, 1))));
-  four = _mm256_castps256_ps128(
-      op(_mm256_castps128_ps256(four), _mm256_castps128_ps256(_mm_movehl_ps(four, four))));
-  return _mm256_castps256_ps128(
-      op(_mm256_castps128_ps256(four), _mm256_castps128_ps256(_mm_movehdup_ps(four))));
-}
-inline float sum(Lanes a) {
-  return _mm_cvtss_f32(reduce(a, [](__m256 x, __m256 y) { return _mm256_add_ps(x, y); }));
-}
-inline float largest(Lanes a) {
-  return _mm_cvtss_f32(reduce(a, [](__m256 x, __m256 y) { return _mm256_max_ps(x, y); }));
-}
+inline float sum(Lanes a) { return sum(_mm256_add_ps(lower_half(a), upper_half(a))); }
+inline float largest(Lanes a) { return largest(_mm256_max_ps(lower_half(a), upper_half(a))); }
 
 struct Magnitudes {
   __m512i v;

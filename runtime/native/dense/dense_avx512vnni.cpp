@@ -15,28 +15,22 @@ struct I8 : QuantizedSums {
   static constexpr size_t kLanes = 64;
   static constexpr int kRowsAlone = 8, kRows = 4, kVectors = 6;
   using Sum = __m512i;
-  using Weights = __m512i;
 
-  static __mmask64 first(size_t count) { return (uint64_t(1) << count) - 1; }
-  static __m512i raised(__m512i w) { return _mm512_xor_si512(w, _mm512_set1_epi8(-128)); }
+  static __m512i load(const void* p, size_t count) {
+    return _mm512_maskz_loadu_epi8(~uint64_t(0) >> (64 - count), p);
+  }
 
   static Sum start(const int8_t* x, size_t columns) {
-    const __m512i ones = _mm512_set1_epi8(1);
     __m512i sum = _mm512_setzero_si512();
-    size_t j = 0;
-    for (; j + kLanes <= columns; j += kLanes) sum = _mm512_dpbusd_epi32(sum, ones, inputs(x + j));
-    if (j < columns) sum = _mm512_dpbusd_epi32(sum, ones, inputs(x + j, columns - j));
+    for (size_t j = 0; j < columns; j += kLanes)
+      sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), inputs(x + j, min(columns - j, kLanes)));
     return _mm512_slli_epi32(_mm512_sub_epi32(_mm512_setzero_si512(), sum), 7);
   }
 
-  static __m512i weights(const char* w) { return raised(_mm512_loadu_si512(w)); }
   static __m512i weights(const char* w, size_t count) {
-    return raised(_mm512_maskz_loadu_epi8(first(count), w));
+    return _mm512_xor_si512(load(w, count), _mm512_set1_epi8(-128));
   }
-  static __m512i inputs(const int8_t* x) { return _mm512_loadu_si512(x); }
-  static __m512i inputs(const int8_t* x, size_t count) {
-    return _mm512_maskz_loadu_epi8(first(count), x);
-  }
+  static __m512i inputs(const int8_t* x, size_t count) { return load(x, count); }
   static Sum add(Sum sum, __m512i w, __m512i x) { return _mm512_dpbusd_epi32(sum, w, x); }
   static int32_t total(Sum sum) { return _mm512_reduce_add_epi32(sum); }
 };

@@ -38,11 +38,10 @@ struct Float : FloatSums {
   static constexpr size_t kWeightBytes = sizeof(typename Type::Bits), kLanes = 4;
   static constexpr int kRowsAlone = 4, kRows = 4, kVectors = 2;
   using Sum = Lanes<float, kLanes>;
-  using Weights = Sum;
 
   static Sum start(const float*, size_t) { return {}; }
 
-  static Sum weights(const char* w, size_t count = kLanes) {
+  static Sum weights(const char* w, size_t count) {
     typename Type::Bits bits[kLanes] = {};
     std::memcpy(bits, w, count * kWeightBytes);
     Sum wide;
@@ -50,7 +49,7 @@ struct Float : FloatSums {
     return wide;
   }
 
-  static Sum inputs(const float* x, size_t count = kLanes) {
+  static Sum inputs(const float* x, size_t count) {
     Sum in = {};
     std::memcpy(in.lane, x, count * sizeof(float));
     return in;
@@ -72,13 +71,13 @@ struct I8 : QuantizedSums {
 
   static Sum start(const int8_t*, size_t) { return 0; }
 
-  static Weights weights(const void* w, size_t count = kLanes) {
+  static Weights weights(const void* w, size_t count) {
     Weights lanes = {};
     std::memcpy(lanes.lane, w, count);
     return lanes;
   }
 
-  static Weights inputs(const int8_t* x, size_t count = kLanes) { return weights(x, count); }
+  static Weights inputs(const int8_t* x, size_t count) { return weights(x, count); }
 
   static Sum add(Sum sum, const Weights& w, const Weights& x) {
     for (size_t i = 0; i < kLanes; i++) sum += w.lane[i] * x.lane[i];
@@ -91,8 +90,7 @@ struct I8 : QuantizedSums {
 }  // namespace
 
 void fill_dense_scalar(KernelTable& table) {
-  table.dense = {multiply_dense_rows<Float<F32>>, multiply_dense_rows<Float<BF16>>,
-                 multiply_dense_rows<Float<F16>>, multiply_dense_rows<I8>};
+  table.dense = kDense<Float<F32>, Float<BF16>, Float<F16>, I8>;
 }
 
 }  // namespace rsr

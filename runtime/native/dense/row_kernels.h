@@ -58,29 +58,25 @@ void multiply_block(const DenseRows<typename K::Input>& p, size_t row, size_t ve
   typename K::Sum sums[R][V];
   for (int r = 0; r < R; r++)
     for (int v = 0; v < V; v++) sums[r][v] = start[v];
-  size_t j = 0;
-  for (; j + K::kLanes <= n; j += K::kLanes, w += K::kLanes * K::kWeightBytes) {
-    typename K::Weights weights[R];
+  // Adds K::kLanes columns, or the last `count`, from column j on.
+  const auto add = [&](size_t j, auto count) {
+    decltype(K::weights(w, 0)) weights[R];
     for (int r = 0; r < R; r++) {
       if constexpr (R == 1)
         prefetch_into_l2(w + kPrefetchBytes);
       else
         prefetch_line(w + (R + r) * row_bytes);
-      weights[r] = K::weights(w + r * row_bytes);
+      weights[r] = K::weights(w + r * row_bytes, count);
     }
     for (int v = 0; v < V; v++) {
-      const auto inputs = K::inputs(x + v * n + j);
+      const auto inputs = K::inputs(x + v * n + j, count);
       for (int r = 0; r < R; r++) sums[r][v] = K::add(sums[r][v], weights[r], inputs);
     }
-  }
-  if (j < n) {
-    typename K::Weights weights[R];
-    for (int r = 0; r < R; r++) weights[r] = K::weights(w + r * row_bytes, n - j);
-    for (int v = 0; v < V; v++) {
-      const auto inputs = K::inputs(x + v * n + j, n - j);
-      for (int r = 0; r < R; r++) sums[r][v] = K::add(sums[r][v], weights[r], inputs);
-    }
-  }
+  };
+  size_t j = 0;
+  for (; j + K::kLanes <= n; j += K::kLanes, w += K::kLanes * K::kWeightBytes)
+    add(j, std::integral_constant<size_t, K::kLanes>());
+  if (j < n) add(j, n - j);
   for (int v = 0; v < V; v++)
     for (int r = 0; r < R; r++)
       p.y[(vector + v) * p.stride + row + r] =
@@ -132,6 +128,10 @@ struct QuantizedSums {
     return static_cast<float>(sum) * p.scale[row] / p.divisors[vector];
   }
 };
+
+template <class F32, class BF16, class F16, class I8>
+constexpr DenseKernels kDense = {multiply_dense_rows<F32>, multiply_dense_rows<BF16>,
+                                 multiply_dense_rows<F16>, multiply_dense_rows<I8>};
 
 }  // namespace
 }  // namespace rsr

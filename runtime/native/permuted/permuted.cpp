@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <type_traits>
 #include <vector>
 
@@ -85,25 +86,45 @@ void multiply_bin(const PermutedIndex<Index>& a, const Sum* bin, const Sum* u, S
   }
 }
 
-// RSR++, reduce: removes the first digit from all patterns at once. Its contribution is one output;
-// the sums over it are the same problem with one digit less. O(B^k) steps in all.
-template <int B, class Index, class Sum>
-void fold(const PermutedIndex<Index>& a, Sum* u, Sum* y) {
-  size_t size = a.patterns;
-  for (int j = 0; j < a.k; j++) {
+// kBatch interleaved vectors: a sum of each.
+struct BatchSum {
+  int32_t of[kBatch];
+
+  void operator+=(const BatchSum& other) {
+    for (size_t i = 0; i < kBatch; i++) of[i] += other.of[i];
+  }
+  BatchSum operator*(int32_t by) const {
+    BatchSum product;
+    for (size_t i = 0; i < kBatch; i++) product.of[i] = of[i] * by;
+    return product;
+  }
+};
+
+template <int B, class Sum>
+void fold_base(size_t patterns, int k, const int8_t* values, Sum* u, Sum* y) {
+  size_t size = patterns;
+  for (int j = 0; j < k; j++) {
     size /= B;
     Sum by_digit[B] = {};
     for (size_t p = 0; p < size; p++) {
-      Sum all = 0;
+      Sum all = {};
       for (int d = 0; d < B; d++) {
         by_digit[d] += u[d * size + p];
         all += u[d * size + p];
       }
       u[p] = all;
     }
-    y[j] = 0;
-    for (int d = 0; d < B; d++) y[j] += by_digit[d] * Sum(a.values[d]);
+    y[j] = {};
+    for (int d = 0; d < B; d++) y[j] += by_digit[d] * values[d];
   }
+}
+
+// RSR++, reduce: removes the first digit from all patterns at once. Its contribution is one output;
+// the sums over it are the same problem with one digit less. O(B^k) steps in all.
+template <class Index, class Sum>
+void fold(const PermutedIndex<Index>& a, Sum* u, Sum* y) {
+  a.base == 3 ? fold_base<3>(a.patterns, a.k, a.values, u, y)
+              : fold_base<2>(a.patterns, a.k, a.values, u, y);
 }
 
 // RSR, expand: t = Bin_k x. k B^k steps.
@@ -119,12 +140,12 @@ void multiply_bin_transposed(const PermutedIndex<Index>& a, const Sum* bin, cons
 }
 
 // RSR++, expand, the transpose of fold: adds a digit at a time, with one addition per entry.
-template <int B, class Index, class Sum>
+template <class Index, class Sum>
 void build_table(const PermutedIndex<Index>& a, const Sum* x, Sum* t) {
   t[0] = 0;
   size_t size = 1;
-  for (int j = a.k; j-- > 0; size *= B) {
-    for (int d = B; d-- > 0;) {  // t[0 .. size) last: the others are made from it
+  for (int j = a.k; j-- > 0; size *= a.base) {
+    for (int d = a.base; d-- > 0;) {  // t[0 .. size) last: the others are made from it
       const Sum more = x[j] * Sum(a.values[d]);
       for (size_t p = 0; p < size; p++) t[d * size + p] = t[p] + more;
     }
@@ -140,12 +161,7 @@ void reduce(const PermutedIndex<Index>& a, bool plus_plus, const Sum* x, Sum* y)
     for (size_t b = begin; b < end; b++) {
       segment_sums(x, a.permutation + b * a.rows, a.segments + b * (a.patterns + 1), a.patterns,
                    scratch.data(), u.data());
-      if (!plus_plus)
-        multiply_bin(a, bin.data(), u.data(), outputs);
-      else if (a.base == 3)
-        fold<3>(a, u.data(), outputs);
-      else
-        fold<2>(a, u.data(), outputs);
+      plus_plus ? fold(a, u.data(), outputs) : multiply_bin(a, bin.data(), u.data(), outputs);
       std::copy(outputs, outputs + std::min<size_t>(a.k, a.columns - b * a.k), y + b * a.k);
     }
   });
@@ -164,12 +180,8 @@ void expand(const PermutedIndex<Index>& a, bool plus_plus, const Sum* x, Sum* y)
       for (size_t b = blocks * c / chunks; b < blocks * (c + 1) / chunks; b++) {
         Sum inputs[kMaxDigits] = {};  // zeros past the last column
         std::copy(x + b * a.k, x + std::min((b + 1) * a.k, a.columns), inputs);
-        if (!plus_plus)
-          multiply_bin_transposed(a, bin.data(), inputs, t.data());
-        else if (a.base == 3)
-          build_table<3>(a, inputs, t.data());
-        else
-          build_table<2>(a, inputs, t.data());
+        plus_plus ? build_table(a, inputs, t.data())
+                  : multiply_bin_transposed(a, bin.data(), inputs, t.data());
         segment_adds(t.data(), a.permutation + b * a.rows, a.segments + b * (a.patterns + 1),
                      a.patterns, scratch.data(), partial.data() + c * a.rows);
       }
@@ -180,41 +192,19 @@ void expand(const PermutedIndex<Index>& a, bool plus_plus, const Sum* x, Sum* y)
     for (size_t r = 0; r < a.rows; r++) y[r] += partial[c * a.rows + r];
 }
 
-// fold for kBatch interleaved vectors: u (patterns, kBatch), y (k, kBatch).
-template <int B, class Index>
-void fold_batch(const PermutedIndex<Index>& a, int32_t* u, int32_t* y) {
-  size_t size = a.patterns;
-  for (int j = 0; j < a.k; j++, y += kBatch) {
-    size /= B;
-    int32_t by_digit[B][kBatch] = {};
-    for (size_t p = 0; p < size; p++) {
-      int32_t all[kBatch] = {};
-      for (int d = 0; d < B; d++) {
-        const int32_t* v = u + (d * size + p) * kBatch;
-        for (size_t i = 0; i < kBatch; i++) by_digit[d][i] += v[i];
-        for (size_t i = 0; i < kBatch; i++) all[i] += v[i];
-      }
-      std::copy(all, all + kBatch, u + p * kBatch);
-    }
-    std::fill(y, y + kBatch, 0);
-    for (int d = 0; d < B; d++)
-      for (size_t i = 0; i < kBatch; i++) y[i] += by_digit[d][i] * a.values[d];
-  }
-}
-
 // RSR++, reduce, for kBatch interleaved vectors: x (rows, kBatch), y (columns, kBatch). The
 // permutation is read once for all of them, and each entry fetches a whole cache line of x.
 template <class Index>
 void reduce_batch(const PermutedIndex<Index>& a, const int32_t* x, int32_t* y) {
   parallel_for(a.blocks(), a.bytes(), [&](size_t begin, size_t end) {
-    std::vector<int32_t> u(a.patterns * kBatch);
-    int32_t outputs[kMaxDigits * kBatch];
+    std::vector<BatchSum> u(a.patterns);
+    BatchSum outputs[kMaxDigits];
     for (size_t b = begin; b < end; b++) {
       permuted_kernels<Index>().segment_sums_batch(
-          x, a.permutation + b * a.rows, a.segments + b * (a.patterns + 1), a.patterns, u.data());
-      a.base == 3 ? fold_batch<3>(a, u.data(), outputs) : fold_batch<2>(a, u.data(), outputs);
+          x, a.permutation + b * a.rows, a.segments + b * (a.patterns + 1), a.patterns, u[0].of);
+      fold(a, u.data(), outputs);
       const size_t columns = std::min<size_t>(a.k, a.columns - b * a.k);
-      std::copy(outputs, outputs + columns * kBatch, y + b * a.k * kBatch);
+      std::memcpy(y + b * a.k * kBatch, outputs, columns * sizeof(BatchSum));
     }
   });
 }
@@ -235,18 +225,16 @@ double sum_of_magnitudes(const float* x, size_t n) {
   return sum;
 }
 
-// q[i * stride] 2^exponent is x[i], rounded; the sum of |q| is at most 2^30 + n / 2. Returns
-// exponent.
-int to_fixed_point(const float* x, size_t n, double sum, int32_t* q, size_t stride) {
+// q[i * stride] * unit is x[i], rounded; the sum of |q| is at most 2^30 + n / 2. Returns unit.
+double to_fixed_point(const float* x, size_t n, double sum, int32_t* q, size_t stride) {
   int exponent;
   std::frexp(sum, &exponent);  // sum < 2^exponent
-  exponent -= kBits;
-  const double unit = std::ldexp(1.0, -exponent);
+  const double inverse = std::ldexp(1.0, kBits - exponent);
   for (size_t i = 0; i < n; i++) {
-    const double v = double(x[i]) * unit;
+    const double v = double(x[i]) * inverse;
     q[i * stride] = static_cast<int32_t>(v + (v < 0 ? -0.5 : 0.5));
   }
-  return exponent;
+  return std::ldexp(1.0, exponent - kBits);
 }
 
 // How many of the next vectors to multiply at once. A batch, full or not, costs about as much as
@@ -257,11 +245,21 @@ size_t vectors_at_once(const PermutedIndex<Index>& a, bool plus_plus, size_t lef
   return a.reduce && plus_plus && left >= kFew ? std::min(left, kBatch) : 1;
 }
 
-// Multiplies vectors of integers: x (in, stride), y (out, stride); stride is 1 or kBatch.
-template <class Index>
-void multiply_integers(const PermutedIndex<Index>& a, bool plus_plus, size_t stride,
-                       const int32_t* x, int32_t* y) {
-  stride == 1 ? multiply(a, plus_plus, x, y) : reduce_batch(a, x, y);
+// Multiplies `count` vectors of integers. to_integers(v, x, stride) writes vector v to x (in), and
+// from_integers(v, y, stride) reads its product from y (out); entries are `stride` apart.
+template <class Index, class ToIntegers, class FromIntegers>
+void multiply_integers(const PermutedIndex<Index>& a, bool plus_plus, size_t count,
+                       const ToIntegers& to_integers, const FromIntegers& from_integers) {
+  std::vector<int32_t> x, y;
+  for (size_t done = 0, n; done < count; done += n) {
+    n = vectors_at_once(a, plus_plus, count - done);
+    const size_t stride = n == 1 ? 1 : kBatch;
+    x.assign(a.in() * stride, 0);
+    y.resize(a.out() * stride);
+    for (size_t v = 0; v < n; v++) to_integers(done + v, x.data() + v, stride);
+    n == 1 ? multiply(a, plus_plus, x.data(), y.data()) : reduce_batch(a, x.data(), y.data());
+    for (size_t v = 0; v < n; v++) from_integers(done + v, y.data() + v, stride);
+  }
 }
 
 }  // namespace
@@ -269,50 +267,35 @@ void multiply_integers(const PermutedIndex<Index>& a, bool plus_plus, size_t str
 template <class Index>
 void multiply_i8(const PermutedIndex<Index>& a, bool plus_plus, const int8_t* x, size_t count,
                  int32_t* y) {
-  std::vector<int32_t> wide, sums;
-  for (size_t done = 0, n; done < count; done += n, x += n * a.in(), y += n * a.out()) {
-    n = vectors_at_once(a, plus_plus, count - done);
-    const size_t stride = n == 1 ? 1 : kBatch;
-    wide.assign(a.in() * stride, 0);
-    sums.resize(a.out() * stride);
-    for (size_t v = 0; v < n; v++)
-      for (size_t i = 0; i < a.in(); i++) wide[i * stride + v] = x[v * a.in() + i];
-    multiply_integers(a, plus_plus, stride, wide.data(), sums.data());
-    for (size_t v = 0; v < n; v++)
-      for (size_t r = 0; r < a.out(); r++) y[v * a.out() + r] = sums[r * stride + v];
-  }
+  multiply_integers(
+      a, plus_plus, count,
+      [&](size_t v, int32_t* to, size_t stride) {
+        for (size_t i = 0; i < a.in(); i++) to[i * stride] = x[v * a.in() + i];
+      },
+      [&](size_t v, const int32_t* from, size_t stride) {
+        for (size_t r = 0; r < a.out(); r++) y[v * a.out() + r] = from[r * stride];
+      });
 }
 
 template <class Index>
 void multiply_f32(const PermutedIndex<Index>& a, bool plus_plus, const float* x, size_t count,
                   float* y) {
-  std::vector<int32_t> fixed, sums;
-  for (size_t done = 0, n; done < count; done += n, x += n * a.in(), y += n * a.out()) {
-    n = vectors_at_once(a, plus_plus, count - done);
-    const size_t stride = n == 1 ? 1 : kBatch;
-    fixed.assign(a.in() * stride, 0);
-    sums.resize(a.out() * stride);
-    int exponents[kBatch] = {};
-    bool finite[kBatch];
-    for (size_t v = 0; v < n; v++) {
-      const double sum = sum_of_magnitudes(x + v * a.in(), a.in());
-      finite[v] = std::isfinite(sum);
-      if (finite[v])
-        exponents[v] = to_fixed_point(x + v * a.in(), a.in(), sum, fixed.data() + v, stride);
-    }
-    multiply_integers(a, plus_plus, stride, fixed.data(), sums.data());
-    for (size_t v = 0; v < n; v++) {
-      float* to = y + v * a.out();
-      if (finite[v]) {
-        const double unit = std::ldexp(1.0, exponents[v]);
-        for (size_t r = 0; r < a.out(); r++)
-          to[r] = static_cast<float>(sums[r * stride + v] * unit);
-      } else {
-        multiply(a, plus_plus, x + v * a.in(), to);
-      }
-      for (size_t r = 0; r < a.out(); r++) to[r] *= a.scale[r / a.scale_rows];
-    }
-  }
+  std::vector<double> units(count);  // of the integers; 0: x is not finite
+  multiply_integers(
+      a, plus_plus, count,
+      [&](size_t v, int32_t* to, size_t stride) {
+        const float* from = x + v * a.in();
+        const double sum = sum_of_magnitudes(from, a.in());
+        if (std::isfinite(sum)) units[v] = to_fixed_point(from, a.in(), sum, to, stride);
+      },
+      [&](size_t v, const int32_t* from, size_t stride) {
+        float* to = y + v * a.out();
+        if (units[v] == 0) multiply(a, plus_plus, x + v * a.in(), to);
+        for (size_t r = 0; r < a.out(); r++) {
+          if (units[v] != 0) to[r] = static_cast<float>(from[r * stride] * units[v]);
+          to[r] *= a.scale[r / a.scale_rows];
+        }
+      });
 }
 
 template void multiply_i8(const PermutedIndex<uint16_t>&, bool, const int8_t*, size_t, int32_t*);

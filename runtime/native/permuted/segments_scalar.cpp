@@ -1,5 +1,5 @@
 // Segment sums in plain C++, without a branch per segment: a loop over each segment would
-// mispredict its end, at the cost of 20 entries (Zen 4).
+// mispredict its end, at 20 cycles each (Zen 4, docs/lab-notes.md).
 #include "permuted/bin.h"
 #include "table.h"
 
@@ -45,8 +45,8 @@ void segment_sums_batch(const int32_t* v, const Index* sigma, const Index* L, si
   }
 }
 
-// The transpose: the running sum of the differences between neighboring segments is, at each place,
-// the t of its segment. A load and a store per row are the limit: 1.3 cycles (Zen 4).
+// The transpose: the running sum of the differences between adjacent segments is, at each row, the
+// t of its segment. A load and a store per row are the limit: 1.3 cycles (Zen 4).
 template <class Index>
 void segment_adds(const int32_t* t, const Index* sigma, const Index* L, size_t patterns,
                   int32_t* scratch, int32_t* y) {

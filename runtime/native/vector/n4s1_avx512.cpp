@@ -58,6 +58,13 @@ inline Unit load_unit(const uint8_t* p, size_t height) {
   return unit;
 }
 
+// Calls body with each block of a unit, as a constant.
+template <class Body, int J = 0>
+inline void for_each_block(const Body& body) {
+  body(std::integral_constant<int, J>());
+  if constexpr (J + 1 < N4S1::kBlocks) for_each_block<Body, J + 1>(body);
+}
+
 void build_tables_i8(const int8_t* x, const int16_t* patterns, int k, size_t blocks, void* tables) {
   int16_t* t = static_cast<int16_t*>(tables);
   for (size_t b = 0; b < blocks; b++, x += k, t += kPatterns) {
@@ -84,23 +91,18 @@ inline void add_i8(const Unit& unit, const int16_t* t, __m512i& even_i16x32, __m
 
 // Bound: an int16 sum takes the entries of columns_per_widen units (packing.h), then it is widened.
 template <int R>
-void lookup_i8(const uint8_t* p, size_t height, size_t units, size_t units_per_widen,
-               const int16_t* t, int32_t* y) {
+void lookup_i8(const RankedRows& rows, const void* tables, int32_t* y) {
+  const uint8_t* p = rows.index + rows.first;
+  const size_t height = strip_height<N4S1>(rows.end);
+  const int16_t* t = static_cast<const int16_t*>(tables);
   __m512i even_i32x16[2], odd_i32x16[2];
   for (int i = 0; i < 2; i++) even_i32x16[i] = odd_i32x16[i] = _mm512_setzero_si512();
-  for (size_t u = 0; u < units;) {
-    const size_t stop = units - u < units_per_widen ? units : u + units_per_widen;
+  for (size_t u = 0; u < rows.columns;) {
+    const size_t stop = min(rows.columns, u + rows.columns_per_widen);
     __m512i even = _mm512_setzero_si512(), odd = even;
     for (; u < stop; u++, p += N4S1::kCellBytes * height, t += N4S1::kBlocks * kPatterns) {
       const Unit unit = load_unit<R>(p, height);
-      add_i8<0>(unit, t, even, odd);
-      add_i8<1>(unit, t, even, odd);
-      add_i8<2>(unit, t, even, odd);
-      add_i8<3>(unit, t, even, odd);
-      add_i8<4>(unit, t, even, odd);
-      add_i8<5>(unit, t, even, odd);
-      add_i8<6>(unit, t, even, odd);
-      add_i8<7>(unit, t, even, odd);
+      for_each_block([&](auto J) { add_i8<J>(unit, t, even, odd); });
     }
     add_widened(even, even_i32x16[0], even_i32x16[1]);
     add_widened(odd, odd_i32x16[0], odd_i32x16[1]);
@@ -109,11 +111,7 @@ void lookup_i8(const uint8_t* p, size_t height, size_t units, size_t units_per_w
 }
 
 void lookup_i8_any(const RankedRows& rows, const void* tables, int32_t* y) {
-  with_units<N4S1>(rows.last - rows.first, [&](auto units) {
-    lookup_i8<decltype(units)::value>(rows.index + rows.first, strip_height<N4S1>(rows.end),
-                                      rows.columns, rows.columns_per_widen,
-                                      static_cast<const int16_t*>(tables), y);
-  });
+  with_units<N4S1>(rows, [&](auto R) { lookup_i8<R>(rows, tables, y); });
 }
 
 void build_tables_f32(const float* x, const float* patterns, int k, size_t blocks, void* tables) {
@@ -144,20 +142,16 @@ inline void add_f32(const Unit& unit, const float* t, __m512* sums_f32x16) {
 }
 
 template <int R>
-void lookup_f32(const uint8_t* p, size_t height, size_t units, const float* t, float* y) {
+void lookup_f32(const RankedRows& rows, const void* tables, float* y) {
+  const uint8_t* p = rows.index + rows.first;
+  const size_t height = strip_height<N4S1>(rows.end);
+  const float* t = static_cast<const float*>(tables);
   __m512 sums[4];
   for (auto& sum : sums) sum = _mm512_setzero_ps();
-  for (size_t u = 0; u < units;
+  for (size_t u = 0; u < rows.columns;
        u++, p += N4S1::kCellBytes * height, t += N4S1::kBlocks * kPatterns) {
     const Unit unit = load_unit<R>(p, height);
-    add_f32<0>(unit, t, sums);
-    add_f32<1>(unit, t, sums);
-    add_f32<2>(unit, t, sums);
-    add_f32<3>(unit, t, sums);
-    add_f32<4>(unit, t, sums);
-    add_f32<5>(unit, t, sums);
-    add_f32<6>(unit, t, sums);
-    add_f32<7>(unit, t, sums);
+    for_each_block([&](auto J) { add_f32<J>(unit, t, sums); });
   }
   alignas(64) float in_lanes[4][16];
   for (int i = 0; i < 4; i++) _mm512_store_ps(in_lanes[i], sums[i]);
@@ -165,10 +159,7 @@ void lookup_f32(const uint8_t* p, size_t height, size_t units, const float* t, f
 }
 
 void lookup_f32_any(const RankedRows& rows, const void* tables, float* y) {
-  with_units<N4S1>(rows.last - rows.first, [&](auto units) {
-    lookup_f32<decltype(units)::value>(rows.index + rows.first, strip_height<N4S1>(rows.end),
-                                       rows.columns, static_cast<const float*>(tables), y);
-  });
+  with_units<N4S1>(rows, [&](auto R) { lookup_f32<R>(rows, tables, y); });
 }
 
 }  // namespace

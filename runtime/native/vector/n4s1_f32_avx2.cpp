@@ -69,13 +69,11 @@ inline __m256i divide(__m256i v, int by) {
 
 inline __m256i times(__m256i v, int by) { return _mm256_mullo_epi32(v, _mm256_set1_epi32(by)); }
 
-// The digits l and h of 16 numbers p. vpmulhrsw is round(p * 1057 / 2^15), which for |p| <= 472 is
-// p / 31 to 0.0005; the nearest tie of p / 31 is 0.016 away: exact rounding.
+// The digits l and h of 16 numbers p, |p| <= 472: p * 1057 / 2^15 is p / 31 to 0.0005, and the
+// nearest tie of p / 31 is 0.016 away.
 inline void store_digits(char* t, __m256i p_0_7, __m256i p_8_15) {
   const __m256i p = _mm256_permute4x64_epi64(_mm256_packs_epi32(p_0_7, p_8_15), 0xd8);
-  const __m256i h = _mm256_mulhrs_epi16(p, _mm256_set1_epi16(1057));
-  const __m256i l = _mm256_sub_epi16(p, _mm256_mullo_epi16(h, _mm256_set1_epi16(kBase)));
-  store(t, _mm256_permute4x64_epi64(_mm256_packs_epi16(l, h), 0xd8));
+  store(t, digits_of<kBase>(p));
 }
 
 void build_tables(const float* x, const float* patterns, int k, size_t blocks, void* tables) {
@@ -120,7 +118,6 @@ inline void add_digits(const char* t, __m256i magnitudes, __m256i signs, __m256i
 
 // Adds one unit for 32 rows: of each part, rows 0-7 and 16-23, then rows 8-15 and 24-31.
 inline void add_unit(const uint8_t* unit, size_t height, const char* t, __m256i* parts_i16x16) {
-  const __m256i join = _mm256_set1_epi16(kBase << 8 | 1);
   const __m256i raw = load(unit + N4S1::kSignVector * height);
   __m256i signs = first_signs(raw), digits[6];
   for (auto& sum : digits) sum = _mm256_setzero_si256();
@@ -131,13 +128,9 @@ inline void add_unit(const uint8_t* unit, size_t height, const char* t, __m256i*
     add_digits(t + (2 * i + 1) * kTableBytes, odd_nibbles(v), signs, digits);
     signs = next_signs(signs);
   }
-  for (int i = 0; i < 3; i++) {
-    const __m256i l = digits[2 * i], h = digits[2 * i + 1];
-    const __m256i low = _mm256_maddubs_epi16(join, _mm256_unpacklo_epi8(l, h));
-    const __m256i high = _mm256_maddubs_epi16(join, _mm256_unpackhi_epi8(l, h));
-    parts_i16x16[2 * i] = _mm256_add_epi16(parts_i16x16[2 * i], low);
-    parts_i16x16[2 * i + 1] = _mm256_add_epi16(parts_i16x16[2 * i + 1], high);
-  }
+  for (int i = 0; i < 3; i++)
+    add_joined<kBase>(digits[2 * i], digits[2 * i + 1], parts_i16x16[2 * i],
+                      parts_i16x16[2 * i + 1]);
 }
 
 // Writes four rows, joining the sums of their parts.
@@ -150,15 +143,16 @@ inline void store_rows(const __m128i* parts_i32x4, double unit, float* y) {
 }
 
 // Bound: eight digits of at most 15 fit a byte, eight units of 8 * 480 fit int16.
-template <int R>  // rows / kRowUnit
-void lookup_fixed(const uint8_t* unit, size_t height, size_t units, const char* t, double scale,
-                  float* y) {
+template <int R>  // row units
+void lookup_fixed(const RankedRows& rows, const char* t, double scale, float* y) {
+  const uint8_t* unit = rows.index + rows.first;
+  const size_t height = strip_height<N4S1>(rows.end);
   __m256i parts_i32x8[R][3][4];
   for (auto& row : parts_i32x8)
     for (auto& part : row)
       for (auto& sum : part) sum = _mm256_setzero_si256();
-  for (size_t u = 0; u < units;) {
-    const size_t stop = units - u < kUnitsPerWiden ? units : u + kUnitsPerWiden;
+  for (size_t u = 0; u < rows.columns;) {
+    const size_t stop = min(rows.columns, u + kUnitsPerWiden);
     __m256i parts_i16x16[R][6];
     for (auto& row : parts_i16x16)
       for (auto& sum : row) sum = _mm256_setzero_si256();
@@ -170,10 +164,10 @@ void lookup_fixed(const uint8_t* unit, size_t height, size_t units, const char* 
       for (int i = 0; i < 3; i++)
         for (int j = 0; j < 4; j++) {
           const __m256i from = parts_i16x16[r][2 * i + j % 2];
-          const __m128i rows =
+          const __m128i eight =
               j < 2 ? _mm256_castsi256_si128(from) : _mm256_extracti128_si256(from, 1);
           parts_i32x8[r][i][j] =
-              _mm256_add_epi32(parts_i32x8[r][i][j], _mm256_cvtepi16_epi32(rows));
+              _mm256_add_epi32(parts_i32x8[r][i][j], _mm256_cvtepi16_epi32(eight));
         }
   }
   for (int r = 0; r < R; r++)
@@ -188,15 +182,16 @@ void lookup_fixed(const uint8_t* unit, size_t height, size_t units, const char* 
     }
 }
 
-void lookup_plain(const uint8_t* unit, size_t height, size_t units, const char* tables,
-                  size_t count, float* y) {
+void lookup_plain(const RankedRows& rows, const char* tables, float* y) {
+  const uint8_t* unit = rows.index + rows.first;
+  const size_t height = strip_height<N4S1>(rows.end), count = rows.last - rows.first;
   for (size_t r = 0; r < count; r++) y[r] = 0;
-  for (size_t u = 0; u < units; u++, unit += N4S1::kCellBytes * height) {
+  for (size_t u = 0; u < rows.columns; u++, unit += N4S1::kCellBytes * height) {
     for (size_t j = 0; j < N4S1::kBlocks; j++, tables += kTableBytes) {
       const float* t = reinterpret_cast<const float*>(tables);
       for (size_t r = 0; r < count; r++) {
         const float sum = t[unit[j / 2 * height + r] >> (4 * (j % 2)) & 15];
-        y[r] += unit[4 * height + r] >> (7 - j) & 1 ? -sum : sum;
+        y[r] += unit[N4S1::kSignVector * height + r] >> (7 - j) & 1 ? -sum : sum;
       }
     }
   }
@@ -205,12 +200,8 @@ void lookup_plain(const uint8_t* unit, size_t height, size_t units, const char* 
 void lookup(const RankedRows& rows, const void* tables, float* y) {
   const Header& header = *static_cast<const Header*>(tables);
   const char* t = static_cast<const char*>(tables) + kHeaderBytes;
-  const size_t height = strip_height<N4S1>(rows.end), count = rows.last - rows.first;
-  const uint8_t* unit = rows.index + rows.first;
-  if (header.plain) return lookup_plain(unit, height, rows.columns, t, count, y);
-  with_units<N4S1>(count, [&](auto units) {
-    lookup_fixed<decltype(units)::value>(unit, height, rows.columns, t, header.unit, y);
-  });
+  if (header.plain) return lookup_plain(rows, t, y);
+  with_units<N4S1>(rows, [&](auto R) { lookup_fixed<R>(rows, t, header.unit, y); });
 }
 
 }  // namespace

@@ -13,19 +13,10 @@ constexpr int kBase = 25;
 constexpr size_t kTableBytes = 32;  // 16 digits l by magnitude, then 16 digits h
 
 void build_tables(const int8_t* x, const int16_t* patterns, int k, size_t blocks, void* tables) {
-  // vpmulhrsw is round(v * 1311 / 2^15). With |v| <= 384 that is v / 25 to 0.004, and the nearest
-  // tie of v / 25 is 0.02 away: exact rounding.
-  const __m256i inverse = _mm256_set1_epi16(1311), base = _mm256_set1_epi16(kBase);
+  // |v| <= 384: v * 1311 / 2^15 is v / 25 to 0.004, and the nearest tie of v / 25 is 0.02 away.
   char* t = static_cast<char*>(tables);
-  for (size_t b = 0; b < blocks; b++, x += k, t += kTableBytes) {
-    __m256i v = _mm256_setzero_si256();
-    for (int d = 0; d < k; d++)
-      v = _mm256_add_epi16(v, _mm256_mullo_epi16(_mm256_set1_epi16(x[d]),
-                                                 load(patterns + d * kPatterns + N4S1::kZeroRank)));
-    const __m256i h = _mm256_mulhrs_epi16(v, inverse);
-    const __m256i l = _mm256_sub_epi16(v, _mm256_mullo_epi16(h, base));
-    store(t, _mm256_permute4x64_epi64(_mm256_packs_epi16(l, h), 0xd8));
-  }
+  for (size_t b = 0; b < blocks; b++, x += k, t += kTableBytes)
+    store(t, digits_of<kBase>(sums_of(x, patterns + N4S1::kZeroRank, k)));
 }
 
 // Adds the digits of one block for 32 R rows.
@@ -43,13 +34,14 @@ inline void add_digits(const char* t, const __m256i* magnitudes, const __m256i* 
 
 // Bound: eight digits make |l| <= 96 and |h| <= 120; an int16 sum takes columns_per_widen units
 // (packing.h), then it is widened.
-template <int R>  // rows / kRowUnit
-void lookup_units(const uint8_t* unit, size_t height, size_t units, size_t units_per_widen,
-                  const char* t, int32_t* y) {
-  const __m256i join = _mm256_set1_epi16(kBase << 8 | 1);
+template <int R>  // row units
+void lookup_units(const RankedRows& rows, const void* tables, int32_t* y) {
+  const uint8_t* unit = rows.index + rows.first;
+  const size_t height = strip_height<N4S1>(rows.end);
+  const char* t = static_cast<const char*>(tables);
   for (int r = 0; r < 32 * R; r++) y[r] = 0;
-  for (size_t u = 0; u < units;) {
-    const size_t stop = units - u < units_per_widen ? units : u + units_per_widen;
+  for (size_t u = 0; u < rows.columns;) {
+    const size_t stop = min(rows.columns, u + rows.columns_per_widen);
     __m256i low_i16x16[R], high_i16x16[R];  // rows 0-7 and 16-23, 8-15 and 24-31
     for (int r = 0; r < R; r++) low_i16x16[r] = high_i16x16[r] = _mm256_setzero_si256();
     for (; u < stop; u++, unit += N4S1::kCellBytes * height, t += N4S1::kBlocks * kTableBytes) {
@@ -73,12 +65,7 @@ void lookup_units(const uint8_t* unit, size_t height, size_t units, size_t units
         add_digits<R>(t + (2 * i + 1) * kTableBytes, m, signs, l, h);
         for (int r = 0; r < R; r++) signs[r] = next_signs(signs[r]);
       }
-      for (int r = 0; r < R; r++) {
-        const __m256i low = _mm256_maddubs_epi16(join, _mm256_unpacklo_epi8(l[r], h[r]));
-        const __m256i high = _mm256_maddubs_epi16(join, _mm256_unpackhi_epi8(l[r], h[r]));
-        low_i16x16[r] = _mm256_add_epi16(low_i16x16[r], low);
-        high_i16x16[r] = _mm256_add_epi16(high_i16x16[r], high);
-      }
+      for (int r = 0; r < R; r++) add_joined<kBase>(l[r], h[r], low_i16x16[r], high_i16x16[r]);
     }
     for (int r = 0; r < R; r++) {
       const __m128i in_order[4] = {
@@ -93,11 +80,7 @@ void lookup_units(const uint8_t* unit, size_t height, size_t units, size_t units
 }
 
 void lookup(const RankedRows& rows, const void* tables, int32_t* y) {
-  with_units<N4S1>(rows.last - rows.first, [&](auto units) {
-    lookup_units<decltype(units)::value>(rows.index + rows.first, strip_height<N4S1>(rows.end),
-                                         rows.columns, rows.columns_per_widen,
-                                         static_cast<const char*>(tables), y);
-  });
+  with_units<N4S1>(rows, [&](auto R) { lookup_units<R>(rows, tables, y); });
 }
 
 }  // namespace

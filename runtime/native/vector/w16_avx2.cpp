@@ -54,18 +54,31 @@ inline void add_entries(__m256i i0, __m256i i1, const char* t, __m256i* sums) {
   sums[1] = _mm256_add_epi16(sums[1], _mm256_unpackhi_epi8(low, high));
 }
 
+// Adds the int16 sums of 16 R rows to int32 sums.
+template <int R>
+inline void add_widened(const __m256i (&sums)[R], int32_t* y) {
+  for (int i = 0; i < R; i++, y += 16) {
+    const __m256i low = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sums[i]));
+    const __m256i high = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sums[i], 1));
+    store(y, _mm256_add_epi32(load(y), low));
+    store(y + 8, _mm256_add_epi32(load(y + 8), high));
+  }
+}
+
 // Bound: an int16 sum takes the entries of columns_per_widen columns (packing.h), then it is
 // widened.
-template <int R>  // rows / kRowUnit
-void lookup_i8(const uint16_t* words, size_t height, size_t columns, size_t columns_per_widen,
-               const char* t, int32_t* y) {
+template <int R>  // row units
+void lookup_i8(const RankedRows& rows, const void* tables, int32_t* y) {
+  const uint16_t* words = words_of(rows);
+  const size_t height = strip_height<W16>(rows.end);
+  const char* t = static_cast<const char*>(tables);
   const __m256i five = _mm256_set1_epi16(31);
   for (int r = 0; r < 32 * R; r++) y[r] = 0;
-  for (size_t g = 0; g < columns;) {
-    const size_t stop = columns - g < columns_per_widen ? columns : g + columns_per_widen;
+  for (size_t g = 0; g < rows.columns;) {
+    const size_t stop = min(rows.columns, g + rows.columns_per_widen);
     __m256i sums[2 * R];
     for (auto& sum : sums) sum = _mm256_setzero_si256();
-    for (; g < stop; g++, words += height, t += 3 * kTableBytesI8) {
+    for (; g < stop; g++, words += height, t += W16::kBlocks * kTableBytesI8) {
       for (int r = 0; r < R; r++) {
         prefetch(words + 32 * r);
         const __m256i w0 = load(words + 32 * r), w1 = load(words + 32 * r + 16);
@@ -76,22 +89,12 @@ void lookup_i8(const uint16_t* words, size_t height, size_t columns, size_t colu
                     _mm256_and_si256(_mm256_srli_epi16(w1, 10), five), t + 128, sums + 2 * r);
       }
     }
-    for (int h = 0; h < 2 * R; h++) {
-      int32_t* out = y + 16 * h;
-      const __m256i low = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sums[h]));
-      const __m256i high = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sums[h], 1));
-      store(out, _mm256_add_epi32(load(out), low));
-      store(out + 8, _mm256_add_epi32(load(out + 8), high));
-    }
+    add_widened(sums, y);
   }
 }
 
 void lookup_i8_any(const RankedRows& rows, const void* tables, int32_t* y) {
-  const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
-  with_units<W16>(rows.last - rows.first, [&](auto units) {
-    lookup_i8<decltype(units)::value>(words, strip_height<W16>(rows.end), rows.columns,
-                                      rows.columns_per_widen, static_cast<const char*>(tables), y);
-  });
+  with_units<W16>(rows, [&](auto R) { lookup_i8<R>(rows, tables, y); });
 }
 
 void build_tables_f32(const float* x, const float* patterns, int k, size_t blocks, void* tables) {
@@ -107,21 +110,37 @@ void build_tables_f32(const float* x, const float* patterns, int k, size_t block
   }
 }
 
-// The table entry of the rank in the low five bits of each 32-bit lane.
-inline __m256 entry(__m256i rank, const __m256* t) {
-  const __m256 bit3 = _mm256_castsi256_ps(_mm256_slli_epi32(rank, 28));
-  const __m256 bit4 = _mm256_castsi256_ps(_mm256_slli_epi32(rank, 27));
-  const __m256 lower = _mm256_blendv_ps(_mm256_permutevar8x32_ps(t[0], rank),
-                                        _mm256_permutevar8x32_ps(t[1], rank), bit3);
-  const __m256 upper = _mm256_blendv_ps(_mm256_permutevar8x32_ps(t[2], rank),
-                                        _mm256_permutevar8x32_ps(t[3], rank), bit3);
-  return _mm256_blendv_ps(lower, upper, bit4);
+struct TableF32 {
+  __m256 part[4];
+
+  explicit TableF32(const float* t) {
+    for (int i = 0; i < 4; i++) part[i] = _mm256_loadu_ps(t + 8 * i);
+  }
+
+  // The entry of the rank in the low five bits of each 32-bit lane.
+  __m256 operator[](__m256i rank) const {
+    const __m256 bit3 = _mm256_castsi256_ps(_mm256_slli_epi32(rank, 28));
+    const __m256 bit4 = _mm256_castsi256_ps(_mm256_slli_epi32(rank, 27));
+    const __m256 lower = _mm256_blendv_ps(_mm256_permutevar8x32_ps(part[0], rank),
+                                          _mm256_permutevar8x32_ps(part[1], rank), bit3);
+    const __m256 upper = _mm256_blendv_ps(_mm256_permutevar8x32_ps(part[2], rank),
+                                          _mm256_permutevar8x32_ps(part[3], rank), bit3);
+    return _mm256_blendv_ps(lower, upper, bit4);
+  }
+};
+
+// The sums of 16 rows in row order, in two halves.
+inline void in_row_order(__m256 even, __m256 odd, __m256* halves) {
+  const __m256 low = _mm256_unpacklo_ps(even, odd);   // rows 0-3 and 8-11
+  const __m256 high = _mm256_unpackhi_ps(even, odd);  // rows 4-7 and 12-15
+  halves[0] = _mm256_permute2f128_ps(low, high, 0x20);
+  halves[1] = _mm256_permute2f128_ps(low, high, 0x31);
 }
 
 // A 32-bit lane holds the words of rows 2i (low half) and 2i + 1 (high half).
 void lookup_f32(const RankedRows& rows, const void* tables, float* y) {
   const size_t height = strip_height<W16>(rows.end);
-  const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
+  const uint16_t* words = words_of(rows);
   for (size_t r = 0, count = rows.last - rows.first; r < count; r += 32) {
     const float* t = static_cast<const float*>(tables);
     const uint16_t* w = words + r;
@@ -132,20 +151,16 @@ void lookup_f32(const RankedRows& rows, const void* tables, float* y) {
         for (size_t line = 0; line < count; line += 32) prefetch(w + line);
       const __m256i w0 = load(w), w1 = load(w + 16);
       for (int i = 0; i < 3; i++, t += kPatterns) {
-        const __m256 table[4] = {_mm256_loadu_ps(t), _mm256_loadu_ps(t + 8),
-                                 _mm256_loadu_ps(t + 16), _mm256_loadu_ps(t + 24)};
-        even[0] = _mm256_add_ps(even[0], entry(_mm256_srli_epi32(w0, 5 * i), table));
-        odd[0] = _mm256_add_ps(odd[0], entry(_mm256_srli_epi32(w0, 16 + 5 * i), table));
-        even[1] = _mm256_add_ps(even[1], entry(_mm256_srli_epi32(w1, 5 * i), table));
-        odd[1] = _mm256_add_ps(odd[1], entry(_mm256_srli_epi32(w1, 16 + 5 * i), table));
+        const TableF32 table(t);
+        even[0] = _mm256_add_ps(even[0], table[_mm256_srli_epi32(w0, 5 * i)]);
+        odd[0] = _mm256_add_ps(odd[0], table[_mm256_srli_epi32(w0, 16 + 5 * i)]);
+        even[1] = _mm256_add_ps(even[1], table[_mm256_srli_epi32(w1, 5 * i)]);
+        odd[1] = _mm256_add_ps(odd[1], table[_mm256_srli_epi32(w1, 16 + 5 * i)]);
       }
     }
-    for (int h = 0; h < 2; h++) {
-      const __m256 low = _mm256_unpacklo_ps(even[h], odd[h]);   // rows 0-3 and 8-11
-      const __m256 high = _mm256_unpackhi_ps(even[h], odd[h]);  // rows 4-7 and 12-15
-      _mm256_storeu_ps(y + r + 16 * h, _mm256_permute2f128_ps(low, high, 0x20));
-      _mm256_storeu_ps(y + r + 16 * h + 8, _mm256_permute2f128_ps(low, high, 0x31));
-    }
+    __m256 sums[4];
+    for (int h = 0; h < 2; h++) in_row_order(even[h], odd[h], sums + 2 * h);
+    for (int i = 0; i < 4; i++) _mm256_storeu_ps(y + r + 8 * i, sums[i]);
   }
 }
 
@@ -156,85 +171,75 @@ inline __m256 eight_scales(const char* scales, bool is_half) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales)));
 }
 
+// sum(row, begin, end, eights) computes blocks [begin, end) for kRows rows from `row` on.
+template <int kRows, class Sum>
+inline void add_groups(const RankedRows& rows, const GroupScales& scales, float* y,
+                       const Sum& sum) {
+  const size_t count = rows.last - rows.first, entry_bytes = scales.is_half ? 2 : 4;
+  const char* scale = static_cast<const char*>(scales.data);
+  for (size_t r = 0; r < count; r++) y[r] = 0;
+  for (size_t begin = 0, end; begin < scales.blocks; begin = end) {
+    end = group_end(scales, begin);
+    for (size_t r = 0; r < count; r += kRows) {
+      __m256 eights[kRows / 8];
+      sum(r, begin, end, eights);
+      for (size_t i = 0; i < kRows; i += 8) {
+        float* out = y + r + i;
+        const __m256 s = eight_scales(scale + (r + i) * entry_bytes, scales.is_half);
+        _mm256_storeu_ps(out, _mm256_fmadd_ps(eights[i / 8], s, _mm256_loadu_ps(out)));
+      }
+    }
+    scale += scales.stride * entry_bytes;
+  }
+}
+
 // Adds blocks [b, stop) for 32 rows. Bound: at most the blocks of columns_per_widen columns.
 inline void add_blocks_i8(const uint16_t* words, size_t height, size_t b, size_t stop,
                           const char* tables, int32_t* y) {
   const __m256i five = _mm256_set1_epi16(31);
   __m256i sums[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
   for (; b < stop; b++) {
-    const uint16_t* w = words + b / 3 * height;
-    const __m128i shift = _mm_cvtsi32_si128(static_cast<int>(5 * (b % 3)));
+    const uint16_t* w = words + b / W16::kBlocks * height;
+    const __m128i shift = _mm_cvtsi32_si128(static_cast<int>(5 * (b % W16::kBlocks)));
     add_entries(_mm256_and_si256(_mm256_srl_epi16(load(w), shift), five),
                 _mm256_and_si256(_mm256_srl_epi16(load(w + 16), shift), five),
                 tables + b * kTableBytesI8, sums);
   }
-  for (int h = 0; h < 2; h++) {
-    int32_t* out = y + 16 * h;
-    const __m256i low = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sums[h]));
-    const __m256i high = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sums[h], 1));
-    store(out, _mm256_add_epi32(load(out), low));
-    store(out + 8, _mm256_add_epi32(load(out + 8), high));
-  }
+  add_widened(sums, y);
 }
 
 void lookup_grouped_i8(const RankedRows& rows, const GroupScales& scales, const void* tables,
                        float* y) {
   const size_t height = strip_height<W16>(rows.end);
-  const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
-  const size_t count = rows.last - rows.first, entry = scales.is_half ? 2 : 4;
+  const uint16_t* words = words_of(rows);
   const size_t blocks_per_widen = W16::kBlocks * rows.columns_per_widen;
-  const char* scale = static_cast<const char*>(scales.data);
-  for (size_t r = 0; r < count; r++) y[r] = 0;
-  for (size_t begin = 0, end; begin < scales.blocks; begin = end) {
-    end = group_end(scales, begin);
-    for (size_t r = 0; r < count; r += 32) {
-      prefetch(words + end / 3 * height + r);
-      int32_t sums[32] = {};
-      for (size_t b = begin; b < end; b += blocks_per_widen) {
-        const size_t stop = end - b < blocks_per_widen ? end : b + blocks_per_widen;
-        add_blocks_i8(words + r, height, b, stop, static_cast<const char*>(tables), sums);
-      }
-      for (size_t i = 0; i < 32; i += 8) {
-        const __m256 s = eight_scales(scale + (r + i) * entry, scales.is_half);
-        _mm256_storeu_ps(y + r + i, _mm256_fmadd_ps(_mm256_cvtepi32_ps(load(sums + i)), s,
-                                                    _mm256_loadu_ps(y + r + i)));
-      }
-    }
-    scale += scales.stride * entry;
-  }
+  add_groups<32>(rows, scales, y, [&](size_t r, size_t begin, size_t end, __m256* eights) {
+    prefetch(words + end / W16::kBlocks * height + r);
+    int32_t sums[32] = {};
+    for (size_t b = begin; b < end; b += blocks_per_widen)
+      add_blocks_i8(words + r, height, b, min(end, b + blocks_per_widen),
+                    static_cast<const char*>(tables), sums);
+    for (int i = 0; i < 4; i++) eights[i] = _mm256_cvtepi32_ps(load(sums + 8 * i));
+  });
 }
 
 void lookup_grouped_f32(const RankedRows& rows, const GroupScales& scales, const void* tables,
                         float* y) {
   const size_t height = strip_height<W16>(rows.end);
-  const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
-  const size_t count = rows.last - rows.first, entry_bytes = scales.is_half ? 2 : 4;
-  const char* scale = static_cast<const char*>(scales.data);
-  for (size_t r = 0; r < count; r++) y[r] = 0;
-  for (size_t begin = 0, end; begin < scales.blocks; begin = end) {
-    end = group_end(scales, begin);
-    for (size_t r = 0; r < count; r += 16) {
-      const float* t = static_cast<const float*>(tables) + begin * kPatterns;
-      __m256 even = _mm256_setzero_ps(), odd = even;
-      for (size_t b = begin; b < end; b++, t += kPatterns) {
-        const __m256i w = _mm256_srl_epi32(load(words + b / 3 * height + r),
-                                           _mm_cvtsi32_si128(static_cast<int>(5 * (b % 3))));
-        const __m256 table[4] = {_mm256_loadu_ps(t), _mm256_loadu_ps(t + 8),
-                                 _mm256_loadu_ps(t + 16), _mm256_loadu_ps(t + 24)};
-        even = _mm256_add_ps(even, entry(w, table));
-        odd = _mm256_add_ps(odd, entry(_mm256_srli_epi32(w, 16), table));
-      }
-      const __m256 low = _mm256_unpacklo_ps(even, odd), high = _mm256_unpackhi_ps(even, odd);
-      const __m256 sums[2] = {_mm256_permute2f128_ps(low, high, 0x20),
-                              _mm256_permute2f128_ps(low, high, 0x31)};
-      for (int h = 0; h < 2; h++) {
-        float* out = y + r + 8 * h;
-        const __m256 s = eight_scales(scale + (r + 8 * h) * entry_bytes, scales.is_half);
-        _mm256_storeu_ps(out, _mm256_fmadd_ps(sums[h], s, _mm256_loadu_ps(out)));
-      }
+  const uint16_t* words = words_of(rows);
+  add_groups<16>(rows, scales, y, [&](size_t r, size_t begin, size_t end, __m256* eights) {
+    const float* t = static_cast<const float*>(tables) + begin * kPatterns;
+    __m256 even = _mm256_setzero_ps(), odd = even;
+    for (size_t b = begin; b < end; b++, t += kPatterns) {
+      const __m256i w =
+          _mm256_srl_epi32(load(words + b / W16::kBlocks * height + r),
+                           _mm_cvtsi32_si128(static_cast<int>(5 * (b % W16::kBlocks))));
+      const TableF32 table(t);
+      even = _mm256_add_ps(even, table[w]);
+      odd = _mm256_add_ps(odd, table[_mm256_srli_epi32(w, 16)]);
     }
-    scale += scales.stride * entry_bytes;
-  }
+    in_row_order(even, odd, eights);
+  });
 }
 
 }  // namespace

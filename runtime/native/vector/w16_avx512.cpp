@@ -6,26 +6,25 @@ namespace {
 
 void build_tables_i8_any(const int8_t* x, const int16_t* patterns, int k, size_t blocks,
                          void* tables) {
-  char* t = static_cast<char*>(tables);
-  k == 3 ? build_tables_i8<3>(x, patterns, k, blocks, t)
-         : build_tables_i8<0>(x, patterns, k, blocks, t);
+  with_k(k,
+         [&](auto K) { build_tables_i8<K>(x, patterns, k, blocks, static_cast<char*>(tables)); });
 }
 
 // Bound: an int16 sum takes the entries of columns_per_widen columns (packing.h), then it is
 // widened.
-template <int R>  // rows / kRowUnit
-void lookup_i8(const uint16_t* words, size_t height, size_t columns, size_t columns_per_widen,
-               const void* tables, int32_t* y) {
+template <int R>  // row units
+void lookup_i8(const RankedRows& rows, const void* tables, int32_t* y) {
+  const uint16_t* words = words_of(rows);
+  const size_t height = strip_height<W16>(rows.end);
   const char* t = static_cast<const char*>(tables);
   __m512i low_i32x16[R], high_i32x16[R];
   for (int r = 0; r < R; r++) low_i32x16[r] = high_i32x16[r] = _mm512_setzero_si512();
-  for (size_t g = 0; g < columns;) {
-    const size_t stop = columns - g < columns_per_widen ? columns : g + columns_per_widen;
+  for (size_t g = 0; g < rows.columns;) {
+    const size_t stop = min(rows.columns, g + rows.columns_per_widen);
     __m512i sum_i16x32[R];
     for (int r = 0; r < R; r++) sum_i16x32[r] = _mm512_setzero_si512();
-    for (; g < stop; g++, words += height, t += W16::kBlocks * kTableBytesI8) {
+    for (; g < stop; g++, words += height, t += W16::kBlocks * kTableBytesI8)
       add_words_i8<R>(words, t, sum_i16x32);
-    }
     for (int r = 0; r < R; r++) add_widened(sum_i16x32[r], low_i32x16[r], high_i32x16[r]);
   }
   for (int r = 0; r < R; r++) {
@@ -51,35 +50,28 @@ void build_tables_f32(const float* x, const float* patterns, int k, size_t block
 
 void build_tables_f32_any(const float* x, const float* patterns, int k, size_t blocks,
                           void* tables) {
-  float* t = static_cast<float*>(tables);
-  k == 3 ? build_tables_f32<3>(x, patterns, k, blocks, t)
-         : build_tables_f32<0>(x, patterns, k, blocks, t);
+  with_k(k,
+         [&](auto K) { build_tables_f32<K>(x, patterns, k, blocks, static_cast<float*>(tables)); });
 }
 
 template <int R>
-void lookup_f32(const uint16_t* words, size_t height, size_t columns, const void* tables,
-                float* y) {
+void lookup_f32(const RankedRows& rows, const void* tables, float* y) {
+  const uint16_t* words = words_of(rows);
+  const size_t height = strip_height<W16>(rows.end);
   const float* t = static_cast<const float*>(tables);
   __m512 even_f32x16[R], odd_f32x16[R];
   for (int r = 0; r < R; r++) even_f32x16[r] = odd_f32x16[r] = _mm512_setzero_ps();
-  for (size_t g = 0; g < columns; g++, words += height, t += W16::kBlocks * kPatterns)
+  for (size_t g = 0; g < rows.columns; g++, words += height, t += W16::kBlocks * kPatterns)
     add_words_f32<R>(words, t, even_f32x16, odd_f32x16);
   for (int r = 0; r < R; r++) store_even_and_odd(y + 32 * r, even_f32x16[r], odd_f32x16[r]);
 }
 
 void lookup_i8_any(const RankedRows& rows, const void* tables, int32_t* y) {
-  const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
-  with_units<W16>(rows.last - rows.first, [&](auto units) {
-    lookup_i8<decltype(units)::value>(words, strip_height<W16>(rows.end), rows.columns,
-                                      rows.columns_per_widen, tables, y);
-  });
+  with_units<W16>(rows, [&](auto R) { lookup_i8<R>(rows, tables, y); });
 }
 
 void lookup_f32_any(const RankedRows& rows, const void* tables, float* y) {
-  const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
-  with_units<W16>(rows.last - rows.first, [&](auto units) {
-    lookup_f32<decltype(units)::value>(words, strip_height<W16>(rows.end), rows.columns, tables, y);
-  });
+  with_units<W16>(rows, [&](auto R) { lookup_f32<R>(rows, tables, y); });
 }
 
 }  // namespace

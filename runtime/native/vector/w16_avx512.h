@@ -2,11 +2,10 @@
 // two of float32, so adding a block for 32 rows is one in-register lookup of 32 words (vpermw,
 // vpermi2ps).
 //
-// What pays, measured (docs/performance.md):
+// What pays, measured (docs/lab-notes.md):
 // * A lookup uses the low five bits of an index and ignores the others: no masking.
-// * Multiplications shift the indices (vpmulhuw by 2^11 shifts right by 5): on Zen 4, shifts
-// compete
-//   with the lookups, multiplications do not (avx512.h): +15 % int8, +30 % float32.
+// * Multiplications shift the indices (vpmulhuw by 2^11 shifts right by 5). On Zen 4, shifts share
+//   a port with the lookups and multiplications do not: +13 % for int8, +30 % for float32.
 // * The accumulators of a strip stay in registers, and the index is read once, in order.
 //
 // Per word column and 32 rows (96 k multiply-adds):
@@ -28,8 +27,8 @@ constexpr size_t kTableBytesF32 = sizeof(float) * kPatterns;
 static_assert(kTableBytesI8 == sizeof(__m512i) && kTableBytesF32 == 2 * sizeof(__m512));
 
 // Entries index % 32 of the table at `t`, for 32 words. The table is a memory operand: the compiler
-// would keep three tables in registers, which is as fast from cache but leaves DRAM idle for longer
-// (docs/performance.md).
+// would keep three tables in registers, which is 10 % faster from cache but leaves DRAM idle for
+// longer (docs/lab-notes.md).
 inline __m512i entries(const char* t, __m512i index) {
 #if defined(__GNUC__)
   __m512i found;
@@ -76,8 +75,7 @@ inline void add_words_i8(const uint16_t* words, const char* t, __m512i* sum_i16x
 }
 
 // A 32-bit lane holds the words of rows 2i (low half) and 2i + 1 (high half): the even rows look
-// up with the word as it lies, the odd rows with the word shifted down.
-
+// up with the word unshifted, the odd rows with the word shifted down.
 template <int R>
 inline void add_words_f32(const uint16_t* words, const float* t, __m512* even_f32x16,
                           __m512* odd_f32x16) {

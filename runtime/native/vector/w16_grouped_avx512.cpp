@@ -80,12 +80,15 @@ inline __m512 sixteen_scales(const char* scales, bool is_half) {
 
 // Bound (int8): at most the blocks of columns_per_widen columns between two calls of widen().
 template <int R, class Sums>
-void lookup_grouped(const uint16_t* words, size_t height, size_t columns_per_widen,
-                    const GroupScales& scales, const char* t, float* y) {
+void lookup_grouped(const RankedRows& rows, const GroupScales& scales, const void* tables,
+                    float* y) {
+  const uint16_t* words = words_of(rows);
+  const size_t height = strip_height<W16>(rows.end);
+  const char* t = static_cast<const char*>(tables);
   __m512 first_f32x16[R], second_f32x16[R];  // of 32 rows, in the order that Sums defines
   for (int r = 0; r < R; r++) first_f32x16[r] = second_f32x16[r] = _mm512_setzero_ps();
   const size_t entry = scales.is_half ? 2 : 4, step = scales.stride * entry;
-  const size_t blocks_per_widen = W16::kBlocks * columns_per_widen;
+  const size_t blocks_per_widen = W16::kBlocks * rows.columns_per_widen;
   const char* scale = static_cast<const char*>(scales.data);
   for (size_t b = 0; b < scales.blocks; scale += step) {
     const size_t end = group_end(scales, b);
@@ -93,7 +96,7 @@ void lookup_grouped(const uint16_t* words, size_t height, size_t columns_per_wid
     Sums sums;
     sums.clear();
     while (b < end) {
-      const size_t stop = end - b < blocks_per_widen ? end : b + blocks_per_widen;
+      const size_t stop = min(end, b + blocks_per_widen);
       const auto add_rank = [&] {
         sums.add_rank(words + b / W16::kBlocks * height, t + b * Sums::kTableBytes,
                       _mm512_set1_epi16(static_cast<short>(W16::kRankBits * (b % W16::kBlocks))));
@@ -116,12 +119,7 @@ void lookup_grouped(const uint16_t* words, size_t height, size_t columns_per_wid
 template <template <int> class Sums>
 void lookup_grouped_any(const RankedRows& rows, const GroupScales& scales, const void* tables,
                         float* y) {
-  const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
-  with_units<W16>(rows.last - rows.first, [&](auto units) {
-    constexpr int R = decltype(units)::value;
-    lookup_grouped<R, Sums<R>>(words, strip_height<W16>(rows.end), rows.columns_per_widen, scales,
-                               static_cast<const char*>(tables), y);
-  });
+  with_units<W16>(rows, [&](auto R) { lookup_grouped<R, Sums<R>>(rows, scales, tables, y); });
 }
 
 }  // namespace

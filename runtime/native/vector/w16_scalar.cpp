@@ -20,7 +20,7 @@ template <class Entry, class Sum>
 void lookup(const RankedRows& rows, const void* tables, Sum* y) {
   const size_t height = strip_height<W16>(rows.end), count = rows.last - rows.first;
   const Entry* t = static_cast<const Entry*>(tables);
-  const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
+  const uint16_t* words = words_of(rows);
   for (size_t r = 0; r < count; r++) y[r] = 0;
   for (size_t g = 0; g < rows.columns; g++, words += height, t += W16::kBlocks * kPatterns) {
     for (size_t r = 0; r < count; r++) {
@@ -37,7 +37,7 @@ template <class Entry, class Sum>
 void lookup_grouped(const RankedRows& rows, const GroupScales& scales, const void* tables,
                     float* y) {
   const size_t height = strip_height<W16>(rows.end), count = rows.last - rows.first;
-  const uint16_t* words = reinterpret_cast<const uint16_t*>(rows.index) + rows.first;
+  const uint16_t* words = words_of(rows);
   for (size_t r = 0; r < count; r++) y[r] = 0;
   for (size_t b = 0, g = 0; b < scales.blocks; g++) {
     const size_t stop = group_end(scales, b);
