@@ -11,7 +11,7 @@ import numpy as np
 from rsr_formats import RsrFile
 from rsr_formats.decode import row_scales
 from rsr_formats.errors import HeaderFieldError
-from rsr_formats.records import DenseTensor, IndexedTensor, InlineTensor, Tensor
+from rsr_formats.records import AuxiliaryTensor, DenseTensor, IndexedTensor, Tensor
 
 from ..layouts import BY_NAME
 from ..layouts.base import Bytes
@@ -80,7 +80,7 @@ def _restore(file: RsrFile, t: IndexedTensor) -> Bytes:
     return as_bytes(BY_NAME[t.source.layout].restore(decode(file, t)))
 
 
-def _auxiliary(file: RsrFile, t: IndexedTensor, auxiliary: InlineTensor) -> Bytes:
+def _auxiliary(file: RsrFile, t: IndexedTensor, auxiliary: AuxiliaryTensor) -> Bytes:
     if auxiliary.data is not None:
         return np.frombuffer(auxiliary.data, np.uint8)
     if not auxiliary.nbytes:  # its matrix may claim 2^31 rows in a few bytes

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.records import IndexedTensor, InlineTensor
+from rsr_formats.records import AuxiliaryTensor, IndexedTensor
 
 from ..source.checkpoint import Checkpoint
 from ..source.tensor import SourceTensor
@@ -43,7 +43,7 @@ class TernaryTensor:
     digits: tuple[int, ...]  # the alphabet: the value of each digit
     scale: ScaleGrid | None  # None: no scale, which is a multiplier of 1
     note: str  # the scale rule, for reports
-    auxiliary: tuple[InlineTensor, ...] = ()  # source tensors absorbed into this one
+    auxiliary: tuple[AuxiliaryTensor, ...] = ()  # source tensors absorbed into this one
     negative_zeros: bool = False  # whether some zero is stored as -0.0
     restored_dtype: str | None = None  # a float dtype, if `.rsr` files cannot name the source's
     quality: Quality | None = None  # only after post-training quantization
@@ -157,7 +157,9 @@ class Layout(ABC):
         """
         return self.recognize(checkpoint, tensor)
 
-    def restore_auxiliary(self, scale: Scales | None, auxiliary: InlineTensor) -> npt.NDArray[Any]:
+    def restore_auxiliary(
+        self, scale: Scales | None, auxiliary: AuxiliaryTensor
+    ) -> npt.NDArray[Any]:
         """Compute an auxiliary tensor that the `.rsr` file holds without data from the scales.
 
         Args:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.records import TERNARY, InlineTensor
+from rsr_formats.records import TERNARY, AuxiliaryTensor
 from rsr_formats.text import quoted
 
 from ..common.errors import SourceError
@@ -224,7 +224,7 @@ class _ScaleRule(NamedTuple):
 
     multiplier: np.float32
     note: str
-    auxiliary: InlineTensor  # the weight_scale
+    auxiliary: AuxiliaryTensor  # the weight_scale
 
     def apply(self, t: TernaryTensor) -> TernaryTensor:
         """Return a ternary tensor with this scale; the weight_scale is absorbed into it."""
@@ -252,7 +252,7 @@ def _scale_rule(checkpoint: Checkpoint, tensor: SourceTensor) -> _ScaleRule | st
         return f"{scale.name} is {value}, and 1 / {value} overflows float32"
     assumed = "" if quantization.is_given else ", assumed: not in config.json"
     note = f"{'divide' if divides else 'multiply'} by weight_scale ({linear_class}{assumed})"
-    auxiliary = InlineTensor(scale.name, scale.dtype, scale.shape, data.tobytes())
+    auxiliary = AuxiliaryTensor(scale.name, scale.dtype, scale.shape, data.tobytes())
     return _ScaleRule(multiplier, note, auxiliary)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.records import BINARY_SIGNS, InlineTensor
+from rsr_formats.records import BINARY_SIGNS, AuxiliaryTensor
 
 from ..common.errors import SourceError
 from ..source.checkpoint import Checkpoint
@@ -43,7 +43,7 @@ class Int8(Layout):
         if not isinstance(found, TernaryTensor) or scale is None:
             return found
         grid = _grid(tensor, scale)
-        inline = InlineTensor(scale.name, scale.dtype, scale.shape, scale.read().tobytes())
+        inline = AuxiliaryTensor(scale.name, scale.dtype, scale.shape, scale.read().tobytes())
         return replace(
             found,
             scale=grid,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.records import MLX_CODES, TERNARY, InlineTensor
+from rsr_formats.records import MLX_CODES, TERNARY, AuxiliaryTensor
 
 from ..common.errors import SourceError
 from ..source.checkpoint import Checkpoint
@@ -78,7 +78,7 @@ class Mlx(Layout):
             TERNARY,
             grid,
             note=grid.words if bits else f"{grid.words} (2 bits assumed: not in config.json)",
-            auxiliary=tuple(InlineTensor(a.name, a.dtype, a.shape, None) for a in auxiliary),
+            auxiliary=tuple(AuxiliaryTensor(a.name, a.dtype, a.shape, None) for a in auxiliary),
         )
 
     def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
@@ -101,7 +101,9 @@ class Mlx(Layout):
         shifted = [codes[:, i::_PER_BYTE] << 2 * i for i in range(_PER_BYTE)]
         return np.asarray(shifted[0] | shifted[1] | shifted[2] | shifted[3]).view("<u4")
 
-    def restore_auxiliary(self, scale: Scales | None, auxiliary: InlineTensor) -> npt.NDArray[Any]:
+    def restore_auxiliary(
+        self, scale: Scales | None, auxiliary: AuxiliaryTensor
+    ) -> npt.NDArray[Any]:
         """Return the scales, or the biases as minus the scales, in the auxiliary's dtype."""
         scale = np.ones(1, np.float32) if scale is None else scale
         values = np.broadcast_to(scale if scale.ndim == 2 else scale[:, None], auxiliary.shape)

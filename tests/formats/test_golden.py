@@ -16,10 +16,10 @@ import numpy.typing as npt
 import pytest
 
 from rsr_formats import (
+    AuxiliaryTensor,
     DenseTensor,
     FileEntry,
     IndexedTensor,
-    InlineTensor,
     Quantized,
     RsrFile,
     SourceRecord,
@@ -296,7 +296,7 @@ def test_a_permutation_and_a_segment_list_of_1_0() -> None:
 
 def test_the_source_records_of_1_0() -> None:
     file = golden("v1")
-    auxiliary = InlineTensor("ranked.weight_scale", "BF16", (1,), b"\x00\x40")
+    auxiliary = AuxiliaryTensor("ranked.weight_scale", "BF16", (1,), b"\x00\x40")
     sources = {t.name: t.source for t in file.header.tensors if isinstance(t, IndexedTensor)}
     zeros = sources["expand.weight"].negative_zeros
     assert zeros is not None
@@ -344,7 +344,7 @@ def test_the_layouts_of_1_2() -> None:
 
 def test_an_auxiliary_tensor_without_data_in_1_2() -> None:
     t = indexed("v1.2", "mlx.weight")
-    assert t.source.auxiliary == (InlineTensor("mlx.scales", "F16", (3, 1), None),)
+    assert t.source.auxiliary == (AuxiliaryTensor("mlx.scales", "F16", (3, 1), None),)
 
 
 # --- version 1.3 ----------------------------------------------------------------------------------
