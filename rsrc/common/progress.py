@@ -42,12 +42,12 @@ class ByteCounter:
     """Adds up bytes and reports the sum.
 
     Args:
-        progress: receives the sum.
+        progress: receives the sum; None drops it.
         total: bytes of all phases.
     """
 
-    def __init__(self, progress: Progress, total: int) -> None:
-        self._progress, self._total, self._done = progress, total, 0
+    def __init__(self, progress: Progress | ProgressFunction | None, total: int) -> None:
+        self._progress, self._total, self._done = as_progress(progress), total, 0
 
     def begin(self, phase: str, tensors: int) -> None:
         """Start a phase; see `Progress.begin`."""

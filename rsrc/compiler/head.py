@@ -24,10 +24,9 @@ from rsr_formats.writer import BytesLike
 from ..common.errors import OptionError, SourceError
 from ..common.progress import Advance
 from ..layouts import TernaryTensor
-from ..layouts.base import Bytes
 from ..layouts.float_bits import from_float32, row_panels, to_float32
 from ..source.checkpoint import Checkpoint
-from ..source.tensor import SourceTensor
+from ..source.tensor import ByteArray, SourceTensor
 from .recognize import Recognized
 from .report import HeadReport
 
@@ -168,7 +167,7 @@ def quantized_panels(t: SourceTensor) -> Iterator[tuple[Floats, Int8, Floats]]:
         yield values, *quantize(values)
 
 
-def restored_panels(file: RsrFile, t: DenseTensor) -> Iterator[Bytes]:
+def restored_panels(file: RsrFile, t: DenseTensor) -> Iterator[ByteArray]:
     """Yield the bytes of q * scale, rounded to the source's dtype, in panels of rows."""
     assert t.quantized is not None
     rows, columns = t.shape

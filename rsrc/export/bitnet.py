@@ -21,9 +21,10 @@ from rsr_formats.records import FLOAT_DTYPES, IndexedTensor
 from rsr_formats.text import quoted
 
 from ..common.errors import ExportError
-from ..layouts.base import Bytes
-from ..layouts.float_bits import from_float32, to_float32
+from ..layouts.float_bits import from_float32, row_blocks, to_float32
+from ..layouts.two_bit import pack
 from ..source.quantization import HEADS, Quantization
+from ..source.tensor import PIECE, ByteArray
 from .floats import BY_SIZE, as_floats, holds
 from .model_files import Config, bitnet_settings
 from .tensors import (
@@ -33,9 +34,9 @@ from .tensors import (
     convert_matrices,
     decode,
     read_scales,
-    row_windows,
     source_dtype,
     source_tensors,
+    value_pieces,
 )
 
 # transformers never makes a BitLinear of an embedding. Whether of a head, config.json decides.
@@ -230,9 +231,10 @@ def _check_rows(linear: Sequence[IndexedTensor], divide: bool) -> None:
 def _packed(file: RsrFile, t: IndexedTensor) -> OutputTensor:
     """Return four codes per byte; where 4 does not divide the rows, transformers reads floats."""
     if t.shape[0] % _ROWS_PER_BYTE:
-        return OutputTensor(t.name, "BF16", t.shape, partial(_unpacked_windows, file, t))
+        values = from_float32(_values(file, t).astype(np.float32), "BF16")
+        return OutputTensor(t.name, "BF16", t.shape, partial(value_pieces, file, t, values))
     shape = (t.shape[0] // _ROWS_PER_BYTE, t.shape[1])
-    return OutputTensor(t.name, "U8", shape, partial(_packed_windows, file, t))
+    return OutputTensor(t.name, "U8", shape, partial(_packed_pieces, file, t))
 
 
 def _values(file: RsrFile, t: IndexedTensor) -> npt.NDArray[np.int8]:
@@ -242,21 +244,9 @@ def _values(file: RsrFile, t: IndexedTensor) -> npt.NDArray[np.int8]:
     return np.array([0] * len(t.digits) if zero else t.digits, np.int8)
 
 
-def _packed_windows(file: RsrFile, t: IndexedTensor) -> Iterator[Bytes]:
+def _packed_pieces(file: RsrFile, t: IndexedTensor) -> Iterator[ByteArray]:
     """Yield bytes of which bits 2i and 2i + 1 are value + 1 of quarter i of the rows."""
-    digits = decode(file, t).digits
     codes = (_values(file, t) + 1).astype(np.uint8)
-    quarter = t.shape[0] // _ROWS_PER_BYTE
-    for rows in row_windows((quarter, t.shape[1])):
-        packed = codes[digits[rows]]
-        for i in range(1, _ROWS_PER_BYTE):
-            window = digits[i * quarter + rows.start : i * quarter + rows.stop]
-            packed |= codes[window] << np.uint8(2 * i)
-        yield as_bytes(packed)
-
-
-def _unpacked_windows(file: RsrFile, t: IndexedTensor) -> Iterator[Bytes]:
-    digits = decode(file, t).digits
-    values = from_float32(_values(file, t).astype(np.float32), "BF16")
-    for rows in row_windows(t.shape):
-        yield as_bytes(values[digits[rows]])
+    quarters = decode(file, t).digits.reshape(_ROWS_PER_BYTE, -1, t.shape[1])
+    for rows in row_blocks(quarters.shape[1:], PIECE):
+        yield as_bytes(pack(codes[quarters[:, rows]]))

@@ -13,6 +13,7 @@ from rsr_formats.records import DenseTensor, Tensor
 from rsr_formats.text import quoted
 
 from ..common.errors import ExportError, OptionError, SourceError
+from ..common.progress import ProgressFunction
 from ..compiler.pipeline import check_not_source
 from ..layouts import BY_NAME
 from . import FORMS, GGUF, GGUF_TYPES, NAMES
@@ -21,7 +22,7 @@ from .gguf import require_gguf, write_gguf
 from .model_files import Config, read_config, write_model_files
 from .safetensors import write_safetensors
 from .self_quantizing import requantization_note
-from .tensors import Export, Progress, source_tensors
+from .tensors import Export, source_tensors
 
 _SUFFIX = ".safetensors"
 _MODEL = "model.safetensors"
@@ -42,7 +43,7 @@ def decompile(
     to: str = "source",
     type: str | None = None,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressFunction | None = None,
 ) -> Decompiled:
     """Write the model in a `.rsr` file as its source was, or in a form that other software reads.
 
@@ -144,7 +145,7 @@ def _write(
     output: Path,
     to: str,
     force: bool,
-    progress: Progress | None,
+    progress: ProgressFunction | None,
 ) -> None:
     # transformers loads only safetensors files whose metadata name the framework.
     metadata = file.header.metadata if to == "source" else {**file.header.metadata, "format": "pt"}

@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
 from ..common.errors import ExportError
+from ..common.progress import ByteCounter, ProgressFunction
+from ..source.safetensors import METADATA
 from ..source.tensor import PIECE
-from .tensors import OutputTensor, Progress
-
-METADATA = "__metadata__"  # the key of the header that is not a tensor
+from .tensors import OutputTensor
 
 
 def write_safetensors(
     out: BinaryIO,
     tensors: Sequence[OutputTensor],
     metadata: Mapping[str, str],
-    progress: Progress | None = None,
+    progress: ProgressFunction | None = None,
 ) -> None:
     """Write tensors in order, without padding between them.
 
@@ -38,12 +38,10 @@ def write_safetensors(
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     out.write(len(text).to_bytes(8, "little") + text)
-    done = 0
+    counter = ByteCounter(progress, end)
     for t in tensors:
         _write(out, t)
-        done += t.nbytes
-        if progress is not None:
-            progress(t.name, done, end)
+        counter.advance(t.name, t.nbytes)
 
 
 def _write(out: BinaryIO, t: OutputTensor) -> None:

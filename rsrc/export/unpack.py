@@ -9,8 +9,8 @@ from pathlib import Path
 from rsr_formats import RsrFile, create
 from rsr_formats.atomic import check_output
 
+from ..common.progress import ByteCounter, ProgressFunction
 from ..compiler.pipeline import check_not_source
-from .tensors import Progress
 
 
 def unpack(
@@ -18,7 +18,7 @@ def unpack(
     output: str | os.PathLike[str],
     *,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressFunction | None = None,
 ) -> None:
     """Write a compressed `.rsr` file as compiling without `zstd` would have written it.
 
@@ -40,15 +40,12 @@ def unpack(
     check_output(output, force)
     file = RsrFile(path)
     header, names = file.header, file.header.owners()
-    done, total = 0, sum(s.size for s in header.sections)
+    counter = ByteCounter(progress, sum(s.size for s in header.sections))
 
     def pieces(index: int) -> Iterator[memoryview]:
-        nonlocal done
         for piece in file.pieces(index):
             yield piece
-            done += len(piece)
-            if progress is not None:
-                progress(names[index], done, total)
+            counter.advance(names[index], len(piece))
 
     with create(output, force, threaded=True) as writer:
         for index in range(len(header.sections)):

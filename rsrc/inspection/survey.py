@@ -10,10 +10,10 @@ from typing import Any
 from rsr_formats.text import quoted
 
 from ..common.errors import OptionError, SourceError
+from ..common.progress import ByteCounter, ProgressFunction
 from ..compiler.patterns import list_patterns
 from ..compiler.plan import IndexPlan, plan
 from ..compiler.recognize import PassthroughTensor, recognizer
-from ..export.tensors import Progress
 from ..layouts import TernaryTensor
 from ..source.checkpoint import Checkpoint
 from ..source.open import open_checkpoint
@@ -32,7 +32,9 @@ Outcome = TernaryTensor | PassthroughTensor | RefusedTensor
 
 
 def survey(
-    source: str | os.PathLike[str], tensor: str | None = None, progress: Progress | None = None
+    source: str | os.PathLike[str],
+    tensor: str | None = None,
+    progress: ProgressFunction | None = None,
 ) -> dict[str, Any]:
     """Describe what `compile` with its default options would make of a source.
 
@@ -92,12 +94,12 @@ def _with_owner(checkpoint: Checkpoint, name: str) -> Mapping[str, SourceTensor]
 
 
 def _outcomes(
-    checkpoint: Checkpoint, asked: Mapping[str, SourceTensor], progress: Progress | None
+    checkpoint: Checkpoint, asked: Mapping[str, SourceTensor], progress: ProgressFunction | None
 ) -> dict[str, Outcome]:
     recognize = recognizer(checkpoint)
     outcomes: dict[str, Outcome] = {}
     first: dict[str, str] = {}  # reason: the tensor that shows it; some name thousands of tensors
-    total, done = sum(t.nbytes for t in asked.values()), 0
+    counter = ByteCounter(progress, sum(t.nbytes for t in asked.values()))
     for name, tensor in asked.items():
         try:
             outcomes[name] = recognize(tensor)
@@ -105,9 +107,7 @@ def _outcomes(
             shown_by = first.setdefault(str(error), name)
             reason = str(error) if shown_by == name else f"as {shown_by}"
             outcomes[name] = RefusedTensor(tensor, reason)
-        done += tensor.nbytes
-        if progress is not None:
-            progress(name, done, total)
+        counter.advance(name, tensor.nbytes)
     return outcomes
 
 

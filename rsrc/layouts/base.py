@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from rsr_formats.decode import apply_scales
 from rsr_formats.records import AuxiliaryTensor, IndexedTensor
 
 from ..source.checkpoint import Checkpoint
-from ..source.tensor import SourceTensor
+from ..source.tensor import ByteArray, SourceTensor
+from .float_bits import Float32, from_float32
 from .scales import ScaleGrid, Scales
 
-Bytes = npt.NDArray[np.uint8]
 DigitArray = npt.NDArray[np.uint8]
 
 
@@ -81,7 +82,29 @@ class Restored:
     record: IndexedTensor
     digits: DigitArray  # (out_features, in_features), indices into record.digits
     scale: Scales | None  # (1,), (out_features,) or (out_features, groups): see decode.row_scales
-    negative_zeros: Bytes | None = None  # as `Layout.negative_zeros` returns it
+    negative_zeros: ByteArray | None = None  # as `Layout.negative_zeros` returns it
+
+    def weights(self, rows: slice | npt.NDArray[np.intp] = slice(None)) -> Float32:
+        """Return digit value * scale of some rows, float32 (rows, in_features).
+
+        A zero has the sign of this product, whatever `negative_zeros` says.
+        """
+        values = np.array(self.record.digits, np.float32)[self.digits[rows]]
+        if self.scale is not None:
+            scale = self.scale if self.scale.shape == (1,) else self.scale[rows]
+            apply_scales(self.record, values, scale)
+        return values
+
+    def negative_zero_mask(self) -> npt.NDArray[np.bool_] | None:
+        """Return which weights are -0.0, (out_features, in_features), or None if none is."""
+        if self.negative_zeros is None:
+            return None
+        zeros = self.digits == self.record.digits.index(0)
+        mask = np.zeros(zeros.shape, np.bool_)
+        mask[zeros] = np.unpackbits(
+            self.negative_zeros, count=np.count_nonzero(zeros), bitorder="little"
+        )
+        return mask
 
 
 class Layout(ABC):
@@ -117,7 +140,7 @@ class Layout(ABC):
         """
 
     @abstractmethod
-    def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
+    def digits(self, raw: ByteArray, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
         """Decode a window of the matrix.
 
         Args:
@@ -131,7 +154,7 @@ class Layout(ABC):
             entries may be out of range; encoders reject them.
         """
 
-    def negative_zeros(self, raw: Bytes, t: TernaryTensor) -> Bytes | None:
+    def negative_zeros(self, raw: ByteArray, t: TernaryTensor) -> ByteArray | None:
         """Return which zeros are stored as -0.0.
 
         Args:
@@ -144,9 +167,15 @@ class Layout(ABC):
         """
         return None
 
-    @abstractmethod
     def restore(self, r: Restored) -> npt.NDArray[Any]:
-        """Return the source tensor: an array of its shape and dtype, BF16 as uint16 bits."""
+        """Return the source tensor: an array of its shape and dtype, BF16 as uint16 bits.
+
+        Unless a layout overrides this, weights are floats: digit value * scale.
+        """
+        values = r.weights()
+        if (mask := r.negative_zero_mask()) is not None:
+            values[mask] = -0.0
+        return from_float32(values, r.record.source.dtype)
 
     def requantize(
         self, checkpoint: Checkpoint, tensor: SourceTensor, record: IndexedTensor

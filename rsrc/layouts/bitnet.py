@@ -23,13 +23,13 @@ from rsr_formats.text import quoted
 from ..common.errors import SourceError
 from ..source.checkpoint import Checkpoint
 from ..source.shapes import expected_shape
-from ..source.tensor import SourceTensor
-from .base import Bytes, DigitArray, Layout, Restored, TernaryTensor
+from ..source.tensor import ByteArray, SourceTensor
+from .base import DigitArray, Layout, Restored, TernaryTensor
 from .float_bits import FLOAT_BYTES, is_float_matrix, to_float32
 from .floats import Floats
 from .int8 import Int8
 from .scales import per_tensor
-from .two_bit import find_code_3
+from .two_bit import find_code_3, pack
 
 # A scale and the magnitude it is compared with are each rounded to BF16 or finer, one of them after
 # a division. Two roundings to 8 significant bits differ by less than this share of either.
@@ -69,7 +69,7 @@ class BitNet(Layout):
         shape = (out_features, tensor.shape[1])
         return rule.apply(TernaryTensor(tensor, self, shape, TERNARY, None, ""))
 
-    def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
+    def digits(self, raw: ByteArray, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
         """Decode a window: a code is a digit."""
         quarter = t.tensor.shape[0]
         packed = raw.reshape(t.tensor.shape)
@@ -88,8 +88,7 @@ class BitNet(Layout):
         """Pack four quarters of the rows into bytes; codes after the last row are 0."""
         quarters = np.zeros((4, *r.record.source.shape), np.uint8)
         quarters.reshape(-1)[: r.digits.size] = r.digits.reshape(-1)
-        packed = quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
-        return np.asarray(packed)
+        return pack(quarters)
 
 
 class UnpackedBitNet(Floats):

@@ -11,28 +11,17 @@ of 32, or those of 2 to 8 equal parts of the columns.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from rsr_formats.decode import apply_scales
 from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
 
 from .. import _native
 from ..source.checkpoint import Checkpoint
-from ..source.tensor import SourceTensor
-from .base import Bytes, DigitArray, Layout, Restored, TernaryTensor
-from .float_bits import (
-    FLOAT_BYTES,
-    INFINITY,
-    Bits,
-    bits_of,
-    float_values,
-    from_float32,
-    is_float_matrix,
-    panels,
-)
+from ..source.tensor import ByteArray, SourceTensor
+from .base import DigitArray, Layout, TernaryTensor
+from .float_bits import FLOAT_BYTES, INFINITY, Bits, bits_of, float_values, is_float_matrix, panels
 from .scales import GROUPS, coarsest_grid, per_tensor
 
 
@@ -78,14 +67,14 @@ class Floats(Layout):
             negative_zeros=found.negative_zero,
         )
 
-    def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
+    def digits(self, raw: ByteArray, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
         """Decode a window; sign and zero alone decide the digit."""
         bits = bits_of(raw, t.tensor)[rows, columns]
         digits = np.empty(bits.shape, np.uint8)
         _native.sign_digits(bits, len(t.digits), t.digits[0], digits)
         return digits
 
-    def negative_zeros(self, raw: Bytes, t: TernaryTensor) -> Bytes | None:
+    def negative_zeros(self, raw: ByteArray, t: TernaryTensor) -> ByteArray | None:
         """Return which zeros are stored as -0.0; see `Layout`."""
         if not t.negative_zeros:
             return None
@@ -93,24 +82,6 @@ class Floats(Layout):
         bitmap = np.empty(len(bits) // 8 + 8, np.uint8)
         zeros = _native.negative_zeros(bits, bitmap)
         return bitmap[: -(-zeros // 8)]
-
-    def restore(self, r: Restored) -> npt.NDArray[Any]:
-        """Return digit value * scale in the source's dtype, with its negative zeros."""
-        values = restore_floats(r)
-        if r.negative_zeros is not None:
-            zeros = np.flatnonzero(r.digits.reshape(-1) == r.record.digits.index(0))
-            signs = np.unpackbits(r.negative_zeros, count=len(zeros), bitorder="little")
-            flat = values.reshape(-1).view(f"<u{values.itemsize}")
-            flat[zeros[signs != 0]] = 1 << (8 * values.itemsize - 1)
-        return values
-
-
-def restore_floats(r: Restored) -> npt.NDArray[Any]:
-    """Return digit value * scale in the source's dtype; zeros are +0.0."""
-    values = np.array(r.record.digits, np.float32)[r.digits]
-    if r.scale is not None:
-        apply_scales(r.record, values, r.scale)
-    return from_float32(values, r.record.source.dtype)
 
 
 def alphabet(negative: bool, zero: bool, positive: bool) -> tuple[int, ...]:

@@ -11,8 +11,8 @@ from ..source.checkpoint import Checkpoint
 from ..source.gguf.i2_s import holds_four_rows_a_byte
 from ..source.gguf.tensor import GgufTensor, scales_of
 from ..source.gguf.types import Codec
-from ..source.tensor import PIECE, SourceTensor
-from .base import Bytes, DigitArray, TernaryTensor
+from ..source.tensor import PIECE, ByteArray, SourceTensor
+from .base import DigitArray, TernaryTensor
 from .floats import Floats
 from .scales import ScaleGrid, Scales, coarsest_grid, per_tensor
 
@@ -61,7 +61,7 @@ class Gguf(Floats):
             restored_dtype="F16" if codec.scale_dtype == "<f2" else "F32",
         )
 
-    def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
+    def digits(self, raw: ByteArray, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
         """Decode the blocks of a window; ternary weights of scale 0 become the digit of 0."""
         assert isinstance(t.tensor, GgufTensor)
         kind, codec = t.tensor.kind, t.tensor.codec
@@ -88,7 +88,7 @@ class Gguf(Floats):
 
 
 def _straddling_digits(
-    raw: Bytes, tensor: GgufTensor, codec: Codec, rows: slice, columns: slice
+    raw: ByteArray, tensor: GgufTensor, codec: Codec, rows: slice, columns: slice
 ) -> DigitArray:
     """Decode a window of rows that begin inside blocks.
 
@@ -113,7 +113,7 @@ def _straddling_digits(
     return digits
 
 
-def _check_order(t: GgufTensor, codes: Bytes) -> None:
+def _check_order(t: GgufTensor, codes: ByteArray) -> None:
     if holds_four_rows_a_byte(codes, t.shape[1]):
         raise SourceError(
             f"{t.name}: {t.kind.name} with four rows in each byte, judging by the zeros in its "

@@ -17,8 +17,8 @@ from rsr_formats.records import BINARY_SIGNS, AuxiliaryTensor
 
 from ..common.errors import SourceError
 from ..source.checkpoint import Checkpoint
-from ..source.tensor import SourceTensor
-from .base import Bytes, DigitArray, Layout, Restored, TernaryTensor
+from ..source.tensor import ByteArray, SourceTensor
+from .base import DigitArray, Layout, Restored, TernaryTensor
 from .float_bits import FLOAT_BYTES, to_float32
 from .floats import alphabet
 from .scales import ScaleGrid, group_columns, per_row, per_tensor
@@ -67,7 +67,7 @@ class Int8(Layout):
         shape = (tensor.shape[0], tensor.shape[1])
         return TernaryTensor(tensor, self, shape, digits, None, "none")
 
-    def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
+    def digits(self, raw: ByteArray, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
         """Decode a window: (value - lowest) / step between digits."""
         window = raw.reshape(t.shape)[rows, columns]
         if t.digits == BINARY_SIGNS:

@@ -20,11 +20,11 @@ from rsr_formats.records import MLX_CODES, TERNARY, AuxiliaryTensor
 
 from ..common.errors import SourceError
 from ..source.checkpoint import Checkpoint
-from ..source.tensor import SourceTensor
-from .base import Bytes, DigitArray, Layout, Restored, TernaryTensor
+from ..source.tensor import ByteArray, SourceTensor
+from .base import DigitArray, Layout, Restored, TernaryTensor
 from .float_bits import FLOAT_BYTES, from_float32, to_float32
 from .scales import ScaleGrid, Scales
-from .two_bit import find_code_3
+from .two_bit import find_code_3, pack
 
 _GROUPS = (32, 64, 128)  # columns that share a scale
 _PER_BYTE = 4  # codes
@@ -81,7 +81,7 @@ class Mlx(Layout):
             auxiliary=tuple(AuxiliaryTensor(a.name, a.dtype, a.shape, None) for a in auxiliary),
         )
 
-    def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
+    def digits(self, raw: ByteArray, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
         """Decode a window: a code is a digit. Words are little-endian: bytes are in code order."""
         first = columns.start // _PER_BYTE
         packed = raw.reshape(t.shape[0], t.shape[1] // _PER_BYTE)
@@ -98,8 +98,7 @@ class Mlx(Layout):
         rows, words = r.record.source.shape
         codes = np.zeros((rows, MLX_CODES * words), np.uint8)
         codes[:, : r.digits.shape[1]] = r.digits
-        shifted = [codes[:, i::_PER_BYTE] << 2 * i for i in range(_PER_BYTE)]
-        return np.asarray(shifted[0] | shifted[1] | shifted[2] | shifted[3]).view("<u4")
+        return pack(np.moveaxis(codes.reshape(rows, -1, _PER_BYTE), -1, 0)).view("<u4")
 
     def restore_auxiliary(
         self, scale: Scales | None, auxiliary: AuxiliaryTensor

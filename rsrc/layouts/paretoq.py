@@ -14,13 +14,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rsr_formats.records import TERNARY
 
 from ..source.checkpoint import Checkpoint
-from ..source.tensor import SourceTensor
-from .base import Bytes, DigitArray, Layout, Restored, TernaryTensor
+from ..source.tensor import ByteArray, SourceTensor
+from .base import DigitArray, Layout, TernaryTensor
 from .float_bits import (
     FLOAT_BYTES,
     bits_of,
@@ -29,7 +28,6 @@ from .float_bits import (
     row_blocks,
     to_float32,
 )
-from .floats import restore_floats
 from .scales import Scales, per_row
 from .stats import means
 
@@ -100,7 +98,7 @@ class ParetoQ(Layout):
         note = "paretoq per row, as the model computes: 2/3 of clip value (w_bits in config.json)"
         return TernaryTensor(tensor, ParetoQ(alpha), (rows, columns), TERNARY, scale, note)
 
-    def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
+    def digits(self, raw: ByteArray, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
         """Quantize a window."""
         assert self._alpha is not None
         bits, alpha = bits_of(raw, t.tensor)[rows, columns], self._alpha[rows]
@@ -113,7 +111,3 @@ class ParetoQ(Layout):
             np.clip(x, -1, 1, out=x)
             digits[part] = x + 1
         return digits
-
-    def restore(self, r: Restored) -> npt.NDArray[Any]:
-        """Return digit value * scale in the source's dtype: the weights the model computes."""
-        return restore_floats(r)

@@ -13,18 +13,17 @@ from abc import abstractmethod
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from math import sqrt
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from rsr_formats.records import TERNARY, IndexedTensor
 
 from .. import _native
 from ..source.checkpoint import Checkpoint
 from ..source.quantization import HEADS
-from ..source.tensor import SourceTensor
-from .base import Bytes, DigitArray, Layout, Quality, Restored, TernaryTensor
+from ..source.tensor import ByteArray, SourceTensor
+from .base import DigitArray, Layout, Quality, TernaryTensor
 from .float_bits import (
     Bits,
     bits_of,
@@ -34,7 +33,6 @@ from .float_bits import (
     native_values,
     row_blocks,
 )
-from .floats import restore_floats
 from .scales import Per, ScaleGrid, Scales
 from .stats import means, medians
 
@@ -123,7 +121,7 @@ class Quantizer(Layout):
         layout = type(self)(per, self._chosen, params)
         return TernaryTensor(tensor, layout, (rows, columns), TERNARY, scale, note)
 
-    def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
+    def digits(self, raw: ByteArray, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
         """Quantize a window."""
         return self.quantize_window(bits_of(raw, t.tensor)[rows, columns], t, rows, columns)
 
@@ -147,10 +145,6 @@ class Quantizer(Layout):
             np.subtract(x > limit, x < -limit, dtype=np.int8, out=digits[part].view(np.int8))
             digits[part] += 1
         return digits
-
-    def restore(self, r: Restored) -> npt.NDArray[Any]:
-        """Return digit value * scale in the source's dtype: the quantized weights."""
-        return restore_floats(r)
 
 
 class AbsMean(Quantizer):

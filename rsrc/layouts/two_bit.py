@@ -7,7 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..source.tensor import PIECE, SourceTensor
+from ..source.tensor import PIECE, ByteArray, SourceTensor
+
+
+def pack(codes: ByteArray) -> ByteArray:
+    """Pack codes, uint8 (4, ...), along the first axis: codes[i] goes to bits 2i and 2i + 1."""
+    packed: ByteArray = codes[0] | codes[1] << 2 | codes[2] << 4 | codes[3] << 6
+    return packed
 
 
 def find_code_3(tensor: SourceTensor) -> tuple[int, int] | None:

@@ -27,7 +27,7 @@ from rsr_formats import (
 from rsr_formats.decode import apply_scales, decode_digits, row_scales
 from rsr_testing.golden_rsr import WRITERS, write
 from rsr_testing.paths import GOLDEN
-from rsrc.export.source import restorable
+from rsrc.export import FORMS
 
 Values = npt.NDArray[np.int8]
 
@@ -376,9 +376,9 @@ def test_a_quantized_tensor_that_replaces_its_source_in_1_3() -> None:
 
 def test_the_restored_source_of_1_3() -> None:
     """It has no row scales, and no int8 tensor that was added."""
-    source = restorable(golden("v1.3"))
+    source = {t.name: t for t in FORMS["source"](golden("v1.3"), None).tensors}
     assert list(source) == ["embedding.weight", "head.weight"]
-    assert source["embedding.weight"].data().tobytes() == bytes.fromhex(EMBEDDING)
+    assert source["embedding.weight"].read().tobytes() == bytes.fromhex(EMBEDDING)
     head = source["head.weight"]
     assert (head.dtype, head.shape) == ("F16", (2, 2))
-    assert head.data().tobytes() == struct.pack("<4e", 63.5, -0.5, -254.0, 252.0)  # q * scale
+    assert head.read().tobytes() == struct.pack("<4e", 63.5, -0.5, -254.0, 252.0)  # q * scale

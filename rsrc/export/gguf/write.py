@@ -8,12 +8,10 @@ from rsr_formats import RsrFile
 from rsr_formats.atomic import atomic_file
 
 from ...common.errors import MissingPackageError
+from ...common.progress import ByteCounter, ProgressFunction
 from ..model_files import read_config
-from ..tensors import Progress
 from .metadata import add_metadata, model_metadata, tokenizer
 from .tensors import plan
-
-_FILE_TYPES = {"TQ1_0": "MOSTLY_TQ1_0", "TQ2_0": "MOSTLY_TQ2_0"}
 
 
 def require_gguf() -> None:
@@ -27,7 +25,11 @@ def require_gguf() -> None:
 
 
 def write_gguf(
-    file: RsrFile, output: Path, kind: str, force: bool = False, progress: Progress | None = None
+    file: RsrFile,
+    output: Path,
+    kind: str,
+    force: bool = False,
+    progress: ProgressFunction | None = None,
 ) -> list[str]:
     """Write the model of a `.rsr` file as GGUF.
 
@@ -57,13 +59,13 @@ def write_gguf(
     tensors = plan(file, config, metadata, kind, notes.append)
     metadata |= tokenizer(file, tensors, notes.append)
     architecture = str(metadata.pop("general.architecture", "unknown"))
-    total, done = sum(t.nbytes for t in tensors), 0
+    counter = ByteCounter(progress, sum(t.nbytes for t in tensors))
     with atomic_file(output, force) as out:
         # GGUFWriter opens the temporary file by its name; `atomic_file` flushes and renames it.
         writer = gguf.GGUFWriter(Path(out.name), architecture)
         try:
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-            writer.add_file_type(gguf.LlamaFileType[_FILE_TYPES[kind]])
+            writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind}"])
             add_metadata(writer, metadata)
             for t in tensors:
                 raw = gguf.GGMLQuantizationType[t.kind]
@@ -73,9 +75,7 @@ def write_gguf(
             writer.write_ti_data_to_file()
             for t in tensors:
                 writer.write_tensor_data(t.data())
-                done += t.nbytes
-                if progress is not None:
-                    progress(t.name, done, total)
+                counter.advance(t.name, t.nbytes)
         finally:
             writer.close()
     return notes

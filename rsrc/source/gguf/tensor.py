@@ -46,7 +46,7 @@ class GgufTensor(SourceTensor):
 
     @property
     def stored_nbytes(self) -> int:
-        """ByteArray in the file."""
+        """Bytes in the file."""
         return self.kind.nbytes(self.shape)
 
     @property
