@@ -26,7 +26,7 @@ from ..layouts.two_bit import pack
 from ..source.quantization import HEADS, Quantization
 from ..source.tensor import PIECE, ByteArray
 from .floats import BY_SIZE, as_floats, holds
-from .model_files import Config, bitnet_settings
+from .model_files import Config, bitnet_settings, without
 from .tensors import (
     Export,
     OutputTensor,
@@ -68,7 +68,7 @@ def export(file: RsrFile, config: Config | None) -> Export:
     if others := [t.name for t in matrices if t.name not in scales]:
         notes.append(f"written as floats, because they are not linear layers: {quoted(others)}")
     new_config = _new_config(config, settings)
-    if new_config is not None:
+    if new_config is not config:
         notes.append(
             f"weight_scale {'divides' if divide else 'multiplies'}: config.json now has "
             f"quant_method 'bitnet' with linear_class {settings['linear_class']!r}"
@@ -140,15 +140,12 @@ def _module(name: str) -> str:
 
 
 def _new_config(config: Config | None, settings: dict[str, object]) -> Config | None:
-    """Return config.json with the settings in it, or None if it has them already."""
-    if config is None:
-        return {"quantization_config": settings}
-    before = config.get("quantization_config")
+    """Return config.json with the settings in it: itself if it has them already."""
+    before = (config or {}).get("quantization_config")
     defaults = {"linear_class": "bitlinear", "quantization_mode": "offline"}
     if isinstance(before, dict) and {**defaults, **before} == settings:
-        return None
-    others = {key: value for key, value in config.items() if key != "quantization"}  # from MLX
-    return {**others, "quantization_config": settings}
+        return config
+    return {**(without(config, "quantization") or {}), "quantization_config": settings}
 
 
 # --- scales -------------------------------------------------------------------------------------
@@ -246,7 +243,8 @@ def _values(file: RsrFile, t: IndexedTensor) -> npt.NDArray[np.int8]:
 
 def _packed_pieces(file: RsrFile, t: IndexedTensor) -> Iterator[ByteArray]:
     """Yield bytes of which bits 2i and 2i + 1 are value + 1 of quarter i of the rows."""
+    shape = (t.shape[0] // _ROWS_PER_BYTE, t.shape[1])
     codes = (_values(file, t) + 1).astype(np.uint8)
-    quarters = decode(file, t).digits.reshape(_ROWS_PER_BYTE, -1, t.shape[1])
-    for rows in row_blocks(quarters.shape[1:], PIECE):
+    quarters = decode(file, t).digits.reshape(_ROWS_PER_BYTE, *shape)
+    for rows in row_blocks(shape, PIECE):
         yield as_bytes(pack(codes[quarters[:, rows]]))

@@ -27,9 +27,7 @@ def export(file: RsrFile, config: Config | None) -> Export:
     weights itself: it would quantize these again, with smaller scales.
     """
     tensors = convert_matrices(file, lambda t: [as_floats(file, t)])
-    unpacked = without_packing(file, config)
-    plain = without_self_quantizing(config if unpacked is None else unpacked)
-    return Export(tensors, unpacked if plain is None else plain)
+    return Export(tensors, without_self_quantizing(without_packing(file, config)))
 
 
 def as_floats(file: RsrFile, t: IndexedTensor) -> OutputTensor:

@@ -37,7 +37,7 @@ def export(file: RsrFile, config: Config | None) -> Export:
     tensors += absorbed
     if any(t.name == METADATA for t in tensors):
         raise HeaderFieldError(f"a tensor is named {METADATA!r}, which safetensors reserves")
-    return Export(tensors)
+    return Export(tensors, config)
 
 
 def _restore(file: RsrFile, t: IndexedTensor) -> list[ByteArray]:

@@ -54,7 +54,7 @@ class Export:
     """A model in one form."""
 
     tensors: Sequence[OutputTensor]
-    config: Config | None = None  # the new config.json; None: that of the .rsr file
+    config: Config | None  # config.json; the same object as the .rsr file's if unchanged
     notes: Sequence[str] = ()  # sentences for the user: what the form changed
 
 

@@ -150,7 +150,7 @@ def _scan(t: GgufTensor, codec: Codec) -> Scales | str:
     if kind.tail:
         found.append(codec.scales(np.frombuffer(tail, np.uint8)[None]))
         code_3 = code_3 and bool(found[-1].all())
-    result = np.concatenate(found) if found else np.zeros(0, np.float32)
+    result = np.concatenate([np.zeros(0, np.float32), *found])
     finite = np.isfinite(result)
     if not finite.all():
         worst = int(np.argmin(finite))

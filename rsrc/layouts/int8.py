@@ -19,9 +19,9 @@ from ..common.errors import SourceError
 from ..source.checkpoint import Checkpoint
 from ..source.tensor import ByteArray, SourceTensor
 from .base import DigitArray, Layout, Restored, TernaryTensor
-from .float_bits import FLOAT_BYTES, to_float32
+from .float_bits import FLOAT_BYTES
 from .floats import alphabet
-from .scales import ScaleGrid, group_columns, per_row, per_tensor
+from .scales import ScaleGrid, finite_values, group_columns, per_row, per_tensor
 
 # Larger scale tensors stay tensors of their own: the header holds all those kept inline.
 _MAX_INLINE = 4096  # bytes
@@ -99,16 +99,11 @@ def _grid(tensor: SourceTensor, scale: SourceTensor) -> ScaleGrid:
             "groups of 32, 64, 128 or 256 columns or equal parts. Without its scale the matrix is "
             f"unknown: --exclude {tensor.name[:120]!r} keeps both tensors as they are"
         )
-    values = to_float32(scale.read(), scale.dtype)
-    if not np.isfinite(values).all():
-        raise SourceError(
-            f"{scale.name}: NaN or infinite values, expected finite scales. The file is damaged; "
-            f"--exclude {tensor.name[:120]!r} keeps the matrix as it is"
-        )
+    values = finite_values(scale)
     if 0 in tensor.shape:
         return per_tensor(0, rows)
     if shape in ((), (1,)):
-        return per_tensor(values[0], rows)
+        return per_tensor(values.reshape(-1)[0], rows)
     if width is None or width == columns:
         return per_row(values)
     return ScaleGrid(values.reshape(rows, -1), 1, width)

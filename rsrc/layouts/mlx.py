@@ -22,8 +22,8 @@ from ..common.errors import SourceError
 from ..source.checkpoint import Checkpoint
 from ..source.tensor import ByteArray, SourceTensor
 from .base import DigitArray, Layout, Restored, TernaryTensor
-from .float_bits import FLOAT_BYTES, from_float32, to_float32
-from .scales import ScaleGrid, Scales
+from .float_bits import FLOAT_BYTES, from_float32
+from .scales import ScaleGrid, Scales, finite_values
 from .two_bit import find_code_3, pack
 
 _GROUPS = (32, 64, 128)  # columns that share a scale
@@ -57,7 +57,9 @@ class Mlx(Layout):
                     f"{tensor.name}: 2 bits per weight according to config.json, but {columns}"
                 )
             return f"U32, but {columns}"
-        scales, biases = (_finite(checkpoint.tensors[name]) for name in _auxiliary_names(tensor))
+        scales, biases = (
+            finite_values(checkpoint.tensors[name]) for name in _auxiliary_names(tensor)
+        )
         reason = _asymmetry(scales, biases) or _code_3(tensor)
         if reason:
             return f"U32 of 2-bit codes, not ternary: {reason}"
@@ -96,9 +98,9 @@ class Mlx(Layout):
     def restore(self, r: Restored) -> npt.NDArray[Any]:
         """Pack sixteen columns into a word; codes after the last column are 0."""
         rows, words = r.record.source.shape
-        codes = np.zeros((rows, MLX_CODES * words), np.uint8)
-        codes[:, : r.digits.shape[1]] = r.digits
-        return pack(np.moveaxis(codes.reshape(rows, -1, _PER_BYTE), -1, 0)).view("<u4")
+        codes = np.zeros((rows, 4 * words, _PER_BYTE), np.uint8)
+        codes.reshape(rows, MLX_CODES * words)[:, : r.digits.shape[1]] = r.digits
+        return pack(np.moveaxis(codes, -1, 0)).view("<u4")
 
     def restore_auxiliary(
         self, scale: Scales | None, auxiliary: AuxiliaryTensor
@@ -148,22 +150,6 @@ def _group_columns(checkpoint: Checkpoint, tensor: SourceTensor) -> int | str:
     if configured not in (None, group):
         return f"{scales.name} has groups of {group} columns, config.json says {configured!r:.64}"
     return group
-
-
-def _finite(tensor: SourceTensor) -> Scales:
-    """Read scales or biases, float32 (out_features, groups).
-
-    Raises:
-        SourceError: one is NaN or infinite.
-    """
-    values = to_float32(tensor.read(), tensor.dtype).reshape(tensor.shape)
-    if not np.isfinite(values).all():
-        row, group = np.argwhere(~np.isfinite(values))[0]
-        raise SourceError(
-            f"{tensor.name}: {values[row, group]} in row {row}, group {group}, expected finite "
-            "numbers. The file is damaged; --exclude the weight to keep it as it is"
-        )
-    return values
 
 
 def _asymmetry(scales: Scales, biases: Scales) -> str | None:

@@ -17,9 +17,8 @@ from rsr_formats.records import FLOAT_DTYPES, DenseTensor, IndexedTensor, Tensor
 from rsr_formats.text import quoted
 
 from ...common.errors import ExportError
-from ...layouts.base import Restored
 from ...layouts.float_bits import from_float32, row_blocks, to_float32
-from ...layouts.scales import ScaleGrid
+from ...layouts.scales import ScaleGrid, per_tensor
 from ...source.gguf.config import rope_factors
 from ...source.gguf.names import gguf_name, gguf_rows, permuted_heads
 from ...source.gguf.tokenizer_common import Note
@@ -181,10 +180,11 @@ def _dense(file: RsrFile, t: DenseTensor, name: str, order: Rows | None) -> Gguf
     return GgufOutput(name, "F32" if widened else tensor.dtype, shape, data)
 
 
-def _windows(t: IndexedTensor, order: Rows | None) -> Iterator[tuple[slice, slice | Rows]]:
+def _windows(t: IndexedTensor, order: Rows | None) -> Iterator[tuple[slice, Rows]]:
     """Yield windows of output rows, each with the source rows that it holds."""
     for window in row_blocks(t.shape, PIECE):
-        yield window, window if order is None else order[window]
+        rows = np.arange(window.start, window.stop) if order is None else order[window]
+        yield window, rows
 
 
 def _floats(file: RsrFile, t: IndexedTensor, dtype: str, order: Rows | None) -> Array:
@@ -196,30 +196,19 @@ def _floats(file: RsrFile, t: IndexedTensor, dtype: str, order: Rows | None) -> 
 
 
 def _blocks(file: RsrFile, t: IndexedTensor, kind: str, order: Rows | None) -> Array:
-    r = decode(file, t)
+    digits = decode(file, t).digits
     codes = (np.array(t.digits, np.int8) + 1).astype(np.uint8)
-    per_row = t.shape[1] // BLOCK
-    out = np.empty((t.shape[0], per_row * BLOCK_BYTES[kind]), np.uint8)
+    grid = read_scales(file, t) or per_tensor(1, t.shape[0])
+    groups = np.arange(0, t.shape[1], BLOCK) // (grid.columns or t.shape[1])  # of a row's blocks
+    out = np.empty((t.shape[0], len(groups) * BLOCK_BYTES[kind]), np.uint8)
     for window, rows in _windows(t, order):
-        digits = r.digits[rows]
-        scales = _block_scales(r, rows, len(digits), per_row)
-        blocks = encode(kind, codes[digits].reshape(-1, BLOCK), scales)
-        out[window] = blocks.reshape(len(digits), -1)
+        scales = grid.values[np.ix_(rows // grid.rows, groups)]
+        # `_ScaleRounding` has found the scales in the range of float16.
+        blocks = encode(
+            kind, codes[digits[rows]].reshape(-1, BLOCK), scales.reshape(-1).astype(np.float16)
+        )
+        out[window] = blocks.reshape(len(rows), -1)
     return out
-
-
-def _block_scales(
-    r: Restored, rows: slice | Rows, count: int, per_row: int
-) -> npt.NDArray[np.float16]:
-    """Return the scale of each block of `count` rows: (count * per_row,)."""
-    if r.scale is None:
-        return np.ones(count * per_row, np.float16)
-    scale = r.scale.astype(np.float16)  # `_ScaleRounding` has found them in range
-    if scale.ndim == 1 and len(scale) == 1:
-        return np.repeat(scale, count * per_row)
-    scale = scale[rows].reshape(count, -1)
-    group = np.arange(per_row) * BLOCK // r.record.group_columns if r.record.is_grouped else 0
-    return np.broadcast_to(scale[:, group].reshape(count, -1), (count, per_row)).reshape(-1)
 
 
 class _ScaleRounding:

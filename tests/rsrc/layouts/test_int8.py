@@ -76,7 +76,7 @@ def test_scales_of_other_values_are_refused(bench: Bench) -> None:
     w = np.array([[1, 0, -1]] * 2, np.int8)
     with pytest.raises(rsrc.SourceError, match=r"w_scale is I32 \[1\]"):
         bench.compile({"w": w, "w_scale": np.ones(1, np.int32)})
-    with pytest.raises(rsrc.SourceError, match="w_scale: NaN or infinite"):
+    with pytest.raises(rsrc.SourceError, match=r"w_scale: nan at \[1\]"):
         bench.compile({"w": w, "w_scale": np.array([1, np.nan], np.float32)})
 
 

@@ -137,7 +137,7 @@ class TestWhichTensors:
     def test_regular_expressions(self, bench: Bench, key: str) -> None:
         config = {"quantization_config": {**ONLINE["quantization_config"]}}
         config["quantization_config"]["modules_to_not_convert"] = [key]  # type: ignore[assignment]
-        with pytest.raises(rsrc.SourceError, match=r"modules_to_not_convert has .* not followed"):
+        with pytest.raises(rsrc.SourceError, match=r"modules_to_not_convert has .* not supported"):
             compiled(bench, config, {"a.weight": master(1)})
         assert not bench.rsr.exists()
 
