@@ -57,9 +57,8 @@ class Mlx(Layout):
                     f"{tensor.name}: 2 bits per weight according to config.json, but {columns}"
                 )
             return f"U32, but {columns}"
-        scales, biases = (
-            finite_values(checkpoint.tensors[name]) for name in _auxiliary_names(tensor)
-        )
+        auxiliary = [checkpoint.tensors[name] for name in _auxiliary_names(tensor)]
+        scales, biases = map(finite_values, auxiliary)
         reason = _asymmetry(scales, biases) or _code_3(tensor)
         if reason:
             return f"U32 of 2-bit codes, not ternary: {reason}"
@@ -72,7 +71,7 @@ class Mlx(Layout):
             columns if columns < shape[1] else None,
         )
         derived = (biases.view(np.uint32) == (-scales).view(np.uint32)).all()
-        auxiliary = [checkpoint.tensors[name] for name in _auxiliary_names(tensor)[: 1 + derived]]
+        absorbed = auxiliary if derived else auxiliary[:1]
         return TernaryTensor(
             tensor,
             self,
@@ -80,7 +79,7 @@ class Mlx(Layout):
             TERNARY,
             grid,
             note=grid.words if bits else f"{grid.words} (2 bits assumed: not in config.json)",
-            auxiliary=tuple(AuxiliaryTensor(a.name, a.dtype, a.shape, None) for a in auxiliary),
+            auxiliary=tuple(AuxiliaryTensor(a.name, a.dtype, a.shape, None) for a in absorbed),
         )
 
     def digits(self, raw: ByteArray, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
