@@ -39,7 +39,7 @@ from .tensors import (
     value_pieces,
 )
 
-# transformers never makes a BitLinear of an embedding. Whether of a head, config.json decides.
+# transformers never replaces an embedding by BitLinear; for a head, config.json decides.
 _EMBEDDINGS = ("*embed*", "*wte*", "*wpe*")
 _ROWS_PER_BYTE = 4
 _OTHER_FORMS = "write them with --to int8, --to float or --to gguf"

@@ -31,7 +31,7 @@ def export(file: RsrFile, config: Config | None) -> Export:
 
 
 def _matrix(file: RsrFile, t: IndexedTensor) -> list[OutputTensor]:
-    if is_clip(t.name):  # ParetoQ's clip values are no weights, even where they look ternary
+    if is_clip(t.name):  # ParetoQ's clip values are not weights, even if they look ternary
         return [as_floats(file, t)]
     values = np.array(t.digits, np.int8)
     weight = OutputTensor(t.name, "I8", t.shape, partial(value_pieces, file, t, values))

@@ -63,7 +63,7 @@ Form = Callable[[RsrFile, "Config | None"], Export]
 
 
 def source_tensors(file: RsrFile) -> list[Tensor]:
-    """Return the tensors that the source has too: all but an int8 head's scales and a tied head."""
+    """Return the tensors that the source has: not an int8 head's scales, nor an added head."""
     dense = [t for t in file.header.tensors if isinstance(t, DenseTensor)]
     added = {row_scales_name(t.name) for t in dense if t.quantized is not None}
     added |= {t.name for t in dense if t.is_added}
@@ -73,7 +73,7 @@ def source_tensors(file: RsrFile) -> list[Tensor]:
 def model_tensors(file: RsrFile) -> list[Tensor]:
     """Return the source's tensors without scales that an indexed tensor has already.
 
-    Layout int8 keeps large scales as dense tensors of their own, too.
+    Layout int8 also keeps large scales as dense tensors.
     """
     scales = {
         f"{t.name}_scale"
@@ -139,7 +139,7 @@ def decode(file: RsrFile, t: IndexedTensor) -> Restored:
     if t.source.negative_zeros is not None:
         zeros = file.section(t.source.negative_zeros)
         check_negative_zeros(t, arrays, zeros)
-    # A matrix without columns may claim 2^31 rows in a few bytes; their scales have no use.
+    # A matrix without columns may claim 2^31 rows in a few bytes; it needs no scales.
     scale = None if t.scale is None or not t.shape[1] else row_scales(t, arrays["scale"])
     return Restored(t, decode_digits(t, arrays), scale, zeros)
 

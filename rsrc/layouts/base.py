@@ -71,7 +71,7 @@ class TernaryTensor:
 
     @property
     def group_columns(self) -> int | None:
-        """Columns of a group, if groups of columns have scales of their own."""
+        """Columns per scale; None if a scale covers whole rows."""
         return None if self.scale is None else self.scale.columns
 
 
@@ -128,7 +128,7 @@ class Layout(ABC):
         """Decide whether a tensor is a ternary matrix in this layout.
 
         Args:
-            checkpoint: the opened source, for config.json and the tensors beside this one.
+            checkpoint: the opened source, for its config.json and other tensors.
             tensor: any tensor of the source; its bytes are read only if dtype, shape and name fit.
 
         Returns:

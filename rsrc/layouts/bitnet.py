@@ -62,7 +62,7 @@ class BitNet(Layout):
         if (found := find_code_3(tensor)) is not None:
             (row, column), quarter = divmod(found[0], tensor.shape[1]), found[1]
             row += quarter * tensor.shape[0]
-            return f"it holds code 3, which is no weight (row {row}, column {column})"
+            return f"it holds the invalid code 3 (row {row}, column {column})"
         out_features = _out_features(checkpoint, tensor)
         if isinstance(out_features, str):
             return out_features
@@ -102,7 +102,7 @@ class UnpackedBitNet(Floats):
         Floats -s, 0, s are claimed for `Floats` if their scale agrees with s.
 
         Raises:
-            SourceError: the scale is not a valid one, or contradicts the floats.
+            SourceError: the scale is invalid, or contradicts the floats.
         """
         if not is_float_matrix(tensor) or not _is_scaled(checkpoint, tensor):
             return None
@@ -117,7 +117,7 @@ class UnpackedBitNet(Floats):
         return replace(found, layout=Floats(), note=f"{found.note}, weight_scale already applied")
 
     def restore(self, r: Restored) -> npt.NDArray[Any]:
-        """Return the digit values in the source's dtype; the scale is a tensor of its own."""
+        """Return the digit values in the source's dtype; the scale is a separate tensor."""
         return super().restore(replace(r, scale=None))
 
 
@@ -128,7 +128,7 @@ class Int8BitNet(Int8):
         """Claim what layout int8 claims, if config.json and a `<name>_scale` give it a scale.
 
         Raises:
-            SourceError: the scale is not a valid one.
+            SourceError: the scale is invalid.
         """
         if tensor.dtype != "I8" or not _is_scaled(checkpoint, tensor):
             return None
@@ -137,7 +137,7 @@ class Int8BitNet(Int8):
 
 
 def advice_on_master(checkpoint: Checkpoint, tensor: SourceTensor) -> str:
-    """Return what to append to the reason if a dense tensor should have been ternary; or ""."""
+    """Return advice for the reason of a dense tensor that should have been ternary, or ""."""
     if not is_float_matrix(tensor) or not tensor.name.endswith(".weight"):
         return ""
     if not _is_claimed(checkpoint, tensor) or checkpoint.quantization.mode != "offline":
@@ -259,7 +259,7 @@ def _with_scale(checkpoint: Checkpoint, found: TernaryTensor) -> TernaryTensor:
     """Give an unpacked tensor the scale of its `<name>_scale`.
 
     Raises:
-        SourceError: the scale is not a valid one.
+        SourceError: the scale is invalid.
     """
     rule = _scale_rule(checkpoint, found.tensor)
     if isinstance(rule, str):
@@ -270,8 +270,8 @@ def _with_scale(checkpoint: Checkpoint, found: TernaryTensor) -> TernaryTensor:
 def _check_dequantized(found: TernaryTensor, scaled: TernaryTensor) -> None:
     """Check that a weight_scale beside floats -s, 0, s is s, its reciprocal or 1.
 
-    Such a scale is a leftover of dequantizing, or changes nothing. Any other would make the matrix
-    depend on whether the reader multiplies by it.
+    s and 1/s are leftovers of dequantizing, and 1 changes nothing. With any other scale, the matrix
+    would depend on whether the reader multiplies by it.
 
     Raises:
         SourceError: it is another number.

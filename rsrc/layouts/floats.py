@@ -1,11 +1,11 @@
 """F32, F16 and BF16 matrices whose values are exactly -s, 0, +s.
 
-Of all grids that give every weight its s, the one with the fewest scales is taken: one per tensor,
-per block of rows and columns (shards of model-parallel training, each with a scale of its own), per
-row, or per row and group of columns (`scales.coarsest_grid`).
+The scales form the coarsest grid that gives every weight its s: one per tensor, per block of rows
+and columns (shards of model-parallel training, each with its own scale), per row, or per row and
+group of columns (`scales.coarsest_grid`).
 
-Groups of columns are looked for only if some row has several magnitudes. Their edges are multiples
-of 32, or those of 2 to 8 equal parts of the columns.
+Groups of columns are tried only if some row has several magnitudes: groups of 32 columns, which
+`coarsest_grid` may join, and 2 to 8 equal parts of the columns.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Floats(Layout):
         return f"{tensor.dtype}, not ternary: row {furthest} has several magnitudes{where}"
 
     def _with_scales(self, tensor: SourceTensor, found: _Scan, width: int) -> TernaryTensor | str:
-        """Return the tensor with the fewest scales, from those of groups of `width` columns."""
+        """Return the tensor; scales of groups of `width` columns become the coarsest grid."""
         rows, columns = tensor.shape
         finest = float_values(found.largest, tensor.dtype)
         scale = coarsest_grid(finest, 1, width, (rows, columns))
@@ -68,7 +68,7 @@ class Floats(Layout):
         )
 
     def digits(self, raw: ByteArray, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
-        """Decode a window; sign and zero alone decide the digit."""
+        """Decode a window: the sign of a weight, or that it is 0, is its digit."""
         bits = bits_of(raw, t.tensor)[rows, columns]
         digits = np.empty(bits.shape, np.uint8)
         _native.sign_digits(bits, len(t.digits), t.digits[0], digits)
@@ -88,7 +88,7 @@ def alphabet(negative: bool, zero: bool, positive: bool) -> tuple[int, ...]:
     """Return the digit alphabet of a matrix with values of these signs.
 
     It is binary only if exactly its two values occur. A matrix of one value, or of {-s, 0}, is
-    ternary, so that a small or empty matrix gets the alphabet of the larger ones beside it.
+    ternary, so that a small or empty matrix gets the alphabet of its model's larger ones.
     """
     if negative and positive and not zero:
         return BINARY_SIGNS

@@ -17,7 +17,7 @@ from .floats import Floats
 from .scales import ScaleGrid, Scales, coarsest_grid, per_tensor
 
 _ZERO = TERNARY.index(0)
-_AT_ONCE = 1 << 14  # weights to decode at once if narrow rows straddle blocks
+_AT_ONCE = 1 << 14  # weights of narrow rows to decode at once, if rows straddle blocks
 
 
 class Gguf(Floats):
@@ -92,7 +92,7 @@ def _straddling_digits(
 ) -> DigitArray:
     """Decode a window of rows that begin inside blocks.
 
-    Several narrow rows are decoded whole at once; of a wide row only the window's columns are.
+    Narrow rows are decoded whole, several at once; wide rows only in the window's columns.
     """
     kind, width = tensor.kind, tensor.shape[1]
     body, tail = raw[: len(raw) - kind.tail], raw[len(raw) - kind.tail :]
@@ -162,7 +162,7 @@ def _scan(t: GgufTensor, codec: Codec) -> Scales | str:
         return "not ternary: code 3, the weight +2, occurs"
     if code_3:
         raise SourceError(
-            f"{t.name}: {kind.name} with code 3, which is no weight: the file is damaged, or its "
+            f"{t.name}: {kind.name} with the invalid code 3: the file is damaged, or its "
             f"blocks are not in the layout of {kind.name}"
         )
     return result

@@ -38,8 +38,8 @@ class Mlx(Layout):
     def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
         """Claim two-dimensional U32 tensors whose biases are minus their scales.
 
-        Scales are absorbed. So are biases, unless a zero among them has another sign than minus the
-        scale: then they stay a tensor of their own.
+        Scales are absorbed. So are biases, unless the sign of a zero among them differs from that
+        of minus the scale: then they stay a separate tensor.
 
         Raises:
             SourceError: config.json says 2 bits but scales or biases do not fit, or one of them is
@@ -63,7 +63,7 @@ class Mlx(Layout):
         if reason:
             return f"U32 of 2-bit codes, not ternary: {reason}"
         shape = (tensor.shape[0], MLX_CODES * tensor.shape[1])
-        # Scales come back bit by bit from the grid, so no zero is joined with another scale.
+        # Scales are restored bit for bit from the grid, so zeros must not join other scales.
         one = (scales.view(np.uint32) == scales[:1].view(np.uint32)).all()
         grid = ScaleGrid(
             scales[:1] if one else scales,
@@ -152,7 +152,7 @@ def _group_columns(checkpoint: Checkpoint, tensor: SourceTensor) -> int | str:
 
 
 def _asymmetry(scales: Scales, biases: Scales) -> str | None:
-    """Return in words the first bias that is not minus its scale."""
+    """Describe the first bias that is not minus its scale, or return None."""
     wrong = biases != -scales
     if not wrong.any():
         return None
@@ -164,7 +164,7 @@ def _asymmetry(scales: Scales, biases: Scales) -> str | None:
 
 
 def _code_3(tensor: SourceTensor) -> str | None:
-    """Return in words where the first code 3 is."""
+    """Describe where the first code 3 is, or return None."""
     found = find_code_3(tensor)
     if found is None:
         return None

@@ -3,8 +3,8 @@
 A weight w becomes sign(w) if |w * factor| > threshold, computed in float32, and else 0, times a
 scale. Factor, threshold and scale belong to the tensor, the row or the group of columns.
 
-Models are trained with these rules. Applied to weights that were not, they lose much of any model.
-self_quantizing.py has the masters that their own model quantizes.
+Models are trained with these rules. Applied to other models, they lose much accuracy.
+self_quantizing.py handles masters that the model itself quantizes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ DENSE_NAMES = (
     *(f"*.{head}.weight" for head in HEADS if head != "output"),
 )
 
-_MIN_MAGNITUDE = np.float32(1e-5)  # lower bound of the mean or median, as BitNet's code has it
+_MIN_MAGNITUDE = np.float32(1e-5)  # lower bound of the mean or median, as in BitNet's code
 _HALF = np.float32(0.5)  # half to even: 0.5 rounds to 0, anything above to 1
 _TWN_SHARE = np.float32(0.7)  # the threshold of TWN as a share of the mean magnitude
 
@@ -64,8 +64,8 @@ class Quantizer(Layout):
 
     Args:
         per: what shares a scale.
-        chosen: whether the user chose the tensors by name, so that no name keeps one dense.
-        params: the parameters of one tensor, without which a quantizer cannot decode.
+        chosen: whether the user chose the tensors by name, which overrides `DENSE_NAMES`.
+        params: the parameters of one tensor; required to decode it.
     """
 
     lossless = False

@@ -50,7 +50,7 @@ class ScaleGrid:
             columns: columns of the window, with start and stop.
 
         Returns:
-            float32 that broadcasts to (rows, columns): an axis along which all share is 1 long.
+            float32 that broadcasts to (rows, columns): 1 long along an axis that shares a scale.
         """
         values = self.values
         if self.rows == 1:

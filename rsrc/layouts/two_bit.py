@@ -1,4 +1,4 @@
-"""2-bit codes, four in a byte, the first in the low bits: code = value + 1, and code 3 is no value.
+"""2-bit codes, four in a byte, the first in the low bits: code = value + 1; code 3 is invalid.
 
 A code is a digit of the alphabet -1, 0, 1.
 """

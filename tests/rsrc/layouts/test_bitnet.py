@@ -93,7 +93,7 @@ class TestPacked:
         packed = np.full((1100, 1000), 0x55, np.uint8)
         packed[1090, 7] = 0x5D
         found = bench.compile({"w": packed, "w_scale": np.ones(1, "f4")})["w"]
-        assert found.reason == "U8, but it holds code 3, which is no weight (row 2190, column 7)"
+        assert found.reason == "U8, but it holds the invalid code 3 (row 2190, column 7)"
 
     @pytest.mark.parametrize("value", [0, -1, -0.0, np.nan, np.inf, -np.inf])
     @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])

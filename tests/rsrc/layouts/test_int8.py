@@ -66,7 +66,7 @@ def test_scales_of_other_shapes_are_refused(bench: Bench, shape: tuple[int, ...]
     """Without its scale it would be a different matrix."""
     w = np.resize(np.array([-1, 0, 1, 1], np.int8), (4, 100))
     tensors: dict[str, Any] = {"w": w, "w_scale": np.ones(shape, np.float32)}
-    message = re.escape(f"w_scale is F32 {list(shape)}, and beside I8 [4, 100]")
+    message = re.escape(f"w_scale is F32 {list(shape)}; as the scale of an I8 [4, 100]")
     with pytest.raises(rsrc.SourceError, match=message):
         bench.compile(tensors)
     assert bench.compile(tensors, exclude=["w"])["w"].kind == "dense"
