@@ -53,7 +53,7 @@ def decompile(
             tokenizer files in the .rsr file; or, for "gguf", a file. It appears only once complete.
         to: "source" restores the source byte for byte, except that quantized tensors hold the
             quantized values in the source's dtype; "bitnet" is the packed layout of Hugging Face;
-            "int8" writes -1, 0, 1 beside scales; "float" writes digit * scale; "gguf" writes a GGUF
+            "int8" writes -1, 0, 1 and scales; "float" writes digit * scale; "gguf" writes a GGUF
             file. Every form is exact but GGUF, which may round scales to float16.
         type: GGUF type of ternary matrices, "TQ1_0" or "TQ2_0" (the default).
         force: replace an existing output file. A directory with files is never replaced.

@@ -268,7 +268,7 @@ def _with_scale(checkpoint: Checkpoint, found: TernaryTensor) -> TernaryTensor:
 
 
 def _check_dequantized(found: TernaryTensor, scaled: TernaryTensor) -> None:
-    """Check that a weight_scale beside floats -s, 0, s is s, its reciprocal or 1.
+    """Check that a weight_scale next to floats -s, 0, s is s, its reciprocal or 1.
 
     s and 1/s are leftovers of dequantizing, and 1 changes nothing. With any other scale, the matrix
     would depend on whether the reader multiplies by it.
