@@ -109,18 +109,15 @@ def _difference(
         if not isinstance(quantized, TernaryTensor):
             return f"cannot be quantized: {quantized}"
         return _index_difference(file, quantized, t, "quantizes to")
-    difference = _bytes_difference(tensor, restored)
-    if (
-        difference is None
-        and isinstance(t, IndexedTensor)
-        and any(a.data for a in t.source.auxiliary)
-    ):
+    if difference := _bytes_difference(tensor, restored):
+        return difference
+    if isinstance(t, IndexedTensor) and any(a.data for a in t.source.auxiliary):
         # config.json says whether weight_scale, whose bytes are the same, multiplies or divides.
         again = recognize_one(checkpoint, tensor)
         if not isinstance(again, TernaryTensor):
             return f"not recognized as ternary: {again.reason}"
         return _scale_difference(file, again, t, "means")
-    return difference
+    return None
 
 
 def _other(expected: str, found: str) -> str | None:
