@@ -8,11 +8,11 @@ file raises a subclass of `FormatError` (in `rsr_formats.errors`).
 from .errors import FormatError, OutputExistsError, RsrError
 from .reader import RsrFile
 from .records import (
+    AuxiliaryTensor,
     DenseTensor,
     FileEntry,
     Header,
     IndexedTensor,
-    InlineTensor,
     Quantized,
     Scale,
     Section,
@@ -22,12 +22,12 @@ from .records import (
 from .writer import RsrWriter, create
 
 __all__ = [
+    "AuxiliaryTensor",
     "DenseTensor",
     "FileEntry",
     "FormatError",
     "Header",
     "IndexedTensor",
-    "InlineTensor",
     "OutputExistsError",
     "Quantized",
     "RsrError",

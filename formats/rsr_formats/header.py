@@ -30,11 +30,11 @@ from .records import (
     PACKINGS,
     PARTS,
     ROW_RULES,
+    AuxiliaryTensor,
     DenseTensor,
     FileEntry,
     Header,
     IndexedTensor,
-    InlineTensor,
     Quantized,
     Scale,
     Section,
@@ -424,8 +424,8 @@ def _read_source(f: _Fields) -> SourceRecord:
     return record
 
 
-def _read_auxiliary(f: _Fields) -> InlineTensor:
-    auxiliary = InlineTensor(
+def _read_auxiliary(f: _Fields) -> AuxiliaryTensor:
+    auxiliary = AuxiliaryTensor(
         name=f.string("name"),
         dtype=f.string("dtype", DTYPE_BITS),
         shape=f.shape(),

@@ -148,7 +148,7 @@ class Scale:
 
 
 @dataclass(frozen=True, slots=True)
-class InlineTensor:
+class AuxiliaryTensor:
     """A small source tensor that is stored in the record of another, such as a weight_scale."""
 
     name: str
@@ -175,7 +175,7 @@ class SourceRecord:
     dtype: str
     shape: tuple[int, ...]
     negative_zeros: int | None = None
-    auxiliary: tuple[InlineTensor, ...] = ()  # key `companions` in the file
+    auxiliary: tuple[AuxiliaryTensor, ...] = ()  # key `companions` in the file
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,10 +61,10 @@ from .records import (
     PREAMBLE,
     SIGNED_ZEROS,
     VERSION,
+    AuxiliaryTensor,
     DenseTensor,
     Header,
     IndexedTensor,
-    InlineTensor,
     align,
     row_scales_name,
     section_uses,
@@ -385,7 +385,7 @@ def _check_source(header: Header, t: IndexedTensor) -> None:
         _check_elements(c.shape, f"auxiliary tensor {c.name!r}")
 
 
-def _check_derived(t: IndexedTensor, c: InlineTensor) -> None:
+def _check_derived(t: IndexedTensor, c: AuxiliaryTensor) -> None:
     """Check an auxiliary tensor without data (rule T13)."""
     base = t.name.removesuffix("weight")
     if t.source.layout != "mlx" or c.name not in (f"{base}scales", f"{base}biases"):

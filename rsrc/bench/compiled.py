@@ -18,7 +18,7 @@ from rsr_runtime import Matrix
 from ..common.scratch import scratch_folder
 from .expected import DTYPES, Expected, Reference, random_inputs
 from .memory import pages
-from .timing import Bytes, Contender, Label, Operand
+from .timing import ByteArray, Contender, Label, Operand
 
 Array = npt.NDArray[Any]
 # Multiplies by a copy of the weights; describes the error of a wrong product, None if it is right.
@@ -105,7 +105,7 @@ def compiled_copies(matrix: Matrix, count: int, huge: bool = False) -> list[Oper
     nbytes = _PAGE + sum(_whole_pages(a.nbytes) for a in matrix.arrays)
     memory, offset = pages(count * nbytes, huge), 0
 
-    def allocate(size: int) -> Bytes:
+    def allocate(size: int) -> ByteArray:
         nonlocal offset
         start, offset = offset, offset + _whole_pages(size)
         return memory[start : start + size]

@@ -29,7 +29,7 @@ from rsr_runtime.llm import LanguageModel, load
 
 from ..common.errors import OptionError
 from ..common.progress import ProgressFunction
-from .timing import Bytes, WrongResultError, plain_read, shares
+from .timing import ByteArray, WrongResultError, plain_read, shares
 
 SCHEMA = 1  # grows when the meaning of a key of the result changes
 RUN = 16  # tokens decoded one after another
@@ -229,7 +229,7 @@ class _Session:
         reads += [self._plain_read(parts) for _ in range(_READS)]
         return _Run(seconds, phases, statistics.median(reads))
 
-    def _plain_read(self, parts: Sequence[Sequence[Bytes]]) -> float:
+    def _plain_read(self, parts: Sequence[Sequence[ByteArray]]) -> float:
         """Time a plain read with the best instruction set: it is the limit of the machine."""
         rsr.use_isa(self._best_isa)
         try:

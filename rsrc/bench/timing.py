@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import rsr_runtime as rsr
 from rsr_formats.errors import RsrError
 
-from ..common.arrays import Bytes as Bytes
+from ..common.arrays import ByteArray as ByteArray
 
 _TURN = 0.008  # seconds of products in one turn
 _MIN_ROUNDS = 3  # however short the time
@@ -29,11 +29,11 @@ class Operand:
     """One copy of the weights, in the form an engine takes, and the bytes a product reads."""
 
     weights: Any
-    parts: tuple[Bytes, ...]
+    parts: tuple[ByteArray, ...]
 
     @property
     def nbytes(self) -> int:
-        """Bytes a product reads."""
+        """ByteArray a product reads."""
         return sum(len(p) for p in self.parts)
 
 
@@ -180,7 +180,7 @@ def _time_plain_reads(c: Contender, count: int, pool: ThreadPoolExecutor) -> flo
     return statistics.median(times)
 
 
-def shares(parts: Sequence[Bytes], threads: int) -> list[list[Bytes]]:
+def shares(parts: Sequence[ByteArray], threads: int) -> list[list[ByteArray]]:
     """Divide the arrays among threads: each thread reads an equal share of every array."""
     return [
         [p[len(p) * i // threads : len(p) * (i + 1) // threads] for p in parts]
@@ -188,7 +188,7 @@ def shares(parts: Sequence[Bytes], threads: int) -> list[list[Bytes]]:
     ]
 
 
-def plain_read(shares: Sequence[Sequence[Bytes]], pool: ThreadPoolExecutor) -> None:
+def plain_read(shares: Sequence[Sequence[ByteArray]], pool: ThreadPoolExecutor) -> None:
     """Read all bytes, one thread per share; the calling thread reads the first."""
     others = [pool.submit(_read, share) for share in shares[1:]]
     _read(shares[0])
@@ -196,7 +196,7 @@ def plain_read(shares: Sequence[Sequence[Bytes]], pool: ThreadPoolExecutor) -> N
         other.result()
 
 
-def _read(parts: Sequence[Bytes]) -> None:
+def _read(parts: Sequence[ByteArray]) -> None:
     for part in parts:
         rsr.kernels.plain_read(part)
 

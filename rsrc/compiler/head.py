@@ -21,7 +21,7 @@ from rsr_formats.records import FLOAT_DTYPES, MAX_QUANTIZED_COLUMNS, DenseTensor
 from rsr_formats.records import row_scales_name as scales_name
 from rsr_formats.writer import BytesLike
 
-from ..common.arrays import Bytes
+from ..common.arrays import ByteArray
 from ..common.errors import OptionError, SourceError
 from ..common.progress import Advance
 from ..layouts import TernaryTensor
@@ -168,7 +168,7 @@ def quantized_panels(t: SourceTensor) -> Iterator[tuple[Floats, Int8, Floats]]:
         yield values, *quantize(values)
 
 
-def restored_panels(file: RsrFile, t: DenseTensor) -> Iterator[Bytes]:
+def restored_panels(file: RsrFile, t: DenseTensor) -> Iterator[ByteArray]:
     """Yield the bytes of q * scale, rounded to the source's dtype, in panels of rows."""
     assert t.quantized is not None
     rows, columns = t.shape

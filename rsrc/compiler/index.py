@@ -25,7 +25,7 @@ from rsr_formats.packing import (
 from rsr_formats.writer import BytesLike
 
 from .. import _native
-from ..common.arrays import Bytes
+from ..common.arrays import ByteArray
 from ..common.errors import SourceError
 from ..layouts import TernaryTensor
 from ..layouts.base import DigitArray
@@ -38,7 +38,9 @@ _PIECE = 1 << 20  # bytes read back from disk at once
 Part = tuple[str, Iterator[BytesLike]]  # name of a section, its pieces
 
 
-def index_sections(p: IndexPlan, raw: Bytes, pool: Executor | None, threads: int) -> Iterator[Part]:
+def index_sections(
+    p: IndexPlan, raw: ByteArray, pool: Executor | None, threads: int
+) -> Iterator[Part]:
     """Build the sections of one tensor's index.
 
     Args:
@@ -65,7 +67,9 @@ def index_sections(p: IndexPlan, raw: Bytes, pool: Executor | None, threads: int
         yield "segments", iter(lambda: segments.read(_PIECE), b"")
 
 
-def _ranks(p: IndexPlan, raw: Bytes, pool: Executor | None, threads: int) -> Iterator[memoryview]:
+def _ranks(
+    p: IndexPlan, raw: ByteArray, pool: Executor | None, threads: int
+) -> Iterator[memoryview]:
     t = p.source
     out_features, in_features = t.shape
     panel = _panel(threads)
@@ -122,7 +126,7 @@ def _pack(p: IndexPlan, digits: DigitArray) -> memoryview:
 
 def _permutations(
     p: IndexPlan,
-    raw: Bytes,
+    raw: ByteArray,
     pool: Executor | None,
     threads: int,
     segments: IO[bytes],

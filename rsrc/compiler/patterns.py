@@ -17,7 +17,7 @@ from rsr_formats.packing import pattern_digits
 from rsr_formats.records import MAX_RANKED_PATTERNS
 
 from .. import _native
-from ..common.arrays import Bytes
+from ..common.arrays import ByteArray
 from ..common.errors import OptionError
 from ..layouts import TernaryTensor
 from .plan import LISTED_K, IndexPlan
@@ -28,7 +28,7 @@ _FIRST = 1 << 13  # digits of the first window; most matrices show more than 32 
 _PANEL = 1 << 20  # digits of the following windows
 
 
-def list_patterns(p: IndexPlan, raw: Bytes) -> IndexPlan:
+def list_patterns(p: IndexPlan, raw: ByteArray) -> IndexPlan:
     """Return the plan with the patterns that occur listed, or `p` if too many occur.
 
     Args:
@@ -54,7 +54,7 @@ def list_patterns(p: IndexPlan, raw: Bytes) -> IndexPlan:
     return p
 
 
-def _occurring(t: TernaryTensor, raw: Bytes, stride: int) -> bytes | None:
+def _occurring(t: TernaryTensor, raw: ByteArray, stride: int) -> bytes | None:
     """Return the numbers of the patterns of columns `stride` apart; None if too many occur."""
     run = LISTED_K * stride
     if not t.shape[0] or not t.shape[1] or t.shape[1] % run or (t.group_columns or 0) % run:

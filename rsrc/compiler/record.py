@@ -11,7 +11,7 @@ import numpy as np
 from rsr_formats.records import NUMPY_DTYPES, IndexedTensor, Scale, SourceRecord
 from rsr_formats.writer import BytesLike, Packed, pack
 
-from ..common.arrays import Bytes
+from ..common.arrays import ByteArray
 from ..layouts import TernaryTensor
 from ..workers.pool import LocalState
 from .index import index_sections
@@ -62,7 +62,7 @@ class Encoder:
 
 def encode(
     p: IndexPlan,
-    raw: Bytes,
+    raw: ByteArray,
     add: Add,
     pool: Executor | None = None,
     threads: int = 1,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from . import bitnet, floats, int8, source
+from .gguf.blocks import BLOCK_BYTES
 from .tensors import Form
 
 # The forms in safetensors, by their names on the command line.
@@ -18,7 +19,5 @@ FORMS: Mapping[str, Form] = {
     "float": floats.export,
 }
 GGUF = "gguf"
-GGUF_TYPES = ("TQ1_0", "TQ2_0")
+GGUF_TYPES = tuple(BLOCK_BYTES)
 NAMES = (*FORMS, GGUF)
-
-__all__ = ["FORMS", "GGUF", "GGUF_TYPES", "NAMES"]

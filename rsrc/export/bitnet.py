@@ -20,12 +20,14 @@ from rsr_formats import RsrFile
 from rsr_formats.records import FLOAT_DTYPES, IndexedTensor
 from rsr_formats.text import quoted
 
+from ..common.arrays import ByteArray
 from ..common.errors import ExportError
-from ..layouts.base import Bytes
-from ..layouts.float_bits import from_float32, to_float32
+from ..layouts.float_bits import from_float32, row_blocks, to_float32
+from ..layouts.two_bit import pack
 from ..source.quantization import HEADS, Quantization
+from ..source.tensor import PIECE
 from .floats import BY_SIZE, as_floats, holds
-from .model_files import Config, bitnet_settings
+from .model_files import Config, bitnet_settings, without
 from .tensors import (
     Export,
     OutputTensor,
@@ -33,12 +35,12 @@ from .tensors import (
     convert_matrices,
     decode,
     read_scales,
-    row_windows,
     source_dtype,
     source_tensors,
+    value_pieces,
 )
 
-# transformers never makes a BitLinear of an embedding. Whether of a head, config.json decides.
+# transformers never replaces an embedding by BitLinear; for a head, config.json decides.
 _EMBEDDINGS = ("*embed*", "*wte*", "*wpe*")
 _ROWS_PER_BYTE = 4
 _OTHER_FORMS = "write them with --to int8, --to float or --to gguf"
@@ -67,7 +69,7 @@ def export(file: RsrFile, config: Config | None) -> Export:
     if others := [t.name for t in matrices if t.name not in scales]:
         notes.append(f"written as floats, because they are not linear layers: {quoted(others)}")
     new_config = _new_config(config, settings)
-    if new_config is not None:
+    if new_config is not config:
         notes.append(
             f"weight_scale {'divides' if divide else 'multiplies'}: config.json now has "
             f"quant_method 'bitnet' with linear_class {settings['linear_class']!r}"
@@ -139,15 +141,12 @@ def _module(name: str) -> str:
 
 
 def _new_config(config: Config | None, settings: dict[str, object]) -> Config | None:
-    """Return config.json with the settings in it, or None if it has them already."""
-    if config is None:
-        return {"quantization_config": settings}
-    before = config.get("quantization_config")
+    """Return config.json with the settings in it: itself if it has them already."""
+    before = (config or {}).get("quantization_config")
     defaults = {"linear_class": "bitlinear", "quantization_mode": "offline"}
     if isinstance(before, dict) and {**defaults, **before} == settings:
-        return None
-    others = {key: value for key, value in config.items() if key != "quantization"}  # from MLX
-    return {**others, "quantization_config": settings}
+        return config
+    return {**(without(config, "quantization") or {}), "quantization_config": settings}
 
 
 # --- scales -------------------------------------------------------------------------------------
@@ -230,9 +229,10 @@ def _check_rows(linear: Sequence[IndexedTensor], divide: bool) -> None:
 def _packed(file: RsrFile, t: IndexedTensor) -> OutputTensor:
     """Return four codes per byte; where 4 does not divide the rows, transformers reads floats."""
     if t.shape[0] % _ROWS_PER_BYTE:
-        return OutputTensor(t.name, "BF16", t.shape, partial(_unpacked_windows, file, t))
+        values = from_float32(_values(file, t).astype(np.float32), "BF16")
+        return OutputTensor(t.name, "BF16", t.shape, partial(value_pieces, file, t, values))
     shape = (t.shape[0] // _ROWS_PER_BYTE, t.shape[1])
-    return OutputTensor(t.name, "U8", shape, partial(_packed_windows, file, t))
+    return OutputTensor(t.name, "U8", shape, partial(_packed_pieces, file, t))
 
 
 def _values(file: RsrFile, t: IndexedTensor) -> npt.NDArray[np.int8]:
@@ -242,21 +242,10 @@ def _values(file: RsrFile, t: IndexedTensor) -> npt.NDArray[np.int8]:
     return np.array([0] * len(t.digits) if zero else t.digits, np.int8)
 
 
-def _packed_windows(file: RsrFile, t: IndexedTensor) -> Iterator[Bytes]:
+def _packed_pieces(file: RsrFile, t: IndexedTensor) -> Iterator[ByteArray]:
     """Yield bytes of which bits 2i and 2i + 1 are value + 1 of quarter i of the rows."""
-    digits = decode(file, t).digits
+    shape = (t.shape[0] // _ROWS_PER_BYTE, t.shape[1])
     codes = (_values(file, t) + 1).astype(np.uint8)
-    quarter = t.shape[0] // _ROWS_PER_BYTE
-    for rows in row_windows((quarter, t.shape[1])):
-        packed = codes[digits[rows]]
-        for i in range(1, _ROWS_PER_BYTE):
-            window = digits[i * quarter + rows.start : i * quarter + rows.stop]
-            packed |= codes[window] << np.uint8(2 * i)
-        yield as_bytes(packed)
-
-
-def _unpacked_windows(file: RsrFile, t: IndexedTensor) -> Iterator[Bytes]:
-    digits = decode(file, t).digits
-    values = from_float32(_values(file, t).astype(np.float32), "BF16")
-    for rows in row_windows(t.shape):
-        yield as_bytes(values[digits[rows]])
+    quarters = decode(file, t).digits.reshape(_ROWS_PER_BYTE, *shape)
+    for rows in row_blocks(shape, PIECE):
+        yield as_bytes(pack(codes[quarters[:, rows]]))

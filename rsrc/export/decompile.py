@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rsr_formats import RsrFile
@@ -21,7 +21,7 @@ from .folder import atomic_folder, check_folder
 from .gguf import require_gguf, write_gguf
 from .model_files import Config, read_config, write_model_files
 from .safetensors import write_safetensors
-from .self_quantizing import requantization_note
+from .self_quantizing import requantization_notes
 from .tensors import Export, source_tensors
 
 _SUFFIX = ".safetensors"
@@ -53,7 +53,7 @@ def decompile(
             tokenizer files in the .rsr file; or, for "gguf", a file. It appears only once complete.
         to: "source" restores the source byte for byte, except that quantized tensors hold the
             quantized values in the source's dtype; "bitnet" is the packed layout of Hugging Face;
-            "int8" writes -1, 0, 1 beside scales; "float" writes digit * scale; "gguf" writes a GGUF
+            "int8" writes -1, 0, 1 and scales; "float" writes digit * scale; "gguf" writes a GGUF
             file. Every form is exact but GGUF, which may round scales to float16.
         type: GGUF type of ternary matrices, "TQ1_0" or "TQ2_0" (the default).
         force: replace an existing output file. A directory with files is never replaced.
@@ -83,31 +83,25 @@ def decompile(
     file.verify()  # a damaged index may still decode to digits
     if to != "source":
         _refuse_mlx_codes(file)
-    new_config = None
+    new_config: Config | None = None  # unless it is the .rsr file's
     if to == GGUF:
         notes = write_gguf(file, output, type or "TQ2_0", force, progress)
     else:
-        export = FORMS[to](file, None if to == "source" else read_config(file))
-        _write(file, export, output, to, force, progress)
-        new_config = export.config
+        config = None if to == "source" else read_config(file)
+        export = FORMS[to](file, config)
+        new_config = None if export.config is config else export.config
+        _write(file, replace(export, config=new_config), output, to, force, progress)
         notes = [*export.notes]
     notes += [
         f"not written: {name} in int8, which the source does not have"
         for name in added_tensors(file)
     ]
     if to in ("source", "float"):
-        notes += _requantization_notes(file, new_config, to, is_folder)
+        with suppress(SourceError):  # the note needs a readable config.json
+            is_new = is_folder and new_config is not None
+            config = new_config if is_new else read_config(file)
+            notes += requantization_notes(file, config, to, is_folder)
     return Decompiled(quantized_tensors(file), notes)
-
-
-def _requantization_notes(
-    file: RsrFile, new_config: Config | None, to: str, is_folder: bool
-) -> list[str]:
-    with suppress(SourceError):  # the note needs a readable config.json
-        is_new = is_folder and new_config is not None
-        note = requantization_note(file, new_config if is_new else read_config(file), to, is_folder)
-        return [] if note is None else [note]
-    return []
 
 
 def _check_options(to: str, type: str | None, output: Path) -> None:

@@ -10,20 +10,14 @@ import numpy as np
 from rsr_formats import RsrFile
 from rsr_formats.records import IndexedTensor
 
-from ..layouts.base import Bytes
+from ..common.arrays import ByteArray
+from ..layouts.float_bits import row_blocks
 from ..layouts.paretoq import is_clip
 from ..layouts.scales import ScaleGrid, group_columns
+from ..source.tensor import PIECE
 from .floats import as_floats
 from .model_files import Config, without_packing
-from .tensors import (
-    Export,
-    OutputTensor,
-    as_bytes,
-    convert_matrices,
-    decode,
-    read_scales,
-    row_windows,
-)
+from .tensors import Export, OutputTensor, as_bytes, convert_matrices, read_scales, value_pieces
 
 
 def export(file: RsrFile, config: Config | None) -> Export:
@@ -38,18 +32,12 @@ def export(file: RsrFile, config: Config | None) -> Export:
 
 
 def _matrix(file: RsrFile, t: IndexedTensor) -> list[OutputTensor]:
-    if is_clip(t.name):  # ParetoQ's clip values are no weights, even where they look ternary
+    if is_clip(t.name):  # ParetoQ's clip values are not weights, even if they look ternary
         return [as_floats(file, t)]
-    weight = OutputTensor(t.name, "I8", t.shape, partial(_windows, file, t))
+    values = np.array(t.digits, np.int8)
+    weight = OutputTensor(t.name, "I8", t.shape, partial(value_pieces, file, t, values))
     grid = read_scales(file, t)
     return [weight] if grid is None or not grid.values.size else [weight, _scale_tensor(t, grid)]
-
-
-def _windows(file: RsrFile, t: IndexedTensor) -> Iterator[Bytes]:
-    digits = decode(file, t).digits
-    values = np.array(t.digits, np.int8)
-    for rows in row_windows(t.shape):
-        yield as_bytes(values[digits[rows]])
 
 
 def _scale_tensor(t: IndexedTensor, grid: ScaleGrid) -> OutputTensor:
@@ -63,14 +51,13 @@ def _scale_tensor(t: IndexedTensor, grid: ScaleGrid) -> OutputTensor:
     elif len(grid.values) == 1:
         shape = (1,)
 
-    def windows() -> Iterator[Bytes]:
+    def pieces() -> Iterator[ByteArray]:
         groups = shape[1] if len(shape) > 1 else 1
-        for window in row_windows((shape[0], groups)):
-            row_blocks = np.arange(window.start, window.stop) // grid.rows
-            values = np.repeat(grid.values[row_blocks], parts, axis=1)[:, :groups]
-            yield as_bytes(values.astype("<f4"))
+        for rows in row_blocks((shape[0], groups), PIECE):
+            cells = grid.values[np.arange(rows.start, rows.stop) // grid.rows]
+            yield as_bytes(np.repeat(cells, parts, axis=1)[:, :groups].astype("<f4"))
 
-    return OutputTensor(f"{t.name}_scale", "F32", shape, windows)
+    return OutputTensor(f"{t.name}_scale", "F32", shape, pieces)
 
 
 def _readable_width(width: int, columns: int) -> int:

@@ -59,21 +59,18 @@ def bitnet_settings(config: Config | None) -> Config:
 
 
 def without_packing(file: RsrFile, config: Config | None) -> Config | None:
-    """Return config.json without its settings for packed weights, or None if it has none."""
-    settings: tuple[str, ...] = ()
+    """Return config.json without its settings for packed weights."""
     if bitnet_settings(config):
-        settings = ("quantization_config",)
-    elif any(
-        isinstance(t, IndexedTensor) and t.source.layout == "mlx" for t in file.header.tensors
-    ):
-        settings = ("quantization_config", "quantization")  # MLX writes both
-    return without(config, settings)
+        return without(config, "quantization_config")
+    if any(isinstance(t, IndexedTensor) and t.source.layout == "mlx" for t in file.header.tensors):
+        return without(config, "quantization_config", "quantization")  # MLX writes both
+    return config
 
 
-def without(config: Config | None, keys: tuple[str, ...]) -> Config | None:
-    """Return config.json without some keys, or None if it has none of them."""
+def without(config: Config | None, *keys: str) -> Config | None:
+    """Return config.json without some keys: itself if it has none of them."""
     if config is None or config.keys().isdisjoint(keys):
-        return None
+        return config
     return {key: value for key, value in config.items() if key not in keys}
 
 

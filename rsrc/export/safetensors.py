@@ -8,10 +8,9 @@ from typing import BinaryIO
 
 from ..common.errors import ExportError
 from ..common.progress import ByteCounter, ProgressFunction
+from ..source.safetensors import METADATA
 from ..source.tensor import PIECE
 from .tensors import OutputTensor
-
-METADATA = "__metadata__"  # the key of the header that is not a tensor
 
 
 def write_safetensors(

@@ -19,20 +19,21 @@ from .model_files import Config, without
 
 
 def without_self_quantizing(config: Config | None) -> Config | None:
-    """Return config.json without the keys that make a model quantize, or None if it has none.
+    """Return config.json without the keys that make a model quantize its weights.
 
     An online `quantization_config` is a setting for packed weights: see `without_packing`.
     """
-    if config is None:
-        return None
-    keys = ("weight_bits",) if config_evidence(config) is not None else ()  # 1bitLLM's
-    return without(config, (*keys, "w_bits") if is_ternary_paretoq(config) else keys)
+    if config and config_evidence(config) is not None:
+        config = without(config, "weight_bits")  # 1bitLLM's
+    if config and is_ternary_paretoq(config):
+        config = without(config, "w_bits")
+    return config
 
 
-def requantization_note(
+def requantization_notes(
     file: RsrFile, config: Config | None, to: str, is_folder: bool
-) -> str | None:
-    """Return a note if the exported model would quantize its float weights again, else None.
+) -> list[str]:
+    """Return one note if the exported model would quantize its float weights again.
 
     Args:
         file: the .rsr file.
@@ -61,13 +62,13 @@ def requantization_note(
         elif is_ternary_paretoq(config) and not names.isdisjoint(clip_names(t.name)):
             paretoq.append(t.name)
     if not absmean and not paretoq:
-        return None
+        return []
     remedies = ["keep the original checkpoint"]
     if not paretoq:  # its scales per row have no place in the bitnet form
         remedies.append("use --to bitnet")
     if (paretoq or config_evidence(config)) and not (to == "float" and is_folder):
         remedies.append("use --to float into a directory, whose config.json turns it off")
-    return (
+    return [
         f"this model quantizes its own weights: it would quantize the {to} weights written here "
         f"again and get smaller scales ({quoted([*absmean, *paretoq])}): {', or '.join(remedies)}"
-    )
+    ]

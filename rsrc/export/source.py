@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -11,79 +9,45 @@ import numpy as np
 from rsr_formats import RsrFile
 from rsr_formats.decode import row_scales
 from rsr_formats.errors import HeaderFieldError
-from rsr_formats.records import DenseTensor, IndexedTensor, InlineTensor, Tensor
+from rsr_formats.records import AuxiliaryTensor, DenseTensor, IndexedTensor
 
+from ..common.arrays import ByteArray
 from ..layouts import BY_NAME
-from ..layouts.base import Bytes
+from ..source.safetensors import METADATA
 from .model_files import Config
-from .safetensors import METADATA
-from .tensors import (
-    Export,
-    OutputTensor,
-    as_bytes,
-    decode,
-    dense_bytes,
-    source_dtype,
-    source_tensors,
-)
-
-
-@dataclass(frozen=True)
-class Restorable:
-    """A source tensor that a `.rsr` file can restore."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    data: Callable[[], Bytes]  # decodes it
-    record: Tensor | None  # None: an auxiliary tensor, such as a scale
+from .tensors import Export, OutputTensor, as_bytes, decode, dense_tensor, source_tensors
 
 
 def export(file: RsrFile, config: Config | None) -> Export:
-    """Return every tensor of the source. config.json is that of the file."""
-    return Export(
-        [
-            OutputTensor(name, t.dtype, t.shape, partial(_whole, t))
-            for name, t in restorable(file).items()
-        ]
-    )
-
-
-def restorable(file: RsrFile) -> dict[str, Restorable]:
-    """Return every source tensor by name; those absorbed into an indexed tensor come last.
+    """Return every source tensor; those absorbed into an indexed tensor come last.
 
     Raises:
         HeaderFieldError: a tensor has the name `__metadata__`.
     """
-    tensors = {t.name: _restorable(file, t) for t in source_tensors(file)}
-    for t in file.header.tensors:
-        if isinstance(t, IndexedTensor):
-            for a in t.source.auxiliary:
-                tensors[a.name] = Restorable(
-                    a.dtype, a.shape, partial(_auxiliary, file, t, a), None
-                )
-    if METADATA in tensors:
+    tensors, absorbed = [], []
+    for t in source_tensors(file):
+        if isinstance(t, DenseTensor):
+            tensors.append(dense_tensor(file, t))
+            continue
+        pieces = partial(_restore, file, t)
+        tensors.append(OutputTensor(t.name, t.source.dtype, t.source.shape, pieces))
+        for a in t.source.auxiliary:
+            pieces = partial(_restore_auxiliary, file, t, a)
+            absorbed.append(OutputTensor(a.name, a.dtype, a.shape, pieces))
+    tensors += absorbed
+    if any(t.name == METADATA for t in tensors):
         raise HeaderFieldError(f"a tensor is named {METADATA!r}, which safetensors reserves")
-    return tensors
+    return Export(tensors, config)
 
 
-def _restorable(file: RsrFile, t: Tensor) -> Restorable:
-    if isinstance(t, DenseTensor):
-        return Restorable(source_dtype(t), t.shape, partial(dense_bytes, file, t), t)
-    return Restorable(t.source.dtype, t.source.shape, partial(_restore, file, t), t)
+def _restore(file: RsrFile, t: IndexedTensor) -> list[ByteArray]:
+    return [as_bytes(BY_NAME[t.source.layout].restore(decode(file, t)))]
 
 
-def _whole(t: Restorable) -> list[Bytes]:
-    return [t.data()]
-
-
-def _restore(file: RsrFile, t: IndexedTensor) -> Bytes:
-    return as_bytes(BY_NAME[t.source.layout].restore(decode(file, t)))
-
-
-def _auxiliary(file: RsrFile, t: IndexedTensor, auxiliary: InlineTensor) -> Bytes:
-    if auxiliary.data is not None:
-        return np.frombuffer(auxiliary.data, np.uint8)
-    if not auxiliary.nbytes:  # its matrix may claim 2^31 rows in a few bytes
-        return np.empty(0, np.uint8)
+def _restore_auxiliary(file: RsrFile, t: IndexedTensor, a: AuxiliaryTensor) -> list[ByteArray]:
+    if a.data is not None:
+        return [np.frombuffer(a.data, np.uint8)]
+    if not a.nbytes:  # its matrix may claim 2^31 rows in a few bytes
+        return []
     scales = row_scales(t, file.index_arrays(t)["scale"])
-    return as_bytes(BY_NAME[t.source.layout].restore_auxiliary(scales, auxiliary))
+    return [as_bytes(BY_NAME[t.source.layout].restore_auxiliary(scales, a))]

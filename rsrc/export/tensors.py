@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,10 @@ from rsr_formats.records import (
 )
 from rsr_formats.validate import check_negative_zeros, check_ranks, check_scale
 
+from ..common.arrays import ByteArray
 from ..compiler.head import restored_panels
-from ..layouts.base import Bytes, Restored
+from ..layouts.base import Restored
+from ..layouts.float_bits import row_blocks
 from ..layouts.scales import ScaleGrid
 from ..source.tensor import PIECE
 from .model_files import Config
@@ -36,12 +37,17 @@ class OutputTensor:
     name: str
     dtype: str  # as safetensors names it
     shape: tuple[int, ...]
-    pieces: Callable[[], Iterable[Bytes]]  # called when written: one tensor is in memory at a time
+    pieces: Callable[[], Iterable[ByteArray]]  # called when written, for one tensor at a time
 
     @property
     def nbytes(self) -> int:
         """Size of the data."""
         return dense_nbytes(self.dtype, self.shape)
+
+    def read(self) -> ByteArray:
+        """Return the pieces joined, without a copy where there is one piece."""
+        pieces = list(self.pieces())
+        return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, np.uint8), *pieces])
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Export:
     """A model in one form."""
 
     tensors: Sequence[OutputTensor]
-    config: Config | None = None  # the new config.json; None: that of the .rsr file
+    config: Config | None  # config.json; the same object as the .rsr file's if unchanged
     notes: Sequence[str] = ()  # sentences for the user: what the form changed
 
 
@@ -58,7 +64,7 @@ Form = Callable[[RsrFile, "Config | None"], Export]
 
 
 def source_tensors(file: RsrFile) -> list[Tensor]:
-    """Return the tensors that the source has too: all but an int8 head's scales and a tied head."""
+    """Return the tensors that the source has: not an int8 head's scales, nor an added head."""
     dense = [t for t in file.header.tensors if isinstance(t, DenseTensor)]
     added = {row_scales_name(t.name) for t in dense if t.quantized is not None}
     added |= {t.name for t in dense if t.is_added}
@@ -68,7 +74,7 @@ def source_tensors(file: RsrFile) -> list[Tensor]:
 def model_tensors(file: RsrFile) -> list[Tensor]:
     """Return the source's tensors without scales that an indexed tensor has already.
 
-    Layout int8 keeps large scales as dense tensors of their own, too.
+    Layout int8 also keeps large scales as dense tensors.
     """
     scales = {
         f"{t.name}_scale"
@@ -84,11 +90,7 @@ def convert_matrices(
     """Return the tensors of a model, each matrix converted and dense tensors as they are."""
     tensors: list[OutputTensor] = []
     for t in model_tensors(file):
-        if isinstance(t, IndexedTensor):
-            tensors += convert(t)
-        else:
-            data = partial(dense_pieces, file, t)
-            tensors.append(OutputTensor(t.name, source_dtype(t), t.shape, data))
+        tensors += convert(t) if isinstance(t, IndexedTensor) else [dense_tensor(file, t)]
     return tensors
 
 
@@ -97,18 +99,16 @@ def source_dtype(t: DenseTensor) -> str:
     return t.dtype if t.quantized is None else t.quantized.dtype
 
 
-def dense_pieces(file: RsrFile, t: DenseTensor) -> Iterable[Bytes]:
-    """Return the bytes of a dense tensor in the source's dtype; an int8 head is dequantized."""
-    return [file.section(t.section)] if t.quantized is None else restored_panels(file, t)
+def dense_tensor(file: RsrFile, t: DenseTensor) -> OutputTensor:
+    """Return a dense tensor in the source's dtype; an int8 head is dequantized."""
+
+    def pieces() -> Iterable[ByteArray]:
+        return [file.section(t.section)] if t.quantized is None else restored_panels(file, t)
+
+    return OutputTensor(t.name, source_dtype(t), t.shape, pieces)
 
 
-def dense_bytes(file: RsrFile, t: DenseTensor) -> Bytes:
-    """Return `dense_pieces` joined, without a copy where there is one piece."""
-    pieces = list(dense_pieces(file, t))
-    return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, np.uint8), *pieces])
-
-
-def as_bytes(array: npt.NDArray[Any]) -> Bytes:
+def as_bytes(array: npt.NDArray[Any]) -> ByteArray:
     """Return the bytes of an array, row-major."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
@@ -140,15 +140,15 @@ def decode(file: RsrFile, t: IndexedTensor) -> Restored:
     if t.source.negative_zeros is not None:
         zeros = file.section(t.source.negative_zeros)
         check_negative_zeros(t, arrays, zeros)
-    # A matrix without columns may claim 2^31 rows in a few bytes; their scales have no use.
+    # A matrix without columns may claim 2^31 rows in a few bytes; it needs no scales.
     scale = None if t.scale is None or not t.shape[1] else row_scales(t, arrays["scale"])
     return Restored(t, decode_digits(t, arrays), scale, zeros)
 
 
-def row_windows(shape: tuple[int, int]) -> Iterator[slice]:
-    """Cut rows into windows of about a million entries; a matrix without columns has none."""
-    rows, columns = shape
-    if columns:
-        step = max(1, PIECE // columns)
-        for start in range(0, rows, step):
-            yield slice(start, min(start + step, rows))
+def value_pieces(
+    file: RsrFile, t: IndexedTensor, values: npt.NDArray[np.generic]
+) -> Iterator[ByteArray]:
+    """Yield the bytes of a matrix in row blocks: values[d] for each digit d."""
+    digits = decode(file, t).digits
+    for rows in row_blocks(t.shape, PIECE):
+        yield as_bytes(values[digits[rows]])

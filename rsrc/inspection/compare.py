@@ -7,16 +7,16 @@ import os
 import numpy as np
 
 from rsr_formats import RsrFile
-from rsr_formats.records import DTYPE_BITS, DenseTensor, IndexedTensor
+from rsr_formats.records import DTYPE_BITS, DenseTensor, IndexedTensor, Tensor
 from rsr_formats.text import listed
 
 from ..common.errors import MismatchError
 from ..common.progress import ByteCounter, ProgressFunction
 from ..compiler import head
 from ..compiler.recognize import recognize_one
+from ..export import FORMS
 from ..export.decompile import is_quantized
-from ..export.source import Restorable, restorable
-from ..export.tensors import decode, read_scales
+from ..export.tensors import OutputTensor, decode, read_scales
 from ..layouts import BY_NAME, TernaryTensor
 from ..source.checkpoint import Checkpoint
 from ..source.open import open_checkpoint
@@ -51,17 +51,17 @@ def compare(
     """
     file = RsrFile(path)
     checkpoint = open_checkpoint(source)
-    tensors = restorable(file)
-    wrong = [f"{name}: not in the source" for name in tensors if name not in checkpoint.tensors]
+    restored = {t.name: t for t in FORMS["source"](file, None).tensors}
+    records = {t.name: t for t in file.header.tensors}
+    wrong = [f"{name}: not in the source" for name in restored if name not in checkpoint.tensors]
     counter = ByteCounter(progress, checkpoint.nbytes)
     for name, tensor in checkpoint.tensors.items():
-        found = tensors.get(name)
-        if found is None:
+        if name not in restored:
             wrong.append(f"{name}: not in the .rsr file")
-        elif difference := _difference(file, checkpoint, tensor, found):
+        elif difference := _difference(file, checkpoint, tensor, restored[name], records.get(name)):
             wrong.append(f"{name}: {difference}")
         counter.advance(name, tensor.nbytes)
-    for t in file.header.tensors:
+    for t in records.values():
         if isinstance(t, DenseTensor) and t.quantized is not None and t.is_added:
             embedding = checkpoint.tensors.get(t.quantized.of)
             if embedding is None:
@@ -75,54 +75,57 @@ def compare(
 
 
 def _difference(
-    file: RsrFile, checkpoint: Checkpoint, tensor: SourceTensor, found: Restorable
+    file: RsrFile,
+    checkpoint: Checkpoint,
+    tensor: SourceTensor,
+    restored: OutputTensor,
+    t: Tensor | None,
 ) -> str | None:
-    """Describe how a source tensor differs from the one in the file; None if they are the same."""
-    t = found.record
-    if isinstance(t, IndexedTensor) and tensor.dtype not in DTYPE_BITS:
-        return _block_difference(file, checkpoint, tensor, t)
-    tensor = tensor.dense
+    """Describe how a source tensor differs from the one in the file; None if they are the same.
+
+    Args:
+        file: the .rsr file.
+        checkpoint: the source.
+        tensor: its tensor.
+        restored: the tensor of the same name that the file restores.
+        t: its record; None for an auxiliary tensor, such as a scale.
+    """
     if isinstance(t, DenseTensor) and t.quantized is not None:
-        return head.difference(file, t, tensor)
-    if (tensor.dtype, tensor.shape) != (found.dtype, found.shape):
-        return (
-            f"{tensor.dtype} {list(tensor.shape)} in the source, "
-            f"{found.dtype} {list(found.shape)} in the .rsr file"
-        )
-    if isinstance(t, IndexedTensor) and is_quantized(t):
-        again = BY_NAME[t.source.layout].requantize(checkpoint, tensor, t)
+        return head.difference(file, t, tensor.dense)
+    if isinstance(t, IndexedTensor) and tensor.dtype not in DTYPE_BITS:
+        # Blocks of GGUF: a .rsr file holds their digits and scales, not their bytes.
+        again = recognize_one(checkpoint, tensor)
         if not isinstance(again, TernaryTensor):
-            return f"cannot be quantized: {again}"
-        return _index_difference(file, again, t, "quantizes to")
-    difference = _bytes_difference(tensor, found)
-    if difference is not None or not isinstance(t, IndexedTensor):
+            return f"{again.reason} in the source, indexed in the .rsr file"
+        expected = f"{again.source_dtype} {list(again.shape)} of {list(again.digits)}"
+        found = f"{t.source.dtype} {list(t.shape)} of {list(t.digits)}"
+        return _other(expected, found) or _index_difference(file, again, t, "decodes to")
+    tensor = tensor.dense
+    expected = f"{tensor.dtype} {list(tensor.shape)}"
+    if other := _other(expected, f"{restored.dtype} {list(restored.shape)}"):
+        return other
+    if isinstance(t, IndexedTensor) and is_quantized(t):
+        quantized = BY_NAME[t.source.layout].requantize(checkpoint, tensor, t)
+        if not isinstance(quantized, TernaryTensor):
+            return f"cannot be quantized: {quantized}"
+        return _index_difference(file, quantized, t, "quantizes to")
+    if difference := _bytes_difference(tensor, restored):
         return difference
-    if any(a.data for a in t.source.auxiliary):
-        # Same bytes, but config.json says whether weight_scale multiplies or divides.
-        recognized = recognize_one(checkpoint, tensor)
-        if not isinstance(recognized, TernaryTensor):
-            return f"not recognized as ternary: {recognized.reason}"
-        return _scale_difference(file, recognized, t, "means")
+    if isinstance(t, IndexedTensor) and any(a.data for a in t.source.auxiliary):
+        # config.json says whether weight_scale, whose bytes are the same, multiplies or divides.
+        again = recognize_one(checkpoint, tensor)
+        if not isinstance(again, TernaryTensor):
+            return f"not recognized as ternary: {again.reason}"
+        return _scale_difference(file, again, t, "means")
     return None
 
 
-def _block_difference(
-    file: RsrFile, checkpoint: Checkpoint, tensor: SourceTensor, t: IndexedTensor
-) -> str | None:
-    """Compare digits and scales with blocks of GGUF, whose bytes a `.rsr` file does not hold."""
-    again = recognize_one(checkpoint, tensor)
-    if not isinstance(again, TernaryTensor):
-        return f"{again.reason} in the source, indexed in the .rsr file"
-    if (again.source_dtype, again.shape, again.digits) != (t.source.dtype, t.shape, t.digits):
-        return (
-            f"{again.source_dtype} {list(again.shape)} of {list(again.digits)} in the source, "
-            f"{t.source.dtype} {list(t.shape)} of {list(t.digits)} in the .rsr file"
-        )
-    return _index_difference(file, again, t, "decodes to")
+def _other(expected: str, found: str) -> str | None:
+    return None if expected == found else f"{expected} in the source, {found} in the .rsr file"
 
 
-def _bytes_difference(tensor: SourceTensor, found: Restorable) -> str | None:
-    data, position = found.data(), 0
+def _bytes_difference(tensor: SourceTensor, restored: OutputTensor) -> str | None:
+    data, position = restored.read(), 0
     for piece in tensor.pieces():
         same = np.frombuffer(piece, np.uint8) == data[position : position + len(piece)]
         if not same.all():

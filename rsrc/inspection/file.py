@@ -10,7 +10,7 @@ from typing import Any
 from rsr_formats import RsrFile
 from rsr_formats.decode import decode_block
 from rsr_formats.packing import pattern_values
-from rsr_formats.records import DenseTensor, IndexedTensor, Scale, Tensor
+from rsr_formats.records import DenseTensor, IndexedTensor, Tensor
 from rsr_runtime import IsaError
 
 from ..common.errors import OptionError
@@ -139,6 +139,8 @@ def _describe(t: Tensor) -> dict[str, Any]:
             "bytes": t.nbytes,
             "quantised": None if t.quantized is None else asdict(t.quantized),
         }
+    same = ("base", "k", "direction", "encoding", "packing", "blocks", "bits_per_weight", "scales")
+    scale = t.scale and {"rows": t.scale.rows, "columns": t.scale.columns, "dtype": t.scale.dtype}
     return {
         "name": t.name,
         "kind": t.kind,
@@ -147,20 +149,9 @@ def _describe(t: Tensor) -> dict[str, Any]:
         "bytes": t.nbytes,
         "layout": t.source.layout,
         "digits": list(t.digits),
-        "base": t.base,
-        "k": t.k,
-        "direction": t.direction,
-        "encoding": t.encoding,
-        "packing": t.packing,
-        "blocks": t.blocks,
-        "bits_per_weight": t.bits_per_weight,
-        "scales": t.scales,
-        "scale": None if t.scale is None else _scale(t.scale),
+        **{name: getattr(t, name) for name in same},
+        "scale": scale,
     }
-
-
-def _scale(s: Scale) -> dict[str, Any]:
-    return {"rows": s.rows, "columns": s.columns, "dtype": s.dtype}
 
 
 def _sections(file: RsrFile, t: Tensor) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from rsr_formats.text import quoted
@@ -13,22 +12,13 @@ from ..common.errors import OptionError, SourceError
 from ..common.progress import ByteCounter, ProgressFunction
 from ..compiler.patterns import list_patterns
 from ..compiler.plan import IndexPlan, plan
-from ..compiler.recognize import PassthroughTensor, Recognizer
+from ..compiler.recognize import Recognized, Recognizer
 from ..layouts import TernaryTensor
 from ..source.checkpoint import Checkpoint
 from ..source.open import open_checkpoint
 from ..source.tensor import SourceTensor
 
-
-@dataclass(frozen=True)
-class RefusedTensor:
-    """A tensor that compiling would reject with an error."""
-
-    tensor: SourceTensor
-    reason: str
-
-
-Outcome = TernaryTensor | PassthroughTensor | RefusedTensor
+Outcome = Recognized | str  # str: the error with which compiling would reject the tensor
 
 
 def survey(
@@ -67,7 +57,7 @@ def survey(
         for auxiliary in t.auxiliary
     }
     described = [
-        _describe(outcome, into.get(name))
+        _describe(checkpoint.tensors[name], outcome, into.get(name))
         for name, outcome in outcomes.items()
         if tensor in (None, name)
     ]
@@ -105,14 +95,12 @@ def _outcomes(
             outcomes[name] = recognize(tensor)
         except SourceError as error:
             shown_by = first.setdefault(str(error), name)
-            reason = str(error) if shown_by == name else f"as {shown_by}"
-            outcomes[name] = RefusedTensor(tensor, reason)
+            outcomes[name] = str(error) if shown_by == name else f"as {shown_by}"
         counter.advance(name, tensor.nbytes)
     return outcomes
 
 
-def _describe(outcome: Outcome, into: str | None) -> dict[str, Any]:
-    t = outcome.tensor
+def _describe(t: SourceTensor, outcome: Outcome, into: str | None) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "name": t.name,
         "dtype": t.origin or t.dtype,
@@ -135,5 +123,6 @@ def _describe(outcome: Outcome, into: str | None) -> dict[str, Any]:
             "direction": p.direction,
             "k": p.k,
         }
-    becomes = "dense" if isinstance(outcome, PassthroughTensor) else "refused"
-    return fields | {"becomes": becomes, "reason": outcome.reason}
+    if isinstance(outcome, str):
+        return fields | {"becomes": "refused", "reason": outcome}
+    return fields | {"becomes": "dense", "reason": outcome.reason}

@@ -13,7 +13,7 @@ from .paretoq import ParetoQ
 from .quantize import QUANTIZERS, Quantizer
 from .self_quantizing import SelfQuantizing
 
-# In the order in which they are asked; the first that recognizes a tensor decodes it.
+# Asked in this order; the first that recognizes a tensor decodes it.
 LAYOUTS: tuple[Layout, ...] = (
     Gguf(),
     BitNet(),
@@ -26,8 +26,8 @@ LAYOUTS: tuple[Layout, ...] = (
     Floats(),
 )
 
-# The layouts that the source records of .rsr files name. GGUF's block types are named "float":
-# they are restored as floats.
+# Layouts by the name that a `.rsr` file records. GGUF blocks are recorded as "float", because they
+# are restored as floats.
 BY_NAME: dict[str, Layout] = {
     layout.name: layout for layout in (*LAYOUTS, *(rule() for rule in QUANTIZERS.values()))
 }

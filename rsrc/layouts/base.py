@@ -9,11 +9,13 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.records import IndexedTensor, InlineTensor
+from rsr_formats.decode import apply_scales
+from rsr_formats.records import AuxiliaryTensor, IndexedTensor
 
-from ..common.arrays import Bytes as Bytes
+from ..common.arrays import ByteArray as ByteArray
 from ..source.checkpoint import Checkpoint
 from ..source.tensor import SourceTensor
+from .float_bits import Float32, from_float32
 from .scales import ScaleGrid, Scales
 
 DigitArray = npt.NDArray[np.uint8]
@@ -43,7 +45,7 @@ class TernaryTensor:
     digits: tuple[int, ...]  # the alphabet: the value of each digit
     scale: ScaleGrid | None  # None: no scale, which is a multiplier of 1
     note: str  # the scale rule, for reports
-    auxiliary: tuple[InlineTensor, ...] = ()  # source tensors absorbed into this one
+    auxiliary: tuple[AuxiliaryTensor, ...] = ()  # source tensors absorbed into this one
     negative_zeros: bool = False  # whether some zero is stored as -0.0
     restored_dtype: str | None = None  # a float dtype, if `.rsr` files cannot name the source's
     quality: Quality | None = None  # only after post-training quantization
@@ -65,12 +67,12 @@ class TernaryTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in the source, absorbed tensors included."""
+        """ByteArray in the source, absorbed tensors included."""
         return self.tensor.nbytes + sum(c.nbytes for c in self.auxiliary)
 
     @property
     def group_columns(self) -> int | None:
-        """Columns of a group, if groups of columns have scales of their own."""
+        """Columns per scale; None if a scale covers whole rows."""
         return None if self.scale is None else self.scale.columns
 
 
@@ -81,7 +83,29 @@ class Restored:
     record: IndexedTensor
     digits: DigitArray  # (out_features, in_features), indices into record.digits
     scale: Scales | None  # (1,), (out_features,) or (out_features, groups): see decode.row_scales
-    negative_zeros: Bytes | None = None  # as `Layout.negative_zeros` returns it
+    negative_zeros: ByteArray | None = None  # as `Layout.negative_zeros` returns it
+
+    def weights(self, rows: slice | npt.NDArray[np.intp] = slice(None)) -> Float32:
+        """Return digit value * scale of some rows, float32 (rows, in_features).
+
+        A zero has the sign of this product, whatever `negative_zeros` says.
+        """
+        values = np.array(self.record.digits, np.float32)[self.digits[rows]]
+        if self.scale is not None:
+            scale = self.scale if self.scale.shape == (1,) else self.scale[rows]
+            apply_scales(self.record, values, scale)
+        return values
+
+    def negative_zero_mask(self) -> npt.NDArray[np.bool_] | None:
+        """Return which weights are -0.0, (out_features, in_features), or None if none is."""
+        if self.negative_zeros is None:
+            return None
+        zeros = self.digits == self.record.digits.index(0)
+        mask = np.zeros(zeros.shape, np.bool_)
+        mask[zeros] = np.unpackbits(
+            self.negative_zeros, count=np.count_nonzero(zeros), bitorder="little"
+        )
+        return mask
 
 
 class Layout(ABC):
@@ -105,7 +129,7 @@ class Layout(ABC):
         """Decide whether a tensor is a ternary matrix in this layout.
 
         Args:
-            checkpoint: the opened source, for config.json and the tensors beside this one.
+            checkpoint: the opened source, for its config.json and other tensors.
             tensor: any tensor of the source; its bytes are read only if dtype, shape and name fit.
 
         Returns:
@@ -117,7 +141,7 @@ class Layout(ABC):
         """
 
     @abstractmethod
-    def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
+    def digits(self, raw: ByteArray, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
         """Decode a window of the matrix.
 
         Args:
@@ -131,7 +155,7 @@ class Layout(ABC):
             entries may be out of range; encoders reject them.
         """
 
-    def negative_zeros(self, raw: Bytes, t: TernaryTensor) -> Bytes | None:
+    def negative_zeros(self, raw: ByteArray, t: TernaryTensor) -> ByteArray | None:
         """Return which zeros are stored as -0.0.
 
         Args:
@@ -144,9 +168,15 @@ class Layout(ABC):
         """
         return None
 
-    @abstractmethod
     def restore(self, r: Restored) -> npt.NDArray[Any]:
-        """Return the source tensor: an array of its shape and dtype, BF16 as uint16 bits."""
+        """Return the source tensor: an array of its shape and dtype, BF16 as uint16 bits.
+
+        Unless a layout overrides this, weights are floats: digit value * scale.
+        """
+        values = r.weights()
+        if (mask := r.negative_zero_mask()) is not None:
+            values[mask] = -0.0
+        return from_float32(values, r.record.source.dtype)
 
     def requantize(
         self, checkpoint: Checkpoint, tensor: SourceTensor, record: IndexedTensor
@@ -157,7 +187,9 @@ class Layout(ABC):
         """
         return self.recognize(checkpoint, tensor)
 
-    def restore_auxiliary(self, scale: Scales | None, auxiliary: InlineTensor) -> npt.NDArray[Any]:
+    def restore_auxiliary(
+        self, scale: Scales | None, auxiliary: AuxiliaryTensor
+    ) -> npt.NDArray[Any]:
         """Compute an auxiliary tensor that the `.rsr` file holds without data from the scales.
 
         Args:

@@ -17,19 +17,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.records import TERNARY, InlineTensor
+from rsr_formats.records import TERNARY, AuxiliaryTensor
 from rsr_formats.text import quoted
 
+from ..common.arrays import ByteArray
 from ..common.errors import SourceError
 from ..source.checkpoint import Checkpoint
 from ..source.shapes import expected_shape
 from ..source.tensor import SourceTensor
-from .base import Bytes, DigitArray, Layout, Restored, TernaryTensor
+from .base import DigitArray, Layout, Restored, TernaryTensor
 from .float_bits import FLOAT_BYTES, is_float_matrix, to_float32
 from .floats import Floats
 from .int8 import Int8
 from .scales import per_tensor
-from .two_bit import find_code_3
+from .two_bit import find_code_3, pack
 
 # A scale and the magnitude it is compared with are each rounded to BF16 or finer, one of them after
 # a division. Two roundings to 8 significant bits differ by less than this share of either.
@@ -62,14 +63,14 @@ class BitNet(Layout):
         if (found := find_code_3(tensor)) is not None:
             (row, column), quarter = divmod(found[0], tensor.shape[1]), found[1]
             row += quarter * tensor.shape[0]
-            return f"it holds code 3, which is no weight (row {row}, column {column})"
+            return f"it holds the invalid code 3 (row {row}, column {column})"
         out_features = _out_features(checkpoint, tensor)
         if isinstance(out_features, str):
             return out_features
         shape = (out_features, tensor.shape[1])
         return rule.apply(TernaryTensor(tensor, self, shape, TERNARY, None, ""))
 
-    def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
+    def digits(self, raw: ByteArray, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
         """Decode a window: a code is a digit."""
         quarter = t.tensor.shape[0]
         packed = raw.reshape(t.tensor.shape)
@@ -88,8 +89,7 @@ class BitNet(Layout):
         """Pack four quarters of the rows into bytes; codes after the last row are 0."""
         quarters = np.zeros((4, *r.record.source.shape), np.uint8)
         quarters.reshape(-1)[: r.digits.size] = r.digits.reshape(-1)
-        packed = quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
-        return np.asarray(packed)
+        return pack(quarters)
 
 
 class UnpackedBitNet(Floats):
@@ -103,7 +103,7 @@ class UnpackedBitNet(Floats):
         Floats -s, 0, s are claimed for `Floats` if their scale agrees with s.
 
         Raises:
-            SourceError: the scale is not a valid one, or contradicts the floats.
+            SourceError: the scale is invalid, or contradicts the floats.
         """
         if not is_float_matrix(tensor) or not _is_scaled(checkpoint, tensor):
             return None
@@ -118,7 +118,7 @@ class UnpackedBitNet(Floats):
         return replace(found, layout=Floats(), note=f"{found.note}, weight_scale already applied")
 
     def restore(self, r: Restored) -> npt.NDArray[Any]:
-        """Return the digit values in the source's dtype; the scale is a tensor of its own."""
+        """Return the digit values in the source's dtype; the scale is a separate tensor."""
         return super().restore(replace(r, scale=None))
 
 
@@ -129,7 +129,7 @@ class Int8BitNet(Int8):
         """Claim what layout int8 claims, if config.json and a `<name>_scale` give it a scale.
 
         Raises:
-            SourceError: the scale is not a valid one.
+            SourceError: the scale is invalid.
         """
         if tensor.dtype != "I8" or not _is_scaled(checkpoint, tensor):
             return None
@@ -138,7 +138,7 @@ class Int8BitNet(Int8):
 
 
 def advice_on_master(checkpoint: Checkpoint, tensor: SourceTensor) -> str:
-    """Return what to append to the reason if a dense tensor should have been ternary; or ""."""
+    """Return advice for the reason of a dense tensor that should have been ternary, or ""."""
     if not is_float_matrix(tensor) or not tensor.name.endswith(".weight"):
         return ""
     if not _is_claimed(checkpoint, tensor) or checkpoint.quantization.mode != "offline":
@@ -224,7 +224,7 @@ class _ScaleRule(NamedTuple):
 
     multiplier: np.float32
     note: str
-    auxiliary: InlineTensor  # the weight_scale
+    auxiliary: AuxiliaryTensor  # the weight_scale
 
     def apply(self, t: TernaryTensor) -> TernaryTensor:
         """Return a ternary tensor with this scale; the weight_scale is absorbed into it."""
@@ -252,7 +252,7 @@ def _scale_rule(checkpoint: Checkpoint, tensor: SourceTensor) -> _ScaleRule | st
         return f"{scale.name} is {value}, and 1 / {value} overflows float32"
     assumed = "" if quantization.is_given else ", assumed: not in config.json"
     note = f"{'divide' if divides else 'multiply'} by weight_scale ({linear_class}{assumed})"
-    auxiliary = InlineTensor(scale.name, scale.dtype, scale.shape, data.tobytes())
+    auxiliary = AuxiliaryTensor(scale.name, scale.dtype, scale.shape, data.tobytes())
     return _ScaleRule(multiplier, note, auxiliary)
 
 
@@ -260,7 +260,7 @@ def _with_scale(checkpoint: Checkpoint, found: TernaryTensor) -> TernaryTensor:
     """Give an unpacked tensor the scale of its `<name>_scale`.
 
     Raises:
-        SourceError: the scale is not a valid one.
+        SourceError: the scale is invalid.
     """
     rule = _scale_rule(checkpoint, found.tensor)
     if isinstance(rule, str):
@@ -269,10 +269,10 @@ def _with_scale(checkpoint: Checkpoint, found: TernaryTensor) -> TernaryTensor:
 
 
 def _check_dequantized(found: TernaryTensor, scaled: TernaryTensor) -> None:
-    """Check that a weight_scale beside floats -s, 0, s is s, its reciprocal or 1.
+    """Check that a weight_scale next to floats -s, 0, s is s, its reciprocal or 1.
 
-    Such a scale is a leftover of dequantizing, or changes nothing. Any other would make the matrix
-    depend on whether the reader multiplies by it.
+    s and 1/s are leftovers of dequantizing, and 1 changes nothing. With any other scale, the matrix
+    would depend on whether the reader multiplies by it.
 
     Raises:
         SourceError: it is another number.

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from rsr_formats.bf16 import widen_bf16
 
-from ..common.arrays import Bytes
+from ..common.arrays import ByteArray
 from ..source.tensor import PIECE, SourceTensor
 
 Bits = npt.NDArray[np.unsignedinteger[Any]]  # uint16 for F16 and BF16, uint32 for F32
@@ -27,7 +27,7 @@ def is_float_matrix(tensor: SourceTensor) -> bool:
     return tensor.dtype in FLOAT_BYTES and len(tensor.shape) == 2
 
 
-def to_float32(raw: Bytes, dtype: str) -> Float32:
+def to_float32(raw: ByteArray, dtype: str) -> Float32:
     """Return F32, F16 or BF16 bytes as a new float32 array, exactly."""
     values = float_values(raw.view(f"<u{FLOAT_BYTES[dtype]}"), dtype)
     return values.copy() if dtype == "F32" else values
@@ -54,12 +54,12 @@ def native_values(bits: Bits, dtype: str) -> Bits | Float32:
     return bits if dtype == "BF16" else float_values(bits, dtype)
 
 
-def bits_of(raw: Bytes, tensor: SourceTensor) -> Bits:
+def bits_of(raw: ByteArray, tensor: SourceTensor) -> Bits:
     """Return the bit patterns of a float matrix, (rows, columns), as a view of its bytes."""
     return raw.view(f"<u{FLOAT_BYTES[tensor.dtype]}").reshape(tensor.shape)
 
 
-def row_panels(tensor: SourceTensor) -> Iterator[Bytes]:
+def row_panels(tensor: SourceTensor) -> Iterator[ByteArray]:
     """Read a matrix of any dtype in panels of whole rows, of about `PIECE` bytes.
 
     Yields:
@@ -91,9 +91,10 @@ def blocks(tensor: SourceTensor) -> Iterator[tuple[slice, Bits]]:
             yield slice(rows.start + block.start, rows.start + block.stop), bits[block]
 
 
-def row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Cut the rows of a matrix into blocks of about `BLOCK` weights."""
+def row_blocks(shape: tuple[int, ...], size: int = BLOCK) -> Iterator[slice]:
+    """Cut the rows of a matrix into blocks of about `size` weights; none if it has no columns."""
     rows, columns = shape
-    step = max(1, BLOCK // max(1, columns))
-    for first in range(0, rows, step):
-        yield slice(first, min(first + step, rows))
+    if columns:  # a `.rsr` file may claim 2^31 rows without columns in a few bytes
+        step = max(1, size // columns)
+        for first in range(0, rows, step):
+            yield slice(first, min(first + step, rows))

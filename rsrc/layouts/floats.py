@@ -1,38 +1,28 @@
 """F32, F16 and BF16 matrices whose values are exactly -s, 0, +s.
 
-Of all grids that give every weight its s, the one with the fewest scales is taken: one per tensor,
-per block of rows and columns (shards of model-parallel training, each with a scale of its own), per
-row, or per row and group of columns (`scales.coarsest_grid`).
+The scales form the coarsest grid that gives every weight its s: one per tensor, per block of rows
+and columns (shards of model-parallel training, each with its own scale), per row, or per row and
+group of columns (`scales.coarsest_grid`).
 
-Groups of columns are looked for only if some row has several magnitudes. Their edges are multiples
-of 32, or those of 2 to 8 equal parts of the columns.
+Groups of columns are tried only if some row has several magnitudes: groups of 32 columns, which
+`coarsest_grid` may join, and 2 to 8 equal parts of the columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from rsr_formats.decode import apply_scales
 from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
 
 from .. import _native
+from ..common.arrays import ByteArray
 from ..source.checkpoint import Checkpoint
 from ..source.tensor import SourceTensor
-from .base import Bytes, DigitArray, Layout, Restored, TernaryTensor
-from .float_bits import (
-    FLOAT_BYTES,
-    INFINITY,
-    Bits,
-    bits_of,
-    float_values,
-    from_float32,
-    is_float_matrix,
-    panels,
-)
+from .base import DigitArray, Layout, TernaryTensor
+from .float_bits import FLOAT_BYTES, INFINITY, Bits, bits_of, float_values, is_float_matrix, panels
 from .scales import GROUPS, coarsest_grid, per_tensor
 
 
@@ -62,7 +52,7 @@ class Floats(Layout):
         return f"{tensor.dtype}, not ternary: row {furthest} has several magnitudes{where}"
 
     def _with_scales(self, tensor: SourceTensor, found: _Scan, width: int) -> TernaryTensor | str:
-        """Return the tensor with the fewest scales, from those of groups of `width` columns."""
+        """Return the tensor; scales of groups of `width` columns become the coarsest grid."""
         rows, columns = tensor.shape
         finest = float_values(found.largest, tensor.dtype)
         scale = coarsest_grid(finest, 1, width, (rows, columns))
@@ -78,14 +68,14 @@ class Floats(Layout):
             negative_zeros=found.negative_zero,
         )
 
-    def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
-        """Decode a window; sign and zero alone decide the digit."""
+    def digits(self, raw: ByteArray, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
+        """Decode a window: the sign of a weight, or that it is 0, is its digit."""
         bits = bits_of(raw, t.tensor)[rows, columns]
         digits = np.empty(bits.shape, np.uint8)
         _native.sign_digits(bits, len(t.digits), t.digits[0], digits)
         return digits
 
-    def negative_zeros(self, raw: Bytes, t: TernaryTensor) -> Bytes | None:
+    def negative_zeros(self, raw: ByteArray, t: TernaryTensor) -> ByteArray | None:
         """Return which zeros are stored as -0.0; see `Layout`."""
         if not t.negative_zeros:
             return None
@@ -94,30 +84,12 @@ class Floats(Layout):
         zeros = _native.negative_zeros(bits, bitmap)
         return bitmap[: -(-zeros // 8)]
 
-    def restore(self, r: Restored) -> npt.NDArray[Any]:
-        """Return digit value * scale in the source's dtype, with its negative zeros."""
-        values = restore_floats(r)
-        if r.negative_zeros is not None:
-            zeros = np.flatnonzero(r.digits.reshape(-1) == r.record.digits.index(0))
-            signs = np.unpackbits(r.negative_zeros, count=len(zeros), bitorder="little")
-            flat = values.reshape(-1).view(f"<u{values.itemsize}")
-            flat[zeros[signs != 0]] = 1 << (8 * values.itemsize - 1)
-        return values
-
-
-def restore_floats(r: Restored) -> npt.NDArray[Any]:
-    """Return digit value * scale in the source's dtype; zeros are +0.0."""
-    values = np.array(r.record.digits, np.float32)[r.digits]
-    if r.scale is not None:
-        apply_scales(r.record, values, r.scale)
-    return from_float32(values, r.record.source.dtype)
-
 
 def alphabet(negative: bool, zero: bool, positive: bool) -> tuple[int, ...]:
     """Return the digit alphabet of a matrix with values of these signs.
 
     It is binary only if exactly its two values occur. A matrix of one value, or of {-s, 0}, is
-    ternary, so that a small or empty matrix gets the alphabet of the larger ones beside it.
+    ternary, so that a small or empty matrix gets the alphabet of its model's larger ones.
     """
     if negative and positive and not zero:
         return BINARY_SIGNS

@@ -6,18 +6,19 @@ import numpy as np
 
 from rsr_formats.records import TERNARY
 
+from ..common.arrays import ByteArray
 from ..common.errors import SourceError
 from ..source.checkpoint import Checkpoint
 from ..source.gguf.i2_s import holds_four_rows_a_byte
 from ..source.gguf.tensor import GgufTensor, scales_of
 from ..source.gguf.types import Codec
 from ..source.tensor import PIECE, SourceTensor
-from .base import Bytes, DigitArray, TernaryTensor
+from .base import DigitArray, TernaryTensor
 from .floats import Floats
 from .scales import ScaleGrid, Scales, coarsest_grid, per_tensor
 
 _ZERO = TERNARY.index(0)
-_AT_ONCE = 1 << 14  # weights to decode at once if narrow rows straddle blocks
+_AT_ONCE = 1 << 14  # weights of narrow rows to decode at once, if rows straddle blocks
 
 
 class Gguf(Floats):
@@ -61,7 +62,7 @@ class Gguf(Floats):
             restored_dtype="F16" if codec.scale_dtype == "<f2" else "F32",
         )
 
-    def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
+    def digits(self, raw: ByteArray, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
         """Decode the blocks of a window; ternary weights of scale 0 become the digit of 0."""
         assert isinstance(t.tensor, GgufTensor)
         kind, codec = t.tensor.kind, t.tensor.codec
@@ -88,11 +89,11 @@ class Gguf(Floats):
 
 
 def _straddling_digits(
-    raw: Bytes, tensor: GgufTensor, codec: Codec, rows: slice, columns: slice
+    raw: ByteArray, tensor: GgufTensor, codec: Codec, rows: slice, columns: slice
 ) -> DigitArray:
     """Decode a window of rows that begin inside blocks.
 
-    Several narrow rows are decoded whole at once; of a wide row only the window's columns are.
+    Narrow rows are decoded whole, several at once; wide rows only in the window's columns.
     """
     kind, width = tensor.kind, tensor.shape[1]
     body, tail = raw[: len(raw) - kind.tail], raw[len(raw) - kind.tail :]
@@ -113,7 +114,7 @@ def _straddling_digits(
     return digits
 
 
-def _check_order(t: GgufTensor, codes: Bytes) -> None:
+def _check_order(t: GgufTensor, codes: ByteArray) -> None:
     if holds_four_rows_a_byte(codes, t.shape[1]):
         raise SourceError(
             f"{t.name}: {t.kind.name} with four rows in each byte, judging by the zeros in its "
@@ -150,7 +151,7 @@ def _scan(t: GgufTensor, codec: Codec) -> Scales | str:
     if kind.tail:
         found.append(codec.scales(np.frombuffer(tail, np.uint8)[None]))
         code_3 = code_3 and bool(found[-1].all())
-    result = np.concatenate(found) if found else np.zeros(0, np.float32)
+    result = np.concatenate([np.zeros(0, np.float32), *found])
     finite = np.isfinite(result)
     if not finite.all():
         worst = int(np.argmin(finite))
@@ -162,7 +163,7 @@ def _scan(t: GgufTensor, codec: Codec) -> Scales | str:
         return "not ternary: code 3, the weight +2, occurs"
     if code_3:
         raise SourceError(
-            f"{t.name}: {kind.name} with code 3, which is no weight: the file is damaged, or its "
+            f"{t.name}: {kind.name} with the invalid code 3: the file is damaged, or its "
             f"blocks are not in the layout of {kind.name}"
         )
     return result

@@ -1,8 +1,8 @@
 """I8 matrices of values -1, 0, 1, with or without a `<name>_scale` that multiplies them.
 
 The scale is a float tensor of shape [], [1], [out_features] or [out_features, groups of columns]:
-what `decompile --to int8` writes. A `<name>_scale` of any other kind is an error, because without
-its scale the matrix would be a different one.
+what `decompile --to int8` writes. A `<name>_scale` of any other kind is an error: the matrix is
+unknown without its scale.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.records import BINARY_SIGNS, InlineTensor
+from rsr_formats.records import BINARY_SIGNS, AuxiliaryTensor
 
+from ..common.arrays import ByteArray
 from ..common.errors import SourceError
 from ..source.checkpoint import Checkpoint
 from ..source.tensor import SourceTensor
-from .base import Bytes, DigitArray, Layout, Restored, TernaryTensor
-from .float_bits import FLOAT_BYTES, to_float32
+from .base import DigitArray, Layout, Restored, TernaryTensor
+from .float_bits import FLOAT_BYTES
 from .floats import alphabet
-from .scales import ScaleGrid, group_columns, per_row, per_tensor
+from .scales import ScaleGrid, finite_values, group_columns, per_row, per_tensor
 
-# Larger scale tensors stay tensors of their own: the header holds all those kept inline.
-_MAX_INLINE = 4096  # bytes
+_MAX_ABSORBED = 4096  # bytes of a scale tensor; the header holds those that are absorbed
 
 
 class Int8(Layout):
@@ -43,12 +43,12 @@ class Int8(Layout):
         if not isinstance(found, TernaryTensor) or scale is None:
             return found
         grid = _grid(tensor, scale)
-        inline = InlineTensor(scale.name, scale.dtype, scale.shape, scale.read().tobytes())
+        auxiliary = AuxiliaryTensor(scale.name, scale.dtype, scale.shape, scale.read().tobytes())
         return replace(
             found,
             scale=grid,
             note=f"{grid.words}, multiply by {scale.name.rpartition('.')[2]}",
-            auxiliary=(inline,) if scale.nbytes <= _MAX_INLINE else (),
+            auxiliary=(auxiliary,) if scale.nbytes <= _MAX_ABSORBED else (),
         )
 
     def unscaled(self, tensor: SourceTensor) -> TernaryTensor | str | None:
@@ -67,7 +67,7 @@ class Int8(Layout):
         shape = (tensor.shape[0], tensor.shape[1])
         return TernaryTensor(tensor, self, shape, digits, None, "none")
 
-    def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
+    def digits(self, raw: ByteArray, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
         """Decode a window: (value - lowest) / step between digits."""
         window = raw.reshape(t.shape)[rows, columns]
         if t.digits == BINARY_SIGNS:
@@ -94,21 +94,16 @@ def _grid(tensor: SourceTensor, scale: SourceTensor) -> ScaleGrid:
         width = group_columns(columns, shape[1])
     if scale.dtype not in FLOAT_BYTES or not (shape in ((), (1,), (rows,)) or width is not None):
         raise SourceError(
-            f"{scale.name} is {scale.dtype} {list(shape)}, and beside I8 {[rows, columns]} of "
-            f"-1, 0, 1 expected F32, F16 or BF16 of shape [1], [{rows}] or [{rows}, groups], with "
-            "groups of 32, 64, 128 or 256 columns or equal parts. Without its scale the matrix is "
-            f"unknown: --exclude {tensor.name[:120]!r} keeps both tensors as they are"
+            f"{scale.name} is {scale.dtype} {list(shape)}; as the scale of an I8 {[rows, columns]} "
+            f"matrix, expected F32, F16 or BF16 of shape [1], [{rows}] or [{rows}, groups], with "
+            "groups of 32, 64, 128 or 256 columns or equal parts. The matrix is unknown without "
+            f"its scale: --exclude {tensor.name[:120]!r} keeps both tensors as they are"
         )
-    values = to_float32(scale.read(), scale.dtype)
-    if not np.isfinite(values).all():
-        raise SourceError(
-            f"{scale.name}: NaN or infinite values, expected finite scales. The file is damaged; "
-            f"--exclude {tensor.name[:120]!r} keeps the matrix as it is"
-        )
+    values = finite_values(scale)
     if 0 in tensor.shape:
         return per_tensor(0, rows)
     if shape in ((), (1,)):
-        return per_tensor(values[0], rows)
+        return per_tensor(values.reshape(-1)[0], rows)
     if width is None or width == columns:
         return per_row(values)
     return ScaleGrid(values.reshape(rows, -1), 1, width)

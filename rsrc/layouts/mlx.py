@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.records import MLX_CODES, TERNARY, InlineTensor
+from rsr_formats.records import MLX_CODES, TERNARY, AuxiliaryTensor
 
+from ..common.arrays import ByteArray
 from ..common.errors import SourceError
 from ..source.checkpoint import Checkpoint
 from ..source.tensor import SourceTensor
-from .base import Bytes, DigitArray, Layout, Restored, TernaryTensor
-from .float_bits import FLOAT_BYTES, from_float32, to_float32
-from .scales import ScaleGrid, Scales
-from .two_bit import find_code_3
+from .base import DigitArray, Layout, Restored, TernaryTensor
+from .float_bits import FLOAT_BYTES, from_float32
+from .scales import ScaleGrid, Scales, finite_values
+from .two_bit import find_code_3, pack
 
 _GROUPS = (32, 64, 128)  # columns that share a scale
 _PER_BYTE = 4  # codes
@@ -38,8 +39,8 @@ class Mlx(Layout):
     def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
         """Claim two-dimensional U32 tensors whose biases are minus their scales.
 
-        Scales are absorbed. So are biases, unless a zero among them has another sign than minus the
-        scale: then they stay a tensor of their own.
+        Scales are absorbed. So are biases, unless the sign of a zero among them differs from that
+        of minus the scale: then they stay a separate tensor.
 
         Raises:
             SourceError: config.json says 2 bits but scales or biases do not fit, or one of them is
@@ -57,12 +58,13 @@ class Mlx(Layout):
                     f"{tensor.name}: 2 bits per weight according to config.json, but {columns}"
                 )
             return f"U32, but {columns}"
-        scales, biases = (_finite(checkpoint.tensors[name]) for name in _auxiliary_names(tensor))
+        auxiliary = [checkpoint.tensors[name] for name in _auxiliary_names(tensor)]
+        scales, biases = map(finite_values, auxiliary)
         reason = _asymmetry(scales, biases) or _code_3(tensor)
         if reason:
             return f"U32 of 2-bit codes, not ternary: {reason}"
         shape = (tensor.shape[0], MLX_CODES * tensor.shape[1])
-        # Scales come back bit by bit from the grid, so no zero is joined with another scale.
+        # Scales are restored bit for bit from the grid, so zeros must not join other scales.
         one = (scales.view(np.uint32) == scales[:1].view(np.uint32)).all()
         grid = ScaleGrid(
             scales[:1] if one else scales,
@@ -70,7 +72,7 @@ class Mlx(Layout):
             columns if columns < shape[1] else None,
         )
         derived = (biases.view(np.uint32) == (-scales).view(np.uint32)).all()
-        auxiliary = [checkpoint.tensors[name] for name in _auxiliary_names(tensor)[: 1 + derived]]
+        absorbed = auxiliary if derived else auxiliary[:1]
         return TernaryTensor(
             tensor,
             self,
@@ -78,10 +80,10 @@ class Mlx(Layout):
             TERNARY,
             grid,
             note=grid.words if bits else f"{grid.words} (2 bits assumed: not in config.json)",
-            auxiliary=tuple(InlineTensor(a.name, a.dtype, a.shape, None) for a in auxiliary),
+            auxiliary=tuple(AuxiliaryTensor(a.name, a.dtype, a.shape, None) for a in absorbed),
         )
 
-    def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
+    def digits(self, raw: ByteArray, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
         """Decode a window: a code is a digit. Words are little-endian: bytes are in code order."""
         first = columns.start // _PER_BYTE
         packed = raw.reshape(t.shape[0], t.shape[1] // _PER_BYTE)
@@ -96,12 +98,13 @@ class Mlx(Layout):
     def restore(self, r: Restored) -> npt.NDArray[Any]:
         """Pack sixteen columns into a word; codes after the last column are 0."""
         rows, words = r.record.source.shape
-        codes = np.zeros((rows, MLX_CODES * words), np.uint8)
-        codes[:, : r.digits.shape[1]] = r.digits
-        shifted = [codes[:, i::_PER_BYTE] << 2 * i for i in range(_PER_BYTE)]
-        return np.asarray(shifted[0] | shifted[1] | shifted[2] | shifted[3]).view("<u4")
+        codes = np.zeros((rows, 4 * words, _PER_BYTE), np.uint8)
+        codes.reshape(rows, MLX_CODES * words)[:, : r.digits.shape[1]] = r.digits
+        return pack(np.moveaxis(codes, -1, 0)).view("<u4")
 
-    def restore_auxiliary(self, scale: Scales | None, auxiliary: InlineTensor) -> npt.NDArray[Any]:
+    def restore_auxiliary(
+        self, scale: Scales | None, auxiliary: AuxiliaryTensor
+    ) -> npt.NDArray[Any]:
         """Return the scales, or the biases as minus the scales, in the auxiliary's dtype."""
         scale = np.ones(1, np.float32) if scale is None else scale
         values = np.broadcast_to(scale if scale.ndim == 2 else scale[:, None], auxiliary.shape)
@@ -149,24 +152,8 @@ def _group_columns(checkpoint: Checkpoint, tensor: SourceTensor) -> int | str:
     return group
 
 
-def _finite(tensor: SourceTensor) -> Scales:
-    """Read scales or biases, float32 (out_features, groups).
-
-    Raises:
-        SourceError: one is NaN or infinite.
-    """
-    values = to_float32(tensor.read(), tensor.dtype).reshape(tensor.shape)
-    if not np.isfinite(values).all():
-        row, group = np.argwhere(~np.isfinite(values))[0]
-        raise SourceError(
-            f"{tensor.name}: {values[row, group]} in row {row}, group {group}, expected finite "
-            "numbers. The file is damaged; --exclude the weight to keep it as it is"
-        )
-    return values
-
-
 def _asymmetry(scales: Scales, biases: Scales) -> str | None:
-    """Return in words the first bias that is not minus its scale."""
+    """Describe the first bias that is not minus its scale, or return None."""
     wrong = biases != -scales
     if not wrong.any():
         return None
@@ -178,7 +165,7 @@ def _asymmetry(scales: Scales, biases: Scales) -> str | None:
 
 
 def _code_3(tensor: SourceTensor) -> str | None:
-    """Return in words where the first code 3 is."""
+    """Describe where the first code 3 is, or return None."""
     found = find_code_3(tensor)
     if found is None:
         return None

@@ -1,12 +1,12 @@
 """ParetoQ (arXiv 2502.02631) at 1.58 bits: a float master with a learned clip value per row.
 
-With alpha = max(clip value, 1e-5), a weight w acts as
+With alpha = max(clip value, 1e-5), a weight w becomes
 
     round_half_even(clip(w / alpha, -0.99, 0.99) * 1.5) / 1.5 * alpha
 
-which is 0 for |w| up to alpha / 3, and 2 alpha / 3 with the sign of w above. The model computes
-this in every forward pass, so compiling loses nothing. Each operation is done in float32, in the
-model's order.
+which is 0 for |w| up to alpha / 3, and above that 2 alpha / 3 with the sign of w. The model
+computes this in every forward pass, so compiling loses nothing. Each operation is done in float32,
+in the model's order.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rsr_formats.records import TERNARY
 
+from ..common.arrays import ByteArray
 from ..source.checkpoint import Checkpoint
 from ..source.tensor import SourceTensor
-from .base import Bytes, DigitArray, Layout, Restored, TernaryTensor
+from .base import DigitArray, Layout, TernaryTensor
 from .float_bits import (
     FLOAT_BYTES,
     bits_of,
@@ -29,15 +29,14 @@ from .float_bits import (
     row_blocks,
     to_float32,
 )
-from .floats import restore_floats
 from .scales import Scales, per_row
 from .stats import means
 
 _MIN_ALPHA = np.float32(1e-5)
 _LEVELS = np.float32(1.5)
 
-_CLIP = "weight_clip_val"  # takes the place of "weight" in the name of the clip values
-_FORK_CLIP = "scale"  # the same in a fork for MiniCPM
+_CLIP = "weight_clip_val"  # replaces "weight" in the name of the clip values
+_FORK_CLIP = "scale"  # does so in a fork for MiniCPM
 
 
 def is_ternary_paretoq(config: dict[str, Any]) -> bool:
@@ -61,7 +60,7 @@ class ParetoQ(Layout):
     """Masters whose config.json has `w_bits` 0, ParetoQ's code for ternary, or 1.58.
 
     Args:
-        alpha: of one tensor, (out_features, 1); without it, a layout cannot decode.
+        alpha: of one tensor, (out_features, 1); required to decode it.
     """
 
     name = "paretoq"
@@ -100,20 +99,16 @@ class ParetoQ(Layout):
         note = "paretoq per row, as the model computes: 2/3 of clip value (w_bits in config.json)"
         return TernaryTensor(tensor, ParetoQ(alpha), (rows, columns), TERNARY, scale, note)
 
-    def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
+    def digits(self, raw: ByteArray, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
         """Quantize a window."""
         assert self._alpha is not None
         bits, alpha = bits_of(raw, t.tensor)[rows, columns], self._alpha[rows]
         digits = np.empty(bits.shape, np.uint8)
         for part in row_blocks(bits.shape):
             x = float_values(bits[part], t.tensor.dtype) / alpha[part]
-            # No clip to 0.99 first: what it would clip rounds to 1 or more, which becomes 1 below.
+            # The clip to +-0.99 is omitted: values beyond it round to +-1 or more, clipped below.
             x *= _LEVELS
             np.rint(x, out=x)
             np.clip(x, -1, 1, out=x)
             digits[part] = x + 1
         return digits
-
-    def restore(self, r: Restored) -> npt.NDArray[Any]:
-        """Return digit value * scale in the source's dtype: the weights the model computes."""
-        return restore_floats(r)

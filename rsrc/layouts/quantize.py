@@ -3,8 +3,8 @@
 A weight w becomes sign(w) if |w * factor| > threshold, computed in float32, and else 0, times a
 scale. Factor, threshold and scale belong to the tensor, the row or the group of columns.
 
-Models are trained with these rules. Applied to weights that were not, they lose much of any model.
-self_quantizing.py has the masters that their own model quantizes.
+Models are trained with these rules. Applied to other models, they lose much accuracy.
+self_quantizing.py handles masters that the model itself quantizes.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from abc import abstractmethod
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from math import sqrt
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from rsr_formats.records import TERNARY, IndexedTensor
 
 from .. import _native
+from ..common.arrays import ByteArray
 from ..source.checkpoint import Checkpoint
 from ..source.quantization import HEADS
 from ..source.tensor import SourceTensor
-from .base import Bytes, DigitArray, Layout, Quality, Restored, TernaryTensor
+from .base import DigitArray, Layout, Quality, TernaryTensor
 from .float_bits import (
     Bits,
     bits_of,
@@ -34,7 +34,6 @@ from .float_bits import (
     native_values,
     row_blocks,
 )
-from .floats import restore_floats
 from .scales import Per, ScaleGrid, Scales
 from .stats import means, medians
 
@@ -48,7 +47,7 @@ DENSE_NAMES = (
     *(f"*.{head}.weight" for head in HEADS if head != "output"),
 )
 
-_MIN_MAGNITUDE = np.float32(1e-5)  # lower bound of the mean or median, as BitNet's code has it
+_MIN_MAGNITUDE = np.float32(1e-5)  # lower bound of the mean or median, as in BitNet's code
 _HALF = np.float32(0.5)  # half to even: 0.5 rounds to 0, anything above to 1
 _TWN_SHARE = np.float32(0.7)  # the threshold of TWN as a share of the mean magnitude
 
@@ -66,8 +65,8 @@ class Quantizer(Layout):
 
     Args:
         per: what shares a scale.
-        chosen: whether the user chose the tensors by name, so that no name keeps one dense.
-        params: the parameters of one tensor, without which a quantizer cannot decode.
+        chosen: whether the user chose the tensors by name, which overrides `DENSE_NAMES`.
+        params: the parameters of one tensor; required to decode it.
     """
 
     lossless = False
@@ -123,7 +122,7 @@ class Quantizer(Layout):
         layout = type(self)(per, self._chosen, params)
         return TernaryTensor(tensor, layout, (rows, columns), TERNARY, scale, note)
 
-    def digits(self, raw: Bytes, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
+    def digits(self, raw: ByteArray, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
         """Quantize a window."""
         return self.quantize_window(bits_of(raw, t.tensor)[rows, columns], t, rows, columns)
 
@@ -147,10 +146,6 @@ class Quantizer(Layout):
             np.subtract(x > limit, x < -limit, dtype=np.int8, out=digits[part].view(np.int8))
             digits[part] += 1
         return digits
-
-    def restore(self, r: Restored) -> npt.NDArray[Any]:
-        """Return digit value * scale in the source's dtype: the quantized weights."""
-        return restore_floats(r)
 
 
 class AbsMean(Quantizer):

@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _native
-from ..common.errors import OptionError
+from ..common.errors import OptionError, SourceError
+from ..source.tensor import SourceTensor
+from .float_bits import to_float32
 
 Scales = npt.NDArray[np.float32]
 Per = Literal["tensor", "row"] | int  # what shares a scale; int: that many columns of a row
@@ -48,7 +50,7 @@ class ScaleGrid:
             columns: columns of the window, with start and stop.
 
         Returns:
-            float32 that broadcasts to (rows, columns): an axis along which all share is 1 long.
+            float32 that broadcasts to (rows, columns): 1 long along an axis that shares a scale.
         """
         values = self.values
         if self.rows == 1:
@@ -72,6 +74,22 @@ def per_tensor(scale: np.float32 | float, rows: int) -> ScaleGrid:
 def per_row(scales: Scales) -> ScaleGrid:
     """Return the grid of one scale per row; `scales` has one entry per row."""
     return ScaleGrid(scales.reshape(-1, 1), 1)
+
+
+def finite_values(tensor: SourceTensor) -> Scales:
+    """Read a float tensor of scales or biases as float32, in its shape.
+
+    Raises:
+        SourceError: a value is NaN or infinite.
+    """
+    values = to_float32(tensor.read(), tensor.dtype).reshape(tensor.shape)
+    if not np.isfinite(values).all():
+        at = tuple(np.argwhere(~np.isfinite(values))[0])
+        raise SourceError(
+            f"{tensor.name}: {values[at]} at {[*map(int, at)]}, expected finite numbers. The file "
+            "is damaged; --exclude the weight to keep it as it is"
+        )
+    return values
 
 
 def parse_per(text: str) -> Per:

@@ -89,7 +89,7 @@ def config_evidence(config: dict[str, Any]) -> str | None:
 def _norm_evidence(
     tensors: Mapping[str, SourceTensor | DenseTensor], name: str, columns: int
 ) -> str | None:
-    """Return in words that a layer contains a norm of its inputs, or None."""
+    """Return the evidence that a norm of the inputs inside a layer gives, or None."""
     norm = tensors.get(f"{name.removesuffix('weight')}norm.weight")
     if norm is None or norm.dtype not in FLOAT_BYTES or norm.shape != (columns,):
         return None

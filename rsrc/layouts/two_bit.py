@@ -1,4 +1,4 @@
-"""2-bit codes, four in a byte, the first in the low bits: code = value + 1, and code 3 is no value.
+"""2-bit codes, four in a byte, the first in the low bits: code = value + 1; code 3 is invalid.
 
 A code is a digit of the alphabet -1, 0, 1.
 """
@@ -7,7 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..common.arrays import ByteArray
 from ..source.tensor import PIECE, SourceTensor
+
+
+def pack(codes: ByteArray) -> ByteArray:
+    """Pack codes, uint8 (4, ...), along the first axis: codes[i] goes to bits 2i and 2i + 1."""
+    packed: ByteArray = codes[0] | codes[1] << 2 | codes[2] << 4 | codes[3] << 6
+    return packed
 
 
 def find_code_3(tensor: SourceTensor) -> tuple[int, int] | None:

@@ -24,6 +24,8 @@ from .json_walker import JsonError, JsonWalker
 from .refuse import refuse_pickles
 from .tensor import SourceTensor
 
+METADATA = "__metadata__"  # the key of the header that is not a tensor
+
 MAX_HEADER = 8 << 20  # bytes; the 16 MiB of a .rsr header hold no more tensors than this
 MAX_TENSORS = 1 << 17  # of a checkpoint: at 128 bytes each, 16 MiB of a .rsr header
 MAX_INDEX = 16 << 20  # bytes of a .safetensors.index.json; 95 per tensor are usual
@@ -36,7 +38,6 @@ _MAX_ENTRY = 4096  # bytes of JSON that describe one tensor
 _MAX_OTHER = 1 << 16  # bytes of a member of an index other than weight_map
 _METADATA_OVERHEAD = 10  # bytes that the header of a .rsr file adds to a key and its value
 _MAX_SIZE = (1 << 63) - 1
-_METADATA = "__metadata__"
 
 
 def open_index(index: Path) -> Checkpoint:
@@ -160,7 +161,7 @@ def parse_header(
     if header[:1] != b"{":
         raise JsonError("its header does not begin with '{'")
     for name in walker.members(_MAX_NAME):
-        if name == _METADATA:
+        if name == METADATA:
             metadata = _metadata(walker.value(MAX_METADATA))
             continue
         if len(tensors) == MAX_TENSORS:
@@ -184,11 +185,11 @@ def parse_header(
 
 def _metadata(value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
-        raise JsonError(f"{_METADATA}: expected a map of strings")
+        raise JsonError(f"{METADATA}: expected a map of strings")
     try:
         "".join([*value, *value.values()]).encode()
     except UnicodeEncodeError:  # JSON can escape half of a surrogate pair
-        raise JsonError(f"{_METADATA}: a string is not valid Unicode") from None
+        raise JsonError(f"{METADATA}: a string is not valid Unicode") from None
     return value
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..common.arrays import Bytes
+from ..common.arrays import ByteArray
 from ..common.errors import SourceError
 
 PIECE = 1 << 20  # bytes
@@ -47,10 +47,10 @@ class SourceTensor:
 
     @property
     def stored_nbytes(self) -> int:
-        """Bytes in the file; differs from `nbytes` if `read` converts."""
+        """ByteArray in the file; differs from `nbytes` if `read` converts."""
         return self.nbytes
 
-    def read(self, buffer: Bytes | None = None) -> Bytes:
+    def read(self, buffer: ByteArray | None = None) -> ByteArray:
         """Read all bytes. They are not mapped: mapped pages would stay in memory.
 
         Args:
@@ -84,7 +84,7 @@ class SourceTensor:
                 self._fill(piece, file)
                 yield piece.data
 
-    def _fill(self, data: Bytes, file: FileIO) -> None:
+    def _fill(self, data: ByteArray, file: FileIO) -> None:
         left = data.data
         while left:  # one call may read less
             count = file.readinto(left)

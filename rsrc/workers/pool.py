@@ -13,7 +13,7 @@ import numpy as np
 
 from rsr_formats.errors import RsrError
 
-from ..common.arrays import Bytes
+from ..common.arrays import ByteArray
 from ..common.errors import ExecutorError, OptionError
 
 T = TypeVar("T")
@@ -152,7 +152,7 @@ class LocalState:
     def __init__(self) -> None:
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._free: list[Bytes] = []
+        self._free: list[ByteArray] = []
         self._held = 0  # bytes of all buffers, lent or free
 
     def stop(self) -> None:
@@ -167,7 +167,7 @@ class LocalState:
             yield piece
 
     @contextmanager
-    def buffer(self, nbytes: int) -> Iterator[Bytes]:
+    def buffer(self, nbytes: int) -> Iterator[ByteArray]:
         """Lend a buffer of at least `nbytes`.
 
         Buffers are reused: the first write to new memory costs as much as reading a file into it.

@@ -16,10 +16,10 @@ import numpy.typing as npt
 import pytest
 
 from rsr_formats import (
+    AuxiliaryTensor,
     DenseTensor,
     FileEntry,
     IndexedTensor,
-    InlineTensor,
     Quantized,
     RsrFile,
     SourceRecord,
@@ -27,7 +27,7 @@ from rsr_formats import (
 from rsr_formats.decode import apply_scales, decode_digits, row_scales
 from rsr_testing.golden_rsr import WRITERS, write
 from rsr_testing.paths import GOLDEN
-from rsrc.export.source import restorable
+from rsrc.export import FORMS
 
 Values = npt.NDArray[np.int8]
 
@@ -296,7 +296,7 @@ def test_a_permutation_and_a_segment_list_of_1_0() -> None:
 
 def test_the_source_records_of_1_0() -> None:
     file = golden("v1")
-    auxiliary = InlineTensor("ranked.weight_scale", "BF16", (1,), b"\x00\x40")
+    auxiliary = AuxiliaryTensor("ranked.weight_scale", "BF16", (1,), b"\x00\x40")
     sources = {t.name: t.source for t in file.header.tensors if isinstance(t, IndexedTensor)}
     zeros = sources["expand.weight"].negative_zeros
     assert zeros is not None
@@ -344,7 +344,7 @@ def test_the_layouts_of_1_2() -> None:
 
 def test_an_auxiliary_tensor_without_data_in_1_2() -> None:
     t = indexed("v1.2", "mlx.weight")
-    assert t.source.auxiliary == (InlineTensor("mlx.scales", "F16", (3, 1), None),)
+    assert t.source.auxiliary == (AuxiliaryTensor("mlx.scales", "F16", (3, 1), None),)
 
 
 # --- version 1.3 ----------------------------------------------------------------------------------
@@ -376,9 +376,9 @@ def test_a_quantized_tensor_that_replaces_its_source_in_1_3() -> None:
 
 def test_the_restored_source_of_1_3() -> None:
     """It has no row scales, and no int8 tensor that was added."""
-    source = restorable(golden("v1.3"))
+    source = {t.name: t for t in FORMS["source"](golden("v1.3"), None).tensors}
     assert list(source) == ["embedding.weight", "head.weight"]
-    assert source["embedding.weight"].data().tobytes() == bytes.fromhex(EMBEDDING)
+    assert source["embedding.weight"].read().tobytes() == bytes.fromhex(EMBEDDING)
     head = source["head.weight"]
     assert (head.dtype, head.shape) == ("F16", (2, 2))
-    assert head.data().tobytes() == struct.pack("<4e", 63.5, -0.5, -254.0, 252.0)  # q * scale
+    assert head.read().tobytes() == struct.pack("<4e", 63.5, -0.5, -254.0, 252.0)  # q * scale

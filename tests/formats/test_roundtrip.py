@@ -28,8 +28,8 @@ from rsr_formats.records import (
     DIGITS,
     DTYPE_BITS,
     NUMPY_DTYPES,
+    AuxiliaryTensor,
     FileEntry,
-    InlineTensor,
     Scale,
     SourceRecord,
     Tensor,
@@ -114,7 +114,7 @@ class Plan:
             values = rng.random(count).astype(NUMPY_DTYPES[item])
             scale = Scale(rows, self.add(values.tobytes()), group, item)
             self.scales[name] = values
-        inline = InlineTensor(auxiliary, "F32", (), draw(st.binary(min_size=4, max_size=4)))
+        inline = AuxiliaryTensor(auxiliary, "F32", (), draw(st.binary(min_size=4, max_size=4)))
         return IndexedTensor(
             name, (out, columns), digits, k, direction,
             "ranked" if ranked else "permuted", packing,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ...layouts.base import Bytes
+from ...common.arrays import ByteArray
 
 BLOCK = 256  # weights
 BLOCK_BYTES = {"TQ1_0": 54, "TQ2_0": 66}
@@ -20,7 +20,7 @@ _POWERS = np.array([81, 27, 9, 3, 1], np.uint8)
 _FRACTIONS = ((np.arange(243) * 256 + 242) // 243).astype(np.uint8)
 
 
-def encode(kind: str, codes: Bytes, scales: npt.NDArray[np.float16]) -> Bytes:
+def encode(kind: str, codes: ByteArray, scales: npt.NDArray[np.float16]) -> ByteArray:
     """Return blocks, uint8 (n, bytes of a block).
 
     Args:
@@ -34,14 +34,14 @@ def encode(kind: str, codes: Bytes, scales: npt.NDArray[np.float16]) -> Bytes:
     return blocks
 
 
-def _tq2_0(codes: Bytes, out: Bytes) -> None:
+def _tq2_0(codes: ByteArray, out: ByteArray) -> None:
     """Code 128 g + 32 l + m goes to bits 2l and 2l + 1 of byte 32 g + m."""
     planes = codes.reshape(-1, 2, 4, 32)
     packed = planes[:, :, 0] | planes[:, :, 1] << 2 | planes[:, :, 2] << 4 | planes[:, :, 3] << 6
     out[:] = packed.reshape(out.shape)
 
 
-def _tq1_0(codes: Bytes, out: Bytes) -> None:
+def _tq1_0(codes: ByteArray, out: ByteArray) -> None:
     """Pack 5 planes of 32 codes into 32 bytes, 5 of 16 into 16, and 4 of 4 into 4."""
     byte = code = 0
     for width, planes in ((32, 5), (16, 5), (4, 4)):

@@ -12,7 +12,7 @@ from ...source.gguf.config import gguf_metadata
 from ...source.gguf.tokenizer_common import Note
 from ...source.gguf.tokenizer_metadata import tokenizer_metadata
 from ..model_files import Config, find_file, read_json
-from .tensors import GgufTensor
+from .tensors import GgufOutput
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -30,7 +30,7 @@ def model_metadata(config: Config | None, note: Note) -> dict[str, Any]:
     return {}
 
 
-def tokenizer(file: RsrFile, tensors: Sequence[GgufTensor], note: Note) -> dict[str, Any]:
+def tokenizer(file: RsrFile, tensors: Sequence[GgufOutput], note: Note) -> dict[str, Any]:
     """Return the tokenizer in a `.rsr` file as GGUF metadata, or {} if it has no tokenizer.json.
 
     Raises:

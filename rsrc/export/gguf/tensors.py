@@ -17,15 +17,15 @@ from rsr_formats.records import FLOAT_DTYPES, DenseTensor, IndexedTensor, Tensor
 from rsr_formats.text import quoted
 
 from ...common.errors import ExportError
-from ...layouts.base import Restored
-from ...layouts.float_bits import from_float32, to_float32
-from ...layouts.scales import ScaleGrid
+from ...layouts.float_bits import from_float32, row_blocks, to_float32
+from ...layouts.scales import ScaleGrid, per_tensor
 from ...source.gguf.config import rope_factors
 from ...source.gguf.names import gguf_name, gguf_rows, permuted_heads
 from ...source.gguf.tokenizer_common import Note
-from ..floats import float_dtype, row_values
+from ...source.tensor import PIECE
+from ..floats import float_dtype
 from ..model_files import Config
-from ..tensors import decode, dense_bytes, model_tensors, read_scales, row_windows, source_dtype
+from ..tensors import decode, dense_tensor, model_tensors, read_scales
 from .blocks import BLOCK, BLOCK_BYTES, encode
 
 Array = npt.NDArray[Any]
@@ -39,7 +39,7 @@ _NUMPY = {
 
 
 @dataclass(frozen=True)
-class GgufTensor:
+class GgufOutput:
     """A tensor to write."""
 
     name: str
@@ -67,7 +67,7 @@ class GgufTensor:
 
 def plan(
     file: RsrFile, config: Config | None, metadata: Mapping[str, Any], kind: str, note: Note
-) -> list[GgufTensor]:
+) -> list[GgufOutput]:
     """Decide how each tensor of a model is written.
 
     Args:
@@ -101,12 +101,12 @@ def plan(
         if reason is None:
             rounding.add(t.name, grid)
             data = partial(_blocks, file, t, kind, order)
-            tensors.append(GgufTensor(name, kind, t.shape, data))
+            tensors.append(GgufOutput(name, kind, t.shape, data))
         else:
             dtype = float_dtype(file, t)
             floats[f"{dtype} instead of {kind}, because {reason}"].append(t.name)
             data = partial(_floats, file, t, dtype, order)
-            tensors.append(GgufTensor(name, dtype, t.shape, data))
+            tensors.append(GgufOutput(name, dtype, t.shape, data))
     if unsupported:
         raise ExportError(
             f"GGUF has no type for the dtype of {quoted(unsupported)}: compile without them"
@@ -119,12 +119,12 @@ def plan(
     factors = rope_factors(config) if config is not None and metadata else None
     if factors is not None:  # Llama 3's RoPE scaling, which GGUF stores as a tensor
         data = partial(np.asarray, factors)
-        tensors.append(GgufTensor("rope_freqs.weight", "F32", factors.shape, data))
+        tensors.append(GgufOutput("rope_freqs.weight", "F32", factors.shape, data))
     _check(tensors)
     return tensors
 
 
-def _check(tensors: list[GgufTensor]) -> None:
+def _check(tensors: list[GgufOutput]) -> None:
     seen: set[str] = set()
     for t in tensors:
         if t.name in seen:
@@ -165,60 +165,50 @@ def _row_order(t: Tensor, name: str, metadata: Mapping[str, Any]) -> Rows | None
 # --- data ---------------------------------------------------------------------------------------
 
 
-def _dense(file: RsrFile, t: DenseTensor, name: str, order: Rows | None) -> GgufTensor:
+def _dense(file: RsrFile, t: DenseTensor, name: str, order: Rows | None) -> GgufOutput:
     """Return a dense tensor in its dtype; vectors in F32, which llama.cpp expects of them."""
     widened = len(t.shape) <= 1 and t.dtype in FLOAT_DTYPES
-    dtype = source_dtype(t)
+    tensor = dense_tensor(file, t)
     shape = t.shape or (1,)
 
     def data() -> Array:
-        raw = dense_bytes(file, t)
-        values: Array = to_float32(raw, dtype) if widened else raw.view(_NUMPY[dtype])
+        raw = tensor.read()
+        values: Array = to_float32(raw, tensor.dtype) if widened else raw.view(_NUMPY[tensor.dtype])
         values = values.reshape(shape)
         return values if order is None else values[order]
 
-    return GgufTensor(name, "F32" if widened else dtype, shape, data)
+    return GgufOutput(name, "F32" if widened else tensor.dtype, shape, data)
 
 
-def _windows(t: IndexedTensor, order: Rows | None) -> Iterator[tuple[slice, slice | Rows]]:
+def _windows(t: IndexedTensor, order: Rows | None) -> Iterator[tuple[slice, Rows]]:
     """Yield windows of output rows, each with the source rows that it holds."""
-    for window in row_windows(t.shape):
-        yield window, window if order is None else order[window]
+    for window in row_blocks(t.shape, PIECE):
+        rows = np.arange(window.start, window.stop) if order is None else order[window]
+        yield window, rows
 
 
 def _floats(file: RsrFile, t: IndexedTensor, dtype: str, order: Rows | None) -> Array:
     r = decode(file, t)
     out = np.empty(t.shape, _NUMPY[dtype])
     for window, rows in _windows(t, order):
-        out[window] = from_float32(row_values(r, rows), dtype)
+        out[window] = from_float32(r.weights(rows) + np.float32(0), dtype)  # no -0.0
     return out
 
 
 def _blocks(file: RsrFile, t: IndexedTensor, kind: str, order: Rows | None) -> Array:
-    r = decode(file, t)
+    digits = decode(file, t).digits
     codes = (np.array(t.digits, np.int8) + 1).astype(np.uint8)
-    per_row = t.shape[1] // BLOCK
-    out = np.empty((t.shape[0], per_row * BLOCK_BYTES[kind]), np.uint8)
+    grid = read_scales(file, t) or per_tensor(1, t.shape[0])
+    groups = np.arange(0, t.shape[1], BLOCK) // (grid.columns or t.shape[1])  # of a row's blocks
+    out = np.empty((t.shape[0], len(groups) * BLOCK_BYTES[kind]), np.uint8)
     for window, rows in _windows(t, order):
-        digits = r.digits[rows]
-        scales = _block_scales(r, rows, len(digits), per_row)
-        blocks = encode(kind, codes[digits].reshape(-1, BLOCK), scales)
-        out[window] = blocks.reshape(len(digits), -1)
+        scales = grid.values[np.ix_(rows // grid.rows, groups)]
+        # `_ScaleRounding` has found the scales in the range of float16.
+        blocks = encode(
+            kind, codes[digits[rows]].reshape(-1, BLOCK), scales.reshape(-1).astype(np.float16)
+        )
+        out[window] = blocks.reshape(len(rows), -1)
     return out
-
-
-def _block_scales(
-    r: Restored, rows: slice | Rows, count: int, per_row: int
-) -> npt.NDArray[np.float16]:
-    """Return the scale of each block of `count` rows: (count * per_row,)."""
-    if r.scale is None:
-        return np.ones(count * per_row, np.float16)
-    scale = r.scale.astype(np.float16)  # `_ScaleRounding` has found them in range
-    if scale.ndim == 1 and len(scale) == 1:
-        return np.repeat(scale, count * per_row)
-    scale = scale[rows].reshape(count, -1)
-    group = np.arange(per_row) * BLOCK // r.record.group_columns if r.record.is_grouped else 0
-    return np.broadcast_to(scale[:, group].reshape(count, -1), (count, per_row)).reshape(-1)
 
 
 class _ScaleRounding:

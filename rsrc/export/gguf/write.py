@@ -13,8 +13,6 @@ from ..model_files import read_config
 from .metadata import add_metadata, model_metadata, tokenizer
 from .tensors import plan
 
-_FILE_TYPES = {"TQ1_0": "MOSTLY_TQ1_0", "TQ2_0": "MOSTLY_TQ2_0"}
-
 
 def require_gguf() -> None:
     """Raise `MissingPackageError` if the package gguf is not installed."""
@@ -67,7 +65,7 @@ def write_gguf(
         writer = gguf.GGUFWriter(Path(out.name), architecture)
         try:
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-            writer.add_file_type(gguf.LlamaFileType[_FILE_TYPES[kind]])
+            writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind}"])
             add_metadata(writer, metadata)
             for t in tensors:
                 raw = gguf.GGMLQuantizationType[t.kind]

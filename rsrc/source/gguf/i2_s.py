@@ -14,7 +14,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from ...common.arrays import Bytes
+from ...common.arrays import ByteArray
 
 Shares = npt.NDArray[np.float64]
 
@@ -23,7 +23,7 @@ _MIN_GROUPS = 32  # of four rows, for a reliable correlation
 _CERTAIN = 0.2  # correlation; if all columns are alike, it is 0 +- 1 / sqrt(columns)
 
 
-def holds_four_rows_a_byte(codes: Bytes, columns: int) -> bool:
+def holds_four_rows_a_byte(codes: ByteArray, columns: int) -> bool:
     """Return whether each byte certainly holds codes of four rows, rather than of one block.
 
     Args:

@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
-from ...common.arrays import Bytes
+from ...common.arrays import ByteArray
 from ...common.errors import SourceError
 from ..tensor import PIECE, SourceTensor
 from .names import hf_rows
@@ -46,7 +46,7 @@ class GgufTensor(SourceTensor):
 
     @property
     def stored_nbytes(self) -> int:
-        """Bytes in the file."""
+        """ByteArray in the file."""
         return self.kind.nbytes(self.shape)
 
     @property
@@ -58,7 +58,7 @@ class GgufTensor(SourceTensor):
     def _is_dequantized(self) -> bool:
         return self.kind.dtype is None and self.dtype == "F32"
 
-    def read(self, buffer: Bytes | None = None) -> Bytes:
+    def read(self, buffer: ByteArray | None = None) -> ByteArray:
         """Read all bytes; see SourceTensor.
 
         Raises:
@@ -98,7 +98,7 @@ class GgufTensor(SourceTensor):
         if filled:
             yield piece[:filled].data
 
-    def _panels(self) -> Iterator[Bytes]:
+    def _panels(self) -> Iterator[ByteArray]:
         """Read the tensor from front to back, some rows or some heads at a time."""
         kind = self.kind
         if not self.nbytes:
@@ -126,7 +126,7 @@ class GgufTensor(SourceTensor):
         if not self._is_dequantized:
             yield tail
 
-    def _values(self, rows: Bytes, tail: Bytes) -> Bytes:
+    def _values(self, rows: ByteArray, tail: ByteArray) -> ByteArray:
         """Dequantize rows of blocks to the bytes of float32 values."""
         codec = self.kind.codec
         if codec is None:
@@ -145,7 +145,7 @@ def dequantized(tensor: GgufTensor) -> GgufTensor:
     return replace(tensor, dtype="F32", nbytes=4 * prod(tensor.shape))
 
 
-def scales_of(kind: GgmlType, codec: Codec, rows: Bytes, tail: Bytes) -> Scales:
+def scales_of(kind: GgmlType, codec: Codec, rows: ByteArray, tail: ByteArray) -> Scales:
     """Return the scales of some rows, float32 (n,): one per block, per row, or per tensor.
 
     Args:
@@ -161,7 +161,7 @@ def scales_of(kind: GgmlType, codec: Codec, rows: Bytes, tail: Bytes) -> Scales:
     return codec.scales(rows.reshape(-1, kind.block_bytes))
 
 
-def _dequantize_by_gguf(tensor: GgufTensor, rows: Bytes) -> npt.NDArray[np.float32]:
+def _dequantize_by_gguf(tensor: GgufTensor, rows: ByteArray) -> npt.NDArray[np.float32]:
     """Dequantize with the gguf package; it is faster on one long row than on many short ones."""
     try:
         import gguf

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from rsr_formats.records import BINARY_SIGNS, TERNARY
 
-from ...common.arrays import Bytes
+from ...common.arrays import ByteArray
 from ...common.errors import SourceError
 from .reader import Header, TensorInfo
 
@@ -40,21 +40,21 @@ class Codec:
 
     # (blocks, block bytes) -> codes (blocks, weights). Not in the repr, which `Checkpoint.digest`
     # hashes: the repr of a function differs between processes.
-    decode: Callable[[Bytes], Bytes] = field(repr=False)
+    decode: Callable[[ByteArray], ByteArray] = field(repr=False)
     scale: slice  # its bytes in the block, in the row header, or in the tail
     scale_dtype: str = "<f2"
     two_bits: slice | None = None  # bytes of a block with two-bit codes, which can be 3
     digits: tuple[int, ...] = TERNARY
     is_general: bool = False  # code 3 is the weight +2 rather than damage
 
-    def holds_code_3(self, blocks: Bytes) -> bool:
+    def holds_code_3(self, blocks: ByteArray) -> bool:
         """Return whether any code is 3; `blocks` is (blocks, block bytes)."""
         if self.two_bits is None:
             return False
         codes = blocks[:, self.two_bits]
         return bool((codes & codes >> 1 & 0x55).any())
 
-    def scales(self, raw: Bytes) -> Scales:
+    def scales(self, raw: ByteArray) -> Scales:
         """Return the scale in each row of `raw`: one block, one row header or one tail per row."""
         found = np.ascontiguousarray(raw[:, self.scale]).view(self.scale_dtype)
         return found.astype(np.float32).reshape(-1)
@@ -93,7 +93,7 @@ class GgmlType:
         return (prod(shape) if self.is_flat else shape[-1] if shape else 1) % self.block == 0
 
 
-def _planes(codes: Bytes, shifts: Sequence[int] = (0, 2, 4, 6)) -> Bytes:
+def _planes(codes: ByteArray, shifts: Sequence[int] = (0, 2, 4, 6)) -> ByteArray:
     """Unpack four codes per byte: plane i is the codes at bit shifts[i] of all bytes."""
     result = np.empty((len(codes), 4, codes.shape[1]), np.uint8)
     for i, shift in enumerate(shifts):
@@ -102,12 +102,12 @@ def _planes(codes: Bytes, shifts: Sequence[int] = (0, 2, 4, 6)) -> Bytes:
     return result.reshape(len(codes), -1)
 
 
-def _neighbors(codes: Bytes) -> Bytes:
+def _neighbors(codes: ByteArray) -> ByteArray:
     """Unpack four neighboring codes per byte, lowest bits first."""
     return np.take(_NEIGHBORS, codes).view(np.uint8)
 
 
-def _trits(*parts: tuple[Bytes, int]) -> Bytes:
+def _trits(*parts: tuple[ByteArray, int]) -> ByteArray:
     """Unpack up to five trits per byte, in planes: plane i is trit i, most significant first.
 
     Args:
@@ -124,31 +124,31 @@ def _trits(*parts: tuple[Bytes, int]) -> Bytes:
     return result
 
 
-def _tq1_0(b: Bytes) -> Bytes:
+def _tq1_0(b: ByteArray) -> ByteArray:
     return _trits((b[:, :32], 5), (b[:, 32:48], 5), (b[:, 48:52], 4))
 
 
-def _tq2_0(b: Bytes) -> Bytes:
+def _tq2_0(b: ByteArray) -> ByteArray:
     return _planes(b[:, :64].reshape(-1, 32)).reshape(len(b), 256)
 
 
-def _ptq1_0(b: Bytes) -> Bytes:
+def _ptq1_0(b: ByteArray) -> ByteArray:
     return _trits((b[:, :16], 5), (b[:, 16:24], 5), (b[:, 24:26], 4))
 
 
-def _q1_0(b: Bytes) -> Bytes:
+def _q1_0(b: ByteArray) -> ByteArray:
     return np.unpackbits(b[:, 2:], axis=1, bitorder="little")
 
 
-def _q2_0(b: Bytes) -> Bytes:
+def _q2_0(b: ByteArray) -> ByteArray:
     return _neighbors(b[:, 2:])
 
 
-def _i2_s(b: Bytes) -> Bytes:
+def _i2_s(b: ByteArray) -> ByteArray:
     return _planes(b, (6, 4, 2, 0))
 
 
-def _iq1_bn(b: Bytes) -> Bytes:
+def _iq1_bn(b: ByteArray) -> ByteArray:
     """Unpack 64 weights from four runs of three bytes, five trits each, and one trit of byte 12."""
     codes = np.empty((len(b), 4, 16), np.uint8)
     for i in range(5):
@@ -163,7 +163,7 @@ _POSITIVE = bytes.fromhex("a9892909 a6862606 9a921a12 6a624a42")
 _STQ = np.array([*_POSITIVE, *(0xAA - pattern for pattern in _POSITIVE)], np.uint8)
 
 
-def _stq1_0(b: Bytes) -> Bytes:
+def _stq1_0(b: ByteArray) -> ByteArray:
     """Unpack 64 groups of four weights: group g is weight g % 16 of four runs of 16."""
     number = np.stack([b[:, :32] & 15, b[:, :32] >> 4], axis=2).reshape(len(b), 64)
     number |= np.unpackbits(b[:, 32:40], axis=1, bitorder="little") << 4

@@ -18,8 +18,9 @@ from rsr_formats import IndexedTensor, RsrFile
 from rsr_testing.checkpoints import Kit
 from rsr_testing.exports import T, dense, to_dense
 from rsrc.export.decompile import decompile
-from rsrc.export.tensors import row_windows
 from rsrc.inspection.compare import compare
+from rsrc.layouts.float_bits import row_blocks
+from rsrc.source.tensor import PIECE
 
 Array = npt.NDArray[Any]
 
@@ -83,7 +84,7 @@ def test_large_matrices_in_windows(kit: Kit, tmp_path: Path, to: str) -> None:
     """Windows of rows join, and only the digits are all in memory."""
     shape = (2052, 1537)
     t = np.random.default_rng(3).integers(-1, 2, shape).astype(np.int8)
-    assert len(list(row_windows(shape))) > 3
+    assert len(list(row_blocks(shape, PIECE))) > 3
     wide = kit.bf16(np.where(t == 0, np.float32(-0.0), t * np.float32(0.5)))
     source = kit.save(tmp_path / "s.safetensors", {"w": wide})
     rsrc.compile(source, tmp_path / "x.rsr")

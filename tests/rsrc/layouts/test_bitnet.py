@@ -87,13 +87,13 @@ class TestPacked:
         packed[1, 2] |= 3 << 2 * position
         tensors = {"w": packed, "w_scale": np.ones(1, "f4")}
         where = rf"\(row {2 * position + 1}, column 2\)"
-        self.check_refused_only_if_config_claims_it(bench, tensors, f"it holds code 3.*{where}")
+        self.check_refused_only_if_config_claims_it(bench, tensors, f"the invalid code 3 {where}")
 
     def test_code_3_in_a_later_piece(self, bench: Bench) -> None:
         packed = np.full((1100, 1000), 0x55, np.uint8)
         packed[1090, 7] = 0x5D
         found = bench.compile({"w": packed, "w_scale": np.ones(1, "f4")})["w"]
-        assert found.reason == "U8, but it holds code 3, which is no weight (row 2190, column 7)"
+        assert found.reason == "U8, but it holds the invalid code 3 (row 2190, column 7)"
 
     @pytest.mark.parametrize("value", [0, -1, -0.0, np.nan, np.inf, -np.inf])
     @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])

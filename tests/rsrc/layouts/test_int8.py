@@ -66,7 +66,7 @@ def test_scales_of_other_shapes_are_refused(bench: Bench, shape: tuple[int, ...]
     """Without its scale it would be a different matrix."""
     w = np.resize(np.array([-1, 0, 1, 1], np.int8), (4, 100))
     tensors: dict[str, Any] = {"w": w, "w_scale": np.ones(shape, np.float32)}
-    message = re.escape(f"w_scale is F32 {list(shape)}, and beside I8 [4, 100]")
+    message = re.escape(f"w_scale is F32 {list(shape)}; as the scale of an I8 [4, 100]")
     with pytest.raises(rsrc.SourceError, match=message):
         bench.compile(tensors)
     assert bench.compile(tensors, exclude=["w"])["w"].kind == "dense"
@@ -76,7 +76,7 @@ def test_scales_of_other_values_are_refused(bench: Bench) -> None:
     w = np.array([[1, 0, -1]] * 2, np.int8)
     with pytest.raises(rsrc.SourceError, match=r"w_scale is I32 \[1\]"):
         bench.compile({"w": w, "w_scale": np.ones(1, np.int32)})
-    with pytest.raises(rsrc.SourceError, match="w_scale: NaN or infinite"):
+    with pytest.raises(rsrc.SourceError, match=r"w_scale: nan at \[1\]"):
         bench.compile({"w": w, "w_scale": np.array([1, np.nan], np.float32)})
 
 

@@ -204,7 +204,7 @@ class TestRefused:
     def test_not_finite(self, bench: Bench, value: float, part: str, dtype: str) -> None:
         parts = {"scales": SCALES.copy(), "biases": -SCALES}
         parts[part][1, 1] = value
-        message = rf"^w\.{part}: {value} in row 1, group 1, expected finite"
+        message = rf"^w\.{part}: {value} at \[1, 1\], expected finite"
         with pytest.raises(rsrc.SourceError, match=message):
             module(bench, WORDS, parts["scales"], parts["biases"], dtype)
         parts[part][1, 1] = 1

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats import (
+    AuxiliaryTensor,
     DenseTensor,
     FileEntry,
     IndexedTensor,
-    InlineTensor,
     Quantized,
     RsrWriter,
     Scale,
@@ -109,7 +109,7 @@ def write_1_0(writer: RsrWriter) -> tuple[list[FileEntry], list[Tensor]]:
         "ranked.weight", (132, 10), TERNARY, 3, "expand", "ranked", "w16",
         {"ranks": writer.add(w16(ternary_digits(132, 10), TERNARY, 3))},
         SourceRecord("bitnet", "U8", (33, 10), None,
-                     (InlineTensor("ranked.weight_scale", "BF16", (1,), b"\x00\x40"),)),
+                     (AuxiliaryTensor("ranked.weight_scale", "BF16", (1,), b"\x00\x40"),)),
         Scale(132, writer.add(floats([0.5]))),
     )  # fmt: skip
     expand = IndexedTensor(
@@ -185,7 +185,7 @@ def write_1_2(writer: RsrWriter) -> tuple[list[FileEntry], list[Tensor]]:
         {"ranks": writer.add(listed_w16(digits, BINARY_SIGNS, 2, pairs, 2))},
         SourceRecord("twn", "F32", (34, 8)), None, pairs, 2,
     )  # fmt: skip
-    scales = InlineTensor("mlx.scales", "F16", (3, 1), None)
+    scales = AuxiliaryTensor("mlx.scales", "F16", (3, 1), None)
     mlx = IndexedTensor(
         "mlx.weight", (3, 6), TERNARY, 3, "expand", "ranked", "w16",
         {"ranks": writer.add(w16(sparse_digits(3, 6, 1), TERNARY, 3))},

@@ -558,7 +558,7 @@ class TestRefused:
         ],
     )
     def test_code_3(self, bench: Bench, number: int, columns: int, data: bytes) -> None:
-        with pytest.raises(SourceError, match="with code 3, which is no weight"):
+        with pytest.raises(SourceError, match="with the invalid code 3"):
             bench.one((1, columns), number, data)
 
     def test_rotated_weights(self, bench: Bench) -> None:
