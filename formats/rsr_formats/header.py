@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import fields
 from io import BytesIO
 from typing import Any, TypeVar
 
@@ -57,18 +58,9 @@ def encode_header(header: Header) -> bytes:
     document = {
         "producer": header.producer,
         "metadata": dict(sorted(header.metadata.items())),
-        "files": [{"name": f.name, "section": f.section} for f in header.files],
+        "files": [_map_of(f) for f in header.files],
         "tensors": [_tensor_document(t) for t in header.tensors],
-        "sections": [
-            {
-                "offset": s.offset,
-                "stored_size": s.stored_size,
-                "size": s.size,
-                "codec": s.codec,
-                "sha256": s.sha256,
-            }
-            for s in header.sections
-        ],
+        "sections": [_map_of(s) for s in header.sections],
     }
     try:
         return bytes(msgpack.packb(document, use_bin_type=True))
@@ -76,23 +68,26 @@ def encode_header(header: Header) -> bytes:
         raise HeaderFieldError(f"header: a field cannot be encoded in msgpack: {error}") from None
 
 
+def _map_of(record: FileEntry | InlineTensor | Quantized | Section) -> dict[str, Any]:
+    """Return a record whose keys in the file are the names of its attributes."""
+    return {f.name: getattr(record, f.name) for f in fields(record)}
+
+
 def _tensor_document(t: Tensor) -> dict[str, Any]:
     if isinstance(t, DenseTensor):
-        document = {
+        return {
             "name": t.name,
             "kind": "dense",
             "dtype": t.dtype,
-            "shape": list(t.shape),
+            "shape": t.shape,
             "section": t.section,
+            **({} if t.quantized is None else {"quantised": _map_of(t.quantized)}),
         }
-        if (q := t.quantized) is not None:
-            document["quantised"] = {"rule": q.rule, "of": q.of, "dtype": q.dtype}
-        return document
     return {
         "name": t.name,
         "kind": t.kind,
-        "shape": list(t.shape),
-        "digits": list(t.digits),
+        "shape": t.shape,
+        "digits": t.digits,
         "k": t.k,
         **({} if t.pattern_list is None else {"patterns": t.pattern_list}),
         **({} if t.stride == 1 else {"stride": t.stride}),
@@ -104,12 +99,9 @@ def _tensor_document(t: Tensor) -> dict[str, Any]:
         "source": {
             "layout": t.source.layout,
             "dtype": t.source.dtype,
-            "shape": list(t.source.shape),
+            "shape": t.source.shape,
             "negative_zeros": t.source.negative_zeros,
-            "companions": [
-                {"name": a.name, "dtype": a.dtype, "shape": list(a.shape), "data": a.data}
-                for a in t.source.auxiliary
-            ],
+            "companions": [_map_of(a) for a in t.source.auxiliary],
         },
     }
 
@@ -131,17 +123,16 @@ def decode_header(data: bytes) -> Header:
         HeaderFieldError: a field is missing, unknown, or of the wrong type or value.
         LimitError: a list or a list entry exceeds a limit.
     """
-    lists: dict[str, tuple[Any, ...]] = {}
     top: dict[str, Any] = {}
     try:
         stream = _Stream(data)
         for key in stream.fields():
-            if key in top or key in lists:
+            if key in top:
                 raise HeaderSyntaxError("header: duplicate key in a msgpack map")
             read = _LISTS.get(key)
             if read is not None and stream.is_list():
                 items = enumerate(stream.items())
-                lists[key] = tuple(read(_Fields(v, f"{key}[{i}]")) for i, v in items)
+                top[key] = [read(_Fields(v, f"{key}[{i}]")) for i, v in items]
             else:
                 top[key] = stream.value(MAX_METADATA, f"header.{key[:32]!r}")
         stream.end()
@@ -152,9 +143,9 @@ def decode_header(data: bytes) -> Header:
     header = Header(
         producer=f.string("producer"),
         metadata=_string_map(f.take("metadata", dict), "header.metadata"),
-        files=lists["files"] if "files" in lists else tuple(f.take("files", list)),
-        tensors=lists["tensors"] if "tensors" in lists else tuple(f.take("tensors", list)),
-        sections=lists["sections"] if "sections" in lists else tuple(f.take("sections", list)),
+        files=tuple(f.take("files", list)),
+        tensors=tuple(f.take("tensors", list)),
+        sections=tuple(f.take("sections", list)),
     )
     f.done()
     return header
@@ -287,10 +278,8 @@ class _Fields:
         return tuple(value)
 
     def each(self, key: str, read: Callable[[_Fields], T]) -> tuple[T, ...]:
-        values = self.take(key, list)
-        where = self.where.removeprefix("header.") if self.where != "header" else ""
-        prefix = f"{where}.{key}" if where else key
-        return tuple(read(_Fields(v, f"{prefix}[{i}]")) for i, v in enumerate(values))
+        values = enumerate(self.take(key, list))
+        return tuple(read(_Fields(v, f"{self.where}.{key}[{i}]")) for i, v in values)
 
     def done(self) -> None:
         if self._left:

@@ -171,9 +171,8 @@ class RsrWriter:
             self._write(piece)
         return len(self._sections) - 1
 
-    def _write(self, piece: BytesLike) -> BytesLike:
+    def _write(self, piece: BytesLike) -> None:
         self._position += self._file.write(piece)
-        return piece
 
     def _take_back(self, offset: int) -> bytes:
         """Remove and return everything written since `offset`."""

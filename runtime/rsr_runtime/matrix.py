@@ -44,7 +44,7 @@ class Matrix:
     * NaN and infinity in x spread as in a dense product: a zero weight times either is NaN.
 
     Attributes:
-        index: what the kernels read, for `rsr_runtime.products`.
+        index: what kernels read, for `rsr_runtime.products`.
     """
 
     __array_ufunc__ = None  # makes x @ w a plain TypeError
@@ -202,8 +202,7 @@ class Matrix:
             out = np.empty(shape[0], dtype)
         else:
             self._check_out(x, out)
-        if self._is_closed():
-            raise self._closed_error()
+        self.check_open()
         if algorithm is not None:
             self._check_algorithm(algorithm)
         multiply(self._alone, _contiguous(x)[None], [out[None]], algorithm != "rsr")
@@ -317,10 +316,7 @@ class Matrix:
     def check_open(self) -> None:
         """Raise ClosedError if the model was closed."""
         if self._is_closed():
-            raise self._closed_error()
-
-    def _closed_error(self) -> ClosedError:
-        return ClosedError(f"{self._tensor.name!r}: the model it belongs to was closed")
+            raise ClosedError(f"{self.name!r}: the model it belongs to was closed")
 
     def _check_algorithm(self, algorithm: str) -> None:
         if algorithm not in ("rsr++", "rsr"):

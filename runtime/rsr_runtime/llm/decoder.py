@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.bf16 import widen_bf16
+from rsr_formats.numerics import widen_bf16
 
 from .. import _native
 from ..errors import ClosedError
@@ -60,8 +60,6 @@ class Decoder:
         self._is_closed = False
         self._config = config
         self._weights = weights
-        self._embed_tokens = weights.embed_tokens
-        self._norm = weights.norm
         self._workspace = Workspace()
         self._cos, self._sin = config.rope.tables(context, weights.rope_factors)
         self._layers = [self._prepared(layer) for layer in weights.layers]
@@ -127,16 +125,18 @@ class Decoder:
             program = _native.Program()
             logits = self._lm_head.record(program, HEAD, rows)[0]
             head = self._last_head = _RecordedHead(self._lm_head.inputs(rows), logits, program)
-        _native.normalize(hidden, None, self._norm, self._config.rms_norm_eps, *head.inputs)
+        norm, eps = self._weights.norm, self._config.rms_norm_eps
+        _native.normalize(hidden, None, norm, eps, *head.inputs)
         self.phase_timer.lap(REST)
         head.program.run(self.phase_timer.times)
         return head.logits
 
     def _embed(self, tokens: npt.NDArray[np.int64], x: FloatArray) -> None:
-        if isinstance(self._embed_tokens, Matrix):
-            x[:] = self._embed_tokens.rows(tokens)
+        embed_tokens = self._weights.embed_tokens
+        if isinstance(embed_tokens, Matrix):
+            x[:] = embed_tokens.rows(tokens)
             return
-        found = self._embed_tokens.data[tokens]
+        found = embed_tokens.data[tokens]
         x[:] = widen_bf16(found) if found.dtype == np.uint16 else found
 
     def _record(self, lengths: list[tuple[int, KVCache]]) -> _RecordedPass:
@@ -227,8 +227,7 @@ class Decoder:
         """Release the weights; later calls raise `ClosedError`."""
         if not self._is_closed:
             self._is_closed = True
-            del self._weights, self._embed_tokens, self._norm, self._layers, self._lm_head
-            del self._last_pass, self._last_head
+            del self._weights, self._layers, self._lm_head, self._last_pass, self._last_head
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from numbers import Integral
-from types import TracebackType
 from typing import Literal
 
 import numpy as np
@@ -18,7 +17,7 @@ from ..model import Model
 from ..model import load as load_tensors
 from . import generate, perplexity
 from .config import Config, read_config
-from .decoder import LOGIT_ROWS, Decoder
+from .decoder import Decoder
 from .errors import ModelError, PromptError
 from .generate import EncodedPrompt, Generation, StopCriteria, Stream
 from .kv_cache import KVCache
@@ -292,14 +291,11 @@ class LanguageModel:
             PromptError, ClosedError: as for `next_logits`.
         """
         tokens = self._tokens(tokens)
-        self._session.tokens.clear()
         result = np.empty((len(tokens), self.config.vocab_size), np.float32)
-        row = 0
-        for hidden in self._session.hidden(tokens):
-            for first in range(0, len(hidden), LOGIT_ROWS):
-                logits = self._decoder.logits(hidden[first : first + LOGIT_ROWS])
-                result[row : row + len(logits)] = logits
-                row += len(logits)
+        done = 0
+        for logits in self._session.logits(tokens):
+            result[done : done + len(logits)] = logits
+            done += len(logits)
         return result
 
     def perplexity(
@@ -329,7 +325,7 @@ class LanguageModel:
         if len(tokens) < 2:
             raise PromptError(f"the text has {_tokens_in_words(tokens)}, expected at least 2")
         self._check_vocabulary(tokens)
-        return perplexity.measure(self._decoder, self._session, tokens, window, progress)
+        return perplexity.measure(self._session, tokens, window, progress)
 
     def _stop_criteria(self, max_tokens: int | None, stop: Sequence[str]) -> StopCriteria:
         if max_tokens is not None and (not isinstance(max_tokens, Integral) or max_tokens < 1):
@@ -357,12 +353,7 @@ class LanguageModel:
     def __enter__(self) -> LanguageModel:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.rope import llama3_kept
+from rsr_formats.numerics import llama3_kept
 from rsr_formats.text import shown
 
 from ..errors import OptionError

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .decoder import MAX_ROWS, BatchItem, Decoder
+from .decoder import LOGIT_ROWS, MAX_ROWS, BatchItem, Decoder
 from .kv_cache import KVCache
 
 FloatArray = npt.NDArray[np.float32]
@@ -48,6 +48,18 @@ class Session:
             self.tokens += part
             have += len(part)
             yield states
+
+    def logits(self, tokens: Sequence[int]) -> Iterator[FloatArray]:
+        """Compute the sequence `tokens` anew; yield the logits after each token.
+
+        Yields:
+            float32 (up to `LOGIT_ROWS`, vocab_size): a buffer that the decoder's next call
+            overwrites.
+        """
+        self.tokens.clear()
+        for hidden in self.hidden(tokens):
+            for first in range(0, len(hidden), LOGIT_ROWS):
+                yield self._decoder.logits(hidden[first : first + LOGIT_ROWS])
 
     def _common(self, tokens: Sequence[int]) -> int:
         """Return the length of the common prefix, short of the last token: it gives the logits."""

@@ -22,6 +22,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rsr_formats.text import printable
+
 from .config import read_json
 from .errors import DependencyError, PromptError, TemplateError
 from .tokenizer import special_tokens
@@ -32,6 +34,7 @@ MAX_MEMORY = 512 << 20  # bytes of address space; Python and Jinja take 25 MB of
 MAX_CPU = 2.0  # seconds of processor time for a prompt; milliseconds are usual
 MAX_WAIT = 10.0  # seconds of wall time, for systems that do not limit processor time
 _MAX_START = 60.0  # seconds until the process is ready; no template runs before that
+_MAX_REASON = 300  # characters of a message that the template wrote
 _MAX_ANSWER = 12 * MAX_TEXT + 4096  # bytes: JSON takes up to 12 per character
 
 # Keys of a message's reasoning in use; templates read the first or the second.
@@ -57,7 +60,7 @@ class ChatTemplate:
             raise TemplateError(
                 f"the chat template has {len(source):,} characters, expected at most {MAX_SOURCE:,}"
             )
-        if not _has_jinja():
+        if importlib.util.find_spec("jinja2") is None:  # not an import, which would take 0.1 s
             raise DependencyError("jinja2", "the model's chat template")
         self.source = source
         self._special_tokens = dict(special_tokens or {})
@@ -117,10 +120,10 @@ class ChatTemplate:
         if isinstance(text, str):
             return text
         if "refusal" in answer:
-            raise PromptError(
-                f"the model's chat template rejects the messages: {_printable(answer['refusal'])}"
-            )
-        raise TemplateError(f"the model's chat template fails: {_printable(answer.get('error'))}")
+            refusal = printable(str(answer["refusal"])[:_MAX_REASON])
+            raise PromptError(f"the model's chat template rejects the messages: {refusal}")
+        error = printable(str(answer.get("error"))[:_MAX_REASON])
+        raise TemplateError(f"the model's chat template fails: {error}")
 
     def close(self) -> None:
         """End the process, if any; a later `render` starts another."""
@@ -223,14 +226,6 @@ class _Worker:
         return f"ends the process that runs it (exit status {code})"
 
 
-def _has_jinja() -> bool:
-    """Return whether Jinja is installed, without importing it."""
-    try:
-        return importlib.util.find_spec("jinja2") is not None
-    except ValueError:  # sys.modules has something else under the name
-        return False
-
-
 def _end(process: subprocess.Popen[bytes]) -> None:
     for pipe in (process.stdin, process.stdout):
         assert pipe is not None
@@ -298,8 +293,3 @@ def _message(message: object) -> dict[str, Any]:
     if reasoning is not None:
         result = {"thinking": reasoning, **result, "reasoning_content": reasoning}
     return result
-
-
-def _printable(text: object) -> str:
-    """Return the output of an untrusted program, fit for a terminal."""
-    return "".join(c if c.isprintable() else " " for c in str(text)[:300])

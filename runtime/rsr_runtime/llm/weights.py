@@ -77,38 +77,11 @@ def collect(model: Model, config: Config) -> Weights:
             message lists them all.
     """
     found = _Finder(model, config)
-    c, architecture = config, config.architecture
-    has_qk_norms = architecture.has_qk_norms
-    layers = []
+    c = config
     embed_tokens = found.weight(EMBED_TOKENS, c.vocab_size, c.hidden_size)
+    layers = []
     for i in range(c.num_hidden_layers):
-        at = f"model.layers.{i}."
-
-        def linear(module: str, at: str = at) -> Linear:
-            return found.linear(at + module, *c.shape_of(module))
-
-        def sub_norm(module: str | None, size: int, at: str = at) -> FloatArray | None:
-            return found.norm(at + module, size) if module is not None else None
-
-        layers.append(
-            Layer(
-                input_layernorm=found.norm(at + "input_layernorm", c.hidden_size),
-                q_proj=linear("self_attn.q_proj"),
-                k_proj=linear("self_attn.k_proj"),
-                v_proj=linear("self_attn.v_proj"),
-                q_norm=sub_norm("self_attn.q_norm" if has_qk_norms else None, c.head_dim),
-                k_norm=sub_norm("self_attn.k_norm" if has_qk_norms else None, c.head_dim),
-                attn_sub_norm=sub_norm(
-                    architecture.attn_sub_norm, c.num_attention_heads * c.head_dim
-                ),
-                o_proj=linear("self_attn.o_proj"),
-                post_attention_layernorm=found.norm(at + "post_attention_layernorm", c.hidden_size),
-                gate_proj=linear("mlp.gate_proj"),
-                up_proj=linear("mlp.up_proj"),
-                ffn_sub_norm=sub_norm(architecture.ffn_sub_norm, c.intermediate_size),
-                down_proj=linear("mlp.down_proj"),
-            )
-        )
+        layers.append(_layer(found, c, f"model.layers.{i}."))
         if len(found.problems) > _MAX_PROBLEMS:
             break
     norm = found.norm("model.norm", c.hidden_size)
@@ -118,6 +91,31 @@ def collect(model: Model, config: Config) -> Weights:
         found.problems.append(f"{ROPE_FACTORS} has values that are not positive")
     found.check()
     return Weights(embed_tokens, tuple(layers), norm, lm_head, rope_factors)
+
+
+def _layer(found: _Finder, c: Config, prefix: str) -> Layer:
+    def linear(module: str) -> Linear:
+        return found.linear(prefix + module, *c.shape_of(module))
+
+    def norm(module: str | None, size: int) -> FloatArray | None:
+        return None if module is None else found.norm(prefix + module, size)
+
+    a = c.architecture
+    return Layer(
+        input_layernorm=found.norm(prefix + "input_layernorm", c.hidden_size),
+        q_proj=linear("self_attn.q_proj"),
+        k_proj=linear("self_attn.k_proj"),
+        v_proj=linear("self_attn.v_proj"),
+        q_norm=norm("self_attn.q_norm" if a.has_qk_norms else None, c.head_dim),
+        k_norm=norm("self_attn.k_norm" if a.has_qk_norms else None, c.head_dim),
+        attn_sub_norm=norm(a.attn_sub_norm, c.num_attention_heads * c.head_dim),
+        o_proj=linear("self_attn.o_proj"),
+        post_attention_layernorm=found.norm(prefix + "post_attention_layernorm", c.hidden_size),
+        gate_proj=linear("mlp.gate_proj"),
+        up_proj=linear("mlp.up_proj"),
+        ffn_sub_norm=norm(a.ffn_sub_norm, c.intermediate_size),
+        down_proj=linear("mlp.down_proj"),
+    )
 
 
 class _Finder:

@@ -52,14 +52,14 @@ def steps_of(part: Any) -> list[dict[str, Any]]:
 
 
 def _flat(step: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    if step.get("type") == "Sequence":
-        # The key depends on the part: normalizers, pretokenizers, decoders, processors.
-        for inner in (
-            inner for value in step.values() if isinstance(value, list) for inner in value
-        ):
-            yield from _flat(inner)
-    else:
+    if step.get("type") != "Sequence":
         yield step
+        return
+    # The key of the list is normalizers, pretokenizers, decoders or processors.
+    for value in step.values():
+        if isinstance(value, list):
+            for inner in value:
+                yield from _flat(inner)
 
 
 def _inserted(step: dict[str, Any]) -> list[str]:
