@@ -140,15 +140,15 @@ def decode_header(data: bytes) -> Header:
         reason = str(error) or type(error).__name__
         raise HeaderSyntaxError(f"header: not one well-formed msgpack value: {reason}") from None
     f = _Fields(top, "header")
-    header = Header(
-        producer=f.string("producer"),
-        metadata=_string_map(f.take("metadata", dict), "header.metadata"),
-        files=tuple(f.take("files", list)),
-        tensors=tuple(f.take("tensors", list)),
-        sections=tuple(f.take("sections", list)),
+    return f.done(
+        Header(
+            producer=f.string("producer"),
+            metadata=_string_map(f.take("metadata", dict), "header.metadata"),
+            files=tuple(f.take("files", list)),
+            tensors=tuple(f.take("tensors", list)),
+            sections=tuple(f.take("sections", list)),
+        )
     )
-    f.done()
-    return header
 
 
 class _Stream:
@@ -229,7 +229,7 @@ def _no_extension(code: int, data: bytes) -> None:
 
 
 class _Fields:
-    """The fields of a map; each is removed when it is read, and `done` refuses the rest."""
+    """The fields of a map. Reading a field removes it; `done` rejects those that are left."""
 
     def __init__(self, value: Any, where: str) -> None:
         if not isinstance(value, dict):
@@ -281,10 +281,12 @@ class _Fields:
         values = enumerate(self.take(key, list))
         return tuple(read(_Fields(v, f"{self.where}.{key}[{i}]")) for i, v in values)
 
-    def done(self) -> None:
+    def done(self, record: T) -> T:
+        """Return what was made of the fields, unless some were not read."""
         if self._left:
             extra = ", ".join(sorted(repr(k[:32]) for k in self._left)[:5])
             raise HeaderFieldError(f"{self.where}: unknown field {extra}")
+        return record
 
     def _wrong(self, key: str, value: Any, expected: str) -> HeaderFieldError:
         if value is _MISSING:
@@ -316,40 +318,31 @@ def _read_section(f: _Fields) -> Section:
     )
     if len(section.sha256) != 32:
         raise HeaderFieldError(f"{f.where}.sha256: found {len(section.sha256)} bytes, expected 32")
-    f.done()
-    return section
+    return f.done(section)
 
 
 def _read_file(f: _Fields) -> FileEntry:
-    entry = FileEntry(f.string("name"), f.integer("section"))
-    f.done()
-    return entry
+    return f.done(FileEntry(f.string("name"), f.integer("section")))
 
 
 def _read_tensor(f: _Fields) -> Tensor:
-    tensor: Tensor
     kind = f.string("kind", ("dense", "ternary", "binary"))
-    if kind == "dense":
-        tensor = DenseTensor(
-            name=f.string("name"),
-            dtype=f.string("dtype", DTYPE_BITS),
-            shape=f.shape(),
-            section=f.integer("section"),
-            quantized=_read_quantized(f) if f.has("quantised") else None,
-        )
-    else:
-        tensor = _read_indexed(f, kind)
-    f.done()
-    return tensor
+    if kind != "dense":
+        return f.done(_read_indexed(f, kind))
+    tensor = DenseTensor(
+        name=f.string("name"),
+        dtype=f.string("dtype", DTYPE_BITS),
+        shape=f.shape(),
+        section=f.integer("section"),
+        quantized=_read_quantized(f) if f.has("quantised") else None,
+    )
+    return f.done(tensor)
 
 
 def _read_quantized(f: _Fields) -> Quantized:
     g = _Fields(f.take("quantised", dict), f"{f.where}.quantised")
-    quantized = Quantized(
-        g.string("rule", ROW_RULES), g.string("of"), g.string("dtype", FLOAT_DTYPES)
-    )
-    g.done()
-    return quantized
+    rule, of = g.string("rule", ROW_RULES), g.string("of")
+    return g.done(Quantized(rule, of, g.string("dtype", FLOAT_DTYPES)))
 
 
 def _read_indexed(f: _Fields, kind: str) -> IndexedTensor:
@@ -365,8 +358,7 @@ def _read_indexed(f: _Fields, kind: str) -> IndexedTensor:
         raise HeaderFieldError(f"{f.where}.digits: not a digit alphabet of kind {kind}")
     encoding = f.string("encoding", ENCODINGS)
     g = _Fields(f.take("sections", dict), f"{f.where}.sections")
-    parts = {part: g.integer(part) for part in PARTS[encoding]}
-    g.done()
+    parts = g.done({part: g.integer(part) for part in PARTS[encoding]})
     return IndexedTensor(
         name=f.string("name"),
         shape=(shape[0], shape[1]),
@@ -393,8 +385,7 @@ def _read_scale(f: _Fields) -> Scale | None:
         g.integer("columns", 1, MAX_IN_FEATURES) if g.has("columns") else None,
         g.string("dtype", ("F16",)) if g.has("dtype") else "F32",
     )
-    g.done()
-    return scale
+    return g.done(scale)
 
 
 def _read_source(f: _Fields) -> SourceRecord:
@@ -409,8 +400,7 @@ def _read_source(f: _Fields) -> SourceRecord:
         raise LimitError(
             f"{f.where}.companions: {len(record.auxiliary)} entries, the limit is {MAX_AUXILIARY}"
         )
-    f.done()
-    return record
+    return f.done(record)
 
 
 def _read_auxiliary(f: _Fields) -> InlineTensor:
@@ -424,8 +414,7 @@ def _read_auxiliary(f: _Fields) -> InlineTensor:
         raise LimitError(
             f"{f.where}.data: {len(auxiliary.data)} bytes, the limit is {MAX_INLINE_BYTES}"
         )
-    f.done()
-    return auxiliary
+    return f.done(auxiliary)
 
 
 _LISTS: dict[str, Callable[[_Fields], Any]] = {

@@ -272,15 +272,16 @@ class LanguageModel:
         return self._session.follow(self._tokens(tokens)).copy()  # of a buffer
 
     def bytes_per_token(self, positions: int) -> int:
-        """Return the bytes that a token reads: all weights, and the KV cache at `positions`.
+        """Return the number of bytes that a token reads: all weights and `positions` of the cache.
 
-        The time to read them is a lower bound on the time of a token.
+        The embedding does not count, because a token reads one row of it. The time to read these
+        bytes is a lower bound on the time of a token.
         """
-        return self.weights.nbytes + self._session.cache.bytes_at(positions)
+        return sum(array.nbytes for array in self.arrays_per_token(positions))
 
     def arrays_per_token(self, positions: int) -> list[npt.NDArray[np.uint8]]:
         """Return views, uint8, of the bytes that `bytes_per_token` counts."""
-        weights = [array for one in self.weights.linear for array in one.weight.arrays]
+        weights = [array for layer in self.weights.linear for array in layer.arrays]
         views = [array.reshape(-1).view(np.uint8) for array in weights]
         return views + self._session.cache.arrays_at(positions)
 

@@ -120,10 +120,10 @@ class ChatTemplate:
         if isinstance(text, str):
             return text
         if "refusal" in answer:
-            refusal = printable(str(answer["refusal"])[:_MAX_REASON])
-            raise PromptError(f"the model's chat template rejects the messages: {refusal}")
-        error = printable(str(answer.get("error"))[:_MAX_REASON])
-        raise TemplateError(f"the model's chat template fails: {error}")
+            reason = printable(str(answer["refusal"])[:_MAX_REASON])
+            raise PromptError(f"the model's chat template rejects the messages: {reason}")
+        reason = printable(str(answer.get("error"))[:_MAX_REASON])
+        raise TemplateError(f"the model's chat template fails: {reason}")
 
     def close(self) -> None:
         """End the process, if any; a later `render` starts another."""

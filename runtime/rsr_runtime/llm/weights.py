@@ -15,7 +15,7 @@ from ..matrix import Matrix
 from ..model import Model
 from .config import Config
 from .errors import ModelError
-from .linear import Int8Head, Linear
+from .linear import Linear
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -57,16 +57,11 @@ class Weights:
 
     @property
     def linear(self) -> list[Linear]:
-        """All linear layers in the order that a token meets them, with the output head."""
+        """All linear layers in the order in which a pass runs them, ending with the output head."""
         found = []
         for x in self.layers:
             found += [x.q_proj, x.k_proj, x.v_proj, x.o_proj, x.gate_proj, x.up_proj, x.down_proj]
         return [*found, self.lm_head]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that a token reads. The embedding does not count: a token reads one row of it."""
-        return sum(one.weight.nbytes for one in self.linear)
 
 
 def collect(model: Model, config: Config) -> Weights:
@@ -180,7 +175,7 @@ class _Finder:
                     f"{name} is int8 with {c.hidden_size} columns, "
                     f"expected at most {MAX_QUANTIZED_COLUMNS}"
                 )
-            return Linear(LM_HEAD, Int8Head(dense.data, scale), int8_activations=True)
+            return Linear(LM_HEAD, dense, int8_activations=True, row_scale=scale)
         if c.tie_word_embeddings:
             return Linear(LM_HEAD, embed_tokens)
         weight = self.weight(LM_HEAD, c.vocab_size, c.hidden_size)

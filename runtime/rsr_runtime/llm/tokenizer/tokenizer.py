@@ -71,24 +71,18 @@ class Tokenizer:
         return dict(self._names)
 
     @property
-    def bos_token(self) -> str | None:
-        """The token that begins a text, or None."""
-        return self._names.get("bos_token")
-
-    @property
-    def eos_token(self) -> str | None:
-        """The token that ends a text, or None."""
-        return self._names.get("eos_token")
-
-    @property
     def bos_id(self) -> int | None:
-        """The id of `bos_token`, or None."""
-        return None if self.bos_token is None else self.token_id(self.bos_token)
+        """The id of the token that begins a text, or None."""
+        return self._named_id("bos_token")
 
     @property
     def eos_id(self) -> int | None:
-        """The id of `eos_token`, or None."""
-        return None if self.eos_token is None else self.token_id(self.eos_token)
+        """The id of the token that ends a text, or None."""
+        return self._named_id("eos_token")
+
+    def _named_id(self, name: str) -> int | None:
+        token = self._names.get(name)
+        return None if token is None else self.token_id(token)
 
     def token_id(self, token: str) -> int | None:
         """Return the id of a token as spelled in the vocabulary, or None."""
