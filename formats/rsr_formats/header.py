@@ -313,7 +313,7 @@ def _read_section(f: _Fields) -> Section:
         offset=f.integer("offset"),
         stored_size=f.integer("stored_size"),
         size=f.integer("size"),
-        codec=sys.intern(f.take("codec", str)),  # validate.py has an error for unknown ones
+        codec=sys.intern(f.take("codec", str)),  # validate.py rejects unknown codecs
         sha256=f.take("sha256", bytes),
     )
     if len(section.sha256) != 32:

@@ -1,4 +1,4 @@
-"""Write a `.rsr` file: the sections as they come, then the header."""
+"""Write a `.rsr` file: the sections in order, then the header."""
 
 from __future__ import annotations
 

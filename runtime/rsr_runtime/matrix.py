@@ -32,16 +32,16 @@ class Matrix:
 
     `rsr_runtime.load` makes it. Several threads may use one at the same time.
 
-    What the products guarantee:
+    Guarantees of the products:
 
     * int8 x: int32, unscaled and exact for every value including -128, on every instruction set
       and any number of threads.
     * float32 x: float32, scaled. To first order |error| <= n 2^-24 |scale| sum|x_i| against the
       exact result, with n = max(in_features, 3), while sum|x_i| is a finite float32. Scales are
-      applied last, to sums or to sums of groups with scales of their own, so larger inputs may
-      give infinity or NaN. Results are deterministic for a file, an instruction set and a
+      applied last, to the sum or to the sum of each group of columns, so larger inputs may give
+      infinity or NaN. Results are deterministic for a file, an instruction set and a
       number of vectors (packing n4s1 on AVX2 rounds a single vector less often).
-    * NaN and infinity in x spread as in a dense product: a zero weight times either is NaN.
+    * NaN and infinity in x propagate as in a dense product: a zero weight times either is NaN.
 
     Attributes:
         index: what kernels read, for `rsr_runtime.products`.

@@ -45,7 +45,7 @@ class Config:
         architecture: the entry of the table of architectures.
         hidden_act: activation of the gate: "silu" or "relu2".
         int8_activations: linear layers take int8 activations, except `modules_to_not_convert`.
-        self_quantizing: the model quantizes float weights of those layers itself.
+        self_quantizing: those layers quantize float weights in every forward pass.
         scales_biases: weight_scale multiplies the bias too (linear_class autobitlinear, offline).
         linear_norm_eps: epsilon of an RMS norm inside a linear layer (use_rms_norm).
         generation_config: the object in generation_config.json.
@@ -74,11 +74,11 @@ class Config:
     generation_config: Mapping[str, Any]
 
     def has_int8_activations(self, layer: str) -> bool:
-        """Return whether a linear layer takes int8 activations, by its full name."""
+        """Return whether a linear layer, given its full name, takes int8 activations."""
         return self.int8_activations and layer not in self.modules_to_not_convert
 
     def is_self_quantizing(self, layer: str) -> bool:
-        """Return whether a linear layer quantizes float weights itself, by its full name."""
+        """Return whether a linear layer, given its full name, quantizes float weights."""
         return self.self_quantizing and self.has_int8_activations(layer)
 
     def shape_of(self, module: str) -> tuple[int, int]:
@@ -223,6 +223,6 @@ def _modules(entries: object) -> ModulesToNotConvert:
 
 
 def _token_ids(value: object) -> tuple[int, ...]:
-    """Return the ids in a value, which may be one or a list; anything else is ignored."""
+    """Return the ids in a value, an id or a list of ids; anything else is ignored."""
     ids = value if isinstance(value, list) else [value]
     return tuple(i for i in ids if type(i) is int and 0 <= i < _LARGEST)

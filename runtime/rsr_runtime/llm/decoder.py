@@ -4,8 +4,8 @@
 norm, lm_head. A pass over a model is some 300 native calls, so Python does not make them: it
 records them once for a number of tokens as a program that native code repeats.
 
-Each row is summed in a fixed order, so the result for a token does not depend on the tokens
-computed beside it, as far as the matrix products guarantee that (those with int8 activations do).
+Each row is summed in a fixed order, so the result for a token does not depend on the other tokens
+of a pass, as far as the matrix products guarantee that (those with int8 activations do).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .linear import Linear, LinearGroup, QuantizedInputs, Workspace
 from .weights import Layer, Weights
 
 FloatArray = npt.NDArray[np.float32]
-MAX_ROWS = 512  # tokens in a pass: more gain nothing and take memory
+MAX_ROWS = 512  # tokens in a pass; more would only take memory
 LOGIT_ROWS = 32  # rows of logits kept at a time: 0.5 MB each with a vocabulary of 128,256
 
 PHASES = ("products", "head", "attention", "rest")
@@ -143,7 +143,7 @@ class Decoder:
         """Record all layers for items of the given numbers of tokens.
 
         `normalize` adds the output of one sublayer to the residual stream x before it computes the
-        input of the next, so each sublayer takes and returns `delta`, which x lacks still.
+        input of the next, so each sublayer takes and returns `delta`, which is not yet added to x.
         """
         rows = sum(length for length, _ in lengths)
         starts = np.zeros(len(lengths), np.int64)

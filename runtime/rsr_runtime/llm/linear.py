@@ -26,7 +26,7 @@ Int8Array = npt.NDArray[np.int8]
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear layer: y = x W^T + bias, or the same of the RMS norm of x if it has one."""
+    """A linear layer: y = x W^T + bias, where a layer with a norm first applies RMS norm to x."""
 
     name: str
     weight: Matrix | DenseTensor  # (out_features, in_features)
@@ -45,7 +45,7 @@ class Linear:
 class Workspace:
     """Buffers by name, reused from token to token: allocating them takes longer than filling them.
 
-    A name has one memory, whatever the shape asked for.
+    A name has one buffer, whatever the shape.
     """
 
     def __init__(self) -> None:
@@ -74,12 +74,12 @@ class QuantizedInputs(NamedTuple):
     s: FloatArray | None  # (b, 1)
 
     def for_floats(self) -> FloatArray:
-        """The input of layers that take float32, at least one of which is in the group."""
+        """The input of the layers of the group that take float32."""
         assert self.floats is not None
         return self.floats
 
     def for_int8(self) -> tuple[Int8Array, FloatArray]:
-        """The input of layers that take int8, at least one of which is in the group."""
+        """The input of the layers of the group that take int8."""
         assert self.q is not None
         assert self.s is not None
         return self.q, self.s
@@ -150,7 +150,7 @@ class LinearGroup:
         return y if self._head_dim is None else [a.reshape(rows, -1, self._head_dim) for a in y]
 
     def _normed(self, layer: Linear, rows: int) -> QuantizedInputs:
-        """Return buffers for the input of a layer with a norm of its own."""
+        """Return buffers for the input of a layer that has a norm."""
         take, n = self._workspace.take, layer.weight.shape[1]
         if layer.int8_activations:
             return QuantizedInputs(

@@ -38,7 +38,7 @@ class LanguageModel:
 
     Layers of a BitNet take int8 activations with one scale per token, other layers take float32, as
     in training. A BitNet gives the same text for the same prompt and options on any number of
-    threads and beside any other prompts.
+    threads and in a batch with any other prompts.
 
     Attributes:
         config: the model's settings.
@@ -62,7 +62,7 @@ class LanguageModel:
         return context
 
     def new_session(self) -> Session:
-        """Return an empty sequence with a KV cache of its own.
+        """Return an empty sequence with its own KV cache.
 
         Raises:
             OptionError: there is not enough memory for the cache.
@@ -189,8 +189,8 @@ class LanguageModel:
         Several streams may be read in turns, but each then recomputes what another overwrote.
 
         Args:
-            prompt: text, or tokens. After tokens a new text begins, as an answer does.
-            max_tokens: tokens of the text at most; None: until it ends or the context is full.
+            prompt: text to continue, or tokens, after which a new text begins, such as an answer.
+            max_tokens: maximum tokens of the text; None: until it ends or the context is full.
             sampling: how to choose tokens; None: as generation_config.json says.
             stop: strings that end the text and are not part of it.
 
@@ -225,8 +225,8 @@ class LanguageModel:
     ) -> list[Generation]:
         """Return a text for each prompt, computed side by side; options as for `stream`.
 
-        Each prompt has a KV cache of its own, and a token of all reads the weights once. With a
-        seed, each text is the one that its prompt would have alone.
+        Each prompt has its own KV cache, and each step reads the weights once for all prompts. With
+        a seed, each text is the one that its prompt would yield alone.
 
         Raises:
             PromptError: as for `encode`, or `prompts` is a single text.
@@ -309,7 +309,7 @@ class LanguageModel:
 
         Args:
             text: of any length. It is cut into windows that are predicted one after the other.
-            window: tokens that a prediction sees at most; None: 512, or the context if smaller.
+            window: maximum tokens that a prediction sees; None: 512, or the context if smaller.
             progress: called with the number of tokens predicted so far and the number of all.
 
         Raises:

@@ -22,7 +22,7 @@ class Session:
         self.tokens: list[int] = []  # tokens whose keys and values are in the cache
 
     def follow(self, tokens: Sequence[int]) -> FloatArray:
-        """Make the sequence `tokens` and return the logits after its last token.
+        """Turn the sequence into `tokens` and return the logits after the last one.
 
         Returns:
             float32 (vocab_size,): a buffer that the decoder's next call overwrites.
@@ -35,7 +35,7 @@ class Session:
         return logits
 
     def hidden(self, tokens: Sequence[int]) -> Iterator[FloatArray]:
-        """Make the sequence `tokens`; yield the hidden states that had to be computed.
+        """Turn the sequence into `tokens`; yield the hidden states that had to be computed.
 
         Yields:
             float32 (up to `MAX_ROWS`, hidden_size) for each pass: a buffer.
@@ -62,9 +62,9 @@ class Session:
                 yield self._decoder.logits(hidden[first : first + LOGIT_ROWS])
 
     def _common(self, tokens: Sequence[int]) -> int:
-        """Return the length of the common prefix, short of the last token: it gives the logits."""
+        """Return the length of the common prefix without the last token, whose state is needed."""
         limit = min(len(self.tokens), len(tokens) - 1)
-        if self.tokens[:limit] == list(tokens[:limit]):  # always so while generating
+        if self.tokens[:limit] == list(tokens[:limit]):  # always true while generating
             return limit
         return next(i for i in range(limit) if self.tokens[i] != tokens[i])
 

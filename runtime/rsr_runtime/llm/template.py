@@ -1,4 +1,4 @@
-"""Prompts from conversations, by a model's chat template.
+"""Render conversations into prompts with a model's chat template.
 
 A template is a program, and a `.rsr` may come from anyone. Jinja's sandbox keeps a template away
 from files and Python, but does not limit time or memory, and a single filter call can use up
@@ -37,7 +37,7 @@ _MAX_START = 60.0  # seconds until the process is ready; no template runs before
 _MAX_REASON = 300  # characters of a message that the template wrote
 _MAX_ANSWER = 12 * MAX_TEXT + 4096  # bytes: JSON takes up to 12 per character
 
-# Keys of a message's reasoning in use; templates read the first or the second.
+# Keys under which messages carry reasoning; templates read the first or the second.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -176,7 +176,7 @@ class _Worker:
         self.ask(json.dumps(settings).encode(), _MAX_START)
 
     def usable(self) -> bool:
-        """Return whether the process runs and was not started before a fork."""
+        """Return whether the process runs and was started by this process, not before a fork."""
         return self._owner == os.getpid() and self._process.poll() is None
 
     def ask(self, line: bytes, seconds: float) -> dict[str, Any]:

@@ -22,8 +22,8 @@ FloatArray = npt.NDArray[np.float32]
 EMBED_TOKENS = "model.embed_tokens"
 LM_HEAD = "lm_head"
 ROPE_FACTORS = "rope_freqs.weight"  # its name in GGUF files of Llama 3.1 and later
-_MAX_LISTED = 40  # tensors that a message names
-_MAX_PROBLEMS = 10_000  # stops at a config that claims a million layers
+_MAX_LISTED = 40  # problems that a message lists
+_MAX_PROBLEMS = 10_000  # to stop early if a config claims a million layers
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,9 @@ def _layer(found: _Finder, c: Config, prefix: str) -> Layer:
 
 
 class _Finder:
-    """Takes tensors from a model and notes the problems with them.
+    """Takes tensors from a model and collects the problems with them.
 
-    A tensor with a problem is replaced by an empty one, so that the search can go on.
+    A tensor with a problem is replaced by an empty one, so that all problems are found.
     """
 
     def __init__(self, model: Model, config: Config) -> None:

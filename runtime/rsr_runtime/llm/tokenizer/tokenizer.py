@@ -1,4 +1,4 @@
-"""Text to token ids and back, by the tokenizer.json inside a `.rsr`.
+"""Convert between text and token ids with the tokenizer.json in a `.rsr` file.
 
 The `tokenizers` library does the work. tokenizer_config.json and special_tokens_map.json are read
 as ``transformers`` reads them for a fast tokenizer without a class of its own.

@@ -375,9 +375,7 @@ class TestStream:
     @settings(max_examples=60)
     def test_pieces_are_the_whole(self, tokenizer: Tokenizer, data: st.DataObject) -> None:
         """Any ids: bytes that are not UTF-8, special tokens, ids without a token."""
-        ids = data.draw(
-            st.lists(st.integers(0, tokenizer.size + 2), max_size=40)
-        )
+        ids = data.draw(st.lists(st.integers(0, tokenizer.size + 2), max_size=40))
         skip = data.draw(st.booleans())
         found = "".join(streamed(tokenizer, ids, skip_special=skip))
         assert found == tokenizer.decode(ids, skip_special=skip)
