@@ -159,7 +159,7 @@ class Rope:
         return ((1 - kept) * base / factor + kept * base).astype(np.float32)
 
     def _yarn(self, base: FloatArray) -> tuple[FloatArray, np.float32]:
-        """YaRN (arXiv 2309.00071): as llama3, but a pair counts by its turns in the old context."""
+        """YaRN (arXiv 2309.00071): as llama3, but blend by turns within the original context."""
         factor = self._number("factor")
 
         def pair_of(rotations: float) -> float:
