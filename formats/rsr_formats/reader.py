@@ -219,7 +219,7 @@ def _map(file: BinaryIO, size: int) -> mmap.mmap:
 def _read_small_scales(file: BinaryIO, header: Header) -> dict[Section, bytes]:
     """Read the scale sections of up to `_SMALL` bytes.
 
-    Each scale has a page of its own, and touching a mapped page makes up to 64 KiB resident. For
+    Each scale is on its own page, and touching a mapped page makes up to 64 KiB resident. For
     one scale of four bytes per matrix, this would double the memory of the process.
     """
     scales = [t.scale for t in header.tensors if isinstance(t, IndexedTensor) and t.scale]

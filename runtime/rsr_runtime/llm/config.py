@@ -206,8 +206,7 @@ def _architecture(config: Mapping[str, Any]) -> Architecture:
     found = of_config(config)
     if found is not None and found.is_runnable:
         return found
-    named = first_class(config)
-    named = config.get("model_type") if named is None else named
+    named = first_class(config) or config.get("model_type")
     known = ", ".join(a.name for a in ARCHITECTURES if a.is_runnable)
     raise ModelError(
         f"config.json: architecture {shown(named)} is not supported; known are {known}. "

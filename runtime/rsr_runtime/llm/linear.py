@@ -104,12 +104,15 @@ class LinearGroup:
 
     def inputs(self, rows: int) -> QuantizedInputs:
         """Return the buffers to fill before products with that many rows."""
-        take, n = self._workspace.take, self._layers[0].weight.shape[1]
-        kinds = {layer.int8_activations and layer.norm is None for layer in self._layers}
+        int8 = {layer.int8_activations and layer.norm is None for layer in self._layers}
+        return self._buffers("", int8, rows, self._layers[0].weight.shape[1])
+
+    def _buffers(self, prefix: str, int8: set[bool], rows: int, columns: int) -> QuantizedInputs:
+        take = self._workspace.take
         return QuantizedInputs(
-            take("floats", rows, n) if False in kinds else None,
-            take("q", rows, n, dtype=np.int8) if True in kinds else None,
-            take("s", rows, 1) if True in kinds else None,
+            take(f"{prefix}floats", rows, columns) if False in int8 else None,
+            take(f"{prefix}q", rows, columns, dtype=np.int8) if True in int8 else None,
+            take(f"{prefix}s", rows, 1) if True in int8 else None,
         )
 
     def record(self, program: _native.Program, phase: int, rows: int) -> list[FloatArray]:
@@ -140,7 +143,8 @@ class LinearGroup:
                 recorder.indexed(matrices, int8_activations, x, outputs)
         for layer, to in zip(self._layers, y, strict=True):
             if layer.norm is not None:
-                normed = self._normed(layer, rows)
+                columns = layer.weight.shape[1]
+                normed = self._buffers("normed ", {layer.int8_activations}, rows, columns)
                 program.normalize(phase, x.for_floats(), None, layer.norm, layer.norm_eps, *normed)
                 recorder.single(layer, normed, to)
             elif not isinstance(layer.weight, Matrix):
@@ -148,15 +152,6 @@ class LinearGroup:
             if layer.bias is not None:
                 program.call(phase, np.add, to, layer.bias, to)
         return y if self._head_dim is None else [a.reshape(rows, -1, self._head_dim) for a in y]
-
-    def _normed(self, layer: Linear, rows: int) -> QuantizedInputs:
-        """Return buffers for the input of a layer that has a norm."""
-        take, n = self._workspace.take, layer.weight.shape[1]
-        if layer.int8_activations:
-            return QuantizedInputs(
-                None, take("normed q", rows, n, dtype=np.int8), take("normed s", rows, 1)
-            )
-        return QuantizedInputs(take("normed floats", rows, n), None, None)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 A template is a program, and a `.rsr` may come from anyone. Jinja's sandbox keeps a template away
 from files and Python, but does not limit time or memory, and a single filter call can use up
-either. So templates run in a process of their own (`template_worker.py`), which is killed when it
+either. So templates run in a separate process (`template_worker.py`), which is killed when it
 exceeds its limits. Time is limited everywhere, memory on Linux; elsewhere only the results of
 multiplications and the length of the text are limited.
 """

@@ -1,7 +1,7 @@
 """Convert between text and token ids with the tokenizer.json in a `.rsr` file.
 
 The `tokenizers` library does the work. tokenizer_config.json and special_tokens_map.json are read
-as ``transformers`` reads them for a fast tokenizer without a class of its own.
+as ``transformers`` reads them for a fast tokenizer without its own class.
 """
 
 from __future__ import annotations
