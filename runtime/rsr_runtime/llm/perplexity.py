@@ -30,7 +30,7 @@ def measure(
     """Return the perplexity of tokens.
 
     The tokens are cut into windows. Each starts with an empty cache and predicts the token after
-    each of its own, so every token but the first is predicted once.
+    each token that it contains, so every token but the first is predicted once.
 
     Args:
         session: the session to work in.
