@@ -93,15 +93,13 @@ def test_other_names(name: str) -> None:
     assert expected_shape(config("bitnet-b1.58-2B-4T"), name) is None
 
 
-@pytest.mark.parametrize(
-    "architectures", [["NovelForCausalLM"], [["LlamaForCausalLM"]], [None], [{}]]
-)
+@pytest.mark.parametrize("architectures", [["NovelForCausalLM"], [["LlamaForCausalLM"]], [{}]])
 def test_other_architectures(architectures: Any) -> None:
     given = {**config("Falcon3-1B-1.58bit"), "architectures": architectures, "model_type": "llama"}
     assert expected_shape(given, "lm_head.weight") is None
 
 
-@pytest.mark.parametrize("architectures", [None, [], "LlamaForCausalLM", {}, 3])
+@pytest.mark.parametrize("architectures", [None, [], [None], "LlamaForCausalLM", {}, 3])
 @pytest.mark.parametrize(
     ("model_type", "known"), [("llama", True), ("novel", False), (None, False), (["llama"], False)]
 )
