@@ -141,4 +141,6 @@ def first_class(config: Mapping[str, Any]) -> object:
 
 def of_gguf(name: object) -> Architecture | None:
     """Return the architecture with this `general.architecture`, or None if it is unknown."""
+    if not isinstance(name, str):  # GGUF values may be arrays, which cannot be compared as a whole
+        return None
     return next((a for a in ARCHITECTURES if name in a.gguf_names), None)
