@@ -1,37 +1,37 @@
-"""The decoder architectures that are known: the one table for compiler, GGUF and runtime.
+"""The known decoder architectures: one table for the compiler, the GGUF reader and the runtime.
 
-All are decoders of the Llama kind: RMS norms before attention and before a gated feed-forward
-network, RoPE over halves of a head, grouped-query attention. Names and defaults are those of the
-classes in transformers; BitnetForCausalLM is 1bitLLM's own class, MiniCPMForCausalLM OpenBMB's.
+All are Llama-like decoders: RMS norms before attention and before a gated MLP, RoPE that pairs the
+two halves of a head, grouped-query attention. Names and defaults are those of the classes in
+transformers, except that BitnetForCausalLM is 1bitLLM's class and MiniCPMForCausalLM OpenBMB's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One class that config.json may name under `architectures`.
+    """A class that config.json may name under `architectures`.
 
     Attributes:
-        name: the class.
-        model_type: its `model_type` in config.json.
-        gguf_names: its values of `general.architecture`; an export writes the first.
-        is_runnable: whether the decoder of `rsr_runtime.llm` computes it.
-        attn_sub_norm: name within a layer of the norm before o_proj, None without one.
-        ffn_sub_norm: name within a layer of the norm before down_proj, None without one.
-        has_qk_norms: whether each query and key head has a norm, applied before RoPE.
-        permutes_qk: whether GGUF files have the rows of q and k in llama.cpp's order, which rotates
-            neighboring pairs instead of halves of a head.
+        name: class name.
+        model_type: `model_type` in config.json.
+        gguf_names: values of `general.architecture`; an export writes the first.
+        is_runnable: whether `rsr_runtime.llm` can run it.
+        attn_sub_norm: name of the norm before o_proj within a layer, or None.
+        ffn_sub_norm: name of the norm before down_proj within a layer, or None.
+        has_qk_norms: whether queries and keys are normalized per head before RoPE.
+        permutes_qk: whether GGUF files store the rows of q_proj and k_proj in llama.cpp's order,
+            which makes RoPE pair neighboring features instead of the halves of a head.
         int8_activations: linear layers take int8 activations whatever config.json says.
         self_quantizing: linear layers quantize float weights in every forward pass.
-        hidden_act: activation of the gate. This and the following stand for absent keys.
-        num_key_value_heads: None stands for `num_attention_heads`.
-        head_dim: None stands for `hidden_size / num_attention_heads`.
-        gguf_config: settings of config.json that GGUF metadata have no keys for.
+        hidden_act: activation of the gate. This and the following are defaults for absent keys.
+        num_key_value_heads: None means `num_attention_heads`.
+        head_dim: None means `hidden_size / num_attention_heads`.
+        gguf_config: settings of config.json for which GGUF has no metadata keys.
     """
 
     name: str
@@ -53,8 +53,18 @@ class Architecture:
     gguf_config: Mapping[str, Any] = field(default_factory=dict)
 
 
-# Where config.json names no class, the first entry of its model_type is meant: 1bitLLM's models,
-# which are "llama" with code of their own, always name theirs.
+_QWEN3 = Architecture(  # Ternary-Bonsai
+    "Qwen3ForCausalLM",
+    "qwen3",
+    ("qwen3",),
+    has_qk_norms=True,
+    max_position_embeddings=32768,
+    num_key_value_heads=32,
+    head_dim=128,
+)
+
+# If config.json names no class, its model_type decides, and the first entry with it applies. This
+# never misreads 1bitLLM's models, which also have model_type "llama": they always name their class.
 ARCHITECTURES = (
     # HF1BitLLM, Falcon3 and Falcon-E 1.58bit, TriLM
     Architecture("LlamaForCausalLM", "llama", ("llama",), permutes_qk=True),
@@ -82,27 +92,10 @@ ARCHITECTURES = (
         self_quantizing=True,
         gguf_config={"weight_bits": 1, "input_bits": 8},
     ),
-    # Ternary-Bonsai
-    Architecture(
-        "Qwen3ForCausalLM",
-        "qwen3",
-        ("qwen3",),
-        has_qk_norms=True,
-        max_position_embeddings=32768,
-        num_key_value_heads=32,
-        head_dim=128,
-    ),
-    # The same without a head: embedding models
-    Architecture(
-        "Qwen3Model",
-        "qwen3",
-        is_runnable=False,
-        has_qk_norms=True,
-        max_position_embeddings=32768,
-        num_key_value_heads=32,
-        head_dim=128,
-    ),
-    # Llama with biases of q, k and v
+    _QWEN3,
+    # Embedding models: Qwen3 without an output head
+    replace(_QWEN3, name="Qwen3Model", gguf_names=(), is_runnable=False),
+    # Llama with biases in q_proj, k_proj and v_proj
     Architecture(
         "Qwen2ForCausalLM",
         "qwen2",
@@ -115,9 +108,9 @@ ARCHITECTURES = (
     ),
 )
 
-# The matrices of a decoder layer, by their names in it, and the widths that are their out_features
-# and in_features: hidden_size, intermediate_size, and the heads of queries and of keys and values
-# times head_dim.
+# The matrices of a decoder layer by their names within it, and (out_features, in_features) of each:
+# "hidden" is hidden_size, "intermediate" is intermediate_size, "queries" is num_attention_heads *
+# head_dim, "keys" is num_key_value_heads * head_dim.
 PROJECTIONS = {
     "self_attn.q_proj": ("queries", "hidden"),
     "self_attn.k_proj": ("keys", "hidden"),
@@ -128,21 +121,26 @@ PROJECTIONS = {
     "mlp.down_proj": ("hidden", "intermediate"),
 }
 
-_BY_GGUF_NAME = {name: a for a in ARCHITECTURES for name in a.gguf_names}
-
 
 def of_config(config: Mapping[str, Any]) -> Architecture | None:
-    """Return the architecture of a config.json, None if it is unknown.
+    """Return the architecture of a config.json, or None if it is unknown.
 
-    The first class under `architectures` decides; where none is named, `model_type` does.
+    The first class under `architectures` decides, or `model_type` if none is named.
     """
-    classes = config.get("architectures")
-    named = classes[0] if isinstance(classes, list) and classes else None
+    named = first_class(config)
     if named is not None:
         return next((a for a in ARCHITECTURES if a.name == named), None)
     return next((a for a in ARCHITECTURES if a.model_type == config.get("model_type")), None)
 
 
+def first_class(config: Mapping[str, Any]) -> object:
+    """Return the first entry under `architectures`, of any type; None if there is none."""
+    classes = config.get("architectures")
+    return classes[0] if isinstance(classes, list) and classes else None
+
+
 def of_gguf(name: object) -> Architecture | None:
-    """Return the architecture of a `general.architecture`, None if it is unknown."""
-    return _BY_GGUF_NAME.get(name) if isinstance(name, str) else None
+    """Return the architecture with this `general.architecture`, or None if it is unknown."""
+    if not isinstance(name, str):  # GGUF values may be arrays, which cannot be compared as a whole
+        return None
+    return next((a for a in ARCHITECTURES if name in a.gguf_names), None)

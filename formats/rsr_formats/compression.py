@@ -1,4 +1,4 @@
-"""Compress and decompress sections in codec zstd (SPEC.md section 4) in bounded memory."""
+"""Compress and decompress sections with codec zstd (SPEC.md section 4) in bounded memory."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import fields
 from io import BytesIO
 from typing import Any, TypeVar
 
@@ -57,18 +58,9 @@ def encode_header(header: Header) -> bytes:
     document = {
         "producer": header.producer,
         "metadata": dict(sorted(header.metadata.items())),
-        "files": [{"name": f.name, "section": f.section} for f in header.files],
+        "files": [_map_of(f) for f in header.files],
         "tensors": [_tensor_document(t) for t in header.tensors],
-        "sections": [
-            {
-                "offset": s.offset,
-                "stored_size": s.stored_size,
-                "size": s.size,
-                "codec": s.codec,
-                "sha256": s.sha256,
-            }
-            for s in header.sections
-        ],
+        "sections": [_map_of(s) for s in header.sections],
     }
     try:
         return bytes(msgpack.packb(document, use_bin_type=True))
@@ -76,23 +68,26 @@ def encode_header(header: Header) -> bytes:
         raise HeaderFieldError(f"header: a field cannot be encoded in msgpack: {error}") from None
 
 
+def _map_of(record: FileEntry | AuxiliaryTensor | Quantized | Section) -> dict[str, Any]:
+    """Return a record whose keys in the file are the names of its attributes."""
+    return {f.name: getattr(record, f.name) for f in fields(record)}
+
+
 def _tensor_document(t: Tensor) -> dict[str, Any]:
     if isinstance(t, DenseTensor):
-        document = {
+        return {
             "name": t.name,
             "kind": "dense",
             "dtype": t.dtype,
-            "shape": list(t.shape),
+            "shape": t.shape,
             "section": t.section,
+            **({} if t.quantized is None else {"quantised": _map_of(t.quantized)}),
         }
-        if (q := t.quantized) is not None:
-            document["quantised"] = {"rule": q.rule, "of": q.of, "dtype": q.dtype}
-        return document
     return {
         "name": t.name,
         "kind": t.kind,
-        "shape": list(t.shape),
-        "digits": list(t.digits),
+        "shape": t.shape,
+        "digits": t.digits,
         "k": t.k,
         **({} if t.pattern_list is None else {"patterns": t.pattern_list}),
         **({} if t.stride == 1 else {"stride": t.stride}),
@@ -104,12 +99,9 @@ def _tensor_document(t: Tensor) -> dict[str, Any]:
         "source": {
             "layout": t.source.layout,
             "dtype": t.source.dtype,
-            "shape": list(t.source.shape),
+            "shape": t.source.shape,
             "negative_zeros": t.source.negative_zeros,
-            "companions": [
-                {"name": a.name, "dtype": a.dtype, "shape": list(a.shape), "data": a.data}
-                for a in t.source.auxiliary
-            ],
+            "companions": [_map_of(a) for a in t.source.auxiliary],
         },
     }
 
@@ -131,17 +123,16 @@ def decode_header(data: bytes) -> Header:
         HeaderFieldError: a field is missing, unknown, or of the wrong type or value.
         LimitError: a list or a list entry exceeds a limit.
     """
-    lists: dict[str, tuple[Any, ...]] = {}
     top: dict[str, Any] = {}
     try:
         stream = _Stream(data)
         for key in stream.fields():
-            if key in top or key in lists:
+            if key in top:
                 raise HeaderSyntaxError("header: duplicate key in a msgpack map")
             read = _LISTS.get(key)
             if read is not None and stream.is_list():
                 items = enumerate(stream.items())
-                lists[key] = tuple(read(_Fields(v, f"{key}[{i}]")) for i, v in items)
+                top[key] = [read(_Fields(v, f"{key}[{i}]")) for i, v in items]
             else:
                 top[key] = stream.value(MAX_METADATA, f"header.{key[:32]!r}")
         stream.end()
@@ -149,15 +140,15 @@ def decode_header(data: bytes) -> Header:
         reason = str(error) or type(error).__name__
         raise HeaderSyntaxError(f"header: not one well-formed msgpack value: {reason}") from None
     f = _Fields(top, "header")
-    header = Header(
-        producer=f.string("producer"),
-        metadata=_string_map(f.take("metadata", dict), "header.metadata"),
-        files=lists["files"] if "files" in lists else tuple(f.take("files", list)),
-        tensors=lists["tensors"] if "tensors" in lists else tuple(f.take("tensors", list)),
-        sections=lists["sections"] if "sections" in lists else tuple(f.take("sections", list)),
+    return f.done(
+        Header(
+            producer=f.string("producer"),
+            metadata=_string_map(f.take("metadata", dict), "header.metadata"),
+            files=tuple(f.take("files", list)),
+            tensors=tuple(f.take("tensors", list)),
+            sections=tuple(f.take("sections", list)),
+        )
     )
-    f.done()
-    return header
 
 
 class _Stream:
@@ -238,7 +229,7 @@ def _no_extension(code: int, data: bytes) -> None:
 
 
 class _Fields:
-    """The fields of a map; each is removed when it is read, and `done` refuses the rest."""
+    """The fields of a map. Reading a field removes it; `done` rejects those that are left."""
 
     def __init__(self, value: Any, where: str) -> None:
         if not isinstance(value, dict):
@@ -287,15 +278,15 @@ class _Fields:
         return tuple(value)
 
     def each(self, key: str, read: Callable[[_Fields], T]) -> tuple[T, ...]:
-        values = self.take(key, list)
-        where = self.where.removeprefix("header.") if self.where != "header" else ""
-        prefix = f"{where}.{key}" if where else key
-        return tuple(read(_Fields(v, f"{prefix}[{i}]")) for i, v in enumerate(values))
+        values = enumerate(self.take(key, list))
+        return tuple(read(_Fields(v, f"{self.where}.{key}[{i}]")) for i, v in values)
 
-    def done(self) -> None:
+    def done(self, record: T) -> T:
+        """Return what was made of the fields, unless some were not read."""
         if self._left:
             extra = ", ".join(sorted(repr(k[:32]) for k in self._left)[:5])
             raise HeaderFieldError(f"{self.where}: unknown field {extra}")
+        return record
 
     def _wrong(self, key: str, value: Any, expected: str) -> HeaderFieldError:
         if value is _MISSING:
@@ -322,45 +313,36 @@ def _read_section(f: _Fields) -> Section:
         offset=f.integer("offset"),
         stored_size=f.integer("stored_size"),
         size=f.integer("size"),
-        codec=sys.intern(f.take("codec", str)),  # validate.py has an error for unknown ones
+        codec=sys.intern(f.take("codec", str)),  # validate.py rejects unknown codecs
         sha256=f.take("sha256", bytes),
     )
     if len(section.sha256) != 32:
         raise HeaderFieldError(f"{f.where}.sha256: found {len(section.sha256)} bytes, expected 32")
-    f.done()
-    return section
+    return f.done(section)
 
 
 def _read_file(f: _Fields) -> FileEntry:
-    entry = FileEntry(f.string("name"), f.integer("section"))
-    f.done()
-    return entry
+    return f.done(FileEntry(f.string("name"), f.integer("section")))
 
 
 def _read_tensor(f: _Fields) -> Tensor:
-    tensor: Tensor
     kind = f.string("kind", ("dense", "ternary", "binary"))
-    if kind == "dense":
-        tensor = DenseTensor(
-            name=f.string("name"),
-            dtype=f.string("dtype", DTYPE_BITS),
-            shape=f.shape(),
-            section=f.integer("section"),
-            quantized=_read_quantized(f) if f.has("quantised") else None,
-        )
-    else:
-        tensor = _read_indexed(f, kind)
-    f.done()
-    return tensor
+    if kind != "dense":
+        return f.done(_read_indexed(f, kind))
+    tensor = DenseTensor(
+        name=f.string("name"),
+        dtype=f.string("dtype", DTYPE_BITS),
+        shape=f.shape(),
+        section=f.integer("section"),
+        quantized=_read_quantized(f) if f.has("quantised") else None,
+    )
+    return f.done(tensor)
 
 
 def _read_quantized(f: _Fields) -> Quantized:
     g = _Fields(f.take("quantised", dict), f"{f.where}.quantised")
-    quantized = Quantized(
-        g.string("rule", ROW_RULES), g.string("of"), g.string("dtype", FLOAT_DTYPES)
-    )
-    g.done()
-    return quantized
+    rule, of = g.string("rule", ROW_RULES), g.string("of")
+    return g.done(Quantized(rule, of, g.string("dtype", FLOAT_DTYPES)))
 
 
 def _read_indexed(f: _Fields, kind: str) -> IndexedTensor:
@@ -376,8 +358,7 @@ def _read_indexed(f: _Fields, kind: str) -> IndexedTensor:
         raise HeaderFieldError(f"{f.where}.digits: not a digit alphabet of kind {kind}")
     encoding = f.string("encoding", ENCODINGS)
     g = _Fields(f.take("sections", dict), f"{f.where}.sections")
-    parts = {part: g.integer(part) for part in PARTS[encoding]}
-    g.done()
+    parts = g.done({part: g.integer(part) for part in PARTS[encoding]})
     return IndexedTensor(
         name=f.string("name"),
         shape=(shape[0], shape[1]),
@@ -404,8 +385,7 @@ def _read_scale(f: _Fields) -> Scale | None:
         g.integer("columns", 1, MAX_IN_FEATURES) if g.has("columns") else None,
         g.string("dtype", ("F16",)) if g.has("dtype") else "F32",
     )
-    g.done()
-    return scale
+    return g.done(scale)
 
 
 def _read_source(f: _Fields) -> SourceRecord:
@@ -420,8 +400,7 @@ def _read_source(f: _Fields) -> SourceRecord:
         raise LimitError(
             f"{f.where}.companions: {len(record.auxiliary)} entries, the limit is {MAX_AUXILIARY}"
         )
-    f.done()
-    return record
+    return f.done(record)
 
 
 def _read_auxiliary(f: _Fields) -> AuxiliaryTensor:
@@ -435,8 +414,7 @@ def _read_auxiliary(f: _Fields) -> AuxiliaryTensor:
         raise LimitError(
             f"{f.where}.data: {len(auxiliary.data)} bytes, the limit is {MAX_INLINE_BYTES}"
         )
-    f.done()
-    return auxiliary
+    return f.done(auxiliary)
 
 
 _LISTS: dict[str, Callable[[_Fields], Any]] = {

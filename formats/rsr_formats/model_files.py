@@ -1,4 +1,4 @@
-"""The small files of a model directory: their names, their limits, and JSON from strangers."""
+"""The small files of a model directory: names, size limits, and parsing of untrusted JSON."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from .errors import RsrError
 
-# Files that a model needs beside its tensors.
+# Files that a model needs in addition to its tensors.
 MODEL_FILES = (
     "config.json",
     "generation_config.json",
@@ -23,25 +23,25 @@ MODEL_FILES = (
     "chat_template.json",
 )
 
-# Limits in bytes, far above every published file. Parsing JSON needs about 30 times its size,
-# nothing but brackets 50 times.
+# Limits in bytes, far above every published file. Parsing JSON takes about 30 times its size in
+# memory, and up to 50 times for nested brackets.
 MAX_CONFIG = 1 << 20  # config.json
-MAX_JSON = 16 << 20  # other JSON files but tokenizers; the largest tokenizer_config.json has 0.3 MB
-MAX_TOKENIZER = 64 << 20  # tokenizer.json; 40 MB is the largest known
-MAX_FILE = 256 << 20  # a file that is only copied
+MAX_JSON = 16 << 20  # other JSON files; the largest tokenizer_config.json has 0.3 MB
+MAX_TOKENIZER = 64 << 20  # tokenizer.json; the largest known has 40 MB
+MAX_FILE = 256 << 20  # files that are copied, not parsed
 
 
 def parse_object(data: bytes, where: str, limit: int, error: type[RsrError]) -> dict[str, Any]:
-    """Return the JSON object in `data`.
+    """Parse an untrusted JSON object.
 
     Args:
-        data: the file.
-        where: names it in messages.
-        limit: bytes that it may have.
-        error: what to raise.
+        data: contents of the file.
+        where: its name, for messages.
+        limit: its maximum size in bytes.
+        error: exception class to raise.
 
     Raises:
-        error: the file is larger, is not valid JSON, or is not an object.
+        error: the file exceeds the limit, is not valid JSON, or is not an object.
     """
     check_size(len(data), where, limit, error)
     try:
@@ -54,10 +54,6 @@ def parse_object(data: bytes, where: str, limit: int, error: type[RsrError]) -> 
 
 
 def check_size(size: int, where: str, limit: int, error: type[RsrError]) -> None:
-    """Check the size of a file in bytes before it is read or copied.
-
-    Raises:
-        error: it is larger than `limit`.
-    """
+    """Raise `error` if a file of `size` bytes exceeds `limit`; call it before reading the file."""
     if size > limit:
         raise error(f"{where}: {size:,} bytes, the limit is {limit:,}")

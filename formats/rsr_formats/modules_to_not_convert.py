@@ -1,8 +1,8 @@
-"""Which modules `modules_to_not_convert` of a quantization_config names, as transformers reads it.
+"""Match `modules_to_not_convert` of a quantization_config as transformers does.
 
-An entry covers the module of that name, the modules inside it, and those whose names end with it.
-transformers takes entries as regular expressions. Of these only ".*" is matched here: published
-files have no others, and matching an untrusted regular expression can take exponential time.
+An entry covers the module of that name, its submodules, and modules whose names end with it.
+transformers treats entries as regular expressions. Only "." and ".*" are supported here: published
+files use nothing else, and matching an untrusted regular expression can take exponential time.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 _REGULAR_EXPRESSION = frozenset("+?[](){}|^$\\")
-# Each pattern is tried on every name of a checkpoint, at a tenth of a microsecond per letter.
-# Published files have a few patterns of twenty or thirty letters.
+# Every pattern is matched against every tensor name, which takes 0.1 us per letter of the pattern.
+# Published files have a few patterns of 20 to 30 letters.
 _MAX_PATTERNS = 64
-_MAX_LETTERS = 1 << 12  # of all patterns together
+_MAX_LETTERS = 1 << 12  # in all patterns together
 
 _Pattern = tuple[str, ...]  # the parts between ".*"; "." in a part matches any letter
 
 
 class ModulesToNotConvert:
-    """A set of modules.
+    """A set of module names.
 
     Args:
-        entries: the list in config.json; what is not a string is ignored, as transformers does.
+        entries: the list in config.json; entries that are not strings are ignored, as in
+            transformers.
 
     Raises:
         ValueError: an entry is a regular expression that is not supported.
@@ -39,7 +40,7 @@ class ModulesToNotConvert:
             if _REGULAR_EXPRESSION.intersection(key) or key.count("*") > key.count(".*"):
                 raise ValueError(
                     f"modules_to_not_convert has {entry[:64]!r}, a regular expression that is not "
-                    "supported; expected module names, or '.*' in them"
+                    "supported; expected module names, which may contain '.*'"
                 )
             if "*" in key or key.endswith("."):  # a last "." matches any letter
                 patterns.add(tuple(key.split(".*")))
@@ -53,15 +54,15 @@ class ModulesToNotConvert:
         letters = sum(len(part) for pattern in patterns for part in pattern)
         if letters > _MAX_LETTERS:
             raise ValueError(
-                f"modules_to_not_convert has entries with '.*' of {letters} letters together, "
-                f"expected at most {_MAX_LETTERS}"
+                f"modules_to_not_convert has entries with '.*' that have {letters} letters in "
+                f"total, expected at most {_MAX_LETTERS}"
             )
         self._names = names
         self._lengths = frozenset(map(len, names))
         self._patterns = tuple(sorted(patterns))
 
     def __contains__(self, module: str) -> bool:
-        """Return whether an entry covers the module of that name (without ".weight")."""
+        """Return whether an entry covers a module, named without ".weight"."""
         for n in self._lengths:
             if n > len(module):
                 continue
@@ -77,9 +78,9 @@ class ModulesToNotConvert:
 
 
 class _Positions(NamedTuple):
-    """A module's name as sets of positions; a set is an integer with one bit per position."""
+    """Positions in a module name. A set of positions is an integer with one bit for each."""
 
-    before: dict[str, int]  # positions before each letter; "." holds those before any letter
+    before: dict[str, int]  # positions before each letter; under ".", before any letter
     boundaries: int  # positions before and after a dot, and the end
     all: int
 
@@ -93,13 +94,13 @@ class _Positions(NamedTuple):
         return cls(before, dots | dots << 1 | end, end | (end - 1))
 
     def match(self, pattern: _Pattern) -> bool:
-        """Return whether the pattern matches the name up to a boundary.
+        """Return whether the pattern matches a prefix of the name that ends at a boundary.
 
-        All ways to match are followed at once, so the time does not depend on the number of ".*".
+        All partial matches advance together, so the time does not depend on the number of ".*".
         """
-        reached = 1  # positions up to which the pattern so far matches
+        reached = 1  # positions where a match of the pattern so far may end
         for i, part in enumerate(pattern):
-            if i:  # ".*": every position from the first of these on
+            if i:  # ".*" reaches all positions from the first of these
                 reached = -(reached & -reached) & self.all
             for letter in part:
                 reached = (reached & self.before.get(letter, 0)) << 1

@@ -22,7 +22,7 @@ STRIP = 128  # rows of a full strip in packing w16
 N4S1_STRIP = 64  # rows of a full strip in packing n4s1
 N4S1_BLOCKS = 8  # column blocks per unit in packing n4s1
 N4S1_VECTORS = 5  # bytes per row and unit: 4 with two magnitudes each, 1 with eight signs
-ZERO_RANK = 13  # of the pattern 0, 0, 0 with k = 3; also the largest magnitude in packing n4s1
+ZERO_RANK = 13  # rank of the pattern (0, 0, 0), k = 3; also the largest magnitude in n4s1
 
 UInt = npt.NDArray[np.unsignedinteger[Any]]
 

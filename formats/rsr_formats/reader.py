@@ -56,9 +56,6 @@ class RsrFile:
         ValueError: `memory` is neither "map" nor "huge".
     """
 
-    header: Header
-    version: tuple[int, int]
-
     def __init__(self, path: str | os.PathLike[str], memory: str = "map") -> None:
         if memory not in ("map", "huge"):
             raise ValueError(f"memory is {memory!r}, expected 'map' or 'huge'")
@@ -154,24 +151,21 @@ class RsrFile:
             SectionHashError, PaddingError, CodecError, IndexDataError: the file is damaged.
         """
         with _naming(self.path):
-            self._verify(progress)
-
-    def _verify(self, progress: Callable[[int], None] | None) -> None:
-        end = PREAMBLE.size
-        for what, s in zip(self._owners, self.header.sections, strict=True):
-            self._check_padding(end, s.offset, what)
-            for piece in _hashed(self._stored(s), s, what):
-                if progress is not None:
-                    progress(len(piece))
-            end = s.offset + s.stored_size
-        self._check_padding(end, self._end, "the header")
-        for f in self.header.files:
-            self.section(f.section)
-        for t in self.header.tensors:
-            if isinstance(t, IndexedTensor):
-                self._verify_index(t)
-            else:
-                self.section(t.section)
+            end = PREAMBLE.size
+            for what, s in zip(self._owners, self.header.sections, strict=True):
+                self._check_padding(end, s.offset, what)
+                for piece in _hashed(self._stored(s), s, what):
+                    if progress is not None:
+                        progress(len(piece))
+                end = s.offset + s.stored_size
+            self._check_padding(end, self._end, "the header")
+            for f in self.header.files:
+                self.section(f.section)
+            for t in self.header.tensors:
+                if isinstance(t, IndexedTensor):
+                    self._verify_index(t)
+                else:
+                    self.section(t.section)
 
     def _verify_index(self, t: IndexedTensor) -> None:
         arrays = self.index_arrays(t)
@@ -215,7 +209,7 @@ def _hashed(data: npt.NDArray[np.uint8], s: Section, what: str) -> Iterator[memo
         )
 
 
-def _map(file: Any, size: int) -> mmap.mmap:
+def _map(file: BinaryIO, size: int) -> mmap.mmap:
     try:
         return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
     except ValueError:  # the file is now shorter than `size`
@@ -225,7 +219,7 @@ def _map(file: Any, size: int) -> mmap.mmap:
 def _read_small_scales(file: BinaryIO, header: Header) -> dict[Section, bytes]:
     """Read the scale sections of up to `_SMALL` bytes.
 
-    Each scale has a page of its own, and touching a mapped page makes up to 64 KiB resident. For
+    Each scale is on its own page, and touching a mapped page makes up to 64 KiB resident. For
     one scale of four bytes per matrix, this would double the memory of the process.
     """
     scales = [t.scale for t in header.tensors if isinstance(t, IndexedTensor) and t.scale]

@@ -56,14 +56,14 @@ BINARY_SIGNS = (-1, 1)
 BINARY_BITS = (0, 1)
 DIGITS = (TERNARY, BINARY_SIGNS, BINARY_BITS)
 
-# Bits per element of the dense dtypes, which have their names from safetensors.
+# Bits per element of the dense dtypes, which are named as in safetensors.
 DTYPE_BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64,
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8,
     "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64,
 }  # fmt: skip
 
-# The dtypes that NumPy has, by its names.
+# NumPy's names of the dtypes that it supports.
 NUMPY_DTYPES = {
     "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4",
     "U64": "<u8", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8", "C64": "<c8",

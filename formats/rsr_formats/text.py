@@ -1,4 +1,4 @@
-"""Names and values from untrusted files, made fit for messages."""
+"""Format names and values from untrusted files for messages."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def counted(count: int, noun: str) -> str:
 
 
 def listed(items: Sequence[str], limit: int = 20, *, separator: str = ", ", count: int = 0) -> str:
-    """Join items for a message; those beyond `limit` are only counted.
+    """Join the first `limit` items and count the rest: "a, b and 3 more".
 
     Args:
-        items: at least the first `limit` of them.
-        limit: how many are named.
-        separator: stands between them.
-        count: how many there are, if more than `items` has.
+        items: the items, or at least the first `limit` of them.
+        limit: number of items to name.
+        separator: text between items.
+        count: number of all items, if `items` lacks some.
     """
     more = max(count, len(items)) - limit
     text = separator.join(items[:limit])
@@ -34,12 +34,12 @@ def listed(items: Sequence[str], limit: int = 20, *, separator: str = ", ", coun
 
 
 def quoted(names: Sequence[str], limit: int = 10) -> str:
-    """List names from a file, quoted and shortened, as `listed` does."""
+    """Quote and shorten names from a file, and join them as `listed` does."""
     return listed([repr(name[:120]) for name in names[:limit]], limit, count=len(names))
 
 
 def shown(value: object) -> str:
-    """Return a JSON value for a message: short, however long or deeply nested it is."""
+    """Return a short description of a JSON value of any size and depth."""
     if value is None:
         return "nothing"
     if isinstance(value, (list, dict)):  # repr could exhaust the stack

@@ -1,4 +1,4 @@
-"""Write a `.rsr` file: the sections as they come, then the header."""
+"""Write a `.rsr` file: the sections in order, then the header."""
 
 from __future__ import annotations
 
@@ -124,6 +124,7 @@ class RsrWriter:
         thread: an executor of one thread for hashing; None: hash on the calling thread.
 
     Attributes:
+        sections: entries of the sections written so far.
         finished: whether `finish` wrote the header.
     """
 
@@ -131,13 +132,8 @@ class RsrWriter:
         self._file = file
         self._thread = thread
         self._position = file.write(bytes(PREAMBLE.size))
-        self._sections: list[Section] = []
+        self.sections: list[Section] = []
         self.finished = False
-
-    @property
-    def sections(self) -> tuple[Section, ...]:
-        """The entries of the sections written so far."""
-        return tuple(self._sections)
 
     def add(self, pieces: Iterable[BytesLike], zstd_level: int | None = None) -> int:
         """Write a section; return its number.
@@ -160,20 +156,19 @@ class RsrWriter:
         if packer.must_be_raw:
             frame = memoryview(self._take_back(offset))
             return self.add(decompress_pieces(frame, section, "a new section"))
-        self._sections.append(section)
-        return len(self._sections) - 1
+        self.sections.append(section)
+        return len(self.sections) - 1
 
     def append(self, packed: Packed) -> int:
         """Write a section that `pack` made; return its number."""
         self._pad()
-        self._sections.append(replace(packed.section, offset=self._position))
+        self.sections.append(replace(packed.section, offset=self._position))
         for piece in packed.pieces:
             self._write(piece)
-        return len(self._sections) - 1
+        return len(self.sections) - 1
 
-    def _write(self, piece: BytesLike) -> BytesLike:
+    def _write(self, piece: BytesLike) -> None:
         self._position += self._file.write(piece)
-        return piece
 
     def _take_back(self, offset: int) -> bytes:
         """Remove and return everything written since `offset`."""
@@ -207,7 +202,7 @@ class RsrWriter:
             FormatError: the records break a rule of formats/SPEC.md.
         """
         self._pad()
-        header = Header(producer, metadata, tuple(files), tuple(tensors), tuple(self._sections))
+        header = Header(producer, metadata, tuple(files), tuple(tensors), tuple(self.sections))
         data = encode_header(header)
         if len(data) > MAX_HEADER_SIZE:
             raise LimitError(f"header: {len(data)} bytes, the limit is {MAX_HEADER_SIZE}")

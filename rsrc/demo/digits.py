@@ -15,7 +15,7 @@ from rich.table import Table
 
 import rsr_runtime as rsr
 import rsrc
-from rsr_formats.bf16 import widen_bf16
+from rsr_formats.numerics import widen_bf16
 
 from ..common.console import announced, console, size
 from ..common.errors import MismatchError

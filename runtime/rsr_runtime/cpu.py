@@ -14,7 +14,7 @@ _chosen = False
 
 
 def ensure_isa() -> None:
-    """On the first call, choose the kernels that RSR_ISA names, or the best this processor runs.
+    """On the first call, choose the kernels that RSR_ISA names, or the best for this processor.
 
     Raises:
         IsaError: RSR_ISA names an unknown or unsupported instruction set.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.bf16 import widen_bf16
+from rsr_formats.numerics import widen_bf16
 from rsr_formats.records import DTYPE_BITS, FLOAT_DTYPES, NUMPY_DTYPES
 
 from .errors import OptionError

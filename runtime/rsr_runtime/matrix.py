@@ -32,19 +32,19 @@ class Matrix:
 
     `rsr_runtime.load` makes it. Several threads may use one at the same time.
 
-    What the products guarantee:
+    Guarantees of the products:
 
     * int8 x: int32, unscaled and exact for every value including -128, on every instruction set
       and any number of threads.
     * float32 x: float32, scaled. To first order |error| <= n 2^-24 |scale| sum|x_i| against the
       exact result, with n = max(in_features, 3), while sum|x_i| is a finite float32. Scales are
-      applied last, to sums or to sums of groups with scales of their own, so larger inputs may
-      give infinity or NaN. Results are deterministic for a file, an instruction set and a
+      applied last, to the sum or to the sum of each group of columns, so larger inputs may give
+      infinity or NaN. Results are deterministic for a file, an instruction set and a
       number of vectors (packing n4s1 on AVX2 rounds a single vector less often).
-    * NaN and infinity in x spread as in a dense product: a zero weight times either is NaN.
+    * NaN and infinity in x propagate as in a dense product: a zero weight times either is NaN.
 
     Attributes:
-        index: what the kernels read, for `rsr_runtime.products`.
+        index: what kernels read, for `rsr_runtime.products`.
     """
 
     __array_ufunc__ = None  # makes x @ w a plain TypeError
@@ -202,8 +202,7 @@ class Matrix:
             out = np.empty(shape[0], dtype)
         else:
             self._check_out(x, out)
-        if self._is_closed():
-            raise self._closed_error()
+        self.check_open()
         if algorithm is not None:
             self._check_algorithm(algorithm)
         multiply(self._alone, _contiguous(x)[None], [out[None]], algorithm != "rsr")
@@ -317,10 +316,7 @@ class Matrix:
     def check_open(self) -> None:
         """Raise ClosedError if the model was closed."""
         if self._is_closed():
-            raise self._closed_error()
-
-    def _closed_error(self) -> ClosedError:
-        return ClosedError(f"{self._tensor.name!r}: the model it belongs to was closed")
+            raise ClosedError(f"{self.name!r}: the model it belongs to was closed")
 
     def _check_algorithm(self, algorithm: str) -> None:
         if algorithm not in ("rsr++", "rsr"):

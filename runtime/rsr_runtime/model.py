@@ -6,7 +6,6 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from .matrix import Matrix
 
 
 class _Handle:
-    """The file until the model is closed. Matrices and `Files` hold this, not the model."""
+    """The file, until the model is closed. Matrices and `Files` hold this instead of the model."""
 
     def __init__(self, file: RsrFile) -> None:
         self._file: RsrFile | None = file
@@ -43,11 +42,14 @@ class _Handle:
 class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
     """The tensors of a `.rsr` file, made by `rsr_runtime.load`.
 
-    `matrix`, `dense` and `matrices` return typed objects. As a mapping, a model gives a `Matrix`
+    `matrix`, `dense` and `matrices` return typed objects. As a mapping, a model returns a `Matrix`
     for an indexed tensor and a read-only array for a dense one: its `DenseTensor.data`, except that
-    BF16 is widened to float32, a copy on each access.
+    BF16 is widened to float32, which copies it on every access.
 
-    Use as a context manager closes the file. Several threads may use a model at the same time.
+    As a context manager, a model closes its file. Several threads may use it at the same time.
+
+    Attributes:
+        files: the model's small files (config.json, tokenizer.json, ...): name to bytes.
     """
 
     def __init__(self, file: RsrFile) -> None:
@@ -57,17 +59,12 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
         self._decompressed: dict[str, npt.NDArray[np.uint8]] = {}  # bytes of dense tensors
         self._lock = threading.Lock()
         self._metadata = dict(file.header.metadata)
-        self._files = Files(self._handle)
+        self.files = Files(self._handle)
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The source checkpoint's free-form metadata."""
+        """The free-form metadata of the source checkpoint."""
         return dict(self._metadata)
-
-    @property
-    def files(self) -> Files:
-        """The model's small files (config.json, tokenizer.json, ...): name to bytes."""
-        return self._files
 
     def __getitem__(self, name: str) -> Matrix | npt.NDArray[Any]:
         """Return an indexed tensor as a `Matrix`, a dense one as a read-only array.
@@ -197,12 +194,7 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
     def __enter__(self) -> Model:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 

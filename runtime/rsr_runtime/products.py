@@ -1,8 +1,8 @@
 """Products of one input with several indices in one parallel region (q, k and v; gate and up).
 
-`native_index` makes what the kernels read from a tensor of the file, `share_tables` groups such
-indices, and `multiply` and `multiply_quantized` choose the kernel for a group. They check nothing:
-arrays are C-contiguous, aligned and of matching shapes.
+`native_index` prepares a tensor of the file for the kernels, `share_tables` groups such indices,
+and `multiply` and `multiply_quantized` choose the kernel for each group. They do not check their
+arguments: arrays must be C-contiguous, aligned and of matching shapes.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class PermutedIndex:
 
 
 Index = _native.Ranked | PermutedIndex
-# The indices that one kernel call multiplies by, and their positions among all.
+# The indices that one kernel call multiplies by, and their positions in the sequence.
 Groups = list[tuple[list[_native.Ranked] | PermutedIndex, list[int]]]
 
 
@@ -79,6 +79,7 @@ def native_index(t: IndexedTensor, arrays: Mapping[str, Array]) -> Index:
         one = np.ones(1, np.float32)
         return _native.Ranked(*index, one, max(1, t.rows), groups, t.group_columns, t.stride)
     scaled = *index, arrays["scale"].astype(np.float32, copy=False), _rows_per_scale(t)
+    # Packing n4s1 has no stride.
     return _native.Ranked(*scaled) if t.stride == 1 else _native.Ranked(*scaled, stride=t.stride)
 
 
@@ -148,7 +149,7 @@ def multiply(groups: Groups, x: Array, outputs: Sequence[Array], plus_plus: bool
         if isinstance(group, PermutedIndex):
             group.multiply(x, outputs[members[0]], plus_plus)
         else:
-            # One group has all members in order; a comprehension would cost 0.2 us.
+            # A single group has all members in order; the comprehension would cost 0.2 us.
             kernel(group, x, outputs if len(groups) == 1 else [outputs[j] for j in members])
 
 

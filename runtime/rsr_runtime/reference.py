@@ -1,4 +1,4 @@
-"""RSR and RSR++ in NumPy, to be read beside the paper (arXiv 2411.06360): the oracle of the tests.
+"""RSR and RSR++ in NumPy, to read alongside the paper (arXiv 2411.06360); an oracle for tests.
 
 A is the indexed matrix, (rows, columns); block b covers columns b*k .. b*k + k - 1 and has a
 permutation sigma and a segment list L. Bin_k, (B^k, k), lists the patterns: row s holds the values

@@ -11,6 +11,7 @@ from rsr_formats.records import MAX_QUANTIZED_COLUMNS
 
 from . import _native
 from .errors import InputShapeError, InputTypeError
+from .products import quantize_int8
 
 
 def linear_rows(
@@ -57,7 +58,6 @@ def linear_rows(
     if scale is None:
         _native.multiply_dense(weight, "F32", x, y)
         return y
-    q, s = np.empty(x.shape, np.int8), np.empty((len(x), 1), np.float32)
-    _native.quantize_i8(x, q, s)
-    _native.multiply_rows_i8(weight, np.require(scale, None, ["C", "A"]), q, s, y)
+    scale = np.require(scale, None, ["C", "A"])
+    _native.multiply_rows_i8(weight, scale, *quantize_int8(x), y)
     return y

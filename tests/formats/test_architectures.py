@@ -24,7 +24,7 @@ def test_names_are_unique() -> None:
         ({"architectures": ["Qwen3Model"]}, "Qwen3Model"),
         ({"model_type": "llama"}, "LlamaForCausalLM"),
         ({"architectures": [], "model_type": "qwen3"}, "Qwen3ForCausalLM"),
-        ({"architectures": [None], "model_type": "qwen2"}, "Qwen2ForCausalLM"),
+        ({"architectures": [None], "model_type": "qwen3"}, "Qwen3ForCausalLM"),
         ({"architectures": ["GemmaForCausalLM"], "model_type": "llama"}, None),
         ({"architectures": [["LlamaForCausalLM"]]}, None),
         ({"architectures": "LlamaForCausalLM"}, None),

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats.architectures import ARCHITECTURES, of_config, of_gguf
-from rsr_formats.rope import llama3_kept
+from rsr_formats.numerics import llama3_kept
 
 from ...common.errors import SourceError
 from .tokenizer_common import SPECIAL_TOKENS

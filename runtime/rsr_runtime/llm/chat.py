@@ -10,7 +10,7 @@ from .model import LanguageModel
 
 
 class Chat:
-    """A conversation; the model sees all of it for each answer.
+    """A conversation, all of which the model sees for each answer.
 
     Attributes:
         messages: "role" and "content" of each message so far.
@@ -22,7 +22,7 @@ class Chat:
 
         Args:
             model: the model that answers.
-            system: system message; None: none but what the template adds itself.
+            system: system message; None: only what the template adds.
 
         Raises:
             ModelError: the model has no chat template.
@@ -45,8 +45,8 @@ class Chat:
     def say(self, text: str, **options: Any) -> Generator[str, None, None]:
         """Return the answer to `text`, piece by piece.
 
-        If the loop over it ends early, the answer so far stays in the conversation. If there can be
-        no answer, `text` is removed again.
+        If the loop over it ends early, the answer so far stays in the conversation. If generation
+        cannot start, `text` is removed again.
 
         Args:
             text: the user's message.

@@ -5,11 +5,17 @@ Neither file is trusted: any value may be missing or of any type.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rsr_formats.architectures import ARCHITECTURES, PROJECTIONS, Architecture, of_config
+from rsr_formats.architectures import (
+    ARCHITECTURES,
+    PROJECTIONS,
+    Architecture,
+    first_class,
+    of_config,
+)
 from rsr_formats.model_files import MAX_JSON, parse_object
 from rsr_formats.modules_to_not_convert import ModulesToNotConvert
 from rsr_formats.text import shown
@@ -39,7 +45,7 @@ class Config:
         architecture: the entry of the table of architectures.
         hidden_act: activation of the gate: "silu" or "relu2".
         int8_activations: linear layers take int8 activations, except `modules_to_not_convert`.
-        self_quantizing: the model quantizes float weights of those layers itself.
+        self_quantizing: those layers quantize float weights in every forward pass.
         scales_biases: weight_scale multiplies the bias too (linear_class autobitlinear, offline).
         linear_norm_eps: epsilon of an RMS norm inside a linear layer (use_rms_norm).
         generation_config: the object in generation_config.json.
@@ -68,11 +74,11 @@ class Config:
     generation_config: Mapping[str, Any]
 
     def has_int8_activations(self, layer: str) -> bool:
-        """Return whether a linear layer takes int8 activations, by its full name."""
+        """Return whether a linear layer, given its full name, takes int8 activations."""
         return self.int8_activations and layer not in self.modules_to_not_convert
 
     def is_self_quantizing(self, layer: str) -> bool:
-        """Return whether a linear layer quantizes float weights itself, by its full name."""
+        """Return whether a linear layer, given its full name, quantizes float weights."""
         return self.self_quantizing and self.has_int8_activations(layer)
 
     def shape_of(self, module: str) -> tuple[int, int]:
@@ -161,39 +167,34 @@ class _Json:
     values: Mapping[str, Any]
 
     def size(self, key: str, default: int | None = None) -> int:
-        value = self.values.get(key)
-        if value is None:
-            value = default
-        if type(value) is not int or not 0 < value < _LARGEST:
-            raise self._error(key, value, "a positive whole number")
+        expected = "a positive whole number"
+        value: int = self._get(key, default, (int,), expected, lambda v: 0 < v < _LARGEST)
         return value
 
     def number(self, key: str, default: float) -> float:
-        value = self.values.get(key)
-        if value is None:
-            return default
-        if type(value) not in (int, float) or not 0 <= value <= _LARGEST:
-            raise self._error(key, value, f"a number from 0 to {_LARGEST:,}")
-        return float(value)
+        expected = f"a number from 0 to {_LARGEST:,}"
+        return float(self._get(key, default, (int, float), expected, lambda v: 0 <= v <= _LARGEST))
 
     def text(self, key: str, default: str) -> str:
-        value = self.values.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, str):
-            raise self._error(key, value, "a string")
-        return value
+        return str(self._get(key, default, (str,), "a string"))
 
     def table(self, key: str) -> Mapping[str, Any]:
+        return dict(self._get(key, {}, (dict,), "an object"))
+
+    def _get(
+        self,
+        key: str,
+        default: object,
+        types: tuple[type, ...],
+        expected: str,
+        fits: Callable[[Any], bool] = lambda _: True,
+    ) -> Any:
         value = self.values.get(key)
         if value is None:
-            return {}
-        if not isinstance(value, dict):
-            raise self._error(key, value, "an object")
+            value = default
+        if type(value) not in types or not fits(value):  # not isinstance: True is an int
+            raise ModelError(f"{self.where}: found {shown(value)} under {key}, expected {expected}")
         return value
-
-    def _error(self, key: str, value: object, expected: str) -> ModelError:
-        return ModelError(f"{self.where}: found {shown(value)} under {key}, expected {expected}")
 
 
 def _architecture(config: Mapping[str, Any]) -> Architecture:
@@ -205,8 +206,7 @@ def _architecture(config: Mapping[str, Any]) -> Architecture:
     found = of_config(config)
     if found is not None and found.is_runnable:
         return found
-    classes = config.get("architectures")
-    named = classes[0] if isinstance(classes, list) and classes else config.get("model_type")
+    named = first_class(config) or config.get("model_type")
     known = ", ".join(a.name for a in ARCHITECTURES if a.is_runnable)
     raise ModelError(
         f"config.json: architecture {shown(named)} is not supported; known are {known}. "
@@ -222,6 +222,6 @@ def _modules(entries: object) -> ModulesToNotConvert:
 
 
 def _token_ids(value: object) -> tuple[int, ...]:
-    """Return the ids in a value, which may be one or a list; anything else is ignored."""
+    """Return the ids in a value, an id or a list of ids; anything else is ignored."""
     ids = value if isinstance(value, list) else [value]
     return tuple(i for i in ids if type(i) is int and 0 <= i < _LARGEST)

@@ -4,8 +4,8 @@
 norm, lm_head. A pass over a model is some 300 native calls, so Python does not make them: it
 records them once for a number of tokens as a program that native code repeats.
 
-Each row is summed in a fixed order, so the result for a token does not depend on the tokens
-computed beside it, as far as the matrix products guarantee that (those with int8 activations do).
+Each row is summed in a fixed order, so the result for a token does not depend on the other tokens
+of a pass, as far as the matrix products guarantee that (those with int8 activations do).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.bf16 import widen_bf16
+from rsr_formats.numerics import widen_bf16
 
 from .. import _native
 from ..errors import ClosedError
@@ -29,7 +29,7 @@ from .linear import Linear, LinearGroup, QuantizedInputs, Workspace
 from .weights import Layer, Weights
 
 FloatArray = npt.NDArray[np.float32]
-MAX_ROWS = 512  # tokens in a pass: more gain nothing and take memory
+MAX_ROWS = 512  # tokens in a pass; more would only take memory
 LOGIT_ROWS = 32  # rows of logits kept at a time: 0.5 MB each with a vocabulary of 128,256
 
 PHASES = ("products", "head", "attention", "rest")
@@ -60,8 +60,6 @@ class Decoder:
         self._is_closed = False
         self._config = config
         self._weights = weights
-        self._embed_tokens = weights.embed_tokens
-        self._norm = weights.norm
         self._workspace = Workspace()
         self._cos, self._sin = config.rope.tables(context, weights.rope_factors)
         self._layers = [self._prepared(layer) for layer in weights.layers]
@@ -127,23 +125,25 @@ class Decoder:
             program = _native.Program()
             logits = self._lm_head.record(program, HEAD, rows)[0]
             head = self._last_head = _RecordedHead(self._lm_head.inputs(rows), logits, program)
-        _native.normalize(hidden, None, self._norm, self._config.rms_norm_eps, *head.inputs)
+        norm, eps = self._weights.norm, self._config.rms_norm_eps
+        _native.normalize(hidden, None, norm, eps, *head.inputs)
         self.phase_timer.lap(REST)
         head.program.run(self.phase_timer.times)
         return head.logits
 
     def _embed(self, tokens: npt.NDArray[np.int64], x: FloatArray) -> None:
-        if isinstance(self._embed_tokens, Matrix):
-            x[:] = self._embed_tokens.rows(tokens)
+        embed_tokens = self._weights.embed_tokens
+        if isinstance(embed_tokens, Matrix):
+            x[:] = embed_tokens.rows(tokens)
             return
-        found = self._embed_tokens.data[tokens]
+        found = embed_tokens.data[tokens]
         x[:] = widen_bf16(found) if found.dtype == np.uint16 else found
 
     def _record(self, lengths: list[tuple[int, KVCache]]) -> _RecordedPass:
         """Record all layers for items of the given numbers of tokens.
 
         `normalize` adds the output of one sublayer to the residual stream x before it computes the
-        input of the next, so each sublayer takes and returns `delta`, which x lacks still.
+        input of the next, so each sublayer takes and returns `delta`, which is not yet added to x.
         """
         rows = sum(length for length, _ in lengths)
         starts = np.zeros(len(lengths), np.int64)
@@ -227,8 +227,7 @@ class Decoder:
         """Release the weights; later calls raise `ClosedError`."""
         if not self._is_closed:
             self._is_closed = True
-            del self._weights, self._embed_tokens, self._norm, self._layers, self._lm_head
-            del self._last_pass, self._last_head
+            del self._weights, self._layers, self._lm_head, self._last_pass, self._last_head
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class EncodedPrompt:
 
 
 class _Text:
-    """A text in progress: its tokens, the text that may be shown, and why it ended."""
+    """A text in progress: its tokens, the text that is final, and why it ended."""
 
     def __init__(
         self, prompt: EncodedPrompt, tokenizer: Tokenizer, sampling: Sampling, until: StopCriteria
@@ -170,7 +170,7 @@ def generate_all(
     """Generate a text for each prompt, all in one pass per token.
 
     Each text has its own random numbers from the same seed, so it is the text that its prompt would
-    have alone.
+    yield alone.
     """
     start = perf_counter()
     texts = [_Text(prompt, tokenizer, sampling, until) for prompt in prompts]

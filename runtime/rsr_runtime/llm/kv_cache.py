@@ -1,4 +1,4 @@
-"""Keys and values of one sequence, kept for the attention of later tokens."""
+"""The KV cache of one sequence."""
 
 from __future__ import annotations
 
@@ -54,17 +54,11 @@ class KVCache:
         """Return the keys and values of layer `i`."""
         return self._keys[i], self._values[i]
 
-    def bytes_at(self, positions: int) -> int:
-        """Return the number of bytes that attention reads at that many positions."""
-        nbytes: int = sum(array.nbytes for array in self._keys + self._values)
-        reserved: int = self._values[0].shape[1]
-        return nbytes * positions // reserved
-
     def arrays_at(self, positions: int) -> list[npt.NDArray[np.uint8]]:
-        """Return views, uint8, of the bytes that attention reads at that many positions."""
+        """Return uint8 views of the bytes that attention over `positions` positions reads."""
         reserved = self._values[0].shape[1]
         heads = [
-            head.reshape(-1).view(np.uint8)  # positions follow each other
+            head.reshape(-1).view(np.uint8)  # contiguous in positions
             for layer in zip(self._keys, self._values, strict=True)
             for array in layer
             for head in array

@@ -24,59 +24,28 @@ FloatArray = npt.NDArray[np.float32]
 Int8Array = npt.NDArray[np.int8]
 
 
-class Int8Head(NamedTuple):
-    """An output head of int8 rows with a float32 scale each, from `rsrc compile --head int8`."""
-
-    data: Int8Array  # (out_features, in_features)
-    scale: FloatArray  # (out_features,)
-
-    @property
-    def dtype(self) -> str:
-        """Dtype of `data` as the file names it."""
-        return "I8"
-
-    @property
-    def arrays(self) -> tuple[npt.NDArray[Any], ...]:
-        """The arrays a product reads."""
-        return tuple(self)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(out_features, in_features)."""
-        return self.data.shape[0], self.data.shape[1]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes a product reads."""
-        return self.data.nbytes + self.scale.nbytes
-
-
 @dataclass(frozen=True)
 class Linear:
-    """A linear layer: y = x W^T + bias, or the same of the RMS norm of x if it has one."""
+    """A linear layer: y = x W^T + bias, where a layer with a norm first applies RMS norm to x."""
 
     name: str
-    weight: Matrix | DenseTensor | Int8Head  # (out_features, in_features)
+    weight: Matrix | DenseTensor  # (out_features, in_features)
     int8_activations: bool = False
     bias: FloatArray | None = None  # (out_features,)
     norm: FloatArray | None = None  # (in_features,)
     norm_eps: float = 0.0
+    row_scale: FloatArray | None = None  # (out_features,), of a dense int8 weight
 
     @property
-    def out_features(self) -> int:
-        """Length of y."""
-        return self.weight.shape[0]
-
-    @property
-    def in_features(self) -> int:
-        """Length of x."""
-        return self.weight.shape[1]
+    def arrays(self) -> tuple[npt.NDArray[Any], ...]:
+        """The arrays that a product reads."""
+        return self.weight.arrays + (() if self.row_scale is None else (self.row_scale,))
 
 
 class Workspace:
     """Buffers by name, reused from token to token: allocating them takes longer than filling them.
 
-    A name has one memory, whatever the shape asked for.
+    A name has one buffer, whatever the shape.
     """
 
     def __init__(self) -> None:
@@ -105,12 +74,12 @@ class QuantizedInputs(NamedTuple):
     s: FloatArray | None  # (b, 1)
 
     def for_floats(self) -> FloatArray:
-        """The input of layers that take float32, at least one of which is in the group."""
+        """The input of the layers of the group that take float32."""
         assert self.floats is not None
         return self.floats
 
     def for_int8(self) -> tuple[Int8Array, FloatArray]:
-        """The input of layers that take int8, at least one of which is in the group."""
+        """The input of the layers of the group that take int8."""
         assert self.q is not None
         assert self.s is not None
         return self.q, self.s
@@ -135,12 +104,15 @@ class LinearGroup:
 
     def inputs(self, rows: int) -> QuantizedInputs:
         """Return the buffers to fill before products with that many rows."""
-        take, n = self._workspace.take, self._layers[0].in_features
-        kinds = {layer.int8_activations and layer.norm is None for layer in self._layers}
+        int8 = {layer.int8_activations and layer.norm is None for layer in self._layers}
+        return self._buffers("", int8, rows, self._layers[0].weight.shape[1])
+
+    def _buffers(self, prefix: str, int8: set[bool], rows: int, columns: int) -> QuantizedInputs:
+        take = self._workspace.take
         return QuantizedInputs(
-            take("floats", rows, n) if False in kinds else None,
-            take("q", rows, n, dtype=np.int8) if True in kinds else None,
-            take("s", rows, 1) if True in kinds else None,
+            take(f"{prefix}floats", rows, columns) if False in int8 else None,
+            take(f"{prefix}q", rows, columns, dtype=np.int8) if True in int8 else None,
+            take(f"{prefix}s", rows, 1) if True in int8 else None,
         )
 
     def record(self, program: _native.Program, phase: int, rows: int) -> list[FloatArray]:
@@ -156,7 +128,7 @@ class LinearGroup:
             products overwrite.
         """
         x, take = self.inputs(rows), self._workspace.take
-        y = [take(f"y{i}", rows, layer.out_features) for i, layer in enumerate(self._layers)]
+        y = [take(f"y{i}", rows, layer.weight.shape[0]) for i, layer in enumerate(self._layers)]
         recorder = _Recorder(program, phase)
         for int8_activations in (True, False):
             indexed = [
@@ -171,7 +143,8 @@ class LinearGroup:
                 recorder.indexed(matrices, int8_activations, x, outputs)
         for layer, to in zip(self._layers, y, strict=True):
             if layer.norm is not None:
-                normed = self._normed(layer, rows)
+                columns = layer.weight.shape[1]
+                normed = self._buffers("normed ", {layer.int8_activations}, rows, columns)
                 program.normalize(phase, x.for_floats(), None, layer.norm, layer.norm_eps, *normed)
                 recorder.single(layer, normed, to)
             elif not isinstance(layer.weight, Matrix):
@@ -179,15 +152,6 @@ class LinearGroup:
             if layer.bias is not None:
                 program.call(phase, np.add, to, layer.bias, to)
         return y if self._head_dim is None else [a.reshape(rows, -1, self._head_dim) for a in y]
-
-    def _normed(self, layer: Linear, rows: int) -> QuantizedInputs:
-        """Return buffers for the input of a layer with a norm of its own."""
-        take, n = self._workspace.take, layer.in_features
-        if layer.int8_activations:
-            return QuantizedInputs(
-                None, take("normed q", rows, n, dtype=np.int8), take("normed s", rows, 1)
-            )
-        return QuantizedInputs(take("normed floats", rows, n), None, None)
 
 
 @dataclass(frozen=True)
@@ -198,13 +162,13 @@ class _Recorder:
     phase: int
 
     def single(self, layer: Linear, x: QuantizedInputs, y: FloatArray) -> None:
-        weight = layer.weight
-        if isinstance(weight, DenseTensor):
-            self.program.multiply_dense(self.phase, weight.data, weight.dtype, x.for_floats(), y)
-        elif isinstance(weight, Int8Head):
-            self.program.multiply_rows_i8(self.phase, weight.data, weight.scale, *x.for_int8(), y)
-        else:
+        program, phase, weight, scale = self.program, self.phase, layer.weight, layer.row_scale
+        if isinstance(weight, Matrix):
             self.indexed([weight], layer.int8_activations, x, [y])
+        elif scale is not None:
+            program.multiply_rows_i8(phase, weight.data, scale, *x.for_int8(), y)
+        else:
+            program.multiply_dense(phase, weight.data, weight.dtype, x.for_floats(), y)
 
     def indexed(
         self,

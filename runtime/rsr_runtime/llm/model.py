@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from numbers import Integral
-from types import TracebackType
 from typing import Literal
 
 import numpy as np
@@ -18,7 +17,7 @@ from ..model import Model
 from ..model import load as load_tensors
 from . import generate, perplexity
 from .config import Config, read_config
-from .decoder import LOGIT_ROWS, Decoder
+from .decoder import Decoder
 from .errors import ModelError, PromptError
 from .generate import EncodedPrompt, Generation, StopCriteria, Stream
 from .kv_cache import KVCache
@@ -39,7 +38,7 @@ class LanguageModel:
 
     Layers of a BitNet take int8 activations with one scale per token, other layers take float32, as
     in training. A BitNet gives the same text for the same prompt and options on any number of
-    threads and beside any other prompts.
+    threads and in a batch with any other prompts.
 
     Attributes:
         config: the model's settings.
@@ -63,7 +62,7 @@ class LanguageModel:
         return context
 
     def new_session(self) -> Session:
-        """Return an empty sequence with a KV cache of its own.
+        """Return an empty sequence with its own KV cache.
 
         Raises:
             OptionError: there is not enough memory for the cache.
@@ -190,8 +189,8 @@ class LanguageModel:
         Several streams may be read in turns, but each then recomputes what another overwrote.
 
         Args:
-            prompt: text, or tokens. After tokens a new text begins, as an answer does.
-            max_tokens: tokens of the text at most; None: until it ends or the context is full.
+            prompt: text to continue, or tokens, after which a new text begins, such as an answer.
+            max_tokens: maximum tokens of the text; None: until it ends or the context is full.
             sampling: how to choose tokens; None: as generation_config.json says.
             stop: strings that end the text and are not part of it.
 
@@ -226,8 +225,8 @@ class LanguageModel:
     ) -> list[Generation]:
         """Return a text for each prompt, computed side by side; options as for `stream`.
 
-        Each prompt has a KV cache of its own, and a token of all reads the weights once. With a
-        seed, each text is the one that its prompt would have alone.
+        Each prompt has its own KV cache, and each step reads the weights once for all prompts. With
+        a seed, each text is the one that its prompt would yield alone.
 
         Raises:
             PromptError: as for `encode`, or `prompts` is a single text.
@@ -273,15 +272,16 @@ class LanguageModel:
         return self._session.follow(self._tokens(tokens)).copy()  # of a buffer
 
     def bytes_per_token(self, positions: int) -> int:
-        """Return the bytes that a token reads: all weights, and the KV cache at `positions`.
+        """Return the number of bytes that a token reads: all weights and `positions` of the cache.
 
-        The time to read them is a lower bound on the time of a token.
+        The embedding does not count, because a token reads one row of it. The time to read these
+        bytes is a lower bound on the time of a token.
         """
-        return self.weights.nbytes + self._session.cache.bytes_at(positions)
+        return sum(array.nbytes for array in self.arrays_per_token(positions))
 
     def arrays_per_token(self, positions: int) -> list[npt.NDArray[np.uint8]]:
         """Return views, uint8, of the bytes that `bytes_per_token` counts."""
-        weights = [array for one in self.weights.linear for array in one.weight.arrays]
+        weights = [array for layer in self.weights.linear for array in layer.arrays]
         views = [array.reshape(-1).view(np.uint8) for array in weights]
         return views + self._session.cache.arrays_at(positions)
 
@@ -292,14 +292,11 @@ class LanguageModel:
             PromptError, ClosedError: as for `next_logits`.
         """
         tokens = self._tokens(tokens)
-        self._session.tokens.clear()
         result = np.empty((len(tokens), self.config.vocab_size), np.float32)
-        row = 0
-        for hidden in self._session.hidden(tokens):
-            for first in range(0, len(hidden), LOGIT_ROWS):
-                logits = self._decoder.logits(hidden[first : first + LOGIT_ROWS])
-                result[row : row + len(logits)] = logits
-                row += len(logits)
+        done = 0
+        for logits in self._session.logits(tokens):
+            result[done : done + len(logits)] = logits
+            done += len(logits)
         return result
 
     def perplexity(
@@ -312,7 +309,7 @@ class LanguageModel:
 
         Args:
             text: of any length. It is cut into windows that are predicted one after the other.
-            window: tokens that a prediction sees at most; None: 512, or the context if smaller.
+            window: maximum tokens that a prediction sees; None: 512, or the context if smaller.
             progress: called with the number of tokens predicted so far and the number of all.
 
         Raises:
@@ -329,7 +326,7 @@ class LanguageModel:
         if len(tokens) < 2:
             raise PromptError(f"the text has {_tokens_in_words(tokens)}, expected at least 2")
         self._check_vocabulary(tokens)
-        return perplexity.measure(self._decoder, self._session, tokens, window, progress)
+        return perplexity.measure(self._session, tokens, window, progress)
 
     def _stop_criteria(self, max_tokens: int | None, stop: Sequence[str]) -> StopCriteria:
         if max_tokens is not None and (not isinstance(max_tokens, Integral) or max_tokens < 1):
@@ -357,12 +354,7 @@ class LanguageModel:
     def __enter__(self) -> LanguageModel:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 

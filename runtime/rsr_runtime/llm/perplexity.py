@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .decoder import LOGIT_ROWS, Decoder
 from .errors import ModelError
 from .session import Session
 
@@ -23,7 +22,6 @@ class Perplexity:
 
 
 def measure(
-    decoder: Decoder,
     session: Session,
     tokens: Sequence[int],
     window: int,
@@ -32,11 +30,10 @@ def measure(
     """Return the perplexity of tokens.
 
     The tokens are cut into windows. Each starts with an empty cache and predicts the token after
-    each of its own, so every token but the first is predicted once.
+    each token that it contains, so every token but the first is predicted once.
 
     Args:
-        decoder: the model's decoder.
-        session: a session of it to work in.
+        session: the session to work in.
         tokens: at least two.
         window: tokens in a window.
         progress: called with the number of tokens predicted so far and the number of all.
@@ -48,13 +45,10 @@ def measure(
     for first in range(0, len(tokens) - 1, window):
         targets = np.asarray(tokens[first + 1 : first + 1 + window])
         part = tokens[first : first + len(targets)]
-        session.tokens.clear()
         at = 0
-        for hidden in session.hidden(part):
-            for row in range(0, len(hidden), LOGIT_ROWS):
-                logits = decoder.logits(hidden[row : row + LOGIT_ROWS])
-                total -= _log_likelihood(logits, targets[at : at + len(logits)])
-                at += len(logits)
+        for logits in session.logits(part):
+            total -= _log_likelihood(logits, targets[at : at + len(logits)])
+            at += len(logits)
         done += len(targets)
         if progress is not None:
             progress(done, len(tokens) - 1)

@@ -1,4 +1,4 @@
-"""Rotary position embeddings (RoPE, arXiv 2104.09864) and the ways to stretch them."""
+"""Rotary position embeddings (RoPE, arXiv 2104.09864) and their scaling to longer contexts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.rope import llama3_kept
+from rsr_formats.numerics import llama3_kept
 from rsr_formats.text import shown
 
 from ..errors import OptionError
@@ -24,15 +24,15 @@ _NUMBERS = (
     "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor", "mscale",
     "mscale_all_dim", "partial_rotary_factor",
 )  # fmt: skip
-_SMALLEST, _LARGEST = 1e-9, 1e18  # beyond any model's numbers, within float32 by far
+_SMALLEST, _LARGEST = 1e-9, 1e18  # beyond the settings of any model, well within float32
 
 
 @dataclass(frozen=True)
 class Rope:
-    """Frequencies of the head_dim / 2 pairs of features, and how they are stretched.
+    """Frequencies of the head_dim / 2 pairs of features, and their scaling.
 
-    The rules are those of transformers' `modeling_rope_utils`, in float32 as there, because models
-    were trained with its results.
+    The formulas are those of transformers' `modeling_rope_utils`, in float32 as there, because
+    models were trained with its results.
 
     Attributes:
         head_dim: features of a head; feature i is rotated with feature i + head_dim / 2.
@@ -109,9 +109,8 @@ class Rope:
 
         Args:
             positions: number of positions, from 0.
-            factors: divisors of the frequencies from a GGUF file, (head_dim / 2,). They express
-                what GGUF metadata, and so the config.json made from it, cannot; a kind of scaling
-                in config.json takes precedence.
+            factors: divisors of the frequencies from a GGUF file, (head_dim / 2,), for scaling that
+                GGUF metadata cannot express. Scaling in config.json takes precedence.
 
         Raises:
             OptionError: there is not enough memory.
@@ -147,7 +146,7 @@ class Rope:
         return base, np.float32(1)
 
     def _llama3(self, base: FloatArray) -> FloatArray:
-        """Llama 3.1: stretch long waves by `factor`, keep short ones, blend between."""
+        """Llama 3.1: divide low frequencies by `factor`, keep high ones, and blend between."""
         factor = self._number("factor")
         low, high = self._number("low_freq_factor"), self._number("high_freq_factor")
         if not low < high:
@@ -160,7 +159,7 @@ class Rope:
         return ((1 - kept) * base / factor + kept * base).astype(np.float32)
 
     def _yarn(self, base: FloatArray) -> tuple[FloatArray, np.float32]:
-        """YaRN (arXiv 2309.00071): like llama3, but by rotations within the original context."""
+        """YaRN (arXiv 2309.00071): as llama3, but blend by turns within the original context."""
         factor = self._number("factor")
 
         def pair_of(rotations: float) -> float:
@@ -187,7 +186,7 @@ class Rope:
 
     @property
     def _original(self) -> float:
-        """The context length before stretching."""
+        """The context length before scaling."""
         return self.parameters.get("original_max_position_embeddings", self.max_positions)
 
     def _number(self, key: str) -> float:

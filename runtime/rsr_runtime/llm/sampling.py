@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ..errors import InputShapeError, OptionError
 from .errors import ModelError
 
-_DEFAULT_TOP_K = 50  # of transformers, when a model asks for sampling
+_DEFAULT_TOP_K = 50  # transformers' default if do_sample is true
 
 # The nucleus is searched among weights above these fractions of the largest, one after the other.
 # Most distributions have 95 % of their mass in a few hundred tokens, and only those are sorted.
@@ -103,7 +103,7 @@ def _check(
 
 
 class Sampler:
-    """Chooses tokens one after another, with random numbers of its own."""
+    """Chooses tokens one after another, with its own random numbers."""
 
     def __init__(self, sampling: Sampling) -> None:
         self._sampling = sampling

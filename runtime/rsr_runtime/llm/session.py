@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .decoder import MAX_ROWS, BatchItem, Decoder
+from .decoder import LOGIT_ROWS, MAX_ROWS, BatchItem, Decoder
 from .kv_cache import KVCache
 
 FloatArray = npt.NDArray[np.float32]
@@ -22,7 +22,7 @@ class Session:
         self.tokens: list[int] = []  # tokens whose keys and values are in the cache
 
     def follow(self, tokens: Sequence[int]) -> FloatArray:
-        """Make the sequence `tokens` and return the logits after its last token.
+        """Turn the sequence into `tokens` and return the logits after the last one.
 
         Returns:
             float32 (vocab_size,): a buffer that the decoder's next call overwrites.
@@ -35,7 +35,7 @@ class Session:
         return logits
 
     def hidden(self, tokens: Sequence[int]) -> Iterator[FloatArray]:
-        """Make the sequence `tokens`; yield the hidden states that had to be computed.
+        """Turn the sequence into `tokens`; yield the hidden states that had to be computed.
 
         Yields:
             float32 (up to `MAX_ROWS`, hidden_size) for each pass: a buffer.
@@ -49,10 +49,22 @@ class Session:
             have += len(part)
             yield states
 
+    def logits(self, tokens: Sequence[int]) -> Iterator[FloatArray]:
+        """Compute the sequence `tokens` anew; yield the logits after each token.
+
+        Yields:
+            float32 (up to `LOGIT_ROWS`, vocab_size): a buffer that the decoder's next call
+            overwrites.
+        """
+        self.tokens.clear()
+        for hidden in self.hidden(tokens):
+            for first in range(0, len(hidden), LOGIT_ROWS):
+                yield self._decoder.logits(hidden[first : first + LOGIT_ROWS])
+
     def _common(self, tokens: Sequence[int]) -> int:
-        """Return the length of the common prefix, short of the last token: it gives the logits."""
+        """Return the length of the common prefix without the last token, whose state is needed."""
         limit = min(len(self.tokens), len(tokens) - 1)
-        if self.tokens[:limit] == list(tokens[:limit]):  # always so while generating
+        if self.tokens[:limit] == list(tokens[:limit]):  # always true while generating
             return limit
         return next(i for i in range(limit) if self.tokens[i] != tokens[i])
 

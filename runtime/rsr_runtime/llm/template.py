@@ -1,8 +1,8 @@
-"""Prompts from conversations, by a model's chat template.
+"""Render conversations into prompts with a model's chat template.
 
 A template is a program, and a `.rsr` may come from anyone. Jinja's sandbox keeps a template away
 from files and Python, but does not limit time or memory, and a single filter call can use up
-either. So templates run in a process of their own (`template_worker.py`), which is killed when it
+either. So templates run in a separate process (`template_worker.py`), which is killed when it
 exceeds its limits. Time is limited everywhere, memory on Linux; elsewhere only the results of
 multiplications and the length of the text are limited.
 """
@@ -22,6 +22,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rsr_formats.text import printable
+
 from .config import read_json
 from .errors import DependencyError, PromptError, TemplateError
 from .tokenizer import special_tokens
@@ -32,9 +34,10 @@ MAX_MEMORY = 512 << 20  # bytes of address space; Python and Jinja take 25 MB of
 MAX_CPU = 2.0  # seconds of processor time for a prompt; milliseconds are usual
 MAX_WAIT = 10.0  # seconds of wall time, for systems that do not limit processor time
 _MAX_START = 60.0  # seconds until the process is ready; no template runs before that
+_MAX_REASON = 300  # characters of a message that the template wrote
 _MAX_ANSWER = 12 * MAX_TEXT + 4096  # bytes: JSON takes up to 12 per character
 
-# Keys of a message's reasoning in use; templates read the first or the second.
+# Keys under which messages carry reasoning; templates read the first or the second.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -57,7 +60,7 @@ class ChatTemplate:
             raise TemplateError(
                 f"the chat template has {len(source):,} characters, expected at most {MAX_SOURCE:,}"
             )
-        if not _has_jinja():
+        if importlib.util.find_spec("jinja2") is None:  # not an import, which would take 0.1 s
             raise DependencyError("jinja2", "the model's chat template")
         self.source = source
         self._special_tokens = dict(special_tokens or {})
@@ -117,10 +120,10 @@ class ChatTemplate:
         if isinstance(text, str):
             return text
         if "refusal" in answer:
-            raise PromptError(
-                f"the model's chat template rejects the messages: {_printable(answer['refusal'])}"
-            )
-        raise TemplateError(f"the model's chat template fails: {_printable(answer.get('error'))}")
+            reason = printable(str(answer["refusal"])[:_MAX_REASON])
+            raise PromptError(f"the model's chat template rejects the messages: {reason}")
+        reason = printable(str(answer.get("error"))[:_MAX_REASON])
+        raise TemplateError(f"the model's chat template fails: {reason}")
 
     def close(self) -> None:
         """End the process, if any; a later `render` starts another."""
@@ -173,7 +176,7 @@ class _Worker:
         self.ask(json.dumps(settings).encode(), _MAX_START)
 
     def usable(self) -> bool:
-        """Return whether the process runs and was not started before a fork."""
+        """Return whether the process runs and was started by this process, not before a fork."""
         return self._owner == os.getpid() and self._process.poll() is None
 
     def ask(self, line: bytes, seconds: float) -> dict[str, Any]:
@@ -221,14 +224,6 @@ class _Worker:
         if code == -getattr(signal, "SIGPROF", 0):
             return f"takes more than {MAX_CPU:g} seconds of processor time"
         return f"ends the process that runs it (exit status {code})"
-
-
-def _has_jinja() -> bool:
-    """Return whether Jinja is installed, without importing it."""
-    try:
-        return importlib.util.find_spec("jinja2") is not None
-    except ValueError:  # sys.modules has something else under the name
-        return False
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -298,8 +293,3 @@ def _message(message: object) -> dict[str, Any]:
     if reasoning is not None:
         result = {"thinking": reasoning, **result, "reasoning_content": reasoning}
     return result
-
-
-def _printable(text: object) -> str:
-    """Return the output of an untrusted program, fit for a terminal."""
-    return "".join(c if c.isprintable() else " " for c in str(text)[:300])

@@ -15,15 +15,15 @@ from ..matrix import Matrix
 from ..model import Model
 from .config import Config
 from .errors import ModelError
-from .linear import Int8Head, Linear
+from .linear import Linear
 
 FloatArray = npt.NDArray[np.float32]
 
 EMBED_TOKENS = "model.embed_tokens"
 LM_HEAD = "lm_head"
 ROPE_FACTORS = "rope_freqs.weight"  # its name in GGUF files of Llama 3.1 and later
-_MAX_LISTED = 40  # tensors that a message names
-_MAX_PROBLEMS = 10_000  # stops at a config that claims a million layers
+_MAX_LISTED = 40  # problems that a message lists
+_MAX_PROBLEMS = 10_000  # to stop early if a config claims a million layers
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,11 @@ class Weights:
 
     @property
     def linear(self) -> list[Linear]:
-        """All linear layers in the order that a token meets them, with the output head."""
+        """All linear layers in the order in which a pass runs them, ending with the output head."""
         found = []
         for x in self.layers:
             found += [x.q_proj, x.k_proj, x.v_proj, x.o_proj, x.gate_proj, x.up_proj, x.down_proj]
         return [*found, self.lm_head]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that a token reads. The embedding does not count: a token reads one row of it."""
-        return sum(one.weight.nbytes for one in self.linear)
 
 
 def collect(model: Model, config: Config) -> Weights:
@@ -77,38 +72,11 @@ def collect(model: Model, config: Config) -> Weights:
             message lists them all.
     """
     found = _Finder(model, config)
-    c, architecture = config, config.architecture
-    has_qk_norms = architecture.has_qk_norms
-    layers = []
+    c = config
     embed_tokens = found.weight(EMBED_TOKENS, c.vocab_size, c.hidden_size)
+    layers = []
     for i in range(c.num_hidden_layers):
-        at = f"model.layers.{i}."
-
-        def linear(module: str, at: str = at) -> Linear:
-            return found.linear(at + module, *c.shape_of(module))
-
-        def sub_norm(module: str | None, size: int, at: str = at) -> FloatArray | None:
-            return found.norm(at + module, size) if module is not None else None
-
-        layers.append(
-            Layer(
-                input_layernorm=found.norm(at + "input_layernorm", c.hidden_size),
-                q_proj=linear("self_attn.q_proj"),
-                k_proj=linear("self_attn.k_proj"),
-                v_proj=linear("self_attn.v_proj"),
-                q_norm=sub_norm("self_attn.q_norm" if has_qk_norms else None, c.head_dim),
-                k_norm=sub_norm("self_attn.k_norm" if has_qk_norms else None, c.head_dim),
-                attn_sub_norm=sub_norm(
-                    architecture.attn_sub_norm, c.num_attention_heads * c.head_dim
-                ),
-                o_proj=linear("self_attn.o_proj"),
-                post_attention_layernorm=found.norm(at + "post_attention_layernorm", c.hidden_size),
-                gate_proj=linear("mlp.gate_proj"),
-                up_proj=linear("mlp.up_proj"),
-                ffn_sub_norm=sub_norm(architecture.ffn_sub_norm, c.intermediate_size),
-                down_proj=linear("mlp.down_proj"),
-            )
-        )
+        layers.append(_layer(found, c, f"model.layers.{i}."))
         if len(found.problems) > _MAX_PROBLEMS:
             break
     norm = found.norm("model.norm", c.hidden_size)
@@ -120,10 +88,35 @@ def collect(model: Model, config: Config) -> Weights:
     return Weights(embed_tokens, tuple(layers), norm, lm_head, rope_factors)
 
 
-class _Finder:
-    """Takes tensors from a model and notes the problems with them.
+def _layer(found: _Finder, c: Config, prefix: str) -> Layer:
+    def linear(module: str) -> Linear:
+        return found.linear(prefix + module, *c.shape_of(module))
 
-    A tensor with a problem is replaced by an empty one, so that the search can go on.
+    def norm(module: str | None, size: int) -> FloatArray | None:
+        return None if module is None else found.norm(prefix + module, size)
+
+    a = c.architecture
+    return Layer(
+        input_layernorm=found.norm(prefix + "input_layernorm", c.hidden_size),
+        q_proj=linear("self_attn.q_proj"),
+        k_proj=linear("self_attn.k_proj"),
+        v_proj=linear("self_attn.v_proj"),
+        q_norm=norm("self_attn.q_norm" if a.has_qk_norms else None, c.head_dim),
+        k_norm=norm("self_attn.k_norm" if a.has_qk_norms else None, c.head_dim),
+        attn_sub_norm=norm(a.attn_sub_norm, c.num_attention_heads * c.head_dim),
+        o_proj=linear("self_attn.o_proj"),
+        post_attention_layernorm=found.norm(prefix + "post_attention_layernorm", c.hidden_size),
+        gate_proj=linear("mlp.gate_proj"),
+        up_proj=linear("mlp.up_proj"),
+        ffn_sub_norm=norm(a.ffn_sub_norm, c.intermediate_size),
+        down_proj=linear("mlp.down_proj"),
+    )
+
+
+class _Finder:
+    """Takes tensors from a model and collects the problems with them.
+
+    A tensor with a problem is replaced by an empty one, so that all problems are found.
     """
 
     def __init__(self, model: Model, config: Config) -> None:
@@ -182,7 +175,7 @@ class _Finder:
                     f"{name} is int8 with {c.hidden_size} columns, "
                     f"expected at most {MAX_QUANTIZED_COLUMNS}"
                 )
-            return Linear(LM_HEAD, Int8Head(dense.data, scale), int8_activations=True)
+            return Linear(LM_HEAD, dense, int8_activations=True, row_scale=scale)
         if c.tie_word_embeddings:
             return Linear(LM_HEAD, embed_tokens)
         weight = self.weight(LM_HEAD, c.vocab_size, c.hidden_size)

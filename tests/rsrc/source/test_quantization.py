@@ -95,7 +95,7 @@ def test_patterns_take_no_time() -> None:
 def test_letters_of_patterns_are_counted() -> None:
     longest = "a" * 4095
     assert quantization(modules_to_not_convert=[f"{longest}.*b"]).converts("a")
-    with pytest.raises(rsrc.SourceError, match=r"of 4097 letters together, expected at most 4096"):
+    with pytest.raises(rsrc.SourceError, match=r"4097 letters in total, expected at most 4096"):
         quantization(modules_to_not_convert=[f"{longest}.*b", ".*c"]).converts("a")
 
 

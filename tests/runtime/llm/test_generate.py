@@ -322,7 +322,8 @@ def test_invalid_stop_strings_are_refused(model: LanguageModel) -> None:
 
 
 def test_logits_that_are_not_finite(model: LanguageModel) -> None:
-    model._decoder._norm = model._decoder._norm * np.float32(np.nan)
+    norm = model.weights.norm * np.float32(np.nan)
+    model._decoder._weights = dataclasses.replace(model.weights, norm=norm)
     with pytest.raises(ModelError, match="no token can be chosen"):
         model.generate(PROMPT)
 

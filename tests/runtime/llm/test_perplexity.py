@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,13 +75,15 @@ def test_large_logits_do_not_overflow() -> None:
 
 def test_a_very_wrong_model_has_infinite_perplexity(loaded: Loader) -> None:
     model = loaded("bitnet-2b")
-    model._decoder._norm = model._decoder._norm * np.float32(1e6)
+    norm = model.weights.norm * np.float32(1e6)
+    model._decoder._weights = replace(model.weights, norm=norm)
     assert model.perplexity(TEXT).value == math.inf
 
 
 def test_logits_that_are_not_finite(loaded: Loader) -> None:
     model = loaded("bitnet-2b")
-    model._decoder._norm = model._decoder._norm * np.float32(np.nan)
+    norm = model.weights.norm * np.float32(np.nan)
+    model._decoder._weights = replace(model.weights, norm=norm)
     with pytest.raises(ModelError, match="logits are NaN or infinite"):
         model.perplexity(TEXT)
 

@@ -204,7 +204,7 @@ class TestRefusals:
             render("a", messages)
 
     def test_a_template_may_refuse_the_messages(self, render: Render) -> None:
-        with pytest.raises(PromptError, match=r"the messages: roles  \[31mmust alternate$"):
+        with pytest.raises(PromptError, match=r"the messages: roles\\n\\x1b\[31mmust alternate$"):
             render("{{ raise_exception('roles\n\x1b[31mmust alternate') }}")
 
     @pytest.mark.parametrize(

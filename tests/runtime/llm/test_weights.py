@@ -13,7 +13,6 @@ import rsr_runtime as rsr
 from rsr_runtime import DenseTensor, Matrix, Model, llm
 from rsr_runtime.llm import ModelError
 from rsr_runtime.llm.config import read_config
-from rsr_runtime.llm.linear import Int8Head
 from rsr_runtime.llm.weights import Weights, collect
 from rsr_testing.language_models import LanguageModels
 from rsr_testing.models import FAMILIES, Tensor
@@ -74,7 +73,8 @@ def test_norms_of_heads(language_models: LanguageModels) -> None:
 def test_bytes_of_a_token(language_models: LanguageModels) -> None:
     """All matrices count, the head once; a row of the embedding is negligible."""
     model = rsr.load(language_models.path("llama3-1.58"))
-    found = collect(model, read_config(model.files)).nbytes
+    weights = collect(model, read_config(model.files))
+    found = sum(array.nbytes for layer in weights.linear for array in layer.arrays)
     names = [name for name in model if name.endswith("_proj.weight")]
     assert len(names) == 14
     matrices = [model[name] for name in names]
@@ -313,7 +313,8 @@ def test_a_head_of_int8(language_models: LanguageModels, tmp_path: Path, tied: b
         "bitnet-2b", tmp_path, tensors=change, config={"tie_word_embeddings": tied}
     )
     weights = weights_of(path)
-    assert isinstance(weights.lm_head.weight, Int8Head)
+    assert weights.lm_head.weight.dtype == "I8"
+    assert weights.lm_head.row_scale is not None
     assert weights.lm_head.int8_activations
     with llm.load(path) as model, llm.load(language_models.path("bitnet-2b")) as plain:
         tokens = [256, 40, 41, 42]

@@ -1,4 +1,4 @@
-"""Text to tokens and back, whole or token by token."""
+"""Convert between text and tokens, whole or token by token."""
 
 from .detokenizer import StreamingDetokenizer
 from .special_tokens import special_tokens

@@ -1,4 +1,4 @@
-"""The text of tokens that come one at a time."""
+"""Decode tokens one at a time."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _BEFORE = 8  # tokens of the preceding text that decide how the first token is w
 class StreamingDetokenizer:
     """Decodes tokens one at a time into pieces of text.
 
-    The pieces joined are exactly `tokenizer.decode` of all ids, and none ends within a character.
-    The cost of a token does not depend on how many came before it.
+    The pieces together are exactly `tokenizer.decode` of all ids, and no piece ends within a
+    character. The cost of a token does not depend on the number of tokens before it.
 
     Args:
         tokenizer: the model's tokenizer.
@@ -98,7 +98,7 @@ _BYTE_TOKEN = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 
 class _WindowDecoding:
-    """Any other decoder: decodes a window of the last tokens and returns the text that is new.
+    """Any other decoder: decodes a window of the last tokens and returns the new text.
 
     A decoder may treat the first token differently (SentencePiece drops its space), so the window
     begins with tokens whose text was returned already.

@@ -1,8 +1,8 @@
-"""Limits on what a tokenizer.json makes of its input.
+"""Limits on how much a tokenizer.json may expand its input.
 
 The steps of a tokenizer may each replace a character by a text of any length, and the `tokenizers`
-library aborts the process when it runs out of memory. The steps of real tokenizers write one
-character, or one token, for one.
+library aborts the process when it runs out of memory. The steps of real tokenizers write about one
+character, or one token, for each character.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..errors import ModelError
 if TYPE_CHECKING:
     import tokenizers
 
-MAX_GROWTH = 64  # characters written for one character, tokens for a text of one token
+MAX_GROWTH = 64  # characters written for a character; tokens added to a text
 _MAX_CHARACTER = 1024  # bytes that a charsmap writes for a character; Unicode's own needs 33
 
 
@@ -52,14 +52,14 @@ def steps_of(part: Any) -> list[dict[str, Any]]:
 
 
 def _flat(step: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    if step.get("type") == "Sequence":
-        # The key depends on the part: normalizers, pretokenizers, decoders, processors.
-        for inner in (
-            inner for value in step.values() if isinstance(value, list) for inner in value
-        ):
-            yield from _flat(inner)
-    else:
+    if step.get("type") != "Sequence":
         yield step
+        return
+    # The key of the list is normalizers, pretokenizers, decoders or processors.
+    for value in step.values():
+        if isinstance(value, list):
+            for inner in value:
+                yield from _flat(inner)
 
 
 def _inserted(step: dict[str, Any]) -> list[str]:

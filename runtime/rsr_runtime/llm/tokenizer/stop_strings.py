@@ -1,4 +1,4 @@
-"""The first stop string in text that comes in pieces."""
+"""Find stop strings in text that comes in pieces."""
 
 from __future__ import annotations
 

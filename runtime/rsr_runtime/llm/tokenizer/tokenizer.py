@@ -1,7 +1,7 @@
-"""Text to token ids and back, by the tokenizer.json inside a `.rsr`.
+"""Convert between text and token ids with the tokenizer.json in a `.rsr` file.
 
 The `tokenizers` library does the work. tokenizer_config.json and special_tokens_map.json are read
-as ``transformers`` reads them for a fast tokenizer without a class of its own.
+as ``transformers`` reads them for a fast tokenizer without its own class.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ class Tokenizer:
         files: the model's small files: tokenizer.json and, if present, tokenizer_config.json and
             special_tokens_map.json.
 
+    Attributes:
+        special_tokens: special tokens by their names in chat templates: {"bos_token": "<s>", ...}.
+        cleans_up: whether `decode` removes spaces before punctuation, as the model's files ask.
+
     Raises:
         ModelError: tokenizer.json is missing, or a file is damaged, too large or unusable.
         DependencyError: the package `tokenizers` is not installed.
@@ -45,7 +49,7 @@ class Tokenizer:
         data = files["tokenizer.json"]
         check_size(len(data), "tokenizer.json", MAX_TOKENIZER, ModelError)
         config = read_json(files, "tokenizer_config.json")
-        self._names = special_tokens(files)
+        self.special_tokens = special_tokens(files)
         self._inner = _run("be read", tokenizers.Tokenizer.from_buffer, bytes(data))
         check_growth(self._inner)
         # Truncation and padding are settings for training.
@@ -54,11 +58,11 @@ class Tokenizer:
         # When decoding, the library skips tokens that were ever special, whatever their flags are
         # now: collect them before and after the flags of tokenizer_config.json are applied.
         special = _special_contents(self._inner)
-        _add_tokens(self._inner, _added_tokens(config), self._names.values())
+        _add_tokens(self._inner, _added_tokens(config), self.special_tokens.values())
         special |= _special_contents(self._inner)
         added = self._inner.get_added_tokens_decoder()
         self._special = frozenset(i for i in added if self._inner.id_to_token(i) in special)
-        self._cleans_up = _cleans_up(config, type(self._inner.model).__name__)
+        self.cleans_up = _cleans_up(config, type(self._inner.model).__name__)
 
     @property
     def size(self) -> int:
@@ -66,29 +70,18 @@ class Tokenizer:
         return self._inner.get_vocab_size(with_added_tokens=True)
 
     @property
-    def special_tokens(self) -> dict[str, str]:
-        """Special tokens by the names used in chat templates: {"bos_token": "<s>", ...}."""
-        return dict(self._names)
-
-    @property
-    def bos_token(self) -> str | None:
-        """The token that begins a text, or None."""
-        return self._names.get("bos_token")
-
-    @property
-    def eos_token(self) -> str | None:
-        """The token that ends a text, or None."""
-        return self._names.get("eos_token")
-
-    @property
     def bos_id(self) -> int | None:
-        """The id of `bos_token`, or None."""
-        return None if self.bos_token is None else self.token_id(self.bos_token)
+        """The id of the token that begins a text, or None."""
+        return self._named_id("bos_token")
 
     @property
     def eos_id(self) -> int | None:
-        """The id of `eos_token`, or None."""
-        return None if self.eos_token is None else self.token_id(self.eos_token)
+        """The id of the token that ends a text, or None."""
+        return self._named_id("eos_token")
+
+    def _named_id(self, name: str) -> int | None:
+        token = self.special_tokens.get(name)
+        return None if token is None else self.token_id(token)
 
     def token_id(self, token: str) -> int | None:
         """Return the id of a token as spelled in the vocabulary, or None."""
@@ -141,7 +134,7 @@ class Tokenizer:
             ModelError: the tokenizer fails.
         """
         text = self.decode_raw(token_ids, skip_special=skip_special)
-        return clean_up(text) if self._cleans_up else text
+        return clean_up(text) if self.cleans_up else text
 
     def decode_raw(self, token_ids: Iterable[int], *, skip_special: bool = True) -> str:
         """Return the text of token ids like `decode`, but never cleaned up."""
@@ -151,11 +144,6 @@ class Tokenizer:
     def decoder_steps(self) -> list[dict[str, Any]]:
         """Return the settings of each step of the decoder in tokenizer.json; [] without one."""
         return steps_of(self._inner.decoder)
-
-    @property
-    def cleans_up(self) -> bool:
-        """Whether the model asks to remove spaces before punctuation."""
-        return self._cleans_up
 
 
 def _missing(files: Mapping[str, bytes]) -> str:

@@ -166,7 +166,8 @@ class TestTokenizer:
         assert LLAMA2.decode(ids) == "he 🦊"
 
     def test_names(self) -> None:
-        assert (LLAMA3.bos_token, LLAMA3.eos_token) == ("<s>", "</s>")
+        names = LLAMA3.special_tokens
+        assert (names["bos_token"], names["eos_token"]) == ("<s>", "</s>")
         assert LLAMA3.bos_id == LLAMA3.token_id("<s>") == 262
         assert LLAMA3.eos_id == LLAMA3.token_id("</s>") == 263
         assert LLAMA3.special_tokens == {"bos_token": "<s>", "eos_token": "</s>"}
@@ -178,7 +179,8 @@ class TestTokenizer:
 
     def test_without_names(self) -> None:
         tokenizer = Tokenizer({"tokenizer.json": words().to_str().encode()})
-        assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.bos_token) == (None, None, None)
+        assert (tokenizer.bos_id, tokenizer.eos_id) == (None, None)
+        assert "bos_token" not in tokenizer.special_tokens
         assert tokenizer.special_tokens == {}
 
     def test_the_post_processor_says_what_is_added(self) -> None:
