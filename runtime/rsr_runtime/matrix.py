@@ -385,8 +385,12 @@ def linear_all(
     """
     if activations not in ("float32", "int8"):
         raise OptionError(f"activations: found {activations!r}, expected 'float32' or 'int8'")
-    if _product_dtype(x) != np.float32:
-        raise InputTypeError(f"linear: x has dtype {x.dtype}, expected float32")
+    if not isinstance(x, np.ndarray) or x.dtype != np.float32:
+        found = f"dtype {x.dtype}" if isinstance(x, np.ndarray) else f"type {type(x).__name__}"
+        raise InputTypeError(
+            f"linear: x has {found}, expected float32 in a NumPy array: convert it with "
+            "np.asarray(x, np.float32)"
+        )
     _check_matrices(matrices)
     for w in matrices:
         if x.ndim == 0 or x.shape[-1] != w.shape[1]:
@@ -423,7 +427,8 @@ def _product_dtype(x: object) -> np.dtype[Any]:
     dtype = _PRODUCT.get(x.dtype)
     if dtype is None:
         raise InputTypeError(
-            f"x has dtype {x.dtype}, expected float32 or int8: convert it with x.astype(...)"
+            f"x has dtype {x.dtype}, expected float32 or int8: convert it, for example with "
+            "x.astype(np.float32)"
         )
     return dtype
 

@@ -81,7 +81,7 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
         return dense.to_float32() if dense.dtype == "BF16" else dense.data
 
     def matrix(self, name: str) -> Matrix:
-        """Return an indexed tensor; its first use checks the index.
+        """Return an indexed tensor; its first use checks its scales, and a permuted index.
 
         Raises:
             KeyError: no tensor has that name.

@@ -1,5 +1,5 @@
-// The Python module: shapes, dtypes, contiguity, GIL; no arithmetic. rsr_runtime checks values
-// (ranks, permutations, segment lists) before it passes arrays on.
+// The Python module: shapes, dtypes, contiguity, GIL; no arithmetic. rsr_runtime checks
+// permutations and segment lists before it passes arrays on; any rank is a valid lookup.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
