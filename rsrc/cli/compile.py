@@ -41,7 +41,12 @@ from .progress_bar import progress_bar
     help="Index W (expand) or its transpose (reduce). auto chooses expand for ranked and reduce, "
     "the paper's direction, for permuted.",
 )
-@click.option("-k", type=click.IntRange(1, 16), help="Columns per column block.")
+@click.option(
+    "-k",
+    type=click.IntRange(1, 16),
+    help="Columns per column block: for ranked up to 4 (ternary) or 5 (binary). "
+    "Default: chosen by a cost model.",
+)
 @click.option(
     "--quantize",
     type=click.Choice(tuple(QUANTIZERS)),
