@@ -136,7 +136,7 @@ def test_what_a_worker_refuses(kit: Kit, tmp_path: Path, cluster: Cluster) -> No
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (1, "")
-    refusal = "rsrc: w: a BitNet weight according to config.json, but it holds code 3"
+    refusal = "rsrc: w: a BitNet weight according to config.json, but it holds the invalid code 3"
     assert done.stderr.startswith(refusal)
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "x.rsr").exists()

@@ -103,7 +103,9 @@ def test_what_a_worker_refuses_is_said_as_it_says_it(
     tensors: dict[str, Any] = {"w": packed, "w_scale": np.ones(1, np.float32)}
     source = kit.save(tmp_path / "s.safetensors", tensors)
     for executor in (None, processes):
-        with pytest.raises(rsrc.SourceError, match=r"w: a BitNet weight .* it holds code 3"):
+        with pytest.raises(
+            rsrc.SourceError, match=r"w: a BitNet weight .* it holds the invalid code 3"
+        ):
             rsrc.compile(source, tmp_path / "x.rsr", executor=executor)
     assert not (tmp_path / "x.rsr").exists()
 
