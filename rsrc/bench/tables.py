@@ -151,7 +151,7 @@ def _model_footing(result: dict[str, Any]) -> list[str]:
     decoded = [one for row in result["results"] for one in row["decode"]]
     lines = [
         "thr: threads; ms, tok/s: median; best: tok/s of the best run; page cache warm",
-        "a prompt's time ends when the logits of its first token are known",
+        "prompt time: until the logits for the first generated token are ready",
         "products, head, attention, rest: ms per token, with the share below",
         "of read: a plain read of the same bytes on as many threads, as a share of ms",
     ]
