@@ -346,3 +346,15 @@ def test_embeddings_are_tied_only_by_true() -> None:
     assert read(tie_word_embeddings=True).tie_word_embeddings
     for value in (..., None, False, "true", 1):
         assert not read(tie_word_embeddings=value).tie_word_embeddings
+
+
+@pytest.mark.parametrize("entry", ["(a+)+$", "layers.[01]", "*"])
+def test_modules_by_unsupported_expressions_are_refused(entry: str) -> None:
+    with pytest.raises(ModelError, match=r"^config\.json: modules_to_not_convert has .*supported"):
+        read(quantization_config={**BITNET, "modules_to_not_convert": [entry]})
+
+
+def test_modules_by_patterns_take_floats() -> None:
+    c = read(quantization_config={**BITNET, "modules_to_not_convert": ["model.layers.*.mlp"]})
+    assert not c.has_int8_activations("model.layers.3.mlp.up_proj")
+    assert c.has_int8_activations("model.layers.3.self_attn.q_proj")
