@@ -1,0 +1,7 @@
+"""Keys of generation_config.json."""
+
+from __future__ import annotations
+
+from .key import Keys
+
+GENERATION: Keys = {}
