@@ -8,13 +8,14 @@ Example:
 """
 
 from .chat import Chat
-from .errors import DependencyError, ModelError, PromptError, TemplateError
+from .errors import BusyError, DependencyError, ModelError, PromptError, TemplateError
 from .generate import Generation, Stream
 from .model import LanguageModel, load
 from .perplexity import Perplexity
 from .sampling import Sampling
 
 __all__ = [
+    "BusyError",
     "Chat",
     "DependencyError",
     "Generation",
