@@ -290,7 +290,7 @@ class Decoder:
 
     def forget(self, cache: KVCache) -> None:
         """Drop the recorded passes that refer to a cache, which no thread uses."""
-        for caches in list(self._steps):
+        for caches in self._steps.copy():
             if cache in caches:
                 self._steps.pop(caches, None)
         prompt = self._last_prompt

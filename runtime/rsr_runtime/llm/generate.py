@@ -131,8 +131,8 @@ class Stream(Iterator[str]):
     A loop over it may end early, also by an exception; the model stays usable, and another loop
     goes on with the text. Several threads may read one stream: each piece goes to one of them.
 
-    From its first piece to its end, a stream has a KV cache of its own. `close`, or the end of the
-    object, frees the cache of a stream that is not read to its end.
+    From its first piece to its end, a stream has a KV cache of its own. If it is not read to its
+    end, other texts can use the cache after `close`, or when the object is gone.
     """
 
     def __init__(
@@ -143,8 +143,8 @@ class Stream(Iterator[str]):
         sampling: Sampling,
         until: StopCriteria,
     ) -> None:
-        self._session: Session | None = None
         self._sessions = sessions
+        self._session: Session | None = None
         self._is_closed = False
         self._turns = Turns("this stream")
         self._text = _Text(prompt, tokenizer, sampling, until)
@@ -163,7 +163,7 @@ class Stream(Iterator[str]):
             while self._text.finish_reason is None and not self._is_closed:
                 start = perf_counter()
                 if self._session is None:
-                    self._session = self._sessions.take(self._text.ids)
+                    self._session = self._sessions.take(self._text.ids, self)
                 piece = self._text.take(self._session.follow(self._text.ids))
                 elapsed = perf_counter() - start
                 if self._text.count == 1:
@@ -190,10 +190,6 @@ class Stream(Iterator[str]):
         session, self._session = self._session, None
         if session is not None:
             self._sessions.give_back(session)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_session"):  # else it was not made
-            self._give_back()
 
     def __repr__(self) -> str:
         text = self._text
