@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Callable, Sequence
-from numbers import Integral
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import OptionError
 from ..model import Model
 from ..model import load as load_tensors
 from . import generate, perplexity
+from .arguments import checked_sampling, prompt_list, stop_strings, token_ids, whole_number
 from .config import Config, read_config
 from .decoder import Decoder
 from .errors import ModelError, PromptError, TemplateError
@@ -30,7 +28,7 @@ from .weights import Weights, collect
 DEFAULT_CONTEXT = 4096  # positions, or the model's limit if that is lower
 DEFAULT_WINDOW = 512  # tokens in a window of `perplexity`
 
-Prompt = str | Sequence[int]
+Prompt = str | Sequence[int] | npt.NDArray[np.integer]  # or tokens as an array of another library
 
 
 class LanguageModel:
@@ -64,9 +62,7 @@ class LanguageModel:
         limit = self.config.max_position_embeddings
         if context is None:
             return min(limit, DEFAULT_CONTEXT)
-        if not isinstance(context, Integral) or not 1 <= context <= limit:
-            raise OptionError(f"context: found {context}, expected 1 to {limit}, the model's limit")
-        return context
+        return whole_number("context", context, 1, limit, "the model's limit")
 
     def new_session(self) -> Session:
         """Return an empty sequence with its own KV cache.
@@ -144,7 +140,7 @@ class LanguageModel:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens without special tokens; see `Tokenizer.decode`."""
-        return self.tokenizer.decode(tokens)
+        return self.tokenizer.decode(token_ids(tokens))
 
     def _prompt(self, prompt: Prompt) -> EncodedPrompt:
         return EncodedPrompt(self.encode(prompt), isinstance(prompt, str))
@@ -155,15 +151,7 @@ class LanguageModel:
         if isinstance(prompt, str):
             tokens = self.tokenizer.encode(prompt) if prompt else []
         else:
-            try:
-                if isinstance(prompt, bytes):  # integers, but surely meant as text
-                    raise TypeError
-                tokens = [operator.index(token) for token in prompt]
-            except TypeError:
-                raise PromptError(
-                    f"found a prompt of type {type(prompt).__name__}, "
-                    "expected a string or integer tokens"
-                ) from None
+            tokens = token_ids(prompt)
         if not tokens:
             raise PromptError("the prompt is empty: give a text to continue")
         self._check_vocabulary(tokens)
@@ -211,7 +199,8 @@ class LanguageModel:
             OptionError: max_tokens is below 1.
         """
         tokens, until = self._prompt(prompt), self._stop_criteria(max_tokens, stop)
-        return Stream(self._sessions, tokens, self.tokenizer, sampling or self.sampling, until)
+        chosen = self._chosen(sampling)
+        return Stream(self._sessions, tokens, self.tokenizer, chosen, until)
 
     def generate(
         self,
@@ -244,14 +233,13 @@ class LanguageModel:
             PromptError: as for `encode`, or `prompts` is a single text.
             OptionError: max_tokens is below 1, or there is not enough memory for the caches.
         """
-        if isinstance(prompts, str):
-            raise PromptError("found a single prompt, expected a list: use generate")
-        tokens = [self._prompt(prompt) for prompt in prompts]
-        sessions = [self.new_session() for _ in tokens]
+        tokens = [self._prompt(prompt) for prompt in prompt_list(prompts)]
         until = self._stop_criteria(max_tokens, stop)
+        chosen = self._chosen(sampling)
+        sessions = [self.new_session() for _ in tokens]
         try:
             return generate.generate_all(
-                self._decoder, sessions, tokens, self.tokenizer, sampling or self.sampling, until
+                self._decoder, sessions, tokens, self.tokenizer, chosen, until
             )
         finally:
             for session in sessions:
@@ -277,7 +265,7 @@ class LanguageModel:
             raise
         return self.tokenizer.encode(text, special=False)
 
-    def next_logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+    def next_logits(self, tokens: Prompt) -> npt.NDArray[np.float32]:
         """Return the logits of the token after `tokens`, float32 (vocab_size,).
 
         The prefix that `tokens` shares with a previous call is not computed again.
@@ -301,12 +289,13 @@ class LanguageModel:
 
     def arrays_per_token(self, positions: int) -> list[npt.NDArray[np.uint8]]:
         """Return views, uint8, of the bytes that `bytes_per_token` counts."""
+        positions = whole_number("positions", positions, 0, self.context, "the context")
         weights = [array for layer in self.weights.linear for array in layer.arrays]
         views = [array.reshape(-1).view(np.uint8) for array in weights]
         with self._sessions.taken(()) as session:
             return views + session.cache.arrays_at(positions)
 
-    def logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+    def logits(self, tokens: Prompt) -> npt.NDArray[np.float32]:
         """Return the logits after each of `tokens`, float32 (len(tokens), vocab_size).
 
         Raises:
@@ -342,8 +331,7 @@ class LanguageModel:
         """
         self._decoder.check_open()
         window = min(DEFAULT_WINDOW, self.context) if window is None else window
-        if not isinstance(window, Integral) or not 1 <= window <= self.context:
-            raise OptionError(f"window: found {window}, expected 1 to {self.context}, the context")
+        window = whole_number("window", window, 1, self.context, "the context")
         tokens = self.tokenizer.encode(text)
         if len(tokens) < 2:
             raise PromptError(f"the text has {_tokens_in_words(tokens)}, expected at least 2")
@@ -351,14 +339,16 @@ class LanguageModel:
         with self._sessions.taken(()) as session:
             return perplexity.measure(session, tokens, window, progress)
 
+    def _chosen(self, sampling: Sampling | None) -> Sampling:
+        return self.sampling if sampling is None else checked_sampling(sampling)
+
     def _stop_criteria(self, max_tokens: int | None, stop: Sequence[str]) -> StopCriteria:
-        if max_tokens is not None and (not isinstance(max_tokens, Integral) or max_tokens < 1):
-            raise OptionError(f"max_tokens: found {max_tokens}, expected an integer, 1 or more")
+        if max_tokens is not None:
+            max_tokens = whole_number("max_tokens", max_tokens, 1)
         ends = set(self.config.eos_token_ids)
         if not ends and self.tokenizer.eos_id is not None:
             ends = {self.tokenizer.eos_id}
-        stop = (stop,) if isinstance(stop, str) else tuple(stop)
-        return StopCriteria(self.context, max_tokens, frozenset(ends), stop)
+        return StopCriteria(self.context, max_tokens, frozenset(ends), stop_strings(stop))
 
     def close(self) -> None:
         """Release the file and end the template process; later calls raise `ClosedError`.
