@@ -175,8 +175,9 @@ def _why_not(block: BlockType, t: IndexedTensor, grid: ScaleGrid | None) -> str 
 
 
 def _instead(found: str, wanted: Sequence[str], t: IndexedTensor, grid: ScaleGrid | None) -> str:
-    """Say why a matrix has type `found` rather than the first of `wanted`."""
-    words = f"{found} instead of {wanted[0]}, because {_why_not(TYPES[wanted[0]], t, grid)}"
+    """Say why a matrix has type `found` rather than one of `wanted`."""
+    refused = wanted[0] if found in TYPES else wanted[-1]
+    words = f"{found} instead of {refused}, because {_why_not(TYPES[refused], t, grid)}"
     able = [kind for kind, block in TYPES.items() if _why_not(block, t, grid) is None]
     if found not in TYPES and able:
         return f"{words} (types that hold them: {', '.join(able)})"
