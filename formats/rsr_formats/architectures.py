@@ -7,7 +7,9 @@ transformers, except that BitnetForCausalLM is 1bitLLM's class and MiniCPMForCau
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -120,6 +122,53 @@ PROJECTIONS = {
     "mlp.up_proj": ("intermediate", "hidden"),
     "mlp.down_proj": ("hidden", "intermediate"),
 }
+
+
+# Where checkpoints put a decoder: in a class with a head, by itself, or in a multimodal class.
+PREFIXES = (
+    "model.",
+    "",
+    "model.language_model.",
+    "language_model.model.",
+    "language_model.",
+)
+_IN_DECODER = re.compile(
+    rf"({'|'.join(sorted(map(re.escape, PREFIXES), key=len, reverse=True))})"
+    r"(?:layers\.[0-9]|embed_tokens\.weight)"
+)
+
+
+@dataclass(frozen=True)
+class DecoderNames:
+    """How the tensors of a decoder are named.
+
+    Attributes:
+        prefix: one of `PREFIXES`, before "layers.0.", "embed_tokens.weight" and "norm.weight".
+        head: module name of the output head.
+    """
+
+    prefix: str = "model."
+    head: str = "lm_head"
+
+    @classmethod
+    def find(cls, tensors: Iterable[str]) -> DecoderNames:
+        """Return the names that most of the tensors follow, those of a class with a head if none.
+
+        Args:
+            tensors: names of all tensors, in any order; read once.
+        """
+        counts: Counter[str] = Counter()
+        heads = set()
+        for name in tensors:
+            if name.endswith("lm_head.weight"):
+                heads.add(name.removesuffix(".weight"))
+            elif (match := _IN_DECODER.match(name)) is not None:
+                counts[match[1]] += 1
+        if not counts:
+            return cls()
+        prefix = min(PREFIXES, key=lambda p: (-counts[p], PREFIXES.index(p)))
+        own = [f"{prefix}lm_head", *(["language_model.lm_head"] if "language" in prefix else [])]
+        return cls(prefix, next((head for head in ("lm_head", *own) if head in heads), "lm_head"))
 
 
 def of_config(config: Mapping[str, Any]) -> Architecture | None:
