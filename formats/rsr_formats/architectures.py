@@ -28,7 +28,8 @@ class Architecture:
         has_qk_norms: whether queries and keys are normalized per head before RoPE.
         permutes_qk: whether GGUF files store the rows of q_proj and k_proj in llama.cpp's order,
             which makes RoPE pair neighboring features instead of the halves of a head.
-        int8_activations: linear layers take int8 activations whatever config.json says.
+        int8_activations: linear layers take int8 activations whatever config.json says; see
+            `takes_int8_activations` for the others.
         self_quantizing: linear layers quantize float weights in every forward pass.
         hidden_act: activation of the gate. This and the following are defaults for absent keys.
         num_key_value_heads: None means `num_attention_heads`.
@@ -77,11 +78,11 @@ ARCHITECTURES = (
         ("bitnet-b1.58", "bitnet-25"),
         attn_sub_norm="self_attn.attn_sub_norm",
         ffn_sub_norm="mlp.ffn_sub_norm",
-        int8_activations=True,
         hidden_act="relu2",
         rms_norm_eps=1e-5,
         rope_theta=500000.0,
         num_key_value_heads=5,
+        gguf_config={"input_bits": 8},
     ),
     # 1bitLLM/bitnet_b1_58-*
     Architecture(
@@ -171,6 +172,12 @@ class DecoderNames:
         return cls(prefix, next((head for head in ("lm_head", *own) if head in heads), "lm_head"))
 
 
+def canonical(module: str) -> str:
+    """Return the name that a module of a decoder has in a class with a head ("model.layers.0")."""
+    match = _IN_DECODER.match(module)
+    return module if match is None else f"model.{module[len(match[1]) :]}"
+
+
 def of_config(config: Mapping[str, Any]) -> Architecture | None:
     """Return the architecture of a config.json, or None if it is unknown.
 
@@ -180,6 +187,24 @@ def of_config(config: Mapping[str, Any]) -> Architecture | None:
     if named is not None:
         return next((a for a in ARCHITECTURES if a.name == named), None)
     return next((a for a in ARCHITECTURES if a.model_type == config.get("model_type")), None)
+
+
+def takes_int8_activations(config: Mapping[str, Any]) -> bool:
+    """Return whether the linear layers of a model take int8 activations.
+
+    They do if `quantization_config` has the method "bitnet", and in 1bitLLM's class. transformers'
+    BitNetForCausalLM alone takes floats. GGUF files of it are made for int8 activations, which the
+    config.json made from them says by `input_bits`.
+    """
+    quantization = config.get("quantization_config")
+    if isinstance(quantization, dict) and quantization.get("quant_method") == "bitnet":
+        return True
+    known = of_config(config)
+    if known is None:
+        return False
+    return known.int8_activations or (
+        "input_bits" in known.gguf_config and config.get("input_bits") == 8
+    )
 
 
 def first_class(config: Mapping[str, Any]) -> object:

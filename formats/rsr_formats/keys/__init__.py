@@ -8,6 +8,6 @@ tables is not understood: `review` names it, and refuses it where it may change 
 from __future__ import annotations
 
 from .key import HARMLESS, UNSUPPORTED, USED, Key
-from .review import Review, review
+from .review import Review, review, review_tensors
 
-__all__ = ["HARMLESS", "UNSUPPORTED", "USED", "Key", "Review", "review"]
+__all__ = ["HARMLESS", "UNSUPPORTED", "USED", "Key", "Review", "review", "review_tensors"]

@@ -274,15 +274,13 @@ QUANTIZATION: Keys = {
             "bits": "MLX: bits of a weight",
         },
     ),
-    "quant_method": Key(UNSUPPORTED, "BitNet layers take int8 activations", ("bitnet",)),
+    "quant_method": Key(UNSUPPORTED, "another quantization method", ("bitnet",)),
     "linear_class": Key(
         UNSUPPORTED,
-        "bitlinear divides by weight_scale, autobitlinear multiplies",
+        "how weight_scale is applied",
         ("bitlinear", "autobitlinear"),
     ),
-    "quantization_mode": Key(
-        UNSUPPORTED, "online quantizes the weights in every pass", ("offline", "online")
-    ),
+    "quantization_mode": Key(UNSUPPORTED, "when weights are quantized", ("offline", "online")),
     "mode": Key(UNSUPPORTED, "MLX: how groups are quantized", ("affine",)),
     **_of(
         HARMLESS,

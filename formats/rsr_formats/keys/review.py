@@ -91,12 +91,23 @@ def review(
         found.judge(context, table, rest, value, "GGUF metadata", prefix)
     for key, value in generation_config.items():
         found.judge_generation(key, value)
-    for name, why in _unknown_tensors(config, architecture, tensors):
-        found.name(f"tensor {_short(name)}")
-        if why is not None:
-            found.refused.append(why)
+    by_tensors = review_tensors(config, tensors)
     return Review(
-        _bounded(found.refused), _bounded(found.not_understood), _bounded(found.not_applied)
+        _bounded([*found.refused, *by_tensors.refused]),
+        _bounded([*found.not_understood, *by_tensors.not_understood]),
+        _bounded(found.not_applied),
+    )
+
+
+def review_tensors(config: Mapping[str, Any], tensors: Iterable[str]) -> Review:
+    """Judge the names of a model's tensors alone; see `review`."""
+    architecture = of_config(config)
+    if architecture is None:
+        return Review()
+    unknown = list(_unknown_tensors(config, architecture, tensors))
+    return Review(
+        _bounded([why for _, why in unknown if why is not None]),
+        _bounded([f"tensor {_short(name)}" for name, _ in unknown]),
     )
 
 
@@ -205,7 +216,7 @@ def _gguf_table(key: str) -> tuple[Keys, str]:
 def _has_window(context: _Context, value: object) -> bool:
     """Whether `sliding_window` is shorter than the context; Qwen's classes must also use it."""
     config = context.config
-    if type(value) is int and value >= context.positions:
+    if _reaches(context, value) or config.get("use_sliding_window") is False:
         return False
     if _knows_windows(context):
         return _slides(context) or "sliding_attention" in _layer_types(config)
@@ -214,12 +225,15 @@ def _has_window(context: _Context, value: object) -> bool:
 
 def _uses_window(context: _Context, value: object) -> bool:
     """Whether `use_sliding_window` limits a layer; `sliding_window` then says by how much."""
-    if value is not True:
-        return True  # not a truth value
-    window = context.config.get("sliding_window", 4096)
-    if window is None or (type(window) is int and window >= context.positions):
+    is_known = value is True and _knows_windows(context)
+    window = context.config.get("sliding_window", 4096 if is_known else None)
+    if value is True and _reaches(context, window):
         return False
-    return not _knows_windows(context) or _slides(context)
+    return not is_known or (window is not None and _slides(context))
+
+
+def _reaches(context: _Context, window: object) -> bool:
+    return type(window) is int and window >= context.positions
 
 
 def _knows_windows(context: _Context) -> bool:
@@ -240,9 +254,8 @@ def _layer_types(config: Mapping[str, Any]) -> list[object]:
 
 def _is_other_attention(context: _Context, value: object) -> bool:
     """Whether `layer_types` names anything but full attention ("attention" in older files)."""
-    window = context.config.get("sliding_window", 4096)
     full: tuple[object, ...] = ("full_attention", "attention")
-    if type(window) is int and window >= context.positions:
+    if _reaches(context, context.config.get("sliding_window", 4096)):
         full = (*full, "sliding_attention")
     return not isinstance(value, list) or any(kind not in full for kind in value)
 
@@ -252,7 +265,8 @@ def _scales_rope(context: _Context, value: object) -> bool:
     rope = context.config.get(_rope_name(context.config))
     if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type")) in (None, "default"):
         return False
-    return bool(rope.get("original_max_position_embeddings", context.positions) != value)
+    inner = rope.get("original_max_position_embeddings", context.positions)
+    return type(value) is not int or type(inner) is not int or value != inner
 
 
 def _adds_norms(context: _Context, value: object) -> bool:

@@ -13,6 +13,8 @@ from .generate import Generation, Stream
 from .model import LanguageModel, load
 from .perplexity import Perplexity
 from .sampling import Sampling
+from .support import Support, check
+from .tensors import TensorFacts
 
 __all__ = [
     "Chat",
@@ -24,6 +26,9 @@ __all__ = [
     "PromptError",
     "Sampling",
     "Stream",
+    "Support",
     "TemplateError",
+    "TensorFacts",
+    "check",
     "load",
 ]

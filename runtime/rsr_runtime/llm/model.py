@@ -47,7 +47,7 @@ class LanguageModel:
 
     def __init__(self, model: Model, context: int | None, kv: str) -> None:
         self._model = model
-        self.config: Config = read_config(model.files)
+        self.config: Config = read_config(model.files, model.metadata)
         self.context = self._checked_context(context)
         self._kv = kv
         self._decoder = Decoder(self.config, collect(model, self.config), self.context)
