@@ -1,7 +1,7 @@
 """Keys of GGUF metadata. `ARCHITECTURE` has those after `general.architecture` and a dot.
 
-The names are those of llama.cpp (gguf-py's `constants.Keys`). Keys of other kinds of models are left
-out, so that a file that has one is not understood.
+The names are those of llama.cpp (gguf-py's `constants.Keys`). Keys of other kinds of models are
+left out, so that a file that has one is not understood.
 """
 
 from __future__ import annotations

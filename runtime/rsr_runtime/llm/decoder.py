@@ -42,6 +42,7 @@ class BatchItem(NamedTuple):
     tokens: Sequence[int]
     cache: KVCache
     start: int  # position of the first token
+    variant: int = 0  # of RoPE, see `Decoder.rope_variant`
 
 
 class Decoder:
@@ -61,7 +62,10 @@ class Decoder:
         self._config = config
         self._weights = weights
         self._workspace = Workspace()
-        self._cos, self._sin = config.rope.tables(context, weights.rope_factors)
+        self._rope_tables = [
+            config.rope.tables(context, weights.rope_factors, variant)
+            for variant in range(config.rope.variant(context) + 1)
+        ]
         self._layers = [self._prepared(layer) for layer in weights.layers]
         self._lm_head = self._group(weights.lm_head)
         self._last_pass: _RecordedPass | None = None
@@ -94,7 +98,7 @@ class Decoder:
         """
         self.check_open()
         self.phase_timer.start()
-        lengths = [(len(item.tokens), item.cache) for item in batch]
+        lengths = [(len(item.tokens), item.cache, item.variant) for item in batch]
         recorded = self._last_pass
         if recorded is None or recorded.lengths != lengths:
             recorded = self._last_pass = self._record(lengths)
@@ -139,13 +143,20 @@ class Decoder:
         found = embed_tokens.data[tokens]
         x[:] = widen_bf16(found) if found.dtype == np.uint16 else found
 
-    def _record(self, lengths: list[tuple[int, KVCache]]) -> _RecordedPass:
+    def rope_variant(self, length: int) -> int:
+        """Return which of RoPE's tables a sequence of this many tokens takes for all positions.
+
+        Keys in a cache are valid only with the tables that they were computed with.
+        """
+        return self._config.rope.variant(length)
+
+    def _record(self, lengths: list[tuple[int, KVCache, int]]) -> _RecordedPass:
         """Record all layers for items of the given numbers of tokens.
 
         `normalize` adds the output of one sublayer to the residual stream x before it computes the
         input of the next, so each sublayer takes and returns `delta`, which is not yet added to x.
         """
-        rows = sum(length for length, _ in lengths)
+        rows = sum(length for length, _, _ in lengths)
         starts = np.zeros(len(lengths), np.int64)
         x = self._workspace.take("x", rows, self._config.hidden_size)
         recorded = _RecordedPass(lengths, starts, x, _native.Program())
@@ -166,23 +177,26 @@ class Decoder:
         program.normalize(REST, recorded.x, delta, w.input_layernorm, c.rms_norm_eps, *qkv)
         q, k, v = layer.qkv_proj.record(program, PRODUCTS, rows)
         attended = self._workspace.take("attended", rows, c.num_attention_heads * c.head_dim)
-        rope = _native.Rope(
-            self._cos,
-            self._sin,
-            q_norm=w.q_norm,
-            k_norm=w.k_norm,
-            eps=c.rms_norm_eps,
-            scale=c.head_dim**-0.5,
-        )
+        ropes = [
+            _native.Rope(
+                cos,
+                sin,
+                q_norm=w.q_norm,
+                k_norm=w.k_norm,
+                eps=c.rms_norm_eps,
+                scale=c.head_dim**-0.5,
+            )
+            for cos, sin in self._rope_tables
+        ]
         first = 0
-        for i, (length, cache) in enumerate(recorded.lengths):
+        for i, (length, cache, variant) in enumerate(recorded.lengths):
             part = slice(first, first + length)
             program.attend(
                 ATTENTION,
                 q[part],
                 k[part],
                 v[part],
-                rope,
+                ropes[variant],
                 _native.KVCache(*cache.layer(number)),
                 recorded.starts[i : i + 1],
                 attended[part],
@@ -244,7 +258,7 @@ class _PreparedLayer:
 class _RecordedPass(NamedTuple):
     """The layers as a program for certain caches and numbers of tokens."""
 
-    lengths: list[tuple[int, KVCache]]  # tokens and cache of each item
+    lengths: list[tuple[int, KVCache, int]]  # tokens, cache and RoPE variant of each item
     starts: npt.NDArray[np.int64]  # (items,), an input: position of each item's first token
     x: FloatArray  # (tokens, hidden_size), an input: embeddings; then hidden states
     program: _native.Program

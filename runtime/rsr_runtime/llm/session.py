@@ -20,6 +20,7 @@ class Session:
         self._decoder = decoder
         self.cache = cache
         self.tokens: list[int] = []  # tokens whose keys and values are in the cache
+        self.variant = 0  # of RoPE, with which the keys were computed
 
     def follow(self, tokens: Sequence[int]) -> FloatArray:
         """Turn the sequence into `tokens` and return the logits after the last one.
@@ -34,20 +35,35 @@ class Session:
         logits: FloatArray = self._decoder.logits(last)[0]
         return logits
 
-    def hidden(self, tokens: Sequence[int]) -> Iterator[FloatArray]:
+    def hidden(self, tokens: Sequence[int], length: int | None = None) -> Iterator[FloatArray]:
         """Turn the sequence into `tokens`; yield the hidden states that had to be computed.
+
+        Args:
+            tokens: the whole sequence.
+            length: the length by which RoPE is chosen; None: that of `tokens`.
 
         Yields:
             float32 (up to `MAX_ROWS`, hidden_size) for each pass: a buffer.
         """
+        variant = self._decoder.rope_variant(len(tokens) if length is None else length)
+        if variant != self.variant:
+            self.tokens.clear()
+            self.variant = variant
         have = self._common(tokens)
         del self.tokens[have:]  # first: an interrupted pass overwrites their keys and values
         while have < len(tokens):
             part = tokens[have : have + MAX_ROWS]
-            states = self._decoder.hidden([BatchItem(part, self.cache, have)])
+            states = self._decoder.hidden([BatchItem(part, self.cache, have, self.variant)])
             self.tokens += part
             have += len(part)
             yield states
+
+    def make_ready(self) -> None:
+        """Compute the cached keys anew if one more token makes the sequence take another RoPE."""
+        length = len(self.tokens) + 1
+        if self._decoder.rope_variant(length) != self.variant:
+            for _ in self.hidden(list(self.tokens), length):
+                pass
 
     def logits(self, tokens: Sequence[int]) -> Iterator[FloatArray]:
         """Compute the sequence `tokens` anew; yield the logits after each token.
@@ -75,8 +91,10 @@ def step(decoder: Decoder, sessions: Sequence[Session], tokens: Sequence[int]) -
     Returns:
         The logits after each token, float32 (sessions, vocab_size): a buffer.
     """
+    for session in sessions:
+        session.make_ready()
     batch = [
-        BatchItem([token], session.cache, len(session.tokens))
+        BatchItem([token], session.cache, len(session.tokens), session.variant)
         for session, token in zip(sessions, tokens, strict=True)
     ]
     hidden = decoder.hidden(batch)

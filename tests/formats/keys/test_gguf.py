@@ -1,4 +1,4 @@
-"""Keys of GGUF metadata: every key that the gguf package knows is in a table, or of another model."""
+"""Keys of GGUF metadata: every key that the gguf package knows has a meaning, or no place here."""
 
 from __future__ import annotations
 
