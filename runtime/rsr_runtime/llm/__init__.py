@@ -8,14 +8,16 @@ Example:
 """
 
 from .chat import Chat
-from .errors import DependencyError, ModelError, PromptError, TemplateError
+from .errors import ContextFullError, DependencyError, ModelError, PromptError, TemplateError
 from .generate import Generation, Stream
-from .model import LanguageModel, load
+from .model import ChatPrompt, LanguageModel, load
 from .perplexity import Perplexity
 from .sampling import Sampling
 
 __all__ = [
     "Chat",
+    "ChatPrompt",
+    "ContextFullError",
     "DependencyError",
     "Generation",
     "LanguageModel",

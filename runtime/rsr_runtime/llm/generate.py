@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Literal
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from .decoder import Decoder
 from .sampling import Sampler, Sampling
-from .session import Session, step
+from .session import Progress, Session, step
 from .tokenizer import StopStrings, StreamingDetokenizer, Tokenizer
 
 FinishReason = Literal["stop", "length", "context", "interrupted"]
@@ -38,7 +38,7 @@ class Generation:
         finish_reason: "stop": an end token or a stop string; "length": max_tokens; "context": the
             context is full; "interrupted": a stream was not read to its end.
         prompt_tokens: number of tokens of the prompt.
-        prompt_seconds: seconds until the first token.
+        prompt_seconds: seconds until the first token, or until the prompt was interrupted.
         seconds: seconds for all further tokens.
     """
 
@@ -61,6 +61,7 @@ class EncodedPrompt:
 
     ids: list[int]
     is_text: bool  # the generated text continues it; else it starts a text, as an answer does
+    end_tokens: frozenset[int] = frozenset()  # further ones that end the text
 
 
 class _Text:
@@ -73,7 +74,7 @@ class _Text:
         self.finish_reason: FinishReason | None = None
         self._prompt_tokens = len(prompt.ids)
         self._sampler = Sampler(sampling)
-        self._until = until
+        self._until = replace(until, end_tokens=until.end_tokens | prompt.end_tokens)
         self._detokenizer = StreamingDetokenizer(
             tokenizer, after=prompt.ids if prompt.is_text else ()
         )
@@ -134,21 +135,27 @@ class Stream(Iterator[str]):
         tokenizer: Tokenizer,
         sampling: Sampling,
         until: StopCriteria,
+        progress: Progress | None = None,
     ) -> None:
         self._session = session
+        self._progress = progress
         self._text = _Text(prompt, tokenizer, sampling, until)
         self._prompt_seconds = self._seconds = 0.0
 
     def __next__(self) -> str:
         """Return the next piece of text, never empty."""
         while self._text.finish_reason is None:
+            is_first = self._text.count == 0
             start = perf_counter()
-            piece = self._text.take(self._session.follow(self._text.ids))
-            elapsed = perf_counter() - start
-            if self._text.count == 1:
-                self._prompt_seconds = elapsed
-            else:
-                self._seconds += elapsed
+            try:
+                logits = self._session.follow(self._text.ids, self._progress if is_first else None)
+                piece = self._text.take(logits)
+            finally:  # also of an interrupted prompt
+                elapsed = perf_counter() - start
+                if is_first:
+                    self._prompt_seconds += elapsed
+                else:
+                    self._seconds += elapsed
             if piece:
                 return piece
         raise StopIteration

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,7 @@ import numpy.typing as npt
 from .decoder import LOGIT_ROWS, MAX_ROWS, BatchItem, Decoder
 from .kv_cache import KVCache
 
+Progress = Callable[[int, int], None]
 FloatArray = npt.NDArray[np.float32]
 
 
@@ -21,15 +22,24 @@ class Session:
         self.cache = cache
         self.tokens: list[int] = []  # tokens whose keys and values are in the cache
 
-    def follow(self, tokens: Sequence[int]) -> FloatArray:
+    def follow(self, tokens: Sequence[int], progress: Progress | None = None) -> FloatArray:
         """Turn the sequence into `tokens` and return the logits after the last one.
+
+        Args:
+            tokens: the sequence.
+            progress: called before and after each pass with the number of tokens whose keys and
+                values are known, and the number of all.
 
         Returns:
             float32 (vocab_size,): a buffer that the decoder's next call overwrites.
         """
+        if progress is not None:
+            progress(self._common(tokens), len(tokens))
         last = None
         for hidden in self.hidden(tokens):
             last = hidden[-1:]
+            if progress is not None:
+                progress(len(self.tokens), len(tokens))
         assert last is not None
         logits: FloatArray = self._decoder.logits(last)[0]
         return logits
