@@ -23,7 +23,8 @@ class Chat:
     Attributes:
         messages: "role" and "content" of each message so far. An answer keeps its special tokens
             (</think>), so that the next prompt begins as the model saw and wrote it.
-        result: the last answer, None before the first. Its text lacks special tokens.
+        result: the last answer, None if there is none yet or the last one could not begin. Its text
+            lacks special tokens.
     """
 
     def __init__(
@@ -59,6 +60,20 @@ class Chat:
     def reset(self) -> None:
         """Remove all messages but the system message."""
         del self.messages[_system_messages(self.messages) :]
+
+    def restore(self, messages: Sequence[Message]) -> None:
+        """Continue another conversation, such as a saved one.
+
+        Args:
+            messages: they replace `messages`, system messages included.
+
+        Raises:
+            PromptError: the template rejects them, or they are malformed; nothing is replaced.
+            TemplateError: the template fails.
+        """
+        self._prompt(messages)
+        self.messages[:] = [dict(message) for message in messages]
+        self.result = None
 
     def say(self, text: str, **options: Any) -> Generator[str, None, None]:
         """Return the answer to `text`, piece by piece.
@@ -144,7 +159,7 @@ class Chat:
         """Answer `new` messages, or the last message again if there are none."""
         before = list(self.messages)
         self.messages[:] = [*before, *new] if new else self._unanswered()
-        result = None
+        result = self.result = None
         try:
             stream = self._model.stream(self._prompt(self.messages), **options)
             try:
@@ -157,7 +172,7 @@ class Chat:
             else:
                 said = _with_special_tokens(self._model, result)
                 self.messages.append({"role": "assistant", "content": said})
-            self.result = result or self.result
+            self.result = result
 
     def _prompt(self, messages: Sequence[Message]) -> ChatPrompt:
         return self._model.chat_prompt(messages, **self._options)

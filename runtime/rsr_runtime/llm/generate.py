@@ -173,6 +173,7 @@ def generate_all(
     tokenizer: Tokenizer,
     sampling: Sampling,
     until: StopCriteria,
+    progress: Progress | None = None,
 ) -> list[Generation]:
     """Generate a text for each prompt, all in one pass per token.
 
@@ -181,8 +182,8 @@ def generate_all(
     """
     start = perf_counter()
     texts = [_Text(prompt, tokenizer, sampling, until) for prompt in prompts]
-    for text, session in zip(texts, sessions, strict=True):
-        text.take(session.follow(text.ids))
+    for text, session, shown in zip(texts, sessions, _shares(progress, prompts), strict=True):
+        text.take(session.follow(text.ids, shown))
     prompt_seconds = perf_counter() - start
     while running := [i for i, text in enumerate(texts) if text.finish_reason is None]:
         last = [texts[i].ids[-1] for i in running]
@@ -191,3 +192,16 @@ def generate_all(
             texts[i].take(logits[row])
     seconds = perf_counter() - start - prompt_seconds
     return [text.result(prompt_seconds, seconds) for text in texts]
+
+
+def _shares(
+    progress: Progress | None, prompts: Sequence[EncodedPrompt]
+) -> Iterator[Progress | None]:
+    """Yield a function for each prompt that reports its progress as that of all of them."""
+    before, total = 0, sum(len(prompt.ids) for prompt in prompts)
+    for prompt in prompts:
+        if progress is None:
+            yield None
+        else:
+            yield lambda done, _, before=before: progress(before + done, total)  # type: ignore[misc]
+        before += len(prompt.ids)

@@ -232,6 +232,7 @@ class LanguageModel:
         max_tokens: int | None = None,
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
+        progress: Progress | None = None,
     ) -> list[Generation]:
         """Return a text for each prompt, computed side by side; options as for `stream`.
 
@@ -249,7 +250,13 @@ class LanguageModel:
         until = self._stop_criteria(max_tokens, stop)
         try:
             return generate.generate_all(
-                self._decoder, sessions, tokens, self.tokenizer, sampling or self.sampling, until
+                self._decoder,
+                sessions,
+                tokens,
+                self.tokenizer,
+                sampling or self.sampling,
+                until,
+                progress,
             )
         finally:
             self._decoder.forget()  # frees the caches
