@@ -138,7 +138,7 @@ def run(
     if prompts and prompt_file is not None:
         raise click.UsageError("give prompts with -p or --file, not both")
     if not prompts and prompt_file is None and sys.stdin.isatty():
-        raise click.UsageError("give a prompt with -p or --file, or on stdin")
+        raise click.UsageError("give a prompt with -p, or on stdin, or in a file with --file")
     with _opened(file, given) as model:
         chosen = _chosen(model, given)
         # Without the last newline, as shells do with command substitution.

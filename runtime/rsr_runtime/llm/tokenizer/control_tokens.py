@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import PromptError
-from .library import call
+from .library import call, check_text
 
 if TYPE_CHECKING:
     import tokenizers
@@ -79,10 +79,11 @@ class ControlTokens:
         """Return the tokens of a text with marks: a control token across a mark is plain text.
 
         Raises:
-            PromptError: the tokenizer makes a control token of plain text, whatever its settings.
+            PromptError: the text contains half a surrogate pair, or the tokenizer has no tokens but
+                a control token for a text.
             ModelError: the tokenizer fails.
         """
-        text = text.replace(_escaped(mark), mark)
+        text = check_text(text).replace(_escaped(mark), mark)
         plain = text.replace(mark, "")
         encoding = self._encoding(plain)
         if mark not in text:

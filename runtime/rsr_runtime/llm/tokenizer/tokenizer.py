@@ -17,7 +17,7 @@ from ..config import read_json
 from ..errors import DependencyError, ModelError, PromptError
 from .added_tokens import add_tokens
 from .control_tokens import ControlTokens
-from .library import call
+from .library import call, check_text
 from .limits import check_growth, steps_of
 from .special_tokens import special_tokens
 
@@ -122,17 +122,8 @@ class Tokenizer:
             PromptError: `text` is not a string, or contains half a surrogate pair.
             ModelError: the tokenizer fails.
         """
-        if not isinstance(text, str):
-            raise PromptError(f"found a prompt of type {type(text).__name__}, expected a string")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise PromptError(
-                f"the text has half a surrogate pair at character {error.start}, which UTF-8 "
-                "cannot encode: decode the text with the encoding that it was written in"
-            ) from error
-        encoding = call("encode this text", self._inner.encode, text, None, False, special)
-        return encoding.ids
+        text = check_text(text)
+        return call("encode this text", self._inner.encode, text, None, False, special).ids
 
     def decode(self, token_ids: Iterable[int], *, skip_special: bool = True) -> str:
         """Return the text of token ids; bytes that are not UTF-8 become U+FFFD.
