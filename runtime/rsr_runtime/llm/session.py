@@ -14,6 +14,7 @@ from .decoder import LOGIT_ROWS, MAX_ROWS, BatchItem, Decoder
 from .errors import ModelError
 from .kv_cache import KVCache
 
+Progress = Callable[[int, int], None]
 FloatArray = npt.NDArray[np.float32]
 _KEPT = 4  # idle sessions of a pool
 
@@ -40,20 +41,30 @@ class Session:
             "the tokens to a session of the other process"
         )
 
-    def follow(self, tokens: Sequence[int]) -> FloatArray:
+    def follow(self, tokens: Sequence[int], progress: Progress | None = None) -> FloatArray:
         """Turn the sequence into `tokens` and return the logits after the last one.
+
+        Args:
+            tokens: the sequence.
+            progress: called before and after each pass with the number of tokens whose keys and
+                values are known, and the number of all.
 
         Returns:
             float32 (vocab_size,).
         """
         have = self._begin(tokens, len(tokens))
+        if progress is not None:
+            progress(have, len(tokens))
         while True:
             with self._decoder.turn():
                 hidden = self._extend(tokens[have : have + MAX_ROWS])
                 have = len(self.tokens)
                 if have == len(tokens):
-                    logits: FloatArray = self._decoder.logits(hidden[-1:])[0]
-                    return logits.copy()  # of a buffer
+                    logits: FloatArray = self._decoder.logits(hidden[-1:])[0].copy()  # of a buffer
+            if progress is not None:
+                progress(have, len(tokens))
+            if have == len(tokens):
+                return logits
 
     def make_ready(self) -> None:
         """Compute the cached keys anew if one more token makes the sequence take another RoPE."""
