@@ -305,7 +305,7 @@ class Decoder:
 
     def forget(self, cache: KVCache) -> None:
         """Drop the recorded passes that refer to a cache, which no thread uses."""
-        for step in list(self._steps):
+        for step in self._steps.copy():
             if any(cache is own for own, _ in step):
                 self._steps.pop(step, None)
         prompt = self._last_prompt

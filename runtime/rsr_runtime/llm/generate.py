@@ -132,8 +132,8 @@ class Stream(Iterator[str]):
     A loop over it may end early, also by an exception; the model stays usable, and another loop
     goes on with the text. Several threads may read one stream: each piece goes to one of them.
 
-    From its first piece to its end, a stream has a KV cache of its own. `close`, or the end of the
-    object, frees the cache of a stream that is not read to its end.
+    From its first piece to its end, a stream has a KV cache of its own. If it is not read to its
+    end, other texts can use the cache after `close`, or when the object is gone.
     """
 
     def __init__(
@@ -145,8 +145,8 @@ class Stream(Iterator[str]):
         until: StopCriteria,
         progress: Progress | None = None,
     ) -> None:
-        self._session: Session | None = None
         self._sessions = sessions
+        self._session: Session | None = None
         self._progress = progress
         self._is_closed = False
         self._turns = Turns("this stream")
@@ -174,7 +174,7 @@ class Stream(Iterator[str]):
     def _next(self) -> str:
         """Sample the next token and return the text that is new."""
         if self._session is None:
-            self._session = self._sessions.take(self._text.ids)
+            self._session = self._sessions.take(self._text.ids, self)
         is_first = self._text.count == 0
         start = perf_counter()
         try:
@@ -201,10 +201,6 @@ class Stream(Iterator[str]):
         session, self._session = self._session, None
         if session is not None:
             self._sessions.give_back(session)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_session"):  # else it was not made
-            self._give_back()
 
     def __repr__(self) -> str:
         text = self._text

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 import numpy as np
@@ -143,44 +144,58 @@ class SessionPool:
 
     A pool creates a session when all are taken, so texts that are written at the same time do not
     overwrite what others computed. It keeps four idle ones, with their keys and values.
+
+    No lock guards it, which a fork could leave locked: it changes by single operations of a
+    container, each of which one thread wins.
     """
 
     def __init__(self, decoder: Decoder, create: Callable[[], Session]) -> None:
         self._decoder = decoder
         self._create = create
         self._idle: deque[Session] = deque()  # last: given back most recently
+        # No finalizer gives a session back: Ctrl-C within one would be ignored.
+        self._holders: dict[Session, weakref.ref[object]] = {}
 
-    def take(self, tokens: Sequence[int]) -> Session:
+    def take(self, tokens: Sequence[int], holder: object = None) -> Session:
         """Return the idle session that shares the longest prefix with `tokens`, or a new one.
+
+        Args:
+            tokens: what will follow.
+            holder: if this object ends, the session counts as given back.
 
         Raises:
             OptionError: there is not enough memory for a new one.
         """
-        while True:
-            # Other threads and finalizers change the deque, one operation at a time.
-            idle = list(self._idle)
-            if not idle:
-                return self._create()
-            best = max(idle, key=lambda session: session.common(tokens))
-            try:
+        self._take_back()
+        session = None
+        while session is None and (idle := list(self._idle)):
+            best = max(idle, key=lambda one: one.common(tokens))
+            with suppress(ValueError):  # another thread was faster
                 self._idle.remove(best)
-            except ValueError:  # another thread was faster
-                continue
-            return best
+                session = best
+        session = session or self._create()
+        if holder is not None:
+            self._holders[session] = weakref.ref(holder)
+        return session
+
+    def _take_back(self) -> None:
+        """Give back the sessions of holders that are no more."""
+        for session, holder in self._holders.copy().items():
+            if holder() is None and self._holders.pop(session, None) is not None:
+                self.give_back(session)
 
     def give_back(self, session: Session) -> None:
         """Keep a session that was taken for later, or else drop it."""
+        self._holders.pop(session, None)
         self._idle.append(session)
         self.trim()
 
     def trim(self) -> None:
         """Drop the idle sessions that are not kept: all of a closed decoder."""
         kept = 0 if self._decoder.is_closed else _KEPT
-        while len(self._idle) > kept:
-            try:
+        with suppress(IndexError):  # another thread was faster
+            while len(self._idle) > kept:
                 self._decoder.forget(self._idle.popleft().cache)
-            except IndexError:  # another thread was faster
-                break
 
     @contextmanager
     def taken(self, tokens: Sequence[int]) -> Iterator[Session]:
