@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rsr_formats.records import DenseTensor, IndexedTensor, Section
 
 from ..layouts import TernaryTensor
 from ..source.tensor import SourceTensor
+
+if TYPE_CHECKING:
+    from rsr_runtime.llm import Support
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Report:
     seconds: float
     threads: int
     notes: tuple[str, ...] = ()  # what could not be converted, as sentences
+    support: Support | None = None  # whether rsrc run and chat will work with the file
 
     @property
     def head(self) -> HeadReport | None:
@@ -95,8 +99,11 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON-ready types, keyed by the names of fields and properties."""
+        fields = asdict(replace(self, support=None))
+        del fields["support"]
         return {
-            **asdict(self),
+            **fields,
+            **({} if self.support is None else self.support.to_dict()),
             "bits_per_weight": self.bits_per_weight,
             "stored_ratio": self.stored_ratio,
         }
