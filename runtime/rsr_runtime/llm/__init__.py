@@ -8,7 +8,7 @@ Example:
 """
 
 from .chat import Chat
-from .errors import DependencyError, ModelError, PromptError, TemplateError
+from .errors import BusyError, DependencyError, ModelError, PromptError, TemplateError
 from .generate import Generation, Stream
 from .model import LanguageModel, load
 from .perplexity import Perplexity
@@ -17,6 +17,7 @@ from .support import Support, check
 from .tensors import TensorFacts
 
 __all__ = [
+    "BusyError",
     "Chat",
     "DependencyError",
     "Generation",
