@@ -21,7 +21,7 @@ from .model_files import Config, without
 def without_self_quantizing(config: Config | None) -> Config | None:
     """Return config.json without the keys that make a model quantize its weights.
 
-    An online `quantization_config` is a setting for packed weights: see `without_packing`.
+    An online `quantization_config` says it too: see `floats.export`.
     """
     if config and config_evidence(config) is not None:
         config = without(config, "weight_bits")  # 1bitLLM's
