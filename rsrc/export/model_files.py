@@ -22,6 +22,7 @@ from ..common.errors import SourceError
 Config = dict[str, Any]
 
 CONFIG = "config.json"
+GENERATION = "generation_config.json"
 
 
 def find_file(file: RsrFile, name: str) -> FileEntry | None:
