@@ -244,7 +244,7 @@ def _chosen(model: LanguageModel, options: dict[str, Any]) -> dict[str, Any]:
     if options["max_tokens"] is not None:
         given["max_new_tokens"] = options["max_tokens"]
     if stop:
-        given["stop_strings"] = stop
+        given["stop_strings"] = ()
     sampling = Sampling.from_generation_config(config, **given)
     # A filter alone asks for sampling.
     if "temperature" not in given and not sampling.temperature and given.keys() & _FILTERS:

@@ -33,15 +33,21 @@ def candidates(scores: Scores, best: int, s: Sampling) -> tuple[Indices, Weights
         best: the id with the largest score, which must be finite.
         s: the settings, with a temperature above 0.
     """
-    is_whole = s.top_h is None and s.top_k == 0
-    ids = np.arange(len(scores))
+    # In place or on few tokens, as allocating memory for a large vocabulary takes longer than the
+    # arithmetic.
+    largest = scores[best]
     if s.top_h is not None:
-        ids = top_h(scores, best, s.temperature, s.top_h)
-    if s.top_k:
-        ids = top_k(scores, s.top_k) if s.top_h is None else ids[top_k(scores[ids], s.top_k)]
-    # In place or on few tokens from here on: allocating memory for a large vocabulary takes longer
-    # than the arithmetic.
-    weights = weigh(scores if is_whole else scores[ids], scores[best], s.temperature)
+        ids = top_h(scores, largest, s.temperature, s.top_h)
+        scores = scores[ids]
+        if s.top_k:
+            kept = top_k(scores, s.top_k)
+            ids, scores = ids[kept], scores[kept]
+    elif s.top_k:
+        ids = top_k(scores, s.top_k)
+        scores = scores[ids]
+    else:
+        ids = np.arange(len(scores))
+    weights = weigh(scores, largest, s.temperature)
     for keep, limit, is_on in (
         (top_p, s.top_p, s.top_p < 1),
         (min_p, s.min_p, s.min_p > 0),
@@ -71,10 +77,10 @@ def top_k(scores: Scores, k: int) -> Indices:
     return np.flatnonzero(scores >= np.partition(scores, -k)[-k])
 
 
-def top_h(scores: Scores, best: int, temperature: float, share: float) -> Indices:
+def top_h(scores: Scores, largest: np.float32, temperature: float, share: float) -> Indices:
     """Return the most likely of 100 tokens, up to a share of their entropy, ascending."""
     ids = top_k(scores, _TOP_H)
-    weights = weigh(scores[ids], scores[best], temperature)
+    weights = weigh(scores[ids], largest, temperature)
     order = np.argsort(-weights, kind="stable")[:_TOP_H]
     terms = _information(weights[order])
     count = int(np.searchsorted(np.cumsum(terms), share * terms.sum(), side="right"))

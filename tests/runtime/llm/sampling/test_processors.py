@@ -101,7 +101,7 @@ def test_penalties_of_openai(x: F32) -> None:
 @pytest.mark.parametrize(
     ("options", "least"), [({"min_new_tokens": 3}, 5), ({"min_length": 6}, 6), ({}, 0)]
 )
-def test_least_lengths(x: F32, options: dict[str, int], least: int) -> None:
+def test_least_lengths(x: F32, options: dict[str, Any], least: int) -> None:
     for count in range(2, 9):
         found = processed(x, [1] * count, (1, 1), **options)
         assert forbidden(found) == ({0, 5} if count < least else set())

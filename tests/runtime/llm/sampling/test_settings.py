@@ -113,11 +113,12 @@ def test_a_whole_file() -> None:
 
 def test_settings_are_values() -> None:
     """Those with lists and mappings can be hashed, copied and pickled; arrays are lists."""
-    made = Sampling(
-        logit_bias={np.int64(3): 1, 5: -math.inf},
-        bad_words_ids=[np.array([1, 2])],
-        suppress_tokens={7},
-    )
+    options: dict[str, Any] = {
+        "logit_bias": {np.int64(3): 1, 5: -math.inf},
+        "bad_words_ids": [np.array([1, 2])],
+        "suppress_tokens": {7},
+    }
+    made = Sampling(**options)
     assert made.logit_bias == ((3, 1.0), (5, -math.inf))
     assert made.bad_words_ids == ((1, 2),)
     for other in (copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
