@@ -55,7 +55,8 @@ def decompile(
             quantized values in the source's dtype; "bitnet" is the packed layout of Hugging Face;
             "int8" writes -1, 0, 1 and scales; "float" writes digit * scale; "gguf" writes a GGUF
             file. Every form is exact but GGUF, which may round scales to float16.
-        type: GGUF type of ternary matrices, "TQ1_0" or "TQ2_0" (the default).
+        type: GGUF type of ternary matrices, "TQ1_0", "TQ2_0", "Q2_0" or "PQ2_0". By default, each
+            matrix gets TQ2_0, or Q2_0 where its scales or rows do not fit blocks of 256 weights.
         force: replace an existing output file. A directory with files is never replaced.
         progress: called as progress(tensor name, bytes done, total bytes).
 
@@ -85,7 +86,7 @@ def decompile(
         _refuse_mlx_codes(file)
     new_config: Config | None = None  # unless it is the .rsr file's
     if to == GGUF:
-        notes = write_gguf(file, output, type or "TQ2_0", force, progress)
+        notes = write_gguf(file, output, type, force, progress)
     else:
         config = None if to == "source" else read_config(file)
         export = FORMS[to](file, config)
@@ -114,7 +115,7 @@ def _check_options(to: str, type: str | None, output: Path) -> None:
             f"{output}: only form gguf writes a .gguf file; choose another name, or form gguf"
         )
     if type not in (None, *GGUF_TYPES):
-        raise OptionError(f"type: found {type!r}, expected {' or '.join(GGUF_TYPES)}")
+        raise OptionError(f"type: found {type!r}, expected {', '.join(GGUF_TYPES)}")
 
 
 def _refuse_mlx_codes(file: RsrFile) -> None:

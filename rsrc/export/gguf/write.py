@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
+
+import numpy as np
 
 from rsr_formats import RsrFile
 from rsr_formats.atomic import atomic_file
@@ -11,7 +14,7 @@ from ...common.errors import MissingPackageError
 from ...common.progress import ByteCounter, ProgressFunction
 from ..model_files import read_config
 from .metadata import add_metadata, model_metadata, tokenizer
-from .tensors import plan
+from .tensors import file_type, plan
 
 
 def require_gguf() -> None:
@@ -27,7 +30,7 @@ def require_gguf() -> None:
 def write_gguf(
     file: RsrFile,
     output: Path,
-    kind: str,
+    kind: str | None,
     force: bool = False,
     progress: ProgressFunction | None = None,
 ) -> list[str]:
@@ -39,8 +42,9 @@ def write_gguf(
     Args:
         file: the .rsr file.
         output: the GGUF file; it appears only once complete.
-        kind: "TQ1_0" or "TQ2_0", the type of matrices whose scales span a multiple of 256 weights
-            of a row. Others are written as the smallest floats that hold them exactly.
+        kind: the type of ternary matrices, one of `blocks.TYPES`; None chooses TQ2_0 or Q2_0 for
+            each, by what its scales span. Matrices that fit no block are written as the smallest
+            floats that hold them exactly.
         force: replace an existing output.
         progress: called as progress(tensor name, bytes done, total bytes).
 
@@ -65,11 +69,13 @@ def write_gguf(
         writer = gguf.GGUFWriter(Path(out.name), architecture)
         try:
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-            writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind}"])
+            writer.add_uint32("general.file_type", file_type(tensors))
             add_metadata(writer, metadata)
             for t in tensors:
-                raw = gguf.GGMLQuantizationType[t.kind]
-                writer.add_tensor_info(t.name, t.stored_shape, t.dtype, t.nbytes, raw)
+                # The package knows neither Q2_0 nor PQ2_0. With unsigned bytes it would look up the
+                # size of their blocks; with signed bytes it writes number and shape as given.
+                raw = cast(gguf.GGMLQuantizationType, t.number)
+                writer.add_tensor_info(t.name, t.shape, np.dtype(np.int8), t.nbytes, raw)
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()

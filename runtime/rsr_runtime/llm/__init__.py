@@ -8,13 +8,16 @@ Example:
 """
 
 from .chat import Chat
-from .errors import DependencyError, ModelError, PromptError, TemplateError
+from .errors import BusyError, DependencyError, ModelError, PromptError, TemplateError
 from .generate import Generation, Stream
 from .model import LanguageModel, load
 from .perplexity import Perplexity
 from .sampling import Sampling
+from .support import Support, check
+from .tensors import TensorFacts
 
 __all__ = [
+    "BusyError",
     "Chat",
     "DependencyError",
     "Generation",
@@ -24,6 +27,9 @@ __all__ = [
     "PromptError",
     "Sampling",
     "Stream",
+    "Support",
     "TemplateError",
+    "TensorFacts",
+    "check",
     "load",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Literal
+from typing import Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,11 @@ import numpy.typing as npt
 from rsr_formats.text import counted
 
 from .decoder import Decoder
-from .errors import PromptError
+from .errors import ModelError, PromptError
 from .sampling import Sampler, Sampling
-from .session import Session, step
+from .session import Session, SessionPool, step
 from .tokenizer import StopStrings, StreamingDetokenizer, Tokenizer
+from .turns import Turns
 
 FinishReason = Literal["stop", "length", "context", "interrupted"]
 
@@ -97,7 +98,7 @@ class _Text:
         self._until = until
         self._length = until.length(len(prompt.ids))
         limit = until.context if self._length is None else min(self._length, until.context)
-        self._sampler = Sampler(sampling, prompt.ids, until.end_tokens, limit)
+        self._sampler = Sampler(sampling, prompt.ids, self._until.end_tokens, limit)
         self._start = perf_counter()
         self._detokenizer = StreamingDetokenizer(
             tokenizer, after=prompt.ids if prompt.is_text else ()
@@ -153,34 +154,85 @@ class _Text:
 class Stream(Iterator[str]):
     """The pieces of a text as they are generated; `result` is the text as a whole.
 
-    A loop over it may end early, also by an exception; the model stays usable.
+    A loop over it may end early, also by an exception; the model stays usable, and another loop
+    goes on with the text. Several threads may read one stream: each piece goes to one of them.
+
+    From its first piece to its end, a stream has a KV cache of its own. `close`, or the end of the
+    object, frees the cache of a stream that is not read to its end.
     """
 
     def __init__(
         self,
-        session: Session,
+        sessions: SessionPool,
         prompt: EncodedPrompt,
         tokenizer: Tokenizer,
         sampling: Sampling,
         until: StopCriteria,
     ) -> None:
-        self._session = session
+        self._session: Session | None = None
+        self._sessions = sessions
+        self._is_closed = False
+        self._turns = Turns("this stream")
         self._text = _Text(prompt, tokenizer, sampling, until)
         self._prompt_seconds = self._seconds = 0.0
 
     def __next__(self) -> str:
-        """Return the next piece of text, never empty."""
-        while self._text.finish_reason is None:
-            start = perf_counter()
-            piece = self._text.take(self._session.follow(self._text.ids))
-            elapsed = perf_counter() - start
-            if self._text.count == 1:
-                self._prompt_seconds = elapsed
-            else:
-                self._seconds += elapsed
-            if piece:
-                return piece
+        """Return the next piece of text, never empty.
+
+        Raises:
+            ClosedError: the model was closed.
+            OptionError: there is not enough memory for a KV cache.
+            ModelError: the model's weights are damaged.
+            BusyError: a signal handler or callback interrupted the stream, and reads it.
+        """
+        with self._turns.turn():
+            while self._text.finish_reason is None and not self._is_closed:
+                start = perf_counter()
+                if self._session is None:
+                    self._session = self._sessions.take(self._text.ids)
+                piece = self._text.take(self._session.follow(self._text.ids))
+                elapsed = perf_counter() - start
+                if self._text.count == 1:
+                    self._prompt_seconds = elapsed
+                else:
+                    self._seconds += elapsed
+                if self._text.finish_reason is not None:
+                    self._give_back()
+                if piece:
+                    return piece
         raise StopIteration
+
+    def close(self) -> None:
+        """End the text here. The KV cache can be used for other texts.
+
+        Raises:
+            BusyError: a signal handler or callback interrupted the stream, and closes it.
+        """
+        with self._turns.turn():
+            self._is_closed = True
+            self._give_back()
+
+    def _give_back(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            self._sessions.give_back(session)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_session"):  # else it was not made
+            self._give_back()
+
+    def __repr__(self) -> str:
+        text = self._text
+        state = text.finish_reason or ("closed" if self._is_closed else "unfinished")
+        return (
+            f"<rsr_runtime.llm.Stream: {state}, {counted(text.count, 'token')} after a prompt of "
+            f"{len(text.ids) - text.count:,}>"
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise ModelError(
+            "a stream, whose text is being generated, cannot be pickled: pickle its `result`"
+        )
 
     @property
     def result(self) -> Generation:

@@ -252,6 +252,36 @@ class TestCompile:
             assert part in text
         assert re.search(rf"^{re.escape(str(rsr))}: \d+\.\d\d s, .* on 1 thread$", text, re.M)
 
+    @pytest.mark.parametrize("options", [[], ["--zstd", "3"], ["--head", "int8"]])
+    def test_the_rows_of_the_table_add_up_to_the_file(
+        self, run: Run, kit: Kit, tmp_path: Path, options: list[str]
+    ) -> None:
+        head = np.random.default_rng(1).standard_normal((50, 40)).astype(np.float32)
+        tensors: dict[str, Any] = {
+            "w": T,
+            "b": np.where(T < 0, -1, 1).astype("f4"),
+            "lm_head.weight": head,
+        }
+        (tmp_path / "model").mkdir()
+        kit.save(tmp_path / "model" / "model.safetensors", tensors)
+        (tmp_path / "model" / "config.json").write_text("{}")
+        rsr = tmp_path / "y.rsr"
+        text = run("compile", tmp_path / "model", "-o", rsr, *options).stdout
+        parts = {
+            cells[1].strip(): int(cells[5].replace(",", ""))
+            for line in text.splitlines()
+            if len(cells := line.split("│")) > 6
+        }
+        assert list(parts) == ["ternary", "binary", "dense", "files", "header", "padding", "total"]
+        assert parts.pop("total") == sum(parts.values()) == rsr.stat().st_size
+        found = run("compile", tmp_path / "model", "-o", rsr, "--force", "--json", *options).stdout
+        report = json.loads(found)
+        assert report["output_parts"] == parts
+        assert sum(t["bytes"] for t in report["tensors"] if t["kind"] == "dense") == parts["dense"]
+        sections = RsrFile(rsr).header.sections
+        stored = sum(parts[kind] for kind in ("ternary", "binary", "dense", "files"))
+        assert stored == sum(s.stored_size for s in sections)
+
     def test_options_reach_the_compiler(self, run: Run, source: Path, tmp_path: Path) -> None:
         rsr = tmp_path / "y.rsr"
         options = "--encoding permuted --direction expand -k 2 --zstd 3 --threads 2 --target avx2"
