@@ -15,6 +15,7 @@ from .decoder import LOGIT_ROWS, MAX_ROWS, BatchItem, Decoder
 from .errors import ModelError
 from .kv_cache import KVCache
 
+Progress = Callable[[int, int], None]
 FloatArray = npt.NDArray[np.float32]
 _KEPT = 4  # idle sessions of a pool
 
@@ -30,6 +31,7 @@ class Session:
         self._decoder = decoder
         self.cache = cache
         self.tokens: list[int] = []  # tokens whose keys and values are in the cache
+        self.variant = 0  # of RoPE, with which the keys were computed
 
     def __repr__(self) -> str:
         return f"<Session: {len(self.tokens):,} of {self.cache.context:,} positions>"
@@ -40,20 +42,38 @@ class Session:
             "the tokens to a session of the other process"
         )
 
-    def follow(self, tokens: Sequence[int]) -> FloatArray:
+    def follow(self, tokens: Sequence[int], progress: Progress | None = None) -> FloatArray:
         """Turn the sequence into `tokens` and return the logits after the last one.
+
+        Args:
+            tokens: the sequence.
+            progress: called before and after each pass with the number of tokens whose keys and
+                values are known, and the number of all.
 
         Returns:
             float32 (vocab_size,).
         """
-        have = self._begin(tokens)
+        have = self._begin(tokens, len(tokens))
+        if progress is not None:
+            progress(have, len(tokens))
         while True:
             with self._decoder.turn():
                 hidden = self._extend(tokens[have : have + MAX_ROWS])
                 have = len(self.tokens)
                 if have == len(tokens):
-                    logits: FloatArray = self._decoder.logits(hidden[-1:])[0]
-                    return logits.copy()  # of a buffer
+                    logits: FloatArray = self._decoder.logits(hidden[-1:])[0].copy()  # of a buffer
+            if progress is not None:
+                progress(have, len(tokens))
+            if have == len(tokens):
+                return logits
+
+    def make_ready(self) -> None:
+        """Compute the cached keys anew if one more token makes the sequence take another RoPE."""
+        tokens = list(self.tokens)
+        self._begin([*tokens, 0], len(tokens) + 1)
+        while len(self.tokens) < len(tokens):
+            with self._decoder.turn():
+                self._extend(tokens[len(self.tokens) : len(self.tokens) + MAX_ROWS])
 
     def logits(self, tokens: Sequence[int]) -> Iterator[FloatArray]:
         """Compute the sequence `tokens` anew; yield the logits after each token.
@@ -64,21 +84,31 @@ class Session:
             float32 (up to `LOGIT_ROWS`, vocab_size): a buffer that is overwritten for the next.
         """
         self.tokens.clear()
+        self._begin(tokens, len(tokens))
         while len(self.tokens) < len(tokens):
             with self._decoder.turn():
                 hidden = self._extend(tokens[len(self.tokens) : len(self.tokens) + MAX_ROWS])
                 for first in range(0, len(hidden), LOGIT_ROWS):
                     yield self._decoder.logits(hidden[first : first + LOGIT_ROWS])
 
-    def _begin(self, tokens: Sequence[int]) -> int:
-        """Keep what the sequence shares with `tokens`, and return its length."""
+    def _begin(self, tokens: Sequence[int], length: int) -> int:
+        """Keep what the sequence shares with `tokens`, and return its length.
+
+        `length` decides which RoPE the sequence takes.
+        """
+        variant = self._decoder.rope_variant(length)
+        if variant != self.variant:
+            self.tokens.clear()
+            self.variant = variant
         have = self.common(tokens)
         del self.tokens[have:]  # first: an interrupted pass overwrites their keys and values
         return have
 
     def _extend(self, tokens: Sequence[int]) -> FloatArray:
         """Append tokens in one pass, and return their hidden states, a buffer."""
-        hidden = self._decoder.hidden([BatchItem(tokens, self.cache, len(self.tokens))])
+        hidden = self._decoder.hidden(
+            [BatchItem(tokens, self.cache, len(self.tokens), self.variant)]
+        )
         self.tokens += tokens
         return hidden
 
@@ -96,8 +126,10 @@ def step(decoder: Decoder, sessions: Sequence[Session], tokens: Sequence[int]) -
     Returns:
         The logits after each token, float32 (sessions, vocab_size).
     """
+    for session in sessions:
+        session.make_ready()
     batch = [
-        BatchItem([token], session.cache, len(session.tokens))
+        BatchItem([token], session.cache, len(session.tokens), session.variant)
         for session, token in zip(sessions, tokens, strict=True)
     ]
     with decoder.turn():

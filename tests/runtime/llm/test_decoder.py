@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,11 +12,13 @@ import numpy.typing as npt
 import pytest
 
 import rsr_runtime as rsr
+from rsr_runtime import llm
 from rsr_runtime.llm import PromptError
 from rsr_runtime.llm.decoder import MAX_ROWS, PHASES, BatchItem
 from rsr_runtime.llm.kv_cache import KVCache
 from rsr_runtime.llm.linear import Workspace, short_steps
 from rsr_runtime.llm.session import Session, step
+from rsr_testing import models
 from rsr_testing.loader import Loader
 
 if TYPE_CHECKING:
@@ -123,6 +128,47 @@ def test_items_of_one_pass_have_their_own_positions(loaded: Loader) -> None:
     logits = decoder.logits(both).copy()
     np.testing.assert_array_equal(logits[:5], loaded("bitnet-2b").logits(first)[15:])
     np.testing.assert_array_equal(logits[5:], loaded("bitnet-2b").logits(second))
+
+
+# --- RoPE that depends on the length ---------------------------------------------------------
+
+
+@pytest.fixture
+def longrope(tmp_path: Path) -> Iterator[LanguageModel]:
+    """A model whose sequences of more than 16 tokens take other frequencies at all positions."""
+    family = models.FAMILIES["trilm"]
+    head_dim = family.config["hidden_size"] // family.config["num_attention_heads"]
+    scaling = {
+        "rope_type": "longrope", "original_max_position_embeddings": 16,
+        "short_factor": [1.0] * (head_dim // 2), "long_factor": [4.0] * (head_dim // 2),
+    }  # fmt: skip
+    family = dataclasses.replace(family, config={**family.config, "rope_scaling": scaling})
+    with llm.load(family.build(tmp_path), kv="float32") as model:
+        yield model
+
+
+def test_a_sequence_that_grows_takes_the_frequencies_of_its_length(longrope: LanguageModel) -> None:
+    tokens = tokens_of(20)
+    for length in (15, 16, 17, 20, 16):
+        expected = longrope.logits(tokens[:length])[-1]
+        longrope.next_logits(tokens[: length - 1])
+        found = longrope.next_logits(tokens[:length])
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    short, long = longrope.logits(tokens[:16]), longrope.logits(tokens[:17])
+    np.testing.assert_allclose(short[0], long[0], rtol=1e-4)  # position 0 is not rotated
+    assert not np.allclose(short[15], long[15], rtol=1e-2)
+
+
+def test_sequences_side_by_side_change_frequencies_each_for_itself(longrope: LanguageModel) -> None:
+    prompts = [tokens_of(15, 1), tokens_of(3, 2), tokens_of(18, 3)]
+    sequences = [new_sequence(longrope) for _ in prompts]
+    for sequence, prompt in zip(sequences, prompts, strict=True):
+        sequence.follow(prompt)
+    for token in (5, 6, 7):
+        logits = step(longrope._decoder, sequences, [token] * 3).copy()
+    for row, sequence in enumerate(sequences):
+        alone = longrope.logits(sequence.tokens)[-1]
+        np.testing.assert_allclose(logits[row], alone, atol=2e-3 * np.abs(alone).max())
 
 
 # --- sessions --------------------------------------------------------------------------------
