@@ -79,7 +79,7 @@ def test_prompts_that_are_none(prompt: Any, message: str, model: LanguageModel) 
     for call in (model.generate, model.stream, model.next_logits, model.logits, model.encode):
         with pytest.raises(PromptError, match=message):
             call(prompt)
-    if not isinstance(prompt, int):
+    if np.shape(prompt) != () or not isinstance(prompt, (int, np.ndarray)):
         with pytest.raises(PromptError, match=message):
             model.generate_all([prompt])
 
