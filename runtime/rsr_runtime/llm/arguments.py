@@ -95,6 +95,8 @@ def token_ids(tokens: object) -> list[int]:
         fix = _of_keys(tokens)
     elif isinstance(tokens, Iterable) and not isinstance(tokens, (str, bytes, bytearray)):
         found = list(tokens)
+        if set(map(type, found)) <= {int}:  # soon known
+            return found
         others = {_type_of(token) for token in found if not _is_integer(token)}
         if not others:
             return [operator.index(token) for token in found]
