@@ -186,15 +186,19 @@ class Stream(Iterator[str]):
             ClosedError: the model was closed.
             OptionError: there is not enough memory for a KV cache.
             ModelError: the model's weights are damaged.
-            BusyError: a signal handler or callback interrupted the stream, and reads it.
+            BusyError: a signal handler or callback interrupted this function, and calls it.
         """
-        with self._turns.turn():
-            while self._text.finish_reason is None and not self._is_closed:
-                piece = self._next()
-                if self._text.finish_reason is not None:
-                    self._give_back()
-                if piece:
-                    return piece
+        try:
+            with self._turns.turn():
+                while self._text.finish_reason is None and not self._is_closed:
+                    piece = self._next()
+                    if self._text.finish_reason is not None:
+                        self._give_back()
+                    if piece:
+                        return piece
+        finally:
+            if self._is_closed:  # meanwhile
+                self._turns.if_free(self._give_back)
         raise StopIteration
 
     def _next(self) -> str:
@@ -214,14 +218,9 @@ class Stream(Iterator[str]):
                 self._seconds += elapsed
 
     def close(self) -> None:
-        """End the text here. The KV cache can be used for other texts.
-
-        Raises:
-            BusyError: a signal handler or callback interrupted the stream, and closes it.
-        """
-        with self._turns.turn():
-            self._is_closed = True
-            self._give_back()
+        """End the text here, or after the piece that is being read. Free the KV cache."""
+        self._is_closed = True
+        self._turns.if_free(self._give_back)
 
     def _give_back(self) -> None:
         session, self._session = self._session, None

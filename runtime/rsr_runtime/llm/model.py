@@ -17,7 +17,7 @@ from .arguments import checked_sampling, prompt_list, stop_strings, token_ids, w
 from .config import Config, read_config
 from .decoder import Decoder
 from .end_of_turn import end_of_turn_tokens
-from .errors import ContextFullError, ModelError, PromptError, TemplateError
+from .errors import ContextFullError, ModelError, PromptError
 from .generate import EncodedPrompt, Generation, StopCriteria, Stream
 from .kv_cache import KVCache
 from .sampling import Sampling
@@ -299,9 +299,9 @@ class LanguageModel:
                 text = self.template.render(messages, **variables)
                 return ChatPrompt(self.tokenizer.encode(text, special=False))
             return ChatPrompt(encode_untrusted(self.template, self.tokenizer, messages, variables))
-        except TemplateError:
-            self._decoder.check_open()  # another thread closed the model, which ends the template
-            raise
+        finally:
+            if self._decoder.is_closed and self._template is not None:  # meanwhile
+                self._template.close()
 
     def next_logits(self, tokens: Prompt) -> npt.NDArray[np.float32]:
         """Return the logits of the token after `tokens`, float32 (vocab_size,).

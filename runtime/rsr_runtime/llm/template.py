@@ -128,11 +128,13 @@ class ChatTemplate:
         raise TemplateError(f"the model's chat template fails: {reason}")
 
     def close(self) -> None:
-        """End the process, if any; a later `render` starts another."""
-        with self._turns.turn():
-            if self._worker is not None:
-                self._worker.close()
-                self._worker = None
+        """End the process, if any, unless it is rendering; a later `render` starts another."""
+        self._turns.if_free(self._end)
+
+    def _end(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
 
     def _ask(self, line: bytes) -> dict[str, Any]:
         if self._worker is None or not self._worker.usable():

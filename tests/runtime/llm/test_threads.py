@@ -249,7 +249,7 @@ def test_a_callback_within_a_pass_is_refused(
     stream = model.stream(prompt_of(0), max_tokens=5)
 
     def calling(batch: Any) -> Any:
-        for call in (lambda: model.next_logits([5]), lambda: next(stream), stream.close):
+        for call in (lambda: model.next_logits([5]), lambda: next(stream)):
             with pytest.raises(BusyError, match="let it set a flag"):
                 call()
         return hidden(batch)
@@ -284,6 +284,27 @@ def test_closing_ends_the_calls_of_other_threads(call: Any, loaded: Loader) -> N
     in_threads(4, work)
     gc.collect()
     assert file() is None
+    assert model._template is None or model._template._worker is None
+
+
+def test_closing_a_stream_within_a_pass(loaded: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The piece that is being read is the last."""
+    model = loaded("bitnet-2b")
+    stream = model.stream(tokens_of(9, 1), max_tokens=5)
+    hidden = model._decoder.hidden
+
+    def closing(batch: Any) -> Any:
+        stream.close()
+        return hidden(batch)
+
+    first = next(stream)
+    with monkeypatch.context() as patch:
+        patch.setattr(model._decoder, "hidden", closing)
+        assert first + "".join(stream) == stream.result.text
+    assert (len(stream.result.tokens), stream.result.finish_reason) == (2, "interrupted")
+    with computed(model) as counts:
+        model.next_logits(tokens_of(9, 1))
+    assert counts["tokens"] == 1  # its cache was free
 
 
 def test_closing_within_a_pass(loaded: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
