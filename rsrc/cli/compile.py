@@ -18,7 +18,6 @@ from ..workers.dask import check_address
 from .options import PATH, checked_by, force_option, json_option, output_option
 from .progress_bar import progress_bar
 
-
 _EXAMPLES = """\b
 Examples:
   rsrc compile bitnet-2b -o bitnet-2b.rsr --head int8
