@@ -6,7 +6,6 @@ Commands import what they run when they run, so that `rsrc --help` starts fast.
 
 from __future__ import annotations
 
-import errno
 import json
 from typing import Any
 
@@ -42,8 +41,8 @@ class _Group(click.Group):
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = "" if error.filename is None else f"{error.filename}: "
-        if error.errno == errno.EISDIR:
-            return f"{where}is a directory, expected a file"
+        if isinstance(error, IsADirectoryError):
+            return f"{where}a directory, expected a file"
         return f"{where}{error.strerror}"
     return str(error) or type(error).__name__
 

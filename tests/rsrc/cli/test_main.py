@@ -204,7 +204,7 @@ class TestRefused:
             ([source, "-o", out, "-k", "4"], "w: k = 4, expected 1 to 3"),
             ([source, "-o", out, "--direction", "reduce"], "use --encoding permuted"),
             ([source, "-o", out, "--include", "x*"], "Check --include and --exclude"),
-            ([rsr, "-o", out], "expected a .safetensors file"),
+            ([rsr, "-o", out], "x.rsr: a .rsr file, which is compiled already: run it with"),
         ):
             assert message in run("compile", *arguments, code=1).stderr
         assert not out.exists()
@@ -222,11 +222,11 @@ class TestRefused:
             (["inspect", rsr, "--tensor", "norm", "--block", "0"], "is dense"),
             (["inspect", rsr, "--tensor", "w", "--block", "14"], "14 column blocks, 0 to 13"),
             (["inspect", rsr, "--tensor", "w", "--block", "-1"], "14 column blocks"),
-            (["verify", source], "not a .rsr file"),
+            (["verify", source], "a checkpoint; compile it first: rsrc compile "),
             (["verify", rsr, "--against", tmp_path / "no"], "no such file"),
             (["decompile", rsr, "-o", source], "use --force"),
             (["decompile", rsr, "-o", rsr, "--force"], "is part of the source"),
-            (["decompile", source, "-o", tmp_path / "y"], "not a .rsr file"),
+            (["decompile", source, "-o", tmp_path / "y"], "a checkpoint; compile it first"),
             (["decompile", rsr, "-o", tmp_path], "with files in it"),
             (["decompile", rsr, "-o", tmp_path, "--force"], "with files in it"),
             (["decompile", rsr, "-o", tmp_path / "y.safetensors", "--to", "bitnet"], "a directory"),
