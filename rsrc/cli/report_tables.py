@@ -43,7 +43,8 @@ def print_report(report: Report) -> None:
         _print_head(out, report.head)
     if dense := [t for t in report.tensors if t.reason is not None]:
         print_tensors(out, [Listed(t.name, f"dense: {t.reason}", t.shape, t.bytes) for t in dense])
-    for note in report.notes:
+    lines = [] if report.support is None else report.support.sentences()
+    for note in (*report.notes, *lines):
         out.print(printable(note))
     kept = f" with {', '.join(report.files)}" if report.files else ""
     rate = report.source_bytes / max(report.seconds, 1e-9)

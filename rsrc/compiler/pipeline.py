@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from rsr_formats import create
+from rsr_formats import RsrFile, create
 from rsr_formats.atomic import check_output
 from rsr_formats.records import DenseTensor, FileEntry, Section, Tensor
 from rsr_formats.writer import BytesLike, RsrWriter
@@ -34,6 +34,7 @@ from .plan import IndexPlan, Plan, plan
 from .recognize import PassthroughTensor, recognize
 from .record import Encoded, Encoder, encode, nbytes, renumbered
 from .report import Report, TensorReport, dense_report, head_reports, indexed_report, output_parts
+from .support import check_file
 
 Written = tuple[list[Tensor], list[TensorReport]]
 
@@ -127,6 +128,7 @@ def compile(
         seconds=time.perf_counter() - start,
         threads=options.thread_count,
         notes=checkpoint.notes,
+        support=check_file(RsrFile(output)),
     )
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rsr_formats.records import PREAMBLE, DenseTensor, FileEntry, IndexedTensor, Section, align
 
 from ..layouts import TernaryTensor
 from ..source.tensor import SourceTensor
+
+if TYPE_CHECKING:
+    from rsr_runtime.llm import Support
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Report:
     # aligns sections); the sum is `output_bytes`.
     output_parts: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what could not be converted, as sentences
+    support: Support | None = None  # whether rsrc run and chat will work with the file
 
     @property
     def head(self) -> HeadReport | None:
@@ -98,8 +102,11 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON-ready types, keyed by the names of fields and properties."""
+        fields = asdict(replace(self, support=None))
+        del fields["support"]
         return {
-            **asdict(self),
+            **fields,
+            **({} if self.support is None else self.support.to_dict()),
             "bits_per_weight": self.bits_per_weight,
             "stored_ratio": self.stored_ratio,
         }
