@@ -143,7 +143,7 @@ def test_tokens_that_the_model_lacks(configured: Callable[..., LanguageModel]) -
 
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0}, "greedy", 0.7])
 def test_settings_of_another_type(model: LanguageModel, sampling: Any) -> None:
-    with pytest.raises(OptionError, match=r"sampling: found a .*, expected Sampling"):
+    with pytest.raises(OptionError, match=r"sampling is .*, expected Sampling"):
         model.generate(PROMPT, sampling=sampling)
 
 
