@@ -13,7 +13,7 @@ from rsr_formats.text import listed
 
 from ..common.errors import OptionError, SourceError
 from ..source.hub import how_to_download
-from ..source.wrong_file import is_checkpoint, is_gguf
+from ..source.wrong_file import is_checkpoint, is_gguf, look
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -39,6 +39,8 @@ def compiled(context: click.Context, parameter: click.Parameter, value: Path | N
         raise SourceError(f"{value}: a directory: name a .rsr file in it, {listed(inside)}")
     if not is_checkpoint(value):
         return value
+    if value.is_file():
+        look(value)
     # A safetensors file by itself would lack config.json and the tokenizer.
     alone = not value.is_dir() and not is_gguf(value)
     raise SourceError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rsr_formats import RsrFile
+from rsr_formats.architectures import takes_int8_activations
 from rsr_formats.atomic import atomic_file, check_output
 from rsr_formats.records import DenseTensor, Tensor
 from rsr_formats.text import quoted
@@ -17,6 +18,8 @@ from ..common.progress import ProgressFunction
 from ..layouts import BY_NAME
 from ..source.files import check_not_source
 from . import FORMS, GGUF, GGUF_TYPES, NAMES
+from .activations import activation_notes
+from .dtypes import with_one_dtype
 from .folder import atomic_folder, check_folder
 from .gguf import require_gguf, write_gguf
 from .model_files import Config, read_config, write_model_files
@@ -26,6 +29,7 @@ from .tensors import Export, source_tensors
 
 _SUFFIX = ".safetensors"
 _MODEL = "model.safetensors"
+_LOADED = ("bitnet", "float")  # forms that transformers loads
 
 
 @dataclass(frozen=True)
@@ -90,13 +94,18 @@ def decompile(
     else:
         config = None if to == "source" else read_config(file)
         export = FORMS[to](file, config)
+        if is_folder and to in _LOADED:
+            export = with_one_dtype(export, config)
         new_config = None if export.config is config else export.config
         _write(file, replace(export, config=new_config), output, to, force, progress)
         notes = [*export.notes]
-    notes += [
-        f"not written: {name} in int8, which the source does not have"
-        for name in added_tensors(file)
-    ]
+        if is_folder and export.config is not None:
+            notes += activation_notes(config, takes_int8_activations(export.config))
+    if to != "int8":
+        notes += [
+            f"not written: {name} in int8, which the source does not have"
+            for name in added_tensors(file)
+        ]
     if to in ("source", "float"):
         with suppress(SourceError):  # the note needs a readable config.json
             is_new = is_folder and new_config is not None

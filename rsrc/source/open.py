@@ -17,7 +17,7 @@ from .checkpoint import Checkpoint, CheckpointReference
 from .files import model_files
 from .gguf.open import first_parts, open_gguf
 from .hub import cached_models, how_to_download, resolved
-from .refuse import is_pickle, refuse_by_config, refuse_pickles, refuse_unsupported
+from .refuse import PICKLES, is_pickle, refuse_by_config, refuse_pickles, refuse_unsupported
 from .safetensors import check_all_there, is_shard_of, open_index, open_shards
 from .shapes import is_linear, missing_weights
 from .shards import numbered_set
@@ -70,7 +70,9 @@ def reopen(reference: CheckpointReference) -> Checkpoint:
 
 def is_source(path: Path) -> bool:
     """Return whether a path is to be opened as a source, rather than as a .rsr file."""
-    return not is_compiled(path) and (path.suffix != ".rsr" or path.is_dir())
+    if not path.exists() and how_to_download(path) is not None:
+        return True
+    return is_checkpoint(path) or (path.suffix in (".json", *PICKLES) and not is_compiled(path))
 
 
 def _open(path: Path) -> Checkpoint:

@@ -92,7 +92,7 @@ def is_checkpoint(path: Path) -> bool:
     if path.is_dir():
         return True
     found = _identified(path)
-    if found is None:
+    if found is None or found.is_wrong:
         return path.name.lower().endswith((".safetensors", ".gguf", ".index.json"))
     return found in (GGUF, SAFETENSORS)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,26 +13,28 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats import RsrFile
-from rsr_formats.architectures import of_gguf
+from rsr_formats.architectures import DecoderNames, of_gguf
 from rsr_formats.records import FLOAT_DTYPES, DenseTensor, IndexedTensor, Tensor
 from rsr_formats.text import quoted
 
 from ...common.errors import ExportError
 from ...layouts.float_bits import from_float32, row_blocks, to_float32
 from ...layouts.scales import ScaleGrid, per_tensor
-from ...source.gguf.config import rope_factors
 from ...source.gguf.names import gguf_name, gguf_rows, permuted_heads
 from ...source.gguf.tokenizer_common import Note
 from ...source.tensor import PIECE
+from ..biases import scaled_biases
 from ..floats import float_dtype
 from ..model_files import Config
-from ..tensors import decode, dense_tensor, model_tensors, read_scales
+from ..tensors import OutputTensor, decode, dense_tensor, model_tensors, read_scales
 from .blocks import DEFAULT, TYPES, BlockType
+from .settings import GgufSettings
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.intp]
 
 _MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
+_ROPE_FREQS = "rope_freqs.weight"  # a file compiled from GGUF may keep it
 _NUMPY = {
     "F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8",
     "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8",
@@ -79,7 +81,7 @@ class GgufOutput:
 def plan(
     file: RsrFile,
     config: Config | None,
-    metadata: Mapping[str, Any],
+    settings: GgufSettings,
     kind: str | None,
     note: Note,
 ) -> list[GgufOutput]:
@@ -88,7 +90,7 @@ def plan(
     Args:
         file: the .rsr file.
         config: its config.json.
-        metadata: what `model_metadata` returned.
+        settings: what `model_settings` returned.
         kind: one of `TYPES`, or None for the smallest of `DEFAULT` that holds a matrix's scales.
         note: takes each sentence for the user.
 
@@ -96,20 +98,28 @@ def plan(
         ExportError: GGUF has no way to store a dtype, a shape or a scale, two tensors have the same
             name, or config.json contradicts the rows of q or k.
     """
-    architecture = str(metadata.get("general.architecture", ""))
+    architecture = settings.architecture
+    own = DecoderNames.find(t.name for t in file.header.tensors)
+    biases = scaled_biases(file, config)
     tensors, unnamed = [], []
     unsupported: list[str] = []
     rounding = _ScaleRounding()
     others: dict[str, list[str]] = defaultdict(list)  # what is written instead: tensor names
     for t in model_tensors(file):
-        name = gguf_name(t.name, architecture)
-        if name == t.name and of_gguf(architecture) is not None:
-            unnamed.append(t.name)
-        order = _row_order(t, name, metadata)
+        name = t.name
+        if name == _ROPE_FREQS and settings.scales_rope:
+            continue  # the settings take precedence
+        if of_gguf(architecture) is not None and name != _ROPE_FREQS:
+            usual = _usual(name, own)
+            if (name := gguf_name(usual, architecture)) == usual:
+                name = t.name
+                unnamed.append(name)
+        order = _row_order(t, name, settings)
         if isinstance(t, DenseTensor):
             if t.dtype not in _NUMPY:
                 unsupported.append(t.name)
-            tensors.append(_dense(file, t, name, order))
+            tensor = biases.get(t.name) or dense_tensor(file, t)
+            tensors.append(_dense(tensor, name, order))
             continue
         grid = read_scales(file, t)
         wanted = DEFAULT if kind is None else (kind,)
@@ -133,10 +143,9 @@ def plan(
         note(f"written as {words}: {quoted(names)}")
     if unnamed:
         note(f"llama.cpp has no name for {quoted(unnamed)}: they keep their own")
-    factors = rope_factors(config) if config is not None and metadata else None
-    if factors is not None:  # Llama 3's RoPE scaling, which GGUF stores as a tensor
+    for name, factors in settings.tensors.items():
         data = partial(np.asarray, factors)
-        tensors.append(GgufOutput("rope_freqs.weight", "F32", factors.shape, data))
+        tensors.append(GgufOutput(name, "F32", factors.shape, data))
     _check(tensors)
     return tensors
 
@@ -184,9 +193,17 @@ def _instead(found: str, wanted: Sequence[str], t: IndexedTensor, grid: ScaleGri
     return words
 
 
-def _row_order(t: Tensor, name: str, metadata: Mapping[str, Any]) -> Rows | None:
+def _usual(name: str, names: DecoderNames) -> str:
+    """Return the name of a tensor in a class with a head, wherever its checkpoint has it."""
+    module, _, suffix = name.rpartition(".")
+    if module == names.head:
+        return f"lm_head.{suffix}"
+    return f"model.{name.removeprefix(names.prefix)}" if name.startswith(names.prefix) else name
+
+
+def _row_order(t: Tensor, name: str, settings: GgufSettings) -> Rows | None:
     """Return the source row of each output row, or None if rows keep their order."""
-    architecture = str(metadata.get("general.architecture", ""))
+    architecture, metadata = settings.architecture, settings.metadata
     heads = int(metadata.get(f"{architecture}.attention.head_count", 0))
     kv_heads = int(metadata.get(f"{architecture}.attention.head_count_kv", heads))
     permuted = permuted_heads(name, architecture, heads, kv_heads)
@@ -203,11 +220,10 @@ def _row_order(t: Tensor, name: str, metadata: Mapping[str, Any]) -> Rows | None
 # --- data ---------------------------------------------------------------------------------------
 
 
-def _dense(file: RsrFile, t: DenseTensor, name: str, order: Rows | None) -> GgufOutput:
+def _dense(tensor: OutputTensor, name: str, order: Rows | None) -> GgufOutput:
     """Return a dense tensor in its dtype; vectors in F32, which llama.cpp expects of them."""
-    widened = len(t.shape) <= 1 and t.dtype in FLOAT_DTYPES
-    tensor = dense_tensor(file, t)
-    shape = t.shape or (1,)
+    widened = len(tensor.shape) <= 1 and tensor.dtype in FLOAT_DTYPES
+    shape = tensor.shape or (1,)
 
     def data() -> Array:
         raw = tensor.read()

@@ -8,12 +8,15 @@ from typing import cast
 import numpy as np
 
 from rsr_formats import RsrFile
+from rsr_formats.architectures import of_gguf, takes_int8_activations
 from rsr_formats.atomic import atomic_file
 
 from ...common.errors import MissingPackageError
 from ...common.progress import ByteCounter, ProgressFunction
-from ..model_files import read_config
-from .metadata import add_metadata, model_metadata, tokenizer
+from ..activations import activation_notes
+from ..model_files import GENERATION, find_file, read_config, read_json
+from .metadata import add_metadata, tokenizer
+from .settings import model_settings
 from .tensors import file_type, plan
 
 
@@ -59,10 +62,15 @@ def write_gguf(
 
     notes: list[str] = []
     config = read_config(file)
-    metadata = model_metadata(config, notes.append)
-    tensors = plan(file, config, metadata, kind, notes.append)
-    metadata |= tokenizer(file, tensors, notes.append)
+    entry = find_file(file, GENERATION)
+    generation = {} if entry is None else read_json(file, entry)
+    settings = model_settings(config, generation, notes.append)
+    tensors = plan(file, config, settings, kind, notes.append)
+    metadata = {**settings.metadata, **tokenizer(file, tensors, notes.append)}
     architecture = str(metadata.pop("general.architecture", "unknown"))
+    if (known := of_gguf(architecture)) is not None:
+        made = {"architectures": [known.name], **known.gguf_config}
+        notes += activation_notes(config, takes_int8_activations(made))
     counter = ByteCounter(progress, sum(t.nbytes for t in tensors))
     with atomic_file(output, force) as out:
         # GGUFWriter opens the temporary file by its name; `atomic_file` flushes and renames it.

@@ -8,9 +8,16 @@ Example:
 """
 
 from .chat import Chat
-from .errors import BusyError, DependencyError, ModelError, PromptError, TemplateError
+from .errors import (
+    BusyError,
+    ContextFullError,
+    DependencyError,
+    ModelError,
+    PromptError,
+    TemplateError,
+)
 from .generate import Generation, Stream
-from .model import LanguageModel, load
+from .model import ChatPrompt, LanguageModel, load
 from .perplexity import Perplexity
 from .sampling import Sampling
 from .support import Support, check
@@ -19,6 +26,8 @@ from .tensors import TensorFacts
 __all__ = [
     "BusyError",
     "Chat",
+    "ChatPrompt",
+    "ContextFullError",
     "DependencyError",
     "Generation",
     "LanguageModel",

@@ -47,6 +47,7 @@ class BatchItem(NamedTuple):
     tokens: Sequence[int]
     cache: KVCache
     start: int  # position of the first token
+    variant: int = 0  # of RoPE, see `Decoder.rope_variant`
 
 
 class Decoder:
@@ -67,12 +68,16 @@ class Decoder:
         self._config = config
         self._weights = weights
         self._workspace = Workspace()
-        self._cos, self._sin = config.rope.tables(context, weights.rope_factors)
+        self._rope_tables = [
+            config.rope.tables(context, weights.rope_factors, variant)
+            for variant in range(config.rope.variant(context) + 1)
+        ]
         self._layers = [self._prepared(layer) for layer in weights.layers]
         self._lm_head = self._group(weights.lm_head)
         self._turns = Turns("the model")
         self._process = getpid()
-        self._steps: dict[tuple[KVCache, ...], _RecordedPass] = {}  # last: used most recently
+        # By the caches and RoPE variants of their items; the last was used most recently.
+        self._steps: dict[tuple[tuple[KVCache, int], ...], _RecordedPass] = {}
         self._last_prompt: _RecordedPass | None = None
         self._last_head: _RecordedHead | None = None
         self._most_rows = 0  # of a recorded pass
@@ -124,7 +129,7 @@ class Decoder:
         """
         self.check_open()
         self.phase_timer.start()
-        recorded = self._recorded([(len(item.tokens), item.cache) for item in batch])
+        recorded = self._recorded([(len(item.tokens), item.cache, item.variant) for item in batch])
         for part in recorded.parts:
             part.start[:] = batch[part.item].start + part.offset
         tokens = np.concatenate([np.asarray(item.tokens, np.int64) for item in batch])
@@ -159,12 +164,12 @@ class Decoder:
         head.program.run(self.phase_timer.times)
         return head.logits
 
-    def _recorded(self, lengths: list[tuple[int, KVCache]]) -> _RecordedPass:
+    def _recorded(self, lengths: list[tuple[int, KVCache, int]]) -> _RecordedPass:
         """Return the layers as a program, which is kept if it may be needed again.
 
         A text takes the same step for each of its tokens, and several texts may take turns.
         """
-        rows = sum(length for length, _ in lengths)
+        rows = sum(length for length, _, _ in lengths)
         if rows > self._most_rows:  # buffers grow: do not keep the smaller ones
             self._forget_all()
             self._most_rows = rows
@@ -173,9 +178,9 @@ class Decoder:
             if recorded is None or recorded.lengths != lengths:
                 recorded = self._last_prompt = self._record(lengths)
             return recorded
-        caches = tuple(cache for _, cache in lengths)
-        recorded = self._steps.pop(caches, None) or self._record(lengths)
-        self._steps[caches] = recorded
+        step = tuple((cache, variant) for _, cache, variant in lengths)
+        recorded = self._steps.pop(step, None) or self._record(lengths)
+        self._steps[step] = recorded
         for oldest in list(self._steps)[:-_KEPT_PASSES]:
             self._steps.pop(oldest, None)
         return recorded
@@ -188,13 +193,20 @@ class Decoder:
         found = embed_tokens.data[tokens]
         x[:] = widen_bf16(found) if found.dtype == np.uint16 else found
 
-    def _record(self, lengths: list[tuple[int, KVCache]]) -> _RecordedPass:
+    def rope_variant(self, length: int) -> int:
+        """Return which of RoPE's tables a sequence of this many tokens takes for all positions.
+
+        Keys in a cache are valid only with the tables that they were computed with.
+        """
+        return self._config.rope.variant(length)
+
+    def _record(self, lengths: list[tuple[int, KVCache, int]]) -> _RecordedPass:
         """Record all layers for items of the given numbers of tokens.
 
         `normalize` adds the output of one sublayer to the residual stream x before it computes the
         input of the next, so each sublayer takes and returns `delta`, which is not yet added to x.
         """
-        rows = sum(length for length, _ in lengths)
+        rows = sum(length for length, _, _ in lengths)
         x = self._workspace.take("x", rows, self._config.hidden_size)
         recorded = _RecordedPass(lengths, self._parts(lengths), x, _native.Program())
         delta = None
@@ -205,10 +217,10 @@ class Decoder:
             recorded.program.call(REST, np.add, x, delta, x)
         return recorded
 
-    def _parts(self, lengths: list[tuple[int, KVCache]]) -> list[_Part]:
+    def _parts(self, lengths: list[tuple[int, KVCache, int]]) -> list[_Part]:
         """Cut items into parts whose attention takes one step each, below 0.1 s."""
         c, parts, first = self._config, [], 0
-        for item, (length, cache) in enumerate(lengths):
+        for item, (length, cache, _) in enumerate(lengths):
             products = 2 * c.num_attention_heads * c.head_dim * cache.context  # of a row, at most
             for rows in short_steps(length, products, least=_LEAST_ROWS):
                 start = np.zeros(1, np.int64)
@@ -227,22 +239,25 @@ class Decoder:
         program.normalize(REST, recorded.x, delta, w.input_layernorm, c.rms_norm_eps, *qkv)
         q, k, v = layer.qkv_proj.record(program, PRODUCTS, rows)
         attended = self._workspace.take("attended", rows, c.num_attention_heads * c.head_dim)
-        rope = _native.Rope(
-            self._cos,
-            self._sin,
-            q_norm=w.q_norm,
-            k_norm=w.k_norm,
-            eps=c.rms_norm_eps,
-            scale=c.head_dim**-0.5,
-        )
-        caches = [_native.KVCache(*cache.layer(number)) for _, cache in recorded.lengths]
+        ropes = [
+            _native.Rope(
+                cos,
+                sin,
+                q_norm=w.q_norm,
+                k_norm=w.k_norm,
+                eps=c.rms_norm_eps,
+                scale=c.head_dim**-0.5,
+            )
+            for cos, sin in self._rope_tables
+        ]
+        caches = [_native.KVCache(*cache.layer(number)) for _, cache, _ in recorded.lengths]
         for part in recorded.parts:
             program.attend(
                 ATTENTION,
                 q[part.rows],
                 k[part.rows],
                 v[part.rows],
-                rope,
+                ropes[recorded.lengths[part.item][2]],
                 caches[part.item],
                 part.start,
                 attended[part.rows],
@@ -290,11 +305,11 @@ class Decoder:
 
     def forget(self, cache: KVCache) -> None:
         """Drop the recorded passes that refer to a cache, which no thread uses."""
-        for caches in list(self._steps):
-            if cache in caches:
-                self._steps.pop(caches, None)
+        for step in self._steps.copy():
+            if any(cache is own for own, _ in step):
+                self._steps.pop(step, None)
         prompt = self._last_prompt
-        if prompt is not None and any(cache is own for _, own in prompt.lengths):
+        if prompt is not None and any(cache is own for _, own, _ in prompt.lengths):
             self._last_prompt = None
 
     def _forget_all(self) -> None:
@@ -338,7 +353,7 @@ class _Part(NamedTuple):
 class _RecordedPass(NamedTuple):
     """The layers as a program for certain caches and numbers of tokens."""
 
-    lengths: list[tuple[int, KVCache]]  # tokens and cache of each item
+    lengths: list[tuple[int, KVCache, int]]  # tokens, cache and RoPE variant of each item
     parts: list[_Part]
     x: FloatArray  # (tokens, hidden_size), an input: embeddings; then hidden states
     program: _native.Program

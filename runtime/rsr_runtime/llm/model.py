@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,20 +18,26 @@ from ..model import load as load_tensors
 from . import generate, perplexity
 from .config import Config, read_config
 from .decoder import Decoder
-from .errors import ModelError, PromptError, TemplateError
+from .end_of_turn import end_of_turn_tokens
+from .errors import ContextFullError, ModelError, PromptError, TemplateError
 from .generate import EncodedPrompt, Generation, StopCriteria, Stream
 from .kv_cache import KVCache
 from .sampling import Sampling
-from .session import Session, SessionPool
+from .session import Progress, Session, SessionPool
 from .template import ChatTemplate
 from .tokenizer import Tokenizer
 from .turns import Turns
+from .untrusted import encode_untrusted
 from .weights import Weights, collect
 
 DEFAULT_CONTEXT = 4096  # positions, or the model's limit if that is lower
 DEFAULT_WINDOW = 512  # tokens in a window of `perplexity`
 
 Prompt = str | Sequence[int]
+
+
+class ChatPrompt(list[int]):
+    """The tokens of a conversation; a text after them is an answer and ends as a turn does."""
 
 
 class LanguageModel:
@@ -110,8 +117,12 @@ class LanguageModel:
 
     @property
     def sampling(self) -> Sampling:
-        """The sampling of generation_config.json; greedy unless it sets do_sample."""
-        return Sampling.from_generation_config(dict(self.config.generation_config))
+        """The sampling of generation_config.json; greedy unless it sets do_sample.
+
+        Raises:
+            ModelError: a value in the file has the wrong type or is out of range.
+        """
+        return Sampling.from_generation_config(self.config.generation_config)
 
     @property
     def weights(self) -> Weights:
@@ -134,7 +145,7 @@ class LanguageModel:
 
         Raises:
             PromptError: the prompt is empty, has a token outside the vocabulary, or leaves no room
-                in the context.
+                in the context (`ContextFullError`).
             ClosedError: the model was closed.
         """
         tokens = self._tokens(prompt)
@@ -147,7 +158,9 @@ class LanguageModel:
         return self.tokenizer.decode(tokens)
 
     def _prompt(self, prompt: Prompt) -> EncodedPrompt:
-        return EncodedPrompt(self.encode(prompt), isinstance(prompt, str))
+        is_chat = isinstance(prompt, ChatPrompt)
+        ends = end_of_turn_tokens(self.tokenizer) if is_chat else frozenset()
+        return EncodedPrompt(self.encode(prompt), isinstance(prompt, str), ends)
 
     def _tokens(self, prompt: Prompt) -> list[int]:
         """Return the tokens of a prompt, which may fill the context."""
@@ -179,13 +192,9 @@ class LanguageModel:
                     f"{self.config.vocab_size}: is the tokenizer another model's?"
                 )
 
-    def _too_long(self, tokens: Sequence[int]) -> PromptError:
+    def _too_long(self, tokens: Sequence[int]) -> ContextFullError:
         limit = self.config.max_position_embeddings
-        wider = f"load with a larger context (the model's limit is {limit:,})"
-        return PromptError(
-            f"the prompt has {_tokens_in_words(tokens)} and leaves no room in a context of "
-            f"{self.context:,}: {wider if self.context < limit else 'shorten it'}"
-        )
+        return ContextFullError(len(tokens), self.context, limit)
 
     def stream(
         self,
@@ -194,6 +203,7 @@ class LanguageModel:
         max_tokens: int | None = None,
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
+        progress: Progress | None = None,
     ) -> Stream:
         """Return the text that continues `prompt`, piece by piece.
 
@@ -201,17 +211,26 @@ class LanguageModel:
         Several streams may be read in turns or by several threads; each then has its own KV cache.
 
         Args:
-            prompt: text to continue, or tokens, after which a new text begins, such as an answer.
-            max_tokens: maximum tokens of the text; None: until it ends or the context is full.
-            sampling: how to choose tokens; None: as generation_config.json says.
-            stop: strings that end the text and are not part of it.
+            prompt: text to continue, or tokens, after which a new text begins. After a `ChatPrompt`
+                an answer begins, which also ends at the tokenizer's eos token and at other tokens
+                known to end a turn.
+            max_tokens: maximum tokens of the text; None: as `sampling` says, else until it ends or
+                the context is full.
+            sampling: the settings; None: those of generation_config.json. They may hold a maximum
+                of tokens and stop strings too, which `max_tokens` and `stop` replace.
+            stop: strings that end the text and are not part of it. One that is a special token
+                stops at that token.
+            progress: called while the prompt is read, with the number of its tokens read so far
+                and the number of all. If it raises an exception, the stream can be read on.
 
         Raises:
-            PromptError: as for `encode`, or a stop string is empty.
-            OptionError: max_tokens is below 1.
+            PromptError: as for `encode`, the prompt is longer than a `max_length` in the settings
+                allows, or a stop string is empty.
+            OptionError: max_tokens is below 1, or a setting names a token that the model lacks.
+            ModelError: a setting in generation_config.json is invalid.
         """
-        tokens, until = self._prompt(prompt), self._stop_criteria(max_tokens, stop)
-        return Stream(self._sessions, tokens, self.tokenizer, sampling or self.sampling, until)
+        tokens, settings = self._prompt(prompt), self._settings(max_tokens, sampling, stop)
+        return Stream(self._sessions, tokens, self.tokenizer, *settings, progress)
 
     def generate(
         self,
@@ -234,6 +253,7 @@ class LanguageModel:
         max_tokens: int | None = None,
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
+        progress: Progress | None = None,
     ) -> list[Generation]:
         """Return a text for each prompt, computed side by side; options as for `stream`.
 
@@ -242,40 +262,58 @@ class LanguageModel:
 
         Raises:
             PromptError: as for `encode`, or `prompts` is a single text.
-            OptionError: max_tokens is below 1, or there is not enough memory for the caches.
+            OptionError: as for `stream`, or there is not enough memory for the caches.
+            ModelError: as for `stream`.
         """
         if isinstance(prompts, str):
             raise PromptError("found a single prompt, expected a list: use generate")
         tokens = [self._prompt(prompt) for prompt in prompts]
         sessions = [self.new_session() for _ in tokens]
-        until = self._stop_criteria(max_tokens, stop)
+        settings = self._settings(max_tokens, sampling, stop)
         try:
             return generate.generate_all(
-                self._decoder, sessions, tokens, self.tokenizer, sampling or self.sampling, until
+                self._decoder, sessions, tokens, self.tokenizer, *settings, progress
             )
         finally:
             for session in sessions:
                 self._decoder.forget(session.cache)
 
-    def chat_prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    def chat_prompt(
+        self,
+        /,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        allow_special_tokens: bool = True,
+        **variables: Any,
+    ) -> ChatPrompt:
         """Return the tokens of a conversation up to the answer, by the model's chat template.
 
         Args:
-            messages: each with "role" ("system", "user" or "assistant") and "content".
+            messages: each with "role" ("system", "user", "assistant" or "tool") and "content".
+            tools: descriptions of functions that the model may call, for the template.
+            allow_special_tokens: special tokens spelled out in a message become those tokens, as
+                in transformers. False: only in messages of the assistant; in all others they are
+                plain text, so that a message cannot pretend to be several.
+            variables: further variables for the template, of types that JSON has
+                (enable_thinking=False).
 
         Raises:
             ModelError: the model has no chat template.
-            PromptError: the template rejects the messages.
+            PromptError: the template rejects the messages, or they are malformed.
             TemplateError: the template is damaged, or fails.
             ClosedError: the model was closed.
         """
         self._decoder.check_open()
+        variables = {"tools": tools, **variables}
         try:
-            text = self.template.render(messages)
+            if allow_special_tokens:
+                text = self.template.render(messages, **variables)
+                return ChatPrompt(self.tokenizer.encode(text, special=False))
+            return ChatPrompt(encode_untrusted(self.template, self.tokenizer, messages, variables))
         except TemplateError:
             self._decoder.check_open()  # another thread closed the model, which ends the template
             raise
-        return self.tokenizer.encode(text, special=False)
 
     def next_logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the logits of the token after `tokens`, float32 (vocab_size,).
@@ -325,7 +363,7 @@ class LanguageModel:
         self,
         text: str,
         window: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> perplexity.Perplexity:
         """Return the perplexity of a text.
 
@@ -351,14 +389,47 @@ class LanguageModel:
         with self._sessions.taken(()) as session:
             return perplexity.measure(session, tokens, window, progress)
 
-    def _stop_criteria(self, max_tokens: int | None, stop: Sequence[str]) -> StopCriteria:
-        if max_tokens is not None and (not isinstance(max_tokens, Integral) or max_tokens < 1):
-            raise OptionError(f"max_tokens: found {max_tokens}, expected an integer, 1 or more")
+    def _settings(
+        self, max_tokens: int | None, sampling: Sampling | None, stop: Sequence[str]
+    ) -> tuple[Sampling, StopCriteria]:
+        """Return what the options and generation_config.json ask for; the options win."""
+        given: dict[str, Any] = {}
+        if max_tokens is not None:
+            if not isinstance(max_tokens, Integral) or max_tokens < 1:
+                raise OptionError(f"max_tokens: found {max_tokens}, expected an integer, 1 or more")
+            given["max_new_tokens"] = int(max_tokens)
+        if stop := (stop,) if isinstance(stop, str) else tuple(stop):
+            given["stop_strings"] = ()
+        if sampling is None:
+            sampling = Sampling.from_generation_config(self.config.generation_config, **given)
+        elif isinstance(sampling, Sampling):
+            sampling = dataclasses.replace(sampling, **given)
+        else:
+            raise OptionError(
+                f"sampling: found a {type(sampling).__name__}, expected Sampling(...) or None"
+            )
+        sampling.check_tokens(self.config.vocab_size)
+        stop = stop or tuple(sampling.stop_strings)
+        until = StopCriteria(
+            self.context,
+            self._end_tokens(stop),
+            stop,
+            sampling.max_new_tokens,
+            sampling.max_length,
+            sampling.max_time,
+        )
+        return sampling, until
+
+    def _end_tokens(self, stop: Sequence[str]) -> frozenset[int]:
+        """Return the tokens that end a text: those of the model, and special ones in `stop`."""
         ends = set(self.config.eos_token_ids)
         if not ends and self.tokenizer.eos_id is not None:
             ends = {self.tokenizer.eos_id}
-        stop = (stop,) if isinstance(stop, str) else tuple(stop)
-        return StopCriteria(self.context, max_tokens, frozenset(ends), stop)
+        # Special tokens have no text in which a stop string could be found.
+        named = [self.tokenizer.token_id(text) for text in stop if isinstance(text, str)]
+        return frozenset(
+            ends | {i for i in named if i is not None and self.tokenizer.is_special(i)}
+        )
 
     def close(self) -> None:
         """Release the file and end the template process; later calls raise `ClosedError`.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 import numpy as np
@@ -14,6 +15,7 @@ from .decoder import LOGIT_ROWS, MAX_ROWS, BatchItem, Decoder
 from .errors import ModelError
 from .kv_cache import KVCache
 
+Progress = Callable[[int, int], None]
 FloatArray = npt.NDArray[np.float32]
 _KEPT = 4  # idle sessions of a pool
 
@@ -29,6 +31,7 @@ class Session:
         self._decoder = decoder
         self.cache = cache
         self.tokens: list[int] = []  # tokens whose keys and values are in the cache
+        self.variant = 0  # of RoPE, with which the keys were computed
 
     def __repr__(self) -> str:
         return f"<Session: {len(self.tokens):,} of {self.cache.context:,} positions>"
@@ -39,20 +42,38 @@ class Session:
             "the tokens to a session of the other process"
         )
 
-    def follow(self, tokens: Sequence[int]) -> FloatArray:
+    def follow(self, tokens: Sequence[int], progress: Progress | None = None) -> FloatArray:
         """Turn the sequence into `tokens` and return the logits after the last one.
+
+        Args:
+            tokens: the sequence.
+            progress: called before and after each pass with the number of tokens whose keys and
+                values are known, and the number of all.
 
         Returns:
             float32 (vocab_size,).
         """
-        have = self._begin(tokens)
+        have = self._begin(tokens, len(tokens))
+        if progress is not None:
+            progress(have, len(tokens))
         while True:
             with self._decoder.turn():
                 hidden = self._extend(tokens[have : have + MAX_ROWS])
                 have = len(self.tokens)
                 if have == len(tokens):
-                    logits: FloatArray = self._decoder.logits(hidden[-1:])[0]
-                    return logits.copy()  # of a buffer
+                    logits: FloatArray = self._decoder.logits(hidden[-1:])[0].copy()  # of a buffer
+            if progress is not None:
+                progress(have, len(tokens))
+            if have == len(tokens):
+                return logits
+
+    def make_ready(self) -> None:
+        """Compute the cached keys anew if one more token makes the sequence take another RoPE."""
+        tokens = list(self.tokens)
+        self._begin([*tokens, 0], len(tokens) + 1)
+        while len(self.tokens) < len(tokens):
+            with self._decoder.turn():
+                self._extend(tokens[len(self.tokens) : len(self.tokens) + MAX_ROWS])
 
     def logits(self, tokens: Sequence[int]) -> Iterator[FloatArray]:
         """Compute the sequence `tokens` anew; yield the logits after each token.
@@ -63,21 +84,31 @@ class Session:
             float32 (up to `LOGIT_ROWS`, vocab_size): a buffer that is overwritten for the next.
         """
         self.tokens.clear()
+        self._begin(tokens, len(tokens))
         while len(self.tokens) < len(tokens):
             with self._decoder.turn():
                 hidden = self._extend(tokens[len(self.tokens) : len(self.tokens) + MAX_ROWS])
                 for first in range(0, len(hidden), LOGIT_ROWS):
                     yield self._decoder.logits(hidden[first : first + LOGIT_ROWS])
 
-    def _begin(self, tokens: Sequence[int]) -> int:
-        """Keep what the sequence shares with `tokens`, and return its length."""
+    def _begin(self, tokens: Sequence[int], length: int) -> int:
+        """Keep what the sequence shares with `tokens`, and return its length.
+
+        `length` decides which RoPE the sequence takes.
+        """
+        variant = self._decoder.rope_variant(length)
+        if variant != self.variant:
+            self.tokens.clear()
+            self.variant = variant
         have = self.common(tokens)
         del self.tokens[have:]  # first: an interrupted pass overwrites their keys and values
         return have
 
     def _extend(self, tokens: Sequence[int]) -> FloatArray:
         """Append tokens in one pass, and return their hidden states, a buffer."""
-        hidden = self._decoder.hidden([BatchItem(tokens, self.cache, len(self.tokens))])
+        hidden = self._decoder.hidden(
+            [BatchItem(tokens, self.cache, len(self.tokens), self.variant)]
+        )
         self.tokens += tokens
         return hidden
 
@@ -95,8 +126,10 @@ def step(decoder: Decoder, sessions: Sequence[Session], tokens: Sequence[int]) -
     Returns:
         The logits after each token, float32 (sessions, vocab_size).
     """
+    for session in sessions:
+        session.make_ready()
     batch = [
-        BatchItem([token], session.cache, len(session.tokens))
+        BatchItem([token], session.cache, len(session.tokens), session.variant)
         for session, token in zip(sessions, tokens, strict=True)
     ]
     with decoder.turn():
@@ -111,44 +144,58 @@ class SessionPool:
 
     A pool creates a session when all are taken, so texts that are written at the same time do not
     overwrite what others computed. It keeps four idle ones, with their keys and values.
+
+    No lock guards it, which a fork could leave locked: it changes by single operations of a
+    container, each of which one thread wins.
     """
 
     def __init__(self, decoder: Decoder, create: Callable[[], Session]) -> None:
         self._decoder = decoder
         self._create = create
         self._idle: deque[Session] = deque()  # last: given back most recently
+        # No finalizer gives a session back: Ctrl-C within one would be ignored.
+        self._holders: dict[Session, weakref.ref[object]] = {}
 
-    def take(self, tokens: Sequence[int]) -> Session:
+    def take(self, tokens: Sequence[int], holder: object = None) -> Session:
         """Return the idle session that shares the longest prefix with `tokens`, or a new one.
+
+        Args:
+            tokens: what will follow.
+            holder: if this object ends, the session counts as given back.
 
         Raises:
             OptionError: there is not enough memory for a new one.
         """
-        while True:
-            # Other threads and finalizers change the deque, one operation at a time.
-            idle = list(self._idle)
-            if not idle:
-                return self._create()
-            best = max(idle, key=lambda session: session.common(tokens))
-            try:
+        self._take_back()
+        session = None
+        while session is None and (idle := list(self._idle)):
+            best = max(idle, key=lambda one: one.common(tokens))
+            with suppress(ValueError):  # another thread was faster
                 self._idle.remove(best)
-            except ValueError:  # another thread was faster
-                continue
-            return best
+                session = best
+        session = session or self._create()
+        if holder is not None:
+            self._holders[session] = weakref.ref(holder)
+        return session
+
+    def _take_back(self) -> None:
+        """Give back the sessions of holders that are no more."""
+        for session, holder in self._holders.copy().items():
+            if holder() is None and self._holders.pop(session, None) is not None:
+                self.give_back(session)
 
     def give_back(self, session: Session) -> None:
         """Keep a session that was taken for later, or else drop it."""
+        self._holders.pop(session, None)
         self._idle.append(session)
         self.trim()
 
     def trim(self) -> None:
         """Drop the idle sessions that are not kept: all of a closed decoder."""
         kept = 0 if self._decoder.is_closed else _KEPT
-        while len(self._idle) > kept:
-            try:
+        with suppress(IndexError):  # another thread was faster
+            while len(self._idle) > kept:
                 self._decoder.forget(self._idle.popleft().cache)
-            except IndexError:  # another thread was faster
-                break
 
     @contextmanager
     def taken(self, tokens: Sequence[int]) -> Iterator[Session]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -25,14 +24,11 @@ class Turns:
             of: what the turns are at, in the message of an error.
         """
         self._of = of
-        self._renew()
-        _all.add(self)
+        self._locks: dict[int, _Locks] = {}  # by process: a forked child lacks the other threads
 
-    def _renew(self) -> None:
-        # Both know their owner, so that only that can release them.
-        self._next = threading.RLock()  # of the thread that waits for `_now`
-        self._now = threading.RLock()
-        self._is_taken = False
+    def _own(self) -> _Locks:
+        process = os.getpid()
+        return self._locks.get(process) or self._locks.setdefault(process, _Locks())
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -41,44 +37,41 @@ class Turns:
         Raises:
             BusyError: this thread has the turn already: a signal handler or a callback wants it.
         """
-        mine = False
+        locks, mine = self._own(), False
         try:  # first, because Ctrl-C may arrive as soon as the lock is acquired
-            with self._next:
-                self._now.acquire()
-            if self._is_taken:
+            with locks.next:
+                locks.now.acquire()
+            if locks.is_taken:
                 raise BusyError(
                     f"this thread is using {self._of} at this moment, so a signal handler or "
                     "callback cannot: let it set a flag, and act on that afterwards"
                 )
-            self._is_taken = mine = True
+            locks.is_taken = mine = True
             yield
         finally:
             if mine:
-                self._is_taken = False
+                locks.is_taken = False
             try:  # noqa: SIM105 (the calls of contextlib.suppress could be interrupted)
-                self._now.release()
+                locks.now.release()
             except RuntimeError:  # it was not acquired
                 pass
 
     def if_free(self, action: Callable[[], None]) -> None:
         """Call a function in a turn, unless somebody has one."""
-        if not self._now.acquire(blocking=False):
+        locks = self._own()
+        if not locks.now.acquire(blocking=False):
             return
         try:
-            if not self._is_taken:  # by this thread
+            if not locks.is_taken:  # by this thread
                 action()
         finally:
-            self._now.release()
+            locks.now.release()
 
 
-_all: weakref.WeakSet[Turns] = weakref.WeakSet()
+class _Locks:
+    """The locks of one process. They know their owner: only that can release them."""
 
-
-def _renew_all() -> None:
-    """Free the turns of threads that a forked child does not have."""
-    for turns in list(_all):
-        turns._renew()
-
-
-if hasattr(os, "register_at_fork"):  # Windows has no fork
-    os.register_at_fork(after_in_child=_renew_all)
+    def __init__(self) -> None:
+        self.next = threading.RLock()  # of the thread that waits for `now`
+        self.now = threading.RLock()
+        self.is_taken = False

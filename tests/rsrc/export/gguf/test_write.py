@@ -375,7 +375,7 @@ def test_rows_that_do_not_divide_into_heads(kit: Kit, tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"bos_token_id": 1 << 70}, "bos_token_id: 1180591620717411303424 is not an unsigned"),
-        ({"num_attention_heads": 0}, "each of the 0 heads"),
+        ({"num_attention_heads": 0}, None),
         ({"hidden_size": "many"}, None),
         ({"architectures": ["\ud800"]}, None),
     ],
