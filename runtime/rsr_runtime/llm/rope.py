@@ -203,8 +203,8 @@ class Rope:
 
     def _longrope(self, base: FloatArray, variant: int) -> tuple[FloatArray, np.float32]:
         """LongRoPE (arXiv 2402.13753): divide each frequency by its own number."""
-        divisors = np.array(self.divisors[variant], np.float32)
-        frequencies = np.divide(base, divisors, dtype=np.float32)
+        divisors: FloatArray = np.array(self.divisors[variant], np.float32)
+        frequencies = base / divisors
         if "attention_factor" in self.parameters:
             return frequencies, np.float32(self.parameters["attention_factor"])
         factor = self.parameters.get("factor", self.max_positions / self._original)

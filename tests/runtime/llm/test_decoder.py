@@ -16,7 +16,7 @@ from rsr_runtime import llm
 from rsr_runtime.llm import PromptError
 from rsr_runtime.llm.decoder import MAX_ROWS, PHASES, BatchItem
 from rsr_runtime.llm.kv_cache import KVCache
-from rsr_runtime.llm.linear import Workspace
+from rsr_runtime.llm.linear import Workspace, short_steps
 from rsr_runtime.llm.session import Session, step
 from rsr_testing import models
 from rsr_testing.loader import Loader
@@ -221,6 +221,35 @@ def test_an_interrupted_pass_leaves_a_sequence_that_can_go_on(
     np.testing.assert_array_equal(model.next_logits(tokens[:20]), before)
     expected = loaded("bitnet-2b").logits([*tokens[:10], *tokens])[-1]
     np.testing.assert_array_equal(model.next_logits([*tokens[:10], *tokens]), expected)
+
+
+# --- the steps of a pass -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["bitnet-2b", "bitnet-2b-permuted", "bonsai", "llama-bias"])
+def test_a_pass_may_be_cut_into_steps(
+    name: str, loaded: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With float activations, the last bits depend on the number of rows of a step."""
+    tokens = tokens_of(100, 3)
+    expected = loaded(name).logits(tokens)
+    monkeypatch.setattr("rsr_runtime.llm.linear._STEP", 1)
+    for least in ("linear._LEAST_INT8", "linear._LEAST_FLOAT", "decoder._LEAST_ROWS"):
+        monkeypatch.setattr(f"rsr_runtime.llm.{least}", 7)
+    np.testing.assert_allclose(loaded(name).logits(tokens), expected, rtol=1e-4, atol=1e-5)
+    sessions = [new_sequence(loaded(name)) for _ in range(2)]
+    for session in sessions:
+        np.testing.assert_allclose(session.follow(tokens), expected[-1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("least", [8, 64, 128])
+@pytest.mark.parametrize("products", [1, 6912 * 2560, 128_256 * 2560, 1 << 40])
+def test_steps_are_as_short_as_is_fast(products: int, least: int) -> None:
+    steps = [part.stop - part.start for part in short_steps(512, products, least)]
+    assert sum(steps) == 512
+    assert max(steps) - min(steps) <= 1
+    assert max(steps) <= least or max(steps) * products <= 1 << 31
+    assert len(steps) == 1 or min(steps) >= least // 2
 
 
 # --- the context --------------------------------------------------------------------------------
