@@ -133,10 +133,8 @@ PREFIXES = (
     "language_model.model.",
     "language_model.",
 )
-_IN_DECODER = re.compile(
-    rf"({'|'.join(sorted(map(re.escape, PREFIXES), key=len, reverse=True))})"
-    r"(?:layers\.[0-9]|embed_tokens\.weight)"
-)
+ANY_PREFIX = "|".join(sorted(map(re.escape, PREFIXES), key=len, reverse=True))  # for patterns
+_IN_DECODER = re.compile(rf"({ANY_PREFIX})(?:layers\.[0-9]|embed_tokens\.weight)")
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ CONFIG: Keys = {
             "rope_scaling": "older name of rope_parameters; it takes precedence",
             "rope_theta": "base of the rotary frequencies, if rope_parameters has none",
             "partial_rotary_factor": "share of a head that is rotated",
+            "original_max_position_embeddings": "context before scaling; precedes rope_parameters'",
             "attention_bias": "q_proj, k_proj, v_proj and o_proj have biases",
             "mlp_bias": "gate_proj, up_proj and down_proj have biases",
             "max_window_layers": "first layer with a sliding window, see use_sliding_window",
@@ -104,7 +105,6 @@ CONFIG: Keys = {
         {
             "sliding_window": "attention sees a window of positions only",
             "layer_types": "layers other than full attention",
-            "original_max_position_embeddings": "context before RoPE scaling, outside rope_scaling",
             "attn_logit_softcapping": "caps the attention scores",
             "final_logit_softcapping": "caps the logits",
             "logits_soft_cap": "caps the logits",

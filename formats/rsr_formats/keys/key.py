@@ -21,7 +21,8 @@ class Key:
         kind: `USED`, `HARMLESS` or `UNSUPPORTED`.
         note: for a used key what it sets, for a harmless one why it changes nothing, for an
             unsupported one what it would change.
-        neutral: values of an unsupported key that change nothing or are supported. null is the same as absent.
+        neutral: values of an unsupported key that change nothing or are supported. null is the
+            same as absent.
     """
 
     kind: Kind

@@ -15,7 +15,7 @@ from ..text import printable, shown
 from .config import CONFIG, QUANTIZATION, ROPE
 from .generation import GENERATION
 from .gguf import ARCHITECTURE, GENERAL, TOKENIZER
-from .key import Key, Keys
+from .key import USED, Key, Keys
 
 _MAX_NAMED = 50  # sentences or names in each part of a review
 _MAX_NAME = 120  # characters of a name
@@ -62,12 +62,12 @@ def review(
     """Judge a model.
 
     Args:
-        config: the object in config.json. If its architecture is unknown, nothing is judged.
+        config: the object in config.json. Nothing is judged if its architecture cannot be run.
         generation_config: the object in generation_config.json.
         tensors: names of all tensors, without those that another tensor absorbs, such as scales.
     """
     architecture = of_config(config)
-    if architecture is None:
+    if architecture is None or not architecture.is_runnable:
         return Review()
     found = _Findings([], [], [])
     context = _Context(config, architecture)
@@ -87,8 +87,15 @@ def review(
     gguf = config.get("gguf_metadata")
     for key, value in (gguf if isinstance(gguf, dict) else {}).items():
         table, rest = _gguf_table(key)
-        prefix = key[: len(key) - len(rest)]
-        found.judge(context, table, rest, value, "GGUF metadata", prefix)
+        known = look_up(table, rest)
+        if known is not None and known.kind == USED:
+            found.refused.append(
+                f"GGUF metadata: {_short(key)} is {_value(value)}, which cannot be used "
+                f"({known.note})"
+            )
+        else:
+            prefix = key[: len(key) - len(rest)]
+            found.judge(context, table, rest, value, "GGUF metadata", prefix)
     for key, value in generation_config.items():
         found.judge_generation(key, value)
     by_tensors = review_tensors(config, tensors)
@@ -102,7 +109,7 @@ def review(
 def review_tensors(config: Mapping[str, Any], tensors: Iterable[str]) -> Review:
     """Judge the names of a model's tensors alone; see `review`."""
     architecture = of_config(config)
-    if architecture is None:
+    if architecture is None or not architecture.is_runnable:
         return Review()
     unknown = list(_unknown_tensors(config, architecture, tensors))
     return Review(
@@ -260,15 +267,6 @@ def _is_other_attention(context: _Context, value: object) -> bool:
     return not isinstance(value, list) or any(kind not in full for kind in value)
 
 
-def _scales_rope(context: _Context, value: object) -> bool:
-    """Whether `original_max_position_embeddings` differs from what the RoPE scaling says."""
-    rope = context.config.get(_rope_name(context.config))
-    if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type")) in (None, "default"):
-        return False
-    inner = rope.get("original_max_position_embeddings", context.positions)
-    return type(value) is not int or type(inner) is not int or value != inner
-
-
 def _adds_norms(context: _Context, value: object) -> bool:
     """Whether norms of queries and keys are announced for a class that has none."""
     return value is not True or not context.architecture.has_qk_norms
@@ -278,7 +276,6 @@ _CHECKS: Mapping[str, Callable[[_Context, object], bool]] = {
     "sliding_window": _has_window,
     "use_sliding_window": _uses_window,
     "layer_types": _is_other_attention,
-    "original_max_position_embeddings": _scales_rope,
     "use_qk_norm": _adds_norms,
     "qk_norm": _adds_norms,
     "qk_layernorm": _adds_norms,

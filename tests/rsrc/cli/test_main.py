@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -115,7 +116,35 @@ class TestUsage:
     def test_every_command_is_listed(self, run: Run) -> None:
         text = run("--help").stdout
         assert re.findall(r"^  (\w+) ", text[text.index("Commands:") :], re.M) == sorted(OPTIONS)
-        assert run("--version").stdout == f"rsrc, version {rsrc.__version__}\n"
+        for flag in ("--version", "-V"):
+            assert run(flag).stdout == f"rsrc, version {rsrc.__version__}\n"
+
+    def test_help_ends_with_examples_whose_options_exist(self, run: Run) -> None:
+        examples = [run("--help").stdout, run("compile", "--help").stdout]
+        lines = re.findall(r"^ +(?:\$ )?rsrc ((?:compile|run) .*)$", "\n".join(examples), re.M)
+        assert len(lines) == 5
+        for line in lines:
+            name, *arguments = shlex.split(line)
+            main.commands[name].make_context(name, arguments)  # parses, and runs nothing
+
+    @pytest.mark.parametrize(
+        ("words", "found"),
+        [
+            ("rsrc comp", ["compile"]),
+            ("rsrc compile --tar", ["--target"]),
+            ("rsrc compile --target avx", ["avx2", "avx512"]),
+        ],
+    )
+    def test_completion(self, words: str, found: list[str]) -> None:
+        environment = {
+            **os.environ, "_RSRC_COMPLETE": "bash_complete", "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+        }  # fmt: skip
+        code = "import sys; sys.argv[0] = 'rsrc'; from rsrc.cli.main import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, check=True
+        )
+        assert done.stdout.decode().split() == [f"plain,{word}" for word in found]
 
     @pytest.mark.parametrize(
         "arguments",
@@ -175,7 +204,7 @@ class TestRefused:
             ([source, "-o", out, "-k", "4"], "w: k = 4, expected 1 to 3"),
             ([source, "-o", out, "--direction", "reduce"], "use --encoding permuted"),
             ([source, "-o", out, "--include", "x*"], "Check --include and --exclude"),
-            ([rsr, "-o", out], "expected a .safetensors file"),
+            ([rsr, "-o", out], "x.rsr: a .rsr file, which is compiled already: run it with"),
         ):
             assert message in run("compile", *arguments, code=1).stderr
         assert not out.exists()
@@ -193,11 +222,11 @@ class TestRefused:
             (["inspect", rsr, "--tensor", "norm", "--block", "0"], "is dense"),
             (["inspect", rsr, "--tensor", "w", "--block", "14"], "14 column blocks, 0 to 13"),
             (["inspect", rsr, "--tensor", "w", "--block", "-1"], "14 column blocks"),
-            (["verify", source], "not a .rsr file"),
+            (["verify", source], "a checkpoint; compile it first: rsrc compile "),
             (["verify", rsr, "--against", tmp_path / "no"], "no such file"),
             (["decompile", rsr, "-o", source], "use --force"),
             (["decompile", rsr, "-o", rsr, "--force"], "is part of the source"),
-            (["decompile", source, "-o", tmp_path / "y"], "not a .rsr file"),
+            (["decompile", source, "-o", tmp_path / "y"], "a checkpoint; compile it first"),
             (["decompile", rsr, "-o", tmp_path], "with files in it"),
             (["decompile", rsr, "-o", tmp_path, "--force"], "with files in it"),
             (["decompile", rsr, "-o", tmp_path / "y.safetensors", "--to", "bitnet"], "a directory"),
@@ -251,6 +280,36 @@ class TestCompile:
         for part in ("ternary", "dense", "bits/weight", "dense: 1-dimensional"):
             assert part in text
         assert re.search(rf"^{re.escape(str(rsr))}: \d+\.\d\d s, .* on 1 thread$", text, re.M)
+
+    @pytest.mark.parametrize("options", [[], ["--zstd", "3"], ["--head", "int8"]])
+    def test_the_rows_of_the_table_add_up_to_the_file(
+        self, run: Run, kit: Kit, tmp_path: Path, options: list[str]
+    ) -> None:
+        head = np.random.default_rng(1).standard_normal((50, 40)).astype(np.float32)
+        tensors: dict[str, Any] = {
+            "w": T,
+            "b": np.where(T < 0, -1, 1).astype("f4"),
+            "lm_head.weight": head,
+        }
+        (tmp_path / "model").mkdir()
+        kit.save(tmp_path / "model" / "model.safetensors", tensors)
+        (tmp_path / "model" / "config.json").write_text("{}")
+        rsr = tmp_path / "y.rsr"
+        text = run("compile", tmp_path / "model", "-o", rsr, *options).stdout
+        parts = {
+            cells[1].strip(): int(cells[5].replace(",", ""))
+            for line in text.splitlines()
+            if len(cells := line.split("│")) > 6
+        }
+        assert list(parts) == ["ternary", "binary", "dense", "files", "header", "padding", "total"]
+        assert parts.pop("total") == sum(parts.values()) == rsr.stat().st_size
+        found = run("compile", tmp_path / "model", "-o", rsr, "--force", "--json", *options).stdout
+        report = json.loads(found)
+        assert report["output_parts"] == parts
+        assert sum(t["bytes"] for t in report["tensors"] if t["kind"] == "dense") == parts["dense"]
+        sections = RsrFile(rsr).header.sections
+        stored = sum(parts[kind] for kind in ("ternary", "binary", "dense", "files"))
+        assert stored == sum(s.stored_size for s in sections)
 
     def test_options_reach_the_compiler(self, run: Run, source: Path, tmp_path: Path) -> None:
         rsr = tmp_path / "y.rsr"

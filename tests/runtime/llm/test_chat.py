@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from rsr_runtime import llm
-from rsr_runtime.llm import Chat, ModelError, PromptError, Sampling, TemplateError
+from rsr_runtime.llm import Chat, ContextFullError, ModelError, PromptError, Sampling, TemplateError
 from rsr_testing.language_models import LanguageModels
 from rsr_testing.loader import Loader
 
@@ -113,9 +114,12 @@ def test_an_answer_that_does_not_fit_is_taken_back(loaded: Loader) -> None:
     chat = Chat(loaded("bitnet-2b", context=64))
     first = answer(chat, "Hello")
     before = list(chat.messages)
-    with pytest.raises(PromptError, match="leaves no room in a context of 64"):
+    with pytest.raises(ContextFullError, match="leaves no room in a context of 64") as caught:
         answer(chat, "Sort the rows of each column block. " * 4)
-    assert chat.messages == before == [user("Hello"), assistant(first)]
+    assert chat.messages == before
+    assert len(before) == 2
+    assert (caught.value.context, caught.value.limit) == (64, 256)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     chat.reset()
     assert answer(chat, "Hello") == first
 

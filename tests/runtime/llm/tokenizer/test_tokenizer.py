@@ -26,7 +26,7 @@ from rsr_runtime.llm.tokenizer import (
     Tokenizer,
     special_tokens,
 )
-from rsr_runtime.llm.tokenizer.tokenizer import _run
+from rsr_runtime.llm.tokenizer.library import call
 from rsr_testing.tokenizers import sentencepiece_decoder, sentencepiece_normalizer
 
 SPECIAL = ["<s>", "</s>", "<|im_end|>"]
@@ -310,9 +310,9 @@ class TestRefusals:
             raise error
 
         with pytest.raises(ModelError, match="cannot encode: index out of bounds"):
-            _run("encode", fail, panic("index out of bounds"))
+            call("encode", fail, panic("index out of bounds"))
         with pytest.raises(KeyboardInterrupt):
-            _run("encode", fail, KeyboardInterrupt())
+            call("encode", fail, KeyboardInterrupt())
 
     @given(data=st.data())
     @settings(max_examples=300, deadline=None)
