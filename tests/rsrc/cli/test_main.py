@@ -447,6 +447,27 @@ class TestInspect:
         for tensor in found["tensors"]:
             assert set(tensor) == (self.DENSE if tensor["kind"] == "dense" else self.INDEXED)
 
+    def test_figures_of_one_tensor(self, run: Run, rsr: Path) -> None:
+        text = run("inspect", rsr, "--tensor", "w").stdout
+        nbytes = RsrFile(rsr).header.tensors[0].nbytes
+        assert nbytes > 1000
+        assert re.search(r"^ shape +100 x 40 *$", text, re.M)
+        assert re.search(rf"^ bytes +{nbytes:,} *$", text, re.M)
+        assert re.search(r"^ bits per weight +\d\.\d{3} *$", text, re.M)
+        assert re.search(r"^ shape +40 *$", run("inspect", rsr, "--tensor", "norm").stdout, re.M)
+
+    def test_a_packed_source_has_the_shape_of_its_weights(
+        self, run: Run, kit: Kit, tmp_path: Path
+    ) -> None:
+        """uint8 [rows / 4, columns] of Hugging Face holds four rows in a byte."""
+        source = kit.save(
+            tmp_path / "s.safetensors",
+            {"w": np.full((25, 40), 0b01100100, np.uint8), "w_scale": np.ones(1, np.float32)},
+        )
+        assert "100x40" in run("inspect", source).stdout
+        (w, _) = json.loads(run("inspect", source, "--json").stdout)["tensors"]
+        assert (w["shape"], w["weight_shape"]) == ([25, 40], [100, 40])
+
     def test_the_version_is_the_file_s(
         self, run: Run, rsr: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
