@@ -149,3 +149,126 @@ def test_a_damaged_template_is_found_at_once(
     path = language_models.variant("bitnet-2b", tmp_path, {"chat_template.jinja": source.encode()})
     with llm.load(path) as model, pytest.raises(TemplateError):
         Chat(model)
+
+
+# --- history --------------------------------------------------------------------------------------
+
+
+def test_undo(model: LanguageModel) -> None:
+    chat = Chat(model, "Sort.")
+    answer(chat, "Hello")
+    before = list(chat.messages)
+    answer(chat, "And then?")
+    assert chat.undo() == 2
+    assert chat.messages == before
+    assert chat.undo() == 2
+    assert chat.undo() == 0
+    assert chat.messages == before[:1]
+
+
+def test_again(model: LanguageModel) -> None:
+    chat = Chat(model)
+    first = answer(chat, "Hello")
+    other: dict[str, Any] = {**OPTIONS, "sampling": Sampling(temperature=0.9, seed=6)}
+    second = "".join(chat.again(**other))
+    assert second != first
+    assert "".join(Chat(model).say("Hello", **other)) == second
+    assert len(chat.messages) == 2
+    assert "".join(chat.again(**OPTIONS)) == first
+    before = list(chat.messages)
+    with pytest.raises(PromptError, match="stop string"):
+        list(chat.again(stop=[""]))
+    assert chat.messages == before
+    with pytest.raises(PromptError, match="no message to answer again"):
+        list(Chat(model, "Sort.").again())
+
+
+def test_a_prompt_that_is_interrupted_is_taken_back(model: LanguageModel) -> None:
+    chat = Chat(model)
+    answer(chat, "Hello")
+    before = list(chat.messages)
+    seen = []
+
+    def interrupt(done: int, total: int) -> None:
+        seen.append((done, total))
+        raise KeyboardInterrupt
+
+    for answering in (chat.say("And then?", progress=interrupt), chat.again(progress=interrupt)):
+        with pytest.raises(KeyboardInterrupt):
+            list(answering)
+        assert chat.messages == before
+        assert chat.result is not None
+        assert chat.result.finish_reason == "interrupted"
+        assert chat.result.tokens == []
+    assert 0 < seen[0][0] < seen[0][1] == len(model.chat_prompt([*before, user("And then?")]))
+
+
+def test_progress_counts_the_tokens_of_the_prompt(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rsr_runtime.llm.session.MAX_ROWS", 4)
+    tokens = [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    seen: list[tuple[int, int]] = []
+    next(model.stream([11, *tokens[1:]], max_tokens=1))
+    list(model.stream(tokens, max_tokens=3, progress=lambda *of: seen.append(of)))
+    assert seen == [(0, 9), (4, 9), (8, 9), (9, 9)]
+    seen.clear()
+    list(model.stream([*tokens[:6], 1, 2], max_tokens=3, progress=lambda *of: seen.append(of)))
+    assert seen == [(6, 8), (8, 8)]
+    seen.clear()
+    model.generate_all([tokens, [1, 2]], max_tokens=3, progress=lambda *of: seen.append(of))
+    assert seen == [(0, 11), (4, 11), (8, 11), (9, 11), (9, 11), (11, 11)]
+
+
+def test_make_room(loaded: Loader) -> None:
+    model = loaded("bitnet-2b", context=128)
+    chat = Chat(model, "Sort.")
+    for text in ("one", "two", "three"):
+        answer(chat, text)
+    before = list(chat.messages)
+    assert chat.make_room("four") == 0
+    assert chat.messages == before
+    rest = [before[0], *before[5:], user("four")]
+    room = 128 - len(model.chat_prompt(rest))
+    assert chat.make_room("four", room) == 4
+    assert chat.messages == rest[:-1]
+    assert chat.make_room("four", 10**6) == 2  # all but the new message
+    assert chat.messages == before[:1]
+    with pytest.raises(ContextFullError):
+        chat.make_room("Sort the rows of each block. " * 9)
+    answer(chat, "five")
+    answer(chat, "six")
+    assert chat.make_room(None, 10**6) == 2
+    assert [m["content"] for m in chat.messages if m["role"] == "user"] == ["six"]
+
+
+def test_restore(model: LanguageModel) -> None:
+    chat = Chat(model)
+    first = answer(chat, "Hello")
+    second = answer(chat, "And then?")
+    other = Chat(model, "Sort.")
+    other.restore(chat.messages[:-2])
+    assert answer(other, "And then?") == second
+    other.undo()
+    assert "".join(other.again(**OPTIONS)) == first
+    for wrong in ([], [{"role": 3}], [{"role": "user", "content": {1}}]):
+        with pytest.raises(PromptError):
+            other.restore(wrong)
+    assert len(other.messages) == 2
+    assert len(chat.messages) == 4
+
+
+# --- special tokens and the end of a turn ---------------------------------------------------------
+
+
+def saying(tokens: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the model say these tokens."""
+    left = iter(tokens)
+    monkeypatch.setattr("rsr_runtime.llm.generate._Text.next_token", lambda *_: next(left))
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking is false %}"
+    "<think></think>{% endif %}{% endif %}"
+)
