@@ -80,7 +80,8 @@ def check_output(path: str | os.PathLike[str], force: bool) -> Path:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target.parent))
     if target.exists():
         if not stat.S_ISREG(target.stat().st_mode):
-            raise OutputExistsError(f"{path} exists and is not a regular file: choose another name")
+            what = "is a directory," if target.is_dir() else "exists and is"
+            raise OutputExistsError(f"{path} {what} not a regular file: choose another name")
         if not force:
             raise OutputExistsError(f"{path} already exists: use --force to replace it")
     return target

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .contents import identify
 from .decode import PIECE, digit_windows, strips
 from .errors import (
     CodecError,
@@ -87,6 +88,8 @@ def check_preamble(preamble: bytes, file_size: int) -> tuple[tuple[int, int], in
         FormatError: the subclass says which rule is broken.
     """
     if not MAGIC.startswith(preamble[: len(MAGIC)]):
+        if (contents := identify(preamble)) is not None:
+            raise NotRsrError(f"not a .rsr file, but {contents}")
         raise NotRsrError(
             f"not a .rsr file: it begins with {preamble[:8].hex(' ')}, expected {MAGIC.hex(' ')}"
         )

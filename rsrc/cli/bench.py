@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .options import MEMORY, PATH, THREADS, checked_by, json_option
+from .options import MEMORY, PATH, THREADS, checked_by, compiled, json_option
 from .progress_bar import progress_bar
 
 
@@ -19,11 +19,12 @@ def _check_picture(path: Path) -> None:
 
 
 @click.command(short_help="Time products, or a language model.")
-@click.argument("file", required=False, type=PATH)
+@click.argument("file", required=False, type=PATH, callback=compiled)
 @click.option("--shape", metavar="MxN", help="A random ternary matrix, out_features x in_features.")
 @click.option(
     "--model",
     type=PATH,
+    callback=compiled,
     metavar="FILE.rsr",
     help="A language model: tokens per second, and where the time of a token goes.",
 )

@@ -18,7 +18,7 @@ from .progress_bar import progress_bar
 
 
 @click.command(short_help="Show what a .rsr file holds, or how a checkpoint would compile.")
-@file_argument
+@click.argument("file", type=PATH)
 @click.option("--tensor", metavar="NAME", help="Show one tensor in full.")
 @click.option(
     "--block", type=int, metavar="J", help="Show column block J of --tensor: permutation, segments."

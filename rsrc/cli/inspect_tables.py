@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rsr_formats.text import printable
+from rsr_runtime.llm import Support
 
 from ..common.console import console, new_table, size
 from .listing import Listed, print_tensors
@@ -31,6 +32,7 @@ def print_inspection(result: dict[str, Any]) -> None:
             out.print(f"file {printable(file['name'])}, {size(file['bytes'])}")
         for key, value in result["metadata"].items():
             out.print(f"metadata {printable(key)} = {printable(value)}")
+        _print_support(out, result)
         if result["advice"]:
             out.print(result["advice"])
         return
@@ -71,10 +73,25 @@ def print_survey(result: dict[str, Any]) -> None:
         out.print(f"kept as files: {', '.join(result['files'])}")
     for note in result["notes"]:
         out.print(printable(note))
+    _print_support(out, result)
     if result["refused"]:
         out.print("this checkpoint cannot be compiled: see the refused tensors")
     elif not counts.keys() & {"ternary", "binary"}:
         out.print("no tensor is ternary or binary")
+
+
+def _print_support(out: Console, result: dict[str, Any]) -> None:
+    """Print what does not work with a model, if anything."""
+    if "runs" not in result:  # of one tensor
+        return
+    support = Support(
+        tuple(result["runs"]["reasons"]),
+        tuple(result["chat"]["reasons"]),
+        tuple(result["not_understood"]),
+        tuple(result["not_applied"]),
+    )
+    for line in support.sentences():
+        out.print(printable(line))
 
 
 def _listed(t: dict[str, Any], heading: str) -> Listed:

@@ -16,8 +16,6 @@ import click
 
 from rsr_formats.text import counted, printable
 
-from ..common.errors import SourceError
-from ..source.open import is_source
 from .options import MEMORY, PATH, THREADS, Decorator, file_argument, json_option, options
 from .progress_bar import progress_bar
 from .template_variables import template_variables_option
@@ -232,12 +230,6 @@ def _opened(file: Path, options: dict[str, Any]) -> Iterator[LanguageModel]:
     import rsr_runtime
     from rsr_runtime import llm
 
-    if file.exists() and is_source(file):
-        # A lone .safetensors file would lack config.json and the tokenizer.
-        of_model = file if file.is_dir() or file.suffix == ".gguf" else file.parent
-        raise SourceError(
-            f"{file}: a checkpoint; compile it first: rsrc compile {of_model} -o FILE.rsr"
-        )
     threads = options.pop("threads")
     if threads is not None:
         rsr_runtime.set_num_threads(threads)

@@ -41,6 +41,8 @@ class _Group(click.Group):
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = "" if error.filename is None else f"{error.filename}: "
+        if isinstance(error, IsADirectoryError):
+            return f"{where}a directory, expected a file"
         return f"{where}{error.strerror}"
     return str(error) or type(error).__name__
 

@@ -9,7 +9,11 @@ from typing import Any
 
 import click
 
-from ..common.errors import OptionError
+from rsr_formats.text import listed
+
+from ..common.errors import OptionError, SourceError
+from ..source.hub import how_to_download
+from ..source.wrong_file import is_checkpoint, is_gguf, look
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -18,12 +22,45 @@ force_option = click.option("--force", is_flag=True, help="Replace an existing o
 PATH = click.Path(path_type=Path)
 MEMORY = click.Choice(["map", "huge"])  # of a language model
 THREADS = click.IntRange(1, 1024)
-file_argument = click.argument("file", type=PATH)
+
+
+def compiled(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
+    """Check that a path may be a .rsr file; a click callback.
+
+    Raises:
+        SourceError: it is a directory, a checkpoint, or the id of a model: says what to do first.
+    """
+    if value is None:
+        return None
+    if not value.exists() and (advice := how_to_download(value)) is not None:
+        raise SourceError(advice)
+    inside = [p.name for p in sorted(value.glob("*.rsr"))] if value.is_dir() else []
+    if inside:
+        raise SourceError(f"{value}: a directory: name a .rsr file in it, {listed(inside)}")
+    if not is_checkpoint(value):
+        return value
+    if value.is_file():
+        look(value)
+    # A safetensors file by itself would lack config.json and the tokenizer.
+    alone = not value.is_dir() and not is_gguf(value)
+    raise SourceError(
+        f"{value}: a checkpoint; compile it first: rsrc compile "
+        f"{value.parent if alone else value} -o FILE.rsr"
+    )
+
+
+file_argument = click.argument("file", type=PATH, callback=compiled)  # a .rsr file
+
+
+def _no_stdout(context: click.Context, parameter: click.Parameter, value: Path) -> Path:
+    if str(value) == "-":
+        raise click.BadParameter("output to stdout is not supported: give the name of a file")
+    return value
 
 
 def output_option(help: str = "The .rsr file to write.") -> Decorator:
     """Return the option -o, --output of a command that writes a file."""
-    return click.option("-o", "--output", required=True, type=PATH, help=help)
+    return click.option("-o", "--output", required=True, type=PATH, callback=_no_stdout, help=help)
 
 
 def options(*decorators: Decorator) -> Decorator:

@@ -9,17 +9,7 @@ from pathlib import Path
 from rsr_formats.model_files import MAX_CONFIG, MAX_FILE, MODEL_FILES, check_size
 
 from ..common.errors import OptionError, SourceError
-
-
-def is_regular_file(path: Path) -> bool:
-    """Return whether there is a file at `path`.
-
-    Raises:
-        SourceError: something else is there. Opening a FIFO would block forever.
-    """
-    if path.exists() and not path.is_file():
-        raise SourceError(f"{path}: not a regular file")
-    return path.is_file()
+from .wrong_file import check_json, is_file, look
 
 
 def read_limited(path: Path, limit: int) -> bytes:
@@ -36,23 +26,34 @@ def read_limited(path: Path, limit: int) -> bytes:
 
 
 def config_in(folder: Path) -> Path | None:
-    """Return the path of a folder's config.json, None if there is none."""
+    """Return the path of a directory's config.json, None if there is none.
+
+    Raises:
+        SourceError: what is there is no such file (see `wrong_file.look`).
+    """
     path = folder / "config.json"
-    return path if is_regular_file(path) else None
+    if not is_file(path):
+        return None
+    look(path)
+    return path
 
 
 def model_files(folder: Path) -> dict[str, Path | bytes]:
-    """Return the paths of the files in a folder that a `.rsr` file keeps, by name.
+    """Return the paths of the files in a directory that a `.rsr` file keeps, by name.
 
     Raises:
-        SourceError: one of them exceeds its limit or is not a regular file.
+        SourceError: one of them exceeds its limit, is not a regular file, was not downloaded
+            completely, or should be JSON and is not.
     """
     files: dict[str, Path | bytes] = {}
     for name in MODEL_FILES:
         path = folder / name
-        if is_regular_file(path):
+        if is_file(path):
             limit = MAX_CONFIG if name == "config.json" else MAX_FILE
             check_size(path.stat().st_size, str(path), limit, SourceError)
+            look(path)
+            if path.suffix == ".json":
+                check_json(path)
             files[name] = path
     return files
 

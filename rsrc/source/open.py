@@ -8,33 +8,44 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+from rsr_formats.contents import GGUF, PICKLE, RSR, SAFETENSORS
+from rsr_formats.model_files import MODEL_FILES
 from rsr_formats.text import listed
 
 from ..common.errors import SourceError
 from .checkpoint import Checkpoint, CheckpointReference
 from .files import model_files
 from .gguf.open import first_parts, open_gguf
-from .refuse import PICKLES, refuse_by_config, refuse_pickles, refuse_unsupported
-from .safetensors import open_index, open_shards
+from .hub import cached_models, how_to_download, resolved
+from .refuse import PICKLES, is_pickle, refuse_by_config, refuse_pickles, refuse_unsupported
+from .safetensors import check_all_there, is_shard_of, open_index, open_shards
 from .shapes import is_linear, missing_weights
+from .shards import numbered_set
+from .wrong_file import is_checkpoint, is_compiled, is_file, look, unfinished_in
+
+_SINGLE = "model.safetensors"
+_BY_SUFFIX = {".safetensors": SAFETENSORS, ".gguf": GGUF}
+_LOOKED_AT = 100  # entries of a directory that has no model
 
 
 def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     """Open a source and check that it is complete and supported. No tensor is read.
 
     Args:
-        source: a .safetensors file, a .safetensors.index.json, a .gguf file or a model directory.
+        source: a safetensors file, a .safetensors.index.json, a GGUF file or a model directory. One
+            shard or part of a model stands for all of them.
 
     Raises:
         SourceError: it does not exist, is damaged or incomplete, or is not supported.
     """
-    path = Path(source)
-    if not path.exists():
-        raise SourceError(f"{path}: no such file or directory")
+    path, note = resolved(Path(source))
+    if not path.is_dir() and not is_file(path):
+        raise SourceError(how_to_download(path) or f"{path}: no such file or directory")
     checkpoint = _open(path)
+    if note is not None:
+        checkpoint = replace(checkpoint, notes=(note, *checkpoint.notes))
     refuse_unsupported(checkpoint)
-    # A .safetensors file named by itself may be one shard of a model.
-    missing = None if path.suffix == ".safetensors" and path.is_file() else _missing(checkpoint)
+    missing = _missing(checkpoint)
     if missing is not None:
         raise SourceError(f"{checkpoint.path}: {missing}")
     return checkpoint
@@ -58,8 +69,10 @@ def reopen(reference: CheckpointReference) -> Checkpoint:
 
 
 def is_source(path: Path) -> bool:
-    """Return whether a path looks like a source by its name, rather than like a .rsr file."""
-    return path.is_dir() or path.suffix in (".safetensors", ".gguf", ".json", *PICKLES)
+    """Return whether a path is to be opened as a source, rather than as a .rsr file."""
+    if not path.exists() and how_to_download(path) is not None:
+        return True
+    return is_checkpoint(path) or (path.suffix in (".json", *PICKLES) and not is_compiled(path))
 
 
 def _open(path: Path) -> Checkpoint:
@@ -67,32 +80,106 @@ def _open(path: Path) -> Checkpoint:
         return _open_directory(path)
     if path.name.endswith(".index.json"):
         return open_index(path)
-    if path.suffix == ".safetensors":
-        return open_shards(path, [path], {})
-    if path.suffix == ".gguf":
+    if is_pickle(path.name):
+        refuse_pickles(path, [path.name])
+    contents = look(path)
+    if contents is None:  # damaged at its beginning: its name says what it should be
+        contents = _BY_SUFFIX.get(path.suffix.lower())
+    if contents is SAFETENSORS:
+        return _open_safetensors(path)
+    if contents is GGUF:
         return open_gguf(path)
-    refuse_pickles(path, [path.name])
+    if contents is PICKLE:
+        refuse_pickles(path, [path.name])
+    if contents is RSR:
+        raise SourceError(
+            f"{path}: {contents}: run it with `rsrc run {path}`, or compile the checkpoint that it "
+            "was made from"
+        )
+    if path.name in MODEL_FILES:
+        raise SourceError(f"{path}: has no tensors: name its directory, {path.parent}")
     raise SourceError(
         f"{path}: expected a .safetensors file, a .safetensors.index.json, a .gguf file or a model "
         "directory"
     )
 
 
+def _open_safetensors(path: Path) -> Checkpoint:
+    """Open a file by itself, or if it is one shard of a model, the whole model."""
+    shards = numbered_set(path)
+    if path.name != _SINGLE:
+        index = next((i for i in _indexes(path.parent) if is_shard_of(i, path.name)), None)
+        if index is not None:
+            return open_index(index)
+    return open_shards(path, [path], {}) if len(shards) == 1 else _open_set(path, shards)
+
+
+def _open_set(source: Path, shards: list[Path]) -> Checkpoint:
+    """Open the shards of a model that has no index."""
+    check_all_there(source, shards)
+    folder = shards[0].parent
+    checkpoint = open_shards(source, shards, model_files(folder))
+    if len(shards) == 1:
+        return checkpoint
+    note = f"no {_SINGLE}.index.json: all {len(shards)} shards are read, by their numbers"
+    return replace(checkpoint, notes=(*checkpoint.notes, note))
+
+
 def _open_directory(folder: Path) -> Checkpoint:
     # As in transformers, a single model.safetensors takes precedence over an index.
-    single = folder / "model.safetensors"
-    indexes = sorted(folder.glob("*.safetensors.index.json"))
-    others = sorted(folder.glob("*.safetensors"))
-    if single.is_file() or (not indexes and len(others) == 1):
-        shard = single if single.is_file() else others[0]
-        return open_shards(folder, [shard], model_files(folder))
-    if others or indexes:
-        return open_index(_only(folder, indexes or others))
+    single, indexes = folder / _SINGLE, _indexes(folder)
+    others = _with_suffix(folder, ".safetensors")
+    if is_file(single):
+        checkpoint = open_shards(folder, [single], model_files(folder))
+        if not any(len(numbered_set(p)) > 1 for p in others):
+            return checkpoint
+        note = f"{_SINGLE} is the model, as in transformers: the shards beside it are not read"
+        return replace(checkpoint, notes=(*checkpoint.notes, note))
+    if indexes:
+        main = [i for i in indexes if i.name == f"{_SINGLE}.index.json"]
+        return open_index(_only(folder, main or indexes))
+    if others:
+        return _open_set(folder, _only_set(folder, others))
     refuse_by_config(folder)
-    if ggufs := sorted(folder.glob("*.gguf")):
+    if ggufs := _with_suffix(folder, ".gguf"):
         return _open_gguf_directory(folder, ggufs)
-    refuse_pickles(folder, sorted(p.name for p in folder.iterdir()))
-    raise SourceError(f"{folder}: no .safetensors or .gguf file in this directory")
+    refuse_pickles(folder, sorted(p.name for p in folder.iterdir() if is_pickle(p.name)))
+    raise SourceError(
+        f"{folder}: no .safetensors or .gguf file in this directory{_elsewhere(folder)}"
+    )
+
+
+def _only_set(folder: Path, found: Sequence[Path]) -> list[Path]:
+    """Return the shards of the only model in a directory, or of the one that transformers reads."""
+    sets = list({tuple(numbered_set(p)): None for p in found})
+    if len(sets) > 1:
+        sets = [s for s in sets if len(s) > 1 and s[0].name.startswith("model-")] or sets
+    if len(sets) > 1:
+        _only(folder, [next(p for p in shards if p in found) for shards in sets])
+    return list(sets[0])
+
+
+def _indexes(folder: Path) -> list[Path]:
+    return _with_suffix(folder, ".safetensors.index.json")
+
+
+def _with_suffix(folder: Path, suffix: str) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.name.lower().endswith(suffix))
+
+
+def _elsewhere(folder: Path) -> str:
+    """Say where the model may be that a directory does not contain; "" if nothing shows it."""
+    if models := cached_models(folder):
+        return f": name one of {listed(models)}"
+    for path in sorted(folder.iterdir())[:_LOOKED_AT]:
+        if path.is_dir() and any(_with_suffix(path, s) for s in (".safetensors", ".gguf")):
+            return f": name {path}"
+        if is_compiled(path):
+            return f"; {path.name} is compiled already"
+        if path.is_file() and is_checkpoint(path):
+            return f": name {path}"
+    unfinished = unfinished_in(folder)
+    return "" if unfinished is None else f": {unfinished}"
 
 
 def _open_gguf_directory(folder: Path, ggufs: list[Path]) -> Checkpoint:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
+from rsr_formats.architectures import canonical
 from rsr_formats.modules_to_not_convert import ModulesToNotConvert
 from rsr_formats.text import shown
 
@@ -90,7 +91,7 @@ class Quantization:
             return False
         if not isinstance(self._found.get("modules_to_not_convert"), list):
             return last not in HEADS
-        return module not in self._not_converted
+        return not any(name in self._not_converted for name in {module, canonical(module)})
 
     @cached_property
     def _not_converted(self) -> ModulesToNotConvert:

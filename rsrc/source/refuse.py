@@ -6,7 +6,7 @@ Products with their weights would be wrong, or would not be products of the mode
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from rsr_formats.text import quoted
 from ..common.errors import SourceError
 from .checkpoint import Checkpoint
 from .files import config_in
+from .wrong_file import look
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
@@ -72,13 +73,17 @@ def refuse_by_config(source: Path) -> None:
     refuse_unsupported(Checkpoint(source, {}, config_in(folder)))
 
 
-def refuse_pickles(source: Path, names: Iterable[str]) -> None:
-    """Reject a source if files of these names are pickles.
+def is_pickle(name: str) -> bool:
+    """Return whether a file is a pickle by its name."""
+    return name.endswith(PICKLES)
+
+
+def refuse_pickles(source: Path, pickles: Sequence[str]) -> None:
+    """Reject a source if it has pickles, given by name.
 
     Raises:
         SourceError: says how to convert them, unless the converted weights would be rejected, too.
     """
-    pickles = [name for name in names if name.endswith(PICKLES)]
     if not pickles:
         return
     refuse_by_config(source)
@@ -94,7 +99,21 @@ def refuse_pickles(source: Path, names: Iterable[str]) -> None:
         "code. If you trust them, convert them in Python with torch and safetensors: "
         f"`w = {load}`, then `safetensors.torch.save_file("
         "{n: t.contiguous().clone() for n, t in w.items()}, 'model.safetensors')`"
+        + _not_downloaded(source, pickles)
     )
+
+
+def _not_downloaded(source: Path, pickles: Iterable[str]) -> str:
+    """Say of the first pickle that is not there or not itself that it must be downloaded."""
+    folder = source if source.is_dir() else source.parent
+    for name in pickles:
+        try:
+            look(folder / name)
+        except SourceError as error:
+            return f". Before that, see to {error}"
+        except OSError:
+            return f". Before that, download {name[:120]}"
+    return ""
 
 
 def _rotated(c: Checkpoint) -> str | None:

@@ -14,15 +14,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rsr_formats.contents import SAFETENSORS
 from rsr_formats.records import DTYPE_BITS, MAX_METADATA, MAX_NAME_BYTES
 from rsr_formats.text import listed
 
 from ..common.errors import SourceError
 from .checkpoint import Checkpoint
-from .files import config_in, is_regular_file, model_files, read_limited
+from .files import config_in, model_files, read_limited
 from .json_walker import JsonError, JsonWalker
-from .refuse import refuse_pickles
+from .refuse import is_pickle, refuse_pickles
 from .tensor import SourceTensor
+from .wrong_file import expect, look, unfinished_in
 
 METADATA = "__metadata__"  # the key of the header that is not a tensor
 
@@ -52,18 +54,14 @@ def open_index(index: Path) -> Checkpoint:
     for name in names:
         if not _is_plain(name):
             raise SourceError(
-                f"{index}: {name[:80]!r} is not a plain file name; shards must be in the folder of "
-                "their index"
+                f"{index}: {name[:80]!r} is not a plain file name; shards must be in the directory "
+                "of their index"
             )
-    refuse_pickles(index, names)
+    refuse_pickles(index, [name for name in names if is_pickle(name)])
     # Symbolic links are followed, as the Hugging Face cache consists of them. The index itself
     # cannot name a file elsewhere; a link on this machine was made by its user.
     shards = [index.parent / name for name in names]
-    missing = [_absent(p) for p in shards if not p.is_file()]
-    if missing:
-        raise SourceError(
-            f"{index}: {len(missing)} of {len(shards)} shards missing: {listed(missing)}"
-        )
+    check_all_there(index, shards)
     checkpoint = open_shards(index, shards, model_files(index.parent))
     wrong = [
         f"{name[:80]} (in {shard[:80]})"
@@ -76,6 +74,30 @@ def open_index(index: Path) -> Checkpoint:
     for name in extra:  # transformers, too, loads only what the index names
         del checkpoint.tensors[name]
     return checkpoint
+
+
+def is_shard_of(index: Path, name: str) -> bool:
+    """Return whether an index assigns tensors to a file of this name, and others to other files.
+
+    Raises:
+        SourceError: the index is invalid or exceeds a limit.
+    """
+    shards = set(_weight_map(index).values())
+    return name in shards and len(shards) > 1
+
+
+def check_all_there(source: Path, shards: list[Path]) -> None:
+    """Check that the shards of a model exist.
+
+    Raises:
+        SourceError: names those that do not.
+    """
+    missing = [_absent(p) for p in shards if not p.is_file()]
+    if missing:
+        why = unfinished_in(shards[0].parent) or "download them"
+        raise SourceError(
+            f"{source}: {len(missing)} of {len(shards)} shards missing: {listed(missing)}; {why}"
+        )
 
 
 def open_shards(source: Path, shards: list[Path], files: dict[str, Path | bytes]) -> Checkpoint:
@@ -122,14 +144,15 @@ def read_header(path: Path) -> tuple[list[SourceTensor], dict[str, str]]:
         SourceError: it is not a regular file or not a valid safetensors file, or exceeds a limit.
         OSError: it cannot be read.
     """
-    is_regular_file(path)
+    expect(path, SAFETENSORS)
     with path.open("rb") as file:
         available = os.fstat(file.fileno()).st_size - 8
         size = int.from_bytes(file.read(8), "little")
         try:
             if not 0 < size <= available:
                 raise JsonError(
-                    f"its header claims {size} bytes, but the file has {max(0, available)} more"
+                    f"its header claims {size} bytes, but the file has {max(0, available)} more: "
+                    "download it again"
                 )
             if size > MAX_HEADER:
                 raise JsonError(
@@ -179,6 +202,7 @@ def parse_header(
         raise JsonError(
             f"its tensors end at byte {end}, the file at {start + data_bytes}: "
             + ("truncated" if end > start + data_bytes else "something was appended")
+            + ": download it again"
         )
     return tensors, metadata
 
@@ -222,7 +246,7 @@ def _is_sizes(value: Any) -> bool:
 
 def _weight_map(index: Path) -> dict[str, str]:
     """Read the shard of each tensor; other members of the index are skipped, not kept."""
-    is_regular_file(index)
+    look(index)
     walker = JsonWalker(read_limited(index, MAX_INDEX))
     weight_map: dict[str, str] = {}
     try:
@@ -250,4 +274,5 @@ def _is_plain(name: str) -> bool:
 
 
 def _absent(path: Path) -> str:
-    return path.name[:80] + (" (not a regular file)" if path.exists() else "")
+    why = " (a link to a missing file)" if path.is_symlink() else ""
+    return path.name[:80] + (" (not a regular file)" if path.exists() else why)

@@ -16,6 +16,7 @@ from rsr_formats.text import listed
 from ...common.errors import SourceError
 from ..checkpoint import Checkpoint
 from ..tensor import SourceTensor
+from ..wrong_file import unfinished_in
 from .config import hf_config
 from .names import hf_name, permuted_heads
 from .reader import Header, TensorInfo, Value, read_header
@@ -30,7 +31,7 @@ _MAX_DESCRIPTION = 1 << 16  # characters of a metadata string that is kept
 
 
 def open_gguf(path: Path) -> Checkpoint:
-    """Open a GGUF file, or the first part of a split one with all others.
+    """Open a GGUF file, or all parts of a split model if it is one of them.
 
     The checkpoint keeps the `general.*` metadata. If the architecture is known, it also has a
     config.json and tokenizer files made from the metadata.
@@ -71,26 +72,33 @@ def first_parts(paths: list[Path]) -> list[Path]:
 
 
 def _read_parts(path: Path) -> list[Header]:
-    first = read_header(path)
-    count = first.metadata.get("split.count", 1)
-    if not isinstance(count, int) or count <= 1:
-        return [first]
-    number = first.metadata.get("split.no")
+    """Read the headers of a model: of one file, or of all parts if the file is one of them."""
+    named = read_header(path)
+    count = named.metadata.get("split.count", 1)
     name = _PART.fullmatch(path.name)
+    if not isinstance(count, int) or count <= 1:
+        if name is not None and int(name[3]) > 1:
+            raise SourceError(
+                f"{path}: part {int(name[2])} of {int(name[3])} by its name, but not by its "
+                "metadata (split.count): download all parts again, or rename the file if it is a "
+                "whole model"
+            )
+        return [named]
     if name is None or int(name[3]) != count:
         raise SourceError(
             f"{path}: one of {count} parts, which must be named NAME-00001-of-{count:05}.gguf "
             "and so on: rename them, or merge them with llama-gguf-split --merge"
         )
     parts = [path.with_name(f"{name[1]}-{i:05}-of-{count:05}.gguf") for i in range(1, count + 1)]
-    if not _equals(number, 0) or int(name[2]) != 1:
-        raise SourceError(f"{path}: not the first of {count} parts: open {parts[0].name} instead")
     missing = [p.name for p in parts if not p.is_file()]
     if missing:
-        raise SourceError(f"{path}: {len(missing)} of {count} parts missing: {listed(missing)}")
-    headers = [first]
-    for i, part in enumerate(parts[1:], 1):
-        header = read_header(part)
+        raise SourceError(
+            f"{path}: {len(missing)} of {count} parts missing: {listed(missing)}; "
+            + (unfinished_in(path.parent) or "download them")
+        )
+    headers = []
+    for i, part in enumerate(parts):
+        header = named if part == path else read_header(part)
         found = header.metadata.get("split.no"), header.metadata.get("split.count")
         if not (_equals(found[0], i) and _equals(found[1], count)):
             raise SourceError(

@@ -17,7 +17,10 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
+from rsr_formats.contents import GGUF
+
 from ...common.errors import SourceError
+from ..wrong_file import expect
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -110,8 +113,7 @@ def read_header(path: Path) -> Header:
     Raises:
         SourceError: it is not such a file, is truncated or inconsistent, or exceeds a limit.
     """
-    if not path.is_file():
-        raise SourceError(f"{path}: not a regular file")
+    expect(path, GGUF)
     with path.open("rb") as file:
         size = file.seek(0, 2)
         if size < 24:
@@ -137,7 +139,7 @@ class _Cursor:
         if count > self.size - start:
             raise self.fail(
                 f"{what} at byte {start} needs {count} bytes, but the file ends after "
-                f"{self.size - start}"
+                f"{self.size - start}: download it again"
             )
         self.position += count
         return start
@@ -282,7 +284,8 @@ def _place(c: _Cursor, listed: list[_Listed], start: int) -> Iterator[TensorInfo
         begin = start + t.offset
         if begin > c.size:
             raise c.fail(
-                f"tensor {t.name[:80]!r} begins at byte {begin}, but the file has {c.size}"
+                f"tensor {t.name[:80]!r} begins at byte {begin}, but the file has {c.size}: "
+                "download it again"
             )
         room = max(0, min(end, c.size) - begin)
         yield TensorInfo(c.path, t.name, t.shape, t.type_id, begin, room)

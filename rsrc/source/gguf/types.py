@@ -302,5 +302,5 @@ def _check_room(info: TensorInfo, t: GgmlType) -> None:
     if t.nbytes(info.shape) > info.room:
         raise SourceError(
             f"{what} takes {t.nbytes(info.shape)} bytes, but only {info.room} remain before the "
-            "next tensor or the end of the file"
+            "next tensor or the end of the file: download it again"
         )

@@ -8,13 +8,23 @@ Example:
 """
 
 from .chat import Chat
-from .errors import ContextFullError, DependencyError, ModelError, PromptError, TemplateError
+from .errors import (
+    BusyError,
+    ContextFullError,
+    DependencyError,
+    ModelError,
+    PromptError,
+    TemplateError,
+)
 from .generate import Generation, Stream
 from .model import ChatPrompt, LanguageModel, load
 from .perplexity import Perplexity
 from .sampling import Sampling
+from .support import Support, check
+from .tensors import TensorFacts
 
 __all__ = [
+    "BusyError",
     "Chat",
     "ChatPrompt",
     "ContextFullError",
@@ -26,6 +36,9 @@ __all__ = [
     "PromptError",
     "Sampling",
     "Stream",
+    "Support",
     "TemplateError",
+    "TensorFacts",
+    "check",
     "load",
 ]

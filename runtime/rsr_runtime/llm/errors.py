@@ -41,6 +41,10 @@ class TemplateError(RsrError, ValueError):
     """A model's chat template is damaged, fails, or exceeds its limits of time or memory."""
 
 
+class BusyError(RsrError, RuntimeError):
+    """A signal handler or a callback wants what its own thread is using at that moment."""
+
+
 class DependencyError(RsrError, ImportError):
     """A package of the extra `llm` is not installed."""
 

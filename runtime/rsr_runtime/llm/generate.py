@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Literal
+from typing import Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
+from rsr_formats.text import counted
+
 from .decoder import Decoder
+from .errors import ModelError
 from .sampling import Sampler, Sampling
-from .session import Progress, Session, step
+from .session import Progress, Session, SessionPool, step
 from .tokenizer import StopStrings, StreamingDetokenizer, Tokenizer
+from .turns import Turns
 
 FinishReason = Literal["stop", "length", "context", "interrupted"]
 
@@ -125,40 +129,91 @@ class _Text:
 class Stream(Iterator[str]):
     """The pieces of a text as they are generated; `result` is the text as a whole.
 
-    A loop over it may end early, also by an exception; the model stays usable.
+    A loop over it may end early, also by an exception; the model stays usable, and another loop
+    goes on with the text. Several threads may read one stream: each piece goes to one of them.
+
+    From its first piece to its end, a stream has a KV cache of its own. If it is not read to its
+    end, other texts can use the cache after `close`, or when the object is gone.
     """
 
     def __init__(
         self,
-        session: Session,
+        sessions: SessionPool,
         prompt: EncodedPrompt,
         tokenizer: Tokenizer,
         sampling: Sampling,
         until: StopCriteria,
         progress: Progress | None = None,
     ) -> None:
-        self._session = session
+        self._sessions = sessions
+        self._session: Session | None = None
         self._progress = progress
+        self._is_closed = False
+        self._turns = Turns("this stream")
         self._text = _Text(prompt, tokenizer, sampling, until)
         self._prompt_seconds = self._seconds = 0.0
 
     def __next__(self) -> str:
-        """Return the next piece of text, never empty."""
-        while self._text.finish_reason is None:
-            is_first = self._text.count == 0
-            start = perf_counter()
-            try:
-                logits = self._session.follow(self._text.ids, self._progress if is_first else None)
-                piece = self._text.take(logits)
-            finally:  # also of an interrupted prompt
-                elapsed = perf_counter() - start
-                if is_first:
-                    self._prompt_seconds += elapsed
-                else:
-                    self._seconds += elapsed
-            if piece:
-                return piece
+        """Return the next piece of text, never empty.
+
+        Raises:
+            ClosedError: the model was closed.
+            OptionError: there is not enough memory for a KV cache.
+            ModelError: the model's weights are damaged.
+            BusyError: a signal handler or callback interrupted the stream, and reads it.
+        """
+        with self._turns.turn():
+            while self._text.finish_reason is None and not self._is_closed:
+                piece = self._next()
+                if self._text.finish_reason is not None:
+                    self._give_back()
+                if piece:
+                    return piece
         raise StopIteration
+
+    def _next(self) -> str:
+        """Sample the next token and return the text that is new."""
+        if self._session is None:
+            self._session = self._sessions.take(self._text.ids, self)
+        is_first = self._text.count == 0
+        start = perf_counter()
+        try:
+            progress = self._progress if is_first else None
+            return self._text.take(self._session.follow(self._text.ids, progress))
+        finally:  # also if a prompt is interrupted
+            elapsed = perf_counter() - start
+            if is_first:
+                self._prompt_seconds += elapsed
+            else:
+                self._seconds += elapsed
+
+    def close(self) -> None:
+        """End the text here. The KV cache can be used for other texts.
+
+        Raises:
+            BusyError: a signal handler or callback interrupted the stream, and closes it.
+        """
+        with self._turns.turn():
+            self._is_closed = True
+            self._give_back()
+
+    def _give_back(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            self._sessions.give_back(session)
+
+    def __repr__(self) -> str:
+        text = self._text
+        state = text.finish_reason or ("closed" if self._is_closed else "unfinished")
+        return (
+            f"<rsr_runtime.llm.Stream: {state}, {counted(text.count, 'token')} after a prompt of "
+            f"{len(text.ids) - text.count:,}>"
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise ModelError(
+            "a stream, whose text is being generated, cannot be pickled: pickle its `result`"
+        )
 
     @property
     def result(self) -> Generation:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from numbers import Integral
 from typing import Any, Literal
 
@@ -19,13 +18,14 @@ from . import generate, perplexity
 from .config import Config, read_config
 from .decoder import Decoder
 from .end_of_turn import end_of_turn_tokens
-from .errors import ContextFullError, ModelError, PromptError
+from .errors import ContextFullError, ModelError, PromptError, TemplateError
 from .generate import EncodedPrompt, Generation, StopCriteria, Stream
 from .kv_cache import KVCache
 from .sampling import Sampling
-from .session import Progress, Session
+from .session import Progress, Session, SessionPool
 from .template import ChatTemplate
 from .tokenizer import Tokenizer
+from .turns import Turns
 from .untrusted import encode_untrusted
 from .weights import Weights, collect
 
@@ -40,7 +40,10 @@ class ChatPrompt(list[int]):
 
 
 class LanguageModel:
-    """Generates text; made by `load`. One thread at a time may use it.
+    """Generates text; made by `load`. Several threads may use it at the same time.
+
+    They take turns, pass by pass, and each gets the text that it would get alone. Texts that are
+    generated at the same time have a KV cache each.
 
     Layers of a BitNet take int8 activations with one scale per token, other layers take float32, as
     in training. A BitNet gives the same text for the same prompt and options on any number of
@@ -53,11 +56,15 @@ class LanguageModel:
 
     def __init__(self, model: Model, context: int | None, kv: str) -> None:
         self._model = model
-        self.config: Config = read_config(model.files)
+        self.config: Config = read_config(model.files, model.metadata)
         self.context = self._checked_context(context)
         self._kv = kv
         self._decoder = Decoder(self.config, collect(model, self.config), self.context)
-        self._session = self.new_session()
+        self._sessions = SessionPool(self._decoder, self.new_session)
+        self._sessions.give_back(self.new_session())
+        self._reading = Turns("the model")
+        self._tokenizer: Tokenizer | None = None
+        self._template: ChatTemplate | None = None
 
     def _checked_context(self, context: int | None) -> int:
         limit = self.config.max_position_embeddings
@@ -75,7 +82,7 @@ class LanguageModel:
         """
         return Session(self._decoder, KVCache(self.config, self.context, self._kv))
 
-    @cached_property
+    @property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer, read on first access.
 
@@ -83,9 +90,12 @@ class LanguageModel:
             ModelError: the file has none, or it is damaged.
             DependencyError: the package tokenizers is missing.
         """
-        return Tokenizer(self._model.files)
+        if self._tokenizer is None:
+            with self._reading.turn():
+                self._tokenizer = self._tokenizer or Tokenizer(self._model.files)
+        return self._tokenizer
 
-    @cached_property
+    @property
     def template(self) -> ChatTemplate:
         """The model's chat template, read on first access.
 
@@ -94,13 +104,15 @@ class LanguageModel:
             TemplateError: it is damaged.
             DependencyError: the package jinja2 is missing.
         """
-        found = ChatTemplate.find(self._model.files)
-        if found is None:
+        if self._template is None:
+            with self._reading.turn():
+                self._template = self._template or ChatTemplate.find(self._model.files)
+        if self._template is None:
             raise ModelError(
                 "the file has no chat template, so the model is not made for chat: "
                 "give it a text to continue (rsrc run)"
             )
-        return found
+        return self._template
 
     @property
     def sampling(self) -> Sampling:
@@ -190,8 +202,8 @@ class LanguageModel:
     ) -> Stream:
         """Return the text that continues `prompt`, piece by piece.
 
-        The prefix that a prompt shares with the previous prompt and its text is not computed again.
-        Several streams may be read in turns, but each then recomputes what another overwrote.
+        The prefix that a prompt shares with a previous prompt and its text is not computed again.
+        Several streams may be read in turns or by several threads; each then has its own KV cache.
 
         Args:
             prompt: text to continue, or tokens, after which a new text begins. After a `ChatPrompt`
@@ -209,7 +221,7 @@ class LanguageModel:
         """
         tokens, until = self._prompt(prompt), self._stop_criteria(max_tokens, stop)
         sampling = sampling or self.sampling
-        return Stream(self._session, tokens, self.tokenizer, sampling, until, progress)
+        return Stream(self._sessions, tokens, self.tokenizer, sampling, until, progress)
 
     def generate(
         self,
@@ -259,7 +271,8 @@ class LanguageModel:
                 progress,
             )
         finally:
-            self._decoder.forget()  # frees the caches
+            for session in sessions:
+                self._decoder.forget(session.cache)
 
     def chat_prompt(
         self,
@@ -289,22 +302,28 @@ class LanguageModel:
         """
         self._decoder.check_open()
         variables = {"tools": tools, **variables}
-        if allow_special_tokens:
-            text = self.template.render(messages, **variables)
-            return ChatPrompt(self.tokenizer.encode(text, special=False))
-        return ChatPrompt(encode_untrusted(self.template, self.tokenizer, messages, variables))
+        try:
+            if allow_special_tokens:
+                text = self.template.render(messages, **variables)
+                return ChatPrompt(self.tokenizer.encode(text, special=False))
+            return ChatPrompt(encode_untrusted(self.template, self.tokenizer, messages, variables))
+        except TemplateError:
+            self._decoder.check_open()  # another thread closed the model, which ends the template
+            raise
 
     def next_logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the logits of the token after `tokens`, float32 (vocab_size,).
 
-        The prefix that `tokens` shares with the previous call is not computed again.
+        The prefix that `tokens` shares with a previous call is not computed again.
 
         Raises:
             PromptError: `tokens` is empty, has a token outside the vocabulary, or does not fit the
                 context.
             ClosedError: the model was closed.
         """
-        return self._session.follow(self._tokens(tokens)).copy()  # of a buffer
+        tokens = self._tokens(tokens)
+        with self._sessions.taken(tokens) as session:
+            return session.follow(tokens)
 
     def bytes_per_token(self, positions: int) -> int:
         """Return the number of bytes that a token reads: all weights and `positions` of the cache.
@@ -318,7 +337,8 @@ class LanguageModel:
         """Return views, uint8, of the bytes that `bytes_per_token` counts."""
         weights = [array for layer in self.weights.linear for array in layer.arrays]
         views = [array.reshape(-1).view(np.uint8) for array in weights]
-        return views + self._session.cache.arrays_at(positions)
+        with self._sessions.taken(()) as session:
+            return views + session.cache.arrays_at(positions)
 
     def logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the logits after each of `tokens`, float32 (len(tokens), vocab_size).
@@ -329,9 +349,10 @@ class LanguageModel:
         tokens = self._tokens(tokens)
         result = np.empty((len(tokens), self.config.vocab_size), np.float32)
         done = 0
-        for logits in self._session.logits(tokens):
-            result[done : done + len(logits)] = logits
-            done += len(logits)
+        with self._sessions.taken(()) as session:
+            for logits in session.logits(tokens):
+                result[done : done + len(logits)] = logits
+                done += len(logits)
         return result
 
     def perplexity(
@@ -361,7 +382,8 @@ class LanguageModel:
         if len(tokens) < 2:
             raise PromptError(f"the text has {_tokens_in_words(tokens)}, expected at least 2")
         self._check_vocabulary(tokens)
-        return perplexity.measure(self._session, tokens, window, progress)
+        with self._sessions.taken(()) as session:
+            return perplexity.measure(session, tokens, window, progress)
 
     def _stop_criteria(self, max_tokens: int | None, stop: Sequence[str]) -> StopCriteria:
         if max_tokens is not None and (not isinstance(max_tokens, Integral) or max_tokens < 1):
@@ -373,11 +395,16 @@ class LanguageModel:
         return StopCriteria(self.context, max_tokens, frozenset(ends), stop)
 
     def close(self) -> None:
-        """Release the file and end the template process; later calls raise `ClosedError`."""
+        """Release the file and end the template process; later calls raise `ClosedError`.
+
+        So do the calls of other threads, after the pass that they are in; the file is released
+        then.
+        """
         self._decoder.close()
         self._model.close()
-        if "template" in vars(self):  # was accessed
-            self.template.close()
+        self._sessions.trim()
+        if self._template is not None:
+            self._template.close()
 
     def __repr__(self) -> str:
         c = self.config

@@ -175,7 +175,7 @@ class TestRefused:
             ([source, "-o", out, "-k", "4"], "w: k = 4, expected 1 to 3"),
             ([source, "-o", out, "--direction", "reduce"], "use --encoding permuted"),
             ([source, "-o", out, "--include", "x*"], "Check --include and --exclude"),
-            ([rsr, "-o", out], "expected a .safetensors file"),
+            ([rsr, "-o", out], "x.rsr: a .rsr file, which is compiled already: run it with"),
         ):
             assert message in run("compile", *arguments, code=1).stderr
         assert not out.exists()
@@ -193,11 +193,11 @@ class TestRefused:
             (["inspect", rsr, "--tensor", "norm", "--block", "0"], "is dense"),
             (["inspect", rsr, "--tensor", "w", "--block", "14"], "14 column blocks, 0 to 13"),
             (["inspect", rsr, "--tensor", "w", "--block", "-1"], "14 column blocks"),
-            (["verify", source], "not a .rsr file"),
+            (["verify", source], "a checkpoint; compile it first: rsrc compile "),
             (["verify", rsr, "--against", tmp_path / "no"], "no such file"),
             (["decompile", rsr, "-o", source], "use --force"),
             (["decompile", rsr, "-o", rsr, "--force"], "is part of the source"),
-            (["decompile", source, "-o", tmp_path / "y"], "not a .rsr file"),
+            (["decompile", source, "-o", tmp_path / "y"], "a checkpoint; compile it first"),
             (["decompile", rsr, "-o", tmp_path], "with files in it"),
             (["decompile", rsr, "-o", tmp_path, "--force"], "with files in it"),
             (["decompile", rsr, "-o", tmp_path / "y.safetensors", "--to", "bitnet"], "a directory"),
@@ -251,6 +251,36 @@ class TestCompile:
         for part in ("ternary", "dense", "bits/weight", "dense: 1-dimensional"):
             assert part in text
         assert re.search(rf"^{re.escape(str(rsr))}: \d+\.\d\d s, .* on 1 thread$", text, re.M)
+
+    @pytest.mark.parametrize("options", [[], ["--zstd", "3"], ["--head", "int8"]])
+    def test_the_rows_of_the_table_add_up_to_the_file(
+        self, run: Run, kit: Kit, tmp_path: Path, options: list[str]
+    ) -> None:
+        head = np.random.default_rng(1).standard_normal((50, 40)).astype(np.float32)
+        tensors: dict[str, Any] = {
+            "w": T,
+            "b": np.where(T < 0, -1, 1).astype("f4"),
+            "lm_head.weight": head,
+        }
+        (tmp_path / "model").mkdir()
+        kit.save(tmp_path / "model" / "model.safetensors", tensors)
+        (tmp_path / "model" / "config.json").write_text("{}")
+        rsr = tmp_path / "y.rsr"
+        text = run("compile", tmp_path / "model", "-o", rsr, *options).stdout
+        parts = {
+            cells[1].strip(): int(cells[5].replace(",", ""))
+            for line in text.splitlines()
+            if len(cells := line.split("│")) > 6
+        }
+        assert list(parts) == ["ternary", "binary", "dense", "files", "header", "padding", "total"]
+        assert parts.pop("total") == sum(parts.values()) == rsr.stat().st_size
+        found = run("compile", tmp_path / "model", "-o", rsr, "--force", "--json", *options).stdout
+        report = json.loads(found)
+        assert report["output_parts"] == parts
+        assert sum(t["bytes"] for t in report["tensors"] if t["kind"] == "dense") == parts["dense"]
+        sections = RsrFile(rsr).header.sections
+        stored = sum(parts[kind] for kind in ("ternary", "binary", "dense", "files"))
+        assert stored == sum(s.stored_size for s in sections)
 
     def test_options_reach_the_compiler(self, run: Run, source: Path, tmp_path: Path) -> None:
         rsr = tmp_path / "y.rsr"

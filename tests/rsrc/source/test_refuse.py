@@ -177,10 +177,13 @@ def test_pickles_of_another_method(tmp_path: Path) -> None:
             open_checkpoint(source)
 
 
-def test_a_damaged_config_is_reported_only_if_needed(kit: Kit, tmp_path: Path) -> None:
+def test_a_damaged_config_is_reported_by_a_directory_only(kit: Kit, tmp_path: Path) -> None:
+    """A file opened by itself leaves model files aside."""
     (tmp_path / "config.json").write_text("[")
-    kit.save(tmp_path / "x.safetensors", {"w": T})
-    assert open_checkpoint(tmp_path).tensors.keys() == {"w"}
+    source = kit.save(tmp_path / "x.safetensors", {"w": T})
+    with pytest.raises(rsrc.SourceError, match=r"config\.json: not valid JSON"):
+        open_checkpoint(tmp_path)
+    assert open_checkpoint(source).tensors.keys() == {"w"}
 
 
 def test_long_names_are_cut(kit: Kit, tmp_path: Path) -> None:

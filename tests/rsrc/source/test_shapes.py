@@ -236,13 +236,16 @@ class TestMissingWeights:
         assert found.endswith("layers.11.mlp.up_proj.weight and 3999999976 more")
 
     def test_checkpoints(self, kit: Kit, tmp_path: Path) -> None:
-        """A folder or an index is a whole model; a file may be one shard of it."""
+        """A shard stands for its model; a file beside a config.json is a model, too."""
         (tmp_path / "config.json").write_text(json.dumps(self.CONFIG))
         shards: dict[str, dict[str, Any]] = {f"{i}.safetensors": {} for i in range(2)}
         for i, name in enumerate(self.names(2)):
             shards[f"{i % 2}.safetensors"][name] = np.ones((1, 2), np.int8)
         index = kit.save_sharded(tmp_path, shards)
-        for source in (tmp_path, index):
+        alone = kit.save(tmp_path / "alone.safetensors", shards["0.safetensors"])
+        for source in (tmp_path, index, tmp_path / "0.safetensors", alone):
             with pytest.raises(rsrc.SourceError, match=r": weights are missing from the 3 layers"):
                 open_checkpoint(source)
-        assert len(open_checkpoint(tmp_path / "0.safetensors").tensors) == 2
+        (tmp_path / "config.json").unlink()
+        assert len(open_checkpoint(alone).tensors) == 2
+        assert len(open_checkpoint(tmp_path / "0.safetensors").tensors) == 4

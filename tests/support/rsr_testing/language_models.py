@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import rsrc
 
@@ -39,7 +40,8 @@ class LanguageModels:
         Args:
             name: of the family.
             folder: where the model is made.
-            files: Contents of model files; None removes one.
+            files: Contents of model files; None removes one. They may be damaged, as they can be in
+                a .rsr file that did not come from the compiler.
             tensors: Changes the tensors of the checkpoint, by name.
             config: Values of config.json; None removes one.
             options: of `rsrc.compile`.
@@ -55,5 +57,6 @@ class LanguageModels:
             path = folder / "model" / file
             path.unlink() if data is None else path.write_bytes(data)
         output = folder / "model.rsr"
-        rsrc.compile(folder / "model", output, **options)
+        with mock.patch("rsrc.source.files.check_json"):
+            rsrc.compile(folder / "model", output, **options)
         return output

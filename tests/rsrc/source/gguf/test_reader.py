@@ -159,7 +159,7 @@ class TestStrings:
 @pytest.mark.parametrize(
     ("data", "match"),
     [
-        (b"", "0 bytes are too few"),
+        (b"", "empty: download it again"),
         (b"GGUF", "4 bytes are too few"),
         (b"GGML" + bytes(40), "begins with b'GGML'"),
         (struct.pack("<4sIQQ", b"GGUF", 1, 0, 0), "GGUF version 1, expected 2 or 3"),
