@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rsr_formats.text import counted, printable
+from rsr_formats.keys.generation import not_applied
+from rsr_formats.text import counted, listed, printable, shown
 
 from .options import MEMORY, PATH, THREADS, Decorator, file_argument, json_option, options
 from .progress_bar import progress_bar
@@ -23,7 +24,9 @@ from .template_variables import template_variables_option
 if TYPE_CHECKING:
     from rsr_runtime.llm import Generation, LanguageModel
 
-_FILTERS = ("top_k", "top_p", "min_p")
+_FILTERS = {"top_k", "top_p", "min_p"}
+_PENALTIES = {"repetition_penalty", "presence_penalty", "frequency_penalty"}
+_SETTINGS = {"temperature", *_FILTERS, *_PENALTIES, "seed"}  # options named like the settings
 _CONTEXT = "Maximum tokens of prompt and text. Default: 4096, or the model's limit if less."
 _LOADING = (
     click.option(
@@ -84,6 +87,17 @@ _sampling_options = options(
         type=click.FloatRange(0, min_open=True),
         help="Above 1, tokens that occurred before become less likely; 1 is off. "
         "Default: the model's.",
+    ),
+    click.option(
+        "--presence-penalty",
+        type=click.FloatRange(-2, 2),
+        help="Above 0, tokens that the text has become less likely; 0 is off. Default: 0.",
+    ),
+    click.option(
+        "--frequency-penalty",
+        type=click.FloatRange(-2, 2),
+        help="Above 0, tokens become less likely each time the text has them; 0 is off. "
+        "Default: 0.",
     ),
     click.option(
         "--seed",
@@ -246,19 +260,29 @@ def _opened(file: Path, options: dict[str, Any]) -> Iterator[LanguageModel]:
 
 
 def _chosen(model: LanguageModel, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `LanguageModel.stream`; options not given have model defaults."""
+    """Return the arguments of `LanguageModel.stream`; options not given have model defaults.
+
+    Settings of generation_config.json that are not applied are named on stderr.
+    """
+    from rsr_runtime.llm import Sampling
+
     from .chat_text import typed
 
-    names = [field.name for field in dataclasses.fields(model.sampling)]
-    given = {name: options[name] for name in names if options.get(name) is not None}
+    config = model.config.generation_config
+    ignored = [f"{name} = {printable(shown(config[name]))}" for name in not_applied(config)]
+    if ignored:
+        click.echo(f"rsrc: generation_config.json: not applied: {listed(ignored)}", err=True)
+    stop = tuple(typed(text, "--stop") for text in options["stop"])
+    given = {name: options[name] for name in _SETTINGS if options.get(name) is not None}
+    if options["max_tokens"] is not None:
+        given["max_new_tokens"] = options["max_tokens"]
+    if stop:
+        given["stop_strings"] = ()
+    sampling = Sampling.from_generation_config(config, **given)
     # A filter alone asks for sampling.
-    if model.sampling.temperature == 0 and any(name in given for name in _FILTERS):
-        given.setdefault("temperature", 1.0)
-    return {
-        "sampling": dataclasses.replace(model.sampling, **given),
-        "max_tokens": options["max_tokens"],
-        "stop": tuple(typed(text, "--stop") for text in options["stop"]),
-    }
+    if "temperature" not in given and not sampling.temperature and given.keys() & _FILTERS:
+        sampling = dataclasses.replace(sampling, temperature=1.0)
+    return {"sampling": sampling, "max_tokens": options["max_tokens"], "stop": stop}
 
 
 def _print_json(prompts: tuple[str, ...], results: list[Generation]) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from rsr_formats.text import counted
 
 from .decoder import Decoder
-from .errors import ModelError
+from .errors import ModelError, PromptError
 from .sampling import Sampler, Sampling
 from .session import Progress, Session, SessionPool, step
 from .tokenizer import StopStrings, StreamingDetokenizer, Tokenizer
@@ -27,9 +27,27 @@ class StopCriteria:
     """When a generated text ends."""
 
     context: int  # positions for prompt and text
-    max_tokens: int | None  # tokens of the text; None: as many as fit the context
     end_tokens: frozenset[int]
-    stop: tuple[str, ...]  # strings that end the text and are not part of it
+    stop: Sequence[str]  # strings that end the text and are not part of it
+    max_tokens: int | None = None  # tokens of the text
+    max_length: int | None = None  # tokens of prompt and text, unless max_tokens is set
+    max_time: float | None = None  # seconds
+
+    def length(self, prompt_tokens: int) -> int | None:
+        """Return the number of tokens, prompt and text, that was asked for; None if there is none.
+
+        Raises:
+            PromptError: the prompt has as many tokens.
+        """
+        if self.max_tokens is not None:
+            return prompt_tokens + self.max_tokens
+        if self.max_length is not None and self.max_length <= prompt_tokens:
+            raise PromptError(
+                f"the prompt has {counted(prompt_tokens, 'token')}, but the setting max_length "
+                f"allows {self.max_length:,} for prompt and text: shorten it, or set the maximum "
+                "number of tokens of the text, which replaces max_length"
+            )
+        return self.max_length
 
 
 @dataclass(frozen=True)
@@ -39,8 +57,9 @@ class Generation:
     Attributes:
         text: the text.
         tokens: its tokens, including one that ended it.
-        finish_reason: "stop": an end token or a stop string; "length": max_tokens; "context": the
-            context is full; "interrupted": a stream was not read to its end.
+        finish_reason: "stop": an end token or a stop string; "length": max_tokens, or max_length
+            or max_time of the settings; "context": the context is full; "interrupted": a stream
+            was not read to its end.
         prompt_tokens: number of tokens of the prompt.
         prompt_seconds: seconds until the first token, or until the prompt was interrupted.
         seconds: seconds for all further tokens.
@@ -77,8 +96,11 @@ class _Text:
         self.ids = list(prompt.ids)  # prompt and text
         self.finish_reason: FinishReason | None = None
         self._prompt_tokens = len(prompt.ids)
-        self._sampler = Sampler(sampling)
         self._until = replace(until, end_tokens=until.end_tokens | prompt.end_tokens)
+        self._length = until.length(len(prompt.ids))
+        limit = until.context if self._length is None else min(self._length, until.context)
+        self._sampler = Sampler(sampling, prompt.ids, self._until.end_tokens, limit)
+        self._start = perf_counter()
         self._detokenizer = StreamingDetokenizer(
             tokenizer, after=prompt.ids if prompt.is_text else ()
         )
@@ -111,11 +133,15 @@ class _Text:
         self._shown.append(text)
         if stopped:
             self.finish_reason = "stop"
-        elif self.count == self._until.max_tokens:
+        elif len(self.ids) == self._length or self._is_late():
             text += self._finish("length")
         elif len(self.ids) == self._until.context:
             text += self._finish("context")
         return text
+
+    def _is_late(self) -> bool:
+        seconds = self._until.max_time
+        return seconds is not None and perf_counter() - self._start > seconds
 
     def _finish(self, reason: FinishReason) -> str:
         """End the text and return what was held back."""

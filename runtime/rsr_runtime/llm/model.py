@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 import os
 from collections.abc import Mapping, Sequence
@@ -116,8 +117,12 @@ class LanguageModel:
 
     @property
     def sampling(self) -> Sampling:
-        """The sampling of generation_config.json; greedy unless it sets do_sample."""
-        return Sampling.from_generation_config(dict(self.config.generation_config))
+        """The sampling of generation_config.json; greedy unless it sets do_sample.
+
+        Raises:
+            ModelError: a value in the file has the wrong type or is out of range.
+        """
+        return Sampling.from_generation_config(self.config.generation_config)
 
     @property
     def weights(self) -> Weights:
@@ -209,19 +214,23 @@ class LanguageModel:
             prompt: text to continue, or tokens, after which a new text begins. After a `ChatPrompt`
                 an answer begins, which also ends at the tokenizer's eos token and at other tokens
                 known to end a turn.
-            max_tokens: maximum tokens of the text; None: until it ends or the context is full.
-            sampling: how to choose tokens; None: as generation_config.json says.
-            stop: strings that end the text and are not part of it.
+            max_tokens: maximum tokens of the text; None: as `sampling` says, else until it ends or
+                the context is full.
+            sampling: the settings; None: those of generation_config.json. They may hold a maximum
+                of tokens and stop strings too, which `max_tokens` and `stop` replace.
+            stop: strings that end the text and are not part of it. One that is a special token
+                stops at that token.
             progress: called while the prompt is read, with the number of its tokens read so far
                 and the number of all. If it raises an exception, the stream can be read on.
 
         Raises:
-            PromptError: as for `encode`, or a stop string is empty.
-            OptionError: max_tokens is below 1.
+            PromptError: as for `encode`, the prompt is longer than a `max_length` in the settings
+                allows, or a stop string is empty.
+            OptionError: max_tokens is below 1, or a setting names a token that the model lacks.
+            ModelError: a setting in generation_config.json is invalid.
         """
-        tokens, until = self._prompt(prompt), self._stop_criteria(max_tokens, stop)
-        sampling = sampling or self.sampling
-        return Stream(self._sessions, tokens, self.tokenizer, sampling, until, progress)
+        tokens, settings = self._prompt(prompt), self._settings(max_tokens, sampling, stop)
+        return Stream(self._sessions, tokens, self.tokenizer, *settings, progress)
 
     def generate(
         self,
@@ -253,22 +262,17 @@ class LanguageModel:
 
         Raises:
             PromptError: as for `encode`, or `prompts` is a single text.
-            OptionError: max_tokens is below 1, or there is not enough memory for the caches.
+            OptionError: as for `stream`, or there is not enough memory for the caches.
+            ModelError: as for `stream`.
         """
         if isinstance(prompts, str):
             raise PromptError("found a single prompt, expected a list: use generate")
         tokens = [self._prompt(prompt) for prompt in prompts]
         sessions = [self.new_session() for _ in tokens]
-        until = self._stop_criteria(max_tokens, stop)
+        settings = self._settings(max_tokens, sampling, stop)
         try:
             return generate.generate_all(
-                self._decoder,
-                sessions,
-                tokens,
-                self.tokenizer,
-                sampling or self.sampling,
-                until,
-                progress,
+                self._decoder, sessions, tokens, self.tokenizer, *settings, progress
             )
         finally:
             for session in sessions:
@@ -385,14 +389,47 @@ class LanguageModel:
         with self._sessions.taken(()) as session:
             return perplexity.measure(session, tokens, window, progress)
 
-    def _stop_criteria(self, max_tokens: int | None, stop: Sequence[str]) -> StopCriteria:
-        if max_tokens is not None and (not isinstance(max_tokens, Integral) or max_tokens < 1):
-            raise OptionError(f"max_tokens: found {max_tokens}, expected an integer, 1 or more")
+    def _settings(
+        self, max_tokens: int | None, sampling: Sampling | None, stop: Sequence[str]
+    ) -> tuple[Sampling, StopCriteria]:
+        """Return what the options and generation_config.json ask for; the options win."""
+        given: dict[str, Any] = {}
+        if max_tokens is not None:
+            if not isinstance(max_tokens, Integral) or max_tokens < 1:
+                raise OptionError(f"max_tokens: found {max_tokens}, expected an integer, 1 or more")
+            given["max_new_tokens"] = int(max_tokens)
+        if stop := (stop,) if isinstance(stop, str) else tuple(stop):
+            given["stop_strings"] = ()
+        if sampling is None:
+            sampling = Sampling.from_generation_config(self.config.generation_config, **given)
+        elif isinstance(sampling, Sampling):
+            sampling = dataclasses.replace(sampling, **given)
+        else:
+            raise OptionError(
+                f"sampling: found a {type(sampling).__name__}, expected Sampling(...) or None"
+            )
+        sampling.check_tokens(self.config.vocab_size)
+        stop = stop or tuple(sampling.stop_strings)
+        until = StopCriteria(
+            self.context,
+            self._end_tokens(stop),
+            stop,
+            sampling.max_new_tokens,
+            sampling.max_length,
+            sampling.max_time,
+        )
+        return sampling, until
+
+    def _end_tokens(self, stop: Sequence[str]) -> frozenset[int]:
+        """Return the tokens that end a text: those of the model, and special ones in `stop`."""
         ends = set(self.config.eos_token_ids)
         if not ends and self.tokenizer.eos_id is not None:
             ends = {self.tokenizer.eos_id}
-        stop = (stop,) if isinstance(stop, str) else tuple(stop)
-        return StopCriteria(self.context, max_tokens, frozenset(ends), stop)
+        # Special tokens have no text in which a stop string could be found.
+        named = [self.tokenizer.token_id(text) for text in stop if isinstance(text, str)]
+        return frozenset(
+            ends | {i for i in named if i is not None and self.tokenizer.is_special(i)}
+        )
 
     def close(self) -> None:
         """Release the file and end the template process; later calls raise `ClosedError`.

@@ -146,6 +146,31 @@ def test_a_filter_says_that_the_text_is_drawn(path: Path) -> None:
     assert done(rsrc(*arguments, "--top-k", 40, "--temperature", 0)) == greedy
 
 
+def test_settings_of_the_model_and_options(language_models: LanguageModels, tmp_path: Path) -> None:
+    """Options win, even over invalid settings; settings that are not applied are named."""
+    settings = {
+        "do_sample": True, "top_k": -1, "repetition_penalty": "x", "max_length": 0, "num_beams": 3,
+        "guidance_scale": 1.0, "penalty_alpha": 0.6, "stop_strings": 5,
+    }  # fmt: skip
+    files = {"generation_config.json": json.dumps(settings).encode()}
+    changed = language_models.variant("bitnet-2b", tmp_path, files)
+    options = ["--top-k", 20, "--repetition-penalty", 1, "-n", 3, "--stop", "zzzz", "--seed", 1]
+    result = rsrc("run", changed, "-p", PROMPT, *options)
+    assert done(result)
+    named = "rsrc: generation_config.json: not applied: num_beams = 3, penalty_alpha = 0.6\n"
+    assert result.stderr.startswith(named)
+    done(rsrc("run", changed, "-p", PROMPT, *options[2:], "--temperature", 0))
+    said = rsrc("run", changed, "-p", PROMPT, *options[2:])
+    assert said.exit_code == 1
+    assert "generation_config.json: top_k is -1, expected a whole number, 0 (off)" in said.stderr
+
+
+def test_penalties(path: Path) -> None:
+    plain = done(rsrc("run", path, "-p", PROMPT, "-n", 30))
+    for option in ("--presence-penalty", "--frequency-penalty", "--repetition-penalty"):
+        assert done(rsrc("run", path, "-p", PROMPT, "-n", 30, option, 2)) != plain
+
+
 def test_stop(path: Path) -> None:
     whole = done(rsrc("run", path, "-p", PROMPT, "-n", 30, *DRAWN, "--seed", 1))
     stop = next(c for c in whole[3:] if c.isalpha())

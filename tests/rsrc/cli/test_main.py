@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -115,7 +116,35 @@ class TestUsage:
     def test_every_command_is_listed(self, run: Run) -> None:
         text = run("--help").stdout
         assert re.findall(r"^  (\w+) ", text[text.index("Commands:") :], re.M) == sorted(OPTIONS)
-        assert run("--version").stdout == f"rsrc, version {rsrc.__version__}\n"
+        for flag in ("--version", "-V"):
+            assert run(flag).stdout == f"rsrc, version {rsrc.__version__}\n"
+
+    def test_help_ends_with_examples_whose_options_exist(self, run: Run) -> None:
+        examples = [run("--help").stdout, run("compile", "--help").stdout]
+        lines = re.findall(r"^ +(?:\$ )?rsrc ((?:compile|run) .*)$", "\n".join(examples), re.M)
+        assert len(lines) == 5
+        for line in lines:
+            name, *arguments = shlex.split(line)
+            main.commands[name].make_context(name, arguments)  # parses, and runs nothing
+
+    @pytest.mark.parametrize(
+        ("words", "found"),
+        [
+            ("rsrc comp", ["compile"]),
+            ("rsrc compile --tar", ["--target"]),
+            ("rsrc compile --target avx", ["avx2", "avx512"]),
+        ],
+    )
+    def test_completion(self, words: str, found: list[str]) -> None:
+        environment = {
+            **os.environ, "_RSRC_COMPLETE": "bash_complete", "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+        }  # fmt: skip
+        code = "import sys; sys.argv[0] = 'rsrc'; from rsrc.cli.main import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, check=True
+        )
+        assert done.stdout.decode().split() == [f"plain,{word}" for word in found]
 
     @pytest.mark.parametrize(
         "arguments",
