@@ -14,7 +14,7 @@ from ..common.progress import ByteCounter, ProgressFunction
 from ..compiler.patterns import list_patterns
 from ..compiler.plan import IndexPlan, plan
 from ..compiler.recognize import Recognized, Recognizer
-from ..compiler.support import check_source
+from ..compiler.support import activation_notes, check_source
 from ..layouts import TernaryTensor
 from ..source.checkpoint import Checkpoint
 from ..source.open import open_checkpoint
@@ -72,7 +72,7 @@ def survey(
         "path": str(source),
         "bytes": checkpoint.stored_nbytes,
         "files": sorted(checkpoint.files),
-        "notes": list(checkpoint.notes),
+        "notes": [*checkpoint.notes, *activation_notes(checkpoint, None)],
         "refused": sum(t["becomes"] == "refused" for t in described),
         "tensors": described,
     }
