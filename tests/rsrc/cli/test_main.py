@@ -93,8 +93,8 @@ OPTIONS = {
     "inspect": ["FILE", "--tensor NAME", "--block J", "--json"],
     "verify": ["FILE", "--against SOURCE", "--json"],
     "decompile": [
-        "FILE", "-o, --output", "--to [source|bitnet|int8|float|gguf]", "--type [TQ1_0|TQ2_0]",
-        "--force",
+        "FILE", "-o, --output", "--to [source|bitnet|int8|float|gguf]",
+        "--type [TQ1_0|TQ2_0|Q2_0|PQ2_0]", "--force",
     ],
     "unpack": ["FILE", "-o, --output", "--force", "--json"],
     "bench": ["[FILE]", "--shape MxN", "--plot FILE.png", "--json"],
@@ -660,7 +660,8 @@ def test_decompile_to_gguf(run: Run, rsr: Path, tmp_path: Path) -> None:
         text = run("decompile", rsr, "-o", out, "--to", "gguf", "--force", *arguments).stdout
         assert text.startswith(f"{out}: {out.stat().st_size:,} bytes\n")
         assert "llama.cpp cannot run the file: the .rsr file has no config.json" in text
-        assert "because the length of their rows is not a multiple of 256" in text
+        blocks = 256 if arguments else 64  # of TQ1_0, and of Q2_0, the smallest
+        assert f"because the length of their rows is not a multiple of {blocks}" in text
         assert out.read_bytes()[:4] == b"GGUF"
     run("decompile", rsr, "-o", tmp_path / "x.gguf", "--to", "gguf", code=1)
 
