@@ -60,7 +60,7 @@ def beside(target: Path) -> Path:
 
 
 def _name_target(error: OSError, path: Path, target: Path) -> None:
-    """Replace the temporary path in an error, and say what a bare "9 requested and 4 written" is."""
+    """Replace the temporary path in an error; explain a bare "9 requested and 4 written"."""
     if type(error) is OSError and error.errno is None:  # numpy.ndarray.tofile on a full disk
         error.strerror = f"writing failed: {error}"
     for attribute in ("filename", "filename2"):
