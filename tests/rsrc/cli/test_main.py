@@ -91,8 +91,8 @@ OPTIONS = {
     "inspect": ["FILE", "--tensor NAME", "--block J", "--json"],
     "verify": ["FILE", "--against SOURCE", "--json"],
     "decompile": [
-        "FILE", "-o, --output", "--to [source|bitnet|int8|float|gguf]", "--type [TQ1_0|TQ2_0|Q2_0|PQ2_0]",
-        "--force",
+        "FILE", "-o, --output", "--to [source|bitnet|int8|float|gguf]",
+        "--type [TQ1_0|TQ2_0|Q2_0|PQ2_0]", "--force",
     ],
     "unpack": ["FILE", "-o, --output", "--force", "--json"],
     "bench": ["[FILE]", "--shape MxN", "--plot FILE.png", "--json"],
