@@ -87,6 +87,8 @@ def hf_config(
     for token in _TOKENS:
         config[f"{token}_id"] = whole_of(metadata.get(SPECIAL_TOKENS[token]))
     config["attention_bias"] = "blk.0.attn_q.bias" in tensors
+    if any(f"blk.0.ffn_{name}.bias" in tensors for name in ("gate", "up", "down")):
+        config["mlp_bias"] = True
     config["tie_word_embeddings"] = "output.weight" not in tensors
     rope = Rope(head_dim, config["rope_theta"], config["max_position_embeddings"])
     config["rope_scaling"] = rope_scaling(metadata, prefix, rope, rope_tensors or {})
