@@ -45,7 +45,8 @@ def test_logits(tied: bool, tmp_path: Path) -> None:
     if not tied:
         made["lm_head.weight"] = made["model.embed_tokens.weight"]
     rng = np.random.default_rng(7)
-    packed, floats = {}, {}
+    packed: dict[str, Any] = {}
+    floats: dict[str, Any] = {}
     for name, tensor in made.items():
         if tensor.ndim == 2:
             parts, floats[name] = one_bit(rng, tensor.shape)
