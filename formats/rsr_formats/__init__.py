@@ -5,6 +5,8 @@ file: `IndexedTensor` (a ternary or binary matrix as its RSR index) and `DenseTe
 file raises a subclass of `FormatError` (in `rsr_formats.errors`).
 """
 
+from typing import TYPE_CHECKING
+
 from .errors import FormatError, OutputExistsError, RsrError
 from .reader import RsrFile
 from .records import (
@@ -37,5 +39,17 @@ __all__ = [
     "Section",
     "SourceRecord",
     "Tensor",
+    "__version__",
     "create",
 ]
+
+if TYPE_CHECKING:
+    __version__: str
+else:
+
+    def __getattr__(name):
+        if name == "__version__":  # on request, because importlib.metadata takes 20 ms to import
+            from importlib.metadata import version
+
+            return version("rsr-ternary")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,7 +7,9 @@ transformers, except that BitnetForCausalLM is 1bitLLM's class and MiniCPMForCau
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,7 +28,8 @@ class Architecture:
         has_qk_norms: whether queries and keys are normalized per head before RoPE.
         permutes_qk: whether GGUF files store the rows of q_proj and k_proj in llama.cpp's order,
             which makes RoPE pair neighboring features instead of the halves of a head.
-        int8_activations: linear layers take int8 activations whatever config.json says.
+        int8_activations: linear layers take int8 activations whatever config.json says; see
+            `takes_int8_activations` for the others.
         self_quantizing: linear layers quantize float weights in every forward pass.
         hidden_act: activation of the gate. This and the following are defaults for absent keys.
         num_key_value_heads: None means `num_attention_heads`.
@@ -75,11 +78,11 @@ ARCHITECTURES = (
         ("bitnet-b1.58", "bitnet-25"),
         attn_sub_norm="self_attn.attn_sub_norm",
         ffn_sub_norm="mlp.ffn_sub_norm",
-        int8_activations=True,
         hidden_act="relu2",
         rms_norm_eps=1e-5,
         rope_theta=500000.0,
         num_key_value_heads=5,
+        gguf_config={"input_bits": 8},
     ),
     # 1bitLLM/bitnet_b1_58-*
     Architecture(
@@ -122,6 +125,57 @@ PROJECTIONS = {
 }
 
 
+# Where checkpoints put a decoder: in a class with a head, by itself, or in a multimodal class.
+PREFIXES = (
+    "model.",
+    "",
+    "model.language_model.",
+    "language_model.model.",
+    "language_model.",
+)
+ANY_PREFIX = "|".join(sorted(map(re.escape, PREFIXES), key=len, reverse=True))  # for patterns
+_IN_DECODER = re.compile(rf"({ANY_PREFIX})(?:layers\.[0-9]|embed_tokens\.weight)")
+
+
+@dataclass(frozen=True)
+class DecoderNames:
+    """How the tensors of a decoder are named.
+
+    Attributes:
+        prefix: one of `PREFIXES`, before "layers.0.", "embed_tokens.weight" and "norm.weight".
+        head: module name of the output head.
+    """
+
+    prefix: str = "model."
+    head: str = "lm_head"
+
+    @classmethod
+    def find(cls, tensors: Iterable[str]) -> DecoderNames:
+        """Return the names that most of the tensors follow, those of a class with a head if none.
+
+        Args:
+            tensors: names of all tensors, in any order; read once.
+        """
+        counts: Counter[str] = Counter()
+        heads = set()
+        for name in tensors:
+            if name.endswith("lm_head.weight"):
+                heads.add(name.removesuffix(".weight"))
+            elif (match := _IN_DECODER.match(name)) is not None:
+                counts[match[1]] += 1
+        if not counts:
+            return cls()
+        prefix = min(PREFIXES, key=lambda p: (-counts[p], PREFIXES.index(p)))
+        own = [f"{prefix}lm_head", *(["language_model.lm_head"] if "language" in prefix else [])]
+        return cls(prefix, next((head for head in ("lm_head", *own) if head in heads), "lm_head"))
+
+
+def canonical(module: str) -> str:
+    """Return the name that a module of a decoder has in a class with a head ("model.layers.0")."""
+    match = _IN_DECODER.match(module)
+    return module if match is None else f"model.{module[len(match[1]) :]}"
+
+
 def of_config(config: Mapping[str, Any]) -> Architecture | None:
     """Return the architecture of a config.json, or None if it is unknown.
 
@@ -131,6 +185,24 @@ def of_config(config: Mapping[str, Any]) -> Architecture | None:
     if named is not None:
         return next((a for a in ARCHITECTURES if a.name == named), None)
     return next((a for a in ARCHITECTURES if a.model_type == config.get("model_type")), None)
+
+
+def takes_int8_activations(config: Mapping[str, Any]) -> bool:
+    """Return whether the linear layers of a model take int8 activations.
+
+    They do if `quantization_config` has the method "bitnet", and in 1bitLLM's class. transformers'
+    BitNetForCausalLM alone takes floats. GGUF files of it are made for int8 activations, which the
+    config.json made from them says by `input_bits`.
+    """
+    quantization = config.get("quantization_config")
+    if isinstance(quantization, dict) and quantization.get("quant_method") == "bitnet":
+        return True
+    known = of_config(config)
+    if known is None:
+        return False
+    return known.int8_activations or (
+        "input_bits" in known.gguf_config and config.get("input_bits") == 8
+    )
 
 
 def first_class(config: Mapping[str, Any]) -> object:

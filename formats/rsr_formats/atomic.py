@@ -13,15 +13,19 @@ from typing import BinaryIO
 
 from .errors import OutputExistsError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a write, without a file name
+
 _temporaries: dict[Path, list[BinaryIO]] = {}  # files and folders to remove; open files in each
 
 
 @contextmanager
-def temporary(path: Path) -> Iterator[list[BinaryIO]]:
+def temporary(path: Path, target: Path | None = None) -> Iterator[list[BinaryIO]]:
     """Remove a file or folder if the block raises, or if `remove_temporaries` is called in it.
 
     Args:
         path: the file or folder, which need not exist yet.
+        target: what it is renamed to in the end; an OSError of the block names it instead of the
+            temporary one.
 
     Yields:
         A list for the open files in `path`, because Windows cannot remove an open file.
@@ -29,8 +33,10 @@ def temporary(path: Path) -> Iterator[list[BinaryIO]]:
     opened = _temporaries[path] = []
     try:
         yield opened
-    except BaseException:
+    except BaseException as error:
         _remove(path)
+        if target is not None and isinstance(error, OSError):
+            _name_target(error, path, target)
         raise
     finally:
         del _temporaries[path]
@@ -51,7 +57,20 @@ def remove_temporaries() -> None:
 
 def beside(target: Path) -> Path:
     """Return an unused temporary name in the folder of `target`."""
-    return target.with_name(f".{target.name}.{os.urandom(6).hex()}.tmp")
+    # Cut, because a file system that takes a name of 255 bytes takes no longer one.
+    return target.with_name(f".{target.name[:50]}.{os.urandom(6).hex()}.tmp")
+
+
+def _name_target(error: OSError, path: Path, target: Path) -> None:
+    """Replace the temporary path in an error; add the target if writing failed without a name."""
+    if type(error) is OSError and error.errno is None:  # a short write of numpy.ndarray.tofile
+        error.filename, error.strerror = str(target), f"writing failed: {error}"
+    elif error.filename is None and error.errno in _FULL:
+        error.filename = str(target)
+    for attribute in ("filename", "filename2"):
+        name = str(getattr(error, attribute) or "")
+        if name.startswith(str(path)):
+            setattr(error, attribute, f"{target}{name.removeprefix(str(path))}")
 
 
 def _remove(path: Path) -> None:
@@ -104,7 +123,7 @@ def atomic_file(path: str | os.PathLike[str], force: bool = False) -> Iterator[B
     """
     target = check_output(path, force)
     unfinished = beside(target)
-    with temporary(unfinished) as opened:
+    with temporary(unfinished, target) as opened:
         with unfinished.open("x+b") as file:
             opened.append(file)
             yield file

@@ -49,6 +49,7 @@ class RsrFile:
         path: the file.
         header: its decoded and checked header.
         version: its format version, (major, minor).
+        digest: SHA-256 of its header, which holds the hash of every section.
 
     Raises:
         FormatError: the subclass says which rule of formats/SPEC.md the file breaks.
@@ -63,12 +64,12 @@ class RsrFile:
         with self.path.open("rb") as file, _naming(self.path):
             size = os.fstat(file.fileno()).st_size
             preamble = file.read(PREAMBLE.size)
-            self.version, offset, header_size, digest = check_preamble(preamble, size)
+            self.version, offset, header_size, self.digest = check_preamble(preamble, size)
             file.seek(offset)
             data = file.read(header_size)
             if len(data) < header_size:
                 raise TruncatedError(_SHORTER)
-            check_header_hash(data, digest)
+            check_header_hash(data, self.digest)
             self.header = decode_header(data)
             check_version(self.header, self.version)
             check_header(self.header, offset)

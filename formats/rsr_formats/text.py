@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 
+_MAX_COMPARED = 4096  # names in which a misspelled one is looked for
 _MAX_SHOWN = 60  # characters of a value in a message
 
 
@@ -36,6 +38,20 @@ def listed(items: Sequence[str], limit: int = 20, *, separator: str = ", ", coun
 def quoted(names: Sequence[str], limit: int = 10) -> str:
     """Quote and shorten names from a file, and join them as `listed` does."""
     return listed([repr(name[:120]) for name in names[:limit]], limit, count=len(names))
+
+
+def similar(name: str, names: Sequence[str], limit: int = 3) -> str:
+    """Quote the names that resemble `name`: those that contain it come first. "" if there are none.
+
+    Args:
+        name: a name that is not in `names`.
+        names: the existing names.
+        limit: number of names to quote.
+    """
+    found = [n for n in names if name and name in n][:limit]
+    compared = {n[:120]: n for n in names[:_MAX_COMPARED]}
+    close = get_close_matches(name[:120], compared, limit)
+    return quoted(list(dict.fromkeys([*found, *(compared[n] for n in close)]))[:limit])
 
 
 def shown(value: object) -> str:

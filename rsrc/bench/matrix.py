@@ -188,7 +188,7 @@ def _result(setting: Setting, rows: list[dict[str, Any]]) -> dict[str, Any]:
         },
     }
     if any(row["level"] == "memory-huge" for row in rows):
-        levels["memory-huge"] = {"what": "like memory, in huge pages as load(memory='huge') asks"}
+        levels["memory-huge"] = {"what": "like memory, in huge pages"}
     if rows[-1]["level"] == "model":
         levels["model"] = {"what": "one product with each matrix of the file, as mapped"}
     packages = {name: version(name) for name in ("numpy", "torch") if find_spec(name)}

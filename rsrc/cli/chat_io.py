@@ -3,195 +3,238 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import signal
 import sys
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
 
 from rsr_formats.text import counted, printable
-from rsr_runtime.llm import Chat, Generation, LanguageModel, PromptError, TemplateError
+from rsr_runtime.llm import (
+    Chat,
+    ContextFullError,
+    Generation,
+    LanguageModel,
+    PromptError,
+    TemplateError,
+)
 
 from ..common.errors import SourceError
+from . import transcript
+from .chat_input import QUOTES, Entry, piped_entries, typed_entries
+from .prompt_progress import PromptProgress
+from .signals import interrupts
 
-_HELP = """\
-/reset  start a new conversation
-/help   show this help
-/exit   leave (or Ctrl-D)
-Ctrl-C  clear the line, or end an answer"""
+_HELP = f"""\
+/reset      start a new conversation
+/undo       remove the last message and its answer
+/regen      answer the last message again
+/save FILE  write the conversation to FILE, in JSON
+/load FILE  continue the conversation in FILE
+/help       show this help
+/exit       leave (or Ctrl-D)
+Ctrl-C      clear the line, or end an answer
+\\           at the end of a line: the message goes on in the next line
+{QUOTES}         before and after several lines: they are one message"""
 
-_MAX_INPUT = 64 << 20  # bytes of a text on stdin
+_COMMAND = re.compile(r"/([^\W\d_]+)(?:\s+(\S.*))?")
+_ROOM = 8  # an answer gets at least one of so many parts of the context on a terminal
 INTERRUPTED = 130  # exit code
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
+
+_Answering = Callable[..., Generator[str, None, None]]
 
 
 def run(model: LanguageModel, prompt: str, options: dict[str, Any]) -> Generation:
     """Stream the continuation of `prompt` to stdout, then report its speed on stderr."""
-    stream = model.stream(prompt, **options)
-    _write(stream)
+    progress = PromptProgress()
+    stream = model.stream(prompt, progress=progress, **options)
+    _write(stream, progress)
     click.echo()
     result = stream.result
-    _report(f"{_prompt_read([result])}, {_written([result])} ({_REASONS[result.finish_reason]})")
+    if result.tokens:
+        _report(f"{_prompt_read([result])}, {_written([result])} ({_reason(result)})")
+    else:
+        _report(_interrupted(progress))
     return result
 
 
 def run_all(model: LanguageModel, prompts: Sequence[str], options: dict[str, Any]) -> None:
     """Write each text below a line with its prompt, then report the speed on stderr."""
     _take_any_character()
-    results = model.generate_all(prompts, **options)
+    results = model.generate_all(prompts, progress=PromptProgress(), **options)
     texts = zip(prompts, results, strict=True)
     _put("\n".join(f"==> {prompt} <==\n{result.text}\n" for prompt, result in texts))
     _report(f"{_prompt_read(results)}, {_written(results)}")
 
 
-def chat(model: LanguageModel, system: str | None, options: dict[str, Any]) -> bool:
-    """Answer line by line.
+def chat(model: LanguageModel, conversation: Chat, options: dict[str, Any]) -> bool:
+    """Answer message by message.
 
     Ctrl-C ends an answer on a terminal, and everything in a pipe.
+
+    Args:
+        model: the model that answers.
+        conversation: what was said before.
+        options: of `LanguageModel.stream`.
 
     Returns:
         False if Ctrl-C ended it, else True.
 
     Raises:
-        PromptError, TemplateError: a message in a pipe cannot be answered. On a terminal the error
-            is shown, and the next message is read.
+        PromptError, TemplateError, SourceError, OSError: an entry in a pipe fails. On a terminal
+            the error is shown, and the next entry is read.
     """
-    conversation = Chat(model, system)
     is_typed = sys.stdin.isatty()
     if is_typed:
         click.echo("/help lists commands", err=True)
-    for line in _typed_lines() if is_typed else _piped_lines():
-        text = line.strip()
-        if text == "/exit":
+    talk = _Talk(model, conversation, options, is_typed)
+    for entry in typed_entries() if is_typed else piped_entries():
+        if entry.is_line and entry.text == "/exit":
             break
-        if text == "/reset":
-            conversation.reset()
-            if is_typed:
-                click.echo("a new conversation", err=True)
-        elif text == "/help":
-            click.echo(_HELP, err=True)
-        elif text.startswith("/") and text[1:].isalpha():
-            click.echo(f"unknown command {printable(text)}; /help lists all", err=True)
-        elif text:
-            try:
-                is_whole = _answer(conversation, text, options)
-            except (PromptError, TemplateError) as error:
-                if not is_typed:
-                    raise
-                click.echo(
-                    f"rsrc: {printable(str(error))}; /reset starts a new conversation", err=True
-                )
-            else:
-                if not is_whole and not is_typed:
-                    return False
+        try:
+            is_whole = talk.take(entry)
+        except (PromptError, TemplateError, SourceError, OSError) as error:
+            if not is_typed or isinstance(error, BrokenPipeError):
+                raise
+            click.echo(f"rsrc: {printable(_sentence(error))}", err=True)
+        else:
+            if not is_whole and not is_typed:
+                return False
     return True
 
 
-def _answer(conversation: Chat, text: str, options: dict[str, Any]) -> bool:
-    """Stream the answer to `text`; on a terminal, report its speed.
+class _Talk:
+    """A conversation on a terminal or in a pipe."""
 
-    Returns:
-        False if Ctrl-C ended it.
-    """
-    is_whole = _write(conversation.say(text, **options))
-    click.echo()
-    result = conversation.result
-    if sys.stderr.isatty() and result is not None:
-        # Prompt tokens are not reported: most of them are in the KV cache already.
-        first = f"first token after {_duration(result.prompt_seconds)}"
-        _report(f"{first}, {_written([result])} ({_REASONS[result.finish_reason]})")
-    return is_whole
+    def __init__(
+        self, model: LanguageModel, conversation: Chat, options: dict[str, Any], is_typed: bool
+    ) -> None:
+        self._model = model
+        self._conversation = conversation
+        self._options = options
+        self._is_typed = is_typed
+        self._own_file: Path | None = None  # saved or loaded before: may be replaced
+
+    def take(self, entry: Entry) -> bool:
+        """Answer a message or obey a command; return False if Ctrl-C ended the answer."""
+        text = entry.text
+        command = _COMMAND.fullmatch(text) if entry.is_line else None
+        name, argument = command.groups() if command else ("", None)
+        if name in ("save", "load"):
+            self._save_or_load(name, argument)
+        elif command is None or argument is not None:  # "/usr/bin" and "/reset it" are messages
+            return not text.strip() or self._answer(
+                partial(self._conversation.say, text), self._room_for(text)
+            )
+        elif name == "reset":
+            self._conversation.reset()
+            self._tell("a new conversation")
+        elif name == "undo":
+            removed = self._conversation.undo()
+            self._tell("removed the last message" if removed else "there is nothing to undo")
+        elif name == "regen":
+            return self._answer(self._conversation.again, self._room_for(None))
+        elif name == "help":
+            click.echo(_HELP, err=True)
+        else:
+            click.echo(f"unknown command {printable(text)}; /help lists all", err=True)
+        return True
+
+    def _save_or_load(self, name: str, argument: str | None) -> None:
+        if argument is None:
+            raise SourceError(f"name a file: /{name} FILE")
+        path = Path(argument)
+        if name == "save":
+            transcript.save(path, self._conversation.messages, path == self._own_file)
+            self._tell(f"saved {counted(len(self._conversation.messages), 'message')}")
+        else:
+            messages = transcript.load(path)
+            try:
+                self._conversation.restore(messages)
+            except PromptError as error:
+                raise PromptError(f"{path}: {error}") from error
+            self._tell(f"loaded {counted(len(messages), 'message')}")
+        self._own_file = path
+
+    def _room_for(self, text: str | None) -> int:
+        """On a terminal, drop the oldest messages that no longer fit; return their number."""
+        if not self._is_typed:
+            return 0
+        room = self._model.context // _ROOM
+        return self._conversation.make_room(
+            text, min(room, self._options.get("max_tokens") or room)
+        )
+
+    def _answer(self, answering: _Answering, dropped: int) -> bool:
+        """Stream an answer; on a terminal, report its speed.
+
+        Returns:
+            False if Ctrl-C ended it.
+        """
+        if dropped:
+            click.echo(
+                f"dropped the {counted(dropped, 'oldest message')}: the conversation no longer "
+                f"fits the context of {self._model.context:,} tokens{self._wider()}",
+                err=True,
+            )
+        progress = PromptProgress()
+        is_whole = _write(answering(progress=progress, **self._options), progress)
+        click.echo()
+        result = self._conversation.result
+        if not sys.stderr.isatty():
+            return is_whole
+        if result is None or not result.tokens:
+            _report(f"{_interrupted(progress)}; the conversation is as before")
+        else:
+            # Prompt tokens are not reported: most of them are in the KV cache already.
+            first = f"first token after {_duration(result.prompt_seconds)}"
+            _report(f"{first}, {_written([result])} ({_reason(result)})")
+        return is_whole
+
+    def _wider(self) -> str:
+        limit = self._model.config.max_position_embeddings
+        return "; --context sets it" if self._model.context < limit else ""
+
+    def _tell(self, what: str) -> None:
+        if self._is_typed:
+            click.echo(what, err=True)
 
 
-def _write(pieces: Iterator[str]) -> bool:
+def context_full(error: ContextFullError) -> str:
+    """Return the message of an error in terms of the command line."""
+    wider = f"set a larger one with --context (the model's limit is {error.limit:,})"
+    return (
+        f"the prompt has {counted(error.tokens, 'token')} and leaves no room in a context of "
+        f"{error.context:,}: {wider if error.context < error.limit else 'shorten it'}"
+    )
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, ContextFullError):
+        return context_full(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def _write(pieces: Iterator[str], progress: PromptProgress) -> bool:
     """Write pieces as they come; return False if Ctrl-C ended them."""
     _take_any_character()
     try:
-        with _interrupts():
+        with interrupts():
             for piece in pieces:
                 _put(piece)
     except KeyboardInterrupt:
         return False
     finally:
+        progress.erase()
         if isinstance(pieces, Generator):
             pieces.close()  # the conversation keeps the partial answer
     return True
-
-
-def _typed_lines() -> Iterator[str]:
-    """Yield lines typed on a terminal, until Ctrl-D."""
-    line_so_far: Callable[[], str] = str  # without readline, the line counts as empty
-    with suppress(ImportError):
-        import readline  # gives input() line editing and history
-
-        line_so_far = readline.get_line_buffer
-    while True:
-        try:
-            with _interrupts():
-                line = input("> ")
-        except EOFError:
-            click.echo()
-            return
-        except KeyboardInterrupt:
-            click.echo()
-            if not line_so_far():
-                click.echo("Ctrl-D or /exit leaves", err=True)
-            continue
-        yield typed(line, "stdin")
-
-
-def _piped_lines() -> Iterator[str]:
-    """Yield each line of stdin as soon as it arrives."""
-    while line := sys.stdin.buffer.readline(_MAX_INPUT + 1):
-        yield _checked(line)
-
-
-def read_stdin() -> str:
-    """Return the text on stdin.
-
-    Raises:
-        SourceError: it is not UTF-8, or larger than 64 MiB.
-    """
-    return _checked(sys.stdin.buffer.read(_MAX_INPUT + 1))
-
-
-def _checked(data: bytes) -> str:
-    if len(data) > _MAX_INPUT:
-        raise SourceError(f"stdin: more than {_MAX_INPUT:,} bytes")
-    return decoded(data, "stdin")
-
-
-def decoded(data: bytes, where: str) -> str:
-    """Return `data` as text.
-
-    Raises:
-        SourceError: it is not UTF-8.
-    """
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise SourceError(
-            f"{where}: not UTF-8: byte {data[error.start]:#04x} at offset {error.start:,}; "
-            "convert it first (iconv -t utf-8)"
-        ) from None
-
-
-def typed(text: str, where: str) -> str:
-    """Return an argument or a typed line, decoded as UTF-8 if the locale could not decode it.
-
-    Raises:
-        SourceError: it is not UTF-8.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return decoded(os.fsencode(text), where)
-    return text
 
 
 def _take_any_character() -> None:
@@ -224,8 +267,19 @@ def _written(results: Sequence[Generation]) -> str:
     return f"{counted(count, 'token')}{rate}"
 
 
+def _interrupted(progress: PromptProgress) -> str:
+    """Say how much of a prompt was read before it was interrupted."""
+    if not progress.total:
+        return "interrupted"
+    return f"interrupted after {progress.done:,} of {counted(progress.total, 'prompt token')}"
+
+
 def _duration(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def _reason(result: Generation) -> str:
+    return _REASONS[result.finish_reason]
 
 
 _REASONS = {
@@ -234,17 +288,3 @@ _REASONS = {
     "context": "the context is full",
     "interrupted": "interrupted",
 }
-
-
-@contextmanager
-def _interrupts() -> Iterator[None]:
-    """Make Ctrl-C raise KeyboardInterrupt within the block, instead of ending the process."""
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # nohup, a job with "&"
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

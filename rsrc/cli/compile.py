@@ -18,8 +18,15 @@ from ..workers.dask import check_address
 from .options import PATH, checked_by, force_option, json_option, output_option
 from .progress_bar import progress_bar
 
+_EXAMPLES = """\b
+Examples:
+  rsrc compile bitnet-2b -o bitnet-2b.rsr --head int8
+  rsrc compile model.gguf -o model.rsr
+  rsrc compile model.safetensors -o model.rsr --target avx2 --zstd 3
+"""
 
-@click.command("compile", short_help="Compile a checkpoint to one .rsr file.")
+
+@click.command("compile", short_help="Compile a checkpoint to one .rsr file.", epilog=_EXAMPLES)
 @click.argument("source", type=PATH)
 @output_option()
 @click.option(
@@ -55,7 +62,7 @@ from .progress_bar import progress_bar
 )
 @click.option(
     "--per",
-    callback=checked_by(parse_per),
+    callback=checked_by(parse_per, "per: "),
     metavar="tensor|row|group:N",
     help="What shares a scale with --quantize; group:N is N columns of a row. Default: tensor.",
 )

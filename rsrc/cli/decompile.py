@@ -28,7 +28,7 @@ from .progress_bar import progress_bar
     "--type",
     "gguf_type",
     type=click.Choice(GGUF_TYPES),
-    help="GGUF type of ternary matrices. Default: TQ2_0.",
+    help="GGUF type of ternary matrices. Default: TQ2_0 where it holds their scales, else Q2_0.",
 )
 @force_option
 def decompile(file: Path, output: Path, to: str, gguf_type: str | None, force: bool) -> None:

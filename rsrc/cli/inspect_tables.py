@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rsr_formats.text import printable
+from rsr_runtime.llm import Support
 
 from ..common.console import console, new_table, size
 from .listing import Listed, print_tensors
@@ -31,6 +32,7 @@ def print_inspection(result: dict[str, Any]) -> None:
             out.print(f"file {printable(file['name'])}, {size(file['bytes'])}")
         for key, value in result["metadata"].items():
             out.print(f"metadata {printable(key)} = {printable(value)}")
+        _print_support(out, result)
         if result["advice"]:
             out.print(result["advice"])
         return
@@ -45,6 +47,10 @@ def print_inspection(result: dict[str, Any]) -> None:
         elif key == "quantised":
             made = f"{value['rule']} of {value['of']}, {value['dtype']}"
             fields.add_row("int8 by", printable(made))
+        elif key == "shape":
+            fields.add_row(key, " x ".join(map(str, value)) or "scalar")
+        elif key == "bytes":
+            fields.add_row(key, f"{value:,}")
         elif key not in ("scale", "sections", "permutation", "segments", "patterns"):
             fields.add_row(key.replace("_", " "), _plain(value))
     out.print(fields)
@@ -71,14 +77,30 @@ def print_survey(result: dict[str, Any]) -> None:
         out.print(f"kept as files: {', '.join(result['files'])}")
     for note in result["notes"]:
         out.print(printable(note))
+    _print_support(out, result)
     if result["refused"]:
         out.print("this checkpoint cannot be compiled: see the refused tensors")
     elif not counts.keys() & {"ternary", "binary"}:
         out.print("no tensor is ternary or binary")
 
 
+def _print_support(out: Console, result: dict[str, Any]) -> None:
+    """Print what does not work with a model, if anything."""
+    if "runs" not in result:  # of one tensor
+        return
+    support = Support(
+        tuple(result["runs"]["reasons"]),
+        tuple(result["chat"]["reasons"]),
+        tuple(result["not_understood"]),
+        tuple(result["not_applied"]),
+    )
+    for line in support.sentences():
+        out.print(printable(line))
+
+
 def _listed(t: dict[str, Any], heading: str) -> Listed:
-    return Listed(t["name"], heading, t["shape"], t["bytes"], t.get("bits_per_weight"))
+    shape = t.get("weight_shape", t["shape"])  # of the weights: packed tensors are narrower
+    return Listed(t["name"], heading, shape, t["bytes"], t.get("bits_per_weight"))
 
 
 def _heading(t: dict[str, Any]) -> str:

@@ -14,15 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rsr_formats.text import counted, printable
+from rsr_formats.keys.generation import not_applied
+from rsr_formats.text import counted, listed, printable, shown
 
 from .options import MEMORY, PATH, THREADS, Decorator, file_argument, json_option, options
 from .progress_bar import progress_bar
+from .template_variables import template_variables_option
 
 if TYPE_CHECKING:
     from rsr_runtime.llm import Generation, LanguageModel
 
-_FILTERS = ("top_k", "top_p", "min_p")
+_FILTERS = {"top_k", "top_p", "min_p"}
+_PENALTIES = {"repetition_penalty", "presence_penalty", "frequency_penalty"}
+_SETTINGS = {"temperature", *_FILTERS, *_PENALTIES, "seed"}  # options named like the settings
 _CONTEXT = "Maximum tokens of prompt and text. Default: 4096, or the model's limit if less."
 _LOADING = (
     click.option(
@@ -85,6 +89,17 @@ _sampling_options = options(
         "Default: the model's.",
     ),
     click.option(
+        "--presence-penalty",
+        type=click.FloatRange(-2, 2),
+        help="Above 0, tokens that the text has become less likely; 0 is off. Default: 0.",
+    ),
+    click.option(
+        "--frequency-penalty",
+        type=click.FloatRange(-2, 2),
+        help="Above 0, tokens become less likely each time the text has them; 0 is off. "
+        "Default: 0.",
+    ),
+    click.option(
         "--seed",
         type=click.IntRange(0),
         help="The same seed gives the same text. Default: a new seed every time.",
@@ -110,27 +125,41 @@ def _model_options(context: str) -> Decorator:
     metavar="TEXT",
     help="Prompt to continue; several run as one batch. Default: stdin, without its last newline.",
 )
+@click.option(
+    "--file",
+    "prompt_file",
+    type=PATH,
+    metavar="PATH",
+    help="Continue the text in PATH, without its last newline; - is stdin.",
+)
 @_sampling_options
 @_model_options(_CONTEXT)
 @json_option
-def run(file: Path, prompts: tuple[str, ...], as_json: bool, **given: Any) -> None:
+def run(
+    file: Path, prompts: tuple[str, ...], prompt_file: Path | None, as_json: bool, **given: Any
+) -> None:
     """Generate text with the language model in FILE, a .rsr file.
 
     The text streams to stdout; its speed goes to stderr. For a model with a chat template, see
     rsrc chat.
     """
     from . import chat_io
+    from .chat_text import read_text, typed
+    from .prompt_progress import PromptProgress
 
-    if not prompts and sys.stdin.isatty():
-        raise click.UsageError("give a prompt with -p, or on stdin")
+    if prompts and prompt_file is not None:
+        raise click.UsageError("give prompts with -p or --file, not both")
+    if not prompts and prompt_file is None and sys.stdin.isatty():
+        raise click.UsageError("give a prompt with -p, or on stdin, or in a file with --file")
     with _opened(file, given) as model:
         chosen = _chosen(model, given)
-        # As shells do with command substitution.
-        prompts = tuple(chat_io.typed(p, "--prompt") for p in prompts) or (
-            chat_io.read_stdin().removesuffix("\n"),
+        # Without the last newline, as shells do with command substitution.
+        prompts = tuple(typed(p, "--prompt") for p in prompts) or (
+            read_text(prompt_file or Path("-")).removesuffix("\n"),
         )
         if as_json:
-            _print_json(prompts, model.generate_all(prompts, **chosen))
+            results = model.generate_all(prompts, progress=PromptProgress(), **chosen)
+            _print_json(prompts, results)
         elif len(prompts) > 1:
             chat_io.run_all(model, prompts, chosen)
         elif chat_io.run(model, prompts[0], chosen).finish_reason == "interrupted":
@@ -140,16 +169,39 @@ def run(file: Path, prompts: tuple[str, ...], as_json: bool, **given: Any) -> No
 @click.command(short_help="Chat with a language model that has a chat template.")
 @file_argument
 @click.option("--system", metavar="TEXT", help="System prompt.")
+@template_variables_option()
+@click.option(
+    "--allow-special-tokens",
+    is_flag=True,
+    help="Special tokens spelled out in messages become those tokens. Default: they are text.",
+)
 @_sampling_options
 @_model_options(_CONTEXT)
-def chat(file: Path, system: str | None, **given: Any) -> None:
-    """Chat with the language model in FILE. In a pipe, every line of stdin is a message."""
+def chat(
+    file: Path,
+    system: str | None,
+    variables: dict[str, Any],
+    allow_special_tokens: bool,
+    **given: Any,
+) -> None:
+    """Chat with the language model in FILE.
+
+    In a pipe, every line of stdin is a message. A backslash at the end of a line continues it, and
+    lines between two \"\"\" are one message. /help lists commands.
+    """
+    from rsr_runtime.llm import Chat
+
     from . import chat_io
+    from .chat_text import typed
 
     if system is not None:
-        system = chat_io.typed(system, "--system")
+        system = typed(system, "--system")
     with _opened(file, given) as model:
-        if not chat_io.chat(model, system, _chosen(model, given)):
+        chosen = _chosen(model, given)
+        conversation = Chat(
+            model, system, variables=variables, allow_special_tokens=allow_special_tokens
+        )
+        if not chat_io.chat(model, conversation, chosen):
             sys.exit(chat_io.INTERRUPTED)
 
 
@@ -168,11 +220,10 @@ def perplexity(file: Path, text: Path, window: int | None, as_json: bool, **give
 
     If TEXT is -, it is read from stdin.
     """
-    from .chat_io import decoded, read_stdin
+    from .chat_text import read_text
 
     with _opened(file, given) as model:
-        is_stdin = str(text) == "-"
-        words = read_stdin() if is_stdin else decoded(text.read_bytes(), str(text))
+        words = read_text(text)
         with progress_bar("predicting", in_bytes=False) as shown:
             found = model.perplexity(words, window, None if shown is None else partial(shown, ""))
     if as_json:
@@ -200,24 +251,38 @@ def _opened(file: Path, options: dict[str, Any]) -> Iterator[LanguageModel]:
     try:
         with llm.load(file, **loading) as model:
             yield model
+    except llm.ContextFullError as error:
+        from .chat_io import context_full
+
+        raise llm.PromptError(context_full(error)) from error
     except (llm.ModelError, llm.TemplateError) as error:
         raise type(error)(f"{file}: {error}") from error
 
 
 def _chosen(model: LanguageModel, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `LanguageModel.stream`; options not given have model defaults."""
-    from .chat_io import typed
+    """Return the arguments of `LanguageModel.stream`; options not given have model defaults.
 
-    names = [field.name for field in dataclasses.fields(model.sampling)]
-    given = {name: options[name] for name in names if options.get(name) is not None}
+    Settings of generation_config.json that are not applied are named on stderr.
+    """
+    from rsr_runtime.llm import Sampling
+
+    from .chat_text import typed
+
+    config = model.config.generation_config
+    ignored = [f"{name} = {printable(shown(config[name]))}" for name in not_applied(config)]
+    if ignored:
+        click.echo(f"rsrc: generation_config.json: not applied: {listed(ignored)}", err=True)
+    stop = tuple(typed(text, "--stop") for text in options["stop"])
+    given = {name: options[name] for name in _SETTINGS if options.get(name) is not None}
+    if options["max_tokens"] is not None:
+        given["max_new_tokens"] = options["max_tokens"]
+    if stop:
+        given["stop_strings"] = ()
+    sampling = Sampling.from_generation_config(config, **given)
     # A filter alone asks for sampling.
-    if model.sampling.temperature == 0 and any(name in given for name in _FILTERS):
-        given.setdefault("temperature", 1.0)
-    return {
-        "sampling": dataclasses.replace(model.sampling, **given),
-        "max_tokens": options["max_tokens"],
-        "stop": tuple(typed(text, "--stop") for text in options["stop"]),
-    }
+    if "temperature" not in given and not sampling.temperature and given.keys() & _FILTERS:
+        sampling = dataclasses.replace(sampling, temperature=1.0)
+    return {"sampling": sampling, "max_tokens": options["max_tokens"], "stop": stop}
 
 
 def _print_json(prompts: tuple[str, ...], results: list[Generation]) -> None:

@@ -47,8 +47,22 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="rsrc")
+_EXAMPLE = """\b
+Example:
+  $ hf download microsoft/bitnet-b1.58-2B-4T --local-dir bitnet-2b
+  $ rsrc compile bitnet-2b -o bitnet-2b.rsr
+  $ rsrc run bitnet-2b.rsr -p "Once upon a time" -n 50
+
+`rsrc COMMAND --help` lists the options of a command.
+"""
+
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_EXAMPLE,
+)
+@click.version_option(__version__, "-V", "--version", prog_name="rsrc")
 def main() -> None:
     """Compile ternary (1.58-bit) weights to an RSR index, and run the compiled model."""
 

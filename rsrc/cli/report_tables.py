@@ -16,8 +16,8 @@ from .listing import Listed, print_tensors
 
 
 def print_report(report: Report) -> None:
-    """Print sizes by kind, and which tensors stayed dense and why."""
-    names = ["", "tensors", "weights", "source", "in .rsr", "bits/weight"]
+    """Print the sizes of all parts of the file, and which tensors stayed dense and why."""
+    names = ["", "tensors", "weights", "source", "bytes in .rsr", "bits/weight"]
     if any(t.bytes != t.raw_bytes for t in report.tensors):
         names.append("of raw")
     columns = len(names)
@@ -26,6 +26,9 @@ def print_report(report: Report) -> None:
         if tensors := [t for t in report.tensors if t.kind == kind]:
             sizes = sum(t.source_bytes for t in tensors), sum(t.bytes for t in tensors)
             table.add_row(*_size_row(kind, tensors, *sizes)[:columns])
+    for part in ("files", "header", "padding"):
+        if nbytes := report.output_parts.get(part):
+            table.add_row(part, "", "", "", f"{nbytes:,}")
     table.add_section()
     sizes = report.source_bytes, report.output_bytes
     table.add_row(*_size_row("total", report.tensors, *sizes)[:columns])
@@ -40,7 +43,8 @@ def print_report(report: Report) -> None:
         _print_head(out, report.head)
     if dense := [t for t in report.tensors if t.reason is not None]:
         print_tensors(out, [Listed(t.name, f"dense: {t.reason}", t.shape, t.bytes) for t in dense])
-    for note in report.notes:
+    lines = [] if report.support is None else report.support.sentences()
+    for note in (*report.notes, *lines):
         out.print(printable(note))
     kept = f" with {', '.join(report.files)}" if report.files else ""
     rate = report.source_bytes / max(report.seconds, 1e-9)
@@ -94,7 +98,7 @@ def _size_row(
         str(len(tensors)),
         f"{weights:,}" if weights else "",
         size(source_bytes),
-        size(stored_bytes),
+        f"{stored_bytes:,}",  # exact, so that the rows add up to the size of the file
         f"{bits / weights:.3f}" if weights else "",
         f"{100 * stored_ratio(tensors):.1f} %",
     ]

@@ -50,6 +50,20 @@ def ending_at_once() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def interrupts() -> Iterator[None]:
+    """Make Ctrl-C raise KeyboardInterrupt within the block, instead of ending the process."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # nohup, a job with "&"
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _terminal() -> Callable[[], None]:
     """Return a function that restores the present state of the terminal."""
     settings = None

@@ -40,7 +40,7 @@ def new_table(first: str, *others: str) -> Table:
     table = Table()
     table.add_column(Text(first), overflow="fold")  # Text: "L[s]" is no markup; names stay whole
     for name in others:
-        table.add_column(Text(name), justify="right")
+        table.add_column(Text(name), justify="right", overflow="fold")
     return table
 
 

@@ -25,11 +25,16 @@ class ByteCounter:
 
     Args:
         progress: receives the sum, and phases if it is a `Progress`; None ignores both.
-        total: bytes of all phases.
+        total: bytes to report in the end.
+        passes: bytes that all phases advance by, if they handle bytes more than once; the sum is
+            reported as a share of `total`, so that no byte counts twice.
     """
 
-    def __init__(self, progress: ProgressFunction | None, total: int) -> None:
+    def __init__(
+        self, progress: ProgressFunction | None, total: int, passes: int | None = None
+    ) -> None:
         self._progress, self._total, self._done = progress, total, 0
+        self._passes = total if passes is None else passes
 
     def begin(self, phase: str, tensors: int) -> None:
         """Start a phase; see `Progress.begin`."""
@@ -40,7 +45,8 @@ class ByteCounter:
         """Add `nbytes` bytes of tensor `name`."""
         self._done += nbytes
         if self._progress is not None:
-            self._progress(name, self._done, self._total)
+            done = self._done * self._total // self._passes if self._passes else 0
+            self._progress(name, done, self._total)
 
 
 def ignore(name: str, nbytes: int) -> None:

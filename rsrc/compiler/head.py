@@ -4,8 +4,8 @@ A decoder reads its whole head for every token. In a ternary model of two billio
 more than half of all bytes; int8 reduces the head to a half or a quarter. This is lossy. The loss
 of weights and logits is measured while the head is written, and reported.
 
-The head is `lm_head.weight`. If config.json ties it to the embedding instead, it is made from the
-embedding, which is kept unchanged for lookups.
+The head is `lm_head.weight`. If the source has none and config.json ties it to the embedding, it is
+made from the embedding, which is kept unchanged for lookups.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats import RsrFile
+from rsr_formats.architectures import DecoderNames
 from rsr_formats.records import FLOAT_DTYPES, MAX_QUANTIZED_COLUMNS, DenseTensor, Quantized
 from rsr_formats.records import row_scales_name as scales_name
 from rsr_formats.writer import BytesLike
@@ -32,9 +33,7 @@ from .recognize import Recognized
 from .report import HeadReport
 
 WEIGHT = "lm_head.weight"
-EMBEDDING = "model.embed_tokens.weight"
 RULE = "absmax"
-_NORM = "model.norm.weight"
 _VECTORS = 64  # hidden states for which logits are compared
 
 Floats = npt.NDArray[np.float32]
@@ -56,7 +55,12 @@ class HeadPlan:
     @property
     def is_added(self) -> bool:
         """Whether the source tensor is kept as well."""
-        return self.tensor.name != WEIGHT
+        return not self.tensor.name.endswith(WEIGHT)
+
+    @property
+    def name(self) -> str:
+        """Name of the int8 tensor."""
+        return WEIGHT if self.is_added else self.tensor.name
 
 
 def find_head(checkpoint: Checkpoint) -> SourceTensor:
@@ -66,8 +70,10 @@ def find_head(checkpoint: Checkpoint) -> SourceTensor:
         OptionError: there is no head.
     """
     tensors = checkpoint.tensors
-    is_tied = WEIGHT not in tensors and checkpoint.config.get("tie_word_embeddings") is True
-    names = (WEIGHT, EMBEDDING) if is_tied else (WEIGHT,)
+    found = DecoderNames.find(tensors)
+    head = f"{found.head}.weight"
+    is_tied = head not in tensors and checkpoint.config.get("tie_word_embeddings") is True
+    names = (head, f"{found.prefix}embed_tokens.weight") if is_tied else (head,)
     for name in names:
         if name in tensors:
             return tensors[name]
@@ -99,19 +105,20 @@ def plan_head(
             f"head: {name!r} is {kind} (layout {found.layout.name}), which is smaller than int8: "
             "compile without --head, or keep it dense with --exclude to quantize it anyway"
         )
-    _check(checkpoint, found.tensor)
-    norm = checkpoint.tensors.get(_NORM)
+    norm = checkpoint.tensors.get(f"{DecoderNames.find(checkpoint.tensors).prefix}norm.weight")
     if norm is not None:
         norm = norm.dense
         if norm.dtype not in FLOAT_DTYPES or norm.shape != found.tensor.shape[1:]:
             norm = None
     plan = HeadPlan(found.tensor, norm)
+    _check(checkpoint, plan)
     if plan.is_added:
         return [*recognized, plan]
     return [*recognized[:place], plan, *recognized[place + 1 :]]
 
 
-def _check(checkpoint: Checkpoint, t: SourceTensor) -> None:
+def _check(checkpoint: Checkpoint, plan: HeadPlan) -> None:
+    t = plan.tensor
     if t.dtype not in FLOAT_DTYPES or len(t.shape) != 2 or 0 in t.shape:
         raise OptionError(
             f"head: {t.name!r} is {t.dtype} {list(t.shape)}, expected a matrix of "
@@ -122,10 +129,10 @@ def _check(checkpoint: Checkpoint, t: SourceTensor) -> None:
             f"head: {t.name!r} has {t.shape[1]} columns, an int8 head at most "
             f"{MAX_QUANTIZED_COLUMNS}: compile without --head"
         )
-    if scales_name(WEIGHT) in checkpoint.tensors:
+    if scales_name(plan.name) in checkpoint.tensors:
         raise OptionError(
-            f"head: the source has a tensor {scales_name(WEIGHT)!r} already, which is the name of "
-            "the head's scales: compile without --head"
+            f"head: the source has a tensor {scales_name(plan.name)!r} already, which is the name "
+            "of the head's scales: compile without --head"
         )
 
 
@@ -243,10 +250,10 @@ def write_head(
             advance(t.name, values.size * t.nbytes // (t.shape[0] * t.shape[1]))
 
     section = add(panels())
-    weight = DenseTensor(WEIGHT, "I8", t.shape, section, Quantized(RULE, t.name, t.dtype))
+    weight = DenseTensor(plan.name, "I8", t.shape, section, Quantized(RULE, t.name, t.dtype))
     scale = np.concatenate(scales).astype("<f4")
     scale_record = DenseTensor(
-        scales_name(WEIGHT), "F32", scale.shape, add([scale.view(np.uint8).data])
+        scales_name(plan.name), "F32", scale.shape, add([scale.view(np.uint8).data])
     )
     bytes_now = weight.nbytes + scale_record.nbytes
     return weight, scale_record, loss.report(plan, bytes_now)
@@ -292,7 +299,7 @@ class _Loss:
 
     def report(self, plan: HeadPlan, bytes_now: int) -> HeadReport:
         error, exact, found, product = self._logits
-        by = "" if plan.norm is None else f", times {_NORM}"
+        by = "" if plan.norm is None else f", times {plan.norm.name}"
         return HeadReport(
             of=plan.tensor.name,
             is_added=plan.is_added,

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from rsr_formats import create
+from rsr_formats import RsrFile, create
 from rsr_formats.atomic import check_output
-from rsr_formats.records import DenseTensor, FileEntry, Tensor
+from rsr_formats.records import DenseTensor, FileEntry, Section, Tensor
 from rsr_formats.writer import BytesLike, RsrWriter
 
 from .._version import __version__
@@ -33,7 +33,8 @@ from .options import CompileOptions
 from .plan import IndexPlan, Plan, plan
 from .recognize import PassthroughTensor, recognize
 from .record import Encoded, Encoder, encode, nbytes, renumbered
-from .report import Report, TensorReport, dense_report, head_reports, indexed_report
+from .report import Report, TensorReport, dense_report, head_reports, indexed_report, output_parts
+from .support import activation_notes, check_file
 
 Written = tuple[list[Tensor], list[TensorReport]]
 
@@ -84,9 +85,10 @@ def compile(
             `concurrent.futures.Executor`. Workers read the source themselves, from the same paths.
             The output does not depend on the executor.
         force: replace an existing output.
-        progress: called as progress(tensor name, bytes done, bytes in total). Each byte of the
-            source counts twice: when it is recognized and when it is written. If it also has a
-            method `begin`, begin("recognizing" or "compiling", tensors) announces each phase.
+        progress: called as progress(tensor name, bytes done, bytes in total). The total is the size
+            of the source's tensors; recognizing a tensor is the first half of its bytes, writing it
+            the second. If it also has a method `begin`, begin("recognizing" or "compiling",
+            tensors) announces each phase.
 
     Raises:
         SourceError: the source is missing, damaged or not supported.
@@ -103,24 +105,30 @@ def compile(
         head=head, include=include, exclude=exclude, zstd=zstd, threads=threads, force=force,
     )  # fmt: skip
     checkpoint = load(source, output, options, is_local=executor is None)
-    counter = ByteCounter(progress, _bytes_to_process(checkpoint, options))
+    passes = _bytes_to_process(checkpoint, options)
+    counter = ByteCounter(progress, checkpoint.stored_nbytes, passes)
     with open_workers(executor, options.thread_count) as workers:
         counter.begin("recognizing", len(checkpoint.tensors))
         recognized = recognize(checkpoint, options, workers, counter.advance)
         chosen = recognized if head is None else plan_head(checkpoint, recognized)
         plans = plan(chosen, options)
         counter.begin("compiling", len(plans))
-        tensors, files = write(checkpoint, plans, output, options, workers, counter.advance)
+        tensors, files, sections = write(
+            checkpoint, plans, output, options, workers, counter.advance
+        )
+    output_bytes = Path(output).stat().st_size
     return Report(
         source=str(source),
         output=str(output),
         tensors=tuple(tensors),
-        files=tuple(files),
+        files=tuple(f.name for f in files),
         source_bytes=checkpoint.stored_nbytes,
-        output_bytes=Path(output).stat().st_size,
+        output_bytes=output_bytes,
+        output_parts=output_parts(tensors, files, sections, output_bytes),
         seconds=time.perf_counter() - start,
         threads=options.thread_count,
-        notes=checkpoint.notes,
+        notes=(*checkpoint.notes, *activation_notes(checkpoint, quantize)),
+        support=check_file(RsrFile(output)),
     )
 
 
@@ -151,14 +159,14 @@ def write(
     options: CompileOptions,
     workers: Workers,
     advance: Advance,
-) -> tuple[list[TensorReport], list[str]]:
+) -> tuple[list[TensorReport], list[FileEntry], tuple[Section, ...]]:
     """Stages 4 to 6: index every tensor, make its record, and write both.
 
     Workers index whole tensors ahead. This thread writes their results in order, streams dense
     tensors, and indexes in panels the tensors that are too large for one worker.
 
     Returns:
-        The reports of all tensors, and the names of the model files.
+        The reports of all tensors, the model files and all sections.
     """
     encoder = Encoder(options.zstd, workers.local if workers.is_local else None)
     records: list[Tensor] = []
@@ -176,13 +184,13 @@ def write(
             FileEntry(name, out.add(_file_pieces(file)))
             for name, file in sorted(checkpoint.files.items())
         ]
-        writer.finish(
+        header = writer.finish(
             producer=f"rsrc {__version__}",
             metadata=checkpoint.metadata,
             files=files,
             tensors=records,
         )
-    return reports, [f.name for f in files]
+    return reports, files, header.sections
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-from rsr_formats.records import DenseTensor, IndexedTensor, Section
+from rsr_formats.records import PREAMBLE, DenseTensor, FileEntry, IndexedTensor, Section, align
 
 from ..layouts import TernaryTensor
 from ..source.tensor import SourceTensor
+
+if TYPE_CHECKING:
+    from rsr_runtime.llm import Support
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,11 @@ class Report:
     output_bytes: int  # of the whole .rsr file
     seconds: float
     threads: int
+    # Bytes of the file by use: "ternary", "binary", "dense", "files", "header" and "padding" (which
+    # aligns sections); the sum is `output_bytes`.
+    output_parts: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what could not be converted, as sentences
+    support: Support | None = None  # whether rsrc run and chat will work with the file
 
     @property
     def head(self) -> HeadReport | None:
@@ -95,8 +102,11 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON-ready types, keyed by the names of fields and properties."""
+        fields = asdict(replace(self, support=None))
+        del fields["support"]
         return {
-            **asdict(self),
+            **fields,
+            **({} if self.support is None else self.support.to_dict()),
             "bits_per_weight": self.bits_per_weight,
             "stored_ratio": self.stored_ratio,
         }
@@ -106,6 +116,23 @@ def stored_ratio(tensors: Sequence[TensorReport]) -> float:
     """Return stored bytes / uncompressed bytes, 1 if there are none."""
     raw = sum(t.raw_bytes for t in tensors)
     return sum(t.bytes for t in tensors) / raw if raw else 1.0
+
+
+def output_parts(
+    tensors: Sequence[TensorReport],
+    files: Sequence[FileEntry],
+    sections: Sequence[Section],
+    output_bytes: int,
+) -> dict[str, int]:
+    """Divide the bytes of a file by their use; see `Report.output_parts`."""
+    parts = dict.fromkeys(("ternary", "binary", "dense"), 0)
+    for t in tensors:
+        parts[t.kind] += t.bytes
+    end = max((s.offset + s.stored_size for s in sections), default=PREAMBLE.size)
+    parts["files"] = sum(sections[f.section].stored_size for f in files)
+    parts["header"] = PREAMBLE.size + output_bytes - align(end)
+    parts["padding"] = output_bytes - sum(parts.values())
+    return parts
 
 
 def dense_report(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from . import bitnet, floats, int8, source
-from .gguf.blocks import BLOCK_BYTES
+from .gguf.blocks import TYPES
 from .tensors import Form
 
 # The forms in safetensors, by their names on the command line.
@@ -19,5 +19,5 @@ FORMS: Mapping[str, Form] = {
     "float": floats.export,
 }
 GGUF = "gguf"
-GGUF_TYPES = tuple(BLOCK_BYTES)
+GGUF_TYPES = tuple(TYPES)
 NAMES = (*FORMS, GGUF)

@@ -1,10 +1,14 @@
 """The "bitnet" form: packed layers as transformers stores them (layouts/bitnet.py).
 
 `<name>` holds four rows per byte, and `<name>_scale` one scale; config.json says what it means. An
-offline `quantization_config` in the file's config.json stays as it is. Without one, layers become
-`autobitlinear`, which multiplies by the scale: every scale can be stored, while `bitlinear` divides
-by it, and 1 / scale is often not a float32. But `autobitlinear` scales the bias too (transformers,
-integrations/bitnet.py), so a model with biases becomes `bitlinear`.
+offline `quantization_config` in the file's config.json stays as it is. Without one:
+
+* A model becomes `bitlinear`, which divides by the scale. transformers can load it in any dtype,
+  but `autobitlinear` only in the one of its tensors, most of which it does not cast
+  (core_model_loading.py). Where 1 / scale is not a float32, the nearest is written.
+* Matrices without config.json become `autobitlinear`, which multiplies: every scale can be stored.
+  So do models with layers whose rows are no multiple of 4. But `autobitlinear` scales biases too
+  (integrations/bitnet.py), so matrices with biases become `bitlinear`.
 """
 
 from __future__ import annotations
@@ -22,12 +26,15 @@ from rsr_formats.text import quoted
 
 from ..common.arrays import ByteArray
 from ..common.errors import ExportError
-from ..layouts.float_bits import from_float32, row_blocks, to_float32
+from ..layouts.float_bits import from_float32, row_blocks
 from ..layouts.two_bit import pack
+from ..source.gguf.tokenizer_common import Note
 from ..source.quantization import HEADS, Quantization
 from ..source.tensor import PIECE
-from .floats import BY_SIZE, as_floats, holds
+from .dtypes import smallest
+from .floats import as_floats
 from .model_files import Config, bitnet_settings, without
+from .reciprocal import nearest_reciprocal
 from .tensors import (
     Export,
     OutputTensor,
@@ -43,6 +50,7 @@ from .tensors import (
 # transformers never replaces an embedding by BitLinear; for a head, config.json decides.
 _EMBEDDINGS = ("*embed*", "*wte*", "*wpe*")
 _ROWS_PER_BYTE = 4
+_LARGEST_ERROR = 2.0**-23  # of a scale that is written as its reciprocal, relative
 _OTHER_FORMS = "write them with --to int8, --to float or --to gguf"
 
 
@@ -50,8 +58,8 @@ def export(file: RsrFile, config: Config | None) -> Export:
     """Return linear layers packed, other matrices as floats; dense tensors are unchanged.
 
     Raises:
-        ExportError: a linear layer has several scales, or one that this form cannot express; or
-            the file has no ternary linear layer.
+        ExportError: a linear layer has several scales, or a negative one; or the file has no
+            ternary linear layer.
         SourceError: config.json has an unknown linear_class, or an unsupported regular expression
             in `modules_to_not_convert`.
     """
@@ -61,11 +69,11 @@ def export(file: RsrFile, config: Config | None) -> Export:
     linear = [t for t in matrices if _is_linear(t, rules)]
     if not linear:
         raise ExportError(f"{file.path} has no ternary linear layer: there is nothing to pack")
-    settings = _new_settings(file, before, rules, linear)
+    settings = _new_settings(file, config, rules, linear)
     divide = settings["linear_class"] == "bitlinear"
     _check_rows(linear, divide)
-    scales = _scale_tensors(file, linear, divide)
-    notes = []
+    notes: list[str] = []
+    scales = _scale_tensors(file, linear, divide, notes.append)
     if others := [t.name for t in matrices if t.name not in scales]:
         notes.append(f"written as floats, because they are not linear layers: {quoted(others)}")
     new_config = _new_config(config, settings)
@@ -98,15 +106,18 @@ def _is_linear(t: IndexedTensor, rules: Quantization) -> bool:
 
 
 def _new_settings(
-    file: RsrFile, before: Config, rules: Quantization, linear: Sequence[IndexedTensor]
+    file: RsrFile, config: Config | None, rules: Quantization, linear: Sequence[IndexedTensor]
 ) -> dict[str, object]:
-    """Return the `quantization_config` of the packed model; `before` is the file's, or {}."""
+    """Return the `quantization_config` of the packed model; `config` is the file's."""
+    before = bitnet_settings(config)
     if before and before.get("quantization_mode", "offline") == "offline":
         linear_class = rules.linear_class
     else:
         names = {t.name for t in file.header.tensors}
-        biased = any(_module(t.name) + ".bias" in names for t in linear)
-        linear_class = "bitlinear" if biased else "autobitlinear"
+        divides = any(_module(t.name) + ".bias" in names for t in linear)
+        if config is not None and not any(t.shape[0] % _ROWS_PER_BYTE for t in linear):
+            divides = True
+        linear_class = "bitlinear" if divides else "autobitlinear"
     settings = {
         **before,
         "quant_method": "bitnet",
@@ -153,14 +164,15 @@ def _new_config(config: Config | None, settings: dict[str, object]) -> Config | 
 
 
 def _scale_tensors(
-    file: RsrFile, linear: Sequence[IndexedTensor], divide: bool
+    file: RsrFile, linear: Sequence[IndexedTensor], divide: bool, note: Note
 ) -> dict[str, OutputTensor]:
     """Return the tensor `<name>_scale` of each layer.
 
     Raises:
-        ExportError: names the layers with several scales, or one that the form cannot express.
+        ExportError: names the layers with several scales, a negative one, or one that is beyond
+            the reciprocals of float32.
     """
-    several, negative, inexact = [], [], []
+    several, negative, inexact, lost = [], [], [], []
     tensors = {}
     for t in linear:
         grid = read_scales(file, t)
@@ -171,13 +183,18 @@ def _scale_tensors(
         scale = values[0] if len(values) else np.float32(1)
         if scale == 0:
             scale = np.float32(1)  # every weight is 0, and readers expect a positive scale
-        stored = _reciprocal(scale) if divide else scale
         if scale < 0:
             negative.append(t.name)
-        elif stored is None:
-            inexact.append(t.name)
-        else:
-            tensors[t.name] = _scale_tensor(t.name, stored)
+            continue
+        stored = scale
+        if divide:
+            stored = nearest_reciprocal(scale)
+            error = abs(np.float64(np.float32(1) / stored) - scale)
+            if not error <= _LARGEST_ERROR * scale:
+                lost.append(t.name)
+            elif error:
+                inexact.append(t.name)
+        tensors[t.name] = _scale_tensor(t.name, stored)
     if several:
         raise ExportError(
             "the bitnet layout has one scale per matrix, and there are several for "
@@ -188,29 +205,22 @@ def _scale_tensors(
             f"the bitnet layout has only positive scales, and those of {quoted(negative)} are "
             f"negative: {_OTHER_FORMS}"
         )
-    if inexact:
+    if lost:
         raise ExportError(
-            "bitlinear layers divide by weight_scale, and no float32 gives the scale of "
-            f"{quoted(inexact)} as its reciprocal: {_OTHER_FORMS}"
+            "bitlinear layers divide by weight_scale, and no float32 has a reciprocal near the "
+            f"scale of {quoted(lost)}: {_OTHER_FORMS}"
+        )
+    if inexact:
+        note(
+            f"bitlinear layers divide by weight_scale: for {len(inexact):,} of {len(tensors):,} "
+            f"scales, the nearest reciprocal is off by up to {_LARGEST_ERROR:.1e} of the scale"
         )
     return tensors
 
 
-def _reciprocal(scale: np.float32) -> np.float32 | None:
-    """Return a float32 whose reciprocal is `scale`, of as few bits as possible, or None."""
-    one = np.float32(1)
-    with np.errstate(over="ignore", divide="ignore"):
-        near = one / scale
-        # Below a power of 2, reciprocals are sparser than floats: 1 / scale itself may miss.
-        around = [near, np.nextafter(near, np.float32(0)), np.nextafter(near, np.float32(np.inf))]
-        short = [to_float32(from_float32(near.reshape(1), d).view(np.uint8), d)[0] for d in BY_SIZE]
-        candidates = [*short, *around]
-        return next((v for v in candidates if np.isfinite(v) and v > 0 and one / v == scale), None)
-
-
 def _scale_tensor(name: str, value: np.float32) -> OutputTensor:
     values = value.reshape(1)
-    dtype = next(dtype for dtype in BY_SIZE if holds(dtype, values))
+    dtype = smallest(values)
     stored = from_float32(values, dtype)
     return OutputTensor(f"{name}_scale", dtype, stored.shape, lambda: [as_bytes(stored)])
 

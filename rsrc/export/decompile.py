@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rsr_formats import RsrFile
+from rsr_formats.architectures import takes_int8_activations
 from rsr_formats.atomic import atomic_file, check_output
 from rsr_formats.records import DenseTensor, Tensor
 from rsr_formats.text import quoted
@@ -17,6 +18,8 @@ from ..common.progress import ProgressFunction
 from ..layouts import BY_NAME
 from ..source.files import check_not_source
 from . import FORMS, GGUF, GGUF_TYPES, NAMES
+from .activations import activation_notes
+from .dtypes import with_one_dtype
 from .folder import atomic_folder, check_folder
 from .gguf import require_gguf, write_gguf
 from .model_files import Config, read_config, write_model_files
@@ -26,6 +29,7 @@ from .tensors import Export, source_tensors
 
 _SUFFIX = ".safetensors"
 _MODEL = "model.safetensors"
+_LOADED = ("bitnet", "float")  # forms that transformers loads
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ def decompile(
             quantized values in the source's dtype; "bitnet" is the packed layout of Hugging Face;
             "int8" writes -1, 0, 1 and scales; "float" writes digit * scale; "gguf" writes a GGUF
             file. Every form is exact but GGUF, which may round scales to float16.
-        type: GGUF type of ternary matrices, "TQ1_0" or "TQ2_0" (the default).
+        type: GGUF type of ternary matrices, "TQ1_0", "TQ2_0", "Q2_0" or "PQ2_0". By default, each
+            matrix gets TQ2_0, or Q2_0 where its scales or rows do not fit blocks of 256 weights.
         force: replace an existing output file. A directory with files is never replaced.
         progress: called as progress(tensor name, bytes done, total bytes).
 
@@ -85,17 +90,22 @@ def decompile(
         _refuse_mlx_codes(file)
     new_config: Config | None = None  # unless it is the .rsr file's
     if to == GGUF:
-        notes = write_gguf(file, output, type or "TQ2_0", force, progress)
+        notes = write_gguf(file, output, type, force, progress)
     else:
         config = None if to == "source" else read_config(file)
         export = FORMS[to](file, config)
+        if is_folder and to in _LOADED:
+            export = with_one_dtype(export, config)
         new_config = None if export.config is config else export.config
         _write(file, replace(export, config=new_config), output, to, force, progress)
         notes = [*export.notes]
-    notes += [
-        f"not written: {name} in int8, which the source does not have"
-        for name in added_tensors(file)
-    ]
+        if is_folder and export.config is not None:
+            notes += activation_notes(config, takes_int8_activations(export.config))
+    if to != "int8":
+        notes += [
+            f"not written: {name} in int8, which the source does not have"
+            for name in added_tensors(file)
+        ]
     if to in ("source", "float"):
         with suppress(SourceError):  # the note needs a readable config.json
             is_new = is_folder and new_config is not None
@@ -114,7 +124,7 @@ def _check_options(to: str, type: str | None, output: Path) -> None:
             f"{output}: only form gguf writes a .gguf file; choose another name, or form gguf"
         )
     if type not in (None, *GGUF_TYPES):
-        raise OptionError(f"type: found {type!r}, expected {' or '.join(GGUF_TYPES)}")
+        raise OptionError(f"type: found {type!r}, expected {', '.join(GGUF_TYPES)}")
 
 
 def _refuse_mlx_codes(file: RsrFile) -> None:

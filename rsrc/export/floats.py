@@ -12,29 +12,47 @@ from rsr_formats import RsrFile
 from rsr_formats.records import FLOAT_DTYPES, IndexedTensor
 
 from ..common.arrays import ByteArray
-from ..layouts.float_bits import from_float32, row_blocks, to_float32
+from ..common.errors import ExportError
+from ..layouts.float_bits import from_float32, row_blocks
 from ..source.tensor import PIECE
-from .model_files import Config, without_packing
+from .activations import without_int8_activations
+from .biases import scaled_biases
+from .dtypes import smallest
+from .model_files import Config, bitnet_settings, without, without_mlx
 from .self_quantizing import without_self_quantizing
 from .tensors import Export, OutputTensor, as_bytes, convert_matrices, decode, read_scales
-
-BY_SIZE = ("BF16", "F16", "F32")  # BF16 first: most checkpoints have it
 
 
 def export(file: RsrFile, config: Config | None) -> Export:
     """Return every matrix as digit * scale, exactly; dense tensors are unchanged.
 
-    config.json loses its settings for packed weights, and those that make a model quantize its
-    weights itself: it would quantize these again, with smaller scales.
+    Biases that the model scales are multiplied by their scale. config.json loses its settings for
+    packed weights, and those that make a model quantize its weights itself: it would quantize these
+    again, with smaller scales.
+
+    Raises:
+        ExportError: the model has norms inside linear layers, which need those settings.
+        SourceError: `quantization_config` has a value that is not known.
     """
+    if bitnet_settings(config).get("use_rms_norm"):
+        raise ExportError(
+            "the linear layers normalize their inputs (use_rms_norm), which only "
+            "quantization_config can say: write the model with --to source or --to bitnet"
+        )
+    biases = scaled_biases(file, config)
     tensors = convert_matrices(file, lambda t: [as_floats(file, t)])
-    return Export(tensors, without_self_quantizing(without_packing(file, config)))
+    tensors = [biases.get(t.name, t) for t in tensors]
+    if bitnet_settings(config):
+        config = without(config, "quantization_config")
+    config = without_self_quantizing(without_mlx(file, config))
+    return Export(tensors, without_int8_activations(config))
 
 
 def as_floats(file: RsrFile, t: IndexedTensor) -> OutputTensor:
     """Return a matrix as digit * scale, with its negative zeros."""
     dtype = float_dtype(file, t)
-    return OutputTensor(t.name, dtype, t.shape, partial(_pieces, file, t, dtype))
+    pieces = partial(_pieces, file, t, dtype)
+    return OutputTensor(t.name, dtype, t.shape, pieces, _magnitudes(file, t))
 
 
 def float_dtype(file: RsrFile, t: IndexedTensor) -> str:
@@ -42,16 +60,13 @@ def float_dtype(file: RsrFile, t: IndexedTensor) -> str:
 
     A quantized matrix has scales that the source's dtype may not hold.
     """
-    grid = read_scales(file, t)
-    values = np.ones(1, np.float32) if grid is None else grid.values
     preferred = [t.source.dtype] if t.source.dtype in FLOAT_DTYPES else []
-    return next(dtype for dtype in (*preferred, *BY_SIZE) if holds(dtype, values))
+    return smallest(_magnitudes(file, t), *preferred)
 
 
-def holds(dtype: str, values: npt.NDArray[np.float32]) -> bool:
-    """Return whether F32, F16 or BF16 holds float32 values exactly."""
-    rounded = from_float32(np.ascontiguousarray(values).reshape(-1), dtype)
-    return bool((to_float32(rounded.view(np.uint8), dtype) == values.reshape(-1)).all())
+def _magnitudes(file: RsrFile, t: IndexedTensor) -> npt.NDArray[np.float32]:
+    grid = read_scales(file, t)
+    return np.ones(1, np.float32) if grid is None else grid.values
 
 
 def _pieces(file: RsrFile, t: IndexedTensor, dtype: str) -> Iterator[ByteArray]:

@@ -42,7 +42,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = check_folder(path)
     unfinished = beside(target)
-    with temporary(unfinished):
+    with temporary(unfinished, target):
         unfinished.mkdir()
         yield unfinished
         check_folder(path)

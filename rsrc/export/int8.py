@@ -3,41 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from rsr_formats import RsrFile
-from rsr_formats.records import IndexedTensor
+from rsr_formats.records import DenseTensor, IndexedTensor, Tensor, row_scales_name
 
 from ..common.arrays import ByteArray
 from ..layouts.float_bits import row_blocks
 from ..layouts.paretoq import is_clip
 from ..layouts.scales import ScaleGrid, group_columns
+from ..source.quantization import Quantization
 from ..source.tensor import PIECE
 from .floats import as_floats
-from .model_files import Config, without_packing
+from .model_files import Config, bitnet_settings, without_mlx
+from .reciprocal import nearest_reciprocal
 from .tensors import Export, OutputTensor, as_bytes, convert_matrices, read_scales, value_pieces
 
 
 def export(file: RsrFile, config: Config | None) -> Export:
     """Return every matrix as I8, followed by its scales; dense tensors are unchanged.
 
+    config.json keeps a `quantization_config` of BitNet, which says that activations are int8. If
+    its linear_class is "bitlinear", `weight_scale` divides, as in every form of BitNet.
+
     `<name>_scale` is [1] for one scale per tensor, [out_features] for scales per row or per block
     of rows, and [out_features, groups] for scales per group of columns. A matrix without scales, or
     without rows, has no such tensor.
     """
-    tensors = convert_matrices(file, partial(_matrix, file))
-    return Export(tensors, without_packing(file, config))
+    heads = {t.name: _head(file, t) for t in file.header.tensors if _is_int8_head(t)}
+    tensors: list[OutputTensor] = []
+    rules = Quantization({"quantization_config": bitnet_settings(config)})
+    divide = rules.is_bitnet and rules.linear_class == "bitlinear"
+    for t in convert_matrices(file, partial(_matrix, file, rules if divide else None)):
+        tensors += heads.pop(t.name, [t])
+    for added in heads.values():
+        tensors += added
+    return Export(tensors, without_mlx(file, config))
 
 
-def _matrix(file: RsrFile, t: IndexedTensor) -> list[OutputTensor]:
+def _is_int8_head(t: Tensor) -> bool:
+    return isinstance(t, DenseTensor) and t.quantized is not None
+
+
+def _head(file: RsrFile, t: Tensor) -> list[OutputTensor]:
+    """Return an output head as the `.rsr` file has it: int8, and a scale per row."""
+    assert isinstance(t, DenseTensor)
+    scales = row_scales_name(t.name)
+    section = next(
+        s.section for s in file.header.tensors if isinstance(s, DenseTensor) and s.name == scales
+    )
+    return [
+        OutputTensor(t.name, t.dtype, t.shape, lambda: [file.section(t.section)]),
+        OutputTensor(scales, "F32", t.shape[:1], lambda: [file.section(section)]),
+    ]
+
+
+def _matrix(file: RsrFile, dividing: Quantization | None, t: IndexedTensor) -> list[OutputTensor]:
+    """Return a matrix and its scales, which divide in the layers that `dividing` converts."""
     if is_clip(t.name):  # ParetoQ's clip values are not weights, even if they look ternary
         return [as_floats(file, t)]
     values = np.array(t.digits, np.int8)
     weight = OutputTensor(t.name, "I8", t.shape, partial(value_pieces, file, t, values))
     grid = read_scales(file, t)
-    return [weight] if grid is None or not grid.values.size else [weight, _scale_tensor(t, grid)]
+    if grid is None or not grid.values.size:
+        return [weight]
+    scale = grid.values.reshape(-1)[0]
+    if dividing and grid.values.size == 1 and scale and dividing.converts(t.name):
+        grid = replace(grid, values=nearest_reciprocal(scale).reshape(1, 1))
+    return [weight, _scale_tensor(t, grid)]
 
 
 def _scale_tensor(t: IndexedTensor, grid: ScaleGrid) -> OutputTensor:

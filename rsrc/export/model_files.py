@@ -22,6 +22,7 @@ from ..common.errors import SourceError
 Config = dict[str, Any]
 
 CONFIG = "config.json"
+GENERATION = "generation_config.json"
 
 
 def find_file(file: RsrFile, name: str) -> FileEntry | None:
@@ -58,10 +59,8 @@ def bitnet_settings(config: Config | None) -> Config:
     return found if isinstance(found, dict) and found.get("quant_method") == "bitnet" else {}
 
 
-def without_packing(file: RsrFile, config: Config | None) -> Config | None:
-    """Return config.json without its settings for packed weights."""
-    if bitnet_settings(config):
-        return without(config, "quantization_config")
+def without_mlx(file: RsrFile, config: Config | None) -> Config | None:
+    """Return config.json without MLX's settings for packed weights."""
     matrices = (t for t in file.header.tensors if isinstance(t, IndexedTensor))
     if any(t.source.layout in MLX_BITS for t in matrices):
         return without(config, "quantization_config", "quantization")  # MLX writes both

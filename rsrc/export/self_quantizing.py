@@ -1,8 +1,9 @@
 """Models that quantize their own weights, and what they do to weights that are quantized already.
 
 Such a model takes digit * scale for float masters and quantizes it again. BitNet's absmean makes
-the new scale the mean magnitude, which is below the old one wherever there are zeros; ParetoQ makes
-it two thirds of the clip value. The result is a different model, without an error.
+the new scale the mean magnitude, which is below the old one wherever there are zeros. The result
+is a different model, without an error. ParetoQ gets the same weights again: its scales follow from
+clip values, which the file keeps.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from rsr_formats.records import DenseTensor, IndexedTensor
 from rsr_formats.text import quoted
 
 from ..layouts import BY_NAME
-from ..layouts.paretoq import clip_names, is_ternary_paretoq
+from ..layouts.paretoq import is_ternary_paretoq
 from ..layouts.self_quantizing import config_evidence, self_quantizing_evidence
 from ..source.quantization import Quantization
 from .model_files import Config, without
@@ -21,7 +22,7 @@ from .model_files import Config, without
 def without_self_quantizing(config: Config | None) -> Config | None:
     """Return config.json without the keys that make a model quantize its weights.
 
-    An online `quantization_config` is a setting for packed weights: see `without_packing`.
+    An online `quantization_config` says it too: see `floats.export`.
     """
     if config and config_evidence(config) is not None:
         config = without(config, "weight_bits")  # 1bitLLM's
@@ -48,27 +49,20 @@ def requantization_notes(
     config = config or {}
     quantization = Quantization(config)
     dense = {t.name: t for t in file.header.tensors if isinstance(t, DenseTensor)}
-    names = {t.name for t in file.header.tensors}
-    absmean, paretoq = [], []
+    absmean = []
     for t in file.header.tensors:
-        if not isinstance(t, IndexedTensor) or not t.name.endswith("weight"):
+        if not isinstance(t, IndexedTensor) or not t.name.endswith(".weight"):
             continue
         if to == "source" and BY_NAME[t.source.layout].lossless:
             continue  # restored byte for byte
-        if t.name.endswith(".weight") and self_quantizing_evidence(
-            config, quantization, dense, t.name, t.shape[1]
-        ):
+        if self_quantizing_evidence(config, quantization, dense, t.name, t.shape[1]):
             absmean.append(t.name)
-        elif is_ternary_paretoq(config) and not names.isdisjoint(clip_names(t.name)):
-            paretoq.append(t.name)
-    if not absmean and not paretoq:
+    if not absmean:
         return []
-    remedies = ["keep the original checkpoint"]
-    if not paretoq:  # its scales per row have no place in the bitnet form
-        remedies.append("use --to bitnet")
-    if (paretoq or config_evidence(config)) and not (to == "float" and is_folder):
+    remedies = ["keep the original checkpoint", "use --to bitnet"]
+    if config_evidence(config) and not (to == "float" and is_folder):
         remedies.append("use --to float into a directory, whose config.json turns it off")
     return [
         f"this model quantizes its own weights: it would quantize the {to} weights written here "
-        f"again and get smaller scales ({quoted([*absmean, *paretoq])}): {', or '.join(remedies)}"
+        f"again and get smaller scales ({quoted(absmean)}): {', or '.join(remedies)}"
     ]

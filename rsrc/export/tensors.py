@@ -38,6 +38,7 @@ class OutputTensor:
     dtype: str  # as safetensors names it
     shape: tuple[int, ...]
     pieces: Callable[[], Iterable[ByteArray]]  # called when written, for one tensor at a time
+    magnitudes: npt.NDArray[np.float32] | None = None  # of its values but 0; None if not known
 
     @property
     def nbytes(self) -> int:

@@ -15,6 +15,7 @@ from rsr_runtime import IsaError
 
 from ..common.errors import OptionError
 from ..compiler.plan import largest_k, ranked_packing
+from ..compiler.support import check_file
 from ..compiler.target import native_target
 from .survey import unknown_tensor
 
@@ -26,8 +27,9 @@ def inspect_file(path: _Path) -> dict[str, Any]:
 
     Returns:
         "path", "bytes", "version", "producer", "metadata"; "files", each with "name" and "bytes";
-        "tensors", each as from `inspect_tensor` but without "sections"; and "advice", a sentence if
-        recompiling for this machine would make products faster, else None.
+        "tensors", each as from `inspect_tensor` but without "sections"; "advice", a sentence if
+        recompiling for this machine would make products faster, else None; and the fields of
+        `rsr_runtime.llm.Support.to_dict`.
 
     Raises:
         FormatError: the header is damaged.
@@ -44,6 +46,7 @@ def inspect_file(path: _Path) -> dict[str, Any]:
         "files": [{"name": f.name, "bytes": header.sections[f.section].size} for f in header.files],
         "tensors": [_describe(t) for t in header.tensors],
         "advice": _advice(header.tensors),
+        **check_file(file).to_dict(),
     }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from rsr_formats.text import quoted
 
@@ -13,10 +14,14 @@ from ..common.progress import ByteCounter, ProgressFunction
 from ..compiler.patterns import list_patterns
 from ..compiler.plan import IndexPlan, plan
 from ..compiler.recognize import Recognized, Recognizer
+from ..compiler.support import activation_notes, check_source
 from ..layouts import TernaryTensor
 from ..source.checkpoint import Checkpoint
 from ..source.open import open_checkpoint
 from ..source.tensor import SourceTensor
+
+if TYPE_CHECKING:
+    from rsr_runtime.llm import Support
 
 Outcome = Recognized | str  # str: the error with which compiling would reject the tensor
 
@@ -36,10 +41,12 @@ def survey(
     Returns:
         "path"; "bytes" of all tensors; "files", the names of the model files that are copied;
         "notes", sentences on what could not be read from the source; "refused", the number of
-        tensors that keep the source from being compiled; and "tensors". Each tensor has "name",
+        tensors that keep the source from being compiled; unless `tensor` is given, the fields of
+        `rsr_runtime.llm.Support.to_dict`; and "tensors". Each tensor has "name",
         "dtype", "shape", "bytes" and "becomes": "ternary", "binary", "dense", "refused", or
-        "absorbed" into the tensor named by "into". Ternary and binary ones also have "layout",
-        "scale", "encoding", "packing", "direction" and "k"; dense and refused ones "reason".
+        "absorbed" into the tensor named by "into". Ternary and binary ones also have "weight_shape"
+        ([out_features, in_features]; "shape" is that of the packed tensor), "layout", "scale",
+        "encoding", "packing", "direction" and "k"; dense and refused ones "reason".
 
     Raises:
         SourceError: the source cannot be opened, or is rejected as a whole.
@@ -61,14 +68,35 @@ def survey(
         for name, outcome in outcomes.items()
         if tensor in (None, name)
     ]
-    return {
+    result = {
         "path": str(source),
         "bytes": checkpoint.stored_nbytes,
         "files": sorted(checkpoint.files),
-        "notes": list(checkpoint.notes),
+        "notes": [*checkpoint.notes, *activation_notes(checkpoint, None)],
         "refused": sum(t["becomes"] == "refused" for t in described),
         "tensors": described,
     }
+    if tensor is None:
+        result |= _support(checkpoint, outcomes, into).to_dict()
+    return result
+
+
+def _support(
+    checkpoint: Checkpoint, outcomes: Mapping[str, Outcome], into: Mapping[str, str]
+) -> Support:
+    """Say whether the compiled file could be run."""
+    recognized = {
+        name: t for name, t in outcomes.items() if not isinstance(t, str) and name not in into
+    }
+    found = check_source(checkpoint, recognized)
+    if any(isinstance(t, TernaryTensor) for t in recognized.values()) and len(recognized) == len(
+        outcomes
+    ) - len(into):
+        return found
+    why = "rsrc compile would reject the checkpoint"
+    return replace(
+        found, run_reasons=(why, *found.run_reasons), chat_reasons=(why, *found.chat_reasons)
+    )
 
 
 def unknown_tensor(path: str | os.PathLike[str], name: str, existing: list[str]) -> OptionError:
@@ -116,6 +144,7 @@ def _describe(t: SourceTensor, outcome: Outcome, into: str | None) -> dict[str, 
             p = list_patterns(p, t.read())
         return fields | {
             "becomes": "ternary" if len(outcome.digits) == 3 else "binary",
+            "weight_shape": list(outcome.shape),
             "layout": outcome.layout.name,
             "scale": outcome.note,
             "encoding": p.encoding,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
+from rsr_formats.architectures import canonical
 from rsr_formats.modules_to_not_convert import ModulesToNotConvert
 from rsr_formats.text import shown
 
@@ -17,6 +18,12 @@ from ..common.errors import SourceError
 # Usual names of the output layer. transformers does not convert it if config.json has no list
 # `modules_to_not_convert`; if there is a list, only the list decides.
 HEADS = ("lm_head", "embed_out", "output", "score", "classifier")
+
+# What config.json of a BitNet says if its weights are masters.
+ONLINE_CONFIG = (
+    '"quantization_config": {"quant_method": "bitnet", "linear_class": "autobitlinear", '
+    '"quantization_mode": "online"}'
+)
 
 
 class Quantization:
@@ -90,7 +97,7 @@ class Quantization:
             return False
         if not isinstance(self._found.get("modules_to_not_convert"), list):
             return last not in HEADS
-        return module not in self._not_converted
+        return not any(name in self._not_converted for name in {module, canonical(module)})
 
     @cached_property
     def _not_converted(self) -> ModulesToNotConvert:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from rsr_formats.architectures import PROJECTIONS, Architecture, of_config
+from rsr_formats.architectures import ANY_PREFIX, PROJECTIONS, Architecture, of_config
 from rsr_formats.text import listed
 
 from ..common.errors import SourceError
@@ -28,10 +28,10 @@ class ExpectedShape:
 
 
 _LAYER = re.compile(
-    r"(?P<prefix>(?:model\.)?)layers\.(?P<layer>0|[1-9][0-9]{0,8})\."
+    rf"(?P<prefix>{ANY_PREFIX})layers\.(?P<layer>0|[1-9][0-9]{{0,8}})\."
     rf"(?P<module>{'|'.join(map(re.escape, PROJECTIONS))})\.weight"
 )
-_VOCABULARY = re.compile(r"(?:(?:model\.)?embed_tokens|lm_head)\.weight")
+_VOCABULARY = re.compile(rf"(?:(?:{ANY_PREFIX})embed_tokens|(?:language_model\.)?lm_head)\.weight")
 
 _MAX = 1 << 31  # exclusive limit of a dimension
 _LISTED = 20  # missing tensors that a message names

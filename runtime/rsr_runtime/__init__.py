@@ -6,12 +6,23 @@ Example:
     y = model.matrix("layers.0.mlp.up_proj.weight") @ x
 """
 
+from typing import TYPE_CHECKING
+
+import rsr_formats
 from rsr_formats.errors import FormatError, RsrError
 
 from . import kernels
 from .cpu import cpu_info, get_num_threads, set_num_threads, use_isa
 from .dense import DenseTensor
-from .errors import ClosedError, InputShapeError, InputTypeError, IsaError, OptionError
+from .errors import (
+    ClosedError,
+    InputShapeError,
+    InputTypeError,
+    IsaError,
+    OptionError,
+    ReplacedError,
+    UnknownNameError,
+)
 from .matrix import Matrix, linear_all, matmul_all
 from .model import Model, load
 from .rows import linear_rows
@@ -26,7 +37,10 @@ __all__ = [
     "Matrix",
     "Model",
     "OptionError",
+    "ReplacedError",
     "RsrError",
+    "UnknownNameError",
+    "__version__",
     "cpu_info",
     "get_num_threads",
     "kernels",
@@ -37,3 +51,12 @@ __all__ = [
     "set_num_threads",
     "use_isa",
 ]
+
+if TYPE_CHECKING:
+    __version__: str
+else:
+
+    def __getattr__(name):
+        if name == "__version__":
+            return rsr_formats.__version__
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +11,14 @@ import numpy.typing as npt
 from rsr_formats.numerics import widen_bf16
 from rsr_formats.records import DTYPE_BITS, FLOAT_DTYPES, NUMPY_DTYPES
 
-from .errors import OptionError
+from .errors import InputTypeError, OptionError
 
 # BF16 and the 8-bit floats, which NumPy lacks, are viewed as their bits; 4- and 6-bit floats do not
 # fill whole bytes and stay packed.
 _VIEWS = {**NUMPY_DTYPES, "BF16": "<u2"}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DenseTensor:
     """A tensor that is not indexed.
 
@@ -43,6 +43,21 @@ class DenseTensor:
         if DTYPE_BITS[dtype] >= 8:
             data = data.view(_VIEWS.get(dtype, "u1")).reshape(shape)
         return cls(name, dtype, shape, data)
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.shape)) or "scalar"
+        return f"DenseTensor({self.name!r}, {shape}, {self.dtype})"
+
+    def __array__(self, *arguments: object, **options: object) -> NoReturn:
+        """Refuse to become an array, because BF16 and 8-bit floats are stored as bits.
+
+        Raises:
+            InputTypeError: always.
+        """
+        raise InputTypeError(
+            f"{self.name!r} is a DenseTensor, not an array: use .to_float32() for its values as "
+            "float32, and .data for what is stored"
+        )
 
     @property
     def nbytes(self) -> int:

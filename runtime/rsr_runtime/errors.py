@@ -7,6 +7,10 @@ class ClosedError(RsrError, ValueError):
     """The model was closed."""
 
 
+class ReplacedError(RsrError):
+    """The file of a pickled model or matrix has other contents now."""
+
+
 class IsaError(RsrError, ValueError):
     """The instruction set is unknown, or this processor does not support it."""
 
@@ -17,6 +21,13 @@ class InputTypeError(RsrError, TypeError):
 
 class InputShapeError(RsrError, ValueError):
     """The shape of an input or output array does not fit the matrix."""
+
+
+class UnknownNameError(RsrError, KeyError):
+    """A model has no tensor, or no file, of the given name."""
+
+    def __str__(self) -> str:  # KeyError shows the repr of its argument
+        return str(self.args[0])
 
 
 class OptionError(RsrError, ValueError):

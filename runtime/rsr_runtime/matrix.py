@@ -6,8 +6,9 @@ themselves are in `products`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import index as as_index
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +19,14 @@ from rsr_formats.records import IndexedTensor
 from rsr_formats.validate import check_ranks
 
 from .errors import ClosedError, InputShapeError, InputTypeError, OptionError
+from .inputs import plain_array
 from .products import multiply, multiply_quantized, native_index, quantize_int8, share_tables
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
+
+# What loads a matrix again in another process: a function and its arguments.
+Origin = tuple[Callable[..., "Matrix"], tuple[Any, ...]]
 
 # The dtype of a product by the dtype of x.
 _PRODUCT = {np.dtype(np.float32): np.dtype(np.float32), np.dtype(np.int8): np.dtype(np.int32)}
@@ -47,14 +52,19 @@ class Matrix:
         index: what kernels read, for `rsr_runtime.products`.
     """
 
-    __array_ufunc__ = None  # makes x @ w a plain TypeError
+    __array_ufunc__ = None  # so that NumPy leaves x @ w to __rmatmul__
 
     def __init__(
-        self, tensor: IndexedTensor, arrays: dict[str, Array], is_closed: Callable[[], bool]
+        self,
+        tensor: IndexedTensor,
+        arrays: dict[str, Array],
+        is_closed: Callable[[], bool],
+        origin: Origin | None = None,
     ) -> None:
         self._tensor = tensor
         self._arrays = arrays
         self._is_closed = is_closed
+        self._origin = origin
         self.index = native_index(tensor, arrays)
         self._alone = share_tables([self.index])
         self._scale: FloatArray | None = None  # made on first access
@@ -162,6 +172,67 @@ class Matrix:
             f"{self.encoding} {self.packing}, k={self.k}, {self.bits_per_weight:.2f} bits/weight)"
         )
 
+    def __reduce__(self) -> Origin:
+        """Pickle the path of the file and the name: the process that unpickles loads the matrix.
+
+        Raises:
+            InputTypeError: the matrix is a copy in memory.
+            ClosedError: the model was closed.
+        """
+        self.check_open()
+        if self._origin is None:
+            raise InputTypeError(
+                f"{self.name!r} is a copy in memory: pickle the matrix of the model instead, which "
+                "another process loads from the file"
+            )
+        return self._origin
+
+    def __array__(self, *arguments: object, **options: object) -> NoReturn:
+        """Refuse to become an array.
+
+        Raises:
+            InputTypeError: always.
+        """
+        raise InputTypeError(
+            f"{self.name!r} is an index of a matrix, not an array: use w @ x or w.linear(x) to "
+            "multiply, and w.to_dense() for the dense matrix"
+        )
+
+    def __getitem__(self, key: object) -> NoReturn:
+        """Refuse indexing and iteration.
+
+        Raises:
+            InputTypeError: always.
+        """
+        raise InputTypeError(
+            f"{self.name!r} cannot be indexed or iterated: use w.rows(numbers) for some rows, "
+            "w.to_dense() for all"
+        )
+
+    @property
+    def T(self) -> NoReturn:  # noqa: N802 (NumPy's name)
+        """Refuse to transpose.
+
+        Raises:
+            AttributeError: always.
+        """
+        raise AttributeError(
+            f"{self.name!r} cannot be transposed: w.linear(x) computes x @ W.T, and "
+            "w.to_dense().T is the dense transpose"
+        )
+
+    def __rmatmul__(self, x: object) -> NoReturn:
+        """Refuse x @ w.
+
+        Raises:
+            InputTypeError: always.
+        """
+        raise InputTypeError(
+            f"x @ w is not supported for {self.name!r}, which is {self.shape[0]}x{self.shape[1]}: "
+            "w @ x computes W @ x, w.linear(x) computes x @ W.T, and x @ w.to_dense() multiplies "
+            "by the dense matrix"
+        )
+
     def __matmul__(self, x: Array) -> Array:
         """Return W @ x.
 
@@ -194,10 +265,10 @@ class Matrix:
             OptionError: the algorithm is unknown, or given for a matrix that is not permuted.
             ClosedError: the model was closed.
         """
-        dtype = _product_dtype(x)
+        x, dtype = _checked(x)
         shape = self._tensor.shape
         if x.shape != shape[1:]:
-            raise _shape_error(self, x)
+            raise _shape_error(self, x, f"({shape[1]},) or ({shape[1]}, b), the latter for w @ x")
         if out is None:
             out = np.empty(shape[0], dtype)
         else:
@@ -241,13 +312,17 @@ class Matrix:
             IndexDataError: a rank in the index exceeds the number of patterns.
             ClosedError: the model was closed.
         """
-        if np.dtype(dtype) not in (np.float32, np.int8):
-            raise OptionError(f"to_dense: found dtype {np.dtype(dtype)}, expected float32 or int8")
+        try:
+            wanted = np.dtype(dtype)
+        except TypeError:
+            raise OptionError(f"to_dense: found {dtype!r}, expected float32 or int8") from None
+        if wanted not in (np.float32, np.int8):
+            raise OptionError(f"to_dense: found dtype {wanted}, expected float32 or int8")
         self.check_open()
         if self.encoding == "ranked":
             check_ranks(self._tensor, self._arrays["ranks"])
         W = np.array(self._tensor.digits, np.int8)[decode_digits(self._tensor, self._arrays)]
-        if np.dtype(dtype) == np.int8:
+        if wanted == np.int8:
             return W
         dense = W.astype(np.float32)
         apply_scales(self._tensor, dense, self.scale)
@@ -275,7 +350,10 @@ class Matrix:
             )
         if not isinstance(numbers, np.ndarray) or numbers.dtype.kind not in "iu":
             found = getattr(numbers, "dtype", type(numbers).__name__)
-            raise InputTypeError(f"rows: found {found}, expected an array of integers")
+            fix = ": pass np.array([row])" if isinstance(numbers, int) else ""
+            if isinstance(numbers, (list, tuple)) or hasattr(numbers, "__array__"):
+                fix = ": pass np.asarray(numbers, np.int64)"
+            raise InputTypeError(f"rows: found {found}, expected an array of integers{fix}")
         if numbers.ndim != 1:
             raise InputShapeError(f"rows: found shape {numbers.shape}, expected (count,)")
         for row in (int(numbers.min()), int(numbers.max())) if len(numbers) else ():
@@ -303,9 +381,16 @@ class Matrix:
 
         Raises:
             IndexError: `j` is out of range.
+            InputTypeError: `j` is not an integer.
             IndexDataError: a rank in the index exceeds the number of patterns.
             ClosedError: the model was closed.
         """
+        try:
+            j = as_index(j)
+        except TypeError:
+            raise InputTypeError(
+                f"block: found {type(j).__name__}, expected the number of a column block"
+            ) from None
         if not 0 <= j < self.blocks:
             raise IndexError(
                 f"{self._tensor.name!r}: found block {j}, expected 0 to {self.blocks - 1}"
@@ -355,11 +440,11 @@ def matmul_all(matrices: Sequence[Matrix], x: Array) -> list[Array]:
         OptionError: `matrices` is empty.
         InputTypeError, InputShapeError, ClosedError: as for `w @ x`.
     """
-    dtype = _product_dtype(x)
-    _check_matrices(matrices)
+    matrices = _checked_matrices(matrices)
+    x, dtype = _checked(x)
     for w in matrices:
         if x.ndim not in (1, 2) or x.shape[0] != w.shape[1]:
-            raise _shape_error(w, x)
+            raise _shape_error(w, x, f"({w.shape[1]},) or ({w.shape[1]}, b)")
     rows = _contiguous(x[None] if x.ndim == 1 else x.T)
     outputs = [np.empty((len(rows), w.shape[0]), dtype) for w in matrices]
     multiply(share_tables([w.index for w in matrices]), rows, outputs)
@@ -385,18 +470,11 @@ def linear_all(
     """
     if activations not in ("float32", "int8"):
         raise OptionError(f"activations: found {activations!r}, expected 'float32' or 'int8'")
-    if not isinstance(x, np.ndarray) or x.dtype != np.float32:
-        found = f"dtype {x.dtype}" if isinstance(x, np.ndarray) else f"type {type(x).__name__}"
-        raise InputTypeError(
-            f"linear: x has {found}, expected float32 in a NumPy array: convert it with "
-            "np.asarray(x, np.float32)"
-        )
-    _check_matrices(matrices)
+    matrices = _checked_matrices(matrices)
+    x = plain_array("x", x, [np.float32])
     for w in matrices:
         if x.ndim == 0 or x.shape[-1] != w.shape[1]:
-            raise InputShapeError(
-                f"{w.name!r}: x has shape {x.shape}, expected (..., {w.shape[1]})"
-            )
+            raise _shape_error(w, x, f"(..., {w.shape[1]})")
     count = int(np.prod(x.shape[:-1]))  # reshape cannot infer it if in_features is 0
     rows = _contiguous(x).reshape(count, x.shape[-1])
     outputs = [np.empty((count, w.shape[0]), np.float32) for w in matrices]
@@ -408,29 +486,40 @@ def linear_all(
     return [y.reshape(*x.shape[:-1], w.shape[0]) for w, y in zip(matrices, outputs, strict=True)]
 
 
-def _check_matrices(matrices: Sequence[Matrix]) -> None:
-    if not matrices:
-        raise OptionError("found no matrices, expected at least one")
-    for w in matrices:
+def _checked_matrices(matrices: object) -> list[Matrix]:
+    """Return open matrices as a list."""
+    if isinstance(matrices, Matrix):
+        raise InputTypeError(f"matrices is the Matrix {matrices.name!r}, expected a list: pass [w]")
+    if not isinstance(matrices, Iterable) or isinstance(matrices, (str, bytes, Mapping)):
+        found = f"{matrices!r:.80}" if isinstance(matrices, str) else type(matrices).__name__
+        raise InputTypeError(f"matrices is {found}, expected a list of Matrix objects")
+    checked = []
+    for i, w in enumerate(matrices):
+        if not isinstance(w, Matrix):
+            found = f"{w!r:.80}" if isinstance(w, str) else type(w).__name__
+            fix = f": pass model.matrix({found})" if isinstance(w, str) else ""
+            raise InputTypeError(f"matrices[{i}] is {found}, expected a Matrix{fix}")
         w.check_open()
+        checked.append(w)
+    if not checked:
+        raise OptionError("found no matrices, expected at least one")
+    return checked
 
 
-def _shape_error(w: Matrix, x: Array) -> InputShapeError:
-    n = w.shape[1]
-    return InputShapeError(f"{w.name!r}: x has shape {x.shape}, expected ({n},) or ({n}, b)")
+def _shape_error(w: Matrix, x: Array, expected: str) -> InputShapeError:
+    message = f"{w.name!r}: x has shape {x.shape}, expected {expected}"
+    if x.ndim == 2 and w.shape[1] in x.shape:
+        message += ": pass x.T"
+    return InputShapeError(message)
 
 
-def _product_dtype(x: object) -> np.dtype[Any]:
-    """Return the dtype of a product with x, an array of a dtype that products take."""
-    if not isinstance(x, np.ndarray):
-        raise InputTypeError(f"x is {type(x).__name__}, expected a NumPy array")
-    dtype = _PRODUCT.get(x.dtype)
+def _checked(x: Any) -> tuple[Array, np.dtype[Any]]:
+    """Return x as a plain array of a dtype that products take, and the dtype of a product."""
+    dtype = _PRODUCT.get(x.dtype) if type(x) is np.ndarray else None
     if dtype is None:
-        raise InputTypeError(
-            f"x has dtype {x.dtype}, expected float32 or int8: convert it, for example with "
-            "x.astype(np.float32)"
-        )
-    return dtype
+        x = plain_array("x", x, [np.float32, np.int8])
+        dtype = _PRODUCT[x.dtype]
+    return x, dtype
 
 
 def _contiguous(x: Array) -> Array:

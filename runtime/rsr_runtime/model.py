@@ -5,26 +5,31 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
 
 from rsr_formats import records
 from rsr_formats.reader import RsrFile
+from rsr_formats.text import quoted, similar
 
 from .cpu import ensure_isa
 from .dense import DenseTensor
-from .errors import ClosedError, OptionError
+from .errors import ClosedError, InputTypeError, OptionError, ReplacedError, UnknownNameError
 from .matrix import Matrix
+
+Identity = tuple[str, str, bytes]  # what a pickle holds: absolute path, memory, digest of the file
 
 
 class _Handle:
     """The file, until the model is closed. Matrices and `Files` hold this instead of the model."""
 
-    def __init__(self, file: RsrFile) -> None:
+    def __init__(self, file: RsrFile, memory: str) -> None:
         self._file: RsrFile | None = file
+        self.identity: Identity = (str(file.path.absolute()), memory, file.digest)
 
     def file(self) -> RsrFile:
         file = self._file
@@ -44,16 +49,20 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
 
     `matrix`, `dense` and `matrices` return typed objects. As a mapping, a model returns a `Matrix`
     for an indexed tensor and a read-only array for a dense one: its `DenseTensor.data`, except that
-    BF16 is widened to float32, which copies it on every access.
+    BF16 is widened to float32, which copies it on every access. A loop over `values()` or `items()`
+    makes such a copy of every BF16 tensor; `dense` makes none.
 
     As a context manager, a model closes its file. Several threads may use it at the same time.
+
+    A model is pickled as the path of its file, and so is a matrix: every process opens the file
+    itself. With memory "map" all processes share its pages.
 
     Attributes:
         files: the model's small files (config.json, tokenizer.json, ...): name to bytes.
     """
 
-    def __init__(self, file: RsrFile) -> None:
-        self._handle = _Handle(file)
+    def __init__(self, file: RsrFile, memory: str = "map") -> None:
+        self._handle = _Handle(file, memory)
         self._tensors: dict[str, records.Tensor] = {t.name: t for t in file.header.tensors}
         self._matrices: dict[str, Matrix] = {}
         self._decompressed: dict[str, npt.NDArray[np.uint8]] = {}  # bytes of dense tensors
@@ -70,7 +79,7 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
         """Return an indexed tensor as a `Matrix`, a dense one as a read-only array.
 
         Raises:
-            KeyError: no tensor has that name.
+            UnknownNameError: no tensor has that name; it is a KeyError.
             FormatError: the index or compressed data is damaged.
             ClosedError: the model was closed.
         """
@@ -84,7 +93,7 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
         """Return an indexed tensor; its first use checks its scales, and a permuted index.
 
         Raises:
-            KeyError: no tensor has that name.
+            UnknownNameError: no tensor has that name; it is a KeyError.
             OptionError: the tensor is dense.
             FormatError: the index is damaged.
             ClosedError: the model was closed.
@@ -101,7 +110,7 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
         """Return a dense tensor as stored, without copying or widening it.
 
         Raises:
-            KeyError: no tensor has that name.
+            UnknownNameError: no tensor has that name; it is a KeyError.
             OptionError: the tensor is an indexed matrix.
             FormatError: the compressed data is damaged.
             ClosedError: the model was closed.
@@ -128,9 +137,9 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
         """Return whether a tensor is a `Matrix`, without reading its index.
 
         Raises:
-            KeyError: no tensor has that name.
+            UnknownNameError: no tensor has that name; it is a KeyError.
         """
-        return not isinstance(self._tensors[name], records.DenseTensor)
+        return not isinstance(self._find(name), records.DenseTensor)
 
     def stored(self, name: str) -> npt.NDArray[Any]:
         """Return `dense(name).data`. Deprecated: use that."""
@@ -143,13 +152,18 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
 
     def _record(self, name: str) -> records.Tensor:
         self._handle.file()  # first, because a closed model raises for any name
-        return self._tensors[name]
+        return self._find(name)
+
+    def _find(self, name: str) -> records.Tensor:
+        try:
+            return self._tensors[name]
+        except (KeyError, TypeError):  # TypeError: no hash
+            raise _unknown("tensor", name, list(self._tensors)) from None
 
     def _matrix(self, tensor: records.IndexedTensor) -> Matrix:
         with self._lock:
             if tensor.name not in self._matrices:
-                arrays = self._handle.file().index_arrays(tensor)
-                self._matrices[tensor.name] = Matrix(tensor, arrays, self._handle.is_closed)
+                self._matrices[tensor.name] = _open_matrix(self._handle, tensor)
             return self._matrices[tensor.name]
 
     def _dense(self, tensor: records.DenseTensor) -> DenseTensor:
@@ -181,6 +195,15 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
         state = " (closed)" if self._handle.is_closed() else ""
         return f"<rsr_runtime.Model: {indexed} indexed, {len(self) - indexed} dense tensors{state}>"
 
+    def __reduce__(self) -> tuple[Callable[..., Model], Identity]:
+        """Pickle the path of the file: the process that unpickles loads it again.
+
+        Raises:
+            ClosedError: the model was closed.
+        """
+        self._handle.file()
+        return _load_pickled, self._handle.identity
+
     def close(self) -> None:
         """Release the file; later products and accesses raise `ClosedError`.
 
@@ -206,7 +229,10 @@ class Files(Mapping[str, bytes]):
         self._sections = {f.name: f.section for f in handle.file().header.files}
 
     def __getitem__(self, name: str) -> bytes:
-        section = self._sections[name]
+        try:
+            section = self._sections[name]
+        except (KeyError, TypeError):  # TypeError: no hash
+            raise _unknown("file", name, list(self._sections)) from None
         return self._handle.file().section(section).tobytes()
 
     def __contains__(self, name: object) -> bool:
@@ -220,6 +246,9 @@ class Files(Mapping[str, bytes]):
 
     def __repr__(self) -> str:
         return f"<files: {', '.join(self._sections) or 'none'}>"
+
+    def __reduce__(self) -> tuple[type[dict[str, bytes]], tuple[dict[str, bytes]]]:
+        return dict, (dict(self),)
 
 
 def load(path: str | os.PathLike[str], verify: bool = False, memory: str = "map") -> Model:
@@ -236,12 +265,60 @@ def load(path: str | os.PathLike[str], verify: bool = False, memory: str = "map"
         FormatError: the file breaks a rule of formats/SPEC.md; the subclass says which.
         IsaError: RSR_ISA names an unknown or unsupported instruction set.
         OptionError: `memory` has another value.
+        InputTypeError: `path` is not a path.
         OSError: the file cannot be read.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputTypeError(f"path: found {type(path).__name__}, expected the path of a .rsr file")
     if memory not in ("map", "huge"):
         raise OptionError(f"memory: found {memory!r}, expected 'map' or 'huge'")
     ensure_isa()
     file = RsrFile(path, memory)
     if verify:
         file.verify()
-    return Model(file)
+    return Model(file, memory)
+
+
+def _unknown(what: str, name: object, names: Sequence[str]) -> UnknownNameError:
+    if not isinstance(name, str):
+        return UnknownNameError(f"found {type(name).__name__}, expected the name of a {what}")
+    close = similar(name, names)
+    advice = f"similar names: {close}" if close else f"it has {quoted(names, 5) or 'none'}"
+    return UnknownNameError(f"the model has no {what} {name!r:.130}; {advice}")
+
+
+# --- pickling -----------------------------------------------------------------------------------
+
+_shared: WeakValueDictionary[Identity, _Handle] = WeakValueDictionary()  # of unpickled matrices
+_shared_lock = threading.Lock()
+
+
+def _load_pickled(path: str, memory: str, digest: bytes) -> Model:
+    return Model(_open_same(path, memory, digest), memory)
+
+
+def _load_pickled_matrix(path: str, memory: str, digest: bytes, name: str) -> Matrix:
+    """Load one matrix; matrices of one file share its memory."""
+    identity = path, memory, digest
+    with _shared_lock:
+        handle = _shared.get(identity)
+        if handle is None:
+            handle = _shared[identity] = _Handle(_open_same(path, memory, digest), memory)
+    tensor = next(t for t in handle.file().header.tensors if t.name == name)
+    assert isinstance(tensor, records.IndexedTensor)
+    return _open_matrix(handle, tensor)
+
+
+def _open_same(path: str, memory: str, digest: bytes) -> RsrFile:
+    ensure_isa()
+    file = RsrFile(path, memory)
+    if file.digest != digest:
+        raise ReplacedError(
+            f"{path} was replaced since the model was pickled: load the new file instead"
+        )
+    return file
+
+
+def _open_matrix(handle: _Handle, tensor: records.IndexedTensor) -> Matrix:
+    origin = _load_pickled_matrix, (*handle.identity, tensor.name)
+    return Matrix(tensor, handle.file().index_arrays(tensor), handle.is_closed, origin)

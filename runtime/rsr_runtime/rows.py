@@ -10,7 +10,8 @@ import numpy.typing as npt
 from rsr_formats.records import MAX_QUANTIZED_COLUMNS
 
 from . import _native
-from .errors import InputShapeError, InputTypeError
+from .errors import InputShapeError
+from .inputs import plain_array
 from .products import quantize_int8
 
 
@@ -36,12 +37,10 @@ def linear_rows(
         InputTypeError: an argument has another dtype.
         InputShapeError: an argument has another shape.
     """
-    expected = np.float32 if scale is None else np.int8
-    if weight.dtype != expected:
-        raise InputTypeError(f"weight has dtype {weight.dtype}, expected {np.dtype(expected)}")
-    for name, array in (("x", x), ("scale", scale)):
-        if array is not None and array.dtype != np.float32:
-            raise InputTypeError(f"{name} has dtype {array.dtype}, expected float32")
+    weight = plain_array("weight", weight, [np.float32 if scale is None else np.int8])
+    x = plain_array("x", x, [np.float32])
+    if scale is not None:
+        scale = plain_array("scale", scale, [np.float32])
     if weight.ndim != 2 or x.ndim != 2 or x.shape[1] != weight.shape[1]:
         raise InputShapeError(
             f"weight has shape {weight.shape} and x {x.shape}, expected (out_features, "

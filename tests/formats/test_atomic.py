@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rsr_formats.atomic import atomic_file
+from rsr_formats.atomic import atomic_file, beside, temporary
 from rsr_formats.errors import OutputExistsError
 
 
@@ -111,7 +112,7 @@ def test_a_missing_folder_is_an_os_error(tmp_path: Path) -> None:
 
 KILLED = """
 import sys
-from rsr_formats.atomic import atomic_file
+from rsr_formats.atomic import atomic_file, beside, temporary
 with atomic_file(sys.argv[1], force=True) as file:
     file.write(bytes(100_000))
     file.flush()
@@ -133,3 +134,47 @@ def test_sigkill_leaves_no_partial_file(tmp_path: Path, old: bytes | None) -> No
         process.kill()
         assert process.wait() == -signal.SIGKILL
     assert (path.read_bytes() if path.exists() else None) == old
+
+
+def fail_with(path: Path, error: OSError) -> None:
+    with atomic_file(path) as file:
+        if error.filename == "temporary":
+            error.filename = file.name
+        raise error
+
+
+def test_errors_name_the_file_and_not_the_temporary_one(tmp_path: Path) -> None:
+    def fail(error: OSError) -> OSError:
+        with pytest.raises(type(error), match=r"\w") as caught:
+            fail_with(tmp_path / "out", error)
+        assert not list(tmp_path.iterdir())
+        return caught.value
+
+    out = str(tmp_path / "out")
+    denied = fail(OSError(errno.EACCES, "denied", "temporary"))
+    assert (denied.filename, str(denied)) == (out, f"[Errno 13] denied: {out!r}")
+    full = fail(OSError(errno.ENOSPC, "full"))
+    assert (full.filename, full.strerror) == (out, "full")
+    short = fail(OSError("9 requested and 4 written"))
+    assert (short.filename, short.strerror) == (out, "writing failed: 9 requested and 4 written")
+    assert fail(OSError(errno.EIO, "of a source", "source")).filename == "source"
+    assert fail(OSError(errno.EIO, "of a source")).filename is None
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "ö" * 127])
+def test_the_longest_names_have_room_for_a_temporary_one(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_errors_within_a_temporary_folder_name_the_folder(tmp_path: Path) -> None:
+    unfinished, target = beside(tmp_path / "out"), tmp_path / "out"
+
+    def fail() -> None:
+        with temporary(unfinished, target):
+            unfinished.mkdir()
+            fail_with(unfinished / "config.json", OSError(errno.ENOSPC, "full"))
+
+    with pytest.raises(OSError, match="full") as caught:
+        fail()
+    assert caught.value.filename == str(target / "config.json")

@@ -77,6 +77,12 @@ def test_golden_data_are_what_transformers_says(
         assert found["perplexity"] == pytest.approx(float(kept["perplexity"]), rel=1e-4)
 
 
+LONGROPE: dict[str, Any] = {
+    "rope_type": "longrope",
+    "short_factor": [1 + i / 64 for i in range(64)],  # cut to half of the model's head_dim
+    "long_factor": [2 + i / 4 for i in range(64)],
+    "original_max_position_embeddings": 1200,
+}
 ROPES: dict[str, dict[str, Any]] = {
     "default": {},
     "old names": {"rope_scaling": {"type": "linear", "factor": 2.0}},
@@ -88,6 +94,12 @@ ROPES: dict[str, dict[str, Any]] = {
             "beta_fast": 16, "beta_slow": 2, "attention_factor": 1.25,
         }
     },
+    "longrope, a short text": {"rope_scaling": LONGROPE},
+    "longrope, a long text": {
+        "rope_scaling": {**LONGROPE, "attention_factor": 1.125},
+        "original_max_position_embeddings": 256,  # takes precedence
+    },
+    "dynamic": {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}},
     "transformers 5": {  # all in one map, and no rope_theta beside it
         "rope_theta": None,
         "rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 20000.0},
@@ -104,6 +116,9 @@ def test_long_texts(name: str, rope: dict[str, Any], tmp_path: Path) -> None:
     """
     family = models.FAMILIES[name]
     config = {**family.config, "max_position_embeddings": 2048, **rope}
+    if "short_factor" in (config.get("rope_scaling") or {}):
+        lists = {k: v[: family.head_dim // 2] for k, v in LONGROPE.items() if isinstance(v, list)}
+        config["rope_scaling"] = {**config["rope_scaling"], **lists}
     family = dataclasses.replace(family, config={k: v for k, v in config.items() if v is not None})
     compiled = family.build(tmp_path)
     random = models.Random(5).uniform(1100)

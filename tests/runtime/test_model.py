@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import rsr_formats
 import rsr_runtime as rsr
 from rsr_formats.errors import FormatError, IndexDataError, SectionHashError
 from rsr_formats.reader import RsrFile
@@ -50,6 +52,41 @@ def test_is_a_mapping(model_file: tuple[Path, Built]) -> None:
     assert model == model
     assert model != rsr.load(model_file[0]), "models are compared as objects"
     assert len({model, model}) == 1
+
+
+def test_an_unknown_name_lists_similar_ones(workshop: Workshop) -> None:
+    path = workshop.path()
+    names = [f"layers.{i}.mlp.up_proj.weight" for i in range(3)]
+    dense = [(name, "F32", (1,), bytes(4)) for name in [*names, "norm"]]
+    workshop.write(path, [], dense=dense)
+    model = rsr.load(path)
+    for access in (model.matrix, model.dense, model.__getitem__, model.is_indexed):
+        with pytest.raises(rsr.UnknownNameError) as caught:
+            access("layers.2.mlp.up_proj")
+        assert isinstance(caught.value, KeyError)
+        assert str(caught.value).startswith(
+            "the model has no tensor 'layers.2.mlp.up_proj'; similar names: "
+            "'layers.2.mlp.up_proj.weight'"
+        )
+    with pytest.raises(KeyError, match=f"no tensor 'x+'; it has {names[0]!r}.* '{'norm'}'$"):
+        model["xxxxxxxx"]
+    for name in (3, None, ["w"], b"norm"):
+        with pytest.raises(KeyError, match="expected the name of a tensor"):
+            model[name]  # type: ignore[index]
+    with pytest.raises(KeyError, match=r"the model has no file 'config\.json'; it has none"):
+        model.files["config.json"]
+
+
+def test_paths_of_other_types() -> None:
+    for path in (None, 3, b"x.rsr", ["x.rsr"]):
+        with pytest.raises(rsr.InputTypeError, match=r"expected the path of a \.rsr file"):
+            rsr.load(path)  # type: ignore[arg-type]
+
+
+def test_versions_are_those_of_the_distribution() -> None:
+    assert rsr.__version__ == rsr_formats.__version__ == version("rsr-ternary")
+    with pytest.raises(AttributeError, match="module 'rsr_runtime' has no attribute 'version'"):
+        rsr.version  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_metadata_and_files(model_file: tuple[Path, Built]) -> None:

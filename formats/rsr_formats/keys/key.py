@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+Kind = Literal["used", "harmless", "unsupported"]
+
 USED: Literal["used"] = "used"
 HARMLESS: Literal["harmless"] = "harmless"
 UNSUPPORTED: Literal["unsupported"] = "unsupported"
@@ -19,10 +21,11 @@ class Key:
         kind: `USED`, `HARMLESS` or `UNSUPPORTED`.
         note: for a used key what it sets, for a harmless one why it changes nothing, for an
             unsupported one what it would change.
-        neutral: values of an unsupported key that change nothing. null is the same as absent.
+        neutral: values of an unsupported key that change nothing or are supported. null is the
+            same as absent.
     """
 
-    kind: Literal["used", "harmless", "unsupported"]
+    kind: Kind
     note: str
     neutral: tuple[object, ...] = ()
 

@@ -1,44 +1,82 @@
-"""Blocks of TQ1_0 and TQ2_0, the ternary types of ggml (ggml-common.h, gguf/quants.py).
+"""Blocks of the ternary types of ggml (ggml-common.h, gguf/quants.py) and of PrismML's llama.cpp.
 
-A block holds 256 weights of a row as codes 0, 1, 2 (value + 1), followed by one float16 scale.
-TQ2_0 has two bits per code. TQ1_0 packs five codes into a byte: as digits of a number in base 3,
-stored as a fraction of 3^5 = 243, so that each multiplication by 3 carries out the next code.
+A block holds consecutive weights of a row as codes 0, 1, 2 (value + 1), and one float16 scale.
+
+* TQ2_0: 256 weights, two bits per code, the scale last.
+* TQ1_0: 256 weights, five codes per byte, the scale last. The codes are the digits of a number in
+  base 3, stored as a fraction of 3^5 = 243, so that each multiplication by 3 carries out the next
+  code.
+* Q2_0: 64 weights, the scale first, two bits per code, four neighbors per byte.
+* PQ2_0 of PrismML's llama.cpp: as Q2_0, with 128 weights.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ...common.arrays import ByteArray
 
-BLOCK = 256  # weights
-BLOCK_BYTES = {"TQ1_0": 54, "TQ2_0": 66}
-
 _POWERS = np.array([81, 27, 9, 3, 1], np.uint8)
 # n / 243 in units of 1 / 256, rounded up: rounded down, a reader would decode the code below.
 _FRACTIONS = ((np.arange(243) * 256 + 242) // 243).astype(np.uint8)
+_SCALE = 2  # bytes
 
 
-def encode(kind: str, codes: ByteArray, scales: npt.NDArray[np.float16]) -> ByteArray:
-    """Return blocks, uint8 (n, bytes of a block).
+@dataclass(frozen=True)
+class BlockType:
+    """A tensor type whose rows consist of blocks.
 
-    Args:
-        kind: "TQ1_0" or "TQ2_0".
-        codes: 0, 1, 2, uint8 (n, 256).
-        scales: float16 (n,).
+    Attributes:
+        number: of the type in a file's tensor table.
+        file_type: `general.file_type` of a file in which most weights have this type.
+        weights: in a block.
+        nbytes: of a block.
+        write: writes codes, (n, weights), into the bytes of the blocks without their scales.
+        is_scale_first: whether the scale precedes the codes.
     """
-    blocks = np.empty((len(codes), BLOCK_BYTES[kind]), np.uint8)
-    (_tq1_0 if kind == "TQ1_0" else _tq2_0)(codes, blocks[:, :-2])
-    blocks[:, -2:] = scales.astype("<f2").reshape(-1, 1).view(np.uint8)
-    return blocks
+
+    number: int
+    file_type: int
+    weights: int
+    nbytes: int
+    write: Callable[[ByteArray, ByteArray], None]
+    is_scale_first: bool = False
+
+    def encode(self, codes: ByteArray, scales: npt.NDArray[np.float16]) -> ByteArray:
+        """Return blocks, uint8 (n, nbytes).
+
+        Args:
+            codes: 0, 1, 2, uint8 (n, weights).
+            scales: float16 (n,).
+        """
+        blocks = np.empty((len(codes), self.nbytes), np.uint8)
+        data, scale = blocks[:, :-_SCALE], blocks[:, -_SCALE:]
+        if self.is_scale_first:
+            data, scale = blocks[:, _SCALE:], blocks[:, :_SCALE]
+        self.write(codes, data)
+        scale[:] = scales.astype("<f2").reshape(-1, 1).view(np.uint8)
+        return blocks
+
+
+def _four(planes: ByteArray) -> ByteArray:
+    """Pack planes[:, :, i], (a, b, 4, c), into bits 2i and 2i + 1: (a, b, c)."""
+    shifted = planes << np.array([0, 2, 4, 6], np.uint8)[:, None]
+    packed: ByteArray = np.bitwise_or.reduce(shifted, axis=2)
+    return packed
 
 
 def _tq2_0(codes: ByteArray, out: ByteArray) -> None:
     """Code 128 g + 32 l + m goes to bits 2l and 2l + 1 of byte 32 g + m."""
-    planes = codes.reshape(-1, 2, 4, 32)
-    packed = planes[:, :, 0] | planes[:, :, 1] << 2 | planes[:, :, 2] << 4 | planes[:, :, 3] << 6
-    out[:] = packed.reshape(out.shape)
+    out[:] = _four(codes.reshape(-1, 2, 4, 32)).reshape(out.shape)
+
+
+def _q2_0(codes: ByteArray, out: ByteArray) -> None:
+    """Code 4 m + l goes to bits 2l and 2l + 1 of byte m."""
+    out[:] = _four(codes.reshape(len(codes), -1, 4, 1)).reshape(out.shape)
 
 
 def _tq1_0(codes: ByteArray, out: ByteArray) -> None:
@@ -51,3 +89,13 @@ def _tq1_0(codes: ByteArray, out: ByteArray) -> None:
             number += part[:, plane] * _POWERS[plane]
         out[:, byte : byte + width] = _FRACTIONS[number]
         byte, code = byte + width, code + width * planes
+
+
+TYPES = {
+    "TQ1_0": BlockType(34, 36, 256, 54, _tq1_0),
+    "TQ2_0": BlockType(35, 37, 256, 66, _tq2_0),
+    "Q2_0": BlockType(42, 41, 64, 18, _q2_0, is_scale_first=True),
+    "PQ2_0": BlockType(142, 141, 128, 34, _q2_0, is_scale_first=True),
+}
+# Types to choose from if the user names none: those that llama.cpp itself reads, smallest first.
+DEFAULT = ("TQ2_0", "Q2_0")

@@ -1,4 +1,4 @@
-"""The metadata of a GGUF file: the model's settings and its tokenizer."""
+"""The tokenizer in the metadata of a GGUF file, and how metadata are written."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rsr_formats import RsrFile
 
-from ...common.errors import ExportError, SourceError
-from ...source.gguf.config import gguf_metadata
+from ...common.errors import ExportError
 from ...source.gguf.tokenizer_common import Note
 from ...source.gguf.tokenizer_metadata import tokenizer_metadata
 from ..model_files import Config, find_file, read_json
@@ -16,18 +15,6 @@ from .tensors import GgufOutput
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
-
-
-def model_metadata(config: Config | None, note: Note) -> dict[str, Any]:
-    """Return the settings of config.json as GGUF metadata, or {} if GGUF has no names for them."""
-    reason = "the .rsr file has no config.json"
-    if config is not None:
-        try:
-            return dict(gguf_metadata(config))
-        except SourceError as error:
-            reason = str(error)
-    note(f"tensors keep their names, and llama.cpp cannot run the file: {reason}")
-    return {}
 
 
 def tokenizer(file: RsrFile, tensors: Sequence[GgufOutput], note: Note) -> dict[str, Any]:

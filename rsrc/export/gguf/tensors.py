@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,30 +13,36 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats import RsrFile
-from rsr_formats.architectures import of_gguf
+from rsr_formats.architectures import DecoderNames, of_gguf
 from rsr_formats.records import FLOAT_DTYPES, DenseTensor, IndexedTensor, Tensor
 from rsr_formats.text import quoted
 
 from ...common.errors import ExportError
 from ...layouts.float_bits import from_float32, row_blocks, to_float32
 from ...layouts.scales import ScaleGrid, per_tensor
-from ...source.gguf.config import rope_factors
 from ...source.gguf.names import gguf_name, gguf_rows, permuted_heads
 from ...source.gguf.tokenizer_common import Note
 from ...source.tensor import PIECE
+from ..biases import scaled_biases
 from ..floats import float_dtype
 from ..model_files import Config
-from ..tensors import decode, dense_tensor, model_tensors, read_scales
-from .blocks import BLOCK, BLOCK_BYTES, encode
+from ..tensors import OutputTensor, decode, dense_tensor, model_tensors, read_scales
+from .blocks import DEFAULT, TYPES, BlockType
+from .settings import GgufSettings
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.intp]
 
 _MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
+_ROPE_FREQS = "rope_freqs.weight"  # a file compiled from GGUF may keep it
 _NUMPY = {
     "F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8",
     "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8",
 }  # fmt: skip
+# The numbers of plain types in a file's tensor table.
+_NUMBERS = {"F32": 0, "F16": 1, "I8": 24, "I16": 25, "I32": 26, "I64": 27, "F64": 28, "BF16": 30}
+# `general.file_type` of files without blocks; of the files with them, see `BlockType`.
+_FLOAT_FILES = {"F32": 0, "F16": 1, "BF16": 32}
 
 
 @dataclass(frozen=True)
@@ -50,14 +57,20 @@ class GgufOutput:
     @property
     def stored_shape(self) -> tuple[int, ...]:
         """The shape of the data: for types with blocks, a row has bytes instead of weights."""
-        if self.kind not in BLOCK_BYTES:
+        if self.kind not in TYPES:
             return self.shape
-        return (*self.shape[:-1], self.shape[-1] // BLOCK * BLOCK_BYTES[self.kind])
+        block = TYPES[self.kind]
+        return (*self.shape[:-1], self.shape[-1] // block.weights * block.nbytes)
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The NumPy dtype of the data."""
         return np.dtype(_NUMPY.get(self.kind, np.uint8))
+
+    @property
+    def number(self) -> int:
+        """The number of its type in a file's tensor table."""
+        return TYPES[self.kind].number if self.kind in TYPES else _NUMBERS[self.kind]
 
     @property
     def nbytes(self) -> int:
@@ -66,62 +79,85 @@ class GgufOutput:
 
 
 def plan(
-    file: RsrFile, config: Config | None, metadata: Mapping[str, Any], kind: str, note: Note
+    file: RsrFile,
+    config: Config | None,
+    settings: GgufSettings,
+    kind: str | None,
+    note: Note,
 ) -> list[GgufOutput]:
     """Decide how each tensor of a model is written.
 
     Args:
         file: the .rsr file.
         config: its config.json.
-        metadata: what `model_metadata` returned.
-        kind: "TQ1_0" or "TQ2_0".
+        settings: what `model_settings` returned.
+        kind: one of `TYPES`, or None for the smallest of `DEFAULT` that holds a matrix's scales.
         note: takes each sentence for the user.
 
     Raises:
         ExportError: GGUF has no way to store a dtype, a shape or a scale, two tensors have the same
             name, or config.json contradicts the rows of q or k.
     """
-    architecture = str(metadata.get("general.architecture", ""))
+    architecture = settings.architecture
+    own = DecoderNames.find(t.name for t in file.header.tensors)
+    biases = scaled_biases(file, config)
     tensors, unnamed = [], []
     unsupported: list[str] = []
     rounding = _ScaleRounding()
-    floats: dict[str, list[str]] = defaultdict(list)  # reason: tensor names
+    others: dict[str, list[str]] = defaultdict(list)  # what is written instead: tensor names
     for t in model_tensors(file):
-        name = gguf_name(t.name, architecture)
-        if name == t.name and of_gguf(architecture) is not None:
-            unnamed.append(t.name)
-        order = _row_order(t, name, metadata)
+        name = t.name
+        if name == _ROPE_FREQS and settings.scales_rope:
+            continue  # the settings take precedence
+        if of_gguf(architecture) is not None and name != _ROPE_FREQS:
+            usual = _usual(name, own)
+            if (name := gguf_name(usual, architecture)) == usual:
+                name = t.name
+                unnamed.append(name)
+        order = _row_order(t, name, settings)
         if isinstance(t, DenseTensor):
             if t.dtype not in _NUMPY:
                 unsupported.append(t.name)
-            tensors.append(_dense(file, t, name, order))
+            tensor = biases.get(t.name) or dense_tensor(file, t)
+            tensors.append(_dense(tensor, name, order))
             continue
         grid = read_scales(file, t)
-        reason = _why_not_blocks(t, grid)
-        if reason is None:
+        wanted = DEFAULT if kind is None else (kind,)
+        chosen = next((k for k in wanted if _why_not(TYPES[k], t, grid) is None), None)
+        if chosen is not None:
             rounding.add(t.name, grid)
-            data = partial(_blocks, file, t, kind, order)
-            tensors.append(GgufOutput(name, kind, t.shape, data))
+            data = partial(_blocks, file, t, TYPES[chosen], order)
+            tensors.append(GgufOutput(name, chosen, t.shape, data))
         else:
             dtype = float_dtype(file, t)
-            floats[f"{dtype} instead of {kind}, because {reason}"].append(t.name)
             data = partial(_floats, file, t, dtype, order)
             tensors.append(GgufOutput(name, dtype, t.shape, data))
+        if chosen != wanted[0]:
+            others[_instead(tensors[-1].kind, wanted, t, grid)].append(t.name)
     if unsupported:
         raise ExportError(
             f"GGUF has no type for the dtype of {quoted(unsupported)}: compile without them"
         )
     rounding.report(note)
-    for reason, names in floats.items():
-        note(f"written as {reason}: {quoted(names)}")
+    for words, names in others.items():
+        note(f"written as {words}: {quoted(names)}")
     if unnamed:
         note(f"llama.cpp has no name for {quoted(unnamed)}: they keep their own")
-    factors = rope_factors(config) if config is not None and metadata else None
-    if factors is not None:  # Llama 3's RoPE scaling, which GGUF stores as a tensor
+    for name, factors in settings.tensors.items():
         data = partial(np.asarray, factors)
-        tensors.append(GgufOutput("rope_freqs.weight", "F32", factors.shape, data))
+        tensors.append(GgufOutput(name, "F32", factors.shape, data))
     _check(tensors)
     return tensors
+
+
+def file_type(tensors: Iterable[GgufOutput]) -> int:
+    """Return `general.file_type`: that of the type which most weights of matrices have."""
+    weights: Counter[str] = Counter()
+    for t in tensors:
+        if len(t.shape) > 1 and (t.kind in TYPES or t.kind in _FLOAT_FILES):
+            weights[t.kind] += math.prod(t.shape)
+    kind = max(weights, key=weights.__getitem__, default="F32")
+    return TYPES[kind].file_type if kind in TYPES else _FLOAT_FILES[kind]
 
 
 def _check(tensors: list[GgufOutput]) -> None:
@@ -136,19 +172,38 @@ def _check(tensors: list[GgufOutput]) -> None:
             )
 
 
-def _why_not_blocks(t: IndexedTensor, grid: ScaleGrid | None) -> str | None:
+def _why_not(block: BlockType, t: IndexedTensor, grid: ScaleGrid | None) -> str | None:
+    """Return why blocks cannot hold a matrix, or None if they can."""
     if 0 in t.shape:
         return "they are empty"
-    if t.shape[1] % BLOCK:
-        return f"the length of their rows is not a multiple of {BLOCK}"
-    if grid is not None and grid.columns is not None and grid.columns % BLOCK:
+    if t.shape[1] % block.weights:
+        return f"the length of their rows is not a multiple of {block.weights}"
+    if grid is not None and grid.columns is not None and grid.columns % block.weights:
         return f"their scales are {grid.words}"
     return None
 
 
-def _row_order(t: Tensor, name: str, metadata: Mapping[str, Any]) -> Rows | None:
+def _instead(found: str, wanted: Sequence[str], t: IndexedTensor, grid: ScaleGrid | None) -> str:
+    """Say why a matrix has type `found` rather than one of `wanted`."""
+    refused = wanted[0] if found in TYPES else wanted[-1]
+    words = f"{found} instead of {refused}, because {_why_not(TYPES[refused], t, grid)}"
+    able = [kind for kind, block in TYPES.items() if _why_not(block, t, grid) is None]
+    if found not in TYPES and able:
+        return f"{words} (types that hold them: {', '.join(able)})"
+    return words
+
+
+def _usual(name: str, names: DecoderNames) -> str:
+    """Return the name of a tensor in a class with a head, wherever its checkpoint has it."""
+    module, _, suffix = name.rpartition(".")
+    if module == names.head:
+        return f"lm_head.{suffix}"
+    return f"model.{name.removeprefix(names.prefix)}" if name.startswith(names.prefix) else name
+
+
+def _row_order(t: Tensor, name: str, settings: GgufSettings) -> Rows | None:
     """Return the source row of each output row, or None if rows keep their order."""
-    architecture = str(metadata.get("general.architecture", ""))
+    architecture, metadata = settings.architecture, settings.metadata
     heads = int(metadata.get(f"{architecture}.attention.head_count", 0))
     kv_heads = int(metadata.get(f"{architecture}.attention.head_count_kv", heads))
     permuted = permuted_heads(name, architecture, heads, kv_heads)
@@ -165,11 +220,10 @@ def _row_order(t: Tensor, name: str, metadata: Mapping[str, Any]) -> Rows | None
 # --- data ---------------------------------------------------------------------------------------
 
 
-def _dense(file: RsrFile, t: DenseTensor, name: str, order: Rows | None) -> GgufOutput:
+def _dense(tensor: OutputTensor, name: str, order: Rows | None) -> GgufOutput:
     """Return a dense tensor in its dtype; vectors in F32, which llama.cpp expects of them."""
-    widened = len(t.shape) <= 1 and t.dtype in FLOAT_DTYPES
-    tensor = dense_tensor(file, t)
-    shape = t.shape or (1,)
+    widened = len(tensor.shape) <= 1 and tensor.dtype in FLOAT_DTYPES
+    shape = tensor.shape or (1,)
 
     def data() -> Array:
         raw = tensor.read()
@@ -195,17 +249,17 @@ def _floats(file: RsrFile, t: IndexedTensor, dtype: str, order: Rows | None) -> 
     return out
 
 
-def _blocks(file: RsrFile, t: IndexedTensor, kind: str, order: Rows | None) -> Array:
+def _blocks(file: RsrFile, t: IndexedTensor, block: BlockType, order: Rows | None) -> Array:
     digits = decode(file, t).digits
     codes = (np.array(t.digits, np.int8) + 1).astype(np.uint8)
     grid = read_scales(file, t) or per_tensor(1, t.shape[0])
-    groups = np.arange(0, t.shape[1], BLOCK) // (grid.columns or t.shape[1])  # of a row's blocks
-    out = np.empty((t.shape[0], len(groups) * BLOCK_BYTES[kind]), np.uint8)
+    groups = np.arange(0, t.shape[1], block.weights) // (grid.columns or t.shape[1])
+    out = np.empty((t.shape[0], len(groups) * block.nbytes), np.uint8)
     for window, rows in _windows(t, order):
         scales = grid.values[np.ix_(rows // grid.rows, groups)]
         # `_ScaleRounding` has found the scales in the range of float16.
-        blocks = encode(
-            kind, codes[digits[rows]].reshape(-1, BLOCK), scales.reshape(-1).astype(np.float16)
+        blocks = block.encode(
+            codes[digits[rows]].reshape(-1, block.weights), scales.reshape(-1).astype(np.float16)
         )
         out[window] = blocks.reshape(len(rows), -1)
     return out

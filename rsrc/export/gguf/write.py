@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
+
+import numpy as np
 
 from rsr_formats import RsrFile
+from rsr_formats.architectures import of_gguf, takes_int8_activations
 from rsr_formats.atomic import atomic_file
 
 from ...common.errors import MissingPackageError
 from ...common.progress import ByteCounter, ProgressFunction
-from ..model_files import read_config
-from .metadata import add_metadata, model_metadata, tokenizer
-from .tensors import plan
+from ..activations import activation_notes
+from ..model_files import GENERATION, find_file, read_config, read_json
+from .metadata import add_metadata, tokenizer
+from .settings import model_settings
+from .tensors import file_type, plan
 
 
 def require_gguf() -> None:
@@ -27,7 +33,7 @@ def require_gguf() -> None:
 def write_gguf(
     file: RsrFile,
     output: Path,
-    kind: str,
+    kind: str | None,
     force: bool = False,
     progress: ProgressFunction | None = None,
 ) -> list[str]:
@@ -39,8 +45,9 @@ def write_gguf(
     Args:
         file: the .rsr file.
         output: the GGUF file; it appears only once complete.
-        kind: "TQ1_0" or "TQ2_0", the type of matrices whose scales span a multiple of 256 weights
-            of a row. Others are written as the smallest floats that hold them exactly.
+        kind: the type of ternary matrices, one of `blocks.TYPES`; None chooses TQ2_0 or Q2_0 for
+            each, by what its scales span. Matrices that fit no block are written as the smallest
+            floats that hold them exactly.
         force: replace an existing output.
         progress: called as progress(tensor name, bytes done, total bytes).
 
@@ -55,21 +62,28 @@ def write_gguf(
 
     notes: list[str] = []
     config = read_config(file)
-    metadata = model_metadata(config, notes.append)
-    tensors = plan(file, config, metadata, kind, notes.append)
-    metadata |= tokenizer(file, tensors, notes.append)
+    entry = find_file(file, GENERATION)
+    generation = {} if entry is None else read_json(file, entry)
+    settings = model_settings(config, generation, notes.append)
+    tensors = plan(file, config, settings, kind, notes.append)
+    metadata = {**settings.metadata, **tokenizer(file, tensors, notes.append)}
     architecture = str(metadata.pop("general.architecture", "unknown"))
+    if (known := of_gguf(architecture)) is not None:
+        made = {"architectures": [known.name], **known.gguf_config}
+        notes += activation_notes(config, takes_int8_activations(made))
     counter = ByteCounter(progress, sum(t.nbytes for t in tensors))
     with atomic_file(output, force) as out:
         # GGUFWriter opens the temporary file by its name; `atomic_file` flushes and renames it.
         writer = gguf.GGUFWriter(Path(out.name), architecture)
         try:
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-            writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind}"])
+            writer.add_uint32("general.file_type", file_type(tensors))
             add_metadata(writer, metadata)
             for t in tensors:
-                raw = gguf.GGMLQuantizationType[t.kind]
-                writer.add_tensor_info(t.name, t.stored_shape, t.dtype, t.nbytes, raw)
+                # The package knows neither Q2_0 nor PQ2_0. With unsigned bytes it would look up the
+                # size of their blocks; with signed bytes it writes number and shape as given.
+                raw = cast(gguf.GGMLQuantizationType, t.number)
+                writer.add_tensor_info(t.name, t.shape, np.dtype(np.int8), t.nbytes, raw)
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()

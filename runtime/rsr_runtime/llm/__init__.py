@@ -8,14 +8,26 @@ Example:
 """
 
 from .chat import Chat
-from .errors import DependencyError, ModelError, PromptError, TemplateError
+from .errors import (
+    BusyError,
+    ContextFullError,
+    DependencyError,
+    ModelError,
+    PromptError,
+    TemplateError,
+)
 from .generate import Generation, Stream
-from .model import LanguageModel, load
+from .model import ChatPrompt, LanguageModel, load
 from .perplexity import Perplexity
 from .sampling import Sampling
+from .support import Support, check
+from .tensors import TensorFacts
 
 __all__ = [
+    "BusyError",
     "Chat",
+    "ChatPrompt",
+    "ContextFullError",
     "DependencyError",
     "Generation",
     "LanguageModel",
@@ -24,6 +36,9 @@ __all__ = [
     "PromptError",
     "Sampling",
     "Stream",
+    "Support",
     "TemplateError",
+    "TensorFacts",
+    "check",
     "load",
 ]

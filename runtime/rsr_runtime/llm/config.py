@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from rsr_formats.architectures import (
     ARCHITECTURES,
     PROJECTIONS,
     Architecture,
+    canonical,
     first_class,
     of_config,
+    takes_int8_activations,
 )
+from rsr_formats.keys import review
 from rsr_formats.model_files import MAX_JSON, parse_object
 from rsr_formats.modules_to_not_convert import ModulesToNotConvert
 from rsr_formats.text import shown
@@ -23,8 +26,11 @@ from rsr_formats.text import shown
 from .errors import ModelError
 from .rope import Rope
 
+T = TypeVar("T")
+
 _LARGEST = 1 << 31  # above any real dimension
 MAX_HEAD_DIM = 4096  # bounds the RoPE tables; the largest known model has 256
+_ADVICE = "Its matrices can still be multiplied one by one"
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu2": "relu2"}  # hidden_act to kernel
 
 
@@ -46,9 +52,11 @@ class Config:
         hidden_act: activation of the gate: "silu" or "relu2".
         int8_activations: linear layers take int8 activations, except `modules_to_not_convert`.
         self_quantizing: those layers quantize float weights in every forward pass.
+        normalizes_inputs: those layers have an RMS norm of their inputs (use_rms_norm).
         scales_biases: weight_scale multiplies the bias too (linear_class autobitlinear, offline).
         linear_norm_eps: epsilon of an RMS norm inside a linear layer (use_rms_norm).
         generation_config: the object in generation_config.json.
+        settings: the object in config.json.
     """
 
     architecture: Architecture
@@ -66,16 +74,20 @@ class Config:
     tie_word_embeddings: bool
     int8_activations: bool
     self_quantizing: bool
+    normalizes_inputs: bool
     modules_to_not_convert: ModulesToNotConvert
     scales_biases: bool
     linear_norm_eps: float
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     generation_config: Mapping[str, Any]
+    settings: Mapping[str, Any]
 
     def has_int8_activations(self, layer: str) -> bool:
         """Return whether a linear layer, given its full name, takes int8 activations."""
-        return self.int8_activations and layer not in self.modules_to_not_convert
+        return self.int8_activations and not any(
+            name in self.modules_to_not_convert for name in {layer, canonical(layer)}
+        )
 
     def is_self_quantizing(self, layer: str) -> bool:
         """Return whether a linear layer, given its full name, quantizes float weights."""
@@ -93,20 +105,123 @@ class Config:
         return out_features, in_features
 
 
-def read_config(files: Mapping[str, bytes]) -> Config:
+def read_config(files: Mapping[str, bytes], metadata: Mapping[str, str] | None = None) -> Config:
     """Return the settings in a model's files.
 
+    Args:
+        files: the model's small files.
+        metadata: of the `.rsr` file; names the architecture of a GGUF file without config.json.
+
     Raises:
-        ModelError: config.json is missing, or does not describe a model that can be run.
+        ModelError: config.json is missing, or does not describe a model that can be run. The
+            message gives all reasons.
     """
-    if "config.json" not in files:
-        raise ModelError(
-            "the file has no config.json, so it is not a whole model: compile the model's "
-            "directory (or GGUF file), not the .safetensors alone"
+    config, reasons = examine_config(files, metadata)
+    if config is None:
+        raise ModelError("; ".join(reasons))
+    return config
+
+
+def examine_config(
+    files: Mapping[str, bytes], metadata: Mapping[str, str] | None = None
+) -> tuple[Config | None, list[str]]:
+    """Return the settings in a model's files, or None and all reasons why it cannot be run.
+
+    Args:
+        files: see `read_config`.
+        metadata: see `read_config`.
+    """
+    reasons = _Reasons()
+    metadata = metadata or {}
+    found = reasons.attempt(_read, files, metadata)
+    if found is None:
+        return None, reasons.all
+    values, architecture, generation = found
+    reasons.all += review(values, generation).refused
+    config = _Json("config.json", values)
+    sizes = reasons.attempt(_sizes, config, architecture)
+    activation = reasons.attempt(_activation, config, architecture)
+    quantization = reasons.attempt(_quantization, config)
+    eps = reasons.attempt(config.number, "rms_norm_eps", architecture.rms_norm_eps)
+    rope = None
+    if sizes is not None:
+        rope = reasons.attempt(
+            Rope.from_config,
+            values,
+            sizes["head_dim"],
+            sizes["max_position_embeddings"],
+            architecture.rope_theta,
         )
-    found = _Json("config.json", read_json(files, "config.json"))
-    architecture = _architecture(found.values)
-    generation = read_json(files, "generation_config.json")
+    if reasons.all:
+        return None, reasons.all
+    assert sizes is not None
+    assert activation is not None
+    assert quantization is not None
+    assert rope is not None
+    assert eps is not None
+    is_bitnet = quantization.values.get("quant_method") == "bitnet"
+    is_scaled = quantization.values.get("linear_class") == "autobitlinear"
+    is_online = quantization.values.get("quantization_mode") == "online"
+    modules = quantization.values.get("modules_to_not_convert")
+    is_gguf = architecture.model_type == "bitnet" and "general.architecture" in metadata
+    return Config(
+        architecture=architecture,
+        **sizes,
+        rms_norm_eps=eps,
+        hidden_act=activation,
+        rope=rope,
+        tie_word_embeddings=values.get("tie_word_embeddings") is True,
+        int8_activations=takes_int8_activations(values) or is_gguf,
+        self_quantizing=architecture.self_quantizing or is_bitnet,
+        normalizes_inputs=is_bitnet and quantization.values.get("use_rms_norm") is True,
+        modules_to_not_convert=_modules(modules if is_bitnet else None),
+        scales_biases=is_bitnet and is_scaled and not is_online,
+        linear_norm_eps=quantization.number("rms_norm_eps", 1e-6),
+        bos_token_id=next(iter(_token_ids(values.get("bos_token_id"))), None),
+        eos_token_ids=_token_ids(generation.get("eos_token_id"))
+        or _token_ids(values.get("eos_token_id")),
+        generation_config=generation,
+        settings=values,
+    ), []
+
+
+class _Reasons:
+    """Collects the messages of errors, so that all are reported at once."""
+
+    def __init__(self) -> None:
+        self.all: list[str] = []
+
+    def attempt(self, function: Callable[..., T], *arguments: Any) -> T | None:
+        """Return the result of a function, or None if it raises ModelError."""
+        try:
+            return function(*arguments)
+        except ModelError as error:
+            self.all.append(str(error))
+            return None
+
+
+def _read(
+    files: Mapping[str, bytes], metadata: Mapping[str, str]
+) -> tuple[dict[str, Any], Architecture, dict[str, Any]]:
+    """Return config.json, its architecture and generation_config.json."""
+    if "config.json" not in files:
+        name = metadata.get("general.architecture")
+        if name is None:
+            raise ModelError(
+                "the file has no config.json, so it is not a whole model: compile the model's "
+                "directory (or GGUF file), not the .safetensors alone"
+            )
+        known = ", ".join(a.gguf_names[0] for a in ARCHITECTURES if a.is_runnable and a.gguf_names)
+        raise ModelError(
+            f"the GGUF file has architecture {shown(name)}, which is not supported; known are "
+            f"{known}. {_ADVICE}"
+        )
+    values = read_json(files, "config.json")
+    return values, _architecture(values), read_json(files, "generation_config.json")
+
+
+def _sizes(found: _Json, architecture: Architecture) -> dict[str, int]:
+    """Return the numbers of `Config` that are sizes, by name."""
     hidden, heads = found.size("hidden_size"), found.size("num_attention_heads")
     head_dim = found.size("head_dim", architecture.head_dim or hidden // heads)
     kv_heads = found.size("num_key_value_heads", architecture.num_key_value_heads or heads)
@@ -119,44 +234,36 @@ def read_config(files: Mapping[str, bytes]) -> Config:
         raise ModelError(
             f"config.json: head_dim is {head_dim}, expected an even number up to {MAX_HEAD_DIM}"
         )
-    if found.values.get("use_sliding_window") is True:
-        raise ModelError("config.json: use_sliding_window is true, which is not supported")
-    activation = found.text("hidden_act", architecture.hidden_act)
-    if activation not in ACTIVATIONS:
+    positions = found.size("max_position_embeddings", architecture.max_position_embeddings)
+    return {
+        "vocab_size": found.size("vocab_size"),
+        "hidden_size": hidden,
+        "intermediate_size": found.size("intermediate_size"),
+        "num_hidden_layers": found.size("num_hidden_layers"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "max_position_embeddings": positions,
+    }
+
+
+def _activation(found: _Json, architecture: Architecture) -> str:
+    name = found.text("hidden_act", architecture.hidden_act)
+    if name not in ACTIVATIONS:
         raise ModelError(
-            f"config.json: hidden_act {shown(activation)} is not supported; "
+            f"config.json: hidden_act {shown(name)} is not supported; "
             f"known are {', '.join(ACTIVATIONS)}"
         )
-    max_positions = found.size("max_position_embeddings", architecture.max_position_embeddings)
-    quantization = _Json("config.json: quantization_config", found.table("quantization_config"))
-    is_bitnet = quantization.values.get("quant_method") == "bitnet"
-    modules_to_not_convert = quantization.values.get("modules_to_not_convert")
-    is_scaled = quantization.values.get("linear_class") == "autobitlinear"
-    is_online = quantization.values.get("quantization_mode") == "online"
-    return Config(
-        architecture=architecture,
-        vocab_size=found.size("vocab_size"),
-        hidden_size=hidden,
-        intermediate_size=found.size("intermediate_size"),
-        num_hidden_layers=found.size("num_hidden_layers"),
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        head_dim=head_dim,
-        rms_norm_eps=found.number("rms_norm_eps", architecture.rms_norm_eps),
-        hidden_act=ACTIVATIONS[activation],
-        max_position_embeddings=max_positions,
-        rope=Rope.from_config(found.values, head_dim, max_positions, architecture.rope_theta),
-        tie_word_embeddings=found.values.get("tie_word_embeddings") is True,
-        int8_activations=architecture.int8_activations or is_bitnet,
-        self_quantizing=architecture.self_quantizing or is_bitnet,
-        modules_to_not_convert=_modules(modules_to_not_convert if is_bitnet else None),
-        scales_biases=is_bitnet and is_scaled and not is_online,
-        linear_norm_eps=quantization.number("rms_norm_eps", 1e-6),
-        bos_token_id=next(iter(_token_ids(found.values.get("bos_token_id"))), None),
-        eos_token_ids=_token_ids(generation.get("eos_token_id"))
-        or _token_ids(found.values.get("eos_token_id")),
-        generation_config=generation,
-    )
+    return ACTIVATIONS[name]
+
+
+def _quantization(config: _Json) -> _Json:
+    """Return quantization_config, checked."""
+    found = _Json("config.json: quantization_config", config.table("quantization_config"))
+    found.number("rms_norm_eps", 1e-6)
+    if found.values.get("quant_method") == "bitnet":
+        _modules(found.values.get("modules_to_not_convert"))
+    return found
 
 
 @dataclass(frozen=True)
@@ -209,8 +316,7 @@ def _architecture(config: Mapping[str, Any]) -> Architecture:
     named = first_class(config) or config.get("model_type")
     known = ", ".join(a.name for a in ARCHITECTURES if a.is_runnable)
     raise ModelError(
-        f"config.json: architecture {shown(named)} is not supported; known are {known}. "
-        "Its matrices can still be multiplied one by one"
+        f"config.json: architecture {shown(named)} is not supported; known are {known}. {_ADVICE}"
     )
 
 

@@ -10,8 +10,10 @@ of a pass, as far as the matrix products guarantee that (those with int8 activat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from os import getpid
 from time import perf_counter
 from typing import NamedTuple
 
@@ -25,12 +27,15 @@ from ..errors import ClosedError
 from ..matrix import Matrix
 from .config import Config
 from .kv_cache import KVCache
-from .linear import Linear, LinearGroup, QuantizedInputs, Workspace
+from .linear import Linear, LinearGroup, QuantizedInputs, Workspace, short_steps
+from .turns import Turns
 from .weights import Layer, Weights
 
 FloatArray = npt.NDArray[np.float32]
 MAX_ROWS = 512  # tokens in a pass; more would only take memory
 LOGIT_ROWS = 32  # rows of logits kept at a time: 0.5 MB each with a vocabulary of 128,256
+_LEAST_ROWS = 16  # of a part of attention
+_KEPT_PASSES = 32  # recorded passes, of 0.1 MB each; recording one takes as long as 5 % of a token
 
 PHASES = ("products", "head", "attention", "rest")
 PRODUCTS, HEAD, ATTENTION, REST = range(len(PHASES))
@@ -42,12 +47,14 @@ class BatchItem(NamedTuple):
     tokens: Sequence[int]
     cache: KVCache
     start: int  # position of the first token
+    variant: int = 0  # of RoPE, see `Decoder.rope_variant`
 
 
 class Decoder:
     """Computes logits; keys and values go to the caches of the sequences.
 
-    Its buffers serve one call at a time.
+    Its buffers serve one thread at a time: `hidden` and `logits` are called in a `turn`, which
+    lasts until their results were used.
     """
 
     def __init__(self, config: Config, weights: Weights, context: int) -> None:
@@ -61,11 +68,39 @@ class Decoder:
         self._config = config
         self._weights = weights
         self._workspace = Workspace()
-        self._cos, self._sin = config.rope.tables(context, weights.rope_factors)
+        self._rope_tables = [
+            config.rope.tables(context, weights.rope_factors, variant)
+            for variant in range(config.rope.variant(context) + 1)
+        ]
         self._layers = [self._prepared(layer) for layer in weights.layers]
         self._lm_head = self._group(weights.lm_head)
-        self._last_pass: _RecordedPass | None = None
+        self._turns = Turns("the model")
+        self._process = getpid()
+        # By the caches and RoPE variants of their items; the last was used most recently.
+        self._steps: dict[tuple[tuple[KVCache, int], ...], _RecordedPass] = {}
+        self._last_prompt: _RecordedPass | None = None
         self._last_head: _RecordedHead | None = None
+        self._most_rows = 0  # of a recorded pass
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait until no other thread uses the decoder, and use it for the block.
+
+        Raises:
+            ClosedError: the decoder was closed.
+            BusyError: this thread uses it already.
+        """
+        try:
+            with self._turns.turn():
+                self.check_open()
+                if self._process != getpid():
+                    # A thread of the parent may have been running the programs.
+                    self._forget_all()
+                    self._process = getpid()
+                yield
+        finally:
+            if self._is_closed:  # meanwhile
+                self._turns.if_free(self._release)
 
     def _prepared(self, layer: Layer) -> _PreparedLayer:
         head_dim = self._config.head_dim
@@ -94,11 +129,9 @@ class Decoder:
         """
         self.check_open()
         self.phase_timer.start()
-        lengths = [(len(item.tokens), item.cache) for item in batch]
-        recorded = self._last_pass
-        if recorded is None or recorded.lengths != lengths:
-            recorded = self._last_pass = self._record(lengths)
-        recorded.starts[:] = [item.start for item in batch]
+        recorded = self._recorded([(len(item.tokens), item.cache, item.variant) for item in batch])
+        for part in recorded.parts:
+            part.start[:] = batch[part.item].start + part.offset
         tokens = np.concatenate([np.asarray(item.tokens, np.int64) for item in batch])
         self._embed(tokens, recorded.x)
         self.phase_timer.lap(REST)
@@ -131,6 +164,27 @@ class Decoder:
         head.program.run(self.phase_timer.times)
         return head.logits
 
+    def _recorded(self, lengths: list[tuple[int, KVCache, int]]) -> _RecordedPass:
+        """Return the layers as a program, which is kept if it may be needed again.
+
+        A text takes the same step for each of its tokens, and several texts may take turns.
+        """
+        rows = sum(length for length, _, _ in lengths)
+        if rows > self._most_rows:  # buffers grow: do not keep the smaller ones
+            self._forget_all()
+            self._most_rows = rows
+        if rows > len(lengths):
+            recorded = self._last_prompt
+            if recorded is None or recorded.lengths != lengths:
+                recorded = self._last_prompt = self._record(lengths)
+            return recorded
+        step = tuple((cache, variant) for _, cache, variant in lengths)
+        recorded = self._steps.pop(step, None) or self._record(lengths)
+        self._steps[step] = recorded
+        for oldest in list(self._steps)[:-_KEPT_PASSES]:
+            self._steps.pop(oldest, None)
+        return recorded
+
     def _embed(self, tokens: npt.NDArray[np.int64], x: FloatArray) -> None:
         embed_tokens = self._weights.embed_tokens
         if isinstance(embed_tokens, Matrix):
@@ -139,16 +193,22 @@ class Decoder:
         found = embed_tokens.data[tokens]
         x[:] = widen_bf16(found) if found.dtype == np.uint16 else found
 
-    def _record(self, lengths: list[tuple[int, KVCache]]) -> _RecordedPass:
+    def rope_variant(self, length: int) -> int:
+        """Return which of RoPE's tables a sequence of this many tokens takes for all positions.
+
+        Keys in a cache are valid only with the tables that they were computed with.
+        """
+        return self._config.rope.variant(length)
+
+    def _record(self, lengths: list[tuple[int, KVCache, int]]) -> _RecordedPass:
         """Record all layers for items of the given numbers of tokens.
 
         `normalize` adds the output of one sublayer to the residual stream x before it computes the
         input of the next, so each sublayer takes and returns `delta`, which is not yet added to x.
         """
-        rows = sum(length for length, _ in lengths)
-        starts = np.zeros(len(lengths), np.int64)
+        rows = sum(length for length, _, _ in lengths)
         x = self._workspace.take("x", rows, self._config.hidden_size)
-        recorded = _RecordedPass(lengths, starts, x, _native.Program())
+        recorded = _RecordedPass(lengths, self._parts(lengths), x, _native.Program())
         delta = None
         for i, layer in enumerate(self._layers):
             delta = self._attention(recorded, layer, i, delta)
@@ -156,6 +216,19 @@ class Decoder:
         if delta is not None:
             recorded.program.call(REST, np.add, x, delta, x)
         return recorded
+
+    def _parts(self, lengths: list[tuple[int, KVCache, int]]) -> list[_Part]:
+        """Cut items into parts whose attention takes one step each, below 0.1 s."""
+        c, parts, first = self._config, [], 0
+        for item, (length, cache, _) in enumerate(lengths):
+            products = 2 * c.num_attention_heads * c.head_dim * cache.context  # of a row, at most
+            for rows in short_steps(length, products, least=_LEAST_ROWS):
+                start = np.zeros(1, np.int64)
+                parts.append(
+                    _Part(item, rows.start, slice(first + rows.start, first + rows.stop), start)
+                )
+            first += length
+        return parts
 
     def _attention(
         self, recorded: _RecordedPass, layer: _PreparedLayer, number: int, delta: FloatArray | None
@@ -166,28 +239,29 @@ class Decoder:
         program.normalize(REST, recorded.x, delta, w.input_layernorm, c.rms_norm_eps, *qkv)
         q, k, v = layer.qkv_proj.record(program, PRODUCTS, rows)
         attended = self._workspace.take("attended", rows, c.num_attention_heads * c.head_dim)
-        rope = _native.Rope(
-            self._cos,
-            self._sin,
-            q_norm=w.q_norm,
-            k_norm=w.k_norm,
-            eps=c.rms_norm_eps,
-            scale=c.head_dim**-0.5,
-        )
-        first = 0
-        for i, (length, cache) in enumerate(recorded.lengths):
-            part = slice(first, first + length)
+        ropes = [
+            _native.Rope(
+                cos,
+                sin,
+                q_norm=w.q_norm,
+                k_norm=w.k_norm,
+                eps=c.rms_norm_eps,
+                scale=c.head_dim**-0.5,
+            )
+            for cos, sin in self._rope_tables
+        ]
+        caches = [_native.KVCache(*cache.layer(number)) for _, cache, _ in recorded.lengths]
+        for part in recorded.parts:
             program.attend(
                 ATTENTION,
-                q[part],
-                k[part],
-                v[part],
-                rope,
-                _native.KVCache(*cache.layer(number)),
-                recorded.starts[i : i + 1],
-                attended[part],
+                q[part.rows],
+                k[part.rows],
+                v[part.rows],
+                ropes[recorded.lengths[part.item][2]],
+                caches[part.item],
+                part.start,
+                attended[part.rows],
             )
-            first = part.stop
         o = layer.o_proj.inputs(rows)
         program.normalize(REST, attended, None, w.attn_sub_norm, c.rms_norm_eps, *o)
         return layer.o_proj.record(program, PRODUCTS, rows)[0]
@@ -211,23 +285,49 @@ class Decoder:
             ClosedError: the decoder was closed.
         """
         self.check_open()
-        return self._weights
+        try:
+            return self._weights
+        except AttributeError:  # another thread closed it just now
+            raise self._closed() from None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._is_closed
 
     def check_open(self) -> None:
         """Raise ClosedError if the decoder was closed."""
         if self._is_closed:
-            raise ClosedError("the model was closed")
+            raise self._closed()
 
-    def forget(self) -> None:
-        """Drop the recorded pass and with it the caches it refers to."""
-        if not self._is_closed:
-            self._last_pass = None
+    def _closed(self) -> ClosedError:
+        return ClosedError("the model was closed")
+
+    def forget(self, cache: KVCache) -> None:
+        """Drop the recorded passes that refer to a cache, which no thread uses."""
+        for step in self._steps.copy():
+            if any(cache is own for own, _ in step):
+                self._steps.pop(step, None)
+        prompt = self._last_prompt
+        if prompt is not None and any(cache is own for _, own, _ in prompt.lengths):
+            self._last_prompt = None
+
+    def _forget_all(self) -> None:
+        self._steps.clear()
+        self._last_prompt = self._last_head = None
 
     def close(self) -> None:
-        """Release the weights; later calls raise `ClosedError`."""
-        if not self._is_closed:
-            self._is_closed = True
-            del self._weights, self._layers, self._lm_head, self._last_pass, self._last_head
+        """Release the weights, at the end of a pass that another thread has begun.
+
+        Later calls raise `ClosedError`.
+        """
+        self._is_closed = True
+        self._turns.if_free(self._release)
+
+    def _release(self) -> None:
+        self._forget_all()
+        if "_weights" in vars(self):  # not yet released
+            del self._weights, self._layers, self._lm_head
 
 
 @dataclass(frozen=True)
@@ -241,11 +341,20 @@ class _PreparedLayer:
     down_proj: LinearGroup
 
 
+class _Part(NamedTuple):
+    """Consecutive rows of an item."""
+
+    item: int
+    offset: int  # of its first row in the item
+    rows: slice  # of the pass
+    start: npt.NDArray[np.int64]  # (1,), an input: position of its first token
+
+
 class _RecordedPass(NamedTuple):
     """The layers as a program for certain caches and numbers of tokens."""
 
-    lengths: list[tuple[int, KVCache]]  # tokens and cache of each item
-    starts: npt.NDArray[np.int64]  # (items,), an input: position of each item's first token
+    lengths: list[tuple[int, KVCache, int]]  # tokens, cache and RoPE variant of each item
+    parts: list[_Part]
     x: FloatArray  # (tokens, hidden_size), an input: embeddings; then hidden states
     program: _native.Program
 

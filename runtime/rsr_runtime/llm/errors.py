@@ -1,6 +1,9 @@
 """Errors of language models: all are `RsrError`s and also built-in errors."""
 
+from __future__ import annotations
+
 from rsr_formats.errors import RsrError
+from rsr_formats.text import counted
 
 
 class ModelError(RsrError, ValueError):
@@ -11,8 +14,35 @@ class PromptError(RsrError, ValueError):
     """A prompt or conversation does not fit the model."""
 
 
+class ContextFullError(PromptError):
+    """A prompt or conversation leaves no room in the context.
+
+    Attributes:
+        tokens: number of tokens of the prompt.
+        context: number of positions for prompt and text.
+        limit: the largest context of the model.
+    """
+
+    def __init__(self, tokens: int, context: int, limit: int) -> None:
+        wider = f"load with a larger context (the model's limit is {limit:,})"
+        super().__init__(
+            f"the prompt has {counted(tokens, 'token')} and leaves no room in a context of "
+            f"{context:,}: {wider if context < limit else 'shorten it'}"
+        )
+        self.tokens = tokens
+        self.context = context
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[type[ContextFullError], tuple[int, int, int]]:
+        return type(self), (self.tokens, self.context, self.limit)
+
+
 class TemplateError(RsrError, ValueError):
     """A model's chat template is damaged, fails, or exceeds its limits of time or memory."""
+
+
+class BusyError(RsrError, RuntimeError):
+    """A signal handler or a callback wants what its own thread is using at that moment."""
 
 
 class DependencyError(RsrError, ImportError):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Literal
+from typing import Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
+from rsr_formats.text import counted
+
 from .decoder import Decoder
+from .errors import ModelError, PromptError
 from .sampling import Sampler, Sampling
-from .session import Session, step
+from .session import Progress, Session, SessionPool, step
 from .tokenizer import StopStrings, StreamingDetokenizer, Tokenizer
+from .turns import Turns
 
 FinishReason = Literal["stop", "length", "context", "interrupted"]
 
@@ -23,9 +27,27 @@ class StopCriteria:
     """When a generated text ends."""
 
     context: int  # positions for prompt and text
-    max_tokens: int | None  # tokens of the text; None: as many as fit the context
     end_tokens: frozenset[int]
-    stop: tuple[str, ...]  # strings that end the text and are not part of it
+    stop: Sequence[str]  # strings that end the text and are not part of it
+    max_tokens: int | None = None  # tokens of the text
+    max_length: int | None = None  # tokens of prompt and text, unless max_tokens is set
+    max_time: float | None = None  # seconds
+
+    def length(self, prompt_tokens: int) -> int | None:
+        """Return the number of tokens, prompt and text, that was asked for; None if there is none.
+
+        Raises:
+            PromptError: the prompt has as many tokens.
+        """
+        if self.max_tokens is not None:
+            return prompt_tokens + self.max_tokens
+        if self.max_length is not None and self.max_length <= prompt_tokens:
+            raise PromptError(
+                f"the prompt has {counted(prompt_tokens, 'token')}, but the setting max_length "
+                f"allows {self.max_length:,} for prompt and text: shorten it, or set the maximum "
+                "number of tokens of the text, which replaces max_length"
+            )
+        return self.max_length
 
 
 @dataclass(frozen=True)
@@ -35,10 +57,11 @@ class Generation:
     Attributes:
         text: the text.
         tokens: its tokens, including one that ended it.
-        finish_reason: "stop": an end token or a stop string; "length": max_tokens; "context": the
-            context is full; "interrupted": a stream was not read to its end.
+        finish_reason: "stop": an end token or a stop string; "length": max_tokens, or max_length
+            or max_time of the settings; "context": the context is full; "interrupted": a stream
+            was not read to its end.
         prompt_tokens: number of tokens of the prompt.
-        prompt_seconds: seconds until the first token.
+        prompt_seconds: seconds until the first token, or until the prompt was interrupted.
         seconds: seconds for all further tokens.
     """
 
@@ -61,6 +84,7 @@ class EncodedPrompt:
 
     ids: list[int]
     is_text: bool  # the generated text continues it; else it starts a text, as an answer does
+    end_tokens: frozenset[int] = frozenset()  # further ones that end the text
 
 
 class _Text:
@@ -72,8 +96,11 @@ class _Text:
         self.ids = list(prompt.ids)  # prompt and text
         self.finish_reason: FinishReason | None = None
         self._prompt_tokens = len(prompt.ids)
-        self._sampler = Sampler(sampling)
-        self._until = until
+        self._until = replace(until, end_tokens=until.end_tokens | prompt.end_tokens)
+        self._length = until.length(len(prompt.ids))
+        limit = until.context if self._length is None else min(self._length, until.context)
+        self._sampler = Sampler(sampling, prompt.ids, self._until.end_tokens, limit)
+        self._start = perf_counter()
         self._detokenizer = StreamingDetokenizer(
             tokenizer, after=prompt.ids if prompt.is_text else ()
         )
@@ -106,11 +133,15 @@ class _Text:
         self._shown.append(text)
         if stopped:
             self.finish_reason = "stop"
-        elif self.count == self._until.max_tokens:
+        elif len(self.ids) == self._length or self._is_late():
             text += self._finish("length")
         elif len(self.ids) == self._until.context:
             text += self._finish("context")
         return text
+
+    def _is_late(self) -> bool:
+        seconds = self._until.max_time
+        return seconds is not None and perf_counter() - self._start > seconds
 
     def _finish(self, reason: FinishReason) -> str:
         """End the text and return what was held back."""
@@ -124,34 +155,91 @@ class _Text:
 class Stream(Iterator[str]):
     """The pieces of a text as they are generated; `result` is the text as a whole.
 
-    A loop over it may end early, also by an exception; the model stays usable.
+    A loop over it may end early, also by an exception; the model stays usable, and another loop
+    goes on with the text. Several threads may read one stream: each piece goes to one of them.
+
+    From its first piece to its end, a stream has a KV cache of its own. If it is not read to its
+    end, other texts can use the cache after `close`, or when the object is gone.
     """
 
     def __init__(
         self,
-        session: Session,
+        sessions: SessionPool,
         prompt: EncodedPrompt,
         tokenizer: Tokenizer,
         sampling: Sampling,
         until: StopCriteria,
+        progress: Progress | None = None,
     ) -> None:
-        self._session = session
+        self._sessions = sessions
+        self._session: Session | None = None
+        self._progress = progress
+        self._is_closed = False
+        self._turns = Turns("this stream")
         self._text = _Text(prompt, tokenizer, sampling, until)
         self._prompt_seconds = self._seconds = 0.0
 
     def __next__(self) -> str:
-        """Return the next piece of text, never empty."""
-        while self._text.finish_reason is None:
-            start = perf_counter()
-            piece = self._text.take(self._session.follow(self._text.ids))
+        """Return the next piece of text, never empty.
+
+        Raises:
+            ClosedError: the model was closed.
+            OptionError: there is not enough memory for a KV cache.
+            ModelError: the model's weights are damaged.
+            BusyError: a signal handler or callback interrupted the stream, and reads it.
+        """
+        with self._turns.turn():
+            while self._text.finish_reason is None and not self._is_closed:
+                piece = self._next()
+                if self._text.finish_reason is not None:
+                    self._give_back()
+                if piece:
+                    return piece
+        raise StopIteration
+
+    def _next(self) -> str:
+        """Sample the next token and return the text that is new."""
+        if self._session is None:
+            self._session = self._sessions.take(self._text.ids, self)
+        is_first = self._text.count == 0
+        start = perf_counter()
+        try:
+            progress = self._progress if is_first else None
+            return self._text.take(self._session.follow(self._text.ids, progress))
+        finally:  # also if a prompt is interrupted
             elapsed = perf_counter() - start
-            if self._text.count == 1:
-                self._prompt_seconds = elapsed
+            if is_first:
+                self._prompt_seconds += elapsed
             else:
                 self._seconds += elapsed
-            if piece:
-                return piece
-        raise StopIteration
+
+    def close(self) -> None:
+        """End the text here. The KV cache can be used for other texts.
+
+        Raises:
+            BusyError: a signal handler or callback interrupted the stream, and closes it.
+        """
+        with self._turns.turn():
+            self._is_closed = True
+            self._give_back()
+
+    def _give_back(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            self._sessions.give_back(session)
+
+    def __repr__(self) -> str:
+        text = self._text
+        state = text.finish_reason or ("closed" if self._is_closed else "unfinished")
+        return (
+            f"<rsr_runtime.llm.Stream: {state}, {counted(text.count, 'token')} after a prompt of "
+            f"{len(text.ids) - text.count:,}>"
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise ModelError(
+            "a stream, whose text is being generated, cannot be pickled: pickle its `result`"
+        )
 
     @property
     def result(self) -> Generation:
@@ -166,6 +254,7 @@ def generate_all(
     tokenizer: Tokenizer,
     sampling: Sampling,
     until: StopCriteria,
+    progress: Progress | None = None,
 ) -> list[Generation]:
     """Generate a text for each prompt, all in one pass per token.
 
@@ -174,8 +263,8 @@ def generate_all(
     """
     start = perf_counter()
     texts = [_Text(prompt, tokenizer, sampling, until) for prompt in prompts]
-    for text, session in zip(texts, sessions, strict=True):
-        text.take(session.follow(text.ids))
+    for text, session, shown in zip(texts, sessions, _shares(progress, prompts), strict=True):
+        text.take(session.follow(text.ids, shown))
     prompt_seconds = perf_counter() - start
     while running := [i for i, text in enumerate(texts) if text.finish_reason is None]:
         last = [texts[i].ids[-1] for i in running]
@@ -184,3 +273,16 @@ def generate_all(
             texts[i].take(logits[row])
     seconds = perf_counter() - start - prompt_seconds
     return [text.result(prompt_seconds, seconds) for text in texts]
+
+
+def _shares(
+    progress: Progress | None, prompts: Sequence[EncodedPrompt]
+) -> Iterator[Progress | None]:
+    """Yield a function for each prompt that reports its progress as that of all of them."""
+    before, total = 0, sum(len(prompt.ids) for prompt in prompts)
+    for prompt in prompts:
+        if progress is None:
+            yield None
+        else:
+            yield lambda done, _, before=before: progress(before + done, total)  # type: ignore[misc]
+        before += len(prompt.ids)

@@ -21,6 +21,9 @@ class KVCache:
     load takes a feature of 16 positions; values are (num_key_value_heads, positions, head_dim
     rounded up to 16). All memory is reserved at once; the system provides pages when they are
     first written.
+
+    Attributes:
+        context: number of positions.
     """
 
     def __init__(self, config: Config, context: int, dtype: str) -> None:
@@ -34,8 +37,9 @@ class KVCache:
         Raises:
             OptionError: `dtype` has another value, or there is not enough memory.
         """
-        if dtype not in DTYPES:
+        if not isinstance(dtype, str) or dtype not in DTYPES:
             raise OptionError(f"kv: found {dtype!r}, expected 'float32' or 'float16'")
+        self.context = context
         blocks = -(-context // LANES)
         padded = -(-config.head_dim // LANES) * LANES
         keys = config.num_key_value_heads, blocks, config.head_dim, LANES

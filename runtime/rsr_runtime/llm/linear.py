@@ -8,7 +8,7 @@ input in each form that the layers of a group need, so that it is quantized once
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +22,24 @@ from ..products import PermutedIndex, share_tables
 
 FloatArray = npt.NDArray[np.float32]
 Int8Array = npt.NDArray[np.int8]
+
+# Ctrl-C waits for a step of a program, so steps are short: about this many products of a weight and
+# an activation, which take some 0.1 s of one thread. Fewer rows than these would be slower.
+_STEP = 1 << 31
+_LEAST_INT8, _LEAST_FLOAT, _LEAST_DENSE = 128, 64, 8
+
+
+def short_steps(rows: int, products: int, least: int) -> Iterator[slice]:
+    """Cut rows into parts of nearly equal length, each of which is a step.
+
+    Args:
+        rows: number of rows.
+        products: products that a row takes.
+        least: rows of a part that may be longer than a step should be.
+    """
+    parts = -(-rows // max(least, _STEP // max(1, products)))
+    for i in range(parts):
+        yield slice(rows * i // parts, rows * (i + 1) // parts)
 
 
 @dataclass(frozen=True)
@@ -72,6 +90,14 @@ class QuantizedInputs(NamedTuple):
     floats: FloatArray | None  # (b, in_features)
     q: Int8Array | None  # (b, in_features), floats ~ q / s
     s: FloatArray | None  # (b, 1)
+
+    def part(self, rows: slice) -> QuantizedInputs:
+        """Return views of some rows."""
+        return QuantizedInputs(
+            None if self.floats is None else self.floats[rows],
+            None if self.q is None else self.q[rows],
+            None if self.s is None else self.s[rows],
+        )
 
     def for_floats(self) -> FloatArray:
         """The input of the layers of the group that take float32."""
@@ -165,10 +191,13 @@ class _Recorder:
         program, phase, weight, scale = self.program, self.phase, layer.weight, layer.row_scale
         if isinstance(weight, Matrix):
             self.indexed([weight], layer.int8_activations, x, [y])
-        elif scale is not None:
-            program.multiply_rows_i8(phase, weight.data, scale, *x.for_int8(), y)
-        else:
-            program.multiply_dense(phase, weight.data, weight.dtype, x.for_floats(), y)
+            return
+        for rows in short_steps(len(y), math.prod(weight.shape), _LEAST_DENSE):
+            part = x.part(rows)
+            if scale is not None:
+                program.multiply_rows_i8(phase, weight.data, scale, *part.for_int8(), y[rows])
+            else:
+                program.multiply_dense(phase, weight.data, weight.dtype, part.for_floats(), y[rows])
 
     def indexed(
         self,
@@ -177,15 +206,27 @@ class _Recorder:
         x: QuantizedInputs,
         y: Sequence[FloatArray],
     ) -> None:
-        program, phase = self.program, self.phase
         for group, members in share_tables([w.index for w in matrices]):
-            outputs = [y[i] for i in members]
-            if isinstance(group, PermutedIndex):
-                if int8_activations:
-                    program.call(phase, group.multiply_quantized, *x.for_int8(), *outputs)
-                else:
-                    program.call(phase, group.multiply, x.for_floats(), *outputs)
-            elif int8_activations:
-                program.multiply_quantized(phase, group, *x.for_int8(), outputs)
+            products = sum(math.prod(matrices[i].shape) for i in members)
+            least = _LEAST_INT8 if int8_activations else _LEAST_FLOAT
+            for rows in short_steps(len(y[0]), products, least):
+                outputs = [y[i][rows] for i in members]
+                self._multiply(group, int8_activations, x.part(rows), outputs)
+
+    def _multiply(
+        self,
+        group: list[_native.Ranked] | PermutedIndex,
+        int8_activations: bool,
+        x: QuantizedInputs,
+        outputs: list[FloatArray],
+    ) -> None:
+        program, phase = self.program, self.phase
+        if isinstance(group, PermutedIndex):
+            if int8_activations:
+                program.call(phase, group.multiply_quantized, *x.for_int8(), *outputs)
             else:
-                program.multiply_f32(phase, group, x.for_floats(), outputs)
+                program.call(phase, group.multiply, x.for_floats(), *outputs)
+        elif int8_activations:
+            program.multiply_quantized(phase, group, *x.for_int8(), outputs)
+        else:
+            program.multiply_f32(phase, group, x.for_floats(), outputs)

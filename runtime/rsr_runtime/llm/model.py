@@ -2,39 +2,49 @@
 
 from __future__ import annotations
 
-import operator
+import dataclasses
 import os
-from collections.abc import Callable, Sequence
-from functools import cached_property
-from numbers import Integral
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import OptionError
 from ..model import Model
 from ..model import load as load_tensors
 from . import generate, perplexity
+from .arguments import checked_sampling, prompt_list, stop_strings, token_ids, whole_number
 from .config import Config, read_config
 from .decoder import Decoder
-from .errors import ModelError, PromptError
+from .end_of_turn import end_of_turn_tokens
+from .errors import ContextFullError, ModelError, PromptError, TemplateError
 from .generate import EncodedPrompt, Generation, StopCriteria, Stream
 from .kv_cache import KVCache
 from .sampling import Sampling
-from .session import Session
+from .session import Progress, Session, SessionPool
 from .template import ChatTemplate
 from .tokenizer import Tokenizer
+from .turns import Turns
+from .untrusted import encode_untrusted
 from .weights import Weights, collect
 
 DEFAULT_CONTEXT = 4096  # positions, or the model's limit if that is lower
 DEFAULT_WINDOW = 512  # tokens in a window of `perplexity`
 
-Prompt = str | Sequence[int]
+Prompt = str | Sequence[int] | npt.NDArray[np.integer]  # or tokens as an array of another library
+
+
+class ChatPrompt(list[int]):
+    """The tokens of a conversation; a text after them is an answer and ends as a turn does."""
 
 
 class LanguageModel:
-    """Generates text; made by `load`. One thread at a time may use it.
+    """Generates text; made by `load`. Several threads may use it at the same time.
+
+    They take turns, pass by pass, and each gets the text that it would get alone. Texts that are
+    generated at the same time have a KV cache each.
+
+    A model is pickled as the path of its file, see `rsr_runtime.Model`.
 
     Layers of a BitNet take int8 activations with one scale per token, other layers take float32, as
     in training. A BitNet gives the same text for the same prompt and options on any number of
@@ -47,19 +57,21 @@ class LanguageModel:
 
     def __init__(self, model: Model, context: int | None, kv: str) -> None:
         self._model = model
-        self.config: Config = read_config(model.files)
+        self.config: Config = read_config(model.files, model.metadata)
         self.context = self._checked_context(context)
         self._kv = kv
         self._decoder = Decoder(self.config, collect(model, self.config), self.context)
-        self._session = self.new_session()
+        self._sessions = SessionPool(self._decoder, self.new_session)
+        self._sessions.give_back(self.new_session())
+        self._reading = Turns("the model")
+        self._tokenizer: Tokenizer | None = None
+        self._template: ChatTemplate | None = None
 
     def _checked_context(self, context: int | None) -> int:
         limit = self.config.max_position_embeddings
         if context is None:
             return min(limit, DEFAULT_CONTEXT)
-        if not isinstance(context, Integral) or not 1 <= context <= limit:
-            raise OptionError(f"context: found {context}, expected 1 to {limit}, the model's limit")
-        return context
+        return whole_number("context", context, 1, limit, "the model's limit")
 
     def new_session(self) -> Session:
         """Return an empty sequence with its own KV cache.
@@ -69,7 +81,7 @@ class LanguageModel:
         """
         return Session(self._decoder, KVCache(self.config, self.context, self._kv))
 
-    @cached_property
+    @property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer, read on first access.
 
@@ -77,9 +89,12 @@ class LanguageModel:
             ModelError: the file has none, or it is damaged.
             DependencyError: the package tokenizers is missing.
         """
-        return Tokenizer(self._model.files)
+        if self._tokenizer is None:
+            with self._reading.turn():
+                self._tokenizer = self._tokenizer or Tokenizer(self._model.files)
+        return self._tokenizer
 
-    @cached_property
+    @property
     def template(self) -> ChatTemplate:
         """The model's chat template, read on first access.
 
@@ -88,18 +103,24 @@ class LanguageModel:
             TemplateError: it is damaged.
             DependencyError: the package jinja2 is missing.
         """
-        found = ChatTemplate.find(self._model.files)
-        if found is None:
+        if self._template is None:
+            with self._reading.turn():
+                self._template = self._template or ChatTemplate.find(self._model.files)
+        if self._template is None:
             raise ModelError(
                 "the file has no chat template, so the model is not made for chat: "
                 "give it a text to continue (rsrc run)"
             )
-        return found
+        return self._template
 
     @property
     def sampling(self) -> Sampling:
-        """The sampling of generation_config.json; greedy unless it sets do_sample."""
-        return Sampling.from_generation_config(dict(self.config.generation_config))
+        """The sampling of generation_config.json; greedy unless it sets do_sample.
+
+        Raises:
+            ModelError: a value in the file has the wrong type or is out of range.
+        """
+        return Sampling.from_generation_config(self.config.generation_config)
 
     @property
     def weights(self) -> Weights:
@@ -122,7 +143,7 @@ class LanguageModel:
 
         Raises:
             PromptError: the prompt is empty, has a token outside the vocabulary, or leaves no room
-                in the context.
+                in the context (`ContextFullError`).
             ClosedError: the model was closed.
         """
         tokens = self._tokens(prompt)
@@ -132,10 +153,12 @@ class LanguageModel:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens without special tokens; see `Tokenizer.decode`."""
-        return self.tokenizer.decode(tokens)
+        return self.tokenizer.decode(token_ids(tokens))
 
     def _prompt(self, prompt: Prompt) -> EncodedPrompt:
-        return EncodedPrompt(self.encode(prompt), isinstance(prompt, str))
+        is_chat = isinstance(prompt, ChatPrompt)
+        ends = end_of_turn_tokens(self.tokenizer) if is_chat else frozenset()
+        return EncodedPrompt(self.encode(prompt), isinstance(prompt, str), ends)
 
     def _tokens(self, prompt: Prompt) -> list[int]:
         """Return the tokens of a prompt, which may fill the context."""
@@ -143,15 +166,7 @@ class LanguageModel:
         if isinstance(prompt, str):
             tokens = self.tokenizer.encode(prompt) if prompt else []
         else:
-            try:
-                if isinstance(prompt, bytes):  # integers, but surely meant as text
-                    raise TypeError
-                tokens = [operator.index(token) for token in prompt]
-            except TypeError:
-                raise PromptError(
-                    f"found a prompt of type {type(prompt).__name__}, "
-                    "expected a string or integer tokens"
-                ) from None
+            tokens = token_ids(prompt)
         if not tokens:
             raise PromptError("the prompt is empty: give a text to continue")
         self._check_vocabulary(tokens)
@@ -167,13 +182,9 @@ class LanguageModel:
                     f"{self.config.vocab_size}: is the tokenizer another model's?"
                 )
 
-    def _too_long(self, tokens: Sequence[int]) -> PromptError:
+    def _too_long(self, tokens: Sequence[int]) -> ContextFullError:
         limit = self.config.max_position_embeddings
-        wider = f"load with a larger context (the model's limit is {limit:,})"
-        return PromptError(
-            f"the prompt has {_tokens_in_words(tokens)} and leaves no room in a context of "
-            f"{self.context:,}: {wider if self.context < limit else 'shorten it'}"
-        )
+        return ContextFullError(len(tokens), self.context, limit)
 
     def stream(
         self,
@@ -182,24 +193,34 @@ class LanguageModel:
         max_tokens: int | None = None,
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
+        progress: Progress | None = None,
     ) -> Stream:
         """Return the text that continues `prompt`, piece by piece.
 
-        The prefix that a prompt shares with the previous prompt and its text is not computed again.
-        Several streams may be read in turns, but each then recomputes what another overwrote.
+        The prefix that a prompt shares with a previous prompt and its text is not computed again.
+        Several streams may be read in turns or by several threads; each then has its own KV cache.
 
         Args:
-            prompt: text to continue, or tokens, after which a new text begins, such as an answer.
-            max_tokens: maximum tokens of the text; None: until it ends or the context is full.
-            sampling: how to choose tokens; None: as generation_config.json says.
-            stop: strings that end the text and are not part of it.
+            prompt: text to continue, or tokens, after which a new text begins. After a `ChatPrompt`
+                an answer begins, which also ends at the tokenizer's eos token and at other tokens
+                known to end a turn.
+            max_tokens: maximum tokens of the text; None: as `sampling` says, else until it ends or
+                the context is full.
+            sampling: the settings; None: those of generation_config.json. They may hold a maximum
+                of tokens and stop strings too, which `max_tokens` and `stop` replace.
+            stop: strings that end the text and are not part of it. One that is a special token
+                stops at that token.
+            progress: called while the prompt is read, with the number of its tokens read so far
+                and the number of all. If it raises an exception, the stream can be read on.
 
         Raises:
-            PromptError: as for `encode`, or a stop string is empty.
-            OptionError: max_tokens is below 1.
+            PromptError: as for `encode`, the prompt is longer than a `max_length` in the settings
+                allows, or a stop string is empty.
+            OptionError: max_tokens is below 1, or a setting names a token that the model lacks.
+            ModelError: a setting in generation_config.json is invalid.
         """
-        tokens, until = self._prompt(prompt), self._stop_criteria(max_tokens, stop)
-        return Stream(self._session, tokens, self.tokenizer, sampling or self.sampling, until)
+        tokens, settings = self._prompt(prompt), self._settings(max_tokens, sampling, stop)
+        return Stream(self._sessions, tokens, self.tokenizer, *settings, progress)
 
     def generate(
         self,
@@ -222,6 +243,7 @@ class LanguageModel:
         max_tokens: int | None = None,
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
+        progress: Progress | None = None,
     ) -> list[Generation]:
         """Return a text for each prompt, computed side by side; options as for `stream`.
 
@@ -230,46 +252,70 @@ class LanguageModel:
 
         Raises:
             PromptError: as for `encode`, or `prompts` is a single text.
-            OptionError: max_tokens is below 1, or there is not enough memory for the caches.
+            OptionError: as for `stream`, or there is not enough memory for the caches.
+            ModelError: as for `stream`.
         """
-        if isinstance(prompts, str):
-            raise PromptError("found a single prompt, expected a list: use generate")
-        tokens = [self._prompt(prompt) for prompt in prompts]
+        tokens = [self._prompt(prompt) for prompt in prompt_list(prompts)]
+        settings = self._settings(max_tokens, sampling, stop)
         sessions = [self.new_session() for _ in tokens]
-        until = self._stop_criteria(max_tokens, stop)
         try:
             return generate.generate_all(
-                self._decoder, sessions, tokens, self.tokenizer, sampling or self.sampling, until
+                self._decoder, sessions, tokens, self.tokenizer, *settings, progress
             )
         finally:
-            self._decoder.forget()  # frees the caches
+            for session in sessions:
+                self._decoder.forget(session.cache)
 
-    def chat_prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    def chat_prompt(
+        self,
+        /,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        allow_special_tokens: bool = True,
+        **variables: Any,
+    ) -> ChatPrompt:
         """Return the tokens of a conversation up to the answer, by the model's chat template.
 
         Args:
-            messages: each with "role" ("system", "user" or "assistant") and "content".
+            messages: each with "role" ("system", "user", "assistant" or "tool") and "content".
+            tools: descriptions of functions that the model may call, for the template.
+            allow_special_tokens: special tokens spelled out in a message become those tokens, as
+                in transformers. False: only in messages of the assistant; in all others they are
+                plain text, so that a message cannot pretend to be several.
+            variables: further variables for the template, of types that JSON has
+                (enable_thinking=False).
 
         Raises:
             ModelError: the model has no chat template.
-            PromptError: the template rejects the messages.
+            PromptError: the template rejects the messages, or they are malformed.
             TemplateError: the template is damaged, or fails.
             ClosedError: the model was closed.
         """
         self._decoder.check_open()
-        return self.tokenizer.encode(self.template.render(messages), special=False)
+        variables = {"tools": tools, **variables}
+        try:
+            if allow_special_tokens:
+                text = self.template.render(messages, **variables)
+                return ChatPrompt(self.tokenizer.encode(text, special=False))
+            return ChatPrompt(encode_untrusted(self.template, self.tokenizer, messages, variables))
+        except TemplateError:
+            self._decoder.check_open()  # another thread closed the model, which ends the template
+            raise
 
-    def next_logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+    def next_logits(self, tokens: Prompt) -> npt.NDArray[np.float32]:
         """Return the logits of the token after `tokens`, float32 (vocab_size,).
 
-        The prefix that `tokens` shares with the previous call is not computed again.
+        The prefix that `tokens` shares with a previous call is not computed again.
 
         Raises:
             PromptError: `tokens` is empty, has a token outside the vocabulary, or does not fit the
                 context.
             ClosedError: the model was closed.
         """
-        return self._session.follow(self._tokens(tokens)).copy()  # of a buffer
+        tokens = self._tokens(tokens)
+        with self._sessions.taken(tokens) as session:
+            return session.follow(tokens)
 
     def bytes_per_token(self, positions: int) -> int:
         """Return the number of bytes that a token reads: all weights and `positions` of the cache.
@@ -281,11 +327,13 @@ class LanguageModel:
 
     def arrays_per_token(self, positions: int) -> list[npt.NDArray[np.uint8]]:
         """Return views, uint8, of the bytes that `bytes_per_token` counts."""
+        positions = whole_number("positions", positions, 0, self.context, "the context")
         weights = [array for layer in self.weights.linear for array in layer.arrays]
         views = [array.reshape(-1).view(np.uint8) for array in weights]
-        return views + self._session.cache.arrays_at(positions)
+        with self._sessions.taken(()) as session:
+            return views + session.cache.arrays_at(positions)
 
-    def logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+    def logits(self, tokens: Prompt) -> npt.NDArray[np.float32]:
         """Return the logits after each of `tokens`, float32 (len(tokens), vocab_size).
 
         Raises:
@@ -294,16 +342,17 @@ class LanguageModel:
         tokens = self._tokens(tokens)
         result = np.empty((len(tokens), self.config.vocab_size), np.float32)
         done = 0
-        for logits in self._session.logits(tokens):
-            result[done : done + len(logits)] = logits
-            done += len(logits)
+        with self._sessions.taken(()) as session:
+            for logits in session.logits(tokens):
+                result[done : done + len(logits)] = logits
+                done += len(logits)
         return result
 
     def perplexity(
         self,
         text: str,
         window: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> perplexity.Perplexity:
         """Return the perplexity of a text.
 
@@ -320,29 +369,61 @@ class LanguageModel:
         """
         self._decoder.check_open()
         window = min(DEFAULT_WINDOW, self.context) if window is None else window
-        if not isinstance(window, Integral) or not 1 <= window <= self.context:
-            raise OptionError(f"window: found {window}, expected 1 to {self.context}, the context")
+        window = whole_number("window", window, 1, self.context, "the context")
         tokens = self.tokenizer.encode(text)
         if len(tokens) < 2:
             raise PromptError(f"the text has {_tokens_in_words(tokens)}, expected at least 2")
         self._check_vocabulary(tokens)
-        return perplexity.measure(self._session, tokens, window, progress)
+        with self._sessions.taken(()) as session:
+            return perplexity.measure(session, tokens, window, progress)
 
-    def _stop_criteria(self, max_tokens: int | None, stop: Sequence[str]) -> StopCriteria:
-        if max_tokens is not None and (not isinstance(max_tokens, Integral) or max_tokens < 1):
-            raise OptionError(f"max_tokens: found {max_tokens}, expected an integer, 1 or more")
+    def _settings(
+        self, max_tokens: int | None, sampling: Sampling | None, stop: Sequence[str]
+    ) -> tuple[Sampling, StopCriteria]:
+        """Return what the options and generation_config.json ask for; the options win."""
+        given: dict[str, Any] = {}
+        if max_tokens is not None:
+            given["max_new_tokens"] = whole_number("max_tokens", max_tokens, 1)
+        if stop := stop_strings(stop):
+            given["stop_strings"] = ()
+        if sampling is None:
+            sampling = Sampling.from_generation_config(self.config.generation_config, **given)
+        else:
+            sampling = dataclasses.replace(checked_sampling(sampling), **given)
+        sampling.check_tokens(self.config.vocab_size)
+        stop = stop or tuple(sampling.stop_strings)
+        until = StopCriteria(
+            self.context,
+            self._end_tokens(stop),
+            stop,
+            sampling.max_new_tokens,
+            sampling.max_length,
+            sampling.max_time,
+        )
+        return sampling, until
+
+    def _end_tokens(self, stop: Sequence[str]) -> frozenset[int]:
+        """Return the tokens that end a text: those of the model, and special ones in `stop`."""
         ends = set(self.config.eos_token_ids)
         if not ends and self.tokenizer.eos_id is not None:
             ends = {self.tokenizer.eos_id}
-        stop = (stop,) if isinstance(stop, str) else tuple(stop)
-        return StopCriteria(self.context, max_tokens, frozenset(ends), stop)
+        # Special tokens have no text in which a stop string could be found.
+        named = [self.tokenizer.token_id(text) for text in stop if isinstance(text, str)]
+        return frozenset(
+            ends | {i for i in named if i is not None and self.tokenizer.is_special(i)}
+        )
 
     def close(self) -> None:
-        """Release the file and end the template process; later calls raise `ClosedError`."""
+        """Release the file and end the template process; later calls raise `ClosedError`.
+
+        So do the calls of other threads, after the pass that they are in; the file is released
+        then.
+        """
         self._decoder.close()
         self._model.close()
-        if "template" in vars(self):  # was accessed
-            self.template.close()
+        self._sessions.trim()
+        if self._template is not None:
+            self._template.close()
 
     def __repr__(self) -> str:
         c = self.config
@@ -350,6 +431,9 @@ class LanguageModel:
             f"<rsr_runtime.llm.LanguageModel: {c.architecture.name}, "
             f"{c.num_hidden_layers} layers of {c.hidden_size}, context {self.context}>"
         )
+
+    def __reduce__(self) -> tuple[type[LanguageModel], tuple[Model, int, str]]:
+        return LanguageModel, (self._model, self.context, self._kv)
 
     def __enter__(self) -> LanguageModel:
         return self

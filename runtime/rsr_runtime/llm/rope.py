@@ -18,12 +18,14 @@ from .errors import ModelError
 
 FloatArray = npt.NDArray[np.float32]
 
-_TYPES = ("default", "linear", "llama3", "yarn")
+_TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
+_RESCALED = ("llama3", "yarn", "longrope")  # refer to the context length before scaling
 _NUMBERS = (
     "rope_theta", "factor", "low_freq_factor", "high_freq_factor",
     "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor", "mscale",
     "mscale_all_dim", "partial_rotary_factor",
 )  # fmt: skip
+_DIVISORS = ("short_factor", "long_factor")
 _SMALLEST, _LARGEST = 1e-9, 1e18  # beyond the settings of any model, well within float32
 
 
@@ -37,10 +39,11 @@ class Rope:
     Attributes:
         head_dim: features of a head; feature i is rotated with feature i + head_dim / 2.
         theta: base of the frequencies.
-        kind: "default", "linear", "llama3" or "yarn".
+        kind: "default", "linear", "dynamic", "llama3", "yarn" or "longrope".
         parameters: the numbers of that kind, by their keys in config.json.
         max_positions: `max_position_embeddings`.
         truncates: whether yarn rounds the pairs between which it blends.
+        divisors: of longrope's frequencies, for short and for long sequences, (head_dim / 2,) each.
     """
 
     head_dim: int
@@ -49,6 +52,7 @@ class Rope:
     parameters: Mapping[str, float] = field(default_factory=dict)
     max_positions: int = 2048
     truncates: bool = True
+    divisors: tuple[tuple[float, ...], ...] = ()
 
     @classmethod
     def from_config(
@@ -71,7 +75,7 @@ class Rope:
             raise ModelError(f"config.json: rope_scaling is {shown(scaling)}, expected an object")
         kind = scaling.get("rope_type", scaling.get("type"))
         kind = "default" if kind is None else kind
-        if kind not in _TYPES:
+        if not isinstance(kind, str) or kind not in _TYPES:
             raise ModelError(
                 f"config.json: rope scaling {shown(kind)} is not supported; "
                 f"known are {', '.join(_TYPES)}"
@@ -81,6 +85,9 @@ class Rope:
             value = scaling.get(key)
             if value is None and key in ("rope_theta", "partial_rotary_factor"):
                 value = config.get(key)
+            elif key == "original_max_position_embeddings" and kind in _RESCALED:
+                beside = config.get(key)  # takes precedence, as in transformers
+                value = value if beside is None else beside
             if value is None:
                 continue
             if type(value) not in (int, float) or not _SMALLEST <= value <= _LARGEST:
@@ -91,7 +98,8 @@ class Rope:
             numbers[key] = float(value)
         if numbers.get("partial_rotary_factor", 1) != 1:
             raise ModelError(
-                "config.json: partial_rotary_factor is not 1: partial rotation is not supported"
+                f"config.json: partial_rotary_factor is {numbers['partial_rotary_factor']:g}: "
+                "RoPE that leaves features of a head as they are is not supported"
             )
         if numbers["rope_theta"] <= 1:
             raise ModelError(
@@ -99,23 +107,36 @@ class Rope:
             )
         truncates = scaling.get("truncate") is not False
         settings = numbers["rope_theta"], kind, numbers, max_positions, truncates
+        if kind == "longrope":
+            divisors = tuple(_divisors(scaling, key, head_dim // 2) for key in _DIVISORS)
+            found = cls(head_dim, *settings, divisors)
+            found._frequencies()  # checks the numbers
+            return found
         cls(2, *settings)._frequencies()  # checks the numbers, at no cost for a huge head_dim
         return cls(head_dim, *settings)
 
+    def variant(self, length: int) -> int:
+        """Return which tables a sequence of this many tokens takes: 1 where longrope is long.
+
+        The length decides for all positions of a sequence, as in a forward pass of transformers.
+        """
+        return int(self.kind == "longrope" and length > self._original)
+
     def tables(
-        self, positions: int, factors: FloatArray | None = None
+        self, positions: int, factors: FloatArray | None = None, variant: int = 0
     ) -> tuple[FloatArray, FloatArray]:
         """Return cosines and sines of the angles, float32 (positions, head_dim / 2) each.
 
         Args:
             positions: number of positions, from 0.
-            factors: divisors of the frequencies from a GGUF file, (head_dim / 2,), for scaling that
-                GGUF metadata cannot express. Scaling in config.json takes precedence.
+            factors: divisors of the frequencies from a GGUF file, (head_dim / 2,). Scaling in
+                config.json takes precedence.
+            variant: what `variant` returned.
 
         Raises:
             OptionError: there is not enough memory.
         """
-        frequencies, scale = self._frequencies()
+        frequencies, scale = self._frequencies(variant)
         if factors is not None and self.kind == "default":
             frequencies = frequencies / factors
         try:
@@ -132,17 +153,21 @@ class Rope:
         sin *= scale
         return cos, sin
 
-    def _frequencies(self) -> tuple[FloatArray, np.float32]:
+    def _frequencies(self, variant: int = 0) -> tuple[FloatArray, np.float32]:
         """Return the angle per position, (head_dim / 2,), and the factor of cosines and sines."""
         d = self.head_dim
         exponents = np.arange(0, d, 2, dtype=np.float32) / np.float32(d)
         base = np.float32(1) / np.float32(self.theta) ** exponents
         if self.kind == "linear":
             return base / np.float32(self._number("factor")), np.float32(1)
+        if self.kind == "dynamic":
+            self._number("factor")  # has no effect up to `max_positions`, which no sequence exceeds
         if self.kind == "llama3":
             return self._llama3(base), np.float32(1)
         if self.kind == "yarn":
             return self._yarn(base)
+        if self.kind == "longrope":
+            return self._longrope(base, variant)
         return base, np.float32(1)
 
     def _llama3(self, base: FloatArray) -> FloatArray:
@@ -176,6 +201,22 @@ class Rope:
         frequencies = (stretched * base / factor + (1 - stretched) * base).astype(np.float32)
         return frequencies, np.float32(self.parameters.get("attention_factor", self._magnitude()))
 
+    def _longrope(self, base: FloatArray, variant: int) -> tuple[FloatArray, np.float32]:
+        """LongRoPE (arXiv 2402.13753): divide each frequency by its own number."""
+        divisors: FloatArray = np.array(self.divisors[variant], np.float32)
+        frequencies = base / divisors
+        if "attention_factor" in self.parameters:
+            return frequencies, np.float32(self.parameters["attention_factor"])
+        factor = self.parameters.get("factor", self.max_positions / self._original)
+        if factor <= 1:
+            return frequencies, np.float32(1)
+        if self._original <= 1:
+            raise ModelError(
+                "config.json: original_max_position_embeddings is "
+                f"{self._original:g}, expected more than 1"
+            )
+        return frequencies, np.float32(math.sqrt(1 + math.log(factor) / math.log(self._original)))
+
     def _magnitude(self) -> float:
         """Return the factor of queries and keys that keeps attention as sharp (YaRN, mscale)."""
         factor = max(1.0, self._number("factor"))
@@ -193,3 +234,21 @@ class Rope:
         if key not in self.parameters:
             raise ModelError(f"config.json: rope scaling {self.kind!r} needs a number under {key}")
         return self.parameters[key]
+
+
+def _divisors(scaling: Mapping[str, Any], key: str, count: int) -> tuple[float, ...]:
+    """Return the numbers of longrope under a key, one for each pair of features."""
+    found = scaling.get(key)
+    if not isinstance(found, list) or len(found) != count:
+        have = f"{len(found)} numbers" if isinstance(found, list) else shown(found)
+        raise ModelError(
+            f"config.json: rope scaling 'longrope' has {have} under {key}, "
+            f"expected {count}, half of head_dim"
+        )
+    for value in found:
+        if type(value) not in (int, float) or not _SMALLEST <= value <= _LARGEST:
+            raise ModelError(
+                f"config.json: {key} has {shown(value)}, "
+                f"expected numbers from {_SMALLEST} to {_LARGEST}"
+            )
+    return tuple(map(float, found))

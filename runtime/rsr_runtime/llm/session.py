@@ -1,69 +1,120 @@
-"""A sequence of tokens whose keys and values are cached."""
+"""Sequences of tokens whose keys and values are cached, and a pool of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from .decoder import LOGIT_ROWS, MAX_ROWS, BatchItem, Decoder
+from .errors import ModelError
 from .kv_cache import KVCache
 
+Progress = Callable[[int, int], None]
 FloatArray = npt.NDArray[np.float32]
+_KEPT = 4  # idle sessions of a pool
 
 
 class Session:
-    """One sequence, which can be extended or replaced; a common prefix is not computed again."""
+    """One sequence, which can be extended or replaced; a common prefix is not computed again.
+
+    One thread at a time may use it. Several threads may use the sessions of one decoder: each pass
+    is a turn of its own.
+    """
 
     def __init__(self, decoder: Decoder, cache: KVCache) -> None:
         self._decoder = decoder
         self.cache = cache
         self.tokens: list[int] = []  # tokens whose keys and values are in the cache
+        self.variant = 0  # of RoPE, with which the keys were computed
 
-    def follow(self, tokens: Sequence[int]) -> FloatArray:
+    def __repr__(self) -> str:
+        return f"<Session: {len(self.tokens):,} of {self.cache.context:,} positions>"
+
+    def __reduce__(self) -> NoReturn:
+        raise ModelError(
+            "a session, with its keys and values, cannot be pickled: pickle the model, and give "
+            "the tokens to a session of the other process"
+        )
+
+    def follow(self, tokens: Sequence[int], progress: Progress | None = None) -> FloatArray:
         """Turn the sequence into `tokens` and return the logits after the last one.
 
+        Args:
+            tokens: the sequence.
+            progress: called before and after each pass with the number of tokens whose keys and
+                values are known, and the number of all.
+
         Returns:
-            float32 (vocab_size,): a buffer that the decoder's next call overwrites.
+            float32 (vocab_size,).
         """
-        last = None
-        for hidden in self.hidden(tokens):
-            last = hidden[-1:]
-        assert last is not None
-        logits: FloatArray = self._decoder.logits(last)[0]
-        return logits
+        have = self._begin(tokens, len(tokens))
+        if progress is not None:
+            progress(have, len(tokens))
+        while True:
+            with self._decoder.turn():
+                hidden = self._extend(tokens[have : have + MAX_ROWS])
+                have = len(self.tokens)
+                if have == len(tokens):
+                    logits: FloatArray = self._decoder.logits(hidden[-1:])[0].copy()  # of a buffer
+            if progress is not None:
+                progress(have, len(tokens))
+            if have == len(tokens):
+                return logits
 
-    def hidden(self, tokens: Sequence[int]) -> Iterator[FloatArray]:
-        """Turn the sequence into `tokens`; yield the hidden states that had to be computed.
-
-        Yields:
-            float32 (up to `MAX_ROWS`, hidden_size) for each pass: a buffer.
-        """
-        have = self._common(tokens)
-        del self.tokens[have:]  # first: an interrupted pass overwrites their keys and values
-        while have < len(tokens):
-            part = tokens[have : have + MAX_ROWS]
-            states = self._decoder.hidden([BatchItem(part, self.cache, have)])
-            self.tokens += part
-            have += len(part)
-            yield states
+    def make_ready(self) -> None:
+        """Compute the cached keys anew if one more token makes the sequence take another RoPE."""
+        tokens = list(self.tokens)
+        self._begin([*tokens, 0], len(tokens) + 1)
+        while len(self.tokens) < len(tokens):
+            with self._decoder.turn():
+                self._extend(tokens[len(self.tokens) : len(self.tokens) + MAX_ROWS])
 
     def logits(self, tokens: Sequence[int]) -> Iterator[FloatArray]:
         """Compute the sequence `tokens` anew; yield the logits after each token.
 
+        The decoder's turn lasts while the results of a pass are yielded.
+
         Yields:
-            float32 (up to `LOGIT_ROWS`, vocab_size): a buffer that the decoder's next call
-            overwrites.
+            float32 (up to `LOGIT_ROWS`, vocab_size): a buffer that is overwritten for the next.
         """
         self.tokens.clear()
-        for hidden in self.hidden(tokens):
-            for first in range(0, len(hidden), LOGIT_ROWS):
-                yield self._decoder.logits(hidden[first : first + LOGIT_ROWS])
+        self._begin(tokens, len(tokens))
+        while len(self.tokens) < len(tokens):
+            with self._decoder.turn():
+                hidden = self._extend(tokens[len(self.tokens) : len(self.tokens) + MAX_ROWS])
+                for first in range(0, len(hidden), LOGIT_ROWS):
+                    yield self._decoder.logits(hidden[first : first + LOGIT_ROWS])
 
-    def _common(self, tokens: Sequence[int]) -> int:
+    def _begin(self, tokens: Sequence[int], length: int) -> int:
+        """Keep what the sequence shares with `tokens`, and return its length.
+
+        `length` decides which RoPE the sequence takes.
+        """
+        variant = self._decoder.rope_variant(length)
+        if variant != self.variant:
+            self.tokens.clear()
+            self.variant = variant
+        have = self.common(tokens)
+        del self.tokens[have:]  # first: an interrupted pass overwrites their keys and values
+        return have
+
+    def _extend(self, tokens: Sequence[int]) -> FloatArray:
+        """Append tokens in one pass, and return their hidden states, a buffer."""
+        hidden = self._decoder.hidden(
+            [BatchItem(tokens, self.cache, len(self.tokens), self.variant)]
+        )
+        self.tokens += tokens
+        return hidden
+
+    def common(self, tokens: Sequence[int]) -> int:
         """Return the length of the common prefix without the last token, whose state is needed."""
-        limit = min(len(self.tokens), len(tokens) - 1)
+        limit = max(0, min(len(self.tokens), len(tokens) - 1))
         if self.tokens[:limit] == list(tokens[:limit]):  # always true while generating
             return limit
         return next(i for i in range(limit) if self.tokens[i] != tokens[i])
@@ -73,13 +124,84 @@ def step(decoder: Decoder, sessions: Sequence[Session], tokens: Sequence[int]) -
     """Append one token to each sequence, all in one pass.
 
     Returns:
-        The logits after each token, float32 (sessions, vocab_size): a buffer.
+        The logits after each token, float32 (sessions, vocab_size).
     """
+    for session in sessions:
+        session.make_ready()
     batch = [
-        BatchItem([token], session.cache, len(session.tokens))
+        BatchItem([token], session.cache, len(session.tokens), session.variant)
         for session, token in zip(sessions, tokens, strict=True)
     ]
-    hidden = decoder.hidden(batch)
-    for session, token in zip(sessions, tokens, strict=True):
-        session.tokens.append(token)
-    return decoder.logits(hidden)
+    with decoder.turn():
+        hidden = decoder.hidden(batch)
+        for session, token in zip(sessions, tokens, strict=True):
+            session.tokens.append(token)
+        return decoder.logits(hidden).copy()  # of a buffer
+
+
+class SessionPool:
+    """The sessions of a model. Each text, logits and so on takes one and gives it back.
+
+    A pool creates a session when all are taken, so texts that are written at the same time do not
+    overwrite what others computed. It keeps four idle ones, with their keys and values.
+
+    No lock guards it, which a fork could leave locked: it changes by single operations of a
+    container, each of which one thread wins.
+    """
+
+    def __init__(self, decoder: Decoder, create: Callable[[], Session]) -> None:
+        self._decoder = decoder
+        self._create = create
+        self._idle: deque[Session] = deque()  # last: given back most recently
+        # No finalizer gives a session back: Ctrl-C within one would be ignored.
+        self._holders: dict[Session, weakref.ref[object]] = {}
+
+    def take(self, tokens: Sequence[int], holder: object = None) -> Session:
+        """Return the idle session that shares the longest prefix with `tokens`, or a new one.
+
+        Args:
+            tokens: what will follow.
+            holder: if this object ends, the session counts as given back.
+
+        Raises:
+            OptionError: there is not enough memory for a new one.
+        """
+        self._take_back()
+        session = None
+        while session is None and (idle := list(self._idle)):
+            best = max(idle, key=lambda one: one.common(tokens))
+            with suppress(ValueError):  # another thread was faster
+                self._idle.remove(best)
+                session = best
+        session = session or self._create()
+        if holder is not None:
+            self._holders[session] = weakref.ref(holder)
+        return session
+
+    def _take_back(self) -> None:
+        """Give back the sessions of holders that are no more."""
+        for session, holder in self._holders.copy().items():
+            if holder() is None and self._holders.pop(session, None) is not None:
+                self.give_back(session)
+
+    def give_back(self, session: Session) -> None:
+        """Keep a session that was taken for later, or else drop it."""
+        self._holders.pop(session, None)
+        self._idle.append(session)
+        self.trim()
+
+    def trim(self) -> None:
+        """Drop the idle sessions that are not kept: all of a closed decoder."""
+        kept = 0 if self._decoder.is_closed else _KEPT
+        with suppress(IndexError):  # another thread was faster
+            while len(self._idle) > kept:
+                self._decoder.forget(self._idle.popleft().cache)
+
+    @contextmanager
+    def taken(self, tokens: Sequence[int]) -> Iterator[Session]:
+        """Take a session for the block."""
+        session = self.take(tokens)
+        try:
+            yield session
+        finally:
+            self.give_back(session)

@@ -27,6 +27,7 @@ from rsr_formats.text import printable
 from .config import read_json
 from .errors import DependencyError, PromptError, TemplateError
 from .tokenizer import special_tokens
+from .turns import Turns
 
 MAX_SOURCE = 1 << 20  # bytes of a template; the largest known has some 20,000
 MAX_TEXT = 16 << 20  # characters of a prompt, and items that one operation makes
@@ -64,7 +65,7 @@ class ChatTemplate:
             raise DependencyError("jinja2", "the model's chat template")
         self.source = source
         self._special_tokens = dict(special_tokens or {})
-        self._lock = threading.Lock()
+        self._turns = Turns("the chat template")
         self._worker: _Worker | None = None
 
     @classmethod
@@ -85,6 +86,7 @@ class ChatTemplate:
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
+        /,
         add_generation_prompt: bool = True,
         **variables: Any,
     ) -> str:
@@ -114,7 +116,7 @@ class ChatTemplate:
             raise PromptError(
                 f"messages and variables must be of types that JSON has: {error}"
             ) from error
-        with self._lock:
+        with self._turns.turn():
             answer = self._ask(line)
         text = answer.get("text")
         if isinstance(text, str):
@@ -127,7 +129,7 @@ class ChatTemplate:
 
     def close(self) -> None:
         """End the process, if any; a later `render` starts another."""
-        with self._lock:
+        with self._turns.turn():
             if self._worker is not None:
                 self._worker.close()
                 self._worker = None

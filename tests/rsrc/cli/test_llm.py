@@ -6,22 +6,22 @@ import json
 import math
 import os
 import re
-import select
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from rsr_runtime import llm
+from rsr_testing.commands import ENVIRONMENT, MAIN, SLOW, done, refused, rsrc
 from rsr_testing.language_models import LanguageModels
 from rsr_testing.paths import DIGITS
 from rsr_testing.process import SIGINT_RAISES, Ended, end_of, started
+from rsr_testing.terminal import Terminal, read_until
 from rsrc.cli.main import main
 
 Process = subprocess.Popen[bytes]
@@ -30,57 +30,6 @@ Running = AbstractContextManager[Process]
 PROMPT = "The weights of a trained network"
 DURATION = r"(\d{1,3} ms|\d+\.\d\d s)"
 RATE = r"at \d+\.\d tokens/s"
-ENVIRONMENT = {
-    **{k: v for k, v in os.environ.items() if not k.startswith(("LC_", "PYTHONIO"))},
-    "PYTHONUTF8": "1",
-}
-
-# Waits before every pass of the decoder, so that there is time to end it.
-SLOW = """
-import sys, time
-from rsr_runtime.llm.decoder import Decoder
-hidden = Decoder.hidden
-def slow(self, spans):
-    time.sleep(0.03)
-    return hidden(self, spans)
-Decoder.hidden = slow
-"""
-MAIN = """
-import sys
-from rsrc.cli.main import main
-main(sys.argv[1:], prog_name="rsrc")
-"""
-
-
-@pytest.fixture(scope="session")
-def path(language_models: LanguageModels) -> Path:
-    return language_models.path("bitnet-2b")
-
-
-@pytest.fixture(scope="session")
-def endless(language_models: LanguageModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose texts no token ends."""
-    files = {"generation_config.json": b'{"eos_token_id": 70000}'}
-    return language_models.variant("bitnet-2b", tmp_path_factory.mktemp("endless"), files)
-
-
-def rsrc(*arguments: object, stdin: str | bytes | None = None) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in arguments], input=stdin)
-
-
-def done(result: Result) -> str:
-    assert result.exit_code == 0, result.stderr
-    return result.stdout
-
-
-def refused(result: Result, code: int = 1) -> str:
-    assert result.exit_code == code
-    assert result.stdout == ""
-    assert "Traceback" not in result.stderr
-    if code == 1:
-        assert result.stderr.startswith("rsrc: ")
-        assert result.stderr.count("\n") == 1
-    return result.stderr
 
 
 def start(code: str, *arguments: object, **options: Any) -> Running:
@@ -197,6 +146,31 @@ def test_a_filter_says_that_the_text_is_drawn(path: Path) -> None:
     assert done(rsrc(*arguments, "--top-k", 40, "--temperature", 0)) == greedy
 
 
+def test_settings_of_the_model_and_options(language_models: LanguageModels, tmp_path: Path) -> None:
+    """Options win, even over invalid settings; settings that are not applied are named."""
+    settings = {
+        "do_sample": True, "top_k": -1, "repetition_penalty": "x", "max_length": 0, "num_beams": 3,
+        "guidance_scale": 1.0, "penalty_alpha": 0.6, "stop_strings": 5,
+    }  # fmt: skip
+    files = {"generation_config.json": json.dumps(settings).encode()}
+    changed = language_models.variant("bitnet-2b", tmp_path, files)
+    options = ["--top-k", 20, "--repetition-penalty", 1, "-n", 3, "--stop", "zzzz", "--seed", 1]
+    result = rsrc("run", changed, "-p", PROMPT, *options)
+    assert done(result)
+    named = "rsrc: generation_config.json: not applied: num_beams = 3, penalty_alpha = 0.6\n"
+    assert result.stderr.startswith(named)
+    done(rsrc("run", changed, "-p", PROMPT, *options[2:], "--temperature", 0))
+    said = rsrc("run", changed, "-p", PROMPT, *options[2:])
+    assert said.exit_code == 1
+    assert "generation_config.json: top_k is -1, expected a whole number, 0 (off)" in said.stderr
+
+
+def test_penalties(path: Path) -> None:
+    plain = done(rsrc("run", path, "-p", PROMPT, "-n", 30))
+    for option in ("--presence-penalty", "--frequency-penalty", "--repetition-penalty"):
+        assert done(rsrc("run", path, "-p", PROMPT, "-n", 30, option, 2)) != plain
+
+
 def test_stop(path: Path) -> None:
     whole = done(rsrc("run", path, "-p", PROMPT, "-n", 30, *DRAWN, "--seed", 1))
     stop = next(c for c in whole[3:] if c.isalpha())
@@ -283,7 +257,10 @@ def test_an_architecture_that_is_not_known(language_models: LanguageModels, tmp_
     [
         (("-p", ""), "the prompt is empty"),
         (("-p", "x" * 600), "leaves no room in a context of 256: shorten it"),
-        (("-p", PROMPT, "--context", 8), "load with a larger context (the model's limit is 256)"),
+        (
+            ("-p", PROMPT, "--context", 8),
+            "set a larger one with --context (the model's limit is 256)",
+        ),
         (("-p", "x", "--context", 257), "context: found 257, expected 1 to 256, the model's limit"),
         (("-p", "x", "--stop", ""), "found stop string ''"),
         (("-p", "x", "--temperature", "nan"), "temperature is nan"),
@@ -393,7 +370,7 @@ def test_commands(path: Path) -> None:
     assert result.stderr == ""
     result = rsrc("chat", path, "-n", 9, stdin="/help\n/nothing\nHello\n")
     assert done(result) == hello
-    assert result.stderr.startswith("/reset  start a new conversation\n/help ")
+    assert result.stderr.startswith("/reset      start a new conversation\n/undo ")
     assert result.stderr.endswith("\nunknown command /nothing; /help lists all\n")
 
 
@@ -441,18 +418,6 @@ def test_an_answer_comes_before_the_next_message(path: Path) -> None:
 
 
 # --- interrupted --------------------------------------------------------------------------------
-
-
-def read_until(fd: int, wanted: bytes | None, seconds: float = 40) -> bytes:
-    """Read until `wanted` has come (None: anything), and return all that came."""
-    found, end = b"", time.monotonic() + seconds
-    while not found if wanted is None else wanted not in found:
-        ready, _, _ = select.select([fd], [], [], max(0, end - time.monotonic()))
-        assert ready, f"only {found!r} came, not {wanted!r}"
-        data = os.read(fd, 1 << 16)
-        assert data, f"only {found!r} came, not {wanted!r}"
-        found += data
-    return found
 
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and terminals of POSIX")
@@ -569,89 +534,6 @@ def test_arguments_that_are_no_utf8(path: Path, option: str) -> None:
 # --- on a terminal ------------------------------------------------------------------------------
 
 
-class Terminal:
-    """A process whose terminal is at our end of a pair."""
-
-    def __init__(self, fd: int, process: Process) -> None:
-        self._fd = fd
-        self._process = process
-
-    def type(self, text: str) -> None:
-        os.write(self._fd, text.encode())
-
-    def until(self, wanted: str | None) -> str:
-        data = None if wanted is None else wanted.encode()
-        return read_until(self._fd, data).decode(errors="replace")
-
-    def end(self) -> tuple[int, str]:
-        """Return the exit code and the remaining output."""
-        rest, is_closed = self._rest(60)
-        assert is_closed, f"it goes on, after {rest!r}"
-        return self._process.wait(5), rest
-
-    def press(self, key: str) -> tuple[int, str]:
-        """Press a key until the process ends, and return what `end` does.
-
-        Readline may not have the terminal yet when its prompt is there: the first may be lost.
-        """
-        all_of_it = ""
-        for _ in range(8):
-            self.type(key)
-            rest, is_closed = self._rest(5)
-            all_of_it += rest
-            if is_closed:
-                break
-        return self._process.wait(5), all_of_it
-
-    def interrupt(self) -> str:
-        """Press Ctrl-C until something comes of it, and return that, up to the next prompt.
-
-        Python sees one only while it waits for a key, not while readline is at work on another.
-        """
-        for _ in range(8):
-            self.type("\x03")
-            if select.select([self._fd], [], [], 5)[0]:
-                break
-        return self.until("> ")
-
-    def _rest(self, seconds: float) -> tuple[str, bool]:
-        """Return the output that arrives in that time, and whether the other end was closed."""
-        rest, end = b"", time.monotonic() + seconds
-        is_closed = False
-        while not is_closed:
-            if not select.select([self._fd], [], [], max(0, end - time.monotonic()))[0]:
-                break
-            try:
-                data = os.read(self._fd, 1 << 16)
-            except OSError:  # how Linux says so
-                data = b""
-            is_closed = not data
-            rest += data
-        return rest.decode(errors="replace"), is_closed
-
-
-@contextmanager
-def on_a_terminal(code: str, *arguments: object) -> Iterator[Terminal]:
-    import pty
-
-    ours, theirs = pty.openpty()
-    taking = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
-    with start(
-        taking + code, *arguments, stdin=theirs, stdout=theirs, stderr=theirs,
-        start_new_session=True, env={**ENVIRONMENT, "TERM": "xterm"},
-    ) as process:  # fmt: skip
-        os.close(theirs)
-        yield Terminal(ours, process)
-    os.close(ours)
-
-
-@pytest.fixture
-def terminal() -> Iterator[Callable[..., Terminal]]:
-    pytest.importorskip("termios")
-    with ExitStack() as opened:
-        yield lambda *arguments: opened.enter_context(on_a_terminal(*arguments))
-
-
 # A text with an escape sequence, a bell, C1 and other control characters, and letters.
 STEERED = """
 from rsr_runtime.llm.tokenizer import StreamingDetokenizer
@@ -681,6 +563,7 @@ def test_a_conversation_on_a_terminal(endless: Path, terminal: Callable[..., Ter
     for _ in range(2):
         session.type("Hello\n")
         session.until("Hello\r\n")
+        session.until("\r")  # of readline, which gives the terminal back
         assert session.until(None)  # the answer has begun
         session.type("\x03")
         assert re.search(
@@ -688,7 +571,10 @@ def test_a_conversation_on_a_terminal(endless: Path, terminal: Callable[..., Ter
             session.until("> "),
         )
     session.type("Sort the rows of each block. " * 9 + "\n")
-    assert "shorten it; /reset starts a new conversation\r\n" in session.until("conversation\r\n> ")
+    dropped = r"dropped the \d oldest messages: the conversation no longer fits the context of 256 "
+    assert re.search(rf"{dropped}tokens\r\n", session.until("> "))
+    session.type("Sort the rows of each block. " * 20 + "\n")
+    assert "in a context of 256: shorten it\r\n" in session.until("> ")
     session.type("/reset\n")
     assert "a new conversation\r\n" in session.until("> ")
     session.type("/exit\n")
@@ -714,7 +600,7 @@ def test_an_interrupt_at_the_prompt_clears_the_line(
     session.until("/nothing")
     assert "leaves" not in session.interrupt()
     session.type("/reset\n")  # alone: with what was there it would be no command
-    assert "a new conversation\r\n" in session.until("conversation\r\n> ")
+    assert "a new conversation\r\n" in session.until("> ")
     assert "Ctrl-D or /exit leaves\r\n" in session.interrupt()
     session.type("/exit\n")
     assert session.end()[0] == 0
@@ -724,7 +610,7 @@ def test_an_interrupt_at_the_prompt_clears_the_line(
 def test_run_on_a_terminal_wants_a_prompt(path: Path, terminal: Callable[..., Terminal]) -> None:
     code, out = terminal(MAIN, "run", path).end()
     assert code == 2
-    assert "give a prompt with -p, or on stdin" in out
+    assert "give a prompt with -p, or on stdin, or in a file with --file" in out
 
 
 @posix

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -37,6 +38,8 @@ Run = Callable[..., Result]
 # click 8.1 mixes stdout and stderr unless told not to; 8.2 keeps them apart and cannot be told.
 SEPARATE: dict[str, Any] = {"mix_stderr": False}
 RUNNER = CliRunner(**SEPARATE if "mix_stderr" in inspect.signature(CliRunner).parameters else {})
+
+SUPPORT = {"runs", "chat", "not_understood", "not_applied"}  # whether a model can be run
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +118,35 @@ class TestUsage:
     def test_every_command_is_listed(self, run: Run) -> None:
         text = run("--help").stdout
         assert re.findall(r"^  (\w+) ", text[text.index("Commands:") :], re.M) == sorted(OPTIONS)
-        assert run("--version").stdout == f"rsrc, version {rsrc.__version__}\n"
+        for flag in ("--version", "-V"):
+            assert run(flag).stdout == f"rsrc, version {rsrc.__version__}\n"
+
+    def test_help_ends_with_examples_whose_options_exist(self, run: Run) -> None:
+        examples = [run("--help").stdout, run("compile", "--help").stdout]
+        lines = re.findall(r"^ +(?:\$ )?rsrc ((?:compile|run) .*)$", "\n".join(examples), re.M)
+        assert len(lines) == 5
+        for line in lines:
+            name, *arguments = shlex.split(line)
+            main.commands[name].make_context(name, arguments)  # parses, and runs nothing
+
+    @pytest.mark.parametrize(
+        ("words", "found"),
+        [
+            ("rsrc comp", ["compile"]),
+            ("rsrc compile --tar", ["--target"]),
+            ("rsrc compile --target avx", ["avx2", "avx512"]),
+        ],
+    )
+    def test_completion(self, words: str, found: list[str]) -> None:
+        environment = {
+            **os.environ, "_RSRC_COMPLETE": "bash_complete", "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+        }  # fmt: skip
+        code = "import sys; sys.argv[0] = 'rsrc'; from rsrc.cli.main import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, check=True
+        )
+        assert done.stdout.decode().split() == [f"plain,{word}" for word in found]
 
     @pytest.mark.parametrize(
         "arguments",
@@ -329,6 +360,36 @@ class TestCompile:
             assert part in text
         assert re.search(rf"^{re.escape(str(rsr))}: \d+\.\d\d s, .* on 1 thread$", text, re.M)
 
+    @pytest.mark.parametrize("options", [[], ["--zstd", "3"], ["--head", "int8"]])
+    def test_the_rows_of_the_table_add_up_to_the_file(
+        self, run: Run, kit: Kit, tmp_path: Path, options: list[str]
+    ) -> None:
+        head = np.random.default_rng(1).standard_normal((50, 40)).astype(np.float32)
+        tensors: dict[str, Any] = {
+            "w": T,
+            "b": np.where(T < 0, -1, 1).astype("f4"),
+            "lm_head.weight": head,
+        }
+        (tmp_path / "model").mkdir()
+        kit.save(tmp_path / "model" / "model.safetensors", tensors)
+        (tmp_path / "model" / "config.json").write_text("{}")
+        rsr = tmp_path / "y.rsr"
+        text = run("compile", tmp_path / "model", "-o", rsr, *options).stdout
+        parts = {
+            cells[1].strip(): int(cells[5].replace(",", ""))
+            for line in text.splitlines()
+            if len(cells := line.split("│")) > 6
+        }
+        assert list(parts) == ["ternary", "binary", "dense", "files", "header", "padding", "total"]
+        assert parts.pop("total") == sum(parts.values()) == rsr.stat().st_size
+        found = run("compile", tmp_path / "model", "-o", rsr, "--force", "--json", *options).stdout
+        report = json.loads(found)
+        assert report["output_parts"] == parts
+        assert sum(t["bytes"] for t in report["tensors"] if t["kind"] == "dense") == parts["dense"]
+        sections = RsrFile(rsr).header.sections
+        stored = sum(parts[kind] for kind in ("ternary", "binary", "dense", "files"))
+        assert stored == sum(s.stored_size for s in sections)
+
     def test_options_reach_the_compiler(self, run: Run, source: Path, tmp_path: Path) -> None:
         rsr = tmp_path / "y.rsr"
         options = "--encoding permuted --direction expand -k 2 --zstd 3 --threads 2 --target avx2"
@@ -343,7 +404,8 @@ class TestCompile:
     def test_json(self, run: Run, source: Path, tmp_path: Path) -> None:
         rsr = tmp_path / "y.rsr"
         report = json.loads(run("compile", source, "-o", rsr, "--json").stdout)
-        assert set(report) == {*Report.__dataclass_fields__, "bits_per_weight", "stored_ratio"}
+        fields = {*Report.__dataclass_fields__, *SUPPORT} - {"support"}
+        assert set(report) == {*fields, "bits_per_weight", "stored_ratio"}
         assert report["stored_ratio"] == {"ternary": 1, "dense": 1, "all": 1}
         assert report["output_bytes"] == rsr.stat().st_size
         for tensor in report["tensors"]:
@@ -393,9 +455,31 @@ class TestInspect:
         found = json.loads(run("inspect", rsr, "--json").stdout)
         assert set(found) == {
             "path", "bytes", "version", "producer", "metadata", "files", "tensors", "advice",
+            *SUPPORT,
         }  # fmt: skip
         for tensor in found["tensors"]:
             assert set(tensor) == (self.DENSE if tensor["kind"] == "dense" else self.INDEXED)
+
+    def test_figures_of_one_tensor(self, run: Run, rsr: Path) -> None:
+        text = run("inspect", rsr, "--tensor", "w").stdout
+        nbytes = RsrFile(rsr).header.tensors[0].nbytes
+        assert nbytes > 1000
+        assert re.search(r"^ shape +100 x 40 *$", text, re.M)
+        assert re.search(rf"^ bytes +{nbytes:,} *$", text, re.M)
+        assert re.search(r"^ bits per weight +\d\.\d{3} *$", text, re.M)
+        assert re.search(r"^ shape +40 *$", run("inspect", rsr, "--tensor", "norm").stdout, re.M)
+
+    def test_a_packed_source_has_the_shape_of_its_weights(
+        self, run: Run, kit: Kit, tmp_path: Path
+    ) -> None:
+        """uint8 [rows / 4, columns] of Hugging Face holds four rows in a byte."""
+        source = kit.save(
+            tmp_path / "s.safetensors",
+            {"w": np.full((25, 40), 0b01100100, np.uint8), "w_scale": np.ones(1, np.float32)},
+        )
+        assert "100x40" in run("inspect", source).stdout
+        (w, _) = json.loads(run("inspect", source, "--json").stdout)["tensors"]
+        assert (w["shape"], w["weight_shape"]) == ([25, 40], [100, 40])
 
     def test_the_version_is_the_file_s(
         self, run: Run, rsr: Path, monkeypatch: pytest.MonkeyPatch

@@ -92,7 +92,15 @@ def test_online_masters_become_offline(kit: Kit, tmp_path: Path) -> None:
     rsr = compile_matrices(kit, tmp_path, ["tensor"], config)
     decompile(rsr, tmp_path / "out", to="bitnet")
     found = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert found["quantization_config"] == {**BITNET, "quantization_mode": "offline", "a": 1}
+    settings = {"linear_class": "bitlinear", "quantization_mode": "offline"}
+    assert found["quantization_config"] == {**BITNET, **settings, "a": 1}
+
+
+def test_rows_that_bitlinear_cannot_pack_become_autobitlinear(kit: Kit, tmp_path: Path) -> None:
+    rsr = compile_matrices(kit, tmp_path, ["odd", "tensor"], {})
+    decompile(rsr, tmp_path / "out", to="bitnet")
+    found = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert found["quantization_config"]["linear_class"] == "autobitlinear"
 
 
 def test_biases_are_not_scaled(kit: Kit, tmp_path: Path) -> None:
@@ -109,7 +117,7 @@ def test_biases_are_not_scaled(kit: Kit, tmp_path: Path) -> None:
 
 
 def test_reciprocals(kit: Kit, tmp_path: Path) -> None:
-    """A scale that is the reciprocal of a float32 is found; any other is rejected."""
+    """A scale that is the reciprocal of a float32 is found; any other is rounded to one."""
     scales = np.random.default_rng(5).uniform(0.01, 3, 400).astype(np.float32)
     given = np.float32(1) / scales  # each is the reciprocal of a float32, such as `scales`
     config = {"quantization_config": {"quant_method": "bitnet"}}
@@ -117,7 +125,7 @@ def test_reciprocals(kit: Kit, tmp_path: Path) -> None:
         f"a{i}.weight": np.array([[s], [-s], [0], [s]], np.float32) for i, s in enumerate(given)
     }
     rsr = compile_matrices(kit, tmp_path, [], config, **more)
-    decompile(rsr, tmp_path / "out", to="bitnet")
+    assert not any("reciprocal" in n for n in decompile(rsr, tmp_path / "out", to="bitnet").notes)
     found = kit.judge(tmp_path / "out" / "model.safetensors")
     for i, s in enumerate(given):
         assert np.float32(1) / np.float32(dense(found[f"a{i}.weight_scale"])[0]) == s
@@ -128,10 +136,18 @@ def test_reciprocals(kit: Kit, tmp_path: Path) -> None:
     weight = np.array([[missing], [-missing], [0], [missing]], np.float32)
     source = kit.save(tmp_path / "source" / "model.safetensors", {"a.weight": weight})
     rsrc.compile(source.parent, rsr, force=True)
-    with pytest.raises(
-        rsrc.ExportError, match=r"no float32 gives the scale of 'a.weight' as its reciprocal"
-    ):
-        decompile(rsr, tmp_path / "out2", to="bitnet")
+    notes = decompile(rsr, tmp_path / "out2", to="bitnet").notes
+    assert "for 1 of 1 scales, the nearest reciprocal is off by up to 1.2e-07" in notes[0]
+    (stored,) = dense(kit.judge(tmp_path / "out2" / "model.safetensors")["a.weight_scale"])
+    error = np.abs(np.float32(1) / around - np.float64(missing))
+    assert np.float32(stored) == around[np.argmin(error)]
+
+
+def test_scales_beyond_all_reciprocals(kit: Kit, tmp_path: Path) -> None:
+    weight = (T * np.float32(1e-39)).astype(np.float32)
+    rsr = compile_matrices(kit, tmp_path, [], {}, **{"a.weight": weight})
+    with pytest.raises(rsrc.ExportError, match="no float32 has a reciprocal near the scale of 'a"):
+        decompile(rsr, tmp_path / "out", to="bitnet")
 
 
 def test_bitlinear_rows(kit: Kit, tmp_path: Path) -> None:
@@ -154,15 +170,17 @@ def test_embeddings_and_heads_are_not_packed(kit: Kit, tmp_path: Path) -> None:
         in notes[0]
     )
     found = kit.judge(tmp_path / "out" / "model.safetensors")
-    assert {found[name].dtype for name in names} == {"F32"}
+    assert {found[name].dtype for name in names} == {"BF16"}
     assert found["model.layers.0.q.weight"].dtype == "U8"
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == {
         "x": 1,
         "quantization_config": {
-            **BITNET,
+            "quant_method": "bitnet",
+            "linear_class": "bitlinear",
             "quantization_mode": "offline",
             "modules_to_not_convert": ["lm_head", "model.layers.1.q"],
         },
+        "torch_dtype": "bfloat16",
     }
 
 
@@ -183,6 +201,7 @@ def test_heads_stay_floats(kit: Kit, tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["offline", "online"])
 def test_modules_to_not_convert_decides_about_heads(kit: Kit, tmp_path: Path, mode: str) -> None:
     half = (T * 0.5).astype(np.float32)
+    dtype = "BF16" if mode == "offline" else "F32"  # as BF16 does not hold the masters' scale
     settings: dict[str, Any] = {"quant_method": "bitnet", "quantization_mode": mode}
     for i, (modules, packed) in enumerate([([], True), (["x"], True), (["lm_head"], False)]):
         folder = tmp_path / str(i)
@@ -192,7 +211,7 @@ def test_modules_to_not_convert_decides_about_heads(kit: Kit, tmp_path: Path, mo
         rsr = compile_matrices(kit, folder, [], config, **more)
         decompile(rsr, folder / "out", to="bitnet")
         found = kit.judge(folder / "out" / "model.safetensors")
-        assert found["lm_head.weight"].dtype == ("U8" if packed else "F32")
+        assert found["lm_head.weight"].dtype == ("U8" if packed else dtype)
         text = (folder / "out" / "config.json").read_text()
         assert json.loads(text)["quantization_config"]["modules_to_not_convert"] == modules
 
@@ -213,7 +232,7 @@ def test_floats_are_added_to_modules_to_not_convert(kit: Kit, tmp_path: Path) ->
 @pytest.mark.parametrize("to", ["bitnet", "int8"])
 def test_clip_values_stay_floats(kit: Kit, tmp_path: Path, to: str) -> None:
     """Equal in all rows, they look like a ternary matrix of one column."""
-    clip = np.full((8, 1), 0.75, np.float32)
+    clip = np.full((8, 1), 1 / 3, np.float32)  # which takes 32 bits
     more: dict[str, Array | Raw]
     more = {"a.weight": MASTERS, "a.weight_clip_val": clip, "b.weight": T}
     rsr = compile_matrices(kit, tmp_path, [], {"w_bits": 0}, **more)

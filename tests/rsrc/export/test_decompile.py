@@ -224,7 +224,7 @@ def test_options(rsr: Path, tmp_path: Path) -> None:
         ({"to": "onnx"}, "found 'onnx', expected source, bitnet, int8, float, gguf"),
         ({"type": "TQ1_0"}, "which only form 'gguf' has"),
         ({"to": "float", "type": "TQ2_0"}, "which only form 'gguf' has"),
-        ({"to": "gguf", "type": "Q4_0"}, "expected TQ1_0 or TQ2_0"),
+        ({"to": "gguf", "type": "Q4_0"}, "expected TQ1_0, TQ2_0, Q2_0, PQ2_0"),
     ]
     for options, message in wrong:
         with pytest.raises(rsrc.OptionError, match=message):

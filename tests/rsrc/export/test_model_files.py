@@ -33,17 +33,22 @@ def test_the_source_is_restored(kit: Kit, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("to", ["float", "int8"])
-def test_settings_of_packed_weights_go(kit: Kit, tmp_path: Path, to: str) -> None:
+def test_settings_of_packed_weights(kit: Kit, tmp_path: Path, to: str) -> None:
+    """They go with the packed weights. In int8, they still say that activations are int8."""
     packed = {"a.weight": kit.pack(T), "a.weight_scale": kit.bf16([3.0])}
     settings = {"quant_method": "bitnet"}
     rsr = compile_matrices(kit, tmp_path, [], {"b": 1, "quantization_config": settings}, **packed)
     decompile(rsr, tmp_path / "out", to=to)
-    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"b": 1}
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == (
+        {"b": 1, "torch_dtype": "float32"}
+        if to == "float"
+        else {"b": 1, "quantization_config": settings}
+    )
 
 
 @pytest.mark.parametrize("to", ["float", "int8"])
 def test_other_settings_stay(kit: Kit, tmp_path: Path, to: str) -> None:
-    config = {"quantization_config": {"quant_method": "other"}}
+    config = {"quantization_config": {"quant_method": "other"}, "dtype": "bfloat16"}
     decompile(compile_matrices(kit, tmp_path, ["row"], config), tmp_path / "out", to=to)
     text = (tmp_path / "source" / "config.json").read_text()
     assert (tmp_path / "out" / "config.json").read_text() == text

@@ -67,7 +67,7 @@ def test_defaults(architecture: str) -> None:
     assert (c.tie_word_embeddings, c.scales_biases) == (False, False)
     assert "lm_head" not in c.modules_to_not_convert
     assert (c.bos_token_id, c.eos_token_ids, c.generation_config) == (None, (), {})
-    assert c.int8_activations == (architecture.lower() == "bitnetforcausallm")
+    assert c.int8_activations == (architecture == "BitnetForCausalLM")
 
 
 def test_qwen_has_32_key_heads_by_default() -> None:
@@ -283,7 +283,8 @@ def test_quantization_config() -> None:
     assert c.has_int8_activations("model.layers.0.mlp.up_proj")
     assert not read(quantization_config={**BITNET, "quantization_mode": "online"}).scales_biases
     assert not read(quantization_config={**BITNET, "linear_class": "bitlinear"}).scales_biases
-    assert not read(quantization_config={"quant_method": "gptq"}).int8_activations
+    with pytest.raises(ModelError, match=r"quantization_config\.quant_method is 'gptq', which is"):
+        read(quantization_config={"quant_method": "gptq"})
     assert not read(quantization_config=None).int8_activations
     assert read(quantization_config={**BITNET, "rms_norm_eps": 1e-5}).linear_norm_eps == 1e-5
     assert c.linear_norm_eps == 1e-6

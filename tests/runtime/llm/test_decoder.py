@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,11 +12,13 @@ import numpy.typing as npt
 import pytest
 
 import rsr_runtime as rsr
+from rsr_runtime import llm
 from rsr_runtime.llm import PromptError
 from rsr_runtime.llm.decoder import MAX_ROWS, PHASES, BatchItem
 from rsr_runtime.llm.kv_cache import KVCache
-from rsr_runtime.llm.linear import Workspace
+from rsr_runtime.llm.linear import Workspace, short_steps
 from rsr_runtime.llm.session import Session, step
+from rsr_testing import models
 from rsr_testing.loader import Loader
 
 if TYPE_CHECKING:
@@ -125,6 +130,47 @@ def test_items_of_one_pass_have_their_own_positions(loaded: Loader) -> None:
     np.testing.assert_array_equal(logits[5:], loaded("bitnet-2b").logits(second))
 
 
+# --- RoPE that depends on the length ---------------------------------------------------------
+
+
+@pytest.fixture
+def longrope(tmp_path: Path) -> Iterator[LanguageModel]:
+    """A model whose sequences of more than 16 tokens take other frequencies at all positions."""
+    family = models.FAMILIES["trilm"]
+    head_dim = family.config["hidden_size"] // family.config["num_attention_heads"]
+    scaling = {
+        "rope_type": "longrope", "original_max_position_embeddings": 16,
+        "short_factor": [1.0] * (head_dim // 2), "long_factor": [4.0] * (head_dim // 2),
+    }  # fmt: skip
+    family = dataclasses.replace(family, config={**family.config, "rope_scaling": scaling})
+    with llm.load(family.build(tmp_path), kv="float32") as model:
+        yield model
+
+
+def test_a_sequence_that_grows_takes_the_frequencies_of_its_length(longrope: LanguageModel) -> None:
+    tokens = tokens_of(20)
+    for length in (15, 16, 17, 20, 16):
+        expected = longrope.logits(tokens[:length])[-1]
+        longrope.next_logits(tokens[: length - 1])
+        found = longrope.next_logits(tokens[:length])
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    short, long = longrope.logits(tokens[:16]), longrope.logits(tokens[:17])
+    np.testing.assert_allclose(short[0], long[0], rtol=1e-4)  # position 0 is not rotated
+    assert not np.allclose(short[15], long[15], rtol=1e-2)
+
+
+def test_sequences_side_by_side_change_frequencies_each_for_itself(longrope: LanguageModel) -> None:
+    prompts = [tokens_of(15, 1), tokens_of(3, 2), tokens_of(18, 3)]
+    sequences = [new_sequence(longrope) for _ in prompts]
+    for sequence, prompt in zip(sequences, prompts, strict=True):
+        sequence.follow(prompt)
+    for token in (5, 6, 7):
+        logits = step(longrope._decoder, sequences, [token] * 3).copy()
+    for row, sequence in enumerate(sequences):
+        alone = longrope.logits(sequence.tokens)[-1]
+        np.testing.assert_allclose(logits[row], alone, atol=2e-3 * np.abs(alone).max())
+
+
 # --- sessions --------------------------------------------------------------------------------
 
 
@@ -175,6 +221,35 @@ def test_an_interrupted_pass_leaves_a_sequence_that_can_go_on(
     np.testing.assert_array_equal(model.next_logits(tokens[:20]), before)
     expected = loaded("bitnet-2b").logits([*tokens[:10], *tokens])[-1]
     np.testing.assert_array_equal(model.next_logits([*tokens[:10], *tokens]), expected)
+
+
+# --- the steps of a pass -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["bitnet-2b", "bitnet-2b-permuted", "bonsai", "llama-bias"])
+def test_a_pass_may_be_cut_into_steps(
+    name: str, loaded: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With float activations, the last bits depend on the number of rows of a step."""
+    tokens = tokens_of(100, 3)
+    expected = loaded(name).logits(tokens)
+    monkeypatch.setattr("rsr_runtime.llm.linear._STEP", 1)
+    for least in ("linear._LEAST_INT8", "linear._LEAST_FLOAT", "decoder._LEAST_ROWS"):
+        monkeypatch.setattr(f"rsr_runtime.llm.{least}", 7)
+    np.testing.assert_allclose(loaded(name).logits(tokens), expected, rtol=1e-4, atol=1e-5)
+    sessions = [new_sequence(loaded(name)) for _ in range(2)]
+    for session in sessions:
+        np.testing.assert_allclose(session.follow(tokens), expected[-1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("least", [8, 64, 128])
+@pytest.mark.parametrize("products", [1, 6912 * 2560, 128_256 * 2560, 1 << 40])
+def test_steps_are_as_short_as_is_fast(products: int, least: int) -> None:
+    steps = [part.stop - part.start for part in short_steps(512, products, least)]
+    assert sum(steps) == 512
+    assert max(steps) - min(steps) <= 1
+    assert max(steps) <= least or max(steps) * products <= 1 << 31
+    assert len(steps) == 1 or min(steps) >= least // 2
 
 
 # --- the context --------------------------------------------------------------------------------

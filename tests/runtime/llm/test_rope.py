@@ -195,12 +195,85 @@ def test_yarn_without_its_original_length() -> None:
     np.testing.assert_array_equal(found.tables(9), rope(rope_scaling=YARN).tables(9))
 
 
+def test_dynamic_changes_nothing_within_the_model_s_context() -> None:
+    """transformers changes the base only beyond max_position_embeddings."""
+    found = rope(rope_scaling={"rope_type": "dynamic", "factor": 4.0})
+    np.testing.assert_array_equal(found.tables(4096), rope().tables(4096))
+
+
+def longrope(head_dim: int = 64, **changes: Any) -> dict[str, Any]:
+    short, long = (np.linspace(1, most, head_dim // 2).tolist() for most in (1.5, 20))
+    config = {
+        "rope_type": "longrope", "short_factor": short, "long_factor": long,
+        "original_max_position_embeddings": 1024,
+    }  # fmt: skip
+    return {**config, **changes}
+
+
+@pytest.mark.parametrize(("length", "key"), [(1024, "short_factor"), (1025, "long_factor")])
+def test_longrope(length: int, key: str) -> None:
+    """The length of a sequence chooses the divisors of the frequencies."""
+    config = longrope()
+    found = rope(rope_scaling=config)
+    cos, sin = found.tables(3, variant=found.variant(length))
+    expected = 1e4 ** -(np.arange(0, 64, 2) / 64) / np.array(config[key])
+    np.testing.assert_allclose(np.arctan2(sin[1], cos[1]), expected, 1e-5)
+    magnitude = math.sqrt(1 + math.log(4096 / 1024) / math.log(1024))
+    np.testing.assert_allclose(np.hypot(cos, sin), magnitude, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"factor": 32.0}, 1.2247449),  # sqrt(1 + 5 / 10)
+        ({"factor": 1.0}, 1.0),
+        ({"factor": 32.0, "attention_factor": 1.25}, 1.25),
+        ({"original_max_position_embeddings": None}, 1.0),  # max_position_embeddings
+    ],
+)
+def test_the_magnitude_of_longrope(changes: dict[str, Any], expected: float) -> None:
+    cos, _ = rope(rope_scaling=longrope(**changes)).tables(1)
+    np.testing.assert_allclose(cos[0], expected, 1e-6)
+
+
+@pytest.mark.parametrize("kind", ["longrope", "yarn", "llama3"])
+def test_the_original_length_beside_the_scaling_takes_precedence(kind: str) -> None:
+    scaling = {"longrope": longrope(), "yarn": YARN, "llama3": LLAMA3}[kind]
+    beside = rope(rope_scaling=scaling, original_max_position_embeddings=256)
+    inside = rope(rope_scaling={**scaling, "original_max_position_embeddings": 256})
+    assert beside.variant(257) == inside.variant(257) == (kind == "longrope")
+    np.testing.assert_array_equal(beside.tables(9), inside.tables(9))
+    assert not np.array_equal(beside.tables(9), rope(rope_scaling=scaling).tables(9))
+
+
+def test_only_longrope_depends_on_the_length() -> None:
+    for scaling in (None, {"type": "linear", "factor": 2.0}, LLAMA3, YARN):
+        assert rope(rope_scaling=scaling).variant(1 << 20) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"short_factor": None}, "has nothing under short_factor, expected 32, half of head_dim"),
+        ({"long_factor": [1.0] * 31}, "has 31 numbers under long_factor, expected 32"),
+        ({"long_factor": "x" * 32}, "has 'xxx.*' under long_factor, expected 32"),
+        ({"long_factor": [1.0] * 31 + ["1"]}, "long_factor has '1', expected numbers from"),
+        ({"short_factor": [1.0] * 31 + [0]}, "short_factor has 0, expected numbers from"),
+        ({"short_factor": [1.0] * 31 + [math.nan]}, "short_factor has nan, expected numbers"),
+        ({"original_max_position_embeddings": 1}, "is 1, expected more than 1"),
+    ],
+)
+def test_invalid_settings_of_longrope(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        rope(rope_scaling=longrope(**changes))
+
+
 # --- refusals -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["dynamic", "longrope", "", 3, ["linear"], {"a": "linear"}])
+@pytest.mark.parametrize("kind", ["proportional", "", 3, ["linear"], {"a": "linear"}])
 def test_an_unknown_scaling_is_named(kind: object) -> None:
-    with pytest.raises(ModelError, match="not supported; known are default, linear, llama3, yarn"):
+    with pytest.raises(ModelError, match="not supported; known are default, linear, dynamic, llam"):
         rope(rope_scaling={"rope_type": kind})
 
 
@@ -219,6 +292,7 @@ def test_a_scaling_is_an_object(value: object) -> None:
         ({k: v for k, v in LLAMA3.items() if k != "low_freq_factor"}, "low_freq_factor"),
         ({k: v for k, v in LLAMA3.items() if k != "high_freq_factor"}, "high_freq_factor"),
         ({"type": "yarn"}, "factor"),
+        ({"type": "dynamic"}, "factor"),
     ],
 )
 def test_a_missing_number_is_named(config: dict[str, Any], key: str) -> None:
@@ -257,7 +331,7 @@ def test_partial_rotation() -> None:
         {"partial_rotary_factor": 0.5},
         {"rope_parameters": {"partial_rotary_factor": 0.5}},
     ):
-        with pytest.raises(ModelError, match="partial_rotary_factor is not 1"):
+        with pytest.raises(ModelError, match=r"partial_rotary_factor is 0\.5: RoPE that leaves"):
             rope(**config)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,9 @@ class Without:
 
     def __contains__(self, name: str) -> bool:
         return name in self._model and name not in self._gone
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._model if name not in self._gone)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -205,9 +209,15 @@ def test_norms_inside_linear_layers(
 ) -> None:
     """With use_rms_norm a layer normalizes its input before it quantizes it."""
     values = np.linspace(0.5, 1.5, 64, dtype=np.float32)
+    changed = "model.layers.0.mlp.up_proj"
 
     def change(tensors: Tensors) -> None:
-        tensors[f"model.layers.0.mlp.up_proj.{name}.weight"] = Tensor("F32", values)
+        for weight in [n for n in tensors if n.endswith("_proj.weight")]:
+            module = weight.removesuffix(".weight")
+            columns = tensors[weight].values.shape[1]
+            ones = np.ones(columns, np.float32)
+            norm = Tensor("F32", values if module == changed else ones)
+            tensors[f"{module}.{name}.weight"] = norm
 
     quantization = {
         "quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline",
@@ -217,12 +227,13 @@ def test_norms_inside_linear_layers(
         "bitnet-2b", tmp_path, tensors=change, config={"quantization_config": quantization}
     )
     layer = weights_of(path).layers[0]
-    assert layer.gate_proj.norm is None
+    assert layer.gate_proj.norm is not None
+    np.testing.assert_array_equal(layer.gate_proj.norm, np.ones(64))
     assert layer.up_proj.norm is not None
     np.testing.assert_array_equal(layer.up_proj.norm, values)
     assert layer.up_proj.norm_eps == 1e-3
-    with llm.load(path) as changed, llm.load(language_models.path("bitnet-2b")) as plain:
-        found, before = changed.next_logits([5, 6, 7]), plain.next_logits([5, 6, 7])
+    with llm.load(path) as with_norms, llm.load(language_models.path("bitnet-2b")) as plain:
+        found, before = with_norms.next_logits([5, 6, 7]), plain.next_logits([5, 6, 7])
         assert np.isfinite(found).all()
         assert not np.allclose(found, before)
 
@@ -285,16 +296,33 @@ def test_an_untied_head(language_models: LanguageModels) -> None:
     assert weights.lm_head.weight is not weights.embed_tokens
 
 
-def test_a_tied_head_although_one_is_there(language_models: LanguageModels, tmp_path: Path) -> None:
-    """config.json decides, as in transformers."""
+def test_a_head_although_the_config_ties_it(
+    language_models: LanguageModels, tmp_path: Path
+) -> None:
+    """The head in the file is used, as in transformers 5 (tests/parity/test_llm.py)."""
     path = language_models.variant("llama3-1.58", tmp_path, config={"tie_word_embeddings": True})
     weights = weights_of(path)
-    assert weights.lm_head.weight is weights.embed_tokens
+    assert weights.lm_head.weight is not weights.embed_tokens
+    with llm.load(path) as tied, llm.load(language_models.path("llama3-1.58")) as untied:
+        np.testing.assert_array_equal(tied.next_logits([5, 6]), untied.next_logits([5, 6]))
+
+
+def test_a_tied_embedding_that_is_stored_as_the_head(
+    language_models: LanguageModels, tmp_path: Path
+) -> None:
+    def change(tensors: Tensors) -> None:
+        tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+
+    path = language_models.variant("bitnet-2b", tmp_path, tensors=change)
+    weights = weights_of(path)
+    assert weights.lm_head.weight.name == weights.embed_tokens.name == "lm_head.weight"
+    with llm.load(path) as found, llm.load(language_models.path("bitnet-2b")) as expected:
+        np.testing.assert_array_equal(found.next_logits([5, 6]), expected.next_logits([5, 6]))
 
 
 def test_an_untied_head_that_is_missing(language_models: LanguageModels, tmp_path: Path) -> None:
     path = language_models.variant("bitnet-2b", tmp_path, config={"tie_word_embeddings": False})
-    with pytest.raises(ModelError, match=r"lm_head\.weight is missing"):
+    with pytest.raises(ModelError, match=r"lm_head\.weight is missing .* there is no output head"):
         llm.load(path)
 
 
@@ -343,12 +371,12 @@ def test_tensors_that_the_compiler_never_writes(
     with monkeypatch.context() as patched:
         patched.setattr(Matrix, "scale", grouped)
         with pytest.raises(
-            ModelError, match=r"q_proj.weight has scales of \[64, 2\], expected one"
+            ModelError, match=r"q_proj.weight has scales for groups of columns, expected one"
         ):
             llm.load(language_models.path("llama-auto-bias"))
     path = language_models.variant("bitnet-2b", tmp_path, head="int8")
     llm.load(path).close()
-    monkeypatch.setattr("rsr_runtime.llm.weights.MAX_QUANTIZED_COLUMNS", 63)
+    monkeypatch.setattr("rsr_runtime.llm.tensors.MAX_QUANTIZED_COLUMNS", 63)
     with pytest.raises(
         ModelError, match=r"lm_head.weight is int8 with 64 columns, expected at most 63"
     ):

@@ -1,34 +1,36 @@
 """Convert between text and token ids with the tokenizer.json in a `.rsr` file.
 
-The `tokenizers` library does the work. tokenizer_config.json and special_tokens_map.json are read
-as ``transformers`` reads them for a fast tokenizer without its own class.
+The `tokenizers` library does the work. tokenizer_config.json and the files of old versions of
+transformers are read as ``transformers`` reads them for a fast tokenizer without its own class.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from rsr_formats.model_files import MAX_TOKENIZER, check_size
 
 from ..config import read_json
 from ..errors import DependencyError, ModelError, PromptError
+from .added_tokens import add_tokens
+from .control_tokens import ControlTokens
+from .library import call, check_text
 from .limits import check_growth, steps_of
 from .special_tokens import special_tokens
 
 if TYPE_CHECKING:
     import tokenizers
 
-T = TypeVar("T")
-
 
 class Tokenizer:
     """A model's tokenizer.
 
     Args:
-        files: the model's small files: tokenizer.json and, if present, tokenizer_config.json and
-            special_tokens_map.json.
+        files: the model's small files: tokenizer.json and, if present, tokenizer_config.json,
+            special_tokens_map.json and added_tokens.json.
 
     Attributes:
         special_tokens: special tokens by their names in chat templates: {"bos_token": "<s>", ...}.
@@ -50,7 +52,7 @@ class Tokenizer:
         check_size(len(data), "tokenizer.json", MAX_TOKENIZER, ModelError)
         config = read_json(files, "tokenizer_config.json")
         self.special_tokens = special_tokens(files)
-        self._inner = _run("be read", tokenizers.Tokenizer.from_buffer, bytes(data))
+        self._inner = call("be read", tokenizers.Tokenizer.from_buffer, bytes(data))
         check_growth(self._inner)
         # Truncation and padding are settings for training.
         self._inner.no_truncation()
@@ -58,9 +60,10 @@ class Tokenizer:
         # When decoding, the library skips tokens that were ever special, whatever their flags are
         # now: collect them before and after the flags of tokenizer_config.json are applied.
         special = _special_contents(self._inner)
-        _add_tokens(self._inner, _added_tokens(config), self.special_tokens.values())
+        add_tokens(self._inner, files, self.special_tokens.values())
         special |= _special_contents(self._inner)
         added = self._inner.get_added_tokens_decoder()
+        self._added = {token.content: id_ for id_, token in added.items()}
         self._special = frozenset(i for i in added if self._inner.id_to_token(i) in special)
         self.cleans_up = _cleans_up(config, type(self._inner.model).__name__)
 
@@ -87,6 +90,10 @@ class Tokenizer:
         """Return the id of a token as spelled in the vocabulary, or None."""
         return self._inner.token_to_id(token)
 
+    def added_id(self, token: str) -> int | None:
+        """Return the id of an added token, which the vocabulary need not have, or None."""
+        return self._added.get(token)
+
     def token(self, token_id: int) -> str | None:
         """Return a token as spelled in the vocabulary, or None."""
         return self._inner.id_to_token(_index(token_id))
@@ -94,6 +101,11 @@ class Tokenizer:
     def is_special(self, token_id: int) -> bool:
         """Return whether `decode` skips a token."""
         return token_id in self._special
+
+    @cached_property
+    def control_tokens(self) -> ControlTokens:
+        """The tokens that only a chat template may write."""
+        return ControlTokens(self._inner)
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Return the token ids of a text.
@@ -110,17 +122,8 @@ class Tokenizer:
             PromptError: `text` is not a string, or contains half a surrogate pair.
             ModelError: the tokenizer fails.
         """
-        if not isinstance(text, str):
-            raise PromptError(f"found a prompt of type {type(text).__name__}, expected a string")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise PromptError(
-                f"the text has half a surrogate pair at character {error.start}, which UTF-8 "
-                "cannot encode: decode the text with the encoding that it was written in"
-            ) from error
-        encoding = _run("encode this text", self._inner.encode, text, None, False, special)
-        return encoding.ids
+        text = check_text(text)
+        return call("encode this text", self._inner.encode, text, None, False, special).ids
 
     def decode(self, token_ids: Iterable[int], *, skip_special: bool = True) -> str:
         """Return the text of token ids; bytes that are not UTF-8 become U+FFFD.
@@ -139,7 +142,7 @@ class Tokenizer:
     def decode_raw(self, token_ids: Iterable[int], *, skip_special: bool = True) -> str:
         """Return the text of token ids like `decode`, but never cleaned up."""
         ids = [_index(id_) for id_ in token_ids]
-        return _run("decode tokens", self._inner.decode, ids, skip_special)
+        return call("decode tokens", self._inner.decode, ids, skip_special)
 
     def decoder_steps(self) -> list[dict[str, Any]]:
         """Return the settings of each step of the decoder in tokenizer.json; [] without one."""
@@ -156,20 +159,8 @@ def _missing(files: Mapping[str, bytes]) -> str:
             "and compile the folder again"
         )
     else:
-        fix = "Compile the model from a directory that has tokenizer.json"
+        fix = "Put the model's tokenizer.json beside the source's weights and compile that folder"
     return f"the model has no tokenizer.json (it has {found}). {fix}"
-
-
-def _run(what: str, function: Callable[..., T], *arguments: Any) -> T:
-    """Call the library and turn its exceptions, including Rust panics, into ModelError."""
-    try:
-        return function(*arguments)
-    except Exception as error:
-        raise ModelError(f"tokenizer.json cannot {what}: {error}") from error
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":
-            raise
-        raise ModelError(f"tokenizer.json cannot {what}: {error}") from error
 
 
 def _index(token_id: int) -> int:
@@ -182,40 +173,9 @@ def _index(token_id: int) -> int:
     return index
 
 
-def _added_tokens(config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the added tokens of tokenizer_config.json with their flags, by ascending id."""
-    listed = config.get("added_tokens_decoder", {})
-    try:
-        return [token for _, token in sorted((int(i), dict(t)) for i, t in listed.items())]
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"tokenizer_config.json: added_tokens_decoder does not map ids to tokens: {error}"
-        ) from error
-
-
 def _special_contents(inner: tokenizers.Tokenizer) -> frozenset[str]:
     added = inner.get_added_tokens_decoder().values()
     return frozenset(token.content for token in added if token.special)
-
-
-def _add_tokens(
-    inner: tokenizers.Tokenizer, listed: list[dict[str, Any]], named: Iterable[str]
-) -> None:
-    """Add tokens that tokenizer.json lacks or has with other flags."""
-    import tokenizers
-
-    known = {repr(token) for token in inner.get_added_tokens_decoder().values()}
-    flags = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
-    for values in listed:
-        chosen = {key: values[key] for key in flags if key in values}
-        token = _run(f"have {values!r:.80} added", lambda c=chosen: tokenizers.AddedToken(**c))
-        if repr(token) not in known:
-            _run("have tokens added", inner.add_tokens, [token])
-    contents = {token.content for token in inner.get_added_tokens_decoder().values()}
-    for name in named:
-        if name not in contents:
-            token = tokenizers.AddedToken(name, special=True)
-            _run("have tokens added", inner.add_tokens, [token])
 
 
 def _cleans_up(config: Mapping[str, Any], model: str) -> bool:

@@ -21,6 +21,9 @@ from rsr_formats import create
 from rsr_formats.records import FileEntry
 from rsr_testing.checkpoints import Kit
 from rsrc.export.decompile import decompile
+from rsrc.export.gguf.blocks import TYPES as BLOCK_TYPES
+from rsrc.source.gguf.reader import read_header
+from rsrc.source.gguf.types import resolve
 
 Array = npt.NDArray[Any]
 
@@ -81,6 +84,76 @@ def test_blocks_are_exact(kit: Kit, tmp_path: Path, kind: str) -> None:
             assert (values(t) == matrix.to_dense()).all()
 
 
+def grouped(columns: int, width: int) -> npt.NDArray[np.float32]:
+    """Return 16 rows with a scale for each `width` columns."""
+    scales = 2.0 ** RNG.integers(-4, 5, (16, columns // width))
+    found: npt.NDArray[np.float32] = (ternary(16, columns) * np.repeat(scales, width, 1)).astype(
+        np.float32
+    )
+    return found
+
+
+# Name: values, and the type that an export chooses.
+CHOSEN = {
+    "wide": (T.astype(np.float32), "TQ2_0"),
+    "rows of 5 x 64": (ternary(8, 320).astype(np.float32), "Q2_0"),
+    "groups of 128": (grouped(512, 128), "Q2_0"),
+    "groups of 64": (grouped(256, 64), "Q2_0"),
+    "groups of 32": (grouped(256, 32), "F32"),
+    "rows of 100": (ternary(8, 100).astype(np.float32), "F32"),
+}
+# What each type holds.
+HOLDS = {
+    "TQ1_0": {"wide"},
+    "TQ2_0": {"wide"},
+    "Q2_0": {"wide", "rows of 5 x 64", "groups of 128", "groups of 64"},
+    "PQ2_0": {"wide", "groups of 128"},
+}
+
+
+@pytest.mark.parametrize("kind", [None, *BLOCK_TYPES])
+def test_every_matrix_gets_a_type_that_holds_it(kit: Kit, tmp_path: Path, kind: str | None) -> None:
+    """Without --type the smallest, else that type or floats. Compiling finds the same values."""
+    tensors = {name: t for name, (t, _) in CHOSEN.items()}
+    rsrc.compile(kit.save(tmp_path / "s.safetensors", tensors), tmp_path / "x.rsr")
+    notes = decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf", type=kind).notes
+    types = {name: t.name for name, t in resolve(read_header(tmp_path / "x.gguf")).items()}
+    if kind is None:
+        assert types == {name: chosen for name, (_, chosen) in CHOSEN.items()}
+        assert any(
+            "Q2_0 instead of TQ2_0, because their scales are per row and" in n for n in notes
+        )
+    else:
+        assert {n for n, found in types.items() if found == kind} == HOLDS[kind]
+        assert set(types.values()) == {kind, "F32"}
+    rsrc.compile(tmp_path / "x.gguf", tmp_path / "y.rsr")
+    with rsr_runtime.load(tmp_path / "y.rsr") as model:
+        for name, want in tensors.items():
+            found = model[name]
+            assert isinstance(found, rsr_runtime.Matrix)
+            assert (found.to_dense() == want).all(), name
+
+
+def test_the_file_type_is_that_of_most_weights(kit: Kit, tmp_path: Path) -> None:
+    """general.file_type, which llama.cpp prints."""
+    small, odd = ternary(4, 256), ternary(90, 100)
+    wanted: dict[int, dict[str, Array]] = {
+        37: {"w": small, "norm": np.ones(1 << 16, np.float32)},
+        32: {"w": odd},  # BF16
+        1: {"w": (odd * 0.1).astype(np.float16), "v": small},
+        0: {"w": odd.astype(np.float32)},
+        41: {"w": grouped(256, 128)},
+    }
+    for number, tensors in wanted.items():
+        source = kit.save(tmp_path / "s.safetensors", tensors)
+        rsrc.compile(source, tmp_path / "x.rsr", force=True)
+        decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf", force=True)
+        metadata = read_header(tmp_path / "x.gguf").metadata
+        assert metadata["general.file_type"] == number
+    decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf", type="PQ2_0", force=True)
+    assert read_header(tmp_path / "x.gguf").metadata["general.file_type"] == 141
+
+
 def test_the_default_is_tq2_0(kit: Kit, tmp_path: Path) -> None:
     rsrc.compile(kit.save(tmp_path / "s.safetensors", {"w": T}), tmp_path / "x.rsr")
     decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf")
@@ -109,11 +182,12 @@ def test_matrices_that_fit_no_block_become_floats(kit: Kit, tmp_path: Path) -> N
     }
     source = kit.save(tmp_path / "s.safetensors", tensors)
     rsrc.compile(source, tmp_path / "x.rsr")
-    notes = decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf").notes
+    notes = decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf", type="TQ2_0").notes
     text = "\n".join(notes)
     length = "because the length of their rows is not a multiple of 256"
     assert f"written as BF16 instead of TQ2_0, {length}: 'odd'\n" in text
-    assert "as F32 instead of TQ2_0, because their scales are per 64 columns: 'group'" in text
+    groups = "because their scales are per 64 columns (types that hold them: Q2_0)"
+    assert f"as F32 instead of TQ2_0, {groups}: 'group'" in text
     found = read(tmp_path / "x.gguf")
     assert {name: t.tensor_type.name for name, t in found.items()} == {
         "odd": "BF16", "odd16": "F16", "odd32": "F32", "group": "F32", "group16": "BF16",
@@ -301,7 +375,7 @@ def test_rows_that_do_not_divide_into_heads(kit: Kit, tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"bos_token_id": 1 << 70}, "bos_token_id: 1180591620717411303424 is not an unsigned"),
-        ({"num_attention_heads": 0}, "each of the 0 heads"),
+        ({"num_attention_heads": 0}, None),
         ({"hidden_size": "many"}, None),
         ({"architectures": ["\ud800"]}, None),
     ],

@@ -26,7 +26,7 @@ from rsr_runtime.llm.tokenizer import (
     Tokenizer,
     special_tokens,
 )
-from rsr_runtime.llm.tokenizer.tokenizer import _run
+from rsr_runtime.llm.tokenizer.library import call
 from rsr_testing.tokenizers import sentencepiece_decoder, sentencepiece_normalizer
 
 SPECIAL = ["<s>", "</s>", "<|im_end|>"]
@@ -296,11 +296,29 @@ class TestRefusals:
             b'{"added_tokens_decoder": {"x": {"content": "a"}}}',
             b'{"added_tokens_decoder": {"9": 5}}',
             b'{"added_tokens_decoder": {"9": {"content": 5}}}',
+            b'{"extra_special_tokens": 5}',
+            b'{"extra_special_tokens": [5]}',
+            b'{"additional_special_tokens": [{}]}',
+            b'{"additional_special_tokens": [{"content": "a", "lstrip": []}]}',
         ],
     )
     def test_a_damaged_config(self, config: bytes) -> None:
         with pytest.raises(ModelError):
             Tokenizer(files(words()) | {"tokenizer_config.json": config})
+
+    @pytest.mark.parametrize(
+        ("name", "data"),
+        [
+            ("added_tokens.json", b"[]"),
+            ("added_tokens.json", b'{"<tool>": "5"}'),
+            ("added_tokens.json", b'{"<tool>": {}}'),
+            ("special_tokens_map.json", b'{"extra_special_tokens": "<tool>"}'),
+            ("special_tokens_map.json", b'{"additional_special_tokens": [null]}'),
+        ],
+    )
+    def test_damaged_files_of_old_versions(self, name: str, data: bytes) -> None:
+        with pytest.raises(ModelError, match=f"^{name}: "):
+            Tokenizer(files(words()) | {name: data})
 
     def test_a_panic_becomes_an_error(self) -> None:
         """The library raises what `except Exception` does not catch. KeyboardInterrupt passes."""
@@ -310,9 +328,9 @@ class TestRefusals:
             raise error
 
         with pytest.raises(ModelError, match="cannot encode: index out of bounds"):
-            _run("encode", fail, panic("index out of bounds"))
+            call("encode", fail, panic("index out of bounds"))
         with pytest.raises(KeyboardInterrupt):
-            _run("encode", fail, KeyboardInterrupt())
+            call("encode", fail, KeyboardInterrupt())
 
     @given(data=st.data())
     @settings(max_examples=300, deadline=None)

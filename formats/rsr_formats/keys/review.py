@@ -1,0 +1,394 @@
+"""Judge every setting and every tensor name of a model by the tables of keys.
+
+All values are untrusted: they may be of any type and size, and there may be any number of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..architectures import ARCHITECTURES, PROJECTIONS, Architecture, DecoderNames, of_config
+from ..text import printable, shown
+from .config import CONFIG, QUANTIZATION, ROPE
+from .generation import GENERATION
+from .gguf import ARCHITECTURE, GENERAL, TOKENIZER
+from .key import USED, Key, Keys
+
+_MAX_NAMED = 50  # sentences or names in each part of a review
+_MAX_NAME = 120  # characters of a name
+
+# Words that say that a setting changes arithmetic: they begin or end a part of its name.
+_ARITHMETIC = re.compile(
+    r"(?:^|[^a-z])(?:act(?:$|_|ivation)|alibi|attn|attention|bias|cap(?:$|_)|causal|clamp|clip|"
+    r"conv(?:$|_|\d)|eps|expert|factor(?:$|_|s)|ffn|gate|hadamard|head|hidden|kv|lambda|layer|linear|logit|"
+    r"lora|mask|mlp|moe|mscale|mult(?:$|_|iplier)|mup|norm|offset|pos(?:$|_|ition)|qk|quant|relu|"
+    r"resid|rms|rope|rotary|rotat|router|scal|sink|skip|sliding|smooth|softcap|softmax|ssm|swiglu|"
+    r"theta|tie|window|yarn)"
+    r"|(?:act|attention|attn|bias|cap|dim|multiplier|norm|rope|scale|scaling)(?:$|[^a-z])"
+)
+_TOKENS = re.compile(r"_token(?:_ids?)?$")  # mask_token_id and others name tokens
+
+_LAYER = re.compile(r"layers\.(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL)
+_GGUF_LAYER = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL)
+_DRAFT_LAYERS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
+# Outside layers. rope_freqs.weight is GGUF's name of the divisors of rotary frequencies.
+_OUTSIDE = ("embed_tokens.weight", "norm.weight", "rotary_emb.inv_freq")
+_HEAD = (".weight", ".weight_scale", ".bias")
+
+
+@dataclass(frozen=True)
+class Review:
+    """What a model's settings and tensors ask for beyond what is implemented.
+
+    Attributes:
+        refused: sentences on what would change the model; it must not be run without.
+        not_understood: names of keys and tensors that no table has.
+        not_applied: sentences on settings of generation_config.json that are not applied.
+    """
+
+    refused: tuple[str, ...] = ()
+    not_understood: tuple[str, ...] = ()
+    not_applied: tuple[str, ...] = ()
+
+
+def review(
+    config: Mapping[str, Any],
+    generation_config: Mapping[str, Any],
+    tensors: Iterable[str] = (),
+) -> Review:
+    """Judge a model.
+
+    Args:
+        config: the object in config.json. Nothing is judged if its architecture cannot be run.
+        generation_config: the object in generation_config.json.
+        tensors: names of all tensors, without those that another tensor absorbs, such as scales.
+    """
+    architecture = of_config(config)
+    if architecture is None or not architecture.is_runnable:
+        return Review()
+    found = _Findings([], [], [])
+    context = _Context(config, architecture)
+    for key, value in config.items():
+        if key in CONFIG or key not in GENERATION:  # transformers 5 ignores those in config.json
+            found.judge(context, CONFIG, key, value, "config.json", "")
+    for part, table, is_arithmetic in (
+        (_rope_name(config), ROPE, True),
+        ("quantization_config", QUANTIZATION, True),
+        ("quantization", QUANTIZATION, True),
+    ):
+        values = config.get(part)
+        for key, value in (values if isinstance(values, dict) else {}).items():
+            if table is QUANTIZATION and "." in key:  # MLX's settings of a module
+                continue
+            found.judge(context, table, key, value, "config.json", f"{part}.", is_arithmetic)
+    gguf = config.get("gguf_metadata")
+    for key, value in (gguf if isinstance(gguf, dict) else {}).items():
+        table, rest = _gguf_table(key)
+        known = look_up(table, rest)
+        if known is not None and known.kind == USED:
+            found.refused.append(
+                f"GGUF metadata: {_short(key)} is {_value(value)}, which cannot be used "
+                f"({known.note})"
+            )
+        else:
+            prefix = key[: len(key) - len(rest)]
+            found.judge(context, table, rest, value, "GGUF metadata", prefix)
+    for key, value in generation_config.items():
+        found.judge_generation(key, value)
+    by_tensors = review_tensors(config, tensors)
+    return Review(
+        _bounded([*found.refused, *by_tensors.refused]),
+        _bounded([*found.not_understood, *by_tensors.not_understood]),
+        _bounded(found.not_applied),
+    )
+
+
+def review_tensors(config: Mapping[str, Any], tensors: Iterable[str]) -> Review:
+    """Judge the names of a model's tensors alone; see `review`."""
+    architecture = of_config(config)
+    if architecture is None or not architecture.is_runnable:
+        return Review()
+    unknown = list(_unknown_tensors(config, architecture, tensors))
+    return Review(
+        _bounded([why for _, why in unknown if why is not None]),
+        _bounded([f"tensor {_short(name)}" for name, _ in unknown]),
+    )
+
+
+def look_up(table: Keys, key: str) -> Key | None:
+    """Return the entry of a key: its own, or the longest that ends with a dot and begins it."""
+    if key in table:
+        return table[key]
+    parts = key.split(".")[:-1]
+    for count in range(min(len(parts), 8), 0, -1):
+        if (found := table.get(".".join(parts[:count]) + ".")) is not None:
+            return found
+    return None
+
+
+def changes_arithmetic(key: str) -> bool:
+    """Return whether the name of an unknown key suggests that it changes arithmetic."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key[:1000]).lower()
+    return _TOKENS.search(words) is None and _ARITHMETIC.search(words) is not None
+
+
+@dataclass(frozen=True)
+class _Context:
+    config: Mapping[str, Any]
+    architecture: Architecture
+
+    def number(self, key: str, default: int) -> int:
+        value = self.config.get(key)
+        return value if type(value) is int else default
+
+    @property
+    def positions(self) -> int:
+        default = self.architecture.max_position_embeddings
+        return self.number("max_position_embeddings", default)
+
+
+@dataclass(frozen=True)
+class _Findings:
+    refused: list[str]
+    not_understood: list[str]
+    not_applied: list[str]
+
+    def judge(
+        self,
+        context: _Context,
+        table: Keys,
+        key: str,
+        value: object,
+        where: str,
+        prefix: str,
+        is_arithmetic: bool = False,
+    ) -> None:
+        """Judge a key of config.json, of a part of it, or of GGUF metadata."""
+        if value is None:
+            return
+        known = look_up(table, key)
+        name = _short(prefix + key)
+        if known is None:
+            self.name(f"{name} in {where}")
+            if is_arithmetic or changes_arithmetic(prefix + key):
+                self.refused.append(
+                    f"{where}: {name} is {_value(value)}, which is not understood and may change "
+                    "the arithmetic"
+                )
+        elif known.has_effect(value):
+            check = _CHECKS.get(key) if table is CONFIG else None
+            if check is None or check(context, value):
+                self.refused.append(
+                    f"{where}: {name} is {_value(value)}, which is not supported ({known.note})"
+                )
+
+    def judge_generation(self, key: str, value: object) -> None:
+        """Judge a key of generation_config.json."""
+        known = look_up(GENERATION, key)
+        if value is None:
+            return
+        if known is None:
+            self.name(f"{_short(key)} in generation_config.json")
+        elif known.has_effect(value):
+            self.not_applied.append(
+                f"generation_config.json: {_short(key)} is {_value(value)}, which is not applied "
+                f"({known.note})"
+            )
+
+    def name(self, name: str) -> None:
+        """Name something that is not understood."""
+        self.not_understood.append(name)
+
+
+def _rope_name(config: Mapping[str, Any]) -> str:
+    """Return the key of the rotary settings that apply, as transformers chooses it."""
+    return "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
+
+
+def _gguf_table(key: str) -> tuple[Keys, str]:
+    """Return the table of a key of GGUF metadata, and the key in it."""
+    if key.startswith("tokenizer."):
+        return TOKENIZER, key
+    names = (name for a in ARCHITECTURES for name in a.gguf_names)
+    prefix = next((f"{name}." for name in names if key.startswith(f"{name}.")), None)
+    return (GENERAL, key) if prefix is None else (ARCHITECTURE, key.removeprefix(prefix))
+
+
+# --- settings whose effect depends on others -----------------------------------------------------
+
+
+def _has_window(context: _Context, value: object) -> bool:
+    """Whether `sliding_window` is shorter than the context; Qwen's classes must also use it."""
+    config = context.config
+    if _reaches(context, value) or config.get("use_sliding_window") is False:
+        return False
+    if _knows_windows(context):
+        return _slides(context) or "sliding_attention" in _layer_types(config)
+    return True
+
+
+def _uses_window(context: _Context, value: object) -> bool:
+    """Whether `use_sliding_window` limits a layer; `sliding_window` then says by how much."""
+    is_known = value is True and _knows_windows(context)
+    window = _window(context)
+    if value is True and _reaches(context, window):
+        return False
+    return not is_known or (window is not None and _slides(context))
+
+
+def _window(context: _Context) -> object:
+    """Return `sliding_window`; Qwen's classes have a default."""
+    return context.config.get("sliding_window", 4096 if _knows_windows(context) else None)
+
+
+def _reaches(context: _Context, window: object) -> bool:
+    return type(window) is int and window >= context.positions
+
+
+def _knows_windows(context: _Context) -> bool:
+    return context.architecture.model_type in ("qwen2", "qwen3")
+
+
+def _slides(context: _Context) -> bool:
+    """Whether Qwen's classes let layers slide without `layer_types`."""
+    if context.config.get("use_sliding_window") is not True or context.config.get("layer_types"):
+        return False
+    return context.number("max_window_layers", 28) < context.number("num_hidden_layers", 32)
+
+
+def _layer_types(config: Mapping[str, Any]) -> list[object]:
+    found = config.get("layer_types")
+    return found if isinstance(found, list) else []
+
+
+def _is_other_attention(context: _Context, value: object) -> bool:
+    """Whether `layer_types` names anything but full attention ("attention" in older files)."""
+    full: tuple[object, ...] = ("full_attention", "attention")
+    if _reaches(context, _window(context)):
+        full = (*full, "sliding_attention")
+    return not isinstance(value, list) or any(kind not in full for kind in value)
+
+
+def _adds_norms(context: _Context, value: object) -> bool:
+    """Whether norms of queries and keys are announced for a class that has none."""
+    return value is not True or not context.architecture.has_qk_norms
+
+
+_CHECKS: Mapping[str, Callable[[_Context, object], bool]] = {
+    "sliding_window": _has_window,
+    "use_sliding_window": _uses_window,
+    "layer_types": _is_other_attention,
+    "use_qk_norm": _adds_norms,
+    "qk_norm": _adds_norms,
+    "qk_layernorm": _adds_norms,
+}
+
+
+# --- tensors --------------------------------------------------------------------------------------
+
+
+def _unknown_tensors(
+    config: Mapping[str, Any], architecture: Architecture, tensors: Iterable[str]
+) -> Iterator[tuple[str, str | None]]:
+    """Yield an example of each kind of unknown tensor, and the sentence that refuses it or None."""
+    tensors = list(tensors)
+    names = DecoderNames.find(tensors)
+    layers = config.get("num_hidden_layers")
+    known = _known_in_layers(config, architecture)
+    drafts = any(type(n := config.get(key)) is int and n > 0 for key in _DRAFT_LAYERS)
+    seen: set[str] = set()
+    for name in tensors:
+        match = _LAYER.fullmatch(name.removeprefix(names.prefix))
+        match = match or _GGUF_LAYER.fullmatch(name)
+        if match is None:
+            if not _is_known_outside(name, names):
+                kind = re.sub(r"\d+", "0", name)
+                if kind not in seen:
+                    seen.add(kind)
+                    yield name, _outside(name) if name.startswith(names.prefix) else None
+            continue
+        number, stem = int(match[1]), match[2]
+        if type(layers) is int and number >= layers:
+            if not drafts and "beyond" not in seen:
+                seen.add("beyond")
+                yield (
+                    name,
+                    f"the file has layer {number}, and config.json says num_hidden_layers {layers}",
+                )
+        elif stem not in known and stem not in seen:
+            seen.add(stem)
+            yield name, _inside(name, stem, architecture)
+
+
+def _inside(name: str, stem: str, architecture: Architecture) -> str:
+    stem = _short(stem)
+    for key, suffixes in (("attention_bias", (".bias",)), ("use_rms_norm", (".rms_norm.weight",))):
+        module = next((stem.removesuffix(s) for s in suffixes if stem.endswith(s)), None)
+        if module in PROJECTIONS:
+            key = "mlp_bias" if key == "attention_bias" and module.startswith("mlp.") else key
+            return f"the layers have {stem}, but {key} is not true in config.json"
+    return (
+        f"the layers have {stem} (tensor {_short(name)}), which {architecture.name} does not have"
+    )
+
+
+def _outside(name: str) -> str | None:
+    if not changes_arithmetic(name):
+        return None
+    return f"the file has {_short(name)}, which is not understood and may change the arithmetic"
+
+
+def _known_in_layers(config: Mapping[str, Any], architecture: Architecture) -> set[str]:
+    """Return the names within a layer of the tensors that are read or change nothing."""
+    norms = ["input_layernorm", "post_attention_layernorm"]
+    if architecture.has_qk_norms:
+        norms += ["self_attn.q_norm", "self_attn.k_norm"]
+    norms += filter(None, [architecture.attn_sub_norm, architecture.ffn_sub_norm])
+    quantization = config.get("quantization_config")
+    for module in PROJECTIONS:
+        norms.append(f"{module}.norm")  # BitNet embedding models
+        if isinstance(quantization, dict) and quantization.get("use_rms_norm") is True:
+            norms.append(f"{module}.rms_norm")
+    known = {f"{name}.weight" for name in (*norms, *PROJECTIONS)}
+    attention_bias, mlp_bias = config.get("attention_bias"), config.get("mlp_bias")
+    for module in PROJECTIONS:
+        in_attention = module.startswith("self_attn.")
+        in_qwen2 = architecture.model_type == "qwen2" and in_attention and "o_proj" not in module
+        if in_qwen2 or (attention_bias if in_attention else mlp_bias) is True:
+            known.add(f"{module}.bias")
+    # Frequencies that old checkpoints keep; they follow from config.json.
+    return known | {"self_attn.rotary_emb.inv_freq"}
+
+
+def _is_known_outside(name: str, names: DecoderNames) -> bool:
+    if name == "rope_freqs.weight" or name.removeprefix(names.prefix) in _OUTSIDE:
+        return True
+    return name.startswith(names.head) and name.removeprefix(names.head) in _HEAD
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+def _short(name: str) -> str:
+    return printable(name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}...")
+
+
+def _value(value: object) -> str:
+    """Return a JSON value as config.json spells it, short."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, dict):
+        return "an object"
+    return printable(shown(value))
+
+
+def _bounded(items: list[str]) -> tuple[str, ...]:
+    items = list(dict.fromkeys(items))
+    if len(items) <= _MAX_NAMED:
+        return tuple(items)
+    return (*items[:_MAX_NAMED], f"and {len(items) - _MAX_NAMED} more")

@@ -1,0 +1,74 @@
+"""Decode text from arguments, files and stdin."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from ..common.errors import SourceError
+
+MAX_INPUT = 64 << 20  # bytes of a text
+
+
+def read_text(path: Path) -> str:
+    """Return the text in a file, or on stdin if `path` is "-".
+
+    Raises:
+        SourceError: it is a folder, not UTF-8, or larger than 64 MiB.
+        OSError: the file cannot be read.
+    """
+    if str(path) == "-":
+        return read_stdin()
+    if path.is_dir():
+        raise SourceError(f"{path}: a folder, expected a file with text")
+    with path.open("rb") as file:
+        return checked(file.read(MAX_INPUT + 1), str(path))
+
+
+def read_stdin() -> str:
+    """Return the text on stdin.
+
+    Raises:
+        SourceError: it is not UTF-8, or larger than 64 MiB.
+    """
+    return checked(sys.stdin.buffer.read(MAX_INPUT + 1))
+
+
+def checked(data: bytes, where: str = "stdin") -> str:
+    """Return `data` as text.
+
+    Raises:
+        SourceError: it is not UTF-8, or larger than 64 MiB.
+    """
+    if len(data) > MAX_INPUT:
+        raise SourceError(f"{where}: more than {MAX_INPUT:,} bytes")
+    return decoded(data, where)
+
+
+def decoded(data: bytes, where: str) -> str:
+    """Return `data` as text.
+
+    Raises:
+        SourceError: it is not UTF-8.
+    """
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SourceError(
+            f"{where}: not UTF-8: byte {data[error.start]:#04x} at offset {error.start:,}; "
+            "convert it first (iconv -t utf-8)"
+        ) from None
+
+
+def typed(text: str, where: str) -> str:
+    """Return an argument or a typed line, decoded as UTF-8 if the locale could not decode it.
+
+    Raises:
+        SourceError: it is not UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return decoded(os.fsencode(text), where)
+    return text

@@ -1,0 +1,38 @@
+"""What an export changes in the arithmetic of a model: int8 activations, gained or lost."""
+
+from __future__ import annotations
+
+from rsr_formats.architectures import takes_int8_activations
+
+from .model_files import Config, without
+
+
+def without_int8_activations(config: Config | None) -> Config | None:
+    """Return config.json without the mark that a model made from a GGUF file has.
+
+    transformers knows no such mark, and runs the model with float activations.
+    """
+    if config is None or not takes_int8_activations(config):
+        return config
+    plain = without(config, "input_bits")
+    return config if plain is None or takes_int8_activations(plain) else plain
+
+
+def activation_notes(before: Config | None, is_int8: bool) -> list[str]:
+    """Return one note if an export changes what the linear layers multiply by.
+
+    Args:
+        before: the config.json of the `.rsr` file.
+        is_int8: whether the linear layers of the exported model take int8 activations.
+    """
+    if before is None or takes_int8_activations(before) == is_int8:
+        return []
+    if is_int8:
+        return [
+            "activations are now quantized to int8, unlike those of the source: logits differ "
+            "slightly"
+        ]
+    return [
+        "activations are no longer quantized to int8, unlike those of the source: logits differ "
+        "slightly"
+    ]

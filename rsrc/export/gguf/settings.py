@@ -1,0 +1,171 @@
+"""The settings of a model as GGUF metadata and tensors.
+
+Every key of config.json is either written, changes nothing (`rsr_formats.keys`), or is reported: a
+file that means another model to its readers is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rsr_formats.architectures import Architecture, of_config
+from rsr_formats.keys import review
+from rsr_formats.text import listed, shown
+
+from ...common.errors import ExportError, SourceError
+from ...source.gguf.config import gguf_metadata
+from ...source.gguf.tokenizer_common import Note
+from ..model_files import Config, bitnet_settings
+from .rope import Factors, gguf_rope
+
+# How GGUF says what each key means that the runtime reads. A test compares this with the tables of
+# `rsr_formats.keys`.
+WRITTEN: Mapping[str, str] = {
+    "architectures": "general.architecture",
+    "model_type": "general.architecture",
+    "auto_map": "general.architecture",
+    "vocab_size": "vocab_size",
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length and attention.value_length",
+    "hidden_act": "the architecture implies it; another is refused",
+    "max_position_embeddings": "context_length",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "bos_token_id": "tokenizer.ggml.bos_token_id",
+    "eos_token_id": "tokenizer.ggml.eos_token_id, eot_token_id and eom_token_id",
+    "tie_word_embeddings": "no tensor output.weight",
+    "rope_parameters": "rope.*",
+    "rope_scaling": "rope.*",
+    "rope_theta": "rope.freq_base",
+    "partial_rotary_factor": "rope.dimension_count",
+    "attention_bias": "tensors attn_*.bias",
+    "mlp_bias": "tensors ffn_*.bias",
+    "max_window_layers": "windows are refused",
+    "quantization_config": "the tensors' types; a note says what becomes of activations",
+    "quantization": "the tensors' types",
+    "gguf_metadata": "what changes the model is refused",
+}
+# MiniCPM's, which the runtime does not read.
+_MINICPM = ("scale_emb", "scale_depth", "dim_model_base")
+# Those that hold the ids under which llama.cpp ends a text.
+_ENDS = ("eos", "eot", "eom")
+_SAME_ACTIVATIONS = {"swish": "silu"}
+
+
+@dataclass(frozen=True)
+class GgufSettings:
+    """The metadata, by whole keys, and the tensors that are settings. Both are empty if unknown."""
+
+    metadata: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, Factors] = field(default_factory=dict)
+
+    @property
+    def architecture(self) -> str:
+        """The value of `general.architecture`, or ""."""
+        return str(self.metadata.get("general.architecture", ""))
+
+    @property
+    def scales_rope(self) -> bool:
+        """Whether RoPE has a scaling."""
+        return bool(self.tensors) or f"{self.architecture}.rope.scaling.type" in self.metadata
+
+
+def model_settings(config: Config | None, generation: Config, note: Note) -> GgufSettings:
+    """Return what GGUF says of config.json; nothing if GGUF has no names for its architecture.
+
+    Args:
+        config: config.json, None if there is none.
+        generation: generation_config.json, {} if there is none.
+        note: takes each sentence for the user.
+
+    Raises:
+        ExportError: GGUF cannot say what a setting means.
+    """
+    reason = "the .rsr file has no config.json"
+    if config is not None:
+        try:
+            return _settings(config, generation, note)
+        except SourceError as error:
+            reason = str(error)
+    note(f"tensors keep their names, and llama.cpp cannot run the file: {reason}")
+    return GgufSettings()
+
+
+def _settings(config: Config, generation: Config, note: Note) -> GgufSettings:
+    known = of_config(config)
+    filled = config if known is None else _filled(config, known)
+    metadata: dict[str, Any] = dict(gguf_metadata(filled))  # refuses unknown architectures
+    assert known is not None
+    _check(config, known, note)
+    prefix = f"{metadata['general.architecture']}."
+    metadata = {k: v for k, v in metadata.items() if not k.startswith(f"{prefix}rope.")}
+    rope = gguf_rope(filled, note)
+    metadata |= {prefix + key: value for key, value in rope.metadata.items()}
+    metadata |= _ends(generation.get("eos_token_id", config.get("eos_token_id")), note)
+    return GgufSettings(metadata, rope.tensors)
+
+
+def _filled(config: Config, known: Architecture) -> Config:
+    """Return config.json with the defaults of the class, which GGUF's readers do not know."""
+    heads = config.get("num_attention_heads")
+    hidden = config.get("hidden_size")
+    defaults: Config = {
+        "max_position_embeddings": known.max_position_embeddings,
+        "rms_norm_eps": known.rms_norm_eps,
+        "rope_theta": known.rope_theta,
+        "num_key_value_heads": known.num_key_value_heads or heads,
+        "head_dim": known.head_dim,
+    }
+    if known.head_dim is None and type(heads) is int and type(hidden) is int and heads > 0:
+        defaults["head_dim"] = hidden // heads
+    filled = {**defaults, **{key: value for key, value in config.items() if value is not None}}
+    for key in ("max_position_embeddings", "num_key_value_heads", "head_dim"):
+        value = filled[key]
+        if type(value) is not int or value <= 0:
+            raise SourceError(f"config.json: found {shown(value)} under {key}, expected a number")
+    return filled
+
+
+def _check(config: Config, known: Architecture, note: Note) -> None:
+    """Refuse what GGUF cannot say, and name what is not understood.
+
+    Raises:
+        ExportError: the file would mean another model.
+    """
+    written = _MINICPM if known.model_type == "minicpm" else ()
+    found = review({key: v for key, v in config.items() if key not in written}, {})
+    refused = [*found.refused]
+    activation = config.get("hidden_act")
+    if activation is not None:
+        name = _SAME_ACTIVATIONS.get(activation) if isinstance(activation, str) else None
+        if (name or activation) != known.hidden_act:
+            refused.append(
+                f"config.json: hidden_act is {shown(activation)}, and llama.cpp computes "
+                f"{known.hidden_act} in this architecture"
+            )
+    if bitnet_settings(config).get("use_rms_norm"):
+        refused.append("config.json: use_rms_norm puts norms into the linear layers")
+    if refused:
+        raise ExportError(
+            f"GGUF cannot say what this model computes: {listed(refused, separator='; ')}. Export "
+            "it in another form"
+        )
+    if found.not_understood:
+        note(f"not written, because their meaning is not known: {listed(found.not_understood)}")
+
+
+def _ends(value: object, note: Note) -> dict[str, int]:
+    """Return the tokens that end a text; llama.cpp has three keys for them."""
+    ids = value if isinstance(value, list) else [value]
+    ids = list(dict.fromkeys(i for i in ids if type(i) is int and i >= 0))
+    if len(ids) > len(_ENDS):
+        note(
+            f"{len(ids)} tokens end a text, and GGUF has names for {len(_ENDS)}: not written are "
+            + listed([str(i) for i in ids[len(_ENDS) :]])
+        )
+    return {f"tokenizer.ggml.{name}_token_id": i for name, i in zip(_ENDS, ids, strict=False)}

@@ -1,0 +1,119 @@
+"""Whether a model can be run and used for chat, told before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rsr_formats.errors import RsrError
+from rsr_formats.keys import Review, review
+
+from ..errors import OptionError
+from .config import Config, examine_config, read_json
+from .errors import DependencyError, ModelError
+from .sampling import Sampling
+from .template import ChatTemplate
+from .tensors import TensorFacts, find_problems, in_words
+from .tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Support:
+    """What works with a model.
+
+    Attributes:
+        run_reasons: sentences on why it cannot be run; empty if it can.
+        chat_reasons: the same for chat, which also needs everything that running needs.
+        not_understood: keys and tensors whose effect on the model is unknown.
+        not_applied: sentences on settings of generation_config.json that are not applied.
+    """
+
+    run_reasons: tuple[str, ...] = ()
+    chat_reasons: tuple[str, ...] = ()
+    not_understood: tuple[str, ...] = ()
+    not_applied: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return "runs" and "chat", each with "ok" and "reasons", and "not_understood"."""
+        return {
+            "runs": {"ok": not self.run_reasons, "reasons": list(self.run_reasons)},
+            "chat": {"ok": not self.chat_reasons, "reasons": list(self.chat_reasons)},
+            "not_understood": list(self.not_understood),
+            "not_applied": list(self.not_applied),
+        }
+
+    def sentences(self) -> list[str]:
+        """Return what a user has to know, one line each; nothing if all works."""
+        lines = [f"rsrc run cannot run it: {reason}" for reason in self.run_reasons]
+        if not self.run_reasons:
+            lines += [f"rsrc chat cannot use it: {reason}" for reason in self.chat_reasons]
+        if self.not_understood:
+            its = "its" if len(self.not_understood) == 1 else "their"
+            names = ", ".join(self.not_understood)
+            lines.append(f"not understood: {names}; {its} effect on the model is unknown")
+        return [*lines, *self.not_applied]
+
+
+def check(
+    files: Mapping[str, bytes],
+    tensors: Mapping[str, TensorFacts],
+    metadata: Mapping[str, str] | None = None,
+) -> Support:
+    """Say whether a model can be run, by the same checks as `load` makes.
+
+    Args:
+        files: the model's small files, by name.
+        tensors: the tensors that its `.rsr` file has or would have, by name.
+        metadata: of the `.rsr` file or the GGUF file.
+    """
+    config, reasons = examine_config(files, metadata)
+    if config is not None:
+        problems = find_problems(tensors, config)
+        reasons += [in_words(problems, config)] if problems else []
+        reasons += _settings_reasons(config)
+    if "config.json" in files:
+        reasons += _tokenizer_reasons(files)
+    chat = [*reasons, *_template_reasons(files)]
+    found = _review(files, tensors)
+    return Support(tuple(reasons), tuple(chat), found.not_understood, found.not_applied)
+
+
+def _review(files: Mapping[str, bytes], tensors: Mapping[str, TensorFacts]) -> Review:
+    try:
+        config, generation = (
+            read_json(files, name) for name in ("config.json", "generation_config.json")
+        )
+    except ModelError:  # a reason already
+        return Review()
+    return review(config, generation, tensors)
+
+
+def _settings_reasons(config: Config) -> list[str]:
+    try:
+        Sampling.from_generation_config(config.generation_config).check_tokens(config.vocab_size)
+    except ModelError as error:
+        return [str(error)]
+    except OptionError as error:
+        return [f"generation_config.json: {error}"]
+    return []
+
+
+def _tokenizer_reasons(files: Mapping[str, bytes]) -> list[str]:
+    try:
+        Tokenizer(files)
+    except DependencyError:  # then only presence can be checked
+        return [] if "tokenizer.json" in files else ["the model has no tokenizer.json"]
+    except RsrError as error:
+        return [str(error)]
+    return []
+
+
+def _template_reasons(files: Mapping[str, bytes]) -> list[str]:
+    try:
+        found = ChatTemplate.find(files)
+    except DependencyError:
+        return []
+    except RsrError as error:
+        return [str(error)]
+    return ["the model has no chat template"] if found is None else []

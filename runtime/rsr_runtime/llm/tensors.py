@@ -1,0 +1,209 @@
+"""What is wrong with a model's tensors: names, shapes and dtypes against the config.
+
+Nothing is read of the tensors themselves, so this also judges a checkpoint before it is compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from rsr_formats import records
+from rsr_formats.architectures import DecoderNames
+from rsr_formats.keys import review_tensors
+from rsr_formats.records import FLOAT_DTYPES, MAX_QUANTIZED_COLUMNS
+from rsr_formats.text import listed
+
+from ..model import Model
+from .config import Config
+
+ROPE_FACTORS = "rope_freqs.weight"  # its name in GGUF files of Llama 3.1 and later
+_MAX_LISTED = 40  # problems that a message lists
+_MAX_PROBLEMS = 10_000  # to stop early if a config claims a million layers
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """A tensor of a `.rsr` file.
+
+    Attributes:
+        shape: (out_features, in_features) of a matrix.
+        dtype: of a dense tensor; None for a ternary or binary matrix.
+        has_groups: whether groups of columns have their own scales.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str | None = None
+    has_groups: bool = False
+
+    @classmethod
+    def of_record(cls, t: records.Tensor) -> TensorFacts:
+        """Return the facts of a tensor in the header of a file."""
+        if isinstance(t, records.DenseTensor):
+            return cls(t.shape, t.dtype)
+        return cls(t.shape, None, t.is_grouped)
+
+
+class ModelFacts(Mapping[str, TensorFacts]):
+    """The facts of the tensors of an open model."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def __getitem__(self, name: str) -> TensorFacts:
+        if self._model.is_indexed(name):
+            matrix = self._model.matrix(name)
+            return TensorFacts(matrix.shape, None, matrix.scale.ndim == 2)
+        dense = self._model.dense(name)
+        return TensorFacts(dense.shape, dense.dtype)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._model
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._model)
+
+    def __len__(self) -> int:
+        return len(self._model)
+
+
+def find_problems(tensors: Mapping[str, TensorFacts], config: Config) -> list[str]:
+    """Return what keeps the tensors from being those that a config describes."""
+    found = _Checker(tensors, config)
+    found.check()
+    return found.problems
+
+
+def in_words(problems: Sequence[str], config: Config) -> str:
+    """Return one message for all problems."""
+    text = listed(problems, _MAX_LISTED, separator="; ")
+    return (
+        f"the tensors are not those that config.json ({config.architecture.name}) describes: {text}"
+    )
+
+
+class _Checker:
+    """Looks at the tensors one after the other and collects the problems with them."""
+
+    def __init__(self, tensors: Mapping[str, TensorFacts], config: Config) -> None:
+        self._tensors = tensors
+        self._config = config
+        self._names = DecoderNames.find(tensors)
+        self.problems: list[str] = []
+
+    def check(self) -> None:
+        c, names = self._config, self._names
+        self.problems += review_tensors(c.settings, self._tensors).refused
+        self._vocabulary()
+        for i in range(c.num_hidden_layers):
+            self._layer(f"{names.prefix}layers.{i}.")
+            if len(self.problems) > _MAX_PROBLEMS:
+                break
+        self._vector(f"{names.prefix}norm.weight", c.hidden_size)
+        self._optional(ROPE_FACTORS, c.head_dim // 2)
+
+    def _vocabulary(self) -> None:
+        """Check embedding and output head; where they are tied, one of them is enough."""
+        c, names = self._config, self._names
+        embedding, head = f"{names.prefix}embed_tokens.weight", f"{names.head}.weight"
+        has_head = head in self._tensors
+        if embedding in self._tensors or not (has_head and c.tie_word_embeddings):
+            self._weight(embedding, c.vocab_size, c.hidden_size)
+        if has_head and self._tensors[head].dtype == "I8" and embedding in self._tensors:
+            self._int8_head(head)
+        elif has_head:
+            self._weight(head, c.vocab_size, c.hidden_size)
+            self._optional(f"{names.head}.bias", c.vocab_size)
+        elif not c.tie_word_embeddings:
+            self.problems.append(
+                f"{head} is missing and config.json does not say tie_word_embeddings, so there is "
+                "no output head: a model without one gives hidden states, not text; use the "
+                "checkpoint with its head (...ForCausalLM)"
+            )
+
+    def _int8_head(self, name: str) -> None:
+        c, expected = self._config, (self._config.vocab_size, self._config.hidden_size)
+        self._vector(f"{name}_scale", c.vocab_size)
+        if self._tensors[name].shape != expected:
+            self._contradiction(name, expected)
+        if c.hidden_size > MAX_QUANTIZED_COLUMNS:
+            self.problems.append(
+                f"{name} is int8 with {c.hidden_size} columns, "
+                f"expected at most {MAX_QUANTIZED_COLUMNS}"
+            )
+
+    def _layer(self, prefix: str) -> None:
+        c, a = self._config, self._config.architecture
+        self._vector(f"{prefix}input_layernorm.weight", c.hidden_size)
+        for module in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
+            self._linear(prefix, module)
+        if a.has_qk_norms:
+            for module in ("self_attn.q_norm", "self_attn.k_norm"):
+                self._vector(f"{prefix}{module}.weight", c.head_dim)
+        if a.attn_sub_norm is not None:
+            width = c.num_attention_heads * c.head_dim
+            self._vector(f"{prefix}{a.attn_sub_norm}.weight", width)
+        self._linear(prefix, "self_attn.o_proj")
+        self._vector(f"{prefix}post_attention_layernorm.weight", c.hidden_size)
+        for module in ("mlp.gate_proj", "mlp.up_proj"):
+            self._linear(prefix, module)
+        if a.ffn_sub_norm is not None:
+            self._vector(f"{prefix}{a.ffn_sub_norm}.weight", c.intermediate_size)
+        self._linear(prefix, "mlp.down_proj")
+
+    def _linear(self, prefix: str, module: str) -> None:
+        c, name = self._config, prefix + module
+        rows, columns = c.shape_of(module)
+        self._weight(f"{name}.weight", rows, columns)
+        weight = self._tensors.get(f"{name}.weight")
+        is_dense = weight is not None and weight.dtype is not None
+        if is_dense and c.is_self_quantizing(name):
+            self.problems.append(
+                f"{name}.weight is dense, but the model quantizes it: compile it, too"
+            )
+        is_int8 = weight is not None and not is_dense and c.has_int8_activations(name)
+        self._optional(f"{name}.bias", rows)
+        if is_int8 and c.scales_biases and f"{name}.bias" in self._tensors:
+            assert weight is not None
+            if weight.has_groups:
+                self.problems.append(
+                    f"{name}.weight has scales for groups of columns, expected one for each row, "
+                    "by which its bias has to be multiplied"
+                )
+        norms = [f"{name}.{norm}.weight" for norm in ("rms_norm", "norm")]
+        norm = next((n for n in norms if n in self._tensors), None)
+        if norm is not None:
+            self._vector(norm, columns)
+        elif c.normalizes_inputs and c.has_int8_activations(name):
+            self.problems.append(f"{norms[0]} is missing (use_rms_norm)")
+
+    def _weight(self, name: str, rows: int, columns: int) -> None:
+        if name not in self._tensors:
+            self.problems.append(f"{name} is missing")
+            return
+        found = self._tensors[name]
+        if found.shape != (rows, columns):
+            self._contradiction(name, (rows, columns))
+        elif found.dtype is not None and found.dtype not in FLOAT_DTYPES:
+            self.problems.append(f"{name} is {found.dtype}, expected floats or ternary weights")
+
+    def _optional(self, name: str, size: int) -> None:
+        if name in self._tensors:
+            self._vector(name, size)
+
+    def _vector(self, name: str, size: int) -> None:
+        if name not in self._tensors:
+            self.problems.append(f"{name} is missing")
+            return
+        found = self._tensors[name]
+        entries = 1
+        for n in found.shape:
+            entries *= n
+        if found.dtype is None or entries != size:
+            self._contradiction(name, (size,))
+        elif found.dtype not in (*FLOAT_DTYPES, "F64"):
+            self.problems.append(f"{name} is {found.dtype}, expected floats")
+
+    def _contradiction(self, name: str, expected: tuple[int, ...]) -> None:
+        found = list(self._tensors[name].shape)
+        self.problems.append(f"{name} is {found}, expected {list(expected)}")

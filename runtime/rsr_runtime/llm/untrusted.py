@@ -1,0 +1,50 @@
+"""Render a conversation whose messages cannot forge control tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .errors import PromptError
+from .template import ChatTemplate
+from .tokenizer import Tokenizer
+
+# Variables of a template whose strings come from elsewhere, as those of messages do.
+_UNTRUSTED = ("tools", "documents")
+
+
+def encode_untrusted(
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    variables: Mapping[str, Any],
+) -> list[int]:
+    """Return the tokens of a conversation; control tokens in messages are plain text.
+
+    Messages with the role "assistant" keep theirs: the model wrote them.
+
+    Raises:
+        PromptError, TemplateError, ModelError: as for `ChatTemplate.render` and
+            `Tokenizer.encode`.
+    """
+    control = tokenizer.control_tokens
+    try:
+        mark = control.mark_for(template.source, messages, dict(variables))
+        safe = {
+            name: control.marked(value, mark) if name in _UNTRUSTED else value
+            for name, value in variables.items()
+        }
+        if isinstance(messages, (list, tuple)):  # else the template's error says so
+            messages = [_marked(message, tokenizer, mark) for message in messages]
+    except RecursionError as error:
+        raise PromptError("the messages are nested too deeply") from error
+    return control.encode(template.render(messages, **safe), mark)
+
+
+def _marked(message: Any, tokenizer: Tokenizer, mark: str) -> Any:
+    if not isinstance(message, Mapping) or message.get("role") == "assistant":
+        return message
+    return {
+        key: value if key == "role" else tokenizer.control_tokens.marked(value, mark)
+        for key, value in message.items()
+    }
