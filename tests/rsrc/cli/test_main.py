@@ -269,6 +269,19 @@ class TestRefused:
         )
         assert "run `hf download org/name --local-dir name`, then `rsrc c" in error("org/name")
 
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows")
+    @pytest.mark.parametrize("command", ["run", "verify", "inspect", "bench"])
+    def test_a_fifo_or_a_dangling_link(self, run: Run, tmp_path: Path, command: str) -> None:
+        os.mkfifo(tmp_path / "fifo")
+        (tmp_path / "link.rsr").symlink_to("nowhere")
+        more = ["-p", "x"] if command == "run" else []
+        for name, message in (
+            ("fifo", "not a regular file"),
+            ("link.rsr", "a link to a file that is missing (nowhere): download it again"),
+        ):
+            path = tmp_path / name
+            assert run(command, path, *more, code=1).stderr == f"rsrc: {path}: {message}\n"
+
     @pytest.mark.parametrize("command", ["compile", "decompile", "unpack"])
     def test_no_output_to_stdout(self, run: Run, rsr: Path, tmp_path: Path, command: str) -> None:
         error = run(command, rsr, "-o", "-", "--force", code=2).stderr
