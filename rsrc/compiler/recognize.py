@@ -16,6 +16,7 @@ from ..layouts.bitnet import advice_on_master
 from ..layouts.scales import parse_per
 from ..source.checkpoint import Checkpoint, CheckpointReference
 from ..source.open import reopen
+from ..source.quantization import ONLINE_CONFIG
 from ..source.shapes import check_shape, is_linear
 from ..source.tensor import SourceTensor
 from ..workers.pool import Workers
@@ -146,6 +147,7 @@ def _advice(checkpoint: Checkpoint, found: Sequence[Recognized], options: Compil
     if options.quantize is None and any(t.tensor.dtype in ("F32", "F16", "BF16") for t in matrices):
         return text + (
             ". If these are master weights of a BitNet model whose config.json does not say so, "
-            "compile with --quantize absmean (lossy for any other model)"
+            f"add {ONLINE_CONFIG} to it, or compile with --quantize absmean, which leaves "
+            "activations float (and is lossy for any other model)"
         )
     return text

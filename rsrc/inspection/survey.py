@@ -14,7 +14,7 @@ from ..common.progress import ByteCounter, ProgressFunction
 from ..compiler.patterns import list_patterns
 from ..compiler.plan import IndexPlan, plan
 from ..compiler.recognize import Recognized, Recognizer
-from ..compiler.support import check_source
+from ..compiler.support import activation_notes, check_source
 from ..layouts import TernaryTensor
 from ..source.checkpoint import Checkpoint
 from ..source.open import open_checkpoint
@@ -44,8 +44,9 @@ def survey(
         tensors that keep the source from being compiled; unless `tensor` is given, the fields of
         `rsr_runtime.llm.Support.to_dict`; and "tensors". Each tensor has "name",
         "dtype", "shape", "bytes" and "becomes": "ternary", "binary", "dense", "refused", or
-        "absorbed" into the tensor named by "into". Ternary and binary ones also have "layout",
-        "scale", "encoding", "packing", "direction" and "k"; dense and refused ones "reason".
+        "absorbed" into the tensor named by "into". Ternary and binary ones also have "weight_shape"
+        ([out_features, in_features]; "shape" is that of the packed tensor), "layout", "scale",
+        "encoding", "packing", "direction" and "k"; dense and refused ones "reason".
 
     Raises:
         SourceError: the source cannot be opened, or is rejected as a whole.
@@ -71,7 +72,7 @@ def survey(
         "path": str(source),
         "bytes": checkpoint.stored_nbytes,
         "files": sorted(checkpoint.files),
-        "notes": list(checkpoint.notes),
+        "notes": [*checkpoint.notes, *activation_notes(checkpoint, None)],
         "refused": sum(t["becomes"] == "refused" for t in described),
         "tensors": described,
     }
@@ -143,6 +144,7 @@ def _describe(t: SourceTensor, outcome: Outcome, into: str | None) -> dict[str, 
             p = list_patterns(p, t.read())
         return fields | {
             "becomes": "ternary" if len(outcome.digits) == 3 else "binary",
+            "weight_shape": list(outcome.shape),
             "layout": outcome.layout.name,
             "scale": outcome.note,
             "encoding": p.encoding,

@@ -420,3 +420,25 @@ def test_a_text_in_progress_cannot_be_pickled(loaded: Loader) -> None:
         for call in (pickle.dumps, copy.copy, copy.deepcopy):
             with pytest.raises(ModelError, match="cannot be pickled: pickle"):
                 call(what)
+
+
+def test_a_model_and_its_chat_are_pickled_by_the_path(loaded: Loader) -> None:
+    model = loaded("bitnet-2b", context=100, kv="float32")
+    chat = Chat(model, "Be brief.")
+    expected = "".join(chat.say("To be", max_tokens=4))
+    code = """
+import pickle, sys
+model, chat = pickle.loads(bytes.fromhex(sys.argv[1]))
+print(model, chat.messages[1:])
+chat.reset()
+print("".join(chat.say("To be", max_tokens=4)), end="")
+"""
+    data = pickle.dumps((model, chat))
+    assert len(data) < 2000
+    done = run_python(code, data.hex(), PYTHONIOENCODING="utf-8")
+    assert done.stderr == ""
+    assert done.stdout == f"{model!r} {chat.messages[1:]}\n{expected}"
+    model.close()
+    for what in (model, chat):
+        with pytest.raises(ClosedError):
+            pickle.dumps(what)
