@@ -168,7 +168,10 @@ def rope_factors(config: Mapping[str, Any]) -> npt.NDArray[np.float32] | None:
     if rope.get("rope_type", rope.get("type")) != "llama3":
         return None
     factor = number_of(rope.get("factor"))
-    low, high, original = (number_of(rope.get(name, LLAMA3[name])) for name in LLAMA3)
+    defaults = {**LLAMA3}
+    if (positions := whole_of(config.get("max_position_embeddings"))) is not None:
+        defaults["original_max_position_embeddings"] = positions
+    low, high, original = (number_of(rope.get(name, defaults[name])) for name in LLAMA3)
     theta = number_of(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
     head_dim = _hf_head_dim(config)
     if not (factor and original and theta and low is not None and high is not None):
