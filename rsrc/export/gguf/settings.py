@@ -43,6 +43,7 @@ WRITTEN: Mapping[str, str] = {
     "rope_scaling": "rope.*",
     "rope_theta": "rope.freq_base",
     "partial_rotary_factor": "rope.dimension_count",
+    "original_max_position_embeddings": "rope.scaling.original_context_length",
     "attention_bias": "tensors attn_*.bias",
     "mlp_bias": "tensors ffn_*.bias",
     "max_window_layers": "windows are refused",
@@ -52,6 +53,9 @@ WRITTEN: Mapping[str, str] = {
 }
 # MiniCPM's, which the runtime does not read.
 _MINICPM = ("scale_emb", "scale_depth", "dim_model_base")
+# Architectures whose layers llama.cpp has always multiplied by a tensor `.scale`. It now does so in
+# others, too, but transformers would load those without the scale.
+_SCALED = ("bitnet-b1.58", "bitnet")
 # Those that hold the ids under which llama.cpp ends a text.
 _ENDS = ("eos", "eot", "eom")
 _SAME_ACTIVATIONS = {"swish": "silu"}
@@ -68,6 +72,11 @@ class GgufSettings:
     def architecture(self) -> str:
         """The value of `general.architecture`, or ""."""
         return str(self.metadata.get("general.architecture", ""))
+
+    @property
+    def has_scale_tensors(self) -> bool:
+        """Whether a layer can have a float32 tensor `.scale` that multiplies its matrix."""
+        return self.architecture in _SCALED
 
     @property
     def scales_rope(self) -> bool:
