@@ -544,7 +544,7 @@ class TestScales:
         metadata = llama(**{"llama.embedding_length": 512})
         name = "model.layers.0.mlp.up_proj.weight"
         found = bench.compile(tensors, metadata)[name]
-        assert found.scale == "TQ2_0, per 256 columns, times .scale"
+        assert found.scale == "TQ2_0, per 256 columns in float32"
         assert np.array_equal(bench.dense(name), w * np.float32(-1.5))
 
     def test_dense_weights_too(self, bench: Bench) -> None:
