@@ -25,7 +25,8 @@ class Gguf(Floats):
     """Blocks of digits with their scales.
 
     Block types have no name outside GGUF, so layout float restores a tensor as the floats it stands
-    for: in F16 if scales are F16, in which digit * scale is exact, else in F32.
+    for: in F16 if scales are F16, in which digit * scale is exact, else in F32. A factor of the
+    whole tensor multiplies its scales.
     """
 
     def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
@@ -42,6 +43,9 @@ class Gguf(Floats):
         scales = _scan(tensor, codec)
         if isinstance(scales, str):
             return scales
+        factor = tensor.factor
+        if factor is not None:
+            scales = _times(tensor, scales, factor)
         rows, columns = tensor.shape
         if kind.tail:
             scale = per_tensor(scales[0], rows)
@@ -58,8 +62,8 @@ class Gguf(Floats):
             (rows, columns),
             codec.digits,
             scale,
-            f"{kind.name}{kind.assumed}, {scale.words}",
-            restored_dtype="F16" if codec.scale_dtype == "<f2" else "F32",
+            f"{kind.name}{kind.assumed}, {scale.words}{'' if factor is None else ' in float32'}",
+            restored_dtype="F16" if codec.scale_dtype == "<f2" and factor is None else "F32",
         )
 
     def digits(self, raw: ByteArray, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
@@ -86,6 +90,19 @@ class Gguf(Floats):
         skip = columns.start - first * kind.block
         codes = codes.reshape(len(matrix), (stop - first) * kind.block)
         return codes[:, skip : skip + shape[1]]
+
+
+def _times(tensor: GgufTensor, scales: Scales, factor: float) -> Scales:
+    """Multiply the scales by the factor of the tensor.
+
+    Raises:
+        SourceError: a product overflows.
+    """
+    with np.errstate(over="ignore"):
+        result: Scales = (scales * np.float64(factor)).astype(np.float32)
+    if not np.isfinite(result).all():
+        raise SourceError(f"{tensor.name}: its scales times {factor:g} overflow float32")
+    return result
 
 
 def _straddling_digits(

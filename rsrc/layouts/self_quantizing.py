@@ -7,6 +7,9 @@ by.
 
 Masters that are s times ternary already are quantized as well: their mean magnitude is below s, and
 the model multiplies by the mean. So this layout is asked before `Floats`.
+
+Floats in a GGUF file are not masters: its converters quantize, and llama.cpp multiplies by the
+floats as they are.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import Any
 from rsr_formats.records import DenseTensor
 
 from ..source.checkpoint import Checkpoint
+from ..source.gguf.tensor import GgufTensor
 from ..source.quantization import Quantization
 from ..source.tensor import SourceTensor
 from .base import TernaryTensor
@@ -34,6 +38,8 @@ class SelfQuantizing(AbsMean):
             SourceError: config.json has a `modules_to_not_convert` that cannot be interpreted.
         """
         if not tensor.name.endswith(".weight") or not is_float_matrix(tensor):
+            return None
+        if isinstance(tensor, GgufTensor):
             return None
         evidence = self_quantizing_evidence(
             checkpoint.config,

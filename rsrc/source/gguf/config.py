@@ -10,10 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats.architectures import ARCHITECTURES, of_config, of_gguf
-from rsr_formats.numerics import llama3_kept
 
 from ...common.errors import SourceError
+from .activations import apply_activations
+from .rope import LLAMA3, THETA, Factors, Rope, llama3_factors, rope_scaling
 from .tokenizer_common import SPECIAL_TOKENS
+from .unread import unread
+from .values import number_of, whole_of
 
 # Key of config.json: key of the metadata, after "<architecture>.".
 _INTEGERS = {
@@ -29,33 +32,34 @@ _FLOATS = {
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
     "rope_theta": "rope.freq_base",
 }
+_BIASES = {
+    "attention_bias": ("attn_q", "attn_k", "attn_v", "attn_output"),
+    "mlp_bias": ("ffn_gate", "ffn_up", "ffn_down"),
+}
 _TOKENS = ("bos_token", "eos_token", "pad_token")
 _REQUIRED = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads")
 
 _MAX_HEAD_DIM = 1 << 16
 
-# Settings of all Llama 3 models. GGUF stores only the factors that follow from them, so a file's
-# factors are compared with these.
-_LLAMA3 = {
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
-}
-
 
 def hf_config(
     metadata: Mapping[str, Any],
     tensors: Mapping[str, tuple[int, ...]],
-    factors: npt.NDArray[np.float32] | None = None,
+    rope_tensors: Mapping[str, Factors] | None = None,
 ) -> dict[str, Any] | None:
     """Return the config.json of a GGUF model, None if its architecture is unknown.
 
-    Settings that are absent from the metadata, or have another type, are left out.
+    Sizes that are absent from the metadata, or have another type, are left out. Keys that may
+    change the model, and that no setting stands for, are listed under "gguf_metadata".
 
     Args:
         metadata: numbers as int and float, arrays as sequences.
         tensors: shapes by GGUF name, (out_features, in_features) of matrices.
-        factors: the tensor rope_freqs.weight, if there is one; float32 (head_dim / 2,).
+        rope_tensors: those of `rope.ROPE_TENSORS` that there are. A `rope_scaling` in the result
+            replaces them.
+
+    Raises:
+        SourceError: a key has a value that it cannot have.
     """
     name = metadata.get("general.architecture")
     known = of_gguf(name)
@@ -69,22 +73,34 @@ def hf_config(
         **known.gguf_config,
     }
     for own, key in _INTEGERS.items():
-        config[own] = _integer(metadata.get(prefix + key))
+        config[own] = whole_of(metadata.get(prefix + key))
     for own, key in _FLOATS.items():
-        config[own] = _float(metadata.get(prefix + key))
+        config[own] = number_of(metadata.get(prefix + key))
+        if config[own] is None and prefix + key in metadata:
+            raise SourceError(f"{prefix}{key} is not a finite number")
+    if config["rope_theta"] is None:
+        config["rope_theta"] = THETA
     embedding = tensors.get("token_embd.weight", ())
     if len(embedding) == 2:  # the metadata may count tokens without padding
         config["vocab_size"] = embedding[0]
     if config["num_key_value_heads"] is None:
         config["num_key_value_heads"] = config["num_attention_heads"]
-    config["head_dim"] = _head_dim(metadata, prefix, config)
+    config["head_dim"] = head_dim = _head_dim(metadata, prefix, config)
+    rotated = whole_of(metadata.get(prefix + "rope.dimension_count"))
+    if head_dim and rotated is not None and rotated != head_dim:
+        config["partial_rotary_factor"] = rotated / head_dim
     for token in _TOKENS:
-        config[f"{token}_id"] = _integer(metadata.get(SPECIAL_TOKENS[token]))
-    config["attention_bias"] = "blk.0.attn_q.bias" in tensors
+        config[f"{token}_id"] = whole_of(metadata.get(SPECIAL_TOKENS[token]))
+    for own, names in _BIASES.items():
+        config[own] = any(f"blk.0.{name}.bias" in tensors for name in names) or None
+    config["attention_bias"] = bool(config["attention_bias"])
     config["tie_word_embeddings"] = "output.weight" not in tensors
-    config["rope_scaling"] = _rope_scaling(metadata, prefix, config, factors)
+    rope = Rope(head_dim, config["rope_theta"], config["max_position_embeddings"])
+    config["rope_scaling"] = rope_scaling(metadata, prefix, rope, rope_tensors or {})
     if known.model_type == "minicpm":
         config.update(_minicpm_config(metadata, prefix, config))
+    apply_activations(config, metadata)
+    config["gguf_metadata"] = unread(metadata, prefix, config) or None
     return {key: value for key, value in config.items() if value is not None}
 
 
@@ -109,32 +125,32 @@ def gguf_metadata(config: Mapping[str, Any]) -> dict[str, int | float | str]:
         )
     name = known.gguf_names[0]
     prefix = f"{name}."
-    missing = [name for name in _REQUIRED if _integer(config.get(name)) is None]
+    missing = [name for name in _REQUIRED if whole_of(config.get(name)) is None]
     if missing:
         raise SourceError(f"config.json: expected an integer for {', '.join(missing)}")
     rope = _rope(config)
     result: dict[str, int | float | str] = {"general.architecture": name}
     for own, key in _INTEGERS.items():
-        if (value := _integer(config.get(own))) is not None:
+        if (value := whole_of(config.get(own))) is not None:
             result[prefix + key] = value
     for own, key in _FLOATS.items():
-        if (number := _float(rope.get(own, config.get(own)))) is not None:
+        if (number := number_of(rope.get(own, config.get(own)))) is not None:
             result[prefix + key] = number
     result.setdefault(prefix + _INTEGERS["num_key_value_heads"], int(config["num_attention_heads"]))
     head_dim = _hf_head_dim(config)
     result[prefix + "rope.dimension_count"] = head_dim
     result[prefix + "attention.key_length"] = head_dim
     result[prefix + "attention.value_length"] = head_dim
-    kind, factor = rope.get("rope_type", rope.get("type")), _float(rope.get("factor"))
+    kind, factor = rope.get("rope_type", rope.get("type")), number_of(rope.get("factor"))
     if kind in ("linear", "yarn") and factor is not None:
         result[prefix + "rope.scaling.type"] = str(kind)
         result[prefix + "rope.scaling.factor"] = factor
-        original = _integer(rope.get("original_max_position_embeddings"))
+        original = whole_of(rope.get("original_max_position_embeddings"))
         if original is not None:
             result[prefix + "rope.scaling.original_context_length"] = original
     for token in _TOKENS:
         found = config.get(f"{token}_id")
-        found = _integer(found[0] if isinstance(found, list) and found else found)
+        found = whole_of(found[0] if isinstance(found, list) and found else found)
         if found is not None:
             result[SPECIAL_TOKENS[token]] = found
     if known.model_type == "minicpm":
@@ -145,18 +161,18 @@ def gguf_metadata(config: Mapping[str, Any]) -> dict[str, int | float | str]:
 def rope_factors(config: Mapping[str, Any]) -> npt.NDArray[np.float32] | None:
     """Return rope_freqs.weight, float32 (head_dim / 2,), or None without Llama 3's RoPE scaling.
 
-    Each frequency is divided by its factor: 1 for short wavelengths, `factor` for long ones, and a
-    blend between them (transformers, modeling_rope_utils.py).
-
     Raises:
         SourceError: a setting of the scaling is not a number, or out of range.
     """
     rope = _rope(config)
     if rope.get("rope_type", rope.get("type")) != "llama3":
         return None
-    factor = _float(rope.get("factor"))
-    low, high, original = (_float(rope.get(name, _LLAMA3[name])) for name in _LLAMA3)
-    theta = _float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
+    factor = number_of(rope.get("factor"))
+    defaults = {**LLAMA3}
+    if (positions := whole_of(config.get("max_position_embeddings"))) is not None:
+        defaults["original_max_position_embeddings"] = positions
+    low, high, original = (number_of(rope.get(name, defaults[name])) for name in LLAMA3)
+    theta = number_of(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
     head_dim = _hf_head_dim(config)
     if not (factor and original and theta and low is not None and high is not None):
         raise SourceError(
@@ -167,9 +183,7 @@ def rope_factors(config: Mapping[str, Any]) -> npt.NDArray[np.float32] | None:
             f"config.json: unsupported RoPE scaling 'llama3' with rope_theta {theta}, "
             f"low_freq_factor {low}, high_freq_factor {high} and head_dim {head_dim}"
         )
-    wavelengths = 2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
-    kept = llama3_kept(wavelengths, low, high, original)
-    return (1 / ((1 - kept) / factor + kept)).astype(np.float32)
+    return llama3_factors(theta, head_dim, factor, low, high, original)
 
 
 def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -181,47 +195,18 @@ def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _hf_head_dim(config: Mapping[str, Any]) -> int:
-    explicit = _integer(config.get("head_dim"))
+    explicit = whole_of(config.get("head_dim"))
     return explicit or int(config["hidden_size"]) // max(1, int(config["num_attention_heads"]))
 
 
 def _head_dim(metadata: Mapping[str, Any], prefix: str, config: Mapping[str, Any]) -> int | None:
-    for key in ("attention.key_length", "rope.dimension_count"):
-        if (found := _integer(metadata.get(prefix + key))) is not None:
-            return found
+    """Return the features of a head, of which RoPE may rotate fewer."""
+    if (found := whole_of(metadata.get(prefix + "attention.key_length"))) is not None:
+        return found
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
-    return hidden // heads if hidden and heads else None
-
-
-def _rope_scaling(
-    metadata: Mapping[str, Any],
-    prefix: str,
-    config: Mapping[str, Any],
-    factors: npt.NDArray[np.float32] | None,
-) -> dict[str, Any] | None:
-    if factors is not None:
-        largest = _float(factors.max(initial=1))
-        if largest in (None, 1.0) or config["head_dim"] not in (
-            2 * len(factors),
-            2 * len(factors) - 1,
-        ):
-            return None
-        scaling = {"rope_type": "llama3", "factor": largest, **_LLAMA3}
-        try:
-            expected = rope_factors({**config, "rope_scaling": scaling})
-        except SourceError:  # no factors for this theta
-            return None
-        same = expected is not None and np.allclose(expected, factors, rtol=1e-5, atol=0)
-        return scaling if same else None
-    kind = metadata.get(prefix + "rope.scaling.type")
-    factor = _float(metadata.get(prefix + "rope.scaling.factor"))
-    if not isinstance(kind, str) or kind not in ("linear", "yarn") or factor in (None, 1.0):
-        return None
-    scaling = {"rope_type": kind, "factor": factor}
-    original = _integer(metadata.get(prefix + "rope.scaling.original_context_length"))
-    if original is not None:
-        scaling["original_max_position_embeddings"] = original
-    return scaling
+    if hidden and heads:
+        return int(hidden) // int(heads)
+    return whole_of(metadata.get(prefix + "rope.dimension_count"))
 
 
 def _minicpm_config(
@@ -229,18 +214,18 @@ def _minicpm_config(
 ) -> dict[str, Any]:
     """Return MiniCPM's three multipliers, which GGUF stores as the resulting scales."""
     layers, hidden = config["num_hidden_layers"], config["hidden_size"]
-    residual = _float(metadata.get(prefix + "residual_scale"))
-    logit = _float(metadata.get(prefix + "logit_scale"))
+    residual = number_of(metadata.get(prefix + "residual_scale"))
+    logit = number_of(metadata.get(prefix + "logit_scale"))
     return {
-        "scale_emb": _float(metadata.get(prefix + "embedding_scale")),
-        "scale_depth": _float(residual * math.sqrt(layers)) if residual and layers else None,
+        "scale_emb": number_of(metadata.get(prefix + "embedding_scale")),
+        "scale_depth": number_of(residual * math.sqrt(layers)) if residual and layers else None,
         "dim_model_base": round(hidden / logit) if logit and hidden else None,
     }
 
 
 def _minicpm_metadata(config: Mapping[str, Any], prefix: str) -> dict[str, float]:
     emb, depth, base = (
-        _float(config.get(name)) for name in ("scale_emb", "scale_depth", "dim_model_base")
+        number_of(config.get(name)) for name in ("scale_emb", "scale_depth", "dim_model_base")
     )
     found = {
         "embedding_scale": emb,
@@ -248,21 +233,3 @@ def _minicpm_metadata(config: Mapping[str, Any], prefix: str) -> dict[str, float
         "logit_scale": base and int(config["hidden_size"]) / base,
     }
     return {prefix + key: value for key, value in found.items() if value}
-
-
-def _integer(value: Any) -> int | None:
-    """Return an integer >= 0, or the one that an array repeats for every layer; else None."""
-    if isinstance(value, np.ndarray) and value.ndim == 1 and len(value):
-        value = value[0] if (value == value[0]).all() else None
-    if isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0:
-        return int(value)
-    return None
-
-
-def _float(value: Any) -> float | None:
-    """Return a finite number in the shortest decimal form that rounds to its float32, or None."""
-    if not isinstance(value, int | float | np.number) or isinstance(value, bool):
-        return None
-    with np.errstate(over="ignore"):
-        number = np.float32(value)
-    return float(str(number)) if np.isfinite(number) else None

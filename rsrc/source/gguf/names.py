@@ -29,11 +29,14 @@ _LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_SUFFIX = r"(weight|bias)"
+_SUFFIX = r"(weight|bias|scale|input_scale)"
 _NUMBER = r"(0|[1-9][0-9]*)"
 _GGUF_LAYER = re.compile(rf"blk\.{_NUMBER}\.([a-z_]+)\.{_SUFFIX}")
 _HF_LAYER = re.compile(rf"model\.layers\.{_NUMBER}\.([a-z_.]+)\.{_SUFFIX}")
-_GGUF_QK = re.compile(rf"blk\.{_NUMBER}\.attn_([qk])\.{_SUFFIX}")
+_GGUF_QK = re.compile(rf"blk\.{_NUMBER}\.attn_([qk])\.(weight|bias)")
+_GGUF_LINEAR = re.compile(
+    rf"output\.weight|blk\.{_NUMBER}\.(attn_(q|k|v|output)|ffn_(gate|up|down))\.weight"
+)
 
 
 def hf_name(name: str, architecture: str) -> str:
@@ -46,6 +49,11 @@ def hf_name(name: str, architecture: str) -> str:
         return name if stem is None else f"model.layers.{layer[1]}.{stem}.{layer[3]}"
     stem, _, suffix = name.rpartition(".")
     return f"{_MODEL[stem]}.{suffix}" if stem in _MODEL else name
+
+
+def is_linear(name: str) -> bool:
+    """Return whether a GGUF name is that of a linear layer's weight."""
+    return _GGUF_LINEAR.fullmatch(name) is not None
 
 
 def gguf_name(name: str, architecture: str) -> str:

@@ -5,28 +5,33 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.text import listed
+from rsr_formats.architectures import of_gguf
+from rsr_formats.numerics import widen_bf16
+from rsr_formats.text import counted, listed
 
 from ...common.errors import SourceError
 from ..checkpoint import Checkpoint
 from ..tensor import SourceTensor
 from ..wrong_file import unfinished_in
 from .config import hf_config
-from .names import hf_name, permuted_heads
+from .names import hf_name, is_linear, permuted_heads
 from .reader import Header, TensorInfo, Value, read_header
+from .rope import ROPE_TENSORS
+from .scales import exact_factors
 from .tensor import GgufTensor, dequantized
 from .tokenizer_files import tokenizer_files
 from .types import GgmlType, resolve
 
 _PART = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})\.gguf", re.DOTALL)
-_ROPE_FACTORS = "rope_freqs.weight"
 _MAX_FACTORS = 1 << 15  # half of the largest head_dim
+_FLOATS = ("F32", "F16", "BF16")
 _MAX_DESCRIPTION = 1 << 16  # characters of a metadata string that is kept
 
 
@@ -48,18 +53,29 @@ def open_gguf(path: Path) -> Checkpoint:
     if len(shapes) < len(found):
         raise SourceError(f"{path}: two parts of the model have a tensor of the same name")
     types = {name: kind for header in headers for name, kind in resolve(header).items()}
-    factors = _rope_factors(found, types)
-    config = hf_config(metadata, shapes, factors) or {}
-    if factors is not None and "rope_scaling" in config:  # config.json replaces the tensor
-        found = [info for info in found if info.name != _ROPE_FACTORS]
+    try:
+        config = hf_config(metadata, shapes, _rope_tensors(found, types)) or {}
+        exact = exact_factors(metadata)
+    except SourceError as error:
+        raise SourceError(f"{path}: {error}") from None
+    if "rope_scaling" in config:  # config.json replaces the tensors
+        found = [info for info in found if info.name not in ROPE_TENSORS]
+    factors = _scale_factors(found, types, architecture)
     tensors: dict[str, SourceTensor] = {}
     for info in found:
+        if info.name.removesuffix("scale") + "weight" in factors:
+            continue
         name = hf_name(info.name, architecture)
         if name in tensors:
             raise SourceError(f"{path}: tensor {name[:80]!r} occurs under two names")
         heads = _heads(info, types[info.name], architecture, config)
-        tensors[name] = _tensor(info, types[info.name], name, heads)
+        factor = factors.get(info.name)
+        if factor is None and types[info.name].codec is not None:
+            factor = exact.get(info.name)
+        tensors[name] = _tensor(info, types[info.name], name, heads, factor)
     notes: list[str] = []
+    if factors:
+        notes.append(f"{counted(len(factors), 'weight')} multiplied by the .scale tensor beside it")
     files = _model_files(metadata, config, notes)
     return Checkpoint(
         path, tensors, metadata=_description(metadata), files=files, notes=tuple(notes)
@@ -148,22 +164,71 @@ def _heads(
     return found
 
 
-def _rope_factors(
+def _rope_tensors(
     found: list[TensorInfo], types: Mapping[str, GgmlType]
-) -> npt.NDArray[np.float32] | None:
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Read the tensors that scale RoPE."""
+    result = {}
     for info in found:
-        kind = types[info.name]
-        if info.name != _ROPE_FACTORS or kind.dtype != "F32" or len(info.shape) != 1:
+        if info.name not in ROPE_TENSORS:
             continue
-        if info.shape[0] <= _MAX_FACTORS:
-            return _tensor(info, kind, info.name, None).read().view(np.float32)
-    return None
+        if len(info.shape) != 1 or info.shape[0] > _MAX_FACTORS:
+            raise SourceError(f"{info.name} is {list(info.shape)}, expected at most {_MAX_FACTORS}")
+        result[info.name] = _floats(info, types[info.name])
+    return result
 
 
-def _tensor(info: TensorInfo, kind: GgmlType, name: str, heads: int | None) -> GgufTensor:
+def _scale_factors(
+    found: list[TensorInfo], types: Mapping[str, GgmlType], architecture: str
+) -> dict[str, float]:
+    """Read the factors of weights, by the GGUF name of the weight.
+
+    As in llama.cpp, a linear layer of any architecture may have one, a tensor NAME.scale.
+    """
+    if of_gguf(architecture) is None:
+        return {}
+    names = {info.name for info in found}
+    factors = {}
+    for info in found:
+        weight = info.name.removesuffix("scale") + "weight"
+        if not info.name.endswith(".scale") or weight not in names or not is_linear(weight):
+            continue
+        if types[weight].dtype not in (None, *_FLOATS):
+            raise SourceError(
+                f"{info.path}: {weight!r} is {types[weight].name}, but {info.name!r} multiplies "
+                "it: expected floats or blocks"
+            )
+        if prod(info.shape) != 1:
+            raise SourceError(
+                f"{info.path}: {info.name!r} is {list(info.shape)}, expected one number, the "
+                "factor of a weight"
+            )
+        factor = float(_floats(info, types[info.name])[0])
+        if not isfinite(factor):
+            raise SourceError(f"{info.path}: {info.name!r} is {factor}, expected a finite number")
+        factors[weight] = factor
+    return factors
+
+
+def _floats(info: TensorInfo, kind: GgmlType) -> npt.NDArray[np.float32]:
+    """Read a small tensor of plain floats as float32, (elements,)."""
+    if kind.dtype not in _FLOATS:
+        raise SourceError(f"{info.path}: {info.name!r} is {kind.name}, expected floats")
+    raw = _tensor(info, kind, info.name, None).read()
+    if kind.dtype == "BF16":
+        return widen_bf16(raw.view("<u2"))
+    return raw.view("<f4" if kind.dtype == "F32" else "<f2").astype(np.float32)
+
+
+def _tensor(
+    info: TensorInfo, kind: GgmlType, name: str, heads: int | None, factor: float | None = None
+) -> GgufTensor:
     dtype, nbytes = kind.dtype or kind.name, kind.nbytes(info.shape)
-    tensor = GgufTensor(name, dtype, info.shape, info.path, info.offset, nbytes, kind, heads)
-    return tensor if kind.dtype or kind.codec else dequantized(tensor)
+    tensor = GgufTensor(
+        name, dtype, info.shape, info.path, info.offset, nbytes, kind, heads, factor
+    )
+    is_plain = kind.dtype is not None and factor is None
+    return tensor if is_plain or kind.codec else dequantized(tensor)
 
 
 def _description(metadata: Mapping[str, Value]) -> dict[str, str]:

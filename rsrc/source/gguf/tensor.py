@@ -9,6 +9,8 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
+from rsr_formats.numerics import widen_bf16
+
 from ...common.arrays import ByteArray
 from ...common.errors import SourceError
 from ..tensor import PIECE, SourceTensor
@@ -23,16 +25,18 @@ class GgufTensor(SourceTensor):
     """A tensor of a GGUF file, with its rows in the order of Hugging Face.
 
     `dtype` is the dtype of plain elements; or the name of a block type, if `read` and `pieces`
-    return its blocks; or F32, if they dequantize a block type.
+    return its blocks; or F32, if they dequantize a block type or multiply by `factor`.
 
     Attributes:
         kind: the type in the file.
         heads: over how many heads the file permutes the rows, None if it does not; see
             `names.permuted_heads`.
+        factor: multiplies every weight, in float64; None is 1. Blocks are read without it.
     """
 
     kind: GgmlType
     heads: int | None = None
+    factor: float | None = None
 
     @property
     def codec(self) -> Codec | None:
@@ -42,7 +46,7 @@ class GgufTensor(SourceTensor):
     @property
     def origin(self) -> str | None:
         """The type in the file if `read` dequantizes it, else None."""
-        return self.kind.name if self._is_dequantized else None
+        return self.kind.name if self._is_dequantized and self.dtype != self.kind.dtype else None
 
     @property
     def stored_nbytes(self) -> int:
@@ -56,7 +60,8 @@ class GgufTensor(SourceTensor):
 
     @property
     def _is_dequantized(self) -> bool:
-        return self.kind.dtype is None and self.dtype == "F32"
+        is_whole = self.kind.dtype is None or self.factor is not None
+        return is_whole and self.dtype == "F32"
 
     def read(self, buffer: ByteArray | None = None) -> ByteArray:
         """Read all bytes; see SourceTensor.
@@ -128,16 +133,26 @@ class GgufTensor(SourceTensor):
 
     def _values(self, rows: ByteArray, tail: ByteArray) -> ByteArray:
         """Dequantize rows of blocks to the bytes of float32 values."""
+        with np.errstate(all="ignore"):  # values and scales may be infinite or NaN
+            values = self._unscaled(rows, tail)
+            if self.factor is not None:
+                values = (values * np.float64(self.factor)).astype(np.float32)
+        return values.view(np.uint8)
+
+    def _unscaled(self, rows: ByteArray, tail: ByteArray) -> npt.NDArray[np.float32]:
         codec = self.kind.codec
+        if self.kind.dtype is not None:
+            flat = rows.reshape(-1)
+            if self.kind.dtype == "BF16":
+                return widen_bf16(flat.view("<u2"))
+            return flat.view(f"<f{self.kind.block_bytes}").astype(np.float32)
         if codec is None:
-            return _dequantize_by_gguf(self, rows).view(np.uint8)
+            return _dequantize_by_gguf(self, rows)
         blocks = rows[:, self.kind.row_header :].reshape(-1, self.kind.block_bytes)
         codes = codec.decode(blocks)
         values = np.array([*codec.digits, 2], np.float32)[codes]  # code 3 may be the weight +2
         scales = scales_of(self.kind, codec, rows, tail)
-        with np.errstate(all="ignore"):  # scales may be infinite or NaN
-            values = values.reshape(len(scales), -1) * scales[:, None]
-        return values.reshape(-1).view(np.uint8)
+        return (values.reshape(len(scales), -1) * scales[:, None]).reshape(-1)
 
 
 def dequantized(tensor: GgufTensor) -> GgufTensor:

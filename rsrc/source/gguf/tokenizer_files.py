@@ -22,8 +22,18 @@ from .tokenizer_common import (
     TokenizerError,
     ignore,
 )
+from .values import number_of
+
+_ENDS = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")  # of a turn, of a message
+_SAMPLING = {  # key after general.sampling: key of generation_config.json, and its largest value
+    "temp": ("temperature", 1e6),
+    "top_k": ("top_k", 1 << 20),
+    "top_p": ("top_p", 1),
+    "min_p": ("min_p", 1),
+}
 
 # Limits for untrusted files: a few megabytes of metadata could become a gigabyte of merges.
+LLAMA3_TOKENS = 128256  # of Llama 3, whose tokenizer BitNet b1.58 2B4T has
 MAX_TOKENS = 1 << 20  # the largest known vocabularies have 262,144
 MAX_MERGES = 1 << 20  # listed or derived; Gemma's 256,000 tokens have 580,604, others fewer
 MERGES_PER_TOKEN = 16  # derived; Llama 2 and Gemma have about two
@@ -49,9 +59,13 @@ def tokenizer_files(metadata: Mapping[str, Any], note: Note = ignore) -> dict[st
     tokens: list[str] = []
     try:
         tokens = _strings(metadata, "tokenizer.ggml.tokens", MAX_TOKENS)
+        metadata = _with_pre(metadata, len(tokens), note)
         files["tokenizer.json"] = _tokenizer_json(metadata, tokens)
     except TokenizerError as reason:
-        note(f"no tokenizer.json: {reason}")
+        note(
+            f"no tokenizer.json: {reason}. Put the model's tokenizer.json beside the .gguf and "
+            "compile that folder"
+        )
     ids = {name: _token_id(metadata, key, len(tokens)) for name, key in SPECIAL_TOKENS.items()}
     if tokens:
         files["tokenizer_config.json"] = _tokenizer_config(metadata, tokens, ids)
@@ -63,13 +77,31 @@ def tokenizer_files(metadata: Mapping[str, Any], note: Note = ignore) -> dict[st
     }
 
 
+def _with_pre(metadata: Mapping[str, Any], count: int, note: Note) -> Mapping[str, Any]:
+    """Return the metadata with the pre-tokenizer that bitnet.cpp's converter leaves out."""
+    if "tokenizer.ggml.pre" in metadata or not _is(metadata["tokenizer.ggml.model"], "gpt2"):
+        return metadata
+    architecture = str(metadata.get("general.architecture"))
+    if count != LLAMA3_TOKENS and architecture not in ("bitnet-b1.58", "bitnet-25"):
+        return metadata
+    note(
+        "tokenizer.ggml.pre is missing: assumed llama-bpe, the tokenizer of Llama 3, as "
+        + (
+            f"there are {LLAMA3_TOKENS:,} tokens"
+            if count == LLAMA3_TOKENS
+            else f"the architecture is {architecture}"
+        )
+    )
+    return {**metadata, "tokenizer.ggml.pre": "llama-bpe"}
+
+
 def _tokenizer_json(metadata: Mapping[str, Any], tokens: list[str]) -> dict[str, Any]:
     if len(set(tokens)) < len(tokens):
         raise TokenizerError("tokenizer.ggml.tokens has a duplicate token")
     kind = metadata["tokenizer.ggml.model"]
-    if kind == "gpt2":
+    if _is(kind, "gpt2"):
         made = _byte_level(metadata, tokens)
-    elif kind == "llama":
+    elif _is(kind, "llama"):
         made = _sentencepiece(metadata, tokens)
     else:
         raise TokenizerError(
@@ -254,7 +286,7 @@ def _post_processor(metadata: Mapping[str, Any], tokens: list[str]) -> dict[str,
 def _added_ends(metadata: Mapping[str, Any]) -> dict[str, bool]:
     """Return whether BOS and EOS are added to a text."""
     pre = PRE_TOKENIZERS.get(str(metadata.get("tokenizer.ggml.pre")))
-    spm = metadata.get("tokenizer.ggml.model") == "llama"
+    spm = _is(metadata.get("tokenizer.ggml.model"), "llama")
     default = spm or (pre is not None and pre.add_bos)  # llama.cpp's
     return {
         "bos": _flag(metadata, "tokenizer.ggml.add_bos_token", default),
@@ -282,15 +314,25 @@ def _tokenizer_config(
 def _generation_config(
     metadata: Mapping[str, Any], count: int, ids: Mapping[str, int | None]
 ) -> dict[str, Any]:
-    """Return the token ids that start and end generation; the end-of-turn token ends it, too."""
+    """Return what starts and ends generation, and how llama.cpp would sample.
+
+    The ends of a turn and of a message end the text, too.
+    """
     config: dict[str, Any] = {
         f"{name}_id": ids[name]
         for name in ("bos_token", "eos_token", "pad_token")
         if ids[name] is not None
     }
-    turn, eos = _token_id(metadata, "tokenizer.ggml.eot_token_id", count), ids["eos_token"]
-    if eos is not None and turn not in (None, eos):
-        config["eos_token_id"] = [eos, turn]
+    ends = [ids["eos_token"], *(_token_id(metadata, key, count) for key in _ENDS)]
+    ends = list(dict.fromkeys(end for end in ends if end is not None))
+    if ends:
+        config["eos_token_id"] = ends if len(ends) > 1 else ends[0]
+    for key, (name, largest) in _SAMPLING.items():
+        value = number_of(metadata.get(f"general.sampling.{key}"))
+        if value is not None and 0 <= value <= largest:
+            config[name] = int(value) if key == "top_k" else value
+    if any(name in config for name, _ in _SAMPLING.values()):
+        config["do_sample"] = config.get("temperature") != 0
     return config
 
 
@@ -322,6 +364,11 @@ def _token_id(metadata: Mapping[str, Any], key: str, count: int) -> int | None:
     if isinstance(found, bool) or not isinstance(found, int | np.integer):
         return None
     return int(found) if 0 <= found < count else None
+
+
+def _is(value: Any, text: str) -> bool:
+    """Compare with a string; == on arrays would compare element by element."""
+    return isinstance(value, str) and value == text
 
 
 def _flag(metadata: Mapping[str, Any], key: str, default: bool) -> bool:

@@ -186,7 +186,7 @@ class Chat:
                 yield from stream
             finally:
                 result = stream.result
-                stream.close()
+                stream.close()  # other texts can use its cache now
         finally:
             if result is None or not result.tokens:
                 self.messages[:] = before

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
 
+from rsr_formats.architectures import takes_int8_activations
 from rsrc.common.errors import SourceError
+from rsrc.source.gguf.activations import activation_metadata
 from rsrc.source.gguf.config import gguf_metadata, hf_config, rope_factors
 
 # microsoft/bitnet-b1.58-2B-4T, without what GGUF cannot store.
@@ -74,7 +77,8 @@ def back(config: dict[str, Any], factors: Any = None) -> dict[str, Any] | None:
     tensors = {"token_embd.weight": (config["vocab_size"], config["hidden_size"])}
     if not config["tie_word_embeddings"]:
         tensors["output.weight"] = tensors["token_embd.weight"]
-    return hf_config(gguf_metadata(config), tensors, factors)
+    rope = {} if factors is None else {"rope_freqs.weight": factors}
+    return hf_config(gguf_metadata(config), tensors, rope)
 
 
 def test_metadata_of_the_2b_model() -> None:
@@ -84,7 +88,8 @@ def test_metadata_of_the_2b_model() -> None:
 def test_config_of_the_2b_model() -> None:
     """The file stores float32: 1e-05 must not come back as 9.999999747378752e-06."""
     single = {k: np.float32(v) if isinstance(v, float) else v for k, v in METADATA_2B.items()}
-    assert hf_config(single, {"token_embd.weight": (128256, 2560)}) == BITNET_2B
+    expected = {**BITNET_2B, "input_bits": 8}
+    assert hf_config(single, {"token_embd.weight": (128256, 2560)}) == expected
 
 
 @pytest.mark.parametrize(
@@ -126,10 +131,10 @@ def test_rope_scaling_of_llama_3_is_a_tensor() -> None:
     assert rope_factors(llama()) is None
 
 
-def test_factors_that_are_not_llama_3s_say_nothing() -> None:
+def test_factors_that_do_not_fit_say_nothing() -> None:
     config = llama(head_dim=64)
     for factors in (
-        np.arange(1, 33, dtype=np.float32),
+        np.ones(32, np.float32),
         np.ones(7, np.float32),
         np.full(32, np.nan, np.float32),
         np.zeros(0, np.float32),
@@ -161,16 +166,142 @@ def test_settings_that_are_missing_or_of_another_type_are_left_out() -> None:
         "llama.block_count": -1,
         "llama.attention.head_count": np.array([4, 4, 8], np.int32),
         "llama.feed_forward_length": np.array([64, 64], np.int32),
-        "llama.rope.freq_base": np.float32(np.inf),
     }
     assert hf_config(metadata, {}) == {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_act": "silu",
         "intermediate_size": 64,
+        "rope_theta": 10000.0,
         "attention_bias": False,
         "tie_word_embeddings": True,
+        "gguf_metadata": {
+            "llama.context_length": "long",
+            "llama.block_count": -1,
+            "llama.attention.head_count": "3 values",
+        },
     }
+
+
+@pytest.mark.parametrize("key", ["rope.freq_base", "attention.layer_norm_rms_epsilon"])
+@pytest.mark.parametrize("value", [np.float32(np.inf), "1e4", True, [1.0]])
+def test_numbers_that_are_none(key: str, value: object) -> None:
+    """A default in their place would be another model."""
+    with pytest.raises(SourceError, match=f"llama.{key} is not a finite number"):
+        hf_config({"general.architecture": "llama", f"llama.{key}": value}, {})
+
+
+def test_theta_is_llama_cpp_s_if_the_file_has_none() -> None:
+    """And not the default of the class, 500000 for BitNet."""
+    found = hf_config({"general.architecture": "bitnet-b1.58"}, {})
+    assert found is not None
+    assert found["rope_theta"] == 10000.0
+
+
+# --- keys for which there is no setting ---------------------------------------------------------
+
+
+def unread(**keys: Any) -> dict[str, Any]:
+    metadata = {f"llama.{key.replace('__', '.')}": value for key, value in keys.items()}
+    sizes = {"llama.attention.key_length": 64, "llama.context_length": 4096}
+    found = hf_config({"general.architecture": "llama", **sizes, **metadata}, {})
+    assert found is not None
+    return {k.removeprefix("llama."): v for k, v in found.get("gguf_metadata", {}).items()}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("attention__scale", 0.5),
+        ("attention__sliding_window", 1024),
+        ("attention__value_length", 32),
+        ("attention__causal", False),
+        ("attn_logit_softcapping", 50.0),
+        ("final_logit_softcapping", 30.0),
+        ("logit_scale", 0.25),
+        ("residual_scale", 0.22),
+        ("expert_count", 8),
+        ("rope__scaling__yarn_attn_factor", 1.1),
+        ("rope__scaling__new_idea", "x"),
+    ],
+)
+def test_keys_that_would_change_the_model_are_listed(key: str, value: object) -> None:
+    assert unread(**{key: value}) == {key.replace("__", "."): value}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("attention__scale", 0.0),
+        ("attention__scale", 0.125),  # 64 ** -0.5, the usual factor
+        ("attention__sliding_window", 0),
+        ("attention__sliding_window", 4096),  # as long as the context
+        ("attention__value_length", 64),
+        ("attention__causal", True),
+        ("logit_scale", 1.0),
+        ("expert_count", 0),
+        ("rope__scaling__finetuned", True),
+        ("rope__scaling__yarn_attn_factor", 1.0),
+        ("pooling_type", 1),
+    ],
+)
+def test_keys_that_change_nothing_are_not_listed(key: str, value: object) -> None:
+    assert unread(**{key: value}) == {}
+
+
+def test_unknown_keys_of_any_kind_are_listed_short() -> None:
+    metadata = {
+        "general.architecture": "llama",
+        "general.new": "x" * 500,
+        "other.array": np.zeros(7, np.float32),
+        "tokenizer.ggml.new": True,
+        "llama.new": float("nan"),
+        "general.name": "known",
+        "tokenizer.chat_template.tools": "known",
+        **{f"many.{i}": i for i in range(1000)},
+    }
+    found = hf_config(metadata, {})
+    assert found is not None
+    listed = found["gguf_metadata"]
+    assert list(listed.values())[:4] == ["x" * 80 + "...", "7 values", True, "nan"]
+    assert len(listed) == 200
+    json.dumps(found, allow_nan=False)
+
+
+def test_minicpm_s_scales_are_settings() -> None:
+    metadata = {
+        "general.architecture": "minicpm",
+        "minicpm.embedding_length": 256,
+        "minicpm.block_count": 4,
+        "minicpm.embedding_scale": 12.0,
+        "minicpm.residual_scale": 0.7,
+        "minicpm.logit_scale": 2.0,
+    }
+    found = hf_config(metadata, {})
+    assert found is not None
+    assert "gguf_metadata" not in found
+    found = hf_config({**metadata, "minicpm.logit_scale": "two"}, {})
+    assert found is not None
+    assert found["gguf_metadata"] == {"minicpm.logit_scale": "two"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "head_dim", "partial"),
+    [
+        ({"attention.key_length": 64, "rope.dimension_count": 32}, 64, 0.5),
+        ({"rope.dimension_count": 16}, 64, 0.25),  # of 256 / 4
+        ({"rope.dimension_count": 64}, 64, None),
+        ({"attention.key_length": 32, "rope.dimension_count": 64}, 32, 2.0),
+    ],
+)
+def test_features_that_rope_rotates(
+    keys: dict[str, int], head_dim: int, partial: float | None
+) -> None:
+    sizes = {"embedding_length": 256, "attention.head_count": 4}
+    metadata = {f"llama.{key}": value for key, value in {**sizes, **keys}.items()}
+    found = hf_config({"general.architecture": "llama", **metadata}, {})
+    assert found is not None
+    assert (found["head_dim"], found.get("partial_rotary_factor")) == (head_dim, partial)
 
 
 def test_padded_embeddings_count() -> None:
@@ -211,3 +342,50 @@ def test_a_config_without_sizes(change: dict[str, Any], message: str) -> None:
 def test_impossible_rope_scaling(change: dict[str, Any]) -> None:
     with pytest.raises(SourceError, match="RoPE scaling 'llama3'"):
         rope_factors({**BITNET_2B, **change})
+
+
+# --- activations --------------------------------------------------------------------------------
+
+INT8, KEPT = "rsr.int8_activations", "rsr.modules_to_not_convert"
+
+
+def test_activations_come_back() -> None:
+    """GGUF has no key for them, so an export writes its own where the architecture misleads."""
+    bitnet = {"quant_method": "bitnet", "modules_to_not_convert": ["lm_head", "mlp.up_proj"]}
+    for config in (
+        llama(quantization_config=bitnet),
+        llama(quantization_config={"quant_method": "bitnet"}),
+        BITNET_2B,  # floats, in transformers
+    ):
+        plain = {k: v for k, v in config.items() if k != "quantization_config"}
+        made = back(plain)
+        assert made is not None
+        marks = activation_metadata(config, made)
+        assert set(marks) >= {INT8}
+        found = hf_config({**gguf_metadata(plain), **marks}, {"output.weight": (1, 1)})
+        assert found is not None
+        assert found.get("quantization_config") == config.get("quantization_config")
+        assert takes_int8_activations(found) == takes_int8_activations(config)
+        assert activation_metadata(config, found) == {}
+
+
+@pytest.mark.parametrize(
+    ("marks", "message"),
+    [
+        ({INT8: 1}, "rsr.int8_activations is no boolean"),
+        ({INT8: True, KEPT: "lm_head"}, "is no list"),
+        ({INT8: True, KEPT: np.zeros(3)}, "is no list"),
+        ({INT8: True, KEPT: [1, 2]}, "is no list of at most"),
+        ({INT8: True, KEPT: ["x"] * 20000}, "is no list of at most"),
+    ],
+)
+def test_marks_of_activations_that_are_none(marks: dict[str, Any], message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        hf_config({"general.architecture": "llama", **marks}, {})
+
+
+def test_biases() -> None:
+    for name, key in (("attn_k", "attention_bias"), ("ffn_down", "mlp_bias")):
+        found = hf_config({"general.architecture": "llama"}, {f"blk.0.{name}.bias": (4,)})
+        assert found is not None
+        assert found[key] is True

@@ -56,7 +56,7 @@ def test_inner_norms_of_the_2b_model(architecture: str) -> None:
         "blk.0.ffn_gate_exps.weight",
         "blk.00.attn_q.weight",  # not another name of layer 0
         "blk.0.attn_q.weight.weight",
-        "blk.0.attn_q.scale",
+        "blk.0.attn_q.scales",
         "blk.\u0663.attn_q.weight",
         "output_norm",
         "",

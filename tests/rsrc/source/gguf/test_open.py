@@ -454,7 +454,7 @@ class TestLlama:
         assert config["tie_word_embeddings"] is True
 
     def test_rope_factors_become_a_setting(self, bench: Bench) -> None:
-        """Llama 3's factors become a setting of config.json; other factors stay a tensor."""
+        """Llama 3's factors become its scaling, others longrope; those of no head stay."""
         wavelength = 2 * np.pi * 10000 ** (np.arange(0, 64, 2) / 64)
         blend = np.clip((8192 / wavelength - 1) / 3, 0, 1)
         factors = (1 / ((1 - blend) / 8 + blend)).astype(np.float32)
@@ -469,6 +469,12 @@ class TestLlama:
             "original_max_position_embeddings": 8192,
         }
         tensors["rope_freqs.weight"] = stored(factors + 1, Q.F32)
+        assert "rope_freqs.weight" not in bench.compile(tensors, llama())
+        found = json.loads(rsr_runtime.load(bench.rsr).files["config.json"])["rope_scaling"]
+        assert (found["rope_type"], found["attention_factor"]) == ("longrope", 1.0)
+        assert found["short_factor"] == found["long_factor"]
+        assert np.array_equal(np.array(found["long_factor"], np.float32), factors + 1)
+        tensors["rope_freqs.weight"] = stored(factors[:9], Q.F32)
         assert bench.compile(tensors, llama())["rope_freqs.weight"].kind == "dense"
 
     @pytest.mark.parametrize(
@@ -504,6 +510,116 @@ class TestLlama:
         tensors["model.norm.weight"] = tensors["output_norm.weight"]
         with pytest.raises(SourceError, match=r"'model.norm.weight' occurs under two names"):
             bench.compile(tensors, llama())
+
+
+def scale(value: float, kind: Q = Q.F32) -> Stored:
+    return stored(np.array([value], np.float32), kind)
+
+
+class TestScales:
+    """A tensor NAME.scale multiplies NAME.weight, as in llama.cpp."""
+
+    NAME = "model.layers.0.self_attn.q_proj.weight"
+
+    @pytest.mark.parametrize("architecture", ["llama", "bitnet", "bitnet-b1.58"])
+    @pytest.mark.parametrize("kind", [Q.TQ2_0, Q.TQ1_0, Q.F16, Q.BF16, Q.F32])
+    def test_blocks_and_floats(self, bench: Bench, kind: Q, architecture: str) -> None:
+        q = ternary(256, 256) * np.float32(0.5)
+        metadata = {k.replace("llama", architecture): v for k, v in llama().items()}
+        metadata["general.architecture"] = architecture
+        tensors = {
+            "blk.0.attn_q.weight": stored(permute(q, 4) if architecture == "llama" else q, kind),
+            "blk.0.attn_q.scale": scale(0.3),
+        }
+        (found,) = bench.compile(tensors, metadata).values()
+        assert (found.name, found.layout, found.source_dtype) == (self.NAME, "float", "F32")
+        assert np.array_equal(bench.dense(self.NAME), q * np.float32(0.3))
+
+    def test_scales_of_blocks_too(self, bench: Bench) -> None:
+        w = ternary(512, 512) * np.repeat(np.array([[0.5, 2.0]], np.float32), 256, axis=1)
+        tensors = {
+            "blk.0.ffn_up.weight": stored(w, Q.TQ2_0),
+            "blk.0.ffn_up.scale": scale(-1.5, Q.F16),
+        }
+        metadata = llama(**{"llama.embedding_length": 512})
+        name = "model.layers.0.mlp.up_proj.weight"
+        found = bench.compile(tensors, metadata)[name]
+        assert found.scale == "TQ2_0, per 256 columns in float32"
+        assert np.array_equal(bench.dense(name), w * np.float32(-1.5))
+
+    def test_dense_weights_too(self, bench: Bench) -> None:
+        q = np.random.default_rng(8).normal(size=(32, 256)).astype(np.float32)
+        exact = gguf.quants.dequantize(gguf.quants.quantize(q, Q.Q8_0), Q.Q8_0)
+        for kind, values in ((Q.Q8_0, exact), (Q.F32, q)):
+            tensors = {
+                **TestLlama().tensors(),
+                "output.weight": stored(q, kind),
+                "output.scale": scale(0.3, Q.BF16),
+            }
+            assert bench.compile(tensors, llama())["lm_head.weight"].kind == "dense"
+            bf16 = np.float32(0.30078125)
+            assert bench.back["lm_head.weight"].data == (values * bf16).tobytes()
+
+    def test_it_is_said(self, bench: Bench) -> None:
+        tensors = {**TestLlama().tensors(), "blk.0.attn_q.scale": scale(0.5)}
+        bench.compile(tensors, llama())
+        notes = open_checkpoint(bench.source).notes
+        assert "1 weight multiplied by the .scale tensor beside it" in notes
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "blk.0.attn_q.input_scale",  # of activations
+            "blk.0.attn_v.scale",  # there is no such weight
+            "token_embd.scale",  # no linear layer
+        ],
+    )
+    def test_other_scales_stay_tensors(self, bench: Bench, name: str) -> None:
+        tensors = {**TestLlama().tensors(), name: scale(0.5)}
+        assert len(bench.compile(tensors, llama())) == 6
+
+    @pytest.mark.parametrize(
+        ("tensor", "message"),
+        [
+            (stored(np.ones(256, np.float32), Q.F32), r"is \[256\], expected one number"),
+            (((1,), I8, b"\x01"), "is I8, expected floats"),
+            (scale(np.inf), "is inf, expected a finite number"),
+            (scale(3e38), "its scales times .* overflow"),
+        ],
+    )
+    def test_scales_that_cannot_be(self, bench: Bench, tensor: Stored, message: str) -> None:
+        w = stored(ternary(256, 256) * np.float32(4), Q.TQ2_0)
+        tensors = {"blk.0.attn_q.weight": w, "blk.0.attn_q.scale": tensor}
+        with pytest.raises(SourceError, match=message):
+            bench.compile(tensors, llama())
+
+
+class TestFloatsAreNoMasters:
+    """llama.cpp multiplies by the floats in a GGUF file; its converter has quantized them."""
+
+    @pytest.mark.parametrize("kind", [Q.F32, Q.F16, Q.BF16])
+    def test_ternary_floats_keep_their_scale(self, bench: Bench, kind: Q) -> None:
+        w = ternary(512, 256) * np.float32(0.5)
+        metadata = {k.replace("llama", "bitnet"): v for k, v in llama().items()}
+        metadata["general.architecture"] = "bitnet"
+        found = bench.compile({"blk.0.ffn_up.weight": stored(w, kind)}, metadata)
+        (report,) = found.values()
+        assert (report.layout, report.scale) == ("float", "per tensor")
+        if kind != Q.BF16:
+            assert np.array_equal(bench.dense(report.name), w)
+        config = json.loads(rsr_runtime.load(bench.rsr).files["config.json"])
+        assert config["architectures"] == ["BitnetForCausalLM"]
+
+    def test_other_floats_stay_floats(self, bench: Bench) -> None:
+        w = np.random.default_rng(8).normal(size=(512, 256)).astype(np.float32)
+        metadata = {k.replace("llama", "bitnet"): v for k, v in llama().items()}
+        metadata["general.architecture"] = "bitnet"
+        tensors = {
+            "blk.0.ffn_up.weight": stored(w, Q.F32),
+            "blk.0.ffn_gate.weight": stored(ternary(512, 256), Q.TQ2_0),
+        }
+        found = bench.compile(tensors, metadata)
+        assert found["model.layers.0.mlp.up_proj.weight"].kind == "dense"
 
 
 class TestRefused:

@@ -155,6 +155,39 @@ def test_what_has_no_name_is_written_without() -> None:
     assert "without tokenizer.ggml.pre" in notes[0]
     assert "tokenizer.json" not in tokenizer_files(metadata, notes.append)
     assert "tokenizer.ggml.pre is missing" in notes[1]
+    assert notes[1].endswith(
+        "Put the model's tokenizer.json beside the .gguf and compile that folder"
+    )
+
+
+@pytest.mark.parametrize("architecture", ["bitnet-b1.58", "bitnet-25"])
+def test_bitnet_cpp_leaves_out_the_pre_tokenizer_of_llama_3(architecture: str) -> None:
+    tokenizer = trained("llama-bpe")
+    metadata, _ = through_gguf(with_bos(tokenizer))
+    expected = tokenizer_files(metadata)
+    del metadata["tokenizer.ggml.pre"]
+    notes: list[str] = []
+    found = tokenizer_files({**metadata, "general.architecture": architecture}, notes.append)
+    assert found == expected
+    assert notes == [
+        "tokenizer.ggml.pre is missing: assumed llama-bpe, the tokenizer of Llama 3, as the "
+        f"architecture is {architecture}"
+    ]
+    assert "tokenizer.json" not in tokenizer_files({**metadata, "general.architecture": "llama"})
+
+
+def test_the_number_of_llama_3_s_tokens_tells_its_pre_tokenizer() -> None:
+    metadata, _ = through_gguf(with_bos(trained("llama-bpe")))
+    del metadata["tokenizer.ggml.pre"]
+    more = [f"<|reserved_{i}|>" for i in range(128256 - len(metadata["tokenizer.ggml.tokens"]))]
+    metadata["tokenizer.ggml.tokens"] += more
+    metadata["tokenizer.ggml.token_type"] += [3] * len(more)
+    notes: list[str] = []
+    made = tokenizer_files({**metadata, "general.architecture": "llama"}, notes.append)
+    assert "assumed llama-bpe" in notes[0]
+    assert "as there are 128,256 tokens" in notes[0]
+    split = json.loads(made["tokenizer.json"])["pre_tokenizer"]
+    assert split == PRE_TOKENIZERS["llama-bpe"].to_json()
 
 
 def test_ids_templates_and_types() -> None:
@@ -188,6 +221,40 @@ def test_ids_templates_and_types() -> None:
         "bos_token_id": 0,
         "eos_token_id": [1, 2],
     }
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, None),
+        ({"eos": 1}, 1),
+        ({"eos": 1, "eot": 1}, 1),
+        ({"eos": 1, "eot": 2, "eom": 0}, [1, 2, 0]),
+        ({"eom": 2}, 2),
+        ({"eos": 3, "eot": 0}, 0),  # beyond the vocabulary
+    ],
+)
+def test_ends_of_text_turn_and_message(keys: dict[str, int], expected: object) -> None:
+    ids = {f"tokenizer.ggml.{name}_token_id": i for name, i in keys.items()}
+    made = json.loads(tokenizer_files({**PLAIN, **ids}).get("generation_config.json", b"{}"))
+    assert made == ({} if expected is None else {"eos_token_id": expected})
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        (
+            {"temp": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.05},
+            {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.05, "do_sample": True},
+        ),
+        ({"temp": 0.0}, {"temperature": 0.0, "do_sample": False}),
+        ({"top_p": 1.5, "temp": "hot", "top_k": -1, "mirostat": 2}, {}),
+    ],
+)
+def test_sampling_that_the_file_suggests(keys: dict[str, Any], expected: dict[str, Any]) -> None:
+    suggested = {f"general.sampling.{name}": value for name, value in keys.items()}
+    made = tokenizer_files({**PLAIN, **suggested}).get("generation_config.json", b"{}")
+    assert json.loads(made) == expected
 
 
 def test_llama_cpp_puts_bos_where_nothing_says_otherwise() -> None:
@@ -327,6 +394,7 @@ SPM = {
     [
         (PLAIN | {"tokenizer.ggml.model": "rwkv"}, "'rwkv'"),
         (PLAIN | {"tokenizer.ggml.model": 7}, "'7'"),
+        (PLAIN | {"tokenizer.ggml.model": np.arange(3)}, "'[0 1 2]'"),
         (PLAIN | {"tokenizer.ggml.pre": "unheard-of"}, "'unheard-of'"),
         (PLAIN | {"tokenizer.ggml.pre": ["gpt-2"]}, "gpt-2"),
         (PLAIN | {"tokenizer.ggml.tokens": "abc"}, "not a list"),
@@ -368,9 +436,8 @@ def test_too_many_tokens_or_merges_are_not_even_read() -> None:
         notes: list[str] = []
         files = tokenizer_files(PLAIN | {f"tokenizer.ggml.{key}": Unread()}, notes.append)
         assert "tokenizer.json" not in files
-        assert notes == [
-            f"no tokenizer.json: tokenizer.ggml.{key} lists 1048577 strings, the limit is 1048576"
-        ]
+        (note,) = notes
+        assert f"tokenizer.ggml.{key} lists 1048577 strings, the limit is 1048576" in note
 
 
 @pytest.mark.parametrize(("most", "limit"), [(1 << 20, 16 * 41), (50, 50)])

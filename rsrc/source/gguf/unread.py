@@ -1,0 +1,86 @@
+"""List the GGUF metadata for which config.json has no setting, so that it does not pass unseen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rsr_formats.keys import HARMLESS, USED
+from rsr_formats.keys.gguf import of_key
+
+from .values import number_of, whole_of
+
+_MAX_KEYS = 200
+_MAX_TEXT = 80  # characters of a value
+
+# Settings of config.json by the key that they are made from; None says that the value is unusable.
+_SIZES = {
+    "context_length": "max_position_embeddings",
+    "block_count": "num_hidden_layers",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+}
+_MINICPM = {
+    "embedding_scale": "scale_emb",
+    "residual_scale": "scale_depth",
+    "logit_scale": "dim_model_base",
+}
+
+
+def unread(
+    metadata: Mapping[str, Any], prefix: str, config: Mapping[str, Any]
+) -> dict[str, str | int | float | bool]:
+    """Return the keys that are unknown, not supported, or have a value that cannot be used.
+
+    Args:
+        metadata: of the file.
+        prefix: of the architecture's keys, with its dot.
+        config: the settings made from the metadata; None stands for an unusable value.
+
+    Returns:
+        Values by whole key, short: of arrays the number of elements.
+    """
+    found: dict[str, str | int | float | bool] = {}
+    for key, value in metadata.items():
+        known = of_key(key, prefix.removesuffix("."))
+        name = key.removeprefix(prefix)
+        if known is not None and (known.kind == HARMLESS or _is_in(config, name, value)):
+            continue
+        if known is not None and known.kind == USED and name not in _SIZES:
+            continue
+        shown = _shown(value)
+        if known is None or known.kind == USED or known.has_effect(shown):
+            found[key] = shown
+            if len(found) == _MAX_KEYS:
+                break
+    return found
+
+
+def _is_in(config: Mapping[str, Any], name: str, value: Any) -> bool:
+    """Return whether the settings agree with a key, so that nothing of it is lost."""
+    if name in _SIZES:
+        return config.get(_SIZES[name]) is not None
+    if config.get("model_type") == "minicpm" and name in _MINICPM:
+        return config.get(_MINICPM[name]) is not None
+    head_dim = config.get("head_dim")
+    if name == "attention.value_length":
+        return head_dim is not None and whole_of(value) == head_dim
+    if name == "attention.scale":
+        number = number_of(value)
+        return bool(head_dim and number and np.isclose(number, head_dim**-0.5, rtol=1e-6))
+    if name == "attention.sliding_window":
+        window, positions = whole_of(value), config.get("max_position_embeddings")
+        return window is not None and positions is not None and window >= positions
+    return False
+
+
+def _shown(value: Any) -> str | int | float | bool:
+    if isinstance(value, str):
+        return value if len(value) <= _MAX_TEXT else f"{value[:_MAX_TEXT]}..."
+    if isinstance(value, float) and not np.isfinite(value):  # JSON has no such number
+        return str(value)
+    if isinstance(value, bool | int | float):
+        return value
+    return f"{len(value):,} values"
