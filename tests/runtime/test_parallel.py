@@ -81,7 +81,7 @@ def test_products_from_many_threads_agree(
                     if (b.matrix @ x).tobytes() != e:
                         wrong.append(f"{b.spec} {x.dtype}")
 
-    threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(6)]
+    threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
