@@ -155,7 +155,7 @@ def run(
         chosen = _chosen(model, given)
         # Without the last newline, as shells do with command substitution.
         prompts = tuple(typed(p, "--prompt") for p in prompts) or (
-            read_text(prompt_file or Path("-")).removesuffix("\n"),
+            read_text(prompt_file or Path("-")).removesuffix("\n").removesuffix("\r"),
         )
         if as_json:
             results = model.generate_all(prompts, progress=PromptProgress(), **chosen)

@@ -140,7 +140,7 @@ def test_a_prompt_from_a_file(plain: Path, tmp_path: Path) -> None:
     file.write_text("the rows é\n", encoding="utf-8")
     wanted = done(rsrc("run", plain, "-p", "the rows é", "-n", 6))
     assert done(rsrc("run", plain, "--file", file, "-n", 6)) == wanted
-    assert done(rsrc("run", plain, "--file", "-", "-n", 6, stdin="the rows é\n")) == wanted
+    assert done(rsrc("run", plain, "--file", "-", "-n", 6, stdin="the rows é\r\n")) == wanted
     assert "not both" in refused(rsrc("run", plain, "-p", "x", "--file", file), 2)
     assert "a folder, expected a file with text" in refused(rsrc("run", plain, "--file", tmp_path))
     assert "No such file" in refused(rsrc("run", plain, "--file", tmp_path / "none"))
