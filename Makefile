@@ -7,6 +7,9 @@ NATIVE := pyproject.toml CMakeLists.txt $(wildcard */CMakeLists.txt */native/* *
 CLANG_FORMAT_FILES := $(foreach folder,/native/ /native/*/,$(wildcard $(foreach end,cpp h,\
 	$(addsuffix $(folder)*.$(end),runtime rsrc tests/runtime))))
 
+# Runs a command and prints a dot every two seconds; its exit status is that of the command.
+with_dots = $(1) & pid=$$!; while kill -0 $$pid 2>/dev/null; do printf .; sleep 2; done; echo; wait $$pid
+
 .PHONY: demo test lint format parity bench stubs clean
 
 demo: $(VENV)/installed  ## compile and run the embedded example
@@ -44,11 +47,13 @@ stubs: $(VENV)/lint-installed  ## after a change of a native module's signatures
 	$(BIN)/python -m nanobind.stubgen -q -m rsrc._native -o rsrc/_native.pyi
 
 $(VENV)/installed: $(NATIVE)
-	@echo "building the kernels and installing into $(VENV); this takes a few minutes"
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
-	touch $@
+	@echo "1/3 creating the virtual environment $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "2/3 updating pip"
+	@$(call with_dots,$(BIN)/python -m pip install --quiet --upgrade pip)
+	@echo "3/3 compiling the kernels and installing; this takes two to three minutes"
+	@$(call with_dots,$(BIN)/python -m pip install --quiet --editable '.[test]')
+	@touch $@
 
 # Order-only (after the |): a rebuild of the package does not reinstall the tools.
 $(VENV)/lint-installed: pyproject.toml | $(VENV)/installed

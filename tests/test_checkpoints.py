@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from rsr_formats.keys.config import CONFIG
+from rsr_formats.keys.generation import GENERATION
+from rsr_formats.keys.gguf import ARCHITECTURE
+from rsr_testing import key_tables
 from rsr_testing.paths import ROOT
 
 TEXT = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
@@ -42,3 +46,10 @@ def test_every_row_names_tests_that_exist(row: list[str]) -> None:
 
 def test_the_tables_are_whole() -> None:
     assert len(ROWS) > 40
+
+
+def test_the_tables_of_keys_are_up_to_date() -> None:
+    """If not: PYTHONPATH=tests/support python -m rsr_testing.key_tables."""
+    assert key_tables.document() == TEXT
+    for table in (CONFIG, GENERATION, ARCHITECTURE):
+        assert all(f"`{key}`" in TEXT for key in table)

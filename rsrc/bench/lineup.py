@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rsr_formats.text import listed
 from rsr_runtime import Matrix
 
 from .baselines import Baseline
@@ -43,6 +44,17 @@ class Setting:
     memory: Memory
     copies: dict[str, dict[str, int]] = field(default_factory=dict)  # by matrix
     omitted: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    wrong: dict[str, str] = field(default_factory=dict)  # why a baseline is left out, by its name
+    rotating: list[str] = field(default_factory=list)  # what has copies in rotation
+
+    def copies_of(self, name: str, nbytes: int, wanted: int) -> int:
+        """Return how many copies of `nbytes` rotate, 0 if memory has no room for enough."""
+        if self.memory.rotations is not None and len(self.rotating) >= self.memory.rotations:
+            return 0
+        count = self.memory.copies(nbytes, wanted)
+        if count:
+            self.rotating.append(name)
+        return count
 
     def omit(self, what: str, subject: str, reason: str) -> None:
         """Note that `what` of `subject` is not measured."""
@@ -53,7 +65,7 @@ class Setting:
     def notes(self) -> list[str]:
         """Return one sentence for each reason why something was not measured."""
         return [
-            f"no {what} for {', '.join(subjects)}: {reason}"
+            f"no {what} for {listed(subjects, 8)}: {reason}"
             for (what, reason), subjects in self.omitted.items()
         ]
 
@@ -73,22 +85,22 @@ def line_up(
     labels = every_kernel(matrix, setting.threads)
     if matrix.encoding == "permuted":
         labels += by_algorithm(matrix, "rsr")
+    setting.rotating.clear()  # the copies of the last matrix are gone
     levels = _compiled_levels(setting, matrix, setting.memory.ranked)
     if "memory" in levels:
         used = levels["memory"]
         setting.copies[matrix.name] = {"copies": len(used), "bytes": len(used) * used[0].nbytes}
     found = _compiled(labels, levels, matrix, reference)
+    # Baselines first: memory may have no room for the copies of all.
+    if setting.baselines and 4 * W.size > setting.memory.available / 4:
+        setting.omit("dense baselines", matrix.name, "too large for this memory")
+    elif setting.baselines:
+        dense = W * entry_scales(matrix)
+        for baseline in setting.baselines:
+            weights = W if baseline.dtype == "int8" else dense
+            found += _baseline(setting, baseline, matrix, weights, reference)
     for other in others:
         found += _other(setting, other, reference)
-    if not setting.baselines:
-        return found
-    if 4 * W.size > setting.memory.available / 4:
-        setting.omit("dense baselines", matrix.name, "too large for this memory")
-        return found
-    dense = W * entry_scales(matrix)
-    for baseline in setting.baselines:
-        weights = W if baseline.dtype == "int8" else dense
-        found += _baseline(setting, baseline, matrix, weights, reference)
     return found
 
 
@@ -106,10 +118,12 @@ def line_up_batches(
 
 def line_up_huge(setting: Setting, matrix: Matrix, W: Array) -> list[Contender]:
     """List the kernels in use from memory in huge pages, as `load(memory="huge")` gives them."""
-    count = setting.memory.copies(matrix.nbytes, setting.memory.ranked)
-    if not has_huge_pages() or not count:
-        reason = _TOO_SMALL if has_huge_pages() else "this system has none"
-        setting.omit("memory-level figure", f"{matrix.name} in huge pages", reason)
+    name, reason, count = f"{matrix.name} in huge pages", "this system has none", 0
+    if has_huge_pages():
+        reason = _TOO_SMALL
+        count = setting.copies_of(name, matrix.nbytes, setting.memory.ranked)
+    if not count:
+        setting.omit("memory-level figure", name, reason)
         return []
     levels = {"memory-huge": compiled_copies(matrix, count, huge=True)}
     reference = reference_products(matrix, W, setting.rng)
@@ -161,7 +175,8 @@ def _baseline(
     except (AttributeError, RuntimeError) as error:  # not in this version, or not for this shape
         wrong = str(error).partition("\n")[0]
     if wrong is not None:  # PyTorch's int8 product is wrong for some shapes
-        setting.omit(name, matrix.name, wrong)
+        # One note for all matrices, with the error of the first.
+        setting.omit(name, matrix.name, setting.wrong.setdefault(name, wrong))
         return []
 
     def copies(count: int) -> list[Operand]:
@@ -185,7 +200,7 @@ def _levels(
 ) -> Levels:
     """Make the copies of each level; `copies(1)` is the original."""
     levels = {"cache": copies(1)}
-    count = setting.memory.copies(levels["cache"][0].nbytes, wanted)
+    count = setting.copies_of(name, levels["cache"][0].nbytes, wanted)
     if count:
         levels["memory"] = copies(count)
     else:

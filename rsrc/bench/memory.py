@@ -25,6 +25,7 @@ class Memory:
     ranked: int  # copies of a ranked matrix
     other: int  # copies of a permuted or dense matrix
     minimum: int  # with less, the caches would serve the products
+    rotations: int | None = None  # rotations that memory has room for; None: all
 
     def copies(self, nbytes: int, wanted: int) -> int:
         """Return how many copies of `nbytes` make up the bytes wanted; 0 if that is impossible.
@@ -38,6 +39,8 @@ class Memory:
 def plan_memory(ranked: int, others: int) -> Memory:
     """Decide how much memory copies take: at most a quarter of what is available, in all.
 
+    If that is too little for rotations that exceed the caches, only the first ones get any.
+
     Args:
         ranked: number of rotations of ranked matrices that exist at the same time.
         others: number of rotations of permuted and dense matrices.
@@ -46,6 +49,9 @@ def plan_memory(ranked: int, others: int) -> Memory:
     minimum = _MIN_CACHES * (cache or 32 << 20)
     own, other = max(_ROTATION, minimum), max(_OTHER_ROTATION, minimum)
     shrink = min(1.0, available / 4 / (ranked * own + others * other))
+    if shrink * min(own, other) < minimum:
+        rotations = available // 4 // minimum
+        return Memory(cache, available, minimum, minimum, minimum, rotations)
     return Memory(cache, available, int(own * shrink), int(other * shrink), minimum)
 
 

@@ -16,13 +16,22 @@ from ..common.console import size
 Row = dict[str, Any]  # of a result, as benchmarks/README.md documents it
 
 
+_LEGEND = (
+    "thr         threads",
+    "bits/w      bits that a product reads per weight",
+    "time        median time of a product; every product was checked",
+    "weights/ns  weights of the matrix divided by the time",
+    "GB/s        bytes read divided by the time",
+    "of read     time of a plain read of the same bytes, as a share of the time;",
+    "            100% is the limit of the memory",
+)
+
+
 def render_table(result: dict[str, Any]) -> RenderableType:
     """Return the result of `bench_shape` or `bench_file`: a table for each matrix and level."""
     parts: list[RenderableType] = [_heading(result)]
     for title, rows in sections(result):
-        table = _table(
-            "", "dtype", "thr", "bits/w", "time", "weights/ns", "GB/s", "of read", title=title,
-        )  # fmt: skip
+        table = _table("", "dtype", "thr", "bits/w", "time", "weights/ns", "GB/s", "of read")
         for row in rows:
             table.add_row(
                 label(row),
@@ -34,9 +43,9 @@ def render_table(result: dict[str, Any]) -> RenderableType:
                 f"{row['gigabytes_per_second']:.1f}",
                 f"{row['ratio_to_plain_read']:.0%}",
             )
-        parts += ["", table]
+        parts += ["", title, table]
     if batches(result):
-        parts += ["", _batch_table(batches(result))]
+        parts += ["", *_batch_table(batches(result))]
     if result["notes"]:
         parts += ["", *map(printable, result["notes"])]
     return Group(*parts)
@@ -113,19 +122,17 @@ def _heading(result: dict[str, Any]) -> str:
     used = [size(use["bytes"]) for use in memory["compiled"].values()]
     if used:
         lines.append(f"level memory: copies of {', '.join(used)} in pages of 4 KiB")
-    lines.append("thr: threads; bits/w: bits per weight; median times; every product was checked")
-    lines.append("of read: time of a plain read of the same bytes as a share of this time")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_LEGEND])
 
 
-def _batch_table(kernels: list[list[Row]]) -> Table:
+def _batch_table(kernels: list[list[Row]]) -> tuple[str, Table]:
     first = kernels[0]
     title = f"{_title(first[0], False)}, by number of vectors: multiply-adds/ns"
-    table = _table("", "dtype", "thr", *(str(row["vectors"]) for row in first), title=title)
+    table = _table("", "dtype", "thr", *(str(row["vectors"]) for row in first))
     for rows in kernels:
         rates = [f"{row['macs_per_ns']:.1f}" for row in rows]
         table.add_row(label(rows[0]), rows[0]["dtype"], str(rows[0]["threads"]), *rates)
-    return table
+    return title, table
 
 
 def _title(row: Row, named: bool) -> str:
@@ -186,12 +193,9 @@ def short(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
-def _table(first: str, *others: str, title: str | None = None, pad_edge: bool = True) -> Table:
+def _table(first: str, *others: str, pad_edge: bool = True) -> Table:
     """Return a borderless table whose columns are right-justified, except for the first."""
-    table = Table(
-        title=title and Text(title), title_justify="left", box=None, padding=(0, 1),
-        pad_edge=pad_edge,
-    )  # fmt: skip
+    table = Table(box=None, padding=(0, 1), pad_edge=pad_edge)
     table.add_column(Text(first))
     for name in others:
         table.add_column(Text(name), justify="right", no_wrap=True)

@@ -47,6 +47,10 @@ def print_inspection(result: dict[str, Any]) -> None:
         elif key == "quantised":
             made = f"{value['rule']} of {value['of']}, {value['dtype']}"
             fields.add_row("int8 by", printable(made))
+        elif key == "shape":
+            fields.add_row(key, " x ".join(map(str, value)) or "scalar")
+        elif key == "bytes":
+            fields.add_row(key, f"{value:,}")
         elif key not in ("scale", "sections", "permutation", "segments", "patterns"):
             fields.add_row(key.replace("_", " "), _plain(value))
     out.print(fields)
@@ -95,7 +99,8 @@ def _print_support(out: Console, result: dict[str, Any]) -> None:
 
 
 def _listed(t: dict[str, Any], heading: str) -> Listed:
-    return Listed(t["name"], heading, t["shape"], t["bytes"], t.get("bits_per_weight"))
+    shape = t.get("weight_shape", t["shape"])  # of the weights: packed tensors are narrower
+    return Listed(t["name"], heading, shape, t["bytes"], t.get("bits_per_weight"))
 
 
 def _heading(t: dict[str, Any]) -> str:

@@ -34,7 +34,7 @@ from .plan import IndexPlan, Plan, plan
 from .recognize import PassthroughTensor, recognize
 from .record import Encoded, Encoder, encode, nbytes, renumbered
 from .report import Report, TensorReport, dense_report, head_reports, indexed_report, output_parts
-from .support import check_file
+from .support import activation_notes, check_file
 
 Written = tuple[list[Tensor], list[TensorReport]]
 
@@ -127,7 +127,7 @@ def compile(
         output_parts=output_parts(tensors, files, sections, output_bytes),
         seconds=time.perf_counter() - start,
         threads=options.thread_count,
-        notes=checkpoint.notes,
+        notes=(*checkpoint.notes, *activation_notes(checkpoint, quantize)),
         support=check_file(RsrFile(output)),
     )
 

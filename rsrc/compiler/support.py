@@ -7,15 +7,48 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsr_formats import RsrFile
+from rsr_formats.architectures import of_config, takes_int8_activations
 from rsr_formats.model_files import MAX_FILE
 
 from ..layouts import TernaryTensor
 from ..source.checkpoint import Checkpoint
 from ..source.files import read_limited
+from ..source.quantization import ONLINE_CONFIG
 from .recognize import Recognized
 
 if TYPE_CHECKING:
     from rsr_runtime.llm import Support
+
+
+def activation_notes(checkpoint: Checkpoint, quantize: str | None) -> tuple[str, ...]:
+    """Return a sentence if layers that may have learned int8 activations will take floats.
+
+    As in transformers, `quantization_config` decides. Without one, neither BitNetForCausalLM nor
+    the quantization of weights after training changes what the layers take.
+
+    Args:
+        checkpoint: the opened source.
+        quantize: the rule by which weights are quantized after training, or None.
+
+    Raises:
+        SourceError: config.json is not a JSON object, or too large.
+    """
+    config = checkpoint.config
+    known = of_config(config)
+    if known is None or not known.is_runnable or takes_int8_activations(config):
+        return ()
+    if quantize is None and known.model_type != "bitnet":
+        return ()
+    advice = (
+        "if the weights are masters of a BitNet, which learned int8 activations, add "
+        f"{ONLINE_CONFIG} to config.json and compile without --quantize"
+        if quantize is not None
+        else "if the model learned int8 activations, add the quantization_config of its origin"
+    )
+    return (
+        "config.json has no quantization_config of BitNet, so linear layers take float "
+        f"activations, as in transformers; {advice}",
+    )
 
 
 def check_source(checkpoint: Checkpoint, tensors: Mapping[str, Recognized]) -> Support:

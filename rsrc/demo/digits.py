@@ -58,8 +58,8 @@ def run() -> None:
     sizes = {name: sum(t.bytes for t in report.tensors) for name, report in reports.items()}
     sizes["dense checkpoint"] = sum(t.source_bytes for t in reports[".rsr, ranked"].tensors)
     first = predictions["dense checkpoint"]
-    table = Table("weights", title="handwritten digits, a ternary network 64-512-512-10")
-    for column in ("size", "accuracy", "same answers", "time per image"):
+    table = Table("weights")
+    for column in ("size", "accuracy", "same as dense", "time per image"):
         table.add_column(column, justify="right")
     for name, found in predictions.items():
         table.add_row(
@@ -69,6 +69,10 @@ def run() -> None:
             f"{np.sum(found == first)} of {len(labels)}",
             f"{1e6 * times[name]:.0f} us",
         )
+    out.print(
+        f"1/2 A ternary network with layers of 64, 512, 512 and 10 units reads {len(labels)} "
+        "handwritten digits.\nBelow each image is the answer of the compiled network:\n"
+    )
     _draw(out, images, labels, predictions[".rsr, ranked"])
     out.print(table)
     wrong = [name for name, found in predictions.items() if (found != first).any()]

@@ -40,8 +40,8 @@ def _write(out: Console, report: rsrc.Report, model: llm.LanguageModel) -> None:
     indexed = [t for t in report.tensors if t.kind == "ternary"]
     weights = sum(t.weights for t in indexed)
     out.print(
-        f"\na language model, trained on Shakespeare: {len(indexed)} ternary matrices, "
-        f"{weights:,} weights in {size(sum(t.bytes for t in indexed))}\n"
+        f"\n2/2 A language model trained on Shakespeare, {len(indexed)} ternary matrices with "
+        f"{weights:,} weights in {size(sum(t.bytes for t in indexed))}, continues a text:\n"
     )
     click.secho(PROMPT, nl=False, bold=True)
     for piece in stream:

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rsr_formats.text import quoted
+from rsr_formats.text import alternatives
 
 from ..common.errors import OptionError, SourceError
 from ..common.progress import ByteCounter, ProgressFunction
 from ..compiler.patterns import list_patterns
 from ..compiler.plan import IndexPlan, plan
 from ..compiler.recognize import Recognized, Recognizer
-from ..compiler.support import check_source
+from ..compiler.support import activation_notes, check_source
 from ..layouts import TernaryTensor
 from ..source.checkpoint import Checkpoint
 from ..source.open import open_checkpoint
@@ -44,8 +44,9 @@ def survey(
         tensors that keep the source from being compiled; unless `tensor` is given, the fields of
         `rsr_runtime.llm.Support.to_dict`; and "tensors". Each tensor has "name",
         "dtype", "shape", "bytes" and "becomes": "ternary", "binary", "dense", "refused", or
-        "absorbed" into the tensor named by "into". Ternary and binary ones also have "layout",
-        "scale", "encoding", "packing", "direction" and "k"; dense and refused ones "reason".
+        "absorbed" into the tensor named by "into". Ternary and binary ones also have "weight_shape"
+        ([out_features, in_features]; "shape" is that of the packed tensor), "layout", "scale",
+        "encoding", "packing", "direction" and "k"; dense and refused ones "reason".
 
     Raises:
         SourceError: the source cannot be opened, or is rejected as a whole.
@@ -71,7 +72,7 @@ def survey(
         "path": str(source),
         "bytes": checkpoint.stored_nbytes,
         "files": sorted(checkpoint.files),
-        "notes": list(checkpoint.notes),
+        "notes": [*checkpoint.notes, *activation_notes(checkpoint, None)],
         "refused": sum(t["becomes"] == "refused" for t in described),
         "tensors": described,
     }
@@ -100,7 +101,7 @@ def _support(
 
 def unknown_tensor(path: str | os.PathLike[str], name: str, existing: list[str]) -> OptionError:
     """Return the error for a tensor name that a file does not have."""
-    return OptionError(f"{path} has no tensor {name!r}; it has {quoted(existing, 5) or 'none'}")
+    return OptionError(f"{path} has no tensor {name!r}; {alternatives(name, existing)}")
 
 
 def _with_owner(checkpoint: Checkpoint, name: str) -> Mapping[str, SourceTensor]:
@@ -143,6 +144,7 @@ def _describe(t: SourceTensor, outcome: Outcome, into: str | None) -> dict[str, 
             p = list_patterns(p, t.read())
         return fields | {
             "becomes": "ternary" if len(outcome.digits) == 3 else "binary",
+            "weight_shape": list(outcome.shape),
             "layout": outcome.layout.name,
             "scale": outcome.note,
             "encoding": p.encoding,

@@ -19,6 +19,12 @@ from ..common.errors import SourceError
 # `modules_to_not_convert`; if there is a list, only the list decides.
 HEADS = ("lm_head", "embed_out", "output", "score", "classifier")
 
+# What config.json of a BitNet says if its weights are masters.
+ONLINE_CONFIG = (
+    '"quantization_config": {"quant_method": "bitnet", "linear_class": "autobitlinear", '
+    '"quantization_mode": "online"}'
+)
+
 
 class Quantization:
     """The `quantization_config` of a config.json; {} if there is none."""

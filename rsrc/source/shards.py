@@ -16,10 +16,10 @@ def numbered_set(path: Path) -> list[Path]:
     name = _NUMBERED.fullmatch(path.name)
     if name is None:
         return [path]
-    stem, number, of, count, suffix = name.groups()
+    folder, (stem, number, of, count, suffix) = path.parent, name.groups()
 
     def shard(i: int) -> Path:
-        return path.with_name(f"{stem}{i:0{len(number)}}{of}{count}{suffix}")
+        return folder / f"{stem}{i:0{len(number)}}{of}{count}{suffix}"
 
     first = 0 if int(number) == 0 or shard(0).exists() else 1
     numbers = range(first, first + int(count))

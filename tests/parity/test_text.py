@@ -38,6 +38,7 @@ TEXTS = [
     " ",
     "  two  spaces and a tab\t.",
     "a<s>b</s> <|user|> <|assistant|>\n<think>",
+    "a<tool> b  <tool>  c</tool>d",
     "unseen: ₿ € \u200d ﷽ 👩\u200d👩\u200d👧",
     "it 's , they 've . do n't ! ' a ' ?",
 ]
@@ -101,6 +102,17 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "added_tokens_decoder": {"3": {"content": "<|user|>", "special": False},
                                  "999": {"content": "<think>", "special": False}},
     },
+    "extra tokens": NAMES | {"extra_special_tokens": ["<think>", "<|user|>", "<tool>"]},
+    "additional tokens": NAMES
+    | {
+        "extra_special_tokens": [],
+        "additional_special_tokens": ["<think>", {"content": " <tool> ", "__type": "AddedToken",
+                                                  "normalized": False, "rstrip": True}],
+        "added_tokens_decoder": {},
+    },
+    "both": NAMES
+    | {"extra_special_tokens": ["<think>"], "additional_special_tokens": ["<tool>"]},
+    "named tokens": NAMES | {"extra_special_tokens": {"tool_token": "<tool>"}},
 }  # fmt: skip
 
 
@@ -144,6 +156,37 @@ def test_tokenizers(tmp_path: Path, kind: str, config: dict[str, Any]) -> None:
             assert whole == theirs.decode(ids, skip_special_tokens=skip)
             stream = StreamingDetokenizer(ours, skip_special=skip)
             assert "".join([*map(stream.push, ids), stream.finish()]) == whole
+
+
+OLD_FILES: dict[str, dict[str, dict[str, Any]]] = {
+    "added_tokens.json": {"added_tokens.json": {"<tool>": 901, "</tool>": 900, "<|user|>": 3}},
+    "special ones": {
+        "added_tokens.json": {"</tool>": 1000, "<think>": 1001},
+        "special_tokens_map.json": {"additional_special_tokens": ["</tool>", "<tool>"]},
+    },
+    "extra ones": {"special_tokens_map.json": {"extra_special_tokens": ["<think>", "<tool>"]}},
+    "a name": {
+        "added_tokens.json": {"<tool>": 1000},
+        "special_tokens_map.json": {"pad_token": "<tool>"},
+    },
+}
+
+
+@pytest.mark.parametrize("files", OLD_FILES.values(), ids=OLD_FILES)
+@pytest.mark.parametrize("kind", ["bytes_bpe", "byte_fallback"])
+def test_files_of_old_versions(tmp_path: Path, kind: str, files: dict[str, dict[str, Any]]) -> None:
+    for name, value in files.items():
+        (tmp_path / name).write_text(json.dumps(value))
+    _, theirs = pair(tmp_path, KINDS[kind](), NAMES)
+    ours = Tokenizer({p.name: p.read_bytes() for p in tmp_path.iterdir()})
+    assert ours.size == len(theirs)
+    for text in TEXTS:
+        ids = ours.encode(text)
+        assert ids == theirs.encode(text)
+        for skip in (True, False):
+            assert ours.decode(ids, skip_special=skip) == theirs.decode(
+                ids, skip_special_tokens=skip
+            )
 
 
 # In the formats of well-known models.

@@ -23,7 +23,7 @@ _MAX_NAME = 120  # characters of a name
 # Words that say that a setting changes arithmetic: they begin or end a part of its name.
 _ARITHMETIC = re.compile(
     r"(?:^|[^a-z])(?:act(?:$|_|ivation)|alibi|attn|attention|bias|cap(?:$|_)|causal|clamp|clip|"
-    r"conv(?:$|_|\d)|eps|expert|factor|ffn|gate|hadamard|head|hidden|kv|lambda|layer|linear|logit|"
+    r"conv(?:$|_|\d)|eps|expert|factor(?:$|_|s)|ffn|gate|hadamard|head|hidden|kv|lambda|layer|linear|logit|"
     r"lora|mask|mlp|moe|mscale|mult(?:$|_|iplier)|mup|norm|offset|pos(?:$|_|ition)|qk|quant|relu|"
     r"resid|rms|rope|rotary|rotat|router|scal|sink|skip|sliding|smooth|softcap|softmax|ssm|swiglu|"
     r"theta|tie|window|yarn)"
@@ -233,10 +233,15 @@ def _has_window(context: _Context, value: object) -> bool:
 def _uses_window(context: _Context, value: object) -> bool:
     """Whether `use_sliding_window` limits a layer; `sliding_window` then says by how much."""
     is_known = value is True and _knows_windows(context)
-    window = context.config.get("sliding_window", 4096 if is_known else None)
+    window = _window(context)
     if value is True and _reaches(context, window):
         return False
     return not is_known or (window is not None and _slides(context))
+
+
+def _window(context: _Context) -> object:
+    """Return `sliding_window`; Qwen's classes have a default."""
+    return context.config.get("sliding_window", 4096 if _knows_windows(context) else None)
 
 
 def _reaches(context: _Context, window: object) -> bool:
@@ -262,7 +267,7 @@ def _layer_types(config: Mapping[str, Any]) -> list[object]:
 def _is_other_attention(context: _Context, value: object) -> bool:
     """Whether `layer_types` names anything but full attention ("attention" in older files)."""
     full: tuple[object, ...] = ("full_attention", "attention")
-    if _reaches(context, context.config.get("sliding_window", 4096)):
+    if _reaches(context, _window(context)):
         full = (*full, "sliding_attention")
     return not isinstance(value, list) or any(kind not in full for kind in value)
 
@@ -354,6 +359,8 @@ def _known_in_layers(config: Mapping[str, Any], architecture: Architecture) -> s
         in_qwen2 = architecture.model_type == "qwen2" and in_attention and "o_proj" not in module
         if in_qwen2 or (attention_bias if in_attention else mlp_bias) is True:
             known.add(f"{module}.bias")
+    # Scales and biases of MLX that a ternary weight implies; other weights of MLX are refused.
+    known |= {f"{module}.{part}" for module in PROJECTIONS for part in ("scales", "biases")}
     # Frequencies that old checkpoints keep; they follow from config.json.
     return known | {"self_attn.rotary_emb.inv_freq"}
 

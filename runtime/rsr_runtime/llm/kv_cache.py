@@ -37,7 +37,7 @@ class KVCache:
         Raises:
             OptionError: `dtype` has another value, or there is not enough memory.
         """
-        if dtype not in DTYPES:
+        if not isinstance(dtype, str) or dtype not in DTYPES:
             raise OptionError(f"kv: found {dtype!r}, expected 'float32' or 'float16'")
         self.context = context
         blocks = -(-context // LANES)

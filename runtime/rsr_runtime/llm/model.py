@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
 import os
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import OptionError
 from ..model import Model
 from ..model import load as load_tensors
 from . import generate, perplexity
+from .arguments import checked_sampling, prompt_list, stop_strings, token_ids, whole_number
 from .config import Config, read_config
 from .decoder import Decoder
 from .end_of_turn import end_of_turn_tokens
@@ -33,7 +31,7 @@ from .weights import Weights, collect
 DEFAULT_CONTEXT = 4096  # positions, or the model's limit if that is lower
 DEFAULT_WINDOW = 512  # tokens in a window of `perplexity`
 
-Prompt = str | Sequence[int]
+Prompt = str | Sequence[int] | npt.NDArray[np.integer]  # or tokens as an array of another library
 
 
 class ChatPrompt(list[int]):
@@ -45,6 +43,8 @@ class LanguageModel:
 
     They take turns, pass by pass, and each gets the text that it would get alone. Texts that are
     generated at the same time have a KV cache each.
+
+    A model is pickled as the path of its file, see `rsr_runtime.Model`.
 
     Layers of a BitNet take int8 activations with one scale per token, other layers take float32, as
     in training. A BitNet gives the same text for the same prompt and options on any number of
@@ -71,9 +71,7 @@ class LanguageModel:
         limit = self.config.max_position_embeddings
         if context is None:
             return min(limit, DEFAULT_CONTEXT)
-        if not isinstance(context, Integral) or not 1 <= context <= limit:
-            raise OptionError(f"context: found {context}, expected 1 to {limit}, the model's limit")
-        return context
+        return whole_number("context", context, 1, limit, "the model's limit")
 
     def new_session(self) -> Session:
         """Return an empty sequence with its own KV cache.
@@ -155,7 +153,7 @@ class LanguageModel:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens without special tokens; see `Tokenizer.decode`."""
-        return self.tokenizer.decode(tokens)
+        return self.tokenizer.decode(token_ids(tokens))
 
     def _prompt(self, prompt: Prompt) -> EncodedPrompt:
         is_chat = isinstance(prompt, ChatPrompt)
@@ -168,15 +166,7 @@ class LanguageModel:
         if isinstance(prompt, str):
             tokens = self.tokenizer.encode(prompt) if prompt else []
         else:
-            try:
-                if isinstance(prompt, bytes):  # integers, but surely meant as text
-                    raise TypeError
-                tokens = [operator.index(token) for token in prompt]
-            except TypeError:
-                raise PromptError(
-                    f"found a prompt of type {type(prompt).__name__}, "
-                    "expected a string or integer tokens"
-                ) from None
+            tokens = token_ids(prompt)
         if not tokens:
             raise PromptError("the prompt is empty: give a text to continue")
         self._check_vocabulary(tokens)
@@ -265,11 +255,9 @@ class LanguageModel:
             OptionError: as for `stream`, or there is not enough memory for the caches.
             ModelError: as for `stream`.
         """
-        if isinstance(prompts, str):
-            raise PromptError("found a single prompt, expected a list: use generate")
-        tokens = [self._prompt(prompt) for prompt in prompts]
-        sessions = [self.new_session() for _ in tokens]
+        tokens = [self._prompt(prompt) for prompt in prompt_list(prompts)]
         settings = self._settings(max_tokens, sampling, stop)
+        sessions = [self.new_session() for _ in tokens]
         try:
             return generate.generate_all(
                 self._decoder, sessions, tokens, self.tokenizer, *settings, progress
@@ -315,7 +303,7 @@ class LanguageModel:
             self._decoder.check_open()  # another thread closed the model, which ends the template
             raise
 
-    def next_logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+    def next_logits(self, tokens: Prompt) -> npt.NDArray[np.float32]:
         """Return the logits of the token after `tokens`, float32 (vocab_size,).
 
         The prefix that `tokens` shares with a previous call is not computed again.
@@ -339,12 +327,13 @@ class LanguageModel:
 
     def arrays_per_token(self, positions: int) -> list[npt.NDArray[np.uint8]]:
         """Return views, uint8, of the bytes that `bytes_per_token` counts."""
+        positions = whole_number("positions", positions, 0, self.context, "the context")
         weights = [array for layer in self.weights.linear for array in layer.arrays]
         views = [array.reshape(-1).view(np.uint8) for array in weights]
         with self._sessions.taken(()) as session:
             return views + session.cache.arrays_at(positions)
 
-    def logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+    def logits(self, tokens: Prompt) -> npt.NDArray[np.float32]:
         """Return the logits after each of `tokens`, float32 (len(tokens), vocab_size).
 
         Raises:
@@ -380,8 +369,7 @@ class LanguageModel:
         """
         self._decoder.check_open()
         window = min(DEFAULT_WINDOW, self.context) if window is None else window
-        if not isinstance(window, Integral) or not 1 <= window <= self.context:
-            raise OptionError(f"window: found {window}, expected 1 to {self.context}, the context")
+        window = whole_number("window", window, 1, self.context, "the context")
         tokens = self.tokenizer.encode(text)
         if len(tokens) < 2:
             raise PromptError(f"the text has {_tokens_in_words(tokens)}, expected at least 2")
@@ -395,19 +383,13 @@ class LanguageModel:
         """Return what the options and generation_config.json ask for; the options win."""
         given: dict[str, Any] = {}
         if max_tokens is not None:
-            if not isinstance(max_tokens, Integral) or max_tokens < 1:
-                raise OptionError(f"max_tokens: found {max_tokens}, expected an integer, 1 or more")
-            given["max_new_tokens"] = int(max_tokens)
-        if stop := (stop,) if isinstance(stop, str) else tuple(stop):
+            given["max_new_tokens"] = whole_number("max_tokens", max_tokens, 1)
+        if stop := stop_strings(stop):
             given["stop_strings"] = ()
         if sampling is None:
             sampling = Sampling.from_generation_config(self.config.generation_config, **given)
-        elif isinstance(sampling, Sampling):
-            sampling = dataclasses.replace(sampling, **given)
         else:
-            raise OptionError(
-                f"sampling: found a {type(sampling).__name__}, expected Sampling(...) or None"
-            )
+            sampling = dataclasses.replace(checked_sampling(sampling), **given)
         sampling.check_tokens(self.config.vocab_size)
         stop = stop or tuple(sampling.stop_strings)
         until = StopCriteria(
@@ -449,6 +431,9 @@ class LanguageModel:
             f"<rsr_runtime.llm.LanguageModel: {c.architecture.name}, "
             f"{c.num_hidden_layers} layers of {c.hidden_size}, context {self.context}>"
         )
+
+    def __reduce__(self) -> tuple[type[LanguageModel], tuple[Model, int, str]]:
+        return LanguageModel, (self._model, self.context, self._kv)
 
     def __enter__(self) -> LanguageModel:
         return self

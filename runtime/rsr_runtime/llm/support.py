@@ -9,8 +9,10 @@ from typing import Any
 from rsr_formats.errors import RsrError
 from rsr_formats.keys import Review, review
 
-from .config import examine_config, read_json
+from ..errors import OptionError
+from .config import Config, examine_config, read_json
 from .errors import DependencyError, ModelError
+from .sampling import Sampling
 from .template import ChatTemplate
 from .tensors import TensorFacts, find_problems, in_words
 from .tokenizer import Tokenizer
@@ -69,6 +71,7 @@ def check(
     if config is not None:
         problems = find_problems(tensors, config)
         reasons += [in_words(problems, config)] if problems else []
+        reasons += _settings_reasons(config)
     if "config.json" in files:
         reasons += _tokenizer_reasons(files)
     chat = [*reasons, *_template_reasons(files)]
@@ -84,6 +87,16 @@ def _review(files: Mapping[str, bytes], tensors: Mapping[str, TensorFacts]) -> R
     except ModelError:  # a reason already
         return Review()
     return review(config, generation, tensors)
+
+
+def _settings_reasons(config: Config) -> list[str]:
+    try:
+        Sampling.from_generation_config(config.generation_config).check_tokens(config.vocab_size)
+    except ModelError as error:
+        return [str(error)]
+    except OptionError as error:
+        return [f"generation_config.json: {error}"]
+    return []
 
 
 def _tokenizer_reasons(files: Mapping[str, bytes]) -> list[str]:

@@ -13,8 +13,8 @@ from .errors import BusyError
 class Turns:
     """A lock that waiting threads get one after the other.
 
-    With a plain lock, a thread that asks again at once gets it before a thread that waited: the
-    system takes longer to wake that one.
+    With a plain lock, a thread that asks again at once may get it before one that waited, because
+    the system takes longer to wake that one.
     """
 
     def __init__(self, of: str) -> None:

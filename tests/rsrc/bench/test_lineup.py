@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import rsrc
+from rsr_testing.checkpoints import Kit
 from rsrc import bench
 from rsrc.bench import lineup, memory
 
@@ -55,3 +58,30 @@ def test_a_wrong_baseline_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     result = bench.bench_shape(33, 20, seconds=0.0)
     assert "numpy" not in {r["engine"] for r in result["results"]}
     assert any(n.startswith("no numpy float32 for random: 33 wrong sums") for n in result["notes"])
+
+
+def test_little_memory_goes_to_the_matrix_and_its_rivals_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "_available", lambda: 600_000)
+    monkeypatch.setattr(memory, "_last_level_cache", lambda: 15_000)
+    result = bench.bench_shape(33, 20, seconds=0.0)
+    found = {(r["engine"], r["packing"]) for r in result["results"] if r["level"] == "memory"}
+    usual = next(r["packing"] for r in result["results"])
+    assert found >= {("rsr-ternary", usual), ("numpy", None)}
+    assert len({r["encoding"] for r in result["results"] if r["level"] == "cache"}) == 3
+    assert "permuted" not in {r["encoding"] for r in result["results"] if r["level"] == "memory"}
+    assert result["levels"]["memory"]["compiled"]["random"]["bytes"] >= 4 * 15_000
+
+
+def test_a_rival_that_is_wrong_for_all_matrices_has_one_note(
+    tmp_path: Path, kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    tensors = {f"w{m}": rng.integers(-1, 2, (m, 20)).astype(np.int8) for m in (33, 34, 35)}
+    rsrc.compile(kit.save(tmp_path / "s.safetensors", tensors), tmp_path / "x.rsr")
+    monkeypatch.setattr(np, "matmul", lambda W, x, out: np.multiply(0, out, out=out))
+    notes = bench.bench_file(tmp_path / "x.rsr", seconds=0.0)["notes"]
+    (note,) = (n for n in notes if n.startswith("no numpy float32"))
+    assert note.startswith("no numpy float32 for w35, w34, w33: ")
+    assert "wrong sums" in note

@@ -39,6 +39,8 @@ Run = Callable[..., Result]
 SEPARATE: dict[str, Any] = {"mix_stderr": False}
 RUNNER = CliRunner(**SEPARATE if "mix_stderr" in inspect.signature(CliRunner).parameters else {})
 
+SUPPORT = {"runs", "chat", "not_understood", "not_applied"}  # whether a model can be run
+
 
 @pytest.fixture(scope="session")
 def run() -> Run:
@@ -91,8 +93,8 @@ OPTIONS = {
     "inspect": ["FILE", "--tensor NAME", "--block J", "--json"],
     "verify": ["FILE", "--against SOURCE", "--json"],
     "decompile": [
-        "FILE", "-o, --output", "--to [source|bitnet|int8|float|gguf]", "--type [TQ1_0|TQ2_0]",
-        "--force",
+        "FILE", "-o, --output", "--to [source|bitnet|int8|float|gguf]",
+        "--type [TQ1_0|TQ2_0|Q2_0|PQ2_0]", "--force",
     ],
     "unpack": ["FILE", "-o, --output", "--force", "--json"],
     "bench": ["[FILE]", "--shape MxN", "--plot FILE.png", "--json"],
@@ -214,6 +216,83 @@ class TestRefused:
         error = run("compile", source, "-o", tmp_path / "y.rsr", code=1).stderr
         assert error.startswith(f"rsrc: {source}: not a valid safetensors file: ")
 
+    def test_inspect_of_a_git_lfs_pointer(self, run: Run, tmp_path: Path) -> None:
+        path = tmp_path / "model.safetensors"
+        path.write_text(
+            f"version https://git-lfs.github.com/spec/v1\noid sha256:{64 * 'a'}\nsize 1178623968\n"
+        )
+        for file in (path, tmp_path):
+            assert run("inspect", file, code=1).stderr == (
+                f"rsrc: {path}: a Git LFS pointer to 1,178,623,968 bytes and not the file itself: "
+                "run `git lfs pull` where it was cloned, or download it again\n"
+            )
+        assert "a Git LFS pointer to 1,178" in run("run", path, "-p", "x", code=1).stderr
+
+    def test_inspect_of_a_directory_without_its_index(
+        self, run: Run, source: Path, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "model"
+        folder.mkdir()
+        source.rename(folder / "model-00001-of-00002.safetensors")
+        assert run("inspect", folder, code=1).stderr == (
+            f"rsrc: {folder}: 1 of 2 shards missing: model-00002-of-00002.safetensors; "
+            "download them\n"
+        )
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["run", "-p", "x"], ["chat"], ["perplexity", "FILE", "text"], ["verify"], ["bench"],
+            ["bench", "--model"], ["decompile", "-o", "x.safetensors"], ["unpack", "-o", "x.rsr"],
+        ],
+    )  # fmt: skip
+    def test_what_is_no_rsr_file(
+        self, run: Run, source: Path, rsr: Path, tmp_path: Path, arguments: list[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        """Every command that takes a .rsr file says the same of what is none."""
+        monkeypatch.chdir(tmp_path)
+
+        def error(file: Path | str) -> str:
+            if "FILE" in arguments:
+                return run(*(file if a == "FILE" else a for a in arguments), code=1).stderr
+            return run(*arguments, file, code=1).stderr
+
+        folder = source.parent
+        assert error(source) == (
+            f"rsrc: {source}: a checkpoint; compile it first: rsrc compile {folder} -o FILE.rsr\n"
+        )
+        assert error(folder) == f"rsrc: {folder}: a directory: name a .rsr file in it, x.rsr\n"
+        rsr.unlink()
+        assert error(folder) == (
+            f"rsrc: {folder}: a checkpoint; compile it first: rsrc compile {folder} -o FILE.rsr\n"
+        )
+        assert "run `hf download org/name --local-dir name`, then `rsrc c" in error("org/name")
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows")
+    @pytest.mark.parametrize("command", ["run", "verify", "inspect", "bench"])
+    def test_a_fifo_or_a_dangling_link(self, run: Run, tmp_path: Path, command: str) -> None:
+        os.mkfifo(tmp_path / "fifo")
+        (tmp_path / "link.rsr").symlink_to("nowhere")
+        more = ["-p", "x"] if command == "run" else []
+        for name, message in (
+            ("fifo", "not a regular file"),
+            ("link.rsr", "a link to a file that is missing (nowhere): download it again"),
+        ):
+            path = tmp_path / name
+            assert run(command, path, *more, code=1).stderr == f"rsrc: {path}: {message}\n"
+
+    @pytest.mark.parametrize("command", ["compile", "decompile", "unpack"])
+    def test_no_output_to_stdout(self, run: Run, rsr: Path, tmp_path: Path, command: str) -> None:
+        error = run(command, rsr, "-o", "-", "--force", code=2).stderr
+        assert "output to stdout is not supported: give the name of a file" in error
+
+    def test_a_directory_where_a_file_belongs(self, run: Run, rsr: Path, tmp_path: Path) -> None:
+        error = run("unpack", rsr, "-o", tmp_path, "--force", code=1).stderr
+        assert (
+            error == f"rsrc: {tmp_path} is a directory, not a regular file: choose another name\n"
+        )
+
     def test_others(self, run: Run, source: Path, rsr: Path, tmp_path: Path) -> None:
         for arguments, message in (
             (["inspect", tmp_path / "no"], f"{tmp_path / 'no'}: No such file or directory"),
@@ -325,7 +404,8 @@ class TestCompile:
     def test_json(self, run: Run, source: Path, tmp_path: Path) -> None:
         rsr = tmp_path / "y.rsr"
         report = json.loads(run("compile", source, "-o", rsr, "--json").stdout)
-        assert set(report) == {*Report.__dataclass_fields__, "bits_per_weight", "stored_ratio"}
+        fields = {*Report.__dataclass_fields__, *SUPPORT} - {"support"}
+        assert set(report) == {*fields, "bits_per_weight", "stored_ratio"}
         assert report["stored_ratio"] == {"ternary": 1, "dense": 1, "all": 1}
         assert report["output_bytes"] == rsr.stat().st_size
         for tensor in report["tensors"]:
@@ -375,9 +455,31 @@ class TestInspect:
         found = json.loads(run("inspect", rsr, "--json").stdout)
         assert set(found) == {
             "path", "bytes", "version", "producer", "metadata", "files", "tensors", "advice",
+            *SUPPORT,
         }  # fmt: skip
         for tensor in found["tensors"]:
             assert set(tensor) == (self.DENSE if tensor["kind"] == "dense" else self.INDEXED)
+
+    def test_figures_of_one_tensor(self, run: Run, rsr: Path) -> None:
+        text = run("inspect", rsr, "--tensor", "w").stdout
+        nbytes = RsrFile(rsr).header.tensors[0].nbytes
+        assert nbytes > 1000
+        assert re.search(r"^ shape +100 x 40 *$", text, re.M)
+        assert re.search(rf"^ bytes +{nbytes:,} *$", text, re.M)
+        assert re.search(r"^ bits per weight +\d\.\d{3} *$", text, re.M)
+        assert re.search(r"^ shape +40 *$", run("inspect", rsr, "--tensor", "norm").stdout, re.M)
+
+    def test_a_packed_source_has_the_shape_of_its_weights(
+        self, run: Run, kit: Kit, tmp_path: Path
+    ) -> None:
+        """uint8 [rows / 4, columns] of Hugging Face holds four rows in a byte."""
+        source = kit.save(
+            tmp_path / "s.safetensors",
+            {"w": np.full((25, 40), 0b01100100, np.uint8), "w_scale": np.ones(1, np.float32)},
+        )
+        assert "100x40" in run("inspect", source).stdout
+        (w, _) = json.loads(run("inspect", source, "--json").stdout)["tensors"]
+        assert (w["shape"], w["weight_shape"]) == ([25, 40], [100, 40])
 
     def test_the_version_is_the_file_s(
         self, run: Run, rsr: Path, monkeypatch: pytest.MonkeyPatch
@@ -571,7 +673,8 @@ def test_decompile_to_gguf(run: Run, rsr: Path, tmp_path: Path) -> None:
         text = run("decompile", rsr, "-o", out, "--to", "gguf", "--force", *arguments).stdout
         assert text.startswith(f"{out}: {out.stat().st_size:,} bytes\n")
         assert "llama.cpp cannot run the file: the .rsr file has no config.json" in text
-        assert "because the length of their rows is not a multiple of 256" in text
+        blocks = 256 if arguments else 64  # of TQ1_0, and of Q2_0, the smallest
+        assert f"because the length of their rows is not a multiple of {blocks}" in text
         assert out.read_bytes()[:4] == b"GGUF"
     run("decompile", rsr, "-o", tmp_path / "x.gguf", "--to", "gguf", code=1)
 

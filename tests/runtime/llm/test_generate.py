@@ -294,7 +294,7 @@ def test_other_types_of_prompts_are_refused(model: LanguageModel, prompt: Any) -
 
 def test_tokens_may_be_numpy_s(model: LanguageModel) -> None:
     for prompt in (np.array([5, 6, 7]), np.array([5, 6, 7], np.uint8), (5, 6, 7), range(5, 8)):
-        found = model.encode(prompt)  # type: ignore[arg-type]
+        found = model.encode(prompt)
         assert found == [5, 6, 7]
         assert all(type(token) is int for token in found)
 

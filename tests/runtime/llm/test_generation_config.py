@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+import rsr_runtime
 from rsr_runtime import OptionError, llm
 from rsr_runtime.llm import LanguageModel, ModelError, PromptError, Sampling
+from rsr_runtime.llm.support import check
 from rsr_testing.language_models import LanguageModels
 from rsr_testing.loader import Loader
 
@@ -141,7 +143,7 @@ def test_tokens_that_the_model_lacks(configured: Callable[..., LanguageModel]) -
 
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0}, "greedy", 0.7])
 def test_settings_of_another_type(model: LanguageModel, sampling: Any) -> None:
-    with pytest.raises(OptionError, match=r"sampling: found a .*, expected Sampling"):
+    with pytest.raises(OptionError, match=r"sampling is .*, expected Sampling"):
         model.generate(PROMPT, sampling=sampling)
 
 
@@ -166,3 +168,22 @@ def test_side_by_side(model: LanguageModel, sampling: Sampling) -> None:
     alone = [dataclasses.replace(a, prompt_seconds=0, seconds=0) for a in alone]
     found = model.generate_all(prompts, sampling=sampling)
     assert [dataclasses.replace(f, prompt_seconds=0, seconds=0) for f in found] == alone
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"do_sample": True, "top_k": -1}, "top_k is -1, expected a whole number, 0 (off) or more"),
+        ({"do_sample": "yes"}, "do_sample is 'yes', expected true or false"),
+        ({"bad_words_ids": [[4000]]}, "bad_words_ids has token 4000"),
+        ({"num_beams": 3, "top_k": -1}, None),
+    ],
+)
+def test_invalid_settings_are_known_before_a_run(
+    language_models: LanguageModels, settings: dict[str, Any], reason: str | None
+) -> None:
+    with rsr_runtime.load(language_models.path("bitnet-2b")) as file:
+        files = dict(file.files) | {"generation_config.json": json.dumps(settings).encode()}
+    said = [why for why in check(files, {}).run_reasons if "generation_config" in why]
+    assert len(said) == (reason is not None)
+    assert all(why.startswith(f"generation_config.json: {reason}") for why in said)

@@ -201,6 +201,27 @@ def test_several_threads_may_read_one_stream(loaded: Loader) -> None:
     assert stream.result.text == "".join(expected)
 
 
+def test_a_conversation_has_one_answer_at_a_time(loaded: Loader) -> None:
+    chat = Chat(loaded("bitnet-2b"))
+    answer = chat.say("To be", max_tokens=9)
+    next(answer)
+    for other in (chat.say("or not"), chat.again()):
+        with pytest.raises(BusyError, match="not read to its end"):
+            next(other)
+    answer.close()
+    assert [message["content"] for message in chat.messages[:1]] == ["To be"]
+
+    def work(number: int) -> int:
+        try:
+            return len(list(chat.say(f"or not {number}", max_tokens=4)))
+        except BusyError:
+            return 0
+
+    answered = sum(pieces > 0 for pieces in in_threads(4, work))
+    assert [message["role"] for message in chat.messages] == ["user", "assistant"] * (1 + answered)
+    assert answered > 0
+
+
 # --- turns --------------------------------------------------------------------------------------
 
 
@@ -409,6 +430,7 @@ def test_reprs(loaded: Loader) -> None:
     assert repr(stream) == ("<rsr_runtime.llm.Stream: unfinished, 0 tokens after a prompt of 3>")
     list(stream)
     assert repr(stream) == "<rsr_runtime.llm.Stream: length, 2 tokens after a prompt of 3>"
+    assert repr(Chat(model, "Be brief.")) == f"<rsr_runtime.llm.Chat: 1 message, {model!r}>"
     session = model.new_session()
     session.follow([256, 5, 6])
     assert repr(session) == "<Session: 3 of 256 positions>"
@@ -420,3 +442,25 @@ def test_a_text_in_progress_cannot_be_pickled(loaded: Loader) -> None:
         for call in (pickle.dumps, copy.copy, copy.deepcopy):
             with pytest.raises(ModelError, match="cannot be pickled: pickle"):
                 call(what)
+
+
+def test_a_model_and_its_chat_are_pickled_by_the_path(loaded: Loader) -> None:
+    model = loaded("bitnet-2b", context=100, kv="float32")
+    chat = Chat(model, "Be brief.")
+    expected = "".join(chat.say("To be", max_tokens=4))
+    code = """
+import pickle, sys
+model, chat = pickle.loads(bytes.fromhex(sys.argv[1]))
+print(model, chat.messages[1:])
+chat.reset()
+print("".join(chat.say("To be", max_tokens=4)), end="")
+"""
+    data = pickle.dumps((model, chat))
+    assert len(data) < 2000
+    done = run_python(code, data.hex(), PYTHONIOENCODING="utf-8")
+    assert done.stderr == ""
+    assert done.stdout == f"{model!r} {chat.messages[1:]}\n{expected}"
+    model.close()
+    for what in (model, chat):
+        with pytest.raises(ClosedError):
+            pickle.dumps(what)

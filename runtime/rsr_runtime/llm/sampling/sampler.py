@@ -72,7 +72,7 @@ class Sampler:
             raise InputShapeError(f"logits have shape {scores.shape}, expected (vocabulary,)")
         if self._chain:
             scores = scores.copy()
-            with np.errstate(over="ignore", invalid="ignore"):  # the caller reports infinity
+            with np.errstate(all="ignore"):  # the caller reports infinity
                 for process in self._chain:
                     process(scores, tokens)
         return scores

@@ -142,7 +142,9 @@ class Sampling:
         try:
             sampling = cls(**defaults | {name: found[name] for name in names})
         except OptionError as error:
-            raise ModelError(f"generation_config.json: {error}") from error
+            raise ModelError(
+                f"generation_config.json: {error}; a setting of your own replaces it"
+            ) from error
         return replace(sampling, **given)
 
     def check_tokens(self, vocab_size: int) -> None:

@@ -127,7 +127,10 @@ class ControlTokens:
         import tokenizers
 
         secret = "".join(chr(0xF0000 + byte) for byte in secrets.token_bytes(16))
-        names = {id_: f"{secret}{chr(0x100000 + id_ % 0xFFFE)}" for id_ in self._texts}
+        names = {
+            id_: f"{secret}{chr(0xF0100 + i // 256)}{chr(0xF0000 + i % 256)}"
+            for i, id_ in enumerate(self._texts)
+        }
         by_text = {text: names[id_] for id_, text in self._texts.items()}
         settings = json.loads(self._inner.to_str())
         for token in settings["added_tokens"]:

@@ -104,6 +104,26 @@ def test_tokens_that_end_a_text() -> None:
     assert (generation[f"{prefix}eos_token_id"], generation[f"{prefix}eot_token_id"]) == (3, 4)
 
 
+def test_how_tokens_are_drawn() -> None:
+    def sampling(**generation: Any) -> tuple[dict[str, Any], list[str]]:
+        notes: list[str] = []
+        found = model_settings(BASE, generation, notes.append).metadata
+        return {k[17:]: v for k, v in found.items() if k.startswith("general.sampling.")}, notes
+
+    values = {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.01}
+    own = {"temp": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.01}
+    assert sampling(do_sample=True, **values) == (own, [])
+    assert sampling(**values) == ({}, [])  # the most likely token is taken
+    assert sampling(do_sample=True) == ({"temp": 1.0}, [])
+    assert sampling(do_sample=True, top_k=1.5, top_p="x", temperature=-1) == ({}, [])
+    _, (note,) = sampling(
+        repetition_penalty=1.3, max_length=None, min_length=0, bad_words_ids=[[1]]
+    )
+    assert note.endswith(
+        "no name for it: repetition_penalty, bad_words_ids of generation_config.json"
+    )
+
+
 def test_minicpm_has_names_for_its_factors() -> None:
     names = {"architectures": ["MiniCPMForCausalLM"], "model_type": "minicpm"}
     metadata, notes = settings(**names, scale_emb=12, scale_depth=1.4, dim_model_base=128)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -187,3 +188,13 @@ def test_nothing_is_processed_where_nothing_is_set() -> None:
     """So that greedy text needs no copy of the logits."""
     assert chain_of(Sampling(), (1, 2), (0,), 9) == []
     assert chain_of(Sampling(0.7, 40, 0.9, 0.1, seed=3, typical_p=0.5), (1, 2), (0,), 9) == []
+
+
+@pytest.mark.parametrize("penalty", [1e-320, 1e300])
+def test_penalties_beyond_float32(x: F32, penalty: float) -> None:
+    """They leave nothing to choose or a token, and no warning."""
+    for name in ("repetition_penalty", "encoder_repetition_penalty"):
+        options: dict[str, Any] = {name: penalty}
+        sampler = Sampler(Sampling(**options), TOKENS)
+        with suppress(ModelError):
+            assert 0 <= sampler(x, TOKENS) < SIZE

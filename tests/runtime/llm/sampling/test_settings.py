@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rsr_runtime import OptionError
 from rsr_runtime.llm import ModelError, Sampling
+from rsr_runtime.llm.sampling import Sampler
 
 INVALID: dict[str, list[Any]] = {
     "typical_p": [0, 1.1, "0.5"],
@@ -143,3 +146,33 @@ def test_tokens_outside_the_vocabulary(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=f"^{name} has token 50, .*vocab_size, 50$"):
         sampling.check_tokens(50)
     Sampling(suppress_tokens=[50], begin_suppress_tokens=[50]).check_tokens(50)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner),
+    max_leaves=6,
+)
+SMALL = st.integers(-1, 9)
+LIKELY = (
+    SMALL
+    | st.floats(-1, 3)
+    | st.lists(SMALL, max_size=3)
+    | st.lists(st.lists(SMALL, max_size=3), max_size=3)
+    | st.lists(st.tuples(st.lists(SMALL, max_size=3), st.floats()).map(list), max_size=3)
+    | st.tuples(SMALL, st.floats()).map(list)
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from([*INVALID, *OWN, "do_sample"]), LIKELY | JSON, max_size=6),
+    st.booleans(),
+)
+def test_any_json_is_refused_or_gives_a_token(config: dict[str, Any], drawn: bool) -> None:
+    try:
+        sampling = Sampling.from_generation_config({"do_sample": drawn} | config)
+        choose = Sampler(sampling, [1, 2, 1], (0, 1 << 30), 7)
+        for tokens in ([1, 2, 1], [1, 2, 1, 3, 1, 2]):
+            assert 0 <= choose(np.linspace(-3, 3, 8, dtype=np.float32), tokens) < 8
+    except ModelError:
+        pass

@@ -252,9 +252,7 @@ class TestTokenizer:
 
 class TestRefusals:
     def test_nothing_there(self) -> None:
-        with pytest.raises(
-            ModelError, match=r"no tokenizer.json \(it has config.json\).*compile that folder"
-        ):
+        with pytest.raises(ModelError, match=r"no tokenizer.json \(it has config.json\).*folder"):
             Tokenizer({"config.json": b"{}"})
         with pytest.raises(ModelError, match=r"no files at all"):
             Tokenizer({})
@@ -296,11 +294,29 @@ class TestRefusals:
             b'{"added_tokens_decoder": {"x": {"content": "a"}}}',
             b'{"added_tokens_decoder": {"9": 5}}',
             b'{"added_tokens_decoder": {"9": {"content": 5}}}',
+            b'{"extra_special_tokens": 5}',
+            b'{"extra_special_tokens": [5]}',
+            b'{"additional_special_tokens": [{}]}',
+            b'{"additional_special_tokens": [{"content": "a", "lstrip": []}]}',
         ],
     )
     def test_a_damaged_config(self, config: bytes) -> None:
         with pytest.raises(ModelError):
             Tokenizer(files(words()) | {"tokenizer_config.json": config})
+
+    @pytest.mark.parametrize(
+        ("name", "data"),
+        [
+            ("added_tokens.json", b"[]"),
+            ("added_tokens.json", b'{"<tool>": "5"}'),
+            ("added_tokens.json", b'{"<tool>": {}}'),
+            ("special_tokens_map.json", b'{"extra_special_tokens": "<tool>"}'),
+            ("special_tokens_map.json", b'{"additional_special_tokens": [null]}'),
+        ],
+    )
+    def test_damaged_files_of_old_versions(self, name: str, data: bytes) -> None:
+        with pytest.raises(ModelError, match=f"^{name}: "):
+            Tokenizer(files(words()) | {name: data})
 
     def test_a_panic_becomes_an_error(self) -> None:
         """The library raises what `except Exception` does not catch. KeyboardInterrupt passes."""
