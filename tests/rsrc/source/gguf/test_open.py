@@ -564,7 +564,7 @@ class TestScales:
         tensors = {**TestLlama().tensors(), "blk.0.attn_q.scale": scale(0.5)}
         bench.compile(tensors, llama())
         notes = open_checkpoint(bench.source).notes
-        assert "1 weight multiplied by the .scale tensor beside it" in notes
+        assert "multiplied by their .scale tensors: 1 weight" in notes
 
     @pytest.mark.parametrize(
         "name",
