@@ -189,11 +189,13 @@ def _open_gguf_directory(folder: Path, ggufs: list[Path]) -> Checkpoint:
     model = open_gguf(_only(folder, first_parts(ggufs) or ggufs))
     beside = model_files(folder)
     config = folder / "config.json"
+    is_told = "tokenizer.json" not in beside  # else notes on the one in the metadata are moot
     return replace(
         model,
         path=folder,
         config_path=config if config.name in beside else None,
         files={**model.files, **beside},
+        notes=tuple(note for note in model.notes if is_told or "tokenizer." not in note),
     )
 
 

@@ -115,6 +115,9 @@ def checkpoints(scratch: Path) -> list[Sample]:
     ]
 
 
+SINGLE = b"\x00\x00\x00\x3f"  # 0.5
+
+
 def ggufs(scratch: Path) -> list[Sample]:
     """Return a Llama model with settings and tokenizer, and one tensor of every ternary type."""
     kit, half = GgufKit(), b"\x00\x38"
@@ -149,7 +152,7 @@ def ggufs(scratch: Path) -> list[Sample]:
     }
     types: dict[str, tuple[tuple[int, ...], int, bytes]] = {
         "tq1_0": ((1, 256), 34, bytes.fromhex("456ccf" * 16 + "3092bb30") + half),
-        "i2_s": ((1, 128), 36, pattern + b"\x00\x00\x00\x3f" + bytes(28)),
+        "i2_s": ((1, 128), 36, pattern + SINGLE + bytes(28)),
         "q2_0": ((1, 64), 42, half + pattern[:16]),
         "ptq1_0": (
             (1, 128),
@@ -158,12 +161,46 @@ def ggufs(scratch: Path) -> list[Sample]:
         ),
         "stq1_0": ((1, 256), 43, bytes(40) + half),
         "iq1_bn": ((1, 64), 134, half + bytes.fromhex("6c45cfcf6c4545cf6c6c45cf17")),
-        "iq2_bn": ((1, 64), 135, b"\x00\x00\x00\x3f" + pattern[:16]),
+        "iq2_bn": ((1, 64), 135, SINGLE + pattern[:16]),
         "q1_0": ((1, 128), 41, half + bytes(range(16))),
     }
+    more: dict[str, Any] = {
+        **llama,
+        "llama.rope.scaling.type": "yarn",
+        "llama.rope.scaling.factor": 4.0,
+        "llama.rope.scaling.yarn_ext_factor": 0.5,
+        "llama.rope.scaling.attn_factor": 1.25,
+        "llama.rope.dimension_count": 128,
+        "llama.attention.sliding_window": 8,
+        "general.sampling.temp": 0.5,
+        "tokenizer.ggml.eot_token_id": 1,
+        "rsr.int8_activations": True,
+        "rsr.modules_to_not_convert": ["lm_head"],
+        "rsr.scaled_tensors": ["blk.0.attn_v.weight"],
+        "rsr.scales": [0.4999],
+    }
+    factors = ((64,), 0, SINGLE * 64)
+    others = {
+        **tensors,
+        "rope_freqs.weight": factors,
+        "blk.0.attn_q.scale": ((1,), 0, SINGLE),
+        "blk.0.ffn_up.scale": ((1,), 1, half),
+    }
+    longrope = {k: v for k, v in llama.items() if "tokenizer" not in k}
     return [
         {"model.gguf": kit.file_bytes(llama, tensors)},
         {"model.gguf": kit.file_bytes({"general.architecture": "none"}, types)},
+        {"model.gguf": kit.file_bytes(more, others)},
+        {
+            "model.gguf": kit.file_bytes(
+                longrope,
+                {
+                    **tensors,
+                    "rope_factors_short.weight": factors,
+                    "rope_factors_long.weight": factors,
+                },
+            )
+        },
     ]
 
 

@@ -75,7 +75,7 @@ def open_gguf(path: Path) -> Checkpoint:
         tensors[name] = _tensor(info, types[info.name], name, heads, factor)
     notes: list[str] = []
     if factors:
-        notes.append(f"{counted(len(factors), 'weight')} multiplied by the .scale tensor beside it")
+        notes.append(f"multiplied by their .scale tensors: {counted(len(factors), 'weight')}")
     files = _model_files(metadata, config, notes)
     return Checkpoint(
         path, tensors, metadata=_description(metadata), files=files, notes=tuple(notes)

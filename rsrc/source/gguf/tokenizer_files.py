@@ -138,8 +138,11 @@ def _pre_tokenizer(metadata: Mapping[str, Any]) -> PreTokenizer:
     name = metadata.get("tokenizer.ggml.pre")
     if (known := PRE_TOKENIZERS.get(str(name))) is not None:
         return known
-    found = "is missing" if name is None else f"is {str(name)[:64]!r}"
-    raise TokenizerError(f"tokenizer.ggml.pre {found}, supported are " + ", ".join(PRE_TOKENIZERS))
+    if name is None:
+        raise TokenizerError("tokenizer.ggml.pre is missing, which says how text is split")
+    raise TokenizerError(
+        f"tokenizer.ggml.pre is {str(name)[:64]!r}, supported are " + ", ".join(PRE_TOKENIZERS)
+    )
 
 
 def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str]) -> dict[str, Any]:

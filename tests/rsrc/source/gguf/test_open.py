@@ -564,7 +564,7 @@ class TestScales:
         tensors = {**TestLlama().tensors(), "blk.0.attn_q.scale": scale(0.5)}
         bench.compile(tensors, llama())
         notes = open_checkpoint(bench.source).notes
-        assert "1 weight multiplied by the .scale tensor beside it" in notes
+        assert "multiplied by their .scale tensors: 1 weight" in notes
 
     @pytest.mark.parametrize(
         "name",
@@ -820,11 +820,24 @@ class TestFiles:
         with pytest.raises(SourceError, match="a tensor of the same name"):
             open_checkpoint(first)
 
+    def test_a_tokenizer_beside_the_file_replaces_the_one_inside(
+        self, gguf_kit: GgufKit, tmp_path: Path
+    ) -> None:
+        metadata = llama(**{"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a", "b"]})
+        gguf_kit.save(tmp_path / "a.gguf", metadata, {"w": ((1, 256), TQ2_0, TQ2_0_BLOCK)})
+        (note,) = open_checkpoint(tmp_path).notes
+        assert "tokenizer.ggml.pre is missing" in note
+        (tmp_path / "tokenizer.json").write_text("{}")
+        found = open_checkpoint(tmp_path)
+        assert found.notes == ()
+        assert found.files["tokenizer.json"] == tmp_path / "tokenizer.json"
+
     def test_a_directory(self, kit: Kit, gguf_kit: GgufKit, tmp_path: Path) -> None:
         gguf_kit.save(tmp_path / "a.gguf", llama(), {"w": ((1, 256), TQ2_0, TQ2_0_BLOCK)})
         (tmp_path / "tokenizer.json").write_text("{}")
         found = open_checkpoint(tmp_path)
         assert sorted(found.files) == ["config.json", "tokenizer.json"]
+        assert found.notes == ()
         assert found.config["model_type"] == "llama"
         (tmp_path / "config.json").write_text('{"model_type": "beside"}')
         assert open_checkpoint(tmp_path).config == {"model_type": "beside"}

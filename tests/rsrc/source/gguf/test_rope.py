@@ -11,6 +11,7 @@ import pytest
 
 from rsr_runtime.llm.rope import Rope
 from rsrc.common.errors import SourceError
+from rsrc.export.gguf.rope import gguf_rope
 from rsrc.source.gguf.config import hf_config
 
 Factors = npt.NDArray[np.float32]
@@ -217,3 +218,39 @@ def test_settings_out_of_range() -> None:
         config({**YARN, "scaling.yarn_ext_factor": 0.5, "freq_base": 1.0})
     with pytest.raises(SourceError, match="is out of range"):
         config({"scaling.factor": 3e38}, {"rope_freqs.weight": FREQS})
+
+
+# --- there and back -----------------------------------------------------------------------------
+
+ORIGINAL = {"original_max_position_embeddings": 1024}
+WRITTEN: list[dict[str, Any]] = [
+    {},
+    {"rope_type": "linear", "factor": 3.0},
+    {"rope_type": "dynamic", "factor": 3.0},
+    {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1, "high_freq_factor": 4, **ORIGINAL},
+    {"rope_type": "yarn", "factor": 4.0, **ORIGINAL},
+    {"rope_type": "yarn", "factor": 4.0, "beta_fast": 16, "beta_slow": 2.5},
+    {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.5},
+    {"rope_type": "yarn", "factor": 4.0, "mscale": 0.7, "mscale_all_dim": 0.3},
+    {"rope_type": "yarn", "factor": 4.0, "truncate": False},
+    {"rope_type": "longrope", "short_factor": SHORT.tolist(), "long_factor": LONG.tolist()},
+    {
+        "rope_type": "longrope", "short_factor": SHORT.tolist(), "long_factor": LONG.tolist(),
+        "factor": 32.0, **ORIGINAL,
+    },
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("scaling", WRITTEN, ids=lambda scaling: ", ".join(map(str, scaling)))
+def test_what_an_export_writes_has_the_same_angles(scaling: dict[str, Any]) -> None:
+    own = {
+        "head_dim": HEAD_DIM, "rope_theta": 2e4, "max_position_embeddings": CONTEXT,
+        "rope_scaling": scaling,
+    }  # fmt: skip
+    written = gguf_rope(own, lambda _: None)
+    keys = {key.removeprefix("rope."): value for key, value in written.metadata.items()}
+    found = config(keys, written.tensors)
+    ropes = [Rope.from_config(settings, HEAD_DIM, CONTEXT, 1.0) for settings in (own, found)]
+    for length in (1024, 1025, CONTEXT):
+        tables = [np.stack(rope.tables(2, variant=rope.variant(length))) for rope in ropes]
+        np.testing.assert_allclose(tables[1], tables[0], rtol=1e-6, atol=1e-7)
