@@ -13,7 +13,7 @@ from rsr_formats.atomic import atomic_file
 
 from ...common.errors import MissingPackageError
 from ...common.progress import ByteCounter, ProgressFunction
-from ..activations import activation_notes
+from ..activations import activation_notes, kept_notes
 from ..model_files import GENERATION, find_file, read_config, read_json
 from .metadata import add_metadata, tokenizer
 from .settings import model_settings
@@ -70,7 +70,9 @@ def write_gguf(
     architecture = str(metadata.pop("general.architecture", "unknown"))
     if (known := of_gguf(architecture)) is not None:
         made = {"architectures": [known.name], **known.gguf_config}
-        notes += activation_notes(config, takes_int8_activations(made))
+        is_int8 = takes_int8_activations(made)
+        notes += activation_notes(config, is_int8)
+        notes += kept_notes(file, config) if is_int8 else []
     counter = ByteCounter(progress, sum(t.nbytes for t in tensors))
     with atomic_file(output, force) as out:
         # GGUFWriter opens the temporary file by its name; `atomic_file` flushes and renames it.
