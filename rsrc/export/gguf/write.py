@@ -16,7 +16,7 @@ from ...common.progress import ByteCounter, ProgressFunction
 from ..activations import activation_notes, kept_notes
 from ..model_files import GENERATION, find_file, read_config, read_json
 from .metadata import add_metadata, tokenizer
-from .settings import model_settings
+from .settings import end_tokens, model_settings
 from .tensors import file_type, plan
 
 
@@ -66,7 +66,11 @@ def write_gguf(
     generation = {} if entry is None else read_json(file, entry)
     settings = model_settings(config, generation, notes.append)
     tensors = plan(file, config, settings, kind, notes.append)
-    metadata = {**settings.metadata, **tokenizer(file, tensors, notes.append)}
+    tokens = tokenizer(file, tensors, notes.append)
+    metadata = {**settings.metadata, **tokens}
+    if settings.architecture and config is not None:
+        ends = generation.get("eos_token_id", config.get("eos_token_id"))
+        metadata |= end_tokens(tokens.get("tokenizer.ggml.eos_token_id"), ends, notes.append)
     architecture = str(metadata.pop("general.architecture", "unknown"))
     if (known := of_gguf(architecture)) is not None:
         made = {"architectures": [known.name], **known.gguf_config}
