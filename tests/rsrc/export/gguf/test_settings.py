@@ -122,6 +122,14 @@ def test_how_tokens_are_drawn() -> None:
     )
 
 
+def test_integers_beyond_all_floats() -> None:
+    """JSON has them."""
+    with pytest.raises(rsrc.ExportError, match="factor of RoPE scaling 'linear' is 1000"):
+        settings(rope_scaling={"rope_type": "linear", "factor": 10**400})
+    _, (note,) = settings(num_attention_heads=10**400)
+    assert "found 1000" in note
+
+
 def test_minicpm_has_names_for_its_factors() -> None:
     names = {"architectures": ["MiniCPMForCausalLM"], "model_type": "minicpm"}
     metadata, notes = settings(**names, scale_emb=12, scale_depth=1.4, dim_model_base=128)
