@@ -135,6 +135,8 @@ PREFIXES = (
 )
 ANY_PREFIX = "|".join(sorted(map(re.escape, PREFIXES), key=len, reverse=True))  # for patterns
 _IN_DECODER = re.compile(rf"({ANY_PREFIX})(?:layers\.[0-9]|embed_tokens\.weight)")
+_ANYWHERE = re.compile(r"(.*?)layers\.0\.(?:self_attn|mlp)\..*", re.DOTALL)
+_MAX_NAME = 1000  # characters that are searched
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ class DecoderNames:
 
     @classmethod
     def find(cls, tensors: Iterable[str]) -> DecoderNames:
-        """Return the names that most of the tensors follow, those of a class with a head if none.
+        """Return the names that most tensors of a decoder follow, the usual ones if there are none.
 
         Args:
             tensors: names of all tensors, in any order; read once.
@@ -168,6 +170,21 @@ class DecoderNames:
         prefix = min(PREFIXES, key=lambda p: (-counts[p], PREFIXES.index(p)))
         own = [f"{prefix}lm_head", *(["language_model.lm_head"] if "language" in prefix else [])]
         return cls(prefix, next((head for head in ("lm_head", *own) if head in heads), "lm_head"))
+
+
+def other_prefix(tensors: Iterable[str]) -> str | None:
+    """Return the prefix of a decoder that has none of `PREFIXES`; None if one has, or if none is.
+
+    Args:
+        tensors: names of all tensors; read once.
+    """
+    found = None
+    for name in tensors:
+        if _IN_DECODER.match(name) is not None:
+            return None
+        if found is None and (match := _ANYWHERE.fullmatch(name[:_MAX_NAME])) is not None:
+            found = match[1]
+    return found
 
 
 def canonical(module: str) -> str:

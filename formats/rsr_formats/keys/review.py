@@ -359,6 +359,8 @@ def _known_in_layers(config: Mapping[str, Any], architecture: Architecture) -> s
         in_qwen2 = architecture.model_type == "qwen2" and in_attention and "o_proj" not in module
         if in_qwen2 or (attention_bias if in_attention else mlp_bias) is True:
             known.add(f"{module}.bias")
+    # Scales and biases of MLX that a ternary weight implies; other weights of MLX are refused.
+    known |= {f"{module}.{part}" for module in PROJECTIONS for part in ("scales", "biases")}
     # Frequencies that old checkpoints keep; they follow from config.json.
     return known | {"self_attn.rotary_emb.inv_freq"}
 

@@ -55,6 +55,7 @@ class GgufOutput:
     kind: str  # its type, as ggml names it
     shape: tuple[int, ...]
     data: Callable[[], Array]  # of shape `stored_shape`; called when written
+    scale: float | None = None  # the one scale of a matrix, which its blocks hold rounded
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
@@ -127,15 +128,18 @@ def plan(
         wanted = DEFAULT if kind is None else (kind,)
         chosen = next((k for k in wanted if _why_not(TYPES[k], t, grid) is None), None)
         if chosen is not None:
-            if settings.has_scale_tensors and _needs_float32(name, grid):
-                assert grid is not None
-                scale = f"{name.removesuffix('weight')}scale"
-                data = partial(np.ravel, grid.values)
-                tensors.append(GgufOutput(scale, "F32", (1,), data))
-                grid = None
+            exact = None
+            if grid is not None and _needs_float32(name, grid):
+                if settings.has_scale_tensors:
+                    scale = f"{name.removesuffix('weight')}scale"
+                    data = partial(np.ravel, grid.values)
+                    tensors.append(GgufOutput(scale, "F32", (1,), data))
+                    grid = None
+                else:
+                    exact = float(grid.values[0, 0])
             rounding.add(t.name, grid)
             data = partial(_blocks, file, t, TYPES[chosen], order, grid)
-            tensors.append(GgufOutput(name, chosen, t.shape, data))
+            tensors.append(GgufOutput(name, chosen, t.shape, data, exact))
         else:
             dtype = float_dtype(file, t)
             data = partial(_floats, file, t, dtype, order)
@@ -257,9 +261,9 @@ def _floats(file: RsrFile, t: IndexedTensor, dtype: str, order: Rows | None) -> 
     return out
 
 
-def _needs_float32(name: str, grid: ScaleGrid | None) -> bool:
+def _needs_float32(name: str, grid: ScaleGrid) -> bool:
     """Return whether a matrix in a layer has one scale that float16 does not hold."""
-    if grid is None or grid.values.size != 1 or not _LAYER_WEIGHT.fullmatch(name):
+    if grid.values.size != 1 or not _LAYER_WEIGHT.fullmatch(name):
         return False
     with np.errstate(over="ignore"):
         return bool(grid.values.astype(np.float16).astype(np.float32) != grid.values)

@@ -13,6 +13,8 @@ from rsr_formats.atomic import atomic_file
 
 from ...common.errors import MissingPackageError
 from ...common.progress import ByteCounter, ProgressFunction
+from ...source.gguf.activations import activation_metadata
+from ...source.gguf.scales import scale_metadata
 from ..activations import activation_notes, kept_notes
 from ..model_files import GENERATION, find_file, read_config, read_json
 from .metadata import add_metadata, tokenizer
@@ -75,8 +77,11 @@ def write_gguf(
     if (known := of_gguf(architecture)) is not None:
         made = {"architectures": [known.name], **known.gguf_config}
         is_int8 = takes_int8_activations(made)
-        notes += activation_notes(config, is_int8)
+        changes = activation_notes(config, is_int8)
+        notes += [f"in llama.cpp, {note}; rsrc compile restores the source's" for note in changes]
         notes += kept_notes(file, config) if is_int8 else []
+        metadata |= {} if config is None else activation_metadata(config, made)
+        metadata |= scale_metadata({t.name: t.scale for t in tensors if t.scale is not None})
     counter = ByteCounter(progress, sum(t.nbytes for t in tensors))
     with atomic_file(output, force) as out:
         # GGUFWriter opens the temporary file by its name; `atomic_file` flushes and renames it.

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rsr_formats import records
-from rsr_formats.architectures import DecoderNames
+from rsr_formats.architectures import PREFIXES, DecoderNames, other_prefix
 from rsr_formats.keys import review_tensors
 from rsr_formats.records import FLOAT_DTYPES, MAX_QUANTIZED_COLUMNS
 from rsr_formats.text import listed
@@ -93,6 +93,13 @@ class _Checker:
 
     def check(self) -> None:
         c, names = self._config, self._names
+        if (prefix := other_prefix(self._tensors)) is not None:
+            expected = ", ".join(repr(f"{p}layers.0.") for p in PREFIXES)
+            self.problems.append(
+                f"the layers are named {prefix[:120]!r} + 'layers.0.', expected one of {expected}: "
+                "rename the tensors of the checkpoint"
+            )
+            return
         self.problems += review_tensors(c.settings, self._tensors).refused
         self._vocabulary()
         for i in range(c.num_hidden_layers):

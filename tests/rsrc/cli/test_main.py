@@ -269,6 +269,19 @@ class TestRefused:
         )
         assert "run `hf download org/name --local-dir name`, then `rsrc c" in error("org/name")
 
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows")
+    @pytest.mark.parametrize("command", ["run", "verify", "inspect", "bench"])
+    def test_a_fifo_or_a_dangling_link(self, run: Run, tmp_path: Path, command: str) -> None:
+        os.mkfifo(tmp_path / "fifo")
+        (tmp_path / "link.rsr").symlink_to("nowhere")
+        more = ["-p", "x"] if command == "run" else []
+        for name, message in (
+            ("fifo", "not a regular file"),
+            ("link.rsr", "a link to a file that is missing (nowhere): download it again"),
+        ):
+            path = tmp_path / name
+            assert run(command, path, *more, code=1).stderr == f"rsrc: {path}: {message}\n"
+
     @pytest.mark.parametrize("command", ["compile", "decompile", "unpack"])
     def test_no_output_to_stdout(self, run: Run, rsr: Path, tmp_path: Path, command: str) -> None:
         error = run(command, rsr, "-o", "-", "--force", code=2).stderr
@@ -660,8 +673,8 @@ def test_decompile_to_gguf(run: Run, rsr: Path, tmp_path: Path) -> None:
         text = run("decompile", rsr, "-o", out, "--to", "gguf", "--force", *arguments).stdout
         assert text.startswith(f"{out}: {out.stat().st_size:,} bytes\n")
         assert "llama.cpp cannot run the file: the .rsr file has no config.json" in text
-        multiple = 256 if arguments else 64
-        assert f"because the length of their rows is not a multiple of {multiple}" in text
+        blocks = 256 if arguments else 64  # of TQ1_0, and of Q2_0, the smallest
+        assert f"because the length of their rows is not a multiple of {blocks}" in text
         assert out.read_bytes()[:4] == b"GGUF"
     run("decompile", rsr, "-o", tmp_path / "x.gguf", "--to", "gguf", code=1)
 

@@ -125,6 +125,12 @@ def test_an_unknown_architecture_is_named_beside_the_known_ones(
     assert len(message) < 400
 
 
+@pytest.mark.parametrize("name", ["LlamaModel", "Qwen3Model", "BitNetModel"])
+def test_a_base_model_has_no_head(name: str) -> None:
+    with pytest.raises(ModelError, match=f"'{name}' is a base model without an output head, which"):
+        read(architectures=[name])
+
+
 # --- sizes ------------------------------------------------------------------------------------
 
 

@@ -162,3 +162,21 @@ def test_other_prefixes(
     with llm.load(path) as found, llm.load(expected_path) as expected:
         tokens = [5, 6, 7]
         np.testing.assert_array_equal(found.next_logits(tokens), expected.next_logits(tokens))
+
+
+def test_a_prefix_that_is_not_known_is_named(
+    language_models: LanguageModels, tmp_path: Path
+) -> None:
+    def rename(tensors: Tensors) -> None:
+        made = dict(tensors)
+        tensors.clear()
+        tensors.update({f"base_model.model.{name}": tensor for name, tensor in made.items()})
+
+    path = language_models.variant("trilm", tmp_path, tensors=rename)
+    (reason,) = check(path).run_reasons
+    assert reason == (
+        "the tensors are not those that config.json (LlamaForCausalLM) describes: the layers are "
+        "named 'base_model.model.model.' + 'layers.0.', expected one of 'model.layers.0.', "
+        "'layers.0.', 'model.language_model.layers.0.', 'language_model.model.layers.0.', "
+        "'language_model.layers.0.': rename the tensors of the checkpoint"
+    )
