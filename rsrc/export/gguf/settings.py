@@ -59,6 +59,8 @@ _MINICPM = ("scale_emb", "scale_depth", "dim_model_base")
 _SCALED = ("bitnet-b1.58", "bitnet")
 # Those that hold the ids under which llama.cpp ends a text.
 _ENDS = ("eos", "eot", "eom")
+# Architectures for which llama.cpp reads tensors that scale RoPE.
+_ROPE_TENSORS = ("llama", "minicpm")
 # Keys of generation_config.json, and under what general.sampling has them.
 _SAMPLING = {"temperature": "temp", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
 # Those that are written elsewhere.
@@ -120,6 +122,11 @@ def _settings(config: Config, generation: Config, note: Note) -> GgufSettings:
     prefix = f"{metadata['general.architecture']}."
     metadata = {k: v for k, v in metadata.items() if not k.startswith(f"{prefix}rope.")}
     rope = gguf_rope(filled, note)
+    if rope.tensors and known.gguf_names[0] not in _ROPE_TENSORS:
+        note(
+            f"llama.cpp reads {listed(sorted(rope.tensors))} only in the architectures "
+            f"{' and '.join(_ROPE_TENSORS)}, and refuses it in {known.gguf_names[0]}"
+        )
     metadata |= {prefix + key: value for key, value in rope.metadata.items()}
     metadata |= _sampling(generation, note)
     return GgufSettings(metadata, rope.tensors)

@@ -67,6 +67,14 @@ def test_what_means_another_model_is_refused(changes: dict[str, Any], message: s
         settings(**changes)
 
 
+def test_rope_tensors_that_llama_cpp_does_not_read() -> None:
+    llama3 = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 512}
+    _, notes = settings(rope_scaling=llama3)
+    assert notes == []
+    _, (note,) = settings(architectures=["Qwen2ForCausalLM"], rope_scaling=llama3)
+    assert note.startswith("llama.cpp reads rope_freqs.weight only in the architectures llama and")
+
+
 def test_what_changes_nothing_is_not_written() -> None:
     harmless = {
         "use_cache": True,
