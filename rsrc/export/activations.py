@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from rsr_formats import RsrFile
 from rsr_formats.architectures import takes_int8_activations
+from rsr_formats.records import IndexedTensor
+from rsr_formats.text import quoted
 
-from .model_files import Config, without
+from ..source.quantization import Quantization
+from .model_files import Config, bitnet_settings, without
 
 
 def without_int8_activations(config: Config | None) -> Config | None:
@@ -35,4 +39,28 @@ def activation_notes(before: Config | None, is_int8: bool) -> list[str]:
     return [
         "activations are no longer quantized to int8, unlike those of the source: logits differ "
         "slightly"
+    ]
+
+
+def kept_notes(file: RsrFile, config: Config | None) -> list[str]:
+    """Return one note if a form gives int8 activations to layers that BitNet does not convert.
+
+    Args:
+        file: the .rsr file.
+        config: its config.json.
+
+    Raises:
+        SourceError: `modules_to_not_convert` has an unsupported regular expression.
+    """
+    rules = Quantization({"quantization_config": bitnet_settings(config)})
+    kept = [
+        t.name
+        for t in file.header.tensors
+        if isinstance(t, IndexedTensor) and "layers." in t.name and not rules.converts(t.name)
+    ]
+    if not kept:
+        return []
+    return [
+        "activations are now quantized to int8, unlike those of the source "
+        f"(modules_to_not_convert), in {quoted(kept)}"
     ]

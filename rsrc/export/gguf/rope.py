@@ -135,7 +135,10 @@ def _read(config: Config) -> _Rope:
     if scaling.get("partial_rotary_factor") is None:
         scaling["partial_rotary_factor"] = config.get("partial_rotary_factor")
     rope = _Rope(scaling, 0.0, config["head_dim"], config["max_position_embeddings"])
-    return _Rope(scaling, rope.number("rope_theta"), rope.head_dim, rope.positions)
+    theta = rope.number("rope_theta")
+    if theta <= 1:
+        raise ExportError(f"config.json: rope_theta is {theta:g}, expected more than 1")
+    return _Rope(scaling, theta, rope.head_dim, rope.positions)
 
 
 def _rotated(rope: _Rope, config: Config, note: Note) -> int:

@@ -59,6 +59,8 @@ _MINICPM = ("scale_emb", "scale_depth", "dim_model_base")
 _SCALED = ("bitnet-b1.58", "bitnet")
 # Those that hold the ids under which llama.cpp ends a text.
 _ENDS = ("eos", "eot", "eom")
+# Architectures for which llama.cpp reads tensors that scale RoPE.
+_ROPE_TENSORS = ("llama", "minicpm")
 # Keys of generation_config.json, and under what general.sampling has them.
 _SAMPLING = {"temperature": "temp", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
 # Those that are written elsewhere.
@@ -120,8 +122,12 @@ def _settings(config: Config, generation: Config, note: Note) -> GgufSettings:
     prefix = f"{metadata['general.architecture']}."
     metadata = {k: v for k, v in metadata.items() if not k.startswith(f"{prefix}rope.")}
     rope = gguf_rope(filled, note)
+    if rope.tensors and known.gguf_names[0] not in _ROPE_TENSORS:
+        note(
+            f"llama.cpp reads {listed(sorted(rope.tensors))} only in the architectures "
+            f"{' and '.join(_ROPE_TENSORS)}, and refuses it in {known.gguf_names[0]}"
+        )
     metadata |= {prefix + key: value for key, value in rope.metadata.items()}
-    metadata |= _ends(generation.get("eos_token_id", config.get("eos_token_id")), note)
     metadata |= _sampling(generation, note)
     return GgufSettings(metadata, rope.tensors)
 
@@ -142,7 +148,7 @@ def _filled(config: Config, known: Architecture) -> Config:
     filled = {**defaults, **{key: value for key, value in config.items() if value is not None}}
     for key in ("max_position_embeddings", "num_key_value_heads", "head_dim"):
         value = filled[key]
-        if type(value) is not int or value <= 0:
+        if type(value) is not int or not 0 < value < 1 << 31:
             raise SourceError(f"config.json: found {shown(value)} under {key}, expected a number")
     return filled
 
@@ -175,9 +181,15 @@ def _check(config: Config, known: Architecture, note: Note) -> None:
         note(f"not written, because their meaning is not known: {listed(found.not_understood)}")
 
 
-def _ends(value: object, note: Note) -> dict[str, int]:
-    """Return the tokens that end a text; llama.cpp has three keys for them."""
-    ids = value if isinstance(value, list) else [value]
+def end_tokens(first: object, others: object, note: Note) -> dict[str, int]:
+    """Return the tokens that end a text; llama.cpp has three keys for them.
+
+    Args:
+        first: the id of the tokenizer's EOS, None if it has none.
+        others: an id or a list of ids under eos_token_id in a JSON file, of any type.
+        note: takes each sentence for the user.
+    """
+    ids = [first, *(others if isinstance(others, list) else [others])]
     ids = list(dict.fromkeys(i for i in ids if type(i) is int and i >= 0))
     if len(ids) > len(_ENDS):
         note(

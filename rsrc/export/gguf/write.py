@@ -15,10 +15,10 @@ from ...common.errors import MissingPackageError
 from ...common.progress import ByteCounter, ProgressFunction
 from ...source.gguf.activations import activation_metadata
 from ...source.gguf.scales import scale_metadata
-from ..activations import activation_notes
+from ..activations import activation_notes, kept_notes
 from ..model_files import GENERATION, find_file, read_config, read_json
 from .metadata import add_metadata, tokenizer
-from .settings import model_settings
+from .settings import end_tokens, model_settings
 from .tensors import file_type, plan
 
 
@@ -68,11 +68,18 @@ def write_gguf(
     generation = {} if entry is None else read_json(file, entry)
     settings = model_settings(config, generation, notes.append)
     tensors = plan(file, config, settings, kind, notes.append)
-    metadata = {**settings.metadata, **tokenizer(file, tensors, notes.append)}
+    tokens = tokenizer(file, tensors, notes.append)
+    metadata = {**settings.metadata, **tokens}
+    if settings.architecture and config is not None:
+        ends = generation.get("eos_token_id", config.get("eos_token_id"))
+        metadata |= end_tokens(tokens.get("tokenizer.ggml.eos_token_id"), ends, notes.append)
     architecture = str(metadata.pop("general.architecture", "unknown"))
     if (known := of_gguf(architecture)) is not None:
         made = {"architectures": [known.name], **known.gguf_config}
-        notes += activation_notes(config, takes_int8_activations(made))
+        is_int8 = takes_int8_activations(made)
+        changes = activation_notes(config, is_int8)
+        notes += [f"in llama.cpp, {note}; rsrc compile restores the source's" for note in changes]
+        notes += kept_notes(file, config) if is_int8 else []
         metadata |= {} if config is None else activation_metadata(config, made)
         metadata |= scale_metadata({t.name: t.scale for t in tensors if t.scale is not None})
     counter = ByteCounter(progress, sum(t.nbytes for t in tensors))

@@ -20,6 +20,9 @@ def number_of(value: Any) -> float | None:
     """Return a finite number in the shortest decimal form that rounds to its float32, or None."""
     if not isinstance(value, int | float | np.number) or isinstance(value, bool):
         return None
-    with np.errstate(over="ignore"):
-        number = np.float32(value)
+    try:
+        with np.errstate(over="ignore"):
+            number = np.float32(value)
+    except OverflowError:  # an integer of JSON, beyond float64
+        return None
     return float(str(number)) if np.isfinite(number) else None

@@ -11,7 +11,7 @@ import pytest
 
 import rsrc
 from rsr_runtime import llm
-from rsr_testing.models import FAMILIES, Tensor
+from rsr_testing.models import FAMILIES, Family, Tensor, shards
 from rsrc.export.decompile import decompile
 
 TOKENS = list(range(3, 15))
@@ -88,6 +88,28 @@ def test_an_own_head_wins_over_tied_embeddings(tied: bool, tmp_path: Path) -> No
     rsrc.compile(tmp_path / "model", rsr)
     for to in ("gguf", "float", "int8"):
         assert (back(rsr, to, "trilm")[0] == logits(rsr)).all()
+
+
+def test_a_bitnet_with_float_activations(tmp_path: Path) -> None:
+    """GGUF's architecture means int8 ones, in all layers."""
+    family = FAMILIES["bitnet-2b"]
+    config = {k: v for k, v in family.config.items() if k != "quantization_config"}
+    floats = dataclasses.replace(family, config=config, linear=shards(1, "BF16"))
+    rsrc.compile(saved(floats, tmp_path / "model"), tmp_path / "m.rsr")
+    notes = decompile(tmp_path / "m.rsr", tmp_path / "m.gguf", to="gguf").notes
+    assert any("activations are now quantized to int8, unlike those" in note for note in notes)
+    kept = {**family.config["quantization_config"], "modules_to_not_convert": ["v_proj"]}
+    layout = {f"model.layers.{i}.self_attn.v_proj": shards(1, "BF16") for i in range(2)}
+    config = {**family.config, "quantization_config": kept}
+    some = dataclasses.replace(family, config=config, kept=layout)
+    rsrc.compile(saved(some, tmp_path / "kept"), tmp_path / "k.rsr")
+    notes = decompile(tmp_path / "k.rsr", tmp_path / "k.gguf", to="gguf").notes
+    assert any("(modules_to_not_convert), in 'model.layers.0.self_attn.v" in n for n in notes)
+
+
+def saved(family: Family, folder: Path) -> Path:
+    family.save(folder)
+    return folder
 
 
 def test_what_a_class_leaves_to_its_defaults(tmp_path: Path) -> None:

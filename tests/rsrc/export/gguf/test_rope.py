@@ -136,6 +136,7 @@ def test_partial_rotation_is_written_and_noted() -> None:
         ({**LONGROPE, "long_factor": [1.0] * 31}, "long_factor .* 31 values, expected 32 numbers"),
         ({**LONGROPE, "short_factor": [1.0] * 31 + ["x"]}, "short_factor of RoPE scaling"),
         ({**LONGROPE, "short_factor": 3}, "short_factor of RoPE scaling 'longrope' has 3"),
+        ({**YARN, "rope_theta": 1, "truncate": False}, "rope_theta is 1, expected more than 1"),
         ("linear", "rope_scaling is 'linear', expected an object"),
     ],
 )  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 import rsrc
 from rsr_formats.keys import USED
 from rsr_formats.keys.config import CONFIG
-from rsrc.export.gguf.settings import WRITTEN, model_settings
+from rsrc.export.gguf.settings import WRITTEN, end_tokens, model_settings
 
 BASE: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 256,
@@ -67,6 +67,14 @@ def test_what_means_another_model_is_refused(changes: dict[str, Any], message: s
         settings(**changes)
 
 
+def test_rope_tensors_that_llama_cpp_does_not_read() -> None:
+    llama3 = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 512}
+    _, notes = settings(rope_scaling=llama3)
+    assert notes == []
+    _, (note,) = settings(architectures=["Qwen2ForCausalLM"], rope_scaling=llama3)
+    assert note.startswith("llama.cpp reads rope_freqs.weight only in the architectures llama and")
+
+
 def test_what_changes_nothing_is_not_written() -> None:
     harmless = {
         "use_cache": True,
@@ -85,23 +93,21 @@ def test_what_is_not_understood_is_named() -> None:
 
 def test_tokens_that_end_a_text() -> None:
     """llama.cpp has three keys, each of one token."""
-    prefix = "tokenizer.ggml."
 
-    def ends(*ids: Any) -> tuple[dict[str, int], list[str]]:
-        metadata, notes = settings(eos_token_id=[*ids])
-        found = {k: v for k, v in metadata.items() if k.startswith(prefix)}
-        return {
-            k.removeprefix(prefix).removesuffix("_token_id"): v for k, v in found.items()
-        }, notes
+    def ends(first: object, others: object) -> tuple[list[int], list[str]]:
+        notes: list[str] = []
+        found = end_tokens(first, others, notes.append)
+        keys = [f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom")]
+        assert list(found) == keys[: len(found)]
+        return list(found.values()), notes
 
-    assert ends(7) == ({"eos": 7}, [])
-    assert ends(7, 9, 7, 8) == ({"eos": 7, "eot": 9, "eom": 8}, [])
-    found, (note,) = ends(1, 2, 3, 4, 5)
-    assert found == {"eos": 1, "eot": 2, "eom": 3}
+    assert ends(None, 7) == ([7], [])
+    assert ends(None, [7, 9, 7, 8]) == ([7, 9, 8], [])
+    assert ends(8, [7, 8]) == ([8, 7], [])
+    found, (note,) = ends(1, [2, 3, 4, 5])
+    assert found == [1, 2, 3]
     assert note == "5 tokens end a text, and GGUF has names for 3: not written are 4, 5"
-    assert ends("x", True, -1, 1.5, None)[0] == {}
-    generation = model_settings(BASE, {"eos_token_id": [3, 4]}, lambda _: None).metadata
-    assert (generation[f"{prefix}eos_token_id"], generation[f"{prefix}eot_token_id"]) == (3, 4)
+    assert ends(None, ["x", True, -1, 1.5, None])[0] == []
 
 
 def test_how_tokens_are_drawn() -> None:
@@ -122,6 +128,14 @@ def test_how_tokens_are_drawn() -> None:
     assert note.endswith(
         "no name for it: repetition_penalty, bad_words_ids of generation_config.json"
     )
+
+
+def test_integers_beyond_all_floats() -> None:
+    """JSON has them."""
+    with pytest.raises(rsrc.ExportError, match="factor of RoPE scaling 'linear' is 1000"):
+        settings(rope_scaling={"rope_type": "linear", "factor": 10**400})
+    _, (note,) = settings(num_attention_heads=10**400)
+    assert "found 1000" in note
 
 
 def test_minicpm_has_names_for_its_factors() -> None:

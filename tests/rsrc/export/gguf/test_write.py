@@ -439,6 +439,7 @@ def test_the_tokenizer_goes_with_it(kit: Kit, tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     (folder / "tokenizer_config.json").write_text('{"bos_token": "<s>", "chat_template": "x"}')
     (folder / "chat_template.jinja").write_text("{{ m }}")
+    (folder / "generation_config.json").write_text('{"eos_token_id": [2, 3]}')
     rsrc.compile(folder, tmp_path / "x.rsr")
     assert decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf").notes == []
     fields = gguf.GGUFReader(tmp_path / "x.gguf").fields
@@ -449,6 +450,8 @@ def test_the_tokenizer_goes_with_it(kit: Kit, tmp_path: Path) -> None:
     assert fields["tokenizer.ggml.merges"].contents() == ["a b"]
     assert fields["tokenizer.ggml.pre"].contents() == "gpt-2"
     assert fields["tokenizer.ggml.bos_token_id"].contents() == 3  # tokenizer_config.json wins
+    assert fields["tokenizer.ggml.eos_token_id"].contents() == 2
+    assert fields["tokenizer.ggml.eot_token_id"].contents() == 3
     assert fields["tokenizer.ggml.add_bos_token"].contents() is False
     assert fields["tokenizer.chat_template"].contents() == "{{ m }}"
 
