@@ -15,7 +15,6 @@ from rsr_testing.checkpoints import Kit
 from rsr_testing.exports import MATRICES, T, compile_matrices
 from rsrc.export import FORMS
 from rsrc.export.decompile import decompile
-from rsrc.source import files
 
 
 def test_the_source_is_restored(kit: Kit, tmp_path: Path) -> None:
@@ -88,15 +87,18 @@ def test_unknown_file_names_are_not_written(kit: Kit, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[]", "{", "\udcff"])
-def test_a_config_that_is_not_an_object(
-    kit: Kit, tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(files, "check_json", lambda path: None)  # compile refuses such a config
+def test_a_config_that_is_not_an_object(kit: Kit, tmp_path: Path, text: str) -> None:
+    """The compiler refuses such a config.json, so another file gets its name."""
     folder = tmp_path / "source"
     folder.mkdir()
     kit.save(folder / "model.safetensors", {"w": T})
-    (folder / "config.json").write_bytes(text.encode(errors="surrogateescape"))
+    (folder / "merges.txt").write_bytes(text.encode(errors="surrogateescape"))
     rsrc.compile(folder, tmp_path / "m.rsr")
+
+    def rename(document: dict[str, Any]) -> None:
+        document["files"][0]["name"] = "config.json"
+
+    kit.tamper(tmp_path / "m.rsr", rename)
     decompile(tmp_path / "m.rsr", tmp_path / "as it is")
     for to in ("float", "int8", "bitnet", "gguf"):
         with pytest.raises(rsrc.SourceError, match=r"config\.json"):
