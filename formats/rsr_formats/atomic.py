@@ -13,8 +13,6 @@ from typing import BinaryIO
 
 from .errors import OutputExistsError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a write, without a file name
-
 _temporaries: dict[Path, list[BinaryIO]] = {}  # files and folders to remove; open files in each
 
 
@@ -62,11 +60,9 @@ def beside(target: Path) -> Path:
 
 
 def _name_target(error: OSError, path: Path, target: Path) -> None:
-    """Replace the temporary path in an error; add the target if writing failed without a name."""
-    if type(error) is OSError and error.errno is None:  # a short write of numpy.ndarray.tofile
-        error.filename, error.strerror = str(target), f"writing failed: {error}"
-    elif error.filename is None and error.errno in _FULL:
-        error.filename = str(target)
+    """Replace the temporary path in an error; explain a bare "9 requested and 4 written"."""
+    if type(error) is OSError and error.errno is None:  # numpy.ndarray.tofile on a full disk
+        error.strerror = f"writing failed: {error}"
     for attribute in ("filename", "filename2"):
         name = str(getattr(error, attribute) or "")
         if name.startswith(str(path)):

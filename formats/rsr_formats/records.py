@@ -9,7 +9,7 @@ from math import prod
 from .packing import RANK_BITS, n4s1_size, w16_size
 
 MAGIC = b"\x89RSR\r\n\x1a\n"
-VERSION = (1, 3)
+VERSION = (1, 4)
 ALIGNMENT = 4096
 
 # magic, major, minor, flags, header offset, header size, SHA-256 of the header
@@ -44,9 +44,11 @@ PARTS = {"ranked": ("ranks",), "permuted": ("permutation", "segments")}
 
 # Layouts: how a source stores a ternary or binary tensor.
 QUANTIZED = ("absmean", "absmedian", "twn", "paretoq")  # lossy: the source tensor is not restored
-LAYOUTS = ("int8", "float", "bitnet", "bitnet-unpacked", "mlx", *QUANTIZED)
+LAYOUTS = ("int8", "float", "bitnet", "bitnet-unpacked", "mlx", "mlx-1bit", *QUANTIZED)
 LAYOUTS_1_2 = ("mlx", "absmedian", "twn", "paretoq")  # added by version 1.2
-MLX_CODES = 16  # two-bit codes per U32 word
+LAYOUTS_1_4 = ("mlx-1bit",)  # added by version 1.4
+MLX_WORD = 32  # bits of a word of codes
+MLX_BITS = {"mlx": 2, "mlx-1bit": 1}  # of a code, by layout
 SIGNED_ZEROS = ("float", "bitnet-unpacked")  # layouts that may have a negative_zeros bitmap
 ROW_RULES = ("absmax",)  # how the rows of a dense tensor are quantized
 
@@ -336,6 +338,8 @@ class Header:
 def _minor_version(t: Tensor) -> int:
     if isinstance(t, DenseTensor):
         return 3 if t.quantized else 0
+    if t.source.layout in LAYOUTS_1_4:
+        return 4
     if t.source.layout in LAYOUTS_1_2 or t.pattern_list is not None or t.stride != 1:
         return 2
     has_new_scale = t.scale is not None and (t.is_grouped or t.scale.dtype != "F32")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-_MAX_COMPARED = 4096  # names in which a misspelled one is looked for
+_MAX_COMPARED = 512  # names in which a misspelled one is looked for: a comparison takes up to 4 ms
+_MAX_QUOTED = 120  # characters of a name in a list
+_MAX_SIMILAR = 3  # names that resemble a misspelled one
 _MAX_SHOWN = 60  # characters of a value in a message
 
 
@@ -37,21 +39,19 @@ def listed(items: Sequence[str], limit: int = 20, *, separator: str = ", ", coun
 
 def quoted(names: Sequence[str], limit: int = 10) -> str:
     """Quote and shorten names from a file, and join them as `listed` does."""
-    return listed([repr(name[:120]) for name in names[:limit]], limit, count=len(names))
+    return listed([repr(name[:_MAX_QUOTED]) for name in names[:limit]], limit, count=len(names))
 
 
-def similar(name: str, names: Sequence[str], limit: int = 3) -> str:
-    """Quote the names that resemble `name`: those that contain it come first. "" if there are none.
+def alternatives(name: str, names: Sequence[str]) -> str:
+    """Return "similar names: 'a', 'b'" or, if no name resembles `name`, "it has 'x', 'y', ...".
 
-    Args:
-        name: a name that is not in `names`.
-        names: the existing names.
-        limit: number of names to quote.
+    Names that contain `name` come first, then those with few other letters.
     """
-    found = [n for n in names if name and name in n][:limit]
-    compared = {n[:120]: n for n in names[:_MAX_COMPARED]}
-    close = get_close_matches(name[:120], compared, limit)
-    return quoted(list(dict.fromkeys([*found, *(compared[n] for n in close)]))[:limit])
+    found = [n for n in names if len(name) > 2 and name in n][:_MAX_SIMILAR]
+    compared = {n[:_MAX_QUOTED]: n for n in names[:_MAX_COMPARED]}
+    close = get_close_matches(name[:_MAX_QUOTED], compared, _MAX_SIMILAR)
+    found = list(dict.fromkeys([*found, *(compared[n] for n in close)]))[:_MAX_SIMILAR]
+    return f"similar names: {quoted(found)}" if found else f"it has {quoted(names, 5) or 'none'}"
 
 
 def shown(value: object) -> str:

@@ -45,6 +45,7 @@ from .packing import (
 )
 from .records import (
     ALIGNMENT,
+    BINARY_SIGNS,
     CODECS,
     FLOAT_DTYPES,
     MAGIC,
@@ -58,9 +59,11 @@ from .records import (
     MAX_PATTERNS,
     MAX_QUANTIZED_COLUMNS,
     MAX_RANKED_PATTERNS,
-    MLX_CODES,
+    MLX_BITS,
+    MLX_WORD,
     PREAMBLE,
     SIGNED_ZEROS,
+    TERNARY,
     VERSION,
     AuxiliaryTensor,
     DenseTensor,
@@ -353,21 +356,28 @@ def _check_patterns(t: IndexedTensor) -> None:
         )
 
 
+_SOURCE_DTYPES = {"int8": ("I8",), "bitnet": ("U8",), **dict.fromkeys(MLX_BITS, ("U32",))}
+_SOURCE_DIGITS = {"bitnet": TERNARY, "mlx": TERNARY, "mlx-1bit": BINARY_SIGNS}
+
+
 def _check_source(header: Header, t: IndexedTensor) -> None:
     what, source = f"source of tensor {t.name!r}", t.source
     shape: tuple[int, ...] = t.shape
     if source.layout == "bitnet":
         shape = (-(-t.shape[0] // 4), t.shape[1])
-    elif source.layout == "mlx":
-        shape = (t.shape[0], -(-t.shape[1] // MLX_CODES))
-    dtypes = {"int8": ("I8",), "bitnet": ("U8",), "mlx": ("U32",)}.get(source.layout, FLOAT_DTYPES)
+    elif source.layout in MLX_BITS:
+        shape = (t.shape[0], -(-t.shape[1] * MLX_BITS[source.layout] // MLX_WORD))
+    dtypes = _SOURCE_DTYPES.get(source.layout, FLOAT_DTYPES)
     if source.dtype not in dtypes or source.shape != shape:
         raise HeaderFieldError(
             f"{what}: {source.dtype} {list(source.shape)}, expected {' or '.join(dtypes)} "
             f"{list(shape)} for layout {source.layout}"
         )
-    if source.layout in ("bitnet", "mlx") and t.kind != "ternary":
-        raise HeaderFieldError(f"{what}: {t.kind} in layout {source.layout}, expected ternary")
+    expected = _SOURCE_DIGITS.get(source.layout, t.digits)
+    if t.digits != expected:
+        raise HeaderFieldError(
+            f"{what}: digits {list(t.digits)} in layout {source.layout}, expected {list(expected)}"
+        )
     if source.negative_zeros is not None:
         if source.layout not in SIGNED_ZEROS or 0 not in t.digits:
             raise HeaderFieldError(
@@ -391,7 +401,7 @@ def _check_source(header: Header, t: IndexedTensor) -> None:
 def _check_derived(t: IndexedTensor, c: AuxiliaryTensor) -> None:
     """Check an auxiliary tensor without data (rule T13)."""
     base = t.name.removesuffix("weight")
-    if t.source.layout != "mlx" or c.name not in (f"{base}scales", f"{base}biases"):
+    if t.source.layout not in MLX_BITS or c.name not in (f"{base}scales", f"{base}biases"):
         raise HeaderFieldError(
             f"auxiliary tensor {c.name!r} of tensor {t.name!r} has no data, and layout "
             f"{t.source.layout} does not derive it"

@@ -44,7 +44,7 @@ def check_picture(path: str | os.PathLike[str]) -> None:
             f"plot: found {os.fspath(path)!r}, expected a name that ends in .png, .svg or .pdf"
         )
     if not Path(path).parent.is_dir():
-        raise OptionError(f"plot: found {os.fspath(path)!r}, expected a folder that exists")
+        raise OptionError(f"plot: found {os.fspath(path)!r}, expected a directory that exists")
 
 
 def require_matplotlib() -> None:

@@ -13,6 +13,7 @@ from rsr_formats.text import printable
 
 from ..common.progress import ByteCounter
 from ..source.open import is_source
+from ..source.wrong_file import is_file
 from .options import PATH, file_argument, json_option
 from .progress_bar import progress_bar
 
@@ -35,6 +36,8 @@ def inspect(file: Path, tensor: str | None, block: int | None, as_json: bool) ->
 
     if block is not None and tensor is None:
         raise click.UsageError("--block needs --tensor")
+    if not file.is_dir():
+        is_file(file)
     of_source = is_source(file)
     if of_source:
         if block is not None:

@@ -13,7 +13,7 @@ from rsr_formats.text import listed
 
 from ..common.errors import OptionError, SourceError
 from ..source.hub import how_to_download
-from ..source.wrong_file import is_checkpoint, is_gguf, look
+from ..source.wrong_file import is_checkpoint, is_file, is_gguf, look
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -28,12 +28,15 @@ def compiled(context: click.Context, parameter: click.Parameter, value: Path | N
     """Check that a path may be a .rsr file; a click callback.
 
     Raises:
-        SourceError: it is a directory, a checkpoint, or the id of a model: says what to do first.
+        SourceError: it is a directory, a checkpoint, or the id of a model: says what to do first;
+            or it is no regular file.
     """
     if value is None:
         return None
     if not value.exists() and (advice := how_to_download(value)) is not None:
         raise SourceError(advice)
+    if not value.is_dir():
+        is_file(value)
     inside = [p.name for p in sorted(value.glob("*.rsr"))] if value.is_dir() else []
     if inside:
         raise SourceError(f"{value}: a directory: name a .rsr file in it, {listed(inside)}")

@@ -144,6 +144,8 @@ def _advice(checkpoint: Checkpoint, found: Sequence[Recognized], options: Compil
         text += f"; for example, {matrices[0].tensor.name!r} stays dense: {matrices[0].reason}"
     if options.include or options.exclude:
         return text + ". Check --include and --exclude: they match whole tensor names"
+    if any(_is_packed(checkpoint, t.tensor) for t in matrices):
+        return text + ". Compile the checkpoint that it was quantized from"
     if options.quantize is None and any(t.tensor.dtype in ("F32", "F16", "BF16") for t in matrices):
         return text + (
             ". If these are master weights of a BitNet model whose config.json does not say so, "
@@ -151,3 +153,9 @@ def _advice(checkpoint: Checkpoint, found: Sequence[Recognized], options: Compil
             "activations float (and is lossy for any other model)"
         )
     return text
+
+
+def _is_packed(checkpoint: Checkpoint, tensor: SourceTensor) -> bool:
+    """Return whether a matrix is of codes, as MLX packs them, beside which floats are scales."""
+    base = tensor.name.removesuffix("weight")
+    return tensor.dtype == "U32" and f"{base}scales" in checkpoint.tensors

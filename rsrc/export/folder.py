@@ -24,11 +24,11 @@ def check_folder(path: str | os.PathLike[str]) -> Path:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target.parent))
     if target.exists() and not target.is_dir():
         raise OutputExistsError(
-            f"{path} exists and is not a folder: choose another name, or one that ends in "
+            f"{path} exists and is not a directory: choose another name, or one that ends in "
             ".safetensors to write a file"
         )
     if target.exists() and any(target.iterdir()):
-        raise OutputExistsError(f"{path} is a folder with files in it: choose another name")
+        raise OutputExistsError(f"{path} is a directory with files in it: choose another name")
     return target
 
 

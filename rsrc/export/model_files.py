@@ -15,7 +15,7 @@ from rsr_formats.model_files import (
     check_size,
     parse_object,
 )
-from rsr_formats.records import FileEntry, IndexedTensor
+from rsr_formats.records import MLX_BITS, FileEntry, IndexedTensor
 
 from ..common.errors import SourceError
 
@@ -61,7 +61,8 @@ def bitnet_settings(config: Config | None) -> Config:
 
 def without_mlx(file: RsrFile, config: Config | None) -> Config | None:
     """Return config.json without MLX's settings for packed weights."""
-    if any(isinstance(t, IndexedTensor) and t.source.layout == "mlx" for t in file.header.tensors):
+    matrices = (t for t in file.header.tensors if isinstance(t, IndexedTensor))
+    if any(t.source.layout in MLX_BITS for t in matrices):
         return without(config, "quantization_config", "quantization")  # MLX writes both
     return config
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rsr_formats.text import quoted
+from rsr_formats.text import alternatives
 
 from ..common.errors import OptionError, SourceError
 from ..common.progress import ByteCounter, ProgressFunction
@@ -101,7 +101,7 @@ def _support(
 
 def unknown_tensor(path: str | os.PathLike[str], name: str, existing: list[str]) -> OptionError:
     """Return the error for a tensor name that a file does not have."""
-    return OptionError(f"{path} has no tensor {name!r}; it has {quoted(existing, 5) or 'none'}")
+    return OptionError(f"{path} has no tensor {name!r}; {alternatives(name, existing)}")
 
 
 def _with_owner(checkpoint: Checkpoint, name: str) -> Mapping[str, SourceTensor]:

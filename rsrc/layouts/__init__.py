@@ -8,7 +8,7 @@ from .bitnet import BitNet, Int8BitNet, UnpackedBitNet
 from .floats import Floats
 from .gguf import Gguf
 from .int8 import Int8
-from .mlx import Mlx
+from .mlx import Mlx, MlxBinary
 from .paretoq import ParetoQ
 from .quantize import QUANTIZERS, Quantizer
 from .self_quantizing import SelfQuantizing
@@ -23,6 +23,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Int8BitNet(),
     Int8(),
     Mlx(),
+    MlxBinary(),
     Floats(),
 )
 

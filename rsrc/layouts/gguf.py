@@ -26,7 +26,7 @@ class Gguf(Floats):
 
     Block types have no name outside GGUF, so layout float restores a tensor as the floats it stands
     for: in F16 if scales are F16, in which digit * scale is exact, else in F32. A factor of the
-    whole tensor multiplies its scales, in float32.
+    whole tensor multiplies its scales.
     """
 
     def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
@@ -62,7 +62,7 @@ class Gguf(Floats):
             (rows, columns),
             codec.digits,
             scale,
-            f"{kind.name}{kind.assumed}, {scale.words}{'' if factor is None else ', times .scale'}",
+            f"{kind.name}{kind.assumed}, {scale.words}{'' if factor is None else ' in float32'}",
             restored_dtype="F16" if codec.scale_dtype == "<f2" and factor is None else "F32",
         )
 
@@ -99,9 +99,9 @@ def _times(tensor: GgufTensor, scales: Scales, factor: float) -> Scales:
         SourceError: a product overflows.
     """
     with np.errstate(over="ignore"):
-        result: Scales = scales * np.float32(factor)
+        result: Scales = (scales * np.float64(factor)).astype(np.float32)
     if not np.isfinite(result).all():
-        raise SourceError(f"{tensor.name}: its scales times {factor}, its .scale, overflow float32")
+        raise SourceError(f"{tensor.name}: its scales times {factor:g} overflow float32")
     return result
 
 

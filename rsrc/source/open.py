@@ -164,7 +164,8 @@ def _indexes(folder: Path) -> list[Path]:
 
 
 def _with_suffix(folder: Path, suffix: str) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.name.lower().endswith(suffix))
+    names = (p for p in folder.iterdir() if not p.name.startswith("."))  # macOS writes ._NAME
+    return sorted(p for p in names if p.name.lower().endswith(suffix))
 
 
 def _elsewhere(folder: Path) -> str:
@@ -178,8 +179,9 @@ def _elsewhere(folder: Path) -> str:
             return f"; {path.name} is compiled already"
         if path.is_file() and is_checkpoint(path):
             return f": name {path}"
-    unfinished = unfinished_in(folder)
-    return "" if unfinished is None else f": {unfinished}"
+    if unfinished := unfinished_in(folder):
+        return f": {unfinished}"
+    return ": download the weights, too" if (folder / "config.json").exists() else ""
 
 
 def _open_gguf_directory(folder: Path, ggufs: list[Path]) -> Checkpoint:

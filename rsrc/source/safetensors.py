@@ -260,7 +260,7 @@ def _weight_map(index: Path) -> dict[str, str]:
                 weight_map[name] = sys.intern(walker.string(_MAX_SHARD))
         walker.end()
     except JsonError as error:
-        raise SourceError(f"{index}: not an index of shards: {error}") from None
+        raise SourceError(f"{index}: not an index of shards: {error}: download it again") from None
     if not weight_map:
         raise SourceError(f"{index}: expected a non-empty map under 'weight_map'")
     return weight_map

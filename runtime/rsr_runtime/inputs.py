@@ -26,6 +26,8 @@ def plain_array(name: str, x: object, dtypes: Sequence[type[np.generic]]) -> Arr
     Raises:
         InputTypeError: x is no array of these dtypes; no values are converted silently.
     """
+    if type(x) is np.ndarray and x.dtype in dtypes:
+        return x
     if isinstance(x, np.ndarray) and x.dtype in dtypes and not isinstance(x, np.ma.MaskedArray):
         return np.asarray(x)  # a plain view of np.memmap, np.matrix, ...
     expected = " or ".join(dtype.__name__ for dtype in dtypes)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from rsr_formats import records
 from rsr_formats.reader import RsrFile
-from rsr_formats.text import quoted, similar
+from rsr_formats.text import alternatives
 
 from .cpu import ensure_isa
 from .dense import DenseTensor
@@ -282,9 +282,7 @@ def load(path: str | os.PathLike[str], verify: bool = False, memory: str = "map"
 def _unknown(what: str, name: object, names: Sequence[str]) -> UnknownNameError:
     if not isinstance(name, str):
         return UnknownNameError(f"found {type(name).__name__}, expected the name of a {what}")
-    close = similar(name, names)
-    advice = f"similar names: {close}" if close else f"it has {quoted(names, 5) or 'none'}"
-    return UnknownNameError(f"the model has no {what} {name!r:.130}; {advice}")
+    return UnknownNameError(f"the model has no {what} {name!r:.130}; {alternatives(name, names)}")
 
 
 # --- pickling -----------------------------------------------------------------------------------

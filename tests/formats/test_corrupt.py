@@ -70,15 +70,15 @@ def auxiliary(**claims: object) -> Damage:
     return lambda d: d.ranked["source"]["companions"][0].update(claims)
 
 
-def mlx(**claims: object) -> Damage:
-    """Store the matrix in layout mlx; its scales are an auxiliary tensor without data."""
+def mlx(layout: str = "mlx", **claims: object) -> Damage:
+    """Store the matrix in a layout of MLX; its scales are an auxiliary tensor without data."""
 
     def damage(d: Draft) -> None:
-        d.preamble = {"minor": 2} | d.preamble
+        d.preamble = {"minor": 2 if layout == "mlx" else 4} | d.preamble
         scales = {"name": "scales", "dtype": "F16", "shape": [3, 1], "data": None} | claims
         t = d.ranked
         t.update(name="weight")
-        t["source"].update(layout="mlx", dtype="U32", shape=[3, 1], companions=[scales])
+        t["source"].update(layout=layout, dtype="U32", shape=[3, 1], companions=[scales])
 
     return damage
 
@@ -370,6 +370,11 @@ OPEN: list[Case] = [
      all_of(mlx(), lambda d: d.tensors["weight"]["source"].update(shape=[3, 2]))),
     ("T8", "mlx_binary", errors.HeaderFieldError,
      all_of(mlx(), lambda d: d.tensors["weight"].update(kind="binary", digits=[-1, 1]))),
+    ("T8", "mlx_1bit_ternary", errors.HeaderFieldError,
+     mlx("mlx-1bit")),
+    ("T8", "mlx_1bit_zero_and_one", errors.HeaderFieldError,
+     all_of(mlx("mlx-1bit"),
+            lambda d: d.tensors["weight"].update(kind="binary", digits=[0, 1]))),
     ("T8", "bitnet_shape", errors.HeaderFieldError, source("ranked", layout="bitnet", dtype="U8")),
     ("T8", "int8_dtype", errors.HeaderFieldError, source("ranked", layout="int8", dtype="U8")),
     ("T8", "absmean_negative_zeros", errors.HeaderFieldError, source("permuted", layout="absmean")),

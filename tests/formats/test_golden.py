@@ -36,6 +36,7 @@ SHA256 = {
     "v1.1": "e917ef7f3cf4c4ee2ef6770bffdf9f22570e304fa4e4eb0b856e154689c2cd76",
     "v1.2": "4b804c3dbaca675f6d8f34045579b3aa60a76697b620c25fc370ceb7983c7efb",
     "v1.3": "ab77c899530e1afca61313d413dc1caecb4dfa15c6c82aa79e4cb3741c1ec2a8",
+    "v1.4": "c907e6dc8e84052145381dc42b5dd7b23c6bfbf66b83259999a381e225597a93",
 }
 VERSION = pytest.mark.parametrize("version", SHA256)
 
@@ -75,6 +76,7 @@ STRIDED = [
 ]
 PAIRS = ["-++--++-", "++--++--"]
 MLX = ["0++-+0", "+0-++-", "+-0+-+"]
+ONE_BIT = [("+-++-" * 13)[:64], ("-++++" * 13)[:64], ("+----" * 13)[:64]]
 
 
 def golden_path(version: str) -> Path:
@@ -220,6 +222,8 @@ TENSORS = [
            (1, 128, "F16"), [i / 2 for i in range(1, 11)]),
     Golden("v1.2", "binary.weight", matrix(PAIRS, 34), (2, *W16, 3, 2), None, [1]),
     Golden("v1.2", "mlx.weight", matrix(MLX, 3), (3, *W16, 27, 1), (1, None, "F32"), [1, 2, 3]),
+    Golden("v1.4", "mlx.weight", matrix(ONE_BIT, 3), (5, *W16, 32, 1),
+           (1, 32, "F32"), [i / 4 for i in range(1, 7)]),
 ]  # fmt: skip
 TENSOR = pytest.mark.parametrize("case", TENSORS, ids=lambda c: f"{c.version}-{c.name}")
 
@@ -382,3 +386,20 @@ def test_the_restored_source_of_1_3() -> None:
     head = source["head.weight"]
     assert (head.dtype, head.shape) == ("F16", (2, 2))
     assert head.read().tobytes() == struct.pack("<4e", 63.5, -0.5, -254.0, 252.0)  # q * scale
+
+
+# --- version 1.4 ----------------------------------------------------------------------------------
+
+
+def test_the_restored_source_of_1_4() -> None:
+    """Bits of the weights, twice their scales, and minus their scales."""
+    assert indexed("v1.4", "mlx.weight").source.layout == "mlx-1bit"
+    source = {t.name: t for t in FORMS["source"](golden("v1.4"), None).tensors}
+    weight = source["mlx.weight"]
+    assert (weight.dtype, weight.shape) == ("U32", (3, 2))
+    words = "adb5d65a 6badb5d6 de7befbd f7de7bef 21841042 08218410"
+    assert weight.read().tobytes() == bytes.fromhex(words)
+    scales = struct.pack("<6e", 0.5, 2, 1, 2.5, 1.5, 3)
+    assert source["mlx.scales"].read().tobytes() == scales
+    biases = struct.pack("<6e", -0.25, -1, -0.5, -1.25, -0.75, -1.5)
+    assert source["mlx.biases"].read().tobytes() == biases

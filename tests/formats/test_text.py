@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rsr_formats.text import listed, printable, quoted, shown
+from rsr_formats.text import alternatives, listed, printable, quoted, shown
 
 
 def test_control_characters_are_escaped() -> None:
@@ -43,3 +43,15 @@ def test_names_are_quoted_and_shortened() -> None:
 )
 def test_values(value: object, expected: str) -> None:
     assert shown(value) == expected
+
+
+def test_alternatives_to_a_misspelled_name() -> None:
+    names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(30)]
+    found = alternatives("model.layers.7.mlp.up_porj.weight", names)
+    assert found.startswith("similar names: 'model.layers.7.mlp.up_proj.weight'")
+    assert alternatives("layers.29.mlp", names).startswith(f"similar names: {names[29]!r}")
+    assert alternatives("rotary", names).endswith("and 25 more")
+    assert alternatives("", ["a"]) == "it has 'a'"
+    assert alternatives("a", []) == "it has none"
+    long = [f"{i}" + "x" * 1000 for i in range(100)]
+    assert len(alternatives("x" * 10**6, long)) < 500

@@ -6,6 +6,7 @@ library; neither comes from the compiler.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ from rsrc.inspection.compare import compare
 Array = npt.NDArray[Any]
 
 FLOATS = ("F32", "F16", "BF16")
-LAYOUTS = ("I8", "bitnet", "mlx", *FLOATS)
-ALWAYS_TERNARY = ("bitnet", "mlx")
+LAYOUTS = ("I8", "bitnet", "mlx", "mlx-1bit", *FLOATS)
+DIGITS = {"bitnet": TERNARY, "mlx": TERNARY, "mlx-1bit": BINARY_SIGNS}  # of layouts that fix them
 ROWS = (0, 1, 2, 3, 31, 32, 33, 64, 127, 128, 129, 160, 257)
 COLUMNS = (0, 1, 2, 5, 8, 9, 10, 15, 16, 44, 45, 46, 100)
 SCALES = (0.25, 0.375, 1.0, 1.5, 3.0, 96.0)  # exact in every float type
@@ -66,13 +67,14 @@ def cases(draw: st.DrawFn) -> Case:
     granularities: list[str | int] = ["tensor", "row"]
     if encoding != "permuted":
         granularities += [32, 64]
-    base = 3 if layout in ALWAYS_TERNARY else len(digits)
+    digits = DIGITS.get(layout, digits)
+    base = len(digits)
     limit = max(k for k in range(1, 17) if base**k <= most)
     return Case(
         layout=layout,
         rows=draw(st.sampled_from(ROWS) | st.integers(0, 300)),
         columns=draw(st.sampled_from(COLUMNS) | st.integers(0, 120)),
-        digits=TERNARY if layout in ALWAYS_TERNARY else digits,
+        digits=digits,
         granularity=draw(st.sampled_from(granularities)),
         negative_zeros=draw(st.booleans()),
         seed=draw(st.integers(0, 1 << 32)),
@@ -92,7 +94,7 @@ def build(kit: Kit, case: Case) -> tuple[dict[str, Any], Array, Array]:
     rng = np.random.default_rng(case.seed)
     rows = 4 * case.rows if case.layout == "bitnet" else case.rows
     columns = case.columns
-    if case.layout == "mlx":  # groups of 32, or one group per row
+    if case.layout in ("mlx", "mlx-1bit"):  # groups of 32, or one group per row
         columns = 32 * (
             1 + columns % 5 if isinstance(case.granularity, int) else 2 ** (columns % 3)
         )
@@ -105,13 +107,19 @@ def build(kit: Kit, case: Case) -> tuple[dict[str, Any], Array, Array]:
         scale = rng.choice(SCALES)
         tensors = {"w": kit.pack(t), "w_scale": kit.bf16([scale])}
         return tensors, t, np.full((rows, 1), np.float32(1) / np.float32(scale), np.float64)
-    if case.layout == "mlx":
+    if case.layout in ("mlx", "mlx-1bit"):
         group = 32 if isinstance(case.granularity, int) else columns
         scales = rng.choice(SCALES, (rows, columns // group))
-        codes = (t + 1).astype(np.uint32).reshape(rows, columns // 16, 16)
-        words = (codes << np.arange(0, 32, 2, dtype=np.uint32)).sum(axis=2, dtype=np.uint32)
+        bits = 2 if case.layout == "mlx" else 1
+        codes = (
+            np.searchsorted(case.digits, t)
+            .astype(np.uint32)
+            .reshape(rows, columns * bits // 32, 32 // bits)
+        )
+        words = (codes << np.arange(0, 32, bits, dtype=np.uint32)).sum(axis=2, dtype=np.uint32)
         half = scales.astype(np.float16)
-        tensors = {"w.weight": words, "w.scales": half, "w.biases": -half}
+        step = half if bits == 2 else 2 * half
+        tensors = {"w.weight": words, "w.scales": step, "w.biases": -half}
         return tensors, t, np.repeat(scales, group, axis=1)
     scales = rng.choice(SCALES, (rows, 1))
     if case.granularity == "tensor" or case.columns == 1:
@@ -157,6 +165,7 @@ def check_products(matrix: rsr_runtime.Matrix, t: Array, scales: Array, seed: in
 @example(Case("BF16", 130, 300, TERNARY, 64, True))
 @example(Case("F32", 65, 193, BINARY_SIGNS, 32))
 @example(Case("mlx", 33, 4, TERNARY, 32))
+@example(Case("mlx-1bit", 33, 4, BINARY_SIGNS, 32))
 @example(Case("mlx", 33, 1, options={"encoding": "permuted", "direction": "reduce"}))
 @settings(max_examples=250, deadline=None)
 def test_round_trip(kit: Kit, scratch: Path, case: Case) -> None:
@@ -166,8 +175,11 @@ def test_round_trip(kit: Kit, scratch: Path, case: Case) -> None:
         "anchor": np.array([[1, -1, 0]], np.int8),
     }
     source = kit.save(scratch / "s.safetensors", {"odd": np.zeros(1, np.uint8), **tensors, **extra})
+    bits = {"bits": 1, "group_size": None} if case.layout == "mlx-1bit" else None
+    (scratch / "config.json").write_text(json.dumps({"quantization": bits}))
     rsr, again, back = (scratch / name for name in ("x.rsr", "y.rsr", "back.safetensors"))
-    binary = case.layout not in ALWAYS_TERNARY and set(np.unique(t)) in ({-1, 1}, {0, 1})
+    digits = DIGITS.get(case.layout)
+    binary = len(digits) == 2 if digits else set(np.unique(t)) in ({-1, 1}, {0, 1})
     options = {**case.options, "force": True}
     limit = 10 if case.options.get("encoding") == "permuted" else 3  # of base 3
     if (options.get("k") or 0) > limit:

@@ -108,7 +108,8 @@ def gguf_rope(config: Config, note: Note) -> GgufRope:
         )
         return GgufRope(metadata)
     if rope.kind == "llama3":
-        factors = rope_factors({**config, "rope_parameters": rope.scaling, "rope_scaling": None})
+        scaling = {**rope.scaling, _ORIGINAL: rope.original}
+        factors = rope_factors({**config, "rope_parameters": scaling, "rope_scaling": None})
         assert factors is not None
         return GgufRope(metadata, {"rope_freqs.weight": factors})
     if rope.kind == "yarn":

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rsr_formats.architectures import Architecture, of_config
-from rsr_formats.keys import review
+from rsr_formats.keys import USED, review
+from rsr_formats.keys.generation import GENERATION
 from rsr_formats.text import listed, shown
 
 from ...common.errors import ExportError, SourceError
@@ -43,6 +44,7 @@ WRITTEN: Mapping[str, str] = {
     "rope_scaling": "rope.*",
     "rope_theta": "rope.freq_base",
     "partial_rotary_factor": "rope.dimension_count",
+    "original_max_position_embeddings": "rope.scaling.original_context_length",
     "attention_bias": "tensors attn_*.bias",
     "mlp_bias": "tensors ffn_*.bias",
     "max_window_layers": "windows are refused",
@@ -52,8 +54,16 @@ WRITTEN: Mapping[str, str] = {
 }
 # MiniCPM's, which the runtime does not read.
 _MINICPM = ("scale_emb", "scale_depth", "dim_model_base")
+# Architectures whose layers llama.cpp has always multiplied by a tensor `.scale`. It now does so in
+# others, too, but transformers would load those without the scale.
+_SCALED = ("bitnet-b1.58", "bitnet")
 # Those that hold the ids under which llama.cpp ends a text.
 _ENDS = ("eos", "eot", "eom")
+# Keys of generation_config.json, and under what general.sampling has them.
+_SAMPLING = {"temperature": "temp", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
+# Those that are written elsewhere.
+_WITHOUT_EFFECT: tuple[object, ...] = (None, False, 0, 1, "", [], {})
+_WRITTEN_GENERATION = (*_SAMPLING, "do_sample", "eos_token_id")
 _SAME_ACTIVATIONS = {"swish": "silu"}
 
 
@@ -68,6 +78,11 @@ class GgufSettings:
     def architecture(self) -> str:
         """The value of `general.architecture`, or ""."""
         return str(self.metadata.get("general.architecture", ""))
+
+    @property
+    def has_scale_tensors(self) -> bool:
+        """Whether a layer can have a float32 tensor `.scale` that multiplies its matrix."""
+        return self.architecture in _SCALED
 
     @property
     def scales_rope(self) -> bool:
@@ -107,6 +122,7 @@ def _settings(config: Config, generation: Config, note: Note) -> GgufSettings:
     rope = gguf_rope(filled, note)
     metadata |= {prefix + key: value for key, value in rope.metadata.items()}
     metadata |= _ends(generation.get("eos_token_id", config.get("eos_token_id")), note)
+    metadata |= _sampling(generation, note)
     return GgufSettings(metadata, rope.tensors)
 
 
@@ -169,3 +185,23 @@ def _ends(value: object, note: Note) -> dict[str, int]:
             + listed([str(i) for i in ids[len(_ENDS) :]])
         )
     return {f"tokenizer.ggml.{name}_token_id": i for name, i in zip(_ENDS, ids, strict=False)}
+
+
+def _sampling(generation: Config, note: Note) -> dict[str, float | int]:
+    """Return how tokens are drawn, if they are; other settings that have an effect are named."""
+    lost = [
+        key
+        for key, value in generation.items()
+        if (known := GENERATION.get(key)) is not None and known.kind == USED
+        if key not in _WRITTEN_GENERATION and value not in _WITHOUT_EFFECT
+    ]
+    if lost:
+        note(f"not written, as GGUF has no name for it: {listed(lost)} of generation_config.json")
+    if generation.get("do_sample") is not True:
+        return {}
+    found = {"temperature": 1.0, **{k: v for k, v in generation.items() if k in _SAMPLING}}
+    return {
+        f"general.sampling.{_SAMPLING[key]}": value if key == "top_k" else float(value)
+        for key, value in found.items()
+        if type(value) in ((int,) if key == "top_k" else (int, float)) and 0 <= value < 1 << 20
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.intp]
 
 _MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
+_LAYER_WEIGHT = re.compile(r"blk\.[0-9]+\..*\.weight", re.DOTALL)
 _ROPE_FREQS = "rope_freqs.weight"  # a file compiled from GGUF may keep it
 _NUMPY = {
     "F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8",
@@ -53,6 +55,7 @@ class GgufOutput:
     kind: str  # its type, as ggml names it
     shape: tuple[int, ...]
     data: Callable[[], Array]  # of shape `stored_shape`; called when written
+    scale: float | None = None  # the one scale of a matrix, which its blocks hold rounded
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
@@ -125,9 +128,18 @@ def plan(
         wanted = DEFAULT if kind is None else (kind,)
         chosen = next((k for k in wanted if _why_not(TYPES[k], t, grid) is None), None)
         if chosen is not None:
+            exact = None
+            if grid is not None and _needs_float32(name, grid):
+                if settings.has_scale_tensors:
+                    scale = f"{name.removesuffix('weight')}scale"
+                    data = partial(np.ravel, grid.values)
+                    tensors.append(GgufOutput(scale, "F32", (1,), data))
+                    grid = None
+                else:
+                    exact = float(grid.values[0, 0])
             rounding.add(t.name, grid)
-            data = partial(_blocks, file, t, TYPES[chosen], order)
-            tensors.append(GgufOutput(name, chosen, t.shape, data))
+            data = partial(_blocks, file, t, TYPES[chosen], order, grid)
+            tensors.append(GgufOutput(name, chosen, t.shape, data, exact))
         else:
             dtype = float_dtype(file, t)
             data = partial(_floats, file, t, dtype, order)
@@ -249,10 +261,20 @@ def _floats(file: RsrFile, t: IndexedTensor, dtype: str, order: Rows | None) -> 
     return out
 
 
-def _blocks(file: RsrFile, t: IndexedTensor, block: BlockType, order: Rows | None) -> Array:
+def _needs_float32(name: str, grid: ScaleGrid) -> bool:
+    """Return whether a matrix in a layer has one scale that float16 does not hold."""
+    if grid.values.size != 1 or not _LAYER_WEIGHT.fullmatch(name):
+        return False
+    with np.errstate(over="ignore"):
+        return bool(grid.values.astype(np.float16).astype(np.float32) != grid.values)
+
+
+def _blocks(
+    file: RsrFile, t: IndexedTensor, block: BlockType, order: Rows | None, grid: ScaleGrid | None
+) -> Array:
     digits = decode(file, t).digits
     codes = (np.array(t.digits, np.int8) + 1).astype(np.uint8)
-    grid = read_scales(file, t) or per_tensor(1, t.shape[0])
+    grid = grid or per_tensor(1, t.shape[0])
     groups = np.arange(0, t.shape[1], block.weights) // (grid.columns or t.shape[1])
     out = np.empty((t.shape[0], len(groups) * block.nbytes), np.uint8)
     for window, rows in _windows(t, order):

@@ -13,6 +13,8 @@ from rsr_formats.atomic import atomic_file
 
 from ...common.errors import MissingPackageError
 from ...common.progress import ByteCounter, ProgressFunction
+from ...source.gguf.activations import activation_metadata
+from ...source.gguf.scales import scale_metadata
 from ..activations import activation_notes
 from ..model_files import GENERATION, find_file, read_config, read_json
 from .metadata import add_metadata, tokenizer
@@ -71,6 +73,8 @@ def write_gguf(
     if (known := of_gguf(architecture)) is not None:
         made = {"architectures": [known.name], **known.gguf_config}
         notes += activation_notes(config, takes_int8_activations(made))
+        metadata |= {} if config is None else activation_metadata(config, made)
+        metadata |= scale_metadata({t.name: t.scale for t in tensors if t.scale is not None})
     counter = ByteCounter(progress, sum(t.nbytes for t in tensors))
     with atomic_file(output, force) as out:
         # GGUFWriter opens the temporary file by its name; `atomic_file` flushes and renames it.

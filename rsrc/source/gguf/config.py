@@ -12,6 +12,7 @@ import numpy.typing as npt
 from rsr_formats.architectures import ARCHITECTURES, of_config, of_gguf
 
 from ...common.errors import SourceError
+from .activations import apply_activations
 from .rope import LLAMA3, THETA, Factors, Rope, llama3_factors, rope_scaling
 from .tokenizer_common import SPECIAL_TOKENS
 from .unread import unread
@@ -30,6 +31,10 @@ _INTEGERS = {
 _FLOATS = {
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
     "rope_theta": "rope.freq_base",
+}
+_BIASES = {
+    "attention_bias": ("attn_q", "attn_k", "attn_v", "attn_output"),
+    "mlp_bias": ("ffn_gate", "ffn_up", "ffn_down"),
 }
 _TOKENS = ("bos_token", "eos_token", "pad_token")
 _REQUIRED = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads")
@@ -86,12 +91,15 @@ def hf_config(
         config["partial_rotary_factor"] = rotated / head_dim
     for token in _TOKENS:
         config[f"{token}_id"] = whole_of(metadata.get(SPECIAL_TOKENS[token]))
-    config["attention_bias"] = "blk.0.attn_q.bias" in tensors
+    for own, names in _BIASES.items():
+        config[own] = any(f"blk.0.{name}.bias" in tensors for name in names) or None
+    config["attention_bias"] = bool(config["attention_bias"])
     config["tie_word_embeddings"] = "output.weight" not in tensors
     rope = Rope(head_dim, config["rope_theta"], config["max_position_embeddings"])
     config["rope_scaling"] = rope_scaling(metadata, prefix, rope, rope_tensors or {})
     if known.model_type == "minicpm":
         config.update(_minicpm_config(metadata, prefix, config))
+    apply_activations(config, metadata)
     config["gguf_metadata"] = unread(metadata, prefix, config) or None
     return {key: value for key, value in config.items() if value is not None}
 
@@ -160,7 +168,10 @@ def rope_factors(config: Mapping[str, Any]) -> npt.NDArray[np.float32] | None:
     if rope.get("rope_type", rope.get("type")) != "llama3":
         return None
     factor = number_of(rope.get("factor"))
-    low, high, original = (number_of(rope.get(name, LLAMA3[name])) for name in LLAMA3)
+    defaults = {**LLAMA3}
+    if (positions := whole_of(config.get("max_position_embeddings"))) is not None:
+        defaults["original_max_position_embeddings"] = positions
+    low, high, original = (number_of(rope.get(name, defaults[name])) for name in LLAMA3)
     theta = number_of(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
     head_dim = _hf_head_dim(config)
     if not (factor and original and theta and low is not None and high is not None):

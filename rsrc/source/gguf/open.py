@@ -24,6 +24,7 @@ from .config import hf_config
 from .names import hf_name, is_linear, permuted_heads
 from .reader import Header, TensorInfo, Value, read_header
 from .rope import ROPE_TENSORS
+from .scales import exact_factors
 from .tensor import GgufTensor, dequantized
 from .tokenizer_files import tokenizer_files
 from .types import GgmlType, resolve
@@ -54,6 +55,7 @@ def open_gguf(path: Path) -> Checkpoint:
     types = {name: kind for header in headers for name, kind in resolve(header).items()}
     try:
         config = hf_config(metadata, shapes, _rope_tensors(found, types)) or {}
+        exact = exact_factors(metadata)
     except SourceError as error:
         raise SourceError(f"{path}: {error}") from None
     if "rope_scaling" in config:  # config.json replaces the tensors
@@ -67,7 +69,10 @@ def open_gguf(path: Path) -> Checkpoint:
         if name in tensors:
             raise SourceError(f"{path}: tensor {name[:80]!r} occurs under two names")
         heads = _heads(info, types[info.name], architecture, config)
-        tensors[name] = _tensor(info, types[info.name], name, heads, factors.get(info.name))
+        factor = factors.get(info.name)
+        if factor is None and types[info.name].codec is not None:
+            factor = exact.get(info.name)
+        tensors[name] = _tensor(info, types[info.name], name, heads, factor)
     notes: list[str] = []
     if factors:
         notes.append(f"{counted(len(factors), 'weight')} multiplied by the .scale tensor beside it")

@@ -31,7 +31,7 @@ class GgufTensor(SourceTensor):
         kind: the type in the file.
         heads: over how many heads the file permutes the rows, None if it does not; see
             `names.permuted_heads`.
-        factor: multiplies every weight; None is 1. Blocks are read without it.
+        factor: multiplies every weight, in float64; None is 1. Blocks are read without it.
     """
 
     kind: GgmlType
@@ -136,7 +136,7 @@ class GgufTensor(SourceTensor):
         with np.errstate(all="ignore"):  # values and scales may be infinite or NaN
             values = self._unscaled(rows, tail)
             if self.factor is not None:
-                values = values * np.float32(self.factor)
+                values = (values * np.float64(self.factor)).astype(np.float32)
         return values.view(np.uint8)
 
     def _unscaled(self, rows: ByteArray, tail: ByteArray) -> npt.NDArray[np.float32]:

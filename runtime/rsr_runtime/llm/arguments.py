@@ -74,7 +74,7 @@ def prompt_list(prompts: object) -> list[Any]:
     if not isinstance(prompts, Iterable) or isinstance(prompts, (str, bytes, bytearray)):
         raise PromptError("found a single prompt, expected a list: use generate")
     found = list(prompts)
-    if any(isinstance(one, Integral) for one in found):
+    if any(isinstance(one, Integral) or getattr(one, "shape", None) == () for one in found):
         raise PromptError("found the tokens of a single prompt, expected a list: use generate")
     return found
 
@@ -95,7 +95,9 @@ def token_ids(tokens: object) -> list[int]:
         fix = _of_keys(tokens)
     elif isinstance(tokens, Iterable) and not isinstance(tokens, (str, bytes, bytearray)):
         found = list(tokens)
-        others = {type(token).__name__ for token in found if not _is_integer(token)}
+        if set(map(type, found)) <= {int}:  # soon known
+            return found
+        others = {_type_of(token) for token in found if not _is_integer(token)}
         if not others:
             return [operator.index(token) for token in found]
         kind += f" with {' and '.join(sorted(others))} in it"
@@ -108,7 +110,12 @@ def _is_integer(token: object) -> bool:
         operator.index(token)  # type: ignore[arg-type]
     except TypeError:
         return False
-    return not isinstance(token, bool)
+    return _type_of(token).rpartition(".")[2] != "bool"
+
+
+def _type_of(token: object) -> str:
+    """Return "float", or the dtype of an item of an array: "torch.float32"."""
+    return str(getattr(token, "dtype", type(token).__name__))
 
 
 def _of_keys(mapping: Mapping[object, object]) -> str:

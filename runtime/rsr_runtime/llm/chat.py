@@ -6,8 +6,10 @@ from collections.abc import Generator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from rsr_formats.text import counted
+
 from .end_of_turn import end_of_turn_tokens
-from .errors import ContextFullError, PromptError
+from .errors import BusyError, ContextFullError, PromptError
 from .generate import Generation
 from .model import ChatPrompt, LanguageModel
 from .tokenizer import Tokenizer
@@ -55,7 +57,11 @@ class Chat:
         if system is not None:
             self.messages.append({"role": "system", "content": system})
         self.result: Generation | None = None
+        self._free = [None]  # empty while an answer is read
         self._prompt([*self.messages, _user("?")])  # to fail early
+
+    def __repr__(self) -> str:
+        return f"<rsr_runtime.llm.Chat: {counted(len(self.messages), 'message')}, {self._model!r}>"
 
     def reset(self) -> None:
         """Remove all messages but the system message."""
@@ -87,6 +93,7 @@ class Chat:
 
         Raises:
             ContextFullError: the conversation no longer fits the context: see `make_room`.
+            BusyError: another answer is being read.
             PromptError: the template rejects the message.
             TemplateError: the template fails.
         """
@@ -157,6 +164,19 @@ class Chat:
         self, new: Sequence[Message], options: dict[str, Any]
     ) -> Generator[str, None, None]:
         """Answer `new` messages, or the last message again if there are none."""
+        try:
+            self._free.pop()  # which one of several threads can do
+        except IndexError:
+            raise BusyError(
+                "the conversation has an answer that was not read to its end: read it, or close "
+                "its generator, before the next message"
+            ) from None
+        try:
+            yield from self._write(new, options)
+        finally:
+            self._free.append(None)
+
+    def _write(self, new: Sequence[Message], options: dict[str, Any]) -> Generator[str, None, None]:
         before = list(self.messages)
         self.messages[:] = [*before, *new] if new else self._unanswered()
         result = self.result = None
@@ -166,6 +186,7 @@ class Chat:
                 yield from stream
             finally:
                 result = stream.result
+                stream.close()  # other texts can use its cache now
         finally:
             if result is None or not result.tokens:
                 self.messages[:] = before

@@ -42,7 +42,7 @@ class TemplateError(RsrError, ValueError):
 
 
 class BusyError(RsrError, RuntimeError):
-    """A signal handler or a callback wants what its own thread is using at that moment."""
+    """A callback wants what its own thread is using, or a conversation is being answered."""
 
 
 class DependencyError(RsrError, ImportError):

@@ -260,7 +260,7 @@ class TestCommand:
         done = self.run(*measured, "--plot", tmp_path / name)
         assert done.exit_code == 2
         assert "Invalid value for '--plot': found " in done.output
-        expected = "a folder that exists" if "missing" in name else ".png, .svg or .pdf"
+        expected = "a directory that exists" if "missing" in name else ".png, .svg or .pdf"
         assert done.output.endswith(f"{expected}\n")
         assert not list(tmp_path.iterdir())
 

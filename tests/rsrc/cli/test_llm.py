@@ -562,9 +562,8 @@ def test_a_conversation_on_a_terminal(endless: Path, terminal: Callable[..., Ter
     assert "unknown command /nothing; /help lists all\r\n" in session.until("> ")
     for _ in range(2):
         session.type("Hello\n")
-        session.until("Hello\r\n")
-        session.until("\r")  # of readline, which gives the terminal back
-        assert session.until(None)  # the answer has begun
+        if session.until("2004l\r").endswith("\r"):  # readline gives the terminal back
+            assert session.until(None)  # the answer has begun
         session.type("\x03")
         assert re.search(
             rf"\x1b\[2mfirst token after {DURATION}, \d+ tokens?( {RATE})? \(interrupted\)\x1b",

@@ -93,8 +93,8 @@ OPTIONS = {
     "inspect": ["FILE", "--tensor NAME", "--block J", "--json"],
     "verify": ["FILE", "--against SOURCE", "--json"],
     "decompile": [
-        "FILE", "-o, --output", "--to [source|bitnet|int8|float|gguf]", "--type [TQ1_0|TQ2_0]",
-        "--force",
+        "FILE", "-o, --output", "--to [source|bitnet|int8|float|gguf]",
+        "--type [TQ1_0|TQ2_0|Q2_0|PQ2_0]", "--force",
     ],
     "unpack": ["FILE", "-o, --output", "--force", "--json"],
     "bench": ["[FILE]", "--shape MxN", "--plot FILE.png", "--json"],
@@ -268,6 +268,19 @@ class TestRefused:
             f"rsrc: {folder}: a checkpoint; compile it first: rsrc compile {folder} -o FILE.rsr\n"
         )
         assert "run `hf download org/name --local-dir name`, then `rsrc c" in error("org/name")
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows")
+    @pytest.mark.parametrize("command", ["run", "verify", "inspect", "bench"])
+    def test_a_fifo_or_a_dangling_link(self, run: Run, tmp_path: Path, command: str) -> None:
+        os.mkfifo(tmp_path / "fifo")
+        (tmp_path / "link.rsr").symlink_to("nowhere")
+        more = ["-p", "x"] if command == "run" else []
+        for name, message in (
+            ("fifo", "not a regular file"),
+            ("link.rsr", "a link to a file that is missing (nowhere): download it again"),
+        ):
+            path = tmp_path / name
+            assert run(command, path, *more, code=1).stderr == f"rsrc: {path}: {message}\n"
 
     @pytest.mark.parametrize("command", ["compile", "decompile", "unpack"])
     def test_no_output_to_stdout(self, run: Run, rsr: Path, tmp_path: Path, command: str) -> None:
@@ -660,7 +673,8 @@ def test_decompile_to_gguf(run: Run, rsr: Path, tmp_path: Path) -> None:
         text = run("decompile", rsr, "-o", out, "--to", "gguf", "--force", *arguments).stdout
         assert text.startswith(f"{out}: {out.stat().st_size:,} bytes\n")
         assert "llama.cpp cannot run the file: the .rsr file has no config.json" in text
-        assert "because the length of their rows is not a multiple of 256" in text
+        blocks = 256 if arguments else 64  # of TQ1_0, and of Q2_0, the smallest
+        assert f"because the length of their rows is not a multiple of {blocks}" in text
         assert out.read_bytes()[:4] == b"GGUF"
     run("decompile", rsr, "-o", tmp_path / "x.gguf", "--to", "gguf", code=1)
 

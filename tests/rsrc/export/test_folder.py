@@ -22,7 +22,7 @@ def test_a_folder_with_files_is_never_touched(kit: Kit, tmp_path: Path, force: b
         decompile(rsr, out, to="float", force=force)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
     (tmp_path / "file").write_bytes(b"precious")
-    with pytest.raises(rsrc.OutputExistsError, match="not a folder"):
+    with pytest.raises(rsrc.OutputExistsError, match="not a directory"):
         decompile(rsr, tmp_path / "file", force=force)
     assert (tmp_path / "file").read_bytes() == b"precious"
     with pytest.raises(FileNotFoundError):

@@ -37,6 +37,18 @@ def dequantized(words: Array, scales: Array, biases: Array) -> Array:
     return w
 
 
+def dequantized_bits(words: Array, scales: Array, biases: Array) -> Array:
+    """Return scale * code + bias, one weight at a time; a word has 32 codes, lowest bit first."""
+    rows, columns = len(words), 32 * words.shape[1]
+    group = columns // scales.shape[1]
+    w = np.empty((rows, columns))
+    for r in range(rows):
+        for c in range(columns):
+            code = int(words[r, c // 32]) >> c % 32 & 1
+            w[r, c] = float(scales[r, c // group]) * code + float(biases[r, c // group])
+    return w
+
+
 def packed(codes: Array) -> Array:
     """Return codes (rows, columns) as words."""
     words = np.zeros((len(codes), codes.shape[1] // 16), np.uint32)
@@ -215,7 +227,7 @@ class TestRefused:
         """Words of eight 4-bit codes have the shape of 2-bit codes in groups twice as wide."""
         for bits in (4, 8, "2", [2]):
             bench.configure({"quantization": {"group_size": 32, "bits": bits}})
-            expected = f"U32, and config.json says {bits!r} bits per weight, not 2"
+            expected = f"U32, and config.json says {bits!r} bits per weight, not 1 or 2"
             assert reason(bench, WORDS, SCALES, -SCALES) == expected
 
     def test_modules_have_bits_of_their_own(self, bench: Bench) -> None:
@@ -230,7 +242,7 @@ class TestRefused:
             found = bench.compile(tensors)
             assert found["model.layers.0.mlp.up_proj.weight"].kind == "ternary"
             assert found["lm_head.weight"].kind == "ternary"
-            expected = "U32, and config.json says 4 bits per weight, not 2"
+            expected = "U32, and config.json says 4 bits per weight, not 1 or 2"
             assert found["model.embed_tokens.weight"].reason == expected
             assert found["model.embed_tokens.scales"].kind == "dense"
 
@@ -304,3 +316,92 @@ def test_sharded(bench: Bench) -> None:
     )
     reports = bench.compile_source(bench.folder)
     assert [name for name, t in reports.items() if t.layout == "mlx"] == ["a.weight"]
+
+
+# A literal of 1-bit codes: FF00FF00 is eight zeros, eight ones and so on.
+BITS = np.array([[0xFF00FF00, 1], [0x80000000, 0xFFFFFFFE]], np.uint32)
+ONE_BIT = {"quantization": {"group_size": 32, "bits": 1}}
+
+
+class TestOneBit:
+    @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+    def test_words_and_scales(self, bench: Bench, dtype: str) -> None:
+        bench.configure(ONE_BIT)
+        found = module(bench, BITS, SCALES, -SCALES / 2, dtype)
+        assert found.keys() == {"odd", "anchor", "w.weight"}  # scales and biases are absorbed
+        w = found["w.weight"]
+        assert (w.kind, w.layout, w.shape) == ("binary", "mlx-1bit", (2, 64))
+        assert w.scale == "per row and 32 columns"
+        eight = [-1] * 8 + [1] * 8
+        assert bench.matrix(W).to_dense(np.int8).tolist() == [
+            eight * 2 + [1] + [-1] * 31,
+            [-1] * 31 + [1, -1] + [1] * 31,
+        ]
+        assert bench.matrix(W).scale.tolist() == (SCALES / 2).tolist()
+        np.testing.assert_array_equal(
+            bench.matrix(W).to_dense(), dequantized_bits(BITS, SCALES, -SCALES / 2)
+        )
+        assert bench.record(W).source.layout == "mlx-1bit"
+
+    @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+    @pytest.mark.parametrize("group", [32, 64, 128])
+    def test_products(self, bench: Bench, dtype: str, group: int) -> None:
+        rng = np.random.default_rng(group)
+        words = rng.integers(0, 1 << 32, (130, 12), np.uint32, endpoint=False)
+        tiny = {"F32": 2.0**-148, "F16": 2.0**-23, "BF16": 2.0**-132}[dtype]
+        choices = np.array([0.25, -0.375, 1.5, 96.0, 0.0, -0.0, tiny], np.float32)
+        scales = rng.choice(choices, (130, 384 // group))
+        bench.configure({"quantization": {"group_size": group, "bits": 1, "mode": "affine"}})
+        assert module(bench, words, scales, -scales / 2, dtype)["w.weight"].kind == "binary"
+        w = dequantized_bits(words, scales, -scales / 2)
+        x = rng.standard_normal((3, w.shape[1]), dtype=np.float32)
+        error = np.abs(bench.matrix(W).linear(x) - x.astype(np.float64) @ w.T)
+        assert (error <= float32_bound(np.abs(w), x.T, least=1).T + 1e-30).all()
+
+    def test_other_biases_stay_dense(self, bench: Bench) -> None:
+        bench.configure(ONE_BIT)
+        biases = -SCALES / 2
+        biases[1, 0] = 0
+        assert reason(bench, BITS, SCALES, biases) == (
+            "U32 of 1-bit codes, not binary: bias 0.0 in row 1, group 0 is not minus half the "
+            "scale -0.25"
+        )
+        odd = np.full((2, 2), 2.0**-149, np.float32)  # has no half
+        assert "is not minus half the scale" in reason(bench, BITS, odd, np.zeros_like(odd))
+
+    def test_without_a_config_it_is_not_assumed(self, bench: Bench) -> None:
+        assert "U32" in reason(bench, BITS, SCALES, -SCALES / 2)
+        bench.configure({"quantization": {"group_size": 32, "bits": True}})
+        assert reason(bench, BITS, SCALES, -SCALES / 2) == (
+            "U32, and config.json says True bits per weight, not 1 or 2"
+        )
+
+    def test_scales_of_other_shapes(self, bench: Bench) -> None:
+        bench.configure(ONE_BIT)
+        with pytest.raises(rsrc.SourceError) as error:
+            module(bench, BITS, SCALES[:, :0], SCALES[:, :0])
+        assert str(error.value) == (
+            "w.weight: 1 bit per weight according to config.json, but w.scales is F32 [2, 0], "
+            "expected a float of shape [2, 2] or [2, 1]"
+        )
+
+    def test_mixed_with_two_bits(self, bench: Bench) -> None:
+        own = {"v": {"bits": 2, "group_size": 32}}
+        bench.configure({"quantization": {"group_size": 32, "bits": 1, **own}})
+        found = bench.compile(
+            {
+                "w.weight": BITS, "w.scales": SCALES, "w.biases": -SCALES / 2,
+                "v.weight": WORDS, "v.scales": SCALES, "v.biases": -SCALES,
+            }
+        )  # fmt: skip
+        assert [found[n].layout for n in ("w.weight", "v.weight")] == ["mlx-1bit", "mlx"]
+
+
+def test_advice_is_true_of_packed_codes(bench: Bench) -> None:
+    """The floats beside codes are scales, not the master weights of a BitNet model."""
+    bench.configure({"quantization": {"group_size": 32, "bits": 4}})
+    tensors = {"w.weight": WORDS, "w.scales": SCALES, "w.biases": SCALES, "head.weight": SCALES}
+    with pytest.raises(rsrc.NothingToCompileError) as error:
+        bench.compile(tensors, anchors=False)
+    assert str(error.value).endswith(". Compile the checkpoint that it was quantized from")
+    assert "absmean" not in str(error.value)

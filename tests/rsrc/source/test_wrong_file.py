@@ -143,6 +143,12 @@ class TestOtherContents:
         gguf_kit.save(tmp_path / "M.GGUF", {}, {"w": ((1, 256), 35, bytes(66))})
         assert list(open_checkpoint(tmp_path).tensors) == ["w"]
 
+    def test_hidden_files_are_no_weights(self, kit: Kit, tmp_path: Path) -> None:
+        """macOS keeps attributes beside a file on other file systems."""
+        kit.save(tmp_path / "a.safetensors", {"a": T})
+        (tmp_path / "._a.safetensors").write_bytes(b"\0\5\x16\7Mac OS X")
+        assert list(open_checkpoint(tmp_path).tensors) == ["a"]
+
     def test_a_file_beside_the_weights(self, model: Path) -> None:
         assert refused(model / "config.json").endswith(
             f"has no tensors: name its directory, {model}"
@@ -174,6 +180,10 @@ class TestUnfinished:
             "no .safetensors or .gguf file in this directory: a download is not finished "
             "(x.5eb1.incomplete): run it again"
         )
+
+    def test_weights_that_were_not_downloaded(self, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text("{}")
+        assert refused(tmp_path).endswith("in this directory: download the weights, too")
 
     def test_truncated(self, model: Path) -> None:
         data = (model / SECOND).read_bytes()

@@ -60,6 +60,8 @@ def test_tokens_of_other_libraries(model: LanguageModel) -> None:
         ([1, 2.0], "type list with float in it, expected a string or integer"),
         ([True], "type list with bool in it, expected"),
         (np.array(TOKENS, np.float32), "type ndarray with float32 in it, expected"),
+        (Ids([True]), "type Ids with bool in it, expected"),
+        (Ids([1.5]), "type Ids with float64 in it, expected"),
         (np.array([TOKENS]), r"shape \(1, 4\), expected one dimension: take one of its rows"),
         (np.array(5), r"shape \(\), expected one dimension"),
         (
@@ -77,7 +79,7 @@ def test_prompts_that_are_none(prompt: Any, message: str, model: LanguageModel) 
     for call in (model.generate, model.stream, model.next_logits, model.logits, model.encode):
         with pytest.raises(PromptError, match=message):
             call(prompt)
-    if not isinstance(prompt, int):
+    if np.shape(prompt) != () or not isinstance(prompt, (int, np.ndarray)):
         with pytest.raises(PromptError, match=message):
             model.generate_all([prompt])
 
@@ -90,6 +92,7 @@ def test_prompts_that_are_none(prompt: Any, message: str, model: LanguageModel) 
         (5, "a single prompt, expected a list: use generate"),
         (None, "a single prompt, expected a list: use generate"),
         (TOKENS, "the tokens of a single prompt, expected a list: use generate"),
+        (Ids(TOKENS), "the tokens of a single prompt, expected a list: use generate"),
         (np.array(TOKENS), "the tokens of a single prompt, expected a list: use generate"),
         ({"input_ids": [TOKENS]}, r'a dict, expected a list of prompts: its \["input_ids"\]'),
     ],

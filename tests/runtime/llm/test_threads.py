@@ -201,6 +201,27 @@ def test_several_threads_may_read_one_stream(loaded: Loader) -> None:
     assert stream.result.text == "".join(expected)
 
 
+def test_a_conversation_has_one_answer_at_a_time(loaded: Loader) -> None:
+    chat = Chat(loaded("bitnet-2b"))
+    answer = chat.say("To be", max_tokens=9)
+    next(answer)
+    for other in (chat.say("or not"), chat.again()):
+        with pytest.raises(BusyError, match="not read to its end"):
+            next(other)
+    answer.close()
+    assert [message["content"] for message in chat.messages[:1]] == ["To be"]
+
+    def work(number: int) -> int:
+        try:
+            return len(list(chat.say(f"or not {number}", max_tokens=4)))
+        except BusyError:
+            return 0
+
+    answered = sum(pieces > 0 for pieces in in_threads(4, work))
+    assert [message["role"] for message in chat.messages] == ["user", "assistant"] * (1 + answered)
+    assert answered > 0
+
+
 # --- turns --------------------------------------------------------------------------------------
 
 
@@ -409,6 +430,7 @@ def test_reprs(loaded: Loader) -> None:
     assert repr(stream) == ("<rsr_runtime.llm.Stream: unfinished, 0 tokens after a prompt of 3>")
     list(stream)
     assert repr(stream) == "<rsr_runtime.llm.Stream: length, 2 tokens after a prompt of 3>"
+    assert repr(Chat(model, "Be brief.")) == f"<rsr_runtime.llm.Chat: 1 message, {model!r}>"
     session = model.new_session()
     session.follow([256, 5, 6])
     assert repr(session) == "<Session: 3 of 256 positions>"

@@ -216,11 +216,25 @@ def write_1_3(writer: RsrWriter) -> tuple[list[FileEntry], list[Tensor]]:
     ]
 
 
+def write_1_4(writer: RsrWriter) -> tuple[list[FileEntry], list[Tensor]]:
+    """One-bit codes of MLX, with scales and biases that are derived."""
+    scales = AuxiliaryTensor("mlx.scales", "F16", (3, 2), None)
+    biases = AuxiliaryTensor("mlx.biases", "F16", (3, 2), None)
+    mlx = IndexedTensor(
+        "mlx.weight", (3, 64), BINARY_SIGNS, 5, "expand", "ranked", "w16",
+        {"ranks": writer.add(w16(binary_digits(3, 64), BINARY_SIGNS, 5, 32))},
+        SourceRecord("mlx-1bit", "U32", (3, 2), None, (scales, biases)),
+        Scale(1, writer.add(floats(np.arange(1, 7) / 4)), 32),
+    )  # fmt: skip
+    return [], [mlx]
+
+
 WRITERS: dict[str, Callable[[RsrWriter], tuple[list[FileEntry], list[Tensor]]]] = {
     "v1": write_1_0,
     "v1.1": write_1_1,
     "v1.2": write_1_2,
     "v1.3": write_1_3,
+    "v1.4": write_1_4,
 }
 
 

@@ -49,16 +49,16 @@ def add_tokens(
     else:
         extra, listed = _of_old_files(config, files, named, inner)
     known = {repr(token) for token in inner.get_added_tokens_decoder().values()}
-    for values in listed:
-        token = _token(values)
-        if repr(token) not in known:
-            call("have tokens added", inner.add_tokens, [token])
+    # All at once: the library prepares its search for tokens anew in each call.
+    new = [token for token in map(_token, listed) if repr(token) not in known]
+    call("have tokens added", inner.add_tokens, new)
     known = {token.content for token in inner.get_added_tokens_decoder().values()}
     special = [tokenizers.AddedToken(name, special=True) for name in named]
+    unknown: dict[str, tokenizers.AddedToken] = {}
     for token in (*special, *map(_token, extra)):
         if token.content not in known:
-            known.add(token.content)
-            call("have tokens added", inner.add_tokens, [token])
+            unknown.setdefault(token.content, token)
+    call("have tokens added", inner.add_tokens, list(unknown.values()))
 
 
 def _token(values: Mapping[str, Any]) -> tokenizers.AddedToken:

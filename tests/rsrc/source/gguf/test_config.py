@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rsr_formats.architectures import takes_int8_activations
 from rsrc.common.errors import SourceError
+from rsrc.source.gguf.activations import activation_metadata
 from rsrc.source.gguf.config import gguf_metadata, hf_config, rope_factors
 
 # microsoft/bitnet-b1.58-2B-4T, without what GGUF cannot store.
@@ -86,7 +88,8 @@ def test_metadata_of_the_2b_model() -> None:
 def test_config_of_the_2b_model() -> None:
     """The file stores float32: 1e-05 must not come back as 9.999999747378752e-06."""
     single = {k: np.float32(v) if isinstance(v, float) else v for k, v in METADATA_2B.items()}
-    assert hf_config(single, {"token_embd.weight": (128256, 2560)}) == BITNET_2B
+    expected = {**BITNET_2B, "input_bits": 8}
+    assert hf_config(single, {"token_embd.weight": (128256, 2560)}) == expected
 
 
 @pytest.mark.parametrize(
@@ -339,3 +342,50 @@ def test_a_config_without_sizes(change: dict[str, Any], message: str) -> None:
 def test_impossible_rope_scaling(change: dict[str, Any]) -> None:
     with pytest.raises(SourceError, match="RoPE scaling 'llama3'"):
         rope_factors({**BITNET_2B, **change})
+
+
+# --- activations --------------------------------------------------------------------------------
+
+INT8, KEPT = "rsr.int8_activations", "rsr.modules_to_not_convert"
+
+
+def test_activations_come_back() -> None:
+    """GGUF has no key for them, so an export writes its own where the architecture misleads."""
+    bitnet = {"quant_method": "bitnet", "modules_to_not_convert": ["lm_head", "mlp.up_proj"]}
+    for config in (
+        llama(quantization_config=bitnet),
+        llama(quantization_config={"quant_method": "bitnet"}),
+        BITNET_2B,  # floats, in transformers
+    ):
+        plain = {k: v for k, v in config.items() if k != "quantization_config"}
+        made = back(plain)
+        assert made is not None
+        marks = activation_metadata(config, made)
+        assert set(marks) >= {INT8}
+        found = hf_config({**gguf_metadata(plain), **marks}, {"output.weight": (1, 1)})
+        assert found is not None
+        assert found.get("quantization_config") == config.get("quantization_config")
+        assert takes_int8_activations(found) == takes_int8_activations(config)
+        assert activation_metadata(config, found) == {}
+
+
+@pytest.mark.parametrize(
+    ("marks", "message"),
+    [
+        ({INT8: 1}, "rsr.int8_activations is no boolean"),
+        ({INT8: True, KEPT: "lm_head"}, "is no list"),
+        ({INT8: True, KEPT: np.zeros(3)}, "is no list"),
+        ({INT8: True, KEPT: [1, 2]}, "is no list of at most"),
+        ({INT8: True, KEPT: ["x"] * 20000}, "is no list of at most"),
+    ],
+)
+def test_marks_of_activations_that_are_none(marks: dict[str, Any], message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        hf_config({"general.architecture": "llama", **marks}, {})
+
+
+def test_biases() -> None:
+    for name, key in (("attn_k", "attention_bias"), ("ffn_down", "mlp_bias")):
+        found = hf_config({"general.architecture": "llama"}, {f"blk.0.{name}.bias": (4,)})
+        assert found is not None
+        assert found[key] is True

@@ -536,7 +536,7 @@ class TestScales:
         assert np.array_equal(bench.dense(self.NAME), q * np.float32(0.3))
 
     def test_scales_of_blocks_too(self, bench: Bench) -> None:
-        w = ternary(512, 512) * np.repeat(np.float32([[0.5, 2.0]]), 256, axis=1)
+        w = ternary(512, 512) * np.repeat(np.array([[0.5, 2.0]], np.float32), 256, axis=1)
         tensors = {
             "blk.0.ffn_up.weight": stored(w, Q.TQ2_0),
             "blk.0.ffn_up.scale": scale(-1.5, Q.F16),
@@ -544,7 +544,7 @@ class TestScales:
         metadata = llama(**{"llama.embedding_length": 512})
         name = "model.layers.0.mlp.up_proj.weight"
         found = bench.compile(tensors, metadata)[name]
-        assert found.scale == "TQ2_0, per 256 columns, times .scale"
+        assert found.scale == "TQ2_0, per 256 columns in float32"
         assert np.array_equal(bench.dense(name), w * np.float32(-1.5))
 
     def test_dense_weights_too(self, bench: Bench) -> None:

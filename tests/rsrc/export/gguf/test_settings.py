@@ -1,0 +1,132 @@
+"""Settings of config.json in GGUF metadata: each is written, harmless, named or refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import rsrc
+from rsr_formats.keys import USED
+from rsr_formats.keys.config import CONFIG
+from rsrc.export.gguf.settings import WRITTEN, model_settings
+
+BASE: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 256,
+    "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 300,
+}  # fmt: skip
+
+
+def settings(**changes: Any) -> tuple[dict[str, Any], list[str]]:
+    notes: list[str] = []
+    found = model_settings({**BASE, **changes}, {}, notes.append)
+    return found.metadata, notes
+
+
+def test_every_key_that_the_runtime_reads_is_written() -> None:
+    assert {key for key, known in CONFIG.items() if known.kind == USED} == set(WRITTEN)
+
+
+def test_defaults_of_a_class() -> None:
+    """Readers of GGUF have others, or none."""
+    metadata, notes = settings()
+    assert notes == []
+    assert metadata["llama.context_length"] == 2048
+    assert metadata["llama.attention.layer_norm_rms_epsilon"] == 1e-6
+    assert metadata["llama.attention.head_count_kv"] == 4
+    assert metadata["llama.rope.freq_base"] == 10000.0
+    bitnet, _ = settings(architectures=["BitNetForCausalLM"], num_attention_heads=5)
+    assert bitnet["bitnet-b1.58.rope.freq_base"] == 500000.0
+    assert bitnet["bitnet-b1.58.attention.layer_norm_rms_epsilon"] == 1e-5
+    qwen, _ = settings(architectures=["Qwen3ForCausalLM"], num_attention_heads=64)
+    assert qwen["qwen3.attention.key_length"] == 128
+    assert qwen["qwen3.rope.dimension_count"] == 128
+    assert qwen["qwen3.attention.head_count_kv"] == 32
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu', and llama.cpp computes silu"),
+        ({"hidden_act": ["silu"]}, "hidden_act is a JSON list"),
+        ({"architectures": ["BitNetForCausalLM"], "hidden_act": "silu"}, "cpp computes relu2"),
+        ({"sliding_window": 100}, "sliding_window is 100, which is not supported"),
+        ({"logit_scale": 0.5}, "logit_scale is 0.5"),
+        ({"attention_multiplier": 0.1, "num_experts": 4}, "attention_multiplier .*; .*num_experts"),
+        ({"my_attn_scale": 2.0}, "my_attn_scale is 2.0, which is not understood"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2, "curve": 3}}, "curve is 3"),
+        (
+            {"quantization_config": {"quant_method": "bitnet", "use_rms_norm": True}},
+            "use_rms_norm puts norms into the linear layers",
+        ),
+        ({"gguf_metadata": {"llama.attention.scale": 0.5}}, r"llama.attention.scale is 0\.5"),
+    ],
+)  # fmt: skip
+def test_what_means_another_model_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(rsrc.ExportError, match=rf"(?s)GGUF cannot say .*{message}"):
+        settings(**changes)
+
+
+def test_what_changes_nothing_is_not_written() -> None:
+    harmless = {
+        "use_cache": True,
+        "attention_dropout": 0.0,
+        "hidden_act": "swish",
+        "logit_scale": 1,
+    }
+    assert settings(**harmless) == settings()
+
+
+def test_what_is_not_understood_is_named() -> None:
+    metadata, (note,) = settings(color="blue")
+    assert note == "not written, because their meaning is not known: color in config.json"
+    assert metadata == settings()[0]
+
+
+def test_tokens_that_end_a_text() -> None:
+    """llama.cpp has three keys, each of one token."""
+    prefix = "tokenizer.ggml."
+
+    def ends(*ids: Any) -> tuple[dict[str, int], list[str]]:
+        metadata, notes = settings(eos_token_id=[*ids])
+        found = {k: v for k, v in metadata.items() if k.startswith(prefix)}
+        return {
+            k.removeprefix(prefix).removesuffix("_token_id"): v for k, v in found.items()
+        }, notes
+
+    assert ends(7) == ({"eos": 7}, [])
+    assert ends(7, 9, 7, 8) == ({"eos": 7, "eot": 9, "eom": 8}, [])
+    found, (note,) = ends(1, 2, 3, 4, 5)
+    assert found == {"eos": 1, "eot": 2, "eom": 3}
+    assert note == "5 tokens end a text, and GGUF has names for 3: not written are 4, 5"
+    assert ends("x", True, -1, 1.5, None)[0] == {}
+    generation = model_settings(BASE, {"eos_token_id": [3, 4]}, lambda _: None).metadata
+    assert (generation[f"{prefix}eos_token_id"], generation[f"{prefix}eot_token_id"]) == (3, 4)
+
+
+def test_how_tokens_are_drawn() -> None:
+    def sampling(**generation: Any) -> tuple[dict[str, Any], list[str]]:
+        notes: list[str] = []
+        found = model_settings(BASE, generation, notes.append).metadata
+        return {k[17:]: v for k, v in found.items() if k.startswith("general.sampling.")}, notes
+
+    values = {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.01}
+    own = {"temp": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.01}
+    assert sampling(do_sample=True, **values) == (own, [])
+    assert sampling(**values) == ({}, [])  # the most likely token is taken
+    assert sampling(do_sample=True) == ({"temp": 1.0}, [])
+    assert sampling(do_sample=True, top_k=1.5, top_p="x", temperature=-1) == ({}, [])
+    _, (note,) = sampling(
+        repetition_penalty=1.3, max_length=None, min_length=0, bad_words_ids=[[1]]
+    )
+    assert note.endswith(
+        "no name for it: repetition_penalty, bad_words_ids of generation_config.json"
+    )
+
+
+def test_minicpm_has_names_for_its_factors() -> None:
+    names = {"architectures": ["MiniCPMForCausalLM"], "model_type": "minicpm"}
+    metadata, notes = settings(**names, scale_emb=12, scale_depth=1.4, dim_model_base=128)
+    assert notes == []
+    assert metadata["minicpm.embedding_scale"] == 12
+    assert metadata["minicpm.logit_scale"] == 2

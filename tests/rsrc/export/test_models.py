@@ -1,0 +1,101 @@
+"""Whole models leave in a form, come back through `compile`, and give the same logits."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import rsrc
+from rsr_runtime import llm
+from rsr_testing.models import FAMILIES, Tensor
+from rsrc.export.decompile import decompile
+
+TOKENS = list(range(3, 15))
+# Others differ from one of these in nothing that an export sees.
+NAMES = [name for name in FAMILIES if name not in ("bitnet-2b-permuted", "falcon3-avx2")]
+
+
+def logits(path: Path) -> npt.NDArray[np.float32]:
+    with llm.load(path, kv="float32") as model:
+        found: npt.NDArray[np.float32] = model.logits(TOKENS)
+        return found
+
+
+def back(rsr: Path, to: str, name: str) -> tuple[npt.NDArray[np.float32], list[str]]:
+    """Return the logits of the model exported and compiled again, and the notes of the export."""
+    out = rsr.parent / f"{to}{'.gguf' if to == 'gguf' else ''}"
+    notes = decompile(rsr, out, to=to).notes
+    rsrc.compile(out, rsr.parent / f"{to}.rsr", **FAMILIES[name].options)
+    return logits(rsr.parent / f"{to}.rsr"), notes
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_int8_and_gguf(name: str, tmp_path: Path) -> None:
+    rsr = FAMILIES[name].build(tmp_path)
+    want = logits(rsr)
+    found, notes = back(rsr, "int8", name)
+    assert (found == want).all()
+    assert notes == []
+    if name == "llama-norms":  # of inputs of linear layers, which only transformers has
+        for to in ("gguf", "float"):
+            with pytest.raises(rsrc.ExportError, match="use_rms_norm"):
+                decompile(rsr, tmp_path / "out", to=to)
+        return
+    found, notes = back(rsr, "gguf", name)  # other readers may lose int8 activations
+    assert np.abs(found - want).max() <= 1e-6 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("name", ["bitnet-2b", "falcon3", "trilm"])
+def test_an_int8_head_comes_back(name: str, tmp_path: Path) -> None:
+    """Tied to the embedding, and of its own."""
+    FAMILIES[name].save(tmp_path / "model")
+    rsr = tmp_path / "model.rsr"
+    rsrc.compile(tmp_path / "model", rsr, head="int8")
+    found, notes = back(rsr, "int8", name)
+    assert (found == logits(rsr)).all()
+    assert notes == []
+
+
+@pytest.mark.parametrize("prefix", ["", "model.language_model.", "language_model.model."])
+@pytest.mark.parametrize("to", ["gguf", "int8", "float"])
+def test_names_of_other_classes(prefix: str, to: str, tmp_path: Path) -> None:
+    """Of a decoder by itself, and within a multimodal class."""
+    family = FAMILIES["bonsai-untied"]
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in family.tensors().items():
+        tensors[f"{prefix}{name.removeprefix('model.')}" if "lm_head" not in name else name] = (
+            tensor
+        )
+    family.save(tmp_path / "model", tensors)
+    rsr = tmp_path / "model.rsr"
+    rsrc.compile(tmp_path / "model", rsr)
+    found, notes = back(rsr, to, "bonsai-untied")
+    assert (found == logits(rsr)).all()
+    assert not any("no name" in note for note in notes)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_own_head_wins_over_tied_embeddings(tied: bool, tmp_path: Path) -> None:
+    family = FAMILIES["trilm"]
+    untied = family.tensors()
+    config = {**family.config, "tie_word_embeddings": tied}
+    dataclasses.replace(family, config=config).save(tmp_path / "model", untied)
+    rsr = tmp_path / "model.rsr"
+    rsrc.compile(tmp_path / "model", rsr)
+    for to in ("gguf", "float", "int8"):
+        assert (back(rsr, to, "trilm")[0] == logits(rsr)).all()
+
+
+def test_what_a_class_leaves_to_its_defaults(tmp_path: Path) -> None:
+    """Readers of GGUF have other defaults than transformers' class."""
+    family = FAMILIES["bonsai"]
+    left_out = ("head_dim", "rope_theta", "rms_norm_eps", "max_position_embeddings")
+    config = {key: value for key, value in family.config.items() if key not in left_out}
+    dataclasses.replace(family, config=config).save(tmp_path / "model", family.tensors())
+    rsrc.compile(tmp_path / "model", tmp_path / "model.rsr")
+    found, _ = back(tmp_path / "model.rsr", "gguf", "bonsai")
+    assert (found == logits(tmp_path / "model.rsr")).all()
