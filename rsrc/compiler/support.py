@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rsr_formats import RsrFile
 from rsr_formats.architectures import of_config, takes_int8_activations
+from rsr_formats.errors import FormatError
 from rsr_formats.model_files import MAX_FILE
 
 from ..layouts import TernaryTensor
@@ -73,15 +74,14 @@ def check_source(checkpoint: Checkpoint, tensors: Mapping[str, Recognized]) -> S
 
 
 def check_file(file: RsrFile) -> Support:
-    """Judge a `.rsr` file by its header and its small files.
-
-    Raises:
-        FormatError: one of the small files is damaged.
-    """
-    from rsr_runtime.llm import TensorFacts, check
+    """Judge a `.rsr` file by its header and its small files."""
+    from rsr_runtime.llm import Support, TensorFacts, check
 
     header = file.header
-    files = {f.name: file.section(f.section).tobytes() for f in header.files}
+    try:
+        files = {f.name: file.section(f.section).tobytes() for f in header.files}
+    except FormatError as error:  # damage is a reason, and must not keep the file from being listed
+        return Support((str(error),), (str(error),))
     facts = {t.name: TensorFacts.of_record(t) for t in header.tensors}
     return check(files, facts, header.metadata)
 

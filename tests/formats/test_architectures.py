@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from rsr_formats.architectures import ARCHITECTURES, PROJECTIONS, of_config, of_gguf
+from rsr_formats.architectures import (
+    ARCHITECTURES,
+    PROJECTIONS,
+    DecoderNames,
+    canonical,
+    of_config,
+    of_gguf,
+    other_prefix,
+    takes_int8_activations,
+)
 
 
 def test_names_are_unique() -> None:
@@ -55,3 +64,52 @@ def test_of_gguf(gguf: object, name: str | None) -> None:
 
 def test_each_projection_leads_from_or_to_the_hidden_size() -> None:
     assert all(widths.count("hidden") == 1 for widths in PROJECTIONS.values())
+
+
+@pytest.mark.parametrize(
+    ("names", "prefix", "head"),
+    [
+        ([], "model.", "lm_head"),
+        (["model.layers.0.x", "lm_head.weight"], "model.", "lm_head"),
+        (["layers.0.x", "embed_tokens.weight", "lm_head.weight"], "", "lm_head"),
+        (["model.language_model.layers.0.x", "lm_head.weight"], "model.language_model.", "lm_head"),
+        (
+            ["language_model.model.layers.0.x", "language_model.lm_head.weight"],
+            "language_model.model.",
+            "language_model.lm_head",
+        ),
+        # The decoder is where most of its tensors are.
+        (["layers.0.x", "model.layers.0.x", "model.layers.1.x"], "model.", "lm_head"),
+        (["layers.0.x", "model.layers.0.x"], "model.", "lm_head"),
+        (["vision.layers.0.x", "audio.embed_tokens.weight"], "model.", "lm_head"),
+    ],
+)
+def test_names_of_a_decoder(names: list[str], prefix: str, head: str) -> None:
+    assert DecoderNames.find(names) == DecoderNames(prefix, head)
+
+
+def test_other_prefixes_and_the_usual_one() -> None:
+    assert other_prefix(["a.b.layers.0.mlp.up_proj.weight", "w"]) == "a.b."
+    assert other_prefix(["a.b.layers.0.mlp.up_proj.weight", "layers.0.mlp.up_proj.weight"]) is None
+    assert other_prefix(["w", "lm_head.weight"]) is None
+    assert canonical("layers.0.mlp.up_proj") == "model.layers.0.mlp.up_proj"
+    assert canonical("language_model.model.layers.11.x") == "model.layers.11.x"
+    assert canonical("lm_head") == "lm_head"
+    assert canonical("vision.layers.0.x") == "vision.layers.0.x"
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"architectures": ["BitNetForCausalLM"]}, False),
+        ({"architectures": ["BitNetForCausalLM"], "input_bits": 8}, True),  # made from GGUF
+        ({"architectures": ["LlamaForCausalLM"], "input_bits": 8}, False),
+        ({"architectures": ["BitnetForCausalLM"]}, True),
+        ({"architectures": ["LlamaForCausalLM"]}, False),
+        ({"quantization_config": {"quant_method": "bitnet"}}, True),
+        ({"quantization_config": {"quant_method": ["bitnet"]}}, False),
+        ({"quantization_config": "bitnet"}, False),
+    ],
+)
+def test_which_models_take_int8_activations(config: dict[str, Any], expected: bool) -> None:
+    assert takes_int8_activations(config) == expected

@@ -72,6 +72,10 @@ CONFIG: Keys = {
             "use_parallel_residual": "attention and MLP run side by side",
             "attention_sink": "attention has sinks",
             "use_embedding_norm": "embeddings are normalized",
+            "layer_sharing": "layers are run several times",
+            "bias": "linear layers have biases under another name",
+            "use_bias": "linear layers have biases under another name",
+            "qkv_bias": "linear layers have biases under another name",
         },
         _OFF,
     ),
@@ -139,6 +143,10 @@ CONFIG: Keys = {
     ),
     "weight_bits": Key(UNSUPPORTED, "1bitLLM's class quantizes weights to so many bits", (1,)),
     "input_bits": Key(UNSUPPORTED, "BitNet layers quantize activations to so many bits", (8,)),
+    "w_bits": Key(
+        UNSUPPORTED, "ParetoQ's class quantizes weights to so many bits", (0, 0.0, 1.58, 16)
+    ),
+    "activation": Key(UNSUPPORTED, "another name of hidden_act", ("silu", "swiglu")),
     "position_embedding_type": Key(
         UNSUPPORTED, "how positions are encoded", ("rope", "rotary", "absolute")
     ),
@@ -152,6 +160,7 @@ CONFIG: Keys = {
             "decoder_start_token_id": "begins the text of encoder-decoder models",
             "is_decoder": "the classes are decoders whatever it says",
             "is_bitnet_config": "quantization_config decides",
+            "share_embedding": "tie_word_embeddings decides",
             "pretraining_tp": "splits products without changing them",
             "chunk_size_feed_forward": "the classes do not read it",
             "cross_attention_hidden_size": "there is no cross attention, see add_cross_attention",

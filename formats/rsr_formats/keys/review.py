@@ -36,6 +36,7 @@ _GGUF_LAYER = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL)
 _DRAFT_LAYERS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
 # Outside layers. rope_freqs.weight is GGUF's name of the divisors of rotary frequencies.
 _OUTSIDE = ("embed_tokens.weight", "norm.weight", "rotary_emb.inv_freq")
+_MLX_MODULES = ("lm_head", "embed_tokens")  # MLX has settings by the names of modules
 _HEAD = (".weight", ".weight_scale", ".bias")
 
 
@@ -81,7 +82,7 @@ def review(
     ):
         values = config.get(part)
         for key, value in (values if isinstance(values, dict) else {}).items():
-            if table is QUANTIZATION and "." in key:  # MLX's settings of a module
+            if table is QUANTIZATION and ("." in key or key in _MLX_MODULES):
                 continue
             found.judge(context, table, key, value, "config.json", f"{part}.", is_arithmetic)
     gguf = config.get("gguf_metadata")

@@ -123,8 +123,8 @@ class _Checker:
             self._optional(f"{names.head}.bias", c.vocab_size)
         elif not c.tie_word_embeddings:
             self.problems.append(
-                f"{head} is missing and config.json does not say tie_word_embeddings, so there is "
-                "no output head: a model without one gives hidden states, not text; use the "
+                f"{head} is missing and tie_word_embeddings is not true in config.json, so there "
+                "is no output head: a model without one gives hidden states, not text; use the "
                 "checkpoint with its head (...ForCausalLM)"
             )
 

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import rsrc
+from rsr_formats import RsrFile
 from rsr_runtime import llm
 from rsr_testing.models import FAMILIES
 from rsrc.cli.main import main
@@ -156,3 +157,15 @@ def test_quantization_after_training_leaves_activations_float() -> None:
     with llm.load("lossy.rsr") as lossy, llm.load("online.rsr") as online:
         assert not lossy.config.int8_activations
         assert online.config.int8_activations
+
+
+def test_damage_of_a_model_file_does_not_keep_a_file_from_being_listed(folder: Path) -> None:
+    rsrc.compile(save("m"), "m.rsr", zstd=3)
+    file = RsrFile("m.rsr")
+    (section,) = [f.section for f in file.header.files if f.name == "config.json"]
+    data = bytearray((folder / "m.rsr").read_bytes())
+    data[file.header.sections[section].offset + 4] ^= 0xFF
+    (folder / "m.rsr").write_bytes(data)
+    lines = run("inspect", "m.rsr")
+    assert any("model.norm.weight" in line for line in lines)
+    assert any(line.startswith("rsrc run cannot run it: ") for line in lines)

@@ -50,7 +50,7 @@ def test_reasons_are_those_of_loading(language_models: LanguageModels, tmp_path:
     assert reason == (
         "the tensors are not those that config.json (LlamaForCausalLM) describes: the layers have "
         "self_attn.sinks (tensor model.layers.0.self_attn.sinks), which LlamaForCausalLM does not "
-        "have; lm_head.weight is missing and config.json does not say tie_word_embeddings, so "
+        "have; lm_head.weight is missing and tie_word_embeddings is not true in config.json, so "
         "there is no output head: a model without one gives hidden states, not text; use the "
         "checkpoint with its head (...ForCausalLM)"
     )
