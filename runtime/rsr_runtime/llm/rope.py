@@ -99,8 +99,8 @@ class Rope:
         if numbers.get("partial_rotary_factor", 1) != 1:
             raise ModelError(
                 f"config.json: partial_rotary_factor is {numbers['partial_rotary_factor']:g} "
-                "(rope.dimension_count in GGUF): RoPE that leaves features of a head as they are is "
-                "not supported"
+                "(rope.dimension_count in GGUF): RoPE that leaves features of a head as they are "
+                "is not supported"
             )
         if numbers["rope_theta"] <= 1:
             raise ModelError(
