@@ -184,12 +184,12 @@ def test_modules_to_not_convert_agrees() -> None:
 
     modules = [
         "lm_head", "head", "model.layers.1", "model.layers.1.mlp.up_proj", "model.norm",
-        "model.layers.11.mlp.up_proj", "model.layers.1.mlp.up_proj_2", "layers.1.mlp", "a..b",
+        "model.layers.11.mlp.up_proj", "model.layers.1.mlp.up_proj_2", "blocks.1.mlp", "a..b",
     ]  # fmt: skip
     keys = [
         "lm_head", "head", "model", "model.", "model.layers.1", "model.layers.1.", "layers.1",
-        "mlp", "up_proj", "model.layers.1.*", "model.*.up_proj", ".*mlp", ".*", "model.*", ".*.mlp",
-        "model.layers.*.mlp.up", "_head", "x", "model.layers..*mlp", "a.", "a..*",
+        "blocks.1", "mlp", "up_proj", "model.layers.1.*", "model.*.up_proj", ".*mlp", ".*", "model.*",
+        ".*.mlp", "model.layers.*.mlp.up", "_head", "x", "model.layers..*mlp", "a.", "a..*",
     ]  # fmt: skip
     for key in keys:
         config = {"quantization_config": {"modules_to_not_convert": [key]}}
