@@ -189,7 +189,8 @@ def test_modules_to_not_convert_agrees() -> None:
     keys = [
         "lm_head", "head", "model", "model.", "model.layers.1", "model.layers.1.", "layers.1",
         "blocks.1", "mlp", "up_proj", "model.layers.1.*", "model.*.up_proj", ".*mlp", ".*",
-        "model.*", ".*.mlp", "model.layers.*.mlp.up", "_head", "x", "model.layers..*mlp", "a.", "a..*",
+        "model.*", ".*.mlp", "model.layers.*.mlp.up", "_head", "x", "model.layers..*mlp", "a.",
+        "a..*",
     ]  # fmt: skip
     for key in keys:
         config = {"quantization_config": {"modules_to_not_convert": [key]}}
