@@ -69,8 +69,11 @@ class Session:
 
     def make_ready(self) -> None:
         """Compute the cached keys anew if one more token makes the sequence take another RoPE."""
+        length = len(self.tokens) + 1
+        if self._decoder.rope_variant(length) == self.variant:
+            return
         tokens = list(self.tokens)
-        self._begin([*tokens, 0], len(tokens) + 1)
+        self._begin(tokens, length)
         while len(self.tokens) < len(tokens):
             with self._decoder.turn():
                 self._extend(tokens[len(self.tokens) : len(self.tokens) + MAX_ROWS])
@@ -114,10 +117,11 @@ class Session:
 
     def common(self, tokens: Sequence[int]) -> int:
         """Return the length of the common prefix without the last token, whose state is needed."""
-        limit = max(0, min(len(self.tokens), len(tokens) - 1))
-        if self.tokens[:limit] == list(tokens[:limit]):  # always true while generating
-            return limit
-        return next(i for i in range(limit) if self.tokens[i] != tokens[i])
+        # A copy, because a pool asks about sessions that other threads may take meanwhile.
+        own = self.tokens[: max(0, len(tokens) - 1)]
+        if own == list(tokens[: len(own)]):  # always true while generating
+            return len(own)
+        return next(i for i, token in enumerate(own) if token != tokens[i])
 
 
 def step(decoder: Decoder, sessions: Sequence[Session], tokens: Sequence[int]) -> FloatArray:
