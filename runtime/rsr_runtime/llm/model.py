@@ -330,7 +330,7 @@ class LanguageModel:
         positions = whole_number("positions", positions, 0, self.context, "the context")
         weights = [array for layer in self.weights.linear for array in layer.arrays]
         views = [array.reshape(-1).view(np.uint8) for array in weights]
-        with self._sessions.taken(()) as session:
+        with self._sessions.taken([]) as session:
             return views + session.cache.arrays_at(positions)
 
     def logits(self, tokens: Prompt) -> npt.NDArray[np.float32]:
@@ -342,7 +342,7 @@ class LanguageModel:
         tokens = self._tokens(tokens)
         result = np.empty((len(tokens), self.config.vocab_size), np.float32)
         done = 0
-        with self._sessions.taken(()) as session:
+        with self._sessions.taken([]) as session:
             for logits in session.logits(tokens):
                 result[done : done + len(logits)] = logits
                 done += len(logits)
@@ -374,7 +374,7 @@ class LanguageModel:
         if len(tokens) < 2:
             raise PromptError(f"the text has {_tokens_in_words(tokens)}, expected at least 2")
         self._check_vocabulary(tokens)
-        with self._sessions.taken(()) as session:
+        with self._sessions.taken([]) as session:
             return perplexity.measure(session, tokens, window, progress)
 
     def _settings(
