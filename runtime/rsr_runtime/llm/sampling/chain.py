@@ -56,7 +56,7 @@ def chain_of(
     if words := [ids for ids in s.bad_words_ids if ids not in ends]:
         forbidden = p.Biases((ids, -math.inf) for ids in words)
         chain.append(partial(p.add_biases, biases=forbidden))
-    shortest = start + s.min_new_tokens if s.min_new_tokens else s.min_length
+    shortest = s.min_length if s.min_new_tokens is None else start + s.min_new_tokens
     if shortest > start and end_tokens:
         chain.append(_where(lambda n: n < shortest, lambda scores: p.forbid(scores, end_tokens)))
     if (first := s.forced_bos_token_id) is not None and start == 1:
