@@ -10,6 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from rsr_formats.text import counted
+
 from ..model import Model
 from ..model import load as load_tensors
 from . import generate, perplexity
@@ -372,7 +374,7 @@ class LanguageModel:
         window = whole_number("window", window, 1, self.context, "the context")
         tokens = self.tokenizer.encode(text)
         if len(tokens) < 2:
-            raise PromptError(f"the text has {_tokens_in_words(tokens)}, expected at least 2")
+            raise PromptError(f"the text has {counted(len(tokens), 'token')}, expected at least 2")
         self._check_vocabulary(tokens)
         with self._sessions.taken([]) as session:
             return perplexity.measure(session, tokens, window, progress)
@@ -440,10 +442,6 @@ class LanguageModel:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def _tokens_in_words(tokens: Sequence[int]) -> str:
-    return "1 token" if len(tokens) == 1 else f"{len(tokens):,} tokens"
 
 
 def load(
