@@ -55,10 +55,12 @@ def alternatives(name: str, names: Sequence[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a short description of a JSON value of any size and depth."""
+    """Return a short description of a value, such as one from JSON, of any size and depth."""
     if value is None:
         return "nothing"
     if isinstance(value, (list, dict)):  # repr could exhaust the stack
         return f"a JSON {type(value).__name__}"
+    if isinstance(value, int) and value.bit_length() > 128:  # repr refuses thousands of digits
+        return "an integer of 39 digits or more"
     text = repr(value)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."

@@ -40,6 +40,14 @@ def plain_array(name: str, x: object, dtypes: Sequence[type[np.generic]]) -> Arr
     raise InputTypeError(f"{message}: pass {fix}" if fix else message)
 
 
+def kind_of(value: object) -> str:
+    """Return "a dict", "an int", "None"."""
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
 def _of_array(name: str, x: Array, dtypes: Sequence[type[np.generic]]) -> tuple[str, str]:
     """Describe an array that is refused, and the expression to pass instead ("" if none)."""
     if isinstance(x, np.ma.MaskedArray):
@@ -57,15 +65,14 @@ def _of_array(name: str, x: Array, dtypes: Sequence[type[np.generic]]) -> tuple[
 
 def _of_object(name: str, x: object, dtypes: Sequence[type[np.generic]]) -> tuple[str, str]:
     """Describe an object that is no array, and the expression to pass instead ("" if none)."""
-    kind = type(x)
-    package = kind.__module__.partition(".")[0]
+    package = type(x).__module__.partition(".")[0]
     if package == "torch" and hasattr(x, "requires_grad"):
         return f"a torch.Tensor of {_torch_dtype(x)}", _from_torch(name, x, dtypes)
     if package in ("jax", "jaxlib"):
         return "a JAX array", f"np.asarray({name}, np.{_first(dtypes)})"
     if package == "cupy":
         return "a CuPy array", f"{name}.get()"
-    found = f"{'an' if kind.__name__[:1] in 'aeiouAEIOU' else 'a'} {kind.__name__}"
+    found = kind_of(x)
     if package == "rsr_runtime":
         if hasattr(x, "to_dense"):
             return found, f"{name}.to_dense()"

@@ -229,6 +229,7 @@ def test_greedy_texts(pair: Any) -> None:
         {"exponential_decay_length_penalty": [3, 1.5]},
         {"sequence_bias": [[[end], 100.0]], "min_new_tokens": 5},
         {"sequence_bias": [[[end], 100.0]], "min_length": 20},
+        {"sequence_bias": [[[end], 100.0]], "min_length": 20, "min_new_tokens": 0},
         {"stop_strings": [model.decode(plain[4:7])]},
         {"remove_invalid_values": True, "renormalize_logits": True, "repetition_penalty": 2.0},
     ):

@@ -56,7 +56,7 @@ def test_the_expression_in_the_error_gives_the_product(built: Built, x: Any) -> 
 @pytest.mark.parametrize(
     ("x", "found"),
     [
-        (None, "x is a NoneType, expected a NumPy array of float32 or int8"),
+        (None, "x is None, expected a NumPy array of float32 or int8"),
         ({"x": 1}, "x is a dict, expected a NumPy array of float32 or int8"),
         (np.zeros(N, "S4"), "x has dtype |S4, expected float32 or int8"),
         (np.zeros(N, "V4"), "x has dtype |V4, expected float32 or int8"),

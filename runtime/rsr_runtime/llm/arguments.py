@@ -8,6 +8,7 @@ from numbers import Integral
 from typing import Any
 
 from ..errors import OptionError
+from ..inputs import kind_of
 from .errors import PromptError
 from .sampling import Sampling
 
@@ -32,7 +33,7 @@ def whole_number(
     if low <= number and (high is None or number <= high):
         return number
     expected = f"an integer, {low} or more" if high is None else f"{low} to {high}, {what}"
-    of_kind = "" if is_whole else f" ({_kind(value)} is no integer)"
+    of_kind = "" if is_whole else f" ({kind_of(value)} is no integer)"
     raise OptionError(f"{name}: found {_shown(value)}, expected {expected}{of_kind}")
 
 
@@ -46,7 +47,7 @@ def stop_strings(stop: object) -> tuple[str, ...]:
         return (stop,)
     if not isinstance(stop, Iterable) or isinstance(stop, (bytes, Mapping)):
         raise OptionError(
-            f'stop is {_kind(stop)}, expected strings: stop=["one", "two"], or nothing'
+            f'stop is {kind_of(stop)}, expected strings: stop=["one", "two"], or nothing'
         )
     return tuple(stop)
 
@@ -60,7 +61,7 @@ def checked_sampling(given: object) -> Sampling:
     if isinstance(given, Sampling):
         return given
     fix = "Sampling(**...)" if isinstance(given, Mapping) else "Sampling(temperature=..., seed=...)"
-    raise OptionError(f"sampling is {_kind(given)}, expected Sampling: {fix}")
+    raise OptionError(f"sampling is {kind_of(given)}, expected Sampling: {fix}")
 
 
 def prompt_list(prompts: object) -> list[Any]:
@@ -70,7 +71,9 @@ def prompt_list(prompts: object) -> list[Any]:
         PromptError: it is a single prompt, or no prompt at all.
     """
     if isinstance(prompts, Mapping):
-        raise PromptError(f"found {_kind(prompts)}, expected a list of prompts{_of_keys(prompts)}")
+        raise PromptError(
+            f"found {kind_of(prompts)}, expected a list of prompts{_of_keys(prompts)}"
+        )
     if not isinstance(prompts, Iterable) or isinstance(prompts, (str, bytes, bytearray)):
         raise PromptError("found a single prompt, expected a list: use generate")
     found = list(prompts)
@@ -126,11 +129,3 @@ def _shown(value: object) -> str:
     # Python refuses to write integers of thousands of digits.
     is_huge = isinstance(value, int) and value.bit_length() > 128
     return "an integer of 39 digits or more" if is_huge else f"{value!s:.40}"
-
-
-def _kind(value: object) -> str:
-    """Return "a dict", "an int", "None"."""
-    if value is None:
-        return "None"
-    name = type(value).__name__
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

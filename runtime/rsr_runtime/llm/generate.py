@@ -100,6 +100,8 @@ class _Text:
         self._length = until.length(len(prompt.ids))
         limit = until.context if self._length is None else min(self._length, until.context)
         self._sampler = Sampler(sampling, prompt.ids, self._until.end_tokens, limit)
+        self._array = np.empty(limit, np.int64)  # `ids` for the sampler: converting them takes long
+        self._array[: len(prompt.ids)] = prompt.ids
         self._start = perf_counter()
         self._detokenizer = StreamingDetokenizer(
             tokenizer, after=prompt.ids if prompt.is_text else ()
@@ -125,7 +127,8 @@ class _Text:
 
     def take(self, logits: npt.NDArray[np.float32]) -> str:
         """Sample the next token and return the text that is new."""
-        token = self._sampler(logits, self.ids)
+        length = len(self.ids)
+        token = self._array[length] = self._sampler(logits, self._array[:length])
         self.ids.append(token)
         if token in self._until.end_tokens:
             return self._finish("stop")

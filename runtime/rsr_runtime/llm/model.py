@@ -10,6 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from rsr_formats.text import counted
+
 from ..model import Model
 from ..model import load as load_tensors
 from . import generate, perplexity
@@ -330,7 +332,7 @@ class LanguageModel:
         positions = whole_number("positions", positions, 0, self.context, "the context")
         weights = [array for layer in self.weights.linear for array in layer.arrays]
         views = [array.reshape(-1).view(np.uint8) for array in weights]
-        with self._sessions.taken(()) as session:
+        with self._sessions.taken([]) as session:
             return views + session.cache.arrays_at(positions)
 
     def logits(self, tokens: Prompt) -> npt.NDArray[np.float32]:
@@ -342,7 +344,7 @@ class LanguageModel:
         tokens = self._tokens(tokens)
         result = np.empty((len(tokens), self.config.vocab_size), np.float32)
         done = 0
-        with self._sessions.taken(()) as session:
+        with self._sessions.taken([]) as session:
             for logits in session.logits(tokens):
                 result[done : done + len(logits)] = logits
                 done += len(logits)
@@ -372,9 +374,9 @@ class LanguageModel:
         window = whole_number("window", window, 1, self.context, "the context")
         tokens = self.tokenizer.encode(text)
         if len(tokens) < 2:
-            raise PromptError(f"the text has {_tokens_in_words(tokens)}, expected at least 2")
+            raise PromptError(f"the text has {counted(len(tokens), 'token')}, expected at least 2")
         self._check_vocabulary(tokens)
-        with self._sessions.taken(()) as session:
+        with self._sessions.taken([]) as session:
             return perplexity.measure(session, tokens, window, progress)
 
     def _settings(
@@ -440,10 +442,6 @@ class LanguageModel:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def _tokens_in_words(tokens: Sequence[int]) -> str:
-    return "1 token" if len(tokens) == 1 else f"{len(tokens):,} tokens"
 
 
 def load(

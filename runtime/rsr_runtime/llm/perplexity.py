@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ class Perplexity:
 
 def measure(
     session: Session,
-    tokens: Sequence[int],
+    tokens: list[int],
     window: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Perplexity:

@@ -42,7 +42,7 @@ class Session:
             "the tokens to a session of the other process"
         )
 
-    def follow(self, tokens: Sequence[int], progress: Progress | None = None) -> FloatArray:
+    def follow(self, tokens: list[int], progress: Progress | None = None) -> FloatArray:
         """Turn the sequence into `tokens` and return the logits after the last one.
 
         Args:
@@ -69,13 +69,16 @@ class Session:
 
     def make_ready(self) -> None:
         """Compute the cached keys anew if one more token makes the sequence take another RoPE."""
+        length = len(self.tokens) + 1
+        if self._decoder.rope_variant(length) == self.variant:
+            return
         tokens = list(self.tokens)
-        self._begin([*tokens, 0], len(tokens) + 1)
+        self._begin(tokens, length)
         while len(self.tokens) < len(tokens):
             with self._decoder.turn():
                 self._extend(tokens[len(self.tokens) : len(self.tokens) + MAX_ROWS])
 
-    def logits(self, tokens: Sequence[int]) -> Iterator[FloatArray]:
+    def logits(self, tokens: list[int]) -> Iterator[FloatArray]:
         """Compute the sequence `tokens` anew; yield the logits after each token.
 
         The decoder's turn lasts while the results of a pass are yielded.
@@ -91,7 +94,7 @@ class Session:
                 for first in range(0, len(hidden), LOGIT_ROWS):
                     yield self._decoder.logits(hidden[first : first + LOGIT_ROWS])
 
-    def _begin(self, tokens: Sequence[int], length: int) -> int:
+    def _begin(self, tokens: list[int], length: int) -> int:
         """Keep what the sequence shares with `tokens`, and return its length.
 
         `length` decides which RoPE the sequence takes.
@@ -104,7 +107,7 @@ class Session:
         del self.tokens[have:]  # first: an interrupted pass overwrites their keys and values
         return have
 
-    def _extend(self, tokens: Sequence[int]) -> FloatArray:
+    def _extend(self, tokens: list[int]) -> FloatArray:
         """Append tokens in one pass, and return their hidden states, a buffer."""
         hidden = self._decoder.hidden(
             [BatchItem(tokens, self.cache, len(self.tokens), self.variant)]
@@ -112,12 +115,13 @@ class Session:
         self.tokens += tokens
         return hidden
 
-    def common(self, tokens: Sequence[int]) -> int:
+    def common(self, tokens: list[int]) -> int:
         """Return the length of the common prefix without the last token, whose state is needed."""
-        limit = max(0, min(len(self.tokens), len(tokens) - 1))
-        if self.tokens[:limit] == list(tokens[:limit]):  # always true while generating
-            return limit
-        return next(i for i in range(limit) if self.tokens[i] != tokens[i])
+        # A copy, because a pool asks about sessions that other threads may take meanwhile.
+        own = self.tokens[: max(0, len(tokens) - 1)]
+        if own == tokens[: len(own)]:  # always true while generating
+            return len(own)
+        return next(i for i, token in enumerate(own) if token != tokens[i])
 
 
 def step(decoder: Decoder, sessions: Sequence[Session], tokens: Sequence[int]) -> FloatArray:
@@ -156,7 +160,7 @@ class SessionPool:
         # No finalizer gives a session back: Ctrl-C within one would be ignored.
         self._holders: dict[Session, weakref.ref[object]] = {}
 
-    def take(self, tokens: Sequence[int], holder: object = None) -> Session:
+    def take(self, tokens: list[int], holder: object = None) -> Session:
         """Return the idle session that shares the longest prefix with `tokens`, or a new one.
 
         Args:
@@ -198,7 +202,7 @@ class SessionPool:
                 self._decoder.forget(self._idle.popleft().cache)
 
     @contextmanager
-    def taken(self, tokens: Sequence[int]) -> Iterator[Session]:
+    def taken(self, tokens: list[int]) -> Iterator[Session]:
         """Take a session for the block."""
         session = self.take(tokens)
         try:

@@ -35,7 +35,7 @@ class Support:
     not_applied: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return "runs" and "chat", each with "ok" and "reasons", and "not_understood"."""
+        """Return "runs" and "chat", each with "ok" and "reasons"; the other fields as lists."""
         return {
             "runs": {"ok": not self.run_reasons, "reasons": list(self.run_reasons)},
             "chat": {"ok": not self.chat_reasons, "reasons": list(self.chat_reasons)},

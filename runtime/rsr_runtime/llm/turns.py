@@ -46,7 +46,7 @@ class Turns:
                     f"this thread is using {self._of} at this moment, so a signal handler or "
                     "callback cannot: let it set a flag, and act on that afterwards"
                 )
-            locks.is_taken = mine = True
+            mine = locks.is_taken = True  # in this order, because Ctrl-C may arrive between
             yield
         finally:
             if mine:
@@ -59,13 +59,14 @@ class Turns:
     def if_free(self, action: Callable[[], None]) -> None:
         """Call a function in a turn, unless somebody has one."""
         locks = self._own()
-        if not locks.now.acquire(blocking=False):
-            return
-        try:
-            if not locks.is_taken:  # by this thread
+        try:  # first, as in `turn`
+            if locks.now.acquire(blocking=False) and not locks.is_taken:
                 action()
         finally:
-            locks.now.release()
+            try:  # noqa: SIM105
+                locks.now.release()
+            except RuntimeError:
+                pass
 
 
 class _Locks:

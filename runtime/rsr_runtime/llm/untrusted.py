@@ -8,6 +8,7 @@ from typing import Any
 from .errors import PromptError
 from .template import ChatTemplate
 from .tokenizer import Tokenizer
+from .tokenizer.control_tokens import is_name
 
 # Variables of a template whose strings come from elsewhere, as those of messages do.
 _UNTRUSTED = ("tools", "documents")
@@ -44,7 +45,7 @@ def encode_untrusted(
 def _marked(message: Any, tokenizer: Tokenizer, mark: str) -> Any:
     if not isinstance(message, Mapping) or message.get("role") == "assistant":
         return message
-    return {
-        key: value if key == "role" else tokenizer.control_tokens.marked(value, mark)
-        for key, value in message.items()
-    }
+    marked: dict[str, Any] = tokenizer.control_tokens.marked(message, mark)
+    if "role" in message and is_name(message["role"]):
+        marked["role"] = message["role"]
+    return marked

@@ -351,6 +351,9 @@ def test_history_keeps_special_tokens(
     saying(monkeypatch, ids(thinker, "<think>a</think>b, c</think>d"))
     list(chat.say("And?", stop=[", "]))
     assert chat.messages[-1]["content"] == "<think>a</think>b"
+    saying(monkeypatch, ids(thinker, "<think>a</think>b"))
+    list(chat.say("And?", stop=["</think>"]))
+    assert chat.messages[-1]["content"] == "<think>a"
 
 
 def test_template_variables(thinker: LanguageModel) -> None:

@@ -192,6 +192,19 @@ def test_a_stream_that_ends_early_gives_its_cache_back(loaded: Loader) -> None:
     assert computed_by_the_next() == 1
 
 
+def test_a_sequence_may_change_while_a_pool_looks_at_it(loaded: Loader) -> None:
+    """Another thread may take a sequence between the look at it and the choice."""
+    session = loaded("bitnet-2b").new_session()
+    session.follow([256, 5, 6, 7])
+
+    class Tokens(list[int]):
+        def __getitem__(self, where: Any) -> Any:
+            session.tokens.clear()
+            return super().__getitem__(where)
+
+    assert session.common(Tokens([256, 5, 9, 7, 8])) == 2
+
+
 def test_several_threads_may_read_one_stream(loaded: Loader) -> None:
     model = loaded("bitnet-2b")
     expected = list(model.stream(prompt_of(0), max_tokens=40))

@@ -180,7 +180,7 @@ KEPT: dict[str, Check] = {
     "no_repeat_ngram_size": _count,
     "encoder_no_repeat_ngram_size": _count,
     "encoder_repetition_penalty": _penalty,
-    "min_new_tokens": _count,
+    "min_new_tokens": _or_none(_count),
     "min_length": _count,
     "max_new_tokens": _limit,
     "max_length": _limit,

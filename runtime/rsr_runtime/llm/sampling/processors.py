@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 Scores = npt.NDArray[np.float32]
 TokenArray = npt.NDArray[np.int64]
-Processor = Callable[[Scores, Sequence[int]], None]
+Tokens = Sequence[int] | TokenArray
+Processor = Callable[[Scores, Tokens], None]
 
 _MAX = float(np.finfo(np.float32).max)
 
@@ -36,7 +37,7 @@ class Biases:
             arrays = np.array([*biases], np.int64), np.array([*biases.values()], np.float32)
             self._groups.setdefault(len(key), {})[key] = arrays
 
-    def after(self, tokens: Sequence[int]) -> Iterator[tuple[TokenArray, Scores]]:
+    def after(self, tokens: Tokens) -> Iterator[tuple[TokenArray, Scores]]:
         """Yield tokens and their biases after `tokens`."""
         for length, group in self._groups.items():
             if length <= len(tokens):
@@ -45,14 +46,14 @@ class Biases:
                     yield found
 
 
-def add_biases(scores: Scores, tokens: Sequence[int], biases: Biases) -> None:
+def add_biases(scores: Scores, tokens: Tokens, biases: Biases) -> None:
     """Add the biases of the tokens that may come next."""
     for ids, values in biases.after(tokens):
         known = ids < len(scores)
         scores[ids[known]] += values[known]
 
 
-def penalize(scores: Scores, seen: Sequence[int], penalty: float) -> None:
+def penalize(scores: Scores, seen: Tokens, penalty: float) -> None:
     """Divide positive scores of the tokens `seen` by `penalty`, and multiply negative ones."""
     ids = _within(scores, seen)
     old, factor = scores[ids], np.float32(penalty)
@@ -60,14 +61,14 @@ def penalize(scores: Scores, seen: Sequence[int], penalty: float) -> None:
 
 
 def penalize_occurrence(
-    scores: Scores, tokens: Sequence[int], start: int, presence: float, frequency: float
+    scores: Scores, tokens: Tokens, start: int, presence: float, frequency: float
 ) -> None:
     """Subtract the penalties of OpenAI's API from the tokens from `start` on."""
     ids, counts = np.unique(_within(scores, tokens[start:]), return_counts=True)
     scores[ids] -= (presence + frequency * counts).astype(np.float32)
 
 
-def forbid_ngrams(scores: Scores, tokens: Sequence[int], text: Sequence[int], size: int) -> None:
+def forbid_ngrams(scores: Scores, tokens: Tokens, text: Tokens, size: int) -> None:
     """Forbid the tokens with which the last `size` tokens would occur in `text`."""
     if len(text) < size:
         return
@@ -80,12 +81,12 @@ def forbid_ngrams(scores: Scores, tokens: Sequence[int], text: Sequence[int], si
     forbid(scores, array[starts + size - 1])
 
 
-def forbid(scores: Scores, ids: Sequence[int] | TokenArray) -> None:
+def forbid(scores: Scores, ids: Tokens) -> None:
     """Forbid tokens."""
     scores[_within(scores, ids)] = -np.inf
 
 
-def force(scores: Scores, ids: Sequence[int] | TokenArray) -> None:
+def force(scores: Scores, ids: Tokens) -> None:
     """Forbid all tokens but these."""
     scores[:] = -np.inf
     scores[_within(scores, ids)] = 0
@@ -96,7 +97,7 @@ def remove_invalid(scores: Scores) -> None:
     np.nan_to_num(scores, copy=False, nan=0.0, posinf=_MAX, neginf=-_MAX)
 
 
-def favor_ends(scores: Scores, ends: Sequence[int] | TokenArray, factor: float, n: int) -> None:
+def favor_ends(scores: Scores, ends: Tokens, factor: float, n: int) -> None:
     """Raise the scores of the end tokens by a share of their size, `factor` ** `n` - 1."""
     try:
         growth = factor**n - 1
@@ -114,6 +115,6 @@ def normalize(scores: Scores) -> None:
     scores -= np.log(np.exp(scores).sum())
 
 
-def _within(scores: Scores, ids: Sequence[int] | TokenArray) -> TokenArray:
+def _within(scores: Scores, ids: Tokens) -> TokenArray:
     array: TokenArray = np.asarray(ids, np.int64)
     return array[(array >= 0) & (array < len(scores))]

@@ -12,7 +12,7 @@ from ...errors import InputShapeError
 from ..errors import ModelError
 from .chain import chain_of
 from .filters import candidates
-from .processors import Scores
+from .processors import Scores, Tokens
 from .settings import Sampling
 
 
@@ -34,10 +34,10 @@ class Sampler:
         limit: int | None = None,
     ) -> None:
         self._sampling = sampling
-        self._chain = chain_of(sampling, tuple(prompt), sorted(end_tokens), limit)
+        self._chain = chain_of(sampling, prompt, sorted(end_tokens), limit)
         self._random = np.random.Generator(np.random.PCG64(sampling.seed))
 
-    def __call__(self, logits: npt.NDArray[np.float32], tokens: Sequence[int] = ()) -> int:
+    def __call__(self, logits: npt.NDArray[np.float32], tokens: Tokens = ()) -> int:
         """Return the id of the next token; draws one random number unless sampling is greedy.
 
         Args:
@@ -65,7 +65,7 @@ class Sampler:
         drawn = np.searchsorted(cumulative, self._random.random() * total, side="right")
         return int(ids[min(drawn, np.searchsorted(cumulative, total, side="left"))])
 
-    def _scores(self, logits: npt.NDArray[np.float32], tokens: Sequence[int]) -> Scores:
+    def _scores(self, logits: npt.NDArray[np.float32], tokens: Tokens) -> Scores:
         """Return the logits as the settings change them."""
         scores = np.asarray(logits, np.float32)
         if scores.ndim != 1 or not len(scores):

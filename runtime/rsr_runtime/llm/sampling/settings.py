@@ -61,8 +61,8 @@ class Sampling:
             text; 0 is off.
         encoder_repetition_penalty: positive logits of tokens of the prompt are multiplied by it,
             negative ones divided; 1 is off.
-        min_new_tokens: no end token before the text has so many tokens.
-        min_length: no end token before prompt and text have so many tokens.
+        min_new_tokens: no end token before the text has so many tokens; None: as min_length says.
+        min_length: no end token before prompt and text have so many tokens; 0 is off.
         max_new_tokens: maximum tokens of the text; None: no maximum.
         max_length: maximum tokens of prompt and text, unless max_new_tokens is set.
         max_time: seconds after which the text ends; None: no limit.
@@ -99,7 +99,7 @@ class Sampling:
     no_repeat_ngram_size: int = 0
     encoder_no_repeat_ngram_size: int = 0
     encoder_repetition_penalty: float = 1.0
-    min_new_tokens: int = 0
+    min_new_tokens: int | None = None
     min_length: int = 0
     max_new_tokens: int | None = None
     max_length: int | None = None

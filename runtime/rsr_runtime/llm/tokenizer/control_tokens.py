@@ -66,11 +66,14 @@ class ControlTokens:
         raise PromptError("the conversation uses every private-use character of Unicode")
 
     def marked(self, value: Any, mark: str) -> Any:
-        """Return a JSON value whose strings are marked; keys of objects stay as they are."""
+        """Return a JSON value whose strings are marked, and keys that are no names."""
         if isinstance(value, str):
             return self._beginning.sub(lambda match: match[0] + mark, value)
         if isinstance(value, Mapping):
-            return {key: self.marked(item, mark) for key, item in value.items()}
+            return {
+                key if is_name(key) else self.marked(key, mark): self.marked(item, mark)
+                for key, item in value.items()
+            }
         if isinstance(value, (list, tuple)):
             return [self.marked(item, mark) for item in value]
         return value
@@ -139,6 +142,11 @@ class ControlTokens:
         settings["post_processor"] = None  # it names tokens, and is not used here
         text = json.dumps(settings)
         return call("be read", tokenizers.Tokenizer.from_str, text), names
+
+
+def is_name(value: object) -> bool:
+    """Return whether a key or role is a name that a template may compare, unlike text."""
+    return not isinstance(value, str) or value.isidentifier()
 
 
 def _beginning(texts: set[str]) -> re.Pattern[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rsr_formats.text import shown
+
 from ..config import read_json
 from ..errors import ModelError
 
@@ -39,5 +41,5 @@ def _content(name: str, value: object) -> str:
     if isinstance(value, dict):
         value = value.get("content")
     if not isinstance(value, str):
-        raise ModelError(f"tokenizer_config.json: {name} is {value!r:.80}, expected a token")
+        raise ModelError(f"tokenizer_config.json: {name} is {shown(value)}, expected a token")
     return value

@@ -100,7 +100,13 @@ def test_penalties_of_openai(x: F32) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "least"), [({"min_new_tokens": 3}, 5), ({"min_length": 6}, 6), ({}, 0)]
+    ("options", "least"),
+    [
+        ({"min_new_tokens": 3}, 5),
+        ({"min_length": 6}, 6),
+        ({"min_new_tokens": 0, "min_length": 6}, 0),
+        ({}, 0),
+    ],
 )
 def test_least_lengths(x: F32, options: dict[str, Any], least: int) -> None:
     for count in range(2, 9):

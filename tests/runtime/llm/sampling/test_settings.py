@@ -23,7 +23,7 @@ INVALID: dict[str, list[Any]] = {
     "eta_cutoff": [-0.1, 2, {}],
     "repetition_penalty": [0, -1, True, [1.0]],
     "encoder_repetition_penalty": [0, math.inf, "1"],
-    "no_repeat_ngram_size": [-1, 2.0, True, 10**400],
+    "no_repeat_ngram_size": [-1, 2.0, True, 10**400, -(10**5000)],
     "encoder_no_repeat_ngram_size": [-1, "2"],
     "min_new_tokens": [-1, 1.5, 1 << 31],
     "min_length": [-1, [], 1 << 40],

@@ -189,8 +189,20 @@ def test_flags_of_tokens_and_a_normalizer() -> None:
         assert text == f"<mask>{content.lower()}<end>x"
 
 
+def test_keys_and_roles_that_are_no_names() -> None:
+    tokenizer = Tokenizer({"tokenizer.json": byte_level().to_str().encode()})
+    template = ChatTemplate("{{ tools }}{% for m in messages %}{{ m.role }}{% endfor %}")
+    given = {"tools": [{"properties": {"<s>": 1}}]}
+    messages = [{"role": "user"}, {"role": "<s>"}]
+    ids = encode_untrusted(template, tokenizer, messages, given)
+    assert tokenizer.token_id("<s>") not in ids
+    text = "[{'properties': {'<s>': 1}}]user<s>"
+    assert tokenizer.decode(ids) == text
+    template.close()
+
+
 @pytest.mark.parametrize(
-    "messages", [None, "Hi", [], [3], [{}], [{"role": "user", "content": b""}]]
+    "messages", [None, "Hi", [], [3], [{}], [{"role": "user", "content": b""}], [{(1,): 2}]]
 )
 def test_refused(messages: Any) -> None:
     tokenizer = Tokenizer({"tokenizer.json": byte_level().to_str().encode()})

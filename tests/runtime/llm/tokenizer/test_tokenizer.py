@@ -173,6 +173,7 @@ class TestTokenizer:
         assert LLAMA3.special_tokens == {"bos_token": "<s>", "eos_token": "</s>"}
         assert LLAMA3.size == 256 + 6 + 5
         assert LLAMA3.token_id("no such token") is None
+        assert LLAMA3.token_id("\ud800") is None  # a stop string may be half a surrogate pair
         assert LLAMA3.token(10_000) is None
         assert LLAMA3.is_special(262)
         assert not LLAMA3.is_special(id_of(LLAMA3, "<think>"))
@@ -294,6 +295,7 @@ class TestRefusals:
             b'{"added_tokens_decoder": {"x": {"content": "a"}}}',
             b'{"added_tokens_decoder": {"9": 5}}',
             b'{"added_tokens_decoder": {"9": {"content": 5}}}',
+            b'{"bos_token": "\\ud800"}',
             b'{"extra_special_tokens": 5}',
             b'{"extra_special_tokens": [5]}',
             b'{"additional_special_tokens": [{}]}',
