@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from ..common.errors import SourceError
 from . import transcript
 from .chat_input import QUOTES, Entry, piped_entries, typed_entries
 from .prompt_progress import PromptProgress
-from .signals import interrupts
+from .signals import held_interrupts, interrupts
 
 _HELP = f"""\
 /reset      start a new conversation
@@ -92,19 +93,21 @@ def chat(model: LanguageModel, conversation: Chat, options: dict[str, Any]) -> b
     if is_typed:
         click.echo("/help lists commands", err=True)
     talk = _Talk(model, conversation, options, is_typed)
-    for entry in typed_entries() if is_typed else piped_entries():
-        if entry.is_line and entry.text == "/exit":
-            break
-        try:
-            is_whole = talk.take(entry)
-        except (PromptError, TemplateError, SourceError, OSError) as error:
-            if not is_typed or isinstance(error, BrokenPipeError):
+    if not is_typed:
+        return all(map(talk.take, _before_exit(piped_entries())))
+    with held_interrupts():  # Ctrl-C between an answer and the next line must not end everything
+        for entry in _before_exit(typed_entries()):
+            try:
+                talk.take(entry)
+            except BrokenPipeError:
                 raise
-            click.echo(f"rsrc: {printable(_sentence(error))}", err=True)
-        else:
-            if not is_whole and not is_typed:
-                return False
+            except (PromptError, TemplateError, SourceError, OSError) as error:
+                click.echo(f"rsrc: {printable(_sentence(error))}", err=True)
     return True
+
+
+def _before_exit(entries: Iterator[Entry]) -> Iterator[Entry]:
+    return takewhile(lambda entry: not (entry.is_line and entry.text == "/exit"), entries)
 
 
 class _Talk:

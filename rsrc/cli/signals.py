@@ -50,18 +50,54 @@ def ending_at_once() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+class _Held:
+    """A handler that keeps Ctrl-C for the next block of `interrupts`."""
+
+    def __init__(self) -> None:
+        self.is_pending = False
+
+    def __call__(self, number: int, frame: Any) -> None:
+        self.is_pending = True
+
+    def raise_pending(self) -> None:
+        if self.is_pending:
+            self.is_pending = False
+            raise KeyboardInterrupt
+
+
 @contextmanager
 def interrupts() -> Iterator[None]:
     """Make Ctrl-C raise KeyboardInterrupt within the block, instead of ending the process."""
+    with _handled_by(signal.default_int_handler) as before:
+        if isinstance(before, _Held):
+            before.raise_pending()
+        yield
+
+
+@contextmanager
+def held_interrupts() -> Iterator[None]:
+    """Let Ctrl-C wait for the next block of `interrupts` within this block."""
+    with _handled_by(_Held()):
+        yield
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, Any], Any]) -> Iterator[Any]:
+    """Handle SIGINT by a function within the block; yield the handler before."""
+    before = signal.getsignal(signal.SIGINT)
     is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # nohup, a job with "&"
-        yield
+    if not is_main or before is signal.SIG_IGN:  # nohup, a job with "&"
+        yield None
         return
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        yield
+        signal.signal(signal.SIGINT, handler)
+        yield before
     finally:
-        signal.signal(signal.SIGINT, before)
+        try:
+            signal.signal(signal.SIGINT, before)
+        except KeyboardInterrupt:  # it arrived just before
+            signal.signal(signal.SIGINT, before)
+            raise
 
 
 def _terminal() -> Callable[[], None]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+import rsrc
 from rsr_formats.keys import UNSUPPORTED, USED
 from rsr_formats.keys.generation import GENERATION
 from rsr_runtime import llm
@@ -262,6 +264,29 @@ def test_greedy_texts_after_one_token(pair: Any) -> None:
     ):
         found, wanted = texts(pair, settings, prompt, 8)
         assert found == wanted != plain, settings
+
+
+@pytest.mark.parametrize("has_file", [False, True])
+def test_settings_in_config_json(has_file: bool, tmp_path: Path) -> None:
+    """transformers takes them only where there is no generation_config.json."""
+    models.FAMILIES["trilm"].build(tmp_path)
+    folder = tmp_path / "model"
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"no_repeat_ngram_size": 1, "forced_eos_token_id": 7, "max_new_tokens": 12}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "generation_config.json").unlink()
+    if has_file:
+        (folder / "generation_config.json").write_text('{"max_new_tokens": 9, "eos_token_id": 2}')
+    rsrc.compile(folder, tmp_path / "changed.rsr")
+    with llm.load(tmp_path / "changed.rsr", kv="float32") as model, judge.quiet():
+        prompt = model.encode(models.TEXT)[:14]
+        ids = torch.tensor([prompt])
+        theirs = judge.load(folder).generate(
+            ids, attention_mask=torch.ones_like(ids), pad_token_id=0
+        )
+        found = model.generate(prompt).tokens
+        assert prompt + found == theirs[0].tolist()
+        assert (len(found), found[-1] == 7) == ((9, False) if has_file else (12, True))
 
 
 # --- the table ----------------------------------------------------------------------------------

@@ -135,6 +135,20 @@ GENERATION: Keys = (
 )
 
 
+def of_model(
+    config: Mapping[str, Any], generation_config: Mapping[str, Any] | None
+) -> Mapping[str, Any]:
+    """Return the settings of a model's generation, as ``transformers`` 5 chooses them.
+
+    Args:
+        config: the object in config.json. Old models have the settings there.
+        generation_config: the object in generation_config.json; None: there is no such file.
+    """
+    if generation_config is not None:
+        return generation_config
+    return {key: value for key, value in config.items() if key in GENERATION}
+
+
 def not_applied(config: Mapping[str, Any]) -> list[str]:
     """Return the keys of a generation_config.json whose effect on the text is not implemented."""
     return [

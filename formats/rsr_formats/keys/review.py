@@ -13,7 +13,7 @@ from typing import Any
 from ..architectures import ARCHITECTURES, PROJECTIONS, Architecture, DecoderNames, of_config
 from ..text import printable, shown
 from .config import CONFIG, QUANTIZATION, ROPE
-from .generation import GENERATION
+from .generation import GENERATION, of_model
 from .gguf import ARCHITECTURE, GENERAL, TOKENIZER
 from .key import USED, Key, Keys
 
@@ -47,7 +47,7 @@ class Review:
     Attributes:
         refused: sentences on what would change the model; it must not be run without.
         not_understood: names of keys and tensors that no table has.
-        not_applied: sentences on settings of generation_config.json that are not applied.
+        not_applied: sentences on settings of generation that are not applied.
     """
 
     refused: tuple[str, ...] = ()
@@ -57,14 +57,15 @@ class Review:
 
 def review(
     config: Mapping[str, Any],
-    generation_config: Mapping[str, Any],
+    generation_config: Mapping[str, Any] | None,
     tensors: Iterable[str] = (),
 ) -> Review:
     """Judge a model.
 
     Args:
         config: the object in config.json. Nothing is judged if its architecture cannot be run.
-        generation_config: the object in generation_config.json.
+        generation_config: the object in generation_config.json; None: there is no such file, so
+            config.json's own settings of generation count.
         tensors: names of all tensors, without those that another tensor absorbs, such as scales.
     """
     architecture = of_config(config)
@@ -73,7 +74,7 @@ def review(
     found = _Findings([], [], [])
     context = _Context(config, architecture)
     for key, value in config.items():
-        if key in CONFIG or key not in GENERATION:  # transformers 5 ignores those in config.json
+        if key in CONFIG or key not in GENERATION:  # those are judged below
             found.judge(context, CONFIG, key, value, "config.json", "")
     for part, table, is_arithmetic in (
         (_rope_name(config), ROPE, True),
@@ -97,8 +98,9 @@ def review(
         else:
             prefix = key[: len(key) - len(rest)]
             found.judge(context, table, rest, value, "GGUF metadata", prefix)
-    for key, value in generation_config.items():
-        found.judge_generation(key, value)
+    source = "config.json" if generation_config is None else "generation_config.json"
+    for key, value in of_model(config, generation_config).items():
+        found.judge_generation(key, value, source)
     by_tensors = review_tensors(config, tensors)
     return Review(
         _bounded([*found.refused, *by_tensors.refused]),
@@ -186,17 +188,16 @@ class _Findings:
                     f"{where}: {name} is {_value(value)}, which is not supported ({known.note})"
                 )
 
-    def judge_generation(self, key: str, value: object) -> None:
-        """Judge a key of generation_config.json."""
+    def judge_generation(self, key: str, value: object, source: str) -> None:
+        """Judge a setting of generation."""
         known = look_up(GENERATION, key)
         if value is None:
             return
         if known is None:
-            self.name(f"{_short(key)} in generation_config.json")
+            self.name(f"{_short(key)} in {source}")
         elif known.has_effect(value):
             self.not_applied.append(
-                f"generation_config.json: {_short(key)} is {_value(value)}, which is not applied "
-                f"({known.note})"
+                f"{source}: {_short(key)} is {_value(value)}, which is not applied ({known.note})"
             )
 
     def name(self, name: str) -> None:

@@ -19,6 +19,7 @@ from rsr_formats.architectures import (
     takes_int8_activations,
 )
 from rsr_formats.keys import review
+from rsr_formats.keys.generation import of_model
 from rsr_formats.model_files import MAX_JSON, parse_object
 from rsr_formats.modules_to_not_convert import ModulesToNotConvert
 from rsr_formats.text import shown
@@ -43,6 +44,16 @@ def read_json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
     return parse_object(files[name], name, MAX_JSON, ModelError) if name in files else {}
 
 
+def read_generation_config(files: Mapping[str, bytes]) -> dict[str, Any] | None:
+    """Return the object in generation_config.json, None if there is no such file.
+
+    Raises:
+        ModelError: as for `read_json`.
+    """
+    name = "generation_config.json"
+    return read_json(files, name) if name in files else None
+
+
 @dataclass(frozen=True)
 class Config:
     """Settings of a decoder, by their names in config.json where it has them.
@@ -55,7 +66,8 @@ class Config:
         normalizes_inputs: those layers have an RMS norm of their inputs (use_rms_norm).
         scales_biases: weight_scale multiplies the bias too (linear_class autobitlinear, offline).
         linear_norm_eps: epsilon of an RMS norm inside a linear layer (use_rms_norm).
-        generation_config: the object in generation_config.json.
+        generation_config: the object in generation_config.json; without that file, the settings
+            of generation in config.json.
         settings: the object in config.json.
     """
 
@@ -178,9 +190,9 @@ def examine_config(
         scales_biases=is_bitnet and is_scaled and not is_online,
         linear_norm_eps=quantization.number("rms_norm_eps", 1e-6),
         bos_token_id=next(iter(_token_ids(values.get("bos_token_id"))), None),
-        eos_token_ids=_token_ids(generation.get("eos_token_id"))
+        eos_token_ids=_token_ids((generation or {}).get("eos_token_id"))
         or _token_ids(values.get("eos_token_id")),
-        generation_config=generation,
+        generation_config=of_model(values, generation),
         settings=values,
     ), []
 
@@ -202,7 +214,7 @@ class _Reasons:
 
 def _read(
     files: Mapping[str, bytes], metadata: Mapping[str, str]
-) -> tuple[dict[str, Any], Architecture, dict[str, Any]]:
+) -> tuple[dict[str, Any], Architecture, dict[str, Any] | None]:
     """Return config.json, its architecture and generation_config.json."""
     if "config.json" not in files:
         name = metadata.get("general.architecture")
@@ -217,7 +229,7 @@ def _read(
             f"{known}. {_ADVICE}"
         )
     values = read_json(files, "config.json")
-    return values, _architecture(values), read_json(files, "generation_config.json")
+    return values, _architecture(values), read_generation_config(files)
 
 
 def _sizes(found: _Json, architecture: Architecture) -> dict[str, int]:

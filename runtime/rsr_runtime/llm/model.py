@@ -283,8 +283,9 @@ class LanguageModel:
             messages: each with "role" ("system", "user", "assistant" or "tool") and "content".
             tools: descriptions of functions that the model may call, for the template.
             allow_special_tokens: special tokens spelled out in a message become those tokens, as
-                in transformers. False: only in messages of the assistant; in all others they are
-                plain text, so that a message cannot pretend to be several.
+                in transformers. False: only in messages of the assistant; in all others, in tools
+                and in variables they are plain text, so that a message cannot pretend to be
+                several.
             variables: further variables for the template, of types that JSON has
                 (enable_thinking=False).
 

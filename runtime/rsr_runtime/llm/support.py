@@ -10,7 +10,7 @@ from rsr_formats.errors import RsrError
 from rsr_formats.keys import Review, review
 
 from ..errors import OptionError
-from .config import Config, examine_config, read_json
+from .config import Config, examine_config, read_generation_config, read_json
 from .errors import DependencyError, ModelError
 from .sampling import Sampling
 from .template import ChatTemplate
@@ -81,9 +81,7 @@ def check(
 
 def _review(files: Mapping[str, bytes], tensors: Mapping[str, TensorFacts]) -> Review:
     try:
-        config, generation = (
-            read_json(files, name) for name in ("config.json", "generation_config.json")
-        )
+        config, generation = read_json(files, "config.json"), read_generation_config(files)
     except ModelError:  # a reason already
         return Review()
     return review(config, generation, tensors)

@@ -8,10 +8,6 @@ from typing import Any
 from .errors import PromptError
 from .template import ChatTemplate
 from .tokenizer import Tokenizer
-from .tokenizer.control_tokens import is_name
-
-# Variables of a template whose strings come from elsewhere, as those of messages do.
-_UNTRUSTED = ("tools", "documents")
 
 
 def encode_untrusted(
@@ -20,7 +16,7 @@ def encode_untrusted(
     messages: Sequence[Mapping[str, Any]],
     variables: Mapping[str, Any],
 ) -> list[int]:
-    """Return the tokens of a conversation; control tokens in messages are plain text.
+    """Return the tokens of a conversation; control tokens in messages and variables are plain text.
 
     Messages with the role "assistant" keep theirs: the model wrote them.
 
@@ -31,10 +27,7 @@ def encode_untrusted(
     control = tokenizer.control_tokens
     try:
         mark = control.mark_for(template.source, messages, dict(variables))
-        safe = {
-            name: control.marked(value, mark) if name in _UNTRUSTED else value
-            for name, value in variables.items()
-        }
+        safe = {name: control.marked(value, mark) for name, value in variables.items()}
         if isinstance(messages, (list, tuple)):  # else the template's error says so
             messages = [_marked(message, tokenizer, mark) for message in messages]
     except RecursionError as error:
@@ -45,7 +38,7 @@ def encode_untrusted(
 def _marked(message: Any, tokenizer: Tokenizer, mark: str) -> Any:
     if not isinstance(message, Mapping) or message.get("role") == "assistant":
         return message
-    marked: dict[str, Any] = tokenizer.control_tokens.marked(message, mark)
-    if "role" in message and is_name(message["role"]):
-        marked["role"] = message["role"]
+    marked = tokenizer.control_tokens.marked(message, mark)
+    if "role" in message:
+        marked["role"] = tokenizer.control_tokens.marked_name(message["role"], mark)
     return marked

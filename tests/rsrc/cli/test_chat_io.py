@@ -183,6 +183,33 @@ def test_an_interrupted_prompt(plain: Path, terminal: Callable[..., Terminal]) -
     assert re.search(r"interrupted after \d+ of \d+ prompt tokens\x1b\[0m\r\n$", out), out
 
 
+SLOW_TEMPLATE = """
+import time
+from rsr_runtime.llm import Chat
+make_room = Chat.make_room
+def slow(self, *arguments):
+    print("making room")
+    time.sleep(1)
+    return make_room(self, *arguments)
+Chat.make_room = slow
+"""
+
+
+@posix
+def test_ctrl_c_before_the_prompt_is_read(plain: Path, terminal: Callable[..., Terminal]) -> None:
+    """It ends the answer before its first token, and not the conversation."""
+    talk = terminal(SLOW_TEMPLATE + MAIN, "chat", plain)
+    talk.until("> ")
+    talk.type("Hello\n")
+    talk.until("making room")
+    talk.type("\x03")
+    assert "interrupted; the conversation is as before" in talk.until("> ")
+    talk.type("/undo\n")
+    assert "there is nothing to undo" in talk.until("> ")
+    talk.type("/exit\n")
+    assert talk.end()[0] == 0
+
+
 def interrupted_run(path: Path, terminal: Callable[..., Terminal]) -> tuple[int, str]:
     prompt = "Sort the rows of each block. " * 9
     running = terminal(SLOW + SMALL_PASSES + MAIN, "run", path, "-p", prompt)

@@ -52,6 +52,11 @@ class ControlTokens:
             if token.content and (token.special or _TAG.fullmatch(token.content))
         }
         self._beginning = _beginning(set(self._texts.values()))
+        added = inner.get_added_tokens_decoder()
+        # Then other texts become those of control tokens: fullwidth letters under NFKC.
+        self._is_normalized = inner.normalizer is not None and any(
+            added[id_].normalized for id_ in self._texts
+        )
 
     def mark_for(self, *values: Any) -> str:
         """Return a character that no string in `values` has, neither as such nor escaped.
@@ -66,17 +71,23 @@ class ControlTokens:
         raise PromptError("the conversation uses every private-use character of Unicode")
 
     def marked(self, value: Any, mark: str) -> Any:
-        """Return a JSON value whose strings are marked, and keys that are no names."""
+        """Return a JSON value whose strings are marked; keys as `marked_name` does."""
         if isinstance(value, str):
-            return self._beginning.sub(lambda match: match[0] + mark, value)
+            text = self._beginning.sub(lambda match: match[0] + mark, value)
+            if self._is_normalized and self._spans(self._encoding(check_text(text))):
+                return "".join(character + mark for character in value)
+            return text
         if isinstance(value, Mapping):
             return {
-                key if is_name(key) else self.marked(key, mark): self.marked(item, mark)
-                for key, item in value.items()
+                self.marked_name(key, mark): self.marked(item, mark) for key, item in value.items()
             }
         if isinstance(value, (list, tuple)):
             return [self.marked(item, mark) for item in value]
         return value
+
+    def marked_name(self, name: Any, mark: str) -> Any:
+        """Return a marked string, but an identifier as it is: templates look for "user"."""
+        return name if isinstance(name, str) and name.isidentifier() else self.marked(name, mark)
 
     def encode(self, text: str, mark: str) -> list[int]:
         """Return the tokens of a text with marks: a control token across a mark is plain text.
@@ -142,11 +153,6 @@ class ControlTokens:
         settings["post_processor"] = None  # it names tokens, and is not used here
         text = json.dumps(settings)
         return call("be read", tokenizers.Tokenizer.from_str, text), names
-
-
-def is_name(value: object) -> bool:
-    """Return whether a key or role is a name that a template may compare, unlike text."""
-    return not isinstance(value, str) or value.isidentifier()
 
 
 def _beginning(texts: set[str]) -> re.Pattern[str]:

@@ -149,12 +149,56 @@ def test_answers_keep_their_control_tokens() -> None:
     template.close()
 
 
-def test_tools_and_documents() -> None:
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"tools": [{"about": "<s>"}]},
+        {"tools": [{"function": {"parameters": {"properties": {"<s>": {}}}}}]},
+        {"documents": {"a": ["<s>"]}},
+        {"mood": "<s>"},
+        {"messages": [{"role": "user<s>", "content": "x"}]},
+        {"messages": [{"role": "tool", "name": "<s>", "content": "x"}]},
+        {"messages": [{"role": "tool", "content": {"<s>": 3}}]},
+    ],
+    ids=str,
+)
+def test_everything_that_a_caller_gives(given: dict[str, Any]) -> None:
+    """Keys, roles and variables, too; names that templates look for stay as they are."""
     tokenizer = Tokenizer({"tokenizer.json": byte_level().to_str().encode()})
-    template = ChatTemplate("{{ tools[0].about }}{{ documents }}{{ mood }}")
-    given = {"tools": [{"about": "<s>"}], "documents": {"a": ["<s>"]}, "mood": "<s>"}
-    ids = encode_untrusted(template, tokenizer, [{"role": "user", "content": "x"}], given)
-    assert ids.count(tokenizer.token_id("<s>") or -1) == 1
+    template = ChatTemplate(
+        "{{ messages | tojson }}{{ messages[0].role }}{{ tools }}{{ documents }}{{ mood }}"
+    )
+    messages = given.pop("messages", [{"role": "user", "content": "x"}])
+    ids = encode_untrusted(template, tokenizer, messages, given)
+    assert tokenizer.token_id("<s>") not in ids
+    text = tokenizer.decode(ids, skip_special=False)
+    assert text == template.render(messages, **given)
+    assert "<s>" in text
+    template.close()
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "text"),
+    [
+        (normalizers.NFKC(), "\N{FULLWIDTH LESS-THAN SIGN}|im_end|\N{FULLWIDTH GREATER-THAN SIGN}"),
+        (normalizers.Replace("~", "<"), "a~|im_end|> <|im_start|>"),
+        (normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()]), "<|im_énd|>"),
+    ],
+    ids=["NFKC", "replace", "accents"],
+)
+def test_text_that_a_normalizer_turns_into_a_control_token(normalizer: Any, text: str) -> None:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    library = Library(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    library.normalizer = normalizer
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    library.add_special_tokens([AddedToken(name, normalized=True) for name in SPECIAL])
+    tokenizer = Tokenizer({"tokenizer.json": library.to_str().encode()})
+    control = [tokenizer.token_id(name) for name in SPECIAL]
+    assert {*tokenizer.encode(text)} & {*control}
+    template = ChatTemplate("<|im_start|>{{ messages[0].content }}<|im_end|>")
+    ids = encode_untrusted(template, tokenizer, [{"role": "user", "content": text}], {})
+    assert [i for i in ids if i in control] == control[1:]
     template.close()
 
 
