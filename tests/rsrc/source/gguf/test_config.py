@@ -177,6 +177,7 @@ def test_settings_that_are_missing_or_of_another_type_are_left_out() -> None:
         "tie_word_embeddings": True,
         "gguf_metadata": {
             "llama.context_length": "long",
+            "llama.embedding_length": True,
             "llama.block_count": -1,
             "llama.attention.head_count": "3 values",
         },
@@ -223,6 +224,8 @@ def unread(**keys: Any) -> dict[str, Any]:
         ("expert_count", 8),
         ("rope__scaling__yarn_attn_factor", 1.1),
         ("rope__scaling__new_idea", "x"),
+        ("attention__key_length", "64"),
+        ("rope__dimension_count", 32.0),
     ],
 )
 def test_keys_that_would_change_the_model_are_listed(key: str, value: object) -> None:
@@ -247,6 +250,12 @@ def test_keys_that_would_change_the_model_are_listed(key: str, value: object) ->
 )
 def test_keys_that_change_nothing_are_not_listed(key: str, value: object) -> None:
     assert unread(**{key: value}) == {}
+
+
+@pytest.mark.parametrize("key", ["feed_forward_length", "attention.head_count_kv"])
+def test_layers_of_different_sizes_are_listed(key: str) -> None:
+    assert unread(**{key: np.array([2, 2, 4], np.int32)}) == {key: "3 values"}
+    assert unread(**{key: np.array([2, 2, 2], np.int32)}) == {}
 
 
 def test_unknown_keys_of_any_kind_are_listed_short() -> None:
