@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.numerics import llama3_kept
+from rsr_formats.numerics import llama3_kept, yarn_pair
 from rsr_formats.text import shown
 
 from ...common.errors import SourceError
@@ -228,8 +228,7 @@ def _divisors(s: _Scaling, rope: Rope, pairs: int) -> npt.NDArray[np.float64]:
         raise SourceError(f"rope.freq_base is {rope.theta}, expected more than 1")
 
     def pair_of(turns: float) -> float:
-        wavelength = original / (turns * 2 * math.pi) if turns else 0
-        return 2 * pairs * math.log(wavelength or 1) / (2 * math.log(rope.theta))
+        return yarn_pair(turns, original, rope.theta, 2 * pairs) if turns and original else 0
 
     first = max(math.floor(pair_of(s.beta_fast)), 0)
     last = min(math.ceil(pair_of(s.beta_slow)), 2 * pairs - 1)

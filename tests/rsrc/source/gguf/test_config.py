@@ -97,14 +97,6 @@ def test_config_of_the_2b_model() -> None:
     [
         llama(),
         llama(rope_theta=1000042.0, rms_norm_eps=1e-06),
-        llama(rope_scaling={"rope_type": "linear", "factor": 4.0}),
-        llama(
-            rope_scaling={
-                "rope_type": "yarn",
-                "factor": 4.0,
-                "original_max_position_embeddings": 32768,
-            }
-        ),
         llama(architectures=["Qwen3ForCausalLM"], model_type="qwen3", pad_token_id=3),
         llama(
             architectures=["MiniCPMForCausalLM"],
