@@ -71,11 +71,11 @@ def rope_scaling(
         metadata: of the file.
         prefix: of the architecture's keys.
         rope: the head, by the settings in config.json.
-        tensors: those of `ROPE_TENSORS` that the file has. A result replaces all of them. With
-            None, factors of another length or out of range are left to who runs the model.
+        tensors: those of `ROPE_TENSORS` that the file has. The settings replace all of them. If the
+            result is None, they are kept, and the runtime checks their length and values.
 
     Raises:
-        SourceError: a key has a value that llama.cpp does not know either, or contradicts a tensor.
+        SourceError: a key has a value that llama.cpp does not accept, or contradicts a tensor.
     """
     scaling = _read(metadata, prefix, tensors)
     if scaling.kind == "longrope":
@@ -129,7 +129,7 @@ def _read(metadata: Mapping[str, Any], prefix: str, tensors: Mapping[str, Factor
     kind = metadata.get(key, by_default)
     if not isinstance(kind, str) or kind not in _TYPES:
         raise SourceError(
-            f"{key} is {_short(kind)}, which is not supported, nor by llama.cpp; known are "
+            f"{key} is {_short(kind)}, which neither rsrc nor llama.cpp supports; known are "
             + ", ".join(_TYPES)
         )
     if by_default == "longrope" and kind != by_default:

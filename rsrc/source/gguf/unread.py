@@ -54,7 +54,9 @@ def unread(
         name = key.removeprefix(prefix)
         if known is not None and (known.kind == HARMLESS or _is_in(config, name, value)):
             continue
-        if known is not None and known.kind == USED and name not in _SIZES:
+        is_token = key.startswith("tokenizer.") and key.endswith("_token_id")
+        is_usable = name not in _SIZES and not (is_token and number_of(value) is None)
+        if known is not None and known.kind == USED and is_usable:
             continue
         shown = _shown(value)
         if known is None or known.kind == USED or known.has_effect(shown):

@@ -244,6 +244,13 @@ def test_keys_that_change_nothing_are_not_listed(key: str, value: object) -> Non
     assert unread(**{key: value}) == {}
 
 
+def test_tokens_that_are_no_numbers_are_listed() -> None:
+    ends = {"tokenizer.ggml.eos_token_id": "</s>", "tokenizer.ggml.eot_token_id": -1}
+    found = hf_config({"general.architecture": "llama", **ends}, {})
+    assert found is not None
+    assert found["gguf_metadata"] == {"tokenizer.ggml.eos_token_id": "</s>"}
+
+
 @pytest.mark.parametrize("key", ["feed_forward_length", "attention.head_count_kv"])
 def test_layers_of_different_sizes_are_listed(key: str) -> None:
     assert unread(**{key: np.array([2, 2, 4], np.int32)}) == {key: "3 values"}
@@ -373,11 +380,11 @@ def test_activations_come_back() -> None:
 @pytest.mark.parametrize(
     ("marks", "message"),
     [
-        ({INT8: 1}, "rsr.int8_activations is no boolean"),
-        ({INT8: True, KEPT: "lm_head"}, "is no list"),
-        ({INT8: True, KEPT: np.zeros(3)}, "is no list"),
-        ({INT8: True, KEPT: [1, 2]}, "is no list of at most"),
-        ({INT8: True, KEPT: ["x"] * 20000}, "is no list of at most"),
+        ({INT8: 1}, "rsr.int8_activations is not a boolean"),
+        ({INT8: True, KEPT: "lm_head"}, "is not a list"),
+        ({INT8: True, KEPT: np.zeros(3)}, "is not a list"),
+        ({INT8: True, KEPT: [1, 2]}, "is not a list of at most"),
+        ({INT8: True, KEPT: ["x"] * 20000}, "is not a list of at most"),
     ],
 )
 def test_marks_of_activations_that_are_none(marks: dict[str, Any], message: str) -> None:
