@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -30,3 +32,18 @@ def llama3_kept(
         original: `original_max_position_embeddings`.
     """
     return np.clip((original / wavelengths - low) / (high - low), 0, 1)
+
+
+def yarn_pair(turns: float, original: float, theta: float, head_dim: int) -> float:
+    """Return the pair of features that makes so many turns within the original context.
+
+    Pairs are counted from 0; the result lies between them. Yarn stretches those after one such
+    bound and keeps those before another (`modeling_rope_utils.py` in transformers).
+
+    Args:
+        turns: `beta_fast` or `beta_slow`, above 0.
+        original: `original_max_position_embeddings`, above 0.
+        theta: base of the frequencies, above 1.
+        head_dim: features that RoPE rotates.
+    """
+    return head_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))

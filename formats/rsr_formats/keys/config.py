@@ -141,10 +141,10 @@ CONFIG: Keys = {
         },
         ([], {}),
     ),
-    "weight_bits": Key(UNSUPPORTED, "1bitLLM's class quantizes weights to so many bits", (1,)),
-    "input_bits": Key(UNSUPPORTED, "BitNet layers quantize activations to so many bits", (8,)),
+    "weight_bits": Key(UNSUPPORTED, "bits to which 1bitLLM's class quantizes weights", (1,)),
+    "input_bits": Key(UNSUPPORTED, "bits to which BitNet layers quantize activations", (8,)),
     "w_bits": Key(
-        UNSUPPORTED, "ParetoQ's class quantizes weights to so many bits", (0, 0.0, 1.58, 16)
+        UNSUPPORTED, "bits to which ParetoQ's class quantizes weights", (0, 0.0, 1.58, 16)
     ),
     "activation": Key(UNSUPPORTED, "another name of hidden_act", ("silu", "swiglu")),
     "position_embedding_type": Key(
@@ -158,11 +158,11 @@ CONFIG: Keys = {
             "pad_token_id": "nothing is padded",
             "sep_token_id": "separates the texts of encoders",
             "decoder_start_token_id": "begins the text of encoder-decoder models",
-            "is_decoder": "the classes are decoders whatever it says",
+            "is_decoder": "all supported classes are decoders",
             "is_bitnet_config": "quantization_config decides",
             "share_embedding": "tie_word_embeddings decides",
             "pretraining_tp": "splits products without changing them",
-            "chunk_size_feed_forward": "the classes do not read it",
+            "chunk_size_feed_forward": "no supported class reads it",
             "cross_attention_hidden_size": "there is no cross attention, see add_cross_attention",
             "use_cache": "a KV cache changes no result",
             "cache_implementation": "a KV cache changes no result",
@@ -237,7 +237,7 @@ ROPE: Keys = {
             "rope_type": "kind of scaling",
             "type": "older name of rope_type",
             "rope_theta": "base of the frequencies",
-            "factor": "by how much positions are stretched",
+            "factor": "factor by which positions are stretched",
             "low_freq_factor": "llama3: bound of the pairs that are stretched",
             "high_freq_factor": "llama3: bound of the pairs that are kept",
             "original_max_position_embeddings": "context before scaling",

@@ -22,9 +22,9 @@ _USED = {
     "eta_cutoff": "least probability of a token, by the entropy; only used if do_sample is true",
     "repetition_penalty": "makes tokens of prompt and text less likely",
     "encoder_repetition_penalty": "makes tokens of the prompt more likely",
-    "no_repeat_ngram_size": "so many tokens in a row occur only once",
-    "encoder_no_repeat_ngram_size": "so many tokens in a row of the prompt do not occur in the "
-    "text",
+    "no_repeat_ngram_size": "length of the n-grams that occur only once",
+    "encoder_no_repeat_ngram_size": "length of the n-grams of the prompt that do not occur in "
+    "the text",
     "sequence_bias": "what is added to the logits of sequences of tokens",
     "bad_words_ids": "sequences of tokens that must not occur",
     "suppress_tokens": "tokens that must not occur",
@@ -44,8 +44,8 @@ _USED = {
 }
 
 _BEAMS = "only beam search reads it"
-_ASSISTED = "speculative decoding makes a text faster, not another one"
-_OUTPUTS = "chooses what transformers returns beside the text"
+_ASSISTED = "speculative decoding changes the speed, not the text"
+_OUTPUTS = "chooses what transformers returns besides the text"
 _RECORD = "records where the file comes from"
 _SPEED = "changes speed or memory, not the text"
 _QWEN = "only the code of Qwen 1 reads it"

@@ -22,22 +22,34 @@ _MAX_NAME = 120  # characters of a name
 
 # Words that say that a setting changes arithmetic: they begin or end a part of its name.
 _ARITHMETIC = re.compile(
-    r"(?:^|[^a-z])(?:act(?:$|_|ivation)|alibi|attn|attention|bias|cap(?:$|_)|causal|clamp|clip|"
-    r"conv(?:$|_|\d)|eps|expert|factor(?:$|_|s)|ffn|gate|hadamard|head|hidden|kv|lambda|layer|linear|logit|"
-    r"lora|mask|mlp|moe|mscale|mult(?:$|_|iplier)|mup|norm|offset|pos(?:$|_|ition)|qk|quant|relu|"
-    r"resid|rms|rope|rotary|rotat|router|scal|sink|skip|sliding|smooth|softcap|softmax|ssm|swiglu|"
-    r"theta|tie|window|yarn)"
+    r"(?:^|[^a-z])(?:act(?:$|_|ivation)|alibi|alpha|attn|attention|beta(?:$|_)|bias|cap(?:$|_)|"
+    r"causal|clamp|clip|conv(?:$|_|\d)|emb(?:$|_)|eps|expert|factor(?:$|_|s)|ffn|gamma|gate|geglu|"
+    r"gelu|hadamard|head|hidden|interleave|kv|lambda|layer|linear|ln(?:$|_)|logit|loops?(?:$|_)|"
+    r"lora|mamba|mask|mixer|mlp|moe|mscale|mult(?:$|_|iplier)|mup|nope|norm|offset|"
+    r"pos(?:$|_|ition)|qk|quant|recurren|relu|resid|rms|rope|rotary|rotat|router|scal|sink|skip|"
+    r"sliding|smooth|softcap|softmax|ssm|swiglu|theta|tie|window|yarn)"
     r"|(?:act|attention|attn|bias|cap|dim|multiplier|norm|rope|scale|scaling)(?:$|[^a-z])"
 )
-_TOKENS = re.compile(r"_token(?:_ids?)?$")  # mask_token_id and others name tokens
+# Names of tokens, such as mask_token_id, and settings of training, whatever layer they name.
+_NO_ARITHMETIC = re.compile(
+    r"_token(?:_ids?)?$|p?drop(?:out)?(?:_prob|_rate|_p)?$|_loss(?:_coef|_weight)?$"
+)
+# Settings that are true or false. Of others, the tensors show what they should be.
+_FLAGS = ("truncate", "use_rms_norm")
 
 _LAYER = re.compile(r"layers\.(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL)
 _GGUF_LAYER = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL)
 _DRAFT_LAYERS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
-# Outside layers. rope_freqs.weight is GGUF's name of the divisors of rotary frequencies.
 _OUTSIDE = ("embed_tokens.weight", "norm.weight", "rotary_emb.inv_freq")
-_MLX_MODULES = ("lm_head", "embed_tokens")  # MLX has settings by the names of modules
+_MLX_MODULES = ("lm_head", "embed_tokens")
 _HEAD = (".weight", ".weight_scale", ".bias")
+# Objects within config.json. transformers takes rope_scaling where both of RoPE's are there.
+_PARTS = (
+    ("rope_scaling", ROPE),
+    ("rope_parameters", ROPE),
+    ("quantization_config", QUANTIZATION),
+    ("quantization", QUANTIZATION),
+)
 
 
 @dataclass(frozen=True)
@@ -73,19 +85,18 @@ def review(
         return Review()
     found = _Findings([], [], [])
     context = _Context(config, architecture)
+    # transformers chooses the class by model_type. How known classes differ, the tensors show.
+    model_type = config.get("model_type")
+    if model_type not in (None, *(a.model_type for a in ARCHITECTURES)):
+        found.refused.append(
+            f"config.json: model_type is {_value(model_type)}, but the model_type of "
+            f"{architecture.name} is {architecture.model_type!r}"
+        )
     for key, value in config.items():
         if key in CONFIG or key not in GENERATION:  # those are judged below
             found.judge(context, CONFIG, key, value, "config.json", "")
-    for part, table, is_arithmetic in (
-        (_rope_name(config), ROPE, True),
-        ("quantization_config", QUANTIZATION, True),
-        ("quantization", QUANTIZATION, True),
-    ):
-        values = config.get(part)
-        for key, value in (values if isinstance(values, dict) else {}).items():
-            if table is QUANTIZATION and ("." in key or key in _MLX_MODULES):
-                continue
-            found.judge(context, table, key, value, "config.json", f"{part}.", is_arithmetic)
+    for part, table in _PARTS:
+        found.judge_part(context, table, config.get(part), f"{part}.")
     gguf = config.get("gguf_metadata")
     for key, value in (gguf if isinstance(gguf, dict) else {}).items():
         table, rest = _gguf_table(key)
@@ -135,7 +146,7 @@ def look_up(table: Keys, key: str) -> Key | None:
 def changes_arithmetic(key: str) -> bool:
     """Return whether the name of an unknown key suggests that it changes arithmetic."""
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key[:1000]).lower()
-    return _TOKENS.search(words) is None and _ARITHMETIC.search(words) is not None
+    return _NO_ARITHMETIC.search(words) is None and _ARITHMETIC.search(words) is not None
 
 
 @dataclass(frozen=True)
@@ -159,6 +170,19 @@ class _Findings:
     not_understood: list[str]
     not_applied: list[str]
 
+    def judge_part(self, context: _Context, table: Keys, values: object, prefix: str) -> None:
+        """Judge an object within config.json, and MLX's objects for single modules in it."""
+        if not isinstance(values, dict):
+            return
+        is_mlx = table is QUANTIZATION and "group_size" in values
+        for key, value in values.items():
+            if not is_mlx or not ("." in key or key in _MLX_MODULES):
+                self.judge(context, table, key, value, "config.json", prefix, True)
+                continue
+            for name, setting in (value if isinstance(value, dict) else {}).items():
+                where = f"{prefix}{key}."
+                self.judge(context, table, name, setting, "config.json", where, True)
+
     def judge(
         self,
         context: _Context,
@@ -181,6 +205,8 @@ class _Findings:
                     f"{where}: {name} is {_value(value)}, which is not understood and may change "
                     "the arithmetic"
                 )
+        elif known.kind == USED and key in _FLAGS and type(value) is not bool:
+            self.refused.append(f"{where}: {name} is {_value(value)}, expected true or false")
         elif known.has_effect(value):
             check = _CHECKS.get(key) if table is CONFIG else None
             if check is None or check(context, value):
@@ -203,11 +229,6 @@ class _Findings:
     def name(self, name: str) -> None:
         """Name something that is not understood."""
         self.not_understood.append(name)
-
-
-def _rope_name(config: Mapping[str, Any]) -> str:
-    """Return the key of the rotary settings that apply, as transformers chooses it."""
-    return "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
 
 
 def _gguf_table(key: str) -> tuple[Keys, str]:
@@ -300,21 +321,22 @@ def _unknown_tensors(
     names = DecoderNames.find(tensors)
     layers = config.get("num_hidden_layers")
     known = _known_in_layers(config, architecture)
-    drafts = any(type(n := config.get(key)) is int and n > 0 for key in _DRAFT_LAYERS)
+    drafts = sum(max(0, n) for key in _DRAFT_LAYERS if type(n := config.get(key)) is int)
     seen: set[str] = set()
     for name in tensors:
-        match = _LAYER.fullmatch(name.removeprefix(names.prefix))
-        match = match or _GGUF_LAYER.fullmatch(name)
+        own = name.removeprefix(names.prefix) if name.startswith(names.prefix) else ""
+        match = _LAYER.fullmatch(own) or _GGUF_LAYER.fullmatch(name)
         if match is None:
-            if not _is_known_outside(name, names):
-                kind = re.sub(r"\d+", "0", name)
-                if kind not in seen:
-                    seen.add(kind)
-                    yield name, _outside(name) if name.startswith(names.prefix) else None
+            kind = re.sub(r"\d+", "0", name)
+            if not _is_known_outside(config, name, own, names) and kind not in seen:
+                seen.add(kind)
+                # The rest belongs to other models in the file, such as one that reads images.
+                is_own = own or name.startswith(names.head) or name.count(".") <= 1
+                yield name, _outside(name) if is_own else None
             continue
         number, stem = int(match[1]), match[2]
         if type(layers) is int and number >= layers:
-            if not drafts and "beyond" not in seen:
+            if number >= layers + drafts and "beyond" not in seen:
                 seen.add("beyond")
                 yield (
                     name,
@@ -361,15 +383,26 @@ def _known_in_layers(config: Mapping[str, Any], architecture: Architecture) -> s
         in_qwen2 = architecture.model_type == "qwen2" and in_attention and "o_proj" not in module
         if in_qwen2 or (attention_bias if in_attention else mlp_bias) is True:
             known.add(f"{module}.bias")
-    # Scales and biases of MLX that a ternary weight implies; other weights of MLX are refused.
-    known |= {f"{module}.{part}" for module in PROJECTIONS for part in ("scales", "biases")}
+    if _is_mlx(config):
+        known |= {f"{module}.biases" for module in PROJECTIONS}
     # Frequencies that old checkpoints keep; they follow from config.json.
     return known | {"self_attn.rotary_emb.inv_freq"}
 
 
-def _is_known_outside(name: str, names: DecoderNames) -> bool:
-    if name == "rope_freqs.weight" or name.removeprefix(names.prefix) in _OUTSIDE:
+def _is_mlx(config: Mapping[str, Any]) -> bool:
+    """Return whether `.biases` are MLX's, which the scales imply; a ternary matrix has no others.
+
+    They are absorbed into the matrix unless a zero among them has another sign.
+    """
+    parts = (config.get(part) for part, table in _PARTS if table is QUANTIZATION)
+    return any(isinstance(part, dict) and "group_size" in part for part in parts)
+
+
+def _is_known_outside(config: Mapping[str, Any], name: str, own: str, names: DecoderNames) -> bool:
+    if name == "rope_freqs.weight" or own in _OUTSIDE:  # GGUF's divisors of rotary frequencies
         return True
+    if name == f"{names.head}.biases" or own == "embed_tokens.biases":
+        return _is_mlx(config)
     return name.startswith(names.head) and name.removeprefix(names.head) in _HEAD
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rsr_formats.numerics import yarn_pair
 from rsr_formats.text import shown
 
 from ...common.errors import ExportError
@@ -187,13 +188,11 @@ def _yarn(rope: _Rope, metadata: dict[str, int | float | str]) -> GgufRope:
 def _untruncated(rope: _Rope, factor: float) -> Factors:
     """Return by what yarn divides each frequency if its bounds are not rounded, (pairs,)."""
     pairs = _pairs(rope)
-
-    def pair_of(rotations: float) -> float:
-        wavelength = rope.original / (rotations * 2 * math.pi)
-        return 2 * pairs * math.log(wavelength) / (2 * math.log(rope.theta))
-
-    first = max(pair_of(rope.number("beta_fast", 32)), 0)
-    last = min(pair_of(rope.number("beta_slow", 1)), 2 * pairs - 1)
+    fast, slow = (
+        yarn_pair(rope.number(key, turns), rope.original, rope.theta, 2 * pairs)
+        for key, turns in (("beta_fast", 32), ("beta_slow", 1))
+    )
+    first, last = max(fast, 0), min(slow, 2 * pairs - 1)
     stretched = np.clip((np.arange(pairs) - first) / (last - first or 0.001), 0, 1)
     return np.asarray(1 / (stretched / factor + 1 - stretched), np.float32)
 

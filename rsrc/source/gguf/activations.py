@@ -50,7 +50,7 @@ def apply_activations(config: dict[str, Any], metadata: Mapping[str, Any]) -> No
     if is_int8 is None:
         return
     if not isinstance(is_int8, bool):
-        raise SourceError(f"{INT8} is no boolean")
+        raise SourceError(f"{INT8} is not a boolean")
     if takes_int8_activations(config) == is_int8:
         return
     if not is_int8:
@@ -60,9 +60,9 @@ def apply_activations(config: dict[str, Any], metadata: Mapping[str, Any]) -> No
     kept = metadata.get(KEPT)
     if kept is not None:
         if isinstance(kept, str | np.ndarray) or not isinstance(kept, Sequence):
-            raise SourceError(f"{KEPT} is no list of strings")
+            raise SourceError(f"{KEPT} is not a list of strings")
         modules = list(kept[:_MAX_MODULES])
         if len(kept) > _MAX_MODULES or not all(isinstance(name, str) for name in modules):
-            raise SourceError(f"{KEPT} is no list of at most {_MAX_MODULES} strings")
+            raise SourceError(f"{KEPT} is not a list of at most {_MAX_MODULES} strings")
         quantization["modules_to_not_convert"] = modules
     config["quantization_config"] = quantization

@@ -107,8 +107,8 @@ def hf_config(
 def gguf_metadata(config: Mapping[str, Any]) -> dict[str, int | float | str]:
     """Return `general.architecture` and the settings of a GGUF file for a config.json.
 
-    Two settings are expressed by tensors instead: tied embeddings (no output.weight), and Llama 3's
-    RoPE scaling (rope_freqs.weight, see `rope_factors`).
+    RoPE scaling is left out (see `rsrc.export.gguf.rope`), and the absence of a tensor
+    output.weight expresses tied embeddings.
 
     Args:
         config: config.json as transformers 4 or 5 writes it.
@@ -141,13 +141,6 @@ def gguf_metadata(config: Mapping[str, Any]) -> dict[str, int | float | str]:
     result[prefix + "rope.dimension_count"] = head_dim
     result[prefix + "attention.key_length"] = head_dim
     result[prefix + "attention.value_length"] = head_dim
-    kind, factor = rope.get("rope_type", rope.get("type")), number_of(rope.get("factor"))
-    if kind in ("linear", "yarn") and factor is not None:
-        result[prefix + "rope.scaling.type"] = str(kind)
-        result[prefix + "rope.scaling.factor"] = factor
-        original = whole_of(rope.get("original_max_position_embeddings"))
-        if original is not None:
-            result[prefix + "rope.scaling.original_context_length"] = original
     for token in _TOKENS:
         found = config.get(f"{token}_id")
         found = whole_of(found[0] if isinstance(found, list) and found else found)

@@ -244,10 +244,14 @@ def _model_files(
 ) -> dict[str, Path | bytes]:
     """Make config.json and the tokenizer files; explain in `notes` what could not be made."""
     if not config:
-        architecture = str(metadata.get("general.architecture"))[:64]
+        name = metadata.get("general.architecture")
+        why = (
+            f"architecture {name[:64]!r} is unknown"
+            if isinstance(name, str)
+            else "general.architecture is missing or not a string"
+        )
         notes.append(
-            f"no config.json and no tokenizer files: architecture {architecture!r} is unknown, so "
-            "tensors keep their GGUF names"
+            f"no config.json and no tokenizer files: {why}, so tensors keep their GGUF names"
         )
         return {}
     made = tokenizer_files(metadata, notes.append)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.numerics import llama3_kept
+from rsr_formats.numerics import llama3_kept, yarn_pair
 from rsr_formats.text import shown
 
 from ...common.errors import SourceError
@@ -71,11 +71,11 @@ def rope_scaling(
         metadata: of the file.
         prefix: of the architecture's keys.
         rope: the head, by the settings in config.json.
-        tensors: those of `ROPE_TENSORS` that the file has. A result replaces all of them. With
-            None, factors of another length or out of range are left to who runs the model.
+        tensors: those of `ROPE_TENSORS` that the file has. The settings replace all of them. If the
+            result is None, they are kept, and the runtime checks their length and values.
 
     Raises:
-        SourceError: a key has a value that llama.cpp does not know either, or contradicts a tensor.
+        SourceError: a key has a value that llama.cpp does not accept, or contradicts a tensor.
     """
     scaling = _read(metadata, prefix, tensors)
     if scaling.kind == "longrope":
@@ -129,7 +129,7 @@ def _read(metadata: Mapping[str, Any], prefix: str, tensors: Mapping[str, Factor
     kind = metadata.get(key, by_default)
     if not isinstance(kind, str) or kind not in _TYPES:
         raise SourceError(
-            f"{key} is {_short(kind)}, which is not supported, nor by llama.cpp; known are "
+            f"{key} is {_short(kind)}, which neither rsrc nor llama.cpp supports; known are "
             + ", ".join(_TYPES)
         )
     if by_default == "longrope" and kind != by_default:
@@ -228,8 +228,7 @@ def _divisors(s: _Scaling, rope: Rope, pairs: int) -> npt.NDArray[np.float64]:
         raise SourceError(f"rope.freq_base is {rope.theta}, expected more than 1")
 
     def pair_of(turns: float) -> float:
-        wavelength = original / (turns * 2 * math.pi) if turns else 0
-        return 2 * pairs * math.log(wavelength or 1) / (2 * math.log(rope.theta))
+        return yarn_pair(turns, original, rope.theta, 2 * pairs) if turns and original else 0
 
     first = max(math.floor(pair_of(s.beta_fast)), 0)
     last = min(math.ceil(pair_of(s.beta_slow)), 2 * pairs - 1)

@@ -34,9 +34,9 @@ def exact_factors(metadata: Mapping[str, Any]) -> dict[str, float]:
     if names is None and scales is None:
         return {}
     if not isinstance(scales, np.ndarray) or scales.dtype != np.float32:
-        raise SourceError(f"{SCALES} is no list of float32 numbers")
+        raise SourceError(f"{SCALES} is not a list of float32 numbers")
     if isinstance(names, str | np.ndarray) or not isinstance(names, Sequence):
-        raise SourceError(f"{NAMES} is no list of strings")
+        raise SourceError(f"{NAMES} is not a list of strings")
     if len(names) != len(scales) or len(names) > _MAX_TENSORS:
         raise SourceError(f"{NAMES} has {len(names)} names for {len(scales)} {SCALES}")
     with np.errstate(over="ignore"):

@@ -15,13 +15,19 @@ from .values import number_of, whole_of
 _MAX_KEYS = 200
 _MAX_TEXT = 80  # characters of a value
 
+# Whole numbers; an array of different ones, for the layers, is none.
+_SIZES = (
+    "vocab_size",
+    "context_length",
+    "embedding_length",
+    "block_count",
+    "feed_forward_length",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "rope.dimension_count",
+)
 # Settings of config.json by the key that they are made from; None says that the value is unusable.
-_SIZES = {
-    "context_length": "max_position_embeddings",
-    "block_count": "num_hidden_layers",
-    "feed_forward_length": "intermediate_size",
-    "attention.head_count": "num_attention_heads",
-}
 _MINICPM = {
     "embedding_scale": "scale_emb",
     "residual_scale": "scale_depth",
@@ -48,7 +54,9 @@ def unread(
         name = key.removeprefix(prefix)
         if known is not None and (known.kind == HARMLESS or _is_in(config, name, value)):
             continue
-        if known is not None and known.kind == USED and name not in _SIZES:
+        is_token = key.startswith("tokenizer.") and key.endswith("_token_id")
+        is_usable = name not in _SIZES and not (is_token and number_of(value) is None)
+        if known is not None and known.kind == USED and is_usable:
             continue
         shown = _shown(value)
         if known is None or known.kind == USED or known.has_effect(shown):
@@ -61,7 +69,7 @@ def unread(
 def _is_in(config: Mapping[str, Any], name: str, value: Any) -> bool:
     """Return whether the settings agree with a key, so that nothing of it is lost."""
     if name in _SIZES:
-        return config.get(_SIZES[name]) is not None
+        return whole_of(value) is not None
     if config.get("model_type") == "minicpm" and name in _MINICPM:
         return config.get(_MINICPM[name]) is not None
     head_dim = config.get("head_dim")

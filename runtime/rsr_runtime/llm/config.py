@@ -340,8 +340,12 @@ def _architecture(config: Mapping[str, Any]) -> Architecture:
 
 
 def _modules(entries: object) -> ModulesToNotConvert:
+    if not isinstance(entries, list | None):
+        raise ModelError(
+            f"config.json: modules_to_not_convert is {shown(entries)}, expected a list of names"
+        )
     try:
-        return ModulesToNotConvert(entries if isinstance(entries, list) else ())
+        return ModulesToNotConvert(entries or ())
     except ValueError as error:
         raise ModelError(f"config.json: {error}") from None
 

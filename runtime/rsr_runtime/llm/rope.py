@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.numerics import llama3_kept
+from rsr_formats.numerics import llama3_kept, yarn_pair
 from rsr_formats.text import shown
 
 from ..errors import OptionError
@@ -187,13 +187,10 @@ class Rope:
     def _yarn(self, base: FloatArray) -> tuple[FloatArray, np.float32]:
         """YaRN (arXiv 2309.00071): as llama3, but blend by turns within the original context."""
         factor = self._number("factor")
-
-        def pair_of(rotations: float) -> float:
-            wavelength = self._original / (rotations * 2 * math.pi)
-            return self.head_dim * math.log(wavelength) / (2 * math.log(self.theta))
-
-        first = pair_of(self.parameters.get("beta_fast", 32))
-        last = pair_of(self.parameters.get("beta_slow", 1))
+        first, last = (
+            yarn_pair(self.parameters.get(key, turns), self._original, self.theta, self.head_dim)
+            for key, turns in (("beta_fast", 32), ("beta_slow", 1))
+        )
         if self.truncates:
             first, last = math.floor(first), math.ceil(last)
         first, last = max(first, 0), min(last, self.head_dim - 1)

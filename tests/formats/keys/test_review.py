@@ -50,7 +50,13 @@ def test_an_unknown_key_that_may_change_arithmetic_is_refused(key: str) -> None:
     assert review({**LLAMA, key: None}, {}).refused == ()  # the same as absent
 
 
-@pytest.mark.parametrize("key", ["characters", "factory", "mask_token_id", "activity", "version"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "characters", "factory", "mask_token_id", "activity", "version", "mlp_dropout",
+        "attn_pdrop", "attention_dropout_prob", "router_z_loss_coef",
+    ],
+)  # fmt: skip
 def test_names_that_only_look_like_arithmetic(key: str) -> None:
     assert not changes_arithmetic(key)
 
@@ -148,9 +154,38 @@ def test_rope_and_quantization() -> None:
         "rope_parameters.spiral in config.json",
         "quantization_config.twist in config.json",
     )
-    # rope_scaling takes precedence, as in transformers.
     both = {"rope_scaling": {"factor": 2}, "rope_parameters": {"spiral": 1}}
-    assert refused(**both) == ()
+    assert len(refused(**both)) == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "is_refused"),
+    [
+        ({"group_size": 128, "bits": 2, "lm_head": {"bits": 2}, "model.norm": False}, False),
+        ({"group_size": 128, "lm_head": {"bits": 2, "mode": "mxfp4"}}, True),
+        ({"group_size": 128, "lm_head": {"bits": 2, "twist": 1}}, True),
+        ({"quant_method": "bitnet", "act.scale": 3}, True),
+        ({"quant_method": "bitnet", "lm_head": {"bits": 2}}, True),
+    ],
+)
+def test_quantization_of_single_modules(config: dict[str, Any], is_refused: bool) -> None:
+    assert bool(refused(quantization_config=config)) == is_refused
+
+
+@pytest.mark.parametrize("value", [1, 0, "false", []])
+def test_flags_are_true_or_false(value: Any) -> None:
+    """transformers takes 1 and "false" for true."""
+    for part, key in (("quantization_config", "use_rms_norm"), ("rope_parameters", "truncate")):
+        (reason,) = refused(**{part: {key: value}})
+        assert reason.endswith("expected true or false")
+
+
+def test_the_model_type_is_that_of_the_class() -> None:
+    """transformers chooses the class by it."""
+    assert refused(model_type="gemma2") == (
+        "config.json: model_type is 'gemma2', but the model_type of LlamaForCausalLM is 'llama'",
+    )
+    assert refused(model_type="llama") == ()
 
 
 def test_gguf_metadata() -> None:
@@ -280,4 +315,33 @@ def test_tensors_of_architectures(architecture: str, stem: str, is_known: bool) 
 def test_layers_that_only_draft_tokens() -> None:
     names = ["model.layers.2.self_attn.q_proj.weight"]
     assert review_tensors(LLAMA, names).refused
-    assert not review_tensors({**LLAMA, "num_nextn_predict_layers": 1}, names).refused
+    drafts = {**LLAMA, "num_nextn_predict_layers": 1}
+    assert not review_tensors(drafts, names).refused
+    assert review_tensors(drafts, ["model.layers.3.self_attn.q_proj.weight"]).refused
+
+
+@pytest.mark.parametrize(
+    ("name", "is_refused"),
+    [
+        ("lm_head.norm.weight", True),
+        ("lm_head.lora_A.weight", True),
+        ("token_embd_norm.weight", True),
+        ("logit_scale", True),
+        ("layers.1.mlp.up_proj.weight", False),  # of a decoder beside the one that is run
+        ("visual.blocks.0.norm.weight", False),
+        ("v_head.summary.weight", False),
+    ],
+)
+def test_tensors_outside_the_layers(name: str, is_refused: bool) -> None:
+    tensors = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(2)]
+    found = review_tensors(LLAMA, [*tensors, name])
+    assert found.not_understood == (f"tensor {name}",)
+    assert bool(found.refused) == is_refused
+
+
+def test_biases_of_mlx() -> None:
+    names = ["model.layers.0.mlp.up_proj.biases", "model.embed_tokens.biases", "lm_head.biases"]
+    assert len(review_tensors(LLAMA, names).refused) == 3
+    mlx = {**LLAMA, "quantization": {"group_size": 128, "bits": 2}}
+    assert not review_tensors(mlx, names).not_understood
+    assert review_tensors(mlx, ["model.layers.0.mlp.up_proj.scales"]).refused

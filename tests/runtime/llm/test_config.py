@@ -261,7 +261,7 @@ def test_values_nested_as_deep_as_json_goes() -> None:
 
 def test_any_type_under_any_key() -> None:
     """Every key with every type gives a model or an error of ours."""
-    lenient = ("architectures", "model_type", "eos_token_id", "bos_token_id", "tie_word_embeddings")
+    lenient = ("architectures", "eos_token_id", "bos_token_id", "tie_word_embeddings")
     keys = (
         *LLAMA, "head_dim", "num_key_value_heads", "rms_norm_eps", "hidden_act", "eos_token_id",
         "bos_token_id", "rope_theta", "rope_scaling", "rope_parameters", "tie_word_embeddings",
@@ -359,6 +359,12 @@ def test_embeddings_are_tied_only_by_true() -> None:
 def test_modules_by_unsupported_expressions_are_refused(entry: str) -> None:
     with pytest.raises(ModelError, match=r"^config\.json: modules_to_not_convert has .*supported"):
         read(quantization_config={**BITNET, "modules_to_not_convert": [entry]})
+
+
+@pytest.mark.parametrize("entries", ["lm_head", 3, {"lm_head": True}])
+def test_modules_that_are_no_list_are_refused(entries: Any) -> None:
+    with pytest.raises(ModelError, match=r"modules_to_not_convert is .*, expected a list"):
+        read(quantization_config={**BITNET, "modules_to_not_convert": entries})
 
 
 def test_modules_by_patterns_take_floats() -> None:

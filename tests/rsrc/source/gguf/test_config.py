@@ -97,14 +97,6 @@ def test_config_of_the_2b_model() -> None:
     [
         llama(),
         llama(rope_theta=1000042.0, rms_norm_eps=1e-06),
-        llama(rope_scaling={"rope_type": "linear", "factor": 4.0}),
-        llama(
-            rope_scaling={
-                "rope_type": "yarn",
-                "factor": 4.0,
-                "original_max_position_embeddings": 32768,
-            }
-        ),
         llama(architectures=["Qwen3ForCausalLM"], model_type="qwen3", pad_token_id=3),
         llama(
             architectures=["MiniCPMForCausalLM"],
@@ -177,6 +169,7 @@ def test_settings_that_are_missing_or_of_another_type_are_left_out() -> None:
         "tie_word_embeddings": True,
         "gguf_metadata": {
             "llama.context_length": "long",
+            "llama.embedding_length": True,
             "llama.block_count": -1,
             "llama.attention.head_count": "3 values",
         },
@@ -223,6 +216,8 @@ def unread(**keys: Any) -> dict[str, Any]:
         ("expert_count", 8),
         ("rope__scaling__yarn_attn_factor", 1.1),
         ("rope__scaling__new_idea", "x"),
+        ("attention__key_length", "64"),
+        ("rope__dimension_count", 32.0),
     ],
 )
 def test_keys_that_would_change_the_model_are_listed(key: str, value: object) -> None:
@@ -247,6 +242,19 @@ def test_keys_that_would_change_the_model_are_listed(key: str, value: object) ->
 )
 def test_keys_that_change_nothing_are_not_listed(key: str, value: object) -> None:
     assert unread(**{key: value}) == {}
+
+
+def test_tokens_that_are_no_numbers_are_listed() -> None:
+    ends = {"tokenizer.ggml.eos_token_id": "</s>", "tokenizer.ggml.eot_token_id": -1}
+    found = hf_config({"general.architecture": "llama", **ends}, {})
+    assert found is not None
+    assert found["gguf_metadata"] == {"tokenizer.ggml.eos_token_id": "</s>"}
+
+
+@pytest.mark.parametrize("key", ["feed_forward_length", "attention.head_count_kv"])
+def test_layers_of_different_sizes_are_listed(key: str) -> None:
+    assert unread(**{key: np.array([2, 2, 4], np.int32)}) == {key: "3 values"}
+    assert unread(**{key: np.array([2, 2, 2], np.int32)}) == {}
 
 
 def test_unknown_keys_of_any_kind_are_listed_short() -> None:
@@ -372,11 +380,11 @@ def test_activations_come_back() -> None:
 @pytest.mark.parametrize(
     ("marks", "message"),
     [
-        ({INT8: 1}, "rsr.int8_activations is no boolean"),
-        ({INT8: True, KEPT: "lm_head"}, "is no list"),
-        ({INT8: True, KEPT: np.zeros(3)}, "is no list"),
-        ({INT8: True, KEPT: [1, 2]}, "is no list of at most"),
-        ({INT8: True, KEPT: ["x"] * 20000}, "is no list of at most"),
+        ({INT8: 1}, "rsr.int8_activations is not a boolean"),
+        ({INT8: True, KEPT: "lm_head"}, "is not a list"),
+        ({INT8: True, KEPT: np.zeros(3)}, "is not a list"),
+        ({INT8: True, KEPT: [1, 2]}, "is not a list of at most"),
+        ({INT8: True, KEPT: ["x"] * 20000}, "is not a list of at most"),
     ],
 )
 def test_marks_of_activations_that_are_none(marks: dict[str, Any], message: str) -> None:

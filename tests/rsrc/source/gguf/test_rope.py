@@ -168,7 +168,9 @@ def test_longrope_without_keys() -> None:
 
 @pytest.mark.parametrize("kind", ["dynamic", "su", "", "yarn2", "LINEAR"])
 def test_types_that_llama_cpp_does_not_know(kind: str) -> None:
-    with pytest.raises(SourceError, match=r"llama.rope.scaling.type is .* not supported, nor by"):
+    with pytest.raises(
+        SourceError, match=r"llama.rope.scaling.type is .* neither rsrc nor llama.cpp"
+    ):
         config({"scaling.type": kind, "scaling.factor": 4.0})
 
 

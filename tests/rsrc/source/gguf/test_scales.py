@@ -29,11 +29,11 @@ def test_without_scales() -> None:
 @pytest.mark.parametrize(
     ("names", "scales", "message"),
     [
-        (["a"], None, "rsr.scales is no list"),
-        (["a"], [0.5], "rsr.scales is no list"),
-        (["a"], np.ones(1, np.float64), "rsr.scales is no list"),
-        ("a", np.ones(1, np.float32), "rsr.scaled_tensors is no list"),
-        (None, np.ones(1, np.float32), "rsr.scaled_tensors is no list"),
+        (["a"], None, "rsr.scales is not a list"),
+        (["a"], [0.5], "rsr.scales is not a list"),
+        (["a"], np.ones(1, np.float64), "rsr.scales is not a list"),
+        ("a", np.ones(1, np.float32), "rsr.scaled_tensors is not a list"),
+        (None, np.ones(1, np.float32), "rsr.scaled_tensors is not a list"),
         (["a", "b"], np.ones(1, np.float32), "has 2 names for 1"),
         (["a"], np.zeros(1, np.float32), "0 or infinite in float16"),
         (["a"], np.array([1e9], np.float32), "0 or infinite in float16"),
