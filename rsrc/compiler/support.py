@@ -67,7 +67,7 @@ def check_source(checkpoint: Checkpoint, tensors: Mapping[str, Recognized]) -> S
     facts = {}
     for name, t in tensors.items():
         if isinstance(t, TernaryTensor):
-            facts[name] = TensorFacts(t.shape, None, t.group_columns is not None)
+            facts[name] = TensorFacts(t.shape, None, t.group_columns is not None, t.layout.name)
         else:
             facts[name] = TensorFacts(t.tensor.shape, t.tensor.dtype)
     return check(_SourceFiles(checkpoint.files), facts, checkpoint.metadata)

@@ -175,7 +175,6 @@ def examine_config(
     is_scaled = quantization.values.get("linear_class") == "autobitlinear"
     is_online = quantization.values.get("quantization_mode") == "online"
     modules = quantization.values.get("modules_to_not_convert")
-    is_gguf = architecture.model_type == "bitnet" and "general.architecture" in metadata
     return Config(
         architecture=architecture,
         **sizes,
@@ -183,7 +182,7 @@ def examine_config(
         hidden_act=activation,
         rope=rope,
         tie_word_embeddings=values.get("tie_word_embeddings") is True,
-        int8_activations=takes_int8_activations(values) or is_gguf,
+        int8_activations=takes_int8_activations(values),
         self_quantizing=architecture.self_quantizing or is_bitnet,
         normalizes_inputs=is_bitnet and quantization.values.get("use_rms_norm") is True,
         modules_to_not_convert=_modules(modules if is_bitnet else None),

@@ -14,7 +14,7 @@ from .config import Config, examine_config, read_generation_config, read_json
 from .errors import DependencyError, ModelError
 from .sampling import Sampling
 from .template import ChatTemplate
-from .tensors import TensorFacts, find_problems, in_words
+from .tensors import TensorFacts, find_problems, in_words, without_scales
 from .tokenizer import Tokenizer
 
 
@@ -84,7 +84,7 @@ def _review(files: Mapping[str, bytes], tensors: Mapping[str, TensorFacts]) -> R
         config, generation = read_json(files, "config.json"), read_generation_config(files)
     except ModelError:  # a reason already
         return Review()
-    return review(config, generation, tensors)
+    return review(config, generation, without_scales(tensors))
 
 
 def _settings_reasons(config: Config) -> list[str]:

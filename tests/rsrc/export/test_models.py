@@ -10,8 +10,10 @@ import numpy.typing as npt
 import pytest
 
 import rsrc
+from rsr_formats import RsrFile
 from rsr_runtime import llm
 from rsr_testing.models import FAMILIES, Family, Tensor, shards
+from rsrc.compiler.support import check_file
 from rsrc.export.decompile import decompile
 
 TOKENS = list(range(3, 15))
@@ -47,6 +49,17 @@ def test_int8_and_gguf(name: str, tmp_path: Path) -> None:
         return
     found, notes = back(rsr, "gguf", name)  # other readers may lose int8 activations
     assert np.abs(found - want).max() <= 1e-6 * np.abs(want).max()
+
+
+def test_large_scales_of_int8_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that a header does not hold stay tensors of the `.rsr` file."""
+    monkeypatch.setattr("rsrc.layouts.int8._MAX_ABSORBED", 0)
+    rsr = FAMILIES["bonsai"].build(tmp_path)
+    found, _ = back(rsr, "int8", "bonsai")
+    assert (found == logits(rsr)).all()
+    names = {t.name for t in RsrFile(tmp_path / "int8.rsr").header.tensors}
+    assert "model.layers.0.mlp.up_proj.weight_scale" in names
+    assert check_file(RsrFile(tmp_path / "int8.rsr")).to_dict()["not_understood"] == []
 
 
 @pytest.mark.parametrize("name", ["bitnet-2b", "falcon3", "trilm"])
@@ -98,6 +111,8 @@ def test_a_bitnet_with_float_activations(tmp_path: Path) -> None:
     rsrc.compile(saved(floats, tmp_path / "model"), tmp_path / "m.rsr")
     notes = decompile(tmp_path / "m.rsr", tmp_path / "m.gguf", to="gguf").notes
     assert any("activations are now quantized to int8, unlike those" in note for note in notes)
+    rsrc.compile(tmp_path / "m.gguf", tmp_path / "back.rsr")  # which brings the floats back
+    assert np.abs(logits(tmp_path / "back.rsr") - logits(tmp_path / "m.rsr")).max() <= 1e-6
     kept = {**family.config["quantization_config"], "modules_to_not_convert": ["v_proj"]}
     layout = {f"model.layers.{i}.self_attn.v_proj": shards(1, "BF16") for i in range(2)}
     config = {**family.config, "quantization_config": kept}
