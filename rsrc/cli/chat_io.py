@@ -22,7 +22,7 @@ from rsr_runtime.llm import (
     TemplateError,
 )
 
-from ..common.errors import SourceError
+from ..common.errors import SourceError, reason
 from . import transcript
 from .chat_input import QUOTES, Entry, piped_entries, typed_entries
 from .prompt_progress import PromptProgress
@@ -56,7 +56,8 @@ def run(model: LanguageModel, prompt: str, options: dict[str, Any]) -> Generatio
     click.echo()
     result = stream.result
     if result.tokens:
-        _report(f"{_prompt_read([result])}, {_written([result])} ({_reason(result)})")
+        end = _REASONS[result.finish_reason]
+        _report(f"{_prompt_read([result])}, {_written([result])} ({end})")
     else:
         _report(_interrupted(progress))
     return result
@@ -100,7 +101,8 @@ def chat(model: LanguageModel, conversation: Chat, options: dict[str, Any]) -> b
         except (PromptError, TemplateError, SourceError, OSError) as error:
             if not is_typed or isinstance(error, BrokenPipeError):
                 raise
-            click.echo(f"rsrc: {printable(_sentence(error))}", err=True)
+            text = context_full(error) if isinstance(error, ContextFullError) else reason(error)
+            click.echo(f"rsrc: {printable(text)}", err=True)
         else:
             if not is_whole and not is_typed:
                 return False
@@ -117,7 +119,7 @@ class _Talk:
         self._conversation = conversation
         self._options = options
         self._is_typed = is_typed
-        self._own_file: Path | None = None  # saved or loaded before: may be replaced
+        self._own_files: set[Path] = set()  # they hold this conversation, and may be replaced
 
     def take(self, entry: Entry) -> bool:
         """Answer a message or obey a command; return False if Ctrl-C ended the answer."""
@@ -132,6 +134,7 @@ class _Talk:
             )
         elif name == "reset":
             self._conversation.reset()
+            self._own_files.clear()
             self._tell("a new conversation")
         elif name == "undo":
             removed = self._conversation.undo()
@@ -149,7 +152,8 @@ class _Talk:
             raise SourceError(f"name a file: /{name} FILE")
         path = Path(argument)
         if name == "save":
-            transcript.save(path, self._conversation.messages, path == self._own_file)
+            is_own = path.absolute() in self._own_files
+            transcript.save(path, self._conversation.messages, is_own)
             self._tell(f"saved {counted(len(self._conversation.messages), 'message')}")
         else:
             messages = transcript.load(path)
@@ -157,8 +161,9 @@ class _Talk:
                 self._conversation.restore(messages)
             except PromptError as error:
                 raise PromptError(f"{path}: {error}") from error
+            self._own_files.clear()
             self._tell(f"loaded {counted(len(messages), 'message')}")
-        self._own_file = path
+        self._own_files.add(path.absolute())
 
     def _room_for(self, text: str | None) -> int:
         """On a terminal, drop the oldest messages that no longer fit; return their number."""
@@ -192,7 +197,7 @@ class _Talk:
         else:
             # Prompt tokens are not reported: most of them are in the KV cache already.
             first = f"first token after {_duration(result.prompt_seconds)}"
-            _report(f"{first}, {_written([result])} ({_reason(result)})")
+            _report(f"{first}, {_written([result])} ({_REASONS[result.finish_reason]})")
         return is_whole
 
     def _wider(self) -> str:
@@ -211,14 +216,6 @@ def context_full(error: ContextFullError) -> str:
         f"the prompt has {counted(error.tokens, 'token')} and leaves no room in a context of "
         f"{error.context:,}: {wider if error.context < error.limit else 'shorten it'}"
     )
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, ContextFullError):
-        return context_full(error)
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
 
 
 def _write(pieces: Iterator[str], progress: PromptProgress) -> bool:
@@ -276,10 +273,6 @@ def _interrupted(progress: PromptProgress) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
-
-
-def _reason(result: Generation) -> str:
-    return _REASONS[result.finish_reason]
 
 
 _REASONS = {
