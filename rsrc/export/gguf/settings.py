@@ -215,9 +215,7 @@ def _sampling(generation: Config, note: Note) -> dict[str, float | int]:
         if key not in _WRITTEN_GENERATION and not _is_off(key, value)
     ]
     if lost:
-        note(
-            f"not written, as llama.cpp does not read it: {listed(lost)} of generation_config.json"
-        )
+        note(f"settings of generation_config.json that are not written: {listed(lost)}")
     if generation.get("do_sample") is not True:
         return {}
     found = {"temperature": 1.0, **{k: v for k, v in generation.items() if k in _SAMPLING}}

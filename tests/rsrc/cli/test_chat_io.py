@@ -109,7 +109,8 @@ def test_files_that_cannot_be_used(plain: Path, tmp_path: Path) -> None:
     # Another conversation does not replace the file of the one before, and "-" is no stdin.
     other = tmp_path / "other.json"
     stdin = f"Hello\n/save {other}\n/reset\nHello\n/save {other}\n"
-    assert f"{other} already exists" in refused(rsrc("chat", plain, "-n", 1, stdin=stdin))
+    result = rsrc("chat", plain, "-n", 1, stdin=stdin)
+    assert (result.exit_code, f"{other} already exists" in result.stderr) == (1, True)
     assert "-: No such file" in refused(rsrc("chat", plain, stdin="/load -\n[]\n"))
 
 
