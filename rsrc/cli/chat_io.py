@@ -181,6 +181,7 @@ class _Talk:
             False if Ctrl-C ended it.
         """
         if dropped:
+            self._own_files.clear()  # they have the messages that are dropped now
             click.echo(
                 f"dropped the {counted(dropped, 'oldest message')}: the conversation no longer "
                 f"fits the context of {self._model.context:,} tokens{self._wider()}",
