@@ -48,7 +48,7 @@ def piped_entries() -> Iterator[Entry]:
     """
 
     def read(continues: bool) -> str | None:
-        line = checked(sys.stdin.buffer.readline(MAX_INPUT + 1))
+        line = checked(sys.stdin.buffer.readline(MAX_INPUT + 1), "stdin")
         return line.removesuffix("\n").removesuffix("\r") if line else None
 
     return _entries(read)
@@ -86,14 +86,16 @@ def _is_continued(line: str) -> bool:
 
 def _quoted(text: str, read: _Read) -> str:
     """Return the text up to the line that ends with triple quotes."""
-    while not text.rstrip().endswith(QUOTES):
+    lines, size = [text], len(text)
+    while not lines[-1].rstrip().endswith(QUOTES):
         line = read(True)
         if line is None:
             raise SourceError(f"stdin: a message that begins with {QUOTES} must end with {QUOTES}")
-        text = f"{text}\n{line}"
-        if len(text) > MAX_INPUT:
+        lines.append(line)
+        size += len(line) + 1
+        if size > MAX_INPUT:
             raise SourceError(f"stdin: a message of more than {MAX_INPUT:,} characters")
-    return text.rstrip().removesuffix(QUOTES).strip("\n")
+    return "\n".join(lines).rstrip().removesuffix(QUOTES).strip("\n")
 
 
 def _line_reader() -> _Read:

@@ -23,7 +23,7 @@ from rsr_runtime.llm import (
     TemplateError,
 )
 
-from ..common.errors import SourceError
+from ..common.errors import SourceError, reason
 from . import transcript
 from .chat_input import QUOTES, Entry, piped_entries, typed_entries
 from .prompt_progress import PromptProgress
@@ -57,7 +57,8 @@ def run(model: LanguageModel, prompt: str, options: dict[str, Any]) -> Generatio
     click.echo()
     result = stream.result
     if result.tokens:
-        _report(f"{_prompt_read([result])}, {_written([result])} ({_reason(result)})")
+        end = _REASONS[result.finish_reason]
+        _report(f"{_prompt_read([result])}, {_written([result])} ({end})")
     else:
         _report(_interrupted(progress))
     return result
@@ -102,7 +103,11 @@ def chat(model: LanguageModel, conversation: Chat, options: dict[str, Any]) -> b
             except BrokenPipeError:
                 raise
             except (PromptError, TemplateError, SourceError, OSError) as error:
-                click.echo(f"rsrc: {printable(_sentence(error))}", err=True)
+                if isinstance(error, ContextFullError):
+                    text = context_full(error)
+                else:
+                    text = reason(error)
+                click.echo(f"rsrc: {printable(text)}", err=True)
     return True
 
 
@@ -120,7 +125,7 @@ class _Talk:
         self._conversation = conversation
         self._options = options
         self._is_typed = is_typed
-        self._own_file: Path | None = None  # saved or loaded before: may be replaced
+        self._own_files: set[Path] = set()  # they hold this conversation, and may be replaced
 
     def take(self, entry: Entry) -> bool:
         """Answer a message or obey a command; return False if Ctrl-C ended the answer."""
@@ -135,6 +140,7 @@ class _Talk:
             )
         elif name == "reset":
             self._conversation.reset()
+            self._own_files.clear()
             self._tell("a new conversation")
         elif name == "undo":
             removed = self._conversation.undo()
@@ -152,7 +158,8 @@ class _Talk:
             raise SourceError(f"name a file: /{name} FILE")
         path = Path(argument)
         if name == "save":
-            transcript.save(path, self._conversation.messages, path == self._own_file)
+            is_own = path.absolute() in self._own_files
+            transcript.save(path, self._conversation.messages, is_own)
             self._tell(f"saved {counted(len(self._conversation.messages), 'message')}")
         else:
             messages = transcript.load(path)
@@ -160,8 +167,9 @@ class _Talk:
                 self._conversation.restore(messages)
             except PromptError as error:
                 raise PromptError(f"{path}: {error}") from error
+            self._own_files.clear()
             self._tell(f"loaded {counted(len(messages), 'message')}")
-        self._own_file = path
+        self._own_files.add(path.absolute())
 
     def _room_for(self, text: str | None) -> int:
         """On a terminal, drop the oldest messages that no longer fit; return their number."""
@@ -179,6 +187,7 @@ class _Talk:
             False if Ctrl-C ended it.
         """
         if dropped:
+            self._own_files.clear()  # they have the messages that are dropped now
             click.echo(
                 f"dropped the {counted(dropped, 'oldest message')}: the conversation no longer "
                 f"fits the context of {self._model.context:,} tokens{self._wider()}",
@@ -195,7 +204,7 @@ class _Talk:
         else:
             # Prompt tokens are not reported: most of them are in the KV cache already.
             first = f"first token after {_duration(result.prompt_seconds)}"
-            _report(f"{first}, {_written([result])} ({_reason(result)})")
+            _report(f"{first}, {_written([result])} ({_REASONS[result.finish_reason]})")
         return is_whole
 
     def _wider(self) -> str:
@@ -214,14 +223,6 @@ def context_full(error: ContextFullError) -> str:
         f"the prompt has {counted(error.tokens, 'token')} and leaves no room in a context of "
         f"{error.context:,}: {wider if error.context < error.limit else 'shorten it'}"
     )
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, ContextFullError):
-        return context_full(error)
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
 
 
 def _write(pieces: Iterator[str], progress: PromptProgress) -> bool:
@@ -279,10 +280,6 @@ def _interrupted(progress: PromptProgress) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
-
-
-def _reason(result: Generation) -> str:
-    return _REASONS[result.finish_reason]
 
 
 _REASONS = {

@@ -11,31 +11,31 @@ from ..common.errors import SourceError
 MAX_INPUT = 64 << 20  # bytes of a text
 
 
-def read_text(path: Path) -> str:
+def read_argument(path: Path) -> str:
     """Return the text in a file, or on stdin if `path` is "-".
 
     Raises:
-        SourceError: it is a folder, not UTF-8, or larger than 64 MiB.
-        OSError: the file cannot be read.
+        SourceError, OSError: as for `read_file`.
     """
     if str(path) == "-":
-        return read_stdin()
+        return checked(sys.stdin.buffer.read(MAX_INPUT + 1), "stdin")
+    return read_file(path)
+
+
+def read_file(path: Path) -> str:
+    """Return the text in a file.
+
+    Raises:
+        SourceError: it is a directory, not UTF-8, or larger than 64 MiB.
+        OSError: the file cannot be read.
+    """
     if path.is_dir():
-        raise SourceError(f"{path}: a folder, expected a file with text")
+        raise SourceError(f"{path}: a directory, expected a file with text")
     with path.open("rb") as file:
         return checked(file.read(MAX_INPUT + 1), str(path))
 
 
-def read_stdin() -> str:
-    """Return the text on stdin.
-
-    Raises:
-        SourceError: it is not UTF-8, or larger than 64 MiB.
-    """
-    return checked(sys.stdin.buffer.read(MAX_INPUT + 1))
-
-
-def checked(data: bytes, where: str = "stdin") -> str:
+def checked(data: bytes, where: str) -> str:
     """Return `data` as text.
 
     Raises:

@@ -22,7 +22,9 @@ from .progress_bar import progress_bar
     "--to",
     type=click.Choice(FORM_NAMES),
     default="source",
-    help="source (the default): the source's tensors byte for byte, except for quantized ones.",
+    help="source (the default): the source's tensors byte for byte, except for quantized ones; "
+    "bitnet: packed, for transformers; int8: -1, 0, 1 and scales; float: products of both; "
+    "gguf: for llama.cpp.",
 )
 @click.option(
     "--type",

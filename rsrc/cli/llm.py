@@ -144,7 +144,7 @@ def run(
     rsrc chat.
     """
     from . import chat_io
-    from .chat_text import read_text, typed
+    from .chat_text import read_argument, typed
     from .prompt_progress import PromptProgress
 
     if prompts and prompt_file is not None:
@@ -155,7 +155,7 @@ def run(
         chosen = _chosen(model, given)
         # Without the last newline, as shells do with command substitution.
         prompts = tuple(typed(p, "--prompt") for p in prompts) or (
-            read_text(prompt_file or Path("-")).removesuffix("\n").removesuffix("\r"),
+            read_argument(prompt_file or Path("-")).removesuffix("\n").removesuffix("\r"),
         )
         if as_json:
             results = model.generate_all(prompts, progress=PromptProgress(), **chosen)
@@ -220,10 +220,10 @@ def perplexity(file: Path, text: Path, window: int | None, as_json: bool, **give
 
     If TEXT is -, it is read from stdin.
     """
-    from .chat_text import read_text
+    from .chat_text import read_argument
 
     with _opened(file, given) as model:
-        words = read_text(text)
+        words = read_argument(text)
         with progress_bar("predicting", in_bytes=False) as shown:
             found = model.perplexity(words, window, None if shown is None else partial(shown, ""))
     if as_json:

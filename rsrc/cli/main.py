@@ -15,6 +15,7 @@ from rsr_formats.errors import RsrError
 from rsr_formats.text import printable
 
 from .._version import __version__
+from ..common.errors import reason
 from .bench import bench
 from .compile import compile_command
 from .decompile import decompile, unpack
@@ -34,17 +35,8 @@ class _Group(click.Group):
         except (RsrError, OSError, MemoryError) as error:
             if isinstance(error, BrokenPipeError):
                 raise
-            click.echo(f"rsrc: {printable(_reason(error))}", err=True)
+            click.echo(f"rsrc: {printable(reason(error))}", err=True)
             ctx.exit(1)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        where = "" if error.filename is None else f"{error.filename}: "
-        if isinstance(error, IsADirectoryError):
-            return f"{where}a directory, expected a file"
-        return f"{where}{error.strerror}"
-    return str(error) or type(error).__name__
 
 
 _EXAMPLE = """\b

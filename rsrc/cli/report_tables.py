@@ -17,7 +17,7 @@ from .listing import Listed, print_tensors
 
 def print_report(report: Report) -> None:
     """Print the sizes of all parts of the file, and which tensors stayed dense and why."""
-    names = ["", "tensors", "weights", "source", "bytes in .rsr", "bits/weight"]
+    names = ["", "tensors", "weights", "source", "bytes in .rsr", "bits/w"]
     if any(t.bytes != t.raw_bytes for t in report.tensors):
         names.append("of raw")
     columns = len(names)

@@ -12,7 +12,7 @@ from rsr_formats.errors import OutputExistsError
 from rsr_formats.text import shown
 
 from ..common.errors import SourceError
-from .chat_text import read_text
+from .chat_text import read_file
 
 Message = dict[str, Any]
 
@@ -33,10 +33,9 @@ def save(path: Path, messages: Sequence[Message], replace: bool) -> None:
     """
     if not messages:
         raise SourceError("there is no message to save")
-    text = json.dumps({"messages": list(messages)}, indent=2, ensure_ascii=False)
     try:
         with atomic_file(path, force=replace) as file:
-            file.write(text.encode() + b"\n")
+            file.write(_document(messages) + b"\n")
     except OutputExistsError:
         raise SourceError(f"{path} already exists: choose another name") from None
 
@@ -45,13 +44,17 @@ def load(path: Path) -> list[Message]:
     """Return the messages in a file: {"messages": [...]}, or the list alone.
 
     Raises:
-        SourceError: it has no such messages.
+        SourceError: it has no such messages, or text that is not valid Unicode.
         OSError: the file cannot be read.
     """
     try:
-        value = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
+        value = json.loads(read_file(path).removeprefix("\ufeff"))  # Notepad's byte order mark
+    except json.JSONDecodeError as error:
         raise SourceError(f"{path}: not valid JSON: {error}") from None
+    except ValueError:
+        raise SourceError(f"{path}: a number has too many digits") from None
+    except RecursionError:
+        raise SourceError(f"{path}: nested too deeply") from None
     if isinstance(value, dict):
         value = value.get("messages")
     if not isinstance(value, list) or not value:
@@ -60,7 +63,17 @@ def load(path: Path) -> list[Message]:
         fault = _fault(message)
         if fault is not None:
             raise SourceError(f"{path}: message {number}: {fault}")
+    try:
+        _document(value)
+    except UnicodeEncodeError:
+        raise SourceError(
+            f"{path}: found half of a surrogate pair, which is not valid Unicode"
+        ) from None
     return value
+
+
+def _document(messages: Sequence[Message]) -> bytes:
+    return json.dumps({"messages": list(messages)}, indent=2, ensure_ascii=False).encode()
 
 
 def _fault(message: object) -> str | None:

@@ -1,4 +1,4 @@
-"""The compiler's errors; every class is an `RsrError`."""
+"""The compiler's errors; every class is an `RsrError`. How an error reads on the command line."""
 
 from rsr_formats.errors import RsrError
 
@@ -29,3 +29,13 @@ class ExportError(RsrError):
 
 class MissingPackageError(RsrError):
     """An optional package is not installed."""
+
+
+def reason(error: Exception) -> str:
+    """Return the message of an error in one sentence, which names the file of an OSError."""
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"{error.filename}: "
+        if isinstance(error, IsADirectoryError):
+            return f"{where}a directory, expected a file"
+        return f"{where}{error.strerror}"
+    return str(error) or type(error).__name__

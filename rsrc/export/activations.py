@@ -7,8 +7,7 @@ from rsr_formats.architectures import takes_int8_activations
 from rsr_formats.records import IndexedTensor
 from rsr_formats.text import quoted
 
-from ..source.quantization import Quantization
-from .model_files import Config, bitnet_settings, without
+from .model_files import Config, bitnet_rules, without
 
 
 def without_int8_activations(config: Config | None) -> Config | None:
@@ -31,13 +30,9 @@ def activation_notes(before: Config | None, is_int8: bool) -> list[str]:
     """
     if before is None or takes_int8_activations(before) == is_int8:
         return []
-    if is_int8:
-        return [
-            "activations are now quantized to int8, unlike those of the source: logits differ "
-            "slightly"
-        ]
+    change = "now" if is_int8 else "no longer"
     return [
-        "activations are no longer quantized to int8, unlike those of the source: logits differ "
+        f"activations are {change} quantized to int8, unlike those of the source: logits differ "
         "slightly"
     ]
 
@@ -52,7 +47,7 @@ def kept_notes(file: RsrFile, config: Config | None) -> list[str]:
     Raises:
         SourceError: `modules_to_not_convert` has an unsupported regular expression.
     """
-    rules = Quantization({"quantization_config": bitnet_settings(config)})
+    rules = bitnet_rules(config)
     kept = [
         t.name
         for t in file.header.tensors

@@ -14,9 +14,8 @@ from rsr_formats.records import FLOAT_DTYPES, DenseTensor, IndexedTensor
 
 from ..common.errors import ExportError
 from ..layouts.float_bits import from_float32, to_float32
-from ..source.quantization import Quantization
 from .dtypes import smallest
-from .model_files import Config, bitnet_settings
+from .model_files import Config, bitnet_rules
 from .tensors import OutputTensor, as_bytes, dense_tensor, read_scales
 
 
@@ -30,7 +29,7 @@ def scaled_biases(file: RsrFile, config: Config | None) -> dict[str, OutputTenso
         SourceError: config.json has an unknown linear_class or quantization_mode, or an unsupported
             regular expression in `modules_to_not_convert`.
     """
-    rules = Quantization({"quantization_config": bitnet_settings(config)})
+    rules = bitnet_rules(config)
     if not rules.is_bitnet or (rules.linear_class, rules.mode) != ("autobitlinear", "offline"):
         return {}
     dense = {t.name: t for t in file.header.tensors if isinstance(t, DenseTensor)}

@@ -33,7 +33,7 @@ from ..source.quantization import HEADS, Quantization
 from ..source.tensor import PIECE
 from .dtypes import smallest
 from .floats import as_floats
-from .model_files import Config, bitnet_settings, without
+from .model_files import Config, bitnet_rules, bitnet_settings, without
 from .reciprocal import nearest_reciprocal
 from .tensors import (
     Export,
@@ -63,8 +63,7 @@ def export(file: RsrFile, config: Config | None) -> Export:
         SourceError: config.json has an unknown linear_class, or an unsupported regular expression
             in `modules_to_not_convert`.
     """
-    before = bitnet_settings(config)
-    rules = Quantization({"quantization_config": before})
+    rules = bitnet_rules(config)
     matrices = [t for t in file.header.tensors if isinstance(t, IndexedTensor)]
     linear = [t for t in matrices if _is_linear(t, rules)]
     if not linear:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from rsr_formats import RsrFile
-from rsr_formats.records import DenseTensor, IndexedTensor, Tensor, row_scales_name
+from rsr_formats.records import DenseTensor, IndexedTensor, row_scales_name
 
 from ..common.arrays import ByteArray
 from ..layouts.float_bits import row_blocks
@@ -18,7 +18,7 @@ from ..layouts.scales import ScaleGrid, group_columns
 from ..source.quantization import Quantization
 from ..source.tensor import PIECE
 from .floats import as_floats
-from .model_files import Config, bitnet_settings, without_mlx
+from .model_files import Config, bitnet_rules, without_mlx
 from .reciprocal import nearest_reciprocal
 from .tensors import Export, OutputTensor, as_bytes, convert_matrices, read_scales, value_pieces
 
@@ -33,9 +33,11 @@ def export(file: RsrFile, config: Config | None) -> Export:
     of rows, and [out_features, groups] for scales per group of columns. A matrix without scales, or
     without rows, has no such tensor.
     """
-    heads = {t.name: _head(file, t) for t in file.header.tensors if _is_int8_head(t)}
+    dense = [t for t in file.header.tensors if isinstance(t, DenseTensor)]
+    sections = {t.name: t.section for t in dense}
+    heads = {t.name: _head(file, t, sections) for t in dense if t.quantized is not None}
     tensors: list[OutputTensor] = []
-    rules = Quantization({"quantization_config": bitnet_settings(config)})
+    rules = bitnet_rules(config)
     divide = rules.is_bitnet and rules.linear_class == "bitlinear"
     for t in convert_matrices(file, partial(_matrix, file, rules if divide else None)):
         tensors += heads.pop(t.name, [t])
@@ -44,20 +46,12 @@ def export(file: RsrFile, config: Config | None) -> Export:
     return Export(tensors, without_mlx(file, config))
 
 
-def _is_int8_head(t: Tensor) -> bool:
-    return isinstance(t, DenseTensor) and t.quantized is not None
-
-
-def _head(file: RsrFile, t: Tensor) -> list[OutputTensor]:
+def _head(file: RsrFile, t: DenseTensor, sections: Mapping[str, int]) -> list[OutputTensor]:
     """Return an output head as the `.rsr` file has it: int8, and a scale per row."""
-    assert isinstance(t, DenseTensor)
     scales = row_scales_name(t.name)
-    section = next(
-        s.section for s in file.header.tensors if isinstance(s, DenseTensor) and s.name == scales
-    )
     return [
         OutputTensor(t.name, t.dtype, t.shape, lambda: [file.section(t.section)]),
-        OutputTensor(scales, "F32", t.shape[:1], lambda: [file.section(section)]),
+        OutputTensor(scales, "F32", t.shape[:1], lambda: [file.section(sections[scales])]),
     ]
 
 

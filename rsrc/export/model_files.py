@@ -18,6 +18,7 @@ from rsr_formats.model_files import (
 from rsr_formats.records import MLX_BITS, FileEntry, IndexedTensor
 
 from ..common.errors import SourceError
+from ..source.quantization import Quantization
 
 Config = dict[str, Any]
 
@@ -57,6 +58,16 @@ def bitnet_settings(config: Config | None) -> Config:
     """Return the `quantization_config` of a config.json if its method is BitNet's, else {}."""
     found = (config or {}).get("quantization_config")
     return found if isinstance(found, dict) and found.get("quant_method") == "bitnet" else {}
+
+
+def bitnet_rules(config: Config | None) -> Quantization:
+    """Return which layers a config.json of BitNet converts, and how.
+
+    Raises:
+        SourceError: a setting is not known, or `modules_to_not_convert` has an unsupported regular
+            expression.
+    """
+    return Quantization({"quantization_config": bitnet_settings(config)})
 
 
 def without_mlx(file: RsrFile, config: Config | None) -> Config | None:

@@ -109,7 +109,7 @@ def gguf_rope(config: Config, note: Note) -> GgufRope:
         )
         return GgufRope(metadata)
     if rope.kind == "llama3":
-        scaling = {**rope.scaling, _ORIGINAL: rope.original}
+        scaling = {**rope.scaling, "factor": rope.number("factor"), _ORIGINAL: rope.original}
         factors = rope_factors({**config, "rope_parameters": scaling, "rope_scaling": None})
         assert factors is not None
         return GgufRope(metadata, {"rope_freqs.weight": factors})

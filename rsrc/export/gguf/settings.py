@@ -63,9 +63,16 @@ _ENDS = ("eos", "eot", "eom")
 _ROPE_TENSORS = ("llama", "minicpm")
 # Keys of generation_config.json, and under what general.sampling has them.
 _SAMPLING = {"temperature": "temp", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
-# Those that are written elsewhere.
-_WITHOUT_EFFECT: tuple[object, ...] = (None, False, 0, 1, "", [], {})
 _WRITTEN_GENERATION = (*_SAMPLING, "do_sample", "eos_token_id")
+# Numbers that turn a setting off, other than 0; no id of a token does.
+_OFF: Mapping[str, int | None] = {
+    "repetition_penalty": 1,
+    "encoder_repetition_penalty": 1,
+    "typical_p": 1,
+    "top_h": 1,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+}
 _SAME_ACTIVATIONS = {"swish": "silu"}
 
 
@@ -205,10 +212,10 @@ def _sampling(generation: Config, note: Note) -> dict[str, float | int]:
         key
         for key, value in generation.items()
         if (known := GENERATION.get(key)) is not None and known.kind == USED
-        if key not in _WRITTEN_GENERATION and value not in _WITHOUT_EFFECT
+        if key not in _WRITTEN_GENERATION and not _is_off(key, value)
     ]
     if lost:
-        note(f"not written, as GGUF has no name for it: {listed(lost)} of generation_config.json")
+        note(f"settings of generation_config.json that are not written: {listed(lost)}")
     if generation.get("do_sample") is not True:
         return {}
     found = {"temperature": 1.0, **{k: v for k, v in generation.items() if k in _SAMPLING}}
@@ -217,3 +224,10 @@ def _sampling(generation: Config, note: Note) -> dict[str, float | int]:
         for key, value in found.items()
         if type(value) in ((int,) if key == "top_k" else (int, float)) and 0 <= value < 1 << 20
     }
+
+
+def _is_off(key: str, value: object) -> bool:
+    """Return whether a setting of generation_config.json does nothing with this value."""
+    if type(value) in (int, float):
+        return value == _OFF.get(key, 0)
+    return not value  # null, false, nothing in a list

@@ -72,8 +72,14 @@ def test_undo_and_regen(plain: Path) -> None:
 def test_save_and_load(plain: Path, tmp_path: Path) -> None:
     file = tmp_path / "a b.json"
     hello, more = answers(plain, "Hello", "And?", system="Sort é.")
-    saved = chat(plain, f"Hello\n/save {file}\nAnd?\n/save {file}\n/undo\n", "--system", "Sort é.")
+    saved = chat(
+        plain,
+        f"Hello\n/save {file}\n/save {file}2\nAnd?\n/save {file}\n/undo\n",
+        "--system",
+        "Sort é.",
+    )
     assert saved == f"{hello}\n{more}\n"
+    Path(f"{file}2").unlink()
     found = json.loads(file.read_text(encoding="utf-8"))
     assert list(found) == ["messages"]
     assert [message["role"] for message in found["messages"]] == [
@@ -90,16 +96,22 @@ def test_save_and_load(plain: Path, tmp_path: Path) -> None:
 def test_files_that_cannot_be_used(plain: Path, tmp_path: Path) -> None:
     file = tmp_path / "chat.json"
     assert "No such file" in refused(rsrc("chat", plain, stdin=f"/load {file}\n"))
-    assert "a folder" in refused(rsrc("chat", plain, stdin=f"/load {tmp_path}\n"))
+    assert "a directory" in refused(rsrc("chat", plain, stdin=f"/load {tmp_path}\n"))
     assert "name a file: /save FILE" in refused(rsrc("chat", plain, stdin="/save\n"))
     assert "no message to save" in refused(rsrc("chat", plain, stdin=f"/save {file}\n"))
     file.write_text('[{"role": "user", "content": "\\ud800"}]')
     message = refused(rsrc("chat", plain, stdin=f"/load {file}\n"))
-    assert message.startswith(f"rsrc: {file}: the text has half a surrogate pair")
+    assert message.startswith(f"rsrc: {file}: found half of a surrogate pair")
     file.write_text("mine")
     result = rsrc("chat", plain, "-n", 1, stdin=f"Hello\n/save {file}\n")
     assert (result.exit_code, file.read_text()) == (1, "mine")
     assert result.stderr == f"rsrc: {file} already exists: choose another name\n"
+    # Another conversation does not replace the file of the one before, and "-" is no stdin.
+    other = tmp_path / "other.json"
+    stdin = f"Hello\n/save {other}\n/reset\nHello\n/save {other}\n"
+    result = rsrc("chat", plain, "-n", 1, stdin=stdin)
+    assert (result.exit_code, f"{other} already exists" in result.stderr) == (1, True)
+    assert "-: No such file" in refused(rsrc("chat", plain, stdin="/load -\n[]\n"))
 
 
 # --- template variables and control tokens --------------------------------------------------------
@@ -142,7 +154,9 @@ def test_a_prompt_from_a_file(plain: Path, tmp_path: Path) -> None:
     assert done(rsrc("run", plain, "--file", file, "-n", 6)) == wanted
     assert done(rsrc("run", plain, "--file", "-", "-n", 6, stdin="the rows é\r\n")) == wanted
     assert "not both" in refused(rsrc("run", plain, "-p", "x", "--file", file), 2)
-    assert "a folder, expected a file with text" in refused(rsrc("run", plain, "--file", tmp_path))
+    assert "a directory, expected a file with text" in refused(
+        rsrc("run", plain, "--file", tmp_path)
+    )
     assert "No such file" in refused(rsrc("run", plain, "--file", tmp_path / "none"))
     file.write_bytes(b"na\xefve")
     assert f"{file}: not UTF-8" in refused(rsrc("run", plain, "--file", file))

@@ -356,7 +356,7 @@ class TestCompile:
     def test_table(self, run: Run, source: Path, tmp_path: Path) -> None:
         rsr = tmp_path / "y.rsr"
         text = run("compile", source, "-o", rsr, "--threads", 1).stdout
-        for part in ("ternary", "dense", "bits/weight", "dense: 1-dimensional"):
+        for part in ("ternary", "dense", "bits/w", "dense: 1-dimensional"):
             assert part in text
         assert re.search(rf"^{re.escape(str(rsr))}: \d+\.\d\d s, .* on 1 thread$", text, re.M)
 

@@ -24,6 +24,8 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="already exists: choose another name"):
         save(file, TALK[:1], replace=False)
     assert load(file) == TALK
+    file.write_text("\ufeff" + file.read_text("utf-8"), "utf-8")
+    assert load(file) == TALK
     save(file, TALK[:1], replace=True)
     assert load(file) == TALK[:1]
 
@@ -35,12 +37,14 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
         ("3", "found 3, expected a list of messages"),
         ("{}", "found nothing, expected a list of messages"),
         ("[]", "expected a list of messages"),
-        ("[" * 100_000, "not valid JSON"),
+        ("[" * 100_000, "nested too deeply"),
+        (f"[{'1' * 5000}]", "a number has too many digits"),
         ("[3]", "message 1: found 3, expected an object"),
         ('[{"role": "user", "content": "a"}, {"role": []}]', "message 2: role is a JSON list"),
         ('[{"role": "user", "content": 3}]', "message 1: content is 3, expected text"),
         ('[{"role": "user"}]', "message 1: content is nothing, expected text"),
         ('[{"role": "user", "content": [{"type": "image_url"}]}]', "content is a JSON list"),
+        ('[{"role": "user", "content": "", "\\ud800": ""}]', "half of a surrogate pair"),
     ],
 )
 def test_load_refuses(tmp_path: Path, text: str, expected: str) -> None:

@@ -137,6 +137,7 @@ def test_partial_rotation_is_written_and_noted() -> None:
         ({**LONGROPE, "short_factor": [1.0] * 31 + ["x"]}, "short_factor of RoPE scaling"),
         ({**LONGROPE, "short_factor": 3}, "short_factor of RoPE scaling 'longrope' has 3"),
         ({**YARN, "rope_theta": 1, "truncate": False}, "rope_theta is 1, expected more than 1"),
+        ({"rope_type": "llama3", **LLAMA3, "factor": -1}, "factor of RoPE scaling 'llama3' is -1"),
         ("linear", "rope_scaling is 'linear', expected an object"),
     ],
 )  # fmt: skip

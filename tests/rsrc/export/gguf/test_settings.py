@@ -125,9 +125,14 @@ def test_how_tokens_are_drawn() -> None:
     _, (note,) = sampling(
         repetition_penalty=1.3, max_length=None, min_length=0, bad_words_ids=[[1]]
     )
-    assert note.endswith(
-        "no name for it: repetition_penalty, bad_words_ids of generation_config.json"
-    )
+    assert note.endswith("not written: repetition_penalty, bad_words_ids")
+    off = {"typical_p": 1.0, "eta_cutoff": 0.0, "stop_strings": [], "renormalize_logits": False}
+    assert sampling(**off) == ({}, [])
+    for key, value in {
+        "renormalize_logits": True, "no_repeat_ngram_size": 1, "forced_eos_token_id": 0,
+    }.items():  # fmt: skip
+        _, (note,) = sampling(**{key: value})
+        assert key in note
 
 
 def test_integers_beyond_all_floats() -> None:
