@@ -103,11 +103,7 @@ def chat(model: LanguageModel, conversation: Chat, options: dict[str, Any]) -> b
             except BrokenPipeError:
                 raise
             except (PromptError, TemplateError, SourceError, OSError) as error:
-                if isinstance(error, ContextFullError):
-                    text = context_full(error)
-                else:
-                    text = reason(error)
-                click.echo(f"rsrc: {printable(text)}", err=True)
+                click.echo(f"rsrc: {printable(_sentence(error))}", err=True)
     return True
 
 
@@ -214,6 +210,10 @@ class _Talk:
     def _tell(self, what: str) -> None:
         if self._is_typed:
             click.echo(what, err=True)
+
+
+def _sentence(error: Exception) -> str:
+    return context_full(error) if isinstance(error, ContextFullError) else reason(error)
 
 
 def context_full(error: ContextFullError) -> str:
