@@ -152,7 +152,7 @@ class _Talk:
     def _save_or_load(self, name: str, argument: str | None) -> None:
         if argument is None:
             raise SourceError(f"name a file: /{name} FILE")
-        path = Path(argument)
+        path = Path(argument).expanduser()
         if name == "save":
             is_own = path.absolute() in self._own_files
             transcript.save(path, self._conversation.messages, is_own)

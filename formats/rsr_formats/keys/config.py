@@ -104,10 +104,10 @@ CONFIG: Keys = {
         },
         _ZERO,
     ),
+    **_of(UNSUPPORTED, {"sliding_window": "attention sees a window of positions only"}, _OFF),
     **_of(
         UNSUPPORTED,
         {
-            "sliding_window": "attention sees a window of positions only",
             "layer_types": "layers other than full attention",
             "attn_logit_softcapping": "caps the attention scores",
             "final_logit_softcapping": "caps the logits",

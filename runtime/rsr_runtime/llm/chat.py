@@ -18,6 +18,8 @@ Message = dict[str, Any]
 
 _SYSTEM = ("system", "developer")
 
+_TAKEN = {"messages", "allow_special_tokens"}  # arguments of `chat_prompt`
+
 
 class Chat:
     """A conversation, all of which the model sees for each answer.
@@ -51,6 +53,8 @@ class Chat:
             PromptError: the template rejects the system message or the variables.
             TemplateError: the template fails.
         """
+        for name in _TAKEN & {*(variables or {})}:
+            raise PromptError(f"{name} is no variable: it is part of the conversation")
         self._model = model
         self._options = {**(variables or {}), "allow_special_tokens": allow_special_tokens}
         self.messages: list[Message] = []

@@ -155,6 +155,8 @@ def examine_config(
     activation = reasons.attempt(_activation, config, architecture)
     quantization = reasons.attempt(_quantization, config)
     eps = reasons.attempt(config.number, "rms_norm_eps", architecture.rms_norm_eps)
+    bos = reasons.attempt(config.token_ids, "bos_token_id")
+    eos = reasons.attempt(_end_tokens, config, generation)
     rope = None
     if sizes is not None:
         rope = reasons.attempt(
@@ -171,6 +173,8 @@ def examine_config(
     assert quantization is not None
     assert rope is not None
     assert eps is not None
+    assert bos is not None
+    assert eos is not None
     is_bitnet = quantization.values.get("quant_method") == "bitnet"
     is_scaled = quantization.values.get("linear_class") == "autobitlinear"
     is_online = quantization.values.get("quantization_mode") == "online"
@@ -188,9 +192,8 @@ def examine_config(
         modules_to_not_convert=_modules(modules if is_bitnet else None),
         scales_biases=is_bitnet and is_scaled and not is_online,
         linear_norm_eps=quantization.number("rms_norm_eps", 1e-6),
-        bos_token_id=next(iter(_token_ids(values.get("bos_token_id"))), None),
-        eos_token_ids=_token_ids((generation or {}).get("eos_token_id"))
-        or _token_ids(values.get("eos_token_id")),
+        bos_token_id=next(iter(bos), None),
+        eos_token_ids=eos,
         generation_config=of_model(values, generation),
         settings=values,
     ), []
@@ -299,6 +302,16 @@ class _Json:
     def table(self, key: str) -> Mapping[str, Any]:
         return dict(self._get(key, {}, (dict,), "an object"))
 
+    def token_ids(self, key: str) -> tuple[int, ...]:
+        """Return the ids under a key, an id or a list of ids; -1 stands for no token."""
+
+        def fits(value: Any) -> bool:
+            ids = value if isinstance(value, list) else [value]
+            return all(type(i) is int and -1 <= i < _LARGEST for i in ids)
+
+        value = self._get(key, [], (int, list), "a token id or a list of token ids", fits)
+        return tuple(i for i in (value if isinstance(value, list) else [value]) if i >= 0)
+
     def _get(
         self,
         key: str,
@@ -349,7 +362,7 @@ def _modules(entries: object) -> ModulesToNotConvert:
         raise ModelError(f"config.json: {error}") from None
 
 
-def _token_ids(value: object) -> tuple[int, ...]:
-    """Return the ids in a value, an id or a list of ids; anything else is ignored."""
-    ids = value if isinstance(value, list) else [value]
-    return tuple(i for i in ids if type(i) is int and 0 <= i < _LARGEST)
+def _end_tokens(config: _Json, generation: Mapping[str, Any] | None) -> tuple[int, ...]:
+    """Return the tokens that end a text; generation_config.json takes precedence."""
+    found = _Json("generation_config.json", generation or {})
+    return found.token_ids("eos_token_id") or config.token_ids("eos_token_id")

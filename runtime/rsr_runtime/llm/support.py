@@ -11,7 +11,7 @@ from rsr_formats.keys import Review, review
 
 from ..errors import OptionError
 from .config import Config, examine_config, read_generation_config, read_json
-from .errors import DependencyError, ModelError
+from .errors import DependencyError, ModelError, PromptError, TemplateError
 from .sampling import Sampling
 from .template import ChatTemplate
 from .tensors import TensorFacts, find_problems, in_words, without_scales
@@ -114,4 +114,14 @@ def _template_reasons(files: Mapping[str, bytes]) -> list[str]:
         return []
     except RsrError as error:
         return [str(error)]
-    return ["the model has no chat template"] if found is None else []
+    if found is None:
+        return ["the model has no chat template"]
+    try:
+        found.render([{"role": "user", "content": "?"}])
+    except TemplateError as error:
+        return [str(error)]
+    except PromptError:  # it may need other messages
+        pass
+    finally:
+        found.close()
+    return []

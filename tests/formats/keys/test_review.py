@@ -112,6 +112,7 @@ def test_nothing_is_judged_where_the_architecture_cannot_be_run() -> None:
     [
         (LLAMA, {"sliding_window": 128}, True),
         (LLAMA, {"sliding_window": 512}, False),
+        (LLAMA, {"sliding_window": False}, False),
         (LLAMA, {"sliding_window": 128, "use_sliding_window": False}, False),
         (LLAMA, {"use_sliding_window": True}, True),
         (LLAMA, {"layer_types": ["full_attention", "sliding_attention"]}, True),

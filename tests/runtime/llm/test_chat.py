@@ -366,6 +366,8 @@ def test_template_variables(thinker: LanguageModel) -> None:
     assert chat.result.prompt_tokens == len(quiet)
     with pytest.raises(PromptError, match="types that JSON has"):
         Chat(thinker, variables={"enable_thinking": {1}})
+    with pytest.raises(PromptError, match="messages is no variable"):
+        Chat(thinker, variables={"messages": []})
 
 
 def test_special_tokens_in_messages(thinker: LanguageModel) -> None:

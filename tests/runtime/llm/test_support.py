@@ -95,6 +95,14 @@ def test_chat_needs_a_template(language_models: LanguageModels) -> None:
     assert "rsrc chat cannot use it: the model has no chat template" in found.sentences()
 
 
+def test_a_template_is_tried(language_models: LanguageModels) -> None:
+    path = language_models.path("1bitllm")
+    (reason,) = check(path, {"chat_template.jinja": b"{{ messages[0].content"}).chat_reasons
+    assert reason.startswith("the model's chat template fails: TemplateSyntaxError")
+    picky = b"{{ raise_exception('a system message is needed') }}"
+    assert check(path, {"chat_template.jinja": picky}).chat_reasons == ()
+
+
 def test_without_the_packages_presence_is_checked(
     language_models: LanguageModels, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from rsr_formats.text import shown
 
 from ...errors import OptionError
+from ...inputs import kind_of
 from ..errors import ModelError
 from . import checks
 
@@ -130,6 +131,11 @@ class Sampling:
             ModelError: a value in the file has the wrong type or is out of range.
             OptionError: a value in `given` has, or is.
         """
+        if not isinstance(config, Mapping):
+            raise OptionError(
+                f"the settings are {kind_of(config)}, expected the object in "
+                "generation_config.json: json.loads(path.read_text())"
+            )
         found = {key: value for key, value in config.items() if value is not None}
         names = {field.name for field in fields(cls)} - _OWN - _FILTERS
         defaults: dict[str, Any] = {}

@@ -76,6 +76,8 @@ def test_what_a_file_says_is_checked_unless_the_caller_replaces_it(name: str) ->
 def test_what_the_caller_says_is_checked() -> None:
     with pytest.raises(OptionError, match=r"^top_k is -3"):
         Sampling.from_generation_config({"do_sample": True, "top_k": -1}, top_k=-3)
+    with pytest.raises(OptionError, match=r"the settings are a str, expected the object in"):
+        Sampling.from_generation_config("generation_config.json")  # type: ignore[arg-type]
 
 
 def test_settings_that_are_not_used_are_not_read() -> None:
