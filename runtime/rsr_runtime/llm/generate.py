@@ -100,7 +100,7 @@ class _Text:
         self._length = until.length(len(prompt.ids))
         limit = until.context if self._length is None else min(self._length, until.context)
         self._sampler = Sampler(sampling, prompt.ids, self._until.end_tokens, limit)
-        self._array = np.empty(limit, np.int64)  # `ids` for the sampler: converting them takes long
+        self._array = np.empty(limit, np.int64)  # `ids`, as a list takes long to convert
         self._array[: len(prompt.ids)] = prompt.ids
         self._start = perf_counter()
         self._detokenizer = StreamingDetokenizer(
