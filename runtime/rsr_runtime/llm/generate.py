@@ -159,7 +159,8 @@ class Stream(Iterator[str]):
     """The pieces of a text as they are generated; `result` is the text as a whole.
 
     A loop over it may end early, also by an exception; the model stays usable, and another loop
-    goes on with the text. Several threads may read one stream: each piece goes to one of them.
+    goes on with the text. Ctrl-C at the moment in which a token is chosen may change what follows
+    or lose the token's text. Several threads may read one stream: each piece goes to one of them.
 
     From its first piece to its end, a stream has a KV cache of its own. If it is not read to its
     end, other texts can use the cache after `close`, or when the object is gone.
