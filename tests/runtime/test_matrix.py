@@ -136,7 +136,8 @@ def test_other_dtypes_are_refused(built: Built, dtype: str) -> None:
 
 def test_other_objects_are_refused(built: Built) -> None:
     for x in ([0.0] * N, 1.0, None, "x", memoryview(bytes(N))):
-        with pytest.raises(InputTypeError, match=f"{type(x).__name__}, expected a NumPy array"):
+        found = "None" if x is None else type(x).__name__
+        with pytest.raises(InputTypeError, match=f" {found}, expected a NumPy array"):
             built.matrix @ x  # type: ignore[operator]
 
 

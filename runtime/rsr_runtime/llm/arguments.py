@@ -98,7 +98,7 @@ def token_ids(tokens: object) -> list[int]:
         fix = _of_keys(tokens)
     elif isinstance(tokens, Iterable) and not isinstance(tokens, (str, bytes, bytearray)):
         found = list(tokens)
-        if set(map(type, found)) <= {int}:  # soon known
+        if set(map(type, found)) <= {int}:  # usual, and quickly found
             return found
         others = {_type_of(token) for token in found if not _is_integer(token)}
         if not others:

@@ -304,7 +304,7 @@ class Decoder:
         return ClosedError("the model was closed")
 
     def forget(self, cache: KVCache) -> None:
-        """Drop the recorded passes that refer to a cache, which no thread uses."""
+        """Drop the recorded passes of a cache that no thread uses."""
         for step in self._steps.copy():
             if any(cache is own for own, _ in step):
                 self._steps.pop(step, None)

@@ -100,7 +100,7 @@ class _Text:
         self._length = until.length(len(prompt.ids))
         limit = until.context if self._length is None else min(self._length, until.context)
         self._sampler = Sampler(sampling, prompt.ids, self._until.end_tokens, limit)
-        self._array = np.empty(limit, np.int64)  # `ids` for the sampler: converting them takes long
+        self._array = np.empty(limit, np.int64)  # `ids`, as a list takes long to convert
         self._array[: len(prompt.ids)] = prompt.ids
         self._start = perf_counter()
         self._detokenizer = StreamingDetokenizer(
@@ -159,7 +159,8 @@ class Stream(Iterator[str]):
     """The pieces of a text as they are generated; `result` is the text as a whole.
 
     A loop over it may end early, also by an exception; the model stays usable, and another loop
-    goes on with the text. Several threads may read one stream: each piece goes to one of them.
+    goes on with the text. Ctrl-C at the moment in which a token is chosen may change what follows
+    or lose the token's text. Several threads may read one stream: each piece goes to one of them.
 
     From its first piece to its end, a stream has a KV cache of its own. If it is not read to its
     end, other texts can use the cache after `close`, or when the object is gone.

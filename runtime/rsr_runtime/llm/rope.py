@@ -106,7 +106,7 @@ class Rope:
             raise ModelError(
                 f"config.json: rope_theta is {numbers['rope_theta']}, expected more than 1"
             )
-        truncates = scaling.get("truncate") is not False
+        truncates = bool(scaling.get("truncate", True))  # null is false, as in transformers
         settings = numbers["rope_theta"], kind, numbers, max_positions, truncates
         if kind == "longrope":
             divisors = tuple(_divisors(scaling, key, head_dim // 2) for key in _DIVISORS)

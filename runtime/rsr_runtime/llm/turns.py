@@ -18,7 +18,7 @@ class Turns:
     """
 
     def __init__(self, of: str) -> None:
-        """Start with nobody's turn.
+        """Start free.
 
         Args:
             of: what the turns are at, in the message of an error.

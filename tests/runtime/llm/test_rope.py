@@ -159,7 +159,9 @@ def yarn(
     return result
 
 
-@pytest.mark.parametrize("extra", [{}, {"truncate": False}, {"beta_fast": 16, "beta_slow": 2.5}])
+@pytest.mark.parametrize(
+    "extra", [{}, {"truncate": False}, {"truncate": None}, {"beta_fast": 16, "beta_slow": 2.5}]
+)
 @pytest.mark.parametrize(("head_dim", "theta"), [(128, 1e6), (64, 1e4)])
 def test_yarn(head_dim: int, theta: float, extra: dict[str, Any]) -> None:
     found = rope(head_dim, theta=theta, rope_scaling={**YARN, **extra})
