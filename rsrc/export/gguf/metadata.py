@@ -23,18 +23,74 @@ def tokenizer(file: RsrFile, tensors: Sequence[GgufOutput], note: Note) -> dict[
     Raises:
         SourceError: a file of the tokenizer is not a JSON object, or above the size limit.
     """
-    entry = find_file(file, "tokenizer.json")
-    if entry is None:
+    if find_file(file, "tokenizer.json") is None:
         return {}
-    config: Config = {}
-    if (settings := find_file(file, "tokenizer_config.json")) is not None:
-        config = dict(read_json(file, settings))
+    config = _read(file, "tokenizer_config.json")
+    if "added_tokens_decoder" not in config:  # of old transformers
+        config |= _read(file, "special_tokens_map.json")
     template = find_file(file, "chat_template.jinja")  # takes precedence, as in transformers
     if template is not None:
         text = file.section(template.section).tobytes().decode(errors="replace")
         config["chat_template"] = text
+    elif config.get("chat_template") is None:
+        config["chat_template"] = _read(file, "chat_template.json").get("chat_template")
     rows = next((t.shape[0] for t in tensors if t.name == "token_embd.weight" and t.shape), None)
-    return tokenizer_metadata(read_json(file, entry), config, rows, note)
+    document = _read(file, "tokenizer.json")
+    _add_tokens(document, _further_tokens(file, config), 1 << 24 if rows is None else rows)
+    return tokenizer_metadata(document, config, rows, note)
+
+
+def _read(file: RsrFile, name: str) -> Config:
+    """Return a model file that is a JSON object, {} if there is none."""
+    entry = find_file(file, name)
+    return {} if entry is None else read_json(file, entry)
+
+
+def _further_tokens(file: RsrFile, config: Config) -> list[Config]:
+    """Return the added tokens that other files list, as tokenizer.json would."""
+    decoder = config.get("added_tokens_decoder")
+    if isinstance(decoder, dict):
+        return [
+            {**token, "id": int(i)}
+            for i, token in decoder.items()
+            if i.isascii() and i.isdecimal() and len(i) < 10 and isinstance(token, dict)
+        ]
+    special: list[object] = [value for name, value in config.items() if name.endswith("_token")]
+    for key in ("extra_special_tokens", "additional_special_tokens"):
+        listed = config.get(key)
+        special += listed if isinstance(listed, list) else []
+    found = [t.get("content") if isinstance(t, dict) else t for t in special]
+    texts = {text for text in found if isinstance(text, str)}
+    return [
+        {"content": text, "id": i, "special": text in texts}
+        for text, i in _read(file, "added_tokens.json").items()
+    ]
+
+
+def _add_tokens(document: Config, tokens: Sequence[Config], rows: int) -> None:
+    """Add tokens to those of tokenizer.json, except where it has their text or their id.
+
+    Args:
+        document: tokenizer.json, which is changed.
+        tokens: each with "content", "id" and "special".
+        rows: number of rows of the embedding; tokens beyond it are left out.
+    """
+    found = document.get("added_tokens")
+    document["added_tokens"] = added = [*found] if isinstance(found, list) else []
+    model = document.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    known = dict(vocabulary) if isinstance(vocabulary, dict) else {}
+    for token in added:
+        if isinstance(token, dict):
+            known[str(token.get("content"))] = token.get("id")
+    taken = {i for i in known.values() if type(i) is int}
+    for token in tokens:
+        text, i = token.get("content"), token["id"]
+        is_new = isinstance(text, str) and text not in known
+        if is_new and type(i) is int and 0 <= i < rows and i not in taken:
+            known[text] = i
+            taken.add(i)
+            added.append(token)
 
 
 def add_metadata(writer: GGUFWriter, metadata: Mapping[str, Any]) -> None:
