@@ -468,7 +468,7 @@ def test_what_other_files_say_of_the_tokenizer(kit: Kit, tmp_path: Path, is_old:
     files: dict[str, Any] = {
         "tokenizer.json": tokenizer,
         "chat_template.json": {"chat_template": "{{ j }}"},
-        "tokenizer_config.json": {"bos_token": "<s>"},
+        "tokenizer_config.json": {"bos_token": "<s>", "extra_special_tokens": ["<y>", 3]},
     }
     if is_old:
         files["special_tokens_map.json"] = {"eos_token": {"content": "</s>"}, "x_token": [[]]}
@@ -481,7 +481,8 @@ def test_what_other_files_say_of_the_tokenizer(kit: Kit, tmp_path: Path, is_old:
     for name, value in files.items():
         (folder / name).write_text(json.dumps(value))
     rsrc.compile(folder, tmp_path / "x.rsr")
-    assert decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf").notes == []
+    (note,) = decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf").notes
+    assert note == "not written, as they have no id within the embedding: tokens '<y>'"
     fields = gguf.GGUFReader(tmp_path / "x.gguf").fields
     assert fields["tokenizer.ggml.tokens"].contents()[:6] == [
         "a", "b", "<s>", "<x>", "</s>", "[PAD5]",
