@@ -80,7 +80,7 @@ def _entry(line: str, read: _Read) -> Entry:
 
 
 def _is_continued(line: str) -> bool:
-    """Return whether a line ends with a backslash, which two of them do not count as."""
+    """Return whether a line ends with an odd number of backslashes: two are text."""
     return (len(line) - len(line.rstrip("\\"))) % 2 == 1
 
 

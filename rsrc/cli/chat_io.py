@@ -38,7 +38,7 @@ _HELP = f"""\
 /help       show this help
 /exit       leave (or Ctrl-D)
 Ctrl-C      clear the line, or end an answer
-\\           at the end of a line: the message goes on in the next line
+\\           at the end of a line: the message continues on the next line
 {QUOTES}         before and after several lines: they are one message"""
 
 _COMMAND = re.compile(r"/([^\W\d_]+)(?:\s+(\S.*))?")

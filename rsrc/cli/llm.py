@@ -91,12 +91,12 @@ _sampling_options = options(
     click.option(
         "--presence-penalty",
         type=click.FloatRange(-2, 2),
-        help="Above 0, tokens that the text has become less likely; 0 is off. Default: 0.",
+        help="Above 0, tokens that occur in the text become less likely; 0 is off. Default: 0.",
     ),
     click.option(
         "--frequency-penalty",
         type=click.FloatRange(-2, 2),
-        help="Above 0, tokens become less likely each time the text has them; 0 is off. "
+        help="Above 0, tokens become less likely with each occurrence in the text; 0 is off. "
         "Default: 0.",
     ),
     click.option(

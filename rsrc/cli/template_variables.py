@@ -10,7 +10,7 @@ import click
 from .chat_text import typed
 from .options import Decorator
 
-_TAKEN = ("messages", "allow_special_tokens")  # not for a variable
+_TAKEN = ("messages", "allow_special_tokens")  # arguments of LanguageModel.chat_prompt
 
 
 def template_variables_option() -> Decorator:
@@ -35,7 +35,7 @@ def _parsed(
         if not equals or not name.isidentifier():
             raise click.BadParameter(f"found {entry!r:.80}, expected NAME=VALUE")
         if name in _TAKEN:
-            raise click.BadParameter(f"{name} cannot be set: it is part of the conversation")
+            raise click.BadParameter(f"{name} is not a variable of the template")
         variables[name] = _value(value)
     return variables
 

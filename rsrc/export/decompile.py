@@ -121,7 +121,7 @@ def _check_options(to: str, type: str | None, output: Path) -> None:
         raise OptionError(f"type: found {type!r}, which only form {GGUF!r} has")
     if to != GGUF and output.suffix == ".gguf":
         raise OptionError(
-            f"{output}: only form gguf writes a .gguf file; choose another name, or form gguf"
+            f"{output}: only form gguf writes a .gguf file: choose it (--to gguf), or another name"
         )
     if type not in (None, *GGUF_TYPES):
         raise OptionError(f"type: found {type!r}, expected {', '.join(GGUF_TYPES)}")

@@ -1,40 +1,14 @@
-"""The tokenizer in the metadata of a GGUF file, and how metadata are written."""
+"""How the metadata of a GGUF file are written."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rsr_formats import RsrFile
-
 from ...common.errors import ExportError
-from ...source.gguf.tokenizer_common import Note
-from ...source.gguf.tokenizer_metadata import tokenizer_metadata
-from ..model_files import Config, find_file, read_json
-from .tensors import GgufOutput
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
-
-
-def tokenizer(file: RsrFile, tensors: Sequence[GgufOutput], note: Note) -> dict[str, Any]:
-    """Return the tokenizer in a `.rsr` file as GGUF metadata, or {} if it has no tokenizer.json.
-
-    Raises:
-        SourceError: a file of the tokenizer is not a JSON object, or above the size limit.
-    """
-    entry = find_file(file, "tokenizer.json")
-    if entry is None:
-        return {}
-    config: Config = {}
-    if (settings := find_file(file, "tokenizer_config.json")) is not None:
-        config = dict(read_json(file, settings))
-    template = find_file(file, "chat_template.jinja")  # takes precedence, as in transformers
-    if template is not None:
-        text = file.section(template.section).tobytes().decode(errors="replace")
-        config["chat_template"] = text
-    rows = next((t.shape[0] for t in tensors if t.name == "token_embd.weight" and t.shape), None)
-    return tokenizer_metadata(read_json(file, entry), config, rows, note)
 
 
 def add_metadata(writer: GGUFWriter, metadata: Mapping[str, Any]) -> None:

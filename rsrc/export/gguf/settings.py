@@ -57,11 +57,11 @@ _MINICPM = ("scale_emb", "scale_depth", "dim_model_base")
 # Architectures whose layers llama.cpp has always multiplied by a tensor `.scale`. It now does so in
 # others, too, but transformers would load those without the scale.
 _SCALED = ("bitnet-b1.58", "bitnet")
-# Those that hold the ids under which llama.cpp ends a text.
+# llama.cpp ends a text at the tokens that these stand for.
 _ENDS = ("eos", "eot", "eom")
 # Architectures for which llama.cpp reads tensors that scale RoPE.
 _ROPE_TENSORS = ("llama", "minicpm")
-# Keys of generation_config.json, and under what general.sampling has them.
+# Keys of generation_config.json, and their names after "general.sampling.".
 _SAMPLING = {"temperature": "temp", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
 _WRITTEN_GENERATION = (*_SAMPLING, "do_sample", "eos_token_id")
 # Numbers that turn a setting off, other than 0; no id of a token does.

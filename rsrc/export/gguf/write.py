@@ -17,9 +17,10 @@ from ...source.gguf.activations import activation_metadata
 from ...source.gguf.scales import scale_metadata
 from ..activations import activation_notes, kept_notes
 from ..model_files import GENERATION, find_file, read_config, read_json
-from .metadata import add_metadata, tokenizer
+from .metadata import add_metadata
 from .settings import end_tokens, model_settings
 from .tensors import file_type, plan
+from .tokenizer import tokenizer
 
 
 def require_gguf() -> None:

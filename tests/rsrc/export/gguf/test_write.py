@@ -456,6 +456,42 @@ def test_the_tokenizer_goes_with_it(kit: Kit, tmp_path: Path) -> None:
     assert fields["tokenizer.chat_template"].contents() == "{{ m }}"
 
 
+@pytest.mark.parametrize("is_old", [True, False])
+def test_what_other_files_say_of_the_tokenizer(kit: Kit, tmp_path: Path, is_old: bool) -> None:
+    """Tokens beside tokenizer.json, the names of old transformers, and chat_template.json."""
+    tokenizer = {
+        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []},
+        "added_tokens": [{"id": 2, "content": "<s>", "special": True}],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+    }
+    ids = {"<x>": 3, "</s>": 4, "<s>": 5, "other": 2, "b": 6, "far": 300, "none": None}
+    files: dict[str, Any] = {
+        "tokenizer.json": tokenizer,
+        "chat_template.json": {"chat_template": "{{ j }}"},
+        "tokenizer_config.json": {"bos_token": "<s>", "extra_special_tokens": ["<y>", 3]},
+    }
+    if is_old:
+        files["special_tokens_map.json"] = {"eos_token": {"content": "</s>"}, "x_token": [[]]}
+        files["added_tokens.json"] = ids
+    else:
+        decoder = {str(i): {"content": text, "special": i == 4} for text, i in ids.items()}
+        files["tokenizer_config.json"] |= {"eos_token": "</s>", "added_tokens_decoder": decoder}
+        files["added_tokens.json"] = {"ignored": 7}
+    folder = save(kit, tmp_path / "m", llama(kit), CONFIG)
+    for name, value in files.items():
+        (folder / name).write_text(json.dumps(value))
+    rsrc.compile(folder, tmp_path / "x.rsr")
+    (note,) = decompile(tmp_path / "x.rsr", tmp_path / "x.gguf", to="gguf").notes
+    assert note == "not written, as they have no id within the embedding: tokens '<y>'"
+    fields = gguf.GGUFReader(tmp_path / "x.gguf").fields
+    assert fields["tokenizer.ggml.tokens"].contents()[:6] == [
+        "a", "b", "<s>", "<x>", "</s>", "[PAD5]",
+    ]  # fmt: skip
+    assert fields["tokenizer.ggml.token_type"].contents()[:6] == [1, 1, 3, 4, 3, 5]
+    assert fields["tokenizer.ggml.eos_token_id"].contents() == 4
+    assert fields["tokenizer.chat_template"].contents() == "{{ j }}"
+
+
 @pytest.mark.parametrize(
     ("name", "limit"),
     [("config.json", 1 << 20), ("tokenizer.json", 64 << 20), ("tokenizer_config.json", 64 << 20)],
