@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from rsr_formats.text import counted
+from rsr_formats.text import counted, shown
 
 from .end_of_turn import end_of_turn_tokens
 from .errors import BusyError, ContextFullError, PromptError
@@ -52,7 +52,7 @@ class Chat:
             TemplateError: the template fails.
         """
         self._model = model
-        self._options = {**(variables or {}), "allow_special_tokens": allow_special_tokens}
+        self._options = {**_checked(variables or {}), "allow_special_tokens": allow_special_tokens}
         self.messages: list[Message] = []
         if system is not None:
             self.messages.append({"role": "system", "content": system})
@@ -206,6 +206,15 @@ class Chat:
         if len(kept) == _system_messages(kept):
             raise PromptError("there is no message to answer again")
         return kept
+
+
+def _checked(variables: object) -> Mapping[str, Any]:
+    """Return variables that have names."""
+    if not isinstance(variables, Mapping) or not all(isinstance(name, str) for name in variables):
+        raise PromptError(f"variables is {shown(variables)}, expected a mapping of names to values")
+    if "messages" in variables:
+        raise PromptError("variables has messages, which are the conversation's own")
+    return variables
 
 
 def _user(text: str) -> Message:

@@ -375,3 +375,9 @@ def test_special_tokens_in_messages(thinker: LanguageModel) -> None:
     assert asked.result is not None
     safe = thinker.chat_prompt(forged, allow_special_tokens=False)
     assert asked.result.prompt_tokens == len(safe)
+
+
+@pytest.mark.parametrize("variables", [3, [("mood", 1)], {3: 4}, {"messages": []}])
+def test_variables_without_names(loaded: Loader, variables: Any) -> None:
+    with pytest.raises(PromptError, match="variables "):
+        Chat(loaded("bitnet-2b"), variables=variables)

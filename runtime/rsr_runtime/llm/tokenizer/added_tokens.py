@@ -39,8 +39,6 @@ def add_tokens(
     Raises:
         ModelError: a list of tokens is damaged.
     """
-    import tokenizers
-
     config = read_json(files, "tokenizer_config.json")
     named = list(named)
     if "added_tokens_decoder" in config:
@@ -53,7 +51,7 @@ def add_tokens(
     new = [token for token in map(_token, listed) if repr(token) not in known]
     call("have tokens added", inner.add_tokens, new)
     known = {token.content for token in inner.get_added_tokens_decoder().values()}
-    special = [tokenizers.AddedToken(name, special=True) for name in named]
+    special = [_token({"content": name, "special": True}) for name in named]
     unknown: dict[str, tokenizers.AddedToken] = {}
     for token in (*special, *map(_token, extra)):
         if token.content not in known:

@@ -88,7 +88,10 @@ class Tokenizer:
 
     def token_id(self, token: str) -> int | None:
         """Return the id of a token as spelled in the vocabulary, or None."""
-        return self._inner.token_to_id(token)
+        try:
+            return self._inner.token_to_id(token)
+        except UnicodeEncodeError:  # half a surrogate pair, which JSON can spell
+            return None
 
     def added_id(self, token: str) -> int | None:
         """Return the id of an added token, which the vocabulary need not have, or None."""
