@@ -240,7 +240,8 @@ def _with_special_tokens(model: LanguageModel, result: Generation) -> str:
     tokenizer = model.tokenizer
     tokens = list(result.tokens)
     is_cut = result.finish_reason == "stop"  # by a stop string, unless a token ended it
-    if is_cut and tokens[-1] in end_of_turn_tokens(tokenizer) | set(model.config.eos_token_ids):
+    ends = end_of_turn_tokens(tokenizer) | set(model.config.eos_token_ids)
+    if is_cut and (tokens[-1] in ends or tokenizer.is_special(tokens[-1])):
         del tokens[-1]
         is_cut = False
     if not any(map(tokenizer.is_special, tokens)):
