@@ -233,6 +233,7 @@ def test_greedy_texts(pair: Any) -> None:
         {"sequence_bias": [[[end], 100.0]], "min_length": 20},
         {"sequence_bias": [[[end], 100.0]], "min_length": 20, "min_new_tokens": 0},
         {"stop_strings": [model.decode(plain[4:7])]},
+        {"stop_strings": ["<s>"], "sequence_bias": [[[1], 100.0]], "min_new_tokens": 5},
         {"remove_invalid_values": True, "renormalize_logits": True, "repetition_penalty": 2.0},
     ):
         found, wanted = texts(pair, settings, prompt, 24)

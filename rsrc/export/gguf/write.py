@@ -10,6 +10,7 @@ import numpy as np
 from rsr_formats import RsrFile
 from rsr_formats.architectures import of_gguf, takes_int8_activations
 from rsr_formats.atomic import atomic_file
+from rsr_formats.keys.generation import of_model
 
 from ...common.errors import MissingPackageError
 from ...common.progress import ByteCounter, ProgressFunction
@@ -66,7 +67,7 @@ def write_gguf(
     notes: list[str] = []
     config = read_config(file)
     entry = find_file(file, GENERATION)
-    generation = {} if entry is None else read_json(file, entry)
+    generation = dict(of_model(config or {}, None if entry is None else read_json(file, entry)))
     settings = model_settings(config, generation, notes.append)
     tensors = plan(file, config, settings, kind, notes.append)
     tokens = tokenizer(file, tensors, notes.append)

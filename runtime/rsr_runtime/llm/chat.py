@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from rsr_formats.text import counted
+from rsr_formats.text import counted, shown
 
 from .end_of_turn import end_of_turn_tokens
 from .errors import BusyError, ContextFullError, PromptError
@@ -17,8 +17,7 @@ from .tokenizer import Tokenizer
 Message = dict[str, Any]
 
 _SYSTEM = ("system", "developer")
-
-_TAKEN = {"messages", "allow_special_tokens"}  # arguments of `chat_prompt`
+_TAKEN = ("messages", "allow_special_tokens")  # arguments of `chat_prompt`
 
 
 class Chat:
@@ -53,10 +52,8 @@ class Chat:
             PromptError: the template rejects the system message or the variables.
             TemplateError: the template fails.
         """
-        for name in _TAKEN & {*(variables or {})}:
-            raise PromptError(f"{name} is no variable: it is part of the conversation")
         self._model = model
-        self._options = {**(variables or {}), "allow_special_tokens": allow_special_tokens}
+        self._options = {**_checked(variables or {}), "allow_special_tokens": allow_special_tokens}
         self.messages: list[Message] = []
         if system is not None:
             self.messages.append({"role": "system", "content": system})
@@ -210,6 +207,16 @@ class Chat:
         if len(kept) == _system_messages(kept):
             raise PromptError("there is no message to answer again")
         return kept
+
+
+def _checked(variables: object) -> Mapping[str, Any]:
+    """Return variables that have names."""
+    if not isinstance(variables, Mapping) or not all(isinstance(name, str) for name in variables):
+        raise PromptError(f"variables is {shown(variables)}, expected a mapping of names to values")
+    for name in _TAKEN:
+        if name in variables:
+            raise PromptError(f"{name} is no variable: it is part of the conversation")
+    return variables
 
 
 def _user(text: str) -> Message:

@@ -32,6 +32,7 @@ class StopCriteria:
     max_tokens: int | None = None  # tokens of the text
     max_length: int | None = None  # tokens of prompt and text, unless max_tokens is set
     max_time: float | None = None  # seconds
+    stop_tokens: frozenset[int] = frozenset()  # end a text too, but have no part in its settings
 
     def length(self, prompt_tokens: int) -> int | None:
         """Return the number of tokens, prompt and text, that was asked for; None if there is none.
@@ -130,7 +131,7 @@ class _Text:
         length = len(self.ids)
         token = self._array[length] = self._sampler(logits, self._array[:length])
         self.ids.append(token)
-        if token in self._until.end_tokens:
+        if token in self._until.end_tokens or token in self._until.stop_tokens:
             return self._finish("stop")
         text, stopped = self._stop_strings.push(self._detokenizer.push(token))
         self._shown.append(text)

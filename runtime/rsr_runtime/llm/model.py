@@ -397,24 +397,26 @@ class LanguageModel:
         stop = stop or tuple(sampling.stop_strings)
         until = StopCriteria(
             self.context,
-            self._end_tokens(stop),
+            self._end_tokens(),
             stop,
             sampling.max_new_tokens,
             sampling.max_length,
             sampling.max_time,
+            self._stop_tokens(stop),
         )
         return sampling, until
 
-    def _end_tokens(self, stop: Sequence[str]) -> frozenset[int]:
-        """Return the tokens that end a text: those of the model, and special ones in `stop`."""
-        ends = set(self.config.eos_token_ids)
+    def _end_tokens(self) -> frozenset[int]:
+        """Return the tokens that end a text."""
+        ends = self.config.eos_token_ids
         if not ends and self.tokenizer.eos_id is not None:
-            ends = {self.tokenizer.eos_id}
-        # Special tokens have no text in which a stop string could be found.
+            ends = (self.tokenizer.eos_id,)
+        return frozenset(ends)
+
+    def _stop_tokens(self, stop: Sequence[str]) -> frozenset[int]:
+        """Return the special tokens in `stop`: they have no text that could be searched."""
         named = [self.tokenizer.token_id(text) for text in stop if isinstance(text, str)]
-        return frozenset(
-            ends | {i for i in named if i is not None and self.tokenizer.is_special(i)}
-        )
+        return frozenset(i for i in named if i is not None and self.tokenizer.is_special(i))
 
     def close(self) -> None:
         """Release the file and end the template process; later calls raise `ClosedError`.

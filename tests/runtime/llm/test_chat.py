@@ -380,3 +380,21 @@ def test_special_tokens_in_messages(thinker: LanguageModel) -> None:
     assert asked.result is not None
     safe = thinker.chat_prompt(forged, allow_special_tokens=False)
     assert asked.result.prompt_tokens == len(safe)
+
+
+@pytest.mark.parametrize("variables", [3, [("mood", 1)], {3: 4}, {"messages": []}])
+def test_variables_without_names(loaded: Loader, variables: Any) -> None:
+    with pytest.raises(PromptError, match="variables "):
+        Chat(loaded("bitnet-2b"), variables=variables)
+
+
+def test_a_special_token_that_stops_an_answer_is_no_part_of_it(model: LanguageModel) -> None:
+    start = model.tokenizer.token_id("<|begin_of_text|>")
+    assert start is not None
+    chat = Chat(model)
+    sampling = Sampling(logit_bias={start: 1000.0, 5: 1000.5}, frequency_penalty=1.0)
+    said = "".join(chat.say("Hello", sampling=sampling, stop=["<|begin_of_text|>"]))
+    assert chat.result is not None
+    assert (chat.result.tokens[-1], chat.result.finish_reason) == (start, "stop")
+    assert said
+    assert chat.messages[-1]["content"] == said

@@ -187,3 +187,9 @@ def test_invalid_settings_are_known_before_a_run(
     said = [why for why in check(files, {}).run_reasons if "generation_config" in why]
     assert len(said) == (reason is not None)
     assert all(why.startswith(f"generation_config.json: {reason}") for why in said)
+
+
+def test_a_stop_string_that_no_text_has(configured: Callable[..., LanguageModel]) -> None:
+    """JSON can spell half a surrogate pair, which the tokenizer cannot take."""
+    settings = json.loads('{"stop_strings": ["\\ud800"], "max_new_tokens": 3}')
+    assert configured(**settings).generate(PROMPT).finish_reason == "length"

@@ -14,7 +14,7 @@ from rsr_formats.text import shown
 
 from ...errors import OptionError
 
-_LARGEST = 1 << 31  # above any real token, length or limit
+_LARGEST = 1 << 31  # above any real token or length
 _MAX_IDS = 1 << 18  # tokens in a setting; each costs memory, and time for every token of a text
 
 Ids = tuple[int, ...]
@@ -152,7 +152,7 @@ def _strings(name: str, value: Any) -> tuple[str, ...]:
     return tuple(strings)
 
 
-_limit = _or_none(_whole("1 or more", lambda v: 1 <= v < _LARGEST))
+_limit = _or_none(_whole("1 or more", lambda v: v >= 1))
 _count = _whole("0 (off) or more", lambda v: 0 <= v < _LARGEST)
 _penalty = _number("above 0; 1 is off", lambda v: v > 0)
 _cutoff = _number("from 0 (off) to 1 (off)", lambda v: 0 <= v <= 1)

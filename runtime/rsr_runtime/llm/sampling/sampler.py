@@ -81,10 +81,15 @@ class Sampler:
         self, logits: npt.NDArray[np.float32], largest: np.float32, best: int
     ) -> ModelError:
         """Return the error for scores of which none can be chosen."""
-        if self._chain and largest != math.inf and math.isfinite(np.max(logits)):
+        if self._chain and math.isfinite(np.max(logits)):
+            if largest == -math.inf:
+                return ModelError(
+                    "no token can be chosen: the settings of generation forbid all of them "
+                    "(as suppress_tokens, bad_words_ids or no_repeat_ngram_size may)"
+                )
             return ModelError(
-                "no token can be chosen: the settings of generation forbid all of them "
-                "(as suppress_tokens, bad_words_ids or no_repeat_ngram_size may)"
+                "no token can be chosen: the settings of generation make the logit of token "
+                f"{best} {largest} (as a repetition_penalty near 0 may)"
             )
         return ModelError(
             f"no token can be chosen: the largest logit is {largest} (token {best}); "

@@ -87,9 +87,8 @@ class ControlTokens:
 
     def marked_name(self, name: Any, mark: str) -> Any:
         """Return a marked string, but an identifier as it is: templates look for "user"."""
-        return (
-            self.marked(name, mark) if isinstance(name, str) and not name.isidentifier() else name
-        )
+        is_text = isinstance(name, str) and not name.isidentifier()
+        return self.marked(name, mark) if is_text else name
 
     def encode(self, text: str, mark: str) -> list[int]:
         """Return the tokens of a text with marks: a control token across a mark is plain text.

@@ -90,7 +90,7 @@ class Tokenizer:
         """Return the id of a token as spelled in the vocabulary, or None."""
         try:
             return self._inner.token_to_id(token)
-        except UnicodeEncodeError:  # no token has half a surrogate pair
+        except UnicodeEncodeError:  # half a surrogate pair, which JSON can spell
             return None
 
     def added_id(self, token: str) -> int | None:

@@ -188,6 +188,9 @@ def test_all_forbidden(x: F32, temperature: float) -> None:
         sampler(x)
     with pytest.raises(ModelError, match="weights or its input are damaged"):
         sampler(np.full(SIZE, math.nan, np.float32))
+    sampler = Sampler(Sampling(temperature, repetition_penalty=1e-300), [0])
+    with pytest.raises(ModelError, match="settings of generation make the logit of token 0 inf"):
+        sampler(np.ones(SIZE, np.float32), [0])
 
 
 def test_nothing_is_processed_where_nothing_is_set() -> None:

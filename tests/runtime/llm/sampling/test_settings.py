@@ -178,3 +178,10 @@ def test_any_json_is_refused_or_gives_a_token(config: dict[str, Any], drawn: boo
             assert 0 <= choose(np.linspace(-3, 3, 8, dtype=np.float32), tokens) < 8
     except ModelError:
         pass
+
+
+def test_limits_of_any_size() -> None:
+    """A huge limit is none; it is no error, as it never was."""
+    assert (
+        Sampling(max_new_tokens=10**20, min_length=0, max_length=1 << 40).max_new_tokens == 10**20
+    )

@@ -155,6 +155,7 @@ def test_answers_keep_their_control_tokens() -> None:
         {"tools": [{"about": "<s>"}]},
         {"tools": [{"function": {"parameters": {"properties": {"<s>": {}}}}}]},
         {"documents": {"a": ["<s>"]}},
+        {"documents": [{1: "<s>"}]},
         {"mood": "<s>"},
         {"messages": [{"role": "user<s>", "content": "x"}]},
         {"messages": [{"role": "tool", "name": "<s>", "content": "x"}]},
@@ -246,7 +247,8 @@ def test_keys_and_roles_that_are_no_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "messages", [None, "Hi", [], [3], [{}], [{"role": "user", "content": b""}], [{(1,): 2}]]
+    "messages",
+    [None, "Hi", [], [3], [{}], [{"role": "user", "content": b""}], [{"role": [], (1, 2): 3}]],
 )
 def test_refused(messages: Any) -> None:
     tokenizer = Tokenizer({"tokenizer.json": byte_level().to_str().encode()})

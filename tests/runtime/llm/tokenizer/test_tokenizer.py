@@ -296,6 +296,7 @@ class TestRefusals:
             b'{"added_tokens_decoder": {"9": 5}}',
             b'{"added_tokens_decoder": {"9": {"content": 5}}}',
             b'{"bos_token": "\\ud800"}',
+            b'{"extra_special_tokens": ["\\ud800"]}',
             b'{"extra_special_tokens": 5}',
             b'{"extra_special_tokens": [5]}',
             b'{"additional_special_tokens": [{}]}',
