@@ -159,7 +159,10 @@ def _missing(files: Mapping[str, bytes]) -> str:
             "and compile the folder again"
         )
     else:
-        fix = "Put the model's tokenizer.json beside its .safetensors or .gguf, compile that folder"
+        fix = (
+            "Put the model's tokenizer.json beside its .safetensors or .gguf, and compile that "
+            "directory"
+        )
     return f"the model has no tokenizer.json (it has {found}). {fix}"
 
 
