@@ -34,6 +34,8 @@ def activation_notes(checkpoint: Checkpoint, quantize: str | None) -> tuple[str,
     Raises:
         SourceError: config.json is not a JSON object, or too large.
     """
+    if "config.json" not in checkpoint.files:  # not a whole model
+        return ()
     config = checkpoint.config
     known = of_config(config)
     if known is None or not known.is_runnable or takes_int8_activations(config):

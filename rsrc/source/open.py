@@ -15,6 +15,7 @@ from rsr_formats.text import listed
 from ..common.errors import SourceError
 from .checkpoint import Checkpoint, CheckpointReference
 from .files import model_files
+from .gguf.beside import contradiction
 from .gguf.open import first_parts, open_gguf
 from .hub import cached_models, how_to_download, resolved
 from .refuse import PICKLES, is_pickle, refuse_by_config, refuse_pickles, refuse_unsupported
@@ -190,13 +191,16 @@ def _open_gguf_directory(folder: Path, ggufs: list[Path]) -> Checkpoint:
     beside = model_files(folder)
     config = folder / "config.json"
     is_told = "tokenizer.json" not in beside  # else notes on the one in the metadata are moot
-    return replace(
+    notes = [note for note in model.notes if is_told or "tokenizer." not in note]
+    found = replace(
         model,
         path=folder,
         config_path=config if config.name in beside else None,
         files={**model.files, **beside},
-        notes=tuple(note for note in model.notes if is_told or "tokenizer." not in note),
     )
+    if found.config_path is not None and model.config:
+        notes += filter(None, [contradiction(model.config, found.config)])
+    return replace(found, notes=tuple(notes))
 
 
 def _only(folder: Path, found: Sequence[Path]) -> Path:

@@ -176,12 +176,12 @@ class _Findings:
             return
         is_mlx = table is QUANTIZATION and "group_size" in values
         for key, value in values.items():
-            if not is_mlx or not ("." in key or key in _MLX_MODULES):
+            if is_mlx and ("." in key or key in _MLX_MODULES) and isinstance(value, dict | bool):
+                for name, setting in value.items() if isinstance(value, dict) else ():
+                    inner = f"{prefix}{key}."
+                    self.judge(context, table, name, setting, "config.json", inner, True)
+            else:
                 self.judge(context, table, key, value, "config.json", prefix, True)
-                continue
-            for name, setting in (value if isinstance(value, dict) else {}).items():
-                where = f"{prefix}{key}."
-                self.judge(context, table, name, setting, "config.json", where, True)
 
     def judge(
         self,

@@ -134,6 +134,8 @@ class _Checker:
         elif has_head:
             self._weight(head, c.vocab_size, c.hidden_size)
             self._optional(f"{names.head}.bias", c.vocab_size)
+            if f"{head}_scale" in self._tensors and self._tensors[head].dtype != "I8":
+                self.problems.append(f"{head}_scale is there, but {head} is not int8")
         elif not c.tie_word_embeddings:
             self.problems.append(
                 f"{head} is missing and tie_word_embeddings is not true in config.json, so there "

@@ -165,6 +165,7 @@ def test_rope_and_quantization() -> None:
         ({"group_size": 128, "bits": 2, "lm_head": {"bits": 2}, "model.norm": False}, False),
         ({"group_size": 128, "lm_head": {"bits": 2, "mode": "mxfp4"}}, True),
         ({"group_size": 128, "lm_head": {"bits": 2, "twist": 1}}, True),
+        ({"group_size": 128, "act.scale": 3}, True),
         ({"quant_method": "bitnet", "act.scale": 3}, True),
         ({"quant_method": "bitnet", "lm_head": {"bits": 2}}, True),
     ],

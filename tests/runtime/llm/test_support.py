@@ -56,6 +56,14 @@ def test_reasons_are_those_of_loading(language_models: LanguageModels, tmp_path:
     )
 
 
+def test_a_scale_beside_a_float_head(language_models: LanguageModels, tmp_path: Path) -> None:
+    def change(tensors: Tensors) -> None:
+        tensors["lm_head.weight_scale"] = Tensor("F32", np.ones(1, np.float32))
+
+    (reason,) = check(language_models.variant("trilm", tmp_path, tensors=change)).run_reasons
+    assert reason.endswith("lm_head.weight_scale is there, but lm_head.weight is not int8")
+
+
 def test_all_reasons_of_a_config_are_given(language_models: LanguageModels) -> None:
     path = language_models.path("bonsai")
     config = {
