@@ -329,11 +329,20 @@ def _inside(name: str, stem: str, architecture: Architecture) -> str:
     for key, suffixes in (("attention_bias", (".bias",)), ("use_rms_norm", (".rms_norm.weight",))):
         module = next((stem.removesuffix(s) for s in suffixes if stem.endswith(s)), None)
         if module in PROJECTIONS:
+            if key == "attention_bias" and not _may_have_bias(architecture, module):
+                break
             key = "mlp_bias" if key == "attention_bias" and module.startswith("mlp.") else key
             return f"the layers have {stem}, but {key} is not true in config.json"
     return (
         f"the layers have {stem} (tensor {_short(name)}), which {architecture.name} does not have"
     )
+
+
+def _may_have_bias(architecture: Architecture, module: str) -> bool:
+    """Whether the class gives a module a bias if config.json says so; others are ignored."""
+    if module.startswith("mlp."):
+        return architecture.name == "LlamaForCausalLM"
+    return architecture.model_type != "qwen2" or "o_proj" not in module
 
 
 def _outside(name: str) -> str | None:
@@ -357,8 +366,10 @@ def _known_in_layers(config: Mapping[str, Any], architecture: Architecture) -> s
     attention_bias, mlp_bias = config.get("attention_bias"), config.get("mlp_bias")
     for module in PROJECTIONS:
         in_attention = module.startswith("self_attn.")
-        in_qwen2 = architecture.model_type == "qwen2" and in_attention and "o_proj" not in module
-        if in_qwen2 or (attention_bias if in_attention else mlp_bias) is True:
+        is_set = (attention_bias if in_attention else mlp_bias) is True
+        if architecture.model_type == "qwen2":
+            is_set = True  # its class reads neither setting
+        if is_set and _may_have_bias(architecture, module):
             known.add(f"{module}.bias")
     # Scales and biases of MLX that a ternary weight implies; other weights of MLX are refused.
     known |= {f"{module}.{part}" for module in PROJECTIONS for part in ("scales", "biases")}

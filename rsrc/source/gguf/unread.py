@@ -22,6 +22,8 @@ _SIZES = {
     "feed_forward_length": "intermediate_size",
     "attention.head_count": "num_attention_heads",
 }
+# Sizes that follow from others if there is no key; a key with another value must not be skipped.
+_DERIVED = ("attention.head_count_kv", "attention.key_length", "rope.dimension_count")
 _MINICPM = {
     "embedding_scale": "scale_emb",
     "residual_scale": "scale_depth",
@@ -48,7 +50,8 @@ def unread(
         name = key.removeprefix(prefix)
         if known is not None and (known.kind == HARMLESS or _is_in(config, name, value)):
             continue
-        if known is not None and known.kind == USED and name not in _SIZES:
+        is_unusable = name in _SIZES or (name in _DERIVED and whole_of(value) is None)
+        if known is not None and known.kind == USED and not is_unusable:
             continue
         shown = _shown(value)
         if known is None or known.kind == USED or known.has_effect(shown):

@@ -255,6 +255,19 @@ def test_tensors_that_the_layers_do_not_have() -> None:
     assert len(found.not_understood) == 7
 
 
+@pytest.mark.parametrize("part", ["q", "k", "v", "o", "gate", "up", "down"])
+@pytest.mark.parametrize("name", ["Llama", "Qwen2", "Qwen3", "BitNet", "Bitnet"])
+def test_biases_that_the_class_does_not_have(name: str, part: str) -> None:
+    """transformers ignores a setting that a class does not read, and the biases with it."""
+    config = {"architectures": [f"{name}ForCausalLM"], "attention_bias": True, "mlp_bias": True}
+    module = f"{'self_attn' if part in 'qkvo' else 'mlp'}.{part}_proj"
+    refused = review_tensors(config, [f"model.layers.0.{module}.bias"]).refused
+    if name == "Llama" or (part in "qkvo" and (name, part) != ("Qwen2", "o")):
+        assert refused == ()
+    else:
+        assert refused[0].endswith(f"which {name}ForCausalLM does not have")
+
+
 @pytest.mark.parametrize(
     ("architecture", "stem", "is_known"),
     [

@@ -223,6 +223,8 @@ def unread(**keys: Any) -> dict[str, Any]:
         ("expert_count", 8),
         ("rope__scaling__yarn_attn_factor", 1.1),
         ("rope__scaling__new_idea", "x"),
+        ("rope__dimension_count", "64"),
+        ("attention__head_count_kv", "2"),
     ],
 )
 def test_keys_that_would_change_the_model_are_listed(key: str, value: object) -> None:
