@@ -35,9 +35,16 @@ _LAYER = re.compile(r"layers\.(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL)
 _GGUF_LAYER = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL)
 _DRAFT_LAYERS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
 # Outside layers. rope_freqs.weight is GGUF's name of the divisors of rotary frequencies.
-_OUTSIDE = ("embed_tokens.weight", "norm.weight", "rotary_emb.inv_freq")
+# Scales and biases are MLX's, which a ternary weight implies.
+_OUTSIDE = (
+    "embed_tokens.weight",
+    "embed_tokens.scales",
+    "embed_tokens.biases",
+    "norm.weight",
+    "rotary_emb.inv_freq",
+)
 _MLX_MODULES = ("lm_head", "embed_tokens")  # MLX has settings by the names of modules
-_HEAD = (".weight", ".weight_scale", ".bias")
+_HEAD = (".weight", ".weight_scale", ".scales", ".biases")  # no class has a bias there
 
 
 @dataclass(frozen=True)
@@ -309,7 +316,8 @@ def _unknown_tensors(
                 kind = re.sub(r"\d+", "0", name)
                 if kind not in seen:
                     seen.add(kind)
-                    yield name, _outside(name) if name.startswith(names.prefix) else None
+                    is_inside = name.startswith((names.prefix, f"{names.head}."))
+                    yield name, _outside(name) if is_inside else None
             continue
         number, stem = int(match[1]), match[2]
         if type(layers) is int and number >= layers:

@@ -133,7 +133,6 @@ class _Checker:
             self._int8_head(head)
         elif has_head:
             self._weight(head, c.vocab_size, c.hidden_size)
-            self._optional(f"{names.head}.bias", c.vocab_size)
         elif not c.tie_word_embeddings:
             self.problems.append(
                 f"{head} is missing and tie_word_embeddings is not true in config.json, so there "

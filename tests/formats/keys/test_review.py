@@ -237,7 +237,8 @@ def test_tensors_that_the_layers_do_not_have() -> None:
             "model.layers.0.mlp.up_proj.rms_norm.weight",
             "model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.7.mlp.up_proj.weight",
             "blk.1.attn_rot.weight", "model.embed_norm.weight", "visual.blocks.0.w",
-            "visual.blocks.1.w", "rope_freqs.weight",
+            "visual.blocks.1.w", "rope_freqs.weight", "lm_head.bias",
+            "lm_head.biases", "model.embed_tokens.biases",
         ],
     )  # fmt: skip
     assert found.refused == (
@@ -250,9 +251,10 @@ def test_tensors_that_the_layers_do_not_have() -> None:
         "does not have",
         "the file has model.embed_norm.weight, which is not understood and may change the "
         "arithmetic",
+        "the file has lm_head.bias, which is not understood and may change the arithmetic",
     )
     assert "tensor visual.blocks.0.w" in found.not_understood
-    assert len(found.not_understood) == 7
+    assert len(found.not_understood) == 8
 
 
 @pytest.mark.parametrize("part", ["q", "k", "v", "o", "gate", "up", "down"])
