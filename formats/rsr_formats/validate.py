@@ -74,6 +74,8 @@ from .records import (
     section_uses,
 )
 
+_AGAIN = "download it again, or compile the model again"
+
 Indices = npt.NDArray[np.unsignedinteger[Any]]
 
 
@@ -98,7 +100,8 @@ def check_preamble(preamble: bytes, file_size: int) -> tuple[tuple[int, int], in
         )
     if len(preamble) < PREAMBLE.size:
         raise TruncatedError(
-            f"truncated: the file has {file_size} bytes, but a preamble has {PREAMBLE.size}"
+            f"truncated: the file has {file_size} bytes, but a preamble has "
+            f"{PREAMBLE.size}: {_AGAIN}"
         )
     _, major, minor, flags, offset, size, digest = PREAMBLE.unpack(preamble)
     if (major, minor) > VERSION or major < 1:
@@ -116,7 +119,8 @@ def check_preamble(preamble: bytes, file_size: int) -> tuple[tuple[int, int], in
         raise LimitError(f"preamble: header size {size}, expected 1 to {MAX_HEADER_SIZE}")
     if file_size < offset + size:
         raise TruncatedError(
-            f"truncated: the file has {file_size} bytes, but its preamble says {offset + size}"
+            f"truncated: the file has {file_size} bytes, but its preamble says {offset + size}: "
+            f"{_AGAIN}"
         )
     if file_size > offset + size:
         raise TrailingDataError(

@@ -82,6 +82,12 @@ def export(file: RsrFile, config: Config | None) -> Export:
             f"quant_method 'bitnet' with linear_class {settings['linear_class']!r}"
         )
 
+    if config is not None and not divide:
+        notes.append(
+            "transformers runs layers of linear_class 'autobitlinear' only in the dtype that "
+            "config.json names"
+        )
+
     def convert(t: IndexedTensor) -> list[OutputTensor]:
         if t.name not in scales:
             return [as_floats(file, t)]

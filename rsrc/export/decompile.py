@@ -23,6 +23,7 @@ from .dtypes import with_one_dtype
 from .folder import atomic_folder, check_folder
 from .gguf import require_gguf, write_gguf
 from .model_files import Config, read_config, write_model_files
+from .names import with_usual_names
 from .safetensors import write_safetensors
 from .self_quantizing import requantization_notes
 from .tensors import Export, source_tensors
@@ -95,7 +96,7 @@ def decompile(
         config = None if to == "source" else read_config(file)
         export = FORMS[to](file, config)
         if is_folder and to in _LOADED:
-            export = with_one_dtype(export, config)
+            export = with_usual_names(with_one_dtype(export, config))
         new_config = None if export.config is config else export.config
         _write(file, replace(export, config=new_config), output, to, force, progress)
         notes = [*export.notes]

@@ -197,7 +197,7 @@ def test_a_file_without_sections(draft: Draft, opened: Open) -> None:
 
 
 def test_an_empty_file_is_truncated(opened: Open) -> None:
-    with pytest.raises(errors.TruncatedError):
+    with pytest.raises(errors.TruncatedError, match="download it again, or compile the model"):
         opened(b"")
 
 

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from safetensors.numpy import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 import rsrc
+from rsr_runtime import llm
 from rsr_testing.parity import golden_layers as golden
 from rsr_testing.parity import judge
 from rsr_testing.parity.judge import torch_and_transformers
@@ -121,6 +123,31 @@ def test_floats_and_packed_compute_the_same(name: str, tmp_path: Path) -> None:
     rsrc.compile(tmp_path / "model", tmp_path / "m.rsr")
     decompile(tmp_path / "m.rsr", tmp_path / "float", to="float")
     assert (logits(tmp_path / "float") == want).all()
+
+
+@pytest.mark.parametrize("prefix", ["model.language_model.", "language_model.model."])
+@pytest.mark.parametrize("to", ["float", "bitnet"])
+def test_names_become_those_of_the_class(to: str, prefix: str, tmp_path: Path) -> None:
+    """transformers gives a model random weights if their names are those of another class."""
+    ternary_model("Llama", tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    settings = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
+    kept = [f"{prefix}layers.0.mlp.up_proj", "lm_head"]
+    if to == "bitnet":
+        settings["quantization_config"] = {"quant_method": to, "modules_to_not_convert": kept}
+    tensors = {}
+    for name, tensor in load_file(path).items():
+        head, _, rest = name.partition("model.")
+        tensors[head or prefix + rest] = tensor
+    save_file(tensors, path, metadata={"format": "pt"})
+    (tmp_path / "model" / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    rsrc.compile(tmp_path / "model", tmp_path / "m.rsr")
+    notes = decompile(tmp_path / "m.rsr", tmp_path / "out", to=to).notes
+    assert any(f"the source has '{prefix}layers.0...'" in note for note in notes)
+    with llm.load(tmp_path / "m.rsr", kv="float32") as model:
+        want = model.logits(TOKENS)
+    got = logits(tmp_path / "out")
+    assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max()
 
 
 # --- tokenizers ---------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ _GGUF_LAYER = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL)
 _DRAFT_LAYERS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
 _OUTSIDE = ("embed_tokens.weight", "norm.weight", "rotary_emb.inv_freq")
 _MLX_MODULES = ("lm_head", "embed_tokens")
-_HEAD = (".weight", ".weight_scale", ".bias")
+_HEAD = (".weight", ".weight_scale")  # no class has a bias there
 # Objects within config.json. transformers takes rope_scaling where both of RoPE's are there.
 _PARTS = (
     ("rope_scaling", ROPE),
@@ -352,11 +352,20 @@ def _inside(name: str, stem: str, architecture: Architecture) -> str:
     for key, suffixes in (("attention_bias", (".bias",)), ("use_rms_norm", (".rms_norm.weight",))):
         module = next((stem.removesuffix(s) for s in suffixes if stem.endswith(s)), None)
         if module in PROJECTIONS:
+            if key == "attention_bias" and not _may_have_bias(architecture, module):
+                break
             key = "mlp_bias" if key == "attention_bias" and module.startswith("mlp.") else key
             return f"the layers have {stem}, but {key} is not true in config.json"
     return (
         f"the layers have {stem} (tensor {_short(name)}), which {architecture.name} does not have"
     )
+
+
+def _may_have_bias(architecture: Architecture, module: str) -> bool:
+    """Whether the class gives a module a bias if config.json says so; others are ignored."""
+    if module.startswith("mlp."):
+        return architecture.name == "LlamaForCausalLM"
+    return architecture.model_type != "qwen2" or "o_proj" not in module
 
 
 def _outside(name: str) -> str | None:
@@ -380,17 +389,19 @@ def _known_in_layers(config: Mapping[str, Any], architecture: Architecture) -> s
     attention_bias, mlp_bias = config.get("attention_bias"), config.get("mlp_bias")
     for module in PROJECTIONS:
         in_attention = module.startswith("self_attn.")
-        in_qwen2 = architecture.model_type == "qwen2" and in_attention and "o_proj" not in module
-        if in_qwen2 or (attention_bias if in_attention else mlp_bias) is True:
+        is_set = (attention_bias if in_attention else mlp_bias) is True
+        if architecture.model_type == "qwen2":
+            is_set = True  # its class reads neither setting
+        if is_set and _may_have_bias(architecture, module):
             known.add(f"{module}.bias")
     if _is_mlx(config):
-        known |= {f"{module}.biases" for module in PROJECTIONS}
+        known |= {f"{module}.{part}" for module in PROJECTIONS for part in ("scales", "biases")}
     # Frequencies that old checkpoints keep; they follow from config.json.
     return known | {"self_attn.rotary_emb.inv_freq"}
 
 
 def _is_mlx(config: Mapping[str, Any]) -> bool:
-    """Return whether `.biases` are MLX's, which the scales imply; a ternary matrix has no others.
+    """Return whether `.scales` and `.biases` are MLX's, which a ternary matrix implies.
 
     They are absorbed into the matrix unless a zero among them has another sign.
     """
@@ -401,7 +412,9 @@ def _is_mlx(config: Mapping[str, Any]) -> bool:
 def _is_known_outside(config: Mapping[str, Any], name: str, own: str, names: DecoderNames) -> bool:
     if name == "rope_freqs.weight" or own in _OUTSIDE:  # GGUF's divisors of rotary frequencies
         return True
-    if name == f"{names.head}.biases" or own == "embed_tokens.biases":
+    if own in ("embed_tokens.scales", "embed_tokens.biases"):
+        return _is_mlx(config)
+    if name in (f"{names.head}.scales", f"{names.head}.biases"):
         return _is_mlx(config)
     return name.startswith(names.head) and name.removeprefix(names.head) in _HEAD
 

@@ -34,6 +34,7 @@ _SAMPLING = {  # key after general.sampling: key of generation_config.json, and 
 
 # Limits for untrusted files: a few megabytes of metadata could become a gigabyte of merges.
 LLAMA3_TOKENS = 128256  # of Llama 3, whose tokenizer BitNet b1.58 2B4T has
+_BITNET_CPP = ("bitnet-b1.58", "bitnet-25", "bitnet")  # architectures of bitnet.cpp's converter
 MAX_TOKENS = 1 << 20  # the largest known vocabularies have 262,144
 MAX_MERGES = 1 << 20  # listed or derived; Gemma's 256,000 tokens have 580,604, others fewer
 MERGES_PER_TOKEN = 16  # derived; Llama 2 and Gemma have about two
@@ -82,7 +83,7 @@ def _with_pre(metadata: Mapping[str, Any], count: int, note: Note) -> Mapping[st
     if "tokenizer.ggml.pre" in metadata or not _is(metadata["tokenizer.ggml.model"], "gpt2"):
         return metadata
     architecture = str(metadata.get("general.architecture"))
-    if count != LLAMA3_TOKENS and architecture not in ("bitnet-b1.58", "bitnet-25"):
+    if count != LLAMA3_TOKENS and architecture not in _BITNET_CPP:
         return metadata
     note(
         "tokenizer.ggml.pre is missing: assumed llama-bpe, the tokenizer of Llama 3, as "

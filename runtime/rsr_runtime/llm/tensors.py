@@ -133,7 +133,6 @@ class _Checker:
             self._int8_head(head)
         elif has_head:
             self._weight(head, c.vocab_size, c.hidden_size)
-            self._optional(f"{names.head}.bias", c.vocab_size)
             if f"{head}_scale" in self._tensors and self._tensors[head].dtype != "I8":
                 self.problems.append(f"{head}_scale is there, but {head} is not int8")
         elif not c.tie_word_embeddings:

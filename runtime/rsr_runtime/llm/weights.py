@@ -152,7 +152,7 @@ class _Finder:
             return Linear(LM_HEAD, weight, int8_activations=True, row_scale=scale)
         # A head is converted only if modules_to_not_convert is a list without it.
         int8_activations = isinstance(weight, Matrix) and weight.layout.startswith("bitnet")
-        return Linear(LM_HEAD, weight, int8_activations, self.optional(module + ".bias"))
+        return Linear(LM_HEAD, weight, int8_activations)
 
     def weight(self, module: str) -> Matrix | DenseTensor:
         name = module + ".weight"

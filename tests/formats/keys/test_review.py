@@ -274,7 +274,8 @@ def test_tensors_that_the_layers_do_not_have() -> None:
             "model.layers.0.mlp.up_proj.rms_norm.weight",
             "model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.7.mlp.up_proj.weight",
             "blk.1.attn_rot.weight", "model.embed_norm.weight", "visual.blocks.0.w",
-            "visual.blocks.1.w", "rope_freqs.weight",
+            "visual.blocks.1.w", "rope_freqs.weight", "lm_head.bias",
+            "lm_head.biases", "model.embed_tokens.biases",
         ],
     )  # fmt: skip
     assert found.refused == (
@@ -287,9 +288,23 @@ def test_tensors_that_the_layers_do_not_have() -> None:
         "does not have",
         "the file has model.embed_norm.weight, which is not understood and may change the "
         "arithmetic",
+        "the file has lm_head.bias, which is not understood and may change the arithmetic",
     )
     assert "tensor visual.blocks.0.w" in found.not_understood
-    assert len(found.not_understood) == 7
+    assert len(found.not_understood) == 8
+
+
+@pytest.mark.parametrize("part", ["q", "k", "v", "o", "gate", "up", "down"])
+@pytest.mark.parametrize("name", ["Llama", "Qwen2", "Qwen3", "BitNet", "Bitnet"])
+def test_biases_that_the_class_does_not_have(name: str, part: str) -> None:
+    """transformers ignores a setting that a class does not read, and the biases with it."""
+    config = {"architectures": [f"{name}ForCausalLM"], "attention_bias": True, "mlp_bias": True}
+    module = f"{'self_attn' if part in 'qkvo' else 'mlp'}.{part}_proj"
+    refused = review_tensors(config, [f"model.layers.0.{module}.bias"]).refused
+    if name == "Llama" or (part in "qkvo" and (name, part) != ("Qwen2", "o")):
+        assert refused == ()
+    else:
+        assert refused[0].endswith(f"which {name}ForCausalLM does not have")
 
 
 @pytest.mark.parametrize(

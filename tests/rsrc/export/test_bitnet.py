@@ -78,8 +78,10 @@ def test_offline_settings_stay(kit: Kit, tmp_path: Path, linear_class: str | Non
     packed = {"a.weight": kit.pack(T), "a.weight_scale": kit.bf16([3.0])}
     config = {"model_type": "llama", "quantization_config": settings}
     rsr = compile_matrices(kit, tmp_path, [], config, **packed)
-    assert decompile(rsr, tmp_path / "out.safetensors", to="bitnet").notes == []
-    assert decompile(rsr, tmp_path / "out", to="bitnet").notes == []
+    for out in ("out.safetensors", "out"):
+        notes = decompile(rsr, tmp_path / out, to="bitnet").notes
+        assert len(notes) == (linear_class == "autobitlinear")
+        assert all("only in the dtype that config.json names" in note for note in notes)
     source = kit.judge(tmp_path / "source" / "model.safetensors")
     assert kit.judge(tmp_path / "out.safetensors") == source
     assert kit.judge(tmp_path / "out" / "model.safetensors") == source

@@ -218,6 +218,8 @@ def unread(**keys: Any) -> dict[str, Any]:
         ("rope__scaling__new_idea", "x"),
         ("attention__key_length", "64"),
         ("rope__dimension_count", 32.0),
+        ("rope__dimension_count", "64"),
+        ("attention__head_count_kv", "2"),
     ],
 )
 def test_keys_that_would_change_the_model_are_listed(key: str, value: object) -> None:

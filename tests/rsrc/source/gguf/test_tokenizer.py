@@ -160,7 +160,7 @@ def test_what_has_no_name_is_written_without() -> None:
     )
 
 
-@pytest.mark.parametrize("architecture", ["bitnet-b1.58", "bitnet-25"])
+@pytest.mark.parametrize("architecture", ["bitnet-b1.58", "bitnet-25", "bitnet"])
 def test_bitnet_cpp_leaves_out_the_pre_tokenizer_of_llama_3(architecture: str) -> None:
     tokenizer = trained("llama-bpe")
     metadata, _ = through_gguf(with_bos(tokenizer))
