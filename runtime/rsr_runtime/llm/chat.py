@@ -215,7 +215,7 @@ def _checked(variables: object) -> Mapping[str, Any]:
         raise PromptError(f"variables is {shown(variables)}, expected a mapping of names to values")
     for name in _TAKEN:
         if name in variables:
-            raise PromptError(f"{name} is no variable: it is part of the conversation")
+            raise PromptError(f"variables has {name}, which is part of the conversation")
     return variables
 
 

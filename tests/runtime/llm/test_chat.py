@@ -366,7 +366,7 @@ def test_template_variables(thinker: LanguageModel) -> None:
     assert chat.result.prompt_tokens == len(quiet)
     with pytest.raises(PromptError, match="types that JSON has"):
         Chat(thinker, variables={"enable_thinking": {1}})
-    with pytest.raises(PromptError, match="messages is no variable"):
+    with pytest.raises(PromptError, match="variables has messages, which is"):
         Chat(thinker, variables={"messages": []})
 
 
