@@ -162,7 +162,7 @@ def _missing(files: Mapping[str, bytes]) -> str:
             "and compile the folder again"
         )
     else:
-        fix = "Put the model's tokenizer.json beside its .safetensors or .gguf, and compile that folder"
+        fix = "Put the model's tokenizer.json beside the weights, and compile that folder"
     return f"the model has no tokenizer.json (it has {found}). {fix}"
 
 
