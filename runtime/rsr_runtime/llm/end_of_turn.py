@@ -11,11 +11,14 @@ from .tokenizer import Tokenizer
 _TEXTS = (
     "<|eot_id|>",  # Llama 3
     "<|eom_id|>",  # Llama 3, before the result of a tool
+    "<|eot|>",  # Llama 4
     "<|im_end|>",  # ChatML: Qwen, SmolLM, Falcon-E
     "<|end|>",  # Phi
     "<|end_of_text|>",
     "<|endoftext|>",
     "<|end_of_turn|>",
+    "<|endofturn|>",  # HyperCLOVA
+    "[|endofturn|]",  # EXAONE
     "<end_of_turn>",  # Gemma
     "<turn|>",  # Gemma 4
     "<eos>",

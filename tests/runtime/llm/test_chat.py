@@ -317,6 +317,14 @@ def test_an_answer_ends_with_its_turn(
     assert [r.text for r in thinker.generate_all([prompt, prompt], max_tokens=9)] == ["ab", ""]
 
 
+@pytest.mark.parametrize("text", ["<|eot|>", "_<EOT>", "[|endofturn|]"])
+def test_tokens_that_end_a_turn_are_control_tokens(text: str) -> None:
+    tokenizer = with_tokens(text)
+    assert tokenizer.token_id(text) in end_of_turn_tokens(tokenizer)
+    marked = tokenizer.control_tokens.marked(f"a{text}", "\ue000")
+    assert tokenizer.token_id(text) not in tokenizer.control_tokens.encode(marked, "\ue000")
+
+
 @pytest.mark.parametrize("family", ["<|return|>", "<|call|>"])
 def test_a_token_that_ends_a_part_ends_no_turn(family: str) -> None:
     """<|end|> ends a turn of Phi, but only a part of an answer of gpt-oss."""

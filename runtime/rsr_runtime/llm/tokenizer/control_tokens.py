@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 _MARKS = [chr(code) for code in range(0xE000, 0xF900)]  # for private use: text has none of them
-_TAG = re.compile(r"<.+>|\[.+\]", re.DOTALL)
+_TAG = re.compile(r"_?<.+>|\[.+\]", re.DOTALL)
 
 
 class _Span(NamedTuple):
