@@ -22,7 +22,7 @@ from .model_files import Config, bitnet_rules, without_mlx
 from .reciprocal import nearest_reciprocal
 from .tensors import Export, OutputTensor, as_bytes, convert_matrices, read_scales, value_pieces
 
-_READERS = "only rsrc reads this form: other programs would take -1, 0 and 1 for the weights"
+READERS = "only rsrc reads this form: other programs would take -1, 0 and 1 for the weights"
 
 
 def export(file: RsrFile, config: Config | None) -> Export:
@@ -45,7 +45,7 @@ def export(file: RsrFile, config: Config | None) -> Export:
         tensors += heads.pop(t.name, [t])
     for added in heads.values():
         tensors += added
-    return Export(tensors, without_mlx(file, config), [_READERS])
+    return Export(tensors, without_mlx(file, config), [READERS])
 
 
 def _head(file: RsrFile, t: DenseTensor, sections: Mapping[str, int]) -> list[OutputTensor]:

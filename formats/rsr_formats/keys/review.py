@@ -395,13 +395,13 @@ def _known_in_layers(config: Mapping[str, Any], architecture: Architecture) -> s
         if is_set and _may_have_bias(architecture, module):
             known.add(f"{module}.bias")
     if _is_mlx(config):
-        known |= {f"{module}.{part}" for module in PROJECTIONS for part in ("scales", "biases")}
+        known |= {f"{module}.biases" for module in PROJECTIONS}
     # Frequencies that old checkpoints keep; they follow from config.json.
     return known | {"self_attn.rotary_emb.inv_freq"}
 
 
 def _is_mlx(config: Mapping[str, Any]) -> bool:
-    """Return whether `.scales` and `.biases` are MLX's, which a ternary matrix implies.
+    """Return whether `.biases` are MLX's, which the scales imply; a ternary matrix has no others.
 
     They are absorbed into the matrix unless a zero among them has another sign.
     """
@@ -412,9 +412,7 @@ def _is_mlx(config: Mapping[str, Any]) -> bool:
 def _is_known_outside(config: Mapping[str, Any], name: str, own: str, names: DecoderNames) -> bool:
     if name == "rope_freqs.weight" or own in _OUTSIDE:  # GGUF's divisors of rotary frequencies
         return True
-    if own in ("embed_tokens.scales", "embed_tokens.biases"):
-        return _is_mlx(config)
-    if name in (f"{names.head}.scales", f"{names.head}.biases"):
+    if name == f"{names.head}.biases" or own == "embed_tokens.biases":
         return _is_mlx(config)
     return name.startswith(names.head) and name.removeprefix(names.head) in _HEAD
 

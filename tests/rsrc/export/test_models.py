@@ -15,6 +15,7 @@ from rsr_runtime import llm
 from rsr_testing.models import FAMILIES, Family, Tensor, shards
 from rsrc.compiler.support import check_file
 from rsrc.export.decompile import decompile
+from rsrc.export.int8 import READERS
 
 TOKENS = list(range(3, 15))
 # Others differ from one of these in nothing that an export sees.
@@ -41,7 +42,7 @@ def test_int8_and_gguf(name: str, tmp_path: Path) -> None:
     want = logits(rsr)
     found, notes = back(rsr, "int8", name)
     assert (found == want).all()
-    assert notes == []
+    assert notes == [READERS]
     if name == "llama-norms":  # of inputs of linear layers, which only transformers has
         for to in ("gguf", "float"):
             with pytest.raises(rsrc.ExportError, match="use_rms_norm"):
@@ -70,7 +71,7 @@ def test_an_int8_head_comes_back(name: str, tmp_path: Path) -> None:
     rsrc.compile(tmp_path / "model", rsr, head="int8")
     found, notes = back(rsr, "int8", name)
     assert (found == logits(rsr)).all()
-    assert notes == []
+    assert notes == [READERS]
 
 
 @pytest.mark.parametrize("prefix", ["", "model.language_model.", "language_model.model."])
