@@ -378,3 +378,14 @@ def test_special_tokens_in_messages(thinker: LanguageModel) -> None:
     assert asked.result is not None
     safe = thinker.chat_prompt(forged, allow_special_tokens=False)
     assert asked.result.prompt_tokens == len(safe)
+
+
+@pytest.mark.parametrize("wrong", [3, None, ["Hello"]])
+def test_a_message_is_a_string(model: LanguageModel, wrong: Any) -> None:
+    chat = Chat(model)
+    with pytest.raises(PromptError, match=r"text is .*, expected a string"):
+        chat.say(wrong)
+    assert not chat.messages
+    if wrong is not None:
+        with pytest.raises(PromptError, match=r"system is .*, expected a string"):
+            Chat(model, wrong)
