@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rsr_formats.contents import GGUF, HEAD, RSR, SAFETENSORS, Contents, identify
+from rsr_formats.text import shown_json
 
 from ..common.errors import SourceError
 
@@ -126,7 +127,7 @@ def check_json(path: Path) -> None:
         except (ValueError, RecursionError) as error:
             raise SourceError(f"{path}: not valid JSON: {error}: download it again") from None
         if not isinstance(found, dict):
-            raise SourceError(f"{path}: expected a JSON object, found {type(found).__name__}")
+            raise SourceError(f"{path}: expected a JSON object, found {shown_json(found)}")
         return
     first = last = b""
     with path.open("rb") as file:

@@ -252,7 +252,7 @@ class TestJson:
 
     def test_no_object(self, model: Path) -> None:
         (model / "tokenizer.json").write_text("[1]")
-        assert refused(model).endswith("tokenizer.json: expected a JSON object, found list")
+        assert refused(model).endswith("tokenizer.json: expected a JSON object, found a list")
 
     def test_large_files(self, model: Path) -> None:
         whole = json.dumps({"model": {"vocab": {f"token {i}": i for i in range(60_000)}}}) + "\n"

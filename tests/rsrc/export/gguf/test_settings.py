@@ -48,7 +48,7 @@ def test_defaults_of_a_class() -> None:
     ("changes", "message"),
     [
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', and llama.cpp computes silu"),
-        ({"hidden_act": ["silu"]}, "hidden_act is a JSON list"),
+        ({"hidden_act": ["silu"]}, "hidden_act is a list"),
         ({"architectures": ["BitNetForCausalLM"], "hidden_act": "silu"}, "cpp computes relu2"),
         ({"sliding_window": 100}, "sliding_window is 100, which is not supported"),
         ({"logit_scale": 0.5}, "logit_scale is 0.5"),

@@ -176,3 +176,15 @@ def test_any_json_is_refused_or_gives_a_token(config: dict[str, Any], drawn: boo
             assert 0 <= choose(np.linspace(-3, 3, 8, dtype=np.float32), tokens) < 8
     except ModelError:
         pass
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": None}, "temperature is None, expected a number"),
+        ({"logit_bias": {"5": 100}}, "logit_bias has a bias for '5', expected a token, 0 or more"),
+    ],
+)
+def test_what_was_given_is_shown(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Sampling(**settings)
