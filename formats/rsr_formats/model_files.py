@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from .errors import RsrError
+from .text import shown_json
 
 # Files that a model needs in addition to its tensors.
 MODEL_FILES = (
@@ -49,7 +50,7 @@ def parse_object(data: bytes, where: str, limit: int, error: type[RsrError]) -> 
     except (ValueError, RecursionError) as invalid:
         raise error(f"{where}: not valid JSON: {invalid}") from None
     if not isinstance(value, dict):
-        raise error(f"{where}: expected a JSON object, found {type(value).__name__}")
+        raise error(f"{where}: expected a JSON object, found {shown_json(value)}")
     return value
 
 

@@ -54,12 +54,23 @@ def alternatives(name: str, names: Sequence[str]) -> str:
     return f"similar names: {quoted(found)}" if found else f"it has {quoted(names, 5) or 'none'}"
 
 
+def shown_json(value: object) -> str:
+    """Return a short description of a value from JSON, with its constants as JSON spells them."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return printable(shown(value))
+
+
 def shown(value: object) -> str:
     """Return a short description of a value, such as one from JSON, of any size and depth."""
     if value is None:
         return "nothing"
-    if isinstance(value, (list, dict)):  # repr could exhaust the stack
-        return f"a JSON {type(value).__name__}"
+    if isinstance(value, list):  # repr of nested ones could exhaust the stack
+        return "a list" if value else "an empty list"
+    if isinstance(value, dict):
+        return "an object"
     if isinstance(value, int) and value.bit_length() > 128:  # repr refuses thousands of digits
         return "an integer of 39 digits or more"
     text = repr(value)

@@ -35,6 +35,7 @@ SCHEMA = 1  # grows when the meaning of a key of the result changes
 RUN = 16  # tokens decoded one after another
 SHORT, MEDIUM = 16, 128  # tokens of prompts, besides the longest
 
+_CONTEXT = 512  # tokens of the longest prompt by default
 _OPENINGS = 3  # of the file, for each number of threads
 _MIN_ROUNDS = 5  # however short the time
 _READS = 2  # plain reads before a run, and as many after it
@@ -44,7 +45,7 @@ _OPENING = 0.1  # progress when rounds begin
 def bench_model(
     path: str | os.PathLike[str],
     *,
-    context: int = 512,
+    context: int | None = None,
     memory: str = "map",
     threads: Sequence[int] = (),
     seconds: float = 20.0,
@@ -57,7 +58,8 @@ def bench_model(
 
     Args:
         path: a `.rsr` file that holds a language model.
-        context: tokens of the longest prompt. Decoding is timed after it and after a short one.
+        context: tokens of the longest prompt; None: 512, or as many as the model's limit allows.
+            Decoding is timed after it and after a short one.
         memory: "map" or "huge", as for `rsr_runtime.llm.load`.
         threads: numbers of threads to measure with; by default one, and as many as are in use.
         seconds: how long to measure, at least; opening the file takes longer.
@@ -116,7 +118,7 @@ def bench_model(
         "file_bytes": Path(path).stat().st_size,
         "model": described,
         "memory": memory,
-        "context": context,
+        "context": len(tokens) - RUN,
         "seed": seed,
         "machine": rsr.cpu_info(),
         "versions": {"rsr-ternary": rsrc.__version__, "numpy": version("numpy")},
@@ -145,16 +147,24 @@ class _Times:
     decode: defaultdict[int, list[_Run]] = field(default_factory=lambda: defaultdict(list))
 
 
-def _prepare(path: str | os.PathLike[str], context: int, seed: int) -> list[int]:
+def _prepare(path: str | os.PathLike[str], context: int | None, seed: int) -> list[int]:
     """Draw the tokens of the longest prompt and a run, and warm the page cache."""
-    if context < 1:
+    if context is not None and context < 1:
         raise OptionError(f"context: found {context}, expected at least 1")
     with load(path) as model:
         limit = model.config.max_position_embeddings
-        if context + RUN >= limit:
+        largest = limit - RUN - 1
+        if largest < 1:
             raise OptionError(
-                f"context: found {context}, expected at most {limit - RUN - 1}: the model's limit "
-                f"is {limit:,} tokens, and {RUN} more are decoded"
+                f"{os.fspath(path)}: the model's limit is {limit:,} tokens, too few to time: "
+                f"{RUN} are decoded after a prompt"
+            )
+        if context is None:
+            context = min(_CONTEXT, largest)
+        if context > largest:
+            raise OptionError(
+                f"{os.fspath(path)}: context: found {context}, expected at most {largest}: the "
+                f"model's limit is {limit:,} tokens, and {RUN} more are decoded"
             )
         rng = np.random.default_rng(seed)
         tokens: list[int] = rng.integers(0, model.config.vocab_size, context + RUN).tolist()

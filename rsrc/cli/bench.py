@@ -31,7 +31,8 @@ def _check_picture(path: Path) -> None:
 @click.option(
     "--context",
     type=click.IntRange(1),
-    help="Context length to time --model at, besides 16 tokens. Default: 512.",
+    help="Context length to time --model at, besides 16 tokens. Default: 512, or less if the "
+    "model's limit is less.",
 )
 @click.option(
     "--memory",

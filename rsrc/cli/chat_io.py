@@ -41,7 +41,8 @@ Ctrl-C      clear the line, or end an answer
 \\           at the end of a line: the message continues on the next line
 {QUOTES}         before and after several lines: they are one message"""
 
-_COMMAND = re.compile(r"/([^\W\d_]+)(?:\s+(\S.*))?")
+_COMMAND = re.compile(r"/([^\W\d_]+)(?:\s+(\S.*)?)?")
+_COMMANDS = ("reset", "undo", "regen", "save", "load", "help", "exit")
 _ROOM = 8  # an answer gets at least one of so many parts of the context on a terminal
 INTERRUPTED = 130  # exit code
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
@@ -108,7 +109,32 @@ def chat(model: LanguageModel, conversation: Chat, options: dict[str, Any]) -> b
 
 
 def _before_exit(entries: Iterator[Entry]) -> Iterator[Entry]:
-    return takewhile(lambda entry: not (entry.is_line and entry.text == "/exit"), entries)
+    return takewhile(lambda entry: not (entry.is_line and entry.text.rstrip() == "/exit"), entries)
+
+
+def _command(entry: Entry) -> tuple[str, str | None] | None:
+    """Return the name and argument of a command, None of a message.
+
+    A line such as "/usr/bin" or "/tmp is full" is a message.
+
+    Raises:
+        SourceError: it looks like a command, but there is none of this form.
+    """
+    found = _COMMAND.fullmatch(entry.text) if entry.is_line else None
+    if found is None:
+        return None
+    name, argument = found[1], found[2]
+    if name in _COMMANDS:
+        if argument is not None and name not in ("save", "load"):
+            raise SourceError(f"/{name} takes no argument; /help lists the commands")
+        return name, argument
+    if name.lower() in _COMMANDS:
+        raise SourceError(
+            f"unknown command /{name}: commands are lowercase, /{name.lower()}; /help lists them"
+        )
+    if argument is not None:
+        return None
+    raise SourceError(f"unknown command /{printable(name)}; /help lists all")
 
 
 class _Talk:
@@ -126,11 +152,10 @@ class _Talk:
     def take(self, entry: Entry) -> bool:
         """Answer a message or obey a command; return False if Ctrl-C ended the answer."""
         text = entry.text
-        command = _COMMAND.fullmatch(text) if entry.is_line else None
-        name, argument = command.groups() if command else ("", None)
+        name, argument = _command(entry) or ("", None)
         if name in ("save", "load"):
             self._save_or_load(name, argument)
-        elif command is None or argument is not None:  # "/usr/bin" and "/reset it" are messages
+        elif not name:
             return not text.strip() or self._answer(
                 partial(self._conversation.say, text), self._room_for(text)
             )
@@ -143,10 +168,8 @@ class _Talk:
             self._tell("removed the last message" if removed else "there is nothing to undo")
         elif name == "regen":
             return self._answer(self._conversation.again, self._room_for(None))
-        elif name == "help":
-            click.echo(_HELP, err=True)
         else:
-            click.echo(f"unknown command {printable(text)}; /help lists all", err=True)
+            click.echo(_HELP, err=True)
         return True
 
     def _save_or_load(self, name: str, argument: str | None) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 from pathlib import Path
+
+from rsr_formats.contents import HEAD, identify
 
 from ..common.errors import SourceError
 
@@ -42,6 +45,7 @@ def checked(data: bytes, where: str) -> str:
         SourceError: it is not UTF-8, or larger than 64 MiB.
     """
     if len(data) > MAX_INPUT:
+        _refuse_binary(data, where)
         raise SourceError(f"{where}: more than {MAX_INPUT:,} bytes")
     return decoded(data, where)
 
@@ -55,10 +59,20 @@ def decoded(data: bytes, where: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
+        _refuse_binary(data, where)
         raise SourceError(
             f"{where}: not UTF-8: byte {data[error.start]:#04x} at offset {error.start:,}; "
             "convert it first (iconv -t utf-8)"
         ) from None
+
+
+def _refuse_binary(data: bytes, where: str) -> None:
+    """Raise a SourceError if `data` is of no encoding of text."""
+    head = data[:HEAD]
+    if b"\0" in head and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        found = identify(head)
+        what = "binary data" if found is None else found.what
+        raise SourceError(f"{where}: expected text, found {what}")
 
 
 def typed(text: str, where: str) -> str:

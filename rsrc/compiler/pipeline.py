@@ -31,7 +31,7 @@ from ..workers.pool import LARGEST, ExecutorLike, Workers, open_workers
 from .head import WEIGHT, HeadPlan, find_head, plan_head, write_head
 from .options import CompileOptions
 from .plan import IndexPlan, Plan, plan
-from .recognize import PassthroughTensor, recognize
+from .recognize import PassthroughTensor, recognize, unmatched
 from .record import Encoded, Encoder, encode, nbytes, renumbered
 from .report import Report, TensorReport, dense_report, head_reports, indexed_report, output_parts
 from .support import activation_notes, check_file
@@ -127,7 +127,11 @@ def compile(
         output_parts=output_parts(tensors, files, sections, output_bytes),
         seconds=time.perf_counter() - start,
         threads=options.thread_count,
-        notes=(*checkpoint.notes, *activation_notes(checkpoint, quantize)),
+        notes=(
+            *checkpoint.notes,
+            *unmatched(checkpoint, options),
+            *activation_notes(checkpoint, quantize),
+        ),
         support=check_file(RsrFile(output)),
     )
 

@@ -98,6 +98,16 @@ class Recognizer:
         return recognize_one(checkpoint, tensor, self.layouts)
 
 
+def unmatched(checkpoint: Checkpoint, options: CompileOptions) -> list[str]:
+    """Name the patterns that match no tensor, each in a sentence."""
+    return [
+        f"{option} {pattern!r} matches no tensor: patterns are compared with whole names"
+        for option, patterns in (("include", options.include), ("exclude", options.exclude))
+        for pattern in patterns
+        if not any(_matches(name, (pattern,)) for name in checkpoint.tensors)
+    ]
+
+
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 

@@ -77,7 +77,7 @@ class Report:
     # Bytes of the file by use: "ternary", "binary", "dense", "files", "header" and "padding" (which
     # aligns sections); the sum is `output_bytes`.
     output_parts: dict[str, int] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()  # what could not be converted, as sentences
+    notes: tuple[str, ...] = ()  # what the user should know, as sentences
     support: Support | None = None  # whether rsrc run and chat will work with the file
 
     @property

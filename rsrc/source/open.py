@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from rsr_formats.contents import GGUF, PICKLE, RSR, SAFETENSORS
+from rsr_formats.contents import GGUF, PICKLE, RSR, SAFETENSORS, Contents
 from rsr_formats.model_files import MODEL_FILES
 from rsr_formats.text import listed
 
@@ -22,7 +22,15 @@ from .refuse import PICKLES, is_pickle, refuse_by_config, refuse_pickles, refuse
 from .safetensors import check_all_there, is_shard_of, open_index, open_shards
 from .shapes import is_linear, missing_weights
 from .shards import numbered_set
-from .wrong_file import is_checkpoint, is_compiled, is_file, look, unfinished_in
+from .wrong_file import (
+    identified,
+    is_checkpoint,
+    is_compiled,
+    is_file,
+    is_unfinished,
+    look,
+    unfinished_in,
+)
 
 _SINGLE = "model.safetensors"
 _BY_SUFFIX = {".safetensors": SAFETENSORS, ".gguf": GGUF}
@@ -81,7 +89,7 @@ def _open(path: Path) -> Checkpoint:
         return _open_directory(path)
     if path.name.endswith(".index.json"):
         return open_index(path)
-    if is_pickle(path.name):
+    if is_pickle(path):
         refuse_pickles(path, [path.name])
     contents = look(path)
     if contents is None:  # damaged at its beginning: its name says what it should be
@@ -98,7 +106,9 @@ def _open(path: Path) -> Checkpoint:
             "was made from"
         )
     if path.name in MODEL_FILES:
-        raise SourceError(f"{path}: has no tensors: name its directory, {path.parent}")
+        raise SourceError(
+            f"{path}: has no tensors: give its directory, {path.parent}, as the source"
+        )
     raise SourceError(
         f"{path}: expected a .safetensors file, a .safetensors.index.json, a .gguf file or a model "
         "directory"
@@ -139,12 +149,13 @@ def _open_directory(folder: Path) -> Checkpoint:
     if indexes:
         main = [i for i in indexes if i.name == f"{_SINGLE}.index.json"]
         return open_index(_only(folder, main or indexes))
+    others = others or _misnamed(folder, SAFETENSORS)
     if others:
         return _open_set(folder, _only_set(folder, others))
     refuse_by_config(folder)
-    if ggufs := _with_suffix(folder, ".gguf"):
+    if ggufs := _with_suffix(folder, ".gguf") or _misnamed(folder, GGUF):
         return _open_gguf_directory(folder, ggufs)
-    refuse_pickles(folder, sorted(p.name for p in folder.iterdir() if is_pickle(p.name)))
+    refuse_pickles(folder, sorted(p.name for p in folder.iterdir() if is_pickle(p)))
     raise SourceError(
         f"{folder}: no .safetensors or .gguf file in this directory{_elsewhere(folder)}"
     )
@@ -169,17 +180,23 @@ def _with_suffix(folder: Path, suffix: str) -> list[Path]:
     return sorted(p for p in names if p.name.lower().endswith(suffix))
 
 
+def _misnamed(folder: Path, contents: Contents) -> list[Path]:
+    """Return the files that have the name of a pickle but other contents."""
+    found = (p for p in folder.iterdir() if p.name.endswith(PICKLES))
+    return sorted(p for p in found if identified(p) is contents)
+
+
 def _elsewhere(folder: Path) -> str:
     """Say where the model may be that a directory does not contain; "" if nothing shows it."""
     if models := cached_models(folder):
-        return f": name one of {listed(models)}"
+        return f": give one of {listed(models)} as the source"
     for path in sorted(folder.iterdir())[:_LOOKED_AT]:
         if path.is_dir() and any(_with_suffix(path, s) for s in (".safetensors", ".gguf")):
-            return f": name {path}"
+            return f": give {path} as the source"
         if is_compiled(path):
             return f"; {path.name} is compiled already"
-        if path.is_file() and is_checkpoint(path):
-            return f": name {path}"
+        if path.is_file() and not is_unfinished(path) and is_checkpoint(path):
+            return f": give {path} as the source"
     if unfinished := unfinished_in(folder):
         return f": {unfinished}"
     return ": download the weights, too" if (folder / "config.json").exists() else ""

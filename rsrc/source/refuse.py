@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rsr_formats.contents import GGUF, RSR, SAFETENSORS
 from rsr_formats.text import quoted
 
 from ..common.errors import SourceError
 from .checkpoint import Checkpoint
 from .files import config_in
-from .wrong_file import look
+from .wrong_file import identified, look
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
@@ -73,9 +74,9 @@ def refuse_by_config(source: Path) -> None:
     refuse_unsupported(Checkpoint(source, {}, config_in(folder)))
 
 
-def is_pickle(name: str) -> bool:
-    """Return whether a file is a pickle by its name."""
-    return name.endswith(PICKLES)
+def is_pickle(path: Path) -> bool:
+    """Return whether a file is a pickle by its name, and its contents do not contradict it."""
+    return path.name.endswith(PICKLES) and identified(path) not in (GGUF, RSR, SAFETENSORS)
 
 
 def refuse_pickles(source: Path, pickles: Sequence[str]) -> None:

@@ -57,7 +57,7 @@ def open_index(index: Path) -> Checkpoint:
                 f"{index}: {name[:80]!r} is not a plain file name; shards must be in the directory "
                 "of their index"
             )
-    refuse_pickles(index, [name for name in names if is_pickle(name)])
+    refuse_pickles(index, [name for name in names if is_pickle(index.parent / name)])
     # Symbolic links are followed, as the Hugging Face cache consists of them. The index itself
     # cannot name a file elsewhere; a link on this machine was made by its user.
     shards = [index.parent / name for name in names]

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rsr_formats.contents import GGUF, HEAD, RSR, SAFETENSORS, Contents, identify
+from rsr_formats.text import shown_json
 
 from ..common.errors import SourceError
 
@@ -47,7 +48,7 @@ def look(path: Path) -> Contents | None:
         OSError: it cannot be read.
     """
     is_file(path)
-    if path.suffix in _UNFINISHED:
+    if is_unfinished(path):
         raise SourceError(f"{path}: an unfinished download: complete it, or download it again")
     if (marker := path.with_name(f"{path.name}.aria2")).exists():
         raise SourceError(
@@ -73,14 +74,27 @@ def expect(path: Path, expected: Contents) -> None:
         raise SourceError(f"{path}: {found}, expected {expected}")
 
 
+def is_unfinished(path: Path) -> bool:
+    """Return whether a file is an unfinished download by its name."""
+    return path.suffix in _UNFINISHED
+
+
+def identified(path: Path) -> Contents | None:
+    """Return what a file is by its first bytes; None if they do not show it or it is no file."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return identify(file.read(HEAD))
+
+
 def is_compiled(path: Path) -> bool:
     """Return whether a file is a .rsr file by its first bytes."""
-    return _identified(path) is RSR
+    return identified(path) is RSR
 
 
 def is_gguf(path: Path) -> bool:
     """Return whether a file is a GGUF file by its first bytes, or else by its name."""
-    found = _identified(path)
+    found = identified(path)
     return found is GGUF or (found is None and path.suffix.lower() == ".gguf")
 
 
@@ -91,7 +105,7 @@ def is_checkpoint(path: Path) -> bool:
     """
     if path.is_dir():
         return True
-    found = _identified(path)
+    found = identified(path)
     if found is None or found.is_wrong:
         return path.name.lower().endswith((".safetensors", ".gguf", ".index.json"))
     return found in (GGUF, SAFETENSORS)
@@ -113,7 +127,7 @@ def check_json(path: Path) -> None:
         except (ValueError, RecursionError) as error:
             raise SourceError(f"{path}: not valid JSON: {error}: download it again") from None
         if not isinstance(found, dict):
-            raise SourceError(f"{path}: expected a JSON object, found {type(found).__name__}")
+            raise SourceError(f"{path}: expected a JSON object, found {shown_json(found)}")
         return
     first = last = b""
     with path.open("rb") as file:
@@ -140,14 +154,7 @@ def unfinished_in(folder: Path) -> str | None:
 
 
 def _first_unfinished(paths: Iterable[Path]) -> Path | None:
-    return min((p for p in paths if p.suffix in _UNFINISHED), default=None)
-
-
-def _identified(path: Path) -> Contents | None:
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return identify(file.read(HEAD))
+    return min(filter(is_unfinished, paths), default=None)
 
 
 def _target(path: Path) -> str:

@@ -209,6 +209,21 @@ class Matrix:
             "w.to_dense() for all"
         )
 
+    def __len__(self) -> int:
+        """Refuse a length, and with it the conversion to tensors of other libraries.
+
+        Raises:
+            InputTypeError: always.
+        """
+        raise InputTypeError(
+            f"{self.name!r} has no len(): use w.shape for its shape, and w.to_dense() for the "
+            "dense matrix, of which torch.from_numpy makes a tensor"
+        )
+
+    def __bool__(self) -> bool:
+        """Return True: a matrix is not empty."""
+        return True
+
     @property
     def T(self) -> NoReturn:  # noqa: N802 (NumPy's name)
         """Refuse to transpose.

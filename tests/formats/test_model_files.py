@@ -19,8 +19,8 @@ def test_an_object() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"[]", "x.json: expected a JSON object, found list"),
-        (b"null", "x.json: expected a JSON object, found NoneType"),
+        (b"[]", "x.json: expected a JSON object, found an empty list"),
+        (b"null", "x.json: expected a JSON object, found null"),
         (b'{"a": 1', "x.json: not valid JSON: "),
         (b"\xff\xfe{", "x.json: not valid JSON: "),
         (b"[" * 90_000, "x.json: not valid JSON: "),

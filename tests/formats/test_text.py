@@ -35,8 +35,9 @@ def test_names_are_quoted_and_shortened() -> None:
     ("value", "expected"),
     [
         (None, "nothing"),
-        ([[[]]], "a JSON list"),
-        ({"a": 1}, "a JSON dict"),
+        ([[[]]], "a list"),
+        ([], "an empty list"),
+        ({"a": 1}, "an object"),
         (1.5, "1.5"),
         ("x" * 100, f"'{'x' * 59}..."),
     ],

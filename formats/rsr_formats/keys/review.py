@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..architectures import ARCHITECTURES, PROJECTIONS, Architecture, DecoderNames, of_config
-from ..text import printable, shown
+from ..text import printable, quoted, shown_json
 from .config import CONFIG, QUANTIZATION, ROPE
 from .generation import GENERATION, of_model
 from .gguf import ARCHITECTURE, GENERAL, TOKENIZER
@@ -425,14 +425,10 @@ def _short(name: str) -> str:
 
 
 def _value(value: object) -> str:
-    """Return a JSON value as config.json spells it, short."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return "a list"
-    if isinstance(value, dict):
-        return "an object"
-    return printable(shown(value))
+    """Return a JSON value, short; of a list of strings, such as layer_types, those that differ."""
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return f"a list of {quoted(list(dict.fromkeys(value)), 3)}"
+    return shown_json(value)
 
 
 def _bounded(items: list[str]) -> tuple[str, ...]:

@@ -117,7 +117,9 @@ def read_header(path: Path) -> Header:
     with path.open("rb") as file:
         size = file.seek(0, 2)
         if size < 24:
-            raise SourceError(f"{path}: {size} bytes are too few for a GGUF file")
+            raise SourceError(
+                f"{path}: {size} bytes are too few for a GGUF file: download it again"
+            )
         with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as data:
             return _read(_Cursor(path, data, size))
 

@@ -128,4 +128,10 @@ def _of_keys(mapping: Mapping[object, object]) -> str:
 def _shown(value: object) -> str:
     # Python refuses to write integers of thousands of digits.
     is_huge = isinstance(value, int) and value.bit_length() > 128
-    return "an integer of 39 digits or more" if is_huge else f"{value!s:.40}"
+    return (
+        "an integer of 39 digits or more"
+        if is_huge
+        else f"{value!r:.40}"
+        if isinstance(value, str)
+        else f"{value!s:.40}"
+    )

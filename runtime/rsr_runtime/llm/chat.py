@@ -8,6 +8,7 @@ from typing import Any
 
 from rsr_formats.text import counted, shown
 
+from ..inputs import kind_of
 from .end_of_turn import end_of_turn_tokens
 from .errors import BusyError, ContextFullError, PromptError
 from .generate import Generation
@@ -49,14 +50,15 @@ class Chat:
 
         Raises:
             ModelError: the model has no chat template.
-            PromptError: the template rejects the system message or the variables.
+            PromptError: the system message is no string, or the template rejects it or the
+                variables.
             TemplateError: the template fails.
         """
         self._model = model
         self._options = {**_checked(variables or {}), "allow_special_tokens": allow_special_tokens}
         self.messages: list[Message] = []
         if system is not None:
-            self.messages.append({"role": "system", "content": system})
+            self.messages.append({"role": "system", "content": _text("system", system)})
         self.result: Generation | None = None
         self._free = [None]  # empty while an answer is read
         self._prompt([*self.messages, _user("?")])  # to fail early
@@ -95,7 +97,7 @@ class Chat:
         Raises:
             ContextFullError: the conversation no longer fits the context: see `make_room`.
             BusyError: another answer is being read.
-            PromptError: the template rejects the message.
+            PromptError: it is no string, or the template rejects it.
             TemplateError: the template fails.
         """
         return self._answer([_user(text)], options)
@@ -220,7 +222,15 @@ def _checked(variables: object) -> Mapping[str, Any]:
 
 
 def _user(text: str) -> Message:
-    return {"role": "user", "content": text}
+    return {"role": "user", "content": _text("text", text)}
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise PromptError(
+            f"{name} is {kind_of(value)}, expected a string: restore takes whole messages"
+        )
+    return value
 
 
 def _system_messages(messages: Sequence[Message]) -> int:

@@ -134,6 +134,11 @@ def test_settings_that_depend_on_others(
     assert bool(refused(config, **changes)) == is_refused
 
 
+def test_layer_types_are_named() -> None:
+    [reason] = refused(LLAMA, layer_types=["full_attention", "sliding_attention"] * 9)
+    assert "layer_types is a list of 'full_attention', 'sliding_attention', which" in reason
+
+
 def test_rope_and_quantization() -> None:
     found = review(
         {

@@ -171,6 +171,12 @@ def test_context_is_checked(language_model: Path, context: int) -> None:
         bench.bench_model(language_model, context=context, seconds=0.0)
 
 
+def test_the_default_context_fits_the_model(language_model: Path) -> None:
+    found = bench.bench_model(language_model, threads=[1], seconds=0.0)
+    assert found["context"] == 239
+    assert [one["tokens"] for one in found["results"][0]["prefill"]] == [16, 128, 239]
+
+
 @pytest.mark.parametrize("wrong", ["differ between runs", "are not finite"])
 def test_wrong_logits_are_noticed(
     language_model: Path, monkeypatch: pytest.MonkeyPatch, wrong: str

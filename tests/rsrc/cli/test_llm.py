@@ -297,6 +297,14 @@ def test_text_that_is_no_utf8(path: Path, tmp_path: Path) -> None:
         message = refused(result)
         assert "not UTF-8: byte 0xef at offset 2; convert it first (iconv -t utf-8)" in message
     assert "text.txt" in message
+    text.write_bytes(data + b"\0")
+    assert refused(rsrc("run", path, "--file", text)).endswith(
+        "text.txt: expected text, found binary data\n"
+    )
+    for result in (rsrc("run", path, "--file", path), rsrc("perplexity", path, path)):
+        assert refused(result).endswith(
+            f"{path}: expected text, found a .rsr file, which is compiled already\n"
+        )
     assert "prompt is empty" in refused(rsrc("run", path, stdin=b""))
 
 
@@ -368,14 +376,26 @@ def test_commands(path: Path) -> None:
     result = rsrc("chat", path, "-n", 9, stdin="Hello\n/reset\nHello\n/exit\nHello\n")
     assert done(result) == hello * 2
     assert result.stderr == ""
-    result = rsrc("chat", path, "-n", 9, stdin="/help\n/nothing\nHello\n")
+    result = rsrc("chat", path, "-n", 9, stdin="/help\nHello\n")
     assert done(result) == hello
     assert result.stderr.startswith("/reset      start a new conversation\n/undo ")
-    assert result.stderr.endswith("\nunknown command /nothing; /help lists all\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("/nothing", "unknown command /nothing; /help lists all"),
+        ("/SAVE q", "unknown command /SAVE: commands are lowercase, /save; /help lists them"),
+        ("/exit now", "/exit takes no argument; /help lists the commands"),
+        ("/help me", "/help takes no argument; /help lists the commands"),
+    ],
+)
+def test_a_line_that_only_looks_like_a_command(path: Path, line: str, message: str) -> None:
+    assert refused(rsrc("chat", path, "-n", 3, stdin=f"{line}\nHello\n")) == f"rsrc: {message}\n"
 
 
 def test_a_path_is_no_command(path: Path) -> None:
-    result = rsrc("chat", path, "-n", 9, stdin="/usr/bin/env\n")
+    result = rsrc("chat", path, "-n", 9, stdin="/usr/bin/env\n/tmp is full?\n")
     assert done(result)
     assert result.stderr == ""
 

@@ -40,10 +40,10 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
         ("[" * 100_000, "nested too deeply"),
         (f"[{'1' * 5000}]", "a number has too many digits"),
         ("[3]", "message 1: found 3, expected an object"),
-        ('[{"role": "user", "content": "a"}, {"role": []}]', "message 2: role is a JSON list"),
+        ('[{"role": "user", "content": "a"}, {"role": []}]', "message 2: role is an empty list"),
         ('[{"role": "user", "content": 3}]', "message 1: content is 3, expected text"),
         ('[{"role": "user"}]', "message 1: content is nothing, expected text"),
-        ('[{"role": "user", "content": [{"type": "image_url"}]}]', "content is a JSON list"),
+        ('[{"role": "user", "content": [{"type": "image_url"}]}]', "content is a list"),
         ('[{"role": "user", "content": "", "\\ud800": ""}]', "half of a surrogate pair"),
     ],
 )

@@ -113,6 +113,15 @@ def test_include_exclude(
         assert "include" in options or reasons[name] != "not matched by --include"
     if "exclude" in options:
         assert "matched by --exclude" in reasons.values()
+    assert report.notes == ()
+
+
+def test_patterns_that_match_nothing_are_noted(source: Path, output: Path) -> None:
+    include, exclude = ["layers.*", "layer.*"], ["typo*", "layers.1.*"]
+    assert rsrc.compile(source, output, include=include, exclude=exclude).notes == (
+        "include 'layer.*' matches no tensor: patterns are compared with whole names",
+        "exclude 'typo*' matches no tensor: patterns are compared with whole names",
+    )
 
 
 class TestNothingToCompile:

@@ -124,10 +124,12 @@ class TestCache:
         )
 
     def test_the_whole_cache(self, cache: Path) -> None:
-        assert refused(cache.parent).endswith("in this directory: name one of models--a--b")
+        assert refused(cache.parent).endswith(
+            "in this directory: give one of models--a--b as the source"
+        )
 
     def test_a_model_in_a_subdirectory(self, kit: Kit, tmp_path: Path) -> None:
         inner = tmp_path / "inner"
         inner.mkdir()
         kit.save(inner / "model.safetensors", {"a": T})
-        assert refused(tmp_path).endswith(f"in this directory: name {inner}")
+        assert refused(tmp_path).endswith(f"in this directory: give {inner} as the source")

@@ -265,7 +265,7 @@ def test_a_key_that_is_there_twice(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("nowhere.safetensors", "no such file"),
-        ("model.gguf", "4 bytes are too few for a GGUF file"),
+        ("model.gguf", "4 bytes are too few for a GGUF file: download it again"),
         ("notes.txt", r"expected a \.safetensors file"),
     ],
 )

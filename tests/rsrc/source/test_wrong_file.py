@@ -137,7 +137,26 @@ class TestOtherContents:
             assert list(open_checkpoint(path).tensors) == ["w"]
             assert is_source(path)
             path.unlink()
-        assert refused(tmp_path).endswith(f"in this directory: name {blob}")
+        assert refused(tmp_path).endswith(f"in this directory: give {blob} as the source")
+
+    @pytest.mark.parametrize("name", ["pytorch_model.bin", "m.pt", "m.pth", "m.ckpt"])
+    def test_no_pickle_but_its_name(
+        self, kit: Kit, gguf_kit: GgufKit, tmp_path: Path, name: str
+    ) -> None:
+        path = tmp_path / name
+        (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+        (tmp_path / "training_args.bin").write_bytes(b"PK\x03\x04" + bytes(26) + b"x/data.pkl")
+        kit.save(path, {"a": T})
+        for source in (path, tmp_path):
+            assert is_source(source)
+            assert list(open_checkpoint(source).tensors) == ["a"]
+        assert open_checkpoint(tmp_path).config["model_type"] == "llama"
+        gguf_kit.save(path, {}, {"w": ((1, 256), 35, bytes(66))})
+        for source in (path, tmp_path):
+            assert list(open_checkpoint(source).tensors) == ["w"]
+        path.unlink()
+        rsrc.compile(kit.save(tmp_path / "a.safetensors", {"a": T}), path)
+        assert refused(path).startswith(f"{path}: a .rsr file, which is compiled already")
 
     def test_a_directory_may_have_upper_case(self, gguf_kit: GgufKit, tmp_path: Path) -> None:
         gguf_kit.save(tmp_path / "M.GGUF", {}, {"w": ((1, 256), 35, bytes(66))})
@@ -151,7 +170,7 @@ class TestOtherContents:
 
     def test_a_file_beside_the_weights(self, model: Path) -> None:
         assert refused(model / "config.json").endswith(
-            f"has no tensors: name its directory, {model}"
+            f"has no tensors: give its directory, {model}, as the source"
         )
 
 
@@ -170,6 +189,13 @@ class TestUnfinished:
         assert refused(model).endswith(
             f"1 of 2 shards missing: {SECOND}; a download is not finished ({path.name}): run it "
             "again"
+        )
+
+    def test_the_only_file_of_a_directory(self, kit: Kit, tmp_path: Path) -> None:
+        kit.save(tmp_path / "model.safetensors.part", {"a": T})
+        assert refused(tmp_path).endswith(
+            "no .safetensors or .gguf file in this directory: a download is not finished "
+            "(model.safetensors.part): run it again"
         )
 
     def test_in_the_cache_of_a_local_directory(self, tmp_path: Path) -> None:
@@ -226,7 +252,7 @@ class TestJson:
 
     def test_no_object(self, model: Path) -> None:
         (model / "tokenizer.json").write_text("[1]")
-        assert refused(model).endswith("tokenizer.json: expected a JSON object, found list")
+        assert refused(model).endswith("tokenizer.json: expected a JSON object, found a list")
 
     def test_large_files(self, model: Path) -> None:
         whole = json.dumps({"model": {"vocab": {f"token {i}": i for i in range(60_000)}}}) + "\n"

@@ -406,3 +406,14 @@ def test_a_special_token_that_stops_an_answer_is_no_part_of_it(model: LanguageMo
     assert (chat.result.tokens[-1], chat.result.finish_reason) == (start, "stop")
     assert said
     assert chat.messages[-1]["content"] == said
+
+
+@pytest.mark.parametrize("wrong", [3, None, ["Hello"]])
+def test_a_message_is_a_string(model: LanguageModel, wrong: Any) -> None:
+    chat = Chat(model)
+    with pytest.raises(PromptError, match=r"text is .*, expected a string"):
+        chat.say(wrong)
+    assert not chat.messages
+    if wrong is not None:
+        with pytest.raises(PromptError, match=r"system is .*, expected a string"):
+            Chat(model, wrong)

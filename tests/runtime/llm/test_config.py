@@ -106,11 +106,11 @@ def test_a_family_by_its_model_type(classes: Any, model_type: str, architecture:
     [
         ({"architectures": ["GemmaForCausalLM"]}, "'GemmaForCausalLM'"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "'LlamaForSequenceClassificat"),
-        ({"architectures": [["LlamaForCausalLM"]]}, "a JSON list"),
+        ({"architectures": [["LlamaForCausalLM"]]}, "a list"),
         ({"architectures": [7]}, "7"),
         ({"architectures": "LlamaForCausalLM", "model_type": "t5"}, "'t5'"),
         ({"architectures": ..., "model_type": ...}, "nothing"),
-        ({"architectures": ..., "model_type": ["llama"]}, "a JSON list"),
+        ({"architectures": ..., "model_type": ["llama"]}, "a list"),
         ({"architectures": ["x" * 10_000]}, "'xxxx"),
     ],
 )
@@ -214,7 +214,7 @@ def test_activations() -> None:
     assert read(hidden_act="relu2").hidden_act == "relu2"
     with pytest.raises(ModelError, match="hidden_act 'gelu' is not supported; known are silu"):
         read(hidden_act="gelu")
-    with pytest.raises(ModelError, match="found a JSON list under hidden_act, expected a string"):
+    with pytest.raises(ModelError, match="found a list under hidden_act, expected a string"):
         read(hidden_act=["silu"])
 
 

@@ -303,7 +303,7 @@ def test_tokens_may_be_numpy_s(model: LanguageModel) -> None:
 def test_an_invalid_max_tokens_is_refused(model: LanguageModel, count: Any) -> None:
     for call in (model.generate, lambda p, **o: model.generate_all([p], **o)):
         with pytest.raises(
-            OptionError, match=f"max_tokens: found {count}, expected an integer, 1 or more"
+            OptionError, match=f"max_tokens: found {count!r}, expected an integer, 1 or more"
         ):
             call(PROMPT, max_tokens=count)
     assert len(model.generate(PROMPT, max_tokens=np.int64(2)).tokens) == 2  # type: ignore[arg-type]
@@ -311,7 +311,7 @@ def test_an_invalid_max_tokens_is_refused(model: LanguageModel, count: Any) -> N
 
 @pytest.mark.parametrize("context", [0, -1, 257, 2.5, "16"])
 def test_an_invalid_context_is_refused(loaded: Loader, context: Any) -> None:
-    with pytest.raises(OptionError, match=f"context: found {context}, expected 1 to 256"):
+    with pytest.raises(OptionError, match=f"context: found {context!r}, expected 1 to 256"):
         loaded("bitnet-2b", context=context)
 
 

@@ -22,7 +22,8 @@ Check = Callable[[str, Any], Any]  # takes the name and value of a setting, retu
 
 
 def _wrong(name: str, value: object, expected: str) -> OptionError:
-    return OptionError(f"{name} is {shown(value)}, expected {expected}")
+    found = "None" if value is None else shown(value)
+    return OptionError(f"{name} is {found}, expected {expected}")
 
 
 def _number(expected: str, fits: Callable[[Any], bool]) -> Check:
@@ -131,8 +132,11 @@ def _sequence_biases(name: str, value: Any) -> tuple[tuple[Ids, float], ...]:
 
 def _token_biases(name: str, value: Any) -> tuple[tuple[int, float], ...]:
     pairs = _pairs(name, value, "a number for each token")
-    tokens = _tokens(name, [token for token, _ in pairs])
-    return tuple(zip(tokens, (bias for _, bias in pairs), strict=True))
+    tokens = [token for token, _ in pairs]
+    for token in tokens:
+        if not _is_token(token):
+            raise OptionError(f"{name} has a bias for {shown(token)}, expected a token, 0 or more")
+    return tuple(zip(map(int, tokens), (bias for _, bias in pairs), strict=True))
 
 
 def _decay(name: str, value: Any) -> tuple[int, float]:

@@ -126,7 +126,7 @@ def test_partial_rotation_is_written_and_noted() -> None:
     ("scaling", "message"),
     [
         ({"rope_type": "mrope"}, "no name for RoPE scaling 'mrope'"),
-        ({"rope_type": ["yarn"]}, "no name for RoPE scaling a JSON list"),
+        ({"rope_type": ["yarn"]}, "no name for RoPE scaling a list"),
         ({"rope_type": "linear"}, "factor of RoPE scaling 'linear' is nothing"),
         ({"rope_type": "linear", "factor": 0}, "factor of RoPE scaling 'linear' is 0"),
         ({"rope_type": "linear", "factor": True}, "factor of RoPE scaling 'linear' is True"),

@@ -48,7 +48,7 @@ def test_defaults_of_a_class() -> None:
     ("changes", "message"),
     [
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', and llama.cpp computes silu"),
-        ({"hidden_act": ["silu"]}, "hidden_act is a JSON list"),
+        ({"hidden_act": ["silu"]}, "hidden_act is a list"),
         ({"architectures": ["BitNetForCausalLM"], "hidden_act": "silu"}, "cpp computes relu2"),
         ({"sliding_window": 100}, "sliding_window is 100, which is not supported"),
         ({"logit_scale": 0.5}, "logit_scale is 0.5"),
@@ -142,7 +142,7 @@ def test_integers_beyond_all_floats() -> None:
     ):
         settings(rope_scaling={"rope_type": "linear", "factor": 10**400})
     _, (note,) = settings(num_attention_heads=10**400)
-    assert "found 1000" in note
+    assert "found an integer of 39 digits or more under num_key_value_heads" in note
 
 
 def test_minicpm_has_names_for_its_factors() -> None:

@@ -185,3 +185,15 @@ def test_limits_of_any_size() -> None:
     assert (
         Sampling(max_new_tokens=10**20, min_length=0, max_length=1 << 40).max_new_tokens == 10**20
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": None}, "temperature is None, expected a number"),
+        ({"logit_bias": {"5": 100}}, "logit_bias has a bias for '5', expected a token, 0 or more"),
+    ],
+)
+def test_what_was_given_is_shown(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Sampling(**settings)
