@@ -7,6 +7,9 @@ Commands import what they run when they run, so that `rsrc --help` starts fast.
 from __future__ import annotations
 
 import json
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -29,6 +32,7 @@ class _Group(click.Group):
     """Reports errors of the library on stderr, in one sentence, with exit code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        _open_closed_streams()
         try:
             with ending_at_once():
                 return super().invoke(ctx)
@@ -37,6 +41,13 @@ class _Group(click.Group):
                 raise
             click.echo(f"rsrc: {printable(reason(error))}", err=True)
             ctx.exit(1)
+
+
+def _open_closed_streams() -> None:
+    """Open the null device for streams that the shell closed (>&-): Python has None for them."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))
 
 
 _EXAMPLE = """\b

@@ -115,6 +115,14 @@ class TestUsage:
             for option in OPTIONS[name]:
                 assert option in text
 
+    @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+    @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+    def test_closed_streams(self, rsr: Path, closed: str) -> None:
+        line = shlex.join(command("inspect", str(rsr)))
+        done = subprocess.run(["sh", "-c", f"{line} {closed}"], capture_output=True, check=True)
+        assert (done.stdout == b"") == (closed == ">&-")
+        assert done.stderr == b""
+
     def test_every_command_is_listed(self, run: Run) -> None:
         text = run("--help").stdout
         assert re.findall(r"^  (\w+) ", text[text.index("Commands:") :], re.M) == sorted(OPTIONS)
