@@ -47,7 +47,7 @@ def _open_closed_streams() -> None:
     """Open the null device for streams that the shell closed (>&-): Python has None for them."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode))
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 (for the process)
 
 
 _EXAMPLE = """\b
