@@ -117,7 +117,7 @@ def test_lists_of_prompts_that_are_none(prompts: Any, message: str, model: Langu
             {"max_tokens": 2.0},
             "max_tokens: found 2.0, expected an integer, 1 or more .a float is no",
         ),
-        ({"max_tokens": "9"}, "max_tokens: found 9, expected an integer, 1 or more .a str is no"),
+        ({"max_tokens": "9"}, "max_tokens: found '9', expected an integer, 1 or more .a str is no"),
         ({"max_tokens": -(10**5000)}, "found an integer of 39 digits or more, expected"),
     ],
 )
