@@ -89,8 +89,8 @@ _HARMLESS = {
     "stop_words_ids": _QWEN,
     "user_token_id": "only the code of Baichuan reads it",
     "assistant_token_id": "only the code of Baichuan reads it",
-    "trust_remote_code": "no code from a model's folder is ever run",
-    "auto_map": "no code from a model's folder is ever run",
+    "trust_remote_code": "no code from a model's directory is ever run",
+    "auto_map": "no code from a model's directory is ever run",
     "_from_model_config": _RECORD,
     "_commit_hash": _RECORD,
     "_name_or_path": _RECORD,
@@ -124,7 +124,7 @@ _UNSUPPORTED: dict[str, tuple[str, tuple[object, ...]]] = {
         ),
     ),
     "force_bos_token_to_be_generated": ("a first token that is always BOS", (False,)),
-    "custom_generate": ("generation by code from the model's folder", ()),
+    "custom_generate": ("generation by code from the model's directory", ()),
     "forced_decoder_ids": ("forced tokens, which transformers removed", ([],)),
 }  # fmt: skip
 

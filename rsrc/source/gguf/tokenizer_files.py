@@ -65,7 +65,7 @@ def tokenizer_files(metadata: Mapping[str, Any], note: Note = ignore) -> dict[st
     except TokenizerError as reason:
         note(
             f"no tokenizer.json: {reason}. Put the model's tokenizer.json beside the .gguf and "
-            "compile that folder"
+            "compile that directory"
         )
     ids = {name: _token_id(metadata, key, len(tokens)) for name, key in SPECIAL_TOKENS.items()}
     if tokens:

@@ -159,10 +159,10 @@ def _missing(files: Mapping[str, bytes]) -> str:
         fix = (
             "tokenizer.model alone is not enough. Write tokenizer.json with transformers, "
             "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER), "
-            "and compile the folder again"
+            "and compile the directory again"
         )
     else:
-        fix = "Put the model's tokenizer.json beside the weights, and compile that folder"
+        fix = "Put the model's tokenizer.json beside the weights, and compile that directory"
     return f"the model has no tokenizer.json (it has {found}). {fix}"
 
 

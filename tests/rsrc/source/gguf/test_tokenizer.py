@@ -156,7 +156,7 @@ def test_what_has_no_name_is_written_without() -> None:
     assert "tokenizer.json" not in tokenizer_files(metadata, notes.append)
     assert "tokenizer.ggml.pre is missing" in notes[1]
     assert notes[1].endswith(
-        "Put the model's tokenizer.json beside the .gguf and compile that folder"
+        "Put the model's tokenizer.json beside the .gguf and compile that directory"
     )
 
 
