@@ -253,7 +253,9 @@ class TestTokenizer:
 
 class TestRefusals:
     def test_nothing_there(self) -> None:
-        with pytest.raises(ModelError, match=r"no tokenizer.json \(it has config.json\).*directory"):
+        with pytest.raises(
+            ModelError, match=r"no tokenizer.json \(it has config.json\).*directory"
+        ):
             Tokenizer({"config.json": b"{}"})
         with pytest.raises(ModelError, match=r"no files at all"):
             Tokenizer({})
