@@ -15,7 +15,7 @@ import pytest
 import rsr_runtime as rsr
 from rsr_runtime import OptionError
 from rsr_testing.matrices import Built, Spec, Workshop
-from rsr_testing.process import run_python
+from rsr_testing.process import IN_A_CHILD, run_python
 
 # Loads argv[1] and defines check(), which multiplies on two threads and compares with what is
 # right.
@@ -94,33 +94,20 @@ def test_products_from_many_threads_agree(
 def test_a_forked_child_has_a_pool_of_its_own(big_file: Path) -> None:
     code = (
         PRELUDE
+        + IN_A_CHILD
         + """
 def multiply():
     while not stop:
         check()
+def checks():
+    for _ in range(5):
+        check()
+    return True
 stop = False
 busy = threading.Thread(target=multiply)  # so that some forks meet a pool in use
 busy.start()
 for _ in range(12):
-    child = os.fork()
-    if child == 0:
-        try:
-            for _ in range(5):
-                check()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    until = time.monotonic() + 10
-    while True:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            break
-        if time.monotonic() > until:
-            os.kill(child, 9)
-            sys.exit("the child hangs")
-        time.sleep(0.001)
-    if status:
-        sys.exit(f"the child ended with {status}")
+    in_a_child(checks, 10)
     check()
 stop = True
 busy.join()

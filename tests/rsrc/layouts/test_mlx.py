@@ -25,26 +25,15 @@ TWO_BITS_BUT = "2 bits per weight according to config.json, but"
 TWO_BITS = {"quantization": {"group_size": 32, "bits": 2}}
 
 
-def dequantized(words: Array, scales: Array, biases: Array) -> Array:
-    """Return scale * code + bias, one weight at a time; a word has sixteen codes, lowest first."""
-    rows, columns = len(words), 16 * words.shape[1]
+def dequantized(words: Array, scales: Array, biases: Array, bits: int = 2) -> Array:
+    """Return scale * code + bias, one weight at a time; the lowest bits of a word come first."""
+    codes = 32 // bits  # in a word
+    rows, columns = len(words), codes * words.shape[1]
     group = columns // scales.shape[1]
     w = np.empty((rows, columns))
     for r in range(rows):
         for c in range(columns):
-            code = int(words[r, c // 16]) >> 2 * (c % 16) & 3
-            w[r, c] = float(scales[r, c // group]) * code + float(biases[r, c // group])
-    return w
-
-
-def dequantized_bits(words: Array, scales: Array, biases: Array) -> Array:
-    """Return scale * code + bias, one weight at a time; a word has 32 codes, lowest bit first."""
-    rows, columns = len(words), 32 * words.shape[1]
-    group = columns // scales.shape[1]
-    w = np.empty((rows, columns))
-    for r in range(rows):
-        for c in range(columns):
-            code = int(words[r, c // 32]) >> c % 32 & 1
+            code = int(words[r, c // codes]) >> bits * (c % codes) & (1 << bits) - 1
             w[r, c] = float(scales[r, c // group]) * code + float(biases[r, c // group])
     return w
 
@@ -339,7 +328,7 @@ class TestOneBit:
         ]
         assert bench.matrix(W).scale.tolist() == (SCALES / 2).tolist()
         np.testing.assert_array_equal(
-            bench.matrix(W).to_dense(), dequantized_bits(BITS, SCALES, -SCALES / 2)
+            bench.matrix(W).to_dense(), dequantized(BITS, SCALES, -SCALES / 2, bits=1)
         )
         assert bench.record(W).source.layout == "mlx-1bit"
 
@@ -353,7 +342,7 @@ class TestOneBit:
         scales = rng.choice(choices, (130, 384 // group))
         bench.configure({"quantization": {"group_size": group, "bits": 1, "mode": "affine"}})
         assert module(bench, words, scales, -scales / 2, dtype)["w.weight"].kind == "binary"
-        w = dequantized_bits(words, scales, -scales / 2)
+        w = dequantized(words, scales, -scales / 2, bits=1)
         x = rng.standard_normal((3, w.shape[1]), dtype=np.float32)
         error = np.abs(bench.matrix(W).linear(x) - x.astype(np.float64) @ w.T)
         assert (error <= float32_bound(np.abs(w), x.T, least=1).T + 1e-30).all()

@@ -25,7 +25,7 @@ from rsr_runtime import ClosedError
 from rsr_runtime.llm import BusyError, Chat, LanguageModel, ModelError, Sampling
 from rsr_runtime.llm.turns import Turns
 from rsr_testing.loader import Loader
-from rsr_testing.process import run_python
+from rsr_testing.process import IN_A_CHILD, run_python
 
 TEXT = "the weights of a trained network are three numbers, and nothing more than that"
 
@@ -415,8 +415,10 @@ def test_interrupts_at_any_moment_leave_a_model_that_others_can_use(loaded: Load
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="fork needs a POSIX system")
 def test_a_forked_child_can_use_the_model_at_once(loaded: Loader) -> None:
-    code = """
-import os, sys, threading, time
+    code = (
+        IN_A_CHILD
+        + """
+import threading
 from rsr_runtime import llm
 model = llm.load(sys.argv[1])
 def text():
@@ -431,28 +433,13 @@ for thread in busy:
     thread.start()
 for _ in range(6):
     time.sleep(0.003)
-    child = os.fork()
-    if child == 0:
-        try:
-            os._exit(0 if text() == expected else 3)
-        finally:
-            os._exit(1)
-    until = time.monotonic() + 20
-    while True:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            break
-        if time.monotonic() > until:
-            os.kill(child, 9)
-            sys.exit("the child hangs")
-        time.sleep(0.001)
-    if status:
-        sys.exit(f"the child ended with {status}")
+    in_a_child(lambda: text() == expected, 20)
 stop = True
 for thread in busy:
     thread.join()
 print("done")
 """
+    )
     path = loaded._models.path("bitnet-2b")
     done = run_python(code, path, PYTHONWARNINGS="ignore::DeprecationWarning")
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")

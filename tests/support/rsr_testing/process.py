@@ -19,6 +19,29 @@ PATIENCE = 120.0
 SIGINT_ENDS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_DFL)\n"
 SIGINT_RAISES = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
 
+# Code: whether a forked child that calls `succeeds` ends in time, and well; else the process ends.
+IN_A_CHILD = """
+import os, sys, time
+def in_a_child(succeeds, seconds):
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if succeeds() else 3)
+        finally:
+            os._exit(1)
+    until = time.monotonic() + seconds
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            break
+        if time.monotonic() > until:
+            os.kill(child, 9)
+            sys.exit("the child hangs")
+        time.sleep(0.001)
+    if status:
+        sys.exit(f"the child ended with {status}")
+"""
+
 
 def run_python(
     code: str, *arguments: object, stdin: str | None = None, **env: str | None
