@@ -132,11 +132,17 @@ def _model_options(context: str) -> Decorator:
     metavar="PATH",
     help="Continue the text in PATH, without its last newline; - is stdin.",
 )
+@template_variables_option()
 @_sampling_options
 @_model_options(_CONTEXT)
 @json_option
 def run(
-    file: Path, prompts: tuple[str, ...], prompt_file: Path | None, as_json: bool, **given: Any
+    file: Path,
+    prompts: tuple[str, ...],
+    prompt_file: Path | None,
+    variables: dict[str, Any],
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Generate text with the language model in FILE, a .rsr file.
 
@@ -151,6 +157,12 @@ def run(
         raise click.UsageError("give prompts with -p or --file, not both")
     if not prompts and prompt_file is None and sys.stdin.isatty():
         raise click.UsageError("give a prompt with -p, or on stdin, or in a file with --file")
+    if variables:
+        click.echo(
+            "rsrc: run continues a text without the chat template, so --template-var changes "
+            "nothing; rsrc chat applies it",
+            err=True,
+        )
     with _opened(file, given) as model:
         chosen = _chosen(model, given)
         # Without the last newline, as shells do with command substitution.

@@ -100,8 +100,11 @@ OPTIONS = {
     "bench": ["[FILE]", "--shape MxN", "--plot FILE.png", "--json"],
     "demo": [],
     "info": ["--json"],
-    "run": ["FILE", "-p, --prompt TEXT", *SAMPLING, *LOADING, "--json"],
-    "chat": ["FILE", "--system TEXT", *SAMPLING, *LOADING],
+    "run": [
+        "FILE", "-p, --prompt TEXT", "--file PATH", "--template-var NAME=VALUE", *SAMPLING,
+        *LOADING, "--json",
+    ],
+    "chat": ["FILE", "--system TEXT", "--template-var NAME=VALUE", *SAMPLING, *LOADING],
     "perplexity": ["FILE TEXT", "--window", *LOADING, "--json"],
 }  # fmt: skip
 
