@@ -29,7 +29,7 @@ def compiled(context: click.Context, parameter: click.Parameter, value: Path | N
 
     Raises:
         SourceError: it is a directory, a checkpoint, or the id of a model: says what to do first;
-            or it is no regular file.
+            or it is not a regular file.
     """
     if value is None:
         return None

@@ -48,7 +48,7 @@ def with_one_dtype(export: Export, before: Config | None) -> Export:
 
     Args:
         export: the model in its form.
-        before: the config.json of the `.rsr` file; None if it has none, and is no whole model.
+        before: the config.json of the `.rsr` file; None if it has none and is not a whole model.
     """
     config = export.config
     floats = [t for t in export.tensors if t.dtype in FLOAT_DTYPES]

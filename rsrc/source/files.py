@@ -29,7 +29,7 @@ def config_in(folder: Path) -> Path | None:
     """Return the path of a directory's config.json, None if there is none.
 
     Raises:
-        SourceError: what is there is no such file (see `wrong_file.look`).
+        SourceError: the file is of another kind (see `wrong_file.look`).
     """
     path = folder / "config.json"
     if not is_file(path):

@@ -80,7 +80,7 @@ def is_unfinished(path: Path) -> bool:
 
 
 def identified(path: Path) -> Contents | None:
-    """Return what a file is by its first bytes; None if they do not show it or it is no file."""
+    """Return what a file is by its first bytes; None if unknown, or if it is not a file."""
     if not path.is_file():
         return None
     with path.open("rb") as file:

@@ -97,7 +97,7 @@ def _answer(url: str, ask: Callable[[], Any]) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence Dask's log: errors are raised anyway, and a client that disconnects is no error."""
+    """Silence Dask's log: errors are raised anyway, and a client may disconnect."""
     loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
     before = [logger.level for logger in loggers]
     try:

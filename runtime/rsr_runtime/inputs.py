@@ -24,7 +24,7 @@ def plain_array(name: str, x: object, dtypes: Sequence[type[np.generic]]) -> Arr
         dtypes: float32, int8 or both, the preferred one first.
 
     Raises:
-        InputTypeError: x is no array of these dtypes; no values are converted silently.
+        InputTypeError: x is not an array of these dtypes. Values are never converted silently.
     """
     if type(x) is np.ndarray and x.dtype in dtypes:
         return x
@@ -64,7 +64,7 @@ def _of_array(name: str, x: Array, dtypes: Sequence[type[np.generic]]) -> tuple[
 
 
 def _of_object(name: str, x: object, dtypes: Sequence[type[np.generic]]) -> tuple[str, str]:
-    """Describe an object that is no array, and the expression to pass instead ("" if none)."""
+    """Describe an object that is not an array, and the expression to pass instead ("" if none)."""
     package = type(x).__module__.partition(".")[0]
     if package == "torch" and hasattr(x, "requires_grad"):
         return f"a torch.Tensor of {_torch_dtype(x)}", _from_torch(name, x, dtypes)

@@ -26,7 +26,7 @@ def whole_number(
         what: what the largest value is.
 
     Raises:
-        OptionError: it is no whole number from low to high.
+        OptionError: it is not a whole number from low to high.
     """
     is_whole = isinstance(value, Integral) and not isinstance(value, bool)
     number = int(value) if is_whole else low - 1  # type: ignore[call-overload]
@@ -65,7 +65,7 @@ def checked_sampling(given: object) -> Sampling:
 
 
 def prompt_list(prompts: object) -> list[Any]:
-    """Return the prompts of a batch; `token_ids` checks each that is no string.
+    """Return the prompts of a batch; `token_ids` checks each that is not a string.
 
     Raises:
         PromptError: it is a single prompt, or no prompt at all.

@@ -50,7 +50,7 @@ class Chat:
 
         Raises:
             ModelError: the model has no chat template.
-            PromptError: the system message is no string, or the template rejects it or the
+            PromptError: the system message is not a string, or the template rejects it or the
                 variables.
             TemplateError: the template fails.
         """
@@ -97,7 +97,7 @@ class Chat:
         Raises:
             ContextFullError: the conversation no longer fits the context: see `make_room`.
             BusyError: another answer is being read.
-            PromptError: it is no string, or the template rejects it.
+            PromptError: it is not a string, or the template rejects it.
             TemplateError: the template fails.
         """
         return self._answer([_user(text)], options)
@@ -120,7 +120,7 @@ class Chat:
         """Remove the last message of the user and its answer.
 
         Returns:
-            The number of messages removed, 0 if there is no message of the user.
+            The number of messages removed, 0 without a message of the user.
         """
         last = max(
             (i for i, message in enumerate(self.messages) if message["role"] == "user"), default=-1

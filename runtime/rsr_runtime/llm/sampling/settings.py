@@ -123,7 +123,7 @@ class Sampling:
         Args:
             config: the object in the file; null is the same as absent. Unless `do_sample` is true,
                 sampling is greedy, and filters such as `top_k` are not read. If it is, `top_k` is
-                50 by default. Keys that are no fields of this class are ignored.
+                50 by default. Keys that this class does not have are ignored.
             given: fields of this class, which replace what the file says: it is not even read, so
                 an invalid value there does not matter.
 
