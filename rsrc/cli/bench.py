@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .options import MEMORY, PATH, THREADS, checked_by, compiled, json_option
+from .options import ACTIVATIONS, MEMORY, PATH, THREADS, checked_by, compiled, json_option
 from .progress_bar import progress_bar
 
 
@@ -38,6 +38,11 @@ def _check_picture(path: Path) -> None:
     "--memory",
     type=MEMORY,
     help="How --model is loaded: mapped (the default) or copied into huge pages.",
+)
+@click.option(
+    "--activations",
+    type=ACTIVATIONS,
+    help="What the linear layers of --model take, as for rsrc run. Default: trained.",
 )
 @click.option(
     "--threads",

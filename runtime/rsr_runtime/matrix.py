@@ -20,7 +20,14 @@ from rsr_formats.validate import check_ranks
 
 from .errors import ClosedError, InputShapeError, InputTypeError, OptionError
 from .inputs import plain_array
-from .products import multiply, multiply_quantized, native_index, quantize_int8, share_tables
+from .products import (
+    multiply,
+    multiply_group_quantized,
+    multiply_quantized,
+    native_index,
+    quantize_int8,
+    share_tables,
+)
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
@@ -306,6 +313,14 @@ class Matrix:
                 scales, their scaled sums are added in float32. NaN or infinity in a row makes its
                 result NaN.
 
+                "int8-group" quantizes each row of x by groups of columns, for weights that were not
+                trained with int8 activations. The groups are those of the scales, else of 128
+                columns. In float32, with m the largest magnitude of a group, step = m / 127 and
+                q = round_half_even(x * (127 / m)), which is at most 127 in magnitude; both are 0
+                where m < 2^-119. The result is the float32 sum over groups of (scale * step) times
+                W q of the group in exact integers. A matrix without scales of groups multiplies
+                q * step as "float32" does. NaN or infinity in a row makes its result NaN.
+
         Returns:
             (..., out_features), float32, scale applied.
 
@@ -474,7 +489,8 @@ def linear_all(
     Args:
         matrices: at least one, all with the same in_features.
         x: (..., in_features), float32.
-        activations: "float32" or "int8", see `Matrix.linear`; x is quantized once.
+        activations: "float32", "int8" or "int8-group", see `Matrix.linear`; x is quantized once,
+            by groups once for each size of groups.
 
     Returns:
         (..., out_features) for each matrix, float32, scale applied.
@@ -483,8 +499,10 @@ def linear_all(
         OptionError: `matrices` is empty, or `activations` has another value.
         InputTypeError, InputShapeError, ClosedError: as for `Matrix.linear`.
     """
-    if activations not in ("float32", "int8"):
-        raise OptionError(f"activations: found {activations!r}, expected 'float32' or 'int8'")
+    if activations not in ("float32", "int8", "int8-group"):
+        raise OptionError(
+            f"activations: found {activations!r}, expected 'float32', 'int8' or 'int8-group'"
+        )
     matrices = _checked_matrices(matrices)
     x = plain_array("x", x, [np.float32])
     for w in matrices:
@@ -496,8 +514,10 @@ def linear_all(
     groups = share_tables([w.index for w in matrices])
     if activations == "float32":
         multiply(groups, rows, outputs)
-    else:
+    elif activations == "int8":
         multiply_quantized(groups, *quantize_int8(rows), outputs)
+    else:
+        multiply_group_quantized(groups, rows, outputs)
     return [y.reshape(*x.shape[:-1], w.shape[0]) for w, y in zip(matrices, outputs, strict=True)]
 
 
