@@ -195,8 +195,9 @@ struct RowOutput {
   float eps;
   float* out;  // (n), or null
   int8_t* q;   // (n), or null together with s
-  float* s;    // (1): the scale of the row; with groups (groups): their steps
-  size_t group_columns = 0;  // of a group, the last may have fewer; 0: no groups
+  float* s;    // (1); with groups their steps, (groups)
+  // Of a group of which each has a step; the last may have fewer. 0: no groups.
+  size_t group_columns = 0;
 };
 
 namespace {

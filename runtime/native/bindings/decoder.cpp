@@ -44,8 +44,8 @@ struct Output {
 Output row_output(size_t count, size_t n, const Weight& weight, float eps,
                   const Maybe<float, 2>& out, const Maybe<int8_t, 2>& q, const Maybe<float, 2>& s,
                   size_t group_columns) {
-  const rsr::RowOutput to = {
-      n, pointer(weight), eps, pointer(out), pointer(q), pointer(s), group_columns};
+  const rsr::RowOutput to = {n,          pointer(weight), eps,          pointer(out),
+                             pointer(q), pointer(s),      group_columns};
   require(!weight || weight->shape(0) == n, "weight must have an entry for each of a row");
   require(has_shape(out, count, n) && has_shape(q, count, n),
           "out and q must have the shape of the rows");

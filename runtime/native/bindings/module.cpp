@@ -30,9 +30,8 @@ void quantize_groups_i8(const Array<const float, 2>& x, size_t group_columns,
   require(q.shape(0) == count && q.shape(1) == n && steps.shape(0) == count &&
               steps.shape(1) == rsr::divide_up(n, group_columns),
           "q must have the shape of x, steps (count, groups)");
-  without_gil([&] {
-    rsr::quantize_groups_i8(x.data(), count, n, group_columns, q.data(), steps.data());
-  });
+  without_gil(
+      [&] { rsr::quantize_groups_i8(x.data(), count, n, group_columns, q.data(), steps.data()); });
 }
 
 uint64_t plain_read(const Array<const uint8_t, 1>& data) {
