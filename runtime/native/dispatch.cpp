@@ -142,6 +142,7 @@ void fill_table(KernelTable& table, [[maybe_unused]] Isa isa) {
 #if defined(RSR_AMX)
   if (isa < Isa::amx) return;
   fill_panels_amx(table);
+  fill_grouped_panels_amx(table);
 #endif
 #endif
 }

@@ -30,6 +30,7 @@ struct RankedRows {
 struct Grouping {
   size_t blocks_per_group;  // column blocks; the last group may have fewer
   size_t blocks;            // column blocks of the index
+  size_t padding = 0;       // last inputs of a group of blocks_per_group blocks that are zero
 };
 
 // The scales of an index with a scale for each row and group of columns.
@@ -314,8 +315,10 @@ void fill_w16_avx512(KernelTable&);
 void fill_w16_grouped_avx512(KernelTable&);
 
 void fill_dense_avx512vnni(KernelTable&);
+void fill_grouped_panels_avx512vnni(KernelTable&);
 void fill_panels_avx512vnni(KernelTable&);
 
+void fill_grouped_panels_amx(KernelTable&);
 void fill_panels_amx(KernelTable&);
 
 }  // namespace rsr

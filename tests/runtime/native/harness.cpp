@@ -17,8 +17,9 @@
 
 #if defined(RSR_EMULATE_AMX)
 namespace rsr {
-void fill_panels_emulated(KernelTable& table);  // panels_amx.cpp, renamed (CMakeLists.txt)
-}
+void fill_panels_emulated(KernelTable& table);          // panels_amx.cpp, renamed (CMakeLists.txt)
+void fill_grouped_panels_emulated(KernelTable& table);  // and grouped_panels_amx.cpp
+}  // namespace rsr
 #endif
 
 namespace harness {
@@ -178,6 +179,7 @@ int main(int count, char** arguments) {
   if (std::find(isas.begin(), isas.end(), "avx512vnni") != isas.end()) {
     tables.push_back({"emulated amx", tables.back().kernels});
     rsr::fill_panels_emulated(tables.back().kernels);
+    rsr::fill_grouped_panels_emulated(tables.back().kernels);
   }
 #endif
   for (const std::string& name : wanted)

@@ -158,6 +158,10 @@ class Harness {
   static bool is_empty(const rsr::BatchKernel<X, Pattern, Y>& batch) {
     return batch.min_vectors == 0;
   }
+  template <class X, class Pattern>
+  static bool is_empty(const rsr::GroupedBatchKernel<X, Pattern>& batch) {
+    return batch.min_vectors == 0;
+  }
 
   std::map<std::pair<std::string, size_t>, Result> results_;
   bool covered_[sizeof(rsr::KernelTable)] = {};

@@ -254,9 +254,17 @@ struct Groups {
   static rsr::Grouping random_grouping(const Index<W16>& a) {
     const size_t widen = W16::kBlocks * rsr::columns_per_widen<W16>(a.k);
     const size_t blocks = a.blocks - below(std::min<size_t>(3, a.blocks));
-    return {std::min(blocks,
-                     pick<size_t>({1, 2, 3, 4, 7, 11, 16, 22, 43, widen - 1, widen, widen + 1})),
-            blocks};
+    const size_t whole =
+        std::min(blocks, pick<size_t>({1, 2, 3, 4, 7, 11, 16, 22, 26, 43, widen - 1, widen,
+                                       widen + 1, 1 + below(60)}));
+    return {whole, blocks, below(a.k)};
+  }
+
+  // Clears the inputs that pad groups.
+  void pad(const Index<W16>& a, X* x) const {
+    const size_t size = grouping.blocks_per_group * a.k;
+    for (size_t end = size; end <= grouping.blocks * a.k; end += size)
+      std::fill_n(x + end - grouping.padding, grouping.padding, X(0));
   }
 
   // Kernels read the scales of the rows wanted of each group, and may prefetch more.
@@ -265,9 +273,8 @@ struct Groups {
             has_steps ? steps.data() + vector * count : nullptr};
   }
 
-  // Compares y, rows [first, last) of the product with vector v.
-  void check(Index<W16>& a, Inputs<X>& in, size_t v, const float* y, size_t first, size_t last) {
-    const X* x = in.x.data() + v * in.n;
+  // Compares y, rows [first, last) of the product with x, vector v.
+  void check(Index<W16>& a, const X* x, size_t v, const float* y, size_t first, size_t last) {
     for (size_t r = first; r < last; r++) {
       double sum = 0, bound = 0;
       for (size_t g = 0, b = 0; g < count; g++) {
@@ -286,7 +293,8 @@ struct Groups {
         if (std::isfinite(y[r - first])) expect(y[r - first], sum, 0, "row, not finite", r);
         continue;
       }
-      const double terms = static_cast<double>(std::is_same_v<X, int8_t> ? count + 3 : in.n + 3);
+      const double terms =
+          static_cast<double>(std::is_same_v<X, int8_t> ? count + 3 : a.inputs + 3);
       // A denormal result is rounded to a multiple of 2^-149.
       const double off = terms * (std::ldexp(bound, -24) + std::ldexp(1, -149));
       expect(y[r - first], sum, off, "vector, row with groups", v, r);
@@ -298,7 +306,9 @@ template <class Kernel, class X>
 void check_grouped(const Kernel& kernel, Index<W16>& a, Inputs<X>& in) {
   Groups<X> groups(a, in.count);
   const size_t v = below(std::min(in.count, kFloatKinds));
-  const auto tables = tables_of(kernel, a, in.x.data() + v * in.n);
+  std::vector<X> x(in.x.data() + v * in.n, in.x.data() + (v + 1) * in.n);
+  groups.pad(a, x.data());
+  const auto tables = tables_of(kernel, a, x.data());
   for (size_t strip = 0; strip < a.rows; strip += W16::kStripRows) {
     const size_t first = strip + kRowUnit * below(a.height(strip) / kRowUnit);
     const size_t last = strip + a.height(strip);
@@ -306,7 +316,7 @@ void check_grouped(const Kernel& kernel, Index<W16>& a, Inputs<X>& in) {
     kernel.lookup_grouped(a.wanted(strip, first, last), groups.from(first, v), tables->data(),
                           y.data());
     y.check_guards();
-    groups.check(a, in, v, y.data(), first, last);
+    groups.check(a, x.data(), v, y.data(), first, last);
   }
 }
 
@@ -323,6 +333,7 @@ void check_grouped_batch(const Kernel& kernel, Index<W16>& a, Inputs<X>& in, siz
   Guarded<float> steps(count * groups.count);
   for (size_t i = 0; i < count; i++) {
     std::copy_n(in.x.data() + taken[i] * in.n, in.n, x.data() + i * in.n);
+    groups.pad(a, x.data() + i * in.n);
     std::copy_n(groups.steps.data() + taken[i] * groups.count, groups.count,
                 steps.data() + i * groups.count);
   }
@@ -344,7 +355,7 @@ void check_grouped_batch(const Kernel& kernel, Index<W16>& a, Inputs<X>& in, siz
   per_thread.check_guards();
   y.check_guards();
   for (size_t i = 0; i < count; i++)
-    groups.check(a, in, taken[i], y.data() + i * (last - first), first, last);
+    groups.check(a, x.data() + i * in.n, taken[i], y.data() + i * (last - first), first, last);
 }
 
 template <class Packing, class X, class Get>
@@ -476,7 +487,7 @@ void time_dtype(Harness& harness, const std::string& slot, Index<Packing>& a, co
     harness.each(
         name.c_str(), [&](const rsr::KernelTable& t) -> auto& { return batch_of(get(t)); },
         [&](const auto& kernel, const Table& table) {
-          const rsr::Grouping grouping{43, a.blocks};
+          const rsr::Grouping grouping{43, a.blocks, 1};
           const size_t count = std::min<size_t>(in.count, kernel.max_vectors);
           const X* x = in.x.data();
           Guarded<char> shared(kernel.shared_bytes(grouping, a.k, count));
