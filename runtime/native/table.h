@@ -324,5 +324,6 @@ void fill_dense_avx512vnni(KernelTable&);
 void fill_panels_avx512vnni(KernelTable&);
 
 void fill_panels_amx(KernelTable&);
+void fill_panels_bf16_amx(KernelTable&);
 
 }  // namespace rsr
