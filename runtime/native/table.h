@@ -74,6 +74,12 @@ inline size_t group_end(const Grouping& grouping, size_t begin) {
   return begin + min(grouping.blocks - begin, grouping.blocks_per_group);
 }
 
+// Inputs of the group that begins with block `begin`, less the zeros that complete its last block.
+inline size_t inputs_of_group(const Grouping& grouping, size_t begin, int k) {
+  const size_t all = (group_end(grouping, begin) - begin) * k;
+  return min(all, grouping.blocks_per_group * k - grouping.padding);
+}
+
 inline size_t entry_bytes(const GroupScales& scales) { return scales.is_half ? 2 : 4; }
 
 inline float step_of(const GroupScales& scales, size_t vector, size_t group) {
@@ -320,5 +326,6 @@ void fill_panels_avx512vnni(KernelTable&);
 
 void fill_grouped_panels_amx(KernelTable&);
 void fill_panels_amx(KernelTable&);
+void fill_panels_bf16_amx(KernelTable&);
 
 }  // namespace rsr
