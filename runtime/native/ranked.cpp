@@ -29,15 +29,15 @@ const PackingShape& shape_of(Packing packing) {
   return packing == Packing::w16 ? kShape<W16> : kShape<N4S1>;
 }
 
-// Scratch of a thread. `input`, `shared` and `outputs` serve products that the thread starts,
-// `per_thread` its share of any product. The caller's is trimmed when its product ends, a worker's
+// Scratch of a thread. `input` and `shared` serve products that the thread starts, the others its
+// share of any product. The caller's is trimmed when its product ends, a worker's
 // when it next asks for memory.
 struct Scratch {
-  Buffer input, shared, outputs, per_thread;
+  Buffer input, shared, outputs, scales, per_thread;
   uint64_t tables_of = 0;  // the product whose tables `per_thread` holds
 
   void trim() {
-    for (Buffer* b : {&input, &shared, &outputs, &per_thread}) b->trim();
+    for (Buffer* b : {&input, &shared, &outputs, &scales, &per_thread}) b->trim();
     tables_of = 0;
   }
 };
@@ -84,6 +84,7 @@ class Multiplication {
  public:
   using Kernels = RankedKernels<X, Pattern, Y>;
   using Batch = typename Kernels::Batch;
+  using GroupedBatch = typename Kernels::GroupedBatch;
 
   Multiplication(const Kernels& kernels, const RankedProduct<Out>* products, size_t size)
       : kernels_(kernels), products_(products), size_(size), a_(*products[0].index) {
@@ -98,20 +99,16 @@ class Multiplication {
     }
   }
 
-  // divisors: one per vector; null if the output has none.
-  void run(const X* x, size_t count, const float* divisors) {
+  // divisors: one per vector; steps: one per vector and group; null if the output has none.
+  void run(const X* x, size_t count, const float* divisors, const float* steps = nullptr) {
     struct Trim {
       ~Trim() { scratch.trim(); }
     } at_the_end;
     divisors_ = divisors;
+    steps_ = steps;
     x = padded(x, count);
-    for (size_t done = 0; done < count;) {
-      const Batch* batch = batch_for(count - done);
-      const size_t pass = batch ? std::min(batch->max_vectors, count - done) : 1;
-      batch ? multiply_batch(*batch, x + done * inputs_, pass, done)
-            : multiply_vector(x + done * inputs_, done);
-      done += pass;
-    }
+    for (size_t done = 0; done < count;)
+      done += multiply_some(x + done * inputs_, count - done, done);
   }
 
  private:
@@ -149,8 +146,36 @@ class Multiplication {
     return copy;
   }
 
-  const Batch* batch_for(size_t count) const {
-    return blocks_ == 0 || is_grouped() ? nullptr : kernels_.batch_for(count);
+  // Multiplies by the next vectors, as many as one kernel takes, and returns their number.
+  size_t multiply_some(const X* x, size_t left, size_t done) const {
+    if (blocks_ != 0 && is_grouped()) {
+      for (const GroupedBatch* batch :
+           {&kernels_.large_grouped_batch, &kernels_.small_grouped_batch})
+        if (const size_t pass = pass_of(*batch, x, left)) {
+          multiply_grouped_batch(*batch, x, pass, done);
+          return pass;
+        }
+    } else if (blocks_ != 0) {
+      for (const Batch* batch :
+           {&kernels_.large_batch, &kernels_.medium_batch, &kernels_.small_batch})
+        if (const size_t pass = pass_of(*batch, x, left)) {
+          multiply_batch(*batch, x, pass, done);
+          return pass;
+        }
+    }
+    multiply_vector(x, done);
+    return 1;
+  }
+
+  // How many of the next vectors a batch kernel takes in one pass; 0 if another kernel is faster.
+  template <class Kernel>
+  size_t pass_of(const Kernel& batch, const X* x, size_t left) const {
+    if (batch.min_vectors == 0) return 0;
+    size_t pass = std::min(batch.max_vectors, left);
+    if (batch.takes)
+      for (size_t i = 0; i < pass; i++)
+        if (!batch.takes(x + i * inputs_, inputs_)) pass = i;
+    return pass < batch.min_vectors ? 0 : pass;
   }
 
   // Calls part(product, first row, last row) on all threads until all rows of all products are
@@ -191,29 +216,39 @@ class Multiplication {
   // Whether scales of groups apply: unscaled int8 products ignore them.
   bool is_grouped() const { return a_.groups.columns && std::is_same_v<Out, float>; }
 
+  Grouping grouping() const { return {a_.group_blocks(), a_.blocks()}; }
+
+  // The scales of rows [first, last), for vectors from `done` on. Padding rows have none, but
+  // kernels read one per row: rows of the last unit come from a copy.
+  GroupScales scales_of(const RankedIndex& a, size_t first, size_t last, size_t done) const {
+    const size_t groups = group_count(grouping()), size = a.groups.is_half ? 2 : 4;
+    const char* data = static_cast<const char*>(a.groups.data) + first * size;
+    const float* steps = steps_ ? steps_ + done * groups : nullptr;
+    if (last <= a.rows) return {data, a.rows, a.groups.is_half, grouping(), steps};
+    const size_t row_bytes = (last - first) * size;
+    char* copy = static_cast<char*>(scratch.scales.get(groups * row_bytes));
+    std::memset(copy, 0, groups * row_bytes);
+    for (size_t g = 0; g < groups; g++)
+      std::memcpy(copy + g * row_bytes, data + g * a.rows * size, (a.rows - first) * size);
+    return {copy, last - first, a.groups.is_half, grouping(), steps};
+  }
+
   void lookup_grouped(const RankedIndex& a, const RankedRows& rows, size_t first,
-                      const void* tables, [[maybe_unused]] Out* y, const float* divisor) const {
+                      const void* tables, [[maybe_unused]] Out* y, size_t done) const {
     if constexpr (std::is_same_v<Out, float>) {
-      const size_t count = rows.last - rows.first, real = std::min(count, a.rows - first);
-      const size_t size = a.groups.is_half ? 2 : 4,
-                   groups = a.blocks() / a.group_blocks() + (a.blocks() % a.group_blocks() != 0);
-      const char* data = static_cast<const char*>(a.groups.data) + first * size;
-      GroupScales scales{data, a.rows, a.groups.is_half, a.group_blocks(), a.blocks()};
-      float sums[kMaxStripRows];
-      if (real < count) {  // padding rows have no scale, but kernels read one per row
-        char* copy = static_cast<char*>(scratch.outputs.get(groups * count * size));
-        std::memset(copy, 0, groups * count * size);
-        for (size_t g = 0; g < groups; g++)
-          std::memcpy(copy + g * count * size, data + g * a.rows * size, real * size);
-        scales.data = copy;
-        scales.stride = count;
-      }
-      float* to = real < count ? sums : y;
-      kernels_.vector.lookup_grouped(rows, scales, tables, to);
-      if (to != y) std::copy_n(to, real, y);
-      if (divisor)
-        for (size_t r = 0; r < real; r++) y[r] /= *divisor;
+      const size_t last = first + rows.last - rows.first;
+      alignas(kLineBytes) float sums[kMaxStripRows];
+      float* to = last <= a.rows ? y : sums;
+      kernels_.vector.lookup_grouped(rows, scales_of(a, first, last, done), tables, to);
+      divide(to, std::min(last, a.rows) - first, divisor(done), y);
     }
+  }
+
+  // y = sums, divided if there is a divisor.
+  static void divide(const float* sums, size_t n, const float* divisor, float* y) {
+    if (sums != y) std::copy_n(sums, n, y);
+    if (divisor)
+      for (size_t i = 0; i < n; i++) y[i] /= *divisor;
   }
 
   // Every thread builds the tables for itself: they are then in its cache, and no thread waits.
@@ -239,7 +274,7 @@ class Multiplication {
         alignas(kLineBytes) Y sums[kMaxStripRows];
         Out* y = p.y + done * a.rows + r;
         if (is_grouped()) {
-          lookup_grouped(a, rows_from_strip(a, strip, r, stop), r, tables, y, divisor(done));
+          lookup_grouped(a, rows_from_strip(a, strip, r, stop), r, tables, y, done);
           continue;
         }
         Y* to = place_for_sums(y, stop <= a.rows, sums);
@@ -279,8 +314,43 @@ class Multiplication {
     });
   }
 
+  void multiply_grouped_batch([[maybe_unused]] const GroupedBatch& batch, const X* x, size_t count,
+                              size_t done) const {
+    if constexpr (std::is_same_v<Out, float>) {
+      const size_t columns = a_.index_columns(), step = batch.prepare_step;
+      const size_t bytes = batch.shared_bytes(grouping(), a_.k, count);
+      void* shared = scratch.shared.get(bytes);
+      parallel_for((count + step - 1) / step, bytes, [&](size_t begin, size_t end) {
+        batch.prepare(x, patterns_, a_.k, columns, grouping(), count, begin * step,
+                      std::min(end * step, count), shared);
+      });
+      for_each_part(bytes_ * count, [&](const RankedProduct<Out>& p, size_t first, size_t last) {
+        const RankedIndex& a = *p.index;
+        void* per_thread = scratch.per_thread.get(batch.per_thread_bytes(grouping(), a_.k, count));
+        scratch.tables_of = 0;
+        const auto multiply = [&](size_t top, size_t bottom, float* to, size_t stride) {
+          batch.multiply(rows_from_strip(a, top / shape_of(a.packing).strip_rows, top, bottom),
+                         scales_of(a, top, bottom, done), patterns_, a_.k, shared, count,
+                         per_thread, to, stride);
+          for (size_t i = 0; i < count; i++)
+            divide(to + i * stride, std::min(bottom, a.rows) - top, divisor(done + i),
+                   p.y + (done + i) * a.rows + top);
+        };
+        const size_t whole = std::min(last, a.rows / kRowUnit * kRowUnit);
+        if (first < whole) multiply(first, whole, p.y + done * a.rows + first, a.rows);
+        if (whole < last) {  // one unit, some of whose rows are padding
+          const size_t top = std::max(first, whole), stride = last - top;
+          multiply(top, last,
+                   static_cast<float*>(scratch.outputs.get(count * stride * sizeof(float))),
+                   stride);
+        }
+      });
+    }
+  }
+
   const Kernels& kernels_;
   const float* divisors_ = nullptr;
+  const float* steps_ = nullptr;
   const RankedProduct<Out>* products_;
   const size_t size_;
   const RankedIndex& a_;  // the first index: its input is that of all
@@ -301,6 +371,8 @@ const auto& kernels_f32(const RankedIndex& a) {
 size_t RankedIndex::group_blocks() const {
   return ((groups.columns ? groups.columns : columns) + k - 1) / k;
 }
+
+size_t RankedIndex::group_count() const { return divide_up(blocks(), group_blocks()); }
 
 size_t RankedIndex::blocks() const {
   if (groups.columns == 0) return group_blocks();
@@ -335,6 +407,12 @@ void multiply_quantized(const RankedProduct<float>* products, size_t size, const
                         const float* divisors, size_t count) {
   Multiplication<int8_t, int16_t, int32_t, float>(kernels_i8(*products[0].index), products, size)
       .run(x, count, divisors);
+}
+
+void multiply_group_quantized(const RankedProduct<float>* products, size_t size, const int8_t* x,
+                              const float* steps, size_t count) {
+  Multiplication<int8_t, int16_t, int32_t, float>(kernels_i8(*products[0].index), products, size)
+      .run(x, count, nullptr, steps);
 }
 
 }  // namespace rsr

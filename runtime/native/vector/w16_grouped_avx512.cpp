@@ -73,9 +73,11 @@ struct GroupSumsF32 {
   static void store(float* y, __m512 even, __m512 odd) { store_even_and_odd(y, even, odd); }
 };
 
-inline __m512 sixteen_scales(const char* scales, bool is_half) {
-  if (!is_half) return _mm512_loadu_ps(scales);
-  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales)));
+inline __m512 sixteen_scales(const char* scales, bool is_half, __m512 step) {
+  const __m512 scale =
+      is_half ? _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales)))
+              : _mm512_loadu_ps(scales);
+  return _mm512_mul_ps(scale, step);
 }
 
 // Bound (int8): at most the blocks of columns_per_widen columns between two calls of widen().
@@ -87,12 +89,13 @@ void lookup_grouped(const RankedRows& rows, const GroupScales& scales, const voi
   const char* t = static_cast<const char*>(tables);
   __m512 first_f32x16[R], second_f32x16[R];  // of 32 rows, in the order that Sums defines
   for (int r = 0; r < R; r++) first_f32x16[r] = second_f32x16[r] = _mm512_setzero_ps();
-  const size_t entry = scales.is_half ? 2 : 4, step = scales.stride * entry;
+  const size_t entry = entry_bytes(scales), group_bytes = scales.stride * entry;
   const size_t blocks_per_widen = W16::kBlocks * rows.columns_per_widen;
   const char* scale = static_cast<const char*>(scales.data);
-  for (size_t b = 0; b < scales.blocks; scale += step) {
-    const size_t end = group_end(scales, b);
-    for (size_t i = 0; i < 32 * R * entry; i += 64) _mm_prefetch(scale + 8 * step + i, _MM_HINT_T0);
+  for (size_t b = 0, g = 0; b < scales.grouping.blocks; g++, scale += group_bytes) {
+    const size_t end = group_end(scales.grouping, b);
+    for (size_t i = 0; i < 32 * R * entry; i += 64)
+      _mm_prefetch(scale + 8 * group_bytes + i, _MM_HINT_T0);
     Sums sums;
     sums.clear();
     while (b < end) {
@@ -108,10 +111,11 @@ void lookup_grouped(const RankedRows& rows, const GroupScales& scales, const voi
       while (b < stop) add_rank();
       sums.widen();
     }
+    const __m512 step = _mm512_set1_ps(step_of(scales, 0, g));
     for (int r = 0; r < R; r++)
-      sums.scale(r, sixteen_scales(scale + 32 * r * entry, scales.is_half),
-                 sixteen_scales(scale + (32 * r + 16) * entry, scales.is_half), first_f32x16[r],
-                 second_f32x16[r]);
+      sums.scale(r, sixteen_scales(scale + 32 * r * entry, scales.is_half, step),
+                 sixteen_scales(scale + (32 * r + 16) * entry, scales.is_half, step),
+                 first_f32x16[r], second_f32x16[r]);
   }
   for (int r = 0; r < R; r++) Sums::store(y + 32 * r, first_f32x16[r], second_f32x16[r]);
 }

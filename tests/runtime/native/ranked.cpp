@@ -221,57 +221,130 @@ void check_batch(const Kernel& kernel, Index<Packing>& a, Inputs<X>& in, size_t 
              "vector, row of a batch", v, r);
 }
 
-// Scales of groups: of float16 and float32, with blocks that reach over words.
-template <class Kernel, class X>
-void check_grouped(const Kernel& kernel, Index<W16>& a, Inputs<X>& in) {
-  const size_t widen = W16::kBlocks * rsr::columns_per_widen<W16>(a.k);
-  const size_t blocks = a.blocks - below(std::min<size_t>(3, a.blocks));
-  const size_t per_group =
-      std::min(blocks, pick<size_t>({1, 2, 3, 4, 7, 16, 43, widen - 1, widen, widen + 1}));
-  const size_t groups = divide_up(blocks, per_group), stride = a.rows + below(3);
-  const bool is_half = below(2);
-  Guarded<char> scales(groups * stride * (is_half ? 2 : 4));
-  std::vector<double> values(groups * stride);
-  for (size_t i = 0; i < values.size(); i++) {
-    const float scale = normal();
-    const uint16_t half = rsr::to_half(scale);
-    is_half ? std::memcpy(scales.data() + 2 * i, &half, 2)
-            : std::memcpy(scales.data() + 4 * i, &scale, 4);
-    values[i] = is_half ? rsr::from_half(half) : scale;
+// Scales of groups: of float16 and float32, with blocks that reach over words; of int8, perhaps
+// with steps of the inputs.
+template <class X>
+struct Groups {
+  rsr::Grouping grouping;
+  size_t count, stride, entry;
+  Guarded<char> scales;
+  std::vector<double> values;  // of the scales
+  Guarded<float> steps;        // (vectors, groups)
+  bool has_steps;
+
+  Groups(const Index<W16>& a, size_t vectors)
+      : grouping(random_grouping(a)),
+        count(rsr::group_count(grouping)),
+        stride(a.rows + below(3)),
+        entry(pick<size_t>({2, 4})),
+        scales(count * stride * entry),
+        values(count * stride),
+        steps(vectors * count),
+        has_steps(std::is_same_v<X, int8_t> && below(2)) {
+    for (size_t i = 0; i < values.size(); i++) {
+      const float scale = normal();
+      const uint16_t half = rsr::to_half(scale);
+      entry == 2 ? std::memcpy(scales.data() + 2 * i, &half, 2)
+                 : std::memcpy(scales.data() + 4 * i, &scale, 4);
+      values[i] = entry == 2 ? rsr::from_half(half) : scale;
+    }
+    for (size_t i = 0; i < steps.size(); i++) steps[i] = normal();
   }
-  const size_t v = below(std::min(in.count, kFloatKinds));
-  const X* x = in.x.data() + v * in.n;
-  const auto tables = tables_of(kernel, a, x);
-  for (size_t strip = 0; strip < a.rows; strip += W16::kStripRows) {
-    const size_t first = strip + kRowUnit * below(a.height(strip) / kRowUnit);
-    const size_t last = strip + a.height(strip);
-    const rsr::GroupScales given{scales.data() + first * (is_half ? 2 : 4), stride, is_half,
-                                 per_group, blocks};
-    // Kernels read the scales of rows [first, last) of each group, and may prefetch more.
-    Guarded<float> y(last - first, 77.0f);
-    kernel.lookup_grouped(a.wanted(strip, first, last), given, tables->data(), y.data());
-    y.check_guards();
+
+  static rsr::Grouping random_grouping(const Index<W16>& a) {
+    const size_t widen = W16::kBlocks * rsr::columns_per_widen<W16>(a.k);
+    const size_t blocks = a.blocks - below(std::min<size_t>(3, a.blocks));
+    return {std::min(blocks,
+                     pick<size_t>({1, 2, 3, 4, 7, 11, 16, 22, 43, widen - 1, widen, widen + 1})),
+            blocks};
+  }
+
+  // Kernels read the scales of the rows wanted of each group, and may prefetch more.
+  rsr::GroupScales from(size_t first, size_t vector) {
+    return {scales.data() + first * entry, stride, entry == 2, grouping,
+            has_steps ? steps.data() + vector * count : nullptr};
+  }
+
+  // Compares y, rows [first, last) of the product with vector v.
+  void check(Index<W16>& a, Inputs<X>& in, size_t v, const float* y, size_t first, size_t last) {
+    const X* x = in.x.data() + v * in.n;
     for (size_t r = first; r < last; r++) {
       double sum = 0, bound = 0;
-      for (size_t g = 0; g < groups; g++) {
+      for (size_t g = 0, b = 0; g < count; g++) {
         double part = 0, magnitude = 0;
-        for (size_t i = g * per_group * a.k; i < std::min(blocks, (g + 1) * per_group) * a.k; i++) {
+        const size_t end = std::min(grouping.blocks, b + grouping.blocks_per_group);
+        for (size_t i = b * a.k; i < end * a.k; i++) {
           part += a.weights[r * a.inputs + i] * static_cast<double>(x[i]);
           magnitude += std::fabs(static_cast<double>(x[i]));
         }
-        sum += values[g * stride + r] * part;
-        bound += std::fabs(values[g * stride + r]) * magnitude;
+        b = end;
+        const double scale = values[g * stride + r] * (has_steps ? steps[v * count + g] : 1);
+        sum += scale * part;
+        bound += std::fabs(scale) * magnitude;
       }
       if (!std::isfinite(bound)) {
         if (std::isfinite(y[r - first])) expect(y[r - first], sum, 0, "row, not finite", r);
         continue;
       }
-      const double terms = static_cast<double>(std::is_same_v<X, int8_t> ? groups + 2 : in.n + 3);
+      const double terms = static_cast<double>(std::is_same_v<X, int8_t> ? count + 3 : in.n + 3);
       // A denormal result is rounded to a multiple of 2^-149.
       const double off = terms * (std::ldexp(bound, -24) + std::ldexp(1, -149));
-      expect(y[r - first], sum, off, "row with groups", r);
+      expect(y[r - first], sum, off, "vector, row with groups", v, r);
     }
   }
+};
+
+template <class Kernel, class X>
+void check_grouped(const Kernel& kernel, Index<W16>& a, Inputs<X>& in) {
+  Groups<X> groups(a, in.count);
+  const size_t v = below(std::min(in.count, kFloatKinds));
+  const auto tables = tables_of(kernel, a, in.x.data() + v * in.n);
+  for (size_t strip = 0; strip < a.rows; strip += W16::kStripRows) {
+    const size_t first = strip + kRowUnit * below(a.height(strip) / kRowUnit);
+    const size_t last = strip + a.height(strip);
+    Guarded<float> y(last - first, 77.0f);
+    kernel.lookup_grouped(a.wanted(strip, first, last), groups.from(first, v), tables->data(),
+                          y.data());
+    y.check_guards();
+    groups.check(a, in, v, y.data(), first, last);
+  }
+}
+
+// Vectors that a pass takes, of the first `count`, and rows of several strips.
+template <class Kernel, class X>
+void check_grouped_batch(const Kernel& kernel, Index<W16>& a, Inputs<X>& in, size_t count) {
+  Groups<X> groups(a, in.count);
+  std::vector<size_t> taken;
+  for (size_t v = 0; v < std::min({count, in.count, kernel.max_vectors}); v++)
+    if (!kernel.takes || kernel.takes(in.x.data() + v * in.n, in.n)) taken.push_back(v);
+  if (taken.empty()) return;
+  count = taken.size();
+  Guarded<X> x(count * in.n);
+  Guarded<float> steps(count * groups.count);
+  for (size_t i = 0; i < count; i++) {
+    std::copy_n(in.x.data() + taken[i] * in.n, in.n, x.data() + i * in.n);
+    std::copy_n(groups.steps.data() + taken[i] * groups.count, groups.count,
+                steps.data() + i * groups.count);
+  }
+  const size_t first = below(2) ? 0 : kRowUnit * below(a.rows / kRowUnit);
+  const size_t last = first + kRowUnit * (1 + below((a.rows - first) / kRowUnit));
+  Guarded<char> shared(kernel.shared_bytes(groups.grouping, a.k, count));
+  Guarded<char> per_thread(kernel.per_thread_bytes(groups.grouping, a.k, count));
+  for (size_t piece = divide_up(count, kernel.prepare_step); piece-- > 0;)
+    kernel.prepare(x.data(), a.patterns_of(x.data()), a.k, a.columns, groups.grouping, count,
+                   piece * kernel.prepare_step, std::min(count, (piece + 1) * kernel.prepare_step),
+                   shared.data());
+  rsr::GroupScales given = groups.from(first, 0);
+  if (groups.has_steps) given.steps = steps.data();
+  Guarded<float> y(count * (last - first), 77.0f);
+  kernel.multiply(a.wanted(first / W16::kStripRows * W16::kStripRows, first, last), given,
+                  a.patterns_of(x.data()), a.k, shared.data(), count, per_thread.data(), y.data(),
+                  last - first);
+  shared.check_guards();
+  per_thread.check_guards();
+  y.check_guards();
+  for (size_t i = 0; i < count; i++)
+    groups.check(a, in, taken[i], y.data() + i * (last - first), first, last);
 }
 
 template <class Packing, class X, class Get>
@@ -287,6 +360,18 @@ void check_dtype(Harness& harness, const char* name, Index<Packing>& a, size_t v
     harness.each((slot + ".vector (grouped)").c_str(),
                  [&](const rsr::KernelTable& t) -> auto& { return get(t).vector; },
                  [&](const auto& kernel, const Table&) { check_grouped(kernel, a, in); });
+  const auto check_groups = [&](const char* which, const auto& batch_of) {
+    harness.each((slot + which).c_str(),
+                 [&](const rsr::KernelTable& t) -> auto& { return batch_of(get(t)); },
+                 [&](const auto& kernel, const Table&) {
+                   if constexpr (std::is_same_v<Packing, W16>)
+                     for (size_t count : counts) check_grouped_batch(kernel, a, in, count);
+                 });
+  };
+  check_groups(".small_grouped_batch",
+               [](const auto& kernels) -> auto& { return kernels.small_grouped_batch; });
+  check_groups(".large_grouped_batch",
+               [](const auto& kernels) -> auto& { return kernels.large_grouped_batch; });
   const auto check = [&](const char* which, const auto& batch_of) {
     harness.each((slot + which).c_str(),
                  [&](const rsr::KernelTable& t) -> auto& { return batch_of(get(t)); },
@@ -365,7 +450,7 @@ void time_dtype(Harness& harness, const std::string& slot, Index<Packing>& a, co
           harness.time(grouped.c_str(), table, work, "MAC", [&] {
             for (size_t r = 0; r < a.rows; r += Packing::kStripRows)
               kernel.lookup_grouped(a.wanted(r, r, r + a.height(r)),
-                                    {scales.data() + r, a.rows, false, 43, a.blocks},
+                                    {scales.data() + r, a.rows, false, {43, a.blocks}},
                                     tables->data(), scaled.data() + r);
           });
       });
@@ -386,6 +471,30 @@ void time_dtype(Harness& harness, const std::string& slot, Index<Packing>& a, co
           });
         });
   };
+  const auto time_grouped_batch = [&](const char* which, const auto& batch_of) {
+    const std::string name = slot + which;
+    harness.each(
+        name.c_str(), [&](const rsr::KernelTable& t) -> auto& { return batch_of(get(t)); },
+        [&](const auto& kernel, const Table& table) {
+          const rsr::Grouping grouping{43, a.blocks};
+          const size_t count = std::min<size_t>(in.count, kernel.max_vectors);
+          const X* x = in.x.data();
+          Guarded<char> shared(kernel.shared_bytes(grouping, a.k, count));
+          Guarded<char> per_thread(kernel.per_thread_bytes(grouping, a.k, count));
+          std::vector<float> y(count * a.rows), scales(a.rows * a.blocks, 1.0f);
+          harness.time(name.c_str(), table, work * static_cast<double>(count), "MAC", [&] {
+            kernel.prepare(x, a.patterns_of(x), a.k, a.columns, grouping, count, 0, count,
+                           shared.data());
+            kernel.multiply(a.wanted(0, 0, a.rows), {scales.data(), a.rows, false, grouping},
+                            a.patterns_of(x), a.k, shared.data(), count, per_thread.data(),
+                            y.data(), a.rows);
+          });
+        });
+  };
+  time_grouped_batch(".small_grouped_batch",
+                     [](const auto& kernels) -> auto& { return kernels.small_grouped_batch; });
+  time_grouped_batch(".large_grouped_batch",
+                     [](const auto& kernels) -> auto& { return kernels.large_grouped_batch; });
   time_batch(".small_batch", [](const auto& kernels) -> auto& { return kernels.small_batch; });
   time_batch(".medium_batch", [](const auto& kernels) -> auto& { return kernels.medium_batch; });
   time_batch(".large_batch", [](const auto& kernels) -> auto& { return kernels.large_batch; });
