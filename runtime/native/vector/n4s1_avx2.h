@@ -11,8 +11,6 @@
 //
 // Internal linkage: each file that includes this compiles its own (table.h).
 #pragma once
-#include <type_traits>
-
 #include "avx2.h"
 #include "table.h"
 
@@ -58,45 +56,11 @@ inline void add_joined(__m256i l, __m256i h, __m256i& low_i16x16, __m256i& high_
       _mm256_add_epi16(high_i16x16, _mm256_maddubs_epi16(join, _mm256_unpackhi_epi8(l, h)));
 }
 
-// Prefetches a unit of N blocks and 32 R rows.
-template <int R, int N = N4S1::kBlocks>
-inline void prefetch_unit(const uint8_t* unit) {
-  for (size_t line = 0; line < N4S1::unit_bytes(N) * kRowUnit * R; line += 64)
+// Prefetches a unit of n blocks and 32 R rows.
+template <int R>
+inline void prefetch_unit(const uint8_t* unit, size_t n = N4S1::kBlocks) {
+  for (size_t line = 0; line < N4S1::unit_bytes(n) * kRowUnit * R; line += 64)
     prefetch(unit + line);
-}
-
-// Calls body(block, magnitudes, signs) with each block of a unit of N blocks (packing.h), for R
-// times 32 rows.
-template <int N, int R, class Body>
-inline void for_each_block(const uint8_t* unit, size_t height, const Body& body) {
-  __m256i raw[R], signs[R], v[R], magnitudes[R];
-  for (int r = 0; r < R; r++) {
-    raw[r] = load(unit + (N4S1::unit_bytes(N) - 1) * height + 32 * r);
-    signs[r] = first_signs(raw[r]);
-  }
-#pragma GCC unroll 8
-  for (int j = 0; j < N; j++) {
-    for (int r = 0; r < R; r++) {
-      if (j % 2 == 0) v[r] = load(unit + j / 2 * height + 32 * r);
-      magnitudes[r] = j % 2 ? odd_nibbles(v[r]) : even_nibbles(v[r]);
-      if (j > 0) signs[r] = j < 7 ? next_signs(signs[r]) : last_signs(raw[r]);
-    }
-    body(j, magnitudes, signs);
-  }
-}
-
-// Calls body with a number from 1 to 7, as a constant: the blocks of a short unit.
-template <class Body>
-inline void with_blocks(size_t n, const Body& body) {
-  switch (n) {
-    case 1: return body(std::integral_constant<int, 1>());
-    case 2: return body(std::integral_constant<int, 2>());
-    case 3: return body(std::integral_constant<int, 3>());
-    case 4: return body(std::integral_constant<int, 4>());
-    case 5: return body(std::integral_constant<int, 5>());
-    case 6: return body(std::integral_constant<int, 6>());
-    case 7: return body(std::integral_constant<int, 7>());
-  }
 }
 
 // What is added in int16 at once: whole units of a group, at most as many as an int16 sum takes,
