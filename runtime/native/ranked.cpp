@@ -199,8 +199,12 @@ class Multiplication {
 
   RankedRows rows_from_strip(const RankedIndex& a, size_t strip, size_t first, size_t last) const {
     const size_t start = strip * shape_of(a.packing).strip_rows;
-    return {a.data + start * a.row_bytes(), first - start,     last - start,
-            a.padded_rows() - start,        a.index_columns(), columns_per_widen_,
+    return {a.data + start * a.row_bytes(),
+            first - start,
+            last - start,
+            a.padded_rows() - start,
+            a.index_columns(),
+            columns_per_widen_,
             has_short_units(a) ? grouping() : Grouping{0, 0}};
   }
 

@@ -12,7 +12,7 @@
 // Internal linkage: each file that includes this compiles its own (table.h).
 #pragma once
 #include "avx2.h"
-#include "table.h"
+#include "vector/n4s1.h"
 
 namespace rsr {
 namespace {
@@ -62,17 +62,6 @@ inline void prefetch_unit(const uint8_t* unit, size_t n = N4S1::kBlocks) {
   for (size_t line = 0; line < N4S1::unit_bytes(n) * kRowUnit * R; line += 64)
     prefetch(unit + line);
 }
-
-// What is added in int16 at once: whole units of a group, at most as many as an int16 sum takes,
-// and its short unit if there are fewer.
-struct UnitRun {
-  size_t units, short_blocks;
-
-  UnitRun(size_t blocks, size_t most)
-      : units(min(blocks / N4S1::kBlocks, most)),
-        short_blocks(units < most ? blocks % N4S1::kBlocks : 0) {}
-  size_t blocks() const { return units * N4S1::kBlocks + short_blocks; }
-};
 
 }  // namespace
 }  // namespace rsr

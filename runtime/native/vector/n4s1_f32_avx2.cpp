@@ -224,7 +224,8 @@ void lookup_fixed(const RankedRows& rows, const char* t, double scale, float* y)
       for (auto& sum : row) sum = _mm256_setzero_si256();
     for (; u < stop; u++, unit += N4S1::kCellBytes * height, t += N4S1::kBlocks * kTableBytes) {
       prefetch_unit<R>(unit);
-      for (int r = 0; r < R; r++) add_unit(unit + 32 * r, height, N4S1::kBlocks, t, parts_i16x16[r]);
+      for (int r = 0; r < R; r++)
+        add_unit(unit + 32 * r, height, N4S1::kBlocks, t, parts_i16x16[r]);
     }
     for (int r = 0; r < R; r++)
       for (int i = 0; i < 3; i++)
@@ -362,8 +363,8 @@ void lookup_grouped(const RankedRows& rows, const GroupScales& scales, const voi
 }  // namespace
 
 void fill_n4s1_f32_avx2(KernelTable& table) {
-  table.n4s1_f32.vector = {kTableBytes + kUnitBytes, kHeaderBytes,   build_tables,
-                           lookup,                   lookup_grouped, build_grouped_tables};
+  table.n4s1_f32.vector = {kTableBytes + kUnitBytes, kHeaderBytes,        build_tables, lookup,
+                           lookup_grouped,           build_grouped_tables};
 }
 
 }  // namespace rsr

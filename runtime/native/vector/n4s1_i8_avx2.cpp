@@ -4,8 +4,6 @@
 // Per unit and 64 rows (1536 multiply-adds): 32 vpshufb, 32 vpsignb, 32 vbroadcasti128, 40 vpaddb,
 // 16 vpand, 8 vpsrlw, 4 vpmaddubsw, 14 others. Without loads, 146 operations on three ports: 49
 // cycles on Sapphire Rapids. A group ends in some 35 more for 32 rows.
-#include <type_traits>
-
 #include "vector/group_scales_avx2.h"
 #include "vector/n4s1_avx2.h"
 
@@ -23,7 +21,8 @@ void build_tables(const int8_t* x, const int16_t* patterns, int k, size_t blocks
 }
 
 // Calls body(block, magnitudes, signs) with each block of a unit of N blocks (packing.h), for R
-// times 32 rows. It is unrolled: in a loop over pairs of blocks, the kernel takes 1.15 times as long.
+// times 32 rows. It is unrolled: in a loop over pairs of blocks, the kernel takes 1.15 times as
+// long.
 template <int N, int R, class Body>
 inline void for_each_block(const uint8_t* unit, size_t height, const Body& body) {
   __m256i raw[R], signs[R], v[R], magnitudes[R];
@@ -48,19 +47,17 @@ template <int N, int R>
 inline void add_unit(const uint8_t* unit, size_t height, const char* t, __m256i (*sums_i16x16)[2]) {
   __m256i l[R], h[R];
   for (int r = 0; r < R; r++) l[r] = h[r] = _mm256_setzero_si256();
-  for_each_block<N, R>(
-      unit, height, [&](int j, const __m256i* magnitudes, const __m256i* signs) {
-        const __m256i table_l = load_twice(t + j * kTableBytes),
-                      table_h = load_twice(t + j * kTableBytes + 16);
-        for (int r = 0; r < R; r++) {
-          const __m256i dl = _mm256_shuffle_epi8(table_l, magnitudes[r]);
-          const __m256i dh = _mm256_shuffle_epi8(table_h, magnitudes[r]);
-          l[r] = _mm256_add_epi8(l[r], _mm256_sign_epi8(dl, signs[r]));
-          h[r] = _mm256_add_epi8(h[r], _mm256_sign_epi8(dh, signs[r]));
-        }
-      });
-  for (int r = 0; r < R; r++)
-    add_joined<kBase>(l[r], h[r], sums_i16x16[r][0], sums_i16x16[r][1]);
+  for_each_block<N, R>(unit, height, [&](int j, const __m256i* magnitudes, const __m256i* signs) {
+    const __m256i table_l = load_twice(t + j * kTableBytes),
+                  table_h = load_twice(t + j * kTableBytes + 16);
+    for (int r = 0; r < R; r++) {
+      const __m256i dl = _mm256_shuffle_epi8(table_l, magnitudes[r]);
+      const __m256i dh = _mm256_shuffle_epi8(table_h, magnitudes[r]);
+      l[r] = _mm256_add_epi8(l[r], _mm256_sign_epi8(dl, signs[r]));
+      h[r] = _mm256_add_epi8(h[r], _mm256_sign_epi8(dh, signs[r]));
+    }
+  });
+  for (int r = 0; r < R; r++) add_joined<kBase>(l[r], h[r], sums_i16x16[r][0], sums_i16x16[r][1]);
 }
 
 // Adds int16 sums of 32 rows, as add_unit leaves them, to int32 sums in row order.
@@ -90,20 +87,6 @@ struct Position {
     t += N * kTableBytes;
   }
 };
-
-// Calls body with a number from 1 to 7, as a constant: the blocks of a short unit.
-template <class Body>
-inline void with_blocks(size_t n, const Body& body) {
-  switch (n) {
-    case 1: return body(std::integral_constant<int, 1>());
-    case 2: return body(std::integral_constant<int, 2>());
-    case 3: return body(std::integral_constant<int, 3>());
-    case 4: return body(std::integral_constant<int, 4>());
-    case 5: return body(std::integral_constant<int, 5>());
-    case 6: return body(std::integral_constant<int, 6>());
-    case 7: return body(std::integral_constant<int, 7>());
-  }
-}
 
 // Adds the next units, then a short unit if there is one, for 32 R rows.
 // Bound: an int16 sum takes the blocks of columns_per_widen units (packing.h).
@@ -161,8 +144,7 @@ void lookup(const RankedRows& rows, const void* tables, int32_t* y) {
   with_units<N4S1>(rows, [&](auto R) {
     for (int r = 0; r < 32 * R; r++) y[r] = 0;
     lookup_groups<R>(rows, grouping, tables, [&](size_t, const __m256i* sums) {
-      for (int i = 0; i < 4 * R; i++)
-        store(y + 8 * i, _mm256_add_epi32(load(y + 8 * i), sums[i]));
+      for (int i = 0; i < 4 * R; i++) store(y + 8 * i, _mm256_add_epi32(load(y + 8 * i), sums[i]));
     });
   });
 }
