@@ -16,6 +16,13 @@ namespace rsr {
 // Each includes those before it.
 enum class Isa { scalar, avx2, avx512, avx512vnni, amx };
 
+// The groups of columns of an index.
+struct Grouping {
+  size_t blocks_per_group;  // column blocks; the last group may have fewer
+  size_t blocks;            // column blocks of the index
+  size_t padding = 0;       // last inputs of a group of blocks_per_group blocks that are zero
+};
+
 // Some rows of a ranked index: of one strip, or of several consecutive strips. Row counts are
 // multiples of kRowUnit.
 struct RankedRows {
@@ -24,13 +31,7 @@ struct RankedRows {
   size_t end;                // rows of the index, counted from there: gives the last strip's height
   size_t columns;            // word columns or units
   size_t columns_per_widen;  // packing.h
-};
-
-// The groups of columns of an index.
-struct Grouping {
-  size_t blocks_per_group;  // column blocks; the last group may have fewer
-  size_t blocks;            // column blocks of the index
-  size_t padding = 0;       // last inputs of a group of blocks_per_group blocks that are zero
+  Grouping grouping = {0, 0};  // packing n4s1: how groups are cut into units; 0: no groups
 };
 
 // The scales of an index with a scale for each row and group of columns.
@@ -102,6 +103,9 @@ struct VectorKernel {
   // y[r] = sum over groups of (scale[group][r] * step[group]) * (the sum of the group's blocks).
   void (*lookup_grouped)(const RankedRows& rows, const GroupScales& scales, const void* tables,
                          float* y) = nullptr;
+  // The tables of lookup_grouped; null: those of build_tables.
+  void (*build_grouped_tables)(const X* x, const Pattern* patterns, int k, const Grouping& grouping,
+                               void* tables) = nullptr;
 };
 
 // Several vectors at once.
