@@ -156,7 +156,7 @@ class Multiplication {
           multiply_grouped_batch(*batch, x, pass, done);
           return pass;
         }
-    } else if (blocks_ != 0) {
+    } else if (blocks_ != 0 && !has_short_units(a_)) {
       for (const Batch* batch :
            {&kernels_.large_batch, &kernels_.medium_batch, &kernels_.small_batch})
         if (const size_t pass = pass_of(*batch, x, left)) {
@@ -200,8 +200,17 @@ class Multiplication {
 
   RankedRows rows_from_strip(const RankedIndex& a, size_t strip, size_t first, size_t last) const {
     const size_t start = strip * shape_of(a.packing).strip_rows;
-    return {a.data + start * a.row_bytes(), first - start,     last - start,
-            a.padded_rows() - start,        a.index_columns(), columns_per_widen_};
+    return {a.data + start * a.row_bytes(),
+            first - start,
+            last - start,
+            a.padded_rows() - start,
+            a.index_columns(),
+            columns_per_widen_,
+            has_short_units(a) ? grouping() : Grouping{0, 0}};
+  }
+
+  static bool has_short_units(const RankedIndex& a) {
+    return a.packing == Packing::n4s1 && a.groups.columns;
   }
 
   const float* divisor(size_t i) const { return divisors_ ? divisors_ + i : nullptr; }
@@ -217,7 +226,9 @@ class Multiplication {
   // Whether scales of groups apply: unscaled int8 products ignore them.
   bool is_grouped() const { return a_.groups.columns && std::is_same_v<Out, float>; }
 
-  Grouping grouping() const { return {a_.group_blocks(), a_.blocks()}; }
+  Grouping grouping() const {
+    return {a_.group_blocks(), a_.blocks(), a_.group_blocks() * a_.k - a_.groups.columns};
+  }
 
   // The scales of rows [first, last), for vectors from `done` on. Padding rows have none, but
   // kernels read one per row: rows of the last unit come from a copy.
@@ -257,7 +268,9 @@ class Multiplication {
     const auto& kernel = kernels_.vector;
     void* tables = scratch.per_thread.get(kernel.header_bytes + blocks_ * kernel.table_bytes);
     if (scratch.tables_of != product) {
-      kernel.build_tables(x, patterns_, a_.k, blocks_, tables);
+      is_grouped() && kernel.build_grouped_tables
+          ? kernel.build_grouped_tables(x, patterns_, a_.k, grouping(), tables)
+          : kernel.build_tables(x, patterns_, a_.k, blocks_, tables);
       scratch.tables_of = product;
     }
     return tables;
@@ -397,7 +410,12 @@ size_t RankedIndex::index_columns() const {
   return (blocks() + width - 1) / width;
 }
 
-size_t RankedIndex::row_bytes() const { return index_columns() * shape_of(packing).cell_bytes; }
+size_t RankedIndex::row_bytes() const {
+  if (packing == Packing::w16 || groups.columns == 0)
+    return index_columns() * shape_of(packing).cell_bytes;
+  const size_t rest = (columns % groups.columns + k - 1) / k;  // blocks of a last, narrower group
+  return columns / groups.columns * N4S1::group_bytes(group_blocks()) + N4S1::group_bytes(rest);
+}
 
 bool RankedIndex::shares_input(const RankedIndex& other) const {
   return packing == other.packing && columns == other.columns && k == other.k &&

@@ -7,8 +7,8 @@
 
 namespace rsr {
 
-// Packing w16: each group of `columns` columns has its own scales. No column block spans two
-// groups.
+// Each group of `columns` columns has its own scales. No column block spans two groups, and in
+// packing n4s1 no unit does.
 struct IndexGroups {
   size_t columns = 0;          // of a group; 0: no groups
   const void* data = nullptr;  // (groups, rows), float16 or float32
