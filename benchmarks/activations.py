@@ -49,7 +49,7 @@ def compare(options: argparse.Namespace) -> Iterator[Row]:
             pairs = zip(found["greedy"], exact["greedy"], strict=False)
             until = [i for i, (ours, theirs) in enumerate(pairs) if ours != theirs]
             yield {
-                "file": path.name, "activations": activations,
+                "file": str(path), "activations": activations,
                 "logit_error": float(np.linalg.norm(error) / np.linalg.norm(exact["logits"])),
                 "same_most_likely": float(same.mean()),
                 "perplexity": found["perplexity"], "perplexity_float32": exact["perplexity"],

@@ -8,6 +8,7 @@
 #include "buffer.h"
 #include "dispatch.h"
 #include "parallel.h"
+#include "step_groups.h"
 
 namespace rsr {
 namespace {
@@ -43,7 +44,6 @@ struct Scratch {
 };
 
 thread_local Scratch scratch;
-thread_local Buffer dequantized_inputs;
 std::atomic<uint64_t> products_begun{0};
 
 // Turns the sums of rows [first, last) of one vector into outputs.
@@ -372,20 +372,6 @@ class Multiplication {
   alignas(kLineBytes) Pattern patterns_[kMaxK * kPatterns];
 };
 
-// x * step, (count, columns).
-const float* dequantized(const RankedIndex& a, const int8_t* x, const float* steps, size_t count) {
-  const size_t n = a.columns, width = a.step_columns(), groups = a.step_count();
-  float* const all = static_cast<float*>(dequantized_inputs.get(count * n * sizeof(float)));
-  parallel_for(count, count * n * sizeof(float), [=](size_t begin, size_t end) {
-    for (size_t i = begin * groups; i < end * groups; i++) {
-      const size_t first = i / groups * n + i % groups * width;
-      const size_t last = std::min(first + width, (i / groups + 1) * n);
-      for (size_t c = first; c < last; c++) all[c] = static_cast<float>(x[c]) * steps[i];
-    }
-  });
-  return all;
-}
-
 const auto& kernels_i8(const RankedIndex& a) {
   return a.packing == Packing::w16 ? kernels().w16_i8 : kernels().n4s1_i8;
 }
@@ -442,12 +428,8 @@ void multiply_quantized(const RankedProduct<float>* products, size_t size, const
 
 void multiply_group_quantized(const RankedProduct<float>* products, size_t size, const int8_t* x,
                               const float* steps, size_t count) {
-  const RankedIndex& a = *products[0].index;
-  if (a.groups.columns == 0) {
-    multiply_f32(products, size, dequantized(a, x, steps, count), count);
-    dequantized_inputs.trim();
-    return;
-  }
+  if (products[0].index->groups.columns == 0)
+    return multiply_step_groups(products, size, x, steps, count);
   Multiplication<int8_t, int16_t, int32_t, float>(kernels_i8(*products[0].index), products, size)
       .run(x, count, nullptr, steps);
 }

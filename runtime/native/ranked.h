@@ -61,7 +61,7 @@ void multiply_f32(const RankedProduct<float>* products, size_t size, const float
 void multiply_quantized(const RankedProduct<float>* products, size_t size, const int8_t* x,
                         const float* divisors, size_t count);
 // The float32 sum over groups of (scale * steps[i][group]) * exact sum. steps: (count, step_count).
-// Without groups of scales, x[i] * step in float32 is multiplied as by multiply_f32.
+// Without groups of scales see step_groups.h.
 void multiply_group_quantized(const RankedProduct<float>* products, size_t size, const int8_t* x,
                               const float* steps, size_t count);
 

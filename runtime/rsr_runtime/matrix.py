@@ -318,8 +318,9 @@ class Matrix:
                 columns. In float32, with m the largest magnitude of a group, step = m / 127 and
                 q = round_half_even(x * (127 / m)), which is at most 127 in magnitude; both are 0
                 where m < 2^-119. The result is the float32 sum over groups of (scale * step) times
-                W q of the group in exact integers. A matrix without scales of groups multiplies
-                q * step as "float32" does. NaN or infinity in a row makes its result NaN.
+                W q of the group in exact integers. Without scales of groups it may instead be the
+                product with q * step that "float32" gives. NaN or infinity in a row makes its
+                result NaN.
 
         Returns:
             (..., out_features), float32, scale applied.
