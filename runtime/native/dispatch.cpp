@@ -137,6 +137,7 @@ void fill_table(KernelTable& table, [[maybe_unused]] Isa isa) {
 
   if (isa < Isa::avx512vnni) return;
   fill_panels_avx512vnni(table);
+  fill_grouped_panels_avx512vnni(table);
   fill_dense_avx512vnni(table);
 
 #if defined(RSR_AMX)
