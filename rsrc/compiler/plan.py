@@ -126,7 +126,8 @@ def _plan_one(t: TernaryTensor, options: CompileOptions, target: str) -> IndexPl
         packing = ranked_packing(base, k, target)
     else:
         packing = "u16" if rows <= 0xFFFF else "u32"
-    lists = can_list and (k == LISTED_K or (options.k is None and packing == "w16"))
+    may_list = packing == "w16" or t.group_columns is not None
+    lists = can_list and (k == LISTED_K or (options.k is None and may_list))
     return IndexPlan(t, encoding, packing, direction, k, lists)
 
 
