@@ -77,10 +77,11 @@ def native_index(t: IndexedTensor, arrays: Mapping[str, Array]) -> Index:
     if t.is_grouped:
         groups = _group_scales(t, arrays["scale"])
         one = np.ones(1, np.float32)
-        return _native.Ranked(*index, one, max(1, t.rows), groups, t.group_columns, t.stride)
-    scaled = *index, arrays["scale"].astype(np.float32, copy=False), _rows_per_scale(t)
+        native: tuple[Any, ...] = *index, one, max(1, t.rows), groups, t.group_columns
+    else:
+        native = *index, arrays["scale"].astype(np.float32, copy=False), _rows_per_scale(t)
     # Packing n4s1 has no stride.
-    return _native.Ranked(*scaled) if t.stride == 1 else _native.Ranked(*scaled, stride=t.stride)
+    return _native.Ranked(*native) if t.stride == 1 else _native.Ranked(*native, stride=t.stride)
 
 
 def _rows_per_scale(t: IndexedTensor) -> int:

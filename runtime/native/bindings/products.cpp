@@ -64,10 +64,12 @@ class Ranked {
   }
 
   Ranked(Array<const uint8_t, 1> bytes, size_t rows, size_t columns,
-         Array<const int16_t, 2> patterns, Array<const float, 1> scale, size_t scale_rows)
-      : bytes_(bytes), patterns_(patterns), scale_(scale) {
+         Array<const int16_t, 2> patterns, Array<const float, 1> scale, size_t scale_rows,
+         std::optional<Bytes> group_scale, size_t group_columns)
+      : bytes_(bytes), patterns_(patterns), scale_(scale), group_scale_(group_scale) {
     require(patterns.shape(0) == size_t{rsr::N4S1::kK}, "packing n4s1 needs k = 3");
     set_index(rsr::Packing::n4s1, bytes.data(), rows, columns, scale_rows);
+    if (group_scale) set_groups(*group_scale, group_columns);
     check_size(bytes.nbytes());
   }
 
@@ -326,12 +328,14 @@ void bind_indexes(nb::module_& m) {
           "bytes, one group per group_columns columns. stride: from one input of a column block to "
           "the next. Raises ValueError for sizes that do not match.")
       .def(nb::init<Array<const uint8_t, 1>, size_t, size_t, Array<const int16_t, 2>,
-                    Array<const float, 1>, size_t>(),
+                    Array<const float, 1>, size_t, std::optional<Bytes>, size_t>(),
            "bytes"_a.noconvert(), "rows"_a, "columns"_a, "patterns"_a, "scale"_a, "scale_rows"_a,
+           "group_scale"_a = nb::none(), "group_columns"_a = 0,
            "Packing n4s1.\n\n"
-           "bytes: (padded rows * units * 5,), strips of units. patterns: (3, 32), those of three "
-           "ternary digits in order. scale: one per scale_rows rows. Raises ValueError for sizes "
-           "that do not match.")
+           "bytes: (padded rows * bytes of a row,), strips of units. patterns: (3, 32), those of "
+           "three ternary digits in order. scale: one per scale_rows rows. group_scale and "
+           "group_columns: as for w16; units end with every group. Raises ValueError for sizes that "
+           "do not match.")
       .def(
           "shares_input",
           [](const Ranked& a, const Ranked& other) {
