@@ -17,7 +17,8 @@ namespace {
 
 constexpr size_t kTaskRows = 64;             // rows handed to a thread at once, at least
 constexpr size_t kScratchBytes = 256 << 10;  // sums of a batch at once, where y cannot hold them
-constexpr size_t kVectorsAtOnce = 16;        // without a batch kernel: a line of a transposed y
+constexpr size_t kVectorsPrepared = 256;     // inputs made at once: as many as any kernel takes
+constexpr size_t kVectorsTransposed = 16;    // at once, if multiplied one at a time: a line of y
 constexpr size_t kTransposedInputs = 64;     // handed to a thread at once
 static_assert(kTaskRows % kRowUnit == 0);
 
@@ -35,14 +36,14 @@ const PackingShape& shape_of(Packing packing) {
 }
 
 // Scratch of a thread. `input`, `rows`, `divisors` and `shared` serve products that the thread
-// starts, `outputs` and `per_thread` its share of any product. The caller's is trimmed when its
-// product ends, a worker's when it next asks for memory.
+// starts, the others its share of any product. The caller's is trimmed when its product ends, a
+// worker's when it next asks for memory.
 struct Scratch {
-  Buffer input, rows, divisors, shared, outputs, per_thread;
+  Buffer input, rows, divisors, shared, outputs, scales, per_thread;
   uint64_t tables_of = 0;  // the product whose tables `per_thread` holds
 
   void trim() {
-    for (Buffer* b : {&input, &rows, &divisors, &shared, &outputs, &per_thread}) b->trim();
+    for (Buffer* b : {&input, &rows, &divisors, &shared, &outputs, &scales, &per_thread}) b->trim();
     tables_of = 0;
   }
 };
@@ -89,6 +90,7 @@ class Multiplication {
  public:
   using Kernels = RankedKernels<X, Pattern, Y>;
   using Batch = typename Kernels::Batch;
+  using GroupedBatch = typename Kernels::GroupedBatch;
 
   Multiplication(const Kernels& kernels, const RankedProduct<Out>* products, size_t size)
       : kernels_(kernels), products_(products), size_(size), a_(*products[0].index) {
@@ -103,9 +105,11 @@ class Multiplication {
     }
   }
 
-  // divisors: one per vector; null if the output has none.
-  void run(const X* x, size_t count, Orders orders, const float* divisors) {
+  // divisors: one per vector; steps: one per vector and group; null if the output has none.
+  void run(const X* x, size_t count, Orders orders, const float* divisors = nullptr,
+           const float* steps = nullptr) {
     divisors_ = divisors;
+    steps_ = steps;
     transposed_ = orders.y == Order::columns ? count : 0;
     if (orders.x == Order::rows)
       multiply(count,
@@ -131,16 +135,10 @@ class Multiplication {
     struct Trim {
       ~Trim() { scratch.trim(); }
     } at_the_end;
-    for (size_t done = 0, pass; done < count; done += pass) {
-      const Batch* batch = batch_for(count - done);
-      pass = std::min(batch ? batch->max_vectors : kVectorsAtOnce, count - done);
-      const X* x = inputs(done, pass);
-      if (batch)
-        multiply_batch(*batch, x, pass, done);
-      else if (transposed_)
-        multiply_vectors_transposed(x, pass, done);
-      else
-        for (size_t i = 0; i < pass; i++) multiply_vector(products_, x + i * inputs_, done + i);
+    for (size_t first = 0; first < count; first += kVectorsPrepared) {
+      const size_t here = std::min(kVectorsPrepared, count - first);
+      const X* x = inputs(first, here);
+      for (size_t i = 0; i < here;) i += multiply_some(x + i * inputs_, here - i, first + i);
     }
   }
 
@@ -235,8 +233,54 @@ class Multiplication {
     return copy;
   }
 
-  const Batch* batch_for(size_t count) const {
-    return blocks_ == 0 || is_grouped() ? nullptr : kernels_.batch_for(count);
+  // The kernel for the next vectors, and how many it takes; without either batch, one at a time.
+  struct Choice {
+    const Batch* batch;
+    const GroupedBatch* grouped;
+    size_t pass;
+  };
+
+  Choice choice(const X* x, size_t left) const {
+    if (blocks_ != 0 && is_grouped()) {
+      for (const GroupedBatch* batch :
+           {&kernels_.large_grouped_batch, &kernels_.small_grouped_batch})
+        if (const size_t pass = pass_of(*batch, x, left)) return {nullptr, batch, pass};
+    } else if (blocks_ != 0) {
+      for (const Batch* batch :
+           {&kernels_.large_batch, &kernels_.medium_batch, &kernels_.small_batch})
+        if (const size_t pass = pass_of(*batch, x, left)) return {batch, nullptr, pass};
+    }
+    return {nullptr, nullptr, 1};
+  }
+
+  // Multiplies by the next vectors, and returns their number.
+  size_t multiply_some(const X* x, size_t left, size_t done) const {
+    Choice next = choice(x, left);
+    if (next.grouped)
+      multiply_grouped_batch(*next.grouped, x, next.pass, done);
+    else if (next.batch)
+      multiply_batch(*next.batch, x, next.pass, done);
+    else if (!transposed_)
+      multiply_vector(products_, x, done);
+    else {
+      const auto is_alone = [&](const Choice& c) { return !c.batch && !c.grouped; };
+      while (next.pass < std::min(left, kVectorsTransposed) &&
+             is_alone(choice(x + next.pass * inputs_, left - next.pass)))
+        next.pass++;
+      multiply_vectors_transposed(x, next.pass, done);
+    }
+    return next.pass;
+  }
+
+  // How many of the next vectors a batch kernel takes in one pass; 0 if another kernel is faster.
+  template <class Kernel>
+  size_t pass_of(const Kernel& batch, const X* x, size_t left) const {
+    if (batch.min_vectors == 0) return 0;
+    size_t pass = std::min(batch.max_vectors, left);
+    if (batch.takes)
+      for (size_t i = 0; i < pass; i++)
+        if (!batch.takes(x + i * inputs_, inputs_)) pass = i;
+    return pass < batch.min_vectors ? 0 : pass;
   }
 
   // Calls part(product, first row, last row) on all threads until all rows of all products are
@@ -278,29 +322,41 @@ class Multiplication {
   // Whether scales of groups apply: unscaled int8 products ignore them.
   bool is_grouped() const { return a_.groups.columns && std::is_same_v<Out, float>; }
 
+  Grouping grouping() const {
+    return {a_.group_blocks(), a_.blocks(), a_.group_blocks() * a_.k - a_.groups.columns};
+  }
+
+  // The scales of rows [first, last), for vectors from `done` on. Padding rows have none, but
+  // kernels read one per row: rows of the last unit come from a copy.
+  GroupScales scales_of(const RankedIndex& a, size_t first, size_t last, size_t done) const {
+    const size_t groups = group_count(grouping()), size = a.groups.is_half ? 2 : 4;
+    const char* data = static_cast<const char*>(a.groups.data) + first * size;
+    const float* steps = steps_ ? steps_ + done * groups : nullptr;
+    if (last <= a.rows) return {data, a.rows, a.groups.is_half, grouping(), steps};
+    const size_t row_bytes = (last - first) * size;
+    char* copy = static_cast<char*>(scratch.scales.get(groups * row_bytes));
+    std::memset(copy, 0, groups * row_bytes);
+    for (size_t g = 0; g < groups; g++)
+      std::memcpy(copy + g * row_bytes, data + g * a.rows * size, (a.rows - first) * size);
+    return {copy, last - first, a.groups.is_half, grouping(), steps};
+  }
+
   void lookup_grouped(const RankedIndex& a, const RankedRows& rows, size_t first,
-                      const void* tables, [[maybe_unused]] Out* y, const float* divisor) const {
+                      const void* tables, [[maybe_unused]] Out* y, size_t done) const {
     if constexpr (std::is_same_v<Out, float>) {
-      const size_t count = rows.last - rows.first, real = std::min(count, a.rows - first);
-      const size_t size = a.groups.is_half ? 2 : 4,
-                   groups = a.blocks() / a.group_blocks() + (a.blocks() % a.group_blocks() != 0);
-      const char* data = static_cast<const char*>(a.groups.data) + first * size;
-      GroupScales scales{data, a.rows, a.groups.is_half, a.group_blocks(), a.blocks()};
-      float sums[kMaxStripRows];
-      if (real < count) {  // padding rows have no scale, but kernels read one per row
-        char* copy = static_cast<char*>(scratch.outputs.get(groups * count * size));
-        std::memset(copy, 0, groups * count * size);
-        for (size_t g = 0; g < groups; g++)
-          std::memcpy(copy + g * count * size, data + g * a.rows * size, real * size);
-        scales.data = copy;
-        scales.stride = count;
-      }
-      float* to = real < count ? sums : y;
-      kernels_.vector.lookup_grouped(rows, scales, tables, to);
-      if (to != y) std::copy_n(to, real, y);
-      if (divisor)
-        for (size_t r = 0; r < real; r++) y[r] /= *divisor;
+      const size_t last = first + rows.last - rows.first;
+      alignas(kLineBytes) float sums[kMaxStripRows];
+      float* to = last <= a.rows ? y : sums;
+      kernels_.vector.lookup_grouped(rows, scales_of(a, first, last, done), tables, to);
+      divide(to, std::min(last, a.rows) - first, divisor(done), y);
     }
+  }
+
+  // y = sums, divided if there is a divisor.
+  static void divide(const float* sums, size_t n, const float* divisor, float* y) {
+    if (sums != y) std::copy_n(sums, n, y);
+    if (divisor)
+      for (size_t i = 0; i < n; i++) y[i] /= *divisor;
   }
 
   // Every thread builds the tables for itself: they are then in its cache, and no thread waits.
@@ -326,7 +382,7 @@ class Multiplication {
         alignas(kLineBytes) Y sums[kMaxStripRows];
         Out* y = p.y + done * a.rows + r;
         if (is_grouped()) {
-          lookup_grouped(a, rows_from_strip(a, strip, r, stop), r, tables, y, divisor(done));
+          lookup_grouped(a, rows_from_strip(a, strip, r, stop), r, tables, y, done);
           continue;
         }
         Y* to = place_for_sums(y, stop <= a.rows, sums);
@@ -400,9 +456,53 @@ class Multiplication {
     return std::max(kTaskRows, fitting);
   }
 
+  void multiply_grouped_batch([[maybe_unused]] const GroupedBatch& batch, const X* x, size_t count,
+                              size_t done) const {
+    if constexpr (std::is_same_v<Out, float>) {
+      const size_t columns = a_.index_columns(), step = batch.prepare_step;
+      const size_t bytes = batch.shared_bytes(grouping(), a_.k, count);
+      void* shared = scratch.shared.get(bytes);
+      parallel_for((count + step - 1) / step, bytes, [&](size_t begin, size_t end) {
+        batch.prepare(x, patterns_, a_.k, columns, grouping(), count, begin * step,
+                      std::min(end * step, count), shared);
+      });
+      for_each_part(products_, bytes_ * count, [&](const auto& p, size_t first, size_t last) {
+        const RankedIndex& a = *p.index;
+        void* per_thread = scratch.per_thread.get(batch.per_thread_bytes(grouping(), a_.k, count));
+        scratch.tables_of = 0;
+        const auto multiply = [&](size_t top, size_t bottom, float* to, size_t stride) {
+          batch.multiply(rows_from_strip(a, top / shape_of(a.packing).strip_rows, top, bottom),
+                         scales_of(a, top, bottom, done), patterns_, a_.k, shared, count,
+                         per_thread, to, stride);
+          const size_t real = std::min(bottom, a.rows) - top;
+          if (transposed_)
+            return transpose(to, stride, count, real, p.y + top * transposed_ + done, transposed_);
+          for (size_t i = 0; i < count; i++)
+            divide(to + i * stride, real, divisor(done + i), p.y + (done + i) * a.rows + top);
+        };
+        if (transposed_) {
+          const size_t rows = rows_through_scratch(count), stride = rows + kLineBytes / sizeof(Out);
+          void* to = scratch.outputs.get(count * stride * sizeof(Out));
+          for (size_t top = first; top < last; top += rows)
+            multiply(top, std::min(last, top + rows), static_cast<Out*>(to), stride);
+          return;
+        }
+        const size_t whole = std::min(last, a.rows / kRowUnit * kRowUnit);
+        if (first < whole) multiply(first, whole, p.y + done * a.rows + first, a.rows);
+        if (whole < last) {  // one unit, some of whose rows are padding
+          const size_t top = std::max(first, whole), stride = last - top;
+          multiply(top, last,
+                   static_cast<float*>(scratch.outputs.get(count * stride * sizeof(float))),
+                   stride);
+        }
+      });
+    }
+  }
+
   const Kernels& kernels_;
   const float* divisors_ = nullptr;
   size_t transposed_ = 0;  // vectors of each y (rows, vectors); 0 where y is (vectors, rows)
+  const float* steps_ = nullptr;
   const RankedProduct<Out>* products_;
   const size_t size_;
   const RankedIndex& a_;  // the first index: its input is that of all
@@ -423,6 +523,8 @@ const auto& kernels_f32(const RankedIndex& a) {
 size_t RankedIndex::group_blocks() const {
   return ((groups.columns ? groups.columns : columns) + k - 1) / k;
 }
+
+size_t RankedIndex::group_count() const { return divide_up(blocks(), group_blocks()); }
 
 size_t RankedIndex::blocks() const {
   if (groups.columns == 0) return group_blocks();
@@ -445,13 +547,13 @@ bool RankedIndex::shares_input(const RankedIndex& other) const {
 void multiply_i8(const RankedProduct<int32_t>* products, size_t size, const int8_t* x, size_t count,
                  Orders orders) {
   Multiplication<int8_t, int16_t, int32_t, int32_t>(kernels_i8(*products[0].index), products, size)
-      .run(x, count, orders, nullptr);
+      .run(x, count, orders);
 }
 
 void multiply_f32(const RankedProduct<float>* products, size_t size, const float* x, size_t count,
                   Orders orders) {
   Multiplication<float, float, float, float>(kernels_f32(*products[0].index), products, size)
-      .run(x, count, orders, nullptr);
+      .run(x, count, orders);
 }
 
 void multiply_quantized(const RankedProduct<float>* products, size_t size, const int8_t* x,
@@ -464,6 +566,12 @@ void multiply_quantizing(const RankedProduct<float>* products, size_t size, cons
                          size_t count) {
   Multiplication<int8_t, int16_t, int32_t, float>(kernels_i8(*products[0].index), products, size)
       .run_quantizing(x, count);
+}
+
+void multiply_group_quantized(const RankedProduct<float>* products, size_t size, const int8_t* x,
+                              const float* steps, size_t count) {
+  Multiplication<int8_t, int16_t, int32_t, float>(kernels_i8(*products[0].index), products, size)
+      .run(x, count, {}, nullptr, steps);
 }
 
 }  // namespace rsr

@@ -27,6 +27,7 @@ struct RankedIndex {
   size_t stride = 1;   // from one input of a block to the next; above 1 no block has padding
 
   size_t group_blocks() const;   // column blocks of a group; without groups, of all columns
+  size_t group_count() const;    // of columns; needs columns
   size_t blocks() const;         // column blocks, without those that pad the last column
   size_t index_columns() const;  // word columns or units
   size_t row_bytes() const;      // of one row in all columns
@@ -64,5 +65,9 @@ void multiply_quantized(const RankedProduct<float>* products, size_t size, const
 // The same of the int8 vectors and divisors that quantize_i8 (decoder/activations.h) makes of x.
 void multiply_quantizing(const RankedProduct<float>* products, size_t size, const float* x,
                          size_t count);
+// With groups only: the float32 sum over groups of (scale * steps[i][group]) * exact sum.
+// steps: (count, groups).
+void multiply_group_quantized(const RankedProduct<float>* products, size_t size, const int8_t* x,
+                              const float* steps, size_t count);
 
 }  // namespace rsr

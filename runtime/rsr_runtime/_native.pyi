@@ -122,6 +122,13 @@ class Program:
         q: (count, in_features). s: (count, 1), as quantize_i8 returns both. y: for each matrix (count, out_features), written. Raises ValueError for other shapes.
         """
 
+    def multiply_group_quantized(self, part: int, matrices: Sequence[Ranked], q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], steps: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
+        """
+        y[j] = sum over groups of columns of (scale * step) * (the exact sum of q @ W[j].T).
+
+        matrices with scales of groups. q: (count, in_features). steps: (count, groups), what a unit of q stands for. y: for each matrix (count, out_features), written. Raises ValueError for other shapes or matrices.
+        """
+
     @overload
     def multiply_dense(self, part: int, weight: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], dtype: str, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
         """
@@ -206,6 +213,13 @@ def multiply_quantizing(matrices: Sequence[Ranked], x: Annotated[NDArray[numpy.f
     multiply_quantized of q and s as quantize_i8 makes them of x.
 
     x: (count, in_features). y: for each matrix (count, out_features), written. Raises ValueError for other shapes.
+    """
+
+def multiply_group_quantized(matrices: Sequence[Ranked], q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], steps: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
+    """
+    y[j] = sum over groups of columns of (scale * step) * (the exact sum of q @ W[j].T).
+
+    matrices with scales of groups. q: (count, in_features). steps: (count, groups), what a unit of q stands for. y: for each matrix (count, out_features), written. Raises ValueError for other shapes or matrices.
     """
 
 @overload

@@ -259,6 +259,18 @@ void multiply_quantizing(const Matrices& matrices, const Array<const float, 2>& 
   without_gil(ranked_work(matrices, x, y, [](auto... a) { rsr::multiply_quantizing(a...); }));
 }
 
+auto multiply_group_quantized(const Matrices& matrices, const Array<const int8_t, 2>& q,
+                              const Array<const float, 2>& steps,
+                              const std::vector<Array<float, 2>>& y) {
+  for (const Ranked* matrix : matrices)
+    require(matrix->index().groups.columns != 0 && steps.shape(0) == q.shape(0) &&
+                steps.shape(1) == matrix->index().group_count(),
+            "the matrices must have groups, and steps must be (count, groups)");
+  return ranked_work(matrices, q, y, [steps](auto products, size_t size, auto x, size_t count) {
+    rsr::multiply_group_quantized(products, size, x, steps.data(), count);
+  });
+}
+
 template <class Index>
 class Permuted {
  public:
@@ -388,6 +400,13 @@ void bind_products(nb::module_& m, nb::class_<Program>& program) {
         "multiply_quantized of q and s as quantize_i8 makes them of x.\n\n"
         "x: (count, in_features). y: for each matrix (count, out_features), written. Raises "
         "ValueError for other shapes.");
+  bind_step(
+      m, program, "multiply_group_quantized", &multiply_group_quantized,
+      "y[j] = sum over groups of columns of (scale * step) * (the exact sum of q @ W[j].T).\n\n"
+      "matrices with scales of groups. q: (count, in_features). steps: (count, groups), what "
+      "a unit of q stands for. y: for each matrix (count, out_features), written. Raises "
+      "ValueError for other shapes or matrices.",
+      "matrices"_a, "q"_a, "steps"_a, "y"_a.noconvert());
   bind_multiply_dense<float>(
       m, program,
       "y = x @ weight.T, float32 sums within columns * 2^-24 * (|x| @ |weight|.T).\n\n"
