@@ -324,3 +324,17 @@ def plain_read(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='
     """
     Read every byte once, on one thread: the memory limit of a product. data: (bytes,). Returns a number that depends on each byte.
     """
+
+def collapse_into_huge_pages(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> bool:
+    """
+    Have the system collect the pages of a mapped file into huge ones, for all processes. Returns whether it did.
+
+    data: (bytes,), whole pages.
+    """
+
+def copy_into_huge_pages(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], page: int) -> bool:
+    """
+    Replace part of a read-only mapping by a private copy of the same bytes at the same address, in huge pages if the system has any. Returns whether it did.
+
+    data: (bytes,), whole pages of `page` bytes, the size of a huge page. Raises ValueError for other data.
+    """

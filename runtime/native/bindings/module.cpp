@@ -9,6 +9,7 @@
 #include "bindings/program.h"
 #include "decoder/activations.h"
 #include "dispatch.h"
+#include "huge_pages.h"
 #include "parallel.h"
 
 using namespace nb::literals;
@@ -66,6 +67,21 @@ void bind_tuning(nb::module_& m) {
         "Use other constants. Only while no product runs.");
 }
 
+bool collapse_into_huge_pages(const Array<const uint8_t, 1>& data) {
+  bool done = false;
+  without_gil([&] { done = rsr::collapse_into_huge_pages(data.data(), data.nbytes()); });
+  return done;
+}
+
+bool copy_into_huge_pages(const Array<const uint8_t, 1>& data, size_t page) {
+  require(
+      page > 0 && reinterpret_cast<uintptr_t>(data.data()) % page == 0 && data.nbytes() % page == 0,
+      "data must be whole huge pages");
+  bool done = false;
+  without_gil([&] { done = rsr::copy_into_huge_pages(data.data(), data.nbytes(), page); });
+  return done;
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -95,4 +111,13 @@ NB_MODULE(_native, m) {
   m.def("plain_read", &plain_read, "data"_a,
         "Read every byte once, on one thread: the memory limit of a product. data: (bytes,). "
         "Returns a number that depends on each byte.");
+  m.def("collapse_into_huge_pages", &collapse_into_huge_pages, "data"_a,
+        "Have the system collect the pages of a mapped file into huge ones, for all processes. "
+        "Returns whether it did.\n\n"
+        "data: (bytes,), whole pages.");
+  m.def("copy_into_huge_pages", &copy_into_huge_pages, "data"_a, "page"_a,
+        "Replace part of a read-only mapping by a private copy of the same bytes at the same "
+        "address, in huge pages if the system has any. Returns whether it did.\n\n"
+        "data: (bytes,), whole pages of `page` bytes, the size of a huge page. Raises ValueError "
+        "for other data.");
 }
