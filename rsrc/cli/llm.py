@@ -38,9 +38,9 @@ _LOADING = (
     click.option(
         "--memory",
         type=MEMORY,
-        default="map",
-        help="map maps the file; huge copies it into huge pages: slower to load, faster to run. "
-        "Default: map.",
+        default="auto",
+        help="map maps the file; huge copies it into huge pages: slower to load, faster to run; "
+        "auto maps it, and moves it into huge pages beside long work. Default: auto.",
     ),
     click.option(
         "--threads",
@@ -107,6 +107,13 @@ _sampling_options = options(
     click.option(
         "--stop", multiple=True, metavar="TEXT", help="End the text before TEXT; may be repeated."
     ),
+    click.option(
+        "--speculate",
+        type=click.Choice(["ngram", "off"]),
+        default="off",
+        help="ngram guesses that a text repeats a part of itself or of the prompt, and computes "
+        "several tokens at once where that pays. Default: off.",
+    ),
 )
 
 
@@ -169,9 +176,19 @@ def run(
         prompts = tuple(typed(p, "--prompt") for p in prompts) or (
             read_argument(prompt_file or Path("-")).removesuffix("\n").removesuffix("\r"),
         )
-        if as_json:
+        if len(prompts) > 1 and chosen.pop("speculate") != "off":
+            click.echo(
+                "rsrc: several prompts run as one batch, in which --speculate changes nothing",
+                err=True,
+            )
+        if as_json and len(prompts) > 1:
             results = model.generate_all(prompts, progress=PromptProgress(), **chosen)
             _print_json(prompts, results)
+        elif as_json:
+            stream = model.stream(prompts[0], progress=PromptProgress(), **chosen)
+            for _ in stream:
+                pass
+            _print_json(prompts, [stream.result])
         elif len(prompts) > 1:
             chat_io.run_all(model, prompts, chosen)
         elif chat_io.run(model, prompts[0], chosen).finish_reason == "interrupted":
@@ -294,7 +311,10 @@ def _chosen(model: LanguageModel, options: dict[str, Any]) -> dict[str, Any]:
     # A filter alone asks for sampling.
     if "temperature" not in given and not sampling.temperature and given.keys() & _FILTERS:
         sampling = dataclasses.replace(sampling, temperature=1.0)
-    return {"sampling": sampling, "max_tokens": options["max_tokens"], "stop": stop}
+    return {
+        "sampling": sampling, "max_tokens": options["max_tokens"], "stop": stop,
+        "speculate": options["speculate"],
+    }  # fmt: skip
 
 
 def _print_json(prompts: tuple[str, ...], results: list[Generation]) -> None:

@@ -12,10 +12,18 @@ import numpy.typing as npt
 
 from rsr_formats.text import counted
 
+from ..matrix import Matrix
 from ..model import Model
 from ..model import load as load_tensors
 from . import generate, perplexity
-from .arguments import checked_sampling, prompt_list, stop_strings, token_ids, whole_number
+from .arguments import (
+    checked_sampling,
+    is_speculating,
+    prompt_list,
+    stop_strings,
+    token_ids,
+    whole_number,
+)
 from .config import Config, read_config
 from .decoder import Decoder
 from .end_of_turn import end_of_turn_tokens
@@ -24,6 +32,7 @@ from .generate import EncodedPrompt, Generation, StopCriteria, Stream
 from .kv_cache import KVCache
 from .sampling import Sampling
 from .session import Progress, Session, SessionPool
+from .speculation import PassTimes, Speculation
 from .template import ChatTemplate
 from .tokenizer import Tokenizer
 from .turns import Turns
@@ -32,6 +41,9 @@ from .weights import Weights, collect
 
 DEFAULT_CONTEXT = 4096  # positions, or the model's limit if that is lower
 DEFAULT_WINDOW = 512  # tokens in a window of `perplexity`
+
+# What a further row of a pass costs, in passes of one row, where speculation must not measure it.
+_ASSUMED_COST = 0.5
 
 Prompt = str | Sequence[int] | npt.NDArray[np.integer]  # or tokens as an array of another library
 
@@ -62,9 +74,13 @@ class LanguageModel:
         self.config: Config = read_config(model.files, model.metadata)
         self.context = self._checked_context(context)
         self._kv = kv
-        self._decoder = Decoder(self.config, collect(model, self.config), self.context)
+        weights = collect(model, self.config)
+        self._decoder = Decoder(self.config, weights, self.context)
+        timer = self._decoder.phase_timer
+        model.move_by((layer.weight.name for layer in weights.linear), timer.product_seconds)
         self._sessions = SessionPool(self._decoder, self.new_session)
         self._sessions.give_back(self.new_session())
+        self._pass_times = PassTimes(None if self._has_exact_rows() else _ASSUMED_COST)
         self._reading = Turns("the model")
         self._tokenizer: Tokenizer | None = None
         self._template: ChatTemplate | None = None
@@ -74,6 +90,17 @@ class LanguageModel:
         if context is None:
             return min(limit, DEFAULT_CONTEXT)
         return whole_number("context", context, 1, limit, "the model's limit")
+
+    def _has_exact_rows(self) -> bool:
+        """Return whether a token's logits do not depend on the number of rows of a pass.
+
+        If they do, a text may depend on the lengths of its drafts, so measured times must not
+        decide them.
+        """
+        return all(
+            layer.int8_activations or not isinstance(layer.weight, Matrix)
+            for layer in self.weights.linear
+        )
 
     def new_session(self) -> Session:
         """Return an empty sequence with its own KV cache.
@@ -140,6 +167,22 @@ class LanguageModel:
         """
         return self._decoder.phase_timer.seconds
 
+    def use_huge_pages(self) -> None:
+        """Move a model with memory "auto" into huge pages now, see `Model.use_huge_pages`.
+
+        Raises:
+            ClosedError: the model was closed.
+        """
+        self._model.use_huge_pages()
+
+    def huge_page_bytes(self) -> int:
+        """Return how many bytes of the file lie in huge pages; 0 if the system does not say.
+
+        Raises:
+            ClosedError: the model was closed.
+        """
+        return self._model.huge_page_bytes()
+
     def encode(self, prompt: Prompt) -> list[int]:
         """Return the tokens of a prompt, including those that the tokenizer adds to a text.
 
@@ -196,6 +239,7 @@ class LanguageModel:
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
         progress: Progress | None = None,
+        speculate: Literal["ngram", "off"] = "off",
     ) -> Stream:
         """Return the text that continues `prompt`, piece by piece.
 
@@ -214,15 +258,21 @@ class LanguageModel:
                 stops at that token.
             progress: called while the prompt is read, with the number of its tokens read so far
                 and the number of all. If it raises an exception, the stream can be read on.
+            speculate: "ngram": guess that the text repeats a part of itself or of the prompt, and
+                compute several tokens in one pass where that pays. The text of a BitNet is the same
+                with and without it; with float32 activations, the last bits of a logit depend on
+                the number of tokens in a pass.
 
         Raises:
             PromptError: as for `encode`, the prompt is longer than a `max_length` in the settings
                 allows, or a stop string is empty.
-            OptionError: max_tokens is below 1, or a setting names a token that the model lacks.
+            OptionError: max_tokens is below 1, speculate has another value, or a setting names a
+                token that the model lacks.
             ModelError: a setting in generation_config.json is invalid.
         """
         tokens, settings = self._prompt(prompt), self._settings(max_tokens, sampling, stop)
-        return Stream(self._sessions, tokens, self.tokenizer, *settings, progress)
+        speculation = Speculation(self._pass_times) if is_speculating(speculate) else None
+        return Stream(self._sessions, tokens, self.tokenizer, *settings, progress, speculation)
 
     def generate(
         self,
@@ -231,9 +281,12 @@ class LanguageModel:
         max_tokens: int | None = None,
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
+        speculate: Literal["ngram", "off"] = "off",
     ) -> Generation:
         """Return the text that continues `prompt`, as a whole; options as for `stream`."""
-        stream = self.stream(prompt, max_tokens=max_tokens, sampling=sampling, stop=stop)
+        stream = self.stream(
+            prompt, max_tokens=max_tokens, sampling=sampling, stop=stop, speculate=speculate
+        )
         for _ in stream:
             pass
         return stream.result
@@ -450,7 +503,7 @@ class LanguageModel:
 def load(
     path: str | os.PathLike[str],
     *,
-    memory: str = "map",
+    memory: str = "auto",
     context: int | None = None,
     kv: Literal["float16", "float32"] = "float16",
 ) -> LanguageModel:
@@ -458,7 +511,9 @@ def load(
 
     Args:
         path: the file, see `rsr_runtime.load`.
-        memory: "map" or "huge", see `rsr_runtime.load`.
+        memory: "auto", "map" or "huge", see `rsr_runtime.load`. "auto" moves what tokens read into
+            huge pages once products have taken so long that this pays, which a short text does not
+            reach.
         context: positions for prompt and text; None: the model's limit, but at most 4096.
         kv: dtype of the KV cache: "float16", which halves the bytes to read, or "float32".
 
