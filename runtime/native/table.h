@@ -314,6 +314,7 @@ void fill_segments_avx2(KernelTable&);
 void fill_small_batch_avx2(KernelTable&, Isa);  // for this set: its rivals set the thresholds
 void fill_tables_avx2(KernelTable&, Isa);
 void fill_w16_avx2(KernelTable&);
+void fill_w16_grouped_avx2(KernelTable&);
 
 void fill_decoder_avx512(KernelTable&);
 void fill_dense_avx512(KernelTable&);
