@@ -46,7 +46,7 @@ def bench_model(
     path: str | os.PathLike[str],
     *,
     context: int | None = None,
-    memory: str = "map",
+    memory: str = "auto",
     threads: Sequence[int] = (),
     seconds: float = 20.0,
     seed: int = 0,
@@ -60,7 +60,8 @@ def bench_model(
         path: a `.rsr` file that holds a language model.
         context: tokens of the longest prompt; None: 512, or as many as the model's limit allows.
             Decoding is timed after it and after a short one.
-        memory: "map" or "huge", as for `rsr_runtime.llm.load`.
+        memory: "auto", "map" or "huge", as for `rsr_runtime.llm.load`. With "auto", the model moves
+            into huge pages, as far as the system allows it, before tokens are timed.
         threads: numbers of threads to measure with; by default one, and as many as are in use.
         seconds: how long to measure, at least; opening the file takes longer.
         seed: of the tokens.
@@ -95,6 +96,7 @@ def bench_model(
             load(path, memory=memory, context=len(tokens) + 1) as model,
             ThreadPoolExecutor(max(counts)) as pool,
         ):
+            model.use_huge_pages()
             session = _Session(model, tokens, pool)
             needed = _MIN_ROUNDS * len(times) * session.steps
             start, steps, passed = time.perf_counter(), 0, 0.0
@@ -109,7 +111,7 @@ def bench_model(
                 passed = time.perf_counter() - start
             report("", 1.0)
             rows = [_row(own, model) for own in times]
-            described = _describe(model)
+            described, in_huge_pages = _describe(model), model.huge_page_bytes()
     finally:
         rsr.set_num_threads(before)
     return {
@@ -118,6 +120,7 @@ def bench_model(
         "file_bytes": Path(path).stat().st_size,
         "model": described,
         "memory": memory,
+        "huge_page_bytes": in_huge_pages,
         "context": len(tokens) - RUN,
         "seed": seed,
         "machine": rsr.cpu_info(),
@@ -151,7 +154,7 @@ def _prepare(path: str | os.PathLike[str], context: int | None, seed: int) -> li
     """Draw the tokens of the longest prompt and a run, and warm the page cache."""
     if context is not None and context < 1:
         raise OptionError(f"context: found {context}, expected at least 1")
-    with load(path) as model:
+    with load(path, memory="map") as model:
         limit = model.config.max_position_embeddings
         largest = limit - RUN - 1
         if largest < 1:

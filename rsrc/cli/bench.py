@@ -37,7 +37,8 @@ def _check_picture(path: Path) -> None:
 @click.option(
     "--memory",
     type=MEMORY,
-    help="How --model is loaded: mapped (the default) or copied into huge pages.",
+    help="How --model is loaded: map maps it, huge copies it into huge pages, auto maps it and "
+    "moves it into huge pages before tokens are timed. Default: auto.",
 )
 @click.option(
     "--threads",

@@ -38,9 +38,9 @@ _LOADING = (
     click.option(
         "--memory",
         type=MEMORY,
-        default="map",
-        help="map maps the file; huge copies it into huge pages: slower to load, faster to run. "
-        "Default: map.",
+        default="auto",
+        help="map maps the file; huge copies it into huge pages: slower to load, faster to run; "
+        "auto maps it, and moves it into huge pages beside long work. Default: auto.",
     ),
     click.option(
         "--threads",

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "table.h"
+#include "tuning.h"
 
 namespace rsr {
 
@@ -15,5 +16,8 @@ const KernelTable& kernels();
 
 // Throws std::invalid_argument for an unknown or unsupported name.
 void use_isa(const std::string& name);
+
+// Uses other constants. Only while no product runs: it is for measuring and for tests.
+void use_tuning(const Tuning& row);
 
 }  // namespace rsr

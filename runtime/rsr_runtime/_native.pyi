@@ -1,7 +1,8 @@
 from collections.abc import Callable, Sequence
-from typing import Annotated, overload
+from typing import Annotated, Any, overload
 
 import numpy
+import numpy.typing
 from numpy.typing import NDArray
 
 
@@ -22,6 +23,20 @@ class Ranked:
         Packing n4s1.
 
         bytes: (padded rows * units * 5,), strips of units. patterns: (3, 32), those of three ternary digits in order. scale: one per scale_rows rows. Raises ValueError for sizes that do not match.
+        """
+
+    def times(self, x: object, most_dimensions: int) -> numpy.typing.NDArray[Any] | None:
+        """
+        W @ x, as multiply_i8 or multiply_f32, in one call that checks x and allocates.
+
+        x: (in_features,) or, if most_dimensions is 2, (in_features, count). Returns None, not an error, for what is no aligned, C- or F-contiguous numpy.ndarray of float32 or int8 of these shapes.
+        """
+
+    def linear(self, x: object, quantizing: bool) -> numpy.typing.NDArray[numpy.float32] | None:
+        """
+        x @ W.T, as multiply_f32 or, if quantizing, multiply_quantizing, in one call.
+
+        x: (..., in_features). Returns None, not an error, for what is no aligned, C-contiguous numpy.ndarray of float32 of this shape.
         """
 
     def shares_input(self, other: Ranked) -> bool:
@@ -107,6 +122,13 @@ class Program:
         q: (count, in_features). s: (count, 1), as quantize_i8 returns both. y: for each matrix (count, out_features), written. Raises ValueError for other shapes.
         """
 
+    def multiply_group_quantized(self, part: int, matrices: Sequence[Ranked], q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], steps: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
+        """
+        y[j] = sum over groups of columns of (scale * step) * (the exact sum of q @ W[j].T).
+
+        matrices with scales of groups. q: (count, in_features). steps: (count, groups), what a unit of q stands for. y: for each matrix (count, out_features), written. Raises ValueError for other shapes or matrices.
+        """
+
     @overload
     def multiply_dense(self, part: int, weight: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], dtype: str, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
         """
@@ -172,6 +194,32 @@ def multiply_quantized(matrices: Sequence[Ranked], q: Annotated[NDArray[numpy.in
     y[j] = (q @ W[j].T) * scale / s: sums exact, then two roundings to float32.
 
     q: (count, in_features). s: (count, 1), as quantize_i8 returns both. y: for each matrix (count, out_features), written. Raises ValueError for other shapes.
+    """
+
+@overload
+def multiply_columns(matrices: Sequence[Ranked], x: Annotated[NDArray[numpy.int8], dict(shape=(None, None), device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
+    """
+    y[j] = W[j] @ x, exact and unscaled.
+
+    x: (in_features, count), C- or F-contiguous. y: for each matrix (out_features, count), written. Raises ValueError for other shapes.
+    """
+
+@overload
+def multiply_columns(matrices: Sequence[Ranked], x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
+    """The same for float32, scaled and within the bound of multiply_f32."""
+
+def multiply_quantizing(matrices: Sequence[Ranked], x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
+    """
+    multiply_quantized of q and s as quantize_i8 makes them of x.
+
+    x: (count, in_features). y: for each matrix (count, out_features), written. Raises ValueError for other shapes.
+    """
+
+def multiply_group_quantized(matrices: Sequence[Ranked], q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], steps: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
+    """
+    y[j] = sum over groups of columns of (scale * step) * (the exact sum of q @ W[j].T).
+
+    matrices with scales of groups. q: (count, in_features). steps: (count, groups), what a unit of q stands for. y: for each matrix (count, out_features), written. Raises ValueError for other shapes or matrices.
     """
 
 @overload
@@ -275,4 +323,18 @@ def set_num_threads(n: int) -> None:
 def plain_read(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> int:
     """
     Read every byte once, on one thread: the memory limit of a product. data: (bytes,). Returns a number that depends on each byte.
+    """
+
+def collapse_into_huge_pages(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> bool:
+    """
+    Have the system collect the pages of a mapped file into huge ones, for all processes. Returns whether it did.
+
+    data: (bytes,), whole pages.
+    """
+
+def copy_into_huge_pages(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], page: int) -> bool:
+    """
+    Replace part of a read-only mapping by a private copy of the same bytes at the same address, in huge pages if the system has any. Returns whether it did.
+
+    data: (bytes,), whole pages of `page` bytes, the size of a huge page. Raises ValueError for other data.
     """

@@ -20,7 +20,13 @@ from rsr_formats.validate import check_ranks
 
 from .errors import ClosedError, InputShapeError, InputTypeError, OptionError
 from .inputs import plain_array
-from .products import multiply, multiply_quantized, native_index, quantize_int8, share_tables
+from .products import (
+    multiply,
+    multiply_columns,
+    multiply_quantizing,
+    native_index,
+    share_tables,
+)
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
@@ -262,6 +268,10 @@ class Matrix:
             InputTypeError, InputShapeError: x has another dtype or shape.
             ClosedError: the model was closed.
         """
+        if not self._is_closed():
+            y = self.index.times(x, 2)
+            if y is not None:
+                return y
         if isinstance(x, np.ndarray) and x.ndim == 1:
             return self.matvec(x)
         return matmul_all([self], x)[0]
@@ -280,6 +290,10 @@ class Matrix:
             OptionError: the algorithm is unknown, or given for a matrix that is not permuted.
             ClosedError: the model was closed.
         """
+        if out is None and algorithm is None and not self._is_closed():
+            y = self.index.times(x, 1)
+            if y is not None:
+                return y
         x, dtype = _checked(x)
         shape = self._tensor.shape
         if x.shape != shape[1:]:
@@ -314,6 +328,10 @@ class Matrix:
             OptionError: `activations` has another value.
             ClosedError: the model was closed.
         """
+        if activations in ("float32", "int8") and not self._is_closed():
+            y = self.index.linear(x, activations == "int8")
+            if y is not None:
+                return y
         return linear_all([self], x, activations)[0]
 
     def to_dense(self, dtype: npt.DTypeLike = np.float32) -> Array:
@@ -460,10 +478,13 @@ def matmul_all(matrices: Sequence[Matrix], x: Array) -> list[Array]:
     for w in matrices:
         if x.ndim not in (1, 2) or x.shape[0] != w.shape[1]:
             raise _shape_error(w, x, f"({w.shape[1]},) or ({w.shape[1]}, b)")
-    rows = _contiguous(x[None] if x.ndim == 1 else x.T)
-    outputs = [np.empty((len(rows), w.shape[0]), dtype) for w in matrices]
-    multiply(share_tables([w.index for w in matrices]), rows, outputs)
-    return [y[0] if x.ndim == 1 else np.ascontiguousarray(y.T) for y in outputs]
+    groups = share_tables([w.index for w in matrices])
+    outputs = [np.empty((w.shape[0], *x.shape[1:]), dtype) for w in matrices]
+    if x.ndim == 1:
+        multiply(groups, _contiguous(x)[None], [y[None] for y in outputs])
+    else:
+        multiply_columns(groups, x if x.flags.forc and x.flags.aligned else x.copy(), outputs)
+    return outputs
 
 
 def linear_all(
@@ -497,7 +518,7 @@ def linear_all(
     if activations == "float32":
         multiply(groups, rows, outputs)
     else:
-        multiply_quantized(groups, *quantize_int8(rows), outputs)
+        multiply_quantizing(groups, rows, outputs)
     return [y.reshape(*x.shape[:-1], w.shape[0]) for w, y in zip(matrices, outputs, strict=True)]
 
 

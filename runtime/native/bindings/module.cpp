@@ -9,6 +9,7 @@
 #include "bindings/program.h"
 #include "decoder/activations.h"
 #include "dispatch.h"
+#include "huge_pages.h"
 #include "parallel.h"
 
 using namespace nb::literals;
@@ -27,6 +28,58 @@ uint64_t plain_read(const Array<const uint8_t, 1>& data) {
   uint64_t sum = 0;
   without_gil([&] { sum = rsr::kernels().plain_read(data.data(), data.nbytes()); });
   return sum;
+}
+
+// For benchmarks/tune.py and for tests.
+void bind_tuning(nb::module_& m) {
+  using rsr::PrefetchDistances;
+  using rsr::Tuning;
+  nb::class_<PrefetchDistances>(m, "PrefetchDistances", "Bytes ahead of the index that is read.")
+      .def_rw("l2", &PrefetchDistances::l2)
+      .def_rw("l1", &PrefetchDistances::l1);
+  nb::class_<Tuning>(m, "Tuning", "Constants that depend on the processor (tuning.h).")
+      .def(nb::init<const Tuning&>(), "other"_a)
+      .def_ro("name", &Tuning::name)
+      .def_rw("avx2", &Tuning::avx2)
+      .def_rw("avx512", &Tuning::avx512)
+      .def_rw("tables_in_registers", &Tuning::tables_in_registers)
+      .def_rw("shifts", &Tuning::shifts)
+      .def_rw("vnni_is_slower", &Tuning::vnni_is_slower)
+      .def_rw("dense_in_order", &Tuning::dense_in_order);
+  m.def("tuning", [] { return rsr::tuning; }, "The constants in use.");
+  m.def("tuning_rows", &rsr::tuning_rows,
+        "Those of each family of processors; the last is the default.");
+  m.def(
+      "tuning_row",
+      [](const std::string& vendor, unsigned family) {
+        return rsr::tuning_row({vendor, family, 0});
+      },
+      "vendor"_a, "family"_a, "Those of a processor. vendor, family: as CPUID names them.");
+  m.def(
+      "processor",
+      [] {
+        const rsr::Processor found = rsr::this_processor();
+        return nb::make_tuple(found.vendor, found.family, found.model);
+      },
+      nb::sig("def processor() -> tuple[str, int, int]"),
+      "Vendor, family and model of this processor, as CPUID names them.");
+  m.def("use_tuning", &rsr::use_tuning, "row"_a,
+        "Use other constants. Only while no product runs.");
+}
+
+bool collapse_into_huge_pages(const Array<const uint8_t, 1>& data) {
+  bool done = false;
+  without_gil([&] { done = rsr::collapse_into_huge_pages(data.data(), data.nbytes()); });
+  return done;
+}
+
+bool copy_into_huge_pages(const Array<const uint8_t, 1>& data, size_t page) {
+  require(
+      page > 0 && reinterpret_cast<uintptr_t>(data.data()) % page == 0 && data.nbytes() % page == 0,
+      "data must be whole huge pages");
+  bool done = false;
+  without_gil([&] { done = rsr::copy_into_huge_pages(data.data(), data.nbytes(), page); });
+  return done;
 }
 
 }  // namespace
@@ -54,7 +107,17 @@ NB_MODULE(_native, m) {
   m.def("num_threads", &rsr::num_threads, "Threads of a product, at most.");
   m.def("set_num_threads", &rsr::set_num_threads, "n"_a,
         "Set num_threads(). Raises ValueError unless 1 <= n <= 1024.");
+  bind_tuning(m);
   m.def("plain_read", &plain_read, "data"_a,
         "Read every byte once, on one thread: the memory limit of a product. data: (bytes,). "
         "Returns a number that depends on each byte.");
+  m.def("collapse_into_huge_pages", &collapse_into_huge_pages, "data"_a,
+        "Have the system collect the pages of a mapped file into huge ones, for all processes. "
+        "Returns whether it did.\n\n"
+        "data: (bytes,), whole pages.");
+  m.def("copy_into_huge_pages", &copy_into_huge_pages, "data"_a, "page"_a,
+        "Replace part of a read-only mapping by a private copy of the same bytes at the same "
+        "address, in huge pages if the system has any. Returns whether it did.\n\n"
+        "data: (bytes,), whole pages of `page` bytes, the size of a huge page. Raises ValueError "
+        "for other data.");
 }

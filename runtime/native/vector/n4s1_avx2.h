@@ -12,7 +12,7 @@
 // Internal linkage: each file that includes this compiles its own (table.h).
 #pragma once
 #include "avx2.h"
-#include "table.h"
+#include "vector/n4s1.h"
 
 namespace rsr {
 namespace {
@@ -56,10 +56,11 @@ inline void add_joined(__m256i l, __m256i h, __m256i& low_i16x16, __m256i& high_
       _mm256_add_epi16(high_i16x16, _mm256_maddubs_epi16(join, _mm256_unpackhi_epi8(l, h)));
 }
 
-// Prefetches a unit of 32 R rows.
+// Prefetches a unit of n blocks and 32 R rows.
 template <int R>
-inline void prefetch_unit(const uint8_t* unit) {
-  for (size_t line = 0; line < N4S1::kCellBytes * kRowUnit * R; line += 64) prefetch(unit + line);
+inline void prefetch_unit(const uint8_t* unit, size_t n = N4S1::kBlocks) {
+  for (size_t line = 0; line < N4S1::unit_bytes(n) * kRowUnit * R; line += 64)
+    prefetch(unit + line);
 }
 
 }  // namespace

@@ -175,21 +175,22 @@ inline __m256 eight_scales(const char* scales, bool is_half) {
 template <int kRows, class Sum>
 inline void add_groups(const RankedRows& rows, const GroupScales& scales, float* y,
                        const Sum& sum) {
-  const size_t count = rows.last - rows.first, entry_bytes = scales.is_half ? 2 : 4;
+  const size_t count = rows.last - rows.first, entry = entry_bytes(scales);
   const char* scale = static_cast<const char*>(scales.data);
   for (size_t r = 0; r < count; r++) y[r] = 0;
-  for (size_t begin = 0, end; begin < scales.blocks; begin = end) {
-    end = group_end(scales, begin);
+  for (size_t begin = 0, end, g = 0; begin < scales.grouping.blocks; begin = end, g++) {
+    end = group_end(scales.grouping, begin);
+    const __m256 step = _mm256_set1_ps(step_of(scales, 0, g));
     for (size_t r = 0; r < count; r += kRows) {
       __m256 eights[kRows / 8];
       sum(r, begin, end, eights);
       for (size_t i = 0; i < kRows; i += 8) {
         float* out = y + r + i;
-        const __m256 s = eight_scales(scale + (r + i) * entry_bytes, scales.is_half);
+        const __m256 s = _mm256_mul_ps(eight_scales(scale + (r + i) * entry, scales.is_half), step);
         _mm256_storeu_ps(out, _mm256_fmadd_ps(eights[i / 8], s, _mm256_loadu_ps(out)));
       }
     }
-    scale += scales.stride * entry_bytes;
+    scale += scales.stride * entry;
   }
 }
 

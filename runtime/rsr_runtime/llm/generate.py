@@ -296,7 +296,9 @@ def generate_all(
     """
     start = perf_counter()
     texts = [_Text(prompt, tokenizer, sampling, until) for prompt in prompts]
-    for text, session, shown in zip(texts, sessions, _shares(progress, prompts), strict=True):
+    for i, shown in enumerate(_shares(progress, prompts)):
+        text, session = texts[i], sessions[i]
+        session.adopt(sessions[:i], text.ids)
         text.take(session.follow(text.ids, shown))
     prompt_seconds = perf_counter() - start
     while running := [i for i, text in enumerate(texts) if text.finish_reason is None]:

@@ -74,7 +74,10 @@ class LanguageModel:
         self.config: Config = read_config(model.files, model.metadata)
         self.context = self._checked_context(context)
         self._kv = kv
-        self._decoder = Decoder(self.config, collect(model, self.config), self.context)
+        weights = collect(model, self.config)
+        self._decoder = Decoder(self.config, weights, self.context)
+        timer = self._decoder.phase_timer
+        model.move_by((layer.weight.name for layer in weights.linear), timer.product_seconds)
         self._sessions = SessionPool(self._decoder, self.new_session)
         self._sessions.give_back(self.new_session())
         self._pass_times = PassTimes(None if self._has_exact_rows() else _ASSUMED_COST)
@@ -163,6 +166,22 @@ class LanguageModel:
         The keys are "products" (linear layers), "head", "attention" and "rest".
         """
         return self._decoder.phase_timer.seconds
+
+    def use_huge_pages(self) -> None:
+        """Move a model with memory "auto" into huge pages now, see `Model.use_huge_pages`.
+
+        Raises:
+            ClosedError: the model was closed.
+        """
+        self._model.use_huge_pages()
+
+    def huge_page_bytes(self) -> int:
+        """Return how many bytes of the file lie in huge pages; 0 if the system does not say.
+
+        Raises:
+            ClosedError: the model was closed.
+        """
+        return self._model.huge_page_bytes()
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Return the tokens of a prompt, including those that the tokenizer adds to a text.
@@ -484,7 +503,7 @@ class LanguageModel:
 def load(
     path: str | os.PathLike[str],
     *,
-    memory: str = "map",
+    memory: str = "auto",
     context: int | None = None,
     kv: Literal["float16", "float32"] = "float16",
 ) -> LanguageModel:
@@ -492,7 +511,9 @@ def load(
 
     Args:
         path: the file, see `rsr_runtime.load`.
-        memory: "map" or "huge", see `rsr_runtime.load`.
+        memory: "auto", "map" or "huge", see `rsr_runtime.load`. "auto" moves what tokens read into
+            huge pages once products have taken so long that this pays, which a short text does not
+            reach.
         context: positions for prompt and text; None: the model's limit, but at most 4096.
         kv: dtype of the KV cache: "float16", which halves the bytes to read, or "float32".
 

@@ -118,7 +118,7 @@ class Session:
         Yields:
             float32 (up to `LOGIT_ROWS`, vocab_size): a buffer that is overwritten for the next.
         """
-        self.tokens.clear()
+        self._truncate(0)
         self._begin(tokens, len(tokens))
         while len(self.tokens) < len(tokens):
             with self._decoder.turn():
@@ -133,19 +133,42 @@ class Session:
         """
         variant = self._decoder.rope_variant(length)
         if variant != self.variant:
-            self.tokens.clear()
+            self._truncate(0)
             self.variant = variant
         have = self.common(tokens)
-        del self.tokens[have:]  # first: an interrupted pass overwrites their keys and values
+        self._truncate(have)  # first: an interrupted pass overwrites keys and values
         return have
+
+    def _truncate(self, length: int) -> None:
+        del self.tokens[length:]
+        self.cache.truncate(length)
 
     def _extend(self, tokens: list[int]) -> FloatArray:
         """Append tokens in one pass, and return their hidden states, a buffer."""
         hidden = self._decoder.hidden(
             [BatchItem(tokens, self.cache, len(self.tokens), self.variant)]
         )
-        self.tokens += tokens
+        self._append(tokens)
         return hidden
+
+    def _append(self, tokens: Sequence[int]) -> None:
+        """Count tokens of which a pass has written keys and values."""
+        self.cache.append(len(tokens))
+        self.tokens += tokens
+
+    def adopt(self, others: Sequence[Session], tokens: list[int]) -> None:
+        """Copy the longest prefix of `tokens` that another sequence has, if this one has less.
+
+        All are of one decoder. The copy saves the passes over these tokens.
+        """
+        variant = self._decoder.rope_variant(len(tokens))
+        shared = {one: one.common(tokens) for one in (self, *others) if one.variant == variant}
+        best = max(shared, key=lambda one: shared[one], default=self)
+        if best is not self and shared[best] > shared.get(self, 0):
+            self._truncate(0)
+            self.variant = variant
+            self.cache.copy_prefix(best.cache, shared[best])
+            self.tokens += tokens[: shared[best]]
 
     def common(self, tokens: list[int]) -> int:
         """Return the length of the common prefix without the last token, whose state is needed."""
@@ -178,7 +201,7 @@ def step(decoder: Decoder, sessions: Sequence[Session], tokens: Sequence[int]) -
     with decoder.turn():
         hidden = decoder.hidden(batch)
         for session, token in zip(sessions, tokens, strict=True):
-            session.tokens.append(token)
+            session._append([token])
         return decoder.logits(hidden).copy()  # of a buffer
 
 
