@@ -123,3 +123,17 @@ def test_head_script() -> None:
         assert row["seconds_best"] > 0
         assert row["multiply_adds"] == row["vectors"] * 70 * 33
         assert row["bytes"] == 70 * 33 * {"BF16": 2, "F16": 2, "F32": 4, "I8": 1}[row["type"]]
+
+
+def test_speculation_script(tmp_path: Path) -> None:
+    run_script("make_2b_checkpoint.py", f"--output={tmp_path / 'c'}", *TINY)
+    rsrc.compile(tmp_path / "c", tmp_path / "c.rsr")
+    options = [str(tmp_path / "c.rsr"), "--odds=0,100", "--seconds=0.3", "--threads=1", "--json"]
+    never, always = json.loads(run_script("speculation.py", *options))["results"]
+    assert never["accepted"] == 0
+    assert always["drafted"] - 16 < always["accepted"] > 16  # the last pass may be ahead
+    for row in (never, always):
+        assert row["tokens"] >= row["passes"] > 0
+        assert row["ratio"] == pytest.approx(
+            row["tokens_per_second"] / row["tokens_per_second_without"]
+        )
