@@ -198,16 +198,25 @@ struct BinKernels {
 enum class Activation { silu, relu2 };
 
 // Output of a row of n floats h. With a weight it is first normalized:
-// h = h / sqrt(mean(h^2) + eps) * weight. Then it is written as floats, as int8 (activations.h), or
-// as both.
+// h = h / sqrt(mean(h^2) + eps) * weight. Then it is written as floats, as int8 (activations.h) by
+// row or by groups of columns, or as both.
 struct RowOutput {
   size_t n;
   const float* weight;  // (n), or null
   float eps;
   float* out;  // (n), or null
   int8_t* q;   // (n), or null together with s
-  float* s;    // (1)
+  float* s;    // (1); with groups their steps, (groups)
+  // Of a group of which each has a step; the last may have fewer. 0: no groups.
+  size_t group_columns = 0;
 };
+
+namespace {
+// Entries of s.
+inline size_t scale_count(const RowOutput& to) {
+  return to.group_columns ? divide_up(to.n, to.group_columns) : 1;
+}
+}  // namespace
 
 constexpr size_t kLanes = 16;            // floats of a vector of decoder kernels, on every set
 constexpr size_t kChunkPositions = 128;  // positions whose softmax is computed independently

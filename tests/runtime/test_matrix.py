@@ -160,7 +160,7 @@ def test_other_shapes_are_refused(built: Built, shape: tuple[int, ...]) -> None:
 def test_linear_refuses_int8_and_unknown_activations(built: Built) -> None:
     with pytest.raises(InputTypeError, match="int8, expected float32"):
         built.matrix.linear(np.zeros(N, np.int8))
-    with pytest.raises(OptionError, match="found 'int4', expected 'float32' or 'int8'"):
+    with pytest.raises(OptionError, match="found 'int4', expected 'float32', 'int8' or 'int8-g"):
         built.matrix.linear(np.zeros(N, np.float32), "int4")
 
 

@@ -24,6 +24,17 @@ void quantize_i8(const Array<const float, 2>& x, const Array<int8_t, 2>& q,
   without_gil([&] { rsr::quantize_i8(x.data(), count, n, q.data(), s.data()); });
 }
 
+void quantize_groups_i8(const Array<const float, 2>& x, size_t group_columns,
+                        const Array<int8_t, 2>& q, const Array<float, 2>& steps) {
+  const size_t count = x.shape(0), n = x.shape(1);
+  require(group_columns > 0, "a group must have columns");
+  require(q.shape(0) == count && q.shape(1) == n && steps.shape(0) == count &&
+              steps.shape(1) == rsr::divide_up(n, group_columns),
+          "q must have the shape of x, steps (count, groups)");
+  without_gil(
+      [&] { rsr::quantize_groups_i8(x.data(), count, n, group_columns, q.data(), steps.data()); });
+}
+
 uint64_t plain_read(const Array<const uint8_t, 1>& data) {
   uint64_t sum = 0;
   without_gil([&] { sum = rsr::kernels().plain_read(data.data(), data.nbytes()); });
@@ -97,6 +108,13 @@ NB_MODULE(_native, m) {
         "half to even (BitNet b1.58).\n\n"
         "x: (count, n). q: (count, n), written. s: (count, 1), written; NaN for a row that is not "
         "finite. Raises ValueError for other shapes.");
+  m.def("quantize_groups_i8", &quantize_groups_i8, "x"_a, "group_columns"_a, "q"_a.noconvert(),
+        "steps"_a.noconvert(),
+        "For each row of x and group of columns, with m its largest |x|: step = m / 127, q = "
+        "round(x * (127 / m)), rounded half to even; both 0 where m < 2^-119.\n\n"
+        "x: (count, n). group_columns: of a group; the last may have fewer. q: (count, n), "
+        "written. steps: (count, groups), written; NaN for a group that is not finite. Raises "
+        "ValueError for other shapes.");
   m.def("compiled_isas", &rsr::compiled_isas, "Instruction sets of this build, widest first.");
   m.def("supported_isas", &rsr::supported_isas,
         "Instruction sets of this processor, fastest first; the last is 'scalar'.");
