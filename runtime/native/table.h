@@ -30,7 +30,7 @@ struct RankedRows {
 struct Grouping {
   size_t blocks_per_group;  // column blocks; the last group may have fewer
   size_t blocks;            // column blocks of the index
-  size_t padding = 0;       // last inputs of a group of blocks_per_group blocks that are zero
+  size_t inputs = 0;        // of a group, less the zeros that complete its last block; 0: no zeros
 };
 
 // The scales of an index with a scale for each row and group of columns.
@@ -72,6 +72,12 @@ inline size_t group_count(const Grouping& grouping) {
 // One past the last column block of the group that begins with block `begin`.
 inline size_t group_end(const Grouping& grouping, size_t begin) {
   return begin + min(grouping.blocks - begin, grouping.blocks_per_group);
+}
+
+// Inputs of the group that begins with block `begin`, less the zeros that complete its last block.
+inline size_t inputs_of_group(const Grouping& grouping, size_t begin, int k) {
+  const size_t all = (group_end(grouping, begin) - begin) * k;
+  return grouping.inputs ? min(grouping.inputs, all) : all;
 }
 
 inline size_t entry_bytes(const GroupScales& scales) { return scales.is_half ? 2 : 4; }
@@ -320,5 +326,6 @@ void fill_panels_avx512vnni(KernelTable&);
 
 void fill_grouped_panels_amx(KernelTable&);
 void fill_panels_amx(KernelTable&);
+void fill_panels_bf16_amx(KernelTable&);
 
 }  // namespace rsr
