@@ -235,6 +235,23 @@ struct TableProduct {
     }
   }
 
+  // Adds the entries of columns [g, g + columns) to the sums of rows [top, bottom).
+  static void add_columns(const RankedRows& a, size_t top, size_t bottom, size_t g, size_t columns,
+                          const char* tables, typename Packing::Ranks* ranks, Number* tile) {
+    for (size_t r = top, stop; r < bottom; r = stop) {
+      const size_t start = r / Packing::kStripRows * Packing::kStripRows;
+      const size_t height = strip_height<Packing>(a.end - start);
+      stop = min(start + height, bottom);
+      const uint8_t* column = a.index + (start * a.columns + g * height) * Packing::kCellBytes;
+      for (size_t j = 0; j < columns; j++, column += height * Packing::kCellBytes)
+        Packing::template decode<Lanes::kShift>(column, height, r - start, stop - r,
+                                                ranks + j * Packing::kStripRows);
+      Number* sums = tile + (r - top) * kLanes;
+      columns == kColumns ? add_rows<kColumns>(tables, ranks, columns, stop - r, sums)
+                          : add_rows<0>(tables, ranks, columns, stop - r, sums);
+    }
+  }
+
   static void widen_sums(size_t rows, PerThread& scratch) {
     if constexpr (kWidens) widen(scratch.tile, scratch.sums, rows * kLanes);
   }
@@ -259,19 +276,7 @@ struct TableProduct {
       for (size_t b = 0; b < blocks; b++, x += k * kLanes)
         ternary ? build_ternary_table(x, scratch.tables + b * kTableBytes)
                 : build_table(x, patterns, k, scratch.tables + b * kTableBytes);
-      for (size_t r = top, stop; r < bottom; r = stop) {
-        const size_t start = r / Packing::kStripRows * Packing::kStripRows;
-        const size_t height = strip_height<Packing>(a.end - start);
-        stop = min(start + height, bottom);
-        const uint8_t* column = a.index + (start * a.columns + g * height) * Packing::kCellBytes;
-        for (size_t j = 0; j < columns; j++, column += height * Packing::kCellBytes)
-          Packing::template decode<Lanes::kShift>(column, height, r - start, stop - r,
-                                                  scratch.ranks + j * Packing::kStripRows);
-        Number* tile = scratch.tile + (r - top) * kLanes;
-        columns == kColumns
-            ? add_rows<kColumns>(scratch.tables, scratch.ranks, columns, stop - r, tile)
-            : add_rows<0>(scratch.tables, scratch.ranks, columns, stop - r, tile);
-      }
+      add_columns(a, top, bottom, g, columns, scratch.tables, scratch.ranks, scratch.tile);
     }
     widen_sums(rows, scratch);
   }

@@ -330,14 +330,14 @@ struct Groups {
     const size_t whole =
         std::min(blocks, pick<size_t>({1, 2, 3, 4, 7, 11, 16, 22, 26, 43, widen - 1, widen,
                                        widen + 1, 1 + below(60)}));
-    return {whole, blocks, below(a.k)};
+    return {whole, blocks, whole * a.k - below(a.k)};
   }
 
   // Clears the inputs that pad groups.
   void pad(const Index<Packing>& a, X* x) const {
-    const size_t size = grouping.blocks_per_group * a.k;
-    for (size_t end = size; end <= grouping.blocks * a.k; end += size)
-      std::fill_n(x + end - grouping.padding, grouping.padding, X(0));
+    for (size_t b = 0; b < grouping.blocks; b = rsr::group_end(grouping, b))
+      std::fill(x + b * a.k + rsr::inputs_of_group(grouping, b, a.k),
+                x + rsr::group_end(grouping, b) * a.k, X(0));
   }
 
   // Kernels read the scales of the rows wanted of each group, and may prefetch more.
@@ -365,8 +365,7 @@ struct Groups {
         if (std::isfinite(y[r - first])) expect(y[r - first], sum, 0, "row, not finite", r);
         continue;
       }
-      const double terms =
-          static_cast<double>(std::is_same_v<X, int8_t> ? count + 3 : a.inputs + 3);
+      const double terms = static_cast<double>(std::is_same_v<X, int8_t> ? count + 3 : in.n + 3);
       // A denormal result is rounded to a multiple of 2^-149.
       const double off = terms * (std::ldexp(bound, -24) + std::ldexp(1, -149));
       constexpr double kMost = std::numeric_limits<float>::max();
@@ -390,7 +389,7 @@ void check_grouped(const Kernel& kernel, Index<Packing>& a, Inputs<X>& in) {
     kernel.lookup_grouped(a.wanted(strip, first, last), groups.from(first, v), tables->data(),
                           y.data());
     y.check_guards();
-    groups.check(a, x.data(), v, y.data(), first, last);
+    groups.check(a, in, v, y.data(), first, last);
   }
 }
 
@@ -426,7 +425,7 @@ void check_grouped_batch(const Kernel& kernel, Index<W16>& a, Inputs<X>& in, siz
   per_thread.check_guards();
   y.check_guards();
   for (size_t i = 0; i < count; i++)
-    groups.check(a, x.data() + i * in.n, taken[i], y.data() + i * (last - first), first, last);
+    groups.check(a, in, taken[i], y.data() + i * (last - first), first, last);
 }
 
 template <class Packing, class X, class Get>
@@ -606,7 +605,7 @@ void time_dtype(Harness& harness, const std::string& slot, Index<Packing>& a, co
     harness.each(
         name.c_str(), [&](const rsr::KernelTable& t) -> auto& { return batch_of(get(t)); },
         [&](const auto& kernel, const Table& table) {
-          const rsr::Grouping grouping{43, a.blocks, 1};
+          const rsr::Grouping grouping{43, a.blocks, 128};
           const size_t count = std::min<size_t>(in.count, kernel.max_vectors);
           const X* x = in.x.data();
           Guarded<char> shared(kernel.shared_bytes(grouping, a.k, count));
