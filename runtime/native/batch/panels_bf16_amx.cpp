@@ -94,7 +94,9 @@ struct Section {
   }
   size_t depth(int k) const { return divide_up(steps(k), kTileSteps); }
   // A block that is not in a pair of words.
-  size_t rest_block(size_t i) const { return begin + i + (i < head ? 0 : word_pairs * kPairBlocks); }
+  size_t rest_block(size_t i) const {
+    return begin + i + (i < head ? 0 : word_pairs * kPairBlocks);
+  }
 };
 
 // Calls body with each section.
@@ -126,21 +128,20 @@ struct Parts {
   // zero.
   void split(const float* x, size_t n, size_t to) {
     const __m512i half = _mm512_set1_epi32(0x8000), mask = _mm512_set1_epi32(0xffff0000);
-    const __m512i odd = _mm512_add_epi16(
-        _mm512_set1_epi16(1),
-        _mm512_slli_epi16(_mm512_loadu_si512(kLaneNumbers), 1));
+    const __m512i odd = _mm512_add_epi16(_mm512_set1_epi16(1),
+                                         _mm512_slli_epi16(_mm512_loadu_si512(kLaneNumbers), 1));
     for (size_t i = 0; i < n; i += 32) {
       __m512i high_bits[2], low_bits[2];
       for (size_t h = 0; h < 2; h++) {
         const size_t here = min(16, n - min(n, i + 16 * h));
         const __m512 v =
             _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << here) - 1), x + i + 16 * h);
-        high_bits[h] =
-            _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(v), half), mask);
+        high_bits[h] = _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(v), half), mask);
         const __m512 rest = _mm512_sub_ps(v, _mm512_castsi512_ps(high_bits[h]));
         low_bits[h] = _mm512_add_epi32(_mm512_castps_si512(rest), half);
       }
-      _mm512_storeu_si512(high + to + i, _mm512_permutex2var_epi16(high_bits[0], odd, high_bits[1]));
+      _mm512_storeu_si512(high + to + i,
+                          _mm512_permutex2var_epi16(high_bits[0], odd, high_bits[1]));
       _mm512_storeu_si512(low + to + i, _mm512_permutex2var_epi16(low_bits[0], odd, low_bits[1]));
     }
   }
@@ -185,9 +186,9 @@ class Arrangement {
   void operator()(const uint16_t* part, size_t stride, char* to) const {
     for (size_t d = 0; d < depth_; d++, to += stride) {
       const uint16_t* from = part + base_[d];
-      _mm512_storeu_si512(to, _mm512_maskz_permutex2var_epi16(
-                                  mask_[d], _mm512_loadu_si512(from),
-                                  _mm512_loadu_si512(from_[d]), _mm512_loadu_si512(from + 32)));
+      _mm512_storeu_si512(to, _mm512_maskz_permutex2var_epi16(mask_[d], _mm512_loadu_si512(from),
+                                                              _mm512_loadu_si512(from_[d]),
+                                                              _mm512_loadu_si512(from + 32)));
     }
   }
 
@@ -379,8 +380,8 @@ class ScaledAddition {
           _mm512_store_ps(sums + v, _mm512_mul_ps(_mm512_load_ps(unit + v), scale));
       else
         for (size_t v = 0; v < 16 * vectors; v += 16)
-          _mm512_store_ps(sums + v, _mm512_fmadd_ps(_mm512_load_ps(unit + v), scale,
-                                                    _mm512_load_ps(sums + v)));
+          _mm512_store_ps(
+              sums + v, _mm512_fmadd_ps(_mm512_load_ps(unit + v), scale, _mm512_load_ps(sums + v)));
     }
     unit_ += 16 * vectors, sums_ += 16 * vectors;
   }
@@ -528,7 +529,11 @@ class Product {
   PanelMaker<K> maker(const Section& s, size_t row, size_t part, size_t panel) const {
     const size_t strip = row / W16::kStripRows * W16::kStripRows;
     const uint16_t* words = reinterpret_cast<const uint16_t*>(rows_.index) + strip * rows_.columns;
-    return {s, words + row - strip, strip_height<W16>(rows_.end - strip), k_, digits_,
+    return {s,
+            words + row - strip,
+            strip_height<W16>(rows_.end - strip),
+            k_,
+            digits_,
             memory_.panels[part % 2][panel]};
   }
 
@@ -554,8 +559,8 @@ class Product {
       const Section next_section = after(s);
       for (size_t row = first; row < last; row += kUnitRows, part++) {
         const bool is_last = last - row <= kUnitRows;
-        PairMaker next(*this, is_last ? next_section : s, is_last ? first : row + kUnitRows,
-                       last, part + 1);
+        PairMaker next(*this, is_last ? next_section : s, is_last ? first : row + kUnitRows, last,
+                       part + 1);
         const bool is_end = is_last && next_section.begin == grouping_.blocks;
         written_before_tiles_read();
         multiply_pair(s, x, row, first, min(2, (last - row) / kPanelRows), part, next,
@@ -575,7 +580,8 @@ class Product {
     float* scales = memory_.scales[part % 2];
     if (scales_)
       for (size_t p = 0; p < panels; p++)
-        order_scales(*scales_, s.group, row + p * kPanelRows - rows_.first, scales + p * kPanelRows);
+        order_scales(*scales_, s.group, row + p * kPanelRows - rows_.first,
+                     scales + p * kPanelRows);
     size_t due = 0;
     const auto between = [&] {
       for (due += pieces; due >= places; due -= places) next.make_some(1);
@@ -656,8 +662,8 @@ bool takes(const float* x, size_t n) {
     const __m512 v =
         _mm512_abs_ps(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << here) - 1), x + i));
     const __mmask16 large = _mm512_cmp_ps_mask(v, most, _CMP_NLE_UQ);  // NaN too
-    const __mmask16 small = _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(v, least, _CMP_LT_OQ), v,
-                                                    zero, _CMP_NEQ_OQ);
+    const __mmask16 small =
+        _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(v, least, _CMP_LT_OQ), v, zero, _CMP_NEQ_OQ);
     if (large | small) return false;
   }
   return true;
@@ -667,8 +673,9 @@ bool takes(const float* x, size_t n) {
 
 void fill_panels_bf16_amx(KernelTable& table) {
   // From so many vectors on.
-  table.w16_f32.large_batch = {2,           kMaxVectors,  shared_bytes_of_all, per_thread_bytes_of_all,
-                               prepare_all, multiply_all, 16,                  takes};
+  table.w16_f32.large_batch = {
+      2,  kMaxVectors, shared_bytes_of_all, per_thread_bytes_of_all, prepare_all, multiply_all,
+      16, takes};
   table.w16_f32.large_grouped_batch = {2,       kMaxVectors,      shared_bytes, per_thread_bytes,
                                        prepare, multiply_grouped, 16,           takes};
 }

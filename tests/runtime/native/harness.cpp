@@ -18,7 +18,8 @@
 #if defined(RSR_EMULATE_AMX)
 namespace rsr {
 void fill_panels_emulated(KernelTable& table);  // panels_amx.cpp, renamed (CMakeLists.txt)
-}
+void fill_panels_bf16_emulated(KernelTable& table);
+}  // namespace rsr
 #endif
 
 namespace harness {
@@ -187,6 +188,7 @@ int main(int count, char** arguments) {
   if (std::find(isas.begin(), isas.end(), "avx512vnni") != isas.end()) {
     tables.push_back({"emulated amx", tables.back().kernels});
     rsr::fill_panels_emulated(tables.back().kernels);
+    rsr::fill_panels_bf16_emulated(tables.back().kernels);
   }
 #endif
   for (const std::string& name : wanted)
