@@ -25,7 +25,6 @@ constexpr size_t kMaxVectors = 256;
 constexpr size_t kMaxBlockBytes = 1 << 20;  // of inputs
 constexpr size_t kMaxChunk = 4;             // groups of a chunk
 constexpr size_t kChunkDepth = 4;           // tiles of its panels, unless a group has more
-constexpr size_t kTileSteps = kTileBytes / kStepInputs;  // of a panel in one product
 
 constexpr size_t kPairSums = 4 * kTileSums;  // of two tiles of vectors and a panel
 

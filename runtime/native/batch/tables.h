@@ -336,7 +336,7 @@ struct TableProduct {
 //
 // Bound: as many additions as inputs, then a multiplication and an addition for each group.
 template <class Lanes>
-struct GroupedTableProduct {
+struct GroupedFloatTableProduct {
   using Plain = TableProduct<Lanes, W16Ranks>;
   using Value = typename Lanes::Value;
   static constexpr size_t kLanes = Lanes::kLanes, kColumns = Plain::kColumns;

@@ -365,7 +365,8 @@ struct Groups {
         if (std::isfinite(y[r - first])) expect(y[r - first], sum, 0, "row, not finite", r);
         continue;
       }
-      const double terms = static_cast<double>(std::is_same_v<X, int8_t> ? count + 3 : in.n + 3);
+      const double terms =
+          static_cast<double>(std::is_same_v<X, int8_t> ? count + 3 : a.inputs + 3);
       // A denormal result is rounded to a multiple of 2^-149.
       const double off = terms * (std::ldexp(bound, -24) + std::ldexp(1, -149));
       constexpr double kMost = std::numeric_limits<float>::max();
@@ -389,7 +390,7 @@ void check_grouped(const Kernel& kernel, Index<Packing>& a, Inputs<X>& in) {
     kernel.lookup_grouped(a.wanted(strip, first, last), groups.from(first, v), tables->data(),
                           y.data());
     y.check_guards();
-    groups.check(a, in, v, y.data(), first, last);
+    groups.check(a, x.data(), v, y.data(), first, last);
   }
 }
 
@@ -425,7 +426,7 @@ void check_grouped_batch(const Kernel& kernel, Index<W16>& a, Inputs<X>& in, siz
   per_thread.check_guards();
   y.check_guards();
   for (size_t i = 0; i < count; i++)
-    groups.check(a, in, taken[i], y.data() + i * (last - first), first, last);
+    groups.check(a, x.data() + i * in.n, taken[i], y.data() + i * (last - first), first, last);
 }
 
 template <class Packing, class X, class Get>
