@@ -36,6 +36,7 @@ class ForcedText:
         self._tokens = np.empty(model.context, np.int64)
         self.ids: list[int] = self._rng.integers(0, model.config.vocab_size, PROMPT).tolist()
         self._tokens[:PROMPT] = self.ids
+        self.passes = 0
         self.seconds = 0.0
         self._session.follow(self.ids)
 
@@ -43,7 +44,7 @@ class ForcedText:
         """Add the tokens of a turn."""
         end = len(self.ids) + TURN
         while len(self.ids) < end:
-            now = len(self.ids)
+            now, last = len(self.ids), self._session.last_pass
             start = time.perf_counter()
             if speculation is None:
                 logits = self._session.follow(self.ids)
@@ -52,6 +53,7 @@ class ForcedText:
                 logits = speculation.follow(self._session, self.ids, self._tokens[:now], room)
             logits.argmax()  # as a sampler would
             self.seconds += time.perf_counter() - start
+            self.passes += self._session.last_pass is not last
             token = self._tokens[now] = self._next(self._tokens[:now])
             self.ids.append(token)
 
@@ -72,11 +74,10 @@ def measure(model: llm.LanguageModel, times: PassTimes, odds: float, seconds: fl
         plain.grow(None)
         guessed.grow(speculation)
     tokens = len(guessed.ids) - start
-    passes = tokens - speculation.accepted
     one, other = (len(plain.ids) - before) / plain.seconds, tokens / guessed.seconds
     return {
         "odds": odds, "tokens": tokens, "drafted": speculation.drafted,
-        "accepted": speculation.accepted, "tokens_per_pass": tokens / passes,
+        "accepted": speculation.accepted, "passes": guessed.passes,
         "tokens_per_second": other, "tokens_per_second_without": one, "ratio": other / one,
     }  # fmt: skip
 
@@ -99,7 +100,7 @@ def main() -> None:
     lines: Lines = [
         [
             f"{one['odds']:.0%}", f"{one['accepted']} of {one['drafted']}",
-            f"{one['tokens_per_pass']:.2f}", f"{one['tokens_per_second']:.1f}",
+            f"{one['tokens'] / one['passes']:.2f}", f"{one['tokens_per_second']:.1f}",
             f"{one['tokens_per_second_without']:.1f}", f"{one['ratio']:.2f}",
         ]
         for one in rows

@@ -91,11 +91,13 @@ def native_index(t: IndexedTensor, arrays: Mapping[str, Array]) -> Index:
     if t.is_grouped:
         groups = _group_scales(t, arrays["scale"])
         one = np.ones(1, np.float32)
-        native: tuple[Any, ...] = *index, one, max(1, t.rows), groups, t.group_columns
+        native: list[Any] = [*index, one, max(1, t.rows), groups, t.group_columns]
     else:
-        native = *index, arrays["scale"].astype(np.float32, copy=False), _rows_per_scale(t)
-    # Packing n4s1 has no stride.
-    return _native.Ranked(*native) if t.stride == 1 else _native.Ranked(*native, stride=t.stride)
+        scale = arrays["scale"].astype(np.float32, copy=False)
+        native = [*index, scale, _rows_per_scale(t), None, 0]
+    if t.stride != 1:  # which packing n4s1 does not have
+        native.append(t.stride)
+    return _native.Ranked(*native)
 
 
 def _rows_per_scale(t: IndexedTensor) -> int:

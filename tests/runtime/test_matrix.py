@@ -302,6 +302,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "bits": {"digits": BINARY_BITS, "k": 4},
     "n4s1": {"packing": "n4s1"},
     "n4s1, blocks of rows": {"packing": "n4s1", "scale": "block"},
+    "n4s1, groups": {"packing": "n4s1", "group": 7},
     "groups": {"group": 8},
     "groups that are no whole blocks, float16": {"group": 7, "half": True},
     "groups and blocks of rows": {"group": 16, "scale": "block"},

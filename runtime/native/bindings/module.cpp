@@ -44,20 +44,28 @@ uint64_t plain_read(const Array<const uint8_t, 1>& data) {
 // For benchmarks/tune.py and for tests.
 void bind_tuning(nb::module_& m) {
   using rsr::PrefetchDistances;
-  using rsr::Tuning;
+  using rsr::Threshold;
+  using rsr::TuningRow;
   nb::class_<PrefetchDistances>(m, "PrefetchDistances", "Bytes ahead of the index that is read.")
+      .def(nb::init<size_t, size_t>(), "l2"_a, "l1"_a)
       .def_rw("l2", &PrefetchDistances::l2)
       .def_rw("l1", &PrefetchDistances::l1);
-  nb::class_<Tuning>(m, "Tuning", "Constants that depend on the processor (tuning.h).")
-      .def(nb::init<const Tuning&>(), "other"_a)
-      .def_ro("name", &Tuning::name)
-      .def_rw("avx2", &Tuning::avx2)
-      .def_rw("avx512", &Tuning::avx512)
-      .def_rw("tables_in_registers", &Tuning::tables_in_registers)
-      .def_rw("shifts", &Tuning::shifts)
-      .def_rw("vnni_is_slower", &Tuning::vnni_is_slower)
-      .def_rw("dense_in_order", &Tuning::dense_in_order);
-  m.def("tuning", [] { return rsr::tuning; }, "The constants in use.");
+  nb::class_<Threshold>(m, "Threshold", "Vectors from which a batch kernel is used.")
+      .def(nb::init<std::string, std::string, size_t>(), "isa"_a, "slot"_a, "min_vectors"_a)
+      .def_ro("isa", &Threshold::isa)
+      .def_ro("slot", &Threshold::slot)
+      .def_ro("min_vectors", &Threshold::min_vectors);
+  nb::class_<TuningRow>(m, "Tuning", "Constants that depend on the processor (tuning.h).")
+      .def(nb::init<const TuningRow&>(), "other"_a)
+      .def_rw("name", &TuningRow::name)
+      .def_rw("avx2", &TuningRow::avx2)
+      .def_rw("avx512", &TuningRow::avx512)
+      .def_rw("tables_in_registers", &TuningRow::tables_in_registers)
+      .def_rw("shifts", &TuningRow::shifts)
+      .def_rw("vnni_is_slower", &TuningRow::vnni_is_slower)
+      .def_rw("dense_in_order", &TuningRow::dense_in_order)
+      .def_rw("thresholds", &TuningRow::thresholds);
+  m.def("tuning", [] { return rsr::tuning_in_use(); }, "The constants in use.");
   m.def("tuning_rows", &rsr::tuning_rows,
         "Those of each family of processors; the last is the default.");
   m.def(
@@ -74,6 +82,8 @@ void bind_tuning(nb::module_& m) {
       },
       nb::sig("def processor() -> tuple[str, int, int]"),
       "Vendor, family and model of this processor, as CPUID names them.");
+  m.def("thresholds", &rsr::thresholds,
+        "Those of the batch kernels of the instruction set in use.");
   m.def("use_tuning", &rsr::use_tuning, "row"_a,
         "Use other constants. Only while no product runs.");
 }
