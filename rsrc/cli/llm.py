@@ -17,7 +17,16 @@ import click
 from rsr_formats.keys.generation import not_applied
 from rsr_formats.text import counted, listed, printable, shown
 
-from .options import MEMORY, PATH, THREADS, Decorator, file_argument, json_option, options
+from .options import (
+    ACTIVATIONS,
+    MEMORY,
+    PATH,
+    THREADS,
+    Decorator,
+    file_argument,
+    json_option,
+    options,
+)
 from .progress_bar import progress_bar
 from .template_variables import template_variables_option
 
@@ -29,6 +38,14 @@ _PENALTIES = {"repetition_penalty", "presence_penalty", "frequency_penalty"}
 _SETTINGS = {"temperature", *_FILTERS, *_PENALTIES, "seed"}  # options named like the settings
 _CONTEXT = "Maximum tokens of prompt and text. Default: 4096, or the model's limit if less."
 _LOADING = (
+    click.option(
+        "--activations",
+        type=ACTIVATIONS,
+        default="trained",
+        help="What linear layers take: what the model was trained with; float32; or int8-group: "
+        "int8 with a scale per token and group of columns where it was not trained with int8, "
+        "which is faster and less exact. Default: trained.",
+    ),
     click.option(
         "--kv",
         type=click.Choice(["float16", "float32"]),
@@ -276,7 +293,7 @@ def _opened(file: Path, options: dict[str, Any]) -> Iterator[LanguageModel]:
     threads = options.pop("threads")
     if threads is not None:
         rsr_runtime.set_num_threads(threads)
-    loading = {name: options.pop(name) for name in ("context", "kv", "memory")}
+    loading = {name: options.pop(name) for name in ("context", "kv", "memory", "activations")}
     try:
         with llm.load(file, **loading) as model:
             yield model

@@ -7,7 +7,6 @@ from importlib.metadata import version
 from typing import Any
 
 import rsr_runtime
-from rsr_formats.pages import huge_page_size
 from rsr_formats.records import VERSION
 
 from .._version import __version__
@@ -20,9 +19,8 @@ def info() -> dict[str, Any]:
     """Describe the processor and the installed versions.
 
     Returns:
-        "cpu", as from `rsr_runtime.cpu_info`; "huge_page_bytes", the size of a huge page, None if
-        the system gives none to memory that asks for them; "target" and "packing", the defaults for
-        compiling ternary tensors here; "format_version"; and "versions" by package name.
+        "cpu", as from `rsr_runtime.cpu_info`; "target" and "packing", the defaults for compiling
+        ternary tensors here; "format_version"; and "versions" by package name.
 
     Raises:
         IsaError: RSR_ISA names an unknown or unsupported instruction set.
@@ -30,7 +28,6 @@ def info() -> dict[str, Any]:
     target = native_target()
     return {
         "cpu": rsr_runtime.cpu_info(),
-        "huge_page_bytes": huge_page_size(),
         "target": target,
         "packing": TERNARY_PACKING[target],
         "format_version": f"{VERSION[0]}.{VERSION[1]}",

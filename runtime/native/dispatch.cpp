@@ -87,6 +87,7 @@ void fill_table(KernelTable& table, [[maybe_unused]] Isa isa) {
 #if defined(RSR_X86)
   if (isa < Isa::avx2) return;
   fill_w16_avx2(table);
+  fill_w16_grouped_avx2(table);
   fill_n4s1_i8_avx2(table);
   fill_n4s1_f32_avx2(table);
   fill_small_batch_avx2(table, isa);
@@ -142,23 +143,46 @@ constexpr IsaEntry kIsas[] = {
 };
 constexpr int kIsaCount = sizeof(kIsas) / sizeof(kIsas[0]);
 
+// Calls body(name, threshold) for each batch kernel of a table.
+template <class Body>
+void for_each_threshold(KernelTable& table, const Body& body) {
+  const auto each = [&](const std::string& name, auto& kernels) {
+    body(name + ".small_batch", kernels.small_batch.min_vectors);
+    body(name + ".medium_batch", kernels.medium_batch.min_vectors);
+    body(name + ".large_batch", kernels.large_batch.min_vectors);
+    body(name + ".small_grouped_batch", kernels.small_grouped_batch.min_vectors);
+    body(name + ".large_grouped_batch", kernels.large_grouped_batch.min_vectors);
+  };
+  each("w16_i8", table.w16_i8);
+  each("w16_f32", table.w16_f32);
+  each("n4s1_i8", table.n4s1_i8);
+  each("n4s1_f32", table.n4s1_f32);
+}
+
 struct Tables {
   KernelTable table[kIsaCount] = {};
   int supported = 0, best = 0;
+  TuningRow row = tuning_row(this_processor());
 
   Tables() {
+    tuning = row;
     for (; supported < kIsaCount && kIsas[supported].supported(); supported++)
       if (!kIsas[supported].is_slower()) best = supported;
     fill();
   }
 
-  // As `tuning` says.
+  // As `row` says.
   void fill() {
     for (int i = 0; i < supported; i++) {
       table[i] = {};
       fill_table(table[i], kIsas[i].isa);
       table[i].isa = kIsas[i].name;
       table[i].dense.large_in_order = tuning.dense_in_order;
+      for (const Threshold& t : row.thresholds)
+        if (t.isa == table[i].isa)
+          for_each_threshold(table[i], [&](const std::string& slot, size_t& min_vectors) {
+            if (slot == t.slot && min_vectors != 0) min_vectors = t.min_vectors;
+          });
     }
   }
 };
@@ -183,6 +207,8 @@ std::string join(const std::vector<std::string>& names) {
 }
 
 }  // namespace
+
+Tuning tuning;
 
 std::vector<std::string> compiled_isas() {
   std::vector<std::string> names;
@@ -221,10 +247,22 @@ void use_isa(const std::string& name) {
                               join(compiled_isas()));
 }
 
-void use_tuning(const Tuning& row) {
+const TuningRow& tuning_in_use() { return tables().row; }
+
+void use_tuning(const TuningRow& row) {
   Tables& all = tables();
+  all.row = row;
   tuning = row;
   all.fill();
+}
+
+std::vector<Threshold> thresholds() {
+  std::vector<Threshold> found;
+  KernelTable table = kernels();
+  for_each_threshold(table, [&](const std::string& slot, size_t min_vectors) {
+    if (min_vectors != 0) found.push_back({table.isa, slot, min_vectors});
+  });
+  return found;
 }
 
 }  // namespace rsr

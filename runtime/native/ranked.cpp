@@ -10,6 +10,7 @@
 #include "buffer.h"
 #include "dispatch.h"
 #include "parallel.h"
+#include "step_groups.h"
 #include "transpose.h"
 
 namespace rsr {
@@ -331,9 +332,7 @@ class Multiplication {
   // Whether scales of groups apply: unscaled int8 products ignore them.
   bool is_grouped() const { return a_.groups.columns && std::is_same_v<Out, float>; }
 
-  Grouping grouping() const {
-    return {a_.group_blocks(), a_.blocks(), a_.group_blocks() * a_.k - a_.groups.columns};
-  }
+  Grouping grouping() const { return {a_.group_blocks(), a_.blocks(), a_.groups.columns}; }
 
   // The scales of rows [first, last), for vectors from `done` on. Padding rows have none, but
   // kernels read one per row: rows of the last unit come from a copy.
@@ -535,8 +534,6 @@ size_t RankedIndex::group_blocks() const {
   return ((groups.columns ? groups.columns : columns) + k - 1) / k;
 }
 
-size_t RankedIndex::group_count() const { return divide_up(blocks(), group_blocks()); }
-
 size_t RankedIndex::blocks() const {
   if (groups.columns == 0) return group_blocks();
   return columns / groups.columns * group_blocks() + (columns % groups.columns + k - 1) / k;
@@ -586,6 +583,8 @@ void multiply_quantizing(const RankedProduct<float>* products, size_t size, cons
 
 void multiply_group_quantized(const RankedProduct<float>* products, size_t size, const int8_t* x,
                               const float* steps, size_t count) {
+  if (products[0].index->groups.columns == 0)
+    return multiply_step_groups(products, size, x, steps, count);
   Multiplication<int8_t, int16_t, int32_t, float>(kernels_i8(*products[0].index), products, size)
       .run(x, count, {}, nullptr, steps);
 }

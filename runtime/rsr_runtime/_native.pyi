@@ -18,11 +18,11 @@ class Ranked:
         """
 
     @overload
-    def __init__(self, bytes: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: int, columns: int, patterns: Annotated[NDArray[numpy.int16], dict(shape=(None, None), order='C', device='cpu', writable=False)], scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], scale_rows: int) -> None:
+    def __init__(self, bytes: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: int, columns: int, patterns: Annotated[NDArray[numpy.int16], dict(shape=(None, None), order='C', device='cpu', writable=False)], scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], scale_rows: int, group_scale: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None = None, group_columns: int = 0) -> None:
         """
         Packing n4s1.
 
-        bytes: (padded rows * units * 5,), strips of units. patterns: (3, 32), those of three ternary digits in order. scale: one per scale_rows rows. Raises ValueError for sizes that do not match.
+        bytes: (padded rows * bytes of a row,), strips of units. patterns: (3, 32), those of three ternary digits in order. scale: one per scale_rows rows. group_scale and group_columns: as for w16; units end with every group. Raises ValueError for sizes that do not match.
         """
 
     def times(self, x: object, most_dimensions: int) -> numpy.typing.NDArray[Any] | None:
@@ -319,6 +319,80 @@ def num_threads() -> int:
 
 def set_num_threads(n: int) -> None:
     """Set num_threads(). Raises ValueError unless 1 <= n <= 1024."""
+
+class PrefetchDistances:
+    """Bytes ahead of the index that is read."""
+
+    @property
+    def l2(self) -> int: ...
+
+    @l2.setter
+    def l2(self, arg: int, /) -> None: ...
+
+    @property
+    def l1(self) -> int: ...
+
+    @l1.setter
+    def l1(self, arg: int, /) -> None: ...
+
+class Tuning:
+    """Constants that depend on the processor (tuning.h)."""
+
+    def __init__(self, other: Tuning) -> None: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def avx2(self) -> PrefetchDistances: ...
+
+    @avx2.setter
+    def avx2(self, arg: PrefetchDistances, /) -> None: ...
+
+    @property
+    def avx512(self) -> PrefetchDistances: ...
+
+    @avx512.setter
+    def avx512(self, arg: PrefetchDistances, /) -> None: ...
+
+    @property
+    def tables_in_registers(self) -> bool: ...
+
+    @tables_in_registers.setter
+    def tables_in_registers(self, arg: bool, /) -> None: ...
+
+    @property
+    def shifts(self) -> bool: ...
+
+    @shifts.setter
+    def shifts(self, arg: bool, /) -> None: ...
+
+    @property
+    def vnni_is_slower(self) -> bool: ...
+
+    @vnni_is_slower.setter
+    def vnni_is_slower(self, arg: bool, /) -> None: ...
+
+    @property
+    def dense_in_order(self) -> bool: ...
+
+    @dense_in_order.setter
+    def dense_in_order(self, arg: bool, /) -> None: ...
+
+def tuning() -> Tuning:
+    """The constants in use."""
+
+def tuning_rows() -> list[Tuning]:
+    """Those of each family of processors; the last is the default."""
+
+def tuning_row(vendor: str, family: int) -> Tuning:
+    """Those of a processor. vendor, family: as CPUID names them."""
+
+def processor() -> tuple[str, int, int]:
+    """Vendor, family and model of this processor, as CPUID names them."""
+
+def use_tuning(row: Tuning) -> None:
+    """Use other constants. Only while no product runs."""
 
 def plain_read(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> int:
     """

@@ -9,7 +9,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import zstandard
@@ -202,7 +202,7 @@ def grouped(data: bytes = bytes(24), **claims: object) -> Damage:
     return damage
 
 
-def n4s1_groups(data: bytes = N4S1_GROUPS, **claims: object) -> Damage:
+def n4s1_groups(data: bytes = N4S1_GROUPS, **claims: Any) -> Damage:
     """Store the ranks in packing n4s1, with one scale per row and two columns."""
 
     def damage(d: Draft) -> None:

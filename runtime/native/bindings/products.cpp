@@ -265,9 +265,8 @@ auto multiply_group_quantized(const Matrices& matrices, const Array<const int8_t
                               const Array<const float, 2>& steps,
                               const std::vector<Array<float, 2>>& y) {
   for (const Ranked* matrix : matrices)
-    require(matrix->index().groups.columns != 0 && steps.shape(0) == q.shape(0) &&
-                steps.shape(1) == matrix->index().group_count(),
-            "the matrices must have groups, and steps must be (count, groups)");
+    require(steps.shape(0) == q.shape(0) && steps.shape(1) == matrix->index().step_count(),
+            "steps must be (count, groups)");
   return ranked_work(matrices, q, y, [steps](auto products, size_t size, auto x, size_t count) {
     rsr::multiply_group_quantized(products, size, x, steps.data(), count);
   });
@@ -405,9 +404,11 @@ void bind_products(nb::module_& m, nb::class_<Program>& program) {
   bind_step(
       m, program, "multiply_group_quantized", &multiply_group_quantized,
       "y[j] = sum over groups of columns of (scale * step) * (the exact sum of q @ W[j].T).\n\n"
-      "matrices with scales of groups. q: (count, in_features). steps: (count, groups), what "
-      "a unit of q stands for. y: for each matrix (count, out_features), written. Raises "
-      "ValueError for other shapes or matrices.",
+      "Without scales of groups, of groups of STEP_COLUMNS columns, and within n 2^-24 |scale| "
+      "sum|q * step| for n = in_features + 2.\n\n"
+      "matrices share their input (shares_input). q: (count, in_features). steps: (count, groups), "
+      "what a unit of q stands for, as quantize_groups_i8 returns both. y: for each matrix (count, "
+      "out_features), written. Raises ValueError for other shapes.",
       "matrices"_a, "q"_a, "steps"_a, "y"_a.noconvert());
   bind_multiply_dense<float>(
       m, program,
@@ -430,6 +431,7 @@ constexpr const char* kLinear =
     "def linear(self, x: object, quantizing: bool) -> numpy.typing.NDArray[numpy.float32] | None";
 
 void bind_indexes(nb::module_& m) {
+  m.attr("STEP_COLUMNS") = rsr::kStepColumns;
   NumPy::get();
   nb::class_<Ranked>(m, "Ranked", "An index in encoding ranked. The caller has checked its ranks.")
       .def(
@@ -469,6 +471,10 @@ void bind_indexes(nb::module_& m) {
           "x @ W.T, as multiply_f32 or, if quantizing, multiply_quantizing, in one call.\n\n"
           "x: (..., in_features). Returns None, not an error, for what is no aligned, C-contiguous "
           "numpy.ndarray of float32 of this shape.")
+      .def_prop_ro(
+          "step_columns", [](const Ranked& a) { return a.index().step_columns(); },
+          "Columns of a group of inputs that are quantized by groups: those of the scales, else "
+          "STEP_COLUMNS.")
       .def(
           "shares_input",
           [](const Ranked& a, const Ranked& other) {

@@ -20,52 +20,16 @@
 // (n + 1) 2^-27 max|x| + 2^-24 |sum| for a run of n inputs, then 2^-24 |y| for each run; together
 // at most n 2^-24 sum|scale||x| for all n inputs if there are three blocks or more. Fewer take the
 // plain path, as do x of less than 2^-100 or more than 2^100, whose units leave float32.
+#include "vector/fixed_point_avx2.h"
 #include "vector/group_scales_avx2.h"
 #include "vector/n4s1_avx2.h"
 
 namespace rsr {
 namespace {
 
-struct Header {
-  double unit;
-  bool plain;  // a table is 16 floats by magnitude
-};
-constexpr size_t kHeaderBytes = 64, kTableBytes = 96;  // 16 digits l0, h0, l1, h1, l2, h2
-constexpr size_t kUnitBytes = sizeof(float);  // of a run; the units of all runs follow the tables
+constexpr size_t kTableBytes = 96;  // 16 digits l0, h0, l1, h1, l2, h2
 constexpr int kBase = 31, kPart = 944, kUnitsPerWiden = 8;
 constexpr size_t kMaxBlocks = 0x7fffffff / 472;
-constexpr int kMaxExponent = 100;  // of x with groups
-
-// The bits of the largest |x|; at least kInfinity if an x is infinite or NaN.
-constexpr int32_t kInfinity = 0x7f800000;
-int32_t largest_bits(const float* x, size_t count) {
-  const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
-  __m256i most = _mm256_setzero_si256();
-  size_t i = 0;
-  for (; i + 8 <= count; i += 8)
-    most = _mm256_max_epi32(most, _mm256_and_si256(load(x + i), magnitude));
-  alignas(32) int32_t lanes[8];
-  store(lanes, most);
-  int32_t largest = 0;
-  for (int32_t lane : lanes) largest = lane > largest ? lane : largest;
-  for (; i < count; i++) {
-    const int32_t bits = _mm_cvtsi128_si32(_mm_castps_si128(_mm_set_ss(x[i]))) & 0x7fffffff;
-    largest = bits > largest ? bits : largest;
-  }
-  return largest;
-}
-
-double power_of_two(int exponent) {
-  const long long bits = static_cast<long long>(1023 + exponent) << 52;
-  return _mm_cvtsd_f64(_mm_castsi128_pd(_mm_set1_epi64x(bits)));
-}
-
-// The exponent of the float with these bits, normal or not; unspecified for zero.
-int exponent_of(int32_t bits) {
-  const __m128 value = _mm_castsi128_ps(_mm_set1_epi32(bits));
-  const __m128d wide = _mm_cvtps_pd(value);  // normal in double
-  return static_cast<int>(_mm_cvtsi128_si64(_mm_castpd_si128(wide)) >> 52 & 2047) - 1023;
-}
 
 void build_plain_tables(const float* x, const float* patterns, int k, size_t blocks, char* tables) {
   for (size_t b = 0; b < blocks; b++, x += k, tables += kTableBytes) {
@@ -76,14 +40,6 @@ void build_plain_tables(const float* x, const float* patterns, int k, size_t blo
     }
   }
 }
-
-// round(v / by) for eight int32, to the precision of float32.
-inline __m256i divide(__m256i v, int by) {
-  const __m256 inverse = _mm256_set1_ps(1.0f / static_cast<float>(by));
-  return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(v), inverse));
-}
-
-inline __m256i times(__m256i v, int by) { return _mm256_mullo_epi32(v, _mm256_set1_epi32(by)); }
 
 // The digits l and h of 16 numbers p, |p| <= 472: p * 1057 / 2^15 is p / 31 to 0.0005, and the
 // nearest tie of p / 31 is 0.016 away.
@@ -146,20 +102,13 @@ inline void for_each_run(const Grouping& grouping, const Body& body) {
     }
 }
 
-// The units of the runs, behind the tables.
-template <class Byte>
-inline auto* units_of(Byte* t, const Grouping& grouping) {
-  using Unit = std::conditional_t<std::is_const_v<Byte>, const float, float>;
-  return reinterpret_cast<Unit*>(t + grouping.blocks * kTableBytes);
-}
-
 void build_grouped_tables(const float* x, const float* patterns, int k, const Grouping& grouping,
                           void* tables) {
   Header* header = static_cast<Header*>(tables);
   char* t = static_cast<char*>(tables) + kHeaderBytes;
   const Digits digits(patterns);
   header->plain = grouping.blocks < 3;
-  float* unit = units_of(t, grouping);
+  float* unit = units_of(t, grouping.blocks, kTableBytes);
   for_each_run(grouping, [&](const UnitRun& run, size_t b, size_t) {
     const int32_t largest = largest_bits(x + b * k, run.blocks() * k);
     const int exponent = largest ? exponent_of(largest) : 0;
@@ -280,30 +229,12 @@ void lookup(const RankedRows& rows, const void* tables, float* y) {
   with_units<N4S1>(rows, [&](auto R) { lookup_fixed<R>(rows, t, header.unit, y); });
 }
 
-// The sums of 32 rows in row order, from their parts of a run.
-inline void join_parts(const __m256i* parts_i16x16, float unit, __m256* sums) {
-  const __m256i join = _mm256_set1_epi32(kPart << 16 | 1);
-  const __m256 low_unit = _mm256_set1_ps(unit), high_unit = _mm256_set1_ps(unit * kPart * kPart);
-  const auto joined = [&](__m256i p0_and_p1, __m256i p2_twice) {
-    const __m256 low = _mm256_cvtepi32_ps(_mm256_madd_epi16(p0_and_p1, join));
-    const __m256 high = _mm256_cvtepi32_ps(_mm256_srai_epi32(p2_twice, 16));
-    return _mm256_fmadd_ps(high, high_unit, _mm256_mul_ps(low, low_unit));
-  };
-  for (int i = 0; i < 2; i++) {
-    const __m256i p0 = parts_i16x16[i], p1 = parts_i16x16[2 + i], p2 = parts_i16x16[4 + i];
-    const __m256 a = joined(_mm256_unpacklo_epi16(p0, p1), _mm256_unpacklo_epi16(p2, p2));
-    const __m256 b = joined(_mm256_unpackhi_epi16(p0, p1), _mm256_unpackhi_epi16(p2, p2));
-    sums[i] = _mm256_permute2f128_ps(a, b, 0x20);
-    sums[2 + i] = _mm256_permute2f128_ps(a, b, 0x31);
-  }
-}
-
 template <int R>
 void lookup_grouped_fixed(const RankedRows& rows, const GroupScales& scales, const char* t,
                           float* y) {
   const uint8_t* unit = rows.index + rows.first;
   const size_t height = strip_height<N4S1>(rows.end);
-  const float* run_unit = units_of(t, scales.grouping);
+  const float* run_unit = units_of(t, scales.grouping.blocks, kTableBytes);
   for (int r = 0; r < 32 * R; r++) y[r] = 0;
   for_each_run(scales.grouping, [&](const UnitRun& run, size_t, size_t g) {
     __m256i parts_i16x16[R][6];
@@ -326,7 +257,7 @@ void lookup_grouped_fixed(const RankedRows& rows, const GroupScales& scales, con
     const GroupFactors factors(scales, g);
     for (int r = 0; r < R; r++) {
       __m256 sums[4];
-      join_parts(parts_i16x16[r], *run_unit, sums);
+      join_parts<kPart>(parts_i16x16[r], *run_unit, sums);
       for (int i = 0; i < 4; i++) factors.add_scaled(32 * r + 8 * i, sums[i], y);
     }
     run_unit++;

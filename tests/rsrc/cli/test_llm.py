@@ -187,6 +187,20 @@ def test_how_a_model_is_loaded_changes_nothing_of_a_text(path: Path) -> None:
         assert done(rsrc(*arguments)) == wanted
 
 
+def test_activations(path: Path, language_models: LanguageModels, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(PROMPT * 20, encoding="utf-8")
+    for file, activations in ((path, "float32"), (language_models.path("bonsai"), "int8-group")):
+        with llm.load(file, activations=activations) as model:  # type: ignore[arg-type]
+            expected = model.generate(PROMPT, max_tokens=9).text
+            perplexity = model.perplexity(PROMPT * 20)
+        options = ("--activations", activations)
+        assert done(rsrc("run", file, "-p", PROMPT, "-n", 9, *options)) == expected + "\n"
+        found = done(rsrc("perplexity", file, text, *options))
+        assert f": perplexity {perplexity.value:.4f}," in found
+        assert found != done(rsrc("perplexity", file, text))
+
+
 def test_speculation_changes_no_text(path: Path) -> None:
     """How much is guessed depends on the clock; that something is guessed does not."""
     repeating = ("run", path, "-p", "ab ab ab ab", "-n", 60)
@@ -302,7 +316,7 @@ def test_run_refuses(path: Path, arguments: Sequence[object], expected: str) -> 
     [
         ("-n", 0), ("--temperature", -1), ("--top-p", 1.1), ("--top-k", -1), ("--min-p", 2),
         ("--repetition-penalty", 0), ("--seed", -1), ("--context", 0), ("--kv", "int8"),
-        ("--memory", "all"), ("--threads", 0), ("--unknown",),
+        ("--memory", "all"), ("--threads", 0), ("--activations", "int8"), ("--unknown",),
     ],
 )  # fmt: skip
 def test_usage(path: Path, arguments: Sequence[object]) -> None:
