@@ -44,7 +44,7 @@ DEFAULT_CONTEXT = 4096  # positions, or the model's limit if that is lower
 DEFAULT_WINDOW = 512  # tokens in a window of `perplexity`
 
 # What a further row of a pass costs, in passes of one row, where speculation must not measure it.
-_ASSUMED_COST = 0.5
+_ASSUMED_COST = 0.6
 
 Prompt = str | Sequence[int] | npt.NDArray[np.integer]  # or tokens as an array of another library
 
@@ -100,10 +100,9 @@ class LanguageModel:
         return whole_number("context", context, 1, limit, "the model's limit")
 
     def _has_exact_rows(self) -> bool:
-        """Return whether a token's logits do not depend on the number of rows of a pass.
+        """Return whether a token has the same logits in a pass of any number of rows.
 
-        If they do, a text may depend on the lengths of its drafts, so measured times must not
-        decide them.
+        Else a text may depend on the lengths of its drafts, so measured times must not decide them.
         """
         return all(
             layer.activations == "int8" or not isinstance(layer.weight, Matrix)

@@ -148,10 +148,10 @@ class Session:
         hidden = self._decoder.hidden(
             [BatchItem(tokens, self.cache, len(self.tokens), self.variant)]
         )
-        self._append(tokens)
+        self.append(tokens)
         return hidden
 
-    def _append(self, tokens: Sequence[int]) -> None:
+    def append(self, tokens: Sequence[int]) -> None:
         """Count tokens of which a pass has written keys and values."""
         self.cache.append(len(tokens))
         self.tokens += tokens
@@ -201,7 +201,7 @@ def step(decoder: Decoder, sessions: Sequence[Session], tokens: Sequence[int]) -
     with decoder.turn():
         hidden = decoder.hidden(batch)
         for session, token in zip(sessions, tokens, strict=True):
-            session._append([token])
+            session.append([token])
         return decoder.logits(hidden).copy()  # of a buffer
 
 
