@@ -16,6 +16,13 @@ namespace rsr {
 // Each includes those before it.
 enum class Isa { scalar, avx2, avx512, avx512vnni, amx };
 
+// The groups of columns of an index.
+struct Grouping {
+  size_t blocks_per_group;  // column blocks; the last group may have fewer
+  size_t blocks;            // column blocks of the index
+  size_t padding = 0;       // last inputs of a group of blocks_per_group blocks that are zero
+};
+
 // Some rows of a ranked index: of one strip, or of several consecutive strips. Row counts are
 // multiples of kRowUnit.
 struct RankedRows {
@@ -24,15 +31,18 @@ struct RankedRows {
   size_t end;                // rows of the index, counted from there: gives the last strip's height
   size_t columns;            // word columns or units
   size_t columns_per_widen;  // packing.h
+  Grouping grouping = {0, 0};  // packing n4s1: how groups are cut into units; 0: no groups
 };
 
-// The scales of a w16 index with a scale for each row and group of columns.
+// The scales of an index with a scale for each row and group of columns.
 struct GroupScales {
-  const void* data;         // (groups, stride), from the first row wanted
-  size_t stride;            // entries from one group to the next
-  bool is_half;             // float16; otherwise float32
-  size_t blocks_per_group;  // column blocks; the last group may have fewer
-  size_t blocks;            // column blocks of the index
+  const void* data;  // (groups, stride), from the first row wanted
+  size_t stride;     // entries from one group to the next
+  bool is_half;      // float16; otherwise float32
+  Grouping grouping;
+  // (count, groups): the steps of inputs that are quantized by groups, factors of the scales;
+  // null: 1.
+  const float* steps = nullptr;
 };
 
 namespace {
@@ -56,9 +66,25 @@ inline void with_k(int k, const Body& body) {
   k == 3 ? body(std::integral_constant<int, 3>()) : body(std::integral_constant<int, 0>());
 }
 
+inline size_t group_count(const Grouping& grouping) {
+  return divide_up(grouping.blocks, grouping.blocks_per_group);
+}
+
 // One past the last column block of the group that begins with block `begin`.
-inline size_t group_end(const GroupScales& scales, size_t begin) {
-  return begin + min(scales.blocks - begin, scales.blocks_per_group);
+inline size_t group_end(const Grouping& grouping, size_t begin) {
+  return begin + min(grouping.blocks - begin, grouping.blocks_per_group);
+}
+
+// Inputs of the group that begins with block `begin`, less the zeros that complete its last block.
+inline size_t inputs_of_group(const Grouping& grouping, size_t begin, int k) {
+  const size_t all = (group_end(grouping, begin) - begin) * k;
+  return min(all, grouping.blocks_per_group * k - grouping.padding);
+}
+
+inline size_t entry_bytes(const GroupScales& scales) { return scales.is_half ? 2 : 4; }
+
+inline float step_of(const GroupScales& scales, size_t vector, size_t group) {
+  return scales.steps ? scales.steps[vector * group_count(scales.grouping) + group] : 1.0f;
 }
 }  // namespace
 
@@ -74,9 +100,12 @@ struct VectorKernel {
   void (*build_tables)(const X* x, const Pattern* patterns, int k, size_t blocks, void* tables);
   // y: (last - first), for rows of one strip.
   void (*lookup)(const RankedRows& rows, const void* tables, Y* y);
-  // y[r] = sum over groups of scale[group][r] * (the sum of the group's blocks). Packing w16 only.
+  // y[r] = sum over groups of (scale[group][r] * step[group]) * (the sum of the group's blocks).
   void (*lookup_grouped)(const RankedRows& rows, const GroupScales& scales, const void* tables,
                          float* y) = nullptr;
+  // The tables of lookup_grouped; null: those of build_tables.
+  void (*build_grouped_tables)(const X* x, const Pattern* patterns, int k, const Grouping& grouping,
+                               void* tables) = nullptr;
 };
 
 // Several vectors at once.
@@ -96,6 +125,26 @@ struct BatchKernel {
   void (*multiply)(const RankedRows& rows, const Pattern* patterns, int k, const void* shared,
                    size_t count, void* per_thread, Y* y, size_t stride);
   size_t prepare_step = 16;
+  // Whether a pass may hold the vector x (n); null: any vector.
+  bool (*takes)(const X* x, size_t n) = nullptr;
+};
+
+// Several vectors at once, times an index with scales of groups of columns.
+template <class X, class Pattern>
+struct GroupedBatchKernel {
+  size_t min_vectors, max_vectors;  // as those of BatchKernel, as are functions of the same name
+  size_t (*shared_bytes)(const Grouping& grouping, int k, size_t count);
+  size_t (*per_thread_bytes)(const Grouping& grouping, int k, size_t count);
+  // x: (count, columns * blocks of a column * k), where each group is zero-padded to whole blocks.
+  void (*prepare)(const X* x, const Pattern* patterns, int k, size_t columns,
+                  const Grouping& grouping, size_t count, size_t first, size_t last, void* shared);
+  // y[i * stride + r - first] = sum over groups of (scale[group][r] * step[i][group]) * (the sum
+  // of the group's blocks under vector i), for all rows wanted and all vectors i of the pass.
+  void (*multiply)(const RankedRows& rows, const GroupScales& scales, const Pattern* patterns,
+                   int k, const void* shared, size_t count, void* per_thread, float* y,
+                   size_t stride);
+  size_t prepare_step = 16;
+  bool (*takes)(const X* x, size_t n) = nullptr;
 };
 
 // Encoding ranked in one packing, for one type of inputs.
@@ -106,16 +155,11 @@ struct RankedKernels {
   using Y = Y_;
   using Vector = VectorKernel<X, Pattern, Y>;
   using Batch = BatchKernel<X, Pattern, Y>;
+  using GroupedBatch = GroupedBatchKernel<X, Pattern>;
 
   Vector vector;
   Batch small_batch, medium_batch, large_batch;
-
-  // The kernel for the next vectors where `count` are left; null: one at a time.
-  const Batch* batch_for(size_t count) const {
-    for (const Batch* batch : {&large_batch, &medium_batch, &small_batch})
-      if (batch->min_vectors != 0 && batch->min_vectors <= count) return batch;
-    return nullptr;
-  }
+  GroupedBatch small_grouped_batch, large_grouped_batch;
 };
 using RankedKernelsI8 = RankedKernels<int8_t, int16_t, int32_t>;  // exact
 using RankedKernelsF32 = RankedKernels<float, float, float>;
@@ -154,16 +198,25 @@ struct BinKernels {
 enum class Activation { silu, relu2 };
 
 // Output of a row of n floats h. With a weight it is first normalized:
-// h = h / sqrt(mean(h^2) + eps) * weight. Then it is written as floats, as int8 (activations.h), or
-// as both.
+// h = h / sqrt(mean(h^2) + eps) * weight. Then it is written as floats, as int8 (activations.h) by
+// row or by groups of columns, or as both.
 struct RowOutput {
   size_t n;
   const float* weight;  // (n), or null
   float eps;
   float* out;  // (n), or null
   int8_t* q;   // (n), or null together with s
-  float* s;    // (1)
+  float* s;    // (1); with groups their steps, (groups)
+  // Of a group of which each has a step; the last may have fewer. 0: no groups.
+  size_t group_columns = 0;
 };
+
+namespace {
+// Entries of s.
+inline size_t scale_count(const RowOutput& to) {
+  return to.group_columns ? divide_up(to.n, to.group_columns) : 1;
+}
+}  // namespace
 
 constexpr size_t kLanes = 16;            // floats of a vector of decoder kernels, on every set
 constexpr size_t kChunkPositions = 128;  // positions whose softmax is computed independently
@@ -270,6 +323,7 @@ void fill_segments_avx2(KernelTable&);
 void fill_small_batch_avx2(KernelTable&, Isa);  // for this set: its rivals set the thresholds
 void fill_tables_avx2(KernelTable&, Isa);
 void fill_w16_avx2(KernelTable&);
+void fill_w16_grouped_avx2(KernelTable&);
 
 void fill_decoder_avx512(KernelTable&);
 void fill_dense_avx512(KernelTable&);
@@ -281,8 +335,11 @@ void fill_w16_avx512(KernelTable&);
 void fill_w16_grouped_avx512(KernelTable&);
 
 void fill_dense_avx512vnni(KernelTable&);
+void fill_grouped_panels_avx512vnni(KernelTable&);
 void fill_panels_avx512vnni(KernelTable&);
 
+void fill_grouped_panels_amx(KernelTable&);
 void fill_panels_amx(KernelTable&);
+void fill_panels_bf16_amx(KernelTable&);
 
 }  // namespace rsr

@@ -17,8 +17,9 @@
 
 #if defined(RSR_EMULATE_AMX)
 namespace rsr {
-void fill_panels_emulated(KernelTable& table);  // panels_amx.cpp, renamed (CMakeLists.txt)
-}
+void fill_panels_emulated(KernelTable& table);          // panels_amx.cpp, renamed (CMakeLists.txt)
+void fill_grouped_panels_emulated(KernelTable& table);  // and grouped_panels_amx.cpp
+}  // namespace rsr
 #endif
 
 namespace harness {
@@ -75,6 +76,15 @@ std::vector<float> float_inputs(size_t n, size_t kind) {
         break;
       case 10:  // just below a power of two
         x[i] = std::nextafter(2.0f, 0.0f);
+        break;
+      case 11:  // halves that two bfloat16 numbers round up, and all of them alike
+        x[i] = 1 + std::ldexp(1.0f, -9) + std::ldexp(1.0f, -17);
+        break;
+      case 12:  // as small as bfloat16 tiles take
+        x[i] = std::copysign(std::ldexp(static_cast<float>(1 + uniform()), -102), normal());
+        break;
+      case 13:  // as large as they take
+        x[i] = std::ldexp(normal() < 0 ? -1.0f : 1.0f, 127) / static_cast<float>(n);
         break;
       default:
         x[i] = normal();
@@ -178,6 +188,7 @@ int main(int count, char** arguments) {
   if (std::find(isas.begin(), isas.end(), "avx512vnni") != isas.end()) {
     tables.push_back({"emulated amx", tables.back().kernels});
     rsr::fill_panels_emulated(tables.back().kernels);
+    rsr::fill_grouped_panels_emulated(tables.back().kernels);
   }
 #endif
   for (const std::string& name : wanted)
