@@ -332,9 +332,7 @@ class Multiplication {
   // Whether scales of groups apply: unscaled int8 products ignore them.
   bool is_grouped() const { return a_.groups.columns && std::is_same_v<Out, float>; }
 
-  Grouping grouping() const {
-    return {a_.group_blocks(), a_.blocks(), a_.group_blocks() * a_.k - a_.groups.columns};
-  }
+  Grouping grouping() const { return {a_.group_blocks(), a_.blocks(), a_.groups.columns}; }
 
   // The scales of rows [first, last), for vectors from `done` on. Padding rows have none, but
   // kernels read one per row: rows of the last unit come from a copy.

@@ -20,7 +20,7 @@ enum class Isa { scalar, avx2, avx512, avx512vnni, amx };
 struct Grouping {
   size_t blocks_per_group;  // column blocks; the last group may have fewer
   size_t blocks;            // column blocks of the index
-  size_t padding = 0;       // last inputs of a group of blocks_per_group blocks that are zero
+  size_t inputs = 0;        // of a group, less the zeros that complete its last block; 0: no zeros
 };
 
 // Some rows of a ranked index: of one strip, or of several consecutive strips. Row counts are
@@ -78,7 +78,7 @@ inline size_t group_end(const Grouping& grouping, size_t begin) {
 // Inputs of the group that begins with block `begin`, less the zeros that complete its last block.
 inline size_t inputs_of_group(const Grouping& grouping, size_t begin, int k) {
   const size_t all = (group_end(grouping, begin) - begin) * k;
-  return min(all, grouping.blocks_per_group * k - grouping.padding);
+  return grouping.inputs ? min(grouping.inputs, all) : all;
 }
 
 inline size_t entry_bytes(const GroupScales& scales) { return scales.is_half ? 2 : 4; }

@@ -51,8 +51,10 @@ class Matrix:
     * float32 x: float32, scaled. To first order |error| <= n 2^-24 |scale| sum|x_i| against the
       exact result, with n = max(in_features, 3), while sum|x_i| is a finite float32. Scales are
       applied last, to the sum or to the sum of each group of columns, so larger inputs may give
-      infinity or NaN. Results are deterministic for a file, an instruction set and a
-      number of vectors (packing n4s1 on AVX2 rounds a single vector less often).
+      infinity or NaN. Results are deterministic for a file, an instruction set and the
+      vectors that are multiplied at once: one vector of many may have other last bits than alone
+      (on AMX, many are multiplied as sums of two bfloat16 numbers each; packing n4s1 on AVX2
+      rounds a single vector less often).
     * NaN and infinity in x propagate as in a dense product: a zero weight times either is NaN.
 
     Attributes:

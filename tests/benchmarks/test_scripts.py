@@ -109,6 +109,25 @@ def test_paper_script(tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG\r\n")
 
 
+def test_bonsai_script(tmp_path: Path) -> None:
+    small = ["--layers=1", "--vocab=96"]
+    run_script("make_bonsai_checkpoint.py", f"--output={tmp_path / 'c'}", *small)
+    report = rsrc.compile(tmp_path / "c", tmp_path / "c.rsr")
+    assert [t.layout for t in report.tensors if t.kind == "ternary"] == ["mlx"] * 8
+    head = rsr.load(tmp_path / "c.rsr").matrix("model.embed_tokens.weight")
+    assert (head.shape, head.group_columns) == ((96, 2048), 128)
+
+
+def test_kinds_script() -> None:
+    options = ["--shape=64x384", "--vectors=1,3", "--isa=scalar", "--seconds=0", "--json"]
+    rows = json.loads(run_script("kinds.py", *options))["results"]
+    assert len({row["kind"] for row in rows}) == 10
+    grouped = [row for row in rows if row["activations"] == "int8-group"]
+    assert len(grouped) == 2 * 6
+    assert all(row["macs_per_ns"] > 0 and row["ratio_to_tensor_scale"] > 0 for row in rows)
+    assert not [key for key in rows[0] if f"`{key}`" not in README]
+
+
 def test_kernels_script() -> None:
     printed = run_script("kernels.py", "--shapes=65x100", "--seconds=0", "--markdown")
     kernels = 2 * len({1, rsr.get_num_threads()})

@@ -25,16 +25,12 @@ constexpr size_t kMaxVectors = 256;
 constexpr size_t kMaxBlockBytes = 1 << 20;  // of inputs
 constexpr size_t kMaxChunk = 4;             // groups of a chunk
 constexpr size_t kChunkDepth = 4;           // tiles of its panels, unless a group has more
-static_assert(kTileSteps * kStepInputs == kTileBytes);
 
 constexpr size_t kPairSums = 4 * kTileSums;  // of two tiles of vectors and a panel
 
 // Tile products of a group.
 size_t depth_of(const Grouping& grouping, int k) {
-  return divide_up(
-      GroupSteps(min(grouping.blocks, grouping.blocks_per_group), grouping.padding, k, kTileSteps)
-          .steps(),
-      kTileSteps);
+  return divide_up(GroupedSteps(grouping, k, kTileSteps).of(0).steps(), kTileSteps);
 }
 
 size_t chunk_of(size_t depth) {

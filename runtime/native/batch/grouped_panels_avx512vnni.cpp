@@ -100,8 +100,18 @@ struct Set {
 template <int V>
 void multiply_set(const Set& set) {
   __m512i low_i32x16[V], high_i32x16[V];
+#if defined(__GNUC__)
+  // Here and below: otherwise GCC shares registers of equal sums, and copies sums at every step.
+  const auto keep = [](__m512i& sums) { asm("" : "+v"(sums)); };
+#else
+  const auto keep = [](__m512i&) {};
+#endif
 #pragma GCC unroll 12
-  for (int v = 0; v < V; v++) low_i32x16[v] = high_i32x16[v] = _mm512_set1_epi32(set.first_sums[v]);
+  for (int v = 0; v < V; v++) {
+    low_i32x16[v] = high_i32x16[v] = _mm512_set1_epi32(set.first_sums[v]);
+    keep(low_i32x16[v]);
+    keep(high_i32x16[v]);
+  }
   const char *panel = set.panel, *x = set.x;
   for (size_t s = set.steps; s > 0; s--, panel += kStepBytes, x += V * kStepInputs) {
     const __m512i low_u8x64 = load(panel), high_u8x64 = load(panel + 64);
@@ -113,6 +123,11 @@ void multiply_set(const Set& set) {
       low_i32x16[v] = _mm512_dpbusd_epi32(low_i32x16[v], low_u8x64, x_i8x64);
       high_i32x16[v] = _mm512_dpbusd_epi32(high_i32x16[v], high_u8x64, x_i8x64);
     }
+  }
+#pragma GCC unroll 12
+  for (int v = 0; v < V; v++) {
+    keep(low_i32x16[v]);
+    keep(high_i32x16[v]);
   }
   const __m512 low_scale = _mm512_loadu_ps(set.scales);
   const __m512 high_scale = _mm512_loadu_ps(set.scales + 16);

@@ -20,7 +20,7 @@ constexpr int kMaxExponent = 100;  // of x with groups, so that units are normal
 
 // The bits of the largest |x|; at least kInfinity if an x is infinite or NaN.
 constexpr int32_t kInfinity = 0x7f800000;
-int32_t largest_bits(const float* x, size_t count) {
+inline int32_t largest_bits(const float* x, size_t count) {
   const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
   __m256i most = _mm256_setzero_si256();
   size_t i = 0;
@@ -37,13 +37,13 @@ int32_t largest_bits(const float* x, size_t count) {
   return largest;
 }
 
-double power_of_two(int exponent) {
+inline double power_of_two(int exponent) {
   const long long bits = static_cast<long long>(1023 + exponent) << 52;
   return _mm_cvtsd_f64(_mm_castsi128_pd(_mm_set1_epi64x(bits)));
 }
 
 // The exponent of the float with these bits, normal or not; unspecified for zero.
-int exponent_of(int32_t bits) {
+inline int exponent_of(int32_t bits) {
   const __m128 value = _mm_castsi128_ps(_mm_set1_epi32(bits));
   const __m128d wide = _mm_cvtps_pd(value);  // normal in double
   return static_cast<int>(_mm_cvtsi128_si64(_mm_castpd_si128(wide)) >> 52 & 2047) - 1023;

@@ -330,14 +330,14 @@ struct Groups {
     const size_t whole =
         std::min(blocks, pick<size_t>({1, 2, 3, 4, 7, 11, 16, 22, 26, 43, widen - 1, widen,
                                        widen + 1, 1 + below(60)}));
-    return {whole, blocks, below(a.k)};
+    return {whole, blocks, whole * a.k - below(a.k)};
   }
 
   // Clears the inputs that pad groups.
   void pad(const Index<Packing>& a, X* x) const {
-    const size_t size = grouping.blocks_per_group * a.k;
-    for (size_t end = size; end <= grouping.blocks * a.k; end += size)
-      std::fill_n(x + end - grouping.padding, grouping.padding, X(0));
+    for (size_t b = 0; b < grouping.blocks; b = rsr::group_end(grouping, b))
+      std::fill(x + b * a.k + rsr::inputs_of_group(grouping, b, a.k),
+                x + rsr::group_end(grouping, b) * a.k, X(0));
   }
 
   // Kernels read the scales of the rows wanted of each group, and may prefetch more.
@@ -606,7 +606,7 @@ void time_dtype(Harness& harness, const std::string& slot, Index<Packing>& a, co
     harness.each(
         name.c_str(), [&](const rsr::KernelTable& t) -> auto& { return batch_of(get(t)); },
         [&](const auto& kernel, const Table& table) {
-          const rsr::Grouping grouping{43, a.blocks, 1};
+          const rsr::Grouping grouping{43, a.blocks, 128};
           const size_t count = std::min<size_t>(in.count, kernel.max_vectors);
           const X* x = in.x.data();
           Guarded<char> shared(kernel.shared_bytes(grouping, a.k, count));
