@@ -26,7 +26,8 @@ Bytes = npt.NDArray[np.uint8]
 _PIECE = 16 << 20  # bytes moved at a time
 _LEAST = 32 << 20  # bytes; the processor keeps the addresses of less than that at hand
 _SAVED = 1 / 8  # of the time of products: measured 6 to 25 % (docs/lab-notes.md)
-_RATE = 2.5e9  # bytes copied per second, until it is measured
+_RATE = 2.5e9  # bytes copied per second, as far as no copy was measured
+_TRIAL = 64 << 20  # bytes that count as copied at that rate, as the first piece may take long
 _POLL = 0.25  # seconds between looks at the work
 
 
@@ -60,7 +61,7 @@ def worth_moving(memory: Bytes, ranges: Iterable[tuple[int, int]]) -> list[Bytes
 
 
 class Mover:
-    """Moves pieces of a mapping, in a thread of its own, which takes half of a processor at most.
+    """Moves pieces of a mapping, in a thread of its own, which takes a quarter of a processor.
 
     No lock guards it that a garbage collection or a fork could find locked.
     """
@@ -117,9 +118,9 @@ class Mover:
 
     def _move(self) -> None:
         left = total = sum(piece.nbytes for piece in self._pieces)
-        per_byte, spent, collapses = 1 / _RATE, 0.0, True
+        spent, done, collapses = _TRIAL / _RATE, _TRIAL, True
         for piece in self._pieces:
-            while not (self._hurries or self._has_paid(total * per_byte)):
+            while not (self._hurries or self._has_paid(total * spent / done)):
                 self._pause(_POLL)
                 if self._ends:
                     return
@@ -128,9 +129,8 @@ class Mover:
             if not collapses and not _copy(piece, left):
                 return
             took = thread_time() - start
-            spent, left = spent + took, left - piece.nbytes
-            per_byte = spent / (total - left)
-            self._pause(took)
+            spent, done, left = spent + took, done + piece.nbytes, left - piece.nbytes
+            self._pause(3 * took)
             if self._ends:
                 return
 

@@ -186,19 +186,22 @@ def test_slow_copying_has_to_pay_too(file: Path, monkeypatch: pytest.MonkeyPatch
     done: list[int] = []
 
     def slow(piece: object, page: int) -> bool:
-        time.sleep(0.05)
+        end = time.thread_time() + 0.02
+        while time.thread_time() < end:
+            pass
         done.append(1)
         return True
 
     monkeypatch.setattr(_native, "copy_into_huge_pages", slow)
     monkeypatch.setattr(huge_pages, "_RATE", 1e9)
+    monkeypatch.setattr(huge_pages, "_TRIAL", 1)
     busy = [0.0]
     mover = huge_pages.Mover(list(pieces), lambda: busy[0])
     busy[0] = sum(p.nbytes for p in pieces) / huge_pages._RATE / huge_pages._SAVED
     wait_for(lambda: done)
     time.sleep(0.1)
     assert len(done) == 1
-    busy[0] = 0.2 * len(pieces) / huge_pages._SAVED
+    busy[0] = 0.1 * len(pieces) / huge_pages._SAVED
     wait_for(lambda: len(done) == len(pieces))
     mover.close()
 

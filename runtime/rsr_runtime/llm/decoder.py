@@ -20,8 +20,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.numerics import widen_bf16
-
 from .. import _native
 from ..errors import ClosedError
 from ..matrix import Matrix
@@ -193,7 +191,10 @@ class Decoder:
             x[:] = embed_tokens.rows(tokens)
             return
         found = embed_tokens.data[tokens]
-        x[:] = widen_bf16(found) if found.dtype == np.uint16 else found
+        if found.dtype == np.uint16:  # BF16, the upper half of a float32
+            np.left_shift(found, 16, out=x.view(np.uint32), dtype=np.uint32)
+        else:
+            x[:] = found
 
     def rope_variant(self, length: int) -> int:
         """Return which of RoPE's tables a sequence of this many tokens takes for all positions.
@@ -216,7 +217,7 @@ class Decoder:
             delta = self._attention(recorded, layer, i, delta)
             delta = self._mlp(recorded, layer, delta)
         if delta is not None:
-            recorded.program.call(REST, np.add, x, delta, x)
+            recorded.program.normalize(REST, x, delta, None, 0.0, x, None, None)  # only adds
         return recorded
 
     def _parts(self, lengths: list[tuple[int, KVCache, int]]) -> list[_Part]:
