@@ -25,7 +25,7 @@ namespace {
 
 constexpr size_t kMinVectors = 5;
 constexpr size_t kMaxVectors = 256;
-constexpr size_t kMaxBlockBytes = 1 << 20;  // of inputs
+constexpr size_t kMaxBlockBytes = 3 << 17;  // of inputs
 constexpr size_t kMaxChunk = 4;             // groups of a chunk
 constexpr size_t kChunkDepth = 4;           // tiles of its panels, unless a group has more
 constexpr size_t kTileSteps = kTileBytes / kStepInputs;  // of a panel in one product
