@@ -1,7 +1,8 @@
 from collections.abc import Callable, Sequence
-from typing import Annotated, overload
+from typing import Annotated, Any, overload
 
 import numpy
+import numpy.typing
 from numpy.typing import NDArray
 
 
@@ -17,11 +18,25 @@ class Ranked:
         """
 
     @overload
-    def __init__(self, bytes: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: int, columns: int, patterns: Annotated[NDArray[numpy.int16], dict(shape=(None, None), order='C', device='cpu', writable=False)], scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], scale_rows: int) -> None:
+    def __init__(self, bytes: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: int, columns: int, patterns: Annotated[NDArray[numpy.int16], dict(shape=(None, None), order='C', device='cpu', writable=False)], scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], scale_rows: int, group_scale: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None = None, group_columns: int = 0) -> None:
         """
         Packing n4s1.
 
-        bytes: (padded rows * units * 5,), strips of units. patterns: (3, 32), those of three ternary digits in order. scale: one per scale_rows rows. Raises ValueError for sizes that do not match.
+        bytes: (padded rows * bytes of a row,), strips of units. patterns: (3, 32), those of three ternary digits in order. scale: one per scale_rows rows. group_scale and group_columns: as for w16; units end with every group. Raises ValueError for sizes that do not match.
+        """
+
+    def times(self, x: object, most_dimensions: int) -> numpy.typing.NDArray[Any] | None:
+        """
+        W @ x, as multiply_i8 or multiply_f32, in one call that checks x and allocates.
+
+        x: (in_features,) or, if most_dimensions is 2, (in_features, count). Returns None, not an error, for what is no aligned, C- or F-contiguous numpy.ndarray of float32 or int8 of these shapes.
+        """
+
+    def linear(self, x: object, quantizing: bool) -> numpy.typing.NDArray[numpy.float32] | None:
+        """
+        x @ W.T, as multiply_f32 or, if quantizing, multiply_quantizing, in one call.
+
+        x: (..., in_features). Returns None, not an error, for what is no aligned, C-contiguous numpy.ndarray of float32 of this shape.
         """
 
     def shares_input(self, other: Ranked) -> bool:
@@ -181,6 +196,25 @@ def multiply_quantized(matrices: Sequence[Ranked], q: Annotated[NDArray[numpy.in
     q: (count, in_features). s: (count, 1), as quantize_i8 returns both. y: for each matrix (count, out_features), written. Raises ValueError for other shapes.
     """
 
+@overload
+def multiply_columns(matrices: Sequence[Ranked], x: Annotated[NDArray[numpy.int8], dict(shape=(None, None), device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
+    """
+    y[j] = W[j] @ x, exact and unscaled.
+
+    x: (in_features, count), C- or F-contiguous. y: for each matrix (out_features, count), written. Raises ValueError for other shapes.
+    """
+
+@overload
+def multiply_columns(matrices: Sequence[Ranked], x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
+    """The same for float32, scaled and within the bound of multiply_f32."""
+
+def multiply_quantizing(matrices: Sequence[Ranked], x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
+    """
+    multiply_quantized of q and s as quantize_i8 makes them of x.
+
+    x: (count, in_features). y: for each matrix (count, out_features), written. Raises ValueError for other shapes.
+    """
+
 def multiply_group_quantized(matrices: Sequence[Ranked], q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], steps: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
     """
     y[j] = sum over groups of columns of (scale * step) * (the exact sum of q @ W[j].T).
@@ -286,7 +320,95 @@ def num_threads() -> int:
 def set_num_threads(n: int) -> None:
     """Set num_threads(). Raises ValueError unless 1 <= n <= 1024."""
 
+class PrefetchDistances:
+    """Bytes ahead of the index that is read."""
+
+    @property
+    def l2(self) -> int: ...
+
+    @l2.setter
+    def l2(self, arg: int, /) -> None: ...
+
+    @property
+    def l1(self) -> int: ...
+
+    @l1.setter
+    def l1(self, arg: int, /) -> None: ...
+
+class Tuning:
+    """Constants that depend on the processor (tuning.h)."""
+
+    def __init__(self, other: Tuning) -> None: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def avx2(self) -> PrefetchDistances: ...
+
+    @avx2.setter
+    def avx2(self, arg: PrefetchDistances, /) -> None: ...
+
+    @property
+    def avx512(self) -> PrefetchDistances: ...
+
+    @avx512.setter
+    def avx512(self, arg: PrefetchDistances, /) -> None: ...
+
+    @property
+    def tables_in_registers(self) -> bool: ...
+
+    @tables_in_registers.setter
+    def tables_in_registers(self, arg: bool, /) -> None: ...
+
+    @property
+    def shifts(self) -> bool: ...
+
+    @shifts.setter
+    def shifts(self, arg: bool, /) -> None: ...
+
+    @property
+    def vnni_is_slower(self) -> bool: ...
+
+    @vnni_is_slower.setter
+    def vnni_is_slower(self, arg: bool, /) -> None: ...
+
+    @property
+    def dense_in_order(self) -> bool: ...
+
+    @dense_in_order.setter
+    def dense_in_order(self, arg: bool, /) -> None: ...
+
+def tuning() -> Tuning:
+    """The constants in use."""
+
+def tuning_rows() -> list[Tuning]:
+    """Those of each family of processors; the last is the default."""
+
+def tuning_row(vendor: str, family: int) -> Tuning:
+    """Those of a processor. vendor, family: as CPUID names them."""
+
+def processor() -> tuple[str, int, int]:
+    """Vendor, family and model of this processor, as CPUID names them."""
+
+def use_tuning(row: Tuning) -> None:
+    """Use other constants. Only while no product runs."""
+
 def plain_read(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> int:
     """
     Read every byte once, on one thread: the memory limit of a product. data: (bytes,). Returns a number that depends on each byte.
+    """
+
+def collapse_into_huge_pages(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> bool:
+    """
+    Have the system collect the pages of a mapped file into huge ones, for all processes. Returns whether it did.
+
+    data: (bytes,), whole pages.
+    """
+
+def copy_into_huge_pages(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], page: int) -> bool:
+    """
+    Replace part of a read-only mapping by a private copy of the same bytes at the same address, in huge pages if the system has any. Returns whether it did.
+
+    data: (bytes,), whole pages of `page` bytes, the size of a huge page. Raises ValueError for other data.
     """

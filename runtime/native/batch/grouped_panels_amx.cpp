@@ -28,7 +28,6 @@ constexpr size_t kMaxVectors = 256;
 constexpr size_t kMaxBlockBytes = 3 << 17;  // of inputs
 constexpr size_t kMaxChunk = 4;             // groups of a chunk
 constexpr size_t kChunkDepth = 4;           // tiles of its panels, unless a group has more
-constexpr size_t kTileSteps = kTileBytes / kStepInputs;  // of a panel in one product
 
 constexpr size_t kUnitPanels = 2;                          // multiplied at once: 64 rows
 constexpr size_t kUnitSums = 2 * kUnitPanels * kTileSums;  // of a tile of vectors, of a group

@@ -24,7 +24,6 @@ namespace {
 constexpr size_t kMinVectors = 5;    // lookups are as fast for 4, and take 1.4x as long for 6
 constexpr size_t kMaxVectors = 256;  // of a pass: their sums and a block of their inputs fit L2
 
-constexpr size_t kTileSteps = kTileBytes / kStepInputs;  // of a panel in one product
 static_assert(kTileSums == kTileRows * kPanelRows / 2);
 
 // Shared by a pass: its inputs in blocks, each (tile, depth, vector, kTileBytes inputs). A block is

@@ -51,7 +51,6 @@ constexpr size_t kRoundRows = 4 * W16::kStripRows;
 
 constexpr size_t kPanelRows = kRowUnit;
 constexpr size_t kStepBytes = kPanelRows * 2 * sizeof(uint16_t);  // of a panel: two inputs
-constexpr size_t kTileSteps = 16;                                 // of a panel in one product
 constexpr size_t kTileInputs = 2 * kTileSteps;
 constexpr size_t kPairBlocks = 2 * W16::kBlocks;  // of two words
 
@@ -261,7 +260,7 @@ class PanelMaker {
   // words: of the first row, in word column 0.
   PanelMaker(const Section& s, const uint16_t* words, size_t height, int k, const Digits& digits,
              char* panel)
-      : section_(s), words_(words), height_(height), k_(K ? K : k), digits_(digits), to_(panel) {}
+      : section_(s), words_(words), height_(height), k_(k), digits_(digits), to_(panel) {}
   PanelMaker& operator=(const PanelMaker&) = delete;
 
   // Pieces of about as many steps as a pair of words has.
@@ -281,11 +280,13 @@ class PanelMaker {
   }
 
   // The k steps of two blocks, whose ranks are in adjacent lanes.
-  void add_steps(const Digits& digits, __m512i low, __m512i high) {
-    for (int d = 0; d < k_; d++, to_ += kStepBytes) {
-      _mm512_storeu_si512(to_, _mm512_permutexvar_epi16(low, digits.of[d]));
-      _mm512_storeu_si512(to_ + 64, _mm512_permutexvar_epi16(high, digits.of[d]));
+  void add_steps(const __m512i* digits, __m512i low, __m512i high) {
+    const int width = K ? K : k_;
+    for (int d = 0; d < width; d++) {
+      _mm512_storeu_si512(to_ + d * kStepBytes, _mm512_permutexvar_epi16(low, digits[d]));
+      _mm512_storeu_si512(to_ + d * kStepBytes + 64, _mm512_permutexvar_epi16(high, digits[d]));
     }
+    to_ += width * kStepBytes;
   }
 
   void make_word_pair() {
@@ -297,7 +298,9 @@ class PanelMaker {
     _mm_prefetch(reinterpret_cast<const char*>(ahead + height_), _MM_HINT_T0);
     const __m512i a = load(words), b = load(words + height_);
     const __m512i low = _mm512_unpacklo_epi16(a, b), high = _mm512_unpackhi_epi16(a, b);
-    const Digits digits = digits_;  // in registers: the steps might overwrite digits_
+    // In registers: for all that the compiler knows, the stores of steps change digits_.
+    __m512i digits[kMaxK];
+    for (int d = 0; d < (K ? K : k_); d++) digits[d] = digits_.of[d];
     add_steps(digits, low, high);
     add_steps(digits, _mm512_mulhi_epu16(low, by5), _mm512_mulhi_epu16(high, by5));
     add_steps(digits, _mm512_mulhi_epu16(low, by10), _mm512_mulhi_epu16(high, by10));
@@ -308,7 +311,7 @@ class PanelMaker {
     char* const panel = to_;
     for (size_t i = 0; i + 1 < s.rest; i += 2) {
       const __m512i a = block(s.rest_block(i)), b = block(s.rest_block(i + 1));
-      add_steps(digits_, _mm512_unpacklo_epi16(a, b), _mm512_unpackhi_epi16(a, b));
+      add_steps(digits_.of, _mm512_unpacklo_epi16(a, b), _mm512_unpackhi_epi16(a, b));
     }
     const size_t odd = s.rest / 2 * 2;
     for (size_t i = 0; i < s.left; i += 2, to_ += kStepBytes) {

@@ -1,5 +1,5 @@
-// Tiles of AMX: sums of up to 16 vectors under 16 rows, from tiles of 64 bytes for each vector and 16
-// steps of 16 rows.
+// Tiles of AMX: sums of up to 16 vectors under 16 rows, from tiles of 64 bytes for each vector and
+// 16 steps of 16 rows.
 //
 // A tile product takes a cycle per vector, so vectors are divided evenly among tiles.
 //
@@ -17,7 +17,8 @@ namespace rsr {
 namespace {
 
 constexpr size_t kTileRows = 16;
-constexpr size_t kTileBytes = 64;                                     // of a row of a tile
+constexpr size_t kTileSteps = 16;                                       // of a panel in one product
+constexpr size_t kTileBytes = 64;                                       // of a row of a tile
 constexpr size_t kTileSums = kTileRows * kTileBytes / sizeof(int32_t);  // or float
 
 inline size_t tiles_of(size_t count) { return divide_up(count, kTileRows); }
@@ -50,7 +51,7 @@ inline void configure_tiles(size_t height, TileConfig& config) {
   config.palette = 1;
   for (int tile = 0; tile < 8; tile++) {
     config.row_bytes[tile] = kTileBytes;
-    config.rows[tile] = tile == ROWS_0 || tile == ROWS_1 ? kTileRows : height;
+    config.rows[tile] = tile == ROWS_0 || tile == ROWS_1 ? kTileSteps : height;
   }
   written_before_tiles_read();
   _tile_loadconfig(&config);

@@ -222,7 +222,7 @@ def test_progress_counts_the_tokens_of_the_prompt(
     assert seen == [(6, 8), (8, 8)]
     seen.clear()
     model.generate_all([tokens, [1, 2]], max_tokens=3, progress=lambda *of: seen.append(of))
-    assert seen == [(0, 11), (4, 11), (8, 11), (9, 11), (9, 11), (11, 11)]
+    assert seen == [(0, 11), (4, 11), (8, 11), (9, 11), (10, 11), (11, 11)]  # 1 is copied
 
 
 def test_make_room(loaded: Loader) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rsr_runtime import OptionError
+from rsr_runtime.llm import ModelError
 from rsr_runtime.llm.config import Config, read_config
 from rsr_runtime.llm.kv_cache import KVCache
 
@@ -61,3 +62,49 @@ def test_more_memory_than_there_is() -> None:
         OptionError, match="not enough memory for keys and values of 16,777,216 positions"
     ):
         KVCache(huge, 1 << 24, "float32")
+
+
+def test_append_truncate_snapshot_and_restore() -> None:
+    cache = KVCache(config(), 40, "float16")
+    start = cache.snapshot()
+    cache.append(30)
+    later = cache.snapshot()
+    cache.append(4)
+    assert cache.length == 34
+    cache.restore(later)
+    assert cache.length == 30
+    cache.truncate(35)  # not that many are filled
+    assert cache.length == 30
+    cache.truncate(29)
+    cache.append(5)  # position 29 is another one now
+    with pytest.raises(ModelError, match="the snapshot of 30 positions is of another cache, or"):
+        cache.restore(later)
+    with pytest.raises(ModelError, match="the snapshot of 0 positions is of another cache"):
+        cache.restore(KVCache(config(), 40, "float16").snapshot())
+    cache.restore(start)
+    assert cache.length == 0
+
+
+@pytest.mark.parametrize("kv", ["float16", "float32"])
+@pytest.mark.parametrize("length", [0, 1, 16, 21])
+def test_a_copy_of_a_prefix(kv: str, length: int) -> None:
+    source, copy = (KVCache(config(), 40, kv) for _ in range(2))
+    rng = np.random.default_rng(1)
+    for i in range(3):
+        for cells in source.layer(i):
+            cells[:] = rng.integers(1, 255, cells.shape)
+    source.append(21)
+    copy.append(3)
+    before = copy.snapshot()
+    copy.copy_prefix(source, length)
+    assert copy.length == length
+    for i in range(3):
+        keys, expected = (
+            one.layer(i)[0].swapaxes(2, 3).reshape(2, -1, 20) for one in (copy, source)
+        )
+        np.testing.assert_array_equal(keys[:, :length], expected[:, :length])
+        values, expected = copy.layer(i)[1], source.layer(i)[1]
+        np.testing.assert_array_equal(values[:, :length], expected[:, :length])
+        assert not values[:, length:].any()
+    with pytest.raises(ModelError):
+        copy.restore(before)
