@@ -1,16 +1,19 @@
 // Many int8 vectors at once, packing w16 with scales of groups of columns, AMX: int32 sums of each
 // group in tiles (panels_amx.cpp), then sum * (scale * step) in float32.
 //
-// * 2 x 2 tiles of sums, of 32 vectors and a panel of 32 rows. A chunk of groups is multiplied,
-// then
-//   its sums are scaled and added to the float sums, which are read and written once a chunk.
+// * A tile of vectors meets two panels, 64 rows: one tile load of inputs and four of panels feed
+// four
+//   products. The inputs come from L2, so halving their reads is worth the additional tile load.
+// * A chunk of groups is multiplied, then its sums are scaled and added to the float sums, which
+// are
+//   read and written once a chunk.
 // * The panels of the next chunk are made between the tile products of this one, which run on a
 // unit
-//   of their own. Scaling sums between products instead of after them is 1.2x as slow.
+//   of their own. Scaling sums between products instead of after them takes 1.2 times as long.
 // * Vectors are divided into blocks whose inputs stay in L2 while they meet all rows.
 //
-// Per group of 128 inputs, 32 vectors and 32 rows: 8 tile products (128 cycles), and for the sums
-// 64 vcvtdq2ps, 64 vfmadd, and with steps 64 vmulps and 32 vbroadcastss. The panel: panels.h.
+// Per group of 128 inputs, 16 vectors and 64 rows: 8 tile products (128 cycles), and for the sums
+// 64 vcvtdq2ps, 64 vfmadd, and with steps 64 vmulps and 32 vbroadcastss. The panels: panels.h.
 //
 // Bound: |sum| <= 128 in_features < 2^31, as in_features < 2^24. The float sums are those of
 // vector/w16_grouped_avx512.cpp, bit by bit.
@@ -22,11 +25,12 @@ namespace {
 
 constexpr size_t kMinVectors = 5;
 constexpr size_t kMaxVectors = 256;
-constexpr size_t kMaxBlockBytes = 1 << 20;  // of inputs
+constexpr size_t kMaxBlockBytes = 3 << 17;  // of inputs
 constexpr size_t kMaxChunk = 4;             // groups of a chunk
 constexpr size_t kChunkDepth = 4;           // tiles of its panels, unless a group has more
 
-constexpr size_t kPairSums = 4 * kTileSums;  // of two tiles of vectors and a panel
+constexpr size_t kUnitPanels = 2;                          // multiplied at once: 64 rows
+constexpr size_t kUnitSums = 2 * kUnitPanels * kTileSums;  // of a tile of vectors, of a group
 
 // Tile products of a group.
 size_t depth_of(const Grouping& grouping, int k) {
@@ -63,26 +67,26 @@ void prepare(const int8_t* x, const int16_t*, int k, size_t columns, const Group
   }
 }
 
-// Of each thread: its tile configuration; the panels of two chunks; the sums of two tiles of
-// vectors and the scales of a chunk; and the float sums of a panel, (vector, kPanelRows).
+// Of each thread: its tile configuration; the panels of two parts; the sums of a tile of vectors
+// and the scales of a part, (panel, group, kPanelRows); the float sums, (panel, vector,
+// kPanelRows).
 size_t panels_bytes(size_t depth) {
-  return (chunk_of(depth) * depth * kTileSteps + kMaxBundleSteps) * kStepBytes;
+  return (kUnitPanels * chunk_of(depth) * depth * kTileSteps + kMaxBundleSteps) * kStepBytes;
 }
 
 size_t per_thread_bytes(const Grouping& grouping, int k, size_t count) {
-  const size_t depth = depth_of(grouping, k);
-  return sizeof(TileConfig) + 2 * panels_bytes(depth) +
-         chunk_of(depth) * (kPairSums * sizeof(int32_t) + kPanelRows * sizeof(float)) +
-         count * kPanelRows * sizeof(float);
+  const size_t depth = depth_of(grouping, k), chunk = chunk_of(depth);
+  return sizeof(TileConfig) + 2 * panels_bytes(depth) + chunk * kUnitSums * sizeof(int32_t) +
+         kUnitPanels * (chunk + count) * kPanelRows * sizeof(float);
 }
 
-// Sums of a chunk of groups and of two tiles of vectors, to be scaled and added.
+// Sums of a chunk of groups, a panel and a tile of vectors, to be scaled and added.
 struct ChunkSums {
-  const int32_t* tiles;  // (group, tile of vectors, half of the rows, vector, 16 rows)
+  const int32_t* tiles;  // (group, half of the rows, vector, 16 rows), groups kUnitSums apart
   const float* scales;   // (group, kPanelRows)
   const float* steps;    // (vector, all groups), or null
   size_t all_groups;
-  size_t vectors, height;  // of a tile of vectors
+  size_t vectors;
   bool is_first, is_last;  // chunk
   float* floats;           // (vector, kPanelRows)
   float* y;
@@ -96,12 +100,12 @@ void add_scaled(const ChunkSums& chunk) {
   for (int g = 0; g < G; g++)
     for (int h = 0; h < 2; h++) scales[g][h] = _mm512_loadu_ps(a.scales + g * kPanelRows + h * 16);
   for (size_t v = 0; v < a.vectors; v++) {
-    const int32_t* sums = a.tiles + (v < a.height ? v : 2 * kTileRows + v - a.height) * kTileRows;
+    const int32_t* sums = a.tiles + v * kTileRows;
     float* floats = a.floats + v * kPanelRows;
     __m512 low = _mm512_setzero_ps(), high = low;
     if (!a.is_first) low = _mm512_loadu_ps(floats), high = _mm512_loadu_ps(floats + 16);
 #pragma GCC unroll 4
-    for (int g = 0; g < G; g++, sums += kPairSums) {
+    for (int g = 0; g < G; g++, sums += kUnitSums) {
       __m512 low_scale = scales[g][0], high_scale = scales[g][1];
       if (kSteps) {
         const __m512 step = _mm512_set1_ps(a.steps[v * a.all_groups + g]);
@@ -143,52 +147,57 @@ class GroupedProduct {
         inputs_(static_cast<const char*>(shared)),
         panels_(static_cast<char*>(per_thread)),
         sums_(reinterpret_cast<int32_t*>(panels_ + 2 * panels_bytes(depth_))),
-        chunk_scales_(reinterpret_cast<float*>(sums_ + chunk_ * kPairSums)),
-        floats_(chunk_scales_ + chunk_ * kPanelRows),
+        chunk_scales_(reinterpret_cast<float*>(sums_ + chunk_ * kUnitSums)),
+        floats_(chunk_scales_ + kUnitPanels * chunk_ * kPanelRows),
         y_(y),
         stride_(stride) {}
 
   void run() {
-    const size_t pairs = divide_up(tiles_, 2);
-    const size_t blocks = divide_up(pairs * 2 * tile_bytes(), kMaxBlockBytes);
+    const size_t blocks = divide_up(tiles_ * tile_bytes(), kMaxBlockBytes);
     for (size_t b = 0; b < blocks; b++) {
-      const size_t first = 2 * (b * pairs / blocks), last = 2 * ((b + 1) * pairs / blocks);
-      if (first < last) run_block(first, min(last, tiles_));
+      const size_t first = b * tiles_ / blocks, last = (b + 1) * tiles_ / blocks;
+      if (first < last) run_block(first, last);
     }
   }
 
  private:
-  // A chunk of groups of a panel. Its panels are made bundle by bundle.
+  // A chunk of groups of one or two panels, which are made bundle by bundle.
   struct Part {
-    size_t row, group, groups;
-    char* panels;
-    size_t next_group, next_bundle;  // to be made
+    size_t row, panels, group, groups;
+    char* memory;
+    size_t next_panel, next_group, next_bundle;  // to be made
   };
 
   size_t chunks() const { return divide_up(groups_, chunk_); }
-  size_t parts() const { return (rows_.last - rows_.first) / kPanelRows * chunks(); }
+  size_t units() const { return divide_up(rows_.last - rows_.first, kUnitPanels * kPanelRows); }
+  size_t parts() const { return units() * chunks(); }
   size_t tile_bytes() const { return groups_ * depth_ * height_ * kTileBytes; }
-  size_t panel_bytes() const { return depth_ * kTileSteps * kStepBytes; }
+  size_t panel_bytes() const { return depth_ * kTileSteps * kStepBytes; }  // of a group
 
   Part part(size_t i) const {
     const size_t group = i % chunks() * chunk_;
-    return {rows_.first + i / chunks() * kPanelRows,
-            group,
-            i < parts() ? min(chunk_, groups_ - group) : 0,
-            panels_ + i % 2 * panels_bytes(depth_),
-            group,
-            0};
+    const size_t row = rows_.first + i / chunks() * kUnitPanels * kPanelRows;
+    const size_t panels = i < parts() ? min(kUnitPanels, (rows_.last - row) / kPanelRows) : 0;
+    return {
+        row, panels, group, min(chunk_, groups_ - group), panels_ + i % 2 * panels_bytes(depth_),
+        0,   0,      0};
+  }
+
+  char* panel(const Part& part, size_t p, size_t g) const {
+    return part.memory + (p * part.groups + g) * panel_bytes();
   }
 
   void make_some(Part& part, size_t bundles) const {
-    const PanelRows rows(rows_, part.row);
-    for (; bundles > 0 && part.next_group < part.group + part.groups; bundles--) {
-      steps_.template make<K>(part.next_group, part.next_bundle, rows.words, rows.height,
-                              rows_.columns, digits_,
-                              part.panels + (part.next_group - part.group) * panel_bytes());
-      if (++part.next_bundle < steps_.of(part.next_group).bundles()) continue;
+    for (; bundles > 0 && part.next_panel < part.panels; bundles--) {
+      const PanelRows rows(rows_, part.row + part.next_panel * kPanelRows);
+      const size_t group = part.group + part.next_group;
+      steps_.template make<K>(group, part.next_bundle, rows.words, rows.height, rows_.columns,
+                              digits_, panel(part, part.next_panel, part.next_group));
+      if (++part.next_bundle < steps_.of(group).bundles()) continue;
       part.next_bundle = 0;
-      part.next_group++;
+      if (++part.next_group < part.groups) continue;
+      part.next_group = 0;
+      part.next_panel++;
     }
   }
   void make_all(Part& part) const { make_some(part, ~size_t(0)); }
@@ -201,34 +210,34 @@ class GroupedProduct {
     for (size_t i = 0; i < parts(); i++) {
       const Part here = next;
       next = part(i + 1);
-      for (size_t g = 0; g < here.groups; g++)
-        load_scales(scales_, here.group + g, here.row - rows_.first,
-                    chunk_scales_ + g * kPanelRows);
+      for (size_t p = 0; p < here.panels; p++)
+        for (size_t g = 0; g < here.groups; g++)
+          load_scales(scales_, here.group + g, here.row - rows_.first + p * kPanelRows,
+                      chunk_scales_ + (p * chunk_ + g) * kPanelRows);
       written_before_tiles_read();
-      const size_t places = here.groups * depth_ * divide_up(last - first, 2);
-      const size_t bundles = next.groups * steps_.of(0).bundles();
+      const size_t places = here.groups * depth_ * (last - first);
+      const size_t bundles = next.panels * next.groups * steps_.of(0).bundles();
       size_t due = 0;
       const auto make_next = [&] {
         for (due += bundles; due >= places; due -= places) make_some(next, 1);
       };
-      for (size_t t = first; t < last; t += 2) {
-        t + 1 < last ? multiply_pair<true>(here, t, make_next)
-                     : multiply_pair<false>(here, t, make_next);
-        add_pair(here, t);
+      for (size_t t = first; t < last; t++) {
+        here.panels == 2 ? multiply_tile<true>(here, t, make_next)
+                         : multiply_tile<false>(here, t, make_next);
+        for (size_t p = 0; p < here.panels; p++) add_tile(here, p, t);
       }
       make_all(next);
     }
   }
 
-  // Panels of a chunk times one or two tiles of vectors.
+  // Panels of a chunk times a tile of vectors.
   template <bool kTwo, class MakeNext>
-  void multiply_pair(const Part& part, size_t tile, const MakeNext& make_next) const {
+  void multiply_tile(const Part& part, size_t tile, const MakeNext& make_next) const {
     int32_t* sums = sums_;
-    for (size_t g = 0; g < part.groups; g++, sums += kPairSums) {
-      const char* panel = part.panels + g * panel_bytes();
-      const char* x0 =
+    for (size_t g = 0; g < part.groups; g++, sums += kUnitSums) {
+      const char* x =
           inputs_ + tile * tile_bytes() + (part.group + g) * depth_ * height_ * kTileBytes;
-      const char* x1 = x0 + tile_bytes();
+      const char *first = panel(part, 0, g), *second = panel(part, 1, g);
       _tile_zero(SUMS_00);
       _tile_zero(SUMS_01);
       if (kTwo) {
@@ -236,16 +245,19 @@ class GroupedProduct {
         _tile_zero(SUMS_11);
       }
       const size_t depth = divide_up(steps_.of(part.group + g).steps(), kTileSteps);
-      for (size_t d = 0; d < depth; d++, panel += kTileSteps * kStepBytes) {
-        _tile_loadd(ROWS_0, panel, kStepBytes);
-        _tile_loadd(VECTORS_0, x0 + d * height_ * kTileBytes, kTileBytes);
+      for (size_t d = 0; d < depth; d++, x += height_ * kTileBytes) {
+        _tile_loadd(VECTORS_0, x, kTileBytes);
+        _tile_loadd(ROWS_0, first, kStepBytes);
         _tile_dpbssd(SUMS_00, VECTORS_0, ROWS_0);
-        _tile_loadd(ROWS_1, panel + kTileBytes, kStepBytes);
+        _tile_loadd(ROWS_1, first + kTileBytes, kStepBytes);
         _tile_dpbssd(SUMS_01, VECTORS_0, ROWS_1);
+        first += kTileSteps * kStepBytes;
         if (kTwo) {
-          _tile_loadd(VECTORS_1, x1 + d * height_ * kTileBytes, kTileBytes);
-          _tile_dpbssd(SUMS_10, VECTORS_1, ROWS_0);
-          _tile_dpbssd(SUMS_11, VECTORS_1, ROWS_1);
+          _tile_loadd(ROWS_0, second, kStepBytes);
+          _tile_dpbssd(SUMS_10, VECTORS_0, ROWS_0);
+          _tile_loadd(ROWS_1, second + kTileBytes, kStepBytes);
+          _tile_dpbssd(SUMS_11, VECTORS_0, ROWS_1);
+          second += kTileSteps * kStepBytes;
         }
         make_next();
       }
@@ -258,14 +270,15 @@ class GroupedProduct {
     }
   }
 
-  void add_pair(const Part& part, size_t tile) const {
+  void add_tile(const Part& part, size_t p, size_t tile) const {
     const size_t v = tile * height_;
     const float* steps = scales_.steps ? scales_.steps + v * groups_ + part.group : nullptr;
     const AddScaled* add = steps ? kAddScaled<true> : kAddScaled<false>;
-    add[part.groups - 1]({sums_, chunk_scales_, steps, groups_, min(2 * height_, count_ - v),
-                          height_, part.group == 0, part.group + part.groups == groups_,
-                          floats_ + v * kPanelRows, y_ + v * stride_ + part.row - rows_.first,
-                          stride_});
+    add[part.groups - 1]({sums_ + p * 2 * kTileSums, chunk_scales_ + p * chunk_ * kPanelRows, steps,
+                          groups_, min(height_, count_ - v), part.group == 0,
+                          part.group + part.groups == groups_,
+                          floats_ + (p * count_ + v) * kPanelRows,
+                          y_ + v * stride_ + part.row - rows_.first + p * kPanelRows, stride_});
   }
 
   const RankedRows& rows_;

@@ -16,7 +16,7 @@
 namespace rsr {
 namespace {
 
-constexpr size_t kMinVectors = 8;   // with fewer, lookups are as fast
+constexpr size_t kMinVectors = 4;   // with fewer, lookups are as fast
 constexpr size_t kMaxVectors = 96;  // of a pass: its inputs stay in L2 while they meet all rows
 constexpr size_t kSetVectors = 12;  // multiplied at once
 
