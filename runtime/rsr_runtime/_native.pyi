@@ -320,6 +320,108 @@ def num_threads() -> int:
 def set_num_threads(n: int) -> None:
     """Set num_threads(). Raises ValueError unless 1 <= n <= 1024."""
 
+class PrefetchDistances:
+    """Bytes ahead of the index that is read."""
+
+    def __init__(self, l2: int, l1: int) -> None: ...
+
+    @property
+    def l2(self) -> int: ...
+
+    @l2.setter
+    def l2(self, arg: int, /) -> None: ...
+
+    @property
+    def l1(self) -> int: ...
+
+    @l1.setter
+    def l1(self, arg: int, /) -> None: ...
+
+class Threshold:
+    """Vectors from which a batch kernel is used."""
+
+    def __init__(self, isa: str, slot: str, min_vectors: int) -> None: ...
+
+    @property
+    def isa(self) -> str: ...
+
+    @property
+    def slot(self) -> str: ...
+
+    @property
+    def min_vectors(self) -> int: ...
+
+class Tuning:
+    """Constants that depend on the processor (tuning.h)."""
+
+    def __init__(self, other: Tuning) -> None: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @name.setter
+    def name(self, arg: str, /) -> None: ...
+
+    @property
+    def avx2(self) -> PrefetchDistances: ...
+
+    @avx2.setter
+    def avx2(self, arg: PrefetchDistances, /) -> None: ...
+
+    @property
+    def avx512(self) -> PrefetchDistances: ...
+
+    @avx512.setter
+    def avx512(self, arg: PrefetchDistances, /) -> None: ...
+
+    @property
+    def tables_in_registers(self) -> bool: ...
+
+    @tables_in_registers.setter
+    def tables_in_registers(self, arg: bool, /) -> None: ...
+
+    @property
+    def shifts(self) -> bool: ...
+
+    @shifts.setter
+    def shifts(self, arg: bool, /) -> None: ...
+
+    @property
+    def vnni_is_slower(self) -> bool: ...
+
+    @vnni_is_slower.setter
+    def vnni_is_slower(self, arg: bool, /) -> None: ...
+
+    @property
+    def dense_in_order(self) -> bool: ...
+
+    @dense_in_order.setter
+    def dense_in_order(self, arg: bool, /) -> None: ...
+
+    @property
+    def thresholds(self) -> list[Threshold]: ...
+
+    @thresholds.setter
+    def thresholds(self, arg: Sequence[Threshold], /) -> None: ...
+
+def tuning() -> Tuning:
+    """The constants in use."""
+
+def tuning_rows() -> list[Tuning]:
+    """Those of each family of processors; the last is the default."""
+
+def tuning_row(vendor: str, family: int) -> Tuning:
+    """Those of a processor. vendor, family: as CPUID names them."""
+
+def processor() -> tuple[str, int, int]:
+    """Vendor, family and model of this processor, as CPUID names them."""
+
+def thresholds() -> list[Threshold]:
+    """Those of the batch kernels of the instruction set in use."""
+
+def use_tuning(row: Tuning) -> None:
+    """Use other constants. Only while no product runs."""
+
 def plain_read(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> int:
     """
     Read every byte once, on one thread: the memory limit of a product. data: (bytes,). Returns a number that depends on each byte.

@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 import rsr_runtime as rsr
 import rsrc
+from rsr_runtime import _native
 from rsr_testing.paths import BENCHMARKS
 
 README = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
@@ -123,3 +124,15 @@ def test_head_script() -> None:
         assert row["seconds_best"] > 0
         assert row["multiply_adds"] == row["vectors"] * 70 * 33
         assert row["bytes"] == 70 * 33 * {"BF16": 2, "F16": 2, "F32": 4, "I8": 1}[row["type"]]
+
+
+def test_tune_script() -> None:
+    """It measures every constant and prints a row that names this processor."""
+    small = ["--seconds=0", "--shape=200x300", "--head=64x64", "--megabytes=0"]
+    vendor, family, _ = _native.processor()
+    printed = run_script("tune.py", *small)
+    assert f'{{{{"{vendor}", {family}, {family}}},' in printed
+    rows = json.loads(run_script("tune.py", *small, "--json"))["results"]
+    assert {row["isa"] for row in rows} <= set(rsr.cpu_info()["supported_isas"])
+    if rsr.cpu_info()["isa"] != "scalar":
+        assert {row["measured"] for row in rows} >= {"prefetch, memory", "output head"}
