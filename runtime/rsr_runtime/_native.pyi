@@ -342,6 +342,8 @@ def set_num_threads(n: int) -> None:
 class PrefetchDistances:
     """Bytes ahead of the index that is read."""
 
+    def __init__(self, l2: int, l1: int) -> None: ...
+
     @property
     def l2(self) -> int: ...
 
@@ -354,6 +356,20 @@ class PrefetchDistances:
     @l1.setter
     def l1(self, arg: int, /) -> None: ...
 
+class Threshold:
+    """Vectors from which a batch kernel is used."""
+
+    def __init__(self, isa: str, slot: str, min_vectors: int) -> None: ...
+
+    @property
+    def isa(self) -> str: ...
+
+    @property
+    def slot(self) -> str: ...
+
+    @property
+    def min_vectors(self) -> int: ...
+
 class Tuning:
     """Constants that depend on the processor (tuning.h)."""
 
@@ -361,6 +377,9 @@ class Tuning:
 
     @property
     def name(self) -> str: ...
+
+    @name.setter
+    def name(self, arg: str, /) -> None: ...
 
     @property
     def avx2(self) -> PrefetchDistances: ...
@@ -398,6 +417,12 @@ class Tuning:
     @dense_in_order.setter
     def dense_in_order(self, arg: bool, /) -> None: ...
 
+    @property
+    def thresholds(self) -> list[Threshold]: ...
+
+    @thresholds.setter
+    def thresholds(self, arg: Sequence[Threshold], /) -> None: ...
+
 def tuning() -> Tuning:
     """The constants in use."""
 
@@ -409,6 +434,9 @@ def tuning_row(vendor: str, family: int) -> Tuning:
 
 def processor() -> tuple[str, int, int]:
     """Vendor, family and model of this processor, as CPUID names them."""
+
+def thresholds() -> list[Threshold]:
+    """Those of the batch kernels of the instruction set in use."""
 
 def use_tuning(row: Tuning) -> None:
     """Use other constants. Only while no product runs."""

@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 import rsr_runtime as rsr
 import rsrc
+from rsr_runtime import _native
 from rsr_testing.language_models import LanguageModels
 from rsr_testing.paths import BENCHMARKS
 
@@ -176,3 +177,15 @@ def test_activations_script(language_models: LanguageModels, tmp_path: Path) -> 
         assert 0.9 < row["perplexity"] / row["perplexity_float32"] < 1.1
         assert 0 <= row["greedy_tokens_in_common"] <= row["greedy_tokens"]
     assert "| int8-group |" in run_script("activations.py", *arguments, "--markdown")
+
+
+def test_tune_script() -> None:
+    """It measures every constant and prints a row that names this processor."""
+    small = ["--seconds=0", "--shape=200x300", "--head=64x64", "--megabytes=0"]
+    vendor, family, _ = _native.processor()
+    printed = run_script("tune.py", *small)
+    assert f'{{{{"{vendor}", {family}, {family}}},' in printed
+    rows = json.loads(run_script("tune.py", *small, "--json"))["results"]
+    assert {row["isa"] for row in rows} <= set(rsr.cpu_info()["supported_isas"])
+    if rsr.cpu_info()["isa"] != "scalar":
+        assert {row["measured"] for row in rows} >= {"prefetch, memory", "output head"}

@@ -173,6 +173,25 @@ void check_probe(Harness& harness) {
 
 }  // namespace harness
 
+namespace {
+
+// Lookups in the styles that this processor does not use (tuning.h), after those of avx512.
+void add_styles(std::vector<harness::Table>& tables) {
+  const rsr::TuningRow in_use = rsr::tuning_in_use();
+  for (bool in_registers : {false, true})
+    for (bool shifts : {false, true}) {
+      rsr::TuningRow other = in_use;
+      other.tables_in_registers = in_registers;
+      other.shifts = shifts;
+      rsr::use_tuning(other);
+      const std::string style = std::string(in_registers ? "r" : "m") + (shifts ? "s" : "x");
+      tables.insert(tables.begin() + 1, {"avx512 " + style, rsr::kernels()});
+    }
+  rsr::use_tuning(in_use);
+}
+
+}  // namespace
+
 int main(int count, char** arguments) {
   bool is_bench = false;
   std::vector<std::string> wanted;
@@ -185,6 +204,7 @@ int main(int count, char** arguments) {
     if (std::find(isas.begin(), isas.end(), isa) == isas.end()) continue;
     rsr::use_isa(isa);
     tables.insert(tables.begin(), {isa, rsr::kernels()});
+    if (isa == "avx512") add_styles(tables);
   }
 #if defined(RSR_EMULATE_AMX)
   if (std::find(isas.begin(), isas.end(), "avx512vnni") != isas.end()) {
