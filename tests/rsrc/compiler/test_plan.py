@@ -68,7 +68,7 @@ def test_patterns_may_be_listed_where_w16_is_the_packing(target: str) -> None:
 
     ternary, binary = tensor(64, 64), tensor(64, 64, BINARY_SIGNS)
     assert lists(ternary) == (one(ternary, target=target).packing == "w16")
-    assert lists(grouped())  # 3:4-sparse matrices with groups are better listed on every target
+    assert lists(grouped()) == lists(ternary)
     assert lists(ternary, k=4)
     assert not any(lists(ternary, k=k) for k in (1, 2, 3))
     assert not lists(binary)
