@@ -45,8 +45,10 @@ namespace {
 #define HIGH VECTORS_0
 #define LOW VECTORS_1
 
+constexpr size_t kMinVectors = 10;  // fewer take as long one by one
 constexpr size_t kMinInputs = 256;
 constexpr size_t kMaxVectors = 256;
+constexpr size_t kPrepareStep = 16;
 constexpr size_t kRoundRows = 4 * W16::kStripRows;
 
 constexpr size_t kPanelRows = kRowUnit;
@@ -261,7 +263,13 @@ class PanelMaker {
   // words: of the first row, in word column 0.
   PanelMaker(const Section& s, const uint16_t* words, size_t height, int k, const Digits& digits,
              char* panel)
-      : section_(s), words_(words), height_(height), k_(k), digits_(digits), to_(panel) {}
+      : section_(s),
+        words_(words),
+        height_(height),
+        ahead_(s.inputs / (W16::kBlocks * k) * height),
+        k_(k),
+        digits_(digits),
+        to_(panel) {}
   PanelMaker& operator=(const PanelMaker&) = delete;
 
   // Pieces of about as many steps as a pair of words has.
@@ -294,7 +302,7 @@ class PanelMaker {
     const __m512i by5 = _mm512_set1_epi16(1 << 11), by10 = _mm512_set1_epi16(1 << 6);
     const size_t first = (section_.begin + section_.head) / W16::kBlocks + 2 * (made_ - 1);
     const uint16_t* words = words_ + first * height_;
-    const uint16_t* ahead = words + section_.inputs / (W16::kBlocks * k_) * height_;
+    const uint16_t* ahead = words + ahead_;
     _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T0);
     _mm_prefetch(reinterpret_cast<const char*>(ahead + height_), _MM_HINT_T0);
     const __m512i a = load(words), b = load(words + height_);
@@ -330,7 +338,7 @@ class PanelMaker {
 
   const Section section_;
   const uint16_t* words_;
-  const size_t height_;
+  const size_t height_, ahead_;  // ahead_: from a word to that of the next section
   const int k_;
   const Digits& digits_;
   char* to_;
@@ -672,12 +680,12 @@ bool takes(const float* x, size_t n) {
 }  // namespace
 
 void fill_panels_bf16_amx(KernelTable& table) {
-  // From so many vectors on.
   table.w16_f32.large_batch = {
-      2,  kMaxVectors, shared_bytes_of_all, per_thread_bytes_of_all, prepare_all, multiply_all,
-      16, takes};
-  table.w16_f32.large_grouped_batch = {2,       kMaxVectors,      shared_bytes, per_thread_bytes,
-                                       prepare, multiply_grouped, 16,           takes};
+      kMinVectors, kMaxVectors,  shared_bytes_of_all, per_thread_bytes_of_all,
+      prepare_all, multiply_all, kPrepareStep,        takes};
+  table.w16_f32.large_grouped_batch = {kMinVectors,      kMaxVectors, shared_bytes,
+                                       per_thread_bytes, prepare,     multiply_grouped,
+                                       kPrepareStep,     takes};
 }
 
 }  // namespace rsr

@@ -1,5 +1,5 @@
-// Tiles of AMX: sums of up to 16 vectors under 16 rows, from tiles of 64 bytes for each vector and 16
-// steps of 16 rows.
+// Tiles of AMX: sums of up to 16 vectors under 16 rows, from tiles of 64 bytes for each vector and
+// 16 steps of 16 rows.
 //
 // A tile product takes a cycle per vector, so vectors are divided evenly among tiles.
 //
@@ -17,7 +17,7 @@ namespace rsr {
 namespace {
 
 constexpr size_t kTileRows = 16;
-constexpr size_t kTileBytes = 64;                                     // of a row of a tile
+constexpr size_t kTileBytes = 64;                                       // of a row of a tile
 constexpr size_t kTileSums = kTileRows * kTileBytes / sizeof(int32_t);  // or float
 
 inline size_t tiles_of(size_t count) { return divide_up(count, kTileRows); }
