@@ -45,8 +45,10 @@ namespace {
 #define HIGH VECTORS_0
 #define LOW VECTORS_1
 
+constexpr size_t kMinVectors = 10;  // fewer take as long one by one
 constexpr size_t kMinInputs = 256;
 constexpr size_t kMaxVectors = 256;
+constexpr size_t kPrepareStep = 16;
 constexpr size_t kRoundRows = 4 * W16::kStripRows;
 
 constexpr size_t kPanelRows = kRowUnit;
@@ -260,7 +262,13 @@ class PanelMaker {
   // words: of the first row, in word column 0.
   PanelMaker(const Section& s, const uint16_t* words, size_t height, int k, const Digits& digits,
              char* panel)
-      : section_(s), words_(words), height_(height), k_(k), digits_(digits), to_(panel) {}
+      : section_(s),
+        words_(words),
+        height_(height),
+        ahead_(s.inputs / (W16::kBlocks * k) * height),
+        k_(k),
+        digits_(digits),
+        to_(panel) {}
   PanelMaker& operator=(const PanelMaker&) = delete;
 
   // Pieces of about as many steps as a pair of words has.
@@ -273,6 +281,7 @@ class PanelMaker {
   }
 
  private:
+  size_t k() const { return K ? K : k_; }
   __m512i block(size_t b) const {
     return _mm512_srlv_epi16(
         load(words_ + b / W16::kBlocks * height_),
@@ -281,8 +290,8 @@ class PanelMaker {
 
   // The k steps of two blocks, whose ranks are in adjacent lanes.
   void add_steps(const __m512i* digits, __m512i low, __m512i high) {
-    const int width = K ? K : k_;
-    for (int d = 0; d < width; d++) {
+    const size_t width = k();
+    for (size_t d = 0; d < width; d++) {
       _mm512_storeu_si512(to_ + d * kStepBytes, _mm512_permutexvar_epi16(low, digits[d]));
       _mm512_storeu_si512(to_ + d * kStepBytes + 64, _mm512_permutexvar_epi16(high, digits[d]));
     }
@@ -293,14 +302,14 @@ class PanelMaker {
     const __m512i by5 = _mm512_set1_epi16(1 << 11), by10 = _mm512_set1_epi16(1 << 6);
     const size_t first = (section_.begin + section_.head) / W16::kBlocks + 2 * (made_ - 1);
     const uint16_t* words = words_ + first * height_;
-    const uint16_t* ahead = words + section_.inputs / (W16::kBlocks * k_) * height_;
+    const uint16_t* ahead = words + ahead_;
     _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T0);
     _mm_prefetch(reinterpret_cast<const char*>(ahead + height_), _MM_HINT_T0);
     const __m512i a = load(words), b = load(words + height_);
     const __m512i low = _mm512_unpacklo_epi16(a, b), high = _mm512_unpackhi_epi16(a, b);
     // In registers: for all that the compiler knows, the stores of steps change digits_.
     __m512i digits[kMaxK];
-    for (int d = 0; d < (K ? K : k_); d++) digits[d] = digits_.of[d];
+    for (size_t d = 0; d < k(); d++) digits[d] = digits_.of[d];
     add_steps(digits, low, high);
     add_steps(digits, _mm512_mulhi_epu16(low, by5), _mm512_mulhi_epu16(high, by5));
     add_steps(digits, _mm512_mulhi_epu16(low, by10), _mm512_mulhi_epu16(high, by10));
@@ -316,20 +325,20 @@ class PanelMaker {
     const size_t odd = s.rest / 2 * 2;
     for (size_t i = 0; i < s.left; i += 2, to_ += kStepBytes) {
       const size_t j = i + 1 < s.left ? i + 1 : i;
-      const __m512i a = block(s.rest_block(odd + i / k_)), b = block(s.rest_block(odd + j / k_));
-      const __m512i a_digits = _mm512_permutexvar_epi16(a, digits_.of[i % k_]);
-      const __m512i b_digits = _mm512_permutexvar_epi16(b, digits_.of[j % k_]);
+      const __m512i a = block(s.rest_block(odd + i / k())), b = block(s.rest_block(odd + j / k()));
+      const __m512i a_digits = _mm512_permutexvar_epi16(a, digits_.of[i % k()]);
+      const __m512i b_digits = _mm512_permutexvar_epi16(b, digits_.of[j % k()]);
       _mm512_storeu_si512(to_, _mm512_unpacklo_epi16(a_digits, b_digits));
       _mm512_storeu_si512(to_ + 64, _mm512_unpackhi_epi16(a_digits, b_digits));
     }
     // Inputs that complete the last tile are zeros, but what they meet must be finite.
-    const size_t end = s.depth(k_) * kTileSteps * kStepBytes, done = s.steps(k_) * kStepBytes;
+    const size_t end = s.depth(k()) * kTileSteps * kStepBytes, done = s.steps(k()) * kStepBytes;
     std::memset(panel + done, 0, end - done);
   }
 
   const Section section_;
   const uint16_t* words_;
-  const size_t height_;
+  const size_t height_, ahead_;  // ahead_: from a word to that of the next section
   const int k_;
   const Digits& digits_;
   char* to_;
@@ -629,25 +638,28 @@ void multiply_grouped(const RankedRows& rows, const GroupScales& scales, const f
   multiply_any(rows, scales.grouping, &scales, patterns, k, shared, count, memory, y, stride);
 }
 
-// Without groups: as one group of all blocks.
-Grouping one_group(size_t columns) { return {columns * W16::kBlocks, columns * W16::kBlocks}; }
+// Without groups: sections of 60 to 63 steps, in four tiles. Four panels of so many are in L1.
+Grouping parts_of(size_t columns, int k) {
+  constexpr size_t kBlocks[kMaxK] = {126, 60, 42, 30, 24};  // of pairs of words
+  return {kBlocks[k - 1], columns * W16::kBlocks};
+}
 
 size_t shared_bytes_of_all(size_t columns, int k, size_t count) {
-  return shared_bytes(one_group(columns), k, count);
+  return shared_bytes(parts_of(columns, k), k, count);
 }
 
 size_t per_thread_bytes_of_all(size_t columns, int k, size_t count) {
-  return per_thread_bytes(one_group(columns), k, count);
+  return per_thread_bytes(parts_of(columns, k), k, count);
 }
 
 void prepare_all(const float* x, const float* patterns, int k, size_t columns, size_t count,
                  size_t first, size_t last, void* shared) {
-  prepare(x, patterns, k, columns, one_group(columns), count, first, last, shared);
+  prepare(x, patterns, k, columns, parts_of(columns, k), count, first, last, shared);
 }
 
 void multiply_all(const RankedRows& rows, const float* patterns, int k, const void* shared,
                   size_t count, void* memory, float* y, size_t stride) {
-  multiply_any(rows, one_group(rows.columns), nullptr, patterns, k, shared, count, memory, y,
+  multiply_any(rows, parts_of(rows.columns, k), nullptr, patterns, k, shared, count, memory, y,
                stride);
 }
 
@@ -671,12 +683,12 @@ bool takes(const float* x, size_t n) {
 }  // namespace
 
 void fill_panels_bf16_amx(KernelTable& table) {
-  // From so many vectors on.
   table.w16_f32.large_batch = {
-      2,  kMaxVectors, shared_bytes_of_all, per_thread_bytes_of_all, prepare_all, multiply_all,
-      16, takes};
-  table.w16_f32.large_grouped_batch = {2,       kMaxVectors,      shared_bytes, per_thread_bytes,
-                                       prepare, multiply_grouped, 16,           takes};
+      kMinVectors, kMaxVectors,  shared_bytes_of_all, per_thread_bytes_of_all,
+      prepare_all, multiply_all, kPrepareStep,        takes};
+  table.w16_f32.large_grouped_batch = {kMinVectors,      kMaxVectors, shared_bytes,
+                                       per_thread_bytes, prepare,     multiply_grouped,
+                                       kPrepareStep,     takes};
 }
 
 }  // namespace rsr

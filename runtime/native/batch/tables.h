@@ -368,6 +368,32 @@ struct GroupedFloatTableProduct {
                           : _mm256_loadu_ps(reinterpret_cast<const float*>(from)));
   }
 
+  // Adds kColumns columns to the sums of each row; the group ends after `end` of their blocks.
+  template <size_t kEnd = 1>
+  static void add_across(size_t end, const char* tables, const uint32_t* ranks, size_t count,
+                         const float* scales, float* tile, float* results) {
+    if constexpr (kEnd < Plain::kBlocks) {
+      if (end > kEnd) return add_across<kEnd + 1>(end, tables, ranks, count, scales, tile, results);
+    }
+    for (size_t r = 0; r < count; r++, tile += kLanes, results += kLanes) {
+      Value sum = Lanes::load(tile);
+      const char* t = tables;
+#pragma GCC unroll 4
+      for (size_t j = 0; j < kColumns; j++) {
+        uint32_t bytes = ranks[j * W16::kStripRows + r];
+#pragma GCC unroll 3
+        for (size_t b = 0; b < W16::kBlocks; b++, t += Plain::kTableBytes, bytes >>= 8) {
+          sum = Lanes::add(sum, Lanes::load(t + 8 * size_t{bytes & 255}));
+          if (j * W16::kBlocks + b + 1 == kEnd) {
+            Lanes::store(results, Lanes::add(Lanes::load(results), Lanes::times(sum, scales[r])));
+            sum = Value{};
+          }
+        }
+      }
+      Lanes::store(tile, sum);
+    }
+  }
+
   // Some blocks of a column, all of one group.
   struct Part {
     const uint32_t* ranks;  // of the first row
@@ -401,6 +427,14 @@ struct GroupedFloatTableProduct {
     const Grouping& grouping = scales.grouping;
     float* tile = scratch.tile + (r - top) * kLanes;
     float* results = scratch.results + (r - top) * kLanes;
+    const size_t first_group = first / grouping.blocks_per_group;
+    const size_t first_end = group_end(grouping, first_group * grouping.blocks_per_group);
+    if (last - first == Plain::kBlocks && first_end <= last &&
+        group_end(grouping, first_end) > last) {
+      read_scales(scales, first_group, r - a.first, stop - r, scratch.scales);
+      return add_across(first_end - first, scratch.tables, scratch.ranks, stop - r, scratch.scales,
+                        tile, results);
+    }
     for (size_t begin = first, end; begin < last; begin = end) {
       const size_t group = begin / grouping.blocks_per_group;
       const size_t group_stop = group_end(grouping, group * grouping.blocks_per_group);
