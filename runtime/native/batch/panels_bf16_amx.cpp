@@ -3,12 +3,12 @@
 //
 // * An input is the sum of two bfloat16 numbers, high and low. Digits are exact in bfloat16, so a
 //   product of tiles is exact but for its float32 additions.
-// * As in panels_amx.cpp, the digits come from panels of 32 rows, two at a time, the next made
-//   between the tile products of this one. A step of a panel is two inputs. Both parts of an input
+// * The digits come from panels of 32 rows, two of which meet 16 vectors at a time, while the next
+//   two are made between the tile products. A step of a panel is two inputs. Both parts of an input
 //   meet the same rows: six tile loads feed eight tile products.
-// * A panel holds a group, or a part of one: a section. Without groups, a section's tiles of sums
-//   are loaded and stored. With groups they begin with zeros; scaled, they are added to sums in
-//   memory, between the tile products of the section's next tiles.
+// * A panel holds a section of the inputs: a group, or a part of one. Without groups, a section's
+//   tiles of sums are loaded and stored. With groups they begin with zeros; scaled, they are added
+//   to sums in memory between the tile products of the next vectors.
 // * A section of inputs meets kRoundRows rows, so it is read from beyond L2 once per round, and the
 //   sums of a round are in L2: a pass may hold many vectors of any length.
 // * The last block of a group may have zeros in place of inputs. They are left out, so that 128

@@ -112,32 +112,41 @@ inline void multiply_add(int sums, int a, int b) {
 // Subnormal numbers are zeros.
 inline float flushed(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
 
-inline float from_bf16(const int8_t* bytes) {
-  uint16_t high;
-  std::memcpy(&high, bytes, 2);
-  const uint32_t bits = static_cast<uint32_t>(high) << 16;
-  float x;
-  std::memcpy(&x, &bits, 4);
-  return flushed(x);
-}
+// The bfloat16 numbers of a tile.
+struct Numbers {
+  float row[16][32];
+
+  explicit Numbers(const Tile& t) {
+    for (int r = 0; r < 16; r++)
+      for (int i = 0; i < 32; i++) {
+        uint16_t high;
+        std::memcpy(&high, t.bytes[r] + 2 * i, 2);
+        const uint32_t bits = static_cast<uint32_t>(high) << 16;
+        std::memcpy(&row[r][i], &bits, 4);
+        row[r][i] = flushed(row[r][i]);
+      }
+  }
+};
 
 // sums[m][n] += a[m][2 i + j] * b[i][2 n + j], bfloat16: for each j a chain of fused multiply-adds
 // from zero, then the sum of both, which is added. Each rounds to the nearest float32, half to
 // even.
 inline void multiply_add_bf16(int sums, int a, int b) {
   check_shapes(sums, a, b);
-  Tile &c = tile(sums), &s = tile(a), &t = tile(b);
-  for (int m = 0; m < c.rows; m++)
+  Tile& c = tile(sums);
+  const Numbers s(tile(a)), t(tile(b));
+  for (int m = 0; m < c.rows; m++) {
+    float chains[32] = {};
+    for (int i = 0; i < tile(b).rows; i++)
+      for (int n = 0; n < 32; n++)
+        chains[n] = flushed(std::fma(s.row[m][2 * i + n % 2], t.row[i][n], chains[n]));
     for (int n = 0; n < c.row_bytes / 4; n++) {
-      float chain[2] = {0, 0}, sum;
-      for (int i = 0; i < t.rows; i++)
-        for (int j = 0; j < 2; j++)
-          chain[j] = flushed(std::fma(from_bf16(s.bytes[m] + 4 * i + 2 * j),
-                                      from_bf16(t.bytes[i] + 4 * n + 2 * j), chain[j]));
+      float sum;
       std::memcpy(&sum, &c.bytes[m][4 * n], 4);
-      sum = flushed(flushed(sum) + flushed(chain[0] + chain[1]));
+      sum = flushed(flushed(sum) + flushed(chains[2 * n] + chains[2 * n + 1]));
       std::memcpy(&c.bytes[m][4 * n], &sum, 4);
     }
+  }
 }
 
 }  // namespace
