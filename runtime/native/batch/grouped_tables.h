@@ -1,13 +1,15 @@
-// Many int8 vectors at once, packing w16 with scales of groups of columns: tables of sums, one
+// Many int8 vectors at once, with scales of groups of columns: tables of sums, one
 // vector per lane (tables.h).
 //
 // * A group is summed in int16, then each sum becomes sum * (scale * step) in float32: per row and
 //   16 vectors, 4 conversions, 2 multiplications and 2 multiply-adds beside the 16 lookups and
 //   additions of 48 inputs.
-// * A word column of two groups is looked up for both. Tables of the other group's blocks are zero.
+// * Packing w16: a word column of two groups is looked up for both. Tables of the other group's
+//   blocks are zero.
+// * Packing n4s1: the short unit that ends a group is completed in scratch memory.
 //
 // Bound: an int16 sum takes columns_per_widen columns (packing.h), then it is widened to int32. The
-// float sums are those of one vector (vector/w16_avx2.cpp), bit by bit.
+// float sums are those of one vector (vector/), bit by bit.
 //
 // Internal linkage: each file that includes this compiles its own (table.h). Needs AVX2.
 #pragma once
@@ -19,14 +21,15 @@ namespace rsr {
 namespace {
 
 // Lanes: of int16.
-template <class Lanes>
+template <class Lanes, class Packing>
 struct GroupedTableProduct {
-  using Product = TableProduct<Lanes, W16Ranks>;
+  using Product = TableProduct<Lanes, Packing>;
   static constexpr size_t kLanes = Lanes::kLanes;
 
   struct PerThread {
     alignas(64) char tables[Product::kBlocks * Product::kTableBytes];
-    W16Ranks::Ranks ranks[Product::kColumns * W16::kStripRows];
+    typename Packing::Ranks ranks[Product::kColumns * Packing::kStripRows];
+    uint8_t unit[N4S1::kCellBytes * N4S1::kStripRows];
     int16_t tile[kTileRows * kLanes];
     int32_t wide[kTileRows * kLanes];  // of groups that an int16 sum does not take
     float sums[kTileRows * kLanes];
@@ -34,17 +37,26 @@ struct GroupedTableProduct {
     float steps[kLanes];
   };
 
-  // Tables of columns [g, g + columns), of which blocks [begin, end) are wanted.
-  static void build_tables(const int16_t* x, const int16_t* patterns, int k, bool ternary, size_t g,
-                           size_t columns, size_t begin, size_t end, char* tables) {
-    for (size_t b = g * W16::kBlocks; b < (g + columns) * W16::kBlocks;
-         b++, tables += Product::kTableBytes) {
-      const int16_t* inputs = x + b * k * kLanes;
+  // Rows [top, bottom) of an index, times the vectors that x holds.
+  struct Tile {
+    const RankedRows& a;
+    size_t top, bottom;
+    const int16_t* patterns;
+    int k;
+    bool ternary;
+    const int16_t* x;
+  };
+
+  // Tables of `blocks` blocks from `first` on, of which [begin, end) are wanted.
+  static void build_tables(const Tile& tile, size_t first, size_t blocks, size_t begin, size_t end,
+                           char* tables) {
+    for (size_t b = first; b < first + blocks; b++, tables += Product::kTableBytes) {
+      const int16_t* inputs = tile.x + b * tile.k * kLanes;
       if (b < begin || b >= end)
         std::memset(tables, 0, Product::kTableBytes);
       else
-        ternary ? Product::build_ternary_table(inputs, tables)
-                : Product::build_table(inputs, patterns, k, tables);
+        tile.ternary ? Product::build_ternary_table(inputs, tables)
+                     : Product::build_table(inputs, tile.patterns, tile.k, tables);
     }
   }
 
@@ -82,30 +94,73 @@ struct GroupedTableProduct {
     }
   }
 
-  // Rows [top, bottom) times the vectors from `first` on, which x holds.
-  static void multiply_tile(const RankedRows& a, const GroupScales& scales, size_t top,
-                            size_t bottom, const int16_t* patterns, int k, bool ternary,
-                            const int16_t* x, size_t first, size_t vectors, PerThread& scratch) {
-    const size_t rows = bottom - top;
+  // Adds columns [g, g + columns) of packing w16, of which blocks [begin, end) are wanted.
+  static void add_columns(const Tile& tile, W16Ranks, size_t, size_t begin, size_t end, size_t g,
+                          size_t columns, PerThread& scratch) {
+    build_tables(tile, g * W16::kBlocks, columns * W16::kBlocks, begin, end, scratch.tables);
+    Product::add_columns(tile.a, tile.top, tile.bottom, g, columns, scratch.tables, scratch.ranks,
+                         scratch.tile);
+  }
+
+  // Adds unit g of the group of blocks [begin, end) of packing n4s1.
+  static void add_columns(const Tile& tile, N4S1Ranks, size_t group, size_t begin, size_t end,
+                          size_t g, size_t, PerThread& scratch) {
+    const RankedRows& a = tile.a;
+    const Grouping& grouping = a.grouping;
+    const size_t first = begin + g * N4S1::kBlocks, blocks = min(N4S1::kBlocks, end - first);
+    build_tables(tile, first, N4S1::kBlocks, begin, end, scratch.tables);
+    const size_t whole = N4S1::group_bytes(grouping.blocks_per_group);
+    const size_t row_bytes = grouping.blocks / grouping.blocks_per_group * whole +
+                             N4S1::group_bytes(grouping.blocks % grouping.blocks_per_group);
+    for (size_t r = tile.top, stop; r < tile.bottom; r = stop) {
+      const size_t strip = r / N4S1::kStripRows * N4S1::kStripRows;
+      const size_t height = strip_height<N4S1>(a.end - strip);
+      stop = min(strip + height, tile.bottom);
+      const uint8_t* unit =
+          a.index + strip * row_bytes + (group * whole + g * N4S1::kCellBytes) * height;
+      if (blocks < N4S1::kBlocks) unit = completed(unit, height, blocks, scratch.unit);
+      N4S1Ranks::decode<Lanes::kShift>(unit, height, r - strip, stop - r, scratch.ranks);
+      Product::template add_rows<1>(scratch.tables, scratch.ranks, 1, stop - r,
+                                    scratch.tile + (r - tile.top) * kLanes);
+    }
+  }
+
+  // A whole unit with the blocks of a short one, and zeros.
+  static const uint8_t* completed(const uint8_t* unit, size_t height, size_t blocks, uint8_t* to) {
+    const size_t signs = N4S1::unit_bytes(blocks) - 1;  // the vector with the signs
+    std::memset(to, 0, N4S1::kCellBytes * height);
+    std::memcpy(to, unit, signs * height);
+    for (size_t r = 0; r < height; r++) {
+      const uint8_t byte = unit[signs * height + r];
+      if (signs * 2 < blocks) to[signs * height + r] = byte & 15;
+      to[N4S1::kSignVector * height + r] = static_cast<uint8_t>(byte & ~(255 >> blocks));
+    }
+    return to;
+  }
+
+  static void multiply_tile(const Tile& tile, const GroupScales& scales, size_t vector,
+                            size_t vectors, PerThread& scratch) {
+    constexpr bool kIsW16 = std::is_same_v<Packing, W16Ranks>;
+    const size_t rows = tile.bottom - tile.top, most = tile.a.columns_per_widen;
     std::memset(scratch.tile, 0, rows * kLanes * sizeof(int16_t));
     std::memset(scratch.wide, 0, rows * kLanes * sizeof(int32_t));
     std::memset(scratch.sums, 0, rows * kLanes * sizeof(float));
     for (size_t begin = 0, end, group = 0; begin < scales.grouping.blocks; begin = end, group++) {
       end = group_end(scales.grouping, begin);
-      const size_t stop = divide_up(end, W16::kBlocks);
-      const bool is_wide = stop - begin / W16::kBlocks > a.columns_per_widen;
+      // Word columns, or units of the group.
+      const size_t start = kIsW16 ? begin / W16::kBlocks : 0;
+      const size_t stop = divide_up(kIsW16 ? end : end - begin, Packing::kBlocks);
+      const bool is_wide = stop - start > most;
       size_t since = 0;  // columns since the last widening
-      for (size_t g = begin / W16::kBlocks, columns; g < stop; g += columns, since += columns) {
-        columns = min(stop - g, min(Product::kColumns, a.columns_per_widen));
-        if (since + columns > a.columns_per_widen) {
+      for (size_t g = start, columns; g < stop; g += columns, since += columns) {
+        columns = kIsW16 ? min(stop - g, min(Product::kColumns, most)) : 1;
+        if (since + columns > most) {
           widen(scratch.tile, scratch.wide, rows * kLanes);
           since = 0;
         }
-        build_tables(x, patterns, k, ternary, g, columns, begin, end, scratch.tables);
-        Product::add_columns(a, top, bottom, g, columns, scratch.tables, scratch.ranks,
-                             scratch.tile);
+        add_columns(tile, Packing(), group, begin, end, g, columns, scratch);
       }
-      load_scales(scales, group, top - a.first, rows, first, vectors, scratch);
+      load_scales(scales, group, tile.top - tile.a.first, rows, vector, vectors, scratch);
       if (is_wide) {
         widen(scratch.tile, scratch.wide, rows * kLanes);
         add_scaled<true>(rows, scratch);
@@ -119,7 +174,7 @@ struct GroupedTableProduct {
                        int k, const void* shared, size_t count, void* memory, float* y,
                        size_t stride) {
     PerThread& scratch = *static_cast<PerThread*>(memory);
-    const size_t inputs = a.columns * W16::kBlocks * k;
+    const size_t inputs = a.columns * Packing::kBlocks * k;
     const bool ternary = Product::is_ternary(patterns, k);
     std::memset(scratch.tables, 0, sizeof scratch.tables);  // for ranks that are no pattern
     for (size_t first = 0; first < count; first += kLanes) {
@@ -127,7 +182,7 @@ struct GroupedTableProduct {
       const size_t vectors = min(count - first, kLanes);
       for (size_t top = a.first; top < a.last; top += kTileRows) {
         const size_t bottom = min(a.last, top + kTileRows);
-        multiply_tile(a, scales, top, bottom, patterns, k, ternary, x, first, vectors, scratch);
+        multiply_tile({a, top, bottom, patterns, k, ternary, x}, scales, first, vectors, scratch);
         for (size_t i = 0; i < vectors; i++)
           for (size_t r = top; r < bottom; r++)
             y[(first + i) * stride + r - a.first] = scratch.sums[(r - top) * kLanes + i];
@@ -136,7 +191,7 @@ struct GroupedTableProduct {
   }
 
   static size_t shared_bytes(const Grouping& grouping, int k, size_t count) {
-    return Product::shared_bytes(divide_up(grouping.blocks, W16::kBlocks), k, count);
+    return Product::shared_bytes(divide_up(grouping.blocks, Packing::kBlocks), k, count);
   }
 };
 

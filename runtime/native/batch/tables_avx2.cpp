@@ -38,8 +38,12 @@ void fill_tables_avx2(KernelTable& table, Isa isa) {
   }
   table.w16_i8.medium_batch = TableProduct<Lanes<Int16, 1>, W16Ranks>::kernel(9);
   table.w16_i8.large_batch = TableProduct<Lanes<Int16, 2>, W16Ranks>::kernel(22);
-  table.w16_i8.large_grouped_batch = GroupedTables<GroupedTableProduct<Lanes<Int16, 1>>,
-                                                   GroupedTableProduct<Lanes<Int16, 2>>>::kernel(9);
+  table.w16_i8.large_grouped_batch =
+      GroupedTables<GroupedTableProduct<Lanes<Int16, 1>, W16Ranks>,
+                    GroupedTableProduct<Lanes<Int16, 2>, W16Ranks>>::kernel(9);
+  table.n4s1_i8.large_grouped_batch =
+      GroupedTables<GroupedTableProduct<Lanes<Int16, 1>, N4S1Ranks>,
+                    GroupedTableProduct<Lanes<Int16, 2>, N4S1Ranks>>::kernel(13);
   table.n4s1_i8.medium_batch = TableProduct<Lanes<Int16, 1>, N4S1Ranks>::kernel(13);
   table.n4s1_i8.large_batch = TableProduct<Lanes<Int16, 2>, N4S1Ranks>::kernel(22);
   table.w16_f32.small_batch = TableProduct<Lanes<Float32, 1>, W16Ranks>::kernel(3);

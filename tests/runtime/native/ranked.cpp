@@ -395,15 +395,18 @@ void check_grouped(const Kernel& kernel, Index<Packing>& a, Inputs<X>& in) {
 }
 
 // Vectors that a pass takes, of the first `count`, and rows of several strips.
-template <class Kernel, class X>
-void check_grouped_batch(const Kernel& kernel, Index<W16>& a, Inputs<X>& in, size_t count) {
-  Groups<W16, X> groups(a, in.count);
+template <class Kernel, class Packing, class X>
+void check_grouped_batch(const Kernel& kernel, Index<Packing>& a, Inputs<X>& in, size_t count) {
+  Groups<Packing, X> groups(a, in.count);
   const std::vector<size_t> taken = taken_of(kernel, in, count);
   if (taken.empty()) return;
   count = taken.size();
-  Guarded<X> x(count * in.n);
-  copy_inputs(in, taken, x);
-  for (size_t i = 0; i < count; i++) groups.pad(a, x.data() + i * in.n);
+  const size_t n = a.columns * Packing::kBlocks * a.k;  // of packing n4s1 more than in.n
+  Guarded<X> x(count * n);
+  for (size_t i = 0; i < count; i++) {
+    std::copy_n(in.x.data() + taken[i] * in.n, in.n, x.data() + i * n);
+    groups.pad(a, x.data() + i * n);
+  }
   Guarded<float> steps(count * groups.count);
   for (size_t i = 0; i < count; i++)
     std::copy_n(groups.steps.data() + taken[i] * groups.count, groups.count,
@@ -419,14 +422,14 @@ void check_grouped_batch(const Kernel& kernel, Index<W16>& a, Inputs<X>& in, siz
   rsr::GroupScales given = groups.from(first, 0);
   if (groups.has_steps) given.steps = steps.data();
   Guarded<float> y(count * (last - first), 77.0f);
-  kernel.multiply(a.wanted(first / W16::kStripRows * W16::kStripRows, first, last), given,
+  kernel.multiply(a.wanted(first / Packing::kStripRows * Packing::kStripRows, first, last), given,
                   a.patterns_of(x.data()), a.k, shared.data(), count, per_thread.data(), y.data(),
                   last - first);
   shared.check_guards();
   per_thread.check_guards();
   y.check_guards();
   for (size_t i = 0; i < count; i++)
-    groups.check(a, x.data() + i * in.n, taken[i], y.data() + i * (last - first), first, last);
+    groups.check(a, x.data() + i * n, taken[i], y.data() + i * (last - first), first, last);
 }
 
 template <class Packing, class X, class Get>
@@ -483,12 +486,18 @@ void check_dtype(Harness& harness, const char* name, Index<Packing>& a, size_t v
 // the groups.
 template <class X, class Get>
 void check_short_units(Harness& harness, const char* name, Index<N4S1>& a, const Get& get) {
-  Inputs<X> in(a, kFloatKinds);
+  Inputs<X> in(a, 33);
   harness.each((std::string(name) + ".vector (grouped)").c_str(),
                [&](const rsr::KernelTable& t) -> auto& { return get(t).vector; },
                [&](const auto& kernel, const Table&) {
                  for (int i = 0; i < 3; i++) check_grouped(kernel, a, in);
                  if constexpr (std::is_same_v<X, int8_t>) check_vector(kernel, a, in);
+               });
+  harness.each((std::string(name) + ".large_grouped_batch").c_str(),
+               [&](const rsr::KernelTable& t) -> auto& { return get(t).large_grouped_batch; },
+               [&](const auto& kernel, const Table&) {
+                 for (size_t count : {size_t{1}, 2 + below(15), 17 + below(16)})
+                   check_grouped_batch(kernel, a, in, count);
                });
 }
 
@@ -601,7 +610,7 @@ void time_dtype(Harness& harness, const std::string& slot, Index<Packing>& a, co
           });
         });
   };
-  const auto time_grouped_batch = [&](const char* which, const auto& batch_of) {
+  [[maybe_unused]] const auto time_grouped_batch = [&](const char* which, const auto& batch_of) {
     const std::string name = slot + which;
     harness.each(
         name.c_str(), [&](const rsr::KernelTable& t) -> auto& { return batch_of(get(t)); },
@@ -621,10 +630,12 @@ void time_dtype(Harness& harness, const std::string& slot, Index<Packing>& a, co
           });
         });
   };
-  time_grouped_batch(".small_grouped_batch",
-                     [](const auto& kernels) -> auto& { return kernels.small_grouped_batch; });
-  time_grouped_batch(".large_grouped_batch",
-                     [](const auto& kernels) -> auto& { return kernels.large_grouped_batch; });
+  if constexpr (std::is_same_v<Packing, W16>) {
+    time_grouped_batch(".small_grouped_batch",
+                       [](const auto& kernels) -> auto& { return kernels.small_grouped_batch; });
+    time_grouped_batch(".large_grouped_batch",
+                       [](const auto& kernels) -> auto& { return kernels.large_grouped_batch; });
+  }
   time_batch(".small_batch", [](const auto& kernels) -> auto& { return kernels.small_batch; });
   time_batch(".medium_batch", [](const auto& kernels) -> auto& { return kernels.medium_batch; });
   time_batch(".large_batch", [](const auto& kernels) -> auto& { return kernels.large_batch; });
