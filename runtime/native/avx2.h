@@ -30,6 +30,12 @@ inline void prefetch(const void* p) {
   _mm_prefetch(static_cast<const char*>(p) + tuning.avx2.l1, _MM_HINT_T0);
 }
 
+// Eight scales of rows, float16 or float32.
+inline __m256 eight_scales(const void* scales, bool is_half) {
+  if (!is_half) return _mm256_loadu_ps(static_cast<const float*>(scales));
+  return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(scales)));
+}
+
 // Pairwise: lanes 4 apart, then 2 and 1.
 inline float sum(__m256 v) {
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));

@@ -87,6 +87,7 @@ void fill_table(KernelTable& table, [[maybe_unused]] Isa isa) {
 #if defined(RSR_X86)
   if (isa < Isa::avx2) return;
   fill_w16_avx2(table);
+  fill_w16_grouped_avx2(table);
   fill_n4s1_i8_avx2(table);
   fill_n4s1_f32_avx2(table);
   fill_small_batch_avx2(table, isa);
@@ -108,6 +109,7 @@ void fill_table(KernelTable& table, [[maybe_unused]] Isa isa) {
 
   if (isa < Isa::avx512vnni) return;
   fill_panels_avx512vnni(table);
+  fill_grouped_panels_avx512vnni(table);
   fill_dense_avx512vnni(table);
 
 #if defined(RSR_AMX)

@@ -10,6 +10,7 @@
 #include "buffer.h"
 #include "dispatch.h"
 #include "parallel.h"
+#include "step_groups.h"
 #include "transpose.h"
 
 namespace rsr {
@@ -245,7 +246,7 @@ class Multiplication {
       for (const GroupedBatch* batch :
            {&kernels_.large_grouped_batch, &kernels_.small_grouped_batch})
         if (const size_t pass = pass_of(*batch, x, left)) return {nullptr, batch, pass};
-    } else if (blocks_ != 0) {
+    } else if (blocks_ != 0 && !has_short_units(a_)) {
       for (const Batch* batch :
            {&kernels_.large_batch, &kernels_.medium_batch, &kernels_.small_batch})
         if (const size_t pass = pass_of(*batch, x, left)) return {batch, nullptr, pass};
@@ -305,8 +306,17 @@ class Multiplication {
 
   RankedRows rows_from_strip(const RankedIndex& a, size_t strip, size_t first, size_t last) const {
     const size_t start = strip * shape_of(a.packing).strip_rows;
-    return {a.data + start * a.row_bytes(), first - start,     last - start,
-            a.padded_rows() - start,        a.index_columns(), columns_per_widen_};
+    return {a.data + start * a.row_bytes(),
+            first - start,
+            last - start,
+            a.padded_rows() - start,
+            a.index_columns(),
+            columns_per_widen_,
+            has_short_units(a) ? grouping() : Grouping{0, 0}};
+  }
+
+  static bool has_short_units(const RankedIndex& a) {
+    return a.packing == Packing::n4s1 && a.groups.columns;
   }
 
   const float* divisor(size_t i) const { return divisors_ ? divisors_ + i : nullptr; }
@@ -322,9 +332,7 @@ class Multiplication {
   // Whether scales of groups apply: unscaled int8 products ignore them.
   bool is_grouped() const { return a_.groups.columns && std::is_same_v<Out, float>; }
 
-  Grouping grouping() const {
-    return {a_.group_blocks(), a_.blocks(), a_.group_blocks() * a_.k - a_.groups.columns};
-  }
+  Grouping grouping() const { return {a_.group_blocks(), a_.blocks(), a_.groups.columns}; }
 
   // The scales of rows [first, last), for vectors from `done` on. Padding rows have none, but
   // kernels read one per row: rows of the last unit come from a copy.
@@ -364,7 +372,9 @@ class Multiplication {
     const auto& kernel = kernels_.vector;
     void* tables = scratch.per_thread.get(kernel.header_bytes + blocks_ * kernel.table_bytes);
     if (scratch.tables_of != product) {
-      kernel.build_tables(x, patterns_, a_.k, blocks_, tables);
+      is_grouped() && kernel.build_grouped_tables
+          ? kernel.build_grouped_tables(x, patterns_, a_.k, grouping(), tables)
+          : kernel.build_tables(x, patterns_, a_.k, blocks_, tables);
       scratch.tables_of = product;
     }
     return tables;
@@ -524,8 +534,6 @@ size_t RankedIndex::group_blocks() const {
   return ((groups.columns ? groups.columns : columns) + k - 1) / k;
 }
 
-size_t RankedIndex::group_count() const { return divide_up(blocks(), group_blocks()); }
-
 size_t RankedIndex::blocks() const {
   if (groups.columns == 0) return group_blocks();
   return columns / groups.columns * group_blocks() + (columns % groups.columns + k - 1) / k;
@@ -536,7 +544,12 @@ size_t RankedIndex::index_columns() const {
   return (blocks() + width - 1) / width;
 }
 
-size_t RankedIndex::row_bytes() const { return index_columns() * shape_of(packing).cell_bytes; }
+size_t RankedIndex::row_bytes() const {
+  if (packing == Packing::w16 || groups.columns == 0)
+    return index_columns() * shape_of(packing).cell_bytes;
+  const size_t rest = (columns % groups.columns + k - 1) / k;  // blocks of a last, narrower group
+  return columns / groups.columns * N4S1::group_bytes(group_blocks()) + N4S1::group_bytes(rest);
+}
 
 bool RankedIndex::shares_input(const RankedIndex& other) const {
   return packing == other.packing && columns == other.columns && k == other.k &&
@@ -570,6 +583,8 @@ void multiply_quantizing(const RankedProduct<float>* products, size_t size, cons
 
 void multiply_group_quantized(const RankedProduct<float>* products, size_t size, const int8_t* x,
                               const float* steps, size_t count) {
+  if (products[0].index->groups.columns == 0)
+    return multiply_step_groups(products, size, x, steps, count);
   Multiplication<int8_t, int16_t, int32_t, float>(kernels_i8(*products[0].index), products, size)
       .run(x, count, {}, nullptr, steps);
 }

@@ -23,6 +23,7 @@ from .inputs import plain_array
 from .products import (
     multiply,
     multiply_columns,
+    multiply_group_quantized,
     multiply_quantizing,
     native_index,
     share_tables,
@@ -50,8 +51,10 @@ class Matrix:
     * float32 x: float32, scaled. To first order |error| <= n 2^-24 |scale| sum|x_i| against the
       exact result, with n = max(in_features, 3), while sum|x_i| is a finite float32. Scales are
       applied last, to the sum or to the sum of each group of columns, so larger inputs may give
-      infinity or NaN. Results are deterministic for a file, an instruction set and a
-      number of vectors (packing n4s1 on AVX2 rounds a single vector less often).
+      infinity or NaN. Results are deterministic for a file, an instruction set and the
+      vectors that are multiplied at once: one vector of many may have other last bits than alone
+      (on AMX, many are multiplied as sums of two bfloat16 numbers each; packing n4s1 on AVX2
+      rounds a single vector less often).
     * NaN and infinity in x propagate as in a dense product: a zero weight times either is NaN.
 
     Attributes:
@@ -320,6 +323,15 @@ class Matrix:
                 scales, their scaled sums are added in float32. NaN or infinity in a row makes its
                 result NaN.
 
+                "int8-group" quantizes each row of x by groups of columns, for weights that were not
+                trained with int8 activations. The groups are those of the scales, else of 128
+                columns. In float32, with m the largest magnitude of a group, step = m / 127 and
+                q = round_half_even(x * (127 / m)), which is at most 127 in magnitude; both are 0
+                where m < 2^-119. The result is the float32 sum over groups of (scale * step) times
+                W q of the group in exact integers. Without scales of groups it may instead be the
+                product with q * step that "float32" gives. NaN or infinity in a row makes its
+                result NaN.
+
         Returns:
             (..., out_features), float32, scale applied.
 
@@ -495,7 +507,8 @@ def linear_all(
     Args:
         matrices: at least one, all with the same in_features.
         x: (..., in_features), float32.
-        activations: "float32" or "int8", see `Matrix.linear`; x is quantized once.
+        activations: "float32", "int8" or "int8-group", see `Matrix.linear`; x is quantized once,
+            by groups once for each size of groups.
 
     Returns:
         (..., out_features) for each matrix, float32, scale applied.
@@ -504,8 +517,10 @@ def linear_all(
         OptionError: `matrices` is empty, or `activations` has another value.
         InputTypeError, InputShapeError, ClosedError: as for `Matrix.linear`.
     """
-    if activations not in ("float32", "int8"):
-        raise OptionError(f"activations: found {activations!r}, expected 'float32' or 'int8'")
+    if activations not in ("float32", "int8", "int8-group"):
+        raise OptionError(
+            f"activations: found {activations!r}, expected 'float32', 'int8' or 'int8-group'"
+        )
     matrices = _checked_matrices(matrices)
     x = plain_array("x", x, [np.float32])
     for w in matrices:
@@ -517,8 +532,10 @@ def linear_all(
     groups = share_tables([w.index for w in matrices])
     if activations == "float32":
         multiply(groups, rows, outputs)
-    else:
+    elif activations == "int8":
         multiply_quantizing(groups, rows, outputs)
+    else:
+        multiply_group_quantized(groups, rows, outputs)
     return [y.reshape(*x.shape[:-1], w.shape[0]) for w, y in zip(matrices, outputs, strict=True)]
 
 

@@ -14,6 +14,7 @@ from safetensors import safe_open
 import rsr_runtime as rsr
 import rsrc
 from rsr_runtime import _native
+from rsr_testing.language_models import LanguageModels
 from rsr_testing.paths import BENCHMARKS
 
 README = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
@@ -136,3 +137,36 @@ def test_tune_script() -> None:
     assert {row["isa"] for row in rows} <= set(rsr.cpu_info()["supported_isas"])
     if rsr.cpu_info()["isa"] != "scalar":
         assert {row["measured"] for row in rows} >= {"prefetch, memory", "output head"}
+
+
+def test_speculation_script(tmp_path: Path) -> None:
+    run_script("make_2b_checkpoint.py", f"--output={tmp_path / 'c'}", *TINY)
+    rsrc.compile(tmp_path / "c", tmp_path / "c.rsr")
+    options = [str(tmp_path / "c.rsr"), "--odds=0,100", "--seconds=0.3", "--threads=1", "--json"]
+    never, always = json.loads(run_script("speculation.py", *options))["results"]
+    assert never["accepted"] == 0
+    assert always["drafted"] - 16 < always["accepted"] > 16  # the last pass may be ahead
+    for row in (never, always):
+        assert row["tokens"] >= row["passes"] > 0
+        assert row["ratio"] == pytest.approx(
+            row["tokens_per_second"] / row["tokens_per_second_without"]
+        )
+
+
+def test_activations_script(language_models: LanguageModels, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("To be, or not to be. " * 9, encoding="utf-8")
+    models = [str(language_models.path(name)) for name in ("bonsai", "bitnet-2b")]
+    arguments = [str(text), *models, "--tokens=40"]
+    rows = json.loads(run_script("activations.py", *arguments, "--json"))["results"]
+    assert [(row["file"], row["activations"]) for row in rows] == [
+        (models[0], "int8-group"),
+        (models[1], "trained"),
+        (models[1], "int8-group"),
+    ]
+    for row in rows:
+        assert 0 < row["logit_error"] < 0.1
+        assert 0.5 < row["same_most_likely"] <= 1
+        assert 0.9 < row["perplexity"] / row["perplexity_float32"] < 1.1
+        assert 0 <= row["greedy_tokens_in_common"] <= row["greedy_tokens"]
+    assert "| int8-group |" in run_script("activations.py", *arguments, "--markdown")

@@ -26,25 +26,26 @@ static_assert(block_steps(1) % kPutSteps == 0 && block_steps(2) % kPutSteps == 0
 // How the inputs of a group become steps.
 class GroupSteps {
  public:
-  // padding: last inputs that are zero. Steps are compacted if that saves a multiple of `unit`.
-  GroupSteps(size_t blocks, size_t padding, int k, size_t unit) : k_(k), arrange_(k) {
+  // inputs: those of the blocks, less the zeros that complete the last. Steps are compacted if that
+  // saves a multiple of `unit`.
+  GroupSteps(size_t blocks, size_t inputs, int k, size_t unit) : k_(k), arrange_(k) {
     if (blocks == 0) return;
     whole_ = (blocks - 1) / kBundleBlocks;
     const size_t tail = blocks - whole_ * kBundleBlocks;  // blocks of the last bundle
-    tail_inputs_ = tail * k - padding;
+    tail_inputs_ = inputs - whole_ * bundle_inputs(k);
     used_ = min(tail, W16::kBlocks) * k;
     const size_t least = divide_up(tail_inputs_, kStepInputs), before = whole_ * bundle_steps(k);
     const bool is_compact = divide_up(before + least, unit) < divide_up(before + used_, unit);
 
     constexpr size_t kWordAt[kStepInputs] = {0, 2, 1, 3};  // as in Arrangement
     constexpr uint8_t kHole = 64;
-    uint8_t inputs[kMaxBundleSteps][kStepInputs];  // of the bundle, by step and byte
+    uint8_t input_at[kMaxBundleSteps][kStepInputs];  // of the bundle, by step and byte
     size_t filled[kMaxBundleSteps] = {};
     for (size_t s = 0; s < used_; s++)
       for (size_t p = 0; p < kStepInputs; p++) {
         const size_t input = (kWordAt[p] * W16::kBlocks + s / k) * k + s % k;
         const bool is_hole = input >= tail_inputs_;
-        inputs[s][p] = is_hole ? kHole : static_cast<uint8_t>(input);
+        input_at[s][p] = is_hole ? kHole : static_cast<uint8_t>(input);
         filled[s] += !is_hole;
       }
     if (is_compact) {
@@ -58,7 +59,7 @@ class GroupSteps {
           }
       for (size_t t = 0; t < tail_steps_; t++)
         for (size_t s = 0; s < used_; s++)
-          if (!stays[s]) add_move(inputs[place_[t]], inputs[s], t, s, kHole);
+          if (!stays[s]) add_move(input_at[place_[t]], input_at[s], t, s, kHole);
     } else {
       tail_steps_ = used_;
       for (size_t s = 0; s < used_; s++) place_[s] = s;
@@ -66,8 +67,8 @@ class GroupSteps {
     alignas(64) uint8_t from[64] = {};
     for (size_t t = 0; t < tail_steps_; t++)
       for (size_t p = 0; p < kStepInputs; p++)
-        if (inputs[place_[t]][p] != kHole) {
-          from[t * kStepInputs + p] = inputs[place_[t]][p];
+        if (input_at[place_[t]][p] != kHole) {
+          from[t * kStepInputs + p] = input_at[place_[t]][p];
           filled_ |= uint64_t(1) << (t * kStepInputs + p);
         }
     from_ = _mm512_load_si512(from);
@@ -166,8 +167,9 @@ class GroupedSteps {
  public:
   GroupedSteps(const Grouping& grouping, int k, size_t unit)
       : grouping_(grouping),
-        whole_(grouping.blocks_per_group, grouping.padding, k, unit),
-        last_(grouping.blocks % grouping.blocks_per_group, 0, k, unit) {}
+        whole_(group_end(grouping, 0), inputs_of_group(grouping, 0, k), k, unit),
+        last_(grouping.blocks % grouping.blocks_per_group,
+              grouping.blocks % grouping.blocks_per_group * k, k, unit) {}
 
   const GroupSteps& of(size_t group) const {
     return (group + 1) * grouping_.blocks_per_group <= grouping_.blocks ? whole_ : last_;

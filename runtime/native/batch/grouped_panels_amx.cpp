@@ -3,14 +3,14 @@
 //
 // * 2 x 2 tiles of sums, of 32 vectors and a panel of 32 rows. A chunk of groups is multiplied,
 // then
-//   its sums are scaled and added to the float sums, which are then read and written once a chunk.
-// * A tile product runs on its own unit. Between the products of a chunk, the sums of the chunk
-//   before are scaled, and the panels of the next are made, some of each after every product.
+//   its sums are scaled and added to the float sums, which are read and written once a chunk.
+// * The panels of the next chunk are made between the tile products of this one, which run on a
+// unit
+//   of their own. Scaling sums between products instead of after them is 1.2x as slow.
 // * Vectors are divided into blocks whose inputs stay in L2 while they meet all rows.
 //
-// Per group of 128 inputs, 32 vectors and 32 rows: 8 tile products (128 cycles); for the sums 64
-// vcvtdq2ps, 64 vmulps, 64 vfmadd, 64 stores by tile and 16 of floats; half of that with as many
-// vectors. Making the panel is 64 operations for 12 blocks (panels.h).
+// Per group of 128 inputs, 32 vectors and 32 rows: 8 tile products (128 cycles), and for the sums
+// 64 vcvtdq2ps, 64 vfmadd, and with steps 64 vmulps and 32 vbroadcastss. The panel: panels.h.
 //
 // Bound: |sum| <= 128 in_features < 2^31, as in_features < 2^24. The float sums are those of
 // vector/w16_grouped_avx512.cpp, bit by bit.
@@ -24,17 +24,13 @@ constexpr size_t kMinVectors = 5;
 constexpr size_t kMaxVectors = 256;
 constexpr size_t kMaxBlockBytes = 1 << 20;  // of inputs
 constexpr size_t kMaxChunk = 4;             // groups of a chunk
-constexpr size_t kChunkDepth = 8;           // tile products of a chunk, unless a group has more
-static_assert(kTileSteps * kStepInputs == kTileBytes);
+constexpr size_t kChunkDepth = 4;           // tiles of its panels, unless a group has more
 
 constexpr size_t kPairSums = 4 * kTileSums;  // of two tiles of vectors and a panel
 
 // Tile products of a group.
 size_t depth_of(const Grouping& grouping, int k) {
-  return divide_up(
-      GroupSteps(min(grouping.blocks, grouping.blocks_per_group), grouping.padding, k, kTileSteps)
-          .steps(),
-      kTileSteps);
+  return divide_up(GroupedSteps(grouping, k, kTileSteps).of(0).steps(), kTileSteps);
 }
 
 size_t chunk_of(size_t depth) {
@@ -67,41 +63,40 @@ void prepare(const int8_t* x, const int16_t*, int k, size_t columns, const Group
   }
 }
 
-// Of each thread: its tile configuration; of two chunks the panels, the sums of two tiles of
-// vectors and the scales; and the float sums of a panel, (vector, kPanelRows).
+// Of each thread: its tile configuration; the panels of two chunks; the sums of two tiles of
+// vectors and the scales of a chunk; and the float sums of a panel, (vector, kPanelRows).
 size_t panels_bytes(size_t depth) {
   return (chunk_of(depth) * depth * kTileSteps + kMaxBundleSteps) * kStepBytes;
 }
 
 size_t per_thread_bytes(const Grouping& grouping, int k, size_t count) {
-  const size_t chunk = chunk_of(depth_of(grouping, k));
-  return sizeof(TileConfig) + 2 * panels_bytes(depth_of(grouping, k)) +
-         2 * chunk * (kPairSums * sizeof(int32_t) + kPanelRows * sizeof(float)) +
+  const size_t depth = depth_of(grouping, k);
+  return sizeof(TileConfig) + 2 * panels_bytes(depth) +
+         chunk_of(depth) * (kPairSums * sizeof(int32_t) + kPanelRows * sizeof(float)) +
          count * kPanelRows * sizeof(float);
 }
 
-// Sums of a chunk of groups, of two tiles of vectors, to be scaled and added.
-struct Sums {
+// Sums of a chunk of groups and of two tiles of vectors, to be scaled and added.
+struct ChunkSums {
   const int32_t* tiles;  // (group, tile of vectors, half of the rows, vector, 16 rows)
   const float* scales;   // (group, kPanelRows)
   const float* steps;    // (vector, all groups), or null
-  size_t groups, all_groups;
+  size_t all_groups;
   size_t vectors, height;  // of a tile of vectors
   bool is_first, is_last;  // chunk
   float* floats;           // (vector, kPanelRows)
   float* y;
   size_t stride;
-  size_t done = 0;  // vectors
 };
 
 template <int G, bool kSteps>
-inline void scale_some(Sums& a, size_t count) {
+void add_scaled(const ChunkSums& chunk) {
+  const ChunkSums a = chunk;  // a copy: stores below cannot change it
   __m512 scales[G][2];
   for (int g = 0; g < G; g++)
     for (int h = 0; h < 2; h++) scales[g][h] = _mm512_loadu_ps(a.scales + g * kPanelRows + h * 16);
-  for (const size_t stop = min(a.vectors, a.done + count); a.done < stop; a.done++) {
-    const size_t v = a.done, tile = v >= a.height;
-    const int32_t* sums = a.tiles + tile * 2 * kTileSums + (v - tile * a.height) * kTileRows;
+  for (size_t v = 0; v < a.vectors; v++) {
+    const int32_t* sums = a.tiles + (v < a.height ? v : 2 * kTileRows + v - a.height) * kTileRows;
     float* floats = a.floats + v * kPanelRows;
     __m512 low = _mm512_setzero_ps(), high = low;
     if (!a.is_first) low = _mm512_loadu_ps(floats), high = _mm512_loadu_ps(floats + 16);
@@ -125,12 +120,10 @@ inline void scale_some(Sums& a, size_t count) {
   }
 }
 
+using AddScaled = void (*)(const ChunkSums&);
 template <bool kSteps>
-void scale_some(Sums& a, size_t count) {
-  constexpr void (*kScale[kMaxChunk])(Sums&, size_t) = {
-      scale_some<1, kSteps>, scale_some<2, kSteps>, scale_some<3, kSteps>, scale_some<4, kSteps>};
-  if (a.done < a.vectors) kScale[a.groups - 1](a, count);
-}
+constexpr AddScaled kAddScaled[kMaxChunk] = {add_scaled<1, kSteps>, add_scaled<2, kSteps>,
+                                             add_scaled<3, kSteps>, add_scaled<4, kSteps>};
 
 template <int K>
 class GroupedProduct {
@@ -139,8 +132,8 @@ class GroupedProduct {
                  const void* shared, size_t count, void* per_thread, float* y, size_t stride)
       : rows_(rows),
         scales_(scales),
-        k_(k),
         count_(count),
+        tiles_(tiles_of(count)),
         height_(tile_height(count)),
         groups_(group_count(scales.grouping)),
         depth_(depth_of(scales.grouping, k)),
@@ -150,113 +143,92 @@ class GroupedProduct {
         inputs_(static_cast<const char*>(shared)),
         panels_(static_cast<char*>(per_thread)),
         sums_(reinterpret_cast<int32_t*>(panels_ + 2 * panels_bytes(depth_))),
-        chunk_scales_(reinterpret_cast<float*>(sums_ + 2 * chunk_ * kPairSums)),
-        floats_(chunk_scales_ + 2 * chunk_ * kPanelRows),
+        chunk_scales_(reinterpret_cast<float*>(sums_ + chunk_ * kPairSums)),
+        floats_(chunk_scales_ + chunk_ * kPanelRows),
         y_(y),
         stride_(stride) {}
 
   void run() {
-    const size_t tiles = tiles_of(count_), pairs = divide_up(tiles, 2);
-    const size_t pair_bytes = 2 * tile_bytes();
-    const size_t blocks = divide_up(pairs * pair_bytes, kMaxBlockBytes);
+    const size_t pairs = divide_up(tiles_, 2);
+    const size_t blocks = divide_up(pairs * 2 * tile_bytes(), kMaxBlockBytes);
     for (size_t b = 0; b < blocks; b++) {
-      const size_t begin = 2 * (b * pairs / blocks), end = 2 * ((b + 1) * pairs / blocks);
-      if (begin < end) run_block(begin, min(end, tiles));
+      const size_t first = 2 * (b * pairs / blocks), last = 2 * ((b + 1) * pairs / blocks);
+      if (first < last) run_block(first, min(last, tiles_));
     }
   }
 
  private:
-  // A chunk of groups of a panel.
+  // A chunk of groups of a panel. Its panels are made bundle by bundle.
   struct Part {
     size_t row, group, groups;
-    size_t next_group, next_bundle = 0;  // to be made
+    char* panels;
+    size_t next_group, next_bundle;  // to be made
   };
 
   size_t chunks() const { return divide_up(groups_, chunk_); }
   size_t parts() const { return (rows_.last - rows_.first) / kPanelRows * chunks(); }
+  size_t tile_bytes() const { return groups_ * depth_ * height_ * kTileBytes; }
+  size_t panel_bytes() const { return depth_ * kTileSteps * kStepBytes; }
 
   Part part(size_t i) const {
     const size_t group = i % chunks() * chunk_;
-    return {rows_.first + i / chunks() * kPanelRows, group, min(chunk_, groups_ - group), group};
+    return {rows_.first + i / chunks() * kPanelRows,
+            group,
+            i < parts() ? min(chunk_, groups_ - group) : 0,
+            panels_ + i % 2 * panels_bytes(depth_),
+            group,
+            0};
   }
 
-  size_t tile_bytes() const { return groups_ * depth_ * height_ * kTileBytes; }
-  char* panel(size_t part) const { return panels_ + part % 2 * panels_bytes(depth_); }
-  size_t panel_bytes() const { return depth_ * kTileSteps * kStepBytes; }
-
-  void make_some(size_t i, Part& part, size_t bundles) const {
+  void make_some(Part& part, size_t bundles) const {
     const PanelRows rows(rows_, part.row);
     for (; bundles > 0 && part.next_group < part.group + part.groups; bundles--) {
       steps_.template make<K>(part.next_group, part.next_bundle, rows.words, rows.height,
                               rows_.columns, digits_,
-                              panel(i) + (part.next_group - part.group) * panel_bytes());
+                              part.panels + (part.next_group - part.group) * panel_bytes());
       if (++part.next_bundle < steps_.of(part.next_group).bundles()) continue;
       part.next_bundle = 0;
       part.next_group++;
     }
   }
+  void make_all(Part& part) const { make_some(part, ~size_t(0)); }
 
-  // Tiles [first, last) of vectors.
+  // Tiles [first, last) of vectors. Meanwhile the panels of the next part are made, one bundle
+  // every places / bundles tile products, so that they are complete by the last.
   void run_block(size_t first, size_t last) {
-    Part here = part(0);
-    make_some(0, here, ~size_t(0));
-    Sums before = {};  // of the last two tiles
-    size_t turn = 0;
+    Part next = part(0);
+    make_all(next);
     for (size_t i = 0; i < parts(); i++) {
-      here = part(i);
-      float* scales = chunk_scales_ + i % 2 * chunk_ * kPanelRows;
+      const Part here = next;
+      next = part(i + 1);
       for (size_t g = 0; g < here.groups; g++)
-        load_scales(scales_, here.group + g, here.row - rows_.first, scales + g * kPanelRows);
-      Part next = i + 1 < parts() ? part(i + 1) : Part{};
+        load_scales(scales_, here.group + g, here.row - rows_.first,
+                    chunk_scales_ + g * kPanelRows);
       written_before_tiles_read();
-      // After each of `places` products of a pair: bundles of the next part, vectors of `before`.
-      const size_t places = here.groups * depth_;
-      const size_t make_places = places * divide_up(last - first, 2);
+      const size_t places = here.groups * depth_ * divide_up(last - first, 2);
       const size_t bundles = next.groups * steps_.of(0).bundles();
       size_t due = 0;
-      for (size_t t = first; t < last; t += 2, turn++) {
-        const size_t scale = divide_up(before.vectors, places);
-        const auto between = [&] {
-          add_some(before, scale);
-          for (due += bundles; due >= make_places; due -= make_places) make_some(i + 1, next, 1);
-        };
-        int32_t* sums = sums_ + turn % 2 * chunk_ * kPairSums;
-        t + 1 < last ? multiply_pair<true>(i, here, t, sums, between)
-                     : multiply_pair<false>(i, here, t, sums, between);
-        add_some(before, before.vectors);
-        const size_t v = t * height_;
-        before = {sums,
-                  scales,
-                  scales_.steps ? scales_.steps + v * groups_ + here.group : nullptr,
-                  here.groups,
-                  groups_,
-                  min(2 * height_, count_ - v),
-                  height_,
-                  here.group == 0,
-                  here.group + here.groups == groups_,
-                  floats_ + v * kPanelRows,
-                  y_ + v * stride_ + here.row - rows_.first,
-                  stride_};
+      const auto make_next = [&] {
+        for (due += bundles; due >= places; due -= places) make_some(next, 1);
+      };
+      for (size_t t = first; t < last; t += 2) {
+        t + 1 < last ? multiply_pair<true>(here, t, make_next)
+                     : multiply_pair<false>(here, t, make_next);
+        add_pair(here, t);
       }
-      make_some(i + 1, next, ~size_t(0));
+      make_all(next);
     }
-    add_some(before, before.vectors);
   }
 
-  void add_some(Sums& sums, size_t count) const {
-    sums.steps ? scale_some<true>(sums, count) : scale_some<false>(sums, count);
-  }
-
-  // Panels of a chunk times one or two tiles of vectors. Calls between() after every product.
-  template <bool kTwo, class Between>
-  void multiply_pair(size_t i, const Part& part, size_t tile, int32_t* sums,
-                     const Between& between) const {
-    const char* panels = panel(i);
-    for (size_t g = 0; g < part.groups; g++, sums += kPairSums, panels += panel_bytes()) {
+  // Panels of a chunk times one or two tiles of vectors.
+  template <bool kTwo, class MakeNext>
+  void multiply_pair(const Part& part, size_t tile, const MakeNext& make_next) const {
+    int32_t* sums = sums_;
+    for (size_t g = 0; g < part.groups; g++, sums += kPairSums) {
+      const char* panel = part.panels + g * panel_bytes();
       const char* x0 =
           inputs_ + tile * tile_bytes() + (part.group + g) * depth_ * height_ * kTileBytes;
       const char* x1 = x0 + tile_bytes();
-      const char* p = panels;
       _tile_zero(SUMS_00);
       _tile_zero(SUMS_01);
       if (kTwo) {
@@ -264,18 +236,18 @@ class GroupedProduct {
         _tile_zero(SUMS_11);
       }
       const size_t depth = divide_up(steps_.of(part.group + g).steps(), kTileSteps);
-      for (size_t d = 0; d < depth; d++, p += kTileSteps * kStepBytes) {
-        _tile_loadd(ROWS_0, p, kStepBytes);
+      for (size_t d = 0; d < depth; d++, panel += kTileSteps * kStepBytes) {
+        _tile_loadd(ROWS_0, panel, kStepBytes);
         _tile_loadd(VECTORS_0, x0 + d * height_ * kTileBytes, kTileBytes);
         _tile_dpbssd(SUMS_00, VECTORS_0, ROWS_0);
-        _tile_loadd(ROWS_1, p + kTileBytes, kStepBytes);
+        _tile_loadd(ROWS_1, panel + kTileBytes, kStepBytes);
         _tile_dpbssd(SUMS_01, VECTORS_0, ROWS_1);
         if (kTwo) {
           _tile_loadd(VECTORS_1, x1 + d * height_ * kTileBytes, kTileBytes);
           _tile_dpbssd(SUMS_10, VECTORS_1, ROWS_0);
           _tile_dpbssd(SUMS_11, VECTORS_1, ROWS_1);
         }
-        between();
+        make_next();
       }
       _tile_stored(SUMS_00, sums, kTileBytes);
       _tile_stored(SUMS_01, sums + kTileSums, kTileBytes);
@@ -286,18 +258,26 @@ class GroupedProduct {
     }
   }
 
+  void add_pair(const Part& part, size_t tile) const {
+    const size_t v = tile * height_;
+    const float* steps = scales_.steps ? scales_.steps + v * groups_ + part.group : nullptr;
+    const AddScaled* add = steps ? kAddScaled<true> : kAddScaled<false>;
+    add[part.groups - 1]({sums_, chunk_scales_, steps, groups_, min(2 * height_, count_ - v),
+                          height_, part.group == 0, part.group + part.groups == groups_,
+                          floats_ + v * kPanelRows, y_ + v * stride_ + part.row - rows_.first,
+                          stride_});
+  }
+
   const RankedRows& rows_;
   const GroupScales& scales_;
-  const int k_;
-  const size_t count_, height_, groups_, depth_, chunk_;
+  const size_t count_, tiles_, height_, groups_, depth_, chunk_;
   const DigitBytes digits_;
   const GroupedSteps steps_;
   const char* inputs_;
   char* panels_;  // of two parts: one is multiplied, the other is made
   int32_t* sums_;
-  float *chunk_scales_, *floats_;
-  float* y_;
-  size_t stride_;
+  float *chunk_scales_, *floats_, *y_;
+  const size_t stride_;
 };
 
 void multiply(const RankedRows& rows, const GroupScales& scales, const int16_t* patterns, int k,

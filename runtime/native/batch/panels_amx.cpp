@@ -24,7 +24,7 @@ namespace {
 constexpr size_t kMinVectors = 5;    // lookups are as fast for 4, and take 1.4x as long for 6
 constexpr size_t kMaxVectors = 256;  // of a pass: their sums and a block of their inputs fit L2
 
-static_assert(kTileSums == kTileRows * kPanelRows / 2 && kTileSteps * kStepInputs == kTileBytes);
+static_assert(kTileSums == kTileRows * kPanelRows / 2);
 
 // Shared by a pass: its inputs in blocks, each (tile, depth, vector, kTileBytes inputs). A block is
 // a whole number of tiles deep; zeros complete the last. Vectors that pad the last tile are not

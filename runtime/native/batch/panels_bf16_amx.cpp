@@ -34,6 +34,17 @@
 namespace rsr {
 namespace {
 
+// Tile registers. Macros, because GCC pastes them into assembly. Those of rows of a panel are
+// configured as in batch/tiles.h.
+#define SUMS_0 0
+#define SUMS_1 1
+#define SUMS_2 2
+#define SUMS_3 3
+#define ROWS_A ROWS_0
+#define ROWS_B ROWS_1
+#define HIGH VECTORS_0
+#define LOW VECTORS_1
+
 constexpr size_t kMinInputs = 256;
 constexpr size_t kMaxVectors = 256;
 constexpr size_t kRoundRows = 4 * W16::kStripRows;
@@ -249,15 +260,16 @@ class PanelMaker {
   // words: of the first row, in word column 0.
   PanelMaker(const Section& s, const uint16_t* words, size_t height, int k, const Digits& digits,
              char* panel)
-      : section_(s), words_(words), height_(height), k_(K ? K : k), digits_(digits), to_(panel) {}
+      : section_(s), words_(words), height_(height), k_(k), digits_(digits), to_(panel) {}
   PanelMaker& operator=(const PanelMaker&) = delete;
 
   // Pieces of about as many steps as a pair of words has.
   size_t pieces() const { return section_.word_pairs + 1; }
 
-  void make_some(size_t pieces) {
-    for (; pieces > 0 && made_ < this->pieces(); pieces--, made_++)
-      made_ == 0 ? make_rest() : make_word_pair();
+  // Whether it was the last.
+  bool make_piece() {
+    made_ == 0 ? make_rest() : make_word_pair();
+    return ++made_ == pieces();
   }
 
  private:
@@ -267,12 +279,14 @@ class PanelMaker {
         _mm512_set1_epi16(static_cast<short>(b % W16::kBlocks * W16::kRankBits)));
   }
 
-  // Steps of two lanes, a and b, of 16-bit ranks.
-  void add_steps(__m512i low, __m512i high) {
-    for (int d = 0; d < k_; d++, to_ += kStepBytes) {
-      _mm512_storeu_si512(to_, _mm512_permutexvar_epi16(low, digits_.of[d]));
-      _mm512_storeu_si512(to_ + 64, _mm512_permutexvar_epi16(high, digits_.of[d]));
+  // The k steps of two blocks, whose ranks are in adjacent lanes.
+  void add_steps(const __m512i* digits, __m512i low, __m512i high) {
+    const int width = K ? K : k_;
+    for (int d = 0; d < width; d++) {
+      _mm512_storeu_si512(to_ + d * kStepBytes, _mm512_permutexvar_epi16(low, digits[d]));
+      _mm512_storeu_si512(to_ + d * kStepBytes + 64, _mm512_permutexvar_epi16(high, digits[d]));
     }
+    to_ += width * kStepBytes;
   }
 
   void make_word_pair() {
@@ -284,9 +298,12 @@ class PanelMaker {
     _mm_prefetch(reinterpret_cast<const char*>(ahead + height_), _MM_HINT_T0);
     const __m512i a = load(words), b = load(words + height_);
     const __m512i low = _mm512_unpacklo_epi16(a, b), high = _mm512_unpackhi_epi16(a, b);
-    add_steps(low, high);
-    add_steps(_mm512_mulhi_epu16(low, by5), _mm512_mulhi_epu16(high, by5));
-    add_steps(_mm512_mulhi_epu16(low, by10), _mm512_mulhi_epu16(high, by10));
+    // In registers: for all that the compiler knows, the stores of steps change digits_.
+    __m512i digits[kMaxK];
+    for (int d = 0; d < (K ? K : k_); d++) digits[d] = digits_.of[d];
+    add_steps(digits, low, high);
+    add_steps(digits, _mm512_mulhi_epu16(low, by5), _mm512_mulhi_epu16(high, by5));
+    add_steps(digits, _mm512_mulhi_epu16(low, by10), _mm512_mulhi_epu16(high, by10));
   }
 
   void make_rest() {
@@ -294,7 +311,7 @@ class PanelMaker {
     char* const panel = to_;
     for (size_t i = 0; i + 1 < s.rest; i += 2) {
       const __m512i a = block(s.rest_block(i)), b = block(s.rest_block(i + 1));
-      add_steps(_mm512_unpacklo_epi16(a, b), _mm512_unpackhi_epi16(a, b));
+      add_steps(digits_.of, _mm512_unpacklo_epi16(a, b), _mm512_unpackhi_epi16(a, b));
     }
     const size_t odd = s.rest / 2 * 2;
     for (size_t i = 0; i < s.left; i += 2, to_ += kStepBytes) {
@@ -319,21 +336,22 @@ class PanelMaker {
   size_t made_ = 0;
 };
 
-// The sums of one or two tiles of vectors and 32 rows: (tile of vectors, half of the rows, vector,
-// 16 rows).
-constexpr size_t kUnitSums = 4 * kTileSums;
+// A unit: a tile of vectors and the rows of two panels, as four tiles of sums, (half of a panel,
+// vector, 16 rows).
+constexpr size_t kUnitRows = 2 * kPanelRows, kUnitTiles = kUnitRows / 16;
+constexpr size_t kUnitSums = kUnitTiles * kTileSums;
+static_assert(W16::kStripRows % kUnitRows == 0);
 
 struct PerThread {
   TileConfig config;
-  alignas(64) char panels[2][kPanelBytes];  // one is multiplied, the other is made
-  alignas(64) float scales[2][kPanelRows];  // of the panels
-  alignas(64) float unit[2][kUnitSums];     // one is added to the sums, the other computed
+  alignas(64) char panels[2][2][kPanelBytes];  // two are multiplied, two are made
+  alignas(64) float scales[2][kUnitRows];      // of the rows of a unit
+  alignas(64) float unit[2][kUnitSums];        // one is added to the sums, the other computed
 };
 
-// Then the sums of a round, (panel, tile of vectors, half of the rows, vector, 16 rows).
+// Then the sums of a round: those of its units.
 size_t per_thread_bytes(const Grouping&, int, size_t count) {
-  return sizeof(PerThread) +
-         kRoundRows / kPanelRows * tiles_of(count) * 2 * kTileSums * sizeof(float);
+  return sizeof(PerThread) + kRoundRows / kUnitRows * tiles_of(count) * kUnitSums * sizeof(float);
 }
 
 // sums += the sums of a unit * scales of its rows, some vectors at a time.
@@ -343,89 +361,85 @@ class ScaledAddition {
   ScaledAddition(const float* unit, const float* scales, size_t tiles, size_t height, bool is_first,
                  float* sums)
       : unit_(unit),
+        scales_(scales),
         sums_(sums),
-        low_scale_(_mm512_load_ps(scales)),
-        high_scale_(_mm512_load_ps(scales + 16)),
-        height_(height),
-        left_(tiles * height),
+        tiles_(tiles),
+        left_(height),
         is_first_(is_first) {}
 
   void add_some(size_t vectors) {
-    for (vectors = min(vectors, left_); vectors > 0; vectors--, left_--) {
-      add(0, low_scale_);
-      add(kTileSums, high_scale_);
-      unit_ += 16, sums_ += 16;
-      if (++in_tile_ == height_) {
-        in_tile_ = 0;
-        unit_ += 2 * kTileSums - 16 * height_, sums_ += 2 * kTileSums - 16 * height_;
-      }
+    vectors = min(vectors, left_);
+    left_ -= vectors;
+    for (size_t i = 0; i < tiles_; i++) {
+      const __m512 scale = _mm512_load_ps(scales_ + 16 * i);
+      const float* unit = unit_ + i * kTileSums;
+      float* sums = sums_ + i * kTileSums;
+      if (is_first_)
+        for (size_t v = 0; v < 16 * vectors; v += 16)
+          _mm512_store_ps(sums + v, _mm512_mul_ps(_mm512_load_ps(unit + v), scale));
+      else
+        for (size_t v = 0; v < 16 * vectors; v += 16)
+          _mm512_store_ps(
+              sums + v, _mm512_fmadd_ps(_mm512_load_ps(unit + v), scale, _mm512_load_ps(sums + v)));
     }
+    unit_ += 16 * vectors, sums_ += 16 * vectors;
   }
 
   void add_all() { add_some(left_); }
 
  private:
-  void add(size_t half, __m512 scale) {
-    const __m512 sum = _mm512_load_ps(unit_ + half);
-    _mm512_store_ps(sums_ + half, is_first_
-                                      ? _mm512_mul_ps(sum, scale)
-                                      : _mm512_fmadd_ps(sum, scale, _mm512_load_ps(sums_ + half)));
-  }
-
-  const float* unit_ = nullptr;
+  const float *unit_ = nullptr, *scales_ = nullptr;
   float* sums_ = nullptr;
-  __m512 low_scale_, high_scale_;
-  size_t height_ = 0, left_ = 0, in_tile_ = 0;
+  size_t tiles_ = 0, left_ = 0;
   bool is_first_ = false;
 };
 
-// Loads the tiles of sums, or zeros them if sums is null; adds the products of a panel and one or
-// two tiles of vectors; stores them to `to`. Calls between() between tile products.
-template <bool kTwo, class Between>
-inline void multiply_tiles(const char* panel, const char* x, size_t height, size_t depth,
-                           const float* sums, float* to, const Between& between) {
-  const size_t part = height * kTileBytes, tile = depth * 2 * part;
+// Loads the sums of a unit, or zeros them if `sums` is null; adds the products of its panels and
+// inputs; stores them to `to`. Calls between() between tile products.
+template <bool kTwoPanels, class Between>
+inline void multiply_unit(const char* panel, const char* x, size_t height, size_t depth,
+                          const float* sums, float* to, const Between& between) {
   if (!sums) {
-    _tile_zero(SUMS_00);
-    _tile_zero(SUMS_01);
-    if (kTwo) {
-      _tile_zero(SUMS_10);
-      _tile_zero(SUMS_11);
+    _tile_zero(SUMS_0);
+    _tile_zero(SUMS_1);
+    if (kTwoPanels) {
+      _tile_zero(SUMS_2);
+      _tile_zero(SUMS_3);
     }
   } else {
-    _tile_loadd(SUMS_00, sums, kTileBytes);
-    _tile_loadd(SUMS_01, sums + kTileSums, kTileBytes);
-    if (kTwo) {
-      _tile_loadd(SUMS_10, sums + 2 * kTileSums, kTileBytes);
-      _tile_loadd(SUMS_11, sums + 3 * kTileSums, kTileBytes);
+    _tile_loadd(SUMS_0, sums, kTileBytes);
+    _tile_loadd(SUMS_1, sums + kTileSums, kTileBytes);
+    if (kTwoPanels) {
+      _tile_loadd(SUMS_2, sums + 2 * kTileSums, kTileBytes);
+      _tile_loadd(SUMS_3, sums + 3 * kTileSums, kTileBytes);
     }
   }
-  for (size_t d = 0; d < depth; d++, x += 2 * part, panel += kTileSteps * kStepBytes) {
-    _tile_loadd(ROWS_0, panel, kStepBytes);
-    _tile_loadd(VECTORS_0, x, kTileBytes);
-    _tile_dpbf16ps(SUMS_00, VECTORS_0, ROWS_0);
-    _tile_loadd(ROWS_1, panel + 64, kStepBytes);
-    _tile_dpbf16ps(SUMS_01, VECTORS_0, ROWS_1);
-    if (kTwo) {
-      _tile_loadd(VECTORS_1, x + tile, kTileBytes);
-      _tile_dpbf16ps(SUMS_10, VECTORS_1, ROWS_0);
-      _tile_dpbf16ps(SUMS_11, VECTORS_1, ROWS_1);
-    }
+  for (size_t d = 0; d < depth; d++, panel += kTileSteps * kStepBytes) {
+    _tile_loadd(HIGH, x, kTileBytes);
+    _tile_loadd(ROWS_A, panel, kStepBytes);
+    _tile_dpbf16ps(SUMS_0, HIGH, ROWS_A);
+    _tile_loadd(ROWS_B, panel + 64, kStepBytes);
+    _tile_dpbf16ps(SUMS_1, HIGH, ROWS_B);
+    x += height * kTileBytes;
+    _tile_loadd(LOW, x, kTileBytes);
+    _tile_dpbf16ps(SUMS_0, LOW, ROWS_A);
+    _tile_dpbf16ps(SUMS_1, LOW, ROWS_B);
+    x += height * kTileBytes;
     between();
-    _tile_loadd(VECTORS_0, x + part, kTileBytes);
-    _tile_dpbf16ps(SUMS_00, VECTORS_0, ROWS_0);
-    _tile_dpbf16ps(SUMS_01, VECTORS_0, ROWS_1);
-    if (kTwo) {
-      _tile_loadd(VECTORS_1, x + tile + part, kTileBytes);
-      _tile_dpbf16ps(SUMS_10, VECTORS_1, ROWS_0);
-      _tile_dpbf16ps(SUMS_11, VECTORS_1, ROWS_1);
+    if (kTwoPanels) {
+      _tile_loadd(ROWS_A, panel + kPanelBytes, kStepBytes);
+      _tile_dpbf16ps(SUMS_2, HIGH, ROWS_A);
+      _tile_loadd(ROWS_B, panel + kPanelBytes + 64, kStepBytes);
+      _tile_dpbf16ps(SUMS_3, HIGH, ROWS_B);
+      _tile_dpbf16ps(SUMS_2, LOW, ROWS_A);
+      _tile_dpbf16ps(SUMS_3, LOW, ROWS_B);
     }
   }
-  _tile_stored(SUMS_00, to, kTileBytes);
-  _tile_stored(SUMS_01, to + kTileSums, kTileBytes);
-  if (kTwo) {
-    _tile_stored(SUMS_10, to + 2 * kTileSums, kTileBytes);
-    _tile_stored(SUMS_11, to + 3 * kTileSums, kTileBytes);
+  _tile_stored(SUMS_0, to, kTileBytes);
+  _tile_stored(SUMS_1, to + kTileSums, kTileBytes);
+  if (kTwoPanels) {
+    _tile_stored(SUMS_2, to + 2 * kTileSums, kTileBytes);
+    _tile_stored(SUMS_3, to + 3 * kTileSums, kTileBytes);
   }
 }
 
@@ -480,81 +494,109 @@ class Product {
       multiply(row, stop);
       for (size_t r = row; r < stop; r += kPanelRows)
         for (size_t i = 0; i < count_; i++) {
-          const float* low = sums((r - row) / kPanelRows, i / height_) + i % height_ * 16;
+          const float* low = sums(r - row, i / height_) + i % height_ * 16;
           store_rows(low, low + kTileSums, y + i * stride + r - rows_.first);
         }
     }
   }
 
  private:
-  float* sums(size_t panel, size_t tile) const {
-    return all_sums_ + (panel * tiles_ + tile) * 2 * kTileSums;
+  // Of a tile of vectors and the panel that begins with a row of the round.
+  float* sums(size_t row, size_t tile) const {
+    return all_sums_ + (row / kUnitRows * tiles_ + tile) * kUnitSums +
+           row % kUnitRows / kPanelRows * 2 * kTileSums;
   }
 
-  PanelMaker<K> maker(const Section& s, size_t row, size_t part) const {
+  // Makes the panels of a section and of the rows from `row` on: two, or the last one.
+  class PairMaker {
+   public:
+    PairMaker(const Product& product, const Section& s, size_t row, size_t last, size_t part)
+        : left_(min(2, (last - row) / kPanelRows)),
+          makers_{product.maker(s, row, part, 0), product.maker(s, row + kPanelRows, part, 1)} {}
+
+    size_t pieces() const { return left_ * makers_[0].pieces(); }
+    void make_some(size_t pieces) {
+      for (; pieces > 0 && left_ > 0; pieces--)
+        if (makers_[now_].make_piece()) now_++, left_--;
+    }
+
+   private:
+    size_t left_, now_ = 0;
+    PanelMaker<K> makers_[2];
+  };
+
+  PanelMaker<K> maker(const Section& s, size_t row, size_t part, size_t panel) const {
     const size_t strip = row / W16::kStripRows * W16::kStripRows;
     const uint16_t* words = reinterpret_cast<const uint16_t*>(rows_.index) + strip * rows_.columns;
-    return {s,       words + row - strip,     strip_height<W16>(rows_.end - strip), k_,
-            digits_, memory_.panels[part % 2]};
+    return {s,
+            words + row - strip,
+            strip_height<W16>(rows_.end - strip),
+            k_,
+            digits_,
+            memory_.panels[part % 2][panel]};
   }
 
-  // The sums of rows [first, last). Panels are made one ahead.
+  // The section after s; if there is none, one that begins with the end.
+  Section after(const Section& s) const {
+    const size_t begin = s.begin + divide_up(s.inputs, k_);
+    if (begin == grouping_.blocks) {
+      Section none = s;
+      none.begin = begin;
+      return none;
+    }
+    const size_t group = begin / grouping_.blocks_per_group;
+    const size_t end = group_end(grouping_, group * grouping_.blocks_per_group);
+    return {grouping_, k_, group, begin, min(end, begin + section_blocks(k_))};
+  }
+
+  // The sums of rows [first, last). Panels are made one pair ahead.
   void multiply(size_t first, size_t last) {
-    const size_t panels = (last - first) / kPanelRows;
     const char* x = inputs_;
-    Section next_section(grouping_, k_, 0, 0, min(group_end(grouping_, 0), section_blocks(k_)));
-    maker(next_section, first, 0).make_some(~size_t(0));
-    for (size_t part = 0; next_section.begin < grouping_.blocks;) {
-      const Section s = next_section;
-      const size_t begin = s.begin + blocks_of(s),
-                   group_stop = min(grouping_.blocks, (s.group + 1) * grouping_.blocks_per_group);
-      const size_t group = s.group + (begin == group_stop);
-      const bool is_last = begin == grouping_.blocks;
-      if (is_last)
-        next_section.begin = begin;
-      else
-        next_section = Section(grouping_, k_, group, begin,
-                               min(group_end(grouping_, group * grouping_.blocks_per_group),
-                                   begin + section_blocks(k_)));
-      for (size_t p = 0; p < panels; p++, part++) {
-        const bool is_new = p + 1 == panels;
-        PanelMaker<K> next = maker(is_new ? next_section : s,
-                                   is_new ? first : first + (p + 1) * kPanelRows, part + 1);
-        if (scales_)
-          order_scales(*scales_, s.group, first + p * kPanelRows - rows_.first,
-                       memory_.scales[part % 2]);
+    Section s(grouping_, k_, 0, 0, min(group_end(grouping_, 0), section_blocks(k_)));
+    PairMaker(*this, s, first, last, 0).make_some(~size_t(0));
+    for (size_t part = 0; s.begin < grouping_.blocks;) {
+      const Section next_section = after(s);
+      for (size_t row = first; row < last; row += kUnitRows, part++) {
+        const bool is_last = last - row <= kUnitRows;
+        PairMaker next(*this, is_last ? next_section : s, is_last ? first : row + kUnitRows, last,
+                       part + 1);
+        const bool is_end = is_last && next_section.begin == grouping_.blocks;
         written_before_tiles_read();
-        multiply_panel(s, x, p, part, next, is_new && is_last ? 0 : next.pieces());
+        multiply_pair(s, x, row, first, min(2, (last - row) / kPanelRows), part, next,
+                      is_end ? 0 : next.pieces());
       }
       x += tiles_ * s.depth(k_) * 2 * height_ * kTileBytes;
+      s = next_section;
     }
     addition_.add_all();
   }
 
-  size_t blocks_of(const Section& s) const { return divide_up(s.inputs, k_); }
-
-  void multiply_panel(const Section& s, const char* x, size_t p, size_t part, PanelMaker<K>& next,
-                      size_t pieces) {
-    const size_t depth = s.depth(k_), tile_bytes = depth * 2 * height_ * kTileBytes;
-    const size_t places = divide_up(tiles_, 2) * depth;
-    const size_t vectors = divide_up(2 * height_, depth);  // to add at a place
+  // Rows [row, row + 32 panels) times all vectors. Meanwhile `next` makes its pieces.
+  void multiply_pair(const Section& s, const char* x, size_t row, size_t first, size_t panels,
+                     size_t part, PairMaker& next, size_t pieces) {
+    const size_t depth = s.depth(k_), places = tiles_ * depth;
+    const size_t vectors = divide_up(height_, depth);  // to add at a place
+    float* scales = memory_.scales[part % 2];
+    if (scales_)
+      for (size_t p = 0; p < panels; p++)
+        order_scales(*scales_, s.group, row + p * kPanelRows - rows_.first,
+                     scales + p * kPanelRows);
     size_t due = 0;
     const auto between = [&] {
       for (due += pieces; due >= places; due -= places) next.make_some(1);
       if (scales_) addition_.add_some(vectors);
     };
-    const char* panel = memory_.panels[part % 2];
-    for (size_t t = 0; t < tiles_; t += 2, x += 2 * tile_bytes) {
-      const bool two = t + 1 < tiles_;
-      float* to = scales_ ? memory_.unit[unit_++ % 2] : sums(p, t);
+    const char* panel = memory_.panels[part % 2][0];
+    for (size_t t = 0; t < tiles_; t++, x += depth * 2 * height_ * kTileBytes) {
+      float* all = sums(row - first, t);
+      float* to = scales_ ? memory_.unit[unit_++ % 2] : all;
       const float* from = scales_ || s.begin == 0 ? nullptr : to;
-      two ? multiply_tiles<true>(panel, x, height_, depth, from, to, between)
-          : multiply_tiles<false>(panel, x, height_, depth, from, to, between);
+      panels == 2 ? multiply_unit<true>(panel, x, height_, depth, from, to, between)
+                  : multiply_unit<false>(panel, x, height_, depth, from, to, between);
       if (!scales_) continue;
       addition_.add_all();
       written_before_tiles_read();
-      addition_ = ScaledAddition(to, memory_.scales[part % 2], two ? 2 : 1, height_, s.begin == 0,
-                                 sums(p, t));
+      addition_ = ScaledAddition(to, scales, 2 * panels, height_, s.begin == 0, all);
     }
   }
 

@@ -9,6 +9,7 @@
 #include "bindings/program.h"
 #include "decoder/activations.h"
 #include "dispatch.h"
+#include "huge_pages.h"
 #include "parallel.h"
 
 using namespace nb::literals;
@@ -21,6 +22,17 @@ void quantize_i8(const Array<const float, 2>& x, const Array<int8_t, 2>& q,
   require(q.shape(0) == count && q.shape(1) == n && s.shape(0) == count && s.shape(1) == 1,
           "q must have the shape of x, s (count, 1)");
   without_gil([&] { rsr::quantize_i8(x.data(), count, n, q.data(), s.data()); });
+}
+
+void quantize_groups_i8(const Array<const float, 2>& x, size_t group_columns,
+                        const Array<int8_t, 2>& q, const Array<float, 2>& steps) {
+  const size_t count = x.shape(0), n = x.shape(1);
+  require(group_columns > 0, "a group must have columns");
+  require(q.shape(0) == count && q.shape(1) == n && steps.shape(0) == count &&
+              steps.shape(1) == rsr::divide_up(n, group_columns),
+          "q must have the shape of x, steps (count, groups)");
+  without_gil(
+      [&] { rsr::quantize_groups_i8(x.data(), count, n, group_columns, q.data(), steps.data()); });
 }
 
 uint64_t plain_read(const Array<const uint8_t, 1>& data) {
@@ -76,6 +88,21 @@ void bind_tuning(nb::module_& m) {
         "Use other constants. Only while no product runs.");
 }
 
+bool collapse_into_huge_pages(const Array<const uint8_t, 1>& data) {
+  bool done = false;
+  without_gil([&] { done = rsr::collapse_into_huge_pages(data.data(), data.nbytes()); });
+  return done;
+}
+
+bool copy_into_huge_pages(const Array<const uint8_t, 1>& data, size_t page) {
+  require(
+      page > 0 && reinterpret_cast<uintptr_t>(data.data()) % page == 0 && data.nbytes() % page == 0,
+      "data must be whole huge pages");
+  bool done = false;
+  without_gil([&] { done = rsr::copy_into_huge_pages(data.data(), data.nbytes(), page); });
+  return done;
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -91,6 +118,13 @@ NB_MODULE(_native, m) {
         "half to even (BitNet b1.58).\n\n"
         "x: (count, n). q: (count, n), written. s: (count, 1), written; NaN for a row that is not "
         "finite. Raises ValueError for other shapes.");
+  m.def("quantize_groups_i8", &quantize_groups_i8, "x"_a, "group_columns"_a, "q"_a.noconvert(),
+        "steps"_a.noconvert(),
+        "For each row of x and group of columns, with m its largest |x|: step = m / 127, q = "
+        "round(x * (127 / m)), rounded half to even; both 0 where m < 2^-119.\n\n"
+        "x: (count, n). group_columns: of a group; the last may have fewer. q: (count, n), "
+        "written. steps: (count, groups), written; NaN for a group that is not finite. Raises "
+        "ValueError for other shapes.");
   m.def("compiled_isas", &rsr::compiled_isas, "Instruction sets of this build, widest first.");
   m.def("supported_isas", &rsr::supported_isas,
         "Instruction sets of this processor, fastest first; the last is 'scalar'.");
@@ -105,4 +139,13 @@ NB_MODULE(_native, m) {
   m.def("plain_read", &plain_read, "data"_a,
         "Read every byte once, on one thread: the memory limit of a product. data: (bytes,). "
         "Returns a number that depends on each byte.");
+  m.def("collapse_into_huge_pages", &collapse_into_huge_pages, "data"_a,
+        "Have the system collect the pages of a mapped file into huge ones, for all processes. "
+        "Returns whether it did.\n\n"
+        "data: (bytes,), whole pages.");
+  m.def("copy_into_huge_pages", &copy_into_huge_pages, "data"_a, "page"_a,
+        "Replace part of a read-only mapping by a private copy of the same bytes at the same "
+        "address, in huge pages if the system has any. Returns whether it did.\n\n"
+        "data: (bytes,), whole pages of `page` bytes, the size of a huge page. Raises ValueError "
+        "for other data.");
 }

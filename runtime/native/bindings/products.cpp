@@ -75,10 +75,12 @@ class Ranked {
   }
 
   Ranked(Array<const uint8_t, 1> bytes, size_t rows, size_t columns,
-         Array<const int16_t, 2> patterns, Array<const float, 1> scale, size_t scale_rows)
-      : bytes_(bytes), patterns_(patterns), scale_(scale) {
+         Array<const int16_t, 2> patterns, Array<const float, 1> scale, size_t scale_rows,
+         std::optional<Bytes> group_scale, size_t group_columns)
+      : bytes_(bytes), patterns_(patterns), scale_(scale), group_scale_(group_scale) {
     require(patterns.shape(0) == size_t{rsr::N4S1::kK}, "packing n4s1 needs k = 3");
     set_index(rsr::Packing::n4s1, bytes.data(), rows, columns, scale_rows);
+    if (group_scale) set_groups(*group_scale, group_columns);
     check_size(bytes.nbytes());
   }
 
@@ -263,9 +265,8 @@ auto multiply_group_quantized(const Matrices& matrices, const Array<const int8_t
                               const Array<const float, 2>& steps,
                               const std::vector<Array<float, 2>>& y) {
   for (const Ranked* matrix : matrices)
-    require(matrix->index().groups.columns != 0 && steps.shape(0) == q.shape(0) &&
-                steps.shape(1) == matrix->index().group_count(),
-            "the matrices must have groups, and steps must be (count, groups)");
+    require(steps.shape(0) == q.shape(0) && steps.shape(1) == matrix->index().step_count(),
+            "steps must be (count, groups)");
   return ranked_work(matrices, q, y, [steps](auto products, size_t size, auto x, size_t count) {
     rsr::multiply_group_quantized(products, size, x, steps.data(), count);
   });
@@ -403,9 +404,11 @@ void bind_products(nb::module_& m, nb::class_<Program>& program) {
   bind_step(
       m, program, "multiply_group_quantized", &multiply_group_quantized,
       "y[j] = sum over groups of columns of (scale * step) * (the exact sum of q @ W[j].T).\n\n"
-      "matrices with scales of groups. q: (count, in_features). steps: (count, groups), what "
-      "a unit of q stands for. y: for each matrix (count, out_features), written. Raises "
-      "ValueError for other shapes or matrices.",
+      "Without scales of groups, of groups of STEP_COLUMNS columns, and within n 2^-24 |scale| "
+      "sum|q * step| for n = in_features + 2.\n\n"
+      "matrices share their input (shares_input). q: (count, in_features). steps: (count, groups), "
+      "what a unit of q stands for, as quantize_groups_i8 returns both. y: for each matrix (count, "
+      "out_features), written. Raises ValueError for other shapes.",
       "matrices"_a, "q"_a, "steps"_a, "y"_a.noconvert());
   bind_multiply_dense<float>(
       m, program,
@@ -428,6 +431,7 @@ constexpr const char* kLinear =
     "def linear(self, x: object, quantizing: bool) -> numpy.typing.NDArray[numpy.float32] | None";
 
 void bind_indexes(nb::module_& m) {
+  m.attr("STEP_COLUMNS") = rsr::kStepColumns;
   NumPy::get();
   nb::class_<Ranked>(m, "Ranked", "An index in encoding ranked. The caller has checked its ranks.")
       .def(
@@ -442,12 +446,14 @@ void bind_indexes(nb::module_& m) {
           "bytes, one group per group_columns columns. stride: from one input of a column block to "
           "the next. Raises ValueError for sizes that do not match.")
       .def(nb::init<Array<const uint8_t, 1>, size_t, size_t, Array<const int16_t, 2>,
-                    Array<const float, 1>, size_t>(),
+                    Array<const float, 1>, size_t, std::optional<Bytes>, size_t>(),
            "bytes"_a.noconvert(), "rows"_a, "columns"_a, "patterns"_a, "scale"_a, "scale_rows"_a,
+           "group_scale"_a = nb::none(), "group_columns"_a = 0,
            "Packing n4s1.\n\n"
-           "bytes: (padded rows * units * 5,), strips of units. patterns: (3, 32), those of three "
-           "ternary digits in order. scale: one per scale_rows rows. Raises ValueError for sizes "
-           "that do not match.")
+           "bytes: (padded rows * bytes of a row,), strips of units. patterns: (3, 32), those of "
+           "three ternary digits in order. scale: one per scale_rows rows. group_scale and "
+           "group_columns: as for w16; units end with every group. Raises ValueError for sizes that "
+           "do not match.")
       .def(
           "times",
           [](const Ranked& a, nb::handle x, size_t most_dimensions) {
@@ -465,6 +471,10 @@ void bind_indexes(nb::module_& m) {
           "x @ W.T, as multiply_f32 or, if quantizing, multiply_quantizing, in one call.\n\n"
           "x: (..., in_features). Returns None, not an error, for what is no aligned, C-contiguous "
           "numpy.ndarray of float32 of this shape.")
+      .def_prop_ro(
+          "step_columns", [](const Ranked& a) { return a.index().step_columns(); },
+          "Columns of a group of inputs that are quantized by groups: those of the scales, else "
+          "STEP_COLUMNS.")
       .def(
           "shares_input",
           [](const Ranked& a, const Ranked& other) {

@@ -2,6 +2,7 @@
 //
 // The sums of a group stay in registers until they are scaled and added to the rows. A group may
 // begin and end inside a word; the word's other ranks are then skipped.
+#include "vector/group_scales_avx512.h"
 #include "vector/w16_avx512.h"
 
 namespace rsr {
@@ -76,13 +77,6 @@ struct GroupSumsF32 {
   static void store(float* y, __m512 even, __m512 odd) { store_even_and_odd(y, even, odd); }
 };
 
-inline __m512 sixteen_scales(const char* scales, bool is_half, __m512 step) {
-  const __m512 scale =
-      is_half ? _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales)))
-              : _mm512_loadu_ps(scales);
-  return _mm512_mul_ps(scale, step);
-}
-
 // Bound (int8): at most the blocks of columns_per_widen columns between two calls of widen().
 template <int R, class Sums>
 void lookup_grouped(const RankedRows& rows, const GroupScales& scales, const void* tables,
@@ -97,8 +91,7 @@ void lookup_grouped(const RankedRows& rows, const GroupScales& scales, const voi
   const char* scale = static_cast<const char*>(scales.data);
   for (size_t b = 0, g = 0; b < scales.grouping.blocks; g++, scale += group_bytes) {
     const size_t end = group_end(scales.grouping, b);
-    for (size_t i = 0; i < 32 * R * entry; i += 64)
-      _mm_prefetch(scale + 8 * group_bytes + i, _MM_HINT_T0);
+    prefetch_scales(scales, scale, 32 * R);
     Sums sums;
     sums.clear();
     while (b < end) {

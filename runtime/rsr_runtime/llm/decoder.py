@@ -389,6 +389,10 @@ class PhaseTimer:
         """Seconds of each of `PHASES`."""
         return dict(zip(PHASES, self.times.tolist(), strict=True))
 
+    def product_seconds(self) -> float:
+        """Return the seconds of products, those of the output head included."""
+        return float(self.times[PRODUCTS] + self.times[HEAD])
+
     def start(self) -> None:
         """Start a lap; the time before it counts as no phase."""
         self._last = perf_counter()

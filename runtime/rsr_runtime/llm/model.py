@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from rsr_formats.text import counted
 
+from ..errors import OptionError
 from ..matrix import Matrix
 from ..model import Model
 from ..model import load as load_tensors
@@ -61,20 +62,30 @@ class LanguageModel:
     A model is pickled as the path of its file, see `rsr_runtime.Model`.
 
     Layers of a BitNet take int8 activations with one scale per token, other layers take float32, as
-    in training. A BitNet gives the same text for the same prompt and options on any number of
-    threads and in a batch with any other prompts.
+    in training, unless `load` was asked for others. A BitNet gives the same text for the same
+    prompt and options on any number of threads and in a batch with any other prompts.
 
     Attributes:
         config: the model's settings.
         context: number of positions for prompt and text.
     """
 
-    def __init__(self, model: Model, context: int | None, kv: str) -> None:
+    def __init__(
+        self, model: Model, context: int | None, kv: str, activations: str = "trained"
+    ) -> None:
+        if activations not in ("trained", "float32", "int8-group"):
+            raise OptionError(
+                f"activations: found {activations!r}, expected 'trained', 'float32' or 'int8-group'"
+            )
         self._model = model
         self.config: Config = read_config(model.files, model.metadata)
         self.context = self._checked_context(context)
         self._kv = kv
-        self._decoder = Decoder(self.config, collect(model, self.config), self.context)
+        self._activations = activations
+        weights = collect(model, self.config, activations)
+        self._decoder = Decoder(self.config, weights, self.context)
+        timer = self._decoder.phase_timer
+        model.move_by((layer.weight.name for layer in weights.linear), timer.product_seconds)
         self._sessions = SessionPool(self._decoder, self.new_session)
         self._sessions.give_back(self.new_session())
         self._pass_times = PassTimes(None if self._has_exact_rows() else _ASSUMED_COST)
@@ -95,7 +106,7 @@ class LanguageModel:
         decide them.
         """
         return all(
-            layer.int8_activations or not isinstance(layer.weight, Matrix)
+            layer.activations == "int8" or not isinstance(layer.weight, Matrix)
             for layer in self.weights.linear
         )
 
@@ -163,6 +174,22 @@ class LanguageModel:
         The keys are "products" (linear layers), "head", "attention" and "rest".
         """
         return self._decoder.phase_timer.seconds
+
+    def use_huge_pages(self) -> None:
+        """Move a model with memory "auto" into huge pages now, see `Model.use_huge_pages`.
+
+        Raises:
+            ClosedError: the model was closed.
+        """
+        self._model.use_huge_pages()
+
+    def huge_page_bytes(self) -> int:
+        """Return how many bytes of the file lie in huge pages; 0 if the system does not say.
+
+        Raises:
+            ClosedError: the model was closed.
+        """
+        return self._model.huge_page_bytes()
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Return the tokens of a prompt, including those that the tokenizer adds to a text.
@@ -471,8 +498,8 @@ class LanguageModel:
             f"{c.num_hidden_layers} layers of {c.hidden_size}, context {self.context}>"
         )
 
-    def __reduce__(self) -> tuple[type[LanguageModel], tuple[Model, int, str]]:
-        return LanguageModel, (self._model, self.context, self._kv)
+    def __reduce__(self) -> tuple[type[LanguageModel], tuple[Model, int, str, str]]:
+        return LanguageModel, (self._model, self.context, self._kv, self._activations)
 
     def __enter__(self) -> LanguageModel:
         return self
@@ -484,27 +511,33 @@ class LanguageModel:
 def load(
     path: str | os.PathLike[str],
     *,
-    memory: str = "map",
+    memory: str = "auto",
     context: int | None = None,
     kv: Literal["float16", "float32"] = "float16",
+    activations: Literal["trained", "float32", "int8-group"] = "trained",
 ) -> LanguageModel:
     """Open a `.rsr` file of a whole model.
 
     Args:
         path: the file, see `rsr_runtime.load`.
-        memory: "map" or "huge", see `rsr_runtime.load`.
+        memory: "auto", "map" or "huge", see `rsr_runtime.load`. "auto" moves what tokens read into
+            huge pages once products have taken so long that this pays, which a short text does not
+            reach.
         context: positions for prompt and text; None: the model's limit, but at most 4096.
         kv: dtype of the KV cache: "float16", which halves the bytes to read, or "float32".
+        activations: what layers with indexed weights take: "trained", what the model was trained
+            with; "float32"; or "int8-group", int8 with a scale per token and group of columns (see
+            `Matrix.linear`) where layers were not trained with int8. Other layers ignore it.
 
     Raises:
         ModelError: the file is not a language model that can be run; the message says why.
-        OptionError: `context` exceeds the model's limit, `memory` or `kv` has another value, or
-            there is not enough memory.
+        OptionError: `context` exceeds the model's limit, `memory`, `kv` or `activations` has
+            another value, or there is not enough memory.
         FormatError, IsaError, OSError: as for `rsr_runtime.load`.
     """
     model = load_tensors(path, memory=memory)
     try:
-        return LanguageModel(model, context, kv)
+        return LanguageModel(model, context, kv, activations)
     except BaseException:
         model.close()
         raise

@@ -479,7 +479,7 @@ def test_a_text_in_progress_cannot_be_pickled(loaded: Loader) -> None:
 
 
 def test_a_model_and_its_chat_are_pickled_by_the_path(loaded: Loader) -> None:
-    model = loaded("bitnet-2b", context=100, kv="float32")
+    model = loaded("bitnet-2b", context=100, kv="float32", activations="float32")
     chat = Chat(model, "Be brief.")
     expected = "".join(chat.say("To be", max_tokens=4))
     code = """

@@ -2,10 +2,12 @@
 // a source file with -include, it takes the place of the intrinsics. What the processor would
 // refuse, or what no sound program does, ends the program with a message.
 //
-// After Intel's manual, "Intel AMX instruction set": LDTILECFG, TILELOADD, TILESTORED, TDPBSSD.
+// After Intel's manual, "Intel AMX instruction set": LDTILECFG, TILELOADD, TILESTORED, TDPBSSD,
+// TDPBF16PS.
 #pragma once
 #include <immintrin.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -84,13 +86,18 @@ inline void store(int number, void* memory, size_t stride) {
     std::memcpy(static_cast<char*>(memory) + r * stride, t.bytes[r], t.row_bytes);
 }
 
-// sums[m][n] += a[m][4 i + j] * b[i][4 n + j], signed bytes, 32-bit sums that wrap.
-inline void multiply_add(int sums, int a, int b) {
-  Tile &c = tile(sums), &s = tile(a), &t = tile(b);
-  require(sums != a && sums != b && a != b, "TDPBSSD wants three different ones");
+inline void check_shapes(int sums, int a, int b) {
+  const Tile &c = tile(sums), &s = tile(a), &t = tile(b);
+  require(sums != a && sums != b && a != b, "a product wants three different ones");
   require(c.row_bytes % 4 == 0 && s.row_bytes % 4 == 0 && t.row_bytes % 4 == 0, "not whole sums");
   require(c.rows == s.rows && c.row_bytes == t.row_bytes && s.row_bytes == 4 * t.rows,
-          "the shapes of TDPBSSD do not match");
+          "the shapes of a product do not match");
+}
+
+// sums[m][n] += a[m][4 i + j] * b[i][4 n + j], signed bytes, 32-bit sums that wrap.
+inline void multiply_add(int sums, int a, int b) {
+  check_shapes(sums, a, b);
+  Tile &c = tile(sums), &s = tile(a), &t = tile(b);
   for (int m = 0; m < c.rows; m++)
     for (int n = 0; n < c.row_bytes / 4; n++) {
       uint32_t sum;
@@ -98,6 +105,37 @@ inline void multiply_add(int sums, int a, int b) {
       for (int i = 0; i < t.rows; i++)
         for (int j = 0; j < 4; j++)
           sum += static_cast<uint32_t>(s.bytes[m][4 * i + j] * t.bytes[i][4 * n + j]);
+      std::memcpy(&c.bytes[m][4 * n], &sum, 4);
+    }
+}
+
+// Subnormal numbers are zeros.
+inline float flushed(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
+
+inline float from_bf16(const int8_t* bytes) {
+  uint16_t high;
+  std::memcpy(&high, bytes, 2);
+  const uint32_t bits = static_cast<uint32_t>(high) << 16;
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return flushed(x);
+}
+
+// sums[m][n] += a[m][2 i + j] * b[i][2 n + j], bfloat16: for each j a chain of fused multiply-adds
+// from zero, then the sum of both, which is added. Each rounds to the nearest float32, half to
+// even.
+inline void multiply_add_bf16(int sums, int a, int b) {
+  check_shapes(sums, a, b);
+  Tile &c = tile(sums), &s = tile(a), &t = tile(b);
+  for (int m = 0; m < c.rows; m++)
+    for (int n = 0; n < c.row_bytes / 4; n++) {
+      float chain[2] = {0, 0}, sum;
+      for (int i = 0; i < t.rows; i++)
+        for (int j = 0; j < 2; j++)
+          chain[j] = flushed(std::fma(from_bf16(s.bytes[m] + 4 * i + 2 * j),
+                                      from_bf16(t.bytes[i] + 4 * n + 2 * j), chain[j]));
+      std::memcpy(&sum, &c.bytes[m][4 * n], 4);
+      sum = flushed(flushed(sum) + flushed(chain[0] + chain[1]));
       std::memcpy(&c.bytes[m][4 * n], &sum, 4);
     }
 }
@@ -111,9 +149,11 @@ inline void multiply_add(int sums, int a, int b) {
 #undef _tile_loadd
 #undef _tile_stored
 #undef _tile_dpbssd
+#undef _tile_dpbf16ps
 #define _tile_loadconfig(config) emulated::load_config(config)
 #define _tile_release() emulated::release()
 #define _tile_zero(tile) emulated::zero(tile)
 #define _tile_loadd(tile, base, stride) emulated::load(tile, base, stride)
 #define _tile_stored(tile, base, stride) emulated::store(tile, base, stride)
 #define _tile_dpbssd(sums, a, b) emulated::multiply_add(sums, a, b)
+#define _tile_dpbf16ps(sums, a, b) emulated::multiply_add_bf16(sums, a, b)

@@ -17,8 +17,10 @@
 
 #if defined(RSR_EMULATE_AMX)
 namespace rsr {
-void fill_panels_emulated(KernelTable& table);          // panels_amx.cpp, renamed (CMakeLists.txt)
-void fill_grouped_panels_emulated(KernelTable& table);  // and grouped_panels_amx.cpp
+// From files of AMX kernels, renamed (CMakeLists.txt).
+void fill_panels_emulated(KernelTable& table);
+void fill_grouped_panels_emulated(KernelTable& table);
+void fill_panels_bf16_emulated(KernelTable& table);
 }  // namespace rsr
 #endif
 
@@ -209,6 +211,7 @@ int main(int count, char** arguments) {
     tables.push_back({"emulated amx", tables.back().kernels});
     rsr::fill_panels_emulated(tables.back().kernels);
     rsr::fill_grouped_panels_emulated(tables.back().kernels);
+    rsr::fill_panels_bf16_emulated(tables.back().kernels);
   }
 #endif
   for (const std::string& name : wanted)

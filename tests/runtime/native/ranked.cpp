@@ -24,6 +24,8 @@ struct Index {
   size_t rows, columns, blocks, inputs;
   int k;
   Fill fill;
+  rsr::Grouping grouping = {0, 0};  // of N4S1, if it has groups
+  size_t row_bytes;
   std::vector<int16_t> patterns;
   std::vector<float> float_patterns;
   Guarded<uint8_t> bytes;
@@ -36,9 +38,32 @@ struct Index {
         inputs(blocks * k),
         k(k),
         fill(fill),
+        row_bytes(columns * Packing::kCellBytes),
         patterns(k * kPatterns),
-        bytes(rows * columns * Packing::kCellBytes),
+        bytes(rows * row_bytes),
         weights(rows * inputs) {
+    fill_ranks(digits);
+  }
+
+  // Packing n4s1 with groups of columns.
+  Index(size_t rows, const rsr::Grouping& grouping, Fill fill)
+      : rows(rows),
+        columns(divide_up(grouping.blocks, N4S1::kBlocks)),
+        blocks(grouping.blocks),
+        inputs(blocks * N4S1::kK),
+        k(N4S1::kK),
+        fill(fill),
+        grouping(grouping),
+        row_bytes(grouping.blocks / grouping.blocks_per_group *
+                      N4S1::group_bytes(grouping.blocks_per_group) +
+                  N4S1::group_bytes(grouping.blocks % grouping.blocks_per_group)),
+        patterns(k * kPatterns),
+        bytes(rows * row_bytes),
+        weights(rows * inputs) {
+    fill_ranks({-1, 0, 1});
+  }
+
+  void fill_ranks(const std::vector<int>& digits) {
     const int base = static_cast<int>(digits.size());
     int all = 1;
     for (int d = 0; d < k; d++) all *= base;
@@ -59,49 +84,66 @@ struct Index {
       }
   }
 
-  uint8_t* column(size_t row, size_t c) {
-    const size_t strip = row / Packing::kStripRows * Packing::kStripRows;
-    const size_t height = std::min(Packing::kStripRows, rows - strip);
-    return bytes.data() + (strip * columns + c * height) * Packing::kCellBytes;
+  uint8_t* strip_of(size_t row) {
+    return bytes.data() + row / Packing::kStripRows * Packing::kStripRows * row_bytes;
+  }
+
+  // Where a row of a block is.
+  struct Place {
+    uint8_t* cell;   // of W16: its word; of N4S1: its byte in the first vector of the unit
+    uint8_t* signs;  // of N4S1
+    size_t j;        // the block in the word or unit
+  };
+  Place place(size_t row, size_t block) {
+    const size_t r = row % Packing::kStripRows;
+    uint8_t* const strip = strip_of(row);
+    if constexpr (std::is_same_v<Packing, W16>)
+      return {strip + (block / W16::kBlocks * height(row) + r) * 2, nullptr, block % W16::kBlocks};
+    const size_t most = grouping.blocks ? grouping.blocks_per_group : blocks;
+    const size_t group = block / most, i = block % most;
+    const size_t unit = i / N4S1::kBlocks, j = i % N4S1::kBlocks;
+    const size_t n = std::min({N4S1::kBlocks, most - i + j, blocks - block + j});
+    uint8_t* const cell =
+        strip + (group * N4S1::group_bytes(most) + unit * N4S1::kCellBytes) * height(row) + r;
+    return {cell, cell + (N4S1::unit_bytes(n) - 1) * height(row), j};
   }
   size_t height(size_t row) const {
     return std::min(Packing::kStripRows, rows - row / Packing::kStripRows * Packing::kStripRows);
   }
 
   void set_rank(size_t row, size_t block, int rank) {
-    const size_t r = row % Packing::kStripRows, j = block % Packing::kBlocks;
-    uint8_t* cell = column(row, block / Packing::kBlocks);
+    const auto [cell, signs, j] = place(row, block);
     if constexpr (std::is_same_v<Packing, W16>) {
       uint16_t word;
-      std::memcpy(&word, cell + 2 * r, 2);
+      std::memcpy(&word, cell, 2);
       word = static_cast<uint16_t>((word & ~(31 << 5 * j)) | rank << 5 * j);
-      std::memcpy(cell + 2 * r, &word, 2);
+      std::memcpy(cell, &word, 2);
     } else {
       const int value = rank - N4S1::kZeroRank, magnitude = std::abs(value);
-      uint8_t& pair = cell[j / 2 * height(row) + r];
+      uint8_t& pair = cell[j / 2 * height(row)];
       pair = static_cast<uint8_t>((pair & (j % 2 ? 15 : 240)) | magnitude << 4 * (j % 2));
-      uint8_t& signs = cell[4 * height(row) + r];
-      signs = static_cast<uint8_t>((signs & ~(128 >> j)) | (value < 0 ? 128 >> j : 0));
+      *signs = static_cast<uint8_t>((*signs & ~(128 >> j)) | (value < 0 ? 128 >> j : 0));
     }
   }
 
   int8_t weight(size_t row, size_t block, int d) {
-    const size_t r = row % Packing::kStripRows, j = block % Packing::kBlocks;
-    const uint8_t* cell = column(row, block / Packing::kBlocks);
+    const auto [cell, signs, j] = place(row, block);
     const int16_t* values = patterns.data() + d * kPatterns;
     if constexpr (std::is_same_v<Packing, W16>) {
       uint16_t word;
-      std::memcpy(&word, cell + 2 * r, 2);
+      std::memcpy(&word, cell, 2);
       return static_cast<int8_t>(values[word >> 5 * j & 31]);
+    } else {
+      const int magnitude = cell[j / 2 * height(row)] >> 4 * (j % 2) & 15;
+      const int value = values[N4S1::kZeroRank + magnitude];
+      return static_cast<int8_t>(*signs >> (7 - j) & 1 ? -value : value);
     }
-    const int magnitude = cell[j / 2 * height(row) + r] >> 4 * (j % 2) & 15;
-    const int value = values[N4S1::kZeroRank + magnitude];
-    return static_cast<int8_t>(cell[4 * height(row) + r] >> (7 - j) & 1 ? -value : value);
   }
 
   rsr::RankedRows wanted(size_t strip, size_t first, size_t last) {
-    return {column(strip, 0), first - strip, last - strip,
-            rows - strip,     columns,       rsr::columns_per_widen<Packing>(k)};
+    return {strip_of(strip), first - strip, last - strip,
+            rows - strip,    columns,       rsr::columns_per_widen<Packing>(k),
+            grouping};
   }
 
   const auto* patterns_of(const int8_t*) const { return patterns.data(); }
@@ -159,6 +201,18 @@ std::unique_ptr<Guarded<char>> tables_of(const Kernel& kernel, Index<Packing>& a
   auto tables =
       std::make_unique<Guarded<char>>(kernel.header_bytes + a.blocks * kernel.table_bytes);
   kernel.build_tables(x, a.patterns_of(x), a.k, a.blocks, tables->data());
+  tables->check_guards();
+  return tables;
+}
+
+// The tables of a product with groups.
+template <class Kernel, class Packing, class X>
+std::unique_ptr<Guarded<char>> grouped_tables_of(const Kernel& kernel, Index<Packing>& a,
+                                                 const rsr::Grouping& grouping, const X* x) {
+  if (!kernel.build_grouped_tables) return tables_of(kernel, a, x);
+  auto tables =
+      std::make_unique<Guarded<char>>(kernel.header_bytes + a.blocks * kernel.table_bytes);
+  kernel.build_grouped_tables(x, a.patterns_of(x), a.k, grouping, tables->data());
   tables->check_guards();
   return tables;
 }
@@ -242,7 +296,7 @@ void check_batch(const Kernel& kernel, Index<Packing>& a, Inputs<X>& in, size_t 
 
 // Scales of groups: of float16 and float32, with blocks that reach over words; of int8, perhaps
 // with steps of the inputs.
-template <class X>
+template <class Packing, class X>
 struct Groups {
   rsr::Grouping grouping;
   size_t count, stride, entry;
@@ -251,8 +305,8 @@ struct Groups {
   Guarded<float> steps;        // (vectors, groups)
   bool has_steps;
 
-  Groups(const Index<W16>& a, size_t vectors)
-      : grouping(random_grouping(a)),
+  Groups(const Index<Packing>& a, size_t vectors)
+      : grouping(a.grouping.blocks ? a.grouping : random_grouping(a)),
         count(rsr::group_count(grouping)),
         stride(a.rows + below(3)),
         entry(pick<size_t>({2, 4})),
@@ -270,20 +324,20 @@ struct Groups {
     for (size_t i = 0; i < steps.size(); i++) steps[i] = normal();
   }
 
-  static rsr::Grouping random_grouping(const Index<W16>& a) {
+  static rsr::Grouping random_grouping(const Index<Packing>& a) {
     const size_t widen = W16::kBlocks * rsr::columns_per_widen<W16>(a.k);
     const size_t blocks = a.blocks - below(std::min<size_t>(3, a.blocks));
     const size_t whole =
         std::min(blocks, pick<size_t>({1, 2, 3, 4, 7, 11, 16, 22, 26, 43, widen - 1, widen,
                                        widen + 1, 1 + below(60)}));
-    return {whole, blocks, below(a.k)};
+    return {whole, blocks, whole * a.k - below(a.k)};
   }
 
   // Clears the inputs that pad groups.
-  void pad(const Index<W16>& a, X* x) const {
-    const size_t size = grouping.blocks_per_group * a.k;
-    for (size_t end = size; end <= grouping.blocks * a.k; end += size)
-      std::fill_n(x + end - grouping.padding, grouping.padding, X(0));
+  void pad(const Index<Packing>& a, X* x) const {
+    for (size_t b = 0; b < grouping.blocks; b = rsr::group_end(grouping, b))
+      std::fill(x + b * a.k + rsr::inputs_of_group(grouping, b, a.k),
+                x + rsr::group_end(grouping, b) * a.k, X(0));
   }
 
   // Kernels read the scales of the rows wanted of each group, and may prefetch more.
@@ -293,7 +347,7 @@ struct Groups {
   }
 
   // Compares y, rows [first, last) of the product with x, vector v.
-  void check(Index<W16>& a, const X* x, size_t v, const float* y, size_t first, size_t last) {
+  void check(Index<Packing>& a, const X* x, size_t v, const float* y, size_t first, size_t last) {
     for (size_t r = first; r < last; r++) {
       double sum = 0, bound = 0;
       for (size_t g = 0, b = 0; g < count; g++) {
@@ -315,19 +369,21 @@ struct Groups {
           static_cast<double>(std::is_same_v<X, int8_t> ? count + 3 : a.inputs + 3);
       // A denormal result is rounded to a multiple of 2^-149.
       const double off = terms * (std::ldexp(bound, -24) + std::ldexp(1, -149));
+      constexpr double kMost = std::numeric_limits<float>::max();
+      if (std::fabs(sum) + off > kMost && std::isinf(y[r - first])) continue;
       expect(y[r - first], sum, off, "vector, row with groups", v, r);
     }
   }
 };
 
-template <class Kernel, class X>
-void check_grouped(const Kernel& kernel, Index<W16>& a, Inputs<X>& in) {
-  Groups<X> groups(a, in.count);
+template <class Kernel, class Packing, class X>
+void check_grouped(const Kernel& kernel, Index<Packing>& a, Inputs<X>& in) {
+  Groups<Packing, X> groups(a, in.count);
   const size_t v = below(std::min(in.count, kFloatKinds));
   std::vector<X> x(in.x.data() + v * in.n, in.x.data() + (v + 1) * in.n);
   groups.pad(a, x.data());
-  const auto tables = tables_of(kernel, a, x.data());
-  for (size_t strip = 0; strip < a.rows; strip += W16::kStripRows) {
+  const auto tables = grouped_tables_of(kernel, a, groups.grouping, x.data());
+  for (size_t strip = 0; strip < a.rows; strip += Packing::kStripRows) {
     const size_t first = strip + kRowUnit * below(a.height(strip) / kRowUnit);
     const size_t last = strip + a.height(strip);
     Guarded<float> y(last - first, 77.0f);
@@ -341,7 +397,7 @@ void check_grouped(const Kernel& kernel, Index<W16>& a, Inputs<X>& in) {
 // Vectors that a pass takes, of the first `count`, and rows of several strips.
 template <class Kernel, class X>
 void check_grouped_batch(const Kernel& kernel, Index<W16>& a, Inputs<X>& in, size_t count) {
-  Groups<X> groups(a, in.count);
+  Groups<W16, X> groups(a, in.count);
   const std::vector<size_t> taken = taken_of(kernel, in, count);
   if (taken.empty()) return;
   count = taken.size();
@@ -423,6 +479,36 @@ void check_dtype(Harness& harness, const char* name, Index<Packing>& a, size_t v
   check(".large_batch", false, [](const auto& kernels) -> auto& { return kernels.large_batch; });
 }
 
+// Packing n4s1 with groups of columns: units end with every group. Unscaled, int8 products ignore
+// the groups.
+template <class X, class Get>
+void check_short_units(Harness& harness, const char* name, Index<N4S1>& a, const Get& get) {
+  Inputs<X> in(a, kFloatKinds);
+  harness.each((std::string(name) + ".vector (grouped)").c_str(),
+               [&](const rsr::KernelTable& t) -> auto& { return get(t).vector; },
+               [&](const auto& kernel, const Table&) {
+                 for (int i = 0; i < 3; i++) check_grouped(kernel, a, in);
+                 if constexpr (std::is_same_v<X, int8_t>) check_vector(kernel, a, in);
+               });
+}
+
+void check_groups_of_units(Harness& harness) {
+  const size_t widen = N4S1::kBlocks * rsr::columns_per_widen<N4S1>(N4S1::kK);
+  for (int i = 0; i < 80; i++) {
+    // Around units and runs between widenings, of both types; some with a narrower last group.
+    const size_t per_group = pick<size_t>(
+        {1,  2,  3,  4,  5,  6,  7,   8,         9,     11,        22,        43,           63,
+         64, 65, 71, 72, 73, 86, 129, widen - 1, widen, widen + 1, widen + 8, 2 * widen + 3});
+    const size_t blocks = 1 + below(4 * per_group);
+    Index<N4S1> a(kRowUnit * pick<size_t>({1, 2, 3, 4}), {std::min(per_group, blocks), blocks},
+                  pick({Fill::random, Fill::bytes, Fill::lowest, Fill::highest}));
+    check_short_units<int8_t>(harness, "n4s1_i8", a,
+                              [](const rsr::KernelTable& t) -> auto& { return t.n4s1_i8; });
+    check_short_units<float>(harness, "n4s1_f32", a,
+                             [](const rsr::KernelTable& t) -> auto& { return t.n4s1_f32; });
+  }
+}
+
 template <class Packing>
 void check_index(Harness& harness, size_t rows, size_t columns, int k,
                  const std::vector<int>& digits, Fill fill, size_t vectors,
@@ -457,31 +543,47 @@ void check_shapes(Harness& harness, int k, const std::vector<int>& digits, int s
   }
 }
 
+// Groups of 43 blocks.
+template <class Packing, class X, class Get>
+void time_groups(Harness& harness, const std::string& name, Index<Packing>& ungrouped, const X* x,
+                 const Get& get) {
+  const rsr::Grouping grouping{43, ungrouped.blocks};
+  std::unique_ptr<Index<Packing>> units;
+  if constexpr (std::is_same_v<Packing, N4S1>)
+    units = std::make_unique<Index<Packing>>(ungrouped.rows, grouping, Fill::random);
+  Index<Packing>& a = units ? *units : ungrouped;
+  harness.each(
+      name.c_str(), [&](const rsr::KernelTable& t) -> auto& { return get(t).vector; },
+      [&](const auto& kernel, const Table& table) {
+        const auto tables = grouped_tables_of(kernel, a, grouping, x);
+        std::vector<float> y(a.rows), scales(a.rows * a.blocks, 1.0f);
+        harness.time(name.c_str(), table, static_cast<double>(a.rows * a.inputs), "MAC", [&] {
+          for (size_t r = 0; r < a.rows; r += Packing::kStripRows)
+            kernel.lookup_grouped(a.wanted(r, r, r + a.height(r)),
+                                  {scales.data() + r, a.rows, false, grouping}, tables->data(),
+                                  y.data() + r);
+        });
+      });
+}
+
 template <class Packing, class X, class Get>
 void time_dtype(Harness& harness, const std::string& slot, Index<Packing>& a, const Get& get) {
   using Y = std::conditional_t<std::is_same_v<X, int8_t>, int32_t, float>;
   Inputs<X> in(a, 64);
   for (size_t i = 0; i < in.x.size(); i++) in.x[i] = static_cast<X>(normal());
   const double work = static_cast<double>(a.rows * a.inputs);
-  const std::string vector = slot + ".vector", grouped = vector + " (grouped)";
+  const std::string vector = slot + ".vector";
   harness.each(
       vector.c_str(), [&](const rsr::KernelTable& t) -> auto& { return get(t).vector; },
       [&](const auto& kernel, const Table& table) {
         const auto tables = tables_of(kernel, a, in.x.data());
         std::vector<Y> y(a.rows);
-        std::vector<float> scaled(a.rows), scales(a.rows * a.blocks, 1.0f);
         harness.time(vector.c_str(), table, work, "MAC", [&] {
           for (size_t r = 0; r < a.rows; r += Packing::kStripRows)
             kernel.lookup(a.wanted(r, r, r + a.height(r)), tables->data(), y.data() + r);
         });
-        if (kernel.lookup_grouped)
-          harness.time(grouped.c_str(), table, work, "MAC", [&] {
-            for (size_t r = 0; r < a.rows; r += Packing::kStripRows)
-              kernel.lookup_grouped(a.wanted(r, r, r + a.height(r)),
-                                    {scales.data() + r, a.rows, false, {43, a.blocks}},
-                                    tables->data(), scaled.data() + r);
-          });
       });
+  time_groups(harness, slot + ".vector (grouped)", a, in.x.data(), get);
   const auto time_batch = [&](const char* which, const auto& batch_of) {
     const std::string name = slot + which;
     harness.each(
@@ -504,7 +606,7 @@ void time_dtype(Harness& harness, const std::string& slot, Index<Packing>& a, co
     harness.each(
         name.c_str(), [&](const rsr::KernelTable& t) -> auto& { return batch_of(get(t)); },
         [&](const auto& kernel, const Table& table) {
-          const rsr::Grouping grouping{43, a.blocks, 1};
+          const rsr::Grouping grouping{43, a.blocks, 128};
           const size_t count = std::min<size_t>(in.count, kernel.max_vectors);
           const X* x = in.x.data();
           Guarded<char> shared(kernel.shared_bytes(grouping, a.k, count));
@@ -536,6 +638,7 @@ void check_ranked(Harness& harness) {
     for (int k = 1; k <= rsr::kMaxK; k++) check_shapes<W16>(harness, k, digits, 8);
   check_shapes<W16>(harness, 3, ternary, 30);
   check_shapes<N4S1>(harness, N4S1::kK, ternary, 60);
+  check_groups_of_units(harness);
   // More rows than a kernel takes at once, more vectors than a pass takes, every number of vectors.
   std::vector<size_t> counts;
   for (size_t count = 1; count <= 66; count++) counts.push_back(count);
