@@ -445,15 +445,16 @@ void bind_indexes(nb::module_& m) {
           "scale_rows rows. group_scale: replaces scale, (groups, rows) float16 or float32 as "
           "bytes, one group per group_columns columns. stride: from one input of a column block to "
           "the next. Raises ValueError for sizes that do not match.")
-      .def(nb::init<Array<const uint8_t, 1>, size_t, size_t, Array<const int16_t, 2>,
-                    Array<const float, 1>, size_t, std::optional<Bytes>, size_t>(),
-           "bytes"_a.noconvert(), "rows"_a, "columns"_a, "patterns"_a, "scale"_a, "scale_rows"_a,
-           "group_scale"_a = nb::none(), "group_columns"_a = 0,
-           "Packing n4s1.\n\n"
-           "bytes: (padded rows * bytes of a row,), strips of units. patterns: (3, 32), those of "
-           "three ternary digits in order. scale: one per scale_rows rows. group_scale and "
-           "group_columns: as for w16; units end with every group. Raises ValueError for sizes that "
-           "do not match.")
+      .def(
+          nb::init<Array<const uint8_t, 1>, size_t, size_t, Array<const int16_t, 2>,
+                   Array<const float, 1>, size_t, std::optional<Bytes>, size_t>(),
+          "bytes"_a.noconvert(), "rows"_a, "columns"_a, "patterns"_a, "scale"_a, "scale_rows"_a,
+          "group_scale"_a = nb::none(), "group_columns"_a = 0,
+          "Packing n4s1.\n\n"
+          "bytes: (padded rows * bytes of a row,), strips of units. patterns: (3, 32), those of "
+          "three ternary digits in order. scale: one per scale_rows rows. group_scale and "
+          "group_columns: as for w16; units end with every group. Raises ValueError for sizes that "
+          "do not match.")
       .def(
           "times",
           [](const Ranked& a, nb::handle x, size_t most_dimensions) {
