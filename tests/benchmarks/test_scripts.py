@@ -146,6 +146,18 @@ def test_head_script() -> None:
         assert row["bytes"] == 70 * 33 * {"BF16": 2, "F16": 2, "F32": 4, "I8": 1}[row["type"]]
 
 
+def test_tune_script() -> None:
+    """It measures every constant and prints a row that names this processor."""
+    small = ["--seconds=0", "--shape=200x300", "--head=64x64", "--megabytes=0"]
+    vendor, family, _ = _native.processor()
+    printed = run_script("tune.py", *small)
+    assert f'{{{{"{vendor}", {family}, {family}}},' in printed
+    rows = json.loads(run_script("tune.py", *small, "--json"))["results"]
+    assert {row["isa"] for row in rows} <= set(rsr.cpu_info()["supported_isas"])
+    if rsr.cpu_info()["isa"] != "scalar":
+        assert {row["measured"] for row in rows} >= {"prefetch, memory", "output head"}
+
+
 def test_speculation_script(tmp_path: Path) -> None:
     run_script("make_2b_checkpoint.py", f"--output={tmp_path / 'c'}", *TINY)
     rsrc.compile(tmp_path / "c", tmp_path / "c.rsr")
@@ -177,15 +189,3 @@ def test_activations_script(language_models: LanguageModels, tmp_path: Path) -> 
         assert 0.9 < row["perplexity"] / row["perplexity_float32"] < 1.1
         assert 0 <= row["greedy_tokens_in_common"] <= row["greedy_tokens"]
     assert "| int8-group |" in run_script("activations.py", *arguments, "--markdown")
-
-
-def test_tune_script() -> None:
-    """It measures every constant and prints a row that names this processor."""
-    small = ["--seconds=0", "--shape=200x300", "--head=64x64", "--megabytes=0"]
-    vendor, family, _ = _native.processor()
-    printed = run_script("tune.py", *small)
-    assert f'{{{{"{vendor}", {family}, {family}}},' in printed
-    rows = json.loads(run_script("tune.py", *small, "--json"))["results"]
-    assert {row["isa"] for row in rows} <= set(rsr.cpu_info()["supported_isas"])
-    if rsr.cpu_info()["isa"] != "scalar":
-        assert {row["measured"] for row in rows} >= {"prefetch, memory", "output head"}
