@@ -83,7 +83,7 @@ constexpr int kTileData = 18;
 
 bool has_amx() {
   constexpr uint64_t kTiles = 3u << 17;
-  constexpr uint32_t kFeatures = 1u << 24 | 1u << 25;  // AMX-TILE, AMX-INT8
+  constexpr uint32_t kFeatures = 1u << 22 | 1u << 24 | 1u << 25;  // AMX-BF16, TILE, INT8
   constexpr int kGetSupported = 0x1021;
   uint64_t states = 0;
   return has_avx512vnni() && (saved_states() & kTiles) == kTiles &&
@@ -141,6 +141,7 @@ void fill_table(KernelTable& table, [[maybe_unused]] Isa isa) {
 
 #if defined(RSR_AMX)
   if (isa < Isa::amx) return;
+  fill_attention_amx(table);
   fill_panels_amx(table);
 #endif
 #endif

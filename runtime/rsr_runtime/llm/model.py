@@ -452,7 +452,7 @@ def load(
     *,
     memory: str = "map",
     context: int | None = None,
-    kv: Literal["float16", "float32"] = "float16",
+    kv: Literal["float16", "float32", "int8"] = "float16",
 ) -> LanguageModel:
     """Open a `.rsr` file of a whole model.
 
@@ -460,7 +460,8 @@ def load(
         path: the file, see `rsr_runtime.load`.
         memory: "map" or "huge", see `rsr_runtime.load`.
         context: positions for prompt and text; None: the model's limit, but at most 4096.
-        kv: dtype of the KV cache: "float16", which halves the bytes to read, or "float32".
+        kv: dtype of the KV cache: "float16", "float32", or "int8" with one scale for each position
+            of a head, which reads half the bytes of float16.
 
     Raises:
         ModelError: the file is not a language model that can be run; the message says why.

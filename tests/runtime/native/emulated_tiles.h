@@ -2,10 +2,12 @@
 // a source file with -include, it takes the place of the intrinsics. What the processor would
 // refuse, or what no sound program does, ends the program with a message.
 //
-// After Intel's manual, "Intel AMX instruction set": LDTILECFG, TILELOADD, TILESTORED, TDPBSSD.
+// After Intel's manual, "Intel AMX instruction set": LDTILECFG, TILELOADD, TILESTORED, TDPBSSD,
+// TDPBF16PS.
 #pragma once
 #include <immintrin.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -102,6 +104,36 @@ inline void multiply_add(int sums, int a, int b) {
     }
 }
 
+inline float without_subnormals(float x) { return std::fabs(x) < 0x1p-126f ? 0.0f * x : x; }
+inline float of_bfloat16(const int8_t* p) {
+  uint32_t bits = 0;
+  std::memcpy(reinterpret_cast<char*>(&bits) + 2, p, 2);
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return without_subnormals(x);
+}
+
+// sums[m][n] += the sum of a[m][2 i] b[i][2 n] over i, plus that of the odd ones: pairs of
+// bfloat16, fused multiply-adds in float32, subnormal numbers are zero.
+inline void multiply_add_bf16(int sums, int a, int b) {
+  Tile &c = tile(sums), &s = tile(a), &t = tile(b);
+  require(sums != a && sums != b && a != b, "TDPBF16PS wants three different ones");
+  require(c.row_bytes % 4 == 0 && s.row_bytes % 4 == 0 && t.row_bytes % 4 == 0, "not whole sums");
+  require(c.rows == s.rows && c.row_bytes == t.row_bytes && s.row_bytes == 4 * t.rows,
+          "the shapes of TDPBF16PS do not match");
+  for (int m = 0; m < c.rows; m++)
+    for (int n = 0; n < c.row_bytes / 4; n++) {
+      float of[2] = {0, 0}, sum;
+      for (int i = 0; i < t.rows; i++)
+        for (int j = 0; j < 2; j++)
+          of[j] = without_subnormals(std::fma(of_bfloat16(&s.bytes[m][4 * i + 2 * j]),
+                                              of_bfloat16(&t.bytes[i][4 * n + 2 * j]), of[j]));
+      std::memcpy(&sum, &c.bytes[m][4 * n], 4);
+      sum = without_subnormals(without_subnormals(sum) + without_subnormals(of[0] + of[1]));
+      std::memcpy(&c.bytes[m][4 * n], &sum, 4);
+    }
+}
+
 }  // namespace
 }  // namespace emulated
 
@@ -111,9 +143,11 @@ inline void multiply_add(int sums, int a, int b) {
 #undef _tile_loadd
 #undef _tile_stored
 #undef _tile_dpbssd
+#undef _tile_dpbf16ps
 #define _tile_loadconfig(config) emulated::load_config(config)
 #define _tile_release() emulated::release()
 #define _tile_zero(tile) emulated::zero(tile)
 #define _tile_loadd(tile, base, stride) emulated::load(tile, base, stride)
 #define _tile_stored(tile, base, stride) emulated::store(tile, base, stride)
 #define _tile_dpbssd(sums, a, b) emulated::multiply_add(sums, a, b)
+#define _tile_dpbf16ps(sums, a, b) emulated::multiply_add_bf16(sums, a, b)

@@ -17,8 +17,10 @@
 
 #if defined(RSR_EMULATE_AMX)
 namespace rsr {
-void fill_panels_emulated(KernelTable& table);  // panels_amx.cpp, renamed (CMakeLists.txt)
-}
+// Files *_amx.cpp, renamed (CMakeLists.txt).
+void fill_panels_emulated(KernelTable& table);
+void fill_attention_emulated(KernelTable& table);
+}  // namespace rsr
 #endif
 
 namespace harness {
@@ -178,6 +180,7 @@ int main(int count, char** arguments) {
   if (std::find(isas.begin(), isas.end(), "avx512vnni") != isas.end()) {
     tables.push_back({"emulated amx", tables.back().kernels});
     rsr::fill_panels_emulated(tables.back().kernels);
+    rsr::fill_attention_emulated(tables.back().kernels);
   }
 #endif
   for (const std::string& name : wanted)
