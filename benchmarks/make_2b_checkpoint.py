@@ -171,10 +171,10 @@ def write_file(path: Path, listed: Sequence[Tensor], rng: np.random.Generator) -
 def _pieces(t: Tensor, rng: np.random.Generator) -> Iterator[Bytes]:
     for start in range(0, t.nbytes, PIECE):
         size = min(PIECE, t.nbytes - start)
-        yield _codes(size, rng) if t.fill == "packed" else _bf16_bytes(t.fill, size // 2, rng)
+        yield random_codes(size, rng) if t.fill == "packed" else _bf16_bytes(t.fill, size // 2, rng)
 
 
-def _codes(size: int, rng: np.random.Generator) -> Bytes:
+def random_codes(size: int, rng: np.random.Generator) -> Bytes:
     """Return bytes of four uniform codes 0, 1, 2: each is one of 81 possible bytes."""
     digits = np.arange(81)[:, None] // [1, 3, 9, 27] % 3
     table = (digits << [0, 2, 4, 6]).sum(axis=1).astype(np.uint8)

@@ -35,13 +35,16 @@ def mark_patterns(digits: Annotated[NDArray[numpy.uint8], dict(shape=(None, None
         ValueError: a digit is not below the base, or a size does not fit.
     """
 
-def pack_n4s1(digits: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), device='cpu', writable=False)], out: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')]) -> None:
+def pack_n4s1(digits: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), device='cpu', writable=False)], out: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], group_blocks: int = 0) -> None:
     """
     Encode packing n4s1 of encoding `ranked`: base 3, k = 3, padding digit 1.
 
     Args:
-        digits: (rows, columns) of digits 0, 1, 2, any strides.
-        out: (5 * ceil(columns / 24) * rows padded to a multiple of 32,), receives the bytes.
+        digits: (rows, columns) of digits 0, 1, 2, any strides. Each group of columns is padded to whole
+            column blocks.
+        out: (bytes of a row * rows padded to a multiple of 32,), receives the bytes. Without groups, a
+            row has 5 * ceil(columns / 24) bytes.
+        group_blocks: column blocks of a group, which has units of its own; 0: there are no groups.
 
     Raises:
         ValueError: a digit is above 2, or `out` has another length.

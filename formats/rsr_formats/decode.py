@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ import numpy.typing as npt
 from .errors import IndexDataError
 from .packing import (
     N4S1_STRIP,
-    N4S1_VECTORS,
     RANK_BITS,
     RANK_MASK,
     RANKS_PER_WORD,
@@ -22,7 +20,8 @@ from .packing import (
     Block,
     block_from_ranks,
     digits_from_ranks,
-    n4s1_units,
+    n4s1_bytes,
+    n4s1_places,
     padded_rows,
     pattern_digits,
     ranks_from_block,
@@ -33,6 +32,7 @@ from .packing import (
 from .records import MAX_RANKED_PATTERNS, IndexedTensor
 
 PIECE = 1 << 20  # index entries per NumPy operation, which bounds the memory
+_PAIR = 2  # column blocks of an entry of packing n4s1
 
 Columns = slice | npt.NDArray[np.intp]
 
@@ -76,15 +76,15 @@ def digit_windows(
         is a slice, or an array of column numbers if the tensor has a stride; `digits` is uint8.
     """
     table = _digit_table(t)
+    entries = _Entries(t)
     for r0, piece in strips(t, packed):
-        count, units, height = len(piece), piece.shape[1], piece.shape[-1]
+        count, height = len(piece), piece.shape[-1]
         rows = slice(r0, min(r0 + count * height, t.rows))
         step = max(1, PIECE // (count * height))
-        for u in range(0, units, step):
-            entries = _table_entries(t, piece[:, u : u + step])
-            digits = table[entries.transpose(0, 2, 1)].reshape(count * height, -1)
-            first = u * digits.shape[1] // min(step, units - u)
-            columns, real = _real_columns(t, first, digits.shape[1])
+        for first in range(0, entries.count, step):
+            some = entries.of(piece, first, min(first + step, entries.count))
+            digits = table[some.transpose(0, 2, 1)].reshape(count * height, -1)
+            columns, real = _real_columns(t, first * table.shape[1], digits.shape[1])
             yield rows, columns, digits[: rows.stop - r0, real]
 
 
@@ -96,15 +96,15 @@ def decode_row(t: IndexedTensor, packed: npt.NDArray[Any], row: int) -> npt.NDAr
         packed: its ranks; ranks that are out of range decode to arbitrary digits.
         row: below out_features.
     """
-    shape, tallest = _strip_shape(t)
-    cells = prod(shape)  # entries per row
+    cells, tallest = _strip_shape(t)
     if not cells:
         return np.empty(0, np.uint8)
     top = row // tallest * tallest
     height = min(tallest, padded_rows(t.rows) - top)
-    strip = packed[top * cells : (top + height) * cells].reshape(1, *shape, height)
-    entries = _table_entries(t, strip[..., row - top : row - top + 1])
-    digits = _digit_table(t)[entries].reshape(-1)
+    strip = packed[top * cells : (top + height) * cells].reshape(1, cells, height)
+    entries = _Entries(t)
+    some = entries.of(strip[..., row - top : row - top + 1], 0, entries.count)
+    digits = _digit_table(t)[some].reshape(-1)
     columns, real = _real_columns(t, 0, len(digits))
     result = np.empty(t.columns, np.uint8)
     result[columns] = digits[real]
@@ -126,13 +126,23 @@ def _real_columns(t: IndexedTensor, first: int, count: int) -> tuple[Columns, Co
         j, p = np.divmod(np.arange(first, min(first + count, t.columns)), t.k)
         run, place = np.divmod(j, t.stride)
         return (run * t.k + p) * t.stride + place, slice(0, len(j))
-    start = t.block_columns(first // t.k)[0]
-    if t.group_columns % t.k == 0 or not t.is_grouped:  # only the last block has padding
-        return slice(start, min(start + count, t.columns)), slice(0, t.columns - start)
-    padded = -(-t.group_columns // t.k) * t.k
-    group, i = np.divmod(np.arange(first, first + count), padded)
+    width = _group_digits(t)
+    if width == t.group_columns or not t.is_grouped:  # only the last block has padding
+        return slice(first, min(first + count, t.columns)), slice(0, t.columns - first)
+    group, i = np.divmod(np.arange(first, first + count), width)
     real = np.flatnonzero((i < t.group_columns) & (group * t.group_columns + i < t.columns))
+    if not len(real):
+        return slice(0, 0), real
+    start = int(group[real[0]] * t.group_columns + i[real[0]])
     return slice(start, start + len(real)), real
+
+
+def _group_digits(t: IndexedTensor) -> int:
+    """Return how many digits of a decoded row belong to a group, padding included."""
+    blocks = -(-t.group_columns // t.k)
+    if t.packing == "n4s1":
+        blocks += blocks % _PAIR  # a group is whole pairs of blocks
+    return blocks * t.k
 
 
 def strips(t: IndexedTensor, packed: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
@@ -140,27 +150,27 @@ def strips(t: IndexedTensor, packed: npt.NDArray[Any]) -> Iterator[tuple[int, np
 
     Yields:
         The first row of a piece and its strips: (strips, word columns, rows of a strip) in packing
-        w16, (strips, units, 5, rows of a strip) in n4s1. All strips of a piece have the same
+        w16, (strips, bytes of a row, rows of a strip) in n4s1. All strips of a piece have the same
         height. Only the last strip of the last piece has padding rows.
     """
-    shape, tallest = _strip_shape(t)
-    cells, padded = prod(shape), padded_rows(t.rows)  # entries per row, rows
+    cells, tallest = _strip_shape(t)
+    padded = padded_rows(t.rows)
     if not cells:
         return
     full = padded // tallest * tallest
     step = max(1, PIECE // (cells * tallest)) * tallest
     for r0 in range(0, full, step):
         piece = packed[r0 * cells : min(full, r0 + step) * cells]
-        yield r0, piece.reshape(-1, *shape, tallest)
+        yield r0, piece.reshape(-1, cells, tallest)
     if full < padded:
-        yield full, packed[full * cells :].reshape(1, *shape, padded - full)
+        yield full, packed[full * cells :].reshape(1, cells, padded - full)
 
 
-def _strip_shape(t: IndexedTensor) -> tuple[tuple[int, ...], int]:
-    """Return the shape of a row's entries in a strip, and the rows of a full strip."""
+def _strip_shape(t: IndexedTensor) -> tuple[int, int]:
+    """Return the words or bytes of a row, and the rows of a full strip."""
     if t.packing == "n4s1":
-        return (n4s1_units(t.blocks), N4S1_VECTORS), N4S1_STRIP
-    return (w16_words(t.blocks),), STRIP
+        return n4s1_bytes(t.blocks, t.unit_blocks), N4S1_STRIP
+    return w16_words(t.blocks), STRIP
 
 
 def _digit_table(t: IndexedTensor) -> npt.NDArray[np.uint8]:
@@ -186,19 +196,42 @@ def _digits_of_entries(
     return patterns[np.stack(ranks, axis=1)].reshape(len(entry), -1)
 
 
-def _table_entries(t: IndexedTensor, piece: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
-    """Return indices into `_digit_table`, (strips, entries, rows of a strip).
+class _Entries:
+    """The indices into `_digit_table` of the rows of a tensor.
 
-    An entry is a word in packing w16. In n4s1 it is two column blocks: bits 0-7 have their
-    magnitudes, bits 9 and 8 their signs.
+    An entry is a word in packing w16. In n4s1 it is two neighboring column blocks of a group: bits
+    0-7 have their magnitudes, bits 9 and 8 their signs. The last pair of a group may have one.
     """
-    if t.packing == "w16":
-        words: npt.NDArray[np.uint16] = piece & np.uint16(0x7FFF)
-        return words
-    shifts = np.array([6, 4, 2, 0], np.uint8)[:, None]
-    signs = (piece[:, :, 4:] >> shifts & np.uint8(3)).astype(np.uint16)
-    entries: npt.NDArray[np.uint16] = piece[:, :, :4] | signs << np.uint16(8)
-    return entries.reshape(len(piece), -1, piece.shape[-1])
+
+    def __init__(self, t: IndexedTensor) -> None:
+        self._places: tuple[npt.NDArray[Any], ...] | None = None
+        self.count = w16_words(t.blocks)  # of a row
+        if t.packing == "n4s1":
+            at = n4s1_places(t.blocks, t.unit_blocks)
+            left = np.flatnonzero(at.places % _PAIR == 0)
+            self.count = len(left)
+            right = np.minimum(left + 1, t.blocks - 1)
+            has_two = at.places[right] == at.places[left] + 1
+            mask = np.where(has_two, 0xFF, 0x0F).astype(np.uint8)[:, None]
+            shift = (6 - at.places[left]).astype(np.uint8)[:, None]
+            both = np.where(has_two, 3, 2).astype(np.uint8)[:, None]
+            self._places = at.magnitudes[left], mask, at.signs[left], shift, both
+
+    def of(self, piece: npt.NDArray[Any], first: int, end: int) -> npt.NDArray[np.uint16]:
+        """Return entries first .. end - 1 of each row, (strips, entries, rows of a strip).
+
+        Args:
+            piece: strips as `strips` yields them, or some of their rows.
+            first: first entry.
+            end: one past the last.
+        """
+        if self._places is None:
+            words: npt.NDArray[np.uint16] = piece[:, first:end] & np.uint16(0x7FFF)
+            return words
+        magnitudes, mask, signs, shift, both = (a[first:end] for a in self._places)
+        signed = (piece[:, signs] >> shift & both).astype(np.uint16)
+        entries: npt.NDArray[np.uint16] = piece[:, magnitudes] & mask | signed << np.uint16(8)
+        return entries
 
 
 def row_scales(t: IndexedTensor, scale: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -254,8 +287,10 @@ def decode_block(t: IndexedTensor, arrays: Mapping[str, npt.NDArray[Any]], j: in
         return Block(
             arrays["permutation"][j].astype(np.uint32), arrays["segments"][j].astype(np.uint32)
         )
-    unpack = unpack_w16 if t.packing == "w16" else unpack_n4s1
-    ranks = unpack(arrays["ranks"], t.rows, t.blocks, j)
+    if t.packing == "w16":
+        ranks = unpack_w16(arrays["ranks"], t.rows, t.blocks, j)
+    else:
+        ranks = unpack_n4s1(arrays["ranks"], t.rows, t.blocks, j, t.unit_blocks)
     if t.rows and ranks.max() >= t.patterns:
         raise IndexDataError(
             f"ranks of tensor {t.name!r}: rank {ranks.max()} in block {j}, "

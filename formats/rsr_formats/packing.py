@@ -22,6 +22,7 @@ STRIP = 128  # rows of a full strip in packing w16
 N4S1_STRIP = 64  # rows of a full strip in packing n4s1
 N4S1_BLOCKS = 8  # column blocks per unit in packing n4s1
 N4S1_VECTORS = 5  # bytes per row and unit: 4 with two magnitudes each, 1 with eight signs
+N4S1_BITS = 5  # of a rank: its magnitude and its sign
 ZERO_RANK = 13  # rank of the pattern (0, 0, 0), k = 3; also the largest magnitude in n4s1
 
 UInt = npt.NDArray[np.unsignedinteger[Any]]
@@ -200,51 +201,96 @@ def unpack_w16(packed: npt.NDArray[np.uint16], rows: int, blocks: int, j: int) -
     return ranks
 
 
-def n4s1_units(blocks: int) -> int:
-    """Return the number of units of eight column blocks in packing n4s1."""
-    return -(-blocks // N4S1_BLOCKS)
+class N4s1Places(NamedTuple):
+    """Where packing n4s1 stores each column block of a row.
+
+    A row is a sequence of bytes, each of its own vector; entry j of an array is of column block j.
+    """
+
+    magnitudes: npt.NDArray[np.intp]  # byte of the magnitude
+    signs: npt.NDArray[np.intp]  # byte of the sign
+    places: npt.NDArray[np.intp]  # i: the magnitude in nibble i mod 2, the sign in bit 7 - i
 
 
-def n4s1_size(rows: int, blocks: int) -> int:
-    """Return the size in bytes of an index in packing n4s1."""
-    return N4S1_VECTORS * n4s1_units(blocks) * padded_rows(rows)
+def n4s1_bytes(blocks: int, group_blocks: int | None = None) -> int:
+    """Return the number of bytes of a row in packing n4s1.
+
+    Args:
+        blocks: column blocks of the matrix.
+        group_blocks: column blocks of a group, if groups have their own scales. Each group is then
+            cut into units by itself, and its last unit may be short.
+    """
+    if group_blocks is None:
+        return N4S1_VECTORS * -(-blocks // N4S1_BLOCKS)
+    whole, rest = divmod(blocks, group_blocks)
+    return whole * _group_bytes(group_blocks) + _group_bytes(rest)
 
 
-def pack_n4s1(ranks: UInt) -> npt.NDArray[np.uint8]:
+def _group_bytes(blocks: int) -> int:
+    units, short = divmod(blocks, N4S1_BLOCKS)
+    return units * N4S1_VECTORS + -(-short * N4S1_BITS // 8)
+
+
+def n4s1_places(blocks: int, group_blocks: int | None = None) -> N4s1Places:
+    """Return where the column blocks are; see `n4s1_bytes` for the arguments."""
+    every = -(-blocks // N4S1_BLOCKS) * N4S1_BLOCKS  # without groups, units have eight blocks
+    per_group = every if group_blocks is None else group_blocks
+    group, inner = np.divmod(np.arange(blocks), max(1, per_group))
+    unit, place = np.divmod(inner, N4S1_BLOCKS)
+    size = np.minimum(per_group, (every if group_blocks is None else blocks) - group * per_group)
+    in_unit = np.minimum(N4S1_BLOCKS, size - unit * N4S1_BLOCKS)
+    first = group * _group_bytes(per_group) + unit * N4S1_VECTORS
+    return N4s1Places(first + place // 2, first + -(-in_unit * N4S1_BITS // 8) - 1, place)
+
+
+def n4s1_size(rows: int, blocks: int, group_blocks: int | None = None) -> int:
+    """Return the size in bytes of an index in packing n4s1; see `n4s1_bytes`."""
+    return n4s1_bytes(blocks, group_blocks) * padded_rows(rows)
+
+
+def pack_n4s1(ranks: UInt, group_blocks: int | None = None) -> npt.NDArray[np.uint8]:
     """Pack ternary ranks (blocks, rows) of k = 3 in packing n4s1 (SPEC.md section 7.2), flat uint8.
 
     A rank is 13 plus or minus a magnitude 0 .. 13. A strip has up to 64 rows; a unit of a strip
     holds eight column blocks in five vectors of one byte per row. Vector i < 4 has the magnitudes
     of blocks 2i (low nibble) and 2i + 1 (high nibble). Bit 7 - j of the last vector is set if the
-    rank of block j is below 13. Padding has rank 13: all its bits are zero.
+    rank of block j is below 13. Padding has rank 13: all its bits are zero. With groups, the last
+    unit of each may have fewer blocks and vectors.
+
+    Args:
+        ranks: (blocks, rows).
+        group_blocks: as for `n4s1_bytes`.
     """
     blocks, rows = ranks.shape
-    units, R = n4s1_units(blocks), padded_rows(rows)
-    padded = np.full((units * N4S1_BLOCKS, R), ZERO_RANK, np.int16)
-    padded[:blocks, :rows] = ranks
-    signed = (padded - ZERO_RANK).reshape(units, N4S1_BLOCKS, R)
-    magnitudes = np.abs(signed).astype(np.uint8)
-    nibbles = magnitudes[:, 0::2] | magnitudes[:, 1::2] << 4
-    signs = np.packbits(signed < 0, axis=1)
-    vectors = np.concatenate([nibbles, signs], axis=1)  # (units, 5, rows)
-    strips = [vectors[:, :, r : r + N4S1_STRIP].ravel() for r in range(0, R, N4S1_STRIP)]
+    R = padded_rows(rows)
+    at = n4s1_places(blocks, group_blocks)
+    signed = ranks.astype(np.int16) - ZERO_RANK
+    vectors = np.zeros((n4s1_bytes(blocks, group_blocks), R), np.uint8)
+    for j in range(blocks):
+        place = int(at.places[j])
+        vectors[at.magnitudes[j], :rows] |= np.abs(signed[j]).astype(np.uint8) << 4 * (place % 2)
+        vectors[at.signs[j], :rows] |= (signed[j] < 0).astype(np.uint8) << (7 - place)
+    strips = [vectors[:, r : r + N4S1_STRIP].ravel() for r in range(0, R, N4S1_STRIP)]
     return np.concatenate(strips) if strips else np.empty(0, np.uint8)
 
 
-def unpack_n4s1(packed: npt.NDArray[np.uint8], rows: int, blocks: int, j: int) -> UInt:
+def unpack_n4s1(
+    packed: npt.NDArray[np.uint8], rows: int, blocks: int, j: int, group_blocks: int | None = None
+) -> UInt:
     """Return the ranks of column block `j`, uint16 (rows,); only its bytes are read."""
-    units, R = n4s1_units(blocks), padded_rows(rows)
-    u, i = divmod(j, N4S1_BLOCKS)
+    size, R = n4s1_bytes(blocks, group_blocks), padded_rows(rows)
+    at = n4s1_places(blocks, group_blocks)
     full = R // N4S1_STRIP * N4S1_STRIP
-    end = full * units * N4S1_VECTORS
-    head = packed[:end].reshape(-1, units, N4S1_VECTORS, N4S1_STRIP)[:, u]
-    tail = packed[end:].reshape(units, N4S1_VECTORS, R - full)[u]
+    head = packed[: full * size].reshape(-1, size, N4S1_STRIP)
+    tail = packed[full * size :].reshape(size, R - full)
 
     def vector(v: int) -> npt.NDArray[np.uint8]:
         return np.concatenate([head[:, v].reshape(-1), tail[v]])[:rows]
 
-    magnitudes = (vector(i // 2) >> np.uint8(4 * (i % 2)) & np.uint8(15)).astype(np.int16)
-    negative = (vector(4) >> np.uint8(7 - i) & np.uint8(1)).astype(bool)
+    place = int(at.places[j])
+    nibbles = vector(int(at.magnitudes[j])) >> np.uint8(4 * (place % 2))
+    magnitudes = (nibbles & np.uint8(15)).astype(np.int16)
+    negative = (vector(int(at.signs[j])) >> np.uint8(7 - place) & np.uint8(1)).astype(bool)
     ranks: UInt = np.where(negative, ZERO_RANK - magnitudes, ZERO_RANK + magnitudes).astype(
         np.uint16
     )

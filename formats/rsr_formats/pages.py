@@ -1,9 +1,21 @@
-"""Anonymous memory with or without huge pages."""
+"""Anonymous memory with or without huge pages, and how much memory and which pages there are."""
 
 from __future__ import annotations
 
 import mmap
+import re
+from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+_SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
+_PROC = Path("/proc")
+_CGROUPS = Path("/sys/fs/cgroup")
+_UNKNOWN = 4 << 30  # bytes available, if the system does not say
+_LARGEST = 32 << 20  # bytes of a huge page that is not too large for the sections of a file
 
 
 def anonymous_memory(size: int, *, huge: bool) -> mmap.mmap:
@@ -24,3 +36,81 @@ def anonymous_memory(size: int, *, huge: bool) -> mmap.mmap:
         with suppress(OSError):
             memory.madvise(advice)
     return memory
+
+
+def huge_page_size() -> int | None:
+    """Return the bytes of a huge page; None if memory that asks for them gets none."""
+    try:
+        if "[never]" in (_SETTINGS / "enabled").read_text():
+            return None
+        size = int((_SETTINGS / "hpage_pmd_size").read_text())
+    except (OSError, ValueError):  # not Linux
+        return None
+    return size if size <= _LARGEST else None
+
+
+def huge_page_bytes(memory: npt.NDArray[np.uint8]) -> int:
+    """Return how many bytes of an array lie in huge pages, as far as the system says."""
+    begin = memory.__array_interface__["data"][0]
+    end, overlap, found = begin + memory.nbytes, 0, 0
+    try:
+        text = (_PROC / "self" / "smaps").read_text()
+    except OSError:  # not Linux
+        return 0
+    for line in text.splitlines():
+        if region := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            first, last = (int(address, 16) for address in region.groups())
+            overlap = min(end, last) - max(begin, first)
+        elif overlap > 0 and (
+            huge := re.match(r"(?:AnonHugePages|ShmemPmdMapped|FilePmdMapped): +(\d+) kB", line)
+        ):
+            found += min(overlap, int(huge[1]) << 10)
+    return found
+
+
+def available_memory() -> int:
+    """Return the bytes that can be allocated without swapping, 4 GiB if unknown.
+
+    The limits of the control groups of this process count, too.
+    """
+    try:
+        meminfo = (_PROC / "meminfo").read_text()
+    except OSError:  # not Linux
+        return _UNKNOWN
+    found = re.search(r"^MemAvailable: +(\d+) kB", meminfo, re.MULTILINE)
+    free = [int(found[1]) << 10 if found else _UNKNOWN]
+    for group, limit, usage in _memory_groups():
+        # A group that has no such file has no limit.
+        with suppress(OSError, ValueError):  # ValueError: "max"
+            most, used = (int((group / name).read_text()) for name in (limit, usage))
+            free.append(most - used + _pages_of_files(group))
+    return max(0, min(free))
+
+
+def _pages_of_files(group: Path) -> int:
+    """Return the bytes of files in memory: they count as used, but are given up when needed."""
+    stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    kinds = ("inactive_file", "active_file")  # total_: with the groups below, in version 1
+    return sum(int(stat.get(f"total_{kind}", stat.get(kind, 0))) for kind in kinds)
+
+
+def _memory_groups() -> Iterator[tuple[Path, str, str]]:
+    """Yield the control groups of this process, and the names of their limit and usage."""
+    try:
+        lines = (_PROC / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, names = _CGROUPS, ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            root, names = _CGROUPS / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        own = root / path.lstrip("/")
+        # In a container the path may be that of its host: its own group is then the root.
+        for group in [own, *own.parents]:
+            yield group, *names
+            if group == root:
+                break

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +18,7 @@ from .compression import PIECE
 from .errors import FormatError, PaddingError, SectionHashError, TruncatedError
 from .header import decode_header
 from .pages import anonymous_memory
-from .records import NUMPY_DTYPES, PREAMBLE, Header, IndexedTensor, Section
+from .records import NUMPY_DTYPES, PREAMBLE, Header, IndexedTensor, Section, Tensor
 from .validate import (
     check_header,
     check_header_hash,
@@ -97,6 +97,24 @@ class RsrFile:
         if s.codec == "raw":
             return stored
         return compression.decompress(stored, s, self._owners[index])
+
+    def memory(self) -> npt.NDArray[np.uint8]:
+        """Return the bytes of the file as they lie in memory, uint8, read-only."""
+        memory = np.frombuffer(self._memory, np.uint8)
+        memory.setflags(write=False)  # the memory of a copy is writable
+        return memory
+
+    def ranges(self, tensors: Iterable[Tensor]) -> list[tuple[int, int]]:
+        """Return (start, stop) of the bytes in `memory` that the arrays of tensors are views of."""
+        indexes: list[int] = []
+        for t in tensors:
+            if isinstance(t, IndexedTensor):
+                indexes += t.sections.values()
+                indexes += [] if t.scale is None else [t.scale.section]
+            else:
+                indexes.append(t.section)
+        sections = [self.header.sections[index] for index in indexes]
+        return [(s.offset, s.offset + s.stored_size) for s in sections if s.codec == "raw"]
 
     def pieces(self, index: int) -> Iterator[memoryview]:
         """Read the contents of a section in pieces, and check its hash.
@@ -178,9 +196,7 @@ class RsrFile:
     def _stored(self, s: Section) -> npt.NDArray[np.uint8]:
         if s in self._small:
             return np.frombuffer(self._small[s], np.uint8)
-        stored = np.frombuffer(self._memory, np.uint8, s.stored_size, s.offset)
-        stored.setflags(write=False)  # the memory of a copy is writable
-        return stored
+        return self.memory()[s.offset : s.offset + s.stored_size]
 
     def _check_padding(self, start: int, stop: int, before: str) -> None:
         if np.frombuffer(self._memory, np.uint8, stop - start, start).any():

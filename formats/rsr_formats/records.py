@@ -1,4 +1,4 @@
-"""The constants and records of the `.rsr` format, version 1.3 (formats/SPEC.md is normative)."""
+"""The constants and records of the `.rsr` format, version 1.4 (formats/SPEC.md is normative)."""
 
 from __future__ import annotations
 
@@ -255,6 +255,11 @@ class IndexedTensor:
     def _group_blocks(self) -> int:
         return -(-self.group_columns // self.k)
 
+    @property
+    def unit_blocks(self) -> int | None:
+        """Column blocks after which units of packing n4s1 begin anew; None without groups."""
+        return self._group_blocks if self.is_grouped else None
+
     def block_columns(self, j: int) -> range:
         """Return the columns of A in column block `j`, without padding."""
         group, i = divmod(j, self._group_blocks)
@@ -279,7 +284,7 @@ class IndexedTensor:
     def section_sizes(self) -> dict[str, int]:
         """Return the required size in bytes of each section of the index."""
         if self.packing == "n4s1":
-            return {"ranks": n4s1_size(self.rows, self.blocks)}
+            return {"ranks": n4s1_size(self.rows, self.blocks, self.unit_blocks)}
         if self.packing == "w16":
             return {"ranks": w16_size(self.rows, self.blocks)}
         item = 2 if self.packing == "u16" else 4
@@ -338,7 +343,7 @@ class Header:
 def _minor_version(t: Tensor) -> int:
     if isinstance(t, DenseTensor):
         return 3 if t.quantized else 0
-    if t.source.layout in LAYOUTS_1_4:
+    if t.source.layout in LAYOUTS_1_4 or (t.packing == "n4s1" and t.is_grouped):
         return 4
     if t.source.layout in LAYOUTS_1_2 or t.pattern_list is not None or t.stride != 1:
         return 2

@@ -34,11 +34,12 @@ from .errors import (
     VersionError,
 )
 from .packing import (
-    N4S1_BLOCKS,
     RANK_BITS,
     RANK_MASK,
     RANKS_PER_WORD,
     ZERO_RANK,
+    n4s1_bytes,
+    n4s1_places,
     padding_rank,
     pattern_digits,
     pattern_values,
@@ -312,10 +313,10 @@ def _check_indexed(header: Header, t: IndexedTensor) -> None:
         raise HeaderFieldError(
             f"{what}: packing n4s1 of a {t.kind} matrix with k = {t.k}, expected ternary and k = 3"
         )
-    if t.is_grouped and (t.packing != "w16" or t.group_columns >= t.shape[1]):
+    if t.is_grouped and (t.encoding != "ranked" or t.group_columns >= t.shape[1]):
         raise HeaderFieldError(
-            f"{what}: one scale per {t.group_columns} of {t.shape[1]} columns in packing "
-            f"{t.packing}, expected fewer than all columns and packing w16"
+            f"{what}: one scale per {t.group_columns} of {t.shape[1]} columns in encoding "
+            f"{t.encoding}, expected fewer than all columns and encoding ranked"
         )
     sizes = t.section_sizes()
     if t.sections.keys() != sizes.keys():
@@ -495,11 +496,19 @@ def _check_w16(t: IndexedTensor, words: npt.NDArray[np.uint16]) -> None:
 
 
 def _check_n4s1(t: IndexedTensor, packed: npt.NDArray[np.uint8]) -> None:
+    at = n4s1_places(t.blocks, t.unit_blocks)
+    used = np.zeros(n4s1_bytes(t.blocks, t.unit_blocks), np.uint8)  # bits of each byte of a row
+    np.bitwise_or.at(used, at.magnitudes, (15 << at.places % 2 * 4).astype(np.uint8))
+    np.bitwise_or.at(used, at.signs, (128 >> at.places).astype(np.uint8))
+    nibbles = (at.places % 2 * 4).astype(np.uint8)[:, None]
+    bits = (7 - at.places).astype(np.uint8)[:, None]
     for r0, piece in strips(t, packed):
         rows = f"rows from {r0}"
-        for i in range(N4S1_BLOCKS):
-            magnitudes = piece[:, :, i // 2] >> np.uint8(4 * (i % 2)) & np.uint8(15)
-            negative = piece[:, :, 4] >> np.uint8(7 - i) & np.uint8(1)
+        step = max(1, PIECE // (len(piece) * piece.shape[2]))
+        for first in range(0, t.blocks, step):
+            some = slice(first, first + step)
+            magnitudes = piece[:, at.magnitudes[some]] >> nibbles[some] & np.uint8(15)
+            negative = piece[:, at.signs[some]] >> bits[some] & np.uint8(1)
             if (magnitudes > ZERO_RANK).any():
                 raise IndexDataError(
                     f"ranks of tensor {t.name!r}: a magnitude in {rows} exceeds {ZERO_RANK}"
@@ -508,8 +517,9 @@ def _check_n4s1(t: IndexedTensor, packed: npt.NDArray[np.uint8]) -> None:
                 raise IndexDataError(
                     f"ranks of tensor {t.name!r}: magnitude 0 has a sign in {rows}"
                 )
-            if _padding(t, magnitudes, r0, i, N4S1_BLOCKS).any():
-                raise IndexDataError(f"ranks of tensor {t.name!r}: padding in {rows} is not zero")
+        real = t.rows - r0 - (len(piece) - 1) * piece.shape[2]  # rows of the last strip
+        if piece[-1, :, real:].any() or (piece & ~used[:, None]).any():
+            raise IndexDataError(f"ranks of tensor {t.name!r}: padding in {rows} is not zero")
 
 
 def _padding(
@@ -519,11 +529,11 @@ def _padding(
 
     Args:
         t: the tensor's record.
-        ranks: of every `unit`-th column block from block `i` on, (strips, word columns or units,
-            rows of a strip).
+        ranks: of every `unit`-th column block from block `i` on, (strips, word columns, rows of a
+            strip).
         r0: first row of the first strip.
         i: first column block.
-        unit: column blocks per word column or unit.
+        unit: column blocks per word column.
     """
     blocks = -(-(t.blocks - i) // unit)
     rows = t.rows - r0 - (len(ranks) - 1) * ranks.shape[2]  # in the last strip

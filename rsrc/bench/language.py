@@ -46,7 +46,8 @@ def bench_model(
     path: str | os.PathLike[str],
     *,
     context: int | None = None,
-    memory: str = "map",
+    memory: str = "auto",
+    activations: str = "trained",
     threads: Sequence[int] = (),
     seconds: float = 20.0,
     seed: int = 0,
@@ -60,7 +61,9 @@ def bench_model(
         path: a `.rsr` file that holds a language model.
         context: tokens of the longest prompt; None: 512, or as many as the model's limit allows.
             Decoding is timed after it and after a short one.
-        memory: "map" or "huge", as for `rsr_runtime.llm.load`.
+        memory: "auto", "map" or "huge", as for `rsr_runtime.llm.load`. With "auto", the model moves
+            into huge pages, as far as the system allows it, before tokens are timed.
+        activations: "trained", "float32" or "int8-group", as for `rsr_runtime.llm.load`.
         threads: numbers of threads to measure with; by default one, and as many as are in use.
         seconds: how long to measure, at least; opening the file takes longer.
         seed: of the tokens.
@@ -85,16 +88,19 @@ def bench_model(
     counts = sorted(set(threads or (1, before)))
     report("reading the file", 0.0)
     tokens = _prepare(path, context, seed)
+    loading: dict[str, Any] = {"memory": memory, "activations": activations}
+    loading["context"] = len(tokens) + 1
     times = [_Times(count) for count in counts]
     try:
         for done, own in enumerate(own for own in times for _ in range(_OPENINGS)):
             report("opening the file", _OPENING * done / (_OPENINGS * len(times)))
             rsr.set_num_threads(own.threads)
-            _time_opening(own, path, memory, tokens)
+            _time_opening(own, path, loading, tokens)
         with (
-            load(path, memory=memory, context=len(tokens) + 1) as model,
+            load(path, **loading) as model,
             ThreadPoolExecutor(max(counts)) as pool,
         ):
+            model.use_huge_pages()
             session = _Session(model, tokens, pool)
             needed = _MIN_ROUNDS * len(times) * session.steps
             start, steps, passed = time.perf_counter(), 0, 0.0
@@ -109,7 +115,7 @@ def bench_model(
                 passed = time.perf_counter() - start
             report("", 1.0)
             rows = [_row(own, model) for own in times]
-            described = _describe(model)
+            described, in_huge_pages = _describe(model), model.huge_page_bytes()
     finally:
         rsr.set_num_threads(before)
     return {
@@ -118,6 +124,8 @@ def bench_model(
         "file_bytes": Path(path).stat().st_size,
         "model": described,
         "memory": memory,
+        "activations": activations,
+        "huge_page_bytes": in_huge_pages,
         "context": len(tokens) - RUN,
         "seed": seed,
         "machine": rsr.cpu_info(),
@@ -151,7 +159,7 @@ def _prepare(path: str | os.PathLike[str], context: int | None, seed: int) -> li
     """Draw the tokens of the longest prompt and a run, and warm the page cache."""
     if context is not None and context < 1:
         raise OptionError(f"context: found {context}, expected at least 1")
-    with load(path) as model:
+    with load(path, memory="map") as model:
         limit = model.config.max_position_embeddings
         largest = limit - RUN - 1
         if largest < 1:
@@ -173,11 +181,11 @@ def _prepare(path: str | os.PathLike[str], context: int | None, seed: int) -> li
 
 
 def _time_opening(
-    own: _Times, path: str | os.PathLike[str], memory: str, tokens: Sequence[int]
+    own: _Times, path: str | os.PathLike[str], loading: dict[str, Any], tokens: Sequence[int]
 ) -> None:
     """Open the file once, and close it after the first token."""
     start = time.perf_counter()
-    with load(path, memory=memory, context=len(tokens) + 1) as model:
+    with load(path, **loading) as model:
         own.opening.append(time.perf_counter() - start)
         model.next_logits(tokens[: min(SHORT, len(tokens) - RUN)])
         own.opening_to_token.append(time.perf_counter() - start)

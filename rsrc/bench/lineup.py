@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rsr_formats.pages import huge_page_size
 from rsr_formats.text import listed
 from rsr_runtime import Matrix
 
@@ -25,7 +26,7 @@ from .compiled import (
     kernels_in_use,
 )
 from .expected import Reference, entry_scales, reference_products
-from .memory import Memory, has_huge_pages
+from .memory import Memory
 from .timing import Contender, Label, Operand
 
 Array = npt.NDArray[Any]
@@ -119,7 +120,7 @@ def line_up_batches(
 def line_up_huge(setting: Setting, matrix: Matrix, W: Array) -> list[Contender]:
     """List the kernels in use from memory in huge pages, as `load(memory="huge")` gives them."""
     name, reason, count = f"{matrix.name} in huge pages", "this system has none", 0
-    if has_huge_pages():
+    if huge_page_size() is not None:
         reason = _TOO_SMALL
         count = setting.copies_of(name, matrix.nbytes, setting.memory.ranked)
     if not count:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.pages import anonymous_memory
+from rsr_formats.pages import anonymous_memory, available_memory
 
 _ROTATION = 1_200_000_000  # bytes of all copies of a ranked matrix
 _OTHER_ROTATION = 512_000_000  # bytes of all copies of a permuted or dense matrix
@@ -45,7 +45,7 @@ def plan_memory(ranked: int, others: int) -> Memory:
         ranked: number of rotations of ranked matrices that exist at the same time.
         others: number of rotations of permuted and dense matrices.
     """
-    cache, available = _last_level_cache(), _available()
+    cache, available = _last_level_cache(), available_memory()
     minimum = _MIN_CACHES * (cache or 32 << 20)
     own, other = max(_ROTATION, minimum), max(_OTHER_ROTATION, minimum)
     shrink = min(1.0, available / 4 / (ranked * own + others * other))
@@ -63,15 +63,6 @@ def pages(nbytes: int, huge: bool) -> npt.NDArray[np.uint8]:
     return np.frombuffer(anonymous_memory(max(1, nbytes), huge=huge), np.uint8)
 
 
-def has_huge_pages() -> bool:
-    """Return whether the system gives huge pages to memory that asks for them."""
-    try:
-        enabled = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
-    except OSError:  # not Linux
-        return False
-    return "[never]" not in enabled
-
-
 def _last_level_cache() -> int | None:
     """Return the size of the largest cache of processor 0; None if unknown."""
     sizes = []
@@ -80,19 +71,3 @@ def _last_level_cache() -> int | None:
         unit = {"K": 1 << 10, "M": 1 << 20}.get(text[-1:], 1)
         sizes.append(int(text.rstrip("KM")) * unit)
     return max(sizes, default=None)
-
-
-def _available() -> int:
-    """Return the bytes that can be allocated without swapping, 4 GiB if unknown."""
-    found = [4 << 30]
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                found = [int(line.split()[1]) << 10]
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            found.append(int(limit) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):  # not Linux, or not in a control group
-        pass
-    return max(0, min(found))

@@ -147,11 +147,15 @@ def _model_heading(result: dict[str, Any]) -> str:
     model, machine = result["model"], result["machine"]
     return (
         f"{printable(result['file'])}: {size(result['file_bytes'])}, head of {model['head']}, "
-        f"memory {result['memory']}\n"
+        f"memory {result['memory']} ({_in_huge_pages(result['huge_page_bytes'])})\n"
         f"{model['architecture']}, {model['layers']} layers of {model['hidden_size']}, "
         f"{model['indexed_weights']:,} indexed weights\n"
         f"{processor(result)}, {machine['isa']}, {machine['processors']} processors"
     )
+
+
+def _in_huge_pages(nbytes: int) -> str:
+    return f"{size(nbytes)} in huge pages" if nbytes else "no huge pages"
 
 
 def _model_footing(result: dict[str, Any]) -> list[str]:

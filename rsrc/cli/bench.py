@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .options import MEMORY, PATH, THREADS, checked_by, compiled, json_option
+from .options import ACTIVATIONS, MEMORY, PATH, THREADS, checked_by, compiled, json_option
 from .progress_bar import progress_bar
 
 
@@ -37,7 +37,13 @@ def _check_picture(path: Path) -> None:
 @click.option(
     "--memory",
     type=MEMORY,
-    help="How --model is loaded: mapped (the default) or copied into huge pages.",
+    help="How --model is loaded: map maps it, huge copies it into huge pages, auto maps it and "
+    "moves it into huge pages before tokens are timed. Default: auto.",
+)
+@click.option(
+    "--activations",
+    type=ACTIVATIONS,
+    help="What the linear layers of --model take, as for rsrc run. Default: trained.",
 )
 @click.option(
     "--threads",

@@ -291,7 +291,10 @@ def _written(results: Sequence[Generation]) -> str:
     count = sum(len(result.tokens) for result in results)
     further = sum(max(0, len(result.tokens) - 1) for result in results)
     rate = f" at {further / results[0].seconds:.1f} tokens/s" if further else ""
-    return f"{counted(count, 'token')}{rate}"
+    drafted = sum(result.drafted_tokens for result in results)
+    accepted = sum(result.accepted_tokens for result in results)
+    right = f", {accepted:,} of {counted(drafted, 'guessed token')} right" if drafted else ""
+    return f"{counted(count, 'token')}{rate}{right}"
 
 
 def _interrupted(progress: PromptProgress) -> str:

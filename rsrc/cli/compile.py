@@ -95,7 +95,6 @@ def compile_command(source: Path, output: Path, as_json: bool, **options: Any) -
     SOURCE is a .safetensors or .gguf file, a .safetensors.index.json or a model directory.
     """
     from ..compiler.pipeline import compile as run
-    from .report_tables import print_report
 
     if options["per"] is not None and options["quantize"] is None:
         raise click.UsageError("--per needs --quantize")
@@ -104,4 +103,6 @@ def compile_command(source: Path, output: Path, as_json: bool, **options: Any) -
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=2))
     else:
+        from .report_tables import print_report
+
         print_report(report)

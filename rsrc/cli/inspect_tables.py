@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from rsr_formats.pages import huge_page_size
 from rsr_formats.text import printable
 from rsr_runtime.llm import Support
 
@@ -180,11 +181,18 @@ def print_info(result: dict[str, Any]) -> None:
     table.add_row("instruction sets", f"{', '.join(cpu['supported_isas'])} (RSR_ISA forces one)")
     table.add_row("compiled in", ", ".join(cpu["compiled_isas"]))
     table.add_row("threads", f"{cpu['threads']} of {cpu['processors']} processors")
+    table.add_row("huge pages", _huge_pages(huge_page_size()))
     table.add_row("native target", f"{result['target']}: packing {result['packing']}")
     table.add_row("file format", result["format_version"])
     for name, version in result["versions"].items():
         table.add_row(name, version)
     console().print(table)
+
+
+def _huge_pages(nbytes: int | None) -> str:
+    if nbytes is None:
+        return "none: --memory auto and huge stay in small pages"
+    return f"of {nbytes >> 20} MiB, which --memory auto uses for models that work long"
 
 
 def _plain(value: Any) -> str:

@@ -17,7 +17,16 @@ import click
 from rsr_formats.keys.generation import not_applied
 from rsr_formats.text import counted, listed, printable, shown
 
-from .options import MEMORY, PATH, THREADS, Decorator, file_argument, json_option, options
+from .options import (
+    ACTIVATIONS,
+    MEMORY,
+    PATH,
+    THREADS,
+    Decorator,
+    file_argument,
+    json_option,
+    options,
+)
 from .progress_bar import progress_bar
 from .template_variables import template_variables_option
 
@@ -30,6 +39,14 @@ _SETTINGS = {"temperature", *_FILTERS, *_PENALTIES, "seed"}  # options named lik
 _CONTEXT = "Maximum tokens of prompt and text. Default: 4096, or the model's limit if less."
 _LOADING = (
     click.option(
+        "--activations",
+        type=ACTIVATIONS,
+        default="trained",
+        help="What linear layers take: what the model was trained with; float32; or int8-group: "
+        "int8 with a scale per token and group of columns where it was not trained with int8, "
+        "which is faster and less exact. Default: trained.",
+    ),
+    click.option(
         "--kv",
         type=click.Choice(["float16", "float32", "int8"]),
         default="float16",
@@ -39,9 +56,9 @@ _LOADING = (
     click.option(
         "--memory",
         type=MEMORY,
-        default="map",
-        help="map maps the file; huge copies it into huge pages: slower to load, faster to run. "
-        "Default: map.",
+        default="auto",
+        help="map maps the file; huge copies it into huge pages: slower to load, faster to run; "
+        "auto maps it, and moves it into huge pages beside long work. Default: auto.",
     ),
     click.option(
         "--threads",
@@ -108,6 +125,13 @@ _sampling_options = options(
     click.option(
         "--stop", multiple=True, metavar="TEXT", help="End the text before TEXT; may be repeated."
     ),
+    click.option(
+        "--speculate",
+        type=click.Choice(["ngram", "off"]),
+        default="off",
+        help="ngram guesses that a text repeats a part of itself or of the prompt, and computes "
+        "several tokens at once where that pays. Default: off.",
+    ),
 )
 
 
@@ -170,9 +194,19 @@ def run(
         prompts = tuple(typed(p, "--prompt") for p in prompts) or (
             read_argument(prompt_file or Path("-")).removesuffix("\n").removesuffix("\r"),
         )
-        if as_json:
+        if len(prompts) > 1 and chosen.pop("speculate") != "off":
+            click.echo(
+                "rsrc: several prompts run as one batch, in which --speculate changes nothing",
+                err=True,
+            )
+        if as_json and len(prompts) > 1:
             results = model.generate_all(prompts, progress=PromptProgress(), **chosen)
             _print_json(prompts, results)
+        elif as_json:
+            stream = model.stream(prompts[0], progress=PromptProgress(), **chosen)
+            for _ in stream:
+                pass
+            _print_json(prompts, [stream.result])
         elif len(prompts) > 1:
             chat_io.run_all(model, prompts, chosen)
         elif chat_io.run(model, prompts[0], chosen).finish_reason == "interrupted":
@@ -260,7 +294,7 @@ def _opened(file: Path, options: dict[str, Any]) -> Iterator[LanguageModel]:
     threads = options.pop("threads")
     if threads is not None:
         rsr_runtime.set_num_threads(threads)
-    loading = {name: options.pop(name) for name in ("context", "kv", "memory")}
+    loading = {name: options.pop(name) for name in ("context", "kv", "memory", "activations")}
     try:
         with llm.load(file, **loading) as model:
             yield model
@@ -295,7 +329,10 @@ def _chosen(model: LanguageModel, options: dict[str, Any]) -> dict[str, Any]:
     # A filter alone asks for sampling.
     if "temperature" not in given and not sampling.temperature and given.keys() & _FILTERS:
         sampling = dataclasses.replace(sampling, temperature=1.0)
-    return {"sampling": sampling, "max_tokens": options["max_tokens"], "stop": stop}
+    return {
+        "sampling": sampling, "max_tokens": options["max_tokens"], "stop": stop,
+        "speculate": options["speculate"],
+    }  # fmt: skip
 
 
 def _print_json(prompts: tuple[str, ...], results: list[Generation]) -> None:

@@ -110,8 +110,10 @@ def _pack(p: IndexPlan, digits: DigitArray) -> memoryview:
     rows, columns = digits.shape
     blocks = -(-columns // p.k)
     if p.packing == "n4s1":
-        packed = np.empty(n4s1_size(rows, blocks), np.uint8)
-        _native.pack_n4s1(digits, packed)
+        group = p.source.group_columns
+        group_blocks = None if group is None else -(-group // p.k)
+        packed = np.empty(n4s1_size(rows, blocks, group_blocks), np.uint8)
+        _native.pack_n4s1(digits, packed, group_blocks or 0)
         return packed.data
     words = np.empty(w16_words(blocks) * padded_rows(rows), np.uint16)
     alphabet, listed = p.source.digits, None

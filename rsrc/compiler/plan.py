@@ -20,7 +20,7 @@ So "auto" is ranked for every target; permuted serves for comparison with the pa
 The target decides how ranks are packed (TERNARY_PACKING). AVX-512 looks up 32 sums with one
 instruction, which suits the five bits of a w16 rank; plain C++ decodes them with a shift and a
 mask. AVX2 and NEON look up 16 bytes at once: the 14 magnitudes of n4s1 fit, the 27 ranks do not.
-n4s1 is for ternary tensors with k = 3 without groups; everything else is w16 on every target. With
+n4s1 is for ternary tensors with k = 3; everything else is w16 on every target. With
 AVX-512, n4s1 reads fewer bits and is faster for int8 from main memory (18 % on one thread, 7 % on
 two), but slower for float32 (23 %, 7 %) and from cache (20 %), and the VNNI and AMX kernels for
 many vectors read only w16.
@@ -29,7 +29,8 @@ If a ternary tensor is to be w16 and at most 32 patterns of LISTED_K columns occ
 listed (patterns.py), which saves a quarter of the lookups and of the bytes. n4s1 is not replaced:
 with AVX2, a 3:4-sparse 4096 x 4096 matrix times one int8 vector takes 1.25 times as long with
 listed patterns (1.34 bits per weight) as with n4s1 (1.67), from cache and from memory; with float32
-2.4 times. k = LISTED_K lists patterns on every target.
+2.4 times. With scales of groups of 256 columns, it takes 1.5 times as long from cache, with float32
+1.2 times. k = LISTED_K lists patterns on every target.
 """
 
 from __future__ import annotations
@@ -123,23 +124,22 @@ def _plan_one(t: TernaryTensor, options: CompileOptions, target: str) -> IndexPl
             f"{t.name}: k = {k}, expected 1 to {max_k} for base {base} in encoding {encoding}"
         )
     if encoding == "ranked":
-        packing = ranked_packing(base, k, target, t.group_columns is not None)
+        packing = ranked_packing(base, k, target)
     else:
         packing = "u16" if rows <= 0xFFFF else "u32"
     lists = can_list and (k == LISTED_K or (options.k is None and packing == "w16"))
     return IndexPlan(t, encoding, packing, direction, k, lists)
 
 
-def ranked_packing(base: int, k: int, target: str, grouped: bool = False) -> str:
+def ranked_packing(base: int, k: int, target: str) -> str:
     """Return the packing of ranks that is fastest on `target`.
 
     Args:
         base: B, 2 or 3.
         k: columns of a column block.
         target: any target but "native".
-        grouped: whether each group of columns has its own scale.
     """
-    return TERNARY_PACKING[target] if (base, k) == (3, 3) and not grouped else "w16"
+    return TERNARY_PACKING[target] if (base, k) == (3, 3) else "w16"
 
 
 def largest_k(base: int, encoding: str) -> int:

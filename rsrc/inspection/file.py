@@ -122,7 +122,7 @@ def _advice(tensors: Sequence[Tensor]) -> str | None:
 def _best_packing(t: IndexedTensor, target: str) -> str:
     # A pattern list replaces the k on which the choice of a packing depends.
     k = t.k if t.pattern_list is None else largest_k(t.base, "ranked")
-    return ranked_packing(t.base, k, target, t.is_grouped)
+    return ranked_packing(t.base, k, target)
 
 
 def _find(file: RsrFile, path: _Path, name: str) -> Tensor:

@@ -53,11 +53,19 @@ bool mark_patterns(const Digits& a, int base, int k, size_t stride, uint8_t* see
 
 // Packing n4s1 is for base 3, k = 3 and padding digit 1.
 constexpr size_t kUnitColumns = N4S1::kK * N4S1::kBlocks;
-inline size_t n4s1_units(const Digits& a) { return divide_up(a.columns, kUnitColumns); }
 
-// Encodes packing n4s1. out: (N4S1::kCellBytes * n4s1_units * padded_rows,).
+// Bytes of a row. group_blocks: column blocks of a group of columns, each cut into units by itself;
+// 0: no groups, and the last unit is padded.
+inline size_t n4s1_bytes(const Digits& a, size_t group_blocks) {
+  if (group_blocks == 0) return divide_up(a.columns, kUnitColumns) * N4S1::kCellBytes;
+  const size_t count = blocks(a, N4S1::kK);
+  return count / group_blocks * N4S1::group_bytes(group_blocks) +
+         N4S1::group_bytes(count % group_blocks);
+}
+
+// Encodes packing n4s1. out: (n4s1_bytes * padded_rows,).
 // Returns false if a digit is above 2; out is then undefined.
-bool pack_n4s1(const Digits& a, uint8_t* out);
+bool pack_n4s1(const Digits& a, size_t group_blocks, uint8_t* out);
 
 // Sorts the rows of each column block by their patterns, stably. permutation: (blocks, rows);
 // segments: (blocks, patterns + 1). Returns false if a digit is not below base.

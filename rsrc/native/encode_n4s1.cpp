@@ -58,34 +58,58 @@ inline uint64_t pack_unit(const Pairs& pairs, const uint8_t* d, size_t height, u
   return ((a | b | c) & kHigh) | (((a & a >> 1) | (b & b >> 1) | (c & c >> 1)) & kOnes);
 }
 
+// The same for a short unit of n blocks; digits that it lacks are 1. Vectors that hold magnitudes
+// are those of a whole unit, and the signs are in the last vector.
+inline uint64_t pack_short_unit(const Pairs& pairs, const uint8_t* d, size_t n, size_t height,
+                                uint8_t* out) {
+  uint8_t whole[N4S1::kCellBytes];
+  const uint64_t bad = pack_unit(pairs, d, 1, whole);
+  const size_t bytes = N4S1::unit_bytes(n);
+  for (size_t i = 0; i < bytes; i++) out[i * height] = i < divide_up(n, 2) ? whole[i] : 0;
+  out[(bytes - 1) * height] |= whole[N4S1::kSignVector];
+  return bad;
+}
+
+struct Unit {
+  size_t column, blocks, bytes_before;  // first column; bytes of a row in the units before it
+};
+
 }  // namespace
 
-bool pack_n4s1(const Digits& a, uint8_t* out) {
+bool pack_n4s1(const Digits& a, size_t group_blocks, uint8_t* out) {
   static const Pairs pairs = make_pairs();
-  const size_t padded = padded_rows(a.rows), units = n4s1_units(a);
-  const size_t whole = a.column_stride == 1 ? a.columns / kUnitColumns : 0;
+  const size_t padded = padded_rows(a.rows), row_bytes = n4s1_bytes(a, group_blocks);
+  const size_t all = blocks(a, N4S1::kK);
   uint64_t bad = 0;
+  const auto pack = [&](size_t r, const Unit& unit, size_t height, uint8_t* to) {
+    const size_t end = std::min(a.columns, unit.column + N4S1::kK * unit.blocks);
+    if (r < a.rows && a.column_stride == 1 && end - unit.column == kUnitColumns) {
+      const uint8_t* row = a.data + ptrdiff_t(r) * a.row_stride;
+      bad |= pack_unit(pairs, row + unit.column, height, to);
+      return;
+    }
+    uint8_t digits[kUnitColumns];
+    for (size_t d = 0; d < kUnitColumns; d++)
+      digits[d] = r < a.rows && unit.column + d < end ? a.at(r, unit.column + d) : 1;
+    bad |= unit.blocks == N4S1::kBlocks ? pack_unit(pairs, digits, height, to)
+                                        : pack_short_unit(pairs, digits, unit.blocks, height, to);
+  };
   for (size_t first = 0; first < padded; first += N4S1::kStripRows) {
     const size_t height = std::min(N4S1::kStripRows, padded - first);
-    for (size_t tile = 0; tile < units; tile += kUnitsAtOnce) {
-      const size_t end = std::min(units, tile + kUnitsAtOnce);
-      for (size_t i = 0; i < height; i++) {
-        const size_t r = first + i;
-        uint8_t* to = out + N4S1::kCellBytes * (first * units + tile * height) + i;
-        for (size_t u = tile; u < end; u++, to += N4S1::kCellBytes * height) {
-          if (r < a.rows && u < whole) {
-            const uint8_t* row = a.data + ptrdiff_t(r) * a.row_stride;
-            bad |= pack_unit(pairs, row + kUnitColumns * u, height, to);
-          } else {
-            uint8_t digits[kUnitColumns];
-            for (size_t d = 0; d < kUnitColumns; d++) {
-              const size_t c = kUnitColumns * u + d;
-              digits[d] = r < a.rows && c < a.columns ? a.at(r, c) : 1;
-            }
-            bad |= pack_unit(pairs, digits, height, to);
-          }
-        }
+    for (size_t b = 0, bytes = 0; b < all;) {
+      Unit units[kUnitsAtOnce];
+      size_t count = 0;
+      for (; count < kUnitsAtOnce && b < all; count++) {
+        size_t n = N4S1::kBlocks;
+        if (group_blocks) n = std::min({n, all - b, group_blocks - b % group_blocks});
+        units[count] = {N4S1::kK * b, n, bytes};
+        b += n;
+        bytes += N4S1::unit_bytes(n);
       }
+      for (size_t i = 0; i < height; i++)
+        for (size_t u = 0; u < count; u++)
+          pack(first + i, units[u], height,
+               out + first * row_bytes + units[u].bytes_before * height + i);
     }
   }
   return bad == 0;

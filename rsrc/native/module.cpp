@@ -93,11 +93,11 @@ void mark_patterns(const DigitArray& digits, int base, int k, size_t stride,
   encode_without_gil([&] { return rsr::mark_patterns(a, base, k, stride, seen.data()); });
 }
 
-void pack_n4s1(const DigitArray& digits, const Output<uint8_t, 1>& out) {
+void pack_n4s1(const DigitArray& digits, const Output<uint8_t, 1>& out, size_t group_blocks) {
   const rsr::Digits a = view(digits);
-  require(out.shape(0) == rsr::N4S1::kCellBytes * rsr::n4s1_units(a) * rsr::padded_rows(a.rows),
+  require(out.shape(0) == rsr::n4s1_bytes(a, group_blocks) * rsr::padded_rows(a.rows),
           "out does not have the size of the packing");
-  encode_without_gil([&] { return rsr::pack_n4s1(a, out.data()); });
+  encode_without_gil([&] { return rsr::pack_n4s1(a, group_blocks, out.data()); });
 }
 
 template <class Index>
@@ -296,12 +296,15 @@ Args:
 
 Raises:
     ValueError: a digit is not below the base, or a size does not fit.)");
-  m.def("pack_n4s1", &pack_n4s1, "digits"_a, "out"_a.noconvert(),
+  m.def("pack_n4s1", &pack_n4s1, "digits"_a, "out"_a.noconvert(), "group_blocks"_a = 0,
         R"(Encode packing n4s1 of encoding `ranked`: base 3, k = 3, padding digit 1.
 
 Args:
-    digits: (rows, columns) of digits 0, 1, 2, any strides.
-    out: (5 * ceil(columns / 24) * rows padded to a multiple of 32,), receives the bytes.
+    digits: (rows, columns) of digits 0, 1, 2, any strides. Each group of columns is padded to whole
+        column blocks.
+    out: (bytes of a row * rows padded to a multiple of 32,), receives the bytes. Without groups, a
+        row has 5 * ceil(columns / 24) bytes.
+    group_blocks: column blocks of a group, which has units of its own; 0: there are no groups.
 
 Raises:
     ValueError: a digit is above 2, or `out` has another length.)");

@@ -24,7 +24,7 @@ Cost = Callable[[Item], "int | None"]
 BUDGET = 384 << 20  # bytes of all tensors in flight
 LARGEST = BUDGET // 2  # bytes of one; the caller processes larger ones
 
-_AHEAD = 64  # tensors in flight on an executor whose number of workers is unknown
+_AHEAD = 64  # tensors in flight for each thread, or on an executor whose workers are unknown
 
 
 class FutureLike(Protocol):
@@ -208,7 +208,7 @@ def open_workers(executor: str | ExecutorLike | None, threads: int) -> Iterator[
             stack.callback(pool.shutdown, cancel_futures=True)
         if executor is None:
             # Far ahead, so that workers stay busy while a large dense tensor is written.
-            workers = Workers(pool, 16 * threads, True, pool, threads)
+            workers = Workers(pool, _AHEAD * threads, True, pool, threads)
             stack.callback(workers.local.stop)
             yield workers
         elif isinstance(executor, str):

@@ -10,6 +10,8 @@
 #pragma once
 #include <immintrin.h>
 
+#include "tuning.h"
+
 namespace rsr {
 namespace {
 
@@ -22,9 +24,16 @@ inline __m256i load_twice(const char* p) {
   return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 
-// Prefetches the index, 8 KiB ahead into L2, for the reason given in avx512.h.
+// Prefetches the index into L2, then into L1, for the reason given in avx512.h.
 inline void prefetch(const void* p) {
-  _mm_prefetch(static_cast<const char*>(p) + 8192, _MM_HINT_T1);
+  _mm_prefetch(static_cast<const char*>(p) + tuning.avx2.l2, _MM_HINT_T1);
+  _mm_prefetch(static_cast<const char*>(p) + tuning.avx2.l1, _MM_HINT_T0);
+}
+
+// Eight scales of rows, float16 or float32.
+inline __m256 eight_scales(const void* scales, bool is_half) {
+  if (!is_half) return _mm256_loadu_ps(static_cast<const float*>(scales));
+  return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(scales)));
 }
 
 // Pairwise: lanes 4 apart, then 2 and 1.

@@ -4,10 +4,9 @@
 #include <stdexcept>
 
 #if defined(RSR_X86)
+#include "x86_cpuid.h"
 #if defined(_MSC_VER)
 #include <intrin.h>
-#else
-#include <cpuid.h>
 #endif
 #if defined(RSR_AMX)
 #include <sys/syscall.h>
@@ -19,22 +18,6 @@ namespace rsr {
 namespace {
 
 #if defined(RSR_X86)
-struct Registers {
-  uint32_t eax, ebx, ecx, edx;
-};
-
-Registers cpuid(uint32_t leaf) {
-#if defined(_MSC_VER)
-  int r[4];
-  __cpuidex(r, static_cast<int>(leaf), 0);
-  return {uint32_t(r[0]), uint32_t(r[1]), uint32_t(r[2]), uint32_t(r[3])};
-#else
-  Registers r{};
-  __get_cpuid_count(leaf, 0, &r.eax, &r.ebx, &r.ecx, &r.edx);
-  return r;
-#endif
-}
-
 // The register states that the operating system saves: a feature whose registers it does not save
 // is unusable.
 uint64_t saved_states() {
@@ -67,15 +50,6 @@ bool has_avx512vnni() {
   return has_avx512() && (cpuid(7).ecx & kFeatures) == kFeatures;
 }
 
-// Measured on Zen 4 (docs/lab-notes.md); Zen 3 is assumed to be alike. A 512-bit dot product takes
-// two cycles, so avx512's lookups are faster than avx512vnni's panels, which run on request only.
-// Large dense matrices are read faster row after row.
-bool is_zen3_or_zen4() {
-  const Registers vendor = cpuid(0), r = cpuid(1);
-  const bool is_amd = vendor.ebx == 0x68747541 && vendor.edx == 0x69746e65;  // "Auth" "enti"
-  return is_amd && (r.eax >> 8 & 15) + (r.eax >> 20 & 255) == 0x19;
-}
-
 #if defined(RSR_AMX)
 // Linux saves tile registers only for a process that has asked for them (arch/x86/xstate.rst), once
 // for all its threads. use_isa() and kernels() ask; has_amx() only finds out.
@@ -98,12 +72,9 @@ bool request_tiles() {
 #endif
 #endif
 
-#if !defined(RSR_X86)
-bool is_zen3_or_zen4() { return false; }
-#endif
-
 bool always() { return true; }
 bool never() { return false; }
+bool vnni_is_slower() { return tuning.vnni_is_slower; }
 
 // Plain C++ first, then what each instruction set does better, up to `isa`.
 void fill_table(KernelTable& table, [[maybe_unused]] Isa isa) {
@@ -116,6 +87,7 @@ void fill_table(KernelTable& table, [[maybe_unused]] Isa isa) {
 #if defined(RSR_X86)
   if (isa < Isa::avx2) return;
   fill_w16_avx2(table);
+  fill_w16_grouped_avx2(table);
   fill_n4s1_i8_avx2(table);
   fill_n4s1_f32_avx2(table);
   fill_small_batch_avx2(table, isa);
@@ -137,12 +109,15 @@ void fill_table(KernelTable& table, [[maybe_unused]] Isa isa) {
 
   if (isa < Isa::avx512vnni) return;
   fill_panels_avx512vnni(table);
+  fill_grouped_panels_avx512vnni(table);
   fill_dense_avx512vnni(table);
 
 #if defined(RSR_AMX)
   if (isa < Isa::amx) return;
   fill_attention_amx(table);
   fill_panels_amx(table);
+  fill_grouped_panels_amx(table);
+  fill_panels_bf16_amx(table);
 #endif
 #endif
 }
@@ -161,7 +136,7 @@ constexpr IsaEntry kIsas[] = {
 #if defined(RSR_X86)
     {"avx2", Isa::avx2, has_avx2},
     {"avx512", Isa::avx512, has_avx512},
-    {"avx512vnni", Isa::avx512vnni, has_avx512vnni, is_zen3_or_zen4},
+    {"avx512vnni", Isa::avx512vnni, has_avx512vnni, vnni_is_slower},
 #if defined(RSR_AMX)
     {"amx", Isa::amx, has_amx, never, request_tiles},
 #endif
@@ -169,22 +144,52 @@ constexpr IsaEntry kIsas[] = {
 };
 constexpr int kIsaCount = sizeof(kIsas) / sizeof(kIsas[0]);
 
+// Calls body(name, threshold) for each batch kernel of a table.
+template <class Body>
+void for_each_threshold(KernelTable& table, const Body& body) {
+  const auto each = [&](const std::string& name, auto& kernels) {
+    body(name + ".small_batch", kernels.small_batch.min_vectors);
+    body(name + ".medium_batch", kernels.medium_batch.min_vectors);
+    body(name + ".large_batch", kernels.large_batch.min_vectors);
+    body(name + ".small_grouped_batch", kernels.small_grouped_batch.min_vectors);
+    body(name + ".large_grouped_batch", kernels.large_grouped_batch.min_vectors);
+  };
+  each("w16_i8", table.w16_i8);
+  each("w16_f32", table.w16_f32);
+  each("n4s1_i8", table.n4s1_i8);
+  each("n4s1_f32", table.n4s1_f32);
+}
+
 struct Tables {
   KernelTable table[kIsaCount] = {};
   int supported = 0, best = 0;
+  TuningRow row = tuning_row(this_processor());
 
   Tables() {
-    for (; supported < kIsaCount && kIsas[supported].supported(); supported++) {
-      fill_table(table[supported], kIsas[supported].isa);
-      table[supported].isa = kIsas[supported].name;
-      table[supported].dense.large_in_order = is_zen3_or_zen4();
+    tuning = row;
+    for (; supported < kIsaCount && kIsas[supported].supported(); supported++)
       if (!kIsas[supported].is_slower()) best = supported;
+    fill();
+  }
+
+  // As `row` says.
+  void fill() {
+    for (int i = 0; i < supported; i++) {
+      table[i] = {};
+      fill_table(table[i], kIsas[i].isa);
+      table[i].isa = kIsas[i].name;
+      table[i].dense.large_in_order = tuning.dense_in_order;
+      for (const Threshold& t : row.thresholds)
+        if (t.isa == table[i].isa)
+          for_each_threshold(table[i], [&](const std::string& slot, size_t& min_vectors) {
+            if (slot == t.slot && min_vectors != 0) min_vectors = t.min_vectors;
+          });
     }
   }
 };
 
-const Tables& tables() {
-  static const Tables all;
+Tables& tables() {
+  static Tables all;
   return all;
 }
 
@@ -203,6 +208,8 @@ std::string join(const std::vector<std::string>& names) {
 }
 
 }  // namespace
+
+Tuning tuning;
 
 std::vector<std::string> compiled_isas() {
   std::vector<std::string> names;
@@ -239,6 +246,24 @@ void use_isa(const std::string& name) {
   }
   throw std::invalid_argument("unknown instruction set '" + name + "'; this build has " +
                               join(compiled_isas()));
+}
+
+const TuningRow& tuning_in_use() { return tables().row; }
+
+void use_tuning(const TuningRow& row) {
+  Tables& all = tables();
+  all.row = row;
+  tuning = row;
+  all.fill();
+}
+
+std::vector<Threshold> thresholds() {
+  std::vector<Threshold> found;
+  KernelTable table = kernels();
+  for_each_threshold(table, [&](const std::string& slot, size_t min_vectors) {
+    if (min_vectors != 0) found.push_back({table.isa, slot, min_vectors});
+  });
+  return found;
 }
 
 }  // namespace rsr

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "processor.h"
 #include "table.h"
 
 namespace rsr {
@@ -15,5 +16,12 @@ const KernelTable& kernels();
 
 // Throws std::invalid_argument for an unknown or unsupported name.
 void use_isa(const std::string& name);
+
+// Those of the table in use: of each batch kernel that there is.
+std::vector<Threshold> thresholds();
+
+// Uses other constants. Only while no product runs: it is for measuring and for tests.
+void use_tuning(const TuningRow& row);
+const TuningRow& tuning_in_use();
 
 }  // namespace rsr

@@ -24,10 +24,20 @@ struct W16 {
 // Units: four vectors of one byte a row hold the magnitudes of eight blocks, the low nibble first;
 // bit 7 - j of the fifth vector is the sign of block j. A rank is kZeroRank plus or minus the
 // magnitude, so all 27 patterns of three ternary digits take magnitudes 0 to 13.
+//
+// If groups of columns have their own scales, each group is cut into units by itself. Its last
+// unit then holds the remaining 1 to 7 blocks in fewer vectors: the last one has the signs, and
+// with 1 or 3 blocks its low nibble has the last magnitude.
 struct N4S1 {
   static constexpr size_t kStripRows = 64, kBlocks = 8, kCellBytes = 5;
   static constexpr size_t kSignVector = 4, kMagnitudes = 16;
   static constexpr int kK = 3, kZeroRank = 13;
+
+  // Bytes of a row in a unit of up to eight blocks, and in all units of a group.
+  static constexpr size_t unit_bytes(size_t blocks) { return (5 * blocks + 7) / 8; }
+  static constexpr size_t group_bytes(size_t blocks) {
+    return blocks / kBlocks * kCellBytes + unit_bytes(blocks % kBlocks);
+  }
 };
 
 constexpr size_t kMaxStripRows = W16::kStripRows;

@@ -16,6 +16,13 @@ namespace rsr {
 // Each includes those before it.
 enum class Isa { scalar, avx2, avx512, avx512vnni, amx };
 
+// The groups of columns of an index.
+struct Grouping {
+  size_t blocks_per_group;  // column blocks; the last group may have fewer
+  size_t blocks;            // column blocks of the index
+  size_t inputs = 0;        // of a group, less the zeros that complete its last block; 0: no zeros
+};
+
 // Some rows of a ranked index: of one strip, or of several consecutive strips. Row counts are
 // multiples of kRowUnit.
 struct RankedRows {
@@ -24,12 +31,7 @@ struct RankedRows {
   size_t end;                // rows of the index, counted from there: gives the last strip's height
   size_t columns;            // word columns or units
   size_t columns_per_widen;  // packing.h
-};
-
-// The groups of columns of an index.
-struct Grouping {
-  size_t blocks_per_group;  // column blocks; the last group may have fewer
-  size_t blocks;            // column blocks of the index
+  Grouping grouping = {0, 0};  // packing n4s1: how groups are cut into units; 0: no groups
 };
 
 // The scales of an index with a scale for each row and group of columns.
@@ -73,6 +75,12 @@ inline size_t group_end(const Grouping& grouping, size_t begin) {
   return begin + min(grouping.blocks - begin, grouping.blocks_per_group);
 }
 
+// Inputs of the group that begins with block `begin`, less the zeros that complete its last block.
+inline size_t inputs_of_group(const Grouping& grouping, size_t begin, int k) {
+  const size_t all = (group_end(grouping, begin) - begin) * k;
+  return grouping.inputs ? min(grouping.inputs, all) : all;
+}
+
 inline size_t entry_bytes(const GroupScales& scales) { return scales.is_half ? 2 : 4; }
 
 inline float step_of(const GroupScales& scales, size_t vector, size_t group) {
@@ -95,6 +103,9 @@ struct VectorKernel {
   // y[r] = sum over groups of (scale[group][r] * step[group]) * (the sum of the group's blocks).
   void (*lookup_grouped)(const RankedRows& rows, const GroupScales& scales, const void* tables,
                          float* y) = nullptr;
+  // The tables of lookup_grouped; null: those of build_tables.
+  void (*build_grouped_tables)(const X* x, const Pattern* patterns, int k, const Grouping& grouping,
+                               void* tables) = nullptr;
 };
 
 // Several vectors at once.
@@ -187,16 +198,25 @@ struct BinKernels {
 enum class Activation { silu, relu2 };
 
 // Output of a row of n floats h. With a weight it is first normalized:
-// h = h / sqrt(mean(h^2) + eps) * weight. Then it is written as floats, as int8 (activations.h), or
-// as both.
+// h = h / sqrt(mean(h^2) + eps) * weight. Then it is written as floats, as int8 (activations.h) by
+// row or by groups of columns, or as both.
 struct RowOutput {
   size_t n;
   const float* weight;  // (n), or null
   float eps;
   float* out;  // (n), or null
   int8_t* q;   // (n), or null together with s
-  float* s;    // (1)
+  float* s;    // (1); with groups their steps, (groups)
+  // Of a group of which each has a step; the last may have fewer. 0: no groups.
+  size_t group_columns = 0;
 };
+
+namespace {
+// Entries of s.
+inline size_t scale_count(const RowOutput& to) {
+  return to.group_columns ? divide_up(to.n, to.group_columns) : 1;
+}
+}  // namespace
 
 constexpr size_t kLanes = 16;            // floats of a vector of decoder kernels, on every set
 constexpr size_t kChunkPositions = 128;  // positions whose softmax is computed independently
@@ -319,6 +339,7 @@ void fill_segments_avx2(KernelTable&);
 void fill_small_batch_avx2(KernelTable&, Isa);  // for this set: its rivals set the thresholds
 void fill_tables_avx2(KernelTable&, Isa);
 void fill_w16_avx2(KernelTable&);
+void fill_w16_grouped_avx2(KernelTable&);
 
 void fill_decoder_avx512(KernelTable&);
 void fill_dense_avx512(KernelTable&);
@@ -330,9 +351,12 @@ void fill_w16_avx512(KernelTable&);
 void fill_w16_grouped_avx512(KernelTable&);
 
 void fill_dense_avx512vnni(KernelTable&);
+void fill_grouped_panels_avx512vnni(KernelTable&);
 void fill_panels_avx512vnni(KernelTable&);
 
 void fill_attention_amx(KernelTable&);
+void fill_grouped_panels_amx(KernelTable&);
 void fill_panels_amx(KernelTable&);
+void fill_panels_bf16_amx(KernelTable&);
 
 }  // namespace rsr

@@ -1,9 +1,12 @@
 from collections.abc import Callable, Sequence
-from typing import Annotated, overload
+from typing import Annotated, Any, overload
 
 import numpy
+import numpy.typing
 from numpy.typing import NDArray
 
+
+STEP_COLUMNS: int = 128
 
 class Ranked:
     """An index in encoding ranked. The caller has checked its ranks."""
@@ -17,11 +20,31 @@ class Ranked:
         """
 
     @overload
-    def __init__(self, bytes: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: int, columns: int, patterns: Annotated[NDArray[numpy.int16], dict(shape=(None, None), order='C', device='cpu', writable=False)], scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], scale_rows: int) -> None:
+    def __init__(self, bytes: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: int, columns: int, patterns: Annotated[NDArray[numpy.int16], dict(shape=(None, None), order='C', device='cpu', writable=False)], scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], scale_rows: int, group_scale: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None = None, group_columns: int = 0) -> None:
         """
         Packing n4s1.
 
-        bytes: (padded rows * units * 5,), strips of units. patterns: (3, 32), those of three ternary digits in order. scale: one per scale_rows rows. Raises ValueError for sizes that do not match.
+        bytes: (padded rows * bytes of a row,), strips of units. patterns: (3, 32), those of three ternary digits in order. scale: one per scale_rows rows. group_scale and group_columns: as for w16; units end with every group. Raises ValueError for sizes that do not match.
+        """
+
+    def times(self, x: object, most_dimensions: int) -> numpy.typing.NDArray[Any] | None:
+        """
+        W @ x, as multiply_i8 or multiply_f32, in one call that checks x and allocates.
+
+        x: (in_features,) or, if most_dimensions is 2, (in_features, count). Returns None, not an error, for what is no aligned, C- or F-contiguous numpy.ndarray of float32 or int8 of these shapes.
+        """
+
+    def linear(self, x: object, quantizing: bool) -> numpy.typing.NDArray[numpy.float32] | None:
+        """
+        x @ W.T, as multiply_f32 or, if quantizing, multiply_quantizing, in one call.
+
+        x: (..., in_features). Returns None, not an error, for what is no aligned, C-contiguous numpy.ndarray of float32 of this shape.
+        """
+
+    @property
+    def step_columns(self) -> int:
+        """
+        Columns of a group of inputs that are quantized by groups: those of the scales, else STEP_COLUMNS.
         """
 
     def shares_input(self, other: Ranked) -> bool:
@@ -111,7 +134,9 @@ class Program:
         """
         y[j] = sum over groups of columns of (scale * step) * (the exact sum of q @ W[j].T).
 
-        matrices with scales of groups. q: (count, in_features). steps: (count, groups), what a unit of q stands for. y: for each matrix (count, out_features), written. Raises ValueError for other shapes or matrices.
+        Without scales of groups, of groups of STEP_COLUMNS columns, and within n 2^-24 |scale| sum|q * step| for n = in_features + 2.
+
+        matrices share their input (shares_input). q: (count, in_features). steps: (count, groups), what a unit of q stands for, as quantize_groups_i8 returns both. y: for each matrix (count, out_features), written. Raises ValueError for other shapes.
         """
 
     @overload
@@ -137,18 +162,18 @@ class Program:
         weight: (rows, columns), columns < 2^17. scale: (rows,). q: (count, columns). s: (count, 1). y: (count, rows), written. Raises ValueError for other shapes.
         """
 
-    def normalize(self, part: int, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], add: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, weight: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, eps: float, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None) -> None:
+    def normalize(self, part: int, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], add: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, weight: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, eps: float, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, group_columns: int = 0) -> None:
         """
         x += add; then the RMS norm of x, x / sqrt(mean(x^2) + eps) * weight, to out, to (q, s), or to both.
 
-        x: (count, n), overwritten if add is given. add: (count, n), or None. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. Raises ValueError for other shapes, or if there is no output.
+        x: (count, n), overwritten if add is given. add: (count, n), or None. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.
         """
 
-    def gated(self, part: int, gate: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], up: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], activation: str, weight: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, eps: float, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None) -> None:
+    def gated(self, part: int, gate: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], up: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], activation: str, weight: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, eps: float, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, group_columns: int = 0) -> None:
         """
         activation(gate) * up, then its RMS norm as in normalize, to out, to (q, s), or to both.
 
-        gate, up: (count, n). activation: 'silu' or 'relu2'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. Raises ValueError for other shapes, or if there is no output.
+        gate, up: (count, n). activation: 'silu' or 'relu2'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.
         """
 
     def attend(self, part: int, q: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], k: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], v: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu', writable=False)], rope: Rope, cache: KVCache, start: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], window: int | None = None) -> None:
@@ -181,11 +206,32 @@ def multiply_quantized(matrices: Sequence[Ranked], q: Annotated[NDArray[numpy.in
     q: (count, in_features). s: (count, 1), as quantize_i8 returns both. y: for each matrix (count, out_features), written. Raises ValueError for other shapes.
     """
 
+@overload
+def multiply_columns(matrices: Sequence[Ranked], x: Annotated[NDArray[numpy.int8], dict(shape=(None, None), device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
+    """
+    y[j] = W[j] @ x, exact and unscaled.
+
+    x: (in_features, count), C- or F-contiguous. y: for each matrix (out_features, count), written. Raises ValueError for other shapes.
+    """
+
+@overload
+def multiply_columns(matrices: Sequence[Ranked], x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
+    """The same for float32, scaled and within the bound of multiply_f32."""
+
+def multiply_quantizing(matrices: Sequence[Ranked], x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
+    """
+    multiply_quantized of q and s as quantize_i8 makes them of x.
+
+    x: (count, in_features). y: for each matrix (count, out_features), written. Raises ValueError for other shapes.
+    """
+
 def multiply_group_quantized(matrices: Sequence[Ranked], q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], steps: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
     """
     y[j] = sum over groups of columns of (scale * step) * (the exact sum of q @ W[j].T).
 
-    matrices with scales of groups. q: (count, in_features). steps: (count, groups), what a unit of q stands for. y: for each matrix (count, out_features), written. Raises ValueError for other shapes or matrices.
+    Without scales of groups, of groups of STEP_COLUMNS columns, and within n 2^-24 |scale| sum|q * step| for n = in_features + 2.
+
+    matrices share their input (shares_input). q: (count, in_features). steps: (count, groups), what a unit of q stands for, as quantize_groups_i8 returns both. y: for each matrix (count, out_features), written. Raises ValueError for other shapes.
     """
 
 @overload
@@ -211,18 +257,18 @@ def multiply_rows_i8(weight: Annotated[NDArray[numpy.int8], dict(shape=(None, No
     weight: (rows, columns), columns < 2^17. scale: (rows,). q: (count, columns). s: (count, 1). y: (count, rows), written. Raises ValueError for other shapes.
     """
 
-def normalize(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], add: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, weight: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, eps: float, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None) -> None:
+def normalize(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], add: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, weight: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, eps: float, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, group_columns: int = 0) -> None:
     """
     x += add; then the RMS norm of x, x / sqrt(mean(x^2) + eps) * weight, to out, to (q, s), or to both.
 
-    x: (count, n), overwritten if add is given. add: (count, n), or None. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. Raises ValueError for other shapes, or if there is no output.
+    x: (count, n), overwritten if add is given. add: (count, n), or None. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.
     """
 
-def gated(gate: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], up: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], activation: str, weight: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, eps: float, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None) -> None:
+def gated(gate: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], up: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], activation: str, weight: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, eps: float, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, group_columns: int = 0) -> None:
     """
     activation(gate) * up, then its RMS norm as in normalize, to out, to (q, s), or to both.
 
-    gate, up: (count, n). activation: 'silu' or 'relu2'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. Raises ValueError for other shapes, or if there is no output.
+    gate, up: (count, n). activation: 'silu' or 'relu2'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.
     """
 
 class Rope:
@@ -270,6 +316,13 @@ def quantize_i8(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), or
     x: (count, n). q: (count, n), written. s: (count, 1), written; NaN for a row that is not finite. Raises ValueError for other shapes.
     """
 
+def quantize_groups_i8(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], group_columns: int, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')], steps: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+    """
+    For each row of x and group of columns, with m its largest |x|: step = m / 127, q = round(x * (127 / m)), rounded half to even; both 0 where m < 2^-119.
+
+    x: (count, n). group_columns: of a group; the last may have fewer. q: (count, n), written. steps: (count, groups), written; NaN for a group that is not finite. Raises ValueError for other shapes.
+    """
+
 def compiled_isas() -> list[str]:
     """Instruction sets of this build, widest first."""
 
@@ -292,7 +345,123 @@ def num_threads() -> int:
 def set_num_threads(n: int) -> None:
     """Set num_threads(). Raises ValueError unless 1 <= n <= 1024."""
 
+class PrefetchDistances:
+    """Bytes ahead of the index that is read."""
+
+    def __init__(self, l2: int, l1: int) -> None: ...
+
+    @property
+    def l2(self) -> int: ...
+
+    @l2.setter
+    def l2(self, arg: int, /) -> None: ...
+
+    @property
+    def l1(self) -> int: ...
+
+    @l1.setter
+    def l1(self, arg: int, /) -> None: ...
+
+class Threshold:
+    """Vectors from which a batch kernel is used."""
+
+    def __init__(self, isa: str, slot: str, min_vectors: int) -> None: ...
+
+    @property
+    def isa(self) -> str: ...
+
+    @property
+    def slot(self) -> str: ...
+
+    @property
+    def min_vectors(self) -> int: ...
+
+class Tuning:
+    """Constants that depend on the processor (tuning.h)."""
+
+    def __init__(self, other: Tuning) -> None: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @name.setter
+    def name(self, arg: str, /) -> None: ...
+
+    @property
+    def avx2(self) -> PrefetchDistances: ...
+
+    @avx2.setter
+    def avx2(self, arg: PrefetchDistances, /) -> None: ...
+
+    @property
+    def avx512(self) -> PrefetchDistances: ...
+
+    @avx512.setter
+    def avx512(self, arg: PrefetchDistances, /) -> None: ...
+
+    @property
+    def tables_in_registers(self) -> bool: ...
+
+    @tables_in_registers.setter
+    def tables_in_registers(self, arg: bool, /) -> None: ...
+
+    @property
+    def shifts(self) -> bool: ...
+
+    @shifts.setter
+    def shifts(self, arg: bool, /) -> None: ...
+
+    @property
+    def vnni_is_slower(self) -> bool: ...
+
+    @vnni_is_slower.setter
+    def vnni_is_slower(self, arg: bool, /) -> None: ...
+
+    @property
+    def dense_in_order(self) -> bool: ...
+
+    @dense_in_order.setter
+    def dense_in_order(self, arg: bool, /) -> None: ...
+
+    @property
+    def thresholds(self) -> list[Threshold]: ...
+
+    @thresholds.setter
+    def thresholds(self, arg: Sequence[Threshold], /) -> None: ...
+
+def tuning() -> Tuning:
+    """The constants in use."""
+
+def tuning_rows() -> list[Tuning]:
+    """Those of each family of processors; the last is the default."""
+
+def tuning_row(vendor: str, family: int) -> Tuning:
+    """Those of a processor. vendor, family: as CPUID names them."""
+
+def processor() -> tuple[str, int, int]:
+    """Vendor, family and model of this processor, as CPUID names them."""
+
+def thresholds() -> list[Threshold]:
+    """Those of the batch kernels of the instruction set in use."""
+
+def use_tuning(row: Tuning) -> None:
+    """Use other constants. Only while no product runs."""
+
 def plain_read(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> int:
     """
     Read every byte once, on one thread: the memory limit of a product. data: (bytes,). Returns a number that depends on each byte.
+    """
+
+def collapse_into_huge_pages(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> bool:
+    """
+    Have the system collect the pages of a mapped file into huge ones, for all processes. Returns whether it did.
+
+    data: (bytes,), whole pages.
+    """
+
+def copy_into_huge_pages(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], page: int) -> bool:
+    """
+    Replace part of a read-only mapping by a private copy of the same bytes at the same address, in huge pages if the system has any. Returns whether it did.
+
+    data: (bytes,), whole pages of `page` bytes, the size of a huge page. Raises ValueError for other data.
     """

@@ -14,9 +14,11 @@ from ._native import multiply_dense as multiply_dense
 from ._native import multiply_rows_i8 as multiply_rows_i8
 from ._native import normalize as normalize
 from ._native import plain_read as plain_read
+from ._native import quantize_groups_i8 as quantize_groups_i8
 from ._native import quantize_i8 as quantize_i8
 from .matrix import Array, Matrix
 from .products import multiply, share_tables
+from .products import quantize_groups_int8 as quantize_groups_int8
 from .products import quantize_int8 as quantize_int8
 
 

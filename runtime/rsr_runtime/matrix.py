@@ -20,7 +20,14 @@ from rsr_formats.validate import check_ranks
 
 from .errors import ClosedError, InputShapeError, InputTypeError, OptionError
 from .inputs import plain_array
-from .products import multiply, multiply_quantized, native_index, quantize_int8, share_tables
+from .products import (
+    multiply,
+    multiply_columns,
+    multiply_group_quantized,
+    multiply_quantizing,
+    native_index,
+    share_tables,
+)
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
@@ -44,8 +51,10 @@ class Matrix:
     * float32 x: float32, scaled. To first order |error| <= n 2^-24 |scale| sum|x_i| against the
       exact result, with n = max(in_features, 3), while sum|x_i| is a finite float32. Scales are
       applied last, to the sum or to the sum of each group of columns, so larger inputs may give
-      infinity or NaN. Results are deterministic for a file, an instruction set and a
-      number of vectors (packing n4s1 on AVX2 rounds a single vector less often).
+      infinity or NaN. Results are deterministic for a file, an instruction set and the
+      vectors that are multiplied at once: one vector of many may have other last bits than alone
+      (on AMX, many are multiplied as sums of two bfloat16 numbers each; packing n4s1 on AVX2
+      rounds a single vector less often).
     * NaN and infinity in x propagate as in a dense product: a zero weight times either is NaN.
 
     Attributes:
@@ -262,6 +271,10 @@ class Matrix:
             InputTypeError, InputShapeError: x has another dtype or shape.
             ClosedError: the model was closed.
         """
+        if not self._is_closed():
+            y = self.index.times(x, 2)
+            if y is not None:
+                return y
         if isinstance(x, np.ndarray) and x.ndim == 1:
             return self.matvec(x)
         return matmul_all([self], x)[0]
@@ -280,6 +293,10 @@ class Matrix:
             OptionError: the algorithm is unknown, or given for a matrix that is not permuted.
             ClosedError: the model was closed.
         """
+        if out is None and algorithm is None and not self._is_closed():
+            y = self.index.times(x, 1)
+            if y is not None:
+                return y
         x, dtype = _checked(x)
         shape = self._tensor.shape
         if x.shape != shape[1:]:
@@ -306,6 +323,15 @@ class Matrix:
                 scales, their scaled sums are added in float32. NaN or infinity in a row makes its
                 result NaN.
 
+                "int8-group" quantizes each row of x by groups of columns, for weights that were not
+                trained with int8 activations. The groups are those of the scales, else of 128
+                columns. In float32, with m the largest magnitude of a group, step = m / 127 and
+                q = round_half_even(x * (127 / m)), which is at most 127 in magnitude; both are 0
+                where m < 2^-119. The result is the float32 sum over groups of (scale * step) times
+                W q of the group in exact integers. Without scales of groups it may instead be the
+                product with q * step that "float32" gives. NaN or infinity in a row makes its
+                result NaN.
+
         Returns:
             (..., out_features), float32, scale applied.
 
@@ -314,6 +340,10 @@ class Matrix:
             OptionError: `activations` has another value.
             ClosedError: the model was closed.
         """
+        if activations in ("float32", "int8") and not self._is_closed():
+            y = self.index.linear(x, activations == "int8")
+            if y is not None:
+                return y
         return linear_all([self], x, activations)[0]
 
     def to_dense(self, dtype: npt.DTypeLike = np.float32) -> Array:
@@ -460,10 +490,13 @@ def matmul_all(matrices: Sequence[Matrix], x: Array) -> list[Array]:
     for w in matrices:
         if x.ndim not in (1, 2) or x.shape[0] != w.shape[1]:
             raise _shape_error(w, x, f"({w.shape[1]},) or ({w.shape[1]}, b)")
-    rows = _contiguous(x[None] if x.ndim == 1 else x.T)
-    outputs = [np.empty((len(rows), w.shape[0]), dtype) for w in matrices]
-    multiply(share_tables([w.index for w in matrices]), rows, outputs)
-    return [y[0] if x.ndim == 1 else np.ascontiguousarray(y.T) for y in outputs]
+    groups = share_tables([w.index for w in matrices])
+    outputs = [np.empty((w.shape[0], *x.shape[1:]), dtype) for w in matrices]
+    if x.ndim == 1:
+        multiply(groups, _contiguous(x)[None], [y[None] for y in outputs])
+    else:
+        multiply_columns(groups, x if x.flags.forc and x.flags.aligned else x.copy(), outputs)
+    return outputs
 
 
 def linear_all(
@@ -474,7 +507,8 @@ def linear_all(
     Args:
         matrices: at least one, all with the same in_features.
         x: (..., in_features), float32.
-        activations: "float32" or "int8", see `Matrix.linear`; x is quantized once.
+        activations: "float32", "int8" or "int8-group", see `Matrix.linear`; x is quantized once,
+            by groups once for each size of groups.
 
     Returns:
         (..., out_features) for each matrix, float32, scale applied.
@@ -483,8 +517,10 @@ def linear_all(
         OptionError: `matrices` is empty, or `activations` has another value.
         InputTypeError, InputShapeError, ClosedError: as for `Matrix.linear`.
     """
-    if activations not in ("float32", "int8"):
-        raise OptionError(f"activations: found {activations!r}, expected 'float32' or 'int8'")
+    if activations not in ("float32", "int8", "int8-group"):
+        raise OptionError(
+            f"activations: found {activations!r}, expected 'float32', 'int8' or 'int8-group'"
+        )
     matrices = _checked_matrices(matrices)
     x = plain_array("x", x, [np.float32])
     for w in matrices:
@@ -496,8 +532,10 @@ def linear_all(
     groups = share_tables([w.index for w in matrices])
     if activations == "float32":
         multiply(groups, rows, outputs)
+    elif activations == "int8":
+        multiply_quantizing(groups, rows, outputs)
     else:
-        multiply_quantized(groups, *quantize_int8(rows), outputs)
+        multiply_group_quantized(groups, rows, outputs)
     return [y.reshape(*x.shape[:-1], w.shape[0]) for w, y in zip(matrices, outputs, strict=True)]
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -13,12 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats import records
+from rsr_formats.pages import huge_page_bytes
 from rsr_formats.reader import RsrFile
 from rsr_formats.text import alternatives
 
 from .cpu import ensure_isa
 from .dense import DenseTensor
 from .errors import ClosedError, InputTypeError, OptionError, ReplacedError, UnknownNameError
+from .huge_pages import Mover, worth_moving
 from .matrix import Matrix
 
 Identity = tuple[str, str, bytes]  # what a pickle holds: absolute path, memory, digest of the file
@@ -29,7 +33,10 @@ class _Handle:
 
     def __init__(self, file: RsrFile, memory: str) -> None:
         self._file: RsrFile | None = file
+        self._mover: Mover | None = None
         self.identity: Identity = (str(file.path.absolute()), memory, file.digest)
+        if memory == "auto":
+            self.move(file.header.tensors, time.process_time)
 
     def file(self) -> RsrFile:
         file = self._file
@@ -40,8 +47,28 @@ class _Handle:
     def is_closed(self) -> bool:
         return self._file is None
 
+    def move(self, tensors: Iterable[records.Tensor], busy: Callable[[], float]) -> None:
+        """Move these tensors, and no others, into huge pages as soon as that pays."""
+        file = self.file()
+        pieces = worth_moving(file.memory(), file.ranges(tensors))
+        self._end_move()
+        if pieces:
+            self._mover = Mover(pieces, busy)
+            weakref.finalize(self, self._mover.stop)
+
+    def move_now(self) -> None:
+        mover = self._mover
+        if mover is not None:
+            mover.move_now()
+
     def close(self) -> None:
         self._file = None
+        self._end_move()
+
+    def _end_move(self) -> None:
+        mover, self._mover = self._mover, None
+        if mover is not None:
+            mover.close()
 
 
 class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
@@ -61,8 +88,8 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
         files: the model's small files (config.json, tokenizer.json, ...): name to bytes.
     """
 
-    def __init__(self, file: RsrFile, memory: str = "map") -> None:
-        self._handle = _Handle(file, memory)
+    def __init__(self, handle: _Handle) -> None:
+        file, self._handle = handle.file(), handle
         self._tensors: dict[str, records.Tensor] = {t.name: t for t in file.header.tensors}
         self._matrices: dict[str, Matrix] = {}
         self._decompressed: dict[str, npt.NDArray[np.uint8]] = {}  # bytes of dense tensors
@@ -140,6 +167,42 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
             UnknownNameError: no tensor has that name; it is a KeyError.
         """
         return not isinstance(self._find(name), records.DenseTensor)
+
+    def move_by(self, names: Iterable[str], busy: Callable[[], float]) -> None:
+        """Say what products read, and what they cost, for memory "auto"; other memory ignores it.
+
+        Args:
+            names: the tensors worth moving into huge pages; at first all of them.
+            busy: returns the seconds that products have taken so far; at first the processor time
+                of the process.
+
+        Raises:
+            UnknownNameError: the model has no such tensor.
+            ClosedError: the model was closed.
+        """
+        tensors = [self._record(name) for name in names]
+        if self._handle.identity[1] == "auto":
+            self._handle.move(tensors, busy)
+
+    def use_huge_pages(self) -> None:
+        """Move a model with memory "auto" into huge pages now, and return when that is done.
+
+        It stays mapped if the system has none, or if it would take more than half of the memory
+        available. Nothing happens with other memory.
+
+        Raises:
+            ClosedError: the model was closed.
+        """
+        self._handle.file()
+        self._handle.move_now()
+
+    def huge_page_bytes(self) -> int:
+        """Return how many bytes of the file lie in huge pages; 0 if the system does not say.
+
+        Raises:
+            ClosedError: the model was closed.
+        """
+        return huge_page_bytes(self._handle.file().memory())
 
     def stored(self, name: str) -> npt.NDArray[Any]:
         """Return `dense(name).data`. Deprecated: use that."""
@@ -260,6 +323,10 @@ def load(path: str | os.PathLike[str], verify: bool = False, memory: str = "map"
         verify: check every byte first: SHA-256 of each section, padding, every index entry.
         memory: "map" maps the file. "huge" reads it into memory backed by huge pages where the
             system grants them: products from main memory get faster, loading reads the whole file.
+            "auto" maps the file, and moves it into huge pages, in a thread of its own, once the
+            process has computed for so long that this pays; a file that takes more than half of
+            the memory available stays mapped. Huge pages are memory of this process, unless the
+            system can collect the pages of the file itself.
 
     Raises:
         FormatError: the file breaks a rule of formats/SPEC.md; the subclass says which.
@@ -270,13 +337,17 @@ def load(path: str | os.PathLike[str], verify: bool = False, memory: str = "map"
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InputTypeError(f"path: found {type(path).__name__}, expected the path of a .rsr file")
-    if memory not in ("map", "huge"):
-        raise OptionError(f"memory: found {memory!r}, expected 'map' or 'huge'")
+    if memory not in ("auto", "map", "huge"):
+        raise OptionError(f"memory: found {memory!r}, expected 'auto', 'map' or 'huge'")
     ensure_isa()
-    file = RsrFile(path, memory)
+    file = _open(path, memory)
     if verify:
         file.verify()
-    return Model(file, memory)
+    return Model(_Handle(file, memory))
+
+
+def _open(path: str | os.PathLike[str], memory: str) -> RsrFile:
+    return RsrFile(path, "huge" if memory == "huge" else "map")
 
 
 def _unknown(what: str, name: object, names: Sequence[str]) -> UnknownNameError:
@@ -292,7 +363,7 @@ _shared_lock = threading.Lock()
 
 
 def _load_pickled(path: str, memory: str, digest: bytes) -> Model:
-    return Model(_open_same(path, memory, digest), memory)
+    return Model(_Handle(_open_same(path, memory, digest), memory))
 
 
 def _load_pickled_matrix(path: str, memory: str, digest: bytes, name: str) -> Matrix:
@@ -309,7 +380,7 @@ def _load_pickled_matrix(path: str, memory: str, digest: bytes, name: str) -> Ma
 
 def _open_same(path: str, memory: str, digest: bytes) -> RsrFile:
     ensure_isa()
-    file = RsrFile(path, memory)
+    file = _open(path, memory)
     if file.digest != digest:
         raise ReplacedError(
             f"{path} was replaced since the model was pickled: load the new file instead"

@@ -1,8 +1,8 @@
 """Products of one input with several indices in one parallel region (q, k and v; gate and up).
 
 `native_index` prepares a tensor of the file for the kernels, `share_tables` groups such indices,
-and `multiply` and `multiply_quantized` choose the kernel for each group. They do not check their
-arguments: arrays must be C-contiguous, aligned and of matching shapes.
+and `multiply` and its variants choose the kernel for each group. They do not check their arguments:
+arrays must be C-contiguous, aligned and of matching shapes.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ _TABLE = 32  # entries of a lookup table, because a rank has five bits
 class PermutedIndex:
     """A permuted index: permutation and segment list of every column block."""
 
+    step_columns = _native.STEP_COLUMNS  # as of `_native.Ranked`
+
     def __init__(self, t: IndexedTensor, arrays: Mapping[str, Array]) -> None:
         native = _native.Permuted16 if t.packing == "u16" else _native.Permuted32
         self._rows = t.shape[0]
@@ -49,12 +51,24 @@ class PermutedIndex:
         multiply = self._native.multiply_i8 if x.dtype == np.int8 else self._native.multiply_f32
         multiply(x, y, plus_plus)
 
+    def times(self, x: object, most_dimensions: int) -> None:
+        """Return None: `_native.Ranked` has products in one call, a permuted index has none."""
+
+    def linear(self, x: object, quantizing: bool) -> None:
+        """Return None, as `times`."""
+
     def multiply_quantized(self, q: Int8Array, s: FloatArray, y: FloatArray) -> None:
-        """Compute y[i] = (W q[i]) * scale / s[i]; see `multiply_quantized`."""
+        """Compute y[i] = (W q[i]) * scale / s[i], as `Matrix.linear` defines it."""
         sums = np.empty((len(q), self._rows), np.int32)
         self.multiply(q, sums)
         with np.errstate(over="ignore"):  # overflow gives infinity, as a dense product does
             y[:] = sums.astype(np.float32) * self._scale / s
+
+    def multiply_group_quantized(self, q: Int8Array, steps: FloatArray, y: FloatArray) -> None:
+        """Compute y[i] = W (q[i] * steps[i]); see `multiply_group_quantized`."""
+        steps = np.repeat(steps, self.step_columns, axis=1)[:, : q.shape[1]]
+        with np.errstate(over="ignore"):
+            self.multiply(q * steps, y)
 
 
 Index = _native.Ranked | PermutedIndex
@@ -77,10 +91,13 @@ def native_index(t: IndexedTensor, arrays: Mapping[str, Array]) -> Index:
     if t.is_grouped:
         groups = _group_scales(t, arrays["scale"])
         one = np.ones(1, np.float32)
-        return _native.Ranked(*index, one, max(1, t.rows), groups, t.group_columns, t.stride)
-    scaled = *index, arrays["scale"].astype(np.float32, copy=False), _rows_per_scale(t)
-    # Packing n4s1 has no stride.
-    return _native.Ranked(*scaled) if t.stride == 1 else _native.Ranked(*scaled, stride=t.stride)
+        native: list[Any] = [*index, one, max(1, t.rows), groups, t.group_columns]
+    else:
+        scale = arrays["scale"].astype(np.float32, copy=False)
+        native = [*index, scale, _rows_per_scale(t), None, 0]
+    if t.stride != 1:  # which packing n4s1 does not have
+        native.append(t.stride)
+    return _native.Ranked(*native)
 
 
 def _rows_per_scale(t: IndexedTensor) -> int:
@@ -107,6 +124,19 @@ def quantize_int8(x: FloatArray) -> tuple[Int8Array, FloatArray]:
     s = np.empty((len(x), 1), np.float32)
     _native.quantize_i8(x, q, s)
     return q, s
+
+
+def quantize_groups_int8(x: FloatArray, columns: int) -> tuple[Int8Array, FloatArray]:
+    """Quantize each row of x, float32 (b, n), by groups of columns; see `Matrix.linear`.
+
+    Returns:
+        q, int8 (b, n), and steps, float32 (b, groups), with x ~ q * step; steps are NaN for groups
+        that are not finite.
+    """
+    q = np.empty(x.shape, np.int8)
+    steps = np.empty((len(x), -(-x.shape[1] // columns)), np.float32)
+    _native.quantize_groups_i8(x, columns, q, steps)
+    return q, steps
 
 
 def share_tables(indices: Sequence[Index]) -> Groups:
@@ -153,19 +183,54 @@ def multiply(groups: Groups, x: Array, outputs: Sequence[Array], plus_plus: bool
             kernel(group, x, outputs if len(groups) == 1 else [outputs[j] for j in members])
 
 
-def multiply_quantized(
-    groups: Groups, q: Int8Array, s: FloatArray, outputs: Sequence[FloatArray]
-) -> None:
-    """Compute outputs[j][i] = (W[j] q[i]) * scale / s[i], as `Matrix.linear` defines it.
+def multiply_columns(groups: Groups, x: Array, outputs: Sequence[Array]) -> None:
+    """Compute outputs[j] = W[j] @ x.
 
     Args:
         groups: the matrices W[j], all with the same in_features, as `share_tables` groups them.
-        q: int8 (b, in_features).
-        s: float32 (b, 1).
+        x: (in_features, b), float32 or int8, C- or F-contiguous.
+        outputs: (out_features, b) each, of dtypes as for `multiply`.
+    """
+    for group, members in groups:
+        if isinstance(group, PermutedIndex):
+            y = outputs[members[0]]
+            rows = np.empty(y.shape[::-1], y.dtype)
+            group.multiply(np.ascontiguousarray(x.T), rows)
+            y[...] = rows.T
+        else:
+            _native.multiply_columns(group, x, [outputs[j] for j in members])
+
+
+def multiply_quantizing(groups: Groups, x: FloatArray, outputs: Sequence[FloatArray]) -> None:
+    """Compute outputs[j][i] = W[j] x[i], x[i] quantized to int8, as `Matrix.linear` defines it.
+
+    Args:
+        groups: the matrices W[j], all with the same in_features, as `share_tables` groups them.
+        x: float32 (b, in_features).
         outputs: float32 (b, out_features) each.
     """
     for group, members in groups:
         if isinstance(group, PermutedIndex):
-            group.multiply_quantized(q, s, outputs[members[0]])
+            group.multiply_quantized(*quantize_int8(x), outputs[members[0]])
         else:
-            _native.multiply_quantized(group, q, s, [outputs[j] for j in members])
+            _native.multiply_quantizing(group, x, [outputs[j] for j in members])
+
+
+def multiply_group_quantized(groups: Groups, x: FloatArray, outputs: Sequence[FloatArray]) -> None:
+    """Compute outputs[j][i] = W[j] x[i], x quantized by groups as `Matrix.linear` defines it.
+
+    Args:
+        groups: the matrices W[j], all with the same in_features, as `share_tables` groups them.
+        x: float32 (b, in_features).
+        outputs: float32 (b, out_features) each.
+    """
+    quantized: dict[int, tuple[Int8Array, FloatArray]] = {}  # by the columns of a group
+    for group, members in groups:
+        columns = (group if isinstance(group, PermutedIndex) else group[0]).step_columns
+        if columns not in quantized:
+            quantized[columns] = quantize_groups_int8(x, columns)
+        if isinstance(group, PermutedIndex):
+            group.multiply_group_quantized(*quantized[columns], outputs[members[0]])
+        else:
+            y = [outputs[j] for j in members]
+            _native.multiply_group_quantized(group, *quantized[columns], y)

@@ -101,3 +101,20 @@ def quantize_int8(x: Array) -> tuple[Array, Array]:
     largest = np.abs(x).max(axis=1, keepdims=True, initial=0)
     s = np.float32(127) * (np.float32(1) / np.maximum(largest, np.float32(1e-5)))
     return np.clip(np.rint(x * s), -128, 127).astype(np.int8), s
+
+
+def quantize_groups_int8(x: Array, columns: int) -> tuple[Array, Array]:
+    """Quantize each row of x, float32 (b, n), by groups of columns.
+
+    Returns:
+        q, int8 (b, n), and step, float32 (b, groups), of each group: with m its largest magnitude,
+        step = m / 127 and q = round_half_even(x (127 / m)), both 0 where m < 2^-119.
+    """
+    b, n = x.shape
+    groups = np.zeros((b, -(-n // columns), columns), np.float32)  # the last one padded
+    groups.reshape(b, -1)[:, :n] = x
+    m = np.abs(groups).max(axis=2, initial=0)
+    m[m < 2.0**-119] = 0
+    inverse = np.divide(np.float32(127), m, out=np.zeros_like(m), where=m > 0)
+    q = np.rint(groups * inverse[..., None]).astype(np.int8).reshape(b, -1)[:, :n]
+    return q, m / np.float32(127)

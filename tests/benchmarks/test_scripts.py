@@ -13,6 +13,8 @@ from safetensors import safe_open
 
 import rsr_runtime as rsr
 import rsrc
+from rsr_runtime import _native
+from rsr_testing.language_models import LanguageModels
 from rsr_testing.paths import BENCHMARKS
 
 README = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
@@ -108,6 +110,25 @@ def test_paper_script(tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG\r\n")
 
 
+def test_bonsai_script(tmp_path: Path) -> None:
+    small = ["--layers=1", "--vocab=96"]
+    run_script("make_bonsai_checkpoint.py", f"--output={tmp_path / 'c'}", *small)
+    report = rsrc.compile(tmp_path / "c", tmp_path / "c.rsr")
+    assert [t.layout for t in report.tensors if t.kind == "ternary"] == ["mlx"] * 8
+    head = rsr.load(tmp_path / "c.rsr").matrix("model.embed_tokens.weight")
+    assert (head.shape, head.group_columns) == ((96, 2048), 128)
+
+
+def test_kinds_script() -> None:
+    options = ["--shape=64x384", "--vectors=1,3", "--isa=scalar", "--seconds=0", "--json"]
+    rows = json.loads(run_script("kinds.py", *options))["results"]
+    assert len({row["kind"] for row in rows}) == 10
+    grouped = [row for row in rows if row["activations"] == "int8-group"]
+    assert len(grouped) == 2 * 6
+    assert all(row["macs_per_ns"] > 0 and row["ratio_to_tensor_scale"] > 0 for row in rows)
+    assert not [key for key in rows[0] if f"`{key}`" not in README]
+
+
 def test_kernels_script() -> None:
     printed = run_script("kernels.py", "--shapes=65x100", "--seconds=0", "--markdown")
     kernels = 2 * len({1, rsr.get_num_threads()})
@@ -123,3 +144,48 @@ def test_head_script() -> None:
         assert row["seconds_best"] > 0
         assert row["multiply_adds"] == row["vectors"] * 70 * 33
         assert row["bytes"] == 70 * 33 * {"BF16": 2, "F16": 2, "F32": 4, "I8": 1}[row["type"]]
+
+
+def test_speculation_script(tmp_path: Path) -> None:
+    run_script("make_2b_checkpoint.py", f"--output={tmp_path / 'c'}", *TINY)
+    rsrc.compile(tmp_path / "c", tmp_path / "c.rsr")
+    options = [str(tmp_path / "c.rsr"), "--odds=0,100", "--seconds=0.3", "--threads=1", "--json"]
+    never, always = json.loads(run_script("speculation.py", *options))["results"]
+    assert never["accepted"] == 0
+    assert always["drafted"] - 16 < always["accepted"] > 16  # the last pass may be ahead
+    for row in (never, always):
+        assert row["tokens"] >= row["passes"] > 0
+        assert row["ratio"] == pytest.approx(
+            row["tokens_per_second"] / row["tokens_per_second_without"]
+        )
+
+
+def test_activations_script(language_models: LanguageModels, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("To be, or not to be. " * 9, encoding="utf-8")
+    models = [str(language_models.path(name)) for name in ("bonsai", "bitnet-2b")]
+    arguments = [str(text), *models, "--tokens=40"]
+    rows = json.loads(run_script("activations.py", *arguments, "--json"))["results"]
+    assert [(row["file"], row["activations"]) for row in rows] == [
+        (models[0], "int8-group"),
+        (models[1], "trained"),
+        (models[1], "int8-group"),
+    ]
+    for row in rows:
+        assert 0 < row["logit_error"] < 0.1
+        assert 0.5 < row["same_most_likely"] <= 1
+        assert 0.9 < row["perplexity"] / row["perplexity_float32"] < 1.1
+        assert 0 <= row["greedy_tokens_in_common"] <= row["greedy_tokens"]
+    assert "| int8-group |" in run_script("activations.py", *arguments, "--markdown")
+
+
+def test_tune_script() -> None:
+    """It measures every constant and prints a row that names this processor."""
+    small = ["--seconds=0", "--shape=200x300", "--head=64x64", "--megabytes=0"]
+    vendor, family, _ = _native.processor()
+    printed = run_script("tune.py", *small)
+    assert f'{{{{"{vendor}", {family}, {family}}},' in printed
+    rows = json.loads(run_script("tune.py", *small, "--json"))["results"]
+    assert {row["isa"] for row in rows} <= set(rsr.cpu_info()["supported_isas"])
+    if rsr.cpu_info()["isa"] != "scalar":
+        assert {row["measured"] for row in rows} >= {"prefetch, memory", "output head"}

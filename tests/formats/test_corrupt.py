@@ -9,7 +9,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import zstandard
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 # The matrix of SPEC.md section 13 in packing n4s1 (section 7.2).
 N4S1 = bytes.fromhex("980d9d") + bytes(125) + bytes.fromhex("008040") + bytes(29)
+# The same matrix in groups of two columns, each a short unit of one block.
+N4S1_GROUPS = bytes.fromhex("098c0c") + bytes(29) + bytes.fromhex("868906") + bytes(29)
 # The same matrix with listed patterns: with k = 4, one pattern per row (ranks 1, 0, 2; padding 0),
 # and with k = 2 and stride 2, columns 0 and 2, 1 and 3 (ranks 4, 0, 5 and 3, 1, 4; padding 2, which
 # is all-zero).
@@ -200,6 +202,16 @@ def grouped(data: bytes = bytes(24), **claims: object) -> Damage:
     return damage
 
 
+def n4s1_groups(data: bytes = N4S1_GROUPS, **claims: Any) -> Damage:
+    """Store the ranks in packing n4s1, with one scale per row and two columns."""
+
+    def damage(d: Draft) -> None:
+        d.preamble = {"minor": 4} | d.preamble
+        all_of(n4s1(data), grouped(**claims))(d)
+
+    return damage
+
+
 def listed(data: bytes = LISTED, **claims: object) -> Damage:
     """Store the matrix with listed patterns."""
 
@@ -227,6 +239,10 @@ def all_of(*damages: Damage) -> Damage:
 
 def n4s1_byte(at: int, value: int) -> Damage:
     return n4s1(N4S1[:at] + bytes([value]) + N4S1[at + 1 :])
+
+
+def n4s1_groups_byte(at: int, value: int) -> Damage:
+    return n4s1_groups(N4S1_GROUPS[:at] + bytes([value]) + N4S1_GROUPS[at + 1 :])
 
 
 def without_a_zero_digit(d: Draft) -> None:
@@ -267,6 +283,7 @@ OPEN: list[Case] = [
     ("P9", "header_hash", errors.HeaderHashError, preamble(digest=bytes(32))),
     ("P10", "1.1_without_its_features", errors.VersionError, preamble(minor=1)),
     ("P10", "n4s1_in_1.0", errors.VersionError, all_of(preamble(minor=0), n4s1())),
+    ("P10", "n4s1_groups_in_1.1", errors.VersionError, all_of(preamble(minor=1), n4s1_groups())),
     ("P10", "groups_in_1.0", errors.VersionError, all_of(preamble(minor=0), grouped())),
     ("P10", "float16_in_1.0", errors.VersionError,
      all_of(store(SCALE, b"\0\0"), ranked(scale={"rows": 3, "section": 1, "dtype": "F16"}))),
@@ -318,6 +335,8 @@ OPEN: list[Case] = [
     ("T5", "n4s1_k", errors.HeaderFieldError, n4s1(k=2)),
     ("T5", "n4s1_binary", errors.HeaderFieldError, n4s1(kind="binary", digits=[-1, 1])),
     ("T6", "n4s1", errors.SectionSizeError, n4s1(N4S1 + bytes(160))),
+    ("T6", "n4s1_whole_units", errors.SectionSizeError, n4s1_groups(N4S1)),
+    ("T6", "n4s1_short_units", errors.SectionSizeError, n4s1_groups(N4S1_GROUPS + bytes(32))),
     ("T6", "ranks", errors.SectionSizeError, one_byte_too_many(RANKS)),
     ("T6", "permutation", errors.SectionSizeError, one_byte_too_many(PERMUTATION)),
     ("T6", "segments", errors.SectionSizeError, store(SEGMENTS, bytes(38))),
@@ -330,7 +349,7 @@ OPEN: list[Case] = [
      all_of(preamble(minor=1), ranked(scale={"rows": 3, "section": 1, "dtype": "F16"}))),
     ("T12", "all_columns", errors.HeaderFieldError, grouped(bytes(12), columns=4)),
     ("T12", "more_columns", errors.HeaderFieldError, grouped(bytes(12), columns=(1 << 24) - 1)),
-    ("T12", "n4s1", errors.HeaderFieldError, all_of(n4s1(), grouped())),
+    ("T12", "n4s1_all_columns", errors.HeaderFieldError, n4s1_groups(columns=4)),
     ("T13", "layout", errors.HeaderFieldError, auxiliary(data=None)),
     ("T13", "name", errors.HeaderFieldError, mlx(name="zeros")),
     ("T13", "dtype", errors.HeaderFieldError, mlx(dtype="U16")),
@@ -459,6 +478,11 @@ VERIFY: list[Case] = [
     ("D2", "n4s1_sign_of_padding_block", errors.IndexDataError, n4s1_byte(128, 0x20)),
     ("D2", "n4s1_padding_row", errors.IndexDataError, n4s1_byte(3, 0x10)),
     ("D2", "n4s1_sign_of_padding_row", errors.IndexDataError, n4s1_byte(159, 0x80)),
+    ("D2", "short_unit_magnitude", errors.IndexDataError, n4s1_groups_byte(0, 0x0E)),
+    ("D2", "short_unit_sign_of_zero", errors.IndexDataError, n4s1_groups_byte(33, 0x80)),
+    ("D2", "short_unit_spare_sign", errors.IndexDataError, n4s1_groups_byte(0, 0x49)),
+    ("D2", "short_unit_spare_bit", errors.IndexDataError, n4s1_groups_byte(32, 0x96)),
+    ("D2", "short_unit_padding_row", errors.IndexDataError, n4s1_groups_byte(3, 0x01)),
     ("D2", "listed_rank", errors.IndexDataError,
      listed(LISTED[:4] + b"\3\0" + LISTED[6:])),
     ("D2", "listed_padding_block", errors.IndexDataError, listed(b"\x21" + LISTED[1:])),
@@ -497,6 +521,7 @@ Open = Callable[[bytes], RsrFile]
         pytest.param(n4s1(), id="n4s1"),
         pytest.param(grouped(), id="groups"),
         pytest.param(grouped(bytes(12), dtype="F16"), id="groups_of_float16"),
+        pytest.param(n4s1_groups(), id="n4s1_groups"),
         pytest.param(mlx(), id="mlx"),
         pytest.param(quantized(of="of"), id="quantized_beside_its_source"),
         pytest.param(quantized(of="head"), id="quantized_in_place_of_its_source"),
@@ -509,7 +534,8 @@ def test_the_file_without_damage_is_valid(draft: Draft, opened: Open, change: Da
     use(file)
     file.verify()
     for t in file.header.tensors:
-        if isinstance(t, IndexedTensor) and not t.is_grouped:  # groups have other column blocks
+        # Groups have other column blocks: w16 was not packed anew.
+        if isinstance(t, IndexedTensor) and (t.packing == "n4s1" or not t.is_grouped):
             W = [[1, 0, -1, 1], [-1, -1, -1, 0], [1, 1, 1, -1]]
             assert (decode_digits(t, file.index_arrays(t)) - 1).astype("i1").tolist() == W
         if isinstance(t, DenseTensor) and t.quantized is not None:

@@ -46,7 +46,7 @@ def indexed(
         "w", shape, digits, k, "expand", "ranked", packing, {"ranks": 0}, source, scale
     )
     if packing == "n4s1":
-        return t, pack_n4s1(ranks_of(A, 3, 3, 1))
+        return t, pack_n4s1(grouped_ranks(A, digits, k, group), t.unit_blocks)
     pad = 1 if len(digits) == 3 else 0
     return t, pack_w16(grouped_ranks(A, digits, k, group), sum(pad * 3**i for i in range(k)))
 
@@ -60,6 +60,11 @@ def grouped_ranks(A: Array, digits: tuple[int, ...], k: int, group: int | None) 
 
 CASES = [
     (TERNARY, 3, "n4s1", None),
+    (TERNARY, 3, "n4s1", 1),
+    (TERNARY, 3, "n4s1", 9),  # three whole blocks
+    (TERNARY, 3, "n4s1", 20),
+    (TERNARY, 3, "n4s1", 24),  # a whole unit
+    (TERNARY, 3, "n4s1", 32),
     (TERNARY, 3, "w16", None),
     (TERNARY, 2, "w16", None),
     (BINARY_BITS, 5, "w16", None),

@@ -37,6 +37,7 @@ SHA256 = {
     "v1.2": "4b804c3dbaca675f6d8f34045579b3aa60a76697b620c25fc370ceb7983c7efb",
     "v1.3": "ab77c899530e1afca61313d413dc1caecb4dfa15c6c82aa79e4cb3741c1ec2a8",
     "v1.4": "c907e6dc8e84052145381dc42b5dd7b23c6bfbf66b83259999a381e225597a93",
+    "v1.4-groups": "514f674b79471d53fd35db2a842093d98b039dc0258d575d430a61606c3502bf",
 }
 VERSION = pytest.mark.parametrize("version", SHA256)
 
@@ -127,11 +128,24 @@ def rank(t: IndexedTensor, arrays: dict[str, Any], blocks: int, r: int, j: int) 
         r0, W = r // 128 * 128, -(-blocks // 3)
         word = int(packed[r0 * W + j // 3 * min(128, R - r0) + r - r0])
         return word >> 5 * (j % 3) & 31
-    r0, U = r // 64 * 64, -(-blocks // 8)
-    h, u, i = min(64, R - r0), j // 8, j % 8
-    byte, signs = (int(packed[5 * (r0 * U + u * h) + v * h + r - r0]) for v in (i // 2, 4))
+    r0, units = r // 64 * 64, n4s1_units(t, blocks)
+    h, V = min(64, R - r0), sum(-(-5 * m // 8) for m in units)
+    f = first = u = 0
+    while first + units[u] <= j:
+        f, first, u = f + -(-5 * units[u] // 8), first + units[u], u + 1
+    i, last = j - first, -(-5 * units[u] // 8) - 1
+    byte, signs = (int(packed[r0 * V + (f + v) * h + r - r0]) for v in (i // 2, last))
     m = byte >> 4 * (i % 2) & 15
     return 13 - m if signs >> 7 - i & 1 else 13 + m
+
+
+def n4s1_units(t: IndexedTensor, blocks: int) -> list[int]:
+    """Return the blocks of every unit."""
+    if t.scale is None or t.scale.columns is None:
+        return [8] * -(-blocks // 8)
+    n = -(-t.scale.columns // 3)
+    groups = [min(n, blocks - first) for first in range(0, blocks, n)]
+    return [min(8, size - first) for size in groups for first in range(0, size, 8)]
 
 
 def pattern(t: IndexedTensor, s: int) -> list[int]:
@@ -173,7 +187,7 @@ def test_the_file_never_changes(version: str) -> None:
 @VERSION
 def test_the_file_is_valid(version: str) -> None:
     golden(version).verify()
-    assert golden(version).version == (1, int(f"{version}.0".split(".")[1]))
+    assert golden(version).version == (1, int(f"{version}.0".split("-")[0].split(".")[1]))
 
 
 @VERSION
@@ -224,6 +238,12 @@ TENSORS = [
     Golden("v1.2", "mlx.weight", matrix(MLX, 3), (3, *W16, 27, 1), (1, None, "F32"), [1, 2, 3]),
     Golden("v1.4", "mlx.weight", matrix(ONE_BIT, 3), (5, *W16, 32, 1),
            (1, 32, "F32"), [i / 4 for i in range(1, 7)]),
+    Golden("v1.4-groups", "wide.weight", matrix(N4S1, 100), (3, *N4, 27, 1),
+           (30, 32, "F16"), [i / 2 for i in range(1, 9)]),
+    Golden("v1.4-groups", "narrow.weight", matrix(N4S1, 7), (3, *N4, 27, 1),
+           (1, 4, "F32"), [i / 2 for i in range(1, 92)]),
+    Golden("v1.4-groups", "odd.weight", matrix(N4S1, 33), (3, *N4, 27, 1),
+           (33, 20, "F32"), [0.5, 1, 1.5]),
 ]  # fmt: skip
 TENSOR = pytest.mark.parametrize("case", TENSORS, ids=lambda c: f"{c.version}-{c.name}")
 

@@ -147,6 +147,44 @@ def test_literal_n4s1_bytes() -> None:
     assert not packed[:, 2:].any()
 
 
+def test_literal_short_units() -> None:
+    """A group of m blocks, m = 1 to 7, in its ceil(5 m / 8) bytes; the ranks of one row."""
+    ranks = np.array([[21], [0], [12], [26], [13], [9], [14]], np.uint16)  # 8 -13 -1 13 0 -4 1
+    found = [pack_n4s1(ranks[:m], m).reshape(-1, 32)[:, 0].tobytes().hex() for m in range(1, 8)]
+    assert found == ["08", "d840", "d861", "d8d160", "d8d10060", "d8d14064", "d8d1400164"]
+    two = pack_n4s1(np.concatenate([ranks[:3], ranks[3:5]]), 3).reshape(-1, 32)[:, 0]
+    assert two.tobytes().hex() == "d861" + "0d00"  # the last group has fewer blocks
+
+
+@pytest.mark.parametrize("rows", [0, 1, 33, 64, 129])
+@pytest.mark.parametrize("group", [1, 2, 3, 5, 8, 11, 12])
+@pytest.mark.parametrize("blocks", [1, 5, 24, 29])
+def test_the_units_of_groups_are_where_the_spec_says(rows: int, group: int, blocks: int) -> None:
+    ranks = np.random.default_rng(rows).integers(0, 27, (blocks, rows)).astype(np.uint16)
+    packed = pack_n4s1(ranks, group)
+    sizes = [min(group, blocks - first) for first in range(0, blocks, group)]
+    units = [min(8, size - first) for size in sizes for first in range(0, size, 8)]
+    V, R = sum(-(-5 * m // 8) for m in units), -(-rows // 32) * 32
+    assert packed.shape == (V * R,) == (n4s1_size(rows, blocks, group),)
+    used = np.zeros(len(packed), np.uint8)  # bits that belong to a block
+    for r in range(rows):
+        r0, f, j = 64 * (r // 64), 0, 0
+        h = min(64, R - r0)
+        for m in units:
+            at = [r0 * V + (f + v) * h + (r - r0) for v in range(-(-5 * m // 8))]
+            for i in range(m):
+                magnitude = int(packed[at[i // 2]]) >> 4 * (i % 2) & 15
+                negative = int(packed[at[-1]]) >> 7 - i & 1
+                assert (13 - magnitude if negative else 13 + magnitude) == int(ranks[j + i, r])
+                used[at[i // 2]] |= 15 << 4 * (i % 2)
+                used[at[-1]] |= 128 >> i
+            f, j = f + len(at), j + m
+        assert (f, j) == (V, blocks)
+    assert not (packed & ~used).any()
+    for j in range(blocks):
+        np.testing.assert_array_equal(unpack_n4s1(packed, rows, blocks, j, group), ranks[j])
+
+
 @pytest.mark.parametrize("rows", ODD)
 @pytest.mark.parametrize("blocks", [0, 1, 7, 8, 9, 17])
 def test_n4s1_bytes_are_where_the_spec_says(rows: int, blocks: int) -> None:

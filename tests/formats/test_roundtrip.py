@@ -90,8 +90,9 @@ class Plan:
         if ranked:
             pad_rank = int(ranks_of(np.full((1, k), pad, np.uint8), len(digits), k, pad)[0, 0])
             parts = {"ranks": pack_w16(ranks, pad_rank).astype("<u2").tobytes()}
-            if len(digits) == 3 == k and group is None and draw(st.booleans()):
-                packing, parts = "n4s1", {"ranks": pack_n4s1(ranks).tobytes()}
+            if len(digits) == 3 == k and draw(st.booleans()):
+                packed = pack_n4s1(ranks, None if group is None else -(-group // k))
+                packing, parts = "n4s1", {"ranks": packed.tobytes()}
         else:
             blocks = [block_from_ranks(r, len(digits) ** k) for r in ranks]
             parts = {
@@ -152,8 +153,9 @@ def test_a_written_file_is_read_back(data: st.DataObject) -> None:
         assert file.header == written
         (indexed,) = (t for t in tensors if isinstance(t, IndexedTensor))
         scale = indexed.scale or Scale(1, 0)
-        newer = indexed.packing == "n4s1" or scale.columns is not None or scale.dtype != "F32"
-        assert file.version == (1, int(newer))
+        is_n4s1, has_groups = indexed.packing == "n4s1", scale.columns is not None
+        newer = is_n4s1 or has_groups or scale.dtype != "F32"
+        assert file.version == (1, 4 if is_n4s1 and has_groups else int(newer))
         assert all(s.offset % 4096 == 0 for s in written.sections)
         assert [file.section(i).tobytes() for i in range(len(plan.contents))] == plan.contents
         for t in file.header.tensors:
@@ -164,8 +166,12 @@ def test_a_written_file_is_read_back(data: st.DataObject) -> None:
             assert arrays["scale"].tobytes() == plan.scales.get(t.name, np.ones(1, "<f4")).tobytes()
             for j, expected in enumerate(plan.ranks[t.name]):
                 if t.encoding == "ranked":
-                    unpack = unpack_n4s1 if t.packing == "n4s1" else unpack_w16
-                    ranks = unpack(arrays["ranks"], t.rows, t.blocks, j)
+                    place = arrays["ranks"], t.rows, t.blocks, j
+                    ranks = (
+                        unpack_n4s1(*place, t.unit_blocks)
+                        if t.packing == "n4s1"
+                        else unpack_w16(*place)
+                    )
                 else:
                     block = Block(arrays["permutation"][j], arrays["segments"][j])
                     ranks = ranks_from_block(block)

@@ -74,14 +74,21 @@ def test_the_example_by_hand() -> None:
     assert f"The file has {SIZE:,} bytes" in SPEC
 
 
-def test_the_n4s1_example() -> None:
+def test_the_n4s1_examples() -> None:
     """The bytes in section 7.2 equal those of `pack_n4s1`."""
-    data = bytearray(160)
-    for offset, dump in re.findall(r"^    (0[0-9A-F]{2}): ((?:[0-9A-F]{2} )+)\.\.\.", SPEC, re.M):
-        shown = bytes.fromhex(dump)
-        data[int(offset, 16) : int(offset, 16) + len(shown)] = shown
-    assert data.hex(" ").startswith("98 0d 9d 00")
-    assert data == pack_n4s1(ranks_of((W + 1).astype(np.uint8), 3, 3, 1)).tobytes()
+    dumps = re.findall(r"^    (0[0-9A-F]{2}): ((?:[0-9A-F]{2} )+)\.\.\.", SPEC, re.M)
+    assert len(dumps) == 4
+    digits = (W + 1).astype(np.uint8)
+    ranks = ranks_of(digits, 3, 3, 1)
+    halves = np.concatenate([ranks_of(digits[:, c : c + 2], 3, 3, 1) for c in (0, 2)])
+    for lines, packed in ((dumps[:2], pack_n4s1(ranks)), (dumps[2:], pack_n4s1(halves, 1))):
+        data = bytearray(len(packed))
+        for offset, dump in lines:
+            shown = bytes.fromhex(dump)
+            data[int(offset, 16) : int(offset, 16) + len(shown)] = shown
+        assert data == packed.tobytes()
+    assert dumps[0][1].startswith("98 0D 9D 00")
+    assert dumps[2][1].startswith("09 8C 0C 00")
 
 
 def table(title: str) -> list[list[str]]:

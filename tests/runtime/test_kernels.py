@@ -106,12 +106,18 @@ def test_scales_of_groups(
     check_all(shared_build(specs), rng)
 
 
+@pytest.mark.parametrize("packing", ["w16", "n4s1"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_linear_with_scales_of_groups(
-    isa: str, threads: int, workshop: Workshop, restore: None, rng: np.random.Generator
+    isa: str,
+    threads: int,
+    packing: str,
+    workshop: Workshop,
+    restore: None,
+    rng: np.random.Generator,
 ) -> None:
     rsr.set_num_threads(threads)
-    b = workshop.one((1090, 700), scale="row", group=64, half=True)
+    b = workshop.one((1090, 700), scale="row", group=64, half=True, packing=packing)
     assert b.matrix.nbytes > 2 * (64 << 10)  # enough for two threads
     assert b.matrix.scale.shape == (1090, 11)
     b.check_int8_linear(rng.standard_normal((5, 700)).astype(np.float32))
@@ -224,6 +230,7 @@ BIG: list[dict[str, Any]] = [  # at least 7 * 64 KiB of index: seven threads tak
     {"shape": (600, 1500), "k": 4, "encoding": "permuted"},
     {"shape": (1500, 600), "k": 4, "encoding": "permuted", "direction": "reduce"},
     {"shape": (1100, 2100), "packing": "n4s1"},
+    {"shape": (1090, 2100), "packing": "n4s1", "scale": "row", "group": 128, "half": True},
     {"shape": (65, 42000), "packing": "n4s1"},  # fewer strips than threads
 ]
 

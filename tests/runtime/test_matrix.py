@@ -160,7 +160,7 @@ def test_other_shapes_are_refused(built: Built, shape: tuple[int, ...]) -> None:
 def test_linear_refuses_int8_and_unknown_activations(built: Built) -> None:
     with pytest.raises(InputTypeError, match="int8, expected float32"):
         built.matrix.linear(np.zeros(N, np.int8))
-    with pytest.raises(OptionError, match="found 'int4', expected 'float32' or 'int8'"):
+    with pytest.raises(OptionError, match="found 'int4', expected 'float32', 'int8' or 'int8-g"):
         built.matrix.linear(np.zeros(N, np.float32), "int4")
 
 
@@ -302,6 +302,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "bits": {"digits": BINARY_BITS, "k": 4},
     "n4s1": {"packing": "n4s1"},
     "n4s1, blocks of rows": {"packing": "n4s1", "scale": "block"},
+    "n4s1, groups": {"packing": "n4s1", "group": 7},
     "groups": {"group": 8},
     "groups that are no whole blocks, float16": {"group": 7, "half": True},
     "groups and blocks of rows": {"group": 16, "scale": "block"},

@@ -108,7 +108,7 @@ NUMPY = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("memory", ["map", "huge"])
+@pytest.mark.parametrize("memory", ["auto", "map", "huge"])
 @pytest.mark.parametrize("zstd", [None, 3])
 def test_dense_dtypes(zstd: int | None, memory: str, workshop: Workshop) -> None:
     path = workshop.path()
@@ -251,7 +251,7 @@ def test_huge_memory_and_compression_change_nothing(
     path = workshop.path()
     specs = [Spec((70, 300), encoding=encoding, scale="row", name="w")]
     truth = workshop.write(path, specs, files={"a": b"a" * 5000}, zstd=zstd)
-    for memory in ("map", "huge"):
+    for memory in ("auto", "map", "huge"):
         with rsr.load(path, memory=memory) as model:
             x = rng.integers(-128, 128, 300).astype(np.int8)
             np.testing.assert_array_equal(matrix_of(model, "w") @ x, truth["w"][0] @ x.astype(int))
@@ -261,7 +261,7 @@ def test_huge_memory_and_compression_change_nothing(
 
 def test_load_refuses_other_memory_and_other_files(model_file: tuple[Path, Built]) -> None:
     path = model_file[0]
-    with pytest.raises(OptionError, match="memory: found 'disk', expected 'map' or 'huge'"):
+    with pytest.raises(OptionError, match="memory: found 'disk', expected 'auto', 'map' or 'huge'"):
         rsr.load(path, memory="disk")
     with pytest.raises(FileNotFoundError):
         rsr.load(path.with_name("absent.rsr"))
@@ -274,7 +274,7 @@ def test_load_refuses_other_memory_and_other_files(model_file: tuple[Path, Built
 # --- the end --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("memory", ["map", "huge"])
+@pytest.mark.parametrize("memory", ["auto", "map", "huge"])
 def test_close(memory: str, model_file: tuple[Path, Built]) -> None:
     model = rsr.load(model_file[0], memory=memory)
     w, norm, files = matrix_of(model, "w"), array(model, "norm"), model.files

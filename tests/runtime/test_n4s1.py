@@ -60,6 +60,52 @@ def test_every_height_and_width(
             b.check(x, name)
 
 
+GROUPS = (1, 2, 3, 5, 7, 9, 20, 24, 32, 64, 128, 192, 193, 240, 241, 256, 300)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("half", [False, True])
+def test_groups_of_columns(
+    isa: str, group: int, half: bool, shared_build: Build, rng: np.random.Generator
+) -> None:
+    """Short units of every size, runs of blocks around a widening, and a narrower last group."""
+    specs = [
+        Spec((m, n), packing="n4s1", scale=scale, group=group, half=half, fill=fill)
+        for n in sorted({group + 1, 2 * group, 2 * group + 25})
+        for m, scale, fill in ((1, "row", "random"), (97, "row", "lowest"), (64, "block", "random"))
+    ]
+    for b in shared_build(specs):
+        n = b.spec.shape[1]
+        b.check(np.full(n, -128, np.int8), "-128")
+        b.check(rng.integers(-128, 128, n).astype(np.int8), "random")
+        for name, x in float_inputs(n, rng).items():
+            # Scaled, these round to multiples of 2^-149, or leave float32.
+            if name not in ("denormal", "least", "greatest"):
+                b.check(x, name)
+        x = rng.standard_normal((2, n)).astype(np.float32)
+        b.check_int8_linear(x)
+        x[0, n // 2], x[1, n - 1] = np.inf, np.nan
+        b.check_not_finite(x.T)
+
+
+def test_a_group_of_tiny_inputs_keeps_its_precision(isa: str, rng: np.random.Generator) -> None:
+    """A group is rounded by its own largest input, not by that of the vector."""
+    m, n, group = 64, 512, 128
+    ranks = rng.integers(0, 27, (4 * 43, m)).astype(np.uint16)
+    scale = np.ones((4, m), np.float32)
+    scale[0] = 0
+    native = _native.Ranked(
+        pack_n4s1(ranks, 43), m, n, PATTERNS, np.ones(1, np.float32), m, scale.view(np.uint8), group
+    )
+    x = rng.standard_normal((1, n)).astype(np.float32)
+    x[:, :group] = 2.0**60
+    W = PATTERNS[:, ranks].transpose(2, 1, 0).reshape(m, 4, 129)[..., :group]
+    exact = W[:, 1:].reshape(m, -1).astype(np.float64) @ x[0, group:].astype(np.float64)
+    y = np.empty((1, m), np.float32)
+    _native.multiply_f32([native], x, [y])
+    assert np.abs(y[0] - exact).max() <= (n - group) * 2.0**-24 * np.abs(x[0, group:]).sum()
+
+
 @pytest.mark.parametrize("fill", ["lowest", "highest"])
 def test_sums_reach_their_bounds(
     isa: str, fill: str, shared_build: Build, rng: np.random.Generator
@@ -132,5 +178,8 @@ def test_the_array_must_have_the_size_of_the_index() -> None:
     patterns, scale = np.zeros((3, 32), np.int16), np.ones(1, np.float32)
     with pytest.raises(ValueError, match="size of the index"):
         _native.Ranked(np.zeros(159, np.uint8), 32, 24, patterns, scale, 32)
+    with pytest.raises(ValueError, match="size of the index"):  # that of whole units
+        _native.Ranked(np.zeros(160, np.uint8), 32, 24, PATTERNS, scale, 32,
+                       np.zeros((2, 64), np.uint8), 12)  # fmt: skip
     with pytest.raises(ValueError, match="k = 3"):
         _native.Ranked(np.zeros(160, np.uint8), 32, 16, patterns[:2], scale, 32)

@@ -30,7 +30,7 @@ def test_another_process_loads_what_is_pickled(model_file: tuple[Path, Built]) -
         assert names.result() == list(model)
 
 
-@pytest.mark.parametrize("memory", ["map", "huge"])
+@pytest.mark.parametrize("memory", ["auto", "map", "huge"])
 def test_a_pickle_holds_the_path_and_how_it_is_loaded(
     model_file: tuple[Path, Built], memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

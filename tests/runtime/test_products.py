@@ -120,6 +120,38 @@ def test_sums_reach_their_bounds(isa: str, fill: str, shared_build: Build) -> No
                 built.check(np.full((built.spec.shape[1], count), value, np.int8), value)
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"shape": (97, 300), "scale": "row", "group": 64, "half": True},
+        {"shape": (130, 96), "scale": "row", "group": 48},  # a group is whole blocks: no padding
+        {"shape": (70, 96), "packing": "n4s1"},
+        {"shape": (45, 50), "encoding": "permuted", "k": 4},
+        {"shape": (33, 80), "digits": BINARY_SIGNS, "k": 5},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("count", [1, 3, 16, 17, 70])
+def test_vectors_in_rows_or_columns(
+    isa: str, kind: dict[str, Any], count: int, shared_build: Build, rng: np.random.Generator
+) -> None:
+    """`w @ X` of C-, F- and not contiguous X, alone and with others, and linear: the same bits."""
+    (built,) = shared_build([Spec(**kind)])
+    w, n = built.matrix, built.spec.shape[1]
+    for rows in (int8_vectors(n, count, rng).T.copy(), float_vectors(n, count, rng).T.copy()):
+        expected = (w @ rows.T).tobytes()
+        wide = np.zeros((n, 2 * count), rows.dtype)
+        wide[:, ::2] = rows.T
+        for X in (rows.T.copy(), wide[:, ::2]):
+            assert (w @ X).tobytes() == expected
+            assert all(Y.tobytes() == expected for Y in rsr.matmul_all([w, w], X))
+        if rows.dtype == np.float32:
+            assert w.linear(rows).T.tobytes() == expected
+            alone = np.stack([w.linear(row, "int8") for row in rows])
+            assert w.linear(rows, "int8").tobytes() == alone.tobytes()
+        built.check(rows.T)
+
+
 @pytest.mark.parametrize("count", [255, 256, 257, 258, 600])
 def test_more_vectors_than_one_pass_takes(
     isa: str, count: int, shared_build: Build, rng: np.random.Generator

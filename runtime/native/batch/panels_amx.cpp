@@ -7,16 +7,16 @@
 //   packed inputs in L2. Prefetching the inputs costs more than it gains: 32 prefetches beside 64
 //   loads took 8 % of the time.
 // * Making a panel takes as long as multiplying some 20 vectors, on other execution units. So the
-//   next panel is made between the tile products of this one, a group at a time; out-of-order
+//   next panel is made between the tile products of this one, a bundle at a time; out-of-order
 //   execution overlaps them.
 // * A block of inputs meets a whole strip, so it is read from L2 or beyond once per 128 rows.
 // * A tile product takes a cycle per vector, so vectors are divided evenly among tiles.
 //
 // Bound: |sum| <= 128 in_features < 2^31, as in_features < 2^24; so are all intermediate sums.
-#include <atomic>
 #include <cstring>
 
 #include "batch/panels.h"
+#include "batch/tiles.h"
 
 namespace rsr {
 namespace {
@@ -24,47 +24,7 @@ namespace {
 constexpr size_t kMinVectors = 5;    // lookups are as fast for 4, and take 1.4x as long for 6
 constexpr size_t kMaxVectors = 256;  // of a pass: their sums and a block of their inputs fit L2
 
-constexpr size_t kTileRows = 16;
-constexpr size_t kTileBytes = 64;                        // of a row of a tile
-constexpr size_t kTileSteps = kTileBytes / kStepInputs;  // of a panel in one product
-constexpr size_t kTileSums = kTileRows * kTileBytes / sizeof(int32_t);
 static_assert(kTileSums == kTileRows * kPanelRows / 2);
-
-size_t tiles_of(size_t count) { return divide_up(count, kTileRows); }
-size_t tile_height(size_t count) { return divide_up(count, tiles_of(count)); }
-
-// The operand of LDTILECFG.
-struct TileConfig {
-  uint8_t palette, start_row, reserved[14];
-  uint16_t row_bytes[16];
-  uint8_t rows[16];
-};
-static_assert(sizeof(TileConfig) == 64);
-
-// Tile registers: sums (vectors, rows), rows of the panel, vectors. Macros, because GCC pastes them
-// into assembly.
-#define SUMS_00 0
-#define SUMS_01 1
-#define SUMS_10 2
-#define SUMS_11 3
-#define ROWS_0 4
-#define ROWS_1 5
-#define VECTORS_0 6
-#define VECTORS_1 7
-
-// GCC does not know that tile instructions read memory: this keeps earlier writes before them.
-void written_before_tiles_read() { std::atomic_signal_fence(std::memory_order_seq_cst); }
-
-void configure_tiles(size_t height, TileConfig& config) {
-  config = {};
-  config.palette = 1;
-  for (int tile = 0; tile < 8; tile++) {
-    config.row_bytes[tile] = kTileBytes;
-    config.rows[tile] = tile == ROWS_0 || tile == ROWS_1 ? kTileSteps : height;
-  }
-  written_before_tiles_read();
-  _tile_loadconfig(&config);
-}
 
 // Shared by a pass: its inputs in blocks, each (tile, depth, vector, kTileBytes inputs). A block is
 // a whole number of tiles deep; zeros complete the last. Vectors that pad the last tile are not
@@ -75,7 +35,7 @@ size_t shared_bytes(size_t columns, int k, size_t count) {
 
 void prepare(const int8_t* x, const int16_t*, int k, size_t columns, size_t count, size_t first,
              size_t last, void* shared) {
-  const size_t inputs = columns * group_inputs(k) / kGroupColumns, block = block_inputs(k);
+  const size_t inputs = columns * bundle_inputs(k) / kBundleColumns, block = block_inputs(k);
   const size_t height = tile_height(count), block_bytes = block * tiles_of(count) * height;
   const Arrangement arrange(k);
   for (size_t i = first; i < last; i++) {
@@ -101,7 +61,7 @@ size_t per_thread_bytes(size_t, int k, size_t count) {
          W16::kStripRows / kPanelRows * tiles_of(count) * 2 * kTileSums * sizeof(int32_t);
 }
 
-// Makes one panel, a group at a time.
+// Makes one panel, a bundle at a time.
 template <int K>
 class PanelMaker {
  public:
@@ -109,22 +69,22 @@ class PanelMaker {
              char* panel)
       : words_(words), height_(height), columns_(columns), k_(k), digits_(digits), panel_(panel) {}
 
-  void make_some(size_t groups) {
-    for (; groups > 0 && columns_ > 0; groups--) {
-      make_group<K>(words_, height_, columns_, k_, digits_, panel_);
-      const size_t columns = min(columns_, kGroupColumns);
+  void make_some(size_t bundles) {
+    for (; bundles > 0 && columns_ > 0; bundles--) {
+      make_bundle<K>(words_, height_, columns_, k_, digits_, panel_);
+      const size_t columns = min(columns_, kBundleColumns);
       // Prefetch the same rows of the next block.
       for (size_t c = 0; c < columns; c++)
-        _mm_prefetch(reinterpret_cast<const char*>(words_ + (block_groups(k_) * kGroupColumns + c) *
-                                                                height_),
+        _mm_prefetch(reinterpret_cast<const char*>(
+                         words_ + (block_bundles(k_) * kBundleColumns + c) * height_),
                      _MM_HINT_T1);
       words_ += columns * height_;
       columns_ -= columns;
-      panel_ += group_steps(k_) * kStepBytes;
+      panel_ += bundle_steps(k_) * kStepBytes;
     }
   }
 
-  void make_all() { make_some(block_groups(k_)); }
+  void make_all() { make_some(block_bundles(k_)); }
 
  private:
   const uint16_t* words_;
@@ -200,8 +160,8 @@ class StripProduct {
     const size_t panels = (last - first) / kPanelRows;
     const size_t parts = panels * blocks_of(rows_.columns, k_);  // (block, panel)
     const auto maker = [&](size_t part) {
-      const size_t column = part / panels * block_groups(k_) * kGroupColumns;
-      const size_t left = rows_.columns - column, most = block_groups(k_) * kGroupColumns;
+      const size_t column = part / panels * block_bundles(k_) * kBundleColumns;
+      const size_t left = rows_.columns - column, most = block_bundles(k_) * kBundleColumns;
       return PanelMaker<K>(words + column * strip_rows + first + part % panels * kPanelRows,
                            strip_rows,
                            part == parts ? 0
@@ -218,7 +178,7 @@ class StripProduct {
     for (size_t p = 0; p < panels; p++)
       for (size_t i = 0; i < count_; i++) {
         const int32_t* low = sums(p, i / height_) + i % height_ * 16;
-        store_rows(low, low + kTileSums, y + i * stride + p * kPanelRows);
+        store_rows(load(low), load(low + kTileSums), y + i * stride + p * kPanelRows);
       }
   }
 
@@ -228,17 +188,17 @@ class StripProduct {
     return sums_ + (panel * tiles_ + tile) * 2 * kTileSums;
   }
 
-  // A panel times all vectors. Meanwhile `next` is made, one group every places / block_groups tile
-  // products, so that it is complete by the last.
+  // A panel times all vectors. Meanwhile `next` is made, one bundle every places / block_bundles
+  // tile products, so that it is complete by the last.
   void multiply(size_t block, size_t p, const char* panel, PanelMaker<K>& next) const {
-    const size_t groups = groups_of(rows_.columns) - block * block_groups(k_);
-    const size_t steps = min(groups, block_groups(k_)) * group_steps(k_);
+    const size_t bundles = bundles_of(rows_.columns) - block * block_bundles(k_);
+    const size_t steps = min(bundles, block_bundles(k_)) * bundle_steps(k_);
     const size_t depth = divide_up(steps, kTileSteps);
     const size_t tile_bytes = block_inputs(k_) * height_;
     const size_t places = divide_up(tiles_, 2) * depth;  // tile products
     size_t due = 0;
     const auto make_next = [&] {
-      for (due += block_groups(k_); due >= places; due -= places) next.make_some(1);
+      for (due += block_bundles(k_); due >= places; due -= places) next.make_some(1);
     };
     const char* x = inputs_ + block * tiles_ * tile_bytes;
     for (size_t t = 0; t < tiles_; t += 2, x += 2 * tile_bytes)

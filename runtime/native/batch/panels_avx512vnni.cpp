@@ -43,7 +43,7 @@ size_t shared_bytes(size_t columns, int k, size_t count) {
 
 void prepare(const int8_t* x, const int16_t* patterns, int k, size_t columns, size_t count,
              size_t first, size_t last, void* shared) {
-  const size_t inputs = columns * group_inputs(k) / kGroupColumns, block = block_inputs(k);
+  const size_t inputs = columns * bundle_inputs(k) / kBundleColumns, block = block_inputs(k);
   const int smallest = smallest_digit(patterns, k);
   const Arrangement arrange(k);
   int32_t* first_sums = static_cast<int32_t*>(shared);
@@ -127,15 +127,16 @@ void multiply(const RankedRows& rows, const int16_t* patterns, int k, const void
     for (size_t p = 0; p < panels; p++)
       for (size_t i = 0; i < count * 2; i++)
         _mm512_storeu_si512(sums + p * panel_sums + i * 16, _mm512_set1_epi32(first_sums[i / 2]));
-    for (size_t g0 = 0; g0 < groups_of(rows.columns); g0 += block_groups(k)) {
-      const char* x = inputs + g0 * group_inputs(k) * count;
+    for (size_t g0 = 0; g0 < bundles_of(rows.columns); g0 += block_bundles(k)) {
+      const char* x = inputs + g0 * bundle_inputs(k) * count;
       for (size_t p = 0; p < panels; p++) {
         char* to = panel;
-        for (size_t c = g0 * kGroupColumns;
-             c < rows.columns && c < (g0 + block_groups(k)) * kGroupColumns; c += kGroupColumns) {
-          make_group<K>(words + c * height + row - strip + p * kPanelRows, height, rows.columns - c,
-                        k, digits, to);
-          to += group_steps(k) * kStepBytes;
+        for (size_t c = g0 * kBundleColumns;
+             c < rows.columns && c < (g0 + block_bundles(k)) * kBundleColumns;
+             c += kBundleColumns) {
+          make_bundle<K>(words + c * height + row - strip + p * kPanelRows, height,
+                         rows.columns - c, k, digits, to);
+          to += bundle_steps(k) * kStepBytes;
         }
         for (size_t set = 0; set < sets_of(count); set++) {
           const size_t begin = set_begin(set, count), width = set_begin(set + 1, count) - begin;
@@ -147,7 +148,7 @@ void multiply(const RankedRows& rows, const int16_t* patterns, int k, const void
     for (size_t p = 0; p < panels; p++)
       for (size_t i = 0; i < count; i++) {
         const int32_t* low = sums + p * panel_sums + i * kPanelRows;
-        store_rows(low, low + 16, y + i * stride + row - rows.first + p * kPanelRows);
+        store_rows(load(low), load(low + 16), y + i * stride + row - rows.first + p * kPanelRows);
       }
   }
 }

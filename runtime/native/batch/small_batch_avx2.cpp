@@ -3,6 +3,8 @@
 // In both packings, as in vector/n4s1_avx2.h, a block's sum is cut into two digits of one byte, l
 // and h, small enough that those of several blocks add up in a byte; one vpmaddubsw per 16 rows
 // then joins them in int16.
+#include <cstring>
+
 #include "batch/small_batch.h"
 #include "vector/n4s1_avx2.h"
 
@@ -178,12 +180,121 @@ struct Kernel : Digits {
   }
 };
 
+// The same with scales of groups of columns, packing w16. A set's sums of a group are complete
+// before they are scaled and added to y. A word column of two groups is looked up for both: each
+// group has tables of its own, which are zero for the other group's blocks.
+//
+// Per group, 32 rows and vector: 4 each of vcvtdq2ps, vmulps and vfmadd, and their loads and
+// stores. Bound: a run takes columns_per_widen columns.
+struct GroupedSmallBatch {
+  using Lookups = Kernel<W16Digits>;
+  static constexpr size_t kRows = 32;
+
+  // Word columns of a group.
+  static size_t most_columns(const Grouping& grouping) {
+    return divide_up(group_end(grouping, 0) + W16::kBlocks - 1, W16::kBlocks);
+  }
+  static size_t group_bytes(const Grouping& grouping) {  // tables of a group and vector
+    return most_columns(grouping) * Lookups::kColumnTableBytes;
+  }
+
+  static size_t shared_bytes(const Grouping& grouping, int, size_t count) {
+    return group_count(grouping) * group_bytes(grouping) * count;
+  }
+  static size_t per_thread_bytes(const Grouping&, int, size_t) { return 0; }
+
+  // Tables: (set, group, block, vector of the set).
+  static void prepare(const int8_t* x, const int16_t* patterns, int k, size_t columns,
+                      const Grouping& grouping, size_t count, size_t first, size_t last,
+                      void* shared) {
+    const size_t groups = group_count(grouping), bytes = group_bytes(grouping);
+    for (size_t set = 0; set < sets_of(count); set++) {
+      const size_t begin = set_begin(set, count), width = set_begin(set + 1, count) - begin;
+      for (size_t i = begin; i < begin + width; i++) {
+        if (i < first || i >= last) continue;
+        const int8_t* inputs = x + i * columns * W16::kBlocks * k;
+        for (size_t g = 0, b = 0, end; g < groups; g++, b = end) {
+          end = group_end(grouping, b);
+          char* t = static_cast<char*>(shared) + (begin * groups + g * width) * bytes +
+                    (i - begin) * Lookups::kTableBytes;
+          const size_t stop = divide_up(end, W16::kBlocks) * W16::kBlocks;
+          for (size_t block = b / W16::kBlocks * W16::kBlocks; block < stop;
+               block++, t += width * Lookups::kTableBytes) {
+            if (b <= block && block < end)
+              Lookups::build_table(inputs + block * k, patterns, k, t);
+            else
+              std::memset(t, 0, Lookups::kTableBytes);
+          }
+        }
+      }
+    }
+  }
+
+  static void multiply(const RankedRows& a, const GroupScales& scales, const int16_t*, int,
+                       const void* shared, size_t count, void*, float* y, size_t stride) {
+    const Grouping& grouping = scales.grouping;
+    const size_t groups = group_count(grouping), bytes = group_bytes(grouping);
+    const size_t entry = entry_bytes(scales);
+    for (size_t top = a.first; top < a.last; top += kPassRows) {
+      const size_t bottom = min(a.last, top + kPassRows);
+      for (size_t g = 0, b = 0, end; g < groups; g++, b = end) {
+        end = group_end(grouping, b);
+        const size_t c = b / W16::kBlocks, columns = divide_up(end, W16::kBlocks) - c;
+        for (size_t set = 0; set < sets_of(count); set++) {
+          const size_t begin = set_begin(set, count), width = set_begin(set + 1, count) - begin;
+          const char* tables =
+              static_cast<const char*>(shared) + (begin * groups + g * width) * bytes;
+          for (size_t r = top; r < bottom; r += kRows) {
+            int32_t sums[kSetVectors * kRows];
+            add_runs(a, r, c, columns, tables, width, sums);
+            const char* scale =
+                static_cast<const char*>(scales.data) + (g * scales.stride + r - a.first) * entry;
+            for (size_t i = 0; i < width; i++) {
+              const __m256 step = _mm256_set1_ps(step_of(scales, begin + i, g));
+              float* to = y + (begin + i) * stride + r - a.first;
+              for (size_t j = 0; j < kRows; j += 8) {
+                const __m256 factor =
+                    _mm256_mul_ps(eight_scales(scale + j * entry, scales.is_half), step);
+                const __m256 sum = _mm256_cvtepi32_ps(load(sums + i * kRows + j));
+                const __m256 before = g ? _mm256_loadu_ps(to + j) : _mm256_setzero_ps();
+                _mm256_storeu_ps(to + j, _mm256_fmadd_ps(sum, factor, before));
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+
+  // sums (vector of the set, kRows) = columns [c, c + columns) of rows from r on.
+  static void add_runs(const RankedRows& a, size_t r, size_t c, size_t columns, const char* tables,
+                       size_t width, int32_t* sums) {
+    const size_t strip = r / W16::kStripRows * W16::kStripRows;
+    const size_t height = strip_height<W16>(a.end - strip);
+    const uint8_t* column =
+        a.index + (strip * a.columns + c * height + r - strip) * W16::kCellBytes;
+    const size_t strip_bytes = W16::kStripRows * a.columns * W16::kCellBytes;
+    const uint8_t* ahead = strip + 2 * W16::kStripRows <= a.end ? column + strip_bytes : column;
+    for (size_t done = 0, run; done < columns; done += run) {
+      run = min(columns - done, a.columns_per_widen);
+      const size_t at = done * height * W16::kCellBytes;
+      Lookups::lookup(kRows, width)({column + at, ahead + at, height, run,
+                                     tables + done * width * Lookups::kColumnTableBytes, done == 0,
+                                     sums, kRows});
+    }
+  }
+
+  static constexpr GroupedBatchKernel<int8_t, int16_t> kBatch = {
+      2, 16, shared_bytes, per_thread_bytes, prepare, multiply, 1};
+};
+
 }  // namespace
 
 void fill_small_batch_avx2(KernelTable& table, Isa isa) {
   // AVX-512 looks up single vectors faster than this a few.
   if (isa >= Isa::avx512) return;
   table.w16_i8.small_batch = SmallBatch<Kernel<W16Digits>>::kBatch;
+  table.w16_i8.small_grouped_batch = GroupedSmallBatch::kBatch;
   table.n4s1_i8.small_batch = SmallBatch<Kernel<N4S1Digits>>::kBatch;
 }
 

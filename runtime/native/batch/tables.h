@@ -235,6 +235,40 @@ struct TableProduct {
     }
   }
 
+  static void build_tables(const Number* x, const Pattern* patterns, int k, bool ternary,
+                           size_t blocks, char* tables) {
+    for (size_t b = 0; b < blocks; b++, x += k * kLanes, tables += kTableBytes)
+      ternary ? build_ternary_table(x, tables) : build_table(x, patterns, k, tables);
+  }
+
+  // Decodes the ranks of rows [r, stop) of a strip in some columns.
+  static void decode_rows(const RankedRows& a, size_t r, size_t stop, size_t first_column,
+                          size_t columns, typename Packing::Ranks* ranks) {
+    const size_t start = r / Packing::kStripRows * Packing::kStripRows;
+    const size_t height = strip_height<Packing>(a.end - start);
+    const uint8_t* column =
+        a.index + (start * a.columns + first_column * height) * Packing::kCellBytes;
+    for (size_t j = 0; j < columns; j++, column += height * Packing::kCellBytes)
+      Packing::template decode<Lanes::kShift>(column, height, r - start, stop - r,
+                                              ranks + j * Packing::kStripRows);
+  }
+
+  static size_t strip_end(size_t r, size_t bottom) {
+    return min(bottom, (r / Packing::kStripRows + 1) * Packing::kStripRows);
+  }
+
+  // Adds the entries of columns [g, g + columns) to the sums of rows [top, bottom).
+  static void add_columns(const RankedRows& a, size_t top, size_t bottom, size_t g, size_t columns,
+                          const char* tables, typename Packing::Ranks* ranks, Number* tile) {
+    for (size_t r = top, stop; r < bottom; r = stop) {
+      stop = strip_end(r, bottom);
+      decode_rows(a, r, stop, g, columns, ranks);
+      Number* sums = tile + (r - top) * kLanes;
+      columns == kColumns ? add_rows<kColumns>(tables, ranks, columns, stop - r, sums)
+                          : add_rows<0>(tables, ranks, columns, stop - r, sums);
+    }
+  }
+
   static void widen_sums(size_t rows, PerThread& scratch) {
     if constexpr (kWidens) widen(scratch.tile, scratch.sums, rows * kLanes);
   }
@@ -256,22 +290,9 @@ struct TableProduct {
       }
       since += columns;
       const size_t blocks = columns * Packing::kBlocks;
-      for (size_t b = 0; b < blocks; b++, x += k * kLanes)
-        ternary ? build_ternary_table(x, scratch.tables + b * kTableBytes)
-                : build_table(x, patterns, k, scratch.tables + b * kTableBytes);
-      for (size_t r = top, stop; r < bottom; r = stop) {
-        const size_t start = r / Packing::kStripRows * Packing::kStripRows;
-        const size_t height = strip_height<Packing>(a.end - start);
-        stop = min(start + height, bottom);
-        const uint8_t* column = a.index + (start * a.columns + g * height) * Packing::kCellBytes;
-        for (size_t j = 0; j < columns; j++, column += height * Packing::kCellBytes)
-          Packing::template decode<Lanes::kShift>(column, height, r - start, stop - r,
-                                                  scratch.ranks + j * Packing::kStripRows);
-        Number* tile = scratch.tile + (r - top) * kLanes;
-        columns == kColumns
-            ? add_rows<kColumns>(scratch.tables, scratch.ranks, columns, stop - r, tile)
-            : add_rows<0>(scratch.tables, scratch.ranks, columns, stop - r, tile);
-      }
+      build_tables(x, patterns, k, ternary, blocks, scratch.tables);
+      x += blocks * k * kLanes;
+      add_columns(a, top, bottom, g, columns, scratch.tables, scratch.ranks, scratch.tile);
     }
     widen_sums(rows, scratch);
   }
@@ -294,14 +315,181 @@ struct TableProduct {
           sums = scratch.sums;
         else
           sums = scratch.tile;
-        for (size_t i = 0; i < vectors; i++)
-          for (size_t r = top; r < bottom; r++)
-            y[(first + i) * stride + r - a.first] = sums[(r - top) * kLanes + i];
+        store_tile(sums, bottom - top, vectors, y + first * stride + top - a.first, stride);
       }
     }
   }
 
+  static void store_tile(const Y* sums, size_t rows, size_t vectors, Y* y, size_t stride) {
+    for (size_t i = 0; i < vectors; i++)
+      for (size_t r = 0; r < rows; r++) y[i * stride + r] = sums[r * kLanes + i];
+  }
+
   static constexpr BatchKernel<X, Pattern, Y> kernel(size_t min_vectors) {
+    return {min_vectors, kLanes, shared_bytes, per_thread_bytes, prepare, multiply};
+  }
+};
+
+// The same for float32 and packing w16, with scales of groups of columns. Where a group ends among
+// the columns whose tables are in L1, the sums up to there are scaled and added to the results, and
+// new sums begin.
+//
+// Bound: as many additions as inputs, then a multiplication and an addition for each group.
+template <class Lanes>
+struct GroupedFloatTableProduct {
+  using Plain = TableProduct<Lanes, W16Ranks>;
+  using Value = typename Lanes::Value;
+  static constexpr size_t kLanes = Lanes::kLanes, kColumns = Plain::kColumns;
+
+  struct PerThread : Plain::PerThread {  // the tile has the sums of a group
+    float results[kTileRows * kLanes];
+    float scales[W16::kStripRows];
+  };
+
+  static size_t shared_bytes(const Grouping& grouping, int k, size_t count) {
+    return Plain::shared_bytes(divide_up(grouping.blocks, W16::kBlocks), k, count);
+  }
+  static size_t per_thread_bytes(const Grouping&, int, size_t) { return sizeof(PerThread); }
+
+  static void prepare(const float* x, const float* patterns, int k, size_t columns, const Grouping&,
+                      size_t count, size_t first, size_t last, void* shared) {
+    Plain::prepare(x, patterns, k, columns, count, first, last, shared);
+  }
+
+  // The scales of a group and `rows` rows, the first of which is `first` of those wanted.
+  static void read_scales(const GroupScales& all, size_t group, size_t first, size_t rows,
+                          float* scales) {
+    const char* from =
+        static_cast<const char*>(all.data) + (group * all.stride + first) * entry_bytes(all);
+    for (size_t r = 0; r < rows; r += 8, from += 8 * entry_bytes(all))
+      _mm256_storeu_ps(
+          scales + r, all.is_half
+                          ? _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))
+                          : _mm256_loadu_ps(reinterpret_cast<const float*>(from)));
+  }
+
+  // Adds kColumns columns to the sums of each row; the group ends after `end` of their blocks.
+  template <size_t kEnd = 1>
+  static void add_across(size_t end, const char* tables, const uint32_t* ranks, size_t count,
+                         const float* scales, float* tile, float* results) {
+    if constexpr (kEnd < Plain::kBlocks) {
+      if (end > kEnd) return add_across<kEnd + 1>(end, tables, ranks, count, scales, tile, results);
+    }
+    for (size_t r = 0; r < count; r++, tile += kLanes, results += kLanes) {
+      Value sum = Lanes::load(tile);
+      const char* t = tables;
+#pragma GCC unroll 4
+      for (size_t j = 0; j < kColumns; j++) {
+        uint32_t bytes = ranks[j * W16::kStripRows + r];
+#pragma GCC unroll 3
+        for (size_t b = 0; b < W16::kBlocks; b++, t += Plain::kTableBytes, bytes >>= 8) {
+          sum = Lanes::add(sum, Lanes::load(t + 8 * size_t{bytes & 255}));
+          if (j * W16::kBlocks + b + 1 == kEnd) {
+            Lanes::store(results, Lanes::add(Lanes::load(results), Lanes::times(sum, scales[r])));
+            sum = Value{};
+          }
+        }
+      }
+      Lanes::store(tile, sum);
+    }
+  }
+
+  // Some blocks of a column, all of one group.
+  struct Part {
+    const uint32_t* ranks;  // of the first row
+    size_t skip, blocks;
+    const char* tables;
+  };
+
+  // Adds the entries of some parts to the sums of each row. kEnds: then the group ends.
+  template <bool kEnds>
+  static void add_parts(const Part* parts, size_t size, size_t count, const float* scales,
+                        float* tile, float* results) {
+    for (size_t r = 0; r < count; r++, tile += kLanes, results += kLanes) {
+      Value sum = Lanes::load(tile);
+      for (size_t i = 0; i < size; i++) {
+        uint32_t bytes = parts[i].ranks[r] >> (8 * parts[i].skip);
+        const char* t = parts[i].tables;
+        for (size_t b = 0; b < parts[i].blocks; b++, t += Plain::kTableBytes, bytes >>= 8)
+          sum = Lanes::add(sum, Lanes::load(t + 8 * size_t{bytes & 255}));
+      }
+      if (kEnds) {
+        Lanes::store(results, Lanes::add(Lanes::load(results), Lanes::times(sum, scales[r])));
+        sum = Value{};
+      }
+      Lanes::store(tile, sum);
+    }
+  }
+
+  // Adds blocks [first, last), whose tables and ranks of rows [r, stop) are in `scratch`.
+  static void add_rows(const RankedRows& a, const GroupScales& scales, size_t first, size_t last,
+                       size_t r, size_t stop, size_t top, PerThread& scratch) {
+    const Grouping& grouping = scales.grouping;
+    float* tile = scratch.tile + (r - top) * kLanes;
+    float* results = scratch.results + (r - top) * kLanes;
+    const size_t first_group = first / grouping.blocks_per_group;
+    const size_t first_end = group_end(grouping, first_group * grouping.blocks_per_group);
+    if (last - first == Plain::kBlocks && first_end <= last &&
+        group_end(grouping, first_end) > last) {
+      read_scales(scales, first_group, r - a.first, stop - r, scratch.scales);
+      return add_across(first_end - first, scratch.tables, scratch.ranks, stop - r, scratch.scales,
+                        tile, results);
+    }
+    for (size_t begin = first, end; begin < last; begin = end) {
+      const size_t group = begin / grouping.blocks_per_group;
+      const size_t group_stop = group_end(grouping, group * grouping.blocks_per_group);
+      end = min(last, group_stop);
+      if (end < group_stop && end - begin == kColumns * W16::kBlocks) {
+        Plain::template add_rows<kColumns>(scratch.tables, scratch.ranks, kColumns, stop - r, tile);
+        continue;
+      }
+      Part parts[kColumns];
+      size_t size = 0;
+      for (size_t b = begin - first, next; b < end - first; b = next) {
+        const size_t column = b / W16::kBlocks;
+        next = min(end - first, (column + 1) * W16::kBlocks);
+        parts[size++] = {scratch.ranks + column * W16::kStripRows, b % W16::kBlocks, next - b,
+                         scratch.tables + b * Plain::kTableBytes};
+      }
+      if (end < group_stop) {
+        add_parts<false>(parts, size, stop - r, nullptr, tile, results);
+      } else {
+        read_scales(scales, group, r - a.first, stop - r, scratch.scales);
+        add_parts<true>(parts, size, stop - r, scratch.scales, tile, results);
+      }
+    }
+  }
+
+  static void multiply(const RankedRows& a, const GroupScales& scales, const float* patterns, int k,
+                       const void* shared, size_t count, void* memory, float* y, size_t stride) {
+    PerThread& scratch = *static_cast<PerThread*>(memory);
+    const size_t inputs = a.columns * W16::kBlocks * k;
+    const bool ternary = Plain::is_ternary(patterns, k);
+    for (size_t i = 0; i < sizeof(scratch.tables); i++)
+      scratch.tables[i] = 0;  // for ranks that are no pattern
+    for (size_t i = 0; i < count; i += kLanes)
+      for (size_t top = a.first; top < a.last; top += kTileRows) {
+        const size_t bottom = min(a.last, top + kTileRows);
+        const float* x = static_cast<const float*>(shared) + i * inputs;
+        for (size_t j = 0; j < (bottom - top) * kLanes; j++)
+          scratch.tile[j] = scratch.results[j] = 0;
+        for (size_t g = 0; g < a.columns; g += kColumns) {
+          const size_t columns = min(a.columns - g, kColumns), first = g * W16::kBlocks;
+          const size_t last = min(scales.grouping.blocks, first + columns * W16::kBlocks);
+          Plain::build_tables(x + first * k * kLanes, patterns, k, ternary, last - first,
+                              scratch.tables);
+          for (size_t r = top, stop; r < bottom; r = stop) {
+            stop = Plain::strip_end(r, bottom);
+            Plain::decode_rows(a, r, stop, g, columns, scratch.ranks);
+            add_rows(a, scales, first, last, r, stop, top, scratch);
+          }
+        }
+        Plain::store_tile(scratch.results, bottom - top, min(count - i, kLanes),
+                          y + i * stride + top - a.first, stride);
+      }
+  }
+
+  static constexpr GroupedBatchKernel<float, float> kernel(size_t min_vectors) {
     return {min_vectors, kLanes, shared_bytes, per_thread_bytes, prepare, multiply};
   }
 };

@@ -17,6 +17,7 @@ struct Float32 : FloatTypes {
 
 void fill_tables_avx512(KernelTable& table) {
   table.w16_f32.medium_batch = TableProduct<Lanes<Float32, 1>, W16Ranks>::kernel(16);
+  table.w16_f32.small_grouped_batch = GroupedFloatTableProduct<Lanes<Float32, 1>>::kernel(12);
   table.n4s1_f32.medium_batch = TableProduct<Lanes<Float32, 1>, N4S1Ranks>::kernel(13);
 }
 

@@ -44,14 +44,16 @@ struct Output {
 };
 
 Output row_output(size_t count, size_t n, const Weight& weight, float eps,
-                  const Maybe<float, 2>& out, const Maybe<int8_t, 2>& q, const Maybe<float, 2>& s) {
+                  const Maybe<float, 2>& out, const Maybe<int8_t, 2>& q, const Maybe<float, 2>& s,
+                  size_t group_columns) {
+  const rsr::RowOutput to = {n,          pointer(weight), eps,          pointer(out),
+                             pointer(q), pointer(s),      group_columns};
   require(!weight || weight->shape(0) == n, "weight must have an entry for each of a row");
   require(has_shape(out, count, n) && has_shape(q, count, n),
           "out and q must have the shape of the rows");
-  require(q.has_value() == s.has_value() && has_shape(s, count, 1),
-          "q and s go together, and s must be (count, 1)");
+  require(q.has_value() == s.has_value() && has_shape(s, count, rsr::scale_count(to)),
+          "q and s go together, and s must be (count, 1), or (count, groups) with group_columns");
   require(out || q, "one of out and (q, s) must be given");
-  const rsr::RowOutput to = {n, pointer(weight), eps, pointer(out), pointer(q), pointer(s)};
   return {to, weight, out, q, s};
 }
 
@@ -62,20 +64,22 @@ rsr::Activation activation_named(const std::string& name) {
 }
 
 auto normalize(const Rows& x, const Maybe<const float, 2>& add, const Weight& weight, float eps,
-               const Maybe<float, 2>& out, const Maybe<int8_t, 2>& q, const Maybe<float, 2>& s) {
+               const Maybe<float, 2>& out, const Maybe<int8_t, 2>& q, const Maybe<float, 2>& s,
+               size_t group_columns) {
   const size_t count = x.shape(0), n = x.shape(1);
   require(has_shape(add, count, n), "add must have the shape of x");
-  const Output output = row_output(count, n, weight, eps, out, q, s);
+  const Output output = row_output(count, n, weight, eps, out, q, s, group_columns);
   return [=] { rsr::normalize(x.data(), pointer(add), count, output.to); };
 }
 
 auto gated(const Array<const float, 2>& gate, const Array<const float, 2>& up,
            const std::string& activation, const Weight& weight, float eps,
-           const Maybe<float, 2>& out, const Maybe<int8_t, 2>& q, const Maybe<float, 2>& s) {
+           const Maybe<float, 2>& out, const Maybe<int8_t, 2>& q, const Maybe<float, 2>& s,
+           size_t group_columns) {
   const size_t count = gate.shape(0), n = gate.shape(1);
   require(up.shape(0) == count && up.shape(1) == n, "up must have the shape of gate");
   const rsr::Activation function = activation_named(activation);
-  const Output output = row_output(count, n, weight, eps, out, q, s);
+  const Output output = row_output(count, n, weight, eps, out, q, s, group_columns);
   return [=] { rsr::gated(gate.data(), up.data(), function, count, output.to); };
 }
 
@@ -167,8 +171,8 @@ auto attend(const Array<float, 3>& q, const Array<float, 3>& k, const Array<cons
 
 constexpr const char* kOutputs =
     "weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 "
-    "and s: (count, 1), as of quantize_i8, or None both. Raises ValueError for other shapes, or if "
-    "there is no output.";
+    "and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of "
+    "quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.";
 
 }  // namespace
 
@@ -181,7 +185,7 @@ void bind_decoder(nb::module_& m, nb::class_<Program>& program) {
       kOutputs;
   bind_step(m, program, "normalize", &normalize, normalize_doc.c_str(), "x"_a.noconvert(),
             "add"_a.none(), "weight"_a.none(), "eps"_a, "out"_a.noconvert().none(),
-            "q"_a.noconvert().none(), "s"_a.noconvert().none());
+            "q"_a.noconvert().none(), "s"_a.noconvert().none(), "group_columns"_a = 0);
   const std::string gated_doc =
       std::string(
           "activation(gate) * up, then its RMS norm as in normalize, to out, to (q, s), or "
@@ -190,7 +194,7 @@ void bind_decoder(nb::module_& m, nb::class_<Program>& program) {
       kOutputs;
   bind_step(m, program, "gated", &gated, gated_doc.c_str(), "gate"_a, "up"_a, "activation"_a,
             "weight"_a.none(), "eps"_a, "out"_a.noconvert().none(), "q"_a.noconvert().none(),
-            "s"_a.noconvert().none());
+            "s"_a.noconvert().none(), "group_columns"_a = 0);
   nb::class_<Rope>(
       m, "Rope", "Rotary position embedding, norms of queries and keys, and the factor of scores.")
       .def(

@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "bindings/numpy.h"
 #include "bindings/program.h"
 #include "dense/dense.h"
 #include "permuted/permuted.h"
@@ -51,6 +52,16 @@ void check_scale(const Array<const float, 1>& scale, size_t scale_rows, size_t o
 
 using Bytes = Array<const uint8_t, 2>;
 
+void multiply(const rsr::RankedProduct<int32_t>* products, size_t size, const int8_t* x,
+              size_t count, rsr::Orders orders) {
+  rsr::multiply_i8(products, size, x, count, orders);
+}
+
+void multiply(const rsr::RankedProduct<float>* products, size_t size, const float* x, size_t count,
+              rsr::Orders orders) {
+  rsr::multiply_f32(products, size, x, count, orders);
+}
+
 class Ranked {
  public:
   Ranked(Array<const uint16_t, 1> words, size_t rows, size_t columns,
@@ -64,16 +75,71 @@ class Ranked {
   }
 
   Ranked(Array<const uint8_t, 1> bytes, size_t rows, size_t columns,
-         Array<const int16_t, 2> patterns, Array<const float, 1> scale, size_t scale_rows)
-      : bytes_(bytes), patterns_(patterns), scale_(scale) {
+         Array<const int16_t, 2> patterns, Array<const float, 1> scale, size_t scale_rows,
+         std::optional<Bytes> group_scale, size_t group_columns)
+      : bytes_(bytes), patterns_(patterns), scale_(scale), group_scale_(group_scale) {
     require(patterns.shape(0) == size_t{rsr::N4S1::kK}, "packing n4s1 needs k = 3");
     set_index(rsr::Packing::n4s1, bytes.data(), rows, columns, scale_rows);
+    if (group_scale) set_groups(*group_scale, group_columns);
     check_size(bytes.nbytes());
   }
 
   const rsr::RankedIndex& index() const { return index_; }
 
+  // The product with x (in_features,), if it has most_dimensions also with (in_features, count).
+  nb::object times(nb::handle x, size_t most_dimensions) const {
+    const NumPyView view(x);
+    const bool is_float = view.holds<float>();
+    if (!(is_float || view.holds<int8_t>())) return nb::none();
+    const size_t dimensions = view.dimensions();
+    if (dimensions == 0 || dimensions > most_dimensions || view.shape(0) != index_.columns)
+      return nb::none();
+    return is_float ? times<float, float>(view) : times<int8_t, int32_t>(view);
+  }
+
+  // The product with rows (..., in_features) of float32.
+  nb::object linear(nb::handle x, bool quantizing) const {
+    const NumPyView view(x);
+    if (!view.holds<float>() || !view.is_c_contiguous()) return nb::none();
+    const size_t last = view.dimensions() - 1;
+    if (view.dimensions() == 0 || view.shape(last) != index_.columns) return nb::none();
+    size_t count = 1;
+    for (size_t i = 0; i < last; i++) count *= view.shape(i);
+    nb::tuple shape = nb::steal<nb::tuple>(PyTuple_New(static_cast<Py_ssize_t>(last + 1)));
+    for (size_t i = 0; i <= last; i++)
+      PyTuple_SetItem(shape.ptr(), i,
+                      nb::int_(i < last ? view.shape(i) : index_.rows).release().ptr());
+    return made<float>(shape, [&](const auto& to) {
+      const float* from = view.data<const float>();
+      quantizing ? rsr::multiply_quantizing(&to, 1, from, count)
+                 : rsr::multiply_f32(&to, 1, from, count);
+    });
+  }
+
  private:
+  template <class X, class Y>
+  nb::object times(const NumPyView& x) const {
+    const X* from = x.data<const X>();
+    if (x.dimensions() == 1)
+      return made<Y>(nb::make_tuple(index_.rows),
+                     [&](const auto& to) { multiply(&to, 1, from, 1, {}); });
+    const size_t count = x.shape(1);
+    const rsr::Order order = x.is_c_contiguous() ? rsr::Order::columns : rsr::Order::rows;
+    return made<Y>(nb::make_tuple(index_.rows, count), [&](const auto& to) {
+      multiply(&to, 1, from, count, {order, rsr::Order::columns});
+    });
+  }
+
+  // A new array that work(RankedProduct) writes.
+  template <class Y, class Work>
+  nb::object made(const nb::tuple& shape, const Work& work) const {
+    nb::object y = new_array<Y>(shape);
+    const NumPyView view(y);
+    const rsr::RankedProduct<Y> product{&index_, view.data<Y>()};
+    without_gil([&] { work(product); });
+    return y;
+  }
+
   void set_index(rsr::Packing packing, const void* data, size_t rows, size_t columns,
                  size_t scale_rows) {
     const int k = static_cast<int>(patterns_.shape(0));
@@ -123,20 +189,31 @@ class Ranked {
 
 using Matrices = std::vector<const Ranked*>;
 
-// y[j][i] = W[j] x[i]. The result of a matrix does not depend on the others.
-template <class X, class Y, class Multiply>
-auto ranked_products(const Matrices& matrices, const Array<const X, 2>& x,
-                     const std::vector<Array<Y, 2>>& y, const Multiply& multiply) {
+// The products W[j] x, where y[j] is to be written. check(index, y[j]) checks the shapes. The
+// result of a matrix does not depend on the others.
+template <class Y, class Check>
+auto ranked_products(const Matrices& matrices, const std::vector<Array<Y, 2>>& y,
+                     const Check& check) {
   require(!matrices.empty() && matrices.size() == y.size(), "each matrix needs its y");
   std::vector<rsr::RankedProduct<Y>> products;
-  std::vector<nb::object> held;
   for (size_t j = 0; j < y.size(); j++) {
     const rsr::RankedIndex& index = matrices[j]->index();
     require(index.shares_input(matrices[0]->index()), "the matrices must have one input");
-    check_shapes(x, y[j], index.columns, index.rows);
+    check(index, y[j]);
     products.push_back({&index, y[j].data()});
-    held.push_back(nb::find(matrices[j]));
   }
+  return products;
+}
+
+// multiply(products, size, x, count) for y[j][i] = W[j] x[i].
+template <class X, class Y, class Multiply>
+auto ranked_work(const Matrices& matrices, const Array<const X, 2>& x,
+                 const std::vector<Array<Y, 2>>& y, const Multiply& multiply) {
+  auto products = ranked_products(matrices, y, [&](const rsr::RankedIndex& a, const auto& to) {
+    check_shapes(x, to, a.columns, a.rows);
+  });
+  std::vector<nb::object> held;
+  for (const Ranked* matrix : matrices) held.push_back(nb::find(matrix));
   return [products = std::move(products), held = std::move(held), x, y, multiply] {
     multiply(products.data(), products.size(), x.data(), x.shape(0));
   };
@@ -144,30 +221,53 @@ auto ranked_products(const Matrices& matrices, const Array<const X, 2>& x,
 
 auto multiply_i8(const Matrices& matrices, const Array<const int8_t, 2>& x,
                  const std::vector<Array<int32_t, 2>>& y) {
-  return ranked_products(matrices, x, y, [](auto... a) { rsr::multiply_i8(a...); });
+  return ranked_work(matrices, x, y, [](auto... a) { rsr::multiply_i8(a...); });
 }
 
 auto multiply_f32(const Matrices& matrices, const Array<const float, 2>& x,
                   const std::vector<Array<float, 2>>& y) {
-  return ranked_products(matrices, x, y, [](auto... a) { rsr::multiply_f32(a...); });
+  return ranked_work(matrices, x, y, [](auto... a) { rsr::multiply_f32(a...); });
 }
 
 auto multiply_quantized(const Matrices& matrices, const Array<const int8_t, 2>& q,
                         const Array<const float, 2>& s, const std::vector<Array<float, 2>>& y) {
   require(s.shape(0) == q.shape(0) && s.shape(1) == 1, "s must be (count, 1)");
-  return ranked_products(matrices, q, y, [s](auto products, size_t size, auto x, size_t count) {
+  return ranked_work(matrices, q, y, [s](auto products, size_t size, auto x, size_t count) {
     rsr::multiply_quantized(products, size, x, s.data(), count);
   });
+}
+
+template <class X, class Y>
+void multiply_columns(const Matrices& matrices,
+                      const nb::ndarray<const X, nb::ndim<2>, nb::device::cpu>& x,
+                      const std::vector<Array<Y, 2>>& y) {
+  const size_t columns = x.shape(0), count = x.shape(1);
+  const auto products = ranked_products(matrices, y, [&](const auto& index, const auto& to) {
+    require(columns == index.columns && to.shape(0) == index.rows && to.shape(1) == count,
+            "x must be (in_features, count) and y (out_features, count)");
+  });
+  const auto has_strides = [&](size_t first, size_t second) {
+    return (columns <= 1 || size_t(x.stride(0)) == first) &&
+           (count <= 1 || size_t(x.stride(1)) == second);
+  };
+  const bool is_c = has_strides(count, 1);
+  require(is_c || has_strides(1, columns), "x must be C- or F-contiguous");
+  const rsr::Orders orders{is_c ? rsr::Order::columns : rsr::Order::rows, rsr::Order::columns};
+  without_gil([&] { multiply(products.data(), products.size(), x.data(), count, orders); });
+}
+
+void multiply_quantizing(const Matrices& matrices, const Array<const float, 2>& x,
+                         const std::vector<Array<float, 2>>& y) {
+  without_gil(ranked_work(matrices, x, y, [](auto... a) { rsr::multiply_quantizing(a...); }));
 }
 
 auto multiply_group_quantized(const Matrices& matrices, const Array<const int8_t, 2>& q,
                               const Array<const float, 2>& steps,
                               const std::vector<Array<float, 2>>& y) {
   for (const Ranked* matrix : matrices)
-    require(matrix->index().groups.columns != 0 && steps.shape(0) == q.shape(0) &&
-                steps.shape(1) == matrix->index().group_count(),
-            "the matrices must have groups, and steps must be (count, groups)");
-  return ranked_products(matrices, q, y, [steps](auto products, size_t size, auto x, size_t count) {
+    require(steps.shape(0) == q.shape(0) && steps.shape(1) == matrix->index().step_count(),
+            "steps must be (count, groups)");
+  return ranked_work(matrices, q, y, [steps](auto products, size_t size, auto x, size_t count) {
     rsr::multiply_group_quantized(products, size, x, steps.data(), count);
   });
 }
@@ -290,12 +390,25 @@ void bind_products(nb::module_& m, nb::class_<Program>& program) {
       "q: (count, in_features). s: (count, 1), as quantize_i8 returns both. y: for each matrix "
       "(count, out_features), written. Raises ValueError for other shapes.",
       "matrices"_a, "q"_a, "s"_a, "y"_a.noconvert());
+  m.def("multiply_columns", &multiply_columns<int8_t, int32_t>, "matrices"_a, "x"_a.noconvert(),
+        "y"_a.noconvert(),
+        "y[j] = W[j] @ x, exact and unscaled.\n\n"
+        "x: (in_features, count), C- or F-contiguous. y: for each matrix (out_features, count), "
+        "written. Raises ValueError for other shapes.");
+  m.def("multiply_columns", &multiply_columns<float, float>, "matrices"_a, "x"_a.noconvert(),
+        "y"_a.noconvert(), "The same for float32, scaled and within the bound of multiply_f32.");
+  m.def("multiply_quantizing", &multiply_quantizing, "matrices"_a, "x"_a, "y"_a.noconvert(),
+        "multiply_quantized of q and s as quantize_i8 makes them of x.\n\n"
+        "x: (count, in_features). y: for each matrix (count, out_features), written. Raises "
+        "ValueError for other shapes.");
   bind_step(
       m, program, "multiply_group_quantized", &multiply_group_quantized,
       "y[j] = sum over groups of columns of (scale * step) * (the exact sum of q @ W[j].T).\n\n"
-      "matrices with scales of groups. q: (count, in_features). steps: (count, groups), what "
-      "a unit of q stands for. y: for each matrix (count, out_features), written. Raises "
-      "ValueError for other shapes or matrices.",
+      "Without scales of groups, of groups of STEP_COLUMNS columns, and within n 2^-24 |scale| "
+      "sum|q * step| for n = in_features + 2.\n\n"
+      "matrices share their input (shares_input). q: (count, in_features). steps: (count, groups), "
+      "what a unit of q stands for, as quantize_groups_i8 returns both. y: for each matrix (count, "
+      "out_features), written. Raises ValueError for other shapes.",
       "matrices"_a, "q"_a, "steps"_a, "y"_a.noconvert());
   bind_multiply_dense<float>(
       m, program,
@@ -312,7 +425,14 @@ void bind_products(nb::module_& m, nb::class_<Program>& program) {
             "weight"_a.noconvert(), "scale"_a, "q"_a, "s"_a, "y"_a.noconvert());
 }
 
+constexpr const char* kTimes =
+    "def times(self, x: object, most_dimensions: int) -> numpy.typing.NDArray[typing.Any] | None";
+constexpr const char* kLinear =
+    "def linear(self, x: object, quantizing: bool) -> numpy.typing.NDArray[numpy.float32] | None";
+
 void bind_indexes(nb::module_& m) {
+  m.attr("STEP_COLUMNS") = rsr::kStepColumns;
+  NumPy::get();
   nb::class_<Ranked>(m, "Ranked", "An index in encoding ranked. The caller has checked its ranks.")
       .def(
           nb::init<Array<const uint16_t, 1>, size_t, size_t, Array<const int16_t, 2>,
@@ -325,13 +445,37 @@ void bind_indexes(nb::module_& m) {
           "scale_rows rows. group_scale: replaces scale, (groups, rows) float16 or float32 as "
           "bytes, one group per group_columns columns. stride: from one input of a column block to "
           "the next. Raises ValueError for sizes that do not match.")
-      .def(nb::init<Array<const uint8_t, 1>, size_t, size_t, Array<const int16_t, 2>,
-                    Array<const float, 1>, size_t>(),
-           "bytes"_a.noconvert(), "rows"_a, "columns"_a, "patterns"_a, "scale"_a, "scale_rows"_a,
-           "Packing n4s1.\n\n"
-           "bytes: (padded rows * units * 5,), strips of units. patterns: (3, 32), those of three "
-           "ternary digits in order. scale: one per scale_rows rows. Raises ValueError for sizes "
-           "that do not match.")
+      .def(
+          nb::init<Array<const uint8_t, 1>, size_t, size_t, Array<const int16_t, 2>,
+                   Array<const float, 1>, size_t, std::optional<Bytes>, size_t>(),
+          "bytes"_a.noconvert(), "rows"_a, "columns"_a, "patterns"_a, "scale"_a, "scale_rows"_a,
+          "group_scale"_a = nb::none(), "group_columns"_a = 0,
+          "Packing n4s1.\n\n"
+          "bytes: (padded rows * bytes of a row,), strips of units. patterns: (3, 32), those of "
+          "three ternary digits in order. scale: one per scale_rows rows. group_scale and "
+          "group_columns: as for w16; units end with every group. Raises ValueError for sizes that "
+          "do not match.")
+      .def(
+          "times",
+          [](const Ranked& a, nb::handle x, size_t most_dimensions) {
+            return a.times(x, most_dimensions);
+          },
+          "x"_a.none(), "most_dimensions"_a, nb::sig(kTimes),
+          "W @ x, as multiply_i8 or multiply_f32, in one call that checks x and allocates.\n\n"
+          "x: (in_features,) or, if most_dimensions is 2, (in_features, count). Returns None, not "
+          "an error, for what is no aligned, C- or F-contiguous numpy.ndarray of float32 or int8 "
+          "of these shapes.")
+      .def(
+          "linear",
+          [](const Ranked& a, nb::handle x, bool quantizing) { return a.linear(x, quantizing); },
+          "x"_a.none(), "quantizing"_a, nb::sig(kLinear),
+          "x @ W.T, as multiply_f32 or, if quantizing, multiply_quantizing, in one call.\n\n"
+          "x: (..., in_features). Returns None, not an error, for what is no aligned, C-contiguous "
+          "numpy.ndarray of float32 of this shape.")
+      .def_prop_ro(
+          "step_columns", [](const Ranked& a) { return a.index().step_columns(); },
+          "Columns of a group of inputs that are quantized by groups: those of the scales, else "
+          "STEP_COLUMNS.")
       .def(
           "shares_input",
           [](const Ranked& a, const Ranked& other) {

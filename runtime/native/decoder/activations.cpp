@@ -12,7 +12,7 @@ thread_local Buffer gated_row;
 RowOutput row_of(const RowOutput& first, size_t i) {
   RowOutput to = first;
   if (to.out) to.out += i * to.n;
-  if (to.q) to.q += i * to.n, to.s += i;
+  if (to.q) to.q += i * to.n, to.s += i * scale_count(to);
   return to;
 }
 
@@ -48,6 +48,12 @@ void gated(const float* gate, const float* up, Activation activation, size_t cou
 void quantize_i8(const float* x, size_t count, size_t n, int8_t* q, float* s) {
   // With nothing to add, normalize only reads x.
   normalize(const_cast<float*>(x), nullptr, count, {n, nullptr, 0.0f, nullptr, q, s});
+}
+
+void quantize_groups_i8(const float* x, size_t count, size_t n, size_t group_columns, int8_t* q,
+                        float* steps) {
+  normalize(const_cast<float*>(x), nullptr, count,
+            {n, nullptr, 0.0f, nullptr, q, steps, group_columns});
 }
 
 }  // namespace rsr

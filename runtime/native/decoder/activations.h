@@ -10,6 +10,17 @@ namespace rsr {
 // divided by s are then NaN.
 void quantize_i8(const float* x, size_t count, size_t n, int8_t* q, float* s);
 
+// For each of `count` rows of n and each group g of `group_columns` columns, of which the last may
+// have fewer, in float32: steps[g] = m / 127 and q = round_half_even(x * (127 / m)), with m the
+// largest |x| of the group; so x ~ q * steps[g]. Both are 0 where m < 2^-119. A group that is not
+// finite gets steps[g] = NaN and q = 0, which makes every sum over its row NaN.
+//
+// |q| <= 127: x * (127 / m) takes two roundings and is at most 127 (1 + 2^-23).
+//
+// steps: (count, groups).
+void quantize_groups_i8(const float* x, size_t count, size_t n, size_t group_columns, int8_t* q,
+                        float* steps);
+
 // In both functions `to` is the first of `count` rows; its out, q and s point to `count` rows too.
 
 // x += add, unless add is null; then `to` of x.

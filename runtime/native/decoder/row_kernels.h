@@ -57,6 +57,10 @@ inline float inverse_rms(float sum_of_squares, size_t n, float eps) {
   return 1.0f / std::sqrt(sum_of_squares / static_cast<float>(n) + eps);
 }
 
+// A group with smaller magnitudes is 0: its step would not be a normal number, and 127 over its
+// largest magnitude might be infinite.
+constexpr float kLeastMagnitude = 0x1p-119f;
+
 // s of quantize_i8 (activations.h).
 inline float scale_for_i8(float largest) {
   if (!(largest <= std::numeric_limits<float>::max()))
@@ -64,9 +68,39 @@ inline float scale_for_i8(float largest) {
   return 127.0f * (1.0f / (largest > 1e-5f ? largest : 1e-5f));
 }
 
+// Writes columns [begin, begin + n) of the row h, which are a group, and their step.
+template <class Row>
+inline void write_group(const RowOutput& to, const Row& h, size_t begin, size_t n, float* step) {
+  Magnitudes magnitudes = no_magnitudes();
+  for_each_vector(n, [&](size_t i, auto vector) {
+    const Lanes x = h(begin + i, vector);
+    magnitudes = larger(magnitudes, x);
+    if (to.out) vector.store(to.out + begin + i, x);
+  });
+  const float m = largest(magnitudes);
+  if (!(kLeastMagnitude <= m && m <= std::numeric_limits<float>::max())) {
+    *step = m < kLeastMagnitude ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+    std::memset(to.q + begin, 0, n);
+    return;
+  }
+  *step = m / 127.0f;
+  const Lanes inverse = broadcast(127.0f / m);
+  for_each_vector(n, [&](size_t i, auto vector) {
+    const Lanes x = to.out ? vector.load(to.out + begin + i) : h(begin + i, vector);
+    vector.store_i8(to.q + begin + i, mul(x, inverse));
+  });
+}
+
 // Writes the row whose vectors are h(offset, vector).
 template <class Row>
 inline void write_row(const RowOutput& to, const Row& h) {
+  if (to.q && to.group_columns) {
+    for (size_t g = 0; g < scale_count(to); g++) {
+      const size_t begin = g * to.group_columns;
+      write_group(to, h, begin, min(to.group_columns, to.n - begin), to.s + g);
+    }
+    return;
+  }
   Magnitudes magnitudes = no_magnitudes();
   for_each_vector(to.n, [&](size_t i, auto vector) {
     const Lanes x = h(i, vector);

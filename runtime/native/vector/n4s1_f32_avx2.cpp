@@ -12,44 +12,24 @@
 //
 // The unit is a double, so denormal and huge x need no care. NaN, infinity and matrices so wide
 // that a sum of parts leaves int32 do: they take the plain path, floats by magnitude, row by row.
+//
+// Groups of columns: each run of at most 64 blocks of a group has its own unit, the E of its x.
+// |p| <= 64 * 472 fits int16, so a run ends in some 45 instructions for 32 rows: vpmaddwd joins p0
+// and p1 exactly, |p0 + 944 p1| < 2^25, which float32 rounds by at most a unit, or not at all for
+// one block. With the rounding to float32 and that of the addition to y:
+// (n + 1) 2^-27 max|x| + 2^-24 |sum| for a run of n inputs, then 2^-24 |y| for each run; together
+// at most n 2^-24 sum|scale||x| for all n inputs if there are three blocks or more. Fewer take the
+// plain path, as do x of less than 2^-100 or more than 2^100, whose units leave float32.
+#include "vector/fixed_point_avx2.h"
+#include "vector/group_scales_avx2.h"
 #include "vector/n4s1_avx2.h"
 
 namespace rsr {
 namespace {
 
-struct Header {
-  double unit;
-  bool plain;  // a table is 16 floats by magnitude
-};
-constexpr size_t kHeaderBytes = 64, kTableBytes = 96;  // 16 digits l0, h0, l1, h1, l2, h2
+constexpr size_t kTableBytes = 96;  // 16 digits l0, h0, l1, h1, l2, h2
 constexpr int kBase = 31, kPart = 944, kUnitsPerWiden = 8;
 constexpr size_t kMaxBlocks = 0x7fffffff / 472;
-
-// The bits of the largest |x|; at least kInfinity if an x is infinite or NaN. count is a multiple
-// of 8, the blocks of a unit.
-constexpr int32_t kInfinity = 0x7f800000;
-int32_t largest_bits(const float* x, size_t count) {
-  __m256i most = _mm256_setzero_si256();
-  for (size_t i = 0; i < count; i += 8)
-    most = _mm256_max_epi32(most, _mm256_and_si256(load(x + i), _mm256_set1_epi32(0x7fffffff)));
-  alignas(32) int32_t lanes[8];
-  store(lanes, most);
-  int32_t largest = 0;
-  for (int32_t lane : lanes) largest = lane > largest ? lane : largest;
-  return largest;
-}
-
-double power_of_two(int exponent) {
-  const long long bits = static_cast<long long>(1023 + exponent) << 52;
-  return _mm_cvtsd_f64(_mm_castsi128_pd(_mm_set1_epi64x(bits)));
-}
-
-// The exponent of the float with these bits, normal or not; unspecified for zero.
-int exponent_of(int32_t bits) {
-  const __m128 value = _mm_castsi128_ps(_mm_set1_epi32(bits));
-  const __m128d wide = _mm_cvtps_pd(value);  // normal in double
-  return static_cast<int>(_mm_cvtsi128_si64(_mm_castpd_si128(wide)) >> 52 & 2047) - 1023;
-}
 
 void build_plain_tables(const float* x, const float* patterns, int k, size_t blocks, char* tables) {
   for (size_t b = 0; b < blocks; b++, x += k, tables += kTableBytes) {
@@ -61,14 +41,6 @@ void build_plain_tables(const float* x, const float* patterns, int k, size_t blo
   }
 }
 
-// round(v / by) for eight int32, to the precision of float32.
-inline __m256i divide(__m256i v, int by) {
-  const __m256 inverse = _mm256_set1_ps(1.0f / static_cast<float>(by));
-  return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(v), inverse));
-}
-
-inline __m256i times(__m256i v, int by) { return _mm256_mullo_epi32(v, _mm256_set1_epi32(by)); }
-
 // The digits l and h of 16 numbers p, |p| <= 472: p * 1057 / 2^15 is p / 31 to 0.0005, and the
 // nearest tie of p / 31 is 0.016 away.
 inline void store_digits(char* t, __m256i p_0_7, __m256i p_8_15) {
@@ -76,27 +48,28 @@ inline void store_digits(char* t, __m256i p_0_7, __m256i p_8_15) {
   store(t, digits_of<kBase>(p));
 }
 
-void build_tables(const float* x, const float* patterns, int k, size_t blocks, void* tables) {
-  Header* header = static_cast<Header*>(tables);
-  char* t = static_cast<char*>(tables) + kHeaderBytes;
-  const int32_t largest = largest_bits(x, blocks * k);
-  header->plain = largest >= kInfinity || blocks > kMaxBlocks;
-  if (header->plain) return build_plain_tables(x, patterns, k, blocks, t);
-  const int exponent = largest ? exponent_of(largest) : 0;
-  header->unit = power_of_two(exponent - 26);
-  const double inverse = power_of_two(26 - exponent);
-  __m256i digits[3][2];  // k = 3
-  for (int d = 0; d < 3; d++)
-    for (int i = 0; i < 2; i++)
-      digits[d][i] =
-          _mm256_cvtps_epi32(_mm256_loadu_ps(patterns + d * kPatterns + N4S1::kZeroRank + 8 * i));
-  for (size_t b = 0; b < blocks; b++, x += k, t += kTableBytes) {
+// Bin_3 by magnitude, int32.
+struct Digits {
+  __m256i of[3][2];
+
+  explicit Digits(const float* patterns) {
+    for (int d = 0; d < 3; d++)
+      for (int i = 0; i < 2; i++)
+        of[d][i] =
+            _mm256_cvtps_epi32(_mm256_loadu_ps(patterns + d * kPatterns + N4S1::kZeroRank + 8 * i));
+  }
+};
+
+// The tables of blocks whose x are below 2^27 units.
+void build_fixed_tables(const float* x, const Digits& digits, double unit, size_t blocks, char* t) {
+  const double inverse = 1 / unit;
+  for (size_t b = 0; b < blocks; b++, x += 3, t += kTableBytes) {
     __m256i p[3][2];
     for (int i = 0; i < 2; i++) {
       __m256i v = _mm256_setzero_si256();
       for (int d = 0; d < 3; d++) {
         const int rounded = _mm_cvtsd_si32(_mm_set_sd(static_cast<double>(x[d]) * inverse));
-        v = _mm256_add_epi32(v, _mm256_sign_epi32(_mm256_set1_epi32(rounded), digits[d][i]));
+        v = _mm256_add_epi32(v, _mm256_sign_epi32(_mm256_set1_epi32(rounded), digits.of[d][i]));
       }
       // A float32 quotient is off by at most 0.0001, so that |p| <= 472 even next to a tie.
       p[2][i] = divide(v, kPart * kPart);
@@ -108,6 +81,45 @@ void build_tables(const float* x, const float* patterns, int k, size_t blocks, v
   }
 }
 
+void build_tables(const float* x, const float* patterns, int k, size_t blocks, void* tables) {
+  Header* header = static_cast<Header*>(tables);
+  char* t = static_cast<char*>(tables) + kHeaderBytes;
+  const int32_t largest = largest_bits(x, blocks * k);
+  header->plain = largest >= kInfinity || blocks > kMaxBlocks;
+  if (header->plain) return build_plain_tables(x, patterns, k, blocks, t);
+  header->unit = power_of_two((largest ? exponent_of(largest) : 0) - 26);
+  build_fixed_tables(x, Digits(patterns), header->unit, blocks, t);
+}
+
+// Calls body(run, first block, group) with the runs of all groups, in order.
+template <class Body>
+inline void for_each_run(const Grouping& grouping, const Body& body) {
+  for (size_t b = 0, g = 0; b < grouping.blocks; g++)
+    for (const size_t end = group_end(grouping, b); b < end;) {
+      const UnitRun run(end - b, kUnitsPerWiden);
+      body(run, b, g);
+      b += run.blocks();
+    }
+}
+
+void build_grouped_tables(const float* x, const float* patterns, int k, const Grouping& grouping,
+                          void* tables) {
+  Header* header = static_cast<Header*>(tables);
+  char* t = static_cast<char*>(tables) + kHeaderBytes;
+  const Digits digits(patterns);
+  header->plain = grouping.blocks < 3;
+  float* unit = units_of(t, grouping.blocks, kTableBytes);
+  for_each_run(grouping, [&](const UnitRun& run, size_t b, size_t) {
+    const int32_t largest = largest_bits(x + b * k, run.blocks() * k);
+    const int exponent = largest ? exponent_of(largest) : 0;
+    if (exponent < -kMaxExponent || exponent > kMaxExponent) header->plain = true;
+    if (header->plain) return;
+    *unit++ = static_cast<float>(power_of_two(exponent - 26));
+    build_fixed_tables(x + b * k, digits, unit[-1], run.blocks(), t + b * kTableBytes);
+  });
+  if (header->plain) build_plain_tables(x, patterns, k, grouping.blocks, t);
+}
+
 // Adds the six digits of one block for 32 rows.
 inline void add_digits(const char* t, __m256i magnitudes, __m256i signs, __m256i* sums) {
   for (int i = 0; i < 6; i++) {
@@ -116,16 +128,19 @@ inline void add_digits(const char* t, __m256i magnitudes, __m256i signs, __m256i
   }
 }
 
-// Adds one unit for 32 rows: of each part, rows 0-7 and 16-23, then rows 8-15 and 24-31.
-inline void add_unit(const uint8_t* unit, size_t height, const char* t, __m256i* parts_i16x16) {
-  const __m256i raw = load(unit + N4S1::kSignVector * height);
+// Adds a unit of n blocks for 32 rows: of each part, rows 0-7 and 16-23, then rows 8-15 and 24-31.
+inline void add_unit(const uint8_t* unit, size_t height, size_t n, const char* t,
+                     __m256i* parts_i16x16) {
+  const __m256i raw = load(unit + (N4S1::unit_bytes(n) - 1) * height);
   __m256i signs = first_signs(raw), digits[6];
   for (auto& sum : digits) sum = _mm256_setzero_si256();
-  for (int i = 0; i < 4; i++) {
-    const __m256i v = load(unit + i * height);
-    add_digits(t + 2 * i * kTableBytes, even_nibbles(v), signs, digits);
-    signs = i < 3 ? next_signs(signs) : last_signs(raw);
-    add_digits(t + (2 * i + 1) * kTableBytes, odd_nibbles(v), signs, digits);
+#pragma GCC unroll 1  // otherwise GCC moves the sums to the stack: 1.2 times the time
+  for (size_t j = 0; j < n; j += 2, unit += height, t += 2 * kTableBytes) {
+    const __m256i v = load(unit);
+    add_digits(t, even_nibbles(v), signs, digits);
+    if (j + 1 == n) break;
+    signs = j < 6 ? next_signs(signs) : last_signs(raw);
+    add_digits(t + kTableBytes, odd_nibbles(v), signs, digits);
     signs = next_signs(signs);
   }
   for (int i = 0; i < 3; i++)
@@ -158,7 +173,8 @@ void lookup_fixed(const RankedRows& rows, const char* t, double scale, float* y)
       for (auto& sum : row) sum = _mm256_setzero_si256();
     for (; u < stop; u++, unit += N4S1::kCellBytes * height, t += N4S1::kBlocks * kTableBytes) {
       prefetch_unit<R>(unit);
-      for (int r = 0; r < R; r++) add_unit(unit + 32 * r, height, t, parts_i16x16[r]);
+      for (int r = 0; r < R; r++)
+        add_unit(unit + 32 * r, height, N4S1::kBlocks, t, parts_i16x16[r]);
     }
     for (int r = 0; r < R; r++)
       for (int i = 0; i < 3; i++)
@@ -182,18 +198,27 @@ void lookup_fixed(const RankedRows& rows, const char* t, double scale, float* y)
     }
 }
 
-void lookup_plain(const RankedRows& rows, const char* tables, float* y) {
+// Adds a unit of n blocks with tables of floats.
+void add_plain_unit(const uint8_t* unit, size_t height, size_t n, const char* tables, size_t count,
+                    float* y) {
+  const uint8_t* signs = unit + (N4S1::unit_bytes(n) - 1) * height;
+  for (size_t j = 0; j < n; j++, tables += kTableBytes) {
+    const float* t = reinterpret_cast<const float*>(tables);
+    for (size_t r = 0; r < count; r++) {
+      const float sum = t[unit[j / 2 * height + r] >> (4 * (j % 2)) & 15];
+      y[r] += signs[r] >> (7 - j) & 1 ? -sum : sum;
+    }
+  }
+}
+
+void lookup_plain(const RankedRows& rows, const char* t, float* y) {
   const uint8_t* unit = rows.index + rows.first;
   const size_t height = strip_height<N4S1>(rows.end), count = rows.last - rows.first;
   for (size_t r = 0; r < count; r++) y[r] = 0;
-  for (size_t u = 0; u < rows.columns; u++, unit += N4S1::kCellBytes * height) {
-    for (size_t j = 0; j < N4S1::kBlocks; j++, tables += kTableBytes) {
-      const float* t = reinterpret_cast<const float*>(tables);
-      for (size_t r = 0; r < count; r++) {
-        const float sum = t[unit[j / 2 * height + r] >> (4 * (j % 2)) & 15];
-        y[r] += unit[N4S1::kSignVector * height + r] >> (7 - j) & 1 ? -sum : sum;
-      }
-    }
+  for (size_t u = 0; u < rows.columns; u++) {
+    add_plain_unit(unit, height, N4S1::kBlocks, t, count, y);
+    unit += N4S1::kCellBytes * height;
+    t += N4S1::kBlocks * kTableBytes;
   }
 }
 
@@ -204,10 +229,73 @@ void lookup(const RankedRows& rows, const void* tables, float* y) {
   with_units<N4S1>(rows, [&](auto R) { lookup_fixed<R>(rows, t, header.unit, y); });
 }
 
+template <int R>
+void lookup_grouped_fixed(const RankedRows& rows, const GroupScales& scales, const char* t,
+                          float* y) {
+  const uint8_t* unit = rows.index + rows.first;
+  const size_t height = strip_height<N4S1>(rows.end);
+  const float* run_unit = units_of(t, scales.grouping.blocks, kTableBytes);
+  for (int r = 0; r < 32 * R; r++) y[r] = 0;
+  for_each_run(scales.grouping, [&](const UnitRun& run, size_t, size_t g) {
+    __m256i parts_i16x16[R][6];
+    for (auto& row : parts_i16x16)
+      for (auto& sum : row) sum = _mm256_setzero_si256();
+    for (size_t u = 0; u < run.units; u++) {
+      prefetch_unit<R>(unit);
+      for (int r = 0; r < R; r++)
+        add_unit(unit + 32 * r, height, N4S1::kBlocks, t, parts_i16x16[r]);
+      unit += N4S1::kCellBytes * height;
+      t += N4S1::kBlocks * kTableBytes;
+    }
+    if (const size_t n = run.short_blocks) {
+      prefetch_unit<R>(unit, n);
+      for (int r = 0; r < R; r++) add_unit(unit + 32 * r, height, n, t, parts_i16x16[r]);
+      unit += N4S1::unit_bytes(n) * height;
+      t += n * kTableBytes;
+    }
+    prefetch_scales(scales, g, 32 * R);
+    const GroupFactors factors(scales, g);
+    for (int r = 0; r < R; r++) {
+      __m256 sums[4];
+      join_parts<kPart>(parts_i16x16[r], *run_unit, sums);
+      for (int i = 0; i < 4; i++) factors.add_scaled(32 * r + 8 * i, sums[i], y);
+    }
+    run_unit++;
+  });
+}
+
+void lookup_grouped_plain(const RankedRows& rows, const GroupScales& scales, const char* t,
+                          float* y) {
+  const uint8_t* unit = rows.index + rows.first;
+  const size_t height = strip_height<N4S1>(rows.end), count = rows.last - rows.first;
+  for (size_t r = 0; r < count; r++) y[r] = 0;
+  for (size_t b = 0, g = 0; b < scales.grouping.blocks; g++) {
+    alignas(32) float sums[N4S1::kStripRows] = {};
+    for (const size_t end = group_end(scales.grouping, b); b < end;) {
+      const size_t n = min(end - b, N4S1::kBlocks);
+      add_plain_unit(unit, height, n, t, count, sums);
+      unit += N4S1::unit_bytes(n) * height;
+      t += n * kTableBytes;
+      b += n;
+    }
+    const GroupFactors factors(scales, g);
+    for (size_t r = 0; r < count; r += 8) factors.add_scaled(r, _mm256_load_ps(sums + r), y);
+  }
+}
+
+void lookup_grouped(const RankedRows& rows, const GroupScales& scales, const void* tables,
+                    float* y) {
+  const Header& header = *static_cast<const Header*>(tables);
+  const char* t = static_cast<const char*>(tables) + kHeaderBytes;
+  if (header.plain) return lookup_grouped_plain(rows, scales, t, y);
+  with_units<N4S1>(rows, [&](auto R) { lookup_grouped_fixed<R>(rows, scales, t, y); });
+}
+
 }  // namespace
 
 void fill_n4s1_f32_avx2(KernelTable& table) {
-  table.n4s1_f32.vector = {kTableBytes, kHeaderBytes, build_tables, lookup};
+  table.n4s1_f32.vector = {kTableBytes + kUnitBytes, kHeaderBytes,        build_tables, lookup,
+                           lookup_grouped,           build_grouped_tables};
 }
 
 }  // namespace rsr

@@ -164,90 +164,11 @@ void lookup_f32(const RankedRows& rows, const void* tables, float* y) {
   }
 }
 
-// Groups of columns with scales: a group is summed in row order, then scaled and added.
-
-inline __m256 eight_scales(const char* scales, bool is_half) {
-  if (!is_half) return _mm256_loadu_ps(reinterpret_cast<const float*>(scales));
-  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales)));
-}
-
-// sum(row, begin, end, eights) computes blocks [begin, end) for kRows rows from `row` on.
-template <int kRows, class Sum>
-inline void add_groups(const RankedRows& rows, const GroupScales& scales, float* y,
-                       const Sum& sum) {
-  const size_t count = rows.last - rows.first, entry = entry_bytes(scales);
-  const char* scale = static_cast<const char*>(scales.data);
-  for (size_t r = 0; r < count; r++) y[r] = 0;
-  for (size_t begin = 0, end, g = 0; begin < scales.grouping.blocks; begin = end, g++) {
-    end = group_end(scales.grouping, begin);
-    const __m256 step = _mm256_set1_ps(step_of(scales, 0, g));
-    for (size_t r = 0; r < count; r += kRows) {
-      __m256 eights[kRows / 8];
-      sum(r, begin, end, eights);
-      for (size_t i = 0; i < kRows; i += 8) {
-        float* out = y + r + i;
-        const __m256 s = _mm256_mul_ps(eight_scales(scale + (r + i) * entry, scales.is_half), step);
-        _mm256_storeu_ps(out, _mm256_fmadd_ps(eights[i / 8], s, _mm256_loadu_ps(out)));
-      }
-    }
-    scale += scales.stride * entry;
-  }
-}
-
-// Adds blocks [b, stop) for 32 rows. Bound: at most the blocks of columns_per_widen columns.
-inline void add_blocks_i8(const uint16_t* words, size_t height, size_t b, size_t stop,
-                          const char* tables, int32_t* y) {
-  const __m256i five = _mm256_set1_epi16(31);
-  __m256i sums[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-  for (; b < stop; b++) {
-    const uint16_t* w = words + b / W16::kBlocks * height;
-    const __m128i shift = _mm_cvtsi32_si128(static_cast<int>(5 * (b % W16::kBlocks)));
-    add_entries(_mm256_and_si256(_mm256_srl_epi16(load(w), shift), five),
-                _mm256_and_si256(_mm256_srl_epi16(load(w + 16), shift), five),
-                tables + b * kTableBytesI8, sums);
-  }
-  add_widened(sums, y);
-}
-
-void lookup_grouped_i8(const RankedRows& rows, const GroupScales& scales, const void* tables,
-                       float* y) {
-  const size_t height = strip_height<W16>(rows.end);
-  const uint16_t* words = words_of(rows);
-  const size_t blocks_per_widen = W16::kBlocks * rows.columns_per_widen;
-  add_groups<32>(rows, scales, y, [&](size_t r, size_t begin, size_t end, __m256* eights) {
-    prefetch(words + end / W16::kBlocks * height + r);
-    int32_t sums[32] = {};
-    for (size_t b = begin; b < end; b += blocks_per_widen)
-      add_blocks_i8(words + r, height, b, min(end, b + blocks_per_widen),
-                    static_cast<const char*>(tables), sums);
-    for (int i = 0; i < 4; i++) eights[i] = _mm256_cvtepi32_ps(load(sums + 8 * i));
-  });
-}
-
-void lookup_grouped_f32(const RankedRows& rows, const GroupScales& scales, const void* tables,
-                        float* y) {
-  const size_t height = strip_height<W16>(rows.end);
-  const uint16_t* words = words_of(rows);
-  add_groups<16>(rows, scales, y, [&](size_t r, size_t begin, size_t end, __m256* eights) {
-    const float* t = static_cast<const float*>(tables) + begin * kPatterns;
-    __m256 even = _mm256_setzero_ps(), odd = even;
-    for (size_t b = begin; b < end; b++, t += kPatterns) {
-      const __m256i w =
-          _mm256_srl_epi32(load(words + b / W16::kBlocks * height + r),
-                           _mm_cvtsi32_si128(static_cast<int>(5 * (b % W16::kBlocks))));
-      const TableF32 table(t);
-      even = _mm256_add_ps(even, table[w]);
-      odd = _mm256_add_ps(odd, table[_mm256_srli_epi32(w, 16)]);
-    }
-    in_row_order(even, odd, eights);
-  });
-}
-
 }  // namespace
 
 void fill_w16_avx2(KernelTable& table) {
-  table.w16_i8.vector = {kTableBytesI8, 0, build_tables_i8, lookup_i8_any, lookup_grouped_i8};
-  table.w16_f32.vector = {kTableBytesF32, 0, build_tables_f32, lookup_f32, lookup_grouped_f32};
+  table.w16_i8.vector = {kTableBytesI8, 0, build_tables_i8, lookup_i8_any};
+  table.w16_f32.vector = {kTableBytesF32, 0, build_tables_f32, lookup_f32};
 }
 
 }  // namespace rsr

@@ -12,7 +12,7 @@ void build_tables_i8_any(const int8_t* x, const int16_t* patterns, int k, size_t
 
 // Bound: an int16 sum takes the entries of columns_per_widen columns (packing.h), then it is
 // widened.
-template <int R>  // row units
+template <class Style, int R>  // R: row units
 void lookup_i8(const RankedRows& rows, const void* tables, int32_t* y) {
   const uint16_t* words = words_of(rows);
   const size_t height = strip_height<W16>(rows.end);
@@ -24,7 +24,7 @@ void lookup_i8(const RankedRows& rows, const void* tables, int32_t* y) {
     __m512i sum_i16x32[R];
     for (int r = 0; r < R; r++) sum_i16x32[r] = _mm512_setzero_si512();
     for (; g < stop; g++, words += height, t += W16::kBlocks * kTableBytesI8)
-      add_words_i8<R>(words, t, sum_i16x32);
+      add_words_i8<Style, R>(words, t, sum_i16x32);
     for (int r = 0; r < R; r++) add_widened(sum_i16x32[r], low_i32x16[r], high_i32x16[r]);
   }
   for (int r = 0; r < R; r++) {
@@ -54,7 +54,7 @@ void build_tables_f32_any(const float* x, const float* patterns, int k, size_t b
          [&](auto K) { build_tables_f32<K>(x, patterns, k, blocks, static_cast<float*>(tables)); });
 }
 
-template <int R>
+template <class Style, int R>
 void lookup_f32(const RankedRows& rows, const void* tables, float* y) {
   const uint16_t* words = words_of(rows);
   const size_t height = strip_height<W16>(rows.end);
@@ -62,23 +62,29 @@ void lookup_f32(const RankedRows& rows, const void* tables, float* y) {
   __m512 even_f32x16[R], odd_f32x16[R];
   for (int r = 0; r < R; r++) even_f32x16[r] = odd_f32x16[r] = _mm512_setzero_ps();
   for (size_t g = 0; g < rows.columns; g++, words += height, t += W16::kBlocks * kPatterns)
-    add_words_f32<R>(words, t, even_f32x16, odd_f32x16);
+    add_words_f32<Style, R>(words, t, even_f32x16, odd_f32x16);
   for (int r = 0; r < R; r++) store_even_and_odd(y + 32 * r, even_f32x16[r], odd_f32x16[r]);
 }
 
+template <class Style>
 void lookup_i8_any(const RankedRows& rows, const void* tables, int32_t* y) {
-  with_units<W16>(rows, [&](auto R) { lookup_i8<R>(rows, tables, y); });
+  with_units<W16>(rows, [&](auto R) { lookup_i8<Style, R>(rows, tables, y); });
 }
 
+template <class Style>
 void lookup_f32_any(const RankedRows& rows, const void* tables, float* y) {
-  with_units<W16>(rows, [&](auto R) { lookup_f32<R>(rows, tables, y); });
+  with_units<W16>(rows, [&](auto R) { lookup_f32<Style, R>(rows, tables, y); });
 }
 
 }  // namespace
 
 void fill_w16_avx512(KernelTable& table) {
-  table.w16_i8.vector = {kTableBytesI8, 0, build_tables_i8_any, lookup_i8_any};
-  table.w16_f32.vector = {kTableBytesF32, 0, build_tables_f32_any, lookup_f32_any};
+  with_style([&](auto style) {
+    using Style = decltype(style);
+    table.w16_i8.vector = {kTableBytesI8, 0, build_tables_i8_any, lookup_i8_any<Style>};
+    table.w16_f32.vector = {kTableBytesF32, 0, build_tables_f32_any,
+                            lookup_f32_any<typename Style::Float>};
+  });
 }
 
 }  // namespace rsr

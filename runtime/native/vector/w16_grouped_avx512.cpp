@@ -2,13 +2,14 @@
 //
 // The sums of a group stay in registers until they are scaled and added to the rows. A group may
 // begin and end inside a word; the word's other ranks are then skipped.
+#include "vector/group_scales_avx512.h"
 #include "vector/w16_avx512.h"
 
 namespace rsr {
 namespace {
 
 // int16 sums of a group in row order, widened to int32 on the way.
-template <int R>
+template <class Style, int R>
 struct GroupSumsI8 {
   __m512i low_i32x16[R], high_i32x16[R], sum_i16x32[R];
 
@@ -18,11 +19,14 @@ struct GroupSumsI8 {
       low_i32x16[r] = high_i32x16[r] = sum_i16x32[r] = _mm512_setzero_si512();
   }
   void add_rank(const uint16_t* words, const char* t, __m512i shift) {
+    const typename Style::TableI8 table(t);
     for (int r = 0; r < R; r++)
       sum_i16x32[r] = _mm512_add_epi16(
-          sum_i16x32[r], entries(t, _mm512_srlv_epi16(load_once(words + 32 * r), shift)));
+          sum_i16x32[r], table.entries(_mm512_srlv_epi16(load_once(words + 32 * r), shift)));
   }
-  void add_word(const uint16_t* words, const char* t) { add_words_i8<R>(words, t, sum_i16x32); }
+  void add_word(const uint16_t* words, const char* t) {
+    add_words_i8<Style, R>(words, t, sum_i16x32);
+  }
   void widen() {
     for (int r = 0; r < R; r++) {
       add_widened(sum_i16x32[r], low_i32x16[r], high_i32x16[r]);
@@ -40,7 +44,7 @@ struct GroupSumsI8 {
 };
 
 // float32 sums of a group, of even and of odd rows.
-template <int R>
+template <class Style, int R>
 struct GroupSumsF32 {
   __m512 even_f32x16[R], odd_f32x16[R];
 
@@ -59,7 +63,7 @@ struct GroupSumsF32 {
     }
   }
   void add_word(const uint16_t* words, const char* t) {
-    add_words_f32<R>(words, reinterpret_cast<const float*>(t), even_f32x16, odd_f32x16);
+    add_words_f32<Style, R>(words, reinterpret_cast<const float*>(t), even_f32x16, odd_f32x16);
   }
   void widen() {}
   void scale(int r, __m512 low_scale, __m512 high_scale, __m512& even, __m512& odd) const {
@@ -72,13 +76,6 @@ struct GroupSumsF32 {
   }
   static void store(float* y, __m512 even, __m512 odd) { store_even_and_odd(y, even, odd); }
 };
-
-inline __m512 sixteen_scales(const char* scales, bool is_half, __m512 step) {
-  const __m512 scale =
-      is_half ? _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales)))
-              : _mm512_loadu_ps(scales);
-  return _mm512_mul_ps(scale, step);
-}
 
 // Bound (int8): at most the blocks of columns_per_widen columns between two calls of widen().
 template <int R, class Sums>
@@ -94,8 +91,7 @@ void lookup_grouped(const RankedRows& rows, const GroupScales& scales, const voi
   const char* scale = static_cast<const char*>(scales.data);
   for (size_t b = 0, g = 0; b < scales.grouping.blocks; g++, scale += group_bytes) {
     const size_t end = group_end(scales.grouping, b);
-    for (size_t i = 0; i < 32 * R * entry; i += 64)
-      _mm_prefetch(scale + 8 * group_bytes + i, _MM_HINT_T0);
+    prefetch_scales(scales, scale, 32 * R);
     Sums sums;
     sums.clear();
     while (b < end) {
@@ -120,17 +116,21 @@ void lookup_grouped(const RankedRows& rows, const GroupScales& scales, const voi
   for (int r = 0; r < R; r++) Sums::store(y + 32 * r, first_f32x16[r], second_f32x16[r]);
 }
 
-template <template <int> class Sums>
+template <class Style, template <class, int> class Sums>
 void lookup_grouped_any(const RankedRows& rows, const GroupScales& scales, const void* tables,
                         float* y) {
-  with_units<W16>(rows, [&](auto R) { lookup_grouped<R, Sums<R>>(rows, scales, tables, y); });
+  with_units<W16>(rows,
+                  [&](auto R) { lookup_grouped<R, Sums<Style, R>>(rows, scales, tables, y); });
 }
 
 }  // namespace
 
 void fill_w16_grouped_avx512(KernelTable& table) {
-  table.w16_i8.vector.lookup_grouped = lookup_grouped_any<GroupSumsI8>;
-  table.w16_f32.vector.lookup_grouped = lookup_grouped_any<GroupSumsF32>;
+  with_style([&](auto style) {
+    using Style = decltype(style);
+    table.w16_i8.vector.lookup_grouped = lookup_grouped_any<Style, GroupSumsI8>;
+    table.w16_f32.vector.lookup_grouped = lookup_grouped_any<typename Style::Float, GroupSumsF32>;
+  });
 }
 
 }  // namespace rsr

@@ -1,6 +1,6 @@
 // Packing w16 in plain C++: the fallback on every processor, and the reference of the other files.
-#include "float16.h"
 #include "table.h"
+#include "vector/group_scales.h"
 
 namespace rsr {
 namespace {
@@ -47,12 +47,8 @@ void lookup_grouped(const RankedRows& rows, const GroupScales& scales, const voi
       for (size_t r = 0; r < count; r++)
         sums[r] += t[words[b / W16::kBlocks * height + r] >> 5 * (b % W16::kBlocks) & 31];
     }
-    for (size_t r = 0; r < count; r++) {
-      const size_t i = g * scales.stride + r;
-      const float scale = scales.is_half ? from_half(static_cast<const uint16_t*>(scales.data)[i])
-                                         : static_cast<const float*>(scales.data)[i];
-      y[r] += static_cast<float>(sums[r]) * (scale * step_of(scales, 0, g));
-    }
+    for (size_t r = 0; r < count; r++)
+      y[r] += static_cast<float>(sums[r]) * factor_of(scales, g, r);
   }
 }
 

@@ -64,6 +64,17 @@ def checked_sampling(given: object) -> Sampling:
     raise OptionError(f"sampling is {kind_of(given)}, expected Sampling: {fix}")
 
 
+def is_speculating(speculate: object) -> bool:
+    """Return whether an option asks for speculation.
+
+    Raises:
+        OptionError: it is neither "ngram" nor "off".
+    """
+    if not isinstance(speculate, str) or speculate not in ("ngram", "off"):
+        raise OptionError(f"speculate: found {_shown(speculate)}, expected 'ngram' or 'off'")
+    return speculate == "ngram"
+
+
 def prompt_list(prompts: object) -> list[Any]:
     """Return the prompts of a batch; `token_ids` checks each that is not a string.
 

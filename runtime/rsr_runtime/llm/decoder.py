@@ -15,12 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from os import getpid
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-
-from rsr_formats.numerics import widen_bf16
 
 from .. import _native
 from ..errors import ClosedError
@@ -35,7 +33,8 @@ FloatArray = npt.NDArray[np.float32]
 MAX_ROWS = 512  # tokens in a pass; more would only take memory
 LOGIT_ROWS = 32  # rows of logits kept at a time: 0.5 MB each with a vocabulary of 128,256
 _LEAST_ROWS = 64  # of a part of attention: fewer do not pay for the conversion of the cache
-_KEPT_PASSES = 32  # recorded passes, of 0.1 MB each; recording one takes as long as 5 % of a token
+_STEP_ROWS = 16  # tokens of a text in a pass that may be needed again; more are of a prompt
+_KEPT_PASSES = 64  # recorded passes, of 0.1 MB each; recording one takes as long as 5 % of a token
 
 PHASES = ("products", "head", "attention", "rest")
 PRODUCTS, HEAD, ATTENTION, REST = range(len(PHASES))
@@ -76,10 +75,10 @@ class Decoder:
         self._lm_head = self._group(weights.lm_head)
         self._turns = Turns("the model")
         self._process = getpid()
-        # By the caches and RoPE variants of their items; the last was used most recently.
-        self._steps: dict[tuple[tuple[KVCache, int], ...], _RecordedPass] = {}
+        # By the tokens, caches and RoPE variants of their items; the last was used most recently.
+        self._steps: dict[tuple[_Length, ...], _RecordedPass] = {}
         self._last_prompt: _RecordedPass | None = None
-        self._last_head: _RecordedHead | None = None
+        self._heads: dict[int, _RecordedHead] = {}  # by rows; the last was used most recently
         self._most_rows = 0  # of a recorded pass
 
     @contextmanager
@@ -153,36 +152,37 @@ class Decoder:
         self.check_open()
         self.phase_timer.start()
         rows = len(hidden)
-        head = self._last_head
-        if head is None or len(head.logits) != rows:
-            program = _native.Program()
-            logits = self._lm_head.record(program, HEAD, rows)[0]
-            head = self._last_head = _RecordedHead(self._lm_head.inputs(rows), logits, program)
+        head = self._heads.pop(rows, None) or self._record_head(rows)
+        _keep(self._heads, rows, head)
         norm, eps = self._weights.norm, self._config.rms_norm_eps
         _native.normalize(hidden, None, norm, eps, *head.inputs)
         self.phase_timer.lap(REST)
         head.program.run(self.phase_timer.times)
         return head.logits
 
+    def _record_head(self, rows: int) -> _RecordedHead:
+        program = _native.Program()
+        logits = self._lm_head.record(program, HEAD, rows)[0]
+        return _RecordedHead(self._lm_head.inputs(rows), logits, program)
+
     def _recorded(self, lengths: list[_Length]) -> _RecordedPass:
         """Return the layers as a program, which is kept if it may be needed again.
 
-        A text takes the same step for each of its tokens, and several texts may take turns.
+        A text takes the same step for each of its tokens, or one of a few with speculation, and
+        several texts may take turns.
         """
         rows = sum(length.tokens for length in lengths)
         if rows > self._most_rows:  # buffers grow: do not keep the smaller ones
             self._forget_all()
             self._most_rows = rows
-        if rows > len(lengths):
+        if rows > _STEP_ROWS * len(lengths):
             recorded = self._last_prompt
             if recorded is None or recorded.lengths != lengths:
                 recorded = self._last_prompt = self._record(lengths)
             return recorded
-        step = tuple((length.cache, length.variant) for length in lengths)
+        step = tuple(lengths)
         recorded = self._steps.pop(step, None) or self._record(lengths)
-        self._steps[step] = recorded
-        for oldest in list(self._steps)[:-_KEPT_PASSES]:
-            self._steps.pop(oldest, None)
+        _keep(self._steps, step, recorded)
         return recorded
 
     def _embed(self, tokens: npt.NDArray[np.int64], x: FloatArray) -> None:
@@ -191,7 +191,10 @@ class Decoder:
             x[:] = embed_tokens.rows(tokens)
             return
         found = embed_tokens.data[tokens]
-        x[:] = widen_bf16(found) if found.dtype == np.uint16 else found
+        if found.dtype == np.uint16:  # BF16, the upper half of a float32
+            np.left_shift(found, 16, out=x.view(np.uint32), dtype=np.uint32)
+        else:
+            x[:] = found
 
     def rope_variant(self, length: int) -> int:
         """Return which of RoPE's tables a sequence of this many tokens takes for all positions.
@@ -214,7 +217,7 @@ class Decoder:
             delta = self._attention(recorded, layer, i, delta)
             delta = self._mlp(recorded, layer, delta)
         if delta is not None:
-            recorded.program.call(REST, np.add, x, delta, x)
+            recorded.program.normalize(REST, x, delta, None, 0.0, x, None, None)  # only adds
         return recorded
 
     def _parts(self, lengths: list[_Length]) -> list[_Part]:
@@ -306,7 +309,7 @@ class Decoder:
     def forget(self, cache: KVCache) -> None:
         """Drop the recorded passes of a cache that no thread uses."""
         for step in self._steps.copy():
-            if any(cache is own for own, _ in step):
+            if any(cache is length.cache for length in step):
                 self._steps.pop(step, None)
         prompt = self._last_prompt
         if prompt is not None and any(cache is length.cache for length in prompt.lengths):
@@ -314,7 +317,8 @@ class Decoder:
 
     def _forget_all(self) -> None:
         self._steps.clear()
-        self._last_prompt = self._last_head = None
+        self._heads.clear()
+        self._last_prompt = None
 
     def close(self) -> None:
         """Release the weights, at the end of a pass that another thread has begun.
@@ -328,6 +332,13 @@ class Decoder:
         self._forget_all()
         if "_weights" in vars(self):  # not yet released
             del self._weights, self._layers, self._lm_head
+
+
+def _keep(recorded: dict[Any, Any], key: object, program: object) -> None:
+    """Add the program that is used now, and drop those that were not used for longest."""
+    recorded[key] = program
+    for oldest in list(recorded)[:-_KEPT_PASSES]:
+        recorded.pop(oldest, None)
 
 
 @dataclass(frozen=True)
@@ -347,12 +358,13 @@ class _Length(NamedTuple):
     tokens: int
     cache: KVCache
     variant: int  # of RoPE
-    reach: int  # a power of two: no token sees more positions
+    reach: int  # a power of two: no token sees more positions; 0 for few tokens
 
     @classmethod
     def of(cls, item: BatchItem) -> _Length:
         tokens = len(item.tokens)
-        reach = 1 << (item.start + tokens - 1).bit_length()
+        is_cut = tokens > _LEAST_ROWS
+        reach = 1 << (item.start + tokens - 1).bit_length() if is_cut else 0
         return cls(tokens, item.cache, item.variant, reach)
 
 
@@ -393,6 +405,10 @@ class PhaseTimer:
     def seconds(self) -> dict[str, float]:
         """Seconds of each of `PHASES`."""
         return dict(zip(PHASES, self.times.tolist(), strict=True))
+
+    def product_seconds(self) -> float:
+        """Return the seconds of products, those of the output head included."""
+        return float(self.times[PRODUCTS] + self.times[HEAD])
 
     def start(self) -> None:
         """Start a lap; the time before it counts as no phase."""

@@ -16,6 +16,7 @@ from .decoder import Decoder
 from .errors import ModelError, PromptError
 from .sampling import Sampler, Sampling
 from .session import Progress, Session, SessionPool, step
+from .speculation import Speculation
 from .tokenizer import StopStrings, StreamingDetokenizer, Tokenizer
 from .turns import Turns
 
@@ -64,6 +65,8 @@ class Generation:
         prompt_tokens: number of tokens of the prompt.
         prompt_seconds: seconds until the first token, or until the prompt was interrupted.
         seconds: seconds for all further tokens.
+        drafted_tokens: number of tokens that speculation guessed.
+        accepted_tokens: number of these that are in the text.
     """
 
     text: str
@@ -72,6 +75,8 @@ class Generation:
     prompt_tokens: int
     prompt_seconds: float
     seconds: float
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def tokens_per_second(self) -> float:
@@ -115,6 +120,16 @@ class _Text:
         """Number of sampled tokens."""
         return len(self.ids) - self._prompt_tokens
 
+    @property
+    def tokens(self) -> npt.NDArray[np.int64]:
+        """Prompt and text, int64 (n,)."""
+        return self._array[: len(self.ids)]
+
+    @property
+    def room(self) -> int:
+        """The largest number of tokens that may follow the next one."""
+        return len(self._array) - len(self.ids) - 1
+
     def result(self, prompt_seconds: float, seconds: float) -> Generation:
         """Return the text so far; `finish_reason` is "interrupted" until it ends."""
         return Generation(
@@ -129,7 +144,7 @@ class _Text:
     def take(self, logits: npt.NDArray[np.float32]) -> str:
         """Sample the next token and return the text that is new."""
         length = len(self.ids)
-        token = self._array[length] = self._sampler(logits, self._array[:length])
+        token = self._array[length] = self._sampler(logits, self.tokens)
         self.ids.append(token)
         if token in self._until.end_tokens or token in self._until.stop_tokens:
             return self._finish("stop")
@@ -175,9 +190,11 @@ class Stream(Iterator[str]):
         sampling: Sampling,
         until: StopCriteria,
         progress: Progress | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         self._sessions = sessions
         self._session: Session | None = None
+        self._speculation = speculation
         self._progress = progress
         self._is_closed = False
         self._turns = Turns("this stream")
@@ -213,14 +230,22 @@ class Stream(Iterator[str]):
         is_first = self._text.count == 0
         start = perf_counter()
         try:
-            progress = self._progress if is_first else None
-            return self._text.take(self._session.follow(self._text.ids, progress))
+            return self._text.take(self._logits(self._session))
         finally:  # also if a prompt is interrupted
             elapsed = perf_counter() - start
             if is_first:
                 self._prompt_seconds += elapsed
             else:
                 self._seconds += elapsed
+
+    def _logits(self, session: Session) -> npt.NDArray[np.float32]:
+        """Return the logits after the text so far."""
+        text = self._text
+        if text.count == 0:
+            return session.follow(text.ids, self._progress)
+        if self._speculation is None:
+            return session.follow(text.ids)
+        return self._speculation.follow(session, text.ids, text.tokens, text.room)
 
     def close(self) -> None:
         """End the text here, or after the piece that is being read. Free the KV cache."""
@@ -248,7 +273,11 @@ class Stream(Iterator[str]):
     @property
     def result(self) -> Generation:
         """The text so far; `finish_reason` is "interrupted" until it ends."""
-        return self._text.result(self._prompt_seconds, self._seconds)
+        found = self._text.result(self._prompt_seconds, self._seconds)
+        if self._speculation is None:
+            return found
+        drafted, accepted = self._speculation.drafted, self._speculation.accepted
+        return replace(found, drafted_tokens=drafted, accepted_tokens=accepted)
 
 
 def generate_all(

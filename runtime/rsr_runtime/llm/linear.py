@@ -1,8 +1,8 @@
 """Linear layers that share an input: q, k and v; gate and up; or a single one.
 
 Indexed matrices are multiplied by RSR, dense weights as stored in the file. Layers of a BitNet take
-activations quantized to int8 row by row, other layers take float32. `QuantizedInputs` holds the
-input in each form that the layers of a group need, so that it is quantized once.
+activations quantized to int8 row by row; other layers take float32, or int8 by groups of columns if
+asked to. An input is quantized once for all layers that take it in the same form.
 """
 
 from __future__ import annotations
@@ -48,11 +48,19 @@ class Linear:
 
     name: str
     weight: Matrix | DenseTensor  # (out_features, in_features)
-    int8_activations: bool = False
+    activations: str = "float32"  # as of `Matrix.linear`; of a dense int8 weight "int8"
     bias: FloatArray | None = None  # (out_features,)
     norm: FloatArray | None = None  # (in_features,)
     norm_eps: float = 0.0
     row_scale: FloatArray | None = None  # (out_features,), of a dense int8 weight
+
+    @property
+    def group_columns(self) -> int | None:
+        """Columns that are quantized together; 0: all of a row; None: the layer takes float32."""
+        if self.activations == "int8-group":
+            assert isinstance(self.weight, Matrix)
+            return self.weight.index.step_columns
+        return 0 if self.activations == "int8" else None
 
     @property
     def arrays(self) -> tuple[npt.NDArray[Any], ...]:
@@ -85,11 +93,12 @@ class Workspace:
 
 
 class QuantizedInputs(NamedTuple):
-    """The rows that layers multiply by, in each form that they need."""
+    """The rows that layers multiply by, as the last arguments of `_native.normalize`."""
 
     floats: FloatArray | None  # (b, in_features)
-    q: Int8Array | None  # (b, in_features), floats ~ q / s
-    s: FloatArray | None  # (b, 1)
+    q: Int8Array | None  # (b, in_features)
+    s: FloatArray | None  # (b, 1), floats ~ q / s; with groups (b, groups), floats ~ q * s
+    group_columns: int = 0  # that are quantized together; 0: all of a row
 
     def part(self, rows: slice) -> QuantizedInputs:
         """Return views of some rows."""
@@ -97,6 +106,7 @@ class QuantizedInputs(NamedTuple):
             None if self.floats is None else self.floats[rows],
             None if self.q is None else self.q[rows],
             None if self.s is None else self.s[rows],
+            self.group_columns,
         )
 
     def for_floats(self) -> FloatArray:
@@ -105,7 +115,7 @@ class QuantizedInputs(NamedTuple):
         return self.floats
 
     def for_int8(self) -> tuple[Int8Array, FloatArray]:
-        """The input of the layers of the group that take int8."""
+        """The input of the layers of the group that take int8 in this form."""
         assert self.q is not None
         assert self.s is not None
         return self.q, self.s
@@ -127,19 +137,28 @@ class LinearGroup:
         self._layers = tuple(layers)
         self._workspace = workspace
         self._head_dim = head_dim
+        # What layers without a norm of their own take, each form once.
+        self._forms = [*dict.fromkeys(one.group_columns for one in layers if one.norm is None)]
+        self._quantized_forms = [form for form in self._forms if form is not None]
+        # Layers with a norm read floats, and so does the quantization to a second form.
+        has_norms = any(layer.norm is not None for layer in layers)
+        self._takes_floats = has_norms or None in self._forms or len(self._quantized_forms) > 1
 
     def inputs(self, rows: int) -> QuantizedInputs:
         """Return the buffers to fill before products with that many rows."""
-        int8 = {layer.int8_activations and layer.norm is None for layer in self._layers}
-        return self._buffers("", int8, rows, self._layers[0].weight.shape[1])
+        form = self._quantized_forms[0] if self._quantized_forms else None
+        return self._buffers("", self._takes_floats, form, rows)
 
-    def _buffers(self, prefix: str, int8: set[bool], rows: int, columns: int) -> QuantizedInputs:
-        take = self._workspace.take
-        return QuantizedInputs(
-            take(f"{prefix}floats", rows, columns) if False in int8 else None,
-            take(f"{prefix}q", rows, columns, dtype=np.int8) if True in int8 else None,
-            take(f"{prefix}s", rows, 1) if True in int8 else None,
-        )
+    def _buffers(
+        self, prefix: str, has_floats: bool, group_columns: int | None, rows: int
+    ) -> QuantizedInputs:
+        take, columns = self._workspace.take, self._layers[0].weight.shape[1]
+        floats = take(f"{prefix}floats", rows, columns) if has_floats else None
+        if group_columns is None:
+            return QuantizedInputs(floats, None, None)
+        groups = -(-columns // group_columns) if group_columns else 1
+        q = take(f"{prefix}q", rows, columns, dtype=np.int8)
+        return QuantizedInputs(floats, q, take(f"{prefix}s", rows, groups), group_columns)
 
     def record(self, program: _native.Program, phase: int, rows: int) -> list[FloatArray]:
         """Add the products with `inputs(rows)` to a program.
@@ -156,25 +175,29 @@ class LinearGroup:
         x, take = self.inputs(rows), self._workspace.take
         y = [take(f"y{i}", rows, layer.weight.shape[0]) for i, layer in enumerate(self._layers)]
         recorder = _Recorder(program, phase)
-        for int8_activations in (True, False):
+        inputs: dict[int | None, QuantizedInputs] = dict.fromkeys(self._forms, x)
+        for other in self._quantized_forms[1:]:
+            inputs[other] = self._buffers(f"{other} ", False, other, rows)
+            program.normalize(phase, x.for_floats(), None, None, 0.0, *inputs[other])
+        for form in inputs:
             indexed = [
                 (layer.weight, to)
                 for layer, to in zip(self._layers, y, strict=True)
-                if layer.int8_activations == int8_activations
+                if layer.group_columns == form
                 and layer.norm is None
                 and isinstance(layer.weight, Matrix)
             ]
             if indexed:
                 matrices, outputs = zip(*indexed, strict=True)
-                recorder.indexed(matrices, int8_activations, x, outputs)
+                recorder.indexed(matrices, form, inputs[form], outputs)
         for layer, to in zip(self._layers, y, strict=True):
+            form = layer.group_columns
             if layer.norm is not None:
-                columns = layer.weight.shape[1]
-                normed = self._buffers("normed ", {layer.int8_activations}, rows, columns)
+                normed = self._buffers("normed ", form is None, form, rows)
                 program.normalize(phase, x.for_floats(), None, layer.norm, layer.norm_eps, *normed)
                 recorder.single(layer, normed, to)
             elif not isinstance(layer.weight, Matrix):
-                recorder.single(layer, x, to)
+                recorder.single(layer, inputs[form], to)
             if layer.bias is not None:
                 program.call(phase, np.add, to, layer.bias, to)
         return y if self._head_dim is None else [a.reshape(rows, -1, self._head_dim) for a in y]
@@ -190,7 +213,7 @@ class _Recorder:
     def single(self, layer: Linear, x: QuantizedInputs, y: FloatArray) -> None:
         program, phase, weight, scale = self.program, self.phase, layer.weight, layer.row_scale
         if isinstance(weight, Matrix):
-            self.indexed([weight], layer.int8_activations, x, [y])
+            self.indexed([weight], layer.group_columns, x, [y])
             return
         for rows in short_steps(len(y), math.prod(weight.shape), _LEAST_DENSE):
             part = x.part(rows)
@@ -202,31 +225,35 @@ class _Recorder:
     def indexed(
         self,
         matrices: Sequence[Matrix],
-        int8_activations: bool,
+        group_columns: int | None,
         x: QuantizedInputs,
         y: Sequence[FloatArray],
     ) -> None:
         for group, members in share_tables([w.index for w in matrices]):
             products = sum(math.prod(matrices[i].shape) for i in members)
-            least = _LEAST_INT8 if int8_activations else _LEAST_FLOAT
+            least = _LEAST_FLOAT if group_columns is None else _LEAST_INT8
             for rows in short_steps(len(y[0]), products, least):
                 outputs = [y[i][rows] for i in members]
-                self._multiply(group, int8_activations, x.part(rows), outputs)
+                self._multiply(group, group_columns, x.part(rows), outputs)
 
     def _multiply(
         self,
         group: list[_native.Ranked] | PermutedIndex,
-        int8_activations: bool,
+        group_columns: int | None,
         x: QuantizedInputs,
         outputs: list[FloatArray],
     ) -> None:
         program, phase = self.program, self.phase
         if isinstance(group, PermutedIndex):
-            if int8_activations:
+            if group_columns is None:
+                program.call(phase, group.multiply, x.for_floats(), *outputs)
+            elif group_columns == 0:
                 program.call(phase, group.multiply_quantized, *x.for_int8(), *outputs)
             else:
-                program.call(phase, group.multiply, x.for_floats(), *outputs)
-        elif int8_activations:
+                program.call(phase, group.multiply_group_quantized, *x.for_int8(), *outputs)
+        elif group_columns is None:
+            program.multiply_f32(phase, group, x.for_floats(), outputs)
+        elif group_columns == 0:
             program.multiply_quantized(phase, group, *x.for_int8(), outputs)
         else:
-            program.multiply_f32(phase, group, x.for_floats(), outputs)
+            program.multiply_group_quantized(phase, group, *x.for_int8(), outputs)

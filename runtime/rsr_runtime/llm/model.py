@@ -12,10 +12,19 @@ import numpy.typing as npt
 
 from rsr_formats.text import counted
 
+from ..errors import OptionError
+from ..matrix import Matrix
 from ..model import Model
 from ..model import load as load_tensors
 from . import generate, perplexity
-from .arguments import checked_sampling, prompt_list, stop_strings, token_ids, whole_number
+from .arguments import (
+    checked_sampling,
+    is_speculating,
+    prompt_list,
+    stop_strings,
+    token_ids,
+    whole_number,
+)
 from .config import Config, read_config
 from .decoder import Decoder
 from .end_of_turn import end_of_turn_tokens
@@ -24,6 +33,7 @@ from .generate import EncodedPrompt, Generation, StopCriteria, Stream
 from .kv_cache import KVCache
 from .sampling import Sampling
 from .session import Progress, Session, SessionPool
+from .speculation import PassTimes, Speculation
 from .template import ChatTemplate
 from .tokenizer import Tokenizer
 from .turns import Turns
@@ -32,6 +42,9 @@ from .weights import Weights, collect
 
 DEFAULT_CONTEXT = 4096  # positions, or the model's limit if that is lower
 DEFAULT_WINDOW = 512  # tokens in a window of `perplexity`
+
+# What a further row of a pass costs, in passes of one row, where speculation must not measure it.
+_ASSUMED_COST = 0.6
 
 Prompt = str | Sequence[int] | npt.NDArray[np.integer]  # or tokens as an array of another library
 
@@ -49,22 +62,33 @@ class LanguageModel:
     A model is pickled as the path of its file, see `rsr_runtime.Model`.
 
     Layers of a BitNet take int8 activations with one scale per token, other layers take float32, as
-    in training. A BitNet gives the same text for the same prompt and options on any number of
-    threads and in a batch with any other prompts.
+    in training, unless `load` was asked for others. A BitNet gives the same text for the same
+    prompt and options on any number of threads and in a batch with any other prompts.
 
     Attributes:
         config: the model's settings.
         context: number of positions for prompt and text.
     """
 
-    def __init__(self, model: Model, context: int | None, kv: str) -> None:
+    def __init__(
+        self, model: Model, context: int | None, kv: str, activations: str = "trained"
+    ) -> None:
+        if activations not in ("trained", "float32", "int8-group"):
+            raise OptionError(
+                f"activations: found {activations!r}, expected 'trained', 'float32' or 'int8-group'"
+            )
         self._model = model
         self.config: Config = read_config(model.files, model.metadata)
         self.context = self._checked_context(context)
         self._kv = kv
-        self._decoder = Decoder(self.config, collect(model, self.config), self.context)
+        self._activations = activations
+        weights = collect(model, self.config, activations)
+        self._decoder = Decoder(self.config, weights, self.context)
+        timer = self._decoder.phase_timer
+        model.move_by((layer.weight.name for layer in weights.linear), timer.product_seconds)
         self._sessions = SessionPool(self._decoder, self.new_session)
         self._sessions.give_back(self.new_session())
+        self._pass_times = PassTimes(None if self._has_exact_rows() else _ASSUMED_COST)
         self._reading = Turns("the model")
         self._tokenizer: Tokenizer | None = None
         self._template: ChatTemplate | None = None
@@ -74,6 +98,16 @@ class LanguageModel:
         if context is None:
             return min(limit, DEFAULT_CONTEXT)
         return whole_number("context", context, 1, limit, "the model's limit")
+
+    def _has_exact_rows(self) -> bool:
+        """Return whether a token has the same logits in a pass of any number of rows.
+
+        Else a text may depend on the lengths of its drafts, so measured times must not decide them.
+        """
+        return all(
+            layer.activations == "int8" or not isinstance(layer.weight, Matrix)
+            for layer in self.weights.linear
+        )
 
     def new_session(self) -> Session:
         """Return an empty sequence with its own KV cache.
@@ -140,6 +174,22 @@ class LanguageModel:
         """
         return self._decoder.phase_timer.seconds
 
+    def use_huge_pages(self) -> None:
+        """Move a model with memory "auto" into huge pages now, see `Model.use_huge_pages`.
+
+        Raises:
+            ClosedError: the model was closed.
+        """
+        self._model.use_huge_pages()
+
+    def huge_page_bytes(self) -> int:
+        """Return how many bytes of the file lie in huge pages; 0 if the system does not say.
+
+        Raises:
+            ClosedError: the model was closed.
+        """
+        return self._model.huge_page_bytes()
+
     def encode(self, prompt: Prompt) -> list[int]:
         """Return the tokens of a prompt, including those that the tokenizer adds to a text.
 
@@ -196,6 +246,7 @@ class LanguageModel:
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
         progress: Progress | None = None,
+        speculate: Literal["ngram", "off"] = "off",
     ) -> Stream:
         """Return the text that continues `prompt`, piece by piece.
 
@@ -214,15 +265,21 @@ class LanguageModel:
                 stops at that token.
             progress: called while the prompt is read, with the number of its tokens read so far
                 and the number of all. If it raises an exception, the stream can be read on.
+            speculate: "ngram": guess that the text repeats a part of itself or of the prompt, and
+                compute several tokens in one pass where that pays. The text of a BitNet is the same
+                with and without it; with float32 activations, the last bits of a logit depend on
+                the number of tokens in a pass.
 
         Raises:
             PromptError: as for `encode`, the prompt is longer than a `max_length` in the settings
                 allows, or a stop string is empty.
-            OptionError: max_tokens is below 1, or a setting names a token that the model lacks.
+            OptionError: max_tokens is below 1, speculate has another value, or a setting names a
+                token that the model lacks.
             ModelError: a setting in generation_config.json is invalid.
         """
         tokens, settings = self._prompt(prompt), self._settings(max_tokens, sampling, stop)
-        return Stream(self._sessions, tokens, self.tokenizer, *settings, progress)
+        speculation = Speculation(self._pass_times) if is_speculating(speculate) else None
+        return Stream(self._sessions, tokens, self.tokenizer, *settings, progress, speculation)
 
     def generate(
         self,
@@ -231,9 +288,12 @@ class LanguageModel:
         max_tokens: int | None = None,
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
+        speculate: Literal["ngram", "off"] = "off",
     ) -> Generation:
         """Return the text that continues `prompt`, as a whole; options as for `stream`."""
-        stream = self.stream(prompt, max_tokens=max_tokens, sampling=sampling, stop=stop)
+        stream = self.stream(
+            prompt, max_tokens=max_tokens, sampling=sampling, stop=stop, speculate=speculate
+        )
         for _ in stream:
             pass
         return stream.result
@@ -437,8 +497,8 @@ class LanguageModel:
             f"{c.num_hidden_layers} layers of {c.hidden_size}, context {self.context}>"
         )
 
-    def __reduce__(self) -> tuple[type[LanguageModel], tuple[Model, int, str]]:
-        return LanguageModel, (self._model, self.context, self._kv)
+    def __reduce__(self) -> tuple[type[LanguageModel], tuple[Model, int, str, str]]:
+        return LanguageModel, (self._model, self.context, self._kv, self._activations)
 
     def __enter__(self) -> LanguageModel:
         return self
@@ -450,28 +510,34 @@ class LanguageModel:
 def load(
     path: str | os.PathLike[str],
     *,
-    memory: str = "map",
+    memory: str = "auto",
     context: int | None = None,
     kv: Literal["float16", "float32", "int8"] = "float16",
+    activations: Literal["trained", "float32", "int8-group"] = "trained",
 ) -> LanguageModel:
     """Open a `.rsr` file of a whole model.
 
     Args:
         path: the file, see `rsr_runtime.load`.
-        memory: "map" or "huge", see `rsr_runtime.load`.
+        memory: "auto", "map" or "huge", see `rsr_runtime.load`. "auto" moves what tokens read into
+            huge pages once products have taken so long that this pays, which a short text does not
+            reach.
         context: positions for prompt and text; None: the model's limit, but at most 4096.
         kv: dtype of the KV cache: "float16", "float32", or "int8" with one scale for each position
             of a head, which reads half the bytes of float16.
+        activations: what layers with indexed weights take: "trained", what the model was trained
+            with; "float32"; or "int8-group", int8 with a scale per token and group of columns (see
+            `Matrix.linear`) where layers were not trained with int8. Other layers ignore it.
 
     Raises:
         ModelError: the file is not a language model that can be run; the message says why.
-        OptionError: `context` exceeds the model's limit, `memory` or `kv` has another value, or
-            there is not enough memory.
+        OptionError: `context` exceeds the model's limit, `memory`, `kv` or `activations` has
+            another value, or there is not enough memory.
         FormatError, IsaError, OSError: as for `rsr_runtime.load`.
     """
     model = load_tensors(path, memory=memory)
     try:
-        return LanguageModel(model, context, kv)
+        return LanguageModel(model, context, kv, activations)
     except BaseException:
         model.close()
         raise

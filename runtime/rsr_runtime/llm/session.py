@@ -6,6 +6,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from time import perf_counter
 from typing import NoReturn
 
 import numpy as np
@@ -32,6 +33,7 @@ class Session:
         self.cache = cache
         self.tokens: list[int] = []  # tokens whose keys and values are in the cache
         self.variant = 0  # of RoPE, with which the keys were computed
+        self.last_pass = 0, 0.0  # of `follow` or `verify`: tokens, and seconds without waiting
 
     def __repr__(self) -> str:
         return f"<Session: {len(self.tokens):,} of {self.cache.context:,} positions>"
@@ -57,7 +59,7 @@ class Session:
         if progress is not None:
             progress(have, len(tokens))
         while True:
-            with self._decoder.turn():
+            with self._decoder.turn(), self._timed():
                 hidden = self._extend(tokens[have : have + MAX_ROWS])
                 have = len(self.tokens)
                 if have == len(tokens):
@@ -66,6 +68,36 @@ class Session:
                 progress(have, len(tokens))
             if have == len(tokens):
                 return logits
+
+    def verify(self, tokens: list[int], draft: list[int]) -> FloatArray:
+        """Turn the sequence into `tokens` and `draft`, in one pass if it is short.
+
+        What follows may keep the draft, or a part of it, or drop it.
+
+        Args:
+            tokens: the sequence.
+            draft: further tokens. A part of them is not computed if it reaches beyond the context
+                or changes RoPE for the tokens before it.
+
+        Returns:
+            The logits after the last of `tokens` and after each computed token of the draft,
+            float32 (1 to 1 + len(draft), vocab_size).
+        """
+        rope_variant, length = self._decoder.rope_variant, len(tokens)
+        draft = draft[: self.cache.context - length]
+        while draft and rope_variant(length + len(draft)) != rope_variant(length):
+            del draft[-1]
+        if self._begin(tokens, length) < length - 1 or not draft:
+            return self.follow(tokens)[None]
+        with self._decoder.turn(), self._timed():
+            hidden = self._extend([tokens[-1], *draft])
+            return self._decoder.logits(hidden).copy()  # of a buffer
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        before, start = len(self.tokens), perf_counter()
+        yield
+        self.last_pass = len(self.tokens) - before, perf_counter() - start
 
     def make_ready(self) -> None:
         """Compute the cached keys anew if one more token makes the sequence take another RoPE."""
@@ -116,10 +148,10 @@ class Session:
         hidden = self._decoder.hidden(
             [BatchItem(tokens, self.cache, len(self.tokens), self.variant)]
         )
-        self._append(tokens)
+        self.append(tokens)
         return hidden
 
-    def _append(self, tokens: Sequence[int]) -> None:
+    def append(self, tokens: Sequence[int]) -> None:
         """Count tokens of which a pass has written keys and values."""
         self.cache.append(len(tokens))
         self.tokens += tokens
@@ -142,9 +174,16 @@ class Session:
         """Return the length of the common prefix without the last token, whose state is needed."""
         # A copy, because a pool asks about sessions that other threads may take meanwhile.
         own = self.tokens[: max(0, len(tokens) - 1)]
-        if own == tokens[: len(own)]:  # always true while generating
+        if own == tokens[: len(own)]:  # true while generating, unless a draft was dropped
             return len(own)
-        return next(i for i, token in enumerate(own) if token != tokens[i])
+        same, different = 0, len(own)  # lengths; lists compare faster than a loop
+        while same < different - 1:
+            middle = (same + different) // 2
+            if own[same:middle] == tokens[same:middle]:
+                same = middle
+            else:
+                different = middle
+        return same
 
 
 def step(decoder: Decoder, sessions: Sequence[Session], tokens: Sequence[int]) -> FloatArray:
@@ -162,7 +201,7 @@ def step(decoder: Decoder, sessions: Sequence[Session], tokens: Sequence[int]) -
     with decoder.turn():
         hidden = decoder.hidden(batch)
         for session, token in zip(sessions, tokens, strict=True):
-            session._append([token])
+            session.append([token])
         return decoder.logits(hidden).copy()  # of a buffer
 
 

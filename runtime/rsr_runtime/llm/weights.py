@@ -60,8 +60,13 @@ class Weights:
         return [*found, self.lm_head]
 
 
-def collect(model: Model, config: Config) -> Weights:
+def collect(model: Model, config: Config, activations: str = "trained") -> Weights:
     """Return the tensors that a config describes.
+
+    Args:
+        model: holds the tensors.
+        config: describes them.
+        activations: what indexed layers take, see `load`.
 
     Raises:
         ModelError: tensors are missing, or their shapes or dtypes contradict the config. The
@@ -69,7 +74,7 @@ def collect(model: Model, config: Config) -> Weights:
     """
     facts = ModelFacts(model)
     problems = find_problems(facts, config)
-    found = _Finder(model, config)
+    found = _Finder(model, config, activations)
     names = DecoderNames.find(facts)
     rope_factors = None
     if not problems:
@@ -90,7 +95,7 @@ def collect(model: Model, config: Config) -> Weights:
             for i in range(config.num_hidden_layers)
         ),
         found.norm(f"{names.prefix}norm"),
-        Linear(LM_HEAD, embed_tokens) if head is None else found.lm_head(head),
+        found.tied_head(embed_tokens) if head is None else found.lm_head(head),
         rope_factors,
     )
 
@@ -123,36 +128,48 @@ def _layer(found: _Finder, c: Config, prefix: str) -> Layer:
 class _Finder:
     """Takes tensors, which were checked, from a model."""
 
-    def __init__(self, model: Model, config: Config) -> None:
+    def __init__(self, model: Model, config: Config, activations: str) -> None:
         self._model = model
         self._config = config
+        self._wanted = activations
 
     def norm(self, module: str) -> FloatArray:
         return self._vector(module + ".weight")
 
     def linear(self, module: str) -> Linear:
         c = self._config
-        weight = self.weight(module)
-        int8_activations = isinstance(weight, Matrix) and c.has_int8_activations(module)
+        weight, is_int8 = self.weight(module), c.has_int8_activations(module)
         bias = self.optional(module + ".bias")
-        if bias is not None and int8_activations and c.scales_biases:
-            assert isinstance(weight, Matrix)
+        if bias is not None and isinstance(weight, Matrix) and is_int8 and c.scales_biases:
             bias = bias * weight.scale
         # transformers' use_rms_norm calls it rms_norm, BitNet embedding models call it norm.
         norm = self.optional(module + ".rms_norm.weight")
         if norm is None:
             norm = self.optional(module + ".norm.weight")
-        return Linear(module, weight, int8_activations, bias, norm, c.linear_norm_eps)
+        activations = self._activations(weight, is_int8)
+        return Linear(module, weight, activations, bias, norm, c.linear_norm_eps)
+
+    def _activations(self, weight: Matrix | DenseTensor, is_trained_int8: bool) -> str:
+        """Return what a layer takes that was trained with int8 activations or without."""
+        if not isinstance(weight, Matrix) or self._wanted == "float32":
+            return "float32"
+        if is_trained_int8:
+            return "int8"
+        return "int8-group" if self._wanted == "int8-group" else "float32"
+
+    def tied_head(self, weight: Matrix | DenseTensor) -> Linear:
+        """Return the embedding as the output head."""
+        return Linear(LM_HEAD, weight, self._activations(weight, is_trained_int8=False))
 
     def lm_head(self, module: str) -> Linear:
         """Return the output head of the file."""
         weight = self.weight(module)
         if isinstance(weight, DenseTensor) and weight.dtype == "I8":  # compiled so
             scale = self._vector(module + ".weight_scale")
-            return Linear(LM_HEAD, weight, int8_activations=True, row_scale=scale)
+            return Linear(LM_HEAD, weight, "int8", row_scale=scale)
         # A head is converted only if modules_to_not_convert is a list without it.
-        int8_activations = isinstance(weight, Matrix) and weight.layout.startswith("bitnet")
-        return Linear(LM_HEAD, weight, int8_activations)
+        is_int8 = isinstance(weight, Matrix) and weight.layout.startswith("bitnet")
+        return Linear(LM_HEAD, weight, self._activations(weight, is_int8))
 
     def weight(self, module: str) -> Matrix | DenseTensor:
         name = module + ".weight"

@@ -150,6 +150,7 @@ def test_defaults(language_model: Path) -> None:
     for row in found["results"]:
         assert [one["tokens"] for one in row["prefill"]] == [7]
         assert [one["context"] for one in row["decode"]] == [7]
+    assert found["activations"] == "trained"
     assert rsr.get_num_threads() == 2
     assert rsr.cpu_info()["isa"] == found["machine"]["isa"]
 
@@ -226,11 +227,13 @@ class TestCommand:
 
         monkeypatch.setattr(bench, "bench_model", quick)
         options = ["--context", 20, "--memory", "huge", "--threads", 2, "--threads", 1]
+        options += ["--activations", "float32"]
         picture = tmp_path / "x.png"
         done = self.run("--model", language_model, *options, "--plot", picture, "--json")
         assert done.exit_code == 0, done.output
         found = json.loads(done.output)
         assert (found["context"], found["memory"]) == (20, "huge")
+        assert found["activations"] == "float32"
         assert [row["threads"] for row in found["results"]] == [1, 2]
         assert picture.exists()
         done = self.run("--model", language_model, "--context", 20)
@@ -247,6 +250,8 @@ class TestCommand:
             ["--model", "y.rsr", "--context", "0"],
             ["--model", "y.rsr", "--threads", "0"],
             ["--model", "y.rsr", "--memory", "tiny"],
+            ["x.rsr", "--activations", "float32"],
+            ["--model", "y.rsr", "--activations", "int8"],
         ],
     )
     def test_wrong_usage_exits_2(self, arguments: list[str]) -> None:
@@ -280,7 +285,7 @@ class TestCommand:
     def test_help_is_documented(self) -> None:
         text = self.run("--help").output
         documented = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-        for option in ("--model", "--context", "--memory", "--threads"):
+        for option in ("--model", "--context", "--memory", "--activations", "--threads"):
             assert option in text
             assert option in documented
         assert "`rsrc bench --model FILE.rsr" in documented

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import rsrc
+from rsr_formats.pages import huge_page_size
 from rsr_testing.checkpoints import Kit
 from rsrc import bench
 from rsrc.bench import lineup, memory
@@ -23,9 +24,11 @@ def rows_from_huge_pages(result: dict[str, Any]) -> set[tuple[str, int]]:
 def test_huge_pages(shape_result: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     found = rows_from_huge_pages(shape_result)
     assert found == (
-        {(d, t) for d in ("int8", "float32") for t in (1, 2)} if memory.has_huge_pages() else set()
+        {(d, t) for d in ("int8", "float32") for t in (1, 2)}
+        if huge_page_size() is not None
+        else set()
     )
-    monkeypatch.setattr(lineup, "has_huge_pages", lambda: False)
+    monkeypatch.setattr(lineup, "huge_page_size", lambda: None)
     result = bench.bench_shape(33, 20, seconds=0.0)
     assert not rows_from_huge_pages(result)
     assert result["notes"] == [
@@ -34,7 +37,7 @@ def test_huge_pages(shape_result: dict[str, Any], monkeypatch: pytest.MonkeyPatc
 
 
 def test_one_note_names_all_that_has_no_level_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_available", lambda: 64 << 20)
+    monkeypatch.setattr(memory, "available_memory", lambda: 64 << 20)
     monkeypatch.setattr(memory, "_last_level_cache", lambda: 32 << 20)
     result = bench.bench_shape(33, 20, seconds=0.0)
     assert {r["level"] for r in result["results"]} == {"cache"}
@@ -43,11 +46,11 @@ def test_one_note_names_all_that_has_no_level_memory(monkeypatch: pytest.MonkeyP
     assert len(notes) == 1
     for subject in ("random (permuted u16)", "numpy float32"):
         assert subject in notes[0]
-    assert ("random in huge pages" in notes[0]) == memory.has_huge_pages()
+    assert ("random in huge pages" in notes[0]) == (huge_page_size() is not None)
 
 
 def test_dense_baselines_are_left_out_if_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_available", lambda: 10_000)
+    monkeypatch.setattr(memory, "available_memory", lambda: 10_000)
     result = bench.bench_shape(65, 100, seconds=0.0)
     assert {r["engine"] for r in result["results"]} == {"rsr-ternary"}
     assert "no dense baselines for random: too large for this memory" in result["notes"]
@@ -63,7 +66,7 @@ def test_a_wrong_baseline_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_little_memory_goes_to_the_matrix_and_its_rivals_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(memory, "_available", lambda: 600_000)
+    monkeypatch.setattr(memory, "available_memory", lambda: 600_000)
     monkeypatch.setattr(memory, "_last_level_cache", lambda: 15_000)
     result = bench.bench_shape(33, 20, seconds=0.0)
     found = {(r["engine"], r["packing"]) for r in result["results"] if r["level"] == "memory"}

@@ -112,7 +112,7 @@ def test_json(path: Path) -> None:
     first, second = found["texts"]
     assert list(first) == [
         "prompt", "text", "tokens", "finish_reason", "prompt_tokens", "prompt_seconds", "seconds",
-        "tokens_per_second",
+        "drafted_tokens", "accepted_tokens", "tokens_per_second",
     ]  # fmt: skip
     assert first["prompt"] == PROMPT
     assert second["prompt"] == "é\u2028"
@@ -185,6 +185,45 @@ def test_how_a_model_is_loaded_changes_nothing_of_a_text(path: Path) -> None:
     for options in (("--memory", "huge"), ("--threads", 1), ("--threads", 2), ("--context", 64)):
         arguments = ("run", path, "-p", PROMPT, "-n", 9, "--kv", "float32", *options)
         assert done(rsrc(*arguments)) == wanted
+
+
+def test_activations(path: Path, language_models: LanguageModels, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(PROMPT * 20, encoding="utf-8")
+    for file, activations in ((path, "float32"), (language_models.path("bonsai"), "int8-group")):
+        with llm.load(file, activations=activations) as model:  # type: ignore[arg-type]
+            expected = model.generate(PROMPT, max_tokens=9).text
+            perplexity = model.perplexity(PROMPT * 20)
+        options = ("--activations", activations)
+        assert done(rsrc("run", file, "-p", PROMPT, "-n", 9, *options)) == expected + "\n"
+        found = done(rsrc("perplexity", file, text, *options))
+        assert f": perplexity {perplexity.value:.4f}," in found
+        assert found != done(rsrc("perplexity", file, text))
+
+
+def test_speculation_changes_no_text(path: Path) -> None:
+    """How much is guessed depends on the clock; that something is guessed does not."""
+    repeating = ("run", path, "-p", "ab ab ab ab", "-n", 60)
+    wanted = done(rsrc(*repeating))
+    result = rsrc(*repeating, "--speculate", "ngram")
+    assert done(result) == wanted
+    assert re.search(rf"\d tokens {RATE}, \d+ of \d+ guessed tokens? right \(", result.stderr)
+    (found,) = json.loads(done(rsrc(*repeating, "--speculate", "ngram", "--json")))["texts"]
+    assert found["text"] + "\n" == wanted
+    assert 0 < found["accepted_tokens"] <= found["drafted_tokens"]
+    messages = "ab ab ab ab\nab ab ab ab\n"
+    arguments = ("chat", path, "-n", 20)
+    wanted = done(rsrc(*arguments, stdin=messages))
+    assert done(rsrc(*arguments, "--speculate", "ngram", stdin=messages)) == wanted
+
+
+def test_several_prompts_are_not_speculated_upon(path: Path) -> None:
+    for output in ((), ("--json",)):
+        prompts = ("run", path, "-p", "ab ab", "-p", "ab", "-n", 2, *output)
+        result = rsrc(*prompts, "--speculate", "ngram")
+        assert done(result)
+        assert "several prompts run as one batch, in which --speculate changes" in result.stderr
+        assert "speculate" not in rsrc(*prompts, "--speculate", "off").stderr
 
 
 # --- refusals -----------------------------------------------------------------------------------
@@ -277,7 +316,7 @@ def test_run_refuses(path: Path, arguments: Sequence[object], expected: str) -> 
     [
         ("-n", 0), ("--temperature", -1), ("--top-p", 1.1), ("--top-k", -1), ("--min-p", 2),
         ("--repetition-penalty", 0), ("--seed", -1), ("--context", 0), ("--kv", "int4"),
-        ("--memory", "all"), ("--threads", 0), ("--unknown",),
+        ("--memory", "all"), ("--threads", 0), ("--activations", "int8"), ("--unknown",),
     ],
 )  # fmt: skip
 def test_usage(path: Path, arguments: Sequence[object]) -> None:

@@ -25,6 +25,7 @@ import rsr_runtime
 import rsrc
 from rsr_formats import RsrFile, validate
 from rsr_formats.errors import NotRsrError, TruncatedError
+from rsr_formats.pages import huge_page_size
 from rsr_formats.records import PREAMBLE
 from rsr_testing.checkpoints import Kit
 from rsr_testing.process import SIGINT_ENDS, end_of, started, wait_until
@@ -79,7 +80,7 @@ SAMPLING = [
     "-n, --max-tokens", "--temperature", "--top-k", "--top-p", "--min-p", "--repetition-penalty",
     "--seed", "--stop TEXT",
 ]  # fmt: skip
-LOADING = ["--context", "--kv [float16|float32|int8]", "--memory [map|huge]", "--threads"]
+LOADING = ["--context", "--kv [float16|float32|int8]", "--memory [auto|map|huge]", "--threads"]
 
 # What is promised of each command.
 OPTIONS = {
@@ -713,6 +714,8 @@ def test_info(run: Run) -> None:
     target = f"native target     {found['target']}: packing {found['packing']}"
     for part in ("kernels in use", found["cpu"]["isa"], target, rsrc.__version__, "safetensors"):
         assert part in text
+    size = huge_page_size()
+    assert f"huge pages        {'none' if size is None else f'of {size >> 20} MiB'}" in text
 
 
 class TestStreams:

@@ -137,13 +137,13 @@ def test_mark_patterns(case: tuple[Digits, int, int, int], stride: int) -> None:
             _native.mark_patterns(wrong, base, k, stride, seen)
 
 
-@given(digit_arrays(32, (3,)))
+@given(digit_arrays(32, (3,)), st.sampled_from((None, 1, 2, 3, 5, 8, 11)))
 @settings(max_examples=150, deadline=None)
-def test_pack_n4s1(case: tuple[Digits, int, int, int]) -> None:
+def test_pack_n4s1(case: tuple[Digits, int, int, int], group: int | None) -> None:
     digits = case[0]
-    expected = pack_n4s1(ranks_of(digits, 3, 3, 1))
+    expected = pack_n4s1(ranks_of(digits, 3, 3, 1), group)
     found = np.full(len(expected), 0xDE, np.uint8)
-    _native.pack_n4s1(digits, found)
+    _native.pack_n4s1(digits, found, group or 0)
     np.testing.assert_array_equal(found, expected)
 
 
@@ -172,9 +172,10 @@ def test_what_is_no_digit_is_refused_wherever_it_is(base: int, shape: tuple[int,
         with pytest.raises(ValueError, match="a digit is not below the base"):
             _native.pack_w16(digits, base, k, 0, np.empty(words, np.uint16))
         if base == 3:
-            packed = np.empty(n4s1_size(shape[0], -(-shape[1] // 3)), np.uint8)
-            with pytest.raises(ValueError, match="a digit is not below the base"):
-                _native.pack_n4s1(digits, packed)
+            for group in (None, 2):
+                packed = np.empty(n4s1_size(shape[0], -(-shape[1] // 3), group), np.uint8)
+                with pytest.raises(ValueError, match="a digit is not below the base"):
+                    _native.pack_n4s1(digits, packed, group or 0)
         with pytest.raises(ValueError, match="a digit is not below the base"):
             _native.sort_blocks(
                 digits, base, k, 0,

@@ -34,6 +34,11 @@ def one(t: TernaryTensor, **options: Any) -> IndexPlan:
     return found
 
 
+def grouped() -> TernaryTensor:
+    scale = ScaleGrid(np.ones((64, 2), np.float32), 1, 32)
+    return dataclasses.replace(tensor(64, 64), scale=scale)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(("digits", "k"), [(TERNARY, 3), (BINARY_SIGNS, 5), (BINARY_BITS, 5)])
 def test_auto_is_ranked_on_every_target(target: str, digits: tuple[int, ...], k: int) -> None:
@@ -48,6 +53,8 @@ def test_auto_is_ranked_on_every_target(target: str, digits: tuple[int, ...], k:
 )
 def test_the_packing_is_the_target_s(target: str, ternary: str) -> None:
     assert one(tensor(64, 64), target=target).packing == ternary
+    assert one(grouped(), target=target).packing == ternary
+    assert one(grouped(), target=target, k=2).packing == "w16"
     assert one(tensor(64, 64), target=target, k=2).packing == "w16"  # n4s1 is for k = 3
     assert one(tensor(64, 64, BINARY_SIGNS), target=target).packing == "w16"
     assert one(tensor(64, 64, BINARY_SIGNS), target=target, k=3).packing == "w16"
@@ -61,8 +68,7 @@ def test_patterns_may_be_listed_where_w16_is_the_packing(target: str) -> None:
 
     ternary, binary = tensor(64, 64), tensor(64, 64, BINARY_SIGNS)
     assert lists(ternary) == (one(ternary, target=target).packing == "w16")
-    grouped = dataclasses.replace(ternary, scale=ScaleGrid(np.ones((64, 2), np.float32), 1, 32))
-    assert lists(grouped)
+    assert lists(grouped()) == lists(ternary)
     assert lists(ternary, k=4)
     assert not any(lists(ternary, k=k) for k in (1, 2, 3))
     assert not lists(binary)

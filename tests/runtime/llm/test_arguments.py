@@ -142,6 +142,11 @@ def test_other_options(model: LanguageModel, loaded: Loader) -> None:
             OptionError, match=r"kv: found .*, expected 'float32', 'float16' or 'int8'"
         ):
             loaded("bitnet-2b", kv=wrong)
+    for wrong in ("int8", "", None):
+        with pytest.raises(
+            OptionError, match=r"activations: found .*, expected 'trained', 'float32'"
+        ):
+            loaded("bitnet-2b", activations=wrong)
     for wrong in (5, "To be", [1.5], [-1], [1 << 40]):
         with pytest.raises(RsrError):
             model.decode(wrong)

@@ -38,7 +38,7 @@ def test_tensors_of_a_bitnet(language_models: LanguageModels) -> None:
     ):  # fmt: skip
         assert isinstance(linear.weight, Matrix)
         assert linear.weight.shape == shape
-        assert linear.int8_activations
+        assert linear.activations == "int8"
         assert linear.bias is None
         assert linear.norm is None
     assert layer.q_proj.name == "model.layers.1.self_attn.q_proj"
@@ -54,7 +54,7 @@ def test_tensors_of_a_bitnet(language_models: LanguageModels) -> None:
     assert isinstance(weights.embed_tokens, DenseTensor)
     assert weights.embed_tokens.dtype == "BF16"
     assert weights.lm_head.weight is weights.embed_tokens  # tied
-    assert not weights.lm_head.int8_activations
+    assert weights.lm_head.activations == "float32"
 
 
 def test_norms_of_heads(language_models: LanguageModels) -> None:
@@ -64,7 +64,7 @@ def test_norms_of_heads(language_models: LanguageModels) -> None:
         assert layer.q_norm is not None
         assert layer.k_norm is not None
         assert layer.q_norm.shape == layer.k_norm.shape == (128,)
-        assert not layer.q_proj.int8_activations
+        assert layer.q_proj.activations == "float32"
         # The whole model is ternary, embedding and head too.
         assert isinstance(weights.embed_tokens, Matrix)
         assert isinstance(weights.lm_head.weight, Matrix)
@@ -244,9 +244,9 @@ def test_layers_that_are_not_converted_take_floats(language_models: LanguageMode
     assert isinstance(down.weight, DenseTensor)
     assert isinstance(k.weight, Matrix)  # its floats are ternary, but no layer of a BitNet
     for linear in (down, k):
-        assert not linear.int8_activations
-    assert weights.layers[1].down_proj.int8_activations
-    assert weights.layers[0].q_proj.int8_activations
+        assert linear.activations == "float32"
+    assert weights.layers[1].down_proj.activations == "int8"
+    assert weights.layers[0].q_proj.activations == "int8"
 
 
 @pytest.mark.parametrize("family", ["bitnet-2b-online", "1bitllm"])
@@ -284,7 +284,7 @@ def test_patterns_of_what_is_not_converted(language_models: LanguageModels, tmp_
     )
     weights = weights_of(path)
     assert isinstance(weights.layers[1].down_proj.weight, DenseTensor)
-    assert weights.layers[1].up_proj.int8_activations
+    assert weights.layers[1].up_proj.activations == "int8"
 
 
 # --- heads --------------------------------------------------------------------------------------
@@ -343,7 +343,7 @@ def test_a_head_of_int8(language_models: LanguageModels, tmp_path: Path, tied: b
     weights = weights_of(path)
     assert weights.lm_head.weight.dtype == "I8"
     assert weights.lm_head.row_scale is not None
-    assert weights.lm_head.int8_activations
+    assert weights.lm_head.activations == "int8"
     with llm.load(path) as model, llm.load(language_models.path("bitnet-2b")) as plain:
         tokens = [256, 40, 41, 42]
         found, exact = model.next_logits(tokens), plain.next_logits(tokens)

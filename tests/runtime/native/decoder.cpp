@@ -44,6 +44,28 @@ struct Row {
     s.check_guards();
     q.check_guards();
   }
+  // q and steps of a kernel that quantizes by groups against the definition; every float operation
+  // rounds once.
+  static void check_groups(const float* h, size_t columns, Guarded<int8_t>& q,
+                           Guarded<float>& steps) {
+    q.check_guards();
+    steps.check_guards();
+    for (size_t g = 0; g < steps.size(); g++) {
+      const size_t first = g * columns, last = std::min(q.size(), first + columns);
+      float m = 0;
+      bool finite = true;
+      for (size_t i = first; i < last; i++) {
+        finite = finite && std::isfinite(h[i]);
+        m = std::max(m, std::fabs(h[i]));
+      }
+      const bool counts = finite && m >= std::ldexp(1.0f, -119);
+      const float inverse = counts ? 127.0f / m : 0.0f;
+      finite ? expect(steps[g], counts ? m / 127.0f : 0.0f, 0, "step", g)
+             : expect(std::isnan(steps[g]), 1, 0, "NaN as the step", g);
+      for (size_t i = first; i < last; i++)
+        expect(q[i], counts ? std::nearbyint(h[i] * inverse) : 0.0f, 0, "q of a group", i);
+    }
+  }
   void check_quantized(const Harness& harness) {
     Row expected(q.size());
     harness.tables[0].kernels.decoder.normalize(out.data(), nullptr,
@@ -107,6 +129,18 @@ void check_rows(Harness& harness, size_t n) {
             normalize(given.data(), nullptr, to);
             expect_same_bits(given.data(), row.out.data(), n, "out in place of x");
             expect_same_bits(in_place.q.data(), row.q.data(), n, "q, out in place of x");
+            for (size_t columns : {size_t{1}, size_t{32}, size_t{48}, size_t{100}, size_t{128}}) {
+              Guarded<int8_t> q(n, int8_t{99});
+              Guarded<float> steps(rsr::divide_up(n, columns), 12345.0f);
+              normalize(given.data(), nullptr,
+                        {n, nullptr, kEps, nullptr, q.data(), steps.data(), columns});
+              Row::check_groups(given.data(), columns, q, steps);
+              Guarded<float> out(n, 12345.0f);
+              normalize(given.data(), nullptr,
+                        {n, w, kEps, out.data(), q.data(), steps.data(), columns});
+              out.check_guards();
+              Row::check_groups(out.data(), columns, q, steps);
+            }
           });
     }
   for (rsr::Activation activation : {rsr::Activation::silu, rsr::Activation::relu2})
@@ -131,6 +165,11 @@ void check_rows(Harness& harness, size_t n) {
             Guarded<float> scratch(n);
             gate_row(gate.data(), up.data(), activation, scratch.data(), separate.to(w, false));
             expect_same_bits(separate.q.data(), row.q.data(), n, "q without out");
+            Guarded<int8_t> q(n, int8_t{99});
+            Guarded<float> steps(rsr::divide_up(n, 32), 12345.0f);
+            gate_row(gate.data(), up.data(), activation, scratch.data(),
+                     {n, w, kEps, nullptr, q.data(), steps.data(), 32});
+            Row::check_groups(row.out.data(), 32, q, steps);
           });
     }
 }

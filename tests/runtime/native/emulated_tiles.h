@@ -86,13 +86,18 @@ inline void store(int number, void* memory, size_t stride) {
     std::memcpy(static_cast<char*>(memory) + r * stride, t.bytes[r], t.row_bytes);
 }
 
-// sums[m][n] += a[m][4 i + j] * b[i][4 n + j], signed bytes, 32-bit sums that wrap.
-inline void multiply_add(int sums, int a, int b) {
-  Tile &c = tile(sums), &s = tile(a), &t = tile(b);
-  require(sums != a && sums != b && a != b, "TDPBSSD wants three different ones");
+inline void check_shapes(int sums, int a, int b) {
+  const Tile &c = tile(sums), &s = tile(a), &t = tile(b);
+  require(sums != a && sums != b && a != b, "a product wants three different ones");
   require(c.row_bytes % 4 == 0 && s.row_bytes % 4 == 0 && t.row_bytes % 4 == 0, "not whole sums");
   require(c.rows == s.rows && c.row_bytes == t.row_bytes && s.row_bytes == 4 * t.rows,
-          "the shapes of TDPBSSD do not match");
+          "the shapes of a product do not match");
+}
+
+// sums[m][n] += a[m][4 i + j] * b[i][4 n + j], signed bytes, 32-bit sums that wrap.
+inline void multiply_add(int sums, int a, int b) {
+  check_shapes(sums, a, b);
+  Tile &c = tile(sums), &s = tile(a), &t = tile(b);
   for (int m = 0; m < c.rows; m++)
     for (int n = 0; n < c.row_bytes / 4; n++) {
       uint32_t sum;
@@ -104,32 +109,33 @@ inline void multiply_add(int sums, int a, int b) {
     }
 }
 
-inline float without_subnormals(float x) { return std::fabs(x) < 0x1p-126f ? 0.0f * x : x; }
-inline float of_bfloat16(const int8_t* p) {
-  uint32_t bits = 0;
-  std::memcpy(reinterpret_cast<char*>(&bits) + 2, p, 2);
+// Subnormal numbers are zeros.
+inline float flushed(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
+
+inline float from_bf16(const int8_t* bytes) {
+  uint16_t high;
+  std::memcpy(&high, bytes, 2);
+  const uint32_t bits = static_cast<uint32_t>(high) << 16;
   float x;
   std::memcpy(&x, &bits, 4);
-  return without_subnormals(x);
+  return flushed(x);
 }
 
-// sums[m][n] += the sum of a[m][2 i] b[i][2 n] over i, plus that of the odd ones: pairs of
-// bfloat16, fused multiply-adds in float32, subnormal numbers are zero.
+// sums[m][n] += a[m][2 i + j] * b[i][2 n + j], bfloat16: for each j a chain of fused multiply-adds
+// from zero, then the sum of both, which is added. Each rounds to the nearest float32, half to
+// even.
 inline void multiply_add_bf16(int sums, int a, int b) {
+  check_shapes(sums, a, b);
   Tile &c = tile(sums), &s = tile(a), &t = tile(b);
-  require(sums != a && sums != b && a != b, "TDPBF16PS wants three different ones");
-  require(c.row_bytes % 4 == 0 && s.row_bytes % 4 == 0 && t.row_bytes % 4 == 0, "not whole sums");
-  require(c.rows == s.rows && c.row_bytes == t.row_bytes && s.row_bytes == 4 * t.rows,
-          "the shapes of TDPBF16PS do not match");
   for (int m = 0; m < c.rows; m++)
     for (int n = 0; n < c.row_bytes / 4; n++) {
-      float of[2] = {0, 0}, sum;
+      float chain[2] = {0, 0}, sum;
       for (int i = 0; i < t.rows; i++)
         for (int j = 0; j < 2; j++)
-          of[j] = without_subnormals(std::fma(of_bfloat16(&s.bytes[m][4 * i + 2 * j]),
-                                              of_bfloat16(&t.bytes[i][4 * n + 2 * j]), of[j]));
+          chain[j] = flushed(std::fma(from_bf16(s.bytes[m] + 4 * i + 2 * j),
+                                      from_bf16(t.bytes[i] + 4 * n + 2 * j), chain[j]));
       std::memcpy(&sum, &c.bytes[m][4 * n], 4);
-      sum = without_subnormals(without_subnormals(sum) + without_subnormals(of[0] + of[1]));
+      sum = flushed(flushed(sum) + flushed(chain[0] + chain[1]));
       std::memcpy(&c.bytes[m][4 * n], &sum, 4);
     }
 }

@@ -17,9 +17,11 @@
 
 #if defined(RSR_EMULATE_AMX)
 namespace rsr {
-// Files *_amx.cpp, renamed (CMakeLists.txt).
-void fill_panels_emulated(KernelTable& table);
+// From files of AMX kernels, renamed (CMakeLists.txt).
 void fill_attention_emulated(KernelTable& table);
+void fill_panels_emulated(KernelTable& table);
+void fill_grouped_panels_emulated(KernelTable& table);
+void fill_panels_bf16_emulated(KernelTable& table);
 }  // namespace rsr
 #endif
 
@@ -77,6 +79,15 @@ std::vector<float> float_inputs(size_t n, size_t kind) {
         break;
       case 10:  // just below a power of two
         x[i] = std::nextafter(2.0f, 0.0f);
+        break;
+      case 11:  // halves that two bfloat16 numbers round up, and all of them alike
+        x[i] = 1 + std::ldexp(1.0f, -9) + std::ldexp(1.0f, -17);
+        break;
+      case 12:  // as small as bfloat16 tiles take
+        x[i] = std::copysign(std::ldexp(static_cast<float>(1 + uniform()), -102), normal());
+        break;
+      case 13:  // as large as they take
+        x[i] = std::ldexp(normal() < 0 ? -1.0f : 1.0f, 127) / static_cast<float>(n);
         break;
       default:
         x[i] = normal();
@@ -163,6 +174,25 @@ void check_probe(Harness& harness) {
 
 }  // namespace harness
 
+namespace {
+
+// Lookups in the styles that this processor does not use (tuning.h), after those of avx512.
+void add_styles(std::vector<harness::Table>& tables) {
+  const rsr::TuningRow in_use = rsr::tuning_in_use();
+  for (bool in_registers : {false, true})
+    for (bool shifts : {false, true}) {
+      rsr::TuningRow other = in_use;
+      other.tables_in_registers = in_registers;
+      other.shifts = shifts;
+      rsr::use_tuning(other);
+      const std::string style = std::string(in_registers ? "r" : "m") + (shifts ? "s" : "x");
+      tables.insert(tables.begin() + 1, {"avx512 " + style, rsr::kernels()});
+    }
+  rsr::use_tuning(in_use);
+}
+
+}  // namespace
+
 int main(int count, char** arguments) {
   bool is_bench = false;
   std::vector<std::string> wanted;
@@ -175,12 +205,15 @@ int main(int count, char** arguments) {
     if (std::find(isas.begin(), isas.end(), isa) == isas.end()) continue;
     rsr::use_isa(isa);
     tables.insert(tables.begin(), {isa, rsr::kernels()});
+    if (isa == "avx512") add_styles(tables);
   }
 #if defined(RSR_EMULATE_AMX)
   if (std::find(isas.begin(), isas.end(), "avx512vnni") != isas.end()) {
     tables.push_back({"emulated amx", tables.back().kernels});
-    rsr::fill_panels_emulated(tables.back().kernels);
     rsr::fill_attention_emulated(tables.back().kernels);
+    rsr::fill_panels_emulated(tables.back().kernels);
+    rsr::fill_grouped_panels_emulated(tables.back().kernels);
+    rsr::fill_panels_bf16_emulated(tables.back().kernels);
   }
 #endif
   for (const std::string& name : wanted)

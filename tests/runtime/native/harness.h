@@ -38,7 +38,7 @@ T pick(std::initializer_list<T> values) {
 
 // Worst cases of inputs, by kind. Kind 0 is random, kind kNotFinite has an infinity and perhaps a
 // NaN.
-constexpr size_t kInt8Kinds = 5, kFloatKinds = 11, kNotFinite = 7;
+constexpr size_t kInt8Kinds = 5, kFloatKinds = 14, kNotFinite = 7;
 std::vector<int8_t> int8_inputs(size_t n, size_t kind);
 std::vector<float> float_inputs(size_t n, size_t kind);
 
@@ -156,6 +156,10 @@ class Harness {
   }
   template <class X, class Pattern, class Y>
   static bool is_empty(const rsr::BatchKernel<X, Pattern, Y>& batch) {
+    return batch.min_vectors == 0;
+  }
+  template <class X, class Pattern>
+  static bool is_empty(const rsr::GroupedBatchKernel<X, Pattern>& batch) {
     return batch.min_vectors == 0;
   }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "decoder/activations.h"
 #include "dispatch.h"
 #include "harness.h"
 #include "parallel.h"
@@ -58,6 +59,53 @@ struct Matrix {
   }
 };
 
+template <class T>
+std::vector<T> transposed(const T* from, size_t rows, size_t columns) {
+  std::vector<T> to(rows * columns);
+  for (size_t i = 0; i < to.size(); i++) to[i % columns * rows + i / columns] = from[i];
+  return to;
+}
+
+// Vectors in rows or in columns, of inputs and outputs: the same bits.
+void check_orders(const Matrix& a, size_t count, const std::vector<int8_t>& x,
+                  const std::vector<float>& wide, Guarded<int32_t>& exact, Guarded<float>& floats) {
+  using rsr::Order;
+  const auto x_columns = transposed(x.data(), count, a.columns);
+  const auto wide_columns = transposed(wide.data(), count, a.columns);
+  for (Order from : {Order::rows, Order::columns})
+    for (Order to : {Order::rows, Order::columns}) {
+      Guarded<int32_t> y(count * a.rows, 77);
+      Guarded<float> z(count * a.rows, 77.0f);
+      const rsr::RankedProduct<int32_t> to_exact{&a.index, y.data()};
+      const rsr::RankedProduct<float> to_floats{&a.index, z.data()};
+      const bool in_rows = from == Order::rows, is_row = to == Order::rows;
+      rsr::multiply_i8(&to_exact, 1, in_rows ? x.data() : x_columns.data(), count, {from, to});
+      rsr::multiply_f32(&to_floats, 1, in_rows ? wide.data() : wide_columns.data(), count,
+                        {from, to});
+      y.check_guards();
+      z.check_guards();
+      const auto rows = is_row ? std::vector<int32_t>(y.data(), y.data() + count * a.rows)
+                               : transposed(y.data(), a.rows, count);
+      const auto float_rows = is_row ? std::vector<float>(z.data(), z.data() + count * a.rows)
+                                     : transposed(z.data(), a.rows, count);
+      expect_same_bits(rows.data(), exact.data(), rows.size(), "int8 in another order");
+      expect_same_bits(float_rows.data(), floats.data(), rows.size(), "float32 in another order");
+    }
+}
+
+// Quantization inside of the product: the same bits as apart.
+void check_quantizing(const Matrix& a, size_t count, const std::vector<float>& x) {
+  std::vector<int8_t> q(x.size());
+  std::vector<float> s(count);
+  Guarded<float> apart(count * a.rows, 77.0f), inside(count * a.rows, 77.0f);
+  const rsr::RankedProduct<float> to_apart{&a.index, apart.data()}, to{&a.index, inside.data()};
+  rsr::quantize_i8(x.data(), count, a.columns, q.data(), s.data());
+  rsr::multiply_quantized(&to_apart, 1, q.data(), s.data(), count);
+  rsr::multiply_quantizing(&to, 1, x.data(), count);
+  inside.check_guards();
+  expect_same_bits(inside.data(), apart.data(), inside.size(), "quantized in the product");
+}
+
 void check(const Matrix& a, size_t count) {
   std::vector<int8_t> x;
   std::vector<float> divisors(count, 3.0f), wide;
@@ -77,6 +125,8 @@ void check(const Matrix& a, size_t count) {
   exact.check_guards();
   scaled.check_guards();
   floats.check_guards();
+  check_orders(a, count, x, wide, exact, floats);
+  check_quantizing(a, count, wide);
   for (size_t v = 0; v < count; v++)
     for (size_t r = 0; r < a.rows; r++) {
       int32_t sum = 0;

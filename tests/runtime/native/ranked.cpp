@@ -24,6 +24,8 @@ struct Index {
   size_t rows, columns, blocks, inputs;
   int k;
   Fill fill;
+  rsr::Grouping grouping = {0, 0};  // of N4S1, if it has groups
+  size_t row_bytes;
   std::vector<int16_t> patterns;
   std::vector<float> float_patterns;
   Guarded<uint8_t> bytes;
@@ -36,9 +38,32 @@ struct Index {
         inputs(blocks * k),
         k(k),
         fill(fill),
+        row_bytes(columns * Packing::kCellBytes),
         patterns(k * kPatterns),
-        bytes(rows * columns * Packing::kCellBytes),
+        bytes(rows * row_bytes),
         weights(rows * inputs) {
+    fill_ranks(digits);
+  }
+
+  // Packing n4s1 with groups of columns.
+  Index(size_t rows, const rsr::Grouping& grouping, Fill fill)
+      : rows(rows),
+        columns(divide_up(grouping.blocks, N4S1::kBlocks)),
+        blocks(grouping.blocks),
+        inputs(blocks * N4S1::kK),
+        k(N4S1::kK),
+        fill(fill),
+        grouping(grouping),
+        row_bytes(grouping.blocks / grouping.blocks_per_group *
+                      N4S1::group_bytes(grouping.blocks_per_group) +
+                  N4S1::group_bytes(grouping.blocks % grouping.blocks_per_group)),
+        patterns(k * kPatterns),
+        bytes(rows * row_bytes),
+        weights(rows * inputs) {
+    fill_ranks({-1, 0, 1});
+  }
+
+  void fill_ranks(const std::vector<int>& digits) {
     const int base = static_cast<int>(digits.size());
     int all = 1;
     for (int d = 0; d < k; d++) all *= base;
@@ -59,49 +84,66 @@ struct Index {
       }
   }
 
-  uint8_t* column(size_t row, size_t c) {
-    const size_t strip = row / Packing::kStripRows * Packing::kStripRows;
-    const size_t height = std::min(Packing::kStripRows, rows - strip);
-    return bytes.data() + (strip * columns + c * height) * Packing::kCellBytes;
+  uint8_t* strip_of(size_t row) {
+    return bytes.data() + row / Packing::kStripRows * Packing::kStripRows * row_bytes;
+  }
+
+  // Where a row of a block is.
+  struct Place {
+    uint8_t* cell;   // of W16: its word; of N4S1: its byte in the first vector of the unit
+    uint8_t* signs;  // of N4S1
+    size_t j;        // the block in the word or unit
+  };
+  Place place(size_t row, size_t block) {
+    const size_t r = row % Packing::kStripRows;
+    uint8_t* const strip = strip_of(row);
+    if constexpr (std::is_same_v<Packing, W16>)
+      return {strip + (block / W16::kBlocks * height(row) + r) * 2, nullptr, block % W16::kBlocks};
+    const size_t most = grouping.blocks ? grouping.blocks_per_group : blocks;
+    const size_t group = block / most, i = block % most;
+    const size_t unit = i / N4S1::kBlocks, j = i % N4S1::kBlocks;
+    const size_t n = std::min({N4S1::kBlocks, most - i + j, blocks - block + j});
+    uint8_t* const cell =
+        strip + (group * N4S1::group_bytes(most) + unit * N4S1::kCellBytes) * height(row) + r;
+    return {cell, cell + (N4S1::unit_bytes(n) - 1) * height(row), j};
   }
   size_t height(size_t row) const {
     return std::min(Packing::kStripRows, rows - row / Packing::kStripRows * Packing::kStripRows);
   }
 
   void set_rank(size_t row, size_t block, int rank) {
-    const size_t r = row % Packing::kStripRows, j = block % Packing::kBlocks;
-    uint8_t* cell = column(row, block / Packing::kBlocks);
+    const auto [cell, signs, j] = place(row, block);
     if constexpr (std::is_same_v<Packing, W16>) {
       uint16_t word;
-      std::memcpy(&word, cell + 2 * r, 2);
+      std::memcpy(&word, cell, 2);
       word = static_cast<uint16_t>((word & ~(31 << 5 * j)) | rank << 5 * j);
-      std::memcpy(cell + 2 * r, &word, 2);
+      std::memcpy(cell, &word, 2);
     } else {
       const int value = rank - N4S1::kZeroRank, magnitude = std::abs(value);
-      uint8_t& pair = cell[j / 2 * height(row) + r];
+      uint8_t& pair = cell[j / 2 * height(row)];
       pair = static_cast<uint8_t>((pair & (j % 2 ? 15 : 240)) | magnitude << 4 * (j % 2));
-      uint8_t& signs = cell[4 * height(row) + r];
-      signs = static_cast<uint8_t>((signs & ~(128 >> j)) | (value < 0 ? 128 >> j : 0));
+      *signs = static_cast<uint8_t>((*signs & ~(128 >> j)) | (value < 0 ? 128 >> j : 0));
     }
   }
 
   int8_t weight(size_t row, size_t block, int d) {
-    const size_t r = row % Packing::kStripRows, j = block % Packing::kBlocks;
-    const uint8_t* cell = column(row, block / Packing::kBlocks);
+    const auto [cell, signs, j] = place(row, block);
     const int16_t* values = patterns.data() + d * kPatterns;
     if constexpr (std::is_same_v<Packing, W16>) {
       uint16_t word;
-      std::memcpy(&word, cell + 2 * r, 2);
+      std::memcpy(&word, cell, 2);
       return static_cast<int8_t>(values[word >> 5 * j & 31]);
+    } else {
+      const int magnitude = cell[j / 2 * height(row)] >> 4 * (j % 2) & 15;
+      const int value = values[N4S1::kZeroRank + magnitude];
+      return static_cast<int8_t>(*signs >> (7 - j) & 1 ? -value : value);
     }
-    const int magnitude = cell[j / 2 * height(row) + r] >> 4 * (j % 2) & 15;
-    const int value = values[N4S1::kZeroRank + magnitude];
-    return static_cast<int8_t>(cell[4 * height(row) + r] >> (7 - j) & 1 ? -value : value);
   }
 
   rsr::RankedRows wanted(size_t strip, size_t first, size_t last) {
-    return {column(strip, 0), first - strip, last - strip,
-            rows - strip,     columns,       rsr::columns_per_widen<Packing>(k)};
+    return {strip_of(strip), first - strip, last - strip,
+            rows - strip,    columns,       rsr::columns_per_widen<Packing>(k),
+            grouping};
   }
 
   const auto* patterns_of(const int8_t*) const { return patterns.data(); }
@@ -163,6 +205,18 @@ std::unique_ptr<Guarded<char>> tables_of(const Kernel& kernel, Index<Packing>& a
   return tables;
 }
 
+// The tables of a product with groups.
+template <class Kernel, class Packing, class X>
+std::unique_ptr<Guarded<char>> grouped_tables_of(const Kernel& kernel, Index<Packing>& a,
+                                                 const rsr::Grouping& grouping, const X* x) {
+  if (!kernel.build_grouped_tables) return tables_of(kernel, a, x);
+  auto tables =
+      std::make_unique<Guarded<char>>(kernel.header_bytes + a.blocks * kernel.table_bytes);
+  kernel.build_grouped_tables(x, a.patterns_of(x), a.k, grouping, tables->data());
+  tables->check_guards();
+  return tables;
+}
+
 // y = the product of one vector, strip by strip, in pieces of random height.
 template <class Kernel, class Packing, class X, class Y>
 void multiply_vector(const Kernel& kernel, Index<Packing>& a, const X* x, Y* y) {
@@ -188,11 +242,29 @@ void check_vector(const Kernel& kernel, Index<Packing>& a, Inputs<X>& in) {
   }
 }
 
-// The first `count` vectors, prepared in pieces as threads do, times rows [first, last).
+// Those of the first `count` vectors that a pass takes.
+template <class Kernel, class X>
+std::vector<size_t> taken_of(const Kernel& kernel, Inputs<X>& in, size_t count) {
+  std::vector<size_t> taken;
+  for (size_t v = 0; v < std::min({count, in.count, kernel.max_vectors}); v++)
+    if (!kernel.takes || kernel.takes(in.x.data() + v * in.n, in.n)) taken.push_back(v);
+  return taken;
+}
+
+template <class X>
+void copy_inputs(Inputs<X>& in, const std::vector<size_t>& taken, Guarded<X>& x) {
+  for (size_t i = 0; i < taken.size(); i++)
+    std::copy_n(in.x.data() + taken[i] * in.n, in.n, x.data() + i * in.n);
+}
+
+// The vectors `taken`, prepared in pieces as threads do, times rows [first, last).
 template <class Kernel, class Packing, class X, class Y>
-void multiply_batch(const Kernel& kernel, Index<Packing>& a, Inputs<X>& in, size_t count,
-                    size_t first, size_t last, Guarded<Y>& y) {
-  const X* x = in.x.data();
+void multiply_batch(const Kernel& kernel, Index<Packing>& a, Inputs<X>& in,
+                    const std::vector<size_t>& taken, size_t first, size_t last, Guarded<Y>& y) {
+  const size_t count = taken.size();
+  Guarded<X> inputs(count * in.n);
+  copy_inputs(in, taken, inputs);
+  const X* x = inputs.data();
   Guarded<char> shared(kernel.shared_bytes(a.columns, a.k, count));
   Guarded<char> per_thread(kernel.per_thread_bytes(a.columns, a.k, count));
   const size_t pieces = divide_up(count, kernel.prepare_step);
@@ -210,20 +282,21 @@ void multiply_batch(const Kernel& kernel, Index<Packing>& a, Inputs<X>& in, size
 template <class Kernel, class Packing, class X>
 void check_batch(const Kernel& kernel, Index<Packing>& a, Inputs<X>& in, size_t count) {
   using Y = std::conditional_t<std::is_same_v<X, int8_t>, int32_t, float>;
-  count = std::min({count, in.count, kernel.max_vectors});
+  const std::vector<size_t> taken = taken_of(kernel, in, count);
+  if (taken.empty()) return;
   const size_t first = below(2) ? 0 : kRowUnit * below(a.rows / kRowUnit);
   const size_t last = first + kRowUnit * (1 + below((a.rows - first) / kRowUnit));
-  Guarded<Y> y(count * (last - first), Y(77));
-  multiply_batch(kernel, a, in, count, first, last, y);
-  for (size_t v = 0; v < count; v++)
+  Guarded<Y> y(taken.size() * (last - first), Y(77));
+  multiply_batch(kernel, a, in, taken, first, last, y);
+  for (size_t i = 0; i < taken.size(); i++)
     for (size_t r = first; r < last; r++)
-      expect(y[v * (last - first) + r - first], in.sums[v * a.rows + r], in.bound(v),
-             "vector, row of a batch", v, r);
+      expect(y[i * (last - first) + r - first], in.sums[taken[i] * a.rows + r], in.bound(taken[i]),
+             "vector, row of a batch", taken[i], r);
 }
 
 // Scales of groups: of float16 and float32, with blocks that reach over words; of int8, perhaps
 // with steps of the inputs.
-template <class X>
+template <class Packing, class X>
 struct Groups {
   rsr::Grouping grouping;
   size_t count, stride, entry;
@@ -232,8 +305,8 @@ struct Groups {
   Guarded<float> steps;        // (vectors, groups)
   bool has_steps;
 
-  Groups(const Index<W16>& a, size_t vectors)
-      : grouping(random_grouping(a)),
+  Groups(const Index<Packing>& a, size_t vectors)
+      : grouping(a.grouping.blocks ? a.grouping : random_grouping(a)),
         count(rsr::group_count(grouping)),
         stride(a.rows + below(3)),
         entry(pick<size_t>({2, 4})),
@@ -251,12 +324,20 @@ struct Groups {
     for (size_t i = 0; i < steps.size(); i++) steps[i] = normal();
   }
 
-  static rsr::Grouping random_grouping(const Index<W16>& a) {
+  static rsr::Grouping random_grouping(const Index<Packing>& a) {
     const size_t widen = W16::kBlocks * rsr::columns_per_widen<W16>(a.k);
     const size_t blocks = a.blocks - below(std::min<size_t>(3, a.blocks));
-    return {std::min(blocks,
-                     pick<size_t>({1, 2, 3, 4, 7, 11, 16, 22, 43, widen - 1, widen, widen + 1})),
-            blocks};
+    const size_t whole =
+        std::min(blocks, pick<size_t>({1, 2, 3, 4, 7, 11, 16, 22, 26, 43, widen - 1, widen,
+                                       widen + 1, 1 + below(60)}));
+    return {whole, blocks, whole * a.k - below(a.k)};
+  }
+
+  // Clears the inputs that pad groups.
+  void pad(const Index<Packing>& a, X* x) const {
+    for (size_t b = 0; b < grouping.blocks; b = rsr::group_end(grouping, b))
+      std::fill(x + b * a.k + rsr::inputs_of_group(grouping, b, a.k),
+                x + rsr::group_end(grouping, b) * a.k, X(0));
   }
 
   // Kernels read the scales of the rows wanted of each group, and may prefetch more.
@@ -265,19 +346,17 @@ struct Groups {
             has_steps ? steps.data() + vector * count : nullptr};
   }
 
-  // Compares y, rows [first, last) of the product with vector v.
-  void check(Index<W16>& a, Inputs<X>& in, size_t v, const float* y, size_t first, size_t last) {
-    const X* x = in.x.data() + v * in.n;
+  // Compares y, rows [first, last) of the product with x, vector v.
+  void check(Index<Packing>& a, const X* x, size_t v, const float* y, size_t first, size_t last) {
     for (size_t r = first; r < last; r++) {
       double sum = 0, bound = 0;
       for (size_t g = 0, b = 0; g < count; g++) {
         double part = 0, magnitude = 0;
-        const size_t end = std::min(grouping.blocks, b + grouping.blocks_per_group);
-        for (size_t i = b * a.k; i < end * a.k; i++) {
+        for (size_t i = b * a.k; i < b * a.k + rsr::inputs_of_group(grouping, b, a.k); i++) {
           part += a.weights[r * a.inputs + i] * static_cast<double>(x[i]);
           magnitude += std::fabs(static_cast<double>(x[i]));
         }
-        b = end;
+        b = rsr::group_end(grouping, b);
         const double scale = values[g * stride + r] * (has_steps ? steps[v * count + g] : 1);
         sum += scale * part;
         bound += std::fabs(scale) * magnitude;
@@ -286,46 +365,49 @@ struct Groups {
         if (std::isfinite(y[r - first])) expect(y[r - first], sum, 0, "row, not finite", r);
         continue;
       }
-      const double terms = static_cast<double>(std::is_same_v<X, int8_t> ? count + 3 : in.n + 3);
+      const double terms =
+          static_cast<double>(std::is_same_v<X, int8_t> ? count + 3 : a.inputs + 3);
       // A denormal result is rounded to a multiple of 2^-149.
       const double off = terms * (std::ldexp(bound, -24) + std::ldexp(1, -149));
+      constexpr double kMost = std::numeric_limits<float>::max();
+      if (std::fabs(sum) + off > kMost && std::isinf(y[r - first])) continue;
       expect(y[r - first], sum, off, "vector, row with groups", v, r);
     }
   }
 };
 
-template <class Kernel, class X>
-void check_grouped(const Kernel& kernel, Index<W16>& a, Inputs<X>& in) {
-  Groups<X> groups(a, in.count);
+template <class Kernel, class Packing, class X>
+void check_grouped(const Kernel& kernel, Index<Packing>& a, Inputs<X>& in) {
+  Groups<Packing, X> groups(a, in.count);
   const size_t v = below(std::min(in.count, kFloatKinds));
-  const auto tables = tables_of(kernel, a, in.x.data() + v * in.n);
-  for (size_t strip = 0; strip < a.rows; strip += W16::kStripRows) {
+  std::vector<X> x(in.x.data() + v * in.n, in.x.data() + (v + 1) * in.n);
+  groups.pad(a, x.data());
+  const auto tables = grouped_tables_of(kernel, a, groups.grouping, x.data());
+  for (size_t strip = 0; strip < a.rows; strip += Packing::kStripRows) {
     const size_t first = strip + kRowUnit * below(a.height(strip) / kRowUnit);
     const size_t last = strip + a.height(strip);
     Guarded<float> y(last - first, 77.0f);
     kernel.lookup_grouped(a.wanted(strip, first, last), groups.from(first, v), tables->data(),
                           y.data());
     y.check_guards();
-    groups.check(a, in, v, y.data(), first, last);
+    groups.check(a, x.data(), v, y.data(), first, last);
   }
 }
 
 // Vectors that a pass takes, of the first `count`, and rows of several strips.
 template <class Kernel, class X>
 void check_grouped_batch(const Kernel& kernel, Index<W16>& a, Inputs<X>& in, size_t count) {
-  Groups<X> groups(a, in.count);
-  std::vector<size_t> taken;
-  for (size_t v = 0; v < std::min({count, in.count, kernel.max_vectors}); v++)
-    if (!kernel.takes || kernel.takes(in.x.data() + v * in.n, in.n)) taken.push_back(v);
+  Groups<W16, X> groups(a, in.count);
+  const std::vector<size_t> taken = taken_of(kernel, in, count);
   if (taken.empty()) return;
   count = taken.size();
   Guarded<X> x(count * in.n);
+  copy_inputs(in, taken, x);
+  for (size_t i = 0; i < count; i++) groups.pad(a, x.data() + i * in.n);
   Guarded<float> steps(count * groups.count);
-  for (size_t i = 0; i < count; i++) {
-    std::copy_n(in.x.data() + taken[i] * in.n, in.n, x.data() + i * in.n);
+  for (size_t i = 0; i < count; i++)
     std::copy_n(groups.steps.data() + taken[i] * groups.count, groups.count,
                 steps.data() + i * groups.count);
-  }
   const size_t first = below(2) ? 0 : kRowUnit * below(a.rows / kRowUnit);
   const size_t last = first + kRowUnit * (1 + below((a.rows - first) / kRowUnit));
   Guarded<char> shared(kernel.shared_bytes(groups.grouping, a.k, count));
@@ -344,7 +426,7 @@ void check_grouped_batch(const Kernel& kernel, Index<W16>& a, Inputs<X>& in, siz
   per_thread.check_guards();
   y.check_guards();
   for (size_t i = 0; i < count; i++)
-    groups.check(a, in, taken[i], y.data() + i * (last - first), first, last);
+    groups.check(a, x.data() + i * in.n, taken[i], y.data() + i * (last - first), first, last);
 }
 
 template <class Packing, class X, class Get>
@@ -372,27 +454,59 @@ void check_dtype(Harness& harness, const char* name, Index<Packing>& a, size_t v
                [](const auto& kernels) -> auto& { return kernels.small_grouped_batch; });
   check_groups(".large_grouped_batch",
                [](const auto& kernels) -> auto& { return kernels.large_grouped_batch; });
-  const auto check = [&](const char* which, const auto& batch_of) {
+  const auto check = [&](const char* which, [[maybe_unused]] bool is_as_alone,
+                         const auto& batch_of) {
     harness.each((slot + which).c_str(),
                  [&](const rsr::KernelTable& t) -> auto& { return batch_of(get(t)); },
                  [&](const auto& kernel, const Table& table) {
                    for (size_t count : counts) check_batch(kernel, a, in, count);
                    if constexpr (std::is_same_v<Packing, W16> && std::is_same_v<X, float>) {
+                     if (!is_as_alone) return;
                      // The same additions in the same order as for one vector.
-                     const size_t count = std::min(in.count, kernel.max_vectors);
-                     const size_t v = below(count);
-                     Guarded<Y> batch(count * a.rows), alone(a.rows);
-                     multiply_batch(kernel, a, in, count, 0, a.rows, batch);
-                     multiply_vector(get(table.kernels).vector, a, in.x.data() + v * in.n,
+                     const std::vector<size_t> taken = taken_of(kernel, in, in.count);
+                     const size_t i = below(taken.size());
+                     Guarded<Y> batch(taken.size() * a.rows), alone(a.rows);
+                     multiply_batch(kernel, a, in, taken, 0, a.rows, batch);
+                     multiply_vector(get(table.kernels).vector, a, in.x.data() + taken[i] * in.n,
                                      alone.data());
-                     expect_same_bits(batch.data() + v * a.rows, alone.data(), a.rows,
+                     expect_same_bits(batch.data() + i * a.rows, alone.data(), a.rows,
                                       "vector of a batch, compared with itself alone");
                    }
                  });
   };
-  check(".small_batch", [](const auto& kernels) -> auto& { return kernels.small_batch; });
-  check(".medium_batch", [](const auto& kernels) -> auto& { return kernels.medium_batch; });
-  check(".large_batch", [](const auto& kernels) -> auto& { return kernels.large_batch; });
+  check(".small_batch", true, [](const auto& kernels) -> auto& { return kernels.small_batch; });
+  check(".medium_batch", true, [](const auto& kernels) -> auto& { return kernels.medium_batch; });
+  check(".large_batch", false, [](const auto& kernels) -> auto& { return kernels.large_batch; });
+}
+
+// Packing n4s1 with groups of columns: units end with every group. Unscaled, int8 products ignore
+// the groups.
+template <class X, class Get>
+void check_short_units(Harness& harness, const char* name, Index<N4S1>& a, const Get& get) {
+  Inputs<X> in(a, kFloatKinds);
+  harness.each((std::string(name) + ".vector (grouped)").c_str(),
+               [&](const rsr::KernelTable& t) -> auto& { return get(t).vector; },
+               [&](const auto& kernel, const Table&) {
+                 for (int i = 0; i < 3; i++) check_grouped(kernel, a, in);
+                 if constexpr (std::is_same_v<X, int8_t>) check_vector(kernel, a, in);
+               });
+}
+
+void check_groups_of_units(Harness& harness) {
+  const size_t widen = N4S1::kBlocks * rsr::columns_per_widen<N4S1>(N4S1::kK);
+  for (int i = 0; i < 80; i++) {
+    // Around units and runs between widenings, of both types; some with a narrower last group.
+    const size_t per_group = pick<size_t>(
+        {1,  2,  3,  4,  5,  6,  7,   8,         9,     11,        22,        43,           63,
+         64, 65, 71, 72, 73, 86, 129, widen - 1, widen, widen + 1, widen + 8, 2 * widen + 3});
+    const size_t blocks = 1 + below(4 * per_group);
+    Index<N4S1> a(kRowUnit * pick<size_t>({1, 2, 3, 4}), {std::min(per_group, blocks), blocks},
+                  pick({Fill::random, Fill::bytes, Fill::lowest, Fill::highest}));
+    check_short_units<int8_t>(harness, "n4s1_i8", a,
+                              [](const rsr::KernelTable& t) -> auto& { return t.n4s1_i8; });
+    check_short_units<float>(harness, "n4s1_f32", a,
+                             [](const rsr::KernelTable& t) -> auto& { return t.n4s1_f32; });
+  }
 }
 
 template <class Packing>
@@ -429,31 +543,47 @@ void check_shapes(Harness& harness, int k, const std::vector<int>& digits, int s
   }
 }
 
+// Groups of 43 blocks.
+template <class Packing, class X, class Get>
+void time_groups(Harness& harness, const std::string& name, Index<Packing>& ungrouped, const X* x,
+                 const Get& get) {
+  const rsr::Grouping grouping{43, ungrouped.blocks};
+  std::unique_ptr<Index<Packing>> units;
+  if constexpr (std::is_same_v<Packing, N4S1>)
+    units = std::make_unique<Index<Packing>>(ungrouped.rows, grouping, Fill::random);
+  Index<Packing>& a = units ? *units : ungrouped;
+  harness.each(
+      name.c_str(), [&](const rsr::KernelTable& t) -> auto& { return get(t).vector; },
+      [&](const auto& kernel, const Table& table) {
+        const auto tables = grouped_tables_of(kernel, a, grouping, x);
+        std::vector<float> y(a.rows), scales(a.rows * a.blocks, 1.0f);
+        harness.time(name.c_str(), table, static_cast<double>(a.rows * a.inputs), "MAC", [&] {
+          for (size_t r = 0; r < a.rows; r += Packing::kStripRows)
+            kernel.lookup_grouped(a.wanted(r, r, r + a.height(r)),
+                                  {scales.data() + r, a.rows, false, grouping}, tables->data(),
+                                  y.data() + r);
+        });
+      });
+}
+
 template <class Packing, class X, class Get>
 void time_dtype(Harness& harness, const std::string& slot, Index<Packing>& a, const Get& get) {
   using Y = std::conditional_t<std::is_same_v<X, int8_t>, int32_t, float>;
   Inputs<X> in(a, 64);
   for (size_t i = 0; i < in.x.size(); i++) in.x[i] = static_cast<X>(normal());
   const double work = static_cast<double>(a.rows * a.inputs);
-  const std::string vector = slot + ".vector", grouped = vector + " (grouped)";
+  const std::string vector = slot + ".vector";
   harness.each(
       vector.c_str(), [&](const rsr::KernelTable& t) -> auto& { return get(t).vector; },
       [&](const auto& kernel, const Table& table) {
         const auto tables = tables_of(kernel, a, in.x.data());
         std::vector<Y> y(a.rows);
-        std::vector<float> scaled(a.rows), scales(a.rows * a.blocks, 1.0f);
         harness.time(vector.c_str(), table, work, "MAC", [&] {
           for (size_t r = 0; r < a.rows; r += Packing::kStripRows)
             kernel.lookup(a.wanted(r, r, r + a.height(r)), tables->data(), y.data() + r);
         });
-        if (kernel.lookup_grouped)
-          harness.time(grouped.c_str(), table, work, "MAC", [&] {
-            for (size_t r = 0; r < a.rows; r += Packing::kStripRows)
-              kernel.lookup_grouped(a.wanted(r, r, r + a.height(r)),
-                                    {scales.data() + r, a.rows, false, {43, a.blocks}},
-                                    tables->data(), scaled.data() + r);
-          });
       });
+  time_groups(harness, slot + ".vector (grouped)", a, in.x.data(), get);
   const auto time_batch = [&](const char* which, const auto& batch_of) {
     const std::string name = slot + which;
     harness.each(
@@ -476,7 +606,7 @@ void time_dtype(Harness& harness, const std::string& slot, Index<Packing>& a, co
     harness.each(
         name.c_str(), [&](const rsr::KernelTable& t) -> auto& { return batch_of(get(t)); },
         [&](const auto& kernel, const Table& table) {
-          const rsr::Grouping grouping{43, a.blocks};
+          const rsr::Grouping grouping{43, a.blocks, 128};
           const size_t count = std::min<size_t>(in.count, kernel.max_vectors);
           const X* x = in.x.data();
           Guarded<char> shared(kernel.shared_bytes(grouping, a.k, count));
@@ -508,10 +638,11 @@ void check_ranked(Harness& harness) {
     for (int k = 1; k <= rsr::kMaxK; k++) check_shapes<W16>(harness, k, digits, 8);
   check_shapes<W16>(harness, 3, ternary, 30);
   check_shapes<N4S1>(harness, N4S1::kK, ternary, 60);
+  check_groups_of_units(harness);
   // More rows than a kernel takes at once, more vectors than a pass takes, every number of vectors.
   std::vector<size_t> counts;
   for (size_t count = 1; count <= 66; count++) counts.push_back(count);
-  check_index<W16>(harness, 64, 12, 3, ternary, Fill::random, 66, counts);
+  check_index<W16>(harness, 64, 30, 3, ternary, Fill::random, 66, counts);
   check_index<N4S1>(harness, 64, 5, 3, ternary, Fill::random, 66, counts);
   check_index<W16>(harness, 32, 9, 3, ternary, Fill::random, 256, {255, 256});
   check_index<W16>(harness, 2112, 3, 3, ternary, Fill::random, 17, {2, 9, 17});

@@ -229,12 +229,35 @@ def write_1_4(writer: RsrWriter) -> tuple[list[FileEntry], list[Tensor]]:
     return [], [mlx]
 
 
+def write_1_4_groups(writer: RsrWriter) -> tuple[list[FileEntry], list[Tensor]]:
+    """Packing n4s1 with groups of columns: units of two to eight blocks."""
+    scales = (("wide", 100, 32, 30, "F16"), ("narrow", 7, 4, 1, "F32"), ("odd", 33, 20, 33, "F32"))
+    tensors: list[Tensor] = []
+    for name, rows, group, rows_per_scale, dtype in scales:
+        A = ternary_digits(rows, 50)
+        cut = [A[:, c : c + group] for c in range(0, 50, group)]
+        ranks = np.concatenate([ranks_of(part, 3, 3, 1) for part in cut])
+        packed = pack_n4s1(ranks, -(-group // 3))
+        count = len(cut) * -(-rows // rows_per_scale)
+        values = floats(np.arange(1, count + 1) / 2, "<f2" if dtype == "F16" else "<f4")
+        tensors.append(
+            IndexedTensor(
+                f"{name}.weight", (rows, 50), TERNARY, 3, "expand", "ranked", "n4s1",
+                {"ranks": writer.add([packed.tobytes()])},
+                SourceRecord("float", "F32", (rows, 50)),
+                Scale(rows_per_scale, writer.add(values), group, dtype),
+            )
+        )  # fmt: skip
+    return [], tensors
+
+
 WRITERS: dict[str, Callable[[RsrWriter], tuple[list[FileEntry], list[Tensor]]]] = {
     "v1": write_1_0,
     "v1.1": write_1_1,
     "v1.2": write_1_2,
     "v1.3": write_1_3,
     "v1.4": write_1_4,
+    "v1.4-groups": write_1_4_groups,
 }
 
 

@@ -293,7 +293,8 @@ def _encode(A: npt.NDArray[np.uint8], spec: Spec) -> tuple[str, Arrays]:
     if spec.patterns is not None:
         ranks = listed_ranks(ranks, base, spec.k, spec.patterns)
     if spec.encoding == "ranked" and spec.packing == "n4s1":
-        return "n4s1", {"ranks": pack_n4s1(ranks)}
+        group_blocks = -(-spec.group // spec.k) if spec.group else None
+        return "n4s1", {"ranks": pack_n4s1(ranks, group_blocks)}
     if spec.encoding == "ranked":
         pad_rank = padding_rank(spec.digits, spec.k, spec.patterns)
         return "w16", {"ranks": pack_w16(ranks, pad_rank)}

@@ -1,0 +1,43 @@
+// The scales of groups on AVX2. Internal linkage: each file that includes this compiles its own
+// (table.h).
+#pragma once
+#include "avx2.h"
+#include "table.h"
+
+namespace rsr {
+namespace {
+
+// The factors of the sums of one group: scales of rows, times the step of the group.
+class GroupFactors {
+ public:
+  GroupFactors(const GroupScales& scales, size_t group)
+      : scales_(static_cast<const char*>(scales.data) +
+                group * scales.stride * entry_bytes(scales)),
+        is_half_(scales.is_half),
+        step_(_mm256_set1_ps(step_of(scales, 0, group))) {}
+
+  // y[row] += sums * factors of eight rows, counted from the first row wanted.
+  void add_scaled(size_t row, __m256 sums, float* y) const {
+    const __m256 scale =
+        is_half_
+            ? _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales_ + 2 * row)))
+            : _mm256_loadu_ps(reinterpret_cast<const float*>(scales_ + 4 * row));
+    _mm256_storeu_ps(y + row,
+                     _mm256_fmadd_ps(sums, _mm256_mul_ps(scale, step_), _mm256_loadu_ps(y + row)));
+  }
+
+ private:
+  const char* scales_;
+  bool is_half_;
+  __m256 step_;
+};
+
+// Prefetches scales of `rows` rows, eight groups ahead: those of neighboring groups lie far apart.
+inline void prefetch_scales(const GroupScales& scales, size_t group, size_t rows) {
+  const size_t entry = entry_bytes(scales);
+  const char* p = static_cast<const char*>(scales.data) + (group + 8) * scales.stride * entry;
+  for (size_t i = 0; i < rows * entry; i += 64) _mm_prefetch(p + i, _MM_HINT_T0);
+}
+
+}  // namespace
+}  // namespace rsr
