@@ -3,10 +3,10 @@
     python benchmarks/decoder_ops.py [--threads 1] [--contexts 512,4096] [--seconds 1] [--json]
 
 Norms and gates are timed for one row and for 512. Attention is timed for one row after contexts of
-several lengths, with a plain read of the same bytes, and for a prompt, with its rate of
-multiply-adds. On level `memory`, copies of a KV cache are used in rotation, 1 GB in all, so that
-the processor's caches never hold the next one. Times are those of one layer: the best call, and the
-median of all calls.
+several lengths, with a plain read of the same bytes, and for the last 512 rows of prompts, with the
+rate of multiply-adds. On level `memory`, copies of a KV cache are used in rotation, 1 GB in all, so
+that the processor's caches never hold the next one. Times are those of one layer: the best call,
+and the median of all calls.
 """
 
 from __future__ import annotations
@@ -72,12 +72,16 @@ def rows_of_activations(count: int, seconds: float, rng: np.random.Generator) ->
 class Caches:
     """Filled copies of a KV cache."""
 
-    def __init__(self, context: int, half: bool, copies: int, rng: np.random.Generator) -> None:
+    def __init__(self, context: int, dtype: str, copies: int, rng: np.random.Generator) -> None:
         blocks = -(-context // 16)
         shape = (KEY_HEADS, blocks, HEAD_DIM, 16)
         cells: npt.NDArray[Any] = rng.standard_normal(shape).astype(np.float32)
-        if half:
+        if dtype == "float16":
             cells = cells.astype(np.float16).view(np.uint16)
+        elif dtype == "int8":
+            cells = np.rint(cells * 25).astype(np.int8)
+        scales = np.full((KEY_HEADS, blocks * 16), 1 / 25, np.float32)
+        self._scales = (scales, scales) if dtype == "int8" else ()
         values = cells.reshape(KEY_HEADS, blocks * 16, HEAD_DIM)
         self.keys = [cells.copy() for _ in range(copies)]
         self.values = [values.copy() for _ in range(copies)]
@@ -97,7 +101,10 @@ class Caches:
         q *= np.float32(HEAD_DIM**-0.5)
         start = np.array([self.context - rows], np.int64)
         rope = kernels.Rope(self.cos, self.sin, scale=1.0)
-        caches = [kernels.KVCache(*pair) for pair in zip(self.keys, self.values, strict=True)]
+        caches = [
+            kernels.KVCache(*pair, *self._scales)
+            for pair in zip(self.keys, self.values, strict=True)
+        ]
 
         def work(call: int) -> None:
             kernels.attend(q, k, v, rope, caches[call % len(caches)], start, out)
@@ -112,14 +119,13 @@ class Caches:
 
 
 def attention(contexts: list[int], seconds: float, rng: np.random.Generator) -> Iterator[Row]:
-    """Time one row after each context, and a prompt."""
-    for half in (False, True):
-        dtype = "float16" if half else "float32"
+    """Time one row after each context, and the last rows of prompts."""
+    for dtype, nbytes in (("float32", 4), ("float16", 2), ("int8", 1)):
         for context in contexts:
             for level in ("cache", "memory"):
-                one = 2 * KEY_HEADS * context * HEAD_DIM * (2 if half else 4)
+                one = 2 * KEY_HEADS * context * HEAD_DIM * nbytes
                 copies = 1 if level == "cache" else max(4, MEMORY_BYTES // one)
-                caches = Caches(context, half, copies, rng)
+                caches = Caches(context, dtype, copies, rng)
                 times = time_in_turns(
                     {"attend": caches.attend(1, rng), "read": caches.read}, seconds, ROUNDS
                 )
@@ -128,13 +134,15 @@ def attention(contexts: list[int], seconds: float, rng: np.random.Generator) -> 
                     bytes=caches.bytes, plain_read_seconds_best=float(times["read"].min()),
                     plain_read_seconds_median=float(np.median(times["read"])),
                 )  # fmt: skip
-        caches = Caches(PROMPT, half, 1, rng)
-        times = time_in_turns({"attend": caches.attend(PROMPT, rng)}, seconds, ROUNDS)
-        multiply_adds = HEADS * HEAD_DIM * PROMPT * (PROMPT + 1)  # scores and values, causal
-        yield row(
-            "attend", PROMPT, times["attend"], context=PROMPT, cache=dtype, level="cache",
-            multiply_adds=multiply_adds,
-        )  # fmt: skip
+        for context in sorted({PROMPT, *(n for n in contexts if n > PROMPT)}):
+            caches = Caches(context, dtype, 1, rng)
+            times = time_in_turns({"attend": caches.attend(PROMPT, rng)}, seconds, ROUNDS)
+            # Scores and values, causal.
+            multiply_adds = HEADS * HEAD_DIM * PROMPT * (2 * context - PROMPT + 1)
+            yield row(
+                "attend", PROMPT, times["attend"], context=context, cache=dtype, level="cache",
+                multiply_adds=multiply_adds,
+            )  # fmt: skip
 
 
 def table(rows: list[Row]) -> Lines:

@@ -226,19 +226,40 @@ namespace {
 constexpr size_t whole_lanes(size_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 }  // namespace
 
-// The queries of some rows that share a key head, and a chunk of positions. Row i sees the first
-// min(visible + i, kChunkPositions) positions; visible > 0.
+// The queries of some rows that share a key head, and a chunk of positions. Row i sees the last
+// `window` of the first visible + i positions, as far as they are in the chunk; at least one is.
 struct AttentionChunk {
   const float* queries;   // the first row; each row is (heads, d)
   size_t row_stride;      // floats from one row to the next
   size_t rows, heads, d;  // heads: query heads that share the key head
-  size_t visible;
+  size_t visible, window;
   const void* keys;    // (blocks, d, kLanes): position p is lane p % kLanes of block p / kLanes
   const void* values;  // (positions, dv), dv: whole_lanes(d)
-  bool is_half;        // keys and values are float16; otherwise float32
-  float* scratch;     // rows * heads * kChunkPositions; if is_half, kChunkPositions * (d + dv) more
+  const float* key_scales;    // (kChunkPositions), of a cache of int8
+  const float* value_scales;  // (kChunkPositions), of a cache of int8
+  void* scratch;
   float* sums;        // result, (rows * heads, dv): sum of exp(score - maximum) * value
   float* statistics;  // result, (rows * heads, kStatistics): maximum, total of the exponentials
+};
+
+// Where the cache holds a position of a key head.
+struct CachePosition {
+  void* key;  // in its block: of one dimension after the other, kLanes apart
+  void* value;
+  float *key_scale, *value_scale;  // of a cache of int8
+};
+
+// A KV cache of one type.
+struct CacheKernels {
+  // key[c * kLanes] = k[c], value (dv) = v, zero-padded; int8: k / key_scale and v / value_scale,
+  // rounded half to even, with scales of max |k| / 127 and max |v| / 127; a scale is NaN if one of
+  // its numbers is not finite, and 0 below 1e-30.
+  void (*store)(const float* k, const float* v, size_t d, const CachePosition& to);
+  size_t (*scratch_bytes)(size_t queries, size_t d);
+  // Each query is computed in an order that depends neither on other queries nor on what the cache
+  // holds at positions that the query does not see.
+  void (*attend)(const AttentionChunk& chunk);
+  size_t most_queries;  // of a call: with more, their scratch memory leaves the caches
 };
 
 // What a decoder computes between its products. Vectors of floats may have any length.
@@ -252,16 +273,11 @@ struct DecoderKernels {
   // (x1 cos - x2 sin, x2 cos + x1 sin) scale. cos, sin: (d / 2).
   void (*rotate)(float* x, size_t d, const float* weight, float eps, const float* cos,
                  const float* sin, float scale);
-  // Writes the key and value of a position to the KV cache: block[c * kLanes] = k[c];
-  // values (dv) = v, zero-padded.
-  void (*store)(const float* k, const float* v, size_t d, void* block, void* values, bool is_half);
-  // Each query is computed in an order that depends neither on other queries nor on what the cache
-  // holds at positions that the query does not see.
-  void (*attend)(const AttentionChunk& chunk);
+  CacheKernels f32, f16, i8;  // by the type of the cache
   // Adds the results of a chunk to those of the chunks before it.
   void (*combine)(size_t queries, size_t dv, const float* sums, const float* statistics,
                   float* all_sums, float* all_statistics);
-  // out (queries, d) = sums / total.
+  // out (queries, d) = sums / total. A zero is +0.
   void (*divide)(size_t queries, size_t d, const float* sums, const float* statistics, float* out);
 };
 
@@ -338,6 +354,7 @@ void fill_dense_avx512vnni(KernelTable&);
 void fill_grouped_panels_avx512vnni(KernelTable&);
 void fill_panels_avx512vnni(KernelTable&);
 
+void fill_attention_amx(KernelTable&);
 void fill_grouped_panels_amx(KernelTable&);
 void fill_panels_amx(KernelTable&);
 void fill_panels_bf16_amx(KernelTable&);

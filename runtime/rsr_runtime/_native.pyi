@@ -176,13 +176,13 @@ class Program:
         gate, up: (count, n). activation: 'silu' or 'relu2'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.
         """
 
-    def attend(self, part: int, q: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], k: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], v: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu', writable=False)], rope: Rope, cache: KVCache, start: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+    def attend(self, part: int, q: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], k: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], v: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu', writable=False)], rope: Rope, cache: KVCache, start: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], window: int | None = None) -> None:
         """
         Attention of rows at positions start, start + 1, ... of one sequence.
 
         Normalizes and rotates q and k in place, writes k and v to the cache; then out[i] = softmax(scale q[i] . keys[: start + i + 1]) values[: start + i + 1] for each head.
 
-        q: (rows, heads, d), d even. k, v: (rows, key heads, d). start: (1,) int64; a program reads it when it runs. out: (rows, heads * d), written. Raises ValueError for other shapes, and, when it runs, for rows beyond the cache or beyond cos and sin.
+        window: a row sees no more than so many positions, its own included; None: all. q: (rows, heads, d), d even. k, v: (rows, key heads, d). start: (1,) int64; a program reads it when it runs. out: (rows, heads * d), written. Raises ValueError for other shapes, and, when it runs, for rows beyond the cache or beyond cos and sin.
         """
 
 def multiply_i8(matrices: Sequence[Ranked], x: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
@@ -294,13 +294,19 @@ class KVCache:
     def __init__(self, keys: Annotated[NDArray[numpy.uint16], dict(shape=(None, None, None, None), order='C', device='cpu')], values: Annotated[NDArray[numpy.uint16], dict(shape=(None, None, None), order='C', device='cpu')]) -> None:
         """The same in float16 bits."""
 
-def attend(q: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], k: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], v: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu', writable=False)], rope: Rope, cache: KVCache, start: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+    @overload
+    def __init__(self, keys: Annotated[NDArray[numpy.int8], dict(shape=(None, None, None, None), order='C', device='cpu')], values: Annotated[NDArray[numpy.int8], dict(shape=(None, None, None), order='C', device='cpu')], key_scales: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], value_scales: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+        """
+        The same in int8, times the scale of the position and head. Scales: (key heads, blocks * 16) float32. Raises ValueError for scales of another shape.
+        """
+
+def attend(q: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], k: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], v: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu', writable=False)], rope: Rope, cache: KVCache, start: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], window: int | None = None) -> None:
     """
     Attention of rows at positions start, start + 1, ... of one sequence.
 
     Normalizes and rotates q and k in place, writes k and v to the cache; then out[i] = softmax(scale q[i] . keys[: start + i + 1]) values[: start + i + 1] for each head.
 
-    q: (rows, heads, d), d even. k, v: (rows, key heads, d). start: (1,) int64; a program reads it when it runs. out: (rows, heads * d), written. Raises ValueError for other shapes, and, when it runs, for rows beyond the cache or beyond cos and sin.
+    window: a row sees no more than so many positions, its own included; None: all. q: (rows, heads, d), d even. k, v: (rows, key heads, d). start: (1,) int64; a program reads it when it runs. out: (rows, heads * d), written. Raises ValueError for other shapes, and, when it runs, for rows beyond the cache or beyond cos and sin.
     """
 
 def quantize_i8(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')], s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:

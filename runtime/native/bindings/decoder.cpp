@@ -3,6 +3,7 @@
 #include <nanobind/stl/string.h>
 
 #include <cmath>
+#include <limits>
 #include <optional>
 #include <string>
 #include <utility>
@@ -20,6 +21,7 @@ template <class T, int N>
 using Maybe = std::optional<Array<T, N>>;
 
 using Rows = Array<float, 2>;
+using Scales = Array<float, 2>;
 using Weight = Maybe<const float, 1>;
 
 template <class Given>
@@ -94,9 +96,22 @@ class KVCache {
   template <class Cell>
   KVCache(Array<Cell, 4> keys, Array<Cell, 3> values)
       : arrays_(std::make_pair(keys, values)),
-        cache_{keys.data(), values.data(), keys.shape(1), sizeof(Cell) == 2},
+        cache_{keys.data(), values.data(), keys.shape(1),
+               sizeof(Cell) == 2 ? rsr::CacheType::float16 : rsr::CacheType::float32},
         keys_{keys.shape(0), keys.shape(1), keys.shape(2), keys.shape(3)},
         values_{values.shape(0), values.shape(1), values.shape(2)} {}
+
+  KVCache(Array<int8_t, 4> keys, Array<int8_t, 3> values, Scales key_scales, Scales value_scales)
+      : arrays_(std::make_pair(keys, values)),
+        scales_(std::make_pair(key_scales, value_scales)),
+        cache_{keys.data(),          values.data(),     keys.shape(1),
+               rsr::CacheType::int8, key_scales.data(), value_scales.data()},
+        keys_{keys.shape(0), keys.shape(1), keys.shape(2), keys.shape(3)},
+        values_{values.shape(0), values.shape(1), values.shape(2)} {
+    for (const Scales& scales : {key_scales, value_scales})
+      require(scales.shape(0) == keys_[0] && scales.shape(1) == keys_[1] * rsr::kLanes,
+              "scales must be (key heads, blocks * 16)");
+  }
 
   void check(size_t heads, size_t d) const {
     require(keys_[0] == heads && keys_[2] == d && keys_[3] == rsr::kLanes,
@@ -111,14 +126,16 @@ class KVCache {
   template <class Cell>
   using Arrays = std::pair<Array<Cell, 4>, Array<Cell, 3>>;
 
-  std::variant<Arrays<float>, Arrays<uint16_t>> arrays_;  // keeps the memory alive
+  // These keep the memory alive.
+  std::variant<Arrays<float>, Arrays<uint16_t>, Arrays<int8_t>> arrays_;
+  std::optional<std::pair<Scales, Scales>> scales_;
   rsr::KVCache cache_;
   size_t keys_[4], values_[3];
 };
 
 auto attend(const Array<float, 3>& q, const Array<float, 3>& k, const Array<const float, 3>& v,
             const Rope& rope, const KVCache& cache, const Array<const int64_t, 1>& start,
-            const Rows& out) {
+            const Rows& out, std::optional<size_t> window) {
   const size_t rows = q.shape(0), d = q.shape(2);
   const rsr::Heads heads = {q.shape(1), k.shape(1), d};
   require(d > 0 && d % 2 == 0, "a head must have an even number of dimensions");
@@ -137,6 +154,7 @@ auto attend(const Array<float, 3>& q, const Array<float, 3>& k, const Array<cons
               rope.cos.shape(0) == rope.sin.shape(0),
           "cos and sin must be (context, d / 2)");
   require(start.shape(0) == 1, "start must be one number");
+  require(!window || *window > 0, "window must be at least one position");
   return [=] {
     // A program is recorded once for all positions, so the position is read and checked here.
     const size_t first = static_cast<size_t>(*start.data());
@@ -147,7 +165,7 @@ auto attend(const Array<float, 3>& q, const Array<float, 3>& k, const Array<cons
     rsr::attend(
         {q.data(), k.data(), v.data(), rows, first, out.data()}, heads,
         {rope.cos.data(), rope.sin.data(), pointer(rope.q_norm), pointer(rope.k_norm), rope.eps},
-        cache.cache(), rope.scale);
+        cache.cache(), rope.scale, window.value_or(std::numeric_limits<size_t>::max()));
   };
 }
 
@@ -192,14 +210,19 @@ void bind_decoder(nb::module_& m, nb::class_<Program>& program) {
            "float32. keys: (key heads, blocks, d, 16), 16 positions side by side. values: (key "
            "heads, blocks * 16, d rounded up to a multiple of 16).")
       .def(nb::init<Array<uint16_t, 4>, Array<uint16_t, 3>>(), "keys"_a.noconvert(),
-           "values"_a.noconvert(), "The same in float16 bits.");
+           "values"_a.noconvert(), "The same in float16 bits.")
+      .def(nb::init<Array<int8_t, 4>, Array<int8_t, 3>, Scales, Scales>(), "keys"_a.noconvert(),
+           "values"_a.noconvert(), "key_scales"_a.noconvert(), "value_scales"_a.noconvert(),
+           "The same in int8, times the scale of the position and head. Scales: (key heads, blocks "
+           "* 16) float32. Raises ValueError for scales of another shape.");
   bind_step(m, program, "attend", &attend,
             "Attention of rows at positions start, start + 1, ... of one sequence.\n\n"
             "Normalizes and rotates q and k in place, writes k and v to the cache; then out[i] = "
             "softmax(scale q[i] . keys[: start + i + 1]) values[: start + i + 1] for each head.\n\n"
+            "window: a row sees no more than so many positions, its own included; None: all. "
             "q: (rows, heads, d), d even. k, v: (rows, key heads, d). start: (1,) int64; a program "
             "reads it when it runs. out: (rows, heads * d), written. Raises ValueError for other "
             "shapes, and, when it runs, for rows beyond the cache or beyond cos and sin.",
             "q"_a.noconvert(), "k"_a.noconvert(), "v"_a, "rope"_a, "cache"_a, "start"_a.noconvert(),
-            "out"_a.noconvert());
+            "out"_a.noconvert(), "window"_a.none() = nb::none());
 }

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <functional>
+#include <optional>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -40,7 +41,8 @@ class Program {
 // A step does not convert arrays: it would read the copy forever. It may convert numbers.
 template <class Given, class Name>
 auto unconverted(Name name) {
-  if constexpr (std::is_arithmetic_v<std::decay_t<Given>>)
+  if constexpr (std::is_arithmetic_v<std::decay_t<Given>> ||
+                std::is_same_v<std::decay_t<Given>, std::optional<size_t>>)
     return name;
   else
     return name.noconvert();

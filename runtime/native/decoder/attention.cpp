@@ -1,6 +1,7 @@
 #include "decoder/attention.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "buffer.h"
 #include "dispatch.h"
@@ -9,8 +10,8 @@
 namespace rsr {
 namespace {
 
-constexpr size_t kFewRows = 8;        // threads divide the chunks of so few; otherwise the rows
-constexpr size_t kTaskQueries = 128;  // that read keys and values from the caches
+constexpr size_t kFewRows = 8;         // threads divide the chunks of so few; otherwise the rows
+constexpr size_t kTasksPerThread = 4;  // if there are rows enough
 
 // Scratch of a thread: `shared` holds the results of all chunks of a call that it starts,
 // `per_thread` and `results` serve its share of any call.
@@ -22,8 +23,11 @@ thread_local Scratch scratch;
 class Attention {
  public:
   Attention(const AttentionRows& rows, const Heads& heads, const Rope& rope, const KVCache& cache,
-            float scale)
+            float scale, size_t window)
       : kernels_(kernels().decoder),
+        cells_(cache.type == CacheType::float32   ? kernels_.f32
+               : cache.type == CacheType::float16 ? kernels_.f16
+                                                  : kernels_.i8),
         given_(rows),
         rows_(rows.rows),
         start_(rows.start),
@@ -32,7 +36,8 @@ class Attention {
         dv_(whole_lanes(heads.d)),
         rope_(rope),
         cache_(cache),
-        scale_(scale) {}
+        scale_(scale),
+        window_(window) {}
 
   void run() const {
     if (rows_ == 0) return;
@@ -44,18 +49,35 @@ class Attention {
   }
 
  private:
-  size_t cell_bytes() const { return cache_.is_half ? sizeof(uint16_t) : sizeof(float); }
+  size_t cell_bytes() const {
+    return cache_.type == CacheType::float32   ? sizeof(float)
+           : cache_.type == CacheType::float16 ? sizeof(uint16_t)
+                                               : sizeof(int8_t);
+  }
   size_t row_floats() const { return heads_.queries * heads_.d; }
-  size_t chunks() const { return (start_ + rows_ - 1) / kChunkPositions + 1; }
+  // The first position that a row sees, and the chunks [first, last) that rows see.
+  size_t first_seen(size_t row) const {
+    return start_ + row + 1 > window_ ? start_ + row + 1 - window_ : 0;
+  }
+  size_t first_chunk(size_t row = 0) const { return first_seen(row) / kChunkPositions; }
+  size_t last_chunk() const { return (start_ + rows_ - 1) / kChunkPositions + 1; }
+  size_t chunks() const { return last_chunk() - first_chunk(); }
 
   // Floats of a result: sums, then statistics, padded to whole lanes.
   size_t result_floats(size_t queries) const {
     return queries * dv_ + whole_lanes(queries * kStatistics);
   }
 
-  // The first row from `row` on that sees position p.
-  size_t first_that_sees(size_t p, size_t row) const {
-    return std::max(row, p > start_ ? p - start_ : 0);
+  // Of rows [first, last), those that see a chunk.
+  struct RowRange {
+    size_t first, last;
+  };
+  RowRange that_see(size_t chunk, size_t first, size_t last) const {
+    const size_t begin = chunk * kChunkPositions, end = begin + kChunkPositions;
+    const size_t until = end > std::numeric_limits<size_t>::max() - window_ ? last
+                         : end + window_ > start_ + 1 ? end + window_ - 1 - start_
+                                                      : 0;
+    return {std::max(first, begin > start_ ? begin - start_ : 0), std::min(last, until)};
   }
 
   void* key_block(size_t head, size_t position) const {
@@ -63,8 +85,13 @@ class Attention {
     return static_cast<char*>(cache_.keys) + block * heads_.d * kLanes * cell_bytes();
   }
   void* value(size_t head, size_t position) const {
-    const size_t number = head * cache_.blocks * kLanes + position;
-    return static_cast<char*>(cache_.values) + number * dv_ * cell_bytes();
+    return static_cast<char*>(cache_.values) + entry(head, position) * dv_ * cell_bytes();
+  }
+  size_t entry(size_t head, size_t position) const {
+    return head * cache_.blocks * kLanes + position;
+  }
+  float* scale_of(float* scales, size_t head, size_t position) const {
+    return scales ? scales + entry(head, position) : nullptr;
   }
 
   // By blocks of positions, so that no two threads write to one cache line of keys.
@@ -86,8 +113,9 @@ class Attention {
       float* k = given_.k + (row * heads_.keys + h) * d;
       kernels_.rotate(k, d, rope_.key_norm, rope_.eps, angles(rope_.cos, p), angles(rope_.sin, p),
                       1.0f);
-      kernels_.store(k, given_.v + (row * heads_.keys + h) * d, d,
-                     static_cast<char*>(key_block(h, p)) + lane, value(h, p), cache_.is_half);
+      cells_.store(k, given_.v + (row * heads_.keys + h) * d, d,
+                   {static_cast<char*>(key_block(h, p)) + lane, value(h, p),
+                    scale_of(cache_.key_scales, h, p), scale_of(cache_.value_scales, h, p)});
     }
   }
 
@@ -104,13 +132,21 @@ class Attention {
   void attend(size_t head, size_t first, size_t last, size_t chunk, float* sums,
               float* statistics) const {
     const size_t rows = last - first, position = chunk * kChunkPositions;
-    const size_t floats =
-        rows * group_ * kChunkPositions + (cache_.is_half ? kChunkPositions * (heads_.d + dv_) : 0);
-    kernels_.attend({given_.q + first * row_floats() + head * group_ * heads_.d, row_floats(), rows,
-                     group_, heads_.d, start_ + first + 1 - position, key_block(head, position),
-                     value(head, position), cache_.is_half,
-                     static_cast<float*>(scratch.per_thread.get(floats * sizeof(float))), sums,
-                     statistics});
+    void* memory = scratch.per_thread.get(cells_.scratch_bytes(rows * group_, heads_.d));
+    cells_.attend({given_.q + first * row_floats() + head * group_ * heads_.d, row_floats(), rows,
+                   group_, heads_.d, start_ + first + 1 - position, window_,
+                   key_block(head, position), value(head, position),
+                   scale_of(cache_.key_scales, head, position),
+                   scale_of(cache_.value_scales, head, position), memory, sums, statistics});
+  }
+
+  // Before the first chunk of a row.
+  void clear(size_t queries, float* sums, float* statistics) const {
+    std::fill_n(sums, queries * dv_, 0.0f);
+    for (size_t j = 0; j < queries; j++) {
+      statistics[j * kStatistics + kMaximum] = -std::numeric_limits<float>::infinity();
+      statistics[j * kStatistics + kTotal] = 0.0f;
+    }
   }
 
   void write_out(size_t head, size_t first, size_t last, const float* sums,
@@ -125,42 +161,48 @@ class Attention {
   // Threads divide the cache: the chunks of each key head.
   void by_chunks() const {
     for (size_t h = 0; h < heads_.keys; h++) rotate_queries(h, 0, rows_);
-    const size_t results = result_floats(rows_ * group_);
+    const size_t queries = rows_ * group_, results = result_floats(queries);
     const size_t units = heads_.keys * chunks();
     float* all = static_cast<float*>(scratch.shared.get(units * results * sizeof(float)));
-    const size_t cost = heads_.keys * (start_ + rows_) * (heads_.d + dv_) * cell_bytes();
-    parallel_for(units, cost, [this, all, results](size_t begin, size_t end) {
-      const size_t queries = rows_ * group_;
+    const size_t cost =
+        units * kChunkPositions * (heads_.d + dv_) * cell_bytes();  // too little stays here
+    parallel_for(units, cost, [this, all, queries, results](size_t begin, size_t end) {
       for (size_t u = begin; u < end; u++) {
-        const size_t chunk = u % chunks();
-        const size_t first = first_that_sees(chunk * kChunkPositions, 0);
+        const size_t chunk = first_chunk() + u % chunks();
+        const RowRange rows = that_see(chunk, 0, rows_);
         float* sums = all + u * results;
-        attend(u / chunks(), first, rows_, chunk, sums + first * group_ * dv_,
-               sums + queries * dv_ + first * group_ * kStatistics);
+        attend(u / chunks(), rows.first, rows.last, chunk, sums + rows.first * group_ * dv_,
+               sums + queries * dv_ + rows.first * group_ * kStatistics);
       }
     });
-    parallel_for(heads_.keys, units * results * sizeof(float),
-                 [this, all, results](size_t begin, size_t end) {
-                   for (size_t h = begin; h < end; h++)
-                     combine_chunks(h, all + h * chunks() * results, results);
-                 });
+    const size_t bytes = units * results * sizeof(float);
+    parallel_for(heads_.keys, bytes, [this, all, results](size_t begin, size_t end) {
+      for (size_t h = begin; h < end; h++) combine_chunks(h, all + h * chunks() * results, results);
+    });
   }
 
-  void combine_chunks(size_t head, float* all, size_t results) const {
-    const size_t statistics = rows_ * group_ * dv_;  // after the sums
-    for (size_t c = 1; c < chunks(); c++) {
-      const size_t j = first_that_sees(c * kChunkPositions, 0) * group_;
-      const float* sums = all + c * results;
-      kernels_.combine(rows_ * group_ - j, dv_, sums + j * dv_, sums + statistics + j * kStatistics,
-                       all + j * dv_, all + statistics + j * kStatistics);
+  void combine_chunks(size_t head, const float* parts, size_t results) const {
+    const size_t queries = rows_ * group_;
+    float* all = static_cast<float*>(scratch.results.get(results * sizeof(float)));
+    float* all_statistics = all + queries * dv_;
+    clear(queries, all, all_statistics);
+    for (size_t c = 0; c < chunks(); c++) {
+      const RowRange rows = that_see(first_chunk() + c, 0, rows_);
+      const size_t j = rows.first * group_;
+      const float* sums = parts + c * results;
+      kernels_.combine((rows.last - rows.first) * group_, dv_, sums + j * dv_,
+                       sums + queries * dv_ + j * kStatistics, all + j * dv_,
+                       all_statistics + j * kStatistics);
     }
-    write_out(head, 0, rows_, all, all + statistics);
+    write_out(head, 0, rows_, all, all_statistics);
   }
 
   // Threads divide the rows of each key head; a part of the rows visits the chunks that it sees.
   void by_rows() const {
-    const size_t most = std::max<size_t>(1, kTaskQueries / group_);
-    const size_t step = std::min(most, (rows_ + 3) / 4), parts = (rows_ + step - 1) / step;
+    const size_t most = std::max<size_t>(1, cells_.most_queries / group_);
+    const size_t tasks = kTasksPerThread * static_cast<size_t>(num_threads());
+    const size_t wanted = std::max(divide_up(rows_, most), divide_up(tasks, heads_.keys));
+    const size_t step = divide_up(rows_, wanted), parts = divide_up(rows_, step);
     const size_t cost = heads_.queries * rows_ * (start_ + rows_) * sizeof(float);
     parallel_for(heads_.keys * parts, cost, [this, step, parts](size_t begin, size_t end) {
       for (size_t u = begin; u < end; u++) {
@@ -175,19 +217,21 @@ class Attention {
     const size_t queries = (last - first) * group_, results = result_floats(queries);
     float* all = static_cast<float*>(scratch.results.get(2 * results * sizeof(float)));
     float* all_statistics = all + queries * dv_;
-    attend(head, first, last, 0, all, all_statistics);
     float* sums = all + results;
     float* statistics = sums + queries * dv_;
-    for (size_t c = 1; c * kChunkPositions < start_ + last; c++) {
-      const size_t row = first_that_sees(c * kChunkPositions, first), j = (row - first) * group_;
-      attend(head, row, last, c, sums, statistics);
-      kernels_.combine(queries - j, dv_, sums, statistics, all + j * dv_,
+    clear(queries, all, all_statistics);
+    for (size_t c = first_chunk(first); c * kChunkPositions < start_ + last; c++) {
+      const RowRange rows = that_see(c, first, last);
+      const size_t j = (rows.first - first) * group_;
+      attend(head, rows.first, rows.last, c, sums, statistics);
+      kernels_.combine((rows.last - rows.first) * group_, dv_, sums, statistics, all + j * dv_,
                        all_statistics + j * kStatistics);
     }
     write_out(head, first, last, all, all_statistics);
   }
 
   const DecoderKernels& kernels_;
+  const CacheKernels& cells_;
   const AttentionRows& given_;
   size_t rows_, start_;
   Heads heads_;
@@ -195,13 +239,14 @@ class Attention {
   Rope rope_;
   KVCache cache_;
   float scale_;
+  size_t window_;
 };
 
 }  // namespace
 
 void attend(const AttentionRows& rows, const Heads& heads, const Rope& rope, const KVCache& cache,
-            float scale) {
-  Attention(rows, heads, rope, cache, scale).run();
+            float scale, size_t window) {
+  Attention(rows, heads, rope, cache, scale, window).run();
 }
 
 }  // namespace rsr

@@ -18,11 +18,15 @@ struct Rope {
   float eps;                // of the norms
 };
 
+enum class CacheType { float32, float16, int8 };
+
 struct KVCache {
   void* keys;    // (heads.keys, blocks, d, kLanes)
   void* values;  // (heads.keys, blocks * kLanes, dv), dv: whole_lanes(d)
   size_t blocks;
-  bool is_half;  // float16; otherwise float32
+  CacheType type;
+  float* key_scales = nullptr;    // (heads.keys, blocks * kLanes), int8 only
+  float* value_scales = nullptr;  // (heads.keys, blocks * kLanes), int8 only
 };
 
 // Rows at positions start, start + 1, ... of the sequence.
@@ -36,11 +40,11 @@ struct AttentionRows {
 
 // Normalizes and rotates queries and keys, writes keys and values to the cache; then
 //   out[i] = softmax(scale * q[i] . keys[0 .. start + i]) values[0 .. start + i]
-// for each head.
+// for each head, where a row sees no more than the last `window` positions.
 //
 // A softmax is computed over chunks of kChunkPositions, counted from position 0, which are combined
 // in order. So neither the number of threads nor that of rows changes a result.
 void attend(const AttentionRows& rows, const Heads& heads, const Rope& rope, const KVCache& cache,
-            float scale);
+            float scale, size_t window);
 
 }  // namespace rsr

@@ -73,7 +73,7 @@ RSR_TILE void score_tile(const float* const* queries, const Cell* keys, size_t d
 }
 
 // sums (R rows of dv) += weights (R rows of kChunkPositions) . values, for positions [first, last)
-// and V vectors of a value. first = 0 starts from zero.
+// and V vectors of a value.
 template <int R, int V, bool kStream, class Cell>
 RSR_TILE void mix_tile(const float* weights, const Cell* values, size_t dv, size_t first,
                        size_t last, float* sums) {
@@ -81,8 +81,7 @@ RSR_TILE void mix_tile(const float* weights, const Cell* values, size_t dv, size
   RSR_UNROLL
   for (int r = 0; r < R; r++) {
     RSR_UNROLL
-    for (int v = 0; v < V; v++)
-      s[r][v] = first ? load(sums + r * dv + v * kLanes) : broadcast(0.0f);
+    for (int v = 0; v < V; v++) s[r][v] = load(sums + r * dv + v * kLanes);
   }
   for (size_t p = first; p < last; p++) {
     Lanes x[V];
@@ -135,21 +134,25 @@ inline void with_queries(size_t count, const Body& body) {
   }
 }
 
-// kStream: few queries, so memory is the limit.
-template <class Cell, bool kStream>
+constexpr float kUnseen = -std::numeric_limits<float>::infinity();  // a score
+
+// kStream: few queries, so memory is the limit. kScaled: keys and values have scales.
+template <class Cell, bool kStream, bool kScaled>
 class ChunkAttention {
  public:
   ChunkAttention(const AttentionChunk& chunk, const Cell* keys, const Cell* values, float* scores)
       : chunk_(chunk), keys_(keys), values_(values), scores_(scores), dv_(whole_lanes(chunk.d)) {}
 
   void run() const {
+    const size_t least = hidden(0) / kPanelPositions * kPanelPositions;
     const size_t most = visible(queries() - 1);
-    for (size_t p = 0; p < most; p += kPanelPositions)
+    for (size_t p = least; p < most; p += kPanelPositions)
       for_each_tile([&](size_t j, size_t count) { score(j, count, p); });
     size_t j = 0;
     for (; j + kSoftmaxes <= queries(); j += kSoftmaxes) weigh<kSoftmaxes>(j);
     for (; j < queries(); j++) weigh<1>(j);
-    for (size_t p = 0; p < most; p += kPanelPositions)
+    std::memset(chunk_.sums, 0, queries() * dv_ * sizeof(float));
+    for (size_t p = least; p < most; p += kPanelPositions)
       by_vectors(dv_ / kLanes, [&](size_t v, auto vectors) {
         for_each_tile([&](size_t j, size_t count) {
           mix<decltype(vectors)::value>(j, count, p, v * kLanes);
@@ -162,6 +165,11 @@ class ChunkAttention {
 
   size_t queries() const { return chunk_.rows * chunk_.heads; }
 
+  // Query j sees positions [hidden(j), visible(j)); both grow with j.
+  size_t hidden(size_t j) const {
+    const size_t before = chunk_.visible + j / chunk_.heads;
+    return before > chunk_.window ? before - chunk_.window : 0;
+  }
   size_t visible(size_t j) const { return min(chunk_.visible + j / chunk_.heads, kChunkPositions); }
 
   const float* query(size_t j) const {
@@ -180,7 +188,7 @@ class ChunkAttention {
 
   void score(size_t j, size_t count, size_t panel) const {
     const size_t most = visible(j + count - 1);
-    if (most <= panel) return;
+    if (most <= panel || hidden(j) >= panel + kPanelPositions) return;
     const float* rows[kTileQueries];
     for (size_t r = 0; r < count; r++) rows[r] = query(j + r);
     const size_t left = most - panel;
@@ -195,57 +203,73 @@ class ChunkAttention {
     });
   }
 
-  // Scores of R queries become exp(score - maximum). Side by side, because each waits for its
-  // maximum. The maximum is finite: where all scores are -inf, the weights are zero.
+  // The scores from position p on of a query that sees [begin, end).
+  Lanes seen(const float* scores, size_t begin, size_t end, size_t p) const {
+    Lanes x = load(scores + p);
+    if constexpr (kScaled) x = mul(x, load(chunk_.key_scales + p));
+    if (begin <= p && p + kLanes <= end) return x;
+    float all[kLanes];
+    store(all, x);
+    for (size_t i = 0; i < kLanes; i++)
+      if (p + i < begin || p + i >= end) all[i] = kUnseen;
+    return load(all);
+  }
+
+  // Scores of R queries become exp(score - maximum), times the scale of the value. Side by side,
+  // because each waits for its maximum. The maximum is finite: where all scores are -inf, the
+  // weights are zero.
   template <int R>
   void weigh(size_t j) const {
-    constexpr float kNone = -std::numeric_limits<float>::infinity();
     float* scores = scores_ + j * kChunkPositions;
-    size_t seen[R];
+    size_t from[R], until[R];
     Lanes most[R], total[R];
     for (int r = 0; r < R; r++) {
-      seen[r] = visible(j + r);
+      from[r] = hidden(j + r);
+      until[r] = visible(j + r);
       most[r] = broadcast(std::numeric_limits<float>::lowest());
       total[r] = broadcast(0.0f);
     }
-    const size_t all = seen[0] / kLanes * kLanes, end = seen[R - 1];
-    // The last query sees the most; a position that another does not see counts as -inf.
-    const auto load_seen = [&](int r, size_t p) {
-      const float* from = scores + r * kChunkPositions + p;
-      if (p < all) return load(from);
-      const size_t left = seen[r] > p ? seen[r] - p : 0;
-      return load_part(from, min(left, kLanes), kNone);
+    const auto seen_by = [&](int r, size_t p) {
+      return seen(scores + r * kChunkPositions, from[r], until[r], p);
     };
-    for (size_t p = 0; p < end; p += kLanes)
-      for (int r = 0; r < R; r++) most[r] = max(load_seen(r, p), most[r]);
+    const size_t begin = from[0] / kLanes * kLanes, end = until[R - 1];
+    for (size_t p = begin; p < end; p += kLanes)
+      for (int r = 0; r < R; r++) most[r] = max(seen_by(r, p), most[r]);
     for (int r = 0; r < R; r++) {
       const float maximum = largest(most[r]);
       chunk_.statistics[(j + r) * kStatistics + kMaximum] = maximum;
       most[r] = broadcast(maximum);
     }
-    for (size_t p = 0; p < end; p += kLanes)
+    for (size_t p = begin; p < end; p += kLanes)
       for (int r = 0; r < R; r++) {
-        const Lanes weight = exp_of_negative(sub(load_seen(r, p), most[r]));
-        store(scores + r * kChunkPositions + p, weight);
+        const Lanes weight = exp_of_negative(sub(seen_by(r, p), most[r]));
         total[r] = add(total[r], weight);
+        store(scores + r * kChunkPositions + p,
+              kScaled ? mul(weight, load(chunk_.value_scales + p)) : weight);
       }
     for (int r = 0; r < R; r++) chunk_.statistics[(j + r) * kStatistics + kTotal] = sum(total[r]);
   }
 
-  // First the positions that all queries of the tile see, then, query by query, the rest. A
+  // The positions that all queries of the tile see, and, query by query, those before and after. A
   // position that a query does not see is not multiplied, not even by 0: it may hold NaN.
   template <int V>
   void mix(size_t j, size_t count, size_t panel, size_t column) const {
     const size_t end = panel + kPanelPositions;
-    const size_t common = min(visible(j), end);
-    if (common > panel)
-      with_queries(
-          count, [&](auto tile) { mix_some<decltype(tile)::value, V>(j, panel, common, column); });
-    for (size_t r = j; r < j + count; r++) {
-      const size_t from = common > panel ? common : panel;
-      const size_t to = min(visible(r), end);
-      if (to > from) mix_some<1, V>(r, from, to, column);
-    }
+    const size_t first = hidden(j + count - 1) > panel ? hidden(j + count - 1) : panel;
+    const size_t last = min(visible(j), end);
+    const bool is_shared = first < last;
+    for (size_t r = j; r < j + count; r++)
+      mix_one<V>(r, hidden(r) > panel ? hidden(r) : panel, is_shared ? first : min(visible(r), end),
+                 column);
+    if (!is_shared) return;
+    with_queries(count,
+                 [&](auto tile) { mix_some<decltype(tile)::value, V>(j, first, last, column); });
+    for (size_t r = j; r < j + count; r++) mix_one<V>(r, last, min(visible(r), end), column);
+  }
+
+  template <int V>
+  void mix_one(size_t j, size_t first, size_t last, size_t column) const {
+    if (first < last) mix_some<1, V>(j, first, last, column);
   }
 
   template <int R, int V>
@@ -261,54 +285,86 @@ class ChunkAttention {
   size_t dv_;
 };
 
-inline void convert(const uint16_t* from, size_t n, float* to) {
+template <class Cell>
+inline void convert(const Cell* from, size_t n, float* to) {
   for (size_t i = 0; i < n; i += kLanes) store(to + i, load(from + i));
 }
 
-template <bool kStream, class Cell>
-inline void attend_to(const AttentionChunk& chunk, const Cell* keys, const Cell* values) {
-  ChunkAttention<Cell, kStream>(chunk, keys, values, chunk.scratch).run();
-}
+template <class Cell>
+constexpr bool kIsFloat = std::is_same_v<Cell, float>;
 
-void attend(const AttentionChunk& chunk) {
-  const size_t queries = chunk.rows * chunk.heads, dv = whole_lanes(chunk.d);
-  const bool is_many = queries >= kManyQueries;
-  if (!chunk.is_half) {
-    const auto* keys = static_cast<const float*>(chunk.keys);
-    const auto* values = static_cast<const float*>(chunk.values);
-    is_many ? attend_to<false>(chunk, keys, values) : attend_to<true>(chunk, keys, values);
-    return;
-  }
-  const auto* keys = static_cast<const uint16_t*>(chunk.keys);
-  const auto* values = static_cast<const uint16_t*>(chunk.values);
-  if (!is_many) {
-    attend_to<true>(chunk, keys, values);
-    return;
-  }
-  const size_t positions = min(chunk.visible + chunk.rows - 1, kChunkPositions);
-  float* k = chunk.scratch + queries * kChunkPositions;
-  float* v = k + kChunkPositions * chunk.d;
-  convert(keys, whole_lanes(positions) * chunk.d, k);
-  convert(values, positions * dv, v);
-  attend_to<false>(chunk, static_cast<const float*>(k), static_cast<const float*>(v));
+template <class Cell>
+size_t scratch_bytes(size_t queries, size_t d) {
+  const bool is_converted = !kIsFloat<Cell> && queries >= kManyQueries;
+  return sizeof(float) * kChunkPositions * (queries + (is_converted ? d + whole_lanes(d) : 0));
 }
 
 template <class Cell>
-inline void store_cells(const float* k, const float* v, size_t d, Cell* block, Cell* values) {
+void attend(const AttentionChunk& chunk) {
+  constexpr bool kScaled = std::is_same_v<Cell, int8_t>;
+  const size_t queries = chunk.rows * chunk.heads, dv = whole_lanes(chunk.d);
+  const auto* keys = static_cast<const Cell*>(chunk.keys);
+  const auto* values = static_cast<const Cell*>(chunk.values);
+  float* scores = static_cast<float*>(chunk.scratch);
+  if (queries < kManyQueries) {
+    ChunkAttention<Cell, true, kScaled>(chunk, keys, values, scores).run();
+  } else if constexpr (kIsFloat<Cell>) {
+    ChunkAttention<float, false, false>(chunk, keys, values, scores).run();
+  } else {
+    const size_t positions = min(chunk.visible + chunk.rows - 1, kChunkPositions);
+    float* k = scores + queries * kChunkPositions;
+    float* v = k + kChunkPositions * chunk.d;
+    convert(keys, whole_lanes(positions) * chunk.d, k);
+    convert(values, positions * dv, v);
+    ChunkAttention<float, false, kScaled>(chunk, k, v, scores).run();
+  }
+}
+
+template <class Cell>
+void store_position(const float* k, const float* v, size_t d, const CachePosition& to) {
+  auto* block = static_cast<Cell*>(to.key);
+  auto* value = static_cast<Cell*>(to.value);
   for_each_vector(d, [&](size_t i, auto vector) {
     Cell key[kLanes];
     store(key, vector.load(k + i));
     const size_t n = min(d - i, kLanes);
     for (size_t c = 0; c < n; c++) block[(i + c) * kLanes] = key[c];
-    store(values + i, vector.load(v + i));
+    store(value + i, vector.load(v + i));
   });
 }
 
-void store_position(const float* k, const float* v, size_t d, void* block, void* values,
-                    bool is_half) {
-  is_half ? store_cells(k, v, d, static_cast<uint16_t*>(block), static_cast<uint16_t*>(values))
-          : store_cells(k, v, d, static_cast<float*>(block), static_cast<float*>(values));
+// Returns the scale of x (n). put(offset, cells) receives x / scale.
+template <class Put>
+inline float quantize(const float* x, size_t n, const Put& put) {
+  Magnitudes magnitudes = no_magnitudes();
+  for_each_vector(
+      n, [&](size_t i, auto vector) { magnitudes = larger(magnitudes, vector.load(x + i)); });
+  const float most = largest(magnitudes);
+  const bool is_finite = most <= std::numeric_limits<float>::max();
+  const bool is_zero = !is_finite || most < 1e-30f;
+  const Lanes by = broadcast(is_zero ? 0.0f : 127.0f / most);
+  for_each_vector(n, [&](size_t i, auto vector) {
+    int8_t cells[kLanes] = {};
+    if (!is_zero) store_i8(cells, mul(vector.load(x + i), by));
+    put(i, cells);
+  });
+  return !is_finite ? std::numeric_limits<float>::quiet_NaN() : is_zero ? 0.0f : most / 127.0f;
 }
+
+template <>
+void store_position<int8_t>(const float* k, const float* v, size_t d, const CachePosition& to) {
+  int8_t* block = static_cast<int8_t*>(to.key);
+  int8_t* value = static_cast<int8_t*>(to.value);
+  *to.key_scale = quantize(k, d, [&](size_t i, const int8_t* cells) {
+    const size_t n = min(d - i, kLanes);
+    for (size_t c = 0; c < n; c++) block[(i + c) * kLanes] = cells[c];
+  });
+  *to.value_scale =
+      quantize(v, d, [&](size_t i, const int8_t* cells) { std::memcpy(value + i, cells, kLanes); });
+}
+
+template <class Cell>
+constexpr CacheKernels kCache = {store_position<Cell>, scratch_bytes<Cell>, attend<Cell>, 128};
 
 inline float exp_of_negative(float x) {
   float e[kLanes];
@@ -338,14 +394,15 @@ void divide(size_t queries, size_t d, const float* sums, const float* statistics
   const size_t dv = whole_lanes(d);
   for (size_t j = 0; j < queries; j++) {
     const Lanes by = broadcast(1.0f / statistics[j * kStatistics + kTotal]);
+    const Lanes zero = broadcast(0.0f);  // -0 + 0 = 0
     for_each_vector(d, [&](size_t i, auto vector) {
-      vector.store(out + j * d + i, mul(vector.load(sums + j * dv + i), by));
+      vector.store(out + j * d + i, fma(vector.load(sums + j * dv + i), by, zero));
     });
   }
 }
 
-constexpr DecoderKernels kDecoder = {normalize, gate_row, rotate, store_position,
-                                     attend,    combine,  divide};
+constexpr DecoderKernels kDecoder = {normalize,        gate_row,       rotate,  kCache<float>,
+                                     kCache<uint16_t>, kCache<int8_t>, combine, divide};
 
 }  // namespace
 }  // namespace rsr

@@ -44,6 +44,9 @@ inline Lanes load(const float* p) {
 inline Lanes load(const uint16_t* p) {
   return each([&](size_t i) { return from_half(p[i]); });
 }
+inline Lanes load(const int8_t* p) {
+  return each([&](size_t i) { return static_cast<float>(p[i]); });
+}
 inline void store(float* p, Lanes a) { std::memcpy(p, a.v, sizeof a.v); }
 inline void store(uint16_t* p, Lanes a) {
   for (size_t i = 0; i < kLanes; i++) p[i] = to_half(a.v[i]);

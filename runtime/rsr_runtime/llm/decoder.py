@@ -32,7 +32,7 @@ from .weights import Layer, Weights
 FloatArray = npt.NDArray[np.float32]
 MAX_ROWS = 512  # tokens in a pass; more would only take memory
 LOGIT_ROWS = 32  # rows of logits kept at a time: 0.5 MB each with a vocabulary of 128,256
-_LEAST_ROWS = 16  # of a part of attention
+_LEAST_ROWS = 64  # of a part of attention: fewer do not pay for the conversion of the cache
 _STEP_ROWS = 16  # tokens of a text in a pass that may be needed again; more are of a prompt
 _KEPT_PASSES = 64  # recorded passes, of 0.1 MB each; recording one takes as long as 5 % of a token
 
@@ -76,7 +76,7 @@ class Decoder:
         self._turns = Turns("the model")
         self._process = getpid()
         # By the tokens, caches and RoPE variants of their items; the last was used most recently.
-        self._steps: dict[tuple[tuple[int, KVCache, int], ...], _RecordedPass] = {}
+        self._steps: dict[tuple[_Length, ...], _RecordedPass] = {}
         self._last_prompt: _RecordedPass | None = None
         self._heads: dict[int, _RecordedHead] = {}  # by rows; the last was used most recently
         self._most_rows = 0  # of a recorded pass
@@ -128,7 +128,7 @@ class Decoder:
         """
         self.check_open()
         self.phase_timer.start()
-        recorded = self._recorded([(len(item.tokens), item.cache, item.variant) for item in batch])
+        recorded = self._recorded([_Length.of(item) for item in batch])
         for part in recorded.parts:
             part.start[:] = batch[part.item].start + part.offset
         tokens = np.concatenate([np.asarray(item.tokens, np.int64) for item in batch])
@@ -165,13 +165,13 @@ class Decoder:
         logits = self._lm_head.record(program, HEAD, rows)[0]
         return _RecordedHead(self._lm_head.inputs(rows), logits, program)
 
-    def _recorded(self, lengths: list[tuple[int, KVCache, int]]) -> _RecordedPass:
+    def _recorded(self, lengths: list[_Length]) -> _RecordedPass:
         """Return the layers as a program, which is kept if it may be needed again.
 
         A text takes the same step for each of its tokens, or one of a few with speculation, and
         several texts may take turns.
         """
-        rows = sum(length for length, _, _ in lengths)
+        rows = sum(length.tokens for length in lengths)
         if rows > self._most_rows:  # buffers grow: do not keep the smaller ones
             self._forget_all()
             self._most_rows = rows
@@ -203,13 +203,13 @@ class Decoder:
         """
         return self._config.rope.variant(length)
 
-    def _record(self, lengths: list[tuple[int, KVCache, int]]) -> _RecordedPass:
+    def _record(self, lengths: list[_Length]) -> _RecordedPass:
         """Record all layers for items of the given numbers of tokens.
 
         `normalize` adds the output of one sublayer to the residual stream x before it computes the
         input of the next, so each sublayer takes and returns `delta`, which is not yet added to x.
         """
-        rows = sum(length for length, _, _ in lengths)
+        rows = sum(length.tokens for length in lengths)
         x = self._workspace.take("x", rows, self._config.hidden_size)
         recorded = _RecordedPass(lengths, self._parts(lengths), x, _native.Program())
         delta = None
@@ -220,17 +220,17 @@ class Decoder:
             recorded.program.normalize(REST, x, delta, None, 0.0, x, None, None)  # only adds
         return recorded
 
-    def _parts(self, lengths: list[tuple[int, KVCache, int]]) -> list[_Part]:
+    def _parts(self, lengths: list[_Length]) -> list[_Part]:
         """Cut items into parts whose attention takes one step each, below 0.1 s."""
         c, parts, first = self._config, [], 0
-        for item, (length, cache, _) in enumerate(lengths):
-            products = 2 * c.num_attention_heads * c.head_dim * cache.context  # of a row, at most
-            for rows in short_steps(length, products, least=_LEAST_ROWS):
+        for item, length in enumerate(lengths):
+            products = 2 * c.num_attention_heads * c.head_dim * length.reach  # of a row, at most
+            for rows in short_steps(length.tokens, products, least=_LEAST_ROWS):
                 start = np.zeros(1, np.int64)
                 parts.append(
                     _Part(item, rows.start, slice(first + rows.start, first + rows.stop), start)
                 )
-            first += length
+            first += length.tokens
         return parts
 
     def _attention(
@@ -253,14 +253,14 @@ class Decoder:
             )
             for cos, sin in self._rope_tables
         ]
-        caches = [_native.KVCache(*cache.layer(number)) for _, cache, _ in recorded.lengths]
+        caches = [_native.KVCache(*length.cache.layer(number)) for length in recorded.lengths]
         for part in recorded.parts:
             program.attend(
                 ATTENTION,
                 q[part.rows],
                 k[part.rows],
                 v[part.rows],
-                ropes[recorded.lengths[part.item][2]],
+                ropes[recorded.lengths[part.item].variant],
                 caches[part.item],
                 part.start,
                 attended[part.rows],
@@ -309,10 +309,10 @@ class Decoder:
     def forget(self, cache: KVCache) -> None:
         """Drop the recorded passes of a cache that no thread uses."""
         for step in self._steps.copy():
-            if any(cache is own for _, own, _ in step):
+            if any(cache is length.cache for length in step):
                 self._steps.pop(step, None)
         prompt = self._last_prompt
-        if prompt is not None and any(cache is own for _, own, _ in prompt.lengths):
+        if prompt is not None and any(cache is length.cache for length in prompt.lengths):
             self._last_prompt = None
 
     def _forget_all(self) -> None:
@@ -352,6 +352,22 @@ class _PreparedLayer:
     down_proj: LinearGroup
 
 
+class _Length(NamedTuple):
+    """What the program of an item depends on."""
+
+    tokens: int
+    cache: KVCache
+    variant: int  # of RoPE
+    reach: int  # a power of two: no token sees more positions; 0 for few tokens
+
+    @classmethod
+    def of(cls, item: BatchItem) -> _Length:
+        tokens = len(item.tokens)
+        is_cut = tokens > _LEAST_ROWS
+        reach = 1 << (item.start + tokens - 1).bit_length() if is_cut else 0
+        return cls(tokens, item.cache, item.variant, reach)
+
+
 class _Part(NamedTuple):
     """Consecutive rows of an item."""
 
@@ -364,7 +380,7 @@ class _Part(NamedTuple):
 class _RecordedPass(NamedTuple):
     """The layers as a program for certain caches and numbers of tokens."""
 
-    lengths: list[tuple[int, KVCache, int]]  # tokens, cache and RoPE variant of each item
+    lengths: list[_Length]
     parts: list[_Part]
     x: FloatArray  # (tokens, hidden_size), an input: embeddings; then hidden states
     program: _native.Program

@@ -13,7 +13,7 @@ from .config import Config
 from .errors import ModelError
 
 LANES = 16  # positions in a block of keys; rows of values are padded to a multiple of it
-DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.uint16)}  # float16 as bits
+DTYPES = {"float32": np.float32, "float16": np.uint16, "int8": np.int8}  # float16 as bits
 
 
 class Snapshot:
@@ -35,8 +35,8 @@ class KVCache:
 
     The layout suits attention: keys are (num_key_value_heads, blocks, head_dim, 16), so that one
     load takes a feature of 16 positions; values are (num_key_value_heads, positions, head_dim
-    rounded up to 16). All memory is reserved at once; the system provides pages when they are
-    first written.
+    rounded up to 16). In int8, keys and values have a float32 scale for each position of a head.
+    All memory is reserved at once; the system provides pages when they are first written.
 
     Attributes:
         context: number of positions.
@@ -49,28 +49,32 @@ class KVCache:
         Args:
             config: the model's settings.
             context: number of positions.
-            dtype: "float16" or "float32".
+            dtype: "float16", "float32" or "int8".
 
         Raises:
             OptionError: `dtype` has another value, or there is not enough memory.
         """
         if not isinstance(dtype, str) or dtype not in DTYPES:
-            raise OptionError(f"kv: found {dtype!r}, expected 'float32' or 'float16'")
+            raise OptionError(f"kv: found {dtype!r}, expected 'float32', 'float16' or 'int8'")
         self.context = context
         self.length = 0
         self._snapshots: weakref.WeakSet[Snapshot] = weakref.WeakSet()  # that can be restored
         blocks = -(-context // LANES)
         padded = -(-config.head_dim // LANES) * LANES
-        keys = config.num_key_value_heads, blocks, config.head_dim, LANES
-        values = config.num_key_value_heads, blocks * LANES, padded
-        layers = range(config.num_hidden_layers)
+        heads, positions = config.num_key_value_heads, blocks * LANES
+        cells = np.dtype(DTYPES[dtype])
+        keys, values = (heads, blocks, config.head_dim, LANES), (heads, positions, padded)
+        shapes: list[tuple[tuple[int, ...], npt.DTypeLike]] = [(keys, cells), (values, cells)]
+        if dtype == "int8":
+            shapes += [((heads, positions), np.float32)] * 2
         try:
-            self._keys = [np.zeros(keys, DTYPES[dtype]) for _ in layers]
-            self._values = [np.zeros(values, DTYPES[dtype]) for _ in layers]
+            self._layers = [
+                tuple(np.zeros(*shape) for shape in shapes) for _ in range(config.num_hidden_layers)
+            ]
         except MemoryError:
             raise OptionError(
                 f"there is not enough memory for keys and values of {context:,} positions: "
-                "choose a smaller context, or kv float16"
+                "choose a smaller context, or kv int8"
             ) from None
 
     def append(self, count: int) -> None:
@@ -110,23 +114,22 @@ class KVCache:
     def copy_prefix(self, source: KVCache, length: int) -> None:
         """Become a copy of the first `length` filled positions of a cache of the same model."""
         self.truncate(0)
-        blocks = -(-length // LANES)
-        for own, other in zip(self._keys, source._keys, strict=True):
-            own[:, :blocks] = other[:, :blocks]
-        for own, other in zip(self._values, source._values, strict=True):
-            own[:, :length] = other[:, :length]
+        for layer, other in zip(self._layers, source._layers, strict=True):
+            for own, cells in zip(layer, other, strict=True):
+                count = -(-length // LANES) if own.ndim == 4 else length
+                own[:, :count] = cells[:, :count]
         self.append(length)
 
-    def layer(self, i: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Return the keys and values of layer `i`."""
-        return self._keys[i], self._values[i]
+    def layer(self, i: int) -> tuple[npt.NDArray[Any], ...]:
+        """Return the arrays of layer `i`: keys, values and, in int8, the scales of both."""
+        return self._layers[i]
 
     def arrays_at(self, positions: int) -> list[npt.NDArray[np.uint8]]:
         """Return uint8 views of the bytes that attention over `positions` positions reads."""
-        reserved = self._values[0].shape[1]
+        reserved = self._layers[0][1].shape[1]
         heads = [
             head.reshape(-1).view(np.uint8)  # contiguous in positions
-            for layer in zip(self._keys, self._values, strict=True)
+            for layer in self._layers
             for array in layer
             for head in array
         ]

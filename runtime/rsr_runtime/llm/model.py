@@ -512,7 +512,7 @@ def load(
     *,
     memory: str = "auto",
     context: int | None = None,
-    kv: Literal["float16", "float32"] = "float16",
+    kv: Literal["float16", "float32", "int8"] = "float16",
     activations: Literal["trained", "float32", "int8-group"] = "trained",
 ) -> LanguageModel:
     """Open a `.rsr` file of a whole model.
@@ -523,7 +523,8 @@ def load(
             huge pages once products have taken so long that this pays, which a short text does not
             reach.
         context: positions for prompt and text; None: the model's limit, but at most 4096.
-        kv: dtype of the KV cache: "float16", which halves the bytes to read, or "float32".
+        kv: dtype of the KV cache: "float16", "float32", or "int8" with one scale for each position
+            of a head, which reads half the bytes of float16.
         activations: what layers with indexed weights take: "trained", what the model was trained
             with; "float32"; or "int8-group", int8 with a scale per token and group of columns (see
             `Matrix.linear`) where layers were not trained with int8. Other layers ignore it.

@@ -315,7 +315,7 @@ def test_run_refuses(path: Path, arguments: Sequence[object], expected: str) -> 
     "arguments",
     [
         ("-n", 0), ("--temperature", -1), ("--top-p", 1.1), ("--top-k", -1), ("--min-p", 2),
-        ("--repetition-penalty", 0), ("--seed", -1), ("--context", 0), ("--kv", "int8"),
+        ("--repetition-penalty", 0), ("--seed", -1), ("--context", 0), ("--kv", "int4"),
         ("--memory", "all"), ("--threads", 0), ("--activations", "int8"), ("--unknown",),
     ],
 )  # fmt: skip

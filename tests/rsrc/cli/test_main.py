@@ -80,7 +80,7 @@ SAMPLING = [
     "-n, --max-tokens", "--temperature", "--top-k", "--top-p", "--min-p", "--repetition-penalty",
     "--seed", "--stop TEXT",
 ]  # fmt: skip
-LOADING = ["--context", "--kv [float16|float32]", "--memory [auto|map|huge]", "--threads"]
+LOADING = ["--context", "--kv [float16|float32|int8]", "--memory [auto|map|huge]", "--threads"]
 
 # What is promised of each command.
 OPTIONS = {

@@ -137,8 +137,10 @@ def test_other_options(model: LanguageModel, loaded: Loader) -> None:
     for wrong in (-1, 257, None):
         with pytest.raises(OptionError, match=r"positions: found .* 0 to 256"):
             model.bytes_per_token(wrong)
-    for wrong in ("int8", 5, {}):
-        with pytest.raises(OptionError, match=r"kv: found .*, expected 'float32' or 'float16'"):
+    for wrong in ("int4", 5, {}):
+        with pytest.raises(
+            OptionError, match=r"kv: found .*, expected 'float32', 'float16' or 'int8'"
+        ):
             loaded("bitnet-2b", kv=wrong)
     for wrong in ("int8", "", None):
         with pytest.raises(

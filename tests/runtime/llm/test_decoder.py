@@ -40,7 +40,7 @@ def one_by_one(model: LanguageModel, tokens: list[int]) -> FloatArray:
     return np.stack([model.next_logits(tokens[: i + 1]) for i in range(len(tokens))])
 
 
-@pytest.mark.parametrize("kv", ["float16", "float32"])
+@pytest.mark.parametrize("kv", ["float16", "float32", "int8"])
 @pytest.mark.parametrize("name", BITNETS)
 def test_a_prompt_at_once_is_its_tokens_one_by_one(name: str, kv: str, loaded: Loader) -> None:
     """37 tokens are more than a block of positions, and no whole number of blocks."""

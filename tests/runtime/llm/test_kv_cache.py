@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import mmap
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,39 @@ def config(**changes: Any) -> Config:
         "num_key_value_heads": 2, **changes,
     }  # fmt: skip
     return read_config({"config.json": json.dumps(document).encode()})
+
+
+def test_int8_has_scales() -> None:
+    cache = KVCache(config(), 33, "int8")
+    keys, values, *scales = cache.layer(1)
+    assert keys.dtype == values.dtype == np.int8
+    assert keys.shape == (2, 3, 20, 16)
+    assert values.shape == (2, 48, 32)
+    for of_one in scales:
+        assert of_one.dtype == np.float32
+        assert of_one.shape == (2, 48)
+    assert len(scales) == 2
+    assert sum(map(len, cache.arrays_at(7))) == 7 * 3 * 2 * (20 + 32 + 2 * 4)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("kv", ["float16", "int8"])
+def test_memory_is_taken_as_it_is_written(kv: str) -> None:
+    """A context of 131,072 positions takes memory for those that are filled, in pages."""
+
+    def resident() -> int:
+        fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
+        return int(fields[1]) * mmap.PAGESIZE
+
+    before = resident()
+    cache = KVCache(config(num_attention_heads=2, hidden_size=128), 1 << 17, kv)
+    reserved = sum(map(len, cache.arrays_at(1 << 17)))
+    assert resident() - before < reserved / 20
+    for i in range(3):
+        for array in cache.layer(i):
+            array[:, : array.shape[1] // 8] = 1
+    # An eighth, in huge pages of 2 MiB.
+    assert reserved / 10 < resident() - before < reserved / 2
 
 
 @pytest.mark.parametrize(("kv", "dtype"), [("float32", np.float32), ("float16", np.uint16)])
@@ -52,7 +88,7 @@ def test_bytes_of_a_position_do_not_depend_on_the_context(
 
 @pytest.mark.parametrize("kv", ["bfloat16", "", "FLOAT16", None, 16])
 def test_other_dtypes(kv: Any) -> None:
-    with pytest.raises(OptionError, match="kv: found .*expected 'float32' or 'float16'"):  # noqa: RUF043
+    with pytest.raises(OptionError, match="kv: found .*expected 'float32', 'float16' or 'int8'"):  # noqa: RUF043
         KVCache(config(), 16, kv)
 
 
@@ -85,14 +121,14 @@ def test_append_truncate_snapshot_and_restore() -> None:
     assert cache.length == 0
 
 
-@pytest.mark.parametrize("kv", ["float16", "float32"])
+@pytest.mark.parametrize("kv", ["float16", "float32", "int8"])
 @pytest.mark.parametrize("length", [0, 1, 16, 21])
 def test_a_copy_of_a_prefix(kv: str, length: int) -> None:
     source, copy = (KVCache(config(), 40, kv) for _ in range(2))
     rng = np.random.default_rng(1)
     for i in range(3):
         for cells in source.layer(i):
-            cells[:] = rng.integers(1, 255, cells.shape)
+            cells[:] = rng.integers(1, 127, cells.shape)
     source.append(21)
     copy.append(3)
     before = copy.snapshot()

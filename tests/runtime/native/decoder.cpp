@@ -1,12 +1,14 @@
 // Slots of the decoder: rows of activations, RoPE, the KV cache and attention, against float64.
 #include <algorithm>
 
+#include "decoder/attention.h"
 #include "float16.h"
 #include "harness.h"
 
 namespace harness {
 namespace {
 
+using rsr::CacheType;
 using rsr::kChunkPositions;
 using rsr::kLanes;
 using rsr::kMaximum;
@@ -230,152 +232,246 @@ void check_rotate(Harness& harness, size_t d) {
   }
 }
 
-void check_store(Harness& harness, size_t d, size_t kind) {
-  const std::vector<float> k = float_inputs(d, kind), v = float_inputs(d, kind);
-  const size_t dv = rsr::whole_lanes(d);
-  harness.each(
-      "decoder.store", [](const rsr::KernelTable& t) -> auto& { return t.decoder.store; },
-      [&](auto store, const Table&) {
-        Guarded<float> block(d * kLanes, 7.0f), values(dv, 7.0f);
-        store(k.data(), v.data(), d, block.data() + 3, values.data(), false);
-        Guarded<uint16_t> half_block(d * kLanes, uint16_t{7}), halves(dv, uint16_t{7});
-        store(k.data(), v.data(), d, half_block.data() + 3, halves.data(), true);
-        block.check_guards();
-        values.check_guards();
-        half_block.check_guards();
-        halves.check_guards();
-        const auto expect_half = [](uint16_t found, float from, size_t i) {
-          const float expected = rsr::from_half(rsr::to_half(from));
-          expect(rsr::from_half(found), expected, 0, "float16", i);
-        };
-        for (size_t i = 0; i < block.size(); i++) {
-          const bool written = i % kLanes == 3;
-          expect(block[i], written ? k[i / kLanes] : 7, 0, "key", i);
-          written ? expect_half(half_block[i], k[i / kLanes], i)
-                  : expect(half_block[i], 7, 0, "lane of another position", i);
-        }
-        for (size_t i = 0; i < dv; i++) {
-          expect(values[i], i < d ? v[i] : 0, 0, "value", i);
-          expect_half(halves[i], i < d ? v[i] : 0, i);
-        }
-      });
+constexpr CacheType kTypes[] = {CacheType::float32, CacheType::float16, CacheType::int8};
+constexpr const char* kAttendSlots[] = {"decoder.f32", "decoder.f16", "decoder.i8"};
+
+const rsr::CacheKernels& cache_kernels(const rsr::KernelTable& t, CacheType type) {
+  return type == CacheType::float32   ? t.decoder.f32
+         : type == CacheType::float16 ? t.decoder.f16
+                                      : t.decoder.i8;
 }
 
-// A chunk of a cache, float16 or float32, with NaN where no query looks.
-struct Chunk {
-  size_t rows, heads, d, dv, visible, seen;
-  bool is_half;
-  std::vector<float> queries, keys, values;  // as they are in the cache
-  Guarded<float> key_cells, value_cells;
-  Guarded<uint16_t> key_halves, value_halves;
+// Calls check(kernels, table) on every set that fills the kernels of a type anew.
+template <class Check>
+void each_cache(Harness& harness, CacheType type, const Check& check) {
+  harness.each(
+      kAttendSlots[static_cast<int>(type)],
+      [type](const rsr::KernelTable& t) -> auto& { return cache_kernels(t, type); },
+      [&](const rsr::CacheKernels& kernels, const Table& table) { check(kernels, table); });
+}
 
-  Chunk(size_t rows, size_t heads, size_t d, size_t visible, bool is_half)
+template <class Cell>
+Cell cell_of(float x) {
+  if constexpr (std::is_same_v<Cell, uint16_t>)
+    return rsr::to_half(x);
+  else
+    return static_cast<Cell>(x);
+}
+template <class Cell>
+float float_of(Cell x) {
+  if constexpr (std::is_same_v<Cell, uint16_t>)
+    return rsr::from_half(x);
+  else
+    return static_cast<float>(x);
+}
+
+template <class Cell>
+void check_store(Harness& harness, CacheType type, size_t d, size_t kind) {
+  const std::vector<float> k = float_inputs(d, kind), v = float_inputs(d, kind);
+  const size_t dv = rsr::whole_lanes(d);
+  each_cache(harness, type, [&](const rsr::CacheKernels& kernels, const Table&) {
+    Guarded<Cell> block(d * kLanes, Cell{7}), values(dv, Cell{7});
+    Guarded<float> scales(2, 7.0f);
+    kernels.store(k.data(), v.data(), d,
+                  {block.data() + 3, values.data(), scales.data(), scales.data() + 1});
+    block.check_guards();
+    values.check_guards();
+    scales.check_guards();
+    const auto expect_cell = [&](Cell found, const std::vector<float>& from, size_t i,
+                                 float scale) {
+      if (type != CacheType::int8) {
+        expect(float_of(found), float_of(cell_of<Cell>(from[i])), 0, "cell", i);
+      } else if (std::isfinite(scale)) {  // half a step, and the rounding of 127 / most
+        const double exact = scale == 0 ? 0 : static_cast<double>(from[i]) / scale;
+        expect(found, exact, 0.5 + 1e-4, "cell", i);
+      }
+    };
+    const auto expect_scale = [&](float found, const std::vector<float>& from) {
+      double most = 0;
+      bool is_finite = true;
+      for (float x : from)
+        is_finite = is_finite && std::isfinite(x), most = std::max<double>(most, std::fabs(x));
+      if (!is_finite) most = std::numeric_limits<double>::quiet_NaN();
+      if (most < 1e-30) most = 0;
+      expect(found, most / 127, kUlp * most / 127, "scale", d);
+    };
+    if (type == CacheType::int8) {
+      expect_scale(scales[0], k);
+      expect_scale(scales[1], v);
+    } else {
+      expect(scales[0], 7, 0, "scale", 0);
+      expect(scales[1], 7, 0, "scale", 1);
+    }
+    for (size_t i = 0; i < block.size(); i++) {
+      if (i % kLanes == 3)
+        expect_cell(block[i], k, i / kLanes, scales[0]);
+      else
+        expect(float_of(block[i]), float_of(Cell{7}), 0, "lane of another position", i);
+    }
+    for (size_t i = 0; i < dv; i++) {
+      if (i < d)
+        expect_cell(values[i], v, i, scales[1]);
+      else
+        expect(float_of(values[i]), 0, 0, "padding", i);
+    }
+  });
+}
+
+// A chunk of a cache, with NaN where no query looks: in int8 as scales.
+template <class Cell>
+struct Chunk {
+  size_t rows, heads, d, dv, visible, window, seen, unseen;  // positions [unseen, seen)
+  std::vector<float> queries, keys, values;                  // as they are in the cache
+  Guarded<Cell> key_cells, value_cells;
+  Guarded<float> key_scales, value_scales;
+
+  Chunk(size_t rows, size_t heads, size_t d, size_t visible, size_t window = SIZE_MAX)
       : rows(rows),
         heads(heads),
         d(d),
         dv(rsr::whole_lanes(d)),
         visible(visible),
+        window(window),
         seen(std::min(kChunkPositions, visible + rows - 1)),
-        is_half(is_half),
+        unseen(visible > window ? visible - window : 0),
         queries(normals(rows * heads * d, 1 / std::sqrt(static_cast<double>(d)))),
         keys(kChunkPositions * d),
         values(kChunkPositions * dv),
         key_cells(kChunkPositions * d),
         value_cells(kChunkPositions * dv),
-        key_halves(kChunkPositions * d),
-        value_halves(kChunkPositions * dv) {
+        key_scales(kChunkPositions),
+        value_scales(kChunkPositions) {
     constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-    const auto rounded = [is_half](float x) {
-      return is_half ? rsr::from_half(rsr::to_half(x)) : x;
-    };
+    constexpr bool kIsInt8 = std::is_same_v<Cell, int8_t>;
     for (size_t p = 0; p < kChunkPositions; p++) {
+      const bool is_seen = unseen <= p && p < seen;
+      key_scales[p] = is_seen ? 0.02f * (1 + static_cast<float>(uniform())) : kNan;
+      value_scales[p] = is_seen ? 0.01f * (1 + static_cast<float>(uniform())) : kNan;
+      const auto cell = [&](float x) {
+        if constexpr (kIsInt8) return static_cast<Cell>(static_cast<int>(below(255)) - 127);
+        return cell_of<Cell>(is_seen ? x : kNan);
+      };
       for (size_t c = 0; c < d; c++) {
-        const float key = p < seen ? rounded(2 * normal()) : kNan;
-        const size_t cell = (p / kLanes * d + c) * kLanes + p % kLanes;
-        keys[p * d + c] = key_cells[cell] = key;
-        key_halves[cell] = rsr::to_half(key);
+        const Cell key = cell(2 * normal());
+        key_cells[(p / kLanes * d + c) * kLanes + p % kLanes] = key;
+        keys[p * d + c] = float_of(key) * (kIsInt8 ? key_scales[p] : 1.0f);
       }
       for (size_t c = 0; c < dv; c++) {
-        const float value = p >= seen ? kNan : c < d ? rounded(normal()) : 0;
-        values[p * dv + c] = value_cells[p * dv + c] = value;
-        value_halves[p * dv + c] = rsr::to_half(value);
+        const Cell value = c < d ? cell(normal()) : cell_of<Cell>(is_seen ? 0 : kNan);
+        value_cells[p * dv + c] = value;
+        values[p * dv + c] = float_of(value) * (kIsInt8 ? value_scales[p] : 1.0f);
       }
     }
   }
 
-  size_t scratch_size(size_t count) const {
-    return count * heads * kChunkPositions + (is_half ? kChunkPositions * (d + dv) : 0);
-  }
-
   // Rows [first, first + count).
-  void attend(const rsr::DecoderKernels& kernels, size_t first, size_t count, float* sums,
+  void attend(const rsr::CacheKernels& kernels, size_t first, size_t count, float* sums,
               float* statistics) {
-    Guarded<float> scratch(scratch_size(count));
+    Guarded<char> scratch(kernels.scratch_bytes(count * heads, d));
     attend(kernels, first, count, scratch.data(), sums, statistics);
     scratch.check_guards();
   }
-  void attend(const rsr::DecoderKernels& kernels, size_t first, size_t count, float* scratch,
+  void attend(const rsr::CacheKernels& kernels, size_t first, size_t count, void* scratch,
               float* sums, float* statistics) {
     kernels.attend({queries.data() + first * heads * d, heads * d, count, heads, d, visible + first,
-                    is_half ? static_cast<void*>(key_halves.data()) : key_cells.data(),
-                    is_half ? static_cast<void*>(value_halves.data()) : value_cells.data(), is_half,
-                    scratch, sums, statistics});
+                    window, key_cells.data(), value_cells.data(), key_scales.data(),
+                    value_scales.data(), scratch, sums, statistics});
   }
 };
 
-void check_attend(Harness& harness, size_t rows, size_t heads, size_t d, size_t visible,
-                  bool is_half) {
-  Chunk chunk(rows, heads, d, visible, is_half);
+template <class Cell>
+void check_attend(Harness& harness, CacheType type, size_t rows, size_t heads, size_t d,
+                  size_t visible, size_t window) {
+  Chunk<Cell> chunk(rows, heads, d, visible, window);
   const size_t queries = rows * heads, dv = chunk.dv;
-  harness.each(
-      "decoder.attend", [](const rsr::KernelTable& t) -> auto& { return t.decoder.attend; },
-      [&](auto, const Table& table) {
-        Guarded<float> sums(queries * dv, 12345.0f), statistics(queries * kStatistics, 12345.0f);
-        chunk.attend(table.kernels.decoder, 0, rows, sums.data(), statistics.data());
-        sums.check_guards();
-        statistics.check_guards();
-        for (size_t j = 0; j < queries; j++) {
-          const size_t seen = std::min(kChunkPositions, visible + j / heads);
-          const float* q = chunk.queries.data() + j * d;
-          std::vector<double> scores(seen);
-          double worst = 0, maximum = -1e300, total = 0;
-          for (size_t p = 0; p < seen; p++) {
-            double magnitude = 0;
-            for (size_t c = 0; c < d; c++) {
-              const double product = static_cast<double>(q[c]) * chunk.keys[p * d + c];
-              scores[p] += product;
-              magnitude += std::fabs(product);
-            }
-            worst = std::max(worst, magnitude);
-            maximum = std::max(maximum, scores[p]);
-          }
-          const double off = static_cast<double>(d) * std::ldexp(worst, -24);  // of a score
-          expect(statistics[j * kStatistics + kMaximum], maximum, off, "maximum", j);
-          // exp of two scores, each off; 4 ulp of exp; a sum of `seen`.
-          const double relative = 2 * off + (4 + static_cast<double>(seen) / 2) * kUlp;
-          std::vector<double> mixed(dv), magnitudes(dv);
-          for (size_t p = 0; p < seen; p++) {
-            const double weight = std::exp(scores[p] - maximum);
-            total += weight;
-            for (size_t c = 0; c < dv; c++) {
-              mixed[c] += weight * chunk.values[p * dv + c];
-              magnitudes[c] += weight * std::fabs(chunk.values[p * dv + c]);
-            }
-          }
-          expect(statistics[j * kStatistics + kTotal], total, relative * total, "total", j);
-          for (size_t c = 0; c < dv; c++)
-            expect(sums[j * dv + c], mixed[c], relative * magnitudes[c], "sum of values", j, c);
+  each_cache(harness, type, [&](const rsr::CacheKernels& kernels, const Table& table) {
+    // Of a product of bfloat16 tiles (decoder_amx.cpp), relative to the sum of magnitudes.
+    const bool has_tiles = type != CacheType::float32 && table.isa.find("amx") != std::string::npos;
+    const double precision = has_tiles ? std::ldexp(1.0, -14) : 0;
+    Guarded<float> sums(queries * dv, 12345.0f), statistics(queries * kStatistics, 12345.0f);
+    chunk.attend(kernels, 0, rows, sums.data(), statistics.data());
+    sums.check_guards();
+    statistics.check_guards();
+    for (size_t j = 0; j < queries; j++) {
+      const size_t before = visible + j / heads, seen = std::min(kChunkPositions, before);
+      const size_t unseen = before > window ? before - window : 0;
+      const float* q = chunk.queries.data() + j * d;
+      std::vector<double> scores(seen);
+      double worst = 0, maximum = -1e300, total = 0;
+      for (size_t p = unseen; p < seen; p++) {
+        double magnitude = 0;
+        for (size_t c = 0; c < d; c++) {
+          const double product = static_cast<double>(q[c]) * chunk.keys[p * d + c];
+          scores[p] += product;
+          magnitude += std::fabs(product);
         }
-        // A row alone gives the same bits.
-        const size_t row = below(rows);
-        Guarded<float> alone(heads * dv), its(heads * kStatistics);
-        chunk.attend(table.kernels.decoder, row, 1, alone.data(), its.data());
-        expect_same_bits(alone.data(), sums.data() + row * heads * dv, heads * dv, "sums of a row");
-        expect_same_bits(its.data(), statistics.data() + row * heads * kStatistics,
-                         heads * kStatistics, "statistics of a row");
-      });
+        worst = std::max(worst, magnitude);
+        maximum = std::max(maximum, scores[p]);
+      }
+      const double off =
+          (static_cast<double>(d + 2) * std::ldexp(1.0, -24) + precision) * worst;  // of a score
+      expect(statistics[j * kStatistics + kMaximum], maximum, off, "maximum", j);
+      // exp of two scores, each off; 4 ulp of exp; a sum of `seen`; the product with values.
+      const double relative = 2 * off + (6 + static_cast<double>(seen) / 2) * kUlp;
+      std::vector<double> mixed(dv), magnitudes(dv);
+      for (size_t p = unseen; p < seen; p++) {
+        const double weight = std::exp(scores[p] - maximum);
+        total += weight;
+        for (size_t c = 0; c < dv; c++) {
+          mixed[c] += weight * chunk.values[p * dv + c];
+          magnitudes[c] += weight * std::fabs(chunk.values[p * dv + c]);
+        }
+      }
+      expect(statistics[j * kStatistics + kTotal], total, relative * total, "total", j);
+      for (size_t c = 0; c < dv; c++)
+        expect(sums[j * dv + c], mixed[c], (relative + precision) * magnitudes[c], "sum of values",
+               j, c);
+    }
+    // Any rows alone give the same bits.
+    const size_t row = below(rows), count = 1 + below(rows - row);
+    Guarded<float> alone(count * heads * dv), its(count * heads * kStatistics);
+    chunk.attend(kernels, row, count, alone.data(), its.data());
+    expect_same_bits(alone.data(), sums.data() + row * heads * dv, count * heads * dv,
+                     "sums of some rows");
+    expect_same_bits(its.data(), statistics.data() + row * heads * kStatistics,
+                     count * heads * kStatistics, "statistics of some rows");
+  });
+}
+
+// What is not finite reaches the rows that see it, and no others.
+template <class Cell>
+void check_not_finite(Harness& harness, CacheType type) {
+  constexpr size_t kRows = 40, kHead = 40, kVisible = 30, kKey = 35, kValue = 50, kColumn = 5;
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  Chunk<Cell> chunk(kRows, 1, kHead, kVisible);
+  for (size_t i = 0; i < kRows; i++) chunk.queries[i * kHead] = i % 2 ? 1.5f : -1.5f;
+  chunk.key_cells[kKey / kLanes * kHead * kLanes + kKey % kLanes] = cell_of<Cell>(-kInfinity);
+  chunk.value_cells[kValue * chunk.dv + kColumn] = cell_of<Cell>(kInfinity);
+  const Chunk<Cell> without(kRows, 1, kHead, kVisible);
+  each_cache(harness, type, [&](const rsr::CacheKernels& kernels, const Table&) {
+    Guarded<float> sums(kRows * chunk.dv), statistics(kRows * kStatistics);
+    chunk.attend(kernels, 0, kRows, sums.data(), statistics.data());
+    for (size_t i = 0; i < kRows; i++) {
+      const size_t seen = kVisible + i;
+      const bool sees_plus_infinity = seen > kKey && i % 2 == 0;  // its weights are NaN
+      for (size_t c = 0; c < kHead; c++) {
+        const float found = sums[i * chunk.dv + c];
+        const bool sees_value = seen > kValue && c == kColumn;
+        if (sees_plus_infinity ? !std::isnan(found)
+            : sees_value       ? found != kInfinity
+                               : !std::isfinite(found))
+          throw std::runtime_error("infinity is not where it belongs");
+      }
+    }
+  });
+}
+
+void check_combine(Harness& harness, size_t queries, size_t d) {
+  const size_t dv = rsr::whole_lanes(d);
   // Two chunks combined, then divided.
-  const std::vector<float> first = normals(queries * dv), second = normals(queries * dv);
+  std::vector<float> first = normals(queries * dv);
+  first[0] = -0.0f;
+  const std::vector<float> second = normals(queries * dv);
   std::vector<float> statistics[2] = {normals(queries * kStatistics, 3),
                                       normals(queries * kStatistics, 3)};
   for (auto& s : statistics)
@@ -417,6 +513,8 @@ void check_attend(Harness& harness, size_t rows, size_t heads, size_t d, size_t 
             const double expected =
                 first[j * dv + c] / static_cast<double>(statistics[0][j * kStatistics + kTotal]);
             expect(out[j * d + c], expected, 2 * kUlp * std::fabs(expected), "out", j, c);
+            if (out[j * d + c] == 0 && std::signbit(out[j * d + c]))
+              throw std::runtime_error("a zero with a sign");
           }
       });
 }
@@ -443,19 +541,23 @@ void time_decoder(Harness& harness) {
   time(
       "decoder.rotate", [](auto& t) -> auto& { return t.decoder.rotate; }, kHead, "float",
       [&](auto& k) { k.rotate(x.data(), kHead, nullptr, kEps, cos.data(), sin.data(), 1.0f); });
-  Chunk chunk(1, 4, kHead, kChunkPositions, true);
   std::vector<float> sums(4 * kHead), all(4 * kHead), statistics(4 * kStatistics, 1.0f);
-  Guarded<float> scratch(chunk.scratch_size(1));
   const double products = 2.0 * 4 * kHead * kChunkPositions;
-  time(
-      "decoder.store", [](auto& t) -> auto& { return t.decoder.store; }, 2 * kHead, "float",
-      [&](auto& k) {
-        k.store(x.data(), x.data(), kHead, chunk.key_halves.data(), chunk.value_halves.data(),
-                true);
-      });
-  time(
-      "decoder.attend", [](auto& t) -> auto& { return t.decoder.attend; }, products, "MAC",
-      [&](auto& k) { chunk.attend(k, 0, 1, scratch.data(), sums.data(), statistics.data()); });
+  const auto time_attend = [&](CacheType type, auto&& chunk) {
+    std::vector<char> scratch(1 << 20);
+    time(
+        kAttendSlots[static_cast<int>(type)],
+        [type](auto& t) -> auto& { return cache_kernels(t, type); }, products, "MAC",
+        [&](const rsr::DecoderKernels& k) {
+          const rsr::CacheKernels& kernels = type == CacheType::float32   ? k.f32
+                                             : type == CacheType::float16 ? k.f16
+                                                                          : k.i8;
+          chunk.attend(kernels, 0, 1, scratch.data(), sums.data(), statistics.data());
+        });
+  };
+  time_attend(CacheType::float32, Chunk<float>(1, 4, kHead, kChunkPositions));
+  time_attend(CacheType::float16, Chunk<uint16_t>(1, 4, kHead, kChunkPositions));
+  time_attend(CacheType::int8, Chunk<int8_t>(1, 4, kHead, kChunkPositions));
   time(
       "decoder.combine", [](auto& t) -> auto& { return t.decoder.combine; }, 4 * kHead, "float",
       [&](auto& k) {
@@ -473,16 +575,27 @@ void check_decoder(Harness& harness) {
   check_silu(harness);
   for (size_t d : {2, 4, 6, 30, 32, 34, 64, 100, 128}) check_rotate(harness, d);
   for (size_t d : {2, 14, 16, 18, 40, 128})
-    for (size_t kind = 0; kind < kFloatKinds; kind++) check_store(harness, d, kind);
-  // Rows and heads around tiles of 6, 4, 2 and 1 queries and around the many whose float16 is
-  // converted first; positions around lanes, panels and the chunk.
-  for (bool is_half : {false, true})
-    for (size_t visible : {1, 2, 15, 16, 17, 63, 64, 65, 100, 127, 128, 300})
-      for (size_t heads : {1, 2, 3, 5, 7}) {
-        const size_t rows = pick<size_t>({1, 1, 2, 3, 4, 9, 20});
-        check_attend(harness, rows, heads, pick<size_t>({2, 6, 16, 32, 40, 64, 100, 128}), visible,
-                     is_half);
-      }
+    for (size_t kind = 0; kind < kFloatKinds; kind++) {
+      check_store<float>(harness, CacheType::float32, d, kind);
+      check_store<uint16_t>(harness, CacheType::float16, d, kind);
+      check_store<int8_t>(harness, CacheType::int8, d, kind);
+    }
+  check_not_finite<float>(harness, CacheType::float32);
+  check_not_finite<uint16_t>(harness, CacheType::float16);
+  // Rows and heads around tiles of queries and around the many whose cells are converted first;
+  // positions around lanes, steps of tiles, panels and the chunk; windows that hide some of them.
+  for (size_t visible : {1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 127, 128, 300})
+    for (size_t heads : {1, 2, 3, 5, 7}) {
+      const size_t rows = pick<size_t>({1, 1, 2, 3, 4, 9, 20, 40});
+      const size_t d = pick<size_t>({2, 6, 16, 32, 40, 64, 100, 128});
+      // A window hides positions, but not all.
+      const size_t least = visible + rows > kChunkPositions ? visible + rows - kChunkPositions : 1;
+      const size_t window = below(2) ? SIZE_MAX : least + below(80);
+      check_attend<float>(harness, CacheType::float32, rows, heads, d, visible, window);
+      check_attend<uint16_t>(harness, CacheType::float16, rows, heads, d, visible, window);
+      check_attend<int8_t>(harness, CacheType::int8, rows, heads, d, visible, window);
+      check_combine(harness, rows * heads, d);
+    }
   if (harness.is_bench) time_decoder(harness);
 }
 
