@@ -114,7 +114,6 @@ void fill_table(KernelTable& table, [[maybe_unused]] Isa isa) {
 
 #if defined(RSR_AMX)
   if (isa < Isa::amx) return;
-  fill_attention_amx(table);
   fill_panels_amx(table);
   fill_grouped_panels_amx(table);
   fill_panels_bf16_amx(table);

@@ -354,7 +354,6 @@ void fill_dense_avx512vnni(KernelTable&);
 void fill_grouped_panels_avx512vnni(KernelTable&);
 void fill_panels_avx512vnni(KernelTable&);
 
-void fill_attention_amx(KernelTable&);
 void fill_grouped_panels_amx(KernelTable&);
 void fill_panels_amx(KernelTable&);
 void fill_panels_bf16_amx(KernelTable&);

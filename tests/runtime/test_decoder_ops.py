@@ -351,14 +351,7 @@ class Decoding:
                            "scales": tuple(a.copy() for a in self.scales)})  # fmt: skip
 
 
-def tolerance(narrow: bool) -> float:
-    """How far attention may be from float64 for normal numbers and cells of 16 or 8 bits.
-
-    Tiles of AMX multiply them as pairs of bfloat16.
-    """
-    return 1e-4 if narrow and rsr.cpu_info()["isa"] == "amx" else 1e-5
-
-
+TOLERANCE = 1e-5  # of attention to normal numbers, compared with float64
 HEADS = [(1, 1, 2), (4, 2, 32), (20, 5, 64), (3, 3, 100), (8, 2, 128), (7, 1, 40), (10, 2, 6),
          (2, 2, 256)]  # fmt: skip
 
@@ -387,7 +380,7 @@ class TestAttend:
             )  # fmt: skip
             np.testing.assert_allclose(values[:, start:].swapaxes(0, 1), v, rtol=precision,
                                        atol=2.0**-25)  # fmt: skip
-            np.testing.assert_allclose(out, s.expected(q, start), atol=tolerance(half))
+            np.testing.assert_allclose(out, s.expected(q, start), atol=TOLERANCE)
         assert s.length == 300
 
     @pytest.mark.parametrize("window", [None, 1, 40, 150])
@@ -407,7 +400,7 @@ class TestAttend:
                 np.testing.assert_allclose(step, np.abs(exact[i]).max(2) / 127, rtol=1e-5)
                 off = np.abs(found[:, start:].swapaxes(0, 1) - exact[i])
                 assert (off <= 0.5001 * step[..., None] + 1e-6).all()
-            np.testing.assert_allclose(out, s.expected(q, start), atol=tolerance(True))
+            np.testing.assert_allclose(out, s.expected(q, start), atol=TOLERANCE)
 
     @pytest.mark.parametrize("window", [1, 16, 100, 129, 1000])
     def test_windows_against_float64(
@@ -417,7 +410,7 @@ class TestAttend:
         for t in (3, 140, 1, 9, 260, 7):
             start, (q, k, v) = s.length, s.draw(t, rng)
             out = s.attend(q, k, v)
-            np.testing.assert_allclose(out, s.expected(q, start), atol=tolerance(half))
+            np.testing.assert_allclose(out, s.expected(q, start), atol=TOLERANCE)
 
     @pytest.mark.parametrize("window", [None, 70])
     @pytest.mark.parametrize("cells", ["float32", "float16", "int8"])
@@ -481,7 +474,7 @@ class TestAttend:
         shared = [threaded.attend(q[i : i + 1], k[i : i + 1], v[i : i + 1]) for i in range(10)]
         assert together.tobytes() == np.concatenate(alone).tobytes()
         assert together.tobytes() == np.concatenate(shared).tobytes()
-        np.testing.assert_allclose(together, several.expected(q, 1190), atol=tolerance(half))
+        np.testing.assert_allclose(together, several.expected(q, 1190), atol=TOLERANCE)
 
     @settings(deadline=None, max_examples=40)
     @given(
@@ -506,7 +499,7 @@ class TestAttend:
                 rsr.use_isa(isa)
                 whole, parts = empty.copy(), empty.copy()
                 out = whole.attend(q, k, v)
-                np.testing.assert_allclose(out, whole.expected(q, 0), atol=tolerance(half))
+                np.testing.assert_allclose(out, whole.expected(q, 0), atol=TOLERANCE)
                 cuts = np.cumsum(pieces)[:-1]
                 split = zip(*(np.split(a, cuts) for a in (q, k, v)), strict=True)
                 assert np.concatenate([parts.attend(*p) for p in split]).tobytes() == out.tobytes()
@@ -519,7 +512,7 @@ class TestAttend:
         q, k, v = s.draw(200, rng)
         out = s.attend(q * 300, k, v)
         # Scores are off relative to their size.
-        np.testing.assert_allclose(out, s.expected(q * 300, 0), atol=200 * tolerance(half))
+        np.testing.assert_allclose(out, s.expected(q * 300, 0), atol=200 * TOLERANCE)
 
     @pytest.mark.parametrize("t", [1, 40])
     def test_writes_only_its_positions(
@@ -579,7 +572,7 @@ class TestAttend:
         assert not nan.any()
         np.testing.assert_array_equal(out[20:, :2, 4], np.inf)
         expected = s.expected(q, 0).reshape(out.shape)
-        np.testing.assert_allclose(out[:, 2:], expected[:, 2:], atol=tolerance(half))
+        np.testing.assert_allclose(out[:, 2:], expected[:, 2:], atol=TOLERANCE)
 
     def test_float16_is_rounded_as_numpy_rounds(self, isa: str) -> None:
         tiny = 2.0**-24

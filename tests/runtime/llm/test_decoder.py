@@ -236,10 +236,12 @@ def test_a_pass_may_be_cut_into_steps(
     monkeypatch.setattr("rsr_runtime.llm.linear._STEP", 1)
     for least in ("linear._LEAST_INT8", "linear._LEAST_FLOAT", "decoder._LEAST_ROWS"):
         monkeypatch.setattr(f"rsr_runtime.llm.{least}", 7)
-    np.testing.assert_allclose(loaded(name).logits(tokens), expected, rtol=1e-4, atol=1e-5)
+    # Tiles of bfloat16 keep 16 bits of an activation.
+    off = 1e-3 if rsr.cpu_info()["isa"] == "amx" else 1e-5
+    np.testing.assert_allclose(loaded(name).logits(tokens), expected, rtol=1e-4, atol=off)
     sessions = [new_sequence(loaded(name)) for _ in range(2)]
     for session in sessions:
-        np.testing.assert_allclose(session.follow(tokens), expected[-1], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(session.follow(tokens), expected[-1], rtol=1e-4, atol=off)
 
 
 @pytest.mark.parametrize("least", [8, 64, 128])

@@ -55,8 +55,8 @@ def test_memory_is_taken_as_it_is_written(kv: str) -> None:
     for i in range(3):
         for array in cache.layer(i):
             array[:, : array.shape[1] // 8] = 1
-    # An eighth, in huge pages of 2 MiB.
-    assert reserved / 10 < resident() - before < reserved / 2
+    # An eighth, in huge pages of 2 MiB; memory that was free before counts, too.
+    assert reserved / 16 < resident() - before < reserved / 2
 
 
 @pytest.mark.parametrize(("kv", "dtype"), [("float32", np.float32), ("float16", np.uint16)])

@@ -18,7 +18,6 @@
 #if defined(RSR_EMULATE_AMX)
 namespace rsr {
 // From files of AMX kernels, renamed (CMakeLists.txt).
-void fill_attention_emulated(KernelTable& table);
 void fill_panels_emulated(KernelTable& table);
 void fill_grouped_panels_emulated(KernelTable& table);
 void fill_panels_bf16_emulated(KernelTable& table);
@@ -210,7 +209,6 @@ int main(int count, char** arguments) {
 #if defined(RSR_EMULATE_AMX)
   if (std::find(isas.begin(), isas.end(), "avx512vnni") != isas.end()) {
     tables.push_back({"emulated amx", tables.back().kernels});
-    rsr::fill_attention_emulated(tables.back().kernels);
     rsr::fill_panels_emulated(tables.back().kernels);
     rsr::fill_grouped_panels_emulated(tables.back().kernels);
     rsr::fill_panels_bf16_emulated(tables.back().kernels);
