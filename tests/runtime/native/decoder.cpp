@@ -384,7 +384,7 @@ void check_attend(Harness& harness, CacheType type, size_t rows, size_t heads, s
                   size_t visible, size_t window) {
   Chunk<Cell> chunk(rows, heads, d, visible, window);
   const size_t queries = rows * heads, dv = chunk.dv;
-  each_cache(harness, type, [&](const rsr::CacheKernels& kernels, const Table& table) {
+  each_cache(harness, type, [&](const rsr::CacheKernels& kernels, const Table&) {
     Guarded<float> sums(queries * dv, 12345.0f), statistics(queries * kStatistics, 12345.0f);
     chunk.attend(kernels, 0, rows, sums.data(), statistics.data());
     sums.check_guards();
