@@ -145,6 +145,9 @@ def main() -> None:
     parser.add_argument("--kinds", default="", help=f"of {', '.join(k.name for k in KINDS)} (all)")
     parser.add_argument("--threads", type=int, default=1, help="(1)")
     options = parser.parse_args()
+    unknown = set(filter(None, options.kinds.split(","))) - {kind.name for kind in KINDS}
+    if unknown:
+        parser.error(f"--kinds: found {', '.join(sorted(unknown))}, expected names of --help")
     rsr.set_num_threads(options.threads)
     m, n = map(int, options.shape.split("x"))
     with TemporaryDirectory() as folder:

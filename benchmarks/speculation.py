@@ -4,9 +4,9 @@
 
 A random model writes no text that repeats itself as a trained one does, so the texts are forced:
 each token is the guessed one with the given probability, and else another token of the text. The
-model computes all logits, and speculation decides as it does in `rsrc run --speculate ngram`. Two
-texts grow in turns, 8 tokens at a time, one without speculation. The model needs no tokenizer:
-`make_2b_checkpoint.py` writes one.
+model computes all logits, and speculation decides as it does for a BitNet in `rsrc run --speculate
+ngram`. Two texts grow in turns, 8 tokens at a time, one without speculation. The model needs no
+tokenizer: `make_2b_checkpoint.py` writes one.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("model", help="a .rsr file of a language model")
     parser.add_argument("--odds", default="0,30,70,90", help="per cent (0,30,70,90)")
     parser.add_argument("--threads", type=int, help="(all processors)")
-    parser.add_argument("--memory", default="map", help="map or huge (map)")
+    parser.add_argument("--memory", choices=("auto", "map", "huge"), default="map", help="(map)")
     options = parser.parse_args()
     if options.threads:
         rsr.set_num_threads(options.threads)

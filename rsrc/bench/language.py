@@ -48,6 +48,7 @@ def bench_model(
     context: int | None = None,
     memory: str = "auto",
     activations: str = "trained",
+    kv: str = "float16",
     threads: Sequence[int] = (),
     seconds: float = 20.0,
     seed: int = 0,
@@ -64,6 +65,7 @@ def bench_model(
         memory: "auto", "map" or "huge", as for `rsr_runtime.llm.load`. With "auto", the model moves
             into huge pages, as far as the system allows it, before tokens are timed.
         activations: "trained", "float32" or "int8-group", as for `rsr_runtime.llm.load`.
+        kv: "float16", "float32" or "int8", as for `rsr_runtime.llm.load`.
         threads: numbers of threads to measure with; by default one, and as many as are in use.
         seconds: how long to measure, at least; opening the file takes longer.
         seed: of the tokens.
@@ -88,7 +90,7 @@ def bench_model(
     counts = sorted(set(threads or (1, before)))
     report("reading the file", 0.0)
     tokens = _prepare(path, context, seed)
-    loading: dict[str, Any] = {"memory": memory, "activations": activations}
+    loading: dict[str, Any] = {"memory": memory, "activations": activations, "kv": kv}
     loading["context"] = len(tokens) + 1
     times = [_Times(count) for count in counts]
     try:
@@ -125,6 +127,7 @@ def bench_model(
         "model": described,
         "memory": memory,
         "activations": activations,
+        "kv": kv,
         "huge_page_bytes": in_huge_pages,
         "context": len(tokens) - RUN,
         "seed": seed,

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .options import ACTIVATIONS, MEMORY, PATH, THREADS, checked_by, compiled, json_option
+from .options import ACTIVATIONS, KV, MEMORY, PATH, THREADS, checked_by, compiled, json_option
 from .progress_bar import progress_bar
 
 
@@ -45,6 +45,7 @@ def _check_picture(path: Path) -> None:
     type=ACTIVATIONS,
     help="What the linear layers of --model take, as for rsrc run. Default: trained.",
 )
+@click.option("--kv", type=KV, help="Data type of the KV cache of --model. Default: float16.")
 @click.option(
     "--threads",
     type=THREADS,

@@ -19,6 +19,7 @@ from rsr_formats.text import counted, listed, printable, shown
 
 from .options import (
     ACTIVATIONS,
+    KV,
     MEMORY,
     PATH,
     THREADS,
@@ -48,7 +49,7 @@ _LOADING = (
     ),
     click.option(
         "--kv",
-        type=click.Choice(["float16", "float32", "int8"]),
+        type=KV,
         default="float16",
         help="Data type of the KV cache. int8 takes half the memory of float16 and changes results "
         "a little. Default: float16, which takes half the memory of float32.",

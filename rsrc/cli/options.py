@@ -20,6 +20,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 force_option = click.option("--force", is_flag=True, help="Replace an existing output file.")
 PATH = click.Path(path_type=Path)
+KV = click.Choice(["float16", "float32", "int8"])  # of a language model
 ACTIVATIONS = click.Choice(["trained", "float32", "int8-group"])  # of a language model
 MEMORY = click.Choice(["auto", "map", "huge"])  # of a language model
 THREADS = click.IntRange(1, 1024)

@@ -188,7 +188,8 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
         """Move a model with memory "auto" into huge pages now, and return when that is done.
 
         It stays mapped if the system has none, or if it would take more than half of the memory
-        available. Nothing happens with other memory.
+        available. Nothing happens with other memory, or in a child made by `fork`: move the model
+        before the fork, or load it in the child.
 
         Raises:
             ClosedError: the model was closed.

@@ -32,7 +32,7 @@ from .weights import Layer, Weights
 FloatArray = npt.NDArray[np.float32]
 MAX_ROWS = 512  # tokens in a pass; more would only take memory
 LOGIT_ROWS = 32  # rows of logits kept at a time: 0.5 MB each with a vocabulary of 128,256
-_LEAST_ROWS = 64  # of a part of attention: fewer do not pay for the conversion of the cache
+_LEAST_ROWS = 16  # of a part of attention: fewer do not pay for the conversion of the cache
 _STEP_ROWS = 16  # tokens of a text in a pass that may be needed again; more are of a prompt
 _KEPT_PASSES = 64  # recorded passes, of 0.1 MB each; recording one takes as long as 5 % of a token
 

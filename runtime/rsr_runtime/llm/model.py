@@ -62,8 +62,9 @@ class LanguageModel:
     A model is pickled as the path of its file, see `rsr_runtime.Model`.
 
     Layers of a BitNet take int8 activations with one scale per token, other layers take float32, as
-    in training, unless `load` was asked for others. A BitNet gives the same text for the same
-    prompt and options on any number of threads and in a batch with any other prompts.
+    in training, unless `load` was asked for others. A BitNet with its trained activations
+    gives the same text for the same prompt and options on any number of threads and in a batch with
+    any other prompts.
 
     Attributes:
         config: the model's settings.

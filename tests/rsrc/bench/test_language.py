@@ -150,7 +150,7 @@ def test_defaults(language_model: Path) -> None:
     for row in found["results"]:
         assert [one["tokens"] for one in row["prefill"]] == [7]
         assert [one["context"] for one in row["decode"]] == [7]
-    assert found["activations"] == "trained"
+    assert (found["activations"], found["kv"]) == ("trained", "float16")
     assert rsr.get_num_threads() == 2
     assert rsr.cpu_info()["isa"] == found["machine"]["isa"]
 
@@ -227,13 +227,13 @@ class TestCommand:
 
         monkeypatch.setattr(bench, "bench_model", quick)
         options = ["--context", 20, "--memory", "huge", "--threads", 2, "--threads", 1]
-        options += ["--activations", "float32"]
+        options += ["--activations", "float32", "--kv", "int8"]
         picture = tmp_path / "x.png"
         done = self.run("--model", language_model, *options, "--plot", picture, "--json")
         assert done.exit_code == 0, done.output
         found = json.loads(done.output)
         assert (found["context"], found["memory"]) == (20, "huge")
-        assert found["activations"] == "float32"
+        assert (found["activations"], found["kv"]) == ("float32", "int8")
         assert [row["threads"] for row in found["results"]] == [1, 2]
         assert picture.exists()
         done = self.run("--model", language_model, "--context", 20)
