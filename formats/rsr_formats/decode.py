@@ -75,6 +75,8 @@ def digit_windows(
         (rows, columns, digits) of each window of W; together the windows cover W once. `columns`
         is a slice, or an array of column numbers if the tensor has a stride; `digits` is uint8.
     """
+    if not t.rows:  # the file has no bytes for its columns
+        return
     table = _digit_table(t)
     entries = _Entries(t)
     for r0, piece in strips(t, packed):

@@ -231,6 +231,7 @@ def _group_bytes(blocks: int) -> int:
     return units * N4S1_VECTORS + -(-short * N4S1_BITS // 8)
 
 
+@lru_cache(maxsize=4)  # rows of a matrix are decoded one by one
 def n4s1_places(blocks: int, group_blocks: int | None = None) -> N4s1Places:
     """Return where the column blocks are; see `n4s1_bytes` for the arguments."""
     every = -(-blocks // N4S1_BLOCKS) * N4S1_BLOCKS  # without groups, units have eight blocks
@@ -240,7 +241,10 @@ def n4s1_places(blocks: int, group_blocks: int | None = None) -> N4s1Places:
     size = np.minimum(per_group, (every if group_blocks is None else blocks) - group * per_group)
     in_unit = np.minimum(N4S1_BLOCKS, size - unit * N4S1_BLOCKS)
     first = group * _group_bytes(per_group) + unit * N4S1_VECTORS
-    return N4s1Places(first + place // 2, first + -(-in_unit * N4S1_BITS // 8) - 1, place)
+    found = N4s1Places(first + place // 2, first + -(-in_unit * N4S1_BITS // 8) - 1, place)
+    for array in found:
+        array.setflags(write=False)
+    return found
 
 
 def n4s1_size(rows: int, blocks: int, group_blocks: int | None = None) -> int:

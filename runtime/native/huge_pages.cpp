@@ -45,7 +45,8 @@ bool copy_into_huge_pages(const void* data, size_t size, size_t page) {
     std::memcpy(copy, data, size);
     // Moves the pages under the lock of the address space: a thread that reads meanwhile finds the
     // mapping or the copy, and waits in between. Both begin at a multiple of `page`, so huge pages
-    // stay whole. The kernel looks for what may fail before it removes the mapping.
+    // stay whole. The kernel checks its limit of mappings before it removes this one; only its own
+    // lack of memory can fail after that.
     if (mprotect(copy, size, PROT_READ) == 0 &&
         mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, target) == target)
       return true;

@@ -4,7 +4,7 @@
 
 namespace rsr {
 
-// The three functions take [data, data + size) of a mapping that nobody writes, both multiples of
+// Both functions take [data, data + size) of a mapping that nobody writes, both multiples of
 // `page`, the size of a huge page. The bytes stay the same at the same addresses, so products may
 // read them meanwhile.
 

@@ -28,6 +28,7 @@ struct W16 {
 // If groups of columns have their own scales, each group is cut into units by itself. Its last
 // unit then holds the remaining 1 to 7 blocks in fewer vectors: the last one has the signs, and
 // with 1 or 3 blocks its low nibble has the last magnitude.
+namespace {  // its functions are compiled for several instruction sets (table.h)
 struct N4S1 {
   static constexpr size_t kStripRows = 64, kBlocks = 8, kCellBytes = 5;
   static constexpr size_t kSignVector = 4, kMagnitudes = 16;
@@ -39,6 +40,7 @@ struct N4S1 {
     return blocks / kBlocks * kCellBytes + unit_bytes(blocks % kBlocks);
   }
 };
+}  // namespace
 
 constexpr size_t kMaxStripRows = W16::kStripRows;
 

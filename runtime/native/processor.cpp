@@ -24,8 +24,7 @@ const std::vector<Row>& table() {
   static const std::vector<Row> rows = {
       // Zen 3 and 4; Zen 3 is assumed to be like Zen 4. Shifts share a port with vpermw. Tables in
       // registers are faster from cache, but leave DRAM idle for longer. A 512-bit dot product
-      // takes
-      // two cycles.
+      // takes two cycles.
       {{"AuthenticAMD", 0x19, 0x19},
        {{{8192, 0}, {12288, 1024}, false, false, true, true}, "zen3-4", {}}},
       // Sapphire Rapids class. Shifts run on port 0, lookups on port 5.

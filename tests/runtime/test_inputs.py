@@ -69,6 +69,14 @@ def test_nothing_is_advised_that_would_fail(built: Built, x: Any, found: str) ->
     assert str(caught.value) == found
 
 
+@pytest.mark.parametrize("dtype", [np.dtype([]), np.dtype("V0")], ids=str)
+def test_dtypes_without_bytes_are_refused(built: Built, dtype: np.dtype[Any]) -> None:
+    x = np.zeros(N, dtype)
+    for multiply in (built.matrix.__matmul__, built.matrix.matvec, built.matrix.linear):
+        with pytest.raises(rsr.InputTypeError):
+            multiply(x)
+
+
 def test_complex_numbers_need_two_products(built: Built) -> None:
     with pytest.raises(rsr.InputTypeError, match=r"complex64.*pass x\.real and x\.imag"):
         built.matrix @ np.zeros(N, np.complex64)

@@ -35,7 +35,9 @@ class NumPyView {
       PyErr_Clear();
       return;
     }
-    const bool is_aligned = reinterpret_cast<uintptr_t>(view_.buf) % view_.itemsize == 0;
+    // Some dtypes have no bytes: np.dtype([]), "V0".
+    const bool is_aligned =
+        view_.itemsize > 0 && reinterpret_cast<uintptr_t>(view_.buf) % view_.itemsize == 0;
     is_c_ = is_aligned && PyBuffer_IsContiguous(&view_, 'C');
     is_f_ = is_aligned && PyBuffer_IsContiguous(&view_, 'F');
   }
