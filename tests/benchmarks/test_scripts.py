@@ -23,7 +23,7 @@ TINY = ["--layers=1", "--hidden=64", "--ffn=80", "--kv=32", "--vocab=51"]
 
 def run(name: str, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(BENCHMARKS / name), *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
 
 
 def run_script(name: str, *options: str) -> str:
