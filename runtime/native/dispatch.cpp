@@ -74,7 +74,9 @@ bool request_tiles() {
 
 bool always() { return true; }
 bool never() { return false; }
+#if defined(RSR_X86)
 bool vnni_is_slower() { return tuning.vnni_is_slower; }
+#endif
 
 // Plain C++ first, then what each instruction set does better, up to `isa`.
 void fill_table(KernelTable& table, [[maybe_unused]] Isa isa) {

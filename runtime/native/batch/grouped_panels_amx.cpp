@@ -2,14 +2,11 @@
 // group in tiles (panels_amx.cpp), then sum * (scale * step) in float32.
 //
 // * A tile of vectors meets two panels, 64 rows: one tile load of inputs and four of panels feed
-// four
-//   products. The inputs come from L2, so halving their reads is worth the additional tile load.
+//   four products. The inputs come from L2, so halving their reads is worth the additional load.
 // * A chunk of groups is multiplied, then its sums are scaled and added to the float sums, which
-// are
-//   read and written once a chunk.
+//   are read and written once a chunk.
 // * The panels of the next chunk are made between the tile products of this one, which run on a
-// unit
-//   of their own. Scaling sums between products instead of after them takes 1.2 times as long.
+//   unit of their own. Scaling sums between products instead of after them takes 1.2 times as long.
 // * Vectors are divided into blocks whose inputs stay in L2 while they meet all rows.
 //
 // Per group of 128 inputs, 16 vectors and 64 rows: 8 tile products (128 cycles), and for the sums
@@ -238,12 +235,7 @@ class GroupedProduct {
       const char* x =
           inputs_ + tile * tile_bytes() + (part.group + g) * depth_ * height_ * kTileBytes;
       const char *first = panel(part, 0, g), *second = panel(part, 1, g);
-      _tile_zero(SUMS_00);
-      _tile_zero(SUMS_01);
-      if (kTwo) {
-        _tile_zero(SUMS_10);
-        _tile_zero(SUMS_11);
-      }
+      begin_sums<kTwo, int32_t>(nullptr);
       const size_t depth = divide_up(steps_.of(part.group + g).steps(), kTileSteps);
       for (size_t d = 0; d < depth; d++, x += height_ * kTileBytes) {
         _tile_loadd(VECTORS_0, x, kTileBytes);
@@ -261,12 +253,7 @@ class GroupedProduct {
         }
         make_next();
       }
-      _tile_stored(SUMS_00, sums, kTileBytes);
-      _tile_stored(SUMS_01, sums + kTileSums, kTileBytes);
-      if (kTwo) {
-        _tile_stored(SUMS_10, sums + 2 * kTileSums, kTileBytes);
-        _tile_stored(SUMS_11, sums + 3 * kTileSums, kTileBytes);
-      }
+      store_sums<kTwo>(sums);
     }
   }
 

@@ -4,32 +4,20 @@
 //
 // * Panels hold digit - smallest digit; the sums of a group begin with smallest * sum(x).
 // * The panel of a group (4 KiB for 128 inputs) stays in L1 while it meets all vectors of a pass,
-// 12
-//   at a time. Scaling 24 accumulators takes 24 vcvtdq2ps, 24 vmulps, 24 vfmadd and 24 stores; a
+//   12 at a time. Scaling 24 accumulators takes 24 vcvtdq2ps, 24 vmulps, 24 vfmadd and 24 stores; a
 //   group of 128 inputs has 768 vpdpbusd.
 //
 // Bound: |sum| <= 128 in_features < 2^31, as in_features < 2^24. Intermediate sums are up to twice
 // that and may wrap, as vpdpbusd does. The float sums are those of vector/w16_grouped_avx512.cpp,
 // bit by bit.
 #include "batch/grouped_panels.h"
+#include "batch/vnni_sets.h"
 
 namespace rsr {
 namespace {
 
 constexpr size_t kMinVectors = 4;   // with fewer, lookups are as fast
 constexpr size_t kMaxVectors = 96;  // of a pass: its inputs stay in L2 while they meet all rows
-constexpr size_t kSetVectors = 12;  // multiplied at once
-
-// The vectors of a pass are divided into sets of at most kSetVectors, as evenly as possible.
-size_t sets_of(size_t count) { return divide_up(count, kSetVectors); }
-size_t set_begin(size_t set, size_t count) { return set * count / sets_of(count); }
-
-int smallest_digit(const int16_t* patterns, int k) {
-  int smallest = 0;
-  for (int i = 0; i < k * kPatterns; i++)
-    if (patterns[i] < smallest) smallest = patterns[i];
-  return smallest;
-}
 
 size_t most_steps(const Grouping& grouping, int k) {
   return GroupedSteps(grouping, k, 1).of(0).steps();

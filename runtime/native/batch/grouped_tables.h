@@ -1,15 +1,5 @@
-// Many int8 vectors at once, with scales of groups of columns: tables of sums, one
-// vector per lane (tables.h).
-//
-// * A group is summed in int16, then each sum becomes sum * (scale * step) in float32: per row and
-//   16 vectors, 4 conversions, 2 multiplications and 2 multiply-adds beside the 16 lookups and
-//   additions of 48 inputs.
-// * Packing w16: a word column of two groups is looked up for both. Tables of the other group's
-//   blocks are zero.
-// * Packing n4s1: the short unit that ends a group is completed in scratch memory.
-//
-// Bound: an int16 sum takes columns_per_widen columns (packing.h), then it is widened to int32. The
-// float sums are those of one vector (vector/), bit by bit.
+// Many vectors at once, packing w16 with scales of groups of columns: tables of sums, one vector
+// per lane (tables.h).
 //
 // Internal linkage: each file that includes this compiles its own (table.h). Needs AVX2.
 #pragma once
@@ -20,6 +10,26 @@
 namespace rsr {
 namespace {
 
+// The scales of a group and `rows` rows, a multiple of 8, the first of which is `first` of those
+// wanted.
+inline void read_scales(const GroupScales& all, size_t group, size_t first, size_t rows,
+                        float* scales) {
+  const size_t entry = entry_bytes(all);
+  const char* from = static_cast<const char*>(all.data) + (group * all.stride + first) * entry;
+  for (size_t r = 0; r < rows; r += 8)
+    _mm256_storeu_ps(scales + r, eight_scales(from + r * entry, all.is_half));
+}
+
+// int8.
+//
+// * A group is summed in int16, then each sum becomes sum * (scale * step) in float32: per row and
+//   16 vectors, 4 conversions, 2 multiplications and 2 multiply-adds beside the 16 lookups and
+//   additions of 48 inputs.
+// * A word column of two groups is looked up for both. Tables of the other group's blocks are zero.
+//
+// Bound: an int16 sum takes columns_per_widen columns (packing.h), then it is widened to int32. The
+// float sums are those of one vector (vector/w16_avx2.cpp), bit by bit.
+//
 // Lanes: of int16.
 template <class Lanes, class Packing>
 struct GroupedTableProduct {
@@ -62,11 +72,7 @@ struct GroupedTableProduct {
 
   static void load_scales(const GroupScales& scales, size_t group, size_t row, size_t rows,
                           size_t first, size_t vectors, PerThread& scratch) {
-    const size_t entry = entry_bytes(scales);
-    const char* from =
-        static_cast<const char*>(scales.data) + (group * scales.stride + row) * entry;
-    for (size_t r = 0; r < rows; r += 8)
-      _mm256_storeu_ps(scratch.scales + r, eight_scales(from + r * entry, scales.is_half));
+    read_scales(scales, group, row, rows, scratch.scales);
     for (size_t i = 0; i < kLanes; i++)
       scratch.steps[i] = i < vectors ? step_of(scales, first + i, group) : 0;
   }
@@ -220,6 +226,158 @@ struct GroupedTables {
 
   static constexpr GroupedBatchKernel<int8_t, int16_t> kernel(size_t min_vectors) {
     return {min_vectors, Wide::kLanes, shared_bytes, per_thread_bytes, prepare, multiply};
+  }
+};
+
+// float32. Where a group ends among
+// the columns whose tables are in L1, the sums up to there are scaled and added to the results, and
+// new sums begin.
+//
+// Bound: as many additions as inputs, then a multiplication and an addition for each group.
+template <class Lanes>
+struct GroupedFloatTableProduct {
+  using Plain = TableProduct<Lanes, W16Ranks>;
+  using Value = typename Lanes::Value;
+  static constexpr size_t kLanes = Lanes::kLanes, kColumns = Plain::kColumns;
+
+  struct PerThread : Plain::PerThread {  // the tile has the sums of a group
+    float results[kTileRows * kLanes];
+    float scales[W16::kStripRows];
+  };
+
+  static size_t shared_bytes(const Grouping& grouping, int k, size_t count) {
+    return Plain::shared_bytes(divide_up(grouping.blocks, W16::kBlocks), k, count);
+  }
+  static size_t per_thread_bytes(const Grouping&, int, size_t) { return sizeof(PerThread); }
+
+  static void prepare(const float* x, const float* patterns, int k, size_t columns, const Grouping&,
+                      size_t count, size_t first, size_t last, void* shared) {
+    Plain::prepare(x, patterns, k, columns, count, first, last, shared);
+  }
+
+  // Adds kColumns columns to the sums of each row; the group ends after `end` of their blocks.
+  template <size_t kEnd = 1>
+  static void add_across(size_t end, const char* tables, const uint32_t* ranks, size_t count,
+                         const float* scales, float* tile, float* results) {
+    if constexpr (kEnd < Plain::kBlocks) {
+      if (end > kEnd) return add_across<kEnd + 1>(end, tables, ranks, count, scales, tile, results);
+    }
+    for (size_t r = 0; r < count; r++, tile += kLanes, results += kLanes) {
+      Value sum = Lanes::load(tile);
+      const char* t = tables;
+#pragma GCC unroll 4
+      for (size_t j = 0; j < kColumns; j++) {
+        uint32_t bytes = ranks[j * W16::kStripRows + r];
+#pragma GCC unroll 3
+        for (size_t b = 0; b < W16::kBlocks; b++, t += Plain::kTableBytes, bytes >>= 8) {
+          sum = Lanes::add(sum, Lanes::load(t + 8 * size_t{bytes & 255}));
+          if (j * W16::kBlocks + b + 1 == kEnd) {
+            Lanes::store(results, Lanes::add(Lanes::load(results), Lanes::times(sum, scales[r])));
+            sum = Value{};
+          }
+        }
+      }
+      Lanes::store(tile, sum);
+    }
+  }
+
+  // Some blocks of a column, all of one group.
+  struct Part {
+    const uint32_t* ranks;  // of the first row
+    size_t skip, blocks;
+    const char* tables;
+  };
+
+  // Adds the entries of some parts to the sums of each row. kEnds: then the group ends.
+  template <bool kEnds>
+  static void add_parts(const Part* parts, size_t size, size_t count, const float* scales,
+                        float* tile, float* results) {
+    for (size_t r = 0; r < count; r++, tile += kLanes, results += kLanes) {
+      Value sum = Lanes::load(tile);
+      for (size_t i = 0; i < size; i++) {
+        uint32_t bytes = parts[i].ranks[r] >> (8 * parts[i].skip);
+        const char* t = parts[i].tables;
+        for (size_t b = 0; b < parts[i].blocks; b++, t += Plain::kTableBytes, bytes >>= 8)
+          sum = Lanes::add(sum, Lanes::load(t + 8 * size_t{bytes & 255}));
+      }
+      if (kEnds) {
+        Lanes::store(results, Lanes::add(Lanes::load(results), Lanes::times(sum, scales[r])));
+        sum = Value{};
+      }
+      Lanes::store(tile, sum);
+    }
+  }
+
+  // Adds blocks [first, last), whose tables and ranks of rows [r, stop) are in `scratch`.
+  static void add_rows(const RankedRows& a, const GroupScales& scales, size_t first, size_t last,
+                       size_t r, size_t stop, size_t top, PerThread& scratch) {
+    const Grouping& grouping = scales.grouping;
+    float* tile = scratch.tile + (r - top) * kLanes;
+    float* results = scratch.results + (r - top) * kLanes;
+    const size_t first_group = first / grouping.blocks_per_group;
+    const size_t first_end = group_end(grouping, first_group * grouping.blocks_per_group);
+    if (last - first == Plain::kBlocks && first_end <= last &&
+        group_end(grouping, first_end) > last) {
+      read_scales(scales, first_group, r - a.first, stop - r, scratch.scales);
+      return add_across(first_end - first, scratch.tables, scratch.ranks, stop - r, scratch.scales,
+                        tile, results);
+    }
+    for (size_t begin = first, end; begin < last; begin = end) {
+      const size_t group = begin / grouping.blocks_per_group;
+      const size_t group_stop = group_end(grouping, group * grouping.blocks_per_group);
+      end = min(last, group_stop);
+      if (end < group_stop && end - begin == kColumns * W16::kBlocks) {
+        Plain::template add_rows<kColumns>(scratch.tables, scratch.ranks, kColumns, stop - r, tile);
+        continue;
+      }
+      Part parts[kColumns];
+      size_t size = 0;
+      for (size_t b = begin - first, next; b < end - first; b = next) {
+        const size_t column = b / W16::kBlocks;
+        next = min(end - first, (column + 1) * W16::kBlocks);
+        parts[size++] = {scratch.ranks + column * W16::kStripRows, b % W16::kBlocks, next - b,
+                         scratch.tables + b * Plain::kTableBytes};
+      }
+      if (end < group_stop) {
+        add_parts<false>(parts, size, stop - r, nullptr, tile, results);
+      } else {
+        read_scales(scales, group, r - a.first, stop - r, scratch.scales);
+        add_parts<true>(parts, size, stop - r, scratch.scales, tile, results);
+      }
+    }
+  }
+
+  static void multiply(const RankedRows& a, const GroupScales& scales, const float* patterns, int k,
+                       const void* shared, size_t count, void* memory, float* y, size_t stride) {
+    PerThread& scratch = *static_cast<PerThread*>(memory);
+    const size_t inputs = a.columns * W16::kBlocks * k;
+    const bool ternary = Plain::is_ternary(patterns, k);
+    for (size_t i = 0; i < sizeof(scratch.tables); i++)
+      scratch.tables[i] = 0;  // for ranks that are no pattern
+    for (size_t i = 0; i < count; i += kLanes)
+      for (size_t top = a.first; top < a.last; top += kTileRows) {
+        const size_t bottom = min(a.last, top + kTileRows);
+        const float* x = static_cast<const float*>(shared) + i * inputs;
+        for (size_t j = 0; j < (bottom - top) * kLanes; j++)
+          scratch.tile[j] = scratch.results[j] = 0;
+        for (size_t g = 0; g < a.columns; g += kColumns) {
+          const size_t columns = min(a.columns - g, kColumns), first = g * W16::kBlocks;
+          const size_t last = min(scales.grouping.blocks, first + columns * W16::kBlocks);
+          Plain::build_tables(x + first * k * kLanes, patterns, k, ternary, last - first,
+                              scratch.tables);
+          for (size_t r = top, stop; r < bottom; r = stop) {
+            stop = Plain::strip_end(r, bottom);
+            Plain::decode_rows(a, r, stop, g, columns, scratch.ranks);
+            add_rows(a, scales, first, last, r, stop, top, scratch);
+          }
+        }
+        Plain::store_tile(scratch.results, bottom - top, min(count - i, kLanes),
+                          y + i * stride + top - a.first, stride);
+      }
+  }
+
+  static constexpr GroupedBatchKernel<float, float> kernel(size_t min_vectors) {
+    return {min_vectors, kLanes, shared_bytes, per_thread_bytes, prepare, multiply};
   }
 };
 

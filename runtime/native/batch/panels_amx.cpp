@@ -100,21 +100,7 @@ class PanelMaker {
 template <bool kTwo, class MakeNext>
 inline void multiply_tiles(const char* panel, const char* x, size_t tile_bytes, size_t height,
                            size_t depth, bool first, int32_t* sums, const MakeNext& make_next) {
-  if (first) {
-    _tile_zero(SUMS_00);
-    _tile_zero(SUMS_01);
-    if (kTwo) {
-      _tile_zero(SUMS_10);
-      _tile_zero(SUMS_11);
-    }
-  } else {
-    _tile_loadd(SUMS_00, sums, kTileBytes);
-    _tile_loadd(SUMS_01, sums + kTileSums, kTileBytes);
-    if (kTwo) {
-      _tile_loadd(SUMS_10, sums + 2 * kTileSums, kTileBytes);
-      _tile_loadd(SUMS_11, sums + 3 * kTileSums, kTileBytes);
-    }
-  }
+  begin_sums<kTwo>(first ? nullptr : sums);
   for (size_t d = 0; d < depth; d++) {
     const char* x0 = x + d * height * kTileBytes;
     const char* x1 = x0 + tile_bytes;
@@ -131,12 +117,7 @@ inline void multiply_tiles(const char* panel, const char* x, size_t tile_bytes, 
     panel += kTileSteps * kStepBytes;
     make_next();
   }
-  _tile_stored(SUMS_00, sums, kTileBytes);
-  _tile_stored(SUMS_01, sums + kTileSums, kTileBytes);
-  if (kTwo) {
-    _tile_stored(SUMS_10, sums + 2 * kTileSums, kTileBytes);
-    _tile_stored(SUMS_11, sums + 3 * kTileSums, kTileBytes);
-  }
+  store_sums<kTwo>(sums);
 }
 
 template <int K>

@@ -14,24 +14,13 @@
 #include <cstring>
 
 #include "batch/panels.h"
+#include "batch/vnni_sets.h"
 
 namespace rsr {
 namespace {
 
 constexpr size_t kMinVectors = 16;   // with fewer, the lookups of avx512 are as fast
 constexpr size_t kMaxVectors = 256;  // of a pass: its sums and a block of its inputs fit L2
-constexpr size_t kSetVectors = 12;   // multiplied at once
-
-// The vectors of a pass are divided into sets of at most kSetVectors, as evenly as possible.
-size_t sets_of(size_t count) { return divide_up(count, kSetVectors); }
-size_t set_begin(size_t set, size_t count) { return set * count / sets_of(count); }
-
-int smallest_digit(const int16_t* patterns, int k) {
-  int smallest = 0;
-  for (int i = 0; i < k * kPatterns; i++)
-    if (patterns[i] < smallest) smallest = patterns[i];
-  return smallest;
-}
 
 // Shared by a pass: for each vector the sum that its rows begin with, then the inputs in blocks,
 // each (set, step, vector of the set, kStepInputs).

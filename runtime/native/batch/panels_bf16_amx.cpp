@@ -36,10 +36,10 @@ namespace {
 
 // Tile registers. Macros, because GCC pastes them into assembly. Those of rows of a panel are
 // configured as in batch/tiles.h.
-#define SUMS_0 0
-#define SUMS_1 1
-#define SUMS_2 2
-#define SUMS_3 3
+#define SUMS_0 SUMS_00
+#define SUMS_1 SUMS_01
+#define SUMS_2 SUMS_10
+#define SUMS_3 SUMS_11
 #define ROWS_A ROWS_0
 #define ROWS_B ROWS_1
 #define HIGH VECTORS_0
@@ -408,21 +408,7 @@ class ScaledAddition {
 template <bool kTwoPanels, class Between>
 inline void multiply_unit(const char* panel, const char* x, size_t height, size_t depth,
                           const float* sums, float* to, const Between& between) {
-  if (!sums) {
-    _tile_zero(SUMS_0);
-    _tile_zero(SUMS_1);
-    if (kTwoPanels) {
-      _tile_zero(SUMS_2);
-      _tile_zero(SUMS_3);
-    }
-  } else {
-    _tile_loadd(SUMS_0, sums, kTileBytes);
-    _tile_loadd(SUMS_1, sums + kTileSums, kTileBytes);
-    if (kTwoPanels) {
-      _tile_loadd(SUMS_2, sums + 2 * kTileSums, kTileBytes);
-      _tile_loadd(SUMS_3, sums + 3 * kTileSums, kTileBytes);
-    }
-  }
+  begin_sums<kTwoPanels>(sums);
   for (size_t d = 0; d < depth; d++, panel += kTileSteps * kStepBytes) {
     _tile_loadd(HIGH, x, kTileBytes);
     _tile_loadd(ROWS_A, panel, kStepBytes);
@@ -444,12 +430,7 @@ inline void multiply_unit(const char* panel, const char* x, size_t height, size_
       _tile_dpbf16ps(SUMS_3, LOW, ROWS_B);
     }
   }
-  _tile_stored(SUMS_0, to, kTileBytes);
-  _tile_stored(SUMS_1, to + kTileSums, kTileBytes);
-  if (kTwoPanels) {
-    _tile_stored(SUMS_2, to + 2 * kTileSums, kTileBytes);
-    _tile_stored(SUMS_3, to + 3 * kTileSums, kTileBytes);
-  }
+  store_sums<kTwoPanels>(to);
 }
 
 // The scales of a group and 32 rows, in the order of a panel's rows.

@@ -1,5 +1,5 @@
 // Many float32 vectors at once, AVX-512 (tables.h): 16 lanes fill a register.
-#include "batch/tables.h"
+#include "batch/grouped_tables.h"
 
 namespace rsr {
 namespace {

@@ -57,5 +57,37 @@ inline void configure_tiles(size_t height, TileConfig& config) {
   _tile_loadconfig(&config);
 }
 
+// Begins the tiles of sums, two or four, with those at `from`, or with zeros if it is null.
+template <bool kFour, class Sum>
+inline void begin_sums(const Sum* from) {
+  static_assert(sizeof(Sum) == sizeof(int32_t));
+  if (!from) {
+    _tile_zero(SUMS_00);
+    _tile_zero(SUMS_01);
+    if (kFour) {
+      _tile_zero(SUMS_10);
+      _tile_zero(SUMS_11);
+    }
+    return;
+  }
+  _tile_loadd(SUMS_00, from, kTileBytes);
+  _tile_loadd(SUMS_01, from + kTileSums, kTileBytes);
+  if (kFour) {
+    _tile_loadd(SUMS_10, from + 2 * kTileSums, kTileBytes);
+    _tile_loadd(SUMS_11, from + 3 * kTileSums, kTileBytes);
+  }
+}
+
+template <bool kFour, class Sum>
+inline void store_sums(Sum* to) {
+  static_assert(sizeof(Sum) == sizeof(int32_t));
+  _tile_stored(SUMS_00, to, kTileBytes);
+  _tile_stored(SUMS_01, to + kTileSums, kTileBytes);
+  if (kFour) {
+    _tile_stored(SUMS_10, to + 2 * kTileSums, kTileBytes);
+    _tile_stored(SUMS_11, to + 3 * kTileSums, kTileBytes);
+  }
+}
+
 }  // namespace
 }  // namespace rsr

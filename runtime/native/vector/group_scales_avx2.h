@@ -18,10 +18,7 @@ class GroupFactors {
 
   // y[row] += sums * factors of eight rows, counted from the first row wanted.
   void add_scaled(size_t row, __m256 sums, float* y) const {
-    const __m256 scale =
-        is_half_
-            ? _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales_ + 2 * row)))
-            : _mm256_loadu_ps(reinterpret_cast<const float*>(scales_ + 4 * row));
+    const __m256 scale = eight_scales(scales_ + (is_half_ ? 2 : 4) * row, is_half_);
     _mm256_storeu_ps(y + row,
                      _mm256_fmadd_ps(sums, _mm256_mul_ps(scale, step_), _mm256_loadu_ps(y + row)));
   }

@@ -5,8 +5,7 @@
 // What pays, measured (docs/lab-notes.md):
 // * A lookup uses the low five bits of an index and ignores the others: no masking.
 // * On Zen 4, multiplications shift the indices (vpmulhuw by 2^11 shifts right by 5): shifts share
-// a
-//   port with the lookups there and multiplications do not: +13 % for int8, +30 % for float32.
+//   a port with the lookups there and multiplications do not: +13 % for int8, +30 % for float32.
 // * Where the tables of int8 are (tuning.h): in registers, one load serves four row units, which is
 //   10 % faster from cache; as memory operands, they leave DRAM idle for less time on Zen 4.
 // * The accumulators of a strip stay in registers, and the index is read once, in order.
