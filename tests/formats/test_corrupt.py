@@ -674,6 +674,21 @@ def test_huge_empty_matrices_are_verified_in_a_second(
     assert time.process_time() - start < 1
 
 
+def test_columns_without_rows_take_no_memory(draft: Draft, opened: Open) -> None:
+    """No byte of the file pays for the places of 16 million blocks in packing n4s1."""
+    draft.preamble = {"minor": 4} | draft.preamble
+    empty_matrix(draft, [0, (1 << 24) - 1], encoding="ranked", packing="n4s1", k=3,
+                 sections={"ranks": 0}, scale={"rows": 1, "section": 1, "columns": 1})  # fmt: skip
+    draft.add(b"")
+    file = opened(draft.bytes())
+    tracemalloc.start()
+    try:
+        file.verify()
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+
+
 def test_many_small_blocks_are_verified_in_a_second(draft: Draft, opened: Open) -> None:
     blocks = 200_000  # of one column and no row; NumPy calls for each would take seconds
     empty_matrix(draft, [0, blocks], k=1)
