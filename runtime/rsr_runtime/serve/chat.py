@@ -119,7 +119,8 @@ def _choice(index: int, pieces: Sequence[ChunkChoice]) -> ChatChoice:
     for delta in deltas:
         for piece in delta.tool_calls or ():
             call = calls.setdefault(
-                piece.index, {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
+                piece.index,
+                {"id": "", "type": "function", "function": {"name": "", "arguments": ""}},
             )
             if piece.id is not UNSET:
                 call["id"] = piece.id
@@ -165,7 +166,9 @@ def _job(server: Server, request: ChatRequest) -> Job:
         template_messages(request.messages),
         request.tools,
         allow_special_tokens=False,
-        **template_variables(request.chat_template_kwargs, request.reasoning_effort),
+        **template_variables(
+            server.variables, request.chat_template_kwargs, request.reasoning_effort
+        ),
     )
     return Job(
         prompt,

@@ -48,20 +48,25 @@ def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def template_variables(
-    given: Mapping[str, Any] | None, reasoning_effort: str | None = None
+    default: Mapping[str, Any],
+    given: Mapping[str, Any] | None,
+    reasoning_effort: str | None = None,
 ) -> dict[str, Any]:
     """Return the variables for the template.
+
+    Args:
+        default: those of the server.
+        given: those of the request.
+        reasoning_effort: of the request; templates know it as a variable.
 
     Raises:
         ApiError: one is part of the conversation.
     """
-    variables = dict(given or {})
     for name in _TAKEN:
-        if name in variables:
+        if name in (given or {}):
             raise refused("chat_template_kwargs", f"found {name}, which the request itself sets")
-    if reasoning_effort is not None:
-        variables.setdefault("reasoning_effort", reasoning_effort)
-    return variables
+    own = {} if reasoning_effort is None else {"reasoning_effort": reasoning_effort}
+    return {**default, **own, **(given or {})}
 
 
 def _text(content: str | Sequence[ContentPart] | None, where: str) -> str | None:

@@ -131,10 +131,15 @@ class CompletionRequest(Generate, kw_only=True):
 
 
 class TokenizeRequest(Struct, kw_only=True):
-    """A text, under the name that the client uses, or a conversation."""
+    """A text or a conversation.
+
+    A text is named `prompt`, and gets the tokens that begin a text by default, or `content`, and
+    gets them only with `add_special`: clients differ.
+    """
 
     prompt: str | None = None
     content: str | None = None
+    add_special: bool = False
     messages: list[Message] | None = None
     tools: list[Json] | None = None
     chat_template_kwargs: Json | None = None
@@ -238,7 +243,7 @@ class Delta(Struct):
     """What an answer got; a field that is UNSET is not sent."""
 
     role: str | UnsetType = UNSET
-    content: str | None | UnsetType = UNSET
+    content: str | UnsetType | None = UNSET
     reasoning_content: str | UnsetType = UNSET
     tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 

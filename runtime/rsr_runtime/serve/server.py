@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
 
 from ..llm.engine import Engine
 from ..llm.model import LanguageModel
@@ -19,17 +22,20 @@ class Server:
         model: the model.
         engine: what generates its texts.
         name: the model's name in responses.
-        fingerprint: changes with whatever may change a text, for `system_fingerprint`.
+        variables: for the chat template, unless a request has others.
         metrics: the figures of /metrics.
         created: when it was started, in seconds since 1970.
+        fingerprint: of the model and this version, for `system_fingerprint`.
+        token_texts: the texts of single tokens.
     """
 
     model: LanguageModel
     engine: Engine
     name: str
-    fingerprint: str
+    variables: Mapping[str, Any] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=Metrics)
     created: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
+        self.fingerprint = f"rsr-{version('rsr-ternary')}"
         self.token_texts = TokenTexts(self.model.tokenizer)

@@ -54,6 +54,7 @@ class EventStream:
         self._is_sending = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response, an ASGI call."""
         pump = asyncio.ensure_future(self._pump(send))
         gone = asyncio.ensure_future(disconnected(receive))
         try:
@@ -63,9 +64,7 @@ class EventStream:
                 task.cancel()
             await asyncio.gather(pump, gone, return_exceptions=True)
 
-    async def _watch(
-        self, pump: asyncio.Task[None], gone: asyncio.Task[None], send: Send
-    ) -> None:
+    async def _watch(self, pump: asyncio.Task[None], gone: asyncio.Task[None], send: Send) -> None:
         """Return when all is sent, or nobody reads; send pings meanwhile."""
         stalled, sent = 0.0, -1
         while True:
