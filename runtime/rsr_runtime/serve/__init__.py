@@ -1,5 +1,6 @@
 """Serve a language model to many at once."""
 
+from ..llm.engine import Engine, EngineStats, JobStream
 from ..llm.job import (
     Constraint,
     Event,
@@ -15,10 +16,13 @@ from ..llm.job import (
 
 __all__ = [
     "Constraint",
+    "Engine",
+    "EngineStats",
     "Event",
     "Failed",
     "Finished",
     "Job",
+    "JobStream",
     "Logprob",
     "PromptScored",
     "Started",
