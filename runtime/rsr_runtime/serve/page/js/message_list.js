@@ -11,6 +11,7 @@ export class MessageList {
   #container = byId("messages");
   #scroller = byId("scroller");
   #isFollowing = true;
+  #top = 0; // where it was scrolled to
   #observer = new IntersectionObserver((entries) => {
     for (const { isIntersecting, target } of entries)
       if (isIntersecting) {
@@ -24,7 +25,10 @@ export class MessageList {
     this.actions = actions;
     this.#scroller.addEventListener("scroll", () => {
       const { scrollTop, clientHeight, scrollHeight } = this.#scroller;
-      this.#isFollowing = scrollHeight - clientHeight - scrollTop < 48;
+      // Only a user scrolls back; content that grows does not.
+      if (scrollHeight - clientHeight - scrollTop < 48) this.#isFollowing = true;
+      else if (scrollTop < this.#top) this.#isFollowing = false;
+      this.#top = scrollTop;
       byId("to-end").hidden = this.#isFollowing;
     }, { passive: true });
     new ResizeObserver(() => this.#isFollowing && this.#scrollToEnd()).observe(this.#container);
