@@ -37,7 +37,7 @@ _PACKAGES = ("starlette", "uvicorn", "msgspec", "llguidance")
 )
 @click.option(
     "--queue",
-    type=click.IntRange(0, 65536),
+    type=click.IntRange(1, 65536),
     default=64,
     help="Maximum number of requests that wait; further ones get status 429. Default: 64.",
 )
@@ -106,7 +106,7 @@ def serve(
         from rsr_runtime.serve.listen import http_server
         from rsr_runtime.serve.server import Server
 
-        with Engine(model, parallel=parallel, queue=queue, cache_dir=cache_dir) as engine:
+        with Engine(model, parallel=parallel, queue=queue) as engine:
             server = Server(model, engine, file.stem, variables)
             url = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
             http_server(server, access, lambda: _report(server.name, url)).run([bound])

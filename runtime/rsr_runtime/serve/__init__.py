@@ -8,9 +8,10 @@ Example:
     model = llm.load("model.rsr")
     with Engine(model) as engine:
         streams = [engine.submit(Job(prompt)) for prompt in ("One", "Two")]
+        events = [list(stream) for stream in streams]
 """
 
-from ..llm.engine import Engine, JobStream, QueueFullError
+from ..llm.engine import Engine, EngineStats, JobStream
 from ..llm.job import (
     Constraint,
     Event,
@@ -27,6 +28,7 @@ from ..llm.job import (
 __all__ = [
     "Constraint",
     "Engine",
+    "EngineStats",
     "Event",
     "Failed",
     "Finished",
@@ -34,7 +36,6 @@ __all__ = [
     "JobStream",
     "Logprob",
     "PromptScored",
-    "QueueFullError",
     "Started",
     "TextFinished",
     "TokenAdded",

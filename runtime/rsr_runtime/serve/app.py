@@ -9,15 +9,16 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
-from . import page_files, utility
+from . import utility
 from .chat import chat
 from .completions import complete
 from .endpoint import endpoint, error_response
 from .errors import ApiError
 from .guard import Access, Guard
+from .page_files import page_routes
 from .schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from .server import Server
 
@@ -44,13 +45,14 @@ def create_app(server: Server, access: Access) -> ASGIApp:
         server: the model and its engine.
         access: who may use it; page files need no key.
     """
+    page = page_routes()
     app = Starlette(
-        routes=[*_routes("GET", _GET), *_routes("POST", _POST), Mount("/", page_files.page())],
+        routes=[*_routes("GET", _GET), *_routes("POST", _POST), *page],
         exception_handlers={HTTPException: _http_error},
     )
     app.router.redirect_slashes = False
     app.state.server = server
-    guarded = Guard(app, access, server.metrics, page_files.paths())
+    guarded = Guard(app, access, server.metrics, {route.path for route in page})
     if not access.origins:
         return guarded
     return CORSMiddleware(

@@ -21,6 +21,7 @@ from .metrics import Metrics
 
 MAX_BODY = 16 << 20  # bytes; a context of 131,072 tokens takes about 1 MB
 MAX_HEADERS = 100
+MAX_HEADER_BYTES = 32 << 10
 _OPEN = ("/health", "/v1/health")  # need no key, as the page does
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
@@ -88,8 +89,13 @@ class Guard:
     def _check(self, scope: Scope) -> None:
         """Raise ApiError if a request is refused."""
         headers = scope["headers"]
-        if len(headers) > MAX_HEADERS:
-            raise ApiError(431, f"found {len(headers)} headers, expected at most {MAX_HEADERS}")
+        size = sum(len(name) + len(value) for name, value in headers)
+        if len(headers) > MAX_HEADERS or size > MAX_HEADER_BYTES:
+            raise ApiError(
+                431,
+                f"found {len(headers)} headers of {size} bytes, expected at most {MAX_HEADERS} of "
+                f"{MAX_HEADER_BYTES}",
+            )
         named = {name: value.decode("latin-1") for name, value in headers}
         host, origin = named.get(b"host", ""), named.get(b"origin")
         if self._is_local and _without_port(host) not in _LOCAL:

@@ -11,8 +11,8 @@ from types import TracebackType
 
 from anyio.to_thread import run_sync
 
-from ..llm.engine import JobStream, QueueFullError
-from ..llm.errors import ContextFullError, ModelError
+from ..llm.engine import JobStream
+from ..llm.errors import ContextFullError, ModelError, QueueFullError
 from ..llm.job import (
     Event,
     Failed,

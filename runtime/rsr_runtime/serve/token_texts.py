@@ -28,8 +28,12 @@ class TokenTexts:
         self.bytes = lru_cache(maxsize=1 << 16)(self._bytes)
 
     def text(self, token: int) -> str:
-        """Return a token's text; U+FFFD stands for bytes that are not whole characters."""
-        return self.bytes(token).decode(errors="replace")
+        r"""Return a token's text, or bytes:\xf0 for bytes that are not whole characters."""
+        data = self.bytes(token)
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
     def _bytes(self, token: int) -> bytes:
         """Return a token's bytes, those of its name if it is special."""
