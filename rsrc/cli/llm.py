@@ -136,7 +136,7 @@ _sampling_options = options(
 )
 
 
-def _model_options(context: str) -> Decorator:
+def model_options(context: str) -> Decorator:
     """Return a decorator that adds the options for loading a model; `context` is help text."""
     return options(click.option("--context", type=click.IntRange(1), help=context), *_LOADING)
 
@@ -160,7 +160,7 @@ def _model_options(context: str) -> Decorator:
 )
 @template_variables_option()
 @_sampling_options
-@_model_options(_CONTEXT)
+@model_options(_CONTEXT)
 @json_option
 def run(
     file: Path,
@@ -189,7 +189,7 @@ def run(
             "nothing; rsrc chat applies it",
             err=True,
         )
-    with _opened(file, given) as model:
+    with opened(file, given) as model:
         chosen = _chosen(model, given)
         # Without the last newline, as shells do with command substitution.
         prompts = tuple(typed(p, "--prompt") for p in prompts) or (
@@ -224,7 +224,7 @@ def run(
     help="Special tokens spelled out in messages become those tokens. Default: they are text.",
 )
 @_sampling_options
-@_model_options(_CONTEXT)
+@model_options(_CONTEXT)
 def chat(
     file: Path,
     system: str | None,
@@ -244,7 +244,7 @@ def chat(
 
     if system is not None:
         system = typed(system, "--system")
-    with _opened(file, given) as model:
+    with opened(file, given) as model:
         chosen = _chosen(model, given)
         conversation = Chat(
             model, system, variables=variables, allow_special_tokens=allow_special_tokens
@@ -261,7 +261,7 @@ def chat(
     type=click.IntRange(1),
     help="Maximum tokens before a prediction. Default: 512, or the context.",
 )
-@_model_options("The largest --window allowed. Default: 4096, or the model's limit if less.")
+@model_options("The largest --window allowed. Default: 4096, or the model's limit if less.")
 @json_option
 def perplexity(file: Path, text: Path, window: int | None, as_json: bool, **given: Any) -> None:
     """Measure how well the language model in FILE predicts TEXT, a file in UTF-8.
@@ -270,7 +270,7 @@ def perplexity(file: Path, text: Path, window: int | None, as_json: bool, **give
     """
     from .chat_text import read_argument
 
-    with _opened(file, given) as model:
+    with opened(file, given) as model:
         words = read_argument(text)
         with progress_bar("predicting", in_bytes=False) as shown:
             found = model.perplexity(words, window, None if shown is None else partial(shown, ""))
@@ -287,7 +287,7 @@ def perplexity(file: Path, text: Path, window: int | None, as_json: bool, **give
 
 
 @contextmanager
-def _opened(file: Path, options: dict[str, Any]) -> Iterator[LanguageModel]:
+def opened(file: Path, options: dict[str, Any]) -> Iterator[LanguageModel]:
     """Load the model, removing its options from `options`; its errors name the file."""
     import rsr_runtime
     from rsr_runtime import llm
@@ -317,9 +317,7 @@ def _chosen(model: LanguageModel, options: dict[str, Any]) -> dict[str, Any]:
     from .chat_text import typed
 
     config = model.config.generation_config
-    ignored = [f"{name} = {printable(shown(config[name]))}" for name in not_applied(config)]
-    if ignored:
-        click.echo(f"rsrc: generation_config.json: not applied: {listed(ignored)}", err=True)
+    report_not_applied(model)
     stop = tuple(typed(text, "--stop") for text in options["stop"])
     given = {name: options[name] for name in _SETTINGS if options.get(name) is not None}
     if options["max_tokens"] is not None:
@@ -334,6 +332,14 @@ def _chosen(model: LanguageModel, options: dict[str, Any]) -> dict[str, Any]:
         "sampling": sampling, "max_tokens": options["max_tokens"], "stop": stop,
         "speculate": options["speculate"],
     }  # fmt: skip
+
+
+def report_not_applied(model: LanguageModel) -> None:
+    """Name the settings of generation_config.json that are not applied, on stderr."""
+    config = model.config.generation_config
+    ignored = [f"{name} = {printable(shown(config[name]))}" for name in not_applied(config)]
+    if ignored:
+        click.echo(f"rsrc: generation_config.json: not applied: {listed(ignored)}", err=True)
 
 
 def _print_json(prompts: tuple[str, ...], results: list[Generation]) -> None:

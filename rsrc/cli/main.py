@@ -25,6 +25,7 @@ from .decompile import decompile, unpack
 from .inspect import inspect, verify
 from .llm import chat, perplexity, run
 from .options import json_option
+from .serve import serve
 from .signals import ending_at_once
 
 
@@ -93,6 +94,7 @@ def info(as_json: bool) -> None:
 
 
 for _command in (
-    compile_command, inspect, verify, decompile, unpack, bench, run, chat, perplexity
+    compile_command, inspect, verify, decompile, unpack, bench, run, chat, perplexity,
+    serve,
 ):  # fmt: skip
     main.add_command(_command)

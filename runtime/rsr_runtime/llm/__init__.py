@@ -8,15 +8,18 @@ Example:
 """
 
 from .chat import Chat
+from .engine import Engine, EngineStats, JobStream
 from .errors import (
     BusyError,
     ContextFullError,
     DependencyError,
     ModelError,
     PromptError,
+    QueueFullError,
     TemplateError,
 )
 from .generate import Generation, Stream
+from .job import Job
 from .model import ChatPrompt, LanguageModel, load
 from .perplexity import Perplexity
 from .sampling import Sampling
@@ -29,11 +32,16 @@ __all__ = [
     "ChatPrompt",
     "ContextFullError",
     "DependencyError",
+    "Engine",
+    "EngineStats",
     "Generation",
+    "Job",
+    "JobStream",
     "LanguageModel",
     "ModelError",
     "Perplexity",
     "PromptError",
+    "QueueFullError",
     "Sampling",
     "Stream",
     "Support",

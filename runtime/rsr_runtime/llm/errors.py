@@ -45,6 +45,25 @@ class BusyError(RsrError, RuntimeError):
     """A callback wants what its own thread is using, or a conversation is being answered."""
 
 
+class QueueFullError(RsrError, RuntimeError):
+    """An engine has as many waiting jobs as its queue holds.
+
+    Attributes:
+        retry_after: seconds after which a place may be free, an estimate.
+    """
+
+    def __init__(self, waiting: int, retry_after: int) -> None:
+        super().__init__(
+            f"{counted(waiting, 'request')} wait already, as many as the queue holds: try again in "
+            f"{counted(retry_after, 'second')}"
+        )
+        self.waiting = waiting
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[type[QueueFullError], tuple[int, int]]:
+        return type(self), (self.waiting, self.retry_after)
+
+
 class DependencyError(RsrError, ImportError):
     """A package of the extra `llm` is not installed."""
 

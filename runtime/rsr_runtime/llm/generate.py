@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from rsr_formats.text import counted
 
-from .decoder import Decoder
+from .batch import Batch
+from .decoder import FloatArray
 from .errors import ModelError, PromptError
 from .sampling import Sampler, Sampling
-from .session import Progress, Session, SessionPool, step
+from .session import Progress, Session, SessionPool
 from .speculation import Speculation
 from .tokenizer import StopStrings, StreamingDetokenizer, Tokenizer
 from .turns import Turns
+
+if TYPE_CHECKING:
+    from .job import Constraint
 
 FinishReason = Literal["stop", "length", "context", "interrupted"]
 
@@ -93,11 +97,29 @@ class EncodedPrompt:
     end_tokens: frozenset[int] = frozenset()  # further ones that end the text
 
 
-class _Text:
-    """A text in progress: its tokens, the text that is final, and why it ended."""
+class Text:
+    """A text in progress: its tokens, the text that is final, and why it ended.
+
+    Args:
+        prompt: its tokens.
+        tokenizer: the model's tokenizer.
+        sampling: the settings.
+        until: when the text ends.
+        shown_special: special tokens that are part of the text, as they are spelled.
+        constraint: which tokens may come next.
+
+    Raises:
+        PromptError: as for `StopCriteria.length`, or a stop string is empty.
+    """
 
     def __init__(
-        self, prompt: EncodedPrompt, tokenizer: Tokenizer, sampling: Sampling, until: StopCriteria
+        self,
+        prompt: EncodedPrompt,
+        tokenizer: Tokenizer,
+        sampling: Sampling,
+        until: StopCriteria,
+        shown_special: frozenset[int] = frozenset(),
+        constraint: Constraint | None = None,
     ) -> None:
         self.ids = list(prompt.ids)  # prompt and text
         self.finish_reason: FinishReason | None = None
@@ -109,6 +131,9 @@ class _Text:
         self._array = np.empty(limit, np.int64)  # `ids`, as a list takes long to convert
         self._array[: len(prompt.ids)] = prompt.ids
         self._start = perf_counter()
+        self._tokenizer = tokenizer
+        self._shown_special = shown_special
+        self._constraint = constraint
         self._detokenizer = StreamingDetokenizer(
             tokenizer, after=prompt.ids if prompt.is_text else ()
         )
@@ -142,13 +167,21 @@ class _Text:
         )
 
     def take(self, logits: npt.NDArray[np.float32]) -> str:
-        """Sample the next token and return the text that is new."""
+        """Sample the next token and return the text that is new.
+
+        Args:
+            logits: float32 (vocab_size,); a constraint changes them.
+        """
         length = len(self.ids)
+        if self._constraint is not None:
+            self._constraint.mask(logits)
         token = self._array[length] = self._sampler(logits, self.tokens)
         self.ids.append(token)
+        if self._constraint is not None:
+            self._constraint.accept(token)
         if token in self._until.end_tokens or token in self._until.stop_tokens:
             return self._finish("stop")
-        text, stopped = self._stop_strings.push(self._detokenizer.push(token))
+        text, stopped = self._stop_strings.push(self._decoded(token))
         self._shown.append(text)
         if stopped:
             self.finish_reason = "stop"
@@ -156,6 +189,13 @@ class _Text:
             text += self._finish("length")
         elif len(self.ids) == self._until.context:
             text += self._finish("context")
+        return text
+
+    def _decoded(self, token: int) -> str:
+        if token not in self._shown_special:
+            return self._detokenizer.push(token)
+        text = self._detokenizer.finish() + (self._tokenizer.token(token) or "")
+        self._detokenizer = StreamingDetokenizer(self._tokenizer, after=self.ids)
         return text
 
     def _is_late(self) -> bool:
@@ -198,7 +238,7 @@ class Stream(Iterator[str]):
         self._progress = progress
         self._is_closed = False
         self._turns = Turns("this stream")
-        self._text = _Text(prompt, tokenizer, sampling, until)
+        self._text = Text(prompt, tokenizer, sampling, until)
         self._prompt_seconds = self._seconds = 0.0
 
     def __next__(self) -> str:
@@ -280,44 +320,62 @@ class Stream(Iterator[str]):
         return replace(found, drafted_tokens=drafted, accepted_tokens=accepted)
 
 
+class _BatchText:
+    """A text of `generate_all`."""
+
+    is_scored = False
+
+    def __init__(self, text: Text) -> None:
+        self._text = text
+        self.ids = text.ids
+        self.unread = len(text.ids)  # tokens of the prompt
+
+    def score(self, first: int, logits: FloatArray) -> None:
+        raise AssertionError("the prompt is not scored")
+
+    def take(self, logits: FloatArray) -> bool:
+        self._text.take(logits)
+        return self._text.finish_reason is None
+
+    def read(self, count: int) -> int:
+        """Count tokens that were computed or known; return how many of these are of the prompt."""
+        count = min(count, self.unread)
+        self.unread -= count
+        return count
+
+
 def generate_all(
-    decoder: Decoder,
-    sessions: Sequence[Session],
+    batch: Batch[_BatchText],
     prompts: Sequence[EncodedPrompt],
     tokenizer: Tokenizer,
     sampling: Sampling,
     until: StopCriteria,
     progress: Progress | None = None,
 ) -> list[Generation]:
-    """Generate a text for each prompt, all in one pass per token.
+    """Generate a text for each prompt, side by side in an empty batch.
 
     Each text has its own random numbers from the same seed, so it is the text that its prompt would
     yield alone.
     """
     start = perf_counter()
-    texts = [_Text(prompt, tokenizer, sampling, until) for prompt in prompts]
-    for i, shown in enumerate(_shares(progress, prompts)):
-        text, session = texts[i], sessions[i]
-        session.adopt(sessions[:i], text.ids)
-        text.take(session.follow(text.ids, shown))
-    prompt_seconds = perf_counter() - start
-    while running := [i for i, text in enumerate(texts) if text.finish_reason is None]:
-        last = [texts[i].ids[-1] for i in running]
-        logits = step(decoder, [sessions[i] for i in running], last)
-        for row, i in enumerate(running):
-            texts[i].take(logits[row])
+    texts = [Text(prompt, tokenizer, sampling, until) for prompt in prompts]
+    for text in texts:
+        batch.add(_BatchText(text))
+    total, read, shown = sum(len(text.ids) for text in texts), 0, -1
+    prompt_seconds = 0.0
+    while batch.running or batch.waiting:
+        read += sum(text.read(known) for text, known in batch.admit())
+        if progress is not None and read > shown:
+            progress(read, total)
+        shown = read
+        done = batch.step()
+        for _, error in done.failed:
+            raise error
+        read += sum(text.read(count) for text, count in done.rows.items())
+        if shown < read == total:
+            prompt_seconds = perf_counter() - start
+            if progress is not None:
+                progress(read, total)
+            shown = read
     seconds = perf_counter() - start - prompt_seconds
     return [text.result(prompt_seconds, seconds) for text in texts]
-
-
-def _shares(
-    progress: Progress | None, prompts: Sequence[EncodedPrompt]
-) -> Iterator[Progress | None]:
-    """Yield a function for each prompt that reports its progress as that of all of them."""
-    before, total = 0, sum(len(prompt.ids) for prompt in prompts)
-    for prompt in prompts:
-        if progress is None:
-            yield None
-        else:
-            yield lambda done, _, before=before: progress(before + done, total)  # type: ignore[misc]
-        before += len(prompt.ids)

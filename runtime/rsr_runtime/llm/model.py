@@ -16,7 +16,7 @@ from ..errors import OptionError
 from ..matrix import Matrix
 from ..model import Model
 from ..model import load as load_tensors
-from . import generate, perplexity
+from . import perplexity
 from .arguments import (
     checked_sampling,
     is_speculating,
@@ -25,11 +25,12 @@ from .arguments import (
     token_ids,
     whole_number,
 )
+from .batch import Batch
 from .config import Config, read_config
-from .decoder import Decoder
+from .decoder import LOGIT_ROWS, Decoder
 from .end_of_turn import end_of_turn_tokens
 from .errors import ContextFullError, ModelError, PromptError
-from .generate import EncodedPrompt, Generation, StopCriteria, Stream
+from .generate import EncodedPrompt, Generation, StopCriteria, Stream, generate_all
 from .kv_cache import KVCache
 from .sampling import Sampling
 from .session import Progress, Session, SessionPool
@@ -208,6 +209,33 @@ class LanguageModel:
         """Return the text of tokens without special tokens; see `Tokenizer.decode`."""
         return self.tokenizer.decode(token_ids(tokens))
 
+    def new_batch(
+        self,
+        slots: int,
+        kept: int = 0,
+        longest_pass: float | None = None,
+        longest_alone: float | None = None,
+    ) -> Batch[Any]:
+        """Return a `Batch` of this model's texts, without any."""
+        return Batch(self._decoder, self.new_session, slots, kept, longest_pass, longest_alone)
+
+    def prepared(
+        self,
+        prompt: Prompt,
+        max_tokens: int | None,
+        sampling: Sampling | None,
+        stop: Sequence[str],
+    ) -> tuple[EncodedPrompt, Sampling, StopCriteria]:
+        """Return what a `Text` is made of; options and errors as for `stream`.
+
+        With 0 as `max_tokens`, which is for prompts that are only read, the prompt may fill the
+        context.
+        """
+        if max_tokens == 0:
+            tokens = EncodedPrompt(self._tokens(prompt), isinstance(prompt, str))
+            return (tokens, *self._settings(1, sampling, stop))
+        return (self._prompt(prompt), *self._settings(max_tokens, sampling, stop))
+
     def _prompt(self, prompt: Prompt) -> EncodedPrompt:
         is_chat = isinstance(prompt, ChatPrompt)
         ends = end_of_turn_tokens(self.tokenizer) if is_chat else frozenset()
@@ -320,13 +348,11 @@ class LanguageModel:
         """
         tokens = [self._prompt(prompt) for prompt in prompt_list(prompts)]
         settings = self._settings(max_tokens, sampling, stop)
-        sessions = [self.new_session() for _ in tokens]
+        batch = self.new_batch(LOGIT_ROWS)
         try:
-            return generate.generate_all(
-                self._decoder, sessions, tokens, self.tokenizer, *settings, progress
-            )
+            return generate_all(batch, tokens, self.tokenizer, *settings, progress)
         finally:
-            for session in sessions:
+            for session in batch.sessions:
                 self._decoder.forget(session.cache)
 
     def chat_prompt(

@@ -99,16 +99,21 @@ class Session:
         yield
         self.last_pass = len(self.tokens) - before, perf_counter() - start
 
-    def make_ready(self) -> None:
-        """Compute the cached keys anew if one more token makes the sequence take another RoPE."""
-        length = len(self.tokens) + 1
-        if self._decoder.rope_variant(length) == self.variant:
-            return
-        tokens = list(self.tokens)
-        self._begin(tokens, length)
-        while len(self.tokens) < len(tokens):
-            with self._decoder.turn():
-                self._extend(tokens[len(self.tokens) : len(self.tokens) + MAX_ROWS])
+    def clear(self) -> None:
+        """Forget all tokens."""
+        self._truncate(0)
+
+    def missing(self, tokens: list[int]) -> int:
+        """Keep what the sequence shares with `tokens`; return how many of them it lacks then.
+
+        It lacks the last one at least, whose state is needed, and all if they take another RoPE.
+        """
+        if len(self.tokens) == len(tokens) - 1 and self._has_rope_of(len(tokens)):
+            return 1  # a text that grows: its beginning is the same
+        return len(tokens) - self._begin(tokens, len(tokens))
+
+    def _has_rope_of(self, length: int) -> bool:
+        return self._decoder.rope_variant(length) == self.variant
 
     def logits(self, tokens: list[int]) -> Iterator[FloatArray]:
         """Compute the sequence `tokens` anew; yield the logits after each token.
@@ -118,7 +123,7 @@ class Session:
         Yields:
             float32 (up to `LOGIT_ROWS`, vocab_size): a buffer that is overwritten for the next.
         """
-        self._truncate(0)
+        self.clear()
         self._begin(tokens, len(tokens))
         while len(self.tokens) < len(tokens):
             with self._decoder.turn():
@@ -176,33 +181,19 @@ class Session:
         own = self.tokens[: max(0, len(tokens) - 1)]
         if own == tokens[: len(own)]:  # true while generating, unless a draft was dropped
             return len(own)
-        same, different = 0, len(own)  # lengths; lists compare faster than a loop
-        while same < different - 1:
-            middle = (same + different) // 2
-            if own[same:middle] == tokens[same:middle]:
-                same = middle
-            else:
-                different = middle
-        return same
+        return common_prefix(own, tokens)
 
 
-def step(decoder: Decoder, sessions: Sequence[Session], tokens: Sequence[int]) -> FloatArray:
-    """Append one token to each sequence, all in one pass.
-
-    Returns:
-        The logits after each token, float32 (sessions, vocab_size).
-    """
-    for session in sessions:
-        session.make_ready()
-    batch = [
-        BatchItem([token], session.cache, len(session.tokens), session.variant)
-        for session, token in zip(sessions, tokens, strict=True)
-    ]
-    with decoder.turn():
-        hidden = decoder.hidden(batch)
-        for session, token in zip(sessions, tokens, strict=True):
-            session.append([token])
-        return decoder.logits(hidden).copy()  # of a buffer
+def common_prefix(one: list[int], other: list[int]) -> int:
+    """Return the length of the common prefix of two lists."""
+    same, different = 0, min(len(one), len(other)) + 1
+    while same < different - 1:  # lists compare faster than a loop
+        middle = (same + different) // 2
+        if one[same:middle] == other[same:middle]:
+            same = middle
+        else:
+            different = middle
+    return same
 
 
 class SessionPool:

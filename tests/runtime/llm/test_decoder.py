@@ -17,7 +17,7 @@ from rsr_runtime.llm import PromptError
 from rsr_runtime.llm.decoder import MAX_ROWS, PHASES, BatchItem
 from rsr_runtime.llm.kv_cache import KVCache
 from rsr_runtime.llm.linear import Workspace, short_steps
-from rsr_runtime.llm.session import Session, step
+from rsr_runtime.llm.session import Session
 from rsr_testing import models
 from rsr_testing.loader import Loader
 
@@ -93,6 +93,20 @@ def test_threads_change_nothing_for_floats_either(loaded: Loader, restore: None)
     np.testing.assert_array_equal(found[0], found[1])
 
 
+def step(model: LanguageModel, sequences: list[Session], tokens: list[int]) -> Any:
+    """Append a token to each sequence, all in one pass; return the logits after each."""
+    batch = []
+    for sequence, token in zip(sequences, tokens, strict=True):
+        ids = [*sequence.tokens, token]
+        first = len(ids) - sequence.missing(ids)
+        batch.append(BatchItem(ids[first:], sequence.cache, first, sequence.variant))
+    hidden = model._decoder.hidden(batch)
+    for sequence, item in zip(sequences, batch, strict=True):
+        sequence.append(item.tokens)
+    last = np.cumsum([len(item.tokens) for item in batch]) - 1
+    return model._decoder.logits(hidden[last]).copy()
+
+
 @pytest.mark.parametrize("name", BITNETS)
 def test_side_by_side_is_alone(name: str, loaded: Loader) -> None:
     """Three prompts of different lengths, whose tokens then come in one pass."""
@@ -105,8 +119,8 @@ def test_side_by_side_is_alone(name: str, loaded: Loader) -> None:
     steps = []
     for i, token in enumerate(later):
         chosen = [token, (token + 1) % 200 + 3, token]
-        logits = step(model._decoder, sequences, chosen)
-        steps.append(logits.copy())
+        logits = step(model, sequences, chosen)
+        steps.append(logits)
         for sequence, prompt in zip(sequences, prompts, strict=True):
             assert len(sequence.tokens) == len(prompt) + i + 1
     for row, (sequence, prompt) in enumerate(zip(sequences, prompts, strict=True)):
@@ -165,7 +179,7 @@ def test_sequences_side_by_side_change_frequencies_each_for_itself(longrope: Lan
     for sequence, prompt in zip(sequences, prompts, strict=True):
         sequence.follow(prompt)
     for token in (5, 6, 7):
-        logits = step(longrope._decoder, sequences, [token] * 3).copy()
+        logits = step(longrope, sequences, [token] * 3)
     for row, sequence in enumerate(sequences):
         alone = longrope.logits(sequence.tokens)[-1]
         np.testing.assert_allclose(logits[row], alone, atol=2e-3 * np.abs(alone).max())

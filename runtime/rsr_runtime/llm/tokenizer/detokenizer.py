@@ -74,7 +74,7 @@ class _ByteDecoding:
     def push(self, token_id: int) -> str:
         token = self._tokenizer.token(token_id) or ""
         try:
-            data = bytes(_BYTES[character] for character in token)
+            data = bytes(BYTES[character] for character in token)
         except KeyError:  # an added token, written as text
             data = token.encode()
         return self._utf8.decode(data)
@@ -93,7 +93,7 @@ def _byte_alphabet() -> dict[str, int]:
     return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(others)}
 
 
-_BYTES = _byte_alphabet()
+BYTES = _byte_alphabet()
 _BYTE_TOKEN = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 

@@ -1,0 +1,143 @@
+"""The command that serves a language model over HTTP: serve."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..common.errors import OptionError
+from .llm import model_options, opened, report_not_applied
+from .options import PATH, file_argument
+from .template_variables import template_variables_option
+
+_PACKAGES = ("starlette", "uvicorn", "msgspec", "llguidance")
+
+
+@click.command(short_help="Serve a language model: an OpenAI-compatible API and a chat page.")
+@file_argument
+@click.option(
+    "--host", default="127.0.0.1", help="Address to listen on. Default: 127.0.0.1, this machine."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    help="Port to listen on; 0 takes a free one. Default: 8080.",
+)
+@click.option(
+    "--parallel",
+    type=click.IntRange(1, 256),
+    default=4,
+    help="Maximum number of texts generated at once; each has a KV cache of --context tokens. "
+    "Default: 4.",
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(1, 65536),
+    default=64,
+    help="Maximum number of requests that wait; further ones get status 429. Default: 64.",
+)
+@click.option(
+    "--api-key",
+    "api_keys",
+    multiple=True,
+    envvar="RSR_API_KEY",
+    metavar="KEY",
+    help="Key that requests must have; may be repeated. Others on this machine can see it: prefer "
+    "the environment variable RSR_API_KEY or --api-key-file.",
+)
+@click.option(
+    "--api-key-file", type=PATH, metavar="FILE", help="Take keys from FILE too, one in each line."
+)
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Allow requests without a key on an address that other machines reach.",
+)
+@click.option(
+    "--cors",
+    "origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Allow web pages of this origin (https://example.org; * is any) to send requests; may be "
+    "repeated.",
+)
+@click.option(
+    "--cache-dir",
+    type=PATH,
+    metavar="DIR",
+    help="Keep the KV caches of prompts in DIR, for the next start.",
+)
+@template_variables_option()
+@model_options("Maximum tokens of prompt and text. Default: 4096, or the model's limit if less.")
+def serve(
+    file: Path,
+    host: str,
+    port: int,
+    api_keys: tuple[str, ...],
+    api_key_file: Path | None,
+    insecure: bool,
+    origins: tuple[str, ...],
+    variables: dict[str, Any],
+    parallel: int,
+    queue: int,
+    cache_dir: Path | None,
+    **given: Any,
+) -> None:
+    """Serve the language model in FILE to OpenAI clients and browsers.
+
+    Requests are logged on stderr without their text. SIGINT or SIGTERM ends the server: it takes no
+    new requests and gives running ones 10 seconds.
+    """
+    _check_packages()
+    from rsr_runtime.serve.guard import Access
+    from rsr_runtime.serve.listen import bind, check_access
+
+    access = Access(host, [*api_keys, *_keys(api_key_file)], origins)
+    check_access(access, insecure)
+    with bind(host, port) as bound, opened(file, given) as model:
+        report_not_applied(model)
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+        from rsr_runtime.serve import Engine
+        from rsr_runtime.serve.listen import http_server
+        from rsr_runtime.serve.server import Server
+
+        with Engine(model, parallel=parallel, queue=queue) as engine:
+            server = Server(model, engine, file.stem, variables)
+            url = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
+            http_server(server, access, lambda: _report(server.name, url)).run([bound])
+
+
+def _report(name: str, url: str) -> None:
+    click.echo(f"rsrc: serving {name} at {url} (OpenAI base URL: {url}/v1)", err=True)
+
+
+def _check_packages() -> None:
+    """Check that the extra `serve` is installed.
+
+    Raises:
+        OptionError: it is not.
+    """
+    for package in _PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            raise OptionError(
+                f"serve needs the package {package}: pip install 'rsr-ternary[serve]'"
+            )
+
+
+def _keys(file: Path | None) -> list[str]:
+    """Return the keys in a file.
+
+    Raises:
+        OptionError: it has none.
+    """
+    if file is None:
+        return []
+    keys = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not keys:
+        raise OptionError(f"{file}: found no key, expected one in each line")
+    return keys

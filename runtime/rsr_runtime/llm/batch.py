@@ -1,0 +1,238 @@
+"""Texts that are generated side by side: each pass extends all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Generic, Protocol, TypeVar
+
+from .decoder import LOGIT_ROWS, MAX_ROWS, BatchItem, Decoder, FloatArray
+from .pace import Pace
+from .scheduler import Scheduler
+from .session import Session, common_prefix
+from .slots import Slots
+
+# A text waits for another one that is reading the same beginning if that saves so many rows, or at
+# least half of those that it lacks.
+_WORTH_WAITING = 64
+
+
+class BatchText(Protocol):
+    """A text of a batch.
+
+    Attributes:
+        ids: tokens of prompt and text.
+        is_scored: whether `score` takes the logits after each token of the prompt.
+    """
+
+    ids: list[int]
+    is_scored: bool
+
+    def score(self, first: int, logits: FloatArray) -> None:
+        """Take the logits after the tokens from `first` on, float32 (n, vocab_size), a buffer."""
+
+    def take(self, logits: FloatArray) -> bool:
+        """Choose the next token; return whether the text goes on.
+
+        Args:
+            logits: float32 (vocab_size,): a buffer that this function may change.
+        """
+
+
+T = TypeVar("T", bound=BatchText)
+
+
+@dataclass
+class Pass(Generic[T]):
+    """What a pass did.
+
+    Attributes:
+        seconds: how long it took, without waiting for other threads.
+        rows: number of tokens that it computed, by text.
+        taken: texts that chose a token.
+        failed: texts that could not, and why. They are not part of the batch any more.
+    """
+
+    seconds: float = 0.0
+    rows: dict[T, int] = field(default_factory=dict)
+    taken: list[T] = field(default_factory=list)
+    failed: list[tuple[T, Exception]] = field(default_factory=list)
+
+
+@dataclass
+class _Place(Generic[T]):
+    """The slot of a text."""
+
+    session: Session
+    leader: T | None  # is reading tokens that this text needs, too
+    shared: int  # number of these
+
+
+class Batch(Generic[T]):
+    """Texts that wait, and those that are generated, each with a session of its own.
+
+    One thread at a time may use it; each pass is a turn at the decoder.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        create: Callable[[], Session],
+        slots: int,
+        kept: int = 0,
+        longest_pass: float | None = None,
+        longest_alone: float | None = None,
+    ) -> None:
+        """Start without texts.
+
+        Args:
+            decoder: computes the passes.
+            create: makes a session.
+            slots: number of texts that are computed side by side.
+            kept: number of further sessions, which only keep what later texts may share.
+            longest_pass: seconds that a pass should take at most where several texts wait for it;
+                None: any.
+            longest_alone: the same for a pass of one text.
+        """
+        self._decoder = decoder
+        self._scheduler: Scheduler[T] = Scheduler(slots)
+        self._slots = Slots(create, slots + kept)
+        self._places: dict[T, _Place[T]] = {}  # in the order in which they came
+        self._longest_pass, self._longest_alone = longest_pass, longest_alone
+        self._paces = {False: Pace(), True: Pace()}  # by whether prompts are scored
+
+    @property
+    def waiting(self) -> int:
+        """Number of texts without a slot."""
+        return self._scheduler.waiting
+
+    @property
+    def running(self) -> int:
+        """Number of texts in slots."""
+        return self._scheduler.running
+
+    @property
+    def sessions(self) -> list[Session]:
+        """The sessions of all texts, and those that are kept."""
+        return self._slots.sessions
+
+    def add(self, text: T) -> None:
+        """Append a text to those that wait."""
+        self._scheduler.add(text)
+
+    def remove(self, text: T) -> None:
+        """Take out a text; what was computed for it is kept for others."""
+        self._scheduler.remove(text)
+        place = self._places.pop(text, None)
+        if place is not None:
+            self._slots.give_back(place.session)
+
+    def admit(self) -> Iterator[tuple[T, int]]:
+        """Give free slots to waiting texts; yield these, and how many tokens are known already.
+
+        Raises:
+            OptionError: there is not enough memory for keys and values.
+        """
+        for text in self._scheduler.admit():
+            session = self._slots.take([] if text.is_scored else text.ids)
+            self._places[text] = self._place(text, session)
+            yield text, self._places[text].shared
+
+    def _place(self, text: T, session: Session) -> _Place[T]:
+        if text.is_scored:
+            session.clear()
+            return _Place(session, None, 0)
+        lacking = session.missing(text.ids)
+        have = len(text.ids) - lacking
+        leader: T | None = None
+        shared = have
+        for other, place in self._places.items():
+            reach = common_prefix(text.ids, other.ids)
+            if reach > shared and len(place.session.tokens) < reach:
+                leader, shared = other, reach
+        if shared - have < min(_WORTH_WAITING, (lacking + 1) // 2):
+            leader, shared = None, have
+        return _Place(session, leader, shared)
+
+    def _is_ready(self, text: T, place: _Place[T]) -> bool:
+        """Return whether no other text is about to compute what this one needs."""
+        leader = place.leader
+        if leader is None:
+            return True
+        found = self._places.get(leader)
+        if found is not None and len(found.session.tokens) < place.shared:
+            return False
+        place.session.adopt(self.sessions, text.ids)
+        place.leader = None
+        return True
+
+    def step(self) -> Pass[T]:
+        """Run one pass for texts in slots, at least one.
+
+        Raises:
+            ClosedError: the decoder was closed.
+        """
+        missing = {
+            text: place.session.missing(text.ids)
+            for text, place in self._places.items()
+            if self._is_ready(text, place)
+        }
+        is_scored = any(text.is_scored and missing[text] > 1 for text in missing)
+        pace, most = self._paces[is_scored], self._prompt_rows(is_scored)
+        most = min(most, MAX_ROWS - sum(count == 1 for count in missing.values()))
+        rows = self._scheduler.next_pass(missing, max(most, 1))
+        # The order that lets a recorded pass be used again: passes differ by sessions.
+        texts = sorted(rows, key=lambda one: (missing[one] > 1, id(self._places[one].session)))
+        done = Pass[T](rows=rows)
+        with self._decoder.turn():
+            start = perf_counter()
+            self._run(texts, missing, done)
+            done.seconds = perf_counter() - start
+        if sum(rows[text] for text in texts if missing[text] > 1) == most:
+            pace.add(most, done.seconds)
+        return done
+
+    def _prompt_rows(self, is_scored: bool) -> int:
+        is_alone = self.running + self.waiting == 1
+        longest = self._longest_alone if is_alone else self._longest_pass
+        return MAX_ROWS if longest is None else self._paces[is_scored].rows(longest)
+
+    def _run(self, texts: list[T], missing: dict[T, int], done: Pass[T]) -> None:
+        sessions = [self._places[text].session for text in texts]
+        items = []
+        for text, session in zip(texts, sessions, strict=True):
+            have = len(session.tokens)
+            tokens = text.ids[have : have + done.rows[text]]
+            items.append(BatchItem(tokens, session.cache, have, session.variant))
+        hidden = self._decoder.hidden(items)
+        end, complete, last_rows = 0, [], []
+        for text, session, item in zip(texts, sessions, items, strict=True):
+            session.append(item.tokens)
+            first, end = end, end + len(item.tokens)
+            if text.is_scored and missing[text] > 1:
+                self._score(text, item.start, hidden[first:end])
+            if done.rows[text] == missing[text]:
+                complete.append(text)
+                last_rows.append(end - 1)
+        for first in range(0, len(complete), LOGIT_ROWS):
+            part = slice(first, first + LOGIT_ROWS)
+            logits = self._decoder.logits(hidden[last_rows[part]])
+            for text, row in zip(complete[part], logits, strict=True):
+                self._take(text, row, done)
+
+    def _score(self, text: T, start: int, hidden: FloatArray) -> None:
+        for first in range(0, len(hidden), LOGIT_ROWS):
+            logits = self._decoder.logits(hidden[first : first + LOGIT_ROWS])
+            text.score(start + first, logits)
+
+    def _take(self, text: T, logits: FloatArray, done: Pass[T]) -> None:
+        try:
+            goes_on = text.take(logits)
+        except Exception as error:  # of this text alone, such as a constraint's
+            done.failed.append((text, error))
+            goes_on = False
+        else:
+            done.taken.append(text)
+        if not goes_on:
+            self.remove(text)

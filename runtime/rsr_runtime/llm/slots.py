@@ -1,0 +1,73 @@
+"""Sessions of the texts of a batch, found by what they share with a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..errors import OptionError
+from .session import Session
+
+
+class Slots:
+    """Sessions in use and idle ones, which keep keys and values for texts that begin alike.
+
+    Only an exact prefix of tokens is ever shared, so no text sees anything of another one.
+
+    Args:
+        create: makes a session.
+        most: number of sessions, at least as many as are in use at a time.
+    """
+
+    def __init__(self, create: Callable[[], Session], most: int) -> None:
+        self._create = create
+        self._most = most
+        self._used: list[Session] = []
+        self._idle: list[Session] = []  # the last was used most recently
+        self._prompts: dict[Session, int] = {}  # tokens of the prompt that each had last
+
+    @property
+    def sessions(self) -> list[Session]:
+        """All sessions."""
+        return self._used + self._idle
+
+    def take(self, tokens: list[int]) -> Session:
+        """Return a session for a sequence that begins with `tokens`, a prompt.
+
+        It holds as many of them as any session does, but the last one.
+
+        Raises:
+            OptionError: there is not enough memory for a new session, and none is idle.
+        """
+        session = self._continued(tokens) or self._free()
+        session.adopt(self.sessions, tokens)
+        self._used.append(session)
+        self._prompts[session] = len(tokens)
+        return session
+
+    def _continued(self, tokens: list[int]) -> Session | None:
+        """Return the idle session whose prompt is the beginning of this one.
+
+        This is the next turn of a conversation, or the same one again. A prompt that branches off
+        earlier gets a copy instead, because the session's own conversation may go on.
+        """
+        shared = {one: one.common(tokens) for one in self._idle}
+        best = max(shared, key=lambda one: shared[one], default=None)
+        if best is None or shared[best] < min(self._prompts[best], len(tokens)) - 1:
+            return None
+        self._idle.remove(best)
+        return best
+
+    def _free(self) -> Session:
+        """Return a new session, or the one that was not used for longest."""
+        if len(self.sessions) < self._most:
+            try:
+                return self._create()
+            except OptionError:  # no memory
+                if not self._idle:
+                    raise
+        return self._idle.pop(0)
+
+    def give_back(self, session: Session) -> None:
+        """Keep the keys and values of a session that was taken, as long as nothing needs it."""
+        self._used.remove(session)
+        self._idle.append(session)

@@ -1,0 +1,82 @@
+"""The application: which path leads to which endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
+
+from . import utility
+from .chat import chat
+from .completions import complete
+from .endpoint import endpoint, error_response
+from .errors import ApiError
+from .guard import Access, Guard
+from .page_files import page_routes
+from .schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from .server import Server
+
+_GET = {
+    "/models": utility.models,
+    "/models/{id:path}": utility.model,
+    "/health": utility.health,
+    "/metrics": utility.metrics,
+    "/tokenizer_info": utility.tokenizer_info,
+}
+_POST = {
+    "/chat/completions": endpoint(ChatRequest, chat),
+    "/completions": endpoint(CompletionRequest, complete),
+    "/embeddings": utility.embeddings,
+    "/tokenize": endpoint(TokenizeRequest, utility.tokenize),
+    "/detokenize": endpoint(DetokenizeRequest, utility.detokenize),
+}
+
+
+def create_app(server: Server, access: Access) -> ASGIApp:
+    """Return the application that serves a model.
+
+    Args:
+        server: the model and its engine.
+        access: who may use it; page files need no key.
+    """
+    page = page_routes()
+    app = Starlette(
+        routes=[*_routes("GET", _GET), *_routes("POST", _POST), *page],
+        exception_handlers={HTTPException: _http_error},
+    )
+    app.router.redirect_slashes = False
+    app.state.server = server
+    guarded = Guard(app, access, server.metrics, {route.path for route in page})
+    if not access.origins:
+        return guarded
+    return CORSMiddleware(
+        guarded,
+        allow_origins=list(access.origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=["x-request-id", "retry-after"],
+    )
+
+
+def _routes(method: str, endpoints: dict[str, Callable[..., object]]) -> Iterator[BaseRoute]:
+    """Yield a route for each path, with and without /v1: clients differ."""
+    for path, function in endpoints.items():
+        for prefix in ("/v1", ""):
+            yield Route(f"{prefix}{path}", function, methods=[method])
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Return what is not found, or not allowed there, as an error of OpenAI's API."""
+    assert isinstance(error, HTTPException)
+    method, path = request.method, request.url.path[:100]
+    message = {
+        404: f"found no endpoint {path}",
+        405: f"{path} does not take {method}",
+    }.get(error.status_code, error.detail)
+    return error_response(ApiError(error.status_code, message))

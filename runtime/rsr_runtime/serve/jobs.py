@@ -1,0 +1,157 @@
+"""Jobs of a request: handed to the engine, and their events taken back to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from time import perf_counter
+from types import TracebackType
+
+from anyio.to_thread import run_sync
+
+from ..llm.engine import JobStream
+from ..llm.errors import ContextFullError, ModelError, QueueFullError
+from ..llm.job import (
+    Event,
+    Failed,
+    Finished,
+    Job,
+    Started,
+    TextFinished,
+    TokenAdded,
+)
+from .errors import ApiError, api_error, context_error, shutting_down
+from .server import Server
+
+MAX_WAITING = 2048  # events that a client may be behind, before its request is canceled
+
+
+class Jobs(AsyncIterator[tuple[int, Event]]):
+    """The events of the jobs of one request, each with the number of its job.
+
+    Leaving its `async with` block frees what the jobs hold in the engine before its next pass.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._loop = asyncio.get_running_loop()
+        self._arrived = asyncio.Event()
+        self._events: deque[tuple[int, Event]] = deque()
+        self._is_waking = False
+        self._streams: list[JobStream] = []
+        self._unfinished = 0
+        self._too_slow = False
+        self._is_closed = False
+        self._begin = perf_counter()
+        self._last: dict[tuple[int, int], float] = {}  # time of a text's last token
+
+    async def __aenter__(self) -> Jobs:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._is_closed = True
+        for stream in self._streams:
+            stream.cancel()
+
+    async def submit(self, make: Callable[[], Sequence[Job]]) -> Sequence[Job]:
+        """Make jobs and submit them.
+
+        Args:
+            make: returns the jobs; is called in a thread, as tokenizing may take long.
+
+        Raises:
+            ApiError: a job is refused. Those before it are canceled as the block ends.
+        """
+        try:
+            return await run_sync(self._submit, make)
+        except QueueFullError as error:
+            raise ApiError(
+                429, "the queue is full: too many requests are waiting", code="queue_full",
+                retry_after=error.retry_after,
+            ) from None  # fmt: skip
+        except ContextFullError as error:
+            raise context_error(error) from None
+        except ModelError as error:  # such as a model without a chat template
+            raise ApiError(400, str(error)) from None
+
+    def _submit(self, make: Callable[[], Sequence[Job]]) -> Sequence[Job]:
+        jobs = make()
+        for index, job in enumerate(jobs):
+            stream = self._server.engine.submit(job, self._receiver(index))
+            self._unfinished += 1
+            self._streams.append(stream)
+            if self._is_closed:  # the client left meanwhile
+                stream.cancel()
+                break
+        return jobs
+
+    def _receiver(self, index: int) -> Callable[[Event], None]:
+        """Return a function that the engine calls, in its thread, with the events of a job."""
+
+        def receive(event: Event) -> None:
+            self._observe(index, event)
+            self._events.append((index, event))
+            if not self._is_waking:
+                self._is_waking = True
+                with suppress(RuntimeError):  # the loop has ended
+                    self._loop.call_soon_threadsafe(self._wake)
+
+        return receive
+
+    def _wake(self) -> None:
+        self._is_waking = False
+        self._arrived.set()
+        if len(self._events) > MAX_WAITING and not self._too_slow:
+            self._too_slow = True
+            for stream in self._streams:
+                stream.cancel()
+
+    async def __anext__(self) -> tuple[int, Event]:
+        """Return the next event of any job.
+
+        Raises:
+            ApiError: a job failed, or was canceled as the client reads too slowly or the server
+                shuts down.
+        """
+        while not self._events:
+            if not self._unfinished:
+                raise StopAsyncIteration
+            self._arrived.clear()
+            if not self._events:
+                await self._arrived.wait()
+        if self._too_slow:
+            raise ApiError(408, "the client reads too slowly", code="slow_reader")
+        index, event = self._events.popleft()
+        if isinstance(event, Failed):
+            raise api_error(event.error) from event.error
+        if isinstance(event, Finished):
+            self._unfinished -= 1
+            if event.canceled:
+                raise shutting_down()
+        return index, event
+
+    def _observe(self, index: int, event: Event) -> None:
+        """Count an event in the metrics."""
+        metrics = self._server.metrics
+        if isinstance(event, TokenAdded):
+            now, text = perf_counter(), (index, event.text_index)
+            metrics.predicted_tokens += 1
+            if text in self._last:
+                metrics.between_tokens.add(now - self._last[text])
+            else:
+                metrics.first_token.add(now - self._begin)
+            self._last[text] = now
+        elif isinstance(event, Started):
+            metrics.prompt_tokens += event.prompt_tokens
+            metrics.cached_tokens += event.cached_tokens
+        elif isinstance(event, TextFinished):
+            if event.text_index == 0:
+                metrics.prompt_seconds += event.generation.prompt_seconds
+            metrics.predicted_seconds += event.generation.seconds

@@ -1,0 +1,47 @@
+"""What all endpoints share: the model, the engine and the figures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from ..llm.engine import Engine
+from ..llm.model import LanguageModel
+from .answer import Answers
+from .grammar import Grammars
+from .metrics import Metrics
+from .token_texts import TokenTexts
+
+
+@dataclass
+class Server:
+    """A model that is served.
+
+    Attributes:
+        model: the model.
+        engine: what generates its texts.
+        name: the model's name in responses.
+        variables: for the chat template, unless a request has others.
+        metrics: the figures of /metrics.
+        created: when it was started, in seconds since 1970.
+        fingerprint: of the model and this version, for `system_fingerprint`.
+        token_texts: the texts of single tokens.
+        grammars: makes constraints for texts.
+        answers: what answers look like.
+    """
+
+    model: LanguageModel
+    engine: Engine
+    name: str
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=Metrics)
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        self.fingerprint = f"rsr-{version('rsr-ternary')}"
+        self.token_texts = TokenTexts(self.model.tokenizer)
+        self.grammars = Grammars(self.model, self.token_texts)
+        self.answers = Answers(self.model, self.grammars)

@@ -1,0 +1,101 @@
+"""What is not generation: models, health, figures, tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyio.to_thread import run_sync
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import Receive
+
+from .conversation import template_messages, template_variables
+from .endpoint import error_response, json_response
+from .errors import ApiError, refused
+from .schema import DetokenizeRequest, Json, TokenizeRequest
+from .server import Server
+
+
+async def models(request: Request) -> Response:
+    """Return the list of models: the one that is served."""
+    return json_response({"object": "list", "data": [_model(request.app.state.server)]})
+
+
+async def model(request: Request) -> Response:
+    """Return a model by its id."""
+    server: Server = request.app.state.server
+    name = request.path_params["id"]
+    if name != server.name:
+        message = f"found no model {name[:100]!r}, expected {server.name!r}"
+        return error_response(ApiError(404, message, param="model", code="model_not_found"))
+    return json_response(_model(server))
+
+
+def _model(server: Server) -> Json:
+    config = server.model.config
+    return {
+        "id": server.name, "object": "model", "created": server.created, "owned_by": "rsr",
+        "max_model_len": server.model.context,
+        "meta": {
+            "n_ctx": server.model.context, "n_ctx_train": config.max_position_embeddings,
+            "n_vocab": config.vocab_size, "n_embd": config.hidden_size,
+        },
+    }  # fmt: skip
+
+
+async def health(request: Request) -> Response:
+    """Say that requests are taken."""
+    return json_response({"status": "ok"})
+
+
+async def metrics(request: Request) -> Response:
+    """Return the figures."""
+    server: Server = request.app.state.server
+    stats = server.engine.stats()
+    text = server.metrics.text(stats.running, stats.waiting)
+    return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+
+async def embeddings(request: Request) -> Response:
+    """Refuse to embed."""
+    message = "embeddings are not supported: the model generates text"
+    return error_response(ApiError(400, message, code="unsupported"))
+
+
+async def tokenize(server: Server, request: TokenizeRequest, receive: Receive) -> Json:
+    """Return the tokens of a text, or of a conversation up to the answer."""
+    tokens = await run_sync(_tokens, server, request)
+    return {"tokens": tokens, "count": len(tokens), "max_model_len": server.model.context}
+
+
+def _tokens(server: Server, request: TokenizeRequest) -> list[int]:
+    if request.messages is not None:
+        return server.model.chat_prompt(
+            template_messages(request.messages),
+            request.tools,
+            allow_special_tokens=False,
+            **template_variables(server.variables, request.chat_template_kwargs),
+        )
+    tokenizer = server.model.tokenizer
+    if request.prompt is not None:
+        return tokenizer.encode(request.prompt, special=request.add_special_tokens)
+    if request.content is not None:
+        return tokenizer.encode(request.content, special=request.add_special)
+    raise refused("prompt", "found nothing, expected a text (or messages)")
+
+
+async def detokenize(server: Server, request: DetokenizeRequest, receive: Receive) -> Json:
+    """Return the text of tokens, with special ones spelled out."""
+    text = await run_sync(lambda: server.model.tokenizer.decode(request.tokens, skip_special=False))
+    return {"prompt": text, "content": text}
+
+
+async def tokenizer_info(request: Request) -> Response:
+    """Return the special tokens and the chat template."""
+    model = request.app.state.server.model
+    try:
+        template = model.template.source
+    except ValueError:  # none, or damaged
+        template = None
+    special: dict[str, Any] = {"bos_token": None, "eos_token": None, "pad_token": None}
+    return json_response({**special, **model.tokenizer.special_tokens, "chat_template": template})

@@ -1,0 +1,54 @@
+"""Fixtures of the tests of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import openai
+import pytest
+
+from rsr_runtime import llm
+from rsr_runtime.llm import LanguageModel
+from rsr_testing.language_models import LanguageModels
+from rsr_testing.loader import Loader
+from rsr_testing.servers import Running, serving
+
+
+@pytest.fixture(scope="package")
+def served_model(
+    language_models: LanguageModels, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LanguageModel]:
+    """A small BitNet with a chat template, whose texts can be long."""
+    folder = tmp_path_factory.mktemp("served")
+    config = {"max_position_embeddings": 1 << 15}
+    path = language_models.variant("bitnet-2b", folder, config=config)
+    with llm.load(path, context=1 << 14) as model:
+        yield model
+
+
+@pytest.fixture(scope="package")
+def running(served_model: LanguageModel) -> Iterator[Running]:
+    """A server of it."""
+    with serving(served_model, queue=8) as found:
+        yield found
+
+
+@pytest.fixture
+def client(running: Running) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0) as found:
+        yield found
+
+
+@pytest.fixture
+def web(running: Running) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=running.url, timeout=60) as found:
+        yield found
+
+
+@pytest.fixture
+def loaded(language_models: LanguageModels) -> Iterator[Loader]:
+    """Load a family's model: loaded(name, context=..., kv=...)."""
+    loader = Loader(language_models)
+    yield loader
+    loader.close()
