@@ -7,6 +7,8 @@
 //
 // Internal linkage: each file that includes this compiles its own (table.h). Needs AVX2.
 #pragma once
+#include <cstring>
+
 #include "avx2.h"
 #include "table.h"
 
@@ -14,6 +16,7 @@ namespace rsr {
 namespace {
 
 constexpr size_t kTileRows = 1024;  // rows that use tables once built
+constexpr size_t kRows = 4;         // whose sums are in registers at once
 
 // Each of the following decodes rows [row, row + count) of one column into the ranks of its kBlocks
 // blocks, adjacent bytes of one Ranks per row. A byte is entry << kShift.
@@ -96,18 +99,29 @@ struct FloatTypes {
   using Number = float;
 };
 
-// An entry of kLanes vectors: N registers of Numbers. The including file defines the arithmetic of
-// a register.
-template <class Arithmetic, int N>
+// An entry of kLanes vectors: N registers of Numbers, kPart bytes apart in a table. The including
+// file defines the arithmetic of a register.
+template <class Arithmetic, int N, size_t kPart = sizeof(typename Arithmetic::Register)>
 struct Lanes : Arithmetic {
   using Register = typename Arithmetic::Register;
   struct Value {
     Register part[N];
   };
   static constexpr size_t kLanes = sizeof(Value) / sizeof(typename Arithmetic::Number);
-  static constexpr int kShift = sizeof(Value) == 32 ? 2 : 3;
-  static_assert(sizeof(Value) == 8 << kShift);
+  static constexpr size_t kEntryBytes =  // from one entry to the next
+      kPart == sizeof(Register) ? sizeof(Value) : sizeof(Register);
+  static constexpr int kShift = kEntryBytes == 32 ? 2 : 3;
+  static_assert(kEntryBytes == 8 << kShift &&
+                (N == 1 || kPart % kEntryBytes == 0 || kEntryBytes == sizeof(Value)));
 
+  static Value entry(const char* p) {
+    Value v;
+    for (int i = 0; i < N; i++) v.part[i] = Arithmetic::load(p + i * kPart);
+    return v;
+  }
+  static void set_entry(char* p, Value v) {
+    for (int i = 0; i < N; i++) Arithmetic::store(p + i * kPart, v.part[i]);
+  }
   static Value load(const void* p) {
     Value v;
     for (int i = 0; i < N; i++)
@@ -128,6 +142,10 @@ struct Lanes : Arithmetic {
   }
 };
 
+// Two registers, each with a table of its own: a rank is decoded once for both.
+template <class Arithmetic>
+using TwoTables = Lanes<Arithmetic, 2, kPatterns * sizeof(typename Arithmetic::Register)>;
+
 // Adds int16 sums to int32 sums and clears them.
 inline void widen(int16_t* tile, int32_t* sums, size_t count) {
   for (size_t i = 0; i < count; i += 8) {
@@ -146,21 +164,32 @@ struct TableProduct {
   using Y = typename Lanes::Y;
   using Number = typename Lanes::Number;
   using Value = typename Lanes::Value;
+  using Ranks = typename Packing::Ranks;
   static constexpr size_t kLanes = Lanes::kLanes;
   static constexpr bool kWidens = std::is_same_v<Number, int16_t>;
-  static constexpr size_t kEntryBytes = 8 << Lanes::kShift, kTableBytes = kPatterns * kEntryBytes;
+  static constexpr size_t kEntryBytes = Lanes::kEntryBytes;
+  static constexpr size_t kTableBytes = kPatterns * sizeof(Value);
   // Columns whose tables are in L1 at once. More would fit; half of L1 measured best.
   static constexpr size_t kColumns = Packing::kColumns * 64 / kEntryBytes;
   static constexpr size_t kBlocks = kColumns * Packing::kBlocks;
 
+  // Ranks of a tile, (strip, column, kStripRows): the first strip may begin above the tile.
+  using TileRanks = Ranks[(kTileRows + Packing::kStripRows) * kColumns];
+
   struct PerThread {
     alignas(64) char tables[kBlocks * kTableBytes];
-    typename Packing::Ranks ranks[kColumns * Packing::kStripRows];
-    Number tile[kTileRows * kLanes];
-    Y sums[kWidens ? kTileRows * kLanes : 1];
+    TileRanks ranks;
   };
+  // Behind it, for each kLanes vectors of the pass, (row, kLanes):
+  struct Sums {
+    alignas(64) Number tile[kTileRows * kLanes];
+    Y wide[kWidens ? kTileRows * kLanes : 16];
+  };
+  static Sums* sums_of(PerThread& scratch) { return reinterpret_cast<Sums*>(&scratch + 1); }
 
-  static size_t per_thread_bytes(size_t, int, size_t) { return sizeof(PerThread); }
+  static size_t per_thread_bytes(size_t, int, size_t count) {
+    return sizeof(PerThread) + divide_up(count, kLanes) * sizeof(Sums);
+  }
 
   // x, interleaved: (vectors / kLanes, inputs, kLanes).
   static size_t shared_bytes(size_t columns, int k, size_t count) {
@@ -202,8 +231,8 @@ struct TableProduct {
     for (int p = 0; p < 9; p++) {
       const Value last_two = Lanes::add(level[2][p % 3], level[1][p / 3]);
       for (int d = 0; d < 3; d++)
-        Lanes::store(table + Packing::entry(9 * d + p) * kEntryBytes,
-                     Lanes::add(last_two, level[0][d]));
+        Lanes::set_entry(table + Packing::entry(9 * d + p) * kEntryBytes,
+                         Lanes::add(last_two, level[0][d]));
     }
   }
 
@@ -214,24 +243,49 @@ struct TableProduct {
       for (int d = k - 1; d-- > 0;)
         sum =
             Lanes::add(sum, Lanes::times(Lanes::load(x + d * kLanes), patterns[d * kPatterns + p]));
-      Lanes::store(table + p * kEntryBytes, sum);
+      Lanes::set_entry(table + p * kEntryBytes, sum);
     }
   }
 
   // Adds the entries of `columns` columns to the sums of each row; kKnown: `columns`, or 0 if
   // unknown at compile time.
   template <size_t kKnown>
-  static void add_rows(const char* tables, const typename Packing::Ranks* ranks, size_t columns,
-                       size_t count, Number* tile) {
-    for (size_t r = 0; r < count; r++, tile += kLanes) {
-      Value sum = Lanes::load(tile);
+  static void add_rows(const char* tables, const Ranks* ranks, size_t columns, size_t count,
+                       Number* tile) {
+    for (size_t r = 0; r < count; r += kRows, tile += kRows * kLanes) {
+      Value sums[kRows];
+      for (size_t i = 0; i < kRows; i++) sums[i] = Lanes::load(tile + i * kLanes);
       const char* t = tables;
       for (size_t j = 0; j < (kKnown ? kKnown : columns); j++) {
-        typename Packing::Ranks bytes = ranks[j * Packing::kStripRows + r];
-        for (size_t b = 0; b < Packing::kBlocks; b++, t += kTableBytes, bytes >>= 8)
-          sum = Lanes::add(sum, Lanes::load(t + 8 * size_t{bytes & 255}));
+        Ranks bytes[kRows];
+        for (size_t i = 0; i < kRows; i++) bytes[i] = ranks[j * Packing::kStripRows + r + i];
+        for (size_t b = 0; b < Packing::kBlocks; b++, t += kTableBytes)
+          for (size_t i = 0; i < kRows; i++) {
+            sums[i] = Lanes::add(sums[i], Lanes::entry(t + 8 * size_t{bytes[i] & 255}));
+            bytes[i] >>= 8;
+          }
       }
-      Lanes::store(tile, sum);
+      for (size_t i = 0; i < kRows; i++) Lanes::store(tile + i * kLanes, sums[i]);
+    }
+  }
+
+  // Adds the entries of the first `blocks` blocks of one column: sum_of(row) + entries goes to
+  // put(row, sum). kKnown: `blocks`, or 0 if unknown at compile time.
+  template <size_t kKnown, class SumOf, class Put>
+  static void add_column(const char* tables, const Ranks* ranks, size_t blocks, size_t count,
+                         const SumOf& sum_of, const Put& put) {
+    for (size_t r = 0; r < count; r += kRows) {
+      Value sums[kRows];
+      Ranks bytes[kRows];
+      for (size_t i = 0; i < kRows; i++) sums[i] = sum_of(r + i);
+      for (size_t i = 0; i < kRows; i++) bytes[i] = ranks[r + i];
+      const char* t = tables;
+      for (size_t b = 0; b < (kKnown ? kKnown : blocks); b++, t += kTableBytes)
+        for (size_t i = 0; i < kRows; i++) {
+          sums[i] = Lanes::add(sums[i], Lanes::entry(t + 8 * size_t{bytes[i] & 255}));
+          bytes[i] >>= 8;
+        }
+      for (size_t i = 0; i < kRows; i++) put(r + i, sums[i]);
     }
   }
 
@@ -243,7 +297,7 @@ struct TableProduct {
 
   // Decodes the ranks of rows [r, stop) of a strip in some columns.
   static void decode_rows(const RankedRows& a, size_t r, size_t stop, size_t first_column,
-                          size_t columns, typename Packing::Ranks* ranks) {
+                          size_t columns, Ranks* ranks) {
     const size_t start = r / Packing::kStripRows * Packing::kStripRows;
     const size_t height = strip_height<Packing>(a.end - start);
     const uint8_t* column =
@@ -257,65 +311,88 @@ struct TableProduct {
     return min(bottom, (r / Packing::kStripRows + 1) * Packing::kStripRows);
   }
 
-  // Adds the entries of columns [g, g + columns) to the sums of rows [top, bottom).
-  static void add_columns(const RankedRows& a, size_t top, size_t bottom, size_t g, size_t columns,
-                          const char* tables, typename Packing::Ranks* ranks, Number* tile) {
+  // The end of the tile that begins with row `top`: tiles are about as high as each other.
+  static size_t tile_end(size_t top, size_t last) {
+    const size_t rows = last - top, tiles = divide_up(rows, kTileRows);
+    return min(last,
+               top + divide_up(divide_up(rows, tiles), Packing::kStripRows) * Packing::kStripRows);
+  }
+
+  // Calls body(first row, one past the last, ranks of the first) for each strip of a tile.
+  template <class Body>
+  static void for_strips(size_t top, size_t bottom, Ranks* ranks, const Body& body) {
+    const size_t begin = top / Packing::kStripRows * Packing::kStripRows;
     for (size_t r = top, stop; r < bottom; r = stop) {
       stop = strip_end(r, bottom);
-      decode_rows(a, r, stop, g, columns, ranks);
-      Number* sums = tile + (r - top) * kLanes;
-      columns == kColumns ? add_rows<kColumns>(tables, ranks, columns, stop - r, sums)
-                          : add_rows<0>(tables, ranks, columns, stop - r, sums);
+      const size_t strip = r / Packing::kStripRows * Packing::kStripRows;
+      body(r, stop, ranks + (strip - begin) * kColumns + r - strip);
     }
   }
 
-  static void widen_sums(size_t rows, PerThread& scratch) {
-    if constexpr (kWidens) widen(scratch.tile, scratch.sums, rows * kLanes);
+  // Adds the entries of `columns` columns to the sums of rows [top, bottom), whose ranks are there.
+  static void add_tile(size_t top, size_t bottom, size_t columns, const char* tables, Ranks* ranks,
+                       Number* tile) {
+    for_strips(top, bottom, ranks, [&](size_t r, size_t stop, const Ranks* here) {
+      Number* sums = tile + (r - top) * kLanes;
+      columns == kColumns ? add_rows<kColumns>(tables, here, columns, stop - r, sums)
+                          : add_rows<0>(tables, here, columns, stop - r, sums);
+    });
   }
 
-  // Rows [top, bottom) times kLanes vectors.
+  static void decode_tile(const RankedRows& a, size_t top, size_t bottom, size_t g, size_t columns,
+                          Ranks* ranks) {
+    for_strips(top, bottom, ranks, [&](size_t r, size_t stop, Ranks* here) {
+      decode_rows(a, r, stop, g, columns, here);
+    });
+  }
+
+  // Rows [top, bottom) times `sets` times kLanes vectors.
   static void multiply_tile(const RankedRows& a, size_t top, size_t bottom, const Pattern* patterns,
-                            int k, bool ternary, const Number* x, PerThread& scratch) {
-    const size_t rows = bottom - top;
-    for (size_t i = 0; i < rows * kLanes; i++) scratch.tile[i] = 0;
-    if (kWidens)
-      for (size_t i = 0; i < rows * kLanes; i++) scratch.sums[i] = 0;
+                            int k, bool ternary, const Number* x, size_t sets, PerThread& scratch) {
+    const size_t sums = (bottom - top) * kLanes, inputs = a.columns * Packing::kBlocks * k * kLanes;
+    Sums* const all = sums_of(scratch);
+    for (size_t s = 0; s < sets; s++) {
+      std::memset(all[s].tile, 0, sums * sizeof(Number));
+      if (kWidens) std::memset(all[s].wide, 0, sums * sizeof(Y));
+    }
     size_t since = 0;  // columns since the last widening
     for (size_t g = 0, columns; g < a.columns; g += columns) {
       columns = min(a.columns - g, kColumns);
-      if (kWidens && since + columns > a.columns_per_widen) {
-        if (since) widen_sums(rows, scratch);
-        since = 0;
-        columns = min(columns, a.columns_per_widen);
+      const bool is_full = kWidens && since + columns > a.columns_per_widen;
+      if (is_full) columns = min(columns, a.columns_per_widen);
+      decode_tile(a, top, bottom, g, columns, scratch.ranks);
+      for (size_t s = 0; s < sets; s++) {
+        if constexpr (kWidens)
+          if (is_full && since) widen(all[s].tile, all[s].wide, sums);
+        build_tables(x + s * inputs, patterns, k, ternary, columns * Packing::kBlocks,
+                     scratch.tables);
+        add_tile(top, bottom, columns, scratch.tables, scratch.ranks, all[s].tile);
       }
-      since += columns;
-      const size_t blocks = columns * Packing::kBlocks;
-      build_tables(x, patterns, k, ternary, blocks, scratch.tables);
-      x += blocks * k * kLanes;
-      add_columns(a, top, bottom, g, columns, scratch.tables, scratch.ranks, scratch.tile);
+      since = is_full ? columns : since + columns;
+      x += columns * Packing::kBlocks * k * kLanes;
     }
-    widen_sums(rows, scratch);
+    if constexpr (kWidens)
+      for (size_t s = 0; s < sets; s++) widen(all[s].tile, all[s].wide, sums);
   }
 
   static void multiply(const RankedRows& a, const Pattern* patterns, int k, const void* shared,
                        size_t count, void* memory, Y* y, size_t stride) {
     PerThread& scratch = *static_cast<PerThread*>(memory);
-    const size_t inputs = a.columns * Packing::kBlocks * k;
     const bool ternary = is_ternary(patterns, k);
-    for (size_t i = 0; i < sizeof(scratch.tables); i++)
-      scratch.tables[i] = 0;  // for ranks that are no pattern
-    for (size_t first = 0; first < count; first += kLanes) {
-      const Number* x = static_cast<const Number*>(shared) + first * inputs;
-      const size_t vectors = min(count - first, kLanes);
-      for (size_t top = a.first; top < a.last; top += kTileRows) {
-        const size_t bottom = min(a.last, top + kTileRows);
-        multiply_tile(a, top, bottom, patterns, k, ternary, x, scratch);
+    std::memset(scratch.tables, 0, sizeof scratch.tables);  // for ranks that are no pattern
+    const Number* x = static_cast<const Number*>(shared);
+    for (size_t top = a.first, bottom; top < a.last; top = bottom) {
+      bottom = tile_end(top, a.last);
+      multiply_tile(a, top, bottom, patterns, k, ternary, x, divide_up(count, kLanes), scratch);
+      for (size_t i = 0; i < count; i += kLanes) {
+        const Sums& all = sums_of(scratch)[i / kLanes];
         const Y* sums;
         if constexpr (kWidens)
-          sums = scratch.sums;
+          sums = all.wide;
         else
-          sums = scratch.tile;
-        store_tile(sums, bottom - top, vectors, y + first * stride + top - a.first, stride);
+          sums = all.tile;
+        store_tile(sums, bottom - top, min(count - i, kLanes), y + i * stride + top - a.first,
+                   stride);
       }
     }
   }
@@ -325,8 +402,9 @@ struct TableProduct {
       for (size_t r = 0; r < rows; r++) y[i * stride + r] = sums[r * kLanes + i];
   }
 
-  static constexpr BatchKernel<X, Pattern, Y> kernel(size_t min_vectors) {
-    return {min_vectors, kLanes, shared_bytes, per_thread_bytes, prepare, multiply};
+  // sets: kLanes vectors each, of one pass: they share decoded ranks.
+  static constexpr BatchKernel<X, Pattern, Y> kernel(size_t min_vectors, size_t sets = 1) {
+    return {min_vectors, sets * kLanes, shared_bytes, per_thread_bytes, prepare, multiply};
   }
 };
 

@@ -48,8 +48,14 @@ void fill_tables_avx2(KernelTable& table, Isa isa) {
   table.n4s1_i8.large_batch = TableProduct<Lanes<Int16, 2>, N4S1Ranks>::kernel(22);
   table.w16_f32.small_batch = TableProduct<Lanes<Float32, 1>, W16Ranks>::kernel(3);
   table.w16_f32.medium_batch = TableProduct<Lanes<Float32, 2>, W16Ranks>::kernel(10);
-  table.w16_f32.small_grouped_batch = GroupedFloatTableProduct<Lanes<Float32, 1>>::kernel(3);
-  table.w16_f32.large_grouped_batch = GroupedFloatTableProduct<Lanes<Float32, 2>>::kernel(10);
+  table.w16_f32.small_grouped_batch =
+      GroupedFloatTableProduct<Lanes<Float32, 1>, W16Ranks>::kernel(3);
+  table.w16_f32.large_grouped_batch =
+      GroupedFloatTableProduct<Lanes<Float32, 2>, W16Ranks>::kernel(10);
+  table.n4s1_f32.small_grouped_batch =
+      GroupedFloatTableProduct<Lanes<Float32, 1>, N4S1Ranks>::kernel(4);
+  table.n4s1_f32.large_grouped_batch =
+      GroupedFloatTableProduct<Lanes<Float32, 2>, N4S1Ranks>::kernel(12);
   table.n4s1_f32.small_batch = TableProduct<Lanes<Float32, 1>, N4S1Ranks>::kernel(4);
   table.n4s1_f32.medium_batch = TableProduct<Lanes<Float32, 2>, N4S1Ranks>::kernel(12);
 }

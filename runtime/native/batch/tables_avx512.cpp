@@ -13,12 +13,42 @@ struct Float32 : FloatTypes {
   static __m512 times(__m512 a, float p) { return _mm512_mul_ps(a, _mm512_set1_ps(p)); }
 };
 
+struct Int16 {
+  using X = int8_t;
+  using Pattern = int16_t;
+  using Y = int32_t;
+  using Number = int16_t;
+  using Register = __m512i;
+
+  static __m512i load(const void* p) { return _mm512_loadu_si512(p); }
+  static void store(void* p, __m512i v) { _mm512_storeu_si512(p, v); }
+  static __m512i add(__m512i a, __m512i b) { return _mm512_add_epi16(a, b); }
+  static __m512i times(__m512i a, int16_t p) { return _mm512_mullo_epi16(a, _mm512_set1_epi16(p)); }
+};
+
+template <class Packing>
+using GroupedInt16 = GroupedTables<GroupedTableProduct<Lanes<Int16, 1>, Packing>,
+                                   GroupedTableProduct<TwoTables<Int16>, Packing>>;
+
 }  // namespace
 
 void fill_tables_avx512(KernelTable& table) {
-  table.w16_f32.medium_batch = TableProduct<Lanes<Float32, 1>, W16Ranks>::kernel(16);
-  table.w16_f32.small_grouped_batch = GroupedFloatTableProduct<Lanes<Float32, 1>>::kernel(13);
-  table.n4s1_f32.medium_batch = TableProduct<Lanes<Float32, 1>, N4S1Ranks>::kernel(13);
+  table.w16_i8.large_grouped_batch = GroupedInt16<W16Ranks>::kernel(16);
+  table.n4s1_i8.large_grouped_batch = GroupedInt16<N4S1Ranks>::kernel(16);
+  table.n4s1_i8.large_batch = TableProduct<TwoTables<Int16>, N4S1Ranks>::kernel(27);
+
+  table.w16_f32.small_batch = TableProduct<Lanes<Float32, 1>, W16Ranks>::kernel(16);
+  table.w16_f32.medium_batch = TableProduct<TwoTables<Float32>, W16Ranks>::kernel(17, 4);
+  table.w16_f32.small_grouped_batch =
+      GroupedFloatTableProduct<Lanes<Float32, 1>, W16Ranks>::kernel(13);
+  table.w16_f32.large_grouped_batch =
+      GroupedFloatTableProduct<TwoTables<Float32>, W16Ranks>::kernel(17, 2);
+  table.n4s1_f32.small_batch = TableProduct<Lanes<Float32, 1>, N4S1Ranks>::kernel(13);
+  table.n4s1_f32.medium_batch = TableProduct<TwoTables<Float32>, N4S1Ranks>::kernel(17, 4);
+  table.n4s1_f32.small_grouped_batch =
+      GroupedFloatTableProduct<Lanes<Float32, 1>, N4S1Ranks>::kernel(13);
+  table.n4s1_f32.large_grouped_batch =
+      GroupedFloatTableProduct<TwoTables<Float32>, N4S1Ranks>::kernel(17, 2);
 }
 
 }  // namespace rsr

@@ -486,19 +486,25 @@ void check_dtype(Harness& harness, const char* name, Index<Packing>& a, size_t v
 // the groups.
 template <class X, class Get>
 void check_short_units(Harness& harness, const char* name, Index<N4S1>& a, const Get& get) {
-  Inputs<X> in(a, 33);
+  Inputs<X> in(a, 67);
   harness.each((std::string(name) + ".vector (grouped)").c_str(),
                [&](const rsr::KernelTable& t) -> auto& { return get(t).vector; },
                [&](const auto& kernel, const Table&) {
                  for (int i = 0; i < 3; i++) check_grouped(kernel, a, in);
                  if constexpr (std::is_same_v<X, int8_t>) check_vector(kernel, a, in);
                });
-  harness.each((std::string(name) + ".large_grouped_batch").c_str(),
-               [&](const rsr::KernelTable& t) -> auto& { return get(t).large_grouped_batch; },
-               [&](const auto& kernel, const Table&) {
-                 for (size_t count : {size_t{1}, 2 + below(15), 17 + below(16)})
-                   check_grouped_batch(kernel, a, in, count);
-               });
+  const auto check = [&](const char* which, const auto& batch_of) {
+    harness.each((std::string(name) + which).c_str(),
+                 [&](const rsr::KernelTable& t) -> auto& { return batch_of(get(t)); },
+                 [&](const auto& kernel, const Table&) {
+                   for (size_t count : {size_t{1}, 2 + below(15), 17 + below(16), 33 + below(35)})
+                     check_grouped_batch(kernel, a, in, count);
+                 });
+  };
+  check(".small_grouped_batch",
+        [](const auto& kernels) -> auto& { return kernels.small_grouped_batch; });
+  check(".large_grouped_batch",
+        [](const auto& kernels) -> auto& { return kernels.large_grouped_batch; });
 }
 
 void check_groups_of_units(Harness& harness) {
@@ -552,31 +558,65 @@ void check_shapes(Harness& harness, int k, const std::vector<int>& digits, int s
   }
 }
 
-// Groups of 43 blocks.
-template <class Packing, class X, class Get>
-void time_groups(Harness& harness, const std::string& name, Index<Packing>& ungrouped, const X* x,
-                 const Get& get) {
-  const rsr::Grouping grouping{43, ungrouped.blocks};
-  std::unique_ptr<Index<Packing>> units;
+constexpr size_t kTimedGroup = 43;  // blocks
+
+// An index like another, for groups of kTimedGroup blocks.
+template <class Packing>
+Index<Packing> in_groups(const Index<Packing>& a, const std::vector<int>& digits) {
   if constexpr (std::is_same_v<Packing, N4S1>)
-    units = std::make_unique<Index<Packing>>(ungrouped.rows, grouping, Fill::random);
-  Index<Packing>& a = units ? *units : ungrouped;
+    return Index<Packing>(a.rows, {kTimedGroup, a.blocks}, Fill::random);
+  else
+    return Index<Packing>(a.rows, a.columns, a.k, digits, Fill::random);
+}
+
+// Vectors one at a time, and in batches.
+template <class X, class Packing, class Get>
+void time_groups(Harness& harness, const std::string& slot, Index<Packing> a, const Get& get) {
+  const rsr::Grouping grouping{kTimedGroup, a.blocks, 128};
+  const size_t most = 64;
+  std::vector<X> x(most * a.columns * Packing::kBlocks * a.k);
+  for (X& value : x) value = static_cast<X>(normal());
+  std::vector<float> scales(a.rows * a.blocks, 1.0f), y(most * a.rows);
+  const double work = static_cast<double>(a.rows * a.inputs);
+  const std::string vector = slot + ".vector (grouped)";
   harness.each(
-      name.c_str(), [&](const rsr::KernelTable& t) -> auto& { return get(t).vector; },
+      vector.c_str(), [&](const rsr::KernelTable& t) -> auto& { return get(t).vector; },
       [&](const auto& kernel, const Table& table) {
-        const auto tables = grouped_tables_of(kernel, a, grouping, x);
-        std::vector<float> y(a.rows), scales(a.rows * a.blocks, 1.0f);
-        harness.time(name.c_str(), table, static_cast<double>(a.rows * a.inputs), "MAC", [&] {
+        const auto tables = grouped_tables_of(kernel, a, grouping, x.data());
+        harness.time(vector.c_str(), table, work, "MAC", [&] {
           for (size_t r = 0; r < a.rows; r += Packing::kStripRows)
             kernel.lookup_grouped(a.wanted(r, r, r + a.height(r)),
                                   {scales.data() + r, a.rows, false, grouping}, tables->data(),
                                   y.data() + r);
         });
       });
+  const auto time_batch = [&](const char* which, const auto& batch_of) {
+    const std::string name = slot + which;
+    harness.each(
+        name.c_str(), [&](const rsr::KernelTable& t) -> auto& { return batch_of(get(t)); },
+        [&](const auto& kernel, const Table& table) {
+          const size_t count = std::min(most, kernel.max_vectors);
+          const auto* patterns = a.patterns_of(x.data());
+          Guarded<char> shared(kernel.shared_bytes(grouping, a.k, count));
+          Guarded<char> per_thread(kernel.per_thread_bytes(grouping, a.k, count));
+          harness.time(name.c_str(), table, work * static_cast<double>(count), "MAC", [&] {
+            kernel.prepare(x.data(), patterns, a.k, a.columns, grouping, count, 0, count,
+                           shared.data());
+            kernel.multiply(a.wanted(0, 0, a.rows), {scales.data(), a.rows, false, grouping},
+                            patterns, a.k, shared.data(), count, per_thread.data(), y.data(),
+                            a.rows);
+          });
+        });
+  };
+  time_batch(".small_grouped_batch",
+             [](const auto& kernels) -> auto& { return kernels.small_grouped_batch; });
+  time_batch(".large_grouped_batch",
+             [](const auto& kernels) -> auto& { return kernels.large_grouped_batch; });
 }
 
 template <class Packing, class X, class Get>
-void time_dtype(Harness& harness, const std::string& slot, Index<Packing>& a, const Get& get) {
+void time_dtype(Harness& harness, const std::string& slot, Index<Packing>& a,
+                const std::vector<int>& digits, const Get& get) {
   using Y = std::conditional_t<std::is_same_v<X, int8_t>, int32_t, float>;
   Inputs<X> in(a, 64);
   for (size_t i = 0; i < in.x.size(); i++) in.x[i] = static_cast<X>(normal());
@@ -592,7 +632,7 @@ void time_dtype(Harness& harness, const std::string& slot, Index<Packing>& a, co
             kernel.lookup(a.wanted(r, r, r + a.height(r)), tables->data(), y.data() + r);
         });
       });
-  time_groups(harness, slot + ".vector (grouped)", a, in.x.data(), get);
+  time_groups<X>(harness, slot, in_groups(a, digits), get);
   const auto time_batch = [&](const char* which, const auto& batch_of) {
     const std::string name = slot + which;
     harness.each(
@@ -610,32 +650,6 @@ void time_dtype(Harness& harness, const std::string& slot, Index<Packing>& a, co
           });
         });
   };
-  [[maybe_unused]] const auto time_grouped_batch = [&](const char* which, const auto& batch_of) {
-    const std::string name = slot + which;
-    harness.each(
-        name.c_str(), [&](const rsr::KernelTable& t) -> auto& { return batch_of(get(t)); },
-        [&](const auto& kernel, const Table& table) {
-          const rsr::Grouping grouping{43, a.blocks, 128};
-          const size_t count = std::min<size_t>(in.count, kernel.max_vectors);
-          const X* x = in.x.data();
-          Guarded<char> shared(kernel.shared_bytes(grouping, a.k, count));
-          Guarded<char> per_thread(kernel.per_thread_bytes(grouping, a.k, count));
-          std::vector<float> y(count * a.rows), scales(a.rows * a.blocks, 1.0f);
-          harness.time(name.c_str(), table, work * static_cast<double>(count), "MAC", [&] {
-            kernel.prepare(x, a.patterns_of(x), a.k, a.columns, grouping, count, 0, count,
-                           shared.data());
-            kernel.multiply(a.wanted(0, 0, a.rows), {scales.data(), a.rows, false, grouping},
-                            a.patterns_of(x), a.k, shared.data(), count, per_thread.data(),
-                            y.data(), a.rows);
-          });
-        });
-  };
-  if constexpr (std::is_same_v<Packing, W16>) {
-    time_grouped_batch(".small_grouped_batch",
-                       [](const auto& kernels) -> auto& { return kernels.small_grouped_batch; });
-    time_grouped_batch(".large_grouped_batch",
-                       [](const auto& kernels) -> auto& { return kernels.large_grouped_batch; });
-  }
   time_batch(".small_batch", [](const auto& kernels) -> auto& { return kernels.small_batch; });
   time_batch(".medium_batch", [](const auto& kernels) -> auto& { return kernels.medium_batch; });
   time_batch(".large_batch", [](const auto& kernels) -> auto& { return kernels.large_batch; });
@@ -661,13 +675,13 @@ void check_ranked(Harness& harness) {
   if (!harness.is_bench) return;
   Index<W16> words(1024, 256, 3, ternary, Fill::random);
   Index<N4S1> units(1024, 96, 3, ternary, Fill::random);
-  time_dtype<W16, int8_t>(harness, "w16_i8", words,
+  time_dtype<W16, int8_t>(harness, "w16_i8", words, ternary,
                           [](const rsr::KernelTable& t) -> auto& { return t.w16_i8; });
-  time_dtype<W16, float>(harness, "w16_f32", words,
+  time_dtype<W16, float>(harness, "w16_f32", words, ternary,
                          [](const rsr::KernelTable& t) -> auto& { return t.w16_f32; });
-  time_dtype<N4S1, int8_t>(harness, "n4s1_i8", units,
+  time_dtype<N4S1, int8_t>(harness, "n4s1_i8", units, ternary,
                            [](const rsr::KernelTable& t) -> auto& { return t.n4s1_i8; });
-  time_dtype<N4S1, float>(harness, "n4s1_f32", units,
+  time_dtype<N4S1, float>(harness, "n4s1_f32", units, ternary,
                           [](const rsr::KernelTable& t) -> auto& { return t.n4s1_f32; });
 }
 
