@@ -1,0 +1,259 @@
+// What can be done with conversations. Answers go on while another conversation is shown.
+
+import { receiveAnswer } from "./answer.js";
+import { newId, now, titleOf, Tree } from "./conversation.js";
+import { announce, byId } from "./dom.js";
+import { contextUsed, showContext, showSpeed } from "./meter.js";
+import { chatRequest } from "./request.js";
+import { rememberedSettings, summary } from "./settings.js";
+import * as store from "./store.js";
+import { throttled } from "./throttle.js";
+
+const PAINT_MS = 50; // between changes on the screen while an answer comes
+const SAVE_MS = 2000; // between saves of it
+const SPOKEN = 300; // characters of an answer that screen readers say at once
+
+/**
+ * A conversation in memory.
+ * @typedef {object} Session
+ * @property {import("./conversation.js").Conversation} conversation
+ * @property {Tree} tree
+ * @property {import("./conversation.js").Message | null} live  the answer that is coming
+ * @property {AbortController | null} controller  stops it
+ */
+
+export class Chat {
+  /** @type {Map<string, Session>} */
+  #running = new Map();
+  /** @type {Session} */
+  #session = newSession();
+  #model = { id: "", context: 0 };
+
+  /**
+   * @param {object} parts
+   * @param {import("./message_list.js").MessageList} parts.list
+   * @param {import("./history.js").History} parts.history
+   * @param {import("./composer.js").Composer} parts.composer
+   * @param {() => Promise<boolean>} parts.askForKey  returns whether there is a new key
+   */
+  constructor({ list, history, composer, askForKey }) {
+    this.list = list;
+    this.history = history;
+    this.composer = composer;
+    this.askForKey = askForKey;
+  }
+
+  get conversation() {
+    return this.#session.conversation;
+  }
+
+  setModel(model) {
+    this.#model = model;
+    this.#showState();
+  }
+
+  /** Show an empty conversation. */
+  create() {
+    this.#show(newSession());
+  }
+
+  /** Show a conversation of the database. @returns {Promise<boolean>} whether it exists */
+  async open(id) {
+    const running = this.#running.get(id);
+    const conversation = running ? running.conversation : await store.conversation(id);
+    if (!conversation) return false;
+    const tree = running ? running.tree : new Tree(await store.messages(id));
+    this.#show(running ?? { conversation, tree, live: null, controller: null });
+    return true;
+  }
+
+  /** Send a message of the user and get the answer. */
+  send(text) {
+    return this.#sendAfter(this.#session.conversation.leaf, text);
+  }
+
+  /** Send another version of a message. */
+  resend(message, text) {
+    return this.#sendAfter(message.parent, text);
+  }
+
+  /** Get another answer to the same message. */
+  regenerate(message) {
+    return this.#answer(this.#session, this.#session.tree.get(message.parent));
+  }
+
+  /** Try again after an error; an answer without text is replaced. */
+  async retry(message) {
+    const { tree, conversation } = this.#session;
+    if (!message.content && !message.reasoning) {
+      tree.remove(message);
+      conversation.leaf = message.parent;
+      await store.removeMessage(message.id);
+    }
+    await this.regenerate(message);
+  }
+
+  /** Show another version of a message, with what followed it. */
+  async showVersion(message) {
+    const { tree, conversation } = this.#session;
+    conversation.leaf = tree.newestLeaf(message).id;
+    this.#render();
+    document.querySelector(`[data-id="${message.id}"] .branch button:enabled`)?.focus();
+    await store.save(conversation);
+  }
+
+  /** Edit the last message of the user. */
+  editLast() {
+    const { tree, conversation } = this.#session;
+    const last = tree.path(conversation.leaf).findLast(({ role }) => role === "user");
+    if (last) this.list.edit(last);
+  }
+
+  /** Stop the answer that is shown. */
+  stop() {
+    this.#session.controller?.abort();
+  }
+
+  async rename(id, title) {
+    const conversation = this.#held(id)?.conversation ?? (await store.conversation(id));
+    conversation.title = title;
+    await store.save(conversation);
+    if (id === this.conversation.id) this.#showState();
+    await this.history.refresh();
+  }
+
+  async remove(id) {
+    const session = this.#held(id);
+    if (session) {
+      session.isRemoved = true;
+      session.controller?.abort();
+    }
+    await store.remove(id);
+    if (id === this.conversation.id) this.create();
+    await this.history.refresh();
+  }
+
+  async changeSettings(settings) {
+    const { conversation, tree } = this.#session;
+    conversation.settings = settings;
+    this.#showState();
+    if (tree.all().length) await store.save(conversation);
+  }
+
+  #held(id) {
+    return this.#running.get(id) ?? (id === this.conversation.id ? this.#session : undefined);
+  }
+
+  async #sendAfter(parent, text) {
+    const session = this.#session;
+    const { conversation, tree } = session;
+    if (session.live) return;
+    const message = { id: newId(), conversation: conversation.id, parent, role: "user", created: now(), content: text };
+    if (!tree.all().length) conversation.title = titleOf(text);
+    tree.add(message);
+    conversation.leaf = message.id;
+    this.list.follow();
+    const answered = this.#answer(session, message);
+    await store.save(conversation, [message]);
+    rememberInAddress(conversation.id);
+    await this.history.refresh();
+    this.history.mark(this.conversation.id);
+    await answered;
+  }
+
+  /** Get an answer to a message. */
+  async #answer(session, question) {
+    if (session.live) return;
+    const { conversation, tree } = session;
+    const { settings } = conversation;
+    const body = chatRequest(this.#model.id, tree.path(question.id), settings);
+    const message = { id: newId(), conversation: conversation.id, parent: question.id, role: "assistant", created: now(), content: "" };
+    if (settings.schema) message.isJson = true;
+    tree.add(message);
+    Object.assign(session, { live: message, controller: new AbortController() });
+    Object.assign(conversation, { leaf: message.id, updated: now() });
+    this.#running.set(conversation.id, session);
+    const before = contextUsed(tree.path(question.id), settings.system);
+    const paint = throttled(({ tokens, speed }) => {
+      if (session !== this.#session) return;
+      this.list.grow(message);
+      showContext(before + tokens, this.#model.context);
+      showSpeed(speed);
+    }, PAINT_MS);
+    const keep = throttled(() => store.save(conversation, [message]), SAVE_MS);
+    this.#render();
+    announce("Waiting for the answer");
+
+    let error = null;
+    try {
+      error = await receiveAnswer(body, message, session.controller.signal, (progress) => {
+        paint(progress);
+        keep();
+      });
+    } finally {
+      paint.cancel();
+      keep.cancel();
+      Object.assign(session, { live: null, controller: null });
+      this.#running.delete(conversation.id);
+      if (!session.isRemoved) await store.save(conversation, [message]);
+      if (session === this.#session) this.#finished(message);
+    }
+    if (error?.needsKey && session === this.#session && (await this.askForKey())) await this.retry(message);
+  }
+
+  #finished(message) {
+    this.#render();
+    const { content, error, finish } = message;
+    if (error) announce(error);
+    else if (finish === "stopped") announce("Stopped");
+    else announce(content.length <= SPOKEN ? `Answer: ${content}` : "The answer is complete");
+  }
+
+  #show(session) {
+    this.#session = session;
+    this.list.clear();
+    this.#render();
+    this.list.follow();
+    this.history.mark(session.conversation.id);
+    rememberInAddress(session.tree.all().length ? session.conversation.id : "");
+  }
+
+  #render() {
+    const { tree, conversation, live } = this.#session;
+    this.list.show(tree, conversation.leaf, live);
+    this.composer.setBusy(live !== null);
+    this.#showState();
+  }
+
+  /** Show the title, the context and the settings. */
+  #showState() {
+    const { tree, conversation, live } = this.#session;
+    const { title, settings, leaf } = conversation;
+    const isEmpty = !tree.all().length;
+    byId("title").textContent = isEmpty ? "New conversation" : title;
+    document.title = isEmpty ? "RSR chat" : `${title} - RSR chat`;
+    byId("export-one").disabled = isEmpty;
+    byId("active-settings").textContent = summary(settings);
+    byId("active-settings").title = summary(settings);
+    if (live) return;
+    const path = tree.path(leaf);
+    showContext(path.length ? contextUsed(path, settings.system) : 0, this.#model.context);
+    showSpeed(path.at(-1)?.speed ?? 0);
+  }
+}
+
+/** @returns {Session} */
+function newSession() {
+  const time = now();
+  return {
+    conversation: { id: newId(), title: "", created: time, updated: time, leaf: null, settings: rememberedSettings() },
+    tree: new Tree(),
+    live: null,
+    controller: null,
+  };
+}
+
+/** Have a reload show the same conversation. */
+function rememberInAddress(id) {
+  if (location.hash.slice(1) !== id) history.pushState(null, "", id ? `#${id}` : location.pathname);
+}

@@ -1,0 +1,140 @@
+// Puts the parts of the page together.
+
+import { apiKey, model } from "./api.js";
+import { ask } from "./ask.js";
+import { Chat } from "./chat.js";
+import { Composer } from "./composer.js";
+import { announce, byId, saveFile } from "./dom.js";
+import { History } from "./history.js";
+import { MessageList } from "./message_list.js";
+import { hideNotice, showNotice } from "./notice.js";
+import { SettingsForm } from "./settings.js";
+import { listenForShortcuts } from "./shortcuts.js";
+import { closeSidebar, openSidebar } from "./sidebar.js";
+import * as store from "./store.js";
+import { exported, importFrom } from "./transfer.js";
+
+const list = new MessageList({
+  regenerate: (message) => act(chat.regenerate(message)),
+  retry: (message) => act(chat.retry(message)),
+  resend: (message, text) => act(chat.resend(message, text)),
+  show: (message) => act(chat.showVersion(message)),
+});
+const composer = new Composer({
+  send: (text) => act(chat.send(text)),
+  stop: () => chat.stop(),
+  editLast: () => chat.editLast(),
+});
+const history = new History({
+  open: (id) => act(openConversation(id)),
+  rename: (conversation) => act(rename(conversation)),
+  remove: (conversation) => act(remove(conversation)),
+});
+const chat = new Chat({ list, history, composer, askForKey });
+const settings = new SettingsForm((changed) => act(chat.changeSettings(changed)), apiKey);
+
+/** Show the error of work that goes on. */
+function act(work) {
+  work.catch((error) => {
+    console.error(error);
+    showNotice(`That did not work: ${error.message}`);
+  });
+}
+
+async function openConversation(id) {
+  if (!(await chat.open(id))) chat.create();
+  closeSidebar();
+  composer.focus();
+}
+
+function createConversation() {
+  chat.create();
+  closeSidebar();
+  composer.focus();
+}
+
+async function rename(conversation) {
+  const title = await ask({ title: "Rename conversation", ok: "Rename", input: { label: "Title", value: conversation.title } });
+  if (title) await chat.rename(conversation.id, title);
+}
+
+async function remove(conversation) {
+  const answer = await ask({ title: `Delete "${conversation.title}"?`, text: "Its messages are deleted from this browser.", ok: "Delete" });
+  if (answer === null) return;
+  await chat.remove(conversation.id);
+  byId("new").focus();
+}
+
+async function askForKey() {
+  const key = await ask({ title: "API key", text: "The server needs a key.", ok: "Use key", input: { label: "Key", type: "password" } });
+  if (!key) return false;
+  apiKey.set(key);
+  await connect();
+  return true;
+}
+
+/** Ask the server for its model. */
+async function connect() {
+  try {
+    const found = await model();
+    hideNotice();
+    chat.setModel(found);
+    byId("model").textContent = `${found.id} · ${found.context.toLocaleString("en")} tokens of context`;
+  } catch (error) {
+    byId("model").textContent = "Not connected";
+    const enter = { label: "Enter key", act: () => act(askForKey()) };
+    showNotice(error.message, error.needsKey ? enter : { label: "Try again", act: connect });
+  }
+}
+
+async function exportAll() {
+  saveFile("conversations.json", await exported(await store.conversations()));
+}
+
+async function exportOne() {
+  const name = chat.conversation.title.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 50);
+  saveFile(`${name || "conversation"}.json`, await exported([chat.conversation]));
+}
+
+async function importFile(event) {
+  const [file] = event.target.files;
+  if (!file) return;
+  const text = await file.text();
+  event.target.value = "";
+  try {
+    const count = await importFrom(text);
+    const words = count === 1 ? "1 conversation imported" : `${count} conversations imported`;
+    announce(words);
+    await history.refresh();
+    if (!count) showNotice("Nothing to import: all conversations of the file are here already.");
+  } catch (error) {
+    showNotice(error.message);
+  }
+}
+
+function startSearch() {
+  openSidebar();
+  byId("search").focus();
+  byId("search").select();
+}
+
+byId("new").addEventListener("click", createConversation);
+byId("show-settings").addEventListener("click", () => settings.open(chat.conversation.settings));
+byId("export").addEventListener("click", () => act(exportAll()));
+byId("export-one").addEventListener("click", () => act(exportOne()));
+byId("import").addEventListener("click", () => byId("import-file").click());
+byId("import-file").addEventListener("change", (event) => act(importFile(event)));
+listenForShortcuts({
+  stop: () => closeSidebar() || chat.stop(),
+  search: startSearch,
+  create: createConversation,
+  settings: () => settings.open(chat.conversation.settings),
+});
+addEventListener("popstate", () => act(openConversation(location.hash.slice(1))));
+
+await Promise.all([
+  history.refresh(),
+  connect(),
+  location.hash ? openConversation(location.hash.slice(1)) : chat.create(),
+]);
+composer.focus();
