@@ -65,12 +65,12 @@ def test_stop(how: str, running: Running, new_page: Callable[..., ChatPage]) -> 
     else:
         chat.press("Stop")
     chat.wait_for_answer()
+    assert chat.page.evaluate("document.activeElement.id") == "prompt"
     chat.until(running.is_idle)  # long before its 16,384 tokens
     assert chat.page.inner_text(".message.assistant .end") == "Stopped."
     answer = chat.conversations()[0]["messages"][1]
     assert answer["content"]
     assert answer["finish"] == "stopped"
-    assert chat.page.evaluate("document.activeElement.id") == "prompt"
 
 
 def test_reload_while_an_answer_comes(running: Running, new_page: Callable[..., ChatPage]) -> None:

@@ -83,7 +83,7 @@ class ChatPage:
 
     def texts(self, role: str) -> list[str]:
         """Return the messages of a role that are shown."""
-        found: list[str] = self.page.locator(f".message.{role} .text").all_inner_texts()
+        found: list[str] = self.page.locator(f".message.{role} .text").all_text_contents()
         return found
 
     def press(self, name: str, nth: int = -1) -> None:
