@@ -11,6 +11,7 @@ from msgspec import UNSET
 from starlette.types import Receive
 
 from ..llm.job import Job, Logprob, Started, TextFinished, TokenAdded
+from .answer import AnswerPlan, Piece, Thought
 from .conversation import template_messages, template_variables
 from .endpoint import collected, unless_gone
 from .errors import refused
@@ -24,8 +25,10 @@ from .schema import (
     ChatRequest,
     ChunkChoice,
     Delta,
+    FunctionDelta,
     Json,
     TokenLogprob,
+    ToolCallDelta,
     TopLogprob,
 )
 from .server import Server
@@ -33,6 +36,7 @@ from .settings import sampling_of
 from .sse import DONE, data, event_stream
 from .tally import Tally
 from .token_texts import TokenTexts
+from .tools import tool_offer
 
 _NOT_DONE = ("functions", "function_call", "audio", "web_search_options")
 
@@ -70,10 +74,17 @@ async def chat_chunks(server: Server, request: ChatRequest) -> AsyncGenerator[Ch
         "system_fingerprint": server.fingerprint,
     }
     async with Jobs(server) as jobs:
-        await jobs.submit(lambda: [_job(server, request)])
+        plans: list[AnswerPlan] = []
+
+        def make() -> list[Job]:
+            job, plan = _job(server, request)
+            plans.append(plan)
+            return [job]
+
+        await jobs.submit(make)
         role = Delta(role="assistant", content=None)
         yield ChatChunk(**base, choices=[ChunkChoice(i, role) for i in range(count)])
-        answers = [_Answer(server.token_texts) for _ in range(count)]
+        answers = [_Answer(server.token_texts, plans[0]) for _ in range(count)]
         async for _, event in jobs:
             if isinstance(event, Started):
                 tally.start(event)
@@ -158,48 +169,71 @@ def _check(request: ChatRequest) -> None:
         raise refused("max_tokens", "expected 1 or more")
 
 
-def _job(server: Server, request: ChatRequest) -> Job:
-    """Return the job of a request; tokenizing may take long."""
+def _job(server: Server, request: ChatRequest) -> tuple[Job, AnswerPlan]:
+    """Return the job of a request, and how to read its answers; tokenizing may take long."""
     model = server.model
+    offer = tool_offer(request.tools, request.tool_choice, request.parallel_tool_calls)
+    offer = server.answers.checked_offer(offer)
     max_tokens = request.max_completion_tokens or request.max_tokens
     prompt = model.chat_prompt(
         template_messages(request.messages),
-        request.tools,
+        None if offer is None else offer.tools,
         allow_special_tokens=False,
         **template_variables(
             server.variables, request.chat_template_kwargs, request.reasoning_effort
         ),
     )
-    return Job(
+    plan = server.answers.plan(prompt, request, offer)
+    job = Job(
         prompt,
         max_tokens,
         sampling_of(model, request, max_tokens),
         request.stop_strings,
         texts=request.n or 1,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        shown_special=plan.shown_special,
+        constraint=plan.constraint,
     )
+    return job, plan
 
 
 class _Answer:
     """One answer in progress."""
 
-    def __init__(self, texts: TokenTexts) -> None:
+    def __init__(self, texts: TokenTexts, plan: AnswerPlan) -> None:
         self._texts = texts
+        self._new_call_id = plan.new_call_id
+        self._parser = plan.parser()
+        self._calls = 0
         self._logprobs: list[TokenLogprob] = []  # of tokens whose text is not sent yet
 
     def push(self, event: TokenAdded) -> list[tuple[Delta, ChatLogprobs | None]]:
         """Return the pieces that a token adds."""
         if event.logprob is not None:
             self._logprobs.append(_token_logprob(self._texts, event.logprob))
-        return self._with_logprobs([Delta(content=event.text)] if event.text else [])
+        pieces = self._parser.push(event.text) if event.text else []
+        return self._with_logprobs([self._delta(piece) for piece in pieces])
 
     def finish(self) -> list[tuple[Delta, ChatLogprobs | None]]:
         """Return the last pieces."""
-        return self._with_logprobs([Delta()] if self._logprobs else [])
+        deltas = [self._delta(piece) for piece in self._parser.finish()]
+        return self._with_logprobs(deltas or ([Delta()] if self._logprobs else []))
 
     def finish_reason(self, event: TextFinished) -> str:
         """Return why the answer ended, as clients know it."""
-        return "stop" if event.generation.finish_reason == "stop" else "length"
+        if event.generation.finish_reason != "stop":
+            return "length"
+        return "tool_calls" if self._calls else "stop"
+
+    def _delta(self, piece: Piece) -> Delta:
+        if isinstance(piece, str):
+            return Delta(content=piece)
+        if isinstance(piece, Thought):
+            return Delta(reasoning_content=piece.text)
+        self._calls += 1
+        function = FunctionDelta(piece.name, piece.arguments)
+        index, id_ = self._calls - 1, self._new_call_id()
+        return Delta(tool_calls=[ToolCallDelta(index, function, id_, "function")])
 
     def _with_logprobs(self, deltas: list[Delta]) -> list[tuple[Delta, ChatLogprobs | None]]:
         if not deltas:

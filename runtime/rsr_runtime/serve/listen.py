@@ -61,6 +61,7 @@ def http_server(server: Server, access: Access, ready: Callable[[], None]) -> uv
         ws="none",
         lifespan="off",
         log_config=None,
+        log_level="warning",
         access_log=False,
         server_header=False,
         proxy_headers=False,

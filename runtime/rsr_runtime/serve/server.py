@@ -10,6 +10,8 @@ from typing import Any
 
 from ..llm.engine import Engine
 from ..llm.model import LanguageModel
+from .answer import Answers
+from .grammar import Grammars
 from .metrics import Metrics
 from .token_texts import TokenTexts
 
@@ -27,6 +29,8 @@ class Server:
         created: when it was started, in seconds since 1970.
         fingerprint: of the model and this version, for `system_fingerprint`.
         token_texts: the texts of single tokens.
+        grammars: makes constraints for texts.
+        answers: what answers look like.
     """
 
     model: LanguageModel
@@ -39,3 +43,5 @@ class Server:
     def __post_init__(self) -> None:
         self.fingerprint = f"rsr-{version('rsr-ternary')}"
         self.token_texts = TokenTexts(self.model.tokenizer)
+        self.grammars = Grammars(self.model, self.token_texts)
+        self.answers = Answers(self.model, self.grammars)

@@ -41,7 +41,7 @@ def client(running: Running) -> Iterator[openai.OpenAI]:
 
 
 @pytest.fixture
-def http(running: Running) -> Iterator[httpx.Client]:
+def web(running: Running) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=running.url, timeout=60) as found:
         yield found
 

@@ -116,9 +116,9 @@ def test_a_prompt_is_scored_without_a_text(
     ],
 )
 def test_fields_are_refused_by_name(
-    http: httpx.Client, body: dict[str, Any], param: str | None
+    web: httpx.Client, body: dict[str, Any], param: str | None
 ) -> None:
     for stream in (False, True):
-        refused = http.post("/v1/completions", json={**body, "stream": stream})
+        refused = web.post("/v1/completions", json={**body, "stream": stream})
         assert refused.status_code == 400, refused.text
         assert refused.json()["error"]["param"] == param

@@ -69,21 +69,21 @@ def test_a_client_leaves_while_its_prompt_is_read(running: Running, stream: bool
 def test_a_full_queue_is_refused_and_clients_leave_it(served_model: LanguageModel) -> None:
     with (
         serving(served_model, parallel=1, queue=1) as full,
-        httpx.Client(base_url=full.url, timeout=60) as http,
+        httpx.Client(base_url=full.url, timeout=60) as web,
     ):
         with sent(full, LONG):
             until(generating(full))
             with sent(full, {**LONG, "stream": True}):
                 until(lambda: full.server.engine.stats().waiting == 1)
                 for stream in (False, True):
-                    refused = http.post("/v1/completions", json={**LONG, "stream": stream})
+                    refused = web.post("/v1/completions", json={**LONG, "stream": stream})
                     assert refused.status_code == 429
                     assert refused.json()["error"]["code"] == "queue_full"
                     assert int(refused.headers["retry-after"]) >= 1
             until(lambda: full.server.engine.stats().waiting == 0)
             assert generating(full)()
         until(full.is_idle)
-        assert http.post("/v1/completions", json={"prompt": "a"}).status_code == 200
+        assert web.post("/v1/completions", json={"prompt": "a"}).status_code == 200
 
 
 def test_a_client_that_does_not_read_loses_its_request(
@@ -217,13 +217,13 @@ def test_the_end_lets_requests_finish_and_then_cuts_them_short(
 
 
 def test_no_text_of_a_request_is_logged(
-    http: httpx.Client, caplog: pytest.LogCaptureFixture
+    web: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     secret = "Rosebud"
     with caplog.at_level(logging.DEBUG):
-        http.post("/v1/completions", json={"prompt": secret, "max_tokens": 2})
-        http.post("/v1/chat/completions", json={"messages": [{"role": secret}]})
-        http.get(f"/v1/models?prompt={secret}")
+        web.post("/v1/completions", json={"prompt": secret, "max_tokens": 2})
+        web.post("/v1/chat/completions", json={"messages": [{"role": secret}]})
+        web.get(f"/v1/models?prompt={secret}")
     ours = [record for record in caplog.records if record.name.startswith("rsr_runtime")]
     assert [record.getMessage().split()[1:4] for record in ours] == [
         ["POST", "/v1/completions", "200"],

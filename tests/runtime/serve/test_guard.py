@@ -30,27 +30,27 @@ def code(response: httpx.Response) -> str | None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:1", "127.0.0.1:8080", "[::1]:9"])
-def test_names_of_this_machine_are_hosts(http: httpx.Client, host: str) -> None:
-    assert http.get("/v1/models", headers={"host": host}).status_code == 200
+def test_names_of_this_machine_are_hosts(web: httpx.Client, host: str) -> None:
+    assert web.get("/v1/models", headers={"host": host}).status_code == 200
 
 
 @pytest.mark.parametrize(
     "host", ["evil.example", "127.0.0.1.evil.example:80", "localhost.evil", ""]
 )
-def test_a_page_cannot_rebind_its_name(http: httpx.Client, host: str) -> None:
-    refused = http.get("/v1/models", headers={"host": host})
+def test_a_page_cannot_rebind_its_name(web: httpx.Client, host: str) -> None:
+    refused = web.get("/v1/models", headers={"host": host})
     assert (refused.status_code, code(refused)) == (403, "host_not_allowed")
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1", ""])
-def test_pages_of_other_origins_are_refused(http: httpx.Client, origin: str) -> None:
-    refused = http.post("/v1/tokenize", json={"prompt": "a"}, headers={"origin": origin})
+def test_pages_of_other_origins_are_refused(web: httpx.Client, origin: str) -> None:
+    refused = web.post("/v1/tokenize", json={"prompt": "a"}, headers={"origin": origin})
     assert (refused.status_code, code(refused)) == (403, "origin_not_allowed")
 
 
-def test_the_own_page_may(running: Running, http: httpx.Client) -> None:
+def test_the_own_page_may(running: Running, web: httpx.Client) -> None:
     own = {"origin": running.url}
-    assert http.post("/v1/tokenize", json={"prompt": "a"}, headers=own).status_code == 200
+    assert web.post("/v1/tokenize", json={"prompt": "a"}, headers=own).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -101,13 +101,13 @@ def test_given_origins_may_and_get_cors_headers(locked: Running) -> None:
     assert refused.headers["access-control-allow-origin"] == "https://example.org"
 
 
-def test_responses_have_an_id_and_no_cors_headers(http: httpx.Client) -> None:
-    ids = {http.get("/health").headers["x-request-id"] for _ in range(2)}
+def test_responses_have_an_id_and_no_cors_headers(web: httpx.Client) -> None:
+    ids = {web.get("/health").headers["x-request-id"] for _ in range(2)}
     assert len(ids) == 2
-    assert "access-control-allow-origin" not in http.get("/health").headers
+    assert "access-control-allow-origin" not in web.get("/health").headers
 
 
-def test_bodies_have_a_limit(running: Running, http: httpx.Client) -> None:
+def test_bodies_have_a_limit(running: Running, web: httpx.Client) -> None:
     with socket.create_connection(("127.0.0.1", running.port)) as raw:
         raw.sendall(
             b"POST /tokenize HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9000000000\r\n\r\n"
@@ -119,8 +119,8 @@ def test_bodies_have_a_limit(running: Running, http: httpx.Client) -> None:
             yield bytes(1 << 20)
         yield b"1"
 
-    assert http.post("/v1/completions", content=chunks()).status_code == 413
-    assert http.get("/health").status_code == 200
+    assert web.post("/v1/completions", content=chunks()).status_code == 413
+    assert web.get("/health").status_code == 200
 
 
 @pytest.mark.parametrize(("count", "size", "status"), [(99, 1, 200), (10_000, 1, 4), (10, 9999, 4)])

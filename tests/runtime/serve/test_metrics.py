@@ -28,8 +28,8 @@ def test_buckets_count_all_values_up_to_their_bound() -> None:
     ]
 
 
-def test_every_sample_has_a_type(http: httpx.Client) -> None:
-    text = http.get("/metrics").text
+def test_every_sample_has_a_type(web: httpx.Client) -> None:
+    text = web.get("/metrics").text
     types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
     for name in values(text):
         base = re.sub(r"(_bucket|_sum|_count)?(\{.*)?$", "", name)
@@ -37,10 +37,10 @@ def test_every_sample_has_a_type(http: httpx.Client) -> None:
     assert types["rsr_requests_processing"] == "gauge"
 
 
-def test_tokens_are_counted(client: openai.OpenAI, http: httpx.Client) -> None:
-    before = values(http.get("/metrics").text)
+def test_tokens_are_counted(client: openai.OpenAI, web: httpx.Client) -> None:
+    before = values(web.get("/metrics").text)
     done = client.completions.create(model="m", prompt="Once", max_tokens=5, n=2)
-    after = values(http.get("/metrics").text)
+    after = values(web.get("/metrics").text)
     assert done.usage is not None
     new = {name: after[name] - before.get(name, 0) for name in after}
     assert new["rsr_tokens_predicted_total"] == done.usage.completion_tokens

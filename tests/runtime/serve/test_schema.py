@@ -67,10 +67,10 @@ def test_null_is_absent_and_unknown_fields_are_ignored() -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("stream", [False, True])
 def test_fields_are_refused_by_name(
-    http: httpx.Client, field: str, value: Any, param: str | None, stream: bool
+    web: httpx.Client, field: str, value: Any, param: str | None, stream: bool
 ) -> None:
     body = {"messages": MESSAGES, "stream": stream, "max_tokens": 1, field: value}
-    refused = http.post("/v1/chat/completions", json=body)
+    refused = web.post("/v1/chat/completions", json=body)
     assert refused.status_code == 400, refused.text
     error = refused.json()["error"]
     assert error["type"] == "invalid_request_error"
@@ -86,8 +86,8 @@ def test_fields_are_refused_by_name(
         b'{"messages": [{"role": "user", "content": "a"}], "seed": 1e999}',
     ],
 )  # fmt: skip
-def test_bodies_that_are_no_request_are_refused(http: httpx.Client, body: bytes) -> None:
-    refused = http.post("/v1/chat/completions", content=body)
+def test_bodies_that_are_no_request_are_refused(web: httpx.Client, body: bytes) -> None:
+    refused = web.post("/v1/chat/completions", content=body)
     assert refused.status_code == 400
     assert refused.json()["error"]["message"]
 

@@ -12,39 +12,39 @@ TEXT = "The weights 🙂 never<|eot_id|> change."
 
 
 def test_the_model_is_listed(
-    client: openai.OpenAI, http: httpx.Client, served_model: LanguageModel
+    client: openai.OpenAI, web: httpx.Client, served_model: LanguageModel
 ) -> None:
     assert [model.id for model in client.models.list()] == ["tiny"]
     assert client.models.retrieve("tiny").object == "model"
     with pytest.raises(openai.NotFoundError) as error:
         client.models.retrieve("gpt-4o")
     assert error.value.code == "model_not_found"
-    (entry,) = http.get("/models").json()["data"]
+    (entry,) = web.get("/models").json()["data"]
     assert entry["max_model_len"] == served_model.context
     assert entry["meta"]["n_vocab"] == served_model.config.vocab_size
 
 
 @pytest.mark.parametrize("prefix", ["", "/v1"])
-def test_tokens_and_back(http: httpx.Client, served_model: LanguageModel, prefix: str) -> None:
-    encoded = http.post(f"{prefix}/tokenize", json={"prompt": TEXT}).json()
+def test_tokens_and_back(web: httpx.Client, served_model: LanguageModel, prefix: str) -> None:
+    encoded = web.post(f"{prefix}/tokenize", json={"prompt": TEXT}).json()
     assert encoded["tokens"] == served_model.encode(TEXT)
     assert encoded["count"] == len(encoded["tokens"])
-    plain = http.post(
+    plain = web.post(
         f"{prefix}/tokenize", json={"prompt": TEXT, "add_special_tokens": False}
     ).json()
     assert plain["tokens"] == encoded["tokens"][1:]
-    assert http.post(f"{prefix}/tokenize", json={"content": TEXT}).json() == plain
-    decoded = http.post(f"{prefix}/detokenize", json={"tokens": plain["tokens"]}).json()
+    assert web.post(f"{prefix}/tokenize", json={"content": TEXT}).json() == plain
+    decoded = web.post(f"{prefix}/detokenize", json={"tokens": plain["tokens"]}).json()
     assert decoded["prompt"] == TEXT
-    assert http.get(f"{prefix}/health").json() == {"status": "ok"}
-    info = http.get(f"{prefix}/tokenizer_info").json()
+    assert web.get(f"{prefix}/health").json() == {"status": "ok"}
+    info = web.get(f"{prefix}/tokenizer_info").json()
     assert info["eos_token"] == "<|end_of_text|>"
     assert "start_header_id" in info["chat_template"]
 
 
-def test_a_conversation_has_tokens(http: httpx.Client, served_model: LanguageModel) -> None:
+def test_a_conversation_has_tokens(web: httpx.Client, served_model: LanguageModel) -> None:
     messages = [{"role": "user", "content": "Hi"}]
-    found = http.post("/tokenize", json={"messages": messages}).json()["tokens"]
+    found = web.post("/tokenize", json={"messages": messages}).json()["tokens"]
     assert found == served_model.chat_prompt(messages)
 
 
@@ -64,9 +64,9 @@ def test_a_conversation_has_tokens(http: httpx.Client, served_model: LanguageMod
     ],
 )
 def test_what_is_not_there_is_an_error_object(
-    http: httpx.Client, method: str, path: str, status: int
+    web: httpx.Client, method: str, path: str, status: int
 ) -> None:
-    refused = http.request(method, path, json={"tokens": [-1]} if method == "POST" else None)
+    refused = web.request(method, path, json={"tokens": [-1]} if method == "POST" else None)
     assert refused.status_code == status
     assert refused.json()["error"]["message"]
 

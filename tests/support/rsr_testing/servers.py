@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+import httpx
 
 from rsr_runtime.llm import LanguageModel
 from rsr_runtime.serve import Engine
@@ -66,3 +69,11 @@ def serving(
             stop()
             thread.join(30)
         assert not thread.is_alive()
+
+
+def events(response: httpx.Response) -> list[Any]:
+    """Return the objects of a stream of OpenAI's API, which ends with [DONE]."""
+    lines = [line for line in response.text.split("\n\n") if line and not line.startswith(":")]
+    assert all(line.startswith("data: ") for line in lines)
+    assert lines.pop() == "data: [DONE]"
+    return [json.loads(line[6:]) for line in lines]
