@@ -75,12 +75,6 @@ def _not_blank(
     help="Allow web pages of this origin (https://example.org; * is any) to send requests; may be "
     "repeated.",
 )
-@click.option(
-    "--cache-dir",
-    type=PATH,
-    metavar="DIR",
-    help="Keep the KV caches of prompts in DIR, for the next start.",
-)
 @template_variables_option()
 @model_options("Maximum tokens of prompt and text. Default: 4096, or the model's limit if less.")
 def serve(
@@ -94,7 +88,6 @@ def serve(
     variables: dict[str, Any],
     parallel: int,
     queue: int,
-    cache_dir: Path | None,
     **given: Any,
 ) -> None:
     """Serve the language model in FILE to OpenAI clients and browsers.
