@@ -96,8 +96,7 @@ def serve(
     new requests and gives running ones 10 seconds.
     """
     _check_packages()
-    from rsr_runtime.serve.guard import Access
-    from rsr_runtime.serve.listen import bind, check_access
+    from rsr_runtime.serve.listen import Access, bind, check_access
 
     keys = [*api_keys, *_keys(api_key_file), *filter(None, [os.environ.get("RSR_API_KEY")])]
     access = Access(host, keys, origins)
@@ -106,8 +105,7 @@ def serve(
         report_not_applied(model)
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
         from rsr_runtime.serve import Engine
-        from rsr_runtime.serve.listen import http_server
-        from rsr_runtime.serve.server import Server
+        from rsr_runtime.serve.listen import Server, http_server
 
         with Engine(model, parallel=parallel, queue=queue) as engine:
             server = Server(model, engine, file.stem, variables)

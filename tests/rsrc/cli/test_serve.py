@@ -58,7 +58,7 @@ def test_a_signal_waits_for_requests(path: Path) -> None:
         url = process.stderr.readline().decode().split()[4]
         found: list[httpx.Response] = []
         ends = {str(token): -100 for token in range(299, 304)}
-    body = {"prompt": "a", "max_tokens": 40, "temperature": 0, "logit_bias": ends}
+        body = {"prompt": "a", "max_tokens": 40, "temperature": 0, "logit_bias": ends}
         asking = threading.Thread(
             target=lambda: found.append(httpx.post(f"{url}/v1/completions", json=body, timeout=60))
         )

@@ -182,7 +182,9 @@ def test_tools_that_are_not_to_be_called_are_not_rendered(
     plain = client.chat.completions.create(**options).usage
     none = client.chat.completions.create(**options, tools=TOOLS, tool_choice="none").usage
     auto = client.chat.completions.create(**options, tools=TOOLS).usage
-    assert plain and none and auto
+    assert plain
+    assert none
+    assert auto
     assert plain.prompt_tokens == none.prompt_tokens < auto.prompt_tokens
 
 
