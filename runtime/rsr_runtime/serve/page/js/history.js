@@ -72,6 +72,6 @@ export class History {
 
 function markEntry(entry, isCurrent) {
   entry.classList.toggle("current", isCurrent);
-  entry.firstElementChild.toggleAttribute("aria-current", isCurrent);
   if (isCurrent) entry.firstElementChild.setAttribute("aria-current", "true");
+  else entry.firstElementChild.removeAttribute("aria-current");
 }

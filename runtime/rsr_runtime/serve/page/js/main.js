@@ -18,7 +18,7 @@ const list = new MessageList({
   regenerate: (message) => act(chat.regenerate(message)),
   retry: (message) => act(chat.retry(message)),
   resend: (message, text) => act(chat.resend(message, text)),
-  show: (message) => act(chat.showVersion(message)),
+  show: (message, label) => act(chat.showVersion(message, label)),
 });
 const composer = new Composer({
   send: (text) => act(chat.send(text)),
