@@ -55,7 +55,9 @@ function createConversation() {
 
 async function rename(conversation) {
   const title = await ask({ title: "Rename conversation", ok: "Rename", input: { label: "Title", value: conversation.title } });
-  if (title) await chat.rename(conversation.id, title);
+  if (!title) return;
+  await chat.rename(conversation.id, title);
+  history.focus(conversation.id);
 }
 
 async function remove(conversation) {
