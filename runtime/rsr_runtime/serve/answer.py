@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,7 @@ import llguidance
 from ..llm.job import Constraint
 from ..llm.model import ChatPrompt, LanguageModel
 from .errors import refused
-from .grammar import Grammars, json_rule
+from .grammar import Grammars, joined, json_rule
 from .reasoning import BEGIN, END, ReasoningParser, State, reasoning_rules, state_after
 from .schema import Generate, Json
 from .tools import Call, CallFormat, CallParser, ToolOffer, call_format
@@ -206,18 +205,11 @@ def _grammar(
     expression, rules = style.rules(offer.schemas, offer.is_parallel)
     if text is None or offer.is_required:
         return f"start: {expression}\n{rules}", "tools"
-    return _joined(f"start: {expression} | @text\n{rules}", "text", text[0]), text[1]
+    return joined(f"start: {expression} | @text\n{rules}", "text", text[0]), text[1]
 
 
 def _after_reasoning(grammar: str, state: State) -> str:
     expression, rules = reasoning_rules(state)
     if not rules:
         return grammar
-    return _joined(f"start: {expression} @answer\n{rules}", "answer", grammar)
-
-
-def _joined(grammar: str, name: str, other: str) -> str:
-    """Return a grammar that refers to another one by a name."""
-    parts = json.loads(other)["grammars"] if other.startswith("{") else [{"lark_grammar": other}]
-    named = [{**parts[0], "name": name}, *parts[1:]]
-    return json.dumps({"grammars": [{"lark_grammar": grammar}, *named]})
+    return joined(f"start: {expression} @answer\n{rules}", "answer", grammar)

@@ -12,6 +12,7 @@ from starlette.types import Receive
 
 from ..llm.job import Job, Logprob, PromptScored, Started, TextFinished, TokenAdded
 from ..llm.tokenizer import StreamingDetokenizer
+from .answer import text_grammar
 from .endpoint import collected, unless_gone
 from .errors import refused
 from .jobs import Jobs
@@ -151,6 +152,7 @@ def _checked(request: CompletionRequest) -> list[Prompt]:
 def _job(server: Server, request: CompletionRequest, prompt: Prompt) -> Job:
     """Return the job for a prompt."""
     max_tokens = _DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
+    found = text_grammar(request)
     return Job(
         prompt,
         max_tokens,
@@ -159,6 +161,7 @@ def _job(server: Server, request: CompletionRequest, prompt: Prompt) -> Job:
         texts=request.n or 1,
         logprobs=request.logprobs,
         prompt_logprobs=request.logprobs if request.echo else None,
+        constraint=found and server.grammars.constraint(found[0], prompt, frozenset(), found[1]),
     )
 
 

@@ -51,6 +51,32 @@ def json_rule(schema: Json | None = None) -> str:
     return f"%json {json.dumps({**value, 'x-guidance': _JSON})}"
 
 
+def joined(grammar: str, name: str, other: str) -> str:
+    """Return a grammar that refers to another one by a name."""
+    named, *further = _parts(other)
+    return json.dumps({"grammars": [{"lark_grammar": grammar}, {**named, "name": name}, *further]})
+
+
+def _parts(grammar: str) -> list[Json]:
+    """Return the grammars that a grammar consists of."""
+    if not grammar.startswith("{"):
+        return [{"lark_grammar": grammar}]
+    parts: list[Json] = json.loads(grammar)["grammars"]
+    return parts
+
+
+def _unforced(grammar: str) -> str:
+    """Return a grammar without forced tokens.
+
+    Where a grammar leaves no choice, llguidance would allow only the token that the tokenizer makes
+    of the text there. Tokenizers make other tokens of a text alone than of the same text in a
+    context, such as SentencePiece, which puts a space before it.
+    """
+    first, *further = _parts(grammar)
+    lark = '%llguidance {"no_forcing": true}\n' + first["lark_grammar"]
+    return json.dumps({"grammars": [{**first, "lark_grammar": lark}, *further]})
+
+
 class Grammars:
     """Makes constraints for the texts of one model.
 
@@ -90,7 +116,7 @@ class Grammars:
         if not ends:
             raise ModelError("the model has no token that ends a text, so none can be constrained")
         tokenizer = self._tokenizer(ends, shown)
-        matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=_LIMITS)
+        matcher = llguidance.LLMatcher(tokenizer, _unforced(grammar), log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise refused(param, f"the grammar is not usable: {_reason(matcher)}")
         return lambda: _TokenMask(matcher.deep_copy(), ends)
