@@ -74,6 +74,7 @@ export class Chat {
 
   /** Send another version of a message. */
   resend(message, text) {
+    this.composer.focus();
     return this.#sendAfter(message.parent, text);
   }
 
@@ -93,12 +94,12 @@ export class Chat {
     await this.regenerate(message);
   }
 
-  /** Show another version of a message, with what followed it. */
-  async showVersion(message) {
+  /** Show another version of a message, with what followed it; focus its button with a label. */
+  async showVersion(message, label) {
     const { tree, conversation } = this.#session;
     conversation.leaf = tree.newestLeaf(message).id;
     this.#render();
-    document.querySelector(`[data-id="${message.id}"] .branch button:enabled`)?.focus();
+    this.list.focusVersions(message, label);
     await store.save(conversation);
   }
 

@@ -35,6 +35,11 @@ export class History {
     for (const entry of this.#list.children) markEntry(entry, entry.dataset.id === id);
   }
 
+  /** Focus a conversation of the list. */
+  focus(id) {
+    this.#list.querySelector(`[data-id="${id}"] button`)?.focus();
+  }
+
   /** Show what the database has and the search finds. */
   async refresh() {
     const turn = ++this.#turn;
@@ -72,6 +77,6 @@ export class History {
 
 function markEntry(entry, isCurrent) {
   entry.classList.toggle("current", isCurrent);
-  entry.firstElementChild.toggleAttribute("aria-current", isCurrent);
   if (isCurrent) entry.firstElementChild.setAttribute("aria-current", "true");
+  else entry.firstElementChild.removeAttribute("aria-current");
 }

@@ -18,7 +18,7 @@ const list = new MessageList({
   regenerate: (message) => act(chat.regenerate(message)),
   retry: (message) => act(chat.retry(message)),
   resend: (message, text) => act(chat.resend(message, text)),
-  show: (message) => act(chat.showVersion(message)),
+  show: (message, label) => act(chat.showVersion(message, label)),
 });
 const composer = new Composer({
   send: (text) => act(chat.send(text)),
@@ -55,7 +55,9 @@ function createConversation() {
 
 async function rename(conversation) {
   const title = await ask({ title: "Rename conversation", ok: "Rename", input: { label: "Title", value: conversation.title } });
-  if (title) await chat.rename(conversation.id, title);
+  if (!title) return;
+  await chat.rename(conversation.id, title);
+  history.focus(conversation.id);
 }
 
 async function remove(conversation) {

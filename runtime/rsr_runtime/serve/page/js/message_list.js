@@ -77,6 +77,13 @@ export class MessageList {
     this.#views.get(message.id)?.edit();
   }
 
+  /** Focus a button that switches versions, or the other one if there is no version beyond. */
+  focusVersions(message, label) {
+    const buttons = this.#views.get(message.id).element.querySelector(".branch");
+    const same = buttons.querySelector(`[aria-label="${label}"]:enabled`);
+    (same ?? buttons.querySelector("button:enabled")).focus();
+  }
+
   /** Remove all, before another conversation is shown. */
   clear() {
     this.#observer.disconnect();
