@@ -10,13 +10,16 @@ CLANG_FORMAT_FILES := $(foreach folder,/native/ /native/*/,$(wildcard $(foreach 
 # Runs a command and prints a dot every two seconds; its exit status is that of the command.
 with_dots = $(1) & pid=$$!; while kill -0 $$pid 2>/dev/null; do printf .; sleep 2; done; echo; wait $$pid
 
-.PHONY: demo test lint format parity bench stubs clean
+.PHONY: demo test test-page lint format parity bench stubs clean
 
 demo: $(VENV)/installed  ## compile and run the embedded example
 	$(BIN)/rsrc demo
 
 test: $(VENV)/installed  ## the whole suite, on all processors
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --ignore=tests/page
+
+test-page: $(VENV)/page-installed  ## the chat page in a real browser; as root it installs Chromium
+	$(BIN)/pytest tests/page
 
 lint: $(VENV)/lint-installed  ## ruff, mypy --strict, clang-format, committed stubs
 	$(BIN)/ruff check .
@@ -62,6 +65,11 @@ $(VENV)/lint-installed: pyproject.toml | $(VENV)/installed
 
 $(VENV)/parity-installed: pyproject.toml | $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[parity]'
+	touch $@
+
+$(VENV)/page-installed: pyproject.toml | $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[page]'
+	PYTHONPATH=tests/support $(BIN)/python -m rsr_testing.browser
 	touch $@
 
 clean:

@@ -8,6 +8,7 @@ read. The gate (.ci/run) runs `make demo` and `make test`.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import shlex
@@ -62,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             family = FAMILIES["bitnet-2b"]
             assert repository == family.published
             family.save(path / target)
-        elif program == "rsrc":
+        elif program == "rsrc" and arguments[0] != "serve":
             run(program, arguments, path)
     return path
 
@@ -124,7 +125,27 @@ def test_shell_examples_run(folder: Path) -> None:
         "tiny.rsr",
     ]
     programs = {line.split()[0] for line in shell_lines()}
-    assert programs == {"python3", ".", "pip", "hf", "rsrc"}
+    assert programs == {"python3", ".", "pip", "hf", "rsrc", "curl"}
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_server_answers_curl(folder: Path) -> None:
+    (serve,) = (line for line in shell_lines() if line.startswith("rsrc serve"))
+    (curl,) = (line for line in shell_lines() if line.startswith("curl"))
+    _, *arguments = shlex.split(serve)
+    command = [str(SCRIPTS / "rsrc"), *arguments, "--port", "0"]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        url = server.stderr.readline().split()[4]
+        try:
+            line = [word.replace("http://127.0.0.1:8080", url) for word in shlex.split(curl)]
+            done = subprocess.run(line, capture_output=True, check=True, timeout=60)
+        finally:
+            server.terminate()
+            server.communicate(timeout=60)
+    choice = json.loads(done.stdout)["choices"][0]
+    assert choice["finish_reason"] == "length"
+    assert len(choice["text"]) > 20
 
 
 def test_console_examples_print_what_the_documents_show(printed: list[tuple[str, str]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,14 @@ from .options import PATH, file_argument
 from .template_variables import template_variables_option
 
 _PACKAGES = ("starlette", "uvicorn", "msgspec", "llguidance")
+
+
+def _not_blank(
+    context: click.Context, parameter: click.Parameter, keys: tuple[str, ...]
+) -> tuple[str, ...]:
+    if not all(key.strip() for key in keys):
+        raise click.BadParameter("found an empty key")
+    return keys
 
 
 @click.command(short_help="Serve a language model: an OpenAI-compatible API and a chat page.")
@@ -45,7 +54,7 @@ _PACKAGES = ("starlette", "uvicorn", "msgspec", "llguidance")
     "--api-key",
     "api_keys",
     multiple=True,
-    envvar="RSR_API_KEY",
+    callback=_not_blank,
     metavar="KEY",
     help="Key that requests must have; may be repeated. Others on this machine can see it: prefer "
     "the environment variable RSR_API_KEY or --api-key-file.",
@@ -66,12 +75,6 @@ _PACKAGES = ("starlette", "uvicorn", "msgspec", "llguidance")
     help="Allow web pages of this origin (https://example.org; * is any) to send requests; may be "
     "repeated.",
 )
-@click.option(
-    "--cache-dir",
-    type=PATH,
-    metavar="DIR",
-    help="Keep the KV caches of prompts in DIR, for the next start.",
-)
 @template_variables_option()
 @model_options("Maximum tokens of prompt and text. Default: 4096, or the model's limit if less.")
 def serve(
@@ -85,7 +88,6 @@ def serve(
     variables: dict[str, Any],
     parallel: int,
     queue: int,
-    cache_dir: Path | None,
     **given: Any,
 ) -> None:
     """Serve the language model in FILE to OpenAI clients and browsers.
@@ -97,7 +99,8 @@ def serve(
     from rsr_runtime.serve.guard import Access
     from rsr_runtime.serve.listen import bind, check_access
 
-    access = Access(host, [*api_keys, *_keys(api_key_file)], origins)
+    keys = [*api_keys, *_keys(api_key_file), *filter(None, [os.environ.get("RSR_API_KEY")])]
+    access = Access(host, keys, origins)
     check_access(access, insecure)
     with bind(host, port) as bound, opened(file, given) as model:
         report_not_applied(model)

@@ -148,7 +148,7 @@ class Batch(Generic[T]):
         leader: T | None = None
         shared = have
         for other, place in self._places.items():
-            reach = common_prefix(text.ids, other.ids)
+            reach = min(common_prefix(text.ids, other.ids), len(text.ids) - 1)
             if reach > shared and len(place.session.tokens) < reach:
                 leader, shared = other, reach
         if shared - have < min(_WORTH_WAITING, (lacking + 1) // 2):

@@ -361,21 +361,20 @@ def generate_all(
     texts = [Text(prompt, tokenizer, sampling, until) for prompt in prompts]
     for text in texts:
         batch.add(_BatchText(text))
-    total, read, shown = sum(len(text.ids) for text in texts), 0, -1
+    total, read = sum(len(text.ids) for text in texts), 0
     prompt_seconds = 0.0
+    if progress is not None and texts:
+        progress(0, total)
     while batch.running or batch.waiting:
+        before = read
         read += sum(text.read(known) for text, known in batch.admit())
-        if progress is not None and read > shown:
-            progress(read, total)
-        shown = read
         done = batch.step()
         for _, error in done.failed:
             raise error
         read += sum(text.read(count) for text, count in done.rows.items())
-        if shown < read == total:
+        if before < read:
             prompt_seconds = perf_counter() - start
             if progress is not None:
                 progress(read, total)
-            shown = read
     seconds = perf_counter() - start - prompt_seconds
     return [text.result(prompt_seconds, seconds) for text in texts]

@@ -52,9 +52,9 @@ export class Tree {
   #messages = new Map();
   #children = new Map();
 
-  /** @param {Message[]} messages */
+  /** @param {Message[]} messages  the oldest first */
   constructor(messages = []) {
-    for (const message of messages.toSorted((a, b) => a.created - b.created)) this.add(message);
+    for (const message of messages) this.add(message);
   }
 
   /** @param {Message} message */

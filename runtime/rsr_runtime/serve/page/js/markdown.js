@@ -14,8 +14,8 @@ const escaped = (text) =>
 const marked = new Marked({
   gfm: true,
   breaks: true,
+  tokenizer: { html: () => undefined, tag: () => undefined }, // HTML is text like any other
   renderer: {
-    html: ({ text }) => escaped(text),
     checkbox: ({ checked }) => (checked ? "☑ " : "☐ "),
     // The title of the page is the only h1, that of a message an h2.
     heading({ tokens, depth }) {
@@ -42,6 +42,7 @@ const RULES = {
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,
   ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
+  ADD_URI_SAFE_ATTR: ["align", "start"], // the expression above is not for these
 };
 purify.addHook("afterSanitizeAttributes", (node) => {
   if (node.tagName === "A") {

@@ -20,9 +20,10 @@ export async function conversation(id) {
   return (await database).get("conversations", id);
 }
 
-/** @returns {Promise<import("./conversation.js").Message[]>} the messages of a conversation */
+/** @returns {Promise<import("./conversation.js").Message[]>} of a conversation, the oldest first */
 export async function messages(id) {
-  return (await database).getAllFromIndex("messages", "conversation", id);
+  const found = await (await database).getAllFromIndex("messages", "conversation", id);
+  return found.sort((a, b) => a.created - b.created);
 }
 
 /** @returns {Promise<import("./conversation.js").Message[]>} the messages of all conversations */
