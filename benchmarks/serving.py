@@ -3,8 +3,8 @@
     python benchmarks/serving.py MODEL.rsr [--clients 1,4,8] [--tokens 48] [--threads N]
     python benchmarks/serving.py --url http://127.0.0.1:8080 --vocabulary 128256
 
-Without --url, the engine is called in this process. With it, the same jobs go to /v1/completions of
-a server, whose prompts may be tokens. Three things are measured:
+Without --url, the engine is called in this process. With it, the same jobs go to a server's
+/v1/completions, whose prompts may be tokens. Three things are measured:
 
 - "clients": texts that are generated side by side; tokens per second of all, from the moment in
   which each has its first token.

@@ -16,7 +16,7 @@ from .reasoning import BEGIN, END, ReasoningParser, State, reasoning_rules, stat
 from .schema import Generate, Json
 from .tools import Call, CallFormat, CallParser, ToolOffer, call_format
 
-_END_TOKENS = 8  # of a prompt, which tell whether it opens a block of reasoning
+_END_TOKENS = 32  # of a prompt, which tell whether it opens a block of reasoning
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ class Answers:
 
     @cached_property
     def _has_reasoning(self) -> bool:
-        return END in self._model.template.source
+        source = self._model.template.source
+        return BEGIN in source or END in source
 
     @cached_property
     def _format(self) -> CallFormat | None:

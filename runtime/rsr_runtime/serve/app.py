@@ -18,7 +18,9 @@ from .completions import complete
 from .endpoint import endpoint, error_response
 from .errors import ApiError
 from .guard import Access, Guard
+from .messages import CountRequest, MessagesRequest, count_tokens, error_body, message
 from .page_files import page_routes
+from .responses import ResponsesRequest, respond
 from .schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from .server import Server
 
@@ -32,6 +34,9 @@ _GET = {
 _POST = {
     "/chat/completions": endpoint(ChatRequest, chat),
     "/completions": endpoint(CompletionRequest, complete),
+    "/responses": endpoint(ResponsesRequest, respond),
+    "/messages": endpoint(MessagesRequest, message, error_body),
+    "/messages/count_tokens": endpoint(CountRequest, count_tokens, error_body),
     "/embeddings": utility.embeddings,
     "/tokenize": endpoint(TokenizeRequest, utility.tokenize),
     "/detokenize": endpoint(DetokenizeRequest, utility.detokenize),

@@ -7,10 +7,13 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from starlette.types import Receive
 
+from ..llm.generate import Generation
 from ..llm.job import Job, Logprob, Started, TextFinished, TokenAdded
+from ..llm.model import ChatPrompt
+from ..llm.tokenizer import Tokenizer
 from .answer import AnswerPlan, Piece, Thought
 from .conversation import template_messages, template_variables
 from .endpoint import collected, unless_gone
@@ -36,7 +39,7 @@ from .settings import sampling_of
 from .sse import DONE, data, event_stream
 from .tally import Tally
 from .token_texts import TokenTexts
-from .tools import tool_offer
+from .tools import ToolOffer, tool_offer
 
 _NOT_DONE = ("functions", "function_call", "audio", "web_search_options")
 
@@ -98,7 +101,8 @@ async def chat_chunks(server: Server, request: ChatRequest) -> AsyncGenerator[Ch
                 for delta, logprobs in answers[i].finish():
                     yield ChatChunk(**base, choices=[ChunkChoice(i, delta, logprobs)])
                 reason = answers[i].finish_reason(event)
-                last = ChunkChoice(i, Delta(), finish_reason=reason)
+                stop = _stop_string(server.model.tokenizer, request, event.generation)
+                last = ChunkChoice(i, Delta(), finish_reason=reason, stop_reason=stop)
                 timings = tally.timings() if tally.finished == count else UNSET
                 yield ChatChunk(**base, choices=[last], timings=timings)
     yield ChatChunk(**base, choices=[], usage=tally.usage(), timings=tally.timings())
@@ -169,13 +173,15 @@ def _check(request: ChatRequest) -> None:
         raise refused("max_tokens", "expected 1 or more")
 
 
-def _job(server: Server, request: ChatRequest) -> tuple[Job, AnswerPlan]:
-    """Return the job of a request, and how to read its answers; tokenizing may take long."""
-    model = server.model
+def prompt_of(server: Server, request: ChatRequest) -> tuple[ChatPrompt, ToolOffer | None]:
+    """Return the prompt of a request, and the tools that its answers may call.
+
+    Raises:
+        ApiError, PromptError, TemplateError: the messages or the tools are refused.
+    """
     offer = tool_offer(request.tools, request.tool_choice, request.parallel_tool_calls)
     offer = server.answers.checked_offer(offer)
-    max_tokens = request.max_completion_tokens or request.max_tokens
-    prompt = model.chat_prompt(
+    prompt = server.model.chat_prompt(
         template_messages(request.messages),
         None if offer is None else offer.tools,
         allow_special_tokens=False,
@@ -183,11 +189,18 @@ def _job(server: Server, request: ChatRequest) -> tuple[Job, AnswerPlan]:
             server.variables, request.chat_template_kwargs, request.reasoning_effort
         ),
     )
+    return prompt, offer
+
+
+def _job(server: Server, request: ChatRequest) -> tuple[Job, AnswerPlan]:
+    """Return the job of a request, and how to read its answers; tokenizing may take long."""
+    prompt, offer = prompt_of(server, request)
     plan = server.answers.plan(prompt, request, offer)
+    max_tokens = request.max_completion_tokens or request.max_tokens
     job = Job(
         prompt,
         max_tokens,
-        sampling_of(model, request, max_tokens),
+        sampling_of(server.model, request, max_tokens),
         request.stop_strings,
         texts=request.n or 1,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
@@ -195,6 +208,17 @@ def _job(server: Server, request: ChatRequest) -> tuple[Job, AnswerPlan]:
         constraint=plan.constraint,
     )
     return job, plan
+
+
+def _stop_string(tokenizer: Tokenizer, request: ChatRequest, result: Generation) -> str | UnsetType:
+    """Return the stop string that ended an answer; UNSET if another thing did."""
+    stops = request.stop_strings
+    if not stops or result.finish_reason != "stop":
+        return UNSET
+    if (last := tokenizer.token(result.tokens[-1])) in stops:
+        return last or UNSET
+    rest = tokenizer.decode(result.tokens)[len(result.text) :]
+    return next((stop for stop in stops if rest.startswith(stop)), UNSET)
 
 
 class _Answer:

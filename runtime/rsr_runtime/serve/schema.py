@@ -161,13 +161,36 @@ def decoded(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        what, _, path = str(error).rpartition(" - at `$")
-        param = path.rstrip("`").lstrip(".") or None
-        if what and param is not None:
-            raise refused(param, what[:1].lower() + what[1:]) from None
-        raise ApiError(400, f"the body: {error}") from None
+        raise _invalid(error, "") from None
     except msgspec.DecodeError as error:
         raise ApiError(400, f"the body is not JSON: {error}") from None
+
+
+def converted(value: object, kind: type[T], where: str) -> T:
+    """Return a part of a request of another API as a part of one of this.
+
+    Args:
+        value: of the types that JSON has.
+        kind: of the result.
+        where: the field that the value comes from.
+
+    Raises:
+        ApiError: as for `decoded`.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise _invalid(error, where) from None
+
+
+def _invalid(error: msgspec.ValidationError, where: str) -> ApiError:
+    """Return the error for a field, whose path begins with `where`."""
+    what, _, path = str(error).rpartition(" - at `$")
+    param = (where + path.rstrip("`")).lstrip(".") or None
+    if param is not None:
+        what = what or str(error)
+        return refused(param, what[:1].lower() + what[1:])
+    return ApiError(400, f"the body: {error}")
 
 
 # --- responses ------------------------------------------------------------------------------------
@@ -249,12 +272,13 @@ class Delta(Struct):
 
 
 class ChunkChoice(Struct):
-    """A piece of one answer."""
+    """A piece of one answer; `stop_reason` is the stop string that ended it."""
 
     index: int
     delta: Delta
     logprobs: ChatLogprobs | None = None
     finish_reason: str | None = None
+    stop_reason: str | UnsetType = UNSET
 
 
 class ChatChunk(Struct, kw_only=True):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import httpx
 import openai
@@ -10,6 +12,7 @@ import pytest
 
 from rsr_runtime import llm
 from rsr_runtime.llm import LanguageModel
+from rsr_testing import chat_templates
 from rsr_testing.language_models import LanguageModels
 from rsr_testing.loader import Loader
 from rsr_testing.servers import Running, serving
@@ -52,3 +55,29 @@ def loaded(language_models: LanguageModels) -> Iterator[Loader]:
     loader = Loader(language_models)
     yield loader
     loader.close()
+
+
+@pytest.fixture(scope="package")
+def server_of(
+    language_models: LanguageModels, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Running]]:
+    """Serve a random BitNet with a template of `chat_templates`, by its name there."""
+    opened: dict[str, Running] = {}
+    with ExitStack() as stack:
+
+        def serve(name: str) -> Running:
+            if name not in opened:
+                config = {
+                    "bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>",
+                    "chat_template": getattr(chat_templates, name.upper()),
+                }  # fmt: skip
+                path = language_models.variant(
+                    "bitnet-2b",
+                    tmp_path_factory.mktemp(name),
+                    {"tokenizer_config.json": json.dumps(config).encode()},
+                    config={"max_position_embeddings": 2048},
+                )
+                opened[name] = stack.enter_context(serving(stack.enter_context(llm.load(path))))
+            return opened[name]
+
+        yield serve

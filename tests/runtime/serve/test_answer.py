@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
-from rsr_runtime import llm
 from rsr_runtime.serve.answer import Thought
 from rsr_runtime.serve.errors import ApiError
 from rsr_runtime.serve.schema import ChatRequest, Message
 from rsr_runtime.serve.server import Server
 from rsr_runtime.serve.tools import Call, tool_offer
-from rsr_testing import chat_templates
-from rsr_testing.language_models import LanguageModels
-from rsr_testing.servers import Running, serving
+from rsr_testing.servers import Running
 
-TEMPLATES = {
-    "hermes": chat_templates.HERMES,
-    "mistral": chat_templates.MISTRAL,
-    "llama": chat_templates.LLAMA,
-    "thinking": chat_templates.THINKING,
-}
 ASK: list[Any] = [{"role": "user", "content": "the rain"}]
 WEATHER = {
     "type": "object",
@@ -39,34 +32,16 @@ TOOLS: list[Any] = [
 CALL = '{"name": "weather", "__KEY__": {"city": "Oslo", "days": 1}}'
 
 
-@pytest.fixture(scope="module")
-def server_of(
-    language_models: LanguageModels, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[str], Running]]:
-    """Serve a model with a template."""
-    opened: dict[str, tuple[Any, Any, Running]] = {}
+@pytest.fixture
+def client_of(server_of: Callable[[str], Running]) -> Iterator[Callable[[str], openai.OpenAI]]:
+    """Return a client of a server with a template."""
+    with ExitStack() as stack:
 
-    def serve(name: str) -> Running:
-        if name not in opened:
-            config = json.dumps({
-                "bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>",
-                "chat_template": TEMPLATES[name],
-            }).encode()  # fmt: skip
-            folder = tmp_path_factory.mktemp(name)
-            files: dict[str, bytes | None] = {"tokenizer_config.json": config}
-            model = llm.load(language_models.variant("bitnet-2b", folder, files))
-            context = serving(model)
-            opened[name] = model, context, context.__enter__()
-        return opened[name][2]
+        def connect(name: str) -> openai.OpenAI:
+            url = f"{server_of(name).url}/v1"
+            return stack.enter_context(openai.OpenAI(base_url=url, api_key="none", max_retries=0))
 
-    yield serve
-    for model, context, _ in opened.values():
-        context.__exit__(None, None, None)
-        model.close()
-
-
-def client_of(running: Running) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0)
+        yield connect
 
 
 def test_an_answer_follows_a_schema(client: openai.OpenAI) -> None:
@@ -89,11 +64,10 @@ def test_an_answer_follows_a_schema(client: openai.OpenAI) -> None:
     assert texts == [choice.message.content for choice in answers]
 
 
-def test_json_object_and_grammars(client: openai.OpenAI) -> None:
+def test_json_object_and_grammars(client: openai.OpenAI, web: httpx.Client) -> None:
     """A bias for "}" ends the object at once. A GBNF and a Lark grammar have the same texts."""
-    (end,) = client.post("/tokenize", cast_to=object, body={  # type: ignore[attr-defined]
-        "prompt": "}", "add_special_tokens": False,
-    })["tokens"]  # fmt: skip
+    body = {"prompt": "}", "add_special_tokens": False}
+    (end,) = web.post("/tokenize", json=body).json()["tokens"]
     answer = client.chat.completions.create(
         model="tiny", messages=ASK, response_format={"type": "json_object"},
         logit_bias={str(end): 100},
@@ -115,7 +89,10 @@ def test_json_object_and_grammars(client: openai.OpenAI) -> None:
     ("fields", "param", "message"),
     [
         ({"response_format": {"type": "xml"}}, "response_format.type", "found 'xml'"),
-        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema", ""),
+        (
+            {"response_format": {"type": "json_schema"}},
+            "response_format.json_schema.schema", "found nothing",
+        ),
         (
             {"response_format": {"type": "json_object", "schema": {"type": "no"}}},
             "response_format", "Invalid type: no",
@@ -139,12 +116,13 @@ def test_refused(client: openai.OpenAI, fields: Any, param: str, message: str) -
 
 
 @pytest.mark.parametrize("name", ["hermes", "mistral", "llama"])
-def test_a_required_call(server_of: Callable[[str], Running], name: str) -> None:
+def test_a_required_call(client_of: Callable[[str], openai.OpenAI], name: str) -> None:
     """A random model calls a tool, whose result it then reads."""
-    client = client_of(server_of(name))
+    client = client_of(name)
     options: Any = {
         "model": "tiny", "messages": ASK, "tools": TOOLS, "temperature": 1, "seed": 1,
         "tool_choice": "required", "parallel_tool_calls": False,
+        "extra_body": {"chat_template_kwargs": {"enable_thinking": False}},
     }  # fmt: skip
     choice = client.chat.completions.create(**options).choices[0]
     assert choice.finish_reason == "tool_calls"
@@ -175,9 +153,9 @@ def test_a_required_call(server_of: Callable[[str], Running], name: str) -> None
 
 
 def test_tools_that_are_not_to_be_called_are_not_rendered(
-    server_of: Callable[[str], Running],
+    client_of: Callable[[str], openai.OpenAI],
 ) -> None:
-    client = client_of(server_of("hermes"))
+    client = client_of("hermes")
     options: Any = {"model": "tiny", "messages": ASK, "max_tokens": 1}
     plain = client.chat.completions.create(**options).usage
     none = client.chat.completions.create(**options, tools=TOOLS, tool_choice="none").usage

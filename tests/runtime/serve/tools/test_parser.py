@@ -52,9 +52,9 @@ GET = Call("get", '{"a": 1}')
             [GET, Call("put", "{}")],
         ),
         (HERMES, '<tool_call>{"name": "get"', ['<tool_call>{"name": "get"']),
-        (HERMES, 'a <tool_call>\n{"name": "rm"}</tool_call>', ...),  # a tool that is not known
-        (HERMES, '<tool_call>{"name": "get", "arguments": [1]}</tool_call>', ...),
-        (HERMES, "<tool_call>get()</tool_call> <tool_call", ...),
+        (HERMES, 'a <tool_call>\n{"name": "rm"}</tool_call>', None),  # a tool that is not known
+        (HERMES, '<tool_call>{"name": "get", "arguments": [1]}</tool_call>', None),
+        (HERMES, "<tool_call>get()</tool_call> <tool_call", None),
         (
             HERMES,
             '<tool_call>{bad}</tool_call><tool_call>{"name": "get", "arguments": {"a": 1}}',
@@ -63,12 +63,12 @@ GET = Call("get", '{"a": 1}')
         (MISTRAL, '[TOOL_CALLS] [{"name": "get", "arguments": {"a": 1}}]', [GET]),
         (LLAMA, ' {"name": "get", "parameters": {"a": 1}}', [GET]),
         (LLAMA, '<|python_tag|>{"name": "get", "parameters": {"a": 1}}', [GET]),
-        (LLAMA, '{"name": "Ann", "age": 3} is JSON', ...),
-        (LLAMA, 'See {"name": "get", "parameters": {"a": 1}}', ...),
+        (LLAMA, '{"name": "Ann", "age": 3} is JSON', None),
+        (LLAMA, 'See {"name": "get", "parameters": {"a": 1}}', None),
     ],
 )  # fmt: skip
-def test_calls(written: CallFormat, text: str, expected: list[Piece]) -> None:
-    assert parsed(written, text, set()) == ([text] if expected is ... else expected)
+def test_calls(written: CallFormat, text: str, expected: list[Piece] | None) -> None:
+    assert parsed(written, text, set()) == ([text] if expected is None else expected)
 
 
 PIECES = [
