@@ -244,8 +244,10 @@ class Multiplication {
   Choice choice(const X* x, size_t left) const {
     if (blocks_ != 0 && is_grouped()) {
       for (const GroupedBatch* batch :
-           {&kernels_.large_grouped_batch, &kernels_.small_grouped_batch})
+           {&kernels_.large_grouped_batch, &kernels_.small_grouped_batch}) {
+        if (a_.groups.columns < batch->min_group_inputs) continue;
         if (const size_t pass = pass_of(*batch, x, left)) return {nullptr, batch, pass};
+      }
     } else if (blocks_ != 0 && !has_short_units(a_)) {
       for (const Batch* batch :
            {&kernels_.large_batch, &kernels_.medium_batch, &kernels_.small_batch})

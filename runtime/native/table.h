@@ -145,6 +145,7 @@ struct GroupedBatchKernel {
                    size_t stride);
   size_t prepare_step = 16;
   bool (*takes)(const X* x, size_t n) = nullptr;
+  size_t min_group_inputs = 0;  // groups with fewer inputs are left to another kernel
 };
 
 // Encoding ranked in one packing, for one type of inputs.

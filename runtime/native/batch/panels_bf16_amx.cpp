@@ -24,7 +24,9 @@
 // * high is within 2^-8 |x| of x, and low, which rounds the difference, within 2^-17 |x| of that.
 //   In units of 2^-24 sum|x| this is 128. A tile product adds 17 (16 pairs in two chains, the sum
 //   of both), a sum of n / 32 products of two parts 2 n / 32, the scales and sums of groups of
-//   three inputs or more n / 3 + 1. For n >= 256, all are less than n.
+//   kMinGroupInputs or more n / 16 + 2. Of the inputs that `takes` counts, zeros that complete
+//   blocks of up to five are a fifth at most, and those of the last word 14: n >= 190, and all are
+//   less than n.
 #include <cstring>
 
 #include "avx512.h"
@@ -47,6 +49,7 @@ namespace {
 
 constexpr size_t kMinVectors = 10;  // fewer take as long one by one
 constexpr size_t kMinInputs = 256;
+constexpr size_t kMinGroupInputs = 16;
 constexpr size_t kMaxVectors = 256;
 constexpr size_t kPrepareStep = 16;
 constexpr size_t kRoundRows = 4 * W16::kStripRows;
@@ -669,7 +672,7 @@ void fill_panels_bf16_amx(KernelTable& table) {
       prepare_all, multiply_all, kPrepareStep,        takes};
   table.w16_f32.large_grouped_batch = {kMinVectors,      kMaxVectors, shared_bytes,
                                        per_thread_bytes, prepare,     multiply_grouped,
-                                       kPrepareStep,     takes};
+                                       kPrepareStep,     takes,       kMinGroupInputs};
 }
 
 }  // namespace rsr

@@ -139,6 +139,35 @@ void check(const Matrix& a, size_t count) {
     }
 }
 
+// Groups of two columns: each adds a rounding, so no kernel may spend the bound on its inputs, and
+// the sums are as precise as those of a vector alone.
+void check_narrow_groups() {
+  constexpr size_t kColumns = 512, kVectors = 20, kGroup = 2, kGroups = kColumns / kGroup;
+  Matrix a(40, kColumns);
+  std::vector<float> scales(kGroups * a.rows);
+  for (float& scale : scales) scale = static_cast<float>(1 + uniform());
+  a.index.groups = {kGroup, scales.data(), false};
+  constexpr uint16_t kOnes = 26 * (1 + 32 + 1024);  // digits of 1 everywhere
+  std::vector<uint16_t> data(a.index.bytes() / sizeof kOnes, kOnes);
+  a.index.data = reinterpret_cast<const uint8_t*>(data.data());
+  constexpr size_t kHalves = 11;  // rounded up in bfloat16
+  std::vector<float> x;
+  for (size_t v = 0; v < kVectors; v++) {
+    const std::vector<float> one = float_inputs(kColumns, kHalves);
+    x.insert(x.end(), one.begin(), one.end());
+  }
+  std::vector<float> y(kVectors * a.rows);
+  const rsr::RankedProduct<float> to{&a.index, y.data()};
+  rsr::multiply_f32(&to, 1, x.data(), kVectors);
+  for (size_t v = 0; v < kVectors; v++)
+    for (size_t r = 0; r < a.rows; r++) {
+      double sum = 0;
+      for (size_t g = 0; g < kGroups; g++)
+        sum += static_cast<double>(scales[g * a.rows + r]) * (2.0 * x[0]);
+      expect(y[v * a.rows + r], sum, 32 * std::ldexp(sum, -24), "groups of two: vector, row", v, r);
+    }
+}
+
 }  // namespace
 
 void check_products() {
@@ -156,6 +185,7 @@ void check_products() {
     check(large, 17);
     other.join();
     check(Matrix(40, 30), 600);  // more than a pass
+    check_narrow_groups();
   }
 }
 

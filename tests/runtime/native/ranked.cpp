@@ -398,6 +398,7 @@ void check_grouped(const Kernel& kernel, Index<Packing>& a, Inputs<X>& in) {
 template <class Kernel, class Packing, class X>
 void check_grouped_batch(const Kernel& kernel, Index<Packing>& a, Inputs<X>& in, size_t count) {
   Groups<Packing, X> groups(a, in.count);
+  if (rsr::inputs_of_group(groups.grouping, 0, a.k) < kernel.min_group_inputs) return;
   const std::vector<size_t> taken = taken_of(kernel, in, count);
   if (taken.empty()) return;
   count = taken.size();
