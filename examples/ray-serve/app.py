@@ -1,6 +1,7 @@
 """Replicas of a model's server as a deployment of Ray Serve.
 
-RSR_MODEL=model.rsr RSR_API_KEY=... serve run app:app, then http://127.0.0.1:8000/v1 as the base URL.
+Run RSR_MODEL=/path/model.rsr RSR_API_KEY=... serve run app:app; clients' base URL is then
+http://127.0.0.1:8000/v1.
 """
 
 import os
