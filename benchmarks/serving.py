@@ -3,8 +3,8 @@
     python benchmarks/serving.py MODEL.rsr [--clients 1,4,8] [--tokens 48] [--threads N]
     python benchmarks/serving.py --url http://127.0.0.1:8080 --vocabulary 128256
 
-Without --url, the engine is called in this process. With it, the same jobs go to the /v1/completions
-of a server, whose prompts may be tokens. Three things are measured:
+Without --url, the engine is called in this process. With it, the same jobs go to a server's
+/v1/completions, whose prompts may be tokens. Three things are measured:
 
 - "clients": texts that are generated side by side; tokens per second of all, from the moment in
   which each has its first token.
@@ -85,6 +85,7 @@ class Prompts:
         self._rng = np.random.default_rng(3)
 
     def __call__(self, tokens: int) -> list[int]:
+        """Return a prompt of so many tokens."""
         found: list[int] = self._rng.integers(0, self._vocabulary, tokens).tolist()
         return found
 

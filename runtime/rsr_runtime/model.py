@@ -259,6 +259,11 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
         state = " (closed)" if self._handle.is_closed() else ""
         return f"<rsr_runtime.Model: {indexed} indexed, {len(self) - indexed} dense tensors{state}>"
 
+    @property
+    def digest(self) -> bytes:
+        """A hash of the file: SHA-256 of its header, which holds the hash of every section."""
+        return self._handle.identity[2]
+
     def __reduce__(self) -> tuple[Callable[..., Model], Identity]:
         """Pickle the path of the file: the process that unpickles loads it again.
 

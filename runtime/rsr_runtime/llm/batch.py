@@ -9,6 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 from .decoder import LOGIT_ROWS, MAX_ROWS, BatchItem, Decoder, FloatArray
 from .pace import Pace
+from .prefix_cache import PrefixCache
 from .scheduler import Scheduler
 from .session import Session, common_prefix
 from .slots import Slots
@@ -83,6 +84,7 @@ class Batch(Generic[T]):
         kept: int = 0,
         longest_pass: float | None = None,
         longest_alone: float | None = None,
+        stored: PrefixCache | None = None,
     ) -> None:
         """Start without texts.
 
@@ -94,10 +96,12 @@ class Batch(Generic[T]):
             longest_pass: seconds that a pass should take at most where several texts wait for it;
                 None: any.
             longest_alone: the same for a pass of one text.
+            stored: what was saved of earlier sessions.
         """
         self._decoder = decoder
         self._scheduler: Scheduler[T] = Scheduler(slots)
         self._slots = Slots(create, slots + kept)
+        self._stored = stored
         self._places: dict[T, _Place[T]] = {}  # in the order in which they came
         self._longest_pass, self._longest_alone = longest_pass, longest_alone
         self._paces = {False: Pace(), True: Pace()}  # by whether prompts are scored
@@ -128,6 +132,11 @@ class Batch(Generic[T]):
         if place is not None:
             self._slots.give_back(place.session)
 
+    def save(self) -> None:
+        """Save the sessions for a later batch of the same model."""
+        if self._stored is not None:
+            self._stored.save(reversed(self.sessions))
+
     def admit(self) -> Iterator[tuple[T, int]]:
         """Give free slots to waiting texts; yield these, and how many tokens are known already.
 
@@ -143,6 +152,8 @@ class Batch(Generic[T]):
         if text.is_scored:
             session.clear()
             return _Place(session, None, 0)
+        if self._stored is not None:
+            self._stored.restore(session, text.ids, self._decoder.rope_variant(len(text.ids)))
         lacking = session.missing(text.ids)
         have = len(text.ids) - lacking
         leader: T | None = None

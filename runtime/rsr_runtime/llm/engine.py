@@ -125,20 +125,30 @@ class Engine:
         model: the language model.
     """
 
-    def __init__(self, model: LanguageModel, parallel: int = 4, queue: int = 64) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        parallel: int = 4,
+        queue: int = 64,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
         """Start without jobs.
 
         Args:
             model: the language model.
             parallel: number of texts that are computed side by side.
             queue: number of jobs that may wait.
+            cache_dir: a folder in which `close` saves the keys and values of prompts and texts, for
+                a later engine with the same model and settings. It is created if it is missing. It
+                holds up to 8 GiB; the files that were not used for longest go first.
 
         Raises:
-            OptionError: a number is below 1.
+            OptionError: a number is below 1, or the folder cannot be used.
         """
         self.model = model
         self._parallel = whole_number("parallel", parallel, 1)
         self._queue = whole_number("queue", queue, 1)
+        self._cache_dir = cache_dir
         self._is_closed = False
         self._workers: dict[int, _Worker] = {}  # by process: a forked child lacks the thread
         self._turns = Turns("the engine")
@@ -149,7 +159,7 @@ class Engine:
         with self._turns.turn():
             worker = self._workers.get(process)
             if worker is None:
-                worker = _Worker(self.model, self._parallel, self._queue)
+                worker = _Worker(self.model, self._parallel, self._queue, self._cache_dir)
                 self._workers = {process: worker}
                 weakref.finalize(self, worker.stop)
         return worker
@@ -305,12 +315,18 @@ class _Inbox:
 class _Worker:
     """The engine's thread in one process, and all that it works on."""
 
-    def __init__(self, model: LanguageModel, parallel: int, queue: int) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        parallel: int,
+        queue: int,
+        cache_dir: str | os.PathLike[str] | None,
+    ) -> None:
         self._process = os.getpid()
         self._parallel, self._queue = parallel, queue
         self._inbox = _Inbox()
         self._batch: Batch[_JobText] = model.new_batch(
-            parallel, _KEPT, _LONGEST_PASS, _LONGEST_ALONE
+            parallel, _KEPT, _LONGEST_PASS, _LONGEST_ALONE, cache_dir
         )
         self._jobs: dict[_Running, None] = {}  # that the thread knows, in order
         self._totals = _Totals()
@@ -380,6 +396,7 @@ class _Worker:
                     self._end_all(error)
         finally:
             self._end_all(ClosedError("the engine was closed"))
+            self._batch.save()
 
     def _wait(self) -> bool:
         """Wait for something to do, and take new jobs; return False to end the thread."""

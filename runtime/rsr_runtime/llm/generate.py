@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from rsr_formats.text import counted
 
 from .batch import Batch
+from .constraint import Constraint
 from .decoder import FloatArray
 from .errors import ModelError, PromptError
 from .sampling import Sampler, Sampling
@@ -20,9 +21,6 @@ from .session import Progress, Session, SessionPool
 from .speculation import Speculation
 from .tokenizer import StopStrings, StreamingDetokenizer, Tokenizer
 from .turns import Turns
-
-if TYPE_CHECKING:
-    from .job import Constraint
 
 FinishReason = Literal["stop", "length", "context", "interrupted"]
 

@@ -114,11 +114,21 @@ class KVCache:
     def copy_prefix(self, source: KVCache, length: int) -> None:
         """Become a copy of the first `length` filled positions of a cache of the same model."""
         self.truncate(0)
-        for layer, other in zip(self._layers, source._layers, strict=True):
-            for own, cells in zip(layer, other, strict=True):
-                count = -(-length // LANES) if own.ndim == 4 else length
-                own[:, :count] = cells[:, :count]
+        for own, cells in zip(self.prefix(length), source.prefix(length), strict=True):
+            own[:] = cells
         self.append(length)
+
+    def prefix(self, length: int) -> list[npt.NDArray[Any]]:
+        """Return views of the arrays of all layers, up to the first `length` positions.
+
+        Their second dimension has the positions, or blocks of these.
+        """
+        blocks = -(-length // LANES)
+        return [
+            array[:, : blocks if array.ndim == 4 else length]
+            for layer in self._layers
+            for array in layer
+        ]
 
     def layer(self, i: int) -> tuple[npt.NDArray[Any], ...]:
         """Return the arrays of layer `i`: keys, values and, in int8, the scales of both."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -10,8 +11,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from rsr_formats import __version__
 from rsr_formats.text import counted
 
+from ..cpu import cpu_info
 from ..errors import OptionError
 from ..matrix import Matrix
 from ..model import Model
@@ -32,6 +35,7 @@ from .end_of_turn import end_of_turn_tokens
 from .errors import ContextFullError, ModelError, PromptError
 from .generate import EncodedPrompt, Generation, StopCriteria, Stream, generate_all
 from .kv_cache import KVCache
+from .prefix_cache import PrefixCache
 from .sampling import Sampling
 from .session import Progress, Session, SessionPool
 from .speculation import PassTimes, Speculation
@@ -215,9 +219,25 @@ class LanguageModel:
         kept: int = 0,
         longest_pass: float | None = None,
         longest_alone: float | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
     ) -> Batch[Any]:
-        """Return a `Batch` of this model's texts, without any."""
-        return Batch(self._decoder, self.new_session, slots, kept, longest_pass, longest_alone)
+        """Return a `Batch` of this model's texts, without any.
+
+        Raises:
+            OptionError: `cache_dir`, the folder of a `PrefixCache`, cannot be used.
+        """
+        stored = None if cache_dir is None else PrefixCache(cache_dir, self._cache_key())
+        return Batch(
+            self._decoder, self.new_session, slots, kept, longest_pass, longest_alone, stored
+        )
+
+    def _cache_key(self) -> bytes:
+        """Return a hash of all that keys and values depend on besides tokens.
+
+        Instruction sets may differ in the last bits of floats.
+        """
+        settings = self.context, self._kv, self._activations, cpu_info()["isa"], __version__
+        return hashlib.sha256(self._model.digest + repr(settings).encode()).digest()
 
     def prepared(
         self,

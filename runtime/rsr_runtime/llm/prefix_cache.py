@@ -1,0 +1,193 @@
+"""Keys and values of prompts on disk, for an engine that starts again.
+
+A file holds one sequence: a header, the tokens, the arrays of the cache up to the last token as
+they are in memory, and the SHA-256 of all that. The key in the header stands for everything that
+keys and values depend on besides the tokens. A file that is damaged or of another model is ignored;
+no size in it is believed before it was compared with the size of the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from struct import Struct
+from typing import BinaryIO
+
+import numpy as np
+
+from rsr_formats.atomic import atomic_file
+from rsr_formats.errors import RsrError
+
+from ..errors import OptionError
+from .session import Session, common_prefix
+
+MOST_BYTES = 8 << 30  # of the files in a folder
+_LEAST = 64  # tokens that are worth a file, or reading one
+_SUFFIX = ".rsrkv"
+_HEADER = Struct("<8s32sII")  # magic, key, number of tokens, RoPE variant
+_MAGIC = b"RSRKV\x00\x00\x01"
+_PIECE = 1 << 20  # bytes read at a time
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A file of the folder."""
+
+    path: Path
+    tokens: list[int]
+    variant: int  # of RoPE
+
+
+class PrefixCache:
+    """The files of a folder that suit one model and its settings."""
+
+    def __init__(self, folder: str | os.PathLike[str], key: bytes) -> None:
+        """Read the headers of the folder's files.
+
+        Args:
+            folder: is created if it is missing, for this user alone: tokens can be read as text.
+            key: 32 bytes that stand for the model and its settings.
+
+        Raises:
+            OptionError: the folder cannot be created or read.
+        """
+        self._folder, self._key = Path(folder), key
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            paths = sorted(self._folder.glob(f"*{_SUFFIX}"))
+        except OSError as error:
+            raise OptionError(f"the folder of the cache cannot be used: {error}") from error
+        found = (self._read_header(path) for path in paths)
+        self._entries = [entry for entry in found if entry is not None]
+
+    def _read_header(self, path: Path) -> _Entry | None:
+        with suppress(OSError), _opened(path) as file:
+            count, variant = self._checked(file.read(_HEADER.size))
+            room = os.fstat(file.fileno()).st_size - _HEADER.size - hashlib.sha256().digest_size
+            if 0 < 4 * count <= room:
+                tokens = np.frombuffer(file.read(4 * count), "<u4").tolist()
+                if len(tokens) == count:
+                    return _Entry(path, tokens, variant)
+        return None
+
+    def _checked(self, header: bytes) -> tuple[int, int]:
+        """Return the number of tokens, 0 if the header is another model's, and the variant."""
+        if len(header) != _HEADER.size:
+            return 0, 0
+        magic, key, count, variant = _HEADER.unpack(header)
+        return (count, variant) if (magic, key) == (_MAGIC, self._key) else (0, 0)
+
+    def restore(self, session: Session, tokens: list[int], variant: int) -> None:
+        """Give a session the longest beginning of `tokens` in a file, if it has less.
+
+        Args:
+            session: the session.
+            tokens: its sequence; the last token is left out, as its state is needed.
+            variant: of RoPE, which the sequence takes.
+        """
+        shared = {
+            entry.path: min(common_prefix(entry.tokens, tokens), len(tokens) - 1)
+            for entry in self._entries
+            if entry.variant == variant
+        }
+        best = max(shared, key=lambda path: shared[path], default=None)
+        if best is None or shared[best] < len(session.tokens) + _LEAST:
+            return
+        (entry,) = (entry for entry in self._entries if entry.path == best)
+        if self._load(session, entry, shared[best]):
+            with suppress(OSError):
+                os.utime(entry.path)  # it was used
+        else:
+            self._entries.remove(entry)
+
+    def _load(self, session: Session, entry: _Entry, count: int) -> bool:
+        """Read a file into a session; return False if it is not as it should be."""
+        session.clear()
+        if len(entry.tokens) > session.cache.context:
+            return False
+        shapes = session.cache.prefix(len(entry.tokens))
+        head = _HEADER.pack(_MAGIC, self._key, len(entry.tokens), entry.variant)
+        head += np.array(entry.tokens, "<u4").tobytes()
+        expected = len(head) + sum(array.nbytes for array in shapes) + 32
+        with suppress(OSError), _opened(entry.path) as file:
+            if os.fstat(file.fileno()).st_size != expected or file.read(len(head)) != head:
+                return False
+            digest, left = hashlib.sha256(head), expected - 32 - len(head)
+            while left and (piece := file.read(min(_PIECE, left))):
+                digest.update(piece)
+                left -= len(piece)
+            if left or file.read() != digest.digest():
+                return False
+            file.seek(len(head))
+            for array, own in zip(shapes, session.cache.prefix(count), strict=True):
+                read = np.empty(array.shape, array.dtype)
+                if file.readinto(read.data.cast("B")) != read.nbytes:  # type: ignore[attr-defined]
+                    return False
+                own[:] = read[:, : own.shape[1]]
+            session.variant = entry.variant
+            session.append(entry.tokens[:count])
+            return True
+        return False
+
+    def save(self, sessions: Iterable[Session]) -> None:
+        """Write sessions, and drop the files that were not used for longest beyond `MOST_BYTES`.
+
+        A session whose tokens begin another one that is kept is left out. What cannot be written
+        is not kept.
+
+        Args:
+            sessions: the most important first.
+        """
+        written = 0
+        for session in sessions:
+            size = sum(array.nbytes for array in session.cache.prefix(len(session.tokens)))
+            if written + size > MOST_BYTES or not self._is_new(session):
+                continue
+            with suppress(OSError, RsrError):
+                self._write(session)
+                written += size
+        self._drop_oldest()
+
+    def _is_new(self, session: Session) -> bool:
+        count = len(session.tokens)
+        return count >= _LEAST and all(
+            common_prefix(entry.tokens, session.tokens) < count for entry in self._entries
+        )
+
+    def _write(self, session: Session) -> None:
+        tokens = np.array(session.tokens, "<u4").tobytes()
+        head = _HEADER.pack(_MAGIC, self._key, len(session.tokens), session.variant) + tokens
+        name = hashlib.sha256(head).hexdigest()[:32]
+        path = self._folder / f"{name}{_SUFFIX}"
+        digest = hashlib.sha256(head)
+        with atomic_file(path, force=True) as out:
+            out.write(head)
+            for array in session.cache.prefix(len(session.tokens)):
+                data = np.ascontiguousarray(array)
+                out.write(data.data)
+                digest.update(data.data)
+            out.write(digest.digest())
+        self._entries.append(_Entry(path, list(session.tokens), session.variant))
+
+    def _drop_oldest(self) -> None:
+        """Delete files, also of other models, until the rest is small enough."""
+        with suppress(OSError):
+            stats = [(path.lstat(), path) for path in self._folder.glob(f"*{_SUFFIX}")]
+            total = sum(stat.st_size for stat, _ in stats)
+            for stat, path in sorted(stats, key=lambda one: one[0].st_mtime):
+                if total <= MOST_BYTES:
+                    break
+                path.unlink()
+                total -= stat.st_size
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a regular file, and no link or pipe in its place."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    with open(os.open(path, flags | getattr(os, "O_BINARY", 0)), "rb") as file:  # noqa: PTH123
+        yield file

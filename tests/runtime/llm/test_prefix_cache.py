@@ -1,0 +1,148 @@
+"""Keys and values that are saved to disk and restored by an engine that starts again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rsr_runtime import OptionError
+from rsr_runtime.llm import Engine, Job, LanguageModel
+from rsr_runtime.llm import prefix_cache as module
+from rsr_runtime.llm.job import Started, TextFinished
+from rsr_testing.loader import Loader
+
+
+def tokens_of(count: int, seed: int) -> list[int]:
+    result: list[int] = np.random.default_rng(seed).integers(3, 200, count).tolist()
+    return result
+
+
+SYSTEM = tokens_of(90, 1)
+FIRST, SECOND = SYSTEM + tokens_of(9, 2), SYSTEM + tokens_of(5, 3)
+
+
+def run(model: LanguageModel, folder: Path | None, *prompts: list[int]) -> list[Any]:
+    """Return the cached tokens and the generated ones of each prompt, of a new engine."""
+    found: list[Any] = []
+    with Engine(model, parallel=2, cache_dir=folder) as engine:
+        for prompt in prompts:
+            for event in engine.submit(Job(prompt, max_tokens=6)):
+                if isinstance(event, Started):
+                    found.append(event.cached_tokens)
+                if isinstance(event, TextFinished):
+                    found.append(event.generation.tokens)
+    return found
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("kv", ["float16", "float32", "int8"])
+def test_a_new_engine_computes_only_what_is_new(kv: Any, loaded: Loader, tmp_path: Path) -> None:
+    folder = tmp_path / "of" / "caches"
+    alone = [run(loaded("bitnet-2b", kv=kv), None, prompt)[1] for prompt in (FIRST, SECOND)]
+    model = loaded("bitnet-2b", kv=kv)
+    assert run(model, folder, FIRST, tokens_of(20, 4))[:2] == [0, alone[0]]
+    assert len(files(folder)) == 1  # 20 tokens are not worth a file
+    assert folder.stat().st_mode & 0o077 == 0
+    again = loaded("bitnet-2b", kv=kv)
+    assert run(again, folder, SECOND, FIRST) == [90, alone[1], 90, alone[0]]
+    before = files(folder)
+    assert run(loaded("bitnet-2b", kv=kv), folder, FIRST) == [98, alone[0]]
+    assert files(folder) == before  # nothing new
+
+
+def test_files_of_other_models_and_settings_are_not_used(loaded: Loader, tmp_path: Path) -> None:
+    run(loaded("bitnet-2b"), tmp_path, FIRST)
+    others: list[dict[str, Any]] = [{"kv": "int8"}, {"context": 200}, {"activations": "float32"}]
+    for options in others:
+        assert run(loaded("bitnet-2b", **options), tmp_path, FIRST)[0] == 0
+    assert run(loaded("1bitllm"), tmp_path, FIRST)[0] == 0
+    assert run(loaded("bitnet-2b"), tmp_path, FIRST)[0] == 98
+
+
+def flipped(at: int) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        data[at] ^= 1
+        path.write_bytes(data)
+
+    return damage
+
+
+def cut(to: int) -> Callable[[Path], None]:
+    return lambda path: os.truncate(path, to)
+
+
+def counted(count: int) -> Callable[[Path], None]:
+    """Return a function that writes another number of tokens."""
+
+    def damage(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        data[40:44] = count.to_bytes(4, "little")
+        path.write_bytes(data)
+
+    return damage
+
+
+def a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def a_link(path: Path) -> None:
+    target = path.rename(path.with_suffix(".moved"))
+    path.symlink_to(target)
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and links of POSIX")
+@pytest.mark.parametrize(
+    "damage",
+    [flipped(0), flipped(9), flipped(60), flipped(-100), flipped(-1), cut(0), cut(30), cut(200),
+     cut(5000), counted(0), counted(1), counted(2**32 - 1), a_pipe, a_link, a_folder],
+)  # fmt: skip
+def test_a_damaged_file_is_ignored(
+    damage: Callable[[Path], None], loaded: Loader, tmp_path: Path
+) -> None:
+    model = loaded("bitnet-2b")
+    expected = run(model, tmp_path, FIRST)
+    (path,) = files(tmp_path)
+    damage(path)
+    cached, tokens = run(model, tmp_path, FIRST)
+    assert tokens == expected[1]
+    assert cached == 0
+
+
+def test_the_folder_has_a_largest_size(
+    loaded: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loaded("bitnet-2b")
+    run(model, tmp_path, FIRST)
+    (first,) = files(tmp_path)
+    monkeypatch.setattr(module, "MOST_BYTES", first.stat().st_size * 5 // 2)
+    for seed in range(3):
+        if seed < 2:
+            os.utime(first, (seed, seed))
+        run(model, tmp_path, tokens_of(99, 10 + seed))
+        found = files(tmp_path)
+        assert len(found) == 2
+        assert (first in found) == (seed == 0)
+    assert run(model, tmp_path, tokens_of(99, 12))[0] == 98
+
+
+def test_a_folder_that_cannot_be_used(loaded: Loader, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    with pytest.raises(OptionError, match="the folder of the cache cannot be used"):
+        Engine(loaded("bitnet-2b"), cache_dir=file)
