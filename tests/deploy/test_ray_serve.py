@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -18,11 +20,18 @@ pytest.importorskip("ray.serve")
 URL = "http://127.0.0.1:8000/v1"
 
 
-def test_replicas_answer(language_models: LanguageModels, tmp_path: Path) -> None:
-    """Chat completions of both replicas; without a key there are none."""
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a short path: Ray has its sockets there."""
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def test_replicas_answer(language_models: LanguageModels, tmp_path: Path, short: Path) -> None:
+    """Replicas answer alike; without a key they do not."""
     environment = {
         **os.environ, "RSR_MODEL": str(language_models.path("bitnet-2b")), "RSR_API_KEY": "secret",
-        "RAY_TMPDIR": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TMPDIR": str(short), "RAY_USAGE_STATS_ENABLED": "0",
     }  # fmt: skip
     command = [sys.executable, "-m", "ray.serve.scripts", "run", "app:app"]
     folder = EXAMPLES / "ray-serve"
