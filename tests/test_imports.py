@@ -98,9 +98,7 @@ def test_rooms_import_what_contributing_allows() -> None:
 
 
 def test_the_compiler_uses_the_public_runtime_only() -> None:
-    public = {
-        "rsr_runtime", "rsr_runtime.llm", "rsr_runtime.serve", "rsr_runtime.serve.listen",
-    }  # fmt: skip
+    public = {"rsr_runtime", "rsr_runtime.llm", "rsr_runtime.serve"}
     wrong = [
         f"{module} imports {name}"
         for module in MODULES

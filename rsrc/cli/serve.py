@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 from pathlib import Path
@@ -14,8 +13,6 @@ from ..common.errors import OptionError
 from .llm import model_options, opened, report_not_applied
 from .options import PATH, file_argument
 from .template_variables import template_variables_option
-
-_PACKAGES = ("starlette", "uvicorn", "msgspec", "llguidance")
 
 
 def _not_blank(
@@ -75,6 +72,13 @@ def _not_blank(
     help="Allow web pages of this origin (https://example.org; * is any) to send requests; may be "
     "repeated.",
 )
+@click.option(
+    "--cache-dir",
+    type=PATH,
+    metavar="DIR",
+    help="Save the keys and values of prompts and texts in DIR at the end, and restore them at "
+    "the start.",
+)
 @template_variables_option()
 @model_options("Maximum tokens of prompt and text. Default: 4096, or the model's limit if less.")
 def serve(
@@ -88,6 +92,7 @@ def serve(
     variables: dict[str, Any],
     parallel: int,
     queue: int,
+    cache_dir: Path | None,
     **given: Any,
 ) -> None:
     """Serve the language model in FILE to OpenAI clients and browsers.
@@ -95,39 +100,22 @@ def serve(
     Requests are logged on stderr without their text. SIGINT or SIGTERM ends the server: it takes no
     new requests and gives running ones 10 seconds.
     """
-    _check_packages()
-    from rsr_runtime.serve.listen import Access, bind, check_access
+    from rsr_runtime import serve as http
 
-    keys = [*api_keys, *_keys(api_key_file), *filter(None, [os.environ.get("RSR_API_KEY")])]
-    access = Access(host, keys, origins)
-    check_access(access, insecure)
-    with bind(host, port) as bound, opened(file, given) as model:
+    environment = filter(None, [os.environ.get("RSR_API_KEY")])
+    keys = [*api_keys, *_keys(api_key_file), *environment]
+    with opened(file, given) as model:
         report_not_applied(model)
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-        from rsr_runtime.serve import Engine
-        from rsr_runtime.serve.listen import Server, http_server
-
-        with Engine(model, parallel=parallel, queue=queue) as engine:
-            server = Server(model, engine, file.stem, variables)
-            url = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
-            http_server(server, access, lambda: _report(server.name, url)).run([bound])
+        http.serve(
+            model, file.stem, host=host, port=port, api_keys=keys, insecure=insecure,
+            origins=origins, variables=variables, parallel=parallel, queue=queue,
+            cache_dir=cache_dir, ready=lambda url: _report(file.stem, url),
+        )  # fmt: skip
 
 
 def _report(name: str, url: str) -> None:
     click.echo(f"rsrc: serving {name} at {url} (OpenAI base URL: {url}/v1)", err=True)
-
-
-def _check_packages() -> None:
-    """Check that the extra `serve` is installed.
-
-    Raises:
-        OptionError: it is not.
-    """
-    for package in _PACKAGES:
-        if importlib.util.find_spec(package) is None:
-            raise OptionError(
-                f"serve needs the package {package}: pip install 'rsr-ternary[serve]'"
-            )
 
 
 def _keys(file: Path | None) -> list[str]:

@@ -1,6 +1,6 @@
 """Serve a language model to many at once: an OpenAI-compatible server, and its engine.
 
-`Engine` needs the extra `llm` only; the modules of the server need the extra `serve`.
+`Engine` needs the extra `llm` only, `serve` needs the extra `serve`.
 
 Example:
     from rsr_runtime import llm
@@ -24,6 +24,7 @@ from ..llm.job import (
     TextFinished,
     TokenAdded,
 )
+from .run import serve
 
 __all__ = [
     "Constraint",
@@ -39,4 +40,5 @@ __all__ = [
     "Started",
     "TextFinished",
     "TokenAdded",
+    "serve",
 ]

@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -17,6 +18,8 @@ import pytest
 from rsr_runtime import llm
 from rsr_testing.commands import ENVIRONMENT, MAIN, refused, rsrc
 from rsr_testing.process import SIGINT_RAISES, started
+
+get, post = partial(httpx.get, timeout=60), partial(httpx.post, timeout=60)
 
 
 @contextmanager
@@ -37,7 +40,7 @@ def served(*arguments: object, **environment: str) -> Iterator[tuple[str, subpro
 def test_it_serves_until_a_signal(path: Path, name: str) -> None:
     with served(path) as (url, process):
         body = {"prompt": "The weights", "max_tokens": 12, "temperature": 0}
-        answer = httpx.post(f"{url}/v1/completions", json=body).json()
+        answer = post(f"{url}/v1/completions", json=body).json()
         with llm.load(path) as model:
             assert answer["choices"][0]["text"] == model.generate("The weights", max_tokens=12).text
         number = getattr(signal, name)
@@ -60,10 +63,10 @@ def test_a_signal_waits_for_requests(path: Path) -> None:
         ends = {str(token): -100 for token in range(299, 304)}
         body = {"prompt": "a", "max_tokens": 40, "temperature": 0, "logit_bias": ends}
         asking = threading.Thread(
-            target=lambda: found.append(httpx.post(f"{url}/v1/completions", json=body, timeout=60))
+            target=lambda: found.append(post(f"{url}/v1/completions", json=body))
         )
         asking.start()
-        while "rsr_requests_processing 1" not in httpx.get(f"{url}/metrics").text:
+        while "rsr_requests_processing 1" not in get(f"{url}/metrics").text:
             pass
         process.send_signal(signal.SIGTERM)
         asking.join(60)
@@ -77,7 +80,7 @@ def test_keys_come_from_file_option_and_environment(path: Path, tmp_path: Path) 
     keys.write_text("one\n\n two \n", encoding="utf-8")
 
     def status(url: str, key: str) -> int:
-        return httpx.get(f"{url}/models", headers={"api-key": key}).status_code
+        return get(f"{url}/models", headers={"api-key": key}).status_code
 
     with served(path, "--api-key-file", keys, "--api-key", "three") as (url, _):
         assert [status(url, key) for key in ("one", "two", "three", "", "four")] == [
@@ -95,7 +98,7 @@ def test_other_addresses_are_refused_without_a_key(path: Path, tmp_path: Path) -
     assert "--api-key" in refused(rsrc("serve", path, "--api-key", " "), code=2)
     with served(path, "--host", "0.0.0.0", "--insecure") as (url, _):
         port = url.rsplit(":", 1)[1]
-        assert httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
+        assert get(f"http://127.0.0.1:{port}/health").status_code == 200
 
 
 def test_a_taken_port_is_refused(path: Path) -> None:
@@ -119,6 +122,6 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
 def test_template_variables_are_for_all_requests(path: Path) -> None:
     with served(path, "--template-var", "bos_token=zz") as (url, _):
         body = {"messages": [{"role": "user", "content": "a"}]}
-        tokens = httpx.post(f"{url}/tokenize", json=body).json()["tokens"]
-        text = httpx.post(f"{url}/detokenize", json={"tokens": tokens}).json()["prompt"]
+        tokens = post(f"{url}/tokenize", json=body).json()["tokens"]
+        text = post(f"{url}/detokenize", json={"tokens": tokens}).json()["prompt"]
         assert text.startswith("zz<|start_header_id|>")

@@ -1,0 +1,69 @@
+"""Serve a model until a signal, by one call. It imports the packages of the server as it runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from ..errors import OptionError
+from ..llm.engine import Engine
+from ..llm.model import LanguageModel
+
+_PACKAGES = ("starlette", "uvicorn", "msgspec", "llguidance")
+
+
+def serve(
+    model: LanguageModel,
+    name: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    api_keys: Sequence[str] = (),
+    insecure: bool = False,
+    origins: Collection[str] = (),
+    variables: Mapping[str, Any] | None = None,
+    parallel: int = 4,
+    queue: int = 64,
+    cache_dir: str | os.PathLike[str] | None = None,
+    ready: Callable[[str], None] | None = None,
+) -> None:
+    """Answer requests over HTTP until SIGINT or SIGTERM, which give running ones 10 seconds.
+
+    The log goes to the logger "rsr_runtime.serve", without the text of requests.
+
+    Args:
+        model: the model.
+        name: the model's name in responses.
+        host: address to listen on.
+        port: port to listen on; 0 takes a free one.
+        api_keys: keys, one of which a request must have; none are needed if there are none.
+        insecure: allow no keys on an address that other machines reach.
+        origins: origins of web pages of others that may send requests; "*" is any.
+        variables: for the chat template, unless a request has others.
+        parallel: number of texts that are computed side by side.
+        queue: number of requests that may wait; further ones get status 429.
+        cache_dir: a folder for keys and values, see `Engine`.
+        ready: is called with the server's URL when requests are taken.
+
+    Raises:
+        OptionError: a package of the extra `serve` is missing, the address cannot be used, or it
+            needs a key.
+    """
+    for package in _PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            raise OptionError(
+                f"serving needs the package {package}: pip install 'rsr-ternary[serve]'"
+            )
+    from .guard import Access
+    from .listen import bind, check_access, http_server
+    from .server import Server
+
+    access = Access(host, api_keys, origins)
+    check_access(access, insecure)
+    with bind(host, port) as bound:
+        url = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
+        with Engine(model, parallel, queue, cache_dir) as engine:
+            server = Server(model, engine, name, variables or {})
+            http_server(server, access, lambda: ready and ready(url)).run([bound])
