@@ -1,5 +1,6 @@
 // What can be done with conversations. Answers go on while another conversation is shown.
 
+import { setIdInAddress } from "./address.js";
 import { receiveAnswer } from "./answer.js";
 import { newId, now, titleOf, Tree } from "./conversation.js";
 import { announce, byId } from "./dom.js";
@@ -28,6 +29,7 @@ export class Chat {
   /** @type {Session} */
   #session = newSession();
   #model = { id: "", context: 0 };
+  #turn = 0; // of the last conversation that was asked for
 
   /**
    * @param {object} parts
@@ -54,17 +56,17 @@ export class Chat {
 
   /** Show an empty conversation. */
   create() {
+    this.#turn += 1;
     this.#show(newSession());
   }
 
   /** Show a conversation of the database. @returns {Promise<boolean>} whether it exists */
   async open(id) {
-    const running = this.#running.get(id);
-    const conversation = running ? running.conversation : await store.conversation(id);
-    if (!conversation) return false;
-    const tree = running ? running.tree : new Tree(await store.messages(id));
-    this.#show(running ?? { conversation, tree, live: null, controller: null });
-    return true;
+    const turn = ++this.#turn;
+    const session = this.#running.get(id) ?? (await storedSession(id));
+    if (turn !== this.#turn) return true; // another was asked for meanwhile
+    if (session) this.#show(session);
+    return session !== null;
   }
 
   /** Send a message of the user and get the answer. */
@@ -130,7 +132,10 @@ export class Chat {
       session.controller?.abort();
     }
     await store.remove(id);
-    if (id === this.conversation.id) this.create();
+    if (id === this.conversation.id) {
+      this.create();
+      setIdInAddress("");
+    }
     await this.history.refresh();
   }
 
@@ -156,7 +161,7 @@ export class Chat {
     this.list.follow();
     const answered = this.#answer(session, message);
     await store.save(conversation, [message]);
-    rememberInAddress(conversation.id);
+    if (session === this.#session) setIdInAddress(conversation.id);
     await this.history.refresh();
     this.history.mark(this.conversation.id);
     await answered;
@@ -216,7 +221,6 @@ export class Chat {
     this.#render();
     this.list.follow();
     this.history.mark(session.conversation.id);
-    rememberInAddress(session.tree.all().length ? session.conversation.id : "");
   }
 
   #render() {
@@ -243,6 +247,13 @@ export class Chat {
   }
 }
 
+/** @returns {Promise<Session | null>} a conversation of the database */
+async function storedSession(id) {
+  const conversation = await store.conversation(id);
+  if (!conversation) return null;
+  return { conversation, tree: new Tree(await store.messages(id)), live: null, controller: null };
+}
+
 /** @returns {Session} */
 function newSession() {
   const time = now();
@@ -252,9 +263,4 @@ function newSession() {
     live: null,
     controller: null,
   };
-}
-
-/** Have a reload show the same conversation. */
-function rememberInAddress(id) {
-  if (location.hash.slice(1) !== id) history.pushState(null, "", id ? `#${id}` : location.pathname);
 }

@@ -1,5 +1,6 @@
 // Puts the parts of the page together.
 
+import { idInAddress, setIdInAddress } from "./address.js";
 import { apiKey, model } from "./api.js";
 import { ask } from "./ask.js";
 import { Chat } from "./chat.js";
@@ -26,7 +27,10 @@ const composer = new Composer({
   editLast: () => chat.editLast(),
 });
 const history = new History({
-  open: (id) => act(openConversation(id)),
+  open: (id) => {
+    setIdInAddress(id);
+    act(openConversation());
+  },
   rename: (conversation) => act(rename(conversation)),
   remove: (conversation) => act(remove(conversation)),
 });
@@ -41,14 +45,18 @@ function act(work) {
   });
 }
 
-async function openConversation(id) {
-  if (!(await chat.open(id))) chat.create();
+/** Show the conversation that the address names, a new one if there is none. */
+async function openConversation() {
+  const id = idInAddress();
+  if (!id) chat.create();
+  else if (!(await chat.open(id))) createConversation();
   closeSidebar();
   composer.focus();
 }
 
 function createConversation() {
   chat.create();
+  setIdInAddress("");
   closeSidebar();
   composer.focus();
 }
@@ -73,6 +81,12 @@ async function askForKey() {
   apiKey.set(key);
   await connect();
   return true;
+}
+
+async function start() {
+  act(connect());
+  await openConversation();
+  await history.refresh();
 }
 
 /** Ask the server for its model. */
@@ -132,11 +146,6 @@ listenForShortcuts({
   create: createConversation,
   settings: () => settings.open(chat.conversation.settings),
 });
-addEventListener("popstate", () => act(openConversation(location.hash.slice(1))));
+addEventListener("popstate", () => act(openConversation()));
 
-await Promise.all([
-  history.refresh(),
-  connect(),
-  location.hash ? openConversation(location.hash.slice(1)) : chat.create(),
-]);
-composer.focus();
+act(start());
