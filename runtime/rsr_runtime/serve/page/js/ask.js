@@ -23,10 +23,14 @@ export function ask({ title, text = "", ok, input }) {
   (input ? field : byId("ask-ok")).focus();
   if (input) field.select();
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => {
-      resolve(dialog.returnValue === "ok" ? field.value.trim() : null);
-      field.value = "";
-    }, { once: true });
+    dialog.addEventListener(
+      "close",
+      () => {
+        resolve(dialog.returnValue === "ok" ? field.value.trim() : null);
+        field.value = "";
+      },
+      { once: true },
+    );
   });
 }
 

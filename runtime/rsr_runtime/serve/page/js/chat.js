@@ -154,7 +154,14 @@ export class Chat {
     const session = this.#session;
     const { conversation, tree } = session;
     if (session.live) return;
-    const message = { id: newId(), conversation: conversation.id, parent, role: "user", created: now(), content: text };
+    const message = {
+      id: newId(),
+      conversation: conversation.id,
+      parent,
+      role: "user",
+      created: now(),
+      content: text,
+    };
     if (!tree.all().length) conversation.title = titleOf(text);
     tree.add(message);
     conversation.leaf = message.id;
@@ -173,7 +180,14 @@ export class Chat {
     const { conversation, tree } = session;
     const { settings } = conversation;
     const body = chatRequest(this.#model.id, tree.path(question.id), settings);
-    const message = { id: newId(), conversation: conversation.id, parent: question.id, role: "assistant", created: now(), content: "" };
+    const message = {
+      id: newId(),
+      conversation: conversation.id,
+      parent: question.id,
+      role: "assistant",
+      created: now(),
+      content: "",
+    };
     if (settings.schema) message.isJson = true;
     tree.add(message);
     Object.assign(session, { live: message, controller: new AbortController() });
@@ -204,7 +218,8 @@ export class Chat {
       if (!session.isRemoved) await store.save(conversation, [message]);
       if (session === this.#session) this.#finished(message);
     }
-    if (error?.needsKey && session === this.#session && (await this.askForKey())) await this.retry(message);
+    if (error?.needsKey && session === this.#session && (await this.askForKey()))
+      await this.retry(message);
   }
 
   #finished(message) {
@@ -258,7 +273,14 @@ async function storedSession(id) {
 function newSession() {
   const time = now();
   return {
-    conversation: { id: newId(), title: "", created: time, updated: time, leaf: null, settings: rememberedSettings() },
+    conversation: {
+      id: newId(),
+      title: "",
+      created: time,
+      updated: time,
+      leaf: null,
+      settings: rememberedSettings(),
+    },
     tree: new Tree(),
     live: null,
     controller: null,

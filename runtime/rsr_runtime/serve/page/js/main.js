@@ -62,21 +62,34 @@ function createConversation() {
 }
 
 async function rename(conversation) {
-  const title = await ask({ title: "Rename conversation", ok: "Rename", input: { label: "Title", value: conversation.title } });
+  const title = await ask({
+    title: "Rename conversation",
+    ok: "Rename",
+    input: { label: "Title", value: conversation.title },
+  });
   if (!title) return;
   await chat.rename(conversation.id, title);
   history.focus(conversation.id);
 }
 
 async function remove(conversation) {
-  const answer = await ask({ title: `Delete "${conversation.title}"?`, text: "Its messages are deleted from this browser.", ok: "Delete" });
+  const answer = await ask({
+    title: `Delete "${conversation.title}"?`,
+    text: "Its messages are deleted from this browser.",
+    ok: "Delete",
+  });
   if (answer === null) return;
   await chat.remove(conversation.id);
   byId("new").focus();
 }
 
 async function askForKey() {
-  const key = await ask({ title: "API key", text: "The server needs a key.", ok: "Use key", input: { label: "Key", type: "password" } });
+  const key = await ask({
+    title: "API key",
+    text: "The server needs a key.",
+    ok: "Use key",
+    input: { label: "Key", type: "password" },
+  });
   if (!key) return false;
   apiKey.set(key);
   await connect();
@@ -95,7 +108,8 @@ async function connect() {
     const found = await model();
     hideNotice();
     chat.setModel(found);
-    byId("model").textContent = `${found.id} · ${found.context.toLocaleString("en")} tokens of context`;
+    byId("model").textContent =
+      `${found.id} · ${found.context.toLocaleString("en")} tokens of context`;
   } catch (error) {
     byId("model").textContent = "Not connected";
     const enter = { label: "Enter key", act: () => act(askForKey()) };
@@ -108,7 +122,10 @@ async function exportAll() {
 }
 
 async function exportOne() {
-  const name = chat.conversation.title.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 50);
+  const name = chat.conversation.title
+    .replace(/[^\p{L}\p{N}]+/gu, "-")
+    .replace(/^-|-$/g, "")
+    .slice(0, 50);
   saveFile(`${name || "conversation"}.json`, await exported([chat.conversation]));
 }
 
