@@ -16,7 +16,7 @@ const LIST = [
   [[CONTROL, "/"], "This list"],
 ];
 
-/** @param {{stop: () => void, search: () => void, create: () => void, settings: () => void}} actions */
+/** @param {Record<"stop" | "search" | "create" | "settings", () => void>} actions */
 export function listenForShortcuts(actions) {
   byId("shortcut-list").append(
     ...LIST.flatMap(([keys, what]) => [
