@@ -49,17 +49,45 @@ export class History {
       : (await store.conversations()).map((conversation) => ({ conversation, passage: null }));
     if (turn !== this.#turn) return;
     this.#list.replaceChildren(...found.map((one) => this.#entry(one)));
-    byId("history-empty").textContent = found.length ? "" : text ? "Nothing found." : "No conversations yet.";
+    byId("history-empty").textContent = found.length
+      ? ""
+      : text
+        ? "Nothing found."
+        : "No conversations yet.";
   }
 
   #entry({ conversation, passage }) {
     const { id, title } = conversation;
-    const open = make("button", { type: "button", class: "entry-open", title, onclick: () => this.actions.open(id) },
+    const open = make(
+      "button",
+      { type: "button", class: "entry-open", title, onclick: () => this.actions.open(id) },
       make("span", {}, title),
-      passage && make("span", { class: "quiet" }, passage.before, make("mark", {}, passage.match), passage.after));
-    const entry = make("li", { class: "entry", "data-id": id }, open,
-      iconButton("pencil", `Rename ${title}`, () => this.actions.rename(conversation), "icon entry-tool"),
-      iconButton("trash", `Delete ${title}`, () => this.actions.remove(conversation), "icon entry-tool"));
+      passage &&
+        make(
+          "span",
+          { class: "quiet" },
+          passage.before,
+          make("mark", {}, passage.match),
+          passage.after,
+        ),
+    );
+    const entry = make(
+      "li",
+      { class: "entry", "data-id": id },
+      open,
+      iconButton(
+        "pencil",
+        `Rename ${title}`,
+        () => this.actions.rename(conversation),
+        "icon entry-tool",
+      ),
+      iconButton(
+        "trash",
+        `Delete ${title}`,
+        () => this.actions.remove(conversation),
+        "icon entry-tool",
+      ),
+    );
     markEntry(entry, id === this.#current);
     return entry;
   }

@@ -38,8 +38,13 @@ export class MessageView {
     this.actions = actions;
     const isUser = message.role === "user";
     this.#body = make("div", { class: "body" }, this.#text, this.#after);
-    this.element = make("article", { class: `message ${message.role}`, "data-id": message.id },
-      make("h2", { class: "only-read" }, isUser ? "You" : "Answer"), this.#body, this.#tools);
+    this.element = make(
+      "article",
+      { class: `message ${message.role}`, "data-id": message.id },
+      make("h2", { class: "only-read" }, isUser ? "You" : "Answer"),
+      this.#body,
+      this.#tools,
+    );
     if (isUser) this.#isFull = true;
     this.#text.textContent = message.content;
     this.#showReasoning(false);
@@ -88,9 +93,11 @@ export class MessageView {
     }
     this.#after.replaceChildren(...(isLive ? [] : this.#end()));
     if (isLive) this.#tools.replaceChildren();
-    else this.#tools.replaceChildren(
-      ...this.#branch(versions),
-      ...(message.role === "user" ? this.#userTools() : this.#answerTools()));
+    else
+      this.#tools.replaceChildren(
+        ...this.#branch(versions),
+        ...(message.role === "user" ? this.#userTools() : this.#answerTools()),
+      );
   }
 
   /** Replace a message of the user by a field to edit it. */
@@ -107,15 +114,27 @@ export class MessageView {
       close();
       if (text) this.actions.resend(this.message, text);
     };
-    const editor = make("div", { class: "editor" }, field,
-      make("div", { class: "editor-row" },
+    const editor = make(
+      "div",
+      { class: "editor" },
+      field,
+      make(
+        "div",
+        { class: "editor-row" },
         make("button", { type: "button", onclick: close }, "Cancel"),
-        make("button", { type: "button", class: "primary", onclick: send }, "Send")));
+        make("button", { type: "button", class: "primary", onclick: send }, "Send"),
+      ),
+    );
     editor.addEventListener("keydown", (event) => {
       if (event.key === "Escape") {
         event.stopPropagation();
         close();
-      } else if (event.key === "Enter" && !event.shiftKey && !event.isComposing && event.target === field) {
+      } else if (
+        event.key === "Enter" &&
+        !event.shiftKey &&
+        !event.isComposing &&
+        event.target === field
+      ) {
         event.preventDefault();
         send();
       }
@@ -129,7 +148,8 @@ export class MessageView {
   #showContent(isGrowing) {
     if (this.message.role === "user") return;
     this.#text.classList.remove("raw");
-    if (this.message.isJson && !isGrowing && this.message.content) showJson(this.#text, this.message.content);
+    if (this.message.isJson && !isGrowing && this.message.content)
+      showJson(this.#text, this.message.content);
     else showMarkdown(this.#text, this.message.content, isGrowing);
   }
 
@@ -137,8 +157,12 @@ export class MessageView {
     const { reasoning, reasoningMs } = this.message;
     if (!reasoning) return;
     if (!this.#reasoning) {
-      this.#reasoning = make("details", { class: "reasoning" },
-        make("summary", {}), make("div", { class: "reasoning-text" }));
+      this.#reasoning = make(
+        "details",
+        { class: "reasoning" },
+        make("summary", {}),
+        make("div", { class: "reasoning-text" }),
+      );
       this.#body.prepend(this.#reasoning);
     }
     const [summary, text] = this.#reasoning.children;
@@ -159,8 +183,14 @@ export class MessageView {
     if (role === "user") return [];
     if (error) {
       const retry = () => this.actions.retry(this.message);
-      return [make("div", { class: "error" }, make("p", {}, error),
-        this.#changer(make("button", { type: "button", onclick: retry }, "Try again")))];
+      return [
+        make(
+          "div",
+          { class: "error" },
+          make("p", {}, error),
+          this.#changer(make("button", { type: "button", onclick: retry }, "Try again")),
+        ),
+      ];
     }
     const text = finish ? ENDS[finish] : "The page was closed before the answer ended.";
     return text ? [make("p", { class: "end" }, text)] : [];
@@ -174,10 +204,15 @@ export class MessageView {
       button.disabled = !version;
       return version ? this.#changer(button) : button;
     };
-    return [make("span", { class: "branch", role: "group", "aria-label": "Versions" },
-      go("left", "Previous version", versions[at - 1]),
-      make("span", {}, `${at + 1} / ${versions.length}`),
-      go("right", "Next version", versions[at + 1]))];
+    return [
+      make(
+        "span",
+        { class: "branch", role: "group", "aria-label": "Versions" },
+        go("left", "Previous version", versions[at - 1]),
+        make("span", {}, `${at + 1} / ${versions.length}`),
+        go("right", "Next version", versions[at + 1]),
+      ),
+    ];
   }
 
   #userTools() {
@@ -188,11 +223,18 @@ export class MessageView {
 
   #answerTools() {
     const again = this.#changer(
-      iconButton("again", "Regenerate", () => this.actions.regenerate(this.message)));
+      iconButton("again", "Regenerate", () => this.actions.regenerate(this.message)),
+    );
     const { tokens, speed } = this.message;
-    const figures = [tokens && `${tokens.completion.toLocaleString("en")} tokens`, speed && speedText(speed)];
-    return [this.#copyButton(), again,
-      make("span", { class: "figures" }, figures.filter(Boolean).join(" · "))];
+    const figures = [
+      tokens && `${tokens.completion.toLocaleString("en")} tokens`,
+      speed && speedText(speed),
+    ];
+    return [
+      this.#copyButton(),
+      again,
+      make("span", { class: "figures" }, figures.filter(Boolean).join(" · ")),
+    ];
   }
 
   #copyButton() {
@@ -202,6 +244,11 @@ export class MessageView {
 }
 
 function waiting() {
-  return make("span", { class: "waiting", role: "img", "aria-label": "Waiting for the answer" },
-    make("i"), make("i"), make("i"));
+  return make(
+    "span",
+    { class: "waiting", role: "img", "aria-label": "Waiting for the answer" },
+    make("i"),
+    make("i"),
+    make("i"),
+  );
 }
