@@ -1,4 +1,4 @@
-"""Listens for requests until a signal ends the server; has the names that `rsrc serve` uses."""
+"""Listens for requests until a signal ends the server."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from ..errors import OptionError
 from .app import create_app
 from .guard import Access, is_loopback
 from .server import Server
-
-__all__ = ["Access", "Server", "bind", "check_access", "http_server"]
 
 GRACE_SECONDS = 10.0  # for requests that run as the server is told to end
 _KEEP_ALIVE = 60  # seconds that a connection may idle; clients keep theirs for less
