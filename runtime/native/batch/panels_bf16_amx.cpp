@@ -224,16 +224,20 @@ void prepare(const float* x, const float*, int k, size_t columns, const Grouping
   const size_t height = tile_height(count), row_bytes = 2 * height * kTileBytes;
   char* section = static_cast<char*>(shared);
   Arrangement arrangements[W16::kBlocks];
-  Parts parts;
+  Parts parts[2];
   for_each_section(grouping, k, [&](const Section& s) {
     Arrangement& arrange = arrangements[s.begin % W16::kBlocks];
     if (!arrange.serves(s)) arrange = Arrangement(s, k);
     const size_t tile_bytes = s.depth(k) * row_bytes;
+    // One vector ahead: a load of what was just stored by several stores waits for them.
+    const float* from = x + s.begin * k;
+    parts[first % 2].split(s, from + first * inputs, k);
     for (size_t i = first; i < last; i++) {
+      if (i + 1 < last) parts[(i + 1) % 2].split(s, from + (i + 1) * inputs, k);
+      const Parts& here = parts[i % 2];
       char* to = section + i / height * tile_bytes + i % height * kTileBytes;
-      parts.split(s, x + i * inputs + s.begin * k, k);
-      arrange(parts.high, row_bytes, to);
-      arrange(parts.low, row_bytes, to + row_bytes / 2);
+      arrange(here.high, row_bytes, to);
+      arrange(here.low, row_bytes, to + row_bytes / 2);
     }
     section += tiles_of(count) * tile_bytes;
   });
@@ -650,18 +654,25 @@ void multiply_all(const RankedRows& rows, const float* patterns, int k, const vo
 // The bound above.
 bool takes(const float* x, size_t n) {
   if (n < kMinInputs) return false;
-  const __m512 most = _mm512_set1_ps(0x1p127f / static_cast<float>(n));
-  const __m512 least = _mm512_set1_ps(0x1p-102f), zero = _mm512_setzero_ps();
-  for (size_t i = 0; i < n; i += 16) {
-    const size_t here = min(16, n - i);
-    const __m512 v =
-        _mm512_abs_ps(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << here) - 1), x + i));
-    const __mmask16 large = _mm512_cmp_ps_mask(v, most, _CMP_NLE_UQ);  // NaN too
-    const __mmask16 small =
-        _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(v, least, _CMP_LT_OQ), v, zero, _CMP_NEQ_OQ);
-    if (large | small) return false;
+  // Of magnitudes as integers, whose order is that of the numbers; NaN is above infinity.
+  const auto magnitude = [](float bound) { return _mm512_castps_si512(_mm512_set1_ps(bound)); };
+  const __m512i least = magnitude(0x1p-102f);
+  const __m512i most = magnitude(0x1p127f / static_cast<float>(n));
+  __mmask16 outside = 0;
+  const auto look = [&](__m512i v) {
+    const __m512i size = _mm512_and_si512(v, _mm512_set1_epi32(0x7fffffff));
+    const __mmask16 small = _mm512_cmplt_epi32_mask(size, least);
+    outside |= _mm512_cmpgt_epi32_mask(size, most) | _mm512_mask_test_epi32_mask(small, size, size);
+  };
+  constexpr size_t kAtOnce = 128;  // inputs between branches
+  size_t i = 0;
+  for (; i + kAtOnce <= n && !outside; i += kAtOnce)
+    for (size_t j = 0; j < kAtOnce; j += 16) look(_mm512_loadu_si512(x + i + j));
+  for (; i < n && !outside; i += 16) {
+    const auto here = static_cast<__mmask16>((1u << min(16, n - i)) - 1);
+    look(_mm512_maskz_loadu_epi32(here, x + i));
   }
-  return true;
+  return !outside;
 }
 
 }  // namespace
