@@ -224,16 +224,20 @@ void prepare(const float* x, const float*, int k, size_t columns, const Grouping
   const size_t height = tile_height(count), row_bytes = 2 * height * kTileBytes;
   char* section = static_cast<char*>(shared);
   Arrangement arrangements[W16::kBlocks];
-  Parts parts;
+  Parts parts[2];
   for_each_section(grouping, k, [&](const Section& s) {
     Arrangement& arrange = arrangements[s.begin % W16::kBlocks];
     if (!arrange.serves(s)) arrange = Arrangement(s, k);
     const size_t tile_bytes = s.depth(k) * row_bytes;
+    // One vector ahead: a load of what was just stored by several stores waits for them.
+    const float* from = x + s.begin * k;
+    parts[first % 2].split(s, from + first * inputs, k);
     for (size_t i = first; i < last; i++) {
+      if (i + 1 < last) parts[(i + 1) % 2].split(s, from + (i + 1) * inputs, k);
+      const Parts& here = parts[i % 2];
       char* to = section + i / height * tile_bytes + i % height * kTileBytes;
-      parts.split(s, x + i * inputs + s.begin * k, k);
-      arrange(parts.high, row_bytes, to);
-      arrange(parts.low, row_bytes, to + row_bytes / 2);
+      arrange(here.high, row_bytes, to);
+      arrange(here.low, row_bytes, to + row_bytes / 2);
     }
     section += tiles_of(count) * tile_bytes;
   });
@@ -348,11 +352,15 @@ class PanelMaker {
   size_t made_ = 0;
 };
 
-// A unit: a tile of vectors and the rows of two panels, as four tiles of sums, (half of a panel,
-// vector, 16 rows).
-constexpr size_t kUnitRows = 2 * kPanelRows, kUnitTiles = kUnitRows / 16;
-constexpr size_t kUnitSums = kUnitTiles * kTileSums;
+// A unit: a tile of vectors and the rows of two panels, or two tiles and one panel, as four tiles
+// of sums, (tile of vectors, half of a panel, vector, 16 rows).
+constexpr size_t kUnitSums = 4 * kTileSums;
+constexpr size_t kUnitRows = 2 * kPanelRows;  // at most
 static_assert(W16::kStripRows % kUnitRows == 0);
+
+// With two tiles of vectors, what a unit of one panel reads and makes fits L1: a section of the
+// inputs and two panels take 32 KiB, with two panels a unit 48.
+constexpr size_t unit_tiles(size_t tiles) { return tiles == 2 ? 2 : 1; }
 
 struct PerThread {
   TileConfig config;
@@ -407,7 +415,7 @@ class ScaledAddition {
 };
 
 // Loads the sums of a unit, or zeros them if `sums` is null; adds the products of its panels and
-// inputs; stores them to `to`. Calls between() between tile products.
+// a tile of inputs; stores them to `to`. Calls between() between tile products.
 template <bool kTwoPanels, class Between>
 inline void multiply_unit(const char* panel, const char* x, size_t height, size_t depth,
                           const float* sums, float* to, const Between& between) {
@@ -434,6 +442,28 @@ inline void multiply_unit(const char* panel, const char* x, size_t height, size_
     }
   }
   store_sums<kTwoPanels>(to);
+}
+
+// The same of one panel and two tiles of inputs, tile_bytes apart.
+template <class Between>
+inline void multiply_two_tiles(const char* panel, const char* x, size_t tile_bytes, size_t height,
+                               size_t depth, const float* sums, float* to, const Between& between) {
+  begin_sums<true>(sums);
+  const size_t part_bytes = height * kTileBytes;
+  for (size_t d = 0; d < depth; d++, panel += kTileSteps * kStepBytes) {
+    for (size_t part = 0; part < 2; part++, x += part_bytes) {
+      _tile_loadd(VECTORS_0, x, kTileBytes);
+      if (part == 0) _tile_loadd(ROWS_A, panel, kStepBytes);
+      _tile_dpbf16ps(SUMS_0, VECTORS_0, ROWS_A);
+      if (part == 0) _tile_loadd(ROWS_B, panel + 64, kStepBytes);
+      _tile_dpbf16ps(SUMS_1, VECTORS_0, ROWS_B);
+      _tile_loadd(VECTORS_1, x + tile_bytes, kTileBytes);
+      _tile_dpbf16ps(SUMS_2, VECTORS_1, ROWS_A);
+      _tile_dpbf16ps(SUMS_3, VECTORS_1, ROWS_B);
+      between();
+    }
+  }
+  store_sums<true>(to);
 }
 
 // The scales of a group and 32 rows, in the order of a panel's rows.
@@ -476,6 +506,8 @@ class Product {
         count_(count),
         tiles_(tiles_of(count)),
         height_(tile_height(count)),
+        unit_tiles_(unit_tiles(tiles_)),
+        unit_panels_(2 / unit_tiles_),
         digits_(digits_of(patterns, k)),
         inputs_(static_cast<const char*>(shared)),
         memory_(*static_cast<PerThread*>(memory)),
@@ -496,15 +528,21 @@ class Product {
  private:
   // Of a tile of vectors and the panel that begins with a row of the round.
   float* sums(size_t row, size_t tile) const {
-    return all_sums_ + (row / kUnitRows * tiles_ + tile) * kUnitSums +
-           row % kUnitRows / kPanelRows * 2 * kTileSums;
+    const size_t panel = row / kPanelRows, unit = panel / unit_panels_;
+    return all_sums_ +
+           ((unit * tiles_ + tile) * unit_panels_ + panel % unit_panels_) * 2 * kTileSums;
   }
 
-  // Makes the panels of a section and of the rows from `row` on: two, or the last one.
+  size_t unit_rows() const { return unit_panels_ * kPanelRows; }
+  size_t panels_from(size_t row, size_t last) const {
+    return min(unit_panels_, (last - row) / kPanelRows);
+  }
+
+  // Makes the panels of a section and of the rows from `row` on: those of a unit, or the last one.
   class PairMaker {
    public:
     PairMaker(const Product& product, const Section& s, size_t row, size_t last, size_t part)
-        : left_(min(2, (last - row) / kPanelRows)),
+        : left_(product.panels_from(row, last)),
           makers_{product.maker(s, row, part, 0), product.maker(s, row + kPanelRows, part, 1)} {}
 
     size_t pieces() const { return left_ * makers_[0].pieces(); }
@@ -542,21 +580,21 @@ class Product {
     return {grouping_, k_, group, begin, min(end, begin + section_blocks(k_))};
   }
 
-  // The sums of rows [first, last). Panels are made one pair ahead.
+  // The sums of rows [first, last). Panels are made one unit ahead.
   void multiply(size_t first, size_t last) {
     const char* x = inputs_;
     Section s(grouping_, k_, 0, 0, min(group_end(grouping_, 0), section_blocks(k_)));
     PairMaker(*this, s, first, last, 0).make_some(~size_t(0));
     for (size_t part = 0; s.begin < grouping_.blocks;) {
       const Section next_section = after(s);
-      for (size_t row = first; row < last; row += kUnitRows, part++) {
-        const bool is_last = last - row <= kUnitRows;
-        PairMaker next(*this, is_last ? next_section : s, is_last ? first : row + kUnitRows, last,
+      for (size_t row = first; row < last; row += unit_rows(), part++) {
+        const bool is_last = last - row <= unit_rows();
+        PairMaker next(*this, is_last ? next_section : s, is_last ? first : row + unit_rows(), last,
                        part + 1);
         const bool is_end = is_last && next_section.begin == grouping_.blocks;
         written_before_tiles_read();
-        multiply_pair(s, x, row, first, min(2, (last - row) / kPanelRows), part, next,
-                      is_end ? 0 : next.pieces());
+        multiply_panels(s, x, row, first, panels_from(row, last), part, next,
+                        is_end ? 0 : next.pieces());
       }
       x += tiles_ * s.depth(k_) * 2 * height_ * kTileBytes;
       s = next_section;
@@ -565,31 +603,35 @@ class Product {
   }
 
   // Rows [row, row + 32 panels) times all vectors. Meanwhile `next` makes its pieces.
-  void multiply_pair(const Section& s, const char* x, size_t row, size_t first, size_t panels,
-                     size_t part, PairMaker& next, size_t pieces) {
+  void multiply_panels(const Section& s, const char* x, size_t row, size_t first, size_t panels,
+                       size_t part, PairMaker& next, size_t pieces) {
     const size_t depth = s.depth(k_), places = tiles_ * depth;
-    const size_t vectors = divide_up(height_, depth);  // to add at a place
-    float* scales = memory_.scales[part % 2];
+    const size_t vectors = divide_up(height_, unit_tiles_ * depth);  // to add at a place
+    const size_t tile_bytes = depth * 2 * height_ * kTileBytes;
+    float* scales = memory_.scales[part % 2];  // of each half of a unit's sums
     if (scales_)
-      for (size_t p = 0; p < panels; p++)
-        order_scales(*scales_, s.group, row + p * kPanelRows - rows_.first,
-                     scales + p * kPanelRows);
+      for (size_t i = 0; i < panels * unit_tiles_; i++)
+        order_scales(*scales_, s.group, row + i / unit_tiles_ * kPanelRows - rows_.first,
+                     scales + i * kPanelRows);
     size_t due = 0;
     const auto between = [&] {
       for (due += pieces; due >= places; due -= places) next.make_some(1);
       if (scales_) addition_.add_some(vectors);
     };
     const char* panel = memory_.panels[part % 2][0];
-    for (size_t t = 0; t < tiles_; t++, x += depth * 2 * height_ * kTileBytes) {
+    for (size_t t = 0; t < tiles_; t += unit_tiles_, x += unit_tiles_ * tile_bytes) {
       float* all = sums(row - first, t);
       float* to = scales_ ? memory_.unit[unit_++ % 2] : all;
       const float* from = scales_ || s.begin == 0 ? nullptr : to;
-      panels == 2 ? multiply_unit<true>(panel, x, height_, depth, from, to, between)
-                  : multiply_unit<false>(panel, x, height_, depth, from, to, between);
+      if (unit_tiles_ == 2)
+        multiply_two_tiles(panel, x, tile_bytes, height_, depth, from, to, between);
+      else
+        panels == 2 ? multiply_unit<true>(panel, x, height_, depth, from, to, between)
+                    : multiply_unit<false>(panel, x, height_, depth, from, to, between);
       if (!scales_) continue;
       addition_.add_all();
       written_before_tiles_read();
-      addition_ = ScaledAddition(to, scales, 2 * panels, height_, s.begin == 0, all);
+      addition_ = ScaledAddition(to, scales, 2 * panels * unit_tiles_, height_, s.begin == 0, all);
     }
   }
 
@@ -598,6 +640,7 @@ class Product {
   const GroupScales* scales_;
   const int k_;
   const size_t count_, tiles_, height_;
+  const size_t unit_tiles_, unit_panels_;  // two tiles and a panel, or a tile and two panels
   const Digits digits_;
   const char* inputs_;
   PerThread& memory_;
@@ -650,18 +693,25 @@ void multiply_all(const RankedRows& rows, const float* patterns, int k, const vo
 // The bound above.
 bool takes(const float* x, size_t n) {
   if (n < kMinInputs) return false;
-  const __m512 most = _mm512_set1_ps(0x1p127f / static_cast<float>(n));
-  const __m512 least = _mm512_set1_ps(0x1p-102f), zero = _mm512_setzero_ps();
-  for (size_t i = 0; i < n; i += 16) {
-    const size_t here = min(16, n - i);
-    const __m512 v =
-        _mm512_abs_ps(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << here) - 1), x + i));
-    const __mmask16 large = _mm512_cmp_ps_mask(v, most, _CMP_NLE_UQ);  // NaN too
-    const __mmask16 small =
-        _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(v, least, _CMP_LT_OQ), v, zero, _CMP_NEQ_OQ);
-    if (large | small) return false;
+  // Of magnitudes as integers, whose order is that of the numbers; NaN is above infinity.
+  const auto magnitude = [](float bound) { return _mm512_castps_si512(_mm512_set1_ps(bound)); };
+  const __m512i least = magnitude(0x1p-102f);
+  const __m512i most = magnitude(0x1p127f / static_cast<float>(n));
+  __mmask16 outside = 0;
+  const auto look = [&](__m512i v) {
+    const __m512i size = _mm512_and_si512(v, _mm512_set1_epi32(0x7fffffff));
+    const __mmask16 small = _mm512_cmplt_epi32_mask(size, least);
+    outside |= _mm512_cmpgt_epi32_mask(size, most) | _mm512_mask_test_epi32_mask(small, size, size);
+  };
+  constexpr size_t kAtOnce = 128;  // inputs between branches
+  size_t i = 0;
+  for (; i + kAtOnce <= n && !outside; i += kAtOnce)
+    for (size_t j = 0; j < kAtOnce; j += 16) look(_mm512_loadu_si512(x + i + j));
+  for (; i < n && !outside; i += 16) {
+    const auto here = static_cast<__mmask16>((1u << min(16, n - i)) - 1);
+    look(_mm512_maskz_loadu_epi32(here, x + i));
   }
-  return true;
+  return !outside;
 }
 
 }  // namespace
