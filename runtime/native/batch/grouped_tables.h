@@ -82,7 +82,7 @@ struct GroupedTableProduct {
 
   struct PerThread {
     alignas(64) char tables[Product::kBlocks * Product::kTableBytes];
-    typename Product::TileRanks ranks;
+    typename Packing::Ranks ranks[Product::kColumns * Packing::kStripRows];
     UnitBytes unit;
     int16_t tile[kTileRows * kLanes];
     int32_t wide[kTileRows * kLanes];  // of groups that an int16 sum does not take
@@ -147,9 +147,12 @@ struct GroupedTableProduct {
   // Adds columns [g, g + columns) of packing w16, of which blocks [begin, end) are wanted.
   static void add_columns(const Tile& tile, W16Ranks, size_t, size_t begin, size_t end, size_t g,
                           size_t columns, PerThread& scratch) {
-    build_tables(tile, g * W16::kBlocks, columns * W16::kBlocks, begin, end, scratch.tables);
-    Product::decode_tile(tile.a, tile.top, tile.bottom, g, columns, scratch.ranks);
-    Product::add_tile(tile.top, tile.bottom, columns, scratch.tables, scratch.ranks, scratch.tile);
+    Product::add_columns(
+        tile.a, tile.top, tile.bottom, g, columns, 1, scratch.tables, scratch.ranks,
+        [&](size_t) {
+          build_tables(tile, g * W16::kBlocks, columns * W16::kBlocks, begin, end, scratch.tables);
+        },
+        [&](size_t) { return scratch.tile; });
   }
 
   // Adds unit g of the group of blocks [begin, end) of packing n4s1.
@@ -272,7 +275,7 @@ struct GroupedFloatTableProduct {
   using Value = typename Lanes::Value;
   using Ranks = typename Packing::Ranks;
   static constexpr size_t kLanes = Lanes::kLanes, kColumns = Plain::kColumns;
-  static constexpr size_t kTableBytes = Plain::kTableBytes;
+  static constexpr size_t kTableBytes = Plain::kTableBytes, kRows = Plain::kRows;
 
   struct PerThread {
     alignas(64) char tables[Plain::kBlocks * kTableBytes];
@@ -438,18 +441,21 @@ struct GroupedFloatTableProduct {
     size_t sets, x_floats;  // of a set
     PerThread& scratch;
 
-    // Makes the tables of blocks from `first` on, for each set, and calls add(rows).
-    template <class Add>
-    void for_rows(size_t first, size_t blocks, const Add& add) const {
-      for (size_t s = 0; s < sets; s++) {
-        Sums& sums = sums_of(scratch)[s];
-        Plain::build_tables(x + s * x_floats + first * k * kLanes, patterns, k, ternary, blocks,
-                            scratch.tables);
-        Plain::for_strips(top, bottom, scratch.ranks, [&](size_t r, size_t stop, Ranks* ranks) {
-          const size_t at = (r - top) * kLanes;
-          add(Rows{r, stop - r, ranks, sums.tile + at, sums.results + at});
-        });
-      }
+    // Makes the tables of blocks from `first` on, for each set, and calls add(rows) for each strip,
+    // whose ranks decode(first row, one past the last, ranks) finds.
+    template <class Decode, class Add>
+    void add_blocks(size_t first, size_t blocks, const Decode& decode, const Add& add) const {
+      Plain::for_sets(
+          top, bottom, sets, scratch.ranks, decode,
+          [&](size_t s) {
+            Plain::build_tables(x + s * x_floats + first * k * kLanes, patterns, k, ternary, blocks,
+                                scratch.tables);
+          },
+          [&](size_t s, size_t r, size_t stop, const Ranks* ranks) {
+            Sums& sums = sums_of(scratch)[s];
+            const size_t at = (r - top) * kLanes;
+            add(Rows{r, stop - r, ranks, sums.tile + at, sums.results + at});
+          });
     }
   };
 
@@ -459,10 +465,13 @@ struct GroupedFloatTableProduct {
     for (size_t g = 0; g < a.columns; g += kColumns) {
       const size_t columns = min(a.columns - g, kColumns), first = g * W16::kBlocks;
       const size_t last = min(blocks, first + columns * W16::kBlocks);
-      Plain::decode_tile(a, tile.top, tile.bottom, g, columns, tile.scratch.ranks);
-      tile.for_rows(first, last - first, [&](const Rows& rows) {
-        add_columns(a, tile.scales, first, last, rows, tile.scratch.tables);
-      });
+      if (first >= last) return;
+      tile.add_blocks(
+          first, last - first,
+          [&](size_t r, size_t stop, Ranks* to) { Plain::decode_rows(a, r, stop, g, columns, to); },
+          [&](const Rows& rows) {
+            add_columns(a, tile.scales, first, last, rows, tile.scratch.tables);
+          });
     }
   }
 
@@ -474,19 +483,20 @@ struct GroupedFloatTableProduct {
       for (size_t g = 0; begin + g * N4S1::kBlocks < end; g++) {
         const GroupUnit unit(group, g, begin, end);
         const bool ends = unit.first + unit.blocks == end;
-        Plain::for_strips(tile.top, tile.bottom, tile.scratch.ranks,
-                          [&](size_t r, size_t stop, Ranks* ranks) {
-                            decode_unit<Lanes::kShift>(a, unit, r, stop, tile.scratch.unit, ranks);
-                          });
-        tile.for_rows(unit.first, unit.blocks, [&](const Rows& rows) {
-          const char* tables = tile.scratch.tables;
-          if (unit.blocks == N4S1::kBlocks)
-            add_unit<N4S1::kBlocks>(a, tile.scales, unit, ends, rows, tables);
-          else if (unit.blocks == 3)  // groups of 32 and 128 columns
-            add_unit<3>(a, tile.scales, unit, ends, rows, tables);
-          else
-            add_unit<0>(a, tile.scales, unit, ends, rows, tables);
-        });
+        tile.add_blocks(
+            unit.first, unit.blocks,
+            [&](size_t r, size_t stop, Ranks* to) {
+              decode_unit<Lanes::kShift>(a, unit, r, stop, tile.scratch.unit, to);
+            },
+            [&](const Rows& rows) {
+              const char* tables = tile.scratch.tables;
+              if (unit.blocks == N4S1::kBlocks)
+                add_unit<N4S1::kBlocks>(a, tile.scales, unit, ends, rows, tables);
+              else if (unit.blocks == 3)  // groups of 32 and 128 columns
+                add_unit<3>(a, tile.scales, unit, ends, rows, tables);
+              else
+                add_unit<0>(a, tile.scales, unit, ends, rows, tables);
+            });
       }
     }
   }

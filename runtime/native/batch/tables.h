@@ -16,7 +16,6 @@ namespace rsr {
 namespace {
 
 constexpr size_t kTileRows = 1024;  // rows that use tables once built
-constexpr size_t kRows = 4;         // whose sums are in registers at once
 
 // Each of the following decodes rows [row, row + count) of one column into the ranks of its kBlocks
 // blocks, adjacent bytes of one Ranks per row. A byte is entry << kShift.
@@ -173,6 +172,9 @@ struct TableProduct {
   static constexpr size_t kColumns = Packing::kColumns * 64 / kEntryBytes;
   static constexpr size_t kBlocks = kColumns * Packing::kBlocks;
 
+  // Rows whose sums are in registers at once: more additions are then under way. AVX2 has too few
+  // registers.
+  static constexpr size_t kRows = sizeof(typename Lanes::Register) == 64 ? 4 : 1;
   // Ranks of a tile, (strip, column, kStripRows): the first strip may begin above the tile.
   using TileRanks = Ranks[(kTileRows + Packing::kStripRows) * kColumns];
 
@@ -252,6 +254,19 @@ struct TableProduct {
   template <size_t kKnown>
   static void add_rows(const char* tables, const Ranks* ranks, size_t columns, size_t count,
                        Number* tile) {
+    if constexpr (kRows == 1) {  // GCC unrolls this, but not the loops below
+      for (size_t r = 0; r < count; r++, tile += kLanes) {
+        Value sum = Lanes::load(tile);
+        const char* t = tables;
+        for (size_t j = 0; j < (kKnown ? kKnown : columns); j++) {
+          Ranks bytes = ranks[j * Packing::kStripRows + r];
+          for (size_t b = 0; b < Packing::kBlocks; b++, t += kTableBytes, bytes >>= 8)
+            sum = Lanes::add(sum, Lanes::entry(t + 8 * size_t{bytes & 255}));
+        }
+        Lanes::store(tile, sum);
+      }
+      return;
+    }
     for (size_t r = 0; r < count; r += kRows, tile += kRows * kLanes) {
       Value sums[kRows];
       for (size_t i = 0; i < kRows; i++) sums[i] = Lanes::load(tile + i * kLanes);
@@ -318,32 +333,47 @@ struct TableProduct {
                top + divide_up(divide_up(rows, tiles), Packing::kStripRows) * Packing::kStripRows);
   }
 
-  // Calls body(first row, one past the last, ranks of the first) for each strip of a tile.
-  template <class Body>
-  static void for_strips(size_t top, size_t bottom, Ranks* ranks, const Body& body) {
+  // Calls build(set), then add(set, first row, one past the last, ranks of the first) for each
+  // strip of a tile. decode(first row, one past the last, ranks) serves all sets; a single one uses
+  // the ranks of a strip while they are in L1.
+  template <class Decode, class Build, class Add>
+  static void for_sets(size_t top, size_t bottom, size_t sets, Ranks* ranks, const Decode& decode,
+                       const Build& build, const Add& add) {
     const size_t begin = top / Packing::kStripRows * Packing::kStripRows;
-    for (size_t r = top, stop; r < bottom; r = stop) {
-      stop = strip_end(r, bottom);
-      const size_t strip = r / Packing::kStripRows * Packing::kStripRows;
-      body(r, stop, ranks + (strip - begin) * kColumns + r - strip);
+    const auto for_strips = [&](const auto& body) {
+      for (size_t r = top, stop; r < bottom; r = stop) {
+        stop = strip_end(r, bottom);
+        const size_t strip = r / Packing::kStripRows * Packing::kStripRows;
+        body(r, stop, ranks + (strip - begin) * kColumns + r - strip);
+      }
+    };
+    if (sets == 1) {
+      build(0);
+      return for_strips([&](size_t r, size_t stop, Ranks*) {
+        decode(r, stop, ranks);
+        add(0, r, stop, ranks);
+      });
+    }
+    for_strips(decode);
+    for (size_t s = 0; s < sets; s++) {
+      build(s);
+      for_strips([&](size_t r, size_t stop, const Ranks* here) { add(s, r, stop, here); });
     }
   }
 
-  // Adds the entries of `columns` columns to the sums of rows [top, bottom), whose ranks are there.
-  static void add_tile(size_t top, size_t bottom, size_t columns, const char* tables, Ranks* ranks,
-                       Number* tile) {
-    for_strips(top, bottom, ranks, [&](size_t r, size_t stop, const Ranks* here) {
-      Number* sums = tile + (r - top) * kLanes;
-      columns == kColumns ? add_rows<kColumns>(tables, here, columns, stop - r, sums)
-                          : add_rows<0>(tables, here, columns, stop - r, sums);
-    });
-  }
-
-  static void decode_tile(const RankedRows& a, size_t top, size_t bottom, size_t g, size_t columns,
-                          Ranks* ranks) {
-    for_strips(top, bottom, ranks, [&](size_t r, size_t stop, Ranks* here) {
-      decode_rows(a, r, stop, g, columns, here);
-    });
+  // Adds columns [g, g + columns) of the index to the sums of rows [top, bottom) and each set.
+  template <class Build, class TileOf>
+  static void add_columns(const RankedRows& a, size_t top, size_t bottom, size_t g, size_t columns,
+                          size_t sets, const char* tables, Ranks* ranks, const Build& build,
+                          const TileOf& tile_of) {
+    for_sets(
+        top, bottom, sets, ranks,
+        [&](size_t r, size_t stop, Ranks* to) { decode_rows(a, r, stop, g, columns, to); }, build,
+        [&](size_t s, size_t r, size_t stop, const Ranks* from) {
+          Number* sums = tile_of(s) + (r - top) * kLanes;
+          columns == kColumns ? add_rows<kColumns>(tables, from, columns, stop - r, sums)
+                              : add_rows<0>(tables, from, columns, stop - r, sums);
+        });
   }
 
   // Rows [top, bottom) times `sets` times kLanes vectors.
@@ -360,14 +390,15 @@ struct TableProduct {
       columns = min(a.columns - g, kColumns);
       const bool is_full = kWidens && since + columns > a.columns_per_widen;
       if (is_full) columns = min(columns, a.columns_per_widen);
-      decode_tile(a, top, bottom, g, columns, scratch.ranks);
-      for (size_t s = 0; s < sets; s++) {
-        if constexpr (kWidens)
-          if (is_full && since) widen(all[s].tile, all[s].wide, sums);
-        build_tables(x + s * inputs, patterns, k, ternary, columns * Packing::kBlocks,
-                     scratch.tables);
-        add_tile(top, bottom, columns, scratch.tables, scratch.ranks, all[s].tile);
-      }
+      add_columns(
+          a, top, bottom, g, columns, sets, scratch.tables, scratch.ranks,
+          [&](size_t s) {
+            if constexpr (kWidens)
+              if (is_full && since) widen(all[s].tile, all[s].wide, sums);
+            build_tables(x + s * inputs, patterns, k, ternary, columns * Packing::kBlocks,
+                         scratch.tables);
+          },
+          [&](size_t s) { return all[s].tile; });
       since = is_full ? columns : since + columns;
       x += columns * Packing::kBlocks * k * kLanes;
     }

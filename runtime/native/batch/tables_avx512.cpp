@@ -1,4 +1,5 @@
-// Many float32 vectors at once, AVX-512 (tables.h): 16 lanes fill a register.
+// Many vectors at once, AVX-512 (tables.h): 16 lanes of float32 or 32 of int16 fill a register, and
+// two registers share the decoding of ranks.
 #include "batch/grouped_tables.h"
 
 namespace rsr {
