@@ -241,6 +241,8 @@ struct AttentionChunk {
   void* scratch;
   float* sums;        // result, (rows * heads, dv): sum of exp(score - maximum) * value
   float* statistics;  // result, (rows * heads, kStatistics): maximum, total of the exponentials
+  // The results hold those of chunks before, and are combined with these as `combine` does.
+  bool combines = false;
 };
 
 // Where the cache holds a position of a key head.

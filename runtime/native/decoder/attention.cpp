@@ -129,15 +129,15 @@ class Attention {
   }
 
   // Rows [first, last) of a key head and a chunk that all of them see.
-  void attend(size_t head, size_t first, size_t last, size_t chunk, float* sums,
-              float* statistics) const {
+  void attend(size_t head, size_t first, size_t last, size_t chunk, float* sums, float* statistics,
+              bool combines) const {
     const size_t rows = last - first, position = chunk * kChunkPositions;
     void* memory = scratch.per_thread.get(cells_.scratch_bytes(rows * group_, heads_.d));
-    cells_.attend({given_.q + first * row_floats() + head * group_ * heads_.d, row_floats(), rows,
-                   group_, heads_.d, start_ + first + 1 - position, window_,
-                   key_block(head, position), value(head, position),
-                   scale_of(cache_.key_scales, head, position),
-                   scale_of(cache_.value_scales, head, position), memory, sums, statistics});
+    cells_.attend(
+        {given_.q + first * row_floats() + head * group_ * heads_.d, row_floats(), rows, group_,
+         heads_.d, start_ + first + 1 - position, window_, key_block(head, position),
+         value(head, position), scale_of(cache_.key_scales, head, position),
+         scale_of(cache_.value_scales, head, position), memory, sums, statistics, combines});
   }
 
   // Before the first chunk of a row.
@@ -172,7 +172,7 @@ class Attention {
         const RowRange rows = that_see(chunk, 0, rows_);
         float* sums = all + u * results;
         attend(u / chunks(), rows.first, rows.last, chunk, sums + rows.first * group_ * dv_,
-               sums + queries * dv_ + rows.first * group_ * kStatistics);
+               sums + queries * dv_ + rows.first * group_ * kStatistics, false);
       }
     });
     const size_t bytes = units * results * sizeof(float);
@@ -214,20 +214,16 @@ class Attention {
 
   void attend_rows(size_t head, size_t first, size_t last) const {
     rotate_queries(head, first, last);  // here, so that they are in the cache when used
-    const size_t queries = (last - first) * group_, results = result_floats(queries);
-    float* all = static_cast<float*>(scratch.results.get(2 * results * sizeof(float)));
-    float* all_statistics = all + queries * dv_;
-    float* sums = all + results;
+    const size_t queries = (last - first) * group_;
+    float* sums = static_cast<float*>(scratch.results.get(result_floats(queries) * sizeof(float)));
     float* statistics = sums + queries * dv_;
-    clear(queries, all, all_statistics);
+    clear(queries, sums, statistics);
     for (size_t c = first_chunk(first); c * kChunkPositions < start_ + last; c++) {
       const RowRange rows = that_see(c, first, last);
       const size_t j = (rows.first - first) * group_;
-      attend(head, rows.first, rows.last, c, sums, statistics);
-      kernels_.combine((rows.last - rows.first) * group_, dv_, sums, statistics, all + j * dv_,
-                       all_statistics + j * kStatistics);
+      attend(head, rows.first, rows.last, c, sums + j * dv_, statistics + j * kStatistics, true);
     }
-    write_out(head, first, last, all, all_statistics);
+    write_out(head, first, last, sums, statistics);
   }
 
   const DecoderKernels& kernels_;

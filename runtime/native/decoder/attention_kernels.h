@@ -36,11 +36,18 @@ inline void prefetch_ahead(const void* p) {
   prefetch(static_cast<const char*>(p) + kPrefetchBytes);
 }
 
-// scores (R rows of kChunkPositions) = q . keys, for V blocks of positions. Prefetches their
-// values, which are read next.
+// What a tile of scores prefetches for each dimension.
+struct Ahead {
+  const char* next;
+  size_t step;  // bytes
+};
+
+// scores (R rows of kChunkPositions) = q . keys, for V blocks of positions; keys of a stream are
+// blocks of the cache, otherwise of a panel of pack_keys. A stream prefetches keys, and the values
+// of these positions, which are read next.
 template <int R, int V, bool kStream, class Cell>
-RSR_TILE void score_tile(const float* const* queries, const Cell* keys, size_t d,
-                         const Cell* values, float* scores) {
+RSR_TILE void score_tile(const float* const* queries, const Cell* keys, size_t d, Ahead ahead,
+                         float* scores) {
   Lanes sums[R][V];
   RSR_UNROLL
   for (int r = 0; r < R; r++) {
@@ -51,13 +58,15 @@ RSR_TILE void score_tile(const float* const* queries, const Cell* keys, size_t d
     Lanes k[V];
     RSR_UNROLL
     for (int v = 0; v < V; v++) {
-      const Cell* block = keys + (v * d + c) * kLanes;
+      const Cell* block =
+          keys + (kStream ? (v * d + c) * kLanes : c * kPanelPositions + v * kLanes);
       if (kStream) {
         prefetch_ahead(block);
-        prefetch(reinterpret_cast<const char*>(values + (v * d + c) * kLanes));
+        prefetch(ahead.next + (v * d + c) * ahead.step);
       }
       k[v] = load(block);
     }
+    if (!kStream) prefetch(ahead.next + c * ahead.step);
     RSR_UNROLL
     for (int r = 0; r < R; r++) {
       const Lanes q = broadcast(queries[r][c]);
@@ -72,22 +81,41 @@ RSR_TILE void score_tile(const float* const* queries, const Cell* keys, size_t d
   }
 }
 
-// sums (R rows of dv) += weights (R rows of kChunkPositions) . values, for positions [first, last)
-// and V vectors of a value.
+// Sums of values, one row of `stride` floats for each query.
+struct Mixed {
+  float* sums;
+  size_t stride;
+  bool continues;        // adds to `sums`
+  const float* factors;  // of each query: sums = sum * factors[0] + sums * factors[1]; or null
+};
+
+inline Lanes mixed(Lanes sum, const float* factors, const float* before) {
+  return fma(sum, broadcast(factors[0]), mul(load(before), broadcast(factors[1])));
+}
+
+// The sums of weights (R rows of kChunkPositions) . values, for positions [first, last) and V
+// vectors of a value; from one value to the next are `stride` cells.
 template <int R, int V, bool kStream, class Cell>
-RSR_TILE void mix_tile(const float* weights, const Cell* values, size_t dv, size_t first,
-                       size_t last, float* sums) {
+RSR_TILE void mix_tile(const float* weights, const Cell* values, size_t stride, size_t first,
+                       size_t last, const Mixed& to) {
   Lanes s[R][V];
   RSR_UNROLL
   for (int r = 0; r < R; r++) {
     RSR_UNROLL
-    for (int v = 0; v < V; v++) s[r][v] = load(sums + r * dv + v * kLanes);
+    for (int v = 0; v < V; v++) s[r][v] = broadcast(0.0f);
+  }
+  if (to.continues) {
+    RSR_UNROLL
+    for (int r = 0; r < R; r++) {
+      RSR_UNROLL
+      for (int v = 0; v < V; v++) s[r][v] = load(to.sums + r * to.stride + v * kLanes);
+    }
   }
   for (size_t p = first; p < last; p++) {
     Lanes x[V];
     RSR_UNROLL
     for (int v = 0; v < V; v++) {
-      const Cell* value = values + p * dv + v * kLanes;
+      const Cell* value = values + p * stride + v * kLanes;
       if (kStream) prefetch_ahead(value);
       x[v] = load(value);
     }
@@ -98,10 +126,19 @@ RSR_TILE void mix_tile(const float* weights, const Cell* values, size_t dv, size
       for (int v = 0; v < V; v++) s[r][v] = fma(w, x[v], s[r][v]);
     }
   }
+  if (to.factors) {
+    RSR_UNROLL
+    for (int r = 0; r < R; r++) {
+      RSR_UNROLL
+      for (int v = 0; v < V; v++)
+        s[r][v] =
+            mixed(s[r][v], to.factors + r * kStatistics, to.sums + r * to.stride + v * kLanes);
+    }
+  }
   RSR_UNROLL
   for (int r = 0; r < R; r++) {
     RSR_UNROLL
-    for (int v = 0; v < V; v++) store(sums + r * dv + v * kLanes, s[r][v]);
+    for (int v = 0; v < V; v++) store(to.sums + r * to.stride + v * kLanes, s[r][v]);
   }
 }
 
@@ -134,14 +171,41 @@ inline void with_queries(size_t count, const Body& body) {
   }
 }
 
+inline float exp_of_negative(float x) {
+  float e[kLanes];
+  store(e, exp_of_negative(broadcast(x)));
+  return e[0];
+}
+
+// Adds the maximum and total of a chunk to those of the chunks before it; sums are then to be
+// combined by `factors`: those of the chunk, and those of the chunks before it.
+inline void combine_statistics(float maximum, float total, float* all, float* factors) {
+  const float beyond = maximum - all[kMaximum];
+  const float less = exp_of_negative(beyond > 0 ? -beyond : beyond);
+  factors[0] = beyond > 0 ? 1.0f : less;
+  factors[1] = beyond > 0 ? less : 1.0f;
+  if (beyond > 0) all[kMaximum] = maximum;
+  all[kTotal] = all[kTotal] * factors[1] + total * factors[0];
+}
+
 constexpr float kUnseen = -std::numeric_limits<float>::infinity();  // a score
 
-// kStream: few queries, so memory is the limit. kScaled: keys and values have scales.
-template <class Cell, bool kStream, bool kScaled>
+// kStream: few queries, so memory is the limit. Otherwise keys and values are floats, values are
+// packed by pack_values, and tiles of scores prefetch the next chunk of a cache of `Cached`.
+// kScaled: keys and values have scales.
+template <class Cell, bool kStream, bool kScaled, class Cached = Cell>
 class ChunkAttention {
  public:
-  ChunkAttention(const AttentionChunk& chunk, const Cell* keys, const Cell* values, float* scores)
-      : chunk_(chunk), keys_(keys), values_(values), scores_(scores), dv_(whole_lanes(chunk.d)) {}
+  // factors: scratch, (queries, 2).
+  ChunkAttention(const AttentionChunk& chunk, const Cell* keys, const Cell* values, float* scores,
+                 float* factors)
+      : chunk_(chunk),
+        keys_(keys),
+        values_(values),
+        scores_(scores),
+        factors_(factors),
+        dv_(whole_lanes(chunk.d)),
+        has_next_(visible_to_last() > kChunkPositions) {}
 
   void run() const {
     const size_t least = hidden(0) / kPanelPositions * kPanelPositions;
@@ -151,13 +215,10 @@ class ChunkAttention {
     size_t j = 0;
     for (; j + kSoftmaxes <= queries(); j += kSoftmaxes) weigh<kSoftmaxes>(j);
     for (; j < queries(); j++) weigh<1>(j);
-    std::memset(chunk_.sums, 0, queries() * dv_ * sizeof(float));
-    for (size_t p = least; p < most; p += kPanelPositions)
-      by_vectors(dv_ / kLanes, [&](size_t v, auto vectors) {
-        for_each_tile([&](size_t j, size_t count) {
-          mix<decltype(vectors)::value>(j, count, p, v * kLanes);
-        });
-      });
+    by_vectors(dv_ / kLanes, [&](size_t v, auto vectors) {
+      for_each_tile(
+          [&](size_t j, size_t count) { mix<decltype(vectors)::value>(j, count, v * kLanes); });
+    });
   }
 
  private:
@@ -171,6 +232,8 @@ class ChunkAttention {
     return before > chunk_.window ? before - chunk_.window : 0;
   }
   size_t visible(size_t j) const { return min(chunk_.visible + j / chunk_.heads, kChunkPositions); }
+
+  size_t visible_to_last() const { return chunk_.visible + chunk_.rows - 1; }
 
   const float* query(size_t j) const {
     return chunk_.queries + j / chunk_.heads * chunk_.row_stride + j % chunk_.heads * chunk_.d;
@@ -197,10 +260,26 @@ class ChunkAttention {
       const size_t p = panel + v * kLanes;
       with_queries(count, [&](auto tile) {
         score_tile<decltype(tile)::value, decltype(vectors)::value, kStream>(
-            rows, keys_ + p * chunk_.d, chunk_.d, values_ + p * dv_,
-            scores_ + j * kChunkPositions + p);
+            rows, keys_ + (kStream ? p * chunk_.d : panel * chunk_.d + v * kLanes), chunk_.d,
+            ahead(j, panel, p), scores_ + j * kChunkPositions + p);
       });
     });
+  }
+
+  // A stream prefetches the values from position p on. Otherwise the tiles of a panel prefetch the
+  // keys of the next chunk together, and those of the other panels its values.
+  Ahead ahead(size_t j, size_t panel, size_t p) const {
+    if constexpr (kStream) {
+      return {reinterpret_cast<const char*>(values_ + p * dv_), kLanes * sizeof(Cell)};
+    } else {
+      const bool is_first = panel == 0;
+      const auto* cells = static_cast<const Cached*>(is_first ? chunk_.keys : chunk_.values);
+      if (!has_next_) return {reinterpret_cast<const char*>(cells), 0};
+      const size_t bytes = kChunkPositions * (is_first ? chunk_.d : dv_) * sizeof(Cached);
+      const size_t of_query = bytes / queries();
+      return {reinterpret_cast<const char*>(cells) + bytes + j * of_query,
+              of_query * kTileQueries / chunk_.d};
+    }
   }
 
   // The scores from position p on of a query that sees [begin, end).
@@ -235,10 +314,10 @@ class ChunkAttention {
     const size_t begin = from[0] / kLanes * kLanes, end = until[R - 1];
     for (size_t p = begin; p < end; p += kLanes)
       for (int r = 0; r < R; r++) most[r] = max(seen_by(r, p), most[r]);
+    float maxima[R];
     for (int r = 0; r < R; r++) {
-      const float maximum = largest(most[r]);
-      chunk_.statistics[(j + r) * kStatistics + kMaximum] = maximum;
-      most[r] = broadcast(maximum);
+      maxima[r] = largest(most[r]);
+      most[r] = broadcast(maxima[r]);
     }
     for (size_t p = begin; p < end; p += kLanes)
       for (int r = 0; r < R; r++) {
@@ -247,56 +326,113 @@ class ChunkAttention {
         store(scores + r * kChunkPositions + p,
               kScaled ? mul(weight, load(chunk_.value_scales + p)) : weight);
       }
-    for (int r = 0; r < R; r++) chunk_.statistics[(j + r) * kStatistics + kTotal] = sum(total[r]);
+    for (int r = 0; r < R; r++) {
+      float* all = chunk_.statistics + (j + r) * kStatistics;
+      if (chunk_.combines) {
+        combine_statistics(maxima[r], sum(total[r]), all, factors_ + (j + r) * kStatistics);
+      } else {
+        all[kMaximum] = maxima[r];
+        all[kTotal] = sum(total[r]);
+      }
+    }
   }
 
-  // The positions that all queries of the tile see, and, query by query, those before and after. A
-  // position that a query does not see is not multiplied, not even by 0: it may hold NaN.
+  // Where the values of a block of V vectors begin, and cells from one to the next.
+  const Cell* block(size_t column) const {
+    return values_ + column * (kStream ? 1 : kChunkPositions);
+  }
   template <int V>
-  void mix(size_t j, size_t count, size_t panel, size_t column) const {
-    const size_t end = panel + kPanelPositions;
-    const size_t first = hidden(j + count - 1) > panel ? hidden(j + count - 1) : panel;
-    const size_t last = min(visible(j), end);
+  size_t block_stride() const {
+    return kStream ? dv_ : V * kLanes;
+  }
+
+  const float* factors(size_t j) const {
+    return chunk_.combines ? factors_ + j * kStatistics : nullptr;
+  }
+
+  template <int V>
+  void mix(size_t j, size_t count, size_t column) const {
+    const size_t first = hidden(j + count - 1), last = visible(j);
+    if (hidden(j) < first || visible(j + count - 1) > last) return mix_apart<V>(j, count, column);
+    const Mixed to = {chunk_.sums + j * dv_ + column, dv_, false, factors(j)};
+    with_queries(
+        count, [&](auto tile) { mix_some<decltype(tile)::value, V>(j, first, last, column, to); });
+  }
+
+  // For queries that do not see the same positions: those that all of them see, and, query by
+  // query, those before and after. A position that a query does not see is not multiplied, not even
+  // by 0: it may hold NaN.
+  template <int V>
+  void mix_apart(size_t j, size_t count, size_t column) const {
+    constexpr size_t kStride = V * kLanes;
+    float parts[kTileQueries * kStride] = {};
+    const size_t first = hidden(j + count - 1), last = visible(j);
     const bool is_shared = first < last;
-    for (size_t r = j; r < j + count; r++)
-      mix_one<V>(r, hidden(r) > panel ? hidden(r) : panel, is_shared ? first : min(visible(r), end),
-                 column);
-    if (!is_shared) return;
-    with_queries(count,
-                 [&](auto tile) { mix_some<decltype(tile)::value, V>(j, first, last, column); });
-    for (size_t r = j; r < j + count; r++) mix_one<V>(r, last, min(visible(r), end), column);
-  }
-
-  template <int V>
-  void mix_one(size_t j, size_t first, size_t last, size_t column) const {
-    if (first < last) mix_some<1, V>(j, first, last, column);
+    const auto mix_one = [&](size_t r, size_t begin, size_t end) {
+      if (begin < end)
+        mix_some<1, V>(j + r, begin, end, column, {parts + r * kStride, kStride, true, nullptr});
+    };
+    for (size_t r = 0; r < count; r++)
+      mix_one(r, hidden(j + r), is_shared ? first : visible(j + r));
+    if (is_shared) {
+      with_queries(count, [&](auto tile) {
+        mix_some<decltype(tile)::value, V>(j, first, last, column, {parts, kStride, true, nullptr});
+      });
+      for (size_t r = 0; r < count; r++) mix_one(r, last, visible(j + r));
+    }
+    for (size_t r = 0; r < count; r++)
+      for (size_t c = 0; c < kStride; c += kLanes) {
+        float* to = chunk_.sums + (j + r) * dv_ + column + c;
+        const Lanes part = load(parts + r * kStride + c);
+        store(to, chunk_.combines ? mixed(part, factors(j + r), to) : part);
+      }
   }
 
   template <int R, int V>
-  void mix_some(size_t j, size_t first, size_t last, size_t column) const {
-    mix_tile<R, V, kStream>(scores_ + j * kChunkPositions, values_ + column, dv_, first, last,
-                            chunk_.sums + j * dv_ + column);
+  void mix_some(size_t j, size_t first, size_t last, size_t column, const Mixed& to) const {
+    mix_tile<R, V, kStream>(scores_ + j * kChunkPositions, block(column), block_stride<V>(), first,
+                            last, to);
   }
 
   const AttentionChunk& chunk_;
   const Cell* keys_;
   const Cell* values_;
   float* scores_;
+  float* factors_;
   size_t dv_;
+  bool has_next_;
 };
 
+// Keys of whole blocks panel after panel, each (d, kPanelPositions).
 template <class Cell>
-inline void convert(const Cell* from, size_t n, float* to) {
-  for (size_t i = 0; i < n; i += kLanes) store(to + i, load(from + i));
+inline void pack_keys(const Cell* keys, size_t positions, size_t d, float* to) {
+  for (size_t panel = 0; panel < positions; panel += kPanelPositions) {
+    const size_t width = min(whole_lanes(positions - panel), kPanelPositions);
+    for (size_t c = 0; c < d; c++)
+      for (size_t i = 0; i < width; i += kLanes)
+        store(to + panel * d + c * kPanelPositions + i, load(keys + (panel + i) * d + c * kLanes));
+  }
 }
 
+// Values (positions, dv) block after block of by_vectors, each (kChunkPositions, its vectors): a
+// tile then reads one range of the L1 cache.
 template <class Cell>
-constexpr bool kIsFloat = std::is_same_v<Cell, float>;
+inline void pack_values(const Cell* values, size_t positions, size_t dv, float* to) {
+  by_vectors(dv / kLanes, [&](size_t v, auto vectors) {
+    constexpr size_t kWidth = decltype(vectors)::value * kLanes;
+    float* block = to + v * kLanes * kChunkPositions;
+    for (size_t p = 0; p < positions; p++)
+      for (size_t i = 0; i < kWidth; i += kLanes)
+        store(block + p * kWidth + i, load(values + p * dv + v * kLanes + i));
+  });
+}
 
+// Scores and factors; with many queries, packed keys and values.
 template <class Cell>
 size_t scratch_bytes(size_t queries, size_t d) {
-  const bool is_converted = !kIsFloat<Cell> && queries >= kManyQueries;
-  return sizeof(float) * kChunkPositions * (queries + (is_converted ? d + whole_lanes(d) : 0));
+  const size_t packed = queries < kManyQueries ? 0 : d + whole_lanes(d);
+  return sizeof(float) *
+         (kChunkPositions * (queries + packed) + whole_lanes(kStatistics * queries));
 }
 
 template <class Cell>
@@ -306,18 +442,17 @@ void attend(const AttentionChunk& chunk) {
   const auto* keys = static_cast<const Cell*>(chunk.keys);
   const auto* values = static_cast<const Cell*>(chunk.values);
   float* scores = static_cast<float*>(chunk.scratch);
+  float* factors = scores + kChunkPositions * queries;
   if (queries < kManyQueries) {
-    ChunkAttention<Cell, true, kScaled>(chunk, keys, values, scores).run();
-  } else if constexpr (kIsFloat<Cell>) {
-    ChunkAttention<float, false, false>(chunk, keys, values, scores).run();
-  } else {
-    const size_t positions = min(chunk.visible + chunk.rows - 1, kChunkPositions);
-    float* k = scores + queries * kChunkPositions;
-    float* v = k + kChunkPositions * chunk.d;
-    convert(keys, whole_lanes(positions) * chunk.d, k);
-    convert(values, positions * dv, v);
-    ChunkAttention<float, false, kScaled>(chunk, k, v, scores).run();
+    ChunkAttention<Cell, true, kScaled>(chunk, keys, values, scores, factors).run();
+    return;
   }
+  const size_t positions = min(chunk.visible + chunk.rows - 1, kChunkPositions);
+  float* k = factors + whole_lanes(kStatistics * queries);
+  float* v = k + kChunkPositions * chunk.d;
+  pack_keys(keys, positions, chunk.d, k);
+  pack_values(values, positions, dv, v);
+  ChunkAttention<float, false, kScaled, Cell>(chunk, k, v, scores, factors).run();
 }
 
 template <class Cell>
@@ -364,28 +499,17 @@ void store_position<int8_t>(const float* k, const float* v, size_t d, const Cach
 }
 
 template <class Cell>
-constexpr CacheKernels kCache = {store_position<Cell>, scratch_bytes<Cell>, attend<Cell>, 128};
-
-inline float exp_of_negative(float x) {
-  float e[kLanes];
-  store(e, exp_of_negative(broadcast(x)));
-  return e[0];
-}
+constexpr CacheKernels kCache = {store_position<Cell>, scratch_bytes<Cell>, attend<Cell>, 256};
 
 void combine(size_t queries, size_t dv, const float* sums, const float* statistics, float* all_sums,
              float* all_statistics) {
   for (size_t j = 0; j < queries; j++) {
     const float* here = statistics + j * kStatistics;
-    float* all = all_statistics + j * kStatistics;
-    const float beyond = here[kMaximum] - all[kMaximum];
-    const float factor = beyond > 0 ? 1.0f : exp_of_negative(beyond);
-    const float factor_of_all = beyond > 0 ? exp_of_negative(-beyond) : 1.0f;
-    if (beyond > 0) all[kMaximum] = here[kMaximum];
-    all[kTotal] = all[kTotal] * factor_of_all + here[kTotal] * factor;
-    const Lanes f = broadcast(factor), f_of_all = broadcast(factor_of_all);
+    float factors[2];
+    combine_statistics(here[kMaximum], here[kTotal], all_statistics + j * kStatistics, factors);
     for (size_t c = 0; c < dv; c += kLanes) {
       float* to = all_sums + j * dv + c;
-      store(to, fma(load(sums + j * dv + c), f, mul(load(to), f_of_all)));
+      store(to, mixed(load(sums + j * dv + c), factors, to));
     }
   }
 }
