@@ -42,7 +42,7 @@ def test_langchain_invokes_and_streams(running: Running, served_model: LanguageM
     assert answer.usage_metadata["output_tokens"] == 12
     pieces = list(chat.stream(QUESTION, stream_usage=True))
     assert "".join(str(piece.content) for piece in pieces) == expected
-    assert sum((piece.usage_metadata or {}).get("output_tokens", 0) for piece in pieces) == 12
+    assert sum(p.usage_metadata["output_tokens"] for p in pieces if p.usage_metadata) == 12
 
 
 def test_open_webui_lists_chats_and_titles(web: httpx.Client, served_model: LanguageModel) -> None:
