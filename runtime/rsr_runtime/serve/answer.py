@@ -8,7 +8,7 @@ from functools import cached_property
 
 import llguidance
 
-from ..llm.job import Constraint
+from ..llm.constraint import Constraint
 from ..llm.model import ChatPrompt, LanguageModel
 from .errors import refused
 from .grammar import Grammars, joined, json_rule

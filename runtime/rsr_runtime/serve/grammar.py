@@ -10,8 +10,8 @@ import llguidance
 import numpy as np
 import numpy.typing as npt
 
+from ..llm.constraint import Constraint
 from ..llm.errors import ModelError
-from ..llm.job import Constraint
 from ..llm.model import LanguageModel, Prompt
 from .errors import ApiError, refused
 from .schema import Json

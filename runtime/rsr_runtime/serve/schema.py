@@ -185,10 +185,9 @@ def converted(value: object, kind: type[T], where: str) -> T:
 
 def _invalid(error: msgspec.ValidationError, where: str) -> ApiError:
     """Return the error for a field, whose path begins with `where`."""
-    what, _, path = str(error).rpartition(" - at `$")
-    param = (where + path.rstrip("`")).lstrip(".") or None
-    if param is not None:
-        what = what or str(error)
+    what, _, path = str(error).partition(" - at `$")
+    param = (where + path.rstrip("`")).lstrip(".")
+    if param:
         return refused(param, what[:1].lower() + what[1:])
     return ApiError(400, f"the body: {error}")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rsr_runtime.llm import LanguageModel
-from rsr_runtime.llm.job import Constraint
+from rsr_runtime.llm.constraint import Constraint
 from rsr_runtime.llm.model import ChatPrompt
 from rsr_runtime.serve.errors import ApiError
 from rsr_runtime.serve.grammar import Grammars, json_grammar
