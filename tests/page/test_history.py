@@ -55,14 +55,15 @@ def test_search(chat: ChatPage) -> None:
 
 def test_rename_and_delete(chat: ChatPage) -> None:
     chat.send("One")
-    chat.page.hover(".entry")
     chat.press("Rename One")
     chat.page.fill("#ask-input", "Better name")
     chat.page.keyboard.press("Enter")
     chat.until(lambda: chat.titles() == ["Better name"])
     assert chat.page.inner_text("#title") == "Better name"
+    chat.until(lambda: bool(chat.page.evaluate("document.activeElement.title === 'Better name'")))
     chat.press("Delete Better name")
     chat.press("Cancel")
+    assert chat.page.evaluate("document.activeElement.ariaLabel") == "Delete Better name"
     assert chat.titles() == ["Better name"]
     chat.press("Delete Better name")
     chat.press("Delete")
@@ -88,7 +89,7 @@ def test_export_and_import(
     other = new_page(running.url).open()
     other.import_file(both)
     assert other.titles() == ["Two", "One"]
-    assert other.export() == both
+    assert json.loads(other.export()) == json.loads(both)
     other.page.click(".entry-open:has-text('One')")
     other.wait(".assistant .branch")
     assert other.page.inner_text(".assistant .branch") == "2 / 2"

@@ -291,6 +291,6 @@ def test_500_messages_are_smooth(running: Running, new_page: Callable[..., ChatP
     long.wait_for_answer()
     answering = work()
     print(f"{alone=:.3f} {opening=:.3f} {scrolling=:.3f} {answering=:.3f} s")
-    assert opening < 1.5
-    assert scrolling < 1.0
-    assert answering < 3 * alone + 0.5
+    assert opening < 0.5
+    assert scrolling < 0.5
+    assert answering < 3 * alone + 0.2

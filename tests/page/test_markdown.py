@@ -65,7 +65,9 @@ def test_reasoning_is_collapsed(shown: Any) -> None:
 def test_copy(has_clipboard: bool, shown: Any) -> None:
     shown.context.grant_permissions(["clipboard-read", "clipboard-write"])
     if not has_clipboard:  # as over plain HTTP from another machine
-        shown.evaluate("navigator.clipboard.writeText = () => Promise.reject(new Error())")
+        shown.evaluate(
+            "() => { navigator.clipboard.writeText = () => Promise.reject(new Error()); }"
+        )
     shown.get_by_role("button", name="Copy code").click()
     shown.wait_for_function("document.getElementById('status').textContent === 'Copied'")
     code = "def double(x):\n    return 2 * x"

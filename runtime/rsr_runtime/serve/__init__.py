@@ -11,9 +11,9 @@ Example:
         events = [list(stream) for stream in streams]
 """
 
+from ..llm.constraint import Constraint
 from ..llm.engine import Engine, EngineStats, JobStream
 from ..llm.job import (
-    Constraint,
     Event,
     Failed,
     Finished,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -69,7 +69,7 @@ def create_app(server: Server, access: Access) -> ASGIApp:
     )
 
 
-def _routes(method: str, endpoints: dict[str, Callable[..., object]]) -> Iterator[BaseRoute]:
+def _routes(method: str, endpoints: Mapping[str, Callable[..., object]]) -> Iterator[BaseRoute]:
     """Yield a route for each path, with and without /v1: clients differ."""
     for path, function in endpoints.items():
         for prefix in ("/v1", ""):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from typing import Any
 
 from msgspec import UNSET, UnsetType
@@ -70,12 +71,10 @@ async def chat_chunks(server: Server, request: ChatRequest) -> AsyncGenerator[Ch
     _check(request)
     tally = Tally()
     count = request.n or 1
-    base = {
-        "id": f"chatcmpl-{secrets.token_hex(12)}",
-        "created": int(time.time()),
-        "model": server.name,
-        "system_fingerprint": server.fingerprint,
-    }
+    chunk = partial(
+        ChatChunk, id=f"chatcmpl-{secrets.token_hex(12)}", created=int(time.time()),
+        model=server.name, system_fingerprint=server.fingerprint,
+    )  # fmt: skip
     async with Jobs(server) as jobs:
         plans: list[AnswerPlan] = []
 
@@ -86,7 +85,7 @@ async def chat_chunks(server: Server, request: ChatRequest) -> AsyncGenerator[Ch
 
         await jobs.submit(make)
         role = Delta(role="assistant", content=None)
-        yield ChatChunk(**base, choices=[ChunkChoice(i, role) for i in range(count)])
+        yield chunk(choices=[ChunkChoice(i, role) for i in range(count)])
         answers = [_Answer(server.token_texts, plans[0]) for _ in range(count)]
         async for _, event in jobs:
             if isinstance(event, Started):
@@ -94,18 +93,18 @@ async def chat_chunks(server: Server, request: ChatRequest) -> AsyncGenerator[Ch
             elif isinstance(event, TokenAdded):
                 i = event.text_index
                 for delta, logprobs in answers[i].push(event):
-                    yield ChatChunk(**base, choices=[ChunkChoice(i, delta, logprobs)])
+                    yield chunk(choices=[ChunkChoice(i, delta, logprobs)])
             elif isinstance(event, TextFinished):
                 i = event.text_index
                 tally.finish(event.generation)
                 for delta, logprobs in answers[i].finish():
-                    yield ChatChunk(**base, choices=[ChunkChoice(i, delta, logprobs)])
+                    yield chunk(choices=[ChunkChoice(i, delta, logprobs)])
                 reason = answers[i].finish_reason(event)
                 stop = _stop_string(server.model.tokenizer, request, event.generation)
                 last = ChunkChoice(i, Delta(), finish_reason=reason, stop_reason=stop)
                 timings = tally.timings() if tally.finished == count else UNSET
-                yield ChatChunk(**base, choices=[last], timings=timings)
-    yield ChatChunk(**base, choices=[], usage=tally.usage(), timings=tally.timings())
+                yield chunk(choices=[last], timings=timings)
+    yield chunk(choices=[], usage=tally.usage(), timings=tally.timings())
 
 
 def whole(chunks: Sequence[ChatChunk]) -> ChatCompletion:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from typing import Any
 
 from msgspec import UNSET
@@ -57,21 +58,19 @@ async def completion_chunks(
     prompts = _checked(request)
     tally, count = Tally(), request.n or 1
     total = count * len(prompts)
-    base = {
-        "id": f"cmpl-{secrets.token_hex(12)}",
-        "created": int(time.time()),
-        "model": server.name,
-        "system_fingerprint": server.fingerprint,
-    }
+    chunk = partial(
+        Completion, id=f"cmpl-{secrets.token_hex(12)}", created=int(time.time()),
+        model=server.name, system_fingerprint=server.fingerprint,
+    )  # fmt: skip
     async with Jobs(server) as jobs:
         await jobs.submit(lambda: [_job(server, request, prompt) for prompt in prompts])
-        yield Completion(**base, choices=[CompletionChoice(i, "") for i in range(total)])
+        yield chunk(choices=[CompletionChoice(i, "") for i in range(total)])
         texts = [
             _Text(server, prompts[i // count], request.logprobs is not None) for i in range(total)
         ]
         if request.echo and request.logprobs is None:
             for i, text in enumerate(texts):
-                yield Completion(**base, choices=[CompletionChoice(i, text.echo())])
+                yield chunk(choices=[CompletionChoice(i, text.echo())])
         async for number, event in jobs:
             own = range(number * count, (number + 1) * count)
             if isinstance(event, Started):
@@ -79,19 +78,19 @@ async def completion_chunks(
             elif isinstance(event, PromptScored):
                 for i in own:
                     choice = CompletionChoice(i, texts[i].echo(), texts[i].scored(event.logprobs))
-                    yield Completion(**base, choices=[choice])
+                    yield chunk(choices=[choice])
             elif isinstance(event, TokenAdded):
                 i = own[event.text_index]
                 if (piece := texts[i].push(event)) is not None:
-                    yield Completion(**base, choices=[CompletionChoice(i, *piece)])
+                    yield chunk(choices=[CompletionChoice(i, *piece)])
             elif isinstance(event, TextFinished):
                 i = own[event.text_index]
                 tally.finish(event.generation)
                 reason = "stop" if event.generation.finish_reason == "stop" else "length"
                 last = CompletionChoice(i, "", texts[i].rest(), reason)
                 timings = tally.timings() if tally.finished == total else UNSET
-                yield Completion(**base, choices=[last], timings=timings)
-    yield Completion(**base, choices=[], usage=tally.usage(), timings=tally.timings())
+                yield chunk(choices=[last], timings=timings)
+    yield chunk(choices=[], usage=tally.usage(), timings=tally.timings())
 
 
 def whole(chunks: Sequence[Completion]) -> Completion:

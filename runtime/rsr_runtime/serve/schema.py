@@ -5,6 +5,7 @@ Unknown fields of a request are ignored. Null is the same as absent.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -186,10 +187,12 @@ def converted(value: object, kind: type[T], where: str) -> T:
 def _invalid(error: msgspec.ValidationError, where: str) -> ApiError:
     """Return the error for a field, whose path begins with `where`."""
     what, _, path = str(error).partition(" - at `$")
-    param = (where + path.rstrip("`")).lstrip(".")
-    if param:
-        return refused(param, what[:1].lower() + what[1:])
-    return ApiError(400, f"the body: {error}")
+    missing = re.fullmatch("Object missing required field `(.*)`", what)
+    param = where + path.rstrip("`")
+    param = (f"{param}.{missing[1]}" if missing else param).lstrip(".")
+    if not param:
+        return ApiError(400, f"the body: {error}")
+    return refused(param, "found nothing" if missing else what[:1].lower() + what[1:])
 
 
 # --- responses ------------------------------------------------------------------------------------

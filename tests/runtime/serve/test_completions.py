@@ -112,7 +112,7 @@ def test_a_prompt_is_scored_without_a_text(
         ({"prompt": [1 << 80]}, None),
         ({"prompt": [-1]}, None),
         ({"prompt": ["a"] * 65}, "prompt"),
-        ({}, None),
+        ({}, "prompt"),
     ],
 )
 def test_fields_are_refused_by_name(

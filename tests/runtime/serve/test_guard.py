@@ -63,7 +63,7 @@ def test_the_own_page_may(running: Running, web: httpx.Client) -> None:
     ],
 )
 def test_keys_are_taken_from_three_headers(locked: Running, headers: dict[str, str]) -> None:
-    encoded = {name: value.encode() for name, value in headers.items()}
+    encoded = {name.encode(): value.encode() for name, value in headers.items()}
     assert httpx.get(f"{locked.url}/v1/models", headers=encoded).status_code == 200
 
 

@@ -35,7 +35,10 @@ export async function receiveAnswer(body, message, signal, onchange) {
       }
       if (choice?.finish_reason) message.finish = choice.finish_reason;
       if (chunk.usage)
-        message.tokens = { prompt: chunk.usage.prompt_tokens, completion: chunk.usage.completion_tokens };
+        message.tokens = {
+          prompt: chunk.usage.prompt_tokens,
+          completion: chunk.usage.completion_tokens,
+        };
       if (chunk.timings) message.speed = chunk.timings.predicted_per_second;
     }
     return null;

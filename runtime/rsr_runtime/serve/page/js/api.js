@@ -76,13 +76,18 @@ async function failure(response) {
   if (response.status === 401)
     return new ServerError(
       apiKey.get() ? "The server does not accept this API key." : "The server needs an API key.",
-      { needsKey: true });
+      { needsKey: true },
+    );
   if (response.status === 429) {
     const seconds = Number(response.headers.get("retry-after")) || 0;
     const when = seconds ? ` Try again in ${seconds} s.` : "";
-    return new ServerError(`The server is busy with other requests.${when}`, { retryAfter: seconds });
+    return new ServerError(`The server is busy with other requests.${when}`, {
+      retryAfter: seconds,
+    });
   }
-  return new ServerError(message ? sentence(message) : `The server answered with status ${response.status}.`);
+  return new ServerError(
+    message ? sentence(message) : `The server answered with status ${response.status}.`,
+  );
 }
 
 function sentence(text) {

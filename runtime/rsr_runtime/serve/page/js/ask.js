@@ -5,7 +5,11 @@ import { byId } from "./dom.js";
 /**
  * Ask for a confirmation or a text.
  *
- * @param {{title: string, text?: string, ok: string, input?: {label: string, value?: string, type?: string}}} what
+ * @param {object} what
+ * @param {string} what.title
+ * @param {string} [what.text]
+ * @param {string} what.ok  the label of the button that confirms
+ * @param {{label: string, value?: string, type?: string}} [what.input]
  * @returns {Promise<string | null>} the text ("" without an input), or null if it was canceled
  */
 export function ask({ title, text = "", ok, input }) {
@@ -23,10 +27,14 @@ export function ask({ title, text = "", ok, input }) {
   (input ? field : byId("ask-ok")).focus();
   if (input) field.select();
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => {
-      resolve(dialog.returnValue === "ok" ? field.value.trim() : null);
-      field.value = "";
-    }, { once: true });
+    dialog.addEventListener(
+      "close",
+      () => {
+        resolve(dialog.returnValue === "ok" ? field.value.trim() : null);
+        field.value = "";
+      },
+      { once: true },
+    );
   });
 }
 

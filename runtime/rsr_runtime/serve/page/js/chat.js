@@ -1,5 +1,6 @@
 // What can be done with conversations. Answers go on while another conversation is shown.
 
+import { setIdInAddress } from "./address.js";
 import { receiveAnswer } from "./answer.js";
 import { newId, now, titleOf, Tree } from "./conversation.js";
 import { announce, byId } from "./dom.js";
@@ -28,6 +29,7 @@ export class Chat {
   /** @type {Session} */
   #session = newSession();
   #model = { id: "", context: 0 };
+  #turn = 0; // of the last conversation that was asked for
 
   /**
    * @param {object} parts
@@ -54,17 +56,17 @@ export class Chat {
 
   /** Show an empty conversation. */
   create() {
+    this.#turn += 1;
     this.#show(newSession());
   }
 
   /** Show a conversation of the database. @returns {Promise<boolean>} whether it exists */
   async open(id) {
-    const running = this.#running.get(id);
-    const conversation = running ? running.conversation : await store.conversation(id);
-    if (!conversation) return false;
-    const tree = running ? running.tree : new Tree(await store.messages(id));
-    this.#show(running ?? { conversation, tree, live: null, controller: null });
-    return true;
+    const turn = ++this.#turn;
+    const session = this.#running.get(id) ?? (await storedSession(id));
+    if (turn !== this.#turn) return true; // another was asked for meanwhile
+    if (session) this.#show(session);
+    return session !== null;
   }
 
   /** Send a message of the user and get the answer. */
@@ -74,6 +76,7 @@ export class Chat {
 
   /** Send another version of a message. */
   resend(message, text) {
+    this.composer.focus();
     return this.#sendAfter(message.parent, text);
   }
 
@@ -93,12 +96,12 @@ export class Chat {
     await this.regenerate(message);
   }
 
-  /** Show another version of a message, with what followed it. */
-  async showVersion(message) {
+  /** Show another version of a message, with what followed it; focus its button with a label. */
+  async showVersion(message, label) {
     const { tree, conversation } = this.#session;
     conversation.leaf = tree.newestLeaf(message).id;
     this.#render();
-    document.querySelector(`[data-id="${message.id}"] .branch button:enabled`)?.focus();
+    this.list.focusVersions(message, label);
     await store.save(conversation);
   }
 
@@ -129,7 +132,10 @@ export class Chat {
       session.controller?.abort();
     }
     await store.remove(id);
-    if (id === this.conversation.id) this.create();
+    if (id === this.conversation.id) {
+      this.create();
+      setIdInAddress("");
+    }
     await this.history.refresh();
   }
 
@@ -148,14 +154,21 @@ export class Chat {
     const session = this.#session;
     const { conversation, tree } = session;
     if (session.live) return;
-    const message = { id: newId(), conversation: conversation.id, parent, role: "user", created: now(), content: text };
+    const message = {
+      id: newId(),
+      conversation: conversation.id,
+      parent,
+      role: "user",
+      created: now(),
+      content: text,
+    };
     if (!tree.all().length) conversation.title = titleOf(text);
     tree.add(message);
     conversation.leaf = message.id;
     this.list.follow();
     const answered = this.#answer(session, message);
     await store.save(conversation, [message]);
-    rememberInAddress(conversation.id);
+    if (session === this.#session) setIdInAddress(conversation.id);
     await this.history.refresh();
     this.history.mark(this.conversation.id);
     await answered;
@@ -167,7 +180,14 @@ export class Chat {
     const { conversation, tree } = session;
     const { settings } = conversation;
     const body = chatRequest(this.#model.id, tree.path(question.id), settings);
-    const message = { id: newId(), conversation: conversation.id, parent: question.id, role: "assistant", created: now(), content: "" };
+    const message = {
+      id: newId(),
+      conversation: conversation.id,
+      parent: question.id,
+      role: "assistant",
+      created: now(),
+      content: "",
+    };
     if (settings.schema) message.isJson = true;
     tree.add(message);
     Object.assign(session, { live: message, controller: new AbortController() });
@@ -198,7 +218,8 @@ export class Chat {
       if (!session.isRemoved) await store.save(conversation, [message]);
       if (session === this.#session) this.#finished(message);
     }
-    if (error?.needsKey && session === this.#session && (await this.askForKey())) await this.retry(message);
+    if (error?.needsKey && session === this.#session && (await this.askForKey()))
+      await this.retry(message);
   }
 
   #finished(message) {
@@ -215,7 +236,6 @@ export class Chat {
     this.#render();
     this.list.follow();
     this.history.mark(session.conversation.id);
-    rememberInAddress(session.tree.all().length ? session.conversation.id : "");
   }
 
   #render() {
@@ -242,18 +262,27 @@ export class Chat {
   }
 }
 
+/** @returns {Promise<Session | null>} a conversation of the database */
+async function storedSession(id) {
+  const conversation = await store.conversation(id);
+  if (!conversation) return null;
+  return { conversation, tree: new Tree(await store.messages(id)), live: null, controller: null };
+}
+
 /** @returns {Session} */
 function newSession() {
   const time = now();
   return {
-    conversation: { id: newId(), title: "", created: time, updated: time, leaf: null, settings: rememberedSettings() },
+    conversation: {
+      id: newId(),
+      title: "",
+      created: time,
+      updated: time,
+      leaf: null,
+      settings: rememberedSettings(),
+    },
     tree: new Tree(),
     live: null,
     controller: null,
   };
-}
-
-/** Have a reload show the same conversation. */
-function rememberInAddress(id) {
-  if (location.hash.slice(1) !== id) history.pushState(null, "", id ? `#${id}` : location.pathname);
 }

@@ -32,7 +32,11 @@ export function icon(name) {
 
 /** Return a button that shows only an icon. */
 export function iconButton(name, label, onclick, classes = "icon") {
-  return make("button", { type: "button", class: classes, "aria-label": label, title: label, onclick }, icon(name));
+  return make(
+    "button",
+    { type: "button", class: classes, "aria-label": label, title: label, onclick },
+    icon(name),
+  );
 }
 
 /** Copy a text, and show a check mark on the button for a moment. */

@@ -35,6 +35,11 @@ export class History {
     for (const entry of this.#list.children) markEntry(entry, entry.dataset.id === id);
   }
 
+  /** Focus a conversation of the list. */
+  focus(id) {
+    this.#list.querySelector(`[data-id="${id}"] button`)?.focus();
+  }
+
   /** Show what the database has and the search finds. */
   async refresh() {
     const turn = ++this.#turn;
@@ -44,17 +49,45 @@ export class History {
       : (await store.conversations()).map((conversation) => ({ conversation, passage: null }));
     if (turn !== this.#turn) return;
     this.#list.replaceChildren(...found.map((one) => this.#entry(one)));
-    byId("history-empty").textContent = found.length ? "" : text ? "Nothing found." : "No conversations yet.";
+    byId("history-empty").textContent = found.length
+      ? ""
+      : text
+        ? "Nothing found."
+        : "No conversations yet.";
   }
 
   #entry({ conversation, passage }) {
     const { id, title } = conversation;
-    const open = make("button", { type: "button", class: "entry-open", title, onclick: () => this.actions.open(id) },
+    const open = make(
+      "button",
+      { type: "button", class: "entry-open", title, onclick: () => this.actions.open(id) },
       make("span", {}, title),
-      passage && make("span", { class: "quiet" }, passage.before, make("mark", {}, passage.match), passage.after));
-    const entry = make("li", { class: "entry", "data-id": id }, open,
-      iconButton("pencil", `Rename ${title}`, () => this.actions.rename(conversation), "icon entry-tool"),
-      iconButton("trash", `Delete ${title}`, () => this.actions.remove(conversation), "icon entry-tool"));
+      passage &&
+        make(
+          "span",
+          { class: "quiet" },
+          passage.before,
+          make("mark", {}, passage.match),
+          passage.after,
+        ),
+    );
+    const entry = make(
+      "li",
+      { class: "entry", "data-id": id },
+      open,
+      iconButton(
+        "pencil",
+        `Rename ${title}`,
+        () => this.actions.rename(conversation),
+        "icon entry-tool",
+      ),
+      iconButton(
+        "trash",
+        `Delete ${title}`,
+        () => this.actions.remove(conversation),
+        "icon entry-tool",
+      ),
+    );
     markEntry(entry, id === this.#current);
     return entry;
   }
@@ -72,6 +105,6 @@ export class History {
 
 function markEntry(entry, isCurrent) {
   entry.classList.toggle("current", isCurrent);
-  entry.firstElementChild.toggleAttribute("aria-current", isCurrent);
   if (isCurrent) entry.firstElementChild.setAttribute("aria-current", "true");
+  else entry.firstElementChild.removeAttribute("aria-current");
 }

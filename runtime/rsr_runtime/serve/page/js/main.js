@@ -1,5 +1,6 @@
 // Puts the parts of the page together.
 
+import { idInAddress, setIdInAddress } from "./address.js";
 import { apiKey, model } from "./api.js";
 import { ask } from "./ask.js";
 import { Chat } from "./chat.js";
@@ -18,7 +19,7 @@ const list = new MessageList({
   regenerate: (message) => act(chat.regenerate(message)),
   retry: (message) => act(chat.retry(message)),
   resend: (message, text) => act(chat.resend(message, text)),
-  show: (message) => act(chat.showVersion(message)),
+  show: (message, label) => act(chat.showVersion(message, label)),
 });
 const composer = new Composer({
   send: (text) => act(chat.send(text)),
@@ -26,7 +27,10 @@ const composer = new Composer({
   editLast: () => chat.editLast(),
 });
 const history = new History({
-  open: (id) => act(openConversation(id)),
+  open: (id) => {
+    setIdInAddress(id);
+    act(openConversation());
+  },
   rename: (conversation) => act(rename(conversation)),
   remove: (conversation) => act(remove(conversation)),
 });
@@ -41,36 +45,61 @@ function act(work) {
   });
 }
 
-async function openConversation(id) {
-  if (!(await chat.open(id))) chat.create();
+/** Show the conversation that the address names, a new one if there is none. */
+async function openConversation() {
+  const id = idInAddress();
+  if (!id) chat.create();
+  else if (!(await chat.open(id))) createConversation();
   closeSidebar();
   composer.focus();
 }
 
 function createConversation() {
   chat.create();
+  setIdInAddress("");
   closeSidebar();
   composer.focus();
 }
 
 async function rename(conversation) {
-  const title = await ask({ title: "Rename conversation", ok: "Rename", input: { label: "Title", value: conversation.title } });
-  if (title) await chat.rename(conversation.id, title);
+  const title = await ask({
+    title: "Rename conversation",
+    ok: "Rename",
+    input: { label: "Title", value: conversation.title },
+  });
+  if (!title) return;
+  await chat.rename(conversation.id, title);
+  history.focus(conversation.id);
 }
 
 async function remove(conversation) {
-  const answer = await ask({ title: `Delete "${conversation.title}"?`, text: "Its messages are deleted from this browser.", ok: "Delete" });
+  const answer = await ask({
+    title: `Delete "${conversation.title}"?`,
+    text: "Its messages are deleted from this browser.",
+    ok: "Delete",
+  });
   if (answer === null) return;
   await chat.remove(conversation.id);
   byId("new").focus();
 }
 
 async function askForKey() {
-  const key = await ask({ title: "API key", text: "The server needs a key.", ok: "Use key", input: { label: "Key", type: "password" } });
+  const key = await ask({
+    title: "API key",
+    text: "The server needs a key.",
+    ok: "Use key",
+    input: { label: "Key", type: "password" },
+  });
   if (!key) return false;
   apiKey.set(key);
   await connect();
   return true;
+}
+
+async function start() {
+  act(connect());
+  await openConversation();
+  await history.refresh();
 }
 
 /** Ask the server for its model. */
@@ -79,7 +108,8 @@ async function connect() {
     const found = await model();
     hideNotice();
     chat.setModel(found);
-    byId("model").textContent = `${found.id} · ${found.context.toLocaleString("en")} tokens of context`;
+    byId("model").textContent =
+      `${found.id} · ${found.context.toLocaleString("en")} tokens of context`;
   } catch (error) {
     byId("model").textContent = "Not connected";
     const enter = { label: "Enter key", act: () => act(askForKey()) };
@@ -92,7 +122,10 @@ async function exportAll() {
 }
 
 async function exportOne() {
-  const name = chat.conversation.title.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 50);
+  const name = chat.conversation.title
+    .replace(/[^\p{L}\p{N}]+/gu, "-")
+    .replace(/^-|-$/g, "")
+    .slice(0, 50);
   saveFile(`${name || "conversation"}.json`, await exported([chat.conversation]));
 }
 
@@ -130,11 +163,6 @@ listenForShortcuts({
   create: createConversation,
   settings: () => settings.open(chat.conversation.settings),
 });
-addEventListener("popstate", () => act(openConversation(location.hash.slice(1))));
+addEventListener("popstate", () => act(openConversation()));
 
-await Promise.all([
-  history.refresh(),
-  connect(),
-  location.hash ? openConversation(location.hash.slice(1)) : chat.create(),
-]);
-composer.focus();
+act(start());

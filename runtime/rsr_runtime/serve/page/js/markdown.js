@@ -8,8 +8,7 @@ import { copyText, icon, make } from "./dom.js";
 
 const HIGHLIGHT_LIMIT = 100_000; // characters; longer code stays plain
 
-const escaped = (text) =>
-  text.replace(/[&<>"']/g, (sign) => `&#${sign.charCodeAt(0)};`);
+const escaped = (text) => text.replace(/[&<>"']/g, (sign) => `&#${sign.charCodeAt(0)};`);
 
 const marked = new Marked({
   gfm: true,
@@ -35,8 +34,30 @@ const purify = DOMPurify();
 const RULES = {
   RETURN_DOM_FRAGMENT: true,
   ALLOWED_TAGS: [
-    "a", "blockquote", "br", "code", "del", "em", "h3", "h4", "h5", "h6", "hr", "img", "li", "ol",
-    "p", "pre", "strong", "table", "tbody", "td", "th", "thead", "tr", "ul",
+    "a",
+    "blockquote",
+    "br",
+    "code",
+    "del",
+    "em",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "hr",
+    "img",
+    "li",
+    "ol",
+    "p",
+    "pre",
+    "strong",
+    "table",
+    "tbody",
+    "td",
+    "th",
+    "thead",
+    "tr",
+    "ul",
   ],
   ALLOWED_ATTR: ["align", "alt", "class", "href", "src", "start"],
   ALLOW_DATA_ATTR: false,
@@ -100,7 +121,12 @@ function elements(token, isOpen) {
     pre.replaceWith(codeBlock(pre.textContent.replace(/\n$/, ""), language, isOpen));
   }
   for (const table of fragment.querySelectorAll("table")) {
-    const frame = make("div", { class: "table", role: "region", "aria-label": "Table", tabindex: "0" });
+    const frame = make("div", {
+      class: "table",
+      role: "region",
+      "aria-label": "Table",
+      tabindex: "0",
+    });
     table.replaceWith(frame);
     frame.append(table);
   }
@@ -112,13 +138,34 @@ function codeBlock(text, language, isOpen) {
   const code = make("code", {});
   const known = hljs.getLanguage(language);
   if (known && !isOpen && text.length < HIGHLIGHT_LIMIT)
-    code.append(purify.sanitize(hljs.highlight(text, { language }).value, {
-      RETURN_DOM_FRAGMENT: true, ALLOWED_TAGS: ["span"], ALLOWED_ATTR: ["class"],
-    }));
+    code.append(
+      purify.sanitize(hljs.highlight(text, { language }).value, {
+        RETURN_DOM_FRAGMENT: true,
+        ALLOWED_TAGS: ["span"],
+        ALLOWED_ATTR: ["class"],
+      }),
+    );
   else code.textContent = text;
   const name = known?.name ?? language;
-  const copy = make("button", { type: "button", class: "plain", "aria-label": "Copy code", onclick: () => copyText(text, copy) }, icon("copy"), "Copy");
-  return make("div", { class: "code" },
+  const copy = make(
+    "button",
+    {
+      type: "button",
+      class: "plain",
+      "aria-label": "Copy code",
+      onclick: () => copyText(text, copy),
+    },
+    icon("copy"),
+    "Copy",
+  );
+  return make(
+    "div",
+    { class: "code" },
     make("div", { class: "code-top" }, make("span", {}, name || "Text"), copy),
-    make("pre", { tabindex: "0", role: "region", "aria-label": `Code${name ? `, ${name}` : ""}` }, code));
+    make(
+      "pre",
+      { tabindex: "0", role: "region", "aria-label": `Code${name ? `, ${name}` : ""}` },
+      code,
+    ),
+  );
 }

@@ -12,25 +12,32 @@ export class MessageList {
   #scroller = byId("scroller");
   #isFollowing = true;
   #top = 0; // where it was scrolled to
-  #observer = new IntersectionObserver((entries) => {
-    for (const { isIntersecting, target } of entries)
-      if (isIntersecting) {
-        this.#observer.unobserve(target);
-        this.#views.get(target.dataset.id)?.fill();
-      }
-  }, { root: this.#scroller, rootMargin: AHEAD });
+  #observer = new IntersectionObserver(
+    (entries) => {
+      for (const { isIntersecting, target } of entries)
+        if (isIntersecting) {
+          this.#observer.unobserve(target);
+          this.#views.get(target.dataset.id)?.fill();
+        }
+    },
+    { root: this.#scroller, rootMargin: AHEAD },
+  );
 
   /** @param {import("./message_view.js").Actions} actions */
   constructor(actions) {
     this.actions = actions;
-    this.#scroller.addEventListener("scroll", () => {
-      const { scrollTop, clientHeight, scrollHeight } = this.#scroller;
-      // Only a user scrolls back; content that grows does not.
-      if (scrollHeight - clientHeight - scrollTop < 48) this.#isFollowing = true;
-      else if (scrollTop < this.#top) this.#isFollowing = false;
-      this.#top = scrollTop;
-      byId("to-end").hidden = this.#isFollowing;
-    }, { passive: true });
+    this.#scroller.addEventListener(
+      "scroll",
+      () => {
+        const { scrollTop, clientHeight, scrollHeight } = this.#scroller;
+        // Only a user scrolls back; content that grows does not.
+        if (scrollHeight - clientHeight - scrollTop < 48) this.#isFollowing = true;
+        else if (scrollTop < this.#top) this.#isFollowing = false;
+        this.#top = scrollTop;
+        byId("to-end").hidden = this.#isFollowing;
+      },
+      { passive: true },
+    );
     new ResizeObserver(() => this.#isFollowing && this.#scrollToEnd()).observe(this.#container);
     byId("to-end").addEventListener("click", () => this.follow());
   }
@@ -75,6 +82,13 @@ export class MessageList {
   /** Show the field to edit a message. */
   edit(message) {
     this.#views.get(message.id)?.edit();
+  }
+
+  /** Focus a button that switches versions, or the other one if there is no version beyond. */
+  focusVersions(message, label) {
+    const buttons = this.#views.get(message.id).element.querySelector(".branch");
+    const same = buttons.querySelector(`[aria-label="${label}"]:enabled`);
+    (same ?? buttons.querySelector("button:enabled")).focus();
   }
 
   /** Remove all, before another conversation is shown. */

@@ -15,7 +15,8 @@ const ENDS = {
  * @property {(message: import("./conversation.js").Message) => void} regenerate
  * @property {(message: import("./conversation.js").Message) => void} retry
  * @property {(message: import("./conversation.js").Message, text: string) => void} resend
- * @property {(message: import("./conversation.js").Message) => void} show  another version
+ * @property {(message: import("./conversation.js").Message, label: string) => void} show  another
+ *   version, by the button with this label
  */
 
 export class MessageView {
@@ -25,6 +26,8 @@ export class MessageView {
   #body;
   #reasoning = null;
   #isFull = false; // whether markdown is shown, not plain text
+  #state = ""; // what the buttons were made for
+  #changing = []; // buttons that change the conversation
 
   /**
    * @param {import("./conversation.js").Message} message
@@ -35,8 +38,13 @@ export class MessageView {
     this.actions = actions;
     const isUser = message.role === "user";
     this.#body = make("div", { class: "body" }, this.#text, this.#after);
-    this.element = make("article", { class: `message ${message.role}`, "data-id": message.id },
-      make("h2", { class: "only-read" }, isUser ? "You" : "Answer"), this.#body, this.#tools);
+    this.element = make(
+      "article",
+      { class: `message ${message.role}`, "data-id": message.id },
+      make("h2", { class: "only-read" }, isUser ? "You" : "Answer"),
+      this.#body,
+      this.#tools,
+    );
     if (isUser) this.#isFull = true;
     this.#text.textContent = message.content;
     this.#showReasoning(false);
@@ -67,17 +75,29 @@ export class MessageView {
    * @param {boolean} isBusy  whether another message grows
    */
   finish(versions, isLive, isBusy) {
+    const state = `${isLive} ${versions.indexOf(this.message)} ${versions.length}`;
+    if (state !== this.#state) {
+      this.#state = state;
+      this.#finish(versions, isLive);
+    }
+    for (const button of this.#changing) button.disabled = isBusy;
+  }
+
+  #finish(versions, isLive) {
     const { message } = this;
+    this.#changing = [];
     if (isLive) this.grow();
     else if (this.element.classList.replace("live", "done")) {
       this.#showReasoning(false);
       this.#showContent(false);
     }
-    this.#after.replaceChildren(...(isLive ? [] : this.#end(isBusy)));
+    this.#after.replaceChildren(...(isLive ? [] : this.#end()));
     if (isLive) this.#tools.replaceChildren();
-    else this.#tools.replaceChildren(
-      ...this.#branch(versions, isBusy),
-      ...(message.role === "user" ? this.#userTools(isBusy) : this.#answerTools(isBusy)));
+    else
+      this.#tools.replaceChildren(
+        ...this.#branch(versions),
+        ...(message.role === "user" ? this.#userTools() : this.#answerTools()),
+      );
   }
 
   /** Replace a message of the user by a field to edit it. */
@@ -94,15 +114,27 @@ export class MessageView {
       close();
       if (text) this.actions.resend(this.message, text);
     };
-    const editor = make("div", { class: "editor" }, field,
-      make("div", { class: "editor-row" },
+    const editor = make(
+      "div",
+      { class: "editor" },
+      field,
+      make(
+        "div",
+        { class: "editor-row" },
         make("button", { type: "button", onclick: close }, "Cancel"),
-        make("button", { type: "button", class: "primary", onclick: send }, "Send")));
+        make("button", { type: "button", class: "primary", onclick: send }, "Send"),
+      ),
+    );
     editor.addEventListener("keydown", (event) => {
       if (event.key === "Escape") {
         event.stopPropagation();
         close();
-      } else if (event.key === "Enter" && !event.shiftKey && !event.isComposing && event.target === field) {
+      } else if (
+        event.key === "Enter" &&
+        !event.shiftKey &&
+        !event.isComposing &&
+        event.target === field
+      ) {
         event.preventDefault();
         send();
       }
@@ -116,7 +148,8 @@ export class MessageView {
   #showContent(isGrowing) {
     if (this.message.role === "user") return;
     this.#text.classList.remove("raw");
-    if (this.message.isJson && !isGrowing && this.message.content) showJson(this.#text, this.message.content);
+    if (this.message.isJson && !isGrowing && this.message.content)
+      showJson(this.#text, this.message.content);
     else showMarkdown(this.#text, this.message.content, isGrowing);
   }
 
@@ -124,8 +157,12 @@ export class MessageView {
     const { reasoning, reasoningMs } = this.message;
     if (!reasoning) return;
     if (!this.#reasoning) {
-      this.#reasoning = make("details", { class: "reasoning" },
-        make("summary", {}), make("div", { class: "reasoning-text" }));
+      this.#reasoning = make(
+        "details",
+        { class: "reasoning" },
+        make("summary", {}),
+        make("div", { class: "reasoning-text" }),
+      );
       this.#body.prepend(this.#reasoning);
     }
     const [summary, text] = this.#reasoning.children;
@@ -135,46 +172,69 @@ export class MessageView {
     text.textContent = reasoning;
   }
 
-  #end(isBusy) {
+  /** Return a button that is disabled while an answer comes. */
+  #changer(button) {
+    this.#changing.push(button);
+    return button;
+  }
+
+  #end() {
     const { role, error, finish } = this.message;
     if (role === "user") return [];
     if (error) {
       const retry = () => this.actions.retry(this.message);
-      return [make("div", { class: "error" }, make("p", {}, error),
-        make("button", { type: "button", onclick: retry, disabled: isBusy }, "Try again"))];
+      return [
+        make(
+          "div",
+          { class: "error" },
+          make("p", {}, error),
+          this.#changer(make("button", { type: "button", onclick: retry }, "Try again")),
+        ),
+      ];
     }
     const text = finish ? ENDS[finish] : "The page was closed before the answer ended.";
     return text ? [make("p", { class: "end" }, text)] : [];
   }
 
-  #branch(versions, isBusy) {
+  #branch(versions) {
     if (versions.length < 2) return [];
     const at = versions.indexOf(this.message);
     const go = (name, label, version) => {
-      const button = iconButton(name, label, () => this.actions.show(version));
-      button.disabled = !version || isBusy;
-      return button;
+      const button = iconButton(name, label, () => this.actions.show(version, label));
+      button.disabled = !version;
+      return version ? this.#changer(button) : button;
     };
-    return [make("span", { class: "branch", role: "group", "aria-label": "Versions" },
-      go("left", "Previous version", versions[at - 1]),
-      make("span", {}, `${at + 1} / ${versions.length}`),
-      go("right", "Next version", versions[at + 1]))];
+    return [
+      make(
+        "span",
+        { class: "branch", role: "group", "aria-label": "Versions" },
+        go("left", "Previous version", versions[at - 1]),
+        make("span", {}, `${at + 1} / ${versions.length}`),
+        go("right", "Next version", versions[at + 1]),
+      ),
+    ];
   }
 
-  #userTools(isBusy) {
-    const edit = iconButton("pencil", "Edit", () => this.edit());
+  #userTools() {
+    const edit = this.#changer(iconButton("pencil", "Edit", () => this.edit()));
     edit.dataset.edit = "";
-    edit.disabled = isBusy;
     return [edit, this.#copyButton()];
   }
 
-  #answerTools(isBusy) {
-    const again = iconButton("again", "Regenerate", () => this.actions.regenerate(this.message));
-    again.disabled = isBusy;
+  #answerTools() {
+    const again = this.#changer(
+      iconButton("again", "Regenerate", () => this.actions.regenerate(this.message)),
+    );
     const { tokens, speed } = this.message;
-    const figures = [tokens && `${tokens.completion.toLocaleString("en")} tokens`, speed && speedText(speed)];
-    return [this.#copyButton(), again,
-      make("span", { class: "figures" }, figures.filter(Boolean).join(" · "))];
+    const figures = [
+      tokens && `${tokens.completion.toLocaleString("en")} tokens`,
+      speed && speedText(speed),
+    ];
+    return [
+      this.#copyButton(),
+      again,
+      make("span", { class: "figures" }, figures.filter(Boolean).join(" · ")),
+    ];
   }
 
   #copyButton() {
@@ -184,6 +244,11 @@ export class MessageView {
 }
 
 function waiting() {
-  return make("span", { class: "waiting", role: "img", "aria-label": "Waiting for the answer" },
-    make("i"), make("i"), make("i"));
+  return make(
+    "span",
+    { class: "waiting", role: "img", "aria-label": "Waiting for the answer" },
+    make("i"),
+    make("i"),
+    make("i"),
+  );
 }

@@ -14,7 +14,8 @@ const CHARACTERS_PER_TOKEN = 4; // of English; only until the server has counted
 export function contextUsed(path, system = "") {
   let characters = 0;
   for (const { tokens, content } of path.toReversed()) {
-    if (tokens) return tokens.prompt + tokens.completion + Math.ceil(characters / CHARACTERS_PER_TOKEN);
+    if (tokens)
+      return tokens.prompt + tokens.completion + Math.ceil(characters / CHARACTERS_PER_TOKEN);
     characters += content.length;
   }
   return Math.ceil((characters + system.length) / CHARACTERS_PER_TOKEN);

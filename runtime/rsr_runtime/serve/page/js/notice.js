@@ -12,7 +12,9 @@ export function showNotice(text, action = { label: "Dismiss", act: () => {} }) {
     action.act();
   };
   byId("notice").replaceChildren(
-    make("span", {}, text), make("button", { type: "button", onclick: press }, action.label));
+    make("span", {}, text),
+    make("button", { type: "button", onclick: press }, action.label),
+  );
   byId("notice").hidden = false;
 }
 

@@ -15,7 +15,8 @@ export function chatRequest(model, path, settings) {
   const body = { model, messages, stream: true, stream_options: { include_usage: true } };
   for (const [name] of NUMBERS) if (settings[name] !== undefined) body[name] = settings[name];
   if (settings.stop) body.stop = settings.stop.split("\n").filter((line) => line !== "");
-  if (settings.thinking) body.chat_template_kwargs = { enable_thinking: settings.thinking === "on" };
+  if (settings.thinking)
+    body.chat_template_kwargs = { enable_thinking: settings.thinking === "on" };
   if (settings.schema)
     body.response_format = {
       type: "json_schema",

@@ -95,7 +95,8 @@ export class SettingsForm {
   #read() {
     const found = {};
     for (const [name, field] of this.#fields) {
-      if (field.type === "number") found[name] = field.value === "" ? undefined : field.valueAsNumber;
+      if (field.type === "number")
+        found[name] = field.value === "" ? undefined : field.valueAsNumber;
       else found[name] = field.value;
     }
     return cleanSettings(found);
@@ -114,22 +115,69 @@ export class SettingsForm {
   }
 
   #build() {
-    const thinking = make("select", {},
+    const thinking = make(
+      "select",
+      {},
       make("option", { value: "" }, "Model's default"),
       make("option", { value: "on" }, "On"),
-      make("option", { value: "off" }, "Off"));
+      make("option", { value: "off" }, "Off"),
+    );
     const numbers = NUMBERS.map(([name, label, min, max, step, help]) =>
-      this.#field(name, label, make("input", { type: "number", min, max, step, placeholder: "model's", inputmode: "decimal" }), help));
+      this.#field(
+        name,
+        label,
+        make("input", {
+          type: "number",
+          min,
+          max,
+          step,
+          placeholder: "model's",
+          inputmode: "decimal",
+        }),
+        help,
+      ),
+    );
     byId("settings-fields").append(
-      group("Conversation",
+      group(
+        "Conversation",
         this.#field("system", "System prompt", make("textarea", { rows: 4 })),
-        this.#field("thinking", "Thinking", thinking, "For models that can reason before they answer.")),
-      group("Answer",
-        this.#field("schema", "JSON schema", make("textarea", { rows: 4, class: "code-field", spellcheck: "false", placeholder: '{"type": "object", ...}' }), "The answer will be JSON that follows it."),
-        this.#field("stop", "Stop strings", make("textarea", { rows: 2, class: "code-field", spellcheck: "false" }), "One a line. The answer ends before any of them.")),
+        this.#field(
+          "thinking",
+          "Thinking",
+          thinking,
+          "For models that can reason before they answer.",
+        ),
+      ),
+      group(
+        "Answer",
+        this.#field(
+          "schema",
+          "JSON schema",
+          make("textarea", {
+            rows: 4,
+            class: "code-field",
+            spellcheck: "false",
+            placeholder: '{"type": "object", ...}',
+          }),
+          "The answer will be JSON that follows it.",
+        ),
+        this.#field(
+          "stop",
+          "Stop strings",
+          make("textarea", { rows: 2, class: "code-field", spellcheck: "false" }),
+          "One a line. The answer ends before any of them.",
+        ),
+      ),
       group("Sampling", make("div", { class: "pairs" }, ...numbers)),
-      group("Access",
-        this.#field("key", "API key", make("input", { type: "password", autocomplete: "off" }), "Only if the server asks for one. Kept in this browser.")),
+      group(
+        "Access",
+        this.#field(
+          "key",
+          "API key",
+          make("input", { type: "password", autocomplete: "off" }),
+          "Only if the server asks for one. Kept in this browser.",
+        ),
+      ),
     );
   }
 
@@ -137,10 +185,14 @@ export class SettingsForm {
     input.id = `setting-${name}`;
     input.setAttribute("aria-describedby", `${input.id}-help ${input.id}-wrong`);
     this.#fields.set(name, input);
-    return make("div", { class: "field" },
-      make("label", { for: input.id }, label), input,
+    return make(
+      "div",
+      { class: "field" },
+      make("label", { for: input.id }, label),
+      input,
       make("p", { class: "quiet", id: `${input.id}-help` }, help),
-      make("p", { class: "wrong", id: `${input.id}-wrong`, "aria-live": "polite" }));
+      make("p", { class: "wrong", id: `${input.id}-wrong`, "aria-live": "polite" }),
+    );
   }
 }
 

@@ -16,12 +16,18 @@ const LIST = [
   [[CONTROL, "/"], "This list"],
 ];
 
-/** @param {{stop: () => void, search: () => void, create: () => void, settings: () => void}} actions */
+/** @param {Record<"stop" | "search" | "create" | "settings", () => void>} actions */
 export function listenForShortcuts(actions) {
-  byId("shortcut-list").append(...LIST.flatMap(([keys, what]) => [
-    make("dt", {}, ...keys.flatMap((key, i) => (i ? [" ", make("kbd", {}, key)] : [make("kbd", {}, key)]))),
-    make("dd", {}, what),
-  ]));
+  byId("shortcut-list").append(
+    ...LIST.flatMap(([keys, what]) => [
+      make(
+        "dt",
+        {},
+        ...keys.flatMap((key, i) => (i ? [" ", make("kbd", {}, key)] : [make("kbd", {}, key)])),
+      ),
+      make("dd", {}, what),
+    ]),
+  );
   const showList = () => byId("shortcuts").showModal();
   byId("show-shortcuts").addEventListener("click", showList);
 

@@ -11,12 +11,15 @@ export function throttled(work, interval) {
   let values = [];
   const later = (...given) => {
     values = given;
-    timer ||= setTimeout(() => {
-      timer = 0;
-      const begin = performance.now();
-      work(...values);
-      cost = performance.now() - begin;
-    }, Math.max(interval, 4 * cost));
+    timer ||= setTimeout(
+      () => {
+        timer = 0;
+        const begin = performance.now();
+        work(...values);
+        cost = performance.now() - begin;
+      },
+      Math.max(interval, 4 * cost),
+    );
   };
   later.cancel = () => {
     clearTimeout(timer);

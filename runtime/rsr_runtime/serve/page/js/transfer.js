@@ -73,7 +73,11 @@ function checked(one) {
 
 const REQUIRED = { id: "string", created: "number", content: "string" };
 const OPTIONAL = {
-  reasoning: "string", reasoningMs: "number", isJson: "boolean", finish: "string", error: "string",
+  reasoning: "string",
+  reasoningMs: "number",
+  isJson: "boolean",
+  finish: "string",
+  error: "string",
   speed: "number",
 };
 
