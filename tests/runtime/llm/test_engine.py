@@ -109,9 +109,11 @@ def test_a_text_is_what_it_is_alone(kv: Any, seed: int, loaded: Loader) -> None:
     expected = [alone(loaded("bitnet-2b", kv=kv), job) for job in jobs]
     wrong: list[int] = []
 
+    own_engine = Engine(model, parallel=3)
+
     def client(own: list[int]) -> None:
         for i in own:
-            stream = engine.submit(jobs[i])
+            stream = own_engine.submit(jobs[i])
             if i % 5 == 0:
                 events = [event for event, _ in zip(stream, range(i % 7), strict=False)]
                 stream.cancel()
@@ -123,7 +125,7 @@ def test_a_text_is_what_it_is_alone(kv: Any, seed: int, loaded: Loader) -> None:
     def neighbor() -> None:
         wrong.extend(i for i in range(0, 24, 5) if alone(model, jobs[i]) != expected[i])
 
-    with Engine(model, parallel=3) as engine:
+    with own_engine:
         order = rng.sample(range(24), 24)
         works: list[Callable[[], None]] = [neighbor]
         works += [lambda own=order[first::5]: client(own) for first in range(5)]  # type: ignore[misc]
@@ -132,7 +134,7 @@ def test_a_text_is_what_it_is_alone(kv: Any, seed: int, loaded: Loader) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        stats = engine.stats()
+        stats = own_engine.stats()
     assert wrong == []
     assert (stats.running, stats.waiting) == (0, 0)
 
@@ -225,12 +227,13 @@ def test_a_function_that_fails_cancels_its_job_alone(engine: Engine) -> None:
 def test_special_tokens_that_are_shown(model: LanguageModel, monkeypatch: Any) -> None:
     ids = model.tokenizer.encode("so<|eot_id|> it is", special=False)
     end = model.tokenizer.token_id("<|eot_id|>")
+    assert end is not None
     assert end in ids
     for shown, expected in (({end}, "so<|eot_id|> it is"), (set[int](), "so it is")):
         said = iter(ids)
         monkeypatch.setattr("rsr_runtime.llm.generate.Sampler.__call__", lambda *_: next(said))  # noqa: B023
         with Engine(model) as engine:
-            job = Job([5, 6], max_tokens=len(ids), shown_special=frozenset(shown))  # type: ignore[arg-type]
+            job = Job([5, 6], max_tokens=len(ids), shown_special=frozenset(shown))
             assert text_of(list(engine.submit(job)))[0] == expected
 
 
@@ -424,9 +427,10 @@ def test_wrong_jobs_are_refused_before_any_work(engine: Engine, model: LanguageM
         with pytest.raises(kind, match=words):
             engine.submit(Job(**{"prompt": [5], **given}))
     assert engine.stats() == replace(engine.stats(), running=0, waiting=0, prompt_tokens=0)
-    for option in ("parallel", "queue"):
-        with pytest.raises(OptionError, match=option):
-            Engine(model, **{option: 0})
+    with pytest.raises(OptionError, match="parallel"):
+        Engine(model, parallel=0)
+    with pytest.raises(OptionError, match="queue"):
+        Engine(model, queue=0)
     for what in (engine, engine.submit(Job([5], max_tokens=1))):
         with pytest.raises(ModelError, match="cannot be pickled"):
             pickle.dumps(what)
