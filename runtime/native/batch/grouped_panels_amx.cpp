@@ -3,6 +3,7 @@
 //
 // * A tile of vectors meets two panels, 64 rows: one tile load of inputs and four of panels feed
 //   four products. The inputs come from L2, so halving their reads is worth the additional load.
+// * Two tiles of vectors meet one panel instead: panels and inputs are then in L1.
 // * A chunk of groups is multiplied, then its sums are scaled and added to the float sums, which
 //   are read and written once a chunk.
 // * The panels of the next chunk are made between the tile products of this one, which run on a
@@ -26,8 +27,9 @@ constexpr size_t kMaxBlockBytes = 3 << 17;  // of inputs
 constexpr size_t kMaxChunk = 4;             // groups of a chunk
 constexpr size_t kChunkDepth = 4;           // tiles of its panels, unless a group has more
 
-constexpr size_t kUnitPanels = 2;                          // multiplied at once: 64 rows
-constexpr size_t kUnitSums = 2 * kUnitPanels * kTileSums;  // of a tile of vectors, of a group
+// Multiplied at once: a tile of vectors and two panels, 64 rows; or two tiles and one panel.
+constexpr size_t kUnitPanels = 2;
+constexpr size_t kUnitSums = 2 * kUnitPanels * kTileSums;  // of a group
 
 // Tile products of a group.
 size_t depth_of(const Grouping& grouping, int k) {
@@ -136,6 +138,7 @@ class GroupedProduct {
         count_(count),
         tiles_(tiles_of(count)),
         height_(tile_height(count)),
+        unit_panels_(tiles_ == 2 ? 1 : kUnitPanels),
         groups_(group_count(scales.grouping)),
         depth_(depth_of(scales.grouping, k)),
         chunk_(chunk_of(depth_)),
@@ -150,6 +153,7 @@ class GroupedProduct {
         stride_(stride) {}
 
   void run() {
+    if (unit_panels_ == 1) return run_block(0, tiles_);
     const size_t blocks = divide_up(tiles_ * tile_bytes(), kMaxBlockBytes);
     for (size_t b = 0; b < blocks; b++) {
       const size_t first = b * tiles_ / blocks, last = (b + 1) * tiles_ / blocks;
@@ -166,15 +170,15 @@ class GroupedProduct {
   };
 
   size_t chunks() const { return divide_up(groups_, chunk_); }
-  size_t units() const { return divide_up(rows_.last - rows_.first, kUnitPanels * kPanelRows); }
+  size_t units() const { return divide_up(rows_.last - rows_.first, unit_panels_ * kPanelRows); }
   size_t parts() const { return units() * chunks(); }
   size_t tile_bytes() const { return groups_ * depth_ * height_ * kTileBytes; }
   size_t panel_bytes() const { return depth_ * kTileSteps * kStepBytes; }  // of a group
 
   Part part(size_t i) const {
     const size_t group = i % chunks() * chunk_;
-    const size_t row = rows_.first + i / chunks() * kUnitPanels * kPanelRows;
-    const size_t panels = i < parts() ? min(kUnitPanels, (rows_.last - row) / kPanelRows) : 0;
+    const size_t row = rows_.first + i / chunks() * unit_panels_ * kPanelRows;
+    const size_t panels = i < parts() ? min(unit_panels_, (rows_.last - row) / kPanelRows) : 0;
     return {
         row, panels, group, min(chunk_, groups_ - group), panels_ + i % 2 * panels_bytes(depth_),
         0,   0,      0};
@@ -218,10 +222,15 @@ class GroupedProduct {
       const auto make_next = [&] {
         for (due += bundles; due >= places; due -= places) make_some(next, 1);
       };
-      for (size_t t = first; t < last; t++) {
-        here.panels == 2 ? multiply_tile<true>(here, t, make_next)
-                         : multiply_tile<false>(here, t, make_next);
-        for (size_t p = 0; p < here.panels; p++) add_tile(here, p, t);
+      if (unit_panels_ == 1) {
+        multiply_two_tiles(here, make_next);
+        for (size_t t = first; t < last; t++) add_tile(here, 0, t, t);
+      } else {
+        for (size_t t = first; t < last; t++) {
+          here.panels == 2 ? multiply_tile<true>(here, t, make_next)
+                           : multiply_tile<false>(here, t, make_next);
+          for (size_t p = 0; p < here.panels; p++) add_tile(here, p, t, p);
+        }
       }
       make_all(next);
     }
@@ -257,20 +266,47 @@ class GroupedProduct {
     }
   }
 
-  void add_tile(const Part& part, size_t p, size_t tile) const {
+  // One panel of a chunk times the only two tiles of vectors.
+  template <class MakeNext>
+  void multiply_two_tiles(const Part& part, const MakeNext& make_next) const {
+    int32_t* sums = sums_;
+    for (size_t g = 0; g < part.groups; g++, sums += kUnitSums) {
+      const char* x = inputs_ + (part.group + g) * depth_ * height_ * kTileBytes;
+      const char* rows = panel(part, 0, g);
+      begin_sums<true, int32_t>(nullptr);
+      const size_t depth = divide_up(steps_.of(part.group + g).steps(), kTileSteps);
+      for (size_t d = 0; d < depth; d++, x += height_ * kTileBytes) {
+        _tile_loadd(VECTORS_0, x, kTileBytes);
+        _tile_loadd(ROWS_0, rows, kStepBytes);
+        _tile_dpbssd(SUMS_00, VECTORS_0, ROWS_0);
+        _tile_loadd(ROWS_1, rows + kTileBytes, kStepBytes);
+        _tile_dpbssd(SUMS_01, VECTORS_0, ROWS_1);
+        make_next();
+        _tile_loadd(VECTORS_1, x + tile_bytes(), kTileBytes);
+        _tile_dpbssd(SUMS_10, VECTORS_1, ROWS_0);
+        _tile_dpbssd(SUMS_11, VECTORS_1, ROWS_1);
+        rows += kTileSteps * kStepBytes;
+        make_next();
+      }
+      store_sums<true>(sums);
+    }
+  }
+
+  // unit_sums: which two tiles of the sums of a unit.
+  void add_tile(const Part& part, size_t p, size_t tile, size_t unit_sums) const {
     const size_t v = tile * height_;
     const float* steps = scales_.steps ? scales_.steps + v * groups_ + part.group : nullptr;
     const AddScaled* add = steps ? kAddScaled<true> : kAddScaled<false>;
-    add[part.groups - 1]({sums_ + p * 2 * kTileSums, chunk_scales_ + p * chunk_ * kPanelRows, steps,
-                          groups_, min(height_, count_ - v), part.group == 0,
-                          part.group + part.groups == groups_,
-                          floats_ + (p * count_ + v) * kPanelRows,
-                          y_ + v * stride_ + part.row - rows_.first + p * kPanelRows, stride_});
+    add[part.groups - 1](
+        {sums_ + unit_sums * 2 * kTileSums, chunk_scales_ + p * chunk_ * kPanelRows, steps, groups_,
+         min(height_, count_ - v), part.group == 0, part.group + part.groups == groups_,
+         floats_ + (p * count_ + v) * kPanelRows,
+         y_ + v * stride_ + part.row - rows_.first + p * kPanelRows, stride_});
   }
 
   const RankedRows& rows_;
   const GroupScales& scales_;
-  const size_t count_, tiles_, height_, groups_, depth_, chunk_;
+  const size_t count_, tiles_, height_, unit_panels_, groups_, depth_, chunk_;
   const DigitBytes digits_;
   const GroupedSteps steps_;
   const char* inputs_;
