@@ -283,6 +283,7 @@ class Multiplication {
     if (batch.takes)
       for (size_t i = 0; i < pass; i++)
         if (!batch.takes(x + i * inputs_, inputs_)) pass = i;
+    if (pass > batch.set) pass -= pass % batch.set;
     return pass < batch.min_vectors ? 0 : pass;
   }
 

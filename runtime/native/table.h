@@ -127,6 +127,8 @@ struct BatchKernel {
   size_t prepare_step = 16;
   // Whether a pass may hold the vector x (n); null: any vector.
   bool (*takes)(const X* x, size_t n) = nullptr;
+  // A pass of more vectors than this is a multiple of it: part of a set takes as long as a whole.
+  size_t set = 1;
 };
 
 // Several vectors at once, times an index with scales of groups of columns.
@@ -146,6 +148,7 @@ struct GroupedBatchKernel {
   size_t prepare_step = 16;
   bool (*takes)(const X* x, size_t n) = nullptr;
   size_t min_group_inputs = 0;  // groups with fewer inputs are left to another kernel
+  size_t set = 1;
 };
 
 // Encoding ranked in one packing, for one type of inputs.

@@ -261,7 +261,8 @@ struct GroupedTables {
   }
 
   static constexpr GroupedBatchKernel<int8_t, int16_t> kernel(size_t min_vectors) {
-    return {min_vectors, Wide::kLanes, shared_bytes, per_thread_bytes, prepare, multiply};
+    return {min_vectors, Wide::kLanes, shared_bytes, per_thread_bytes, prepare,
+            multiply,    16,           nullptr,      Narrow::kLanes};
   }
 };
 
@@ -527,7 +528,8 @@ struct GroupedFloatTableProduct {
 
   // sets: kLanes vectors each, of one pass: they share decoded ranks.
   static constexpr GroupedBatchKernel<float, float> kernel(size_t min_vectors, size_t sets = 1) {
-    return {min_vectors, sets * kLanes, shared_bytes, per_thread_bytes, prepare, multiply};
+    return {min_vectors, sets * kLanes, shared_bytes, per_thread_bytes, prepare, multiply,
+            16,          nullptr,       kLanes};
   }
 };
 

@@ -435,7 +435,8 @@ struct TableProduct {
 
   // sets: kLanes vectors each, of one pass: they share decoded ranks.
   static constexpr BatchKernel<X, Pattern, Y> kernel(size_t min_vectors, size_t sets = 1) {
-    return {min_vectors, sets * kLanes, shared_bytes, per_thread_bytes, prepare, multiply};
+    return {min_vectors, sets * kLanes, shared_bytes, per_thread_bytes, prepare, multiply,
+            16,          nullptr,       kLanes};
   }
 };
 

@@ -34,22 +34,22 @@ using GroupedInt16 = GroupedTables<GroupedTableProduct<Lanes<Int16, 1>, Packing>
 }  // namespace
 
 void fill_tables_avx512(KernelTable& table) {
-  table.w16_i8.large_grouped_batch = GroupedInt16<W16Ranks>::kernel(16);
+  table.w16_i8.large_grouped_batch = GroupedInt16<W16Ranks>::kernel(24);
   table.n4s1_i8.large_grouped_batch = GroupedInt16<N4S1Ranks>::kernel(16);
   table.n4s1_i8.large_batch = TableProduct<TwoTables<Int16>, N4S1Ranks>::kernel(27);
 
   table.w16_f32.small_batch = TableProduct<Lanes<Float32, 1>, W16Ranks>::kernel(16);
-  table.w16_f32.medium_batch = TableProduct<TwoTables<Float32>, W16Ranks>::kernel(17, 4);
+  table.w16_f32.medium_batch = TableProduct<TwoTables<Float32>, W16Ranks>::kernel(32, 4);
   table.w16_f32.small_grouped_batch =
       GroupedFloatTableProduct<Lanes<Float32, 1>, W16Ranks>::kernel(13);
   table.w16_f32.large_grouped_batch =
-      GroupedFloatTableProduct<TwoTables<Float32>, W16Ranks>::kernel(17, 2);
+      GroupedFloatTableProduct<TwoTables<Float32>, W16Ranks>::kernel(25, 2);
   table.n4s1_f32.small_batch = TableProduct<Lanes<Float32, 1>, N4S1Ranks>::kernel(13);
-  table.n4s1_f32.medium_batch = TableProduct<TwoTables<Float32>, N4S1Ranks>::kernel(17, 4);
+  table.n4s1_f32.medium_batch = TableProduct<TwoTables<Float32>, N4S1Ranks>::kernel(27, 4);
   table.n4s1_f32.small_grouped_batch =
       GroupedFloatTableProduct<Lanes<Float32, 1>, N4S1Ranks>::kernel(13);
   table.n4s1_f32.large_grouped_batch =
-      GroupedFloatTableProduct<TwoTables<Float32>, N4S1Ranks>::kernel(17, 2);
+      GroupedFloatTableProduct<TwoTables<Float32>, N4S1Ranks>::kernel(25, 2);
 }
 
 }  // namespace rsr
