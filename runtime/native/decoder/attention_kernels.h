@@ -3,7 +3,7 @@
 //
 // The order of operations of a query does not depend on other queries: a dot product runs over the
 // dimensions, with one lane per position; a sum of values runs over the positions. Tiles of several
-// queries x several vectors only share loads.
+// queries x several vectors only share loads. Many queries convert and pack keys and values once.
 //
 // Per dimension (scores) or position (values), a tile of 6 queries x 4 vectors on AVX-512 is 24
 // vfmadd231ps, 6 vbroadcastss and 4 loads or, from float16, 4 vcvtph2ps: 384 multiply-adds in 12

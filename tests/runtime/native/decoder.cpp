@@ -366,16 +366,16 @@ struct Chunk {
 
   // Rows [first, first + count).
   void attend(const rsr::CacheKernels& kernels, size_t first, size_t count, float* sums,
-              float* statistics) {
+              float* statistics, bool combines = false) {
     Guarded<char> scratch(kernels.scratch_bytes(count * heads, d));
-    attend(kernels, first, count, scratch.data(), sums, statistics);
+    attend(kernels, first, count, scratch.data(), sums, statistics, combines);
     scratch.check_guards();
   }
   void attend(const rsr::CacheKernels& kernels, size_t first, size_t count, void* scratch,
-              float* sums, float* statistics) {
+              float* sums, float* statistics, bool combines = false) {
     kernels.attend({queries.data() + first * heads * d, heads * d, count, heads, d, visible + first,
                     window, key_cells.data(), value_cells.data(), key_scales.data(),
-                    value_scales.data(), scratch, sums, statistics});
+                    value_scales.data(), scratch, sums, statistics, combines});
   }
 };
 
@@ -384,7 +384,7 @@ void check_attend(Harness& harness, CacheType type, size_t rows, size_t heads, s
                   size_t visible, size_t window) {
   Chunk<Cell> chunk(rows, heads, d, visible, window);
   const size_t queries = rows * heads, dv = chunk.dv;
-  each_cache(harness, type, [&](const rsr::CacheKernels& kernels, const Table&) {
+  each_cache(harness, type, [&](const rsr::CacheKernels& kernels, const Table& table) {
     Guarded<float> sums(queries * dv, 12345.0f), statistics(queries * kStatistics, 12345.0f);
     chunk.attend(kernels, 0, rows, sums.data(), statistics.data());
     sums.check_guards();
@@ -430,6 +430,18 @@ void check_attend(Harness& harness, CacheType type, size_t rows, size_t heads, s
                      "sums of some rows");
     expect_same_bits(its.data(), statistics.data() + row * heads * kStatistics,
                      count * heads * kStatistics, "statistics of some rows");
+    // Combined by the kernel and afterwards.
+    Guarded<float> all(queries * dv), of_all(queries * kStatistics);
+    for (size_t i = 0; i < queries * dv; i++) all.data()[i] = normal();
+    for (size_t i = 0; i < queries * kStatistics; i++) of_all.data()[i] = 1 + std::fabs(normal());
+    std::vector<float> expected(all.data(), all.data() + queries * dv);
+    std::vector<float> of_expected(of_all.data(), of_all.data() + queries * kStatistics);
+    table.kernels.decoder.combine(queries, dv, sums.data(), statistics.data(), expected.data(),
+                                  of_expected.data());
+    chunk.attend(kernels, 0, rows, all.data(), of_all.data(), true);
+    expect_same_bits(all.data(), expected.data(), queries * dv, "combined sums");
+    expect_same_bits(of_all.data(), of_expected.data(), queries * kStatistics,
+                     "combined statistics");
   });
 }
 
