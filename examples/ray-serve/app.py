@@ -29,4 +29,4 @@ class Replica:
     """A process that has the model's weights in common with the others: they map the same file."""
 
 
-app = Replica.bind()
+app = Replica.bind()  # type: ignore[attr-defined]

@@ -13,7 +13,10 @@ _TURNS = (
 _JSON_CALL = (
     '{"name": "{{ call.function.name }}", "__KEY__": {{ call.function.arguments | tojson }}}'
 )
-_NO_THINKING = "{%- if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{%- endif %}"
+_NO_THINKING = (
+    "{%- if enable_thinking is defined and not enable_thinking %}"
+    "<think>\n\n</think>\n\n{%- endif %}"
+)
 
 
 def _template(tools: str, call: str, thinking: str = "", key: str = "arguments") -> str:
