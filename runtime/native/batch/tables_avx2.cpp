@@ -29,13 +29,9 @@ struct Float32 : FloatTypes {
 }  // namespace
 
 void fill_tables_avx2(KernelTable& table, Isa isa) {
-  // Thresholds: from so many vectors on, measured on Zen 4 (docs/lab-notes.md). AVX-512 looks up
-  // int8 vectors faster one at a time, but for many of packing n4s1; its own float tables are
-  // wider.
-  if (isa >= Isa::avx512) {
-    table.n4s1_i8.large_batch = TableProduct<Lanes<Int16, 2>, N4S1Ranks>::kernel(27);
-    return;
-  }
+  // Thresholds: from so many vectors on, measured on Zen 4 (docs/lab-notes.md). AVX-512
+  // has wider tables of its own.
+  if (isa >= Isa::avx512) return;
   table.w16_i8.medium_batch = TableProduct<Lanes<Int16, 1>, W16Ranks>::kernel(9);
   table.w16_i8.large_batch = TableProduct<Lanes<Int16, 2>, W16Ranks>::kernel(22);
   table.w16_i8.large_grouped_batch =

@@ -36,7 +36,8 @@ using GroupedInt16 = GroupedTables<GroupedTableProduct<Lanes<Int16, 1>, Packing>
 void fill_tables_avx512(KernelTable& table) {
   table.w16_i8.large_grouped_batch = GroupedInt16<W16Ranks>::kernel(24);
   table.n4s1_i8.large_grouped_batch = GroupedInt16<N4S1Ranks>::kernel(16);
-  table.n4s1_i8.large_batch = TableProduct<TwoTables<Int16>, N4S1Ranks>::kernel(27);
+  table.n4s1_i8.medium_batch = TableProduct<Lanes<Int16, 1>, N4S1Ranks>::kernel(27);
+  table.n4s1_i8.large_batch = TableProduct<TwoTables<Int16>, N4S1Ranks>::kernel(59);
 
   table.w16_f32.small_batch = TableProduct<Lanes<Float32, 1>, W16Ranks>::kernel(16);
   table.w16_f32.medium_batch = TableProduct<TwoTables<Float32>, W16Ranks>::kernel(32, 4);
