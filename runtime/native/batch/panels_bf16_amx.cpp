@@ -3,9 +3,9 @@
 //
 // * An input is the sum of two bfloat16 numbers, high and low. Digits are exact in bfloat16, so a
 //   product of tiles is exact but for its float32 additions.
-// * The digits come from panels of 32 rows, two of which meet 16 vectors at a time, or one 32 if there
-//   are no more, while the next are made between the tile products. A step of a panel is two inputs. Both parts of an input
-//   meet the same rows: six tile loads feed eight tile products.
+// * The digits come from panels of 32 rows, two of which meet 16 vectors at a time, or one 32 if
+//   there are no more, while the next are made between the tile products. A step of a panel is two
+//   inputs. Both parts of an input meet the same rows: six tile loads feed eight tile products.
 // * A panel holds a section of the inputs: a group, or a part of one. Without groups, a section's
 //   tiles of sums are loaded and stored. With groups they begin with zeros; scaled, they are added
 //   to sums in memory between the tile products of the next vectors.
