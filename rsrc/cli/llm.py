@@ -27,6 +27,7 @@ from .options import (
     file_argument,
     json_option,
     options,
+    speculate_option,
 )
 from .progress_bar import progress_bar
 from .template_variables import template_variables_option
@@ -126,13 +127,7 @@ _sampling_options = options(
     click.option(
         "--stop", multiple=True, metavar="TEXT", help="End the text before TEXT; may be repeated."
     ),
-    click.option(
-        "--speculate",
-        type=click.Choice(["ngram", "off"]),
-        default="off",
-        help="ngram guesses that a text repeats a part of itself or of the prompt, and computes "
-        "several tokens at once where that pays. Default: off.",
-    ),
+    speculate_option,
 )
 
 

@@ -18,6 +18,13 @@ from ..source.wrong_file import is_checkpoint, is_file, is_gguf, look
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+speculate_option = click.option(
+    "--speculate",
+    type=click.Choice(["ngram", "off"]),
+    default="off",
+    help="ngram guesses that a text repeats a part of itself or of the prompt, and computes "
+    "several tokens at once where that pays. Default: off.",
+)
 force_option = click.option("--force", is_flag=True, help="Replace an existing output file.")
 PATH = click.Path(path_type=Path)
 KV = click.Choice(["float16", "float32", "int8"])  # of a language model

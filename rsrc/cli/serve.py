@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from ..common.errors import OptionError
 from .llm import model_options, opened, report_not_applied
-from .options import PATH, file_argument
+from .options import PATH, file_argument, speculate_option
 from .template_variables import template_variables_option
 
 
@@ -80,6 +80,7 @@ def _not_blank(
     "the start.",
 )
 @template_variables_option()
+@speculate_option
 @model_options("Maximum tokens of prompt and text. Default: 4096, or the model's limit if less.")
 def serve(
     file: Path,
@@ -93,6 +94,7 @@ def serve(
     parallel: int,
     queue: int,
     cache_dir: Path | None,
+    speculate: Literal["ngram", "off"],
     **given: Any,
 ) -> None:
     """Serve the language model in FILE to OpenAI clients and browsers.
@@ -110,7 +112,7 @@ def serve(
         http.serve(
             model, file.stem, host=host, port=port, api_keys=keys, insecure=insecure,
             origins=origins, variables=variables, parallel=parallel, queue=queue,
-            cache_dir=cache_dir, ready=lambda url: _report(file.stem, url),
+            cache_dir=cache_dir, speculate=speculate, ready=lambda url: _report(file.stem, url),
         )  # fmt: skip
 
 

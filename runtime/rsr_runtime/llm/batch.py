@@ -30,8 +30,15 @@ class BatchText(Protocol):
     ids: list[int]
     is_scored: bool
 
+    @property
+    def is_speculating(self) -> bool:
+        """Whether `logits` drafts further tokens now."""
+
     def score(self, first: int, logits: FloatArray) -> None:
         """Take the logits after the tokens from `first` on, float32 (n, vocab_size), a buffer."""
+
+    def logits(self, session: Session) -> FloatArray:
+        """Return the logits after the text, float32 (vocab_size,), which a session computes."""
 
     def take(self, logits: FloatArray) -> bool:
         """Choose the next token; return whether the text goes on.
@@ -184,6 +191,10 @@ class Batch(Generic[T]):
         Raises:
             ClosedError: the decoder was closed.
         """
+        if len(self._places) == 1:
+            ((text, place),) = self._places.items()
+            if text.is_speculating:
+                return self._speculate(text, place.session)
         missing = {
             text: place.session.missing(text.ids)
             for text, place in self._places.items()
@@ -202,6 +213,18 @@ class Batch(Generic[T]):
             done.seconds = perf_counter() - start
         if sum(rows[text] for text in texts if missing[text] > 1) == most:
             pace.add(most, done.seconds)
+        return done
+
+    def _speculate(self, text: T, session: Session) -> Pass[T]:
+        """Extend the only text, with drafts of further tokens in the same pass.
+
+        Beside others, a pass has no room for drafts: its rows are better spent on their tokens.
+        """
+        before = session.last_pass
+        logits = text.logits(session)
+        is_known = session.last_pass is before  # from the pass in which it was drafted
+        done = Pass(0.0 if is_known else session.last_pass[1], {text: 1})
+        self._take(text, logits, done)
         return done
 
     def _prompt_rows(self, is_scored: bool) -> int:

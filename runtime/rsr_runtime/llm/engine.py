@@ -33,6 +33,7 @@ from .job import (
 )
 from .logprobs import logprobs_of
 from .model import LanguageModel
+from .session import Session
 from .turns import Turns
 
 _KEPT = 4  # sessions that keep what later jobs may share, beyond those of running texts
@@ -224,7 +225,9 @@ def _checked(model: LanguageModel, job: Job) -> tuple[Job, list[Text], int]:
         seed = sampling.seed
         own = sampling if seed is None or not i else replace(sampling, seed=seed + i)
         constraint = None if job.constraint is None else job.constraint()
-        texts.append(Text(prompt, model.tokenizer, own, until, job.shown_special, constraint))
+        speculation = model.new_speculation(job.speculate)
+        options = own, until, job.shown_special, constraint, speculation
+        texts.append(Text(prompt, model.tokenizer, *options))
     return job, texts, len(prompt.ids)
 
 
@@ -253,6 +256,13 @@ class _JobText:
         self.scores: list[Logprob | None] = [None]
         self.events: list[Event] = []
         self._admitted = self._first = perf_counter()
+
+    @property
+    def is_speculating(self) -> bool:
+        return self.text.speculation is not None and self.text.count > 0
+
+    def logits(self, session: Session) -> FloatArray:
+        return self.text.logits(session)
 
     def begin(self) -> None:
         """Start the clock: the text has a slot."""

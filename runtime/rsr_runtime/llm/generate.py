@@ -105,6 +105,7 @@ class Text:
         until: when the text ends.
         shown_special: special tokens that are part of the text, as they are spelled.
         constraint: which tokens may come next.
+        speculation: drafts tokens for `logits`; None: no drafts.
 
     Raises:
         PromptError: as for `StopCriteria.length`, or a stop string is empty.
@@ -118,7 +119,9 @@ class Text:
         until: StopCriteria,
         shown_special: frozenset[int] = frozenset(),
         constraint: Constraint | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
+        self.speculation = speculation
         self.ids = list(prompt.ids)  # prompt and text
         self.finish_reason: FinishReason | None = None
         self._prompt_tokens = len(prompt.ids)
@@ -148,10 +151,12 @@ class Text:
         """Prompt and text, int64 (n,)."""
         return self._array[: len(self.ids)]
 
-    @property
-    def room(self) -> int:
-        """The largest number of tokens that may follow the next one."""
-        return len(self._array) - len(self.ids) - 1
+    def logits(self, session: Session) -> FloatArray:
+        """Return the logits after the text so far, which a session computes."""
+        if self.speculation is None:
+            return session.follow(self.ids)
+        room = len(self._array) - len(self.ids) - 1  # tokens that may follow the next one
+        return self.speculation.follow(session, self.ids, self.tokens, room)
 
     def result(self, prompt_seconds: float, seconds: float) -> Generation:
         """Return the text so far; `finish_reason` is "interrupted" until it ends."""
@@ -162,6 +167,8 @@ class Text:
             self._prompt_tokens,
             prompt_seconds,
             seconds,
+            self.speculation.drafted if self.speculation else 0,
+            self.speculation.accepted if self.speculation else 0,
         )
 
     def take(self, logits: npt.NDArray[np.float32]) -> str:
@@ -232,11 +239,10 @@ class Stream(Iterator[str]):
     ) -> None:
         self._sessions = sessions
         self._session: Session | None = None
-        self._speculation = speculation
         self._progress = progress
         self._is_closed = False
         self._turns = Turns("this stream")
-        self._text = Text(prompt, tokenizer, sampling, until)
+        self._text = Text(prompt, tokenizer, sampling, until, speculation=speculation)
         self._prompt_seconds = self._seconds = 0.0
 
     def __next__(self) -> str:
@@ -278,12 +284,9 @@ class Stream(Iterator[str]):
 
     def _logits(self, session: Session) -> npt.NDArray[np.float32]:
         """Return the logits after the text so far."""
-        text = self._text
-        if text.count == 0:
-            return session.follow(text.ids, self._progress)
-        if self._speculation is None:
-            return session.follow(text.ids)
-        return self._speculation.follow(session, text.ids, text.tokens, text.room)
+        if self._text.count == 0:
+            return session.follow(self._text.ids, self._progress)
+        return self._text.logits(session)
 
     def close(self) -> None:
         """End the text here, or after the piece that is being read. Free the KV cache."""
@@ -311,17 +314,13 @@ class Stream(Iterator[str]):
     @property
     def result(self) -> Generation:
         """The text so far; `finish_reason` is "interrupted" until it ends."""
-        found = self._text.result(self._prompt_seconds, self._seconds)
-        if self._speculation is None:
-            return found
-        drafted, accepted = self._speculation.drafted, self._speculation.accepted
-        return replace(found, drafted_tokens=drafted, accepted_tokens=accepted)
+        return self._text.result(self._prompt_seconds, self._seconds)
 
 
 class _BatchText:
     """A text of `generate_all`."""
 
-    is_scored = False
+    is_scored = is_speculating = False
 
     def __init__(self, text: Text) -> None:
         self._text = text
@@ -330,6 +329,9 @@ class _BatchText:
 
     def score(self, first: int, logits: FloatArray) -> None:
         raise AssertionError("the prompt is not scored")
+
+    def logits(self, session: Session) -> FloatArray:
+        return self._text.logits(session)
 
     def take(self, logits: FloatArray) -> bool:
         self._text.take(logits)

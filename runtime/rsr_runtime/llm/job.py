@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from .constraint import Constraint
 from .generate import Generation
@@ -29,6 +30,8 @@ class Job:
         shown_special: special tokens that have a text, which is their own spelling, such as markers
             of tool calls.
         constraint: makes a `Constraint` for each text.
+        speculate: "ngram" or "off", see `LanguageModel.stream`. Tokens are drafted while no other
+            text is computed.
     """
 
     prompt: str | Sequence[int]
@@ -40,6 +43,7 @@ class Job:
     prompt_logprobs: int | None = None
     shown_special: frozenset[int] = frozenset()
     constraint: Callable[[], Constraint] | None = None
+    speculate: Literal["ngram", "off"] = "off"
 
 
 @dataclass(frozen=True)

@@ -239,6 +239,14 @@ class LanguageModel:
         settings = self.context, self._kv, self._activations, cpu_info()["isa"], __version__
         return hashlib.sha256(self._model.digest + repr(settings).encode()).digest()
 
+    def new_speculation(self, speculate: str) -> Speculation | None:
+        """Return the drafts of a text, None if `speculate` is "off".
+
+        Raises:
+            OptionError: it is neither "ngram" nor "off".
+        """
+        return Speculation(self._pass_times) if is_speculating(speculate) else None
+
     def prepared(
         self,
         prompt: Prompt,
@@ -327,7 +335,7 @@ class LanguageModel:
             ModelError: a setting in generation_config.json is invalid.
         """
         tokens, settings = self._prompt(prompt), self._settings(max_tokens, sampling, stop)
-        speculation = Speculation(self._pass_times) if is_speculating(speculate) else None
+        speculation = self.new_speculation(speculate)
         return Stream(self._sessions, tokens, self.tokenizer, *settings, progress, speculation)
 
     def generate(

@@ -19,6 +19,7 @@ from .kv_cache import KVCache
 Progress = Callable[[int, int], None]
 FloatArray = npt.NDArray[np.float32]
 _KEPT = 4  # idle sessions of a pool
+_MOST_DRAFTED = 16  # tokens that a pass may have added and the text has not
 
 
 class Session:
@@ -108,8 +109,12 @@ class Session:
 
         It lacks the last one at least, whose state is needed, and all if they take another RoPE.
         """
-        if len(self.tokens) == len(tokens) - 1 and self._has_rope_of(len(tokens)):
-            return 1  # a text that grows: its beginning is the same
+        if (
+            len(self.tokens) == len(tokens) - 1
+            and self.tokens[-_MOST_DRAFTED:] == tokens[-1 - _MOST_DRAFTED : -1]
+            and self._has_rope_of(len(tokens))
+        ):
+            return 1  # a text that grows: its beginning is the same, but for a draft
         return len(tokens) - self._begin(tokens, len(tokens))
 
     def _has_rope_of(self, length: int) -> bool:

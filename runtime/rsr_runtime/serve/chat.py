@@ -205,6 +205,7 @@ def _job(server: Server, request: ChatRequest) -> tuple[Job, AnswerPlan]:
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         shown_special=plan.shown_special,
         constraint=plan.constraint,
+        speculate=server.speculate,
     )
     return job, plan
 

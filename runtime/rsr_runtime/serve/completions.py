@@ -161,6 +161,7 @@ def _job(server: Server, request: CompletionRequest, prompt: Prompt) -> Job:
         logprobs=request.logprobs,
         prompt_logprobs=request.logprobs if request.echo else None,
         constraint=found and server.grammars.constraint(found[0], prompt, frozenset(), found[1]),
+        speculate=server.speculate,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import OptionError
 from ..llm.engine import Engine
@@ -27,6 +27,7 @@ def serve(
     parallel: int = 4,
     queue: int = 64,
     cache_dir: str | os.PathLike[str] | None = None,
+    speculate: Literal["ngram", "off"] = "off",
     ready: Callable[[str], None] | None = None,
 ) -> None:
     """Answer requests over HTTP until SIGINT or SIGTERM, which give running ones 10 seconds.
@@ -45,6 +46,7 @@ def serve(
         parallel: number of texts that are computed side by side.
         queue: number of requests that may wait; further ones get status 429.
         cache_dir: a folder for keys and values, see `Engine`.
+        speculate: "ngram" or "off", of all texts, see `Job`.
         ready: is called with the server's URL when requests are taken.
 
     Raises:
@@ -65,5 +67,5 @@ def serve(
     with bind(host, port) as bound:
         url = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
         with Engine(model, parallel, queue, cache_dir) as engine:
-            server = Server(model, engine, name, variables or {})
+            server = Server(model, engine, name, variables or {}, speculate)
             http_server(server, access, lambda: ready and ready(url)).run([bound])

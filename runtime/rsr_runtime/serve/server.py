@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 from ..llm.engine import Engine
 from ..llm.model import LanguageModel
@@ -25,6 +25,7 @@ class Server:
         engine: what generates its texts.
         name: the model's name in responses.
         variables: for the chat template, unless a request has others.
+        speculate: of all texts, see `Job`.
         metrics: the figures of /metrics.
         created: when it was started, in seconds since 1970.
         fingerprint: of the model and this version, for `system_fingerprint`.
@@ -37,6 +38,7 @@ class Server:
     engine: Engine
     name: str
     variables: Mapping[str, Any] = field(default_factory=dict)
+    speculate: Literal["ngram", "off"] = "off"
     metrics: Metrics = field(default_factory=Metrics)
     created: int = field(default_factory=lambda: int(time.time()))
 

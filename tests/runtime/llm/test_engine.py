@@ -103,6 +103,7 @@ def test_a_text_is_what_it_is_alone(kv: Any, seed: int, loaded: Loader) -> None:
             begin[: rng.choice((0, 0, 20, 40))] + tokens_of(rng.randint(1, 90), rng.randint(0, 3)),
             max_tokens=rng.randint(1, 25),
             sampling=Sampling(temperature=rng.choice((0.0, 1.2)), seed=rng.randint(0, 99)),
+            speculate=rng.choice(("off", "ngram")),
         )
         for _ in range(24)
     ]
@@ -115,7 +116,7 @@ def test_a_text_is_what_it_is_alone(kv: Any, seed: int, loaded: Loader) -> None:
         for i in own:
             stream = own_engine.submit(jobs[i])
             if i % 5 == 0:
-                events = [event for event, _ in zip(stream, range(i % 7), strict=False)]
+                events = [event for _, event in zip(range(i % 7), stream, strict=False)]
                 stream.cancel()
                 if not isinstance([*events, *stream][-1], Finished):
                     wrong.append(i)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy.typing as npt
 import pytest
 
 from rsr_runtime import OptionError, llm
-from rsr_runtime.llm import Generation, LanguageModel, Sampling
+from rsr_runtime.llm import Engine, Generation, Job, LanguageModel, Sampling
+from rsr_runtime.llm.job import TextFinished, TokenAdded
 from rsr_runtime.llm.session import Session
 from rsr_runtime.llm.speculation import ROWS, NgramDraft, PassTimes, longest_match
 from rsr_testing.language_models import LanguageModels
@@ -154,6 +156,26 @@ def test_each_pass_gives_one_token_more_than_were_accepted(
     assert found.drafted_tokens == sum(rows) - len(rows)
     # The prompt gave a token; the last pass may have given more than was asked for.
     assert 0 <= 1 + len(rows) + found.accepted_tokens - len(found.tokens) <= 1
+
+
+@pytest.mark.parametrize("tokens", range(2, 12))
+def test_an_engine_drafts_while_a_text_is_alone(loaded: Loader, tokens: int) -> None:
+    """Another text comes after so many tokens, often when a part of a draft was accepted."""
+    model, prompt = eager(loaded("bitnet-2b")), [5, 6, 7] * 8
+    expected = model.generate(prompt, max_tokens=40)
+    results = []
+    with Engine(model) as engine:
+        stream = engine.submit(Job(prompt, max_tokens=40, speculate="ngram"))
+        added = (event for event in stream if isinstance(event, TokenAdded))
+        beside = [
+            engine.submit(Job(prompt[:20], max_tokens=3, speculate="ngram"))
+            for _ in islice(added, tokens, tokens + 1)
+        ]
+        for events in (stream, *beside):
+            results += [one.generation for one in events if isinstance(one, TextFinished)]
+    assert result_of(results[0]) == result_of(expected)
+    assert result_of(results[1]) == result_of(model.generate(prompt[:20], max_tokens=3))
+    assert results[0].drafted_tokens >= results[0].accepted_tokens > 0
 
 
 def test_passes_over_drafts_are_not_recorded_anew(
