@@ -180,8 +180,7 @@ def test_activations_script(language_models: LanguageModels, tmp_path: Path) -> 
     rows = json.loads(run_script("activations.py", *arguments, "--json"))["results"]
     assert [(row["file"], row["activations"]) for row in rows] == [
         (models[0], "int8-group"),
-        (models[1], "trained"),
-        (models[1], "int8-group"),
+        (models[1], "trained"),  # which "int8-group" does not change
     ]
     for row in rows:
         assert 0 < row["logit_error"] < 0.1

@@ -53,6 +53,8 @@ class ModelFacts(Mapping[str, TensorFacts]):
         self._model = model
 
     def __getitem__(self, name: str) -> TensorFacts:
+        if name not in self._model:
+            raise KeyError(name)  # without a search for similar names: many may be missing
         if self._model.is_indexed(name):
             matrix = self._model.matrix(name)
             return TensorFacts(matrix.shape, None, matrix.scale.ndim == 2, matrix.layout)
