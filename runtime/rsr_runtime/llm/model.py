@@ -32,7 +32,7 @@ from .batch import Batch
 from .config import Config, read_config
 from .decoder import LOGIT_ROWS, Decoder
 from .end_of_turn import end_of_turn_tokens
-from .errors import ContextFullError, ModelError, PromptError
+from .errors import ContextFullError, NoTemplateError, PromptError
 from .generate import EncodedPrompt, Generation, StopCriteria, Stream, generate_all
 from .kv_cache import KVCache
 from .prefix_cache import PrefixCache
@@ -149,10 +149,7 @@ class LanguageModel:
             with self._reading.turn():
                 self._template = self._template or ChatTemplate.find(self._model.files)
         if self._template is None:
-            raise ModelError(
-                "the file has no chat template, so the model is not made for chat: "
-                "give it a text to continue (rsrc run)"
-            )
+            raise NoTemplateError
         return self._template
 
     @property

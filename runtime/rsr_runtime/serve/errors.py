@@ -9,7 +9,7 @@ from typing import Any
 from rsr_formats.errors import RsrError
 
 from ..errors import ClosedError, OptionError
-from ..llm.errors import ContextFullError, ModelError, PromptError, TemplateError
+from ..llm.errors import ContextFullError, ModelError, NoTemplateError, PromptError, TemplateError
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -82,6 +82,9 @@ def api_error(error: BaseException) -> ApiError:
         return shutting_down()
     if isinstance(error, (PromptError, TemplateError, OptionError)):
         return ApiError(400, str(error))
+    if isinstance(error, NoTemplateError):
+        message = "the model has no chat template, so it continues texts only: use /v1/completions"
+        return ApiError(400, message, code="no_chat_template")
     if isinstance(error, ModelError):
         return ApiError(500, str(error))
     if isinstance(error, RecursionError):

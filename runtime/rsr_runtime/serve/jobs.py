@@ -12,7 +12,7 @@ from types import TracebackType
 from anyio.to_thread import run_sync
 
 from ..llm.engine import JobStream
-from ..llm.errors import ContextFullError, ModelError, QueueFullError
+from ..llm.errors import ContextFullError, ModelError, NoTemplateError, QueueFullError
 from ..llm.job import (
     Event,
     Failed,
@@ -78,7 +78,9 @@ class Jobs(AsyncIterator[tuple[int, Event]]):
             ) from None  # fmt: skip
         except ContextFullError as error:
             raise context_error(error) from None
-        except ModelError as error:  # such as a model without a chat template
+        except NoTemplateError as error:
+            raise api_error(error) from None
+        except ModelError as error:  # what the request asks for does not fit the model
             raise ApiError(400, str(error)) from None
 
     def _submit(self, make: Callable[[], Sequence[Job]]) -> Sequence[Job]:

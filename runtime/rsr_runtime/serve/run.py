@@ -6,6 +6,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from ..errors import OptionError
 from ..llm.engine import Engine
@@ -50,8 +51,8 @@ def serve(
         ready: is called with the server's URL when requests are taken.
 
     Raises:
-        OptionError: a package of the extra `serve` is missing, the address cannot be used, or it
-            needs a key.
+        OptionError: a package of the extra `serve` is missing, the address cannot be used or needs
+            a key, or an origin is not one.
     """
     for package in _PACKAGES:
         if importlib.util.find_spec(package) is None:
@@ -62,6 +63,8 @@ def serve(
     from .listen import bind, check_access, http_server
     from .server import Server
 
+    for origin in origins:
+        _check_origin(origin)
     access = Access(host, api_keys, origins)
     check_access(access, insecure)
     with bind(host, port) as bound:
@@ -69,3 +72,17 @@ def serve(
         with Engine(model, parallel, queue, cache_dir) as engine:
             server = Server(model, engine, name, variables or {}, speculate)
             http_server(server, access, lambda: ready and ready(url)).run([bound])
+
+
+def _check_origin(origin: str) -> None:
+    """Check that a browser can send this origin.
+
+    Raises:
+        OptionError: it cannot.
+    """
+    parts = urlsplit(origin)
+    is_origin = parts.netloc and origin == f"{parts.scheme}://{parts.netloc}".lower()
+    if origin != "*" and not is_origin:
+        raise OptionError(
+            f"found the origin {origin!r}, expected one like https://example.org, or *"
+        )

@@ -85,7 +85,15 @@ def _tokens(server: Server, request: TokenizeRequest) -> list[int]:
 
 
 async def detokenize(server: Server, request: DetokenizeRequest, receive: Receive) -> Json:
-    """Return the text of tokens, with special ones spelled out."""
+    """Return the text of tokens, with special ones spelled out.
+
+    Raises:
+        ApiError: a token is outside the vocabulary.
+    """
+    size = server.model.config.vocab_size
+    for token in request.tokens:
+        if not 0 <= token < size:
+            raise refused("tokens", f"found {token}, expected tokens from 0 to {size - 1}")
     text = await run_sync(lambda: server.model.tokenizer.decode(request.tokens, skip_special=False))
     return {"prompt": text, "content": text}
 

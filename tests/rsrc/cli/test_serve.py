@@ -96,6 +96,8 @@ def test_other_addresses_are_refused_without_a_key(path: Path, tmp_path: Path) -
     empty.write_text("\n")
     assert "no key" in refused(rsrc("serve", path, "--api-key-file", empty))
     assert "--api-key" in refused(rsrc("serve", path, "--api-key", " "), code=2)
+    for origin in ("example.org", "https://example.org/", "://"):
+        assert "like https://example.org" in refused(rsrc("serve", path, "--cors", origin))
     with served(path, "--host", "0.0.0.0", "--insecure") as (url, _):
         port = url.rsplit(":", 1)[1]
         assert get(f"http://127.0.0.1:{port}/health").status_code == 200

@@ -176,7 +176,8 @@ def test_a_model_without_a_template_continues_texts_only(
         body: Any = {"messages": [{"role": "user", "content": "Hi"}]}
         refused = httpx.post(f"{found.url}/v1/chat/completions", json=body)
         assert refused.status_code == 400
-        assert "no chat template" in refused.json()["error"]["message"]
+        assert refused.json()["error"]["code"] == "no_chat_template"
+        assert "/v1/completions" in refused.json()["error"]["message"]
         body = {"prompt": "a", "max_tokens": 1}
         assert httpx.post(f"{found.url}/v1/completions", json=body).status_code == 200
         assert httpx.get(f"{found.url}/tokenizer_info").json()["chat_template"] is None

@@ -35,6 +35,8 @@ def test_tokens_and_back(web: httpx.Client, served_model: LanguageModel, prefix:
     assert plain["tokens"] == encoded["tokens"][1:]
     assert web.post(f"{prefix}/tokenize", json={"content": TEXT}).json() == plain
     decoded = web.post(f"{prefix}/detokenize", json={"tokens": plain["tokens"]}).json()
+    for wrong in (-1, 1 << 20):
+        assert web.post(f"{prefix}/detokenize", json={"tokens": [wrong]}).status_code == 400
     assert decoded["prompt"] == TEXT
     assert web.get(f"{prefix}/health").json() == {"status": "ok"}
     info = web.get(f"{prefix}/tokenizer_info").json()
