@@ -126,7 +126,9 @@ def chat_request(request: ResponsesRequest) -> ChatRequest:
         tool_choice=choice,
         parallel_tool_calls=request.parallel_tool_calls,
         response_format=converted(format_, Json, "text.format") if format_ is not None else None,
-        reasoning_effort=(request.reasoning or {}).get("effort"),
+        reasoning_effort=converted(
+            (request.reasoning or {}).get("effort"), str | None, "reasoning.effort"
+        ),
         chat_template_kwargs=request.chat_template_kwargs,
         stream=request.stream,
     )
@@ -176,8 +178,8 @@ def _messages(items: str | list[Json]) -> list[Json]:
             })  # fmt: skip
         elif kind == "reasoning":
             assert answer is not None
-            parts = item.get("content") or []
-            texts = [part.get("text") for part in parts if isinstance(part, dict)]
+            parts = converted(item.get("content") or [], list[Json], f"input[{i}].content")
+            texts = [part.get("text") for part in parts]
             answer["reasoning_content"] = "".join(t for t in texts if isinstance(t, str))
         else:
             raise refused(
