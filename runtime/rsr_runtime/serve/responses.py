@@ -114,6 +114,7 @@ def chat_request(request: ResponsesRequest) -> ChatRequest:
     format_ = (request.text or {}).get("format")
     if isinstance(format_, dict) and format_.get("type") == "json_schema":
         format_ = {"type": "json_schema", "json_schema": format_}
+    effort = (request.reasoning or {}).get("effort")
     choice = request.tool_choice
     if isinstance(choice, dict) and choice.get("type") == "function":
         choice = {"type": "function", "function": {"name": choice.get("name")}}
@@ -126,9 +127,7 @@ def chat_request(request: ResponsesRequest) -> ChatRequest:
         tool_choice=choice,
         parallel_tool_calls=request.parallel_tool_calls,
         response_format=converted(format_, Json, "text.format") if format_ is not None else None,
-        reasoning_effort=converted(
-            (request.reasoning or {}).get("effort"), str | None, "reasoning.effort"
-        ),
+        reasoning_effort=effort if effort is None else converted(effort, str, "reasoning.effort"),
         chat_template_kwargs=request.chat_template_kwargs,
         stream=request.stream,
     )
