@@ -18,9 +18,10 @@ from .template_variables import template_variables_option
 def _not_blank(
     context: click.Context, parameter: click.Parameter, keys: tuple[str, ...]
 ) -> tuple[str, ...]:
-    if not all(key.strip() for key in keys):
+    stripped = tuple(key.strip() for key in keys)
+    if not all(stripped):
         raise click.BadParameter("found an empty key")
-    return keys
+    return stripped
 
 
 @click.command(short_help="Serve a language model: an OpenAI-compatible API and a chat page.")
@@ -104,8 +105,7 @@ def serve(
     """
     from rsr_runtime import serve as http
 
-    environment = filter(None, [os.environ.get("RSR_API_KEY")])
-    keys = [*api_keys, *_keys(api_key_file), *environment]
+    keys = [*api_keys, *_file_keys(api_key_file), *_environment_keys()]
     with opened(file, given) as model:
         report_not_applied(model)
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -120,15 +120,33 @@ def _report(name: str, url: str) -> None:
     click.echo(f"rsrc: serving {name} at {url} (OpenAI base URL: {url}/v1)", err=True)
 
 
-def _keys(file: Path | None) -> list[str]:
+def _environment_keys() -> list[str]:
+    """Return the key in the environment, if there is one.
+
+    Raises:
+        OptionError: it is empty.
+    """
+    key = os.environ.get("RSR_API_KEY")
+    if key is None:
+        return []
+    if not key.strip():
+        raise OptionError("RSR_API_KEY: found an empty key: set one, or unset the variable")
+    return [key.strip()]
+
+
+def _file_keys(file: Path | None) -> list[str]:
     """Return the keys in a file.
 
     Raises:
-        OptionError: it has none.
+        OptionError: it has none, or is not UTF-8.
     """
     if file is None:
         return []
-    keys = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise OptionError(f"{file}: expected text in UTF-8: {error.reason}") from error
+    keys = [line.strip() for line in text.splitlines() if line.strip()]
     if not keys:
         raise OptionError(f"{file}: found no key, expected one in each line")
     return keys

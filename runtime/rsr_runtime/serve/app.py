@@ -18,7 +18,14 @@ from .completions import complete
 from .endpoint import endpoint, error_response
 from .errors import ApiError
 from .guard import Access, Guard
-from .messages import CountRequest, MessagesRequest, count_tokens, error_body, message
+from .messages import (
+    CountRequest,
+    MessagesRequest,
+    count_tokens,
+    error_body,
+    error_body_at,
+    message,
+)
 from .page_files import page_routes
 from .responses import ResponsesRequest, respond
 from .schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
@@ -77,11 +84,11 @@ def _routes(method: str, endpoints: Mapping[str, Callable[..., object]]) -> Iter
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """Return what is not found, or not allowed there, as an error of OpenAI's API."""
+    """Return what is not found, or not allowed there, as an error of the path's API."""
     assert isinstance(error, HTTPException)
     method, path = request.method, request.url.path[:100]
     message = {
         404: f"found no endpoint {path}",
         405: f"{path} does not take {method}",
     }.get(error.status_code, error.detail)
-    return error_response(ApiError(error.status_code, message))
+    return error_response(ApiError(error.status_code, message), error_body_at(request.url.path))

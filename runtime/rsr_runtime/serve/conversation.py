@@ -29,7 +29,9 @@ def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
             _check_result(message, calls, where)
         elif text is None and not message.tool_calls and message.role != "assistant":
             raise refused(f"{where}.content", "found null, expected text")
-        converted: dict[str, Any] = {"role": message.role, "content": text or ""}
+        # Many templates leave out messages of a role that they do not know.
+        role = "system" if message.role == "developer" else message.role
+        converted: dict[str, Any] = {"role": role, "content": text or ""}
         for name in ("name", "reasoning_content", "tool_call_id"):
             if (value := getattr(message, name)) is not None:
                 converted[name] = value

@@ -17,6 +17,7 @@ from rsr_formats.text import printable
 from .endpoint import error_response
 from .errors import ApiError
 from .log import LOG
+from .messages import error_body_at
 from .metrics import Metrics
 
 MAX_BODY = 16 << 20  # bytes; a context of 131,072 tokens takes about 1 MB
@@ -69,7 +70,8 @@ class Guard:
         self._metrics = metrics
         self._keys = [key.encode() for key in access.keys]
         self._open = {*_OPEN, *open_paths}
-        self._is_local = is_loopback(access.host)
+        own = f"[{access.host}]" if ":" in access.host else access.host
+        self._hosts = {*_LOCAL, own.lower()} if is_loopback(access.host) else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check and answer a request, an ASGI call."""
@@ -82,7 +84,8 @@ class Guard:
             await self._app(scope, request.receive, request.send)
         except ApiError as error:
             if request.status is None:
-                await error_response(error)(scope, request.receive, request.send)
+                response = error_response(error, error_body_at(scope["path"]))
+                await response(scope, request.receive, request.send)
         finally:
             request.log()
 
@@ -98,11 +101,11 @@ class Guard:
             )
         named = {name: value.decode("latin-1") for name, value in headers}
         host, origin = named.get(b"host", ""), named.get(b"origin")
-        if self._is_local and _without_port(host) not in _LOCAL:
+        if self._hosts is not None and _without_port(host) not in self._hosts:
             raise ApiError(
                 403,
                 f"the host {printable(host)[:100]!r} is not this machine's own name: use "
-                "localhost or 127.0.0.1",
+                f"{self._access.host}",
                 code="host_not_allowed",
             )
         if origin is not None and not self._may(origin, host):

@@ -10,7 +10,7 @@ import uvicorn
 
 from ..errors import OptionError
 from .app import create_app
-from .guard import Access, is_loopback
+from .guard import MAX_HEADER_BYTES, Access, is_loopback
 from .server import Server
 
 GRACE_SECONDS = 10.0  # for requests that run as the server is told to end
@@ -39,8 +39,8 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=512)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, UnicodeError) as error:  # the latter: a name that no host can have
+        reason = getattr(error, "strerror", None) or str(error)
         raise OptionError(f"{host}:{port}: {reason}: choose another --port or --host") from error
 
 
@@ -57,7 +57,8 @@ def http_server(server: Server, access: Access, ready: Callable[[], None]) -> uv
     config = uvicorn.Config(
         create_app(server, access),
         loop="asyncio",
-        http="h11",  # which bounds the size of headers
+        http="h11",
+        h11_max_incomplete_event_size=2 * MAX_HEADER_BYTES,  # so that the guard answers first
         ws="none",
         lifespan="off",
         log_config=None,
@@ -86,4 +87,6 @@ class _HttpServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         closing = asyncio.ensure_future(asyncio.to_thread(self._engine.close, GRACE_SECONDS))
         await super().shutdown(sockets)
+        if self.force_exit:  # by a second SIGINT
+            await asyncio.to_thread(self._engine.close, 0)
         await closing

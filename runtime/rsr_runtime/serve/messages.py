@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
@@ -13,9 +14,20 @@ from msgspec import UNSET, Meta, Struct
 from starlette.types import Receive
 
 from .chat import chat_chunks, prompt_of
-from .endpoint import collected, unless_gone
+from .endpoint import ErrorBody, collected, unless_gone
 from .errors import ApiError, refused
-from .schema import ChatChunk, ChatRequest, Count, Delta, Json, Message, Share, Usage, converted
+from .schema import (
+    ChatChunk,
+    ChatRequest,
+    Count,
+    Delta,
+    Json,
+    Message,
+    Share,
+    StopStrings,
+    Usage,
+    converted,
+)
 from .server import Server
 from .sse import event_stream, named
 
@@ -29,6 +41,7 @@ _TYPES = {
     503: "overloaded_error",
 }
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+_PATH = re.compile("(/v1)?/messages(/|$)")
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
@@ -54,7 +67,7 @@ class MessagesRequest(CountRequest, kw_only=True):
     """A request for the next message of a conversation."""
 
     max_tokens: Count
-    stop_sequences: list[str] | None = None
+    stop_sequences: StopStrings | None = None
     stream: bool | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Share | None = None
@@ -117,6 +130,11 @@ def error_body(error: ApiError) -> Mapping[str, Any]:
     return {"type": "error", "error": {"type": kind, "message": text}}
 
 
+def error_body_at(path: str) -> ErrorBody:
+    """Return what makes the JSON object of an error at a path: of Anthropic's API or OpenAI's."""
+    return error_body if _PATH.match(path) else ApiError.body
+
+
 def chat_request(request: CountRequest) -> ChatRequest:
     """Return the request for a chat completion of the same conversation.
 
@@ -135,7 +153,7 @@ def chat_request(request: CountRequest) -> ChatRequest:
     wanted: str | Json | None
     if kind == "tool":
         wanted = {"type": "function", "function": {"name": choice.get("name")}}
-    elif kind in _CHOICES:
+    elif isinstance(kind, str) and kind in _CHOICES:
         wanted = _CHOICES[kind] if request.tool_choice is not None else None
     else:
         raise refused("tool_choice.type", f"found {kind!r:.40}, expected auto, any, tool or none")
@@ -178,7 +196,7 @@ def _messages(given: AnthropicMessage, where: str) -> list[Json]:
             content = block.get("content") or ""
             results.append({
                 "role": "tool", "tool_call_id": block.get("tool_use_id"),
-                "content": _text(content, at),
+                "content": _text(content, f"{at}.content"),
             })  # fmt: skip
         elif kind == "tool_use":
             function = {"name": block.get("name"), "arguments": block.get("input") or {}}
@@ -200,10 +218,12 @@ def _messages(given: AnthropicMessage, where: str) -> list[Json]:
     return results if is_empty else [*results, own]
 
 
-def _text(content: str | list[Json], where: str) -> str:
-    """Return the text of blocks."""
+def _text(content: object, where: str) -> str:
+    """Return the text of a content: text, or blocks of text."""
     if isinstance(content, str):
         return content
+    if not isinstance(content, list):
+        raise refused(where, f"found {content!r:.40}, expected text or a list of blocks of text")
     texts = []
     for i, block in enumerate(content):
         if not isinstance(block, dict) or not isinstance(block.get("text"), str):

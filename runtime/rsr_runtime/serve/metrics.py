@@ -65,7 +65,7 @@ class Metrics:
         """Return the text of /metrics.
 
         Args:
-            processing: number of texts that are being generated.
+            processing: number of requests that are being answered.
             deferred: number of requests in the queue.
         """
         counters = {
@@ -78,7 +78,7 @@ class Metrics:
             ),
         }  # fmt: skip
         gauges = {
-            "requests_processing": (processing, "Texts that are being generated."),
+            "requests_processing": (processing, "Requests that are being answered."),
             "requests_deferred": (deferred, "Requests in the queue."),
         }
         histograms = {

@@ -114,6 +114,7 @@ def chat_request(request: ResponsesRequest) -> ChatRequest:
     format_ = (request.text or {}).get("format")
     if isinstance(format_, dict) and format_.get("type") == "json_schema":
         format_ = {"type": "json_schema", "json_schema": format_}
+    effort = (request.reasoning or {}).get("effort")
     choice = request.tool_choice
     if isinstance(choice, dict) and choice.get("type") == "function":
         choice = {"type": "function", "function": {"name": choice.get("name")}}
@@ -126,7 +127,7 @@ def chat_request(request: ResponsesRequest) -> ChatRequest:
         tool_choice=choice,
         parallel_tool_calls=request.parallel_tool_calls,
         response_format=converted(format_, Json, "text.format") if format_ is not None else None,
-        reasoning_effort=(request.reasoning or {}).get("effort"),
+        reasoning_effort=effort if effort is None else converted(effort, str, "reasoning.effort"),
         chat_template_kwargs=request.chat_template_kwargs,
         stream=request.stream,
     )
@@ -176,8 +177,8 @@ def _messages(items: str | list[Json]) -> list[Json]:
             })  # fmt: skip
         elif kind == "reasoning":
             assert answer is not None
-            parts = item.get("content") or []
-            texts = [part.get("text") for part in parts if isinstance(part, dict)]
+            parts = converted(item.get("content") or [], list[Json], f"input[{i}].content")
+            texts = [part.get("text") for part in parts]
             answer["reasoning_content"] = "".join(t for t in texts if isinstance(t, str))
         else:
             raise refused(

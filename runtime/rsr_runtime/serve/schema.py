@@ -21,6 +21,9 @@ Texts = Annotated[int, Meta(ge=1, le=128)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Top = Annotated[int, Meta(ge=0, le=20)]
+# Each text is searched for all of them after each token.
+StopString = Annotated[str, Meta(max_length=1000)]
+StopStrings = Annotated[list[StopString], Meta(max_length=64)]
 
 
 # --- requests -------------------------------------------------------------------------------------
@@ -46,7 +49,7 @@ class Generate(Struct, kw_only=True):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
-    stop: str | list[str] | None = None
+    stop: StopString | StopStrings | None = None
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] | None = None
     n: Texts | None = None
     stream: bool | None = None

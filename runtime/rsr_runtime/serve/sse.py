@@ -73,12 +73,12 @@ class EventStream:
             )
             if pump.done() or gone.done():
                 return
-            if self._is_sending:
-                stalled = stalled + PING_SECONDS if sent == self._sent else 0.0
-                if stalled >= STALLED_SECONDS:
-                    return
-            elif sent == self._sent:
-                await self._send(send, _PING)
+            is_silent = sent == self._sent
+            stalled = stalled + PING_SECONDS if self._is_sending and is_silent else 0.0
+            if stalled >= STALLED_SECONDS:
+                return
+            if is_silent and not self._is_sending and not await _ping(send, gone):
+                return
             sent = self._sent
 
     async def _pump(self, send: Send) -> None:
@@ -86,15 +86,33 @@ class EventStream:
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             async for event in events:
                 await self._send(send, event)
+                await asyncio.sleep(0)  # lets the connection notice that the client is gone
             await send({"type": "http.response.body", "body": b""})
 
     async def _send(self, send: Send, body: bytes) -> None:
         self._is_sending = True
         try:
-            await send({"type": "http.response.body", "body": body, "more_body": True})
+            await send(_part(body))
         finally:
             self._is_sending = False
         self._sent += 1
+
+
+async def _ping(send: Send, gone: asyncio.Task[None]) -> bool:
+    """Send a comment; return whether the client took it."""
+    ping = asyncio.ensure_future(send(_part(_PING)))
+    try:
+        await asyncio.wait(
+            {ping, gone}, timeout=STALLED_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
+        return ping.done()
+    finally:
+        ping.cancel()
+        await asyncio.gather(ping, return_exceptions=True)
+
+
+def _part(body: bytes) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": body, "more_body": True}
 
 
 async def event_stream(

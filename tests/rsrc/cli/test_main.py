@@ -107,6 +107,11 @@ OPTIONS = {
     ],
     "chat": ["FILE", "--system TEXT", "--template-var NAME=VALUE", *SAMPLING, *LOADING],
     "perplexity": ["FILE TEXT", "--window", *LOADING, "--json"],
+    "serve": [
+        "FILE", "--host", "--port", "--parallel", "--queue", "--api-key KEY",
+        "--api-key-file FILE", "--insecure", "--cors ORIGIN", "--cache-dir DIR",
+        "--template-var NAME=VALUE", "--speculate [ngram|off]", *LOADING,
+    ],
 }  # fmt: skip
 
 

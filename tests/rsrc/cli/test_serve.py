@@ -7,8 +7,9 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -16,9 +17,10 @@ import httpx
 import pytest
 
 from rsr_runtime import llm
-from rsr_testing.commands import ENVIRONMENT, MAIN, refused, rsrc
+from rsr_testing.commands import ENVIRONMENT, MAIN, SLOW, refused, rsrc
 from rsr_testing.process import SIGINT_RAISES, started
 
+ENDS = {str(token): -100 for token in range(299, 304)}  # never end a text
 get, post = partial(httpx.get, timeout=60), partial(httpx.post, timeout=60)
 
 
@@ -60,8 +62,7 @@ def test_a_signal_waits_for_requests(path: Path) -> None:
         assert process.stderr is not None
         url = process.stderr.readline().decode().split()[4]
         found: list[httpx.Response] = []
-        ends = {str(token): -100 for token in range(299, 304)}
-        body = {"prompt": "a", "max_tokens": 40, "temperature": 0, "logit_bias": ends}
+        body = {"prompt": "a", "max_tokens": 40, "temperature": 0, "logit_bias": ENDS}
         asking = threading.Thread(
             target=lambda: found.append(post(f"{url}/v1/completions", json=body))
         )
@@ -75,18 +76,53 @@ def test_a_signal_waits_for_requests(path: Path) -> None:
     assert found[0].json()["usage"]["completion_tokens"] == 40
 
 
+def test_a_second_interrupt_ends_requests_at_once(path: Path) -> None:
+    slow = SIGINT_RAISES + SLOW.replace("0.03", "0.3")
+    with started(slow + MAIN, "serve", path, "--port", "0", env=ENVIRONMENT) as process:
+        assert process.stderr is not None
+        url = process.stderr.readline().decode().split()[4]
+
+        def ask() -> None:
+            body = {"prompt": "a", "max_tokens": 40, "logit_bias": ENDS}
+            with suppress(httpx.HTTPError):
+                post(f"{url}/v1/completions", json=body)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        while "rsr_requests_processing 1" not in get(f"{url}/metrics").text:
+            pass
+        process.send_signal(signal.SIGINT)
+        with suppress(httpx.HTTPError):
+            while True:  # until it listens no more
+                get(f"{url}/health")
+        process.send_signal(signal.SIGINT)
+        again = time.monotonic()
+        _, errors = process.communicate(timeout=60)
+        assert b"Traceback" not in errors
+        assert time.monotonic() - again < 5  # of the 10 seconds that one signal gives
+        asking.join(60)
+    assert process.returncode == 128 + signal.SIGINT
+
+
+def test_an_empty_key_in_the_environment_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RSR_API_KEY", " ")
+    assert "RSR_API_KEY" in refused(rsrc("serve", path))
+
+
 def test_keys_come_from_file_option_and_environment(path: Path, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
-    keys.write_text("one\n\n two \n", encoding="utf-8")
+    keys.write_text("one\n\n two \n", encoding="utf-8-sig")
 
     def status(url: str, key: str) -> int:
         return get(f"{url}/models", headers={"api-key": key}).status_code
 
-    with served(path, "--api-key-file", keys, "--api-key", "three") as (url, _):
+    with served(path, "--api-key-file", keys, "--api-key", " three ") as (url, _):
         assert [status(url, key) for key in ("one", "two", "three", "", "four")] == [
             200, 200, 200, 401, 401,
         ]  # fmt: skip
-    with served(path, RSR_API_KEY="of the environment") as (url, _):
+    with served(path, RSR_API_KEY="of the environment\n") as (url, _):
         assert [status(url, key) for key in ("of the environment", "of")] == [200, 401]
 
 
@@ -95,6 +131,8 @@ def test_other_addresses_are_refused_without_a_key(path: Path, tmp_path: Path) -
     empty = tmp_path / "keys"
     empty.write_text("\n")
     assert "no key" in refused(rsrc("serve", path, "--api-key-file", empty))
+    empty.write_bytes(b"\xff\xfek")
+    assert "UTF-8" in refused(rsrc("serve", path, "--api-key-file", empty))
     assert "--api-key" in refused(rsrc("serve", path, "--api-key", " "), code=2)
     for origin in ("example.org", "https://example.org/", "://"):
         assert "like https://example.org" in refused(rsrc("serve", path, "--cors", origin))

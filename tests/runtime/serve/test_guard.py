@@ -7,11 +7,15 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from starlette.responses import Response
+from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
 
 from rsr_runtime.errors import OptionError
 from rsr_runtime.llm import LanguageModel
-from rsr_runtime.serve.guard import MAX_BODY, Access, is_loopback
+from rsr_runtime.serve.guard import MAX_BODY, Access, Guard, is_loopback
 from rsr_runtime.serve.listen import bind, check_access
+from rsr_runtime.serve.metrics import Metrics
 from rsr_testing.servers import Running, serving
 
 KEY = "sk-ü-1"
@@ -32,6 +36,22 @@ def code(response: httpx.Response) -> str | None:
 @pytest.mark.parametrize("host", ["localhost", "localhost:1", "127.0.0.1:8080", "[::1]:9"])
 def test_names_of_this_machine_are_hosts(web: httpx.Client, host: str) -> None:
     assert web.get("/v1/models", headers={"host": host}).status_code == 200
+
+
+def test_the_address_that_it_listens_on_is_a_host() -> None:
+    for host, own in (("127.0.0.2", "127.0.0.2:80"), ("0:0::1", "[0:0::1]:80")):
+        refused, passed = (status_of(host, name) for name in ("127.0.0.3:80", own))
+        assert (refused, passed) == (403, 200)
+
+
+def status_of(listens_on: str, host: str) -> int:
+    """Return the status of a request with a host to a server on an address."""
+
+    async def ok(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response()(scope, receive, send)
+
+    guard = Guard(ok, Access(listens_on), Metrics())
+    return TestClient(guard).get("/models", headers={"host": host}).status_code
 
 
 @pytest.mark.parametrize(
@@ -79,6 +99,20 @@ def test_other_keys_are_refused(locked: Running, headers: dict[str, str]) -> Non
         assert KEY not in refused.text
 
 
+def test_refusals_have_the_shape_of_the_path_s_api(locked: Running) -> None:
+    key = {"api-key": "other"}
+    for path in ("/v1/messages", "/messages/count_tokens"):
+        refused = httpx.post(f"{locked.url}{path}", json={})
+        assert refused.status_code == 401
+        assert refused.json()["type"] == "error"
+        assert refused.json()["error"]["type"] == "authentication_error"
+        refused = httpx.get(f"{locked.url}{path}", headers=key)
+        assert refused.status_code == 405
+        assert refused.json()["type"] == "error"
+    other = httpx.get(f"{locked.url}/v1/messagesx", headers=key)
+    assert (other.status_code, code(other)) == (404, "None")
+
+
 def test_health_and_page_need_no_key(locked: Running) -> None:
     assert httpx.get(f"{locked.url}/health").json() == {"status": "ok"}
     assert httpx.get(f"{locked.url}/").status_code != 401
@@ -123,7 +157,10 @@ def test_bodies_have_a_limit(running: Running, web: httpx.Client) -> None:
     assert web.get("/health").status_code == 200
 
 
-@pytest.mark.parametrize(("count", "size", "status"), [(99, 1, 200), (10_000, 1, 4), (10, 9999, 4)])
+@pytest.mark.parametrize(
+    ("count", "size", "status"),
+    [(99, 1, 200), (10, 3000, 200), (10, 4000, 431), (200, 1, 431), (10_000, 1, 4), (10, 9999, 4)],
+)
 def test_headers_have_a_limit(running: Running, count: int, size: int, status: int) -> None:
     lines = "".join(f"x{i}: {'a' * size}\r\n" for i in range(count - 1))
     with socket.create_connection(("127.0.0.1", running.port)) as raw:
@@ -152,3 +189,8 @@ def test_a_taken_port_is_named() -> None:
         port = bound.getsockname()[1]
         with pytest.raises(OptionError, match=f"127.0.0.1:{port}: .* another --port"):
             bind("127.0.0.1", port)
+
+
+def test_a_name_that_no_host_can_have_is_refused() -> None:
+    with pytest.raises(OptionError, match="another --port or --host"):
+        bind("a" * 64, 0)

@@ -107,6 +107,7 @@ def test_reasoning_is_a_block_of_its_own(server_of: Callable[[str], Running]) ->
         ({"tool_choice": {"type": "some"}}, "expected auto, any, tool or none"),
         ({"tool_choice": {"type": "any"}}, "needs tools"),
         ({"extra_body": {"temperature": 3}}, "temperature"),
+        ({"stop_sequences": ["a"] * 65}, "stop_sequences"),
     ],
 )
 def test_errors_have_anthropic_s_shape(
