@@ -11,6 +11,7 @@ from .chat import Chat
 from .engine import Engine, EngineStats, JobStream
 from .errors import (
     BusyError,
+    CacheMemoryError,
     ContextFullError,
     DependencyError,
     ModelError,
@@ -28,6 +29,7 @@ from .tensors import TensorFacts
 
 __all__ = [
     "BusyError",
+    "CacheMemoryError",
     "Chat",
     "ChatPrompt",
     "ContextFullError",

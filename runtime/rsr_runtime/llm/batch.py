@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Generic, Protocol, TypeVar
 
 from .decoder import LOGIT_ROWS, MAX_ROWS, BatchItem, Decoder, FloatArray
+from .errors import CacheMemoryError
 from .pace import Pace
 from .prefix_cache import PrefixCache
 from .scheduler import Scheduler
@@ -144,14 +145,19 @@ class Batch(Generic[T]):
         if self._stored is not None:
             self._stored.save(reversed(self.sessions))
 
-    def admit(self) -> Iterator[tuple[T, int]]:
+    def admit(self) -> Iterator[tuple[T, int | CacheMemoryError]]:
         """Give free slots to waiting texts; yield these, and how many tokens are known already.
 
-        Raises:
-            OptionError: there is not enough memory for keys and values.
+        A text for whose keys and values there is not enough memory comes with the error instead,
+        and is not part of the batch any more.
         """
         for text in self._scheduler.admit():
-            session = self._slots.take([] if text.is_scored else text.ids)
+            try:
+                session = self._slots.take([] if text.is_scored else text.ids)
+            except CacheMemoryError as error:
+                self._scheduler.remove(text)
+                yield text, error
+                continue
             self._places[text] = self._place(text, session)
             yield text, self._places[text].shared
 

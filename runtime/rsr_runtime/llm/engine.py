@@ -18,7 +18,7 @@ from ..errors import ClosedError
 from .arguments import whole_number
 from .batch import Batch, Pass
 from .decoder import FloatArray
-from .errors import ModelError, QueueFullError
+from .errors import CacheMemoryError, ModelError, QueueFullError
 from .generate import Generation, Text
 from .job import (
     Event,
@@ -165,13 +165,21 @@ class Engine:
                 weakref.finalize(self, worker.stop)
         return worker
 
-    def submit(self, job: Job, on_event: Callable[[Event], None] | None = None) -> JobStream:
+    def submit(
+        self,
+        job: Job,
+        on_event: Callable[[Event], None] | None = None,
+        *,
+        beyond_queue: bool = False,
+    ) -> JobStream:
         """Check a job, and append it to the queue.
 
         Args:
             job: what to do.
             on_event: takes the events. The thread of the engine calls it, so it must not take
                 long. If it raises an exception, the job is canceled. None: the result yields them.
+            beyond_queue: whether the job may wait although the queue is full, as it belongs to one
+                that was taken.
 
         Raises:
             PromptError, ContextFullError, OptionError, ModelError: as for `LanguageModel.stream`,
@@ -183,8 +191,13 @@ class Engine:
             raise ClosedError("the engine was closed")
         checked, worker = _checked(self.model, job), self._worker()
         stream = JobStream(self, worker, on_event)
-        worker.submit(_Running(*checked, stream))
+        worker.submit(_Running(*checked, stream), beyond_queue)
         return stream
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine's thread runs. It ends with `close`, or by an error."""
+        return self._worker().is_alive
 
     def stats(self) -> EngineStats:
         """Return what the engine does, and did so far."""
@@ -345,12 +358,12 @@ class _Worker:
 
     # --- called by other threads ---
 
-    def submit(self, job: _Running) -> None:
+    def submit(self, job: _Running, beyond_queue: bool) -> None:
         inbox = self._inbox
         with inbox.changed:
             if inbox.ends_at is not None:
                 raise ClosedError("the engine was closed")
-            if inbox.waiting >= self._queue:
+            if not beyond_queue and inbox.waiting >= self._queue:
                 seconds = self._totals.job_seconds * inbox.waiting / self._parallel
                 raise QueueFullError(inbox.waiting, max(1, round(seconds)))
             inbox.waiting += 1
@@ -380,6 +393,10 @@ class _Worker:
         if os.getpid() != self._process:
             raise ClosedError("the job belongs to another process, which this one was forked from")
 
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
     def stats(self) -> EngineStats:
         totals, waiting = self._totals, self._inbox.waiting
         return EngineStats(
@@ -405,6 +422,8 @@ class _Worker:
                 except Exception as error:  # of a pass: no text of it can go on
                     self._end_all(error)
         finally:
+            with self._inbox.changed:
+                self._inbox.ends_at = monotonic()  # if an error ends the thread: no more jobs
             self._end_all(ClosedError("the engine was closed"))
             self._batch.save()
 
@@ -423,7 +442,8 @@ class _Worker:
         while self._inbox.jobs:
             job = self._inbox.jobs.popleft()
             self._jobs[job] = None
-            for text in job.texts:
+            # Other texts come after the scores: cached ones would choose tokens before these.
+            for text in job.texts[: 1 if job.texts[0].is_scored else None]:
                 self._batch.add(text)
 
     def _cancel(self) -> None:
@@ -434,9 +454,14 @@ class _Worker:
             self._end(job, Finished(canceled=True))
 
     def _admit(self) -> None:
-        for text, known in self._batch.admit():
-            text.begin()
+        for text, known in list(self._batch.admit()):  # first all: a job that ends removes its own
             job = text.of
+            if job not in self._jobs:
+                continue
+            if isinstance(known, CacheMemoryError):
+                self._end(job, Failed(known))
+                continue
+            text.begin()
             if job.started is None:
                 job.started = perf_counter()
                 with self._inbox.changed:
@@ -452,6 +477,9 @@ class _Worker:
             events, text.events = text.events, []
             for event in events:
                 self._put(text.of, event)
+                if isinstance(event, PromptScored):
+                    for other in text.of.texts[1:]:
+                        self._batch.add(other)
             if text.text.finish_reason is not None:
                 text.of.unfinished.discard(text)
                 if not text.of.unfinished:
@@ -472,7 +500,7 @@ class _Worker:
     def _put(self, job: _Running, event: Event) -> None:
         try:
             job.stream.put(event)
-        except Exception:  # of the function that takes events: nobody listens
+        except BaseException:  # of the function that takes events: nobody listens
             job.stream.is_canceled = True
 
     def _end(self, job: _Running, event: Event) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from rsr_formats.errors import RsrError
 from rsr_formats.text import counted
 
+from ..errors import OptionError
+
 
 class ModelError(RsrError, ValueError):
     """A `.rsr` file cannot be run as a language model."""
@@ -45,6 +47,10 @@ class ContextFullError(PromptError):
 
     def __reduce__(self) -> tuple[type[ContextFullError], tuple[int, int, int]]:
         return type(self), (self.tokens, self.context, self.limit)
+
+
+class CacheMemoryError(OptionError):
+    """There is not enough memory for a KV cache."""
 
 
 class TemplateError(RsrError, ValueError):

@@ -15,7 +15,7 @@ from rsr_formats.text import counted
 from .batch import Batch
 from .constraint import Constraint
 from .decoder import FloatArray
-from .errors import ModelError, PromptError
+from .errors import CacheMemoryError, ModelError, PromptError
 from .sampling import Sampler, Sampling
 from .session import Progress, Session, SessionPool
 from .speculation import Speculation
@@ -367,7 +367,10 @@ def generate_all(
         progress(0, total)
     while batch.running or batch.waiting:
         before = read
-        read += sum(text.read(known) for text, known in batch.admit())
+        for admitted, known in batch.admit():
+            if isinstance(known, CacheMemoryError):
+                raise known
+            read += admitted.read(known)
         done = batch.step()
         for _, error in done.failed:
             raise error

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ..errors import OptionError
 from .config import Config
-from .errors import ModelError
+from .errors import CacheMemoryError, ModelError
 
 LANES = 16  # positions in a block of keys; rows of values are padded to a multiple of it
 DTYPES = {"float32": np.float32, "float16": np.uint16, "int8": np.int8}  # float16 as bits
@@ -52,7 +52,8 @@ class KVCache:
             dtype: "float16", "float32" or "int8".
 
         Raises:
-            OptionError: `dtype` has another value, or there is not enough memory.
+            OptionError: `dtype` has another value.
+            CacheMemoryError: there is not enough memory.
         """
         if not isinstance(dtype, str) or dtype not in DTYPES:
             raise OptionError(f"kv: found {dtype!r}, expected 'float32', 'float16' or 'int8'")
@@ -72,7 +73,7 @@ class KVCache:
                 tuple(np.zeros(*shape) for shape in shapes) for _ in range(config.num_hidden_layers)
             ]
         except MemoryError:
-            raise OptionError(
+            raise CacheMemoryError(
                 f"there is not enough memory for keys and values of {context:,} positions: "
                 "choose a smaller context, or kv int8"
             ) from None

@@ -223,7 +223,9 @@ class LanguageModel:
         Raises:
             OptionError: `cache_dir`, the folder of a `PrefixCache`, cannot be used.
         """
-        stored = None if cache_dir is None else PrefixCache(cache_dir, self._cache_key())
+        stored = None
+        if cache_dir is not None:
+            stored = PrefixCache(cache_dir, self._cache_key(), self.context)
         return Batch(
             self._decoder, self.new_session, slots, kept, longest_pass, longest_alone, stored
         )

@@ -2,8 +2,8 @@
 
 A file holds one sequence: a header, the tokens, the arrays of the cache up to the last token as
 they are in memory, and the SHA-256 of all that. The key in the header stands for everything that
-keys and values depend on besides the tokens. A file that is damaged or of another model is ignored;
-no size in it is believed before it was compared with the size of the file.
+keys and values depend on besides the tokens. A file that is damaged, of another model or of another
+user is ignored; no size in it is believed before it was compared with the size of the file.
 """
 
 from __future__ import annotations
@@ -45,19 +45,21 @@ class _Entry:
 class PrefixCache:
     """The files of a folder that suit one model and its settings."""
 
-    def __init__(self, folder: str | os.PathLike[str], key: bytes) -> None:
+    def __init__(self, folder: str | os.PathLike[str], key: bytes, context: int) -> None:
         """Read the headers of the folder's files.
 
         Args:
             folder: is created if it is missing, for this user alone: tokens can be read as text.
             key: 32 bytes that stand for the model and its settings.
+            context: the most tokens of a sequence.
 
         Raises:
-            OptionError: the folder cannot be created or read.
+            OptionError: the folder cannot be created or read, or other users may write to it.
         """
-        self._folder, self._key = Path(folder), key
+        self._folder, self._key, self._context = Path(folder), key, context
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check_folder(self._folder)
             paths = sorted(self._folder.glob(f"*{_SUFFIX}"))
         except OSError as error:
             raise OptionError(f"the folder of the cache cannot be used: {error}") from error
@@ -68,7 +70,7 @@ class PrefixCache:
         with suppress(OSError), _opened(path) as file:
             count, variant = self._checked(file.read(_HEADER.size))
             room = os.fstat(file.fileno()).st_size - _HEADER.size - hashlib.sha256().digest_size
-            if 0 < 4 * count <= room:
+            if 0 < count <= self._context and 4 * count <= room:
                 tokens = np.frombuffer(file.read(4 * count), "<u4").tolist()
                 if len(tokens) == count:
                     return _Entry(path, tokens, variant)
@@ -107,8 +109,6 @@ class PrefixCache:
     def _load(self, session: Session, entry: _Entry, count: int) -> bool:
         """Read a file into a session; return False if it is not as it should be."""
         session.clear()
-        if len(entry.tokens) > session.cache.context:
-            return False
         shapes = session.cache.prefix(len(entry.tokens))
         head = _HEADER.pack(_MAGIC, self._key, len(entry.tokens), entry.variant)
         head += np.array(entry.tokens, "<u4").tobytes()
@@ -165,6 +165,8 @@ class PrefixCache:
         path = self._folder / f"{name}{_SUFFIX}"
         digest = hashlib.sha256(head)
         with atomic_file(path, force=True) as out:
+            if hasattr(os, "fchmod"):
+                os.fchmod(out.fileno(), 0o600)  # whatever the folder's mode is
             out.write(head)
             for array in session.cache.prefix(len(session.tokens)):
                 data = np.ascontiguousarray(array)
@@ -185,9 +187,27 @@ class PrefixCache:
                 total -= stat.st_size
 
 
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder into which others may put files: keys and values decide what texts say."""
+    if not hasattr(os, "geteuid"):
+        return
+    found = folder.stat()
+    if found.st_uid != os.geteuid():
+        raise OptionError(
+            f"the folder of the cache, {folder}, belongs to another user: choose one of your own"
+        )
+    if found.st_mode & 0o022:
+        raise OptionError(
+            f"other users may write to the folder of the cache, {folder}: forbid it with chmod "
+            "go-w, or choose another folder"
+        )
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a regular file, and no link or pipe in its place."""
+    """Open a regular file of this user, and no link or pipe in its place."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     with open(os.open(path, flags | getattr(os, "O_BINARY", 0)), "rb") as file:  # noqa: PTH123
+        if hasattr(os, "geteuid") and os.fstat(file.fileno()).st_uid != os.geteuid():
+            raise PermissionError(f"{path} belongs to another user")
         yield file

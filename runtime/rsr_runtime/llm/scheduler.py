@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Generic, TypeVar
 
 # Rows that a prompt counts less for each pass in which it got none.
-AGEING = 64
+AGING = 64
 
 Key = TypeVar("Key")
 
@@ -45,10 +45,13 @@ class Scheduler(Generic[Key]):
         self._queue.append(key)
 
     def remove(self, key: Key) -> None:
-        """Forget a text, which ended or was canceled, in a slot or in the queue."""
+        """Forget a text, which ended or was canceled, in a slot or in the queue.
+
+        It has no effect on one that is in neither, such as one that ended in a pass that failed.
+        """
         if key in self._passed_over:
             del self._passed_over[key]
-        else:
+        elif key in self._queue:
             self._queue.remove(key)
 
     def admit(self) -> list[Key]:
@@ -70,7 +73,7 @@ class Scheduler(Generic[Key]):
         """
         rows = {key: 1 for key, count in missing.items() if count == 1}
         prompts = [key for key in self._passed_over if missing.get(key, 0) > 1]
-        for key in sorted(prompts, key=lambda one: missing[one] - AGEING * self._passed_over[one]):
+        for key in sorted(prompts, key=lambda one: missing[one] - AGING * self._passed_over[one]):
             count = min(missing[key], prompt_rows)
             prompt_rows -= count
             if count:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..errors import OptionError
+from .errors import CacheMemoryError
 from .session import Session
 
 
@@ -36,7 +36,7 @@ class Slots:
         It holds as many of them as any session does, but the last one.
 
         Raises:
-            OptionError: there is not enough memory for a new session, and none is idle.
+            CacheMemoryError: there is not enough memory for a new session, and none is idle.
         """
         session = self._continued(tokens) or self._free()
         session.adopt(self.sessions, tokens)
@@ -52,7 +52,9 @@ class Slots:
         """
         shared = {one: one.common(tokens) for one in self._idle}
         best = max(shared, key=lambda one: shared[one], default=None)
-        if best is None or shared[best] < min(self._prompts[best], len(tokens)) - 1:
+        if best is None or not shared[best]:
+            return None
+        if shared[best] < min(self._prompts[best], len(tokens)) - 1:
             return None
         self._idle.remove(best)
         return best
@@ -62,7 +64,7 @@ class Slots:
         if len(self.sessions) < self._most:
             try:
                 return self._create()
-            except OptionError:  # no memory
+            except CacheMemoryError:
                 if not self._idle:
                     raise
         return self._idle.pop(0)

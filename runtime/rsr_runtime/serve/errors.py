@@ -9,7 +9,14 @@ from typing import Any
 from rsr_formats.errors import RsrError
 
 from ..errors import ClosedError, OptionError
-from ..llm.errors import ContextFullError, ModelError, NoTemplateError, PromptError, TemplateError
+from ..llm.errors import (
+    CacheMemoryError,
+    ContextFullError,
+    ModelError,
+    NoTemplateError,
+    PromptError,
+    TemplateError,
+)
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -80,6 +87,9 @@ def api_error(error: BaseException) -> ApiError:
         return context_error(error)
     if isinstance(error, ClosedError):
         return shutting_down()
+    if isinstance(error, CacheMemoryError):
+        message = "there is not enough memory for one more text: try again when others have ended"
+        return ApiError(503, message, code="out_of_memory", retry_after=5)
     if isinstance(error, (PromptError, TemplateError, OptionError)):
         return ApiError(400, str(error))
     if isinstance(error, NoTemplateError):

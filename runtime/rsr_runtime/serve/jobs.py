@@ -86,7 +86,11 @@ class Jobs(AsyncIterator[tuple[int, Event]]):
     def _submit(self, make: Callable[[], Sequence[Job]]) -> Sequence[Job]:
         jobs = make()
         for index, job in enumerate(jobs):
-            stream = self._server.engine.submit(job, self._receiver(index))
+            stream = self._server.engine.submit(
+                job,
+                self._receiver(index),
+                beyond_queue=index > 0,  # else a request of many prompts could never be taken
+            )
             self._unfinished += 1
             self._streams.append(stream)
             if self._is_closed:  # the client left meanwhile

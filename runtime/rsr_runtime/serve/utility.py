@@ -44,7 +44,11 @@ def _model(server: Server) -> Json:
 
 
 async def health(request: Request) -> Response:
-    """Say that requests are taken."""
+    """Say whether requests are taken."""
+    server: Server = request.app.state.server
+    if not server.engine.is_alive:
+        message = "the engine has ended: start the server again"
+        return error_response(ApiError(503, message, code="engine_ended"))
     return json_response({"status": "ok"})
 
 

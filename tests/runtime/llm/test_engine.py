@@ -27,6 +27,7 @@ from rsr_runtime.llm import (
     QueueFullError,
     Sampling,
 )
+from rsr_runtime.llm.errors import CacheMemoryError
 from rsr_runtime.llm.job import (
     Event,
     Failed,
@@ -216,9 +217,12 @@ def test_a_function_takes_the_events(engine: Engine) -> None:
     assert list(stream) == []
 
 
-def test_a_function_that_fails_cancels_its_job_alone(engine: Engine) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, SystemExit])
+def test_a_function_that_fails_cancels_its_job_alone(
+    kind: type[BaseException], engine: Engine
+) -> None:
     def fail(event: Event) -> None:
-        raise RuntimeError
+        raise kind
 
     engine.submit(Job(tokens_of(9, 1)), fail)
     text_of(list(engine.submit(Job(tokens_of(9, 1), max_tokens=4))))
@@ -241,7 +245,7 @@ def test_special_tokens_that_are_shown(model: LanguageModel, monkeypatch: Any) -
 class Only:
     """A constraint that allows one token, and then fails."""
 
-    def __init__(self, token: int, then: Exception | None = None) -> None:
+    def __init__(self, token: int, then: BaseException | None = None) -> None:
         self.token, self.then = token, then
         self.accepted: list[int] = []
 
@@ -275,6 +279,58 @@ def test_a_constraint_that_fails_ends_its_job_alone(engine: Engine) -> None:
     other = engine.submit(Job(tokens_of(9, 1), max_tokens=5))
     assert list(failing)[-1] == Failed(error)
     text_of(list(other))
+
+
+def test_a_pass_that_fails_after_a_text_ended(
+    model: LanguageModel, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rsr_runtime.llm.batch.LOGIT_ROWS", 1)
+    error, calls = RuntimeError("no logits"), 0
+    logits = model._decoder.logits
+
+    def failing(hidden: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise error
+        return logits(hidden)
+
+    monkeypatch.setattr(model._decoder, "logits", failing)
+    assert list(engine.submit(Job([5], max_tokens=1, texts=2)))[-1] == Failed(error)
+    text_of(list(engine.submit(Job([5], max_tokens=1))))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_jobs_are_refused_once_the_thread_has_ended(engine: Engine) -> None:
+    assert engine.is_alive
+    streams = [
+        engine.submit(Job(tokens_of(9, 2), max_tokens=200)),
+        engine.submit(Job(tokens_of(9, 1), constraint=lambda: Only(77, SystemExit()))),
+    ]
+    for stream in streams:
+        *_, failed = stream
+        assert isinstance(failed, Failed)
+        assert isinstance(failed.error, ClosedError)
+    with pytest.raises(ClosedError):
+        engine.submit(Job([5]))
+    streams[0]._worker._thread.join(30)
+    assert not engine.is_alive
+
+
+def test_a_job_without_memory_fails_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object) -> None:
+        raise error
+
+    held, error = Held(), CacheMemoryError("not enough memory")
+    running = engine.submit(Job(tokens_of(9, 1), max_tokens=5, constraint=lambda: held))
+    assert held.begun.wait(30)
+    monkeypatch.setattr("rsr_runtime.llm.model.KVCache", no_memory)
+    failing = engine.submit(Job(tokens_of(9, 2), texts=3))
+    held.released.set()
+    assert list(failing) == [Failed(error)]
+    text_of(list(running))
+    text_of(list(engine.submit(Job(tokens_of(9, 2), max_tokens=2))))  # in the idle session
+    assert (engine.stats().running, engine.stats().waiting) == (0, 0)
 
 
 # --- cancel and queue ---------------------------------------------------------------------------
@@ -389,6 +445,15 @@ def test_the_least_recently_used_session_goes_first(model: LanguageModel) -> Non
         assert cached_of(engine, prompts[5]) == 0
         assert cached_of(engine, prompts[0]) == 39
         assert cached_of(engine, prompts[1]) == 0
+
+
+def test_a_prompt_that_shares_nothing_takes_a_free_session(model: LanguageModel) -> None:
+    with Engine(model, parallel=1) as engine:  # five sessions
+        prompt = tokens_of(40, 1)
+        cached_of(engine, prompt)
+        list(engine.submit(Job(tokens_of(9, 2), max_tokens=0, prompt_logprobs=0)))
+        assert cached_of(engine, [5]) == 0
+        assert cached_of(engine, prompt) == 39
 
 
 def test_passes_are_recorded_anew_only_for_other_sessions(model: LanguageModel) -> None:

@@ -51,6 +51,7 @@ def test_a_new_engine_computes_only_what_is_new(kv: Any, loaded: Loader, tmp_pat
     assert run(model, folder, FIRST, tokens_of(20, 4))[:2] == [0, alone[0]]
     assert len(files(folder)) == 1  # 20 tokens are not worth a file
     assert folder.stat().st_mode & 0o077 == 0
+    assert files(folder)[0].stat().st_mode & 0o077 == 0
     again = loaded("bitnet-2b", kv=kv)
     assert run(again, folder, SECOND, FIRST) == [90, alone[1], 90, alone[0]]
     before = files(folder)
@@ -122,6 +123,25 @@ def test_a_damaged_file_is_ignored(
     cached, tokens = run(model, tmp_path, FIRST)
     assert tokens == expected[1]
     assert cached == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="users of POSIX")
+def test_nothing_of_other_users_is_used(
+    loaded: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, me = loaded("bitnet-2b"), os.geteuid()
+    run(model, tmp_path, FIRST)
+    with Engine(model, cache_dir=tmp_path) as engine:
+        monkeypatch.setattr(os, "geteuid", lambda: me + 1)
+        started = next(engine.submit(Job(FIRST, max_tokens=1)))
+    assert isinstance(started, Started)
+    assert started.cached_tokens == 0
+    with pytest.raises(OptionError, match="belongs to another user"):
+        Engine(model, cache_dir=tmp_path)
+    monkeypatch.undo()
+    tmp_path.chmod(0o770)
+    with pytest.raises(OptionError, match="other users may write to the folder"):
+        Engine(model, cache_dir=tmp_path)
 
 
 def test_the_folder_has_a_largest_size(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsr_runtime.llm.scheduler import AGEING, Scheduler
+from rsr_runtime.llm.scheduler import AGING, Scheduler
 
 SLOTS, ROWS = 3, 100
 
@@ -61,7 +61,7 @@ def test_no_slot_is_lost_and_nobody_starves(events: list[object], prompt_rows: i
             if lacking[key] == 1:
                 assert rows[key] == 1  # prompts hold up no text
             unserved[key] = 0 if key in rows else unserved.get(key, 0) + 1
-            assert unserved[key] <= 600 / AGEING + SLOTS * 600 / prompt_rows + SLOTS
+            assert unserved[key] <= 600 / AGING + SLOTS * 600 / prompt_rows + SLOTS
         for key, count in rows.items():
             lacking[key] -= count
             if lacking[key] == 0:
@@ -96,5 +96,5 @@ def test_a_long_prompt_is_not_held_off_forever() -> None:
         rows = scheduler.next_pass({0: 1000, key: 100}, 100)
         served.append(0 in rows)
         scheduler.remove(key)
-    assert served.index(True) == -(-900 // AGEING)
+    assert served.index(True) == -(-900 // AGING)
     assert sum(served) == 2

@@ -51,6 +51,11 @@ def test_prompts_and_texts_are_numbered(client: openai.OpenAI, served_model: Lan
     assert both.usage.prompt_tokens == len(tokens) + len(served_model.encode("Once"))
 
 
+def test_a_request_has_more_prompts_than_the_queue_holds(web: httpx.Client) -> None:
+    body = {"prompt": [[5 + i] for i in range(20)], "max_tokens": 1}
+    assert len(web.post("/v1/completions", json=body).json()["choices"]) == 20
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_prompts_are_scored(
     client: openai.OpenAI, served_model: LanguageModel, stream: bool

@@ -19,6 +19,7 @@ import pytest
 
 from rsr_runtime import llm
 from rsr_runtime.llm import LanguageModel
+from rsr_runtime.llm.errors import CacheMemoryError
 from rsr_testing.language_models import LanguageModels
 from rsr_testing.servers import Running, serving
 
@@ -84,6 +85,19 @@ def test_a_full_queue_is_refused_and_clients_leave_it(served_model: LanguageMode
             assert generating(full)()
         until(full.is_idle)
         assert web.post("/v1/completions", json={"prompt": "a"}).status_code == 200
+
+
+def test_a_text_without_memory_is_refused(
+    served_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise CacheMemoryError
+
+    monkeypatch.setattr("rsr_runtime.llm.model.KVCache", no_memory)
+    with serving(served_model) as full, httpx.Client(base_url=full.url) as web:
+        refused = web.post("/v1/completions", json={"prompt": "a"})
+    assert refused.status_code == 503
+    assert refused.json()["error"]["code"] == "out_of_memory"
 
 
 def test_a_client_that_does_not_read_loses_its_request(

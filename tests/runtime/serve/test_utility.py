@@ -7,6 +7,7 @@ import openai
 import pytest
 
 from rsr_runtime.llm import LanguageModel
+from rsr_testing.servers import serving
 
 TEXT = "The weights 🙂 never<|eot_id|> change."
 
@@ -71,6 +72,12 @@ def test_what_is_not_there_is_an_error_object(
     refused = web.request(method, path, json={"tokens": [-1]} if method == "POST" else None)
     assert refused.status_code == status
     assert refused.json()["error"]["message"]
+
+
+def test_health_tells_that_the_engine_has_ended(served_model: LanguageModel) -> None:
+    with serving(served_model) as ended, httpx.Client(base_url=ended.url) as web:
+        ended.server.engine.close()
+        assert web.get("/health").status_code == 503
 
 
 def test_embeddings_are_refused_by_openais_client(client: openai.OpenAI) -> None:
