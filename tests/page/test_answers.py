@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
 
+from rsr_runtime import llm
 from rsr_runtime.llm import LanguageModel
 from rsr_runtime.serve.guard import Access
-from rsr_testing.chat_page import ChatPage
+from rsr_testing.chat_page import ChatPage, conversation_file
+from rsr_testing.language_models import LanguageModels
 from rsr_testing.servers import Running, serving
 
 
@@ -83,6 +86,61 @@ def test_reload_while_an_answer_comes(running: Running, new_page: Callable[..., 
     chat.until(running.is_idle)
     assert "closed before the answer ended" in chat.wait(".message.assistant .end").inner_text()
     assert chat.texts("assistant") != [""]
+
+
+def test_reload_before_an_answer_comes(
+    running: Running, new_page: Callable[..., ChatPage]
+) -> None:
+    chat = new_page(running.url).open({"max_tokens": 20})
+    chat.page.route("**/v1/chat/completions", lambda route: None)  # no token ever comes
+    chat.page.fill("#prompt", "First")
+    chat.page.keyboard.press("Enter")
+    chat.until(lambda: "#" in chat.page.url)
+    chat.page.unroute("**/v1/chat/completions")
+    chat.page.reload()
+    assert "closed before the answer ended" in chat.wait(".message.assistant .end").inner_text()
+    assert chat.texts("user") == ["First"]
+    with chat.page.expect_request("**/v1/chat/completions") as request:
+        chat.send("Second")
+    assert request.value.post_data_json["messages"] == [
+        {"role": "user", "content": "First\n\nSecond"}
+    ]
+    assert chat.texts("user") == ["First", "Second"]
+    file = chat.export()
+
+    other = new_page(running.url).open()
+    other.import_file(file)
+    assert other.titles() == ["First"]
+    assert json.loads(other.export()) == json.loads(file)
+
+
+# Leaves the database as a page did that closed before it saved an answer.
+_LOSE_AN_ANSWER = """async () => {
+  const store = await import('/js/store.js');
+  const [answer] = (await store.allMessages()).filter(({ role }) => role === 'assistant');
+  const conversation = await store.conversation(answer.conversation);
+  const orphan = { ...answer, id: 'orphan', parent: answer.id, role: 'user', created: 9e12 };
+  await store.save({ ...conversation, leaf: 'gone' }, [{ ...orphan, content: 'Later' }]);
+  await store.removeMessage(answer.id);
+}"""
+
+
+def test_a_lost_answer(chat: ChatPage, running: Running, new_page: Callable[..., ChatPage]) -> None:
+    chat.send("First")
+    chat.page.evaluate(_LOSE_AN_ANSWER)
+    chat.page.reload()
+    chat.wait(".message")
+    assert chat.texts("user") == ["Later"]  # the newest message, as the last one is missing
+    chat.send("Last")  # long after the clock of this machine
+    other = new_page(running.url).open()
+    other.import_file(chat.export())
+    assert other.titles() == ["First"]
+    (conversation,) = other.conversations()
+    assert [m["content"] for m in conversation["messages"] if m["role"] == "user"] == [
+        "First",
+        "Later",
+        "Last",
+    ]
 
 
 def test_answers_go_on_while_another_conversation_is_shown(
@@ -215,6 +273,44 @@ def test_a_server_that_stops(
     chat.press("Try again")
     chat.wait_for_answer()
     assert len(chat.conversations()[0]["messages"]) == 2  # the failed answer was replaced
+
+
+# Like Mistral's: it refuses two messages of a role in a row.
+_ALTERNATING = (
+    "{%- for message in messages %}"
+    "{%- if (message.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{%- endif %}"
+    "{{ message.content }}{%- endfor %}"
+)
+
+
+def test_messages_after_one_without_an_answer(
+    language_models: LanguageModels, tmp_path: Path, new_page: Callable[..., ChatPage]
+) -> None:
+    files = {"tokenizer_config.json": json.dumps({"chat_template": _ALTERNATING}).encode()}
+    path = language_models.variant("bitnet-2b", tmp_path, files=files)
+    with llm.load(path) as model, serving(model) as running:
+        chat = new_page(running.url).open({"max_tokens": 5})
+        chat.import_file(
+            conversation_file(
+                [
+                    {"role": "user", "content": "One"},
+                    {"role": "assistant", "content": "", "finish": "error", "error": "Gone."},
+                    {"role": "user", "content": "Two"},
+                    {"role": "assistant", "content": "", "finish": "length", "reasoning": "Hm"},
+                ]
+            )
+        )
+        chat.page.click(".entry-open")
+        chat.wait(".message .error")
+        with chat.page.expect_request("**/v1/chat/completions") as request:
+            chat.send("Three")
+        assert request.value.post_data_json["messages"] == [
+            {"role": "user", "content": "One\n\nTwo\n\nThree"}
+        ]
+        assert chat.page.locator(".message:last-child .error").count() == 0
+        assert chat.texts("assistant")[-1]
+        chat.page.context.close()
 
 
 def test_a_key(served_model: LanguageModel, new_page: Callable[..., ChatPage]) -> None:

@@ -82,7 +82,7 @@ export class Chat {
 
   /** Get another answer to the same message. */
   regenerate(message) {
-    return this.#answer(this.#session, this.#session.tree.get(message.parent));
+    return this.#ask(this.#session, this.#session.tree.get(message.parent));
   }
 
   /** Try again after an error; an answer without text is replaced. */
@@ -159,24 +159,28 @@ export class Chat {
       conversation: conversation.id,
       parent,
       role: "user",
-      created: now(),
+      created: now(tree.get(parent)?.created),
       content: text,
     };
     if (!tree.all().length) conversation.title = titleOf(text);
     tree.add(message);
-    conversation.leaf = message.id;
     this.list.follow();
-    const answered = this.#answer(session, message);
-    await store.save(conversation, [message]);
+    await this.#ask(session, message);
+  }
+
+  /** Get an answer to a message. Both are saved before the answer comes. */
+  async #ask(session, question) {
+    if (session.live) return;
+    const { conversation } = session;
+    const answered = this.#answer(session, question);
+    await store.save(conversation, [question, session.live]);
     if (session === this.#session) setIdInAddress(conversation.id);
     await this.history.refresh();
     this.history.mark(this.conversation.id);
     await answered;
   }
 
-  /** Get an answer to a message. */
   async #answer(session, question) {
-    if (session.live) return;
     const { conversation, tree } = session;
     const { settings } = conversation;
     const body = chatRequest(this.#model.id, tree.path(question.id), settings);
@@ -185,7 +189,7 @@ export class Chat {
       conversation: conversation.id,
       parent: question.id,
       role: "assistant",
-      created: now(),
+      created: now(question.created),
       content: "",
     };
     if (settings.schema) message.isJson = true;
@@ -266,7 +270,10 @@ export class Chat {
 async function storedSession(id) {
   const conversation = await store.conversation(id);
   if (!conversation) return null;
-  return { conversation, tree: new Tree(await store.messages(id)), live: null, controller: null };
+  const messages = await store.messages(id);
+  const tree = new Tree(messages);
+  if (!tree.get(conversation.leaf)) conversation.leaf = messages.at(-1)?.id ?? null;
+  return { conversation, tree, live: null, controller: null };
 }
 
 /** @returns {Session} */

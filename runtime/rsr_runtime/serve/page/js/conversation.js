@@ -29,9 +29,9 @@
 
 let lastTime = 0;
 
-/** Return the time in milliseconds, later than all before. */
-export function now() {
-  lastTime = Math.max(Date.now(), lastTime + 1);
+/** Return the time in milliseconds, later than all before and than another time. */
+export function now(other = 0) {
+  lastTime = Math.max(Date.now(), lastTime + 1, other + 1);
   return lastTime;
 }
 

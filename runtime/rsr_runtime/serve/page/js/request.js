@@ -8,9 +8,7 @@ import { NUMBERS } from "./settings.js";
  * @param {import("./settings.js").Settings} settings
  */
 export function chatRequest(model, path, settings) {
-  const messages = path
-    .filter((message) => message.role === "user" || message.content)
-    .map(({ role, content }) => ({ role, content }));
+  const messages = turns(path);
   if (settings.system) messages.unshift({ role: "system", content: settings.system });
   const body = { model, messages, stream: true, stream_options: { include_usage: true } };
   for (const [name] of NUMBERS) if (settings[name] !== undefined) body[name] = settings[name];
@@ -23,4 +21,16 @@ export function chatRequest(model, path, settings) {
       json_schema: { name: "answer", strict: true, schema: JSON.parse(settings.schema) },
     };
   return body;
+}
+
+/** Return the turns. Roles alternate: a message without an answer is joined with the next one. */
+function turns(path) {
+  const found = [];
+  for (const { role, content } of path) {
+    if (!content) continue;
+    const last = found.at(-1);
+    if (last?.role === role) last.content += `\n\n${content}`;
+    else found.push({ role, content });
+  }
+  return found;
 }
