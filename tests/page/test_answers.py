@@ -71,6 +71,7 @@ def test_stop(how: str, running: Running, new_page: Callable[..., ChatPage]) -> 
     assert chat.page.evaluate("document.activeElement.id") == "prompt"
     chat.until(running.is_idle)  # long before its 16,384 tokens
     assert chat.page.inner_text(".message.assistant .end") == "Stopped."
+    assert "about " in chat.page.inner_text(".message.assistant .figures")
     answer = chat.conversations()[0]["messages"][1]
     assert answer["content"]
     assert answer["finish"] == "stopped"
@@ -88,9 +89,7 @@ def test_reload_while_an_answer_comes(running: Running, new_page: Callable[..., 
     assert chat.texts("assistant") != [""]
 
 
-def test_reload_before_an_answer_comes(
-    running: Running, new_page: Callable[..., ChatPage]
-) -> None:
+def test_reload_before_an_answer_comes(running: Running, new_page: Callable[..., ChatPage]) -> None:
     chat = new_page(running.url).open({"max_tokens": 20})
     chat.page.route("**/v1/chat/completions", lambda route: None)  # no token ever comes
     chat.page.fill("#prompt", "First")
@@ -235,6 +234,17 @@ def test_settings_are_sent(chat: ChatPage) -> None:
     assert "temperature 0.7" in chat.page.inner_text("#active-settings")
 
 
+def test_invalid_settings_are_named(chat: ChatPage) -> None:
+    chat.page.click("#show-settings")
+    chat.page.fill("#setting-temperature", "5")
+    chat.page.fill("#setting-seed", "7")
+    chat.page.keyboard.press("Escape")
+    notice = chat.wait("#notice").inner_text()
+    assert "not changed: Temperature: " in notice
+    assert "Seed" not in notice
+    assert chat.page.inner_text("#active-settings") == "seed 7 · maximum tokens 40"
+
+
 def test_an_answer_by_a_schema(running: Running, new_page: Callable[..., ChatPage]) -> None:
     chat = new_page(running.url).open({"max_tokens": 200})
     chat.page.click("#show-settings")
@@ -313,24 +323,74 @@ def test_messages_after_one_without_an_answer(
         chat.page.context.close()
 
 
+def test_a_model_without_a_template_continues_texts(
+    language_models: LanguageModels, tmp_path: Path, new_page: Callable[..., ChatPage]
+) -> None:
+    path = language_models.variant("bitnet-2b", tmp_path, files={"tokenizer_config.json": b"{}"})
+    with llm.load(path) as model, serving(model) as running:
+        chat = new_page(running.url).open({"system": "Be brief.", "schema": "{}", "seed": 3})
+        assert "continues text" in chat.page.inner_text("#model")
+        assert "no chat template" in chat.page.inner_text("#empty")
+        assert chat.page.inner_text("#active-settings") == "seed 3"
+        chat.page.click("#show-settings")
+        assert chat.page.is_hidden("#setting-system")
+        assert chat.page.is_hidden("#setting-thinking")
+        assert chat.page.is_hidden("#setting-schema")
+        chat.page.fill("#setting-max_tokens", "8")
+        chat.press("Done")
+        chat.send("First")
+        with chat.page.expect_request("**/v1/completions") as request:
+            chat.send("Once upon a time")
+        body = request.value.post_data_json
+        assert body == {
+            "model": "tiny", "stream": True, "stream_options": {"include_usage": True},
+            "prompt": "Once upon a time", "max_tokens": 8, "seed": 3,
+        }  # fmt: skip
+        body = {name: body[name] for name in ("prompt", "max_tokens", "seed")}
+        alone = httpx.post(f"{running.url}/v1/completions", json=body, timeout=60).json()
+        answer = chat.conversations()[0]["messages"][-1]
+        assert answer["content"] == alone["choices"][0]["text"]
+        assert answer["tokens"]["completion"] == 8
+        chat.press("Regenerate")
+        chat.wait_for_answer()
+        assert chat.page.inner_text(".message:last-child .branch") == "2 / 2"
+        assert not chat.page.query_selector(".error")
+        chat.page.context.close()
+
+
+def test_an_answer_that_ends_within_its_reasoning(chat: ChatPage) -> None:
+    chat.import_file(
+        conversation_file(
+            [
+                {"role": "user", "content": "One"},
+                {"role": "assistant", "content": "", "finish": "length", "reasoning": "Hm"},
+            ]
+        )
+    )
+    chat.page.click(".entry-open")
+    assert "length within its reasoning" in chat.wait(".message.assistant .end").inner_text()
+
+
 def test_a_key(served_model: LanguageModel, new_page: Callable[..., ChatPage]) -> None:
     with serving(served_model, Access("127.0.0.1", keys=["right"])) as running:
         chat = new_page(running.url)
         chat.page.goto(running.url)
-        assert "needs an API key" in chat.wait("#notice").inner_text()
-        chat.press("Enter key")
-        chat.page.fill("#ask-input", "wrong")
+        chat.wait("#ask-input")  # the page asks by itself
+        chat.page.keyboard.type("wrong")
         chat.page.keyboard.press("Enter")
-        chat.until(lambda: "does not accept this API key" in chat.page.inner_text("#notice"))
+        chat.until(lambda: "does not accept this API key" in chat.page.inner_text("#ask-wrong"))
+        assert chat.page.is_visible("#ask-input")
+        chat.page.keyboard.press("Escape")
+        assert "needs an API key" in chat.wait("#notice").inner_text()
         # A message without a valid key asks for it, and is then answered.
         chat.page.fill("#prompt", "Hello")
         chat.page.keyboard.press("Enter")
         chat.wait("#ask-input")
         chat.page.fill("#ask-input", "right")
         chat.press("Use key")
-        chat.wait_for_answer()
         chat.until(lambda: chat.texts("assistant") not in ([], [""]))
         assert chat.page.is_hidden("#notice")
         chat.page.reload()
         chat.wait("#model:has-text('tiny')")
+        assert chat.page.is_hidden("#ask")
         chat.page.context.close()

@@ -5,7 +5,7 @@ import { receiveAnswer } from "./answer.js";
 import { newId, now, titleOf, Tree } from "./conversation.js";
 import { announce, byId } from "./dom.js";
 import { contextUsed, showContext, showSpeed } from "./meter.js";
-import { chatRequest } from "./request.js";
+import { requestFor } from "./request.js";
 import { rememberedSettings, summary } from "./settings.js";
 import * as store from "./store.js";
 import { throttled } from "./throttle.js";
@@ -28,7 +28,7 @@ export class Chat {
   #running = new Map();
   /** @type {Session} */
   #session = newSession();
-  #model = { id: "", context: 0 };
+  #model = { id: "", context: 0, hasTemplate: true };
   #turn = 0; // of the last conversation that was asked for
 
   /**
@@ -49,8 +49,10 @@ export class Chat {
     return this.#session.conversation;
   }
 
+  /** @param {import("./api.js").Model} model */
   setModel(model) {
     this.#model = model;
+    this.composer.setPlaceholder(model.hasTemplate ? "Write a message" : "Text to continue");
     this.#showState();
   }
 
@@ -132,6 +134,7 @@ export class Chat {
       session.controller?.abort();
     }
     await store.remove(id);
+    this.composer.forgetDraft(id);
     if (id === this.conversation.id) {
       this.create();
       setIdInAddress("");
@@ -183,7 +186,7 @@ export class Chat {
   async #answer(session, question) {
     const { conversation, tree } = session;
     const { settings } = conversation;
-    const body = chatRequest(this.#model.id, tree.path(question.id), settings);
+    const body = requestFor(this.#model, tree.path(question.id), settings);
     const message = {
       id: newId(),
       conversation: conversation.id,
@@ -192,7 +195,7 @@ export class Chat {
       created: now(question.created),
       content: "",
     };
-    if (settings.schema) message.isJson = true;
+    if (settings.schema && this.#model.hasTemplate) message.isJson = true;
     tree.add(message);
     Object.assign(session, { live: message, controller: new AbortController() });
     Object.assign(conversation, { leaf: message.id, updated: now() });
@@ -254,11 +257,13 @@ export class Chat {
     const { tree, conversation, live } = this.#session;
     const { title, settings, leaf } = conversation;
     const isEmpty = !tree.all().length;
+    this.composer.showDraft(isEmpty ? "" : conversation.id);
     byId("title").textContent = isEmpty ? "New conversation" : title;
     document.title = isEmpty ? "RSR chat" : `${title} - RSR chat`;
     byId("export-one").disabled = isEmpty;
-    byId("active-settings").textContent = summary(settings);
-    byId("active-settings").title = summary(settings);
+    const line = summary(settings, this.#model.hasTemplate);
+    byId("active-settings").textContent = line;
+    byId("active-settings").title = line;
     if (live) return;
     const path = tree.path(leaf);
     showContext(path.length ? contextUsed(path, settings.system) : 0, this.#model.context);

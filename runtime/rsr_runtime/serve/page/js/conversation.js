@@ -14,6 +14,7 @@
  * @property {string} [finish]  "stop", "length", "stopped" (by the user) or "error"
  * @property {string} [error]  why there is no answer, or no whole one
  * @property {{prompt: number, completion: number}} [tokens]
+ * @property {number} [received]  about how many tokens came
  * @property {number} [speed]  tokens per second
  */
 

@@ -86,6 +86,7 @@ const OPTIONAL = {
   isJson: "boolean",
   finish: "string",
   error: "string",
+  received: "number",
   speed: "number",
 };
 
