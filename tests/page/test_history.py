@@ -26,6 +26,28 @@ def test_a_reload_shows_the_same(chat: ChatPage) -> None:
     assert chat.page.inner_text("#title") == "First"
 
 
+def test_drafts(chat: ChatPage) -> None:
+    chat.send("First")
+    chat.page.fill("#prompt", "Draft of the first")
+    chat.page.reload()
+    chat.wait(".message")
+    assert chat.page.input_value("#prompt") == "Draft of the first"
+    chat.press("New conversation")
+    assert chat.page.input_value("#prompt") == ""
+    chat.page.fill("#prompt", "Draft of a new one")
+    chat.page.reload()
+    chat.wait("#empty")
+    assert chat.page.input_value("#prompt") == "Draft of a new one"
+    chat.page.click(".entry-open")
+    chat.until(lambda: chat.page.input_value("#prompt") == "Draft of the first")
+    chat.page.focus("#prompt")
+    chat.page.keyboard.press("Enter")
+    chat.wait_for_answer()
+    chat.page.reload()
+    chat.wait(".message")
+    assert chat.page.input_value("#prompt") == ""
+
+
 def test_back_and_forward(chat: ChatPage) -> None:
     chat.send("First")
     chat.press("New conversation")

@@ -1,6 +1,6 @@
 // Receives an answer.
 
-import { chat, ServerError } from "./api.js";
+import { answer, ServerError } from "./api.js";
 
 /**
  * Fill a message with the answer to a request.
@@ -20,9 +20,9 @@ export async function receiveAnswer(body, message, signal, onchange) {
     return { tokens, speed: tokens > 1 && seconds > 0 ? (tokens - 1) / seconds : 0 };
   };
   try {
-    for await (const chunk of chat(body, signal)) {
+    for await (const chunk of answer(body, signal)) {
       const choice = chunk.choices[0];
-      const { content, reasoning_content: reasoning } = choice?.delta ?? {};
+      const { content = choice?.text, reasoning_content: reasoning } = choice?.delta ?? {};
       if (content || reasoning) {
         first ||= performance.now();
         tokens += 1;
@@ -31,6 +31,7 @@ export async function receiveAnswer(body, message, signal, onchange) {
           if (message.reasoning) message.reasoningMs ??= performance.now() - first;
           message.content += content;
         }
+        message.received = tokens;
         onchange(progress());
       }
       if (choice?.finish_reason) message.finish = choice.finish_reason;

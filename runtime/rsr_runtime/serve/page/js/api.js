@@ -23,21 +23,33 @@ export class ServerError extends Error {
   }
 }
 
-/** Return the id and the context of the model. @returns {Promise<{id: string, context: number}>} */
+/**
+ * The model of the server.
+ * @typedef {object} Model
+ * @property {string} id
+ * @property {number} context  tokens
+ * @property {boolean} hasTemplate  whether it can chat; one without a chat template continues texts
+ */
+
+/** @returns {Promise<Model>} */
 export async function model() {
-  const response = await request("v1/models");
-  const [first] = (await response.json()).data;
-  return { id: first.id, context: first.max_model_len };
+  const [models, tokenizer] = await Promise.all([
+    request("v1/models"),
+    request("v1/tokenizer_info"),
+  ]);
+  const [first] = (await models.json()).data;
+  const { chat_template: template } = await tokenizer.json();
+  return { id: first.id, context: first.max_model_len, hasTemplate: template !== null };
 }
 
 /**
  * Yield the chunks of an answer.
  *
- * @param {object} body  a request of /v1/chat/completions
+ * @param {object} body  a request of /v1/chat/completions, or with a prompt of /v1/completions
  * @param {AbortSignal} signal
  */
-export async function* chat(body, signal) {
-  const response = await request("v1/chat/completions", {
+export async function* answer(body, signal) {
+  const response = await request("prompt" in body ? "v1/completions" : "v1/chat/completions", {
     method: "POST",
     body: JSON.stringify(body),
     headers: { "content-type": "application/json" },

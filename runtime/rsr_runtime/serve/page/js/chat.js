@@ -5,7 +5,7 @@ import { receiveAnswer } from "./answer.js";
 import { newId, now, titleOf, Tree } from "./conversation.js";
 import { announce, byId } from "./dom.js";
 import { contextUsed, showContext, showSpeed } from "./meter.js";
-import { chatRequest } from "./request.js";
+import { requestFor } from "./request.js";
 import { rememberedSettings, summary } from "./settings.js";
 import * as store from "./store.js";
 import { throttled } from "./throttle.js";
@@ -28,7 +28,7 @@ export class Chat {
   #running = new Map();
   /** @type {Session} */
   #session = newSession();
-  #model = { id: "", context: 0 };
+  #model = { id: "", context: 0, hasTemplate: true };
   #turn = 0; // of the last conversation that was asked for
 
   /**
@@ -49,8 +49,10 @@ export class Chat {
     return this.#session.conversation;
   }
 
+  /** @param {import("./api.js").Model} model */
   setModel(model) {
     this.#model = model;
+    this.composer.setPlaceholder(model.hasTemplate ? "Write a message" : "Text to continue");
     this.#showState();
   }
 
@@ -82,7 +84,7 @@ export class Chat {
 
   /** Get another answer to the same message. */
   regenerate(message) {
-    return this.#answer(this.#session, this.#session.tree.get(message.parent));
+    return this.#ask(this.#session, this.#session.tree.get(message.parent));
   }
 
   /** Try again after an error; an answer without text is replaced. */
@@ -132,6 +134,7 @@ export class Chat {
       session.controller?.abort();
     }
     await store.remove(id);
+    this.composer.forgetDraft(id);
     if (id === this.conversation.id) {
       this.create();
       setIdInAddress("");
@@ -159,36 +162,40 @@ export class Chat {
       conversation: conversation.id,
       parent,
       role: "user",
-      created: now(),
+      created: now(tree.get(parent)?.created),
       content: text,
     };
     if (!tree.all().length) conversation.title = titleOf(text);
     tree.add(message);
-    conversation.leaf = message.id;
     this.list.follow();
-    const answered = this.#answer(session, message);
-    await store.save(conversation, [message]);
+    await this.#ask(session, message);
+  }
+
+  /** Get an answer to a message. Both are saved before the answer comes. */
+  async #ask(session, question) {
+    if (session.live) return;
+    const { conversation } = session;
+    const answered = this.#answer(session, question);
+    await store.save(conversation, [question, session.live]);
     if (session === this.#session) setIdInAddress(conversation.id);
     await this.history.refresh();
     this.history.mark(this.conversation.id);
     await answered;
   }
 
-  /** Get an answer to a message. */
   async #answer(session, question) {
-    if (session.live) return;
     const { conversation, tree } = session;
     const { settings } = conversation;
-    const body = chatRequest(this.#model.id, tree.path(question.id), settings);
+    const body = requestFor(this.#model, tree.path(question.id), settings);
     const message = {
       id: newId(),
       conversation: conversation.id,
       parent: question.id,
       role: "assistant",
-      created: now(),
+      created: now(question.created),
       content: "",
     };
-    if (settings.schema) message.isJson = true;
+    if (settings.schema && this.#model.hasTemplate) message.isJson = true;
     tree.add(message);
     Object.assign(session, { live: message, controller: new AbortController() });
     Object.assign(conversation, { leaf: message.id, updated: now() });
@@ -250,11 +257,13 @@ export class Chat {
     const { tree, conversation, live } = this.#session;
     const { title, settings, leaf } = conversation;
     const isEmpty = !tree.all().length;
+    this.composer.showDraft(isEmpty ? "" : conversation.id);
     byId("title").textContent = isEmpty ? "New conversation" : title;
     document.title = isEmpty ? "RSR chat" : `${title} - RSR chat`;
     byId("export-one").disabled = isEmpty;
-    byId("active-settings").textContent = summary(settings);
-    byId("active-settings").title = summary(settings);
+    const line = summary(settings, this.#model.hasTemplate);
+    byId("active-settings").textContent = line;
+    byId("active-settings").title = line;
     if (live) return;
     const path = tree.path(leaf);
     showContext(path.length ? contextUsed(path, settings.system) : 0, this.#model.context);
@@ -266,7 +275,10 @@ export class Chat {
 async function storedSession(id) {
   const conversation = await store.conversation(id);
   if (!conversation) return null;
-  return { conversation, tree: new Tree(await store.messages(id)), live: null, controller: null };
+  const messages = await store.messages(id);
+  const tree = new Tree(messages);
+  if (!tree.get(conversation.leaf)) conversation.leaf = messages.at(-1)?.id ?? null;
+  return { conversation, tree, live: null, controller: null };
 }
 
 /** @returns {Session} */

@@ -7,6 +7,7 @@ const MAX_ROWS = 12;
 export class Composer {
   #field = byId("prompt");
   #isBusy = false;
+  #draft = null; // where the text is kept
 
   /** @param {{send: (text: string) => void, stop: () => void, editLast: () => void}} actions */
   constructor(actions) {
@@ -47,13 +48,38 @@ export class Composer {
     byId("send").hidden = isBusy;
   }
 
+  setPlaceholder(text) {
+    this.#field.placeholder = text;
+  }
+
+  /** Show the unsent text of a conversation; "": of a new one. It outlives a reload. */
+  showDraft(id) {
+    const draft = draftKey(id);
+    if (draft === this.#draft) return;
+    const isEarly = this.#draft === null && this.#field.value; // written while the page loads
+    this.#draft = draft;
+    if (!isEarly) this.#field.value = sessionStorage.getItem(draft) ?? "";
+    this.#changed();
+  }
+
+  /** Forget the unsent text of a conversation. */
+  forgetDraft(id) {
+    sessionStorage.removeItem(draftKey(id));
+  }
+
   focus() {
     this.#field.focus();
   }
 
   #changed() {
+    if (this.#field.value) sessionStorage.setItem(this.#draft, this.#field.value);
+    else sessionStorage.removeItem(this.#draft);
     byId("send").disabled = !this.#field.value.trim();
     if (!CSS.supports("field-sizing", "content"))
       this.#field.rows = Math.min(MAX_ROWS, this.#field.value.split("\n").length);
   }
+}
+
+function draftKey(id) {
+  return `rsr.draft.${id}`;
 }

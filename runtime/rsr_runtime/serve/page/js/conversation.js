@@ -14,6 +14,7 @@
  * @property {string} [finish]  "stop", "length", "stopped" (by the user) or "error"
  * @property {string} [error]  why there is no answer, or no whole one
  * @property {{prompt: number, completion: number}} [tokens]
+ * @property {number} [received]  about how many tokens came
  * @property {number} [speed]  tokens per second
  */
 
@@ -29,9 +30,9 @@
 
 let lastTime = 0;
 
-/** Return the time in milliseconds, later than all before. */
-export function now() {
-  lastTime = Math.max(Date.now(), lastTime + 1);
+/** Return the time in milliseconds, later than all before and than another time. */
+export function now(other = 0) {
+  lastTime = Math.max(Date.now(), lastTime + 1, other + 1);
   return lastTime;
 }
 

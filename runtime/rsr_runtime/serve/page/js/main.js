@@ -83,17 +83,35 @@ async function remove(conversation) {
   byId("new").focus();
 }
 
-async function askForKey() {
+let asking = null;
+
+/** Ask for a key until the server accepts it. @returns {Promise<boolean>} whether it does */
+function askForKey() {
+  asking ??= keyFromUser().finally(() => {
+    asking = null;
+  });
+  return asking;
+}
+
+async function keyFromUser() {
+  const before = apiKey.get();
   const key = await ask({
     title: "API key",
-    text: "The server needs a key.",
+    text: before ? "The server does not accept the key." : "The server needs a key.",
     ok: "Use key",
     input: { label: "Key", type: "password" },
+    check: async (text) => {
+      apiKey.set(text);
+      try {
+        showModel(await model());
+        return "";
+      } catch (error) {
+        return error.message;
+      }
+    },
   });
-  if (!key) return false;
-  apiKey.set(key);
-  await connect();
-  return true;
+  if (key === null) apiKey.set(before);
+  return key !== null;
 }
 
 async function start() {
@@ -105,16 +123,24 @@ async function start() {
 /** Ask the server for its model. */
 async function connect() {
   try {
-    const found = await model();
-    hideNotice();
-    chat.setModel(found);
-    byId("model").textContent =
-      `${found.id} · ${found.context.toLocaleString("en")} tokens of context`;
+    showModel(await model());
   } catch (error) {
     byId("model").textContent = "Not connected";
     const enter = { label: "Enter key", act: () => act(askForKey()) };
     showNotice(error.message, error.needsKey ? enter : { label: "Try again", act: connect });
+    if (error.needsKey) await askForKey();
   }
+}
+
+function showModel(found) {
+  const { id, context, hasTemplate } = found;
+  hideNotice();
+  chat.setModel(found);
+  settings.setIsChat(hasTemplate);
+  byId("empty-chat").hidden = !hasTemplate;
+  byId("empty-text").hidden = hasTemplate;
+  const kind = hasTemplate ? "" : " · continues text";
+  byId("model").textContent = `${id} · ${context.toLocaleString("en")} tokens of context${kind}`;
 }
 
 async function exportAll() {

@@ -4,6 +4,11 @@ import { copyText, iconButton, make } from "./dom.js";
 import { showJson, showMarkdown } from "./markdown.js";
 import { speedText } from "./meter.js";
 
+const ENDS_IN_REASONING = {
+  stop: "The answer ended within its reasoning.",
+  length: "The answer reached its maximum length within its reasoning.",
+  stopped: "Stopped within the reasoning: there is no answer yet.",
+};
 const ENDS = {
   length: "The answer reached its maximum length.",
   stopped: "Stopped.",
@@ -179,7 +184,7 @@ export class MessageView {
   }
 
   #end() {
-    const { role, error, finish } = this.message;
+    const { role, error, finish, content, reasoning } = this.message;
     if (role === "user") return [];
     if (error) {
       const retry = () => this.actions.retry(this.message);
@@ -192,7 +197,8 @@ export class MessageView {
         ),
       ];
     }
-    const text = finish ? ENDS[finish] : "The page was closed before the answer ended.";
+    const ends = reasoning && !content ? ENDS_IN_REASONING : ENDS;
+    const text = finish ? ends[finish] : "The page was closed before the answer ended.";
     return text ? [make("p", { class: "end" }, text)] : [];
   }
 
@@ -225,9 +231,10 @@ export class MessageView {
     const again = this.#changer(
       iconButton("again", "Regenerate", () => this.actions.regenerate(this.message)),
     );
-    const { tokens, speed } = this.message;
+    const { tokens, received, speed } = this.message;
+    const count = tokens?.completion ?? received;
     const figures = [
-      tokens && `${tokens.completion.toLocaleString("en")} tokens`,
+      count && `${tokens ? "" : "about "}${count.toLocaleString("en")} tokens`,
       speed && speedText(speed),
     ];
     return [

@@ -1,6 +1,7 @@
 // What a conversation asks of the model, as a form.
 
 import { byId, make } from "./dom.js";
+import { showNotice } from "./notice.js";
 
 /**
  * @typedef {object} Settings  a setting that is missing is left to the model
@@ -24,6 +25,7 @@ export const NUMBERS = [
   ["max_tokens", "Maximum tokens", 1, 1e6, 1, "of an answer"],
 ];
 const TEXTS = ["system", "schema", "stop"];
+const OF_CHATS = ["system", "thinking", "schema"]; // not of texts that are continued
 const REMEMBERED = "rsr.settings";
 
 /** Return the settings for a new conversation: those set last. */
@@ -49,11 +51,13 @@ export function cleanSettings(found) {
 }
 
 /** Return a line that names the settings which differ from the model's. */
-export function summary(settings) {
+export function summary(settings, isChat) {
   const parts = [];
-  if (settings.system) parts.push("system prompt");
-  if (settings.thinking) parts.push(`thinking ${settings.thinking}`);
-  if (settings.schema) parts.push("JSON schema");
+  if (isChat) {
+    if (settings.system) parts.push("system prompt");
+    if (settings.thinking) parts.push(`thinking ${settings.thinking}`);
+    if (settings.schema) parts.push("JSON schema");
+  }
   for (const [name, label] of NUMBERS)
     if (settings[name] !== undefined) parts.push(`${label.toLowerCase()} ${settings[name]}`);
   return parts.join(" · ");
@@ -63,6 +67,7 @@ export function summary(settings) {
 export class SettingsForm {
   #fields = new Map();
   #dialog = byId("settings");
+  #settings = {}; // those that apply
 
   /**
    * @param {(settings: Settings) => void} onchange
@@ -71,47 +76,58 @@ export class SettingsForm {
   constructor(onchange, key) {
     this.#build();
     byId("settings-fields").addEventListener("input", () => {
-      if (!this.#isValid()) return;
-      const settings = this.#read();
-      localStorage.setItem(REMEMBERED, JSON.stringify(settings));
-      onchange(settings);
+      this.#check();
+      this.#settings = this.#read();
+      localStorage.setItem(REMEMBERED, JSON.stringify(this.#settings));
+      onchange(this.#settings);
       key.set(this.#fields.get("key").value.trim());
     });
     byId("reset-settings").addEventListener("click", () => {
       for (const [name, field] of this.#fields) if (name !== "key") field.value = "";
       this.#fields.get("system").dispatchEvent(new Event("input", { bubbles: true }));
     });
+    this.#dialog.addEventListener("close", () => {
+      const wrong = this.#check();
+      if (wrong.length) showNotice(`Settings that were not changed: ${wrong.join(" ")}`);
+    });
     this.key = key;
+  }
+
+  /** Show or hide what only chats have. */
+  setIsChat(isChat) {
+    for (const name of OF_CHATS) this.#fields.get(name).parentElement.hidden = !isChat;
   }
 
   /** Show the dialog. @param {Settings} settings */
   open(settings) {
+    this.#settings = settings;
     for (const [name, field] of this.#fields) field.value = settings[name] ?? "";
     this.#fields.get("key").value = this.key.get();
-    this.#isValid();
+    this.#check();
     this.#dialog.showModal();
   }
 
   #read() {
     const found = {};
     for (const [name, field] of this.#fields) {
-      if (field.type === "number")
+      if (field.getAttribute("aria-invalid") === "true") found[name] = this.#settings[name];
+      else if (field.type === "number")
         found[name] = field.value === "" ? undefined : field.valueAsNumber;
       else found[name] = field.value;
     }
     return cleanSettings(found);
   }
 
-  /** Mark what is wrong; return whether nothing is. */
-  #isValid() {
-    let isValid = true;
+  /** Mark what is wrong. @returns {string[]} it in words */
+  #check() {
+    const found = [];
     for (const [name, field] of this.#fields) {
       const wrong = name === "schema" ? schemaError(field.value) : field.validationMessage;
       field.setAttribute("aria-invalid", String(Boolean(wrong)));
       byId(`${field.id}-wrong`).textContent = wrong;
-      isValid &&= !wrong;
+      if (wrong) found.push(`${field.labels[0].textContent}: ${wrong}`);
     }
-    return isValid;
+    return found;
   }
 
   #build() {

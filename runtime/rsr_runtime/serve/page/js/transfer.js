@@ -9,8 +9,16 @@ const VERSION = 1;
 /** Return the text of a file with some conversations. */
 export async function exported(conversations) {
   const found = [];
-  for (const conversation of conversations)
-    found.push({ ...conversation, messages: await store.messages(conversation.id) });
+  for (const conversation of conversations) {
+    const messages = await store.messages(conversation.id);
+    const ids = new Set(messages.map(({ id }) => id));
+    const known = (id) => (ids.has(id) ? id : null);
+    found.push({
+      ...conversation,
+      leaf: known(conversation.leaf),
+      messages: messages.map((message) => ({ ...message, parent: known(message.parent) })),
+    });
+  }
   return JSON.stringify({ format: FORMAT, version: VERSION, conversations: found }, null, 1);
 }
 
@@ -78,6 +86,7 @@ const OPTIONAL = {
   isJson: "boolean",
   finish: "string",
   error: "string",
+  received: "number",
   speed: "number",
 };
 
