@@ -15,12 +15,6 @@ class ModelError(RsrError, ValueError):
 class NoTemplateError(ModelError):
     """A model without a chat template was asked for an answer in a conversation."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "the file has no chat template, so the model is not made for chat: "
-            "give it a text to continue (rsrc run)"
-        )
-
 
 class PromptError(RsrError, ValueError):
     """A prompt or conversation does not fit the model."""

@@ -149,7 +149,10 @@ class LanguageModel:
             with self._reading.turn():
                 self._template = self._template or ChatTemplate.find(self._model.files)
         if self._template is None:
-            raise NoTemplateError
+            raise NoTemplateError(
+                "the file has no chat template, so the model is not made for chat: "
+                "give it a text to continue (rsrc run)"
+            )
         return self._template
 
     @property

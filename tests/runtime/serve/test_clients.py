@@ -122,11 +122,11 @@ def test_openais_client_tries_again_when_the_queue_is_full(
 
     submit, tries = running.server.engine.submit, []
 
-    def full_once(*arguments: Any) -> Any:
+    def full_once(*arguments: Any, **options: Any) -> Any:
         tries.append(1)
         if len(tries) == 1:
             raise QueueFullError(8, 1)
-        return submit(*arguments)
+        return submit(*arguments, **options)
 
     monkeypatch.setattr(running.server.engine, "submit", full_once)
     with openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=1) as client:
