@@ -35,9 +35,11 @@ from .template_variables import template_variables_option
 if TYPE_CHECKING:
     from rsr_runtime.llm import Generation, LanguageModel
 
-_FILTERS = {"top_k", "top_p", "min_p"}
-_PENALTIES = {"repetition_penalty", "presence_penalty", "frequency_penalty"}
-_SETTINGS = {"temperature", *_FILTERS, *_PENALTIES, "seed"}  # options named like the settings
+# Options that are named like the settings.
+_SETTINGS = {
+    "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty",
+    "frequency_penalty", "seed",
+}  # fmt: skip
 _CONTEXT = "Maximum tokens of prompt and text. Default: 4096, or the model's limit if less."
 _LOADING = (
     click.option(
@@ -319,13 +321,9 @@ def _chosen(model: LanguageModel, options: dict[str, Any]) -> dict[str, Any]:
         given["max_new_tokens"] = options["max_tokens"]
     if stop:
         given["stop_strings"] = ()
-    sampling = Sampling.from_generation_config(config, **given)
-    # A filter alone asks for sampling.
-    if "temperature" not in given and not sampling.temperature and given.keys() & _FILTERS:
-        sampling = dataclasses.replace(sampling, temperature=1.0)
     return {
-        "sampling": sampling, "max_tokens": options["max_tokens"], "stop": stop,
-        "speculate": options["speculate"],
+        "sampling": Sampling.asked(config, **given), "max_tokens": options["max_tokens"],
+        "stop": stop, "speculate": options["speculate"],
     }  # fmt: skip
 
 

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rsr_runtime import llm
 from rsr_runtime.llm import LanguageModel
 from rsr_testing import browser as browsers
 from rsr_testing.chat_page import ChatPage
 from rsr_testing.language_models import LanguageModels
-from rsr_testing.servers import Running, serving
+from rsr_testing.servers import Running, long_model, serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -36,10 +35,7 @@ def served_model(
     language_models: LanguageModels, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LanguageModel]:
     """A small BitNet with a chat template, whose answers are long unless `max_tokens` is set."""
-    folder = tmp_path_factory.mktemp("served")
-    config = {"max_position_embeddings": 1 << 15}
-    path = language_models.variant("bitnet-2b", folder, config=config)
-    with llm.load(path, context=1 << 14) as model:
+    with long_model(language_models, tmp_path_factory.mktemp("served")) as model:
         yield model
 
 

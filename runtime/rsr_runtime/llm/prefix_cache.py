@@ -91,16 +91,15 @@ class PrefixCache:
             tokens: its sequence; the last token is left out, as its state is needed.
             variant: of RoPE, which the sequence takes.
         """
-        shared = {
-            entry.path: min(common_prefix(entry.tokens, tokens), len(tokens) - 1)
+        shared = [
+            (min(common_prefix(entry.tokens, tokens), len(tokens) - 1), entry)
             for entry in self._entries
             if entry.variant == variant
-        }
-        best = max(shared, key=lambda path: shared[path], default=None)
-        if best is None or shared[best] < len(session.tokens) + _LEAST:
+        ]
+        count, entry = max(shared, key=lambda one: one[0], default=(0, None))
+        if entry is None or count < len(session.tokens) + _LEAST:
             return
-        (entry,) = (entry for entry in self._entries if entry.path == best)
-        if self._load(session, entry, shared[best]):
+        if self._load(session, entry, count):
             with suppress(OSError):
                 os.utime(entry.path)  # it was used
         else:

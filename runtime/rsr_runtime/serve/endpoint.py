@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,6 +19,7 @@ from .server import Server
 from .sse import disconnected
 
 T = TypeVar("T")
+U = TypeVar("U")
 Answer = Callable[[Server, T, Receive], Awaitable[Any]]
 ErrorBody = Callable[[ApiError], Mapping[str, Any]]
 
@@ -86,3 +88,13 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 async def collected(chunks: AsyncGenerator[T, None]) -> list[T]:
     """Return all chunks."""
     return [chunk async for chunk in chunks]
+
+
+async def translated(
+    chunks: AsyncGenerator[T, None], push: Callable[[T], Iterable[U]]
+) -> AsyncGenerator[U, None]:
+    """Yield the events that `push` makes of each chunk."""
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            for event in push(chunk):
+                yield event

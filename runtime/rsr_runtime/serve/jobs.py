@@ -22,7 +22,7 @@ from ..llm.job import (
     TextFinished,
     TokenAdded,
 )
-from .errors import ApiError, api_error, context_error, shutting_down
+from .errors import ApiError, api_error, shutting_down
 from .server import Server
 
 MAX_WAITING = 2048  # events that a client may be behind, before its request is canceled
@@ -76,9 +76,7 @@ class Jobs(AsyncIterator[tuple[int, Event]]):
                 429, "the queue is full: too many requests are waiting", code="queue_full",
                 retry_after=error.retry_after,
             ) from None  # fmt: skip
-        except ContextFullError as error:
-            raise context_error(error) from None
-        except NoTemplateError as error:
+        except (ContextFullError, NoTemplateError) as error:
             raise api_error(error) from None
         except ModelError as error:  # what the request asks for does not fit the model
             raise ApiError(400, str(error)) from None

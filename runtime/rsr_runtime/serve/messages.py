@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from anyio.to_thread import run_sync
@@ -14,7 +13,7 @@ from msgspec import UNSET, Meta, Struct
 from starlette.types import Receive
 
 from .chat import chat_chunks, prompt_of
-from .endpoint import ErrorBody, collected, unless_gone
+from .endpoint import ErrorBody, collected, translated, unless_gone
 from .errors import ApiError, refused
 from .schema import (
     ChatChunk,
@@ -24,7 +23,9 @@ from .schema import (
     Json,
     Message,
     Share,
+    Size,
     StopStrings,
+    Temperature,
     Usage,
     converted,
 )
@@ -69,9 +70,9 @@ class MessagesRequest(CountRequest, kw_only=True):
     max_tokens: Count
     stop_sequences: StopStrings | None = None
     stream: bool | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    temperature: Temperature | None = None
     top_p: Share | None = None
-    top_k: Annotated[int, Meta(ge=0, le=1 << 31)] | None = None
+    top_k: Size | None = None
     # Known, and not done.
     container: Any = None
     mcp_servers: list[Json] | None = None
@@ -92,7 +93,7 @@ async def message(server: Server, request: MessagesRequest, receive: Receive) ->
     chat.top_p = request.top_p
     chat.top_k = request.top_k
     writer = _Writer(server.name)
-    events = _events(chat_chunks(server, chat), writer)
+    events = translated(chat_chunks(server, chat), writer.push)
     if not request.stream:
         await unless_gone(receive, collected(events))
         return writer.message()
@@ -110,15 +111,6 @@ async def count_tokens(server: Server, request: CountRequest, receive: Receive) 
 
 async def _prompt(server: Server, chat: ChatRequest) -> Any:
     return await run_sync(prompt_of, server, chat)
-
-
-async def _events(
-    chunks: AsyncGenerator[ChatChunk, None], writer: _Writer
-) -> AsyncGenerator[Event, None]:
-    async with aclosing(chunks):
-        async for chunk in chunks:
-            for event in writer.push(chunk):
-                yield event
 
 
 def error_body(error: ApiError) -> Mapping[str, Any]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import Any
 
-from msgspec import UNSET, Meta, Struct
+from msgspec import UNSET, Struct
 from starlette.types import Receive
 
 from .chat import chat_chunks
-from .endpoint import collected, unless_gone
+from .endpoint import collected, translated, unless_gone
 from .errors import ApiError, refused
 from .schema import (
     ChatChunk,
@@ -21,6 +20,7 @@ from .schema import (
     Json,
     Message,
     Share,
+    Temperature,
     Usage,
     converted,
 )
@@ -44,7 +44,7 @@ class ResponsesRequest(Struct, kw_only=True):
     model: str | None = None
     instructions: str | None = None
     max_output_tokens: Count | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    temperature: Temperature | None = None
     top_p: Share | None = None
     tools: list[Json] | None = None
     tool_choice: str | Json | None = None
@@ -71,20 +71,11 @@ async def respond(server: Server, request: ResponsesRequest, receive: Receive) -
     """Answer a request."""
     _check(request)
     writer = _Writer(request, server.name)
-    events = _events(chat_chunks(server, chat_request(request)), writer)
+    events = translated(chat_chunks(server, chat_request(request)), writer.push)
     if not request.stream:
         await unless_gone(receive, collected(events))
         return writer.response()
     return await event_stream(events, lambda event: named(*event), writer.failed)
-
-
-async def _events(
-    chunks: AsyncGenerator[ChatChunk, None], writer: _Writer
-) -> AsyncGenerator[Event, None]:
-    async with aclosing(chunks):
-        async for chunk in chunks:
-            for event in writer.push(chunk):
-                yield event
 
 
 def _check(request: ResponsesRequest) -> None:

@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 Json = dict[str, Any]
 Count = Annotated[int, Meta(ge=1, le=1 << 31)]
+Size = Annotated[int, Meta(ge=0, le=1 << 31)]
+Temperature = Annotated[float, Meta(ge=0, le=2)]
 Texts = Annotated[int, Meta(ge=1, le=128)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -39,10 +41,10 @@ class Generate(Struct, kw_only=True):
     """Fields of all requests for text."""
 
     model: str | None = None
-    max_tokens: Annotated[int, Meta(ge=0, le=1 << 31)] | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    max_tokens: Size | None = None
+    temperature: Temperature | None = None
     top_p: Share | None = None
-    top_k: Annotated[int, Meta(ge=0, le=1 << 31)] | None = None
+    top_k: Size | None = None
     min_p: Share | None = None
     # Smaller or larger values could make logits infinite.
     repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] | None = None

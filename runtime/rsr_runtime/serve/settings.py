@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from ..llm.model import LanguageModel
@@ -10,9 +9,9 @@ from ..llm.sampling import Sampling
 from .errors import refused
 from .schema import Generate
 
-_FILTERS = ("top_k", "top_p", "min_p")
 _NUMBERS = (
-    "temperature", *_FILTERS, "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
+    "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty",
+    "frequency_penalty", "seed",
 )  # fmt: skip
 
 
@@ -32,11 +31,7 @@ def sampling_of(model: LanguageModel, request: Generate, max_tokens: int | None)
         given["stop_strings"] = ()  # those of the job replace them
     if max_tokens is not None:
         given["max_new_tokens"] = max_tokens or None
-    sampling = Sampling.from_generation_config(model.config.generation_config, **given)
-    # A filter alone asks for sampling.
-    if "temperature" not in given and not sampling.temperature and given.keys() & set(_FILTERS):
-        sampling = dataclasses.replace(sampling, temperature=1.0)
-    return sampling
+    return Sampling.asked(model.config.generation_config, **given)
 
 
 def _biases(named: dict[str, float]) -> dict[int, float]:

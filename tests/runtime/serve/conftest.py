@@ -15,7 +15,7 @@ from rsr_runtime.llm import LanguageModel
 from rsr_testing import chat_templates
 from rsr_testing.language_models import LanguageModels
 from rsr_testing.loader import Loader
-from rsr_testing.servers import Running, serving
+from rsr_testing.servers import Running, long_model, serving
 
 
 @pytest.fixture(scope="package")
@@ -23,10 +23,7 @@ def served_model(
     language_models: LanguageModels, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LanguageModel]:
     """A small BitNet with a chat template, whose texts can be long."""
-    folder = tmp_path_factory.mktemp("served")
-    config = {"max_position_embeddings": 1 << 15}
-    path = language_models.variant("bitnet-2b", folder, config=config)
-    with llm.load(path, context=1 << 14) as model:
+    with long_model(language_models, tmp_path_factory.mktemp("served")) as model:
         yield model
 
 

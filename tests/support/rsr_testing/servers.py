@@ -7,15 +7,19 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
 
+from rsr_runtime import llm
 from rsr_runtime.llm import LanguageModel
 from rsr_runtime.serve import Engine
 from rsr_runtime.serve.guard import Access
 from rsr_runtime.serve.listen import bind, http_server
 from rsr_runtime.serve.server import Server
+
+from .language_models import LanguageModels
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,15 @@ class Running:
         """Return whether it generates nothing, and nothing waits."""
         stats = self.server.engine.stats()
         return not stats.running and not stats.waiting
+
+
+@contextmanager
+def long_model(language_models: LanguageModels, folder: Path) -> Iterator[LanguageModel]:
+    """Load a small BitNet with a chat template, whose texts can be long."""
+    config = {"max_position_embeddings": 1 << 15}
+    path = language_models.variant("bitnet-2b", folder, config=config)
+    with llm.load(path, context=1 << 14) as model:
+        yield model
 
 
 @contextmanager

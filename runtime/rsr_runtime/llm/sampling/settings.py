@@ -153,6 +153,18 @@ class Sampling:
             ) from error
         return replace(sampling, **given)
 
+    @classmethod
+    def asked(cls, config: Mapping[str, Any], **given: Any) -> Sampling:
+        """Return what `from_generation_config` does, for settings that a user asks for.
+
+        A filter that is given asks for draws: then the temperature is 1 where greedy sampling would
+        ignore the filter.
+        """
+        sampling = cls.from_generation_config(config, **given)
+        if sampling.temperature or "temperature" in given or not given.keys() & _FILTERS:
+            return sampling
+        return replace(sampling, temperature=1.0)
+
     def check_tokens(self, vocab_size: int) -> None:
         """Check that the model has the tokens of the settings, but for suppressed ones.
 

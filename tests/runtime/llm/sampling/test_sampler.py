@@ -86,6 +86,18 @@ class TestOptions:
         assert Sampling.from_generation_config(config) == expected
 
     @pytest.mark.parametrize(
+        ("given", "temperature"),
+        [
+            ({"top_k": 5}, 1.0), ({"min_p": 0.1, "seed": 3}, 1.0), ({"seed": 3}, 0.0),
+            ({"top_p": 0.5, "temperature": 0.0}, 0.0), ({"top_p": 0.5, "temperature": 0.3}, 0.3),
+        ],
+    )  # fmt: skip
+    def test_a_filter_alone_asks_for_draws(self, given: dict[str, Any], temperature: float) -> None:
+        assert Sampling.asked({}, **given) == Sampling(**{**given, "temperature": temperature})
+        drawn = Sampling.asked({"do_sample": True, "temperature": 0.7}, **given)
+        assert drawn.temperature == given.get("temperature", 0.7)
+
+    @pytest.mark.parametrize(
         "config",
         [
             {"do_sample": "yes"},
