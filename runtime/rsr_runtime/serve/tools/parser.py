@@ -132,7 +132,7 @@ class CallParser:
     def _after(self, is_last: bool) -> bool:
         """Skip what may follow a call: the marker of its end, or another call."""
         rest, end = self._rest.lstrip(), self._format.end
-        if end.startswith(rest) and rest != end:  # cut short, if it is the last
+        if not rest or (end.startswith(rest) and rest != end):  # cut short, if it is the last
             self._rest = "" if is_last else rest
             return False
         if rest[:1] in ("{", "["):

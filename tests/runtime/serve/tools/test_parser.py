@@ -6,7 +6,7 @@ import json
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rsr_runtime.serve.tools import Call, CallFormat, CallParser
@@ -78,6 +78,7 @@ PIECES = [
 ]  # fmt: skip
 
 
+@example(LLAMA, [PIECES[4], PIECES[4]], {len(PIECES[4])})  # cut between calls without a marker
 @given(st.sampled_from(FORMATS), st.lists(st.sampled_from(PIECES)), st.sets(st.integers(1, 200)))
 def test_cuts_change_nothing(written: CallFormat, pieces: list[str], cuts: set[int]) -> None:
     text = "".join(pieces)
