@@ -137,6 +137,7 @@ ANY_PREFIX = "|".join(sorted(map(re.escape, PREFIXES), key=len, reverse=True))  
 _IN_DECODER = re.compile(rf"({ANY_PREFIX})(?:layers\.[0-9]|embed_tokens\.weight)")
 _ANYWHERE = re.compile(r"(.*?)layers\.0\.(?:self_attn|mlp)\..*", re.DOTALL)
 _MAX_NAME = 1000  # characters that are searched
+_DRAFT_LAYERS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,16 @@ class DecoderNames:
         prefix = min(PREFIXES, key=lambda p: (-counts[p], PREFIXES.index(p)))
         own = [f"{prefix}lm_head", *(["language_model.lm_head"] if "language" in prefix else [])]
         return cls(prefix, next((head for head in ("lm_head", *own) if head in heads), "lm_head"))
+
+
+def has_decoder(tensors: Iterable[str]) -> bool:
+    """Return whether a tensor has the name of one in a decoder."""
+    return any(_IN_DECODER.match(name) is not None for name in tensors)
+
+
+def draft_layers(config: Mapping[str, Any]) -> int:
+    """Return how many layers after the last only draft tokens, according to config.json."""
+    return sum(max(0, n) for key in _DRAFT_LAYERS if type(n := config.get(key)) is int)
 
 
 def other_prefix(tensors: Iterable[str]) -> str | None:

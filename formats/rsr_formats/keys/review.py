@@ -10,7 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..architectures import ARCHITECTURES, PROJECTIONS, Architecture, DecoderNames, of_config
+from ..architectures import (
+    ARCHITECTURES,
+    PROJECTIONS,
+    Architecture,
+    DecoderNames,
+    draft_layers,
+    of_config,
+)
 from ..text import printable, quoted, shown_json
 from .config import CONFIG, QUANTIZATION, ROPE
 from .generation import GENERATION, of_model
@@ -39,7 +46,6 @@ _FLAGS = ("truncate", "use_rms_norm")
 
 _LAYER = re.compile(r"layers\.(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL)
 _GGUF_LAYER = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL)
-_DRAFT_LAYERS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
 _OUTSIDE = ("embed_tokens.weight", "norm.weight", "rotary_emb.inv_freq")
 _MLX_MODULES = ("lm_head", "embed_tokens")
 _HEAD = (".weight", ".weight_scale")  # no class has a bias there
@@ -321,7 +327,7 @@ def _unknown_tensors(
     names = DecoderNames.find(tensors)
     layers = config.get("num_hidden_layers")
     known = _known_in_layers(config, architecture)
-    drafts = sum(max(0, n) for key in _DRAFT_LAYERS if type(n := config.get(key)) is int)
+    drafts = draft_layers(config)
     seen: set[str] = set()
     for name in tensors:
         own = name.removeprefix(names.prefix) if name.startswith(names.prefix) else ""

@@ -78,6 +78,10 @@ def hf_config(
         config[own] = number_of(metadata.get(prefix + key))
         if config[own] is None and prefix + key in metadata:
             raise SourceError(f"{prefix}{key} is not a finite number")
+    drafts = whole_of(metadata.get(prefix + "nextn_predict_layers"))
+    if drafts and (config["num_hidden_layers"] or 0) > drafts:
+        config["num_hidden_layers"] -= drafts
+        config["num_nextn_predict_layers"] = drafts
     if config["rope_theta"] is None:
         config["rope_theta"] = THETA
     embedding = tensors.get("token_embd.weight", ())

@@ -21,6 +21,7 @@ _SIZES = (
     "context_length",
     "embedding_length",
     "block_count",
+    "nextn_predict_layers",
     "feed_forward_length",
     "attention.head_count",
     "attention.head_count_kv",
