@@ -164,6 +164,12 @@ class _Context:
         value = self.config.get(key)
         return value if type(value) is int else default
 
+    def reads(self, table: Keys, key: str) -> bool:
+        """Return whether the class reads a key that others do not."""
+        if table is ROPE:
+            return key in self.architecture.rope_keys
+        return table is CONFIG and any(factor.key == key for factor in self.architecture.factors)
+
     @property
     def positions(self) -> int:
         default = self.architecture.max_position_embeddings
@@ -213,8 +219,8 @@ class _Findings:
                 )
         elif known.kind == USED and key in _FLAGS and type(value) is not bool:
             self.refused.append(f"{where}: {name} is {_value(value)}, expected true or false")
-        elif table is CONFIG and any(f.key == key for f in context.architecture.factors):
-            return  # the class reads it
+        elif context.reads(table, key):
+            return
         elif known.has_effect(value):
             check = _CHECKS.get(key) if table is CONFIG else None
             if check is None or check(context, value):
@@ -308,6 +314,15 @@ def _adds_norms(context: _Context, value: object) -> bool:
     return value is not True or context.architecture.qk_norms is None
 
 
+def _shares_layers(context: _Context, value: object) -> bool:
+    """Whether layers run twice in a class that does not know of it."""
+    return value is not True or context.architecture.layer_runs == 1
+
+
+def _is_other_head_dim(context: _Context, value: object) -> bool:
+    return value != context.config.get("head_dim", value)
+
+
 _CHECKS: Mapping[str, Callable[[_Context, object], bool]] = {
     "sliding_window": _has_window,
     "use_sliding_window": _uses_window,
@@ -315,6 +330,8 @@ _CHECKS: Mapping[str, Callable[[_Context, object], bool]] = {
     "use_qk_norm": _adds_norms,
     "qk_norm": _adds_norms,
     "qk_layernorm": _adds_norms,
+    "layer_sharing": _shares_layers,
+    "attention_head_dim": _is_other_head_dim,
 }
 
 
@@ -401,6 +418,10 @@ def _known_in_layers(config: Mapping[str, Any], architecture: Architecture) -> s
             known.add(f"{module}.bias")
     if _is_mlx(config):
         known |= {f"{module}.biases" for module in projections}
+    if "w_bits" in config:  # ParetoQ's, which the scales of a ternary matrix imply
+        known |= {
+            f"{module}.{clip}" for module in projections for clip in ("weight_clip_val", "scale")
+        }
     # Frequencies that old checkpoints keep; they follow from config.json.
     return known | {"self_attn.rotary_emb.inv_freq"}
 
