@@ -143,8 +143,8 @@ class _Checker:
         elif not c.tie_word_embeddings:
             self.problems.append(
                 f"{head} is missing and {c.architecture.tie_key} is not true in config.json, so "
-                "there is no output head: a model without one gives hidden states, not text; use the "
-                "checkpoint with its head (...ForCausalLM)"
+                "there is no output head: a model without one gives hidden states, not text; use "
+                "the checkpoint with its head (...ForCausalLM)"
             )
 
     def _int8_head(self, name: str) -> None:
