@@ -14,8 +14,9 @@ import pytest
 import rsr_runtime as rsr
 from rsr_runtime import llm
 from rsr_runtime.llm import PromptError
-from rsr_runtime.llm.decoder import MAX_ROWS, PHASES, BatchItem
+from rsr_runtime.llm.decoder import MAX_ROWS, BatchItem
 from rsr_runtime.llm.kv_cache import KVCache
+from rsr_runtime.llm.layers.sublayer import PHASES
 from rsr_runtime.llm.linear import Workspace, short_steps
 from rsr_runtime.llm.session import Session
 from rsr_testing import models
