@@ -275,9 +275,9 @@ struct DecoderKernels {
   // h = activation(gate) * up, all (n); then `to` of h. h may be to.out.
   void (*gate)(const float* gate, const float* up, Activation activation, float* h,
                const RowOutput& to);
-  // x (d): RMS norm, unless weight is null; then RoPE of its halves, times scale:
-  // (x1 cos - x2 sin, x2 cos + x1 sin) scale. cos, sin: (d / 2).
-  void (*rotate)(float* x, size_t d, const float* weight, float eps, const float* cos,
+  // x (d): RMS norm, unless weight is null; then RoPE of the halves of its first 2 * half features,
+  // and all times scale: (x1 cos - x2 sin, x2 cos + x1 sin, x3) scale. cos, sin: (half).
+  void (*rotate)(float* x, size_t d, size_t half, const float* weight, float eps, const float* cos,
                  const float* sin, float scale);
   CacheKernels f32, f16, i8;  // by the type of the cache
   // Adds the results of a chunk to those of the chunks before it.

@@ -152,9 +152,9 @@ auto attend(const Array<float, 3>& q, const Array<float, 3>& k, const Array<cons
       (!rope.q_norm || rope.q_norm->shape(0) == d) && (!rope.k_norm || rope.k_norm->shape(0) == d),
       "q_norm and k_norm must be (d,)");
   cache.check(heads.keys, d);
-  require(rope.cos.shape(1) == d / 2 && rope.sin.shape(1) == d / 2 &&
-              rope.cos.shape(0) == rope.sin.shape(0),
-          "cos and sin must be (context, d / 2)");
+  const size_t half = rope.cos.shape(1);
+  require(half <= d / 2 && rope.sin.shape(1) == half && rope.cos.shape(0) == rope.sin.shape(0),
+          "cos and sin must be (context, up to d / 2)");
   require(start.shape(0) == 1, "start must be one number");
   require(!window || *window > 0, "window must be at least one position");
   return [=] {
@@ -164,10 +164,10 @@ auto attend(const Array<float, 3>& q, const Array<float, 3>& k, const Array<cons
     require(first <= size && rows <= size - first, "the rows reach beyond the cache");
     require(first + rows <= rope.cos.shape(0),
             "the rows reach beyond the positions of cos and sin");
-    rsr::attend(
-        {q.data(), k.data(), v.data(), rows, first, out.data()}, heads,
-        {rope.cos.data(), rope.sin.data(), pointer(rope.q_norm), pointer(rope.k_norm), rope.eps},
-        cache.cache(), rope.scale, window.value_or(std::numeric_limits<size_t>::max()));
+    rsr::attend({q.data(), k.data(), v.data(), rows, first, out.data()}, heads,
+                {rope.cos.data(), rope.sin.data(), half, pointer(rope.q_norm), pointer(rope.k_norm),
+                 rope.eps},
+                cache.cache(), rope.scale, window.value_or(std::numeric_limits<size_t>::max()));
   };
 }
 
@@ -284,13 +284,13 @@ void bind_decoder(nb::module_& m, nb::class_<Program>& program) {
             "group_columns"_a = 0);
   nb::class_<Rope>(
       m, "Rope", "Rotary position embedding, norms of queries and keys, and the factor of scores.")
-      .def(
-          nb::init<Array<const float, 2>, Array<const float, 2>, Weight, Weight, float, float>(),
-          "cos"_a.noconvert(), "sin"_a.noconvert(), nb::kw_only(),
-          "q_norm"_a.noconvert().none() = nb::none(), "k_norm"_a.noconvert().none() = nb::none(),
-          "eps"_a = 0.0f, "scale"_a,
-          "cos, sin: (context, d / 2). q_norm, k_norm: (d,), the weights of RMS norms with eps, or "
-          "None. scale: of q . k.");
+      .def(nb::init<Array<const float, 2>, Array<const float, 2>, Weight, Weight, float, float>(),
+           "cos"_a.noconvert(), "sin"_a.noconvert(), nb::kw_only(),
+           "q_norm"_a.noconvert().none() = nb::none(), "k_norm"_a.noconvert().none() = nb::none(),
+           "eps"_a = 0.0f, "scale"_a,
+           "cos, sin: (context, n), which rotate the first 2 n features of a head. q_norm, k_norm: "
+           "(d,), the weights of RMS norms with eps, or "
+           "None. scale: of q . k.");
   nb::class_<KVCache>(m, "KVCache", "The KV cache of one layer.")
       .def(nb::init<Array<float, 4>, Array<float, 3>>(), "keys"_a.noconvert(),
            "values"_a.noconvert(),

@@ -175,9 +175,8 @@ void gate_row(const float* gate, const float* up, Activation activation, float* 
   }
 }
 
-void rotate(float* x, size_t d, const float* weight, float eps, const float* cos, const float* sin,
-            float scale) {
-  const size_t half = d / 2;
+void rotate(float* x, size_t d, size_t half, const float* weight, float eps, const float* cos,
+            const float* sin, float scale) {
   if (weight) normalize(x, nullptr, {d, weight, eps, x, nullptr, nullptr});
   const Lanes by = broadcast(scale), minus = broadcast(-1.0f);
   for_each_vector(half, [&](size_t i, auto vector) {
@@ -185,6 +184,10 @@ void rotate(float* x, size_t d, const float* weight, float eps, const float* cos
     const Lanes x1 = vector.load(x + i), x2 = vector.load(x + half + i);
     vector.store(x + i, mul(fma(x1, c, mul(minus, mul(x2, s))), by));
     vector.store(x + half + i, mul(fma(x2, c, mul(x1, s)), by));
+  });
+  float* rest = x + 2 * half;
+  for_each_vector(d - 2 * half, [&](size_t i, auto vector) {
+    vector.store(rest + i, mul(vector.load(rest + i), by));
   });
 }
 
