@@ -29,6 +29,7 @@ ULP = 2.0**-23
 ACTIVATIONS: dict[str, Callable[[Wide], Wide]] = {
     "silu": lambda x: np.divide(x, 1 + np.exp(-x)),
     "relu2": lambda x: np.maximum(x, 0) ** 2,
+    "sigmoid": lambda x: np.divide(1, 1 + np.exp(-x)),
 }
 
 
@@ -151,6 +152,7 @@ class TestRows:
         for activation, expected in {
             "silu": [np.nan, np.inf, np.nan],  # as x / (1 + e^-x) gives, and PyTorch
             "relu2": [np.nan, np.inf, 0],
+            "sigmoid": [np.nan, 1, 0],
         }.items():
             out = outputs(special.shape)[0]
             up = np.ones_like(special)
@@ -237,7 +239,7 @@ class TestRows:
 
     def test_refuses_unknown_activations(self) -> None:
         x = np.zeros((1, 3), np.float32)
-        with pytest.raises(ValueError, match="unknown activation 'gelu'; there are silu, relu2"):
+        with pytest.raises(ValueError, match="unknown activation 'gelu'; there are silu, relu2, "):
             _native.gated(x, x.copy(), "gelu", None, EPS, x, None, None)
 
     def test_refuses_arrays_that_it_cannot_write(self) -> None:

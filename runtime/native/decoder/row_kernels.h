@@ -31,11 +31,13 @@ inline void for_each_vector(size_t n, const Body& body) {
   if (i < n) body(i, PartOfVector{n - i});
 }
 
-// x / (1 + e^-x), with exponentials of negative numbers only, which do not overflow.
-inline Lanes silu(Lanes x) {
+// 1 / (1 + e^-x), with exponentials of negative numbers only, which do not overflow.
+inline Lanes sigmoid(Lanes x) {
   const Lanes one = broadcast(1.0f), e = exp_of_negative(negative_abs(x));
-  return mul(x, div(where_negative(x, e, one), add(one, e)));
+  return div(where_negative(x, e, one), add(one, e));
 }
+
+inline Lanes silu(Lanes x) { return mul(x, sigmoid(x)); }
 
 inline Lanes relu2(Lanes x) {
   const Lanes positive = max(broadcast(0.0f), x);  // NaN stays
@@ -166,6 +168,9 @@ void gate_row(const float* gate, const float* up, Activation activation, float* 
       return;
     case Activation::relu2:
       gate_by(gate, up, h, to, [](Lanes x) { return relu2(x); });
+      return;
+    case Activation::sigmoid:
+      gate_by(gate, up, h, to, [](Lanes x) { return sigmoid(x); });
       return;
   }
 }

@@ -143,15 +143,17 @@ void check_rows(Harness& harness, size_t n) {
             }
           });
     }
-  for (rsr::Activation activation : {rsr::Activation::silu, rsr::Activation::relu2})
+  for (rsr::Activation activation :
+       {rsr::Activation::silu, rsr::Activation::relu2, rsr::Activation::sigmoid})
     for (bool has_weight : {false, true}) {
       std::vector<float> gate = normals(n, 8);
       const std::vector<float> up = normals(n);
       std::vector<double> h(n);
       for (size_t i = 0; i < n; i++) {
         const double g = gate[i];
-        h[i] = up[i] * (activation == rsr::Activation::silu ? g / (1 + std::exp(-g))
-                                                            : std::max(g, 0.0) * std::max(g, 0.0));
+        h[i] = up[i] * (activation == rsr::Activation::silu    ? g / (1 + std::exp(-g))
+                        : activation == rsr::Activation::relu2 ? std::max(g, 0.0) * std::max(g, 0.0)
+                                                               : 1 / (1 + std::exp(-g)));
       }
       const float* w = has_weight ? weight.data() : nullptr;
       harness.each(
