@@ -105,16 +105,16 @@ class Attention {
     });
   }
 
-  const float* angles(const float* table, size_t p) const { return table + p * (heads_.d / 2); }
+  const float* angles(const float* table, size_t p) const { return table + p * rope_.half; }
 
   // A head at position p, times scale.
   void normalize_and_rotate(float* x, const float* norm, size_t p, float scale) const {
     const float *cos = angles(rope_.cos, p), *sin = angles(rope_.sin, p);
     if (!norm || !rope_.norms_follow) {
-      kernels_.rotate(x, heads_.d, norm, rope_.eps, cos, sin, scale);
+      kernels_.rotate(x, heads_.d, rope_.half, norm, rope_.eps, cos, sin, scale);
       return;
     }
-    kernels_.rotate(x, heads_.d, nullptr, 0.0f, cos, sin, 1.0f);
+    kernels_.rotate(x, heads_.d, rope_.half, nullptr, 0.0f, cos, sin, 1.0f);
     kernels_.normalize(x, nullptr, {heads_.d, norm, rope_.eps, x, nullptr, nullptr});
     for (size_t i = 0; i < heads_.d; i++) x[i] *= scale;
   }
