@@ -21,6 +21,12 @@ ATTENTION_ONLY = {
     "attention": "attention",
 }
 
+_ATTENTION = tuple(f"self_attn.{name}_proj" for name in "qkvo")
+_MLP = tuple(f"mlp.{name}_proj" for name in ("gate", "up", "down"))
+# `Architecture.biases` of most classes, and of those that know of biases in the MLP.
+ATTENTION_BIASES = {"attention_bias": _ATTENTION}
+_ALL_BIASES = {**ATTENTION_BIASES, "mlp_bias": _MLP}
+
 
 # The mixers that a layer may have, and the beginning of the names of their tensors within it.
 MIXERS = {"attention": "self_attn.", "delta_net": "linear_attn."}
@@ -132,8 +138,14 @@ class Architecture:
         int8_activations: linear layers take int8 activations whatever config.json says; see
             `takes_int8_activations` for the others.
         self_quantizing: linear layers quantize float weights in every forward pass.
+        biases: linear layers that have biases if a key of config.json is true, by key; "" stands
+            for always.
+        own_keys: keys of config.json that this class reads and others do not, and what stands for
+            an absent one. `rsr_runtime.llm.layer_settings` and `.config` say what they do.
         hidden_act: activation of the gate. This and the following are defaults for absent keys.
         partial_rotary_factor: share of a head that is rotated.
+        tie_key: key of config.json that ties the output head to the embedding.
+        is_tied: whether they are tied if the key is absent.
         num_key_value_heads: None means `num_attention_heads`.
         head_dim: None means `hidden_size / num_attention_heads`.
         gguf_config: settings of config.json for which GGUF has no metadata keys.
@@ -162,11 +174,15 @@ class Architecture:
     permutes_qk: bool = False
     int8_activations: bool = False
     self_quantizing: bool = False
+    biases: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: ATTENTION_BIASES)
+    own_keys: Mapping[str, Any] = field(default_factory=dict)
     hidden_act: str = "silu"
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     max_position_embeddings: int = 2048
     partial_rotary_factor: float = 1.0
+    tie_key: str = "tie_word_embeddings"
+    is_tied: bool = False
     num_key_value_heads: int | None = None
     head_dim: int | None = None
     gguf_config: Mapping[str, Any] = field(default_factory=dict)
@@ -207,6 +223,10 @@ class Architecture:
         """Names within a layer of the tensors that are neither norms nor linear layers."""
         return () if self.delta_net is None else DELTA_NET_TENSORS
 
+    def setting(self, config: Mapping[str, Any], key: str) -> Any:
+        """Return the value of one of `own_keys`, null included, or what stands for an absent key."""
+        return config[key] if key in config else self.own_keys[key]
+
     def widths(self, module: str) -> tuple[str, str]:
         """Return the names of the widths of a projection, as `PROJECTIONS` does."""
         out_width, in_width = PROJECTIONS[module]
@@ -227,12 +247,15 @@ class Architecture:
         return ["linear_attention"] * (interval - 1) + ["full_attention"]
 
 
+# Layers from max_window_layers on have windows, unless layer_types says otherwise.
+_QWEN_WINDOWS = {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28}
 _QWEN3 = Architecture(  # Ternary-Bonsai
     "Qwen3ForCausalLM",
     "qwen3",
     ("qwen3",),
     qk_norms=QkNorms(),
     max_position_embeddings=32768,
+    own_keys=_QWEN_WINDOWS,
     num_key_value_heads=32,
     head_dim=128,
 )
@@ -241,7 +264,7 @@ _QWEN3 = Architecture(  # Ternary-Bonsai
 # never misreads 1bitLLM's models, which also have model_type "llama": they always name their class.
 ARCHITECTURES = (
     # HF1BitLLM, Falcon3 and Falcon-E 1.58bit, TriLM
-    Architecture("LlamaForCausalLM", "llama", ("llama",), permutes_qk=True),
+    Architecture("LlamaForCausalLM", "llama", ("llama",), permutes_qk=True, biases=_ALL_BIASES),
     # microsoft/bitnet-b1.58-2B-4T; bitnet.cpp first called it bitnet-25
     Architecture(
         "BitNetForCausalLM",
@@ -289,8 +312,53 @@ ARCHITECTURES = (
         "Qwen2ForCausalLM",
         "qwen2",
         ("qwen2",),
+        biases={"": _ATTENTION[:3]},
+        own_keys=_QWEN_WINDOWS,
         max_position_embeddings=32768,
         num_key_value_heads=32,
+    ),
+    # All layers have windows, if any
+    Architecture(
+        "MistralForCausalLM",
+        "mistral",
+        biases={},
+        own_keys={"sliding_window": 4096},
+        max_position_embeddings=131072,
+        num_key_value_heads=8,
+    ),
+    # Phi-3, Phi-3.5 and Phi-4-mini
+    Architecture(
+        "Phi3ForCausalLM",
+        "phi3",
+        fused=("self_attn.qkv_proj", "mlp.gate_up_proj"),
+        biases={},
+        own_keys={"sliding_window": None, "original_max_position_embeddings": 4096},
+        rms_norm_eps=1e-5,
+        max_position_embeddings=4096,
+    ),
+    # Each fourth layer does not rotate
+    Architecture(
+        "SmolLM3ForCausalLM",
+        "smollm3",
+        biases=_ALL_BIASES,
+        own_keys={
+            "no_rope_layers": None,
+            "no_rope_layer_interval": 4,
+            "use_sliding_window": False,
+            "sliding_window": None,
+        },
+        rope_theta=2000000.0,
+        max_position_embeddings=32768,
+        is_tied=True,
+        num_key_value_heads=4,
+    ),
+    # OLMo 2: norms follow the sublayers
+    Architecture(
+        "Olmo2ForCausalLM",
+        "olmo2",
+        norms=Norms(None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
+        qk_norms=QkNorms(spans_heads=True),
+        rms_norm_eps=1e-5,
     ),
     Architecture(
         "MiniCPMForCausalLM", "minicpm", ("minicpm",), is_runnable=False, permutes_qk=True
@@ -420,6 +488,15 @@ def takes_int8_activations(config: Mapping[str, Any]) -> bool:
     return known.int8_activations or (
         "input_bits" in known.gguf_config and config.get("input_bits") == 8
     )
+
+
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Return whether config.json ties the output head to the embedding."""
+    known = of_config(config)
+    if known is None:
+        return config.get("tie_word_embeddings") is True
+    found = config.get(known.tie_key)
+    return known.is_tied if found is None else found is True
 
 
 def first_class(config: Mapping[str, Any]) -> object:

@@ -167,7 +167,7 @@ def _check(config: Config, known: Architecture, note: Note) -> None:
         ExportError: the file would mean another model.
     """
     written = _MINICPM if known.model_type == "minicpm" else ()
-    found = review({key: v for key, v in config.items() if key not in written}, {})
+    found = review({k: v for k, v in config.items() if k not in written}, {}, own_keys=False)
     refused = [*found.refused]
     activation = config.get("hidden_act")
     if activation is not None:
