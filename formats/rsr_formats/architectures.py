@@ -224,7 +224,7 @@ class Architecture:
         return () if self.delta_net is None else DELTA_NET_TENSORS
 
     def setting(self, config: Mapping[str, Any], key: str) -> Any:
-        """Return the value of one of `own_keys`, null included, or what stands for an absent key."""
+        """Return the value of one of `own_keys`, which may be null, or that of an absent key."""
         return config[key] if key in config else self.own_keys[key]
 
     def widths(self, module: str) -> tuple[str, str]:

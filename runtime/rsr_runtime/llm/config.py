@@ -389,8 +389,7 @@ def _activation(found: JsonObject, architecture: Architecture) -> str:
     name = found.text(key, architecture.hidden_act)
     if name not in ACTIVATIONS:
         raise ModelError(
-            f"config.json: {key} {shown(name)} is not supported; "
-            f"known are {', '.join(ACTIVATIONS)}"
+            f"config.json: {key} {shown(name)} is not supported; known are {', '.join(ACTIVATIONS)}"
         )
     return ACTIVATIONS[name]
 

@@ -139,7 +139,10 @@ LINEAR = {"rope_type": "linear", "factor": 8.0}
     ],
 )
 def test_a_rotation_for_each_kind_of_layer(
-    local: Architecture, changes: dict[str, Any], full: tuple[float, str], sliding: tuple[float, str]
+    local: Architecture,
+    changes: dict[str, Any],
+    full: tuple[float, str],
+    sliding: tuple[float, str],
 ) -> None:
     c = read("Local", **changes)
     assert windows("Local", **changes) == [9, 9, None, 9]
