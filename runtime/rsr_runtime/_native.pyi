@@ -324,9 +324,9 @@ class Rope:
     Rotary position embedding, norms of queries and keys, and the factor of scores.
     """
 
-    def __init__(self, cos: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], sin: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], *, q_norm: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, k_norm: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, eps: float = 0.0, scale: float) -> None:
+    def __init__(self, cos: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], sin: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], *, q_norm: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, k_norm: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, eps: float = 0.0, scale: float, norms_follow: bool = False) -> None:
         """
-        cos, sin: (context, n), which rotate the first 2 n features of a head. q_norm, k_norm: (d,), the weights of RMS norms with eps, or None. scale: of q . k.
+        cos, sin: (context, n), which rotate the first 2 n features of a head. q_norm, k_norm: (d,), the weights of RMS norms with eps, or None. scale: of q . k. norms_follow: norms apply to rotated q and k.
         """
 
 class KVCache:

@@ -10,7 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..architectures import ARCHITECTURES, PROJECTIONS, Architecture, DecoderNames, of_config
+from ..architectures import (
+    ARCHITECTURES,
+    PROJECTIONS,
+    Architecture,
+    DecoderNames,
+    draft_layers,
+    of_config,
+)
 from ..text import printable, quoted, shown_json
 from .config import CONFIG, QUANTIZATION, ROPE
 from .generation import GENERATION, of_model
@@ -39,7 +46,6 @@ _FLAGS = ("truncate", "use_rms_norm")
 
 _LAYER = re.compile(r"layers\.(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL)
 _GGUF_LAYER = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL)
-_DRAFT_LAYERS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
 _OUTSIDE = ("embed_tokens.weight", "norm.weight", "rotary_emb.inv_freq")
 _MLX_MODULES = ("lm_head", "embed_tokens")
 _HEAD = (".weight", ".weight_scale")  # no class has a bias there
@@ -158,14 +164,17 @@ class _Context:
     architecture: Architecture
     has_own_keys: bool
 
-    def reads(self, key: str) -> bool:
-        """Return whether the class reads a key of config.json that others do not."""
-        a = self.architecture
-        return (self.has_own_keys and key in a.own_keys) or any(f.key == key for f in a.factors)
-
     def number(self, key: str, default: int) -> int:
         value = self.config.get(key)
         return value if type(value) is int else default
+
+    def reads(self, table: Keys, key: str) -> bool:
+        """Return whether the class reads a key that others do not."""
+        a = self.architecture
+        if table is ROPE:
+            return key in a.rope_keys
+        is_own = self.has_own_keys and key in a.own_keys
+        return table is CONFIG and (is_own or any(factor.key == key for factor in a.factors))
 
     @property
     def positions(self) -> int:
@@ -184,7 +193,7 @@ class _Findings:
         if not isinstance(values, dict):
             return
         is_mlx = table is QUANTIZATION and "group_size" in values
-        by_kind = prefix == "rope_parameters." and context.reads("rope_local_base_freq")
+        by_kind = prefix == "rope_parameters." and context.reads(CONFIG, "rope_local_base_freq")
         for key, value in values.items():
             if by_kind and key in context.architecture.mixers and isinstance(value, dict):
                 self.judge_part(context, table, value, f"{prefix}{key}.")
@@ -224,7 +233,7 @@ class _Findings:
                 )
         elif known.kind == USED and key in _FLAGS and type(value) is not bool:
             self.refused.append(f"{where}: {name} is {_value(value)}, expected true or false")
-        elif table is CONFIG and context.reads(key):
+        elif context.reads(table, key):
             return
         elif known.has_effect(value):
             check = _CHECKS.get(key) if table is CONFIG else None
@@ -289,7 +298,7 @@ def _reaches(context: _Context, window: object) -> bool:
 def _is_other_attention(context: _Context, value: object) -> bool:
     """Whether `layer_types` names kinds of layers that the class does not have."""
     known: tuple[object, ...] = tuple(context.architecture.mixers)
-    if not context.reads("sliding_window") and not _reaches(context, _window(context)):
+    if not context.reads(CONFIG, "sliding_window") and not _reaches(context, _window(context)):
         known = tuple(kind for kind in known if kind != "sliding_attention")
     return not isinstance(value, list) or any(kind not in known for kind in value)
 
@@ -309,6 +318,15 @@ def _has_other_gate(context: _Context, value: object) -> bool:
     return value is not context.architecture.has_output_gate
 
 
+def _shares_layers(context: _Context, value: object) -> bool:
+    """Whether layers run twice in a class that does not know of it."""
+    return value is not True or context.architecture.layer_runs == 1
+
+
+def _is_other_head_dim(context: _Context, value: object) -> bool:
+    return value != context.config.get("head_dim", value)
+
+
 _CHECKS: Mapping[str, Callable[[_Context, object], bool]] = {
     "sliding_window": _has_window,
     "use_sliding_window": _uses_window,
@@ -318,6 +336,8 @@ _CHECKS: Mapping[str, Callable[[_Context, object], bool]] = {
     "use_qk_norm": _adds_norms,
     "qk_norm": _adds_norms,
     "qk_layernorm": _adds_norms,
+    "layer_sharing": _shares_layers,
+    "attention_head_dim": _is_other_head_dim,
 }
 
 
@@ -332,7 +352,7 @@ def _unknown_tensors(
     names = DecoderNames.find(tensors)
     layers = config.get("num_hidden_layers")
     known = _known_in_layers(config, architecture)
-    drafts = sum(max(0, n) for key in _DRAFT_LAYERS if type(n := config.get(key)) is int)
+    drafts = draft_layers(config)
     seen: set[str] = set()
     for name in tensors:
         own = name.removeprefix(names.prefix) if name.startswith(names.prefix) else ""
@@ -394,6 +414,10 @@ def _known_in_layers(config: Mapping[str, Any], architecture: Architecture) -> s
             known |= {f"{module}.bias" for module in modules}
     if _is_mlx(config):
         known |= {f"{module}.biases" for module in projections}
+    if "w_bits" in config:  # ParetoQ's, which the scales of a ternary matrix imply
+        known |= {
+            f"{module}.{clip}" for module in projections for clip in ("weight_clip_val", "scale")
+        }
     # Frequencies that old checkpoints keep; they follow from config.json.
     return known | {"self_attn.rotary_emb.inv_freq"}
 

@@ -237,7 +237,7 @@ def examine_config(
         rope=rope,
         layers=layers,
         delta_net=delta_net,
-        layer_runs=architecture.layer_runs,
+        layer_runs=architecture.layer_runs if values.get("layer_sharing") is True else 1,
         tie_word_embeddings=is_tied(values),
         int8_activations=takes_int8_activations(values),
         self_quantizing=architecture.self_quantizing or is_bitnet,
@@ -372,7 +372,9 @@ def _ropes(
 
     def read(found: Mapping[str, Any], theta: float) -> Rope:
         head_dim, positions = sizes["head_dim"], sizes["max_position_embeddings"]
-        return Rope.from_config(found, head_dim, positions, theta, a.partial_rotary_factor)
+        return Rope.from_config(
+            found, head_dim, positions, theta, a.partial_rotary_factor, a.longrope_by_limit
+        )
 
     if LOCAL_THETA not in a.own_keys:
         rope = read(values, a.rope_theta)
