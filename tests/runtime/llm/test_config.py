@@ -129,7 +129,7 @@ def test_an_unknown_architecture_is_named_beside_the_known_ones(
     message = str(caught.value)
     assert f"architecture {found}" in message
     assert "LlamaForCausalLM, BitNetForCausalLM, BitnetForCausalLM, Qwen3" in message
-    assert len(message) < 400
+    assert len(message) < 700
 
 
 @pytest.mark.parametrize("name", ["LlamaModel", "Qwen3Model", "BitNetModel"])
