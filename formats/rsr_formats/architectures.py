@@ -116,6 +116,7 @@ class Architecture:
         name: class name.
         model_type: `model_type` in config.json.
         gguf_names: values of `general.architecture`; an export writes the first.
+        family: what its models are called; "": as the class.
         is_runnable: whether `rsr_runtime.llm` can run it.
         attn_sub_norm: name of the norm before o_proj within a layer, or None.
         ffn_sub_norm: name of the norm before down_proj within a layer, or None.
@@ -160,6 +161,7 @@ class Architecture:
     name: str
     model_type: str
     gguf_names: tuple[str, ...] = ()
+    family: str = ""
     is_runnable: bool = True
     attn_sub_norm: str | None = None
     ffn_sub_norm: str | None = None
@@ -194,6 +196,11 @@ class Architecture:
     num_key_value_heads: int | None = None
     head_dim: int | None = None
     gguf_config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """What its models are called."""
+        return self.family or self.name.removesuffix("ForCausalLM").removesuffix("Model")
 
     @property
     def factors(self) -> tuple[Factor, ...]:
@@ -278,6 +285,7 @@ ARCHITECTURES = (
         "BitNetForCausalLM",
         "bitnet",
         ("bitnet-b1.58", "bitnet-25"),
+        family="BitNet b1.58",
         attn_sub_norm="self_attn.attn_sub_norm",
         ffn_sub_norm="mlp.ffn_sub_norm",
         hidden_act="relu2",
@@ -291,6 +299,7 @@ ARCHITECTURES = (
         "BitnetForCausalLM",
         "llama",
         ("bitnet",),
+        family="1bitLLM's BitNet b1.58",
         attn_sub_norm="self_attn.inner_attn_ln",
         ffn_sub_norm="mlp.ffn_layernorm",
         int8_activations=True,
@@ -302,6 +311,7 @@ ARCHITECTURES = (
     Architecture(
         "Qwen3_5ForCausalLM",
         "qwen3_5_text",
+        family="Qwen3.5",
         qk_norms=QkNorms(),
         zero_centered_norms=True,
         mixers={"linear_attention": "delta_net", "full_attention": "attention"},
@@ -338,6 +348,7 @@ ARCHITECTURES = (
     Architecture(
         "Phi3ForCausalLM",
         "phi3",
+        family="Phi-3",
         fused=("self_attn.qkv_proj", "mlp.gate_up_proj"),
         biases={},
         own_keys={"sliding_window": None, "original_max_position_embeddings": 4096},
@@ -364,6 +375,7 @@ ARCHITECTURES = (
     Architecture(
         "Olmo2ForCausalLM",
         "olmo2",
+        family="OLMo 2",
         norms=Norms(None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
         qk_norms=QkNorms(spans_heads=True),
         rms_norm_eps=1e-5,
@@ -385,6 +397,7 @@ ARCHITECTURES = (
         "HunYuanDenseV1ForCausalLM",
         "hunyuan_v1_dense",
         ("hunyuan-dense",),
+        family="HunYuan dense",
         qk_norms=QkNorms("self_attn.query_layernorm", "self_attn.key_layernorm", follow_rope=True),
         rope_keys=("alpha",),
         rms_norm_eps=1e-5,
