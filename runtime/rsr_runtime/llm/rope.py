@@ -261,6 +261,12 @@ class Rope:
         return self.parameters[key]
 
 
+def no_rotation(positions: int) -> tuple[FloatArray, FloatArray]:
+    """Return tables as of `Rope.tables` that leave all features of a head as they are."""
+    cos, sin = np.empty((2, positions, 0), np.float32)
+    return cos, sin
+
+
 def _divisors(scaling: Mapping[str, Any], key: str, count: int) -> tuple[float, ...]:
     """Return the numbers of longrope under a key, one for each pair of features."""
     found = scaling.get(key)

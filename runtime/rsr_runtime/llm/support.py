@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rsr_formats.architectures import first_class, of_config
 from rsr_formats.errors import RsrError
 from rsr_formats.keys import Review, review
 
@@ -27,16 +28,22 @@ class Support:
         chat_reasons: the same for chat, which also needs everything that running needs.
         not_understood: keys and tensors whose effect on the model is unknown.
         not_applied: sentences on settings of generation_config.json that are not applied.
+        architecture: the class that config.json names; None if it names none.
+        family: what the models of that class are called; None if it is unknown.
     """
 
     run_reasons: tuple[str, ...] = ()
     chat_reasons: tuple[str, ...] = ()
     not_understood: tuple[str, ...] = ()
     not_applied: tuple[str, ...] = ()
+    architecture: str | None = None
+    family: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return "runs" and "chat", each with "ok" and "reasons"; the other fields as lists."""
+        """Return "runs" and "chat", each with "ok" and "reasons", and the other fields."""
         return {
+            "architecture": self.architecture,
+            "family": self.family,
             "runs": {"ok": not self.run_reasons, "reasons": list(self.run_reasons)},
             "chat": {"ok": not self.chat_reasons, "reasons": list(self.chat_reasons)},
             "not_understood": list(self.not_understood),
@@ -76,7 +83,21 @@ def check(
         reasons += _tokenizer_reasons(files)
     chat = [*reasons, *_template_reasons(files)]
     found = _review(files, tensors)
-    return Support(tuple(reasons), tuple(chat), found.not_understood, found.not_applied)
+    return Support(
+        tuple(reasons), tuple(chat), found.not_understood, found.not_applied, *_names(files)
+    )
+
+
+def _names(files: Mapping[str, bytes]) -> tuple[str | None, str | None]:
+    """Return the class that config.json names, and what its models are called."""
+    try:
+        config = read_json(files, "config.json")
+    except ModelError:
+        return None, None
+    known, named = of_config(config), first_class(config)
+    if known is not None:
+        return known.name, known.title
+    return named if isinstance(named, str) else None, None
 
 
 def _review(files: Mapping[str, bytes], tensors: Mapping[str, TensorFacts]) -> Review:

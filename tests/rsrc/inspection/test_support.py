@@ -53,6 +53,20 @@ def test_a_model_that_runs() -> None:
     assert found["not_understood"] == found["not_applied"] == []
 
 
+def test_the_family_is_named() -> None:
+    save("good")
+    assert run("inspect", "good")[0] == "model family: Llama (LlamaForCausalLM)"
+    run("compile", "good")
+    assert run("inspect", "good.rsr")[1] == "model family: Llama (LlamaForCausalLM)"
+    save("bitnet", "1bitllm")
+    found = json.loads("\n".join(run("inspect", "bitnet", "--json")))
+    assert found["architecture"] == "BitnetForCausalLM"
+    assert found["family"] == "1bitLLM's BitNet b1.58"
+    save("other", architectures=["GPT2LMHeadModel"], model_type="gpt2")
+    found = json.loads("\n".join(run("inspect", "other", "--json")))
+    assert (found["architecture"], found["family"]) == ("GPT2LMHeadModel", None)
+
+
 def test_an_unsupported_architecture() -> None:
     save("m", architectures=["GPT2LMHeadModel"], model_type="gpt2")
     known = ", ".join(a.name for a in ARCHITECTURES if a.is_runnable)
