@@ -414,6 +414,35 @@ ARCHITECTURES = (
     ),
 )
 
+# What other classes have that no field of `Architecture` describes.
+_LAYER_NORMS = "layer norms, and an MLP without a gate"
+_STATE_SPACES = "state-space layers"
+_LATENT = "compressed keys and values (MLA)"
+MISSING = {
+    "Gemma2ForCausalLM": "capped scores and logits",
+    "Gemma3nForCausalLM": "embeddings and residual streams of their own for each layer",
+    "GptOssForCausalLM": "attention sinks, and experts with biases",
+    "Llama4ForCausalLM": "attention within chunks, and routed experts with a shared one",
+    "DeepseekV2ForCausalLM": _LATENT,
+    "DeepseekV3ForCausalLM": _LATENT,
+    "MiniCPM3ForCausalLM": _LATENT,
+    "Qwen3NextForCausalLM": "gated delta nets with interleaved projections, and a shared expert",
+    "MambaForCausalLM": _STATE_SPACES,
+    "Mamba2ForCausalLM": _STATE_SPACES,
+    "FalconMambaForCausalLM": _STATE_SPACES,
+    "FalconH1ForCausalLM": _STATE_SPACES,
+    "GPT2LMHeadModel": _LAYER_NORMS,
+    "GPTNeoXForCausalLM": _LAYER_NORMS,
+    "OPTForCausalLM": _LAYER_NORMS,
+    "BloomForCausalLM": _LAYER_NORMS,
+    "FalconForCausalLM": _LAYER_NORMS,
+    "PhiForCausalLM": _LAYER_NORMS,
+    "Starcoder2ForCausalLM": _LAYER_NORMS,
+    "OlmoForCausalLM": "layer norms without weights",
+    "StableLmForCausalLM": "layer norms",
+    "CohereForCausalLM": "layer norms, with attention and MLP side by side",
+}
+
 # The matrices of a decoder layer by their names within it, and (out_features, in_features) of each:
 # "hidden" is hidden_size, "intermediate" is intermediate_size, "queries" is num_attention_heads *
 # head_dim, "keys" is num_key_value_heads * head_dim, "qkv" and "gate_up" are sums of these. Those

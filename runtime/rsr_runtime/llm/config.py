@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from rsr_formats.architectures import (
     ARCHITECTURES,
+    MISSING,
     Architecture,
     DeltaNet,
     Factor,
@@ -423,8 +424,10 @@ def _architecture(config: Mapping[str, Any]) -> Architecture:
                 f"which gives hidden states, not text: use the checkpoint of a {whole}. {_ADVICE}"
             )
     known = ", ".join(a.name for a in ARCHITECTURES if a.is_runnable)
+    why = f": it has {MISSING[named]}" if isinstance(named, str) and named in MISSING else ""
     raise ModelError(
-        f"config.json: architecture {shown(named)} is not supported; known are {known}. {_ADVICE}"
+        f"config.json: architecture {shown(named)} is not supported{why}; known are {known}. "
+        f"{_ADVICE}"
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rsr_formats.architectures import ARCHITECTURES, MISSING
 from rsr_formats.errors import RsrError
 from rsr_runtime.llm import ModelError
 from rsr_runtime.llm.config import Config, read_config
@@ -130,6 +131,12 @@ def test_an_unknown_architecture_is_named_beside_the_known_ones(
     assert f"architecture {found}" in message
     assert "LlamaForCausalLM, BitNetForCausalLM, BitnetForCausalLM, Qwen3" in message
     assert len(message) < 700
+
+
+def test_what_is_missing_is_said() -> None:
+    with pytest.raises(ModelError, match="not supported: it has capped scores and logits; known a"):
+        read(architectures=["Gemma2ForCausalLM"])
+    assert not {a.name for a in ARCHITECTURES} & MISSING.keys()
 
 
 @pytest.mark.parametrize("name", ["LlamaModel", "Qwen3Model", "BitNetModel"])
