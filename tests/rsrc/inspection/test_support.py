@@ -56,7 +56,7 @@ def test_a_model_that_runs() -> None:
 def test_the_family_is_named() -> None:
     save("good")
     assert run("inspect", "good")[0] == "model family: Llama (LlamaForCausalLM)"
-    run("compile", "good")
+    run("compile", "good", "-o", "good.rsr")
     assert run("inspect", "good.rsr")[1] == "model family: Llama (LlamaForCausalLM)"
     save("bitnet", "1bitllm")
     found = json.loads("\n".join(run("inspect", "bitnet", "--json")))
