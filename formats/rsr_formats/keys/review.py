@@ -324,7 +324,7 @@ def _shares_layers(context: _Context, value: object) -> bool:
 
 
 def _is_other_head_dim(context: _Context, value: object) -> bool:
-    return value != context.config.get("head_dim", value)
+    return bool(value != context.config.get("head_dim", value))
 
 
 _CHECKS: Mapping[str, Callable[[_Context, object], bool]] = {

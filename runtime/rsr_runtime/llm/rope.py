@@ -190,7 +190,7 @@ class Rope:
         if self.kind != "dynamic" or self.head_dim == 2:
             return self.theta
         alpha = self.parameters.get("alpha", 1.0)
-        theta = self.theta * alpha ** (self.head_dim / (self.head_dim - 2))
+        theta = float(self.theta * alpha ** (self.head_dim / (self.head_dim - 2)))
         if not 1 < theta < _LARGEST:
             raise ModelError(
                 f"config.json: rope_theta {self.theta:g} with alpha {alpha:g} is a base of "

@@ -691,7 +691,7 @@ _PHI3: Config = {
     "architectures": ["Phi3ForCausalLM"],
     "model_type": "phi3",
     "rope_theta": 10000.0,
-    "original_max_position_embeddings": 32,
+    "original_max_position_embeddings": 70,
     "pad_token_id": None,
     "partial_rotary_factor": 0.75,
     "rope_scaling": {

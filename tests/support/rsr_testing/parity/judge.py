@@ -216,10 +216,11 @@ def _mobilellm(config: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any]
             alpha = torch.clamp(clip, min=1e-5)
             t = torch.round(torch.clamp(t / alpha, -0.99, 0.99) * 1.5) / 1.5 * alpha
         layer = re.fullmatch(r"model\.layers\.([0-9]+)\.(.*)", name)
-        for again in range(2) if layer else ():
-            folded[f"model.layers.{2 * int(layer[1]) + again}.{layer[2]}"] = t
         if layer is None:
             folded[name] = t
+            continue
+        for again in range(2):
+            folded[f"model.layers.{2 * int(layer[1]) + again}.{layer[2]}"] = t
     folded["lm_head.weight"] = folded["model.embed_tokens.weight"]
     return {**config, **_AS_LLAMA, "num_hidden_layers": 2 * config["num_hidden_layers"]}, folded
 
