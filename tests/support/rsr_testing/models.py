@@ -467,7 +467,7 @@ class Family:
         queries = int(config["num_attention_heads"]) * self.head_dim
         keys = int(config["num_key_value_heads"]) * self.head_dim
         wide = int(config["intermediate_size"])
-        gates = 1 + known.has_output_gate
+        gates = 1 + bool(config.get("attn_output_gate"))
 
         def has_bias(module: str) -> bool:
             keys = (k for k, names in known.biases.items() for n in names if n.endswith(module))
@@ -492,26 +492,25 @@ class Family:
             linear(f"{name}.out_proj", hidden, values, False)
 
         def attention(layer: str) -> None:
-            name = f"{layer}.self_attn"
             if "self_attn.qkv_proj" in known.fused:
-                linear(f"{name}.qkv_proj", queries + 2 * keys, hidden, False)
+                linear(f"{layer}.self_attn.qkv_proj", queries + 2 * keys, hidden, False)
             else:
-                linear(f"{name}.q_proj", gates * queries, hidden, has_bias("q_proj"))
-                linear(f"{name}.k_proj", keys, hidden, has_bias("k_proj"))
-                linear(f"{name}.v_proj", keys, hidden, has_bias("v_proj"))
+                linear(f"{layer}.self_attn.q_proj", gates * queries, hidden, has_bias("q_proj"))
+                linear(f"{layer}.self_attn.k_proj", keys, hidden, has_bias("k_proj"))
+                linear(f"{layer}.self_attn.v_proj", keys, hidden, has_bias("v_proj"))
             if known.qk_norms is not None:
                 spans = known.qk_norms.spans_heads
                 norm(f"{layer}.{known.qk_norms.queries}", queries if spans else self.head_dim)
                 norm(f"{layer}.{known.qk_norms.keys}", keys if spans else self.head_dim)
             if self.sub_norms:
                 norm(f"{layer}.{self.sub_norms['o_proj']}", queries)
-            linear(f"{name}.o_proj", hidden, queries, has_bias("o_proj"))
+            linear(f"{layer}.self_attn.o_proj", hidden, queries, has_bias("o_proj"))
 
         for i in range(int(config["num_hidden_layers"])):
             layer = f"model.layers.{i}"
             if known.norms.before_mixer is not None:
                 norm(f"{layer}.{known.norms.before_mixer}", hidden)
-            if config.get("layer_types", [""] * (i + 1))[i] == "linear_attention":
+            if "layer_types" in config and config["layer_types"][i] == "linear_attention":
                 delta_net(f"{layer}.linear_attn")
             else:
                 attention(layer)
