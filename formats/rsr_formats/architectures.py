@@ -147,7 +147,8 @@ class Architecture:
         own_keys: keys of config.json that this class reads and others do not, and what stands for
             an absent one. `rsr_runtime.llm.layer_settings` and `.config` say what they do.
         hidden_act: activation of the gate. This and the following are defaults for absent keys.
-        partial_rotary_factor: share of a head that is rotated.
+        partial_rotary_factor: share of a head that is rotated; None: all of it, and a config.json
+            with another share is refused.
         rope_keys: keys of rope_parameters that only some classes read.
         longrope_by_limit: max_position_embeddings chooses longrope's factors, whatever the length
             of a sequence.
@@ -188,7 +189,7 @@ class Architecture:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     max_position_embeddings: int = 2048
-    partial_rotary_factor: float = 1.0
+    partial_rotary_factor: float | None = None
     rope_keys: tuple[str, ...] = ()
     longrope_by_limit: bool = False
     tie_key: str = "tie_word_embeddings"
@@ -354,6 +355,7 @@ ARCHITECTURES = (
         own_keys={"sliding_window": None, "original_max_position_embeddings": 4096},
         rms_norm_eps=1e-5,
         max_position_embeddings=4096,
+        partial_rotary_factor=1.0,
     ),
     # Each fourth layer does not rotate
     Architecture(

@@ -64,7 +64,7 @@ class Rope:
         head_dim: int,
         max_positions: int,
         theta: float,
-        share: float = 1.0,
+        share: float | None = None,
         is_by_limit: bool = False,
     ) -> Rope:
         """Read `rope_parameters`, or `rope_theta` and `rope_scaling` of older files.
@@ -74,7 +74,7 @@ class Rope:
             head_dim: features of a head.
             max_positions: `max_position_embeddings`.
             theta: `rope_theta` if the config has none.
-            share: `partial_rotary_factor` if the config has none.
+            share: `partial_rotary_factor` if the config has none; None: all of a head is rotated.
             is_by_limit: see `Rope`.
 
         Raises:
@@ -107,7 +107,12 @@ class Rope:
                     f"expected a number from {_SMALLEST} to {_LARGEST}"
                 )
             numbers[key] = float(value)
-        rotated = int(head_dim * numbers.get("partial_rotary_factor", share))
+        if share is None and numbers.get("partial_rotary_factor", 1) != 1:
+            raise ModelError(
+                f"config.json: partial_rotary_factor is {numbers['partial_rotary_factor']:g} "
+                "(rope.dimension_count in GGUF), but the class rotates all features of a head"
+            )
+        rotated = int(head_dim * numbers.get("partial_rotary_factor", share or 1))
         if rotated % 2 or not 0 < rotated <= head_dim:
             raise ModelError(
                 f"config.json: partial_rotary_factor makes {rotated} of {head_dim} features of a "
