@@ -63,6 +63,8 @@ QUATERNARIES = tuple(combinations(QUINARY, 4))  # added, as QUINARY, by version 
 DIGITS = (TERNARY, BINARY_SIGNS, BINARY_BITS, *QUATERNARIES, QUINARY)
 KINDS = {3: "ternary", 2: "binary", 4: "quaternary", 5: "quinary"}  # by the number of digits
 
+LISTED_DIGITS = DIGITS[:3]  # of matrices that may list their patterns
+
 # The alphabets of layouts that do not take all; of MLX, code c has the value digits[c].
 LAYOUT_DIGITS = {
     "bitnet": (TERNARY,),

@@ -49,6 +49,7 @@ from .records import (
     CODECS,
     FLOAT_DTYPES,
     LAYOUT_DIGITS,
+    LISTED_DIGITS,
     MAGIC,
     MAX_ELEMENTS,
     MAX_EXPANSION,
@@ -333,7 +334,7 @@ def _check_patterns(t: IndexedTensor) -> None:
     what = f"tensor {t.name!r}"
     if t.pattern_list is None:
         raise HeaderFieldError(f"{what}: stride {t.stride} without listed patterns")
-    if t.packing != "w16" or t.largest_digit > 1:
+    if t.packing != "w16" or t.digits not in LISTED_DIGITS:
         raise HeaderFieldError(
             f"{what}: listed patterns of a {t.kind} matrix in packing {t.packing}, expected w16 "
             "and ternary or binary"
