@@ -23,6 +23,7 @@ class Architecture:
         model_type: `model_type` in config.json.
         gguf_names: values of `general.architecture`; an export writes the first.
         is_runnable: whether `rsr_runtime.llm` can run it.
+        has_head: whether it has an output head; one without gives hidden states, not text.
         attn_sub_norm: name of the norm before o_proj within a layer, or None.
         ffn_sub_norm: name of the norm before down_proj within a layer, or None.
         has_qk_norms: whether queries and keys are normalized per head before RoPE.
@@ -41,6 +42,7 @@ class Architecture:
     model_type: str
     gguf_names: tuple[str, ...] = ()
     is_runnable: bool = True
+    has_head: bool = True
     attn_sub_norm: str | None = None
     ffn_sub_norm: str | None = None
     has_qk_norms: bool = False
@@ -55,16 +57,6 @@ class Architecture:
     head_dim: int | None = None
     gguf_config: Mapping[str, Any] = field(default_factory=dict)
 
-
-_QWEN3 = Architecture(  # Ternary-Bonsai
-    "Qwen3ForCausalLM",
-    "qwen3",
-    ("qwen3",),
-    has_qk_norms=True,
-    max_position_embeddings=32768,
-    num_key_value_heads=32,
-    head_dim=128,
-)
 
 # If config.json names no class, its model_type decides, and the first entry with it applies. This
 # never misreads 1bitLLM's models, which also have model_type "llama": they always name their class.
@@ -95,9 +87,15 @@ ARCHITECTURES = (
         self_quantizing=True,
         gguf_config={"weight_bits": 1, "input_bits": 8},
     ),
-    _QWEN3,
-    # Embedding models: Qwen3 without an output head
-    replace(_QWEN3, name="Qwen3Model", gguf_names=(), is_runnable=False),
+    Architecture(  # Ternary-Bonsai
+        "Qwen3ForCausalLM",
+        "qwen3",
+        ("qwen3",),
+        has_qk_norms=True,
+        max_position_embeddings=32768,
+        num_key_value_heads=32,
+        head_dim=128,
+    ),
     # Llama with biases in q_proj, k_proj and v_proj
     Architecture(
         "Qwen2ForCausalLM",
@@ -196,12 +194,23 @@ def canonical(module: str) -> str:
 def of_config(config: Mapping[str, Any]) -> Architecture | None:
     """Return the architecture of a config.json, or None if it is unknown.
 
-    The first class under `architectures` decides, or `model_type` if none is named.
+    The first class under `architectures` decides, or `model_type` if none is named. A class
+    "...Model" is the decoder of "...ForCausalLM" without its output head.
     """
     named = first_class(config)
     if named is not None:
-        return next((a for a in ARCHITECTURES if a.name == named), None)
+        found = next((a for a in ARCHITECTURES if named in (a.name, _base_name(a))), None)
+        return found if found is None or found.name == named else without_head(found)
     return next((a for a in ARCHITECTURES if a.model_type == config.get("model_type")), None)
+
+
+def without_head(architecture: Architecture) -> Architecture:
+    """Return the architecture of a class's decoder, which embedding models consist of."""
+    return replace(architecture, name=_base_name(architecture), has_head=False)
+
+
+def _base_name(architecture: Architecture) -> str:
+    return f"{architecture.name.removesuffix('ForCausalLM')}Model"
 
 
 def takes_int8_activations(config: Mapping[str, Any]) -> bool:

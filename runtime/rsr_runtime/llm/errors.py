@@ -16,6 +16,24 @@ class NoTemplateError(ModelError):
     """A model without a chat template was asked for an answer in a conversation."""
 
 
+class NoHeadError(ModelError):
+    """A model without an output head was asked for text."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"the model ({name}) has no output head: it embeds texts (rsrc embed, "
+            "LanguageModel.embed, /v1/embeddings) and generates none"
+        )
+        self.name = name
+
+    def __reduce__(self) -> tuple[type[NoHeadError], tuple[str]]:
+        return type(self), (self.name,)
+
+
+class NoPoolingError(ModelError):
+    """A model that does not say how it pools was asked to embed."""
+
+
 class PromptError(RsrError, ValueError):
     """A prompt or conversation does not fit the model."""
 

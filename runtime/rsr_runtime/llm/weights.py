@@ -48,16 +48,16 @@ class Weights:
     embed_tokens: Matrix | DenseTensor  # (vocab_size, hidden_size)
     layers: tuple[Layer, ...]
     norm: FloatArray  # (hidden_size,)
-    lm_head: Linear
+    lm_head: Linear | None  # None: the model embeds texts and generates none
     rope_factors: FloatArray | None  # (head_dim / 2,), see `Rope.tables`
 
     @property
     def linear(self) -> list[Linear]:
-        """All linear layers in the order in which a pass runs them, ending with the output head."""
+        """All linear layers in the order in which a pass runs them; the output head is the last."""
         found = []
         for x in self.layers:
             found += [x.q_proj, x.k_proj, x.v_proj, x.o_proj, x.gate_proj, x.up_proj, x.down_proj]
-        return [*found, self.lm_head]
+        return found if self.lm_head is None else [*found, self.lm_head]
 
 
 def collect(model: Model, config: Config, activations: str = "trained") -> Weights:
@@ -88,6 +88,9 @@ def collect(model: Model, config: Config, activations: str = "trained") -> Weigh
     if f"{embedding}.weight" not in model and head is not None:
         embedding = head
     embed_tokens = found.weight(embedding)
+    lm_head = None
+    if config.architecture.has_head:
+        lm_head = found.tied_head(embed_tokens) if head is None else found.lm_head(head)
     return Weights(
         embed_tokens,
         tuple(
@@ -95,7 +98,7 @@ def collect(model: Model, config: Config, activations: str = "trained") -> Weigh
             for i in range(config.num_hidden_layers)
         ),
         found.norm(f"{names.prefix}norm"),
-        found.tied_head(embed_tokens) if head is None else found.lm_head(head),
+        lm_head,
         rope_factors,
     )
 
