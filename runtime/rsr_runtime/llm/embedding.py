@@ -59,9 +59,7 @@ class Embeddings:
         tokens: number of tokens of all.
     """
 
-    def __init__(
-        self, texts: Sequence[EmbeddingText], dimensions: int, normalizes: bool
-    ) -> None:
+    def __init__(self, texts: Sequence[EmbeddingText], dimensions: int, normalizes: bool) -> None:
         self.texts = tuple(texts)
         self.waiting = deque(self.texts)
         self.tokens = sum(len(text.ids) for text in texts)

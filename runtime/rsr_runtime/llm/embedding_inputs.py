@@ -10,7 +10,7 @@ from ..errors import OptionError
 from .arguments import check_vocabulary, prompt_list, token_ids, whole_number
 from .config import Config
 from .embedding import Embeddings, EmbeddingText, EmbedJob
-from .errors import ContextFullError, NoPoolingError, PromptError
+from .errors import NoPoolingError, PromptError, TextTooLongError
 from .pooling import EmbeddingConfig, asked_pooling
 from .tokenizer import Tokenizer
 from .tokenizer.library import check_text
@@ -42,11 +42,7 @@ class EmbeddingInputs:
         """Return the texts of a job as tokens; errors as for `LanguageModel.embed`."""
         pooling = asked_pooling(job.pooling, self._embedding)
         if pooling is None:
-            raise NoPoolingError(
-                "the model does not say how to pool the states of a text's tokens (modules.json "
-                "and 1_Pooling/config.json of sentence-transformers): choose a pooling, such as "
-                "lasttoken or mean"
-            )
+            raise NoPoolingError
         dimension = len(pooling.modes) * self._config.hidden_size
         if job.dimensions is not None:
             whole_number("dimensions", job.dimensions, 1, dimension, "the dimensions of the model")
@@ -61,7 +57,7 @@ class EmbeddingInputs:
             if len(tokens) <= before:
                 raise PromptError(f"text {number} is empty: it has no tokens to embed")
             check_vocabulary(tokens, self._config.vocab_size)
-            self._check_length(len(tokens))
+            self._check_length(number, len(tokens))
             texts.append(EmbeddingText(tokens, pooling, before))
         normalizes = pooling.normalizes if job.normalize is None else job.normalize
         return Embeddings(texts, job.dimensions or dimension, normalizes)
@@ -87,11 +83,11 @@ class EmbeddingInputs:
         tokens = self._tokenizer().encode(prompt)
         return len(tokens) - bool(tokens and self._tokenizer().is_special(tokens[-1]))
 
-    def _check_length(self, tokens: int) -> None:
+    def _check_length(self, number: int, tokens: int) -> None:
         """Check that a text fits the context, and what the model was made for."""
         own = None if self._embedding is None else self._embedding.max_tokens
         limit = self._config.max_position_embeddings
         limit = limit if own is None else min(own, limit)
         most = min(limit, self._context)
         if tokens > most:
-            raise ContextFullError(tokens, most, limit)
+            raise TextTooLongError(number, tokens, most, limit)

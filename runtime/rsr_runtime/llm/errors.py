@@ -33,6 +33,16 @@ class NoHeadError(ModelError):
 class NoPoolingError(ModelError):
     """A model that does not say how it pools was asked to embed."""
 
+    def __init__(self) -> None:
+        super().__init__(
+            "the model does not say how to pool the states of a text's tokens (modules.json and "
+            "1_Pooling/config.json of sentence-transformers): choose a pooling, such as lasttoken "
+            "or mean"
+        )
+
+    def __reduce__(self) -> tuple[type[NoPoolingError], tuple[()]]:
+        return type(self), ()
+
 
 class PromptError(RsrError, ValueError):
     """A prompt or conversation does not fit the model."""
@@ -59,6 +69,31 @@ class ContextFullError(PromptError):
 
     def __reduce__(self) -> tuple[type[ContextFullError], tuple[int, int, int]]:
         return type(self), (self.tokens, self.context, self.limit)
+
+
+class TextTooLongError(PromptError):
+    """A text to embed does not fit the context.
+
+    Attributes:
+        number: of the text, from 0.
+        tokens: number of tokens of the text, with its prompt.
+        most: number of tokens that fit.
+        limit: the most that the model was made for.
+    """
+
+    def __init__(self, number: int, tokens: int, most: int, limit: int) -> None:
+        wider = f"load with a larger context (the model's limit is {limit:,})"
+        super().__init__(
+            f"text {number} has {counted(tokens, 'token')}, expected at most {most:,}: "
+            f"{wider if most < limit else 'shorten or split it'}"
+        )
+        self.number = number
+        self.tokens = tokens
+        self.most = most
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[type[TextTooLongError], tuple[int, int, int, int]]:
+        return type(self), (self.number, self.tokens, self.most, self.limit)
 
 
 class CacheMemoryError(OptionError):

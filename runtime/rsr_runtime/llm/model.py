@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -82,7 +83,6 @@ class LanguageModel:
 
     Attributes:
         config: the model's settings.
-        embedding: how it embeds texts, None if its files do not say.
         context: number of positions for prompt and text.
     """
 
@@ -95,9 +95,6 @@ class LanguageModel:
             )
         self._model = model
         self.config: Config = read_config(model.files, model.metadata)
-        self.embedding: EmbeddingConfig | None = read_embedding_config(
-            model.files, self.config.hidden_size
-        )
         self.context = self._checked_context(context)
         self._kv = kv
         self._activations = activations
@@ -128,7 +125,8 @@ class LanguageModel:
             for layer in self.weights.linear
         )
 
-    def _check_head(self) -> None:
+    def check_generates(self) -> None:
+        """Raise NoHeadError if the model has no output head: it embeds texts only."""
         if self.weights.lm_head is None:
             raise NoHeadError(self.config.architecture.name)
 
@@ -180,6 +178,15 @@ class LanguageModel:
             ModelError: a value in the file has the wrong type or is out of range.
         """
         return Sampling.from_generation_config(self.config.generation_config)
+
+    @cached_property
+    def embedding(self) -> EmbeddingConfig | None:
+        """How the model embeds texts; None if its files do not say.
+
+        Raises:
+            ModelError: one of the files is damaged, or asks for what is not supported.
+        """
+        return read_embedding_config(self._model.files, self.config.hidden_size)
 
     @property
     def weights(self) -> Weights:
@@ -460,7 +467,7 @@ class LanguageModel:
                 context.
             ClosedError: the model was closed.
         """
-        self._check_head()
+        self.check_generates()
         tokens = self._tokens(tokens)
         with self._sessions.taken(tokens) as session:
             return session.follow(tokens)
@@ -542,7 +549,7 @@ class LanguageModel:
         Raises:
             PromptError, ClosedError: as for `next_logits`.
         """
-        self._check_head()
+        self.check_generates()
         tokens = self._tokens(tokens)
         result = np.empty((len(tokens), self.config.vocab_size), np.float32)
         done = 0
@@ -571,7 +578,7 @@ class LanguageModel:
             ModelError: a logit is NaN or infinite.
             ClosedError: the model was closed.
         """
-        self._check_head()
+        self.check_generates()
         window = min(DEFAULT_WINDOW, self.context) if window is None else window
         window = whole_number("window", window, 1, self.context, "the context")
         tokens = self.tokenizer.encode(text)
@@ -589,7 +596,7 @@ class LanguageModel:
         Raises:
             NoHeadError: the model has no output head.
         """
-        self._check_head()
+        self.check_generates()
         given: dict[str, Any] = {}
         if max_tokens is not None:
             given["max_new_tokens"] = whole_number("max_tokens", max_tokens, 1)

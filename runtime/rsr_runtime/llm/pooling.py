@@ -228,11 +228,11 @@ class Pooler:
     def _next(self, mode: str, first: int, states: FloatArray) -> npt.NDArray[Any]:
         before = self._found.get(mode)
         if mode == "lasttoken":
-            return states[-1].copy()
+            return np.array(states[-1])
         if mode == "cls":
-            return states[0].copy() if before is None else before
+            return np.array(states[0]) if before is None else before
         if mode == "max":
-            most = states.max(axis=0)
+            most: FloatArray = states.max(axis=0)
             return most if before is None else np.maximum(before, most)
         rows = states.astype(np.float64)
         if mode == "weightedmean":
