@@ -10,7 +10,7 @@ from ..errors import OptionError
 from .arguments import check_vocabulary, prompt_list, token_ids, whole_number
 from .config import Config
 from .embedding import Embeddings, EmbeddingText, EmbedJob
-from .errors import NoPoolingError, PromptError, TextTooLongError
+from .errors import NO_POOLING, NoPoolingError, PromptError, TextTooLongError
 from .pooling import EmbeddingConfig, asked_pooling
 from .tokenizer import Tokenizer
 from .tokenizer.library import check_text
@@ -42,7 +42,7 @@ class EmbeddingInputs:
         """Return the texts of a job as tokens; errors as for `LanguageModel.embed`."""
         pooling = asked_pooling(job.pooling, self._embedding)
         if pooling is None:
-            raise NoPoolingError
+            raise NoPoolingError(NO_POOLING)
         dimension = len(pooling.modes) * self._config.hidden_size
         if job.dimensions is not None:
             whole_number("dimensions", job.dimensions, 1, dimension, "the dimensions of the model")

@@ -7,6 +7,15 @@ from rsr_formats.text import counted
 
 from ..errors import OptionError
 
+NO_HEAD = (
+    "the model has no output head: it embeds texts (rsrc embed, LanguageModel.embed, "
+    "/v1/embeddings) and generates none"
+)
+NO_POOLING = (
+    "the model does not say how to pool the states of a text's tokens (modules.json and "
+    "1_Pooling/config.json of sentence-transformers): choose a pooling, such as lasttoken or mean"
+)
+
 
 class ModelError(RsrError, ValueError):
     """A `.rsr` file cannot be run as a language model."""
@@ -19,29 +28,9 @@ class NoTemplateError(ModelError):
 class NoHeadError(ModelError):
     """A model without an output head was asked for text."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"the model ({name}) has no output head: it embeds texts (rsrc embed, "
-            "LanguageModel.embed, /v1/embeddings) and generates none"
-        )
-        self.name = name
-
-    def __reduce__(self) -> tuple[type[NoHeadError], tuple[str]]:
-        return type(self), (self.name,)
-
 
 class NoPoolingError(ModelError):
     """A model that does not say how it pools was asked to embed."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the model does not say how to pool the states of a text's tokens (modules.json and "
-            "1_Pooling/config.json of sentence-transformers): choose a pooling, such as lasttoken "
-            "or mean"
-        )
-
-    def __reduce__(self) -> tuple[type[NoPoolingError], tuple[()]]:
-        return type(self), ()
 
 
 class PromptError(RsrError, ValueError):

@@ -37,6 +37,7 @@ from .embedding import EmbeddingPasses, Embeddings, EmbedJob
 from .embedding_inputs import EmbeddingInputs
 from .end_of_turn import end_of_turn_tokens
 from .errors import (
+    NO_HEAD,
     ContextFullError,
     NoHeadError,
     NoTemplateError,
@@ -128,7 +129,7 @@ class LanguageModel:
     def check_generates(self) -> None:
         """Raise NoHeadError if the model has no output head: it embeds texts only."""
         if self.weights.lm_head is None:
-            raise NoHeadError(self.config.architecture.name)
+            raise NoHeadError(NO_HEAD)
 
     def new_session(self) -> Session:
         """Return an empty sequence with its own KV cache.

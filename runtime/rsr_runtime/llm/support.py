@@ -12,10 +12,10 @@ from rsr_formats.keys import Review, review
 from ..errors import OptionError
 from .config import Config, examine_config, read_generation_config, read_json
 from .errors import (
+    NO_HEAD,
+    NO_POOLING,
     DependencyError,
     ModelError,
-    NoHeadError,
-    NoPoolingError,
     PromptError,
     TemplateError,
 )
@@ -60,7 +60,7 @@ class Support:
         if not self.run_reasons:
             lines += [f"rsrc chat cannot use it: {reason}" for reason in self.chat_reasons]
         # Few models that generate text say how they pool.
-        said = {*self.run_reasons, str(NoPoolingError())}
+        said = {*self.run_reasons, NO_POOLING}
         lines += [f"rsrc embed cannot use it: {r}" for r in self.embed_reasons if r not in said]
         if self.not_understood:
             its = "its" if len(self.not_understood) == 1 else "their"
@@ -86,7 +86,7 @@ def check(
     if config is not None:
         problems = find_problems(tensors, config)
         reasons += [in_words(problems, config)] if problems else []
-        run += [] if config.architecture.has_head else [str(NoHeadError(config.architecture.name))]
+        run += [] if config.architecture.has_head else [NO_HEAD]
         run += _settings_reasons(config)
         embed += _embedding_reasons(config, files)
     if "config.json" in files:
@@ -126,7 +126,7 @@ def _embedding_reasons(config: Config, files: Mapping[str, bytes]) -> list[str]:
         found = read_embedding_config(files, config.hidden_size)
     except ModelError as error:
         return [str(error)]
-    return [str(NoPoolingError())] if found is None else []
+    return [NO_POOLING] if found is None else []
 
 
 def _tokenizer_reasons(files: Mapping[str, bytes]) -> list[str]:

@@ -101,10 +101,7 @@ def api_error(error: BaseException) -> ApiError:
         message = "the model has no chat template, so it continues texts only: use /v1/completions"
         return ApiError(400, message, code="no_chat_template")
     if isinstance(error, NoHeadError):
-        message = (
-            f"the model ({error.name}) has no output head, so it embeds texts only: use "
-            "/v1/embeddings"
-        )
+        message = "the model has no output head, so it embeds texts only: use /v1/embeddings"
         return ApiError(400, message, code="no_output_head")
     if isinstance(error, NoPoolingError):
         message = (
