@@ -3,7 +3,7 @@
 The defaults of `Architecture` describe a Llama: RMS norms before attention and before a gated MLP,
 RoPE that pairs the two halves of a head, grouped-query attention. An entry says how its class
 differs. Names and defaults are those of the classes in transformers, except that BitnetForCausalLM
-is 1bitLLM's class and MiniCPMForCausalLM OpenBMB's.
+is 1bitLLM's class, MiniCPMForCausalLM OpenBMB's, and MobileLLMForCausalLM Meta's.
 """
 
 from __future__ import annotations
@@ -20,6 +20,37 @@ ATTENTION_ONLY = {
     "sliding_attention": "attention",
     "attention": "attention",
 }
+
+_ATTENTION = tuple(f"self_attn.{name}_proj" for name in "qkvo")
+_MLP = tuple(f"mlp.{name}_proj" for name in ("gate", "up", "down"))
+# `Architecture.biases` of most classes, and of those that know of biases in the MLP.
+ATTENTION_BIASES = {"attention_bias": _ATTENTION}
+_ALL_BIASES = {**ATTENTION_BIASES, "mlp_bias": _MLP}
+
+
+# The mixers that a layer may have, and the beginning of the names of their tensors within it.
+MIXERS = {"attention": "self_attn.", "delta_net": "linear_attn."}
+
+
+@dataclass(frozen=True)
+class DeltaNet:
+    """The sizes of gated delta nets, by their keys in config.json; the class's are its defaults."""
+
+    linear_num_key_heads: int = 16
+    linear_num_value_heads: int = 32
+    linear_key_head_dim: int = 128
+    linear_value_head_dim: int = 128
+    linear_conv_kernel_dim: int = 4
+
+    @property
+    def values_width(self) -> int:
+        """Features of the values of a token."""
+        return self.linear_num_value_heads * self.linear_value_head_dim
+
+    @property
+    def channels(self) -> int:
+        """Features of the queries, keys and values of a token, which the convolution takes."""
+        return 2 * self.linear_num_key_heads * self.linear_key_head_dim + self.values_width
 
 
 @dataclass(frozen=True)
@@ -43,17 +74,19 @@ class Norms:
 
 @dataclass(frozen=True)
 class QkNorms:
-    """RMS norms of queries and keys, before RoPE.
+    """RMS norms of queries and keys.
 
     Attributes:
         queries: name within a layer of the norm of queries.
         keys: that of keys.
         spans_heads: a norm spans all heads of a token, else one head.
+        follow_rope: they apply to rotated queries and keys, else before RoPE.
     """
 
     queries: str = "self_attn.q_norm"
     keys: str = "self_attn.k_norm"
     spans_heads: bool = False
+    follow_rope: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,9 +124,15 @@ class Architecture:
         qk_norms: those of queries and keys, or None.
         zero_centered_norms: norms multiply by 1 + weight.
         fused: entries of `FUSED` that a layer has in place of their parts.
-        mixers: the kind of mixer that each value under `layer_types` stands for.
+        mixers: the kind of mixer, of `MIXERS`, that each value under `layer_types` stands for.
+        full_attention_interval: without `layer_types`, and unless config.json has another number,
+            each so manyth layer has full attention and the others linear attention; None: all
+            layers are alike.
+        delta_net: sizes of gated delta nets for absent keys, or None.
+        has_output_gate: q_proj also gives a gate of what attention returns, head by head.
         mlp: the kind of MLP.
-        layer_runs: how often a pass runs each layer before the next one.
+        layer_runs: how often a pass runs each layer before the next one, if config.json says
+            `layer_sharing`.
         embedding_factor: of the embeddings; this and the following are None for 1.
         residual_factor: of the output of each sublayer.
         logits_factor: of the logits.
@@ -103,7 +142,17 @@ class Architecture:
         int8_activations: linear layers take int8 activations whatever config.json says; see
             `takes_int8_activations` for the others.
         self_quantizing: linear layers quantize float weights in every forward pass.
+        biases: linear layers that have biases if a key of config.json is true, by key; "" stands
+            for always.
+        own_keys: keys of config.json that this class reads and others do not, and what stands for
+            an absent one. `rsr_runtime.llm.layer_settings` and `.config` say what they do.
         hidden_act: activation of the gate. This and the following are defaults for absent keys.
+        partial_rotary_factor: share of a head that is rotated.
+        rope_keys: keys of rope_parameters that only some classes read.
+        longrope_by_limit: max_position_embeddings chooses longrope's factors, whatever the length
+            of a sequence.
+        tie_key: key of config.json that ties the output head to the embedding.
+        is_tied: whether they are tied if the key is absent.
         num_key_value_heads: None means `num_attention_heads`.
         head_dim: None means `hidden_size / num_attention_heads`.
         gguf_config: settings of config.json for which GGUF has no metadata keys.
@@ -121,6 +170,9 @@ class Architecture:
     zero_centered_norms: bool = False
     fused: tuple[str, ...] = ()
     mixers: Mapping[str, str] = field(default_factory=lambda: ATTENTION_ONLY)
+    full_attention_interval: int | None = None
+    delta_net: DeltaNet | None = None
+    has_output_gate: bool = False
     mlp: str = "mlp"
     layer_runs: int = 1
     embedding_factor: Factor | None = None
@@ -130,10 +182,17 @@ class Architecture:
     permutes_qk: bool = False
     int8_activations: bool = False
     self_quantizing: bool = False
+    biases: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: ATTENTION_BIASES)
+    own_keys: Mapping[str, Any] = field(default_factory=dict)
     hidden_act: str = "silu"
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     max_position_embeddings: int = 2048
+    partial_rotary_factor: float = 1.0
+    rope_keys: tuple[str, ...] = ()
+    longrope_by_limit: bool = False
+    tie_key: str = "tie_word_embeddings"
+    is_tied: bool = False
     num_key_value_heads: int | None = None
     head_dim: int | None = None
     gguf_config: Mapping[str, Any] = field(default_factory=dict)
@@ -154,24 +213,68 @@ class Architecture:
         """Names within a layer of all its norms."""
         qk = () if self.qk_norms is None else (self.qk_norms.queries, self.qk_norms.keys)
         sub = (name for name in (self.attn_sub_norm, self.ffn_sub_norm) if name is not None)
-        return (*self.norms.names, *qk, *sub)
+        delta = () if self.delta_net is None else ("linear_attn.norm",)
+        return (*self.norms.names, *qk, *sub, *delta)
 
     @property
     def projections(self) -> tuple[str, ...]:
         """Those of `PROJECTIONS` that a layer has."""
-        parts = {part for whole in self.fused for part in FUSED[whole]}
+        others = {part for whole in self.fused for part in FUSED[whole]}
+        others |= FUSED.keys() - set(self.fused)
+        mixers = tuple(MIXERS[kind] for kind in set(self.mixers.values()))
         return tuple(
             name
             for name in PROJECTIONS
-            if name not in parts and (name in self.fused or name not in FUSED)
+            if name not in others and name.startswith((*mixers, "mlp."))
         )
 
+    @property
+    def other_tensors(self) -> tuple[str, ...]:
+        """Names within a layer of the tensors that are neither norms nor linear layers."""
+        return () if self.delta_net is None else DELTA_NET_TENSORS
+
+    def setting(self, config: Mapping[str, Any], key: str) -> Any:
+        """Return the value of one of `own_keys`, which may be null, or that of an absent key."""
+        return config[key] if key in config else self.own_keys[key]
+
+    def widths(self, module: str) -> tuple[str, str]:
+        """Return the names of the widths of a projection, as `PROJECTIONS` does."""
+        out_width, in_width = PROJECTIONS[module]
+        is_gated = self.has_output_gate and module == "self_attn.q_proj"
+        return "gated_queries" if is_gated else out_width, in_width
+
+    def layer_types(self, config: Mapping[str, Any]) -> object:
+        """Return `layer_types` of config.json, or else the pattern of kinds that repeats.
+
+        None means that all layers are alike. The interval is untrusted, and counts if it is a
+        positive whole number that a pattern can have.
+        """
+        found, interval = config.get("layer_types"), config.get("full_attention_interval")
+        if found is not None or self.full_attention_interval is None:
+            return found
+        if type(interval) is not int or not 0 < interval <= _MAX_INTERVAL:
+            interval = self.full_attention_interval
+        return ["linear_attention"] * (interval - 1) + ["full_attention"]
+
+
+# Layers from max_window_layers on have windows, unless layer_types says otherwise.
+_QWEN_WINDOWS = {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28}
+_QWEN3 = Architecture(  # Ternary-Bonsai
+    "Qwen3ForCausalLM",
+    "qwen3",
+    ("qwen3",),
+    qk_norms=QkNorms(),
+    max_position_embeddings=32768,
+    own_keys=_QWEN_WINDOWS,
+    num_key_value_heads=32,
+    head_dim=128,
+)
 
 # If config.json names no class, its model_type decides, and the first entry with it applies. This
 # never misreads 1bitLLM's models, which also have model_type "llama": they always name their class.
 ARCHITECTURES = (
     # HF1BitLLM, Falcon3 and Falcon-E 1.58bit, TriLM
-    Architecture("LlamaForCausalLM", "llama", ("llama",), permutes_qk=True),
+    Architecture("LlamaForCausalLM", "llama", ("llama",), permutes_qk=True, biases=_ALL_BIASES),
     # microsoft/bitnet-b1.58-2B-4T; bitnet.cpp first called it bitnet-25
     Architecture(
         "BitNetForCausalLM",
@@ -196,31 +299,112 @@ ARCHITECTURES = (
         self_quantizing=True,
         gguf_config={"weight_bits": 1, "input_bits": 8},
     ),
-    Architecture(  # Ternary-Bonsai
-        "Qwen3ForCausalLM",
-        "qwen3",
-        ("qwen3",),
+    _QWEN3,
+    # Ternary-Bonsai 27B: three of four layers have a gated delta net
+    Architecture(
+        "Qwen3_5ForCausalLM",
+        "qwen3_5_text",
         qk_norms=QkNorms(),
+        zero_centered_norms=True,
+        mixers={"linear_attention": "delta_net", "full_attention": "attention"},
+        full_attention_interval=4,
+        delta_net=DeltaNet(),
+        has_output_gate=True,
+        partial_rotary_factor=0.25,
         max_position_embeddings=32768,
-        num_key_value_heads=32,
-        head_dim=128,
+        num_key_value_heads=4,
+        head_dim=256,
     ),
     # Llama with biases in q_proj, k_proj and v_proj
     Architecture(
         "Qwen2ForCausalLM",
         "qwen2",
         ("qwen2",),
+        biases={"": _ATTENTION[:3]},
+        own_keys=_QWEN_WINDOWS,
         max_position_embeddings=32768,
         num_key_value_heads=32,
     ),
+    # All layers have windows, if any
     Architecture(
-        "MiniCPMForCausalLM", "minicpm", ("minicpm",), is_runnable=False, permutes_qk=True
+        "MistralForCausalLM",
+        "mistral",
+        biases={},
+        own_keys={"sliding_window": 4096},
+        max_position_embeddings=131072,
+        num_key_value_heads=8,
+    ),
+    # Phi-3, Phi-3.5 and Phi-4-mini
+    Architecture(
+        "Phi3ForCausalLM",
+        "phi3",
+        fused=("self_attn.qkv_proj", "mlp.gate_up_proj"),
+        biases={},
+        own_keys={"sliding_window": None, "original_max_position_embeddings": 4096},
+        rms_norm_eps=1e-5,
+        max_position_embeddings=4096,
+    ),
+    # Each fourth layer does not rotate
+    Architecture(
+        "SmolLM3ForCausalLM",
+        "smollm3",
+        biases=_ALL_BIASES,
+        own_keys={
+            "no_rope_layers": None,
+            "no_rope_layer_interval": 4,
+            "use_sliding_window": False,
+            "sliding_window": None,
+        },
+        rope_theta=2000000.0,
+        max_position_embeddings=32768,
+        is_tied=True,
+        num_key_value_heads=4,
+    ),
+    # OLMo 2: norms follow the sublayers
+    Architecture(
+        "Olmo2ForCausalLM",
+        "olmo2",
+        norms=Norms(None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
+        qk_norms=QkNorms(spans_heads=True),
+        rms_norm_eps=1e-5,
+    ),
+    # MiniCPM, MiniCPM4 and BitCPM4
+    Architecture(
+        "MiniCPMForCausalLM",
+        "minicpm",
+        ("minicpm",),
+        permutes_qk=True,
+        embedding_factor=Factor("scale_emb"),
+        residual_factor=Factor("scale_depth", size="num_hidden_layers", size_power=-0.5),
+        logits_factor=Factor("dim_model_base", size="hidden_size", size_power=-1.0),
+        longrope_by_limit=True,
+        is_tied=True,
+    ),
+    # Hunyuan and Hy-MT
+    Architecture(
+        "HunYuanDenseV1ForCausalLM",
+        "hunyuan_v1_dense",
+        ("hunyuan-dense",),
+        qk_norms=QkNorms("self_attn.query_layernorm", "self_attn.key_layernorm", follow_rope=True),
+        rope_keys=("alpha",),
+        rms_norm_eps=1e-5,
+    ),
+    # MobileLLM and MobileLLM-ParetoQ, Meta's class
+    Architecture(
+        "MobileLLMForCausalLM",
+        "mobilellm",
+        layer_runs=2,
+        rms_norm_eps=1e-5,
+        tie_key="share_embedding",
+        is_tied=True,
+        num_key_value_heads=3,
     ),
 )
 
 # The matrices of a decoder layer by their names within it, and (out_features, in_features) of each:
 # "hidden" is hidden_size, "intermediate" is intermediate_size, "queries" is num_attention_heads *
-# head_dim, "keys" is num_key_value_heads * head_dim, "qkv" and "gate_up" are sums of these.
+# head_dim, "keys" is num_key_value_heads * head_dim, "qkv" and "gate_up" are sums of these. Those
+# of a gated delta net follow from its sizes. `Architecture.widths` has exceptions.
 PROJECTIONS = {
     "self_attn.q_proj": ("queries", "hidden"),
     "self_attn.k_proj": ("keys", "hidden"),
@@ -231,7 +415,13 @@ PROJECTIONS = {
     "mlp.down_proj": ("hidden", "intermediate"),
     "self_attn.qkv_proj": ("qkv", "hidden"),
     "mlp.gate_up_proj": ("gate_up", "hidden"),
+    "linear_attn.in_proj_qkv": ("delta_channels", "hidden"),
+    "linear_attn.in_proj_z": ("delta_values", "hidden"),
+    "linear_attn.in_proj_b": ("delta_heads", "hidden"),
+    "linear_attn.in_proj_a": ("delta_heads", "hidden"),
+    "linear_attn.out_proj": ("hidden", "delta_values"),
 }
+DELTA_NET_TENSORS = ("linear_attn.conv1d.weight", "linear_attn.dt_bias", "linear_attn.A_log")
 # Matrices that hold the rows of others, one after the other.
 FUSED = {
     "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -248,8 +438,10 @@ PREFIXES = (
 )
 ANY_PREFIX = "|".join(sorted(map(re.escape, PREFIXES), key=len, reverse=True))  # for patterns
 _IN_DECODER = re.compile(rf"({ANY_PREFIX})(?:layers\.[0-9]|embed_tokens\.weight)")
-_ANYWHERE = re.compile(r"(.*?)layers\.0\.(?:self_attn|mlp)\..*", re.DOTALL)
+_ANYWHERE = re.compile(r"(.*?)layers\.0\.(?:self_attn|linear_attn|mlp)\..*", re.DOTALL)
 _MAX_NAME = 1000  # characters that are searched
+_MAX_INTERVAL = 1000  # layers from one with full attention to the next
+_DRAFT_LAYERS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
 
 
 @dataclass(frozen=True)
@@ -283,6 +475,16 @@ class DecoderNames:
         prefix = min(PREFIXES, key=lambda p: (-counts[p], PREFIXES.index(p)))
         own = [f"{prefix}lm_head", *(["language_model.lm_head"] if "language" in prefix else [])]
         return cls(prefix, next((head for head in ("lm_head", *own) if head in heads), "lm_head"))
+
+
+def has_decoder(tensors: Iterable[str]) -> bool:
+    """Return whether a tensor has the name of one in a decoder."""
+    return any(_IN_DECODER.match(name) is not None for name in tensors)
+
+
+def draft_layers(config: Mapping[str, Any]) -> int:
+    """Return how many layers after the last only draft tokens, according to config.json."""
+    return sum(max(0, n) for key in _DRAFT_LAYERS if type(n := config.get(key)) is int)
 
 
 def other_prefix(tensors: Iterable[str]) -> str | None:
@@ -344,6 +546,15 @@ def takes_int8_activations(config: Mapping[str, Any]) -> bool:
     return known.int8_activations or (
         "input_bits" in known.gguf_config and config.get("input_bits") == 8
     )
+
+
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Return whether config.json ties the output head to the embedding."""
+    known = of_config(config)
+    if known is None:
+        return config.get("tie_word_embeddings") is True
+    found = config.get(known.tie_key)
+    return known.is_tied if found is None else found is True
 
 
 def first_class(config: Mapping[str, Any]) -> object:

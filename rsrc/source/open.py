@@ -22,6 +22,7 @@ from .refuse import PICKLES, is_pickle, refuse_by_config, refuse_pickles, refuse
 from .safetensors import check_all_there, is_shard_of, open_index, open_shards
 from .shapes import is_linear, missing_weights
 from .shards import numbered_set
+from .text_only import text_only
 from .wrong_file import (
     identified,
     is_checkpoint,
@@ -54,6 +55,7 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     if note is not None:
         checkpoint = replace(checkpoint, notes=(note, *checkpoint.notes))
     refuse_unsupported(checkpoint)
+    checkpoint = text_only(checkpoint)
     missing = _missing(checkpoint)
     if missing is not None:
         raise SourceError(f"{checkpoint.path}: {missing}")

@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 
 from rsr_formats.architectures import (
     ARCHITECTURES,
-    PROJECTIONS,
     Architecture,
+    DeltaNet,
     Factor,
     canonical,
     first_class,
+    is_tied,
     of_config,
     takes_int8_activations,
 )
@@ -27,14 +28,21 @@ from rsr_formats.text import shown
 
 from .errors import ModelError
 from .json_object import JsonObject
-from .layer_settings import LayerSettings, read_layers
+from .layer_settings import FULL, SLIDING, LayerSettings, read_layers
 from .rope import Rope
 
 T = TypeVar("T")
 
 MAX_HEAD_DIM = 4096  # bounds the RoPE tables; the largest known model has 256
+MAX_TAPS = 16  # of a short convolution, as in the native module
 _ADVICE = "Its matrices can still be multiplied one by one"
-ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu2": "relu2"}  # hidden_act to kernel
+LOCAL_THETA = "rope_local_base_freq"
+ACTIVATIONS = {  # hidden_act to kernel
+    "silu": "silu",
+    "swish": "silu",
+    "relu2": "relu2",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
 
 
 def read_json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
@@ -62,9 +70,10 @@ class Config:
 
     Attributes:
         architecture: the entry of the table of architectures.
-        hidden_act: activation of the gate: "silu" or "relu2".
-        rope: of the layers, unless their settings have another.
+        hidden_act: activation of the gate: "silu", "relu2" or "gelu_tanh".
+        rope: of the layers that attend to all positions.
         layers: settings of the layers, a pattern that repeats.
+        delta_net: the sizes of gated delta nets; None if the class has none.
         layer_runs: how often a pass runs each layer before the next one.
         embedding_factor: of the embeddings.
         residual_factor: of the output of each sublayer.
@@ -93,6 +102,7 @@ class Config:
     max_position_embeddings: int
     rope: Rope
     layers: tuple[LayerSettings, ...]
+    delta_net: DeltaNet | None
     layer_runs: int
     embedding_factor: float
     residual_factor: float
@@ -146,10 +156,15 @@ class Config:
             "intermediate": self.intermediate_size,
             "gate_up": 2 * self.intermediate_size,
             "queries": self.queries_width,
+            "gated_queries": 2 * self.queries_width,
             "keys": self.keys_width,
             "qkv": self.queries_width + 2 * self.keys_width,
         }
-        out_features, in_features = (widths[width] for width in PROJECTIONS[module])
+        if (delta := self.delta_net) is not None:
+            widths["delta_channels"] = delta.channels
+            widths["delta_values"] = delta.values_width
+            widths["delta_heads"] = delta.linear_num_value_heads
+        out_features, in_features = (widths[w] for w in self.architecture.widths(module))
         return out_features, in_features
 
 
@@ -193,17 +208,11 @@ def examine_config(
     eps = reasons.attempt(config.number, "rms_norm_eps", architecture.rms_norm_eps)
     bos = reasons.attempt(config.token_ids, "bos_token_id")
     eos = reasons.attempt(_end_tokens, config, generation)
-    rope = None
-    if sizes is not None:
-        rope = reasons.attempt(
-            Rope.from_config,
-            values,
-            sizes["head_dim"],
-            sizes["max_position_embeddings"],
-            architecture.rope_theta,
-        )
-    layers = reasons.attempt(read_layers, config, architecture, rope)
+    ropes = None if sizes is None else reasons.attempt(_ropes, config, sizes, architecture)
+    rope, local_rope = ropes or (None, None)
+    layers = reasons.attempt(read_layers, config, architecture, rope, local_rope)
     factors = reasons.attempt(_factors, config, architecture, sizes)
+    delta_net = reasons.attempt(_delta_net, config, architecture)
     if reasons.all:
         return None, reasons.all
     assert sizes is not None
@@ -227,8 +236,9 @@ def examine_config(
         hidden_act=activation,
         rope=rope,
         layers=layers,
-        layer_runs=architecture.layer_runs,
-        tie_word_embeddings=values.get("tie_word_embeddings") is True,
+        delta_net=delta_net,
+        layer_runs=architecture.layer_runs if values.get("layer_sharing") is True else 1,
+        tie_word_embeddings=is_tied(values),
         int8_activations=takes_int8_activations(values),
         self_quantizing=architecture.self_quantizing or is_bitnet,
         normalizes_inputs=is_bitnet and quantization.values.get("use_rms_norm") is True,
@@ -318,6 +328,26 @@ def _factors(
     }
 
 
+def _delta_net(found: JsonObject, architecture: Architecture) -> DeltaNet | None:
+    """Return the sizes of gated delta nets."""
+    if architecture.delta_net is None:
+        return None
+    defaults = vars(architecture.delta_net)
+    sizes = DeltaNet(**{key: found.size(key, default) for key, default in defaults.items()})
+    keys, values = sizes.linear_num_key_heads, sizes.linear_num_value_heads
+    if values % keys:
+        raise ModelError(
+            f"config.json: linear_num_value_heads is {values}, expected a multiple of "
+            f"linear_num_key_heads, {keys}"
+        )
+    if sizes.linear_conv_kernel_dim > MAX_TAPS:
+        raise ModelError(
+            f"config.json: linear_conv_kernel_dim is {sizes.linear_conv_kernel_dim}, expected at "
+            f"most {MAX_TAPS}"
+        )
+    return sizes
+
+
 def _factor(found: JsonObject, factor: Factor | None, otherwise: float) -> float:
     if factor is None:
         return otherwise
@@ -328,12 +358,40 @@ def _factor(found: JsonObject, factor: Factor | None, otherwise: float) -> float
     return float(value**factor.power * size)
 
 
+def _ropes(
+    config: JsonObject, sizes: Mapping[str, int], architecture: Architecture
+) -> tuple[Rope, Rope]:
+    """Return the rotation of layers that attend to all positions, and that of those with a window.
+
+    They are the same unless the class reads `rope_local_base_freq`. Such a class has an object for
+    each kind of layer under `rope_parameters`; in older files `rope_theta` and `rope_scaling` are
+    of the first kind, and `rope_local_base_freq` is the base of the second.
+    """
+    a = architecture
+    values = {**a.own_keys, **config.values}
+
+    def read(found: Mapping[str, Any], theta: float) -> Rope:
+        head_dim, positions = sizes["head_dim"], sizes["max_position_embeddings"]
+        return Rope.from_config(
+            found, head_dim, positions, theta, a.partial_rotary_factor, a.longrope_by_limit
+        )
+
+    if LOCAL_THETA not in a.own_keys:
+        rope = read(values, a.rope_theta)
+        return rope, rope
+    kinds = JsonObject("config.json: rope_parameters", config.table("rope_parameters"))
+    whole = {**kinds.table(FULL), **config.table("rope_scaling")}
+    rope = read({**values, "rope_parameters": None, "rope_scaling": whole}, a.rope_theta)
+    local = {"rope_scaling": kinds.table(SLIDING), "rope_theta": values.get(LOCAL_THETA)}
+    return rope, read(local, a.own_keys[LOCAL_THETA])
+
+
 def _activation(found: JsonObject, architecture: Architecture) -> str:
-    name = found.text("hidden_act", architecture.hidden_act)
+    key = "hidden_activation" if "hidden_activation" in architecture.own_keys else "hidden_act"
+    name = found.text(key, architecture.hidden_act)
     if name not in ACTIVATIONS:
         raise ModelError(
-            f"config.json: hidden_act {shown(name)} is not supported; "
-            f"known are {', '.join(ACTIVATIONS)}"
+            f"config.json: {key} {shown(name)} is not supported; known are {', '.join(ACTIVATIONS)}"
         )
     return ACTIVATIONS[name]
 

@@ -27,6 +27,7 @@ from .kv_cache import KVCache
 from .layers.layer import DecoderLayer
 from .layers.sublayer import HEAD, PHASES, PRODUCTS, REST, Item, Part, Pass, Place
 from .linear import LinearGroup, QuantizedInputs, Workspace, short_steps
+from .rope import Rope, no_rotation
 from .turns import Turns
 from .weights import Weights
 
@@ -104,18 +105,25 @@ class Decoder:
         for place, number in enumerate(c.layers_of_a_pass):
             settings = c.layer(number)
             rope = settings.rope
-            if rope is not None and id(rope) not in tables:
-                tables[id(rope)] = [
-                    rope.tables(context, weights.rope_factors, variant)
-                    for variant in range(rope.variant(context) + 1)
-                ]
-            ropes = [] if rope is None else tables[id(rope)]
+            if id(rope) not in tables:
+                tables[id(rope)] = self._tables(rope, context)
             layers.append(
                 DecoderLayer(
-                    Place(c, settings, place, self._workspace, ropes), weights.layers[number]
+                    Place(c, settings, place, self._workspace, tables[id(rope)]),
+                    weights.layers[number],
                 )
             )
         return layers
+
+    def _tables(self, rope: Rope | None, context: int) -> list[tuple[FloatArray, FloatArray]]:
+        """Return cosines and sines by variant."""
+        if rope is None:
+            return [no_rotation(context)]
+        # Divisors in the file are those of the layers that attend to all positions.
+        factors = self._weights.rope_factors if rope is self._config.rope else None
+        return [
+            rope.tables(context, factors, variant) for variant in range(rope.variant(context) + 1)
+        ]
 
     def hidden(self, batch: Sequence[BatchItem]) -> FloatArray:
         """Return the hidden states of all tokens after the last layer, before the final norm.
@@ -139,6 +147,8 @@ class Decoder:
         if self._config.embedding_factor != 1:
             np.multiply(recorded.x, np.float32(self._config.embedding_factor), out=recorded.x)
         self.phase_timer.lap(REST)
+        for item in batch:
+            item.cache.begin(len(item.tokens))
         recorded.program.run(self.phase_timer.times)
         return recorded.x
 

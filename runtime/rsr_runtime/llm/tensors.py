@@ -125,7 +125,7 @@ class _Checker:
             if len(self.problems) > _MAX_PROBLEMS:
                 break
         self._vector(f"{names.prefix}norm.weight", c.hidden_size)
-        self._optional(ROPE_FACTORS, c.head_dim // 2)
+        self._optional(ROPE_FACTORS, c.rope.head_dim // 2)
 
     def _vocabulary(self) -> None:
         """Check embedding and output head; where they are tied, one of them is enough."""
@@ -150,9 +150,9 @@ class _Checker:
                 self.problems.append(f"{head}_scale is there, but {head} is not int8")
         elif not c.tie_word_embeddings:
             self.problems.append(
-                f"{head} is missing and tie_word_embeddings is not true in config.json, so there "
-                "is no output head: a model without one gives hidden states, not text; use the "
-                "checkpoint with its head (...ForCausalLM)"
+                f"{head} is missing and {c.architecture.tie_key} is not true in config.json, so "
+                "there is no output head: a model without one gives hidden states, not text; use "
+                "the checkpoint with its head (...ForCausalLM)"
             )
 
     def _int8_head(self, name: str) -> None:
@@ -178,7 +178,8 @@ class _Checker:
         self._weight(f"{name}.weight", rows, columns)
         weight = self._tensors.get(f"{name}.weight")
         is_dense = weight is not None and weight.dtype is not None
-        if is_dense and c.is_self_quantizing(name):
+        has_clip = f"{name}.weight_clip_val" in self._tensors  # ParetoQ's
+        if is_dense and (c.is_self_quantizing(name) or has_clip):
             self.problems.append(
                 f"{name}.weight is dense, but the model quantizes it: compile it, too"
             )
