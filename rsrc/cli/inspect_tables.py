@@ -103,6 +103,7 @@ def _print_support(out: Console, result: dict[str, Any]) -> None:
         tuple(result["chat"]["reasons"]),
         tuple(result["not_understood"]),
         tuple(result["not_applied"]),
+        tuple(result["embeds"]["reasons"]),
     )
     for line in support.sentences():
         out.print(printable(line))
