@@ -118,6 +118,7 @@ class Architecture:
         gguf_names: values of `general.architecture`; an export writes the first.
         family: what its models are called; "": as the class.
         is_runnable: whether `rsr_runtime.llm` can run it.
+        has_head: whether it has an output head; one without gives hidden states, not text.
         attn_sub_norm: name of the norm before o_proj within a layer, or None.
         ffn_sub_norm: name of the norm before down_proj within a layer, or None.
         norms: those around the sublayers of a layer.
@@ -164,6 +165,7 @@ class Architecture:
     gguf_names: tuple[str, ...] = ()
     family: str = ""
     is_runnable: bool = True
+    has_head: bool = True
     attn_sub_norm: str | None = None
     ffn_sub_norm: str | None = None
     norms: Norms = Norms()
@@ -324,8 +326,6 @@ ARCHITECTURES = (
         num_key_value_heads=4,
         head_dim=256,
     ),
-    # Embedding models: Qwen3 without an output head
-    replace(_QWEN3, name="Qwen3Model", gguf_names=(), is_runnable=False),
     # Llama with biases in q_proj, k_proj and v_proj
     Architecture(
         "Qwen2ForCausalLM",
@@ -555,12 +555,23 @@ def canonical(module: str) -> str:
 def of_config(config: Mapping[str, Any]) -> Architecture | None:
     """Return the architecture of a config.json, or None if it is unknown.
 
-    The first class under `architectures` decides, or `model_type` if none is named.
+    The first class under `architectures` decides, or `model_type` if none is named. A class
+    "...Model" is the decoder of "...ForCausalLM" without its output head.
     """
     named = first_class(config)
     if named is not None:
-        return next((a for a in ARCHITECTURES if a.name == named), None)
+        found = next((a for a in ARCHITECTURES if named in (a.name, _base_name(a))), None)
+        return found if found is None or found.name == named else without_head(found)
     return next((a for a in ARCHITECTURES if a.model_type == config.get("model_type")), None)
+
+
+def without_head(architecture: Architecture) -> Architecture:
+    """Return the architecture of a class's decoder, which embedding models consist of."""
+    return replace(architecture, name=_base_name(architecture), has_head=False)
+
+
+def _base_name(architecture: Architecture) -> str:
+    return f"{architecture.name.removesuffix('ForCausalLM')}Model"
 
 
 def takes_int8_activations(config: Mapping[str, Any]) -> bool:

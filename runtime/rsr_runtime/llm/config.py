@@ -416,13 +416,6 @@ def _architecture(config: Mapping[str, Any]) -> Architecture:
     if found is not None and found.is_runnable:
         return found
     named = first_class(config) or config.get("model_type")
-    if isinstance(named, str) and named.endswith("Model"):
-        whole = f"{named.removesuffix('Model')}ForCausalLM"
-        if any(a.name == whole for a in ARCHITECTURES):
-            raise ModelError(
-                f"config.json: architecture {named!r} is a base model without an output head, "
-                f"which gives hidden states, not text: use the checkpoint of a {whole}. {_ADVICE}"
-            )
     known = ", ".join(a.name for a in ARCHITECTURES if a.is_runnable)
     why = f": it has {MISSING[named]}" if isinstance(named, str) and named in MISSING else ""
     raise ModelError(

@@ -291,7 +291,7 @@ def answer(model: Any, sequences: Sequence[list[int]]) -> list[Answer]:
 
         longest = max(map(len, sequences))
         ids = torch.tensor([tokens + [0] * (longest - len(tokens)) for tokens in sequences])
-        with _watched(model) as distances:
+        with watched(model) as distances:
             logits = model(ids, use_cache=False).logits.numpy()
         assert logits.dtype == np.float32
         nearest = np.ones(ids.shape)
@@ -339,7 +339,7 @@ def perplexity(logits: FloatArray, tokens: list[int]) -> float:
 
 
 @contextlib.contextmanager
-def _watched(model: Any) -> Iterator[list[npt.NDArray[np.float64]]]:
+def watched(model: Any) -> Iterator[list[npt.NDArray[np.float64]]]:
     """Collect, for each call of a BitNet layer, how near each row's inputs come to a tie."""
     found: list[npt.NDArray[np.float64]] = []
 
