@@ -18,6 +18,7 @@ from .errors import ModelError
 
 FloatArray = npt.NDArray[np.float32]
 
+_OLDER_NAMES = {"su": "longrope"}  # of the first Phi-3
 _TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 _RESCALED = ("llama3", "yarn", "longrope")  # refer to the context length before scaling
 _NUMBERS = (
@@ -86,10 +87,17 @@ class Rope:
             raise ModelError(f"config.json: rope_scaling is {shown(scaling)}, expected an object")
         kind = scaling.get("rope_type", scaling.get("type"))
         kind = "default" if kind is None else kind
+        kind = _OLDER_NAMES.get(kind, kind) if isinstance(kind, str) else kind
         if not isinstance(kind, str) or kind not in _TYPES:
             raise ModelError(
                 f"config.json: rope scaling {shown(kind)} is not supported; "
                 f"known are {', '.join(_TYPES)}"
+            )
+        stray = [key for key in _DIVISORS if kind != "longrope" and scaling.get(key) is not None]
+        if stray:
+            raise ModelError(
+                f"config.json: rope scaling {kind!r} has {' and '.join(stray)}, which only "
+                "'longrope' has"
             )
         numbers = {"rope_theta": theta}
         for key in _NUMBERS:

@@ -336,6 +336,15 @@ def test_llama3_frequencies_must_be_in_order() -> None:
             rope(rope_scaling={**LLAMA3, "low_freq_factor": low})
 
 
+def test_older_names_and_stray_settings() -> None:
+    lists = {"short_factor": [1.0] * 32, "long_factor": [2.0] * 32}
+    scaling = {**lists, "original_max_position_embeddings": 512}
+    old, new = (rope(rope_scaling={**scaling, "type": name}) for name in ("su", "longrope"))
+    assert old == new
+    with pytest.raises(ModelError, match="'yarn' has short_factor and long_factor, which only"):
+        rope(rope_scaling={**YARN, **lists})
+
+
 def test_partial_rotation() -> None:
     """The first features of a head rotate as a smaller head."""
     assert rope(partial_rotary_factor=1.0)
