@@ -28,6 +28,7 @@ class Architecture:
         has_qk_norms: whether queries and keys are normalized per head before RoPE.
         permutes_qk: whether GGUF files store the rows of q_proj and k_proj in llama.cpp's order,
             which makes RoPE pair neighboring features instead of the halves of a head.
+        has_experts: whether layers may have a mixture of experts (`rsr_formats.experts`).
         int8_activations: linear layers take int8 activations whatever config.json says; see
             `takes_int8_activations` for the others.
         self_quantizing: linear layers quantize float weights in every forward pass.
@@ -45,6 +46,7 @@ class Architecture:
     ffn_sub_norm: str | None = None
     has_qk_norms: bool = False
     permutes_qk: bool = False
+    has_experts: bool = False
     int8_activations: bool = False
     self_quantizing: bool = False
     hidden_act: str = "silu"
@@ -96,6 +98,17 @@ ARCHITECTURES = (
         gguf_config={"weight_bits": 1, "input_bits": 8},
     ),
     _QWEN3,
+    # deepgrove/maple-preview; Qwen3 whose MLPs are mixtures of experts
+    replace(
+        _QWEN3,
+        name="Qwen3MoeForCausalLM",
+        model_type="qwen3_moe",
+        gguf_names=("qwen3moe",),
+        has_experts=True,
+        gguf_config={"norm_topk_prob": True},  # as llama.cpp computes whatever the file says
+        num_key_value_heads=4,
+        head_dim=None,
+    ),
     # Embedding models: Qwen3 without an output head
     replace(_QWEN3, name="Qwen3Model", gguf_names=(), is_runnable=False),
     # Llama with biases in q_proj, k_proj and v_proj

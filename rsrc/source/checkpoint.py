@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rsr_formats.model_files import MAX_CONFIG, parse_object
+from rsr_formats.records import Stack
 
 from ..common.errors import SourceError
 from .files import read_limited
@@ -28,6 +29,7 @@ class Checkpoint:
         files: the model files that a `.rsr` file keeps, by name: a path, or contents made from GGUF
             metadata.
         notes: sentences for the user about what could not be converted.
+        stacks: the three-dimensional tensors that some of `tensors` are parts of in the file.
     """
 
     path: Path
@@ -36,6 +38,7 @@ class Checkpoint:
     metadata: dict[str, str] = field(default_factory=dict)
     files: dict[str, Path | bytes] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    stacks: tuple[Stack, ...] = ()
 
     @cached_property
     def config(self) -> dict[str, Any]:

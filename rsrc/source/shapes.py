@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from rsr_formats.architectures import ANY_PREFIX, PROJECTIONS, Architecture, of_config
+from rsr_formats.experts import EXPERTS, Experts, experts_of
+from rsr_formats.experts import PROJECTIONS as EXPERT_PROJECTIONS
 from rsr_formats.text import listed
 
 from ..common.errors import SourceError
@@ -31,6 +33,11 @@ _LAYER = re.compile(
     rf"(?P<prefix>{ANY_PREFIX})layers\.(?P<layer>0|[1-9][0-9]{{0,8}})\."
     rf"(?P<module>{'|'.join(map(re.escape, PROJECTIONS))})\.weight"
 )
+_EXPERT = re.compile(
+    rf"(?P<prefix>{ANY_PREFIX})layers\.(?P<layer>0|[1-9][0-9]{{0,8}})\."
+    rf"{re.escape(EXPERTS)}\.(?P<number>0|[1-9][0-9]{{0,8}})\."
+    rf"(?P<projection>{'|'.join(EXPERT_PROJECTIONS)})\.weight"
+)
 _VOCABULARY = re.compile(rf"(?:(?:{ANY_PREFIX})embed_tokens|(?:language_model\.)?lm_head)\.weight")
 
 _MAX = 1 << 31  # exclusive limit of a dimension
@@ -39,7 +46,7 @@ _LISTED = 20  # missing tensors that a message names
 
 def is_linear(name: str) -> bool:
     """Return whether config.json may imply a shape for the weight `name`."""
-    return (_LAYER.fullmatch(name) or _VOCABULARY.fullmatch(name)) is not None
+    return any(p.fullmatch(name) is not None for p in (_LAYER, _EXPERT, _VOCABULARY))
 
 
 def expected_shape(config: dict[str, Any], name: str) -> ExpectedShape | None:
@@ -54,6 +61,8 @@ def expected_shape(config: dict[str, Any], name: str) -> ExpectedShape | None:
             return None
         keys = f"vocab_size {tokens}, hidden_size {hidden}"
         return ExpectedShape((tokens, hidden), keys, is_vocabulary=True)
+    if (expert := _EXPERT.fullmatch(name)) is not None:
+        return _expert_shape(config, expert["projection"], hidden)
     layer = _LAYER.fullmatch(name)
     if layer is None:
         return None
@@ -63,6 +72,17 @@ def expected_shape(config: dict[str, Any], name: str) -> ExpectedShape | None:
         return None
     shape = (hidden, wide) if out_width == "hidden" else (wide, hidden)
     return ExpectedShape(shape, f"{key}, hidden_size {hidden}")
+
+
+def _expert_shape(config: dict[str, Any], projection: str, hidden: int) -> ExpectedShape | None:
+    try:
+        experts = experts_of(config)
+    except ValueError:
+        return None
+    if experts is None:
+        return None
+    keys = f"moe_intermediate_size {experts.moe_intermediate_size}, hidden_size {hidden}"
+    return ExpectedShape(experts.shape_of(projection, hidden), keys)
 
 
 def check_shape(config: dict[str, Any], name: str, shape: tuple[int, int], found: str) -> None:
@@ -98,25 +118,74 @@ def missing_weights(config: dict[str, Any], names: Iterable[str]) -> str | None:
     layers = _integer(config.get("num_hidden_layers"))
     if layers is None or of_config(config) is None:
         return None
+    try:
+        experts = experts_of(config)
+    except ValueError:
+        return None
+    expected = _Expected(layers, experts)
     found: dict[tuple[str, str], set[int]] = {}  # (prefix, module): layers that have it
+    prefixes: dict[str, set[tuple[int, str]]] = {}  # prefix: (layer, module) of experts
     for name in names:
-        match = _LAYER.fullmatch(name)
-        if match is not None and int(match["layer"]) < layers:
-            found.setdefault((match["prefix"], match["module"]), set()).add(int(match["layer"]))
-    missing = sum(layers - len(have) for have in found.values())
+        if (match := _LAYER.fullmatch(name)) is not None:
+            layer, module = int(match["layer"]), match["module"]
+            if expected.has(layer, module):
+                found.setdefault((match["prefix"], module), set()).add(layer)
+        elif experts is not None and (match := _EXPERT.fullmatch(name)) is not None:
+            layer, number = int(match["layer"]), int(match["number"])
+            if layer < layers and experts.are_in(layer) and number < experts.num_experts:
+                module = f"{EXPERTS}.{number}.{match['projection']}"
+                prefixes.setdefault(match["prefix"], set()).add((layer, module))
+    missing = sum(expected.count(module) - len(have) for (_, module), have in found.items())
+    missing += sum(expected.expert_matrices - len(have) for have in prefixes.values())
     if not missing:
         return None
     absent = (
         f"{prefix}layers.{layer}.{module}.weight"
         for layer in range(layers)
         for (prefix, module), have in found.items()
-        if layer not in have
+        if layer not in have and expected.has(layer, module)
     )
-    some = listed(list(islice(absent, _LISTED)), _LISTED, count=missing)
+    absent_experts = (
+        f"{prefix}layers.{layer}.{module}.weight"
+        for prefix, have in prefixes.items()
+        for layer in range(layers)
+        if experts is not None and experts.are_in(layer)
+        for module in experts.modules()
+        if (layer, module) not in have
+    )
+    some = listed(list(islice(chain(absent, absent_experts), _LISTED)), _LISTED, count=missing)
     return (
         f"weights are missing from the {layers} layers that config.json announces "
         f"(num_hidden_layers): {some}"
     )
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """The layers that have a matrix."""
+
+    layers: int
+    experts: Experts | None
+
+    def has(self, layer: int, module: str) -> bool:
+        """Return whether a layer has a module of `PROJECTIONS`."""
+        if self.experts is not None and module.startswith("mlp.") and self.experts.are_in(layer):
+            return False
+        return layer < self.layers
+
+    def count(self, module: str) -> int:
+        """Return how many layers have a module of `PROJECTIONS`."""
+        if self.experts is None or not module.startswith("mlp."):
+            return self.layers
+        return self.layers - self.experts.layers_among(self.layers)
+
+    @property
+    def expert_matrices(self) -> int:
+        """The matrices of all experts of all layers."""
+        if self.experts is None:
+            return 0
+        of_layer = self.experts.num_experts * len(EXPERT_PROJECTIONS)
+        return of_layer * self.experts.layers_among(self.layers)
 
 
 def _width(

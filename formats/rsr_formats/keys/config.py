@@ -104,6 +104,8 @@ CONFIG: Keys = {
         },
         _ZERO,
     ),
+    **_of(UNSUPPORTED, {"norm_topk_prob": _EXPERTS}, _OFF),
+    **_of(UNSUPPORTED, {"decoder_sparse_step": _EXPERTS}, _ONE),
     **_of(UNSUPPORTED, {"sliding_window": "attention sees a window of positions only"}, _OFF),
     **_of(
         UNSUPPORTED,
@@ -137,6 +139,7 @@ CONFIG: Keys = {
             "no_rope_layers": "layers without rotation",
             "attention_chunk_size": "attention within chunks of positions",
             "pruned_heads": "heads that were removed",
+            "mlp_only_layers": _EXPERTS,
             "per_layer_config": "settings that differ between layers",
         },
         ([], {}),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..architectures import ARCHITECTURES, PROJECTIONS, Architecture, DecoderNames, of_config
+from ..experts import ROUTER, experts_of
 from ..text import printable, quoted, shown_json
 from .config import CONFIG, QUANTIZATION, ROPE
 from .generation import GENERATION, of_model
@@ -300,7 +301,22 @@ def _adds_norms(context: _Context, value: object) -> bool:
     return value is not True or not context.architecture.has_qk_norms
 
 
+def _lacks_experts(context: _Context, value: object) -> bool:
+    """Whether a setting of experts is there for a class that has none; experts_of reads it."""
+    return not context.architecture.has_experts
+
+
+_EXPERT_SETTINGS = (
+    "num_experts",
+    "num_local_experts",
+    "num_experts_per_tok",
+    "moe_intermediate_size",
+    "norm_topk_prob",
+    "decoder_sparse_step",
+    "mlp_only_layers",
+)
 _CHECKS: Mapping[str, Callable[[_Context, object], bool]] = {
+    **dict.fromkeys(_EXPERT_SETTINGS, _lacks_experts),
     "sliding_window": _has_window,
     "use_sliding_window": _uses_window,
     "layer_types": _is_other_attention,
@@ -342,8 +358,8 @@ def _unknown_tensors(
                     name,
                     f"the file has layer {number}, and config.json says num_hidden_layers {layers}",
                 )
-        elif stem not in known and stem not in seen:
-            seen.add(stem)
+        elif stem not in known and (kind := re.sub(r"\d+", "0", stem)) not in seen:
+            seen.add(kind)
             yield name, _inside(name, stem, architecture)
 
 
@@ -394,10 +410,21 @@ def _known_in_layers(config: Mapping[str, Any], architecture: Architecture) -> s
             is_set = True  # its class reads neither setting
         if is_set and _may_have_bias(architecture, module):
             known.add(f"{module}.bias")
+    experts = _expert_modules(config)
+    known |= {f"{module}.weight" for module in (*experts, ROUTER) if experts}
     if _is_mlx(config):
-        known |= {f"{module}.biases" for module in PROJECTIONS}
+        known |= {f"{module}.biases" for module in (*PROJECTIONS, *experts)}
     # Frequencies that old checkpoints keep; they follow from config.json.
     return known | {"self_attn.rotary_emb.inv_freq"}
+
+
+def _expert_modules(config: Mapping[str, Any]) -> list[str]:
+    """Return the modules of experts in a layer, none if the settings are invalid."""
+    try:
+        experts = experts_of(config)
+    except ValueError:
+        return []
+    return [] if experts is None else list(experts.modules())
 
 
 def _is_mlx(config: Mapping[str, Any]) -> bool:
