@@ -308,8 +308,8 @@ def _check_stacks(header: Header) -> None:
         count = matrices * len(stack.suffixes)
         if not 0 < count <= len(found) or rows % len(stack.suffixes):
             raise HeaderFieldError(
-                f"{what}: shape {list(stack.shape)}, expected 1 to {len(found)} tensors, the number "
-                f"of those in the file, and rows in {len(stack.suffixes)} equal parts"
+                f"{what}: shape {list(stack.shape)} of {count} tensors, expected 1 to "
+                f"{len(found)}, and {len(stack.suffixes)} equal parts of the rows"
             )
         first = found.get(next(stack.parts()))
         for name in stack.parts():
