@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
-from rsr_formats.architectures import ANY_PREFIX, PROJECTIONS, Architecture, of_config
+from rsr_formats.architectures import (
+    ANY_PREFIX,
+    MIXERS,
+    PROJECTIONS,
+    Architecture,
+    DeltaNet,
+    of_config,
+)
 from rsr_formats.experts import EXPERTS, Experts, experts_of
 from rsr_formats.experts import PROJECTIONS as EXPERT_PROJECTIONS
 from rsr_formats.text import listed
@@ -66,7 +73,7 @@ def expected_shape(config: dict[str, Any], name: str) -> ExpectedShape | None:
     layer = _LAYER.fullmatch(name)
     if layer is None:
         return None
-    out_width, in_width = PROJECTIONS[layer["module"]]
+    out_width, in_width = architecture.widths(layer["module"])
     wide, key = _width(config, architecture, in_width if out_width == "hidden" else out_width)
     if wide is None:
         return None
@@ -115,35 +122,41 @@ def missing_weights(config: dict[str, Any], names: Iterable[str]) -> str | None:
         config: the config.json; `num_hidden_layers` is how many layers there should be.
         names: of all tensors.
     """
-    layers = _integer(config.get("num_hidden_layers"))
-    if layers is None or of_config(config) is None:
+    layers, architecture = _integer(config.get("num_hidden_layers")), of_config(config)
+    if layers is None or architecture is None:
         return None
     try:
         experts = experts_of(config)
     except ValueError:
         return None
-    expected = _Expected(layers, experts)
     found: dict[tuple[str, str], set[int]] = {}  # (prefix, module): layers that have it
     prefixes: dict[str, set[tuple[int, str]]] = {}  # prefix: (layer, module) of experts
     for name in names:
         if (match := _LAYER.fullmatch(name)) is not None:
             layer, module = int(match["layer"]), match["module"]
-            if expected.has(layer, module):
+            if layer < layers:
                 found.setdefault((match["prefix"], module), set()).add(layer)
         elif experts is not None and (match := _EXPERT.fullmatch(name)) is not None:
             layer, number = int(match["layer"]), int(match["number"])
             if layer < layers and experts.are_in(layer) and number < experts.num_experts:
                 module = f"{EXPERTS}.{number}.{match['projection']}"
                 prefixes.setdefault(match["prefix"], set()).add((layer, module))
-    missing = sum(expected.count(module) - len(have) for (_, module), have in found.items())
-    missing += sum(expected.expert_matrices - len(have) for have in prefixes.values())
+    expected = {module: _expected(config, architecture, experts, module) for _, module in found}
+    missing = sum(
+        expected[module].count(layers) - sum(map(expected[module].has, have))
+        for (_, module), have in found.items()
+    )
+    if experts is not None:
+        of_layer = experts.num_experts * len(EXPERT_PROJECTIONS)
+        every = of_layer * experts.layers_among(layers)
+        missing += sum(every - len(have) for have in prefixes.values())
     if not missing:
         return None
     absent = (
         f"{prefix}layers.{layer}.{module}.weight"
         for layer in range(layers)
         for (prefix, module), have in found.items()
-        if layer not in have and expected.has(layer, module)
+        if layer not in have and expected[module].has(layer)
     )
     absent_experts = (
         f"{prefix}layers.{layer}.{module}.weight"
@@ -162,30 +175,38 @@ def missing_weights(config: dict[str, Any], names: Iterable[str]) -> str | None:
 
 @dataclass(frozen=True)
 class _Expected:
-    """The layers that have a matrix."""
+    """The layers that have a projection: those of a pattern that repeats, unless experts do."""
 
-    layers: int
+    pattern: list[bool]
     experts: Experts | None
 
-    def has(self, layer: int, module: str) -> bool:
-        """Return whether a layer has a module of `PROJECTIONS`."""
-        if self.experts is not None and module.startswith("mlp.") and self.experts.are_in(layer):
-            return False
-        return layer < self.layers
+    def has(self, layer: int) -> bool:
+        """Return whether a layer has the projection."""
+        is_replaced = self.experts is not None and self.experts.are_in(layer)
+        return self.pattern[layer % len(self.pattern)] and not is_replaced
 
-    def count(self, module: str) -> int:
-        """Return how many layers have a module of `PROJECTIONS`."""
-        if self.experts is None or not module.startswith("mlp."):
-            return self.layers
-        return self.layers - self.experts.layers_among(self.layers)
+    def count(self, layers: int) -> int:
+        """Return how many of the first `layers` layers have it."""
+        if self.experts is not None:
+            return layers - self.experts.layers_among(layers)
+        whole, rest = divmod(layers, len(self.pattern))
+        return whole * sum(self.pattern) + sum(self.pattern[:rest])
 
-    @property
-    def expert_matrices(self) -> int:
-        """The matrices of all experts of all layers."""
-        if self.experts is None:
-            return 0
-        of_layer = self.experts.num_experts * len(EXPERT_PROJECTIONS)
-        return of_layer * self.experts.layers_among(self.layers)
+
+def _expected(
+    config: dict[str, Any], architecture: Architecture, experts: Experts | None, module: str
+) -> _Expected:
+    """Return which layers have a projection."""
+    if module.startswith("mlp."):
+        return _Expected([True], experts)
+    others = {kind for kind, prefix in MIXERS.items() if not module.startswith(prefix)}
+    if not others & set(architecture.mixers.values()):
+        return _Expected([True], None)
+    kinds = architecture.layer_types(config)
+    if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+        return _Expected([False], None)  # whatever needs the kinds reports it
+    found = [architecture.mixers.get(kind) not in {None, *others} for kind in kinds]
+    return _Expected(found or [False], None)
 
 
 def _width(
@@ -204,6 +225,11 @@ def _width(
         if queries is None or keys is None:
             return None, ""
         return queries + 2 * keys, f"{of_queries}, {of_keys} twice"
+    if width == "gated_queries":
+        queries, of_queries = _width(config, architecture, "queries")
+        return queries and 2 * queries, f"twice {of_queries}"
+    if width.startswith("delta_"):
+        return _delta_width(config, architecture, width)
     key, count = "num_attention_heads", _integer(config.get("num_attention_heads"))
     size = config.get("head_dim", architecture.head_dim)
     if size is None and architecture.head_dim is None and count is not None:
@@ -216,6 +242,28 @@ def _width(
     if count is None or size is None:
         return None, ""
     return count * size, f"{key} {count} x head_dim {size}"
+
+
+def _delta_width(
+    config: dict[str, Any], architecture: Architecture, width: str
+) -> tuple[int | None, str]:
+    """Return a width of a gated delta net, and the keys it follows from."""
+    if architecture.delta_net is None:
+        return None, ""
+    sizes = {
+        key: _integer(default if config.get(key) is None else config[key])
+        for key, default in vars(architecture.delta_net).items()
+    }
+    known = {key: size for key, size in sizes.items() if size is not None}
+    if len(known) < len(sizes):
+        return None, ""
+    of = DeltaNet(**known)
+    widths = {
+        "delta_channels": of.channels,
+        "delta_values": of.values_width,
+        "delta_heads": of.linear_num_value_heads,
+    }
+    return widths[width], ", ".join(f"{key} {size}" for key, size in known.items())
 
 
 def _integer(value: object) -> int | None:

@@ -35,7 +35,7 @@ class LayerSettings:
 def read_layers(
     config: JsonObject, architecture: Architecture, rope: Rope | None, experts: Experts | None
 ) -> tuple[LayerSettings, ...]:
-    """Return the settings of the layers: one for each, or one for all.
+    """Return the settings of the layers: one for each, or a pattern that repeats.
 
     Args:
         config: the object in config.json.
@@ -47,7 +47,7 @@ def read_layers(
         ModelError: `layer_types` has an unknown kind, or another number of entries than there are
             layers; or there are too many layers to say of each whether it has experts.
     """
-    a, kinds = architecture, config.values.get("layer_types")
+    a, kinds = architecture, architecture.layer_types(config.values)
     are_alike = experts is None or (
         experts.decoder_sparse_step == 1 and not experts.mlp_only_layers
     )
@@ -61,7 +61,8 @@ def read_layers(
                 "decoder_sparse_step or mlp_only_layers"
             )
         kinds = [next(iter(a.mixers))] * layers
-    if not isinstance(kinds, list) or len(kinds) != layers:
+    is_given = config.values.get("layer_types") is not None
+    if not isinstance(kinds, list) or (is_given and len(kinds) != layers):
         have = f"{len(kinds)} entries" if isinstance(kinds, list) else shown(kinds)
         raise ModelError(
             f"config.json: layer_types has {have}, expected one for each of the {layers} layers"
