@@ -48,6 +48,8 @@ def cut_stacks(checkpoint: Checkpoint) -> Checkpoint:
     Raises:
         SourceError: a matrix is there by itself as well.
     """
+    if not any(len(t.shape) == 3 for t in checkpoint.tensors.values()):
+        return checkpoint
     known = of_config(checkpoint.config)
     if known is None or not known.has_experts:
         return checkpoint

@@ -28,7 +28,9 @@ _LAYER = {
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
-    # Mixtures of experts: the router, and tensors of all experts (source/stacks.py)
+}
+# The router, and the tensors of all experts (source/stacks.py)
+_EXPERTS = {
     "ffn_gate_inp": "mlp.gate",
     "ffn_gate_exps": "mlp.experts.gate_proj",
     "ffn_up_exps": "mlp.experts.up_proj",
@@ -112,4 +114,5 @@ def hf_rows(rows: int, heads: int) -> Rows:
 def _layer_stems(known: Architecture) -> dict[str, str]:
     attn_sub_norm = known.attn_sub_norm or "self_attn.attn_sub_norm"
     ffn_sub_norm = known.ffn_sub_norm or "mlp.ffn_sub_norm"
-    return {**_LAYER, "attn_sub_norm": attn_sub_norm, "ffn_sub_norm": ffn_sub_norm}
+    experts = _EXPERTS if known.has_experts else {}
+    return {**_LAYER, **experts, "attn_sub_norm": attn_sub_norm, "ffn_sub_norm": ffn_sub_norm}
