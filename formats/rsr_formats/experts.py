@@ -24,13 +24,8 @@ PROJECTIONS = {
 }
 MAX_EXPERTS = 1 << 16  # of a layer; the largest known model has 512
 
-# Settings by the class's defaults. transformers 5 writes num_local_experts.
-_DEFAULTS = {
-    "num_experts": 128,
-    "num_experts_per_tok": 8,
-    "moe_intermediate_size": 768,
-    "decoder_sparse_step": 1,
-}
+_NUMBERS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "decoder_sparse_step")
+KEYS = (*_NUMBERS, "num_local_experts", "norm_topk_prob", "mlp_only_layers")  # of config.json
 
 
 @dataclass(frozen=True)
@@ -56,6 +51,11 @@ class Experts:
     def are_in(self, layer: int) -> bool:
         """Return whether a layer, numbered from 0, has experts instead of an MLP."""
         return self._is_due(layer) and layer not in self.mlp_only_layers
+
+    @property
+    def are_everywhere(self) -> bool:
+        """Whether all layers have experts."""
+        return self.decoder_sparse_step == 1 and not self.mlp_only_layers
 
     def layers_among(self, count: int) -> int:
         """Return how many of the first `count` layers have experts."""
@@ -87,7 +87,7 @@ def experts_of(config: Mapping[str, Any]) -> Experts | None:
     known = of_config(config)
     if known is None or not known.has_experts:
         return None
-    values = {key: _whole(config, key, default) for key, default in _DEFAULTS.items()}
+    values = {key: _whole(config, key, known.own_keys[key]) for key in _NUMBERS}
     if config.get("num_experts") is None and config.get("num_local_experts") is not None:
         values["num_experts"] = _whole(config, "num_local_experts", 0)
     if values["num_experts"] > MAX_EXPERTS:

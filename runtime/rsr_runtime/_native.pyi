@@ -173,7 +173,7 @@ class Program:
         """
         activation(gate) * up, then its RMS norm as in normalize, to out, to (q, s), or to both.
 
-        gate, up: (count, n). activation: 'silu', 'relu2' or 'sigmoid'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.
+        gate, up: (count, n). activation: 'silu', 'relu2', 'gelu_tanh' or 'sigmoid'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.
         """
 
     def delta_net(self, part: int, qkv: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], a: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], b: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], weights: DeltaWeights, state: DeltaState, convolved: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
@@ -298,7 +298,7 @@ def gated(gate: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order
     """
     activation(gate) * up, then its RMS norm as in normalize, to out, to (q, s), or to both.
 
-    gate, up: (count, n). activation: 'silu', 'relu2' or 'sigmoid'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.
+    gate, up: (count, n). activation: 'silu', 'relu2', 'gelu_tanh' or 'sigmoid'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.
     """
 
 class DeltaWeights:
@@ -338,9 +338,9 @@ class Rope:
     Rotary position embedding, norms of queries and keys, and the factor of scores.
     """
 
-    def __init__(self, cos: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], sin: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], *, q_norm: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, k_norm: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, eps: float = 0.0, scale: float) -> None:
+    def __init__(self, cos: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], sin: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], *, q_norm: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, k_norm: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, eps: float = 0.0, scale: float, norms_follow: bool = False) -> None:
         """
-        cos, sin: (context, d / 2). q_norm, k_norm: (d,), the weights of RMS norms with eps, or None. scale: of q . k.
+        cos, sin: (context, n), which rotate the first 2 n features of a head. q_norm, k_norm: (d,), the weights of RMS norms with eps, or None. scale: of q . k. norms_follow: norms apply to rotated q and k.
         """
 
 class KVCache:

@@ -147,6 +147,14 @@ class _Checker:
         c, names = self._config, self._names
         embedding, head = f"{names.prefix}embed_tokens.weight", f"{names.head}.weight"
         has_head = head in self._tensors
+        if not c.architecture.has_head:
+            self._weight(embedding, c.vocab_size, c.hidden_size)
+            if has_head:
+                self.problems.append(
+                    f"the file has {head}, but {c.architecture.name} has no output head: if the "
+                    "model generates text, name its class with a head in config.json"
+                )
+            return
         if embedding in self._tensors or not (has_head and c.tie_word_embeddings):
             self._weight(embedding, c.vocab_size, c.hidden_size)
         if has_head and self._tensors[head].dtype == "I8" and embedding in self._tensors:
@@ -157,9 +165,9 @@ class _Checker:
                 self.problems.append(f"{head}_scale is there, but {head} is not int8")
         elif not c.tie_word_embeddings:
             self.problems.append(
-                f"{head} is missing and tie_word_embeddings is not true in config.json, so there "
-                "is no output head: a model without one gives hidden states, not text; use the "
-                "checkpoint with its head (...ForCausalLM)"
+                f"{head} is missing and {c.architecture.tie_key} is not true in config.json, so "
+                "there is no output head: a model without one gives hidden states, not text; use "
+                "the checkpoint with its head (...ForCausalLM)"
             )
 
     def _int8_head(self, name: str) -> None:
@@ -189,7 +197,7 @@ class _Checker:
             if isinstance(one, DeclaredLinear) and one.share < 1:
                 self._expert(prefix + one.name)
             if isinstance(one, DeclaredLinear):
-                self._linear(prefix + one.name, one.rows, one.columns)
+                self._linear(prefix + one.name, one)
             else:
                 self._vector(prefix + one.name, math.prod(one.shape))
 
@@ -199,12 +207,14 @@ class _Checker:
                 f"{name}.weight is in encoding permuted, and experts run in encoding ranked only"
             )
 
-    def _linear(self, name: str, rows: int, columns: int) -> None:
-        c = self._config
+    def _linear(self, name: str, declared: DeclaredLinear) -> None:
+        c, rows, columns = self._config, declared.rows, declared.columns
         self._weight(f"{name}.weight", rows, columns)
         weight = self._tensors.get(f"{name}.weight")
         is_dense = weight is not None and weight.dtype is not None
-        if is_dense and c.is_self_quantizing(name):
+        has_clip = f"{name}.weight_clip_val" in self._tensors  # ParetoQ's
+        quantizes = declared.is_converted and c.is_self_quantizing(name)
+        if is_dense and (quantizes or has_clip):
             self.problems.append(
                 f"{name}.weight is dense, but the model quantizes it: compile it, too"
             )
@@ -221,7 +231,7 @@ class _Checker:
         norm = next((n for n in norms if n in self._tensors), None)
         if norm is not None:
             self._vector(norm, columns)
-        elif c.normalizes_inputs and c.has_int8_activations(name):
+        elif c.normalizes_inputs and declared.is_converted and c.has_int8_activations(name):
             self.problems.append(f"{norms[0]} is missing (use_rms_norm)")
 
     def _weight(self, name: str, rows: int, columns: int) -> None:

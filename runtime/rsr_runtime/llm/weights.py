@@ -32,13 +32,14 @@ class Weights:
     embed_tokens: Matrix | DenseTensor  # (vocab_size, hidden_size)
     layers: tuple[LayerTensors, ...]  # by their numbers in names of tensors
     norm: FloatArray  # (hidden_size,)
-    lm_head: Linear
+    lm_head: Linear | None  # None: the model embeds texts and generates none
     rope_factors: FloatArray | None  # (head_dim / 2,), see `Rope.tables`
 
     @property
     def linear(self) -> list[Linear]:
-        """All linear layers in the order in which a pass runs them, ending with the output head."""
-        return [*(one for layer in self.layers for one in layer.all_linear), self.lm_head]
+        """All linear layers in the order in which a pass runs them; the output head is the last."""
+        layers = [one for layer in self.layers for one in layer.all_linear]
+        return layers if self.lm_head is None else [*layers, self.lm_head]
 
     @property
     def linear_of_a_token(self) -> list[Linear]:
@@ -80,6 +81,9 @@ def collect(model: Model, config: Config, activations: str = "trained") -> Weigh
     if f"{embedding}.weight" not in model and head is not None:
         embedding = head
     embed_tokens = found.weight(embedding)
+    lm_head = None
+    if config.architecture.has_head:
+        lm_head = found.tied_head(embed_tokens) if head is None else found.lm_head(head)
     return Weights(
         embed_tokens,
         tuple(
@@ -87,7 +91,7 @@ def collect(model: Model, config: Config, activations: str = "trained") -> Weigh
             for i in range(config.num_hidden_layers)
         ),
         found.floats(f"{names.prefix}norm.weight", final_norm(config)),
-        found.tied_head(embed_tokens) if head is None else found.lm_head(head),
+        lm_head,
         rope_factors,
     )
 
@@ -97,7 +101,7 @@ def _layer(found: _Finder, config: Config, prefix: str, number: int) -> LayerTen
     for one in declared(config, config.layer(number)):
         name = prefix + one.name
         tensors[one.name] = (
-            found.linear(name, one.share)
+            found.linear(name, one)
             if isinstance(one, DeclaredLinear)
             else found.floats(name, one)
         )
@@ -116,9 +120,9 @@ class _Finder:
         found = self._vector(name).reshape(declared.shape)
         return found + np.float32(declared.offset) if declared.offset else found
 
-    def linear(self, module: str, share: Fraction) -> Linear:
-        c = self._config
-        weight, is_int8 = self.weight(module), c.has_int8_activations(module)
+    def linear(self, module: str, declared: DeclaredLinear) -> Linear:
+        c, weight = self._config, self.weight(module)
+        is_int8 = declared.is_converted and c.has_int8_activations(module)
         bias = self.optional(module + ".bias")
         if bias is not None and isinstance(weight, Matrix) and is_int8 and c.scales_biases:
             bias = bias * weight.scale
@@ -126,9 +130,9 @@ class _Finder:
         norm = self.optional(module + ".rms_norm.weight")
         if norm is None:
             norm = self.optional(module + ".norm.weight")
-        activations = self._activations(weight, is_int8)
+        activations = self._activations(weight, is_int8) if declared.is_converted else "float32"
         eps = c.linear_norm_eps
-        return Linear(module, weight, activations, bias, norm, eps, share=share)
+        return Linear(module, weight, activations, bias, norm, eps, share=declared.share)
 
     def _activations(self, weight: Matrix | DenseTensor, is_trained_int8: bool) -> str:
         """Return what a layer takes that was trained with int8 activations or without."""

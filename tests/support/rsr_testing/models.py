@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 import rsrc
+from rsr_formats.architectures import is_tied, of_config
 from rsrc.export.decompile import decompile
 
 FloatArray = npt.NDArray[np.float32]
@@ -38,7 +39,7 @@ Config = dict[str, Any]
 # --- random numbers and tensors -----------------------------------------------------------------
 
 
-_NUMPY = {"U8": np.uint8, "F16": np.float16, "F32": np.float32}
+_NUMPY = {"U8": np.uint8, "U32": np.uint32, "F16": np.float16, "F32": np.float32}
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,42 @@ def groups(width: int) -> Layout:
         scales = scale_of(columns) * (0.8 + 0.4 * random.uniform(rows, columns // width))
         values = random.ternary(rows, columns) * np.repeat(scales, width, axis=1)
         return {f"{module}.weight": Tensor.of(values, "F16")}
+
+    return store
+
+
+def sherry(random: Random, module: str, rows: int, columns: int) -> dict[str, Tensor]:
+    """BF16 values -s, 0 and s with a scale per row; one of every four neighbors is 0."""
+    digits = np.where(random.uniform(rows, columns) < 0.5, -1.0, 1.0).reshape(rows, -1, 4)
+    zero = (4 * random.uniform(rows, columns // 4)).astype(np.intp)
+    np.put_along_axis(digits, zero[:, :, None], 0.0, axis=2)
+    scales = scale_of(columns) * (0.8 + 0.4 * random.uniform(rows, 1))
+    return {f"{module}.weight": Tensor.of(digits.reshape(rows, columns) * scales, "BF16")}
+
+
+def clipped_masters(random: Random, module: str, rows: int, columns: int) -> dict[str, Tensor]:
+    """BF16 masters with a learned clip value per row, which ParetoQ makes ternary."""
+    values = random.bell(rows, columns) * np.float32(scale_of(columns))
+    clips = 1.5 * scale_of(columns) * (0.9 + 0.2 * random.uniform(rows, 1))
+    return {
+        f"{module}.weight": Tensor.of(values, "BF16"),
+        f"{module}.weight_clip_val": Tensor.of(clips, "BF16"),
+    }
+
+
+def one_bit(width: int) -> Layout:
+    """MLX's 1-bit codes, 32 in a word, with F16 scales and biases for `width` columns of a row."""
+
+    def store(random: Random, module: str, rows: int, columns: int) -> dict[str, Tensor]:
+        codes = (random.uniform(rows, columns) < 0.5).astype(np.uint8)
+        scales = 2 / math.sqrt(columns) * (0.8 + 0.4 * random.uniform(rows, columns // width))
+        halves = (scales / 2).astype(np.float16)
+        words = np.packbits(codes, axis=1, bitorder="little").view("<u4")
+        return {
+            f"{module}.weight": Tensor("U32", words),
+            f"{module}.scales": Tensor("F16", 2 * halves),
+            f"{module}.biases": Tensor("F16", -halves),
+        }
 
     return store
 
@@ -403,6 +440,8 @@ class Family:
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the checkpoint by name."""
         random = Random(self.seed)
+        known = of_config(self.settings)
+        assert known is not None
         config, hidden = self.settings, int(self.config["hidden_size"])
         quantization: Config = config.get("quantization_config", {})
         tensors: dict[str, Tensor] = {}
@@ -433,7 +472,10 @@ class Family:
         keys = int(config["num_key_value_heads"]) * self.head_dim
         wide = int(config["intermediate_size"])
         gates = 1 + bool(config.get("attn_output_gate"))
-        attention_bias = bool(config.get("attention_bias"))
+
+        def has_bias(module: str) -> bool:
+            keys = (k for k, names in known.biases.items() for n in names if n.endswith(module))
+            return any(key == "" or config.get(key) is True for key in keys)
 
         def delta_net(name: str) -> None:
             heads = int(config["linear_num_value_heads"])
@@ -453,27 +495,32 @@ class Family:
             norm(f"{name}.norm", dv, center=1)
             linear(f"{name}.out_proj", hidden, values, False)
 
-        mlp_bias = bool(config.get("mlp_bias"))
-
-        def attention(name: str) -> None:
-            linear(f"{name}.q_proj", gates * queries, hidden, attention_bias)
-            linear(f"{name}.k_proj", keys, hidden, attention_bias)
-            linear(f"{name}.v_proj", keys, hidden, attention_bias)
-            if "qwen3" in config["model_type"]:
-                norm(f"{name}.q_norm", self.head_dim)
-                norm(f"{name}.k_norm", self.head_dim)
+        def attention(layer: str) -> None:
+            if "self_attn.qkv_proj" in known.fused:
+                linear(f"{layer}.self_attn.qkv_proj", queries + 2 * keys, hidden, False)
+            else:
+                linear(f"{layer}.self_attn.q_proj", gates * queries, hidden, has_bias("q_proj"))
+                linear(f"{layer}.self_attn.k_proj", keys, hidden, has_bias("k_proj"))
+                linear(f"{layer}.self_attn.v_proj", keys, hidden, has_bias("v_proj"))
+            if known.qk_norms is not None:
+                spans = known.qk_norms.spans_heads
+                norm(f"{layer}.{known.qk_norms.queries}", queries if spans else self.head_dim)
+                norm(f"{layer}.{known.qk_norms.keys}", keys if spans else self.head_dim)
+            if self.sub_norms:
+                norm(f"{layer}.{self.sub_norms['o_proj']}", queries)
+            linear(f"{layer}.self_attn.o_proj", hidden, queries, has_bias("o_proj"))
 
         for i in range(int(config["num_hidden_layers"])):
             layer = f"model.layers.{i}"
-            norm(f"{layer}.input_layernorm", hidden)
+            if known.norms.before_mixer is not None:
+                norm(f"{layer}.{known.norms.before_mixer}", hidden)
             if "layer_types" in config and config["layer_types"][i] == "linear_attention":
                 delta_net(f"{layer}.linear_attn")
             else:
-                attention(f"{layer}.self_attn")
-                if self.sub_norms:
-                    norm(f"{layer}.{self.sub_norms['o_proj']}", queries)
-                linear(f"{layer}.self_attn.o_proj", hidden, queries, attention_bias)
-            norm(f"{layer}.post_attention_layernorm", hidden)
+                attention(layer)
+            for name in (known.norms.after_mixer, known.norms.before_mlp):
+                if name is not None:
+                    norm(f"{layer}.{name}", hidden)
             if config.get("num_experts") and i not in config["mlp_only_layers"]:
                 router = 3 * random.bell(config["num_experts"], hidden) / math.sqrt(hidden)
                 tensors[f"{layer}.mlp.gate.weight"] = Tensor.of(router, self.dtype)
@@ -485,13 +532,18 @@ class Family:
                     ):
                         linear(f"{layer}.mlp.experts.{e}.{name}", rows, columns, False)
                 continue
-            linear(f"{layer}.mlp.gate_proj", wide, hidden, mlp_bias)
-            linear(f"{layer}.mlp.up_proj", wide, hidden, mlp_bias)
+            if "mlp.gate_up_proj" in known.fused:
+                linear(f"{layer}.mlp.gate_up_proj", 2 * wide, hidden, False)
+            else:
+                linear(f"{layer}.mlp.gate_proj", wide, hidden, has_bias("gate_proj"))
+                linear(f"{layer}.mlp.up_proj", wide, hidden, has_bias("up_proj"))
             if self.sub_norms:
                 norm(f"{layer}.{self.sub_norms['down_proj']}", wide)
-            linear(f"{layer}.mlp.down_proj", hidden, wide, mlp_bias)
+            linear(f"{layer}.mlp.down_proj", hidden, wide, has_bias("down_proj"))
+            if known.norms.after_mlp is not None:
+                norm(f"{layer}.{known.norms.after_mlp}", hidden)
         norm("model.norm", hidden)
-        if not config["tie_word_embeddings"]:
+        if not is_tied(config):
             vocabulary("lm_head")
         return fused(tensors) if self.fused_experts else tensors
 
@@ -653,6 +705,7 @@ _QWEN35: Config = {
     "intermediate_size": 256,
     "num_hidden_layers": 4,
     "layer_types": [*["linear_attention"] * 3, "full_attention"],
+    "max_position_embeddings": 1024,
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
     "head_dim": 64,
@@ -682,6 +735,84 @@ _YARN_ROPE: Config = {
     "rope_type": "yarn",
     "factor": 4.0,
     "original_max_position_embeddings": 64,
+}
+_WINDOWS: Config = {"use_sliding_window": True, "sliding_window": 24}
+_PHI3: Config = {
+    **{k: v for k, v in _PLAIN.items() if k != "mlp_bias"},
+    "architectures": ["Phi3ForCausalLM"],
+    "model_type": "phi3",
+    "rope_theta": 10000.0,
+    "original_max_position_embeddings": 70,
+    "pad_token_id": None,
+    "partial_rotary_factor": 0.75,
+    "rope_scaling": {
+        "type": "longrope",
+        "short_factor": [1 + i / 8 for i in range(6)],
+        "long_factor": [2 + i for i in range(6)],
+    },
+    "sliding_window": 48,
+}
+_SMOLLM3: Config = {
+    **_PLAIN,
+    "architectures": ["SmolLM3ForCausalLM"],
+    "model_type": "smollm3",
+    "rope_theta": 2000000.0,
+    "layer_types": ["full_attention"] * 2,
+    "no_rope_layer_interval": 4,
+    "no_rope_layers": [1, 0],
+    "pad_token_id": None,
+    "use_sliding_window": False,
+    "sliding_window": None,
+    "max_window_layers": 28,
+    "tie_word_embeddings": True,
+}
+_OLMO2: Config = {
+    **{k: v for k, v in _PLAIN.items() if k != "mlp_bias"},
+    "architectures": ["Olmo2ForCausalLM"],
+    "model_type": "olmo2",
+}
+_MINICPM: Config = {
+    **_PLAIN,
+    "architectures": ["MiniCPMForCausalLM"],
+    "model_type": "minicpm",
+    "rope_theta": 10000.0,
+    # BitCPM4 states longrope for its own context, in which the short factors apply.
+    "rope_scaling": {
+        "rope_type": "longrope",
+        "short_factor": [1 + i / 16 for i in range(8)],
+        "long_factor": [2 + i / 4 for i in range(8)],
+        "original_max_position_embeddings": 256,
+    },
+    "scale_emb": 3,
+    "scale_depth": 2.8,
+    "dim_model_base": 32,
+    "tie_word_embeddings": True,
+}
+_HUNYUAN: Config = {
+    **_PLAIN,
+    "architectures": ["HunYuanDenseV1ForCausalLM"],
+    "model_type": "hunyuan_v1_dense",
+    "head_dim": 16,
+    "attention_head_dim": 16,
+    "norm_type": "rms",
+    "rope_theta": 10000.0,
+    "rope_scaling": {
+        "alpha": 1000.0, "beta_fast": 32, "beta_slow": 1, "factor": 1.0, "mscale": 1.0,
+        "mscale_all_dim": 1.0, "type": "dynamic",
+    },
+    "use_cla": False,
+    "use_qk_norm": True,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+_MOBILE: Config = {
+    **_PLAIN,
+    "architectures": ["MobileLLMForCausalLM"],
+    "model_type": "mobilellm",
+    "rope_theta": 10000.0,
+    "layer_sharing": True,
+    "share_embedding": True,
+    "tie_word_embeddings": False,
+    "w_bits": 0,
 }
 _SUB_NORMS = {"o_proj": "self_attn.attn_sub_norm", "down_proj": "mlp.ffn_sub_norm"}
 
@@ -794,20 +925,71 @@ FAMILIES: dict[str, Family] = {
         },
         shards(1), "F16", BYTE_LEVEL, gguf="TQ2_0",
     ),
+    "bonsai-windows": Family(
+        "Qwen3 with windows from layer max_window_layers on",
+        {**_QWEN3, **_WINDOWS, "max_window_layers": 1},
+        groups(128), "F16", BYTE_LEVEL, everything=True,
+    ),
+    "qwen2-windows": Family(
+        "Qwen2 with windows by layer_types",
+        {
+            **{k: v for k, v in _PLAIN.items() if k not in ("attention_bias", "mlp_bias")},
+            **_WINDOWS, "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2",
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+        shards(1, "BF16"), "BF16", BYTE_LEVEL,
+    ),
+    "mistral": _llama(
+        "Mistral 7B with windows, bitlinear",
+        config={
+            "architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 24,
+        },
+    ),
+    "phi3": Family(
+        "Phi-3 and Phi-4-mini: fused projections, longrope of a share of a head, windows",
+        _PHI3, shards(1, "BF16"), "BF16", BYTE_LEVEL,
+    ),
+    "smollm3": Family(
+        "SmolLM3: a layer without rotation", _SMOLLM3, shards(1, "BF16"), "BF16", BYTE_LEVEL,
+    ),
+    "olmo2": Family(
+        "OLMo 2: norms after the sublayers, and of all heads of queries and keys",
+        _OLMO2, shards(1, "BF16"), "BF16", BYTE_LEVEL,
+    ),
+    "bonsai-1bit": Family(
+        "prism-ml/Bonsai, MLX 1-bit: binary",
+        {**_QWEN3, "quantization": {"group_size": 128, "bits": 1, "mode": "affine"}},
+        one_bit(128), "F16", BYTE_LEVEL, everything=True,
+    ),
+    "minicpm": Family(
+        "openbmb/BitCPM4 0.5B to 8B", _MINICPM, shards(1, "BF16"), "BF16", SENTENCEPIECE,
+    ),
+    "hunyuan": Family(
+        "tencent/Hy-MT 1.8B, Sherry", _HUNYUAN, sherry, "BF16", BYTE_LEVEL,
+    ),
+    "mobilellm": Family(
+        "facebook/MobileLLM-ParetoQ 1.58-bit, layers used twice",
+        _MOBILE, clipped_masters, "BF16", SENTENCEPIECE,
+    ),
+    "gguf-minicpm": Family(
+        "llama.cpp, minicpm; rows of q and k in its order",
+        {
+            **_MINICPM, "hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 16,
+            "num_key_value_heads": 4, "num_hidden_layers": 1,
+        },
+        shards(1), "F16", BYTE_LEVEL, gguf="TQ2_0",
+    ),
+    "gguf-hunyuan": Family(
+        "llama.cpp, hunyuan-dense",
+        {
+            **_HUNYUAN, "hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 8,
+            "head_dim": 32, "attention_head_dim": 32, "num_hidden_layers": 1,
+        },
+        shards(1), "F16", BYTE_LEVEL, gguf="TQ2_0",
+    ),
     "qwen3.5": Family(
         "prism-ml/Ternary-Bonsai 27B, a hybrid of gated delta nets and attention",
         _QWEN35, groups(128), "F16", BYTE_LEVEL, everything=True,
-    ),
-    "qwen3.5-bitnet": Family(
-        "no published one: the hybrid with int8 activations",
-        {
-            **_QWEN35, "num_hidden_layers": 2,
-            "layer_types": ["linear_attention", "full_attention"],
-            "quantization_config": {
-                "quant_method": "bitnet", "modules_to_not_convert": ["lm_head", "in_proj_a", "in_proj_b"],
-            },
-        },
-        packed("bitlinear"), "BF16", BYTE_LEVEL,
     ),
     "gguf-tq2_0": Family(
         "llama.cpp, TQ2_0; rows of q and k in its order",
@@ -833,6 +1015,23 @@ FAMILIES: dict[str, Family] = {
     ),
     "falcon3-avx2": _llama(
         "tiiuae/Falcon3-1.58bit, --target avx2", config=_FALCON3, options={"target": "avx2"}
+    ),
+}  # fmt: skip
+
+
+# Models that nobody publishes, for tests that compare the runtime with itself.
+OTHERS: dict[str, Family] = {
+    "qwen3.5-bitnet": Family(
+        "a hybrid with int8 activations",
+        {
+            **_QWEN35, "num_hidden_layers": 2,
+            "layer_types": ["linear_attention", "full_attention"],
+            "quantization_config": {
+                "quant_method": "bitnet",
+                "modules_to_not_convert": ["lm_head", "in_proj_a", "in_proj_b"],
+            },
+        },
+        packed("bitlinear"), "BF16", BYTE_LEVEL,
     ),
 }  # fmt: skip
 

@@ -23,12 +23,14 @@ class DeclaredLinear:
         name: of the module within the layer, "self_attn.q_proj".
         rows: out_features.
         columns: in_features.
+        is_converted: whether a BitNet makes it ternary, with int8 activations.
         share: of the tokens that take it; below 1 for experts, whose index must be ranked.
     """
 
     name: str
     rows: int
     columns: int
+    is_converted: bool = True
     share: Fraction = Fraction(1)
 
 

@@ -35,7 +35,7 @@ class Experts(Sublayer):
         assert place.config.experts is not None
         self._place = place
         self._settings = place.config.experts
-        router = replace(tensors.linear(ROUTER), activations="float32")
+        router = tensors.linear(ROUTER)
         gate, up, down = (
             [
                 tensors.linear(f"{EXPERTS}.{number}.{projection}")
@@ -59,12 +59,13 @@ class Experts(Sublayer):
         """Yield the router and the matrices of all experts."""
         experts = config.experts
         assert experts is not None
-        yield DeclaredLinear(ROUTER, experts.num_experts, config.hidden_size)
+        yield DeclaredLinear(ROUTER, experts.num_experts, config.hidden_size, is_converted=False)
         share = Fraction(experts.num_experts_per_tok, experts.num_experts)
         for projection in PROJECTIONS:
             rows, columns = experts.shape_of(projection, config.hidden_size)
             for number in range(experts.num_experts):
-                yield DeclaredLinear(f"{EXPERTS}.{number}.{projection}", rows, columns, share)
+                name = f"{EXPERTS}.{number}.{projection}"
+                yield DeclaredLinear(name, rows, columns, share=share)
 
     def inputs(self, rows: int) -> QuantizedInputs:
         """Return the input of the router and of the experts."""
