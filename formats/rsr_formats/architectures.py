@@ -131,7 +131,8 @@ class Architecture:
             layers are alike.
         delta_net: sizes of gated delta nets for absent keys, or None.
         has_output_gate: q_proj also gives a gate of what attention returns, head by head.
-        mlp: the kind of MLP.
+        mlp: the kind of MLP; "experts": config.json says which layers have them (`experts.py`),
+            and the others have "mlp".
         layer_runs: how often a pass runs each layer before the next one, if config.json says
             `layer_sharing`.
         embedding_factor: of the embeddings; this and the following are None for 1.
@@ -199,6 +200,11 @@ class Architecture:
     num_key_value_heads: int | None = None
     head_dim: int | None = None
     gguf_config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether layers may have a mixture of experts (`rsr_formats.experts`)."""
+        return self.mlp == "experts"
 
     @property
     def title(self) -> str:
@@ -310,6 +316,29 @@ ARCHITECTURES = (
         gguf_config={"weight_bits": 1, "input_bits": 8},
     ),
     _QWEN3,
+    # deepgrove/maple-preview; Qwen3 whose MLPs are mixtures of experts
+    replace(
+        _QWEN3,
+        name="Qwen3MoeForCausalLM",
+        model_type="qwen3_moe",
+        gguf_names=("qwen3moe",),
+        family="Qwen3Moe",
+        mlp="experts",
+        own_keys={
+            "num_experts": 128,
+            "num_local_experts": None,  # transformers 5 writes this one
+            "num_experts_per_tok": 8,
+            "moe_intermediate_size": 768,
+            "norm_topk_prob": False,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": None,
+            "use_sliding_window": False,
+            "sliding_window": 4096,
+        },
+        gguf_config={"norm_topk_prob": True},  # as llama.cpp computes whatever the file says
+        num_key_value_heads=4,
+        head_dim=None,
+    ),
     # Ternary-Bonsai 27B: three of four layers have a gated delta net
     Architecture(
         "Qwen3_5ForCausalLM",
