@@ -118,6 +118,7 @@ class Architecture:
         gguf_names: values of `general.architecture`; an export writes the first.
         family: what its models are called; "": as the class.
         is_runnable: whether `rsr_runtime.llm` can run it.
+        has_head: whether it has an output head; one without gives hidden states, not text.
         attn_sub_norm: name of the norm before o_proj within a layer, or None.
         ffn_sub_norm: name of the norm before down_proj within a layer, or None.
         norms: those around the sublayers of a layer.
@@ -130,7 +131,8 @@ class Architecture:
             layers are alike.
         delta_net: sizes of gated delta nets for absent keys, or None.
         has_output_gate: q_proj also gives a gate of what attention returns, head by head.
-        mlp: the kind of MLP.
+        mlp: the kind of MLP; "experts": config.json says which layers have them (`experts.py`),
+            and the others have "mlp".
         layer_runs: how often a pass runs each layer before the next one, if config.json says
             `layer_sharing`.
         embedding_factor: of the embeddings; this and the following are None for 1.
@@ -147,7 +149,8 @@ class Architecture:
         own_keys: keys of config.json that this class reads and others do not, and what stands for
             an absent one. `rsr_runtime.llm.layer_settings` and `.config` say what they do.
         hidden_act: activation of the gate. This and the following are defaults for absent keys.
-        partial_rotary_factor: share of a head that is rotated.
+        partial_rotary_factor: share of a head that is rotated; None: all of it, and a config.json
+            with another share is refused.
         rope_keys: keys of rope_parameters that only some classes read.
         longrope_by_limit: max_position_embeddings chooses longrope's factors, whatever the length
             of a sequence.
@@ -163,6 +166,7 @@ class Architecture:
     gguf_names: tuple[str, ...] = ()
     family: str = ""
     is_runnable: bool = True
+    has_head: bool = True
     attn_sub_norm: str | None = None
     ffn_sub_norm: str | None = None
     norms: Norms = Norms()
@@ -188,7 +192,7 @@ class Architecture:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     max_position_embeddings: int = 2048
-    partial_rotary_factor: float = 1.0
+    partial_rotary_factor: float | None = None
     rope_keys: tuple[str, ...] = ()
     longrope_by_limit: bool = False
     tie_key: str = "tie_word_embeddings"
@@ -196,6 +200,11 @@ class Architecture:
     num_key_value_heads: int | None = None
     head_dim: int | None = None
     gguf_config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether layers may have a mixture of experts (`rsr_formats.experts`)."""
+        return self.mlp == "experts"
 
     @property
     def title(self) -> str:
@@ -307,6 +316,29 @@ ARCHITECTURES = (
         gguf_config={"weight_bits": 1, "input_bits": 8},
     ),
     _QWEN3,
+    # deepgrove/maple-preview; Qwen3 whose MLPs are mixtures of experts
+    replace(
+        _QWEN3,
+        name="Qwen3MoeForCausalLM",
+        model_type="qwen3_moe",
+        gguf_names=("qwen3moe",),
+        family="Qwen3Moe",
+        mlp="experts",
+        own_keys={
+            "num_experts": 128,
+            "num_local_experts": None,  # transformers 5 writes this one
+            "num_experts_per_tok": 8,
+            "moe_intermediate_size": 768,
+            "norm_topk_prob": False,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": None,
+            "use_sliding_window": False,
+            "sliding_window": 4096,
+        },
+        gguf_config={"norm_topk_prob": True},  # as llama.cpp computes whatever the file says
+        num_key_value_heads=4,
+        head_dim=None,
+    ),
     # Ternary-Bonsai 27B: three of four layers have a gated delta net
     Architecture(
         "Qwen3_5ForCausalLM",
@@ -323,8 +355,6 @@ ARCHITECTURES = (
         num_key_value_heads=4,
         head_dim=256,
     ),
-    # Embedding models: Qwen3 without an output head
-    replace(_QWEN3, name="Qwen3Model", gguf_names=(), is_runnable=False),
     # Llama with biases in q_proj, k_proj and v_proj
     Architecture(
         "Qwen2ForCausalLM",
@@ -357,6 +387,7 @@ ARCHITECTURES = (
         own_keys={"sliding_window": None, "original_max_position_embeddings": 4096},
         rms_norm_eps=1e-5,
         max_position_embeddings=4096,
+        partial_rotary_factor=1.0,
     ),
     # Each fourth layer does not rotate
     Architecture(
@@ -420,6 +451,35 @@ ARCHITECTURES = (
         num_key_value_heads=3,
     ),
 )
+
+# What other classes have that no field of `Architecture` describes.
+_LAYER_NORMS = "layer norms, and an MLP without a gate"
+_STATE_SPACES = "state-space layers"
+_LATENT = "compressed keys and values (MLA)"
+MISSING = {
+    "Gemma2ForCausalLM": "capped scores and logits",
+    "Gemma3nForCausalLM": "embeddings and residual streams of their own for each layer",
+    "GptOssForCausalLM": "attention sinks, and experts with biases",
+    "Llama4ForCausalLM": "attention within chunks, and routed experts with a shared one",
+    "DeepseekV2ForCausalLM": _LATENT,
+    "DeepseekV3ForCausalLM": _LATENT,
+    "MiniCPM3ForCausalLM": _LATENT,
+    "Qwen3NextForCausalLM": "gated delta nets with interleaved projections, and a shared expert",
+    "MambaForCausalLM": _STATE_SPACES,
+    "Mamba2ForCausalLM": _STATE_SPACES,
+    "FalconMambaForCausalLM": _STATE_SPACES,
+    "FalconH1ForCausalLM": _STATE_SPACES,
+    "GPT2LMHeadModel": _LAYER_NORMS,
+    "GPTNeoXForCausalLM": _LAYER_NORMS,
+    "OPTForCausalLM": _LAYER_NORMS,
+    "BloomForCausalLM": _LAYER_NORMS,
+    "FalconForCausalLM": _LAYER_NORMS,
+    "PhiForCausalLM": _LAYER_NORMS,
+    "Starcoder2ForCausalLM": _LAYER_NORMS,
+    "OlmoForCausalLM": "layer norms without weights",
+    "StableLmForCausalLM": "layer norms",
+    "CohereForCausalLM": "layer norms, with attention and MLP side by side",
+}
 
 # The matrices of a decoder layer by their names within it, and (out_features, in_features) of each:
 # "hidden" is hidden_size, "intermediate" is intermediate_size, "queries" is num_attention_heads *
@@ -531,12 +591,23 @@ def canonical(module: str) -> str:
 def of_config(config: Mapping[str, Any]) -> Architecture | None:
     """Return the architecture of a config.json, or None if it is unknown.
 
-    The first class under `architectures` decides, or `model_type` if none is named.
+    The first class under `architectures` decides, or `model_type` if none is named. A class
+    "...Model" is the decoder of "...ForCausalLM" without its output head.
     """
     named = first_class(config)
     if named is not None:
-        return next((a for a in ARCHITECTURES if a.name == named), None)
+        found = next((a for a in ARCHITECTURES if named in (a.name, _base_name(a))), None)
+        return found if found is None or found.name == named else without_head(found)
     return next((a for a in ARCHITECTURES if a.model_type == config.get("model_type")), None)
+
+
+def without_head(architecture: Architecture) -> Architecture:
+    """Return the architecture of a class's decoder, which embedding models consist of."""
+    return replace(architecture, name=_base_name(architecture), has_head=False)
+
+
+def _base_name(architecture: Architecture) -> str:
+    return f"{architecture.name.removesuffix('ForCausalLM')}Model"
 
 
 def takes_int8_activations(config: Mapping[str, Any]) -> bool:

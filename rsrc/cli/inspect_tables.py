@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rsr_formats.pages import huge_page_size
+from rsr_formats.records import KINDS
 from rsr_formats.text import printable
 from rsr_runtime.llm import Support
 
@@ -83,7 +84,7 @@ def print_survey(result: dict[str, Any]) -> None:
     _print_support(out, result)
     if result["refused"]:
         out.print("this checkpoint cannot be compiled: see the refused tensors")
-    elif not counts.keys() & {"ternary", "binary"}:
+    elif not counts.keys() & set(KINDS.values()):
         out.print("no tensor is ternary or binary")
 
 
@@ -102,6 +103,7 @@ def _print_support(out: Console, result: dict[str, Any]) -> None:
         tuple(result["chat"]["reasons"]),
         tuple(result["not_understood"]),
         tuple(result["not_applied"]),
+        tuple(result["embeds"]["reasons"]),
     )
     for line in support.sentences():
         out.print(printable(line))
@@ -166,7 +168,7 @@ def _print_block(out: Console, result: dict[str, Any]) -> None:
         rows = sigma[L[s] : L[s + 1]]
         table.add_row(
             str(s),
-            " ".join({-1: "-", 0: "0", 1: "+"}[v] for v in patterns[s]),
+            " ".join({-1: "-", 0: "0", 1: "+"}.get(v, f"{v:+d}") for v in patterns[s]),
             str(L[s]),
             str(count),
             "█" * max(1, round(_BAR_WIDTH * count / longest)),

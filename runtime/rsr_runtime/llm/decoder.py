@@ -67,7 +67,9 @@ class Decoder:
         self._weights = weights
         self._workspace = Workspace()
         self._layers = self._prepared(context)
-        self._lm_head = LinearGroup([weights.lm_head], self._workspace)
+        self._lm_head = None
+        if weights.lm_head is not None:
+            self._lm_head = LinearGroup([weights.lm_head], self._workspace)
         self._turns = Turns("the model")
         self._process = getpid()
         # By the tokens, caches and RoPE variants of their items; the last was used most recently.
@@ -150,8 +152,28 @@ class Decoder:
         recorded.program.run(self.phase_timer.times)
         return recorded.x
 
+    def states(self, hidden: FloatArray) -> FloatArray:
+        """Return hidden states after the final norm, which embeddings are made of.
+
+        Args:
+            hidden: float32 (rows, hidden_size), as `hidden` returns them; not changed.
+
+        Returns:
+            float32 (rows, hidden_size): a buffer that the next call overwrites.
+
+        Raises:
+            ClosedError: the decoder was closed.
+        """
+        self.check_open()
+        self.phase_timer.start()
+        states = self._workspace.take("states", *hidden.shape)
+        norm, eps = self._weights.norm, self._config.rms_norm_eps
+        _native.normalize(hidden, None, norm, eps, states, None, None)
+        self.phase_timer.lap(REST)
+        return states
+
     def logits(self, hidden: FloatArray) -> FloatArray:
-        """Return the logits of hidden states.
+        """Return the logits of hidden states; the model has an output head.
 
         Args:
             hidden: float32 (rows, hidden_size), as `hidden` returns them; not changed.
@@ -176,6 +198,7 @@ class Decoder:
         return head.logits
 
     def _record_head(self, rows: int) -> _RecordedHead:
+        assert self._lm_head is not None
         program = _native.Program()
         logits = self._lm_head.record(program, HEAD, rows)[0]
         return _RecordedHead(self._lm_head.inputs(rows), logits, program)

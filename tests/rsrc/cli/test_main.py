@@ -41,7 +41,7 @@ SEPARATE: dict[str, Any] = {"mix_stderr": False}
 RUNNER = CliRunner(**SEPARATE if "mix_stderr" in inspect.signature(CliRunner).parameters else {})
 
 # What a model is, and whether it can be run.
-SUPPORT = {"architecture", "family", "runs", "chat", "not_understood", "not_applied"}
+SUPPORT = {"architecture", "family", "runs", "chat", "embeds", "not_understood", "not_applied"}
 
 
 @pytest.fixture(scope="session")
@@ -107,10 +107,15 @@ OPTIONS = {
         *LOADING, "--json",
     ],
     "chat": ["FILE", "--system TEXT", "--template-var NAME=VALUE", *SAMPLING, *LOADING],
+    "embed": [
+        "FILE [TEXT]...", "--file PATH", "--prompt TEXT", "--prompt-name NAME", "--dimensions N",
+        "--normalize / --no-normalize", "--pooling [lasttoken|", "-o, --output FILE", "--force",
+        *LOADING, "--json",
+    ],
     "perplexity": ["FILE TEXT", "--window", *LOADING, "--json"],
     "serve": [
         "FILE", "--host", "--port", "--parallel", "--queue", "--api-key KEY",
-        "--api-key-file FILE", "--insecure", "--cors ORIGIN", "--cache-dir DIR",
+        "--api-key-file FILE", "--insecure", "--cors ORIGIN", "--cache-dir DIR", "--embeddings",
         "--template-var NAME=VALUE", "--speculate [ngram|off]", *LOADING,
     ],
 }  # fmt: skip

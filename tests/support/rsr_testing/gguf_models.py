@@ -53,4 +53,5 @@ GGUF_FAMILIES: dict[str, Family] = {
         "smollm3", num_hidden_layers=4, layer_types=None, no_rope_layers=None
     ),
     "olmo2": _of("olmo2", tie_word_embeddings=False),
+    "qwen3moe": _of("qwen3-moe", head_dim=16, mlp_only_layers=[], moe_intermediate_size=40),
 }
