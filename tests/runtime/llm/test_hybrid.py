@@ -15,6 +15,7 @@ import pytest
 
 from rsr_runtime.llm import Chat, Engine, Job, LanguageModel, Sampling
 from rsr_runtime.llm.decoder import BatchItem
+from rsr_runtime.llm.errors import ModelError
 from rsr_runtime.llm.job import Started, TextFinished
 from rsr_runtime.llm.layers.mlp import Mlp
 from rsr_runtime.llm.layers.sublayer import FloatArray, Pass
@@ -52,7 +53,8 @@ def test_a_prompt_in_parts_is_the_prompt_at_once(
     model, tokens = loaded(name, context=250), tokens_of(200, 1)
     expected = model.logits(tokens)
     for most in (1, 4, 60):
-        session, found = model.new_session(), []
+        session = model.new_session()
+        found: list[FloatArray] = []
         for part in cut(tokens, rng, most):
             with model._decoder.turn():
                 item = BatchItem(part, session.cache, len(session.tokens))
@@ -63,7 +65,8 @@ def test_a_prompt_in_parts_is_the_prompt_at_once(
         if name == EXACT:
             np.testing.assert_array_equal(found, expected)
         else:
-            np.testing.assert_allclose(found, expected, atol=TOLERANCE * np.abs(expected).max())
+            error = np.abs(np.stack(found) - expected).max()
+            assert error <= TOLERANCE * np.abs(expected).max()
 
 
 def test_a_session_goes_from_any_sequence_to_any_other(
@@ -104,6 +107,33 @@ def test_what_is_read_again(loaded: Loader) -> None:
     assert read_again(session, tokens_of(50, 8)) == 50
 
 
+def test_a_cache_goes_back_to_copies_and_snapshots(loaded: Loader) -> None:
+    model, tokens = loaded(EXACT, context=100), tokens_of(60, 18)
+    expected = alone(model, [*tokens[:20], 9])
+    session, other = model.new_session(), model.new_session()
+    cache = session.cache
+    cache.plan(10)
+    cache.plan(20)
+    assert cache.until_planned(99) == 10
+    session.follow(tokens[:25])
+    assert cache.positions == [10, 20, 25]
+    assert [cache.kept(n) for n in (99, 25, 24, 20, 19, 9)] == [25, 25, 20, 20, 10, 0]
+    snapshot = cache.snapshot()
+    session.follow(tokens[:31])
+    other.cache.copy_prefix(cache, 20)
+    other.tokens += tokens[:20]
+    np.testing.assert_array_equal(other.follow([*tokens[:20], 9]), expected)
+    cache.restore(snapshot)
+    assert (cache.length, cache.kept(25)) == (25, 25)
+    assert cache.truncate(22) == 20
+    with pytest.raises(ModelError, match="positions were truncated"):
+        cache.restore(snapshot)
+    session.tokens = tokens[:20]
+    np.testing.assert_array_equal(session.follow([*tokens[:20], 9]), expected)
+    assert cache.truncate(0) == 0
+    assert not any(array.any() for array in cache.summed(0))
+
+
 class InterruptedPassError(Exception):
     """Stands for Ctrl-C."""
 
@@ -137,7 +167,7 @@ def test_an_interrupted_pass_is_not_part_of_the_state(
                 session.follow(tokens[:until])
         model._decoder._forget_all()
         assert session.tokens == tokens[:40]
-        assert session.missing(tokens[:41]) in (1, 41)
+        assert session.missing(tokens[:41]) == 1
     np.testing.assert_array_equal(session.follow([*tokens, 7]), expected)
 
 

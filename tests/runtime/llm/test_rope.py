@@ -330,14 +330,20 @@ def test_llama3_frequencies_must_be_in_order() -> None:
             rope(rope_scaling={**LLAMA3, "low_freq_factor": low})
 
 
-def test_partial_rotation() -> None:
-    assert rope(partial_rotary_factor=1.0)
+def test_a_share_of_a_head_is_rotated() -> None:
+    """As in transformers: int(head_dim * factor) features, whose number divides the exponents."""
+    whole = rope()
     for config in (
         {"partial_rotary_factor": 0.5},
         {"rope_parameters": {"partial_rotary_factor": 0.5}},
     ):
-        with pytest.raises(ModelError, match=r"partial_rotary_factor is 0\.5 .*: RoPE that leaves"):
-            rope(**config)
+        half = rope(**config)
+        assert half.head_dim == whole.head_dim // 2
+        frequencies = half.tables(2)[1][1]
+        np.testing.assert_allclose(frequencies, whole.tables(2)[1][1][::2], rtol=1e-6)
+    for factor in (1e-9, 0.01, 1.1, 3 / whole.head_dim):
+        with pytest.raises(ModelError, match=r"partial_rotary_factor makes \d+ of \d+ features"):
+            rope(partial_rotary_factor=factor)
 
 
 def test_numbers_at_the_borders_give_finite_tables() -> None:
