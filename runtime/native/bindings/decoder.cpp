@@ -18,17 +18,9 @@ using namespace nb::literals;
 
 namespace {
 
-template <class T, int N>
-using Maybe = std::optional<Array<T, N>>;
-
 using Rows = Array<float, 2>;
 using Scales = Array<float, 2>;
 using Weight = Maybe<const float, 1>;
-
-template <class Given>
-auto pointer(const std::optional<Given>& array) {
-  return array ? array->data() : nullptr;
-}
 
 template <class Given>
 bool has_shape(const std::optional<Given>& array, size_t rows, size_t n) {
@@ -58,13 +50,6 @@ Output row_output(size_t count, size_t n, const Weight& weight, float eps,
   return {to, weight, out, q, s};
 }
 
-rsr::Activation activation_named(const std::string& name) {
-  if (name == "silu") return rsr::Activation::silu;
-  if (name == "relu2") return rsr::Activation::relu2;
-  if (name == "sigmoid") return rsr::Activation::sigmoid;
-  throw std::invalid_argument("unknown activation '" + name + "'; there are silu, relu2, sigmoid");
-}
-
 auto normalize(const Rows& x, const Maybe<const float, 2>& add, const Weight& weight, float eps,
                const Maybe<float, 2>& out, const Maybe<int8_t, 2>& q, const Maybe<float, 2>& s,
                size_t group_columns) {
@@ -90,6 +75,7 @@ struct Rope {
   Array<const float, 2> cos, sin;
   Weight q_norm, k_norm;
   float eps, scale;
+  bool norms_follow;
 };
 
 // The KV cache of one layer.
@@ -166,7 +152,7 @@ auto attend(const Array<float, 3>& q, const Array<float, 3>& k, const Array<cons
             "the rows reach beyond the positions of cos and sin");
     rsr::attend({q.data(), k.data(), v.data(), rows, first, out.data()}, heads,
                 {rope.cos.data(), rope.sin.data(), half, pointer(rope.q_norm), pointer(rope.k_norm),
-                 rope.eps},
+                 rope.eps, rope.norms_follow},
                 cache.cache(), rope.scale, window.value_or(std::numeric_limits<size_t>::max()));
   };
 }
@@ -233,6 +219,15 @@ constexpr const char* kOutputs =
 
 }  // namespace
 
+rsr::Activation activation_named(const std::string& name) {
+  if (name == "silu") return rsr::Activation::silu;
+  if (name == "relu2") return rsr::Activation::relu2;
+  if (name == "gelu_tanh") return rsr::Activation::gelu_tanh;
+  if (name == "sigmoid") return rsr::Activation::sigmoid;
+  throw std::invalid_argument("unknown activation '" + name +
+                              "'; there are silu, relu2, gelu_tanh, sigmoid");
+}
+
 void bind_decoder(nb::module_& m, nb::class_<Program>& program) {
   const std::string normalize_doc =
       std::string(
@@ -247,7 +242,7 @@ void bind_decoder(nb::module_& m, nb::class_<Program>& program) {
       std::string(
           "activation(gate) * up, then its RMS norm as in normalize, to out, to (q, s), or "
           "to both.\n\n"
-          "gate, up: (count, n). activation: 'silu', 'relu2' or 'sigmoid'. ") +
+          "gate, up: (count, n). activation: 'silu', 'relu2', 'gelu_tanh' or 'sigmoid'. ") +
       kOutputs;
   bind_step(m, program, "gated", &gated, gated_doc.c_str(), "gate"_a, "up"_a, "activation"_a,
             "weight"_a.none(), "eps"_a, "out"_a.noconvert().none(), "q"_a.noconvert().none(),
@@ -284,13 +279,14 @@ void bind_decoder(nb::module_& m, nb::class_<Program>& program) {
             "group_columns"_a = 0);
   nb::class_<Rope>(
       m, "Rope", "Rotary position embedding, norms of queries and keys, and the factor of scores.")
-      .def(nb::init<Array<const float, 2>, Array<const float, 2>, Weight, Weight, float, float>(),
+      .def(nb::init<Array<const float, 2>, Array<const float, 2>, Weight, Weight, float, float,
+                    bool>(),
            "cos"_a.noconvert(), "sin"_a.noconvert(), nb::kw_only(),
            "q_norm"_a.noconvert().none() = nb::none(), "k_norm"_a.noconvert().none() = nb::none(),
-           "eps"_a = 0.0f, "scale"_a,
+           "eps"_a = 0.0f, "scale"_a, "norms_follow"_a = false,
            "cos, sin: (context, n), which rotate the first 2 n features of a head. q_norm, k_norm: "
-           "(d,), the weights of RMS norms with eps, or "
-           "None. scale: of q . k.");
+           "(d,), the weights of RMS norms with eps, or None. scale: of q . k. norms_follow: norms "
+           "apply to rotated q and k.");
   nb::class_<KVCache>(m, "KVCache", "The KV cache of one layer.")
       .def(nb::init<Array<float, 4>, Array<float, 3>>(), "keys"_a.noconvert(),
            "values"_a.noconvert(),

@@ -11,14 +11,17 @@ from typing import Any, TypeVar
 
 from rsr_formats.architectures import (
     ARCHITECTURES,
+    MISSING,
     Architecture,
     DeltaNet,
     Factor,
     canonical,
     first_class,
+    is_tied,
     of_config,
     takes_int8_activations,
 )
+from rsr_formats.experts import Experts, experts_of
 from rsr_formats.keys import review
 from rsr_formats.keys.generation import of_model
 from rsr_formats.model_files import MAX_JSON, parse_object
@@ -27,7 +30,7 @@ from rsr_formats.text import shown
 
 from .errors import ModelError
 from .json_object import JsonObject
-from .layer_settings import LayerSettings, read_layers
+from .layer_settings import FULL, SLIDING, LayerSettings, read_layers
 from .rope import Rope
 
 T = TypeVar("T")
@@ -35,7 +38,13 @@ T = TypeVar("T")
 MAX_HEAD_DIM = 4096  # bounds the RoPE tables; the largest known model has 256
 MAX_TAPS = 16  # of a short convolution, as in the native module
 _ADVICE = "Its matrices can still be multiplied one by one"
-ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu2": "relu2"}  # hidden_act to kernel
+LOCAL_THETA = "rope_local_base_freq"
+ACTIVATIONS = {  # hidden_act to kernel
+    "silu": "silu",
+    "swish": "silu",
+    "relu2": "relu2",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
 
 
 def read_json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
@@ -63,8 +72,8 @@ class Config:
 
     Attributes:
         architecture: the entry of the table of architectures.
-        hidden_act: activation of the gate: "silu" or "relu2".
-        rope: of the layers, unless their settings have another.
+        hidden_act: activation of the gate: "silu", "relu2" or "gelu_tanh".
+        rope: of the layers that attend to all positions.
         layers: settings of the layers, a pattern that repeats.
         delta_net: the sizes of gated delta nets; None if the class has none.
         layer_runs: how often a pass runs each layer before the next one.
@@ -72,6 +81,7 @@ class Config:
         residual_factor: of the output of each sublayer.
         logits_factor: of the logits.
         attention_factor: of queries times keys.
+        experts: the mixture of experts, if layers have one.
         int8_activations: linear layers take int8 activations, except `modules_to_not_convert`.
         self_quantizing: those layers quantize float weights in every forward pass.
         normalizes_inputs: those layers have an RMS norm of their inputs (use_rms_norm).
@@ -101,6 +111,7 @@ class Config:
     residual_factor: float
     logits_factor: float
     attention_factor: float
+    experts: Experts | None
     tie_word_embeddings: bool
     int8_activations: bool
     self_quantizing: bool
@@ -201,17 +212,10 @@ def examine_config(
     eps = reasons.attempt(config.number, "rms_norm_eps", architecture.rms_norm_eps)
     bos = reasons.attempt(config.token_ids, "bos_token_id")
     eos = reasons.attempt(_end_tokens, config, generation)
-    rope = None
-    if sizes is not None:
-        rope = reasons.attempt(
-            Rope.from_config,
-            values,
-            sizes["head_dim"],
-            sizes["max_position_embeddings"],
-            architecture.rope_theta,
-            architecture.partial_rotary_factor,
-        )
-    layers = reasons.attempt(read_layers, config, architecture, rope)
+    ropes = None if sizes is None else reasons.attempt(_ropes, config, sizes, architecture)
+    rope, local_rope = ropes or (None, None)
+    experts = reasons.attempt(_experts, config)
+    layers = reasons.attempt(read_layers, config, architecture, rope, local_rope, experts)
     factors = reasons.attempt(_factors, config, architecture, sizes)
     delta_net = reasons.attempt(_delta_net, config, architecture)
     if reasons.all:
@@ -238,8 +242,9 @@ def examine_config(
         rope=rope,
         layers=layers,
         delta_net=delta_net,
-        layer_runs=architecture.layer_runs,
-        tie_word_embeddings=values.get("tie_word_embeddings") is True,
+        layer_runs=architecture.layer_runs if values.get("layer_sharing") is True else 1,
+        experts=experts,
+        tie_word_embeddings=is_tied(values),
         int8_activations=takes_int8_activations(values),
         self_quantizing=architecture.self_quantizing or is_bitnet,
         normalizes_inputs=is_bitnet and quantization.values.get("use_rms_norm") is True,
@@ -359,12 +364,47 @@ def _factor(found: JsonObject, factor: Factor | None, otherwise: float) -> float
     return float(value**factor.power * size)
 
 
+def _experts(config: JsonObject) -> Experts | None:
+    try:
+        return experts_of(config.values)
+    except ValueError as error:
+        raise ModelError(str(error)) from None
+
+
+def _ropes(
+    config: JsonObject, sizes: Mapping[str, int], architecture: Architecture
+) -> tuple[Rope, Rope]:
+    """Return the rotation of layers that attend to all positions, and that of those with a window.
+
+    They are the same unless the class reads `rope_local_base_freq`. Such a class has an object for
+    each kind of layer under `rope_parameters`; in older files `rope_theta` and `rope_scaling` are
+    of the first kind, and `rope_local_base_freq` is the base of the second.
+    """
+    a = architecture
+    values = {**a.own_keys, **config.values}
+
+    def read(found: Mapping[str, Any], theta: float) -> Rope:
+        head_dim, positions = sizes["head_dim"], sizes["max_position_embeddings"]
+        return Rope.from_config(
+            found, head_dim, positions, theta, a.partial_rotary_factor, a.longrope_by_limit
+        )
+
+    if LOCAL_THETA not in a.own_keys:
+        rope = read(values, a.rope_theta)
+        return rope, rope
+    kinds = JsonObject("config.json: rope_parameters", config.table("rope_parameters"))
+    whole = {**kinds.table(FULL), **config.table("rope_scaling")}
+    rope = read({**values, "rope_parameters": None, "rope_scaling": whole}, a.rope_theta)
+    local = {"rope_scaling": kinds.table(SLIDING), "rope_theta": values.get(LOCAL_THETA)}
+    return rope, read(local, a.own_keys[LOCAL_THETA])
+
+
 def _activation(found: JsonObject, architecture: Architecture) -> str:
-    name = found.text("hidden_act", architecture.hidden_act)
+    key = "hidden_activation" if "hidden_activation" in architecture.own_keys else "hidden_act"
+    name = found.text(key, architecture.hidden_act)
     if name not in ACTIVATIONS:
         raise ModelError(
-            f"config.json: hidden_act {shown(name)} is not supported; "
-            f"known are {', '.join(ACTIVATIONS)}"
+            f"config.json: {key} {shown(name)} is not supported; known are {', '.join(ACTIVATIONS)}"
         )
     return ACTIVATIONS[name]
 
@@ -388,16 +428,11 @@ def _architecture(config: Mapping[str, Any]) -> Architecture:
     if found is not None and found.is_runnable:
         return found
     named = first_class(config) or config.get("model_type")
-    if isinstance(named, str) and named.endswith("Model"):
-        whole = f"{named.removesuffix('Model')}ForCausalLM"
-        if any(a.name == whole for a in ARCHITECTURES):
-            raise ModelError(
-                f"config.json: architecture {named!r} is a base model without an output head, "
-                f"which gives hidden states, not text: use the checkpoint of a {whole}. {_ADVICE}"
-            )
     known = ", ".join(a.name for a in ARCHITECTURES if a.is_runnable)
+    why = f": it has {MISSING[named]}" if isinstance(named, str) and named in MISSING else ""
     raise ModelError(
-        f"config.json: architecture {shown(named)} is not supported; known are {known}. {_ADVICE}"
+        f"config.json: architecture {shown(named)} is not supported{why}; known are {known}. "
+        f"{_ADVICE}"
     )
 
 

@@ -18,12 +18,13 @@ from .errors import ModelError
 
 FloatArray = npt.NDArray[np.float32]
 
+_OLDER_NAMES = {"su": "longrope"}  # of the first Phi-3
 _TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 _RESCALED = ("llama3", "yarn", "longrope")  # refer to the context length before scaling
 _NUMBERS = (
     "rope_theta", "factor", "low_freq_factor", "high_freq_factor",
     "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor", "mscale",
-    "mscale_all_dim", "partial_rotary_factor",
+    "mscale_all_dim", "partial_rotary_factor", "alpha",
 )  # fmt: skip
 _DIVISORS = ("short_factor", "long_factor")
 _SMALLEST, _LARGEST = 1e-9, 1e18  # beyond the settings of any model, well within float32
@@ -45,6 +46,7 @@ class Rope:
         max_positions: `max_position_embeddings`.
         truncates: whether yarn rounds the pairs between which it blends.
         divisors: of longrope's frequencies, for short and for long sequences, (head_dim / 2,) each.
+        is_by_limit: `max_positions` chooses longrope's divisors, not the length of a sequence.
     """
 
     head_dim: int
@@ -54,6 +56,7 @@ class Rope:
     max_positions: int = 2048
     truncates: bool = True
     divisors: tuple[tuple[float, ...], ...] = ()
+    is_by_limit: bool = False
 
     @classmethod
     def from_config(
@@ -62,7 +65,8 @@ class Rope:
         head_dim: int,
         max_positions: int,
         theta: float,
-        share: float = 1.0,
+        share: float | None = None,
+        is_by_limit: bool = False,
     ) -> Rope:
         """Read `rope_parameters`, or `rope_theta` and `rope_scaling` of older files.
 
@@ -71,7 +75,8 @@ class Rope:
             head_dim: features of a head.
             max_positions: `max_position_embeddings`.
             theta: `rope_theta` if the config has none.
-            share: `partial_rotary_factor` if the config has none.
+            share: `partial_rotary_factor` if the config has none; None: all of a head is rotated.
+            is_by_limit: see `Rope`.
 
         Raises:
             ModelError: the kind of scaling is unknown, or one of its numbers is missing or out of
@@ -82,10 +87,17 @@ class Rope:
             raise ModelError(f"config.json: rope_scaling is {shown(scaling)}, expected an object")
         kind = scaling.get("rope_type", scaling.get("type"))
         kind = "default" if kind is None else kind
+        kind = _OLDER_NAMES.get(kind, kind) if isinstance(kind, str) else kind
         if not isinstance(kind, str) or kind not in _TYPES:
             raise ModelError(
                 f"config.json: rope scaling {shown(kind)} is not supported; "
                 f"known are {', '.join(_TYPES)}"
+            )
+        stray = [key for key in _DIVISORS if kind != "longrope" and scaling.get(key) is not None]
+        if stray:
+            raise ModelError(
+                f"config.json: rope scaling {kind!r} has {' and '.join(stray)}, which only "
+                "'longrope' has"
             )
         numbers = {"rope_theta": theta}
         for key in _NUMBERS:
@@ -103,7 +115,12 @@ class Rope:
                     f"expected a number from {_SMALLEST} to {_LARGEST}"
                 )
             numbers[key] = float(value)
-        rotated = int(head_dim * numbers.get("partial_rotary_factor", share))
+        if share is None and numbers.get("partial_rotary_factor", 1) != 1:
+            raise ModelError(
+                f"config.json: partial_rotary_factor is {numbers['partial_rotary_factor']:g} "
+                "(rope.dimension_count in GGUF), but the class rotates all features of a head"
+            )
+        rotated = int(head_dim * numbers.get("partial_rotary_factor", share or 1))
         if rotated % 2 or not 0 < rotated <= head_dim:
             raise ModelError(
                 f"config.json: partial_rotary_factor makes {rotated} of {head_dim} features of a "
@@ -117,17 +134,20 @@ class Rope:
         settings = numbers["rope_theta"], kind, numbers, max_positions, truncates
         if kind == "longrope":
             divisors = tuple(_divisors(scaling, key, rotated // 2) for key in _DIVISORS)
-            found = cls(rotated, *settings, divisors)
+            found = cls(rotated, *settings, divisors, is_by_limit)
             found._frequencies()  # checks the numbers
             return found
         cls(2, *settings)._frequencies()  # checks the numbers, at no cost for a huge head_dim
-        return cls(rotated, *settings)
+        found = cls(rotated, *settings)
+        found._stretched_theta()
+        return found
 
     def variant(self, length: int) -> int:
         """Return which tables a sequence of this many tokens takes: 1 where longrope is long.
 
         The length decides for all positions of a sequence, as in a forward pass of transformers.
         """
+        length = self.max_positions if self.is_by_limit else length
         return int(self.kind == "longrope" and length > self._original)
 
     def tables(
@@ -165,7 +185,7 @@ class Rope:
         """Return the angle per position, (head_dim / 2,), and the factor of cosines and sines."""
         d = self.head_dim
         exponents = np.arange(0, d, 2, dtype=np.float32) / np.float32(d)
-        base = np.float32(1) / np.float32(self.theta) ** exponents
+        base = np.float32(1) / np.float32(self._stretched_theta()) ** exponents
         if self.kind == "linear":
             return base / np.float32(self._number("factor")), np.float32(1)
         if self.kind == "dynamic":
@@ -177,6 +197,19 @@ class Rope:
         if self.kind == "longrope":
             return self._longrope(base, variant)
         return base, np.float32(1)
+
+    def _stretched_theta(self) -> float:
+        """Return `theta`, or HunYuan's: times alpha ^ (d / (d - 2))."""
+        if self.kind != "dynamic" or self.head_dim == 2:
+            return self.theta
+        alpha = self.parameters.get("alpha", 1.0)
+        theta = float(self.theta * alpha ** (self.head_dim / (self.head_dim - 2)))
+        if not 1 < theta < _LARGEST:
+            raise ModelError(
+                f"config.json: rope_theta {self.theta:g} with alpha {alpha:g} is a base of "
+                f"{theta:g}, expected more than 1 and less than {_LARGEST:g}"
+            )
+        return theta
 
     def _llama3(self, base: FloatArray) -> FloatArray:
         """Llama 3.1: divide low frequencies by `factor`, keep high ones, and blend between."""
@@ -239,6 +272,12 @@ class Rope:
         if key not in self.parameters:
             raise ModelError(f"config.json: rope scaling {self.kind!r} needs a number under {key}")
         return self.parameters[key]
+
+
+def no_rotation(positions: int) -> tuple[FloatArray, FloatArray]:
+    """Return tables as of `Rope.tables` that leave all features of a head as they are."""
+    cos, sin = np.empty((2, positions, 0), np.float32)
+    return cos, sin
 
 
 def _divisors(scaling: Mapping[str, Any], key: str, count: int) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -31,13 +32,25 @@ class Weights:
     embed_tokens: Matrix | DenseTensor  # (vocab_size, hidden_size)
     layers: tuple[LayerTensors, ...]  # by their numbers in names of tensors
     norm: FloatArray  # (hidden_size,)
-    lm_head: Linear
+    lm_head: Linear | None  # None: the model embeds texts and generates none
     rope_factors: FloatArray | None  # (head_dim / 2,), see `Rope.tables`
 
     @property
     def linear(self) -> list[Linear]:
-        """All linear layers in the order in which a pass runs them, ending with the output head."""
-        return [*(one for layer in self.layers for one in layer.all_linear), self.lm_head]
+        """All linear layers in the order in which a pass runs them; the output head is the last."""
+        layers = [one for layer in self.layers for one in layer.all_linear]
+        return layers if self.lm_head is None else [*layers, self.lm_head]
+
+    @property
+    def linear_of_a_token(self) -> list[Linear]:
+        """As many of them as a token takes: of experts not the chosen ones, but as many."""
+        found, share = [], Fraction(0)
+        for one in self.linear:
+            share += one.share
+            if share >= 1:
+                found.append(one)
+                share -= 1
+        return found
 
 
 def collect(model: Model, config: Config, activations: str = "trained") -> Weights:
@@ -68,6 +81,9 @@ def collect(model: Model, config: Config, activations: str = "trained") -> Weigh
     if f"{embedding}.weight" not in model and head is not None:
         embedding = head
     embed_tokens = found.weight(embedding)
+    lm_head = None
+    if config.architecture.has_head:
+        lm_head = found.tied_head(embed_tokens) if head is None else found.lm_head(head)
     return Weights(
         embed_tokens,
         tuple(
@@ -75,7 +91,7 @@ def collect(model: Model, config: Config, activations: str = "trained") -> Weigh
             for i in range(config.num_hidden_layers)
         ),
         found.floats(f"{names.prefix}norm.weight", final_norm(config)),
-        found.tied_head(embed_tokens) if head is None else found.lm_head(head),
+        lm_head,
         rope_factors,
     )
 
@@ -85,7 +101,9 @@ def _layer(found: _Finder, config: Config, prefix: str, number: int) -> LayerTen
     for one in declared(config, config.layer(number)):
         name = prefix + one.name
         tensors[one.name] = (
-            found.linear(name) if isinstance(one, DeclaredLinear) else found.floats(name, one)
+            found.linear(name, one)
+            if isinstance(one, DeclaredLinear)
+            else found.floats(name, one)
         )
     return LayerTensors(tensors)
 
@@ -102,9 +120,9 @@ class _Finder:
         found = self._vector(name).reshape(declared.shape)
         return found + np.float32(declared.offset) if declared.offset else found
 
-    def linear(self, module: str) -> Linear:
-        c = self._config
-        weight, is_int8 = self.weight(module), c.has_int8_activations(module)
+    def linear(self, module: str, declared: DeclaredLinear) -> Linear:
+        c, weight = self._config, self.weight(module)
+        is_int8 = declared.is_converted and c.has_int8_activations(module)
         bias = self.optional(module + ".bias")
         if bias is not None and isinstance(weight, Matrix) and is_int8 and c.scales_biases:
             bias = bias * weight.scale
@@ -112,8 +130,9 @@ class _Finder:
         norm = self.optional(module + ".rms_norm.weight")
         if norm is None:
             norm = self.optional(module + ".norm.weight")
-        activations = self._activations(weight, is_int8)
-        return Linear(module, weight, activations, bias, norm, c.linear_norm_eps)
+        activations = self._activations(weight, is_int8) if declared.is_converted else "float32"
+        eps = c.linear_norm_eps
+        return Linear(module, weight, activations, bias, norm, eps, share=declared.share)
 
     def _activations(self, weight: Matrix | DenseTensor, is_trained_int8: bool) -> str:
         """Return what a layer takes that was trained with int8 activations or without."""
