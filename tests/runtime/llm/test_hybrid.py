@@ -5,6 +5,7 @@ Whatever a cache held before, a text is the one that it would be alone.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import rsrc
+from rsr_runtime import llm
 from rsr_runtime.llm import Chat, Engine, Job, LanguageModel, Sampling
 from rsr_runtime.llm.decoder import BatchItem
 from rsr_runtime.llm.errors import ModelError
@@ -21,7 +24,9 @@ from rsr_runtime.llm.layers.mlp import Mlp
 from rsr_runtime.llm.layers.sublayer import FloatArray, Pass
 from rsr_runtime.llm.session import Session
 from rsr_runtime.llm.speculation import PassTimes
+from rsr_testing.language_models import LanguageModels
 from rsr_testing.loader import Loader
+from rsr_testing.models import FAMILIES
 
 EXACT, FLOATS = "qwen3.5-bitnet", "qwen3.5"
 TOLERANCE = 2e-4  # of the largest logit, as between this runtime and transformers
@@ -200,6 +205,33 @@ def run(model: LanguageModel, folder: Path | None, *prompts: list[int]) -> list[
                 if isinstance(event, TextFinished):
                     found.append(event.generation.tokens)
     return found
+
+
+def test_the_text_part_of_a_conditional_class(
+    language_models: LanguageModels, tmp_path: Path
+) -> None:
+    """As published: settings under text_config, names with language_model, and a vision tower."""
+    family, folder = FAMILIES[FLOATS], tmp_path / "model"
+    tensors = {
+        name.replace("model.", "model.language_model.", 1): tensor
+        for name, tensor in family.tensors().items()
+    }
+    tensors["model.visual.blocks.0.attn.qkv.weight"] = tensors["lm_head.weight"]
+    text = {key: value for key, value in family.settings.items() if key != "architectures"}
+    config = {
+        "architectures": ["Qwen3_5ForConditionalGeneration"],
+        "model_type": "qwen3_5",
+        "text_config": text,
+        "vision_config": {"model_type": "qwen3_5", "depth": 1},
+        "tie_word_embeddings": False,
+        "image_token_id": 7,
+    }
+    family.save(folder, tensors)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    rsrc.compile(folder, tmp_path / "model.rsr")
+    tokens = tokens_of(30, 30)
+    with llm.load(tmp_path / "model.rsr") as model, llm.load(language_models.path(FLOATS)) as plain:
+        np.testing.assert_array_equal(model.logits(tokens), plain.logits(tokens))
 
 
 def test_an_engine_shares_what_was_copied(loaded: Loader) -> None:
