@@ -77,7 +77,7 @@ def _not_blank(
     "--cache-dir",
     type=PATH,
     metavar="DIR",
-    help="Save the keys and values of prompts and texts in DIR, whenever nothing is generated and at "
+    help="Save the keys and values of prompts and texts in DIR, while nothing is generated and at "
     "the end, for the next start.",
 )
 @template_variables_option()

@@ -125,6 +125,7 @@ class Engine:
 
     Attributes:
         model: the language model.
+        is_closed: whether `close` was called.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class Engine:
         self._parallel = whole_number("parallel", parallel, 1)
         self._queue = whole_number("queue", queue, 1)
         self._cache_dir = cache_dir
-        self._is_closed = False
+        self.is_closed = False
         self._workers: dict[int, _Worker] = {}  # by process: a forked child lacks the thread
         self._turns = Turns("the engine")
         self._worker()
@@ -189,7 +190,7 @@ class Engine:
             QueueFullError: too many jobs wait.
             ClosedError: the engine or the model was closed.
         """
-        if self._is_closed:
+        if self.is_closed:
             raise ClosedError("the engine was closed")
         checked, worker = _checked(self.model, job), self._worker()
         stream = JobStream(self, worker, on_event)
@@ -211,7 +212,7 @@ class Engine:
         Args:
             seconds: how long jobs may go on.
         """
-        self._is_closed = True
+        self.is_closed = True
         worker = self._workers.get(os.getpid())
         if worker is not None:
             worker.close(seconds)

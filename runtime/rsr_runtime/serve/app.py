@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
-from . import utility
+from . import responses, utility
 from .chat import chat
 from .completions import complete
 from .endpoint import endpoint, error_response
@@ -27,7 +27,6 @@ from .messages import (
     message,
 )
 from .page_files import page_routes
-from .responses import ResponsesRequest, respond
 from .schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from .server import Server
 
@@ -41,7 +40,7 @@ _GET = {
 _POST = {
     "/chat/completions": endpoint(ChatRequest, chat),
     "/completions": endpoint(CompletionRequest, complete),
-    "/responses": endpoint(ResponsesRequest, respond),
+    "/responses": endpoint(responses.ResponsesRequest, responses.respond, responses.error_body),
     "/messages": endpoint(MessagesRequest, message, error_body),
     "/messages/count_tokens": endpoint(CountRequest, count_tokens, error_body),
     "/embeddings": utility.embeddings,

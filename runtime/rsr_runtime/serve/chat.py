@@ -16,7 +16,6 @@ from ..llm.job import Job, Logprob, Started, TextFinished, TokenAdded
 from ..llm.model import ChatPrompt
 from ..llm.tokenizer import Tokenizer
 from .answer import AnswerPlan, Piece, Thought
-from .conversation import template_messages, template_variables
 from .endpoint import collected, unless_gone
 from .errors import refused
 from .jobs import Jobs
@@ -66,7 +65,7 @@ async def chat_chunks(server: Server, request: ChatRequest) -> AsyncGenerator[Ch
 
     Raises:
         ApiError: the request is refused, then before the first chunk, or it failed.
-        PromptError, TemplateError, OptionError: the request is refused.
+        OptionError: the request is refused.
     """
     _check(request)
     tally = Tally()
@@ -75,7 +74,7 @@ async def chat_chunks(server: Server, request: ChatRequest) -> AsyncGenerator[Ch
         ChatChunk, id=f"chatcmpl-{secrets.token_hex(12)}", created=int(time.time()),
         model=server.name, system_fingerprint=server.fingerprint,
     )  # fmt: skip
-    async with Jobs(server) as jobs:
+    async with Jobs(server, "messages") as jobs:
         plans: list[AnswerPlan] = []
 
         def make() -> list[Job]:
@@ -97,7 +96,7 @@ async def chat_chunks(server: Server, request: ChatRequest) -> AsyncGenerator[Ch
             elif isinstance(event, TextFinished):
                 i = event.text_index
                 tally.finish(event.generation)
-                for delta, logprobs in answers[i].finish():
+                for delta, logprobs in answers[i].finish(event.generation):
                     yield chunk(choices=[ChunkChoice(i, delta, logprobs)])
                 reason = answers[i].finish_reason(event)
                 stop = _stop_string(server.model.tokenizer, request, event.generation)
@@ -176,17 +175,16 @@ def prompt_of(server: Server, request: ChatRequest) -> tuple[ChatPrompt, ToolOff
     """Return the prompt of a request, and the tools that its answers may call.
 
     Raises:
-        ApiError, PromptError, TemplateError: the messages or the tools are refused.
+        ApiError: the messages or the tools are refused.
+        ModelError: the model has no chat template.
     """
     offer = tool_offer(request.tools, request.tool_choice, request.parallel_tool_calls)
     offer = server.answers.checked_offer(offer)
-    prompt = server.model.chat_prompt(
-        template_messages(request.messages),
+    prompt = server.chat_prompt(
+        request.messages,
         None if offer is None else offer.tools,
-        allow_special_tokens=False,
-        **template_variables(
-            server.variables, request.chat_template_kwargs, request.reasoning_effort
-        ),
+        request.chat_template_kwargs,
+        request.reasoning_effort,
     )
     return prompt, offer
 
@@ -238,9 +236,10 @@ class _Answer:
         pieces = self._parser.push(event.text) if event.text else []
         return self._with_logprobs([self._delta(piece) for piece in pieces])
 
-    def finish(self) -> list[tuple[Delta, ChatLogprobs | None]]:
+    def finish(self, result: Generation) -> list[tuple[Delta, ChatLogprobs | None]]:
         """Return the last pieces."""
-        deltas = [self._delta(piece) for piece in self._parser.finish()]
+        is_cut = result.finish_reason != "stop"
+        deltas = [self._delta(piece) for piece in self._parser.finish(is_cut)]
         return self._with_logprobs(deltas or ([Delta()] if self._logprobs else []))
 
     def finish_reason(self, event: TextFinished) -> str:

@@ -53,7 +53,7 @@ async def completion_chunks(
 
     Raises:
         ApiError: the request is refused, then before the first chunk, or it failed.
-        PromptError, OptionError: the request is refused.
+        OptionError: the request is refused.
     """
     prompts = _checked(request)
     tally, count = Tally(), request.n or 1
@@ -62,7 +62,7 @@ async def completion_chunks(
         Completion, id=f"cmpl-{secrets.token_hex(12)}", created=int(time.time()),
         model=server.name, system_fingerprint=server.fingerprint,
     )  # fmt: skip
-    async with Jobs(server) as jobs:
+    async with Jobs(server, "prompt") as jobs:
         await jobs.submit(lambda: [_job(server, request, prompt) for prompt in prompts])
         yield chunk(choices=[CompletionChoice(i, "") for i in range(total)])
         texts = [

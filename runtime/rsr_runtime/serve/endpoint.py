@@ -12,9 +12,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive
 
+from .decoding import decoded
 from .errors import ApiError, api_error
 from .log import log_fault
-from .schema import decoded
 from .server import Server
 from .sse import disconnected
 

@@ -12,7 +12,7 @@ from types import TracebackType
 from anyio.to_thread import run_sync
 
 from ..llm.engine import JobStream
-from ..llm.errors import ContextFullError, ModelError, NoTemplateError, QueueFullError
+from ..llm.errors import ModelError, NoTemplateError, PromptError, QueueFullError
 from ..llm.job import (
     Event,
     Failed,
@@ -22,7 +22,7 @@ from ..llm.job import (
     TextFinished,
     TokenAdded,
 )
-from .errors import ApiError, api_error, shutting_down
+from .errors import ApiError, api_error, prompt_error, shutting_down
 from .server import Server
 
 MAX_WAITING = 2048  # events that a client may be behind, before its request is canceled
@@ -32,10 +32,15 @@ class Jobs(AsyncIterator[tuple[int, Event]]):
     """The events of the jobs of one request, each with the number of its job.
 
     Leaving its `async with` block frees what the jobs hold in the engine before its next pass.
+
+    Args:
+        server: the model and its engine.
+        param: the field of the request that holds the prompts, for errors.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, param: str) -> None:
         self._server = server
+        self._param = param
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
         self._events: deque[tuple[int, Event]] = deque()
@@ -76,7 +81,9 @@ class Jobs(AsyncIterator[tuple[int, Event]]):
                 429, "the queue is full: too many requests are waiting", code="queue_full",
                 retry_after=error.retry_after,
             ) from None  # fmt: skip
-        except (ContextFullError, NoTemplateError) as error:
+        except PromptError as error:
+            raise prompt_error(error, self._param) from None
+        except NoTemplateError as error:
             raise api_error(error) from None
         except ModelError as error:  # what the request asks for does not fit the model
             raise ApiError(400, str(error)) from None

@@ -47,7 +47,8 @@ def bind(host: str, port: int) -> socket.socket:
 def http_server(server: Server, access: Access, ready: Callable[[], None]) -> uvicorn.Server:
     """Return what answers requests: `run([socket])` does until SIGINT or SIGTERM.
 
-    It then takes no new requests, and closes the engine, which gives running ones `GRACE_SECONDS`.
+    It then closes the engine, which gives running requests `GRACE_SECONDS`; new ones get status
+    503 meanwhile.
 
     Args:
         server: the model and its engine.
@@ -67,13 +68,13 @@ def http_server(server: Server, access: Access, ready: Callable[[], None]) -> uv
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=_KEEP_ALIVE,
-        timeout_graceful_shutdown=int(GRACE_SECONDS) + 2,
+        timeout_graceful_shutdown=2,  # for last events, after the engine ended
     )
     return _HttpServer(config, server, ready)
 
 
 class _HttpServer(uvicorn.Server):
-    """Closes the engine as it ends: running jobs go on for a while, then fail."""
+    """Closes the engine before it ends: running jobs go on for a while, then fail."""
 
     def __init__(self, config: uvicorn.Config, server: Server, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -86,7 +87,9 @@ class _HttpServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         closing = asyncio.ensure_future(asyncio.to_thread(self._engine.close, GRACE_SECONDS))
+        while not closing.done():
+            await asyncio.wait({closing}, timeout=0.1)
+            if self.force_exit:  # by a second SIGINT
+                await asyncio.to_thread(self._engine.close, 0)
         await super().shutdown(sockets)
-        if self.force_exit:  # by a second SIGINT
-            await asyncio.to_thread(self._engine.close, 0)
         await closing

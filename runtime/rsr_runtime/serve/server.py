@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Literal
 
 from ..llm.engine import Engine
-from ..llm.model import LanguageModel
+from ..llm.errors import PromptError, TemplateError
+from ..llm.model import ChatPrompt, LanguageModel
 from .answer import Answers
+from .conversation import template_messages, template_variables
+from .errors import prompt_error
 from .grammar import Grammars
 from .metrics import Metrics
+from .schema import Json, Message
 from .token_texts import TokenTexts
 
 
@@ -47,3 +51,23 @@ class Server:
         self.token_texts = TokenTexts(self.model.tokenizer)
         self.grammars = Grammars(self.model, self.token_texts)
         self.answers = Answers(self.model, self.grammars)
+
+    def chat_prompt(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Json] | None = None,
+        variables: Json | None = None,
+        reasoning_effort: str | None = None,
+    ) -> ChatPrompt:
+        """Return the tokens of a conversation up to the answer; arguments as in a `ChatRequest`.
+
+        Raises:
+            ApiError: the messages or a variable are refused.
+            ModelError: the model has no chat template.
+        """
+        found = template_messages(messages)
+        variables = template_variables(self.variables, variables, reasoning_effort)
+        try:
+            return self.model.chat_prompt(found, tools, allow_special_tokens=False, **variables)
+        except (PromptError, TemplateError) as error:
+            raise prompt_error(error, "messages") from error
