@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 from starlette.types import Receive
 
 from ..llm.generate import Generation
-from ..llm.job import Job, Logprob, Started, TextFinished, TokenAdded
+from ..llm.job import Event, Job, Logprob, Started, TextFinished, TokenAdded
 from ..llm.model import ChatPrompt
 from ..llm.tokenizer import Tokenizer
 from .answer import AnswerPlan, Piece, Thought
@@ -56,8 +56,10 @@ async def chat(server: Server, request: ChatRequest, receive: Receive) -> Any:
     return await event_stream(chunks, frame, last=DONE)
 
 
-async def chat_chunks(server: Server, request: ChatRequest) -> AsyncGenerator[ChatChunk, None]:
-    """Yield the answers to a conversation, piece by piece.
+async def chat_chunks(
+    server: Server, request: ChatRequest
+) -> AsyncGenerator[list[ChatChunk], None]:
+    """Yield the answers to a conversation, piece by piece; those together that come together.
 
     The first chunk has the roles, and is there as soon as the request is in the queue. Then come
     pieces, a chunk with the reason for the end of each answer, and one without choices but with the
@@ -84,9 +86,10 @@ async def chat_chunks(server: Server, request: ChatRequest) -> AsyncGenerator[Ch
 
         await jobs.submit(make)
         role = Delta(role="assistant", content=None)
-        yield chunk(choices=[ChunkChoice(i, role) for i in range(count)])
+        yield [chunk(choices=[ChunkChoice(i, role) for i in range(count)])]
         answers = [_Answer(server.token_texts, plans[0]) for _ in range(count)]
-        async for _, event in jobs:
+
+        def pieces(event: Event) -> Iterator[ChatChunk]:
             if isinstance(event, Started):
                 tally.start(event)
             elif isinstance(event, TokenAdded):
@@ -103,7 +106,10 @@ async def chat_chunks(server: Server, request: ChatRequest) -> AsyncGenerator[Ch
                 last = ChunkChoice(i, Delta(), finish_reason=reason, stop_reason=stop)
                 timings = tally.timings() if tally.finished == count else UNSET
                 yield chunk(choices=[last], timings=timings)
-    yield chunk(choices=[], usage=tally.usage(), timings=tally.timings())
+
+        async for events in jobs:
+            yield [piece for _, event in events for piece in pieces(event)]
+    yield [chunk(choices=[], usage=tally.usage(), timings=tally.timings())]
 
 
 def whole(chunks: Sequence[ChatChunk]) -> ChatCompletion:

@@ -85,16 +85,15 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
-async def collected(chunks: AsyncGenerator[T, None]) -> list[T]:
+async def collected(chunks: AsyncGenerator[list[T], None]) -> list[T]:
     """Return all chunks."""
-    return [chunk async for chunk in chunks]
+    return [chunk async for several in chunks for chunk in several]
 
 
 async def translated(
-    chunks: AsyncGenerator[T, None], push: Callable[[T], Iterable[U]]
-) -> AsyncGenerator[U, None]:
-    """Yield the events that `push` makes of each chunk."""
+    chunks: AsyncGenerator[list[T], None], push: Callable[[T], Iterable[U]]
+) -> AsyncGenerator[list[U], None]:
+    """Yield the events that `push` makes of chunks."""
     async with aclosing(chunks):
-        async for chunk in chunks:
-            for event in push(chunk):
-                yield event
+        async for several in chunks:
+            yield [event for chunk in several for event in push(chunk)]

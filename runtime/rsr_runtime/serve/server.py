@@ -15,6 +15,7 @@ from .answer import Answers
 from .conversation import template_messages, template_variables
 from .errors import prompt_error
 from .grammar import Grammars
+from .mailbox import Mailbox
 from .metrics import Metrics
 from .schema import Json, Message
 from .token_texts import TokenTexts
@@ -30,6 +31,7 @@ class Server:
         name: the model's name in responses.
         variables: for the chat template, unless a request has others.
         speculate: of all texts, see `Job`.
+        mailbox: takes events from the engine.
         metrics: the figures of /metrics.
         created: when it was started, in seconds since 1970.
         fingerprint: of the model and this version, for `system_fingerprint`.
@@ -43,6 +45,7 @@ class Server:
     name: str
     variables: Mapping[str, Any] = field(default_factory=dict)
     speculate: Literal["ngram", "off"] = "off"
+    mailbox: Mailbox = field(default_factory=Mailbox)
     metrics: Metrics = field(default_factory=Metrics)
     created: int = field(default_factory=lambda: int(time.time()))
 
