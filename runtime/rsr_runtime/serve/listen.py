@@ -38,10 +38,14 @@ def bind(host: str, port: int) -> socket.socket:
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=512)
+        bound = socket.create_server(address[:2], family=family, backlog=512)
     except (OSError, UnicodeError) as error:  # the latter: a name that no host can have
         reason = getattr(error, "strerror", None) or str(error)
         raise OptionError(f"{host}:{port}: {reason}: choose another --port or --host") from error
+    # Connections inherit it. asyncio sets it only for sockets that name their protocol, and without
+    # it each small write would wait for the client to acknowledge the one before, often 40 ms.
+    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return bound
 
 
 def http_server(server: Server, access: Access, ready: Callable[[], None]) -> uvicorn.Server:
