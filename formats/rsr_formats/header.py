@@ -17,6 +17,7 @@ from .records import (
     DTYPE_BITS,
     ENCODINGS,
     FLOAT_DTYPES,
+    KINDS,
     LAYOUTS,
     MAX_AUXILIARY,
     MAX_DIMENSION,
@@ -28,6 +29,7 @@ from .records import (
     MAX_METADATA,
     MAX_OUT_FEATURES,
     MAX_RECORD,
+    MAX_STACKED,
     PACKINGS,
     PARTS,
     ROW_RULES,
@@ -40,6 +42,7 @@ from .records import (
     Scale,
     Section,
     SourceRecord,
+    Stack,
     Tensor,
 )
 
@@ -60,6 +63,7 @@ def encode_header(header: Header) -> bytes:
         "metadata": dict(sorted(header.metadata.items())),
         "files": [_map_of(f) for f in header.files],
         "tensors": [_tensor_document(t) for t in header.tensors],
+        **({"stacks": [_map_of(s) for s in header.stacks]} if header.stacks else {}),
         "sections": [_map_of(s) for s in header.sections],
     }
     try:
@@ -68,7 +72,7 @@ def encode_header(header: Header) -> bytes:
         raise HeaderFieldError(f"header: a field cannot be encoded in msgpack: {error}") from None
 
 
-def _map_of(record: FileEntry | AuxiliaryTensor | Quantized | Section) -> dict[str, Any]:
+def _map_of(record: FileEntry | AuxiliaryTensor | Quantized | Section | Stack) -> dict[str, Any]:
     """Return a record whose keys in the file are the names of its attributes."""
     return {f.name: getattr(record, f.name) for f in fields(record)}
 
@@ -147,6 +151,7 @@ def decode_header(data: bytes) -> Header:
             files=tuple(f.take("files", list)),
             tensors=tuple(f.take("tensors", list)),
             sections=tuple(f.take("sections", list)),
+            stacks=_stacks(f),
         )
     )
 
@@ -326,7 +331,7 @@ def _read_file(f: _Fields) -> FileEntry:
 
 
 def _read_tensor(f: _Fields) -> Tensor:
-    kind = f.string("kind", ("dense", "ternary", "binary"))
+    kind = f.string("kind", ("dense", *KINDS.values()))
     if kind != "dense":
         return f.done(_read_indexed(f, kind))
     tensor = DenseTensor(
@@ -353,7 +358,7 @@ def _read_indexed(f: _Fields, kind: str) -> IndexedTensor:
     if (
         any(type(d) is not int for d in digits)
         or digits not in DIGITS
-        or (kind == "ternary") != (len(digits) == 3)
+        or kind != KINDS[len(digits)]
     ):
         raise HeaderFieldError(f"{f.where}.digits: not a digit alphabet of kind {kind}")
     encoding = f.string("encoding", ENCODINGS)
@@ -403,6 +408,28 @@ def _read_source(f: _Fields) -> SourceRecord:
     return f.done(record)
 
 
+def _stacks(f: _Fields) -> tuple[Stack, ...]:
+    if not f.has("stacks"):
+        return ()
+    stacks = tuple(f.take("stacks", list))
+    if not stacks:
+        raise HeaderFieldError(f"{f.where}.stacks: an empty list, expected none")
+    return stacks
+
+
+def _read_stack(f: _Fields) -> Stack:
+    stack = Stack(f.string("name"), f.shape(), f.string("prefix"), tuple(f.take("suffixes", list)))
+    if len(stack.shape) != 3:
+        raise HeaderFieldError(f"{f.where}.shape: {len(stack.shape)} dimensions, expected 3")
+    if not 1 <= len(stack.suffixes) <= MAX_STACKED:
+        raise LimitError(
+            f"{f.where}.suffixes: {len(stack.suffixes)} entries, expected 1 to {MAX_STACKED}"
+        )
+    if any(type(suffix) is not str for suffix in stack.suffixes):
+        raise HeaderFieldError(f"{f.where}.suffixes: expected strings")
+    return f.done(stack)
+
+
 def _read_auxiliary(f: _Fields) -> AuxiliaryTensor:
     auxiliary = AuxiliaryTensor(
         name=f.string("name"),
@@ -420,5 +447,6 @@ def _read_auxiliary(f: _Fields) -> AuxiliaryTensor:
 _LISTS: dict[str, Callable[[_Fields], Any]] = {
     "files": _read_file,
     "tensors": _read_tensor,
+    "stacks": _read_stack,
     "sections": _read_section,
 }

@@ -7,11 +7,19 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from time import perf_counter
 from types import TracebackType
+from typing import TypeVar
 
 from anyio.to_thread import run_sync
 
+from ..llm.embedding import EmbedJob
 from ..llm.engine import JobStream
-from ..llm.errors import ModelError, NoTemplateError, PromptError, QueueFullError
+from ..llm.errors import (
+    ModelError,
+    NoPoolingError,
+    NoTemplateError,
+    PromptError,
+    QueueFullError,
+)
 from ..llm.job import (
     Event,
     Failed,
@@ -23,6 +31,8 @@ from ..llm.job import (
 )
 from .errors import ApiError, api_error, prompt_error, shutting_down
 from .server import Server
+
+AnyJob = TypeVar("AnyJob", Job, EmbedJob)
 
 MAX_WAITING = 2048  # events that a client may be behind, before its request is canceled
 
@@ -66,7 +76,7 @@ class Jobs(AsyncIterator[list[Numbered]]):
         for stream in self._streams:
             stream.cancel()
 
-    async def submit(self, make: Callable[[], Sequence[Job]]) -> Sequence[Job]:
+    async def submit(self, make: Callable[[], Sequence[AnyJob]]) -> Sequence[AnyJob]:
         """Make jobs and submit them.
 
         Args:
@@ -84,12 +94,12 @@ class Jobs(AsyncIterator[list[Numbered]]):
             ) from None  # fmt: skip
         except PromptError as error:
             raise prompt_error(error, self._param) from None
-        except NoTemplateError as error:
+        except (NoTemplateError, NoPoolingError) as error:
             raise api_error(error) from None
         except ModelError as error:  # what the request asks for does not fit the model
             raise ApiError(400, str(error)) from None
 
-    def _submit(self, make: Callable[[], Sequence[Job]]) -> Sequence[Job]:
+    def _submit(self, make: Callable[[], Sequence[AnyJob]]) -> Sequence[AnyJob]:
         jobs = make()
         for index, job in enumerate(jobs):
             stream = self._server.engine.submit(

@@ -31,6 +31,7 @@ class Server:
         name: the model's name in responses.
         variables: for the chat template, unless a request has others.
         speculate: of all texts, see `Job`.
+        embeddings: embed texts even if the model does not say how it pools.
         mailbox: takes events from the engine.
         metrics: the figures of /metrics.
         created: when it was started, in seconds since 1970.
@@ -45,6 +46,7 @@ class Server:
     name: str
     variables: Mapping[str, Any] = field(default_factory=dict)
     speculate: Literal["ngram", "off"] = "off"
+    embeddings: bool = False
     mailbox: Mailbox = field(default_factory=Mailbox)
     metrics: Metrics = field(default_factory=Metrics)
     created: int = field(default_factory=lambda: int(time.time()))
