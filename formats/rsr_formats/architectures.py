@@ -149,7 +149,8 @@ class Architecture:
         own_keys: keys of config.json that this class reads and others do not, and what stands for
             an absent one. `rsr_runtime.llm.layer_settings` and `.config` say what they do.
         hidden_act: activation of the gate. This and the following are defaults for absent keys.
-        partial_rotary_factor: share of a head that is rotated.
+        partial_rotary_factor: share of a head that is rotated; None: all of it, and a config.json
+            with another share is refused.
         rope_keys: keys of rope_parameters that only some classes read.
         longrope_by_limit: max_position_embeddings chooses longrope's factors, whatever the length
             of a sequence.
@@ -191,7 +192,7 @@ class Architecture:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     max_position_embeddings: int = 2048
-    partial_rotary_factor: float = 1.0
+    partial_rotary_factor: float | None = None
     rope_keys: tuple[str, ...] = ()
     longrope_by_limit: bool = False
     tie_key: str = "tie_word_embeddings"
@@ -368,6 +369,8 @@ ARCHITECTURES = (
     Architecture(
         "MistralForCausalLM",
         "mistral",
+        ("llama",),
+        permutes_qk=True,
         biases={},
         own_keys={"sliding_window": 4096},
         max_position_embeddings=131072,
@@ -377,17 +380,21 @@ ARCHITECTURES = (
     Architecture(
         "Phi3ForCausalLM",
         "phi3",
+        ("phi3",),
         family="Phi-3",
         fused=("self_attn.qkv_proj", "mlp.gate_up_proj"),
         biases={},
         own_keys={"sliding_window": None, "original_max_position_embeddings": 4096},
         rms_norm_eps=1e-5,
         max_position_embeddings=4096,
+        partial_rotary_factor=1.0,
     ),
     # Each fourth layer does not rotate
     Architecture(
         "SmolLM3ForCausalLM",
         "smollm3",
+        ("smollm3",),
+        permutes_qk=True,
         biases=_ALL_BIASES,
         own_keys={
             "no_rope_layers": None,
@@ -399,11 +406,13 @@ ARCHITECTURES = (
         max_position_embeddings=32768,
         is_tied=True,
         num_key_value_heads=4,
+        gguf_config={"no_rope_layer_interval": 4},
     ),
     # OLMo 2: norms follow the sublayers
     Architecture(
         "Olmo2ForCausalLM",
         "olmo2",
+        ("olmo2",),
         family="OLMo 2",
         norms=Norms(None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
         qk_norms=QkNorms(spans_heads=True),

@@ -743,7 +743,7 @@ _PHI3: Config = {
     "model_type": "phi3",
     "rope_theta": 10000.0,
     "original_max_position_embeddings": 70,
-    "pad_token_id": None,
+    "pad_token_id": 0,
     "partial_rotary_factor": 0.75,
     "rope_scaling": {
         "type": "longrope",
@@ -760,7 +760,7 @@ _SMOLLM3: Config = {
     "layer_types": ["full_attention"] * 2,
     "no_rope_layer_interval": 4,
     "no_rope_layers": [1, 0],
-    "pad_token_id": None,
+    "pad_token_id": 0,
     "use_sliding_window": False,
     "sliding_window": None,
     "max_window_layers": 28,
