@@ -177,6 +177,8 @@ class Batch(Generic[T]):
                 leader, shared = other, reach
         if shared - have < min(_WORTH_WAITING, (lacking + 1) // 2):
             leader, shared = None, have
+        if leader is not None:
+            self._places[leader].session.cache.plan(shared)
         return _Place(session, leader, shared)
 
     def _is_ready(self, text: T, place: _Place[T]) -> bool:

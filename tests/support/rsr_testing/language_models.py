@@ -12,7 +12,6 @@ import rsrc
 
 from .models import FAMILIES, OTHERS, Tensor
 
-
 _EVERY = FAMILIES | OTHERS
 
 
