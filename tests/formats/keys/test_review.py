@@ -104,8 +104,9 @@ def test_harmless_settings_pass(changes: dict[str, Any]) -> None:
 
 
 def test_nothing_is_judged_where_the_architecture_cannot_be_run() -> None:
-    found = review({"architectures": ["GPT2LMHeadModel"], "scale_emb": 12, "rope_x": 1}, {})
-    assert (found.refused, found.not_understood) == ((), ())
+    for name in ("GPT2LMHeadModel", "T5ForConditionalGeneration"):
+        found = review({"architectures": [name], "scale_emb": 12, "rope_x": 1}, {})
+        assert (found.refused, found.not_understood) == ((), ())
 
 
 @pytest.mark.parametrize(
