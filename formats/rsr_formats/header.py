@@ -28,6 +28,8 @@ from .records import (
     MAX_METADATA,
     MAX_OUT_FEATURES,
     MAX_RECORD,
+    MAX_ROTATION_BLOCK,
+    MIN_ROTATION_BLOCK,
     PACKINGS,
     PARTS,
     ROW_RULES,
@@ -37,6 +39,7 @@ from .records import (
     Header,
     IndexedTensor,
     Quantized,
+    Rotation,
     Scale,
     Section,
     SourceRecord,
@@ -61,6 +64,7 @@ def encode_header(header: Header) -> bytes:
         "files": [_map_of(f) for f in header.files],
         "tensors": [_tensor_document(t) for t in header.tensors],
         "sections": [_map_of(s) for s in header.sections],
+        **({"rotations": [_map_of(r) for r in header.rotations]} if header.rotations else {}),
     }
     try:
         return bytes(msgpack.packb(document, use_bin_type=True))
@@ -68,7 +72,7 @@ def encode_header(header: Header) -> bytes:
         raise HeaderFieldError(f"header: a field cannot be encoded in msgpack: {error}") from None
 
 
-def _map_of(record: FileEntry | AuxiliaryTensor | Quantized | Section) -> dict[str, Any]:
+def _map_of(record: FileEntry | AuxiliaryTensor | Quantized | Rotation | Section) -> dict[str, Any]:
     """Return a record whose keys in the file are the names of its attributes."""
     return {f.name: getattr(record, f.name) for f in fields(record)}
 
@@ -82,6 +86,7 @@ def _tensor_document(t: Tensor) -> dict[str, Any]:
             "shape": t.shape,
             "section": t.section,
             **({} if t.quantized is None else {"quantised": _map_of(t.quantized)}),
+            **_rotation_document(t),
         }
     return {
         "name": t.name,
@@ -103,7 +108,12 @@ def _tensor_document(t: Tensor) -> dict[str, Any]:
             "negative_zeros": t.source.negative_zeros,
             "companions": [_map_of(a) for a in t.source.auxiliary],
         },
+        **_rotation_document(t),
     }
+
+
+def _rotation_document(t: Tensor) -> dict[str, Any]:
+    return {} if t.rotation is None else {"rotation": t.rotation}
 
 
 def _scale_document(s: Scale) -> dict[str, Any]:
@@ -147,6 +157,7 @@ def decode_header(data: bytes) -> Header:
             files=tuple(f.take("files", list)),
             tensors=tuple(f.take("tensors", list)),
             sections=tuple(f.take("sections", list)),
+            rotations=tuple(f.take("rotations", list)) if f.has("rotations") else (),
         )
     )
 
@@ -325,6 +336,12 @@ def _read_file(f: _Fields) -> FileEntry:
     return f.done(FileEntry(f.string("name"), f.integer("section")))
 
 
+def _read_rotation(f: _Fields) -> Rotation:
+    return f.done(
+        Rotation(f.integer("block", MIN_ROTATION_BLOCK, MAX_ROTATION_BLOCK), f.take("signs", bytes))
+    )
+
+
 def _read_tensor(f: _Fields) -> Tensor:
     kind = f.string("kind", ("dense", "ternary", "binary"))
     if kind != "dense":
@@ -335,6 +352,7 @@ def _read_tensor(f: _Fields) -> Tensor:
         shape=f.shape(),
         section=f.integer("section"),
         quantized=_read_quantized(f) if f.has("quantised") else None,
+        rotation=f.integer("rotation") if f.has("rotation") else None,
     )
     return f.done(tensor)
 
@@ -372,6 +390,7 @@ def _read_indexed(f: _Fields, kind: str) -> IndexedTensor:
         source=_read_source(_Fields(f.take("source", dict), f"{f.where}.source")),
         pattern_list=f.take("patterns", bytes) if f.has("patterns") else None,
         stride=f.integer("stride", 2, MAX_IN_FEATURES) if f.has("stride") else 1,
+        rotation=f.integer("rotation") if f.has("rotation") else None,
     )
 
 
@@ -421,4 +440,5 @@ _LISTS: dict[str, Callable[[_Fields], Any]] = {
     "files": _read_file,
     "tensors": _read_tensor,
     "sections": _read_section,
+    "rotations": _read_rotation,
 }

@@ -22,6 +22,7 @@ from .records import (
     PREAMBLE,
     FileEntry,
     Header,
+    Rotation,
     Section,
     Tensor,
     align,
@@ -186,6 +187,7 @@ class RsrWriter:
         metadata: dict[str, str],
         files: Iterable[FileEntry],
         tensors: Iterable[Tensor],
+        rotations: Iterable[Rotation] = (),
     ) -> Header:
         """Check the header as a reader would, then write it and the preamble.
 
@@ -194,6 +196,7 @@ class RsrWriter:
             metadata: free text for people and tools.
             files: the model's small files.
             tensors: in the order in which readers list them.
+            rotations: those that tensors have, by number.
 
         Returns:
             The header as written.
@@ -202,7 +205,9 @@ class RsrWriter:
             FormatError: the records break a rule of formats/SPEC.md.
         """
         self._pad()
-        header = Header(producer, metadata, tuple(files), tuple(tensors), tuple(self.sections))
+        header = Header(
+            producer, metadata, tuple(files), tuple(tensors), tuple(self.sections), tuple(rotations)
+        )
         data = encode_header(header)
         if len(data) > MAX_HEADER_SIZE:
             raise LimitError(f"header: {len(data)} bytes, the limit is {MAX_HEADER_SIZE}")

@@ -232,6 +232,7 @@ int main(int count, char** arguments) {
   harness::check_permuted(harness);
   harness::check_decoder(harness);
   harness::check_dense(harness);
+  harness::check_hadamard(harness);
   harness::check_probe(harness);
   const bool passed = harness.report();
   if (!is_bench) harness::check_products();

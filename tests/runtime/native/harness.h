@@ -193,6 +193,7 @@ void check_ranked(Harness& harness);
 void check_permuted(Harness& harness);
 void check_decoder(Harness& harness);
 void check_dense(Harness& harness);
+void check_hadamard(Harness& harness);
 void check_probe(Harness& harness);
 void check_products();  // through the drivers, on several threads; throws
 
