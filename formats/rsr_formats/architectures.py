@@ -35,6 +35,11 @@ class Architecture:
         num_key_value_heads: None means `num_attention_heads`.
         head_dim: None means `hidden_size / num_attention_heads`.
         gguf_config: settings of config.json for which GGUF has no metadata keys.
+        gguf_layer: names of tensors within a layer that only GGUF files of this class have, without
+            ".weight" and ".bias" where both names end alike.
+        zero_centered_norms: RMS norms multiply by 1 + weight, which GGUF files store as the weight;
+            except that of `plain_norm`.
+        plain_norm: end of the name of a norm that multiplies by its weight all the same, or None.
     """
 
     name: str
@@ -54,6 +59,9 @@ class Architecture:
     num_key_value_heads: int | None = None
     head_dim: int | None = None
     gguf_config: Mapping[str, Any] = field(default_factory=dict)
+    gguf_layer: Mapping[str, str] = field(default_factory=dict)
+    zero_centered_norms: bool = False
+    plain_norm: str | None = None
 
 
 _QWEN3 = Architecture(  # Ternary-Bonsai
@@ -105,6 +113,30 @@ ARCHITECTURES = (
         ("qwen2",),
         max_position_embeddings=32768,
         num_key_value_heads=32,
+    ),
+    # Ternary-Bonsai 27B, Ternary-Bonsai-2 27B: three of four layers have a gated delta net
+    Architecture(
+        "Qwen3_5ForCausalLM",
+        "qwen3_5_text",
+        ("qwen35",),
+        is_runnable=False,
+        zero_centered_norms=True,
+        plain_norm="linear_attn.norm.weight",
+        max_position_embeddings=32768,
+        num_key_value_heads=4,
+        head_dim=256,
+        gguf_layer={
+            "post_attention_norm": "post_attention_layernorm",
+            "attn_qkv": "linear_attn.in_proj_qkv",
+            "attn_gate": "linear_attn.in_proj_z",
+            "ssm_alpha": "linear_attn.in_proj_a",
+            "ssm_beta": "linear_attn.in_proj_b",
+            "ssm_conv1d": "linear_attn.conv1d",
+            "ssm_norm": "linear_attn.norm",
+            "ssm_out": "linear_attn.out_proj",
+            "ssm_dt.bias": "linear_attn.dt_bias",
+            "ssm_a": "linear_attn.A_log",
+        },
     ),
     Architecture(
         "MiniCPMForCausalLM", "minicpm", ("minicpm",), is_runnable=False, permutes_qk=True

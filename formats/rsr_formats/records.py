@@ -355,7 +355,7 @@ class Header:
         return (1, max(map(_minor_version, self.tensors), default=0))
 
     def rotation_of(self, t: Tensor) -> Rotation | None:
-        """Return the basis that the columns of a tensor are stored in, None if it is the model's."""
+        """Return the basis that a tensor is stored in, None if it is the model's."""
         return None if t.rotation is None else self.rotations[t.rotation]
 
     def owners(self) -> list[str]:

@@ -13,6 +13,7 @@ from rsr_formats.model_files import MAX_CONFIG, parse_object
 from ..common.errors import SourceError
 from .files import read_limited
 from .quantization import Quantization
+from .rotation import RotatedBasis
 from .tensor import SourceTensor
 
 
@@ -28,6 +29,7 @@ class Checkpoint:
         files: the model files that a `.rsr` file keeps, by name: a path, or contents made from GGUF
             metadata.
         notes: sentences for the user about what could not be converted.
+        basis: the rotated basis that some matrices are stored in, None if there is none.
     """
 
     path: Path
@@ -36,6 +38,7 @@ class Checkpoint:
     metadata: dict[str, str] = field(default_factory=dict)
     files: dict[str, Path | bytes] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    basis: RotatedBasis | None = None
 
     @cached_property
     def config(self) -> dict[str, Any]:

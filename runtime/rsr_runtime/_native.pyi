@@ -176,6 +176,20 @@ class Program:
         gate, up: (count, n). activation: 'silu' or 'relu2'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.
         """
 
+    def rotate(self, part: int, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], factors: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], block: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, group_columns: int = 0) -> None:
+        """
+        H (factors * x) to out, to (q, s), or to both, where H is the Walsh-Hadamard matrix [(-1)^popcount(r & c)] on the diagonal blocks of a matrix.
+
+        x: (count, n). factors: (n,). block: rows of H, a power of two from 16 on that divides n. out, q, s, group_columns: as of normalize; out may be x. Raises ValueError for other shapes, or if there is no output.
+        """
+
+    def rotate_back(self, part: int, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], factors: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], block: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+        """
+        factors * (H x) to out; with factors of magnitude block^-1/2, what undoes rotate.
+
+        x, out: (count, n); out may be x. factors, block: as of rotate. Raises ValueError for other shapes.
+        """
+
     def attend(self, part: int, q: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], k: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], v: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu', writable=False)], rope: Rope, cache: KVCache, start: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], window: int | None = None) -> None:
         """
         Attention of rows at positions start, start + 1, ... of one sequence.
@@ -269,6 +283,20 @@ def gated(gate: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order
     activation(gate) * up, then its RMS norm as in normalize, to out, to (q, s), or to both.
 
     gate, up: (count, n). activation: 'silu' or 'relu2'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.
+    """
+
+def rotate(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], factors: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], block: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, group_columns: int = 0) -> None:
+    """
+    H (factors * x) to out, to (q, s), or to both, where H is the Walsh-Hadamard matrix [(-1)^popcount(r & c)] on the diagonal blocks of a matrix.
+
+    x: (count, n). factors: (n,). block: rows of H, a power of two from 16 on that divides n. out, q, s, group_columns: as of normalize; out may be x. Raises ValueError for other shapes, or if there is no output.
+    """
+
+def rotate_back(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], factors: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], block: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+    """
+    factors * (H x) to out; with factors of magnitude block^-1/2, what undoes rotate.
+
+    x, out: (count, n); out may be x. factors, block: as of rotate. Raises ValueError for other shapes.
     """
 
 class Rope:

@@ -1,4 +1,4 @@
-"""The basis that the columns of some matrices are stored in: signs and Walsh-Hadamard transforms."""
+"""The rotated basis of some matrices: signs of columns, then Walsh-Hadamard transforms."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Rotation:
         x = plain_array("x", x, [np.float32])
         if x.ndim == 0 or x.shape[-1] != self.columns:
             raise InputShapeError(f"x has shape {x.shape}, expected (..., {self.columns})")
-        return np.require(x, requirements="CA")
+        return np.require(x, requirements=["C", "A"])
 
     def __repr__(self) -> str:
         return f"<Rotation of {self.columns} columns in blocks of {self.block}>"

@@ -202,9 +202,7 @@ class LinearGroup:
             indexed = [
                 (layer.weight, to)
                 for layer, to in zip(self._layers, y, strict=True)
-                if layer.form == form
-                and layer.norm is None
-                and isinstance(layer.weight, Matrix)
+                if layer.form == form and layer.norm is None and isinstance(layer.weight, Matrix)
             ]
             if indexed:
                 matrices, outputs = zip(*indexed, strict=True)
