@@ -30,6 +30,8 @@ import numpy.typing as npt
 import rsrc
 from rsrc.export.decompile import decompile
 
+from .rotation import declaration
+
 FloatArray = npt.NDArray[np.float32]
 Config = dict[str, Any]
 
@@ -362,6 +364,7 @@ class Family:
         kept: How matrices that modules_to_not_convert names are stored, by module.
         everything: Whether embedding and head are stored as the layers are.
         options: of `rsrc.compile`.
+        rotated: columns of a block of the rotated basis that all matrices are stored in; 0: none.
         gguf: Block type of a GGUF file that is made from the checkpoint and compiled instead.
         seed: of the weights; not 1 where every text would depend on a rounding (parity/judge.py)
             already in the first layer.
@@ -376,6 +379,7 @@ class Family:
     kept: Mapping[str, Layout] = field(default_factory=dict)
     everything: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    rotated: int = 0
     gguf: str | None = None
     seed: int = 1
 
@@ -464,6 +468,16 @@ class Family:
             (folder / name).write_text(text, encoding="utf-8")
         made = self.tensors() if tensors is None else tensors
         (folder / "model.safetensors").write_bytes(safetensors(made))
+        if self.rotated:
+            (folder / "hadamard.json").write_text(_json(self._declaration(made)), encoding="utf-8")
+
+    def _declaration(self, tensors: Mapping[str, Tensor]) -> Config:
+        """Return a hadamard.json for all matrices."""
+        widths = {n: t.values.shape[1] for n, t in tensors.items() if t.values.ndim == 2}
+        embedding = "model.embed_tokens.weight"
+        weights = [name for name in widths if name != embedding]
+        distinct = list(dict.fromkeys(widths.values()))
+        return declaration(weights, [embedding], distinct, self.rotated, self.seed)
 
     def build(self, folder: Path) -> Path:
         """Write the model directory to `folder`/model; return the .rsr file compiled from it."""
@@ -670,6 +684,11 @@ FAMILIES: dict[str, Family] = {
         "prism-ml/Ternary-Bonsai-8B",
         {**_QWEN3, "tie_word_embeddings": False},
         groups(128), "F16", BYTE_LEVEL, everything=True,
+    ),
+    "bonsai-2": Family(
+        "weights in a rotated basis, as in prism-ml/Ternary-Bonsai-2, hadamard.json",
+        {**_QWEN3, "intermediate_size": 384, "tie_word_embeddings": False},
+        groups(128), "F16", BYTE_LEVEL, everything=True, rotated=128,
     ),
     "gguf-tq2_0": Family(
         "llama.cpp, TQ2_0; rows of q and k in its order",
