@@ -14,8 +14,8 @@ PREFIX = "prism.hadamard."
 
 def hadamard(n: int) -> Floats:
     """Return the normalized Walsh-Hadamard matrix, (-1)^popcount(r & c) / sqrt(n)."""
-    ones = np.bitwise_count(np.arange(n)[:, None] & np.arange(n))
-    result: Floats = np.where(ones % 2, -1.0, 1.0) / np.sqrt(n)
+    is_odd = np.array([number.bit_count() % 2 for number in range(n)])
+    result: Floats = np.where(is_odd[np.arange(n)[:, None] & np.arange(n)], -1.0, 1.0) / np.sqrt(n)
     return result
 
 
