@@ -1,8 +1,9 @@
 """The known decoder architectures: one table for the compiler, the GGUF reader and the runtime.
 
-All are Llama-like decoders: RMS norms before attention and before a gated MLP, RoPE that pairs the
-two halves of a head, grouped-query attention. Names and defaults are those of the classes in
-transformers, except that BitnetForCausalLM is 1bitLLM's class and MiniCPMForCausalLM OpenBMB's.
+The defaults of `Architecture` describe a Llama: RMS norms before attention and before a gated MLP,
+RoPE that pairs the two halves of a head, grouped-query attention. An entry says how its class
+differs. Names and defaults are those of the classes in transformers, except that BitnetForCausalLM
+is 1bitLLM's class and MiniCPMForCausalLM OpenBMB's.
 """
 
 from __future__ import annotations
@@ -12,6 +13,66 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+# `Architecture.mixers` of a class without others; "attention" is in older files.
+ATTENTION_ONLY = {
+    "full_attention": "attention",
+    "sliding_attention": "attention",
+    "attention": "attention",
+}
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Names within a layer of the RMS norms around its sublayers; None where there is none.
+
+    A norm after a sublayer applies to its output, before that is added to the residual stream.
+    """
+
+    before_mixer: str | None = "input_layernorm"
+    after_mixer: str | None = None
+    before_mlp: str | None = "post_attention_layernorm"
+    after_mlp: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The norms that there are."""
+        every = (self.before_mixer, self.after_mixer, self.before_mlp, self.after_mlp)
+        return tuple(name for name in every if name is not None)
+
+
+@dataclass(frozen=True)
+class QkNorms:
+    """RMS norms of queries and keys, before RoPE.
+
+    Attributes:
+        queries: name within a layer of the norm of queries.
+        keys: that of keys.
+        spans_heads: a norm spans all heads of a token, else one head.
+    """
+
+    queries: str = "self_attn.q_norm"
+    keys: str = "self_attn.k_norm"
+    spans_heads: bool = False
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A factor that follows from config.json: (its value under `key`) ** power * size.
+
+    Attributes:
+        key: of config.json; "" if only a size counts.
+        default: value of an absent key.
+        power: exponent of the value.
+        size: another key of config.json, whose value must be a positive integer; "" for none.
+        size_power: exponent of the size.
+    """
+
+    key: str = ""
+    default: float = 1.0
+    power: float = 1.0
+    size: str = ""
+    size_power: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -25,7 +86,17 @@ class Architecture:
         is_runnable: whether `rsr_runtime.llm` can run it.
         attn_sub_norm: name of the norm before o_proj within a layer, or None.
         ffn_sub_norm: name of the norm before down_proj within a layer, or None.
-        has_qk_norms: whether queries and keys are normalized per head before RoPE.
+        norms: those around the sublayers of a layer.
+        qk_norms: those of queries and keys, or None.
+        zero_centered_norms: norms multiply by 1 + weight.
+        fused: entries of `FUSED` that a layer has in place of their parts.
+        mixers: the kind of mixer that each value under `layer_types` stands for.
+        mlp: the kind of MLP.
+        layer_runs: how often a pass runs each layer before the next one.
+        embedding_factor: of the embeddings; this and the following are None for 1.
+        residual_factor: of the output of each sublayer.
+        logits_factor: of the logits.
+        attention_factor: of queries times keys; None: 1 / sqrt(head_dim).
         permutes_qk: whether GGUF files store the rows of q_proj and k_proj in llama.cpp's order,
             which makes RoPE pair neighboring features instead of the halves of a head.
         int8_activations: linear layers take int8 activations whatever config.json says; see
@@ -48,7 +119,17 @@ class Architecture:
     is_runnable: bool = True
     attn_sub_norm: str | None = None
     ffn_sub_norm: str | None = None
-    has_qk_norms: bool = False
+    norms: Norms = Norms()
+    qk_norms: QkNorms | None = None
+    zero_centered_norms: bool = False
+    fused: tuple[str, ...] = ()
+    mixers: Mapping[str, str] = field(default_factory=lambda: ATTENTION_ONLY)
+    mlp: str = "mlp"
+    layer_runs: int = 1
+    embedding_factor: Factor | None = None
+    residual_factor: Factor | None = None
+    logits_factor: Factor | None = None
+    attention_factor: Factor | None = None
     permutes_qk: bool = False
     int8_activations: bool = False
     self_quantizing: bool = False
@@ -63,12 +144,40 @@ class Architecture:
     zero_centered_norms: bool = False
     plain_norm: str | None = None
 
+    @property
+    def factors(self) -> tuple[Factor, ...]:
+        """The factors that are not 1."""
+        every = (
+            self.embedding_factor,
+            self.residual_factor,
+            self.logits_factor,
+            self.attention_factor,
+        )
+        return tuple(factor for factor in every if factor is not None)
+
+    @property
+    def layer_norms(self) -> tuple[str, ...]:
+        """Names within a layer of all its norms."""
+        qk = () if self.qk_norms is None else (self.qk_norms.queries, self.qk_norms.keys)
+        sub = (name for name in (self.attn_sub_norm, self.ffn_sub_norm) if name is not None)
+        return (*self.norms.names, *qk, *sub)
+
+    @property
+    def projections(self) -> tuple[str, ...]:
+        """Those of `PROJECTIONS` that a layer has."""
+        parts = {part for whole in self.fused for part in FUSED[whole]}
+        return tuple(
+            name
+            for name in PROJECTIONS
+            if name not in parts and (name in self.fused or name not in FUSED)
+        )
+
 
 _QWEN3 = Architecture(  # Ternary-Bonsai
     "Qwen3ForCausalLM",
     "qwen3",
     ("qwen3",),
-    has_qk_norms=True,
+    qk_norms=QkNorms(),
     max_position_embeddings=32768,
     num_key_value_heads=32,
     head_dim=128,
@@ -145,7 +254,7 @@ ARCHITECTURES = (
 
 # The matrices of a decoder layer by their names within it, and (out_features, in_features) of each:
 # "hidden" is hidden_size, "intermediate" is intermediate_size, "queries" is num_attention_heads *
-# head_dim, "keys" is num_key_value_heads * head_dim.
+# head_dim, "keys" is num_key_value_heads * head_dim, "qkv" and "gate_up" are sums of these.
 PROJECTIONS = {
     "self_attn.q_proj": ("queries", "hidden"),
     "self_attn.k_proj": ("keys", "hidden"),
@@ -154,8 +263,14 @@ PROJECTIONS = {
     "mlp.gate_proj": ("intermediate", "hidden"),
     "mlp.up_proj": ("intermediate", "hidden"),
     "mlp.down_proj": ("hidden", "intermediate"),
+    "self_attn.qkv_proj": ("qkv", "hidden"),
+    "mlp.gate_up_proj": ("gate_up", "hidden"),
 }
-
+# Matrices that hold the rows of others, one after the other.
+FUSED = {
+    "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
+}
 
 # Where checkpoints put a decoder: in a class with a head, by itself, or in a multimodal class.
 PREFIXES = (

@@ -126,6 +126,15 @@ def _width(
     if width == "intermediate":
         wide = _integer(config.get("intermediate_size"))
         return wide, f"intermediate_size {wide}"
+    if width == "gate_up":
+        wide = _integer(config.get("intermediate_size"))
+        return wide and 2 * wide, f"twice intermediate_size {wide}"
+    if width == "qkv":
+        queries, of_queries = _width(config, architecture, "queries")
+        keys, of_keys = _width(config, architecture, "keys")
+        if queries is None or keys is None:
+            return None, ""
+        return queries + 2 * keys, f"{of_queries}, {of_keys} twice"
     key, count = "num_attention_heads", _integer(config.get("num_attention_heads"))
     size = config.get("head_dim", architecture.head_dim)
     if size is None and architecture.head_dim is None and count is not None:

@@ -207,6 +207,8 @@ class _Findings:
                 )
         elif known.kind == USED and key in _FLAGS and type(value) is not bool:
             self.refused.append(f"{where}: {name} is {_value(value)}, expected true or false")
+        elif table is CONFIG and any(f.key == key for f in context.architecture.factors):
+            return  # the class reads it
         elif known.has_effect(value):
             check = _CHECKS.get(key) if table is CONFIG else None
             if check is None or check(context, value):
@@ -289,15 +291,15 @@ def _layer_types(config: Mapping[str, Any]) -> list[object]:
 
 def _is_other_attention(context: _Context, value: object) -> bool:
     """Whether `layer_types` names anything but full attention ("attention" in older files)."""
-    full: tuple[object, ...] = ("full_attention", "attention")
-    if _reaches(context, _window(context)):
-        full = (*full, "sliding_attention")
-    return not isinstance(value, list) or any(kind not in full for kind in value)
+    known: tuple[object, ...] = tuple(context.architecture.mixers)
+    if not _reaches(context, _window(context)):
+        known = tuple(kind for kind in known if kind != "sliding_attention")
+    return not isinstance(value, list) or any(kind not in known for kind in value)
 
 
 def _adds_norms(context: _Context, value: object) -> bool:
     """Whether norms of queries and keys are announced for a class that has none."""
-    return value is not True or not context.architecture.has_qk_norms
+    return value is not True or context.architecture.qk_norms is None
 
 
 _CHECKS: Mapping[str, Callable[[_Context, object], bool]] = {
@@ -376,18 +378,15 @@ def _outside(name: str) -> str | None:
 
 def _known_in_layers(config: Mapping[str, Any], architecture: Architecture) -> set[str]:
     """Return the names within a layer of the tensors that are read or change nothing."""
-    norms = ["input_layernorm", "post_attention_layernorm"]
-    if architecture.has_qk_norms:
-        norms += ["self_attn.q_norm", "self_attn.k_norm"]
-    norms += filter(None, [architecture.attn_sub_norm, architecture.ffn_sub_norm])
+    norms, projections = [*architecture.layer_norms], architecture.projections
     quantization = config.get("quantization_config")
-    for module in PROJECTIONS:
+    for module in projections:
         norms.append(f"{module}.norm")  # BitNet embedding models
         if isinstance(quantization, dict) and quantization.get("use_rms_norm") is True:
             norms.append(f"{module}.rms_norm")
-    known = {f"{name}.weight" for name in (*norms, *PROJECTIONS)}
+    known = {f"{name}.weight" for name in (*norms, *projections)}
     attention_bias, mlp_bias = config.get("attention_bias"), config.get("mlp_bias")
-    for module in PROJECTIONS:
+    for module in projections:
         in_attention = module.startswith("self_attn.")
         is_set = (attention_bias if in_attention else mlp_bias) is True
         if architecture.model_type == "qwen2":
@@ -395,7 +394,7 @@ def _known_in_layers(config: Mapping[str, Any], architecture: Architecture) -> s
         if is_set and _may_have_bias(architecture, module):
             known.add(f"{module}.bias")
     if _is_mlx(config):
-        known |= {f"{module}.biases" for module in PROJECTIONS}
+        known |= {f"{module}.biases" for module in projections}
     # Frequencies that old checkpoints keep; they follow from config.json.
     return known | {"self_attn.rotary_emb.inv_freq"}
 

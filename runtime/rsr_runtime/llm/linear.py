@@ -136,19 +136,15 @@ _FLOATS = Form(None, None)
 class LinearGroup:
     """Linear layers that share an input."""
 
-    def __init__(
-        self, layers: Sequence[Linear], workspace: Workspace, head_dim: int | None = None
-    ) -> None:
+    def __init__(self, layers: Sequence[Linear], workspace: Workspace) -> None:
         """Prepare products.
 
         Args:
             layers: may differ in kind; all have the same in_features.
             workspace: provides the buffers.
-            head_dim: if given, outputs are (rows, heads, head_dim), else (rows, out_features).
         """
         self._layers = tuple(layers)
         self._workspace = workspace
-        self._head_dim = head_dim
         # What layers without a norm of their own take, each form once.
         self._forms = [*dict.fromkeys(one.form for one in layers if one.norm is None)]
         # One form is computed together with the input; the others from its floats, which layers
@@ -187,8 +183,7 @@ class LinearGroup:
             rows: number of rows.
 
         Returns:
-            A buffer for each layer, (rows, out_features) or (rows, heads, head_dim), which later
-            products overwrite.
+            A buffer for each layer, (rows, out_features), which later products overwrite.
         """
         x, take = self.inputs(rows), self._workspace.take
         y = [take(f"y{i}", rows, layer.weight.shape[0]) for i, layer in enumerate(self._layers)]
@@ -217,7 +212,7 @@ class LinearGroup:
                 recorder.single(layer, inputs[form], to)
             if layer.bias is not None:
                 program.call(phase, np.add, to, layer.bias, to)
-        return y if self._head_dim is None else [a.reshape(rows, -1, self._head_dim) for a in y]
+        return y
 
 
 def _convert(

@@ -181,12 +181,15 @@ class Session:
             self.tokens += tokens[: shared[best]]
 
     def common(self, tokens: list[int]) -> int:
-        """Return the length of the common prefix without the last token, whose state is needed."""
+        """Return the length of the common prefix that the cache can keep.
+
+        The last token does not count, because its state is needed.
+        """
         # A copy, because a pool asks about sessions that other threads may take meanwhile.
         own = self.tokens[: max(0, len(tokens) - 1)]
         if own == tokens[: len(own)]:  # true while generating, unless a draft was dropped
-            return len(own)
-        return common_prefix(own, tokens)
+            return self.cache.kept(len(own))
+        return self.cache.kept(common_prefix(own, tokens))
 
 
 def common_prefix(one: list[int], other: list[int]) -> int:

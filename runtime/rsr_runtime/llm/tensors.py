@@ -5,6 +5,7 @@ Nothing is read of the tensors themselves, so this also judges a checkpoint befo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from rsr_formats.text import listed
 
 from ..model import Model
 from .config import Config
+from .layers.declared import DeclaredLinear
+from .layers.layer import declared
 
 ROPE_FACTORS = "rope_freqs.weight"  # its name in GGUF files of Llama 3.1 and later
 _MAX_LISTED = 40  # problems that a message lists
@@ -118,7 +121,7 @@ class _Checker:
         self.problems += review_tensors(c.settings, without_scales(self._tensors)).refused
         self._vocabulary()
         for i in range(c.num_hidden_layers):
-            self._layer(f"{names.prefix}layers.{i}.")
+            self._layer(f"{names.prefix}layers.{i}.", i)
             if len(self.problems) > _MAX_PROBLEMS:
                 break
         self._vector(f"{names.prefix}norm.weight", c.hidden_size)
@@ -155,28 +158,15 @@ class _Checker:
                 f"expected at most {MAX_QUANTIZED_COLUMNS}"
             )
 
-    def _layer(self, prefix: str) -> None:
-        c, a = self._config, self._config.architecture
-        self._vector(f"{prefix}input_layernorm.weight", c.hidden_size)
-        for module in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
-            self._linear(prefix, module)
-        if a.has_qk_norms:
-            for module in ("self_attn.q_norm", "self_attn.k_norm"):
-                self._vector(f"{prefix}{module}.weight", c.head_dim)
-        if a.attn_sub_norm is not None:
-            width = c.num_attention_heads * c.head_dim
-            self._vector(f"{prefix}{a.attn_sub_norm}.weight", width)
-        self._linear(prefix, "self_attn.o_proj")
-        self._vector(f"{prefix}post_attention_layernorm.weight", c.hidden_size)
-        for module in ("mlp.gate_proj", "mlp.up_proj"):
-            self._linear(prefix, module)
-        if a.ffn_sub_norm is not None:
-            self._vector(f"{prefix}{a.ffn_sub_norm}.weight", c.intermediate_size)
-        self._linear(prefix, "mlp.down_proj")
+    def _layer(self, prefix: str, number: int) -> None:
+        for one in declared(self._config, self._config.layer(number)):
+            if isinstance(one, DeclaredLinear):
+                self._linear(prefix + one.name, one.rows, one.columns)
+            else:
+                self._vector(prefix + one.name, math.prod(one.shape))
 
-    def _linear(self, prefix: str, module: str) -> None:
-        c, name = self._config, prefix + module
-        rows, columns = c.shape_of(module)
+    def _linear(self, name: str, rows: int, columns: int) -> None:
+        c = self._config
         self._weight(f"{name}.weight", rows, columns)
         weight = self._tensors.get(f"{name}.weight")
         is_dense = weight is not None and weight.dtype is not None
@@ -219,10 +209,7 @@ class _Checker:
             self.problems.append(f"{name} is missing")
             return
         found = self._tensors[name]
-        entries = 1
-        for n in found.shape:
-            entries *= n
-        if found.dtype is None or entries != size:
+        if found.dtype is None or math.prod(found.shape) != size:
             self._contradiction(name, (size,))
         elif found.dtype not in (*FLOAT_DTYPES, "F64"):
             self.problems.append(f"{name} is {found.dtype}, expected floats")

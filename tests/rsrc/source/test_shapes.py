@@ -82,7 +82,7 @@ def test_keys_in_words() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "w", "", f"{LAYER}self_attn.q_proj.bias", f"{LAYER}self_attn.qkv_proj.weight",
+        "w", "", f"{LAYER}self_attn.q_proj.bias", f"{LAYER}self_attn.qkv.weight",
         f"{LAYER}input_layernorm.weight", f"x.{LAYER}mlp.up_proj.weight", "lm_head.weight_scale",
         "model.layers.07.mlp.up_proj.weight", "model.layers.٣.mlp.up_proj.weight",
         "model.layers.1234567890.mlp.up_proj.weight", "lm_head.weight\n",

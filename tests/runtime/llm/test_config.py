@@ -78,7 +78,7 @@ def test_qwen_has_32_key_heads_by_default() -> None:
 
 def test_norms_that_only_some_families_have() -> None:
     named = {a: read(architectures=[a], num_key_value_heads=4).architecture for a in DEFAULTS}
-    assert [a for a, family in named.items() if family.has_qk_norms] == ["Qwen3ForCausalLM"]
+    assert [a for a, family in named.items() if family.qk_norms] == ["Qwen3ForCausalLM"]
     norms = {a: (f.attn_sub_norm, f.ffn_sub_norm) for a, f in named.items() if f.ffn_sub_norm}
     assert norms == {
         "BitNetForCausalLM": ("self_attn.attn_sub_norm", "mlp.ffn_sub_norm"),
