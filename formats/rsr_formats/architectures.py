@@ -22,6 +22,31 @@ ATTENTION_ONLY = {
 }
 
 
+# The mixers that a layer may have, and the beginning of the names of their tensors within it.
+MIXERS = {"attention": "self_attn.", "delta_net": "linear_attn."}
+
+
+@dataclass(frozen=True)
+class DeltaNet:
+    """The sizes of gated delta nets, by their keys in config.json; the class's are its defaults."""
+
+    linear_num_key_heads: int = 16
+    linear_num_value_heads: int = 32
+    linear_key_head_dim: int = 128
+    linear_value_head_dim: int = 128
+    linear_conv_kernel_dim: int = 4
+
+    @property
+    def values_width(self) -> int:
+        """Features of the values of a token."""
+        return self.linear_num_value_heads * self.linear_value_head_dim
+
+    @property
+    def channels(self) -> int:
+        """Features of the queries, keys and values of a token, which the convolution takes."""
+        return 2 * self.linear_num_key_heads * self.linear_key_head_dim + self.values_width
+
+
 @dataclass(frozen=True)
 class Norms:
     """Names within a layer of the RMS norms around its sublayers; None where there is none.
@@ -90,7 +115,12 @@ class Architecture:
         qk_norms: those of queries and keys, or None.
         zero_centered_norms: norms multiply by 1 + weight.
         fused: entries of `FUSED` that a layer has in place of their parts.
-        mixers: the kind of mixer that each value under `layer_types` stands for.
+        mixers: the kind of mixer, of `MIXERS`, that each value under `layer_types` stands for.
+        full_attention_interval: without `layer_types`, and unless config.json has another number,
+            each so manyth layer has full attention and the others linear attention; None: all
+            layers are alike.
+        delta_net: sizes of gated delta nets for absent keys, or None.
+        has_output_gate: q_proj also gives a gate of what attention returns, head by head.
         mlp: the kind of MLP.
         layer_runs: how often a pass runs each layer before the next one.
         embedding_factor: of the embeddings; this and the following are None for 1.
@@ -103,14 +133,12 @@ class Architecture:
             `takes_int8_activations` for the others.
         self_quantizing: linear layers quantize float weights in every forward pass.
         hidden_act: activation of the gate. This and the following are defaults for absent keys.
+        partial_rotary_factor: share of a head that is rotated.
         num_key_value_heads: None means `num_attention_heads`.
         head_dim: None means `hidden_size / num_attention_heads`.
         gguf_config: settings of config.json for which GGUF has no metadata keys.
         gguf_layer: names of tensors within a layer that only GGUF files of this class have, without
             ".weight" and ".bias" where both names end alike.
-        zero_centered_norms: RMS norms multiply by 1 + weight, which GGUF files store as the weight;
-            except that of `plain_norm`.
-        plain_norm: end of the name of a norm that multiplies by its weight all the same, or None.
     """
 
     name: str
@@ -124,6 +152,9 @@ class Architecture:
     zero_centered_norms: bool = False
     fused: tuple[str, ...] = ()
     mixers: Mapping[str, str] = field(default_factory=lambda: ATTENTION_ONLY)
+    full_attention_interval: int | None = None
+    delta_net: DeltaNet | None = None
+    has_output_gate: bool = False
     mlp: str = "mlp"
     layer_runs: int = 1
     embedding_factor: Factor | None = None
@@ -137,12 +168,11 @@ class Architecture:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     max_position_embeddings: int = 2048
+    partial_rotary_factor: float = 1.0
     num_key_value_heads: int | None = None
     head_dim: int | None = None
     gguf_config: Mapping[str, Any] = field(default_factory=dict)
     gguf_layer: Mapping[str, str] = field(default_factory=dict)
-    zero_centered_norms: bool = False
-    plain_norm: str | None = None
 
     @property
     def factors(self) -> tuple[Factor, ...]:
@@ -160,17 +190,44 @@ class Architecture:
         """Names within a layer of all its norms."""
         qk = () if self.qk_norms is None else (self.qk_norms.queries, self.qk_norms.keys)
         sub = (name for name in (self.attn_sub_norm, self.ffn_sub_norm) if name is not None)
-        return (*self.norms.names, *qk, *sub)
+        delta = () if self.delta_net is None else ("linear_attn.norm",)
+        return (*self.norms.names, *qk, *sub, *delta)
 
     @property
     def projections(self) -> tuple[str, ...]:
         """Those of `PROJECTIONS` that a layer has."""
-        parts = {part for whole in self.fused for part in FUSED[whole]}
+        others = {part for whole in self.fused for part in FUSED[whole]}
+        others |= FUSED.keys() - set(self.fused)
+        mixers = tuple(MIXERS[kind] for kind in set(self.mixers.values()))
         return tuple(
             name
             for name in PROJECTIONS
-            if name not in parts and (name in self.fused or name not in FUSED)
+            if name not in others and name.startswith((*mixers, "mlp."))
         )
+
+    @property
+    def other_tensors(self) -> tuple[str, ...]:
+        """Names within a layer of the tensors that are neither norms nor linear layers."""
+        return () if self.delta_net is None else DELTA_NET_TENSORS
+
+    def widths(self, module: str) -> tuple[str, str]:
+        """Return the names of the widths of a projection, as `PROJECTIONS` does."""
+        out_width, in_width = PROJECTIONS[module]
+        is_gated = self.has_output_gate and module == "self_attn.q_proj"
+        return "gated_queries" if is_gated else out_width, in_width
+
+    def layer_types(self, config: Mapping[str, Any]) -> object:
+        """Return `layer_types` of config.json, or else the pattern of kinds that repeats.
+
+        None means that all layers are alike. The interval is untrusted, and counts if it is a
+        positive whole number that a pattern can have.
+        """
+        found, interval = config.get("layer_types"), config.get("full_attention_interval")
+        if found is not None or self.full_attention_interval is None:
+            return found
+        if type(interval) is not int or not 0 < interval <= _MAX_INTERVAL:
+            interval = self.full_attention_interval
+        return ["linear_attention"] * (interval - 1) + ["full_attention"]
 
 
 _QWEN3 = Architecture(  # Ternary-Bonsai
@@ -213,24 +270,18 @@ ARCHITECTURES = (
         gguf_config={"weight_bits": 1, "input_bits": 8},
     ),
     _QWEN3,
-    # Embedding models: Qwen3 without an output head
-    replace(_QWEN3, name="Qwen3Model", gguf_names=(), is_runnable=False),
-    # Llama with biases in q_proj, k_proj and v_proj
-    Architecture(
-        "Qwen2ForCausalLM",
-        "qwen2",
-        ("qwen2",),
-        max_position_embeddings=32768,
-        num_key_value_heads=32,
-    ),
-    # Ternary-Bonsai 27B, Ternary-Bonsai-2 27B: three of four layers have a gated delta net
+    # Ternary-Bonsai 27B and Ternary-Bonsai-2: three of four layers have a gated delta net
     Architecture(
         "Qwen3_5ForCausalLM",
         "qwen3_5_text",
         ("qwen35",),
-        is_runnable=False,
+        qk_norms=QkNorms(),
         zero_centered_norms=True,
-        plain_norm="linear_attn.norm.weight",
+        mixers={"linear_attention": "delta_net", "full_attention": "attention"},
+        full_attention_interval=4,
+        delta_net=DeltaNet(),
+        has_output_gate=True,
+        partial_rotary_factor=0.25,
         max_position_embeddings=32768,
         num_key_value_heads=4,
         head_dim=256,
@@ -247,6 +298,16 @@ ARCHITECTURES = (
             "ssm_a": "linear_attn.A_log",
         },
     ),
+    # Embedding models: Qwen3 without an output head
+    replace(_QWEN3, name="Qwen3Model", gguf_names=(), is_runnable=False),
+    # Llama with biases in q_proj, k_proj and v_proj
+    Architecture(
+        "Qwen2ForCausalLM",
+        "qwen2",
+        ("qwen2",),
+        max_position_embeddings=32768,
+        num_key_value_heads=32,
+    ),
     Architecture(
         "MiniCPMForCausalLM", "minicpm", ("minicpm",), is_runnable=False, permutes_qk=True
     ),
@@ -254,7 +315,8 @@ ARCHITECTURES = (
 
 # The matrices of a decoder layer by their names within it, and (out_features, in_features) of each:
 # "hidden" is hidden_size, "intermediate" is intermediate_size, "queries" is num_attention_heads *
-# head_dim, "keys" is num_key_value_heads * head_dim, "qkv" and "gate_up" are sums of these.
+# head_dim, "keys" is num_key_value_heads * head_dim, "qkv" and "gate_up" are sums of these. Those
+# of a gated delta net follow from its sizes. `Architecture.widths` has exceptions.
 PROJECTIONS = {
     "self_attn.q_proj": ("queries", "hidden"),
     "self_attn.k_proj": ("keys", "hidden"),
@@ -265,7 +327,13 @@ PROJECTIONS = {
     "mlp.down_proj": ("hidden", "intermediate"),
     "self_attn.qkv_proj": ("qkv", "hidden"),
     "mlp.gate_up_proj": ("gate_up", "hidden"),
+    "linear_attn.in_proj_qkv": ("delta_channels", "hidden"),
+    "linear_attn.in_proj_z": ("delta_values", "hidden"),
+    "linear_attn.in_proj_b": ("delta_heads", "hidden"),
+    "linear_attn.in_proj_a": ("delta_heads", "hidden"),
+    "linear_attn.out_proj": ("hidden", "delta_values"),
 }
+DELTA_NET_TENSORS = ("linear_attn.conv1d.weight", "linear_attn.dt_bias", "linear_attn.A_log")
 # Matrices that hold the rows of others, one after the other.
 FUSED = {
     "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -282,8 +350,9 @@ PREFIXES = (
 )
 ANY_PREFIX = "|".join(sorted(map(re.escape, PREFIXES), key=len, reverse=True))  # for patterns
 _IN_DECODER = re.compile(rf"({ANY_PREFIX})(?:layers\.[0-9]|embed_tokens\.weight)")
-_ANYWHERE = re.compile(r"(.*?)layers\.0\.(?:self_attn|mlp)\..*", re.DOTALL)
+_ANYWHERE = re.compile(r"(.*?)layers\.0\.(?:self_attn|linear_attn|mlp)\..*", re.DOTALL)
 _MAX_NAME = 1000  # characters that are searched
+_MAX_INTERVAL = 1000  # layers from one with full attention to the next
 
 
 @dataclass(frozen=True)

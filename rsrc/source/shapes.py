@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from rsr_formats.architectures import ANY_PREFIX, PROJECTIONS, Architecture, of_config
+from rsr_formats.architectures import (
+    ANY_PREFIX,
+    MIXERS,
+    PROJECTIONS,
+    Architecture,
+    DeltaNet,
+    of_config,
+)
 from rsr_formats.text import listed
 
 from ..common.errors import SourceError
@@ -57,7 +64,7 @@ def expected_shape(config: dict[str, Any], name: str) -> ExpectedShape | None:
     layer = _LAYER.fullmatch(name)
     if layer is None:
         return None
-    out_width, in_width = PROJECTIONS[layer["module"]]
+    out_width, in_width = architecture.widths(layer["module"])
     wide, key = _width(config, architecture, in_width if out_width == "hidden" else out_width)
     if wide is None:
         return None
@@ -95,28 +102,50 @@ def missing_weights(config: dict[str, Any], names: Iterable[str]) -> str | None:
         config: the config.json; `num_hidden_layers` is how many layers there should be.
         names: of all tensors.
     """
-    layers = _integer(config.get("num_hidden_layers"))
-    if layers is None or of_config(config) is None:
+    layers, architecture = _integer(config.get("num_hidden_layers")), of_config(config)
+    if layers is None or architecture is None:
         return None
     found: dict[tuple[str, str], set[int]] = {}  # (prefix, module): layers that have it
     for name in names:
         match = _LAYER.fullmatch(name)
         if match is not None and int(match["layer"]) < layers:
             found.setdefault((match["prefix"], match["module"]), set()).add(int(match["layer"]))
-    missing = sum(layers - len(have) for have in found.values())
+    pattern = {module: _pattern(config, architecture, module) for _, module in found}
+    missing = sum(
+        _count(pattern[module], layers)
+        - sum(pattern[module][i % len(pattern[module])] for i in have)
+        for (_, module), have in found.items()
+    )
     if not missing:
         return None
     absent = (
         f"{prefix}layers.{layer}.{module}.weight"
         for layer in range(layers)
         for (prefix, module), have in found.items()
-        if layer not in have
+        if layer not in have and pattern[module][layer % len(pattern[module])]
     )
     some = listed(list(islice(absent, _LISTED)), _LISTED, count=missing)
     return (
         f"weights are missing from the {layers} layers that config.json announces "
         f"(num_hidden_layers): {some}"
     )
+
+
+def _pattern(config: dict[str, Any], architecture: Architecture, module: str) -> list[bool]:
+    """Return whether layers have a projection; the pattern repeats."""
+    others = {kind for kind, prefix in MIXERS.items() if not module.startswith(prefix)}
+    if module.startswith("mlp.") or not others & set(architecture.mixers.values()):
+        return [True]
+    kinds = architecture.layer_types(config)
+    if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+        return [False]  # whatever needs the kinds reports it
+    return [architecture.mixers.get(kind) not in {None, *others} for kind in kinds] or [False]
+
+
+def _count(pattern: list[bool], layers: int) -> int:
+    """Return how many of the first `layers` layers a repeated pattern marks."""
+    whole, rest = divmod(layers, len(pattern))
+    return whole * sum(pattern) + sum(pattern[:rest])
 
 
 def _width(
@@ -135,6 +164,11 @@ def _width(
         if queries is None or keys is None:
             return None, ""
         return queries + 2 * keys, f"{of_queries}, {of_keys} twice"
+    if width == "gated_queries":
+        queries, of_queries = _width(config, architecture, "queries")
+        return queries and 2 * queries, f"twice {of_queries}"
+    if width.startswith("delta_"):
+        return _delta_width(config, architecture, width)
     key, count = "num_attention_heads", _integer(config.get("num_attention_heads"))
     size = config.get("head_dim", architecture.head_dim)
     if size is None and architecture.head_dim is None and count is not None:
@@ -147,6 +181,28 @@ def _width(
     if count is None or size is None:
         return None, ""
     return count * size, f"{key} {count} x head_dim {size}"
+
+
+def _delta_width(
+    config: dict[str, Any], architecture: Architecture, width: str
+) -> tuple[int | None, str]:
+    """Return a width of a gated delta net, and the keys it follows from."""
+    if architecture.delta_net is None:
+        return None, ""
+    sizes = {
+        key: _integer(default if config.get(key) is None else config[key])
+        for key, default in vars(architecture.delta_net).items()
+    }
+    known = {key: size for key, size in sizes.items() if size is not None}
+    if len(known) < len(sizes):
+        return None, ""
+    of = DeltaNet(**known)
+    widths = {
+        "delta_channels": of.channels,
+        "delta_values": of.values_width,
+        "delta_heads": of.linear_num_value_heads,
+    }
+    return widths[width], ", ".join(f"{key} {size}" for key, size in known.items())
 
 
 def _integer(value: object) -> int | None:

@@ -173,7 +173,23 @@ class Program:
         """
         activation(gate) * up, then its RMS norm as in normalize, to out, to (q, s), or to both.
 
-        gate, up: (count, n). activation: 'silu' or 'relu2'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.
+        gate, up: (count, n). activation: 'silu', 'relu2' or 'sigmoid'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.
+        """
+
+    def delta_net(self, part: int, qkv: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], a: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], b: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], weights: DeltaWeights, state: DeltaState, convolved: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+        """
+        Pass rows through a gated delta net, and update its state.
+
+        qkv goes through the convolution and SiLU; queries and keys are divided by their L2 norms, queries also by sqrt(dk). Then, for each row and value head: S *= exp(a softplus(a_row + dt_bias)); e = sigmoid(b_row) (v - S^T k); S += k e^T; out = S^T q. Several value heads in a row share a query and a key head.
+
+        qkv: (rows, channels): query heads, key heads, value heads. a, b: (rows, value heads), overwritten. convolved: scratch of the shape of qkv. out: (rows, value heads * dv), written. Raises ValueError for other shapes.
+        """
+
+    def norm_gated(self, part: int, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], z: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], weight: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], eps: float, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, group_columns: int = 0) -> None:
+        """
+        The RMS norm of each head of x, times weight and silu(z), to out, to (q, s), or to both.
+
+        x, z: (count, n). weight: (d,), a divisor of n. eps: of the norm. Outputs are as of normalize. Raises ValueError for other shapes, or if there is no output.
         """
 
     def rotate(self, part: int, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], factors: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], block: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, group_columns: int = 0) -> None:
@@ -282,7 +298,39 @@ def gated(gate: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order
     """
     activation(gate) * up, then its RMS norm as in normalize, to out, to (q, s), or to both.
 
-    gate, up: (count, n). activation: 'silu' or 'relu2'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.
+    gate, up: (count, n). activation: 'silu', 'relu2' or 'sigmoid'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.
+    """
+
+class DeltaWeights:
+    """The weights of a gated delta net between its products."""
+
+    def __init__(self, convolution: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], a: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], dt_bias: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> None:
+        """
+        convolution: (taps, channels) float32, of the oldest row first. a, dt_bias: (value heads,); a is negative.
+        """
+
+class DeltaState:
+    """What a gated delta net keeps of a sequence."""
+
+    def __init__(self, rows: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], state: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None, None), order='C', device='cpu')]) -> None:
+        """
+        Both zero before the first row. rows: (taps - 1, channels) float32, the last inputs of the convolution. state: (value heads, dv / 16 rounded up, dk, 16) float32.
+        """
+
+def delta_net(qkv: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], a: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], b: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], weights: DeltaWeights, state: DeltaState, convolved: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+    """
+    Pass rows through a gated delta net, and update its state.
+
+    qkv goes through the convolution and SiLU; queries and keys are divided by their L2 norms, queries also by sqrt(dk). Then, for each row and value head: S *= exp(a softplus(a_row + dt_bias)); e = sigmoid(b_row) (v - S^T k); S += k e^T; out = S^T q. Several value heads in a row share a query and a key head.
+
+    qkv: (rows, channels): query heads, key heads, value heads. a, b: (rows, value heads), overwritten. convolved: scratch of the shape of qkv. out: (rows, value heads * dv), written. Raises ValueError for other shapes.
+    """
+
+def norm_gated(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], z: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], weight: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], eps: float, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, group_columns: int = 0) -> None:
+    """
+    The RMS norm of each head of x, times weight and silu(z), to out, to (q, s), or to both.
+
+    x, z: (count, n). weight: (d,), a divisor of n. eps: of the norm. Outputs are as of normalize. Raises ValueError for other shapes, or if there is no output.
     """
 
 def rotate(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], factors: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], block: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, group_columns: int = 0) -> None:

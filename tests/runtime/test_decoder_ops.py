@@ -29,6 +29,7 @@ ULP = 2.0**-23
 ACTIVATIONS: dict[str, Callable[[Wide], Wide]] = {
     "silu": lambda x: np.divide(x, 1 + np.exp(-x)),
     "relu2": lambda x: np.maximum(x, 0) ** 2,
+    "sigmoid": lambda x: np.divide(1, 1 + np.exp(-x)),
 }
 
 
@@ -151,6 +152,7 @@ class TestRows:
         for activation, expected in {
             "silu": [np.nan, np.inf, np.nan],  # as x / (1 + e^-x) gives, and PyTorch
             "relu2": [np.nan, np.inf, 0],
+            "sigmoid": [np.nan, 1, 0],
         }.items():
             out = outputs(special.shape)[0]
             up = np.ones_like(special)
@@ -237,7 +239,7 @@ class TestRows:
 
     def test_refuses_unknown_activations(self) -> None:
         x = np.zeros((1, 3), np.float32)
-        with pytest.raises(ValueError, match="unknown activation 'gelu'; there are silu, relu2"):
+        with pytest.raises(ValueError, match="unknown activation 'gelu'; there are silu, relu2, "):
             _native.gated(x, x.copy(), "gelu", None, EPS, x, None, None)
 
     def test_refuses_arrays_that_it_cannot_write(self) -> None:
@@ -327,10 +329,10 @@ class Decoding:
 
     def rotated(self, x: Floats, norm: Floats | None, start: int) -> Wide:
         """Return x (t, heads, d), normalized and rotated."""
-        wide, half = rms_norm(x, norm), self.d // 2
+        wide, half = rms_norm(x, norm), self.cos.shape[1]
         c, s = (a[start : start + len(x), None].astype(np.float64) for a in (self.cos, self.sin))
-        x1, x2 = wide[..., :half], wide[..., half:]
-        return np.concatenate([x1 * c - x2 * s, x2 * c + x1 * s], -1)
+        x1, x2, rest = np.split(wide, [half, 2 * half], axis=-1)
+        return np.concatenate([x1 * c - x2 * s, x2 * c + x1 * s, rest], -1)
 
     def expected(self, q: Floats, start: int) -> Wide:
         """Return the attention of rows from position `start` on to the cache."""
@@ -382,6 +384,17 @@ class TestAttend:
                                        atol=2.0**-25)  # fmt: skip
             np.testing.assert_allclose(out, s.expected(q, start), atol=TOLERANCE)
         assert s.length == 300
+
+    @pytest.mark.parametrize("share", [0, 4, 24])
+    def test_a_share_of_a_head_is_rotated(
+        self, isa: str, share: int, half: bool, rng: np.random.Generator
+    ) -> None:
+        s = Decoding.new(6, 2, 96, 40, half, rng, (True, True))
+        s.cos, s.sin = (np.ascontiguousarray(a[:, :share]) for a in (s.cos, s.sin))
+        for t in (1, 20, 2):
+            start, (q, k, v) = s.length, s.draw(t, rng)
+            out = s.attend(q, k, v)
+            np.testing.assert_allclose(out, s.expected(q, start), atol=TOLERANCE)
 
     @pytest.mark.parametrize("window", [None, 1, 40, 150])
     @pytest.mark.parametrize("heads", [(6, 2, 40), (8, 1, 128)], ids=str)
@@ -637,8 +650,9 @@ class TestAttend:
             ({"start": 30}, "the rows reach beyond the cache"),
             ({"start": (1 << 63) - 1}, "the rows reach beyond the cache"),
             ({"start": -1}, "the rows reach beyond the cache"),
-            ({"cos": (40, 3)}, r"cos and sin must be \(context, d / 2\)"),
-            ({"sin": (39, 4)}, r"cos and sin must be \(context, d / 2\)"),
+            ({"cos": (40, 3)}, r"cos and sin must be \(context, up to d / 2\)"),
+            ({"sin": (39, 4)}, r"cos and sin must be \(context, up to d / 2\)"),
+            ({"cos": (40, 5), "sin": (40, 5)}, "cos and sin must be"),
             ({"cos": (4, 4), "sin": (4, 4)}, "the rows reach beyond the positions of cos and sin"),
         ],
     )

@@ -48,6 +48,11 @@ CONFIG: Keys = {
             "original_max_position_embeddings": "context before scaling; precedes rope_parameters'",
             "attention_bias": "q_proj, k_proj, v_proj and o_proj have biases",
             "mlp_bias": "gate_proj, up_proj and down_proj have biases",
+            "linear_num_key_heads": "query and key heads of gated delta nets",
+            "linear_num_value_heads": "value heads of gated delta nets",
+            "linear_key_head_dim": "features of such a query or key",
+            "linear_value_head_dim": "features of such a value",
+            "linear_conv_kernel_dim": "rows that the convolution before a gated delta net sees",
             "max_window_layers": "first layer with a sliding window, see use_sliding_window",
             "quantization_config": "how linear layers are stored and computed, see below",
             "quantization": "MLX's quantization, see below",
@@ -109,6 +114,7 @@ CONFIG: Keys = {
         UNSUPPORTED,
         {
             "layer_types": "layers other than full attention",
+            "attn_output_gate": "attention has an output gate",
             "attn_logit_softcapping": "caps the attention scores",
             "final_logit_softcapping": "caps the logits",
             "logits_soft_cap": "caps the logits",
@@ -146,6 +152,8 @@ CONFIG: Keys = {
     "w_bits": Key(
         UNSUPPORTED, "bits to which ParetoQ's class quantizes weights", (0, 0.0, 1.58, 16)
     ),
+    "mamba_ssm_dtype": Key(UNSUPPORTED, "dtype of a recurrent state", ("float32",)),
+    "mlp_only_layers": Key(UNSUPPORTED, _EXPERTS, ([],)),
     "activation": Key(UNSUPPORTED, "another name of hidden_act", ("silu", "swiglu")),
     "position_embedding_type": Key(
         UNSUPPORTED, "how positions are encoded", ("rope", "rotary", "absolute")
@@ -169,6 +177,7 @@ CONFIG: Keys = {
             "use_mrope": "with text, all sections hold the same position",
             "num_nextn_predict_layers": "extra layers that only draft tokens; they are not run",
             "mtp_num_hidden_layers": "extra layers that only draft tokens; they are not run",
+            "mtp_use_dedicated_embeddings": "extra layers that only draft tokens; they are not run",
             "output_hidden_states": _OUTPUTS,
             "output_attentions": _OUTPUTS,
             "output_scores": _OUTPUTS,

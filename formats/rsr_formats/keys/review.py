@@ -302,10 +302,22 @@ def _adds_norms(context: _Context, value: object) -> bool:
     return value is not True or context.architecture.qk_norms is None
 
 
+def _has_no_mixers(context: _Context, value: object) -> bool:
+    """Whether the class has only attention, so that an interval says nothing."""
+    return context.architecture.full_attention_interval is None or type(value) is not int
+
+
+def _has_other_gate(context: _Context, value: object) -> bool:
+    """Whether an output gate is announced that the class lacks, or lacking that it has."""
+    return value is not context.architecture.has_output_gate
+
+
 _CHECKS: Mapping[str, Callable[[_Context, object], bool]] = {
     "sliding_window": _has_window,
     "use_sliding_window": _uses_window,
     "layer_types": _is_other_attention,
+    "full_attention_interval": _has_no_mixers,
+    "attn_output_gate": _has_other_gate,
     "use_qk_norm": _adds_norms,
     "qk_norm": _adds_norms,
     "qk_layernorm": _adds_norms,
@@ -385,6 +397,7 @@ def _known_in_layers(config: Mapping[str, Any], architecture: Architecture) -> s
         if isinstance(quantization, dict) and quantization.get("use_rms_norm") is True:
             norms.append(f"{module}.rms_norm")
     known = {f"{name}.weight" for name in (*norms, *projections)}
+    known |= {*architecture.other_tensors}
     attention_bias, mlp_bias = config.get("attention_bias"), config.get("mlp_bias")
     for module in projections:
         in_attention = module.startswith("self_attn.")

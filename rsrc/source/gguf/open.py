@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.architectures import of_gguf
+from rsr_formats.architectures import Architecture, of_gguf
 from rsr_formats.numerics import widen_bf16
 from rsr_formats.text import counted, listed
 
@@ -192,14 +192,10 @@ class _Converter:
         known, heads = self._known, self._heads
         if known is None:
             return tensor
-        value = ""
-        if known.zero_centered_norms and tensor.name.endswith("norm.weight"):
-            is_plain = known.plain_norm is not None and tensor.name.endswith(known.plain_norm)
-            value = "" if is_plain else "x - 1"
+        if known.zero_centered_norms and _is_norm(known, tensor.name):
+            tensor = dequantized(replace(tensor, value="x - 1"))
         if tensor.name.endswith(".A_log"):
-            value = "log(-x)"
-        if value:
-            tensor = dequantized(replace(tensor, value=value))
+            tensor = dequantized(replace(tensor, value="log(-x)"))
         if heads is None:
             return tensor
         shape = tensor.shape
@@ -218,6 +214,13 @@ class _Converter:
         if columns is not None and (columns.size % kind.block or kind.row_header):
             tensor = dequantized(tensor)
         return replace(tensor, shape=shape, rows=rows, columns=columns)
+
+
+def _is_norm(known: Architecture, name: str) -> bool:
+    """Return whether a tensor is the weight of a norm of a decoder, delta nets excepted."""
+    qk = known.qk_norms
+    names = (*known.norms.names, *(() if qk is None else (qk.queries, qk.keys)))
+    return name == "model.norm.weight" or name.endswith(tuple(f".{n}.weight" for n in names))
 
 
 def _unfit(tensor: GgufTensor, gguf_name: str, expected: str) -> SourceError:

@@ -11,8 +11,9 @@ struct Heads {
 
 // Rotary position embedding and norms of queries and keys.
 struct Rope {
-  const float* cos;  // (context, d / 2)
+  const float* cos;  // (context, half)
   const float* sin;
+  size_t half;              // of the first features of a head, which are rotated
   const float* query_norm;  // (d), or null
   const float* key_norm;    // (d), or null
   float eps;                // of the norms

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from rsr_formats.architectures import (
     ARCHITECTURES,
-    PROJECTIONS,
     Architecture,
+    DeltaNet,
     Factor,
     canonical,
     first_class,
@@ -33,6 +33,7 @@ from .rope import Rope
 T = TypeVar("T")
 
 MAX_HEAD_DIM = 4096  # bounds the RoPE tables; the largest known model has 256
+MAX_TAPS = 16  # of a short convolution, as in the native module
 _ADVICE = "Its matrices can still be multiplied one by one"
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu2": "relu2"}  # hidden_act to kernel
 
@@ -65,6 +66,7 @@ class Config:
         hidden_act: activation of the gate: "silu" or "relu2".
         rope: of the layers, unless their settings have another.
         layers: settings of the layers, a pattern that repeats.
+        delta_net: the sizes of gated delta nets; None if the class has none.
         layer_runs: how often a pass runs each layer before the next one.
         embedding_factor: of the embeddings.
         residual_factor: of the output of each sublayer.
@@ -93,6 +95,7 @@ class Config:
     max_position_embeddings: int
     rope: Rope
     layers: tuple[LayerSettings, ...]
+    delta_net: DeltaNet | None
     layer_runs: int
     embedding_factor: float
     residual_factor: float
@@ -146,10 +149,15 @@ class Config:
             "intermediate": self.intermediate_size,
             "gate_up": 2 * self.intermediate_size,
             "queries": self.queries_width,
+            "gated_queries": 2 * self.queries_width,
             "keys": self.keys_width,
             "qkv": self.queries_width + 2 * self.keys_width,
         }
-        out_features, in_features = (widths[width] for width in PROJECTIONS[module])
+        if (delta := self.delta_net) is not None:
+            widths["delta_channels"] = delta.channels
+            widths["delta_values"] = delta.values_width
+            widths["delta_heads"] = delta.linear_num_value_heads
+        out_features, in_features = (widths[w] for w in self.architecture.widths(module))
         return out_features, in_features
 
 
@@ -201,9 +209,11 @@ def examine_config(
             sizes["head_dim"],
             sizes["max_position_embeddings"],
             architecture.rope_theta,
+            architecture.partial_rotary_factor,
         )
     layers = reasons.attempt(read_layers, config, architecture, rope)
     factors = reasons.attempt(_factors, config, architecture, sizes)
+    delta_net = reasons.attempt(_delta_net, config, architecture)
     if reasons.all:
         return None, reasons.all
     assert sizes is not None
@@ -227,6 +237,7 @@ def examine_config(
         hidden_act=activation,
         rope=rope,
         layers=layers,
+        delta_net=delta_net,
         layer_runs=architecture.layer_runs,
         tie_word_embeddings=values.get("tie_word_embeddings") is True,
         int8_activations=takes_int8_activations(values),
@@ -316,6 +327,26 @@ def _factors(
         "logits_factor": _factor(found, a.logits_factor, 1.0),
         "attention_factor": _factor(found, a.attention_factor, attention),
     }
+
+
+def _delta_net(found: JsonObject, architecture: Architecture) -> DeltaNet | None:
+    """Return the sizes of gated delta nets."""
+    if architecture.delta_net is None:
+        return None
+    defaults = vars(architecture.delta_net)
+    sizes = DeltaNet(**{key: found.size(key, default) for key, default in defaults.items()})
+    keys, values = sizes.linear_num_key_heads, sizes.linear_num_value_heads
+    if values % keys:
+        raise ModelError(
+            f"config.json: linear_num_value_heads is {values}, expected a multiple of "
+            f"linear_num_key_heads, {keys}"
+        )
+    if sizes.linear_conv_kernel_dim > MAX_TAPS:
+        raise ModelError(
+            f"config.json: linear_conv_kernel_dim is {sizes.linear_conv_kernel_dim}, expected at "
+            f"most {MAX_TAPS}"
+        )
+    return sizes
 
 
 def _factor(found: JsonObject, factor: Factor | None, otherwise: float) -> float:

@@ -137,6 +137,8 @@ class Decoder:
         if self._config.embedding_factor != 1:
             np.multiply(recorded.x, np.float32(self._config.embedding_factor), out=recorded.x)
         self.phase_timer.lap(REST)
+        for item in batch:
+            item.cache.begin(len(item.tokens))
         recorded.program.run(self.phase_timer.times)
         return recorded.x
 

@@ -59,6 +59,7 @@ class KVCache:
         self.context = context
         self.length = 0
         self._snapshots: weakref.WeakSet[Snapshot] = weakref.WeakSet()  # that can be restored
+        self._planned: set[int] = set()  # positions at which `append` is to copy the state
         try:
             self.states: tuple[LayerState, ...] = tuple(
                 state(config, config.layer(number), context, dtype)
@@ -70,29 +71,73 @@ class KVCache:
                 "choose a smaller context, or kv int8"
             ) from None
 
+        # What sums up a sequence sums it up in all such layers alike, so one of them knows where.
+        self._summed = next((one for one in self.states if one.positions is not None), None)
+
+    def begin(self, count: int) -> None:
+        """Note that a pass over `count` tokens begins, which `append` follows if it ends.
+
+        A pass over several can be taken back: it may be a draft, or be interrupted after long work.
+        """
+        if count > 1 and self.length:
+            self._keep(is_brief=True)
+        for one in self.states:
+            one.begin()
+
     def append(self, count: int) -> None:
         """Count `count` more positions, which a pass has written, as filled."""
         for one in self.states:
             one.append(self.length, count)
         self.length += count
+        if self.length in self._planned:
+            self._planned.discard(self.length)
+            self._keep(is_brief=False)
+
+    def _keep(self, is_brief: bool) -> None:
+        """Copy what sums up the positions so far, so that `truncate` can come back to them."""
+        if self._summed is not None:
+            for one in self.states:
+                one.keep(is_brief)
+
+    def plan(self, position: int) -> None:
+        """Let `truncate` come back to `position` positions, once a pass ends there.
+
+        See `until_planned`. States of which every position is known need no plan.
+        """
+        if self._summed is not None and position > self.length:
+            self._planned.add(position)
+
+    def until_planned(self, count: int) -> int:
+        """Return how many of `count` further positions a pass may add: no planned one in between."""
+        if not self._planned:
+            return count
+        return min([count, *(n - self.length for n in self._planned if n > self.length)])
+
+    @property
+    def positions(self) -> Sequence[int] | None:
+        """Numbers of positions that `kept` may return, ascending; None: all."""
+        return None if self._summed is None else self._summed.positions
 
     def kept(self, length: int) -> int:
         """Return the most positions, at most `length`, that `truncate` can keep."""
         length = min(length, self.length)
-        while True:
-            least = min((one.kept(length) for one in self.states), default=length)
-            if least == length:
-                return length
-            length = least
+        return length if self._summed is None else self._summed.kept(length)
 
-    def truncate(self, length: int) -> None:
-        """Keep the first `length` positions, a number that `kept` returned, or all if it is more.
+    def truncate(self, length: int) -> int:
+        """Keep the first `length` positions, or fewer if only these are known.
 
         Later passes overwrite the others, so snapshots that had them cannot be restored.
+
+        Returns:
+            How many are kept: what `kept` returns.
         """
-        self._shrink(min(length, self.length))
+        length = self.kept(length)
+        if length < self.length:
+            self._planned.clear()  # of a sequence that went on otherwise
+        self._shrink(length)
         for one in self.states:
             one.truncate(self.length)
+        return self.length
 
     def _shrink(self, length: int) -> None:
         self.length = length
@@ -131,6 +176,13 @@ class KVCache:
         for own, other in zip(self.states, source.states, strict=True):
             own.copy_prefix(other, length)
         self.length = length
+
+    def summed(self, position: int) -> list[npt.NDArray[Any]]:
+        """Return the arrays of all layers that sum up a number of positions, one of `positions`.
+
+        Of an empty cache, after 0 positions, they may be filled before `append`.
+        """
+        return [array for one in self.states for array in one.summed(position)]
 
     def prefix(self, length: int) -> list[npt.NDArray[Any]]:
         """Return views of the arrays of all layers, up to the first `length` positions.

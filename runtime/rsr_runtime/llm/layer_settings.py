@@ -32,7 +32,7 @@ class LayerSettings:
 def read_layers(
     config: JsonObject, architecture: Architecture, rope: Rope | None
 ) -> tuple[LayerSettings, ...]:
-    """Return the settings of the layers: one for each, or one for all.
+    """Return the settings of the layers: one for each, or a pattern that repeats.
 
     Args:
         config: the object in config.json.
@@ -43,11 +43,12 @@ def read_layers(
         ModelError: `layer_types` has an unknown kind, or another number of entries than there are
             layers.
     """
-    a, kinds = architecture, config.values.get("layer_types")
+    a, kinds = architecture, architecture.layer_types(config.values)
     if kinds is None:
         return (LayerSettings(next(iter(a.mixers.values())), a.mlp, rope=rope),)
     layers = config.size("num_hidden_layers")
-    if not isinstance(kinds, list) or len(kinds) != layers:
+    is_given = config.values.get("layer_types") is not None
+    if not isinstance(kinds, list) or (is_given and len(kinds) != layers):
         have = f"{len(kinds)} entries" if isinstance(kinds, list) else shown(kinds)
         raise ModelError(
             f"config.json: layer_types has {have}, expected one for each of the {layers} layers"

@@ -31,13 +31,14 @@ _SMALLEST, _LARGEST = 1e-9, 1e18  # beyond the settings of any model, well withi
 
 @dataclass(frozen=True)
 class Rope:
-    """Frequencies of the head_dim / 2 pairs of features, and their scaling.
+    """Frequencies of the pairs of features that are rotated, and their scaling.
 
     The formulas are those of transformers' `modeling_rope_utils`, in float32 as there, because
     models were trained with its results.
 
     Attributes:
-        head_dim: features of a head; feature i is rotated with feature i + head_dim / 2.
+        head_dim: the first features of a head, which are rotated, i with i + head_dim / 2; all of
+            them, unless a class leaves some as they are.
         theta: base of the frequencies.
         kind: "default", "linear", "dynamic", "llama3", "yarn" or "longrope".
         parameters: the numbers of that kind, by their keys in config.json.
@@ -56,7 +57,12 @@ class Rope:
 
     @classmethod
     def from_config(
-        cls, config: Mapping[str, Any], head_dim: int, max_positions: int, theta: float
+        cls,
+        config: Mapping[str, Any],
+        head_dim: int,
+        max_positions: int,
+        theta: float,
+        share: float = 1.0,
     ) -> Rope:
         """Read `rope_parameters`, or `rope_theta` and `rope_scaling` of older files.
 
@@ -65,6 +71,7 @@ class Rope:
             head_dim: features of a head.
             max_positions: `max_position_embeddings`.
             theta: `rope_theta` if the config has none.
+            share: `partial_rotary_factor` if the config has none.
 
         Raises:
             ModelError: the kind of scaling is unknown, or one of its numbers is missing or out of
@@ -96,11 +103,11 @@ class Rope:
                     f"expected a number from {_SMALLEST} to {_LARGEST}"
                 )
             numbers[key] = float(value)
-        if numbers.get("partial_rotary_factor", 1) != 1:
+        rotated = int(head_dim * numbers.get("partial_rotary_factor", share))
+        if rotated % 2 or not 0 < rotated <= head_dim:
             raise ModelError(
-                f"config.json: partial_rotary_factor is {numbers['partial_rotary_factor']:g} "
-                "(rope.dimension_count in GGUF): RoPE that leaves features of a head as they are "
-                "is not supported"
+                f"config.json: partial_rotary_factor makes {rotated} of {head_dim} features of a "
+                "head rotate, expected an even number up to all"
             )
         if numbers["rope_theta"] <= 1:
             raise ModelError(
@@ -109,12 +116,12 @@ class Rope:
         truncates = bool(scaling.get("truncate", True))  # null is false, as in transformers
         settings = numbers["rope_theta"], kind, numbers, max_positions, truncates
         if kind == "longrope":
-            divisors = tuple(_divisors(scaling, key, head_dim // 2) for key in _DIVISORS)
-            found = cls(head_dim, *settings, divisors)
+            divisors = tuple(_divisors(scaling, key, rotated // 2) for key in _DIVISORS)
+            found = cls(rotated, *settings, divisors)
             found._frequencies()  # checks the numbers
             return found
         cls(2, *settings)._frequencies()  # checks the numbers, at no cost for a huge head_dim
-        return cls(head_dim, *settings)
+        return cls(rotated, *settings)
 
     def variant(self, length: int) -> int:
         """Return which tables a sequence of this many tokens takes: 1 where longrope is long.
@@ -241,7 +248,7 @@ def _divisors(scaling: Mapping[str, Any], key: str, count: int) -> tuple[float, 
         have = f"{len(found)} numbers" if isinstance(found, list) else shown(found)
         raise ModelError(
             f"config.json: rope scaling 'longrope' has {have} under {key}, "
-            f"expected {count}, half of head_dim"
+            f"expected {count}, half of the features of a head that are rotated"
         )
     for value in found:
         if type(value) not in (int, float) or not _SMALLEST <= value <= _LARGEST:

@@ -125,7 +125,7 @@ class _Checker:
             if len(self.problems) > _MAX_PROBLEMS:
                 break
         self._vector(f"{names.prefix}norm.weight", c.hidden_size)
-        self._optional(ROPE_FACTORS, c.head_dim // 2)
+        self._optional(ROPE_FACTORS, c.rope.head_dim // 2)
 
     def _vocabulary(self) -> None:
         """Check embedding and output head; where they are tied, one of them is enough."""

@@ -256,7 +256,10 @@ def test_only_longrope_depends_on_the_length() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"short_factor": None}, "has nothing under short_factor, expected 32, half of head_dim"),
+        (
+            {"short_factor": None},
+            "has nothing under short_factor, expected 32, half of the features",
+        ),
         ({"long_factor": [1.0] * 31}, "has 31 numbers under long_factor, expected 32"),
         ({"long_factor": "x" * 32}, "has 'xxx.*' under long_factor, expected 32"),
         ({"long_factor": [1.0] * 31 + ["1"]}, "long_factor has '1', expected numbers from"),

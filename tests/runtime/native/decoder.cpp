@@ -143,15 +143,17 @@ void check_rows(Harness& harness, size_t n) {
             }
           });
     }
-  for (rsr::Activation activation : {rsr::Activation::silu, rsr::Activation::relu2})
+  for (rsr::Activation activation :
+       {rsr::Activation::silu, rsr::Activation::relu2, rsr::Activation::sigmoid})
     for (bool has_weight : {false, true}) {
       std::vector<float> gate = normals(n, 8);
       const std::vector<float> up = normals(n);
       std::vector<double> h(n);
       for (size_t i = 0; i < n; i++) {
         const double g = gate[i];
-        h[i] = up[i] * (activation == rsr::Activation::silu ? g / (1 + std::exp(-g))
-                                                            : std::max(g, 0.0) * std::max(g, 0.0));
+        h[i] = up[i] * (activation == rsr::Activation::silu    ? g / (1 + std::exp(-g))
+                        : activation == rsr::Activation::relu2 ? std::max(g, 0.0) * std::max(g, 0.0)
+                                                               : 1 / (1 + std::exp(-g)));
       }
       const float* w = has_weight ? weight.data() : nullptr;
       harness.each(
@@ -202,9 +204,8 @@ void check_silu(Harness& harness) {
       });
 }
 
-void check_rotate(Harness& harness, size_t d) {
+void check_rotate(Harness& harness, size_t d, size_t half) {
   const std::vector<float> x = normals(d), weight = normals(d);
-  const size_t half = d / 2;
   std::vector<float> cos(half), sin(half);
   for (size_t i = 0; i < half; i++) {
     const double angle = 6.283 * uniform();
@@ -219,7 +220,7 @@ void check_rotate(Harness& harness, size_t d) {
         [&](auto rotate, const Table&) {
           Guarded<float> y(d);
           std::copy(x.begin(), x.end(), y.data());
-          rotate(y.data(), d, w, kEps, cos.data(), sin.data(), 0.125f);
+          rotate(y.data(), d, half, w, kEps, cos.data(), sin.data(), 0.125f);
           y.check_guards();
           for (size_t i = 0; i < half; i++) {
             const double a = norm[i], b = norm[half + i];
@@ -228,6 +229,9 @@ void check_rotate(Harness& harness, size_t d) {
             expect(y[i], 0.125 * (a * cos[i] - b * sin[i]), bound, "first half", i, d);
             expect(y[half + i], 0.125 * (b * cos[i] + a * sin[i]), bound, "second half", i, d);
           }
+          for (size_t i = 2 * half; i < d; i++)
+            expect(y[i], 0.125 * norm[i], (has_weight ? 10 : 0) * kUlp / 8 * std::fabs(norm[i]),
+                   "not rotated", i, d);
         });
   }
 }
@@ -547,7 +551,9 @@ void time_decoder(Harness& harness) {
       [&](auto& k) { k.gate(x.data(), x.data(), rsr::Activation::silu, y.data(), to); });
   time(
       "decoder.rotate", [](auto& t) -> auto& { return t.decoder.rotate; }, kHead, "float",
-      [&](auto& k) { k.rotate(x.data(), kHead, nullptr, kEps, cos.data(), sin.data(), 1.0f); });
+      [&](auto& k) {
+        k.rotate(x.data(), kHead, kHead / 2, nullptr, kEps, cos.data(), sin.data(), 1.0f);
+      });
   std::vector<float> sums(4 * kHead), all(4 * kHead), statistics(4 * kStatistics, 1.0f);
   const double products = 2.0 * 4 * kHead * kChunkPositions;
   const auto time_attend = [&](CacheType type, auto&& chunk) {
@@ -580,7 +586,8 @@ void time_decoder(Harness& harness) {
 void check_decoder(Harness& harness) {
   for (size_t n : {1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 515}) check_rows(harness, n);
   check_silu(harness);
-  for (size_t d : {2, 4, 6, 30, 32, 34, 64, 100, 128}) check_rotate(harness, d);
+  for (size_t d : {2, 4, 6, 30, 32, 34, 64, 100, 128})
+    for (size_t half : {d / 2, d / 4, d / 8, size_t{0}}) check_rotate(harness, d, half);
   for (size_t d : {2, 14, 16, 18, 40, 128})
     for (size_t kind = 0; kind < kFloatKinds; kind++) {
       check_store<float>(harness, CacheType::float32, d, kind);

@@ -13,7 +13,7 @@ from ..config import Config
 from ..layer_settings import LayerSettings
 from ..linear import LinearGroup, QuantizedInputs
 from .declared import Declared, LayerTensors, linear, norm
-from .fused import split
+from .fused import split, split_heads
 from .state import LayerState
 from .sublayer import ATTENTION, PRODUCTS, REST, FloatArray, Mixer, Part, Pass, Place
 
@@ -84,6 +84,7 @@ class Attention(Mixer):
         self._place = place
         self._is_fused = _FUSED in a.fused
         self._widths = (c.queries_width, c.keys_width, c.keys_width)
+        self._has_gate = a.has_output_gate
         names = (_FUSED,) if self._is_fused else _SINGLE
         self._qkv_proj = LinearGroup([tensors.linear(name) for name in names], place.workspace)
         self._o_proj = LinearGroup([tensors.linear(_OUTPUT)], place.workspace)
@@ -132,13 +133,20 @@ class Attention(Mixer):
         if self._is_fused:
             outputs = split(program, workspace, outputs[0], self._widths)
         q, k, v = outputs
+        gate = None
+        if self._has_gate:
+            q, gate = split_heads(program, workspace, q, c.head_dim)
         for rows, weight in zip((q, k), self._row_norms, strict=True):
             if weight is not None:
                 program.normalize(REST, rows, None, weight, c.rms_norm_eps, rows, None, None)
         attended = workspace.take("attended", current.rows, c.queries_width)
         self._attend(current, q, k, v, attended)
         o = self._o_proj.inputs(current.rows)
-        program.normalize(REST, attended, None, self._sub_norm, c.rms_norm_eps, *o)
+        if gate is None:
+            program.normalize(REST, attended, None, self._sub_norm, c.rms_norm_eps, *o)
+        else:
+            norm = self._sub_norm, c.rms_norm_eps
+            program.gated(REST, gate, attended, "sigmoid", *norm, *o)
         return self._o_proj.record(program, PRODUCTS, current.rows)[0]
 
     def _attend(

@@ -35,3 +35,26 @@ def split(
             part = copy
         found.append(part)
     return found
+
+
+def split_heads(
+    program: _native.Program, workspace: Workspace, y: FloatArray, head_dim: int
+) -> tuple[FloatArray, FloatArray]:
+    """Cut each head's features into two arrays, copies.
+
+    Args:
+        program: gets the copies as steps.
+        workspace: provides buffers.
+        y: (rows, heads * 2 * head_dim).
+        head_dim: features that an array gets of each head.
+
+    Returns:
+        Two arrays, (rows, heads * head_dim).
+    """
+    heads = y.reshape(len(y), -1, 2, head_dim)
+    copies = []
+    for i in range(2):
+        copy = workspace.take(f"half {i}", len(y), heads.shape[1] * head_dim)
+        program.call(REST, np.copyto, copy.reshape(len(y), -1, head_dim), heads[:, :, i])
+        copies.append(copy)
+    return copies[0], copies[1]

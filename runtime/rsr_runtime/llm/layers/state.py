@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,30 @@ class LayerState(ABC):
     if its mixer keeps something of each (attention), or only at some if it sums them up.
     """
 
+    @property
+    def positions(self) -> Sequence[int] | None:
+        """Numbers of positions after which the state is known, ascending; None: after any."""
+        return None
+
     @abstractmethod
     def kept(self, length: int) -> int:
         """Return the most positions, at most `length`, whose state is known or was kept."""
 
+    def begin(self) -> None:  # noqa: B027
+        """Note that a pass begins to change the state; if it is interrupted, `append` is not called."""
+
     def append(self, start: int, count: int) -> None:  # noqa: B027
         """Note that a pass has added `count` positions after the first `start`."""
+
+    def keep(self, is_brief: bool) -> None:  # noqa: B027
+        """Copy the state as it is now, unless every position is known anyway.
+
+        A state keeps a few copies; a brief one replaces the brief one before.
+        """
+
+    def summed(self, length: int) -> Sequence[npt.NDArray[Any]]:
+        """Return the arrays that sum up `length` positions, a number in `positions`; else none."""
+        return ()
 
     def truncate(self, length: int) -> None:  # noqa: B027
         """Go back to the state after `length` positions, a number that `kept` returned."""
