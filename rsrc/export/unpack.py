@@ -55,4 +55,5 @@ def unpack(
             metadata=header.metadata,
             files=header.files,
             tensors=header.tensors,
+            rotations=header.rotations,
         )

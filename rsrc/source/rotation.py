@@ -46,16 +46,17 @@ from ..common.errors import SourceError
 PREFIX = "prism.hadamard."  # of the keys; hadamard.json may omit it
 FILE = "hadamard.json"
 
-_VERSION = 1
-_TRANSFORM = "normalized-sylvester-walsh-hadamard"
-_AXIS = "input-last-dimension"
+# The fields that have one value.
+VERSION = 1
+TRANSFORM = "normalized-sylvester-walsh-hadamard"
+AXIS = "input-last-dimension"
 _FIELDS = frozenset(
     {
         "version", "block_size", "transform", "axis", "sign_mode", "sign_widths", "sign_values",
         "weight_names", "inverse_weight_names", "gdn_v_grouped",
     }
 )  # fmt: skip
-_EMBEDDINGS = ("embed_tokens.weight", "token_embd.weight")
+EMBEDDINGS = ("embed_tokens.weight", "token_embd.weight")  # ends of their names
 _DELTA_OUTPUTS = ("linear_attn.out_proj.weight", "ssm_out.weight")
 
 
@@ -132,9 +133,9 @@ class _Declaration:
         for name in self.fields:
             if name not in _FIELDS:
                 raise SourceError(f"unknown field {name[:64]!r}")
-        self._expect("version", _VERSION)
-        self._expect("transform", _TRANSFORM)
-        self._expect("axis", _AXIS)
+        self._expect("version", VERSION)
+        self._expect("transform", TRANSFORM)
+        self._expect("axis", AXIS)
         block = self._field("block_size")
         is_power = _is_whole(block) and block > 0 and block & (block - 1) == 0
         if not is_power or not MIN_ROTATION_BLOCK <= block <= MAX_ROTATION_BLOCK:
@@ -148,7 +149,7 @@ class _Declaration:
         missing = [name for name in (*weights, *inverses) if name not in tensors]
         if missing:
             raise SourceError(f"there is no tensor {listed(missing)}, which it names")
-        others = [name for name in inverses if not name.endswith(_EMBEDDINGS)]
+        others = [name for name in inverses if not name.endswith(EMBEDDINGS)]
         if others:
             raise SourceError(
                 f"inverse_weight_names has {listed(others)}, expected nothing but an embedding"

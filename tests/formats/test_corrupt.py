@@ -110,6 +110,22 @@ def quantized(
     return damage
 
 
+def rotated(
+    name: str = "packed",
+    rotation: object = 0,
+    changes: dict[str, object] | None = None,
+    **claims: object,
+) -> Damage:
+    """Store a matrix in a rotated basis: by default "packed", F32 [16, 16]."""
+
+    def damage(d: Draft) -> None:
+        d.preamble = {"minor": 5} | d.preamble
+        d.doc["rotations"] = [{"block": 16, "signs": b"\x01\x80"} | claims]
+        d.tensors[name].update({"rotation": rotation} | (changes or {}))
+
+    return damage
+
+
 def rename(name: str, to: str) -> Damage:
     return lambda d: d.tensors[name].update(name=to)
 
@@ -406,6 +422,27 @@ OPEN: list[Case] = [
     ("H2", "scale_dtype", errors.HeaderFieldError, grouped(dtype="BF16")),
     ("H2", "scale_rows", errors.HeaderFieldError,
      ranked(scale={"rows": 1 << 31, "section": SCALE})),
+    ("P10", "rotation_in_1.4", errors.VersionError, all_of(preamble(minor=4), rotated())),
+    ("H2", "block_too_small", errors.HeaderFieldError, rotated(block=8)),
+    ("H2", "block_too_large", errors.HeaderFieldError, rotated(block=1 << 17)),
+    ("H2", "signs_as_text", errors.HeaderFieldError, rotated(signs="++")),
+    ("H2", "rotation_nil", errors.HeaderFieldError, rotated(rotation=None)),
+    ("H2", "rotation_field", errors.HeaderFieldError, rotated(axis=0)),
+    ("T18", "block", errors.HeaderFieldError, rotated(block=24, signs=bytes(3))),
+    ("T18", "no_signs", errors.HeaderFieldError, rotated(signs=b"")),
+    ("T18", "half_a_block", errors.HeaderFieldError, rotated(block=32)),
+    ("T18", "unused", errors.HeaderFieldError,
+     all_of(rotated(), lambda d: d.tensors["packed"].pop("rotation"))),
+    ("T19", "no_such_rotation", errors.HeaderFieldError, rotated(rotation=1)),
+    ("T19", "no_rotations", errors.HeaderFieldError, ranked(rotation=0)),
+    ("T19", "columns", errors.HeaderFieldError, rotated("ranked")),
+    ("T19", "dtype", errors.HeaderFieldError, rotated(changes={"dtype": "I32"})),
+    ("T19", "dimensions", errors.HeaderFieldError, rotated(changes={"shape": [16, 4, 4]})),
+    ("T19", "of_another_basis", errors.HeaderFieldError,
+     all_of(
+         quantized({"shape": [2, 16], "size": 32}, source={"shape": [2, 16], "size": 64}),
+         rotated("of"),
+     )),
     ("T17", "dtype", errors.HeaderFieldError, quantized(weight={"dtype": "U8"})),
     ("T17", "dimensions", errors.HeaderFieldError, quantized(weight={"shape": [6]})),
     ("T17", "columns", errors.HeaderFieldError,

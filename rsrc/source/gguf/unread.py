@@ -27,6 +27,7 @@ _SIZES = (
     "attention.key_length",
     "rope.dimension_count",
 )
+_MIXERS = ("full_attention_interval", "attention.recurrent_layers")  # make layer_types
 # Settings of config.json by the key that they are made from; None says that the value is unusable.
 _MINICPM = {
     "embedding_scale": "scale_emb",
@@ -72,6 +73,8 @@ def _is_in(config: Mapping[str, Any], name: str, value: Any) -> bool:
         return whole_of(value) is not None
     if config.get("model_type") == "minicpm" and name in _MINICPM:
         return config.get(_MINICPM[name]) is not None
+    if name in _MIXERS and "linear_num_value_heads" in config:
+        return config.get("layer_types") is not None
     head_dim = config.get("head_dim")
     if name == "attention.value_length":
         return head_dim is not None and whole_of(value) == head_dim
