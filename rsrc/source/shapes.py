@@ -111,11 +111,10 @@ def missing_weights(config: dict[str, Any], names: Iterable[str]) -> str | None:
         if match is not None and int(match["layer"]) < layers:
             found.setdefault((match["prefix"], match["module"]), set()).add(int(match["layer"]))
     pattern = {module: _pattern(config, architecture, module) for _, module in found}
-    missing = sum(
-        _count(pattern[module], layers)
-        - sum(pattern[module][i % len(pattern[module])] for i in have)
-        for (_, module), have in found.items()
-    )
+    missing = 0
+    for (_, module), have in found.items():
+        has = pattern[module]
+        missing += _count(has, layers) - sum(has[layer % len(has)] for layer in have)
     if not missing:
         return None
     absent = (

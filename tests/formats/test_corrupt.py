@@ -440,6 +440,7 @@ OPEN: list[Case] = [
     ("T19", "dimensions", errors.HeaderFieldError, rotated(changes={"shape": [16, 4, 4]})),
     ("T19", "of_another_basis", errors.HeaderFieldError,
      all_of(
+         preamble(minor=5),
          quantized({"shape": [2, 16], "size": 32}, source={"shape": [2, 16], "size": 64}),
          rotated("of"),
      )),

@@ -258,7 +258,7 @@ def test_only_longrope_depends_on_the_length() -> None:
     [
         (
             {"short_factor": None},
-            "has nothing under short_factor, expected 32, half of the features",
+            "has nothing under short_factor, expected 32, half of",
         ),
         ({"long_factor": [1.0] * 31}, "has 31 numbers under long_factor, expected 32"),
         ({"long_factor": "x" * 32}, "has 'xxx.*' under long_factor, expected 32"),

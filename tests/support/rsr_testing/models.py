@@ -407,8 +407,10 @@ class Family:
         quantization: Config = config.get("quantization_config", {})
         tensors: dict[str, Tensor] = {}
 
-        def norm(name: str, width: int) -> None:
-            tensors[f"{name}.weight"] = Tensor.of(1 + 0.2 * random.bell(width), self.dtype)
+        center = 0 if "linear_num_key_heads" in config else 1
+
+        def norm(name: str, width: int, center: int = center) -> None:
+            tensors[f"{name}.weight"] = Tensor.of(center + 0.2 * random.bell(width), self.dtype)
 
         def linear(name: str, rows: int, columns: int, bias: bool) -> None:
             layout = self.kept.get(name, self.linear)
@@ -430,20 +432,47 @@ class Family:
         queries = int(config["num_attention_heads"]) * self.head_dim
         keys = int(config["num_key_value_heads"]) * self.head_dim
         wide = int(config["intermediate_size"])
+        gates = 1 + bool(config.get("attn_output_gate"))
         attention_bias = bool(config.get("attention_bias"))
+
+        def delta_net(name: str) -> None:
+            heads = int(config["linear_num_value_heads"])
+            dv = int(config["linear_value_head_dim"])
+            values = heads * dv
+            keys = int(config["linear_num_key_heads"]) * int(config["linear_key_head_dim"])
+            taps = int(config["linear_conv_kernel_dim"])
+            linear(f"{name}.in_proj_qkv", 2 * keys + values, hidden, False)
+            linear(f"{name}.in_proj_z", values, hidden, False)
+            for gate in ("b", "a"):
+                weight = random.bell(heads, hidden) / np.float32(math.sqrt(hidden))
+                tensors[f"{name}.in_proj_{gate}.weight"] = Tensor.of(weight, self.dtype)
+            convolution = random.bell(2 * keys + values, 1, taps)
+            tensors[f"{name}.conv1d.weight"] = Tensor.of(convolution, self.dtype)
+            tensors[f"{name}.dt_bias"] = Tensor.of(random.bell(heads), self.dtype)
+            tensors[f"{name}.A_log"] = Tensor.of(random.bell(heads) - 1, self.dtype)
+            norm(f"{name}.norm", dv, center=1)
+            linear(f"{name}.out_proj", hidden, values, False)
+
         mlp_bias = bool(config.get("mlp_bias"))
+
+        def attention(name: str) -> None:
+            linear(f"{name}.q_proj", gates * queries, hidden, attention_bias)
+            linear(f"{name}.k_proj", keys, hidden, attention_bias)
+            linear(f"{name}.v_proj", keys, hidden, attention_bias)
+            if "qwen3" in config["model_type"]:
+                norm(f"{name}.q_norm", self.head_dim)
+                norm(f"{name}.k_norm", self.head_dim)
+
         for i in range(int(config["num_hidden_layers"])):
             layer = f"model.layers.{i}"
             norm(f"{layer}.input_layernorm", hidden)
-            linear(f"{layer}.self_attn.q_proj", queries, hidden, attention_bias)
-            linear(f"{layer}.self_attn.k_proj", keys, hidden, attention_bias)
-            linear(f"{layer}.self_attn.v_proj", keys, hidden, attention_bias)
-            if config["model_type"] == "qwen3":
-                norm(f"{layer}.self_attn.q_norm", self.head_dim)
-                norm(f"{layer}.self_attn.k_norm", self.head_dim)
-            if self.sub_norms:
-                norm(f"{layer}.{self.sub_norms['o_proj']}", queries)
-            linear(f"{layer}.self_attn.o_proj", hidden, queries, attention_bias)
+            if "layer_types" in config and config["layer_types"][i] == "linear_attention":
+                delta_net(f"{layer}.linear_attn")
+            else:
+                attention(f"{layer}.self_attn")
+                if self.sub_norms:
+                    norm(f"{layer}.{self.sub_norms['o_proj']}", queries)
+                linear(f"{layer}.self_attn.o_proj", hidden, queries, attention_bias)
             norm(f"{layer}.post_attention_layernorm", hidden)
             linear(f"{layer}.mlp.gate_proj", wide, hidden, mlp_bias)
             linear(f"{layer}.mlp.up_proj", wide, hidden, mlp_bias)
@@ -475,7 +504,8 @@ class Family:
         """Return a hadamard.json for all matrices."""
         widths = {n: t.values.shape[1] for n, t in tensors.items() if t.values.ndim == 2}
         embedding = "model.embed_tokens.weight"
-        weights = [name for name in widths if name != embedding]
+        floats = ("in_proj_a.weight", "in_proj_b.weight")
+        weights = [name for name in widths if name != embedding and not name.endswith(floats)]
         distinct = list(dict.fromkeys(widths.values()))
         return declaration(weights, [embedding], distinct, self.rotated, self.seed)
 
@@ -579,6 +609,32 @@ _QWEN3: Config = {
     "tie_word_embeddings": True,
     "torch_dtype": "float16",
 }
+_QWEN35: Config = {
+    **_PLAIN,
+    "architectures": ["Qwen3_5ForCausalLM"],
+    "model_type": "qwen3_5_text",
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 4,
+    "layer_types": [*["linear_attention"] * 3, "full_attention"],
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 64,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+    "linear_conv_kernel_dim": 4,
+    "attn_output_gate": True,
+    "mamba_ssm_dtype": "float32",
+    "rms_norm_eps": 1e-06,
+    "rope_parameters": {
+        "rope_type": "default", "rope_theta": 10000000, "partial_rotary_factor": 0.25,
+        "mrope_section": [3, 3, 2], "mrope_interleaved": True,
+    },
+    "torch_dtype": "float16",
+}  # fmt: skip
+del _QWEN35["rope_theta"], _QWEN35["rope_scaling"]
 LLAMA3_ROPE: Config = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -689,6 +745,20 @@ FAMILIES: dict[str, Family] = {
         "weights in a rotated basis, as in prism-ml/Ternary-Bonsai-2, hadamard.json",
         {**_QWEN3, "intermediate_size": 384, "tie_word_embeddings": False},
         groups(128), "F16", BYTE_LEVEL, everything=True, rotated=128,
+    "qwen3.5": Family(
+        "prism-ml/Ternary-Bonsai 27B, a hybrid of gated delta nets and attention",
+        _QWEN35, groups(128), "F16", BYTE_LEVEL, everything=True,
+    ),
+    "qwen3.5-bitnet": Family(
+        "no published one: the hybrid with int8 activations",
+        {
+            **_QWEN35, "num_hidden_layers": 2,
+            "layer_types": ["linear_attention", "full_attention"],
+            "quantization_config": {
+                "quant_method": "bitnet", "modules_to_not_convert": ["lm_head", "in_proj_a", "in_proj_b"],
+            },
+        },
+        packed("bitlinear"), "BF16", BYTE_LEVEL,
     ),
     "gguf-tq2_0": Family(
         "llama.cpp, TQ2_0; rows of q and k in its order",

@@ -145,8 +145,8 @@ class Attention(Mixer):
         if gate is None:
             program.normalize(REST, attended, None, self._sub_norm, c.rms_norm_eps, *o)
         else:
-            norm = self._sub_norm, c.rms_norm_eps
-            program.gated(REST, gate, attended, "sigmoid", *norm, *o)
+            eps = c.rms_norm_eps
+            program.gated(REST, gate, attended, "sigmoid", self._sub_norm, eps, *o)
         return self._o_proj.record(program, PRODUCTS, current.rows)[0]
 
     def _attend(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rsr_formats.architectures import DeltaNet as Sizes
 
@@ -16,8 +14,8 @@ from ..layer_settings import LayerSettings
 from ..linear import LinearGroup, QuantizedInputs
 from .declared import Declared, DeclaredFloats, LayerTensors, linear
 from .state import LayerState
-from .summed_state import SummedState
 from .sublayer import ATTENTION, PRODUCTS, REST, FloatArray, Mixer, Pass, Place
+from .summed_state import SummedState
 
 LANES = 16  # columns of a head's state that are side by side
 
@@ -73,6 +71,7 @@ class DeltaNet(Mixer):
 
     @staticmethod
     def declared(config: Config, settings: LayerSettings) -> Iterator[Declared]:
+        """Yield projections of the input, the convolution, gates, the norm, and the output."""
         s = _sizes(config)
         for name in _INPUTS:
             yield linear(config, name)
@@ -84,12 +83,15 @@ class DeltaNet(Mixer):
 
     @staticmethod
     def state(config: Config, settings: LayerSettings, context: int, dtype: str) -> LayerState:
+        """Reserve a state, float32 and of the same size for any context."""
         return DeltaState(config)
 
     def inputs(self, rows: int) -> QuantizedInputs:
+        """Return the inputs of the first projections."""
         return self._inputs.inputs(rows)
 
     def record(self, current: Pass) -> FloatArray:
+        """Add projections, the net itself item by item, and the gated norm of what it returns."""
         c, s, program = self._place.config, _sizes(self._place.config), current.program
         take, number = self._place.workspace.take, self._place.number
         qkv, z, b, a = self._inputs.record(program, PRODUCTS, current.rows)
