@@ -498,9 +498,9 @@ class Family:
         made = self.tensors() if tensors is None else tensors
         (folder / "model.safetensors").write_bytes(safetensors(made))
         if self.rotated:
-            (folder / "hadamard.json").write_text(_json(self._declaration(made)), encoding="utf-8")
+            (folder / "hadamard.json").write_text(_json(self.declaration(made)), encoding="utf-8")
 
-    def _declaration(self, tensors: Mapping[str, Tensor]) -> Config:
+    def declaration(self, tensors: Mapping[str, Tensor]) -> Config:
         """Return a hadamard.json for all matrices."""
         widths = {n: t.values.shape[1] for n, t in tensors.items() if t.values.ndim == 2}
         embedding = "model.embed_tokens.weight"
@@ -745,9 +745,15 @@ FAMILIES: dict[str, Family] = {
         "weights in a rotated basis, as in prism-ml/Ternary-Bonsai-2, hadamard.json",
         {**_QWEN3, "intermediate_size": 384, "tie_word_embeddings": False},
         groups(128), "F16", BYTE_LEVEL, everything=True, rotated=128,
+    ),
     "qwen3.5": Family(
         "prism-ml/Ternary-Bonsai 27B, a hybrid of gated delta nets and attention",
         _QWEN35, groups(128), "F16", BYTE_LEVEL, everything=True,
+    ),
+    "bonsai-2-hybrid": Family(
+        "prism-ml/Ternary-Bonsai-2 27B: the hybrid in a rotated basis",
+        {**_QWEN35, "tie_word_embeddings": False},
+        groups(128), "F16", BYTE_LEVEL, everything=True, rotated=64,
     ),
     "qwen3.5-bitnet": Family(
         "no published one: the hybrid with int8 activations",
