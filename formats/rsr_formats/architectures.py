@@ -3,7 +3,7 @@
 The defaults of `Architecture` describe a Llama: RMS norms before attention and before a gated MLP,
 RoPE that pairs the two halves of a head, grouped-query attention. An entry says how its class
 differs. Names and defaults are those of the classes in transformers, except that BitnetForCausalLM
-is 1bitLLM's class and MiniCPMForCausalLM OpenBMB's.
+is 1bitLLM's class, MiniCPMForCausalLM OpenBMB's, and MobileLLMForCausalLM Meta's.
 """
 
 from __future__ import annotations
@@ -68,17 +68,19 @@ class Norms:
 
 @dataclass(frozen=True)
 class QkNorms:
-    """RMS norms of queries and keys, before RoPE.
+    """RMS norms of queries and keys.
 
     Attributes:
         queries: name within a layer of the norm of queries.
         keys: that of keys.
         spans_heads: a norm spans all heads of a token, else one head.
+        follow_rope: they apply to rotated queries and keys, else before RoPE.
     """
 
     queries: str = "self_attn.q_norm"
     keys: str = "self_attn.k_norm"
     spans_heads: bool = False
+    follow_rope: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ class Architecture:
         delta_net: sizes of gated delta nets for absent keys, or None.
         has_output_gate: q_proj also gives a gate of what attention returns, head by head.
         mlp: the kind of MLP.
-        layer_runs: how often a pass runs each layer before the next one.
+        layer_runs: how often a pass runs each layer before the next one, if config.json says
+            `layer_sharing`.
         embedding_factor: of the embeddings; this and the following are None for 1.
         residual_factor: of the output of each sublayer.
         logits_factor: of the logits.
@@ -133,6 +136,11 @@ class Architecture:
             `takes_int8_activations` for the others.
         self_quantizing: linear layers quantize float weights in every forward pass.
         hidden_act: activation of the gate. This and the following are defaults for absent keys.
+        rope_keys: keys of rope_parameters that only some classes read.
+        longrope_by_limit: max_position_embeddings chooses longrope's factors, whatever the length
+            of a sequence.
+        tie_key: key of config.json that ties the output head to the embedding.
+        is_tied: whether they are tied if the key is absent.
         partial_rotary_factor: share of a head that is rotated.
         num_key_value_heads: None means `num_attention_heads`.
         head_dim: None means `hidden_size / num_attention_heads`.
@@ -168,6 +176,10 @@ class Architecture:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     max_position_embeddings: int = 2048
+    rope_keys: tuple[str, ...] = ()
+    longrope_by_limit: bool = False
+    tie_key: str = "tie_word_embeddings"
+    is_tied: bool = False
     partial_rotary_factor: float = 1.0
     num_key_value_heads: int | None = None
     head_dim: int | None = None
@@ -308,8 +320,36 @@ ARCHITECTURES = (
         max_position_embeddings=32768,
         num_key_value_heads=32,
     ),
+    # MiniCPM, MiniCPM4 and BitCPM4
     Architecture(
-        "MiniCPMForCausalLM", "minicpm", ("minicpm",), is_runnable=False, permutes_qk=True
+        "MiniCPMForCausalLM",
+        "minicpm",
+        ("minicpm",),
+        permutes_qk=True,
+        embedding_factor=Factor("scale_emb"),
+        residual_factor=Factor("scale_depth", size="num_hidden_layers", size_power=-0.5),
+        logits_factor=Factor("dim_model_base", size="hidden_size", size_power=-1.0),
+        longrope_by_limit=True,
+        is_tied=True,
+    ),
+    # Hunyuan and Hy-MT
+    Architecture(
+        "HunYuanDenseV1ForCausalLM",
+        "hunyuan_v1_dense",
+        ("hunyuan-dense",),
+        qk_norms=QkNorms("self_attn.query_layernorm", "self_attn.key_layernorm", follow_rope=True),
+        rope_keys=("alpha",),
+        rms_norm_eps=1e-5,
+    ),
+    # MobileLLM and MobileLLM-ParetoQ, Meta's class
+    Architecture(
+        "MobileLLMForCausalLM",
+        "mobilellm",
+        layer_runs=2,
+        rms_norm_eps=1e-5,
+        tie_key="share_embedding",
+        is_tied=True,
+        num_key_value_heads=3,
     ),
 )
 
@@ -352,6 +392,7 @@ ANY_PREFIX = "|".join(sorted(map(re.escape, PREFIXES), key=len, reverse=True))  
 _IN_DECODER = re.compile(rf"({ANY_PREFIX})(?:layers\.[0-9]|embed_tokens\.weight)")
 _ANYWHERE = re.compile(r"(.*?)layers\.0\.(?:self_attn|linear_attn|mlp)\..*", re.DOTALL)
 _MAX_NAME = 1000  # characters that are searched
+_DRAFT_LAYERS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
 _MAX_INTERVAL = 1000  # layers from one with full attention to the next
 
 
@@ -386,6 +427,16 @@ class DecoderNames:
         prefix = min(PREFIXES, key=lambda p: (-counts[p], PREFIXES.index(p)))
         own = [f"{prefix}lm_head", *(["language_model.lm_head"] if "language" in prefix else [])]
         return cls(prefix, next((head for head in ("lm_head", *own) if head in heads), "lm_head"))
+
+
+def has_decoder(tensors: Iterable[str]) -> bool:
+    """Return whether a tensor has the name of one in a decoder."""
+    return any(_IN_DECODER.match(name) is not None for name in tensors)
+
+
+def draft_layers(config: Mapping[str, Any]) -> int:
+    """Return how many layers after the last only draft tokens, according to config.json."""
+    return sum(max(0, n) for key in _DRAFT_LAYERS if type(n := config.get(key)) is int)
 
 
 def other_prefix(tensors: Iterable[str]) -> str | None:
@@ -436,6 +487,15 @@ def takes_int8_activations(config: Mapping[str, Any]) -> bool:
     return known.int8_activations or (
         "input_bits" in known.gguf_config and config.get("input_bits") == 8
     )
+
+
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Return whether config.json ties the output head to the embedding."""
+    known = of_config(config)
+    if known is None:
+        return config.get("tie_word_embeddings") is True
+    found = config.get(known.tie_key)
+    return known.is_tied if found is None else found is True
 
 
 def first_class(config: Mapping[str, Any]) -> object:

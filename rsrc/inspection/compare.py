@@ -53,7 +53,8 @@ def compare(
     checkpoint = open_checkpoint(source)
     restored = {t.name: t for t in FORMS["source"](file, None).tensors}
     records = {t.name: t for t in file.header.tensors}
-    wrong = [f"{name}: not in the source" for name in restored if name not in checkpoint.tensors]
+    known = checkpoint.tensors.keys() | checkpoint.left_out.keys()
+    wrong = [f"{name}: not in the source" for name in restored if name not in known]
     counter = ByteCounter(progress, checkpoint.nbytes)
     for name, tensor in checkpoint.tensors.items():
         if name not in restored:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rsr_formats.model_files import MAX_CONFIG, parse_object
+from rsr_formats.text_config import text_settings
 
 from ..common.errors import SourceError
 from .files import read_limited
@@ -30,6 +31,7 @@ class Checkpoint:
             metadata.
         notes: sentences for the user about what could not be converted.
         basis: the rotated basis that some matrices are stored in, None if there is none.
+        left_out: tensors of the source that do not belong to its decoder, by name.
     """
 
     path: Path
@@ -39,9 +41,19 @@ class Checkpoint:
     files: dict[str, Path | bytes] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     basis: RotatedBasis | None = None
+    left_out: dict[str, SourceTensor] = field(default_factory=dict)
 
     @cached_property
     def config(self) -> dict[str, Any]:
+        """The settings of the decoder: config.json, or its `text_config` if the model has one.
+
+        Raises:
+            SourceError: as `whole_config`.
+        """
+        return text_settings(self.whole_config)
+
+    @cached_property
+    def whole_config(self) -> dict[str, Any]:
         """The config.json beside the tensors or made from GGUF metadata; {} if there is none.
 
         Raises:
@@ -95,7 +107,7 @@ class Checkpoint:
     @property
     def shards(self) -> set[Path]:
         """The files that hold the tensors."""
-        return {t.path for t in self.tensors.values()}
+        return {t.path for t in (*self.tensors.values(), *self.left_out.values())}
 
     @cached_property
     def digest(self) -> bytes:

@@ -23,6 +23,7 @@ from .rotated_folder import with_basis
 from .safetensors import check_all_there, is_shard_of, open_index, open_shards
 from .shapes import is_linear, missing_weights
 from .shards import numbered_set
+from .text_only import text_only
 from .wrong_file import (
     identified,
     is_checkpoint,
@@ -56,6 +57,7 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
         checkpoint = replace(checkpoint, notes=(note, *checkpoint.notes))
     checkpoint = with_basis(checkpoint)
     refuse_unsupported(checkpoint)
+    checkpoint = text_only(checkpoint)
     missing = _missing(checkpoint)
     if missing is not None:
         raise SourceError(f"{checkpoint.path}: {missing}")

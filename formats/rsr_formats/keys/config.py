@@ -20,6 +20,7 @@ _ORIGIN = "where the file comes from"
 _KERNELS = "which implementation computes attention"
 _TRAINING = "a setting of training"
 _EXPERTS = "a mixture of experts"
+_OTHER_TOKENS = "a token for other tasks than continuing a text"
 
 CONFIG: Keys = {
     **_of(
@@ -41,6 +42,7 @@ CONFIG: Keys = {
             "bos_token_id": "begins a text",
             "eos_token_id": "ends a text, if generation_config.json names no token",
             "tie_word_embeddings": "the embedding is the output head if the file has no head",
+            "share_embedding": "MobileLLM's name of tie_word_embeddings",
             "rope_parameters": "rotary position embedding, see below",
             "rope_scaling": "older name of rope_parameters; it takes precedence",
             "rope_theta": "base of the rotary frequencies, if rope_parameters has none",
@@ -77,7 +79,8 @@ CONFIG: Keys = {
             "use_parallel_residual": "attention and MLP run side by side",
             "attention_sink": "attention has sinks",
             "use_embedding_norm": "embeddings are normalized",
-            "layer_sharing": "layers are run several times",
+            "layer_sharing": "layers run twice",
+            "use_cla": "layers share keys and values",
             "bias": "linear layers have biases under another name",
             "use_bias": "linear layers have biases under another name",
             "qkv_bias": "linear layers have biases under another name",
@@ -119,6 +122,8 @@ CONFIG: Keys = {
             "final_logit_softcapping": "caps the logits",
             "logits_soft_cap": "caps the logits",
             "query_pre_attn_scalar": "replaces head_dim in the scale of attention",
+            "sparse_config": "attention to some blocks of positions only",
+            "attention_head_dim": "another name of head_dim",
             "clip_qkv": "clips queries, keys and values",
             "scale_depth": "scales the output of each sublayer",
             "dim_model_base": "scales the logits",
@@ -132,9 +137,7 @@ CONFIG: Keys = {
             "kv_lora_rank": "keys and values are compressed (MLA)",
             "q_lora_rank": "queries are compressed (MLA)",
             "full_attention_interval": "layers other than full attention",
-            "text_config": "the settings of a text model within a multimodal one",
-            "vision_config": "the model also reads images",
-            "audio_config": "the model also reads audio",
+            "text_config": "the decoder of another class: compile the checkpoint again",
         },
     ),
     **_of(
@@ -155,6 +158,8 @@ CONFIG: Keys = {
     "mamba_ssm_dtype": Key(UNSUPPORTED, "dtype of a recurrent state", ("float32",)),
     "mlp_only_layers": Key(UNSUPPORTED, _EXPERTS, ([],)),
     "activation": Key(UNSUPPORTED, "another name of hidden_act", ("silu", "swiglu")),
+    "norm_type": Key(UNSUPPORTED, "norms other than RMS norms", ("rms",)),
+    "use_rotary_pos_emb": Key(UNSUPPORTED, "how positions are encoded", (True,)),
     "position_embedding_type": Key(
         UNSUPPORTED, "how positions are encoded", ("rope", "rotary", "absolute")
     ),
@@ -168,13 +173,29 @@ CONFIG: Keys = {
             "decoder_start_token_id": "begins the text of encoder-decoder models",
             "is_decoder": "all supported classes are decoders",
             "is_bitnet_config": "quantization_config decides",
-            "share_embedding": "tie_word_embeddings decides",
+            "org_vocab_size": "tokens without padding; tensors have their own shapes",
+            "eod_token_id": "generation_config.json says what ends a text",
+            "pad_id": "nothing is padded",
+            "add_classification_head": _LABELS,
+            "class_num": _LABELS,
+            "pool_type": "how an embedding model pools",
+            "dense_list": "sizes of an embedding model",
+            "cla_share_factor": "applies with use_cla only",
+            "mask_init_id": _OTHER_TOKENS,
+            "im_start_id": _OTHER_TOKENS,
+            "im_end_id": _OTHER_TOKENS,
+            "im_newline_id": _OTHER_TOKENS,
+            "text_start_id": _OTHER_TOKENS,
+            "text_end_id": _OTHER_TOKENS,
+            "mup_denominator": "applies to a drafter only",
             "pretraining_tp": "splits products without changing them",
             "chunk_size_feed_forward": "no supported class reads it",
             "cross_attention_hidden_size": "there is no cross attention, see add_cross_attention",
             "use_cache": "a KV cache changes no result",
             "cache_implementation": "a KV cache changes no result",
             "use_mrope": "with text, all sections hold the same position",
+            "vision_config": "a vision tower is left out",
+            "audio_config": "an audio part is left out",
             "num_nextn_predict_layers": "extra layers that only draft tokens; they are not run",
             "mtp_num_hidden_layers": "extra layers that only draft tokens; they are not run",
             "mtp_use_dedicated_embeddings": "extra layers that only draft tokens; they are not run",
@@ -264,6 +285,7 @@ ROPE: Keys = {
     **_of(
         UNSUPPORTED,
         {
+            "alpha": "stretches the base of the frequencies",
             "attn_factor": "another program's scale of queries and keys",
             "extrapolation_factor": "another program's strength of yarn",
             "short_mscale": "another program's scale of queries and keys",

@@ -211,7 +211,7 @@ ARCHITECTURE: Keys = {
     "moe_latent_size": _unsupported(_EXPERTS, 0),
     "interleave_moe_layer_step": _unsupported(_EXPERTS, 0),
     "leading_dense_block_count": _unsupported(_EXPERTS, 0),
-    "nextn_predict_layers": _unsupported("more layers, which predict several tokens", 0),
+    "nextn_predict_layers": Key(USED, "the last layers only draft tokens, and are left out"),
     "n_deepstack_layers": _unsupported("layers that take image features", 0),
     "full_attention_interval": _unsupported(_DELTA, 0, 1),
     "attention.recurrent_layers": _unsupported(_DELTA),

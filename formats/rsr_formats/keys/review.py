@@ -10,7 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..architectures import ARCHITECTURES, PROJECTIONS, Architecture, DecoderNames, of_config
+from ..architectures import (
+    ARCHITECTURES,
+    PROJECTIONS,
+    Architecture,
+    DecoderNames,
+    draft_layers,
+    of_config,
+)
 from ..text import printable, quoted, shown_json
 from .config import CONFIG, QUANTIZATION, ROPE
 from .generation import GENERATION, of_model
@@ -39,7 +46,6 @@ _FLAGS = ("truncate", "use_rms_norm")
 
 _LAYER = re.compile(r"layers\.(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL)
 _GGUF_LAYER = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL)
-_DRAFT_LAYERS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
 _OUTSIDE = ("embed_tokens.weight", "norm.weight", "rotary_emb.inv_freq")
 _MLX_MODULES = ("lm_head", "embed_tokens")
 _HEAD = (".weight", ".weight_scale")  # no class has a bias there
@@ -158,6 +164,12 @@ class _Context:
         value = self.config.get(key)
         return value if type(value) is int else default
 
+    def reads(self, table: Keys, key: str) -> bool:
+        """Return whether the class reads a key that others do not."""
+        if table is ROPE:
+            return key in self.architecture.rope_keys
+        return table is CONFIG and any(factor.key == key for factor in self.architecture.factors)
+
     @property
     def positions(self) -> int:
         default = self.architecture.max_position_embeddings
@@ -207,8 +219,8 @@ class _Findings:
                 )
         elif known.kind == USED and key in _FLAGS and type(value) is not bool:
             self.refused.append(f"{where}: {name} is {_value(value)}, expected true or false")
-        elif table is CONFIG and any(f.key == key for f in context.architecture.factors):
-            return  # the class reads it
+        elif context.reads(table, key):
+            return
         elif known.has_effect(value):
             check = _CHECKS.get(key) if table is CONFIG else None
             if check is None or check(context, value):
@@ -302,6 +314,15 @@ def _adds_norms(context: _Context, value: object) -> bool:
     return value is not True or context.architecture.qk_norms is None
 
 
+def _shares_layers(context: _Context, value: object) -> bool:
+    """Whether layers run twice in a class that does not know of it."""
+    return value is not True or context.architecture.layer_runs == 1
+
+
+def _is_other_head_dim(context: _Context, value: object) -> bool:
+    return value != context.config.get("head_dim", value)
+
+
 def _has_no_mixers(context: _Context, value: object) -> bool:
     """Whether the class has only attention, so that an interval says nothing."""
     return context.architecture.full_attention_interval is None or type(value) is not int
@@ -321,6 +342,8 @@ _CHECKS: Mapping[str, Callable[[_Context, object], bool]] = {
     "use_qk_norm": _adds_norms,
     "qk_norm": _adds_norms,
     "qk_layernorm": _adds_norms,
+    "layer_sharing": _shares_layers,
+    "attention_head_dim": _is_other_head_dim,
 }
 
 
@@ -335,7 +358,7 @@ def _unknown_tensors(
     names = DecoderNames.find(tensors)
     layers = config.get("num_hidden_layers")
     known = _known_in_layers(config, architecture)
-    drafts = sum(max(0, n) for key in _DRAFT_LAYERS if type(n := config.get(key)) is int)
+    drafts = draft_layers(config)
     seen: set[str] = set()
     for name in tensors:
         own = name.removeprefix(names.prefix) if name.startswith(names.prefix) else ""
@@ -408,6 +431,10 @@ def _known_in_layers(config: Mapping[str, Any], architecture: Architecture) -> s
             known.add(f"{module}.bias")
     if _is_mlx(config):
         known |= {f"{module}.biases" for module in projections}
+    if "w_bits" in config:  # ParetoQ's, which the scales of a ternary matrix imply
+        known |= {
+            f"{module}.{clip}" for module in projections for clip in ("weight_clip_val", "scale")
+        }
     # Frequencies that old checkpoints keep; they follow from config.json.
     return known | {"self_attn.rotary_emb.inv_freq"}
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rsr_formats.architectures import of_config
 from rsr_formats.numerics import yarn_pair
 from rsr_formats.text import shown
 
@@ -101,6 +102,11 @@ def gguf_rope(config: Config, note: Note) -> GgufRope:
         return GgufRope(metadata)
     if rope.kind == "linear":
         metadata |= {"rope.scaling.type": "linear", "rope.scaling.factor": rope.number("factor")}
+        return GgufRope(metadata)
+    known = of_config(config)
+    if rope.kind == "dynamic" and rope.head_dim > 2 and known and "alpha" in known.rope_keys:
+        stretch = rope.number("alpha", 1.0) ** (rope.head_dim / (rope.head_dim - 2))
+        metadata["rope.freq_base"] = rope.theta * stretch
         return GgufRope(metadata)
     if rope.kind == "dynamic":
         note(

@@ -40,6 +40,7 @@ WRITTEN: Mapping[str, str] = {
     "bos_token_id": "tokenizer.ggml.bos_token_id",
     "eos_token_id": "tokenizer.ggml.eos_token_id, eot_token_id and eom_token_id",
     "tie_word_embeddings": "no tensor output.weight",
+    "share_embedding": "no tensor output.weight",
     "rope_parameters": "rope.*",
     "rope_scaling": "rope.*",
     "rope_theta": "rope.freq_base",
@@ -52,15 +53,13 @@ WRITTEN: Mapping[str, str] = {
     "quantization": "the tensors' types",
     "gguf_metadata": "what changes the model is refused",
 }
-# MiniCPM's, which the runtime does not read.
-_MINICPM = ("scale_emb", "scale_depth", "dim_model_base")
 # Architectures whose layers llama.cpp has always multiplied by a tensor `.scale`. It now does so in
 # others, too, but transformers would load those without the scale.
 _SCALED = ("bitnet-b1.58", "bitnet")
 # llama.cpp ends a text at the tokens that these stand for.
 _ENDS = ("eos", "eot", "eom")
 # Architectures for which llama.cpp reads tensors that scale RoPE.
-_ROPE_TENSORS = ("llama", "minicpm")
+_ROPE_TENSORS = ("llama", "minicpm", "phi3")
 # Keys of generation_config.json, and their names after "general.sampling.".
 _SAMPLING = {"temperature": "temp", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
 _WRITTEN_GENERATION = (*_SAMPLING, "do_sample", "eos_token_id")
@@ -166,8 +165,7 @@ def _check(config: Config, known: Architecture, note: Note) -> None:
     Raises:
         ExportError: the file would mean another model.
     """
-    written = _MINICPM if known.model_type == "minicpm" else ()
-    found = review({key: v for key, v in config.items() if key not in written}, {})
+    found = review(config, {})
     refused = [*found.refused]
     activation = config.get("hidden_act")
     if activation is not None:

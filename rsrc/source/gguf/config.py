@@ -34,7 +34,7 @@ _FLOATS = {
     "rope_theta": "rope.freq_base",
 }
 _BIASES = {
-    "attention_bias": ("attn_q", "attn_k", "attn_v", "attn_output"),
+    "attention_bias": ("attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output"),
     "mlp_bias": ("ffn_gate", "ffn_up", "ffn_down"),
 }
 _TOKENS = ("bos_token", "eos_token", "pad_token")
@@ -44,6 +44,8 @@ _MAX_HEAD_DIM = 1 << 16
 _MAX_LAYERS = 1 << 15  # a file has no more tensors
 _INTERVAL = 4  # llama.cpp's default
 _MIXERS = ("full_attention", "linear_attention")
+# The multipliers of the only model when GGUF had no keys for them.
+_MINICPM_2B = {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 256}
 
 
 def hf_config(
@@ -82,6 +84,10 @@ def hf_config(
         config[own] = number_of(metadata.get(prefix + key))
         if config[own] is None and prefix + key in metadata:
             raise SourceError(f"{prefix}{key} is not a finite number")
+    drafts = whole_of(metadata.get(prefix + "nextn_predict_layers"))
+    if drafts and (config["num_hidden_layers"] or 0) > drafts:
+        config["num_hidden_layers"] -= drafts
+        config["num_nextn_predict_layers"] = drafts
     if config["rope_theta"] is None:
         config["rope_theta"] = THETA
     embedding = tensors.get("token_embd.weight", ())
@@ -100,7 +106,8 @@ def hf_config(
     config["attention_bias"] = bool(config["attention_bias"])
     config["tie_word_embeddings"] = "output.weight" not in tensors
     rope = Rope(head_dim, config["rope_theta"], config["max_position_embeddings"])
-    config["rope_scaling"] = rope_scaling(metadata, prefix, rope, rope_tensors or {})
+    scaling = rope_scaling(metadata, prefix, rope, rope_tensors or {}, known.rope_keys)
+    config["rope_scaling"] = scaling
     delta = ValueHeads.of_metadata(metadata, prefix)
     if delta is not None:
         config.update(delta.settings)
@@ -236,10 +243,16 @@ def _minicpm_config(
 ) -> dict[str, Any]:
     """Return MiniCPM's three multipliers, which GGUF stores as the resulting scales."""
     layers, hidden = config["num_hidden_layers"], config["hidden_size"]
-    residual = number_of(metadata.get(prefix + "residual_scale"))
-    logit = number_of(metadata.get(prefix + "logit_scale"))
+    found = {
+        key: number_of(metadata.get(prefix + key))
+        for key in ("embedding_scale", "residual_scale", "logit_scale")
+        if prefix + key in metadata
+    }
+    if not found:  # older files, as llama.cpp reads them
+        return {**_MINICPM_2B}
+    residual, logit = found.get("residual_scale"), found.get("logit_scale")
     return {
-        "scale_emb": number_of(metadata.get(prefix + "embedding_scale")),
+        "scale_emb": found.get("embedding_scale"),
         "scale_depth": number_of(residual * math.sqrt(layers)) if residual and layers else None,
         "dim_model_base": round(hidden / logit) if logit and hidden else None,
     }

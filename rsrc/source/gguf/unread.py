@@ -10,6 +10,7 @@ import numpy as np
 from rsr_formats.keys import HARMLESS, USED
 from rsr_formats.keys.gguf import of_key
 
+from .rope import ALPHA
 from .values import number_of, whole_of
 
 _MAX_KEYS = 200
@@ -21,6 +22,7 @@ _SIZES = (
     "context_length",
     "embedding_length",
     "block_count",
+    "nextn_predict_layers",
     "feed_forward_length",
     "attention.head_count",
     "attention.head_count_kv",
@@ -78,6 +80,9 @@ def _is_in(config: Mapping[str, Any], name: str, value: Any) -> bool:
     head_dim = config.get("head_dim")
     if name == "attention.value_length":
         return head_dim is not None and whole_of(value) == head_dim
+    if name == ALPHA:
+        rope = config.get("rope_scaling")
+        return isinstance(rope, dict) and rope.get("alpha") == number_of(value)
     if name == "attention.scale":
         number = number_of(value)
         return bool(head_dim and number and np.isclose(number, head_dim**-0.5, rtol=1e-6))

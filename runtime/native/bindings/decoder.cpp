@@ -115,6 +115,7 @@ struct Rope {
   Array<const float, 2> cos, sin;
   Weight q_norm, k_norm;
   float eps, scale;
+  bool norms_follow;
 };
 
 // The KV cache of one layer.
@@ -191,7 +192,7 @@ auto attend(const Array<float, 3>& q, const Array<float, 3>& k, const Array<cons
             "the rows reach beyond the positions of cos and sin");
     rsr::attend({q.data(), k.data(), v.data(), rows, first, out.data()}, heads,
                 {rope.cos.data(), rope.sin.data(), half, pointer(rope.q_norm), pointer(rope.k_norm),
-                 rope.eps},
+                 rope.eps, rope.norms_follow},
                 cache.cache(), rope.scale, window.value_or(std::numeric_limits<size_t>::max()));
   };
 }
@@ -323,13 +324,14 @@ void bind_decoder(nb::module_& m, nb::class_<Program>& program) {
             "group_columns"_a = 0);
   nb::class_<Rope>(
       m, "Rope", "Rotary position embedding, norms of queries and keys, and the factor of scores.")
-      .def(nb::init<Array<const float, 2>, Array<const float, 2>, Weight, Weight, float, float>(),
+      .def(nb::init<Array<const float, 2>, Array<const float, 2>, Weight, Weight, float, float,
+                    bool>(),
            "cos"_a.noconvert(), "sin"_a.noconvert(), nb::kw_only(),
            "q_norm"_a.noconvert().none() = nb::none(), "k_norm"_a.noconvert().none() = nb::none(),
-           "eps"_a = 0.0f, "scale"_a,
+           "eps"_a = 0.0f, "scale"_a, "norms_follow"_a = false,
            "cos, sin: (context, n), which rotate the first 2 n features of a head. q_norm, k_norm: "
            "(d,), the weights of RMS norms with eps, or "
-           "None. scale: of q . k.");
+           "None. scale: of q . k. norms_follow: norms apply to rotated q and k.");
   nb::class_<KVCache>(m, "KVCache", "The KV cache of one layer.")
       .def(nb::init<Array<float, 4>, Array<float, 3>>(), "keys"_a.noconvert(),
            "values"_a.noconvert(),

@@ -17,6 +17,7 @@ struct Rope {
   const float* query_norm;  // (d), or null
   const float* key_norm;    // (d), or null
   float eps;                // of the norms
+  bool norms_follow;        // the rotation; they precede it otherwise
 };
 
 enum class CacheType { float32, float16, int8 };

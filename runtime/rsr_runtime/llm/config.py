@@ -16,6 +16,7 @@ from rsr_formats.architectures import (
     Factor,
     canonical,
     first_class,
+    is_tied,
     of_config,
     takes_int8_activations,
 )
@@ -210,6 +211,7 @@ def examine_config(
             sizes["max_position_embeddings"],
             architecture.rope_theta,
             architecture.partial_rotary_factor,
+            architecture.longrope_by_limit,
         )
     layers = reasons.attempt(read_layers, config, architecture, rope)
     factors = reasons.attempt(_factors, config, architecture, sizes)
@@ -238,8 +240,8 @@ def examine_config(
         rope=rope,
         layers=layers,
         delta_net=delta_net,
-        layer_runs=architecture.layer_runs,
-        tie_word_embeddings=values.get("tie_word_embeddings") is True,
+        layer_runs=architecture.layer_runs if values.get("layer_sharing") is True else 1,
+        tie_word_embeddings=is_tied(values),
         int8_activations=takes_int8_activations(values),
         self_quantizing=architecture.self_quantizing or is_bitnet,
         normalizes_inputs=is_bitnet and quantization.values.get("use_rms_norm") is True,

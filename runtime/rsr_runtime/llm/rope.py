@@ -23,7 +23,7 @@ _RESCALED = ("llama3", "yarn", "longrope")  # refer to the context length before
 _NUMBERS = (
     "rope_theta", "factor", "low_freq_factor", "high_freq_factor",
     "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor", "mscale",
-    "mscale_all_dim", "partial_rotary_factor",
+    "mscale_all_dim", "partial_rotary_factor", "alpha",
 )  # fmt: skip
 _DIVISORS = ("short_factor", "long_factor")
 _SMALLEST, _LARGEST = 1e-9, 1e18  # beyond the settings of any model, well within float32
@@ -45,6 +45,7 @@ class Rope:
         max_positions: `max_position_embeddings`.
         truncates: whether yarn rounds the pairs between which it blends.
         divisors: of longrope's frequencies, for short and for long sequences, (head_dim / 2,) each.
+        is_by_limit: `max_positions` chooses longrope's divisors, not the length of a sequence.
     """
 
     head_dim: int
@@ -54,6 +55,7 @@ class Rope:
     max_positions: int = 2048
     truncates: bool = True
     divisors: tuple[tuple[float, ...], ...] = ()
+    is_by_limit: bool = False
 
     @classmethod
     def from_config(
@@ -63,6 +65,7 @@ class Rope:
         max_positions: int,
         theta: float,
         share: float = 1.0,
+        is_by_limit: bool = False,
     ) -> Rope:
         """Read `rope_parameters`, or `rope_theta` and `rope_scaling` of older files.
 
@@ -72,6 +75,7 @@ class Rope:
             max_positions: `max_position_embeddings`.
             theta: `rope_theta` if the config has none.
             share: `partial_rotary_factor` if the config has none.
+            is_by_limit: see `Rope`.
 
         Raises:
             ModelError: the kind of scaling is unknown, or one of its numbers is missing or out of
@@ -117,17 +121,20 @@ class Rope:
         settings = numbers["rope_theta"], kind, numbers, max_positions, truncates
         if kind == "longrope":
             divisors = tuple(_divisors(scaling, key, rotated // 2) for key in _DIVISORS)
-            found = cls(rotated, *settings, divisors)
+            found = cls(rotated, *settings, divisors, is_by_limit)
             found._frequencies()  # checks the numbers
             return found
         cls(2, *settings)._frequencies()  # checks the numbers, at no cost for a huge head_dim
-        return cls(rotated, *settings)
+        found = cls(rotated, *settings)
+        found._stretched_theta()
+        return found
 
     def variant(self, length: int) -> int:
         """Return which tables a sequence of this many tokens takes: 1 where longrope is long.
 
         The length decides for all positions of a sequence, as in a forward pass of transformers.
         """
+        length = self.max_positions if self.is_by_limit else length
         return int(self.kind == "longrope" and length > self._original)
 
     def tables(
@@ -165,7 +172,7 @@ class Rope:
         """Return the angle per position, (head_dim / 2,), and the factor of cosines and sines."""
         d = self.head_dim
         exponents = np.arange(0, d, 2, dtype=np.float32) / np.float32(d)
-        base = np.float32(1) / np.float32(self.theta) ** exponents
+        base = np.float32(1) / np.float32(self._stretched_theta()) ** exponents
         if self.kind == "linear":
             return base / np.float32(self._number("factor")), np.float32(1)
         if self.kind == "dynamic":
@@ -177,6 +184,19 @@ class Rope:
         if self.kind == "longrope":
             return self._longrope(base, variant)
         return base, np.float32(1)
+
+    def _stretched_theta(self) -> float:
+        """Return `theta`, or HunYuan's: times alpha ^ (d / (d - 2))."""
+        if self.kind != "dynamic" or self.head_dim == 2:
+            return self.theta
+        alpha = self.parameters.get("alpha", 1.0)
+        theta = self.theta * alpha ** (self.head_dim / (self.head_dim - 2))
+        if not 1 < theta < _LARGEST:
+            raise ModelError(
+                f"config.json: rope_theta {self.theta:g} with alpha {alpha:g} is a base of "
+                f"{theta:g}, expected more than 1 and less than {_LARGEST:g}"
+            )
+        return theta
 
     def _llama3(self, base: FloatArray) -> FloatArray:
         """Llama 3.1: divide low frequencies by `factor`, keep high ones, and blend between."""

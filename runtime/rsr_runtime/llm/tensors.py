@@ -142,9 +142,9 @@ class _Checker:
                 self.problems.append(f"{head}_scale is there, but {head} is not int8")
         elif not c.tie_word_embeddings:
             self.problems.append(
-                f"{head} is missing and tie_word_embeddings is not true in config.json, so there "
-                "is no output head: a model without one gives hidden states, not text; use the "
-                "checkpoint with its head (...ForCausalLM)"
+                f"{head} is missing and {c.architecture.tie_key} is not true in config.json, so "
+                "there is no output head: a model without one gives hidden states, not text; use "
+                "the checkpoint with its head (...ForCausalLM)"
             )
 
     def _int8_head(self, name: str) -> None:
@@ -170,7 +170,8 @@ class _Checker:
         self._weight(f"{name}.weight", rows, columns)
         weight = self._tensors.get(f"{name}.weight")
         is_dense = weight is not None and weight.dtype is not None
-        if is_dense and c.is_self_quantizing(name):
+        has_clip = f"{name}.weight_clip_val" in self._tensors  # ParetoQ's
+        if is_dense and (c.is_self_quantizing(name) or has_clip):
             self.problems.append(
                 f"{name}.weight is dense, but the model quantizes it: compile it, too"
             )

@@ -11,6 +11,7 @@ import pytest
 
 import rsrc
 from rsr_formats import RsrFile
+from rsr_formats.architectures import of_config
 from rsr_runtime import llm
 from rsr_testing.models import FAMILIES, Family, Tensor, shards
 from rsrc.compiler.support import check_file
@@ -48,8 +49,16 @@ def test_int8_and_gguf(name: str, tmp_path: Path) -> None:
             with pytest.raises(rsrc.ExportError, match="use_rms_norm"):
                 decompile(rsr, tmp_path / "out", to=to)
         return
+    known = of_config(FAMILIES[name].settings)
+    assert known is not None
+    if not known.gguf_names:
+        notes = decompile(rsr, tmp_path / "out.gguf", to="gguf").notes
+        assert any("llama.cpp cannot run the file" in note for note in notes)
+        return
     found, notes = back(rsr, "gguf", name)  # other readers may lose int8 activations
-    assert np.abs(found - want).max() <= 1e-6 * np.abs(want).max()
+    # Binary matrices come back in the codes of ternary ones, whose sums have another order.
+    most = 1e-5 if name == "bonsai-1bit" else 1e-6
+    assert np.abs(found - want).max() <= most * np.abs(want).max()
 
 
 def test_large_scales_of_int8_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

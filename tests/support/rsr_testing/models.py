@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 import rsrc
+from rsr_formats.architectures import is_tied, of_config
 from rsrc.export.decompile import decompile
 
 from .rotation import declaration
@@ -39,7 +40,7 @@ Config = dict[str, Any]
 # --- random numbers and tensors -----------------------------------------------------------------
 
 
-_NUMPY = {"U8": np.uint8, "F16": np.float16, "F32": np.float32}
+_NUMPY = {"U8": np.uint8, "U32": np.uint32, "F16": np.float16, "F32": np.float32}
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,42 @@ def groups(width: int) -> Layout:
         scales = scale_of(columns) * (0.8 + 0.4 * random.uniform(rows, columns // width))
         values = random.ternary(rows, columns) * np.repeat(scales, width, axis=1)
         return {f"{module}.weight": Tensor.of(values, "F16")}
+
+    return store
+
+
+def sherry(random: Random, module: str, rows: int, columns: int) -> dict[str, Tensor]:
+    """BF16 values -s, 0 and s with a scale per row; one of every four neighbors is 0."""
+    digits = np.where(random.uniform(rows, columns) < 0.5, -1.0, 1.0).reshape(rows, -1, 4)
+    zero = (4 * random.uniform(rows, columns // 4)).astype(np.intp)
+    np.put_along_axis(digits, zero[:, :, None], 0.0, axis=2)
+    scales = scale_of(columns) * (0.8 + 0.4 * random.uniform(rows, 1))
+    return {f"{module}.weight": Tensor.of(digits.reshape(rows, columns) * scales, "BF16")}
+
+
+def clipped_masters(random: Random, module: str, rows: int, columns: int) -> dict[str, Tensor]:
+    """BF16 masters with a learned clip value per row, which ParetoQ makes ternary."""
+    values = random.bell(rows, columns) * np.float32(scale_of(columns))
+    clips = 1.5 * scale_of(columns) * (0.9 + 0.2 * random.uniform(rows, 1))
+    return {
+        f"{module}.weight": Tensor.of(values, "BF16"),
+        f"{module}.weight_clip_val": Tensor.of(clips, "BF16"),
+    }
+
+
+def one_bit(width: int) -> Layout:
+    """MLX's 1-bit codes, 32 in a word, with F16 scales and biases for `width` columns of a row."""
+
+    def store(random: Random, module: str, rows: int, columns: int) -> dict[str, Tensor]:
+        codes = (random.uniform(rows, columns) < 0.5).astype(np.uint8)
+        scales = 2 / math.sqrt(columns) * (0.8 + 0.4 * random.uniform(rows, columns // width))
+        halves = (scales / 2).astype(np.float16)
+        words = np.packbits(codes, axis=1, bitorder="little").view("<u4")
+        return {
+            f"{module}.weight": Tensor("U32", words),
+            f"{module}.scales": Tensor("F16", 2 * halves),
+            f"{module}.biases": Tensor("F16", -halves),
+        }
 
     return store
 
@@ -403,6 +440,8 @@ class Family:
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the checkpoint by name."""
         random = Random(self.seed)
+        known = of_config(self.settings)
+        assert known is not None
         config, hidden = self.settings, int(self.config["hidden_size"])
         quantization: Config = config.get("quantization_config", {})
         tensors: dict[str, Tensor] = {}
@@ -459,9 +498,9 @@ class Family:
             linear(f"{name}.q_proj", gates * queries, hidden, attention_bias)
             linear(f"{name}.k_proj", keys, hidden, attention_bias)
             linear(f"{name}.v_proj", keys, hidden, attention_bias)
-            if "qwen3" in config["model_type"]:
-                norm(f"{name}.q_norm", self.head_dim)
-                norm(f"{name}.k_norm", self.head_dim)
+            if known.qk_norms is not None:
+                for module in (known.qk_norms.queries, known.qk_norms.keys):
+                    norm(f"{name}.{module.removeprefix('self_attn.')}", self.head_dim)
 
         for i in range(int(config["num_hidden_layers"])):
             layer = f"model.layers.{i}"
@@ -480,7 +519,7 @@ class Family:
                 norm(f"{layer}.{self.sub_norms['down_proj']}", wide)
             linear(f"{layer}.mlp.down_proj", hidden, wide, mlp_bias)
         norm("model.norm", hidden)
-        if not config["tie_word_embeddings"]:
+        if not is_tied(config):
             vocabulary("lm_head")
         return tensors
 
@@ -647,6 +686,49 @@ _YARN_ROPE: Config = {
     "factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+_MINICPM: Config = {
+    **_PLAIN,
+    "architectures": ["MiniCPMForCausalLM"],
+    "model_type": "minicpm",
+    "rope_theta": 10000.0,
+    # BitCPM4 states longrope for its own context, in which the short factors apply.
+    "rope_scaling": {
+        "rope_type": "longrope",
+        "short_factor": [1 + i / 16 for i in range(8)],
+        "long_factor": [2 + i / 4 for i in range(8)],
+        "original_max_position_embeddings": 256,
+    },
+    "scale_emb": 3,
+    "scale_depth": 2.8,
+    "dim_model_base": 32,
+    "tie_word_embeddings": True,
+}
+_HUNYUAN: Config = {
+    **_PLAIN,
+    "architectures": ["HunYuanDenseV1ForCausalLM"],
+    "model_type": "hunyuan_v1_dense",
+    "head_dim": 16,
+    "attention_head_dim": 16,
+    "norm_type": "rms",
+    "rope_theta": 10000.0,
+    "rope_scaling": {
+        "alpha": 1000.0, "beta_fast": 32, "beta_slow": 1, "factor": 1.0, "mscale": 1.0,
+        "mscale_all_dim": 1.0, "type": "dynamic",
+    },
+    "use_cla": False,
+    "use_qk_norm": True,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+_MOBILE: Config = {
+    **_PLAIN,
+    "architectures": ["MobileLLMForCausalLM"],
+    "model_type": "mobilellm",
+    "rope_theta": 10000.0,
+    "layer_sharing": True,
+    "share_embedding": True,
+    "tie_word_embeddings": False,
+    "w_bits": 0,
+}
 _SUB_NORMS = {"o_proj": "self_attn.attn_sub_norm", "down_proj": "mlp.ffn_sub_norm"}
 
 
@@ -745,6 +827,37 @@ FAMILIES: dict[str, Family] = {
         "weights in a rotated basis, as in prism-ml/Ternary-Bonsai-2, hadamard.json",
         {**_QWEN3, "intermediate_size": 384, "tie_word_embeddings": False},
         groups(128), "F16", BYTE_LEVEL, everything=True, rotated=128,
+    ),
+    "bonsai-1bit": Family(
+        "prism-ml/Bonsai, MLX 1-bit: binary",
+        {**_QWEN3, "quantization": {"group_size": 128, "bits": 1, "mode": "affine"}},
+        one_bit(128), "F16", BYTE_LEVEL, everything=True,
+    ),
+    "minicpm": Family(
+        "openbmb/BitCPM4 0.5B to 8B", _MINICPM, shards(1, "BF16"), "BF16", SENTENCEPIECE,
+    ),
+    "hunyuan": Family(
+        "tencent/Hy-MT 1.8B, Sherry", _HUNYUAN, sherry, "BF16", BYTE_LEVEL,
+    ),
+    "mobilellm": Family(
+        "facebook/MobileLLM-ParetoQ 1.58-bit, layers used twice",
+        _MOBILE, clipped_masters, "BF16", SENTENCEPIECE,
+    ),
+    "gguf-minicpm": Family(
+        "llama.cpp, minicpm; rows of q and k in its order",
+        {
+            **_MINICPM, "hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 16,
+            "num_key_value_heads": 4, "num_hidden_layers": 1,
+        },
+        shards(1), "F16", BYTE_LEVEL, gguf="TQ2_0",
+    ),
+    "gguf-hunyuan": Family(
+        "llama.cpp, hunyuan-dense",
+        {
+            **_HUNYUAN, "hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 8,
+            "head_dim": 32, "attention_head_dim": 32, "num_hidden_layers": 1,
+        },
+        shards(1), "F16", BYTE_LEVEL, gguf="TQ2_0",
     ),
     "qwen3.5": Family(
         "prism-ml/Ternary-Bonsai 27B, a hybrid of gated delta nets and attention",

@@ -100,7 +100,15 @@ class Attention(Mixer):
             self._row_norms, q_norm, k_norm = (q_norm, k_norm), None, None
         eps, scale = c.rms_norm_eps, c.attention_factor
         self._ropes = [
-            _native.Rope(cos, sin, q_norm=q_norm, k_norm=k_norm, eps=eps, scale=scale)
+            _native.Rope(
+                cos,
+                sin,
+                q_norm=q_norm,
+                k_norm=k_norm,
+                eps=eps,
+                scale=scale,
+                norms_follow=norms is not None and norms.follow_rope,
+            )
             for cos, sin in place.ropes
         ]
 
