@@ -205,6 +205,18 @@ class Architecture:
         delta = () if self.delta_net is None else ("linear_attn.norm",)
         return (*self.norms.names, *qk, *sub, *delta)
 
+    def is_zero_centered(self, name: str) -> bool:
+        """Return whether a tensor is the weight of a zero-centered norm.
+
+        Args:
+            name: as in a class without a head: "layers.0.input_layernorm.weight", "norm.weight".
+        """
+        if not self.zero_centered_norms:
+            return False
+        qk = () if self.qk_norms is None else (self.qk_norms.queries, self.qk_norms.keys)
+        norms = tuple(f".{norm}.weight" for norm in (*self.norms.names, *qk))
+        return name == "norm.weight" or name.endswith(norms)
+
     @property
     def projections(self) -> tuple[str, ...]:
         """Those of `PROJECTIONS` that a layer has."""

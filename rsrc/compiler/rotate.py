@@ -25,15 +25,15 @@ def rotations_of(checkpoint: Checkpoint, found: Sequence[Recognized]) -> dict[st
     for t in found:
         name = t.tensor.name
         shape = t.shape if isinstance(t, TernaryTensor) else t.tensor.shape
-        rotation = checkpoint.basis.of(name, shape)
-        if rotation is None:
-            continue
-        if not isinstance(t, TernaryTensor) and t.tensor.dtype not in FLOAT_DTYPES:
+        is_dense = not isinstance(t, TernaryTensor)
+        if is_dense and name in checkpoint.basis.names and t.tensor.dtype not in FLOAT_DTYPES:
             raise SourceError(
                 f"{name} is in a rotated basis and {t.tensor.dtype}, expected floats or ternary "
                 f"weights: {t.reason}"
             )
-        result[name] = rotation
+        rotation = checkpoint.basis.of(name, shape)
+        if rotation is not None:
+            result[name] = rotation
     return result
 
 

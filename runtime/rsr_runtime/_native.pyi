@@ -176,6 +176,20 @@ class Program:
         gate, up: (count, n). activation: 'silu', 'relu2' or 'sigmoid'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.
         """
 
+    def rotate(self, part: int, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], factors: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], block: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, group_columns: int = 0) -> None:
+        """
+        H (factors * x) to out, to (q, s), or to both, where H is the Walsh-Hadamard matrix [(-1)^popcount(r & c)] on the diagonal blocks of a matrix.
+
+        x: (count, n). factors: (n,). block: rows of H, a power of two from 16 on that divides n. out, q, s, group_columns: as of normalize; out may be x. Raises ValueError for other shapes, or if there is no output.
+        """
+
+    def rotate_back(self, part: int, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], factors: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], block: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+        """
+        factors * (H x) to out; with factors of magnitude block^-1/2, what undoes rotate.
+
+        x, out: (count, n); out may be x. factors, block: as of rotate. Raises ValueError for other shapes.
+        """
+
     def delta_net(self, part: int, qkv: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], a: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], b: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], weights: DeltaWeights, state: DeltaState, convolved: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
         """
         Pass rows through a gated delta net, and update its state.
@@ -287,6 +301,20 @@ def gated(gate: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order
     gate, up: (count, n). activation: 'silu', 'relu2' or 'sigmoid'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.
     """
 
+def rotate(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], factors: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], block: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, group_columns: int = 0) -> None:
+    """
+    H (factors * x) to out, to (q, s), or to both, where H is the Walsh-Hadamard matrix [(-1)^popcount(r & c)] on the diagonal blocks of a matrix.
+
+    x: (count, n). factors: (n,). block: rows of H, a power of two from 16 on that divides n. out, q, s, group_columns: as of normalize; out may be x. Raises ValueError for other shapes, or if there is no output.
+    """
+
+def rotate_back(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], factors: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], block: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+    """
+    factors * (H x) to out; with factors of magnitude block^-1/2, what undoes rotate.
+
+    x, out: (count, n); out may be x. factors, block: as of rotate. Raises ValueError for other shapes.
+    """
+
 class DeltaWeights:
     """The weights of a gated delta net between its products."""
 
@@ -326,7 +354,7 @@ class Rope:
 
     def __init__(self, cos: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], sin: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], *, q_norm: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, k_norm: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, eps: float = 0.0, scale: float, norms_follow: bool = False) -> None:
         """
-        cos, sin: (context, d / 2). q_norm, k_norm: (d,), the weights of RMS norms with eps, or None. scale: of q . k. norms_follow: norms apply to rotated q and k.
+        cos, sin: (context, n), which rotate the first 2 n features of a head. q_norm, k_norm: (d,), the weights of RMS norms with eps, or None. scale: of q . k. norms_follow: norms apply to rotated q and k.
         """
 
 class KVCache:

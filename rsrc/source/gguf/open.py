@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.architectures import Architecture, of_gguf
+from rsr_formats.architectures import of_gguf
 from rsr_formats.numerics import widen_bf16
 from rsr_formats.text import counted, listed
 
@@ -192,7 +192,7 @@ class _Converter:
         known, heads = self._known, self._heads
         if known is None:
             return tensor
-        if known.zero_centered_norms and _is_norm(known, tensor.name):
+        if known.is_zero_centered(tensor.name.removeprefix("model.")):
             tensor = dequantized(replace(tensor, value="x - 1"))
         if tensor.name.endswith(".A_log"):
             tensor = dequantized(replace(tensor, value="log(-x)"))
@@ -214,13 +214,6 @@ class _Converter:
         if columns is not None and (columns.size % kind.block or kind.row_header):
             tensor = dequantized(tensor)
         return replace(tensor, shape=shape, rows=rows, columns=columns)
-
-
-def _is_norm(known: Architecture, name: str) -> bool:
-    """Return whether a tensor is the weight of a norm of a decoder, delta nets excepted."""
-    qk = known.qk_norms
-    names = (*known.norms.names, *(() if qk is None else (qk.queries, qk.keys)))
-    return name == "model.norm.weight" or name.endswith(tuple(f".{n}.weight" for n in names))
 
 
 def _unfit(tensor: GgufTensor, gguf_name: str, expected: str) -> SourceError:
