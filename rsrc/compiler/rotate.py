@@ -25,11 +25,11 @@ def rotations_of(checkpoint: Checkpoint, found: Sequence[Recognized]) -> dict[st
     for t in found:
         name = t.tensor.name
         shape = t.shape if isinstance(t, TernaryTensor) else t.tensor.shape
-        is_dense = not isinstance(t, TernaryTensor)
-        if is_dense and name in checkpoint.basis.names and t.tensor.dtype not in FLOAT_DTYPES:
+        is_matrix = isinstance(t, TernaryTensor) or t.tensor.dtype in FLOAT_DTYPES
+        if name in checkpoint.basis.names and not is_matrix:
             raise SourceError(
-                f"{name} is in a rotated basis and {t.tensor.dtype}, expected floats or ternary "
-                f"weights: {t.reason}"
+                f"{name} is in a rotated basis and {t.tensor.dtype} that is not ternary, expected "
+                "floats or ternary weights"
             )
         rotation = checkpoint.basis.of(name, shape)
         if rotation is not None:

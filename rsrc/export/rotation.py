@@ -42,7 +42,8 @@ def declaration(file: RsrFile) -> bytes | None:
         ExportError: matrices of one width have different bases, which cannot be declared.
     """
     by_width: dict[int, Rotation] = {}
-    weights, embeddings = [], []
+    weights: list[str] = []
+    embeddings: list[str] = []
     for t in file.header.tensors:
         rotation = file.header.rotation_of(t)
         if rotation is None or (isinstance(t, DenseTensor) and t.is_added):

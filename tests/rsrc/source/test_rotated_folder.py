@@ -104,6 +104,7 @@ def assert_same_model(found: Path, expected: Path, prefix: str = "") -> None:
 def test_mlx_packs_are_the_model_of_transformers(tmp_path: Path) -> None:
     save_mlx(tmp_path / "mlx")
     report = rsrc.compile(tmp_path / "mlx", tmp_path / "mlx.rsr")
+    assert report.support is not None
     assert report.support.run_reasons == ()
     assert any("a vision tower" in note for note in report.notes)
     compare(tmp_path / "mlx.rsr", tmp_path / "mlx")

@@ -21,7 +21,8 @@ def hadamard(n: int) -> Floats:
 
 def rotation(block: int, signs: Sequence[float] | npt.NDArray[Any]) -> Floats:
     """Return Q = H diag(s): the matrix of the model is that of the file times Q."""
-    return np.kron(np.eye(len(signs) // block), hadamard(block)) * np.asarray(signs)
+    result: Floats = np.kron(np.eye(len(signs) // block), hadamard(block)) * np.asarray(signs)
+    return result
 
 
 def declaration(
