@@ -21,6 +21,12 @@ ATTENTION_ONLY = {
     "attention": "attention",
 }
 
+_ATTENTION = tuple(f"self_attn.{name}_proj" for name in "qkvo")
+_MLP = tuple(f"mlp.{name}_proj" for name in ("gate", "up", "down"))
+# `Architecture.biases` of most classes, and of those that know of biases in the MLP.
+ATTENTION_BIASES = {"attention_bias": _ATTENTION}
+_ALL_BIASES = {**ATTENTION_BIASES, "mlp_bias": _MLP}
+
 
 # The mixers that a layer may have, and the beginning of the names of their tensors within it.
 MIXERS = {"attention": "self_attn.", "delta_net": "linear_attn."}
@@ -110,7 +116,9 @@ class Architecture:
         name: class name.
         model_type: `model_type` in config.json.
         gguf_names: values of `general.architecture`; an export writes the first.
+        family: what its models are called; "": as the class.
         is_runnable: whether `rsr_runtime.llm` can run it.
+        has_head: whether it has an output head; one without gives hidden states, not text.
         attn_sub_norm: name of the norm before o_proj within a layer, or None.
         ffn_sub_norm: name of the norm before down_proj within a layer, or None.
         norms: those around the sublayers of a layer.
@@ -135,13 +143,17 @@ class Architecture:
         int8_activations: linear layers take int8 activations whatever config.json says; see
             `takes_int8_activations` for the others.
         self_quantizing: linear layers quantize float weights in every forward pass.
+        biases: linear layers that have biases if a key of config.json is true, by key; "" stands
+            for always.
+        own_keys: keys of config.json that this class reads and others do not, and what stands for
+            an absent one. `rsr_runtime.llm.layer_settings` and `.config` say what they do.
         hidden_act: activation of the gate. This and the following are defaults for absent keys.
+        partial_rotary_factor: share of a head that is rotated.
         rope_keys: keys of rope_parameters that only some classes read.
         longrope_by_limit: max_position_embeddings chooses longrope's factors, whatever the length
             of a sequence.
         tie_key: key of config.json that ties the output head to the embedding.
         is_tied: whether they are tied if the key is absent.
-        partial_rotary_factor: share of a head that is rotated.
         num_key_value_heads: None means `num_attention_heads`.
         head_dim: None means `hidden_size / num_attention_heads`.
         gguf_config: settings of config.json for which GGUF has no metadata keys.
@@ -152,7 +164,9 @@ class Architecture:
     name: str
     model_type: str
     gguf_names: tuple[str, ...] = ()
+    family: str = ""
     is_runnable: bool = True
+    has_head: bool = True
     attn_sub_norm: str | None = None
     ffn_sub_norm: str | None = None
     norms: Norms = Norms()
@@ -172,19 +186,26 @@ class Architecture:
     permutes_qk: bool = False
     int8_activations: bool = False
     self_quantizing: bool = False
+    biases: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: ATTENTION_BIASES)
+    own_keys: Mapping[str, Any] = field(default_factory=dict)
     hidden_act: str = "silu"
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     max_position_embeddings: int = 2048
+    partial_rotary_factor: float = 1.0
     rope_keys: tuple[str, ...] = ()
     longrope_by_limit: bool = False
     tie_key: str = "tie_word_embeddings"
     is_tied: bool = False
-    partial_rotary_factor: float = 1.0
     num_key_value_heads: int | None = None
     head_dim: int | None = None
     gguf_config: Mapping[str, Any] = field(default_factory=dict)
     gguf_layer: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """What its models are called."""
+        return self.family or self.name.removesuffix("ForCausalLM").removesuffix("Model")
 
     @property
     def factors(self) -> tuple[Factor, ...]:
@@ -234,6 +255,10 @@ class Architecture:
         """Names within a layer of the tensors that are neither norms nor linear layers."""
         return () if self.delta_net is None else DELTA_NET_TENSORS
 
+    def setting(self, config: Mapping[str, Any], key: str) -> Any:
+        """Return the value of one of `own_keys`, which may be null, or that of an absent key."""
+        return config[key] if key in config else self.own_keys[key]
+
     def widths(self, module: str) -> tuple[str, str]:
         """Return the names of the widths of a projection, as `PROJECTIONS` does."""
         out_width, in_width = PROJECTIONS[module]
@@ -254,12 +279,15 @@ class Architecture:
         return ["linear_attention"] * (interval - 1) + ["full_attention"]
 
 
+# Layers from max_window_layers on have windows, unless layer_types says otherwise.
+_QWEN_WINDOWS = {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28}
 _QWEN3 = Architecture(  # Ternary-Bonsai
     "Qwen3ForCausalLM",
     "qwen3",
     ("qwen3",),
     qk_norms=QkNorms(),
     max_position_embeddings=32768,
+    own_keys=_QWEN_WINDOWS,
     num_key_value_heads=32,
     head_dim=128,
 )
@@ -268,12 +296,13 @@ _QWEN3 = Architecture(  # Ternary-Bonsai
 # never misreads 1bitLLM's models, which also have model_type "llama": they always name their class.
 ARCHITECTURES = (
     # HF1BitLLM, Falcon3 and Falcon-E 1.58bit, TriLM
-    Architecture("LlamaForCausalLM", "llama", ("llama",), permutes_qk=True),
+    Architecture("LlamaForCausalLM", "llama", ("llama",), permutes_qk=True, biases=_ALL_BIASES),
     # microsoft/bitnet-b1.58-2B-4T; bitnet.cpp first called it bitnet-25
     Architecture(
         "BitNetForCausalLM",
         "bitnet",
         ("bitnet-b1.58", "bitnet-25"),
+        family="BitNet b1.58",
         attn_sub_norm="self_attn.attn_sub_norm",
         ffn_sub_norm="mlp.ffn_sub_norm",
         hidden_act="relu2",
@@ -287,6 +316,7 @@ ARCHITECTURES = (
         "BitnetForCausalLM",
         "llama",
         ("bitnet",),
+        family="1bitLLM's BitNet b1.58",
         attn_sub_norm="self_attn.inner_attn_ln",
         ffn_sub_norm="mlp.ffn_layernorm",
         int8_activations=True,
@@ -299,6 +329,7 @@ ARCHITECTURES = (
         "Qwen3_5ForCausalLM",
         "qwen3_5_text",
         ("qwen35",),
+        family="Qwen3.5",
         qk_norms=QkNorms(),
         zero_centered_norms=True,
         mixers={"linear_attention": "delta_net", "full_attention": "attention"},
@@ -322,15 +353,60 @@ ARCHITECTURES = (
             "ssm_a": "linear_attn.A_log",
         },
     ),
-    # Embedding models: Qwen3 without an output head
-    replace(_QWEN3, name="Qwen3Model", gguf_names=(), is_runnable=False),
     # Llama with biases in q_proj, k_proj and v_proj
     Architecture(
         "Qwen2ForCausalLM",
         "qwen2",
         ("qwen2",),
+        biases={"": _ATTENTION[:3]},
+        own_keys=_QWEN_WINDOWS,
         max_position_embeddings=32768,
         num_key_value_heads=32,
+    ),
+    # All layers have windows, if any
+    Architecture(
+        "MistralForCausalLM",
+        "mistral",
+        biases={},
+        own_keys={"sliding_window": 4096},
+        max_position_embeddings=131072,
+        num_key_value_heads=8,
+    ),
+    # Phi-3, Phi-3.5 and Phi-4-mini
+    Architecture(
+        "Phi3ForCausalLM",
+        "phi3",
+        family="Phi-3",
+        fused=("self_attn.qkv_proj", "mlp.gate_up_proj"),
+        biases={},
+        own_keys={"sliding_window": None, "original_max_position_embeddings": 4096},
+        rms_norm_eps=1e-5,
+        max_position_embeddings=4096,
+    ),
+    # Each fourth layer does not rotate
+    Architecture(
+        "SmolLM3ForCausalLM",
+        "smollm3",
+        biases=_ALL_BIASES,
+        own_keys={
+            "no_rope_layers": None,
+            "no_rope_layer_interval": 4,
+            "use_sliding_window": False,
+            "sliding_window": None,
+        },
+        rope_theta=2000000.0,
+        max_position_embeddings=32768,
+        is_tied=True,
+        num_key_value_heads=4,
+    ),
+    # OLMo 2: norms follow the sublayers
+    Architecture(
+        "Olmo2ForCausalLM",
+        "olmo2",
+        family="OLMo 2",
+        norms=Norms(None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
+        qk_norms=QkNorms(spans_heads=True),
+        rms_norm_eps=1e-5,
     ),
     # MiniCPM, MiniCPM4 and BitCPM4
     Architecture(
@@ -349,6 +425,7 @@ ARCHITECTURES = (
         "HunYuanDenseV1ForCausalLM",
         "hunyuan_v1_dense",
         ("hunyuan-dense",),
+        family="HunYuan dense",
         qk_norms=QkNorms("self_attn.query_layernorm", "self_attn.key_layernorm", follow_rope=True),
         rope_keys=("alpha",),
         rms_norm_eps=1e-5,
@@ -364,6 +441,35 @@ ARCHITECTURES = (
         num_key_value_heads=3,
     ),
 )
+
+# What other classes have that no field of `Architecture` describes.
+_LAYER_NORMS = "layer norms, and an MLP without a gate"
+_STATE_SPACES = "state-space layers"
+_LATENT = "compressed keys and values (MLA)"
+MISSING = {
+    "Gemma2ForCausalLM": "capped scores and logits",
+    "Gemma3nForCausalLM": "embeddings and residual streams of their own for each layer",
+    "GptOssForCausalLM": "attention sinks, and experts with biases",
+    "Llama4ForCausalLM": "attention within chunks, and routed experts with a shared one",
+    "DeepseekV2ForCausalLM": _LATENT,
+    "DeepseekV3ForCausalLM": _LATENT,
+    "MiniCPM3ForCausalLM": _LATENT,
+    "Qwen3NextForCausalLM": "gated delta nets with interleaved projections, and a shared expert",
+    "MambaForCausalLM": _STATE_SPACES,
+    "Mamba2ForCausalLM": _STATE_SPACES,
+    "FalconMambaForCausalLM": _STATE_SPACES,
+    "FalconH1ForCausalLM": _STATE_SPACES,
+    "GPT2LMHeadModel": _LAYER_NORMS,
+    "GPTNeoXForCausalLM": _LAYER_NORMS,
+    "OPTForCausalLM": _LAYER_NORMS,
+    "BloomForCausalLM": _LAYER_NORMS,
+    "FalconForCausalLM": _LAYER_NORMS,
+    "PhiForCausalLM": _LAYER_NORMS,
+    "Starcoder2ForCausalLM": _LAYER_NORMS,
+    "OlmoForCausalLM": "layer norms without weights",
+    "StableLmForCausalLM": "layer norms",
+    "CohereForCausalLM": "layer norms, with attention and MLP side by side",
+}
 
 # The matrices of a decoder layer by their names within it, and (out_features, in_features) of each:
 # "hidden" is hidden_size, "intermediate" is intermediate_size, "queries" is num_attention_heads *
@@ -404,8 +510,8 @@ ANY_PREFIX = "|".join(sorted(map(re.escape, PREFIXES), key=len, reverse=True))  
 _IN_DECODER = re.compile(rf"({ANY_PREFIX})(?:layers\.[0-9]|embed_tokens\.weight)")
 _ANYWHERE = re.compile(r"(.*?)layers\.0\.(?:self_attn|linear_attn|mlp)\..*", re.DOTALL)
 _MAX_NAME = 1000  # characters that are searched
-_DRAFT_LAYERS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
 _MAX_INTERVAL = 1000  # layers from one with full attention to the next
+_DRAFT_LAYERS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
 
 
 @dataclass(frozen=True)
@@ -475,12 +581,23 @@ def canonical(module: str) -> str:
 def of_config(config: Mapping[str, Any]) -> Architecture | None:
     """Return the architecture of a config.json, or None if it is unknown.
 
-    The first class under `architectures` decides, or `model_type` if none is named.
+    The first class under `architectures` decides, or `model_type` if none is named. A class
+    "...Model" is the decoder of "...ForCausalLM" without its output head.
     """
     named = first_class(config)
     if named is not None:
-        return next((a for a in ARCHITECTURES if a.name == named), None)
+        found = next((a for a in ARCHITECTURES if named in (a.name, _base_name(a))), None)
+        return found if found is None or found.name == named else without_head(found)
     return next((a for a in ARCHITECTURES if a.model_type == config.get("model_type")), None)
+
+
+def without_head(architecture: Architecture) -> Architecture:
+    """Return the architecture of a class's decoder, which embedding models consist of."""
+    return replace(architecture, name=_base_name(architecture), has_head=False)
+
+
+def _base_name(architecture: Architecture) -> str:
+    return f"{architecture.name.removesuffix('ForCausalLM')}Model"
 
 
 def takes_int8_activations(config: Mapping[str, Any]) -> bool:

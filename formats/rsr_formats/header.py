@@ -17,6 +17,7 @@ from .records import (
     DTYPE_BITS,
     ENCODINGS,
     FLOAT_DTYPES,
+    KINDS,
     LAYOUTS,
     MAX_AUXILIARY,
     MAX_DIMENSION,
@@ -343,7 +344,7 @@ def _read_rotation(f: _Fields) -> Rotation:
 
 
 def _read_tensor(f: _Fields) -> Tensor:
-    kind = f.string("kind", ("dense", "ternary", "binary"))
+    kind = f.string("kind", ("dense", *KINDS.values()))
     if kind != "dense":
         return f.done(_read_indexed(f, kind))
     tensor = DenseTensor(
@@ -371,7 +372,7 @@ def _read_indexed(f: _Fields, kind: str) -> IndexedTensor:
     if (
         any(type(d) is not int for d in digits)
         or digits not in DIGITS
-        or (kind == "ternary") != (len(digits) == 3)
+        or kind != KINDS[len(digits)]
     ):
         raise HeaderFieldError(f"{f.where}.digits: not a digit alphabet of kind {kind}")
     encoding = f.string("encoding", ENCODINGS)

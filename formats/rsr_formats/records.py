@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
+from itertools import combinations
 from math import prod
 
 from .packing import RANK_BITS, n4s1_size, w16_size
@@ -28,6 +29,7 @@ MAX_ELEMENTS = (1 << 60) - 1  # product of the nonzero dimensions; 8 bytes each 
 MAX_K = 16
 MAX_OUT_FEATURES = (1 << 31) - 1
 MAX_IN_FEATURES = (1 << 24) - 1  # |sum| <= 128 * in_features fits int32
+MAX_IN_FEATURES_OF_2 = (1 << 23) - 1  # the same if a digit is 2 or -2
 MAX_PATTERNS = 1 << 16  # B^k, encoding permuted
 MAX_RANKED_PATTERNS = 1 << RANK_BITS  # B^k or listed patterns, encoding ranked
 MAX_LISTED_K = 5  # columns of a listed pattern: at most 3^5 = 243 patterns can occur
@@ -43,7 +45,7 @@ DIRECTIONS = ("expand", "reduce")
 PACKINGS = {"ranked": ("w16", "n4s1"), "permuted": ("u16", "u32")}
 PARTS = {"ranked": ("ranks",), "permuted": ("permutation", "segments")}
 
-# Layouts: how a source stores a ternary or binary tensor.
+# Layouts: how a source stores an indexed tensor.
 QUANTIZED = ("absmean", "absmedian", "twn", "paretoq")  # lossy: the source tensor is not restored
 LAYOUTS = ("int8", "float", "bitnet", "bitnet-unpacked", "mlx", "mlx-1bit", *QUANTIZED)
 LAYOUTS_1_2 = ("mlx", "absmedian", "twn", "paretoq")  # added by version 1.2
@@ -57,7 +59,19 @@ ROW_RULES = ("absmax",)  # how the rows of a dense tensor are quantized
 TERNARY = (-1, 0, 1)
 BINARY_SIGNS = (-1, 1)
 BINARY_BITS = (0, 1)
-DIGITS = (TERNARY, BINARY_SIGNS, BINARY_BITS)
+QUINARY = (-2, -1, 0, 1, 2)
+QUATERNARIES = tuple(combinations(QUINARY, 4))  # added, as QUINARY, by version 1.5
+DIGITS = (TERNARY, BINARY_SIGNS, BINARY_BITS, *QUATERNARIES, QUINARY)
+KINDS = {3: "ternary", 2: "binary", 4: "quaternary", 5: "quinary"}  # by the number of digits
+
+LISTED_DIGITS = DIGITS[:3]  # of matrices that may list their patterns
+
+# The alphabets of layouts that do not take all; of MLX, code c has the value digits[c].
+LAYOUT_DIGITS = {
+    "bitnet": (TERNARY,),
+    "mlx": (TERNARY, (-1, 0, 1, 2), (-2, -1, 0, 1)),
+    "mlx-1bit": (BINARY_SIGNS,),
+}
 
 # Bits per element of the dense dtypes, which are named as in safetensors.
 DTYPE_BITS = {
@@ -77,6 +91,16 @@ FLOAT_DTYPES = ("F16", "BF16", "F32")  # of the float tensors that are indexed o
 def align(offset: int) -> int:
     """Return `offset` rounded up to a multiple of `ALIGNMENT`."""
     return -(-offset // ALIGNMENT) * ALIGNMENT
+
+
+def largest_digit(digits: tuple[int, ...]) -> int:
+    """Return the largest magnitude of the values of an alphabet: 1 or 2."""
+    return max(map(abs, digits))
+
+
+def max_in_features(digits: tuple[int, ...]) -> int:
+    """Return how many columns a matrix of these digits may have."""
+    return MAX_IN_FEATURES if largest_digit(digits) == 1 else MAX_IN_FEATURES_OF_2
 
 
 def dense_nbytes(dtype: str, shape: tuple[int, ...]) -> int:
@@ -201,7 +225,7 @@ class SourceRecord:
 
 @dataclass(frozen=True, slots=True)
 class IndexedTensor:
-    """A ternary or binary matrix W [out_features, in_features], stored as its RSR index.
+    """A matrix W [out_features, in_features] of few values, stored as its RSR index.
 
     The indexed matrix A is W for direction "expand" (y = A x) and W transposed for "reduce"
     (y = x A). Its columns are cut into column blocks of `k` columns that lie `stride` apart.
@@ -223,13 +247,18 @@ class IndexedTensor:
 
     @property
     def base(self) -> int:
-        """B: 3 for a ternary, 2 for a binary matrix."""
+        """B, the number of digits: 3 for a ternary matrix."""
         return len(self.digits)
 
     @property
     def kind(self) -> str:
-        """The word "ternary" or "binary"."""
-        return "ternary" if self.base == 3 else "binary"
+        """The word for the number of digits, one of KINDS."""
+        return KINDS[self.base]
+
+    @property
+    def largest_digit(self) -> int:
+        """The largest magnitude of a digit: 1 or 2."""
+        return largest_digit(self.digits)
 
     @property
     def patterns(self) -> int:
@@ -370,6 +399,8 @@ class Header:
 def _minor_version(t: Tensor) -> int:
     if isinstance(t, DenseTensor):
         return 3 if t.quantized else 0
+    if t.base > len(TERNARY):
+        return 5
     if t.source.layout in LAYOUTS_1_4 or (t.packing == "n4s1" and t.is_grouped):
         return 4
     if t.source.layout in LAYOUTS_1_2 or t.pattern_list is not None or t.stride != 1:

@@ -46,14 +46,14 @@ from .packing import (
 )
 from .records import (
     ALIGNMENT,
-    BINARY_SIGNS,
     CODECS,
     FLOAT_DTYPES,
+    LAYOUT_DIGITS,
+    LISTED_DIGITS,
     MAGIC,
     MAX_ELEMENTS,
     MAX_EXPANSION,
     MAX_HEADER_SIZE,
-    MAX_IN_FEATURES,
     MAX_LISTED_K,
     MAX_NAME_BYTES,
     MAX_OUT_FEATURES,
@@ -64,13 +64,13 @@ from .records import (
     MLX_WORD,
     PREAMBLE,
     SIGNED_ZEROS,
-    TERNARY,
     VERSION,
     AuxiliaryTensor,
     DenseTensor,
     Header,
     IndexedTensor,
     align,
+    max_in_features,
     row_scales_name,
     section_uses,
 )
@@ -329,9 +329,10 @@ def _check_rotations(header: Header) -> None:
 
 def _check_indexed(header: Header, t: IndexedTensor) -> None:
     what = f"tensor {t.name!r}"
-    if t.shape[0] > MAX_OUT_FEATURES or t.shape[1] > MAX_IN_FEATURES:
+    widest = max_in_features(t.digits)
+    if t.shape[0] > MAX_OUT_FEATURES or t.shape[1] > widest:
         raise LimitError(
-            f"{what}: shape {list(t.shape)}, the limit is [{MAX_OUT_FEATURES}, {MAX_IN_FEATURES}]"
+            f"{what}: shape {list(t.shape)}, the limit is [{MAX_OUT_FEATURES}, {widest}]"
         )
     if t.pattern_list is not None or t.stride != 1:
         _check_patterns(t)
@@ -372,8 +373,11 @@ def _check_patterns(t: IndexedTensor) -> None:
     what = f"tensor {t.name!r}"
     if t.pattern_list is None:
         raise HeaderFieldError(f"{what}: stride {t.stride} without listed patterns")
-    if t.packing != "w16":
-        raise HeaderFieldError(f"{what}: listed patterns in packing {t.packing}, expected w16")
+    if t.packing != "w16" or t.digits not in LISTED_DIGITS:
+        raise HeaderFieldError(
+            f"{what}: listed patterns of a {t.kind} matrix in packing {t.packing}, expected w16 "
+            "and ternary or binary"
+        )
     if t.k > MAX_LISTED_K:
         raise LimitError(f"{what}: listed patterns with k = {t.k}, the limit is {MAX_LISTED_K}")
     size = len(t.pattern_list)
@@ -401,7 +405,6 @@ def _check_patterns(t: IndexedTensor) -> None:
 
 
 _SOURCE_DTYPES = {"int8": ("I8",), "bitnet": ("U8",), **dict.fromkeys(MLX_BITS, ("U32",))}
-_SOURCE_DIGITS = {"bitnet": TERNARY, "mlx": TERNARY, "mlx-1bit": BINARY_SIGNS}
 
 
 def _check_source(header: Header, t: IndexedTensor) -> None:
@@ -417,10 +420,11 @@ def _check_source(header: Header, t: IndexedTensor) -> None:
             f"{what}: {source.dtype} {list(source.shape)}, expected {' or '.join(dtypes)} "
             f"{list(shape)} for layout {source.layout}"
         )
-    expected = _SOURCE_DIGITS.get(source.layout, t.digits)
-    if t.digits != expected:
+    allowed = LAYOUT_DIGITS.get(source.layout, (t.digits,))
+    if t.digits not in allowed:
         raise HeaderFieldError(
-            f"{what}: digits {list(t.digits)} in layout {source.layout}, expected {list(expected)}"
+            f"{what}: digits {list(t.digits)} in layout {source.layout}, expected "
+            f"{' or '.join(str(list(digits)) for digits in allowed)}"
         )
     if source.negative_zeros is not None:
         if source.layout not in SIGNED_ZEROS or 0 not in t.digits:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from rsr_formats import RsrFile
 from rsr_formats.architectures import DecoderNames, is_tied
-from rsr_formats.records import FLOAT_DTYPES, MAX_QUANTIZED_COLUMNS, DenseTensor, Quantized
+from rsr_formats.records import FLOAT_DTYPES, KINDS, MAX_QUANTIZED_COLUMNS, DenseTensor, Quantized
 from rsr_formats.records import row_scales_name as scales_name
 from rsr_formats.writer import BytesLike
 
@@ -100,7 +100,7 @@ def plan_head(
     place = names.index(name)
     found = recognized[place]
     if isinstance(found, TernaryTensor):
-        kind = "ternary" if len(found.digits) == 3 else "binary"
+        kind = KINDS[len(found.digits)]
         raise OptionError(
             f"head: {name!r} is {kind} (layout {found.layout.name}), which is smaller than int8: "
             "compile without --head, or keep it dense with --exclude to quantize it anyway"

@@ -50,4 +50,4 @@ def _restore_auxiliary(file: RsrFile, t: IndexedTensor, a: AuxiliaryTensor) -> l
     if not a.nbytes:  # its matrix may claim 2^31 rows in a few bytes
         return []
     scales = row_scales(t, file.index_arrays(t)["scale"])
-    return [as_bytes(BY_NAME[t.source.layout].restore_auxiliary(scales, a))]
+    return [as_bytes(BY_NAME[t.source.layout].restore_auxiliary(scales, a, t.digits))]

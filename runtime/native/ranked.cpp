@@ -25,7 +25,7 @@ static_assert(kTaskRows % kRowUnit == 0);
 
 struct PackingShape {
   size_t strip_rows, column_blocks, cell_bytes;
-  size_t (*columns_per_widen)(int k);
+  size_t (*columns_per_widen)(int k, int largest_digit);
 };
 
 template <class Packing>
@@ -98,7 +98,7 @@ class Multiplication {
     const PackingShape& shape = shape_of(a_.packing);
     blocks_ = a_.index_columns() * shape.column_blocks;
     inputs_ = blocks_ * a_.k;
-    columns_per_widen_ = shape.columns_per_widen(a_.k);
+    columns_per_widen_ = shape.columns_per_widen(a_.k, a_.largest_digit);
     std::copy(a_.patterns, a_.patterns + a_.k * kPatterns, patterns_);
     for (size_t p = 0; p < size; p++) {
       tasks_ += tasks(*products[p].index);

@@ -24,6 +24,7 @@ struct RankedIndex {
   size_t rows, columns;     // out_features, in_features
   int k;                    // inputs of a column block
   const int16_t* patterns;  // (k, kPatterns): value of digit d in pattern p
+  int largest_digit;        // of them (packing.h)
   const float* scale;       // one per scale_rows rows
   size_t scale_rows;
   IndexGroups groups;  // if present, their scales replace `scale`

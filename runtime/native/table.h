@@ -199,7 +199,7 @@ struct BinKernels {
                               int32_t* t);
 };
 
-enum class Activation { silu, relu2, sigmoid };
+enum class Activation { silu, relu2, gelu_tanh, sigmoid };
 
 // Output of a row of n floats h. With a weight it is first normalized:
 // h = h / sqrt(mean(h^2) + eps) * weight. Then it is written as floats, as int8 (activations.h) by

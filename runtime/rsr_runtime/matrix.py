@@ -1,4 +1,4 @@
-"""A ternary or binary matrix stored as its RSR index, and its products.
+"""A matrix of two to five values, usually ternary, stored as its RSR index, and its products.
 
 `Matrix` and the two functions for several matrices check their arguments here; the products
 themselves are in `products`.
@@ -49,8 +49,9 @@ class Matrix:
 
     * int8 x: int32, unscaled and exact for every value including -128, on every instruction set
       and any number of threads.
-    * float32 x: float32, scaled. To first order |error| <= n 2^-24 |scale| sum|x_i| against the
-      exact result, with n = max(in_features, 3), while sum|x_i| is a finite float32. Scales are
+    * float32 x: float32, scaled. To first order |error| <= n 2^-24 |scale| sum|x_i| D against the
+      exact result, with n = max(in_features, 3) and D the largest magnitude of a digit, 1 or 2,
+      while sum|x_i| D is a finite float32. Scales are
       applied last, to the sum or to the sum of each group of columns, so larger inputs may give
       infinity or NaN. Results are deterministic for a file, an instruction set and the
       vectors that are multiplied at once: one vector of many may have other last bits than alone
@@ -102,7 +103,7 @@ class Matrix:
 
     @property
     def base(self) -> int:
-        """B, the number of digits: 3 if ternary, 2 if binary."""
+        """B, the number of digits: 3 if ternary, 2 if binary, 4 or 5 with digits of magnitude 2."""
         return self._tensor.base
 
     @property

@@ -44,6 +44,8 @@ N4S1_GROUPS = bytes.fromhex("098c0c") + bytes(29) + bytes.fromhex("868906") + by
 PATTERNS = bytes.fromhex("00000001 02010002 02020200")
 LISTED = struct.pack("<32H", 1, 0, 2, *[0] * 29)
 PAIRS = bytes.fromhex("0000 0001 0101 0102 0200 0202")
+# The same matrix of digits -1, 0, 1, 2 with k = 2: ranks 9, 2 and 0, 1 and 10, 8; padding 5.
+QUATERNARY = struct.pack("<32H", 0x1449, 0x1420, 0x150A, *[0x14A5] * 29)
 STRIDED = struct.pack("<32H", 0x0864, 0x0820, 0x0885, *[0x0842] * 29)
 Case = tuple[str, str, type[RsrError], "Damage"]
 
@@ -228,6 +230,17 @@ def n4s1_groups(data: bytes = N4S1_GROUPS, **claims: Any) -> Damage:
     return damage
 
 
+def quaternary(data: bytes = QUATERNARY, **claims: object) -> Damage:
+    """Store the matrix with digits up to 2."""
+
+    def damage(d: Draft) -> None:
+        d.preamble = {"minor": 5} | d.preamble
+        d.ranked.update({"kind": "quaternary", "digits": [-1, 0, 1, 2], "k": 2} | claims)
+        d.store(RANKS, data)
+
+    return damage
+
+
 def listed(data: bytes = LISTED, **claims: object) -> Damage:
     """Store the matrix with listed patterns."""
 
@@ -344,6 +357,28 @@ OPEN: list[Case] = [
     ("T2", "out", errors.LimitError, ranked(shape=[1 << 31, 0])),
     ("T2", "in", errors.LimitError, ranked(shape=[0, 1 << 24])),
     ("T3", "ranked_k", errors.LimitError, ranked(k=4)),
+    ("P10", "quaternary_in_1.4", errors.VersionError, all_of(preamble(minor=4), quaternary())),
+    ("P10", "1.5_without_its_features", errors.VersionError, preamble(minor=5)),
+    ("H2", "quaternary_of_three", errors.HeaderFieldError, quaternary(digits=[-1, 0, 1])),
+    ("H2", "ternary_of_four", errors.HeaderFieldError, quaternary(kind="ternary")),
+    ("H2", "quinary_of_four", errors.HeaderFieldError, quaternary(kind="quinary")),
+    ("H2", "a_digit_of_3", errors.HeaderFieldError, quaternary(digits=[0, 1, 2, 3])),
+    ("H2", "descending_digits", errors.HeaderFieldError, quaternary(digits=[2, 1, 0, -1])),
+    ("H2", "equal_digits", errors.HeaderFieldError, quaternary(digits=[-1, 0, 0, 1])),
+    ("H2", "six_digits", errors.HeaderFieldError, quaternary(digits=[-2, -1, 0, 1, 2, 3])),
+    ("H2", "ternary_digits_of_2", errors.HeaderFieldError,
+     quaternary(kind="ternary", digits=[-2, 0, 2])),
+    ("H2", "a_digit_that_is_a_boolean", errors.HeaderFieldError,
+     quaternary(digits=[-1, False, True, 2])),
+    ("T2", "in_of_2", errors.LimitError, quaternary(shape=[0, 1 << 23])),
+    ("T3", "quaternary_k", errors.LimitError, quaternary(k=3)),
+    ("T3", "permuted_quinary_k", errors.LimitError,
+     all_of(preamble(minor=5), permuted(kind="quinary", digits=[-2, -1, 0, 1, 2], k=7))),
+    ("T14", "quaternary", errors.HeaderFieldError, quaternary(patterns=bytes(2))),
+    ("T8", "bitnet_quaternary", errors.HeaderFieldError,
+     all_of(quaternary(), source("ranked", layout="bitnet", dtype="U8", shape=[1, 4]))),
+    ("T8", "mlx_without_minus_1", errors.HeaderFieldError,
+     all_of(quaternary(digits=[-2, 0, 1, 2]), mlx())),
     ("T3", "permuted_k", errors.LimitError, permuted(k=11)),
     ("T4", "ranked_reduce", errors.HeaderFieldError, ranked(direction="reduce")),
     ("T5", "u16_with_many_rows", errors.HeaderFieldError, many_rows()),
@@ -501,6 +536,10 @@ USE: list[Case] = [
 ]  # fmt: skip
 
 VERIFY: list[Case] = [
+    ("D2", "rank_16_of_quaternary", errors.IndexDataError,
+     quaternary(struct.pack("<H", 0x1450) + QUATERNARY[2:])),
+    ("D2", "quaternary_padding", errors.IndexDataError,
+     quaternary(struct.pack("<H", 0x1849) + QUATERNARY[2:])),
     ("S12", "raw", errors.SectionHashError, bad_hash(RANKS)),
     ("S12", "zstd", errors.SectionHashError, bad_hash(PACKED)),
     ("S12", "file", errors.SectionHashError, bad_hash(CONFIG)),

@@ -147,11 +147,25 @@ class TestRows:
         _native.gated(far.copy(), np.ones_like(far), "silu", None, EPS, out, None, None)
         np.testing.assert_array_equal(out, 0)
 
+    def test_gelu_tanh_is_within_its_bound(self, isa: str) -> None:
+        """The bound is that of the kernel, 4 ulp and below zero 4 |2 u| more, for each float32."""
+        x = np.concatenate(
+            [np.linspace(-7.5, 12, 200_001), 10.0 ** np.linspace(-44, 12, 50_001)]
+        ).astype(np.float32)
+        out = outputs((1, len(x)))[0]
+        _native.gated(x[None], np.ones_like(out), "gelu_tanh", None, EPS, out, None, None)
+        wide = x.astype(np.float64)
+        twice = 2 * np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3)
+        expected = wide / (1 + np.exp(-twice))
+        ulps = np.abs(out[0] - expected) / np.spacing(np.abs(expected).astype(np.float32))
+        assert (ulps <= 4 + 4 * np.maximum(0, -twice)).all()
+
     def test_nan_and_infinity_spread(self, isa: str) -> None:
         special = np.array([[np.nan, np.inf, -np.inf]], np.float32)
         for activation, expected in {
             "silu": [np.nan, np.inf, np.nan],  # as x / (1 + e^-x) gives, and PyTorch
             "relu2": [np.nan, np.inf, 0],
+            "gelu_tanh": [np.nan, np.inf, np.nan],
             "sigmoid": [np.nan, 1, 0],
         }.items():
             out = outputs(special.shape)[0]

@@ -77,6 +77,8 @@ def review(
     config: Mapping[str, Any],
     generation_config: Mapping[str, Any] | None,
     tensors: Iterable[str] = (),
+    *,
+    own_keys: bool = True,
 ) -> Review:
     """Judge a model.
 
@@ -85,12 +87,13 @@ def review(
         generation_config: the object in generation_config.json; None: there is no such file, so
             config.json's own settings of generation count.
         tensors: names of all tensors, without those that another tensor absorbs, such as scales.
+        own_keys: whether `Architecture.own_keys` are understood.
     """
     architecture = of_config(config)
     if architecture is None or not architecture.is_runnable:
         return Review()
     found = _Findings([], [], [])
-    context = _Context(config, architecture)
+    context = _Context(config, architecture, own_keys)
     # transformers chooses the class by model_type. How known classes differ, the tensors show.
     model_type = config.get("model_type")
     if model_type not in (None, *(a.model_type for a in ARCHITECTURES)):
@@ -159,6 +162,7 @@ def changes_arithmetic(key: str) -> bool:
 class _Context:
     config: Mapping[str, Any]
     architecture: Architecture
+    has_own_keys: bool
 
     def number(self, key: str, default: int) -> int:
         value = self.config.get(key)
@@ -166,9 +170,11 @@ class _Context:
 
     def reads(self, table: Keys, key: str) -> bool:
         """Return whether the class reads a key that others do not."""
+        a = self.architecture
         if table is ROPE:
-            return key in self.architecture.rope_keys
-        return table is CONFIG and any(factor.key == key for factor in self.architecture.factors)
+            return key in a.rope_keys
+        is_own = self.has_own_keys and key in a.own_keys
+        return table is CONFIG and (is_own or any(factor.key == key for factor in a.factors))
 
     @property
     def positions(self) -> int:
@@ -187,8 +193,16 @@ class _Findings:
         if not isinstance(values, dict):
             return
         is_mlx = table is QUANTIZATION and "group_size" in values
+        by_kind = prefix == "rope_parameters." and context.reads(CONFIG, "rope_local_base_freq")
         for key, value in values.items():
-            if is_mlx and ("." in key or key in _MLX_MODULES) and isinstance(value, dict | bool):
+            if by_kind and key in context.architecture.mixers and isinstance(value, dict):
+                self.judge_part(context, table, value, f"{prefix}{key}.")
+            elif by_kind:
+                self.refused.append(
+                    f"config.json: {_short(prefix + key)} is {_value(value)}, expected an object "
+                    f"for each kind of layer: {quoted(list(context.architecture.mixers))}"
+                )
+            elif is_mlx and ("." in key or key in _MLX_MODULES) and isinstance(value, dict | bool):
                 for name, setting in value.items() if isinstance(value, dict) else ():
                     inner = f"{prefix}{key}."
                     self.judge(context, table, name, setting, "config.json", inner, True)
@@ -258,53 +272,33 @@ def _gguf_table(key: str) -> tuple[Keys, str]:
 
 
 def _has_window(context: _Context, value: object) -> bool:
-    """Whether `sliding_window` is shorter than the context; Qwen's classes must also use it."""
-    config = context.config
-    if _reaches(context, value) or config.get("use_sliding_window") is False:
-        return False
-    if _knows_windows(context):
-        return _slides(context) or "sliding_attention" in _layer_types(config)
-    return True
+    """Whether `sliding_window` is shorter than the context, and not turned off."""
+    return not (_reaches(context, value) or _uses_windows(context) is False)
 
 
 def _uses_window(context: _Context, value: object) -> bool:
-    """Whether `use_sliding_window` limits a layer; `sliding_window` then says by how much."""
-    is_known = value is True and _knows_windows(context)
-    window = _window(context)
-    if value is True and _reaches(context, window):
-        return False
-    return not is_known or (window is not None and _slides(context))
+    """Whether `use_sliding_window` limits a layer; `sliding_window` says by how much."""
+    return not (value is True and _reaches(context, _window(context)))
+
+
+def _uses_windows(context: _Context) -> object:
+    default = context.architecture.own_keys.get("use_sliding_window")
+    return context.config.get("use_sliding_window", default)
 
 
 def _window(context: _Context) -> object:
-    """Return `sliding_window`; Qwen's classes have a default."""
-    return context.config.get("sliding_window", 4096 if _knows_windows(context) else None)
+    default = context.architecture.own_keys.get("sliding_window")
+    return context.config.get("sliding_window", default)
 
 
 def _reaches(context: _Context, window: object) -> bool:
     return type(window) is int and window >= context.positions
 
 
-def _knows_windows(context: _Context) -> bool:
-    return context.architecture.model_type in ("qwen2", "qwen3")
-
-
-def _slides(context: _Context) -> bool:
-    """Whether Qwen's classes let layers slide without `layer_types`."""
-    if context.config.get("use_sliding_window") is not True or context.config.get("layer_types"):
-        return False
-    return context.number("max_window_layers", 28) < context.number("num_hidden_layers", 32)
-
-
-def _layer_types(config: Mapping[str, Any]) -> list[object]:
-    found = config.get("layer_types")
-    return found if isinstance(found, list) else []
-
-
 def _is_other_attention(context: _Context, value: object) -> bool:
-    """Whether `layer_types` names anything but full attention ("attention" in older files)."""
+    """Whether `layer_types` names kinds of layers that the class does not have."""
     known: tuple[object, ...] = tuple(context.architecture.mixers)
-    if not _reaches(context, _window(context)):
+    if not context.reads(CONFIG, "sliding_window") and not _reaches(context, _window(context)):
         known = tuple(kind for kind in known if kind != "sliding_attention")
     return not isinstance(value, list) or any(kind not in known for kind in value)
 
@@ -312,15 +306,6 @@ def _is_other_attention(context: _Context, value: object) -> bool:
 def _adds_norms(context: _Context, value: object) -> bool:
     """Whether norms of queries and keys are announced for a class that has none."""
     return value is not True or context.architecture.qk_norms is None
-
-
-def _shares_layers(context: _Context, value: object) -> bool:
-    """Whether layers run twice in a class that does not know of it."""
-    return value is not True or context.architecture.layer_runs == 1
-
-
-def _is_other_head_dim(context: _Context, value: object) -> bool:
-    return value != context.config.get("head_dim", value)
 
 
 def _has_no_mixers(context: _Context, value: object) -> bool:
@@ -331,6 +316,15 @@ def _has_no_mixers(context: _Context, value: object) -> bool:
 def _has_other_gate(context: _Context, value: object) -> bool:
     """Whether an output gate is announced that the class lacks, or lacking that it has."""
     return value is not context.architecture.has_output_gate
+
+
+def _shares_layers(context: _Context, value: object) -> bool:
+    """Whether layers run twice in a class that does not know of it."""
+    return value is not True or context.architecture.layer_runs == 1
+
+
+def _is_other_head_dim(context: _Context, value: object) -> bool:
+    return bool(value != context.config.get("head_dim", value))
 
 
 _CHECKS: Mapping[str, Callable[[_Context, object], bool]] = {
@@ -389,20 +383,14 @@ def _inside(name: str, stem: str, architecture: Architecture) -> str:
     for key, suffixes in (("attention_bias", (".bias",)), ("use_rms_norm", (".rms_norm.weight",))):
         module = next((stem.removesuffix(s) for s in suffixes if stem.endswith(s)), None)
         if module in PROJECTIONS:
-            if key == "attention_bias" and not _may_have_bias(architecture, module):
+            if key == "attention_bias":
+                key = next((k for k, names in architecture.biases.items() if module in names), "")
+            if not key:
                 break
-            key = "mlp_bias" if key == "attention_bias" and module.startswith("mlp.") else key
             return f"the layers have {stem}, but {key} is not true in config.json"
     return (
         f"the layers have {stem} (tensor {_short(name)}), which {architecture.name} does not have"
     )
-
-
-def _may_have_bias(architecture: Architecture, module: str) -> bool:
-    """Whether the class gives a module a bias if config.json says so; others are ignored."""
-    if module.startswith("mlp."):
-        return architecture.name == "LlamaForCausalLM"
-    return architecture.model_type != "qwen2" or "o_proj" not in module
 
 
 def _outside(name: str) -> str | None:
@@ -421,14 +409,9 @@ def _known_in_layers(config: Mapping[str, Any], architecture: Architecture) -> s
             norms.append(f"{module}.rms_norm")
     known = {f"{name}.weight" for name in (*norms, *projections)}
     known |= {*architecture.other_tensors}
-    attention_bias, mlp_bias = config.get("attention_bias"), config.get("mlp_bias")
-    for module in projections:
-        in_attention = module.startswith("self_attn.")
-        is_set = (attention_bias if in_attention else mlp_bias) is True
-        if architecture.model_type == "qwen2":
-            is_set = True  # its class reads neither setting
-        if is_set and _may_have_bias(architecture, module):
-            known.add(f"{module}.bias")
+    for key, modules in architecture.biases.items():
+        if key == "" or config.get(key) is True:
+            known |= {f"{module}.bias" for module in modules}
     if _is_mlx(config):
         known |= {f"{module}.biases" for module in projections}
     if "w_bits" in config:  # ParetoQ's, which the scales of a ternary matrix imply

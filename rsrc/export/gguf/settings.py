@@ -165,7 +165,7 @@ def _check(config: Config, known: Architecture, note: Note) -> None:
     Raises:
         ExportError: the file would mean another model.
     """
-    found = review(config, {})
+    found = review(config, {}, own_keys=False)
     refused = [*found.refused]
     activation = config.get("hidden_act")
     if activation is not None:

@@ -188,6 +188,8 @@ def _why_not(block: BlockType, t: IndexedTensor, grid: ScaleGrid | None) -> str 
     """Return why blocks cannot hold a matrix, or None if they can."""
     if 0 in t.shape:
         return "they are empty"
+    if t.digits[0] < -1 or t.digits[-1] > block.highest:
+        return f"their digits are {', '.join(map(str, t.digits))}"
     if t.shape[1] % block.weights:
         return f"the length of their rows is not a multiple of {block.weights}"
     if grid is not None and grid.columns is not None and grid.columns % block.weights:

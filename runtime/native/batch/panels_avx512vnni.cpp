@@ -8,9 +8,8 @@
 // * A panel of 32 rows and the packed inputs of 12 vectors stay in L1 (25 KiB for k = 3). A block
 //   of inputs meets a whole strip, so it is read from L2 or beyond once per 128 rows.
 //
-// Bound: |sum| <= 128 in_features < 2^31, as in_features < 2^24. Intermediate sums are up to twice
-// that and may wrap; vpdpbusd wraps modulo 2^32 (vpdpbusds would saturate), so the final sum is
-// exact.
+// Bound: |sum| < 2^31 (columns_end in packing.h). Intermediate sums are up to twice that and may
+// wrap; vpdpbusd wraps modulo 2^32 (vpdpbusds would saturate), so the final sum is exact.
 #include <cstring>
 
 #include "batch/panels.h"

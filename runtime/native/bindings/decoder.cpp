@@ -62,8 +62,10 @@ Output row_output(size_t count, size_t n, const Weight& weight, float eps,
 rsr::Activation activation_named(const std::string& name) {
   if (name == "silu") return rsr::Activation::silu;
   if (name == "relu2") return rsr::Activation::relu2;
+  if (name == "gelu_tanh") return rsr::Activation::gelu_tanh;
   if (name == "sigmoid") return rsr::Activation::sigmoid;
-  throw std::invalid_argument("unknown activation '" + name + "'; there are silu, relu2, sigmoid");
+  throw std::invalid_argument("unknown activation '" + name +
+                              "'; there are silu, relu2, gelu_tanh, sigmoid");
 }
 
 auto normalize(const Rows& x, const Maybe<const float, 2>& add, const Weight& weight, float eps,
@@ -273,7 +275,7 @@ void bind_decoder(nb::module_& m, nb::class_<Program>& program) {
       std::string(
           "activation(gate) * up, then its RMS norm as in normalize, to out, to (q, s), or "
           "to both.\n\n"
-          "gate, up: (count, n). activation: 'silu', 'relu2' or 'sigmoid'. ") +
+          "gate, up: (count, n). activation: 'silu', 'relu2', 'gelu_tanh' or 'sigmoid'. ") +
       kOutputs;
   bind_step(m, program, "gated", &gated, gated_doc.c_str(), "gate"_a, "up"_a, "activation"_a,
             "weight"_a.none(), "eps"_a, "out"_a.noconvert().none(), "q"_a.noconvert().none(),
@@ -330,8 +332,8 @@ void bind_decoder(nb::module_& m, nb::class_<Program>& program) {
            "q_norm"_a.noconvert().none() = nb::none(), "k_norm"_a.noconvert().none() = nb::none(),
            "eps"_a = 0.0f, "scale"_a, "norms_follow"_a = false,
            "cos, sin: (context, n), which rotate the first 2 n features of a head. q_norm, k_norm: "
-           "(d,), the weights of RMS norms with eps, or "
-           "None. scale: of q . k. norms_follow: norms apply to rotated q and k.");
+           "(d,), the weights of RMS norms with eps, or None. scale: of q . k. norms_follow: norms "
+           "apply to rotated q and k.");
   nb::class_<KVCache>(m, "KVCache", "The KV cache of one layer.")
       .def(nb::init<Array<float, 4>, Array<float, 3>>(), "keys"_a.noconvert(),
            "values"_a.noconvert(),

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from rsr_formats.architectures import (
     ARCHITECTURES,
+    MISSING,
     Architecture,
     DeltaNet,
     Factor,
@@ -28,7 +29,7 @@ from rsr_formats.text import shown
 
 from .errors import ModelError
 from .json_object import JsonObject
-from .layer_settings import LayerSettings, read_layers
+from .layer_settings import FULL, SLIDING, LayerSettings, read_layers
 from .rope import Rope
 
 T = TypeVar("T")
@@ -36,7 +37,13 @@ T = TypeVar("T")
 MAX_HEAD_DIM = 4096  # bounds the RoPE tables; the largest known model has 256
 MAX_TAPS = 16  # of a short convolution, as in the native module
 _ADVICE = "Its matrices can still be multiplied one by one"
-ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu2": "relu2"}  # hidden_act to kernel
+LOCAL_THETA = "rope_local_base_freq"
+ACTIVATIONS = {  # hidden_act to kernel
+    "silu": "silu",
+    "swish": "silu",
+    "relu2": "relu2",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
 
 
 def read_json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
@@ -64,8 +71,8 @@ class Config:
 
     Attributes:
         architecture: the entry of the table of architectures.
-        hidden_act: activation of the gate: "silu" or "relu2".
-        rope: of the layers, unless their settings have another.
+        hidden_act: activation of the gate: "silu", "relu2" or "gelu_tanh".
+        rope: of the layers that attend to all positions.
         layers: settings of the layers, a pattern that repeats.
         delta_net: the sizes of gated delta nets; None if the class has none.
         layer_runs: how often a pass runs each layer before the next one.
@@ -202,18 +209,9 @@ def examine_config(
     eps = reasons.attempt(config.number, "rms_norm_eps", architecture.rms_norm_eps)
     bos = reasons.attempt(config.token_ids, "bos_token_id")
     eos = reasons.attempt(_end_tokens, config, generation)
-    rope = None
-    if sizes is not None:
-        rope = reasons.attempt(
-            Rope.from_config,
-            values,
-            sizes["head_dim"],
-            sizes["max_position_embeddings"],
-            architecture.rope_theta,
-            architecture.partial_rotary_factor,
-            architecture.longrope_by_limit,
-        )
-    layers = reasons.attempt(read_layers, config, architecture, rope)
+    ropes = None if sizes is None else reasons.attempt(_ropes, config, sizes, architecture)
+    rope, local_rope = ropes or (None, None)
+    layers = reasons.attempt(read_layers, config, architecture, rope, local_rope)
     factors = reasons.attempt(_factors, config, architecture, sizes)
     delta_net = reasons.attempt(_delta_net, config, architecture)
     if reasons.all:
@@ -361,12 +359,40 @@ def _factor(found: JsonObject, factor: Factor | None, otherwise: float) -> float
     return float(value**factor.power * size)
 
 
+def _ropes(
+    config: JsonObject, sizes: Mapping[str, int], architecture: Architecture
+) -> tuple[Rope, Rope]:
+    """Return the rotation of layers that attend to all positions, and that of those with a window.
+
+    They are the same unless the class reads `rope_local_base_freq`. Such a class has an object for
+    each kind of layer under `rope_parameters`; in older files `rope_theta` and `rope_scaling` are
+    of the first kind, and `rope_local_base_freq` is the base of the second.
+    """
+    a = architecture
+    values = {**a.own_keys, **config.values}
+
+    def read(found: Mapping[str, Any], theta: float) -> Rope:
+        head_dim, positions = sizes["head_dim"], sizes["max_position_embeddings"]
+        return Rope.from_config(
+            found, head_dim, positions, theta, a.partial_rotary_factor, a.longrope_by_limit
+        )
+
+    if LOCAL_THETA not in a.own_keys:
+        rope = read(values, a.rope_theta)
+        return rope, rope
+    kinds = JsonObject("config.json: rope_parameters", config.table("rope_parameters"))
+    whole = {**kinds.table(FULL), **config.table("rope_scaling")}
+    rope = read({**values, "rope_parameters": None, "rope_scaling": whole}, a.rope_theta)
+    local = {"rope_scaling": kinds.table(SLIDING), "rope_theta": values.get(LOCAL_THETA)}
+    return rope, read(local, a.own_keys[LOCAL_THETA])
+
+
 def _activation(found: JsonObject, architecture: Architecture) -> str:
-    name = found.text("hidden_act", architecture.hidden_act)
+    key = "hidden_activation" if "hidden_activation" in architecture.own_keys else "hidden_act"
+    name = found.text(key, architecture.hidden_act)
     if name not in ACTIVATIONS:
         raise ModelError(
-            f"config.json: hidden_act {shown(name)} is not supported; "
-            f"known are {', '.join(ACTIVATIONS)}"
+            f"config.json: {key} {shown(name)} is not supported; known are {', '.join(ACTIVATIONS)}"
         )
     return ACTIVATIONS[name]
 
@@ -390,16 +416,11 @@ def _architecture(config: Mapping[str, Any]) -> Architecture:
     if found is not None and found.is_runnable:
         return found
     named = first_class(config) or config.get("model_type")
-    if isinstance(named, str) and named.endswith("Model"):
-        whole = f"{named.removesuffix('Model')}ForCausalLM"
-        if any(a.name == whole for a in ARCHITECTURES):
-            raise ModelError(
-                f"config.json: architecture {named!r} is a base model without an output head, "
-                f"which gives hidden states, not text: use the checkpoint of a {whole}. {_ADVICE}"
-            )
     known = ", ".join(a.name for a in ARCHITECTURES if a.is_runnable)
+    why = f": it has {MISSING[named]}" if isinstance(named, str) and named in MISSING else ""
     raise ModelError(
-        f"config.json: architecture {shown(named)} is not supported; known are {known}. {_ADVICE}"
+        f"config.json: architecture {shown(named)} is not supported{why}; known are {known}. "
+        f"{_ADVICE}"
     )
 
 

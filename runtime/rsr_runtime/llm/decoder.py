@@ -27,6 +27,7 @@ from .kv_cache import KVCache
 from .layers.layer import DecoderLayer
 from .layers.sublayer import HEAD, PHASES, PRODUCTS, REST, Item, Part, Pass, Place
 from .linear import LinearGroup, QuantizedInputs, Workspace, short_steps
+from .rope import Rope, no_rotation
 from .turns import Turns
 from .weights import Weights
 
@@ -66,7 +67,9 @@ class Decoder:
         self._weights = weights
         self._workspace = Workspace()
         self._layers = self._prepared(context)
-        self._lm_head = LinearGroup([weights.lm_head], self._workspace)
+        self._lm_head = None
+        if weights.lm_head is not None:
+            self._lm_head = LinearGroup([weights.lm_head], self._workspace)
         self._turns = Turns("the model")
         self._process = getpid()
         # By the tokens, caches and RoPE variants of their items; the last was used most recently.
@@ -102,18 +105,25 @@ class Decoder:
         for place, number in enumerate(c.layers_of_a_pass):
             settings = c.layer(number)
             rope = settings.rope
-            if rope is not None and id(rope) not in tables:
-                tables[id(rope)] = [
-                    rope.tables(context, weights.rope_factors, variant)
-                    for variant in range(rope.variant(context) + 1)
-                ]
-            ropes = [] if rope is None else tables[id(rope)]
+            if id(rope) not in tables:
+                tables[id(rope)] = self._tables(rope, context)
             layers.append(
                 DecoderLayer(
-                    Place(c, settings, place, self._workspace, ropes), weights.layers[number]
+                    Place(c, settings, place, self._workspace, tables[id(rope)]),
+                    weights.layers[number],
                 )
             )
         return layers
+
+    def _tables(self, rope: Rope | None, context: int) -> list[tuple[FloatArray, FloatArray]]:
+        """Return cosines and sines by variant."""
+        if rope is None:
+            return [no_rotation(context)]
+        # Divisors in the file are those of the layers that attend to all positions.
+        factors = self._weights.rope_factors if rope is self._config.rope else None
+        return [
+            rope.tables(context, factors, variant) for variant in range(rope.variant(context) + 1)
+        ]
 
     def hidden(self, batch: Sequence[BatchItem]) -> FloatArray:
         """Return the hidden states of all tokens after the last layer, before the final norm.
@@ -142,8 +152,28 @@ class Decoder:
         recorded.program.run(self.phase_timer.times)
         return recorded.x
 
+    def states(self, hidden: FloatArray) -> FloatArray:
+        """Return hidden states after the final norm, which embeddings are made of.
+
+        Args:
+            hidden: float32 (rows, hidden_size), as `hidden` returns them; not changed.
+
+        Returns:
+            float32 (rows, hidden_size): a buffer that the next call overwrites.
+
+        Raises:
+            ClosedError: the decoder was closed.
+        """
+        self.check_open()
+        self.phase_timer.start()
+        states = self._workspace.take("states", *hidden.shape)
+        norm, eps = self._weights.norm, self._config.rms_norm_eps
+        _native.normalize(hidden, None, norm, eps, states, None, None)
+        self.phase_timer.lap(REST)
+        return states
+
     def logits(self, hidden: FloatArray) -> FloatArray:
-        """Return the logits of hidden states.
+        """Return the logits of hidden states; the model has an output head.
 
         Args:
             hidden: float32 (rows, hidden_size), as `hidden` returns them; not changed.
@@ -168,6 +198,7 @@ class Decoder:
         return head.logits
 
     def _record_head(self, rows: int) -> _RecordedHead:
+        assert self._lm_head is not None
         program = _native.Program()
         logits = self._lm_head.record(program, HEAD, rows)[0]
         return _RecordedHead(self._lm_head.inputs(rows), logits, program)

@@ -27,6 +27,16 @@ class JsonObject:
         value: int = self._get(key, default, (int,), expected, lambda v: 0 < v < _LARGEST)
         return value
 
+    def count(self, key: str, default: int) -> int:
+        """Return a whole number that is not negative."""
+        expected = "a whole number from 0"
+        value: int = self._get(key, default, (int,), expected, lambda v: 0 <= v < _LARGEST)
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        """Return true or false."""
+        return bool(self._get(key, default, (bool,), "true or false"))
+
     def number(self, key: str, default: float) -> float:
         """Return a number that is not negative."""
         expected = f"a number from 0 to {_LARGEST:,}"

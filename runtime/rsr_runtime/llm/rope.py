@@ -190,7 +190,7 @@ class Rope:
         if self.kind != "dynamic" or self.head_dim == 2:
             return self.theta
         alpha = self.parameters.get("alpha", 1.0)
-        theta = self.theta * alpha ** (self.head_dim / (self.head_dim - 2))
+        theta = float(self.theta * alpha ** (self.head_dim / (self.head_dim - 2)))
         if not 1 < theta < _LARGEST:
             raise ModelError(
                 f"config.json: rope_theta {self.theta:g} with alpha {alpha:g} is a base of "
@@ -259,6 +259,12 @@ class Rope:
         if key not in self.parameters:
             raise ModelError(f"config.json: rope scaling {self.kind!r} needs a number under {key}")
         return self.parameters[key]
+
+
+def no_rotation(positions: int) -> tuple[FloatArray, FloatArray]:
+    """Return tables as of `Rope.tables` that leave all features of a head as they are."""
+    cos, sin = np.empty((2, positions, 0), np.float32)
+    return cos, sin
 
 
 def _divisors(scaling: Mapping[str, Any], key: str, count: int) -> tuple[float, ...]:

@@ -132,6 +132,14 @@ class _Checker:
         c, names = self._config, self._names
         embedding, head = f"{names.prefix}embed_tokens.weight", f"{names.head}.weight"
         has_head = head in self._tensors
+        if not c.architecture.has_head:
+            self._weight(embedding, c.vocab_size, c.hidden_size)
+            if has_head:
+                self.problems.append(
+                    f"the file has {head}, but {c.architecture.name} has no output head: if the "
+                    "model generates text, name its class with a head in config.json"
+                )
+            return
         if embedding in self._tensors or not (has_head and c.tie_word_embeddings):
             self._weight(embedding, c.vocab_size, c.hidden_size)
         if has_head and self._tensors[head].dtype == "I8" and embedding in self._tensors:

@@ -31,13 +31,14 @@ class Weights:
     embed_tokens: Matrix | DenseTensor  # (vocab_size, hidden_size)
     layers: tuple[LayerTensors, ...]  # by their numbers in names of tensors
     norm: FloatArray  # (hidden_size,)
-    lm_head: Linear
+    lm_head: Linear | None  # None: the model embeds texts and generates none
     rope_factors: FloatArray | None  # (head_dim / 2,), see `Rope.tables`
 
     @property
     def linear(self) -> list[Linear]:
-        """All linear layers in the order in which a pass runs them, ending with the output head."""
-        return [*(one for layer in self.layers for one in layer.all_linear), self.lm_head]
+        """All linear layers in the order in which a pass runs them; the output head is the last."""
+        layers = [one for layer in self.layers for one in layer.all_linear]
+        return layers if self.lm_head is None else [*layers, self.lm_head]
 
 
 def collect(model: Model, config: Config, activations: str = "trained") -> Weights:
@@ -68,6 +69,9 @@ def collect(model: Model, config: Config, activations: str = "trained") -> Weigh
     if f"{embedding}.weight" not in model and head is not None:
         embedding = head
     embed_tokens = found.weight(embedding)
+    lm_head = None
+    if config.architecture.has_head:
+        lm_head = found.tied_head(embed_tokens) if head is None else found.lm_head(head)
     return Weights(
         embed_tokens,
         tuple(
@@ -75,7 +79,7 @@ def collect(model: Model, config: Config, activations: str = "trained") -> Weigh
             for i in range(config.num_hidden_layers)
         ),
         found.floats(f"{names.prefix}norm.weight", final_norm(config)),
-        found.tied_head(embed_tokens) if head is None else found.lm_head(head),
+        lm_head,
         rope_factors,
     )
 

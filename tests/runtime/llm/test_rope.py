@@ -331,13 +331,18 @@ def test_llama3_frequencies_must_be_in_order() -> None:
 
 
 def test_partial_rotation() -> None:
+    """The first features of a head rotate as a smaller head."""
     assert rope(partial_rotary_factor=1.0)
+    expected = rope(head_dim=rope().head_dim // 2).tables(9)
     for config in (
         {"partial_rotary_factor": 0.5},
         {"rope_parameters": {"partial_rotary_factor": 0.5}},
     ):
-        with pytest.raises(ModelError, match=r"partial_rotary_factor is 0\.5 .*: RoPE that leaves"):
-            rope(**config)
+        for found, wanted in zip(rope(**config).tables(9), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+    for share in (0.001, 1.5, 0.05):
+        with pytest.raises(ModelError, match=r"partial_rotary_factor makes .* features of a "):
+            rope(partial_rotary_factor=share)
 
 
 def test_numbers_at_the_borders_give_finite_tables() -> None:

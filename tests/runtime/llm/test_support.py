@@ -78,7 +78,8 @@ def test_all_reasons_of_a_config_are_given(language_models: LanguageModels) -> N
         "config.json: attn_logit_softcapping is 50.0, which is not supported (caps the attention "
         "scores)",
         "config.json: found 'many' under vocab_size, expected a positive whole number",
-        "config.json: hidden_act 'gelu' is not supported; known are silu, swish, relu2",
+        "config.json: hidden_act 'gelu' is not supported; known are silu, swish, relu2, "
+        "gelu_pytorch_tanh",
     )
     assert found.chat_reasons == found.run_reasons
 

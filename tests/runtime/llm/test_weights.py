@@ -54,8 +54,8 @@ def test_tensors_of_a_bitnet(language_models: LanguageModels) -> None:
         layer.norm("self_attn.q_norm")
     assert isinstance(weights.embed_tokens, DenseTensor)
     assert weights.embed_tokens.dtype == "BF16"
-    assert weights.lm_head.weight is weights.embed_tokens  # tied
-    assert weights.lm_head.activations == "float32"
+    assert weights.linear[-1].weight is weights.embed_tokens  # tied
+    assert weights.linear[-1].activations == "float32"
 
 
 def test_norms_of_heads(language_models: LanguageModels) -> None:
@@ -67,8 +67,8 @@ def test_norms_of_heads(language_models: LanguageModels) -> None:
         assert layer.linear("self_attn.q_proj").activations == "float32"
         # The whole model is ternary, embedding and head too.
         assert isinstance(weights.embed_tokens, Matrix)
-        assert isinstance(weights.lm_head.weight, Matrix)
-        assert (weights.lm_head.weight is weights.embed_tokens) == (name == "bonsai")
+        assert isinstance(weights.linear[-1].weight, Matrix)
+        assert (weights.linear[-1].weight is weights.embed_tokens) == (name == "bonsai")
 
 
 def test_bytes_of_a_token(language_models: LanguageModels) -> None:
@@ -287,8 +287,8 @@ def test_patterns_of_what_is_not_converted(language_models: LanguageModels, tmp_
 
 def test_an_untied_head(language_models: LanguageModels) -> None:
     weights = weights_of(language_models.path("llama3-1.58"))
-    assert isinstance(weights.lm_head.weight, DenseTensor)
-    assert weights.lm_head.weight is not weights.embed_tokens
+    assert isinstance(weights.linear[-1].weight, DenseTensor)
+    assert weights.linear[-1].weight is not weights.embed_tokens
 
 
 def test_a_head_although_the_config_ties_it(
@@ -297,7 +297,7 @@ def test_a_head_although_the_config_ties_it(
     """The head in the file is used, as in transformers 5 (tests/parity/test_llm.py)."""
     path = language_models.variant("llama3-1.58", tmp_path, config={"tie_word_embeddings": True})
     weights = weights_of(path)
-    assert weights.lm_head.weight is not weights.embed_tokens
+    assert weights.linear[-1].weight is not weights.embed_tokens
     with llm.load(path) as tied, llm.load(language_models.path("llama3-1.58")) as untied:
         np.testing.assert_array_equal(tied.next_logits([5, 6]), untied.next_logits([5, 6]))
 
@@ -310,7 +310,7 @@ def test_a_tied_embedding_that_is_stored_as_the_head(
 
     path = language_models.variant("bitnet-2b", tmp_path, tensors=change)
     weights = weights_of(path)
-    assert weights.lm_head.weight.name == weights.embed_tokens.name == "lm_head.weight"
+    assert weights.linear[-1].weight.name == weights.embed_tokens.name == "lm_head.weight"
     with llm.load(path) as found, llm.load(language_models.path("bitnet-2b")) as expected:
         np.testing.assert_array_equal(found.next_logits([5, 6]), expected.next_logits([5, 6]))
 
@@ -336,9 +336,9 @@ def test_a_head_of_int8(language_models: LanguageModels, tmp_path: Path, tied: b
         "bitnet-2b", tmp_path, tensors=change, config={"tie_word_embeddings": tied}
     )
     weights = weights_of(path)
-    assert weights.lm_head.weight.dtype == "I8"
-    assert weights.lm_head.row_scale is not None
-    assert weights.lm_head.activations == "int8"
+    assert weights.linear[-1].weight.dtype == "I8"
+    assert weights.linear[-1].row_scale is not None
+    assert weights.linear[-1].activations == "int8"
     with llm.load(path) as model, llm.load(language_models.path("bitnet-2b")) as plain:
         tokens = [256, 40, 41, 42]
         found, exact = model.next_logits(tokens), plain.next_logits(tokens)

@@ -24,6 +24,9 @@ std::vector<float> normals(size_t n, double scale = 1) {
   return x;
 }
 
+double twice_u(double x) { return 2 * std::sqrt(2 / std::acos(-1.0)) * (x + 0.044715 * x * x * x); }
+double exact_gelu(double x) { return x / (1 + std::exp(-twice_u(x))); }
+
 // The outputs of a row, and whether q and s are those of `out` (bit for bit, on plain C++).
 struct Row {
   Guarded<float> out, s;
@@ -143,18 +146,21 @@ void check_rows(Harness& harness, size_t n) {
             }
           });
     }
-  for (rsr::Activation activation :
-       {rsr::Activation::silu, rsr::Activation::relu2, rsr::Activation::sigmoid})
+  const auto exact = [](rsr::Activation activation, double g) {
+    return activation == rsr::Activation::silu        ? g / (1 + std::exp(-g))
+           : activation == rsr::Activation::relu2     ? std::max(g, 0.0) * std::max(g, 0.0)
+           : activation == rsr::Activation::gelu_tanh ? exact_gelu(g)
+                                                      : 1 / (1 + std::exp(-g));
+  };
+  for (rsr::Activation activation : {rsr::Activation::silu, rsr::Activation::relu2,
+                                     rsr::Activation::gelu_tanh, rsr::Activation::sigmoid})
     for (bool has_weight : {false, true}) {
       std::vector<float> gate = normals(n, 8);
+      if (activation == rsr::Activation::gelu_tanh)  // its bound is wider below 0
+        for (float& g : gate) g = std::fabs(g);
       const std::vector<float> up = normals(n);
       std::vector<double> h(n);
-      for (size_t i = 0; i < n; i++) {
-        const double g = gate[i];
-        h[i] = up[i] * (activation == rsr::Activation::silu    ? g / (1 + std::exp(-g))
-                        : activation == rsr::Activation::relu2 ? std::max(g, 0.0) * std::max(g, 0.0)
-                                                               : 1 / (1 + std::exp(-g)));
-      }
+      for (size_t i = 0; i < n; i++) h[i] = up[i] * exact(activation, gate[i]);
       const float* w = has_weight ? weight.data() : nullptr;
       harness.each(
           "decoder.gate", [](const rsr::KernelTable& t) -> auto& { return t.decoder.gate; },
@@ -201,6 +207,36 @@ void check_silu(Harness& harness) {
         gate(special, ones.data(), rsr::Activation::silu, h.data(),
              {4, nullptr, 0, h.data(), nullptr, nullptr});
         for (size_t i = 0; i < 4; i++) expect(h[i], expected[i], 0, "silu, special", i);
+      });
+}
+
+// gelu_tanh over its whole range: as row_kernels.h says, and 0 where the exponential is.
+void check_gelu(Harness& harness) {
+  std::vector<float> x;
+  for (int i = 0; i <= 40000; i++) x.push_back(-12.0f + 0.0006f * static_cast<float>(i));
+  for (int i = 0; i < 4000; i++)
+    x.push_back(std::pow(10.0f, -37 + 0.01f * static_cast<float>(i) / 2) * (i % 2 ? 1.0f : -1.0f));
+  const std::vector<float> ones(x.size(), 1.0f);
+  harness.each(
+      "decoder.gate", [](const rsr::KernelTable& t) -> auto& { return t.decoder.gate; },
+      [&](auto gate, const Table&) {
+        Guarded<float> h(x.size());
+        gate(x.data(), ones.data(), rsr::Activation::gelu_tanh, h.data(),
+             {x.size(), nullptr, 0, h.data(), nullptr, nullptr});
+        for (size_t i = 0; i < x.size(); i++) {
+          const double expected = exact_gelu(x[i]), u2 = std::max(0.0, -twice_u(x[i]));
+          if (std::fabs(u2 - 87.33654) < 1e-3) continue;  // 0 or not
+          expect(h[i], u2 > 87.33654 ? 0 : expected, (4 + 4 * u2) * kUlp * std::fabs(expected),
+                 "gelu_tanh", i);
+        }
+        constexpr float kInfinity = std::numeric_limits<float>::infinity();
+        const float special[4] = {std::numeric_limits<float>::quiet_NaN(), kInfinity, -kInfinity,
+                                  -1e30f};
+        const double nan = special[0];
+        const double expected[4] = {nan, kInfinity, nan, 0};
+        gate(special, ones.data(), rsr::Activation::gelu_tanh, h.data(),
+             {4, nullptr, 0, h.data(), nullptr, nullptr});
+        for (size_t i = 0; i < 4; i++) expect(h[i], expected[i], 0, "gelu_tanh, special", i);
       });
 }
 
@@ -586,6 +622,7 @@ void time_decoder(Harness& harness) {
 void check_decoder(Harness& harness) {
   for (size_t n : {1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 515}) check_rows(harness, n);
   check_silu(harness);
+  check_gelu(harness);
   for (size_t d : {2, 4, 6, 30, 32, 34, 64, 100, 128})
     for (size_t half : {d / 2, d / 4, d / 8, size_t{0}}) check_rotate(harness, d, half);
   for (size_t d : {2, 14, 16, 18, 40, 128})

@@ -472,7 +472,10 @@ class Family:
         keys = int(config["num_key_value_heads"]) * self.head_dim
         wide = int(config["intermediate_size"])
         gates = 1 + bool(config.get("attn_output_gate"))
-        attention_bias = bool(config.get("attention_bias"))
+
+        def has_bias(module: str) -> bool:
+            keys = (k for k, names in known.biases.items() for n in names if n.endswith(module))
+            return any(key == "" or config.get(key) is True for key in keys)
 
         def delta_net(name: str) -> None:
             heads = int(config["linear_num_value_heads"])
@@ -492,32 +495,42 @@ class Family:
             norm(f"{name}.norm", dv, center=1)
             linear(f"{name}.out_proj", hidden, values, False)
 
-        mlp_bias = bool(config.get("mlp_bias"))
-
-        def attention(name: str) -> None:
-            linear(f"{name}.q_proj", gates * queries, hidden, attention_bias)
-            linear(f"{name}.k_proj", keys, hidden, attention_bias)
-            linear(f"{name}.v_proj", keys, hidden, attention_bias)
+        def attention(layer: str) -> None:
+            if "self_attn.qkv_proj" in known.fused:
+                linear(f"{layer}.self_attn.qkv_proj", queries + 2 * keys, hidden, False)
+            else:
+                linear(f"{layer}.self_attn.q_proj", gates * queries, hidden, has_bias("q_proj"))
+                linear(f"{layer}.self_attn.k_proj", keys, hidden, has_bias("k_proj"))
+                linear(f"{layer}.self_attn.v_proj", keys, hidden, has_bias("v_proj"))
             if known.qk_norms is not None:
-                for module in (known.qk_norms.queries, known.qk_norms.keys):
-                    norm(f"{name}.{module.removeprefix('self_attn.')}", self.head_dim)
+                spans = known.qk_norms.spans_heads
+                norm(f"{layer}.{known.qk_norms.queries}", queries if spans else self.head_dim)
+                norm(f"{layer}.{known.qk_norms.keys}", keys if spans else self.head_dim)
+            if self.sub_norms:
+                norm(f"{layer}.{self.sub_norms['o_proj']}", queries)
+            linear(f"{layer}.self_attn.o_proj", hidden, queries, has_bias("o_proj"))
 
         for i in range(int(config["num_hidden_layers"])):
             layer = f"model.layers.{i}"
-            norm(f"{layer}.input_layernorm", hidden)
+            if known.norms.before_mixer is not None:
+                norm(f"{layer}.{known.norms.before_mixer}", hidden)
             if "layer_types" in config and config["layer_types"][i] == "linear_attention":
                 delta_net(f"{layer}.linear_attn")
             else:
-                attention(f"{layer}.self_attn")
-                if self.sub_norms:
-                    norm(f"{layer}.{self.sub_norms['o_proj']}", queries)
-                linear(f"{layer}.self_attn.o_proj", hidden, queries, attention_bias)
-            norm(f"{layer}.post_attention_layernorm", hidden)
-            linear(f"{layer}.mlp.gate_proj", wide, hidden, mlp_bias)
-            linear(f"{layer}.mlp.up_proj", wide, hidden, mlp_bias)
+                attention(layer)
+            for name in (known.norms.after_mixer, known.norms.before_mlp):
+                if name is not None:
+                    norm(f"{layer}.{name}", hidden)
+            if "mlp.gate_up_proj" in known.fused:
+                linear(f"{layer}.mlp.gate_up_proj", 2 * wide, hidden, False)
+            else:
+                linear(f"{layer}.mlp.gate_proj", wide, hidden, has_bias("gate_proj"))
+                linear(f"{layer}.mlp.up_proj", wide, hidden, has_bias("up_proj"))
             if self.sub_norms:
                 norm(f"{layer}.{self.sub_norms['down_proj']}", wide)
-            linear(f"{layer}.mlp.down_proj", hidden, wide, mlp_bias)
+            linear(f"{layer}.mlp.down_proj", hidden, wide, has_bias("down_proj"))
+            if known.norms.after_mlp is not None:
+                norm(f"{layer}.{known.norms.after_mlp}", hidden)
         norm("model.norm", hidden)
         if not is_tied(config):
             vocabulary("lm_head")
@@ -656,6 +669,7 @@ _QWEN35: Config = {
     "intermediate_size": 256,
     "num_hidden_layers": 4,
     "layer_types": [*["linear_attention"] * 3, "full_attention"],
+    "max_position_embeddings": 1024,
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
     "head_dim": 64,
@@ -685,6 +699,41 @@ _YARN_ROPE: Config = {
     "rope_type": "yarn",
     "factor": 4.0,
     "original_max_position_embeddings": 64,
+}
+_WINDOWS: Config = {"use_sliding_window": True, "sliding_window": 24}
+_PHI3: Config = {
+    **{k: v for k, v in _PLAIN.items() if k != "mlp_bias"},
+    "architectures": ["Phi3ForCausalLM"],
+    "model_type": "phi3",
+    "rope_theta": 10000.0,
+    "original_max_position_embeddings": 70,
+    "pad_token_id": None,
+    "partial_rotary_factor": 0.75,
+    "rope_scaling": {
+        "type": "longrope",
+        "short_factor": [1 + i / 8 for i in range(6)],
+        "long_factor": [2 + i for i in range(6)],
+    },
+    "sliding_window": 48,
+}
+_SMOLLM3: Config = {
+    **_PLAIN,
+    "architectures": ["SmolLM3ForCausalLM"],
+    "model_type": "smollm3",
+    "rope_theta": 2000000.0,
+    "layer_types": ["full_attention"] * 2,
+    "no_rope_layer_interval": 4,
+    "no_rope_layers": [1, 0],
+    "pad_token_id": None,
+    "use_sliding_window": False,
+    "sliding_window": None,
+    "max_window_layers": 28,
+    "tie_word_embeddings": True,
+}
+_OLMO2: Config = {
+    **{k: v for k, v in _PLAIN.items() if k != "mlp_bias"},
+    "architectures": ["Olmo2ForCausalLM"],
+    "model_type": "olmo2",
 }
 _MINICPM: Config = {
     **_PLAIN,
@@ -828,6 +877,37 @@ FAMILIES: dict[str, Family] = {
         {**_QWEN3, "intermediate_size": 384, "tie_word_embeddings": False},
         groups(128), "F16", BYTE_LEVEL, everything=True, rotated=128,
     ),
+    "bonsai-windows": Family(
+        "Qwen3 with windows from layer max_window_layers on",
+        {**_QWEN3, **_WINDOWS, "max_window_layers": 1},
+        groups(128), "F16", BYTE_LEVEL, everything=True,
+    ),
+    "qwen2-windows": Family(
+        "Qwen2 with windows by layer_types",
+        {
+            **{k: v for k, v in _PLAIN.items() if k not in ("attention_bias", "mlp_bias")},
+            **_WINDOWS, "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2",
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+        shards(1, "BF16"), "BF16", BYTE_LEVEL,
+    ),
+    "mistral": _llama(
+        "Mistral 7B with windows, bitlinear",
+        config={
+            "architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 24,
+        },
+    ),
+    "phi3": Family(
+        "Phi-3 and Phi-4-mini: fused projections, longrope of a share of a head, windows",
+        _PHI3, shards(1, "BF16"), "BF16", BYTE_LEVEL,
+    ),
+    "smollm3": Family(
+        "SmolLM3: a layer without rotation", _SMOLLM3, shards(1, "BF16"), "BF16", BYTE_LEVEL,
+    ),
+    "olmo2": Family(
+        "OLMo 2: norms after the sublayers, and of all heads of queries and keys",
+        _OLMO2, shards(1, "BF16"), "BF16", BYTE_LEVEL,
+    ),
     "bonsai-1bit": Family(
         "prism-ml/Bonsai, MLX 1-bit: binary",
         {**_QWEN3, "quantization": {"group_size": 128, "bits": 1, "mode": "affine"}},
@@ -868,17 +948,6 @@ FAMILIES: dict[str, Family] = {
         {**_QWEN35, "tie_word_embeddings": False},
         groups(128), "F16", BYTE_LEVEL, everything=True, rotated=64,
     ),
-    "qwen3.5-bitnet": Family(
-        "no published one: the hybrid with int8 activations",
-        {
-            **_QWEN35, "num_hidden_layers": 2,
-            "layer_types": ["linear_attention", "full_attention"],
-            "quantization_config": {
-                "quant_method": "bitnet", "modules_to_not_convert": ["lm_head", "in_proj_a", "in_proj_b"],
-            },
-        },
-        packed("bitlinear"), "BF16", BYTE_LEVEL,
-    ),
     "gguf-tq2_0": Family(
         "llama.cpp, TQ2_0; rows of q and k in its order",
         {**_PLAIN, "hidden_size": 256, "intermediate_size": 512, "torch_dtype": "float16"},
@@ -903,6 +972,23 @@ FAMILIES: dict[str, Family] = {
     ),
     "falcon3-avx2": _llama(
         "tiiuae/Falcon3-1.58bit, --target avx2", config=_FALCON3, options={"target": "avx2"}
+    ),
+}  # fmt: skip
+
+
+# Models that nobody publishes, for tests that compare the runtime with itself.
+OTHERS: dict[str, Family] = {
+    "qwen3.5-bitnet": Family(
+        "a hybrid with int8 activations",
+        {
+            **_QWEN35, "num_hidden_layers": 2,
+            "layer_types": ["linear_attention", "full_attention"],
+            "quantization_config": {
+                "quant_method": "bitnet",
+                "modules_to_not_convert": ["lm_head", "in_proj_a", "in_proj_b"],
+            },
+        },
+        packed("bitlinear"), "BF16", BYTE_LEVEL,
     ),
 }  # fmt: skip
 

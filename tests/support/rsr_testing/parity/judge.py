@@ -236,10 +236,11 @@ def _mobilellm(config: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any]
             alpha = torch.clamp(clip, min=1e-5)
             t = torch.round(torch.clamp(t / alpha, -0.99, 0.99) * 1.5) / 1.5 * alpha
         layer = re.fullmatch(r"model\.layers\.([0-9]+)\.(.*)", name)
-        for again in range(2) if layer else ():
-            folded[f"model.layers.{2 * int(layer[1]) + again}.{layer[2]}"] = t
         if layer is None:
             folded[name] = t
+            continue
+        for again in range(2):
+            folded[f"model.layers.{2 * int(layer[1]) + again}.{layer[2]}"] = t
     folded["lm_head.weight"] = folded["model.embed_tokens.weight"]
     return {**config, **_AS_LLAMA, "num_hidden_layers": 2 * config["num_hidden_layers"]}, folded
 
@@ -310,7 +311,7 @@ def answer(model: Any, sequences: Sequence[list[int]]) -> list[Answer]:
 
         longest = max(map(len, sequences))
         ids = torch.tensor([tokens + [0] * (longest - len(tokens)) for tokens in sequences])
-        with _watched(model) as distances:
+        with watched(model) as distances:
             logits = model(ids, use_cache=False).logits.numpy()
         assert logits.dtype == np.float32
         nearest = np.ones(ids.shape)
@@ -358,7 +359,7 @@ def perplexity(logits: FloatArray, tokens: list[int]) -> float:
 
 
 @contextlib.contextmanager
-def _watched(model: Any) -> Iterator[list[npt.NDArray[np.float64]]]:
+def watched(model: Any) -> Iterator[list[npt.NDArray[np.float64]]]:
     """Collect, for each call of a BitNet layer, how near each row's inputs come to a tie."""
     found: list[npt.NDArray[np.float64]] = []
 
