@@ -205,8 +205,12 @@ class LinearGroup:
         for layer, to in zip(self._layers, y, strict=True):
             form = layer.form
             if layer.norm is not None:
-                normed = self._input_in("normed ", Form(None, form.group_columns), rows)
+                plain = form if form.rotation is None else _FLOATS
+                normed = self._input_in("normed ", plain, rows)
                 program.normalize(phase, x.for_floats(), None, layer.norm, layer.norm_eps, *normed)
+                if form.rotation is not None:
+                    floats, normed = normed.for_floats(), self._input_in("rotated ", form, rows)
+                    _convert(program, phase, floats, form, normed)
                 recorder.single(layer, normed, to)
             elif not isinstance(layer.weight, Matrix):
                 recorder.single(layer, inputs[form], to)
