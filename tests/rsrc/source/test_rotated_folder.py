@@ -152,6 +152,18 @@ def test_unpacked_files_keep_their_rotations(tmp_path: Path) -> None:
     assert (tmp_path / "unpacked.rsr").read_bytes() == (tmp_path / "plain.rsr").read_bytes()
 
 
+def test_an_int8_head(tmp_path: Path) -> None:
+    """It is in the basis of the floats that it is made of."""
+    pytest.importorskip("tokenizers", reason="needs the extra llm")
+    from rsr_runtime import llm
+
+    family = models.FAMILIES["bonsai-2"]
+    expected = llm.load(family.build(tmp_path), kv="float32").logits([1, 2, 3])
+    rsrc.compile(tmp_path / "model", tmp_path / "head.rsr", head="int8", exclude=["lm_head.weight"])
+    found = llm.load(tmp_path / "head.rsr", kv="float32").logits([1, 2, 3])
+    assert 0 < np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
+
+
 def changed(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[dict[str, Tensor]], None]:
     def damage(made: dict[str, Tensor]) -> None:
         made[name] = change(made[name])
