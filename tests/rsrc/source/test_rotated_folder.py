@@ -203,7 +203,7 @@ def test_codes_that_stay_dense(tmp_path: Path) -> None:
     """Packed codes that are not ternary are no matrix whose basis a .rsr file could tell."""
     made = save_mlx(tmp_path)
     name = f"{OUTER}lm_head.biases"
-    made[name] = Tensor("F16", 2 * made[name].values)
+    made[name] = Tensor("F16", np.float16(1.5) * made[name].values)
     (tmp_path / "model.safetensors").write_bytes(models.safetensors(made))
     with pytest.raises(SourceError, match=r"lm_head\.weight is in a rotated basis and U32"):
         rsrc.compile(tmp_path, tmp_path / "x.rsr")
