@@ -20,6 +20,7 @@ from .records import (
     Scale,
     Section,
     SourceRecord,
+    Stack,
     Tensor,
 )
 from .writer import RsrWriter, create
@@ -40,6 +41,7 @@ __all__ = [
     "Scale",
     "Section",
     "SourceRecord",
+    "Stack",
     "Tensor",
     "__version__",
     "create",

@@ -131,7 +131,8 @@ class Architecture:
             layers are alike.
         delta_net: sizes of gated delta nets for absent keys, or None.
         has_output_gate: q_proj also gives a gate of what attention returns, head by head.
-        mlp: the kind of MLP.
+        mlp: the kind of MLP; "experts": config.json says which layers have them (`experts.py`),
+            and the others have "mlp".
         layer_runs: how often a pass runs each layer before the next one, if config.json says
             `layer_sharing`.
         embedding_factor: of the embeddings; this and the following are None for 1.
@@ -148,7 +149,8 @@ class Architecture:
         own_keys: keys of config.json that this class reads and others do not, and what stands for
             an absent one. `rsr_runtime.llm.layer_settings` and `.config` say what they do.
         hidden_act: activation of the gate. This and the following are defaults for absent keys.
-        partial_rotary_factor: share of a head that is rotated.
+        partial_rotary_factor: share of a head that is rotated; None: all of it, and a config.json
+            with another share is refused.
         rope_keys: keys of rope_parameters that only some classes read.
         longrope_by_limit: max_position_embeddings chooses longrope's factors, whatever the length
             of a sequence.
@@ -192,7 +194,7 @@ class Architecture:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     max_position_embeddings: int = 2048
-    partial_rotary_factor: float = 1.0
+    partial_rotary_factor: float | None = None
     rope_keys: tuple[str, ...] = ()
     longrope_by_limit: bool = False
     tie_key: str = "tie_word_embeddings"
@@ -201,6 +203,11 @@ class Architecture:
     head_dim: int | None = None
     gguf_config: Mapping[str, Any] = field(default_factory=dict)
     gguf_layer: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether layers may have a mixture of experts (`rsr_formats.experts`)."""
+        return self.mlp == "experts"
 
     @property
     def title(self) -> str:
@@ -324,6 +331,29 @@ ARCHITECTURES = (
         gguf_config={"weight_bits": 1, "input_bits": 8},
     ),
     _QWEN3,
+    # deepgrove/maple-preview; Qwen3 whose MLPs are mixtures of experts
+    replace(
+        _QWEN3,
+        name="Qwen3MoeForCausalLM",
+        model_type="qwen3_moe",
+        gguf_names=("qwen3moe",),
+        family="Qwen3Moe",
+        mlp="experts",
+        own_keys={
+            "num_experts": 128,
+            "num_local_experts": None,  # transformers 5 writes this one
+            "num_experts_per_tok": 8,
+            "moe_intermediate_size": 768,
+            "norm_topk_prob": False,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": None,
+            "use_sliding_window": False,
+            "sliding_window": 4096,
+        },
+        gguf_config={"norm_topk_prob": True},  # as llama.cpp computes whatever the file says
+        num_key_value_heads=4,
+        head_dim=None,
+    ),
     # Ternary-Bonsai 27B and Ternary-Bonsai-2: three of four layers have a gated delta net
     Architecture(
         "Qwen3_5ForCausalLM",
@@ -382,6 +412,7 @@ ARCHITECTURES = (
         own_keys={"sliding_window": None, "original_max_position_embeddings": 4096},
         rms_norm_eps=1e-5,
         max_position_embeddings=4096,
+        partial_rotary_factor=1.0,
     ),
     # Each fourth layer does not rotate
     Architecture(

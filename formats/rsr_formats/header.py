@@ -30,6 +30,7 @@ from .records import (
     MAX_OUT_FEATURES,
     MAX_RECORD,
     MAX_ROTATION_BLOCK,
+    MAX_STACKED,
     MIN_ROTATION_BLOCK,
     PACKINGS,
     PARTS,
@@ -44,6 +45,7 @@ from .records import (
     Scale,
     Section,
     SourceRecord,
+    Stack,
     Tensor,
 )
 
@@ -64,6 +66,7 @@ def encode_header(header: Header) -> bytes:
         "metadata": dict(sorted(header.metadata.items())),
         "files": [_map_of(f) for f in header.files],
         "tensors": [_tensor_document(t) for t in header.tensors],
+        **({"stacks": [_map_of(s) for s in header.stacks]} if header.stacks else {}),
         "sections": [_map_of(s) for s in header.sections],
         **({"rotations": [_map_of(r) for r in header.rotations]} if header.rotations else {}),
     }
@@ -73,7 +76,9 @@ def encode_header(header: Header) -> bytes:
         raise HeaderFieldError(f"header: a field cannot be encoded in msgpack: {error}") from None
 
 
-def _map_of(record: FileEntry | AuxiliaryTensor | Quantized | Rotation | Section) -> dict[str, Any]:
+def _map_of(
+    record: FileEntry | AuxiliaryTensor | Quantized | Rotation | Section | Stack,
+) -> dict[str, Any]:
     """Return a record whose keys in the file are the names of its attributes."""
     return {f.name: getattr(record, f.name) for f in fields(record)}
 
@@ -158,7 +163,8 @@ def decode_header(data: bytes) -> Header:
             files=tuple(f.take("files", list)),
             tensors=tuple(f.take("tensors", list)),
             sections=tuple(f.take("sections", list)),
-            rotations=tuple(f.take("rotations", list)) if f.has("rotations") else (),
+            stacks=_not_empty(f, "stacks"),
+            rotations=_not_empty(f, "rotations"),
         )
     )
 
@@ -423,6 +429,29 @@ def _read_source(f: _Fields) -> SourceRecord:
     return f.done(record)
 
 
+def _not_empty(f: _Fields, key: str) -> tuple[Any, ...]:
+    """Return a list that is absent if it is empty."""
+    if not f.has(key):
+        return ()
+    found = tuple(f.take(key, list))
+    if not found:
+        raise HeaderFieldError(f"{f.where}.{key}: an empty list, expected none")
+    return found
+
+
+def _read_stack(f: _Fields) -> Stack:
+    stack = Stack(f.string("name"), f.shape(), f.string("prefix"), tuple(f.take("suffixes", list)))
+    if len(stack.shape) != 3:
+        raise HeaderFieldError(f"{f.where}.shape: {len(stack.shape)} dimensions, expected 3")
+    if not 1 <= len(stack.suffixes) <= MAX_STACKED:
+        raise LimitError(
+            f"{f.where}.suffixes: {len(stack.suffixes)} entries, expected 1 to {MAX_STACKED}"
+        )
+    if any(type(suffix) is not str for suffix in stack.suffixes):
+        raise HeaderFieldError(f"{f.where}.suffixes: expected strings")
+    return f.done(stack)
+
+
 def _read_auxiliary(f: _Fields) -> AuxiliaryTensor:
     auxiliary = AuxiliaryTensor(
         name=f.string("name"),
@@ -440,6 +469,7 @@ def _read_auxiliary(f: _Fields) -> AuxiliaryTensor:
 _LISTS: dict[str, Callable[[_Fields], Any]] = {
     "files": _read_file,
     "tensors": _read_tensor,
+    "stacks": _read_stack,
     "sections": _read_section,
     "rotations": _read_rotation,
 }

@@ -24,6 +24,7 @@ from .records import (
     Header,
     Rotation,
     Section,
+    Stack,
     Tensor,
     align,
 )
@@ -187,6 +188,7 @@ class RsrWriter:
         metadata: dict[str, str],
         files: Iterable[FileEntry],
         tensors: Iterable[Tensor],
+        stacks: Iterable[Stack] = (),
         rotations: Iterable[Rotation] = (),
     ) -> Header:
         """Check the header as a reader would, then write it and the preamble.
@@ -196,6 +198,7 @@ class RsrWriter:
             metadata: free text for people and tools.
             files: the model's small files.
             tensors: in the order in which readers list them.
+            stacks: the source tensors of three dimensions that some of `tensors` are parts of.
             rotations: those that tensors have, by number.
 
         Returns:
@@ -206,7 +209,13 @@ class RsrWriter:
         """
         self._pad()
         header = Header(
-            producer, metadata, tuple(files), tuple(tensors), tuple(self.sections), tuple(rotations)
+            producer,
+            metadata,
+            tuple(files),
+            tuple(tensors),
+            tuple(self.sections),
+            tuple(stacks),
+            tuple(rotations),
         )
         data = encode_header(header)
         if len(data) > MAX_HEADER_SIZE:

@@ -19,7 +19,15 @@ from pathlib import Path
 
 from rsr_formats import RsrFile, create
 from rsr_formats.atomic import check_output
-from rsr_formats.records import DenseTensor, FileEntry, Rotation, Section, Tensor
+from rsr_formats.records import (
+    DenseTensor,
+    FileEntry,
+    IndexedTensor,
+    Rotation,
+    Section,
+    Stack,
+    Tensor,
+)
 from rsr_formats.writer import BytesLike, RsrWriter
 
 from .._version import __version__
@@ -197,9 +205,17 @@ def write(
             metadata=checkpoint.metadata,
             files=files,
             tensors=tensors,
+            stacks=_whole_stacks(checkpoint, records),
             rotations=used,
         )
     return reports, files, header.sections
+
+
+def _whole_stacks(checkpoint: Checkpoint, tensors: Sequence[Tensor]) -> list[Stack]:
+    """Return the stacks of the source that the file can restore."""
+    names = {t.name for t in tensors}
+    names |= {a.name for t in tensors if isinstance(t, IndexedTensor) for a in t.source.auxiliary}
+    return [s for s in checkpoint.stacks if names.issuperset(s.parts())]
 
 
 @dataclass(frozen=True)

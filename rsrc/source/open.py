@@ -24,6 +24,7 @@ from .rotated_folder import with_basis
 from .safetensors import check_all_there, is_shard_of, open_index, open_shards
 from .shapes import is_linear, missing_weights
 from .shards import numbered_set
+from .stacks import cut_stacks
 from .text_only import text_only
 from .wrong_file import (
     identified,
@@ -53,7 +54,7 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     path, note = resolved(Path(source))
     if not path.is_dir() and not is_file(path):
         raise SourceError(how_to_download(path) or f"{path}: no such file or directory")
-    checkpoint = _open(path)
+    checkpoint = cut_stacks(_open(path))
     if note is not None:
         checkpoint = replace(checkpoint, notes=(note, *checkpoint.notes))
     checkpoint = with_basis(checkpoint)

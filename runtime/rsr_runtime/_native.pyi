@@ -215,6 +215,20 @@ class Program:
         window: a row sees no more than so many positions, its own included; None: all. q: (rows, heads, d), d even. k, v: (rows, key heads, d). start: (1,) int64; a program reads it when it runs. out: (rows, heads * d), written. Raises ValueError for other shapes, and, when it runs, for rows beyond the cache or beyond cos and sin.
         """
 
+    def route(self, part: int, logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], normalized: bool, chosen: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')], weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+        """
+        The experts of each row with the largest softmax(logits), and these probabilities.
+
+        logits: (count, experts). normalized: divide the probabilities of a row by their sum. chosen: (count, k), written, ascending; of equal logits the first is chosen. weights: (count, k), written, within 8 * 2^-24. Raises ValueError for other shapes.
+        """
+
+    def multiply_experts(self, part: int, experts: Experts, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, chosen: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu', writable=False)], weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], part: int, parts: int, y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+        """
+        y[i] = sum over j of weights[i, j] * down(activation(gate(x[i])) * up(x[i])) of expert chosen[i, j], in ascending order of the experts.
+
+        x: (count, hidden), float32, or None. q: int8, and s: (count, 1) or (count, groups), as quantize_i8 or quantize_groups_i8 returns them, or None. chosen, weights: (count, k), as of route. part: of `parts`, which are called in order and do equal shares. y: (count, hidden), complete after the last part. Raises ValueError for other shapes, and, when it runs, for an expert that does not exist.
+        """
+
 def multiply_i8(matrices: Sequence[Ranked], x: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
     """
     y[j] = x @ W[j].T, exact and unscaled.
@@ -383,6 +397,39 @@ def attend(q: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), o
     Normalizes and rotates q and k in place, writes k and v to the cache; then out[i] = softmax(scale q[i] . keys[: start + i + 1]) values[: start + i + 1] for each head.
 
     window: a row sees no more than so many positions, its own included; None: all. q: (rows, heads, d), d even. k, v: (rows, key heads, d). start: (1,) int64; a program reads it when it runs. out: (rows, heads * d), written. Raises ValueError for other shapes, and, when it runs, for rows beyond the cache or beyond cos and sin.
+    """
+
+class Dense:
+    """A dense float matrix of an expert, as a file stores it."""
+
+    @overload
+    def __init__(self, weight: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)]) -> None:
+        """weight: (rows, columns)."""
+
+    @overload
+    def __init__(self, weight: Annotated[NDArray[numpy.uint16], dict(shape=(None, None), order='C', device='cpu', writable=False)], is_bfloat16: bool) -> None:
+        """weight: (rows, columns), bits of bfloat16 or float16."""
+
+class Experts:
+    """The experts of a layer."""
+
+    def __init__(self, gate: list[Ranked | Dense], up: list[Ranked | Dense], down: list[Ranked | Dense], activation: str, input: str, down_input: str) -> None:
+        """
+        gate, up: of each expert, (width, hidden). down: (hidden, width). activation: 'silu' or 'relu2'. input, down_input: what the indices among gate and up, and among down, multiply: 'float32', 'int8' or 'int8-group'; a Dense multiplies float32. Raises ValueError for other shapes, and for groups of different columns.
+        """
+
+def route(logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], normalized: bool, chosen: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')], weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+    """
+    The experts of each row with the largest softmax(logits), and these probabilities.
+
+    logits: (count, experts). normalized: divide the probabilities of a row by their sum. chosen: (count, k), written, ascending; of equal logits the first is chosen. weights: (count, k), written, within 8 * 2^-24. Raises ValueError for other shapes.
+    """
+
+def multiply_experts(experts: Experts, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, chosen: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu', writable=False)], weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], part: int, parts: int, y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+    """
+    y[i] = sum over j of weights[i, j] * down(activation(gate(x[i])) * up(x[i])) of expert chosen[i, j], in ascending order of the experts.
+
+    x: (count, hidden), float32, or None. q: int8, and s: (count, 1) or (count, groups), as quantize_i8 or quantize_groups_i8 returns them, or None. chosen, weights: (count, k), as of route. part: of `parts`, which are called in order and do equal shares. y: (count, hidden), complete after the last part. Raises ValueError for other shapes, and, when it runs, for an expert that does not exist.
     """
 
 def quantize_i8(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')], s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:

@@ -128,6 +128,25 @@ def rotated(
     return damage
 
 
+def stacked(
+    parts: dict[str, dict[str, object]] | None = None, times: int = 1, **claims: object
+) -> Damage:
+    """Add tensors "e0.a", "e0.b", "e1.a", "e1.b", F16 [2, 3], and the stack that they form."""
+
+    def damage(d: Draft) -> None:
+        d.preamble = {"minor": 5} | d.preamble
+        for name in ("e0.a", "e0.b", "e1.a", "e1.b"):
+            t = {"name": name, "kind": "dense", "dtype": "F16", "shape": [2, 3], "size": 12}
+            t |= (parts or {}).get(name, {})
+            size = t.pop("size")
+            assert isinstance(size, int)
+            d.doc["tensors"].append({"section": d.add(bytes(size)), **t})
+        stack = {"name": "e", "shape": [2, 4, 3], "prefix": "e", "suffixes": [".a", ".b"]} | claims
+        d.doc["stacks"] = [stack] * times
+
+    return damage
+
+
 def rename(name: str, to: str) -> Damage:
     return lambda d: d.tensors[name].update(name=to)
 
@@ -462,18 +481,19 @@ OPEN: list[Case] = [
     ("H2", "block_too_large", errors.HeaderFieldError, rotated(block=1 << 17)),
     ("H2", "signs_as_text", errors.HeaderFieldError, rotated(signs="++")),
     ("H2", "rotation_nil", errors.HeaderFieldError, rotated(rotation=None)),
+    ("H2", "no_rotations", errors.HeaderFieldError, lambda d: d.doc.update(rotations=[])),
     ("H2", "rotation_field", errors.HeaderFieldError, rotated(axis=0)),
-    ("T18", "block", errors.HeaderFieldError, rotated(block=24, signs=bytes(3))),
-    ("T18", "no_signs", errors.HeaderFieldError, rotated(signs=b"")),
-    ("T18", "half_a_block", errors.HeaderFieldError, rotated(block=32)),
-    ("T18", "unused", errors.HeaderFieldError,
+    ("T19", "block", errors.HeaderFieldError, rotated(block=24, signs=bytes(3))),
+    ("T19", "no_signs", errors.HeaderFieldError, rotated(signs=b"")),
+    ("T19", "half_a_block", errors.HeaderFieldError, rotated(block=32)),
+    ("T19", "unused", errors.HeaderFieldError,
      all_of(rotated(), lambda d: d.tensors["packed"].pop("rotation"))),
-    ("T19", "no_such_rotation", errors.HeaderFieldError, rotated(rotation=1)),
-    ("T19", "no_rotations", errors.HeaderFieldError, ranked(rotation=0)),
-    ("T19", "columns", errors.HeaderFieldError, rotated("ranked")),
-    ("T19", "dtype", errors.HeaderFieldError, rotated(changes={"dtype": "I32"})),
-    ("T19", "dimensions", errors.HeaderFieldError, rotated(changes={"shape": [16, 4, 4]})),
-    ("T19", "of_another_basis", errors.HeaderFieldError,
+    ("T20", "no_such_rotation", errors.HeaderFieldError, rotated(rotation=1)),
+    ("T20", "no_rotations", errors.HeaderFieldError, ranked(rotation=0)),
+    ("T20", "columns", errors.HeaderFieldError, rotated("ranked")),
+    ("T20", "dtype", errors.HeaderFieldError, rotated(changes={"dtype": "I32"})),
+    ("T20", "dimensions", errors.HeaderFieldError, rotated(changes={"shape": [16, 4, 4]})),
+    ("T20", "of_another_basis", errors.HeaderFieldError,
      all_of(
          preamble(minor=5),
          quantized({"shape": [2, 16], "size": 32}, source={"shape": [2, 16], "size": 64}),
@@ -500,6 +520,23 @@ OPEN: list[Case] = [
     ("H2", "quantized_unknown_key", errors.HeaderFieldError, quantized(scale_of="x")),
     ("P10", "quantized_in_1.2", errors.VersionError,
      all_of(quantized(), preamble(minor=2))),
+    ("T18", "missing", errors.HeaderFieldError, stacked({"e1.b": {"name": "e1.c"}})),
+    ("T18", "dtype", errors.HeaderFieldError, stacked({"e1.b": {"dtype": "BF16"}})),
+    ("T18", "shape", errors.HeaderFieldError, stacked({"e1.b": {"shape": [3, 2]}})),
+    ("T18", "none", errors.HeaderFieldError, stacked(shape=[0, 4, 3])),
+    ("T18", "more_than_there_are", errors.HeaderFieldError, stacked(shape=[1 << 40, 4, 3])),
+    ("T18", "odd_rows", errors.HeaderFieldError, stacked(shape=[2, 5, 3])),
+    ("T18", "of_two", errors.HeaderFieldError,
+     all_of(stacked(), lambda d: d.doc["stacks"].append({**d.doc["stacks"][0], "name": "f"}))),
+    ("N2", "stack_of_a_tensor", errors.DuplicateNameError, stacked(name="e0.a")),
+    ("N2", "stacks", errors.DuplicateNameError, stacked(times=2)),
+    ("P10", "stacks_in_1.4", errors.VersionError, all_of(stacked(), preamble(minor=4))),
+    ("H2", "no_stacks", errors.HeaderFieldError, stacked(times=0)),
+    ("H2", "stack_dimensions", errors.HeaderFieldError, stacked(shape=[8, 3])),
+    ("H2", "stack_suffix", errors.HeaderFieldError, stacked(suffixes=[".a", 1])),
+    ("H2", "stack_key", errors.HeaderFieldError, stacked(dtype="F16")),
+    ("H3", "stack_suffixes", errors.LimitError, stacked(suffixes=["."] * 5)),
+    ("H3", "no_stack_suffixes", errors.LimitError, stacked(suffixes=[])),
     ("T9", "negative_zeros", errors.SectionSizeError, store(NEGATIVE_ZEROS, bytes(3))),
     ("T10", "auxiliary", errors.SectionSizeError, auxiliary(data=b"\0")),
     ("T11", "dense", errors.LimitError, empty_dense([1 << 30, 0, 1 << 30])),
@@ -595,6 +632,7 @@ Open = Callable[[bytes], RsrFile]
     "change",
     [
         pytest.param(lambda d: None, id="no_change"),
+        pytest.param(stacked(), id="stack"),
         pytest.param(n4s1(), id="n4s1"),
         pytest.param(grouped(), id="groups"),
         pytest.param(grouped(bytes(12), dtype="F16"), id="groups_of_float16"),

@@ -125,7 +125,10 @@ def test_long_texts(name: str, rope: dict[str, Any], tmp_path: Path) -> None:
 WINDOWS: dict[str, dict[str, Any]] = {
     "bonsai-windows": {"sliding_window": 300},
     "qwen2-windows": {"sliding_window": 128},  # a chunk of attention
-    "phi3": {"sliding_window": 17},
+    "phi3": {  # by the older name of longrope
+        "sliding_window": 17,
+        "rope_scaling": {**models.FAMILIES["phi3"].config["rope_scaling"], "type": "su"},
+    },
     "smollm3": {"use_sliding_window": True, "sliding_window": 600, "layer_types": None},
 }
 

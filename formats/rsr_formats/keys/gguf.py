@@ -111,6 +111,7 @@ TOKENIZER: Keys = {
 }
 
 _EXPERTS = "routes tokens to experts"
+_OWN_EXPERTS = "routes tokens to experts, which an architecture must have"
 _WINDOW = "settings of layers with a sliding window, which is refused"
 _ADAPTIVE = "low-rank factors of another attention"
 _EXTRA = "settings of other kinds of layers"
@@ -194,17 +195,17 @@ ARCHITECTURE: Keys = {
     "activation_sparsity_scale": _unsupported("sets small activations to 0"),
     "swin_norm": _unsupported("norms at other places of a layer", False),
     # Experts and other kinds of layers
-    "expert_count": _unsupported(_EXPERTS, 0),
-    "expert_used_count": _unsupported(_EXPERTS, 0),
+    "expert_count": _unsupported(_OWN_EXPERTS, 0),
+    "expert_used_count": _unsupported(_OWN_EXPERTS, 0),
     "expert_shared_count": _unsupported(_EXPERTS, 0),
     "expert_group_count": _unsupported(_EXPERTS, 0),
     "expert_group_used_count": _unsupported(_EXPERTS, 0),
     "experts_per_group": _unsupported(_EXPERTS, 0),
     "expert_group_scale": _unsupported(_EXPERTS, *_OFF),
     "expert_weights_scale": _unsupported(_EXPERTS, *_OFF),
-    "expert_weights_norm": _unsupported(_EXPERTS, False),
+    "expert_weights_norm": _unsupported(_OWN_EXPERTS, False),
     "expert_gating_func": _unsupported(_EXPERTS, 0),
-    "expert_feed_forward_length": _unsupported(_EXPERTS, 0),
+    "expert_feed_forward_length": _unsupported(_OWN_EXPERTS, 0),
     "expert_shared_feed_forward_length": _unsupported(_EXPERTS, 0),
     "expert_chunk_feed_forward_length": _unsupported(_EXPERTS, 0),
     "moe_every_n_layers": _unsupported(_EXPERTS, 0),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rsr_formats.architectures import Architecture, of_config
+from rsr_formats.experts import KEYS as EXPERT_KEYS
 from rsr_formats.keys import USED, review
 from rsr_formats.keys.generation import GENERATION
 from rsr_formats.text import listed, shown
@@ -165,7 +166,8 @@ def _check(config: Config, known: Architecture, note: Note) -> None:
     Raises:
         ExportError: the file would mean another model.
     """
-    found = review(config, {}, own_keys=False)
+    written = EXPERT_KEYS if known.has_experts else ()
+    found = review({k: v for k, v in config.items() if k not in written}, {}, own_keys=False)
     refused = [*found.refused]
     activation = config.get("hidden_act")
     if activation is not None:

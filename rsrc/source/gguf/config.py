@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats.architectures import ARCHITECTURES, of_config, of_gguf
+from rsr_formats.experts import experts_of
 
 from ...common.errors import SourceError
 from .activations import apply_activations
@@ -28,6 +29,12 @@ _INTEGERS = {
     "intermediate_size": "feed_forward_length",
     "num_attention_heads": "attention.head_count",
     "num_key_value_heads": "attention.head_count_kv",
+}
+# The same of an architecture with experts.
+_EXPERTS = {
+    "num_experts": "expert_count",
+    "num_experts_per_tok": "expert_used_count",
+    "moe_intermediate_size": "expert_feed_forward_length",
 }
 _FLOATS = {
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
@@ -78,7 +85,7 @@ def hf_config(
         "hidden_act": known.hidden_act,
         **known.gguf_config,
     }
-    for own, key in _INTEGERS.items():
+    for own, key in (_INTEGERS | (_EXPERTS if known.has_experts else {})).items():
         config[own] = whole_of(metadata.get(prefix + key))
     for own, key in _FLOATS.items():
         config[own] = number_of(metadata.get(prefix + key))
@@ -167,7 +174,33 @@ def gguf_metadata(config: Mapping[str, Any]) -> dict[str, int | float | str]:
             result[SPECIAL_TOKENS[token]] = found
     if known.model_type == "minicpm":
         result.update(_minicpm_metadata(config, prefix))
+    if known.has_experts:
+        result.update(_expert_metadata(config, prefix))
     return result
+
+
+def _expert_metadata(config: Mapping[str, Any], prefix: str) -> dict[str, int]:
+    """Return the settings of experts.
+
+    Raises:
+        SourceError: a setting is invalid, or one that llama.cpp does not have.
+    """
+    try:
+        experts = experts_of(config)
+    except ValueError as error:
+        raise SourceError(str(error)) from None
+    assert experts is not None
+    if not experts.norm_topk_prob:
+        raise SourceError(
+            "config.json: norm_topk_prob is not true, and llama.cpp always divides the weights of "
+            "the chosen experts by their sum"
+        )
+    if not all(map(experts.are_in, range(min(int(config["num_hidden_layers"]), 1 << 16)))):
+        raise SourceError(
+            "config.json: layers without experts (decoder_sparse_step, mlp_only_layers), and in "
+            "llama.cpp all layers have them"
+        )
+    return {prefix + key: getattr(experts, own) for own, key in _EXPERTS.items()}
 
 
 def rope_factors(config: Mapping[str, Any]) -> npt.NDArray[np.float32] | None:

@@ -25,6 +25,13 @@ _LINEAR = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+# The router, and the tensors of all experts (source/stacks.py)
+_EXPERTS = {
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_exps": "mlp.experts.gate_proj",
+    "ffn_up_exps": "mlp.experts.up_proj",
+    "ffn_down_exps": "mlp.experts.down_proj",
+}
 _SUFFIXES = ("weight", "bias", "scale", "input_scale")
 _SUFFIX = f"({'|'.join(_SUFFIXES)})"
 _FUSED = {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}
@@ -117,6 +124,7 @@ def _layer_stems(known: Architecture) -> dict[str, str]:
     norms, of_heads = known.norms, known.qk_norms or QkNorms()
     found = {
         **_LINEAR,
+        **(_EXPERTS if known.has_experts else {}),
         **{_FUSED[name]: name for name in known.fused},
         "attn_norm": norms.before_mixer,
         "post_attention_norm": norms.after_mixer,

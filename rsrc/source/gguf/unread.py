@@ -36,6 +36,13 @@ _MINICPM = {
     "residual_scale": "scale_depth",
     "logit_scale": "dim_model_base",
 }
+# The same of an architecture with experts.
+_EXPERTS = {
+    "expert_count": "num_experts",
+    "expert_used_count": "num_experts_per_tok",
+    "expert_feed_forward_length": "moe_intermediate_size",
+    "expert_weights_norm": "norm_topk_prob",
+}
 
 
 def unread(
@@ -75,6 +82,9 @@ def _is_in(config: Mapping[str, Any], name: str, value: Any) -> bool:
         return whole_of(value) is not None
     if config.get("model_type") == "minicpm" and name in _MINICPM:
         return config.get(_MINICPM[name]) is not None
+    if name in _EXPERTS and "norm_topk_prob" in config:  # an architecture with experts
+        found = config.get(_EXPERTS[name])
+        return type(found) is type(value) and bool(found == value)
     if name in _MIXERS and "linear_num_value_heads" in config:
         return config.get("layer_types") is not None
     head_dim = config.get("head_dim")

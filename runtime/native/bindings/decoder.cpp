@@ -19,17 +19,9 @@ using namespace nb::literals;
 
 namespace {
 
-template <class T, int N>
-using Maybe = std::optional<Array<T, N>>;
-
 using Rows = Array<float, 2>;
 using Scales = Array<float, 2>;
 using Weight = Maybe<const float, 1>;
-
-template <class Given>
-auto pointer(const std::optional<Given>& array) {
-  return array ? array->data() : nullptr;
-}
 
 template <class Given>
 bool has_shape(const std::optional<Given>& array, size_t rows, size_t n) {
@@ -57,15 +49,6 @@ Output row_output(size_t count, size_t n, const Weight& weight, float eps,
           "q and s go together, and s must be (count, 1), or (count, groups) with group_columns");
   require(out || q, "one of out and (q, s) must be given");
   return {to, weight, out, q, s};
-}
-
-rsr::Activation activation_named(const std::string& name) {
-  if (name == "silu") return rsr::Activation::silu;
-  if (name == "relu2") return rsr::Activation::relu2;
-  if (name == "gelu_tanh") return rsr::Activation::gelu_tanh;
-  if (name == "sigmoid") return rsr::Activation::sigmoid;
-  throw std::invalid_argument("unknown activation '" + name +
-                              "'; there are silu, relu2, gelu_tanh, sigmoid");
 }
 
 auto normalize(const Rows& x, const Maybe<const float, 2>& add, const Weight& weight, float eps,
@@ -260,6 +243,15 @@ constexpr const char* kOutputs =
     "quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.";
 
 }  // namespace
+
+rsr::Activation activation_named(const std::string& name) {
+  if (name == "silu") return rsr::Activation::silu;
+  if (name == "relu2") return rsr::Activation::relu2;
+  if (name == "gelu_tanh") return rsr::Activation::gelu_tanh;
+  if (name == "sigmoid") return rsr::Activation::sigmoid;
+  throw std::invalid_argument("unknown activation '" + name +
+                              "'; there are silu, relu2, gelu_tanh, sigmoid");
+}
 
 void bind_decoder(nb::module_& m, nb::class_<Program>& program) {
   const std::string normalize_doc =

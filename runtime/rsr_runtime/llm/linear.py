@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,6 +63,7 @@ class Linear:
     norm: FloatArray | None = None  # (in_features,)
     norm_eps: float = 0.0
     row_scale: FloatArray | None = None  # (out_features,), of a dense int8 weight
+    share: Fraction = Fraction(1)  # of the tokens that take it
 
     @property
     def form(self) -> Form:

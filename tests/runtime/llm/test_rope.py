@@ -20,8 +20,14 @@ LLAMA3 = {
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}
 
 
-def rope(head_dim: int = 64, positions: int = 4096, theta: float = 1e4, **config: Any) -> Rope:
-    return Rope.from_config(config, head_dim, positions, theta)
+def rope(
+    head_dim: int = 64,
+    positions: int = 4096,
+    theta: float = 1e4,
+    share: float | None = None,
+    **config: Any,
+) -> Rope:
+    return Rope.from_config(config, head_dim, positions, theta, share)
 
 
 def frequencies(found: Rope) -> npt.NDArray[np.float64]:
@@ -330,19 +336,33 @@ def test_llama3_frequencies_must_be_in_order() -> None:
             rope(rope_scaling={**LLAMA3, "low_freq_factor": low})
 
 
+def test_older_names_and_stray_settings() -> None:
+    lists = {"short_factor": [1.0] * 32, "long_factor": [2.0] * 32}
+    scaling = {**lists, "original_max_position_embeddings": 512}
+    old, new = (rope(rope_scaling={**scaling, "type": name}) for name in ("su", "longrope"))
+    assert old == new
+    with pytest.raises(ModelError, match="'yarn' has short_factor and long_factor, which only"):
+        rope(rope_scaling={**YARN, **lists})
+
+
 def test_partial_rotation() -> None:
     """The first features of a head rotate as a smaller head."""
     assert rope(partial_rotary_factor=1.0)
-    expected = rope(head_dim=rope().head_dim // 2).tables(9)
     for config in (
         {"partial_rotary_factor": 0.5},
         {"rope_parameters": {"partial_rotary_factor": 0.5}},
     ):
-        for found, wanted in zip(rope(**config).tables(9), expected, strict=True):
+        with pytest.raises(
+            ModelError, match=r"partial_rotary_factor is 0\.5 .*, but the class rot"
+        ):
+            rope(**config)
+        expected = rope(head_dim=rope().head_dim // 2).tables(9)
+        for found, wanted in zip(rope(share=1.0, **config).tables(9), expected, strict=True):
             np.testing.assert_array_equal(found, wanted)
+    assert rope(share=0.25).head_dim == 16
     for share in (0.001, 1.5, 0.05):
         with pytest.raises(ModelError, match=r"partial_rotary_factor makes .* features of a "):
-            rope(partial_rotary_factor=share)
+            rope(share=1.0, partial_rotary_factor=share)
 
 
 def test_numbers_at_the_borders_give_finite_tables() -> None:

@@ -89,4 +89,5 @@ GGUF_FAMILIES: dict[str, Family] = {
     "minicpm-long": _of("minicpm", rope_scaling=_LONGROPE),  # long factors for any text
     "hunyuan-dense": _of("hunyuan", head_dim=16),
     "qwen35": _hybrid(),
+    "qwen3moe": _of("qwen3-moe", head_dim=16, mlp_only_layers=[], moe_intermediate_size=40),
 }

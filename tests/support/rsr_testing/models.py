@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -403,6 +404,8 @@ class Family:
         options: of `rsrc.compile`.
         rotated: columns of a block of the rotated basis that all matrices are stored in; 0: none.
         gguf: Block type of a GGUF file that is made from the checkpoint and compiled instead.
+        fused_experts: Whether the experts of a layer are in tensors of three dimensions, as
+            transformers 5 saves them with save_original_format=False.
         seed: of the weights; not 1 where every text would depend on a rounding (parity/judge.py)
             already in the first layer.
     """
@@ -418,6 +421,7 @@ class Family:
     options: Mapping[str, Any] = field(default_factory=dict)
     rotated: int = 0
     gguf: str | None = None
+    fused_experts: bool = False
     seed: int = 1
 
     @property
@@ -521,6 +525,17 @@ class Family:
             for name in (known.norms.after_mixer, known.norms.before_mlp):
                 if name is not None:
                     norm(f"{layer}.{name}", hidden)
+            if config.get("num_experts") and i not in config["mlp_only_layers"]:
+                router = 3 * random.bell(config["num_experts"], hidden) / math.sqrt(hidden)
+                tensors[f"{layer}.mlp.gate.weight"] = Tensor.of(router, self.dtype)
+                for e in range(config["num_experts"]):
+                    for name, rows, columns in (
+                        ("gate_proj", config["moe_intermediate_size"], hidden),
+                        ("up_proj", config["moe_intermediate_size"], hidden),
+                        ("down_proj", hidden, config["moe_intermediate_size"]),
+                    ):
+                        linear(f"{layer}.mlp.experts.{e}.{name}", rows, columns, False)
+                continue
             if "mlp.gate_up_proj" in known.fused:
                 linear(f"{layer}.mlp.gate_up_proj", 2 * wide, hidden, False)
             else:
@@ -534,7 +549,7 @@ class Family:
         norm("model.norm", hidden)
         if not is_tied(config):
             vocabulary("lm_head")
-        return tensors
+        return fused(tensors) if self.fused_experts else tensors
 
     def save(self, folder: Path, tensors: Mapping[str, Tensor] | None = None) -> None:
         """Write the model directory, with other tensors if some are given."""
@@ -571,6 +586,27 @@ class Family:
             decompile(output, path, to="gguf", type=self.gguf)
             rsrc.compile(path, output, force=True, **self.options)
         return output
+
+
+def fused(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors with those of the experts of each layer in two of three dimensions."""
+    result: dict[str, Tensor] = {}
+    experts: dict[str, list[list[Tensor]]] = {}  # by name: of each expert, its matrices
+    for name, tensor in tensors.items():
+        match = re.fullmatch(r"(.*\.experts)\.([0-9]+)\.(gate|up|down)_proj\.weight", name)
+        if match is None:
+            result[name] = tensor
+            continue
+        whole = experts.setdefault(
+            f"{match[1]}.{'down' if match[3] == 'down' else 'gate_up'}_proj", []
+        )
+        if match[3] != "up":
+            whole.append([])
+        whole[-1].append(tensor)
+    for name, parts in experts.items():
+        values = np.stack([np.concatenate([t.values for t in expert]) for expert in parts])
+        result[name] = Tensor(parts[0][0].dtype, values)
+    return result
 
 
 def safetensors(tensors: Mapping[str, Tensor]) -> bytes:
@@ -661,6 +697,21 @@ _QWEN3: Config = {
     "tie_word_embeddings": True,
     "torch_dtype": "float16",
 }
+_QWEN3_MOE: Config = {
+    **{k: v for k, v in _QWEN3.items() if k != "max_window_layers"},
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "num_hidden_layers": 3,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [1],
+    "moe_intermediate_size": 128,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "norm_topk_prob": True,
+    "output_router_logits": False,
+    "router_aux_loss_coef": 0.001,
+    "tie_word_embeddings": False,
+}
 _QWEN35: Config = {
     **_PLAIN,
     "architectures": ["Qwen3_5ForCausalLM"],
@@ -707,7 +758,7 @@ _PHI3: Config = {
     "model_type": "phi3",
     "rope_theta": 10000.0,
     "original_max_position_embeddings": 70,
-    "pad_token_id": None,
+    "pad_token_id": 0,
     "partial_rotary_factor": 0.75,
     "rope_scaling": {
         "type": "longrope",
@@ -724,7 +775,7 @@ _SMOLLM3: Config = {
     "layer_types": ["full_attention"] * 2,
     "no_rope_layer_interval": 4,
     "no_rope_layers": [1, 0],
-    "pad_token_id": None,
+    "pad_token_id": 0,
     "use_sliding_window": False,
     "sliding_window": None,
     "max_window_layers": 28,
@@ -876,6 +927,23 @@ FAMILIES: dict[str, Family] = {
         "weights in a rotated basis, as in prism-ml/Ternary-Bonsai-2, hadamard.json",
         {**_QWEN3, "intermediate_size": 384, "tie_word_embeddings": False},
         groups(128), "F16", BYTE_LEVEL, everything=True, rotated=128,
+    ),
+    "qwen3-moe": Family(
+        "deepgrove/maple-preview and other Qwen3Moe: one tensor for each matrix of an expert",
+        _QWEN3_MOE, groups(128), "F16", BYTE_LEVEL,
+    ),
+    "qwen3-moe-fused": Family(
+        "Qwen3Moe with one tensor for the experts of a layer, weights of the chosen not normalized",
+        {**_QWEN3_MOE, "norm_topk_prob": False},
+        shards(1), "BF16", BYTE_LEVEL, fused_experts=True,
+    ),
+    "gguf-qwen3moe": Family(
+        "llama.cpp, architecture qwen3moe, TQ2_0",
+        {
+            **_QWEN3_MOE, "hidden_size": 256, "num_hidden_layers": 2, "mlp_only_layers": [],
+            "intermediate_size": 512, "moe_intermediate_size": 256, "num_experts": 4,
+        },
+        shards(1), "F16", BYTE_LEVEL, gguf="TQ2_0",
     ),
     "bonsai-windows": Family(
         "Qwen3 with windows from layer max_window_layers on",

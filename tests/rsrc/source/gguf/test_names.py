@@ -53,7 +53,7 @@ def test_inner_norms_of_the_2b_model(architecture: str) -> None:
     "name",
     [
         "rope_freqs.weight",
-        "blk.0.ffn_gate_exps.weight",
+        "blk.0.ffn_gate_shexp.weight",
         "blk.00.attn_q.weight",  # not another name of layer 0
         "blk.0.attn_q.weight.weight",
         "blk.0.attn_q.scales",
@@ -66,6 +66,15 @@ def test_other_names_stay_as_they_are(name: str) -> None:
     for architecture in ("mamba", *(name for a in ARCHITECTURES for name in a.gguf_names)):
         assert hf_name(name, architecture) == name
     assert gguf_name(name, "llama") == name
+
+
+@pytest.mark.parametrize("stem", ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"])
+def test_experts(stem: str) -> None:
+    """One tensor for the experts of a layer: `rsrc.source.stacks` cuts it."""
+    name = f"model.layers.2.mlp.experts.{stem.split('_')[1]}_proj.weight"
+    assert hf_name(f"blk.2.{stem}.weight", "qwen3moe") == name
+    assert hf_name("blk.2.ffn_gate_inp.weight", "qwen3moe") == "model.layers.2.mlp.gate.weight"
+    assert hf_name(f"blk.2.{stem}.weight", "qwen3") == f"blk.2.{stem}.weight"
 
 
 def test_an_unknown_architecture_keeps_its_names() -> None:
