@@ -59,7 +59,7 @@ class Permuted16:
 
     def __init__(self, permutation: Annotated[NDArray[numpy.uint16], dict(shape=(None, None), order='C', device='cpu', writable=False)], segments: Annotated[NDArray[numpy.uint16], dict(shape=(None, None), order='C', device='cpu', writable=False)], columns: int, k: int, values: Annotated[NDArray[numpy.int8], dict(shape=(None,), order='C', device='cpu', writable=False)], reduce: bool, scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], scale_rows: int) -> None:
         """
-        permutation: (blocks, rows). segments: (blocks, base^k + 1). values: (base,), what the digits stand for; base 2 or 3, k from 1 to 16. reduce: y = x A; otherwise y = A x, of the indexed matrix A (rows, columns). scale: one per scale_rows output rows. Raises ValueError for other shapes.
+        permutation: (blocks, rows). segments: (blocks, base^k + 1). values: (base,), what the digits stand for; base 2 to 5, k from 1 to 16. reduce: y = x A; otherwise y = A x, of the indexed matrix A (rows, columns). scale: one per scale_rows output rows. Raises ValueError for other shapes.
         """
 
     def multiply_i8(self, x: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')], plus_plus: bool) -> None:
@@ -79,7 +79,7 @@ class Permuted32:
 
     def __init__(self, permutation: Annotated[NDArray[numpy.uint32], dict(shape=(None, None), order='C', device='cpu', writable=False)], segments: Annotated[NDArray[numpy.uint32], dict(shape=(None, None), order='C', device='cpu', writable=False)], columns: int, k: int, values: Annotated[NDArray[numpy.int8], dict(shape=(None,), order='C', device='cpu', writable=False)], reduce: bool, scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], scale_rows: int) -> None:
         """
-        permutation: (blocks, rows). segments: (blocks, base^k + 1). values: (base,), what the digits stand for; base 2 or 3, k from 1 to 16. reduce: y = x A; otherwise y = A x, of the indexed matrix A (rows, columns). scale: one per scale_rows output rows. Raises ValueError for other shapes.
+        permutation: (blocks, rows). segments: (blocks, base^k + 1). values: (base,), what the digits stand for; base 2 to 5, k from 1 to 16. reduce: y = x A; otherwise y = A x, of the indexed matrix A (rows, columns). scale: one per scale_rows output rows. Raises ValueError for other shapes.
         """
 
     def multiply_i8(self, x: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')], plus_plus: bool) -> None:
@@ -174,6 +174,20 @@ class Program:
         activation(gate) * up, then its RMS norm as in normalize, to out, to (q, s), or to both.
 
         gate, up: (count, n). activation: 'silu', 'relu2', 'gelu_tanh' or 'sigmoid'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.
+        """
+
+    def rotate(self, part: int, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], factors: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], block: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, group_columns: int = 0) -> None:
+        """
+        H (factors * x) to out, to (q, s), or to both, where H is the Walsh-Hadamard matrix [(-1)^popcount(r & c)] on the diagonal blocks of a matrix.
+
+        x: (count, n). factors: (n,). block: rows of H, a power of two from 16 on that divides n. out, q, s, group_columns: as of normalize; out may be x. Raises ValueError for other shapes, or if there is no output.
+        """
+
+    def rotate_back(self, part: int, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], factors: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], block: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+        """
+        factors * (H x) to out; with factors of magnitude block^-1/2, what undoes rotate.
+
+        x, out: (count, n); out may be x. factors, block: as of rotate. Raises ValueError for other shapes.
         """
 
     def delta_net(self, part: int, qkv: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], a: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], b: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], weights: DeltaWeights, state: DeltaState, convolved: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
@@ -299,6 +313,20 @@ def gated(gate: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order
     activation(gate) * up, then its RMS norm as in normalize, to out, to (q, s), or to both.
 
     gate, up: (count, n). activation: 'silu', 'relu2', 'gelu_tanh' or 'sigmoid'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.
+    """
+
+def rotate(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], factors: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], block: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, group_columns: int = 0) -> None:
+    """
+    H (factors * x) to out, to (q, s), or to both, where H is the Walsh-Hadamard matrix [(-1)^popcount(r & c)] on the diagonal blocks of a matrix.
+
+    x: (count, n). factors: (n,). block: rows of H, a power of two from 16 on that divides n. out, q, s, group_columns: as of normalize; out may be x. Raises ValueError for other shapes, or if there is no output.
+    """
+
+def rotate_back(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], factors: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], block: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+    """
+    factors * (H x) to out; with factors of magnitude block^-1/2, what undoes rotate.
+
+    x, out: (count, n); out may be x. factors, block: as of rotate. Raises ValueError for other shapes.
     """
 
 class DeltaWeights:
