@@ -46,6 +46,7 @@ _BIASES = {
 _TOKENS = ("bos_token", "eos_token", "pad_token")
 _REQUIRED = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads")
 
+_ORIGINAL = "original_max_position_embeddings"
 _MAX_HEAD_DIM = 1 << 16
 # The multipliers of the only model when GGUF had no keys for them.
 _MINICPM_2B = {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 256}
@@ -108,7 +109,13 @@ def hf_config(
         config[own] = any(f"blk.0.{name}.bias" in tensors for name in names) or None
     config["attention_bias"] = bool(config["attention_bias"])
     config["tie_word_embeddings"] = "output.weight" not in tensors
-    rope = Rope(head_dim, config["rope_theta"], config["max_position_embeddings"])
+    if "sliding_window" in known.own_keys:  # 0: none
+        config["sliding_window"] = (
+            whole_of(metadata.get(prefix + "attention.sliding_window")) or None
+        )
+    if _ORIGINAL in known.own_keys:
+        config[_ORIGINAL] = whole_of(metadata.get(f"{prefix}rope.scaling.original_context_length"))
+    rope = Rope(rotated or head_dim, config["rope_theta"], config["max_position_embeddings"])
     scaling = rope_scaling(metadata, prefix, rope, rope_tensors or {}, known.rope_keys)
     config["rope_scaling"] = scaling
     if known.model_type == "minicpm":
