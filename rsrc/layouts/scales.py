@@ -24,8 +24,8 @@ SHARDS = 64  # the most equal parts of rows or columns to try: shards of model-p
 class ScaleGrid:
     """The scales of a matrix: values[r // rows, c // columns] multiplies weight [r, c].
 
-    Grids of all tensors are in memory at once, so values that float16 can hold are stored so: 0.4 GB
-    for 27 billion weights with groups of 128 columns.
+    Grids of all tensors are in memory at once, so values that float16 can hold are stored so:
+    0.4 GB for 27 billion weights with groups of 128 columns.
 
     Attributes:
         rows: of a row block; at least 1.
