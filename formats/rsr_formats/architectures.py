@@ -397,6 +397,8 @@ ARCHITECTURES = (
     Architecture(
         "MistralForCausalLM",
         "mistral",
+        ("llama",),
+        permutes_qk=True,
         biases={},
         own_keys={"sliding_window": 4096},
         max_position_embeddings=131072,
@@ -406,6 +408,7 @@ ARCHITECTURES = (
     Architecture(
         "Phi3ForCausalLM",
         "phi3",
+        ("phi3",),
         family="Phi-3",
         fused=("self_attn.qkv_proj", "mlp.gate_up_proj"),
         biases={},
@@ -418,6 +421,8 @@ ARCHITECTURES = (
     Architecture(
         "SmolLM3ForCausalLM",
         "smollm3",
+        ("smollm3",),
+        permutes_qk=True,
         biases=_ALL_BIASES,
         own_keys={
             "no_rope_layers": None,
@@ -429,11 +434,13 @@ ARCHITECTURES = (
         max_position_embeddings=32768,
         is_tied=True,
         num_key_value_heads=4,
+        gguf_config={"no_rope_layer_interval": 4},
     ),
     # OLMo 2: norms follow the sublayers
     Architecture(
         "Olmo2ForCausalLM",
         "olmo2",
+        ("olmo2",),
         family="OLMo 2",
         norms=Norms(None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
         qk_norms=QkNorms(spans_heads=True),

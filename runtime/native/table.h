@@ -60,10 +60,12 @@ inline void with_units(const RankedRows& rows, const Body& body) {
   body(std::integral_constant<int, R>());
 }
 
-// Calls body with k as a constant if it is 3, the usual value, otherwise with 0, for any.
+// Calls body with k as a constant if it is 3, of ternary digits, or 2, of digits up to 2; otherwise
+// with 0, for any.
 template <class Body>
 inline void with_k(int k, const Body& body) {
-  k == 3 ? body(std::integral_constant<int, 3>()) : body(std::integral_constant<int, 0>());
+  if (k == 3) return body(std::integral_constant<int, 3>());
+  k == 2 ? body(std::integral_constant<int, 2>()) : body(std::integral_constant<int, 0>());
 }
 
 inline size_t group_count(const Grouping& grouping) {

@@ -468,6 +468,20 @@ def num_threads() -> int:
 def set_num_threads(n: int) -> None:
     """Set num_threads(). Raises ValueError unless 1 <= n <= 1024."""
 
+def nucleus(weights: numpy.typing.NDArray[numpy.float64], enough: float) -> tuple[float, int] | None:
+    """
+    Return (smallest, equal): the fewest largest weights whose sum is at least `enough` are those above `smallest` and the first `equal` of those equal to it. None where rounding could decide, or for a set that reaches far below the largest weight.
+
+    weights: (n,), 0 to 1, the largest is 1.
+    """
+
+def draw(weights: Annotated[NDArray[numpy.float64], dict(shape=(None,), order='C', device='cpu', writable=False)], smallest: float, equal: int, random: float) -> int:
+    """
+    Draw one of the weights above `smallest` and the first `equal` of those equal to it: the first at which their sum, in order, is above `random` times the whole sum, or is the whole sum.
+
+    weights: (n,). random: 0 to below 1. Raises ValueError for 2^32 or more weights.
+    """
+
 class PrefetchDistances:
     """Bytes ahead of the index that is read."""
 

@@ -14,8 +14,14 @@ import pytest
 
 import rsr_runtime as rsr
 from rsr_formats.errors import IndexDataError
-from rsr_formats.packing import pattern_values, unpack_w16
-from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, QUINARY, TERNARY
+from rsr_formats.packing import pattern_values, unpack_w16, w16_size
+from rsr_formats.records import (
+    BINARY_BITS,
+    BINARY_SIGNS,
+    MAX_IN_FEATURES_OF_2,
+    QUINARY,
+    TERNARY,
+)
 from rsr_runtime import _native
 from rsr_testing.matrices import ISAS, RANKED, SPARSE, Build, Built, Spec, Workshop
 
@@ -152,6 +158,22 @@ def test_ranked_sums_reach_their_bounds(
     ]
     specs = [Spec((m, n), digits, k, fill=fill) for n in columns for m in (33, 128)]
     check_all(shared_build(specs), rng)
+
+
+def test_the_longest_row_of_digits_of_2(isa: str) -> None:
+    """All digits 2, all inputs -128: the largest sum, -256 (2^23 - 1), just fits int32."""
+    digits, k, columns = (-1, 0, 1, 2), 2, MAX_IN_FEATURES_OF_2
+    patterns = np.zeros((k, 32), np.int16)
+    patterns[:, :16] = pattern_values(digits, k).T
+    words = np.full(w16_size(1, -(-columns // k)) // 2, 15 | 15 << 5 | 15 << 10, np.uint16)
+    one = np.ones(1, np.float32)
+    index = _native.Ranked(words, 1, columns, patterns, one, 1, None, 0)
+    x = np.full((1, columns), -128, np.int8)
+    y = np.zeros((1, 1), np.int32)
+    _native.multiply_i8([index], x, [y])
+    assert y[0, 0] == -256 * columns == -(2**31) + 256
+    with pytest.raises(ValueError, match="overflow int32"):
+        _native.Ranked(words, 1, columns + 1, patterns, one, 1, None, 0)
 
 
 @pytest.mark.parametrize(("digits", "k", "direction"), PERMUTED)

@@ -47,6 +47,7 @@ _BIASES = {
 _TOKENS = ("bos_token", "eos_token", "pad_token")
 _REQUIRED = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads")
 
+_ORIGINAL = "original_max_position_embeddings"
 _MAX_HEAD_DIM = 1 << 16
 _MAX_LAYERS = 1 << 15  # a file has no more tensors
 _INTERVAL = 4  # llama.cpp's default
@@ -112,7 +113,13 @@ def hf_config(
         config[own] = any(f"blk.0.{name}.bias" in tensors for name in names) or None
     config["attention_bias"] = bool(config["attention_bias"])
     config["tie_word_embeddings"] = "output.weight" not in tensors
-    rope = Rope(head_dim, config["rope_theta"], config["max_position_embeddings"])
+    if "sliding_window" in known.own_keys:  # 0: none
+        config["sliding_window"] = (
+            whole_of(metadata.get(prefix + "attention.sliding_window")) or None
+        )
+    if _ORIGINAL in known.own_keys:
+        config[_ORIGINAL] = whole_of(metadata.get(f"{prefix}rope.scaling.original_context_length"))
+    rope = Rope(rotated or head_dim, config["rope_theta"], config["max_position_embeddings"])
     scaling = rope_scaling(metadata, prefix, rope, rope_tensors or {}, known.rope_keys)
     config["rope_scaling"] = scaling
     delta = ValueHeads.of_metadata(metadata, prefix)

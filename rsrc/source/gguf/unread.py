@@ -98,6 +98,8 @@ def _is_in(config: Mapping[str, Any], name: str, value: Any) -> bool:
         return bool(head_dim and number and np.isclose(number, head_dim**-0.5, rtol=1e-6))
     if name == "attention.sliding_window":
         window, positions = whole_of(value), config.get("max_position_embeddings")
+        if window is not None and window == config.get("sliding_window"):
+            return True
         return window is not None and positions is not None and window >= positions
     return False
 

@@ -5,6 +5,7 @@ Whatever a cache held before, a text is the one that it would be alone.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,19 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import rsrc
+from rsr_runtime import llm
 from rsr_runtime.llm import Chat, Engine, Job, LanguageModel, Sampling
 from rsr_runtime.llm.decoder import BatchItem
+from rsr_runtime.llm.errors import ModelError
 from rsr_runtime.llm.job import Started, TextFinished
 from rsr_runtime.llm.layers.mlp import Mlp
 from rsr_runtime.llm.layers.sublayer import FloatArray, Pass
 from rsr_runtime.llm.session import Session
 from rsr_runtime.llm.speculation import PassTimes
+from rsr_testing.language_models import LanguageModels
 from rsr_testing.loader import Loader
+from rsr_testing.models import FAMILIES
 
 EXACT, FLOATS = "qwen3.5-bitnet", "qwen3.5"
 TOLERANCE = 2e-4  # of the largest logit, as between this runtime and transformers
@@ -52,7 +58,8 @@ def test_a_prompt_in_parts_is_the_prompt_at_once(
     model, tokens = loaded(name, context=250), tokens_of(200, 1)
     expected = model.logits(tokens)
     for most in (1, 4, 60):
-        session, found = model.new_session(), []
+        session = model.new_session()
+        found: list[FloatArray] = []
         for part in cut(tokens, rng, most):
             with model._decoder.turn():
                 item = BatchItem(part, session.cache, len(session.tokens))
@@ -63,7 +70,8 @@ def test_a_prompt_in_parts_is_the_prompt_at_once(
         if name == EXACT:
             np.testing.assert_array_equal(found, expected)
         else:
-            np.testing.assert_allclose(found, expected, atol=TOLERANCE * np.abs(expected).max())
+            error = np.abs(np.stack(found) - expected).max()
+            assert error <= TOLERANCE * np.abs(expected).max()
 
 
 def test_a_session_goes_from_any_sequence_to_any_other(
@@ -104,6 +112,33 @@ def test_what_is_read_again(loaded: Loader) -> None:
     assert read_again(session, tokens_of(50, 8)) == 50
 
 
+def test_a_cache_goes_back_to_copies_and_snapshots(loaded: Loader) -> None:
+    model, tokens = loaded(EXACT, context=100), tokens_of(60, 18)
+    expected = alone(model, [*tokens[:20], 9])
+    session, other = model.new_session(), model.new_session()
+    cache = session.cache
+    cache.plan(10)
+    cache.plan(20)
+    assert cache.until_planned(99) == 10
+    session.follow(tokens[:25])
+    assert cache.positions == [10, 20, 25]
+    assert [cache.kept(n) for n in (99, 25, 24, 20, 19, 9)] == [25, 25, 20, 20, 10, 0]
+    snapshot = cache.snapshot()
+    session.follow(tokens[:31])
+    other.cache.copy_prefix(cache, 20)
+    other.tokens += tokens[:20]
+    np.testing.assert_array_equal(other.follow([*tokens[:20], 9]), expected)
+    cache.restore(snapshot)
+    assert (cache.length, cache.kept(25)) == (25, 25)
+    assert cache.truncate(22) == 20
+    with pytest.raises(ModelError, match="positions were truncated"):
+        cache.restore(snapshot)
+    session.tokens = tokens[:20]
+    np.testing.assert_array_equal(session.follow([*tokens[:20], 9]), expected)
+    assert cache.truncate(0) == 0
+    assert not any(array.any() for array in cache.summed(0))
+
+
 class InterruptedPassError(Exception):
     """Stands for Ctrl-C."""
 
@@ -137,7 +172,7 @@ def test_an_interrupted_pass_is_not_part_of_the_state(
                 session.follow(tokens[:until])
         model._decoder._forget_all()
         assert session.tokens == tokens[:40]
-        assert session.missing(tokens[:41]) in (1, 41)
+        assert session.missing(tokens[:41]) == 1
     np.testing.assert_array_equal(session.follow([*tokens, 7]), expected)
 
 
@@ -170,6 +205,33 @@ def run(model: LanguageModel, folder: Path | None, *prompts: list[int]) -> list[
                 if isinstance(event, TextFinished):
                     found.append(event.generation.tokens)
     return found
+
+
+def test_the_text_part_of_a_conditional_class(
+    language_models: LanguageModels, tmp_path: Path
+) -> None:
+    """As published: settings under text_config, names with language_model, and a vision tower."""
+    family, folder = FAMILIES[FLOATS], tmp_path / "model"
+    tensors = {
+        name.replace("model.", "model.language_model.", 1): tensor
+        for name, tensor in family.tensors().items()
+    }
+    tensors["model.visual.blocks.0.attn.qkv.weight"] = tensors["lm_head.weight"]
+    text = {key: value for key, value in family.settings.items() if key != "architectures"}
+    config = {
+        "architectures": ["Qwen3_5ForConditionalGeneration"],
+        "model_type": "qwen3_5",
+        "text_config": text,
+        "vision_config": {"model_type": "qwen3_5", "depth": 1},
+        "tie_word_embeddings": False,
+        "image_token_id": 7,
+    }
+    family.save(folder, tensors)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    rsrc.compile(folder, tmp_path / "model.rsr")
+    tokens = tokens_of(30, 30)
+    with llm.load(tmp_path / "model.rsr") as model, llm.load(language_models.path(FLOATS)) as plain:
+        np.testing.assert_array_equal(model.logits(tokens), plain.logits(tokens))
 
 
 def test_an_engine_shares_what_was_copied(loaded: Loader) -> None:

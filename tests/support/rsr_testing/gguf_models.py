@@ -88,6 +88,12 @@ GGUF_FAMILIES: dict[str, Family] = {
     "minicpm-longrope": _of("minicpm"),  # short factors
     "minicpm-long": _of("minicpm", rope_scaling=_LONGROPE),  # long factors for any text
     "hunyuan-dense": _of("hunyuan", head_dim=16),
+    "mistral": _of("mistral", quantization_config=None, sliding_window=256),
+    "phi3": _of("phi3", sliding_window=None),
+    "smollm3": _of(  # the fourth layer does not rotate
+        "smollm3", num_hidden_layers=4, layer_types=None, no_rope_layers=None
+    ),
+    "olmo2": _of("olmo2", tie_word_embeddings=False),
     "qwen35": _hybrid(),
     "qwen3moe": _of("qwen3-moe", head_dim=16, mlp_only_layers=[], moe_intermediate_size=40),
 }

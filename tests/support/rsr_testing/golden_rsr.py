@@ -96,7 +96,7 @@ def listed_w16(
 
 
 def permuted(writer: RsrWriter, A: Digits, k: int, base: int = 3, pad: int = 1) -> dict[str, int]:
-    """Write the sections of a matrix, ternary unless `base` says otherwise, in encoding permuted."""
+    """Write the sections of a matrix of `base` digits in encoding permuted."""
     blocks = [block_from_ranks(r, base**k) for r in ranks_of(A, base, k, pad)]
     return {
         "permutation": writer.add([b.permutation.astype("<u2").tobytes() for b in blocks]),
