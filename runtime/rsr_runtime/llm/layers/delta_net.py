@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rsr_formats.architectures import DeltaNet as Sizes
 
@@ -16,8 +14,8 @@ from ..layer_settings import LayerSettings
 from ..linear import LinearGroup, QuantizedInputs
 from .declared import Declared, DeclaredFloats, LayerTensors, linear
 from .state import LayerState
-from .summed_state import SummedState
 from .sublayer import ATTENTION, PRODUCTS, REST, FloatArray, Mixer, Pass, Place
+from .summed_state import SummedState
 
 LANES = 16  # columns of a head's state that are side by side
 
