@@ -94,7 +94,7 @@ class EmbeddingFamily:
             "config_sentence_transformers.json": {
                 "prompts": self.prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"
             },
-            "sentence_bert_config.json": {"max_seq_length": 200, "do_lower_case": False},
+            "sentence_bert_config.json": {"max_seq_length": 250, "do_lower_case": False},
         }  # fmt: skip
 
     def save(self, folder: Path) -> None:
