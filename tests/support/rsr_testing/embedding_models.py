@@ -58,6 +58,7 @@ class EmbeddingFamily:
         normalizes: whether modules.json has Normalize.
         prompts: those in config_sentence_transformers.json.
         is_bitnet: whether a norm in each linear layer makes it a BitLinear layer.
+        most: max_seq_length in sentence_bert_config.json.
     """
 
     family: Family
@@ -65,6 +66,7 @@ class EmbeddingFamily:
     normalizes: bool = True
     prompts: dict[str, str] = field(default_factory=dict)
     is_bitnet: bool = False
+    most: int = 250
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the checkpoint by name."""
@@ -94,7 +96,7 @@ class EmbeddingFamily:
             "config_sentence_transformers.json": {
                 "prompts": self.prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"
             },
-            "sentence_bert_config.json": {"max_seq_length": 250, "do_lower_case": False},
+            "sentence_bert_config.json": {"max_seq_length": self.most, "do_lower_case": False},
         }  # fmt: skip
 
     def save(self, folder: Path) -> None:
