@@ -118,6 +118,7 @@ class Architecture:
         name: class name.
         model_type: `model_type` in config.json.
         gguf_names: values of `general.architecture`; an export writes the first.
+        family: what its models are called; "": as the class.
         is_runnable: whether `rsr_runtime.llm` can run it.
         has_head: whether it has an output head; one without gives hidden states, not text.
         base_name: name of the class that is its decoder without a head; "": "...Model".
@@ -133,7 +134,8 @@ class Architecture:
             layers are alike.
         delta_net: sizes of gated delta nets for absent keys, or None.
         has_output_gate: q_proj also gives a gate of what attention returns, head by head.
-        mlp: the kind of MLP.
+        mlp: the kind of MLP; "experts": config.json says which layers have them (`experts.py`),
+            and the others have "mlp".
         layer_runs: how often a pass runs each layer before the next one, if config.json says
             `layer_sharing`.
         embedding_factor: of the embeddings; this and the following are None for 1.
@@ -150,7 +152,8 @@ class Architecture:
         own_keys: keys of config.json that this class reads and others do not, and what stands for
             an absent one. `rsr_runtime.llm.layer_settings` and `.config` say what they do.
         hidden_act: activation of the gate. This and the following are defaults for absent keys.
-        partial_rotary_factor: share of a head that is rotated.
+        partial_rotary_factor: share of a head that is rotated; None: all of it, and a config.json
+            with another share is refused.
         rope_keys: keys of rope_parameters that only some classes read.
         longrope_by_limit: max_position_embeddings chooses longrope's factors, whatever the length
             of a sequence.
@@ -159,11 +162,14 @@ class Architecture:
         num_key_value_heads: None means `num_attention_heads`.
         head_dim: None means `hidden_size / num_attention_heads`.
         gguf_config: settings of config.json for which GGUF has no metadata keys.
+        gguf_layer: names of tensors within a layer that only GGUF files of this class have, without
+            ".weight" and ".bias" where both names end alike.
     """
 
     name: str
     model_type: str
     gguf_names: tuple[str, ...] = ()
+    family: str = ""
     is_runnable: bool = True
     has_head: bool = True
     base_name: str = ""
@@ -192,7 +198,7 @@ class Architecture:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     max_position_embeddings: int = 2048
-    partial_rotary_factor: float = 1.0
+    partial_rotary_factor: float | None = None
     rope_keys: tuple[str, ...] = ()
     longrope_by_limit: bool = False
     tie_key: str = "tie_word_embeddings"
@@ -200,6 +206,17 @@ class Architecture:
     num_key_value_heads: int | None = None
     head_dim: int | None = None
     gguf_config: Mapping[str, Any] = field(default_factory=dict)
+    gguf_layer: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether layers may have a mixture of experts (`rsr_formats.experts`)."""
+        return self.mlp == "experts"
+
+    @property
+    def title(self) -> str:
+        """What its models are called."""
+        return self.family or self.name.removesuffix("ForCausalLM").removesuffix("Model")
 
     @property
     def factors(self) -> tuple[Factor, ...]:
@@ -219,6 +236,18 @@ class Architecture:
         sub = (name for name in (self.attn_sub_norm, self.ffn_sub_norm) if name is not None)
         delta = () if self.delta_net is None else ("linear_attn.norm",)
         return (*self.norms.names, *qk, *sub, *delta)
+
+    def is_zero_centered(self, name: str) -> bool:
+        """Return whether a tensor is the weight of a zero-centered norm.
+
+        Args:
+            name: as in a class without a head: "layers.0.input_layernorm.weight", "norm.weight".
+        """
+        if not self.zero_centered_norms:
+            return False
+        qk = () if self.qk_norms is None else (self.qk_norms.queries, self.qk_norms.keys)
+        norms = tuple(f".{norm}.weight" for norm in (*self.norms.names, *qk))
+        return name == "norm.weight" or name.endswith(norms)
 
     @property
     def projections(self) -> tuple[str, ...]:
@@ -284,6 +313,7 @@ ARCHITECTURES = (
         "BitNetForCausalLM",
         "bitnet",
         ("bitnet-b1.58", "bitnet-25"),
+        family="BitNet b1.58",
         attn_sub_norm="self_attn.attn_sub_norm",
         ffn_sub_norm="mlp.ffn_sub_norm",
         hidden_act="relu2",
@@ -297,6 +327,7 @@ ARCHITECTURES = (
         "BitnetForCausalLM",
         "llama",
         ("bitnet",),
+        family="1bitLLM's BitNet b1.58",
         attn_sub_norm="self_attn.inner_attn_ln",
         ffn_sub_norm="mlp.ffn_layernorm",
         int8_activations=True,
@@ -304,10 +335,35 @@ ARCHITECTURES = (
         gguf_config={"weight_bits": 1, "input_bits": 8},
     ),
     _QWEN3,
-    # Ternary-Bonsai 27B: three of four layers have a gated delta net
+    # deepgrove/maple-preview; Qwen3 whose MLPs are mixtures of experts
+    replace(
+        _QWEN3,
+        name="Qwen3MoeForCausalLM",
+        model_type="qwen3_moe",
+        gguf_names=("qwen3moe",),
+        family="Qwen3Moe",
+        mlp="experts",
+        own_keys={
+            "num_experts": 128,
+            "num_local_experts": None,  # transformers 5 writes this one
+            "num_experts_per_tok": 8,
+            "moe_intermediate_size": 768,
+            "norm_topk_prob": False,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": None,
+            "use_sliding_window": False,
+            "sliding_window": 4096,
+        },
+        gguf_config={"norm_topk_prob": True},  # as llama.cpp computes whatever the file says
+        num_key_value_heads=4,
+        head_dim=None,
+    ),
+    # Ternary-Bonsai 27B and Ternary-Bonsai-2: three of four layers have a gated delta net
     Architecture(
         "Qwen3_5ForCausalLM",
         "qwen3_5_text",
+        ("qwen35",),
+        family="Qwen3.5",
         qk_norms=QkNorms(),
         zero_centered_norms=True,
         mixers={"linear_attention": "delta_net", "full_attention": "attention"},
@@ -318,6 +374,18 @@ ARCHITECTURES = (
         max_position_embeddings=32768,
         num_key_value_heads=4,
         head_dim=256,
+        gguf_layer={
+            "post_attention_norm": "post_attention_layernorm",
+            "attn_qkv": "linear_attn.in_proj_qkv",
+            "attn_gate": "linear_attn.in_proj_z",
+            "ssm_alpha": "linear_attn.in_proj_a",
+            "ssm_beta": "linear_attn.in_proj_b",
+            "ssm_conv1d": "linear_attn.conv1d",
+            "ssm_norm": "linear_attn.norm",
+            "ssm_out": "linear_attn.out_proj",
+            "ssm_dt.bias": "linear_attn.dt_bias",
+            "ssm_a": "linear_attn.A_log",
+        },
     ),
     # Llama with biases in q_proj, k_proj and v_proj
     Architecture(
@@ -333,6 +401,8 @@ ARCHITECTURES = (
     Architecture(
         "MistralForCausalLM",
         "mistral",
+        ("llama",),
+        permutes_qk=True,
         biases={},
         own_keys={"sliding_window": 4096},
         max_position_embeddings=131072,
@@ -342,16 +412,21 @@ ARCHITECTURES = (
     Architecture(
         "Phi3ForCausalLM",
         "phi3",
+        ("phi3",),
+        family="Phi-3",
         fused=("self_attn.qkv_proj", "mlp.gate_up_proj"),
         biases={},
         own_keys={"sliding_window": None, "original_max_position_embeddings": 4096},
         rms_norm_eps=1e-5,
         max_position_embeddings=4096,
+        partial_rotary_factor=1.0,
     ),
     # Each fourth layer does not rotate
     Architecture(
         "SmolLM3ForCausalLM",
         "smollm3",
+        ("smollm3",),
+        permutes_qk=True,
         biases=_ALL_BIASES,
         own_keys={
             "no_rope_layers": None,
@@ -363,11 +438,14 @@ ARCHITECTURES = (
         max_position_embeddings=32768,
         is_tied=True,
         num_key_value_heads=4,
+        gguf_config={"no_rope_layer_interval": 4},
     ),
     # OLMo 2: norms follow the sublayers
     Architecture(
         "Olmo2ForCausalLM",
         "olmo2",
+        ("olmo2",),
+        family="OLMo 2",
         norms=Norms(None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
         qk_norms=QkNorms(spans_heads=True),
         rms_norm_eps=1e-5,
@@ -417,6 +495,7 @@ ARCHITECTURES = (
         "HunYuanDenseV1ForCausalLM",
         "hunyuan_v1_dense",
         ("hunyuan-dense",),
+        family="HunYuan dense",
         qk_norms=QkNorms("self_attn.query_layernorm", "self_attn.key_layernorm", follow_rope=True),
         rope_keys=("alpha",),
         rms_norm_eps=1e-5,
@@ -432,6 +511,35 @@ ARCHITECTURES = (
         num_key_value_heads=3,
     ),
 )
+
+# What other classes have that no field of `Architecture` describes.
+_LAYER_NORMS = "layer norms, and an MLP without a gate"
+_STATE_SPACES = "state-space layers"
+_LATENT = "compressed keys and values (MLA)"
+MISSING = {
+    "Gemma2ForCausalLM": "capped scores and logits",
+    "Gemma3nForCausalLM": "embeddings and residual streams of their own for each layer",
+    "GptOssForCausalLM": "attention sinks, and experts with biases",
+    "Llama4ForCausalLM": "attention within chunks, and routed experts with a shared one",
+    "DeepseekV2ForCausalLM": _LATENT,
+    "DeepseekV3ForCausalLM": _LATENT,
+    "MiniCPM3ForCausalLM": _LATENT,
+    "Qwen3NextForCausalLM": "gated delta nets with interleaved projections, and a shared expert",
+    "MambaForCausalLM": _STATE_SPACES,
+    "Mamba2ForCausalLM": _STATE_SPACES,
+    "FalconMambaForCausalLM": _STATE_SPACES,
+    "FalconH1ForCausalLM": _STATE_SPACES,
+    "GPT2LMHeadModel": _LAYER_NORMS,
+    "GPTNeoXForCausalLM": _LAYER_NORMS,
+    "OPTForCausalLM": _LAYER_NORMS,
+    "BloomForCausalLM": _LAYER_NORMS,
+    "FalconForCausalLM": _LAYER_NORMS,
+    "PhiForCausalLM": _LAYER_NORMS,
+    "Starcoder2ForCausalLM": _LAYER_NORMS,
+    "OlmoForCausalLM": "layer norms without weights",
+    "StableLmForCausalLM": "layer norms",
+    "CohereForCausalLM": "layer norms, with attention and MLP side by side",
+}
 
 # The matrices of a decoder layer by their names within it, and (out_features, in_features) of each:
 # "hidden" is hidden_size, "intermediate" is intermediate_size, "queries" is num_attention_heads *

@@ -17,6 +17,7 @@ from .records import (
     DTYPE_BITS,
     ENCODINGS,
     FLOAT_DTYPES,
+    KINDS,
     LAYOUTS,
     MAX_AUXILIARY,
     MAX_DIMENSION,
@@ -28,6 +29,9 @@ from .records import (
     MAX_METADATA,
     MAX_OUT_FEATURES,
     MAX_RECORD,
+    MAX_ROTATION_BLOCK,
+    MAX_STACKED,
+    MIN_ROTATION_BLOCK,
     PACKINGS,
     PARTS,
     ROW_RULES,
@@ -37,9 +41,11 @@ from .records import (
     Header,
     IndexedTensor,
     Quantized,
+    Rotation,
     Scale,
     Section,
     SourceRecord,
+    Stack,
     Tensor,
 )
 
@@ -60,7 +66,9 @@ def encode_header(header: Header) -> bytes:
         "metadata": dict(sorted(header.metadata.items())),
         "files": [_map_of(f) for f in header.files],
         "tensors": [_tensor_document(t) for t in header.tensors],
+        **({"stacks": [_map_of(s) for s in header.stacks]} if header.stacks else {}),
         "sections": [_map_of(s) for s in header.sections],
+        **({"rotations": [_map_of(r) for r in header.rotations]} if header.rotations else {}),
     }
     try:
         return bytes(msgpack.packb(document, use_bin_type=True))
@@ -68,7 +76,9 @@ def encode_header(header: Header) -> bytes:
         raise HeaderFieldError(f"header: a field cannot be encoded in msgpack: {error}") from None
 
 
-def _map_of(record: FileEntry | AuxiliaryTensor | Quantized | Section) -> dict[str, Any]:
+def _map_of(
+    record: FileEntry | AuxiliaryTensor | Quantized | Rotation | Section | Stack,
+) -> dict[str, Any]:
     """Return a record whose keys in the file are the names of its attributes."""
     return {f.name: getattr(record, f.name) for f in fields(record)}
 
@@ -82,6 +92,7 @@ def _tensor_document(t: Tensor) -> dict[str, Any]:
             "shape": t.shape,
             "section": t.section,
             **({} if t.quantized is None else {"quantised": _map_of(t.quantized)}),
+            **_rotation_document(t),
         }
     return {
         "name": t.name,
@@ -103,7 +114,12 @@ def _tensor_document(t: Tensor) -> dict[str, Any]:
             "negative_zeros": t.source.negative_zeros,
             "companions": [_map_of(a) for a in t.source.auxiliary],
         },
+        **_rotation_document(t),
     }
+
+
+def _rotation_document(t: Tensor) -> dict[str, Any]:
+    return {} if t.rotation is None else {"rotation": t.rotation}
 
 
 def _scale_document(s: Scale) -> dict[str, Any]:
@@ -147,6 +163,8 @@ def decode_header(data: bytes) -> Header:
             files=tuple(f.take("files", list)),
             tensors=tuple(f.take("tensors", list)),
             sections=tuple(f.take("sections", list)),
+            stacks=_not_empty(f, "stacks"),
+            rotations=_not_empty(f, "rotations"),
         )
     )
 
@@ -325,8 +343,14 @@ def _read_file(f: _Fields) -> FileEntry:
     return f.done(FileEntry(f.string("name"), f.integer("section")))
 
 
+def _read_rotation(f: _Fields) -> Rotation:
+    return f.done(
+        Rotation(f.integer("block", MIN_ROTATION_BLOCK, MAX_ROTATION_BLOCK), f.take("signs", bytes))
+    )
+
+
 def _read_tensor(f: _Fields) -> Tensor:
-    kind = f.string("kind", ("dense", "ternary", "binary"))
+    kind = f.string("kind", ("dense", *KINDS.values()))
     if kind != "dense":
         return f.done(_read_indexed(f, kind))
     tensor = DenseTensor(
@@ -335,6 +359,7 @@ def _read_tensor(f: _Fields) -> Tensor:
         shape=f.shape(),
         section=f.integer("section"),
         quantized=_read_quantized(f) if f.has("quantised") else None,
+        rotation=f.integer("rotation") if f.has("rotation") else None,
     )
     return f.done(tensor)
 
@@ -353,7 +378,7 @@ def _read_indexed(f: _Fields, kind: str) -> IndexedTensor:
     if (
         any(type(d) is not int for d in digits)
         or digits not in DIGITS
-        or (kind == "ternary") != (len(digits) == 3)
+        or kind != KINDS[len(digits)]
     ):
         raise HeaderFieldError(f"{f.where}.digits: not a digit alphabet of kind {kind}")
     encoding = f.string("encoding", ENCODINGS)
@@ -372,6 +397,7 @@ def _read_indexed(f: _Fields, kind: str) -> IndexedTensor:
         source=_read_source(_Fields(f.take("source", dict), f"{f.where}.source")),
         pattern_list=f.take("patterns", bytes) if f.has("patterns") else None,
         stride=f.integer("stride", 2, MAX_IN_FEATURES) if f.has("stride") else 1,
+        rotation=f.integer("rotation") if f.has("rotation") else None,
     )
 
 
@@ -403,6 +429,29 @@ def _read_source(f: _Fields) -> SourceRecord:
     return f.done(record)
 
 
+def _not_empty(f: _Fields, key: str) -> tuple[Any, ...]:
+    """Return a list that is absent if it is empty."""
+    if not f.has(key):
+        return ()
+    found = tuple(f.take(key, list))
+    if not found:
+        raise HeaderFieldError(f"{f.where}.{key}: an empty list, expected none")
+    return found
+
+
+def _read_stack(f: _Fields) -> Stack:
+    stack = Stack(f.string("name"), f.shape(), f.string("prefix"), tuple(f.take("suffixes", list)))
+    if len(stack.shape) != 3:
+        raise HeaderFieldError(f"{f.where}.shape: {len(stack.shape)} dimensions, expected 3")
+    if not 1 <= len(stack.suffixes) <= MAX_STACKED:
+        raise LimitError(
+            f"{f.where}.suffixes: {len(stack.suffixes)} entries, expected 1 to {MAX_STACKED}"
+        )
+    if any(type(suffix) is not str for suffix in stack.suffixes):
+        raise HeaderFieldError(f"{f.where}.suffixes: expected strings")
+    return f.done(stack)
+
+
 def _read_auxiliary(f: _Fields) -> AuxiliaryTensor:
     auxiliary = AuxiliaryTensor(
         name=f.string("name"),
@@ -420,5 +469,7 @@ def _read_auxiliary(f: _Fields) -> AuxiliaryTensor:
 _LISTS: dict[str, Callable[[_Fields], Any]] = {
     "files": _read_file,
     "tensors": _read_tensor,
+    "stacks": _read_stack,
     "sections": _read_section,
+    "rotations": _read_rotation,
 }

@@ -1,6 +1,6 @@
 """The encodings and packings of an RSR index in NumPy: the reference for the native code.
 
-A digit is a number 0 .. B-1 that stands for a value (-1, 0 or 1). In a column block of k columns,
+A digit is a number 0 .. B-1 that stands for a value, -2 to 2. In a column block of k columns,
 each row is a pattern of k digits. The rank of the pattern is the digits read as a number in base B,
 most significant digit first; if a tensor lists its patterns, it is the position in the list.
 The rank is also the number of the segment that the row belongs to.

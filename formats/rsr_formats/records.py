@@ -1,15 +1,17 @@
-"""The constants and records of the `.rsr` format, version 1.4 (formats/SPEC.md is normative)."""
+"""The constants and records of the `.rsr` format, version 1.5 (formats/SPEC.md is normative)."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import combinations
 from math import prod
 
 from .packing import RANK_BITS, n4s1_size, w16_size
 
 MAGIC = b"\x89RSR\r\n\x1a\n"
-VERSION = (1, 4)
+VERSION = (1, 5)
 ALIGNMENT = 4096
 
 # magic, major, minor, flags, header offset, header size, SHA-256 of the header
@@ -21,6 +23,7 @@ MAX_ENTRIES = 1 << 17  # per list; a header of MAX_HEADER_SIZE has no room for m
 MAX_RECORD = 1 << 18  # bytes of a list entry; parsing needs up to 70x its size
 MAX_METADATA = 1 << 19  # bytes
 MAX_AUXILIARY = 4  # per tensor
+MAX_STACKED = 4  # tensors that are one matrix of a stack
 MAX_NAME_BYTES = 1024
 MAX_DIMENSIONS = 8
 MAX_DIMENSION = (1 << 48) - 1
@@ -28,6 +31,7 @@ MAX_ELEMENTS = (1 << 60) - 1  # product of the nonzero dimensions; 8 bytes each 
 MAX_K = 16
 MAX_OUT_FEATURES = (1 << 31) - 1
 MAX_IN_FEATURES = (1 << 24) - 1  # |sum| <= 128 * in_features fits int32
+MAX_IN_FEATURES_OF_2 = (1 << 23) - 1  # the same if a digit is 2 or -2
 MAX_PATTERNS = 1 << 16  # B^k, encoding permuted
 MAX_RANKED_PATTERNS = 1 << RANK_BITS  # B^k or listed patterns, encoding ranked
 MAX_LISTED_K = 5  # columns of a listed pattern: at most 3^5 = 243 patterns can occur
@@ -35,6 +39,7 @@ MAX_EXPANSION = 256  # size / stored_size of a compressed section
 MAX_ZSTD_WINDOW = 1 << 27  # bytes that a decompressor keeps
 MAX_INLINE_BYTES = 1 << 16  # data of one auxiliary tensor
 MAX_QUANTIZED_COLUMNS = (1 << 17) - 1  # |sum| <= 128 * 128 * columns fits int32
+MIN_ROTATION_BLOCK, MAX_ROTATION_BLOCK = 1 << 4, 1 << 16  # columns of a block of a rotation
 
 CODECS = ("raw", "zstd")
 ENCODINGS = ("ranked", "permuted")
@@ -42,7 +47,7 @@ DIRECTIONS = ("expand", "reduce")
 PACKINGS = {"ranked": ("w16", "n4s1"), "permuted": ("u16", "u32")}
 PARTS = {"ranked": ("ranks",), "permuted": ("permutation", "segments")}
 
-# Layouts: how a source stores a ternary or binary tensor.
+# Layouts: how a source stores an indexed tensor.
 QUANTIZED = ("absmean", "absmedian", "twn", "paretoq")  # lossy: the source tensor is not restored
 LAYOUTS = ("int8", "float", "bitnet", "bitnet-unpacked", "mlx", "mlx-1bit", *QUANTIZED)
 LAYOUTS_1_2 = ("mlx", "absmedian", "twn", "paretoq")  # added by version 1.2
@@ -56,7 +61,19 @@ ROW_RULES = ("absmax",)  # how the rows of a dense tensor are quantized
 TERNARY = (-1, 0, 1)
 BINARY_SIGNS = (-1, 1)
 BINARY_BITS = (0, 1)
-DIGITS = (TERNARY, BINARY_SIGNS, BINARY_BITS)
+QUINARY = (-2, -1, 0, 1, 2)
+QUATERNARIES = tuple(combinations(QUINARY, 4))  # added, as QUINARY, by version 1.5
+DIGITS = (TERNARY, BINARY_SIGNS, BINARY_BITS, *QUATERNARIES, QUINARY)
+KINDS = {3: "ternary", 2: "binary", 4: "quaternary", 5: "quinary"}  # by the number of digits
+
+LISTED_DIGITS = DIGITS[:3]  # of matrices that may list their patterns
+
+# The alphabets of layouts that do not take all; of MLX, code c has the value digits[c].
+LAYOUT_DIGITS = {
+    "bitnet": (TERNARY,),
+    "mlx": (TERNARY, (-1, 0, 1, 2), (-2, -1, 0, 1)),
+    "mlx-1bit": (BINARY_SIGNS,),
+}
 
 # Bits per element of the dense dtypes, which are named as in safetensors.
 DTYPE_BITS = {
@@ -76,6 +93,16 @@ FLOAT_DTYPES = ("F16", "BF16", "F32")  # of the float tensors that are indexed o
 def align(offset: int) -> int:
     """Return `offset` rounded up to a multiple of `ALIGNMENT`."""
     return -(-offset // ALIGNMENT) * ALIGNMENT
+
+
+def largest_digit(digits: tuple[int, ...]) -> int:
+    """Return the largest magnitude of the values of an alphabet: 1 or 2."""
+    return max(map(abs, digits))
+
+
+def max_in_features(digits: tuple[int, ...]) -> int:
+    """Return how many columns a matrix of these digits may have."""
+    return MAX_IN_FEATURES if largest_digit(digits) == 1 else MAX_IN_FEATURES_OF_2
 
 
 def dense_nbytes(dtype: str, shape: tuple[int, ...]) -> int:
@@ -116,6 +143,23 @@ class Quantized:
 
 
 @dataclass(frozen=True, slots=True)
+class Rotation:
+    """The basis that the columns of some matrices are stored in.
+
+    With H the normalized Walsh-Hadamard matrix of `block` rows on the diagonal blocks of a matrix,
+    and diag(s) the diagonal matrix of the signs, a stored matrix W stands for W H diag(s).
+    """
+
+    block: int  # a power of two
+    signs: bytes  # a bit for each column, least significant first, set where the sign is -1
+
+    @property
+    def columns(self) -> int:
+        """Columns of a matrix in this basis."""
+        return 8 * len(self.signs)
+
+
+@dataclass(frozen=True, slots=True)
 class DenseTensor:
     """A tensor stored as in the source, or quantized to int8."""
 
@@ -124,6 +168,7 @@ class DenseTensor:
     shape: tuple[int, ...]
     section: int
     quantized: Quantized | None = None
+    rotation: int | None = None  # number of an entry of `Header.rotations`
 
     @property
     def is_added(self) -> bool:
@@ -182,7 +227,7 @@ class SourceRecord:
 
 @dataclass(frozen=True, slots=True)
 class IndexedTensor:
-    """A ternary or binary matrix W [out_features, in_features], stored as its RSR index.
+    """A matrix W [out_features, in_features] of few values, stored as its RSR index.
 
     The indexed matrix A is W for direction "expand" (y = A x) and W transposed for "reduce"
     (y = x A). Its columns are cut into column blocks of `k` columns that lie `stride` apart.
@@ -200,16 +245,22 @@ class IndexedTensor:
     scale: Scale | None = None
     pattern_list: bytes | None = None  # digits of the patterns in rank order; None: all B^k
     stride: int = 1
+    rotation: int | None = None  # number of an entry of `Header.rotations`
 
     @property
     def base(self) -> int:
-        """B: 3 for a ternary, 2 for a binary matrix."""
+        """B, the number of digits: 3 for a ternary matrix."""
         return len(self.digits)
 
     @property
     def kind(self) -> str:
-        """The word "ternary" or "binary"."""
-        return "ternary" if self.base == 3 else "binary"
+        """The word for the number of digits, one of KINDS."""
+        return KINDS[self.base]
+
+    @property
+    def largest_digit(self) -> int:
+        """The largest magnitude of a digit: 1 or 2."""
+        return largest_digit(self.digits)
 
     @property
     def patterns(self) -> int:
@@ -317,6 +368,31 @@ class IndexedTensor:
 Tensor = DenseTensor | IndexedTensor
 
 
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A three-dimensional source tensor, whose matrices the file holds as tensors of their own.
+
+    Matrix number e of the tensor consists of the tensors `prefix` + str(e) + s, for each s of
+    `suffixes`, one below the other. They have equal numbers of rows.
+    """
+
+    name: str  # of the source tensor
+    shape: tuple[int, ...]  # (matrices, rows, columns) of the source tensor
+    prefix: str
+    suffixes: tuple[str, ...]
+
+    def parts(self) -> Iterator[str]:
+        """Yield the names of the tensors, in the order of their bytes in the source tensor."""
+        for number in range(self.shape[0]):
+            for suffix in self.suffixes:
+                yield f"{self.prefix}{number}{suffix}"
+
+    @property
+    def part_shape(self) -> tuple[int, int]:
+        """The shape of each part, as the source stores it."""
+        return self.shape[1] // len(self.suffixes), self.shape[2]
+
+
 @dataclass(frozen=True)
 class Header:
     """The header of a `.rsr` file."""
@@ -326,10 +402,18 @@ class Header:
     files: tuple[FileEntry, ...]
     tensors: tuple[Tensor, ...]
     sections: tuple[Section, ...] = field(repr=False)
+    stacks: tuple[Stack, ...] = ()
+    rotations: tuple[Rotation, ...] = field(default=(), repr=False)
 
     def version(self) -> tuple[int, int]:
         """Return the lowest format version (major, minor) that describes the file."""
+        if self.stacks or self.rotations:
+            return (1, 5)
         return (1, max(map(_minor_version, self.tensors), default=0))
+
+    def rotation_of(self, t: Tensor) -> Rotation | None:
+        """Return the basis that a tensor is stored in, None if it is the model's."""
+        return None if t.rotation is None else self.rotations[t.rotation]
 
     def owners(self) -> list[str]:
         """Describe the contents of each section; "" if nothing refers to it."""
@@ -343,6 +427,8 @@ class Header:
 def _minor_version(t: Tensor) -> int:
     if isinstance(t, DenseTensor):
         return 3 if t.quantized else 0
+    if t.base > len(TERNARY):
+        return 5
     if t.source.layout in LAYOUTS_1_4 or (t.packing == "n4s1" and t.is_grouped):
         return 4
     if t.source.layout in LAYOUTS_1_2 or t.pattern_list is not None or t.stride != 1:

@@ -46,14 +46,14 @@ from .packing import (
 )
 from .records import (
     ALIGNMENT,
-    BINARY_SIGNS,
     CODECS,
     FLOAT_DTYPES,
+    LAYOUT_DIGITS,
+    LISTED_DIGITS,
     MAGIC,
     MAX_ELEMENTS,
     MAX_EXPANSION,
     MAX_HEADER_SIZE,
-    MAX_IN_FEATURES,
     MAX_LISTED_K,
     MAX_NAME_BYTES,
     MAX_OUT_FEATURES,
@@ -64,13 +64,13 @@ from .records import (
     MLX_WORD,
     PREAMBLE,
     SIGNED_ZEROS,
-    TERNARY,
     VERSION,
     AuxiliaryTensor,
     DenseTensor,
     Header,
     IndexedTensor,
     align,
+    max_in_features,
     row_scales_name,
     section_uses,
 )
@@ -151,7 +151,7 @@ def check_version(header: Header, version: tuple[int, int]) -> None:
 
 
 def check_header(header: Header, header_offset: int) -> None:
-    """Check names, the section table and every tensor (rules N1 to N3, S1 to S10, T1 to T17).
+    """Check names, the section table and every tensor (rules N1 to N3, S1 to S10, T1 to T20).
 
     Args:
         header: the decoded header.
@@ -163,7 +163,8 @@ def check_header(header: Header, header_offset: int) -> None:
     indexed = [t for t in header.tensors if isinstance(t, IndexedTensor)]
     auxiliary = [c.name for t in indexed for c in t.source.auxiliary]
     # Names first, because the other messages quote them.
-    _check_names([t.name for t in header.tensors] + auxiliary, "tensor")
+    stacks = [s.name for s in header.stacks]
+    _check_names([t.name for t in header.tensors] + auxiliary + stacks, "tensor")
     _check_names([f.name for f in header.files], "file")
     for f in header.files:
         if f.name in (".", "..") or any(c in "/\\:" or _is_control(c) for c in f.name):
@@ -179,6 +180,8 @@ def check_header(header: Header, header_offset: int) -> None:
         else:
             _check_indexed(header, t)
     _check_quantized(header)
+    _check_stacks(header)
+    _check_rotations(header)
 
 
 def _is_control(c: str) -> bool:
@@ -288,11 +291,85 @@ def _check_quantized(header: Header) -> None:
             )
 
 
+def _check_stacks(header: Header) -> None:
+    """Check that the parts of every stack are source tensors that form it (rule T18)."""
+    if not header.stacks:
+        return
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}  # dtype and shape in the source
+    for t in header.tensors:
+        if isinstance(t, IndexedTensor):
+            found[t.name] = t.source.dtype, t.source.shape
+            found |= {c.name: (c.dtype, c.shape) for c in t.source.auxiliary}
+        elif t.quantized is None:
+            found[t.name] = t.dtype, t.shape
+    taken: set[str] = set()
+    for stack in header.stacks:
+        what = f"stack {stack.name!r}"
+        matrices, rows, _ = stack.shape
+        count = matrices * len(stack.suffixes)
+        if not 0 < count <= len(found) or rows % len(stack.suffixes):
+            raise HeaderFieldError(
+                f"{what}: shape {list(stack.shape)} of {count} tensors, expected 1 to "
+                f"{len(found)}, and {len(stack.suffixes)} equal parts of the rows"
+            )
+        first = found.get(next(stack.parts()))
+        for name in stack.parts():
+            of = found.get(name)
+            if of is None or of[1] != stack.part_shape or of != first:
+                held = "no such tensor" if of is None else f"{of[0]} {list(of[1])}"
+                raise HeaderFieldError(
+                    f"{what}: its part {name[:64]!r} is {held}, expected "
+                    f"{list(stack.part_shape)} and the dtype of the other parts"
+                )
+            if name in taken:
+                raise HeaderFieldError(f"{what}: its part {name[:64]!r} belongs to a stack already")
+            taken.add(name)
+
+
+def _check_rotations(header: Header) -> None:
+    """Check rotations and the tensors that have them (rules T19 and T20)."""
+    for i, r in enumerate(header.rotations):
+        if r.block & (r.block - 1):
+            raise HeaderFieldError(f"rotation {i}: block {r.block}, expected a power of two")
+        if not r.signs or r.columns % r.block:
+            raise HeaderFieldError(
+                f"rotation {i}: {r.columns} signs, expected a positive multiple of {r.block}"
+            )
+    used = set()
+    rotation_of = {t.name: t.rotation for t in header.tensors}
+    for t in header.tensors:
+        if isinstance(t, DenseTensor) and t.is_added:
+            assert t.quantized is not None
+            if t.rotation != rotation_of[t.quantized.of]:
+                raise HeaderFieldError(
+                    f"tensor {t.name!r}: another rotation than that of {t.quantized.of!r}, from "
+                    "which it was quantized"
+                )
+        if t.rotation is None:
+            continue
+        if t.rotation >= len(header.rotations):
+            raise HeaderFieldError(
+                f"tensor {t.name!r}: rotation {t.rotation}, but there are {len(header.rotations)}"
+            )
+        used.add(t.rotation)
+        columns = header.rotations[t.rotation].columns
+        is_matrix = not isinstance(t, DenseTensor) or t.dtype in (*FLOAT_DTYPES, "I8")
+        if not is_matrix or len(t.shape) != 2 or t.shape[1] != columns:
+            raise HeaderFieldError(
+                f"tensor {t.name!r}: a rotation of {columns} columns, but its shape is "
+                f"{list(t.shape)}, expected a matrix of numbers with as many columns"
+            )
+    if len(used) != len(header.rotations):
+        unused = next(i for i in range(len(header.rotations)) if i not in used)
+        raise HeaderFieldError(f"rotation {unused} is that of no tensor")
+
+
 def _check_indexed(header: Header, t: IndexedTensor) -> None:
     what = f"tensor {t.name!r}"
-    if t.shape[0] > MAX_OUT_FEATURES or t.shape[1] > MAX_IN_FEATURES:
+    widest = max_in_features(t.digits)
+    if t.shape[0] > MAX_OUT_FEATURES or t.shape[1] > widest:
         raise LimitError(
-            f"{what}: shape {list(t.shape)}, the limit is [{MAX_OUT_FEATURES}, {MAX_IN_FEATURES}]"
+            f"{what}: shape {list(t.shape)}, the limit is [{MAX_OUT_FEATURES}, {widest}]"
         )
     if t.pattern_list is not None or t.stride != 1:
         _check_patterns(t)
@@ -333,8 +410,11 @@ def _check_patterns(t: IndexedTensor) -> None:
     what = f"tensor {t.name!r}"
     if t.pattern_list is None:
         raise HeaderFieldError(f"{what}: stride {t.stride} without listed patterns")
-    if t.packing != "w16":
-        raise HeaderFieldError(f"{what}: listed patterns in packing {t.packing}, expected w16")
+    if t.packing != "w16" or t.digits not in LISTED_DIGITS:
+        raise HeaderFieldError(
+            f"{what}: listed patterns of a {t.kind} matrix in packing {t.packing}, expected w16 "
+            "and ternary or binary"
+        )
     if t.k > MAX_LISTED_K:
         raise LimitError(f"{what}: listed patterns with k = {t.k}, the limit is {MAX_LISTED_K}")
     size = len(t.pattern_list)
@@ -362,7 +442,6 @@ def _check_patterns(t: IndexedTensor) -> None:
 
 
 _SOURCE_DTYPES = {"int8": ("I8",), "bitnet": ("U8",), **dict.fromkeys(MLX_BITS, ("U32",))}
-_SOURCE_DIGITS = {"bitnet": TERNARY, "mlx": TERNARY, "mlx-1bit": BINARY_SIGNS}
 
 
 def _check_source(header: Header, t: IndexedTensor) -> None:
@@ -378,10 +457,11 @@ def _check_source(header: Header, t: IndexedTensor) -> None:
             f"{what}: {source.dtype} {list(source.shape)}, expected {' or '.join(dtypes)} "
             f"{list(shape)} for layout {source.layout}"
         )
-    expected = _SOURCE_DIGITS.get(source.layout, t.digits)
-    if t.digits != expected:
+    allowed = LAYOUT_DIGITS.get(source.layout, (t.digits,))
+    if t.digits not in allowed:
         raise HeaderFieldError(
-            f"{what}: digits {list(t.digits)} in layout {source.layout}, expected {list(expected)}"
+            f"{what}: digits {list(t.digits)} in layout {source.layout}, expected "
+            f"{' or '.join(str(list(digits)) for digits in allowed)}"
         )
     if source.negative_zeros is not None:
         if source.layout not in SIGNED_ZEROS or 0 not in t.digits:

@@ -22,7 +22,9 @@ from .records import (
     PREAMBLE,
     FileEntry,
     Header,
+    Rotation,
     Section,
+    Stack,
     Tensor,
     align,
 )
@@ -186,6 +188,8 @@ class RsrWriter:
         metadata: dict[str, str],
         files: Iterable[FileEntry],
         tensors: Iterable[Tensor],
+        stacks: Iterable[Stack] = (),
+        rotations: Iterable[Rotation] = (),
     ) -> Header:
         """Check the header as a reader would, then write it and the preamble.
 
@@ -194,6 +198,8 @@ class RsrWriter:
             metadata: free text for people and tools.
             files: the model's small files.
             tensors: in the order in which readers list them.
+            stacks: the source tensors of three dimensions that some of `tensors` are parts of.
+            rotations: those that tensors have, by number.
 
         Returns:
             The header as written.
@@ -202,7 +208,15 @@ class RsrWriter:
             FormatError: the records break a rule of formats/SPEC.md.
         """
         self._pad()
-        header = Header(producer, metadata, tuple(files), tuple(tensors), tuple(self.sections))
+        header = Header(
+            producer,
+            metadata,
+            tuple(files),
+            tuple(tensors),
+            tuple(self.sections),
+            tuple(stacks),
+            tuple(rotations),
+        )
         data = encode_header(header)
         if len(data) > MAX_HEADER_SIZE:
             raise LimitError(f"header: {len(data)} bytes, the limit is {MAX_HEADER_SIZE}")

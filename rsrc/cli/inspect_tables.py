@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rsr_formats.pages import huge_page_size
+from rsr_formats.records import KINDS
 from rsr_formats.text import printable
 from rsr_runtime.llm import Support
 
@@ -28,7 +29,11 @@ def print_inspection(result: dict[str, Any]) -> None:
             f"{printable(result['path'])}: format {result['version']}, {size(result['bytes'])}, "
             f"written by {printable(result['producer'])}"
         )
+        _print_family(out, result)
         print_tensors(out, [_listed(t, _heading(t)) for t in result["tensors"]])
+        if count := len(result["stacks"]):
+            held = "tensor" if count == 1 else "tensors"
+            out.print(f"{count} {held} of three dimensions in the source, held matrix by matrix")
         for file in result["files"]:
             out.print(f"file {printable(file['name'])}, {size(file['bytes'])}")
         for key, value in result["metadata"].items():
@@ -70,6 +75,7 @@ def print_inspection(result: dict[str, Any]) -> None:
 def print_survey(result: dict[str, Any]) -> None:
     """Print how the tensors of a source would compile."""
     out = console()
+    _print_family(out, result)
     print_tensors(out, [_listed(t, _source_heading(t)) for t in result["tensors"]])
     counts = Counter(t["becomes"] for t in result["tensors"])
     summary = ", ".join(f"{count} {becomes}" for becomes, count in counts.items())
@@ -81,8 +87,14 @@ def print_survey(result: dict[str, Any]) -> None:
     _print_support(out, result)
     if result["refused"]:
         out.print("this checkpoint cannot be compiled: see the refused tensors")
-    elif not counts.keys() & {"ternary", "binary"}:
+    elif not counts.keys() & set(KINDS.values()):
         out.print("no tensor is ternary or binary")
+
+
+def _print_family(out: Console, result: dict[str, Any]) -> None:
+    """Print what the models of a class are called."""
+    if result.get("family") is not None:
+        out.print(f"model family: {result['family']} ({result['architecture']})")
 
 
 def _print_support(out: Console, result: dict[str, Any]) -> None:
@@ -159,7 +171,7 @@ def _print_block(out: Console, result: dict[str, Any]) -> None:
         rows = sigma[L[s] : L[s + 1]]
         table.add_row(
             str(s),
-            " ".join({-1: "-", 0: "0", 1: "+"}[v] for v in patterns[s]),
+            " ".join({-1: "-", 0: "0", 1: "+"}.get(v, f"{v:+d}") for v in patterns[s]),
             str(L[s]),
             str(count),
             "█" * max(1, round(_BAR_WIDTH * count / longest)),

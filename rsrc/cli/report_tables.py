@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from rsr_formats.records import KINDS
 from rsr_formats.text import counted, printable
 
 from ..common.console import console, new_table, size
@@ -22,7 +23,7 @@ def print_report(report: Report) -> None:
         names.append("of raw")
     columns = len(names)
     table = new_table(*names)
-    for kind in ("ternary", "binary", "dense"):
+    for kind in (*KINDS.values(), "dense"):
         if tensors := [t for t in report.tensors if t.kind == kind]:
             sizes = sum(t.source_bytes for t in tensors), sum(t.bytes for t in tensors)
             table.add_row(*_size_row(kind, tensors, *sizes)[:columns])

@@ -3,7 +3,7 @@
 A product reads its index once. Its cost depends on the encoding:
 
 * ranked: one lookup per row and column block, at 5 bits per rank. The best k is the largest whose
-  B^k patterns fit 32 table entries (ternary 3, binary 5).
+  B^k patterns fit 32 table entries (ternary 3, binary 5, four or five values 2).
 * permuted: per column block, one gathered addition per row and an overhead per segment equal to
   SEGMENT_COST additions (measured: AVX2, float32, reduce; docs/lab-notes.md). The best k
   minimizes (rows + SEGMENT_COST * B^k) / k.
@@ -135,7 +135,7 @@ def ranked_packing(base: int, k: int, target: str) -> str:
     """Return the packing of ranks that is fastest on `target`.
 
     Args:
-        base: B, 2 or 3.
+        base: B, 2 to 5.
         k: columns of a column block.
         target: any target but "native".
     """

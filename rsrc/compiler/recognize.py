@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from rsr_formats.records import MAX_IN_FEATURES, MAX_OUT_FEATURES
+from rsr_formats.records import MAX_OUT_FEATURES, max_in_features
 
 from ..common.errors import NothingToCompileError, SourceError
 from ..common.progress import Advance, ignore
@@ -130,10 +130,12 @@ def recognize_one(
     for layout in layouts:
         result = layout.recognize(checkpoint, tensor)
         if isinstance(result, TernaryTensor):
-            if result.shape[0] > MAX_OUT_FEATURES or result.shape[1] > MAX_IN_FEATURES:
+            widest = max_in_features(result.digits)
+            if result.shape[0] > MAX_OUT_FEATURES or result.shape[1] > widest:
                 raise SourceError(
                     f"{tensor.name}: shape {list(result.shape)} exceeds the format's "
-                    f"[{MAX_OUT_FEATURES}, {MAX_IN_FEATURES}]: keep it dense with --exclude"
+                    f"[{MAX_OUT_FEATURES}, {widest}] for digits {list(result.digits)}: "
+                    "keep it dense with --exclude"
                 )
             if is_linear(tensor.name):
                 found = f"{tensor.dtype} {list(tensor.shape)}"

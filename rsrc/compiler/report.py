@@ -36,7 +36,7 @@ class TensorReport:
     """One tensor of the output. The fields that describe an index are None for a dense tensor."""
 
     name: str
-    kind: str  # "ternary", "binary" or "dense"
+    kind: str  # "dense", or one of rsr_formats.records.KINDS
     shape: tuple[int, ...]
     source_dtype: str
     source_bytes: int  # including auxiliary tensors
@@ -74,8 +74,9 @@ class Report:
     output_bytes: int  # of the whole .rsr file
     seconds: float
     threads: int
-    # Bytes of the file by use: "ternary", "binary", "dense", "files", "header" and "padding" (which
-    # aligns sections); the sum is `output_bytes`.
+    # Bytes of the file by use: "ternary", "binary", "quaternary" and "quinary" if there are such
+    # matrices, "dense", "files", "header" and "padding" (which aligns sections); the sum is
+    # `output_bytes`.
     output_parts: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what the user should know, as sentences
     support: Support | None = None  # whether rsrc run and chat will work with the file
@@ -127,7 +128,7 @@ def output_parts(
     """Divide the bytes of a file by their use; see `Report.output_parts`."""
     parts = dict.fromkeys(("ternary", "binary", "dense"), 0)
     for t in tensors:
-        parts[t.kind] += t.bytes
+        parts[t.kind] = parts.get(t.kind, 0) + t.bytes
     end = max((s.offset + s.stored_size for s in sections), default=PREAMBLE.size)
     parts["files"] = sum(sections[f.section].stored_size for f in files)
     parts["header"] = PREAMBLE.size + output_bytes - align(end)

@@ -58,8 +58,8 @@ def export(file: RsrFile, config: Config | None) -> Export:
     """Return linear layers packed, other matrices as floats; dense tensors are unchanged.
 
     Raises:
-        ExportError: a linear layer has several scales, or a negative one; or the file has no
-            ternary linear layer.
+        ExportError: a linear layer has several scales, a negative one, or digits of magnitude 2;
+            or the file has no ternary linear layer.
         SourceError: config.json has an unknown linear_class, or an unsupported regular expression
             in `modules_to_not_convert`.
     """
@@ -70,6 +70,7 @@ def export(file: RsrFile, config: Config | None) -> Export:
         raise ExportError(f"{file.path} has no ternary linear layer: there is nothing to pack")
     settings = _new_settings(file, config, rules, linear)
     divide = settings["linear_class"] == "bitlinear"
+    _check_digits(linear)
     _check_rows(linear, divide)
     notes: list[str] = []
     scales = _scale_tensors(file, linear, divide, notes.append)
@@ -231,6 +232,14 @@ def _scale_tensor(name: str, value: np.float32) -> OutputTensor:
 
 
 # --- codes --------------------------------------------------------------------------------------
+
+
+def _check_digits(linear: Sequence[IndexedTensor]) -> None:
+    if others := [t.name for t in linear if t.largest_digit > 1]:
+        raise ExportError(
+            f"codes of BitNet are -1, 0 and 1, and these have digits of magnitude 2: "
+            f"{quoted(others)}: write them with --to float, --to int8 or --to gguf"
+        )
 
 
 def _check_rows(linear: Sequence[IndexedTensor], divide: bool) -> None:

@@ -66,7 +66,8 @@ def float_dtype(file: RsrFile, t: IndexedTensor) -> str:
 
 def _magnitudes(file: RsrFile, t: IndexedTensor) -> npt.NDArray[np.float32]:
     grid = read_scales(file, t)
-    return np.ones(1, np.float32) if grid is None else grid.values
+    scales = np.ones(1, np.float32) if grid is None else grid.values
+    return scales if t.largest_digit == 1 else np.concatenate([scales, scales * t.largest_digit])
 
 
 def _pieces(file: RsrFile, t: IndexedTensor, dtype: str) -> Iterator[ByteArray]:

@@ -7,15 +7,15 @@ import os
 import numpy as np
 
 from rsr_formats import RsrFile
-from rsr_formats.records import DTYPE_BITS, DenseTensor, IndexedTensor, Tensor
+from rsr_formats.records import DTYPE_BITS, DenseTensor, IndexedTensor, Rotation, Tensor
 from rsr_formats.text import listed
 
 from ..common.errors import MismatchError
 from ..common.progress import ByteCounter, ProgressFunction
 from ..compiler import head
 from ..compiler.recognize import recognize_one
-from ..export import FORMS
 from ..export.decompile import is_quantized
+from ..export.source import parts
 from ..export.tensors import OutputTensor, decode, read_scales
 from ..layouts import BY_NAME, TernaryTensor
 from ..source.checkpoint import Checkpoint
@@ -51,7 +51,7 @@ def compare(
     """
     file = RsrFile(path)
     checkpoint = open_checkpoint(source)
-    restored = {t.name: t for t in FORMS["source"](file, None).tensors}
+    restored = {t.name: t for t in parts(file)}
     records = {t.name: t for t in file.header.tensors}
     known = checkpoint.tensors.keys() | checkpoint.left_out.keys()
     wrong = [f"{name}: not in the source" for name in restored if name not in known]
@@ -62,6 +62,10 @@ def compare(
         elif difference := _difference(file, checkpoint, tensor, restored[name], records.get(name)):
             wrong.append(f"{name}: {difference}")
         counter.advance(name, tensor.nbytes)
+        if name in records and _rotation(checkpoint, records[name]) != file.header.rotation_of(
+            records[name]
+        ):
+            wrong.append(f"{name}: in another basis than in the source")
     for t in records.values():
         if isinstance(t, DenseTensor) and t.quantized is not None and t.is_added:
             embedding = checkpoint.tensors.get(t.quantized.of)
@@ -69,10 +73,19 @@ def compare(
                 continue  # reported above
             if difference := head.difference(file, t, embedding):
                 wrong.append(f"{t.name}: {difference}")
+    stacks = {s.name: s for s in file.header.stacks}
+    for stack in checkpoint.stacks:
+        if stacks.pop(stack.name, None) != stack:
+            wrong.append(f"{stack.name}: not one tensor of shape {list(stack.shape)} in the file")
+    wrong += [f"{name}: not one tensor in the source" for name in stacks]
     if wrong:
         text = listed(wrong, _MAX_LISTED, separator="; ")
         raise MismatchError(f"{path} does not match {source}: {text}")
     return len(checkpoint.tensors)
+
+
+def _rotation(checkpoint: Checkpoint, t: Tensor) -> Rotation | None:
+    return None if checkpoint.basis is None else checkpoint.basis.of(t.name, t.shape)
 
 
 def _difference(

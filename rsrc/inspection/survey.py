@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from rsr_formats.records import KINDS
 from rsr_formats.text import alternatives
 
 from ..common.errors import OptionError, SourceError
@@ -43,8 +44,8 @@ def survey(
         "notes", sentences on what could not be read from the source; "refused", the number of
         tensors that keep the source from being compiled; unless `tensor` is given, the fields of
         `rsr_runtime.llm.Support.to_dict`; and "tensors". Each tensor has "name",
-        "dtype", "shape", "bytes" and "becomes": "ternary", "binary", "dense", "refused", or
-        "absorbed" into the tensor named by "into". Ternary and binary ones also have "weight_shape"
+        "dtype", "shape", "bytes" and "becomes": a word of KINDS such as "ternary", "dense",
+        "refused", or "absorbed" into the tensor named by "into". Indexed ones have "weight_shape"
         ([out_features, in_features]; "shape" is that of the packed tensor), "layout", "scale",
         "encoding", "packing", "direction" and "k"; dense and refused ones "reason".
 
@@ -146,7 +147,7 @@ def _describe(t: SourceTensor, outcome: Outcome, into: str | None) -> dict[str, 
         if p.lists:
             p = list_patterns(p, t.read())
         return fields | {
-            "becomes": "ternary" if len(outcome.digits) == 3 else "binary",
+            "becomes": KINDS[len(outcome.digits)],
             "weight_shape": list(outcome.shape),
             "layout": outcome.layout.name,
             "scale": outcome.note,

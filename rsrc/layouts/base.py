@@ -32,7 +32,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class TernaryTensor:
-    """A source tensor that a layout recognized as ternary or binary: the intermediate form.
+    """A source tensor that a layout recognized as one of few values: the intermediate form.
 
     Weight [r, c] is `digits[d] * s`: d is what `layout.digits` decodes for [r, c], s is the entry
     of `scale`. The source's bytes are decoded one window at a time, so no other copy of the whole
@@ -188,13 +188,14 @@ class Layout(ABC):
         return self.recognize(checkpoint, tensor)
 
     def restore_auxiliary(
-        self, scale: Scales | None, auxiliary: AuxiliaryTensor
+        self, scale: Scales | None, auxiliary: AuxiliaryTensor, digits: tuple[int, ...]
     ) -> npt.NDArray[Any]:
         """Compute an auxiliary tensor that the `.rsr` file holds without data from the scales.
 
         Args:
             scale: as in `Restored`.
             auxiliary: its record.
+            digits: the alphabet.
 
         Returns:
             An array of the record's shape and dtype; BF16 as uint16 bits.

@@ -1,10 +1,10 @@
-"""The ternary and binary block types of GGUF files; source/gguf/types.py decodes their blocks."""
+"""The block types of GGUF files with few values; source/gguf/types.py decodes their blocks."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from rsr_formats.records import TERNARY
+from rsr_formats.records import TERNARY, largest_digit
 
 from ..common.arrays import ByteArray
 from ..common.errors import SourceError
@@ -17,7 +17,8 @@ from .base import DigitArray, TernaryTensor
 from .floats import Floats
 from .scales import ScaleGrid, Scales, coarsest_grid, per_tensor
 
-_ZERO = TERNARY.index(0)
+_ZERO = TERNARY.index(0)  # also in the alphabet with code 3
+_LARGEST_F16 = float(np.finfo(np.float16).max)
 _AT_ONCE = 1 << 14  # weights of narrow rows to decode at once, if rows straddle blocks
 
 
@@ -40,9 +41,7 @@ class Gguf(Floats):
         kind, codec = tensor.kind, tensor.codec
         if len(tensor.shape) != 2:
             return f"{len(tensor.shape)}-dimensional"
-        scales = _scan(tensor, codec)
-        if isinstance(scales, str):
-            return scales
+        scales, digits = _scan(tensor, codec)
         factor = tensor.factor
         if factor is not None:
             scales = _times(tensor, scales, factor)
@@ -52,7 +51,7 @@ class Gguf(Floats):
         else:
             width = columns if kind.row_header else kind.block
             grid = scales.reshape(rows, -1 if scales.size else 0)
-            if codec.digits == TERNARY or scales.all():
+            if 0 in digits or scales.all():
                 scale = coarsest_grid(grid, 1, width, (rows, columns))
             else:  # binary digits cannot be 0: a block of scale 0 must keep it
                 scale = ScaleGrid(grid, 1, width if width < columns else None)
@@ -60,10 +59,10 @@ class Gguf(Floats):
             tensor,
             self,
             (rows, columns),
-            codec.digits,
+            digits,
             scale,
             f"{kind.name}{kind.assumed}, {scale.words}{'' if factor is None else ' in float32'}",
-            restored_dtype="F16" if codec.scale_dtype == "<f2" and factor is None else "F32",
+            restored_dtype=_float_dtype(codec, scales, digits) if factor is None else "F32",
         )
 
     def digits(self, raw: ByteArray, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
@@ -83,7 +82,7 @@ class Gguf(Floats):
         window = matrix[:, start : kind.row_header + stop * kind.block_bytes]
         blocks = window.reshape(-1, kind.block_bytes)
         codes = codec.decode(blocks)
-        if codec.digits == TERNARY:
+        if 0 in codec.digits:
             scales = scales_of(kind, codec, matrix if kind.row_header else blocks, tail)
             if not scales.all():
                 codes.reshape(len(scales), -1)[scales == 0] = _ZERO
@@ -140,8 +139,14 @@ def _check_order(t: GgufTensor, codes: ByteArray) -> None:
         )
 
 
-def _scan(t: GgufTensor, codec: Codec) -> Scales | str:
-    """Return all scales in order, (blocks,), (rows,) or (1,); or why the tensor is not ternary.
+def _float_dtype(codec: Codec, scales: Scales, digits: tuple[int, ...]) -> str:
+    """Return a float dtype in which digit * scale is exact and finite."""
+    largest = np.abs(scales).max(initial=0) * largest_digit(digits)
+    return "F16" if codec.scale_dtype == "<f2" and largest <= _LARGEST_F16 else "F32"
+
+
+def _scan(t: GgufTensor, codec: Codec) -> tuple[Scales, tuple[int, ...]]:
+    """Return all scales in order, (blocks,), (rows,) or (1,), and the digits.
 
     Raises:
         SourceError: a scale is not finite, or a code is not one of the type's.
@@ -176,11 +181,9 @@ def _scan(t: GgufTensor, codec: Codec) -> Scales | str:
             f"{t.name}: {kind.name} with scale {result[worst]} (number {worst} of {len(result)}), "
             "expected finite scales: the file is damaged"
         )
-    if code_3 and codec.is_general:
-        return "not ternary: code 3, the weight +2, occurs"
-    if code_3:
+    if code_3 and codec.digits_with_3 is None:
         raise SourceError(
             f"{t.name}: {kind.name} with the invalid code 3: the file is damaged, or its "
             f"blocks are not in the layout of {kind.name}"
         )
-    return result
+    return result, codec.digits_with_3 if code_3 and codec.digits_with_3 else codec.digits

@@ -1,4 +1,4 @@
-"""I8 matrices of values -1, 0, 1, with or without a `<name>_scale` that multiplies them.
+"""I8 matrices of values -2 to 2, with or without a `<name>_scale` that multiplies them.
 
 The scale is a float tensor of shape [], [1], [out_features] or [out_features, groups of columns]:
 what `decompile --to int8` writes. A `<name>_scale` of any other kind is an error: the matrix is
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.records import BINARY_SIGNS, AuxiliaryTensor
+from rsr_formats.records import BINARY_SIGNS, QUINARY, AuxiliaryTensor, largest_digit
 
 from ..common.arrays import ByteArray
 from ..common.errors import SourceError
@@ -21,7 +21,7 @@ from ..source.checkpoint import Checkpoint
 from ..source.tensor import SourceTensor
 from .base import DigitArray, Layout, Restored, TernaryTensor
 from .float_bits import FLOAT_BYTES
-from .floats import alphabet
+from .floats import alphabet, digit_table, wide_alphabet
 from .scales import ScaleGrid, finite_values, group_columns, per_row, per_tensor
 
 _MAX_ABSORBED = 4096  # bytes of a scale tensor; the header holds those that are absorbed
@@ -33,7 +33,7 @@ class Int8(Layout):
     name = "int8"
 
     def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
-        """Claim two-dimensional I8 tensors that hold only -1, 0, 1.
+        """Claim two-dimensional I8 tensors that hold only -2 to 2.
 
         Raises:
             SourceError: there is a `<name>_scale` that cannot be its scale.
@@ -61,15 +61,20 @@ class Int8(Layout):
             values = np.frombuffer(piece, np.int8)
             lowest, highest = min(lowest, values.min()), max(highest, values.max())
             zero = zero or not values.all()
+        if lowest < QUINARY[0] or highest > QUINARY[-1]:
+            return f"I8 with values from {lowest} to {highest}, not -2 to 2"
         if lowest < -1 or highest > 1:
-            return f"I8 with values from {lowest} to {highest}, not -1, 0, 1"
-        digits = alphabet(lowest < 0, zero, highest > 0)
+            digits = wide_alphabet(_occurring(tensor))
+        else:
+            digits = alphabet(lowest < 0, zero, highest > 0)
         shape = (tensor.shape[0], tensor.shape[1])
         return TernaryTensor(tensor, self, shape, digits, None, "none")
 
     def digits(self, raw: ByteArray, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
         """Decode a window: (value - lowest) / step between digits."""
         window = raw.reshape(t.shape)[rows, columns]
+        if largest_digit(t.digits) > 1:
+            return digit_table(t.digits)[window]
         if t.digits == BINARY_SIGNS:
             digits: DigitArray = np.right_shift(window + np.uint8(1), 1)  # 255 (-1) wraps to 0
         else:
@@ -79,6 +84,15 @@ class Int8(Layout):
     def restore(self, r: Restored) -> npt.NDArray[Any]:
         """Return the digit values as int8."""
         return np.array(r.record.digits, np.int8)[r.digits]
+
+
+def _occurring(tensor: SourceTensor) -> set[int]:
+    """Return the values of a tensor of -2 to 2."""
+    found: set[int] = set()
+    for piece in tensor.pieces():
+        values = np.frombuffer(piece, np.int8)
+        found |= {value for value in QUINARY if (values == value).any()}
+    return found
 
 
 def _grid(tensor: SourceTensor, scale: SourceTensor) -> ScaleGrid:

@@ -1,12 +1,12 @@
-"""MLX's affine quantization where it is ternary or binary: U32 words of 2-bit or 1-bit codes.
+"""MLX's affine quantization to small multiples of the scale: U32 words of 2-bit or 1-bit codes.
 
 With b bits, `<base>weight` [out_features, in_features * b / 32] holds the code of column c in b
 bits of word floor(c * b / 32), the first column in the lowest bits. `<base>scales` and
 `<base>biases` [out_features, groups] belong to 32, 64 or 128 columns each, and a weight is
 scale * code + bias (mlx.core.dequantize).
 
-* 2 bits: the matrix is ternary if every bias is -scale and no code is 3: a weight is
-  scale * (code - 1).
+* 2 bits: a weight is scale * (code - 1) if every bias is -scale; the matrix is ternary if no code
+  is 3. It is scale * (code - 2) if every bias is -2 scale, as mlx.core.quantize makes them.
 * 1 bit: the matrix is binary if every bias is -scale / 2: a weight is scale / 2 * (2 code - 1).
 
 The tensors do not say how many bits a code has. config.json does, under "quantization": for the
@@ -45,11 +45,11 @@ class Mlx(Layout):
     """Two bits per weight along the rows; groups of columns have scales and biases."""
 
     name = "mlx"
-    alphabet: ClassVar[tuple[int, ...]] = TERNARY
+    alphabet: ClassVar[tuple[int, ...]] = TERNARY  # of biases that are minus the magnitude
     factor: ClassVar[float] = 1  # MLX's scale, as a multiple of the weights' magnitude
 
     def recognize(self, checkpoint: Checkpoint, tensor: SourceTensor) -> TernaryTensor | str | None:
-        """Claim two-dimensional U32 tensors whose biases are minus their weights' magnitudes.
+        """Claim two-dimensional U32 tensors whose biases are as the module says.
 
         Scales are absorbed. So are biases, unless the sign of a zero among them differs from that
         of minus the scale: then they stay a separate tensor.
@@ -74,8 +74,9 @@ class Mlx(Layout):
         auxiliary = [checkpoint.tensors[name] for name in _auxiliary_names(tensor)]
         scales, biases = map(finite_values, auxiliary)
         values = scales / np.float32(self.factor)
-        reason = self._asymmetry(scales, biases) or self._invalid_code(tensor)
-        if reason:
+        digits = self._digits(tensor, scales, biases)
+        if digits is None:
+            reason = self._asymmetry(scales, biases)
             return f"U32 of {self.bits}-bit codes, not {self.kind}: {reason}"
         shape = (tensor.shape[0], self.codes * tensor.shape[1])
         # Scales are restored bit for bit from the grid, so zeros must not join other scales.
@@ -85,13 +86,13 @@ class Mlx(Layout):
             max(1, shape[0]) if one else 1,
             columns if columns < shape[1] else None,
         )
-        derived = (biases.view(np.uint32) == (-values).view(np.uint32)).all()
+        derived = (biases.view(np.uint32) == (values * np.float32(digits[0])).view(np.uint32)).all()
         absorbed = auxiliary if derived else auxiliary[:1]
         return TernaryTensor(
             tensor,
             self,
             shape,
-            self.alphabet,
+            digits,
             grid,
             note=grid.words if bits else f"{grid.words} (2 bits assumed: not in config.json)",
             auxiliary=tuple(AuxiliaryTensor(a.name, a.dtype, a.shape, None) for a in absorbed),
@@ -121,26 +122,24 @@ class Mlx(Layout):
             return None  # of the other layout
         return f"U32, and config.json says {bits!r:.64} bits per weight, not 1 or 2"
 
-    def _asymmetry(self, scales: Scales, biases: Scales) -> str | None:
-        """Describe the first bias that is not minus the weights' magnitude, or return None."""
+    def _digits(
+        self, tensor: SourceTensor, scales: Scales, biases: Scales
+    ) -> tuple[int, ...] | None:
+        """Return the alphabet whose first digit, that of code 0, the biases say; or None."""
+        if (biases == -scales).all():
+            return TERNARY if find_code_3(tensor) is None else (-1, 0, 1, 2)
+        return (-2, -1, 0, 1) if (biases == -2 * scales).all() else None
+
+    def _asymmetry(self, scales: Scales, biases: Scales) -> str:
+        """Describe the first bias that is not minus the weights' magnitude."""
         values = scales / np.float32(self.factor)
         wrong = (biases != -values) | (values * np.float32(self.factor) != scales)
-        if not wrong.any():
-            return None
         row, group = np.unravel_index(int(wrong.argmax()), wrong.shape)
         what = "the scale" if self.factor == 1 else "half the scale"
         return (
             f"bias {biases[row, group]} in row {row}, group {group} is not minus {what} "
             f"{scales[row, group]}"
         )
-
-    def _invalid_code(self, tensor: SourceTensor) -> str | None:
-        """Describe where the first code 3 is, or return None."""
-        found = find_code_3(tensor)
-        if found is None:
-            return None
-        row, column = divmod(4 * found[0] + found[1], self.codes * tensor.shape[1])
-        return f"code 3 in row {row}, column {column}"
 
     def digits(self, raw: ByteArray, t: TernaryTensor, rows: slice, columns: slice) -> DigitArray:
         """Decode a window: a code is a digit. Words are little-endian: bytes are in code order."""
@@ -165,13 +164,13 @@ class Mlx(Layout):
         return pack(np.moveaxis(codes.reshape(rows, 4 * words, 4), -1, 0)).view("<u4")
 
     def restore_auxiliary(
-        self, scale: Scales | None, auxiliary: AuxiliaryTensor
+        self, scale: Scales | None, auxiliary: AuxiliaryTensor, digits: tuple[int, ...]
     ) -> npt.NDArray[Any]:
         """Return MLX's scales, or the biases, in the auxiliary's dtype."""
         scale = np.ones(1, np.float32) if scale is None else scale
         values = np.broadcast_to(scale if scale.ndim == 2 else scale[:, None], auxiliary.shape)
         is_bias = auxiliary.name.endswith("biases")
-        values = np.negative(values) if is_bias else values * np.float32(self.factor)
+        values = values * np.float32(digits[0] if is_bias else self.factor)
         return from_float32(values, auxiliary.dtype)
 
 
@@ -188,8 +187,12 @@ class MlxBinary(Mlx):
     def _other_bits(self, bits: Any) -> str | None:
         return None  # Mlx names them
 
-    def _invalid_code(self, tensor: SourceTensor) -> str | None:
-        return None  # both codes are valid
+    def _digits(
+        self, tensor: SourceTensor, scales: Scales, biases: Scales
+    ) -> tuple[int, ...] | None:
+        values = scales / np.float32(self.factor)
+        symmetric = (biases == -values) & (values * np.float32(self.factor) == scales)
+        return self.alphabet if symmetric.all() else None
 
 
 def _auxiliary_names(tensor: SourceTensor) -> tuple[str, str]:

@@ -1,6 +1,6 @@
-"""2-bit codes, four in a byte, the first in the low bits: code = value + 1; code 3 is invalid.
+"""2-bit codes, four in a byte, the first in the low bits: a code is a digit.
 
-A code is a digit of the alphabet -1, 0, 1.
+Of the alphabet -1, 0, 1, code 3 is invalid.
 """
 
 from __future__ import annotations

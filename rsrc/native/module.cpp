@@ -31,8 +31,8 @@ rsr::Digits view(const DigitArray& a) {
 }
 
 rsr::Alphabet alphabet(int base, int k, int pad, size_t max_patterns) {
-  require(2 <= base && base <= 3 && 1 <= k && k <= 16 && 0 <= pad && pad < base,
-          "base must be 2 or 3, k from 1 to 16, pad a digit");
+  require(2 <= base && base <= 5 && 1 <= k && k <= 16 && 0 <= pad && pad < base,
+          "base must be 2 to 5, k from 1 to 16, pad a digit");
   const rsr::Alphabet result{base, k, pad};
   require(result.patterns() <= max_patterns, "too many patterns");
   return result;
@@ -255,7 +255,7 @@ void define_sort_blocks(nb::module_& m) {
 
 Args:
     digits: (rows, columns) of digits below `base`, any strides.
-    base: 2 or 3.
+    base: 2 to 5.
     k: columns of a column block; base^k is at most 65536.
     pad: the digit of the columns that the last block lacks.
     permutation: (blocks, rows), receives the rows in the order of their patterns.
@@ -275,7 +275,7 @@ NB_MODULE(_native, m) {
 
 Args:
     digits: (rows, columns) of digits below `base`, any strides.
-    base: 2 or 3.
+    base: 2 to 5.
     k: columns of a column block; base^k is at most 32, or 243 if patterns are listed.
     pad: the digit of padding rows and columns.
     out: (ceil(blocks / 3) * rows padded to a multiple of 32,), receives the words.
@@ -289,7 +289,7 @@ Raises:
 
 Args:
     digits: (rows, columns) of digits below `base`, any strides.
-    base: 2 or 3.
+    base: 2 to 5.
     k: columns of a column block; base^k is at most 243.
     stride: from one column of a block to its next; `columns` is a multiple of k * stride.
     seen: (256,).

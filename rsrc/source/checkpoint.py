@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from rsr_formats.model_files import MAX_CONFIG, parse_object
+from rsr_formats.records import Stack
 from rsr_formats.text_config import text_settings
 
 from ..common.errors import SourceError
 from .files import read_limited
 from .quantization import Quantization
+from .rotation import RotatedBasis
 from .tensor import SourceTensor
 
 
@@ -29,6 +31,8 @@ class Checkpoint:
         files: the model files that a `.rsr` file keeps, by name: a path, or contents made from GGUF
             metadata.
         notes: sentences for the user about what could not be converted.
+        stacks: the three-dimensional tensors that some of `tensors` are parts of in the file.
+        basis: the rotated basis that some matrices are stored in, None if there is none.
         left_out: tensors of the source that do not belong to its decoder, by name.
     """
 
@@ -38,6 +42,8 @@ class Checkpoint:
     metadata: dict[str, str] = field(default_factory=dict)
     files: dict[str, Path | bytes] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    stacks: tuple[Stack, ...] = ()
+    basis: RotatedBasis | None = None
     left_out: dict[str, SourceTensor] = field(default_factory=dict)
 
     @cached_property

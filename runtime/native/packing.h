@@ -12,6 +12,7 @@ constexpr int kMaxK = 5;            // inputs of a column block: base^k <= kPatt
 constexpr int kPatterns = 32;       // entries of a lookup table: a rank has five bits
 constexpr size_t kRowUnit = 32;     // an index is padded to whole units; kernels unroll over them
 constexpr int kMaxMagnitude = 128;  // of an int8 input
+constexpr int kMaxDigit = 2;        // magnitude of a digit; k times the largest is at most kMaxK
 
 enum class Packing { w16, n4s1 };
 
@@ -57,13 +58,31 @@ namespace {
 constexpr size_t min(size_t a, size_t b) { return a < b ? a : b; }
 constexpr size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
 
-// int8: a block's sum is at most 128 k in magnitude, so an int16 sum takes the blocks of this many
-// columns before it is widened to int32.
+// int8: a block's sum is at most 128 k in magnitude, times that of the largest digit, so an int16
+// sum takes the blocks of this many columns before it is widened to int32.
 template <class Packing>
-constexpr size_t columns_per_widen(int k) {
-  return 32767 / (kMaxMagnitude * static_cast<size_t>(k)) / Packing::kBlocks;
+constexpr size_t columns_per_widen(int k, int largest_digit) {
+  return 32767 / (kMaxMagnitude * static_cast<size_t>(k * largest_digit)) / Packing::kBlocks;
 }
-static_assert(columns_per_widen<W16>(kMaxK) > 0 && columns_per_widen<N4S1>(N4S1::kK) > 0);
+static_assert(columns_per_widen<W16>(kMaxK, 1) > 0 && columns_per_widen<N4S1>(N4S1::kK, 1) > 0);
+
+// int8: the sum of a row is at most 128 in_features in magnitude, times that of the largest digit.
+// A matrix has fewer than 2^24 columns, with a digit of magnitude 2 fewer than 2^23, so the sum
+// fits int32.
+constexpr size_t columns_end(int largest_digit) {
+  return (size_t(1) << 24) / static_cast<size_t>(largest_digit);
+}
+
+// The largest magnitude of patterns (k, kPatterns), at least 1.
+template <class Pattern>
+constexpr int largest_digit(const Pattern* patterns, int k) {
+  int largest = 1;
+  for (int i = 0; i < k * kPatterns; i++) {
+    const int digit = static_cast<int>(patterns[i]), size = digit < 0 ? -digit : digit;
+    largest = largest < size ? size : largest;
+  }
+  return largest;
+}
 
 // The height of a strip with `rows` rows of the index from its first row on.
 template <class Packing>

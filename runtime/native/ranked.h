@@ -24,6 +24,7 @@ struct RankedIndex {
   size_t rows, columns;     // out_features, in_features
   int k;                    // inputs of a column block
   const int16_t* patterns;  // (k, kPatterns): value of digit d in pattern p
+  int largest_digit;        // of them (packing.h)
   const float* scale;       // one per scale_rows rows
   size_t scale_rows;
   IndexGroups groups;  // if present, their scales replace `scale`
@@ -74,5 +75,14 @@ void multiply_quantizing(const RankedProduct<float>* products, size_t size, cons
 // Without groups of scales see step_groups.h.
 void multiply_group_quantized(const RankedProduct<float>* products, size_t size, const int8_t* x,
                               const float* steps, size_t count);
+
+// The same of products that each have one vector of their own: y[j] = W[j] x[j], x (size, columns),
+// divisors (size), steps (size, step_count). The indices have the same kind of input
+// (shares_input).
+void multiply_each_f32(const RankedProduct<float>* products, size_t size, const float* x);
+void multiply_each_quantized(const RankedProduct<float>* products, size_t size, const int8_t* x,
+                             const float* divisors);
+void multiply_each_group_quantized(const RankedProduct<float>* products, size_t size,
+                                   const int8_t* x, const float* steps);
 
 }  // namespace rsr

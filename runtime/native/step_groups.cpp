@@ -101,7 +101,7 @@ class StepGroups {
                             height,
                             end,
                             reach.last - reach.first,
-                            columns_per_widen<Packing>(a.k)};
+                            columns_per_widen<Packing>(a.k, a.largest_digit)};
       kernel_.lookup(rows, all + reach.tables, sums);
       for (size_t r = 0; r < height; r++) y[r] += steps[g] * static_cast<float>(sums[r]);
     }

@@ -1,4 +1,4 @@
-"""A ternary or binary matrix stored as its RSR index, and its products.
+"""A matrix of two to five values, usually ternary, stored as its RSR index, and its products.
 
 `Matrix` and the two functions for several matrices check their arguments here; the products
 themselves are in `products`.
@@ -28,6 +28,7 @@ from .products import (
     native_index,
     share_tables,
 )
+from .rotation import Rotation
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
@@ -48,8 +49,9 @@ class Matrix:
 
     * int8 x: int32, unscaled and exact for every value including -128, on every instruction set
       and any number of threads.
-    * float32 x: float32, scaled. To first order |error| <= n 2^-24 |scale| sum|x_i| against the
-      exact result, with n = max(in_features, 3), while sum|x_i| is a finite float32. Scales are
+    * float32 x: float32, scaled. To first order |error| <= n 2^-24 |scale| sum|x_i| D against the
+      exact result, with n = max(in_features, 3) and D the largest magnitude of a digit, 1 or 2,
+      while sum|x_i| D is a finite float32. Scales are
       applied last, to the sum or to the sum of each group of columns, so larger inputs may give
       infinity or NaN. Results are deterministic for a file, an instruction set and the
       vectors that are multiplied at once: one vector of many may have other last bits than alone
@@ -57,8 +59,12 @@ class Matrix:
       rounds a single vector less often).
     * NaN and infinity in x propagate as in a dense product: a zero weight times either is NaN.
 
+    Of a matrix with a `rotation`, W is what is stored, and the model's matrix is another: see
+    `Rotation`.
+
     Attributes:
         index: what kernels read, for `rsr_runtime.products`.
+        rotation: the basis that W is stored in; None if it is the model's.
     """
 
     __array_ufunc__ = None  # so that NumPy leaves x @ w to __rmatmul__
@@ -69,11 +75,13 @@ class Matrix:
         arrays: dict[str, Array],
         is_closed: Callable[[], bool],
         origin: Origin | None = None,
+        rotation: Rotation | None = None,
     ) -> None:
         self._tensor = tensor
         self._arrays = arrays
         self._is_closed = is_closed
         self._origin = origin
+        self.rotation = rotation
         self.index = native_index(tensor, arrays)
         self._alone = share_tables([self.index])
         self._scale: FloatArray | None = None  # made on first access
@@ -95,7 +103,7 @@ class Matrix:
 
     @property
     def base(self) -> int:
-        """B, the number of digits: 3 if ternary, 2 if binary."""
+        """B, the number of digits: 3 if ternary, 2 if binary, 4 or 5 with digits of magnitude 2."""
         return self._tensor.base
 
     @property
@@ -158,7 +166,7 @@ class Matrix:
         for part, array in self._arrays.items():
             copies[part] = allocate(array.nbytes).view(array.dtype).reshape(array.shape)
             copies[part][...] = array
-        return Matrix(self._tensor, copies, lambda: False)
+        return Matrix(self._tensor, copies, lambda: False, rotation=self.rotation)
 
     @property
     def nbytes(self) -> int:
@@ -178,7 +186,8 @@ class Matrix:
     def __repr__(self) -> str:
         return (
             f"Matrix({self._tensor.name!r}, {self.shape[0]}x{self.shape[1]}, {self._tensor.kind}, "
-            f"{self.encoding} {self.packing}, k={self.k}, {self.bits_per_weight:.2f} bits/weight)"
+            f"{self.encoding} {self.packing}, k={self.k}, {self.bits_per_weight:.2f} bits/weight"
+            f"{'' if self.rotation is None else ', in a rotated basis'})"
         )
 
     def __reduce__(self) -> Origin:

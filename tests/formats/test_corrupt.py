@@ -44,6 +44,8 @@ N4S1_GROUPS = bytes.fromhex("098c0c") + bytes(29) + bytes.fromhex("868906") + by
 PATTERNS = bytes.fromhex("00000001 02010002 02020200")
 LISTED = struct.pack("<32H", 1, 0, 2, *[0] * 29)
 PAIRS = bytes.fromhex("0000 0001 0101 0102 0200 0202")
+# The same matrix of digits -1, 0, 1, 2 with k = 2: ranks 9, 2 and 0, 1 and 10, 8; padding 5.
+QUATERNARY = struct.pack("<32H", 0x1449, 0x1420, 0x150A, *[0x14A5] * 29)
 STRIDED = struct.pack("<32H", 0x0864, 0x0820, 0x0885, *[0x0842] * 29)
 Case = tuple[str, str, type[RsrError], "Damage"]
 
@@ -106,6 +108,41 @@ def quantized(
             size = t.pop("size")
             assert isinstance(size, int)
             d.doc["tensors"].append({"kind": "dense", "section": d.add(bytes(size)), **t})
+
+    return damage
+
+
+def rotated(
+    name: str = "packed",
+    rotation: object = 0,
+    changes: dict[str, object] | None = None,
+    **claims: object,
+) -> Damage:
+    """Store a matrix in a rotated basis: by default "packed", F32 [16, 16]."""
+
+    def damage(d: Draft) -> None:
+        d.preamble = {"minor": 5} | d.preamble
+        d.doc["rotations"] = [{"block": 16, "signs": b"\x01\x80"} | claims]
+        d.tensors[name].update({"rotation": rotation} | (changes or {}))
+
+    return damage
+
+
+def stacked(
+    parts: dict[str, dict[str, object]] | None = None, times: int = 1, **claims: object
+) -> Damage:
+    """Add tensors "e0.a", "e0.b", "e1.a", "e1.b", F16 [2, 3], and the stack that they form."""
+
+    def damage(d: Draft) -> None:
+        d.preamble = {"minor": 5} | d.preamble
+        for name in ("e0.a", "e0.b", "e1.a", "e1.b"):
+            t = {"name": name, "kind": "dense", "dtype": "F16", "shape": [2, 3], "size": 12}
+            t |= (parts or {}).get(name, {})
+            size = t.pop("size")
+            assert isinstance(size, int)
+            d.doc["tensors"].append({"section": d.add(bytes(size)), **t})
+        stack = {"name": "e", "shape": [2, 4, 3], "prefix": "e", "suffixes": [".a", ".b"]} | claims
+        d.doc["stacks"] = [stack] * times
 
     return damage
 
@@ -208,6 +245,17 @@ def n4s1_groups(data: bytes = N4S1_GROUPS, **claims: Any) -> Damage:
     def damage(d: Draft) -> None:
         d.preamble = {"minor": 4} | d.preamble
         all_of(n4s1(data), grouped(**claims))(d)
+
+    return damage
+
+
+def quaternary(data: bytes = QUATERNARY, **claims: object) -> Damage:
+    """Store the matrix with digits up to 2."""
+
+    def damage(d: Draft) -> None:
+        d.preamble = {"minor": 5} | d.preamble
+        d.ranked.update({"kind": "quaternary", "digits": [-1, 0, 1, 2], "k": 2} | claims)
+        d.store(RANKS, data)
 
     return damage
 
@@ -328,6 +376,28 @@ OPEN: list[Case] = [
     ("T2", "out", errors.LimitError, ranked(shape=[1 << 31, 0])),
     ("T2", "in", errors.LimitError, ranked(shape=[0, 1 << 24])),
     ("T3", "ranked_k", errors.LimitError, ranked(k=4)),
+    ("P10", "quaternary_in_1.4", errors.VersionError, all_of(preamble(minor=4), quaternary())),
+    ("P10", "1.5_without_its_features", errors.VersionError, preamble(minor=5)),
+    ("H2", "quaternary_of_three", errors.HeaderFieldError, quaternary(digits=[-1, 0, 1])),
+    ("H2", "ternary_of_four", errors.HeaderFieldError, quaternary(kind="ternary")),
+    ("H2", "quinary_of_four", errors.HeaderFieldError, quaternary(kind="quinary")),
+    ("H2", "a_digit_of_3", errors.HeaderFieldError, quaternary(digits=[0, 1, 2, 3])),
+    ("H2", "descending_digits", errors.HeaderFieldError, quaternary(digits=[2, 1, 0, -1])),
+    ("H2", "equal_digits", errors.HeaderFieldError, quaternary(digits=[-1, 0, 0, 1])),
+    ("H2", "six_digits", errors.HeaderFieldError, quaternary(digits=[-2, -1, 0, 1, 2, 3])),
+    ("H2", "ternary_digits_of_2", errors.HeaderFieldError,
+     quaternary(kind="ternary", digits=[-2, 0, 2])),
+    ("H2", "a_digit_that_is_a_boolean", errors.HeaderFieldError,
+     quaternary(digits=[-1, False, True, 2])),
+    ("T2", "in_of_2", errors.LimitError, quaternary(shape=[0, 1 << 23])),
+    ("T3", "quaternary_k", errors.LimitError, quaternary(k=3)),
+    ("T3", "permuted_quinary_k", errors.LimitError,
+     all_of(preamble(minor=5), permuted(kind="quinary", digits=[-2, -1, 0, 1, 2], k=7))),
+    ("T14", "quaternary", errors.HeaderFieldError, quaternary(patterns=bytes(2))),
+    ("T8", "bitnet_quaternary", errors.HeaderFieldError,
+     all_of(quaternary(), source("ranked", layout="bitnet", dtype="U8", shape=[1, 4]))),
+    ("T8", "mlx_without_minus_1", errors.HeaderFieldError,
+     all_of(quaternary(digits=[-2, 0, 1, 2]), mlx())),
     ("T3", "permuted_k", errors.LimitError, permuted(k=11)),
     ("T4", "ranked_reduce", errors.HeaderFieldError, ranked(direction="reduce")),
     ("T5", "u16_with_many_rows", errors.HeaderFieldError, many_rows()),
@@ -406,6 +476,29 @@ OPEN: list[Case] = [
     ("H2", "scale_dtype", errors.HeaderFieldError, grouped(dtype="BF16")),
     ("H2", "scale_rows", errors.HeaderFieldError,
      ranked(scale={"rows": 1 << 31, "section": SCALE})),
+    ("P10", "rotation_in_1.4", errors.VersionError, all_of(preamble(minor=4), rotated())),
+    ("H2", "block_too_small", errors.HeaderFieldError, rotated(block=8)),
+    ("H2", "block_too_large", errors.HeaderFieldError, rotated(block=1 << 17)),
+    ("H2", "signs_as_text", errors.HeaderFieldError, rotated(signs="++")),
+    ("H2", "rotation_nil", errors.HeaderFieldError, rotated(rotation=None)),
+    ("H2", "no_rotations", errors.HeaderFieldError, lambda d: d.doc.update(rotations=[])),
+    ("H2", "rotation_field", errors.HeaderFieldError, rotated(axis=0)),
+    ("T19", "block", errors.HeaderFieldError, rotated(block=24, signs=bytes(3))),
+    ("T19", "no_signs", errors.HeaderFieldError, rotated(signs=b"")),
+    ("T19", "half_a_block", errors.HeaderFieldError, rotated(block=32)),
+    ("T19", "unused", errors.HeaderFieldError,
+     all_of(rotated(), lambda d: d.tensors["packed"].pop("rotation"))),
+    ("T20", "no_such_rotation", errors.HeaderFieldError, rotated(rotation=1)),
+    ("T20", "no_rotations", errors.HeaderFieldError, ranked(rotation=0)),
+    ("T20", "columns", errors.HeaderFieldError, rotated("ranked")),
+    ("T20", "dtype", errors.HeaderFieldError, rotated(changes={"dtype": "I32"})),
+    ("T20", "dimensions", errors.HeaderFieldError, rotated(changes={"shape": [16, 4, 4]})),
+    ("T20", "of_another_basis", errors.HeaderFieldError,
+     all_of(
+         preamble(minor=5),
+         quantized({"shape": [2, 16], "size": 32}, source={"shape": [2, 16], "size": 64}),
+         rotated("of"),
+     )),
     ("T17", "dtype", errors.HeaderFieldError, quantized(weight={"dtype": "U8"})),
     ("T17", "dimensions", errors.HeaderFieldError, quantized(weight={"shape": [6]})),
     ("T17", "columns", errors.HeaderFieldError,
@@ -427,6 +520,23 @@ OPEN: list[Case] = [
     ("H2", "quantized_unknown_key", errors.HeaderFieldError, quantized(scale_of="x")),
     ("P10", "quantized_in_1.2", errors.VersionError,
      all_of(quantized(), preamble(minor=2))),
+    ("T18", "missing", errors.HeaderFieldError, stacked({"e1.b": {"name": "e1.c"}})),
+    ("T18", "dtype", errors.HeaderFieldError, stacked({"e1.b": {"dtype": "BF16"}})),
+    ("T18", "shape", errors.HeaderFieldError, stacked({"e1.b": {"shape": [3, 2]}})),
+    ("T18", "none", errors.HeaderFieldError, stacked(shape=[0, 4, 3])),
+    ("T18", "more_than_there_are", errors.HeaderFieldError, stacked(shape=[1 << 40, 4, 3])),
+    ("T18", "odd_rows", errors.HeaderFieldError, stacked(shape=[2, 5, 3])),
+    ("T18", "of_two", errors.HeaderFieldError,
+     all_of(stacked(), lambda d: d.doc["stacks"].append({**d.doc["stacks"][0], "name": "f"}))),
+    ("N2", "stack_of_a_tensor", errors.DuplicateNameError, stacked(name="e0.a")),
+    ("N2", "stacks", errors.DuplicateNameError, stacked(times=2)),
+    ("P10", "stacks_in_1.4", errors.VersionError, all_of(stacked(), preamble(minor=4))),
+    ("H2", "no_stacks", errors.HeaderFieldError, stacked(times=0)),
+    ("H2", "stack_dimensions", errors.HeaderFieldError, stacked(shape=[8, 3])),
+    ("H2", "stack_suffix", errors.HeaderFieldError, stacked(suffixes=[".a", 1])),
+    ("H2", "stack_key", errors.HeaderFieldError, stacked(dtype="F16")),
+    ("H3", "stack_suffixes", errors.LimitError, stacked(suffixes=["."] * 5)),
+    ("H3", "no_stack_suffixes", errors.LimitError, stacked(suffixes=[])),
     ("T9", "negative_zeros", errors.SectionSizeError, store(NEGATIVE_ZEROS, bytes(3))),
     ("T10", "auxiliary", errors.SectionSizeError, auxiliary(data=b"\0")),
     ("T11", "dense", errors.LimitError, empty_dense([1 << 30, 0, 1 << 30])),
@@ -463,6 +573,10 @@ USE: list[Case] = [
 ]  # fmt: skip
 
 VERIFY: list[Case] = [
+    ("D2", "rank_16_of_quaternary", errors.IndexDataError,
+     quaternary(struct.pack("<H", 0x1450) + QUATERNARY[2:])),
+    ("D2", "quaternary_padding", errors.IndexDataError,
+     quaternary(struct.pack("<H", 0x1849) + QUATERNARY[2:])),
     ("S12", "raw", errors.SectionHashError, bad_hash(RANKS)),
     ("S12", "zstd", errors.SectionHashError, bad_hash(PACKED)),
     ("S12", "file", errors.SectionHashError, bad_hash(CONFIG)),
@@ -518,6 +632,7 @@ Open = Callable[[bytes], RsrFile]
     "change",
     [
         pytest.param(lambda d: None, id="no_change"),
+        pytest.param(stacked(), id="stack"),
         pytest.param(n4s1(), id="n4s1"),
         pytest.param(grouped(), id="groups"),
         pytest.param(grouped(bytes(12), dtype="F16"), id="groups_of_float16"),

@@ -15,12 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import rsr_runtime
 from rsr_formats import (
     AuxiliaryTensor,
     DenseTensor,
     FileEntry,
     IndexedTensor,
     Quantized,
+    Rotation,
     RsrFile,
     SourceRecord,
 )
@@ -38,10 +40,12 @@ SHA256 = {
     "v1.3": "ab77c899530e1afca61313d413dc1caecb4dfa15c6c82aa79e4cb3741c1ec2a8",
     "v1.4": "c907e6dc8e84052145381dc42b5dd7b23c6bfbf66b83259999a381e225597a93",
     "v1.4-groups": "514f674b79471d53fd35db2a842093d98b039dc0258d575d430a61606c3502bf",
+    "v1.5": "98895500a2d6c639c33ae048275a7abe86e838cf30f88d87f4494ca5cd5de043",
+    "v1.5-rotation": "9fdca3db68d2189a1685ef5caf7a71aeb5bc044d3285fa7e9cfcccf8f968ce28",
 }
 VERSION = pytest.mark.parametrize("version", SHA256)
 
-# The matrices, one character per weight: - is -1, 0 is 0, + is 1. The rows repeat.
+# The matrices, one character per weight: = is -2, - is -1, 0 is 0, + is 1, 2 is 2. The rows repeat.
 RANKED = ["-+0-+0-+0-", "0000000000", "0+-0+-0+-0"]
 EXPAND = ["-+0-+", "00000", "0+-0+"]
 REDUCE = ["-+0-+0-", "0000000", "0+-0+-0"]
@@ -77,6 +81,10 @@ STRIDED = [
 ]
 PAIRS = ["-++--++-", "++--++--"]
 MLX = ["0++-+0", "+0-++-", "+-0+-+"]
+PLUS_2 = ["-2+0-2+0-2+", "0" * 11, "-0+2-0+2-0+", "02020202020"]
+MINUS_2 = ["=+0-" * 4, "-" * 16, "=-0+" * 4]
+QUINARY = ["=+-20=+", "-=2+0-=", "2222222", "2=-0+2=", "-+=02-+"]
+WITHOUT_0 = ["=2+-=", "-----", "=-+2=", "-2-2-"]
 ONE_BIT = [("+-++-" * 13)[:64], ("-++++" * 13)[:64], ("+----" * 13)[:64]]
 
 
@@ -103,7 +111,7 @@ def dense(version: str, name: str) -> DenseTensor:
 
 def matrix(lines: list[str], rows: int) -> Values:
     repeated = [lines[r % len(lines)] for r in range(rows)]
-    return np.array([["-0+".index(c) - 1 for c in line] for line in repeated], np.int8)
+    return np.array([["=-0+2".index(c) - 2 for c in line] for line in repeated], np.int8)
 
 
 # --- the formulas of SPEC.md sections 6 and 7 -----------------------------------------------------
@@ -244,6 +252,14 @@ TENSORS = [
            (1, 4, "F32"), [i / 2 for i in range(1, 92)]),
     Golden("v1.4-groups", "odd.weight", matrix(N4S1, 33), (3, *N4, 27, 1),
            (33, 20, "F32"), [0.5, 1, 1.5]),
+    Golden("v1.5", "groups.weight", matrix(PLUS_2, 37), (2, *W16, 16, 1),
+           (37, 4, "F16"), [0.5, -2, 3]),
+    Golden("v1.5", "mlx.weight", matrix(MINUS_2, 3), (2, *W16, 16, 1),
+           (1, None, "F32"), [1, -0.5, 0.25]),
+    Golden("v1.5", "quinary.weight", matrix(QUINARY, 5), (2, *W16, 25, 1), None, [1]),
+    Golden("v1.5", "reduce.weight", matrix(WITHOUT_0, 6), (3, "reduce", *U16, 64, 1), None, [1]),
+    Golden("v1.5-rotation", "rotated.weight", matrix([line[:32] for line in N4S1], 3),
+           (3, *W16, 27, 1), (3, None, "F32"), [0.5]),
 ]  # fmt: skip
 TENSOR = pytest.mark.parametrize("case", TENSORS, ids=lambda c: f"{c.version}-{c.name}")
 
@@ -423,3 +439,65 @@ def test_the_restored_source_of_1_4() -> None:
     assert source["mlx.scales"].read().tobytes() == scales
     biases = struct.pack("<6e", -0.25, -1, -0.5, -1.25, -0.75, -1.5)
     assert source["mlx.biases"].read().tobytes() == biases
+
+
+# --- version 1.5 ----------------------------------------------------------------------------------
+
+
+def test_the_kinds_of_1_5() -> None:
+    kinds = {t.name: t.kind for t in golden("v1.5").header.tensors if isinstance(t, IndexedTensor)}
+    assert kinds == {
+        "groups.weight": "quaternary",
+        "mlx.weight": "quaternary",
+        "quinary.weight": "quinary",
+        "reduce.weight": "quaternary",
+    }
+
+
+def test_the_words_of_1_5() -> None:
+    """Ranks are 4 (d0 + 1) + (d1 + 1); those of row 0 are 3, 9, 3, 9, 3 and 10; padding is 5."""
+    words = golden("v1.5").index_arrays(indexed("v1.5", "groups.weight"))["ranks"]
+    padding = 5 | 5 << 5 | 5 << 10
+    # "-2+0-2+0-2+", "00000000000", "-0+2-0+2-0+", "02020202020": two blocks a group, then "-2", "+"
+    assert words[:4].tolist() == [3 | 9 << 5 | 3 << 10, padding, 1 | 11 << 5 | 1 << 10, 0x1CE7]
+    assert words[64:68].tolist() == [9 | 3 << 5 | 9 << 10, padding, 11 | 1 << 5 | 9 << 10, 0x14E7]
+    assert (words[37:64] == padding).all()
+
+
+def test_the_restored_source_of_1_5() -> None:
+    """Codes are digits, biases are minus two scales."""
+    source = {t.name: t for t in FORMS["source"](golden("v1.5"), None).tensors}
+    words = "6c6c6c6c 55555555 e4e4e4e4"  # codes 0 3 2 1 ..., 1 ..., 0 1 2 3 ...
+    assert source["mlx.weight"].read().tobytes() == bytes.fromhex(words)
+    assert source["mlx.scales"].read().tobytes() == struct.pack("<3e", 1, -0.5, 0.25)
+    assert source["mlx.biases"].read().tobytes() == struct.pack("<3e", -2, 1, -0.5)
+
+
+# --- version 1.5, rotations -----------------------------------------------------------------------
+
+
+def test_the_rotations_of_1_5() -> None:
+    header = golden("v1.5-rotation").header
+    assert header.rotations == (
+        Rotation(32, b"\x01\x02\x04\x80"),
+        Rotation(16, b"\x00\xff"),
+    )
+    assert [(t.name, t.rotation) for t in header.tensors] == [
+        ("rotated.weight", 0),
+        ("embedding.weight", 1),
+        ("head.weight", 1),
+        ("head.weight_scale", None),
+    ]
+
+
+def test_the_matrix_of_the_model_in_1_5() -> None:
+    """Entry [r, c] of W Q is the sum over j of W[r, j] H[j, c] s[c] (SPEC.md section 9.1)."""
+    with rsr_runtime.load(golden_path("v1.5-rotation")) as model:
+        found = model.dense("embedding.weight")
+        assert found.rotation is not None
+        rows = found.rotation.undo(found.data)
+    signs = [1] * 8 + [-1] * 8
+    for r in range(2):
+        for c in range(16):
+            terms = ((r * 16 + j) / 8 * (-1) ** (j & c).bit_count() / 4 for j in range(16))
+            assert rows[r, c] == sum(terms) * signs[c]

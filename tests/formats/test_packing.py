@@ -60,7 +60,7 @@ def test_ranks_from_a_block_of_16_bit_entries() -> None:
 
 @settings(deadline=None)
 @given(
-    st.sampled_from([(d, k) for d in DIGITS for k in range(1, 9)]),
+    st.sampled_from([(d, k) for d in DIGITS for k in range(1, 9) if len(d) ** k < 1 << 16]),
     st.integers(0, 40),
     st.integers(0, 40),
     st.integers(0, 2**32 - 1),

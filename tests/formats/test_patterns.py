@@ -25,7 +25,7 @@ from rsr_formats.packing import (
     pattern_values,
     ranks_of,
 )
-from rsr_formats.records import BINARY_SIGNS, DIGITS, TERNARY, Scale, SourceRecord
+from rsr_formats.records import BINARY_SIGNS, LISTED_DIGITS, TERNARY, Scale, SourceRecord
 from rsr_formats.validate import check_negative_zeros
 
 Array = npt.NDArray[Any]
@@ -49,7 +49,7 @@ class Case(NamedTuple):
 
 @st.composite
 def matrices(draw: st.DrawFn) -> Case:
-    digits = draw(st.sampled_from(DIGITS))
+    digits = draw(st.sampled_from(LISTED_DIGITS))
     k, base = draw(st.integers(1, 5)), len(digits)
     most = min(32, base**k - 1)
     numbers = draw(st.sets(st.integers(0, base**k - 1), min_size=1, max_size=most))

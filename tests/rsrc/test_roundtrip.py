@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import rsr_runtime
 import rsrc
-from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
+from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, KINDS, QUATERNARIES, QUINARY, TERNARY
 from rsr_testing.checkpoints import Kit
 from rsr_testing.matrices import float32_bound
 from rsrc.compiler.target import TARGETS
@@ -30,7 +30,14 @@ Array = npt.NDArray[Any]
 
 FLOATS = ("F32", "F16", "BF16")
 LAYOUTS = ("I8", "bitnet", "mlx", "mlx-1bit", *FLOATS)
-DIGITS = {"bitnet": TERNARY, "mlx": TERNARY, "mlx-1bit": BINARY_SIGNS}  # of layouts that fix them
+SHORT = (TERNARY, BINARY_SIGNS, BINARY_BITS)
+PLUS_2, MINUS_2 = (-1, 0, 1, 2), (-2, -1, 0, 1)
+DIGITS = {  # of layouts that do not take all
+    "I8": (*SHORT, PLUS_2, MINUS_2, (-2, -1, 1, 2), QUINARY),
+    "bitnet": (TERNARY,),
+    "mlx": (TERNARY, PLUS_2, MINUS_2),
+    "mlx-1bit": (BINARY_SIGNS,),
+}
 ROWS = (0, 1, 2, 3, 31, 32, 33, 64, 127, 128, 129, 160, 257)
 COLUMNS = (0, 1, 2, 5, 8, 9, 10, 15, 16, 44, 45, 46, 100)
 SCALES = (0.25, 0.375, 1.0, 1.5, 3.0, 96.0)  # exact in every float type
@@ -53,7 +60,7 @@ class Case:
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     layout = draw(st.sampled_from(LAYOUTS))
-    digits = draw(st.sampled_from((TERNARY, BINARY_SIGNS, BINARY_BITS)))
+    digits = draw(st.sampled_from(DIGITS.get(layout, SHORT)))
     encoding, direction, most = draw(
         st.sampled_from(
             [
@@ -67,7 +74,6 @@ def cases(draw: st.DrawFn) -> Case:
     granularities: list[str | int] = ["tensor", "row"]
     if encoding != "permuted":
         granularities += [32, 64]
-    digits = DIGITS.get(layout, digits)
     base = len(digits)
     limit = max(k for k in range(1, 17) if base**k <= most)
     return Case(
@@ -119,7 +125,7 @@ def build(kit: Kit, case: Case) -> tuple[dict[str, Any], Array, Array]:
         words = (codes << np.arange(0, 32, bits, dtype=np.uint32)).sum(axis=2, dtype=np.uint32)
         half = scales.astype(np.float16)
         step = half if bits == 2 else 2 * half
-        tensors = {"w.weight": words, "w.scales": step, "w.biases": -half}
+        tensors = {"w.weight": words, "w.scales": step, "w.biases": case.digits[0] * half}
         return tensors, t, np.repeat(scales, group, axis=1)
     scales = rng.choice(SCALES, (rows, 1))
     if case.granularity == "tensor" or case.columns == 1:
@@ -148,7 +154,7 @@ def check_products(matrix: rsr_runtime.Matrix, t: Array, scales: Array, seed: in
     assert found.dtype == np.float32
     x64 = x.astype(np.float64)
     error = np.abs(found - (t * scales) @ x64)
-    assert (error <= float32_bound(scales + 0 * t, x)).all()
+    assert (error <= max(1, np.abs(t).max(initial=0)) * float32_bound(scales + 0 * t, x)).all()
     found = matrix.linear(x[None], activations="int8")[0]
     s = np.float32(127) / max(np.abs(x).max(initial=0), np.float32(1e-5))
     exact = (t * scales) @ np.rint(x * s).astype(np.float64) / s
@@ -166,6 +172,12 @@ def check_products(matrix: rsr_runtime.Matrix, t: Array, scales: Array, seed: in
 @example(Case("F32", 65, 193, BINARY_SIGNS, 32))
 @example(Case("mlx", 33, 4, TERNARY, 32))
 @example(Case("mlx-1bit", 33, 4, BINARY_SIGNS, 32))
+@example(Case("mlx", 33, 4, PLUS_2, 32))
+@example(Case("mlx", 70, 4, MINUS_2, 32))
+@example(Case("I8", 130, 45, QUINARY))
+@example(Case("F16", 130, 96, PLUS_2, 64, True))
+@example(Case("BF16", 50, 90, QUINARY, "row"))
+@example(Case("F32", 50, 90, (-2, -1, 1, 2)))
 @example(Case("mlx", 33, 1, options={"encoding": "permuted", "direction": "reduce"}))
 @settings(max_examples=250, deadline=None)
 def test_round_trip(kit: Kit, scratch: Path, case: Case) -> None:
@@ -178,16 +190,25 @@ def test_round_trip(kit: Kit, scratch: Path, case: Case) -> None:
     bits = {"bits": 1, "group_size": None} if case.layout == "mlx-1bit" else None
     (scratch / "config.json").write_text(json.dumps({"quantization": bits}))
     rsr, again, back = (scratch / name for name in ("x.rsr", "y.rsr", "back.safetensors"))
-    digits = DIGITS.get(case.layout)
-    binary = len(digits) == 2 if digits else set(np.unique(t)) in ({-1, 1}, {0, 1})
+    occurring = set(np.unique(t))
+    base = 3  # whatever else occurs of three digits, or of four
+    if case.layout == "mlx-1bit" or (occurring in ({-1, 1}, {0, 1}) and case.layout != "mlx"):
+        base = 2
+    elif case.layout == "mlx" and case.digits == MINUS_2 and t.size:
+        base = 4
+    elif occurring & {-2, 2}:
+        base = 4 if any(occurring <= set(digits) for digits in QUATERNARIES) else 5
     options = {**case.options, "force": True}
-    limit = 10 if case.options.get("encoding") == "permuted" else 3  # of base 3
+    most = 1 << 16 if case.options.get("encoding") == "permuted" else 32
+    limit = max(k for k in range(1, 17) if base**k <= most)
+    if (options.get("k") or 0) > min(limit, 10 if most > 32 else 3):  # the anchor is ternary
+        options |= {"exclude": ["anchor"]}
     if (options.get("k") or 0) > limit:
-        options |= {"exclude": ["anchor"]} if binary else {"k": limit}
+        options |= {"k": limit}
 
     report = rsrc.compile(source, rsr, threads=1, **options)
     (w,) = (r for r in report.tensors if r.name in ("w", "w.weight"))
-    assert w.kind == ("binary" if binary else "ternary")
+    assert w.kind == KINDS[base]
     assert w.shape == t.shape
     assert w.k == (options.get("k") or w.k)
 

@@ -81,8 +81,10 @@ SHAPES = [(1, 1, 16, 16, 4), (2, 6, 32, 48, 4), (2, 4, 24, 20, 2), (1, 3, 128, 1
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_is_the_reference(isa: str, shape: tuple[int, ...], rng: np.random.Generator) -> None:
-    net = Net(*shape, rng=rng)
+def test_is_the_reference(
+    isa: str, shape: tuple[int, int, int, int, int], rng: np.random.Generator
+) -> None:
+    net = Net(*shape, rng)
     kept, state = net.rows.astype(np.float64), net.wide_state
     for count in (1, 7, 2, 40):
         rows = net.inputs(count)

@@ -14,28 +14,46 @@ import pytest
 
 import rsr_runtime as rsr
 from rsr_formats.errors import IndexDataError
-from rsr_formats.packing import pattern_values, unpack_w16
-from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, DIGITS, TERNARY
+from rsr_formats.packing import pattern_values, unpack_w16, w16_size
+from rsr_formats.records import (
+    BINARY_BITS,
+    BINARY_SIGNS,
+    MAX_IN_FEATURES_OF_2,
+    QUINARY,
+    TERNARY,
+)
 from rsr_runtime import _native
-from rsr_testing.matrices import ISAS, SPARSE, Build, Built, Spec, Workshop
+from rsr_testing.matrices import ISAS, RANKED, SPARSE, Build, Built, Spec, Workshop
 
 Array = npt.NDArray[Any]
 Digits = tuple[int, ...]
 
 ROWS = (0, 1, 31, 32, 33, 64, 96, 127, 128, 129, 160, 255, 257)
-RANKED = [(digits, k) for digits in DIGITS for k in range(1, 6) if len(digits) ** k <= 32]
 PERMUTED = [
     (digits, k, direction)
-    for digits, k in ((TERNARY, 1), (TERNARY, 3), (TERNARY, 6), (BINARY_SIGNS, 5), (BINARY_BITS, 8))
+    for digits, k in (
+        *((TERNARY, k) for k in (1, 3, 6)),
+        (BINARY_SIGNS, 5),
+        (BINARY_BITS, 8),
+        (QUINARY, 4),
+        ((-1, 0, 1, 2), 5),
+    )
     for direction in ("expand", "reduce")
 ]
 # One of each kind, small enough to be tried with an odd value at every position.
 KINDS: list[dict[str, Any]] = [
     *({"digits": digits, "k": k} for digits, k in ((TERNARY, 3), (TERNARY, 2))),
     *({"digits": digits, "k": 5} for digits in (BINARY_SIGNS, BINARY_BITS)),
+    {"digits": (-1, 0, 1, 2), "k": 2},
     *(
         {"digits": digits, "k": k, "encoding": "permuted", "direction": direction}
-        for digits, k in ((TERNARY, 3), (TERNARY, 5), (BINARY_SIGNS, 4), (BINARY_BITS, 3))
+        for digits, k in (
+            (TERNARY, 3),
+            (TERNARY, 5),
+            (BINARY_SIGNS, 4),
+            (BINARY_BITS, 3),
+            (QUINARY, 2),
+        )
         for direction in ("expand", "reduce")
     ),
 ]
@@ -43,9 +61,9 @@ N4S1 = {"shape": (97, 49), "packing": "n4s1"}
 STRIDED = {"shape": (40, 128), "k": 4, "patterns": SPARSE, "stride": 16}
 
 
-def columns_per_widen(k: int) -> int:
-    """Return how many columns' sums of -128 times -1 fit int16, in whole words of three blocks."""
-    return 32767 // (128 * k) // 3 * 3 * k
+def columns_per_widen(digits: Digits, k: int) -> int:
+    """Return how many columns' sums of -128 times the largest digit fit int16, in whole words."""
+    return 32767 // (128 * k * max(map(abs, digits))) // 3 * 3 * k
 
 
 def inputs(n: int, rng: np.random.Generator) -> Iterator[tuple[str, Array]]:
@@ -76,7 +94,7 @@ def test_ranked(
     isa: str, digits: Digits, k: int, shared_build: Build,
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
-    limit = columns_per_widen(k)
+    limit = columns_per_widen(digits, k)
     around = {0, 1, 2, 3, 8, 9, 10, 3 * k - 1, 3 * k, 3 * k + 1, 6 * k + 1}
     around |= {limit - 1, limit, limit + 1, 2 * limit + 1}
     specs = [
@@ -95,7 +113,11 @@ def test_scales_of_groups(
     columns = [(1, 3), (k, 4 * k + 1), (7, 50), (32, 100), (64, 64 * 3), (128, 300)]
     columns += [
         (group, 2 * group + 5)
-        for group in (columns_per_widen(k) - 1, columns_per_widen(k), columns_per_widen(k) + 1)
+        for group in (
+            columns_per_widen(digits, k) - 1,
+            columns_per_widen(digits, k),
+            columns_per_widen(digits, k) + 1,
+        )
     ]
     specs = [
         Spec((m, n), digits, k, scale=scale, group=group, half=half, fill=fill)
@@ -131,9 +153,27 @@ def test_ranked_sums_reach_their_bounds(
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
     """All weights alike and all inputs -128: the largest sum that an int16 lane ever holds."""
-    columns = [limit * columns_per_widen(k) + more for limit in (1, 2, 5) for more in (-1, 0, 1)]
+    columns = [
+        limit * columns_per_widen(digits, k) + more for limit in (1, 2, 5) for more in (-1, 0, 1)
+    ]
     specs = [Spec((m, n), digits, k, fill=fill) for n in columns for m in (33, 128)]
     check_all(shared_build(specs), rng)
+
+
+def test_the_longest_row_of_digits_of_2(isa: str) -> None:
+    """All digits 2, all inputs -128: the largest sum, -256 (2^23 - 1), just fits int32."""
+    digits, k, columns = (-1, 0, 1, 2), 2, MAX_IN_FEATURES_OF_2
+    patterns = np.zeros((k, 32), np.int16)
+    patterns[:, :16] = pattern_values(digits, k).T
+    words = np.full(w16_size(1, -(-columns // k)) // 2, 15 | 15 << 5 | 15 << 10, np.uint16)
+    one = np.ones(1, np.float32)
+    index = _native.Ranked(words, 1, columns, patterns, one, 1, None, 0)
+    x = np.full((1, columns), -128, np.int8)
+    y = np.zeros((1, 1), np.int32)
+    _native.multiply_i8([index], x, [y])
+    assert y[0, 0] == -256 * columns == -(2**31) + 256
+    with pytest.raises(ValueError, match="overflow int32"):
+        _native.Ranked(words, 1, columns + 1, patterns, one, 1, None, 0)
 
 
 @pytest.mark.parametrize(("digits", "k", "direction"), PERMUTED)

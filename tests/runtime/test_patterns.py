@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import rsr_runtime as rsr
 from rsr_formats.packing import block_from_ranks, pattern_values
-from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, DIGITS, TERNARY
+from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, LISTED_DIGITS, TERNARY
 from rsr_runtime import _native
 from rsr_testing.matrices import SPARSE, Build, Spec, Workshop, matrix_of, patterns_of
 from rsr_testing.paths import GOLDEN
@@ -92,7 +92,7 @@ def test_scales_of_groups(
 
 @st.composite
 def listed(draw: st.DrawFn) -> dict[str, Any]:
-    digits = draw(st.sampled_from(DIGITS))
+    digits = draw(st.sampled_from(LISTED_DIGITS))
     base, k = len(digits), draw(st.integers(1, 5))
     most = min(32, base**k - 1)
     numbers = draw(st.sets(st.integers(0, base**k - 1), min_size=1, max_size=most))

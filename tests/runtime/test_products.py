@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pytest
 
 import rsr_runtime as rsr
-from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, DIGITS, TERNARY
-from rsr_testing.matrices import Build, Built, Spec, Workshop, matrix_of
+from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
+from rsr_testing.matrices import RANKED, Build, Built, Spec, Workshop, matrix_of
 
 Array = npt.NDArray[Any]
 
@@ -47,7 +47,6 @@ MATRICES: list[dict[str, Any]] = [
     {"shape": (45, 50), "encoding": "permuted", "k": 4, "direction": "reduce"},
     {"shape": (45, 50), "encoding": "permuted", "k": 4},
 ]
-RANKED = [(digits, k) for digits in DIGITS for k in range(1, 6) if len(digits) ** k <= 32]
 
 
 def int8_vectors(n: int, count: int, rng: np.random.Generator) -> Array:

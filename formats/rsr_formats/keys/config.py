@@ -20,6 +20,7 @@ _ORIGIN = "where the file comes from"
 _KERNELS = "which implementation computes attention"
 _TRAINING = "a setting of training"
 _EXPERTS = "a mixture of experts"
+_OWN_EXPERTS = "a mixture of experts, which a class must have"
 _OTHER_TOKENS = "a token for other tasks than continuing a text"
 
 CONFIG: Keys = {
@@ -85,6 +86,7 @@ CONFIG: Keys = {
             "bias": "linear layers have biases under another name",
             "use_bias": "linear layers have biases under another name",
             "qkv_bias": "linear layers have biases under another name",
+            "lm_head_bias": "the output head has a bias",
         },
         _OFF,
     ),
@@ -99,6 +101,8 @@ CONFIG: Keys = {
             "lm_head_multiplier": "scales the logits",
             "scale_emb": "scales the embeddings",
             "rope_ratio": "scales the base of the rotary frequencies",
+            "full_attn_mod": "each so manyth layer has full attention",
+            "interpolate_factor": "scales positions",
             "rotary_pct": "share of a head that is rotated",
         },
         _ONE,
@@ -106,13 +110,15 @@ CONFIG: Keys = {
     **_of(
         UNSUPPORTED,
         {
-            "num_experts": _EXPERTS,
-            "num_local_experts": _EXPERTS,
+            "num_experts": _OWN_EXPERTS,
+            "num_local_experts": _OWN_EXPERTS,
             "n_routed_experts": _EXPERTS,
             "num_kv_shared_layers": "layers share keys and values",
         },
         _ZERO,
     ),
+    **_of(UNSUPPORTED, {"norm_topk_prob": _OWN_EXPERTS}, _OFF),
+    **_of(UNSUPPORTED, {"decoder_sparse_step": _OWN_EXPERTS}, _ONE),
     **_of(UNSUPPORTED, {"sliding_window": "attention sees a window of positions only"}, _OFF),
     **_of(
         UNSUPPORTED,
@@ -133,8 +139,8 @@ CONFIG: Keys = {
             "layer_norm_eps": "epsilon of norms that are not RMS norms",
             "hidden_activation": "another name of hidden_act",
             "activation_function": "another name of hidden_act",
-            "moe_intermediate_size": _EXPERTS,
-            "num_experts_per_tok": _EXPERTS,
+            "moe_intermediate_size": _OWN_EXPERTS,
+            "num_experts_per_tok": _OWN_EXPERTS,
             "kv_lora_rank": "keys and values are compressed (MLA)",
             "q_lora_rank": "queries are compressed (MLA)",
             "full_attention_interval": "layers other than full attention",
@@ -150,6 +156,7 @@ CONFIG: Keys = {
             "no_rope_layers": "layers without rotation",
             "attention_chunk_size": "attention within chunks of positions",
             "pruned_heads": "heads that were removed",
+            "mlp_only_layers": _OWN_EXPERTS,
             "per_layer_config": "settings that differ between layers",
         },
         ([], {}),
@@ -160,7 +167,6 @@ CONFIG: Keys = {
         UNSUPPORTED, "bits to which ParetoQ's class quantizes weights", (0, 0.0, 1.58, 16)
     ),
     "mamba_ssm_dtype": Key(UNSUPPORTED, "dtype of a recurrent state", ("float32",)),
-    "mlp_only_layers": Key(UNSUPPORTED, _EXPERTS, ([],)),
     "activation": Key(UNSUPPORTED, "another name of hidden_act", ("silu", "swiglu")),
     "norm_type": Key(UNSUPPORTED, "norms other than RMS norms", ("rms",)),
     "use_rotary_pos_emb": Key(UNSUPPORTED, "how positions are encoded", (True,)),

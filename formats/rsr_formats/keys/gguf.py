@@ -12,6 +12,7 @@ _ORIGIN = Key(HARMLESS, "says where the model comes from")
 _SUGGESTION = Key(HARMLESS, "a sampler setting that llama.cpp suggests; it is not applied")
 _OTHER_TASK = Key(HARMLESS, "a token for other tasks than continuing a text")
 _OFF = (0, 0.0, False)
+_DELTA = "layers without attention, where the class has no gated delta nets"
 
 
 def _unsupported(note: str, *neutral: object) -> Key:
@@ -46,6 +47,7 @@ GENERAL: Keys = {
     "general.tags": _ORIGIN,
     "general.languages": _ORIGIN,
     "general.datasets": _ORIGIN,
+    "prism.hadamard.": Key(USED, "the rotated basis of weights"),
     "general.sampling.temp": Key(USED, "temperature of generation_config.json"),
     "general.sampling.top_k": Key(USED, "top_k of generation_config.json"),
     "general.sampling.top_p": Key(USED, "top_p of generation_config.json"),
@@ -109,6 +111,7 @@ TOKENIZER: Keys = {
 }
 
 _EXPERTS = "routes tokens to experts"
+_OWN_EXPERTS = "routes tokens to experts, which an architecture must have"
 _WINDOW = "settings of layers with a sliding window, which is refused"
 _ADAPTIVE = "low-rank factors of another attention"
 _EXTRA = "settings of other kinds of layers"
@@ -143,7 +146,12 @@ ARCHITECTURE: Keys = {
         "scales queries and keys, in a way that depends on the version of llama.cpp", 1.0, 1
     ),
     "rope.scaling.alpha": _unsupported("changes the base of RoPE's frequencies", *_OFF, 1.0, 1),
-    "rope.dimension_sections": _unsupported("rotates by several positions per token"),
+    "rope.dimension_sections": Key(HARMLESS, "with text, all sections hold the same position"),
+    "ssm.conv_kernel": Key(USED, "linear_conv_kernel_dim"),
+    "ssm.state_size": Key(USED, "linear_key_head_dim"),
+    "ssm.group_count": Key(USED, "linear_num_key_heads"),
+    "ssm.time_step_rank": Key(USED, "linear_num_value_heads"),
+    "ssm.inner_size": Key(USED, "linear_value_head_dim, times the number of value heads"),
     "rope.dimension_count_swa": Key(HARMLESS, _WINDOW),
     "rope.freq_base_swa": Key(HARMLESS, _WINDOW),
     # Attention
@@ -187,17 +195,17 @@ ARCHITECTURE: Keys = {
     "activation_sparsity_scale": _unsupported("sets small activations to 0"),
     "swin_norm": _unsupported("norms at other places of a layer", False),
     # Experts and other kinds of layers
-    "expert_count": _unsupported(_EXPERTS, 0),
-    "expert_used_count": _unsupported(_EXPERTS, 0),
+    "expert_count": _unsupported(_OWN_EXPERTS, 0),
+    "expert_used_count": _unsupported(_OWN_EXPERTS, 0),
     "expert_shared_count": _unsupported(_EXPERTS, 0),
     "expert_group_count": _unsupported(_EXPERTS, 0),
     "expert_group_used_count": _unsupported(_EXPERTS, 0),
     "experts_per_group": _unsupported(_EXPERTS, 0),
     "expert_group_scale": _unsupported(_EXPERTS, *_OFF),
     "expert_weights_scale": _unsupported(_EXPERTS, *_OFF),
-    "expert_weights_norm": _unsupported(_EXPERTS, False),
+    "expert_weights_norm": _unsupported(_OWN_EXPERTS, False),
     "expert_gating_func": _unsupported(_EXPERTS, 0),
-    "expert_feed_forward_length": _unsupported(_EXPERTS, 0),
+    "expert_feed_forward_length": _unsupported(_OWN_EXPERTS, 0),
     "expert_shared_feed_forward_length": _unsupported(_EXPERTS, 0),
     "expert_chunk_feed_forward_length": _unsupported(_EXPERTS, 0),
     "moe_every_n_layers": _unsupported(_EXPERTS, 0),
@@ -206,7 +214,8 @@ ARCHITECTURE: Keys = {
     "leading_dense_block_count": _unsupported(_EXPERTS, 0),
     "nextn_predict_layers": Key(USED, "the last layers only draft tokens, and are left out"),
     "n_deepstack_layers": _unsupported("layers that take image features", 0),
-    "full_attention_interval": _unsupported("layers without attention", 0, 1),
+    "full_attention_interval": _unsupported(_DELTA, 0, 1),
+    "attention.recurrent_layers": _unsupported(_DELTA),
     "features_length": _unsupported(_EXTRA, 0),
     "embedding_length_out": _unsupported(_EXTRA, 0),
     "embedding_length_per_layer_input": _unsupported(_EXTRA, 0),

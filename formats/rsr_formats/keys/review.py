@@ -18,6 +18,7 @@ from ..architectures import (
     draft_layers,
     of_config,
 )
+from ..experts import ROUTER, experts_of
 from ..text import printable, quoted, shown_json
 from .config import CONFIG, QUANTIZATION, ROPE
 from .generation import GENERATION, of_model
@@ -324,7 +325,7 @@ def _shares_layers(context: _Context, value: object) -> bool:
 
 
 def _is_other_head_dim(context: _Context, value: object) -> bool:
-    return value != context.config.get("head_dim", value)
+    return bool(value != context.config.get("head_dim", value))
 
 
 _CHECKS: Mapping[str, Callable[[_Context, object], bool]] = {
@@ -373,8 +374,8 @@ def _unknown_tensors(
                     name,
                     f"the file has layer {number}, and config.json says num_hidden_layers {layers}",
                 )
-        elif stem not in known and stem not in seen:
-            seen.add(stem)
+        elif stem not in known and (kind := re.sub(r"\d+", "0", stem)) not in seen:
+            seen.add(kind)
             yield name, _inside(name, stem, architecture)
 
 
@@ -412,14 +413,25 @@ def _known_in_layers(config: Mapping[str, Any], architecture: Architecture) -> s
     for key, modules in architecture.biases.items():
         if key == "" or config.get(key) is True:
             known |= {f"{module}.bias" for module in modules}
+    experts = _expert_modules(config)
+    known |= {f"{module}.weight" for module in (*experts, ROUTER) if experts}
     if _is_mlx(config):
-        known |= {f"{module}.biases" for module in projections}
+        known |= {f"{module}.biases" for module in (*projections, *experts)}
     if "w_bits" in config:  # ParetoQ's, which the scales of a ternary matrix imply
         known |= {
             f"{module}.{clip}" for module in projections for clip in ("weight_clip_val", "scale")
         }
     # Frequencies that old checkpoints keep; they follow from config.json.
     return known | {"self_attn.rotary_emb.inv_freq"}
+
+
+def _expert_modules(config: Mapping[str, Any]) -> list[str]:
+    """Return the modules of experts in a layer, none if the settings are invalid."""
+    try:
+        experts = experts_of(config)
+    except ValueError:
+        return []
+    return [] if experts is None else list(experts.modules())
 
 
 def _is_mlx(config: Mapping[str, Any]) -> bool:

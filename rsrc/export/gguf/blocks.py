@@ -1,6 +1,7 @@
 """Blocks of the ternary types of ggml (ggml-common.h, gguf/quants.py) and of PrismML's llama.cpp.
 
-A block holds consecutive weights of a row as codes 0, 1, 2 (value + 1), and one float16 scale.
+A block holds consecutive weights of a row as codes 0, 1, 2 (value + 1), with two bits per code in
+blocks of Q2_0 and PQ2_0 also 3, and one float16 scale.
 
 * TQ2_0: 256 weights, two bits per code, the scale last.
 * TQ1_0: 256 weights, five codes per byte, the scale last. The codes are the digits of a number in
@@ -37,6 +38,7 @@ class BlockType:
         nbytes: of a block.
         write: writes codes, (n, weights), into the bytes of the blocks without their scales.
         is_scale_first: whether the scale precedes the codes.
+        highest: the largest value that a reader takes a code for.
     """
 
     number: int
@@ -45,12 +47,13 @@ class BlockType:
     nbytes: int
     write: Callable[[ByteArray, ByteArray], None]
     is_scale_first: bool = False
+    highest: int = 1
 
     def encode(self, codes: ByteArray, scales: npt.NDArray[np.float16]) -> ByteArray:
         """Return blocks, uint8 (n, nbytes).
 
         Args:
-            codes: 0, 1, 2, uint8 (n, weights).
+            codes: 0 to `highest` + 1, uint8 (n, weights).
             scales: float16 (n,).
         """
         blocks = np.empty((len(codes), self.nbytes), np.uint8)
@@ -94,8 +97,8 @@ def _tq1_0(codes: ByteArray, out: ByteArray) -> None:
 TYPES = {
     "TQ1_0": BlockType(34, 36, 256, 54, _tq1_0),
     "TQ2_0": BlockType(35, 37, 256, 66, _tq2_0),
-    "Q2_0": BlockType(42, 41, 64, 18, _q2_0, is_scale_first=True),
-    "PQ2_0": BlockType(142, 141, 128, 34, _q2_0, is_scale_first=True),
+    "Q2_0": BlockType(42, 41, 64, 18, _q2_0, is_scale_first=True, highest=2),
+    "PQ2_0": BlockType(142, 141, 128, 34, _q2_0, is_scale_first=True, highest=2),
 }
 # Types to choose from if the user names none: those that llama.cpp itself reads, smallest first.
 DEFAULT = ("TQ2_0", "Q2_0")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rsr_formats.architectures import Architecture, of_config
+from rsr_formats.experts import KEYS as EXPERT_KEYS
 from rsr_formats.keys import USED, review
 from rsr_formats.keys.generation import GENERATION
 from rsr_formats.text import listed, shown
@@ -49,6 +50,16 @@ WRITTEN: Mapping[str, str] = {
     "attention_bias": "tensors attn_*.bias",
     "mlp_bias": "tensors ffn_*.bias",
     "max_window_layers": "windows are refused",
+    **dict.fromkeys(
+        (
+            "linear_num_key_heads",
+            "linear_num_value_heads",
+            "linear_key_head_dim",
+            "linear_value_head_dim",
+            "linear_conv_kernel_dim",
+        ),
+        "GGUF has no name for their class",
+    ),  # fmt: skip
     "quantization_config": "the tensors' types; a note says what becomes of activations",
     "quantization": "the tensors' types",
     "gguf_metadata": "what changes the model is refused",
@@ -165,7 +176,9 @@ def _check(config: Config, known: Architecture, note: Note) -> None:
     Raises:
         ExportError: the file would mean another model.
     """
-    found = review(config, {}, own_keys=False)
+    written = EXPERT_KEYS if known.has_experts else ()
+    asked = {key: v for key, v in _to_say(config, known).items() if key not in written}
+    found = review(asked, {}, own_keys=False)
     refused = [*found.refused]
     activation = config.get("hidden_act")
     if activation is not None:
@@ -184,6 +197,20 @@ def _check(config: Config, known: Architecture, note: Note) -> None:
         )
     if found.not_understood:
         note(f"not written, because their meaning is not known: {listed(found.not_understood)}")
+
+
+def _to_say(config: Config, known: Architecture) -> Config:
+    """Return the settings, with defaults of the class, that no reader of its GGUF files assumes."""
+    every = {**known.own_keys, **{key: value for key, value in config.items() if value is not None}}
+    found = {
+        k: v for k, v in every.items() if k not in known.gguf_config or v != known.gguf_config[k]
+    }
+    interval, layers = known.gguf_config.get("no_rope_layer_interval"), config["num_hidden_layers"]
+    if interval is not None and found.get("no_rope_layers") == [
+        int((i + 1) % interval != 0) for i in range(layers)
+    ]:
+        del found["no_rope_layers"]
+    return found
 
 
 def end_tokens(first: object, others: object, note: Note) -> dict[str, int]:

@@ -5,7 +5,7 @@ has candidates, and the sizes of a file's tensors decide between them.
 
 Blocks are laid out as ggml's quantize_row_* functions do, or the code of the fork that added the
 type: bitnet.cpp (I2_S), ik_llama.cpp (IQ1_BN, IQ2_BN), PrismML's llama.cpp (PQ2_0, PTQ1_0),
-Tencent's llama.cpp (STQ1_0). A code is a digit: 0, 1, 2 for -1, 0, +1.
+Tencent's llama.cpp (STQ1_0). A code is a digit: 0, 1, 2 for -1, 0, +1; in Q2_0 and PQ2_0, 3 for +2.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Codec:
     scale_dtype: str = "<f2"
     two_bits: slice | None = None  # bytes of a block with two-bit codes, which can be 3
     digits: tuple[int, ...] = TERNARY
-    is_general: bool = False  # code 3 is the weight +2 rather than damage
+    digits_with_3: tuple[int, ...] | None = None  # if code 3 occurs; None: it is damage
 
     def holds_code_3(self, blocks: ByteArray) -> bool:
         """Return whether any code is 3; `blocks` is (blocks, block bytes)."""
@@ -170,7 +170,7 @@ def _stq1_0(b: ByteArray) -> ByteArray:
     return _planes(_STQ[number].reshape(-1, 16)).reshape(len(b), 256)
 
 
-_Q2 = Codec(_q2_0, slice(0, 2), two_bits=slice(2, None), is_general=True)
+_Q2 = Codec(_q2_0, slice(0, 2), two_bits=slice(2, None), digits_with_3=(-1, 0, 1, 2))
 _PQ2_0 = GgmlType("PQ2_0", 128, 34, codec=_Q2)
 _STQ1_0 = GgmlType("STQ1_0", 256, 42, codec=Codec(_stq1_0, slice(40, 42)))
 # The order of x86, 128 weights in 32 bytes, which the official files and the converters use. If

@@ -13,7 +13,7 @@
 // Per group of 128 inputs, 16 vectors and 64 rows: 8 tile products (128 cycles), and for the sums
 // 64 vcvtdq2ps, 64 vfmadd, and with steps 64 vmulps and 32 vbroadcastss. The panels: panels.h.
 //
-// Bound: |sum| <= 128 in_features < 2^31, as in_features < 2^24. The float sums are those of
+// Bound: |sum| < 2^31 (columns_end in packing.h). The float sums are those of
 // vector/w16_grouped_avx512.cpp, bit by bit.
 #include "batch/grouped_panels.h"
 #include "batch/tiles.h"

@@ -7,9 +7,8 @@
 //   12 at a time. Scaling 24 accumulators takes 24 vcvtdq2ps, 24 vmulps, 24 vfmadd and 24 stores; a
 //   group of 128 inputs has 768 vpdpbusd.
 //
-// Bound: |sum| <= 128 in_features < 2^31, as in_features < 2^24. Intermediate sums are up to twice
-// that and may wrap, as vpdpbusd does. The float sums are those of vector/w16_grouped_avx512.cpp,
-// bit by bit.
+// Bound: |sum| < 2^31 (columns_end in packing.h). Intermediate sums are up to twice that and may
+// wrap, as vpdpbusd does. The float sums are those of vector/w16_grouped_avx512.cpp, bit by bit.
 #include "batch/grouped_panels.h"
 #include "batch/vnni_sets.h"
 

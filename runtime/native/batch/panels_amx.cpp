@@ -12,7 +12,7 @@
 // * A block of inputs meets a whole strip, so it is read from L2 or beyond once per 128 rows.
 // * A tile product takes a cycle per vector, so vectors are divided evenly among tiles.
 //
-// Bound: |sum| <= 128 in_features < 2^31, as in_features < 2^24; so are all intermediate sums.
+// Bound: |sum| < 2^31 (columns_end in packing.h); so are all intermediate sums.
 #include <cstring>
 
 #include "batch/panels.h"
@@ -216,8 +216,7 @@ void multiply(const RankedRows& rows, const int16_t* patterns, int k, const void
 
 void multiply_any(const RankedRows& rows, const int16_t* patterns, int k, const void* shared,
                   size_t count, void* per_thread, int32_t* y, size_t stride) {
-  k == 3 ? multiply<3>(rows, patterns, k, shared, count, per_thread, y, stride)
-         : multiply<0>(rows, patterns, k, shared, count, per_thread, y, stride);
+  with_k(k, [&](auto K) { multiply<K>(rows, patterns, k, shared, count, per_thread, y, stride); });
 }
 
 }  // namespace

@@ -8,9 +8,8 @@
 // * A panel of 32 rows and the packed inputs of 12 vectors stay in L1 (25 KiB for k = 3). A block
 //   of inputs meets a whole strip, so it is read from L2 or beyond once per 128 rows.
 //
-// Bound: |sum| <= 128 in_features < 2^31, as in_features < 2^24. Intermediate sums are up to twice
-// that and may wrap; vpdpbusd wraps modulo 2^32 (vpdpbusds would saturate), so the final sum is
-// exact.
+// Bound: |sum| < 2^31 (columns_end in packing.h). Intermediate sums are up to twice that and may
+// wrap; vpdpbusd wraps modulo 2^32 (vpdpbusds would saturate), so the final sum is exact.
 #include <cstring>
 
 #include "batch/panels.h"
@@ -144,8 +143,7 @@ void multiply(const RankedRows& rows, const int16_t* patterns, int k, const void
 
 void multiply_any(const RankedRows& rows, const int16_t* patterns, int k, const void* shared,
                   size_t count, void* per_thread, int32_t* y, size_t stride) {
-  k == 3 ? multiply<3>(rows, patterns, k, shared, count, per_thread, y, stride)
-         : multiply<0>(rows, patterns, k, shared, count, per_thread, y, stride);
+  with_k(k, [&](auto K) { multiply<K>(rows, patterns, k, shared, count, per_thread, y, stride); });
 }
 
 }  // namespace

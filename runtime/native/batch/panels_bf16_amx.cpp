@@ -17,8 +17,8 @@
 // Per two words and 32 rows, k = 3 (576 digits): 2 vpunpck, 18 vpermw, 4 vpmulhuw, 18 stores, 2
 // loads. 20 run on port 5 alone.
 //
-// Bound: a vector is taken if it has at least kMinInputs inputs, all 0 or from 2^-102 to 2^127 / n
-// in magnitude.
+// Bound: a vector is taken if it has at least kMinInputs inputs, all 0 or from 2^-102 to 2^126 / n
+// in magnitude. Digits are at most 2 in magnitude, and errors are in multiples of the largest.
 // * Its parts are 0 or multiples of 2^-125, and so are all sums: the tiles, which take subnormal
 //   numbers for zeros, meet none. No sum overflows: |sum| <= (1 + 2^-8) 2^127.
 // * high is within 2^-8 |x| of x, and low, which rounds the difference, within 2^-17 |x| of that.
@@ -696,7 +696,7 @@ bool takes(const float* x, size_t n) {
   // Of magnitudes as integers, whose order is that of the numbers; NaN is above infinity.
   const auto magnitude = [](float bound) { return _mm512_castps_si512(_mm512_set1_ps(bound)); };
   const __m512i least = magnitude(0x1p-102f);
-  const __m512i most = magnitude(0x1p127f / static_cast<float>(n));
+  const __m512i most = magnitude(0x1p126f / static_cast<float>(n));
   __mmask16 outside = 0;
   const auto look = [&](__m512i v) {
     const __m512i size = _mm512_and_si512(v, _mm512_set1_epi32(0x7fffffff));

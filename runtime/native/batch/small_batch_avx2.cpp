@@ -72,7 +72,7 @@ struct N4S1Digits : N4S1 {
 
 // Ranks of any patterns: entries 0-15 and 16-31 take one lookup each; the one that does not apply
 // yields zero (vector/w16_avx2.cpp).
-// Bound: |sum| <= 640 (k <= 5) makes |l| <= 20, |h| <= 16, six of them <= 120.
+// Bound: |sum| <= 128 kMaxK = 640 makes |l| <= 20, |h| <= 16, six of them <= 120.
 struct W16Digits : W16 {
   using Packing = W16;
   static constexpr size_t kRowBytes = 2, kColumns = 2, kTableBytes = 64;

@@ -3,6 +3,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <optional>
 #include <string>
 #include <type_traits>
@@ -145,16 +147,16 @@ class Ranked {
     const int k = static_cast<int>(patterns_.shape(0));
     require(1 <= k && k <= rsr::kMaxK && patterns_.shape(1) == size_t{rsr::kPatterns},
             "patterns must be (k, 32), k from 1 to 5");
+    const int largest = rsr::largest_digit(patterns_.data(), k);
+    require(largest <= rsr::kMaxDigit && k * largest <= rsr::kMaxK,
+            "digits must be -2 to 2, and k times the largest at most 5");
+    require(columns < rsr::columns_end(largest), "sums of so many columns overflow int32");
     check_scale(scale_, scale_rows, rows);
-    index_ = {packing,
-              static_cast<const uint8_t*>(data),
-              rows,
-              columns,
-              k,
-              patterns_.data(),
-              scale_.data(),
-              scale_rows,
-              {},
+    index_ = {packing,    static_cast<const uint8_t*>(data),
+              rows,       columns,
+              k,          patterns_.data(),
+              largest,    scale_.data(),
+              scale_rows, {},
               1};
   }
 
@@ -280,12 +282,26 @@ class Permuted {
            size_t scale_rows)
       : permutation_(permutation), segments_(segments), values_(values), scale_(scale) {
     const int base = static_cast<int>(values.shape(0));
-    require(2 <= base && base <= 3 && 1 <= k && k <= 16, "base must be 2 or 3, k from 1 to 16");
+    require(2 <= base && base <= 5 && 1 <= k && k <= 16, "base must be 2 to 5, k from 1 to 16");
     size_t patterns = 1;
     for (int i = 0; i < k; i++) patterns *= base;
-    index_ = {
-        permutation.data(), segments.data(), permutation.shape(1), columns,   base, k, patterns,
-        values.data(),      reduce,          scale.data(),         scale_rows};
+    require(patterns <= 65536, "base^k must be at most 65536");
+    int largest = 1;
+    for (int d = 0; d < base; d++) largest = std::max(largest, std::abs(int{values(d)}));
+    require(largest <= rsr::kMaxDigit, "values must be -2 to 2");
+    index_ = {permutation.data(),
+              segments.data(),
+              permutation.shape(1),
+              columns,
+              base,
+              k,
+              patterns,
+              values.data(),
+              largest,
+              reduce,
+              scale.data(),
+              scale_rows};
+    require(index_.in() < rsr::columns_end(largest), "sums of so many columns overflow int32");
     require(permutation.shape(0) == index_.blocks() && segments.shape(0) == index_.blocks() &&
                 segments.shape(1) == patterns + 1,
             "permutation must be (blocks, rows), segments (blocks, base^k + 1)");
@@ -358,7 +374,7 @@ void bind_permuted(nb::module_& m, const char* name) {
            "permutation"_a, "segments"_a, "columns"_a, "k"_a, "values"_a, "reduce"_a, "scale"_a,
            "scale_rows"_a,
            "permutation: (blocks, rows). segments: (blocks, base^k + 1). values: (base,), what the "
-           "digits stand for; base 2 or 3, k from 1 to 16. reduce: y = x A; otherwise y = A x, of "
+           "digits stand for; base 2 to 5, k from 1 to 16. reduce: y = x A; otherwise y = A x, of "
            "the indexed matrix A (rows, columns). scale: one per scale_rows output rows. Raises "
            "ValueError for other shapes.")
       .def(
@@ -371,6 +387,10 @@ void bind_permuted(nb::module_& m, const char* name) {
 }
 
 }  // namespace
+
+const rsr::RankedIndex* ranked_index(nb::handle object) {
+  return nb::isinstance<Ranked>(object) ? &nb::cast<const Ranked&>(object).index() : nullptr;
+}
 
 void bind_products(nb::module_& m, nb::class_<Program>& program) {
   bind_step(m, program, "multiply_i8", &multiply_i8,

@@ -9,12 +9,12 @@
 #include "dispatch.h"
 #include "parallel.h"
 
-// All sums are int32. int8 inputs are integers; float32 inputs become fixed point, with 30 bits for
-// the sum of their magnitudes. So every partial sum fits int32, additions are exact in any order,
-// and a segment's sum may be the difference of two running sums, which needs no branch
-// (segments_scalar.cpp). A float32 product then has one rounding per input, of at most
-// 2^-30 sum|x|, and one of the result: within n 2^-24 sum|x| for n >= 3, the rounding of the scale
-// included.
+// All sums are int32. int8 inputs are integers, fewer than columns_end (packing.h); float32 inputs
+// become fixed point, with 30 bits for the sum of their magnitudes, or 29 if a digit is 2. So every
+// sum fits int32, additions are exact in any order, and a segment's sum may be the difference of
+// two running sums, which needs no branch (segments_scalar.cpp). A float32 product then has one
+// rounding per input, of at most 2^-29 sum|x|, and one of the result: within n 2^-24 sum|x| times
+// the largest digit for n >= 3, the rounding of the scale included.
 //
 // If x has NaN or infinity, the same algorithms run in float32.
 
@@ -23,7 +23,7 @@ namespace {
 
 constexpr size_t kChunks = 8;   // of column blocks in expand, each with its own outputs
 constexpr int kMaxDigits = 16;  // the largest k
-constexpr int kBits = 30;       // of the sum of magnitudes of a fixed-point vector
+constexpr int kBits = 30;       // of the sum of magnitudes of a fixed-point vector, times a digit
 
 template <class Index>
 const PermutedKernels<Index>& permuted_kernels() {
@@ -123,8 +123,16 @@ void fold_base(size_t patterns, int k, const int8_t* values, Sum* u, Sum* y) {
 // the sums over it are the same problem with one digit less. O(B^k) steps in all.
 template <class Index, class Sum>
 void fold(const PermutedIndex<Index>& a, Sum* u, Sum* y) {
-  a.base == 3 ? fold_base<3>(a.patterns, a.k, a.values, u, y)
-              : fold_base<2>(a.patterns, a.k, a.values, u, y);
+  switch (a.base) {
+    case 2:
+      return fold_base<2>(a.patterns, a.k, a.values, u, y);
+    case 3:
+      return fold_base<3>(a.patterns, a.k, a.values, u, y);
+    case 4:
+      return fold_base<4>(a.patterns, a.k, a.values, u, y);
+    default:
+      return fold_base<5>(a.patterns, a.k, a.values, u, y);
+  }
 }
 
 // RSR, expand: t = Bin_k x. k B^k steps.
@@ -225,16 +233,16 @@ double sum_of_magnitudes(const float* x, size_t n) {
   return sum;
 }
 
-// q[i * stride] * unit is x[i], rounded; the sum of |q| is at most 2^30 + n / 2. Returns unit.
-double to_fixed_point(const float* x, size_t n, double sum, int32_t* q, size_t stride) {
+// q[i * stride] * unit is x[i], rounded; the sum of |q| is at most 2^bits + n / 2. Returns unit.
+double to_fixed_point(const float* x, size_t n, double sum, int bits, int32_t* q, size_t stride) {
   int exponent;
   std::frexp(sum, &exponent);  // sum < 2^exponent
-  const double inverse = std::ldexp(1.0, kBits - exponent);
+  const double inverse = std::ldexp(1.0, bits - exponent);
   for (size_t i = 0; i < n; i++) {
     const double v = double(x[i]) * inverse;
     q[i * stride] = static_cast<int32_t>(v + (v < 0 ? -0.5 : 0.5));
   }
-  return std::ldexp(1.0, exponent - kBits);
+  return std::ldexp(1.0, exponent - bits);
 }
 
 // How many of the next vectors to multiply at once. A batch, full or not, costs about as much as
@@ -281,12 +289,13 @@ template <class Index>
 void multiply_f32(const PermutedIndex<Index>& a, bool plus_plus, const float* x, size_t count,
                   float* y) {
   std::vector<double> units(count);  // of the integers; 0: x is not finite
+  const int bits = kBits + 1 - a.largest_digit;
   multiply_integers(
       a, plus_plus, count,
       [&](size_t v, int32_t* to, size_t stride) {
         const float* from = x + v * a.in();
         const double sum = sum_of_magnitudes(from, a.in());
-        if (std::isfinite(sum)) units[v] = to_fixed_point(from, a.in(), sum, to, stride);
+        if (std::isfinite(sum)) units[v] = to_fixed_point(from, a.in(), sum, bits, to, stride);
       },
       [&](size_t v, const int32_t* from, size_t stride) {
         float* to = y + v * a.out();

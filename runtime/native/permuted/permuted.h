@@ -13,6 +13,7 @@ struct PermutedIndex {
   int base, k;
   size_t patterns;       // base^k
   const int8_t* values;  // (base): the value of each digit
+  int largest_digit;     // the largest magnitude of a value, 1 or 2
   bool reduce;           // y = x A; otherwise expand, y = A x
   const float* scale;    // one per scale_rows output rows
   size_t scale_rows;

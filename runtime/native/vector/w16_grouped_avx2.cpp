@@ -6,17 +6,18 @@
 // each, with indices moved so that the lookup that does not apply yields zero (a set bit 7). This
 // serves any patterns.
 //
-// int8: a sum is one part l + 43 h, |sum| <= 128 k <= 640 < 910. Sums are exact.
+// int8: a sum is one part l + 43 h, |sum| <= 128 kMaxK = 640 < 910. Sums are exact.
 // float32: fixed point. A run of at most 36 blocks of a group has a unit, the largest |x| / X with
-// X = kLargest / k. A block's sum of integers, at most kLargest, is cut into parts
+// X = kLargest / (k D), where D is the largest magnitude of a digit, 1 or 2, and k D is at most
+// kMaxK = 5. A block's sum of integers, at most kLargest, is cut into parts
 // p0 + 1818 p1 + 1818^2 p2, |p0|, |p1| <= 910, |p2| <= 21: five digits.
 //
-// Error (float32): each x is rounded by half a unit, at most 2^-24.7 max|x|; |p0 + 1818 p1| < 2^26
-// is rounded to float32 by at most two units, and not at all for ten blocks or fewer. With the
-// roundings of the factors, of their sum and of the additions to y, a run of n inputs has at most
-// (0.6 n + 7) 2^-24 sum|x|, then 2^-24 |y| for each further run; together at most n 2^-24
-// sum|scale||x| for all n inputs, as a group has at least 16. Narrower groups take the plain path,
-// floats row by row, as do NaN, infinity and x of less than 2^-100 or more than 2^100.
+// Error (float32), in multiples of D: each x is rounded by half a unit, at most 2^-24.7 max|x|;
+// |p0 + 1818 p1| < 2^26 is rounded to float32 by at most two units, and not at all for ten blocks
+// or fewer. With the roundings of the factors, of their sum and of the additions to y, a run of n
+// inputs has at most (0.6 n + 7) 2^-24 sum|x|, then 2^-24 |y| for each further run; together at
+// most n 2^-24 sum|scale||x| for all n inputs, as a group has at least 16. Narrower groups take the
+// plain path, floats row by row, as do NaN, infinity and x of less than 2^-100 or more than 2^100.
 //
 // Per block and 32 rows: int8 4 vpshufb, 2 vpor, 2 vpaddb; float32 10, 5 and 5; both 2 vpand, 1.3
 // vpsrlw, 1 vpackuswb, 2 vpaddb; per six blocks 6 for each two digits. Without loads 15 and 29
@@ -71,7 +72,7 @@ inline void build_table_f32(const float* x, const float* patterns, int k, double
       for (int d = 0; d < k; d++) {
         const float* digits = patterns + d * kPatterns + 16 * half + 8 * i;
         v = _mm256_add_epi32(
-            v, _mm256_sign_epi32(rounded[d], _mm256_cvtps_epi32(_mm256_loadu_ps(digits))));
+            v, _mm256_mullo_epi32(rounded[d], _mm256_cvtps_epi32(_mm256_loadu_ps(digits))));
       }
       parts[2][i] = divide(v, kPart * kPart);
       v = _mm256_sub_epi32(v, times(parts[2][i], kPart * kPart));
@@ -105,6 +106,7 @@ void build_tables_f32(const float* x, const float* patterns, int k, const Groupi
   char* t = static_cast<char*>(tables) + kHeaderBytes;
   float* unit = units_of(t, grouping.blocks, kTableBytesF32);
   header->plain = grouping.blocks_per_group * k < kMinColumns;
+  const double largest_x = kLargest / (k * largest_digit(patterns, k));  // in units
   for_each_run(grouping, [&](size_t b, size_t end, size_t) {
     const int32_t largest = largest_bits(x + b * k, (end - b) * k);
     const int exponent = largest ? exponent_of(largest) : 0;
@@ -112,9 +114,9 @@ void build_tables_f32(const float* x, const float* patterns, int k, const Groupi
     if (header->plain) return;
     const double most =
         largest ? static_cast<double>(_mm_cvtss_f32(_mm_castsi128_ps(_mm_set1_epi32(largest)))) : 1;
-    *unit++ = static_cast<float>(most * k / kLargest);
+    *unit++ = static_cast<float>(most / largest_x);
     for (; b < end; b++)
-      build_table_f32(x + b * k, patterns, k, kLargest / k / most, t + b * kTableBytesF32);
+      build_table_f32(x + b * k, patterns, k, largest_x / most, t + b * kTableBytesF32);
   });
   if (header->plain) build_plain_tables(x, patterns, k, grouping.blocks, t);
 }

@@ -32,7 +32,7 @@ void lookup(const RankedRows& rows, const void* tables, Sum* y) {
   }
 }
 
-// Bound: a group's sum is at most 128 k blocks < 2^31, as in_features < 2^24.
+// Bound: a group's sum fits int32 (columns_end in packing.h).
 template <class Entry, class Sum>
 void lookup_grouped(const RankedRows& rows, const GroupScales& scales, const void* tables,
                     float* y) {

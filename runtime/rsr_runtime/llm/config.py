@@ -13,6 +13,7 @@ import numpy as np
 
 from rsr_formats.architectures import (
     ARCHITECTURES,
+    MISSING,
     Architecture,
     DeltaNet,
     Factor,
@@ -22,6 +23,7 @@ from rsr_formats.architectures import (
     of_config,
     takes_int8_activations,
 )
+from rsr_formats.experts import Experts, experts_of
 from rsr_formats.keys import review
 from rsr_formats.keys.generation import of_model
 from rsr_formats.model_files import MAX_JSON, parse_object
@@ -81,6 +83,7 @@ class Config:
         residual_factor: of the output of each sublayer.
         logits_factor: of the logits.
         attention_factor: of queries times keys.
+        experts: the mixture of experts, if layers have one.
         int8_activations: linear layers take int8 activations, except `modules_to_not_convert`.
         self_quantizing: those layers quantize float weights in every forward pass.
         normalizes_inputs: those layers have an RMS norm of their inputs (use_rms_norm).
@@ -110,6 +113,7 @@ class Config:
     residual_factor: float
     logits_factor: float
     attention_factor: float
+    experts: Experts | None
     tie_word_embeddings: bool
     int8_activations: bool
     self_quantizing: bool
@@ -212,7 +216,8 @@ def examine_config(
     eos = reasons.attempt(_end_tokens, config, generation)
     ropes = None if sizes is None else reasons.attempt(_ropes, config, sizes, architecture)
     rope, local_rope = ropes or (None, None)
-    layers = reasons.attempt(read_layers, config, architecture, rope, local_rope)
+    experts = reasons.attempt(_experts, config)
+    layers = reasons.attempt(read_layers, config, architecture, rope, local_rope, experts)
     factors = reasons.attempt(_factors, config, architecture, sizes)
     delta_net = reasons.attempt(_delta_net, config, architecture)
     if reasons.all:
@@ -240,6 +245,7 @@ def examine_config(
         layers=layers,
         delta_net=delta_net,
         layer_runs=architecture.layer_runs if values.get("layer_sharing") is True else 1,
+        experts=experts,
         tie_word_embeddings=is_tied(values),
         int8_activations=takes_int8_activations(values),
         self_quantizing=architecture.self_quantizing or is_bitnet,
@@ -370,6 +376,13 @@ def _rounded(value: float, config: Mapping[str, Any]) -> float:
     return float(np.float16(value)) if dtype == "float16" else value
 
 
+def _experts(config: JsonObject) -> Experts | None:
+    try:
+        return experts_of(config.values)
+    except ValueError as error:
+        raise ModelError(str(error)) from None
+
+
 def _ropes(
     config: JsonObject, sizes: Mapping[str, int], architecture: Architecture
 ) -> tuple[Rope, Rope]:
@@ -428,8 +441,10 @@ def _architecture(config: Mapping[str, Any]) -> Architecture:
         return found
     named = first_class(config) or config.get("model_type")
     known = ", ".join(a.name for a in ARCHITECTURES if a.is_runnable)
+    why = f": it has {MISSING[named]}" if isinstance(named, str) and named in MISSING else ""
     raise ModelError(
-        f"config.json: architecture {shown(named)} is not supported; known are {known}. {_ADVICE}"
+        f"config.json: architecture {shown(named)} is not supported{why}; known are {known}. "
+        f"{_ADVICE}"
     )
 
 

@@ -108,7 +108,7 @@ class KVCache:
             self._planned.add(position)
 
     def until_planned(self, count: int) -> int:
-        """Return how many of `count` further positions a pass may add: no planned one in between."""
+        """Return how many of `count` further positions a pass may add: up to a planned one."""
         if not self._planned:
             return count
         return min([count, *(n - self.length for n in self._planned if n > self.length)])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rsr_formats.architectures import Architecture
+from rsr_formats.experts import Experts
 from rsr_formats.text import quoted, shown
 
 from .errors import ModelError
@@ -34,7 +35,11 @@ class LayerSettings:
 
 
 def read_layers(
-    config: JsonObject, architecture: Architecture, rope: Rope | None, local_rope: Rope | None
+    config: JsonObject,
+    architecture: Architecture,
+    rope: Rope | None,
+    local_rope: Rope | None,
+    experts: Experts | None,
 ) -> tuple[LayerSettings, ...]:
     """Return the settings of the layers: one for each, or a pattern that repeats.
 
@@ -43,6 +48,7 @@ def read_layers(
         architecture: its class.
         rope: the rotation of layers that attend to all positions.
         local_rope: that of layers with a window.
+        experts: those of the layers that have experts.
 
     Raises:
         ModelError: a setting has another type or is out of range, `layer_types` has an unknown
@@ -58,7 +64,7 @@ def read_layers(
                 "window of sliding_window"
             )
         kinds = given
-    single = len(kinds) == len(rotates) == 1
+    single = len(kinds) == len(rotates) == 1 and (experts is None or experts.are_everywhere)
     found = []
     for i in range(1 if single else _layers(config)):
         kind = kinds[i % len(kinds)]
@@ -66,7 +72,7 @@ def read_layers(
         found.append(
             LayerSettings(
                 a.mixers[kind],
-                a.mlp,
+                a.mlp if experts is None or experts.are_in(i) else "mlp",
                 window if kind == SLIDING else None,
                 own_rope if rotates[i % len(rotates)] else None,
             )

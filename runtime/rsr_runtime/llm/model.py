@@ -102,7 +102,10 @@ class LanguageModel:
         weights = collect(model, self.config, activations)
         self._decoder = Decoder(self.config, weights, self.context)
         timer = self._decoder.phase_timer
-        model.move_by((layer.weight.name for layer in weights.linear), timer.product_seconds)
+        # Experts stay mapped: moving all takes as long as it would for a dense model of their size,
+        # a token reads few of them, and the system can drop the pages of those that are not chosen.
+        moved = (layer.weight.name for layer in weights.linear if layer.share == 1)
+        model.move_by(moved, timer.product_seconds)
         self._sessions = SessionPool(self._decoder, self.new_session)
         self._sessions.give_back(self.new_session())
         self._pass_times = PassTimes(None if self._has_exact_rows() else _ASSUMED_COST)
@@ -531,6 +534,7 @@ class LanguageModel:
     def bytes_per_token(self, positions: int) -> int:
         """Return the number of bytes that a token reads: all weights and `positions` of the cache.
 
+        Of the experts of a layer those count that a token takes.
         The embedding does not count, because a token reads one row of it. The time to read these
         bytes is a lower bound on the time of a token.
         """
@@ -539,7 +543,7 @@ class LanguageModel:
     def arrays_per_token(self, positions: int) -> list[npt.NDArray[np.uint8]]:
         """Return views, uint8, of the bytes that `bytes_per_token` counts."""
         positions = whole_number("positions", positions, 0, self.context, "the context")
-        weights = [array for layer in self.weights.linear for array in layer.arrays]
+        weights = [array for layer in self.weights.linear_of_a_token for array in layer.arrays]
         views = [array.reshape(-1).view(np.uint8) for array in weights]
         with self._sessions.taken([]) as session:
             return views + session.cache.arrays_at(positions)

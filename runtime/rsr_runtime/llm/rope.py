@@ -18,6 +18,7 @@ from .errors import ModelError
 
 FloatArray = npt.NDArray[np.float32]
 
+_OLDER_NAMES = {"su": "longrope"}  # of the first Phi-3
 _TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 _RESCALED = ("llama3", "yarn", "longrope")  # refer to the context length before scaling
 _NUMBERS = (
@@ -64,7 +65,7 @@ class Rope:
         head_dim: int,
         max_positions: int,
         theta: float,
-        share: float = 1.0,
+        share: float | None = None,
         is_by_limit: bool = False,
     ) -> Rope:
         """Read `rope_parameters`, or `rope_theta` and `rope_scaling` of older files.
@@ -74,7 +75,7 @@ class Rope:
             head_dim: features of a head.
             max_positions: `max_position_embeddings`.
             theta: `rope_theta` if the config has none.
-            share: `partial_rotary_factor` if the config has none.
+            share: `partial_rotary_factor` if the config has none; None: all of a head is rotated.
             is_by_limit: see `Rope`.
 
         Raises:
@@ -86,10 +87,17 @@ class Rope:
             raise ModelError(f"config.json: rope_scaling is {shown(scaling)}, expected an object")
         kind = scaling.get("rope_type", scaling.get("type"))
         kind = "default" if kind is None else kind
+        kind = _OLDER_NAMES.get(kind, kind) if isinstance(kind, str) else kind
         if not isinstance(kind, str) or kind not in _TYPES:
             raise ModelError(
                 f"config.json: rope scaling {shown(kind)} is not supported; "
                 f"known are {', '.join(_TYPES)}"
+            )
+        stray = [key for key in _DIVISORS if kind != "longrope" and scaling.get(key) is not None]
+        if stray:
+            raise ModelError(
+                f"config.json: rope scaling {kind!r} has {' and '.join(stray)}, which only "
+                "'longrope' has"
             )
         numbers = {"rope_theta": theta}
         for key in _NUMBERS:
@@ -107,7 +115,12 @@ class Rope:
                     f"expected a number from {_SMALLEST} to {_LARGEST}"
                 )
             numbers[key] = float(value)
-        rotated = int(head_dim * numbers.get("partial_rotary_factor", share))
+        if share is None and numbers.get("partial_rotary_factor", 1) != 1:
+            raise ModelError(
+                f"config.json: partial_rotary_factor is {numbers['partial_rotary_factor']:g} "
+                "(rope.dimension_count in GGUF), but the class rotates all features of a head"
+            )
+        rotated = int(head_dim * numbers.get("partial_rotary_factor", share or 1))
         if rotated % 2 or not 0 < rotated <= head_dim:
             raise ModelError(
                 f"config.json: partial_rotary_factor makes {rotated} of {head_dim} features of a "
@@ -190,7 +203,7 @@ class Rope:
         if self.kind != "dynamic" or self.head_dim == 2:
             return self.theta
         alpha = self.parameters.get("alpha", 1.0)
-        theta = self.theta * alpha ** (self.head_dim / (self.head_dim - 2))
+        theta = float(self.theta * alpha ** (self.head_dim / (self.head_dim - 2)))
         if not 1 < theta < _LARGEST:
             raise ModelError(
                 f"config.json: rope_theta {self.theta:g} with alpha {alpha:g} is a base of "

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rsr_formats.architectures import first_class, of_config
 from rsr_formats.errors import RsrError
 from rsr_formats.keys import Review, review
 
@@ -36,6 +37,8 @@ class Support:
         embed_reasons: the same for embedding.
         not_understood: keys and tensors whose effect on the model is unknown.
         not_applied: sentences on settings of generation_config.json that are not applied.
+        architecture: the class that config.json names; None if it names none.
+        family: what the models of that class are called; None if it is unknown.
     """
 
     run_reasons: tuple[str, ...] = ()
@@ -43,10 +46,14 @@ class Support:
     not_understood: tuple[str, ...] = ()
     not_applied: tuple[str, ...] = ()
     embed_reasons: tuple[str, ...] = ()
+    architecture: str | None = None
+    family: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return "runs", "chat" and "embeds", each with "ok" and "reasons"; the rest as lists."""
+        """Return "runs", "chat" and "embeds", each with "ok" and "reasons"; and the other fields."""
         return {
+            "architecture": self.architecture,
+            "family": self.family,
             "runs": {"ok": not self.run_reasons, "reasons": list(self.run_reasons)},
             "chat": {"ok": not self.chat_reasons, "reasons": list(self.chat_reasons)},
             "embeds": {"ok": not self.embed_reasons, "reasons": list(self.embed_reasons)},
@@ -100,7 +107,20 @@ def check(
         found.not_understood,
         found.not_applied,
         (*reasons, *embed),
+        *_names(files),
     )
+
+
+def _names(files: Mapping[str, bytes]) -> tuple[str | None, str | None]:
+    """Return the class that config.json names, and what its models are called."""
+    try:
+        config = read_json(files, "config.json")
+    except ModelError:
+        return None, None
+    known, named = of_config(config), first_class(config)
+    if known is not None:
+        return known.name, known.title
+    return named if isinstance(named, str) else None, None
 
 
 def _review(files: Mapping[str, bytes], tensors: Mapping[str, TensorFacts]) -> Review:

@@ -22,6 +22,7 @@ from .layers.layer import declared
 
 ROPE_FACTORS = "rope_freqs.weight"  # its name in GGUF files of Llama 3.1 and later
 _MAX_LISTED = 40  # problems that a message lists
+_MAX_EXPERTS_LISTED = 3  # missing matrices of a layer that a problem names
 _MAX_PROBLEMS = 10_000  # to stop early if a config claims a million layers
 
 
@@ -34,19 +35,21 @@ class TensorFacts:
         dtype: of a dense tensor; None for a ternary or binary matrix.
         has_groups: whether groups of columns have their own scales.
         layout: how the source stored a matrix (formats/SPEC.md); "" for a dense tensor.
+        is_permuted: whether a matrix is in encoding permuted.
     """
 
     shape: tuple[int, ...]
     dtype: str | None = None
     has_groups: bool = False
     layout: str = ""
+    is_permuted: bool = False
 
     @classmethod
     def of_record(cls, t: records.Tensor) -> TensorFacts:
         """Return the facts of a tensor in the header of a file."""
         if isinstance(t, records.DenseTensor):
             return cls(t.shape, t.dtype)
-        return cls(t.shape, None, t.is_grouped, t.source.layout)
+        return cls(t.shape, None, t.is_grouped, t.source.layout, t.encoding == "permuted")
 
 
 class ModelFacts(Mapping[str, TensorFacts]):
@@ -60,7 +63,13 @@ class ModelFacts(Mapping[str, TensorFacts]):
             raise KeyError(name)  # without a search for similar names: many may be missing
         if self._model.is_indexed(name):
             matrix = self._model.matrix(name)
-            return TensorFacts(matrix.shape, None, matrix.scale.ndim == 2, matrix.layout)
+            return TensorFacts(
+                matrix.shape,
+                None,
+                matrix.group_columns < matrix.shape[1],
+                matrix.layout,
+                matrix.encoding == "permuted",
+            )
         dense = self._model.dense(name)
         return TensorFacts(dense.shape, dense.dtype)
 
@@ -128,6 +137,12 @@ class _Checker:
                 "rename the tensors of the checkpoint"
             )
             return
+        if c.experts is not None and c.experts.num_experts > len(self._tensors):
+            self.problems.append(
+                f"num_experts is {c.experts.num_experts}, but there are only "
+                f"{len(self._tensors)} tensors"
+            )
+            return
         self.problems += review_tensors(c.settings, without_scales(self._tensors)).refused
         self._vocabulary()
         for i in range(c.num_hidden_layers):
@@ -177,20 +192,40 @@ class _Checker:
             )
 
     def _layer(self, prefix: str, number: int) -> None:
-        for one in declared(self._config, self._config.layer(number)):
+        every = list(declared(self._config, self._config.layer(number)))
+        missing = [
+            one.name
+            for one in every
+            if isinstance(one, DeclaredLinear) and one.share < 1
+            if f"{prefix}{one.name}.weight" not in self._tensors
+        ]
+        if missing:
+            names = listed([f"{name}.weight" for name in missing], _MAX_EXPERTS_LISTED)
+            self.problems.append(f"experts of {prefix.removesuffix('.')} are missing: {names}")
+            every = [one for one in every if one.name not in missing]
+        for one in every:
+            if isinstance(one, DeclaredLinear) and one.share < 1:
+                self._expert(prefix + one.name)
             if isinstance(one, DeclaredLinear):
-                self._linear(prefix + one.name, one.rows, one.columns)
+                self._linear(prefix + one.name, one)
             else:
                 self._vector(prefix + one.name, math.prod(one.shape))
 
-    def _linear(self, name: str, rows: int, columns: int) -> None:
-        c = self._config
+    def _expert(self, name: str) -> None:
+        if self._tensors[f"{name}.weight"].is_permuted:
+            self.problems.append(
+                f"{name}.weight is in encoding permuted, and experts run in encoding ranked only"
+            )
+
+    def _linear(self, name: str, declared: DeclaredLinear) -> None:
+        c, rows, columns = self._config, declared.rows, declared.columns
         self._weight(f"{name}.weight", rows, columns)
         weight = self._tensors.get(f"{name}.weight")
         is_dense = weight is not None and weight.dtype is not None
         has_clip = f"{name}.weight_clip_val" in self._tensors  # ParetoQ's
-        is_master = c.is_self_quantizing(name) or is_bitlinear(c, self._tensors, name)
-        if is_dense and (is_master or has_clip):
+        quantizes = declared.is_converted and c.is_self_quantizing(name)
+        quantizes = quantizes or is_bitlinear(c, self._tensors, name)
+        if is_dense and (quantizes or has_clip):
             self.problems.append(
                 f"{name}.weight is dense, but the model quantizes it: compile it, too"
             )
@@ -207,7 +242,7 @@ class _Checker:
         norm = next((n for n in norms if n in self._tensors), None)
         if norm is not None:
             self._vector(norm, columns)
-        elif c.normalizes_inputs and c.has_int8_activations(name):
+        elif c.normalizes_inputs and declared.is_converted and c.has_int8_activations(name):
             self.problems.append(f"{norms[0]} is missing (use_rms_norm)")
 
     def _weight(self, name: str, rows: int, columns: int) -> None:

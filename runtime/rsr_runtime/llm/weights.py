@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,17 @@ class Weights:
         """All linear layers in the order in which a pass runs them; the output head is the last."""
         layers = [one for layer in self.layers for one in layer.all_linear]
         return layers if self.lm_head is None else [*layers, self.lm_head]
+
+    @property
+    def linear_of_a_token(self) -> list[Linear]:
+        """As many of them as a token takes: of experts not the chosen ones, but as many."""
+        found, share = [], Fraction(0)
+        for one in self.linear:
+            share += one.share
+            if share >= 1:
+                found.append(one)
+                share -= 1
+        return found
 
 
 def collect(model: Model, config: Config, activations: str = "trained") -> Weights:
@@ -89,7 +101,7 @@ def _layer(found: _Finder, config: Config, prefix: str, number: int) -> LayerTen
     for one in declared(config, config.layer(number)):
         name = prefix + one.name
         tensors[one.name] = (
-            found.linear(name) if isinstance(one, DeclaredLinear) else found.floats(name, one)
+            found.linear(name, one) if isinstance(one, DeclaredLinear) else found.floats(name, one)
         )
     return LayerTensors(tensors)
 
@@ -106,10 +118,10 @@ class _Finder:
         found = self._vector(name).reshape(declared.shape)
         return found + np.float32(declared.offset) if declared.offset else found
 
-    def linear(self, module: str) -> Linear:
-        c = self._config
-        weight = self.weight(module)
-        is_int8 = c.has_int8_activations(module) or is_bitlinear(c, self._model, module)
+    def linear(self, module: str, declared: DeclaredLinear) -> Linear:
+        c, weight = self._config, self.weight(module)
+        is_int8 = declared.is_converted and c.has_int8_activations(module)
+        is_int8 = is_int8 or is_bitlinear(c, self._model, module)
         bias = self.optional(module + ".bias")
         if bias is not None and isinstance(weight, Matrix) and is_int8 and c.scales_biases:
             bias = bias * weight.scale
@@ -117,8 +129,9 @@ class _Finder:
         norm = self.optional(module + ".rms_norm.weight")
         if norm is None:
             norm = self.optional(module + ".norm.weight")
-        activations = self._activations(weight, is_int8)
-        return Linear(module, weight, activations, bias, norm, c.linear_norm_eps)
+        activations = self._activations(weight, is_int8) if declared.is_converted else "float32"
+        eps = c.linear_norm_eps
+        return Linear(module, weight, activations, bias, norm, eps, share=declared.share)
 
     def _activations(self, weight: Matrix | DenseTensor, is_trained_int8: bool) -> str:
         """Return what a layer takes that was trained with int8 activations or without."""

@@ -40,7 +40,8 @@ Run = Callable[..., Result]
 SEPARATE: dict[str, Any] = {"mix_stderr": False}
 RUNNER = CliRunner(**SEPARATE if "mix_stderr" in inspect.signature(CliRunner).parameters else {})
 
-SUPPORT = {"runs", "chat", "embeds", "not_understood", "not_applied"}  # whether a model can be run
+# What a model is, and whether it can be run.
+SUPPORT = {"architecture", "family", "runs", "chat", "embeds", "not_understood", "not_applied"}
 
 
 @pytest.fixture(scope="session")

@@ -258,8 +258,8 @@ class TestUnpacked:
         assert (found["w"].layout, "w_scale" in found) == ("int8", False)
         assert bench.digits() == self.T.tolist()
         assert bench.matrix().scale == scale
-        tensors["w"] = w * np.int8(2)
-        assert bench.compile(tensors)["w"].reason == "I8 with values from -2 to 2, not -1, 0, 1"
+        tensors["w"] = w * np.int8(3)
+        assert bench.compile(tensors)["w"].reason == "I8 with values from -3 to 3, not -2 to 2"
 
     def test_only_where_the_config_says_so(self, bench: Bench) -> None:
         w = self.T.astype(np.float32)

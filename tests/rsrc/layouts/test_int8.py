@@ -1,4 +1,4 @@
-"""I8 matrices of values -1, 0, 1, alone and with a scale beside them."""
+"""I8 matrices of values -2 to 2, alone and with a scale beside them."""
 
 from __future__ import annotations
 
@@ -22,22 +22,28 @@ from rsr_testing.bench import Bench
         ([0], "ternary"),
         ([1], "ternary"),
         ([-1], "ternary"),
+        ([-1, 0, 1, 2], "quaternary"),
+        ([-2, 0, 1], "quaternary"),
+        ([2], "quaternary"),
+        ([-2, -1, 1, 2], "quaternary"),
+        ([-2, -1, 0, 1, 2], "quinary"),
+        ([-2, 2, 0, -1, -1], "quaternary"),
     ],
 )
 def test_alphabets(bench: Bench, values: list[int], kind: str) -> None:
     w = np.resize(np.array(values, np.int8), (37, 13))
     found = bench.one(w)
     assert (found.kind, found.layout, found.scale) == (kind, "int8", "none")
-    assert found.k == (5 if kind == "binary" else 3)
+    assert found.k == {"binary": 5, "ternary": 3}.get(kind, 2)
     assert bench.digits() == w.tolist()
     assert bench.matrix().scale == 1
 
 
-@pytest.mark.parametrize("value", [2, -2, 127, -128])
+@pytest.mark.parametrize("value", [3, -3, 127, -128])
 def test_other_values(bench: Bench, value: int) -> None:
     found = bench.one(np.array([[0, 1, value]], np.int8))
     low, high = min(0, value), max(1, value)
-    assert found.reason == f"I8 with values from {low} to {high}, not -1, 0, 1"
+    assert found.reason == f"I8 with values from {low} to {high}, not -2 to 2"
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (1, 3, 1)])

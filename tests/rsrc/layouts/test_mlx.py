@@ -176,20 +176,51 @@ def test_products_are_those_of_the_definition(
     assert (error <= float32_bound(np.abs(w), x.T, least=1).T + 1e-30).all()
 
 
-class TestRefused:
-    def test_code_3(self, bench: Bench) -> None:
+class TestCode3:
+    """Code 3 is the weight scale * 3 + bias: +2 of the alphabet that begins with -1."""
+
+    def test_it_occurs(self, bench: Bench) -> None:
         for row, column in ((0, 0), (0, 17), (1, 63), (1, 32)):
             words = WORDS.copy()
             words[row, column // 16] |= np.uint32(3 << 2 * (column % 16))
-            expected = f"U32 of 2-bit codes, not ternary: code 3 in row {row}, column {column}"
-            assert reason(bench, words, SCALES, -SCALES) == expected
+            w = module(bench, words, SCALES, -SCALES)["w.weight"]
+            assert (w.kind, w.layout, w.k) == ("quaternary", "mlx", 2)
+            expected = dequantized(words, SCALES, -SCALES)
+            assert expected[row, column] == 2 * SCALES[row, column // 32]
+            np.testing.assert_array_equal(bench.matrix(W).to_dense(), expected)
+            auxiliary = bench.record(W).source.auxiliary
+            assert [c.data for c in auxiliary] == [None, None]
 
-    def test_code_3_in_a_later_piece(self, bench: Bench) -> None:
+    def test_it_occurs_in_a_later_piece(self, bench: Bench) -> None:
         words = np.full((1100, 260), 0x55555555, np.uint32)
         words[1090, 2] |= 3 << 30
         scales = np.ones((1100, 65), np.float32)
-        assert reason(bench, words, scales, -scales).endswith("code 3 in row 1090, column 47")
+        assert module(bench, words, scales, -scales)["w.weight"].kind == "quaternary"
+        assert np.argwhere(bench.matrix(W).to_dense() == 2).tolist() == [[1090, 47]]
 
+    @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+    def test_biases_of_minus_two_scales(self, bench: Bench, dtype: str) -> None:
+        """mlx.core.quantize writes -1 to 2 so, with a negative scale, and -2 to 1."""
+        words = WORDS | np.uint32(3)
+        w = module(bench, words, SCALES, -2 * SCALES, dtype)["w.weight"]
+        assert (w.kind, w.layout) == ("quaternary", "mlx")
+        assert bench.record(W).digits == (-2, -1, 0, 1)
+        expected = dequantized(words, SCALES, -2 * SCALES)
+        np.testing.assert_array_equal(bench.matrix(W).to_dense(), expected)
+        assert [c.data for c in bench.record(W).source.auxiliary] == [None, None]
+        without = module(bench, WORDS, SCALES, -2 * SCALES, dtype)["w.weight"]
+        assert without.kind == "quaternary"  # codes are digits, whichever occur
+
+    def test_biases_of_both_kinds(self, bench: Bench) -> None:
+        biases = -SCALES
+        biases[0, 1] *= 2
+        assert reason(bench, WORDS, SCALES, biases) == (
+            "U32 of 2-bit codes, not ternary: bias -6.0 in row 0, group 1 is not minus the scale "
+            "3.0"
+        )
+
+
+class TestRefused:
     def test_bias(self, bench: Bench) -> None:
         for bias in (24.5, np.nextafter(np.float32(0.25), np.float32(1))):
             biases = -SCALES

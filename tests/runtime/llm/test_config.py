@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from rsr_formats.architectures import ARCHITECTURES, MISSING
 from rsr_formats.errors import RsrError
 from rsr_runtime.llm import ModelError
 from rsr_runtime.llm.config import Config, read_config
@@ -133,10 +134,18 @@ def test_an_unknown_architecture_is_named_beside_the_known_ones(
     assert len(message) < 700
 
 
+def test_what_is_missing_is_said() -> None:
+    with pytest.raises(ModelError, match="not supported: it has capped scores and logits; known a"):
+        read(architectures=["Gemma2ForCausalLM"])
+    assert not {a.name for a in ARCHITECTURES} & MISSING.keys()
+
+
 @pytest.mark.parametrize("name", ["LlamaModel", "Qwen3Model", "BitNetModel"])
 def test_a_base_model_has_no_head(name: str) -> None:
-    found = read(architectures=[name]).architecture
-    whole = read(architectures=[name.replace("Model", "ForCausalLM")]).architecture
+    found = read(architectures=[name], num_key_value_heads=4).architecture
+    whole = read(
+        architectures=[name.replace("Model", "ForCausalLM")], num_key_value_heads=4
+    ).architecture
     assert (found.has_head, whole.has_head) == (False, True)
     assert found == dataclasses.replace(whole, name=name, has_head=False)
 

@@ -17,7 +17,6 @@ from rsr_runtime.llm import ModelError
 from rsr_runtime.llm.config import Config, read_config
 from rsr_runtime.llm.kv_cache import KVCache
 from rsr_runtime.llm.layers.attention import KeysAndValues
-from rsr_runtime.llm.layers.state import LayerState
 
 
 def config(**changes: Any) -> Config:
@@ -154,57 +153,3 @@ def test_a_copy_of_a_prefix(kv: str, length: int) -> None:
         assert not values[:, length:].any()
     with pytest.raises(ModelError):
         copy.restore(before)
-
-
-class Sum(LayerState):
-    """A state that sums positions up, and keeps a copy of what it was after every tenth."""
-
-    def __init__(self) -> None:
-        self.length = 0
-
-    def append(self, start: int, count: int) -> None:
-        assert start == self.length
-        self.length += count
-
-    def kept(self, length: int) -> int:
-        return length if length == self.length else length // 10 * 10
-
-    def truncate(self, length: int) -> None:
-        assert self.kept(length) == length
-        self.length = length
-
-    def snapshot(self) -> object:
-        return self.length
-
-    def restore(self, snapshot: object) -> None:
-        assert isinstance(snapshot, int)
-        self.length = snapshot
-
-    def copy_prefix(self, source: LayerState, length: int) -> None:
-        assert source.kept(length) == length
-        self.length = length
-
-    def prefix(self, length: int) -> list[npt.NDArray[Any]]:
-        return []
-
-    def read_at(self, positions: int) -> list[npt.NDArray[np.uint8]]:
-        return []
-
-
-def test_a_layer_that_cannot_go_back_everywhere() -> None:
-    """All layers go back to a position that each of them knows."""
-    cache, other = (KVCache(config(), 40, "float16") for _ in range(2))
-    for one in (cache, other):
-        one.states = (one.states[0], Sum(), one.states[2])
-    cache.append(12)
-    snapshot = cache.snapshot()
-    cache.append(21)
-    assert [cache.kept(n) for n in (50, 33, 32, 10, 3)] == [33, 33, 30, 10, 0]
-    cache.restore(snapshot)
-    assert (cache.length, cache.kept(12)) == (12, 12)
-    other.append(4)
-    other.copy_prefix(cache, 10)
-    assert (other.length, other.kept(10)) == (10, 10)
-    cache.truncate(10)
-    with pytest.raises(ModelError):
-        cache.restore(snapshot)

@@ -116,7 +116,7 @@ void check_index(Harness& harness, const std::string& name, const Get& get) {
 
 void check_bin(Harness& harness, int k, size_t patterns) {
   Guarded<int32_t> bin(k * patterns), u(patterns), x(k);
-  for (size_t i = 0; i < bin.size(); i++) bin[i] = static_cast<int32_t>(below(3)) - 1;
+  for (size_t i = 0; i < bin.size(); i++) bin[i] = static_cast<int32_t>(below(5)) - 2;
   for (size_t s = 0; s < patterns; s++) u[s] = any_int();
   for (int j = 0; j < k; j++) x[j] = any_int();
   const double work = static_cast<double>(k * patterns);

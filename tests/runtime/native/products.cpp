@@ -32,6 +32,7 @@ struct Matrix {
     index.columns = columns;
     index.k = 3;
     index.patterns = patterns.data();
+    index.largest_digit = 1;
     index.scale = scale.data();
     index.scale_rows = 1;
     const size_t words = index.index_columns(), padded = index.padded_rows();

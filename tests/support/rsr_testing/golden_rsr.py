@@ -21,6 +21,7 @@ from rsr_formats import (
     FileEntry,
     IndexedTensor,
     Quantized,
+    Rotation,
     RsrWriter,
     Scale,
     SourceRecord,
@@ -37,7 +38,7 @@ from rsr_formats.packing import (
     padding_rank,
     ranks_of,
 )
-from rsr_formats.records import BINARY_SIGNS, TERNARY
+from rsr_formats.records import BINARY_SIGNS, QUINARY, TERNARY
 
 Digits = npt.NDArray[np.uint8]
 
@@ -46,6 +47,12 @@ def ternary_digits(rows: int, columns: int) -> Digits:
     """Return digit[r, c] = (r r + 2 c + r c) mod 3."""
     r, c = np.mgrid[:rows, :columns]
     return np.asarray((r * r + 2 * c + r * c) % 3, np.uint8)
+
+
+def wide_digits(rows: int, columns: int, base: int) -> Digits:
+    """Return digit[r, c] = (r r + 3 c + r c) mod base."""
+    r, c = np.mgrid[:rows, :columns]
+    return np.asarray((r * r + 3 * c + r * c) % base, np.uint8)
 
 
 def binary_digits(rows: int, columns: int) -> Digits:
@@ -88,9 +95,9 @@ def listed_w16(
     return [pack_w16(ranks, padding_rank(alphabet, k, listed)).astype("<u2").tobytes()]
 
 
-def permuted(writer: RsrWriter, A: Digits, k: int) -> dict[str, int]:
-    """Write the sections of a ternary matrix in encoding permuted."""
-    blocks = [block_from_ranks(r, 3**k) for r in ranks_of(A, 3, k, 1)]
+def permuted(writer: RsrWriter, A: Digits, k: int, base: int = 3, pad: int = 1) -> dict[str, int]:
+    """Write the sections of a matrix of `base` digits in encoding permuted."""
+    blocks = [block_from_ranks(r, base**k) for r in ranks_of(A, base, k, pad)]
     return {
         "permutation": writer.add([b.permutation.astype("<u2").tobytes() for b in blocks]),
         "segments": writer.add([b.segments.astype("<u2").tobytes() for b in blocks]),
@@ -251,6 +258,59 @@ def write_1_4_groups(writer: RsrWriter) -> tuple[list[FileEntry], list[Tensor]]:
     return [], tensors
 
 
+def write_1_5(writer: RsrWriter) -> tuple[list[FileEntry], list[Tensor]]:
+    """Four and five digits of magnitude up to 2."""
+    plus, minus = (-1, 0, 1, 2), (-2, -1, 0, 1)
+    groups = IndexedTensor(
+        "groups.weight", (37, 11), plus, 2, "expand", "ranked", "w16",
+        {"ranks": writer.add(w16(wide_digits(37, 11, 4), plus, 2, 4))},
+        SourceRecord("float", "F16", (37, 11)),
+        Scale(37, writer.add(floats([0.5, -2, 3], "<f2")), 4, "F16"),
+    )  # fmt: skip
+    scales = AuxiliaryTensor("mlx.scales", "F16", (3, 1), None)
+    biases = AuxiliaryTensor("mlx.biases", "F16", (3, 1), None)
+    mlx = IndexedTensor(
+        "mlx.weight", (3, 16), minus, 2, "expand", "ranked", "w16",
+        {"ranks": writer.add(w16(wide_digits(3, 16, 4), minus, 2))},
+        SourceRecord("mlx", "U32", (3, 1), None, (scales, biases)),
+        Scale(1, writer.add(floats([1, -0.5, 0.25]))),
+    )  # fmt: skip
+    quinary = IndexedTensor(
+        "quinary.weight", (5, 7), QUINARY, 2, "expand", "ranked", "w16",
+        {"ranks": writer.add(w16(wide_digits(5, 7, 5), QUINARY, 2))},
+        SourceRecord("int8", "I8", (5, 7)),
+    )  # fmt: skip
+    reduce = IndexedTensor(
+        "reduce.weight", (6, 5), (-2, -1, 1, 2), 3, "reduce", "permuted", "u16",
+        permuted(writer, wide_digits(6, 5, 4).T, 3, 4, 0), SourceRecord("int8", "I8", (6, 5)),
+    )  # fmt: skip
+    return [], [groups, mlx, quinary, reduce]
+
+
+def write_1_5_rotation(writer: RsrWriter) -> tuple[list[FileEntry], list[Tensor]]:
+    """Matrices in rotated bases, indexed, dense and int8."""
+    indexed = IndexedTensor(
+        "rotated.weight", (3, 32), TERNARY, 3, "expand", "ranked", "w16",
+        {"ranks": writer.add(w16(ternary_digits(3, 50)[:, :32], TERNARY, 3))},
+        SourceRecord("float", "F16", (3, 32)),
+        Scale(3, writer.add(floats([0.5]))), rotation=0,
+    )  # fmt: skip
+    embedding = writer.add(floats(np.arange(32) / 8))
+    head = writer.add([np.arange(-16, 16, dtype="i1").tobytes()])
+    head_scale = writer.add(floats([0.5, 2.0]))
+    return [], [
+        indexed,
+        DenseTensor("embedding.weight", "F32", (2, 16), embedding, rotation=1),
+        DenseTensor(
+            "head.weight", "I8", (2, 16), head, Quantized("absmax", "embedding.weight", "F32"), 1
+        ),
+        DenseTensor("head.weight_scale", "F32", (2,), head_scale),
+    ]
+
+
+ROTATIONS = {
+    "v1.5-rotation": (Rotation(32, bytes.fromhex("01020480")), Rotation(16, bytes.fromhex("00ff")))
+}
 WRITERS: dict[str, Callable[[RsrWriter], tuple[list[FileEntry], list[Tensor]]]] = {
     "v1": write_1_0,
     "v1.1": write_1_1,
@@ -258,6 +318,8 @@ WRITERS: dict[str, Callable[[RsrWriter], tuple[list[FileEntry], list[Tensor]]]] 
     "v1.3": write_1_3,
     "v1.4": write_1_4,
     "v1.4-groups": write_1_4_groups,
+    "v1.5": write_1_5,
+    "v1.5-rotation": write_1_5_rotation,
 }
 
 
@@ -271,6 +333,7 @@ def write(version: str, path: Path) -> None:
             metadata=metadata,
             files=files,
             tensors=tensors,
+            rotations=ROTATIONS.get(version, ()),
         )
 
 

@@ -24,7 +24,16 @@ from rsr_formats.packing import (
     pattern_digits,
     ranks_of,
 )
-from rsr_formats.records import TERNARY, DenseTensor, FileEntry, IndexedTensor, Scale, SourceRecord
+from rsr_formats.records import (
+    LISTED_DIGITS,
+    QUINARY,
+    TERNARY,
+    DenseTensor,
+    FileEntry,
+    IndexedTensor,
+    Scale,
+    SourceRecord,
+)
 from rsr_formats.writer import RsrWriter, create
 from rsr_runtime import Matrix
 from rsr_runtime.reference import quantize_int8
@@ -66,6 +75,13 @@ class Spec:
     @property
     def key(self) -> str:
         return self.name or str(self)
+
+
+# The alphabets and k that kernels of encoding ranked are tried with.
+RANKED = [
+    *((digits, k) for digits in LISTED_DIGITS for k in range(1, 6) if len(digits) ** k <= 32),
+    *(((-1, 0, 1, 2), 2), ((-2, -1, 1, 2), 1), (QUINARY, 2)),
+]
 
 
 def float32_bound(magnitudes: Array, x: Array, least: int = 3) -> Array:
@@ -113,7 +129,7 @@ class Built:
 
     def bound(self, x: Array) -> Array:
         """How far a float32 product with x, (in,) or (in, b), may be off, as `Matrix` promises."""
-        return float32_bound(np.abs(self._scale), x)
+        return float32_bound(np.abs(self._scale) * max(map(abs, self.spec.digits)), x)
 
     def check(self, x: Array, what: object = "") -> Array:
         """Multiply by x, (in,) or (in, b), compare as far as `Matrix` promises; return W @ x."""

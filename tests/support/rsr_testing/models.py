@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ import numpy.typing as npt
 import rsrc
 from rsr_formats.architectures import is_tied, of_config
 from rsrc.export.decompile import decompile
+
+from .rotation import declaration
 
 FloatArray = npt.NDArray[np.float32]
 Config = dict[str, Any]
@@ -399,7 +402,10 @@ class Family:
         kept: How matrices that modules_to_not_convert names are stored, by module.
         everything: Whether embedding and head are stored as the layers are.
         options: of `rsrc.compile`.
+        rotated: columns of a block of the rotated basis that all matrices are stored in; 0: none.
         gguf: Block type of a GGUF file that is made from the checkpoint and compiled instead.
+        fused_experts: Whether the experts of a layer are in tensors of three dimensions, as
+            transformers 5 saves them with save_original_format=False.
         seed: of the weights; not 1 where every text would depend on a rounding (parity/judge.py)
             already in the first layer.
     """
@@ -413,7 +419,9 @@ class Family:
     kept: Mapping[str, Layout] = field(default_factory=dict)
     everything: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    rotated: int = 0
     gguf: str | None = None
+    fused_experts: bool = False
     seed: int = 1
 
     @property
@@ -442,8 +450,10 @@ class Family:
         quantization: Config = config.get("quantization_config", {})
         tensors: dict[str, Tensor] = {}
 
-        def norm(name: str, width: int) -> None:
-            tensors[f"{name}.weight"] = Tensor.of(1 + 0.2 * random.bell(width), self.dtype)
+        center = 0 if "linear_num_key_heads" in config else 1
+
+        def norm(name: str, width: int, center: int = center) -> None:
+            tensors[f"{name}.weight"] = Tensor.of(center + 0.2 * random.bell(width), self.dtype)
 
         def linear(name: str, rows: int, columns: int, bias: bool) -> None:
             layout = self.kept.get(name, self.linear)
@@ -465,19 +475,35 @@ class Family:
         queries = int(config["num_attention_heads"]) * self.head_dim
         keys = int(config["num_key_value_heads"]) * self.head_dim
         wide = int(config["intermediate_size"])
+        gates = 1 + bool(config.get("attn_output_gate"))
 
         def has_bias(module: str) -> bool:
             keys = (k for k, names in known.biases.items() for n in names if n.endswith(module))
             return any(key == "" or config.get(key) is True for key in keys)
 
-        for i in range(int(config["num_hidden_layers"])):
-            layer = f"model.layers.{i}"
-            if known.norms.before_mixer is not None:
-                norm(f"{layer}.{known.norms.before_mixer}", hidden)
+        def delta_net(name: str) -> None:
+            heads = int(config["linear_num_value_heads"])
+            dv = int(config["linear_value_head_dim"])
+            values = heads * dv
+            keys = int(config["linear_num_key_heads"]) * int(config["linear_key_head_dim"])
+            taps = int(config["linear_conv_kernel_dim"])
+            linear(f"{name}.in_proj_qkv", 2 * keys + values, hidden, False)
+            linear(f"{name}.in_proj_z", values, hidden, False)
+            for gate in ("b", "a"):
+                weight = random.bell(heads, hidden) / np.float32(math.sqrt(hidden))
+                tensors[f"{name}.in_proj_{gate}.weight"] = Tensor.of(weight, self.dtype)
+            convolution = random.bell(2 * keys + values, 1, taps)
+            tensors[f"{name}.conv1d.weight"] = Tensor.of(convolution, self.dtype)
+            tensors[f"{name}.dt_bias"] = Tensor.of(random.bell(heads), self.dtype)
+            tensors[f"{name}.A_log"] = Tensor.of(random.bell(heads) - 1, self.dtype)
+            norm(f"{name}.norm", dv, center=1)
+            linear(f"{name}.out_proj", hidden, values, False)
+
+        def attention(layer: str) -> None:
             if "self_attn.qkv_proj" in known.fused:
                 linear(f"{layer}.self_attn.qkv_proj", queries + 2 * keys, hidden, False)
             else:
-                linear(f"{layer}.self_attn.q_proj", queries, hidden, has_bias("q_proj"))
+                linear(f"{layer}.self_attn.q_proj", gates * queries, hidden, has_bias("q_proj"))
                 linear(f"{layer}.self_attn.k_proj", keys, hidden, has_bias("k_proj"))
                 linear(f"{layer}.self_attn.v_proj", keys, hidden, has_bias("v_proj"))
             if known.qk_norms is not None:
@@ -487,9 +513,29 @@ class Family:
             if self.sub_norms:
                 norm(f"{layer}.{self.sub_norms['o_proj']}", queries)
             linear(f"{layer}.self_attn.o_proj", hidden, queries, has_bias("o_proj"))
+
+        for i in range(int(config["num_hidden_layers"])):
+            layer = f"model.layers.{i}"
+            if known.norms.before_mixer is not None:
+                norm(f"{layer}.{known.norms.before_mixer}", hidden)
+            if "layer_types" in config and config["layer_types"][i] == "linear_attention":
+                delta_net(f"{layer}.linear_attn")
+            else:
+                attention(layer)
             for name in (known.norms.after_mixer, known.norms.before_mlp):
                 if name is not None:
                     norm(f"{layer}.{name}", hidden)
+            if config.get("num_experts") and i not in config["mlp_only_layers"]:
+                router = 3 * random.bell(config["num_experts"], hidden) / math.sqrt(hidden)
+                tensors[f"{layer}.mlp.gate.weight"] = Tensor.of(router, self.dtype)
+                for e in range(config["num_experts"]):
+                    for name, rows, columns in (
+                        ("gate_proj", config["moe_intermediate_size"], hidden),
+                        ("up_proj", config["moe_intermediate_size"], hidden),
+                        ("down_proj", hidden, config["moe_intermediate_size"]),
+                    ):
+                        linear(f"{layer}.mlp.experts.{e}.{name}", rows, columns, False)
+                continue
             if "mlp.gate_up_proj" in known.fused:
                 linear(f"{layer}.mlp.gate_up_proj", 2 * wide, hidden, False)
             else:
@@ -503,7 +549,7 @@ class Family:
         norm("model.norm", hidden)
         if not is_tied(config):
             vocabulary("lm_head")
-        return tensors
+        return fused(tensors) if self.fused_experts else tensors
 
     def save(self, folder: Path, tensors: Mapping[str, Tensor] | None = None) -> None:
         """Write the model directory, with other tensors if some are given."""
@@ -518,6 +564,17 @@ class Family:
             (folder / name).write_text(text, encoding="utf-8")
         made = self.tensors() if tensors is None else tensors
         (folder / "model.safetensors").write_bytes(safetensors(made))
+        if self.rotated:
+            (folder / "hadamard.json").write_text(_json(self.declaration(made)), encoding="utf-8")
+
+    def declaration(self, tensors: Mapping[str, Tensor]) -> Config:
+        """Return a hadamard.json for all matrices."""
+        widths = {n: t.values.shape[1] for n, t in tensors.items() if t.values.ndim == 2}
+        embedding = "model.embed_tokens.weight"
+        floats = ("in_proj_a.weight", "in_proj_b.weight")
+        weights = [name for name in widths if name != embedding and not name.endswith(floats)]
+        distinct = list(dict.fromkeys(widths.values()))
+        return declaration(weights, [embedding], distinct, self.rotated, self.seed)
 
     def build(self, folder: Path) -> Path:
         """Write the model directory to `folder`/model; return the .rsr file compiled from it."""
@@ -529,6 +586,27 @@ class Family:
             decompile(output, path, to="gguf", type=self.gguf)
             rsrc.compile(path, output, force=True, **self.options)
         return output
+
+
+def fused(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors with those of the experts of each layer in two of three dimensions."""
+    result: dict[str, Tensor] = {}
+    experts: dict[str, list[list[Tensor]]] = {}  # by name: of each expert, its matrices
+    for name, tensor in tensors.items():
+        match = re.fullmatch(r"(.*\.experts)\.([0-9]+)\.(gate|up|down)_proj\.weight", name)
+        if match is None:
+            result[name] = tensor
+            continue
+        whole = experts.setdefault(
+            f"{match[1]}.{'down' if match[3] == 'down' else 'gate_up'}_proj", []
+        )
+        if match[3] != "up":
+            whole.append([])
+        whole[-1].append(tensor)
+    for name, parts in experts.items():
+        values = np.stack([np.concatenate([t.values for t in expert]) for expert in parts])
+        result[name] = Tensor(parts[0][0].dtype, values)
+    return result
 
 
 def safetensors(tensors: Mapping[str, Tensor]) -> bytes:
@@ -619,6 +697,48 @@ _QWEN3: Config = {
     "tie_word_embeddings": True,
     "torch_dtype": "float16",
 }
+_QWEN3_MOE: Config = {
+    **{k: v for k, v in _QWEN3.items() if k != "max_window_layers"},
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "num_hidden_layers": 3,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [1],
+    "moe_intermediate_size": 128,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "norm_topk_prob": True,
+    "output_router_logits": False,
+    "router_aux_loss_coef": 0.001,
+    "tie_word_embeddings": False,
+}
+_QWEN35: Config = {
+    **_PLAIN,
+    "architectures": ["Qwen3_5ForCausalLM"],
+    "model_type": "qwen3_5_text",
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 4,
+    "layer_types": [*["linear_attention"] * 3, "full_attention"],
+    "max_position_embeddings": 1024,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 64,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+    "linear_conv_kernel_dim": 4,
+    "attn_output_gate": True,
+    "mamba_ssm_dtype": "float32",
+    "rms_norm_eps": 1e-06,
+    "rope_parameters": {
+        "rope_type": "default", "rope_theta": 10000000, "partial_rotary_factor": 0.25,
+        "mrope_section": [3, 3, 2], "mrope_interleaved": True,
+    },
+    "torch_dtype": "float16",
+}  # fmt: skip
+del _QWEN35["rope_theta"], _QWEN35["rope_scaling"]
 LLAMA3_ROPE: Config = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -637,7 +757,8 @@ _PHI3: Config = {
     "architectures": ["Phi3ForCausalLM"],
     "model_type": "phi3",
     "rope_theta": 10000.0,
-    "original_max_position_embeddings": 32,
+    "original_max_position_embeddings": 70,
+    "pad_token_id": 0,
     "partial_rotary_factor": 0.75,
     "rope_scaling": {
         "type": "longrope",
@@ -654,6 +775,7 @@ _SMOLLM3: Config = {
     "layer_types": ["full_attention"] * 2,
     "no_rope_layer_interval": 4,
     "no_rope_layers": [1, 0],
+    "pad_token_id": 0,
     "use_sliding_window": False,
     "sliding_window": None,
     "max_window_layers": 28,
@@ -825,6 +947,28 @@ FAMILIES: dict[str, Family] = {
         {**_QWEN3, "tie_word_embeddings": False},
         groups(128), "F16", BYTE_LEVEL, everything=True,
     ),
+    "bonsai-2": Family(
+        "weights in a rotated basis, as in prism-ml/Ternary-Bonsai-2, hadamard.json",
+        {**_QWEN3, "intermediate_size": 384, "tie_word_embeddings": False},
+        groups(128), "F16", BYTE_LEVEL, everything=True, rotated=128,
+    ),
+    "qwen3-moe": Family(
+        "deepgrove/maple-preview and other Qwen3Moe: one tensor for each matrix of an expert",
+        _QWEN3_MOE, groups(128), "F16", BYTE_LEVEL,
+    ),
+    "qwen3-moe-fused": Family(
+        "Qwen3Moe with one tensor for the experts of a layer, weights of the chosen not normalized",
+        {**_QWEN3_MOE, "norm_topk_prob": False},
+        shards(1), "BF16", BYTE_LEVEL, fused_experts=True,
+    ),
+    "gguf-qwen3moe": Family(
+        "llama.cpp, architecture qwen3moe, TQ2_0",
+        {
+            **_QWEN3_MOE, "hidden_size": 256, "num_hidden_layers": 2, "mlp_only_layers": [],
+            "intermediate_size": 512, "moe_intermediate_size": 256, "num_experts": 4,
+        },
+        shards(1), "F16", BYTE_LEVEL, gguf="TQ2_0",
+    ),
     "bonsai-windows": Family(
         "Qwen3 with windows from layer max_window_layers on",
         {**_QWEN3, **_WINDOWS, "max_window_layers": 1},
@@ -891,6 +1035,15 @@ FAMILIES: dict[str, Family] = {
         "Gemma 3: four norms in a layer, windows with their own frequencies",
         GEMMA3, shards(1, "BF16"), "BF16", BYTE_LEVEL,
     ),
+    "qwen3.5": Family(
+        "prism-ml/Ternary-Bonsai 27B, a hybrid of gated delta nets and attention",
+        _QWEN35, groups(128), "F16", BYTE_LEVEL, everything=True,
+    ),
+    "bonsai-2-hybrid": Family(
+        "prism-ml/Ternary-Bonsai-2 27B: the hybrid in a rotated basis",
+        {**_QWEN35, "tie_word_embeddings": False},
+        groups(128), "F16", BYTE_LEVEL, everything=True, rotated=64,
+    ),
     "gguf-tq2_0": Family(
         "llama.cpp, TQ2_0; rows of q and k in its order",
         {**_PLAIN, "hidden_size": 256, "intermediate_size": 512, "torch_dtype": "float16"},
@@ -915,6 +1068,23 @@ FAMILIES: dict[str, Family] = {
     ),
     "falcon3-avx2": _llama(
         "tiiuae/Falcon3-1.58bit, --target avx2", config=_FALCON3, options={"target": "avx2"}
+    ),
+}  # fmt: skip
+
+
+# Models that nobody publishes, for tests that compare the runtime with itself.
+OTHERS: dict[str, Family] = {
+    "qwen3.5-bitnet": Family(
+        "a hybrid with int8 activations",
+        {
+            **_QWEN35, "num_hidden_layers": 2,
+            "layer_types": ["linear_attention", "full_attention"],
+            "quantization_config": {
+                "quant_method": "bitnet",
+                "modules_to_not_convert": ["lm_head", "in_proj_a", "in_proj_b"],
+            },
+        },
+        packed("bitlinear"), "BF16", BYTE_LEVEL,
     ),
 }  # fmt: skip
 

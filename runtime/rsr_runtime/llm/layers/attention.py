@@ -39,8 +39,9 @@ class KeysAndValues(LayerState):
         arrays: keys, values and, in int8, the scales of both.
     """
 
-    def __init__(self, config: Config, context: int, dtype: str) -> None:
-        """Reserve the memory; see `Mixer.state`."""
+    def __init__(self, config: Config, context: int, dtype: str, window: int | None = None) -> None:
+        """Reserve the memory; see `Mixer.state`, and `LayerSettings` for the window."""
+        self._window = window
         blocks = -(-context // LANES)
         padded = -(-config.head_dim // LANES) * LANES
         heads, positions = config.num_key_value_heads, blocks * LANES
@@ -66,14 +67,18 @@ class KeysAndValues(LayerState):
         return [array[:, : blocks if array.ndim == 4 else length] for array in self.arrays]
 
     def read_at(self, positions: int) -> list[npt.NDArray[np.uint8]]:
-        """Return views of the first positions of all heads."""
+        """Return views of the positions that a token sees, of all heads."""
         reserved = self.arrays[1].shape[1]
+        first = 0 if self._window is None else max(0, positions - self._window)
         heads = [
             head.reshape(-1).view(np.uint8)  # contiguous in positions
             for array in self.arrays
             for head in array
         ]
-        return [head[: len(head) * positions // reserved] for head in heads]
+        return [
+            head[len(head) * first // reserved : len(head) * positions // reserved]
+            for head in heads
+        ]
 
 
 class Attention(Mixer):
@@ -128,7 +133,7 @@ class Attention(Mixer):
     @staticmethod
     def state(config: Config, settings: LayerSettings, context: int, dtype: str) -> LayerState:
         """Reserve keys and values; see `Mixer.state`."""
-        return KeysAndValues(config, context, dtype)
+        return KeysAndValues(config, context, dtype, settings.window)
 
     def inputs(self, rows: int) -> QuantizedInputs:
         """Return the input of the projections of queries, keys and values."""
@@ -153,8 +158,8 @@ class Attention(Mixer):
         if gate is None:
             program.normalize(REST, attended, None, self._sub_norm, c.rms_norm_eps, *o)
         else:
-            norm = self._sub_norm, c.rms_norm_eps
-            program.gated(REST, gate, attended, "sigmoid", *norm, *o)
+            eps = c.rms_norm_eps
+            program.gated(REST, gate, attended, "sigmoid", self._sub_norm, eps, *o)
         return self._o_proj.record(program, PRODUCTS, current.rows)[0]
 
     def _attend(

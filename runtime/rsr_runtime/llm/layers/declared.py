@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +23,15 @@ class DeclaredLinear:
         name: of the module within the layer, "self_attn.q_proj".
         rows: out_features.
         columns: in_features.
+        is_converted: whether a BitNet makes it ternary, with int8 activations.
+        share: of the tokens that take it; below 1 for experts, whose index must be ranked.
     """
 
     name: str
     rows: int
     columns: int
+    is_converted: bool = True
+    share: Fraction = Fraction(1)
 
 
 @dataclass(frozen=True)

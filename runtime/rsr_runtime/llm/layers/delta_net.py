@@ -71,6 +71,7 @@ class DeltaNet(Mixer):
 
     @staticmethod
     def declared(config: Config, settings: LayerSettings) -> Iterator[Declared]:
+        """Yield projections of the input, the convolution, gates, the norm, and the output."""
         s = _sizes(config)
         for name in _INPUTS:
             yield linear(config, name)
@@ -82,12 +83,15 @@ class DeltaNet(Mixer):
 
     @staticmethod
     def state(config: Config, settings: LayerSettings, context: int, dtype: str) -> LayerState:
+        """Reserve a state, float32 and of the same size for any context."""
         return DeltaState(config)
 
     def inputs(self, rows: int) -> QuantizedInputs:
+        """Return the inputs of the first projections."""
         return self._inputs.inputs(rows)
 
     def record(self, current: Pass) -> FloatArray:
+        """Add projections, the net itself item by item, and the gated norm of what it returns."""
         c, s, program = self._place.config, _sizes(self._place.config), current.program
         take, number = self._place.workspace.take, self._place.number
         qkv, z, b, a = self._inputs.record(program, PRODUCTS, current.rows)

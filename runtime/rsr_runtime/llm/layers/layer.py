@@ -11,12 +11,13 @@ from ..layer_settings import LayerSettings
 from .attention import Attention
 from .declared import Declared, DeclaredFloats, LayerTensors, norm
 from .delta_net import DeltaNet
+from .experts import Experts
 from .mlp import Mlp
 from .state import LayerState
 from .sublayer import REST, FloatArray, Mixer, Pass, Place, Sublayer
 
 MIXERS: dict[str, type[Mixer]] = {"attention": Attention, "delta_net": DeltaNet}
-MLPS: dict[str, type[Sublayer]] = {"mlp": Mlp}
+MLPS: dict[str, type[Sublayer]] = {"mlp": Mlp, "experts": Experts}
 
 
 def declared(config: Config, settings: LayerSettings) -> Iterator[Declared]:

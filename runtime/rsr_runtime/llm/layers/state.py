@@ -27,7 +27,7 @@ class LayerState(ABC):
         """Return the most positions, at most `length`, whose state is known or was kept."""
 
     def begin(self) -> None:  # noqa: B027
-        """Note that a pass begins to change the state; if it is interrupted, `append` is not called."""
+        """Note that a pass begins to change the state, which `append` follows if it ends."""
 
     def append(self, start: int, count: int) -> None:  # noqa: B027
         """Note that a pass has added `count` positions after the first `start`."""

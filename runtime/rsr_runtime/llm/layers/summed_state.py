@@ -33,20 +33,25 @@ class SummedState(LayerState):
 
     @property
     def positions(self) -> Sequence[int] | None:
+        """Those of the arrays and of the copies."""
         brief = () if self._brief is None else (self._brief[0],)
         own = () if self._length is None else (self._length,)
         return sorted({*own, *self._copies, *brief})
 
     def kept(self, length: int) -> int:
+        """Return the last of `positions` up to `length`, or 0."""
         return max((n for n in self.positions or () if n <= length), default=0)
 
     def begin(self) -> None:
+        """Note that a pass begins; until `append`, only copies are known."""
         self._length = None
 
     def append(self, start: int, count: int) -> None:
+        """Note that the pass has ended."""
         self._length = start + count
 
     def keep(self, is_brief: bool) -> None:
+        """Copy the arrays; see `LayerState.keep`."""
         if self._length is None:
             return
         if is_brief:
@@ -64,6 +69,7 @@ class SummedState(LayerState):
         return tuple(array.copy() for array in self.arrays)
 
     def truncate(self, length: int) -> None:
+        """Go back to a copy, and drop those that are beyond it."""
         if length != self._length:
             self._become(length, self.summed(length))
         self._copies = {n: arrays for n, arrays in self._copies.items() if n <= length}
@@ -71,6 +77,7 @@ class SummedState(LayerState):
             self._brief = None
 
     def summed(self, length: int) -> Arrays:
+        """Return the arrays themselves, or those of a copy."""
         if length == self._length:
             return self.arrays
         if length in self._copies:
@@ -81,19 +88,23 @@ class SummedState(LayerState):
         return ()
 
     def _become(self, length: int, arrays: Sequence[npt.NDArray[Any]]) -> None:
+        """Take over the arrays that sum up `length` positions; none of them stand for zeros."""
         self._length = None  # in case this is interrupted
-        for own, array in zip(self.arrays, arrays or [0] * len(self.arrays), strict=True):
-            own[:] = array
+        for i, own in enumerate(self.arrays):
+            own[:] = arrays[i] if arrays else 0
         self._length = length
 
     def snapshot(self) -> object:
+        """Return the length and a copy."""
         return self._length, self._copied()
 
     def restore(self, snapshot: object) -> None:
+        """Take over the copy."""
         assert isinstance(snapshot, tuple)
         self._become(*snapshot)
 
     def copy_prefix(self, source: LayerState, length: int) -> None:
+        """Take over the arrays of the source."""
         self._become(length, source.summed(length))
 
     def prefix(self, length: int) -> list[npt.NDArray[Any]]:
@@ -101,4 +112,5 @@ class SummedState(LayerState):
         return []
 
     def read_at(self, positions: int) -> list[npt.NDArray[np.uint8]]:
+        """Return the whole arrays: a token reads all of them, whatever its position."""
         return [array.reshape(-1).view(np.uint8) for array in self.arrays]

@@ -93,6 +93,11 @@ def grouped(columns: int, width: int) -> npt.NDArray[np.float32]:
     return found
 
 
+def four_values(lowest: int) -> npt.NDArray[np.float32]:
+    """Return a matrix of lowest to lowest + 3."""
+    return RNG.integers(lowest, lowest + 4, (16, 512)).astype(np.float32)
+
+
 # Name: values, and the type that an export chooses.
 CHOSEN = {
     "wide": (T.astype(np.float32), "TQ2_0"),
@@ -101,13 +106,15 @@ CHOSEN = {
     "groups of 64": (grouped(256, 64), "Q2_0"),
     "groups of 32": (grouped(256, 32), "F32"),
     "rows of 100": (ternary(8, 100).astype(np.float32), "F32"),
+    "up to 2": (four_values(-1), "Q2_0"),
+    "down to -2": (four_values(-2), "F32"),
 }
 # What each type holds.
 HOLDS = {
     "TQ1_0": {"wide"},
     "TQ2_0": {"wide"},
-    "Q2_0": {"wide", "rows of 5 x 64", "groups of 128", "groups of 64"},
-    "PQ2_0": {"wide", "groups of 128"},
+    "Q2_0": {"wide", "rows of 5 x 64", "groups of 128", "groups of 64", "up to 2"},
+    "PQ2_0": {"wide", "groups of 128", "up to 2"},
 }
 
 

@@ -362,9 +362,34 @@ class TestDense:
     def test_code_3_of_q2_0_is_a_weight(self, bench: Bench) -> None:
         blocks = HALF + b"\xe4" * 32  # 0, 1, 2, 3: times 0.5, after taking 1
         tensors = {"w": ((32, 128), SHARED, blocks * 32), "t": ((1, 256), TQ2_0, TQ2_0_BLOCK)}
-        reason = bench.compile(tensors)["w"].reason
-        assert reason == "PQ2_0; not ternary: code 3, the weight +2, occurs"
-        expected = np.tile([-0.5, 0, 0.5, 1], 1024).astype("<f4")
+        found = bench.compile(tensors)["w"]
+        assert (found.kind, found.k, found.source_dtype) == ("quaternary", 2, "F16")
+        expected = np.tile([-0.5, 0, 0.5, 1], 1024).astype("<f2")
+        assert bench.back["w"] == ("F16", (32, 128), expected.tobytes())
+        assert np.array_equal(bench.dense(), expected.reshape(32, 128))
+
+    @pytest.mark.parametrize(("number", "columns", "size"), [(SHARED, 64, 18), (PQ2_0, 128, 34)])
+    def test_code_3_against_its_definition(
+        self, bench: Bench, number: int, columns: int, size: int
+    ) -> None:
+        """Random codes and scales of each block; where the scale is 0, code 3 is 0, too."""
+        rng = np.random.default_rng(7)
+        blocks = rng.integers(0, 256, (66 * 3, size), dtype=np.uint8)
+        scales = rng.choice([0.5, -2, 0.375, 0], len(blocks)).astype(np.float16)
+        blocks[:, :2] = scales.reshape(-1, 1).view(np.uint8)
+        found = bench.one((66, 3 * columns), number, blocks.tobytes())
+        assert found.kind == "quaternary"
+        codes = np.stack([blocks[:, 2:] >> 2 * i & 3 for i in range(4)], axis=2)
+        expected = (codes.reshape(len(blocks), -1) - 1.0) * scales[:, None].astype(np.float32)
+        assert np.array_equal(bench.dense(), expected.reshape(66, 3 * columns))
+
+    def test_code_3_beyond_float16(self, bench: Bench) -> None:
+        """Twice a scale above 32752 is no float16: the tensor is restored as F32."""
+        large = b"\xff\x7b"  # 65504
+        blocks = large + b"\xe4" * 32
+        tensors = {"w": ((32, 128), PQ2_0, blocks * 32)}
+        assert bench.compile(tensors)["w"].source_dtype == "F32"
+        expected = np.tile([-65504, 0, 65504, 131008], 1024).astype("<f4")
         assert bench.back["w"] == ("F32", (32, 128), expected.tobytes())
 
     def test_without_the_gguf_package(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -678,7 +703,7 @@ class TestRefused:
             bench.one((1, columns), number, data)
 
     def test_rotated_weights(self, bench: Bench) -> None:
-        with pytest.raises(SourceError, match=r"rotated basis \(metadata prism.hadamard"):
+        with pytest.raises(SourceError, match=r"rotated basis .* transform is missing"):
             bench.compile({}, {"prism.hadamard.version": 1})
 
     def test_adapters(self, bench: Bench) -> None:
@@ -745,7 +770,10 @@ class TestCompare:
             (stored(w[:2], Q.TQ2_0), r"w: F16 \[2, 512\] of \[-1, 0, 1\] in the source"),
             (binary, r"w: F16 \[4, 512\] of \[-1, 1\] in the source"),
             (stored(w, Q.F32), r"w: F32 \[4, 512\] in the source, F16 \[4, 512\]"),
-            (((64, 512), SHARED, (HALF + b"\xe4" * 32) * 256), "w: PQ2_0; not ternary: code 3"),
+            (
+                ((4, 512), PQ2_0, (HALF + b"\xe4" * 32) * 16),
+                r"w: F16 \[4, 512\] of \[-1, 0, 1, 2\] in the source",
+            ),
         ]:
             gguf_kit.save(bench.source, {}, {"w": tensor})
             with pytest.raises(MismatchError, match=what):
