@@ -159,6 +159,8 @@ class Architecture:
         num_key_value_heads: None means `num_attention_heads`.
         head_dim: None means `hidden_size / num_attention_heads`.
         gguf_config: settings of config.json for which GGUF has no metadata keys.
+        gguf_layer: names of tensors within a layer that only GGUF files of this class have, without
+            ".weight" and ".bias" where both names end alike.
     """
 
     name: str
@@ -200,6 +202,7 @@ class Architecture:
     num_key_value_heads: int | None = None
     head_dim: int | None = None
     gguf_config: Mapping[str, Any] = field(default_factory=dict)
+    gguf_layer: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_experts(self) -> bool:
@@ -229,6 +232,18 @@ class Architecture:
         sub = (name for name in (self.attn_sub_norm, self.ffn_sub_norm) if name is not None)
         delta = () if self.delta_net is None else ("linear_attn.norm",)
         return (*self.norms.names, *qk, *sub, *delta)
+
+    def is_zero_centered(self, name: str) -> bool:
+        """Return whether a tensor is the weight of a zero-centered norm.
+
+        Args:
+            name: as in a class without a head: "layers.0.input_layernorm.weight", "norm.weight".
+        """
+        if not self.zero_centered_norms:
+            return False
+        qk = () if self.qk_norms is None else (self.qk_norms.queries, self.qk_norms.keys)
+        norms = tuple(f".{norm}.weight" for norm in (*self.norms.names, *qk))
+        return name == "norm.weight" or name.endswith(norms)
 
     @property
     def projections(self) -> tuple[str, ...]:
@@ -339,10 +354,11 @@ ARCHITECTURES = (
         num_key_value_heads=4,
         head_dim=None,
     ),
-    # Ternary-Bonsai 27B: three of four layers have a gated delta net
+    # Ternary-Bonsai 27B and Ternary-Bonsai-2: three of four layers have a gated delta net
     Architecture(
         "Qwen3_5ForCausalLM",
         "qwen3_5_text",
+        ("qwen35",),
         family="Qwen3.5",
         qk_norms=QkNorms(),
         zero_centered_norms=True,
@@ -354,6 +370,18 @@ ARCHITECTURES = (
         max_position_embeddings=32768,
         num_key_value_heads=4,
         head_dim=256,
+        gguf_layer={
+            "post_attention_norm": "post_attention_layernorm",
+            "attn_qkv": "linear_attn.in_proj_qkv",
+            "attn_gate": "linear_attn.in_proj_z",
+            "ssm_alpha": "linear_attn.in_proj_a",
+            "ssm_beta": "linear_attn.in_proj_b",
+            "ssm_conv1d": "linear_attn.conv1d",
+            "ssm_norm": "linear_attn.norm",
+            "ssm_out": "linear_attn.out_proj",
+            "ssm_dt.bias": "linear_attn.dt_bias",
+            "ssm_a": "linear_attn.A_log",
+        },
     ),
     # Llama with biases in q_proj, k_proj and v_proj
     Architecture(
@@ -369,6 +397,8 @@ ARCHITECTURES = (
     Architecture(
         "MistralForCausalLM",
         "mistral",
+        ("llama",),
+        permutes_qk=True,
         biases={},
         own_keys={"sliding_window": 4096},
         max_position_embeddings=131072,
@@ -378,6 +408,7 @@ ARCHITECTURES = (
     Architecture(
         "Phi3ForCausalLM",
         "phi3",
+        ("phi3",),
         family="Phi-3",
         fused=("self_attn.qkv_proj", "mlp.gate_up_proj"),
         biases={},
@@ -390,6 +421,8 @@ ARCHITECTURES = (
     Architecture(
         "SmolLM3ForCausalLM",
         "smollm3",
+        ("smollm3",),
+        permutes_qk=True,
         biases=_ALL_BIASES,
         own_keys={
             "no_rope_layers": None,
@@ -401,11 +434,13 @@ ARCHITECTURES = (
         max_position_embeddings=32768,
         is_tied=True,
         num_key_value_heads=4,
+        gguf_config={"no_rope_layer_interval": 4},
     ),
     # OLMo 2: norms follow the sublayers
     Architecture(
         "Olmo2ForCausalLM",
         "olmo2",
+        ("olmo2",),
         family="OLMo 2",
         norms=Norms(None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
         qk_norms=QkNorms(spans_heads=True),

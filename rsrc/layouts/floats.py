@@ -111,7 +111,9 @@ class Floats(Layout):
         bits = bits_of(raw, t.tensor)[rows, columns]
         if largest_digit(t.digits) > 1:
             assert t.scale is not None
-            multiples = _multiples(float_values(bits, t.tensor.dtype), t.scale.window(rows, columns))
+            multiples = _multiples(
+                float_values(bits, t.tensor.dtype), t.scale.window(rows, columns)
+            )
             return digit_table(t.digits)[multiples.astype(np.int8).view(np.uint8)]
         digits = np.empty(bits.shape, np.uint8)
         _native.sign_digits(bits, len(t.digits), t.digits[0], digits)

@@ -47,11 +47,11 @@ unsigned padding_rank(const Alphabet& alphabet) {
 
 constexpr unsigned power(unsigned base, unsigned k) { return k ? base * power(base, k - 1) : 1; }
 
-// The word of 3 K adjacent digits in base B, three ranks of K digits each. Loads eight digits into
-// the bytes of a uint64_t and multiplies by the bytes 1, B, B^2, ...: byte i of the product is
+// The word of 3 K adjacent digits in base B, three ranks of K digits each. Loads up to eight digits
+// into the bytes of a uint64_t and multiplies by the bytes 1, B, B^2, ...: byte i of the product is
 // digit[i] + B digit[i - 1] + B^2 digit[i - 2] ..., so the byte of a rank's last digit holds the
-// rank. Bound: each byte sums at most K terms, at most B^K - 1 <= 31 (3^3 - 1 = 26, 2^5 - 1 = 31),
-// so no byte carries into the next. Three times as fast as one digit at a time.
+// rank. Bound: each byte sums at most K terms, at most B^K - 1 <= 31 (3^3 - 1 = 26, 2^5 - 1 = 31,
+// 5^2 - 1 = 24), so no byte carries into the next. Three times as fast as one digit at a time.
 template <unsigned B, unsigned K>
 inline unsigned word_of_neighbors(const uint8_t* digits, uint64_t& bad) {
   static_assert(power(B, K) <= kPatterns);
@@ -59,9 +59,10 @@ inline unsigned word_of_neighbors(const uint8_t* digits, uint64_t& bad) {
   for (unsigned d = 0, weight = 1; d < K; d++, weight *= B) weights |= uint64_t(weight) << (8 * d);
   unsigned word = 0;
   for (unsigned n = 0; n < W16::kBlocks; n++) {
-    const unsigned first = std::min(n * K, 3 * K - 8);
-    uint64_t eight;
-    std::memcpy(&eight, digits + first, sizeof eight);        // little-endian, as the files are
+    constexpr unsigned kLoaded = std::min(3 * K, 8u);
+    const unsigned first = std::min(n * K, 3 * K - kLoaded);
+    uint64_t eight = 0;
+    std::memcpy(&eight, digits + first, kLoaded);             // little-endian, as the files are
     bad |= (eight + (128 - B) * 0x0101010101010101) | eight;  // bit 7 of a byte: digit >= B
     word |= unsigned(eight * weights >> (8 * (n * K + K - 1 - first)) & 31) << (5 * n);
   }
@@ -137,10 +138,12 @@ bool pack_fours(const Digits& a, const Alphabet& alphabet, uint16_t* out) {
 }  // namespace
 
 bool pack_w16(const Digits& a, const Alphabet& alphabet, uint16_t* out) {
-  // Fast paths for what the cost model chooses: the largest k of either base, and k = 4 listed.
+  // Fast paths for what the cost model chooses: the largest k of each base, and k = 4 listed.
   if (a.column_stride == 1 && alphabet.listed == nullptr) {
     if (alphabet.base == 3 && alphabet.k == 3) return pack_neighbors<3, 3>(a, alphabet, out);
     if (alphabet.base == 2 && alphabet.k == 5) return pack_neighbors<2, 5>(a, alphabet, out);
+    if (alphabet.base == 4 && alphabet.k == 2) return pack_neighbors<4, 2>(a, alphabet, out);
+    if (alphabet.base == 5 && alphabet.k == 2) return pack_neighbors<5, 2>(a, alphabet, out);
   }
   if (a.column_stride == 1 && alphabet.listed && alphabet.base == 3 && alphabet.k == 4)
     return pack_fours(a, alphabet, out);

@@ -283,6 +283,7 @@ class Decoding:
     k_norm: Floats | None
     scales: tuple[Floats, ...] = ()  # of keys and values in int8
     window: int | None = None
+    norms_follow: bool = False
     length: int = 0
 
     @classmethod
@@ -322,8 +323,9 @@ class Decoding:
         """Attend to t more rows; q and k are copied, as they may be overwritten."""
         out = np.full((len(q), self.heads * self.d), 12345, np.float32)
         rope = _native.Rope(
-            self.cos, self.sin, q_norm=self.q_norm, k_norm=self.k_norm, eps=EPS, scale=self.scale
-        )
+            self.cos, self.sin, q_norm=self.q_norm, k_norm=self.k_norm, eps=EPS, scale=self.scale,
+            norms_follow=self.norms_follow,
+        )  # fmt: skip
         cache = _native.KVCache(self.keys, self.values, *self.scales)
         start = np.array([self.length], np.int64)
         _native.attend(q.copy(), k.copy(), v, rope, cache, start, out, self.window)
@@ -343,10 +345,11 @@ class Decoding:
 
     def rotated(self, x: Floats, norm: Floats | None, start: int) -> Wide:
         """Return x (t, heads, d), normalized and rotated."""
-        wide, half = rms_norm(x, norm), self.cos.shape[1]
+        wide, half = rms_norm(x, None if self.norms_follow else norm), self.cos.shape[1]
         c, s = (a[start : start + len(x), None].astype(np.float64) for a in (self.cos, self.sin))
         x1, x2, rest = np.split(wide, [half, 2 * half], axis=-1)
-        return np.concatenate([x1 * c - x2 * s, x2 * c + x1 * s, rest], -1)
+        found = np.concatenate([x1 * c - x2 * s, x2 * c + x1 * s, rest], -1)
+        return rms_norm(found, norm) if self.norms_follow else found
 
     def expected(self, q: Floats, start: int) -> Wide:
         """Return the attention of rows from position `start` on to the cache."""
@@ -405,6 +408,14 @@ class TestAttend:
     ) -> None:
         s = Decoding.new(6, 2, 96, 40, half, rng, (True, True))
         s.cos, s.sin = (np.ascontiguousarray(a[:, :share]) for a in (s.cos, s.sin))
+        for t in (1, 20, 2):
+            start, (q, k, v) = s.length, s.draw(t, rng)
+            out = s.attend(q, k, v)
+            np.testing.assert_allclose(out, s.expected(q, start), atol=TOLERANCE)
+
+    def test_norms_of_rotated_heads(self, isa: str, half: bool, rng: np.random.Generator) -> None:
+        s = Decoding.new(6, 2, 40, 40, half, rng, (True, True))
+        s.norms_follow = True
         for t in (1, 20, 2):
             start, (q, k, v) = s.length, s.draw(t, rng)
             out = s.attend(q, k, v)

@@ -14,8 +14,14 @@ import pytest
 
 import rsr_runtime as rsr
 from rsr_formats.errors import IndexDataError
-from rsr_formats.packing import pattern_values, unpack_w16
-from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, QUINARY, TERNARY
+from rsr_formats.packing import pattern_values, unpack_w16, w16_size
+from rsr_formats.records import (
+    BINARY_BITS,
+    BINARY_SIGNS,
+    MAX_IN_FEATURES_OF_2,
+    QUINARY,
+    TERNARY,
+)
 from rsr_runtime import _native
 from rsr_testing.matrices import ISAS, RANKED, SPARSE, Build, Built, Spec, Workshop
 
@@ -26,7 +32,10 @@ ROWS = (0, 1, 31, 32, 33, 64, 96, 127, 128, 129, 160, 255, 257)
 PERMUTED = [
     (digits, k, direction)
     for digits, k in (
-        *((TERNARY, k) for k in (1, 3, 6)), (BINARY_SIGNS, 5), (BINARY_BITS, 8), (QUINARY, 4),
+        *((TERNARY, k) for k in (1, 3, 6)),
+        (BINARY_SIGNS, 5),
+        (BINARY_BITS, 8),
+        (QUINARY, 4),
         ((-1, 0, 1, 2), 5),
     )
     for direction in ("expand", "reduce")
@@ -38,7 +47,13 @@ KINDS: list[dict[str, Any]] = [
     {"digits": (-1, 0, 1, 2), "k": 2},
     *(
         {"digits": digits, "k": k, "encoding": "permuted", "direction": direction}
-        for digits, k in ((TERNARY, 3), (TERNARY, 5), (BINARY_SIGNS, 4), (BINARY_BITS, 3), (QUINARY, 2))
+        for digits, k in (
+            (TERNARY, 3),
+            (TERNARY, 5),
+            (BINARY_SIGNS, 4),
+            (BINARY_BITS, 3),
+            (QUINARY, 2),
+        )
         for direction in ("expand", "reduce")
     ),
 ]
@@ -98,7 +113,11 @@ def test_scales_of_groups(
     columns = [(1, 3), (k, 4 * k + 1), (7, 50), (32, 100), (64, 64 * 3), (128, 300)]
     columns += [
         (group, 2 * group + 5)
-        for group in (columns_per_widen(digits, k) - 1, columns_per_widen(digits, k), columns_per_widen(digits, k) + 1)
+        for group in (
+            columns_per_widen(digits, k) - 1,
+            columns_per_widen(digits, k),
+            columns_per_widen(digits, k) + 1,
+        )
     ]
     specs = [
         Spec((m, n), digits, k, scale=scale, group=group, half=half, fill=fill)
@@ -134,9 +153,27 @@ def test_ranked_sums_reach_their_bounds(
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
     """All weights alike and all inputs -128: the largest sum that an int16 lane ever holds."""
-    columns = [limit * columns_per_widen(digits, k) + more for limit in (1, 2, 5) for more in (-1, 0, 1)]
+    columns = [
+        limit * columns_per_widen(digits, k) + more for limit in (1, 2, 5) for more in (-1, 0, 1)
+    ]
     specs = [Spec((m, n), digits, k, fill=fill) for n in columns for m in (33, 128)]
     check_all(shared_build(specs), rng)
+
+
+def test_the_longest_row_of_digits_of_2(isa: str) -> None:
+    """All digits 2, all inputs -128: the largest sum, -256 (2^23 - 1), just fits int32."""
+    digits, k, columns = (-1, 0, 1, 2), 2, MAX_IN_FEATURES_OF_2
+    patterns = np.zeros((k, 32), np.int16)
+    patterns[:, :16] = pattern_values(digits, k).T
+    words = np.full(w16_size(1, -(-columns // k)) // 2, 15 | 15 << 5 | 15 << 10, np.uint16)
+    one = np.ones(1, np.float32)
+    index = _native.Ranked(words, 1, columns, patterns, one, 1, None, 0)
+    x = np.full((1, columns), -128, np.int8)
+    y = np.zeros((1, 1), np.int32)
+    _native.multiply_i8([index], x, [y])
+    assert y[0, 0] == -256 * columns == -(2**31) + 256
+    with pytest.raises(ValueError, match="overflow int32"):
+        _native.Ranked(words, 1, columns + 1, patterns, one, 1, None, 0)
 
 
 @pytest.mark.parametrize(("digits", "k", "direction"), PERMUTED)

@@ -177,7 +177,8 @@ def _check(config: Config, known: Architecture, note: Note) -> None:
         ExportError: the file would mean another model.
     """
     written = EXPERT_KEYS if known.has_experts else ()
-    found = review({k: v for k, v in config.items() if k not in written}, {}, own_keys=False)
+    asked = {key: v for key, v in _to_say(config, known).items() if key not in written}
+    found = review(asked, {}, own_keys=False)
     refused = [*found.refused]
     activation = config.get("hidden_act")
     if activation is not None:
@@ -196,6 +197,20 @@ def _check(config: Config, known: Architecture, note: Note) -> None:
         )
     if found.not_understood:
         note(f"not written, because their meaning is not known: {listed(found.not_understood)}")
+
+
+def _to_say(config: Config, known: Architecture) -> Config:
+    """Return the settings, with defaults of the class, that no reader of its GGUF files assumes."""
+    every = {**known.own_keys, **{key: value for key, value in config.items() if value is not None}}
+    found = {
+        k: v for k, v in every.items() if k not in known.gguf_config or v != known.gguf_config[k]
+    }
+    interval, layers = known.gguf_config.get("no_rope_layer_interval"), config["num_hidden_layers"]
+    if interval is not None and found.get("no_rope_layers") == [
+        int((i + 1) % interval != 0) for i in range(layers)
+    ]:
+        del found["no_rope_layers"]
+    return found
 
 
 def end_tokens(first: object, others: object, note: Note) -> dict[str, int]:

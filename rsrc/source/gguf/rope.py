@@ -43,9 +43,9 @@ _MAX_HEAD_DIM = 1 << 16
 
 
 class Rope(NamedTuple):
-    """The head that RoPE rotates."""
+    """What RoPE rotates of a head."""
 
-    head_dim: int | None
+    head_dim: int | None  # rotated features
     theta: float
     context_length: int | None
 

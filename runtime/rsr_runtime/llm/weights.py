@@ -101,9 +101,7 @@ def _layer(found: _Finder, config: Config, prefix: str, number: int) -> LayerTen
     for one in declared(config, config.layer(number)):
         name = prefix + one.name
         tensors[one.name] = (
-            found.linear(name, one)
-            if isinstance(one, DeclaredLinear)
-            else found.floats(name, one)
+            found.linear(name, one) if isinstance(one, DeclaredLinear) else found.floats(name, one)
         )
     return LayerTensors(tensors)
 

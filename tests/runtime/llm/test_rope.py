@@ -254,6 +254,33 @@ def test_the_original_length_beside_the_scaling_takes_precedence(kind: str) -> N
     assert not np.array_equal(beside.tables(9), rope(rope_scaling=scaling).tables(9))
 
 
+def test_alpha_stretches_the_base() -> None:
+    """HunYuan: theta alpha ^ (d / (d - 2)), whatever the length."""
+    scaling = {"type": "dynamic", "alpha": 1000.0, "factor": 1.0}
+    found = rope(128, rope_scaling=scaling)
+    expected = (1e4 * 1000 ** (128 / 126)) ** -(np.arange(64) / 64)
+    np.testing.assert_allclose(frequencies(found), expected, 2e-5)
+    assert found.variant(1 << 20) == 0
+    np.testing.assert_array_equal(rope(2, rope_scaling=scaling).tables(9), rope(2).tables(9))
+    with pytest.raises(ModelError, match=r"rope_theta 10000 with alpha 1e-09 is a base of"):
+        rope(rope_scaling={**scaling, "alpha": 1e-9})
+
+
+@pytest.mark.parametrize(("positions", "key"), [(64, "short_factor"), (65, "long_factor")])
+def test_the_limit_chooses_the_factors_of_minicpm(positions: int, key: str) -> None:
+    config = {
+        "rope_scaling": {
+            "rope_type": "longrope", "short_factor": [1.0, 2.0], "long_factor": [3.0, 4.0],
+            "original_max_position_embeddings": 64, "attention_factor": 1.0,
+        }
+    }  # fmt: skip
+    found = Rope.from_config(config, 4, positions, 1e4, is_by_limit=True)
+    assert {found.variant(length) for length in (1, 1000)} == {int(key == "long_factor")}
+    angles = found.tables(2, variant=found.variant(1))
+    expected = np.array([1, 0.01]) / config["rope_scaling"][key]
+    np.testing.assert_allclose(np.arctan2(angles[1][1], angles[0][1]), expected, 1e-5)
+
+
 def test_only_longrope_depends_on_the_length() -> None:
     for scaling in (None, {"type": "linear", "factor": 2.0}, LLAMA3, YARN):
         assert rope(rope_scaling=scaling).variant(1 << 20) == 0

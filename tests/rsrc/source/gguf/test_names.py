@@ -23,12 +23,26 @@ OWN = {
     "minicpm": ["lm_head.weight"],
     "qwen2": ["lm_head.weight", "model.layers.1.self_attn.k_proj.bias"],
     "qwen3": [f"model.layers.1.self_attn.{x}_norm.weight" for x in "qk"],
+    "hunyuan-dense": [f"model.layers.1.self_attn.{x}_layernorm.weight" for x in ("query", "key")],
+    "smollm3": ["model.layers.0.input_layernorm.weight"],
     "bitnet": [
         "model.layers.1.self_attn.inner_attn_ln.weight",
         "model.layers.1.mlp.ffn_layernorm.weight",
     ],
 }
 CASES = [(arch, name) for arch, own in OWN.items() for name in COMMON + own]
+# Of models whose layers have other modules.
+CASES += [
+    ("phi3", f"model.layers.1.{module}.weight")
+    for module in ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
+]
+CASES += [
+    ("olmo2", f"model.layers.1.{module}.weight")
+    for module in (
+        "self_attn.q_norm", "self_attn.k_norm", "post_attention_layernorm",
+        "post_feedforward_layernorm",
+    )
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("architecture", "name"), CASES)
@@ -100,9 +114,11 @@ def test_which_rows_are_reordered() -> None:
     assert permuted_heads("blk.0.attn_q.weight", "llama", 8, 2) == 8
     assert permuted_heads("blk.0.attn_k.weight", "llama", 8, 2) == 2
     assert permuted_heads("blk.31.attn_k.bias", "minicpm", 8, 2) == 2
+    assert permuted_heads("blk.3.attn_k.weight", "smollm3", 8, 2) == 2
     for name in ("blk.0.attn_v.weight", "blk.0.attn_q_norm.weight", "blk.0.attn_qkv.weight"):
         assert permuted_heads(name, "llama", 8, 2) is None
-    for architecture in ("bitnet", "bitnet-b1.58", "qwen2", "qwen3", "gpt2"):
+    others = ("bitnet", "bitnet-b1.58", "qwen2", "qwen3", "gpt2", "hunyuan-dense", "phi3", "olmo2")
+    for architecture in others:
         assert permuted_heads("blk.0.attn_q.weight", architecture, 8, 2) is None
 
 
