@@ -64,6 +64,7 @@ def rows_of_activations(count: int, seconds: float, rng: np.random.Generator) ->
         f"quantize {HIDDEN}": lambda _: kernels.quantize_i8(x, q, s),
         f"gated {INTERMEDIATE}, relu2, int8": gated("relu2"),
         f"gated {INTERMEDIATE}, silu, int8": gated("silu"),
+        f"gated {INTERMEDIATE}, gelu_tanh, int8": gated("gelu_tanh"),
     }
     for op, times in time_in_turns(works, seconds, ROUNDS).items():
         yield row(op, count, times)

@@ -19,6 +19,7 @@ from .records import (
     Scale,
     Section,
     SourceRecord,
+    Stack,
     Tensor,
 )
 from .writer import RsrWriter, create
@@ -38,6 +39,7 @@ __all__ = [
     "Scale",
     "Section",
     "SourceRecord",
+    "Stack",
     "Tensor",
     "__version__",
     "create",

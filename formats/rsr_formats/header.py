@@ -29,6 +29,7 @@ from .records import (
     MAX_METADATA,
     MAX_OUT_FEATURES,
     MAX_RECORD,
+    MAX_STACKED,
     PACKINGS,
     PARTS,
     ROW_RULES,
@@ -41,6 +42,7 @@ from .records import (
     Scale,
     Section,
     SourceRecord,
+    Stack,
     Tensor,
 )
 
@@ -61,6 +63,7 @@ def encode_header(header: Header) -> bytes:
         "metadata": dict(sorted(header.metadata.items())),
         "files": [_map_of(f) for f in header.files],
         "tensors": [_tensor_document(t) for t in header.tensors],
+        **({"stacks": [_map_of(s) for s in header.stacks]} if header.stacks else {}),
         "sections": [_map_of(s) for s in header.sections],
     }
     try:
@@ -69,7 +72,7 @@ def encode_header(header: Header) -> bytes:
         raise HeaderFieldError(f"header: a field cannot be encoded in msgpack: {error}") from None
 
 
-def _map_of(record: FileEntry | AuxiliaryTensor | Quantized | Section) -> dict[str, Any]:
+def _map_of(record: FileEntry | AuxiliaryTensor | Quantized | Section | Stack) -> dict[str, Any]:
     """Return a record whose keys in the file are the names of its attributes."""
     return {f.name: getattr(record, f.name) for f in fields(record)}
 
@@ -148,6 +151,7 @@ def decode_header(data: bytes) -> Header:
             files=tuple(f.take("files", list)),
             tensors=tuple(f.take("tensors", list)),
             sections=tuple(f.take("sections", list)),
+            stacks=_stacks(f),
         )
     )
 
@@ -404,6 +408,28 @@ def _read_source(f: _Fields) -> SourceRecord:
     return f.done(record)
 
 
+def _stacks(f: _Fields) -> tuple[Stack, ...]:
+    if not f.has("stacks"):
+        return ()
+    stacks = tuple(f.take("stacks", list))
+    if not stacks:
+        raise HeaderFieldError(f"{f.where}.stacks: an empty list, expected none")
+    return stacks
+
+
+def _read_stack(f: _Fields) -> Stack:
+    stack = Stack(f.string("name"), f.shape(), f.string("prefix"), tuple(f.take("suffixes", list)))
+    if len(stack.shape) != 3:
+        raise HeaderFieldError(f"{f.where}.shape: {len(stack.shape)} dimensions, expected 3")
+    if not 1 <= len(stack.suffixes) <= MAX_STACKED:
+        raise LimitError(
+            f"{f.where}.suffixes: {len(stack.suffixes)} entries, expected 1 to {MAX_STACKED}"
+        )
+    if any(type(suffix) is not str for suffix in stack.suffixes):
+        raise HeaderFieldError(f"{f.where}.suffixes: expected strings")
+    return f.done(stack)
+
+
 def _read_auxiliary(f: _Fields) -> AuxiliaryTensor:
     auxiliary = AuxiliaryTensor(
         name=f.string("name"),
@@ -421,5 +447,6 @@ def _read_auxiliary(f: _Fields) -> AuxiliaryTensor:
 _LISTS: dict[str, Callable[[_Fields], Any]] = {
     "files": _read_file,
     "tensors": _read_tensor,
+    "stacks": _read_stack,
     "sections": _read_section,
 }

@@ -22,7 +22,14 @@ MODEL_FILES = (
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
+    # What sentence-transformers adds to a model that embeds texts.
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling.config.json",
 )
+_IN_FOLDERS = {"1_Pooling.config.json": "1_Pooling/config.json"}
+LISTS = ("modules.json",)  # JSON files with a list; the others hold an object
 
 # Limits in bytes, far above every published file. Parsing JSON takes about 30 times its size in
 # memory, and up to 50 times for nested brackets.
@@ -30,6 +37,14 @@ MAX_CONFIG = 1 << 20  # config.json
 MAX_JSON = 16 << 20  # other JSON files; the largest tokenizer_config.json has 0.3 MB
 MAX_TOKENIZER = 64 << 20  # tokenizer.json; the largest known has 40 MB
 MAX_FILE = 256 << 20  # files that are copied, not parsed
+
+
+def path_in_model(name: str) -> str:
+    """Return the path in a model directory of one of `MODEL_FILES`.
+
+    File names in a `.rsr` file have no "/", so a "." follows the name of a folder there.
+    """
+    return _IN_FOLDERS.get(name, name)
 
 
 def parse_object(data: bytes, where: str, limit: int, error: type[RsrError]) -> dict[str, Any]:
@@ -44,13 +59,26 @@ def parse_object(data: bytes, where: str, limit: int, error: type[RsrError]) -> 
     Raises:
         error: the file exceeds the limit, is not valid JSON, or is not an object.
     """
-    check_size(len(data), where, limit, error)
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as invalid:
-        raise error(f"{where}: not valid JSON: {invalid}") from None
+    value = _parse(data, where, limit, error)
     if not isinstance(value, dict):
         raise error(f"{where}: expected a JSON object, found {shown_json(value)}")
+    return value
+
+
+def parse_list(data: bytes, where: str, limit: int, error: type[RsrError]) -> list[Any]:
+    """Parse an untrusted JSON list; arguments and errors as for `parse_object`."""
+    value = _parse(data, where, limit, error)
+    if not isinstance(value, list):
+        raise error(f"{where}: expected a JSON list, found {shown_json(value)}")
+    return value
+
+
+def _parse(data: bytes, where: str, limit: int, error: type[RsrError]) -> object:
+    check_size(len(data), where, limit, error)
+    try:
+        value: object = json.loads(data)
+    except (ValueError, RecursionError) as invalid:
+        raise error(f"{where}: not valid JSON: {invalid}") from None
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import prod
@@ -22,6 +23,7 @@ MAX_ENTRIES = 1 << 17  # per list; a header of MAX_HEADER_SIZE has no room for m
 MAX_RECORD = 1 << 18  # bytes of a list entry; parsing needs up to 70x its size
 MAX_METADATA = 1 << 19  # bytes
 MAX_AUXILIARY = 4  # per tensor
+MAX_STACKED = 4  # tensors that are one matrix of a stack
 MAX_NAME_BYTES = 1024
 MAX_DIMENSIONS = 8
 MAX_DIMENSION = (1 << 48) - 1
@@ -346,6 +348,31 @@ class IndexedTensor:
 Tensor = DenseTensor | IndexedTensor
 
 
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A three-dimensional source tensor, whose matrices the file holds as tensors of their own.
+
+    Matrix number e of the tensor consists of the tensors `prefix` + str(e) + s, for each s of
+    `suffixes`, one below the other. They have equal numbers of rows.
+    """
+
+    name: str  # of the source tensor
+    shape: tuple[int, ...]  # (matrices, rows, columns) of the source tensor
+    prefix: str
+    suffixes: tuple[str, ...]
+
+    def parts(self) -> Iterator[str]:
+        """Yield the names of the tensors, in the order of their bytes in the source tensor."""
+        for number in range(self.shape[0]):
+            for suffix in self.suffixes:
+                yield f"{self.prefix}{number}{suffix}"
+
+    @property
+    def part_shape(self) -> tuple[int, int]:
+        """The shape of each part, as the source stores it."""
+        return self.shape[1] // len(self.suffixes), self.shape[2]
+
+
 @dataclass(frozen=True)
 class Header:
     """The header of a `.rsr` file."""
@@ -355,9 +382,12 @@ class Header:
     files: tuple[FileEntry, ...]
     tensors: tuple[Tensor, ...]
     sections: tuple[Section, ...] = field(repr=False)
+    stacks: tuple[Stack, ...] = ()
 
     def version(self) -> tuple[int, int]:
         """Return the lowest format version (major, minor) that describes the file."""
+        if self.stacks:
+            return (1, 5)
         return (1, max(map(_minor_version, self.tensors), default=0))
 
     def owners(self) -> list[str]:

@@ -151,7 +151,7 @@ def check_version(header: Header, version: tuple[int, int]) -> None:
 
 
 def check_header(header: Header, header_offset: int) -> None:
-    """Check names, the section table and every tensor (rules N1 to N3, S1 to S10, T1 to T17).
+    """Check names, the section table and every tensor (rules N1 to N3, S1 to S10, T1 to T18).
 
     Args:
         header: the decoded header.
@@ -163,7 +163,8 @@ def check_header(header: Header, header_offset: int) -> None:
     indexed = [t for t in header.tensors if isinstance(t, IndexedTensor)]
     auxiliary = [c.name for t in indexed for c in t.source.auxiliary]
     # Names first, because the other messages quote them.
-    _check_names([t.name for t in header.tensors] + auxiliary, "tensor")
+    stacks = [s.name for s in header.stacks]
+    _check_names([t.name for t in header.tensors] + auxiliary + stacks, "tensor")
     _check_names([f.name for f in header.files], "file")
     for f in header.files:
         if f.name in (".", "..") or any(c in "/\\:" or _is_control(c) for c in f.name):
@@ -179,6 +180,7 @@ def check_header(header: Header, header_offset: int) -> None:
         else:
             _check_indexed(header, t)
     _check_quantized(header)
+    _check_stacks(header)
 
 
 def _is_control(c: str) -> bool:
@@ -286,6 +288,41 @@ def _check_quantized(header: Header) -> None:
                 f"{what}: quantized from {of[:64]!r}, expected a dense tensor of that name, "
                 f"{t.quantized.dtype} {list(t.shape)}"
             )
+
+
+def _check_stacks(header: Header) -> None:
+    """Check that the parts of every stack are source tensors that form it (rule T18)."""
+    if not header.stacks:
+        return
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}  # dtype and shape in the source
+    for t in header.tensors:
+        if isinstance(t, IndexedTensor):
+            found[t.name] = t.source.dtype, t.source.shape
+            found |= {c.name: (c.dtype, c.shape) for c in t.source.auxiliary}
+        elif t.quantized is None:
+            found[t.name] = t.dtype, t.shape
+    taken: set[str] = set()
+    for stack in header.stacks:
+        what = f"stack {stack.name!r}"
+        matrices, rows, _ = stack.shape
+        count = matrices * len(stack.suffixes)
+        if not 0 < count <= len(found) or rows % len(stack.suffixes):
+            raise HeaderFieldError(
+                f"{what}: shape {list(stack.shape)} of {count} tensors, expected 1 to "
+                f"{len(found)}, and {len(stack.suffixes)} equal parts of the rows"
+            )
+        first = found.get(next(stack.parts()))
+        for name in stack.parts():
+            of = found.get(name)
+            if of is None or of[1] != stack.part_shape or of != first:
+                held = "no such tensor" if of is None else f"{of[0]} {list(of[1])}"
+                raise HeaderFieldError(
+                    f"{what}: its part {name[:64]!r} is {held}, expected "
+                    f"{list(stack.part_shape)} and the dtype of the other parts"
+                )
+            if name in taken:
+                raise HeaderFieldError(f"{what}: its part {name[:64]!r} belongs to a stack already")
+            taken.add(name)
 
 
 def _check_indexed(header: Header, t: IndexedTensor) -> None:

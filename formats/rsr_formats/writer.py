@@ -23,6 +23,7 @@ from .records import (
     FileEntry,
     Header,
     Section,
+    Stack,
     Tensor,
     align,
 )
@@ -186,6 +187,7 @@ class RsrWriter:
         metadata: dict[str, str],
         files: Iterable[FileEntry],
         tensors: Iterable[Tensor],
+        stacks: Iterable[Stack] = (),
     ) -> Header:
         """Check the header as a reader would, then write it and the preamble.
 
@@ -194,6 +196,7 @@ class RsrWriter:
             metadata: free text for people and tools.
             files: the model's small files.
             tensors: in the order in which readers list them.
+            stacks: the source tensors of three dimensions that some of `tensors` are parts of.
 
         Returns:
             The header as written.
@@ -202,7 +205,9 @@ class RsrWriter:
             FormatError: the records break a rule of formats/SPEC.md.
         """
         self._pad()
-        header = Header(producer, metadata, tuple(files), tuple(tensors), tuple(self.sections))
+        header = Header(
+            producer, metadata, tuple(files), tuple(tensors), tuple(self.sections), tuple(stacks)
+        )
         data = encode_header(header)
         if len(data) > MAX_HEADER_SIZE:
             raise LimitError(f"header: {len(data)} bytes, the limit is {MAX_HEADER_SIZE}")

@@ -29,6 +29,7 @@ def print_inspection(result: dict[str, Any]) -> None:
             f"{printable(result['path'])}: format {result['version']}, {size(result['bytes'])}, "
             f"written by {printable(result['producer'])}"
         )
+        _print_family(out, result)
         print_tensors(out, [_listed(t, _heading(t)) for t in result["tensors"]])
         for file in result["files"]:
             out.print(f"file {printable(file['name'])}, {size(file['bytes'])}")
@@ -71,6 +72,7 @@ def print_inspection(result: dict[str, Any]) -> None:
 def print_survey(result: dict[str, Any]) -> None:
     """Print how the tensors of a source would compile."""
     out = console()
+    _print_family(out, result)
     print_tensors(out, [_listed(t, _source_heading(t)) for t in result["tensors"]])
     counts = Counter(t["becomes"] for t in result["tensors"])
     summary = ", ".join(f"{count} {becomes}" for becomes, count in counts.items())
@@ -86,6 +88,12 @@ def print_survey(result: dict[str, Any]) -> None:
         out.print("no tensor is ternary or binary")
 
 
+def _print_family(out: Console, result: dict[str, Any]) -> None:
+    """Print what the models of a class are called."""
+    if result.get("family") is not None:
+        out.print(f"model family: {result['family']} ({result['architecture']})")
+
+
 def _print_support(out: Console, result: dict[str, Any]) -> None:
     """Print what does not work with a model, if anything."""
     if "runs" not in result:  # of one tensor
@@ -95,6 +103,7 @@ def _print_support(out: Console, result: dict[str, Any]) -> None:
         tuple(result["chat"]["reasons"]),
         tuple(result["not_understood"]),
         tuple(result["not_applied"]),
+        tuple(result["embeds"]["reasons"]),
     )
     for line in support.sentences():
         out.print(printable(line))

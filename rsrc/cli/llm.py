@@ -313,6 +313,7 @@ def _chosen(model: LanguageModel, options: dict[str, Any]) -> dict[str, Any]:
 
     from .chat_text import typed
 
+    model.check_generates()
     config = model.config.generation_config
     report_not_applied(model)
     stop = tuple(typed(text, "--stop") for text in options["stop"])

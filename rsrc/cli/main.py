@@ -22,6 +22,7 @@ from ..common.errors import reason
 from .bench import bench
 from .compile import compile_command
 from .decompile import decompile, unpack
+from .embed import embed
 from .inspect import inspect, verify
 from .llm import chat, perplexity, run
 from .options import json_option
@@ -94,7 +95,7 @@ def info(as_json: bool) -> None:
 
 
 for _command in (
-    compile_command, inspect, verify, decompile, unpack, bench, run, chat, perplexity,
+    compile_command, inspect, verify, decompile, unpack, bench, run, chat, embed, perplexity,
     serve,
 ):  # fmt: skip
     main.add_command(_command)

@@ -80,6 +80,12 @@ def _not_blank(
     help="Save the keys and values of prompts and texts in DIR at the end, and restore them at "
     "the start.",
 )
+@click.option(
+    "--embeddings",
+    is_flag=True,
+    help="Embed texts at /v1/embeddings even if the model's files do not say how it pools: a "
+    "vector is then the state of the last token, with length 1.",
+)
 @template_variables_option()
 @speculate_option
 @model_options("Maximum tokens of prompt and text. Default: 4096, or the model's limit if less.")
@@ -95,6 +101,7 @@ def serve(
     parallel: int,
     queue: int,
     cache_dir: Path | None,
+    embeddings: bool,
     speculate: Literal["ngram", "off"],
     **given: Any,
 ) -> None:
@@ -112,7 +119,8 @@ def serve(
         http.serve(
             model, file.stem, host=host, port=port, api_keys=keys, insecure=insecure,
             origins=origins, variables=variables, parallel=parallel, queue=queue,
-            cache_dir=cache_dir, speculate=speculate, ready=lambda url: _report(file.stem, url),
+            cache_dir=cache_dir, speculate=speculate, embeddings=embeddings,
+            ready=lambda url: _report(file.stem, url),
         )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats import RsrFile
-from rsr_formats.architectures import DecoderNames
+from rsr_formats.architectures import DecoderNames, is_tied
 from rsr_formats.records import FLOAT_DTYPES, KINDS, MAX_QUANTIZED_COLUMNS, DenseTensor, Quantized
 from rsr_formats.records import row_scales_name as scales_name
 from rsr_formats.writer import BytesLike
@@ -72,14 +72,14 @@ def find_head(checkpoint: Checkpoint) -> SourceTensor:
     tensors = checkpoint.tensors
     found = DecoderNames.find(tensors)
     head = f"{found.head}.weight"
-    is_tied = head not in tensors and checkpoint.config.get("tie_word_embeddings") is True
-    names = (head, f"{found.prefix}embed_tokens.weight") if is_tied else (head,)
+    ties = head not in tensors and is_tied(checkpoint.config)
+    names = (head, f"{found.prefix}embed_tokens.weight") if ties else (head,)
     for name in names:
         if name in tensors:
             return tensors[name]
     raise OptionError(
         f"head: {checkpoint.path} has no {' and no '.join(map(repr, names))}, and "
-        f"tie_word_embeddings is {'true' if is_tied else 'not true'} in its config.json, so there "
+        f"tie_word_embeddings is {'true' if ties else 'not true'} in its config.json, so there "
         "is no output head to quantize: compile without --head"
     )
 

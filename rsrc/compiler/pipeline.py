@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rsr_formats import RsrFile, create
 from rsr_formats.atomic import check_output
-from rsr_formats.records import DenseTensor, FileEntry, Section, Tensor
+from rsr_formats.records import DenseTensor, FileEntry, IndexedTensor, Section, Stack, Tensor
 from rsr_formats.writer import BytesLike, RsrWriter
 
 from .._version import __version__
@@ -193,8 +193,16 @@ def write(
             metadata=checkpoint.metadata,
             files=files,
             tensors=records,
+            stacks=_whole_stacks(checkpoint, records),
         )
     return reports, files, header.sections
+
+
+def _whole_stacks(checkpoint: Checkpoint, tensors: Sequence[Tensor]) -> list[Stack]:
+    """Return the stacks of the source that the file can restore."""
+    names = {t.name for t in tensors}
+    names |= {a.name for t in tensors if isinstance(t, IndexedTensor) for a in t.source.auxiliary}
+    return [s for s in checkpoint.stacks if names.issuperset(s.parts())]
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def check_file(file: RsrFile) -> Support:
     try:
         files = {f.name: file.section(f.section).tobytes() for f in header.files}
     except FormatError as error:  # damage is a reason, and must not keep the file from being listed
-        return Support((str(error),), (str(error),))
+        return Support((str(error),), (str(error),), embed_reasons=(str(error),))
     facts = {t.name: TensorFacts.of_record(t) for t in header.tensors}
     return check(files, facts, header.metadata)
 

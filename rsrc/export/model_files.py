@@ -14,6 +14,7 @@ from rsr_formats.model_files import (
     MODEL_FILES,
     check_size,
     parse_object,
+    path_in_model,
 )
 from rsr_formats.records import MLX_BITS, FileEntry, IndexedTensor
 
@@ -95,7 +96,9 @@ def write_model_files(file: RsrFile, folder: Path, config: Config | None) -> Non
     """
     for entry in file.header.files:
         if entry.name in MODEL_FILES and (config is None or entry.name != CONFIG):
-            with atomic_file(folder / entry.name) as out:
+            path = folder / path_in_model(entry.name)
+            path.parent.mkdir(exist_ok=True)
+            with atomic_file(path) as out:
                 out.write(file.section(entry.section).data)
     if config is not None:
         with atomic_file(folder / CONFIG) as out:

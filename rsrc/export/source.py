@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from rsr_formats import RsrFile
 from rsr_formats.decode import row_scales
 from rsr_formats.errors import HeaderFieldError
-from rsr_formats.records import AuxiliaryTensor, DenseTensor, IndexedTensor
+from rsr_formats.records import AuxiliaryTensor, DenseTensor, IndexedTensor, Stack
 
 from ..common.arrays import ByteArray
 from ..layouts import BY_NAME
@@ -24,6 +25,34 @@ def export(file: RsrFile, config: Config | None) -> Export:
     Raises:
         HeaderFieldError: a tensor has the name `__metadata__`.
     """
+    tensors = parts(file)
+    stacks = {next(s.parts()): s for s in file.header.stacks}
+    if stacks:
+        by_name = {t.name: t for t in tensors}
+        inner = {name for s in file.header.stacks for name in s.parts()}
+        tensors = [
+            _stacked(stacks[t.name], by_name) if t.name in stacks else t
+            for t in tensors
+            if t.name in stacks or t.name not in inner
+        ]
+    if any(t.name == METADATA for t in tensors):
+        raise HeaderFieldError(f"a tensor is named {METADATA!r}, which safetensors reserves")
+    return Export(tensors, config)
+
+
+def _stacked(stack: Stack, by_name: dict[str, OutputTensor]) -> OutputTensor:
+    """Return a source tensor of three dimensions."""
+
+    def pieces() -> Iterator[ByteArray]:
+        for name in stack.parts():
+            yield from by_name[name].pieces()
+
+    dtype = by_name[next(stack.parts())].dtype
+    return OutputTensor(stack.name, dtype, stack.shape, pieces)
+
+
+def parts(file: RsrFile) -> list[OutputTensor]:
+    """Return the source's tensors, the matrices of a stack one by one."""
     tensors, absorbed = [], []
     for t in source_tensors(file):
         if isinstance(t, DenseTensor):
@@ -34,10 +63,7 @@ def export(file: RsrFile, config: Config | None) -> Export:
         for a in t.source.auxiliary:
             pieces = partial(_restore_auxiliary, file, t, a)
             absorbed.append(OutputTensor(a.name, a.dtype, a.shape, pieces))
-    tensors += absorbed
-    if any(t.name == METADATA for t in tensors):
-        raise HeaderFieldError(f"a tensor is named {METADATA!r}, which safetensors reserves")
-    return Export(tensors, config)
+    return [*tensors, *absorbed]
 
 
 def _restore(file: RsrFile, t: IndexedTensor) -> list[ByteArray]:

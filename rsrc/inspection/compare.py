@@ -14,8 +14,8 @@ from ..common.errors import MismatchError
 from ..common.progress import ByteCounter, ProgressFunction
 from ..compiler import head
 from ..compiler.recognize import recognize_one
-from ..export import FORMS
 from ..export.decompile import is_quantized
+from ..export.source import parts
 from ..export.tensors import OutputTensor, decode, read_scales
 from ..layouts import BY_NAME, TernaryTensor
 from ..source.checkpoint import Checkpoint
@@ -51,9 +51,10 @@ def compare(
     """
     file = RsrFile(path)
     checkpoint = open_checkpoint(source)
-    restored = {t.name: t for t in FORMS["source"](file, None).tensors}
+    restored = {t.name: t for t in parts(file)}
     records = {t.name: t for t in file.header.tensors}
-    wrong = [f"{name}: not in the source" for name in restored if name not in checkpoint.tensors]
+    known = checkpoint.tensors.keys() | checkpoint.left_out.keys()
+    wrong = [f"{name}: not in the source" for name in restored if name not in known]
     counter = ByteCounter(progress, checkpoint.nbytes)
     for name, tensor in checkpoint.tensors.items():
         if name not in restored:
@@ -68,6 +69,11 @@ def compare(
                 continue  # reported above
             if difference := head.difference(file, t, embedding):
                 wrong.append(f"{t.name}: {difference}")
+    stacks = {s.name: s for s in file.header.stacks}
+    for stack in checkpoint.stacks:
+        if stacks.pop(stack.name, None) != stack:
+            wrong.append(f"{stack.name}: not one tensor of shape {list(stack.shape)} in the file")
+    wrong += [f"{name}: not one tensor in the source" for name in stacks]
     if wrong:
         text = listed(wrong, _MAX_LISTED, separator="; ")
         raise MismatchError(f"{path} does not match {source}: {text}")

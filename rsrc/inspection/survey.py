@@ -96,7 +96,10 @@ def _support(
         return found
     why = "rsrc compile would reject the checkpoint"
     return replace(
-        found, run_reasons=(why, *found.run_reasons), chat_reasons=(why, *found.chat_reasons)
+        found,
+        run_reasons=(why, *found.run_reasons),
+        chat_reasons=(why, *found.chat_reasons),
+        embed_reasons=(why, *found.embed_reasons),
     )
 
 

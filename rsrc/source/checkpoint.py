@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rsr_formats.model_files import MAX_CONFIG, parse_object
+from rsr_formats.records import Stack
+from rsr_formats.text_config import text_settings
 
 from ..common.errors import SourceError
 from .files import read_limited
@@ -28,6 +30,8 @@ class Checkpoint:
         files: the model files that a `.rsr` file keeps, by name: a path, or contents made from GGUF
             metadata.
         notes: sentences for the user about what could not be converted.
+        stacks: the three-dimensional tensors that some of `tensors` are parts of in the file.
+        left_out: tensors of the source that do not belong to its decoder, by name.
     """
 
     path: Path
@@ -36,9 +40,20 @@ class Checkpoint:
     metadata: dict[str, str] = field(default_factory=dict)
     files: dict[str, Path | bytes] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    stacks: tuple[Stack, ...] = ()
+    left_out: dict[str, SourceTensor] = field(default_factory=dict)
 
     @cached_property
     def config(self) -> dict[str, Any]:
+        """The settings of the decoder: config.json, or its `text_config` if the model has one.
+
+        Raises:
+            SourceError: as `whole_config`.
+        """
+        return text_settings(self.whole_config)
+
+    @cached_property
+    def whole_config(self) -> dict[str, Any]:
         """The config.json beside the tensors or made from GGUF metadata; {} if there is none.
 
         Raises:
@@ -92,7 +107,7 @@ class Checkpoint:
     @property
     def shards(self) -> set[Path]:
         """The files that hold the tensors."""
-        return {t.path for t in self.tensors.values()}
+        return {t.path for t in (*self.tensors.values(), *self.left_out.values())}
 
     @cached_property
     def digest(self) -> bytes:

@@ -6,7 +6,14 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from rsr_formats.model_files import MAX_CONFIG, MAX_FILE, MODEL_FILES, check_size
+from rsr_formats.model_files import (
+    LISTS,
+    MAX_CONFIG,
+    MAX_FILE,
+    MODEL_FILES,
+    check_size,
+    path_in_model,
+)
 
 from ..common.errors import OptionError, SourceError
 from .wrong_file import check_json, is_file, look
@@ -39,7 +46,7 @@ def config_in(folder: Path) -> Path | None:
 
 
 def model_files(folder: Path) -> dict[str, Path | bytes]:
-    """Return the paths of the files in a directory that a `.rsr` file keeps, by name.
+    """Return the paths of the files in a directory that a `.rsr` file keeps, by their names there.
 
     Raises:
         SourceError: one of them exceeds its limit, is not a regular file, was not downloaded
@@ -47,13 +54,13 @@ def model_files(folder: Path) -> dict[str, Path | bytes]:
     """
     files: dict[str, Path | bytes] = {}
     for name in MODEL_FILES:
-        path = folder / name
+        path = folder / path_in_model(name)
         if is_file(path):
             limit = MAX_CONFIG if name == "config.json" else MAX_FILE
             check_size(path.stat().st_size, str(path), limit, SourceError)
             look(path)
             if path.suffix == ".json":
-                check_json(path)
+                check_json(path, list if name in LISTS else dict)
             files[name] = path
     return files
 

@@ -22,6 +22,8 @@ from .refuse import PICKLES, is_pickle, refuse_by_config, refuse_pickles, refuse
 from .safetensors import check_all_there, is_shard_of, open_index, open_shards
 from .shapes import is_linear, missing_weights
 from .shards import numbered_set
+from .stacks import cut_stacks
+from .text_only import text_only
 from .wrong_file import (
     identified,
     is_checkpoint,
@@ -50,10 +52,11 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     path, note = resolved(Path(source))
     if not path.is_dir() and not is_file(path):
         raise SourceError(how_to_download(path) or f"{path}: no such file or directory")
-    checkpoint = _open(path)
+    checkpoint = cut_stacks(_open(path))
     if note is not None:
         checkpoint = replace(checkpoint, notes=(note, *checkpoint.notes))
     refuse_unsupported(checkpoint)
+    checkpoint = text_only(checkpoint)
     missing = _missing(checkpoint)
     if missing is not None:
         raise SourceError(f"{checkpoint.path}: {missing}")

@@ -9,10 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
-from rsr_formats.architectures import ANY_PREFIX, PROJECTIONS, Architecture, of_config
+from rsr_formats.architectures import (
+    ANY_PREFIX,
+    MIXERS,
+    PROJECTIONS,
+    Architecture,
+    DeltaNet,
+    of_config,
+)
+from rsr_formats.experts import EXPERTS, Experts, experts_of
+from rsr_formats.experts import PROJECTIONS as EXPERT_PROJECTIONS
 from rsr_formats.text import listed
 
 from ..common.errors import SourceError
@@ -31,6 +40,11 @@ _LAYER = re.compile(
     rf"(?P<prefix>{ANY_PREFIX})layers\.(?P<layer>0|[1-9][0-9]{{0,8}})\."
     rf"(?P<module>{'|'.join(map(re.escape, PROJECTIONS))})\.weight"
 )
+_EXPERT = re.compile(
+    rf"(?P<prefix>{ANY_PREFIX})layers\.(?P<layer>0|[1-9][0-9]{{0,8}})\."
+    rf"{re.escape(EXPERTS)}\.(?P<number>0|[1-9][0-9]{{0,8}})\."
+    rf"(?P<projection>{'|'.join(EXPERT_PROJECTIONS)})\.weight"
+)
 _VOCABULARY = re.compile(rf"(?:(?:{ANY_PREFIX})embed_tokens|(?:language_model\.)?lm_head)\.weight")
 
 _MAX = 1 << 31  # exclusive limit of a dimension
@@ -39,7 +53,7 @@ _LISTED = 20  # missing tensors that a message names
 
 def is_linear(name: str) -> bool:
     """Return whether config.json may imply a shape for the weight `name`."""
-    return (_LAYER.fullmatch(name) or _VOCABULARY.fullmatch(name)) is not None
+    return any(p.fullmatch(name) is not None for p in (_LAYER, _EXPERT, _VOCABULARY))
 
 
 def expected_shape(config: dict[str, Any], name: str) -> ExpectedShape | None:
@@ -54,15 +68,28 @@ def expected_shape(config: dict[str, Any], name: str) -> ExpectedShape | None:
             return None
         keys = f"vocab_size {tokens}, hidden_size {hidden}"
         return ExpectedShape((tokens, hidden), keys, is_vocabulary=True)
+    if (expert := _EXPERT.fullmatch(name)) is not None:
+        return _expert_shape(config, expert["projection"], hidden)
     layer = _LAYER.fullmatch(name)
     if layer is None:
         return None
-    out_width, in_width = PROJECTIONS[layer["module"]]
+    out_width, in_width = architecture.widths(layer["module"])
     wide, key = _width(config, architecture, in_width if out_width == "hidden" else out_width)
     if wide is None:
         return None
     shape = (hidden, wide) if out_width == "hidden" else (wide, hidden)
     return ExpectedShape(shape, f"{key}, hidden_size {hidden}")
+
+
+def _expert_shape(config: dict[str, Any], projection: str, hidden: int) -> ExpectedShape | None:
+    try:
+        experts = experts_of(config)
+    except ValueError:
+        return None
+    if experts is None:
+        return None
+    keys = f"moe_intermediate_size {experts.moe_intermediate_size}, hidden_size {hidden}"
+    return ExpectedShape(experts.shape_of(projection, hidden), keys)
 
 
 def check_shape(config: dict[str, Any], name: str, shape: tuple[int, int], found: str) -> None:
@@ -95,28 +122,91 @@ def missing_weights(config: dict[str, Any], names: Iterable[str]) -> str | None:
         config: the config.json; `num_hidden_layers` is how many layers there should be.
         names: of all tensors.
     """
-    layers = _integer(config.get("num_hidden_layers"))
-    if layers is None or of_config(config) is None:
+    layers, architecture = _integer(config.get("num_hidden_layers")), of_config(config)
+    if layers is None or architecture is None:
+        return None
+    try:
+        experts = experts_of(config)
+    except ValueError:
         return None
     found: dict[tuple[str, str], set[int]] = {}  # (prefix, module): layers that have it
+    prefixes: dict[str, set[tuple[int, str]]] = {}  # prefix: (layer, module) of experts
     for name in names:
-        match = _LAYER.fullmatch(name)
-        if match is not None and int(match["layer"]) < layers:
-            found.setdefault((match["prefix"], match["module"]), set()).add(int(match["layer"]))
-    missing = sum(layers - len(have) for have in found.values())
+        if (match := _LAYER.fullmatch(name)) is not None:
+            layer, module = int(match["layer"]), match["module"]
+            if layer < layers:
+                found.setdefault((match["prefix"], module), set()).add(layer)
+        elif experts is not None and (match := _EXPERT.fullmatch(name)) is not None:
+            layer, number = int(match["layer"]), int(match["number"])
+            if layer < layers and experts.are_in(layer) and number < experts.num_experts:
+                module = f"{EXPERTS}.{number}.{match['projection']}"
+                prefixes.setdefault(match["prefix"], set()).add((layer, module))
+    expected = {module: _expected(config, architecture, experts, module) for _, module in found}
+    missing = sum(
+        expected[module].count(layers) - sum(map(expected[module].has, have))
+        for (_, module), have in found.items()
+    )
+    if experts is not None:
+        of_layer = experts.num_experts * len(EXPERT_PROJECTIONS)
+        every = of_layer * experts.layers_among(layers)
+        missing += sum(every - len(have) for have in prefixes.values())
     if not missing:
         return None
     absent = (
         f"{prefix}layers.{layer}.{module}.weight"
         for layer in range(layers)
         for (prefix, module), have in found.items()
-        if layer not in have
+        if layer not in have and expected[module].has(layer)
     )
-    some = listed(list(islice(absent, _LISTED)), _LISTED, count=missing)
+    absent_experts = (
+        f"{prefix}layers.{layer}.{module}.weight"
+        for prefix, have in prefixes.items()
+        for layer in range(layers)
+        if experts is not None and experts.are_in(layer)
+        for module in experts.modules()
+        if (layer, module) not in have
+    )
+    some = listed(list(islice(chain(absent, absent_experts), _LISTED)), _LISTED, count=missing)
     return (
         f"weights are missing from the {layers} layers that config.json announces "
         f"(num_hidden_layers): {some}"
     )
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """The layers that have a projection: those of a pattern that repeats, unless experts do."""
+
+    pattern: list[bool]
+    experts: Experts | None
+
+    def has(self, layer: int) -> bool:
+        """Return whether a layer has the projection."""
+        is_replaced = self.experts is not None and self.experts.are_in(layer)
+        return self.pattern[layer % len(self.pattern)] and not is_replaced
+
+    def count(self, layers: int) -> int:
+        """Return how many of the first `layers` layers have it."""
+        if self.experts is not None:
+            return layers - self.experts.layers_among(layers)
+        whole, rest = divmod(layers, len(self.pattern))
+        return whole * sum(self.pattern) + sum(self.pattern[:rest])
+
+
+def _expected(
+    config: dict[str, Any], architecture: Architecture, experts: Experts | None, module: str
+) -> _Expected:
+    """Return which layers have a projection."""
+    if module.startswith("mlp."):
+        return _Expected([True], experts)
+    others = {kind for kind, prefix in MIXERS.items() if not module.startswith(prefix)}
+    if not others & set(architecture.mixers.values()):
+        return _Expected([True], None)
+    kinds = architecture.layer_types(config)
+    if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+        return _Expected([False], None)  # whatever needs the kinds reports it
+    found = [architecture.mixers.get(kind) not in {None, *others} for kind in kinds]
+    return _Expected(found or [False], None)
 
 
 def _width(
@@ -126,6 +216,20 @@ def _width(
     if width == "intermediate":
         wide = _integer(config.get("intermediate_size"))
         return wide, f"intermediate_size {wide}"
+    if width == "gate_up":
+        wide = _integer(config.get("intermediate_size"))
+        return wide and 2 * wide, f"twice intermediate_size {wide}"
+    if width == "qkv":
+        queries, of_queries = _width(config, architecture, "queries")
+        keys, of_keys = _width(config, architecture, "keys")
+        if queries is None or keys is None:
+            return None, ""
+        return queries + 2 * keys, f"{of_queries}, {of_keys} twice"
+    if width == "gated_queries":
+        queries, of_queries = _width(config, architecture, "queries")
+        return queries and 2 * queries, f"twice {of_queries}"
+    if width.startswith("delta_"):
+        return _delta_width(config, architecture, width)
     key, count = "num_attention_heads", _integer(config.get("num_attention_heads"))
     size = config.get("head_dim", architecture.head_dim)
     if size is None and architecture.head_dim is None and count is not None:
@@ -138,6 +242,28 @@ def _width(
     if count is None or size is None:
         return None, ""
     return count * size, f"{key} {count} x head_dim {size}"
+
+
+def _delta_width(
+    config: dict[str, Any], architecture: Architecture, width: str
+) -> tuple[int | None, str]:
+    """Return a width of a gated delta net, and the keys it follows from."""
+    if architecture.delta_net is None:
+        return None, ""
+    sizes = {
+        key: _integer(default if config.get(key) is None else config[key])
+        for key, default in vars(architecture.delta_net).items()
+    }
+    known = {key: size for key, size in sizes.items() if size is not None}
+    if len(known) < len(sizes):
+        return None, ""
+    of = DeltaNet(**known)
+    widths = {
+        "delta_channels": of.channels,
+        "delta_values": of.values_width,
+        "delta_heads": of.linear_num_value_heads,
+    }
+    return widths[width], ", ".join(f"{key} {size}" for key, size in known.items())
 
 
 def _integer(value: object) -> int | None:

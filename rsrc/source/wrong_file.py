@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from rsr_formats.contents import GGUF, HEAD, RSR, SAFETENSORS, Contents, identify
 from rsr_formats.text import shown_json
@@ -111,8 +112,8 @@ def is_checkpoint(path: Path) -> bool:
     return found in (GGUF, SAFETENSORS)
 
 
-def check_json(path: Path) -> None:
-    """Check that a file of a model is a JSON object, as far as memory allows.
+def check_json(path: Path, kind: type[dict[str, Any]] | type[list[Any]] = dict) -> None:
+    """Check that a file of a model is JSON of a kind, as far as memory allows.
 
     Of a file above 1 MiB, which only a tokenizer has, both ends are examined: they show a download
     that ended early, and zeros show one in pieces that was not finished.
@@ -126,8 +127,9 @@ def check_json(path: Path) -> None:
             found = json.loads(path.read_bytes())
         except (ValueError, RecursionError) as error:
             raise SourceError(f"{path}: not valid JSON: {error}: download it again") from None
-        if not isinstance(found, dict):
-            raise SourceError(f"{path}: expected a JSON object, found {shown_json(found)}")
+        if not isinstance(found, kind):
+            expected = "object" if kind is dict else "list"
+            raise SourceError(f"{path}: expected a JSON {expected}, found {shown_json(found)}")
         return
     first = last = b""
     with path.open("rb") as file:
@@ -136,10 +138,12 @@ def check_json(path: Path) -> None:
                 raise SourceError(f"{path}: not valid JSON: it contains zeros: download it again")
             first = first or piece.lstrip()[:1]
             last = piece.rstrip()[-1:] or last
-    if (first, last) != (b"{", b"}"):
+    begin, end = "{}" if kind is dict else "[]"
+    if (first, last) != (begin.encode(), end.encode()):
+        what = "an object" if kind is dict else "a list"
         raise SourceError(
-            f"{path}: not valid JSON: an object that begins with {{ and ends with }} was expected: "
-            "download it again"
+            f"{path}: not valid JSON: {what} that begins with {begin} and ends with {end} was "
+            "expected: download it again"
         )
 
 

@@ -120,6 +120,21 @@ class Multiplication {
                [&](size_t first, size_t pass) { return padded_columns(x + first, count, pass); });
   }
 
+  // Each product has its own vector: number j of x, of divisors and of steps.
+  void run_each(const X* x, const float* divisors = nullptr, const float* steps = nullptr) {
+    divisors_ = divisors;
+    steps_ = steps;
+    struct Trim {
+      ~Trim() { scratch.trim(); }
+    } at_the_end;
+    x = padded(x, size_);
+    const uint64_t first_product = products_begun.fetch_add(size_) + 1;
+    for_each_part(products_, bytes_, [&](const RankedProduct<Out>& p, size_t first, size_t last) {
+      const size_t j = &p - products_;
+      multiply_rows(p, x + j * inputs_, first_product + j, j, p.y, first, last);
+    });
+  }
+
   // x is quantized first. X: int8_t.
   void run_quantizing(const float* x, size_t count) {
     float* divisors = static_cast<float*>(scratch.divisors.get(count * sizeof(float)));
@@ -385,24 +400,30 @@ class Multiplication {
 
   void multiply_vector(const RankedProduct<Out>* products, const X* x, size_t done) const {
     const uint64_t product = ++products_begun;
-    const size_t strip_rows = shape_of(a_.packing).strip_rows;
     for_each_part(products, bytes_, [&](const RankedProduct<Out>& p, size_t first, size_t last) {
-      const RankedIndex& a = *p.index;
-      const void* tables = per_thread_tables(x, product);
-      for (size_t r = first, stop; r < last; r = stop) {
-        const size_t strip = r / strip_rows;
-        stop = std::min(last, (strip + 1) * strip_rows);
-        alignas(kLineBytes) Y sums[kMaxStripRows];
-        Out* y = p.y + done * a.rows + r;
-        if (is_grouped()) {
-          lookup_grouped(a, rows_from_strip(a, strip, r, stop), r, tables, y, done);
-          continue;
-        }
-        Y* to = place_for_sums(y, stop <= a.rows, sums);
-        kernels_.vector.lookup(rows_from_strip(a, strip, r, stop), tables, to);
-        apply_scale(a, r, std::min(stop, a.rows), to, y, divisor(done));
-      }
+      multiply_rows(p, x, product, done, p.y + done * p.index->rows, first, last);
     });
+  }
+
+  // Rows [first, last) of a product with vector number `i`, x; all: (rows).
+  void multiply_rows(const RankedProduct<Out>& p, const X* x, uint64_t product, size_t i, Out* all,
+                     size_t first, size_t last) const {
+    const size_t strip_rows = shape_of(a_.packing).strip_rows;
+    const RankedIndex& a = *p.index;
+    const void* tables = per_thread_tables(x, product);
+    for (size_t r = first, stop; r < last; r = stop) {
+      const size_t strip = r / strip_rows;
+      stop = std::min(last, (strip + 1) * strip_rows);
+      alignas(kLineBytes) Y sums[kMaxStripRows];
+      Out* y = all + r;
+      if (is_grouped()) {
+        lookup_grouped(a, rows_from_strip(a, strip, r, stop), r, tables, y, i);
+        continue;
+      }
+      Y* to = place_for_sums(y, stop <= a.rows, sums);
+      kernels_.vector.lookup(rows_from_strip(a, strip, r, stop), tables, to);
+      apply_scale(a, r, std::min(stop, a.rows), to, y, divisor(i));
+    }
   }
 
   // One at a time, into rows that are transposed when a line of y is complete.
@@ -590,6 +611,29 @@ void multiply_group_quantized(const RankedProduct<float>* products, size_t size,
     return multiply_step_groups(products, size, x, steps, count);
   Multiplication<int8_t, int16_t, int32_t, float>(kernels_i8(*products[0].index), products, size)
       .run(x, count, {}, nullptr, steps);
+}
+
+void multiply_each_f32(const RankedProduct<float>* products, size_t size, const float* x) {
+  Multiplication<float, float, float, float>(kernels_f32(*products[0].index), products, size)
+      .run_each(x);
+}
+
+void multiply_each_quantized(const RankedProduct<float>* products, size_t size, const int8_t* x,
+                             const float* divisors) {
+  Multiplication<int8_t, int16_t, int32_t, float>(kernels_i8(*products[0].index), products, size)
+      .run_each(x, divisors);
+}
+
+void multiply_each_group_quantized(const RankedProduct<float>* products, size_t size,
+                                   const int8_t* x, const float* steps) {
+  const RankedIndex& a = *products[0].index;
+  if (a.groups.columns == 0) {  // step_groups.h takes one vector for all
+    for (size_t j = 0; j < size; j++)
+      multiply_step_groups(products + j, 1, x + j * a.columns, steps + j * a.step_count(), 1);
+    return;
+  }
+  Multiplication<int8_t, int16_t, int32_t, float>(kernels_i8(a), products, size)
+      .run_each(x, nullptr, steps);
 }
 
 }  // namespace rsr

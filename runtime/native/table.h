@@ -201,7 +201,7 @@ struct BinKernels {
                               int32_t* t);
 };
 
-enum class Activation { silu, relu2 };
+enum class Activation { silu, relu2, gelu_tanh, sigmoid };
 
 // Output of a row of n floats h. With a weight it is first normalized:
 // h = h / sqrt(mean(h^2) + eps) * weight. Then it is written as floats, as int8 (activations.h) by
@@ -277,9 +277,9 @@ struct DecoderKernels {
   // h = activation(gate) * up, all (n); then `to` of h. h may be to.out.
   void (*gate)(const float* gate, const float* up, Activation activation, float* h,
                const RowOutput& to);
-  // x (d): RMS norm, unless weight is null; then RoPE of its halves, times scale:
-  // (x1 cos - x2 sin, x2 cos + x1 sin) scale. cos, sin: (d / 2).
-  void (*rotate)(float* x, size_t d, const float* weight, float eps, const float* cos,
+  // x (d): RMS norm, unless weight is null; then RoPE of the halves of its first 2 * half features,
+  // and all times scale: (x1 cos - x2 sin, x2 cos + x1 sin, x3) scale. cos, sin: (half).
+  void (*rotate)(float* x, size_t d, size_t half, const float* weight, float eps, const float* cos,
                  const float* sin, float scale);
   CacheKernels f32, f16, i8;  // by the type of the cache
   // Adds the results of a chunk to those of the chunks before it.
@@ -287,6 +287,41 @@ struct DecoderKernels {
                   float* all_sums, float* all_statistics);
   // out (queries, d) = sums / total. A zero is +0.
   void (*divide)(size_t queries, size_t d, const float* sums, const float* statistics, float* out);
+};
+
+// Some channels of a row of a causal convolution in time, whose channels do not mix.
+struct ConvolvedChannels {
+  const float* const* rows;  // (taps): these channels of the last rows, the oldest first
+  const float* weights;      // (taps, stride), from the first of these channels
+  size_t taps, stride, n;
+};
+
+// Some columns of the state of a head of a gated delta net, and the rows that pass through it.
+struct DeltaRows {
+  const float *q, *k;  // of the first row, (dk)
+  const float* v;      // of the first row, (columns)
+  size_t stride;       // floats from a row to the next of q, k and v
+  const float *decay, *rate;
+  size_t gate_stride;  // of decay and rate
+  size_t rows, dk, columns;
+  float* state;  // (whole_lanes(columns) / kLanes, dk, kLanes)
+  float* out;    // of the first row, (columns)
+  size_t out_stride;
+};
+
+// A gated delta net (arXiv 2412.06464): linear attention with a state of fixed size.
+struct DeltaNetKernels {
+  // out (n) = silu(sum over t of weights[t] * rows[t]), summed from the oldest; then, unless
+  // `scale` is 0, out *= scale / sqrt(sum of out^2 + 1e-6). out may not overlap rows.
+  void (*convolve)(const ConvolvedChannels& of, float scale, float* out);
+  // For each row in order: S = decay S, e = rate (v - S^T k), S += k e^T, out = S^T q. Columns are
+  // padded with zeros in the state. Each column of each row is computed in an order that depends
+  // neither on other columns nor on how many rows a call has.
+  void (*update)(const DeltaRows& rows);
+  // h (heads, d) = RMS norm of each head of x times weight (d), times silu(z); then `to` of h, of
+  // heads * d floats and without a weight. h may be to.out.
+  void (*norm_gated)(const float* x, const float* z, size_t d, const float* weight, float eps,
+                     float* h, const RowOutput& to);
 };
 
 // Dense weights, as a file stores them, times vectors:
@@ -326,6 +361,7 @@ struct KernelTable {
   PermutedKernels<uint32_t> permuted32;
   BinKernels bin;
   DecoderKernels decoder;
+  DeltaNetKernels delta_net;
   DenseKernels dense;
   // Reads every byte once; the result depends on each. Its speed is the memory limit of a product.
   uint64_t (*plain_read)(const void* data, size_t bytes);

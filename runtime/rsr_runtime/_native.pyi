@@ -173,7 +173,23 @@ class Program:
         """
         activation(gate) * up, then its RMS norm as in normalize, to out, to (q, s), or to both.
 
-        gate, up: (count, n). activation: 'silu' or 'relu2'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.
+        gate, up: (count, n). activation: 'silu', 'relu2', 'gelu_tanh' or 'sigmoid'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.
+        """
+
+    def delta_net(self, part: int, qkv: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], a: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], b: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], weights: DeltaWeights, state: DeltaState, convolved: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+        """
+        Pass rows through a gated delta net, and update its state.
+
+        qkv goes through the convolution and SiLU; queries and keys are divided by their L2 norms, queries also by sqrt(dk). Then, for each row and value head: S *= exp(a softplus(a_row + dt_bias)); e = sigmoid(b_row) (v - S^T k); S += k e^T; out = S^T q. Several value heads in a row share a query and a key head.
+
+        qkv: (rows, channels): query heads, key heads, value heads. a, b: (rows, value heads), overwritten. convolved: scratch of the shape of qkv. out: (rows, value heads * dv), written. Raises ValueError for other shapes.
+        """
+
+    def norm_gated(self, part: int, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], z: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], weight: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], eps: float, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, group_columns: int = 0) -> None:
+        """
+        The RMS norm of each head of x, times weight and silu(z), to out, to (q, s), or to both.
+
+        x, z: (count, n). weight: (d,), a divisor of n. eps: of the norm. Outputs are as of normalize. Raises ValueError for other shapes, or if there is no output.
         """
 
     def attend(self, part: int, q: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], k: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], v: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu', writable=False)], rope: Rope, cache: KVCache, start: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], window: int | None = None) -> None:
@@ -183,6 +199,20 @@ class Program:
         Normalizes and rotates q and k in place, writes k and v to the cache; then out[i] = softmax(scale q[i] . keys[: start + i + 1]) values[: start + i + 1] for each head.
 
         window: a row sees no more than so many positions, its own included; None: all. q: (rows, heads, d), d even. k, v: (rows, key heads, d). start: (1,) int64; a program reads it when it runs. out: (rows, heads * d), written. Raises ValueError for other shapes, and, when it runs, for rows beyond the cache or beyond cos and sin.
+        """
+
+    def route(self, part: int, logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], normalized: bool, chosen: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')], weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+        """
+        The experts of each row with the largest softmax(logits), and these probabilities.
+
+        logits: (count, experts). normalized: divide the probabilities of a row by their sum. chosen: (count, k), written, ascending; of equal logits the first is chosen. weights: (count, k), written, within 8 * 2^-24. Raises ValueError for other shapes.
+        """
+
+    def multiply_experts(self, part: int, experts: Experts, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, chosen: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu', writable=False)], weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], part: int, parts: int, y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+        """
+        y[i] = sum over j of weights[i, j] * down(activation(gate(x[i])) * up(x[i])) of expert chosen[i, j], in ascending order of the experts.
+
+        x: (count, hidden), float32, or None. q: int8, and s: (count, 1) or (count, groups), as quantize_i8 or quantize_groups_i8 returns them, or None. chosen, weights: (count, k), as of route. part: of `parts`, which are called in order and do equal shares. y: (count, hidden), complete after the last part. Raises ValueError for other shapes, and, when it runs, for an expert that does not exist.
         """
 
 def multiply_i8(matrices: Sequence[Ranked], x: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
@@ -268,7 +298,39 @@ def gated(gate: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order
     """
     activation(gate) * up, then its RMS norm as in normalize, to out, to (q, s), or to both.
 
-    gate, up: (count, n). activation: 'silu' or 'relu2'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.
+    gate, up: (count, n). activation: 'silu', 'relu2', 'gelu_tanh' or 'sigmoid'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.
+    """
+
+class DeltaWeights:
+    """The weights of a gated delta net between its products."""
+
+    def __init__(self, convolution: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], a: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], dt_bias: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> None:
+        """
+        convolution: (taps, channels) float32, of the oldest row first. a, dt_bias: (value heads,); a is negative.
+        """
+
+class DeltaState:
+    """What a gated delta net keeps of a sequence."""
+
+    def __init__(self, rows: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], state: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None, None), order='C', device='cpu')]) -> None:
+        """
+        Both zero before the first row. rows: (taps - 1, channels) float32, the last inputs of the convolution. state: (value heads, dv / 16 rounded up, dk, 16) float32.
+        """
+
+def delta_net(qkv: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], a: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], b: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], weights: DeltaWeights, state: DeltaState, convolved: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+    """
+    Pass rows through a gated delta net, and update its state.
+
+    qkv goes through the convolution and SiLU; queries and keys are divided by their L2 norms, queries also by sqrt(dk). Then, for each row and value head: S *= exp(a softplus(a_row + dt_bias)); e = sigmoid(b_row) (v - S^T k); S += k e^T; out = S^T q. Several value heads in a row share a query and a key head.
+
+    qkv: (rows, channels): query heads, key heads, value heads. a, b: (rows, value heads), overwritten. convolved: scratch of the shape of qkv. out: (rows, value heads * dv), written. Raises ValueError for other shapes.
+    """
+
+def norm_gated(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], z: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], weight: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], eps: float, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, group_columns: int = 0) -> None:
+    """
+    The RMS norm of each head of x, times weight and silu(z), to out, to (q, s), or to both.
+
+    x, z: (count, n). weight: (d,), a divisor of n. eps: of the norm. Outputs are as of normalize. Raises ValueError for other shapes, or if there is no output.
     """
 
 class Rope:
@@ -276,9 +338,9 @@ class Rope:
     Rotary position embedding, norms of queries and keys, and the factor of scores.
     """
 
-    def __init__(self, cos: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], sin: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], *, q_norm: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, k_norm: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, eps: float = 0.0, scale: float) -> None:
+    def __init__(self, cos: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], sin: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], *, q_norm: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, k_norm: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, eps: float = 0.0, scale: float, norms_follow: bool = False) -> None:
         """
-        cos, sin: (context, d / 2). q_norm, k_norm: (d,), the weights of RMS norms with eps, or None. scale: of q . k.
+        cos, sin: (context, n), which rotate the first 2 n features of a head. q_norm, k_norm: (d,), the weights of RMS norms with eps, or None. scale: of q . k. norms_follow: norms apply to rotated q and k.
         """
 
 class KVCache:
@@ -307,6 +369,39 @@ def attend(q: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), o
     Normalizes and rotates q and k in place, writes k and v to the cache; then out[i] = softmax(scale q[i] . keys[: start + i + 1]) values[: start + i + 1] for each head.
 
     window: a row sees no more than so many positions, its own included; None: all. q: (rows, heads, d), d even. k, v: (rows, key heads, d). start: (1,) int64; a program reads it when it runs. out: (rows, heads * d), written. Raises ValueError for other shapes, and, when it runs, for rows beyond the cache or beyond cos and sin.
+    """
+
+class Dense:
+    """A dense float matrix of an expert, as a file stores it."""
+
+    @overload
+    def __init__(self, weight: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)]) -> None:
+        """weight: (rows, columns)."""
+
+    @overload
+    def __init__(self, weight: Annotated[NDArray[numpy.uint16], dict(shape=(None, None), order='C', device='cpu', writable=False)], is_bfloat16: bool) -> None:
+        """weight: (rows, columns), bits of bfloat16 or float16."""
+
+class Experts:
+    """The experts of a layer."""
+
+    def __init__(self, gate: list[Ranked | Dense], up: list[Ranked | Dense], down: list[Ranked | Dense], activation: str, input: str, down_input: str) -> None:
+        """
+        gate, up: of each expert, (width, hidden). down: (hidden, width). activation: 'silu' or 'relu2'. input, down_input: what the indices among gate and up, and among down, multiply: 'float32', 'int8' or 'int8-group'; a Dense multiplies float32. Raises ValueError for other shapes, and for groups of different columns.
+        """
+
+def route(logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], normalized: bool, chosen: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')], weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+    """
+    The experts of each row with the largest softmax(logits), and these probabilities.
+
+    logits: (count, experts). normalized: divide the probabilities of a row by their sum. chosen: (count, k), written, ascending; of equal logits the first is chosen. weights: (count, k), written, within 8 * 2^-24. Raises ValueError for other shapes.
+    """
+
+def multiply_experts(experts: Experts, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, chosen: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu', writable=False)], weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], part: int, parts: int, y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+    """
+    y[i] = sum over j of weights[i, j] * down(activation(gate(x[i])) * up(x[i])) of expert chosen[i, j], in ascending order of the experts.
+
+    x: (count, hidden), float32, or None. q: int8, and s: (count, 1) or (count, groups), as quantize_i8 or quantize_groups_i8 returns them, or None. chosen, weights: (count, k), as of route. part: of `parts`, which are called in order and do equal shares. y: (count, hidden), complete after the last part. Raises ValueError for other shapes, and, when it runs, for an expert that does not exist.
     """
 
 def quantize_i8(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')], s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:

@@ -118,3 +118,52 @@ def quantize_groups_int8(x: Array, columns: int) -> tuple[Array, Array]:
     inverse = np.divide(np.float32(127), m, out=np.zeros_like(m), where=m > 0)
     q = np.rint(groups * inverse[..., None]).astype(np.int8).reshape(b, -1)[:, :n]
     return q, m / np.float32(127)
+
+
+def delta_net(
+    qkv: Array, a: Array, b: Array, convolution: Array, decay: Array, dt_bias: Array,
+    kept: Array, state: Array,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """Pass rows through a gated delta net (arXiv 2412.06464), row after row, in the dtype of state.
+
+    Each value head has a state S, (dk, dv), which maps keys to values. A row forgets a part of it,
+    moves what it returns for the row's key towards the row's value, and reads it with the query.
+
+    Args:
+        qkv: (rows, channels), the heads of queries, of keys and of values one after the other.
+        a: (rows, value heads).
+        b: (rows, value heads).
+        convolution: (taps, channels), of the oldest row first.
+        decay: (value heads,), negative.
+        dt_bias: (value heads,).
+        kept: (taps - 1, channels), the last rows of `qkv` before these; zeros at the beginning.
+        state: (value heads, dk, dv); zeros at the beginning.
+
+    Returns:
+        The outputs, (rows, value heads, dv), and the new `kept` and `state`.
+    """
+    heads, dk, dv = state.shape
+    key_heads = (qkv.shape[1] - heads * dv) // (2 * dk)
+    inputs = np.concatenate([kept, qkv]).astype(state.dtype)
+    taps = len(convolution)
+    sums = sum(convolution[t] * inputs[t : t + len(qkv)] for t in range(taps))
+    x = sums / (1 + np.exp(-sums))  # SiLU
+    q, k, v = np.split(x, [key_heads * dk, 2 * key_heads * dk], axis=1)
+    group = heads // key_heads  # value heads that share a query and a key head
+    q, k = (np.repeat(unit_rows(y.reshape(-1, key_heads, dk)), group, axis=1) for y in (q, k))
+    v = v.reshape(-1, heads, dv)
+    g = np.exp(decay * np.logaddexp(0, a.astype(state.dtype) + dt_bias))  # of softplus
+    rate = 1 / (1 + np.exp(-b.astype(state.dtype)))
+    S, out = state.copy(), np.empty_like(v)
+    for row in range(len(qkv)):
+        S *= g[row, :, None, None]
+        error = v[row] - np.einsum("hkv,hk->hv", S, k[row])
+        S += np.einsum("hk,hv->hkv", k[row], rate[row, :, None] * error)
+        out[row] = np.einsum("hkv,hk->hv", S, q[row] / np.sqrt(dk))
+    return out, inputs[len(inputs) - taps + 1 :], S
+
+
+def unit_rows(x: Array) -> Array:
+    """Divide the last axis by its L2 norm, sqrt(sum of squares + 1e-6)."""
+    y: Array = x / np.sqrt((x * x).sum(axis=-1, keepdims=True) + 1e-6)
+    return y

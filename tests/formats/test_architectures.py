@@ -12,6 +12,7 @@ from rsr_formats.architectures import (
     PROJECTIONS,
     DecoderNames,
     canonical,
+    is_tied,
     of_config,
     of_gguf,
     other_prefix,
@@ -22,7 +23,8 @@ from rsr_formats.architectures import (
 def test_names_are_unique() -> None:
     names = Counter(a.name for a in ARCHITECTURES)
     gguf_names = Counter(name for a in ARCHITECTURES for name in a.gguf_names)
-    assert set((names | gguf_names).values()) == {1}
+    assert set(names.values()) == {1}
+    assert {name for name, count in gguf_names.items() if count > 1} == {"llama"}  # and Mistral
 
 
 @pytest.mark.parametrize(
@@ -60,6 +62,24 @@ def test_of_config(config: dict[str, Any], name: str | None) -> None:
 def test_of_gguf(gguf: object, name: str | None) -> None:
     found = of_gguf(gguf)
     assert (None if found is None else found.name) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "expected"),
+    [
+        ("LlamaForCausalLM", {}, False),
+        ("LlamaForCausalLM", {"tie_word_embeddings": True}, True),
+        ("LlamaForCausalLM", {"share_embedding": True}, False),
+        ("MiniCPMForCausalLM", {}, True),
+        ("MiniCPMForCausalLM", {"tie_word_embeddings": False}, False),
+        ("MobileLLMForCausalLM", {"tie_word_embeddings": False}, True),
+        ("MobileLLMForCausalLM", {"tie_word_embeddings": True, "share_embedding": False}, False),
+        ("Unknown", {"tie_word_embeddings": True}, True),
+        ("Unknown", {"tie_word_embeddings": 1}, False),
+    ],
+)
+def test_which_heads_are_tied(name: str, changes: dict[str, Any], expected: bool) -> None:
+    assert is_tied({"architectures": [name], **changes}) is expected
 
 
 def test_each_projection_leads_from_or_to_the_hidden_size() -> None:

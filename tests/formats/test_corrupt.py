@@ -112,6 +112,25 @@ def quantized(
     return damage
 
 
+def stacked(
+    parts: dict[str, dict[str, object]] | None = None, times: int = 1, **claims: object
+) -> Damage:
+    """Add tensors "e0.a", "e0.b", "e1.a", "e1.b", F16 [2, 3], and the stack that they form."""
+
+    def damage(d: Draft) -> None:
+        d.preamble = {"minor": 5} | d.preamble
+        for name in ("e0.a", "e0.b", "e1.a", "e1.b"):
+            t = {"name": name, "kind": "dense", "dtype": "F16", "shape": [2, 3], "size": 12}
+            t |= (parts or {}).get(name, {})
+            size = t.pop("size")
+            assert isinstance(size, int)
+            d.doc["tensors"].append({"section": d.add(bytes(size)), **t})
+        stack = {"name": "e", "shape": [2, 4, 3], "prefix": "e", "suffixes": [".a", ".b"]} | claims
+        d.doc["stacks"] = [stack] * times
+
+    return damage
+
+
 def rename(name: str, to: str) -> Damage:
     return lambda d: d.tensors[name].update(name=to)
 
@@ -462,6 +481,23 @@ OPEN: list[Case] = [
     ("H2", "quantized_unknown_key", errors.HeaderFieldError, quantized(scale_of="x")),
     ("P10", "quantized_in_1.2", errors.VersionError,
      all_of(quantized(), preamble(minor=2))),
+    ("T18", "missing", errors.HeaderFieldError, stacked({"e1.b": {"name": "e1.c"}})),
+    ("T18", "dtype", errors.HeaderFieldError, stacked({"e1.b": {"dtype": "BF16"}})),
+    ("T18", "shape", errors.HeaderFieldError, stacked({"e1.b": {"shape": [3, 2]}})),
+    ("T18", "none", errors.HeaderFieldError, stacked(shape=[0, 4, 3])),
+    ("T18", "more_than_there_are", errors.HeaderFieldError, stacked(shape=[1 << 40, 4, 3])),
+    ("T18", "odd_rows", errors.HeaderFieldError, stacked(shape=[2, 5, 3])),
+    ("T18", "of_two", errors.HeaderFieldError,
+     all_of(stacked(), lambda d: d.doc["stacks"].append({**d.doc["stacks"][0], "name": "f"}))),
+    ("N2", "stack_of_a_tensor", errors.DuplicateNameError, stacked(name="e0.a")),
+    ("N2", "stacks", errors.DuplicateNameError, stacked(times=2)),
+    ("P10", "stacks_in_1.4", errors.VersionError, all_of(stacked(), preamble(minor=4))),
+    ("H2", "no_stacks", errors.HeaderFieldError, stacked(times=0)),
+    ("H2", "stack_dimensions", errors.HeaderFieldError, stacked(shape=[8, 3])),
+    ("H2", "stack_suffix", errors.HeaderFieldError, stacked(suffixes=[".a", 1])),
+    ("H2", "stack_key", errors.HeaderFieldError, stacked(dtype="F16")),
+    ("H3", "stack_suffixes", errors.LimitError, stacked(suffixes=["."] * 5)),
+    ("H3", "no_stack_suffixes", errors.LimitError, stacked(suffixes=[])),
     ("T9", "negative_zeros", errors.SectionSizeError, store(NEGATIVE_ZEROS, bytes(3))),
     ("T10", "auxiliary", errors.SectionSizeError, auxiliary(data=b"\0")),
     ("T11", "dense", errors.LimitError, empty_dense([1 << 30, 0, 1 << 30])),
@@ -557,6 +593,7 @@ Open = Callable[[bytes], RsrFile]
     "change",
     [
         pytest.param(lambda d: None, id="no_change"),
+        pytest.param(stacked(), id="stack"),
         pytest.param(n4s1(), id="n4s1"),
         pytest.param(grouped(), id="groups"),
         pytest.param(grouped(bytes(12), dtype="F16"), id="groups_of_float16"),

@@ -157,9 +157,10 @@ def byte_level(pre: str) -> dict[str, Any]:
     """Train a small tokenizer; return its tokenizer.json, with BOS before texts."""
     known = PRE_TOKENIZERS[pre]
     tokenizer = Tokenizer(models.BPE(ignore_merges=known.ignore_merges))
-    steps: list[Any] = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not known.split)]
-    if known.split:
-        steps.insert(0, pre_tokenizers.Split(Regex(known.split), "isolated"))
+    steps: list[Any] = [
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not known.splits)
+    ]
+    steps[:0] = [pre_tokenizers.Split(Regex(split), "isolated") for split in known.splits]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     tokenizer.normalizer = normalizers.NFC() if known.nfc else None
     tokenizer.decoder = decoders.ByteLevel()

@@ -119,11 +119,35 @@ def test_long_texts(name: str, rope: dict[str, Any], tmp_path: Path) -> None:
     if "short_factor" in (config.get("rope_scaling") or {}):
         lists = {k: v[: family.head_dim // 2] for k, v in LONGROPE.items() if isinstance(v, list)}
         config["rope_scaling"] = {**config["rope_scaling"], **lists}
+    assert_same_of_a_long_text(name, config, tmp_path)
+
+
+WINDOWS: dict[str, dict[str, Any]] = {
+    "bonsai-windows": {"sliding_window": 300},
+    "qwen2-windows": {"sliding_window": 128},  # a chunk of attention
+    "phi3": {  # by the older name of longrope
+        "sliding_window": 17,
+        "rope_scaling": {**models.FAMILIES["phi3"].config["rope_scaling"], "type": "su"},
+    },
+    "smollm3": {"use_sliding_window": True, "sliding_window": 600, "layer_types": None},
+}
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_windows_of_long_texts(name: str, tmp_path: Path) -> None:
+    """Windows shorter and longer than a pass and than a chunk of attention."""
+    config = {**models.FAMILIES[name].config, "max_position_embeddings": 2048, **WINDOWS[name]}
+    assert_same_of_a_long_text(name, config, tmp_path)
+
+
+def assert_same_of_a_long_text(name: str, config: dict[str, Any], folder: Path) -> None:
+    """Compare the logits of 1,100 tokens; settings of None are left out."""
+    family = models.FAMILIES[name]
     family = dataclasses.replace(family, config={k: v for k, v in config.items() if v is not None})
-    compiled = family.build(tmp_path)
+    compiled = family.build(folder)
     random = models.Random(5).uniform(1100)
     tokens = (random * family.settings["vocab_size"]).astype(int).tolist()
-    (wanted,) = judge.answer(judge.load(tmp_path / "model", attn_implementation="eager"), [tokens])
+    (wanted,) = judge.answer(judge.load(folder / "model", attn_implementation="eager"), [tokens])
     with llm.load(compiled, kv="float32") as model:
         found = model.logits(tokens)
     difference = np.abs(found - wanted.logits).max(axis=1)

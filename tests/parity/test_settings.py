@@ -23,7 +23,10 @@ from rsr_testing.parity.judge import torch_and_transformers
 
 torch, transformers = torch_and_transformers()
 
-CLASSES = ("LlamaConfig", "BitNetConfig", "Qwen2Config", "Qwen3Config")
+CLASSES = (
+    "LlamaConfig", "BitNetConfig", "Qwen2Config", "Qwen3Config", "MistralConfig", "Phi3Config",
+    "SmolLM3Config", "Olmo2Config",
+)  # fmt: skip
 
 # Read by PreTrainedConfig.__post_init__ and its properties without being fields.
 BASE = (

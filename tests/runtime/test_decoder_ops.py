@@ -29,6 +29,7 @@ ULP = 2.0**-23
 ACTIVATIONS: dict[str, Callable[[Wide], Wide]] = {
     "silu": lambda x: np.divide(x, 1 + np.exp(-x)),
     "relu2": lambda x: np.maximum(x, 0) ** 2,
+    "sigmoid": lambda x: np.divide(1, 1 + np.exp(-x)),
 }
 
 
@@ -146,11 +147,26 @@ class TestRows:
         _native.gated(far.copy(), np.ones_like(far), "silu", None, EPS, out, None, None)
         np.testing.assert_array_equal(out, 0)
 
+    def test_gelu_tanh_is_within_its_bound(self, isa: str) -> None:
+        """The bound is that of the kernel, 4 ulp and below zero 4 |2 u| more, for each float32."""
+        x = np.concatenate(
+            [np.linspace(-7.5, 12, 200_001), 10.0 ** np.linspace(-44, 12, 50_001)]
+        ).astype(np.float32)
+        out = outputs((1, len(x)))[0]
+        _native.gated(x[None], np.ones_like(out), "gelu_tanh", None, EPS, out, None, None)
+        wide = x.astype(np.float64)
+        twice = 2 * np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3)
+        expected = wide / (1 + np.exp(-twice))
+        ulps = np.abs(out[0] - expected) / np.spacing(np.abs(expected).astype(np.float32))
+        assert (ulps <= 4 + 4 * np.maximum(0, -twice)).all()
+
     def test_nan_and_infinity_spread(self, isa: str) -> None:
         special = np.array([[np.nan, np.inf, -np.inf]], np.float32)
         for activation, expected in {
             "silu": [np.nan, np.inf, np.nan],  # as x / (1 + e^-x) gives, and PyTorch
             "relu2": [np.nan, np.inf, 0],
+            "gelu_tanh": [np.nan, np.inf, np.nan],
+            "sigmoid": [np.nan, 1, 0],
         }.items():
             out = outputs(special.shape)[0]
             up = np.ones_like(special)
@@ -237,7 +253,7 @@ class TestRows:
 
     def test_refuses_unknown_activations(self) -> None:
         x = np.zeros((1, 3), np.float32)
-        with pytest.raises(ValueError, match="unknown activation 'gelu'; there are silu, relu2"):
+        with pytest.raises(ValueError, match="unknown activation 'gelu'; there are silu, relu2, "):
             _native.gated(x, x.copy(), "gelu", None, EPS, x, None, None)
 
     def test_refuses_arrays_that_it_cannot_write(self) -> None:
@@ -267,6 +283,7 @@ class Decoding:
     k_norm: Floats | None
     scales: tuple[Floats, ...] = ()  # of keys and values in int8
     window: int | None = None
+    norms_follow: bool = False
     length: int = 0
 
     @classmethod
@@ -306,8 +323,9 @@ class Decoding:
         """Attend to t more rows; q and k are copied, as they may be overwritten."""
         out = np.full((len(q), self.heads * self.d), 12345, np.float32)
         rope = _native.Rope(
-            self.cos, self.sin, q_norm=self.q_norm, k_norm=self.k_norm, eps=EPS, scale=self.scale
-        )
+            self.cos, self.sin, q_norm=self.q_norm, k_norm=self.k_norm, eps=EPS, scale=self.scale,
+            norms_follow=self.norms_follow,
+        )  # fmt: skip
         cache = _native.KVCache(self.keys, self.values, *self.scales)
         start = np.array([self.length], np.int64)
         _native.attend(q.copy(), k.copy(), v, rope, cache, start, out, self.window)
@@ -327,10 +345,11 @@ class Decoding:
 
     def rotated(self, x: Floats, norm: Floats | None, start: int) -> Wide:
         """Return x (t, heads, d), normalized and rotated."""
-        wide, half = rms_norm(x, norm), self.d // 2
+        wide, half = rms_norm(x, None if self.norms_follow else norm), self.cos.shape[1]
         c, s = (a[start : start + len(x), None].astype(np.float64) for a in (self.cos, self.sin))
-        x1, x2 = wide[..., :half], wide[..., half:]
-        return np.concatenate([x1 * c - x2 * s, x2 * c + x1 * s], -1)
+        x1, x2, rest = np.split(wide, [half, 2 * half], axis=-1)
+        found = np.concatenate([x1 * c - x2 * s, x2 * c + x1 * s, rest], -1)
+        return rms_norm(found, norm) if self.norms_follow else found
 
     def expected(self, q: Floats, start: int) -> Wide:
         """Return the attention of rows from position `start` on to the cache."""
@@ -382,6 +401,25 @@ class TestAttend:
                                        atol=2.0**-25)  # fmt: skip
             np.testing.assert_allclose(out, s.expected(q, start), atol=TOLERANCE)
         assert s.length == 300
+
+    @pytest.mark.parametrize("share", [0, 4, 24])
+    def test_a_share_of_a_head_is_rotated(
+        self, isa: str, share: int, half: bool, rng: np.random.Generator
+    ) -> None:
+        s = Decoding.new(6, 2, 96, 40, half, rng, (True, True))
+        s.cos, s.sin = (np.ascontiguousarray(a[:, :share]) for a in (s.cos, s.sin))
+        for t in (1, 20, 2):
+            start, (q, k, v) = s.length, s.draw(t, rng)
+            out = s.attend(q, k, v)
+            np.testing.assert_allclose(out, s.expected(q, start), atol=TOLERANCE)
+
+    def test_norms_of_rotated_heads(self, isa: str, half: bool, rng: np.random.Generator) -> None:
+        s = Decoding.new(6, 2, 40, 40, half, rng, (True, True))
+        s.norms_follow = True
+        for t in (1, 20, 2):
+            start, (q, k, v) = s.length, s.draw(t, rng)
+            out = s.attend(q, k, v)
+            np.testing.assert_allclose(out, s.expected(q, start), atol=TOLERANCE)
 
     @pytest.mark.parametrize("window", [None, 1, 40, 150])
     @pytest.mark.parametrize("heads", [(6, 2, 40), (8, 1, 128)], ids=str)
@@ -637,8 +675,9 @@ class TestAttend:
             ({"start": 30}, "the rows reach beyond the cache"),
             ({"start": (1 << 63) - 1}, "the rows reach beyond the cache"),
             ({"start": -1}, "the rows reach beyond the cache"),
-            ({"cos": (40, 3)}, r"cos and sin must be \(context, d / 2\)"),
-            ({"sin": (39, 4)}, r"cos and sin must be \(context, d / 2\)"),
+            ({"cos": (40, 3)}, r"cos and sin must be \(context, up to d / 2\)"),
+            ({"sin": (39, 4)}, r"cos and sin must be \(context, up to d / 2\)"),
+            ({"cos": (40, 5), "sin": (40, 5)}, "cos and sin must be"),
             ({"cos": (4, 4), "sin": (4, 4)}, "the rows reach beyond the positions of cos and sin"),
         ],
     )

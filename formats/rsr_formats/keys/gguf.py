@@ -109,6 +109,7 @@ TOKENIZER: Keys = {
 }
 
 _EXPERTS = "routes tokens to experts"
+_OWN_EXPERTS = "routes tokens to experts, which an architecture must have"
 _WINDOW = "settings of layers with a sliding window, which is refused"
 _ADAPTIVE = "low-rank factors of another attention"
 _EXTRA = "settings of other kinds of layers"
@@ -187,24 +188,24 @@ ARCHITECTURE: Keys = {
     "activation_sparsity_scale": _unsupported("sets small activations to 0"),
     "swin_norm": _unsupported("norms at other places of a layer", False),
     # Experts and other kinds of layers
-    "expert_count": _unsupported(_EXPERTS, 0),
-    "expert_used_count": _unsupported(_EXPERTS, 0),
+    "expert_count": _unsupported(_OWN_EXPERTS, 0),
+    "expert_used_count": _unsupported(_OWN_EXPERTS, 0),
     "expert_shared_count": _unsupported(_EXPERTS, 0),
     "expert_group_count": _unsupported(_EXPERTS, 0),
     "expert_group_used_count": _unsupported(_EXPERTS, 0),
     "experts_per_group": _unsupported(_EXPERTS, 0),
     "expert_group_scale": _unsupported(_EXPERTS, *_OFF),
     "expert_weights_scale": _unsupported(_EXPERTS, *_OFF),
-    "expert_weights_norm": _unsupported(_EXPERTS, False),
+    "expert_weights_norm": _unsupported(_OWN_EXPERTS, False),
     "expert_gating_func": _unsupported(_EXPERTS, 0),
-    "expert_feed_forward_length": _unsupported(_EXPERTS, 0),
+    "expert_feed_forward_length": _unsupported(_OWN_EXPERTS, 0),
     "expert_shared_feed_forward_length": _unsupported(_EXPERTS, 0),
     "expert_chunk_feed_forward_length": _unsupported(_EXPERTS, 0),
     "moe_every_n_layers": _unsupported(_EXPERTS, 0),
     "moe_latent_size": _unsupported(_EXPERTS, 0),
     "interleave_moe_layer_step": _unsupported(_EXPERTS, 0),
     "leading_dense_block_count": _unsupported(_EXPERTS, 0),
-    "nextn_predict_layers": _unsupported("more layers, which predict several tokens", 0),
+    "nextn_predict_layers": Key(USED, "the last layers only draft tokens, and are left out"),
     "n_deepstack_layers": _unsupported("layers that take image features", 0),
     "full_attention_interval": _unsupported("layers without attention", 0, 1),
     "features_length": _unsupported(_EXTRA, 0),

@@ -10,7 +10,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..architectures import ARCHITECTURES, PROJECTIONS, Architecture, DecoderNames, of_config
+from ..architectures import (
+    ARCHITECTURES,
+    PROJECTIONS,
+    Architecture,
+    DecoderNames,
+    draft_layers,
+    of_config,
+)
+from ..experts import ROUTER, experts_of
 from ..text import printable, quoted, shown_json
 from .config import CONFIG, QUANTIZATION, ROPE
 from .generation import GENERATION, of_model
@@ -39,7 +47,6 @@ _FLAGS = ("truncate", "use_rms_norm")
 
 _LAYER = re.compile(r"layers\.(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL)
 _GGUF_LAYER = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL)
-_DRAFT_LAYERS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
 _OUTSIDE = ("embed_tokens.weight", "norm.weight", "rotary_emb.inv_freq")
 _MLX_MODULES = ("lm_head", "embed_tokens")
 _HEAD = (".weight", ".weight_scale")  # no class has a bias there
@@ -71,6 +78,8 @@ def review(
     config: Mapping[str, Any],
     generation_config: Mapping[str, Any] | None,
     tensors: Iterable[str] = (),
+    *,
+    own_keys: bool = True,
 ) -> Review:
     """Judge a model.
 
@@ -79,12 +88,13 @@ def review(
         generation_config: the object in generation_config.json; None: there is no such file, so
             config.json's own settings of generation count.
         tensors: names of all tensors, without those that another tensor absorbs, such as scales.
+        own_keys: whether `Architecture.own_keys` are understood.
     """
     architecture = of_config(config)
     if architecture is None or not architecture.is_runnable:
         return Review()
     found = _Findings([], [], [])
-    context = _Context(config, architecture)
+    context = _Context(config, architecture, own_keys)
     # transformers chooses the class by model_type. How known classes differ, the tensors show.
     model_type = config.get("model_type")
     if model_type not in (None, *(a.model_type for a in ARCHITECTURES)):
@@ -153,10 +163,19 @@ def changes_arithmetic(key: str) -> bool:
 class _Context:
     config: Mapping[str, Any]
     architecture: Architecture
+    has_own_keys: bool
 
     def number(self, key: str, default: int) -> int:
         value = self.config.get(key)
         return value if type(value) is int else default
+
+    def reads(self, table: Keys, key: str) -> bool:
+        """Return whether the class reads a key that others do not."""
+        a = self.architecture
+        if table is ROPE:
+            return key in a.rope_keys
+        is_own = self.has_own_keys and key in a.own_keys
+        return table is CONFIG and (is_own or any(factor.key == key for factor in a.factors))
 
     @property
     def positions(self) -> int:
@@ -175,8 +194,16 @@ class _Findings:
         if not isinstance(values, dict):
             return
         is_mlx = table is QUANTIZATION and "group_size" in values
+        by_kind = prefix == "rope_parameters." and context.reads(CONFIG, "rope_local_base_freq")
         for key, value in values.items():
-            if is_mlx and ("." in key or key in _MLX_MODULES) and isinstance(value, dict | bool):
+            if by_kind and key in context.architecture.mixers and isinstance(value, dict):
+                self.judge_part(context, table, value, f"{prefix}{key}.")
+            elif by_kind:
+                self.refused.append(
+                    f"config.json: {_short(prefix + key)} is {_value(value)}, expected an object "
+                    f"for each kind of layer: {quoted(list(context.architecture.mixers))}"
+                )
+            elif is_mlx and ("." in key or key in _MLX_MODULES) and isinstance(value, dict | bool):
                 for name, setting in value.items() if isinstance(value, dict) else ():
                     inner = f"{prefix}{key}."
                     self.judge(context, table, name, setting, "config.json", inner, True)
@@ -207,6 +234,8 @@ class _Findings:
                 )
         elif known.kind == USED and key in _FLAGS and type(value) is not bool:
             self.refused.append(f"{where}: {name} is {_value(value)}, expected true or false")
+        elif context.reads(table, key):
+            return
         elif known.has_effect(value):
             check = _CHECKS.get(key) if table is CONFIG else None
             if check is None or check(context, value):
@@ -244,69 +273,72 @@ def _gguf_table(key: str) -> tuple[Keys, str]:
 
 
 def _has_window(context: _Context, value: object) -> bool:
-    """Whether `sliding_window` is shorter than the context; Qwen's classes must also use it."""
-    config = context.config
-    if _reaches(context, value) or config.get("use_sliding_window") is False:
-        return False
-    if _knows_windows(context):
-        return _slides(context) or "sliding_attention" in _layer_types(config)
-    return True
+    """Whether `sliding_window` is shorter than the context, and not turned off."""
+    return not (_reaches(context, value) or _uses_windows(context) is False)
 
 
 def _uses_window(context: _Context, value: object) -> bool:
-    """Whether `use_sliding_window` limits a layer; `sliding_window` then says by how much."""
-    is_known = value is True and _knows_windows(context)
-    window = _window(context)
-    if value is True and _reaches(context, window):
-        return False
-    return not is_known or (window is not None and _slides(context))
+    """Whether `use_sliding_window` limits a layer; `sliding_window` says by how much."""
+    return not (value is True and _reaches(context, _window(context)))
+
+
+def _uses_windows(context: _Context) -> object:
+    default = context.architecture.own_keys.get("use_sliding_window")
+    return context.config.get("use_sliding_window", default)
 
 
 def _window(context: _Context) -> object:
-    """Return `sliding_window`; Qwen's classes have a default."""
-    return context.config.get("sliding_window", 4096 if _knows_windows(context) else None)
+    default = context.architecture.own_keys.get("sliding_window")
+    return context.config.get("sliding_window", default)
 
 
 def _reaches(context: _Context, window: object) -> bool:
     return type(window) is int and window >= context.positions
 
 
-def _knows_windows(context: _Context) -> bool:
-    return context.architecture.model_type in ("qwen2", "qwen3")
-
-
-def _slides(context: _Context) -> bool:
-    """Whether Qwen's classes let layers slide without `layer_types`."""
-    if context.config.get("use_sliding_window") is not True or context.config.get("layer_types"):
-        return False
-    return context.number("max_window_layers", 28) < context.number("num_hidden_layers", 32)
-
-
-def _layer_types(config: Mapping[str, Any]) -> list[object]:
-    found = config.get("layer_types")
-    return found if isinstance(found, list) else []
-
-
 def _is_other_attention(context: _Context, value: object) -> bool:
-    """Whether `layer_types` names anything but full attention ("attention" in older files)."""
-    full: tuple[object, ...] = ("full_attention", "attention")
-    if _reaches(context, _window(context)):
-        full = (*full, "sliding_attention")
-    return not isinstance(value, list) or any(kind not in full for kind in value)
+    """Whether `layer_types` names kinds of layers that the class does not have."""
+    known: tuple[object, ...] = tuple(context.architecture.mixers)
+    if not context.reads(CONFIG, "sliding_window") and not _reaches(context, _window(context)):
+        known = tuple(kind for kind in known if kind != "sliding_attention")
+    return not isinstance(value, list) or any(kind not in known for kind in value)
 
 
 def _adds_norms(context: _Context, value: object) -> bool:
     """Whether norms of queries and keys are announced for a class that has none."""
-    return value is not True or not context.architecture.has_qk_norms
+    return value is not True or context.architecture.qk_norms is None
+
+
+def _has_no_mixers(context: _Context, value: object) -> bool:
+    """Whether the class has only attention, so that an interval says nothing."""
+    return context.architecture.full_attention_interval is None or type(value) is not int
+
+
+def _has_other_gate(context: _Context, value: object) -> bool:
+    """Whether an output gate is announced that the class lacks, or lacking that it has."""
+    return value is not context.architecture.has_output_gate
+
+
+def _shares_layers(context: _Context, value: object) -> bool:
+    """Whether layers run twice in a class that does not know of it."""
+    return value is not True or context.architecture.layer_runs == 1
+
+
+def _is_other_head_dim(context: _Context, value: object) -> bool:
+    return bool(value != context.config.get("head_dim", value))
 
 
 _CHECKS: Mapping[str, Callable[[_Context, object], bool]] = {
     "sliding_window": _has_window,
     "use_sliding_window": _uses_window,
     "layer_types": _is_other_attention,
+    "full_attention_interval": _has_no_mixers,
+    "attn_output_gate": _has_other_gate,
     "use_qk_norm": _adds_norms,
     "qk_norm": _adds_norms,
     "qk_layernorm": _adds_norms,
+    "layer_sharing": _shares_layers,
+    "attention_head_dim": _is_other_head_dim,
 }
 
 
@@ -321,7 +353,7 @@ def _unknown_tensors(
     names = DecoderNames.find(tensors)
     layers = config.get("num_hidden_layers")
     known = _known_in_layers(config, architecture)
-    drafts = sum(max(0, n) for key in _DRAFT_LAYERS if type(n := config.get(key)) is int)
+    drafts = draft_layers(config)
     seen: set[str] = set()
     for name in tensors:
         own = name.removeprefix(names.prefix) if name.startswith(names.prefix) else ""
@@ -342,8 +374,8 @@ def _unknown_tensors(
                     name,
                     f"the file has layer {number}, and config.json says num_hidden_layers {layers}",
                 )
-        elif stem not in known and stem not in seen:
-            seen.add(stem)
+        elif stem not in known and (kind := re.sub(r"\d+", "0", stem)) not in seen:
+            seen.add(kind)
             yield name, _inside(name, stem, architecture)
 
 
@@ -352,20 +384,14 @@ def _inside(name: str, stem: str, architecture: Architecture) -> str:
     for key, suffixes in (("attention_bias", (".bias",)), ("use_rms_norm", (".rms_norm.weight",))):
         module = next((stem.removesuffix(s) for s in suffixes if stem.endswith(s)), None)
         if module in PROJECTIONS:
-            if key == "attention_bias" and not _may_have_bias(architecture, module):
+            if key == "attention_bias":
+                key = next((k for k, names in architecture.biases.items() if module in names), "")
+            if not key:
                 break
-            key = "mlp_bias" if key == "attention_bias" and module.startswith("mlp.") else key
             return f"the layers have {stem}, but {key} is not true in config.json"
     return (
         f"the layers have {stem} (tensor {_short(name)}), which {architecture.name} does not have"
     )
-
-
-def _may_have_bias(architecture: Architecture, module: str) -> bool:
-    """Whether the class gives a module a bias if config.json says so; others are ignored."""
-    if module.startswith("mlp."):
-        return architecture.name == "LlamaForCausalLM"
-    return architecture.model_type != "qwen2" or "o_proj" not in module
 
 
 def _outside(name: str) -> str | None:
@@ -376,28 +402,36 @@ def _outside(name: str) -> str | None:
 
 def _known_in_layers(config: Mapping[str, Any], architecture: Architecture) -> set[str]:
     """Return the names within a layer of the tensors that are read or change nothing."""
-    norms = ["input_layernorm", "post_attention_layernorm"]
-    if architecture.has_qk_norms:
-        norms += ["self_attn.q_norm", "self_attn.k_norm"]
-    norms += filter(None, [architecture.attn_sub_norm, architecture.ffn_sub_norm])
+    norms, projections = [*architecture.layer_norms], architecture.projections
     quantization = config.get("quantization_config")
-    for module in PROJECTIONS:
+    for module in projections:
         norms.append(f"{module}.norm")  # BitNet embedding models
         if isinstance(quantization, dict) and quantization.get("use_rms_norm") is True:
             norms.append(f"{module}.rms_norm")
-    known = {f"{name}.weight" for name in (*norms, *PROJECTIONS)}
-    attention_bias, mlp_bias = config.get("attention_bias"), config.get("mlp_bias")
-    for module in PROJECTIONS:
-        in_attention = module.startswith("self_attn.")
-        is_set = (attention_bias if in_attention else mlp_bias) is True
-        if architecture.model_type == "qwen2":
-            is_set = True  # its class reads neither setting
-        if is_set and _may_have_bias(architecture, module):
-            known.add(f"{module}.bias")
+    known = {f"{name}.weight" for name in (*norms, *projections)}
+    known |= {*architecture.other_tensors}
+    for key, modules in architecture.biases.items():
+        if key == "" or config.get(key) is True:
+            known |= {f"{module}.bias" for module in modules}
+    experts = _expert_modules(config)
+    known |= {f"{module}.weight" for module in (*experts, ROUTER) if experts}
     if _is_mlx(config):
-        known |= {f"{module}.biases" for module in PROJECTIONS}
+        known |= {f"{module}.biases" for module in (*projections, *experts)}
+    if "w_bits" in config:  # ParetoQ's, which the scales of a ternary matrix imply
+        known |= {
+            f"{module}.{clip}" for module in projections for clip in ("weight_clip_val", "scale")
+        }
     # Frequencies that old checkpoints keep; they follow from config.json.
     return known | {"self_attn.rotary_emb.inv_freq"}
+
+
+def _expert_modules(config: Mapping[str, Any]) -> list[str]:
+    """Return the modules of experts in a layer, none if the settings are invalid."""
+    try:
+        experts = experts_of(config)
+    except ValueError:
+        return []
+    return [] if experts is None else list(experts.modules())
 
 
 def _is_mlx(config: Mapping[str, Any]) -> bool:

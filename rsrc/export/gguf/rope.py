@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from rsr_formats.architectures import Architecture, of_config
 from rsr_formats.numerics import yarn_pair
 from rsr_formats.text import shown
 
@@ -27,6 +28,7 @@ from ..model_files import Config
 
 Factors = npt.NDArray[np.float32]
 
+_ROTATE_A_SHARE = ("Phi3ForCausalLM",)  # in llama.cpp
 _RESCALED = ("llama3", "yarn", "longrope")  # refer to the context length before scaling
 _ORIGINAL = "original_max_position_embeddings"
 _MAX_PAIRS = 1 << 15
@@ -92,15 +94,21 @@ def gguf_rope(config: Config, note: Note) -> GgufRope:
         ExportError: GGUF has no way to say it, or a setting is missing or no number.
         SourceError: a setting of Llama 3's scaling is out of range.
     """
-    rope = _read(config)
+    rope, known = _read(config), of_config(config)
+    rotated = _rotated(rope, known, note)
+    rope = replace(rope, head_dim=rotated)
     metadata: dict[str, int | float | str] = {
         "rope.freq_base": rope.theta,
-        "rope.dimension_count": _rotated(rope, config, note),
+        "rope.dimension_count": rotated,
     }
     if rope.kind == "default":
         return GgufRope(metadata)
     if rope.kind == "linear":
         metadata |= {"rope.scaling.type": "linear", "rope.scaling.factor": rope.number("factor")}
+        return GgufRope(metadata)
+    if rope.kind == "dynamic" and rope.head_dim > 2 and known and "alpha" in known.rope_keys:
+        stretch = rope.number("alpha", 1.0) ** (rope.head_dim / (rope.head_dim - 2))
+        metadata["rope.freq_base"] = rope.theta * stretch
         return GgufRope(metadata)
     if rope.kind == "dynamic":
         note(
@@ -110,7 +118,8 @@ def gguf_rope(config: Config, note: Note) -> GgufRope:
         return GgufRope(metadata)
     if rope.kind == "llama3":
         scaling = {**rope.scaling, "factor": rope.number("factor"), _ORIGINAL: rope.original}
-        factors = rope_factors({**config, "rope_parameters": scaling, "rope_scaling": None})
+        of_rotated = {"head_dim": rotated, "rope_parameters": scaling, "rope_scaling": None}
+        factors = rope_factors({**config, **of_rotated})
         assert factors is not None
         return GgufRope(metadata, {"rope_freqs.weight": factors})
     if rope.kind == "yarn":
@@ -142,11 +151,11 @@ def _read(config: Config) -> _Rope:
     return _Rope(scaling, theta, rope.head_dim, rope.positions)
 
 
-def _rotated(rope: _Rope, config: Config, note: Note) -> int:
+def _rotated(rope: _Rope, known: Architecture | None, note: Note) -> int:
     """Return how many features of a head are rotated."""
     share = rope.number("partial_rotary_factor", 1.0)
     rotated = min(rope.head_dim, int(rope.head_dim * share))
-    if rotated != rope.head_dim:
+    if rotated != rope.head_dim and (known is None or known.name not in _ROTATE_A_SHARE):
         note(
             f"RoPE rotates {rotated} of the {rope.head_dim} features of a head "
             "(partial_rotary_factor): llama.cpp refuses that in this architecture"

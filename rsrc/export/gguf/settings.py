@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rsr_formats.architectures import Architecture, of_config
+from rsr_formats.experts import KEYS as EXPERT_KEYS
 from rsr_formats.keys import USED, review
 from rsr_formats.keys.generation import GENERATION
 from rsr_formats.text import listed, shown
@@ -40,6 +41,7 @@ WRITTEN: Mapping[str, str] = {
     "bos_token_id": "tokenizer.ggml.bos_token_id",
     "eos_token_id": "tokenizer.ggml.eos_token_id, eot_token_id and eom_token_id",
     "tie_word_embeddings": "no tensor output.weight",
+    "share_embedding": "no tensor output.weight",
     "rope_parameters": "rope.*",
     "rope_scaling": "rope.*",
     "rope_theta": "rope.freq_base",
@@ -52,15 +54,13 @@ WRITTEN: Mapping[str, str] = {
     "quantization": "the tensors' types",
     "gguf_metadata": "what changes the model is refused",
 }
-# MiniCPM's, which the runtime does not read.
-_MINICPM = ("scale_emb", "scale_depth", "dim_model_base")
 # Architectures whose layers llama.cpp has always multiplied by a tensor `.scale`. It now does so in
 # others, too, but transformers would load those without the scale.
 _SCALED = ("bitnet-b1.58", "bitnet")
 # llama.cpp ends a text at the tokens that these stand for.
 _ENDS = ("eos", "eot", "eom")
 # Architectures for which llama.cpp reads tensors that scale RoPE.
-_ROPE_TENSORS = ("llama", "minicpm")
+_ROPE_TENSORS = ("llama", "minicpm", "phi3")
 # Keys of generation_config.json, and their names after "general.sampling.".
 _SAMPLING = {"temperature": "temp", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
 _WRITTEN_GENERATION = (*_SAMPLING, "do_sample", "eos_token_id")
@@ -166,8 +166,9 @@ def _check(config: Config, known: Architecture, note: Note) -> None:
     Raises:
         ExportError: the file would mean another model.
     """
-    written = _MINICPM if known.model_type == "minicpm" else ()
-    found = review({key: v for key, v in config.items() if key not in written}, {})
+    written = EXPERT_KEYS if known.has_experts else ()
+    asked = {key: v for key, v in _to_say(config, known).items() if key not in written}
+    found = review(asked, {}, own_keys=False)
     refused = [*found.refused]
     activation = config.get("hidden_act")
     if activation is not None:
@@ -186,6 +187,20 @@ def _check(config: Config, known: Architecture, note: Note) -> None:
         )
     if found.not_understood:
         note(f"not written, because their meaning is not known: {listed(found.not_understood)}")
+
+
+def _to_say(config: Config, known: Architecture) -> Config:
+    """Return the settings, with defaults of the class, that no reader of its GGUF files assumes."""
+    every = {**known.own_keys, **{key: value for key, value in config.items() if value is not None}}
+    found = {
+        k: v for k, v in every.items() if k not in known.gguf_config or v != known.gguf_config[k]
+    }
+    interval, layers = known.gguf_config.get("no_rope_layer_interval"), config["num_hidden_layers"]
+    if interval is not None and found.get("no_rope_layers") == [
+        int((i + 1) % interval != 0) for i in range(layers)
+    ]:
+        del found["no_rope_layers"]
+    return found
 
 
 def end_tokens(first: object, others: object, note: Note) -> dict[str, int]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,56 +28,19 @@ from ..floats import float_dtype
 from ..model_files import Config
 from ..tensors import OutputTensor, decode, dense_tensor, model_tensors, read_scales
 from .blocks import DEFAULT, TYPES, BlockType
+from .experts import expert_name, stacked
+from .output import NUMPY, GgufOutput
 from .settings import GgufSettings
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.intp]
 
 _MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
-_LAYER_WEIGHT = re.compile(r"blk\.[0-9]+\..*\.weight", re.DOTALL)
+# Of a matrix that may have a factor of its own; the experts of a layer are one tensor.
+_LAYER_WEIGHT = re.compile(r"blk\.[0-9]+\.(?!ffn_[a-z]+_exps\.).*\.weight", re.DOTALL)
 _ROPE_FREQS = "rope_freqs.weight"  # a file compiled from GGUF may keep it
-_NUMPY = {
-    "F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8",
-    "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8",
-}  # fmt: skip
-# The numbers of plain types in a file's tensor table.
-_NUMBERS = {"F32": 0, "F16": 1, "I8": 24, "I16": 25, "I32": 26, "I64": 27, "F64": 28, "BF16": 30}
 # `general.file_type` of files without blocks; of the files with them, see `BlockType`.
 _FLOAT_FILES = {"F32": 0, "F16": 1, "BF16": 32}
-
-
-@dataclass(frozen=True)
-class GgufOutput:
-    """A tensor to write."""
-
-    name: str
-    kind: str  # its type, as ggml names it
-    shape: tuple[int, ...]
-    data: Callable[[], Array]  # of shape `stored_shape`; called when written
-    scale: float | None = None  # the one scale of a matrix, which its blocks hold rounded
-
-    @property
-    def stored_shape(self) -> tuple[int, ...]:
-        """The shape of the data: for types with blocks, a row has bytes instead of weights."""
-        if self.kind not in TYPES:
-            return self.shape
-        block = TYPES[self.kind]
-        return (*self.shape[:-1], self.shape[-1] // block.weights * block.nbytes)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The NumPy dtype of the data."""
-        return np.dtype(_NUMPY.get(self.kind, np.uint8))
-
-    @property
-    def number(self) -> int:
-        """The number of its type in a file's tensor table."""
-        return TYPES[self.kind].number if self.kind in TYPES else _NUMBERS[self.kind]
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the data."""
-        return int(np.prod(self.stored_shape, dtype=np.int64)) * self.dtype.itemsize
 
 
 def plan(
@@ -99,7 +61,7 @@ def plan(
 
     Raises:
         ExportError: GGUF has no way to store a dtype, a shape or a scale, two tensors have the same
-            name, or config.json contradicts the rows of q or k.
+            name, config.json contradicts the rows of q or k, or the experts of a layer differ.
     """
     architecture = settings.architecture
     own = DecoderNames.find(t.name for t in file.header.tensors)
@@ -114,12 +76,12 @@ def plan(
             continue  # the settings take precedence
         if of_gguf(architecture) is not None and name != _ROPE_FREQS:
             usual = _usual(name, own)
-            if (name := gguf_name(usual, architecture)) == usual:
+            if (name := expert_name(usual) or gguf_name(usual, architecture)) == usual:
                 name = t.name
                 unnamed.append(name)
         order = _row_order(t, name, settings)
         if isinstance(t, DenseTensor):
-            if t.dtype not in _NUMPY:
+            if t.dtype not in NUMPY:
                 unsupported.append(t.name)
             tensor = biases.get(t.name) or dense_tensor(file, t)
             tensors.append(_dense(tensor, name, order))
@@ -158,6 +120,7 @@ def plan(
     for name, factors in settings.tensors.items():
         data = partial(np.asarray, factors)
         tensors.append(GgufOutput(name, "F32", factors.shape, data))
+    tensors = stacked(tensors)
     _check(tensors)
     return tensors
 
@@ -241,7 +204,7 @@ def _dense(tensor: OutputTensor, name: str, order: Rows | None) -> GgufOutput:
 
     def data() -> Array:
         raw = tensor.read()
-        values: Array = to_float32(raw, tensor.dtype) if widened else raw.view(_NUMPY[tensor.dtype])
+        values: Array = to_float32(raw, tensor.dtype) if widened else raw.view(NUMPY[tensor.dtype])
         values = values.reshape(shape)
         return values if order is None else values[order]
 
@@ -257,7 +220,7 @@ def _windows(t: IndexedTensor, order: Rows | None) -> Iterator[tuple[slice, Rows
 
 def _floats(file: RsrFile, t: IndexedTensor, dtype: str, order: Rows | None) -> Array:
     r = decode(file, t)
-    out = np.empty(t.shape, _NUMPY[dtype])
+    out = np.empty(t.shape, NUMPY[dtype])
     for window, rows in _windows(t, order):
         out[window] = from_float32(r.weights(rows) + np.float32(0), dtype)  # no -0.0
     return out

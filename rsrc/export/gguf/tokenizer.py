@@ -11,7 +11,7 @@ from rsr_formats.text import quoted
 from ...source.gguf.tokenizer_common import Note
 from ...source.gguf.tokenizer_metadata import tokenizer_metadata
 from ..model_files import Config, find_file, read_json
-from .tensors import GgufOutput
+from .output import GgufOutput
 
 
 def tokenizer(file: RsrFile, tensors: Sequence[GgufOutput], note: Note) -> dict[str, Any]:

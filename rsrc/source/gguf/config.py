@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats.architectures import ARCHITECTURES, of_config, of_gguf
+from rsr_formats.experts import experts_of
 
 from ...common.errors import SourceError
 from .activations import apply_activations
@@ -28,18 +29,27 @@ _INTEGERS = {
     "num_attention_heads": "attention.head_count",
     "num_key_value_heads": "attention.head_count_kv",
 }
+# The same of an architecture with experts.
+_EXPERTS = {
+    "num_experts": "expert_count",
+    "num_experts_per_tok": "expert_used_count",
+    "moe_intermediate_size": "expert_feed_forward_length",
+}
 _FLOATS = {
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
     "rope_theta": "rope.freq_base",
 }
 _BIASES = {
-    "attention_bias": ("attn_q", "attn_k", "attn_v", "attn_output"),
+    "attention_bias": ("attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output"),
     "mlp_bias": ("ffn_gate", "ffn_up", "ffn_down"),
 }
 _TOKENS = ("bos_token", "eos_token", "pad_token")
 _REQUIRED = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads")
 
+_ORIGINAL = "original_max_position_embeddings"
 _MAX_HEAD_DIM = 1 << 16
+# The multipliers of the only model when GGUF had no keys for them.
+_MINICPM_2B = {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 256}
 
 
 def hf_config(
@@ -72,12 +82,16 @@ def hf_config(
         "hidden_act": known.hidden_act,
         **known.gguf_config,
     }
-    for own, key in _INTEGERS.items():
+    for own, key in (_INTEGERS | (_EXPERTS if known.has_experts else {})).items():
         config[own] = whole_of(metadata.get(prefix + key))
     for own, key in _FLOATS.items():
         config[own] = number_of(metadata.get(prefix + key))
         if config[own] is None and prefix + key in metadata:
             raise SourceError(f"{prefix}{key} is not a finite number")
+    drafts = whole_of(metadata.get(prefix + "nextn_predict_layers"))
+    if drafts and (config["num_hidden_layers"] or 0) > drafts:
+        config["num_hidden_layers"] -= drafts
+        config["num_nextn_predict_layers"] = drafts
     if config["rope_theta"] is None:
         config["rope_theta"] = THETA
     embedding = tensors.get("token_embd.weight", ())
@@ -95,8 +109,15 @@ def hf_config(
         config[own] = any(f"blk.0.{name}.bias" in tensors for name in names) or None
     config["attention_bias"] = bool(config["attention_bias"])
     config["tie_word_embeddings"] = "output.weight" not in tensors
-    rope = Rope(head_dim, config["rope_theta"], config["max_position_embeddings"])
-    config["rope_scaling"] = rope_scaling(metadata, prefix, rope, rope_tensors or {})
+    if "sliding_window" in known.own_keys:  # 0: none
+        config["sliding_window"] = (
+            whole_of(metadata.get(prefix + "attention.sliding_window")) or None
+        )
+    if _ORIGINAL in known.own_keys:
+        config[_ORIGINAL] = whole_of(metadata.get(f"{prefix}rope.scaling.original_context_length"))
+    rope = Rope(rotated or head_dim, config["rope_theta"], config["max_position_embeddings"])
+    scaling = rope_scaling(metadata, prefix, rope, rope_tensors or {}, known.rope_keys)
+    config["rope_scaling"] = scaling
     if known.model_type == "minicpm":
         config.update(_minicpm_config(metadata, prefix, config))
     apply_activations(config, metadata)
@@ -148,7 +169,33 @@ def gguf_metadata(config: Mapping[str, Any]) -> dict[str, int | float | str]:
             result[SPECIAL_TOKENS[token]] = found
     if known.model_type == "minicpm":
         result.update(_minicpm_metadata(config, prefix))
+    if known.has_experts:
+        result.update(_expert_metadata(config, prefix))
     return result
+
+
+def _expert_metadata(config: Mapping[str, Any], prefix: str) -> dict[str, int]:
+    """Return the settings of experts.
+
+    Raises:
+        SourceError: a setting is invalid, or one that llama.cpp does not have.
+    """
+    try:
+        experts = experts_of(config)
+    except ValueError as error:
+        raise SourceError(str(error)) from None
+    assert experts is not None
+    if not experts.norm_topk_prob:
+        raise SourceError(
+            "config.json: norm_topk_prob is not true, and llama.cpp always divides the weights of "
+            "the chosen experts by their sum"
+        )
+    if not all(map(experts.are_in, range(min(int(config["num_hidden_layers"]), 1 << 16)))):
+        raise SourceError(
+            "config.json: layers without experts (decoder_sparse_step, mlp_only_layers), and in "
+            "llama.cpp all layers have them"
+        )
+    return {prefix + key: getattr(experts, own) for own, key in _EXPERTS.items()}
 
 
 def rope_factors(config: Mapping[str, Any]) -> npt.NDArray[np.float32] | None:
@@ -207,10 +254,16 @@ def _minicpm_config(
 ) -> dict[str, Any]:
     """Return MiniCPM's three multipliers, which GGUF stores as the resulting scales."""
     layers, hidden = config["num_hidden_layers"], config["hidden_size"]
-    residual = number_of(metadata.get(prefix + "residual_scale"))
-    logit = number_of(metadata.get(prefix + "logit_scale"))
+    found = {
+        key: number_of(metadata.get(prefix + key))
+        for key in ("embedding_scale", "residual_scale", "logit_scale")
+        if prefix + key in metadata
+    }
+    if not found:  # older files, as llama.cpp reads them
+        return {**_MINICPM_2B}
+    residual, logit = found.get("residual_scale"), found.get("logit_scale")
     return {
-        "scale_emb": number_of(metadata.get(prefix + "embedding_scale")),
+        "scale_emb": found.get("embedding_scale"),
         "scale_depth": number_of(residual * math.sqrt(layers)) if residual and layers else None,
         "dim_model_base": round(hidden / logit) if logit and hidden else None,
     }

@@ -11,31 +11,35 @@ import re
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.architectures import ARCHITECTURES, Architecture, of_gguf
+from rsr_formats.architectures import ARCHITECTURES, Architecture, QkNorms, of_gguf
 
 Rows = npt.NDArray[np.intp]
 
 _MODEL = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_LAYER = {
-    "attn_norm": "input_layernorm",
+_LINEAR = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
     "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+# The router, and the tensors of all experts (source/stacks.py)
+_EXPERTS = {
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_exps": "mlp.experts.gate_proj",
+    "ffn_up_exps": "mlp.experts.up_proj",
+    "ffn_down_exps": "mlp.experts.down_proj",
+}
+_FUSED = {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}
 _SUFFIX = r"(weight|bias|scale|input_scale)"
 _NUMBER = r"(0|[1-9][0-9]*)"
 _GGUF_LAYER = re.compile(rf"blk\.{_NUMBER}\.([a-z_]+)\.{_SUFFIX}")
 _HF_LAYER = re.compile(rf"model\.layers\.{_NUMBER}\.([a-z_.]+)\.{_SUFFIX}")
 _GGUF_QK = re.compile(rf"blk\.{_NUMBER}\.attn_([qk])\.(weight|bias)")
 _GGUF_LINEAR = re.compile(
-    rf"output\.weight|blk\.{_NUMBER}\.(attn_(q|k|v|output)|ffn_(gate|up|down))\.weight"
+    rf"output\.weight|blk\.{_NUMBER}\.(attn_(q|k|v|qkv|output)|ffn_(gate|up|down))\.weight"
 )
 
 
@@ -61,10 +65,11 @@ def gguf_name(name: str, architecture: str) -> str:
 
     Both spellings of attn_sub_norm and ffn_sub_norm are recognized for every architecture.
     """
-    if of_gguf(architecture) is None:
+    own = of_gguf(architecture)
+    if own is None:
         return name
     if layer := _HF_LAYER.fullmatch(name):
-        for known in ARCHITECTURES:
+        for known in (own, *ARCHITECTURES):
             for stem, other in _layer_stems(known).items():
                 if other == layer[2]:
                     return f"blk.{layer[1]}.{stem}.{layer[3]}"
@@ -105,6 +110,19 @@ def hf_rows(rows: int, heads: int) -> Rows:
 
 
 def _layer_stems(known: Architecture) -> dict[str, str]:
-    attn_sub_norm = known.attn_sub_norm or "self_attn.attn_sub_norm"
-    ffn_sub_norm = known.ffn_sub_norm or "mlp.ffn_sub_norm"
-    return {**_LAYER, "attn_sub_norm": attn_sub_norm, "ffn_sub_norm": ffn_sub_norm}
+    """Return the modules of a layer by their names in GGUF."""
+    norms, of_heads = known.norms, known.qk_norms or QkNorms()
+    found = {
+        **_LINEAR,
+        **(_EXPERTS if known.has_experts else {}),
+        **{_FUSED[name]: name for name in known.fused},
+        "attn_norm": norms.before_mixer,
+        "post_attention_norm": norms.after_mixer,
+        "ffn_norm": norms.before_mlp,
+        "post_ffw_norm": norms.after_mlp,
+        "attn_q_norm": of_heads.queries,
+        "attn_k_norm": of_heads.keys,
+        "attn_sub_norm": known.attn_sub_norm or "self_attn.attn_sub_norm",
+        "ffn_sub_norm": known.ffn_sub_norm or "mlp.ffn_sub_norm",
+    }
+    return {stem: name for stem, name in found.items() if name is not None}

@@ -10,7 +10,7 @@ transformers expresses becomes longrope, which lists the divisor of each frequen
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +27,7 @@ Factors = npt.NDArray[np.float32]
 FREQS = "rope_freqs.weight"
 SHORT, LONG = "rope_factors_short.weight", "rope_factors_long.weight"
 ROPE_TENSORS = (FREQS, SHORT, LONG)
+ALPHA = "rope.scaling.alpha"  # stretches the base of the frequencies of HunYuan
 THETA = 10000.0  # of files without rope.freq_base
 
 # Settings of all Llama 3 models. GGUF stores only the factors that follow from them, so a file's
@@ -42,9 +43,9 @@ _MAX_HEAD_DIM = 1 << 16
 
 
 class Rope(NamedTuple):
-    """The head that RoPE rotates."""
+    """What RoPE rotates of a head."""
 
-    head_dim: int | None
+    head_dim: int | None  # rotated features
     theta: float
     context_length: int | None
 
@@ -63,7 +64,11 @@ class _Scaling(NamedTuple):
 
 
 def rope_scaling(
-    metadata: Mapping[str, Any], prefix: str, rope: Rope, tensors: Mapping[str, Factors]
+    metadata: Mapping[str, Any],
+    prefix: str,
+    rope: Rope,
+    tensors: Mapping[str, Factors],
+    read: Sequence[str] = (),
 ) -> dict[str, Any] | None:
     """Return `rope_scaling` of config.json, None if frequencies are not scaled.
 
@@ -73,6 +78,7 @@ def rope_scaling(
         rope: the head, by the settings in config.json.
         tensors: those of `ROPE_TENSORS` that the file has. The settings replace all of them. If the
             result is None, they are kept, and the runtime checks their length and values.
+        read: keys of rope_parameters that only some classes read, this one among them.
 
     Raises:
         SourceError: a key has a value that llama.cpp does not accept, or contradicts a tensor.
@@ -92,7 +98,8 @@ def rope_scaling(
             return None
         return _listed(scaling, rope, factors, factors)
     if is_plain:
-        return None
+        alpha = number_of(metadata.get(prefix + ALPHA)) if "alpha" in read else None
+        return {"rope_type": "dynamic", "factor": 1.0, "alpha": alpha} if alpha else None
     if scaling.blend == 1:
         return _yarn(scaling)
     if scaling.blend or scaling.attn_factor != 1:

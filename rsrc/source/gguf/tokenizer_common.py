@@ -64,6 +64,19 @@ def _cased(contractions: str, digits: str) -> str:
     )
 
 
+# DeepSeek-V3's three, one after the other: numbers, Chinese and Japanese, the rest.
+_DEEPSEEK3 = (
+    r"\p{N}{1,3}",
+    "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+    '[!"#$%&'
+    r"'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^"
+    "\r\n"
+    r"\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+["
+    "\r\n"
+    r"]*|\s*["
+    "\r\n"
+    r"]+|\s+(?!\S)|\s+",
+)
 _TEKKEN = _cased("", r"\p{N}")
 _GPT4O = _cased(_CONTRACTIONS + "?", r"\p{N}{1,3}")
 
@@ -72,7 +85,7 @@ _GPT4O = _cased(_CONTRACTIONS + "?", r"\p{N}{1,3}")
 class PreTokenizer:
     """The meaning of a value of `tokenizer.ggml.pre`."""
 
-    split: str | None = None  # the expression; None: GPT-2's, which is built into ByteLevel
+    splits: tuple[str, ...] = ()  # expressions in turn; none: GPT-2's, built into ByteLevel
     digits: bool = False  # split off each digit first
     nfc: bool = False  # tokenizers of these models normalize; llama.cpp does not
     ignore_merges: bool = False  # a piece that is a token is not split
@@ -84,27 +97,27 @@ class PreTokenizer:
             "type": "ByteLevel",
             "add_prefix_space": False,
             "trim_offsets": True,
-            "use_regex": self.split is None,
+            "use_regex": not self.splits,
         }
         before: list[dict[str, Any]] = []
         if self.digits:
             before.append({"type": "Digits", "individual_digits": True})
-        if self.split is not None:
-            before.append(
-                {
-                    "type": "Split",
-                    "pattern": {"Regex": self.split},
-                    "behavior": "Isolated",
-                    "invert": False,
-                }
-            )
+        before += [
+            {
+                "type": "Split",
+                "pattern": {"Regex": split},
+                "behavior": "Isolated",
+                "invert": False,
+            }
+            for split in self.splits
+        ]
         return {"type": "Sequence", "pretokenizers": [*before, level]} if before else level
 
 
 _GPT2 = PreTokenizer()
 _DIGITS = PreTokenizer(digits=True)
-_OF_LLAMA3 = PreTokenizer(_LLAMA3, ignore_merges=True, add_bos=True)
-_OF_QWEN2 = PreTokenizer(_QWEN2, nfc=True)
+_OF_LLAMA3 = PreTokenizer((_LLAMA3,), ignore_merges=True, add_bos=True)
+_OF_QWEN2 = PreTokenizer((_QWEN2,), nfc=True)
 
 # If several names have the same meaning, GGUF files get the first.
 PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
@@ -114,12 +127,13 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
         ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon_e", "falcon-h1", "pixtral", "lfm2"),
         _OF_LLAMA3,
     ),
-    **dict.fromkeys(("smaug-bpe", "dbrx"), PreTokenizer(_LLAMA3)),
+    **dict.fromkeys(("smaug-bpe", "dbrx"), PreTokenizer((_LLAMA3,))),
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "megrez"), _OF_QWEN2),
-    "stablelm2": PreTokenizer(_QWEN2),
-    "qwen35": PreTokenizer(_QWEN35, nfc=True),
-    "tekken": PreTokenizer(_TEKKEN, ignore_merges=True, add_bos=True),
-    **dict.fromkeys(("gpt-4o", "llama4"), PreTokenizer(_GPT4O)),
+    **dict.fromkeys(("stablelm2", "hunyuan"), PreTokenizer((_QWEN2,))),
+    **dict.fromkeys(("deepseek-v3", "hunyuan-dense"), PreTokenizer(_DEEPSEEK3)),
+    "qwen35": PreTokenizer((_QWEN35,), nfc=True),
+    "tekken": PreTokenizer((_TEKKEN,), ignore_merges=True, add_bos=True),
+    **dict.fromkeys(("gpt-4o", "llama4"), PreTokenizer((_GPT4O,))),
 }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from rsr_formats.keys import HARMLESS, USED
 from rsr_formats.keys.gguf import of_key
 
+from .rope import ALPHA
 from .values import number_of, whole_of
 
 _MAX_KEYS = 200
@@ -21,6 +22,7 @@ _SIZES = (
     "context_length",
     "embedding_length",
     "block_count",
+    "nextn_predict_layers",
     "feed_forward_length",
     "attention.head_count",
     "attention.head_count_kv",
@@ -32,6 +34,13 @@ _MINICPM = {
     "embedding_scale": "scale_emb",
     "residual_scale": "scale_depth",
     "logit_scale": "dim_model_base",
+}
+# The same of an architecture with experts.
+_EXPERTS = {
+    "expert_count": "num_experts",
+    "expert_used_count": "num_experts_per_tok",
+    "expert_feed_forward_length": "moe_intermediate_size",
+    "expert_weights_norm": "norm_topk_prob",
 }
 
 
@@ -72,14 +81,22 @@ def _is_in(config: Mapping[str, Any], name: str, value: Any) -> bool:
         return whole_of(value) is not None
     if config.get("model_type") == "minicpm" and name in _MINICPM:
         return config.get(_MINICPM[name]) is not None
+    if name in _EXPERTS and "norm_topk_prob" in config:  # an architecture with experts
+        found = config.get(_EXPERTS[name])
+        return type(found) is type(value) and bool(found == value)
     head_dim = config.get("head_dim")
     if name == "attention.value_length":
         return head_dim is not None and whole_of(value) == head_dim
+    if name == ALPHA:
+        rope = config.get("rope_scaling")
+        return isinstance(rope, dict) and rope.get("alpha") == number_of(value)
     if name == "attention.scale":
         number = number_of(value)
         return bool(head_dim and number and np.isclose(number, head_dim**-0.5, rtol=1e-6))
     if name == "attention.sliding_window":
         window, positions = whole_of(value), config.get("max_position_embeddings")
+        if window is not None and window == config.get("sliding_window"):
+            return True
         return window is not None and positions is not None and window >= positions
     return False
 

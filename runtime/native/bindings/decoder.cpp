@@ -12,22 +12,15 @@
 #include "bindings/program.h"
 #include "decoder/activations.h"
 #include "decoder/attention.h"
+#include "decoder/delta_net.h"
 
 using namespace nb::literals;
 
 namespace {
 
-template <class T, int N>
-using Maybe = std::optional<Array<T, N>>;
-
 using Rows = Array<float, 2>;
 using Scales = Array<float, 2>;
 using Weight = Maybe<const float, 1>;
-
-template <class Given>
-auto pointer(const std::optional<Given>& array) {
-  return array ? array->data() : nullptr;
-}
 
 template <class Given>
 bool has_shape(const std::optional<Given>& array, size_t rows, size_t n) {
@@ -57,12 +50,6 @@ Output row_output(size_t count, size_t n, const Weight& weight, float eps,
   return {to, weight, out, q, s};
 }
 
-rsr::Activation activation_named(const std::string& name) {
-  if (name == "silu") return rsr::Activation::silu;
-  if (name == "relu2") return rsr::Activation::relu2;
-  throw std::invalid_argument("unknown activation '" + name + "'; there are silu, relu2");
-}
-
 auto normalize(const Rows& x, const Maybe<const float, 2>& add, const Weight& weight, float eps,
                const Maybe<float, 2>& out, const Maybe<int8_t, 2>& q, const Maybe<float, 2>& s,
                size_t group_columns) {
@@ -88,6 +75,7 @@ struct Rope {
   Array<const float, 2> cos, sin;
   Weight q_norm, k_norm;
   float eps, scale;
+  bool norms_follow;
 };
 
 // The KV cache of one layer.
@@ -150,9 +138,9 @@ auto attend(const Array<float, 3>& q, const Array<float, 3>& k, const Array<cons
       (!rope.q_norm || rope.q_norm->shape(0) == d) && (!rope.k_norm || rope.k_norm->shape(0) == d),
       "q_norm and k_norm must be (d,)");
   cache.check(heads.keys, d);
-  require(rope.cos.shape(1) == d / 2 && rope.sin.shape(1) == d / 2 &&
-              rope.cos.shape(0) == rope.sin.shape(0),
-          "cos and sin must be (context, d / 2)");
+  const size_t half = rope.cos.shape(1);
+  require(half <= d / 2 && rope.sin.shape(1) == half && rope.cos.shape(0) == rope.sin.shape(0),
+          "cos and sin must be (context, up to d / 2)");
   require(start.shape(0) == 1, "start must be one number");
   require(!window || *window > 0, "window must be at least one position");
   return [=] {
@@ -162,10 +150,65 @@ auto attend(const Array<float, 3>& q, const Array<float, 3>& k, const Array<cons
     require(first <= size && rows <= size - first, "the rows reach beyond the cache");
     require(first + rows <= rope.cos.shape(0),
             "the rows reach beyond the positions of cos and sin");
-    rsr::attend(
-        {q.data(), k.data(), v.data(), rows, first, out.data()}, heads,
-        {rope.cos.data(), rope.sin.data(), pointer(rope.q_norm), pointer(rope.k_norm), rope.eps},
-        cache.cache(), rope.scale, window.value_or(std::numeric_limits<size_t>::max()));
+    rsr::attend({q.data(), k.data(), v.data(), rows, first, out.data()}, heads,
+                {rope.cos.data(), rope.sin.data(), half, pointer(rope.q_norm), pointer(rope.k_norm),
+                 rope.eps, rope.norms_follow},
+                cache.cache(), rope.scale, window.value_or(std::numeric_limits<size_t>::max()));
+  };
+}
+
+auto norm_gated(const Array<const float, 2>& x, const Array<const float, 2>& z,
+                const Array<const float, 1>& weight, float eps, const Maybe<float, 2>& out,
+                const Maybe<int8_t, 2>& q, const Maybe<float, 2>& s, size_t group_columns) {
+  const size_t count = x.shape(0), n = x.shape(1), d = weight.shape(0);
+  require(z.shape(0) == count && z.shape(1) == n, "z must have the shape of x");
+  require(d > 0 && n % d == 0, "weight must have an entry for each of a head");
+  const Output output = row_output(count, n, std::nullopt, 0.0f, out, q, s, group_columns);
+  return [=] { rsr::norm_gated(x.data(), z.data(), d, weight.data(), eps, count, output.to); };
+}
+
+// The weights of a gated delta net between its products.
+struct DeltaWeights {
+  Array<const float, 2> convolution;
+  Array<const float, 1> a, dt_bias;
+};
+
+// What a gated delta net keeps of a sequence.
+struct DeltaState {
+  Rows rows;
+  Array<float, 4> state;
+};
+
+auto delta_net(const Array<const float, 2>& qkv, const Rows& a, const Rows& b,
+               const DeltaWeights& weights, const DeltaState& state, const Rows& convolved,
+               const Rows& out) {
+  const size_t rows = qkv.shape(0), taps = weights.convolution.shape(0);
+  const size_t values = state.state.shape(0), dk = state.state.shape(2);
+  require(values > 0 && dk > 0 && out.shape(1) % values == 0 && out.shape(1) > 0,
+          "out must be (rows, value heads * dv)");
+  rsr::DeltaHeads heads = {values, 0, out.shape(1) / values, dk};
+  require(qkv.shape(1) > out.shape(1) && (qkv.shape(1) - out.shape(1)) % (2 * dk) == 0,
+          "qkv must have the channels of query heads, key heads and value heads");
+  heads.keys = (qkv.shape(1) - out.shape(1)) / (2 * dk);
+  require(values % heads.keys == 0, "the value heads must be a multiple of the key heads");
+  require(state.state.shape(1) == rsr::whole_lanes(heads.dv) / rsr::kLanes &&
+              state.state.shape(3) == rsr::kLanes,
+          "state must be (value heads, dv / 16 rounded up, dk, 16)");
+  require(0 < taps && taps <= rsr::kMostTaps && weights.convolution.shape(1) == qkv.shape(1),
+          "the convolution must be (taps, channels), with up to 16 taps");
+  require(state.rows.shape(0) == taps - 1 && state.rows.shape(1) == qkv.shape(1),
+          "rows must be (taps - 1, channels)");
+  require(weights.a.shape(0) == values && weights.dt_bias.shape(0) == values,
+          "a and dt_bias must have an entry for each value head");
+  require(a.shape(0) == rows && a.shape(1) == values && b.shape(0) == rows && b.shape(1) == values,
+          "a and b must be (rows, value heads)");
+  require(convolved.shape(0) == rows && convolved.shape(1) == qkv.shape(1),
+          "convolved must have the shape of qkv");
+  require(out.shape(0) == rows, "out must have the rows of qkv");
+  return [=] {
+    rsr::delta_net({qkv.data(), a.data(), b.data(), rows, convolved.data(), out.data()}, heads,
+                   {weights.convolution.data(), taps, weights.a.data(), weights.dt_bias.data()},
+                   {state.rows.data(), state.state.data()});
   };
 }
 
@@ -175,6 +218,15 @@ constexpr const char* kOutputs =
     "quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.";
 
 }  // namespace
+
+rsr::Activation activation_named(const std::string& name) {
+  if (name == "silu") return rsr::Activation::silu;
+  if (name == "relu2") return rsr::Activation::relu2;
+  if (name == "gelu_tanh") return rsr::Activation::gelu_tanh;
+  if (name == "sigmoid") return rsr::Activation::sigmoid;
+  throw std::invalid_argument("unknown activation '" + name +
+                              "'; there are silu, relu2, gelu_tanh, sigmoid");
+}
 
 void bind_decoder(nb::module_& m, nb::class_<Program>& program) {
   const std::string normalize_doc =
@@ -190,20 +242,51 @@ void bind_decoder(nb::module_& m, nb::class_<Program>& program) {
       std::string(
           "activation(gate) * up, then its RMS norm as in normalize, to out, to (q, s), or "
           "to both.\n\n"
-          "gate, up: (count, n). activation: 'silu' or 'relu2'. ") +
+          "gate, up: (count, n). activation: 'silu', 'relu2', 'gelu_tanh' or 'sigmoid'. ") +
       kOutputs;
   bind_step(m, program, "gated", &gated, gated_doc.c_str(), "gate"_a, "up"_a, "activation"_a,
             "weight"_a.none(), "eps"_a, "out"_a.noconvert().none(), "q"_a.noconvert().none(),
             "s"_a.noconvert().none(), "group_columns"_a = 0);
+  nb::class_<DeltaWeights>(m, "DeltaWeights",
+                           "The weights of a gated delta net between its products.")
+      .def(nb::init<Array<const float, 2>, Array<const float, 1>, Array<const float, 1>>(),
+           "convolution"_a.noconvert(), "a"_a.noconvert(), "dt_bias"_a.noconvert(),
+           "convolution: (taps, channels) float32, of the oldest row first. a, dt_bias: (value "
+           "heads,); a is negative.");
+  nb::class_<DeltaState>(m, "DeltaState", "What a gated delta net keeps of a sequence.")
+      .def(nb::init<Rows, Array<float, 4>>(), "rows"_a.noconvert(), "state"_a.noconvert(),
+           "Both zero before the first row. rows: (taps - 1, channels) float32, the last inputs of "
+           "the convolution. state: (value heads, dv / 16 rounded up, dk, 16) float32.");
+  bind_step(
+      m, program, "delta_net", &delta_net,
+      "Pass rows through a gated delta net, and update its state.\n\n"
+      "qkv goes through the convolution and SiLU; queries and keys are divided by their L2 "
+      "norms, queries also by sqrt(dk). Then, for each row and value head: S *= exp(a "
+      "softplus(a_row + dt_bias)); e = sigmoid(b_row) (v - S^T k); S += k e^T; out = S^T q. "
+      "Several value heads in a row share a query and a key head.\n\n"
+      "qkv: (rows, channels): query heads, key heads, value heads. a, b: (rows, value heads), "
+      "overwritten. convolved: scratch of the shape of qkv. out: (rows, value heads * dv), "
+      "written. Raises ValueError for other shapes.",
+      "qkv"_a.noconvert(), "a"_a.noconvert(), "b"_a.noconvert(), "weights"_a, "state"_a,
+      "convolved"_a.noconvert(), "out"_a.noconvert());
+  bind_step(m, program, "norm_gated", &norm_gated,
+            "The RMS norm of each head of x, times weight and silu(z), to out, to (q, s), or to "
+            "both.\n\n"
+            "x, z: (count, n). weight: (d,), a divisor of n. eps: of the norm. Outputs are as of "
+            "normalize. Raises ValueError for other shapes, or if there is no output.",
+            "x"_a.noconvert(), "z"_a.noconvert(), "weight"_a.noconvert(), "eps"_a,
+            "out"_a.noconvert().none(), "q"_a.noconvert().none(), "s"_a.noconvert().none(),
+            "group_columns"_a = 0);
   nb::class_<Rope>(
       m, "Rope", "Rotary position embedding, norms of queries and keys, and the factor of scores.")
-      .def(
-          nb::init<Array<const float, 2>, Array<const float, 2>, Weight, Weight, float, float>(),
-          "cos"_a.noconvert(), "sin"_a.noconvert(), nb::kw_only(),
-          "q_norm"_a.noconvert().none() = nb::none(), "k_norm"_a.noconvert().none() = nb::none(),
-          "eps"_a = 0.0f, "scale"_a,
-          "cos, sin: (context, d / 2). q_norm, k_norm: (d,), the weights of RMS norms with eps, or "
-          "None. scale: of q . k.");
+      .def(nb::init<Array<const float, 2>, Array<const float, 2>, Weight, Weight, float, float,
+                    bool>(),
+           "cos"_a.noconvert(), "sin"_a.noconvert(), nb::kw_only(),
+           "q_norm"_a.noconvert().none() = nb::none(), "k_norm"_a.noconvert().none() = nb::none(),
+           "eps"_a = 0.0f, "scale"_a, "norms_follow"_a = false,
+           "cos, sin: (context, n), which rotate the first 2 n features of a head. q_norm, k_norm: "
+           "(d,), the weights of RMS norms with eps, or None. scale: of q . k. norms_follow: norms "
+           "apply to rotated q and k.");
   nb::class_<KVCache>(m, "KVCache", "The KV cache of one layer.")
       .def(nb::init<Array<float, 4>, Array<float, 3>>(), "keys"_a.noconvert(),
            "values"_a.noconvert(),

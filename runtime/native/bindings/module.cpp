@@ -113,6 +113,7 @@ NB_MODULE(_native, m) {
   nb::class_<Program> program = bind_program(m);
   bind_products(m, program);
   bind_decoder(m, program);
+  bind_experts(m, program);
   m.def("quantize_i8", &quantize_i8, "x"_a, "q"_a.noconvert(), "s"_a.noconvert(),
         "For each row of x: s = 127 / max(max|x|, 1e-5), q = clip(round(x s), -128, 127), rounded "
         "half to even (BitNet b1.58).\n\n"

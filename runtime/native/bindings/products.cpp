@@ -388,6 +388,10 @@ void bind_permuted(nb::module_& m, const char* name) {
 
 }  // namespace
 
+const rsr::RankedIndex* ranked_index(nb::handle object) {
+  return nb::isinstance<Ranked>(object) ? &nb::cast<const Ranked&>(object).index() : nullptr;
+}
+
 void bind_products(nb::module_& m, nb::class_<Program>& program) {
   bind_step(m, program, "multiply_i8", &multiply_i8,
             "y[j] = x @ W[j].T, exact and unscaled.\n\n"

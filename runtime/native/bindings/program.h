@@ -3,11 +3,14 @@
 #include <cstddef>
 #include <functional>
 #include <optional>
+#include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "ranked.h"
+#include "table.h"
 
 // A token of a language model takes some 300 calls of a few microseconds each. Python between them
 // takes as long again, less for its instructions than for cache misses: the index that each product
@@ -60,7 +63,22 @@ void bind_step(nb::module_& m, nb::class_<Program>& program, const char* name,
       nb::arg("part"), unconverted<Args>(names)..., doc);
 }
 
+template <class T, int N>
+using Maybe = std::optional<Array<T, N>>;
+
+template <class Given>
+auto pointer(const std::optional<Given>& array) {
+  return array ? array->data() : nullptr;
+}
+
+// Throws std::invalid_argument for a name that is unknown. decoder.cpp
+rsr::Activation activation_named(const std::string& name);
+
+// The index of a Ranked; null for any other object. products.cpp
+const rsr::RankedIndex* ranked_index(nb::handle object);
+
 nb::class_<Program> bind_program(nb::module_& m);
 void bind_indexes(nb::module_& m);  // products.cpp
 void bind_products(nb::module_& m, nb::class_<Program>& program);
 void bind_decoder(nb::module_& m, nb::class_<Program>& program);  // decoder.cpp
+void bind_experts(nb::module_& m, nb::class_<Program>& program);  // experts.cpp

@@ -16,6 +16,11 @@ RowOutput row_of(const RowOutput& first, size_t i) {
   return to;
 }
 
+// Floats for a row that has none of its own: they stay in the cache.
+float* floats_of(const RowOutput& row) {
+  return row.out ? row.out : static_cast<float*>(gated_row.get(row.n * sizeof(float)));
+}
+
 // Calls work(i) for each row; `passes` is how often it reads its floats, a measure of the work.
 template <class Work>
 void for_each_row(size_t count, size_t n, size_t passes, const Work& work) {
@@ -39,9 +44,16 @@ void gated(const float* gate, const float* up, Activation activation, size_t cou
   const auto kernel = kernels().decoder.gate;
   for_each_row(count, to.n, 4, [&](size_t i) {
     const RowOutput row = row_of(to, i);
-    // h of one row stays in the cache.
-    float* h = row.out ? row.out : static_cast<float*>(gated_row.get(to.n * sizeof(float)));
-    kernel(gate + i * to.n, up + i * to.n, activation, h, row);
+    kernel(gate + i * to.n, up + i * to.n, activation, floats_of(row), row);
+  });
+}
+
+void norm_gated(const float* x, const float* z, size_t d, const float* weight, float eps,
+                size_t count, const RowOutput& to) {
+  const auto kernel = kernels().delta_net.norm_gated;
+  for_each_row(count, to.n, 4, [&](size_t i) {
+    const RowOutput row = row_of(to, i);
+    kernel(x + i * to.n, z + i * to.n, d, weight, eps, floats_of(row), row);
   });
 }
 

@@ -21,7 +21,7 @@ void quantize_i8(const float* x, size_t count, size_t n, int8_t* q, float* s);
 void quantize_groups_i8(const float* x, size_t count, size_t n, size_t group_columns, int8_t* q,
                         float* steps);
 
-// In both functions `to` is the first of `count` rows; its out, q and s point to `count` rows too.
+// In these functions `to` is the first of `count` rows; its out, q and s point to `count` rows too.
 
 // x += add, unless add is null; then `to` of x.
 void normalize(float* x, const float* add, size_t count, const RowOutput& to);
@@ -29,5 +29,9 @@ void normalize(float* x, const float* add, size_t count, const RowOutput& to);
 // `to` of activation(gate) * up.
 void gated(const float* gate, const float* up, Activation activation, size_t count,
            const RowOutput& to);
+
+// `to`, which has no weight, of the RMS norm of each head (d) of x times weight, times silu(z).
+void norm_gated(const float* x, const float* z, size_t d, const float* weight, float eps,
+                size_t count, const RowOutput& to);
 
 }  // namespace rsr

@@ -105,14 +105,25 @@ class Attention {
     });
   }
 
-  const float* angles(const float* table, size_t p) const { return table + p * (heads_.d / 2); }
+  const float* angles(const float* table, size_t p) const { return table + p * rope_.half; }
+
+  // A head at position p, times scale.
+  void normalize_and_rotate(float* x, const float* norm, size_t p, float scale) const {
+    const float *cos = angles(rope_.cos, p), *sin = angles(rope_.sin, p);
+    if (!norm || !rope_.norms_follow) {
+      kernels_.rotate(x, heads_.d, rope_.half, norm, rope_.eps, cos, sin, scale);
+      return;
+    }
+    kernels_.rotate(x, heads_.d, rope_.half, nullptr, 0.0f, cos, sin, 1.0f);
+    kernels_.normalize(x, nullptr, {heads_.d, norm, rope_.eps, x, nullptr, nullptr});
+    for (size_t i = 0; i < heads_.d; i++) x[i] *= scale;
+  }
 
   void store_position(size_t p) const {
     const size_t d = heads_.d, row = p - start_, lane = p % kLanes * cell_bytes();
     for (size_t h = 0; h < heads_.keys; h++) {
       float* k = given_.k + (row * heads_.keys + h) * d;
-      kernels_.rotate(k, d, rope_.key_norm, rope_.eps, angles(rope_.cos, p), angles(rope_.sin, p),
-                      1.0f);
+      normalize_and_rotate(k, rope_.key_norm, p, 1.0f);
       cells_.store(k, given_.v + (row * heads_.keys + h) * d, d,
                    {static_cast<char*>(key_block(h, p)) + lane, value(h, p),
                     scale_of(cache_.key_scales, h, p), scale_of(cache_.value_scales, h, p)});
@@ -123,9 +134,8 @@ class Attention {
   void rotate_queries(size_t head, size_t first, size_t last) const {
     for (size_t row = first; row < last; row++)
       for (size_t h = head * group_; h < (head + 1) * group_; h++)
-        kernels_.rotate(given_.q + row * row_floats() + h * heads_.d, heads_.d, rope_.query_norm,
-                        rope_.eps, angles(rope_.cos, start_ + row), angles(rope_.sin, start_ + row),
-                        scale_);
+        normalize_and_rotate(given_.q + row * row_floats() + h * heads_.d, rope_.query_norm,
+                             start_ + row, scale_);
   }
 
   // Rows [first, last) of a key head and a chunk that all of them see.

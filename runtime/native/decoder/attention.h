@@ -11,11 +11,13 @@ struct Heads {
 
 // Rotary position embedding and norms of queries and keys.
 struct Rope {
-  const float* cos;  // (context, d / 2)
+  const float* cos;  // (context, half)
   const float* sin;
+  size_t half;              // of the first features of a head, which are rotated
   const float* query_norm;  // (d), or null
   const float* key_norm;    // (d), or null
   float eps;                // of the norms
+  bool norms_follow;        // the rotation; they precede it otherwise
 };
 
 enum class CacheType { float32, float16, int8 };

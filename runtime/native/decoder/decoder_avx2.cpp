@@ -125,9 +125,13 @@ inline void store_i8(int8_t* p, Lanes a, size_t n) {
 }  // namespace rsr
 
 #include "decoder/attention_kernels.h"
+#include "decoder/delta_net_kernels.h"
 
 namespace rsr {
 
-void fill_decoder_avx2(KernelTable& table) { table.decoder = kDecoder; }
+void fill_decoder_avx2(KernelTable& table) {
+  table.decoder = kDecoder;
+  table.delta_net = kDeltaNet;
+}
 
 }  // namespace rsr

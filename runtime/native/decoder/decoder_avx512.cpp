@@ -4,9 +4,13 @@
 #include "decoder/lanes_avx512.h"
 // after the lanes:
 #include "decoder/attention_kernels.h"
+#include "decoder/delta_net_kernels.h"
 
 namespace rsr {
 
-void fill_decoder_avx512(KernelTable& table) { table.decoder = kDecoder; }
+void fill_decoder_avx512(KernelTable& table) {
+  table.decoder = kDecoder;
+  table.delta_net = kDeltaNet;
+}
 
 }  // namespace rsr

@@ -31,10 +31,20 @@ inline void for_each_vector(size_t n, const Body& body) {
   if (i < n) body(i, PartOfVector{n - i});
 }
 
-// x / (1 + e^-x), with exponentials of negative numbers only, which do not overflow.
-inline Lanes silu(Lanes x) {
+// 1 / (1 + e^-x), with exponentials of negative numbers only, which do not overflow.
+inline Lanes sigmoid(Lanes x) {
   const Lanes one = broadcast(1.0f), e = exp_of_negative(negative_abs(x));
-  return mul(x, div(where_negative(x, e, one), add(one, e)));
+  return div(where_negative(x, e, one), add(one, e));
+}
+
+inline Lanes silu(Lanes x) { return mul(x, sigmoid(x)); }
+
+// x / 2 (1 + tanh(u)), u = sqrt(2 / pi) (x + 0.044715 x^3), which is x sigmoid(2 u). The
+// exponential has the relative error of 2 u, a few ulp, times |2 u|; so a result is within 4 ulp of
+// it for x >= 0, and within 4 + 4 |2 u| ulp below.
+inline Lanes gelu_tanh(Lanes x) {
+  constexpr float kTwice = 1.59576912f, kCubic = 0.071354814f;  // 2 sqrt(2 / pi), that * 0.044715
+  return mul(x, sigmoid(mul(x, fma(mul(x, x), broadcast(kCubic), broadcast(kTwice)))));
 }
 
 inline Lanes relu2(Lanes x) {
@@ -167,12 +177,17 @@ void gate_row(const float* gate, const float* up, Activation activation, float* 
     case Activation::relu2:
       gate_by(gate, up, h, to, [](Lanes x) { return relu2(x); });
       return;
+    case Activation::gelu_tanh:
+      gate_by(gate, up, h, to, [](Lanes x) { return gelu_tanh(x); });
+      return;
+    case Activation::sigmoid:
+      gate_by(gate, up, h, to, [](Lanes x) { return sigmoid(x); });
+      return;
   }
 }
 
-void rotate(float* x, size_t d, const float* weight, float eps, const float* cos, const float* sin,
-            float scale) {
-  const size_t half = d / 2;
+void rotate(float* x, size_t d, size_t half, const float* weight, float eps, const float* cos,
+            const float* sin, float scale) {
   if (weight) normalize(x, nullptr, {d, weight, eps, x, nullptr, nullptr});
   const Lanes by = broadcast(scale), minus = broadcast(-1.0f);
   for_each_vector(half, [&](size_t i, auto vector) {
@@ -180,6 +195,10 @@ void rotate(float* x, size_t d, const float* weight, float eps, const float* cos
     const Lanes x1 = vector.load(x + i), x2 = vector.load(x + half + i);
     vector.store(x + i, mul(fma(x1, c, mul(minus, mul(x2, s))), by));
     vector.store(x + half + i, mul(fma(x2, c, mul(x1, s)), by));
+  });
+  float* rest = x + 2 * half;
+  for_each_vector(d - 2 * half, [&](size_t i, auto vector) {
+    vector.store(rest + i, mul(vector.load(rest + i), by));
   });
 }
 

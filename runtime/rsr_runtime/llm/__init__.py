@@ -8,6 +8,7 @@ Example:
 """
 
 from .chat import Chat
+from .embedding import EmbedJob
 from .engine import Engine, EngineStats, JobStream
 from .errors import (
     BusyError,
@@ -15,6 +16,8 @@ from .errors import (
     ContextFullError,
     DependencyError,
     ModelError,
+    NoHeadError,
+    NoPoolingError,
     PromptError,
     QueueFullError,
     TemplateError,
@@ -34,6 +37,7 @@ __all__ = [
     "ChatPrompt",
     "ContextFullError",
     "DependencyError",
+    "EmbedJob",
     "Engine",
     "EngineStats",
     "Generation",
@@ -41,6 +45,8 @@ __all__ = [
     "JobStream",
     "LanguageModel",
     "ModelError",
+    "NoHeadError",
+    "NoPoolingError",
     "Perplexity",
     "PromptError",
     "QueueFullError",

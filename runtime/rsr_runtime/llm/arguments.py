@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -75,8 +75,12 @@ def is_speculating(speculate: object) -> bool:
     return speculate == "ngram"
 
 
-def prompt_list(prompts: object) -> list[Any]:
+def prompt_list(prompts: object, advice: str = "use generate") -> list[Any]:
     """Return the prompts of a batch; `token_ids` checks each that is not a string.
+
+    Args:
+        prompts: what was given.
+        advice: what to do with a single prompt.
 
     Raises:
         PromptError: it is a single prompt, or no prompt at all.
@@ -86,10 +90,10 @@ def prompt_list(prompts: object) -> list[Any]:
             f"found {kind_of(prompts)}, expected a list of prompts{_of_keys(prompts)}"
         )
     if not isinstance(prompts, Iterable) or isinstance(prompts, (str, bytes, bytearray)):
-        raise PromptError("found a single prompt, expected a list: use generate")
+        raise PromptError(f"found a single prompt, expected a list: {advice}")
     found = list(prompts)
     if any(isinstance(one, Integral) or getattr(one, "shape", None) == () for one in found):
-        raise PromptError("found the tokens of a single prompt, expected a list: use generate")
+        raise PromptError(f"found the tokens of a single prompt, expected a list: {advice}")
     return found
 
 
@@ -117,6 +121,20 @@ def token_ids(tokens: object) -> list[int]:
         kind += f" with {' and '.join(sorted(others))} in it"
         fix = ": generate_all takes several prompts" if "str" in others else ""
     raise PromptError(f"found a prompt of type {kind}, expected a string or integer tokens{fix}")
+
+
+def check_vocabulary(tokens: Sequence[int], vocab_size: int) -> None:
+    """Check tokens, at least one, against the model's vocabulary.
+
+    Raises:
+        PromptError: a token is outside.
+    """
+    for token in (min(tokens), max(tokens)):
+        if not 0 <= token < vocab_size:
+            raise PromptError(
+                f"found token {token}, expected a token below the model's vocab_size, "
+                f"{vocab_size}: is the tokenizer another model's?"
+            )
 
 
 def _is_integer(token: object) -> bool:

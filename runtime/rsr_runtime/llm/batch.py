@@ -177,6 +177,8 @@ class Batch(Generic[T]):
                 leader, shared = other, reach
         if shared - have < min(_WORTH_WAITING, (lacking + 1) // 2):
             leader, shared = None, have
+        if leader is not None:
+            self._places[leader].session.cache.plan(shared)
         return _Place(session, leader, shared)
 
     def _is_ready(self, text: T, place: _Place[T]) -> bool:
@@ -209,7 +211,10 @@ class Batch(Generic[T]):
         is_scored = any(text.is_scored and missing[text] > 1 for text in missing)
         pace, most = self._paces[is_scored], self._prompt_rows(is_scored)
         most = min(most, MAX_ROWS - sum(count == 1 for count in missing.values()))
-        rows = self._scheduler.next_pass(missing, max(most, 1))
+        rows = {
+            text: self._places[text].session.cache.until_planned(count)
+            for text, count in self._scheduler.next_pass(missing, max(most, 1)).items()
+        }
         # The order that lets a recorded pass be used again: passes differ by sessions.
         texts = sorted(rows, key=lambda one: (missing[one] > 1, id(self._places[one].session)))
         done = Pass[T](rows=rows)

@@ -5,19 +5,23 @@ Neither file is trusted: any value may be missing or of any type.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rsr_formats.architectures import (
     ARCHITECTURES,
-    PROJECTIONS,
+    MISSING,
     Architecture,
+    DeltaNet,
+    Factor,
     canonical,
     first_class,
+    is_tied,
     of_config,
     takes_int8_activations,
 )
+from rsr_formats.experts import Experts, experts_of
 from rsr_formats.keys import review
 from rsr_formats.keys.generation import of_model
 from rsr_formats.model_files import MAX_JSON, parse_object
@@ -25,14 +29,22 @@ from rsr_formats.modules_to_not_convert import ModulesToNotConvert
 from rsr_formats.text import shown
 
 from .errors import ModelError
+from .json_object import JsonObject
+from .layer_settings import FULL, SLIDING, LayerSettings, read_layers
 from .rope import Rope
 
 T = TypeVar("T")
 
-_LARGEST = 1 << 31  # above any real dimension
 MAX_HEAD_DIM = 4096  # bounds the RoPE tables; the largest known model has 256
+MAX_TAPS = 16  # of a short convolution, as in the native module
 _ADVICE = "Its matrices can still be multiplied one by one"
-ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu2": "relu2"}  # hidden_act to kernel
+LOCAL_THETA = "rope_local_base_freq"
+ACTIVATIONS = {  # hidden_act to kernel
+    "silu": "silu",
+    "swish": "silu",
+    "relu2": "relu2",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
 
 
 def read_json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
@@ -60,7 +72,16 @@ class Config:
 
     Attributes:
         architecture: the entry of the table of architectures.
-        hidden_act: activation of the gate: "silu" or "relu2".
+        hidden_act: activation of the gate: "silu", "relu2" or "gelu_tanh".
+        rope: of the layers that attend to all positions.
+        layers: settings of the layers, a pattern that repeats.
+        delta_net: the sizes of gated delta nets; None if the class has none.
+        layer_runs: how often a pass runs each layer before the next one.
+        embedding_factor: of the embeddings.
+        residual_factor: of the output of each sublayer.
+        logits_factor: of the logits.
+        attention_factor: of queries times keys.
+        experts: the mixture of experts, if layers have one.
         int8_activations: linear layers take int8 activations, except `modules_to_not_convert`.
         self_quantizing: those layers quantize float weights in every forward pass.
         normalizes_inputs: those layers have an RMS norm of their inputs (use_rms_norm).
@@ -83,6 +104,14 @@ class Config:
     hidden_act: str
     max_position_embeddings: int
     rope: Rope
+    layers: tuple[LayerSettings, ...]
+    delta_net: DeltaNet | None
+    layer_runs: int
+    embedding_factor: float
+    residual_factor: float
+    logits_factor: float
+    attention_factor: float
+    experts: Experts | None
     tie_word_embeddings: bool
     int8_activations: bool
     self_quantizing: bool
@@ -105,15 +134,41 @@ class Config:
         """Return whether a linear layer, given its full name, quantizes float weights."""
         return self.self_quantizing and self.has_int8_activations(layer)
 
+    def layer(self, number: int) -> LayerSettings:
+        """Return the settings of layer `number`, which is the number in the names of tensors."""
+        return self.layers[number % len(self.layers)]
+
+    @property
+    def layers_of_a_pass(self) -> Iterator[int]:
+        """The numbers of the layers in the order in which a pass runs them."""
+        return (n for n in range(self.num_hidden_layers) for _ in range(self.layer_runs))
+
+    @property
+    def queries_width(self) -> int:
+        """Features of the queries of a token."""
+        return self.num_attention_heads * self.head_dim
+
+    @property
+    def keys_width(self) -> int:
+        """Features of the keys of a token, and of its values."""
+        return self.num_key_value_heads * self.head_dim
+
     def shape_of(self, module: str) -> tuple[int, int]:
         """Return (out_features, in_features) of a projection, named as in `PROJECTIONS`."""
         widths = {
             "hidden": self.hidden_size,
             "intermediate": self.intermediate_size,
-            "queries": self.num_attention_heads * self.head_dim,
-            "keys": self.num_key_value_heads * self.head_dim,
+            "gate_up": 2 * self.intermediate_size,
+            "queries": self.queries_width,
+            "gated_queries": 2 * self.queries_width,
+            "keys": self.keys_width,
+            "qkv": self.queries_width + 2 * self.keys_width,
         }
-        out_features, in_features = (widths[width] for width in PROJECTIONS[module])
+        if (delta := self.delta_net) is not None:
+            widths["delta_channels"] = delta.channels
+            widths["delta_values"] = delta.values_width
+            widths["delta_heads"] = delta.linear_num_value_heads
+        out_features, in_features = (widths[w] for w in self.architecture.widths(module))
         return out_features, in_features
 
 
@@ -150,25 +205,24 @@ def examine_config(
         return None, reasons.all
     values, architecture, generation = found
     reasons.all += review(values, generation).refused
-    config = _Json("config.json", values)
+    config = JsonObject("config.json", values)
     sizes = reasons.attempt(_sizes, config, architecture)
     activation = reasons.attempt(_activation, config, architecture)
     quantization = reasons.attempt(_quantization, config)
     eps = reasons.attempt(config.number, "rms_norm_eps", architecture.rms_norm_eps)
     bos = reasons.attempt(config.token_ids, "bos_token_id")
     eos = reasons.attempt(_end_tokens, config, generation)
-    rope = None
-    if sizes is not None:
-        rope = reasons.attempt(
-            Rope.from_config,
-            values,
-            sizes["head_dim"],
-            sizes["max_position_embeddings"],
-            architecture.rope_theta,
-        )
+    ropes = None if sizes is None else reasons.attempt(_ropes, config, sizes, architecture)
+    rope, local_rope = ropes or (None, None)
+    experts = reasons.attempt(_experts, config)
+    layers = reasons.attempt(read_layers, config, architecture, rope, local_rope, experts)
+    factors = reasons.attempt(_factors, config, architecture, sizes)
+    delta_net = reasons.attempt(_delta_net, config, architecture)
     if reasons.all:
         return None, reasons.all
     assert sizes is not None
+    assert layers is not None
+    assert factors is not None
     assert activation is not None
     assert quantization is not None
     assert rope is not None
@@ -182,10 +236,15 @@ def examine_config(
     return Config(
         architecture=architecture,
         **sizes,
+        **factors,
         rms_norm_eps=eps,
         hidden_act=activation,
         rope=rope,
-        tie_word_embeddings=values.get("tie_word_embeddings") is True,
+        layers=layers,
+        delta_net=delta_net,
+        layer_runs=architecture.layer_runs if values.get("layer_sharing") is True else 1,
+        experts=experts,
+        tie_word_embeddings=is_tied(values),
         int8_activations=takes_int8_activations(values),
         self_quantizing=architecture.self_quantizing or is_bitnet,
         normalizes_inputs=is_bitnet and quantization.values.get("use_rms_norm") is True,
@@ -234,7 +293,7 @@ def _read(
     return values, _architecture(values), read_generation_config(files)
 
 
-def _sizes(found: _Json, architecture: Architecture) -> dict[str, int]:
+def _sizes(found: JsonObject, architecture: Architecture) -> dict[str, int]:
     """Return the numbers of `Config` that are sizes, by name."""
     hidden, heads = found.size("hidden_size"), found.size("num_attention_heads")
     head_dim = found.size("head_dim", architecture.head_dim or hidden // heads)
@@ -261,71 +320,102 @@ def _sizes(found: _Json, architecture: Architecture) -> dict[str, int]:
     }
 
 
-def _activation(found: _Json, architecture: Architecture) -> str:
-    name = found.text("hidden_act", architecture.hidden_act)
+def _factors(
+    found: JsonObject, architecture: Architecture, sizes: Mapping[str, int] | None
+) -> dict[str, Any]:
+    """Return the factors of `Config`, by name."""
+    a = architecture
+    attention = 1.0 if sizes is None else sizes["head_dim"] ** -0.5
+    return {
+        "embedding_factor": _factor(found, a.embedding_factor, 1.0),
+        "residual_factor": _factor(found, a.residual_factor, 1.0),
+        "logits_factor": _factor(found, a.logits_factor, 1.0),
+        "attention_factor": _factor(found, a.attention_factor, attention),
+    }
+
+
+def _delta_net(found: JsonObject, architecture: Architecture) -> DeltaNet | None:
+    """Return the sizes of gated delta nets."""
+    if architecture.delta_net is None:
+        return None
+    defaults = vars(architecture.delta_net)
+    sizes = DeltaNet(**{key: found.size(key, default) for key, default in defaults.items()})
+    keys, values = sizes.linear_num_key_heads, sizes.linear_num_value_heads
+    if values % keys:
+        raise ModelError(
+            f"config.json: linear_num_value_heads is {values}, expected a multiple of "
+            f"linear_num_key_heads, {keys}"
+        )
+    if sizes.linear_conv_kernel_dim > MAX_TAPS:
+        raise ModelError(
+            f"config.json: linear_conv_kernel_dim is {sizes.linear_conv_kernel_dim}, expected at "
+            f"most {MAX_TAPS}"
+        )
+    return sizes
+
+
+def _factor(found: JsonObject, factor: Factor | None, otherwise: float) -> float:
+    if factor is None:
+        return otherwise
+    value = found.number(factor.key, factor.default) if factor.key else factor.default
+    if value <= 0:
+        raise ModelError(f"config.json: {factor.key} is {value:g}, expected more than 0")
+    size = found.size(factor.size) ** factor.size_power if factor.size else 1.0
+    return float(value**factor.power * size)
+
+
+def _experts(config: JsonObject) -> Experts | None:
+    try:
+        return experts_of(config.values)
+    except ValueError as error:
+        raise ModelError(str(error)) from None
+
+
+def _ropes(
+    config: JsonObject, sizes: Mapping[str, int], architecture: Architecture
+) -> tuple[Rope, Rope]:
+    """Return the rotation of layers that attend to all positions, and that of those with a window.
+
+    They are the same unless the class reads `rope_local_base_freq`. Such a class has an object for
+    each kind of layer under `rope_parameters`; in older files `rope_theta` and `rope_scaling` are
+    of the first kind, and `rope_local_base_freq` is the base of the second.
+    """
+    a = architecture
+    values = {**a.own_keys, **config.values}
+
+    def read(found: Mapping[str, Any], theta: float) -> Rope:
+        head_dim, positions = sizes["head_dim"], sizes["max_position_embeddings"]
+        return Rope.from_config(
+            found, head_dim, positions, theta, a.partial_rotary_factor, a.longrope_by_limit
+        )
+
+    if LOCAL_THETA not in a.own_keys:
+        rope = read(values, a.rope_theta)
+        return rope, rope
+    kinds = JsonObject("config.json: rope_parameters", config.table("rope_parameters"))
+    whole = {**kinds.table(FULL), **config.table("rope_scaling")}
+    rope = read({**values, "rope_parameters": None, "rope_scaling": whole}, a.rope_theta)
+    local = {"rope_scaling": kinds.table(SLIDING), "rope_theta": values.get(LOCAL_THETA)}
+    return rope, read(local, a.own_keys[LOCAL_THETA])
+
+
+def _activation(found: JsonObject, architecture: Architecture) -> str:
+    key = "hidden_activation" if "hidden_activation" in architecture.own_keys else "hidden_act"
+    name = found.text(key, architecture.hidden_act)
     if name not in ACTIVATIONS:
         raise ModelError(
-            f"config.json: hidden_act {shown(name)} is not supported; "
-            f"known are {', '.join(ACTIVATIONS)}"
+            f"config.json: {key} {shown(name)} is not supported; known are {', '.join(ACTIVATIONS)}"
         )
     return ACTIVATIONS[name]
 
 
-def _quantization(config: _Json) -> _Json:
+def _quantization(config: JsonObject) -> JsonObject:
     """Return quantization_config, checked."""
-    found = _Json("config.json: quantization_config", config.table("quantization_config"))
+    found = JsonObject("config.json: quantization_config", config.table("quantization_config"))
     found.number("rms_norm_eps", 1e-6)
     if found.values.get("quant_method") == "bitnet":
         _modules(found.values.get("modules_to_not_convert"))
     return found
-
-
-@dataclass(frozen=True)
-class _Json:
-    """An object of a JSON file. As in transformers, null is the same as absent."""
-
-    where: str
-    values: Mapping[str, Any]
-
-    def size(self, key: str, default: int | None = None) -> int:
-        expected = "a positive whole number"
-        value: int = self._get(key, default, (int,), expected, lambda v: 0 < v < _LARGEST)
-        return value
-
-    def number(self, key: str, default: float) -> float:
-        expected = f"a number from 0 to {_LARGEST:,}"
-        return float(self._get(key, default, (int, float), expected, lambda v: 0 <= v <= _LARGEST))
-
-    def text(self, key: str, default: str) -> str:
-        return str(self._get(key, default, (str,), "a string"))
-
-    def table(self, key: str) -> Mapping[str, Any]:
-        return dict(self._get(key, {}, (dict,), "an object"))
-
-    def token_ids(self, key: str) -> tuple[int, ...]:
-        """Return the ids under a key, an id or a list of ids; -1 stands for no token."""
-
-        def fits(value: Any) -> bool:
-            ids = value if isinstance(value, list) else [value]
-            return all(type(i) is int and -1 <= i < _LARGEST for i in ids)
-
-        value = self._get(key, [], (int, list), "a token id or a list of token ids", fits)
-        return tuple(i for i in (value if isinstance(value, list) else [value]) if i >= 0)
-
-    def _get(
-        self,
-        key: str,
-        default: object,
-        types: tuple[type, ...],
-        expected: str,
-        fits: Callable[[Any], bool] = lambda _: True,
-    ) -> Any:
-        value = self.values.get(key)
-        if value is None:
-            value = default
-        if type(value) not in types or not fits(value):  # not isinstance: True is an int
-            raise ModelError(f"{self.where}: found {shown(value)} under {key}, expected {expected}")
-        return value
 
 
 def _architecture(config: Mapping[str, Any]) -> Architecture:
@@ -338,16 +428,11 @@ def _architecture(config: Mapping[str, Any]) -> Architecture:
     if found is not None and found.is_runnable:
         return found
     named = first_class(config) or config.get("model_type")
-    if isinstance(named, str) and named.endswith("Model"):
-        whole = f"{named.removesuffix('Model')}ForCausalLM"
-        if any(a.name == whole for a in ARCHITECTURES):
-            raise ModelError(
-                f"config.json: architecture {named!r} is a base model without an output head, "
-                f"which gives hidden states, not text: use the checkpoint of a {whole}. {_ADVICE}"
-            )
     known = ", ".join(a.name for a in ARCHITECTURES if a.is_runnable)
+    why = f": it has {MISSING[named]}" if isinstance(named, str) and named in MISSING else ""
     raise ModelError(
-        f"config.json: architecture {shown(named)} is not supported; known are {known}. {_ADVICE}"
+        f"config.json: architecture {shown(named)} is not supported{why}; known are {known}. "
+        f"{_ADVICE}"
     )
 
 
@@ -362,7 +447,7 @@ def _modules(entries: object) -> ModulesToNotConvert:
         raise ModelError(f"config.json: {error}") from None
 
 
-def _end_tokens(config: _Json, generation: Mapping[str, Any] | None) -> tuple[int, ...]:
+def _end_tokens(config: JsonObject, generation: Mapping[str, Any] | None) -> tuple[int, ...]:
     """Return the tokens that end a text; generation_config.json takes precedence."""
-    found = _Json("generation_config.json", generation or {})
+    found = JsonObject("generation_config.json", generation or {})
     return found.token_ids("eos_token_id") or config.token_ids("eos_token_id")

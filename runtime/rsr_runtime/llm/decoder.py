@@ -1,8 +1,8 @@
 """The decoder: from tokens to logits, for every architecture of `rsr_formats.architectures`.
 
-`Decoder` reads top to bottom as a decoder runs: embed_tokens, for each layer attention and MLP,
-norm, lm_head. A pass over a model is some 300 native calls, so Python does not make them: it
-records them once for a number of tokens as a program that native code repeats.
+`Decoder` reads top to bottom as a decoder runs: embed_tokens, layers of whatever kinds, norm,
+lm_head. A pass over a model is some 300 native calls, so Python does not make them: it records
+them once for a number of tokens as a program that native code repeats.
 
 Each row is summed in a fixed order, so the result for a token does not depend on the other tokens
 of a pass, as far as the matrix products guarantee that (those with int8 activations do).
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from os import getpid
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -25,9 +24,12 @@ from ..errors import ClosedError
 from ..matrix import Matrix
 from .config import Config
 from .kv_cache import KVCache
-from .linear import Linear, LinearGroup, QuantizedInputs, Workspace, short_steps
+from .layers.layer import DecoderLayer
+from .layers.sublayer import HEAD, PHASES, PRODUCTS, REST, Item, Part, Pass, Place
+from .linear import LinearGroup, QuantizedInputs, Workspace, short_steps
+from .rope import Rope, no_rotation
 from .turns import Turns
-from .weights import Layer, Weights
+from .weights import Weights
 
 FloatArray = npt.NDArray[np.float32]
 MAX_ROWS = 512  # tokens in a pass; more would only take memory
@@ -35,9 +37,6 @@ LOGIT_ROWS = 32  # rows of logits kept at a time: 0.5 MB each with a vocabulary 
 _LEAST_ROWS = 16  # of a part of attention: fewer do not pay for the conversion of the cache
 _STEP_ROWS = 16  # tokens of a text in a pass that may be needed again; more are of a prompt
 _KEPT_PASSES = 64  # recorded passes, of 0.1 MB each; recording one takes as long as 5 % of a token
-
-PHASES = ("products", "head", "attention", "rest")
-PRODUCTS, HEAD, ATTENTION, REST = range(len(PHASES))
 
 
 class BatchItem(NamedTuple):
@@ -67,12 +66,10 @@ class Decoder:
         self._config = config
         self._weights = weights
         self._workspace = Workspace()
-        self._rope_tables = [
-            config.rope.tables(context, weights.rope_factors, variant)
-            for variant in range(config.rope.variant(context) + 1)
-        ]
-        self._layers = [self._prepared(layer) for layer in weights.layers]
-        self._lm_head = self._group(weights.lm_head)
+        self._layers = self._prepared(context)
+        self._lm_head = None
+        if weights.lm_head is not None:
+            self._lm_head = LinearGroup([weights.lm_head], self._workspace)
         self._turns = Turns("the model")
         self._process = getpid()
         # By the tokens, caches and RoPE variants of their items; the last was used most recently.
@@ -101,18 +98,32 @@ class Decoder:
             if self._is_closed:  # meanwhile
                 self._turns.if_free(self._release)
 
-    def _prepared(self, layer: Layer) -> _PreparedLayer:
-        head_dim = self._config.head_dim
-        return _PreparedLayer(
-            layer,
-            qkv_proj=self._group(layer.q_proj, layer.k_proj, layer.v_proj, head_dim=head_dim),
-            o_proj=self._group(layer.o_proj),
-            gate_up_proj=self._group(layer.gate_proj, layer.up_proj),
-            down_proj=self._group(layer.down_proj),
-        )
+    def _prepared(self, context: int) -> list[DecoderLayer]:
+        c, weights = self._config, self._weights
+        tables: dict[int, list[tuple[FloatArray, FloatArray]]] = {}
+        layers = []
+        for place, number in enumerate(c.layers_of_a_pass):
+            settings = c.layer(number)
+            rope = settings.rope
+            if id(rope) not in tables:
+                tables[id(rope)] = self._tables(rope, context)
+            layers.append(
+                DecoderLayer(
+                    Place(c, settings, place, self._workspace, tables[id(rope)]),
+                    weights.layers[number],
+                )
+            )
+        return layers
 
-    def _group(self, *layers: Linear, head_dim: int | None = None) -> LinearGroup:
-        return LinearGroup(layers, self._workspace, head_dim)
+    def _tables(self, rope: Rope | None, context: int) -> list[tuple[FloatArray, FloatArray]]:
+        """Return cosines and sines by variant."""
+        if rope is None:
+            return [no_rotation(context)]
+        # Divisors in the file are those of the layers that attend to all positions.
+        factors = self._weights.rope_factors if rope is self._config.rope else None
+        return [
+            rope.tables(context, factors, variant) for variant in range(rope.variant(context) + 1)
+        ]
 
     def hidden(self, batch: Sequence[BatchItem]) -> FloatArray:
         """Return the hidden states of all tokens after the last layer, before the final norm.
@@ -133,12 +144,36 @@ class Decoder:
             part.start[:] = batch[part.item].start + part.offset
         tokens = np.concatenate([np.asarray(item.tokens, np.int64) for item in batch])
         self._embed(tokens, recorded.x)
+        if self._config.embedding_factor != 1:
+            np.multiply(recorded.x, np.float32(self._config.embedding_factor), out=recorded.x)
         self.phase_timer.lap(REST)
+        for item in batch:
+            item.cache.begin(len(item.tokens))
         recorded.program.run(self.phase_timer.times)
         return recorded.x
 
+    def states(self, hidden: FloatArray) -> FloatArray:
+        """Return hidden states after the final norm, which embeddings are made of.
+
+        Args:
+            hidden: float32 (rows, hidden_size), as `hidden` returns them; not changed.
+
+        Returns:
+            float32 (rows, hidden_size): a buffer that the next call overwrites.
+
+        Raises:
+            ClosedError: the decoder was closed.
+        """
+        self.check_open()
+        self.phase_timer.start()
+        states = self._workspace.take("states", *hidden.shape)
+        norm, eps = self._weights.norm, self._config.rms_norm_eps
+        _native.normalize(hidden, None, norm, eps, states, None, None)
+        self.phase_timer.lap(REST)
+        return states
+
     def logits(self, hidden: FloatArray) -> FloatArray:
-        """Return the logits of hidden states.
+        """Return the logits of hidden states; the model has an output head.
 
         Args:
             hidden: float32 (rows, hidden_size), as `hidden` returns them; not changed.
@@ -158,9 +193,12 @@ class Decoder:
         _native.normalize(hidden, None, norm, eps, *head.inputs)
         self.phase_timer.lap(REST)
         head.program.run(self.phase_timer.times)
+        if self._config.logits_factor != 1:
+            np.multiply(head.logits, np.float32(self._config.logits_factor), out=head.logits)
         return head.logits
 
     def _record_head(self, rows: int) -> _RecordedHead:
+        assert self._lm_head is not None
         program = _native.Program()
         logits = self._lm_head.record(program, HEAD, rows)[0]
         return _RecordedHead(self._lm_head.inputs(rows), logits, program)
@@ -204,81 +242,30 @@ class Decoder:
         return self._config.rope.variant(length)
 
     def _record(self, lengths: list[_Length]) -> _RecordedPass:
-        """Record all layers for items of the given numbers of tokens.
-
-        `normalize` adds the output of one sublayer to the residual stream x before it computes the
-        input of the next, so each sublayer takes and returns `delta`, which is not yet added to x.
-        """
+        """Record all layers for items of the given numbers of tokens."""
         rows = sum(length.tokens for length in lengths)
         x = self._workspace.take("x", rows, self._config.hidden_size)
-        recorded = _RecordedPass(lengths, self._parts(lengths), x, _native.Program())
+        items = [Item(length.cache.states, length.variant) for length in lengths]
+        current = Pass(_native.Program(), items, self._parts(lengths), x)
         delta = None
-        for i, layer in enumerate(self._layers):
-            delta = self._attention(recorded, layer, i, delta)
-            delta = self._mlp(recorded, layer, delta)
+        for layer in self._layers:
+            delta = layer.record(current, delta)
         if delta is not None:
-            recorded.program.normalize(REST, x, delta, None, 0.0, x, None, None)  # only adds
-        return recorded
+            current.program.normalize(REST, x, delta, None, 0.0, x, None, None)  # only adds
+        return _RecordedPass(lengths, current.parts, x, current.program)
 
-    def _parts(self, lengths: list[_Length]) -> list[_Part]:
+    def _parts(self, lengths: list[_Length]) -> list[Part]:
         """Cut items into parts whose attention takes one step each, below 0.1 s."""
-        c, parts, first = self._config, [], 0
+        parts, first = [], 0
         for item, length in enumerate(lengths):
-            products = 2 * c.num_attention_heads * c.head_dim * length.reach  # of a row, at most
+            products = 2 * self._config.queries_width * length.reach  # of a row, at most
             for rows in short_steps(length.tokens, products, least=_LEAST_ROWS):
                 start = np.zeros(1, np.int64)
                 parts.append(
-                    _Part(item, rows.start, slice(first + rows.start, first + rows.stop), start)
+                    Part(item, rows.start, slice(first + rows.start, first + rows.stop), start)
                 )
             first += length.tokens
         return parts
-
-    def _attention(
-        self, recorded: _RecordedPass, layer: _PreparedLayer, number: int, delta: FloatArray | None
-    ) -> FloatArray:
-        c, w, program = self._config, layer.weights, recorded.program
-        rows = len(recorded.x)
-        qkv = layer.qkv_proj.inputs(rows)
-        program.normalize(REST, recorded.x, delta, w.input_layernorm, c.rms_norm_eps, *qkv)
-        q, k, v = layer.qkv_proj.record(program, PRODUCTS, rows)
-        attended = self._workspace.take("attended", rows, c.num_attention_heads * c.head_dim)
-        ropes = [
-            _native.Rope(
-                cos,
-                sin,
-                q_norm=w.q_norm,
-                k_norm=w.k_norm,
-                eps=c.rms_norm_eps,
-                scale=c.head_dim**-0.5,
-            )
-            for cos, sin in self._rope_tables
-        ]
-        caches = [_native.KVCache(*length.cache.layer(number)) for length in recorded.lengths]
-        for part in recorded.parts:
-            program.attend(
-                ATTENTION,
-                q[part.rows],
-                k[part.rows],
-                v[part.rows],
-                ropes[recorded.lengths[part.item].variant],
-                caches[part.item],
-                part.start,
-                attended[part.rows],
-            )
-        o = layer.o_proj.inputs(rows)
-        program.normalize(REST, attended, None, w.attn_sub_norm, c.rms_norm_eps, *o)
-        return layer.o_proj.record(program, PRODUCTS, rows)[0]
-
-    def _mlp(self, recorded: _RecordedPass, layer: _PreparedLayer, delta: FloatArray) -> FloatArray:
-        c, w, program = self._config, layer.weights, recorded.program
-        rows = len(recorded.x)
-        gate_up = layer.gate_up_proj.inputs(rows)
-        eps = c.rms_norm_eps
-        program.normalize(REST, recorded.x, delta, w.post_attention_layernorm, eps, *gate_up)
-        gate, up = layer.gate_up_proj.record(program, PRODUCTS, rows)
-        down = layer.down_proj.inputs(rows)
-        program.gated(REST, gate, up, c.hidden_act, w.ffn_sub_norm, eps, *down)
-        return layer.down_proj.record(program, PRODUCTS, rows)[0]
 
     @property
     def weights(self) -> Weights:
@@ -341,17 +328,6 @@ def _keep(recorded: dict[Any, Any], key: object, program: object) -> None:
         recorded.pop(oldest, None)
 
 
-@dataclass(frozen=True)
-class _PreparedLayer:
-    """A layer's weights, and its linear layers grouped by their input."""
-
-    weights: Layer
-    qkv_proj: LinearGroup
-    o_proj: LinearGroup
-    gate_up_proj: LinearGroup
-    down_proj: LinearGroup
-
-
 class _Length(NamedTuple):
     """What the program of an item depends on."""
 
@@ -368,20 +344,11 @@ class _Length(NamedTuple):
         return cls(tokens, item.cache, item.variant, reach)
 
 
-class _Part(NamedTuple):
-    """Consecutive rows of an item."""
-
-    item: int
-    offset: int  # of its first row in the item
-    rows: slice  # of the pass
-    start: npt.NDArray[np.int64]  # (1,), an input: position of its first token
-
-
 class _RecordedPass(NamedTuple):
     """The layers as a program for certain caches and numbers of tokens."""
 
     lengths: list[_Length]
-    parts: list[_Part]
+    parts: Sequence[Part]
     x: FloatArray  # (tokens, hidden_size), an input: embeddings; then hidden states
     program: _native.Program
 

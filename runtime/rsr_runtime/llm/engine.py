@@ -18,9 +18,11 @@ from ..errors import ClosedError
 from .arguments import whole_number
 from .batch import Batch, Pass
 from .decoder import FloatArray
+from .embedding import Embeddings, EmbedJob
 from .errors import CacheMemoryError, ModelError, QueueFullError
 from .generate import Generation, Text
 from .job import (
+    Embedded,
     Event,
     Failed,
     Finished,
@@ -33,6 +35,7 @@ from .job import (
 )
 from .logprobs import logprobs_of
 from .model import LanguageModel
+from .pace import Pace
 from .session import Session
 from .turns import Turns
 
@@ -115,7 +118,8 @@ class Engine:
 
     Jobs wait in a queue until a text ends. Prompts are read between the tokens of other texts, the
     shortest first. A prompt that begins like another one, token by token, shares what was computed
-    for that. The model can be used beside its engine: both take turns, pass by pass.
+    for that. Passes over texts that are embedded alternate with those of other jobs. The model can
+    be used beside its engine: both take turns, pass by pass.
 
     Of a BitNet with its trained activations, a text is the one that its job would yield alone.
 
@@ -137,7 +141,7 @@ class Engine:
 
         Args:
             model: the language model.
-            parallel: number of texts that are computed side by side.
+            parallel: number of texts that are computed side by side, and of `EmbedJob`s.
             queue: number of jobs that may wait.
             cache_dir: a folder in which `close` saves the keys and values of prompts and texts, for
                 a later engine with the same model and settings. It is created if it is missing. It
@@ -167,7 +171,7 @@ class Engine:
 
     def submit(
         self,
-        job: Job,
+        job: Job | EmbedJob,
         on_event: Callable[[Event], None] | None = None,
         *,
         beyond_queue: bool = False,
@@ -182,16 +186,21 @@ class Engine:
                 that was taken.
 
         Raises:
-            PromptError, ContextFullError, OptionError, ModelError: as for `LanguageModel.stream`,
-                or a number in the job is out of range.
+            PromptError, ContextFullError, OptionError, ModelError: as for `LanguageModel.stream` or
+                `embed`, or a number in the job is out of range.
             QueueFullError: too many jobs wait.
             ClosedError: the engine or the model was closed.
         """
         if self._is_closed:
             raise ClosedError("the engine was closed")
-        checked, worker = _checked(self.model, job), self._worker()
+        worker = self._worker()
         stream = JobStream(self, worker, on_event)
-        worker.submit(_Running(*checked, stream), beyond_queue)
+        running: _Running | _RunningEmbedding
+        if isinstance(job, EmbedJob):
+            running = _RunningEmbedding(self.model.prepared_embeddings(job), stream)
+        else:
+            running = _Running(*_checked(self.model, job), stream)
+        worker.submit(running, beyond_queue)
         return stream
 
     @property
@@ -244,17 +253,32 @@ def _checked(model: LanguageModel, job: Job) -> tuple[Job, list[Text], int]:
     return job, texts, len(prompt.ids)
 
 
-class _Running:
-    """A job that was submitted, and what it still has to do."""
+class _Submitted:
+    """A job that was submitted."""
 
-    def __init__(self, job: Job, texts: list[Text], prompt_tokens: int, stream: JobStream) -> None:
-        self.job = job
-        self.stream = stream
+    def __init__(self, prompt_tokens: int, stream: JobStream) -> None:
         self.prompt_tokens = prompt_tokens
-        self.texts = [_JobText(self, i, text) for i, text in enumerate(texts)]
-        self.unfinished = set(self.texts)
+        self.stream = stream
         self.submitted = perf_counter()
         self.started: float | None = None
+
+
+class _Running(_Submitted):
+    """A job whose texts are generated, and what it still has to do."""
+
+    def __init__(self, job: Job, texts: list[Text], prompt_tokens: int, stream: JobStream) -> None:
+        super().__init__(prompt_tokens, stream)
+        self.job = job
+        self.texts = [_JobText(self, i, text) for i, text in enumerate(texts)]
+        self.unfinished = set(self.texts)
+
+
+class _RunningEmbedding(_Submitted):
+    """A job whose texts are embedded."""
+
+    def __init__(self, embeddings: Embeddings, stream: JobStream) -> None:
+        super().__init__(embeddings.tokens, stream)
+        self.embeddings = embeddings
 
 
 class _JobText:
@@ -329,7 +353,7 @@ class _Inbox:
     """What other threads ask of the engine's; guarded by `changed`."""
 
     changed: threading.Condition = field(default_factory=threading.Condition)
-    jobs: deque[_Running] = field(default_factory=deque)
+    jobs: deque[_Running | _RunningEmbedding] = field(default_factory=deque)
     waiting: int = 0  # jobs that were submitted and have not started
     is_woken: bool = False
     ends_at: float | None = None  # after `close`, on the clock of `monotonic`
@@ -351,14 +375,18 @@ class _Worker:
         self._batch: Batch[_JobText] = model.new_batch(
             parallel, _KEPT, _LONGEST_PASS, _LONGEST_ALONE, cache_dir
         )
-        self._jobs: dict[_Running, None] = {}  # that the thread knows, in order
+        self._embedding = model.new_embedding_passes(parallel)
+        self._embedding_pace = Pace()
+        self._embedded: dict[Embeddings, _RunningEmbedding] = {}
+        # Those that the thread knows, in order.
+        self._jobs: dict[_Running | _RunningEmbedding, None] = {}
         self._totals = _Totals()
         self._thread = threading.Thread(target=self._run, name="rsr engine", daemon=True)
         self._thread.start()
 
     # --- called by other threads ---
 
-    def submit(self, job: _Running, beyond_queue: bool) -> None:
+    def submit(self, job: _Running | _RunningEmbedding, beyond_queue: bool) -> None:
         inbox = self._inbox
         with inbox.changed:
             if inbox.ends_at is not None:
@@ -419,6 +447,8 @@ class _Worker:
                     self._admit()
                     if self._batch.running:
                         self._pass()
+                    if self._embedding:
+                        self._embed()
                 except Exception as error:  # of a pass: no text of it can go on
                     self._end_all(error)
         finally:
@@ -442,13 +472,18 @@ class _Worker:
         while self._inbox.jobs:
             job = self._inbox.jobs.popleft()
             self._jobs[job] = None
+            if isinstance(job, _RunningEmbedding):
+                self._embedded[job.embeddings] = job
+                self._embedding.add(job.embeddings)
+                continue
             # Other texts come after the scores: cached ones would choose tokens before these.
             for text in job.texts[: 1 if job.texts[0].is_scored else None]:
                 self._batch.add(text)
 
     def _cancel(self) -> None:
         for job in [job for job in self._jobs if job.stream.is_canceled]:
-            for text in sorted(job.unfinished, key=lambda one: one.index):
+            texts = job.unfinished if isinstance(job, _Running) else ()
+            for text in sorted(texts, key=lambda one: one.index):
                 if job.started is not None:
                     self._put(job, TextFinished(text.index, text.result()))
             self._end(job, Finished(canceled=True))
@@ -463,12 +498,15 @@ class _Worker:
                 continue
             text.begin()
             if job.started is None:
-                job.started = perf_counter()
-                with self._inbox.changed:
-                    self._inbox.waiting -= 1
-                self._totals.prompt_tokens += job.prompt_tokens - known
-                self._totals.cached_tokens += known
-                self._put(job, Started(job.prompt_tokens, known, job.started - job.submitted))
+                self._start(job, known)
+
+    def _start(self, job: _Running | _RunningEmbedding, known: int) -> None:
+        job.started = perf_counter()
+        with self._inbox.changed:
+            self._inbox.waiting -= 1
+        self._totals.prompt_tokens += job.prompt_tokens - known
+        self._totals.cached_tokens += known
+        self._put(job, Started(job.prompt_tokens, known, job.started - job.submitted))
 
     def _pass(self) -> None:
         done = self._batch.step()
@@ -488,6 +526,28 @@ class _Worker:
             text.of.unfinished.discard(text)
             self._end(text.of, Failed(error))
 
+    def _embed(self) -> None:
+        """Run a pass over texts that are embedded."""
+        longest = _LONGEST_PASS if self._batch.running else _LONGEST_ALONE
+        rows = self._embedding_pace.rows(longest)
+        try:
+            done = self._embedding.step(rows)
+        except CacheMemoryError as error:
+            for job in list(self._embedded.values()):
+                self._end(job, Failed(error))
+            return
+        if done.rows == rows:
+            self._embedding_pace.add(rows, done.seconds)
+        self._totals.prompt_seconds += done.seconds
+        for embeddings in done.computed:
+            job = self._embedded[embeddings]
+            if job.started is None:
+                self._start(job, 0)
+        for embeddings in done.ended:
+            job = self._embedded[embeddings]
+            self._put(job, Embedded(embeddings.vectors()))
+            self._end(job, Finished())
+
     def _count(self, done: Pass[_JobText]) -> None:
         totals, every, chosen = self._totals, sum(done.rows.values()), set(done.taken)
         generated = sum(
@@ -497,19 +557,23 @@ class _Worker:
         totals.generated_seconds += done.seconds * generated / every
         totals.prompt_seconds += done.seconds * (every - generated) / every
 
-    def _put(self, job: _Running, event: Event) -> None:
+    def _put(self, job: _Submitted, event: Event) -> None:
         try:
             job.stream.put(event)
         except BaseException:  # of the function that takes events: nobody listens
             job.stream.is_canceled = True
 
-    def _end(self, job: _Running, event: Event) -> None:
+    def _end(self, job: _Running | _RunningEmbedding, event: Event) -> None:
         """Forget a job, free its slots, and put its last event."""
         if self._jobs.pop(job, self) is self:  # it ended already
             return
-        for text in job.unfinished:
-            self._batch.remove(text)
-        job.unfinished.clear()
+        if isinstance(job, _RunningEmbedding):
+            self._embedding.remove(job.embeddings)
+            del self._embedded[job.embeddings]
+        else:
+            for text in job.unfinished:
+                self._batch.remove(text)
+            job.unfinished.clear()
         now = perf_counter()
         if job.started is None:
             with self._inbox.changed:

@@ -7,6 +7,15 @@ from rsr_formats.text import counted
 
 from ..errors import OptionError
 
+NO_HEAD = (
+    "the model has no output head: it embeds texts (rsrc embed, LanguageModel.embed, "
+    "/v1/embeddings) and generates none"
+)
+NO_POOLING = (
+    "the model does not say how to pool the states of a text's tokens (modules.json and "
+    "1_Pooling/config.json of sentence-transformers): choose a pooling, such as lasttoken or mean"
+)
+
 
 class ModelError(RsrError, ValueError):
     """A `.rsr` file cannot be run as a language model."""
@@ -14,6 +23,14 @@ class ModelError(RsrError, ValueError):
 
 class NoTemplateError(ModelError):
     """A model without a chat template was asked for an answer in a conversation."""
+
+
+class NoHeadError(ModelError):
+    """A model without an output head was asked for text."""
+
+
+class NoPoolingError(ModelError):
+    """A model that does not say how it pools was asked to embed."""
 
 
 class PromptError(RsrError, ValueError):
@@ -41,6 +58,31 @@ class ContextFullError(PromptError):
 
     def __reduce__(self) -> tuple[type[ContextFullError], tuple[int, int, int]]:
         return type(self), (self.tokens, self.context, self.limit)
+
+
+class TextTooLongError(PromptError):
+    """A text to embed does not fit the context.
+
+    Attributes:
+        number: of the text, from 0.
+        tokens: number of tokens of the text, with its prompt.
+        most: number of tokens that fit.
+        limit: the most that the model was made for.
+    """
+
+    def __init__(self, number: int, tokens: int, most: int, limit: int) -> None:
+        wider = f"load with a larger context (the model's limit is {limit:,})"
+        super().__init__(
+            f"text {number} has {counted(tokens, 'token')}, expected at most {most:,}: "
+            f"{wider if most < limit else 'shorten or split it'}"
+        )
+        self.number = number
+        self.tokens = tokens
+        self.most = most
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[type[TextTooLongError], tuple[int, int, int, int]]:
+        return type(self), (self.number, self.tokens, self.most, self.limit)
 
 
 class CacheMemoryError(OptionError):

@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from .constraint import Constraint
 from .generate import Generation
 from .sampling import Sampling
@@ -119,6 +122,17 @@ class TextFinished:
 
 
 @dataclass(frozen=True)
+class Embedded:
+    """All texts of an `EmbedJob` were embedded.
+
+    Attributes:
+        vectors: float32 (texts, dimensions).
+    """
+
+    vectors: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class Failed:
     """The job ended with an error; the last event.
 
@@ -140,4 +154,4 @@ class Finished:
     canceled: bool = False
 
 
-Event = Started | PromptScored | TokenAdded | TextFinished | Failed | Finished
+Event = Started | PromptScored | TokenAdded | TextFinished | Embedded | Failed | Finished

@@ -1,8 +1,9 @@
-"""The KV cache of one sequence."""
+"""What the layers of a decoder remember of one sequence."""
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ import numpy.typing as npt
 from ..errors import OptionError
 from .config import Config
 from .errors import CacheMemoryError, ModelError
-
-LANES = 16  # positions in a block of keys; rows of values are padded to a multiple of it
-DTYPES = {"float32": np.float32, "float16": np.uint16, "int8": np.int8}  # float16 as bits
+from .layers.attention import DTYPES
+from .layers.layer import state
+from .layers.state import LayerState
 
 
 class Snapshot:
@@ -21,26 +22,24 @@ class Snapshot:
 
     Attributes:
         length: positions that were filled.
+        parts: what each layer needs besides.
     """
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, parts: Sequence[object]) -> None:
         self.length = length
+        self.parts = parts
 
 
 class KVCache:
-    """Keys and values of `context` positions in every layer.
+    """The states of all layers of one sequence of up to `context` positions.
 
-    A sequence grows by `append` after a pass has written its positions, and shrinks by `truncate`.
-    Positions that are kept never change, so a snapshot is a length: it costs nothing.
-
-    The layout suits attention: keys are (num_key_value_heads, blocks, head_dim, 16), so that one
-    load takes a feature of 16 positions; values are (num_key_value_heads, positions, head_dim
-    rounded up to 16). In int8, keys and values have a float32 scale for each position of a head.
-    All memory is reserved at once; the system provides pages when they are first written.
+    A sequence grows by `append` after a pass has written its positions, and shrinks by `truncate`,
+    as far as its layers know what was there before (`kept`).
 
     Attributes:
         context: number of positions.
         length: positions that are filled.
+        states: of the layers, in the order of a pass.
     """
 
     def __init__(self, config: Config, context: int, dtype: str) -> None:
@@ -49,7 +48,7 @@ class KVCache:
         Args:
             config: the model's settings.
             context: number of positions.
-            dtype: "float16", "float32" or "int8".
+            dtype: of keys and values: "float16", "float32" or "int8".
 
         Raises:
             OptionError: `dtype` has another value.
@@ -60,41 +59,95 @@ class KVCache:
         self.context = context
         self.length = 0
         self._snapshots: weakref.WeakSet[Snapshot] = weakref.WeakSet()  # that can be restored
-        blocks = -(-context // LANES)
-        padded = -(-config.head_dim // LANES) * LANES
-        heads, positions = config.num_key_value_heads, blocks * LANES
-        cells = np.dtype(DTYPES[dtype])
-        keys, values = (heads, blocks, config.head_dim, LANES), (heads, positions, padded)
-        shapes: list[tuple[tuple[int, ...], npt.DTypeLike]] = [(keys, cells), (values, cells)]
-        if dtype == "int8":
-            shapes += [((heads, positions), np.float32)] * 2
+        self._planned: set[int] = set()  # positions at which `append` is to copy the state
         try:
-            self._layers = [
-                tuple(np.zeros(*shape) for shape in shapes) for _ in range(config.num_hidden_layers)
-            ]
+            self.states: tuple[LayerState, ...] = tuple(
+                state(config, config.layer(number), context, dtype)
+                for number in config.layers_of_a_pass
+            )
         except MemoryError:
             raise CacheMemoryError(
                 f"there is not enough memory for keys and values of {context:,} positions: "
                 "choose a smaller context, or kv int8"
             ) from None
 
+        # What sums up a sequence sums it up in all such layers alike, so one of them knows where.
+        self._summed = next((one for one in self.states if one.positions is not None), None)
+
+    def begin(self, count: int) -> None:
+        """Note that a pass over `count` tokens begins, which `append` follows if it ends.
+
+        A pass over several can be taken back: it may be a draft, or be interrupted after long work.
+        """
+        if count > 1 and self.length:
+            self._keep(is_brief=True)
+        for one in self.states:
+            one.begin()
+
     def append(self, count: int) -> None:
         """Count `count` more positions, which a pass has written, as filled."""
+        for one in self.states:
+            one.append(self.length, count)
         self.length += count
+        if self.length in self._planned:
+            self._planned.discard(self.length)
+            self._keep(is_brief=False)
 
-    def truncate(self, length: int) -> None:
-        """Keep the first `length` positions, at most those that are filled.
+    def _keep(self, is_brief: bool) -> None:
+        """Copy what sums up the positions so far, so that `truncate` can come back to them."""
+        if self._summed is not None:
+            for one in self.states:
+                one.keep(is_brief)
+
+    def plan(self, position: int) -> None:
+        """Let `truncate` come back to `position` positions, once a pass ends there.
+
+        See `until_planned`. States of which every position is known need no plan.
+        """
+        if self._summed is not None and position > self.length:
+            self._planned.add(position)
+
+    def until_planned(self, count: int) -> int:
+        """Return how many of `count` further positions a pass may add: up to a planned one."""
+        if not self._planned:
+            return count
+        return min([count, *(n - self.length for n in self._planned if n > self.length)])
+
+    @property
+    def positions(self) -> Sequence[int] | None:
+        """Numbers of positions that `kept` may return, ascending; None: all."""
+        return None if self._summed is None else self._summed.positions
+
+    def kept(self, length: int) -> int:
+        """Return the most positions, at most `length`, that `truncate` can keep."""
+        length = min(length, self.length)
+        return length if self._summed is None else self._summed.kept(length)
+
+    def truncate(self, length: int) -> int:
+        """Keep the first `length` positions, or fewer if only these are known.
 
         Later passes overwrite the others, so snapshots that had them cannot be restored.
+
+        Returns:
+            How many are kept: what `kept` returns.
         """
-        self.length = min(length, self.length)
+        length = self.kept(length)
+        if length < self.length:
+            self._planned.clear()  # of a sequence that went on otherwise
+        self._shrink(length)
+        for one in self.states:
+            one.truncate(self.length)
+        return self.length
+
+    def _shrink(self, length: int) -> None:
+        self.length = length
         for snapshot in list(self._snapshots):
             if snapshot.length > self.length:
                 self._snapshots.discard(snapshot)
 
     def snapshot(self) -> Snapshot:
         """Return the state as it is now, for `restore`."""
-        snapshot = Snapshot(self.length)
+        snapshot = Snapshot(self.length, [one.snapshot() for one in self.states])
         self._snapshots.add(snapshot)
         return snapshot
 
@@ -110,38 +163,34 @@ class KVCache:
                 f"the snapshot of {snapshot.length:,} positions is of another cache, or its "
                 "positions were truncated: read the tokens again"
             )
-        self.truncate(snapshot.length)
+        self._shrink(snapshot.length)
+        for one, part in zip(self.states, snapshot.parts, strict=True):
+            one.restore(part)
 
     def copy_prefix(self, source: KVCache, length: int) -> None:
-        """Become a copy of the first `length` filled positions of a cache of the same model."""
+        """Become a copy of the first `length` positions of a cache of the same model.
+
+        `length` is a number that the source's `kept` returned.
+        """
         self.truncate(0)
-        for own, cells in zip(self.prefix(length), source.prefix(length), strict=True):
-            own[:] = cells
-        self.append(length)
+        for own, other in zip(self.states, source.states, strict=True):
+            own.copy_prefix(other, length)
+        self.length = length
+
+    def summed(self, position: int) -> list[npt.NDArray[Any]]:
+        """Return the arrays of all layers that sum up a number of positions, one of `positions`.
+
+        Of an empty cache, after 0 positions, they may be filled before `append`.
+        """
+        return [array for one in self.states for array in one.summed(position)]
 
     def prefix(self, length: int) -> list[npt.NDArray[Any]]:
         """Return views of the arrays of all layers, up to the first `length` positions.
 
         Their second dimension has the positions, or blocks of these.
         """
-        blocks = -(-length // LANES)
-        return [
-            array[:, : blocks if array.ndim == 4 else length]
-            for layer in self._layers
-            for array in layer
-        ]
-
-    def layer(self, i: int) -> tuple[npt.NDArray[Any], ...]:
-        """Return the arrays of layer `i`: keys, values and, in int8, the scales of both."""
-        return self._layers[i]
+        return [array for one in self.states for array in one.prefix(length)]
 
     def arrays_at(self, positions: int) -> list[npt.NDArray[np.uint8]]:
-        """Return uint8 views of the bytes that attention over `positions` positions reads."""
-        reserved = self._layers[0][1].shape[1]
-        heads = [
-            head.reshape(-1).view(np.uint8)  # contiguous in positions
-            for layer in self._layers
-            for array in layer
-            for head in array
-        ]
-        return [head[: len(head) * positions // reserved] for head in heads]
+        """Return uint8 views of the bytes that a token reads after `positions` positions."""
+        return [array for one in self.states for array in one.read_at(positions)]

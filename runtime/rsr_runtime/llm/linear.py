@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,6 +54,7 @@ class Linear:
     norm: FloatArray | None = None  # (in_features,)
     norm_eps: float = 0.0
     row_scale: FloatArray | None = None  # (out_features,), of a dense int8 weight
+    share: Fraction = Fraction(1)  # of the tokens that take it
 
     @property
     def group_columns(self) -> int | None:
@@ -124,19 +126,15 @@ class QuantizedInputs(NamedTuple):
 class LinearGroup:
     """Linear layers that share an input."""
 
-    def __init__(
-        self, layers: Sequence[Linear], workspace: Workspace, head_dim: int | None = None
-    ) -> None:
+    def __init__(self, layers: Sequence[Linear], workspace: Workspace) -> None:
         """Prepare products.
 
         Args:
             layers: may differ in kind; all have the same in_features.
             workspace: provides the buffers.
-            head_dim: if given, outputs are (rows, heads, head_dim), else (rows, out_features).
         """
         self._layers = tuple(layers)
         self._workspace = workspace
-        self._head_dim = head_dim
         # What layers without a norm of their own take, each form once.
         self._forms = [*dict.fromkeys(one.group_columns for one in layers if one.norm is None)]
         self._quantized_forms = [form for form in self._forms if form is not None]
@@ -169,8 +167,7 @@ class LinearGroup:
             rows: number of rows.
 
         Returns:
-            A buffer for each layer, (rows, out_features) or (rows, heads, head_dim), which later
-            products overwrite.
+            A buffer for each layer, (rows, out_features), which later products overwrite.
         """
         x, take = self.inputs(rows), self._workspace.take
         y = [take(f"y{i}", rows, layer.weight.shape[0]) for i, layer in enumerate(self._layers)]
@@ -200,7 +197,7 @@ class LinearGroup:
                 recorder.single(layer, inputs[form], to)
             if layer.bias is not None:
                 program.call(phase, np.add, to, layer.bias, to)
-        return y if self._head_dim is None else [a.reshape(rows, -1, self._head_dim) for a in y]
+        return y
 
 
 @dataclass(frozen=True)

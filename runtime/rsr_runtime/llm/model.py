@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from ..model import Model
 from ..model import load as load_tensors
 from . import perplexity
 from .arguments import (
+    check_vocabulary,
     checked_sampling,
     is_speculating,
     prompt_list,
@@ -31,10 +33,19 @@ from .arguments import (
 from .batch import Batch
 from .config import Config, read_config
 from .decoder import LOGIT_ROWS, Decoder
+from .embedding import EmbeddingPasses, Embeddings, EmbedJob
+from .embedding_inputs import EmbeddingInputs
 from .end_of_turn import end_of_turn_tokens
-from .errors import ContextFullError, NoTemplateError, PromptError
+from .errors import (
+    NO_HEAD,
+    ContextFullError,
+    NoHeadError,
+    NoTemplateError,
+    PromptError,
+)
 from .generate import EncodedPrompt, Generation, StopCriteria, Stream, generate_all
 from .kv_cache import KVCache
+from .pooling import EmbeddingConfig, read_embedding_config
 from .prefix_cache import PrefixCache
 from .sampling import Sampling
 from .session import Progress, Session, SessionPool
@@ -91,7 +102,10 @@ class LanguageModel:
         weights = collect(model, self.config, activations)
         self._decoder = Decoder(self.config, weights, self.context)
         timer = self._decoder.phase_timer
-        model.move_by((layer.weight.name for layer in weights.linear), timer.product_seconds)
+        # Experts stay mapped: moving all takes as long as it would for a dense model of their size,
+        # a token reads few of them, and the system can drop the pages of those that are not chosen.
+        moved = (layer.weight.name for layer in weights.linear if layer.share == 1)
+        model.move_by(moved, timer.product_seconds)
         self._sessions = SessionPool(self._decoder, self.new_session)
         self._sessions.give_back(self.new_session())
         self._pass_times = PassTimes(None if self._has_exact_rows() else _ASSUMED_COST)
@@ -114,6 +128,11 @@ class LanguageModel:
             layer.activations == "int8" or not isinstance(layer.weight, Matrix)
             for layer in self.weights.linear
         )
+
+    def check_generates(self) -> None:
+        """Raise NoHeadError if the model has no output head: it embeds texts only."""
+        if self.weights.lm_head is None:
+            raise NoHeadError(NO_HEAD)
 
     def new_session(self) -> Session:
         """Return an empty sequence with its own KV cache.
@@ -163,6 +182,15 @@ class LanguageModel:
             ModelError: a value in the file has the wrong type or is out of range.
         """
         return Sampling.from_generation_config(self.config.generation_config)
+
+    @cached_property
+    def embedding(self) -> EmbeddingConfig | None:
+        """How the model embeds texts; None if its files do not say.
+
+        Raises:
+            ModelError: one of the files is damaged, or asks for what is not supported.
+        """
+        return read_embedding_config(self._model.files, self.config.hidden_size)
 
     @property
     def weights(self) -> Weights:
@@ -241,6 +269,24 @@ class LanguageModel:
         settings = self.context, self._kv, self._activations, cpu_info()["isa"], __version__
         return hashlib.sha256(self._model.digest + repr(settings).encode()).digest()
 
+    def new_embedding_passes(self, most: int) -> EmbeddingPasses:
+        """Return what computes the texts of `Embeddings`, without any.
+
+        Args:
+            most: requests that are computed side by side.
+        """
+
+        def create(positions: int) -> KVCache:
+            return KVCache(self.config, positions, self._kv)
+
+        return EmbeddingPasses(self._decoder, create, most)
+
+    def prepared_embeddings(self, job: EmbedJob) -> Embeddings:
+        """Return the texts of a job as tokens; errors as for `embed`."""
+        self._decoder.check_open()
+        inputs = EmbeddingInputs(self.config, self.embedding, self.context, lambda: self.tokenizer)
+        return inputs.prepared(job)
+
     def new_speculation(self, speculate: str) -> Speculation | None:
         """Return the drafts of a text, None if `speculate` is "off".
 
@@ -280,18 +326,10 @@ class LanguageModel:
             tokens = token_ids(prompt)
         if not tokens:
             raise PromptError("the prompt is empty: give a text to continue")
-        self._check_vocabulary(tokens)
+        check_vocabulary(tokens, self.config.vocab_size)
         if len(tokens) > self.context:
             raise self._too_long(tokens)
         return tokens
-
-    def _check_vocabulary(self, tokens: Sequence[int]) -> None:
-        for token in (min(tokens), max(tokens)):
-            if not 0 <= token < self.config.vocab_size:
-                raise PromptError(
-                    f"found token {token}, expected a token below the model's vocab_size, "
-                    f"{self.config.vocab_size}: is the tokenizer another model's?"
-                )
 
     def _too_long(self, tokens: Sequence[int]) -> ContextFullError:
         limit = self.config.max_position_embeddings
@@ -433,13 +471,70 @@ class LanguageModel:
                 context.
             ClosedError: the model was closed.
         """
+        self.check_generates()
         tokens = self._tokens(tokens)
         with self._sessions.taken(tokens) as session:
             return session.follow(tokens)
 
+    def embed(
+        self,
+        texts: Sequence[Prompt],
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        dimensions: int | None = None,
+        normalize: bool | None = None,
+        pooling: str | None = None,
+        progress: Progress | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Return a vector for each text, as sentence-transformers computes them.
+
+        The model's modules.json and 1_Pooling/config.json say how the states of a text's tokens
+        become one vector. Passes compute several texts at once.
+
+        Args:
+            texts: texts, or the tokens of each, which include those that the tokenizer adds.
+            prompt: what precedes each text, such as an instruction; tokens have none. None: as
+                `prompt_name` says.
+            prompt_name: one of `embedding.prompts`; None: the model's default prompt, if it has
+                one.
+            dimensions: how many of the dimensions to keep, the first ones, as models allow that
+                were trained for it; None: all.
+            normalize: whether vectors get length 1, after they were cut; None: as the model says.
+            pooling: "lasttoken", "mean", "cls", "max", "mean_sqrt_len_tokens" or "weightedmean";
+                None: as the model says.
+            progress: called with the number of tokens computed so far and the number of all.
+
+        Returns:
+            float32 (texts, dimensions).
+
+        Raises:
+            NoPoolingError: the model does not say how it pools, and `pooling` is None.
+            PromptError: `texts` is a single text, or one has no tokens or a token outside the
+                vocabulary, or does not fit the context.
+            OptionError: another argument has a value that it cannot have, or there is not enough
+                memory.
+            ClosedError: the model was closed.
+        """
+        job = EmbedJob(texts, prompt, prompt_name, dimensions, normalize, pooling)
+        embeddings = self.prepared_embeddings(job)
+        passes = self.new_embedding_passes(1)
+        if embeddings.texts:
+            passes.add(embeddings)
+        done = 0
+        try:
+            while passes:
+                done += passes.step().rows
+                if progress is not None:
+                    progress(done, embeddings.tokens)
+        finally:
+            passes.remove(embeddings)
+        return embeddings.vectors()
+
     def bytes_per_token(self, positions: int) -> int:
         """Return the number of bytes that a token reads: all weights and `positions` of the cache.
 
+        Of the experts of a layer those count that a token takes.
         The embedding does not count, because a token reads one row of it. The time to read these
         bytes is a lower bound on the time of a token.
         """
@@ -448,7 +543,7 @@ class LanguageModel:
     def arrays_per_token(self, positions: int) -> list[npt.NDArray[np.uint8]]:
         """Return views, uint8, of the bytes that `bytes_per_token` counts."""
         positions = whole_number("positions", positions, 0, self.context, "the context")
-        weights = [array for layer in self.weights.linear for array in layer.arrays]
+        weights = [array for layer in self.weights.linear_of_a_token for array in layer.arrays]
         views = [array.reshape(-1).view(np.uint8) for array in weights]
         with self._sessions.taken([]) as session:
             return views + session.cache.arrays_at(positions)
@@ -459,6 +554,7 @@ class LanguageModel:
         Raises:
             PromptError, ClosedError: as for `next_logits`.
         """
+        self.check_generates()
         tokens = self._tokens(tokens)
         result = np.empty((len(tokens), self.config.vocab_size), np.float32)
         done = 0
@@ -487,20 +583,25 @@ class LanguageModel:
             ModelError: a logit is NaN or infinite.
             ClosedError: the model was closed.
         """
-        self._decoder.check_open()
+        self.check_generates()
         window = min(DEFAULT_WINDOW, self.context) if window is None else window
         window = whole_number("window", window, 1, self.context, "the context")
         tokens = self.tokenizer.encode(text)
         if len(tokens) < 2:
             raise PromptError(f"the text has {counted(len(tokens), 'token')}, expected at least 2")
-        self._check_vocabulary(tokens)
+        check_vocabulary(tokens, self.config.vocab_size)
         with self._sessions.taken([]) as session:
             return perplexity.measure(session, tokens, window, progress)
 
     def _settings(
         self, max_tokens: int | None, sampling: Sampling | None, stop: Sequence[str]
     ) -> tuple[Sampling, StopCriteria]:
-        """Return what the options and generation_config.json ask for; the options win."""
+        """Return what the options and generation_config.json ask for; the options win.
+
+        Raises:
+            NoHeadError: the model has no output head.
+        """
+        self.check_generates()
         given: dict[str, Any] = {}
         if max_tokens is not None:
             given["max_new_tokens"] = whole_number("max_tokens", max_tokens, 1)

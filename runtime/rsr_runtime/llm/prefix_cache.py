@@ -1,7 +1,9 @@
 """Keys and values of prompts on disk, for an engine that starts again.
 
 A file holds one sequence: a header, the tokens, the arrays of the cache up to the last token as
-they are in memory, and the SHA-256 of all that. The key in the header stands for everything that
+they are in memory, and the SHA-256 of all that. If layers sum up the tokens before them, a list of
+positions follows the tokens, and what the layers know at each of them follows the other arrays: the
+sequence can be taken up there, and nowhere else. The key in the header stands for everything that
 keys and values depend on besides the tokens. A file that is damaged, of another model or of another
 user is ignored; no size in it is believed before it was compared with the size of the file.
 """
@@ -12,12 +14,13 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from struct import Struct
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
 from rsr_formats.atomic import atomic_file
 from rsr_formats.errors import RsrError
@@ -28,8 +31,8 @@ from .session import Session, common_prefix
 MOST_BYTES = 8 << 30  # of the files in a folder
 _LEAST = 64  # tokens that are worth a file, or reading one
 _SUFFIX = ".rsrkv"
-_HEADER = Struct("<8s32sII")  # magic, key, number of tokens, RoPE variant
-_MAGIC = b"RSRKV\x00\x00\x01"
+_HEADER = Struct("<8s32sIII")  # magic, key, number of tokens, RoPE variant, number of positions
+_MAGIC = b"RSRKV\x00\x00\x02"
 _PIECE = 1 << 20  # bytes read at a time
 
 
@@ -40,6 +43,19 @@ class _Entry:
     path: Path
     tokens: list[int]
     variant: int  # of RoPE
+    positions: list[int]  # where it can be taken up; none: anywhere
+
+    def usable(self, shared: int) -> int:
+        """Return how many of the first `shared` tokens a session can take."""
+        if not self.positions:
+            return shared
+        return max((n for n in self.positions if n <= shared), default=0)
+
+    def head(self, key: bytes) -> bytes:
+        """Return the beginning of the file, up to the arrays."""
+        sizes = len(self.tokens), self.variant, len(self.positions)
+        numbers = np.array([*self.tokens, *self.positions], "<u4")
+        return _HEADER.pack(_MAGIC, key, *sizes) + numbers.tobytes()
 
 
 class PrefixCache:
@@ -68,20 +84,22 @@ class PrefixCache:
 
     def _read_header(self, path: Path) -> _Entry | None:
         with suppress(OSError), _opened(path) as file:
-            count, variant = self._checked(file.read(_HEADER.size))
+            count, variant, positions = self._checked(file.read(_HEADER.size))
             room = os.fstat(file.fileno()).st_size - _HEADER.size - hashlib.sha256().digest_size
-            if 0 < count <= self._context and 4 * count <= room:
-                tokens = np.frombuffer(file.read(4 * count), "<u4").tolist()
-                if len(tokens) == count:
-                    return _Entry(path, tokens, variant)
+            every = count + positions
+            if 0 < count <= self._context and positions <= count and 4 * every <= room:
+                numbers = np.frombuffer(file.read(4 * every), "<u4").tolist()
+                if len(numbers) == every and all(n <= count for n in numbers[count:]):
+                    return _Entry(path, numbers[:count], variant, numbers[count:])
         return None
 
-    def _checked(self, header: bytes) -> tuple[int, int]:
-        """Return the number of tokens, 0 if the header is another model's, and the variant."""
+    def _checked(self, header: bytes) -> tuple[int, int, int]:
+        """Return the numbers of the header, the first 0 if it is another model's."""
         if len(header) != _HEADER.size:
-            return 0, 0
-        magic, key, count, variant = _HEADER.unpack(header)
-        return (count, variant) if (magic, key) == (_MAGIC, self._key) else (0, 0)
+            return 0, 0, 0
+        magic, key, *numbers = _HEADER.unpack(header)
+        count, variant, positions = numbers
+        return (count, variant, positions) if (magic, key) == (_MAGIC, self._key) else (0, 0, 0)
 
     def restore(self, session: Session, tokens: list[int], variant: int) -> None:
         """Give a session the longest beginning of `tokens` in a file, if it has less.
@@ -92,7 +110,7 @@ class PrefixCache:
             variant: of RoPE, which the sequence takes.
         """
         shared = [
-            (min(common_prefix(entry.tokens, tokens), len(tokens) - 1), entry)
+            (entry.usable(min(common_prefix(entry.tokens, tokens), len(tokens) - 1)), entry)
             for entry in self._entries
             if entry.variant == variant
         ]
@@ -108,10 +126,12 @@ class PrefixCache:
     def _load(self, session: Session, entry: _Entry, count: int) -> bool:
         """Read a file into a session; return False if it is not as it should be."""
         session.clear()
-        shapes = session.cache.prefix(len(entry.tokens))
-        head = _HEADER.pack(_MAGIC, self._key, len(entry.tokens), entry.variant)
-        head += np.array(entry.tokens, "<u4").tobytes()
+        if bool(entry.positions) != (session.cache.positions is not None):
+            return False
+        shapes, summed = session.cache.prefix(len(entry.tokens)), session.cache.summed(0)
+        head, of_position = entry.head(self._key), sum(array.nbytes for array in summed)
         expected = len(head) + sum(array.nbytes for array in shapes) + 32
+        expected += of_position * len(entry.positions)
         with suppress(OSError), _opened(entry.path) as file:
             if os.fstat(file.fileno()).st_size != expected or file.read(len(head)) != head:
                 return False
@@ -127,6 +147,11 @@ class PrefixCache:
                 if file.readinto(read.data.cast("B")) != read.nbytes:  # type: ignore[attr-defined]
                     return False
                 own[:] = read[:, : own.shape[1]]
+            if summed:
+                file.seek(of_position * entry.positions.index(count), os.SEEK_CUR)
+            for own in summed:
+                if file.readinto(own.data.cast("B")) != own.nbytes:  # type: ignore[attr-defined]
+                    return False
             session.variant = entry.variant
             session.append(entry.tokens[:count])
             return True
@@ -143,7 +168,7 @@ class PrefixCache:
         """
         written = 0
         for session in sessions:
-            size = sum(array.nbytes for array in session.cache.prefix(len(session.tokens)))
+            size = sum(array.nbytes for array in _arrays(session))
             if written + size > MOST_BYTES or not self._is_new(session):
                 continue
             with suppress(OSError, RsrError):
@@ -153,13 +178,16 @@ class PrefixCache:
 
     def _is_new(self, session: Session) -> bool:
         count = len(session.tokens)
+        if session.cache.positions is not None and not _positions(session):
+            return False  # its passes were interrupted
         return count >= _LEAST and all(
             common_prefix(entry.tokens, session.tokens) < count for entry in self._entries
         )
 
     def _write(self, session: Session) -> None:
-        tokens = np.array(session.tokens, "<u4").tobytes()
-        head = _HEADER.pack(_MAGIC, self._key, len(session.tokens), session.variant) + tokens
+        tokens, positions = list(session.tokens), _positions(session)
+        entry = _Entry(self._folder, tokens, session.variant, positions)
+        head = entry.head(self._key)
         name = hashlib.sha256(head).hexdigest()[:32]
         path = self._folder / f"{name}{_SUFFIX}"
         digest = hashlib.sha256(head)
@@ -167,12 +195,12 @@ class PrefixCache:
             if hasattr(os, "fchmod"):
                 os.fchmod(out.fileno(), 0o600)  # whatever the folder's mode is
             out.write(head)
-            for array in session.cache.prefix(len(session.tokens)):
+            for array in _arrays(session):
                 data = np.ascontiguousarray(array)
                 out.write(data.data)
                 digest.update(data.data)
             out.write(digest.digest())
-        self._entries.append(_Entry(path, list(session.tokens), session.variant))
+        self._entries.append(replace(entry, path=path))
 
     def _drop_oldest(self) -> None:
         """Delete files, also of other models, until the rest is small enough."""
@@ -184,6 +212,18 @@ class PrefixCache:
                     break
                 path.unlink()
                 total -= stat.st_size
+
+
+def _positions(session: Session) -> list[int]:
+    """Return the positions whose state is written; none if every position is known."""
+    return [n for n in session.cache.positions or () if n > 0]
+
+
+def _arrays(session: Session) -> Iterator[npt.NDArray[Any]]:
+    """Yield the arrays of a session in the order of a file."""
+    yield from session.cache.prefix(len(session.tokens))
+    for position in _positions(session):
+        yield from session.cache.summed(position)
 
 
 def _check_folder(folder: Path) -> None:

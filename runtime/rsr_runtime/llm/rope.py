@@ -18,12 +18,13 @@ from .errors import ModelError
 
 FloatArray = npt.NDArray[np.float32]
 
+_OLDER_NAMES = {"su": "longrope"}  # of the first Phi-3
 _TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 _RESCALED = ("llama3", "yarn", "longrope")  # refer to the context length before scaling
 _NUMBERS = (
     "rope_theta", "factor", "low_freq_factor", "high_freq_factor",
     "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor", "mscale",
-    "mscale_all_dim", "partial_rotary_factor",
+    "mscale_all_dim", "partial_rotary_factor", "alpha",
 )  # fmt: skip
 _DIVISORS = ("short_factor", "long_factor")
 _SMALLEST, _LARGEST = 1e-9, 1e18  # beyond the settings of any model, well within float32
@@ -31,19 +32,21 @@ _SMALLEST, _LARGEST = 1e-9, 1e18  # beyond the settings of any model, well withi
 
 @dataclass(frozen=True)
 class Rope:
-    """Frequencies of the head_dim / 2 pairs of features, and their scaling.
+    """Frequencies of the pairs of features that are rotated, and their scaling.
 
     The formulas are those of transformers' `modeling_rope_utils`, in float32 as there, because
     models were trained with its results.
 
     Attributes:
-        head_dim: features of a head; feature i is rotated with feature i + head_dim / 2.
+        head_dim: the first features of a head, which are rotated, i with i + head_dim / 2; all of
+            them, unless a class leaves some as they are.
         theta: base of the frequencies.
         kind: "default", "linear", "dynamic", "llama3", "yarn" or "longrope".
         parameters: the numbers of that kind, by their keys in config.json.
         max_positions: `max_position_embeddings`.
         truncates: whether yarn rounds the pairs between which it blends.
         divisors: of longrope's frequencies, for short and for long sequences, (head_dim / 2,) each.
+        is_by_limit: `max_positions` chooses longrope's divisors, not the length of a sequence.
     """
 
     head_dim: int
@@ -53,10 +56,17 @@ class Rope:
     max_positions: int = 2048
     truncates: bool = True
     divisors: tuple[tuple[float, ...], ...] = ()
+    is_by_limit: bool = False
 
     @classmethod
     def from_config(
-        cls, config: Mapping[str, Any], head_dim: int, max_positions: int, theta: float
+        cls,
+        config: Mapping[str, Any],
+        head_dim: int,
+        max_positions: int,
+        theta: float,
+        share: float | None = None,
+        is_by_limit: bool = False,
     ) -> Rope:
         """Read `rope_parameters`, or `rope_theta` and `rope_scaling` of older files.
 
@@ -65,6 +75,8 @@ class Rope:
             head_dim: features of a head.
             max_positions: `max_position_embeddings`.
             theta: `rope_theta` if the config has none.
+            share: `partial_rotary_factor` if the config has none; None: all of a head is rotated.
+            is_by_limit: see `Rope`.
 
         Raises:
             ModelError: the kind of scaling is unknown, or one of its numbers is missing or out of
@@ -75,10 +87,17 @@ class Rope:
             raise ModelError(f"config.json: rope_scaling is {shown(scaling)}, expected an object")
         kind = scaling.get("rope_type", scaling.get("type"))
         kind = "default" if kind is None else kind
+        kind = _OLDER_NAMES.get(kind, kind) if isinstance(kind, str) else kind
         if not isinstance(kind, str) or kind not in _TYPES:
             raise ModelError(
                 f"config.json: rope scaling {shown(kind)} is not supported; "
                 f"known are {', '.join(_TYPES)}"
+            )
+        stray = [key for key in _DIVISORS if kind != "longrope" and scaling.get(key) is not None]
+        if stray:
+            raise ModelError(
+                f"config.json: rope scaling {kind!r} has {' and '.join(stray)}, which only "
+                "'longrope' has"
             )
         numbers = {"rope_theta": theta}
         for key in _NUMBERS:
@@ -96,11 +115,16 @@ class Rope:
                     f"expected a number from {_SMALLEST} to {_LARGEST}"
                 )
             numbers[key] = float(value)
-        if numbers.get("partial_rotary_factor", 1) != 1:
+        if share is None and numbers.get("partial_rotary_factor", 1) != 1:
             raise ModelError(
                 f"config.json: partial_rotary_factor is {numbers['partial_rotary_factor']:g} "
-                "(rope.dimension_count in GGUF): RoPE that leaves features of a head as they are "
-                "is not supported"
+                "(rope.dimension_count in GGUF), but the class rotates all features of a head"
+            )
+        rotated = int(head_dim * numbers.get("partial_rotary_factor", share or 1))
+        if rotated % 2 or not 0 < rotated <= head_dim:
+            raise ModelError(
+                f"config.json: partial_rotary_factor makes {rotated} of {head_dim} features of a "
+                "head rotate, expected an even number up to all"
             )
         if numbers["rope_theta"] <= 1:
             raise ModelError(
@@ -109,18 +133,21 @@ class Rope:
         truncates = bool(scaling.get("truncate", True))  # null is false, as in transformers
         settings = numbers["rope_theta"], kind, numbers, max_positions, truncates
         if kind == "longrope":
-            divisors = tuple(_divisors(scaling, key, head_dim // 2) for key in _DIVISORS)
-            found = cls(head_dim, *settings, divisors)
+            divisors = tuple(_divisors(scaling, key, rotated // 2) for key in _DIVISORS)
+            found = cls(rotated, *settings, divisors, is_by_limit)
             found._frequencies()  # checks the numbers
             return found
         cls(2, *settings)._frequencies()  # checks the numbers, at no cost for a huge head_dim
-        return cls(head_dim, *settings)
+        found = cls(rotated, *settings)
+        found._stretched_theta()
+        return found
 
     def variant(self, length: int) -> int:
         """Return which tables a sequence of this many tokens takes: 1 where longrope is long.
 
         The length decides for all positions of a sequence, as in a forward pass of transformers.
         """
+        length = self.max_positions if self.is_by_limit else length
         return int(self.kind == "longrope" and length > self._original)
 
     def tables(
@@ -158,7 +185,7 @@ class Rope:
         """Return the angle per position, (head_dim / 2,), and the factor of cosines and sines."""
         d = self.head_dim
         exponents = np.arange(0, d, 2, dtype=np.float32) / np.float32(d)
-        base = np.float32(1) / np.float32(self.theta) ** exponents
+        base = np.float32(1) / np.float32(self._stretched_theta()) ** exponents
         if self.kind == "linear":
             return base / np.float32(self._number("factor")), np.float32(1)
         if self.kind == "dynamic":
@@ -170,6 +197,19 @@ class Rope:
         if self.kind == "longrope":
             return self._longrope(base, variant)
         return base, np.float32(1)
+
+    def _stretched_theta(self) -> float:
+        """Return `theta`, or HunYuan's: times alpha ^ (d / (d - 2))."""
+        if self.kind != "dynamic" or self.head_dim == 2:
+            return self.theta
+        alpha = self.parameters.get("alpha", 1.0)
+        theta = float(self.theta * alpha ** (self.head_dim / (self.head_dim - 2)))
+        if not 1 < theta < _LARGEST:
+            raise ModelError(
+                f"config.json: rope_theta {self.theta:g} with alpha {alpha:g} is a base of "
+                f"{theta:g}, expected more than 1 and less than {_LARGEST:g}"
+            )
+        return theta
 
     def _llama3(self, base: FloatArray) -> FloatArray:
         """Llama 3.1: divide low frequencies by `factor`, keep high ones, and blend between."""
@@ -234,6 +274,12 @@ class Rope:
         return self.parameters[key]
 
 
+def no_rotation(positions: int) -> tuple[FloatArray, FloatArray]:
+    """Return tables as of `Rope.tables` that leave all features of a head as they are."""
+    cos, sin = np.empty((2, positions, 0), np.float32)
+    return cos, sin
+
+
 def _divisors(scaling: Mapping[str, Any], key: str, count: int) -> tuple[float, ...]:
     """Return the numbers of longrope under a key, one for each pair of features."""
     found = scaling.get(key)
@@ -241,7 +287,7 @@ def _divisors(scaling: Mapping[str, Any], key: str, count: int) -> tuple[float, 
         have = f"{len(found)} numbers" if isinstance(found, list) else shown(found)
         raise ModelError(
             f"config.json: rope scaling 'longrope' has {have} under {key}, "
-            f"expected {count}, half of head_dim"
+            f"expected {count}, half of the features of a head that are rotated"
         )
     for value in found:
         if type(value) not in (int, float) or not _SMALLEST <= value <= _LARGEST:

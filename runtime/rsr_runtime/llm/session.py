@@ -20,6 +20,8 @@ Progress = Callable[[int, int], None]
 FloatArray = npt.NDArray[np.float32]
 _KEPT = 4  # idle sessions of a pool
 _MOST_DRAFTED = 16  # tokens that a pass may have added and the text has not
+_LAST_TOKENS = 16  # of a prompt, which may differ in a longer one that begins with it
+_WORTH_KEEPING = 32  # tokens before a position whose state is copied
 
 
 class Session:
@@ -61,7 +63,8 @@ class Session:
             progress(have, len(tokens))
         while True:
             with self._decoder.turn(), self._timed():
-                hidden = self._extend(tokens[have : have + MAX_ROWS])
+                rows = self.cache.until_planned(MAX_ROWS)
+                hidden = self._extend(tokens[have : have + rows])
                 have = len(self.tokens)
                 if have == len(tokens):
                     logits: FloatArray = self._decoder.logits(hidden[-1:])[0].copy()  # of a buffer
@@ -88,11 +91,13 @@ class Session:
         draft = draft[: self.cache.context - length]
         while draft and rope_variant(length + len(draft)) != rope_variant(length):
             del draft[-1]
-        if self._begin(tokens, length) < length - 1 or not draft:
+        # A summed state goes back to before the last draft, and repeats what was accepted of it.
+        again = tokens[self._begin(tokens, length) :]
+        if len(again) > _MOST_DRAFTED or not draft:
             return self.follow(tokens)[None]
         with self._decoder.turn(), self._timed():
-            hidden = self._extend([tokens[-1], *draft])
-            return self._decoder.logits(hidden).copy()  # of a buffer
+            hidden = self._extend([*again, *draft])
+            return self._decoder.logits(hidden[len(again) - 1 :]).copy()  # of a buffer
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
@@ -112,6 +117,7 @@ class Session:
         if (
             len(self.tokens) == len(tokens) - 1
             and self.tokens[-_MOST_DRAFTED:] == tokens[-1 - _MOST_DRAFTED : -1]
+            and self.cache.kept(len(self.tokens)) == len(self.tokens)
             and self._has_rope_of(len(tokens))
         ):
             return 1  # a text that grows: its beginning is the same, but for a draft
@@ -145,13 +151,18 @@ class Session:
         if variant != self.variant:
             self._truncate(0)
             self.variant = variant
-        have = self.common(tokens)
-        self._truncate(have)  # first: an interrupted pass overwrites keys and values
+        shared = self._shared(tokens)
+        self._truncate(shared)  # first: an interrupted pass overwrites keys and values
+        have = len(self.tokens)
+        # Texts may begin alike: up to where this one left another, or to the end of its prompt, of
+        # which a template may replace the last few tokens.
+        for position in (shared, len(tokens) - _LAST_TOKENS):
+            if position - have >= _WORTH_KEEPING:
+                self.cache.plan(position)
         return have
 
     def _truncate(self, length: int) -> None:
-        del self.tokens[length:]
-        self.cache.truncate(length)
+        del self.tokens[self.cache.truncate(length) :]
 
     def _extend(self, tokens: list[int]) -> FloatArray:
         """Append tokens in one pass, and return their hidden states, a buffer."""
@@ -179,9 +190,20 @@ class Session:
             self.variant = variant
             self.cache.copy_prefix(best.cache, shared[best])
             self.tokens += tokens[: shared[best]]
+        elsewhere = max((one._shared(tokens) for one in shared), default=0)
+        if elsewhere - self.common(tokens) >= _WORTH_KEEPING:  # and it cannot be copied
+            self._truncate(self.common(tokens))
+            self.cache.plan(elsewhere)
 
     def common(self, tokens: list[int]) -> int:
-        """Return the length of the common prefix without the last token, whose state is needed."""
+        """Return the length of the common prefix that the cache can keep.
+
+        The last token does not count, because its state is needed.
+        """
+        return self.cache.kept(self._shared(tokens))
+
+    def _shared(self, tokens: list[int]) -> int:
+        """Return the length of the common prefix without the last token."""
         # A copy, because a pool asks about sessions that other threads may take meanwhile.
         own = self.tokens[: max(0, len(tokens) - 1)]
         if own == tokens[: len(own)]:  # true while generating, unless a draft was dropped

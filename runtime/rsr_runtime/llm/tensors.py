@@ -5,6 +5,7 @@ Nothing is read of the tensors themselves, so this also judges a checkpoint befo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,9 +17,12 @@ from rsr_formats.text import listed
 
 from ..model import Model
 from .config import Config
+from .layers.declared import DeclaredLinear
+from .layers.layer import declared
 
 ROPE_FACTORS = "rope_freqs.weight"  # its name in GGUF files of Llama 3.1 and later
 _MAX_LISTED = 40  # problems that a message lists
+_MAX_EXPERTS_LISTED = 3  # missing matrices of a layer that a problem names
 _MAX_PROBLEMS = 10_000  # to stop early if a config claims a million layers
 
 
@@ -31,19 +35,21 @@ class TensorFacts:
         dtype: of a dense tensor; None for a ternary or binary matrix.
         has_groups: whether groups of columns have their own scales.
         layout: how the source stored a matrix (formats/SPEC.md); "" for a dense tensor.
+        is_permuted: whether a matrix is in encoding permuted.
     """
 
     shape: tuple[int, ...]
     dtype: str | None = None
     has_groups: bool = False
     layout: str = ""
+    is_permuted: bool = False
 
     @classmethod
     def of_record(cls, t: records.Tensor) -> TensorFacts:
         """Return the facts of a tensor in the header of a file."""
         if isinstance(t, records.DenseTensor):
             return cls(t.shape, t.dtype)
-        return cls(t.shape, None, t.is_grouped, t.source.layout)
+        return cls(t.shape, None, t.is_grouped, t.source.layout, t.encoding == "permuted")
 
 
 class ModelFacts(Mapping[str, TensorFacts]):
@@ -57,7 +63,13 @@ class ModelFacts(Mapping[str, TensorFacts]):
             raise KeyError(name)  # without a search for similar names: many may be missing
         if self._model.is_indexed(name):
             matrix = self._model.matrix(name)
-            return TensorFacts(matrix.shape, None, matrix.scale.ndim == 2, matrix.layout)
+            return TensorFacts(
+                matrix.shape,
+                None,
+                matrix.group_columns < matrix.shape[1],
+                matrix.layout,
+                matrix.encoding == "permuted",
+            )
         dense = self._model.dense(name)
         return TensorFacts(dense.shape, dense.dtype)
 
@@ -115,20 +127,34 @@ class _Checker:
                 "rename the tensors of the checkpoint"
             )
             return
+        if c.experts is not None and c.experts.num_experts > len(self._tensors):
+            self.problems.append(
+                f"num_experts is {c.experts.num_experts}, but there are only "
+                f"{len(self._tensors)} tensors"
+            )
+            return
         self.problems += review_tensors(c.settings, without_scales(self._tensors)).refused
         self._vocabulary()
         for i in range(c.num_hidden_layers):
-            self._layer(f"{names.prefix}layers.{i}.")
+            self._layer(f"{names.prefix}layers.{i}.", i)
             if len(self.problems) > _MAX_PROBLEMS:
                 break
         self._vector(f"{names.prefix}norm.weight", c.hidden_size)
-        self._optional(ROPE_FACTORS, c.head_dim // 2)
+        self._optional(ROPE_FACTORS, c.rope.head_dim // 2)
 
     def _vocabulary(self) -> None:
         """Check embedding and output head; where they are tied, one of them is enough."""
         c, names = self._config, self._names
         embedding, head = f"{names.prefix}embed_tokens.weight", f"{names.head}.weight"
         has_head = head in self._tensors
+        if not c.architecture.has_head:
+            self._weight(embedding, c.vocab_size, c.hidden_size)
+            if has_head:
+                self.problems.append(
+                    f"the file has {head}, but {c.architecture.name} has no output head: if the "
+                    "model generates text, name its class with a head in config.json"
+                )
+            return
         if embedding in self._tensors or not (has_head and c.tie_word_embeddings):
             self._weight(embedding, c.vocab_size, c.hidden_size)
         if has_head and self._tensors[head].dtype == "I8" and embedding in self._tensors:
@@ -139,9 +165,9 @@ class _Checker:
                 self.problems.append(f"{head}_scale is there, but {head} is not int8")
         elif not c.tie_word_embeddings:
             self.problems.append(
-                f"{head} is missing and tie_word_embeddings is not true in config.json, so there "
-                "is no output head: a model without one gives hidden states, not text; use the "
-                "checkpoint with its head (...ForCausalLM)"
+                f"{head} is missing and {c.architecture.tie_key} is not true in config.json, so "
+                "there is no output head: a model without one gives hidden states, not text; use "
+                "the checkpoint with its head (...ForCausalLM)"
             )
 
     def _int8_head(self, name: str) -> None:
@@ -155,32 +181,40 @@ class _Checker:
                 f"expected at most {MAX_QUANTIZED_COLUMNS}"
             )
 
-    def _layer(self, prefix: str) -> None:
-        c, a = self._config, self._config.architecture
-        self._vector(f"{prefix}input_layernorm.weight", c.hidden_size)
-        for module in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
-            self._linear(prefix, module)
-        if a.has_qk_norms:
-            for module in ("self_attn.q_norm", "self_attn.k_norm"):
-                self._vector(f"{prefix}{module}.weight", c.head_dim)
-        if a.attn_sub_norm is not None:
-            width = c.num_attention_heads * c.head_dim
-            self._vector(f"{prefix}{a.attn_sub_norm}.weight", width)
-        self._linear(prefix, "self_attn.o_proj")
-        self._vector(f"{prefix}post_attention_layernorm.weight", c.hidden_size)
-        for module in ("mlp.gate_proj", "mlp.up_proj"):
-            self._linear(prefix, module)
-        if a.ffn_sub_norm is not None:
-            self._vector(f"{prefix}{a.ffn_sub_norm}.weight", c.intermediate_size)
-        self._linear(prefix, "mlp.down_proj")
+    def _layer(self, prefix: str, number: int) -> None:
+        every = list(declared(self._config, self._config.layer(number)))
+        missing = [
+            one.name
+            for one in every
+            if isinstance(one, DeclaredLinear) and one.share < 1
+            if f"{prefix}{one.name}.weight" not in self._tensors
+        ]
+        if missing:
+            names = listed([f"{name}.weight" for name in missing], _MAX_EXPERTS_LISTED)
+            self.problems.append(f"experts of {prefix.removesuffix('.')} are missing: {names}")
+            every = [one for one in every if one.name not in missing]
+        for one in every:
+            if isinstance(one, DeclaredLinear) and one.share < 1:
+                self._expert(prefix + one.name)
+            if isinstance(one, DeclaredLinear):
+                self._linear(prefix + one.name, one)
+            else:
+                self._vector(prefix + one.name, math.prod(one.shape))
 
-    def _linear(self, prefix: str, module: str) -> None:
-        c, name = self._config, prefix + module
-        rows, columns = c.shape_of(module)
+    def _expert(self, name: str) -> None:
+        if self._tensors[f"{name}.weight"].is_permuted:
+            self.problems.append(
+                f"{name}.weight is in encoding permuted, and experts run in encoding ranked only"
+            )
+
+    def _linear(self, name: str, declared: DeclaredLinear) -> None:
+        c, rows, columns = self._config, declared.rows, declared.columns
         self._weight(f"{name}.weight", rows, columns)
         weight = self._tensors.get(f"{name}.weight")
         is_dense = weight is not None and weight.dtype is not None
-        if is_dense and c.is_self_quantizing(name):
+        has_clip = f"{name}.weight_clip_val" in self._tensors  # ParetoQ's
+        quantizes = declared.is_converted and c.is_self_quantizing(name)
+        if is_dense and (quantizes or has_clip):
             self.problems.append(
                 f"{name}.weight is dense, but the model quantizes it: compile it, too"
             )
@@ -197,7 +231,7 @@ class _Checker:
         norm = next((n for n in norms if n in self._tensors), None)
         if norm is not None:
             self._vector(norm, columns)
-        elif c.normalizes_inputs and c.has_int8_activations(name):
+        elif c.normalizes_inputs and declared.is_converted and c.has_int8_activations(name):
             self.problems.append(f"{norms[0]} is missing (use_rms_norm)")
 
     def _weight(self, name: str, rows: int, columns: int) -> None:
@@ -219,10 +253,7 @@ class _Checker:
             self.problems.append(f"{name} is missing")
             return
         found = self._tensors[name]
-        entries = 1
-        for n in found.shape:
-            entries *= n
-        if found.dtype is None or entries != size:
+        if found.dtype is None or math.prod(found.shape) != size:
             self._contradiction(name, (size,))
         elif found.dtype not in (*FLOAT_DTYPES, "F64"):
             self.problems.append(f"{name} is {found.dtype}, expected floats")

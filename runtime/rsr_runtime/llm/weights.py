@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ from ..matrix import Matrix
 from ..model import Model
 from .config import Config
 from .errors import ModelError
+from .layers.declared import DeclaredFloats, DeclaredLinear, LayerTensors
+from .layers.layer import declared, final_norm
 from .linear import Linear
 from .tensors import ROPE_FACTORS, ModelFacts, find_problems, in_words
 
@@ -23,41 +26,31 @@ LM_HEAD = "lm_head"
 
 
 @dataclass(frozen=True)
-class Layer:
-    """The weights of a decoder layer; norms are float32, None if the architecture lacks them."""
-
-    input_layernorm: FloatArray  # (hidden_size,)
-    q_proj: Linear
-    k_proj: Linear
-    v_proj: Linear
-    q_norm: FloatArray | None  # (head_dim,)
-    k_norm: FloatArray | None  # (head_dim,)
-    attn_sub_norm: FloatArray | None  # (num_attention_heads * head_dim,)
-    o_proj: Linear
-    post_attention_layernorm: FloatArray  # (hidden_size,)
-    gate_proj: Linear
-    up_proj: Linear
-    ffn_sub_norm: FloatArray | None  # (intermediate_size,)
-    down_proj: Linear
-
-
-@dataclass(frozen=True)
 class Weights:
     """The weights of a decoder."""
 
     embed_tokens: Matrix | DenseTensor  # (vocab_size, hidden_size)
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerTensors, ...]  # by their numbers in names of tensors
     norm: FloatArray  # (hidden_size,)
-    lm_head: Linear
+    lm_head: Linear | None  # None: the model embeds texts and generates none
     rope_factors: FloatArray | None  # (head_dim / 2,), see `Rope.tables`
 
     @property
     def linear(self) -> list[Linear]:
-        """All linear layers in the order in which a pass runs them, ending with the output head."""
-        found = []
-        for x in self.layers:
-            found += [x.q_proj, x.k_proj, x.v_proj, x.o_proj, x.gate_proj, x.up_proj, x.down_proj]
-        return [*found, self.lm_head]
+        """All linear layers in the order in which a pass runs them; the output head is the last."""
+        layers = [one for layer in self.layers for one in layer.all_linear]
+        return layers if self.lm_head is None else [*layers, self.lm_head]
+
+    @property
+    def linear_of_a_token(self) -> list[Linear]:
+        """As many of them as a token takes: of experts not the chosen ones, but as many."""
+        found, share = [], Fraction(0)
+        for one in self.linear:
+            share += one.share
+            if share >= 1:
+                found.append(one)
+                share -= 1
+        return found
 
 
 def collect(model: Model, config: Config, activations: str = "trained") -> Weights:
@@ -88,41 +81,31 @@ def collect(model: Model, config: Config, activations: str = "trained") -> Weigh
     if f"{embedding}.weight" not in model and head is not None:
         embedding = head
     embed_tokens = found.weight(embedding)
+    lm_head = None
+    if config.architecture.has_head:
+        lm_head = found.tied_head(embed_tokens) if head is None else found.lm_head(head)
     return Weights(
         embed_tokens,
         tuple(
-            _layer(found, config, f"{names.prefix}layers.{i}.")
+            _layer(found, config, f"{names.prefix}layers.{i}.", i)
             for i in range(config.num_hidden_layers)
         ),
-        found.norm(f"{names.prefix}norm"),
-        found.tied_head(embed_tokens) if head is None else found.lm_head(head),
+        found.floats(f"{names.prefix}norm.weight", final_norm(config)),
+        lm_head,
         rope_factors,
     )
 
 
-def _layer(found: _Finder, c: Config, prefix: str) -> Layer:
-    def linear(module: str) -> Linear:
-        return found.linear(prefix + module)
-
-    def norm(module: str | None) -> FloatArray | None:
-        return None if module is None else found.norm(prefix + module)
-
-    a = c.architecture
-    return Layer(
-        input_layernorm=found.norm(prefix + "input_layernorm"),
-        q_proj=linear("self_attn.q_proj"),
-        k_proj=linear("self_attn.k_proj"),
-        v_proj=linear("self_attn.v_proj"),
-        q_norm=norm("self_attn.q_norm" if a.has_qk_norms else None),
-        k_norm=norm("self_attn.k_norm" if a.has_qk_norms else None),
-        attn_sub_norm=norm(a.attn_sub_norm),
-        o_proj=linear("self_attn.o_proj"),
-        post_attention_layernorm=found.norm(prefix + "post_attention_layernorm"),
-        gate_proj=linear("mlp.gate_proj"),
-        up_proj=linear("mlp.up_proj"),
-        ffn_sub_norm=norm(a.ffn_sub_norm),
-        down_proj=linear("mlp.down_proj"),
-    )
+def _layer(found: _Finder, config: Config, prefix: str, number: int) -> LayerTensors:
+    tensors: dict[str, Linear | FloatArray] = {}
+    for one in declared(config, config.layer(number)):
+        name = prefix + one.name
+        tensors[one.name] = (
+            found.linear(name, one)
+            if isinstance(one, DeclaredLinear)
+            else found.floats(name, one)
+        )
+    return LayerTensors(tensors)
 
 
 class _Finder:
@@ -133,12 +116,13 @@ class _Finder:
         self._config = config
         self._wanted = activations
 
-    def norm(self, module: str) -> FloatArray:
-        return self._vector(module + ".weight")
+    def floats(self, name: str, declared: DeclaredFloats) -> FloatArray:
+        found = self._vector(name).reshape(declared.shape)
+        return found + np.float32(declared.offset) if declared.offset else found
 
-    def linear(self, module: str) -> Linear:
-        c = self._config
-        weight, is_int8 = self.weight(module), c.has_int8_activations(module)
+    def linear(self, module: str, declared: DeclaredLinear) -> Linear:
+        c, weight = self._config, self.weight(module)
+        is_int8 = declared.is_converted and c.has_int8_activations(module)
         bias = self.optional(module + ".bias")
         if bias is not None and isinstance(weight, Matrix) and is_int8 and c.scales_biases:
             bias = bias * weight.scale
@@ -146,8 +130,9 @@ class _Finder:
         norm = self.optional(module + ".rms_norm.weight")
         if norm is None:
             norm = self.optional(module + ".norm.weight")
-        activations = self._activations(weight, is_int8)
-        return Linear(module, weight, activations, bias, norm, c.linear_norm_eps)
+        activations = self._activations(weight, is_int8) if declared.is_converted else "float32"
+        eps = c.linear_norm_eps
+        return Linear(module, weight, activations, bias, norm, eps, share=declared.share)
 
     def _activations(self, weight: Matrix | DenseTensor, is_trained_int8: bool) -> str:
         """Return what a layer takes that was trained with int8 activations or without."""

@@ -15,7 +15,8 @@ from starlette.types import ASGIApp
 from . import utility
 from .chat import chat
 from .completions import complete
-from .endpoint import endpoint, error_response
+from .embeddings import embed
+from .endpoint import endpoint, error_response, generating
 from .errors import ApiError
 from .guard import Access, Guard
 from .messages import (
@@ -28,7 +29,13 @@ from .messages import (
 )
 from .page_files import page_routes
 from .responses import ResponsesRequest, respond
-from .schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from .schema import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    EmbeddingRequest,
+    TokenizeRequest,
+)
 from .server import Server
 
 _GET = {
@@ -39,12 +46,12 @@ _GET = {
     "/tokenizer_info": utility.tokenizer_info,
 }
 _POST = {
-    "/chat/completions": endpoint(ChatRequest, chat),
-    "/completions": endpoint(CompletionRequest, complete),
-    "/responses": endpoint(ResponsesRequest, respond),
-    "/messages": endpoint(MessagesRequest, message, error_body),
+    "/chat/completions": endpoint(ChatRequest, generating(chat)),
+    "/completions": endpoint(CompletionRequest, generating(complete)),
+    "/responses": endpoint(ResponsesRequest, generating(respond)),
+    "/messages": endpoint(MessagesRequest, generating(message), error_body),
     "/messages/count_tokens": endpoint(CountRequest, count_tokens, error_body),
-    "/embeddings": utility.embeddings,
+    "/embeddings": endpoint(EmbeddingRequest, embed),
     "/tokenize": endpoint(TokenizeRequest, utility.tokenize),
     "/detokenize": endpoint(DetokenizeRequest, utility.detokenize),
 }

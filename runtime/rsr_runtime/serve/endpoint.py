@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+)
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -85,7 +93,17 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
-async def collected(chunks: AsyncGenerator[T, None]) -> list[T]:
+def generating(answer: Answer[T]) -> Answer[T]:
+    """Return a function that answers requests for text, which some models cannot generate."""
+
+    async def checked(server: Server, request: T, receive: Receive) -> Any:
+        server.model.check_generates()
+        return await answer(server, request, receive)
+
+    return checked
+
+
+async def collected(chunks: AsyncIterator[T]) -> list[T]:
     """Return all chunks."""
     return [chunk async for chunk in chunks]
 

@@ -13,9 +13,12 @@ from ..llm.errors import (
     CacheMemoryError,
     ContextFullError,
     ModelError,
+    NoHeadError,
+    NoPoolingError,
     NoTemplateError,
     PromptError,
     TemplateError,
+    TextTooLongError,
 )
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -85,6 +88,8 @@ def api_error(error: BaseException) -> ApiError:
         return error
     if isinstance(error, ContextFullError):
         return context_error(error)
+    if isinstance(error, TextTooLongError):
+        return ApiError(400, f"input: {error}", param="input", code="context_length_exceeded")
     if isinstance(error, ClosedError):
         return shutting_down()
     if isinstance(error, CacheMemoryError):
@@ -95,6 +100,16 @@ def api_error(error: BaseException) -> ApiError:
     if isinstance(error, NoTemplateError):
         message = "the model has no chat template, so it continues texts only: use /v1/completions"
         return ApiError(400, message, code="no_chat_template")
+    if isinstance(error, NoHeadError):
+        message = "the model has no output head, so it embeds texts only: use /v1/embeddings"
+        return ApiError(400, message, code="no_output_head")
+    if isinstance(error, NoPoolingError):
+        message = (
+            "the model does not say how it embeds texts (modules.json and 1_Pooling/config.json of "
+            "sentence-transformers): start the server with --embeddings to take the state of each "
+            "text's last token"
+        )
+        return ApiError(400, message, code="no_pooling")
     if isinstance(error, ModelError):
         return ApiError(500, str(error))
     if isinstance(error, RecursionError):

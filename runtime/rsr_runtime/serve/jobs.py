@@ -8,11 +8,19 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from time import perf_counter
 from types import TracebackType
+from typing import TypeVar
 
 from anyio.to_thread import run_sync
 
+from ..llm.embedding import EmbedJob
 from ..llm.engine import JobStream
-from ..llm.errors import ContextFullError, ModelError, NoTemplateError, QueueFullError
+from ..llm.errors import (
+    ContextFullError,
+    ModelError,
+    NoPoolingError,
+    NoTemplateError,
+    QueueFullError,
+)
 from ..llm.job import (
     Event,
     Failed,
@@ -24,6 +32,8 @@ from ..llm.job import (
 )
 from .errors import ApiError, api_error, shutting_down
 from .server import Server
+
+AnyJob = TypeVar("AnyJob", Job, EmbedJob)
 
 MAX_WAITING = 2048  # events that a client may be behind, before its request is canceled
 
@@ -60,7 +70,7 @@ class Jobs(AsyncIterator[tuple[int, Event]]):
         for stream in self._streams:
             stream.cancel()
 
-    async def submit(self, make: Callable[[], Sequence[Job]]) -> Sequence[Job]:
+    async def submit(self, make: Callable[[], Sequence[AnyJob]]) -> Sequence[AnyJob]:
         """Make jobs and submit them.
 
         Args:
@@ -76,12 +86,12 @@ class Jobs(AsyncIterator[tuple[int, Event]]):
                 429, "the queue is full: too many requests are waiting", code="queue_full",
                 retry_after=error.retry_after,
             ) from None  # fmt: skip
-        except (ContextFullError, NoTemplateError) as error:
+        except (ContextFullError, NoTemplateError, NoPoolingError) as error:
             raise api_error(error) from None
         except ModelError as error:  # what the request asks for does not fit the model
             raise ApiError(400, str(error)) from None
 
-    def _submit(self, make: Callable[[], Sequence[Job]]) -> Sequence[Job]:
+    def _submit(self, make: Callable[[], Sequence[AnyJob]]) -> Sequence[AnyJob]:
         jobs = make()
         for index, job in enumerate(jobs):
             stream = self._server.engine.submit(

@@ -29,6 +29,7 @@ def serve(
     queue: int = 64,
     cache_dir: str | os.PathLike[str] | None = None,
     speculate: Literal["ngram", "off"] = "off",
+    embeddings: bool = False,
     ready: Callable[[str], None] | None = None,
 ) -> None:
     """Answer requests over HTTP until SIGINT or SIGTERM, which give running ones 10 seconds.
@@ -48,6 +49,8 @@ def serve(
         queue: number of requests that may wait; further ones get status 429.
         cache_dir: a folder for keys and values, see `Engine`.
         speculate: "ngram" or "off", of all texts, see `Job`.
+        embeddings: embed texts even if the model's files do not say how it pools: the vector is
+            the state of the last token, with length 1.
         ready: is called with the server's URL when requests are taken.
 
     Raises:
@@ -70,7 +73,7 @@ def serve(
     with bind(host, port) as bound:
         url = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
         with Engine(model, parallel, queue, cache_dir) as engine:
-            server = Server(model, engine, name, variables or {}, speculate)
+            server = Server(model, engine, name, variables or {}, speculate, embeddings)
             http_server(server, access, lambda: ready and ready(url)).run([bound])
 
 

@@ -136,6 +136,16 @@ class CompletionRequest(Generate, kw_only=True):
     suffix: str | None = None
 
 
+class EmbeddingRequest(Struct, kw_only=True):
+    """A request for the vectors of texts, each a text or its tokens."""
+
+    input: str | list[str | int | list[int]]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Count | None = None
+    prompt_name: str | None = None  # of the model's prompts; not in OpenAI's API
+
+
 class TokenizeRequest(Struct, kw_only=True):
     """A text or a conversation.
 
@@ -330,6 +340,30 @@ class ChatCompletion(Struct, kw_only=True):
     choices: list[ChatChoice]
     usage: Usage
     timings: Timings
+
+
+class Embedding(Struct):
+    """The vector of a text: numbers, or float32 little-endian in base64."""
+
+    embedding: list[float] | str
+    index: int
+    object: str = "embedding"
+
+
+class EmbeddingUsage(Struct):
+    """Numbers of tokens; nothing is generated."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingResponse(Struct):
+    """The vectors of texts."""
+
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
+    object: str = "list"
 
 
 class CompletionLogprobs(Struct):

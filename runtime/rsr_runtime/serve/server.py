@@ -26,6 +26,7 @@ class Server:
         name: the model's name in responses.
         variables: for the chat template, unless a request has others.
         speculate: of all texts, see `Job`.
+        embeddings: embed texts even if the model does not say how it pools.
         metrics: the figures of /metrics.
         created: when it was started, in seconds since 1970.
         fingerprint: of the model and this version, for `system_fingerprint`.
@@ -39,6 +40,7 @@ class Server:
     name: str
     variables: Mapping[str, Any] = field(default_factory=dict)
     speculate: Literal["ngram", "off"] = "off"
+    embeddings: bool = False
     metrics: Metrics = field(default_factory=Metrics)
     created: int = field(default_factory=lambda: int(time.time()))
 

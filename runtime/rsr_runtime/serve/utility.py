@@ -60,12 +60,6 @@ async def metrics(request: Request) -> Response:
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 
-async def embeddings(request: Request) -> Response:
-    """Refuse to embed."""
-    message = "embeddings are not supported: the model generates text"
-    return error_response(ApiError(400, message, code="unsupported"))
-
-
 async def tokenize(server: Server, request: TokenizeRequest, receive: Receive) -> Json:
     """Return the tokens of a text, or of a conversation up to the answer."""
     tokens = await run_sync(_tokens, server, request)

@@ -40,7 +40,8 @@ Run = Callable[..., Result]
 SEPARATE: dict[str, Any] = {"mix_stderr": False}
 RUNNER = CliRunner(**SEPARATE if "mix_stderr" in inspect.signature(CliRunner).parameters else {})
 
-SUPPORT = {"runs", "chat", "not_understood", "not_applied"}  # whether a model can be run
+# What a model is, and whether it can be run.
+SUPPORT = {"architecture", "family", "runs", "chat", "embeds", "not_understood", "not_applied"}
 
 
 @pytest.fixture(scope="session")
@@ -106,10 +107,15 @@ OPTIONS = {
         *LOADING, "--json",
     ],
     "chat": ["FILE", "--system TEXT", "--template-var NAME=VALUE", *SAMPLING, *LOADING],
+    "embed": [
+        "FILE [TEXT]...", "--file PATH", "--prompt TEXT", "--prompt-name NAME", "--dimensions N",
+        "--normalize / --no-normalize", "--pooling [lasttoken|", "-o, --output FILE", "--force",
+        *LOADING, "--json",
+    ],
     "perplexity": ["FILE TEXT", "--window", *LOADING, "--json"],
     "serve": [
         "FILE", "--host", "--port", "--parallel", "--queue", "--api-key KEY",
-        "--api-key-file FILE", "--insecure", "--cors ORIGIN", "--cache-dir DIR",
+        "--api-key-file FILE", "--insecure", "--cors ORIGIN", "--cache-dir DIR", "--embeddings",
         "--template-var NAME=VALUE", "--speculate [ngram|off]", *LOADING,
     ],
 }  # fmt: skip

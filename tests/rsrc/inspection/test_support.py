@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 import rsrc
 from rsr_formats import RsrFile
+from rsr_formats.architectures import ARCHITECTURES
 from rsr_runtime import llm
 from rsr_testing.models import FAMILIES
 from rsrc.cli.main import main
@@ -52,14 +53,28 @@ def test_a_model_that_runs() -> None:
     assert found["not_understood"] == found["not_applied"] == []
 
 
+def test_the_family_is_named() -> None:
+    save("good")
+    assert run("inspect", "good")[0] == "model family: Llama (LlamaForCausalLM)"
+    run("compile", "good", "-o", "good.rsr")
+    assert run("inspect", "good.rsr")[1] == "model family: Llama (LlamaForCausalLM)"
+    save("bitnet", "1bitllm")
+    found = json.loads("\n".join(run("inspect", "bitnet", "--json")))
+    assert found["architecture"] == "BitnetForCausalLM"
+    assert found["family"] == "1bitLLM's BitNet b1.58"
+    save("other", architectures=["GPT2LMHeadModel"], model_type="gpt2")
+    found = json.loads("\n".join(run("inspect", "other", "--json")))
+    assert (found["architecture"], found["family"]) == ("GPT2LMHeadModel", None)
+
+
 def test_an_unsupported_architecture() -> None:
-    save("m", architectures=["MistralForCausalLM"], model_type="mistral")
+    save("m", architectures=["XLNetLMHeadModel"], model_type="xlnet")
+    known = ", ".join(a.name for a in ARCHITECTURES if a.is_runnable)
     assert run("inspect", "m")[-3:] == [
         "m: 249.0 kB: 7 dense, 14 ternary",
         FILES,
-        "rsrc run cannot run it: config.json: architecture 'MistralForCausalLM' is not supported; "
-        "known are LlamaForCausalLM, BitNetForCausalLM, BitnetForCausalLM, Qwen3ForCausalLM, "
-        "Qwen2ForCausalLM. Its matrices can still be multiplied one by one",
+        "rsrc run cannot run it: config.json: architecture 'XLNetLMHeadModel' is not supported; "
+        f"known are {known}. Its matrices can still be multiplied one by one",
     ]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import rsrc
-from rsr_formats.model_files import MODEL_FILES
+from rsr_formats.model_files import LISTS, MODEL_FILES, path_in_model
 from rsr_testing.checkpoints import Kit
 from rsrc.export.decompile import decompile
 from rsrc.inspection.compare import compare
@@ -118,14 +118,17 @@ class TestDirectory:
         model.mkdir()
         kit.save(model / "model.safetensors", ONE)
         for name in MODEL_FILES:
-            (model / name).write_text("{}" if name.endswith(".json") else f"text of {name}\0\xff")
+            path = model / path_in_model(name)
+            path.parent.mkdir(exist_ok=True)
+            empty = "[]" if name in LISTS else "{}"
+            path.write_text(empty if name.endswith(".json") else f"text of {name}\0\xff")
         (model / "README.md").write_text("not a part of the model")
         (model / "empty.txt").write_text("")
         report = rsrc.compile(model, tmp_path / "x.rsr", zstd=3)
         assert report.files == tuple(sorted(MODEL_FILES))
         with rsr_runtime.load(tmp_path / "x.rsr", verify=True) as loaded:
             kept = {name: bytes(data) for name, data in loaded.files.items()}
-        assert kept == {name: (model / name).read_bytes() for name in MODEL_FILES}
+        assert kept == {name: (model / path_in_model(name)).read_bytes() for name in MODEL_FILES}
 
 
 class TestIndexRefused:

@@ -82,7 +82,7 @@ def test_keys_in_words() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "w", "", f"{LAYER}self_attn.q_proj.bias", f"{LAYER}self_attn.qkv_proj.weight",
+        "w", "", f"{LAYER}self_attn.q_proj.bias", f"{LAYER}self_attn.qkv.weight",
         f"{LAYER}input_layernorm.weight", f"x.{LAYER}mlp.up_proj.weight", "lm_head.weight_scale",
         "model.layers.07.mlp.up_proj.weight", "model.layers.٣.mlp.up_proj.weight",
         "model.layers.1234567890.mlp.up_proj.weight", "lm_head.weight\n",
@@ -91,6 +91,20 @@ def test_keys_in_words() -> None:
 def test_other_names(name: str) -> None:
     assert not is_linear(name)
     assert expected_shape(config("bitnet-b1.58-2B-4T"), name) is None
+
+
+def test_experts() -> None:
+    given = {**config("bitnet-b1.58-2B-4T"), "architectures": ["Qwen3MoeForCausalLM"]}
+    given |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 96}
+    for name, shape in {"gate": (96, 2560), "up": (96, 2560), "down": (2560, 96)}.items():
+        found = expected_shape(given, f"{LAYER}mlp.experts.3.{name}_proj.weight")
+        assert found is not None
+        assert (found.shape, found.keys) == (
+            shape, "moe_intermediate_size 96, hidden_size 2560",
+        )  # fmt: skip
+    given["num_experts"] = 1  # of which two cannot be chosen
+    assert expected_shape(given, f"{LAYER}mlp.experts.0.up_proj.weight") is None
+    assert not is_linear(f"{LAYER}mlp.gate.weight")
 
 
 @pytest.mark.parametrize("architectures", [["NovelForCausalLM"], [["LlamaForCausalLM"]], [{}]])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import rsrc
-from rsr_formats.model_files import MODEL_FILES
+from rsr_formats.model_files import MODEL_FILES, path_in_model
 from rsr_testing.checkpoints import Kit
 from rsr_testing.gguf_files import GgufKit
 from rsrc.source.open import is_source, open_checkpoint
@@ -53,8 +53,10 @@ class TestPointers:
     @pytest.mark.parametrize("name", [*MODEL_FILES, INDEX, SECOND])
     @pytest.mark.parametrize("pointer", [POINTER, POINTER.replace(b"\n", b"\r\n")])
     def test_any_file_of_a_model(self, model: Path, name: str, pointer: bytes) -> None:
-        (model / name).write_bytes(pointer)
-        assert refused(model) == f"{model / name}: {PULL}"
+        path = model / path_in_model(name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(pointer)
+        assert refused(model) == f"{path}: {PULL}"
 
     @pytest.mark.parametrize("name", ["model.gguf", "model.safetensors", "sha256-ab12", "x"])
     def test_as_the_source(self, tmp_path: Path, name: str) -> None:
@@ -246,9 +248,17 @@ class TestJson:
     @pytest.mark.parametrize("name", [n for n in MODEL_FILES if n.endswith(".json")])
     @pytest.mark.parametrize("data", [b"no JSON", b'{"a": 1', b'{"a": "\0"}', b"[" * 9999, b"\xff"])
     def test_damaged(self, model: Path, name: str, data: bytes) -> None:
-        (model / name).write_bytes(data)
-        assert refused(model).startswith(f"{model / name}: not valid JSON: ")
+        path = model / path_in_model(name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+        assert refused(model).startswith(f"{path}: not valid JSON: ")
         assert refused(model).endswith(": download it again")
+
+    def test_no_list(self, model: Path) -> None:
+        (model / "modules.json").write_text("{}")
+        assert refused(model).endswith("modules.json: expected a JSON list, found an object")
+        (model / "modules.json").write_text("[" + " " * (1 << 20))
+        assert "a list that begins with [ and ends with ] was expected" in refused(model)
 
     def test_no_object(self, model: Path) -> None:
         (model / "tokenizer.json").write_text("[1]")

@@ -46,7 +46,7 @@ def test_the_file_is_released(name: str, loaded: Loader) -> None:
     model = loaded(name)
     model.next_logits(TOKENS)
     file = weakref.ref(model._model._handle.file())
-    matrix = weakref.ref(model.weights.layers[0].q_proj.weight)
+    matrix = weakref.ref(model.weights.layers[0].linear("self_attn.q_proj").weight)
     model.close()
     gc.collect()
     assert (file(), matrix()) == (None, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from rsr_formats.architectures import ARCHITECTURES, MISSING
 from rsr_formats.errors import RsrError
 from rsr_runtime.llm import ModelError
 from rsr_runtime.llm.config import Config, read_config
@@ -49,6 +51,10 @@ DEFAULTS = {
     "LlamaForCausalLM": ("silu", 1e-6, 10000.0, 2048, 40, 32),
     "Qwen2ForCausalLM": ("silu", 1e-6, 10000.0, 32768, None, 32),
     "Qwen3ForCausalLM": ("silu", 1e-6, 10000.0, 32768, None, 128),
+    "MistralForCausalLM": ("silu", 1e-6, 10000.0, 131072, 8, 32),
+    "Phi3ForCausalLM": ("silu", 1e-5, 10000.0, 4096, 40, 32),
+    "SmolLM3ForCausalLM": ("silu", 1e-6, 2000000.0, 32768, 4, 32),
+    "Olmo2ForCausalLM": ("silu", 1e-5, 10000.0, 2048, 40, 32),
 }
 
 
@@ -64,7 +70,7 @@ def test_defaults(architecture: str) -> None:
         kv_heads or 8,
         head_dim,
     )
-    assert (c.tie_word_embeddings, c.scales_biases) == (False, False)
+    assert (c.tie_word_embeddings, c.scales_biases) == (architecture.startswith("Smol"), False)
     assert "lm_head" not in c.modules_to_not_convert
     assert (c.bos_token_id, c.eos_token_ids) == (None, ())
     assert c.int8_activations == (architecture == "BitnetForCausalLM")
@@ -78,7 +84,10 @@ def test_qwen_has_32_key_heads_by_default() -> None:
 
 def test_norms_that_only_some_families_have() -> None:
     named = {a: read(architectures=[a], num_key_value_heads=4).architecture for a in DEFAULTS}
-    assert [a for a, family in named.items() if family.has_qk_norms] == ["Qwen3ForCausalLM"]
+    assert [a for a, family in named.items() if family.qk_norms] == [
+        "Qwen3ForCausalLM",
+        "Olmo2ForCausalLM",
+    ]
     norms = {a: (f.attn_sub_norm, f.ffn_sub_norm) for a, f in named.items() if f.ffn_sub_norm}
     assert norms == {
         "BitNetForCausalLM": ("self_attn.attn_sub_norm", "mlp.ffn_sub_norm"),
@@ -122,13 +131,21 @@ def test_an_unknown_architecture_is_named_beside_the_known_ones(
     message = str(caught.value)
     assert f"architecture {found}" in message
     assert "LlamaForCausalLM, BitNetForCausalLM, BitnetForCausalLM, Qwen3" in message
-    assert len(message) < 400
+    assert len(message) < 700
+
+
+def test_what_is_missing_is_said() -> None:
+    with pytest.raises(ModelError, match="not supported: it has capped scores and logits; known a"):
+        read(architectures=["Gemma2ForCausalLM"])
+    assert not {a.name for a in ARCHITECTURES} & MISSING.keys()
 
 
 @pytest.mark.parametrize("name", ["LlamaModel", "Qwen3Model", "BitNetModel"])
 def test_a_base_model_has_no_head(name: str) -> None:
-    with pytest.raises(ModelError, match=f"'{name}' is a base model without an output head, which"):
-        read(architectures=[name])
+    found = read(architectures=[name]).architecture
+    whole = read(architectures=[name.replace("Model", "ForCausalLM")]).architecture
+    assert (found.has_head, whole.has_head) == (False, True)
+    assert found == dataclasses.replace(whole, name=name, has_head=False)
 
 
 # --- sizes ------------------------------------------------------------------------------------
@@ -202,7 +219,7 @@ def test_an_epsilon_may_be_a_whole_number() -> None:
 # --- what is refused ----------------------------------------------------------------------------
 
 
-def test_sliding_windows() -> None:
+def test_windows_that_the_class_does_not_know() -> None:
     assert read(sliding_window=4096, use_sliding_window=False)
     assert read(sliding_window=4096)
     with pytest.raises(ModelError, match="use_sliding_window is true, which is not supported"):
@@ -212,6 +229,7 @@ def test_sliding_windows() -> None:
 def test_activations() -> None:
     assert read(hidden_act="swish").hidden_act == "silu"
     assert read(hidden_act="relu2").hidden_act == "relu2"
+    assert read(hidden_act="gelu_pytorch_tanh").hidden_act == "gelu_tanh"
     with pytest.raises(ModelError, match="hidden_act 'gelu' is not supported; known are silu"):
         read(hidden_act="gelu")
     with pytest.raises(ModelError, match="found a list under hidden_act, expected a string"):

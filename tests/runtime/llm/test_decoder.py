@@ -14,8 +14,10 @@ import pytest
 import rsr_runtime as rsr
 from rsr_runtime import llm
 from rsr_runtime.llm import PromptError
-from rsr_runtime.llm.decoder import MAX_ROWS, PHASES, BatchItem
+from rsr_runtime.llm.decoder import MAX_ROWS, BatchItem
 from rsr_runtime.llm.kv_cache import KVCache
+from rsr_runtime.llm.layers.mlp import Mlp
+from rsr_runtime.llm.layers.sublayer import PHASES, Pass
 from rsr_runtime.llm.linear import Workspace, short_steps
 from rsr_runtime.llm.session import Session
 from rsr_testing import models
@@ -222,14 +224,14 @@ def test_an_interrupted_pass_leaves_a_sequence_that_can_go_on(
 ) -> None:
     model, tokens = loaded("bitnet-2b"), tokens_of(30)
     before = model.next_logits(tokens[:20])
-    mlp = model._decoder._mlp
+    record = Mlp.record
 
-    def interrupted(*arguments: Any) -> FloatArray:
-        mlp(*arguments)
+    def interrupted(mlp: Mlp, current: Pass) -> FloatArray:
+        record(mlp, current)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(model._decoder, "_mlp", interrupted)
+        patch.setattr(Mlp, "record", interrupted)
         with pytest.raises(KeyboardInterrupt):
             model.next_logits([*tokens[:10], *tokens])
     np.testing.assert_array_equal(model.next_logits(tokens[:20]), before)

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from rsr_runtime import OptionError
 from rsr_runtime.llm import ModelError
 from rsr_runtime.llm.config import Config, read_config
 from rsr_runtime.llm.kv_cache import KVCache
+from rsr_runtime.llm.layers.attention import KeysAndValues
 
 
 def config(**changes: Any) -> Config:
@@ -26,9 +28,16 @@ def config(**changes: Any) -> Config:
     return read_config({"config.json": json.dumps(document).encode()})
 
 
+def layer(cache: KVCache, i: int) -> tuple[npt.NDArray[Any], ...]:
+    """Return the arrays of a layer: keys, values and, in int8, the scales of both."""
+    state = cache.states[i]
+    assert isinstance(state, KeysAndValues)
+    return state.arrays
+
+
 def test_int8_has_scales() -> None:
     cache = KVCache(config(), 33, "int8")
-    keys, values, *scales = cache.layer(1)
+    keys, values, *scales = layer(cache, 1)
     assert keys.dtype == values.dtype == np.int8
     assert keys.shape == (2, 3, 20, 16)
     assert values.shape == (2, 48, 32)
@@ -53,7 +62,7 @@ def test_memory_is_taken_as_it_is_written(kv: str) -> None:
     reserved = sum(map(len, cache.arrays_at(1 << 17)))
     assert resident() - before < reserved / 20
     for i in range(3):
-        for array in cache.layer(i):
+        for array in layer(cache, i):
             array[:, : array.shape[1] // 8] = 1
     # An eighth, in huge pages of 2 MiB; memory that was free before counts, too.
     assert reserved / 16 < resident() - before < reserved / 2
@@ -64,14 +73,14 @@ def test_layout(kv: str, dtype: type) -> None:
     """Heads of 20, whose values are padded to 32; 33 positions take three blocks of 16."""
     cache = KVCache(config(), 33, kv)
     for i in range(3):
-        keys, values = cache.layer(i)
+        keys, values = layer(cache, i)
         assert keys.dtype == values.dtype == dtype
         assert keys.shape == (2, 3, 20, 16)
         assert values.shape == (2, 48, 32)
         assert not keys.any()
         assert not values.any()
-    assert cache.layer(0)[0] is not cache.layer(1)[0]
-    assert cache.layer(2)[0] is cache.layer(2)[0]
+    assert layer(cache, 0)[0] is not layer(cache, 1)[0]
+    assert layer(cache, 2)[0] is layer(cache, 2)[0]
 
 
 @pytest.mark.parametrize(("kv", "itemsize"), [("float32", 4), ("float16", 2)])
@@ -127,7 +136,7 @@ def test_a_copy_of_a_prefix(kv: str, length: int) -> None:
     source, copy = (KVCache(config(), 40, kv) for _ in range(2))
     rng = np.random.default_rng(1)
     for i in range(3):
-        for cells in source.layer(i):
+        for cells in layer(source, i):
             cells[:] = rng.integers(1, 127, cells.shape)
     source.append(21)
     copy.append(3)
@@ -136,10 +145,10 @@ def test_a_copy_of_a_prefix(kv: str, length: int) -> None:
     assert copy.length == length
     for i in range(3):
         keys, expected = (
-            one.layer(i)[0].swapaxes(2, 3).reshape(2, -1, 20) for one in (copy, source)
+            layer(one, i)[0].swapaxes(2, 3).reshape(2, -1, 20) for one in (copy, source)
         )
         np.testing.assert_array_equal(keys[:, :length], expected[:, :length])
-        values, expected = copy.layer(i)[1], source.layer(i)[1]
+        values, expected = layer(copy, i)[1], layer(source, i)[1]
         np.testing.assert_array_equal(values[:, :length], expected[:, :length])
         assert not values[:, length:].any()
     with pytest.raises(ModelError):

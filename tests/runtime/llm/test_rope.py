@@ -20,8 +20,14 @@ LLAMA3 = {
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}
 
 
-def rope(head_dim: int = 64, positions: int = 4096, theta: float = 1e4, **config: Any) -> Rope:
-    return Rope.from_config(config, head_dim, positions, theta)
+def rope(
+    head_dim: int = 64,
+    positions: int = 4096,
+    theta: float = 1e4,
+    share: float | None = None,
+    **config: Any,
+) -> Rope:
+    return Rope.from_config(config, head_dim, positions, theta, share)
 
 
 def frequencies(found: Rope) -> npt.NDArray[np.float64]:
@@ -248,6 +254,33 @@ def test_the_original_length_beside_the_scaling_takes_precedence(kind: str) -> N
     assert not np.array_equal(beside.tables(9), rope(rope_scaling=scaling).tables(9))
 
 
+def test_alpha_stretches_the_base() -> None:
+    """HunYuan: theta alpha ^ (d / (d - 2)), whatever the length."""
+    scaling = {"type": "dynamic", "alpha": 1000.0, "factor": 1.0}
+    found = rope(128, rope_scaling=scaling)
+    expected = (1e4 * 1000 ** (128 / 126)) ** -(np.arange(64) / 64)
+    np.testing.assert_allclose(frequencies(found), expected, 2e-5)
+    assert found.variant(1 << 20) == 0
+    np.testing.assert_array_equal(rope(2, rope_scaling=scaling).tables(9), rope(2).tables(9))
+    with pytest.raises(ModelError, match=r"rope_theta 10000 with alpha 1e-09 is a base of"):
+        rope(rope_scaling={**scaling, "alpha": 1e-9})
+
+
+@pytest.mark.parametrize(("positions", "key"), [(64, "short_factor"), (65, "long_factor")])
+def test_the_limit_chooses_the_factors_of_minicpm(positions: int, key: str) -> None:
+    config = {
+        "rope_scaling": {
+            "rope_type": "longrope", "short_factor": [1.0, 2.0], "long_factor": [3.0, 4.0],
+            "original_max_position_embeddings": 64, "attention_factor": 1.0,
+        }
+    }  # fmt: skip
+    found = Rope.from_config(config, 4, positions, 1e4, is_by_limit=True)
+    assert {found.variant(length) for length in (1, 1000)} == {int(key == "long_factor")}
+    angles = found.tables(2, variant=found.variant(1))
+    expected = np.array([1, 0.01]) / config["rope_scaling"][key]
+    np.testing.assert_allclose(np.arctan2(angles[1][1], angles[0][1]), expected, 1e-5)
+
+
 def test_only_longrope_depends_on_the_length() -> None:
     for scaling in (None, {"type": "linear", "factor": 2.0}, LLAMA3, YARN):
         assert rope(rope_scaling=scaling).variant(1 << 20) == 0
@@ -256,7 +289,10 @@ def test_only_longrope_depends_on_the_length() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"short_factor": None}, "has nothing under short_factor, expected 32, half of head_dim"),
+        (
+            {"short_factor": None},
+            "has nothing under short_factor, expected 32, half of",
+        ),
         ({"long_factor": [1.0] * 31}, "has 31 numbers under long_factor, expected 32"),
         ({"long_factor": "x" * 32}, "has 'xxx.*' under long_factor, expected 32"),
         ({"long_factor": [1.0] * 31 + ["1"]}, "long_factor has '1', expected numbers from"),
@@ -327,14 +363,33 @@ def test_llama3_frequencies_must_be_in_order() -> None:
             rope(rope_scaling={**LLAMA3, "low_freq_factor": low})
 
 
+def test_older_names_and_stray_settings() -> None:
+    lists = {"short_factor": [1.0] * 32, "long_factor": [2.0] * 32}
+    scaling = {**lists, "original_max_position_embeddings": 512}
+    old, new = (rope(rope_scaling={**scaling, "type": name}) for name in ("su", "longrope"))
+    assert old == new
+    with pytest.raises(ModelError, match="'yarn' has short_factor and long_factor, which only"):
+        rope(rope_scaling={**YARN, **lists})
+
+
 def test_partial_rotation() -> None:
+    """The first features of a head rotate as a smaller head."""
     assert rope(partial_rotary_factor=1.0)
     for config in (
         {"partial_rotary_factor": 0.5},
         {"rope_parameters": {"partial_rotary_factor": 0.5}},
     ):
-        with pytest.raises(ModelError, match=r"partial_rotary_factor is 0\.5 .*: RoPE that leaves"):
+        with pytest.raises(
+            ModelError, match=r"partial_rotary_factor is 0\.5 .*, but the class rot"
+        ):
             rope(**config)
+        expected = rope(head_dim=rope().head_dim // 2).tables(9)
+        for found, wanted in zip(rope(share=1.0, **config).tables(9), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+    assert rope(share=0.25).head_dim == 16
+    for share in (0.001, 1.5, 0.05):
+        with pytest.raises(ModelError, match=r"partial_rotary_factor makes .* features of a "):
+            rope(share=1.0, partial_rotary_factor=share)
 
 
 def test_numbers_at_the_borders_give_finite_tables() -> None:

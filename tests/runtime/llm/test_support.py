@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rsr_formats import RsrFile
+from rsr_formats.architectures import ARCHITECTURES
 from rsr_runtime import llm
 from rsr_runtime.llm import Support, TensorFacts
 from rsr_testing.language_models import LanguageModels
@@ -77,7 +78,8 @@ def test_all_reasons_of_a_config_are_given(language_models: LanguageModels) -> N
         "config.json: attn_logit_softcapping is 50.0, which is not supported (caps the attention "
         "scores)",
         "config.json: found 'many' under vocab_size, expected a positive whole number",
-        "config.json: hidden_act 'gelu' is not supported; known are silu, swish, relu2",
+        "config.json: hidden_act 'gelu' is not supported; known are silu, swish, relu2, "
+        "gelu_pytorch_tanh",
     )
     assert found.chat_reasons == found.run_reasons
 
@@ -125,10 +127,11 @@ def test_a_file_without_config() -> None:
     facts = {"w": TensorFacts((2, 2), "F32")}
     (reason,) = llm.check({}, facts).run_reasons
     assert reason.startswith("the file has no config.json, so it is not a whole model")
-    found = llm.check({}, facts, {"general.architecture": "qwen35"})
+    found = llm.check({}, facts, {"general.architecture": "mamba"})
+    known = [a.gguf_names[0] for a in ARCHITECTURES if a.is_runnable and a.gguf_names]
     assert found.run_reasons == (
-        "the GGUF file has architecture 'qwen35', which is not supported; known are llama, "
-        "bitnet-b1.58, bitnet, qwen3, qwen2. Its matrices can still be multiplied one by one",
+        "the GGUF file has architecture 'mamba', which is not supported; known are "
+        f"{', '.join(known)}. Its matrices can still be multiplied one by one",
     )
 
 

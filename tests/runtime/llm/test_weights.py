@@ -31,44 +31,44 @@ def test_tensors_of_a_bitnet(language_models: LanguageModels) -> None:
     layer = weights.layers[1]
     assert len(weights.layers) == 2
     ffn = FAMILIES["bitnet-2b"].config["intermediate_size"]
-    for linear, shape in (
-        (layer.q_proj, (64, 64)), (layer.k_proj, (32, 64)), (layer.v_proj, (32, 64)),
-        (layer.o_proj, (64, 64)),
-        (layer.gate_proj, (ffn, 64)), (layer.up_proj, (ffn, 64)), (layer.down_proj, (64, ffn)),
+    for module, shape in (
+        ("self_attn.q_proj", (64, 64)), ("self_attn.k_proj", (32, 64)),
+        ("self_attn.v_proj", (32, 64)), ("self_attn.o_proj", (64, 64)),
+        ("mlp.gate_proj", (ffn, 64)), ("mlp.up_proj", (ffn, 64)), ("mlp.down_proj", (64, ffn)),
     ):  # fmt: skip
+        linear = layer.linear(module)
+        assert linear.name == f"model.layers.1.{module}"
         assert isinstance(linear.weight, Matrix)
         assert linear.weight.shape == shape
         assert linear.activations == "int8"
         assert linear.bias is None
         assert linear.norm is None
-    assert layer.q_proj.name == "model.layers.1.self_attn.q_proj"
-    assert layer.down_proj.name == "model.layers.1.mlp.down_proj"
     norms = (
-        layer.input_layernorm,
-        layer.post_attention_layernorm,
-        layer.attn_sub_norm,
-        layer.ffn_sub_norm,
+        layer.norm("input_layernorm"),
+        layer.norm("post_attention_layernorm"),
+        layer.norm("self_attn.attn_sub_norm"),
+        layer.norm("mlp.ffn_sub_norm"),
     )
     assert [None if n is None else n.shape for n in norms] == [(64,), (64,), (64,), (ffn,)]
-    assert (layer.q_norm, layer.k_norm) == (None, None)
+    with pytest.raises(KeyError):
+        layer.norm("self_attn.q_norm")
     assert isinstance(weights.embed_tokens, DenseTensor)
     assert weights.embed_tokens.dtype == "BF16"
-    assert weights.lm_head.weight is weights.embed_tokens  # tied
-    assert weights.lm_head.activations == "float32"
+    assert weights.linear[-1].weight is weights.embed_tokens  # tied
+    assert weights.linear[-1].activations == "float32"
 
 
 def test_norms_of_heads(language_models: LanguageModels) -> None:
     for name in ("bonsai", "bonsai-untied"):
         weights = weights_of(language_models.path(name))
         layer = weights.layers[0]
-        assert layer.q_norm is not None
-        assert layer.k_norm is not None
-        assert layer.q_norm.shape == layer.k_norm.shape == (128,)
-        assert layer.q_proj.activations == "float32"
+        for module in ("self_attn.q_norm", "self_attn.k_norm"):
+            assert layer.floats(f"{module}.weight").shape == (128,)
+        assert layer.linear("self_attn.q_proj").activations == "float32"
         # The whole model is ternary, embedding and head too.
         assert isinstance(weights.embed_tokens, Matrix)
-        assert isinstance(weights.lm_head.weight, Matrix)
-        assert (weights.lm_head.weight is weights.embed_tokens) == (name == "bonsai")
+        assert isinstance(weights.linear[-1].weight, Matrix)
+        assert (weights.linear[-1].weight is weights.embed_tokens) == (name == "bonsai")
 
 
 def test_bytes_of_a_token(language_models: LanguageModels) -> None:
@@ -185,15 +185,8 @@ def test_biases(
     path = language_models.path(family)
     model = rsr.load(path)
     layer = collect(model, read_config(model.files)).layers[1]
-    for linear in (
-        layer.q_proj,
-        layer.k_proj,
-        layer.v_proj,
-        layer.o_proj,
-        layer.gate_proj,
-        layer.up_proj,
-        layer.down_proj,
-    ):
+    assert len(layer.all_linear) == 7
+    for linear in layer.all_linear:
         stored = model[f"{linear.name}.bias"]
         assert isinstance(stored, np.ndarray)
         assert isinstance(linear.weight, Matrix)
@@ -227,11 +220,12 @@ def test_norms_inside_linear_layers(
         "bitnet-2b", tmp_path, tensors=change, config={"quantization_config": quantization}
     )
     layer = weights_of(path).layers[0]
-    assert layer.gate_proj.norm is not None
-    np.testing.assert_array_equal(layer.gate_proj.norm, np.ones(64))
-    assert layer.up_proj.norm is not None
-    np.testing.assert_array_equal(layer.up_proj.norm, values)
-    assert layer.up_proj.norm_eps == 1e-3
+    gate, up = layer.linear("mlp.gate_proj"), layer.linear("mlp.up_proj")
+    assert gate.norm is not None
+    np.testing.assert_array_equal(gate.norm, np.ones(64))
+    assert up.norm is not None
+    np.testing.assert_array_equal(up.norm, values)
+    assert up.norm_eps == 1e-3
     with llm.load(path) as with_norms, llm.load(language_models.path("bitnet-2b")) as plain:
         found, before = with_norms.next_logits([5, 6, 7]), plain.next_logits([5, 6, 7])
         assert np.isfinite(found).all()
@@ -240,13 +234,14 @@ def test_norms_inside_linear_layers(
 
 def test_layers_that_are_not_converted_take_floats(language_models: LanguageModels) -> None:
     weights = weights_of(language_models.path("llama-kept"))
-    down, k = weights.layers[0].down_proj, weights.layers[1].k_proj
+    first, second = weights.layers
+    down, k = first.linear("mlp.down_proj"), second.linear("self_attn.k_proj")
     assert isinstance(down.weight, DenseTensor)
     assert isinstance(k.weight, Matrix)  # its floats are ternary, but no layer of a BitNet
     for linear in (down, k):
         assert linear.activations == "float32"
-    assert weights.layers[1].down_proj.activations == "int8"
-    assert weights.layers[0].q_proj.activations == "int8"
+    assert second.linear("mlp.down_proj").activations == "int8"
+    assert first.linear("self_attn.q_proj").activations == "int8"
 
 
 @pytest.mark.parametrize("family", ["bitnet-2b-online", "1bitllm"])
@@ -282,9 +277,9 @@ def test_patterns_of_what_is_not_converted(language_models: LanguageModels, tmp_
     path = language_models.variant(
         "bitnet-2b-online", tmp_path, config={"quantization_config": quantization}
     )
-    weights = weights_of(path)
-    assert isinstance(weights.layers[1].down_proj.weight, DenseTensor)
-    assert weights.layers[1].up_proj.activations == "int8"
+    layer = weights_of(path).layers[1]
+    assert isinstance(layer.linear("mlp.down_proj").weight, DenseTensor)
+    assert layer.linear("mlp.up_proj").activations == "int8"
 
 
 # --- heads --------------------------------------------------------------------------------------
@@ -292,8 +287,8 @@ def test_patterns_of_what_is_not_converted(language_models: LanguageModels, tmp_
 
 def test_an_untied_head(language_models: LanguageModels) -> None:
     weights = weights_of(language_models.path("llama3-1.58"))
-    assert isinstance(weights.lm_head.weight, DenseTensor)
-    assert weights.lm_head.weight is not weights.embed_tokens
+    assert isinstance(weights.linear[-1].weight, DenseTensor)
+    assert weights.linear[-1].weight is not weights.embed_tokens
 
 
 def test_a_head_although_the_config_ties_it(
@@ -302,7 +297,7 @@ def test_a_head_although_the_config_ties_it(
     """The head in the file is used, as in transformers 5 (tests/parity/test_llm.py)."""
     path = language_models.variant("llama3-1.58", tmp_path, config={"tie_word_embeddings": True})
     weights = weights_of(path)
-    assert weights.lm_head.weight is not weights.embed_tokens
+    assert weights.linear[-1].weight is not weights.embed_tokens
     with llm.load(path) as tied, llm.load(language_models.path("llama3-1.58")) as untied:
         np.testing.assert_array_equal(tied.next_logits([5, 6]), untied.next_logits([5, 6]))
 
@@ -315,7 +310,7 @@ def test_a_tied_embedding_that_is_stored_as_the_head(
 
     path = language_models.variant("bitnet-2b", tmp_path, tensors=change)
     weights = weights_of(path)
-    assert weights.lm_head.weight.name == weights.embed_tokens.name == "lm_head.weight"
+    assert weights.linear[-1].weight.name == weights.embed_tokens.name == "lm_head.weight"
     with llm.load(path) as found, llm.load(language_models.path("bitnet-2b")) as expected:
         np.testing.assert_array_equal(found.next_logits([5, 6]), expected.next_logits([5, 6]))
 
@@ -341,9 +336,9 @@ def test_a_head_of_int8(language_models: LanguageModels, tmp_path: Path, tied: b
         "bitnet-2b", tmp_path, tensors=change, config={"tie_word_embeddings": tied}
     )
     weights = weights_of(path)
-    assert weights.lm_head.weight.dtype == "I8"
-    assert weights.lm_head.row_scale is not None
-    assert weights.lm_head.activations == "int8"
+    assert weights.linear[-1].weight.dtype == "I8"
+    assert weights.linear[-1].row_scale is not None
+    assert weights.linear[-1].activations == "int8"
     with llm.load(path) as model, llm.load(language_models.path("bitnet-2b")) as plain:
         tokens = [256, 40, 41, 42]
         found, exact = model.next_logits(tokens), plain.next_logits(tokens)

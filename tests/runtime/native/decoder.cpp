@@ -24,6 +24,9 @@ std::vector<float> normals(size_t n, double scale = 1) {
   return x;
 }
 
+double twice_u(double x) { return 2 * std::sqrt(2 / std::acos(-1.0)) * (x + 0.044715 * x * x * x); }
+double exact_gelu(double x) { return x / (1 + std::exp(-twice_u(x))); }
+
 // The outputs of a row, and whether q and s are those of `out` (bit for bit, on plain C++).
 struct Row {
   Guarded<float> out, s;
@@ -143,16 +146,21 @@ void check_rows(Harness& harness, size_t n) {
             }
           });
     }
-  for (rsr::Activation activation : {rsr::Activation::silu, rsr::Activation::relu2})
+  const auto exact = [](rsr::Activation activation, double g) {
+    return activation == rsr::Activation::silu        ? g / (1 + std::exp(-g))
+           : activation == rsr::Activation::relu2     ? std::max(g, 0.0) * std::max(g, 0.0)
+           : activation == rsr::Activation::gelu_tanh ? exact_gelu(g)
+                                                      : 1 / (1 + std::exp(-g));
+  };
+  for (rsr::Activation activation : {rsr::Activation::silu, rsr::Activation::relu2,
+                                     rsr::Activation::gelu_tanh, rsr::Activation::sigmoid})
     for (bool has_weight : {false, true}) {
       std::vector<float> gate = normals(n, 8);
+      if (activation == rsr::Activation::gelu_tanh)  // its bound is wider below 0
+        for (float& g : gate) g = std::fabs(g);
       const std::vector<float> up = normals(n);
       std::vector<double> h(n);
-      for (size_t i = 0; i < n; i++) {
-        const double g = gate[i];
-        h[i] = up[i] * (activation == rsr::Activation::silu ? g / (1 + std::exp(-g))
-                                                            : std::max(g, 0.0) * std::max(g, 0.0));
-      }
+      for (size_t i = 0; i < n; i++) h[i] = up[i] * exact(activation, gate[i]);
       const float* w = has_weight ? weight.data() : nullptr;
       harness.each(
           "decoder.gate", [](const rsr::KernelTable& t) -> auto& { return t.decoder.gate; },
@@ -202,9 +210,38 @@ void check_silu(Harness& harness) {
       });
 }
 
-void check_rotate(Harness& harness, size_t d) {
+// gelu_tanh over its whole range: as row_kernels.h says, and 0 where the exponential is.
+void check_gelu(Harness& harness) {
+  std::vector<float> x;
+  for (int i = 0; i <= 40000; i++) x.push_back(-12.0f + 0.0006f * static_cast<float>(i));
+  for (int i = 0; i < 4000; i++)
+    x.push_back(std::pow(10.0f, -37 + 0.01f * static_cast<float>(i) / 2) * (i % 2 ? 1.0f : -1.0f));
+  const std::vector<float> ones(x.size(), 1.0f);
+  harness.each(
+      "decoder.gate", [](const rsr::KernelTable& t) -> auto& { return t.decoder.gate; },
+      [&](auto gate, const Table&) {
+        Guarded<float> h(x.size());
+        gate(x.data(), ones.data(), rsr::Activation::gelu_tanh, h.data(),
+             {x.size(), nullptr, 0, h.data(), nullptr, nullptr});
+        for (size_t i = 0; i < x.size(); i++) {
+          const double expected = exact_gelu(x[i]), u2 = std::max(0.0, -twice_u(x[i]));
+          if (std::fabs(u2 - 87.33654) < 1e-3) continue;  // 0 or not
+          expect(h[i], u2 > 87.33654 ? 0 : expected, (4 + 4 * u2) * kUlp * std::fabs(expected),
+                 "gelu_tanh", i);
+        }
+        constexpr float kInfinity = std::numeric_limits<float>::infinity();
+        const float special[4] = {std::numeric_limits<float>::quiet_NaN(), kInfinity, -kInfinity,
+                                  -1e30f};
+        const double nan = special[0];
+        const double expected[4] = {nan, kInfinity, nan, 0};
+        gate(special, ones.data(), rsr::Activation::gelu_tanh, h.data(),
+             {4, nullptr, 0, h.data(), nullptr, nullptr});
+        for (size_t i = 0; i < 4; i++) expect(h[i], expected[i], 0, "gelu_tanh, special", i);
+      });
+}
+
+void check_rotate(Harness& harness, size_t d, size_t half) {
   const std::vector<float> x = normals(d), weight = normals(d);
-  const size_t half = d / 2;
   std::vector<float> cos(half), sin(half);
   for (size_t i = 0; i < half; i++) {
     const double angle = 6.283 * uniform();
@@ -219,7 +256,7 @@ void check_rotate(Harness& harness, size_t d) {
         [&](auto rotate, const Table&) {
           Guarded<float> y(d);
           std::copy(x.begin(), x.end(), y.data());
-          rotate(y.data(), d, w, kEps, cos.data(), sin.data(), 0.125f);
+          rotate(y.data(), d, half, w, kEps, cos.data(), sin.data(), 0.125f);
           y.check_guards();
           for (size_t i = 0; i < half; i++) {
             const double a = norm[i], b = norm[half + i];
@@ -228,6 +265,9 @@ void check_rotate(Harness& harness, size_t d) {
             expect(y[i], 0.125 * (a * cos[i] - b * sin[i]), bound, "first half", i, d);
             expect(y[half + i], 0.125 * (b * cos[i] + a * sin[i]), bound, "second half", i, d);
           }
+          for (size_t i = 2 * half; i < d; i++)
+            expect(y[i], 0.125 * norm[i], (has_weight ? 10 : 0) * kUlp / 8 * std::fabs(norm[i]),
+                   "not rotated", i, d);
         });
   }
 }
@@ -547,7 +587,9 @@ void time_decoder(Harness& harness) {
       [&](auto& k) { k.gate(x.data(), x.data(), rsr::Activation::silu, y.data(), to); });
   time(
       "decoder.rotate", [](auto& t) -> auto& { return t.decoder.rotate; }, kHead, "float",
-      [&](auto& k) { k.rotate(x.data(), kHead, nullptr, kEps, cos.data(), sin.data(), 1.0f); });
+      [&](auto& k) {
+        k.rotate(x.data(), kHead, kHead / 2, nullptr, kEps, cos.data(), sin.data(), 1.0f);
+      });
   std::vector<float> sums(4 * kHead), all(4 * kHead), statistics(4 * kStatistics, 1.0f);
   const double products = 2.0 * 4 * kHead * kChunkPositions;
   const auto time_attend = [&](CacheType type, auto&& chunk) {
@@ -580,7 +622,9 @@ void time_decoder(Harness& harness) {
 void check_decoder(Harness& harness) {
   for (size_t n : {1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 515}) check_rows(harness, n);
   check_silu(harness);
-  for (size_t d : {2, 4, 6, 30, 32, 34, 64, 100, 128}) check_rotate(harness, d);
+  check_gelu(harness);
+  for (size_t d : {2, 4, 6, 30, 32, 34, 64, 100, 128})
+    for (size_t half : {d / 2, d / 4, d / 8, size_t{0}}) check_rotate(harness, d, half);
   for (size_t d : {2, 14, 16, 18, 40, 128})
     for (size_t kind = 0; kind < kFloatKinds; kind++) {
       check_store<float>(harness, CacheType::float32, d, kind);

@@ -231,6 +231,7 @@ int main(int count, char** arguments) {
   harness::check_ranked(harness);
   harness::check_permuted(harness);
   harness::check_decoder(harness);
+  harness::check_delta_net(harness);
   harness::check_dense(harness);
   harness::check_probe(harness);
   const bool passed = harness.report();

@@ -192,6 +192,7 @@ void expect_same_bits(const T* found, const T* expected, size_t n, const char* w
 void check_ranked(Harness& harness);
 void check_permuted(Harness& harness);
 void check_decoder(Harness& harness);
+void check_delta_net(Harness& harness);
 void check_dense(Harness& harness);
 void check_probe(Harness& harness);
 void check_products();  // through the drivers, on several threads; throws

@@ -78,8 +78,3 @@ def test_health_tells_that_the_engine_has_ended(served_model: LanguageModel) -> 
     with serving(served_model) as ended, httpx.Client(base_url=ended.url) as web:
         ended.server.engine.close()
         assert web.get("/health").status_code == 503
-
-
-def test_embeddings_are_refused_by_openais_client(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="embeddings are not supported"):
-        client.embeddings.create(model="m", input="a")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 
+from rsr_formats.architectures import ARCHITECTURES
 from rsr_formats.keys import HARMLESS, UNSUPPORTED, USED
 from rsr_formats.keys.config import CONFIG, QUANTIZATION, ROPE
 from rsr_formats.keys.generation import GENERATION
@@ -33,7 +34,8 @@ _SETS = {USED: "used", HARMLESS: "changes nothing", UNSUPPORTED: "not supported"
 
 def tables() -> str:
     """Return all tables as Markdown; keys that have everything in common share a row."""
-    return "\n".join(f"### {title}\n\n{_table(keys)}" for title, keys in _TABLES.items())
+    known = [f"### {title}\n\n{_table(keys)}" for title, keys in _TABLES.items()]
+    return "\n".join([*known, f"### config.json of single classes\n\n{_own()}"])
 
 
 def document() -> str:
@@ -51,6 +53,18 @@ def _table(keys: Keys) -> str:
                 rows.setdefault((word + _except(key), key.note), []).append(f"`{name}`")
     lines = [f"|{', '.join(names)}|{words}|{note}|" for (words, note), names in rows.items()]
     return "\n".join(["|key|set|meaning|", "|---|---|---|", *lines, ""])
+
+
+def _own() -> str:
+    """Return the table of the keys that some classes read although the tables say otherwise."""
+    lines = []
+    for a in ARCHITECTURES:
+        keys = {**a.own_keys, **{f.key: f.default for f in a.factors if f.key}}
+        if keys:
+            read = ", ".join(f"`{key}` ({json.dumps(value)})" for key, value in keys.items())
+            lines.append(f"|`{a.name}`|{read}|")
+    head = "These classes read the keys that are named here; in brackets: what an absent key means."
+    return "\n".join([head, "", "|class|keys|", "|---|---|", *lines, ""])
 
 
 def _except(key: Key) -> str:

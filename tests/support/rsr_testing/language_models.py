@@ -10,7 +10,9 @@ from unittest import mock
 
 import rsrc
 
-from .models import FAMILIES, Tensor
+from .models import FAMILIES, OTHERS, Tensor
+
+_EVERY = FAMILIES | OTHERS
 
 
 class LanguageModels:
@@ -23,7 +25,7 @@ class LanguageModels:
     def path(self, name: str) -> Path:
         """Return the .rsr file of a family."""
         if name not in self._paths:
-            self._paths[name] = FAMILIES[name].build(self._folder / name)
+            self._paths[name] = _EVERY[name].build(self._folder / name)
         return self._paths[name]
 
     def variant(
@@ -46,7 +48,7 @@ class LanguageModels:
             config: Values of config.json; None removes one.
             options: of `rsrc.compile`.
         """
-        family = FAMILIES[name]
+        family = _EVERY[name]
         made = family.tensors()  # not those that the changed config would ask for
         if tensors is not None:
             tensors(made)

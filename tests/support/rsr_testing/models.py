@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 import rsrc
+from rsr_formats.architectures import is_tied, of_config
 from rsrc.export.decompile import decompile
 
 FloatArray = npt.NDArray[np.float32]
@@ -37,7 +39,7 @@ Config = dict[str, Any]
 # --- random numbers and tensors -----------------------------------------------------------------
 
 
-_NUMPY = {"U8": np.uint8, "F16": np.float16, "F32": np.float32}
+_NUMPY = {"U8": np.uint8, "U32": np.uint32, "F16": np.float16, "F32": np.float32}
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,42 @@ def groups(width: int) -> Layout:
         scales = scale_of(columns) * (0.8 + 0.4 * random.uniform(rows, columns // width))
         values = random.ternary(rows, columns) * np.repeat(scales, width, axis=1)
         return {f"{module}.weight": Tensor.of(values, "F16")}
+
+    return store
+
+
+def sherry(random: Random, module: str, rows: int, columns: int) -> dict[str, Tensor]:
+    """BF16 values -s, 0 and s with a scale per row; one of every four neighbors is 0."""
+    digits = np.where(random.uniform(rows, columns) < 0.5, -1.0, 1.0).reshape(rows, -1, 4)
+    zero = (4 * random.uniform(rows, columns // 4)).astype(np.intp)
+    np.put_along_axis(digits, zero[:, :, None], 0.0, axis=2)
+    scales = scale_of(columns) * (0.8 + 0.4 * random.uniform(rows, 1))
+    return {f"{module}.weight": Tensor.of(digits.reshape(rows, columns) * scales, "BF16")}
+
+
+def clipped_masters(random: Random, module: str, rows: int, columns: int) -> dict[str, Tensor]:
+    """BF16 masters with a learned clip value per row, which ParetoQ makes ternary."""
+    values = random.bell(rows, columns) * np.float32(scale_of(columns))
+    clips = 1.5 * scale_of(columns) * (0.9 + 0.2 * random.uniform(rows, 1))
+    return {
+        f"{module}.weight": Tensor.of(values, "BF16"),
+        f"{module}.weight_clip_val": Tensor.of(clips, "BF16"),
+    }
+
+
+def one_bit(width: int) -> Layout:
+    """MLX's 1-bit codes, 32 in a word, with F16 scales and biases for `width` columns of a row."""
+
+    def store(random: Random, module: str, rows: int, columns: int) -> dict[str, Tensor]:
+        codes = (random.uniform(rows, columns) < 0.5).astype(np.uint8)
+        scales = 2 / math.sqrt(columns) * (0.8 + 0.4 * random.uniform(rows, columns // width))
+        halves = (scales / 2).astype(np.float16)
+        words = np.packbits(codes, axis=1, bitorder="little").view("<u4")
+        return {
+            f"{module}.weight": Tensor("U32", words),
+            f"{module}.scales": Tensor("F16", 2 * halves),
+            f"{module}.biases": Tensor("F16", -halves),
+        }
 
     return store
 
@@ -363,6 +401,8 @@ class Family:
         everything: Whether embedding and head are stored as the layers are.
         options: of `rsrc.compile`.
         gguf: Block type of a GGUF file that is made from the checkpoint and compiled instead.
+        fused_experts: Whether the experts of a layer are in tensors of three dimensions, as
+            transformers 5 saves them with save_original_format=False.
         seed: of the weights; not 1 where every text would depend on a rounding (parity/judge.py)
             already in the first layer.
     """
@@ -377,6 +417,7 @@ class Family:
     everything: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     gguf: str | None = None
+    fused_experts: bool = False
     seed: int = 1
 
     @property
@@ -399,12 +440,16 @@ class Family:
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the checkpoint by name."""
         random = Random(self.seed)
+        known = of_config(self.settings)
+        assert known is not None
         config, hidden = self.settings, int(self.config["hidden_size"])
         quantization: Config = config.get("quantization_config", {})
         tensors: dict[str, Tensor] = {}
 
-        def norm(name: str, width: int) -> None:
-            tensors[f"{name}.weight"] = Tensor.of(1 + 0.2 * random.bell(width), self.dtype)
+        center = 0 if "linear_num_key_heads" in config else 1
+
+        def norm(name: str, width: int, center: int = center) -> None:
+            tensors[f"{name}.weight"] = Tensor.of(center + 0.2 * random.bell(width), self.dtype)
 
         def linear(name: str, rows: int, columns: int, bias: bool) -> None:
             layout = self.kept.get(name, self.linear)
@@ -426,30 +471,81 @@ class Family:
         queries = int(config["num_attention_heads"]) * self.head_dim
         keys = int(config["num_key_value_heads"]) * self.head_dim
         wide = int(config["intermediate_size"])
-        attention_bias = bool(config.get("attention_bias"))
-        mlp_bias = bool(config.get("mlp_bias"))
-        for i in range(int(config["num_hidden_layers"])):
-            layer = f"model.layers.{i}"
-            norm(f"{layer}.input_layernorm", hidden)
-            linear(f"{layer}.self_attn.q_proj", queries, hidden, attention_bias)
-            linear(f"{layer}.self_attn.k_proj", keys, hidden, attention_bias)
-            linear(f"{layer}.self_attn.v_proj", keys, hidden, attention_bias)
-            if config["model_type"] == "qwen3":
-                norm(f"{layer}.self_attn.q_norm", self.head_dim)
-                norm(f"{layer}.self_attn.k_norm", self.head_dim)
+        gates = 1 + bool(config.get("attn_output_gate"))
+
+        def has_bias(module: str) -> bool:
+            keys = (k for k, names in known.biases.items() for n in names if n.endswith(module))
+            return any(key == "" or config.get(key) is True for key in keys)
+
+        def delta_net(name: str) -> None:
+            heads = int(config["linear_num_value_heads"])
+            dv = int(config["linear_value_head_dim"])
+            values = heads * dv
+            keys = int(config["linear_num_key_heads"]) * int(config["linear_key_head_dim"])
+            taps = int(config["linear_conv_kernel_dim"])
+            linear(f"{name}.in_proj_qkv", 2 * keys + values, hidden, False)
+            linear(f"{name}.in_proj_z", values, hidden, False)
+            for gate in ("b", "a"):
+                weight = random.bell(heads, hidden) / np.float32(math.sqrt(hidden))
+                tensors[f"{name}.in_proj_{gate}.weight"] = Tensor.of(weight, self.dtype)
+            convolution = random.bell(2 * keys + values, 1, taps)
+            tensors[f"{name}.conv1d.weight"] = Tensor.of(convolution, self.dtype)
+            tensors[f"{name}.dt_bias"] = Tensor.of(random.bell(heads), self.dtype)
+            tensors[f"{name}.A_log"] = Tensor.of(random.bell(heads) - 1, self.dtype)
+            norm(f"{name}.norm", dv, center=1)
+            linear(f"{name}.out_proj", hidden, values, False)
+
+        def attention(layer: str) -> None:
+            if "self_attn.qkv_proj" in known.fused:
+                linear(f"{layer}.self_attn.qkv_proj", queries + 2 * keys, hidden, False)
+            else:
+                linear(f"{layer}.self_attn.q_proj", gates * queries, hidden, has_bias("q_proj"))
+                linear(f"{layer}.self_attn.k_proj", keys, hidden, has_bias("k_proj"))
+                linear(f"{layer}.self_attn.v_proj", keys, hidden, has_bias("v_proj"))
+            if known.qk_norms is not None:
+                spans = known.qk_norms.spans_heads
+                norm(f"{layer}.{known.qk_norms.queries}", queries if spans else self.head_dim)
+                norm(f"{layer}.{known.qk_norms.keys}", keys if spans else self.head_dim)
             if self.sub_norms:
                 norm(f"{layer}.{self.sub_norms['o_proj']}", queries)
-            linear(f"{layer}.self_attn.o_proj", hidden, queries, attention_bias)
-            norm(f"{layer}.post_attention_layernorm", hidden)
-            linear(f"{layer}.mlp.gate_proj", wide, hidden, mlp_bias)
-            linear(f"{layer}.mlp.up_proj", wide, hidden, mlp_bias)
+            linear(f"{layer}.self_attn.o_proj", hidden, queries, has_bias("o_proj"))
+
+        for i in range(int(config["num_hidden_layers"])):
+            layer = f"model.layers.{i}"
+            if known.norms.before_mixer is not None:
+                norm(f"{layer}.{known.norms.before_mixer}", hidden)
+            if "layer_types" in config and config["layer_types"][i] == "linear_attention":
+                delta_net(f"{layer}.linear_attn")
+            else:
+                attention(layer)
+            for name in (known.norms.after_mixer, known.norms.before_mlp):
+                if name is not None:
+                    norm(f"{layer}.{name}", hidden)
+            if config.get("num_experts") and i not in config["mlp_only_layers"]:
+                router = 3 * random.bell(config["num_experts"], hidden) / math.sqrt(hidden)
+                tensors[f"{layer}.mlp.gate.weight"] = Tensor.of(router, self.dtype)
+                for e in range(config["num_experts"]):
+                    for name, rows, columns in (
+                        ("gate_proj", config["moe_intermediate_size"], hidden),
+                        ("up_proj", config["moe_intermediate_size"], hidden),
+                        ("down_proj", hidden, config["moe_intermediate_size"]),
+                    ):
+                        linear(f"{layer}.mlp.experts.{e}.{name}", rows, columns, False)
+                continue
+            if "mlp.gate_up_proj" in known.fused:
+                linear(f"{layer}.mlp.gate_up_proj", 2 * wide, hidden, False)
+            else:
+                linear(f"{layer}.mlp.gate_proj", wide, hidden, has_bias("gate_proj"))
+                linear(f"{layer}.mlp.up_proj", wide, hidden, has_bias("up_proj"))
             if self.sub_norms:
                 norm(f"{layer}.{self.sub_norms['down_proj']}", wide)
-            linear(f"{layer}.mlp.down_proj", hidden, wide, mlp_bias)
+            linear(f"{layer}.mlp.down_proj", hidden, wide, has_bias("down_proj"))
+            if known.norms.after_mlp is not None:
+                norm(f"{layer}.{known.norms.after_mlp}", hidden)
         norm("model.norm", hidden)
-        if not config["tie_word_embeddings"]:
+        if not is_tied(config):
             vocabulary("lm_head")
-        return tensors
+        return fused(tensors) if self.fused_experts else tensors
 
     def save(self, folder: Path, tensors: Mapping[str, Tensor] | None = None) -> None:
         """Write the model directory, with other tensors if some are given."""
@@ -475,6 +571,27 @@ class Family:
             decompile(output, path, to="gguf", type=self.gguf)
             rsrc.compile(path, output, force=True, **self.options)
         return output
+
+
+def fused(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors with those of the experts of each layer in two of three dimensions."""
+    result: dict[str, Tensor] = {}
+    experts: dict[str, list[list[Tensor]]] = {}  # by name: of each expert, its matrices
+    for name, tensor in tensors.items():
+        match = re.fullmatch(r"(.*\.experts)\.([0-9]+)\.(gate|up|down)_proj\.weight", name)
+        if match is None:
+            result[name] = tensor
+            continue
+        whole = experts.setdefault(
+            f"{match[1]}.{'down' if match[3] == 'down' else 'gate_up'}_proj", []
+        )
+        if match[3] != "up":
+            whole.append([])
+        whole[-1].append(tensor)
+    for name, parts in experts.items():
+        values = np.stack([np.concatenate([t.values for t in expert]) for expert in parts])
+        result[name] = Tensor(parts[0][0].dtype, values)
+    return result
 
 
 def safetensors(tensors: Mapping[str, Tensor]) -> bytes:
@@ -565,6 +682,48 @@ _QWEN3: Config = {
     "tie_word_embeddings": True,
     "torch_dtype": "float16",
 }
+_QWEN3_MOE: Config = {
+    **{k: v for k, v in _QWEN3.items() if k != "max_window_layers"},
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "num_hidden_layers": 3,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [1],
+    "moe_intermediate_size": 128,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "norm_topk_prob": True,
+    "output_router_logits": False,
+    "router_aux_loss_coef": 0.001,
+    "tie_word_embeddings": False,
+}
+_QWEN35: Config = {
+    **_PLAIN,
+    "architectures": ["Qwen3_5ForCausalLM"],
+    "model_type": "qwen3_5_text",
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 4,
+    "layer_types": [*["linear_attention"] * 3, "full_attention"],
+    "max_position_embeddings": 1024,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 64,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+    "linear_conv_kernel_dim": 4,
+    "attn_output_gate": True,
+    "mamba_ssm_dtype": "float32",
+    "rms_norm_eps": 1e-06,
+    "rope_parameters": {
+        "rope_type": "default", "rope_theta": 10000000, "partial_rotary_factor": 0.25,
+        "mrope_section": [3, 3, 2], "mrope_interleaved": True,
+    },
+    "torch_dtype": "float16",
+}  # fmt: skip
+del _QWEN35["rope_theta"], _QWEN35["rope_scaling"]
 LLAMA3_ROPE: Config = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -576,6 +735,84 @@ _YARN_ROPE: Config = {
     "rope_type": "yarn",
     "factor": 4.0,
     "original_max_position_embeddings": 64,
+}
+_WINDOWS: Config = {"use_sliding_window": True, "sliding_window": 24}
+_PHI3: Config = {
+    **{k: v for k, v in _PLAIN.items() if k != "mlp_bias"},
+    "architectures": ["Phi3ForCausalLM"],
+    "model_type": "phi3",
+    "rope_theta": 10000.0,
+    "original_max_position_embeddings": 70,
+    "pad_token_id": 0,
+    "partial_rotary_factor": 0.75,
+    "rope_scaling": {
+        "type": "longrope",
+        "short_factor": [1 + i / 8 for i in range(6)],
+        "long_factor": [2 + i for i in range(6)],
+    },
+    "sliding_window": 48,
+}
+_SMOLLM3: Config = {
+    **_PLAIN,
+    "architectures": ["SmolLM3ForCausalLM"],
+    "model_type": "smollm3",
+    "rope_theta": 2000000.0,
+    "layer_types": ["full_attention"] * 2,
+    "no_rope_layer_interval": 4,
+    "no_rope_layers": [1, 0],
+    "pad_token_id": 0,
+    "use_sliding_window": False,
+    "sliding_window": None,
+    "max_window_layers": 28,
+    "tie_word_embeddings": True,
+}
+_OLMO2: Config = {
+    **{k: v for k, v in _PLAIN.items() if k != "mlp_bias"},
+    "architectures": ["Olmo2ForCausalLM"],
+    "model_type": "olmo2",
+}
+_MINICPM: Config = {
+    **_PLAIN,
+    "architectures": ["MiniCPMForCausalLM"],
+    "model_type": "minicpm",
+    "rope_theta": 10000.0,
+    # BitCPM4 states longrope for its own context, in which the short factors apply.
+    "rope_scaling": {
+        "rope_type": "longrope",
+        "short_factor": [1 + i / 16 for i in range(8)],
+        "long_factor": [2 + i / 4 for i in range(8)],
+        "original_max_position_embeddings": 256,
+    },
+    "scale_emb": 3,
+    "scale_depth": 2.8,
+    "dim_model_base": 32,
+    "tie_word_embeddings": True,
+}
+_HUNYUAN: Config = {
+    **_PLAIN,
+    "architectures": ["HunYuanDenseV1ForCausalLM"],
+    "model_type": "hunyuan_v1_dense",
+    "head_dim": 16,
+    "attention_head_dim": 16,
+    "norm_type": "rms",
+    "rope_theta": 10000.0,
+    "rope_scaling": {
+        "alpha": 1000.0, "beta_fast": 32, "beta_slow": 1, "factor": 1.0, "mscale": 1.0,
+        "mscale_all_dim": 1.0, "type": "dynamic",
+    },
+    "use_cla": False,
+    "use_qk_norm": True,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+_MOBILE: Config = {
+    **_PLAIN,
+    "architectures": ["MobileLLMForCausalLM"],
+    "model_type": "mobilellm",
+    "rope_theta": 10000.0,
+    "layer_sharing": True,
+    "share_embedding": True,
+    "tie_word_embeddings": False,
+    "w_bits": 0,
 }
 _SUB_NORMS = {"o_proj": "self_attn.attn_sub_norm", "down_proj": "mlp.ffn_sub_norm"}
 
@@ -671,6 +908,89 @@ FAMILIES: dict[str, Family] = {
         {**_QWEN3, "tie_word_embeddings": False},
         groups(128), "F16", BYTE_LEVEL, everything=True,
     ),
+    "qwen3-moe": Family(
+        "deepgrove/maple-preview and other Qwen3Moe: one tensor for each matrix of an expert",
+        _QWEN3_MOE, groups(128), "F16", BYTE_LEVEL,
+    ),
+    "qwen3-moe-fused": Family(
+        "Qwen3Moe with one tensor for the experts of a layer, weights of the chosen not normalized",
+        {**_QWEN3_MOE, "norm_topk_prob": False},
+        shards(1), "BF16", BYTE_LEVEL, fused_experts=True,
+    ),
+    "gguf-qwen3moe": Family(
+        "llama.cpp, architecture qwen3moe, TQ2_0",
+        {
+            **_QWEN3_MOE, "hidden_size": 256, "num_hidden_layers": 2, "mlp_only_layers": [],
+            "intermediate_size": 512, "moe_intermediate_size": 256, "num_experts": 4,
+        },
+        shards(1), "F16", BYTE_LEVEL, gguf="TQ2_0",
+    ),
+    "bonsai-windows": Family(
+        "Qwen3 with windows from layer max_window_layers on",
+        {**_QWEN3, **_WINDOWS, "max_window_layers": 1},
+        groups(128), "F16", BYTE_LEVEL, everything=True,
+    ),
+    "qwen2-windows": Family(
+        "Qwen2 with windows by layer_types",
+        {
+            **{k: v for k, v in _PLAIN.items() if k not in ("attention_bias", "mlp_bias")},
+            **_WINDOWS, "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2",
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+        shards(1, "BF16"), "BF16", BYTE_LEVEL,
+    ),
+    "mistral": _llama(
+        "Mistral 7B with windows, bitlinear",
+        config={
+            "architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 24,
+        },
+    ),
+    "phi3": Family(
+        "Phi-3 and Phi-4-mini: fused projections, longrope of a share of a head, windows",
+        _PHI3, shards(1, "BF16"), "BF16", BYTE_LEVEL,
+    ),
+    "smollm3": Family(
+        "SmolLM3: a layer without rotation", _SMOLLM3, shards(1, "BF16"), "BF16", BYTE_LEVEL,
+    ),
+    "olmo2": Family(
+        "OLMo 2: norms after the sublayers, and of all heads of queries and keys",
+        _OLMO2, shards(1, "BF16"), "BF16", BYTE_LEVEL,
+    ),
+    "bonsai-1bit": Family(
+        "prism-ml/Bonsai, MLX 1-bit: binary",
+        {**_QWEN3, "quantization": {"group_size": 128, "bits": 1, "mode": "affine"}},
+        one_bit(128), "F16", BYTE_LEVEL, everything=True,
+    ),
+    "minicpm": Family(
+        "openbmb/BitCPM4 0.5B to 8B", _MINICPM, shards(1, "BF16"), "BF16", SENTENCEPIECE,
+    ),
+    "hunyuan": Family(
+        "tencent/Hy-MT 1.8B, Sherry", _HUNYUAN, sherry, "BF16", BYTE_LEVEL,
+    ),
+    "mobilellm": Family(
+        "facebook/MobileLLM-ParetoQ 1.58-bit, layers used twice",
+        _MOBILE, clipped_masters, "BF16", SENTENCEPIECE,
+    ),
+    "gguf-minicpm": Family(
+        "llama.cpp, minicpm; rows of q and k in its order",
+        {
+            **_MINICPM, "hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 16,
+            "num_key_value_heads": 4, "num_hidden_layers": 1,
+        },
+        shards(1), "F16", BYTE_LEVEL, gguf="TQ2_0",
+    ),
+    "gguf-hunyuan": Family(
+        "llama.cpp, hunyuan-dense",
+        {
+            **_HUNYUAN, "hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 8,
+            "head_dim": 32, "attention_head_dim": 32, "num_hidden_layers": 1,
+        },
+        shards(1), "F16", BYTE_LEVEL, gguf="TQ2_0",
+    ),
+    "qwen3.5": Family(
+        "prism-ml/Ternary-Bonsai 27B, a hybrid of gated delta nets and attention",
+        _QWEN35, groups(128), "F16", BYTE_LEVEL, everything=True,
+    ),
     "gguf-tq2_0": Family(
         "llama.cpp, TQ2_0; rows of q and k in its order",
         {**_PLAIN, "hidden_size": 256, "intermediate_size": 512, "torch_dtype": "float16"},
@@ -695,6 +1015,23 @@ FAMILIES: dict[str, Family] = {
     ),
     "falcon3-avx2": _llama(
         "tiiuae/Falcon3-1.58bit, --target avx2", config=_FALCON3, options={"target": "avx2"}
+    ),
+}  # fmt: skip
+
+
+# Models that nobody publishes, for tests that compare the runtime with itself.
+OTHERS: dict[str, Family] = {
+    "qwen3.5-bitnet": Family(
+        "a hybrid with int8 activations",
+        {
+            **_QWEN35, "num_hidden_layers": 2,
+            "layer_types": ["linear_attention", "full_attention"],
+            "quantization_config": {
+                "quant_method": "bitnet",
+                "modules_to_not_convert": ["lm_head", "in_proj_a", "in_proj_b"],
+            },
+        },
+        packed("bitlinear"), "BF16", BYTE_LEVEL,
     ),
 }  # fmt: skip
 

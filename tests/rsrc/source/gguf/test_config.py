@@ -278,6 +278,48 @@ def test_unknown_keys_of_any_kind_are_listed_short() -> None:
     json.dumps(found, allow_nan=False)
 
 
+def test_minicpm_without_keys_is_the_2b_model() -> None:
+    """Files that are older than the keys, as llama.cpp reads them."""
+    metadata = {"general.architecture": "minicpm", "minicpm.block_count": 40}
+    found = hf_config(metadata, {})
+    assert found is not None
+    assert [found[key] for key in ("scale_emb", "scale_depth", "dim_model_base")] == [12, 1.4, 256]
+
+
+def test_alpha_stretches_the_base_of_hunyuan_only() -> None:
+    for architecture in ("hunyuan-dense", "llama"):
+        prefix = f"{architecture}."
+        metadata = {
+            "general.architecture": architecture,
+            f"{prefix}rope.scaling.alpha": 50.0,
+            f"{prefix}embedding_length": 64,
+            f"{prefix}attention.head_count": 4,
+        }
+        found = hf_config(metadata, {})
+        assert found is not None
+        if architecture == "llama":
+            assert found["gguf_metadata"] == {"llama.rope.scaling.alpha": 50.0}
+        else:
+            expected = {"rope_type": "dynamic", "factor": 1.0, "alpha": 50.0}
+            assert (found["rope_scaling"], "gguf_metadata" in found) == (expected, False)
+
+
+def test_windows_of_phi3() -> None:
+    metadata: dict[str, Any] = {
+        "general.architecture": "phi3",
+        "phi3.context_length": 4096,
+        "phi3.attention.sliding_window": 2047,
+        "phi3.rope.scaling.original_context_length": 4096,
+    }
+    found = hf_config(metadata, {})
+    assert found is not None
+    assert (found["sliding_window"], "gguf_metadata" in found) == (2047, False)
+    assert found["original_max_position_embeddings"] == 4096
+    found = hf_config({**metadata, "phi3.attention.sliding_window": 0}, {})  # Phi-4
+    assert found is not None
+    assert "sliding_window" not in found
+
+
 def test_minicpm_s_scales_are_settings() -> None:
     metadata = {
         "general.architecture": "minicpm",

@@ -23,12 +23,26 @@ OWN = {
     "minicpm": ["lm_head.weight"],
     "qwen2": ["lm_head.weight", "model.layers.1.self_attn.k_proj.bias"],
     "qwen3": [f"model.layers.1.self_attn.{x}_norm.weight" for x in "qk"],
+    "hunyuan-dense": [f"model.layers.1.self_attn.{x}_layernorm.weight" for x in ("query", "key")],
+    "smollm3": ["model.layers.0.input_layernorm.weight"],
     "bitnet": [
         "model.layers.1.self_attn.inner_attn_ln.weight",
         "model.layers.1.mlp.ffn_layernorm.weight",
     ],
 }
 CASES = [(arch, name) for arch, own in OWN.items() for name in COMMON + own]
+# Of models whose layers have other modules.
+CASES += [
+    ("phi3", f"model.layers.1.{module}.weight")
+    for module in ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
+]
+CASES += [
+    ("olmo2", f"model.layers.1.{module}.weight")
+    for module in (
+        "self_attn.q_norm", "self_attn.k_norm", "post_attention_layernorm",
+        "post_feedforward_layernorm",
+    )
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("architecture", "name"), CASES)
@@ -53,7 +67,7 @@ def test_inner_norms_of_the_2b_model(architecture: str) -> None:
     "name",
     [
         "rope_freqs.weight",
-        "blk.0.ffn_gate_exps.weight",
+        "blk.0.ffn_gate_shexp.weight",
         "blk.00.attn_q.weight",  # not another name of layer 0
         "blk.0.attn_q.weight.weight",
         "blk.0.attn_q.scales",
@@ -66,6 +80,15 @@ def test_other_names_stay_as_they_are(name: str) -> None:
     for architecture in ("mamba", *(name for a in ARCHITECTURES for name in a.gguf_names)):
         assert hf_name(name, architecture) == name
     assert gguf_name(name, "llama") == name
+
+
+@pytest.mark.parametrize("stem", ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"])
+def test_experts(stem: str) -> None:
+    """One tensor for the experts of a layer: `rsrc.source.stacks` cuts it."""
+    name = f"model.layers.2.mlp.experts.{stem.split('_')[1]}_proj.weight"
+    assert hf_name(f"blk.2.{stem}.weight", "qwen3moe") == name
+    assert hf_name("blk.2.ffn_gate_inp.weight", "qwen3moe") == "model.layers.2.mlp.gate.weight"
+    assert hf_name(f"blk.2.{stem}.weight", "qwen3") == f"blk.2.{stem}.weight"
 
 
 def test_an_unknown_architecture_keeps_its_names() -> None:
@@ -91,9 +114,11 @@ def test_which_rows_are_reordered() -> None:
     assert permuted_heads("blk.0.attn_q.weight", "llama", 8, 2) == 8
     assert permuted_heads("blk.0.attn_k.weight", "llama", 8, 2) == 2
     assert permuted_heads("blk.31.attn_k.bias", "minicpm", 8, 2) == 2
+    assert permuted_heads("blk.3.attn_k.weight", "smollm3", 8, 2) == 2
     for name in ("blk.0.attn_v.weight", "blk.0.attn_q_norm.weight", "blk.0.attn_qkv.weight"):
         assert permuted_heads(name, "llama", 8, 2) is None
-    for architecture in ("bitnet", "bitnet-b1.58", "qwen2", "qwen3", "gpt2"):
+    others = ("bitnet", "bitnet-b1.58", "qwen2", "qwen3", "gpt2", "hunyuan-dense", "phi3", "olmo2")
+    for architecture in others:
         assert permuted_heads("blk.0.attn_q.weight", architecture, 8, 2) is None
 
 

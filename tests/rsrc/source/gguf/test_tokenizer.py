@@ -39,9 +39,10 @@ def trained(pre: str) -> Tokenizer:
     """Train byte-level BPE on text split as `pre` says."""
     known = PRE_TOKENIZERS[pre]
     tokenizer = Tokenizer(models.BPE(ignore_merges=known.ignore_merges))
-    steps: list[Any] = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not known.split)]
-    if known.split:
-        steps.insert(0, pre_tokenizers.Split(Regex(known.split), "isolated"))
+    steps: list[Any] = [
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not known.splits)
+    ]
+    steps[:0] = [pre_tokenizers.Split(Regex(split), "isolated") for split in known.splits]
     if known.digits:
         steps.insert(0, pre_tokenizers.Digits(individual_digits=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps) if steps[1:] else steps[0]
@@ -96,8 +97,12 @@ def through_gguf(document: dict[str, Any], **options: Any) -> tuple[dict[str, An
 
 
 @pytest.mark.parametrize(
-    "pre", ["gpt-2", "smollm", "llama-bpe", "smaug-bpe", "qwen2", "qwen35", "tekken", "gpt-4o"]
-)
+    "pre",
+    [
+        "gpt-2", "smollm", "llama-bpe", "smaug-bpe", "qwen2", "qwen35", "tekken", "gpt-4o",
+        "deepseek-v3",
+    ],
+)  # fmt: skip
 def test_byte_level_bpe(pre: str) -> None:
     document = with_bos(trained(pre))
     metadata, back = through_gguf(document)

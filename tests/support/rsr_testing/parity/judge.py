@@ -2,7 +2,9 @@
 
 It loads the folders themselves, must use every tensor in them, and computes in float32. It has no
 class for 1bitLLM's models. They are its BitNet with another activation, under other names, and are
-built from its own parts (:func:`_load_1bitllm`).
+built from its own parts (:func:`_load_1bitllm`). It has none for MiniCPM and MobileLLM either, nor
+reads MLX's codes: their published formulas are folded into the weights of a class that it has
+(:func:`_load_folded`).
 
 **Ties.** A BitNet layer rounds its inputs to integers, with 127 for the largest of a row. The
 inputs of two correct implementations differ in their last bits, because sums depend on their order.
@@ -19,8 +21,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +89,10 @@ def load(folder: Path, dtype: str = "float32", **options: Any) -> Any:
     with quiet():
         if config["architectures"] == ["BitnetForCausalLM"]:
             return _load_1bitllm(folder, config)
+        if (fold := _FOLDED.get(config["architectures"][0])) is not None:
+            return _load_folded(folder, config, fold)
+        if config.get("quantization", {}).get("bits") == 1:
+            return _load_folded(folder, config, _one_bit)
         import torch
         import transformers
 
@@ -144,6 +152,110 @@ def _load_1bitllm(folder: Path, config: dict[str, Any]) -> Any:
     return model.eval()
 
 
+Tensors = dict[str, Any]
+Fold = Callable[[dict[str, Any], Tensors], tuple[dict[str, Any], Tensors]]
+
+
+def _load_folded(folder: Path, config: dict[str, Any], fold: Fold) -> Any:
+    """Load a checkpoint that transformers has no class for, as one that computes the same.
+
+    Args:
+        folder: of model.safetensors.
+        config: its config.json.
+        fold: makes the other model's config.json and tensors, in float32.
+    """
+    import torch
+    import transformers
+    from safetensors.torch import load_file
+
+    stored = {
+        name: t.float() if t.is_floating_point() else t
+        for name, t in load_file(folder / "model.safetensors").items()
+    }
+    config, tensors = fold(config, stored)
+    known: Any = transformers.AutoConfig.for_model(
+        **{key: value for key, value in config.items() if key != "torch_dtype"}
+    )
+    known._attn_implementation = "eager"
+    auto: Any = transformers.AutoModelForCausalLM
+    model = auto.from_config(known, dtype=torch.float32)
+    model.load_state_dict(tensors, strict=True)
+    return model.eval()
+
+
+def _minicpm(config: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
+    """A Llama whose weights hold MiniCPM's factors (OpenBMB's modeling_minicpm.py).
+
+    Embeddings are multiplied by scale_emb, outputs of sublayers by scale_depth / sqrt(layers);
+    hidden states are divided by hidden_size / dim_model_base before the head.
+    """
+    depth = config["scale_depth"] / math.sqrt(config["num_hidden_layers"])
+    folded = dict(tensors)
+    head = tensors.get("lm_head.weight", tensors["model.embed_tokens.weight"])
+    folded["lm_head.weight"] = head * (config["dim_model_base"] / config["hidden_size"])
+    folded["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"] * config["scale_emb"]
+    for name in tensors:
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            folded[name] = tensors[name] * depth
+    return {**config, **_AS_LLAMA}, folded
+
+
+def _mobilellm(config: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
+    """A Llama that has each of MobileLLM's layers twice, with weights that ParetoQ makes ternary.
+
+    W' = round_half_even(clip(W / alpha, -0.99, 0.99) * 1.5) / 1.5 * alpha, alpha per row.
+    """
+    import torch
+
+    folded = {}
+    for name, t in tensors.items():
+        if name.endswith("weight_clip_val"):
+            continue
+        clip = tensors.get(f"{name}_clip_val")
+        if clip is not None:
+            alpha = torch.clamp(clip, min=1e-5)
+            t = torch.round(torch.clamp(t / alpha, -0.99, 0.99) * 1.5) / 1.5 * alpha
+        layer = re.fullmatch(r"model\.layers\.([0-9]+)\.(.*)", name)
+        if layer is None:
+            folded[name] = t
+            continue
+        for again in range(2):
+            folded[f"model.layers.{2 * int(layer[1]) + again}.{layer[2]}"] = t
+    folded["lm_head.weight"] = folded["model.embed_tokens.weight"]
+    return {**config, **_AS_LLAMA, "num_hidden_layers": 2 * config["num_hidden_layers"]}, folded
+
+
+def _one_bit(config: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
+    """The same class, with MLX's 1-bit codes as floats: scale * code + bias."""
+    import torch
+
+    folded = {}
+    for name, t in tensors.items():
+        if name.endswith((".scales", ".biases")):
+            continue
+        stem = name.removesuffix("weight")
+        if f"{stem}scales" in tensors:
+            words = t.view(torch.int32)
+            codes = (words[:, :, None] >> torch.arange(32)) & 1
+            width = config["quantization"]["group_size"]
+            wide = [
+                tensors[f"{stem}{part}"].repeat_interleave(width, dim=1)
+                for part in ("scales", "biases")
+            ]
+            t = wide[0] * codes.reshape(len(t), -1) + wide[1]
+        folded[name] = t
+    folded.setdefault("lm_head.weight", folded["model.embed_tokens.weight"])
+    return {key: value for key, value in config.items() if key != "quantization"}, folded
+
+
+_AS_LLAMA: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "tie_word_embeddings": False,
+}
+_FOLDED: dict[str, Fold] = {"MiniCPMForCausalLM": _minicpm, "MobileLLMForCausalLM": _mobilellm}
+
+
 @dataclass(frozen=True)
 class Answer:
     """The logits of one sequence of tokens."""
@@ -179,7 +291,7 @@ def answer(model: Any, sequences: Sequence[list[int]]) -> list[Answer]:
 
         longest = max(map(len, sequences))
         ids = torch.tensor([tokens + [0] * (longest - len(tokens)) for tokens in sequences])
-        with _watched(model) as distances:
+        with watched(model) as distances:
             logits = model(ids, use_cache=False).logits.numpy()
         assert logits.dtype == np.float32
         nearest = np.ones(ids.shape)
@@ -227,7 +339,7 @@ def perplexity(logits: FloatArray, tokens: list[int]) -> float:
 
 
 @contextlib.contextmanager
-def _watched(model: Any) -> Iterator[list[npt.NDArray[np.float64]]]:
+def watched(model: Any) -> Iterator[list[npt.NDArray[np.float64]]]:
     """Collect, for each call of a BitNet layer, how near each row's inputs come to a tie."""
     found: list[npt.NDArray[np.float64]] = []
 

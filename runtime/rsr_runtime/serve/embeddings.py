@@ -1,0 +1,70 @@
+"""/v1/embeddings: a vector for each text."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from starlette.types import Receive
+
+from ..llm.embedding import EmbedJob
+from ..llm.job import Embedded, Started
+from .endpoint import collected, unless_gone
+from .errors import refused
+from .jobs import Jobs
+from .schema import Embedding, EmbeddingRequest, EmbeddingResponse, EmbeddingUsage
+from .server import Server
+
+MAX_INPUTS = 2048  # of a request, as in OpenAI's API
+
+
+async def embed(server: Server, request: EmbeddingRequest, receive: Receive) -> EmbeddingResponse:
+    """Answer a request.
+
+    Raises:
+        ApiError: the request is refused, or it failed.
+        PromptError, OptionError: the request is refused.
+    """
+    inputs = _inputs(request)
+    is_asked = server.model.embedding is None and server.embeddings
+    async with Jobs(server) as jobs:
+        job = EmbedJob(
+            inputs,
+            prompt_name=request.prompt_name,
+            dimensions=request.dimensions,
+            # A model made for text: its last state has seen all of the text.
+            pooling="lasttoken" if is_asked else None,
+            normalize=True if is_asked else None,
+        )
+        await jobs.submit(lambda: [job])
+        events = [event for _, event in await unless_gone(receive, collected(jobs))]
+    (tokens,) = (event.prompt_tokens for event in events if isinstance(event, Started))
+    (vectors,) = (event.vectors for event in events if isinstance(event, Embedded))
+    is_float = request.encoding_format in (None, "float")
+    data = [
+        Embedding(
+            vector.tolist() if is_float else base64.b64encode(vector.astype("<f4")).decode(), i
+        )
+        for i, vector in enumerate(vectors)
+    ]
+    return EmbeddingResponse(data, server.name, EmbeddingUsage(tokens, tokens))
+
+
+def _inputs(request: EmbeddingRequest) -> list[Any]:
+    """Return the texts of a request, each a text or its tokens.
+
+    Raises:
+        ApiError: it has none or too many, or they are malformed.
+    """
+    given = request.input
+    inputs: list[Any] = [given]
+    if isinstance(given, list) and not (given and all(type(one) is int for one in given)):
+        inputs = given
+    if not inputs or len(inputs) > MAX_INPUTS:
+        raise refused("input", f"found {len(inputs)} texts, expected 1 to {MAX_INPUTS}")
+    for number, one in enumerate(inputs):
+        if isinstance(one, int):
+            raise refused("input", f"found the number {one} beside texts or lists of tokens")
+        if not one:
+            raise refused("input", f"text {number} is empty")
+    return inputs
