@@ -108,10 +108,10 @@ class Layer:
         y = np.full(x.shape, 12345, np.float32)
         inputs = self.inputs(x)
         for part in range(parts):
+            chosen, weights = choice
             _native.multiply_experts(
-                self.native, **inputs, chosen=choice[0], weights=choice[1], share=part, shares=parts,
-                y=y,
-            )  # fmt: skip
+                self.native, **inputs, chosen=chosen, weights=weights, share=part, shares=parts, y=y
+            )
         return y
 
     def expected(self, x: Floats, choice: Choice) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
