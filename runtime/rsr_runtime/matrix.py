@@ -28,6 +28,7 @@ from .products import (
     native_index,
     share_tables,
 )
+from .rotation import Rotation
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
@@ -58,8 +59,12 @@ class Matrix:
       rounds a single vector less often).
     * NaN and infinity in x propagate as in a dense product: a zero weight times either is NaN.
 
+    Of a matrix with a `rotation`, W is what is stored, and the model's matrix is another: see
+    `Rotation`.
+
     Attributes:
         index: what kernels read, for `rsr_runtime.products`.
+        rotation: the basis that W is stored in; None if it is the model's.
     """
 
     __array_ufunc__ = None  # so that NumPy leaves x @ w to __rmatmul__
@@ -70,11 +75,13 @@ class Matrix:
         arrays: dict[str, Array],
         is_closed: Callable[[], bool],
         origin: Origin | None = None,
+        rotation: Rotation | None = None,
     ) -> None:
         self._tensor = tensor
         self._arrays = arrays
         self._is_closed = is_closed
         self._origin = origin
+        self.rotation = rotation
         self.index = native_index(tensor, arrays)
         self._alone = share_tables([self.index])
         self._scale: FloatArray | None = None  # made on first access
@@ -159,7 +166,7 @@ class Matrix:
         for part, array in self._arrays.items():
             copies[part] = allocate(array.nbytes).view(array.dtype).reshape(array.shape)
             copies[part][...] = array
-        return Matrix(self._tensor, copies, lambda: False)
+        return Matrix(self._tensor, copies, lambda: False, rotation=self.rotation)
 
     @property
     def nbytes(self) -> int:
@@ -179,7 +186,8 @@ class Matrix:
     def __repr__(self) -> str:
         return (
             f"Matrix({self._tensor.name!r}, {self.shape[0]}x{self.shape[1]}, {self._tensor.kind}, "
-            f"{self.encoding} {self.packing}, k={self.k}, {self.bits_per_weight:.2f} bits/weight)"
+            f"{self.encoding} {self.packing}, k={self.k}, {self.bits_per_weight:.2f} bits/weight"
+            f"{'' if self.rotation is None else ', in a rotated basis'})"
         )
 
     def __reduce__(self) -> Origin:
