@@ -31,6 +31,9 @@ def print_inspection(result: dict[str, Any]) -> None:
         )
         _print_family(out, result)
         print_tensors(out, [_listed(t, _heading(t)) for t in result["tensors"]])
+        if count := len(result["stacks"]):
+            held = "tensor" if count == 1 else "tensors"
+            out.print(f"{count} {held} of three dimensions in the source, held matrix by matrix")
         for file in result["files"]:
             out.print(f"file {printable(file['name'])}, {size(file['bytes'])}")
         for key, value in result["metadata"].items():

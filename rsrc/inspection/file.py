@@ -27,9 +27,10 @@ def inspect_file(path: _Path) -> dict[str, Any]:
 
     Returns:
         "path", "bytes", "version", "producer", "metadata"; "files", each with "name" and "bytes";
-        "tensors", each as from `inspect_tensor` but without "sections"; "advice", a sentence if
-        recompiling for this machine would make products faster, else None; and the fields of
-        `rsr_runtime.llm.Support.to_dict`.
+        "tensors", each as from `inspect_tensor` but without "sections"; "stacks", the "name" and
+        "shape" of the source's tensors of three dimensions, which the file holds cut up; "advice",
+        a sentence if recompiling for this machine would make products faster, else None; and the
+        fields of `rsr_runtime.llm.Support.to_dict`.
 
     Raises:
         FormatError: the header is damaged.
@@ -45,6 +46,7 @@ def inspect_file(path: _Path) -> dict[str, Any]:
         "metadata": header.metadata,
         "files": [{"name": f.name, "bytes": header.sections[f.section].size} for f in header.files],
         "tensors": [_describe(t) for t in header.tensors],
+        "stacks": [{"name": s.name, "shape": list(s.shape)} for s in header.stacks],
         "advice": _advice(header.tensors),
         **check_file(file).to_dict(),
     }

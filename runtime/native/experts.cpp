@@ -150,8 +150,7 @@ class ExpertRun {
     float* const down = take<float>(scratch.down, count * hidden);
     multiply_all({{&expert.down, down}}, layer_.down_input, h, count);
     parallel_for(count, count * hidden * sizeof(float) * 2, [&](size_t begin, size_t end) {
-      for (size_t i = begin; i < end; i++)
-        add(weights[i], down + i * hidden, y + rows[i] * hidden);
+      for (size_t i = begin; i < end; i++) add(weights[i], down + i * hidden, y + rows[i] * hidden);
     });
   }
 
@@ -172,7 +171,8 @@ class ExpertRun {
     if (!from) return nullptr;
     T* const to = take<T>(buffer, count * n);
     parallel_for(count, count * n * sizeof(T), [&](size_t begin, size_t end) {
-      for (size_t i = begin; i < end; i++) std::memcpy(to + i * n, from + rows[i] * n, n * sizeof(T));
+      for (size_t i = begin; i < end; i++)
+        std::memcpy(to + i * n, from + rows[i] * n, n * sizeof(T));
     });
     return to;
   }
@@ -259,8 +259,7 @@ void multiply_experts(const ExpertLayer& layer, const ExpertRows& x, size_t coun
   }
   for (size_t e = 0; e < layer.experts.size(); e++) {
     const size_t begin = std::max(first, starts[e]), end = std::min(last, starts[e + 1]);
-    if (begin < end)
-      run.run_expert(layer.experts[e], &rows[begin], &sorted[begin], end - begin, y);
+    if (begin < end) run.run_expert(layer.experts[e], &rows[begin], &sorted[begin], end - begin, y);
   }
   scratch.trim();
 }

@@ -15,8 +15,8 @@ namespace rsr {
 // probabilities, divided by their sum if `normalized`. A row that is not finite gets NaN weights.
 // k <= experts.
 //
-// |error| <= 8 * 2^-24 of a weight: exp is accurate to 2 * 2^-24, of an argument with an error of
-// 2^-24 |logit - largest|, which is relative to the weight and adds to the bound; sums are double.
+// |error| <= (9 + largest logit - logit) 2^-24 of a weight: the argument of exp is rounded once,
+// exp is accurate to 2^-22, and sums are double.
 void route(const float* logits, size_t count, size_t experts, size_t k, bool normalized,
            int32_t* chosen, float* weights);
 

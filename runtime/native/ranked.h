@@ -77,7 +77,8 @@ void multiply_group_quantized(const RankedProduct<float>* products, size_t size,
                               const float* steps, size_t count);
 
 // The same of products that each have one vector of their own: y[j] = W[j] x[j], x (size, columns),
-// divisors (size), steps (size, step_count). The indices have the same kind of input (shares_input).
+// divisors (size), steps (size, step_count). The indices have the same kind of input
+// (shares_input).
 void multiply_each_f32(const RankedProduct<float>* products, size_t size, const float* x);
 void multiply_each_quantized(const RankedProduct<float>* products, size_t size, const int8_t* x,
                              const float* divisors);

@@ -109,7 +109,7 @@ class Layer:
         inputs = self.inputs(x)
         for part in range(parts):
             _native.multiply_experts(
-                self.native, **inputs, chosen=choice[0], weights=choice[1], part=part, parts=parts,
+                self.native, **inputs, chosen=choice[0], weights=choice[1], share=part, shares=parts,
                 y=y,
             )  # fmt: skip
         return y
@@ -202,7 +202,7 @@ def test_what_is_refused(shared_build: Build, rng: np.random.Generator) -> None:
     with pytest.raises(ValueError, match="the experts take int8"):
         _native.multiply_experts(layer.native, x, None, None, *choice, 0, 1, x.copy())
     inputs = layer.inputs(x).values()
-    with pytest.raises(ValueError, match="part must be below parts"):
+    with pytest.raises(ValueError, match="share must be below shares"):
         _native.multiply_experts(layer.native, *inputs, *choice, 1, 1, x.copy())
     with pytest.raises(ValueError, match="no more than there are"):
         routed(np.zeros((1, 2), np.float32), 3, False)

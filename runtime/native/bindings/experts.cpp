@@ -116,7 +116,7 @@ auto route(const Array<const float, 2>& logits, bool normalized, const Array<int
 auto multiply_experts(const Experts& experts, const Maybe<const float, 2>& x,
                       const Maybe<const int8_t, 2>& q, const Maybe<const float, 2>& s,
                       const Array<const int32_t, 2>& chosen, const Array<const float, 2>& weights,
-                      size_t part, size_t parts, const Array<float, 2>& y) {
+                      size_t share, size_t shares, const Array<float, 2>& y) {
   const rsr::ExpertLayer& layer = experts.layer();
   const size_t count = y.shape(0), k = chosen.shape(1);
   const bool quantized = layer.input != rsr::ExpertInput::floats;
@@ -130,11 +130,11 @@ auto multiply_experts(const Experts& experts, const Maybe<const float, 2>& x,
           "s must be (count, 1), or (count, groups)");
   require(chosen.shape(0) == count && weights.shape(0) == count && weights.shape(1) == k && k > 0,
           "chosen and weights must be (count, k)");
-  require(part < parts, "part must be below parts");
+  require(share < shares, "share must be below shares");
   return [=, held = nb::find(experts), &layer] {
     check_choice(chosen.data(), count * k, layer.experts.size());
     rsr::multiply_experts(layer, {pointer(x), pointer(q), pointer(s)}, count, chosen.data(),
-                          weights.data(), k, part, parts, y.data());
+                          weights.data(), k, share, shares, y.data());
   };
 }
 
@@ -160,16 +160,17 @@ void bind_experts(nb::module_& m, nb::class_<Program>& program) {
             "The experts of each row with the largest softmax(logits), and these probabilities.\n\n"
             "logits: (count, experts). normalized: divide the probabilities of a row by their sum. "
             "chosen: (count, k), written, ascending; of equal logits the first is chosen. weights: "
-            "(count, k), written, within 8 * 2^-24. Raises ValueError for other shapes.",
+            "(count, k), written, within (9 + largest - logit) 2^-24 of each. Raises ValueError "
+            "for other shapes.",
             "logits"_a, "normalized"_a, "chosen"_a.noconvert(), "weights"_a.noconvert());
   bind_step(m, program, "multiply_experts", &multiply_experts,
             "y[i] = sum over j of weights[i, j] * down(activation(gate(x[i])) * up(x[i])) of "
             "expert chosen[i, j], in ascending order of the experts.\n\n"
             "x: (count, hidden), float32, or None. q: int8, and s: (count, 1) or (count, groups), "
             "as quantize_i8 or quantize_groups_i8 returns them, or None. chosen, weights: (count, "
-            "k), as of route. part: of `parts`, which are called in order and do equal shares. y: "
-            "(count, hidden), complete after the last part. Raises ValueError for other shapes, "
+            "k), as of route. share: of `shares` equal ones, which are called in order. y: "
+            "(count, hidden), complete after the last share. Raises ValueError for other shapes, "
             "and, when it runs, for an expert that does not exist.",
             "experts"_a, "x"_a.none(), "q"_a.none(), "s"_a.none(), "chosen"_a, "weights"_a,
-            "part"_a, "parts"_a, "y"_a.noconvert());
+            "share"_a, "shares"_a, "y"_a.noconvert());
 }
