@@ -49,13 +49,14 @@ KINDS = [
     *(Kind("ternary", scale) for scale in ("tensor", "row", 256, 128, 64, 32)),
     *(Kind("3:4 sparse", scale) for scale in ("tensor", 256)),
     *(Kind("binary", scale) for scale in ("tensor", 128)),
+    *(Kind("quaternary", scale) for scale in ("tensor", 128)),
 ]
 
 
 def draw(digits: str, m: int, n: int, rng: np.random.Generator) -> FloatArray:
-    """Draw digits: "ternary", "3:4 sparse" (one zero in each four columns) or "binary"."""
-    if digits == "ternary":
-        return rng.integers(-1, 2, (m, n)).astype(np.float32)
+    """Draw digits: "ternary", "3:4 sparse" (one zero in four columns), "binary" or "quaternary"."""
+    if digits in ("ternary", "quaternary"):
+        return rng.integers(-1, 2 if digits == "ternary" else 3, (m, n)).astype(np.float32)
     W = rng.integers(0, 2, (m, n)).astype(np.float32) * 2 - 1
     if digits == "3:4 sparse":
         W[np.arange(n) % 4 == np.repeat(rng.integers(0, 4, (m, -(-n // 4))), 4, axis=1)[:, :n]] = 0

@@ -99,6 +99,7 @@ class Factor:
         power: exponent of the value.
         size: another key of config.json, whose value must be a positive integer; "" for none.
         size_power: exponent of the size.
+        is_rounded: it is rounded to the dtype that config.json names, if it names one.
     """
 
     key: str = ""
@@ -106,6 +107,7 @@ class Factor:
     power: float = 1.0
     size: str = ""
     size_power: float = 1.0
+    is_rounded: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ class Architecture:
         family: what its models are called; "": as the class.
         is_runnable: whether `rsr_runtime.llm` can run it.
         has_head: whether it has an output head; one without gives hidden states, not text.
+        base_name: name of the class that is its decoder without a head; "": "...Model".
         attn_sub_norm: name of the norm before o_proj within a layer, or None.
         ffn_sub_norm: name of the norm before down_proj within a layer, or None.
         norms: those around the sublayers of a layer.
@@ -159,6 +162,8 @@ class Architecture:
         num_key_value_heads: None means `num_attention_heads`.
         head_dim: None means `hidden_size / num_attention_heads`.
         gguf_config: settings of config.json for which GGUF has no metadata keys.
+        gguf_layer: names of tensors within a layer that only GGUF files of this class have, without
+            ".weight" and ".bias" where both names end alike.
     """
 
     name: str
@@ -167,6 +172,7 @@ class Architecture:
     family: str = ""
     is_runnable: bool = True
     has_head: bool = True
+    base_name: str = ""
     attn_sub_norm: str | None = None
     ffn_sub_norm: str | None = None
     norms: Norms = Norms()
@@ -200,6 +206,7 @@ class Architecture:
     num_key_value_heads: int | None = None
     head_dim: int | None = None
     gguf_config: Mapping[str, Any] = field(default_factory=dict)
+    gguf_layer: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_experts(self) -> bool:
@@ -229,6 +236,18 @@ class Architecture:
         sub = (name for name in (self.attn_sub_norm, self.ffn_sub_norm) if name is not None)
         delta = () if self.delta_net is None else ("linear_attn.norm",)
         return (*self.norms.names, *qk, *sub, *delta)
+
+    def is_zero_centered(self, name: str) -> bool:
+        """Return whether a tensor is the weight of a zero-centered norm.
+
+        Args:
+            name: as in a class without a head: "layers.0.input_layernorm.weight", "norm.weight".
+        """
+        if not self.zero_centered_norms:
+            return False
+        qk = () if self.qk_norms is None else (self.qk_norms.queries, self.qk_norms.keys)
+        norms = tuple(f".{norm}.weight" for norm in (*self.norms.names, *qk))
+        return name == "norm.weight" or name.endswith(norms)
 
     @property
     def projections(self) -> tuple[str, ...]:
@@ -339,10 +358,11 @@ ARCHITECTURES = (
         num_key_value_heads=4,
         head_dim=None,
     ),
-    # Ternary-Bonsai 27B: three of four layers have a gated delta net
+    # Ternary-Bonsai 27B and Ternary-Bonsai-2: three of four layers have a gated delta net
     Architecture(
         "Qwen3_5ForCausalLM",
         "qwen3_5_text",
+        ("qwen35",),
         family="Qwen3.5",
         qk_norms=QkNorms(),
         zero_centered_norms=True,
@@ -354,6 +374,18 @@ ARCHITECTURES = (
         max_position_embeddings=32768,
         num_key_value_heads=4,
         head_dim=256,
+        gguf_layer={
+            "post_attention_norm": "post_attention_layernorm",
+            "attn_qkv": "linear_attn.in_proj_qkv",
+            "attn_gate": "linear_attn.in_proj_z",
+            "ssm_alpha": "linear_attn.in_proj_a",
+            "ssm_beta": "linear_attn.in_proj_b",
+            "ssm_conv1d": "linear_attn.conv1d",
+            "ssm_norm": "linear_attn.norm",
+            "ssm_out": "linear_attn.out_proj",
+            "ssm_dt.bias": "linear_attn.dt_bias",
+            "ssm_a": "linear_attn.A_log",
+        },
     ),
     # Llama with biases in q_proj, k_proj and v_proj
     Architecture(
@@ -417,6 +449,34 @@ ARCHITECTURES = (
         norms=Norms(None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
         qk_norms=QkNorms(spans_heads=True),
         rms_norm_eps=1e-5,
+    ),
+    # Four norms in a layer; five of six layers have a window, and their own frequencies
+    Architecture(
+        "Gemma3ForCausalLM",
+        "gemma3_text",
+        base_name="Gemma3TextModel",
+        norms=Norms(
+            "input_layernorm",
+            "post_attention_layernorm",
+            "pre_feedforward_layernorm",
+            "post_feedforward_layernorm",
+        ),
+        qk_norms=QkNorms(),
+        zero_centered_norms=True,
+        embedding_factor=Factor(size="hidden_size", size_power=0.5, is_rounded=True),
+        attention_factor=Factor("query_pre_attn_scalar", 256, -0.5),
+        own_keys={
+            "hidden_activation": "gelu_pytorch_tanh",
+            "sliding_window": 4096,
+            "sliding_window_pattern": 6,
+            "rope_local_base_freq": 10000.0,
+        },
+        hidden_act="gelu_pytorch_tanh",
+        rope_theta=1000000.0,
+        max_position_embeddings=131072,
+        is_tied=True,
+        num_key_value_heads=4,
+        head_dim=256,
     ),
     # MiniCPM, MiniCPM4 and BitCPM4
     Architecture(
@@ -607,7 +667,7 @@ def without_head(architecture: Architecture) -> Architecture:
 
 
 def _base_name(architecture: Architecture) -> str:
-    return f"{architecture.name.removesuffix('ForCausalLM')}Model"
+    return architecture.base_name or f"{architecture.name.removesuffix('ForCausalLM')}Model"
 
 
 def takes_int8_activations(config: Mapping[str, Any]) -> bool:

@@ -103,7 +103,9 @@ def check_output(path: str | os.PathLike[str], force: bool) -> Path:
 
 
 @contextmanager
-def atomic_file(path: str | os.PathLike[str], force: bool = False) -> Iterator[BinaryIO]:
+def atomic_file(
+    path: str | os.PathLike[str], force: bool = False, sync: bool = True
+) -> Iterator[BinaryIO]:
     """Open a new binary file that replaces `path` only if the block ends without an exception.
 
     The data goes to a temporary file in the same folder, which is flushed to disk and renamed over
@@ -112,6 +114,8 @@ def atomic_file(path: str | os.PathLike[str], force: bool = False) -> Iterator[B
     Args:
         path: the file.
         force: replace an existing file.
+        sync: wait until the data is on the disk. Without it, a file may be damaged if the system
+            fails soon after.
 
     Raises:
         OutputExistsError: `path` exists and `force` is not set, or it is not a regular file.
@@ -124,9 +128,12 @@ def atomic_file(path: str | os.PathLike[str], force: bool = False) -> Iterator[B
             opened.append(file)
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         check_output(path, force)
         unfinished.replace(target)
+    if not sync:
+        return
     with suppress(OSError):  # not every system can sync a folder; the rename is done
         folder = os.open(target.parent, os.O_RDONLY)
         try:

@@ -29,7 +29,9 @@ from .records import (
     MAX_METADATA,
     MAX_OUT_FEATURES,
     MAX_RECORD,
+    MAX_ROTATION_BLOCK,
     MAX_STACKED,
+    MIN_ROTATION_BLOCK,
     PACKINGS,
     PARTS,
     ROW_RULES,
@@ -39,6 +41,7 @@ from .records import (
     Header,
     IndexedTensor,
     Quantized,
+    Rotation,
     Scale,
     Section,
     SourceRecord,
@@ -65,6 +68,7 @@ def encode_header(header: Header) -> bytes:
         "tensors": [_tensor_document(t) for t in header.tensors],
         **({"stacks": [_map_of(s) for s in header.stacks]} if header.stacks else {}),
         "sections": [_map_of(s) for s in header.sections],
+        **({"rotations": [_map_of(r) for r in header.rotations]} if header.rotations else {}),
     }
     try:
         return bytes(msgpack.packb(document, use_bin_type=True))
@@ -72,7 +76,9 @@ def encode_header(header: Header) -> bytes:
         raise HeaderFieldError(f"header: a field cannot be encoded in msgpack: {error}") from None
 
 
-def _map_of(record: FileEntry | AuxiliaryTensor | Quantized | Section | Stack) -> dict[str, Any]:
+def _map_of(
+    record: FileEntry | AuxiliaryTensor | Quantized | Rotation | Section | Stack,
+) -> dict[str, Any]:
     """Return a record whose keys in the file are the names of its attributes."""
     return {f.name: getattr(record, f.name) for f in fields(record)}
 
@@ -86,6 +92,7 @@ def _tensor_document(t: Tensor) -> dict[str, Any]:
             "shape": t.shape,
             "section": t.section,
             **({} if t.quantized is None else {"quantised": _map_of(t.quantized)}),
+            **_rotation_document(t),
         }
     return {
         "name": t.name,
@@ -107,7 +114,12 @@ def _tensor_document(t: Tensor) -> dict[str, Any]:
             "negative_zeros": t.source.negative_zeros,
             "companions": [_map_of(a) for a in t.source.auxiliary],
         },
+        **_rotation_document(t),
     }
+
+
+def _rotation_document(t: Tensor) -> dict[str, Any]:
+    return {} if t.rotation is None else {"rotation": t.rotation}
 
 
 def _scale_document(s: Scale) -> dict[str, Any]:
@@ -151,7 +163,8 @@ def decode_header(data: bytes) -> Header:
             files=tuple(f.take("files", list)),
             tensors=tuple(f.take("tensors", list)),
             sections=tuple(f.take("sections", list)),
-            stacks=_stacks(f),
+            stacks=_not_empty(f, "stacks"),
+            rotations=_not_empty(f, "rotations"),
         )
     )
 
@@ -330,6 +343,12 @@ def _read_file(f: _Fields) -> FileEntry:
     return f.done(FileEntry(f.string("name"), f.integer("section")))
 
 
+def _read_rotation(f: _Fields) -> Rotation:
+    return f.done(
+        Rotation(f.integer("block", MIN_ROTATION_BLOCK, MAX_ROTATION_BLOCK), f.take("signs", bytes))
+    )
+
+
 def _read_tensor(f: _Fields) -> Tensor:
     kind = f.string("kind", ("dense", *KINDS.values()))
     if kind != "dense":
@@ -340,6 +359,7 @@ def _read_tensor(f: _Fields) -> Tensor:
         shape=f.shape(),
         section=f.integer("section"),
         quantized=_read_quantized(f) if f.has("quantised") else None,
+        rotation=f.integer("rotation") if f.has("rotation") else None,
     )
     return f.done(tensor)
 
@@ -377,6 +397,7 @@ def _read_indexed(f: _Fields, kind: str) -> IndexedTensor:
         source=_read_source(_Fields(f.take("source", dict), f"{f.where}.source")),
         pattern_list=f.take("patterns", bytes) if f.has("patterns") else None,
         stride=f.integer("stride", 2, MAX_IN_FEATURES) if f.has("stride") else 1,
+        rotation=f.integer("rotation") if f.has("rotation") else None,
     )
 
 
@@ -408,13 +429,14 @@ def _read_source(f: _Fields) -> SourceRecord:
     return f.done(record)
 
 
-def _stacks(f: _Fields) -> tuple[Stack, ...]:
-    if not f.has("stacks"):
+def _not_empty(f: _Fields, key: str) -> tuple[Any, ...]:
+    """Return a list that is absent if it is empty."""
+    if not f.has(key):
         return ()
-    stacks = tuple(f.take("stacks", list))
-    if not stacks:
-        raise HeaderFieldError(f"{f.where}.stacks: an empty list, expected none")
-    return stacks
+    found = tuple(f.take(key, list))
+    if not found:
+        raise HeaderFieldError(f"{f.where}.{key}: an empty list, expected none")
+    return found
 
 
 def _read_stack(f: _Fields) -> Stack:
@@ -449,4 +471,5 @@ _LISTS: dict[str, Callable[[_Fields], Any]] = {
     "tensors": _read_tensor,
     "stacks": _read_stack,
     "sections": _read_section,
+    "rotations": _read_rotation,
 }

@@ -39,6 +39,7 @@ MAX_EXPANSION = 256  # size / stored_size of a compressed section
 MAX_ZSTD_WINDOW = 1 << 27  # bytes that a decompressor keeps
 MAX_INLINE_BYTES = 1 << 16  # data of one auxiliary tensor
 MAX_QUANTIZED_COLUMNS = (1 << 17) - 1  # |sum| <= 128 * 128 * columns fits int32
+MIN_ROTATION_BLOCK, MAX_ROTATION_BLOCK = 1 << 4, 1 << 16  # columns of a block of a rotation
 
 CODECS = ("raw", "zstd")
 ENCODINGS = ("ranked", "permuted")
@@ -142,6 +143,23 @@ class Quantized:
 
 
 @dataclass(frozen=True, slots=True)
+class Rotation:
+    """The basis that the columns of some matrices are stored in.
+
+    With H the normalized Walsh-Hadamard matrix of `block` rows on the diagonal blocks of a matrix,
+    and diag(s) the diagonal matrix of the signs, a stored matrix W stands for W H diag(s).
+    """
+
+    block: int  # a power of two
+    signs: bytes  # a bit for each column, least significant first, set where the sign is -1
+
+    @property
+    def columns(self) -> int:
+        """Columns of a matrix in this basis."""
+        return 8 * len(self.signs)
+
+
+@dataclass(frozen=True, slots=True)
 class DenseTensor:
     """A tensor stored as in the source, or quantized to int8."""
 
@@ -150,6 +168,7 @@ class DenseTensor:
     shape: tuple[int, ...]
     section: int
     quantized: Quantized | None = None
+    rotation: int | None = None  # number of an entry of `Header.rotations`
 
     @property
     def is_added(self) -> bool:
@@ -226,6 +245,7 @@ class IndexedTensor:
     scale: Scale | None = None
     pattern_list: bytes | None = None  # digits of the patterns in rank order; None: all B^k
     stride: int = 1
+    rotation: int | None = None  # number of an entry of `Header.rotations`
 
     @property
     def base(self) -> int:
@@ -383,12 +403,17 @@ class Header:
     tensors: tuple[Tensor, ...]
     sections: tuple[Section, ...] = field(repr=False)
     stacks: tuple[Stack, ...] = ()
+    rotations: tuple[Rotation, ...] = field(default=(), repr=False)
 
     def version(self) -> tuple[int, int]:
         """Return the lowest format version (major, minor) that describes the file."""
-        if self.stacks:
+        if self.stacks or self.rotations:
             return (1, 5)
         return (1, max(map(_minor_version, self.tensors), default=0))
+
+    def rotation_of(self, t: Tensor) -> Rotation | None:
+        """Return the basis that a tensor is stored in, None if it is the model's."""
+        return None if t.rotation is None else self.rotations[t.rotation]
 
     def owners(self) -> list[str]:
         """Describe the contents of each section; "" if nothing refers to it."""

@@ -22,6 +22,7 @@ from .records import (
     PREAMBLE,
     FileEntry,
     Header,
+    Rotation,
     Section,
     Stack,
     Tensor,
@@ -188,6 +189,7 @@ class RsrWriter:
         files: Iterable[FileEntry],
         tensors: Iterable[Tensor],
         stacks: Iterable[Stack] = (),
+        rotations: Iterable[Rotation] = (),
     ) -> Header:
         """Check the header as a reader would, then write it and the preamble.
 
@@ -197,6 +199,7 @@ class RsrWriter:
             files: the model's small files.
             tensors: in the order in which readers list them.
             stacks: the source tensors of three dimensions that some of `tensors` are parts of.
+            rotations: those that tensors have, by number.
 
         Returns:
             The header as written.
@@ -206,7 +209,13 @@ class RsrWriter:
         """
         self._pad()
         header = Header(
-            producer, metadata, tuple(files), tuple(tensors), tuple(self.sections), tuple(stacks)
+            producer,
+            metadata,
+            tuple(files),
+            tuple(tensors),
+            tuple(self.sections),
+            tuple(stacks),
+            tuple(rotations),
         )
         data = encode_header(header)
         if len(data) > MAX_HEADER_SIZE:

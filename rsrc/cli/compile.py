@@ -51,8 +51,8 @@ Examples:
 @click.option(
     "-k",
     type=click.IntRange(1, 16),
-    help="Columns per column block: for ranked up to 4 (ternary) or 5 (binary). "
-    "Default: chosen by a cost model.",
+    help="Columns per column block: for ranked up to 4 (ternary), 5 (binary) or 2 (four or five "
+    "values). Default: chosen by a cost model.",
 )
 @click.option(
     "--quantize",

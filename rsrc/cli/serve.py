@@ -77,8 +77,8 @@ def _not_blank(
     "--cache-dir",
     type=PATH,
     metavar="DIR",
-    help="Save the keys and values of prompts and texts in DIR at the end, and restore them at "
-    "the start.",
+    help="Save the keys and values of prompts and texts in DIR, while nothing is generated and at "
+    "the end, for the next start.",
 )
 @click.option(
     "--embeddings",
@@ -107,6 +107,7 @@ def serve(
 ) -> None:
     """Serve the language model in FILE to OpenAI clients and browsers.
 
+    With --memory auto, the model moves into huge pages before the first request.
     Requests are logged on stderr without their text. SIGINT or SIGTERM ends the server: it takes no
     new requests and gives running ones 10 seconds.
     """

@@ -18,7 +18,14 @@ import numpy.typing as npt
 
 from rsr_formats import RsrFile
 from rsr_formats.architectures import DecoderNames, is_tied
-from rsr_formats.records import FLOAT_DTYPES, KINDS, MAX_QUANTIZED_COLUMNS, DenseTensor, Quantized
+from rsr_formats.records import (
+    FLOAT_DTYPES,
+    KINDS,
+    MAX_QUANTIZED_COLUMNS,
+    DenseTensor,
+    Quantized,
+    Rotation,
+)
 from rsr_formats.records import row_scales_name as scales_name
 from rsr_formats.writer import BytesLike
 
@@ -47,10 +54,12 @@ class HeadPlan:
     Attributes:
         tensor: the source tensor, a matrix of floats.
         norm: weight of the model's final norm, which scales hidden states before the head.
+        rotation: of the columns, None if they are not rotated.
     """
 
     tensor: SourceTensor
     norm: SourceTensor | None
+    rotation: Rotation | None = None
 
     @property
     def is_added(self) -> bool:
@@ -110,7 +119,9 @@ def plan_head(
         norm = norm.dense
         if norm.dtype not in FLOAT_DTYPES or norm.shape != found.tensor.shape[1:]:
             norm = None
-    plan = HeadPlan(found.tensor, norm)
+    basis = checkpoint.basis
+    rotation = None if basis is None else basis.of(name, found.tensor.shape)
+    plan = HeadPlan(found.tensor, norm, rotation)
     _check(checkpoint, plan)
     if plan.is_added:
         return [*recognized, plan]
@@ -260,10 +271,17 @@ def write_head(
 
 
 def _hidden(plan: HeadPlan) -> Floats:
-    """Draw hidden states, (_VECTORS, in_features): variance 1, times the weight of the norm."""
+    """Draw hidden states, (_VECTORS, in_features): variance 1, times the weight of the norm.
+
+    They are in the basis of the head.
+    """
     hidden = np.random.default_rng(0).standard_normal((_VECTORS, plan.tensor.shape[1]), np.float32)
     if plan.norm is not None:
         hidden *= to_float32(plan.norm.read(), plan.norm.dtype)
+    if plan.rotation is not None:
+        import rsr_runtime  # lazily, as in `_Loss.add`
+
+        hidden = rsr_runtime.Rotation(plan.rotation).apply(hidden)
     return hidden
 
 

@@ -3,15 +3,16 @@
 Memory. The tensors that workers hold, source bytes and results, take at most `workers.pool.BUDGET`
 (384 MiB). A tensor that needs more than half of that is indexed by the main thread, in panels of
 32 MiB. So the peak is the largest ternary tensor plus 512 MiB, including Python; with one thread,
-the largest ternary tensor plus 128 MiB. Dense tensors are streamed. Compression takes up to 90 MB
-more per thread, at the highest levels. Each worker of an executor holds one tensor and its index.
+the largest ternary tensor plus 128 MiB. Scales of all tensors add 2 bytes each, or 4 where float16
+is not exact. Dense tensors are streamed. Compression takes up to 90 MB more per thread, at the
+highest levels. Each worker of an executor holds one tensor and its index.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,15 @@ from pathlib import Path
 
 from rsr_formats import RsrFile, create
 from rsr_formats.atomic import check_output
-from rsr_formats.records import DenseTensor, FileEntry, IndexedTensor, Section, Stack, Tensor
+from rsr_formats.records import (
+    DenseTensor,
+    FileEntry,
+    IndexedTensor,
+    Rotation,
+    Section,
+    Stack,
+    Tensor,
+)
 from rsr_formats.writer import BytesLike, RsrWriter
 
 from .._version import __version__
@@ -34,6 +43,7 @@ from .plan import IndexPlan, Plan, plan
 from .recognize import PassthroughTensor, recognize, unmatched
 from .record import Encoded, Encoder, encode, nbytes, renumbered
 from .report import Report, TensorReport, dense_report, head_reports, indexed_report, output_parts
+from .rotate import rotated, rotations_of
 from .support import activation_notes, check_file
 
 Written = tuple[list[Tensor], list[TensorReport]]
@@ -110,11 +120,12 @@ def compile(
     with open_workers(executor, options.thread_count) as workers:
         counter.begin("recognizing", len(checkpoint.tensors))
         recognized = recognize(checkpoint, options, workers, counter.advance)
+        rotations = rotations_of(checkpoint, recognized)
         chosen = recognized if head is None else plan_head(checkpoint, recognized)
         plans = plan(chosen, options)
         counter.begin("compiling", len(plans))
         tensors, files, sections = write(
-            checkpoint, plans, output, options, workers, counter.advance
+            checkpoint, plans, rotations, output, options, workers, counter.advance
         )
     output_bytes = Path(output).stat().st_size
     return Report(
@@ -159,6 +170,7 @@ def load(
 def write(
     checkpoint: Checkpoint,
     plans: Sequence[Plan],
+    rotations: Mapping[str, Rotation],
     output: str | os.PathLike[str],
     options: CompileOptions,
     workers: Workers,
@@ -188,12 +200,14 @@ def write(
             FileEntry(name, out.add(_file_pieces(file)))
             for name, file in sorted(checkpoint.files.items())
         ]
+        tensors, used = rotated(records, rotations)
         header = writer.finish(
             producer=f"rsrc {__version__}",
             metadata=checkpoint.metadata,
             files=files,
-            tensors=records,
+            tensors=tensors,
             stacks=_whole_stacks(checkpoint, records),
+            rotations=used,
         )
     return reports, files, header.sections
 

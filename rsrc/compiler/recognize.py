@@ -134,7 +134,8 @@ def recognize_one(
             if result.shape[0] > MAX_OUT_FEATURES or result.shape[1] > widest:
                 raise SourceError(
                     f"{tensor.name}: shape {list(result.shape)} exceeds the format's "
-                    f"[{MAX_OUT_FEATURES}, {widest}] for digits {list(result.digits)}: keep it dense with --exclude"
+                    f"[{MAX_OUT_FEATURES}, {widest}] for digits {list(result.digits)}: "
+                    "keep it dense with --exclude"
                 )
             if is_linear(tensor.name):
                 found = f"{tensor.dtype} {list(tensor.shape)}"

@@ -58,8 +58,8 @@ def export(file: RsrFile, config: Config | None) -> Export:
     """Return linear layers packed, other matrices as floats; dense tensors are unchanged.
 
     Raises:
-        ExportError: a linear layer has several scales, a negative one, or digits of magnitude 2; or the file has no
-            ternary linear layer.
+        ExportError: a linear layer has several scales, a negative one, or digits of magnitude 2;
+            or the file has no ternary linear layer.
         SourceError: config.json has an unknown linear_class, or an unsupported regular expression
             in `modules_to_not_convert`.
     """

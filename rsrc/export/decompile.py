@@ -17,6 +17,7 @@ from ..common.errors import ExportError, OptionError, SourceError
 from ..common.progress import ProgressFunction
 from ..layouts import BY_NAME
 from ..source.files import check_not_source
+from ..source.rotation import FILE as HADAMARD
 from . import FORMS, GGUF, GGUF_TYPES, NAMES
 from .activations import activation_notes
 from .dtypes import with_one_dtype
@@ -24,6 +25,7 @@ from .folder import atomic_folder, check_folder
 from .gguf import require_gguf, write_gguf
 from .model_files import Config, read_config, write_model_files
 from .names import with_usual_names
+from .rotation import declaration, refuse_rotated
 from .safetensors import write_safetensors
 from .self_quantizing import requantization_notes
 from .tensors import Export, source_tensors
@@ -89,6 +91,8 @@ def decompile(
     file.verify()  # a damaged index may still decode to digits
     if to != "source":
         _refuse_mlx_codes(file)
+    if to != "source" or not is_folder:
+        refuse_rotated(file)
     new_config: Config | None = None  # unless it is the .rsr file's
     if to == GGUF:
         notes = write_gguf(file, output, type, force, progress)
@@ -165,6 +169,9 @@ def _write(
         return
     with atomic_folder(output) as folder:
         write_model_files(file, folder, export.config)
+        if (declared := declaration(file)) is not None:
+            with atomic_file(folder / HADAMARD) as out:
+                out.write(declared)
         with atomic_file(folder / _MODEL) as out:
             write_safetensors(out, export.tensors, metadata, progress)
 

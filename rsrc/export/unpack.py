@@ -55,4 +55,6 @@ def unpack(
             metadata=header.metadata,
             files=header.files,
             tensors=header.tensors,
+            stacks=header.stacks,
+            rotations=header.rotations,
         )

@@ -44,8 +44,8 @@ def survey(
         "notes", sentences on what could not be read from the source; "refused", the number of
         tensors that keep the source from being compiled; unless `tensor` is given, the fields of
         `rsr_runtime.llm.Support.to_dict`; and "tensors". Each tensor has "name",
-        "dtype", "shape", "bytes" and "becomes": a word of KINDS such as "ternary", "dense", "refused", or
-        "absorbed" into the tensor named by "into". Ternary and binary ones also have "weight_shape"
+        "dtype", "shape", "bytes" and "becomes": a word of KINDS such as "ternary", "dense",
+        "refused", or "absorbed" into the tensor named by "into". Indexed ones have "weight_shape"
         ([out_features, in_features]; "shape" is that of the packed tensor), "layout", "scale",
         "encoding", "packing", "direction" and "k"; dense and refused ones "reason".
 

@@ -1,4 +1,4 @@
-"""I8 matrices of values -1, 0, 1, or -2 to 2, with or without a `<name>_scale` that multiplies them.
+"""I8 matrices of values -2 to 2, with or without a `<name>_scale` that multiplies them.
 
 The scale is a float tensor of shape [], [1], [out_features] or [out_features, groups of columns]:
 what `decompile --to int8` writes. A `<name>_scale` of any other kind is an error: the matrix is

@@ -1,4 +1,4 @@
-"""MLX's affine quantization where its values are few small multiples of the scale: U32 words of 2-bit or 1-bit codes.
+"""MLX's affine quantization to small multiples of the scale: U32 words of 2-bit or 1-bit codes.
 
 With b bits, `<base>weight` [out_features, in_features * b / 32] holds the code of column c in b
 bits of word floor(c * b / 32), the first column in the lowest bits. `<base>scales` and

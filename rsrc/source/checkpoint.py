@@ -15,6 +15,7 @@ from rsr_formats.text_config import text_settings
 from ..common.errors import SourceError
 from .files import read_limited
 from .quantization import Quantization
+from .rotation import RotatedBasis
 from .tensor import SourceTensor
 
 
@@ -31,6 +32,7 @@ class Checkpoint:
             metadata.
         notes: sentences for the user about what could not be converted.
         stacks: the three-dimensional tensors that some of `tensors` are parts of in the file.
+        basis: the rotated basis that some matrices are stored in, None if there is none.
         left_out: tensors of the source that do not belong to its decoder, by name.
     """
 
@@ -41,6 +43,7 @@ class Checkpoint:
     files: dict[str, Path | bytes] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     stacks: tuple[Stack, ...] = ()
+    basis: RotatedBasis | None = None
     left_out: dict[str, SourceTensor] = field(default_factory=dict)
 
     @cached_property

@@ -18,7 +18,9 @@ from .files import model_files
 from .gguf.beside import contradiction
 from .gguf.open import first_parts, open_gguf
 from .hub import cached_models, how_to_download, resolved
+from .mlx_hybrid import as_in_transformers
 from .refuse import PICKLES, is_pickle, refuse_by_config, refuse_pickles, refuse_unsupported
+from .rotated_folder import with_basis
 from .safetensors import check_all_there, is_shard_of, open_index, open_shards
 from .shapes import is_linear, missing_weights
 from .shards import numbered_set
@@ -55,8 +57,9 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     checkpoint = cut_stacks(_open(path))
     if note is not None:
         checkpoint = replace(checkpoint, notes=(note, *checkpoint.notes))
+    checkpoint = with_basis(checkpoint)
     refuse_unsupported(checkpoint)
-    checkpoint = text_only(checkpoint)
+    checkpoint = as_in_transformers(text_only(checkpoint))
     missing = _missing(checkpoint)
     if missing is not None:
         raise SourceError(f"{checkpoint.path}: {missing}")

@@ -16,6 +16,7 @@ from rsr_formats.text import quoted
 from ..common.errors import SourceError
 from .checkpoint import Checkpoint
 from .files import config_in
+from .rotation import FILE, PREFIX
 from .wrong_file import identified, look
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -28,8 +29,6 @@ FOREIGN_METHODS = frozenset(
         "nvfp4", "quanto", "quark", "sinq", "spqr", "torchao", "vptq",
     }
 )  # fmt: skip
-
-_ROTATION = "prism.hadamard"  # begins the keys that describe a rotation (Prism ML's Bonsai 2)
 
 
 @dataclass(frozen=True)
@@ -118,11 +117,13 @@ def _not_downloaded(source: Path, pickles: Iterable[str]) -> str:
 
 
 def _rotated(c: Checkpoint) -> str | None:
-    if (c.folder / "hadamard.json").is_file():
-        return "there is a hadamard.json"
+    if c.basis is not None:
+        return None
+    if (c.folder / FILE).is_file():
+        return f"there is a {FILE}"
     for where, keys in (("metadata", c.metadata), ("config.json", c.config)):
         for key in keys:
-            if key.startswith(_ROTATION):
+            if key.startswith(PREFIX):
                 return f"its {where} has the key {key[:64]!r}"
     return None
 
@@ -194,8 +195,8 @@ REFUSALS = (
     Refusal(
         "weights in a rotated basis",
         _rotated,
-        "Products need activations rotated the same way (Hadamard), which a .rsr file cannot "
-        "describe. Compile a checkpoint whose weights are not rotated",
+        f"Products need activations rotated the same way (Hadamard). {FILE} beside safetensors "
+        "files and the metadata of GGUF files say how; nothing else is read",
     ),
     Refusal(
         "a LoRA or other PEFT adapter",

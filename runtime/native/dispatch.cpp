@@ -85,6 +85,7 @@ void fill_table(KernelTable& table, [[maybe_unused]] Isa isa) {
   fill_segments_scalar(table);
   fill_decoder_scalar(table);
   fill_dense_scalar(table);
+  fill_hadamard_scalar(table);
   fill_probe_scalar(table);
 #if defined(RSR_X86)
   if (isa < Isa::avx2) return;
@@ -97,6 +98,7 @@ void fill_table(KernelTable& table, [[maybe_unused]] Isa isa) {
   fill_segments_avx2(table);
   fill_decoder_avx2(table);
   fill_dense_avx2(table);
+  fill_hadamard_avx2(table);
   fill_probe_avx2(table);
 
   if (isa < Isa::avx512) return;
@@ -107,6 +109,7 @@ void fill_table(KernelTable& table, [[maybe_unused]] Isa isa) {
   fill_tables_avx512(table);
   fill_decoder_avx512(table);
   fill_dense_avx512(table);
+  fill_hadamard_avx512(table);
   fill_probe_avx512(table);
 
   if (isa < Isa::avx512vnni) return;

@@ -66,9 +66,9 @@ constexpr size_t columns_per_widen(int k, int largest_digit) {
 }
 static_assert(columns_per_widen<W16>(kMaxK, 1) > 0 && columns_per_widen<N4S1>(N4S1::kK, 1) > 0);
 
-// int8: the sum of a row is at most 128 in_features in magnitude, times that of the largest digit. A
-// matrix has fewer than 2^24 columns, with a digit of magnitude 2 fewer than 2^23, so the sum fits
-// int32.
+// int8: the sum of a row is at most 128 in_features in magnitude, times that of the largest digit.
+// A matrix has fewer than 2^24 columns, with a digit of magnitude 2 fewer than 2^23, so the sum
+// fits int32.
 constexpr size_t columns_end(int largest_digit) {
   return (size_t(1) << 24) / static_cast<size_t>(largest_digit);
 }

@@ -60,10 +60,12 @@ inline void with_units(const RankedRows& rows, const Body& body) {
   body(std::integral_constant<int, R>());
 }
 
-// Calls body with k as a constant if it is 3, the usual value, otherwise with 0, for any.
+// Calls body with k as a constant if it is 3, of ternary digits, or 2, of digits up to 2; otherwise
+// with 0, for any.
 template <class Body>
 inline void with_k(int k, const Body& body) {
-  k == 3 ? body(std::integral_constant<int, 3>()) : body(std::integral_constant<int, 0>());
+  if (k == 3) return body(std::integral_constant<int, 3>());
+  k == 2 ? body(std::integral_constant<int, 2>()) : body(std::integral_constant<int, 0>());
 }
 
 inline size_t group_count(const Grouping& grouping) {
@@ -349,6 +351,16 @@ struct DenseKernels {
       false;  // in_order is faster for one vector times a matrix beyond the caches
 };
 
+// Signed Walsh-Hadamard transforms of rows of n floats, in blocks of 2^m >= kLanes that divide n:
+// H[r][c] = (-1)^(the ones in r & c), not normalized. y may be x. The bits are the same on every
+// set.
+struct HadamardKernels {
+  void (*forward)(const float* x, const float* factors, size_t n, size_t block,
+                  float* y);  // y = H (factors * x)
+  void (*inverse)(const float* x, const float* factors, size_t n, size_t block,
+                  float* y);  // y = factors * (H x)
+};
+
 struct KernelTable {
   const char* isa;
   RankedKernelsI8 w16_i8;
@@ -361,12 +373,14 @@ struct KernelTable {
   DecoderKernels decoder;
   DeltaNetKernels delta_net;
   DenseKernels dense;
+  HadamardKernels hadamard;
   // Reads every byte once; the result depends on each. Its speed is the memory limit of a product.
   uint64_t (*plain_read)(const void* data, size_t bytes);
 };
 
 void fill_decoder_scalar(KernelTable&);
 void fill_dense_scalar(KernelTable&);
+void fill_hadamard_scalar(KernelTable&);
 void fill_n4s1_scalar(KernelTable&);
 void fill_probe_scalar(KernelTable&);
 void fill_segments_scalar(KernelTable&);
@@ -374,6 +388,7 @@ void fill_w16_scalar(KernelTable&);
 
 void fill_decoder_avx2(KernelTable&);
 void fill_dense_avx2(KernelTable&);
+void fill_hadamard_avx2(KernelTable&);
 void fill_n4s1_f32_avx2(KernelTable&);
 void fill_n4s1_i8_avx2(KernelTable&);
 void fill_probe_avx2(KernelTable&);
@@ -385,6 +400,7 @@ void fill_w16_grouped_avx2(KernelTable&);
 
 void fill_decoder_avx512(KernelTable&);
 void fill_dense_avx512(KernelTable&);
+void fill_hadamard_avx512(KernelTable&);
 void fill_n4s1_avx512(KernelTable&);
 void fill_probe_avx512(KernelTable&);
 void fill_small_batch_avx512(KernelTable&);

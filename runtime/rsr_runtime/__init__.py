@@ -25,6 +25,7 @@ from .errors import (
 )
 from .matrix import Matrix, linear_all, matmul_all
 from .model import Model, load
+from .rotation import Rotation
 from .rows import linear_rows
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Model",
     "OptionError",
     "ReplacedError",
+    "Rotation",
     "RsrError",
     "UnknownNameError",
     "__version__",

@@ -176,6 +176,20 @@ class Program:
         gate, up: (count, n). activation: 'silu', 'relu2', 'gelu_tanh' or 'sigmoid'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.
         """
 
+    def rotate(self, part: int, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], factors: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], block: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, group_columns: int = 0) -> None:
+        """
+        H (factors * x) to out, to (q, s), or to both, where H is the Walsh-Hadamard matrix [(-1)^popcount(r & c)] on the diagonal blocks of a matrix.
+
+        x: (count, n). factors: (n,). block: rows of H, a power of two from 16 on that divides n. out, q, s, group_columns: as of normalize; out may be x. Raises ValueError for other shapes, or if there is no output.
+        """
+
+    def rotate_back(self, part: int, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], factors: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], block: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+        """
+        factors * (H x) to out; with factors of magnitude block^-1/2, what undoes rotate.
+
+        x, out: (count, n); out may be x. factors, block: as of rotate. Raises ValueError for other shapes.
+        """
+
     def delta_net(self, part: int, qkv: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], a: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], b: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], weights: DeltaWeights, state: DeltaState, convolved: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
         """
         Pass rows through a gated delta net, and update its state.
@@ -299,6 +313,20 @@ def gated(gate: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order
     activation(gate) * up, then its RMS norm as in normalize, to out, to (q, s), or to both.
 
     gate, up: (count, n). activation: 'silu', 'relu2', 'gelu_tanh' or 'sigmoid'. weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.
+    """
+
+def rotate(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], factors: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], block: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, group_columns: int = 0) -> None:
+    """
+    H (factors * x) to out, to (q, s), or to both, where H is the Walsh-Hadamard matrix [(-1)^popcount(r & c)] on the diagonal blocks of a matrix.
+
+    x: (count, n). factors: (n,). block: rows of H, a power of two from 16 on that divides n. out, q, s, group_columns: as of normalize; out may be x. Raises ValueError for other shapes, or if there is no output.
+    """
+
+def rotate_back(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], factors: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], block: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+    """
+    factors * (H x) to out; with factors of magnitude block^-1/2, what undoes rotate.
+
+    x, out: (count, n); out may be x. factors, block: as of rotate. Raises ValueError for other shapes.
     """
 
 class DeltaWeights:
@@ -439,6 +467,20 @@ def num_threads() -> int:
 
 def set_num_threads(n: int) -> None:
     """Set num_threads(). Raises ValueError unless 1 <= n <= 1024."""
+
+def nucleus(weights: numpy.typing.NDArray[numpy.float64], enough: float) -> tuple[float, int] | None:
+    """
+    Return (smallest, equal): the fewest largest weights whose sum is at least `enough` are those above `smallest` and the first `equal` of those equal to it. None where rounding could decide, or for a set that reaches far below the largest weight.
+
+    weights: (n,), 0 to 1, the largest is 1.
+    """
+
+def draw(weights: Annotated[NDArray[numpy.float64], dict(shape=(None,), order='C', device='cpu', writable=False)], smallest: float, equal: int, random: float) -> int:
+    """
+    Draw one of the weights above `smallest` and the first `equal` of those equal to it: the first at which their sum, in order, is above `random` times the whole sum, or is the whole sum.
+
+    weights: (n,). random: 0 to below 1. Raises ValueError for 2^32 or more weights.
+    """
 
 class PrefetchDistances:
     """Bytes ahead of the index that is read."""

@@ -12,6 +12,7 @@ from rsr_formats.numerics import widen_bf16
 from rsr_formats.records import DTYPE_BITS, FLOAT_DTYPES, NUMPY_DTYPES
 
 from .errors import InputTypeError, OptionError
+from .rotation import Rotation
 
 # BF16 and the 8-bit floats, which NumPy lacks, are viewed as their bits; 4- and 6-bit floats do not
 # fill whole bytes and stay packed.
@@ -28,21 +29,29 @@ class DenseTensor:
         shape: its shape.
         data: the stored values, read-only and not copied, of shape `shape`. BF16 is uint16 and
             8-bit floats are uint8, both as bits. 4- and 6-bit floats are packed: uint8 (nbytes,).
+        rotation: the basis that the columns of a matrix are stored in, see `Rotation`; None if it
+            is the model's.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     data: npt.NDArray[Any]
+    rotation: Rotation | None = None
 
     @classmethod
     def from_bytes(
-        cls, name: str, dtype: str, shape: tuple[int, ...], data: npt.NDArray[np.uint8]
+        cls,
+        name: str,
+        dtype: str,
+        shape: tuple[int, ...],
+        data: npt.NDArray[np.uint8],
+        rotation: Rotation | None = None,
     ) -> DenseTensor:
         """Return the tensor whose stored bytes are `data`, uint8 (nbytes,), as a view of them."""
         if DTYPE_BITS[dtype] >= 8:
             data = data.view(_VIEWS.get(dtype, "u1")).reshape(shape)
-        return cls(name, dtype, shape, data)
+        return cls(name, dtype, shape, data, rotation)
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.shape)) or "scalar"

@@ -28,6 +28,7 @@ from .products import (
     native_index,
     share_tables,
 )
+from .rotation import Rotation
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
@@ -58,8 +59,12 @@ class Matrix:
       rounds a single vector less often).
     * NaN and infinity in x propagate as in a dense product: a zero weight times either is NaN.
 
+    Of a matrix with a `rotation`, W is what is stored, and the model's matrix is another: see
+    `Rotation`.
+
     Attributes:
         index: what kernels read, for `rsr_runtime.products`.
+        rotation: the basis that W is stored in; None if it is the model's.
     """
 
     __array_ufunc__ = None  # so that NumPy leaves x @ w to __rmatmul__
@@ -70,11 +75,13 @@ class Matrix:
         arrays: dict[str, Array],
         is_closed: Callable[[], bool],
         origin: Origin | None = None,
+        rotation: Rotation | None = None,
     ) -> None:
         self._tensor = tensor
         self._arrays = arrays
         self._is_closed = is_closed
         self._origin = origin
+        self.rotation = rotation
         self.index = native_index(tensor, arrays)
         self._alone = share_tables([self.index])
         self._scale: FloatArray | None = None  # made on first access
@@ -159,7 +166,7 @@ class Matrix:
         for part, array in self._arrays.items():
             copies[part] = allocate(array.nbytes).view(array.dtype).reshape(array.shape)
             copies[part][...] = array
-        return Matrix(self._tensor, copies, lambda: False)
+        return Matrix(self._tensor, copies, lambda: False, rotation=self.rotation)
 
     @property
     def nbytes(self) -> int:
@@ -179,7 +186,8 @@ class Matrix:
     def __repr__(self) -> str:
         return (
             f"Matrix({self._tensor.name!r}, {self.shape[0]}x{self.shape[1]}, {self._tensor.kind}, "
-            f"{self.encoding} {self.packing}, k={self.k}, {self.bits_per_weight:.2f} bits/weight)"
+            f"{self.encoding} {self.packing}, k={self.k}, {self.bits_per_weight:.2f} bits/weight"
+            f"{'' if self.rotation is None else ', in a rotated basis'})"
         )
 
     def __reduce__(self) -> Origin:
@@ -411,9 +419,17 @@ class Matrix:
         values = np.array(self._tensor.digits, np.float32)
         for i, row in enumerate(numbers):
             W[i] = values[decode_row(self._tensor, self._arrays["ranks"], int(row))]
-        scale = self.scale
-        apply_scales(self._tensor, W, scale if scale.size == 1 else scale[numbers])
+        apply_scales(self._tensor, W, self._scales_of(numbers))
         return W
+
+    def _scales_of(self, numbers: npt.NDArray[np.integer[Any]]) -> FloatArray:
+        """Return `scale` of some rows; of groups without those of all rows in float32."""
+        if not self._tensor.is_grouped:
+            return self.scale if self.scale.size == 1 else self.scale[numbers]
+        stored = self._arrays["scale"].reshape(self._tensor.groups, -1)
+        assert self._tensor.scale is not None
+        found: FloatArray = stored[:, numbers // self._tensor.scale.rows].T.astype(np.float32)
+        return found
 
     def block(self, j: int) -> Block:
         """Return the permutation sigma and the segment list L of column block `j`.

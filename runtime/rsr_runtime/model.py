@@ -24,6 +24,7 @@ from .dense import DenseTensor
 from .errors import ClosedError, InputTypeError, OptionError, ReplacedError, UnknownNameError
 from .huge_pages import Mover, worth_moving
 from .matrix import Matrix
+from .rotation import Rotation
 
 Identity = tuple[str, str, bytes]  # what a pickle holds: absolute path, memory, digest of the file
 
@@ -35,6 +36,7 @@ class _Handle:
         self._file: RsrFile | None = file
         self._mover: Mover | None = None
         self.identity: Identity = (str(file.path.absolute()), memory, file.digest)
+        self._rotations = [Rotation(r) for r in file.header.rotations]
         if memory == "auto":
             self.move(file.header.tensors, time.process_time)
 
@@ -46,6 +48,9 @@ class _Handle:
 
     def is_closed(self) -> bool:
         return self._file is None
+
+    def rotation(self, t: records.Tensor) -> Rotation | None:
+        return None if t.rotation is None else self._rotations[t.rotation]
 
     def move(self, tensors: Iterable[records.Tensor], busy: Callable[[], float]) -> None:
         """Move these tensors, and no others, into huge pages as soon as that pays."""
@@ -239,7 +244,8 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
                 if tensor.name not in self._decompressed:
                     self._decompressed[tensor.name] = self._handle.file().section(tensor.section)
                 data = self._decompressed[tensor.name]
-        return DenseTensor.from_bytes(tensor.name, tensor.dtype, tensor.shape, data)
+        rotation = self._handle.rotation(tensor)
+        return DenseTensor.from_bytes(tensor.name, tensor.dtype, tensor.shape, data, rotation)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -396,4 +402,5 @@ def _open_same(path: str, memory: str, digest: bytes) -> RsrFile:
 
 def _open_matrix(handle: _Handle, tensor: records.IndexedTensor) -> Matrix:
     origin = _load_pickled_matrix, (*handle.identity, tensor.name)
-    return Matrix(tensor, handle.file().index_arrays(tensor), handle.is_closed, origin)
+    arrays = handle.file().index_arrays(tensor)
+    return Matrix(tensor, arrays, handle.is_closed, origin, handle.rotation(tensor))

@@ -122,9 +122,9 @@ def test_bonsai_script(tmp_path: Path) -> None:
 def test_kinds_script() -> None:
     options = ["--shape=64x384", "--vectors=1,3", "--isa=scalar", "--seconds=0", "--json"]
     rows = json.loads(run_script("kinds.py", *options))["results"]
-    assert len({row["kind"] for row in rows}) == 10
+    assert len({row["kind"] for row in rows}) == 12
     grouped = [row for row in rows if row["activations"] == "int8-group"]
-    assert len(grouped) == 2 * 6
+    assert len(grouped) == 2 * 7
     assert all(row["macs_per_ns"] > 0 and row["ratio_to_tensor_scale"] > 0 for row in rows)
     assert not [key for key in rows[0] if f"`{key}`" not in README]
 

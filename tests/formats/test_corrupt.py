@@ -112,6 +112,22 @@ def quantized(
     return damage
 
 
+def rotated(
+    name: str = "packed",
+    rotation: object = 0,
+    changes: dict[str, object] | None = None,
+    **claims: object,
+) -> Damage:
+    """Store a matrix in a rotated basis: by default "packed", F32 [16, 16]."""
+
+    def damage(d: Draft) -> None:
+        d.preamble = {"minor": 5} | d.preamble
+        d.doc["rotations"] = [{"block": 16, "signs": b"\x01\x80"} | claims]
+        d.tensors[name].update({"rotation": rotation} | (changes or {}))
+
+    return damage
+
+
 def stacked(
     parts: dict[str, dict[str, object]] | None = None, times: int = 1, **claims: object
 ) -> Damage:
@@ -460,6 +476,29 @@ OPEN: list[Case] = [
     ("H2", "scale_dtype", errors.HeaderFieldError, grouped(dtype="BF16")),
     ("H2", "scale_rows", errors.HeaderFieldError,
      ranked(scale={"rows": 1 << 31, "section": SCALE})),
+    ("P10", "rotation_in_1.4", errors.VersionError, all_of(preamble(minor=4), rotated())),
+    ("H2", "block_too_small", errors.HeaderFieldError, rotated(block=8)),
+    ("H2", "block_too_large", errors.HeaderFieldError, rotated(block=1 << 17)),
+    ("H2", "signs_as_text", errors.HeaderFieldError, rotated(signs="++")),
+    ("H2", "rotation_nil", errors.HeaderFieldError, rotated(rotation=None)),
+    ("H2", "no_rotations", errors.HeaderFieldError, lambda d: d.doc.update(rotations=[])),
+    ("H2", "rotation_field", errors.HeaderFieldError, rotated(axis=0)),
+    ("T19", "block", errors.HeaderFieldError, rotated(block=24, signs=bytes(3))),
+    ("T19", "no_signs", errors.HeaderFieldError, rotated(signs=b"")),
+    ("T19", "half_a_block", errors.HeaderFieldError, rotated(block=32)),
+    ("T19", "unused", errors.HeaderFieldError,
+     all_of(rotated(), lambda d: d.tensors["packed"].pop("rotation"))),
+    ("T20", "no_such_rotation", errors.HeaderFieldError, rotated(rotation=1)),
+    ("T20", "no_rotations", errors.HeaderFieldError, ranked(rotation=0)),
+    ("T20", "columns", errors.HeaderFieldError, rotated("ranked")),
+    ("T20", "dtype", errors.HeaderFieldError, rotated(changes={"dtype": "I32"})),
+    ("T20", "dimensions", errors.HeaderFieldError, rotated(changes={"shape": [16, 4, 4]})),
+    ("T20", "of_another_basis", errors.HeaderFieldError,
+     all_of(
+         preamble(minor=5),
+         quantized({"shape": [2, 16], "size": 32}, source={"shape": [2, 16], "size": 64}),
+         rotated("of"),
+     )),
     ("T17", "dtype", errors.HeaderFieldError, quantized(weight={"dtype": "U8"})),
     ("T17", "dimensions", errors.HeaderFieldError, quantized(weight={"shape": [6]})),
     ("T17", "columns", errors.HeaderFieldError,

@@ -15,12 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import rsr_runtime
 from rsr_formats import (
     AuxiliaryTensor,
     DenseTensor,
     FileEntry,
     IndexedTensor,
     Quantized,
+    Rotation,
     RsrFile,
     SourceRecord,
 )
@@ -39,6 +41,7 @@ SHA256 = {
     "v1.4": "c907e6dc8e84052145381dc42b5dd7b23c6bfbf66b83259999a381e225597a93",
     "v1.4-groups": "514f674b79471d53fd35db2a842093d98b039dc0258d575d430a61606c3502bf",
     "v1.5": "98895500a2d6c639c33ae048275a7abe86e838cf30f88d87f4494ca5cd5de043",
+    "v1.5-rotation": "9fdca3db68d2189a1685ef5caf7a71aeb5bc044d3285fa7e9cfcccf8f968ce28",
 }
 VERSION = pytest.mark.parametrize("version", SHA256)
 
@@ -255,6 +258,8 @@ TENSORS = [
            (1, None, "F32"), [1, -0.5, 0.25]),
     Golden("v1.5", "quinary.weight", matrix(QUINARY, 5), (2, *W16, 25, 1), None, [1]),
     Golden("v1.5", "reduce.weight", matrix(WITHOUT_0, 6), (3, "reduce", *U16, 64, 1), None, [1]),
+    Golden("v1.5-rotation", "rotated.weight", matrix([line[:32] for line in N4S1], 3),
+           (3, *W16, 27, 1), (3, None, "F32"), [0.5]),
 ]  # fmt: skip
 TENSOR = pytest.mark.parametrize("case", TENSORS, ids=lambda c: f"{c.version}-{c.name}")
 
@@ -466,3 +471,33 @@ def test_the_restored_source_of_1_5() -> None:
     assert source["mlx.weight"].read().tobytes() == bytes.fromhex(words)
     assert source["mlx.scales"].read().tobytes() == struct.pack("<3e", 1, -0.5, 0.25)
     assert source["mlx.biases"].read().tobytes() == struct.pack("<3e", -2, 1, -0.5)
+
+
+# --- version 1.5, rotations -----------------------------------------------------------------------
+
+
+def test_the_rotations_of_1_5() -> None:
+    header = golden("v1.5-rotation").header
+    assert header.rotations == (
+        Rotation(32, b"\x01\x02\x04\x80"),
+        Rotation(16, b"\x00\xff"),
+    )
+    assert [(t.name, t.rotation) for t in header.tensors] == [
+        ("rotated.weight", 0),
+        ("embedding.weight", 1),
+        ("head.weight", 1),
+        ("head.weight_scale", None),
+    ]
+
+
+def test_the_matrix_of_the_model_in_1_5() -> None:
+    """Entry [r, c] of W Q is the sum over j of W[r, j] H[j, c] s[c] (SPEC.md section 9.1)."""
+    with rsr_runtime.load(golden_path("v1.5-rotation")) as model:
+        found = model.dense("embedding.weight")
+        assert found.rotation is not None
+        rows = found.rotation.undo(found.data)
+    signs = [1] * 8 + [-1] * 8
+    for r in range(2):
+        for c in range(16):
+            terms = ((r * 16 + j) / 8 * (-1) ** (j & c).bit_count() / 4 for j in range(16))
+            assert rows[r, c] == sum(terms) * signs[c]

@@ -32,7 +32,10 @@ ROWS = (0, 1, 31, 32, 33, 64, 96, 127, 128, 129, 160, 255, 257)
 PERMUTED = [
     (digits, k, direction)
     for digits, k in (
-        *((TERNARY, k) for k in (1, 3, 6)), (BINARY_SIGNS, 5), (BINARY_BITS, 8), (QUINARY, 4),
+        *((TERNARY, k) for k in (1, 3, 6)),
+        (BINARY_SIGNS, 5),
+        (BINARY_BITS, 8),
+        (QUINARY, 4),
         ((-1, 0, 1, 2), 5),
     )
     for direction in ("expand", "reduce")
@@ -44,7 +47,13 @@ KINDS: list[dict[str, Any]] = [
     {"digits": (-1, 0, 1, 2), "k": 2},
     *(
         {"digits": digits, "k": k, "encoding": "permuted", "direction": direction}
-        for digits, k in ((TERNARY, 3), (TERNARY, 5), (BINARY_SIGNS, 4), (BINARY_BITS, 3), (QUINARY, 2))
+        for digits, k in (
+            (TERNARY, 3),
+            (TERNARY, 5),
+            (BINARY_SIGNS, 4),
+            (BINARY_BITS, 3),
+            (QUINARY, 2),
+        )
         for direction in ("expand", "reduce")
     ),
 ]
@@ -104,7 +113,11 @@ def test_scales_of_groups(
     columns = [(1, 3), (k, 4 * k + 1), (7, 50), (32, 100), (64, 64 * 3), (128, 300)]
     columns += [
         (group, 2 * group + 5)
-        for group in (columns_per_widen(digits, k) - 1, columns_per_widen(digits, k), columns_per_widen(digits, k) + 1)
+        for group in (
+            columns_per_widen(digits, k) - 1,
+            columns_per_widen(digits, k),
+            columns_per_widen(digits, k) + 1,
+        )
     ]
     specs = [
         Spec((m, n), digits, k, scale=scale, group=group, half=half, fill=fill)
@@ -140,7 +153,9 @@ def test_ranked_sums_reach_their_bounds(
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
     """All weights alike and all inputs -128: the largest sum that an int16 lane ever holds."""
-    columns = [limit * columns_per_widen(digits, k) + more for limit in (1, 2, 5) for more in (-1, 0, 1)]
+    columns = [
+        limit * columns_per_widen(digits, k) + more for limit in (1, 2, 5) for more in (-1, 0, 1)
+    ]
     specs = [Spec((m, n), digits, k, fill=fill) for n in columns for m in (33, 128)]
     check_all(shared_build(specs), rng)
 

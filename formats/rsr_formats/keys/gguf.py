@@ -12,6 +12,7 @@ _ORIGIN = Key(HARMLESS, "says where the model comes from")
 _SUGGESTION = Key(HARMLESS, "a sampler setting that llama.cpp suggests; it is not applied")
 _OTHER_TASK = Key(HARMLESS, "a token for other tasks than continuing a text")
 _OFF = (0, 0.0, False)
+_DELTA = "layers without attention, where the class has no gated delta nets"
 
 
 def _unsupported(note: str, *neutral: object) -> Key:
@@ -46,6 +47,7 @@ GENERAL: Keys = {
     "general.tags": _ORIGIN,
     "general.languages": _ORIGIN,
     "general.datasets": _ORIGIN,
+    "prism.hadamard.": Key(USED, "the rotated basis of weights"),
     "general.sampling.temp": Key(USED, "temperature of generation_config.json"),
     "general.sampling.top_k": Key(USED, "top_k of generation_config.json"),
     "general.sampling.top_p": Key(USED, "top_p of generation_config.json"),
@@ -144,7 +146,12 @@ ARCHITECTURE: Keys = {
         "scales queries and keys, in a way that depends on the version of llama.cpp", 1.0, 1
     ),
     "rope.scaling.alpha": _unsupported("changes the base of RoPE's frequencies", *_OFF, 1.0, 1),
-    "rope.dimension_sections": _unsupported("rotates by several positions per token"),
+    "rope.dimension_sections": Key(HARMLESS, "with text, all sections hold the same position"),
+    "ssm.conv_kernel": Key(USED, "linear_conv_kernel_dim"),
+    "ssm.state_size": Key(USED, "linear_key_head_dim"),
+    "ssm.group_count": Key(USED, "linear_num_key_heads"),
+    "ssm.time_step_rank": Key(USED, "linear_num_value_heads"),
+    "ssm.inner_size": Key(USED, "linear_value_head_dim, times the number of value heads"),
     "rope.dimension_count_swa": Key(HARMLESS, _WINDOW),
     "rope.freq_base_swa": Key(HARMLESS, _WINDOW),
     # Attention
@@ -207,7 +214,8 @@ ARCHITECTURE: Keys = {
     "leading_dense_block_count": _unsupported(_EXPERTS, 0),
     "nextn_predict_layers": Key(USED, "the last layers only draft tokens, and are left out"),
     "n_deepstack_layers": _unsupported("layers that take image features", 0),
-    "full_attention_interval": _unsupported("layers without attention", 0, 1),
+    "full_attention_interval": _unsupported(_DELTA, 0, 1),
+    "attention.recurrent_layers": _unsupported(_DELTA),
     "features_length": _unsupported(_EXTRA, 0),
     "embedding_length_out": _unsupported(_EXTRA, 0),
     "embedding_length_per_layer_input": _unsupported(_EXTRA, 0),

@@ -50,6 +50,16 @@ WRITTEN: Mapping[str, str] = {
     "attention_bias": "tensors attn_*.bias",
     "mlp_bias": "tensors ffn_*.bias",
     "max_window_layers": "windows are refused",
+    **dict.fromkeys(
+        (
+            "linear_num_key_heads",
+            "linear_num_value_heads",
+            "linear_key_head_dim",
+            "linear_value_head_dim",
+            "linear_conv_kernel_dim",
+        ),
+        "GGUF has no name for their class",
+    ),
     "quantization_config": "the tensors' types; a note says what becomes of activations",
     "quantization": "the tensors' types",
     "gguf_metadata": "what changes the model is refused",

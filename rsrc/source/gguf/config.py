@@ -17,6 +17,7 @@ from .activations import apply_activations
 from .rope import LLAMA3, THETA, Factors, Rope, llama3_factors, rope_scaling
 from .tokenizer_common import SPECIAL_TOKENS
 from .unread import unread
+from .value_heads import ValueHeads
 from .values import number_of, whole_of
 
 # Key of config.json: key of the metadata, after "<architecture>.".
@@ -48,6 +49,9 @@ _REQUIRED = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_atten
 
 _ORIGINAL = "original_max_position_embeddings"
 _MAX_HEAD_DIM = 1 << 16
+_MAX_LAYERS = 1 << 15  # a file has no more tensors
+_INTERVAL = 4  # llama.cpp's default
+_MIXERS = ("full_attention", "linear_attention")
 # The multipliers of the only model when GGUF had no keys for them.
 _MINICPM_2B = {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 256}
 
@@ -118,6 +122,10 @@ def hf_config(
     rope = Rope(rotated or head_dim, config["rope_theta"], config["max_position_embeddings"])
     scaling = rope_scaling(metadata, prefix, rope, rope_tensors or {}, known.rope_keys)
     config["rope_scaling"] = scaling
+    delta = ValueHeads.of_metadata(metadata, prefix)
+    if delta is not None:
+        config.update(delta.settings)
+        config["layer_types"] = _layer_types(metadata, prefix, config["num_hidden_layers"] or 0)
     if known.model_type == "minicpm":
         config.update(_minicpm_config(metadata, prefix, config))
     apply_activations(config, metadata)
@@ -143,6 +151,10 @@ def gguf_metadata(config: Mapping[str, Any]) -> dict[str, int | float | str]:
         raise SourceError(
             f"config.json: architecture {str(found)[:80]!r}, GGUF names are known only for "
             + ", ".join(sorted(a.name for a in ARCHITECTURES if a.gguf_names))
+        )
+    if known.gguf_layer:
+        raise SourceError(
+            f"config.json: architecture {known.name}, whose GGUF files are read, but not written"
         )
     name = known.gguf_names[0]
     prefix = f"{name}."
@@ -247,6 +259,23 @@ def _head_dim(metadata: Mapping[str, Any], prefix: str, config: Mapping[str, Any
     if hidden and heads:
         return int(hidden) // int(heads)
     return whole_of(metadata.get(prefix + "rope.dimension_count"))
+
+
+def _layer_types(metadata: Mapping[str, Any], prefix: str, layers: int) -> list[str]:
+    """Return which layers have attention, and which a gated delta net."""
+    recurrent = metadata.get(prefix + "attention.recurrent_layers")
+    if recurrent is None:
+        interval = whole_of(metadata.get(prefix + "full_attention_interval", _INTERVAL))
+        if not interval:
+            raise SourceError(f"{prefix}full_attention_interval is not a positive integer")
+        return [_MIXERS[(i + 1) % interval != 0] for i in range(min(layers, _MAX_LAYERS))]
+    if not isinstance(recurrent, np.ndarray) or recurrent.dtype != np.bool_:
+        raise SourceError(f"{prefix}attention.recurrent_layers is not an array of booleans")
+    if len(recurrent) < layers:
+        raise SourceError(
+            f"{prefix}attention.recurrent_layers has {len(recurrent)} values for {layers} layers"
+        )
+    return [_MIXERS[is_recurrent] for is_recurrent in recurrent[:layers].tolist()]
 
 
 def _minicpm_config(

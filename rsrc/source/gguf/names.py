@@ -32,10 +32,11 @@ _EXPERTS = {
     "ffn_up_exps": "mlp.experts.up_proj",
     "ffn_down_exps": "mlp.experts.down_proj",
 }
+_SUFFIXES = ("weight", "bias", "scale", "input_scale")
+_SUFFIX = f"({'|'.join(_SUFFIXES)})"
 _FUSED = {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}
-_SUFFIX = r"(weight|bias|scale|input_scale)"
 _NUMBER = r"(0|[1-9][0-9]*)"
-_GGUF_LAYER = re.compile(rf"blk\.{_NUMBER}\.([a-z_]+)\.{_SUFFIX}")
+_GGUF_LAYER = re.compile(rf"blk\.{_NUMBER}\.([a-z0-9_.]+)")
 _HF_LAYER = re.compile(rf"model\.layers\.{_NUMBER}\.([a-z_.]+)\.{_SUFFIX}")
 _GGUF_QK = re.compile(rf"blk\.{_NUMBER}\.attn_([qk])\.(weight|bias)")
 _GGUF_LINEAR = re.compile(
@@ -49,10 +50,19 @@ def hf_name(name: str, architecture: str) -> str:
     if known is None:
         return name
     if layer := _GGUF_LAYER.fullmatch(name):
-        stem = _layer_stems(known).get(layer[2])
-        return name if stem is None else f"model.layers.{layer[1]}.{stem}.{layer[3]}"
+        found = _in_layer(layer[2], known)
+        return name if found is None else f"model.layers.{layer[1]}.{found}"
     stem, _, suffix = name.rpartition(".")
     return f"{_MODEL[stem]}.{suffix}" if stem in _MODEL else name
+
+
+def _in_layer(name: str, known: Architecture) -> str | None:
+    """Return the Hugging Face name of a tensor within a layer."""
+    if name in known.gguf_layer:  # it has no suffix, or another one
+        return known.gguf_layer[name]
+    stem, _, suffix = name.rpartition(".")
+    found = _layer_stems(known).get(stem) if suffix in _SUFFIXES else None
+    return None if found is None else f"{found}.{suffix}"
 
 
 def is_linear(name: str) -> bool:
@@ -125,4 +135,5 @@ def _layer_stems(known: Architecture) -> dict[str, str]:
         "attn_sub_norm": known.attn_sub_norm or "self_attn.attn_sub_norm",
         "ffn_sub_norm": known.ffn_sub_norm or "mlp.ffn_sub_norm",
     }
-    return {stem: name for stem, name in found.items() if name is not None}
+    named = {stem: name for stem, name in found.items() if name is not None}
+    return {**named, **known.gguf_layer}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from dataclasses import replace
 from math import isfinite, prod
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from rsr_formats.text import counted, listed
 
 from ...common.errors import SourceError
 from ..checkpoint import Checkpoint
+from ..rotation import PREFIX, read_basis
 from ..tensor import SourceTensor
 from ..wrong_file import unfinished_in
 from .config import hf_config
@@ -28,6 +30,7 @@ from .scales import exact_factors
 from .tensor import GgufTensor, dequantized
 from .tokenizer_files import tokenizer_files
 from .types import GgmlType, resolve
+from .value_heads import ValueHeads
 
 _PART = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})\.gguf", re.DOTALL)
 _MAX_FACTORS = 1 << 15  # half of the largest head_dim
@@ -60,25 +63,35 @@ def open_gguf(path: Path) -> Checkpoint:
         raise SourceError(f"{path}: {error}") from None
     if "rope_scaling" in config:  # config.json replaces the tensors
         found = [info for info in found if info.name not in ROPE_TENSORS]
+    declared = {key: value for key, value in metadata.items() if key.startswith(PREFIX)}
+    basis = read_basis(declared, f"{path}: metadata", shapes) if declared else None
     factors = _scale_factors(found, types, architecture)
+    converter = _Converter(architecture, metadata, set() if basis is None else basis.names)
+    names: dict[str, str] = {}
     tensors: dict[str, SourceTensor] = {}
     for info in found:
         if info.name.removesuffix("scale") + "weight" in factors:
             continue
-        name = hf_name(info.name, architecture)
+        names[info.name] = name = hf_name(info.name, architecture)
         if name in tensors:
             raise SourceError(f"{path}: tensor {name[:80]!r} occurs under two names")
         heads = _heads(info, types[info.name], architecture, config)
         factor = factors.get(info.name)
         if factor is None and types[info.name].codec is not None:
             factor = exact.get(info.name)
-        tensors[name] = _tensor(info, types[info.name], name, heads, factor)
+        tensor = _tensor(info, types[info.name], name, heads, factor)
+        tensors[name] = converter.convert(tensor, info.name)
     notes: list[str] = []
     if factors:
         notes.append(f"multiplied by their .scale tensors: {counted(len(factors), 'weight')}")
     files = _model_files(metadata, config, notes)
     return Checkpoint(
-        path, tensors, metadata=_description(metadata), files=files, notes=tuple(notes)
+        path,
+        tensors,
+        metadata=_description(metadata),
+        files=files,
+        notes=tuple(notes),
+        basis=None if basis is None else basis.renamed(names),
     )
 
 
@@ -132,12 +145,6 @@ def _equals(value: Value, expected: Value) -> bool:
 
 def _refuse(path: Path, metadata: Mapping[str, Value]) -> None:
     """Reject files whose weights alone are not a model."""
-    if any(key.startswith("prism.hadamard.") for key in metadata):
-        raise SourceError(
-            f"{path}: its weights are in a rotated basis (metadata prism.hadamard.*): products "
-            "need rotated activations, which a .rsr file cannot describe. Compile the unrotated "
-            "checkpoint"
-        )
     if _equals(metadata.get("general.type"), "adapter"):
         raise SourceError(
             f"{path}: a LoRA adapter, not a model: merge it into its base model first"
@@ -162,6 +169,58 @@ def _heads(
     if kind.is_flat and info.shape[-1] % kind.block:
         raise SourceError(f"{what}, but blocks of {kind.name} straddle rows")
     return found
+
+
+class _Converter:
+    """Makes tensors those of Hugging Face where GGUF files store other values or orders."""
+
+    def __init__(
+        self, architecture: str, metadata: Mapping[str, Value], rotated: Container[str]
+    ) -> None:
+        self._known = of_gguf(architecture)
+        self._rotated = rotated
+        self._heads = None
+        if self._known is not None:
+            self._heads = ValueHeads.of_metadata(metadata, f"{architecture}.")
+
+    def convert(self, tensor: GgufTensor, gguf_name: str) -> GgufTensor:
+        """Return the tensor as Hugging Face has it.
+
+        Raises:
+            SourceError: its shape or type does not fit the metadata.
+        """
+        known, heads = self._known, self._heads
+        if known is None:
+            return tensor
+        if known.is_zero_centered(tensor.name.removeprefix("model.")):
+            tensor = dequantized(replace(tensor, value="x - 1"))
+        if tensor.name.endswith(".A_log"):
+            tensor = dequantized(replace(tensor, value="log(-x)"))
+        if heads is None:
+            return tensor
+        shape = tensor.shape
+        if tensor.name.endswith(".conv1d.weight") and len(shape) == 2:
+            shape = (shape[0], 1, shape[1])
+        rows = heads.rows(gguf_name)
+        # In a rotated basis, columns are in the order of Hugging Face (see rotation.py).
+        columns = None if gguf_name in self._rotated else heads.columns(gguf_name)
+        if rows is not None and (not shape or shape[0] != rows.total):
+            raise _unfit(tensor, gguf_name, f"{rows.total} rows")
+        if columns is not None and shape[1:] != (columns.total,):
+            raise _unfit(tensor, gguf_name, f"{columns.total} columns")
+        kind = tensor.kind
+        if rows is not None and kind.is_flat and shape[-1] % kind.block:
+            raise _unfit(tensor, gguf_name, f"rows of whole blocks of {kind.name}")
+        if columns is not None and (columns.size % kind.block or kind.row_header):
+            tensor = dequantized(tensor)
+        return replace(tensor, shape=shape, rows=rows, columns=columns)
+
+
+def _unfit(tensor: GgufTensor, gguf_name: str, expected: str) -> SourceError:
+    return SourceError(
+        f"{tensor.path}: {gguf_name!r} is {list(tensor.shape)}, but its value heads (metadata "
+        f"ssm.*) need {expected}"
+    )
 
 
 def _rope_tensors(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -18,25 +18,60 @@ from .names import hf_rows
 from .types import Codec, GgmlType, Scales
 
 _PANEL = PIECE // 16  # bytes; small enough to stay in the L2 cache
+Floats = npt.NDArray[np.float32]
+
+
+# What Hugging Face stores in place of a tensor of GGUF, by name.
+VALUES: dict[str, Callable[[Floats], Floats]] = {
+    "x - 1": lambda x: x - np.float32(1),
+    "log(-x)": lambda x: np.log(-x),
+}
+
+
+@dataclass(frozen=True)
+class Order:
+    """Units of neighboring rows or columns: unit i of Hugging Face is `units[i]` of the file."""
+
+    start: int  # the first of unit 0; those before it are in the same order
+    size: int
+    units: tuple[int, ...]
+
+    @property
+    def total(self) -> int:
+        """Rows or columns of the tensor."""
+        return self.start + self.size * len(self.units)
+
+    @property
+    def runs(self) -> list[tuple[int, int]]:
+        """First and number of neighbors in the file, in the order of Hugging Face."""
+        units = [(self.start + self.size * i, self.size) for i in self.units]
+        return [(0, self.start), *units] if self.start else units
 
 
 @dataclass(frozen=True)
 class GgufTensor(SourceTensor):
-    """A tensor of a GGUF file, with its rows in the order of Hugging Face.
+    """A tensor of a GGUF file, with its rows and columns in the order of Hugging Face.
 
     `dtype` is the dtype of plain elements; or the name of a block type, if `read` and `pieces`
-    return its blocks; or F32, if they dequantize a block type or multiply by `factor`.
+    return its blocks; or F32, if they dequantize a block type, multiply by `factor`, or apply
+    `value`.
 
     Attributes:
         kind: the type in the file.
         heads: over how many heads the file permutes the rows, None if it does not; see
             `names.permuted_heads`.
         factor: multiplies every weight, in float64; None is 1. Blocks are read without it.
+        value: a function in `VALUES` of the stored values; "" for these themselves.
+        rows: order of the rows, None if it is that of the file.
+        columns: order of the columns, whole blocks unless they are dequantized; None as for rows.
     """
 
     kind: GgmlType
     heads: int | None = None
     factor: float | None = None
+    value: str = ""
+    rows: Order | None = None
+    columns: Order | None = None
 
     @property
     def codec(self) -> Codec | None:
@@ -60,8 +95,13 @@ class GgufTensor(SourceTensor):
 
     @property
     def _is_dequantized(self) -> bool:
-        is_whole = self.kind.dtype is None or self.factor is not None
-        return is_whole and self.dtype == "F32"
+        is_changed = self.kind.dtype is None or self.factor is not None or bool(self.value)
+        return is_changed and self.dtype == "F32"
+
+    @property
+    def _is_as_stored(self) -> bool:
+        in_order = self.heads is None and self.rows is None and self.columns is None
+        return in_order and not self._is_dequantized
 
     def read(self, buffer: ByteArray | None = None) -> ByteArray:
         """Read all bytes; see SourceTensor.
@@ -70,7 +110,7 @@ class GgufTensor(SourceTensor):
             SourceError: the file became shorter after it was opened, or dequantizing needs the gguf
                 package.
         """
-        if not self._is_dequantized and self.heads is None:
+        if self._is_as_stored:
             return super().read(buffer)
         data = np.empty(self.nbytes, np.uint8) if buffer is None else buffer[: self.nbytes]
         position = 0
@@ -85,7 +125,7 @@ class GgufTensor(SourceTensor):
         Raises:
             SourceError: as `read`.
         """
-        if not self._is_dequantized and self.heads is None:
+        if self._is_as_stored:
             yield from super().pieces(size)
             return
         piece = np.empty(min(size, self.nbytes), np.uint8)
@@ -108,9 +148,9 @@ class GgufTensor(SourceTensor):
         kind = self.kind
         if not self.nbytes:
             return
-        if self.heads is not None:
+        if self.heads is not None or self.rows is not None or self.columns is not None:
             rows, row_bytes = self.shape[0], kind.row_bytes(prod(self.shape[1:]))
-            head = rows // self.heads
+            head = rows // self.heads if self.heads is not None else 1
             step = head * max(1, _PANEL // (head * row_bytes))
         else:  # a row header belongs to a row; other blocks can be read in any number
             columns = self.shape[-1] if kind.row_header else kind.block
@@ -121,15 +161,25 @@ class GgufTensor(SourceTensor):
             tail = np.empty(kind.tail, np.uint8)
             file.seek(self.offset + rows * row_bytes)
             self._fill(tail, file)
-            file.seek(self.offset)
-            for first in range(0, rows, step):
-                data = np.empty((min(step, rows - first), row_bytes), np.uint8)
-                self._fill(data.reshape(-1), file)
-                if self.heads is not None:
-                    data = data[hf_rows(len(data), len(data) // head)]
-                yield (self._values(data, tail) if self._is_dequantized else data).reshape(-1)
+            runs = [(0, rows)] if self.rows is None else self.rows.runs
+            for begin, count in runs:
+                file.seek(self.offset + begin * row_bytes)
+                for first in range(0, count, step):
+                    data = np.empty((min(step, count - first), row_bytes), np.uint8)
+                    self._fill(data.reshape(-1), file)
+                    if self.heads is not None:
+                        data = data[hf_rows(len(data), len(data) // head)]
+                    if self._is_dequantized:
+                        data = self._values(data, tail).reshape(len(data), -1)
+                    yield (data if self.columns is None else self._reordered(data)).reshape(-1)
         if not self._is_dequantized:
             yield tail
+
+    def _reordered(self, rows: ByteArray) -> ByteArray:
+        """Put the columns of rows, as bytes, in the order of Hugging Face."""
+        assert self.columns is not None
+        units = rows.reshape(len(rows), self.columns.total // self.columns.size, -1)
+        return units[:, self.columns.units]
 
     def _values(self, rows: ByteArray, tail: ByteArray) -> ByteArray:
         """Dequantize rows of blocks to the bytes of float32 values."""
@@ -137,6 +187,8 @@ class GgufTensor(SourceTensor):
             values = self._unscaled(rows, tail)
             if self.factor is not None:
                 values = (values * np.float64(self.factor)).astype(np.float32)
+            if self.value:
+                values = VALUES[self.value](values)
         return values.view(np.uint8)
 
     def _unscaled(self, rows: ByteArray, tail: ByteArray) -> npt.NDArray[np.float32]:

@@ -29,6 +29,7 @@ _SIZES = (
     "attention.key_length",
     "rope.dimension_count",
 )
+_MIXERS = ("full_attention_interval", "attention.recurrent_layers")  # make layer_types
 # Settings of config.json by the key that they are made from; None says that the value is unusable.
 _MINICPM = {
     "embedding_scale": "scale_emb",
@@ -84,6 +85,8 @@ def _is_in(config: Mapping[str, Any], name: str, value: Any) -> bool:
     if name in _EXPERTS and "norm_topk_prob" in config:  # an architecture with experts
         found = config.get(_EXPERTS[name])
         return type(found) is type(value) and bool(found == value)
+    if name in _MIXERS and "linear_num_value_heads" in config:
+        return config.get("layer_types") is not None
     head_dim = config.get("head_dim")
     if name == "attention.value_length":
         return head_dim is not None and whole_of(value) == head_dim

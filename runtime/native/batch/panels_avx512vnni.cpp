@@ -143,8 +143,7 @@ void multiply(const RankedRows& rows, const int16_t* patterns, int k, const void
 
 void multiply_any(const RankedRows& rows, const int16_t* patterns, int k, const void* shared,
                   size_t count, void* per_thread, int32_t* y, size_t stride) {
-  k == 3 ? multiply<3>(rows, patterns, k, shared, count, per_thread, y, stride)
-         : multiply<0>(rows, patterns, k, shared, count, per_thread, y, stride);
+  with_k(k, [&](auto K) { multiply<K>(rows, patterns, k, shared, count, per_thread, y, stride); });
 }
 
 }  // namespace

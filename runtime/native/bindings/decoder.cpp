@@ -13,6 +13,7 @@
 #include "decoder/activations.h"
 #include "decoder/attention.h"
 #include "decoder/delta_net.h"
+#include "rotation/rotation.h"
 
 using namespace nb::literals;
 
@@ -68,6 +69,30 @@ auto gated(const Array<const float, 2>& gate, const Array<const float, 2>& up,
   const rsr::Activation function = activation_named(activation);
   const Output output = row_output(count, n, weight, eps, out, q, s, group_columns);
   return [=] { rsr::gated(gate.data(), up.data(), function, count, output.to); };
+}
+
+rsr::Rotation rotation(size_t n, const Array<const float, 1>& factors, size_t block) {
+  require(block >= rsr::kLanes && (block & (block - 1)) == 0 && n % block == 0,
+          "block must be a power of two from 16 on that divides the columns");
+  require(factors.shape(0) == n, "factors must have an entry for each column");
+  return {n, block, factors.data()};
+}
+
+auto rotate(const Array<const float, 2>& x, const Array<const float, 1>& factors, size_t block,
+            const Maybe<float, 2>& out, const Maybe<int8_t, 2>& q, const Maybe<float, 2>& s,
+            size_t group_columns) {
+  const size_t count = x.shape(0), n = x.shape(1);
+  const rsr::Rotation by = rotation(n, factors, block);
+  const Output output = row_output(count, n, {}, 0.0f, out, q, s, group_columns);
+  return [=] { rsr::rotate_rows(x.data(), count, by, output.to); };
+}
+
+auto rotate_back(const Array<const float, 2>& x, const Array<const float, 1>& factors, size_t block,
+                 const Rows& out) {
+  const size_t count = x.shape(0), n = x.shape(1);
+  const rsr::Rotation by = rotation(n, factors, block);
+  require(out.shape(0) == count && out.shape(1) == n, "out must have the shape of x");
+  return [=] { rsr::rotate_rows_back(x.data(), count, by, out.data()); };
 }
 
 // Rotary position embedding, norms of queries and keys, and the factor of the scores.
@@ -247,6 +272,20 @@ void bind_decoder(nb::module_& m, nb::class_<Program>& program) {
   bind_step(m, program, "gated", &gated, gated_doc.c_str(), "gate"_a, "up"_a, "activation"_a,
             "weight"_a.none(), "eps"_a, "out"_a.noconvert().none(), "q"_a.noconvert().none(),
             "s"_a.noconvert().none(), "group_columns"_a = 0);
+  bind_step(
+      m, program, "rotate", &rotate,
+      "H (factors * x) to out, to (q, s), or to both, where H is the Walsh-Hadamard matrix "
+      "[(-1)^popcount(r & c)] on the diagonal blocks of a matrix.\n\n"
+      "x: (count, n). factors: (n,). block: rows of H, a power of two from 16 on that divides "
+      "n. out, q, s, group_columns: as of normalize; out may be x. Raises ValueError for "
+      "other shapes, or if there is no output.",
+      "x"_a.noconvert(), "factors"_a.noconvert(), "block"_a, "out"_a.noconvert().none(),
+      "q"_a.noconvert().none(), "s"_a.noconvert().none(), "group_columns"_a = 0);
+  bind_step(m, program, "rotate_back", &rotate_back,
+            "factors * (H x) to out; with factors of magnitude block^-1/2, what undoes rotate.\n\n"
+            "x, out: (count, n); out may be x. factors, block: as of rotate. Raises ValueError for "
+            "other shapes.",
+            "x"_a.noconvert(), "factors"_a.noconvert(), "block"_a, "out"_a.noconvert());
   nb::class_<DeltaWeights>(m, "DeltaWeights",
                            "The weights of a gated delta net between its products.")
       .def(nb::init<Array<const float, 2>, Array<const float, 1>, Array<const float, 1>>(),

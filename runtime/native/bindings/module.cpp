@@ -11,6 +11,7 @@
 #include "dispatch.h"
 #include "huge_pages.h"
 #include "parallel.h"
+#include "sampling.h"
 
 using namespace nb::literals;
 
@@ -103,6 +104,20 @@ bool copy_into_huge_pages(const Array<const uint8_t, 1>& data, size_t page) {
   return done;
 }
 
+nb::object nucleus(const Array<const double, 1>& weights, double enough) {
+  std::optional<rsr::Nucleus> found;
+  without_gil([&] { found = rsr::nucleus(weights.data(), weights.shape(0), enough); });
+  return found ? nb::make_tuple(found->smallest, found->equal) : nb::object(nb::none());
+}
+
+size_t draw(const Array<const double, 1>& weights, double smallest, size_t equal, double random) {
+  require(weights.shape(0) < size_t{1} << 32, "there must be fewer than 2^32 weights");
+  size_t entry = 0;
+  without_gil(
+      [&] { entry = rsr::draw(weights.data(), weights.shape(0), {smallest, equal}, random); });
+  return entry;
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -136,6 +151,18 @@ NB_MODULE(_native, m) {
   m.def("num_threads", &rsr::num_threads, "Threads of a product, at most.");
   m.def("set_num_threads", &rsr::set_num_threads, "n"_a,
         "Set num_threads(). Raises ValueError unless 1 <= n <= 1024.");
+  m.def("nucleus", &nucleus, "weights"_a, "enough"_a,
+        nb::sig("def nucleus(weights: numpy.typing.NDArray[numpy.float64], enough: float) -> "
+                "tuple[float, int] | None"),
+        "Return (smallest, equal): the fewest largest weights whose sum is at least `enough` are "
+        "those above `smallest` and the first `equal` of those equal to it. None where rounding "
+        "could decide, or for a set that reaches far below the largest weight.\n\n"
+        "weights: (n,), 0 to 1, the largest is 1.");
+  m.def("draw", &draw, "weights"_a, "smallest"_a, "equal"_a, "random"_a,
+        "Draw one of the weights above `smallest` and the first `equal` of those equal to it: the "
+        "first at which their sum, in order, is above `random` times the whole sum, or is the "
+        "whole sum.\n\n"
+        "weights: (n,). random: 0 to below 1. Raises ValueError for 2^32 or more weights.");
   bind_tuning(m);
   m.def("plain_read", &plain_read, "data"_a,
         "Read every byte once, on one thread: the memory limit of a product. data: (bytes,). "

@@ -152,16 +152,11 @@ class Ranked {
             "digits must be -2 to 2, and k times the largest at most 5");
     require(columns < rsr::columns_end(largest), "sums of so many columns overflow int32");
     check_scale(scale_, scale_rows, rows);
-    index_ = {packing,
-              static_cast<const uint8_t*>(data),
-              rows,
-              columns,
-              k,
-              patterns_.data(),
-              largest,
-              scale_.data(),
-              scale_rows,
-              {},
+    index_ = {packing,    static_cast<const uint8_t*>(data),
+              rows,       columns,
+              k,          patterns_.data(),
+              largest,    scale_.data(),
+              scale_rows, {},
               1};
   }
 
@@ -294,10 +289,18 @@ class Permuted {
     int largest = 1;
     for (int d = 0; d < base; d++) largest = std::max(largest, std::abs(int{values(d)}));
     require(largest <= rsr::kMaxDigit, "values must be -2 to 2");
-    index_ = {
-        permutation.data(), segments.data(), permutation.shape(1), columns,   base,   k,
-        patterns,           values.data(),   largest,              reduce,    scale.data(),
-        scale_rows};
+    index_ = {permutation.data(),
+              segments.data(),
+              permutation.shape(1),
+              columns,
+              base,
+              k,
+              patterns,
+              values.data(),
+              largest,
+              reduce,
+              scale.data(),
+              scale_rows};
     require(index_.in() < rsr::columns_end(largest), "sums of so many columns overflow int32");
     require(permutation.shape(0) == index_.blocks() && segments.shape(0) == index_.blocks() &&
                 segments.shape(1) == patterns + 1,

@@ -11,10 +11,10 @@
 
 // All sums are int32. int8 inputs are integers, fewer than columns_end (packing.h); float32 inputs
 // become fixed point, with 30 bits for the sum of their magnitudes, or 29 if a digit is 2. So every
-// sum fits int32, additions are exact in any order, and a segment's sum may be the difference of two
-// running sums, which needs no branch (segments_scalar.cpp). A float32 product then has one rounding
-// per input, of at most 2^-29 sum|x|, and one of the result: within n 2^-24 sum|x| times the largest
-// digit for n >= 3, the rounding of the scale included.
+// sum fits int32, additions are exact in any order, and a segment's sum may be the difference of
+// two running sums, which needs no branch (segments_scalar.cpp). A float32 product then has one
+// rounding per input, of at most 2^-29 sum|x|, and one of the result: within n 2^-24 sum|x| times
+// the largest digit for n >= 3, the rounding of the scale included.
 //
 // If x has NaN or infinity, the same algorithms run in float32.
 

@@ -16,8 +16,8 @@
 // |p0 + 1818 p1| < 2^26 is rounded to float32 by at most two units, and not at all for ten blocks
 // or fewer. With the roundings of the factors, of their sum and of the additions to y, a run of n
 // inputs has at most (0.6 n + 7) 2^-24 sum|x|, then 2^-24 |y| for each further run; together at
-// most n 2^-24 sum|scale||x| for all n inputs, as a group has at least 16. Narrower groups take the plain path,
-// floats row by row, as do NaN, infinity and x of less than 2^-100 or more than 2^100.
+// most n 2^-24 sum|scale||x| for all n inputs, as a group has at least 16. Narrower groups take the
+// plain path, floats row by row, as do NaN, infinity and x of less than 2^-100 or more than 2^100.
 //
 // Per block and 32 rows: int8 4 vpshufb, 2 vpor, 2 vpaddb; float32 10, 5 and 5; both 2 vpand, 1.3
 // vpsrlw, 1 vpackuswb, 2 vpaddb; per six blocks 6 for each two digits. Without loads 15 and 29

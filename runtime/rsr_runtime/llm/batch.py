@@ -140,10 +140,10 @@ class Batch(Generic[T]):
         if place is not None:
             self._slots.give_back(place.session)
 
-    def save(self) -> None:
-        """Save the sessions for a later batch of the same model."""
+    def save(self, is_needed: Callable[[], bool]) -> None:
+        """Save the sessions for a later batch of the same model, until `is_needed` returns true."""
         if self._stored is not None:
-            self._stored.save(reversed(self.sessions))
+            self._stored.save(reversed(self.sessions), is_needed)
 
     def admit(self) -> Iterator[tuple[T, int | CacheMemoryError]]:
         """Give free slots to waiting texts; yield these, and how many tokens are known already.

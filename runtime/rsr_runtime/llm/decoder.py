@@ -227,12 +227,14 @@ class Decoder:
         embed_tokens = self._weights.embed_tokens
         if isinstance(embed_tokens, Matrix):
             x[:] = embed_tokens.rows(tokens)
-            return
-        found = embed_tokens.data[tokens]
-        if found.dtype == np.uint16:  # BF16, the upper half of a float32
+        elif embed_tokens.data.dtype == np.uint16:  # BF16, the upper half of a float32
+            found = embed_tokens.data[tokens]
             np.left_shift(found, 16, out=x.view(np.uint32), dtype=np.uint32)
         else:
-            x[:] = found
+            x[:] = embed_tokens.data[tokens]
+        rotation = embed_tokens.rotation
+        if rotation is not None:
+            _native.rotate_back(x, rotation.factors, rotation.block, x)
 
     def rope_variant(self, length: int) -> int:
         """Return which of RoPE's tables a sequence of this many tokens takes for all positions.

@@ -19,7 +19,7 @@ from .arguments import whole_number
 from .batch import Batch, Pass
 from .decoder import FloatArray
 from .embedding import Embeddings, EmbedJob
-from .errors import CacheMemoryError, ModelError, QueueFullError
+from .errors import CacheMemoryError, ModelError, PromptError, QueueFullError
 from .generate import Generation, Text
 from .job import (
     Embedded,
@@ -42,6 +42,7 @@ from .turns import Turns
 _KEPT = 4  # sessions that keep what later jobs may share, beyond those of running texts
 _LONGEST_PASS = 0.2  # seconds, where several texts wait for a pass
 _LONGEST_ALONE = 0.5  # seconds, so that a job that comes next, or a cancel, need not wait longer
+_IDLE_SECONDS = 2.0  # without a job, after which sessions are saved
 _USUAL_SECONDS = 10.0  # of a job, before any has ended
 
 
@@ -128,6 +129,7 @@ class Engine:
 
     Attributes:
         model: the language model.
+        is_closed: whether `close` was called.
     """
 
     def __init__(
@@ -143,9 +145,10 @@ class Engine:
             model: the language model.
             parallel: number of texts that are computed side by side, and of `EmbedJob`s.
             queue: number of jobs that may wait.
-            cache_dir: a folder in which `close` saves the keys and values of prompts and texts, for
-                a later engine with the same model and settings. It is created if it is missing. It
-                holds up to 8 GiB; the files that were not used for longest go first.
+            cache_dir: a folder in which the keys and values of prompts and texts are saved, when
+                there is no job for 2 seconds and by `close`, for a later engine with the same model
+                and settings. It is created if it is missing. It holds up to 8 GiB; the files that
+                were not used for longest go first.
 
         Raises:
             OptionError: a number is below 1, or the folder cannot be used.
@@ -154,7 +157,7 @@ class Engine:
         self._parallel = whole_number("parallel", parallel, 1)
         self._queue = whole_number("queue", queue, 1)
         self._cache_dir = cache_dir
-        self._is_closed = False
+        self.is_closed = False
         self._workers: dict[int, _Worker] = {}  # by process: a forked child lacks the thread
         self._turns = Turns("the engine")
         self._worker()
@@ -191,13 +194,16 @@ class Engine:
             QueueFullError: too many jobs wait.
             ClosedError: the engine or the model was closed.
         """
-        if self._is_closed:
+        if self.is_closed:
             raise ClosedError("the engine was closed")
         worker = self._worker()
         stream = JobStream(self, worker, on_event)
         running: _Running | _RunningEmbedding
         if isinstance(job, EmbedJob):
-            running = _RunningEmbedding(self.model.prepared_embeddings(job), stream)
+            embeddings = self.model.prepared_embeddings(job)
+            if not embeddings.texts:
+                raise PromptError("found no texts, expected at least one to embed")
+            running = _RunningEmbedding(embeddings, stream)
         else:
             running = _Running(*_checked(self.model, job), stream)
         worker.submit(running, beyond_queue)
@@ -218,7 +224,7 @@ class Engine:
         Args:
             seconds: how long jobs may go on.
         """
-        self._is_closed = True
+        self.is_closed = True
         worker = self._workers.get(os.getpid())
         if worker is not None:
             worker.close(seconds)
@@ -381,6 +387,7 @@ class _Worker:
         # Those that the thread knows, in order.
         self._jobs: dict[_Running | _RunningEmbedding, None] = {}
         self._totals = _Totals()
+        self._is_saved = True  # all that is in the sessions
         self._thread = threading.Thread(target=self._run, name="rsr engine", daemon=True)
         self._thread.start()
 
@@ -455,14 +462,24 @@ class _Worker:
             with self._inbox.changed:
                 self._inbox.ends_at = monotonic()  # if an error ends the thread: no more jobs
             self._end_all(ClosedError("the engine was closed"))
-            self._batch.save()
+            self._batch.save(lambda: False)
+
+    def _has_work(self) -> bool:
+        inbox = self._inbox
+        return bool(inbox.jobs or inbox.is_woken or self._jobs or inbox.ends_at is not None)
 
     def _wait(self) -> bool:
         """Wait for something to do, and take new jobs; return False to end the thread."""
         inbox = self._inbox
         with inbox.changed:
-            while not (inbox.jobs or inbox.is_woken or self._jobs or inbox.ends_at is not None):
-                inbox.changed.wait()
+            is_idle = not inbox.changed.wait_for(
+                self._has_work, None if self._is_saved else _IDLE_SECONDS
+            )
+        if is_idle:
+            self._is_saved = True
+            self._batch.save(self._has_work)
+        with inbox.changed:
+            inbox.changed.wait_for(self._has_work)
             inbox.is_woken = False
             self._take_in()
             return inbox.ends_at is None or (bool(self._jobs) and monotonic() < inbox.ends_at)
@@ -476,6 +493,7 @@ class _Worker:
                 self._embedded[job.embeddings] = job
                 self._embedding.add(job.embeddings)
                 continue
+            self._is_saved = False
             # Other texts come after the scores: cached ones would choose tokens before these.
             for text in job.texts[: 1 if job.texts[0].is_scored else None]:
                 self._batch.add(text)

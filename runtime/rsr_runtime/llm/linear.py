@@ -2,7 +2,8 @@
 
 Indexed matrices are multiplied by RSR, dense weights as stored in the file. Layers of a BitNet take
 activations quantized to int8 row by row; other layers take float32, or int8 by groups of columns if
-asked to. An input is quantized once for all layers that take it in the same form.
+asked to. Layers whose weights are in a rotated basis take a rotated input. An input is rotated and
+quantized once for all layers that take it in the same form.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from .. import _native
 from ..dense import DenseTensor
 from ..matrix import Matrix
 from ..products import PermutedIndex, share_tables
+from ..rotation import Rotation
 
 FloatArray = npt.NDArray[np.float32]
 Int8Array = npt.NDArray[np.int8]
@@ -43,6 +45,13 @@ def short_steps(rows: int, products: int, least: int) -> Iterator[slice]:
         yield slice(rows * i // parts, rows * (i + 1) // parts)
 
 
+class Form(NamedTuple):
+    """How a layer takes its input."""
+
+    rotation: Rotation | None  # the basis of its weights
+    group_columns: int | None  # that are quantized together; 0: all of a row; None: none, float32
+
+
 @dataclass(frozen=True)
 class Linear:
     """A linear layer: y = x W^T + bias, where a layer with a norm first applies RMS norm to x."""
@@ -63,6 +72,11 @@ class Linear:
             assert isinstance(self.weight, Matrix)
             return self.weight.index.step_columns
         return 0 if self.activations == "int8" else None
+
+    @property
+    def form(self) -> Form:
+        """How the layer takes its input."""
+        return Form(self.weight.rotation, self.group_columns)
 
     @property
     def arrays(self) -> tuple[npt.NDArray[Any], ...]:
@@ -123,6 +137,9 @@ class QuantizedInputs(NamedTuple):
         return self.q, self.s
 
 
+_FLOATS = Form(None, None)
+
+
 class LinearGroup:
     """Linear layers that share an input."""
 
@@ -136,16 +153,18 @@ class LinearGroup:
         self._layers = tuple(layers)
         self._workspace = workspace
         # What layers without a norm of their own take, each form once.
-        self._forms = [*dict.fromkeys(one.group_columns for one in layers if one.norm is None)]
-        self._quantized_forms = [form for form in self._forms if form is not None]
-        # Layers with a norm read floats, and so does the quantization to a second form.
+        self._forms = [*dict.fromkeys(one.form for one in layers if one.norm is None)]
+        # One form is computed together with the input; the others from its floats, which layers
+        # with a norm read, too.
+        plain = [form for form in self._forms if form.rotation is None]
+        self._first = next((form for form in plain if form.group_columns is not None), _FLOATS)
         has_norms = any(layer.norm is not None for layer in layers)
-        self._takes_floats = has_norms or None in self._forms or len(self._quantized_forms) > 1
+        self._takes_floats = has_norms or any(form != self._first for form in self._forms)
+        self._takes_floats = self._takes_floats or self._first == _FLOATS
 
     def inputs(self, rows: int) -> QuantizedInputs:
         """Return the buffers to fill before products with that many rows."""
-        form = self._quantized_forms[0] if self._quantized_forms else None
-        return self._buffers("", self._takes_floats, form, rows)
+        return self._buffers("", self._takes_floats, self._first.group_columns, rows)
 
     def _buffers(
         self, prefix: str, has_floats: bool, group_columns: int | None, rows: int
@@ -157,6 +176,10 @@ class LinearGroup:
         groups = -(-columns // group_columns) if group_columns else 1
         q = take(f"{prefix}q", rows, columns, dtype=np.int8)
         return QuantizedInputs(floats, q, take(f"{prefix}s", rows, groups), group_columns)
+
+    def _input_in(self, prefix: str, form: Form, rows: int) -> QuantizedInputs:
+        """Return the buffers of one form."""
+        return self._buffers(prefix, form.group_columns is None, form.group_columns, rows)
 
     def record(self, program: _native.Program, phase: int, rows: int) -> list[FloatArray]:
         """Add the products with `inputs(rows)` to a program.
@@ -172,32 +195,45 @@ class LinearGroup:
         x, take = self.inputs(rows), self._workspace.take
         y = [take(f"y{i}", rows, layer.weight.shape[0]) for i, layer in enumerate(self._layers)]
         recorder = _Recorder(program, phase)
-        inputs: dict[int | None, QuantizedInputs] = dict.fromkeys(self._forms, x)
-        for other in self._quantized_forms[1:]:
-            inputs[other] = self._buffers(f"{other} ", False, other, rows)
-            program.normalize(phase, x.for_floats(), None, None, 0.0, *inputs[other])
-        for form in inputs:
+        inputs = {self._first: x, _FLOATS: x}
+        for i, form in enumerate(self._forms):
+            if form not in inputs:
+                inputs[form] = self._input_in(f"{i} ", form, rows)
+                _convert(program, phase, x.for_floats(), form, inputs[form])
+        for form in self._forms:
             indexed = [
                 (layer.weight, to)
                 for layer, to in zip(self._layers, y, strict=True)
-                if layer.group_columns == form
-                and layer.norm is None
-                and isinstance(layer.weight, Matrix)
+                if layer.form == form and layer.norm is None and isinstance(layer.weight, Matrix)
             ]
             if indexed:
                 matrices, outputs = zip(*indexed, strict=True)
-                recorder.indexed(matrices, form, inputs[form], outputs)
+                recorder.indexed(matrices, form.group_columns, inputs[form], outputs)
         for layer, to in zip(self._layers, y, strict=True):
-            form = layer.group_columns
+            form = layer.form
             if layer.norm is not None:
-                normed = self._buffers("normed ", form is None, form, rows)
+                plain = form if form.rotation is None else _FLOATS
+                normed = self._input_in("normed ", plain, rows)
                 program.normalize(phase, x.for_floats(), None, layer.norm, layer.norm_eps, *normed)
+                if form.rotation is not None:
+                    floats, normed = normed.for_floats(), self._input_in("rotated ", form, rows)
+                    _convert(program, phase, floats, form, normed)
                 recorder.single(layer, normed, to)
             elif not isinstance(layer.weight, Matrix):
                 recorder.single(layer, inputs[form], to)
             if layer.bias is not None:
                 program.call(phase, np.add, to, layer.bias, to)
         return y
+
+
+def _convert(
+    program: _native.Program, phase: int, floats: FloatArray, form: Form, to: QuantizedInputs
+) -> None:
+    """Record the conversion of rows of floats to another form."""
+    if form.rotation is None:
+        program.normalize(phase, floats, None, None, 0.0, *to)
+    else:
+        program.rotate(phase, floats, form.rotation.factors, form.rotation.block, *to)
 
 
 @dataclass(frozen=True)
@@ -210,7 +246,7 @@ class _Recorder:
     def single(self, layer: Linear, x: QuantizedInputs, y: FloatArray) -> None:
         program, phase, weight, scale = self.program, self.phase, layer.weight, layer.row_scale
         if isinstance(weight, Matrix):
-            self.indexed([weight], layer.group_columns, x, [y])
+            self.indexed([weight], layer.form.group_columns, x, [y])
             return
         for rows in short_steps(len(y), math.prod(weight.shape), _LEAST_DENSE):
             part = x.part(rows)

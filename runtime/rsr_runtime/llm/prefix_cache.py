@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from ..errors import OptionError
 from .session import Session, common_prefix
 
 MOST_BYTES = 8 << 30  # of the files in a folder
-_LEAST = 64  # tokens that are worth a file, or reading one
+_LEAST = 64  # tokens that are worth a file, or reading one, beyond those that are there
 _SUFFIX = ".rsrkv"
 _HEADER = Struct("<8s32sIII")  # magic, key, number of tokens, RoPE variant, number of positions
 _MAGIC = b"RSRKV\x00\x00\x02"
@@ -56,6 +56,19 @@ class _Entry:
         sizes = len(self.tokens), self.variant, len(self.positions)
         numbers = np.array([*self.tokens, *self.positions], "<u4")
         return _HEADER.pack(_MAGIC, key, *sizes) + numbers.tobytes()
+
+
+class _NeededError(Exception):
+    """A session that is being saved is needed for something else."""
+
+
+def _begins(one: _Entry, other: _Entry) -> bool:
+    """Return whether all that a session can take of an entry is in another one, too."""
+    return (
+        one.variant == other.variant
+        and one.tokens == other.tokens[: len(one.tokens)]
+        and set(one.positions) <= set(other.positions)
+    )
 
 
 class PrefixCache:
@@ -157,49 +170,67 @@ class PrefixCache:
             return True
         return False
 
-    def save(self, sessions: Iterable[Session]) -> None:
+    def save(self, sessions: Iterable[Session], is_needed: Callable[[], bool]) -> None:
         """Write sessions, and drop the files that were not used for longest beyond `MOST_BYTES`.
 
-        A session whose tokens begin another one that is kept is left out. What cannot be written
-        is not kept.
+        A session is left out if a file has all of its tokens but a few. The file of its beginning
+        is replaced. What cannot be written is not kept.
 
         Args:
             sessions: the most important first.
+            is_needed: says whether the sessions are needed for something else, which ends this;
+                is called at least once for each layer of a session.
         """
         written = 0
         for session in sessions:
             size = sum(array.nbytes for array in _arrays(session))
             if written + size > MOST_BYTES or not self._is_new(session):
                 continue
-            with suppress(OSError, RsrError):
-                self._write(session)
+            try:
+                self._write(session, is_needed)
                 written += size
+            except _NeededError:
+                break
+            except (OSError, RsrError):
+                continue
         self._drop_oldest()
 
     def _is_new(self, session: Session) -> bool:
         count = len(session.tokens)
         if session.cache.positions is not None and not _positions(session):
             return False  # its passes were interrupted
-        return count >= _LEAST and all(
-            common_prefix(entry.tokens, session.tokens) < count for entry in self._entries
-        )
+        known = (common_prefix(entry.tokens, session.tokens) for entry in self._entries)
+        return count - max(known, default=0) >= _LEAST
 
-    def _write(self, session: Session) -> None:
+    def _write(self, session: Session, is_needed: Callable[[], bool]) -> None:
+        """Write a session in place of its beginnings.
+
+        Raises:
+            _NeededError: it is needed, and there is no file.
+            OSError, RsrError: the file cannot be written.
+        """
         tokens, positions = list(session.tokens), _positions(session)
         entry = _Entry(self._folder, tokens, session.variant, positions)
         head = entry.head(self._key)
         name = hashlib.sha256(head).hexdigest()[:32]
         path = self._folder / f"{name}{_SUFFIX}"
         digest = hashlib.sha256(head)
-        with atomic_file(path, force=True) as out:
+        with atomic_file(path, force=True, sync=False) as out:  # the digest tells if it is damaged
             if hasattr(os, "fchmod"):
                 os.fchmod(out.fileno(), 0o600)  # whatever the folder's mode is
             out.write(head)
             for array in _arrays(session):
+                if is_needed():
+                    raise _NeededError
                 data = np.ascontiguousarray(array)
                 out.write(data.data)
                 digest.update(data.data)
             out.write(digest.digest())
+        for old in [old for old in self._entries if _begins(old, entry)]:
+            self._entries.remove(old)
+            if old.path != path:
+                with suppress(OSError):
+                    old.path.unlink()
         self._entries.append(replace(entry, path=path))
 
     def _drop_oldest(self) -> None:
@@ -212,6 +243,7 @@ class PrefixCache:
                     break
                 path.unlink()
                 total -= stat.st_size
+                self._entries = [entry for entry in self._entries if entry.path != path]
 
 
 def _positions(session: Session) -> list[int]:

@@ -16,6 +16,7 @@ from .reasoning import BEGIN, END, ReasoningParser, State, reasoning_rules, stat
 from .schema import Generate, Json
 from .tools import Call, CallFormat, CallParser, ToolOffer, call_format
 
+_NOT_GBNF = "Failed to convert the grammar from GBNF to Lark: "
 _END_TOKENS = 32  # of a prompt, which tell whether it opens a block of reasoning
 
 
@@ -43,18 +44,20 @@ class AnswerParser:
     def push(self, text: str) -> list[Piece]:
         """Return what a piece of the answer completes."""
         thought, content = self._reasoning.push(text) if self._reasoning else ("", text)
-        return self._pieces(thought, content, is_last=False)
+        return self._pieces(thought, content, None)
 
-    def finish(self) -> list[Piece]:
-        """Return what was held back."""
+    def finish(self, is_cut: bool) -> list[Piece]:
+        """Return what was held back; `is_cut` says whether the answer would have gone on."""
         thought, content = self._reasoning.finish() if self._reasoning else ("", "")
-        return self._pieces(thought, content, is_last=True)
+        return self._pieces(thought, content, is_cut)
 
-    def _pieces(self, thought: str, content: str, is_last: bool) -> list[Piece]:
+    def _pieces(self, thought: str, content: str, is_cut: bool | None) -> list[Piece]:
+        """Return what these texts complete; `is_cut` is None before the end."""
         found: list[Piece] = [Thought(thought)] if thought else []
         if self._calls is None:
             return [*found, content] if content else found
-        for piece in [*self._calls.push(content), *(self._calls.finish() if is_last else ())]:
+        read = self._calls.push(content)
+        for piece in read if is_cut is None else read + self._calls.finish(is_cut):
             if isinstance(piece, Call):
                 if self._count == self._most:
                     continue
@@ -129,7 +132,7 @@ class Answers:
 
         def parser() -> AnswerParser:
             reasoning = None if state == "content" else ReasoningParser(state)
-            calls = style and offer and CallParser(style, offer.names)
+            calls = style and offer and CallParser(style, offer.names, offer.is_required)
             return AnswerParser(reasoning, calls or None, parallel)
 
         found = _grammar(request, offer, style)
@@ -169,7 +172,8 @@ def text_grammar(request: Generate) -> tuple[str, str] | None:
         try:
             return llguidance.grammar_from("grammar", grammar), "grammar"
         except ValueError as error:
-            raise refused("grammar", str(error)[:300]) from None
+            reason = str(error).removeprefix(_NOT_GBNF)
+            raise refused("grammar", f"neither Lark nor GBNF: {reason[:300]}") from None
     if kind == "text":
         return None
     return f"start: {json_rule(_schema(format_ or {}))}", "response_format"

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
-from . import utility
+from . import responses, utility
 from .chat import chat
 from .completions import complete
 from .embeddings import embed
@@ -28,7 +28,6 @@ from .messages import (
     message,
 )
 from .page_files import page_routes
-from .responses import ResponsesRequest, respond
 from .schema import (
     ChatRequest,
     CompletionRequest,
@@ -48,7 +47,9 @@ _GET = {
 _POST = {
     "/chat/completions": endpoint(ChatRequest, generating(chat)),
     "/completions": endpoint(CompletionRequest, generating(complete)),
-    "/responses": endpoint(ResponsesRequest, generating(respond)),
+    "/responses": endpoint(
+        responses.ResponsesRequest, generating(responses.respond), responses.error_body
+    ),
     "/messages": endpoint(MessagesRequest, generating(message), error_body),
     "/messages/count_tokens": endpoint(CountRequest, count_tokens, error_body),
     "/embeddings": endpoint(EmbeddingRequest, embed),

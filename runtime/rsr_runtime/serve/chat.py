@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,11 +12,10 @@ from msgspec import UNSET, UnsetType
 from starlette.types import Receive
 
 from ..llm.generate import Generation
-from ..llm.job import Job, Logprob, Started, TextFinished, TokenAdded
+from ..llm.job import Event, Job, Logprob, Started, TextFinished, TokenAdded
 from ..llm.model import ChatPrompt
 from ..llm.tokenizer import Tokenizer
 from .answer import AnswerPlan, Piece, Thought
-from .conversation import template_messages, template_variables
 from .endpoint import collected, unless_gone
 from .errors import refused
 from .jobs import Jobs
@@ -57,8 +56,10 @@ async def chat(server: Server, request: ChatRequest, receive: Receive) -> Any:
     return await event_stream(chunks, frame, last=DONE)
 
 
-async def chat_chunks(server: Server, request: ChatRequest) -> AsyncGenerator[ChatChunk, None]:
-    """Yield the answers to a conversation, piece by piece.
+async def chat_chunks(
+    server: Server, request: ChatRequest
+) -> AsyncGenerator[list[ChatChunk], None]:
+    """Yield the answers to a conversation, piece by piece; those together that come together.
 
     The first chunk has the roles, and is there as soon as the request is in the queue. Then come
     pieces, a chunk with the reason for the end of each answer, and one without choices but with the
@@ -66,7 +67,7 @@ async def chat_chunks(server: Server, request: ChatRequest) -> AsyncGenerator[Ch
 
     Raises:
         ApiError: the request is refused, then before the first chunk, or it failed.
-        PromptError, TemplateError, OptionError: the request is refused.
+        OptionError: the request is refused.
     """
     _check(request)
     tally = Tally()
@@ -75,7 +76,7 @@ async def chat_chunks(server: Server, request: ChatRequest) -> AsyncGenerator[Ch
         ChatChunk, id=f"chatcmpl-{secrets.token_hex(12)}", created=int(time.time()),
         model=server.name, system_fingerprint=server.fingerprint,
     )  # fmt: skip
-    async with Jobs(server) as jobs:
+    async with Jobs(server, "messages") as jobs:
         plans: list[AnswerPlan] = []
 
         def make() -> list[Job]:
@@ -85,9 +86,10 @@ async def chat_chunks(server: Server, request: ChatRequest) -> AsyncGenerator[Ch
 
         await jobs.submit(make)
         role = Delta(role="assistant", content=None)
-        yield chunk(choices=[ChunkChoice(i, role) for i in range(count)])
+        yield [chunk(choices=[ChunkChoice(i, role) for i in range(count)])]
         answers = [_Answer(server.token_texts, plans[0]) for _ in range(count)]
-        async for _, event in jobs:
+
+        def pieces(event: Event) -> Iterator[ChatChunk]:
             if isinstance(event, Started):
                 tally.start(event)
             elif isinstance(event, TokenAdded):
@@ -97,14 +99,17 @@ async def chat_chunks(server: Server, request: ChatRequest) -> AsyncGenerator[Ch
             elif isinstance(event, TextFinished):
                 i = event.text_index
                 tally.finish(event.generation)
-                for delta, logprobs in answers[i].finish():
+                for delta, logprobs in answers[i].finish(event.generation):
                     yield chunk(choices=[ChunkChoice(i, delta, logprobs)])
                 reason = answers[i].finish_reason(event)
                 stop = _stop_string(server.model.tokenizer, request, event.generation)
                 last = ChunkChoice(i, Delta(), finish_reason=reason, stop_reason=stop)
                 timings = tally.timings() if tally.finished == count else UNSET
                 yield chunk(choices=[last], timings=timings)
-    yield chunk(choices=[], usage=tally.usage(), timings=tally.timings())
+
+        async for events in jobs:
+            yield [piece for _, event in events for piece in pieces(event)]
+    yield [chunk(choices=[], usage=tally.usage(), timings=tally.timings())]
 
 
 def whole(chunks: Sequence[ChatChunk]) -> ChatCompletion:
@@ -176,17 +181,16 @@ def prompt_of(server: Server, request: ChatRequest) -> tuple[ChatPrompt, ToolOff
     """Return the prompt of a request, and the tools that its answers may call.
 
     Raises:
-        ApiError, PromptError, TemplateError: the messages or the tools are refused.
+        ApiError: the messages or the tools are refused.
+        ModelError: the model has no chat template.
     """
     offer = tool_offer(request.tools, request.tool_choice, request.parallel_tool_calls)
     offer = server.answers.checked_offer(offer)
-    prompt = server.model.chat_prompt(
-        template_messages(request.messages),
+    prompt = server.chat_prompt(
+        request.messages,
         None if offer is None else offer.tools,
-        allow_special_tokens=False,
-        **template_variables(
-            server.variables, request.chat_template_kwargs, request.reasoning_effort
-        ),
+        request.chat_template_kwargs,
+        request.reasoning_effort,
     )
     return prompt, offer
 
@@ -238,9 +242,10 @@ class _Answer:
         pieces = self._parser.push(event.text) if event.text else []
         return self._with_logprobs([self._delta(piece) for piece in pieces])
 
-    def finish(self) -> list[tuple[Delta, ChatLogprobs | None]]:
+    def finish(self, result: Generation) -> list[tuple[Delta, ChatLogprobs | None]]:
         """Return the last pieces."""
-        deltas = [self._delta(piece) for piece in self._parser.finish()]
+        is_cut = result.finish_reason != "stop"
+        deltas = [self._delta(piece) for piece in self._parser.finish(is_cut)]
         return self._with_logprobs(deltas or ([Delta()] if self._logprobs else []))
 
     def finish_reason(self, event: TextFinished) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 from msgspec import UNSET
 from starlette.types import Receive
 
-from ..llm.job import Job, Logprob, PromptScored, Started, TextFinished, TokenAdded
+from ..llm.job import Event, Job, Logprob, PromptScored, Started, TextFinished, TokenAdded
 from ..llm.tokenizer import StreamingDetokenizer
 from .answer import text_grammar
 from .endpoint import collected, unless_gone
@@ -44,8 +44,8 @@ async def complete(server: Server, request: CompletionRequest, receive: Receive)
 
 async def completion_chunks(
     server: Server, request: CompletionRequest
-) -> AsyncGenerator[Completion, None]:
-    """Yield the continuations of prompts, piece by piece.
+) -> AsyncGenerator[list[Completion], None]:
+    """Yield the continuations of prompts, piece by piece; those together that come together.
 
     The first chunk is empty, and is there as soon as the request is in the queue. The last has no
     choices but the numbers of tokens. Choice p * n + i is the text i after prompt p. Close the
@@ -53,7 +53,7 @@ async def completion_chunks(
 
     Raises:
         ApiError: the request is refused, then before the first chunk, or it failed.
-        PromptError, OptionError: the request is refused.
+        OptionError: the request is refused.
     """
     prompts = _checked(request)
     tally, count = Tally(), request.n or 1
@@ -62,16 +62,18 @@ async def completion_chunks(
         Completion, id=f"cmpl-{secrets.token_hex(12)}", created=int(time.time()),
         model=server.name, system_fingerprint=server.fingerprint,
     )  # fmt: skip
-    async with Jobs(server) as jobs:
+    async with Jobs(server, "prompt") as jobs:
         await jobs.submit(lambda: [_job(server, request, prompt) for prompt in prompts])
-        yield chunk(choices=[CompletionChoice(i, "") for i in range(total)])
+        yield [chunk(choices=[CompletionChoice(i, "") for i in range(total)])]
         texts = [
             _Text(server, prompts[i // count], request.logprobs is not None) for i in range(total)
         ]
         if request.echo and request.logprobs is None:
-            for i, text in enumerate(texts):
-                yield chunk(choices=[CompletionChoice(i, text.echo())])
-        async for number, event in jobs:
+            yield [
+                chunk(choices=[CompletionChoice(i, text.echo())]) for i, text in enumerate(texts)
+            ]
+
+        def pieces(number: int, event: Event) -> Iterator[Completion]:
             own = range(number * count, (number + 1) * count)
             if isinstance(event, Started):
                 tally.start(event)
@@ -90,7 +92,10 @@ async def completion_chunks(
                 last = CompletionChoice(i, "", texts[i].rest(), reason)
                 timings = tally.timings() if tally.finished == total else UNSET
                 yield chunk(choices=[last], timings=timings)
-    yield chunk(choices=[], usage=tally.usage(), timings=tally.timings())
+
+        async for events in jobs:
+            yield [piece for number, event in events for piece in pieces(number, event)]
+    yield [chunk(choices=[], usage=tally.usage(), timings=tally.timings())]
 
 
 def whole(chunks: Sequence[Completion]) -> Completion:

@@ -9,6 +9,7 @@ from typing import Any
 from .errors import ApiError, refused
 from .schema import ContentPart, Json, Message, ToolCall
 
+_ROLES = ("system", "developer", "user", "assistant", "tool")
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 _TAKEN = ("messages", "tools", "allow_special_tokens", "add_generation_prompt")
 
@@ -17,13 +18,17 @@ def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Return messages with text as content, and arguments of tool calls as objects.
 
     Raises:
-        ApiError: a message has other content than text, no content, or a call of a tool that is
-            malformed or not known.
+        ApiError: a message has an unknown role, other content than text, no content, or a call of a
+            tool that is malformed or not known.
     """
     calls: set[str] = set()
     found = []
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
+        if message.role not in _ROLES:
+            raise refused(
+                f"{where}.role", f"found {message.role!r:.40}, expected {', '.join(_ROLES)}"
+            )
         text = _text(message.content, where)
         if message.role == "tool":
             _check_result(message, calls, where)
@@ -59,7 +64,8 @@ def template_variables(
     Args:
         default: those of the server.
         given: those of the request.
-        reasoning_effort: of the request; templates know it as a variable.
+        reasoning_effort: of the request; templates know it as a variable, or know at least the
+            switch that "none" turns off.
 
     Raises:
         ApiError: one is part of the conversation.
@@ -67,7 +73,11 @@ def template_variables(
     for name in _TAKEN:
         if name in (given or {}):
             raise refused("chat_template_kwargs", f"found {name}, which the request itself sets")
-    own = {} if reasoning_effort is None else {"reasoning_effort": reasoning_effort}
+    own: dict[str, Any] = {}
+    if reasoning_effort is not None:
+        own["reasoning_effort"] = reasoning_effort
+    if reasoning_effort == "none":
+        own["enable_thinking"] = False
     return {**default, **own, **(given or {})}
 
 

@@ -27,7 +27,7 @@ async def embed(server: Server, request: EmbeddingRequest, receive: Receive) -> 
     """
     inputs = _inputs(request)
     is_asked = server.model.embedding is None and server.embeddings
-    async with Jobs(server) as jobs:
+    async with Jobs(server, "input") as jobs:
         job = EmbedJob(
             inputs,
             prompt_name=request.prompt_name,
@@ -54,8 +54,13 @@ def _inputs(request: EmbeddingRequest) -> list[Any]:
     """Return the texts of a request, each a text or its tokens.
 
     Raises:
-        ApiError: it has none or too many, or they are malformed.
+        ApiError: it has none or too many, they are malformed, or their format is not known.
     """
+    if request.encoding_format not in (None, "float", "base64"):
+        raise refused(
+            "encoding_format",
+            f"found {request.encoding_format!r:.40}, expected 'float' or 'base64'",
+        )
     given = request.input
     inputs: list[Any] = [given]
     if isinstance(given, list) and not (given and all(type(one) is int for one in given)):

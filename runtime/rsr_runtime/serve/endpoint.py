@@ -20,9 +20,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive
 
+from .decoding import decoded
 from .errors import ApiError, api_error
 from .log import log_fault
-from .schema import decoded
 from .server import Server
 from .sse import disconnected
 
@@ -103,16 +103,15 @@ def generating(answer: Answer[T]) -> Answer[T]:
     return checked
 
 
-async def collected(chunks: AsyncIterator[T]) -> list[T]:
+async def collected(chunks: AsyncIterator[list[T]]) -> list[T]:
     """Return all chunks."""
-    return [chunk async for chunk in chunks]
+    return [chunk async for several in chunks for chunk in several]
 
 
 async def translated(
-    chunks: AsyncGenerator[T, None], push: Callable[[T], Iterable[U]]
-) -> AsyncGenerator[U, None]:
-    """Yield the events that `push` makes of each chunk."""
+    chunks: AsyncGenerator[list[T], None], push: Callable[[T], Iterable[U]]
+) -> AsyncGenerator[list[U], None]:
+    """Yield the events that `push` makes of chunks."""
     async with aclosing(chunks):
-        async for chunk in chunks:
-            for event in push(chunk):
-                yield event
+        async for several in chunks:
+            yield [event for chunk in several for event in push(chunk)]

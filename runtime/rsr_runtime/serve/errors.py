@@ -86,10 +86,6 @@ def api_error(error: BaseException) -> ApiError:
     """Return what a client gets to know of an error; of a fault of the server, only that it is."""
     if isinstance(error, ApiError):
         return error
-    if isinstance(error, ContextFullError):
-        return context_error(error)
-    if isinstance(error, TextTooLongError):
-        return ApiError(400, f"input: {error}", param="input", code="context_length_exceeded")
     if isinstance(error, ClosedError):
         return shutting_down()
     if isinstance(error, CacheMemoryError):
@@ -117,8 +113,15 @@ def api_error(error: BaseException) -> ApiError:
     return ApiError(500, f"the server failed ({type(error).__name__}): its log says where")
 
 
-def context_error(error: ContextFullError) -> ApiError:
-    """Return the error that agents know by its code, upon which they shorten the conversation."""
+def prompt_error(error: PromptError | TemplateError, param: str) -> ApiError:
+    """Return the error for a prompt, which a field holds.
+
+    Agents know the one for a full context by its code, upon which they shorten the conversation.
+    """
+    if isinstance(error, TextTooLongError):
+        return refused(param, str(error), "context_length_exceeded")
+    if not isinstance(error, ContextFullError):
+        return refused(param, str(error))
     longer = (
         f"; the server can be started with a larger --context, up to {error.limit}"
         if error.context < error.limit
@@ -128,7 +131,7 @@ def context_error(error: ContextFullError) -> ApiError:
         400,
         f"the maximum context length is {error.context} tokens, but the prompt has {error.tokens} "
         f"tokens and leaves no room for an answer: shorten it{longer}",
-        param="messages",
+        param=param,
         code="context_length_exceeded",
     )
 

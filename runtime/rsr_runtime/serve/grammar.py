@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Sequence
 
@@ -19,6 +20,19 @@ from .token_texts import TokenTexts
 
 MAX_GRAMMAR = 1 << 18  # characters of a schema or grammar
 _MAX_REASON = 300  # characters of what llguidance says
+
+# What llguidance says, and what it means for who wrote the schema.
+_PLACE = re.compile(r"^(at )?\d+\(\d+\): (failed to compile JSON schema: )?")
+_SHOWN_LINE = re.compile(r"^ *\d+ \| (.*)$", re.MULTILINE)  # the last is the wrong one
+_REASONS = (
+    (re.compile(r'^Unimplemented keys: \["(.*)"\]$'), r'no support for "\1"'),
+    (re.compile("^Unsatisfiable schema: "), "no value fits: "),
+    (re.compile(r"^oneOf constraints are not supported\..*"),
+     "oneOf is supported only if its schemas exclude each other: use anyOf"),
+    (re.compile("^Resource '(.*)' is not present .*"),
+     r"found a reference to '\1', expected one within the schema"),
+    (re.compile("^Expected f64 for '(.*)', got (.*)"), r"\1: found \2, expected a number"),
+)  # fmt: skip
 
 # One space, or a new line and its indentation: unlimited white space would let a model that is
 # unsure write nothing else.
@@ -118,7 +132,10 @@ class Grammars:
         tokenizer = self._tokenizer(ends, shown)
         matcher = llguidance.LLMatcher(tokenizer, _unforced(grammar), log_level=0, limits=_LIMITS)
         if matcher.is_error():
-            raise refused(param, f"the grammar is not usable: {_reason(matcher)}")
+            reason, line = _reason(matcher)
+            if param == "grammar":
+                raise refused(param, f"the grammar is not usable: {reason}{line}")
+            raise refused(param, f"the JSON schema is not usable: {reason}")
         return lambda: _TokenMask(matcher.deep_copy(), ends)
 
     def _tokenizer(self, ends: frozenset[int], shown: frozenset[int]) -> llguidance.LLTokenizer:
@@ -192,12 +209,20 @@ class _TokenMask(Constraint):
     def _check(self) -> None:
         if self._matcher.is_error():
             raise ApiError(
-                400, f"the text cannot go on by its grammar: {_reason(self._matcher)}",
+                400, f"the text cannot go on by its grammar: {_reason(self._matcher)[0]}",
                 code="grammar_failed",
             )  # fmt: skip
 
 
-def _reason(matcher: llguidance.LLMatcher) -> str:
-    """Return the first line of an error."""
-    first = matcher.get_error().strip().partition("\n")[0]
-    return first[:_MAX_REASON]
+def _reason(matcher: llguidance.LLMatcher) -> tuple[str, str]:
+    """Return what is wrong with a grammar, and " in ..." with the line where it is."""
+    text = _PLACE.sub("", matcher.get_error().strip())
+    what, *further = text.split("\n")
+    details = [line.removeprefix("error: ") for line in further if line.startswith("error: ")]
+    if details:
+        what = f"a regular expression is not valid: {details[0]}"
+    for pattern, better in _REASONS:
+        what = pattern.sub(better, what)
+    shown = _SHOWN_LINE.findall(text)
+    where = f" in {shown[-1].strip()[:80]!r}" if shown else ""
+    return what[:1].lower() + what[1:_MAX_REASON], where

@@ -38,16 +38,21 @@ def bind(host: str, port: int) -> socket.socket:
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=512)
+        bound = socket.create_server(address[:2], family=family, backlog=512)
     except (OSError, UnicodeError) as error:  # the latter: a name that no host can have
         reason = getattr(error, "strerror", None) or str(error)
         raise OptionError(f"{host}:{port}: {reason}: choose another --port or --host") from error
+    # Connections inherit it. asyncio sets it only for sockets that name their protocol, and without
+    # it each small write would wait for the client to acknowledge the one before, often 40 ms.
+    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return bound
 
 
 def http_server(server: Server, access: Access, ready: Callable[[], None]) -> uvicorn.Server:
     """Return what answers requests: `run([socket])` does until SIGINT or SIGTERM.
 
-    It then takes no new requests, and closes the engine, which gives running ones `GRACE_SECONDS`.
+    It then closes the engine, which gives running requests `GRACE_SECONDS`; new ones get status
+    503 meanwhile.
 
     Args:
         server: the model and its engine.
@@ -67,13 +72,13 @@ def http_server(server: Server, access: Access, ready: Callable[[], None]) -> uv
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=_KEEP_ALIVE,
-        timeout_graceful_shutdown=int(GRACE_SECONDS) + 2,
+        timeout_graceful_shutdown=2,  # for last events, after the engine ended
     )
     return _HttpServer(config, server, ready)
 
 
 class _HttpServer(uvicorn.Server):
-    """Closes the engine as it ends: running jobs go on for a while, then fail."""
+    """Closes the engine before it ends: running jobs go on for a while, then fail."""
 
     def __init__(self, config: uvicorn.Config, server: Server, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -86,7 +91,9 @@ class _HttpServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         closing = asyncio.ensure_future(asyncio.to_thread(self._engine.close, GRACE_SECONDS))
+        while not closing.done():
+            await asyncio.wait({closing}, timeout=0.1)
+            if self.force_exit:  # by a second SIGINT
+                await asyncio.to_thread(self._engine.close, 0)
         await super().shutdown(sockets)
-        if self.force_exit:  # by a second SIGINT
-            await asyncio.to_thread(self._engine.close, 0)
         await closing

@@ -6,13 +6,14 @@ import json
 import re
 import secrets
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from anyio.to_thread import run_sync
 from msgspec import UNSET, Meta, Struct
 from starlette.types import Receive
 
 from .chat import chat_chunks, prompt_of
+from .decoding import converted
 from .endpoint import ErrorBody, collected, translated, unless_gone
 from .errors import ApiError, refused
 from .schema import (
@@ -27,7 +28,6 @@ from .schema import (
     StopStrings,
     Temperature,
     Usage,
-    converted,
 )
 from .server import Server
 from .sse import event_stream, named
@@ -43,13 +43,14 @@ _TYPES = {
 }
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 _PATH = re.compile("(/v1)?/messages(/|$)")
+_ROLES = ("user", "assistant", "system")
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
 class AnthropicMessage(Struct):
     """A message of a conversation."""
 
-    role: Literal["user", "assistant", "system"]
+    role: str
     content: str | list[Json]
 
 
@@ -174,6 +175,8 @@ def _tool(tool: Json, where: str) -> Json:
 
 def _messages(given: AnthropicMessage, where: str) -> list[Json]:
     """Return the messages of a chat completion that one of Anthropic's stands for."""
+    if given.role not in _ROLES:
+        raise refused(f"{where}.role", f"found {given.role!r:.40}, expected {', '.join(_ROLES)}")
     if isinstance(given.content, str):
         return [{"role": given.role, "content": given.content}]
     results: list[Json] = []
@@ -222,6 +225,15 @@ def _text(content: object, where: str) -> str:
             raise refused(f"{where}[{i}]", "expected a block of text: the model reads text only")
         texts.append(block["text"])
     return "\n".join(texts)
+
+
+def _input(arguments: str) -> Json:
+    """Return the arguments of a call; none if the answer was cut within them."""
+    try:
+        found: Json = json.loads(arguments)
+    except ValueError:
+        return {}
+    return found
 
 
 class _Writer:
@@ -288,7 +300,7 @@ class _Writer:
             yield from self._begin_block({
                 "type": "tool_use", "id": call.id, "name": name, "input": {},
             })  # fmt: skip
-            self._blocks[-1]["input"] = json.loads(arguments)
+            self._blocks[-1]["input"] = _input(arguments)
             piece = {"type": "input_json_delta", "partial_json": arguments}
             yield _event("content_block_delta", index=len(self._blocks) - 1, delta=piece)
             yield from self._end_block()

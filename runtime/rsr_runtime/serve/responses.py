@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
 from msgspec import UNSET, Struct
 from starlette.types import Receive
 
 from .chat import chat_chunks
+from .decoding import converted
 from .endpoint import collected, translated, unless_gone
 from .errors import ApiError, refused
 from .schema import (
@@ -22,7 +25,6 @@ from .schema import (
     Share,
     Temperature,
     Usage,
-    converted,
 )
 from .server import Server
 from .sse import event_stream, named
@@ -35,6 +37,14 @@ _NOT_DONE = {
     "background": "not supported",
     "top_logprobs": "not supported: chat completions have them",
 }
+
+
+# The names of a chat completion's fields in errors, and those of this API.
+_PARAMS = (
+    (re.compile("^messages.*"), "input"),
+    (re.compile(r"^response_format(\.json_schema)?"), "text.format"),
+    (re.compile(r"^(tools\[\d+\])\.function"), r"\1"),
+)
 
 
 class ResponsesRequest(Struct, kw_only=True):
@@ -65,6 +75,17 @@ class ResponsesRequest(Struct, kw_only=True):
 
 
 Event = tuple[str, Json]
+
+
+def error_body(error: ApiError) -> Mapping[str, Any]:
+    """Return the JSON object of an error, with the names that fields have in this API."""
+    param = error.param or ""
+    for pattern, own in _PARAMS:
+        renamed = pattern.sub(own, param)
+        if renamed != param:
+            message = str(error).replace(param, renamed, 1)
+            return ApiError(error.status, message, param=renamed, code=error.code).body()
+    return error.body()
 
 
 async def respond(server: Server, request: ResponsesRequest, receive: Receive) -> Any:
@@ -204,8 +225,8 @@ class _Writer:
         for choice in chunk.choices:
             yield from self._delta(choice.delta)
             if choice.finish_reason is not None:
-                yield from self._end_item()
                 self._status = "incomplete" if choice.finish_reason == "length" else "completed"
+                yield from self._end_item(self._status)
         if chunk.usage is not UNSET:
             self._usage = chunk.usage
             yield self._event(f"response.{self._status}", response=self.response())
@@ -275,7 +296,7 @@ class _Writer:
             yield self._event(
                 "response.function_call_arguments.done", **where, name=name, arguments=arguments
             )
-            yield from self._end_item()
+            yield from self._end_item("completed" if _is_json(arguments) else "incomplete")
 
     def _text_piece(self, kind: str, part: str, text: str) -> Iterator[Event]:
         if not self._is_open(kind):
@@ -314,7 +335,7 @@ class _Writer:
             "response.output_item.added", output_index=index, item=dict(self._output[-1])
         )
 
-    def _end_item(self) -> Iterator[Event]:
+    def _end_item(self, status: str = "completed") -> Iterator[Event]:
         if not self._is_unfinished():
             return
         item = self._output[-1]
@@ -327,9 +348,18 @@ class _Writer:
             )
             yield self._event("response.content_part.done", **where, content_index=0, part=part)
             item["content"] = [part]
-        item["status"] = "completed"
+        item["status"] = status
         index = len(self._output) - 1
         yield self._event("response.output_item.done", output_index=index, item=dict(item))
+
+
+def _is_json(text: str) -> bool:
+    """Return whether a text is JSON; the arguments of a call that was cut are not."""
+    try:
+        msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return False
+    return True
 
 
 def _part(kind: str, text: str) -> Json:

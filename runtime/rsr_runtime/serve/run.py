@@ -34,6 +34,7 @@ def serve(
 ) -> None:
     """Answer requests over HTTP until SIGINT or SIGTERM, which give running ones 10 seconds.
 
+    A model with memory "auto" moves into huge pages first: a server runs long enough to gain by it.
     The log goes to the logger "rsr_runtime.serve", without the text of requests.
 
     Args:
@@ -71,6 +72,7 @@ def serve(
     access = Access(host, api_keys, origins)
     check_access(access, insecure)
     with bind(host, port) as bound:
+        model.use_huge_pages()
         url = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
         with Engine(model, parallel, queue, cache_dir) as engine:
             server = Server(model, engine, name, variables or {}, speculate, embeddings)

@@ -5,15 +5,9 @@ Unknown fields of a request are ignored. Null is the same as absent.
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any
 
-import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
-
-from .errors import ApiError, refused
-
-T = TypeVar("T")
 
 Json = dict[str, Any]
 Count = Annotated[int, Meta(ge=1, le=1 << 31)]
@@ -24,7 +18,7 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Top = Annotated[int, Meta(ge=0, le=20)]
 # Each text is searched for all of them after each token.
-StopString = Annotated[str, Meta(max_length=1000)]
+StopString = Annotated[str, Meta(min_length=1, max_length=1000)]
 StopStrings = Annotated[list[StopString], Meta(max_length=64)]
 
 
@@ -97,7 +91,7 @@ class ToolCall(Struct, kw_only=True):
 class Message(Struct, kw_only=True):
     """A message of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: str
     content: str | list[ContentPart] | None = None
     name: str | None = None
     reasoning_content: str | None = None
@@ -141,7 +135,7 @@ class EmbeddingRequest(Struct, kw_only=True):
 
     input: str | list[str | int | list[int]]
     model: str | None = None
-    encoding_format: Literal["float", "base64"] | None = None
+    encoding_format: str | None = None
     dimensions: Count | None = None
     prompt_name: str | None = None  # of the model's prompts; not in OpenAI's API
 
@@ -166,48 +160,6 @@ class DetokenizeRequest(Struct):
     """Tokens."""
 
     tokens: list[int]
-
-
-def decoded(body: bytes, kind: type[T]) -> T:
-    """Return a request from its JSON.
-
-    Raises:
-        ApiError: the body is not JSON, lacks a field, or has one of the wrong type or out of range.
-    """
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError as error:
-        raise _invalid(error, "") from None
-    except msgspec.DecodeError as error:
-        raise ApiError(400, f"the body is not JSON: {error}") from None
-
-
-def converted(value: object, kind: type[T], where: str) -> T:
-    """Return a part of a request of another API as a part of one of this.
-
-    Args:
-        value: of the types that JSON has.
-        kind: of the result.
-        where: the field that the value comes from.
-
-    Raises:
-        ApiError: as for `decoded`.
-    """
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise _invalid(error, where) from None
-
-
-def _invalid(error: msgspec.ValidationError, where: str) -> ApiError:
-    """Return the error for a field, whose path begins with `where`."""
-    what, _, path = str(error).partition(" - at `$")
-    missing = re.fullmatch("Object missing required field `(.*)`", what)
-    param = where + path.rstrip("`")
-    param = (f"{param}.{missing[1]}" if missing else param).lstrip(".")
-    if not param:
-        return ApiError(400, f"the body: {error}")
-    return refused(param, "found nothing" if missing else what[:1].lower() + what[1:])
 
 
 # --- responses ------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ def _part(body: bytes) -> dict[str, Any]:
 
 
 async def event_stream(
-    chunks: AsyncGenerator[T, None],
+    chunks: AsyncGenerator[list[T], None],
     frame: Callable[[T], bytes],
     failed: Callable[[ApiError], bytes] = error_data,
     last: bytes = b"",
@@ -124,30 +124,30 @@ async def event_stream(
     """Return the response that sends chunks as events.
 
     Args:
-        chunks: what to send; the first is awaited here, so that a request that is refused gets an
-            HTTP status.
+        chunks: what to send, those together that are there at the same time. The first are awaited
+            here, so that a request that is refused gets an HTTP status.
         frame: makes an event of a chunk; b"" sends none.
         failed: makes an event of an error after the first chunk.
         last: is sent after the last chunk.
 
     Raises:
-        Exception: what the first chunk raises.
+        Exception: what the first chunks raise.
     """
     first = await anext(chunks)
 
-    async def events() -> AsyncGenerator[bytes, None]:
+    async def framed() -> AsyncGenerator[bytes, None]:
         async with aclosing(chunks):
             try:
-                yield frame(first)
-                async for chunk in chunks:
-                    if event := frame(chunk):
-                        yield event
+                yield b"".join(map(frame, first))
+                async for several in chunks:
+                    if events := b"".join(map(frame, several)):
+                        yield events
                 yield last
             except Exception as error:
                 log_fault(error)
                 yield failed(api_error(error))
 
-    return EventStream(events())
+    return EventStream(framed())
 
 
 async def disconnected(receive: Receive) -> None:

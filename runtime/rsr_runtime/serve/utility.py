@@ -9,9 +9,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive
 
-from .conversation import template_messages, template_variables
 from .endpoint import error_response, json_response
-from .errors import ApiError, refused
+from .errors import ApiError, refused, shutting_down
 from .schema import DetokenizeRequest, Json, TokenizeRequest
 from .server import Server
 
@@ -46,6 +45,8 @@ def _model(server: Server) -> Json:
 async def health(request: Request) -> Response:
     """Say whether requests are taken."""
     server: Server = request.app.state.server
+    if server.engine.is_closed:
+        return error_response(shutting_down())
     if not server.engine.is_alive:
         message = "the engine has ended: start the server again"
         return error_response(ApiError(503, message, code="engine_ended"))
@@ -68,12 +69,7 @@ async def tokenize(server: Server, request: TokenizeRequest, receive: Receive) -
 
 def _tokens(server: Server, request: TokenizeRequest) -> list[int]:
     if request.messages is not None:
-        return server.model.chat_prompt(
-            template_messages(request.messages),
-            request.tools,
-            allow_special_tokens=False,
-            **template_variables(server.variables, request.chat_template_kwargs),
-        )
+        return server.chat_prompt(request.messages, request.tools, request.chat_template_kwargs)
     tokenizer = server.model.tokenizer
     if request.prompt is not None:
         return tokenizer.encode(request.prompt, special=request.add_special_tokens)

@@ -12,7 +12,7 @@ from rsr_formats.keys.gguf import ARCHITECTURE, GENERAL, TOKENIZER, of_key
 
 # Kinds of models that are not Llama-like decoders: a file with such a key is not understood.
 OTHER_MODELS = (
-    "llama.altup.", "llama.attention.indexer.", "llama.ssm.", "llama.kda.", "llama.wkv.",
+    "llama.altup.", "llama.attention.indexer.", "llama.ssm.dt_b_c_rms", "llama.kda.", "llama.wkv.",
     "llama.posnet.", "llama.convnext.", "llama.classifier.", "llama.shortconv.",
     "llama.dense_", "adapter.", "imatrix.", "clip.", "diffusion.", "xielu.",
 )  # fmt: skip

@@ -185,7 +185,15 @@ def test_what_is_no_digit_is_refused_wherever_it_is(base: int, shape: tuple[int,
 
 def test_native_encoders_check_their_arguments() -> None:
     digits, word = np.zeros((1, 1), np.uint8), np.empty(32, np.uint16)
-    for base, k, pad in ((4, 1, 0), (1, 1, 0), (3, 0, 0), (3, 4, 0), (2, 6, 0), (3, 1, 3)):
+    for base, k, pad in (
+        (6, 1, 0),
+        (1, 1, 0),
+        (4, 3, 1),
+        (3, 0, 0),
+        (3, 4, 0),
+        (2, 6, 0),
+        (3, 1, 3),
+    ):
         with pytest.raises(ValueError, match=r"base must be|too many patterns"):
             _native.pack_w16(digits, base, k, pad, word)
     with pytest.raises(ValueError, match="size of the packing"):

@@ -255,7 +255,9 @@ def test_nothing_to_pack(kit: Kit, tmp_path: Path) -> None:
 
 
 def test_digits_of_magnitude_2(kit: Kit, tmp_path: Path) -> None:
-    source = kit.save(tmp_path / "s.safetensors", {"a.weight": np.array([[2, 0, -1, 1]] * 4, np.int8)})
+    source = kit.save(
+        tmp_path / "s.safetensors", {"a.weight": np.array([[2, 0, -1, 1]] * 4, np.int8)}
+    )
     rsrc.compile(source, tmp_path / "x.rsr")
     with pytest.raises(rsrc.ExportError, match=r"digits of magnitude 2: 'a.weight': .*--to int8"):
         decompile(tmp_path / "x.rsr", tmp_path / "out", to="bitnet")

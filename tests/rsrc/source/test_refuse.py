@@ -29,7 +29,6 @@ IMAGINARY = "complex weights"
 
 Case = dict[str, Any]
 REFUSED: dict[str, tuple[str, str, Case]] = {
-    "hadamard.json": (ROTATED, r"there is a hadamard\.json", {"files": {"hadamard.json": "{}"}}),
     "hadamard in the metadata": (
         ROTATED,
         r"its metadata has the key 'prism\.hadamard\.version'",

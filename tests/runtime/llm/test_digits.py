@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ WIDE = {
 
 @pytest.mark.parametrize("activations", ["float32", "int8-group"])
 def test_a_mixed_model_equals_the_one_with_dense_matrices(
-    tmp_path: Path, activations: str, rng: np.random.Generator
+    tmp_path: Path, activations: Literal["float32", "int8-group"], rng: np.random.Generator
 ) -> None:
     family = FAMILIES["bonsai"]
     tensors = family.tensors()

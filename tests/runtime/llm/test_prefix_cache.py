@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,43 @@ def test_a_new_engine_computes_only_what_is_new(kv: Any, loaded: Loader, tmp_pat
     before = files(folder)
     assert run(loaded("bitnet-2b", kv=kv), folder, FIRST) == [98, alone[0]]
     assert files(folder) == before  # nothing new
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def test_an_idle_engine_saves_what_is_new(
+    loaded: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rsr_runtime.llm.engine._IDLE_SECONDS", 0.01)
+    model = loaded("bitnet-2b")
+    turn = FIRST + run(model, None, FIRST)[1] + tokens_of(65, 5)
+    with Engine(model, parallel=2, cache_dir=tmp_path) as engine:
+        list(engine.submit(Job(FIRST, max_tokens=6)))
+        until(lambda: len(files(tmp_path)) == 1)
+        first = files(tmp_path)
+        list(engine.submit(Job(turn, max_tokens=6)))  # the file is replaced
+        until(lambda: len(files(tmp_path)) == 1 and files(tmp_path) != first)
+        second = files(tmp_path)
+        list(engine.submit(Job(turn + tokens_of(9, 6), max_tokens=1)))  # too few for a file
+    assert files(tmp_path) == second
+    assert run(loaded("bitnet-2b"), tmp_path, turn)[0] == len(turn) - 1
+
+
+def test_a_session_that_is_needed_is_not_written(loaded: Loader, tmp_path: Path) -> None:
+    model = loaded("bitnet-2b")
+    session = model.new_session()
+    session.follow(FIRST)
+    cache = module.PrefixCache(tmp_path, bytes(32), model.context)
+    needed = iter([False, True])
+    cache.save([session], lambda: next(needed))
+    assert not files(tmp_path)
+    cache.save([session], lambda: False)
+    assert len(files(tmp_path)) == 1
 
 
 def test_files_of_other_models_and_settings_are_not_used(loaded: Loader, tmp_path: Path) -> None:

@@ -13,6 +13,14 @@
 #include <cstdlib>
 #include <cstring>
 
+// Products stay within their tiles and take most of the time, so they are compiled for speed even
+// where the kernels are sanitized.
+#if defined(__GNUC__) && !defined(__clang__)
+#define RSR_PRODUCT __attribute__((no_sanitize("address", "undefined"), optimize("O3"))) inline
+#else
+#define RSR_PRODUCT inline
+#endif
+
 namespace emulated {
 namespace {
 
@@ -95,7 +103,7 @@ inline void check_shapes(int sums, int a, int b) {
 }
 
 // sums[m][n] += a[m][4 i + j] * b[i][4 n + j], signed bytes, 32-bit sums that wrap.
-inline void multiply_add(int sums, int a, int b) {
+RSR_PRODUCT void multiply_add(int sums, int a, int b) {
   check_shapes(sums, a, b);
   Tile &c = tile(sums), &s = tile(a), &t = tile(b);
   for (int m = 0; m < c.rows; m++)
@@ -110,13 +118,13 @@ inline void multiply_add(int sums, int a, int b) {
 }
 
 // Subnormal numbers are zeros.
-inline float flushed(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
+RSR_PRODUCT float flushed(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
 
 // The bfloat16 numbers of a tile.
 struct Numbers {
   float row[16][32];
 
-  explicit Numbers(const Tile& t) {
+  RSR_PRODUCT explicit Numbers(const Tile& t) {
     for (int r = 0; r < 16; r++)
       for (int i = 0; i < 32; i++) {
         uint16_t high;
@@ -131,7 +139,7 @@ struct Numbers {
 // sums[m][n] += a[m][2 i + j] * b[i][2 n + j], bfloat16: for each j a chain of fused multiply-adds
 // from zero, then the sum of both, which is added. Each rounds to the nearest float32, half to
 // even.
-inline void multiply_add_bf16(int sums, int a, int b) {
+RSR_PRODUCT void multiply_add_bf16(int sums, int a, int b) {
   check_shapes(sums, a, b);
   Tile& c = tile(sums);
   const Numbers s(tile(a)), t(tile(b));

@@ -233,6 +233,7 @@ int main(int count, char** arguments) {
   harness::check_decoder(harness);
   harness::check_delta_net(harness);
   harness::check_dense(harness);
+  harness::check_hadamard(harness);
   harness::check_probe(harness);
   const bool passed = harness.report();
   if (!is_bench) harness::check_products();

@@ -686,7 +686,8 @@ void check_ranked(Harness& harness) {
   const std::vector<int> ternary = {-1, 0, 1};
   for (const std::vector<int>& digits : {ternary, {-1, 1}, {0, 1}})
     for (int k = 1; k <= rsr::kMaxK; k++) check_shapes<W16>(harness, k, digits, 8);
-  for (const std::vector<int>& digits : {std::vector<int>{-1, 0, 1, 2}, {-2, -1, 1, 2}, {-2, -1, 0, 1, 2}})
+  for (const std::vector<int>& digits :
+       {std::vector<int>{-1, 0, 1, 2}, {-2, -1, 1, 2}, {-2, -1, 0, 1, 2}})
     for (int k = 1; k <= 2; k++) check_shapes<W16>(harness, k, digits, 12);
   check_shapes<W16>(harness, 3, ternary, 30);
   check_shapes<N4S1>(harness, N4S1::kK, ternary, 60);

@@ -95,7 +95,7 @@ def test_json_object_and_grammars(client: openai.OpenAI, web: httpx.Client) -> N
         ),
         (
             {"response_format": {"type": "json_object", "schema": {"type": "no"}}},
-            "response_format", "Invalid type: no",
+            "response_format", "invalid type: no",
         ),
         ({"extra_body": {"grammar": "start: ("}}, "grammar", "not usable"),
         ({"tools": TOOLS}, "tools", "chat template has no tools"),
@@ -152,6 +152,30 @@ def test_a_required_call(client_of: Callable[[str], openai.OpenAI], name: str) -
         client.chat.completions.create(**{**options, "messages": history})
 
 
+def test_a_required_call_that_is_cut(client_of: Callable[[str], openai.OpenAI]) -> None:
+    """It is a call with the beginning of its arguments, and no content."""
+    client = client_of("hermes")
+    options: Any = {
+        "model": "tiny", "messages": ASK, "tools": TOOLS, "reasoning_effort": "none",
+        "tool_choice": {"type": "function", "function": {"name": "weather"}},
+    }  # fmt: skip
+    whole = client.chat.completions.create(**options)
+    assert whole.choices[0].message.tool_calls
+    complete = whole.choices[0].message.tool_calls[0].function.arguments
+    assert whole.usage
+    lengths = set()
+    for most in (1, whole.usage.completion_tokens // 2, whole.usage.completion_tokens - 3):
+        choice = client.chat.completions.create(**options, max_tokens=most).choices[0]
+        assert choice.finish_reason == "length"
+        assert choice.message.content is None
+        assert choice.message.tool_calls
+        (call,) = choice.message.tool_calls
+        assert call.function.name == "weather"
+        assert complete.startswith(call.function.arguments)
+        lengths.add(len(call.function.arguments))
+    assert len(lengths) > 1
+
+
 def test_tools_that_are_not_to_be_called_are_not_rendered(
     client_of: Callable[[str], openai.OpenAI],
 ) -> None:
@@ -166,7 +190,9 @@ def test_tools_that_are_not_to_be_called_are_not_rendered(
     assert plain.prompt_tokens == none.prompt_tokens < auto.prompt_tokens
 
 
-def read(server: Server, text: str, tools: Any = None, **fields: Any) -> list[Any]:
+def read(
+    server: Server, text: str, tools: Any = None, is_cut: bool = False, **fields: Any
+) -> list[Any]:
     """Return the parts of a text that a model would write as its answer."""
     request = ChatRequest(messages=[Message(role="user", content="?")], **fields)
     offer = tool_offer(tools, request.tool_choice, request.parallel_tool_calls)
@@ -177,7 +203,7 @@ def read(server: Server, text: str, tools: Any = None, **fields: Any) -> list[An
         constraint = plan.constraint()
         for token in server.model.tokenizer.encode(text, special=False):
             constraint.accept(token)
-    return [part for piece in text for part in parser.push(piece)] + parser.finish()
+    return [part for piece in text for part in parser.push(piece)] + parser.finish(is_cut)
 
 
 def joined(parts: list[Any]) -> list[Any]:
@@ -214,6 +240,9 @@ def test_reasoning_comes_before_what_is_constrained(server_of: Callable[[str], R
         assert required == [*thoughts, called]
         assert joined(read(hermes, text, TOOLS, response_format=format_)) == [*thoughts, called]
     assert joined(read(hermes, answer, TOOLS, response_format=format_)) == [answer]
+    assert read(hermes, f"<tool_call>{call}"[:-2], TOOLS, is_cut=True) == [
+        Call("weather", '{"city": "Oslo", "days": 1')
+    ]
     # Without thinking, the template closes the block, and the same text is content.
     plain = {"enable_thinking": False}
     assert joined(read(hermes, "<think>a", chat_template_kwargs=plain)) == ["<think>a"]

@@ -44,6 +44,11 @@ def sent(running: Running, body: dict[str, Any], path: str = "/v1/completions") 
         yield raw
 
 
+def not_listening(running: Running) -> bool:
+    with socket.socket() as raw:
+        return raw.connect_ex(("127.0.0.1", running.port)) != 0
+
+
 def generating(running: Running, count: int = 1) -> Callable[[], bool]:
     return lambda: running.server.engine.stats().running == count
 
@@ -218,10 +223,13 @@ def test_the_end_lets_requests_finish_and_then_cuts_them_short(
             thread.start()
         until(generating(ending, 3))
         ending.stop()
+        until(lambda: httpx.get(f"{ending.url}/health").status_code == 503)
+        late = httpx.post(f"{ending.url}/v1/completions", json={"prompt": "a"})
         for thread in threads:
             thread.join(30)
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(f"{ending.url}/health")
+        until(lambda: not_listening(ending))
+    assert late.status_code == 503
+    assert late.json()["error"]["code"] == "shutting_down"
     assert results["short"][0] == 200
     assert results["long"][0] == 503
     assert json.loads(results["long"][1])["error"]["code"] == "shutting_down"

@@ -10,8 +10,9 @@ from typing import Any
 from rsr_runtime.serve import messages, responses
 from rsr_runtime.serve.answer import text_grammar
 from rsr_runtime.serve.conversation import template_messages, template_variables
+from rsr_runtime.serve.decoding import decoded
 from rsr_runtime.serve.errors import api_error
-from rsr_runtime.serve.schema import ChatRequest, decoded
+from rsr_runtime.serve.schema import ChatRequest
 from rsr_runtime.serve.tools import tool_offer
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}

@@ -86,6 +86,16 @@ def test_a_call_and_its_result(hermes: anthropic.Anthropic) -> None:
         hermes.messages.create(**options, messages=more)
 
 
+def test_a_call_that_is_cut_has_no_input(hermes: anthropic.Anthropic) -> None:
+    choice: Any = {"type": "tool", "name": "weather"}
+    options: Any = {"model": "tiny", "messages": ASK, "tools": TOOLS, "tool_choice": choice}
+    answer = hermes.messages.create(**options, max_tokens=3)
+    assert answer.stop_reason == "max_tokens"
+    (call,) = answer.content
+    assert call.type == "tool_use"
+    assert call.input == {}
+
+
 def test_reasoning_is_a_block_of_its_own(server_of: Callable[[str], Running]) -> None:
     """The template opens a block of reasoning, which three tokens do not end."""
     with client_of(server_of("thinking")) as client:
@@ -100,6 +110,7 @@ def test_reasoning_is_a_block_of_its_own(server_of: Callable[[str], Running]) ->
     ("fields", "message"),
     [
         ({"messages": []}, "messages: "),
+        ({"messages": [{"role": "tool", "content": "a"}]}, "found 'tool', expected user"),
         ({"messages": [*ASK, {"role": "assistant", "content": "It"}]}, "cannot be continued"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "reads text only"),
         ({"messages": [{"role": "user", "content": "the rain " * 900}]}, "prompt is too long"),

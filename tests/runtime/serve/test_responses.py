@@ -96,6 +96,17 @@ def test_a_call_and_its_result(hermes: openai.OpenAI) -> None:
         hermes.responses.create(**options, input=more)
 
 
+def test_a_call_that_is_cut_is_incomplete(hermes: openai.OpenAI) -> None:
+    choice: Any = {"type": "function", "name": "weather"}
+    response = hermes.responses.create(
+        model="tiny", tools=TOOLS, tool_choice=choice, input="a", max_output_tokens=3,
+        reasoning={"effort": "none"},
+    )  # fmt: skip
+    (call,) = response.output
+    assert call.type == "function_call"
+    assert (call.name, call.status, response.status) == ("weather", "incomplete", "incomplete")
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -107,9 +118,9 @@ def test_a_call_and_its_result(hermes: openai.OpenAI) -> None:
         ({"input": [{"role": "user", "content": 3}]}, "input[0].content"),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
-            "messages[0].content[0].type",
+            "input",
         ),
-        ({"text": {"format": {"type": "xml"}}}, "response_format.type"),
+        ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
     ],
 )  # fmt: skip
 def test_refused(hermes: openai.OpenAI, fields: Any, param: str) -> None:

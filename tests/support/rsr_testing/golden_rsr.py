@@ -21,6 +21,7 @@ from rsr_formats import (
     FileEntry,
     IndexedTensor,
     Quantized,
+    Rotation,
     RsrWriter,
     Scale,
     SourceRecord,
@@ -95,7 +96,7 @@ def listed_w16(
 
 
 def permuted(writer: RsrWriter, A: Digits, k: int, base: int = 3, pad: int = 1) -> dict[str, int]:
-    """Write the sections of a matrix, ternary unless `base` says otherwise, in encoding permuted."""
+    """Write the sections of a matrix of `base` digits in encoding permuted."""
     blocks = [block_from_ranks(r, base**k) for r in ranks_of(A, base, k, pad)]
     return {
         "permutation": writer.add([b.permutation.astype("<u2").tobytes() for b in blocks]),
@@ -286,6 +287,30 @@ def write_1_5(writer: RsrWriter) -> tuple[list[FileEntry], list[Tensor]]:
     return [], [groups, mlx, quinary, reduce]
 
 
+def write_1_5_rotation(writer: RsrWriter) -> tuple[list[FileEntry], list[Tensor]]:
+    """Matrices in rotated bases, indexed, dense and int8."""
+    indexed = IndexedTensor(
+        "rotated.weight", (3, 32), TERNARY, 3, "expand", "ranked", "w16",
+        {"ranks": writer.add(w16(ternary_digits(3, 50)[:, :32], TERNARY, 3))},
+        SourceRecord("float", "F16", (3, 32)),
+        Scale(3, writer.add(floats([0.5]))), rotation=0,
+    )  # fmt: skip
+    embedding = writer.add(floats(np.arange(32) / 8))
+    head = writer.add([np.arange(-16, 16, dtype="i1").tobytes()])
+    head_scale = writer.add(floats([0.5, 2.0]))
+    return [], [
+        indexed,
+        DenseTensor("embedding.weight", "F32", (2, 16), embedding, rotation=1),
+        DenseTensor(
+            "head.weight", "I8", (2, 16), head, Quantized("absmax", "embedding.weight", "F32"), 1
+        ),
+        DenseTensor("head.weight_scale", "F32", (2,), head_scale),
+    ]
+
+
+ROTATIONS = {
+    "v1.5-rotation": (Rotation(32, bytes.fromhex("01020480")), Rotation(16, bytes.fromhex("00ff")))
+}
 WRITERS: dict[str, Callable[[RsrWriter], tuple[list[FileEntry], list[Tensor]]]] = {
     "v1": write_1_0,
     "v1.1": write_1_1,
@@ -294,6 +319,7 @@ WRITERS: dict[str, Callable[[RsrWriter], tuple[list[FileEntry], list[Tensor]]]] 
     "v1.4": write_1_4,
     "v1.4-groups": write_1_4_groups,
     "v1.5": write_1_5,
+    "v1.5-rotation": write_1_5_rotation,
 }
 
 
@@ -307,6 +333,7 @@ def write(version: str, path: Path) -> None:
             metadata=metadata,
             files=files,
             tensors=tensors,
+            rotations=ROTATIONS.get(version, ()),
         )
 
 

@@ -32,6 +32,8 @@ import rsrc
 from rsr_formats.architectures import is_tied, of_config
 from rsrc.export.decompile import decompile
 
+from .rotation import declaration
+
 FloatArray = npt.NDArray[np.float32]
 Config = dict[str, Any]
 
@@ -400,6 +402,7 @@ class Family:
         kept: How matrices that modules_to_not_convert names are stored, by module.
         everything: Whether embedding and head are stored as the layers are.
         options: of `rsrc.compile`.
+        rotated: columns of a block of the rotated basis that all matrices are stored in; 0: none.
         gguf: Block type of a GGUF file that is made from the checkpoint and compiled instead.
         fused_experts: Whether the experts of a layer are in tensors of three dimensions, as
             transformers 5 saves them with save_original_format=False.
@@ -416,6 +419,7 @@ class Family:
     kept: Mapping[str, Layout] = field(default_factory=dict)
     everything: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    rotated: int = 0
     gguf: str | None = None
     fused_experts: bool = False
     seed: int = 1
@@ -560,6 +564,17 @@ class Family:
             (folder / name).write_text(text, encoding="utf-8")
         made = self.tensors() if tensors is None else tensors
         (folder / "model.safetensors").write_bytes(safetensors(made))
+        if self.rotated:
+            (folder / "hadamard.json").write_text(_json(self.declaration(made)), encoding="utf-8")
+
+    def declaration(self, tensors: Mapping[str, Tensor]) -> Config:
+        """Return a hadamard.json for all matrices."""
+        widths = {n: t.values.shape[1] for n, t in tensors.items() if t.values.ndim == 2}
+        embedding = "model.embed_tokens.weight"
+        floats = ("in_proj_a.weight", "in_proj_b.weight")
+        weights = [name for name in widths if name != embedding and not name.endswith(floats)]
+        distinct = list(dict.fromkeys(widths.values()))
+        return declaration(weights, [embedding], distinct, self.rotated, self.seed)
 
     def build(self, folder: Path) -> Path:
         """Write the model directory to `folder`/model; return the .rsr file compiled from it."""
@@ -814,6 +829,30 @@ _MOBILE: Config = {
     "tie_word_embeddings": False,
     "w_bits": 0,
 }
+GEMMA3: Config = {
+    "architectures": ["Gemma3ForCausalLM"],
+    "model_type": "gemma3_text",
+    "attention_bias": False,
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+    "head_dim": 48,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "max_position_embeddings": 256,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 1,
+    "query_pre_attn_scalar": 24,
+    "rms_norm_eps": 1e-06,
+    "rope_local_base_freq": 10000.0,
+    "rope_scaling": None,
+    "rope_theta": 1000000.0,
+    "sliding_window": 16,
+    "sliding_window_pattern": 3,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+}
 _SUB_NORMS = {"o_proj": "self_attn.attn_sub_norm", "down_proj": "mlp.ffn_sub_norm"}
 
 
@@ -908,6 +947,11 @@ FAMILIES: dict[str, Family] = {
         {**_QWEN3, "tie_word_embeddings": False},
         groups(128), "F16", BYTE_LEVEL, everything=True,
     ),
+    "bonsai-2": Family(
+        "weights in a rotated basis, as in prism-ml/Ternary-Bonsai-2, hadamard.json",
+        {**_QWEN3, "intermediate_size": 384, "tie_word_embeddings": False},
+        groups(128), "F16", BYTE_LEVEL, everything=True, rotated=128,
+    ),
     "qwen3-moe": Family(
         "deepgrove/maple-preview and other Qwen3Moe: one tensor for each matrix of an expert",
         _QWEN3_MOE, groups(128), "F16", BYTE_LEVEL, seed=2,
@@ -987,9 +1031,18 @@ FAMILIES: dict[str, Family] = {
         },
         shards(1), "F16", BYTE_LEVEL, gguf="TQ2_0",
     ),
+    "gemma3": Family(
+        "Gemma 3: four norms in a layer, windows with their own frequencies",
+        GEMMA3, shards(1, "BF16"), "BF16", BYTE_LEVEL,
+    ),
     "qwen3.5": Family(
         "prism-ml/Ternary-Bonsai 27B, a hybrid of gated delta nets and attention",
         _QWEN35, groups(128), "F16", BYTE_LEVEL, everything=True,
+    ),
+    "bonsai-2-hybrid": Family(
+        "prism-ml/Ternary-Bonsai-2 27B: the hybrid in a rotated basis",
+        {**_QWEN35, "tie_word_embeddings": False},
+        groups(128), "F16", BYTE_LEVEL, everything=True, rotated=64,
     ),
     "gguf-tq2_0": Family(
         "llama.cpp, TQ2_0; rows of q and k in its order",

@@ -96,7 +96,7 @@ def _alike(layers: Sequence[Linear]) -> list[Linear]:
     Raises:
         ModelError: only some were trained with int8 activations.
     """
-    forms = {one.group_columns for one in layers if isinstance(one.weight, Matrix)}
+    forms = {one.form.group_columns for one in layers if isinstance(one.weight, Matrix)}
     if len(forms) <= 1:
         return [*layers]
     if 0 in forms:
@@ -114,6 +114,10 @@ def _activations(layers: Sequence[Linear]) -> str:
 
 def _native_weight(layer: Linear) -> _native.Ranked | _native.Dense:
     weight = layer.weight
+    if weight.rotation is not None:
+        raise ModelError(
+            f"{layer.name} is in a rotated basis, expected experts in the basis of the model"
+        )
     if isinstance(weight, DenseTensor):
         if weight.dtype == "F32":
             return _native.Dense(weight.data)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ...errors import InputShapeError
 from ..errors import ModelError
 from .chain import chain_of
-from .filters import candidates
+from .draws import drawn
 from .processors import Scores, Tokens
 from .settings import Sampling
 
@@ -57,13 +57,7 @@ class Sampler:
             raise self._nothing(logits, scores[best], best)
         if self._sampling.temperature == 0:
             return best
-        ids, weights = candidates(scores, best, self._sampling)
-        cumulative = np.cumsum(weights, out=weights)
-        total = cumulative[-1]
-        # The first entry above the drawn mass. Rounding may make that the total: then take the
-        # first entry equal to it, the last token with a positive weight.
-        drawn = np.searchsorted(cumulative, self._random.random() * total, side="right")
-        return int(ids[min(drawn, np.searchsorted(cumulative, total, side="left"))])
+        return drawn(scores, best, self._sampling, self._random.random())
 
     def _scores(self, logits: npt.NDArray[np.float32], tokens: Tokens) -> Scores:
         """Return the logits as the settings change them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from ..held import held_marker
 from .formats import CallFormat
 
 _QUOTE_OR_BRACKET = re.compile(r'["\\{}\[\]]')
+_CUT_CALL = re.compile(r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*(.*)', re.DOTALL)
+_CUT_ARGUMENTS = re.compile(r',\s*"(?:arguments|parameters)"\s*:\s*(\{.*)', re.DOTALL)
+_BEFORE_ARGUMENTS = (',"arguments":', ',"parameters":')
 _IN_STRING = re.compile(r'["\\]')
 
 
@@ -23,7 +27,7 @@ class Call:
 
     Attributes:
         name: of the tool.
-        arguments: a JSON object as text.
+        arguments: a JSON object as text, or its beginning if the answer was cut.
     """
 
     name: str
@@ -42,11 +46,15 @@ class CallParser:
     Args:
         written: how the model writes calls.
         names: of the known tools.
+        is_required: whether the answer can be nothing but calls.
     """
 
-    def __init__(self, written: CallFormat, names: Collection[str]) -> None:
+    def __init__(
+        self, written: CallFormat, names: Collection[str], is_required: bool = False
+    ) -> None:
         self._format = written
         self._names = names
+        self._is_required = is_required
         # "text": outside of calls; "body": the JSON of calls, whose beginning is in `_opened`;
         # "after": behind such JSON.
         self._state: Literal["text", "body", "after"] = "text"
@@ -55,6 +63,7 @@ class CallParser:
         self._json = _JsonEnd()
         self._is_start = written.is_bare  # nothing but white space so far, and a call may begin
         self._after_call = False  # nothing but white space since a call
+        self._has_called = False
 
     def push(self, text: str) -> list[Piece]:
         """Return the text and the calls that a piece completes."""
@@ -64,9 +73,20 @@ class CallParser:
             pass
         return found
 
-    def finish(self) -> list[Piece]:
-        """Return what was held back."""
+    def finish(self, is_cut: bool) -> list[Piece]:
+        """Return what was held back.
+
+        Args:
+            is_cut: whether the answer would have gone on. Then a call may be incomplete.
+        """
         found: list[Piece] = []
+        if is_cut and (self._state == "body" or (self._is_required and self._rest)):
+            found += cut_calls(self._rest, self._names) or []
+            if not found and self._is_required and len(self._names) == 1 and not self._has_called:
+                found = [Call(name, "") for name in self._names]
+            if found or self._is_required:
+                self._rest = ""
+                return found
         while self._step(found, is_last=True):
             pass
         return found
@@ -123,7 +143,7 @@ class CallParser:
         calls = calls_in(body, self._names)
         if calls:
             found += calls
-            self._state, self._after_call = "after", True
+            self._state, self._after_call, self._has_called = "after", True, True
         else:
             self._emit(found, self._opened + body)
             self._state = "text"
@@ -195,6 +215,45 @@ def calls_in(text: str, names: Collection[str]) -> list[Call] | None:
         return [_call(call, names) for call in calls] or None
     except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
         return None
+
+
+def cut_calls(text: str, names: Collection[str]) -> list[Call] | None:
+    """Return the calls of known tools with which a cut JSON text begins.
+
+    Returns:
+        The calls, the last of which may be incomplete; None if the text may be anything else.
+    """
+    calls: list[Call] = []
+    start, decoder = len(text) - len(text.removeprefix("[").lstrip()), json.JSONDecoder()
+    while True:
+        try:
+            _, end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            break
+        if (complete := calls_in(text[start:end], names)) is None:
+            return None
+        calls += complete
+        start = end + len(text[end:]) - len(text[end:].lstrip(", \n\t\r"))
+    return calls + _cut_call(text[start:], names) or None
+
+
+def _cut_call(text: str, names: Collection[str]) -> list[Call]:
+    """Return the call with which a cut JSON text begins, if its name is complete and known."""
+    match = _CUT_CALL.fullmatch(text)
+    if match is None or (name := _name(match[1])) not in names:
+        return []
+    if arguments := _CUT_ARGUMENTS.fullmatch(match[2]):
+        return [Call(name, arguments[1])]
+    rest = "".join(match[2].split())
+    return [Call(name, "")] if any(each.startswith(rest) for each in _BEFORE_ARGUMENTS) else []
+
+
+def _name(text: str) -> str:
+    """Return a JSON string; "" if it is malformed."""
+    try:
+        return msgspec.json.decode(text, type=str)
+    except ValueError:
+        return ""
 
 
 def _call(call: _CallText, names: Collection[str]) -> Call:

@@ -23,7 +23,9 @@ def parsed(written: CallFormat, text: str, cuts: set[int]) -> list[Piece]:
     edges = [0, *sorted(cut for cut in cuts if 0 < cut < len(text)), len(text)]
     pieces = [text[a:b] for a, b in pairwise(edges)]
     found: list[Piece] = []
-    for part in [part for piece in pieces for part in parser.push(piece)] + parser.finish():
+    for part in [part for piece in pieces for part in parser.push(piece)] + parser.finish(
+        is_cut=False
+    ):
         if isinstance(part, str) and found and isinstance(found[-1], str):
             found[-1] += part
         else:
@@ -69,6 +71,46 @@ GET = Call("get", '{"a": 1}')
 )  # fmt: skip
 def test_calls(written: CallFormat, text: str, expected: list[Piece] | None) -> None:
     assert parsed(written, text, set()) == ([text] if expected is None else expected)
+
+
+@pytest.mark.parametrize(
+    ("written", "text", "is_required", "expected"),
+    [
+        (HERMES, 'a<tool_call>{"name": "get", "arguments": {"a": [1', False,
+         ["a", Call("get", '{"a": [1')]),
+        (HERMES, '<tool_call>{"name": "get"', False, [Call("get", "")]),
+        (HERMES, '<tool_call>\n{"name": "get", "argu', False, [Call("get", "")]),
+        (HERMES, '<tool_call>\n{"name": "ge', False, ['<tool_call>\n{"name": "ge']),
+        (HERMES, '<tool_call>\n{"name": "ge', True, []),
+        (HERMES, "<tool_ca", True, []),
+        (HERMES, '<tool_call>{"name": "no", "arguments": {', False,
+         ['<tool_call>{"name": "no", "arguments": {']),
+        (HERMES, '<tool_call>{"name": "get", "age": 3', False,
+         ['<tool_call>{"name": "get", "age": 3']),
+        (HERMES, '<tool_call>{"name": "get", "arguments": {"a": 1}}\n</tool_call>\n<tool_', True,
+         [GET]),
+        (MISTRAL, '[TOOL_CALLS][{"name": "get", "arguments": {"a": 1}}, {"name": "put", "argum',
+         True, [GET, Call("put", "")]),
+        (MISTRAL, '[TOOL_CALLS][{"name": "get", "arguments": {"a": 1}}', False, [GET]),
+        (MISTRAL, '[TOOL_CALLS][{"name": "no", "arguments": {}}, {"name": "get"', False,
+         ['[TOOL_CALLS][{"name": "no", "arguments": {}}, {"name": "get"']),
+        (LLAMA, '{"name": "get", "parameters": {"a": "\\', False, [Call("get", '{"a": "\\')]),
+    ],
+)  # fmt: skip
+def test_a_cut_call(
+    written: CallFormat, text: str, is_required: bool, expected: list[Piece]
+) -> None:
+    parser = CallParser(written, NAMES, is_required)
+    assert [part for piece in text for part in parser.push(piece)] + parser.finish(
+        is_cut=True
+    ) == expected
+
+
+def test_a_named_call_is_cut_before_its_name() -> None:
+    parser = CallParser(HERMES, {"get"}, is_required=True)
+    assert parser.push("<tool_call>") + parser.finish(is_cut=True) == [Call("get", "")]
+    nothing = CallParser(HERMES, {"get"}, is_required=True)
+    assert nothing.finish(is_cut=True) == []
 
 
 PIECES = [

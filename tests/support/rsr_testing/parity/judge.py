@@ -4,7 +4,8 @@ It loads the folders themselves, must use every tensor in them, and computes in 
 class for 1bitLLM's models. They are its BitNet with another activation, under other names, and are
 built from its own parts (:func:`_load_1bitllm`). It has none for MiniCPM and MobileLLM either, nor
 reads MLX's codes: their published formulas are folded into the weights of a class that it has
-(:func:`_load_folded`).
+(:func:`_load_folded`). Weights that hadamard.json says are in a rotated basis are multiplied by it,
+by its definition (:func:`_in_its_basis`).
 
 **Ties.** A BitNet layer rounds its inputs to integers, with 127 for the largest of a row. The
 inputs of two correct implementations differ in their last bits, because sums depend on their order.
@@ -23,8 +24,10 @@ import contextlib
 import json
 import math
 import re
+import shutil
+import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+
+from ..rotation import unrotated
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -86,6 +91,10 @@ def load(folder: Path, dtype: str = "float32", **options: Any) -> Any:
         options: of ``from_pretrained``.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if (folder / "hadamard.json").is_file():
+        with tempfile.TemporaryDirectory() as other:
+            _in_its_basis(folder, Path(other))
+            return load(Path(other), dtype, **options)
     with quiet():
         if config["architectures"] == ["BitnetForCausalLM"]:
             return _load_1bitllm(folder, config)
@@ -112,7 +121,32 @@ def load(folder: Path, dtype: str = "float32", **options: Any) -> Any:
             # dtypes, and PreTrainedModel.float() is blocked. float() of the base class widens the
             # BF16 values and leaves the packed codes alone.
             torch.nn.Module.float(model)
+            round_embedding_scale(model, config)
         return model.eval()
+
+
+def round_embedding_scale(model: Any, config: Mapping[str, Any]) -> None:
+    """Round Gemma's factor of embeddings to the dtype of config.json, as transformers does there.
+
+    transformers rounds to the dtype in which the model is loaded, here float32.
+    """
+    import torch
+
+    dtype = getattr(torch, config.get("torch_dtype", "float32"))
+    for module in model.modules():
+        if hasattr(module, "scalar_embed_scale"):
+            module.embed_scale = torch.tensor(module.scalar_embed_scale).to(dtype).float()
+
+
+def _in_its_basis(folder: Path, other: Path) -> None:
+    """Write a model directory with the weights in the basis of the model."""
+    from safetensors.numpy import load_file, save_file
+
+    declared = json.loads((folder / "hadamard.json").read_text(encoding="utf-8"))
+    tensors = unrotated(load_file(folder / "model.safetensors"), declared)
+    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
+    shutil.copy(folder / "config.json", other)
+    shutil.copy(folder / "generation_config.json", other)
 
 
 def bitnet_layers(model: Any) -> dict[str, Any]:
