@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -38,13 +38,13 @@ class ScaleGrid:
         self.columns = columns
         with np.errstate(over="ignore"):
             half = values.astype(np.float16)
-        is_exact = (half.astype(np.float32).view(np.uint32) == values.view(np.uint32)).all()
+        is_exact = np.array_equal(half, values) and np.array_equal(np.signbit(half), values < 0)
         self._stored = half if is_exact else values
 
     @property
     def values(self) -> Scales:
         """The scales, (row blocks, column groups)."""
-        return self._stored.astype(np.float32, copy=False)
+        return _widened(self._stored)
 
     @property
     def words(self) -> str:
@@ -74,12 +74,17 @@ class ScaleGrid:
         elif len(stored) > 1:
             stored = stored[np.arange(rows.start, rows.stop) // self.rows]
         if self.columns is None:
-            return stored.astype(np.float32, copy=False)
+            return _widened(stored)
         first = columns.start // self.columns
         stored = stored[:, first : -(-columns.stop // self.columns)]
         skipped = first * self.columns
-        wide = np.repeat(stored.astype(np.float32, copy=False), self.columns, axis=1)
+        wide = np.repeat(_widened(stored), self.columns, axis=1)
         return wide[:, columns.start - skipped : columns.stop - skipped]
+
+
+def _widened(stored: npt.NDArray[Any]) -> Scales:
+    values: Scales = stored.astype(np.float32) if stored.dtype == np.float16 else stored
+    return values
 
 
 def per_tensor(scale: np.float32 | float, rows: int) -> ScaleGrid:
