@@ -66,7 +66,7 @@ class ModelFacts(Mapping[str, TensorFacts]):
             return TensorFacts(
                 matrix.shape,
                 None,
-                matrix.scale.ndim == 2,
+                matrix.group_columns < matrix.shape[1],
                 matrix.layout,
                 matrix.encoding == "permuted",
             )
