@@ -99,6 +99,7 @@ class Factor:
         power: exponent of the value.
         size: another key of config.json, whose value must be a positive integer; "" for none.
         size_power: exponent of the size.
+        is_rounded: it is rounded to the dtype that config.json names, if it names one.
     """
 
     key: str = ""
@@ -106,6 +107,7 @@ class Factor:
     power: float = 1.0
     size: str = ""
     size_power: float = 1.0
+    is_rounded: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ class Architecture:
         family: what its models are called; "": as the class.
         is_runnable: whether `rsr_runtime.llm` can run it.
         has_head: whether it has an output head; one without gives hidden states, not text.
+        base_name: name of the class that is its decoder without a head; "": "...Model".
         attn_sub_norm: name of the norm before o_proj within a layer, or None.
         ffn_sub_norm: name of the norm before down_proj within a layer, or None.
         norms: those around the sublayers of a layer.
@@ -169,6 +172,7 @@ class Architecture:
     family: str = ""
     is_runnable: bool = True
     has_head: bool = True
+    base_name: str = ""
     attn_sub_norm: str | None = None
     ffn_sub_norm: str | None = None
     norms: Norms = Norms()
@@ -446,6 +450,34 @@ ARCHITECTURES = (
         qk_norms=QkNorms(spans_heads=True),
         rms_norm_eps=1e-5,
     ),
+    # Four norms in a layer; five of six layers have a window, and their own frequencies
+    Architecture(
+        "Gemma3ForCausalLM",
+        "gemma3_text",
+        base_name="Gemma3TextModel",
+        norms=Norms(
+            "input_layernorm",
+            "post_attention_layernorm",
+            "pre_feedforward_layernorm",
+            "post_feedforward_layernorm",
+        ),
+        qk_norms=QkNorms(),
+        zero_centered_norms=True,
+        embedding_factor=Factor(size="hidden_size", size_power=0.5, is_rounded=True),
+        attention_factor=Factor("query_pre_attn_scalar", 256, -0.5),
+        own_keys={
+            "hidden_activation": "gelu_pytorch_tanh",
+            "sliding_window": 4096,
+            "sliding_window_pattern": 6,
+            "rope_local_base_freq": 10000.0,
+        },
+        hidden_act="gelu_pytorch_tanh",
+        rope_theta=1000000.0,
+        max_position_embeddings=131072,
+        is_tied=True,
+        num_key_value_heads=4,
+        head_dim=256,
+    ),
     # MiniCPM, MiniCPM4 and BitCPM4
     Architecture(
         "MiniCPMForCausalLM",
@@ -635,7 +667,7 @@ def without_head(architecture: Architecture) -> Architecture:
 
 
 def _base_name(architecture: Architecture) -> str:
-    return f"{architecture.name.removesuffix('ForCausalLM')}Model"
+    return architecture.base_name or f"{architecture.name.removesuffix('ForCausalLM')}Model"
 
 
 def takes_int8_activations(config: Mapping[str, Any]) -> bool:

@@ -167,7 +167,6 @@ CONFIG: Keys = {
         UNSUPPORTED, "bits to which ParetoQ's class quantizes weights", (0, 0.0, 1.58, 16)
     ),
     "mamba_ssm_dtype": Key(UNSUPPORTED, "dtype of a recurrent state", ("float32",)),
-    "mlp_only_layers": Key(UNSUPPORTED, _EXPERTS, ([],)),
     "activation": Key(UNSUPPORTED, "another name of hidden_act", ("silu", "swiglu")),
     "norm_type": Key(UNSUPPORTED, "norms other than RMS norms", ("rms",)),
     "use_rotary_pos_emb": Key(UNSUPPORTED, "how positions are encoded", (True,)),

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
 from rsr_formats.architectures import (
     ARCHITECTURES,
     MISSING,
@@ -284,7 +286,8 @@ def _read(
                 "the file has no config.json, so it is not a whole model: compile the model's "
                 "directory (or GGUF file), not the .safetensors alone"
             )
-        known = ", ".join(a.gguf_names[0] for a in ARCHITECTURES if a.is_runnable and a.gguf_names)
+        names = (a.gguf_names[0] for a in ARCHITECTURES if a.is_runnable and a.gguf_names)
+        known = ", ".join(dict.fromkeys(names))
         raise ModelError(
             f"the GGUF file has architecture {shown(name)}, which is not supported; known are "
             f"{known}. {_ADVICE}"
@@ -361,7 +364,17 @@ def _factor(found: JsonObject, factor: Factor | None, otherwise: float) -> float
     if value <= 0:
         raise ModelError(f"config.json: {factor.key} is {value:g}, expected more than 0")
     size = found.size(factor.size) ** factor.size_power if factor.size else 1.0
-    return float(value**factor.power * size)
+    result = float(value**factor.power * size)
+    return _rounded(result, found.values) if factor.is_rounded else result
+
+
+def _rounded(value: float, config: Mapping[str, Any]) -> float:
+    """Round a number to the dtype that config.json names."""
+    dtype = config.get("dtype") or config.get("torch_dtype")
+    if dtype == "bfloat16":  # half to even
+        bits = int(np.float32(value).view(np.uint32))
+        return float(np.uint32(bits + 0x7FFF + (bits >> 16 & 1) & 0xFFFF0000).view(np.float32))
+    return float(np.float16(value)) if dtype == "float16" else value
 
 
 def _experts(config: JsonObject) -> Experts | None:

@@ -19,7 +19,7 @@ from .arguments import whole_number
 from .batch import Batch, Pass
 from .decoder import FloatArray
 from .embedding import Embeddings, EmbedJob
-from .errors import CacheMemoryError, ModelError, QueueFullError
+from .errors import CacheMemoryError, ModelError, PromptError, QueueFullError
 from .generate import Generation, Text
 from .job import (
     Embedded,
@@ -200,7 +200,10 @@ class Engine:
         stream = JobStream(self, worker, on_event)
         running: _Running | _RunningEmbedding
         if isinstance(job, EmbedJob):
-            running = _RunningEmbedding(self.model.prepared_embeddings(job), stream)
+            embeddings = self.model.prepared_embeddings(job)
+            if not embeddings.texts:
+                raise PromptError("found no texts, expected at least one to embed")
+            running = _RunningEmbedding(embeddings, stream)
         else:
             running = _Running(*_checked(self.model, job), stream)
         worker.submit(running, beyond_queue)

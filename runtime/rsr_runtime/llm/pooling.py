@@ -217,8 +217,9 @@ class Pooler:
     def add(self, states: FloatArray) -> None:
         """Take the states of the next tokens, float32 (n, hidden_size); they may change later."""
         first = max(self._position, self._skipped)
+        end = self._position + len(states)
         states = states[first - self._position :]
-        self._position = first + len(states)
+        self._position = end
         if not len(states):
             return
         for mode in self._modes:

@@ -6,7 +6,7 @@ Nothing is read of the tensors themselves, so this also judges a checkpoint befo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rsr_formats import records
@@ -66,7 +66,7 @@ class ModelFacts(Mapping[str, TensorFacts]):
             return TensorFacts(
                 matrix.shape,
                 None,
-                matrix.group_columns < matrix.shape[1],
+                matrix.scale.ndim == 2,
                 matrix.layout,
                 matrix.encoding == "permuted",
             )
@@ -99,6 +99,16 @@ def without_scales(tensors: Mapping[str, TensorFacts]) -> Iterator[str]:
         weight = name.removesuffix("_scale")
         if weight == name or weight not in tensors or tensors[weight].layout != "int8":
             yield name
+
+
+def is_bitlinear(config: Config, tensors: Container[str], module: str) -> bool:
+    """Return whether a norm inside a layer makes it a BitLinear layer of BitNet-embedding.
+
+    Such a layer quantizes its weights and activations, and config.json says nothing of it.
+    transformers' BitNet layers call their norm rms_norm, and `quantization_config` decides.
+    """
+    is_given = config.settings.get("quantization_config") is not None
+    return not is_given and f"{module}.norm.weight" in tensors
 
 
 def in_words(problems: Sequence[str], config: Config) -> str:
@@ -214,6 +224,7 @@ class _Checker:
         is_dense = weight is not None and weight.dtype is not None
         has_clip = f"{name}.weight_clip_val" in self._tensors  # ParetoQ's
         quantizes = declared.is_converted and c.is_self_quantizing(name)
+        quantizes = quantizes or is_bitlinear(c, self._tensors, name)
         if is_dense and (quantizes or has_clip):
             self.problems.append(
                 f"{name}.weight is dense, but the model quantizes it: compile it, too"

@@ -18,7 +18,7 @@ from .errors import ModelError
 from .layers.declared import DeclaredFloats, DeclaredLinear, LayerTensors
 from .layers.layer import declared, final_norm
 from .linear import Linear
-from .tensors import ROPE_FACTORS, ModelFacts, find_problems, in_words
+from .tensors import ROPE_FACTORS, ModelFacts, find_problems, in_words, is_bitlinear
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -121,6 +121,7 @@ class _Finder:
     def linear(self, module: str, declared: DeclaredLinear) -> Linear:
         c, weight = self._config, self.weight(module)
         is_int8 = declared.is_converted and c.has_int8_activations(module)
+        is_int8 = is_int8 or is_bitlinear(c, self._model, module)
         bias = self.optional(module + ".bias")
         if bias is not None and isinstance(weight, Matrix) and is_int8 and c.scales_biases:
             bias = bias * weight.scale

@@ -39,8 +39,8 @@ def _ends_with_eos() -> Tokens:
     document = json.loads(json.dumps(BYTE_LEVEL.document))
     eos = BYTE_LEVEL.eos
     number = BYTE_LEVEL.ids["eos_token_id"]
-    sequence, last = {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": eos}}
-    last["SpecialToken"]["type_id"] = 0
+    sequence: Config = {"Sequence": {"id": "A", "type_id": 0}}
+    last: Config = {"SpecialToken": {"id": eos, "type_id": 0}}
     document["post_processor"] |= {
         "single": [sequence, last], "pair": [sequence, last, sequence, last],
         "special_tokens": {eos: {"id": eos, "ids": [number], "tokens": [eos]}},
@@ -58,6 +58,7 @@ class EmbeddingFamily:
         normalizes: whether modules.json has Normalize.
         prompts: those in config_sentence_transformers.json.
         is_bitnet: whether a norm in each linear layer makes it a BitLinear layer.
+        most: max_seq_length in sentence_bert_config.json.
     """
 
     family: Family
@@ -65,6 +66,7 @@ class EmbeddingFamily:
     normalizes: bool = True
     prompts: dict[str, str] = field(default_factory=dict)
     is_bitnet: bool = False
+    most: int = 250
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the checkpoint by name."""
@@ -94,7 +96,7 @@ class EmbeddingFamily:
             "config_sentence_transformers.json": {
                 "prompts": self.prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"
             },
-            "sentence_bert_config.json": {"max_seq_length": 200, "do_lower_case": False},
+            "sentence_bert_config.json": {"max_seq_length": self.most, "do_lower_case": False},
         }  # fmt: skip
 
     def save(self, folder: Path) -> None:
@@ -126,6 +128,10 @@ _QWEN3: Config = {
     **models.FAMILIES["bonsai"].config, "architectures": ["Qwen3Model"], "torch_dtype": "bfloat16",
 }  # fmt: skip
 
+_GEMMA3: Config = {
+    **models.GEMMA3, "architectures": ["Gemma3TextModel"], "torch_dtype": "float32",
+}  # fmt: skip
+
 EMBEDDING_FAMILIES: dict[str, EmbeddingFamily] = {
     "qwen3-embedding": EmbeddingFamily(
         Family(
@@ -148,10 +154,29 @@ EMBEDDING_FAMILIES: dict[str, EmbeddingFamily] = {
                 **_QWEN3, "num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 100,
                 "head_dim": 24,
             },
-            masters("BF16"), "BF16", _ends_with_eos(),
+            masters("BF16"), "BF16", _ends_with_eos(), seed=2,
         ),
         _FLAGS,
         is_bitnet=True,
         prompts=PROMPTS,
+    ),
+    "gemma3": EmbeddingFamily(
+        Family(
+            "a Gemma 3 that was quantized by groups, in transformers 4's spelling",
+            _GEMMA3, groups(32), "F32", BYTE_LEVEL,
+        ),
+        {"pooling_mode": "weightedmean"},
+    ),
+    "bitnet-embedding-270m": EmbeddingFamily(
+        Family(
+            "microsoft/bitnet-embedding-270m",
+            {
+                **_GEMMA3, "num_hidden_layers": 1, "layer_types": ["sliding_attention"],
+                "torch_dtype": "bfloat16",
+            },
+            masters("BF16"), "BF16", BYTE_LEVEL, seed=2,
+        ),
+        _FLAGS,
+        is_bitnet=True,
     ),
 }  # fmt: skip

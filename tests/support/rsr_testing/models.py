@@ -407,7 +407,7 @@ class Family:
         fused_experts: Whether the experts of a layer are in tensors of three dimensions, as
             transformers 5 saves them with save_original_format=False.
         seed: of the weights; not 1 where every text would depend on a rounding (parity/judge.py)
-            already in the first layer.
+            already in the first layer, or a router's choice on that of a float16 cache.
     """
 
     published: str
@@ -829,6 +829,30 @@ _MOBILE: Config = {
     "tie_word_embeddings": False,
     "w_bits": 0,
 }
+GEMMA3: Config = {
+    "architectures": ["Gemma3ForCausalLM"],
+    "model_type": "gemma3_text",
+    "attention_bias": False,
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+    "head_dim": 48,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "max_position_embeddings": 256,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 1,
+    "query_pre_attn_scalar": 24,
+    "rms_norm_eps": 1e-06,
+    "rope_local_base_freq": 10000.0,
+    "rope_scaling": None,
+    "rope_theta": 1000000.0,
+    "sliding_window": 16,
+    "sliding_window_pattern": 3,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+}
 _SUB_NORMS = {"o_proj": "self_attn.attn_sub_norm", "down_proj": "mlp.ffn_sub_norm"}
 
 
@@ -930,7 +954,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "qwen3-moe": Family(
         "deepgrove/maple-preview and other Qwen3Moe: one tensor for each matrix of an expert",
-        _QWEN3_MOE, groups(128), "F16", BYTE_LEVEL,
+        _QWEN3_MOE, groups(128), "F16", BYTE_LEVEL, seed=2,
     ),
     "qwen3-moe-fused": Family(
         "Qwen3Moe with one tensor for the experts of a layer, weights of the chosen not normalized",
@@ -1006,6 +1030,10 @@ FAMILIES: dict[str, Family] = {
             "head_dim": 32, "attention_head_dim": 32, "num_hidden_layers": 1,
         },
         shards(1), "F16", BYTE_LEVEL, gguf="TQ2_0",
+    ),
+    "gemma3": Family(
+        "Gemma 3: four norms in a layer, windows with their own frequencies",
+        GEMMA3, shards(1, "BF16"), "BF16", BYTE_LEVEL,
     ),
     "qwen3.5": Family(
         "prism-ml/Ternary-Bonsai 27B, a hybrid of gated delta nets and attention",

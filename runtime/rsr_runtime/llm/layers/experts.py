@@ -96,7 +96,7 @@ def _alike(layers: Sequence[Linear]) -> list[Linear]:
     Raises:
         ModelError: only some were trained with int8 activations.
     """
-    forms = {one.group_columns for one in layers if isinstance(one.weight, Matrix)}
+    forms = {one.form.group_columns for one in layers if isinstance(one.weight, Matrix)}
     if len(forms) <= 1:
         return [*layers]
     if 0 in forms:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import tempfile
 from collections.abc import Iterator
 from itertools import chain
@@ -48,6 +49,8 @@ def load(folder: Path) -> Any:
         model: Any = found[0].auto_model
         torch.nn.Module.float(model)
         _restore_bitlinear(model, folder)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        judge.round_embedding_scale(model, config)
         model.eval()
         return found
 
@@ -66,7 +69,7 @@ def _restore_bitlinear(model: Any, folder: Path) -> None:
     )
     replace_with_bitnet_linear(model, [], online)
     model.to_empty(device="cpu")
-    model.rotary_emb = type(model.rotary_emb)(model.config)
+    model.rotary_emb = type(model.rotary_emb)(model.config)  # buffers that no file has
     for name in names:
         tensors[name.replace(".norm.", ".rms_norm.")] = tensors.pop(name)
     model.load_state_dict(tensors, strict=True)

@@ -27,7 +27,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,21 @@ def load(folder: Path, dtype: str = "float32", **options: Any) -> Any:
             # dtypes, and PreTrainedModel.float() is blocked. float() of the base class widens the
             # BF16 values and leaves the packed codes alone.
             torch.nn.Module.float(model)
+            round_embedding_scale(model, config)
         return model.eval()
+
+
+def round_embedding_scale(model: Any, config: Mapping[str, Any]) -> None:
+    """Round Gemma's factor of embeddings to the dtype of config.json, as transformers does there.
+
+    transformers rounds to the dtype in which the model is loaded, here float32.
+    """
+    import torch
+
+    dtype = getattr(torch, config.get("torch_dtype", "float32"))
+    for module in model.modules():
+        if hasattr(module, "scalar_embed_scale"):
+            module.embed_scale = torch.tensor(module.scalar_embed_scale).to(dtype).float()
 
 
 def _in_its_basis(folder: Path, other: Path) -> None:
