@@ -107,10 +107,10 @@ class Layer:
     def __call__(self, x: Floats, choice: Choice, parts: int = 1) -> Floats:
         y = np.full(x.shape, 12345, np.float32)
         inputs = self.inputs(x)
-        for part in range(parts):
+        for share in range(parts):
             _native.multiply_experts(
-                self.native, **inputs, chosen=choice[0], weights=choice[1], share=part, shares=parts,
-                y=y,
+                self.native, **inputs, chosen=choice[0], weights=choice[1], share=share,
+                shares=parts, y=y,
             )  # fmt: skip
         return y
 

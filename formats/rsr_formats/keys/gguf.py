@@ -224,7 +224,7 @@ ARCHITECTURE: Keys = {
     "token_shift_count": _unsupported(_EXTRA, 0),
     "time_mix_extra_dim": _unsupported(_EXTRA, 0),
     "time_decay_extra_dim": _unsupported(_EXTRA, 0),
-    "pooling_type": Key(HARMLESS, "how an embedding model pools; logits do not depend on it"),
+    "pooling_type": Key(HARMLESS, "how an embedding model pools: mean, cls or last token"),
 }
 
 

@@ -24,6 +24,7 @@ from ..tensor import SourceTensor
 from ..wrong_file import unfinished_in
 from .config import hf_config
 from .names import hf_name, is_linear, permuted_heads
+from .pooling import pooling_files
 from .reader import Header, TensorInfo, Value, read_header
 from .rope import ROPE_TENSORS
 from .scales import exact_factors
@@ -314,4 +315,5 @@ def _model_files(
         )
         return {}
     made = tokenizer_files(metadata, notes.append)
+    made |= pooling_files(metadata, config.get("hidden_size"))
     return {"config.json": (json.dumps(config, indent=2) + "\n").encode(), **made}

@@ -94,8 +94,14 @@ def _alike(layers: Sequence[Linear]) -> list[Linear]:
     """Return layers whose indices take inputs in one form: float32 where groups differ.
 
     Raises:
-        ModelError: only some were trained with int8 activations.
+        ModelError: only some were trained with int8 activations, or a matrix is in a rotated basis.
     """
+    rotated = next((one for one in layers if one.weight.rotation is not None), None)
+    if rotated is not None:
+        raise ModelError(
+            f"{rotated.name} is in a rotated basis, which is not supported in experts: compile the "
+            "unrotated checkpoint"
+        )
     forms = {one.form.group_columns for one in layers if isinstance(one.weight, Matrix)}
     if len(forms) <= 1:
         return [*layers]

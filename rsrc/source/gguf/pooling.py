@@ -1,0 +1,35 @@
+"""How a model embeds texts, by GGUF metadata, as the files that sentence-transformers writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from .values import whole_of
+
+_MODES = {1: "mean", 2: "cls", 3: "lasttoken"}  # 0: none; 4: a classifier's, which ranks texts
+
+
+def pooling_files(metadata: Mapping[str, Any], hidden_size: object) -> dict[str, bytes]:
+    """Return modules.json and the settings of pooling by their names in a `.rsr` file.
+
+    llama.cpp normalizes the vectors. Without `pooling_type`, or with one of a model that does not
+    embed texts, there are no files.
+
+    Args:
+        metadata: of the GGUF file.
+        hidden_size: features of a state, as in config.json.
+    """
+    key = f"{metadata.get('general.architecture')}.pooling_type"
+    mode = _MODES.get(whole_of(metadata.get(key)) or 0)
+    if mode is None:
+        return {}
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(kinds.items())
+    ]
+    pooling = {"word_embedding_dimension": hidden_size, "pooling_mode": mode}
+    files = {"modules.json": modules, "1_Pooling.config.json": pooling}
+    return {name: (json.dumps(value, indent=2) + "\n").encode() for name, value in files.items()}
