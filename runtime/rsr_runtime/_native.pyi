@@ -59,7 +59,7 @@ class Permuted16:
 
     def __init__(self, permutation: Annotated[NDArray[numpy.uint16], dict(shape=(None, None), order='C', device='cpu', writable=False)], segments: Annotated[NDArray[numpy.uint16], dict(shape=(None, None), order='C', device='cpu', writable=False)], columns: int, k: int, values: Annotated[NDArray[numpy.int8], dict(shape=(None,), order='C', device='cpu', writable=False)], reduce: bool, scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], scale_rows: int) -> None:
         """
-        permutation: (blocks, rows). segments: (blocks, base^k + 1). values: (base,), what the digits stand for; base 2 or 3, k from 1 to 16. reduce: y = x A; otherwise y = A x, of the indexed matrix A (rows, columns). scale: one per scale_rows output rows. Raises ValueError for other shapes.
+        permutation: (blocks, rows). segments: (blocks, base^k + 1). values: (base,), what the digits stand for; base 2 to 5, k from 1 to 16. reduce: y = x A; otherwise y = A x, of the indexed matrix A (rows, columns). scale: one per scale_rows output rows. Raises ValueError for other shapes.
         """
 
     def multiply_i8(self, x: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')], plus_plus: bool) -> None:
@@ -79,7 +79,7 @@ class Permuted32:
 
     def __init__(self, permutation: Annotated[NDArray[numpy.uint32], dict(shape=(None, None), order='C', device='cpu', writable=False)], segments: Annotated[NDArray[numpy.uint32], dict(shape=(None, None), order='C', device='cpu', writable=False)], columns: int, k: int, values: Annotated[NDArray[numpy.int8], dict(shape=(None,), order='C', device='cpu', writable=False)], reduce: bool, scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], scale_rows: int) -> None:
         """
-        permutation: (blocks, rows). segments: (blocks, base^k + 1). values: (base,), what the digits stand for; base 2 or 3, k from 1 to 16. reduce: y = x A; otherwise y = A x, of the indexed matrix A (rows, columns). scale: one per scale_rows output rows. Raises ValueError for other shapes.
+        permutation: (blocks, rows). segments: (blocks, base^k + 1). values: (base,), what the digits stand for; base 2 to 5, k from 1 to 16. reduce: y = x A; otherwise y = A x, of the indexed matrix A (rows, columns). scale: one per scale_rows output rows. Raises ValueError for other shapes.
         """
 
     def multiply_i8(self, x: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')], plus_plus: bool) -> None:
