@@ -48,7 +48,9 @@ class Experts(Sublayer):
         self._router = LinearGroup([router], place.workspace)
         self._input = LinearGroup([router, *gate, *up], place.workspace)  # of which it has the form
         self._native = _native.Experts(
-            *([_native_weight(one) for one in role] for role in (gate, up, down)),
+            [_native_weight(one) for one in gate],
+            [_native_weight(one) for one in up],
+            [_native_weight(one) for one in down],
             place.config.hidden_act,
             _activations(gate_up),
             _activations(down),
