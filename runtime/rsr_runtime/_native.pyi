@@ -413,7 +413,7 @@ class Dense:
 class Experts:
     """The experts of a layer."""
 
-    def __init__(self, gate: list[Ranked | Dense], up: list[Ranked | Dense], down: list[Ranked | Dense], activation: str, input: str, down_input: str) -> None:
+    def __init__(self, gate: Sequence[Ranked | Dense], up: Sequence[Ranked | Dense], down: Sequence[Ranked | Dense], activation: str, input: str, down_input: str) -> None:
         """
         gate, up: of each expert, (width, hidden). down: (hidden, width). activation: 'silu' or 'relu2'. input, down_input: what the indices among gate and up, and among down, multiply: 'float32', 'int8' or 'int8-group'; a Dense multiplies float32. Raises ValueError for other shapes, and for groups of different columns.
         """

@@ -77,14 +77,8 @@ class Layer:
         self.gate, self.up = matrices[:EXPERTS], matrices[EXPERTS : 2 * EXPERTS]
         self.down = matrices[2 * EXPERTS :]
         self.activations = activations
-        self.native = _native.Experts(
-            [self.ranked(m) for m in self.gate],
-            [self.ranked(m) for m in self.up],
-            [self.ranked(m) for m in self.down],
-            "silu",
-            activations,
-            activations,
-        )
+        gate, up, down = ([self.ranked(m) for m in r] for r in (self.gate, self.up, self.down))
+        self.native = _native.Experts(gate, up, down, "silu", activations, activations)
 
     @staticmethod
     def ranked(m: Matrix) -> _native.Ranked:
@@ -202,18 +196,10 @@ def test_what_is_refused(shared_build: Build, rng: np.random.Generator) -> None:
         with pytest.raises(ValueError, match="an expert was chosen that does not exist"):
             layer(x, choice)
     with pytest.raises(ValueError, match="the experts take int8"):
-        _native.multiply_experts(layer.native, x, None, None, *choice, 0, 1, x.copy())
-    inputs = layer.inputs(x)
+        _native.multiply_experts(layer.native, x, None, None, choice[0], choice[1], 0, 1, x.copy())
+    q, s = layer.inputs(x)["q"], layer.inputs(x)["s"]
     with pytest.raises(ValueError, match="share must be below shares"):
-        _native.multiply_experts(
-            layer.native,
-            **inputs,
-            chosen=choice[0],
-            weights=choice[1],
-            share=1,
-            shares=1,
-            y=x.copy(),
-        )
+        _native.multiply_experts(layer.native, None, q, s, choice[0], choice[1], 1, 1, x.copy())
     with pytest.raises(ValueError, match="no more than there are"):
         routed(np.zeros((1, 2), np.float32), 3, False)
     gate: list[_native.Ranked | _native.Dense] = [layer.ranked(m) for m in layer.gate]
