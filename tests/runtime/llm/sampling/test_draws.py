@@ -47,7 +47,7 @@ def test_large_vocabularies(spread: float, levels: int | None) -> None:
     rng = np.random.default_rng(4)
     scores = rng.normal(0, spread, 40_000).astype(np.float32)
     if levels is not None:
-        scores = (np.round(scores * levels / 8) * 8 / levels).astype(np.float32)
+        scores = (np.round(scores * levels / 8) * (8 / levels)).astype(np.float32)
     best = int(scores.argmax())
     native = 0
     for mass in (0.05, 0.5, 0.9, 0.95, 0.999):
