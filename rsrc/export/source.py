@@ -23,7 +23,7 @@ def export(file: RsrFile, config: Config | None) -> Export:
     """Return every source tensor; those absorbed into an indexed tensor come last.
 
     Raises:
-        HeaderFieldError: a tensor has the name `__metadata__`.
+        HeaderFieldError: as for `parts`.
     """
     tensors = parts(file)
     stacks = {next(s.parts()): s for s in file.header.stacks}
@@ -35,8 +35,6 @@ def export(file: RsrFile, config: Config | None) -> Export:
             for t in tensors
             if t.name in stacks or t.name not in inner
         ]
-    if any(t.name == METADATA for t in tensors):
-        raise HeaderFieldError(f"a tensor is named {METADATA!r}, which safetensors reserves")
     return Export(tensors, config)
 
 
@@ -52,7 +50,11 @@ def _stacked(stack: Stack, by_name: dict[str, OutputTensor]) -> OutputTensor:
 
 
 def parts(file: RsrFile) -> list[OutputTensor]:
-    """Return the source's tensors, the matrices of a stack one by one."""
+    """Return the source's tensors, the matrices of a stack one by one.
+
+    Raises:
+        HeaderFieldError: a tensor has the name `__metadata__`.
+    """
     tensors, absorbed = [], []
     for t in source_tensors(file):
         if isinstance(t, DenseTensor):
@@ -63,7 +65,10 @@ def parts(file: RsrFile) -> list[OutputTensor]:
         for a in t.source.auxiliary:
             pieces = partial(_restore_auxiliary, file, t, a)
             absorbed.append(OutputTensor(a.name, a.dtype, a.shape, pieces))
-    return [*tensors, *absorbed]
+    found = [*tensors, *absorbed]
+    if any(t.name == METADATA for t in found):
+        raise HeaderFieldError(f"a tensor is named {METADATA!r}, which safetensors reserves")
+    return found
 
 
 def _restore(file: RsrFile, t: IndexedTensor) -> list[ByteArray]:

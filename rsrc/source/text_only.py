@@ -17,17 +17,16 @@ from rsr_formats.text import counted, listed, printable
 from ..common.errors import SourceError
 from .checkpoint import Checkpoint
 
-# The parts by the names of their modules. In GGUF files, v., mm. and a. begin those of multimodal
-# programs.
+# The parts by the names of their modules.
 _PARTS = {
     "a vision tower": (
         "visual", "vision_tower", "vision_model", "vision_encoder", "vision_embed_tokens",
         "vision_projection", "vision_proj", "embed_vision", "multi_modal_projector",
-        "multimodal_projector", "mm_projector", "image_newline", "vpm", "resampler", "v", "mm",
+        "multimodal_projector", "mm_projector", "image_newline", "vpm", "resampler",
     ),
     "an audio part": (
         "audio_tower", "audio_model", "audio_encoder", "audio_projector", "audio_projection",
-        "embed_audio", "speech_encoder", "apm", "a",
+        "embed_audio", "speech_encoder", "apm",
     ),
     "MTP heads": ("mtp", "mtp_layers", "mtp_block", "nextn"),
     "a drafter": (
@@ -39,6 +38,7 @@ _WRAPPERS = r"((?:model\.|language_model\.|base_model\.)*)"
 _MODULE = re.compile(rf"{_WRAPPERS}([a-z0-9_]+)(?:\.|$)")
 _LAYER = re.compile(rf"{_WRAPPERS}((?:layers|blk)\.(0|[1-9][0-9]{{0,8}}))\.")
 _KINDS = {module: part for part, modules in _PARTS.items() for module in modules}
+_GGUF_KINDS = {**_KINDS, "v": "a vision tower", "mm": "a vision tower", "a": "an audio part"}
 _MAX_NAMED = 4  # modules of a part that the note names
 
 
@@ -59,8 +59,9 @@ def text_only(checkpoint: Checkpoint) -> Checkpoint:
         checkpoint = replace(checkpoint, files={**checkpoint.files, "config.json": made})
     found: dict[str, dict[str, int]] = {}  # part: tensors by the beginning of their names
     left_out = {}
+    kinds = _GGUF_KINDS if "general.architecture" in checkpoint.metadata else _KINDS
     for name, tensor in checkpoint.tensors.items():
-        if (kind := _kind(name, config)) is not None:
+        if (kind := _kind(name, config, kinds)) is not None:
             part, beginning = kind
             modules = found.setdefault(part, {})
             modules[beginning] = modules.get(beginning, 0) + 1
@@ -80,7 +81,7 @@ def text_only(checkpoint: Checkpoint) -> Checkpoint:
     )
 
 
-def _kind(name: str, config: Mapping[str, Any]) -> tuple[str, str] | None:
+def _kind(name: str, config: Mapping[str, Any], kinds: Mapping[str, str]) -> tuple[str, str] | None:
     """Return the part of a tensor and the beginning of its name, None for the decoder."""
     layer = _LAYER.match(name)
     if layer is not None:
@@ -90,5 +91,5 @@ def _kind(name: str, config: Mapping[str, Any]) -> tuple[str, str] | None:
             return _DRAFTS, layer[1] + layer[2]
         return None
     module = _MODULE.match(name)
-    part = None if module is None else _KINDS.get(module[2])
+    part = None if module is None else kinds.get(module[2])
     return None if module is None or part is None else (part, module[1] + module[2])

@@ -104,7 +104,7 @@ def test_mlx_codes_that_are_not_ternary(kit: Kit, tmp_path: Path) -> None:
         "w": np.eye(3, dtype=np.int8),
         "e.weight": np.full((2, 8), 0xFFFFFFFF, np.uint32),
         "e.scales": np.ones((2, 1), np.float32),
-        "e.biases": -np.ones((2, 1), np.float32),
+        "e.biases": np.full((2, 1), -0.5, np.float32),
     }
     rsrc.compile(kit.save(tmp_path / "s.safetensors", tensors), tmp_path / "x.rsr")
     for form in ("int8", "float", "bitnet", "gguf"):

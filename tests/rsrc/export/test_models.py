@@ -31,7 +31,7 @@ WITHOUT_GGUF = {
 }
 
 # Models whose GGUF files llama.cpp cannot run, which a note says.
-KEEP_NAMES = ("mobilellm", "qwen3.5", "qwen3-moe", "qwen3-moe-fused")
+KEEP_NAMES = ("gemma3", "mobilellm", "qwen3.5", "qwen3-moe", "qwen3-moe-fused")
 
 
 def logits(path: Path) -> npt.NDArray[np.float32]:
