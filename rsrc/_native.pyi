@@ -10,7 +10,7 @@ def pack_w16(digits: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), de
 
     Args:
         digits: (rows, columns) of digits below `base`, any strides.
-        base: 2 or 3.
+        base: 2 to 5.
         k: columns of a column block; base^k is at most 32, or 243 if patterns are listed.
         pad: the digit of padding rows and columns.
         out: (ceil(blocks / 3) * rows padded to a multiple of 32,), receives the words.
@@ -26,7 +26,7 @@ def mark_patterns(digits: Annotated[NDArray[numpy.uint8], dict(shape=(None, None
 
     Args:
         digits: (rows, columns) of digits below `base`, any strides.
-        base: 2 or 3.
+        base: 2 to 5.
         k: columns of a column block; base^k is at most 243.
         stride: from one column of a block to its next; `columns` is a multiple of k * stride.
         seen: (256,).
@@ -60,7 +60,7 @@ def sort_blocks(digits: Annotated[NDArray[numpy.uint8], dict(shape=(None, None),
 
     Args:
         digits: (rows, columns) of digits below `base`, any strides.
-        base: 2 or 3.
+        base: 2 to 5.
         k: columns of a column block; base^k is at most 65536.
         pad: the digit of the columns that the last block lacks.
         permutation: (blocks, rows), receives the rows in the order of their patterns.

@@ -174,11 +174,12 @@ def test_python_generates_what_the_command_does(folder: Path) -> None:
 
 
 def test_python_of_the_language_models_runs(folder: Path) -> None:
-    (code,) = blocks("python", LANGUAGE_MODELS)
+    code, _, matrices = blocks("python", LANGUAGE_MODELS)  # the second embeds
     family = FAMILIES["bitnet-2b"]
     config = {**family.config, "max_position_embeddings": 1024}
     dataclasses.replace(family, config=config).build(folder)
     assert len(run_python(code, folder)) > 100
+    run_python(matrices, folder)
 
 
 def test_decompile_restores_the_source_tensors(folder: Path) -> None:

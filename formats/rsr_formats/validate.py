@@ -501,8 +501,13 @@ def _check_derived(t: IndexedTensor, c: AuxiliaryTensor) -> None:
 
 def check_scale(t: IndexedTensor, scale: npt.NDArray[Any]) -> None:
     """Check that every scale is finite (rule D1)."""
-    if not np.isfinite(scale).all():
-        raise IndexDataError(f"scale of tensor {t.name!r} is not finite")
+    # By their bits without the sign: isfinite takes eight times as long for float16, and models
+    # have hundreds of millions of scales.
+    infinity = np.array(np.inf, scale.dtype).view(f"u{scale.itemsize}") << 1
+    bits = np.ascontiguousarray(scale).reshape(-1).view(infinity.dtype)
+    for first in range(0, len(bits), PIECE):
+        if (bits[first : first + PIECE] << 1).max() >= infinity:
+            raise IndexDataError(f"scale of tensor {t.name!r} is not finite")
 
 
 def check_permuted(t: IndexedTensor, permutation: Indices, segments: Indices) -> None:

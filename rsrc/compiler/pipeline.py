@@ -3,8 +3,9 @@
 Memory. The tensors that workers hold, source bytes and results, take at most `workers.pool.BUDGET`
 (384 MiB). A tensor that needs more than half of that is indexed by the main thread, in panels of
 32 MiB. So the peak is the largest ternary tensor plus 512 MiB, including Python; with one thread,
-the largest ternary tensor plus 128 MiB. Dense tensors are streamed. Compression takes up to 90 MB
-more per thread, at the highest levels. Each worker of an executor holds one tensor and its index.
+the largest ternary tensor plus 128 MiB. Scales of all tensors add 2 bytes each, or 4 where float16
+is not exact. Dense tensors are streamed. Compression takes up to 90 MB more per thread, at the
+highest levels. Each worker of an executor holds one tensor and its index.
 """
 
 from __future__ import annotations

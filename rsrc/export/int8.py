@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -68,7 +67,7 @@ def _matrix(file: RsrFile, dividing: Quantization | None, t: IndexedTensor) -> l
         return [weight]
     scale = grid.values.reshape(-1)[0]
     if dividing and grid.values.size == 1 and scale and dividing.converts(t.name):
-        grid = replace(grid, values=nearest_reciprocal(scale).reshape(1, 1))
+        grid = ScaleGrid(nearest_reciprocal(scale).reshape(1, 1), grid.rows, grid.columns)
     return [weight, _scale_tensor(t, grid)]
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,23 +21,40 @@ GROUPS = (32, 64, 128, 256)  # columns of a group in published checkpoints
 SHARDS = 64  # the most equal parts of rows or columns to try: shards of model-parallel training
 
 
-@dataclass(frozen=True)
 class ScaleGrid:
-    """The scales of a matrix: values[r // rows, c // columns] multiplies weight [r, c]."""
+    """The scales of a matrix: values[r // rows, c // columns] multiplies weight [r, c].
 
-    values: Scales  # (row blocks, column groups)
-    rows: int  # of a row block; at least 1
-    columns: int | None = None  # of a column group; None: one group has all columns
+    Grids of all tensors are in memory at once, so values that float16 can hold are stored so:
+    0.4 GB for 27 billion weights with groups of 128 columns.
+
+    Attributes:
+        rows: of a row block; at least 1.
+        columns: of a column group; None: one group has all columns.
+    """
+
+    def __init__(self, values: Scales, rows: int, columns: int | None = None) -> None:
+        """Hold scales, (row blocks, column groups)."""
+        self.rows = rows
+        self.columns = columns
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        is_exact = np.array_equal(half, values) and np.array_equal(np.signbit(half), values < 0)
+        self._stored = half if is_exact else values
+
+    @property
+    def values(self) -> Scales:
+        """The scales, (row blocks, column groups)."""
+        return _widened(self._stored)
 
     @property
     def words(self) -> str:
         """What shares a scale, for reports: "per row and 128 columns"."""
-        if self.values.size == 1:
+        if self._stored.size == 1:
             return "per tensor"
         rows = "row" if self.rows == 1 else f"{self.rows:,} rows"
         if self.columns is None:
             return f"per {rows}"
-        if len(self.values) == 1 and self.rows > 1:
+        if len(self._stored) == 1 and self.rows > 1:
             return f"per {self.columns:,} columns"
         return f"per {rows} and {self.columns:,} columns"
 
@@ -52,18 +68,23 @@ class ScaleGrid:
         Returns:
             float32 that broadcasts to (rows, columns): 1 long along an axis that shares a scale.
         """
-        values = self.values
+        stored = self._stored
         if self.rows == 1:
-            values = values[rows]
-        elif len(values) > 1:
-            values = values[np.arange(rows.start, rows.stop) // self.rows]
+            stored = stored[rows]
+        elif len(stored) > 1:
+            stored = stored[np.arange(rows.start, rows.stop) // self.rows]
         if self.columns is None:
-            return values
+            return _widened(stored)
         first = columns.start // self.columns
-        values = values[:, first : -(-columns.stop // self.columns)]
+        stored = stored[:, first : -(-columns.stop // self.columns)]
         skipped = first * self.columns
-        wide = np.repeat(values, self.columns, axis=1)
+        wide = np.repeat(_widened(stored), self.columns, axis=1)
         return wide[:, columns.start - skipped : columns.stop - skipped]
+
+
+def _widened(stored: npt.NDArray[Any]) -> Scales:
+    values: Scales = stored.astype(np.float32) if stored.dtype == np.float16 else stored
+    return values
 
 
 def per_tensor(scale: np.float32 | float, rows: int) -> ScaleGrid:

@@ -219,14 +219,14 @@ class Program:
         """
         The experts of each row with the largest softmax(logits), and these probabilities.
 
-        logits: (count, experts). normalized: divide the probabilities of a row by their sum. chosen: (count, k), written, ascending; of equal logits the first is chosen. weights: (count, k), written, within 8 * 2^-24. Raises ValueError for other shapes.
+        logits: (count, experts). normalized: divide the probabilities of a row by their sum. chosen: (count, k), written, ascending; of equal logits the first is chosen. weights: (count, k), written, within (9 + largest - logit) 2^-24 of each. Raises ValueError for other shapes.
         """
 
-    def multiply_experts(self, part: int, experts: Experts, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, chosen: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu', writable=False)], weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], part: int, parts: int, y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+    def multiply_experts(self, part: int, experts: Experts, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, chosen: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu', writable=False)], weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], share: int, shares: int, y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
         """
         y[i] = sum over j of weights[i, j] * down(activation(gate(x[i])) * up(x[i])) of expert chosen[i, j], in ascending order of the experts.
 
-        x: (count, hidden), float32, or None. q: int8, and s: (count, 1) or (count, groups), as quantize_i8 or quantize_groups_i8 returns them, or None. chosen, weights: (count, k), as of route. part: of `parts`, which are called in order and do equal shares. y: (count, hidden), complete after the last part. Raises ValueError for other shapes, and, when it runs, for an expert that does not exist.
+        x: (count, hidden), float32, or None. q: int8, and s: (count, 1) or (count, groups), as quantize_i8 or quantize_groups_i8 returns them, or None. chosen, weights: (count, k), as of route. share: of `shares` equal ones, which are called in order. y: (count, hidden), complete after the last share. Raises ValueError for other shapes, and, when it runs, for an expert that does not exist.
         """
 
 def multiply_i8(matrices: Sequence[Ranked], x: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
@@ -413,7 +413,7 @@ class Dense:
 class Experts:
     """The experts of a layer."""
 
-    def __init__(self, gate: list[Ranked | Dense], up: list[Ranked | Dense], down: list[Ranked | Dense], activation: str, input: str, down_input: str) -> None:
+    def __init__(self, gate: Sequence[Ranked | Dense], up: Sequence[Ranked | Dense], down: Sequence[Ranked | Dense], activation: str, input: str, down_input: str) -> None:
         """
         gate, up: of each expert, (width, hidden). down: (hidden, width). activation: 'silu' or 'relu2'. input, down_input: what the indices among gate and up, and among down, multiply: 'float32', 'int8' or 'int8-group'; a Dense multiplies float32. Raises ValueError for other shapes, and for groups of different columns.
         """
@@ -422,14 +422,14 @@ def route(logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None), ord
     """
     The experts of each row with the largest softmax(logits), and these probabilities.
 
-    logits: (count, experts). normalized: divide the probabilities of a row by their sum. chosen: (count, k), written, ascending; of equal logits the first is chosen. weights: (count, k), written, within 8 * 2^-24. Raises ValueError for other shapes.
+    logits: (count, experts). normalized: divide the probabilities of a row by their sum. chosen: (count, k), written, ascending; of equal logits the first is chosen. weights: (count, k), written, within (9 + largest - logit) 2^-24 of each. Raises ValueError for other shapes.
     """
 
-def multiply_experts(experts: Experts, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, chosen: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu', writable=False)], weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], part: int, parts: int, y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+def multiply_experts(experts: Experts, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, chosen: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu', writable=False)], weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], share: int, shares: int, y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
     """
     y[i] = sum over j of weights[i, j] * down(activation(gate(x[i])) * up(x[i])) of expert chosen[i, j], in ascending order of the experts.
 
-    x: (count, hidden), float32, or None. q: int8, and s: (count, 1) or (count, groups), as quantize_i8 or quantize_groups_i8 returns them, or None. chosen, weights: (count, k), as of route. part: of `parts`, which are called in order and do equal shares. y: (count, hidden), complete after the last part. Raises ValueError for other shapes, and, when it runs, for an expert that does not exist.
+    x: (count, hidden), float32, or None. q: int8, and s: (count, 1) or (count, groups), as quantize_i8 or quantize_groups_i8 returns them, or None. chosen, weights: (count, k), as of route. share: of `shares` equal ones, which are called in order. y: (count, hidden), complete after the last share. Raises ValueError for other shapes, and, when it runs, for an expert that does not exist.
     """
 
 def quantize_i8(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')], s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:

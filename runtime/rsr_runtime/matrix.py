@@ -419,9 +419,17 @@ class Matrix:
         values = np.array(self._tensor.digits, np.float32)
         for i, row in enumerate(numbers):
             W[i] = values[decode_row(self._tensor, self._arrays["ranks"], int(row))]
-        scale = self.scale
-        apply_scales(self._tensor, W, scale if scale.size == 1 else scale[numbers])
+        apply_scales(self._tensor, W, self._scales_of(numbers))
         return W
+
+    def _scales_of(self, numbers: npt.NDArray[np.integer[Any]]) -> FloatArray:
+        """Return `scale` of some rows; of groups without those of all rows in float32."""
+        if not self._tensor.is_grouped:
+            return self.scale if self.scale.size == 1 else self.scale[numbers]
+        stored = self._arrays["scale"].reshape(self._tensor.groups, -1)
+        assert self._tensor.scale is not None
+        found: FloatArray = stored[:, numbers // self._tensor.scale.rows].T.astype(np.float32)
+        return found
 
     def block(self, j: int) -> Block:
         """Return the permutation sigma and the segment list L of column block `j`.

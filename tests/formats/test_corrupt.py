@@ -136,8 +136,8 @@ def stacked(
     def damage(d: Draft) -> None:
         d.preamble = {"minor": 5} | d.preamble
         for name in ("e0.a", "e0.b", "e1.a", "e1.b"):
-            t = {"name": name, "kind": "dense", "dtype": "F16", "shape": [2, 3], "size": 12}
-            t |= (parts or {}).get(name, {})
+            t: dict[str, object] = {"name": name, "kind": "dense", "dtype": "F16"}
+            t |= {"shape": [2, 3], "size": 12} | (parts or {}).get(name, {})
             size = t.pop("size")
             assert isinstance(size, int)
             d.doc["tensors"].append({"section": d.add(bytes(size)), **t})

@@ -77,12 +77,8 @@ class Layer:
         self.gate, self.up = matrices[:EXPERTS], matrices[EXPERTS : 2 * EXPERTS]
         self.down = matrices[2 * EXPERTS :]
         self.activations = activations
-        self.native = _native.Experts(
-            *([self.ranked(m) for m in role] for role in (self.gate, self.up, self.down)),
-            "silu",
-            activations,
-            activations,
-        )
+        gate, up, down = ([self.ranked(m) for m in r] for r in (self.gate, self.up, self.down))
+        self.native = _native.Experts(gate, up, down, "silu", activations, activations)
 
     @staticmethod
     def ranked(m: Matrix) -> _native.Ranked:
@@ -107,10 +103,10 @@ class Layer:
     def __call__(self, x: Floats, choice: Choice, parts: int = 1) -> Floats:
         y = np.full(x.shape, 12345, np.float32)
         inputs = self.inputs(x)
-        for part in range(parts):
+        for share in range(parts):
             _native.multiply_experts(
-                self.native, **inputs, chosen=choice[0], weights=choice[1], share=part, shares=parts,
-                y=y,
+                self.native, **inputs, chosen=choice[0], weights=choice[1], share=share,
+                shares=parts, y=y,
             )  # fmt: skip
         return y
 
@@ -185,7 +181,7 @@ def test_dense_experts_and_indices_that_differ(
     x, choice = rows_and_choice(9, 4, rng)
     layer.gate[4] = other.gate[4]
     y, size = layer.expected(x, choice)
-    layer.native = _native.Experts(*mixed, "silu", "float32", "float32")
+    layer.native = _native.Experts(mixed[0], mixed[1], mixed[2], "silu", "float32", "float32")
     tolerance = np.where((choice[0] == 2).any(1) | (choice[0] == 1).any(1), 2.0**-7, 1e-5)
     assert (np.abs(layer(x, choice) - y) <= tolerance[:, None] * size).all()
     one = layer(x[:1], (choice[0][:1], choice[1][:1]))
@@ -200,13 +196,13 @@ def test_what_is_refused(shared_build: Build, rng: np.random.Generator) -> None:
         with pytest.raises(ValueError, match="an expert was chosen that does not exist"):
             layer(x, choice)
     with pytest.raises(ValueError, match="the experts take int8"):
-        _native.multiply_experts(layer.native, x, None, None, *choice, 0, 1, x.copy())
-    inputs = layer.inputs(x).values()
+        _native.multiply_experts(layer.native, x, None, None, choice[0], choice[1], 0, 1, x.copy())
+    q, s = layer.inputs(x)["q"], layer.inputs(x)["s"]
     with pytest.raises(ValueError, match="share must be below shares"):
-        _native.multiply_experts(layer.native, *inputs, *choice, 1, 1, x.copy())
+        _native.multiply_experts(layer.native, None, q, s, choice[0], choice[1], 1, 1, x.copy())
     with pytest.raises(ValueError, match="no more than there are"):
         routed(np.zeros((1, 2), np.float32), 3, False)
-    gate = [layer.ranked(m) for m in layer.gate]
+    gate: list[_native.Ranked | _native.Dense] = [layer.ranked(m) for m in layer.gate]
     with pytest.raises(ValueError, match="a matrix for each expert"):
         _native.Experts(gate, gate[:1], gate, "silu", "int8", "int8")
     with pytest.raises(ValueError, match="downs its reverse"):

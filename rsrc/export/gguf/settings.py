@@ -59,7 +59,7 @@ WRITTEN: Mapping[str, str] = {
             "linear_conv_kernel_dim",
         ),
         "GGUF has no name for their class",
-    ),  # fmt: skip
+    ),
     "quantization_config": "the tensors' types; a note says what becomes of activations",
     "quantization": "the tensors' types",
     "gguf_metadata": "what changes the model is refused",

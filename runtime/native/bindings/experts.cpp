@@ -149,9 +149,10 @@ void bind_experts(nb::module_& m, nb::class_<Program>& program) {
       .def(nb::init<std::vector<nb::object>, std::vector<nb::object>, std::vector<nb::object>,
                     const std::string&, const std::string&, const std::string&>(),
            "gate"_a, "up"_a, "down"_a, "activation"_a, "input"_a, "down_input"_a,
-           nb::sig("def __init__(self, gate: list[Ranked | Dense], up: list[Ranked | Dense], "
-                   "down: list[Ranked | Dense], activation: str, input: str, down_input: str) -> "
-                   "None"),
+           nb::sig(
+               "def __init__(self, gate: collections.abc.Sequence[Ranked | Dense], up: "
+               "collections.abc.Sequence[Ranked | Dense], down: collections.abc.Sequence[Ranked | "
+               "Dense], activation: str, input: str, down_input: str) -> None"),
            "gate, up: of each expert, (width, hidden). down: (hidden, width). activation: 'silu' "
            "or 'relu2'. input, down_input: what the indices among gate and up, and among down, "
            "multiply: 'float32', 'int8' or 'int8-group'; a Dense multiplies float32. Raises "

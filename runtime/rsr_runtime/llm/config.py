@@ -286,7 +286,8 @@ def _read(
                 "the file has no config.json, so it is not a whole model: compile the model's "
                 "directory (or GGUF file), not the .safetensors alone"
             )
-        known = ", ".join(a.gguf_names[0] for a in ARCHITECTURES if a.is_runnable and a.gguf_names)
+        names = (a.gguf_names[0] for a in ARCHITECTURES if a.is_runnable and a.gguf_names)
+        known = ", ".join(dict.fromkeys(names))
         raise ModelError(
             f"the GGUF file has architecture {shown(name)}, which is not supported; known are "
             f"{known}. {_ADVICE}"

@@ -66,12 +66,17 @@ class Linear:
     share: Fraction = Fraction(1)  # of the tokens that take it
 
     @property
-    def form(self) -> Form:
-        """How the layer takes its input."""
+    def group_columns(self) -> int | None:
+        """Columns that are quantized together; 0: all of a row; None: the layer takes float32."""
         if self.activations == "int8-group":
             assert isinstance(self.weight, Matrix)
-            return Form(self.weight.rotation, self.weight.index.step_columns)
-        return Form(self.weight.rotation, 0 if self.activations == "int8" else None)
+            return self.weight.index.step_columns
+        return 0 if self.activations == "int8" else None
+
+    @property
+    def form(self) -> Form:
+        """How the layer takes its input."""
+        return Form(self.weight.rotation, self.group_columns)
 
     @property
     def arrays(self) -> tuple[npt.NDArray[Any], ...]:

@@ -50,7 +50,7 @@ class Support:
     family: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return "runs", "chat" and "embeds", each with "ok" and "reasons", and other fields."""
+        """Return "runs", "chat", "embeds", each with "ok" and "reasons", and the other fields."""
         return {
             "architecture": self.architecture,
             "family": self.family,

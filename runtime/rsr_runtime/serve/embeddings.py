@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.types import Receive
 
+from ..errors import OptionError
 from ..llm.embedding import EmbedJob
 from ..llm.job import Embedded, Started
 from .endpoint import collected, unless_gone
@@ -23,7 +24,6 @@ async def embed(server: Server, request: EmbeddingRequest, receive: Receive) -> 
 
     Raises:
         ApiError: the request is refused, or it failed.
-        PromptError, OptionError: the request is refused.
     """
     inputs = _inputs(request)
     is_asked = server.model.embedding is None and server.embeddings
@@ -36,7 +36,13 @@ async def embed(server: Server, request: EmbeddingRequest, receive: Receive) -> 
             pooling="lasttoken" if is_asked else None,
             normalize=True if is_asked else None,
         )
-        await jobs.submit(lambda: [job])
+        try:
+            await jobs.submit(lambda: [job])
+        except OptionError as error:
+            name, _, message = str(error).partition(": ")
+            if name in ("dimensions", "prompt_name"):
+                raise refused(name, message) from None
+            raise
         events = [event for _, event in await unless_gone(receive, collected(jobs))]
     (tokens,) = (event.prompt_tokens for event in events if isinstance(event, Started))
     (vectors,) = (event.vectors for event in events if isinstance(event, Embedded))

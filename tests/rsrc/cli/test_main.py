@@ -563,6 +563,25 @@ class TestInspect:
             assert set(section) == {"role", "offset", "stored_size", "size", "codec", "sha256"}
             assert section["sha256"][:16] in text
 
+    def test_digits_up_to_2(self, run: Run, kit: Kit, tmp_path: Path) -> None:
+        """A kind of its own in every report, and values above 1 in the patterns of a block."""
+        w = np.resize(np.array([2, -1, 0, 1, 2], np.int8), (8, 6))
+        source = kit.save(tmp_path / "s.safetensors", {"w": w, "t": np.sign(w)})
+        rsr = tmp_path / "x.rsr"
+        shown = json.loads(run("inspect", source, "--json").stdout)["tensors"]
+        before = next(t for t in shown if t["name"] == "w")
+        assert (before["becomes"], before["k"]) == ("quaternary", 2)
+        assert "1 quaternary" in run("inspect", source).stdout
+        report = json.loads(run("compile", source, "-o", rsr, "--json").stdout)
+        assert report["output_parts"]["quaternary"] == 64  # 32 rows of one word
+        assert "quaternary" in run("compile", source, "-o", rsr, "--force").stdout
+        shown = json.loads(run("inspect", rsr, "--json").stdout)["tensors"]
+        after = next(t for t in shown if t["name"] == "w")
+        assert (after["kind"], after["digits"], after["base"]) == ("quaternary", [-1, 0, 1, 2], 4)
+        block = run("inspect", rsr, "--tensor", "w", "--block", 0).stdout
+        assert "+2 -" in block
+        assert "holds all 2 tensors" in run("verify", rsr, "--against", source).stdout
+
     @pytest.mark.parametrize("encoding", ["ranked", "permuted"])
     def test_block(self, run: Run, source: Path, tmp_path: Path, encoding: str) -> None:
         rsr = tmp_path / "y.rsr"

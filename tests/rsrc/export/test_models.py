@@ -11,7 +11,6 @@ import pytest
 
 import rsrc
 from rsr_formats import RsrFile
-from rsr_formats.architectures import of_config
 from rsr_runtime import llm
 from rsr_testing.models import FAMILIES, Family, Tensor, shards
 from rsrc.compiler.support import check_file
@@ -30,6 +29,9 @@ WITHOUT_GGUF = {
     "phi3": "sliding_window is 48",
     "smollm3": "no_rope_layers is a list",  # of others than each fourth
 }
+
+# Models whose GGUF files llama.cpp cannot run, which a note says.
+KEEP_NAMES = ("mobilellm", "qwen3.5", "qwen3-moe", "qwen3-moe-fused")
 
 
 def logits(path: Path) -> npt.NDArray[np.float32]:
@@ -50,6 +52,11 @@ def back(rsr: Path, to: str, name: str) -> tuple[npt.NDArray[np.float32], list[s
 def test_int8_and_gguf(name: str, tmp_path: Path) -> None:
     rsr = FAMILIES[name].build(tmp_path)
     want = logits(rsr)
+    if name.startswith("bonsai-2"):
+        for to in ("int8", "gguf"):
+            with pytest.raises(rsrc.ExportError, match="weights in a rotated basis exist in form"):
+                decompile(rsr, tmp_path / "out", to=to)
+        return
     found, notes = back(rsr, "int8", name)
     assert (found == want).all()
     assert notes == [READERS]
@@ -62,9 +69,7 @@ def test_int8_and_gguf(name: str, tmp_path: Path) -> None:
         with pytest.raises(rsrc.ExportError, match=WITHOUT_GGUF[name]):
             decompile(rsr, tmp_path / "out.gguf", to="gguf")
         return
-    known = of_config(FAMILIES[name].settings)
-    assert known is not None
-    if not known.gguf_names:
+    if name in KEEP_NAMES:
         notes = decompile(rsr, tmp_path / "out.gguf", to="gguf").notes
         assert any("llama.cpp cannot run the file" in note for note in notes)
         return

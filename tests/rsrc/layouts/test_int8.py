@@ -88,3 +88,11 @@ def test_scales_of_other_values_are_refused(bench: Bench) -> None:
 
 def test_other_integers(bench: Bench) -> None:
     assert bench.one(np.ones((2, 2), np.int16)).reason == "I16"
+
+
+def test_more_columns_than_int32_sums_take(bench: Bench) -> None:
+    w = np.zeros((1, 1 << 23), np.int8)
+    w[0, 5] = 2
+    message = r"w: shape \[1, 8388608\] exceeds .* 8388607\] for digits \[-1, 0, 1, 2\]"
+    with pytest.raises(rsrc.SourceError, match=message):
+        bench.one(w)

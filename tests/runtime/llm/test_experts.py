@@ -167,3 +167,15 @@ def test_permuted_experts_are_refused(language_models: LanguageModels, tmp_path:
         ModelError, match="in encoding permuted, and experts run in encoding ranked"
     ):
         llm.load(path)
+
+
+def test_rotated_experts_are_refused(
+    language_models: LanguageModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rotation(matrix: rsr.Matrix) -> object:
+        return object() if ".experts.1.down_proj" in matrix.name else None
+
+    patched = property(rotation, lambda matrix, value: None)
+    monkeypatch.setattr(rsr.Matrix, "rotation", patched, raising=False)
+    with pytest.raises(ModelError, match=r"experts\.1\.down_proj is in a rotated basis"):
+        llm.load(language_models.path("qwen3-moe"))

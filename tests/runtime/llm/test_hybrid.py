@@ -251,13 +251,13 @@ def test_an_engine_shares_what_was_copied(loaded: Loader) -> None:
 
 def test_a_new_engine_takes_up_the_copies_on_disk(loaded: Loader, tmp_path: Path) -> None:
     system = tokens_of(90, 14)
-    first, second = (system + tokens_of(40, seed) for seed in (15, 16))
+    first, second = (system + tokens_of(70, seed) for seed in (15, 16))
     expected = [loaded(EXACT).generate(prompt, max_tokens=6).tokens for prompt in (first, second)]
     assert run(loaded(EXACT), tmp_path, first)[:2] == [0, expected[0]]
-    assert run(loaded(EXACT), tmp_path, first, second) == [114, expected[0], 0, expected[1]]
-    third = system + tokens_of(40, 17)
+    assert run(loaded(EXACT), tmp_path, first, second) == [144, expected[0], 0, expected[1]]
+    third = system + tokens_of(70, 17)
     wanted = loaded(EXACT).generate(third, max_tokens=6).tokens
-    assert run(loaded(EXACT), tmp_path, third, second) == [90, wanted, 114, expected[1]]
+    assert run(loaded(EXACT), tmp_path, third, second) == [90, wanted, 144, expected[1]]
     for path in tmp_path.iterdir():  # a state that is damaged is not taken up
         data = bytearray(path.read_bytes())
         data[-100] ^= 1

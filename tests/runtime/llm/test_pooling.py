@@ -88,7 +88,8 @@ def test_parts_change_no_bit(mode: str) -> None:
 
 def test_normalized() -> None:
     vectors = np.array([[3, 4], [0, 0], [1e-20, 0]], np.float32)
-    np.testing.assert_allclose(normalized(vectors), [[0.6, 0.8], [0, 0], [1e-8, 0]], rtol=1e-6)
+    expected = np.array([[0.6, 0.8], [0, 0], [1e-8, 0]], np.float32)
+    np.testing.assert_allclose(normalized(vectors), expected, rtol=1e-6)
 
 
 def test_files_of_sentence_transformers() -> None:

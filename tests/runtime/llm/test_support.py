@@ -131,7 +131,7 @@ def test_a_file_without_config() -> None:
     known = [a.gguf_names[0] for a in ARCHITECTURES if a.is_runnable and a.gguf_names]
     assert found.run_reasons == (
         "the GGUF file has architecture 'mamba', which is not supported; known are "
-        f"{', '.join(known)}. Its matrices can still be multiplied one by one",
+        f"{', '.join(dict.fromkeys(known))}. Its matrices can still be multiplied one by one",
     )
 
 

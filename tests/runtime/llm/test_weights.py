@@ -349,7 +349,7 @@ def test_a_head_of_int8(language_models: LanguageModels, tmp_path: Path, tied: b
 def test_a_head_of_int8_without_its_scale(language_models: LanguageModels, tmp_path: Path) -> None:
     def change(tensors: Tensors) -> None:
         rows = len(tensors["model.embed_tokens.weight"].values)
-        tensors["lm_head.weight"] = Tensor("I8", np.full((rows + 4, 60), 2, np.int8))
+        tensors["lm_head.weight"] = Tensor("I8", np.full((rows + 4, 60), 3, np.int8))
 
     path = language_models.variant("bitnet-2b", tmp_path, tensors=change)
     with pytest.raises(ModelError) as caught:
@@ -362,9 +362,9 @@ def test_tensors_that_the_compiler_never_writes(
     language_models: LanguageModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bias with scales of groups, and an int8 head whose sums may overflow, are refused."""
-    grouped = property(lambda matrix: np.ones((matrix.shape[0], 2), np.float32))
+    grouped = property(lambda matrix: matrix.shape[1] // 2)
     with monkeypatch.context() as patched:
-        patched.setattr(Matrix, "scale", grouped)
+        patched.setattr(Matrix, "group_columns", grouped)
         with pytest.raises(
             ModelError, match=r"q_proj.weight has scales for groups of columns, expected one"
         ):

@@ -84,20 +84,28 @@ def test_formats_and_prompts(embedding_web: httpx.Client, encoder: LanguageModel
         ({"input": ["a"] * 2049}, "input", "input: found 2049 texts, expected 1 to 2048"),
         ({"input": ["a", []]}, "input", "input: text 1 is empty"),
         ({"input": ["a", 3]}, "input", "input: found the number 3 beside texts or lists"),
-        ({"input": 3}, "input", "input: found an integer, expected a string"),
-        ({"input": [[1 << 20]]}, "input", "input: found token 1048576, expected a token"),
-        ({"input": "a", "dimensions": 0}, "dimensions", "dimensions: found 0, expected an integer"),
-        ({"input": "a", "dimensions": 129}, None, "dimensions: found 129, expected 1 to 128"),
+        ({"input": 3}, "input", "input: found an integer, expected a string or an array"),
+        ({"input": [[1 << 20]]}, "input", "input: found token 1048576, expected a token below"),
         (
-            {"input": "a", "encoding_format": "hex"},
-            "encoding_format",
-            "encoding_format: found",
+            {"input": "a", "dimensions": 0},
+            "dimensions",
+            "dimensions: found 0, expected an integer of at least 1",
         ),
-        ({"input": "a", "prompt_name": "x"}, None, "prompt_name: found 'x', but the model has"),
+        (
+            {"input": "a", "dimensions": 129},
+            "dimensions",
+            "dimensions: found 129, expected 1 to 128",
+        ),
+        ({"input": "a", "encoding_format": "hex"}, "encoding_format", "encoding_format: found"),
+        (
+            {"input": "a", "prompt_name": "x"},
+            "prompt_name",
+            "prompt_name: found 'x', but the model has",
+        ),
     ],
 )
 def test_refused(
-    embedding_web: httpx.Client, request_: dict[str, Any], param: str | None, message: str
+    embedding_web: httpx.Client, request_: dict[str, Any], param: str, message: str
 ) -> None:
     answer = embedding_web.post("/v1/embeddings", json=request_)
     assert answer.status_code == 400

@@ -89,7 +89,7 @@ GGUF_FAMILIES: dict[str, Family] = {
     "minicpm-long": _of("minicpm", rope_scaling=_LONGROPE),  # long factors for any text
     "hunyuan-dense": _of("hunyuan", head_dim=16),
     "mistral": _of("mistral", quantization_config=None, sliding_window=256),
-    "phi3": _of("phi3", sliding_window=None),
+    "phi3": _of("phi3", sliding_window=None, original_max_position_embeddings=32),
     "smollm3": _of(  # the fourth layer does not rotate
         "smollm3", num_hidden_layers=4, layer_types=None, no_rope_layers=None
     ),

@@ -407,7 +407,7 @@ class Family:
         fused_experts: Whether the experts of a layer are in tensors of three dimensions, as
             transformers 5 saves them with save_original_format=False.
         seed: of the weights; not 1 where every text would depend on a rounding (parity/judge.py)
-            already in the first layer.
+            already in the first layer, or a router's choice on that of a float16 cache.
     """
 
     published: str
@@ -954,7 +954,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "qwen3-moe": Family(
         "deepgrove/maple-preview and other Qwen3Moe: one tensor for each matrix of an expert",
-        _QWEN3_MOE, groups(128), "F16", BYTE_LEVEL,
+        _QWEN3_MOE, groups(128), "F16", BYTE_LEVEL, seed=2,
     ),
     "qwen3-moe-fused": Family(
         "Qwen3Moe with one tensor for the experts of a layer, weights of the chosen not normalized",

@@ -48,7 +48,9 @@ class Experts(Sublayer):
         self._router = LinearGroup([router], place.workspace)
         self._input = LinearGroup([router, *gate, *up], place.workspace)  # of which it has the form
         self._native = _native.Experts(
-            *([_native_weight(one) for one in role] for role in (gate, up, down)),
+            [_native_weight(one) for one in gate],
+            [_native_weight(one) for one in up],
+            [_native_weight(one) for one in down],
             place.config.hidden_act,
             _activations(gate_up),
             _activations(down),
@@ -94,9 +96,15 @@ def _alike(layers: Sequence[Linear]) -> list[Linear]:
     """Return layers whose indices take inputs in one form: float32 where groups differ.
 
     Raises:
-        ModelError: only some were trained with int8 activations.
+        ModelError: only some were trained with int8 activations, or a matrix is in a rotated basis.
     """
-    forms = {one.group_columns for one in layers if isinstance(one.weight, Matrix)}
+    rotated = next((one for one in layers if one.weight.rotation is not None), None)
+    if rotated is not None:
+        raise ModelError(
+            f"{rotated.name} is in a rotated basis, which is not supported in experts: compile the "
+            "unrotated checkpoint"
+        )
+    forms = {one.form.group_columns for one in layers if isinstance(one.weight, Matrix)}
     if len(forms) <= 1:
         return [*layers]
     if 0 in forms:
@@ -114,6 +122,10 @@ def _activations(layers: Sequence[Linear]) -> str:
 
 def _native_weight(layer: Linear) -> _native.Ranked | _native.Dense:
     weight = layer.weight
+    if weight.rotation is not None:
+        raise ModelError(
+            f"{layer.name} is in a rotated basis, expected experts in the basis of the model"
+        )
     if isinstance(weight, DenseTensor):
         if weight.dtype == "F32":
             return _native.Dense(weight.data)

@@ -47,7 +47,7 @@ def test_large_vocabularies(spread: float, levels: int | None) -> None:
     rng = np.random.default_rng(4)
     scores = rng.normal(0, spread, 40_000).astype(np.float32)
     if levels is not None:
-        scores = np.round(scores * levels / 8) * np.float32(8 / levels)
+        scores = (np.round(scores * levels / 8) * (8 / levels)).astype(np.float32)
     best = int(scores.argmax())
     native = 0
     for mass in (0.05, 0.5, 0.9, 0.95, 0.999):
@@ -57,7 +57,8 @@ def test_large_vocabularies(spread: float, levels: int | None) -> None:
             native += 1
             kept = top_p(weights, mass)
             above = np.count_nonzero(weights > found[0])
-            assert (weights[kept].min(), len(kept)) == (found[0], above + found[1])
+            assert weights[kept].min() == found[0]
+            assert len(kept) == above + found[1]
         for fraction in (0.0, 0.02):
             s = Sampling(temperature=1, top_p=mass, min_p=fraction)
             for random in rng.random(5):
