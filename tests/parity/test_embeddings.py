@@ -22,7 +22,7 @@ from rsr_testing.parity.judge import torch_and_transformers
 torch_and_transformers()
 pytest.importorskip("sentence_transformers", reason="needs sentence-transformers")
 
-LONG = " ".join([models.TEXT] * 12)  # more tokens than a pass, and than any window
+LONG = " ".join([models.TEXT] * 4)  # more tokens than a pass, and than any window
 
 
 def assert_agree(folder: Path, compiled: Path, texts: list[str], **options: Any) -> None:

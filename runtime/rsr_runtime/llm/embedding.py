@@ -45,7 +45,8 @@ class EmbeddingText:
     def __init__(self, ids: list[int], pooling: Pooling, prompt_tokens: int) -> None:
         self.ids = ids
         self.needs_all = pooling.needs_all
-        self.pooler = Pooler(pooling, prompt_tokens)
+        # The last token belongs to the text, whatever precedes it.
+        self.pooler = Pooler(pooling, prompt_tokens if self.needs_all else 0)
         self.cache: KVCache | None = None  # while it is computed
         self.done = 0  # tokens that were computed
 

@@ -141,6 +141,15 @@ def test_refused(
         opened("qwen3-embedding").embed(texts, **options)
 
 
+def test_the_last_token_is_never_the_prompts(opened: Open) -> None:
+    """Two models with the same weights, one of which leaves out the prompt."""
+    options: dict[str, Any] = {"prompt": "Find: ", "pooling": "lasttoken", "normalize": False}
+    found, expected = (
+        opened(name).embed(TEXTS, **options) for name in ("qwen3-mean", "qwen3-embedding")
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_a_text_that_is_only_the_prompt_is_empty(opened: Open) -> None:
     model = opened("qwen3-mean")
     assert model.embed([""], prompt="in").shape == (1, 256)  # EOS, which is no part of the prompt
