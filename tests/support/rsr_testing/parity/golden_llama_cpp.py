@@ -33,7 +33,7 @@ _F32 = 0  # GGML_TYPE_F32, of the KV cache
 
 def judge(path: Path, tokens: list[int]) -> npt.NDArray[np.float32]:
     """Return llama.cpp's logits of all tokens, (tokens, vocabulary)."""
-    import llama_cpp  # type: ignore[import-not-found]
+    import llama_cpp
 
     model = llama_cpp.Llama(
         str(path), n_ctx=256, n_batch=256, logits_all=True, verbose=False, n_threads=1,
