@@ -477,8 +477,8 @@ class TestInspect:
         assert "metadata format = pt" in text
         found = json.loads(run("inspect", rsr, "--json").stdout)
         assert set(found) == {
-            "path", "bytes", "version", "producer", "metadata", "files", "tensors", "advice",
-            *SUPPORT,
+            "path", "bytes", "version", "producer", "metadata", "files", "tensors", "stacks",
+            "advice", *SUPPORT,
         }  # fmt: skip
         for tensor in found["tensors"]:
             assert set(tensor) == (self.DENSE if tensor["kind"] == "dense" else self.INDEXED)

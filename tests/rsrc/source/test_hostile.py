@@ -205,7 +205,7 @@ from rsrc.source.open import open_checkpoint
 source = Path(sys.argv[1])
 size = sum(p.stat().st_size for p in (source.iterdir() if source.is_dir() else [source]))
 pages = int(Path("/proc/self/statm").read_text().split()[0])
-limit = pages * resource.getpagesize() + (64 << 20) + size
+limit = pages * resource.getpagesize() + (80 << 20) + size
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 try:
     checkpoint = open_checkpoint(source)
