@@ -26,10 +26,11 @@ def text_settings(config: dict[str, Any]) -> dict[str, Any]:
     found = config.get("text_config")
     if not isinstance(found, Mapping):
         return config
-    text = {key: value for key, value in found.items() if value is not None}
-    known = of_config({key: value for key, value in text.items() if key != "architectures"})
+    known = of_config({key: value for key, value in found.items() if key != "architectures"})
     if known is None:
         return config
     outer = {key: config[key] for key in (*_DEFAULTS, *_OF_WHOLE) if config.get(key) is not None}
+    # A null says something where nothing else does: sliding_window, that there is no window.
+    text = {key: value for key, value in found.items() if value is not None or key not in outer}
     whole = {key: outer[key] for key in _OF_WHOLE if key in outer}
     return {**outer, **text, **whole, "architectures": [known.name]}

@@ -503,8 +503,10 @@ def check_scale(t: IndexedTensor, scale: npt.NDArray[Any]) -> None:
     """Check that every scale is finite (rule D1)."""
     # By their bits without the sign: isfinite takes eight times as long for float16, and models
     # have hundreds of millions of scales.
-    infinity = np.array(np.inf, scale.dtype).view(f"u{scale.itemsize}") << 1
-    bits = np.ascontiguousarray(scale).reshape(-1).view(infinity.dtype)
+    kind = np.dtype(f"u{scale.itemsize}")
+    # Shifted as an int: NumPy 1 makes an array without dimensions an int64.
+    infinity = kind.type(int(np.array(np.inf, scale.dtype).view(kind)) << 1)
+    bits = np.ascontiguousarray(scale).reshape(-1).view(kind)
     for first in range(0, len(bits), PIECE):
         if (bits[first : first + PIECE] << 1).max() >= infinity:
             raise IndexDataError(f"scale of tensor {t.name!r} is not finite")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from rsr_formats.records import FLOAT_DTYPES, DenseTensor, Rotation, Tensor
+from rsr_formats.text import listed
 
 from ..common.errors import SourceError
 from ..layouts import TernaryTensor
@@ -17,7 +18,8 @@ def rotations_of(checkpoint: Checkpoint, found: Sequence[Recognized]) -> dict[st
     """Return the rotation of each matrix that the source stores in a rotated basis, by its name.
 
     Raises:
-        SourceError: the declaration does not fit a tensor.
+        SourceError: the declaration does not fit a tensor, or names one that is not compiled,
+            other than those of parts that are left out.
     """
     result: dict[str, Rotation] = {}
     if checkpoint.basis is None:
@@ -34,6 +36,11 @@ def rotations_of(checkpoint: Checkpoint, found: Sequence[Recognized]) -> dict[st
         rotation = checkpoint.basis.of(name, shape)
         if rotation is not None:
             result[name] = rotation
+    if lost := sorted(checkpoint.basis.names - result.keys() - checkpoint.left_out.keys()):
+        raise SourceError(
+            f"{checkpoint.path}: its declaration of a rotated basis names {listed(lost)}, expected "
+            "matrices of the model"
+        )
     return result
 
 

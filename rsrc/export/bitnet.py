@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats import RsrFile
+from rsr_formats.experts import EXPERTS
 from rsr_formats.records import FLOAT_DTYPES, IndexedTensor
 from rsr_formats.text import quoted
 
@@ -59,7 +60,7 @@ def export(file: RsrFile, config: Config | None) -> Export:
 
     Raises:
         ExportError: a linear layer has several scales, a negative one, or digits of magnitude 2;
-            or the file has no ternary linear layer.
+            the file has experts, or no ternary linear layer.
         SourceError: config.json has an unknown linear_class, or an unsupported regular expression
             in `modules_to_not_convert`.
     """
@@ -68,6 +69,10 @@ def export(file: RsrFile, config: Config | None) -> Export:
     linear = [t for t in matrices if _is_linear(t, rules)]
     if not linear:
         raise ExportError(f"{file.path} has no ternary linear layer: there is nothing to pack")
+    if experts := [t.name for t in linear if f"{EXPERTS}." in t.name]:
+        raise ExportError(
+            f"transformers has no BitNet layers for experts: {quoted(experts)}; {_OTHER_FORMS}"
+        )
     settings = _new_settings(file, config, rules, linear)
     divide = settings["linear_class"] == "bitlinear"
     _check_digits(linear)

@@ -35,6 +35,7 @@ import numpy.typing as npt
 
 from rsr_formats.records import (
     MAX_IN_FEATURES,
+    MAX_RECORD,
     MAX_ROTATION_BLOCK,
     MIN_ROTATION_BLOCK,
     Rotation,
@@ -56,6 +57,8 @@ _FIELDS = frozenset(
         "weight_names", "inverse_weight_names", "gdn_v_grouped",
     }
 )  # fmt: skip
+# A rotation is a record of the header; its keys, block and lengths take up to 23 bytes.
+MAX_COLUMNS = 8 * (MAX_RECORD - 23)
 EMBEDDINGS = ("embed_tokens.weight", "token_embd.weight")  # ends of their names
 _DELTA_OUTPUTS = ("linear_attn.out_proj.weight", "ssm_out.weight")
 
@@ -90,6 +93,8 @@ class RotatedBasis:
         if len(shape) != 2:
             raise SourceError(f"{where}, expected a matrix")
         columns = shape[1]
+        if columns > MAX_COLUMNS:
+            raise SourceError(f"{where}, expected at most {MAX_COLUMNS} columns")
         if self.signs is None and columns and columns % self.block == 0:
             return Rotation(self.block, bytes(columns // 8))
         if self.signs is None:
@@ -100,7 +105,16 @@ class RotatedBasis:
         return Rotation(self.block, self.signs[columns])
 
     def renamed(self, new: Mapping[str, str]) -> RotatedBasis:
-        """Return the basis with other names of the matrices, by their names now."""
+        """Return the basis with other names of the matrices, by their names now.
+
+        Raises:
+            SourceError: a matrix has no other name.
+        """
+        if missing := sorted(self.names - new.keys()):
+            raise SourceError(
+                f"the declaration of a rotated basis names {listed(missing)}, expected matrices "
+                "of the model"
+            )
         return replace(self, names=frozenset(new[name] for name in self.names))
 
 
@@ -170,6 +184,8 @@ class _Declaration:
 
     def _signs(self, block: int) -> dict[int, bytes] | None:
         mode = self._field("sign_mode")
+        if not isinstance(mode, str):  # an array has no truth value
+            raise self._wrong("sign_mode", "'explicit' or 'identity'")
         widths = self._array("sign_widths")
         values = self._array("sign_values")
         if mode == "identity":
@@ -190,6 +206,11 @@ class _Declaration:
                     f"sign_widths has {width}, expected positive multiples of block_size, {block}"
                 )
             columns = int(width)
+            if columns > MAX_COLUMNS:
+                raise SourceError(
+                    f"sign_widths has {columns}, expected at most {MAX_COLUMNS}: a rotation is one "
+                    "record of a .rsr file"
+                )
             if columns in result:
                 raise SourceError(f"sign_widths has {columns} twice")
             negative = values[first : first + columns] < 0

@@ -49,6 +49,7 @@ _VOCABULARY = re.compile(rf"(?:(?:{ANY_PREFIX})embed_tokens|(?:language_model\.)
 
 _MAX = 1 << 31  # exclusive limit of a dimension
 _LISTED = 20  # missing tensors that a message names
+_SEARCHED = 1 << 12  # layers among which these are looked for; config.json may say 2^31
 
 
 def is_linear(name: str) -> bool:
@@ -152,21 +153,23 @@ def missing_weights(config: dict[str, Any], names: Iterable[str]) -> str | None:
         missing += sum(every - len(have) for have in prefixes.values())
     if not missing:
         return None
+    searched = range(min(layers, _SEARCHED))
     absent = (
         f"{prefix}layers.{layer}.{module}.weight"
-        for layer in range(layers)
+        for layer in searched
         for (prefix, module), have in found.items()
         if layer not in have and expected[module].has(layer)
     )
     absent_experts = (
         f"{prefix}layers.{layer}.{module}.weight"
         for prefix, have in prefixes.items()
-        for layer in range(layers)
+        for layer in searched
         if experts is not None and experts.are_in(layer)
         for module in experts.modules()
         if (layer, module) not in have
     )
-    some = listed(list(islice(chain(absent, absent_experts), _LISTED)), _LISTED, count=missing)
+    names = list(islice(chain(absent, absent_experts), _LISTED))
+    some = listed(names, len(names), count=missing) if names else f"{missing} weights"
     return (
         f"weights are missing from the {layers} layers that config.json announces "
         f"(num_hidden_layers): {some}"

@@ -43,7 +43,8 @@ def cut_stacks(checkpoint: Checkpoint) -> Checkpoint:
     """Return the checkpoint with the matrices of experts instead of three-dimensional tensors.
 
     `Checkpoint.stacks` then says what the tensors were. Those of GGUF files are left out: their
-    block types have no name outside GGUF, so nothing restores them.
+    block types have no name outside GGUF, so nothing restores them. If such a tensor is in a
+    rotated basis, so is each of its matrices.
 
     Raises:
         SourceError: a matrix is there by itself as well.
@@ -55,6 +56,7 @@ def cut_stacks(checkpoint: Checkpoint) -> Checkpoint:
         return checkpoint
     tensors: dict[str, SourceTensor] = {}
     stacks: list[Stack] = []
+    basis = checkpoint.basis
     for tensor in checkpoint.tensors.values():
         stack = _stack_of(tensor)
         for part in [tensor] if stack is None else _parts(tensor, stack):
@@ -64,9 +66,11 @@ def cut_stacks(checkpoint: Checkpoint) -> Checkpoint:
                     "of all experts of the layer"
                 )
             tensors[part.name] = part
+        if stack is not None and basis is not None and tensor.name in basis.names:
+            basis = replace(basis, names=(basis.names - {tensor.name}).union(stack.parts()))
         if stack is not None and not isinstance(tensor, GgufTensor):
             stacks.append(stack)
-    return replace(checkpoint, tensors=tensors, stacks=tuple(stacks))
+    return replace(checkpoint, tensors=tensors, stacks=tuple(stacks), basis=basis)
 
 
 def _stack_of(tensor: SourceTensor) -> Stack | None:

@@ -415,7 +415,7 @@ class Experts:
 
     def __init__(self, gate: Sequence[Ranked | Dense], up: Sequence[Ranked | Dense], down: Sequence[Ranked | Dense], activation: str, input: str, down_input: str) -> None:
         """
-        gate, up: of each expert, (width, hidden). down: (hidden, width). activation: 'silu' or 'relu2'. input, down_input: what the indices among gate and up, and among down, multiply: 'float32', 'int8' or 'int8-group'; a Dense multiplies float32. Raises ValueError for other shapes, and for groups of different columns.
+        gate, up: of each expert, (width, hidden). down: (hidden, width). activation: 'silu', 'relu2', 'gelu_tanh' or 'sigmoid'. input, down_input: what the indices among gate and up, and among down, multiply: 'float32', 'int8' or 'int8-group'; a Dense multiplies float32. Raises ValueError for other shapes, for groups of different columns, and for int8-group without an index.
         """
 
 def route(logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], normalized: bool, chosen: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')], weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:

@@ -99,7 +99,8 @@ def table(title: str) -> list[list[str]]:
 
 def test_limits_are_those_of_the_code() -> None:
     stated = {row[0].strip("` "): int(row[1].replace(",", "")) for row in table("name | value")}
-    code = {name: value for name, value in vars(records).items() if name.startswith("MAX_")}
+    limits = ("MAX_", "MIN_")
+    code = {name: value for name, value in vars(records).items() if name.startswith(limits)}
     assert stated == code
 
 

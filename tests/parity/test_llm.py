@@ -127,7 +127,11 @@ WINDOWS: dict[str, dict[str, Any]] = {
     "qwen2-windows": {"sliding_window": 128},  # a chunk of attention
     "phi3": {  # by the older name of longrope
         "sliding_window": 17,
-        "rope_scaling": {**models.FAMILIES["phi3"].config["rope_scaling"], "type": "su"},
+        "rope_scaling": {
+            **models.FAMILIES["phi3"].config["rope_scaling"],
+            "type": "su",
+            "original_max_position_embeddings": 70,
+        },
     },
     "smollm3": {"use_sliding_window": True, "sliding_window": 600, "layer_types": None},
 }

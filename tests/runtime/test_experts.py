@@ -200,6 +200,8 @@ def test_what_is_refused(shared_build: Build, rng: np.random.Generator) -> None:
     q, s = layer.inputs(x)["q"], layer.inputs(x)["s"]
     with pytest.raises(ValueError, match="share must be below shares"):
         _native.multiply_experts(layer.native, None, q, s, choice[0], choice[1], 1, 1, x.copy())
+    with pytest.raises(ValueError, match="too many shares"):
+        layer(x, choice, 2**62 + 1)  # 4 pairs: their product does not fit
     with pytest.raises(ValueError, match="no more than there are"):
         routed(np.zeros((1, 2), np.float32), 3, False)
     gate: list[_native.Ranked | _native.Dense] = [layer.ranked(m) for m in layer.gate]
@@ -207,3 +209,7 @@ def test_what_is_refused(shared_build: Build, rng: np.random.Generator) -> None:
         _native.Experts(gate, gate[:1], gate, "silu", "int8", "int8")
     with pytest.raises(ValueError, match="downs its reverse"):
         _native.Experts(gate, gate, gate, "silu", "int8", "int8")
+    dense: list[_native.Ranked | _native.Dense] = [_native.Dense(np.ones((8, 8), np.float32))]
+    for forms in (("int8-group", "float32"), ("float32", "int8-group")):
+        with pytest.raises(ValueError, match="at least one matrix must be a Ranked"):
+            _native.Experts(dense, dense, dense, "silu", *forms)

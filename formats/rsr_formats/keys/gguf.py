@@ -112,7 +112,7 @@ TOKENIZER: Keys = {
 
 _EXPERTS = "routes tokens to experts"
 _OWN_EXPERTS = "routes tokens to experts, which an architecture must have"
-_WINDOW = "settings of layers with a sliding window, which is refused"
+_WINDOW = "sets layers with a sliding window apart (without windows it changes nothing)"
 _ADAPTIVE = "low-rank factors of another attention"
 _EXTRA = "settings of other kinds of layers"
 
@@ -152,8 +152,8 @@ ARCHITECTURE: Keys = {
     "ssm.group_count": Key(USED, "linear_num_key_heads"),
     "ssm.time_step_rank": Key(USED, "linear_num_value_heads"),
     "ssm.inner_size": Key(USED, "linear_value_head_dim, times the number of value heads"),
-    "rope.dimension_count_swa": Key(HARMLESS, _WINDOW),
-    "rope.freq_base_swa": Key(HARMLESS, _WINDOW),
+    "rope.dimension_count_swa": _unsupported(_WINDOW, 0),
+    "rope.freq_base_swa": _unsupported(_WINDOW, 0),
     # Attention
     "attention.scale": _unsupported("factor of attention scores", 0.0, 0),
     "attention.output_scale": _unsupported("factor of attention's output", *_OFF, 1.0, 1),
@@ -161,9 +161,9 @@ ARCHITECTURE: Keys = {
     "attention.max_alibi_bias": _unsupported("position biases (ALiBi)", 0.0, 0),
     "attention.causal": _unsupported("attention to later tokens", True),
     "attention.sliding_window": _unsupported("attention to the last tokens only", 0),
-    "attention.sliding_window_pattern": Key(HARMLESS, _WINDOW),
-    "attention.key_length_swa": Key(HARMLESS, _WINDOW),
-    "attention.value_length_swa": Key(HARMLESS, _WINDOW),
+    "attention.sliding_window_pattern": _unsupported(_WINDOW, 0),
+    "attention.key_length_swa": _unsupported(_WINDOW, 0),
+    "attention.value_length_swa": _unsupported(_WINDOW, 0),
     "attention.shared_kv_layers": _unsupported("layers that share keys and values", 0),
     "attention.temperature_length": _unsupported("scores that depend on the position", 0),
     "attention.temperature_scale": _unsupported("scores that depend on the position", *_OFF),

@@ -206,9 +206,10 @@ def _to_say(config: Config, known: Architecture) -> Config:
         k: v for k, v in every.items() if k not in known.gguf_config or v != known.gguf_config[k]
     }
     interval, layers = known.gguf_config.get("no_rope_layer_interval"), config["num_hidden_layers"]
-    if interval is not None and found.get("no_rope_layers") == [
-        int((i + 1) % interval != 0) for i in range(layers)
-    ]:
+    given = found.get("no_rope_layers")
+    if interval is None or not isinstance(given, list) or len(given) != layers:
+        return found
+    if given == [int((i + 1) % interval != 0) for i in range(layers)]:
         del found["no_rope_layers"]
     return found
 

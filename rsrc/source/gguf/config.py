@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.architectures import ARCHITECTURES, of_config, of_gguf
+from rsr_formats.architectures import ARCHITECTURES, first_class, of_config, of_gguf
 from rsr_formats.experts import experts_of
+from rsr_formats.text import shown
 
 from ...common.errors import SourceError
 from .activations import apply_activations
@@ -106,7 +107,7 @@ def hf_config(
     config["head_dim"] = head_dim = _head_dim(metadata, prefix, config)
     rotated = whole_of(metadata.get(prefix + "rope.dimension_count"))
     if head_dim and rotated is not None and rotated != head_dim:
-        config["partial_rotary_factor"] = rotated / head_dim
+        config["partial_rotary_factor"] = _share(rotated, head_dim)
     for token in _TOKENS:
         config[f"{token}_id"] = whole_of(metadata.get(SPECIAL_TOKENS[token]))
     for own, names in _BIASES.items():
@@ -133,6 +134,12 @@ def hf_config(
     return {key: value for key, value in config.items() if value is not None}
 
 
+def _share(rotated: int, head_dim: int) -> float:
+    """Return the share of a head that makes int(head_dim * share) the rotated features."""
+    share = rotated / head_dim
+    return share if int(head_dim * share) == rotated else math.nextafter(share, math.inf)
+
+
 def gguf_metadata(config: Mapping[str, Any]) -> dict[str, int | float | str]:
     """Return `general.architecture` and the settings of a GGUF file for a config.json.
 
@@ -147,9 +154,9 @@ def gguf_metadata(config: Mapping[str, Any]) -> dict[str, int | float | str]:
     """
     known = of_config(config)
     if known is None or not known.gguf_names:
-        found = config.get("architectures") or config.get("model_type")
+        found = first_class(config) or config.get("model_type")
         raise SourceError(
-            f"config.json: architecture {str(found)[:80]!r}, GGUF names are known only for "
+            f"config.json: architecture {shown(found)}, GGUF names are known only for "
             + ", ".join(sorted(a.name for a in ARCHITECTURES if a.gguf_names))
         )
     if known.gguf_layer:

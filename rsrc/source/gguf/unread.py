@@ -30,6 +30,14 @@ _SIZES = (
     "rope.dimension_count",
 )
 _MIXERS = ("full_attention_interval", "attention.recurrent_layers")  # make layer_types
+# How layers with a window differ from others.
+_WINDOWS = (
+    "attention.sliding_window_pattern",
+    "attention.key_length_swa",
+    "attention.value_length_swa",
+    "rope.dimension_count_swa",
+    "rope.freq_base_swa",
+)
 # Settings of config.json by the key that they are made from; None says that the value is unusable.
 _MINICPM = {
     "embedding_scale": "scale_emb",
@@ -96,6 +104,8 @@ def _is_in(config: Mapping[str, Any], name: str, value: Any) -> bool:
     if name == "attention.scale":
         number = number_of(value)
         return bool(head_dim and number and np.isclose(number, head_dim**-0.5, rtol=1e-6))
+    if name in _WINDOWS:
+        return config.get("sliding_window") is None
     if name == "attention.sliding_window":
         window, positions = whole_of(value), config.get("max_position_embeddings")
         if window is not None and window == config.get("sliding_window"):

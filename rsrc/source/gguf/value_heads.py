@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ...common.errors import SourceError
@@ -22,6 +23,8 @@ _ROWS_OF_HEADS = ("attn_gate.weight",)  # value_dim rows of each head
 _ROWS_AFTER_KEYS = ("attn_qkv.weight", "ssm_conv1d.weight")  # after queries and keys
 _ROW_OF_HEAD = ("ssm_alpha.weight", "ssm_beta.weight", "ssm_dt.bias", "ssm_a")  # one of each
 _COLUMNS = "ssm_out.weight"  # value_dim columns of each head
+
+_MAX_VALUES = 1 << 16  # value heads; published models have 64
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,10 @@ class ValueHeads:
             if not value:
                 raise SourceError(f"{prefix}ssm.{key} is missing or not a positive integer")
         count, values, key_dim, inner, kernel = (found[key] or 1 for key in keys)
+        if values > _MAX_VALUES:
+            raise SourceError(
+                f"{prefix}ssm.time_step_rank is {values}, expected at most {_MAX_VALUES}"
+            )
         if values % count or inner % values:
             raise SourceError(
                 f"{prefix}ssm: {count} key heads, {values} value heads and {inner} features of all "
@@ -95,8 +102,9 @@ class ValueHeads:
         return self._order(0, self.value_dim) if match and match[1] == _COLUMNS else None
 
     def _order(self, start: int, size: int) -> Order | None:
-        if self.keys == self.values:
-            return None
+        return None if self.keys == self.values else Order(start, size, self._units)
+
+    @cached_property
+    def _units(self) -> tuple[int, ...]:
         each = self.values // self.keys
-        units = (i * self.keys + k for k in range(self.keys) for i in range(each))
-        return Order(start, size, tuple(units))
+        return tuple(i * self.keys + k for k in range(self.keys) for i in range(each))

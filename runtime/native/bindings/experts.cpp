@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <utility>
@@ -73,6 +74,8 @@ class Experts {
       add(e.down, layer_.hidden, layer_.width, layer_.down_input, layer_.down_group_columns,
           layer_.has_dense_down);
     }
+    check_groups(layer_.input, layer_.group_columns);
+    check_groups(layer_.down_input, layer_.down_group_columns);
   }
 
   const rsr::ExpertLayer& layer() const { return layer_; }
@@ -89,6 +92,12 @@ class Experts {
       require(group_columns == m.index->step_columns(),
               "with int8-group, the matrices must have groups of as many columns");
     }
+  }
+
+  // Only indices have groups, and without one the number of their scales is unknown.
+  static void check_groups(rsr::ExpertInput input, size_t group_columns) {
+    require(input != rsr::ExpertInput::int8_groups || group_columns > 0,
+            "with int8-group, at least one matrix must be a Ranked");
   }
 
   std::vector<nb::object> held_[3];
@@ -131,6 +140,7 @@ auto multiply_experts(const Experts& experts, const Maybe<const float, 2>& x,
   require(chosen.shape(0) == count && weights.shape(0) == count && weights.shape(1) == k && k > 0,
           "chosen and weights must be (count, k)");
   require(share < shares, "share must be below shares");
+  require(count == 0 || shares <= SIZE_MAX / (count * k), "there are too many shares");
   return [=, held = nb::find(experts), &layer] {
     check_choice(chosen.data(), count * k, layer.experts.size());
     rsr::multiply_experts(layer, {pointer(x), pointer(q), pointer(s)}, count, chosen.data(),
@@ -153,10 +163,11 @@ void bind_experts(nb::module_& m, nb::class_<Program>& program) {
                "def __init__(self, gate: collections.abc.Sequence[Ranked | Dense], up: "
                "collections.abc.Sequence[Ranked | Dense], down: collections.abc.Sequence[Ranked | "
                "Dense], activation: str, input: str, down_input: str) -> None"),
-           "gate, up: of each expert, (width, hidden). down: (hidden, width). activation: 'silu' "
-           "or 'relu2'. input, down_input: what the indices among gate and up, and among down, "
-           "multiply: 'float32', 'int8' or 'int8-group'; a Dense multiplies float32. Raises "
-           "ValueError for other shapes, and for groups of different columns.");
+           "gate, up: of each expert, (width, hidden). down: (hidden, width). activation: "
+           "'silu', 'relu2', 'gelu_tanh' or 'sigmoid'. input, down_input: what the indices among "
+           "gate and up, and among down, multiply: 'float32', 'int8' or 'int8-group'; a Dense "
+           "multiplies float32. Raises ValueError for other shapes, for groups of different "
+           "columns, and for int8-group without an index.");
   bind_step(m, program, "route", &route,
             "The experts of each row with the largest softmax(logits), and these probabilities.\n\n"
             "logits: (count, experts). normalized: divide the probabilities of a row by their sum. "

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .decoder import MAX_ROWS, BatchItem, Decoder, FloatArray
+from .errors import CacheMemoryError
 from .kv_cache import KVCache
 from .pooling import Pooler, Pooling, normalized
 
@@ -112,13 +113,16 @@ class EmbeddingPasses:
             rows: the most tokens that it computes.
 
         Raises:
-            CacheMemoryError: there is not enough memory for the keys and values.
             ClosedError: the decoder was closed.
         """
+        failed: list[tuple[Embeddings, CacheMemoryError]] = []
         chosen = self._choose(rows)
-        for text in chosen:
-            if text.cache is None:
-                text.cache = self._create(len(text.ids))
+        while (lacking := self._reserve(chosen)) is not None:
+            failed.append(lacking)
+            self.remove(lacking[0])
+            chosen = self._choose(rows)
+        if not chosen:
+            return EmbeddingPass(0, 0.0, [], [], failed)
         with self._decoder.turn():
             start = perf_counter()
             self._run(chosen)
@@ -132,7 +136,19 @@ class EmbeddingPasses:
             if not request.waiting:
                 self._requests.remove(request)
                 ended.append(request)
-        return EmbeddingPass(sum(chosen.values()), seconds, computed, ended)
+        return EmbeddingPass(sum(chosen.values()), seconds, computed, ended, failed)
+
+    def _reserve(
+        self, chosen: Mapping[EmbeddingText, int]
+    ) -> tuple[Embeddings, CacheMemoryError] | None:
+        """Give texts their caches; return the request of one that there is no memory for."""
+        for text in chosen:
+            if text.cache is None:
+                try:
+                    text.cache = self._create(len(text.ids))
+                except CacheMemoryError as error:
+                    return next(r for r in self._requests if text in r.waiting), error
+        return None
 
     def _choose(self, rows: int) -> dict[EmbeddingText, int]:
         """Return texts and how many tokens of each to compute: requests take turns."""
@@ -185,9 +201,11 @@ class EmbeddingPass:
         seconds: how long it took, without waiting for other threads.
         computed: requests of which it computed tokens.
         ended: requests all of whose texts are computed now.
+        failed: requests that were removed, as there is no memory for the keys and values of a text.
     """
 
     rows: int
     seconds: float
     computed: list[Embeddings]
     ended: list[Embeddings]
+    failed: list[tuple[Embeddings, CacheMemoryError]]

@@ -548,12 +548,9 @@ class _Worker:
         """Run a pass over texts that are embedded."""
         longest = _LONGEST_PASS if self._batch.running else _LONGEST_ALONE
         rows = self._embedding_pace.rows(longest)
-        try:
-            done = self._embedding.step(rows)
-        except CacheMemoryError as error:
-            for job in list(self._embedded.values()):
-                self._end(job, Failed(error))
-            return
+        done = self._embedding.step(rows)
+        for embeddings, error in done.failed:
+            self._end(self._embedded[embeddings], Failed(error))
         if done.rows == rows:
             self._embedding_pace.add(rows, done.seconds)
         self._totals.prompt_seconds += done.seconds

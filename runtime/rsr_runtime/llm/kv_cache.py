@@ -131,22 +131,25 @@ class KVCache:
         Returns:
             How many are kept: what `kept` returns.
         """
-        length = self.kept(length)
-        if length < self.length:
-            self._planned.clear()  # of a sequence that went on otherwise
-        self._shrink(length)
+        self._shrink(self.kept(length))
         for one in self.states:
             one.truncate(self.length)
         return self.length
 
     def _shrink(self, length: int) -> None:
+        if length < self.length:
+            self._planned.clear()  # of a sequence that went on otherwise
         self.length = length
         for snapshot in list(self._snapshots):
             if snapshot.length > self.length:
                 self._snapshots.discard(snapshot)
 
     def snapshot(self) -> Snapshot:
-        """Return the state as it is now, for `restore`."""
+        """Return the state as it is now, for `restore`.
+
+        Raises:
+            ModelError: a pass was interrupted, and not all layers know the state.
+        """
         snapshot = Snapshot(self.length, [one.snapshot() for one in self.states])
         self._snapshots.add(snapshot)
         return snapshot

@@ -14,6 +14,7 @@ from .json_object import JsonObject
 from .rope import Rope
 
 SLIDING, FULL = "sliding_attention", "full_attention"  # under layer_types
+_OLDER_FULL = "attention"  # in older files
 _MOST_LAYERS = 100_000  # whose settings are listed; more than any file has
 
 
@@ -58,9 +59,10 @@ def read_layers(
     window, rotates = _window(config, a), _rotating(config, a)
     kinds = _usual_kinds(config, a, window, rotates)
     if (given := _given_kinds(config, a)) is not None:
-        if kinds == [SLIDING] and FULL in given:
+        full = next((kind for kind in given if kind in (FULL, _OLDER_FULL)), None)
+        if kinds == [SLIDING] and full is not None:
             raise ModelError(
-                f"config.json: layer_types has {FULL!r}, but all layers of {a.name} have the "
+                f"config.json: layer_types has {full!r}, but all layers of {a.name} have the "
                 "window of sliding_window"
             )
         kinds = given

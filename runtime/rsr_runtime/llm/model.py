@@ -524,7 +524,10 @@ class LanguageModel:
         done = 0
         try:
             while passes:
-                done += passes.step().rows
+                computed = passes.step()
+                for _, error in computed.failed:
+                    raise error
+                done += computed.rows
                 if progress is not None:
                     progress(done, embeddings.tokens)
         finally:

@@ -135,6 +135,8 @@ class PrefixCache:
                 os.utime(entry.path)  # it was used
         else:
             self._entries.remove(entry)
+            for array in session.cache.summed(0):
+                array[:] = 0  # it may be filled in part
 
     def _load(self, session: Session, entry: _Entry, count: int) -> bool:
         """Read a file into a session; return False if it is not as it should be."""

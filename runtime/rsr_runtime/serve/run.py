@@ -57,6 +57,7 @@ def serve(
     Raises:
         OptionError: a package of the extra `serve` is missing, the address cannot be used or needs
             a key, or an origin is not one.
+        ModelError: the model generates no text, and its files do not let it embed either.
     """
     for package in _PACKAGES:
         if importlib.util.find_spec(package) is None:
@@ -71,6 +72,8 @@ def serve(
         _check_origin(origin)
     access = Access(host, api_keys, origins)
     check_access(access, insecure)
+    if not model.config.architecture.has_head:
+        _ = model.embedding  # there is nothing else that it can do
     with bind(host, port) as bound:
         model.use_huge_pages()
         url = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"

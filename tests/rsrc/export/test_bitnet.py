@@ -276,3 +276,9 @@ def test_an_unknown_linear_class(kit: Kit, tmp_path: Path) -> None:
     rsr = compile_matrices(kit, tmp_path, ["tensor"], config)
     with pytest.raises(rsrc.SourceError, match="linear_class is 'x', expected 'bitlinear'"):
         decompile(rsr, tmp_path / "out", to="bitnet")
+
+
+def test_experts(kit: Kit, tmp_path: Path) -> None:
+    rsr = compile_matrices(kit, tmp_path, [], None, **{"layers.0.mlp.experts.1.up_proj.weight": T})
+    with pytest.raises(rsrc.ExportError, match=r"no BitNet layers for experts: .*--to int8"):
+        decompile(rsr, tmp_path / "out", to="bitnet")

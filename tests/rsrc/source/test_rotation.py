@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 
-from rsr_formats.records import Rotation
+from rsr_formats.records import (
+    MAX_RECORD,
+    MAX_ROTATION_BLOCK,
+    MIN_ROTATION_BLOCK,
+    Rotation,
+)
 from rsr_testing.rotation import PREFIX, declaration
 from rsrc import SourceError
-from rsrc.source.rotation import read_basis
+from rsrc.source.rotation import MAX_COLUMNS, read_basis
 
 WEIGHTS = ["model.layers.0.mlp.up_proj.weight", "model.layers.0.linear_attn.out_proj.weight"]
 EMBEDDING = "model.embed_tokens.weight"
@@ -75,11 +81,13 @@ def test_delta_nets_that_are_not_rotated_need_no_order_of_heads() -> None:
         ({"transform": "walsh"}, "transform is 'walsh', expected 'normalized-sylvester"),
         ({"axis": "output"}, "axis is 'output', expected 'input-last-dimension'"),
         ({"sign_mode": "random"}, "sign_mode is 'random', expected 'explicit' or 'identity'"),
+        ({"sign_mode": np.array([1, 2])}, "sign_mode is an array, expected 'explicit'"),
         ({"sign_mode": "identity"}, "sign_mode is 'identity', but there are"),
         ({"sign_widths": None}, "sign_widths is empty"),
         ({"sign_widths": [64, 80]}, r"sign_widths has 80\.0, expected positive multiples of"),
         ({"sign_widths": [64, -32, 128]}, "expected positive multiples"),
         ({"sign_widths": [80.5, 79.5]}, "expected positive multiples"),
+        ({"sign_widths": [1 << 21]}, "sign_widths has 2097152, expected at most 2096968"),
         ({"sign_widths": [64, 64]}, "sign_widths has 64 twice"),
         ({"sign_widths": [64]}, "sign_values has 160 values, but sign_widths 64"),
         ({"sign_widths": [64, 128]}, "sign_values has 160 values, but sign_widths 192"),
@@ -115,3 +123,23 @@ def test_a_field_that_is_not_understood(changes: dict[str, Any], match: str) -> 
 def test_a_tensor_that_does_not_fit(shape: tuple[int, ...], match: str) -> None:
     with pytest.raises(SourceError, match=match):
         read_basis(declared(), "", TENSORS).of(EMBEDDING, shape)
+
+
+def test_more_columns_than_a_record_has_signs_for() -> None:
+    fields = declared(sign_mode="identity", sign_widths=None, sign_values=None)
+    with pytest.raises(SourceError, match="expected at most 2096968 columns"):
+        read_basis(fields, "", TENSORS).of(EMBEDDING, (1, 1 << 21))
+
+
+@pytest.mark.parametrize("block", [MIN_ROTATION_BLOCK, MAX_ROTATION_BLOCK])
+def test_the_largest_rotation_is_a_record(block: int) -> None:
+    signs = bytes(MAX_COLUMNS // 8)
+    assert len(msgpack.packb({"block": block, "signs": signs})) <= MAX_RECORD
+
+
+def test_a_matrix_that_has_no_other_name() -> None:
+    basis = read_basis(declared(), "", TENSORS)
+    with pytest.raises(
+        SourceError, match=r"names model\.layers\.0\.mlp\.up_proj\.weight, expected"
+    ):
+        basis.renamed({name: name for name in TENSORS[1:]})

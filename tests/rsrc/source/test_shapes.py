@@ -249,6 +249,18 @@ class TestMissingWeights:
         assert found.startswith("weights are missing from the 2000000000 layers")
         assert found.endswith("layers.11.mlp.up_proj.weight and 3999999976 more")
 
+    def test_those_of_far_layers_are_counted(self) -> None:
+        """Only the layers before 4096 are searched, whatever config.json says."""
+        given = {
+            "architectures": ["Qwen3MoeForCausalLM"], "num_hidden_layers": 2_000_000_000,
+            "num_experts": 1, "num_experts_per_tok": 1, "moe_intermediate_size": 8,
+            "decoder_sparse_step": 100_000_000,
+        }  # fmt: skip
+        names = [f"model.layers.99999999.mlp.experts.0.{p}_proj.weight" for p in ("up", "gate")]
+        found = missing_weights(given, names)
+        assert found is not None
+        assert found.endswith("(num_hidden_layers): 58 weights")
+
     def test_checkpoints(self, kit: Kit, tmp_path: Path) -> None:
         """A shard stands for its model; a file beside a config.json is a model, too."""
         (tmp_path / "config.json").write_text(json.dumps(self.CONFIG))

@@ -11,7 +11,10 @@ import pytest
 
 import rsrc
 from rsr_formats import IndexedTensor, RsrFile, Stack
+from rsr_formats.records import Rotation
 from rsr_testing.checkpoints import Kit
+from rsr_testing.gguf_files import GgufKit
+from rsr_testing.rotation import PREFIX, declaration
 from rsrc import SourceError
 from rsrc.common.errors import MismatchError
 from rsrc.export.decompile import decompile
@@ -169,3 +172,25 @@ def test_shapes_of_experts_are_checked(kit: Kit, tmp_path: Path, rng: np.random.
     source = save(kit, tmp_path / "model", tensors(rng), {**CONFIG, "moe_intermediate_size": 10})
     with pytest.raises(SourceError, match=r"config.json implies \[10, 12\] \(moe_intermediate"):
         rsrc.compile(source, tmp_path / "model.rsr")
+
+
+def test_experts_of_gguf_files_in_a_rotated_basis(tmp_path: Path) -> None:
+    """The declaration names the tensor of all experts: each of its matrices is rotated."""
+    names = [f"blk.0.ffn_{part}_exps.weight" for part in ("gate", "up")]
+    w = np.eye(WIDTH, 16, dtype="<f4")[None].repeat(EXPERTS, axis=0)
+    metadata = {
+        "general.architecture": "qwen3moe",
+        **declaration(names[:1], [], [16], 16, seed=1),
+        PREFIX + "sign_values": [-1.0] + [1.0] * 15,
+    }
+    tensors = {name: (w.shape, 0, w.tobytes()) for name in names}
+    source = GgufKit().save(tmp_path / "m.gguf", metadata, tensors)
+    rsrc.compile(source, tmp_path / "m.rsr")
+    header = RsrFile(tmp_path / "m.rsr").header
+    assert header.rotations == (Rotation(16, b"\1\0"),)
+    assert {t.name: t.rotation for t in header.tensors} == {
+        f"{LAYER}experts.{e}.{part}_proj.weight": 0 if part == "gate" else None
+        for e in range(EXPERTS)
+        for part in ("gate", "up")
+    }
+    assert compare(tmp_path / "m.rsr", source) == 2 * EXPERTS

@@ -72,7 +72,7 @@ def test_only_the_decoder_is_compiled(tmp_path: Path) -> None:
     names = [t.name.replace("language_model.", "") for t in seeing.header.tensors]
     assert names == [t.name for t in plain.header.tensors]
     (config,) = (f for f in seeing.header.files if f.name == "config.json")
-    expected = {k: v for k, v in FAMILY.settings.items() if v is not None}
+    expected = dict(FAMILY.settings)
     assert json.loads(seeing.section(config.section).tobytes()) == expected
     assert compare(tmp_path / "m.rsr", source) == len(FAMILY.tensors())
 
@@ -80,6 +80,10 @@ def test_only_the_decoder_is_compiled(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "changes"),
     [
+        (
+            {"model_type": "llama", "eos_token_id": None, "pad_token_id": None},
+            {"eos_token_id": 5, "pad_token_id": None},
+        ),
         ({"model_type": "of_another_kind"}, {}),  # the class stays, and is refused by its name
         (None, {}),
         ({"model_type": "llama", "vocab_size": 7}, {"vocab_size": 7, "eos_token_id": 5}),
@@ -93,6 +97,13 @@ def test_settings_of_the_decoder(
     found = open_checkpoint(tmp_path).config
     expected = {**changes, "model_type": "llama", "architectures": ["LlamaForCausalLM"]}
     assert found == (expected if changes else config)
+
+
+def test_a_decoder_says_that_it_has_no_windows(tmp_path: Path) -> None:
+    text = {"model_type": "mistral", "sliding_window": None}
+    config = {"architectures": ["Mistral3ForConditionalGeneration"], "text_config": text}
+    found = open_checkpoint(save(tmp_path, config, FAMILY.tensors())).config
+    assert found == {**text, "architectures": ["MistralForCausalLM"]}  # 4096 if it were absent
 
 
 def test_layers_that_draft(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from rsr_runtime.llm import (
 from rsr_runtime.llm.embedding import EmbeddingText
 from rsr_runtime.llm.errors import CacheMemoryError, TextTooLongError
 from rsr_runtime.llm.job import Embedded, Event, Failed, Finished, Started, TextFinished
+from rsr_runtime.llm.kv_cache import KVCache
 from rsr_runtime.llm.pooling import Pooling
 from rsr_testing.embedding_models import EMBEDDING_FAMILIES, PROMPTS, TEXTS
 from rsr_testing.loader import Loader
@@ -300,6 +301,37 @@ def test_without_memory_only_the_vectors_fail(
         assert isinstance(last, Failed)
         assert isinstance(last.error, CacheMemoryError)
         assert list(engine.submit(Job("a", max_tokens=1)))[-1] == Finished()
+
+
+def test_a_request_without_memory_fails_alone(
+    loaded: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loaded("bitnet-2b")
+    passes = model.new_embedding_passes(3)
+    create = passes._create
+
+    def fails(positions: int) -> KVCache:
+        if positions == 9:
+            raise CacheMemoryError("no memory")
+        return create(positions)
+
+    monkeypatch.setattr(passes, "_create", fails)
+    first, lacking, last = (
+        model.prepared_embeddings(EmbedJob([[3] * n for n in sizes], pooling="mean"))
+        for sizes in ((5,), (4, 9), (7,))
+    )
+    for request in (first, lacking, last):
+        passes.add(request)
+    done = passes.step()
+    assert done.ended == [first, last]
+    assert [(request, str(error)) for request, error in done.failed] == [(lacking, "no memory")]
+    assert all(text.cache is None for text in lacking.texts)
+    passes.add(model.prepared_embeddings(EmbedJob([[3] * 9], pooling="mean")))
+    assert len(passes.step().failed) == 1
+    assert not passes
+    monkeypatch.setattr(model, "new_embedding_passes", lambda _: passes)
+    with pytest.raises(CacheMemoryError, match="no memory"):
+        model.embed([[3] * 9], pooling="mean")
 
 
 def test_an_empty_job_is_refused(loaded: Loader) -> None:

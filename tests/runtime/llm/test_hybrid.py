@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ import pytest
 
 import rsrc
 from rsr_runtime import llm
-from rsr_runtime.llm import Chat, Engine, Job, LanguageModel, Sampling
+from rsr_runtime.llm import Chat, Engine, Job, LanguageModel, Sampling, prefix_cache
 from rsr_runtime.llm.decoder import BatchItem
 from rsr_runtime.llm.errors import ModelError
 from rsr_runtime.llm.job import Started, TextFinished
@@ -137,6 +138,27 @@ def test_a_cache_goes_back_to_copies_and_snapshots(loaded: Loader) -> None:
     np.testing.assert_array_equal(session.follow([*tokens[:20], 9]), expected)
     assert cache.truncate(0) == 0
     assert not any(array.any() for array in cache.summed(0))
+
+
+def test_copies_after_a_snapshot_are_gone_when_it_is_restored(loaded: Loader) -> None:
+    model, tokens = loaded(EXACT, context=100), tokens_of(60, 18)
+    session = model.new_session()
+    cache = session.cache
+    session.follow(tokens[:25])
+    snapshot = cache.snapshot()
+    cache.plan(30)
+    session.follow(tokens[:33])
+    cache.plan(40)
+    assert 30 in (cache.positions or ())
+    cache.restore(snapshot)
+    assert (cache.positions or ())[-1] == 25
+    assert cache.until_planned(60) == 60
+    session.tokens = tokens[:25]
+    session.follow([*tokens[:25], *tokens_of(20, 19)])
+    assert cache.kept(44) == 25
+    cache.begin(1)  # a pass that does not end
+    with pytest.raises(ModelError, match=r"interrupted, so there is no state .* call truncate"):
+        cache.snapshot()
 
 
 class InterruptedPassError(Exception):
@@ -263,6 +285,46 @@ def test_a_new_engine_takes_up_the_copies_on_disk(loaded: Loader, tmp_path: Path
         data[-100] ^= 1
         path.write_bytes(data)
     assert run(loaded(EXACT), tmp_path, first) == [0, expected[0]]
+
+
+class Shortened:
+    """A file that ends while the last array is read, after its digest was checked."""
+
+    def __init__(self, file: BinaryIO, arrays: int) -> None:
+        self._file = file
+        self._left = arrays
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def readinto(self, buffer: memoryview) -> int:
+        self._left -= 1
+        count: int = self._file.readinto(buffer)  # type: ignore[attr-defined]
+        return count if self._left else count - 1
+
+
+def test_a_state_that_is_read_in_part_is_not_kept(
+    loaded: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokens, opened = loaded(EXACT), tokens_of(80, 14), prefix_cache._opened
+    run(model, tmp_path, tokens)
+    session = model.new_session()
+    arrays = [*session.cache.prefix(64), *session.cache.summed(0)]
+
+    @contextmanager
+    def shortened(path: Path) -> Iterator[Any]:
+        with opened(path) as file:
+            yield Shortened(file, len(arrays)) if is_short else file
+
+    is_short = False
+    monkeypatch.setattr(prefix_cache, "_opened", shortened)
+    (path,) = tmp_path.iterdir()
+    key = path.read_bytes()[8:40]
+    for is_short in (True, False):
+        cache = prefix_cache.PrefixCache(tmp_path, key, model.context)
+        cache.restore(session, tokens, 0)
+        assert bool(session.tokens) != is_short
+        assert any(array.any() for array in session.cache.summed(len(session.tokens))) != is_short
 
 
 def test_several_texts_side_by_side(loaded: Loader) -> None:

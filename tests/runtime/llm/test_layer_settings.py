@@ -86,6 +86,7 @@ def test_layers_without_rotation(changes: dict[str, Any], expected: list[bool]) 
     ("name", "changes", "message"),
     [
         ("Mistral", {"sliding_window": 9, "layer_types": [F] * 4}, "all layers of MistralFor"),
+        ("Mistral", {"layer_types": ["attention"] * 4}, "has 'attention', but all layers of"),
         ("Mistral", {"sliding_window": 0}, "found 0 under sliding_window, expected a positive"),
         ("Qwen3", {"use_sliding_window": 1}, "under use_sliding_window, expected true or false"),
         (
@@ -156,3 +157,9 @@ def test_a_rotation_for_no_kind_of_layer_is_refused(local: Architecture) -> None
         read("Local", rope_parameters={"rope_theta": 5})
     with pytest.raises(ModelError, match=r"rope_parameters\.full_attention\.spiral is 1, which is"):
         read("Local", rope_parameters={F: {"spiral": 1}})
+
+
+@pytest.mark.parametrize("interval", [0, -1, 2.5, True, "4"])
+def test_the_interval_of_full_attention_is_a_positive_number(interval: object) -> None:
+    with pytest.raises(ModelError, match=r"under full_attention_interval, expected a positive"):
+        read("Qwen3_5", full_attention_interval=interval)

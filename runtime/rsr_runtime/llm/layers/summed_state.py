@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import ModelError
 from .state import LayerState
 
 _MOST_COPIES = 2  # besides a brief one; each is as large as the state
@@ -72,6 +73,10 @@ class SummedState(LayerState):
         """Go back to a copy, and drop those that are beyond it."""
         if length != self._length:
             self._become(length, self.summed(length))
+        self._forget_beyond(length)
+
+    def _forget_beyond(self, length: int) -> None:
+        """Drop the copies of more positions: others will follow."""
         self._copies = {n: arrays for n, arrays in self._copies.items() if n <= length}
         if self._brief is not None and self._brief[0] > length:
             self._brief = None
@@ -95,13 +100,24 @@ class SummedState(LayerState):
         self._length = length
 
     def snapshot(self) -> object:
-        """Return the length and a copy."""
+        """Return the length and a copy.
+
+        Raises:
+            ModelError: a pass was interrupted, so that the state is known only before it.
+        """
+        if self._length is None:
+            raise ModelError(
+                "a pass was interrupted, so there is no state to return to: call truncate with "
+                "the length of the cache, and read the tokens again that it does not keep"
+            )
         return self._length, self._copied()
 
     def restore(self, snapshot: object) -> None:
-        """Take over the copy."""
+        """Take over the copy, and drop those that were made after it."""
         assert isinstance(snapshot, tuple)
-        self._become(*snapshot)
+        length, arrays = snapshot
+        self._become(length, arrays)
+        self._forget_beyond(length)
 
     def copy_prefix(self, source: LayerState, length: int) -> None:
         """Take over the arrays of the source."""

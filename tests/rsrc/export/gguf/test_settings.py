@@ -67,6 +67,15 @@ def test_what_means_another_model_is_refused(changes: dict[str, Any], message: s
         settings(**changes)
 
 
+def test_layers_without_rope_of_a_model_that_claims_many_layers() -> None:
+    """They are compared only if there are as many."""
+    smol = {"architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3"}
+    with pytest.raises(rsrc.ExportError, match="no_rope_layers is a list"):
+        settings(**smol, num_hidden_layers=(1 << 31) - 1, no_rope_layers=[1, 1, 1, 0])
+    metadata, _ = settings(**smol, num_hidden_layers=4, no_rope_layers=[1, 1, 1, 0])
+    assert metadata["smollm3.block_count"] == 4
+
+
 def test_rope_tensors_that_llama_cpp_does_not_read() -> None:
     llama3 = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 512}
     _, notes = settings(rope_scaling=llama3)

@@ -320,6 +320,17 @@ def test_windows_of_phi3() -> None:
     assert "sliding_window" not in found
 
 
+@pytest.mark.parametrize("key", ["attention.sliding_window_pattern", "rope.freq_base_swa"])
+def test_how_layers_with_windows_differ_is_listed(key: str) -> None:
+    name = f"phi3.{key}"
+    metadata = {"general.architecture": "phi3", name: 2}
+    for window, pattern, listed in ((9, 2, {name: 2}), (9, 0, None), (0, 2, None)):
+        keys = {"phi3.attention.sliding_window": window, name: pattern}
+        found = hf_config({**metadata, **keys}, {})
+        assert found is not None
+        assert found.get("gguf_metadata") == listed
+
+
 def test_minicpm_s_scales_are_settings() -> None:
     metadata = {
         "general.architecture": "minicpm",
@@ -356,6 +367,15 @@ def test_features_that_rope_rotates(
     assert (found["head_dim"], found.get("partial_rotary_factor")) == (head_dim, partial)
 
 
+def test_the_share_that_rotates_gives_their_number() -> None:
+    for head_dim in range(2, 257):
+        for rotated in range(2, head_dim, 2):
+            keys = {"llama.attention.key_length": head_dim, "llama.rope.dimension_count": rotated}
+            found = hf_config({"general.architecture": "llama", **keys}, {})
+            assert found is not None
+            assert int(head_dim * found["partial_rotary_factor"]) == rotated
+
+
 def test_padded_embeddings_count() -> None:
     found = hf_config({**METADATA_2B, "bitnet-b1.58.vocab_size": 5}, {"token_embd.weight": (8, 2)})
     assert found is not None
@@ -365,7 +385,7 @@ def test_padded_embeddings_count() -> None:
 def test_unknown_architectures() -> None:
     assert hf_config({"general.architecture": "mamba"}, {}) is None
     assert hf_config({}, {}) is None
-    with pytest.raises(SourceError, match=r"architecture \"\['Mamba"):
+    with pytest.raises(SourceError, match="architecture 'Mamba"):
         gguf_metadata({"architectures": ["MambaForCausalLM"]})
 
 

@@ -147,6 +147,10 @@ def test_columns_of_whole_blocks_move_as_they_are(block: Block, tmp_path: Path) 
         ({"qwen35.ssm.inner_size": 126}, "4 value heads and 126 features"),
         ({"qwen35.ssm.inner_size": 256}, r"'blk\.0\.attn_qkv\.weight' is .*need 384 rows"),
         ({"qwen35.ssm.state_size": None}, "state_size is missing or not a positive integer"),
+        (
+            {"qwen35.ssm.time_step_rank": 1 << 31, "qwen35.ssm.inner_size": 1 << 31},
+            "time_step_rank is 2147483648, expected at most 65536",
+        ),
         ({"qwen35.ssm.conv_kernel": 0}, "conv_kernel is missing or not a positive integer"),
         ({"qwen35.full_attention_interval": 0}, "full_attention_interval is not a positive"),
         ({"qwen35.attention.recurrent_layers": [1]}, "is not an array of booleans"),
