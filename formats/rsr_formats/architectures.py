@@ -88,6 +88,11 @@ class QkNorms:
     spans_heads: bool = False
     follow_rope: bool = False
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """Both names."""
+        return self.queries, self.keys
+
 
 @dataclass(frozen=True)
 class Factor:
@@ -232,7 +237,7 @@ class Architecture:
     @property
     def layer_norms(self) -> tuple[str, ...]:
         """Names within a layer of all its norms."""
-        qk = () if self.qk_norms is None else (self.qk_norms.queries, self.qk_norms.keys)
+        qk = () if self.qk_norms is None else self.qk_norms.names
         sub = (name for name in (self.attn_sub_norm, self.ffn_sub_norm) if name is not None)
         delta = () if self.delta_net is None else ("linear_attn.norm",)
         return (*self.norms.names, *qk, *sub, *delta)
@@ -245,7 +250,7 @@ class Architecture:
         """
         if not self.zero_centered_norms:
             return False
-        qk = () if self.qk_norms is None else (self.qk_norms.queries, self.qk_norms.keys)
+        qk = () if self.qk_norms is None else self.qk_norms.names
         norms = tuple(f".{norm}.weight" for norm in (*self.norms.names, *qk))
         return name == "norm.weight" or name.endswith(norms)
 

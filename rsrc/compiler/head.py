@@ -119,9 +119,7 @@ def plan_head(
         norm = norm.dense
         if norm.dtype not in FLOAT_DTYPES or norm.shape != found.tensor.shape[1:]:
             norm = None
-    basis = checkpoint.basis
-    rotation = None if basis is None else basis.of(name, found.tensor.shape)
-    plan = HeadPlan(found.tensor, norm, rotation)
+    plan = HeadPlan(found.tensor, norm, checkpoint.rotation_of(name, found.tensor.shape))
     _check(checkpoint, plan)
     if plan.is_added:
         return [*recognized, plan]

@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from rsr_formats import RsrFile
-from rsr_formats.records import DTYPE_BITS, DenseTensor, IndexedTensor, Rotation, Tensor
+from rsr_formats.records import DTYPE_BITS, DenseTensor, IndexedTensor, Tensor
 from rsr_formats.text import listed
 
 from ..common.errors import MismatchError
@@ -62,10 +62,11 @@ def compare(
         elif difference := _difference(file, checkpoint, tensor, restored[name], records.get(name)):
             wrong.append(f"{name}: {difference}")
         counter.advance(name, tensor.nbytes)
-        if name in records and _rotation(checkpoint, records[name]) != file.header.rotation_of(
-            records[name]
-        ):
-            wrong.append(f"{name}: in another basis than in the source")
+        record = records.get(name)
+        if record is not None:
+            rotation = checkpoint.rotation_of(name, record.shape)
+            if rotation != file.header.rotation_of(record):
+                wrong.append(f"{name}: in another basis than in the source")
     for t in records.values():
         if isinstance(t, DenseTensor) and t.quantized is not None and t.is_added:
             embedding = checkpoint.tensors.get(t.quantized.of)
@@ -82,10 +83,6 @@ def compare(
         text = listed(wrong, _MAX_LISTED, separator="; ")
         raise MismatchError(f"{path} does not match {source}: {text}")
     return len(checkpoint.tensors)
-
-
-def _rotation(checkpoint: Checkpoint, t: Tensor) -> Rotation | None:
-    return None if checkpoint.basis is None else checkpoint.basis.of(t.name, t.shape)
 
 
 def _difference(

@@ -126,14 +126,21 @@ class Mlx(Layout):
         self, tensor: SourceTensor, scales: Scales, biases: Scales
     ) -> tuple[int, ...] | None:
         """Return the alphabet whose first digit, that of code 0, the biases say; or None."""
-        if (biases == -scales).all():
+        if self._symmetric(scales, biases).all():
             return TERNARY if find_code_3(tensor) is None else (-1, 0, 1, 2)
         return (-2, -1, 0, 1) if (biases == -2 * scales).all() else None
 
+    def _symmetric(self, scales: Scales, biases: Scales) -> npt.NDArray[np.bool_]:
+        """Return whether each bias is minus the weights' magnitude."""
+        values = scales / np.float32(self.factor)
+        found: npt.NDArray[np.bool_] = (biases == -values) & (
+            values * np.float32(self.factor) == scales
+        )
+        return found
+
     def _asymmetry(self, scales: Scales, biases: Scales) -> str:
         """Describe the first bias that is not minus the weights' magnitude."""
-        values = scales / np.float32(self.factor)
-        wrong = (biases != -values) | (values * np.float32(self.factor) != scales)
+        wrong = ~self._symmetric(scales, biases)
         row, group = np.unravel_index(int(wrong.argmax()), wrong.shape)
         what = "the scale" if self.factor == 1 else "half the scale"
         return (
@@ -190,9 +197,7 @@ class MlxBinary(Mlx):
     def _digits(
         self, tensor: SourceTensor, scales: Scales, biases: Scales
     ) -> tuple[int, ...] | None:
-        values = scales / np.float32(self.factor)
-        symmetric = (biases == -values) & (values * np.float32(self.factor) == scales)
-        return self.alphabet if symmetric.all() else None
+        return self.alphabet if self._symmetric(scales, biases).all() else None
 
 
 def _auxiliary_names(tensor: SourceTensor) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rsr_formats.model_files import MAX_CONFIG, parse_object
-from rsr_formats.records import Stack
+from rsr_formats.records import Rotation, Stack
 from rsr_formats.text_config import text_settings
 
 from ..common.errors import SourceError
@@ -69,6 +69,14 @@ class Checkpoint:
             return {}
         data = read_limited(self.config_path, MAX_CONFIG)
         return parse_object(data, str(self.config_path), MAX_CONFIG, SourceError)
+
+    def rotation_of(self, name: str, shape: tuple[int, ...]) -> Rotation | None:
+        """Return the rotation of a matrix, None if it is in the model's basis.
+
+        Raises:
+            SourceError: as `RotatedBasis.of`.
+        """
+        return None if self.basis is None else self.basis.of(name, shape)
 
     @cached_property
     def quantization(self) -> Quantization:

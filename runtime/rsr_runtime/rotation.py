@@ -56,10 +56,8 @@ class Rotation:
         Raises:
             InputTypeError, InputShapeError: x has another dtype or shape.
         """
-        x = self._checked(x)
-        y = np.empty(x.shape, np.float32)
-        rows = x.reshape(-1, self.columns)
-        _native.rotate(rows, self.factors, self.block, y.reshape(rows.shape), None, None)
+        x, y = self._buffers(x)
+        _native.rotate(x, self.factors, self.block, y.reshape(x.shape), None, None)
         return y
 
     def undo(self, x: FloatArray) -> FloatArray:
@@ -71,17 +69,17 @@ class Rotation:
         Raises:
             InputTypeError, InputShapeError: x has another dtype or shape.
         """
-        x = self._checked(x)
-        y = np.empty(x.shape, np.float32)
-        rows = x.reshape(-1, self.columns)
-        _native.rotate_back(rows, self.factors, self.block, y.reshape(rows.shape))
+        x, y = self._buffers(x)
+        _native.rotate_back(x, self.factors, self.block, y.reshape(x.shape))
         return y
 
-    def _checked(self, x: FloatArray) -> FloatArray:
+    def _buffers(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the vectors of x as rows, and an array in the shape of x for results."""
         x = plain_array("x", x, [np.float32])
         if x.ndim == 0 or x.shape[-1] != self.columns:
             raise InputShapeError(f"x has shape {x.shape}, expected (..., {self.columns})")
-        return np.require(x, requirements=["C", "A"])
+        rows = np.require(x, requirements=["C", "A"]).reshape(-1, self.columns)
+        return rows, np.empty(x.shape, np.float32)
 
     def __repr__(self) -> str:
         return f"<Rotation of {self.columns} columns in blocks of {self.block}>"

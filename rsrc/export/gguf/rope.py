@@ -28,7 +28,7 @@ from ..model_files import Config
 
 Factors = npt.NDArray[np.float32]
 
-_ROTATE_A_SHARE = ("Phi3ForCausalLM",)  # in llama.cpp
+_ROTATE_A_SHARE = {"phi3"}  # architectures of GGUF, in llama.cpp
 _RESCALED = ("llama3", "yarn", "longrope")  # refer to the context length before scaling
 _ORIGINAL = "original_max_position_embeddings"
 _MAX_PAIRS = 1 << 15
@@ -155,7 +155,7 @@ def _rotated(rope: _Rope, known: Architecture | None, note: Note) -> int:
     """Return how many features of a head are rotated."""
     share = rope.number("partial_rotary_factor", 1.0)
     rotated = min(rope.head_dim, int(rope.head_dim * share))
-    if rotated != rope.head_dim and (known is None or known.name not in _ROTATE_A_SHARE):
+    if rotated != rope.head_dim and (known is None or not set(known.gguf_names) & _ROTATE_A_SHARE):
         note(
             f"RoPE rotates {rotated} of the {rope.head_dim} features of a head "
             "(partial_rotary_factor): llama.cpp refuses that in this architecture"

@@ -338,11 +338,9 @@ def _factors(
 
 
 def _delta_net(found: JsonObject, architecture: Architecture) -> DeltaNet | None:
-    """Return the sizes of gated delta nets, and check which layers have them."""
+    """Return the sizes of gated delta nets."""
     if architecture.delta_net is None:
         return None
-    if architecture.full_attention_interval is not None:
-        found.size("full_attention_interval", architecture.full_attention_interval)
     defaults = vars(architecture.delta_net)
     sizes = DeltaNet(**{key: found.size(key, default) for key, default in defaults.items()})
     keys, values = sizes.linear_num_key_heads, sizes.linear_num_value_heads

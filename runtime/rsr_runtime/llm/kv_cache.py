@@ -15,6 +15,7 @@ from .errors import CacheMemoryError, ModelError
 from .layers.attention import DTYPES
 from .layers.layer import state
 from .layers.state import LayerState
+from .layers.summed_state import SummedState
 
 
 class Snapshot:
@@ -72,7 +73,7 @@ class KVCache:
             ) from None
 
         # What sums up a sequence sums it up in all such layers alike, so one of them knows where.
-        self._summed = next((one for one in self.states if one.positions is not None), None)
+        self._summed = next((one for one in self.states if isinstance(one, SummedState)), None)
 
     def begin(self, count: int) -> None:
         """Note that a pass over `count` tokens begins, which `append` follows if it ends.

@@ -116,6 +116,8 @@ def _rotating(config: JsonObject, a: Architecture) -> Sequence[bool]:
 
 def _given_kinds(config: JsonObject, a: Architecture) -> list[str] | None:
     """Return `layer_types`, or the pattern that stands for it in a class of several mixers."""
+    if a.full_attention_interval is not None:
+        config.size("full_attention_interval", a.full_attention_interval)
     kinds = a.layer_types(config.values)
     if kinds is None:
         return None

@@ -22,6 +22,7 @@ from .server import Server
 from .settings import sampling_of
 from .sse import DONE, data, event_stream
 from .tally import Tally
+from .text_list import text_list
 from .token_texts import TokenTexts
 
 MAX_PROMPTS = 64  # of a request
@@ -139,18 +140,7 @@ def _checked(request: CompletionRequest) -> list[Prompt]:
         raise refused("suffix", "not supported: the text is continued", "unsupported_parameter")
     if request.max_tokens == 0 and not request.echo:
         raise refused("max_tokens", "expected 1 or more without echo")
-    given = request.prompt
-    prompts: list[Any] = [given]
-    if isinstance(given, list) and not (given and all(type(one) is int for one in given)):
-        prompts = given
-    if not prompts or len(prompts) > MAX_PROMPTS:
-        raise refused("prompt", f"found {len(prompts)} prompts, expected 1 to {MAX_PROMPTS}")
-    for number, prompt in enumerate(prompts):
-        if isinstance(prompt, int):
-            raise refused("prompt", f"found the number {prompt} beside texts or lists of tokens")
-        if not prompt:
-            raise refused("prompt", f"prompt {number} is empty: give a text to continue")
-    return prompts
+    return text_list("prompt", request.prompt, "prompt", MAX_PROMPTS, ": give a text to continue")
 
 
 def _job(server: Server, request: CompletionRequest, prompt: Prompt) -> Job:

@@ -15,6 +15,7 @@ from .errors import refused
 from .jobs import Jobs
 from .schema import Embedding, EmbeddingRequest, EmbeddingResponse, EmbeddingUsage
 from .server import Server
+from .text_list import text_list
 
 MAX_INPUTS = 2048  # of a request, as in OpenAI's API
 
@@ -67,15 +68,4 @@ def _inputs(request: EmbeddingRequest) -> list[Any]:
             "encoding_format",
             f"found {request.encoding_format!r:.40}, expected 'float' or 'base64'",
         )
-    given = request.input
-    inputs: list[Any] = [given]
-    if isinstance(given, list) and not (given and all(type(one) is int for one in given)):
-        inputs = given
-    if not inputs or len(inputs) > MAX_INPUTS:
-        raise refused("input", f"found {len(inputs)} texts, expected 1 to {MAX_INPUTS}")
-    for number, one in enumerate(inputs):
-        if isinstance(one, int):
-            raise refused("input", f"found the number {one} beside texts or lists of tokens")
-        if not one:
-            raise refused("input", f"text {number} is empty")
-    return inputs
+    return text_list("input", request.input, "text", MAX_INPUTS)

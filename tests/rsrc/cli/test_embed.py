@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
 from rsr_runtime import llm
+from rsr_runtime.llm.pooling import MODES
 from rsr_testing.commands import done, refused, rsrc
 from rsr_testing.embedding_models import EMBEDDING_FAMILIES, TEXTS
 from rsr_testing.language_models import LanguageModels
+from rsrc.cli.embed import embed
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +66,9 @@ def test_refused(encoder: Path, language_models: LanguageModels, tmp_path: Path)
         ["a", "--pooling", "most"],
     ):
         refused(rsrc("embed", encoder, *wrong), 2)
+
+
+def test_every_rule_of_pooling_is_a_choice() -> None:
+    (option,) = (one for one in embed.params if one.name == "pooling")
+    assert isinstance(option.type, click.Choice)
+    assert sorted(option.type.choices) == sorted(MODES)

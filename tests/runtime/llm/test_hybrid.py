@@ -20,11 +20,12 @@ from rsr_runtime import llm
 from rsr_runtime.llm import Chat, Engine, Job, LanguageModel, Sampling, prefix_cache
 from rsr_runtime.llm.decoder import BatchItem
 from rsr_runtime.llm.errors import ModelError
-from rsr_runtime.llm.job import Started, TextFinished
+from rsr_runtime.llm.job import TextFinished
 from rsr_runtime.llm.layers.mlp import Mlp
 from rsr_runtime.llm.layers.sublayer import FloatArray, Pass
 from rsr_runtime.llm.session import Session
 from rsr_runtime.llm.speculation import PassTimes
+from rsr_testing.engines import run
 from rsr_testing.language_models import LanguageModels
 from rsr_testing.loader import Loader
 from rsr_testing.models import FAMILIES
@@ -214,19 +215,6 @@ def test_speculation_writes_the_same_text(loaded: Loader) -> None:
         assert found.tokens == expected.tokens
         drafted, accepted = drafted + found.drafted_tokens, accepted + found.accepted_tokens
     assert 20 < accepted < drafted - 5
-
-
-def run(model: LanguageModel, folder: Path | None, *prompts: list[int]) -> list[Any]:
-    """Return the cached tokens and the generated ones of each prompt, of a new engine."""
-    found: list[Any] = []
-    with Engine(model, parallel=2, cache_dir=folder) as engine:
-        for prompt in prompts:
-            for event in engine.submit(Job(prompt, max_tokens=6)):
-                if isinstance(event, Started):
-                    found.append(event.cached_tokens)
-                if isinstance(event, TextFinished):
-                    found.append(event.generation.tokens)
-    return found
 
 
 def test_the_text_part_of_a_conditional_class(

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from rsr_runtime import OptionError
-from rsr_runtime.llm import Engine, Job, LanguageModel
+from rsr_runtime.llm import Engine, Job
 from rsr_runtime.llm import prefix_cache as module
-from rsr_runtime.llm.job import Started, TextFinished
+from rsr_runtime.llm.job import Started
+from rsr_testing.engines import run
 from rsr_testing.loader import Loader
 
 
@@ -25,19 +26,6 @@ def tokens_of(count: int, seed: int) -> list[int]:
 
 SYSTEM = tokens_of(90, 1)
 FIRST, SECOND = SYSTEM + tokens_of(9, 2), SYSTEM + tokens_of(5, 3)
-
-
-def run(model: LanguageModel, folder: Path | None, *prompts: list[int]) -> list[Any]:
-    """Return the cached tokens and the generated ones of each prompt, of a new engine."""
-    found: list[Any] = []
-    with Engine(model, parallel=2, cache_dir=folder) as engine:
-        for prompt in prompts:
-            for event in engine.submit(Job(prompt, max_tokens=6)):
-                if isinstance(event, Started):
-                    found.append(event.cached_tokens)
-                if isinstance(event, TextFinished):
-                    found.append(event.generation.tokens)
-    return found
 
 
 def files(folder: Path) -> list[Path]:

@@ -52,10 +52,6 @@ class KeysAndValues(LayerState):
             shapes += [((heads, positions), np.float32)] * 2
         self.arrays: tuple[npt.NDArray[Any], ...] = tuple(np.zeros(*shape) for shape in shapes)
 
-    def kept(self, length: int) -> int:
-        """Return `length`: all positions are kept."""
-        return length
-
     def copy_prefix(self, source: LayerState, length: int) -> None:
         """Copy the first `length` positions."""
         for own, cells in zip(self.prefix(length), source.prefix(length), strict=True):

@@ -122,10 +122,6 @@ def _activations(layers: Sequence[Linear]) -> str:
 
 def _native_weight(layer: Linear) -> _native.Ranked | _native.Dense:
     weight = layer.weight
-    if weight.rotation is not None:
-        raise ModelError(
-            f"{layer.name} is in a rotated basis, expected experts in the basis of the model"
-        )
     if isinstance(weight, DenseTensor):
         if weight.dtype == "F32":
             return _native.Dense(weight.data)

@@ -17,15 +17,6 @@ class LayerState(ABC):
     if its mixer keeps something of each (attention), or only at some if it sums them up.
     """
 
-    @property
-    def positions(self) -> Sequence[int] | None:
-        """Numbers of positions after which the state is known, ascending; None: after any."""
-        return None
-
-    @abstractmethod
-    def kept(self, length: int) -> int:
-        """Return the most positions, at most `length`, whose state is known or was kept."""
-
     def begin(self) -> None:  # noqa: B027
         """Note that a pass begins to change the state, which `append` follows if it ends."""
 
@@ -39,11 +30,11 @@ class LayerState(ABC):
         """
 
     def summed(self, length: int) -> Sequence[npt.NDArray[Any]]:
-        """Return the arrays that sum up `length` positions, a number in `positions`; else none."""
+        """Return the arrays that sum up the first `length` positions; none if nothing sums up."""
         return ()
 
     def truncate(self, length: int) -> None:  # noqa: B027
-        """Go back to the state after `length` positions, a number that `kept` returned."""
+        """Go back to the state after `length` positions, a number that `KVCache.kept` returned."""
 
     def snapshot(self) -> object:
         """Return what `restore` needs besides the positions themselves."""
@@ -56,7 +47,7 @@ class LayerState(ABC):
     def copy_prefix(self, source: LayerState, length: int) -> None:
         """Become the state of `source`, of the same layer, after `length` positions.
 
-        `length` is a number that the source's `kept` returned.
+        `length` is a number that `kept` of the source's cache returned.
         """
 
     @abstractmethod

@@ -33,15 +33,15 @@ class SummedState(LayerState):
         self._brief: tuple[int, Arrays] | None = None
 
     @property
-    def positions(self) -> Sequence[int] | None:
-        """Those of the arrays and of the copies."""
+    def positions(self) -> Sequence[int]:
+        """Numbers of positions after which the state is known, ascending."""
         brief = () if self._brief is None else (self._brief[0],)
         own = () if self._length is None else (self._length,)
         return sorted({*own, *self._copies, *brief})
 
     def kept(self, length: int) -> int:
         """Return the last of `positions` up to `length`, or 0."""
-        return max((n for n in self.positions or () if n <= length), default=0)
+        return max((n for n in self.positions if n <= length), default=0)
 
     def begin(self) -> None:
         """Note that a pass begins; until `append`, only copies are known."""
