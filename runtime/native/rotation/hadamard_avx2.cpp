@@ -1,32 +1,11 @@
 // AVX2: kLanes floats are two registers. Of 16 registers, kRadix vectors take 8. A vector takes 15
 // operations for the four levels within it and 2 for each other level.
-#include <immintrin.h>
-
-#include "table.h"
+#include "decoder/lanes_avx2.h"
 
 namespace rsr {
 namespace {
 
-struct Lanes {
-  __m256 low, high;
-};
-
 constexpr int kRadix = 4;
-
-inline Lanes load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-inline void store(float* p, Lanes a) {
-  _mm256_storeu_ps(p, a.low);
-  _mm256_storeu_ps(p + 8, a.high);
-}
-inline Lanes add(Lanes a, Lanes b) {
-  return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
-}
-inline Lanes sub(Lanes a, Lanes b) {
-  return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)};
-}
-inline Lanes mul(Lanes a, Lanes b) {
-  return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
-}
 
 // other + a in the first of each pair, other - a in the second, whose signs `second` flips.
 inline __m256 pairs(__m256 a, __m256 other, __m256 second) {

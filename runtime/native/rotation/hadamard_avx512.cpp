@@ -1,21 +1,11 @@
 // AVX-512: kLanes floats are one register. Of 32 registers, kRadix vectors take 16. A vector takes
 // 12 operations for the four levels within it and 1 for each other level: 18 for a block of 1024.
-#include <immintrin.h>
-
-#include "table.h"
+#include "decoder/lanes_avx512.h"
 
 namespace rsr {
 namespace {
 
-using Lanes = __m512;
-
 constexpr int kRadix = 16;
-
-inline Lanes load(const float* p) { return _mm512_loadu_ps(p); }
-inline void store(float* p, Lanes a) { _mm512_storeu_ps(p, a); }
-inline Lanes add(Lanes a, Lanes b) { return _mm512_add_ps(a, b); }
-inline Lanes sub(Lanes a, Lanes b) { return _mm512_sub_ps(a, b); }
-inline Lanes mul(Lanes a, Lanes b) { return _mm512_mul_ps(a, b); }
 
 // a + other in the first of each pair, other - a in the second.
 inline Lanes pairs(Lanes a, Lanes other, __mmask16 second) {

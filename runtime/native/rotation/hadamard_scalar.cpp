@@ -1,37 +1,10 @@
 // Plain C++.
-#include "table.h"
+#include "decoder/lanes_scalar.h"
 
 namespace rsr {
 namespace {
 
-struct Lanes {
-  float v[kLanes];
-};
-
 constexpr int kRadix = 4;
-
-template <class Op>
-inline Lanes each(const Op& op) {
-  Lanes out;
-  for (size_t i = 0; i < kLanes; i++) out.v[i] = op(i);
-  return out;
-}
-
-inline Lanes load(const float* p) {
-  return each([&](size_t i) { return p[i]; });
-}
-inline void store(float* p, Lanes a) {
-  for (size_t i = 0; i < kLanes; i++) p[i] = a.v[i];
-}
-inline Lanes add(Lanes a, Lanes b) {
-  return each([&](size_t i) { return a.v[i] + b.v[i]; });
-}
-inline Lanes sub(Lanes a, Lanes b) {
-  return each([&](size_t i) { return a.v[i] - b.v[i]; });
-}
-inline Lanes mul(Lanes a, Lanes b) {
-  return each([&](size_t i) { return a.v[i] * b.v[i]; });
-}
 
 // The butterflies of lanes 1, 2, 4 and 8 apart.
 inline Lanes butterflies_within(Lanes a) {
