@@ -182,10 +182,13 @@ void check_rows(Harness& harness, size_t n) {
     }
 }
 
-// silu over its whole range: within 4 ulp down to where e^x is denormal, then 0.
-void check_silu(Harness& harness) {
+// An activation over its whole range: 40,000 steps from `first` on, and numbers down to 1e-37.
+// check(x, y, i): checks the value y of x. `lowest`: a number whose value is 0.
+template <class Check>
+void check_range(Harness& harness, rsr::Activation activation, float first, float step,
+                 float lowest, const char* special_name, const Check& check) {
   std::vector<float> x;
-  for (int i = 0; i <= 40000; i++) x.push_back(-87.33f + 0.0044f * static_cast<float>(i));
+  for (int i = 0; i <= 40000; i++) x.push_back(first + step * static_cast<float>(i));
   for (int i = 0; i < 4000; i++)
     x.push_back(std::pow(10.0f, -37 + 0.01f * static_cast<float>(i) / 2) * (i % 2 ? 1.0f : -1.0f));
   const std::vector<float> ones(x.size(), 1.0f);
@@ -193,51 +196,39 @@ void check_silu(Harness& harness) {
       "decoder.gate", [](const rsr::KernelTable& t) -> auto& { return t.decoder.gate; },
       [&](auto gate, const Table&) {
         Guarded<float> h(x.size());
-        gate(x.data(), ones.data(), rsr::Activation::silu, h.data(),
+        gate(x.data(), ones.data(), activation, h.data(),
              {x.size(), nullptr, 0, h.data(), nullptr, nullptr});
-        for (size_t i = 0; i < x.size(); i++) {
-          const double v = x[i], expected = v / (1 + std::exp(-v));
-          expect(h[i], v < -87.33654 ? 0 : expected, 4 * kUlp * std::fabs(expected), "silu", i);
-        }
+        for (size_t i = 0; i < x.size(); i++) check(x[i], h[i], i);
         constexpr float kInfinity = std::numeric_limits<float>::infinity();
         const float special[4] = {std::numeric_limits<float>::quiet_NaN(), kInfinity, -kInfinity,
-                                  -1000};
+                                  lowest};
         const double nan = special[0];
         const double expected[4] = {nan, kInfinity, nan, 0};
-        gate(special, ones.data(), rsr::Activation::silu, h.data(),
+        gate(special, ones.data(), activation, h.data(),
              {4, nullptr, 0, h.data(), nullptr, nullptr});
-        for (size_t i = 0; i < 4; i++) expect(h[i], expected[i], 0, "silu, special", i);
+        for (size_t i = 0; i < 4; i++) expect(h[i], expected[i], 0, special_name, i);
       });
 }
 
-// gelu_tanh over its whole range: as row_kernels.h says, and 0 where the exponential is.
+// Within 4 ulp down to where e^x is denormal, then 0.
+void check_silu(Harness& harness) {
+  check_range(harness, rsr::Activation::silu, -87.33f, 0.0044f, -1000, "silu, special",
+              [](double v, float found, size_t i) {
+                const double expected = v / (1 + std::exp(-v));
+                expect(found, v < -87.33654 ? 0 : expected, 4 * kUlp * std::fabs(expected), "silu",
+                       i);
+              });
+}
+
+// As row_kernels.h says, and 0 where the exponential is.
 void check_gelu(Harness& harness) {
-  std::vector<float> x;
-  for (int i = 0; i <= 40000; i++) x.push_back(-12.0f + 0.0006f * static_cast<float>(i));
-  for (int i = 0; i < 4000; i++)
-    x.push_back(std::pow(10.0f, -37 + 0.01f * static_cast<float>(i) / 2) * (i % 2 ? 1.0f : -1.0f));
-  const std::vector<float> ones(x.size(), 1.0f);
-  harness.each(
-      "decoder.gate", [](const rsr::KernelTable& t) -> auto& { return t.decoder.gate; },
-      [&](auto gate, const Table&) {
-        Guarded<float> h(x.size());
-        gate(x.data(), ones.data(), rsr::Activation::gelu_tanh, h.data(),
-             {x.size(), nullptr, 0, h.data(), nullptr, nullptr});
-        for (size_t i = 0; i < x.size(); i++) {
-          const double expected = exact_gelu(x[i]), u2 = std::max(0.0, -twice_u(x[i]));
-          if (std::fabs(u2 - 87.33654) < 1e-3) continue;  // 0 or not
-          expect(h[i], u2 > 87.33654 ? 0 : expected, (4 + 4 * u2) * kUlp * std::fabs(expected),
-                 "gelu_tanh", i);
-        }
-        constexpr float kInfinity = std::numeric_limits<float>::infinity();
-        const float special[4] = {std::numeric_limits<float>::quiet_NaN(), kInfinity, -kInfinity,
-                                  -1e30f};
-        const double nan = special[0];
-        const double expected[4] = {nan, kInfinity, nan, 0};
-        gate(special, ones.data(), rsr::Activation::gelu_tanh, h.data(),
-             {4, nullptr, 0, h.data(), nullptr, nullptr});
-        for (size_t i = 0; i < 4; i++) expect(h[i], expected[i], 0, "gelu_tanh, special", i);
-      });
+  check_range(harness, rsr::Activation::gelu_tanh, -12.0f, 0.0006f, -1e30f, "gelu_tanh, special",
+              [](float v, float found, size_t i) {
+                const double expected = exact_gelu(v), u2 = std::max(0.0, -twice_u(v));
+                if (std::fabs(u2 - 87.33654) < 1e-3) return;  // 0 or not
+                expect(found, u2 > 87.33654 ? 0 : expected,
+                       (4 + 4 * u2) * kUlp * std::fabs(expected), "gelu_tanh", i);
+              });
 }
 
 void check_rotate(Harness& harness, size_t d, size_t half) {
