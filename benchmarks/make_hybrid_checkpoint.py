@@ -2,7 +2,7 @@
 
     python benchmarks/make_hybrid_checkpoint.py --output DIR [--layers 64]
 
-The model is a Qwen3.6-27B: 64 layers, of which each fourth has gated attention and the others a
+The model is a Qwen3.6-27B: 64 layers, of which every fourth has gated attention and the others a
 gated delta net; 26.9 billion ternary weights with those of embedding and head. The format is MLX's
 2-bit quantization with scales and biases of groups of 128 columns. Codes are cut from one block of
 uniform digits at random places, so that writing takes as long as the disk does, and memory does not

@@ -134,8 +134,8 @@ class Architecture:
         zero_centered_norms: norms multiply by 1 + weight.
         fused: entries of `FUSED` that a layer has in place of their parts.
         mixers: the kind of mixer, of `MIXERS`, that each value under `layer_types` stands for.
-        full_attention_interval: without `layer_types`, and unless config.json has another number,
-            each so manyth layer has full attention and the others linear attention; None: all
+        full_attention_interval: n; without `layer_types`, and unless config.json has another n,
+            every nth layer has full attention and the others linear attention; None: all
             layers are alike.
         delta_net: sizes of gated delta nets for absent keys, or None.
         has_output_gate: q_proj also gives a gate of what attention returns, head by head.
@@ -426,7 +426,7 @@ ARCHITECTURES = (
         max_position_embeddings=4096,
         partial_rotary_factor=1.0,
     ),
-    # Each fourth layer does not rotate
+    # Every fourth layer does not rotate
     Architecture(
         "SmolLM3ForCausalLM",
         "smollm3",

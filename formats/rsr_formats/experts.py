@@ -37,7 +37,7 @@ class Experts:
         num_experts_per_tok: how many of them a token takes.
         moe_intermediate_size: width of an expert.
         norm_topk_prob: whether the weights of the chosen experts are divided by their sum.
-        decoder_sparse_step: each so many layers, one has experts.
+        decoder_sparse_step: n, if every nth layer has experts.
         mlp_only_layers: numbers of layers that have an MLP whatever `decoder_sparse_step` says.
     """
 

@@ -71,8 +71,7 @@ class KVCache:
                 f"there is not enough memory for keys and values of {context:,} positions: "
                 "choose a smaller context, or kv int8"
             ) from None
-
-        # What sums up a sequence sums it up in all such layers alike, so one of them knows where.
+        # Layers with a summed state are copied at the same positions, so the first one tells.
         self._summed = next((one for one in self.states if isinstance(one, SummedState)), None)
 
     def begin(self, count: int) -> None:

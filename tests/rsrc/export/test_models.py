@@ -27,7 +27,7 @@ WITHOUT_GGUF = {
     "qwen2-windows": "use_sliding_window is true",
     "mistral": "sliding_window is 24",
     "phi3": "sliding_window is 48",
-    "smollm3": "no_rope_layers is a list",  # of others than each fourth
+    "smollm3": "no_rope_layers is a list",  # of others than every fourth
 }
 
 # Models whose GGUF files llama.cpp cannot run, which a note says.
