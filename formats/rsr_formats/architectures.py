@@ -125,6 +125,7 @@ class Architecture:
         gguf_names: values of `general.architecture`; an export writes the first.
         family: what its models are called; "": as the class.
         is_runnable: whether `rsr_runtime.llm` can run it.
+        in_transformers: whether transformers has the class itself, without code from elsewhere.
         has_head: whether it has an output head; one without gives hidden states, not text.
         base_name: name of the class that is its decoder without a head; "": "...Model".
         attn_sub_norm: name of the norm before o_proj within a layer, or None.
@@ -176,6 +177,7 @@ class Architecture:
     gguf_names: tuple[str, ...] = ()
     family: str = ""
     is_runnable: bool = True
+    in_transformers: bool = True
     has_head: bool = True
     base_name: str = ""
     attn_sub_norm: str | None = None
@@ -333,6 +335,7 @@ ARCHITECTURES = (
         "llama",
         ("bitnet",),
         family="1bitLLM's BitNet b1.58",
+        in_transformers=False,
         attn_sub_norm="self_attn.inner_attn_ln",
         ffn_sub_norm="mlp.ffn_layernorm",
         int8_activations=True,
@@ -488,6 +491,7 @@ ARCHITECTURES = (
         "MiniCPMForCausalLM",
         "minicpm",
         ("minicpm",),
+        in_transformers=False,
         permutes_qk=True,
         embedding_factor=Factor("scale_emb"),
         residual_factor=Factor("scale_depth", size="num_hidden_layers", size_power=-0.5),
@@ -509,6 +513,7 @@ ARCHITECTURES = (
     Architecture(
         "MobileLLMForCausalLM",
         "mobilellm",
+        in_transformers=False,
         layer_runs=2,
         rms_norm_eps=1e-5,
         tie_key="share_embedding",

@@ -23,6 +23,7 @@ from .bench import bench
 from .compile import compile_command
 from .decompile import decompile, unpack
 from .embed import embed
+from .export_transformers import export_transformers
 from .inspect import inspect, verify
 from .llm import chat, perplexity, run
 from .options import json_option
@@ -95,7 +96,7 @@ def info(as_json: bool) -> None:
 
 
 for _command in (
-    compile_command, inspect, verify, decompile, unpack, bench, run, chat, embed, perplexity,
-    serve,
+    compile_command, inspect, verify, decompile, unpack, export_transformers, bench, run, chat,
+    embed, perplexity, serve,
 ):  # fmt: skip
     main.add_command(_command)

@@ -1,0 +1,236 @@
+"""A model directory that transformers loads with `rsr_runtime.transformers`.
+
+model.rsr holds the linear layers, model.safetensors all other tensors, and config.json says how the
+two belong together (`RsrConfig` of `rsr_runtime.transformers`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from rsr_formats import RsrFile
+from rsr_formats.architectures import (
+    PROJECTIONS,
+    Architecture,
+    DecoderNames,
+    canonical,
+    first_class,
+    is_tied,
+    of_config,
+    takes_int8_activations,
+)
+from rsr_formats.atomic import atomic_file
+from rsr_formats.pretrained import (
+    DENSE_FILE,
+    IMPORT_FIRST,
+    QUANT_METHOD,
+    RSR_FILE,
+    WEIGHTS_KEY,
+)
+from rsr_formats.records import DenseTensor, IndexedTensor
+from rsr_formats.text import listed, quoted, shown_json
+
+from ..common.errors import ExportError
+from ..common.progress import ProgressFunction
+from ..source.files import check_not_source
+from .biases import scaled_biases
+from .dtypes import with_one_dtype
+from .floats import as_floats, without_quantization
+from .folder import atomic_folder, check_folder
+from .model_files import CONFIG, Config, bitnet_rules, read_config, write_model_files
+from .names import with_usual_names
+from .safetensors import write_safetensors
+from .tensors import Export, convert_matrices
+
+_NORMS = ("rms_norm", "norm")  # of the input of a linear layer, within it
+_ROPE_FACTORS = "rope_freqs.weight"  # in files compiled from GGUF
+
+
+def export_pretrained(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    progress: ProgressFunction | None = None,
+) -> list[str]:
+    """Write a directory that `from_pretrained` of transformers loads.
+
+    It needs `import rsr_runtime.transformers` first, and fails without. model.rsr is a hard link
+    to the `.rsr` file where the file system allows one, else a copy.
+
+    Args:
+        path: the .rsr file of a language model.
+        output: the directory; it appears only once complete.
+        force: replace a directory that this function wrote, or `save_pretrained`. A directory with
+            other files is never replaced.
+        progress: called as progress(tensor name, bytes done, total bytes).
+
+    Returns:
+        Sentences for the user: what differs from the source.
+
+    Raises:
+        FormatError: the .rsr file is damaged.
+        OptionError: the output is the .rsr file.
+        ExportError: the file is not a model that transformers can run on `RsrLinear`; all reasons.
+        SourceError: config.json is not a JSON object, or has unknown settings.
+        OutputExistsError: the output exists and may not be replaced.
+        OSError: reading or writing failed; no partial output is left behind.
+    """
+    path, output = Path(path), Path(output)
+    check_not_source(output, [path])
+    replaces = _is_ours if force else None
+    check_folder(output, replaces)
+    file = RsrFile(path)
+    config = read_config(file)
+    layers = _Layers(file, config)
+    if reasons := [*layers.reasons()]:
+        raise ExportError(
+            f"transformers cannot run {path} on RsrLinear: {listed(reasons, separator='; ')}"
+        )
+    file.verify()  # a damaged index may still decode to digits
+    export = _export(file, layers)
+    with atomic_folder(output, replaces) as folder:
+        write_model_files(file, folder, export.config)
+        with atomic_file(folder / DENSE_FILE) as out:
+            metadata = {**file.header.metadata, "format": "pt"}
+            write_safetensors(out, export.tensors, metadata, progress)
+        _link(path, folder / RSR_FILE)
+        if RsrFile(folder / RSR_FILE).digest != file.digest:
+            raise ExportError(f"{path} was replaced while it was exported: export it again")
+    return [*export.notes]
+
+
+def _is_ours(folder: Path) -> bool:
+    """Return whether a directory is a model with linear layers in a .rsr file."""
+    return (folder / RSR_FILE).is_file() and (folder / CONFIG).is_file()
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make a file appear under a second name, as a hard link or a copy."""
+    source = source.resolve()  # of a symbolic link, link what it points to
+    with suppress(OSError):  # another file system, or one without hard links
+        target.hardlink_to(source)
+        return
+    shutil.copyfile(source, target)
+
+
+class _Layers:
+    """Which tensors of a file are linear layers of a decoder, and how these take their inputs."""
+
+    def __init__(self, file: RsrFile, config: Config | None) -> None:
+        """Look at the names of the tensors; nothing is read of them."""
+        self.config: Config = config or {}
+        self.architecture = of_config(self.config)
+        self._rules = bitnet_rules(self.config)
+        self._int8 = takes_int8_activations(self.config)
+        self._tensors = {t.name: t for t in file.header.tensors}
+        self._names = DecoderNames.find(self._tensors)
+        prefix, head = re.escape(self._names.prefix), re.escape(self._names.head)
+        projections = "|".join(map(re.escape, PROJECTIONS))
+        self._weight = re.compile(rf"(?:{prefix}layers\.[0-9]+\.(?:{projections})|{head})\.weight")
+
+    def is_linear(self, name: str) -> bool:
+        """Return whether a tensor is the weight of a linear layer."""
+        return self._weight.fullmatch(name) is not None
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the file has the output head of the source."""
+        head = self._tensors.get(f"{self._names.head}.weight")
+        return head is not None and not (isinstance(head, DenseTensor) and head.is_added)
+
+    def settings(self) -> Config:
+        """Return how the layers take their inputs, as `RsrConfig` names it."""
+        floats = [
+            canonical(t.name).removesuffix(".weight")
+            for t in self._indexed
+            if self._int8 and not self._rules.converts(t.name)
+        ]
+        settings: Config = {"activations": "int8" if self._int8 else "float32"}
+        return {**settings, "float32_modules": floats} if floats else settings
+
+    def reasons(self) -> Iterator[str]:
+        """Yield why transformers cannot run the model on `RsrLinear`."""
+        if not self.config:
+            yield "it has no config.json, so it is no whole model: compile the model's directory"
+            return
+        if (problem := _unknown_class(self.config, self.architecture)) is not None:
+            yield problem
+        if not self._indexed:
+            yield "it has no ternary linear layer"
+        if rotated := [t.name for t in self._tensors.values() if t.rotation is not None]:
+            yield f"weights in a rotated basis: {quoted(rotated, 3)}"
+        if experts := [name for name in self._tensors if ".mlp.experts." in name]:
+            yield f"transformers multiplies experts without linear layers: {quoted(experts, 3)}"
+        if normed := [t.name for t in self._indexed if self._norms_input(t.name)]:
+            yield f"linear layers that normalize their inputs: {quoted(normed, 3)}"
+        if self._int8 and (dense := [*self._quantized_in_each_pass()]):
+            yield f"weights that the model quantizes itself: compile them, too: {quoted(dense, 3)}"
+        if _ROPE_FACTORS in self._tensors:
+            yield f"frequencies of RoPE in a tensor, {_ROPE_FACTORS}, which config.json lacks"
+        if packed := [n for n, t in self._tensors.items() if _is_packed(t)]:
+            yield f"packed codes that are not ternary: {quoted(packed, 3)}"
+
+    @property
+    def _indexed(self) -> Sequence[IndexedTensor]:
+        found = self._tensors.values()
+        return [t for t in found if isinstance(t, IndexedTensor) and self.is_linear(t.name)]
+
+    def _norms_input(self, weight: str) -> bool:
+        module = weight.removesuffix(".weight")
+        return any(f"{module}.{norm}.weight" in self._tensors for norm in _NORMS)
+
+    def _quantized_in_each_pass(self) -> Iterator[str]:
+        for name, t in self._tensors.items():
+            if isinstance(t, DenseTensor) and self.is_linear(name) and self._rules.converts(name):
+                yield name
+
+
+def _unknown_class(config: Config, known: Architecture | None) -> str | None:
+    if known is not None and known.in_transformers:
+        return None
+    named = first_class(config)
+    if known is None:
+        return f"config.json names the class {shown_json(named)}, which rsrc does not know"
+    return f"transformers has no class {known.name}"
+
+
+def _is_packed(t: DenseTensor | IndexedTensor) -> bool:
+    return isinstance(t, DenseTensor) and t.dtype == "U32"
+
+
+def _export(file: RsrFile, layers: _Layers) -> Export:
+    """Return all tensors but the matrices of linear layers, and the new config.json."""
+    scaled = scaled_biases(file, layers.config)
+    clips = {
+        f"{t.name}_clip_val"  # ParetoQ's, from which the scales were made
+        for t in file.header.tensors
+        if isinstance(t, IndexedTensor)
+    }
+    tensors = [
+        scaled.get(t.name, t)
+        for t in convert_matrices(
+            file, lambda t: [] if layers.is_linear(t.name) else [as_floats(file, t)]
+        )
+        if t.name not in clips
+    ]
+    config = {**(without_quantization(file, layers.config) or {})}
+    if layers.has_head and is_tied(config):
+        config["tie_word_embeddings"] = False  # transformers would tie what differs
+    config["quantization_config"] = {
+        "quant_method": QUANT_METHOD,
+        "digest": file.digest.hex(),
+        **layers.settings(),
+    }
+    config[WEIGHTS_KEY] = IMPORT_FIRST
+    notes = [
+        f"{t.name} is written as {t.quantized.dtype}, of its int8 values"
+        for t in file.header.tensors
+        if isinstance(t, DenseTensor) and t.quantized is not None and not t.is_added
+    ]
+    return with_usual_names(with_one_dtype(Export(tensors, config, notes), layers.config))
