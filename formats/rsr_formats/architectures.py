@@ -626,6 +626,15 @@ class DecoderNames:
         own = [f"{prefix}lm_head", *(["language_model.lm_head"] if "language" in prefix else [])]
         return cls(prefix, next((head for head in ("lm_head", *own) if head in heads), "lm_head"))
 
+    def usual(self, name: str) -> str:
+        """Return the name that a tensor or module of these names has in a class with a head."""
+        usual = DecoderNames()
+        if name == self.head or name.startswith(f"{self.head}."):
+            return usual.head + name.removeprefix(self.head)
+        if name.startswith(self.prefix):
+            return usual.prefix + name.removeprefix(self.prefix)
+        return name
+
 
 def has_decoder(tensors: Iterable[str]) -> bool:
     """Return whether a tensor has the name of one in a decoder."""

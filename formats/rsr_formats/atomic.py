@@ -59,6 +59,24 @@ def beside(target: Path) -> Path:
     return target.with_name(f".{target.name[:50]}.{os.urandom(6).hex()}.tmp")
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, which replaces `target`: as a hard link, else as a copy.
+
+    Raises:
+        OSError: copying failed; `target` is unchanged.
+    """
+    source = source.resolve()  # the link is to the file itself
+    if target.exists() and target.samefile(source):
+        return
+    unfinished = beside(target)
+    with temporary(unfinished, target):
+        try:
+            unfinished.hardlink_to(source)
+        except OSError:  # another file system, or one without hard links
+            shutil.copyfile(source, unfinished)
+        unfinished.replace(target)
+
+
 def _name_target(error: OSError, path: Path, target: Path) -> None:
     """Replace the temporary path in an error; explain a bare "9 requested and 4 written"."""
     if type(error) is OSError and error.errno is None:  # numpy.ndarray.tofile on a full disk

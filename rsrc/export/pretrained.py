@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from rsr_formats import RsrFile
@@ -18,13 +16,12 @@ from rsr_formats.architectures import (
     PROJECTIONS,
     Architecture,
     DecoderNames,
-    canonical,
     first_class,
     is_tied,
     of_config,
     takes_int8_activations,
 )
-from rsr_formats.atomic import atomic_file
+from rsr_formats.atomic import atomic_file, link_or_copy
 from rsr_formats.pretrained import (
     DENSE_FILE,
     IMPORT_FIRST,
@@ -99,7 +96,7 @@ def export_pretrained(
         with atomic_file(folder / DENSE_FILE) as out:
             metadata = {**file.header.metadata, "format": "pt"}
             write_safetensors(out, export.tensors, metadata, progress)
-        _link(path, folder / RSR_FILE)
+        link_or_copy(path, folder / RSR_FILE)
         if RsrFile(folder / RSR_FILE).digest != file.digest:
             raise ExportError(f"{path} was replaced while it was exported: export it again")
     return [*export.notes]
@@ -108,15 +105,6 @@ def export_pretrained(
 def _is_ours(folder: Path) -> bool:
     """Return whether a directory is a model with linear layers in a .rsr file."""
     return (folder / RSR_FILE).is_file() and (folder / CONFIG).is_file()
-
-
-def _link(source: Path, target: Path) -> None:
-    """Make a file appear under a second name, as a hard link or a copy."""
-    source = source.resolve()  # of a symbolic link, link what it points to
-    with suppress(OSError):  # another file system, or one without hard links
-        target.hardlink_to(source)
-        return
-    shutil.copyfile(source, target)
 
 
 class _Layers:
@@ -147,7 +135,7 @@ class _Layers:
     def settings(self) -> Config:
         """Return how the layers take their inputs, as `RsrConfig` names it."""
         floats = [
-            canonical(t.name).removesuffix(".weight")
+            self._names.usual(t.name).removesuffix(".weight")
             for t in self._indexed
             if self._int8 and not self._rules.converts(t.name)
         ]
