@@ -1,0 +1,7 @@
+"""Errors of the modules for PyTorch: all are `RsrError`s and also built-in errors."""
+
+from rsr_formats.errors import RsrError
+
+
+class DeviceError(RsrError, RuntimeError):
+    """A module was to be moved to a device on which it cannot compute."""

@@ -1,0 +1,163 @@
+"""Linear layers for PyTorch whose weights are matrices of a `.rsr` file."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import OptionError
+from ..matrix import Matrix
+from . import ops  # noqa: F401 (registers the operators)
+from .errors import DeviceError
+from .handles import handle_of
+
+
+class RsrLinear(torch.nn.Linear):  # type: ignore[misc]
+    """A linear layer x @ W.T + bias whose W is a matrix of a `.rsr` file: fixed, and on the CPU.
+
+    It is a `torch.nn.Linear` so that tools which look for linear layers (PEFT, transformers) find
+    it, but has no weight parameter. Inputs and results are float32, bfloat16 or float16.
+
+    Copies share the mapped file. Pickles hold its path, so that another process maps the file
+    itself. The state dict has the bias only: a model is its `.rsr` file and the state dict of the
+    rest. Conversions to another dtype apply to the bias.
+
+    Attributes:
+        matrix: W, (out_features, in_features); in the model's basis if it has a rotation.
+        activations: what products take, see `Matrix.linear`.
+        weight: the index, uint8 (bytes,): a view of the mapped file, which must not be written.
+        bias: (out_features,) or None.
+    """
+
+    def __init__(
+        self,
+        matrix: Matrix,
+        bias: torch.Tensor | None = None,
+        activations: str = "float32",
+    ) -> None:
+        """Make a layer of a matrix.
+
+        Args:
+            matrix: of `rsr_runtime.load`.
+            bias: floats (out_features,); a `torch.nn.Parameter` is used as it is.
+            activations: "float32", "int8" or "int8-group".
+
+        Raises:
+            OptionError: the bias has another shape, or `activations` another value.
+        """
+        torch.nn.Module.__init__(self)  # that of Linear makes a dense weight
+        self.out_features, self.in_features = matrix.shape
+        if activations not in ("float32", "int8", "int8-group"):
+            raise OptionError(
+                f"activations: found {activations!r}, expected 'float32', 'int8' or 'int8-group'"
+            )
+        if bias is not None and bias.shape != (self.out_features,):
+            raise OptionError(
+                f"{matrix.name!r}: the bias has shape {tuple(bias.shape)}, expected "
+                f"({self.out_features},)"
+            )
+        if bias is not None and not isinstance(bias, torch.nn.Parameter):
+            bias = torch.nn.Parameter(bias, requires_grad=False)
+        self.register_parameter("bias", bias)
+        self.activations = activations
+        self._take(matrix)
+
+    def _take(self, matrix: Matrix) -> None:
+        # Plain attributes, as whatever converts, moves or saves parameters and buffers would copy
+        # the index out of the mapped file.
+        self.matrix = matrix
+        self.weight = _view(matrix)
+        self.handle = handle_of(matrix)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x @ W.T + bias, (..., out_features) in the dtype of x, of x (..., in_features)."""
+        return torch.ops.rsr.linear(
+            x, self.weight, self.bias, self.handle, self.out_features, self.activations
+        )
+
+    def extra_repr(self) -> str:
+        """Return what the repr says of the layer."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}, activations={self.activations!r}, {self.matrix!r}"
+        )
+
+    def reset_parameters(self) -> None:
+        """Do nothing: the weights are those of the file."""
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> RsrLinear:
+        device = fn(torch.empty(0)).device
+        if device.type != "cpu":
+            raise DeviceError(
+                f"{self.matrix.name!r} cannot move to {device}: an RsrLinear multiplies on the "
+                "CPU, straight from the mapped .rsr file"
+            )
+        super()._apply(fn, recurse)
+        return self
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool,
+        missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
+    ) -> None:  # fmt: skip
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        if f"{prefix}weight" in state_dict:
+            error_msgs.append(
+                f"{prefix}weight cannot be loaded: the weights of this layer are those of "
+                f"{self.matrix.name!r} in its .rsr file; remove it from the state dict"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.matrix.check_open()
+        return {k: v for k, v in self.__dict__.items() if k not in ("weight", "handle")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._take(self.matrix)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RsrLinear:
+        memo[id(self.matrix)] = self.matrix  # never changes, so that copies share it
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return copied
+
+
+def linear_all(layers: Sequence[RsrLinear], x: torch.Tensor) -> list[torch.Tensor]:
+    """Return [layer(x) for layer in layers], bit for bit, in one parallel region.
+
+    Args:
+        layers: at least one, all with the same in_features, activations and rotation.
+        x: (..., in_features).
+
+    Raises:
+        OptionError: `layers` is empty, or their activations differ.
+        InputTypeError, InputShapeError, ClosedError: as for `rsr_runtime.linear_all`.
+    """
+    activations = {layer.activations for layer in layers}
+    if len(activations) != 1:
+        raise OptionError(f"found layers of activations {sorted(activations)}, expected one kind")
+    products: list[torch.Tensor] = torch.ops.rsr.linear_all(
+        x,
+        [layer.weight for layer in layers],
+        [torch.empty(0) if layer.bias is None else layer.bias for layer in layers],
+        [layer.handle for layer in layers],
+        [layer.out_features for layer in layers],
+        activations.pop(),
+    )
+    return products
+
+
+def _view(matrix: Matrix) -> torch.Tensor:
+    """Return the index of a matrix as uint8 (bytes,), without copying it."""
+    index = matrix.arrays[0].reshape(-1).view(np.uint8)
+    with warnings.catch_warnings():
+        # PyTorch has no tensors that are read-only, and says so.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(index)
