@@ -12,7 +12,6 @@ from pathlib import Path
 from rsr_formats.atomic import beside, temporary
 from rsr_formats.errors import OutputExistsError
 
-
 Replaces = Callable[[Path], bool]  # whether a folder with files may be replaced
 
 
@@ -42,9 +41,7 @@ def check_folder(path: str | os.PathLike[str], replaces: Replaces | None = None)
 
 
 @contextmanager
-def atomic_folder(
-    path: str | os.PathLike[str], replaces: Replaces | None = None
-) -> Iterator[Path]:
+def atomic_folder(path: str | os.PathLike[str], replaces: Replaces | None = None) -> Iterator[Path]:
     """Create a folder that is renamed to `path` if the block ends without an exception.
 
     Args:

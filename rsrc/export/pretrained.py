@@ -6,6 +6,7 @@ two belong together (`RsrConfig` of `rsr_runtime.transformers`).
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from rsr_formats.architectures import (
     takes_int8_activations,
 )
 from rsr_formats.atomic import atomic_file, link_or_copy
+from rsr_formats.errors import OutputExistsError
 from rsr_formats.pretrained import (
     DENSE_FILE,
     IMPORT_FIRST,
@@ -80,8 +82,9 @@ def export_pretrained(
     """
     path, output = Path(path), Path(output)
     check_not_source(output, [path])
-    replaces = _is_ours if force else None
-    check_folder(output, replaces)
+    if _is_ours(output) and not force:
+        raise OutputExistsError(f"{output} already exists: use --force to replace it")
+    check_folder(output, _is_ours)
     file = RsrFile(path)
     config = read_config(file)
     layers = _Layers(file, config)
@@ -91,7 +94,7 @@ def export_pretrained(
         )
     file.verify()  # a damaged index may still decode to digits
     export = _export(file, layers)
-    with atomic_folder(output, replaces) as folder:
+    with atomic_folder(output, _is_ours) as folder:
         write_model_files(file, folder, export.config)
         with atomic_file(folder / DENSE_FILE) as out:
             metadata = {**file.header.metadata, "format": "pt"}
@@ -103,8 +106,13 @@ def export_pretrained(
 
 
 def _is_ours(folder: Path) -> bool:
-    """Return whether a directory is a model with linear layers in a .rsr file."""
-    return (folder / RSR_FILE).is_file() and (folder / CONFIG).is_file()
+    """Return whether a directory is a model whose linear layers are in a .rsr file."""
+    try:
+        config = json.loads((folder / CONFIG).read_bytes())
+    except (OSError, ValueError):
+        return False
+    quantization = config.get("quantization_config") if isinstance(config, dict) else None
+    return isinstance(quantization, dict) and quantization.get("quant_method") == QUANT_METHOD
 
 
 class _Layers:

@@ -99,6 +99,7 @@ OPTIONS = {
         "--type [TQ1_0|TQ2_0|Q2_0|PQ2_0]", "--force",
     ],
     "unpack": ["FILE", "-o, --output", "--force", "--json"],
+    "export-transformers": ["FILE DIRECTORY", "--force"],
     "bench": ["[FILE]", "--shape MxN", "--plot FILE.png", "--json"],
     "demo": [],
     "info": ["--json"],
@@ -140,7 +141,7 @@ class TestUsage:
 
     def test_every_command_is_listed(self, run: Run) -> None:
         text = run("--help").stdout
-        assert re.findall(r"^  (\w+) ", text[text.index("Commands:") :], re.M) == sorted(OPTIONS)
+        assert re.findall(r"^  ([\w-]+) ", text[text.index("Commands:") :], re.M) == sorted(OPTIONS)
         for flag in ("--version", "-V"):
             assert run(flag).stdout == f"rsrc, version {rsrc.__version__}\n"
 
