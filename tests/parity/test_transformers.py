@@ -21,9 +21,11 @@ import pytest
 
 import rsrc
 from rsr_runtime.errors import OptionError, ReplacedError
+from rsr_testing.documents import blocks
 from rsr_testing.models import FAMILIES
 from rsr_testing.parity import compare, golden_llm, judge
 from rsr_testing.parity.judge import torch_and_transformers
+from rsr_testing.paths import ROOT
 from rsr_testing.process import run_python, started, wait_until
 from rsrc.export.pretrained import export_pretrained
 
@@ -390,6 +392,25 @@ def answers(url: str) -> bool:
         return httpx.get(url).status_code == 200
     except httpx.TransportError:
         return False
+
+
+# --- the document -------------------------------------------------------------------------------
+
+
+def test_document(
+    export: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Python of docs/transformers.md works, with a small model in place of the 2B one."""
+    document = (ROOT / "docs" / "transformers.md").read_text(encoding="utf-8")
+    assert "rsrc export-transformers model.rsr bitnet-2b-rsr" in document
+    shutil.copytree(export("bitnet-2b"), tmp_path / "bitnet-2b-rsr")
+    monkeypatch.chdir(tmp_path)
+    codes = blocks("python", document)
+    assert len(codes) == 2
+    for code in codes:
+        with judge.quiet(), torch.enable_grad():
+            exec(compile(code, "transformers.md", "exec"), {})
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
 
 
 # --- what is refused ----------------------------------------------------------------------------
