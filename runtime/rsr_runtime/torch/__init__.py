@@ -12,7 +12,16 @@ except ImportError as error:
         "rsr_runtime.torch needs the package torch: pip install 'rsr-ternary[torch]'", name="torch"
     ) from error
 
-from .errors import DeviceError
-from .linear import RsrLinear, linear_all
+from .accelerate import Acceleration, accelerate
+from .errors import AccelerateError, DeviceError
+from .linear import NormalizedRsrLinear, RsrLinear, linear_all
 
-__all__ = ["DeviceError", "RsrLinear", "linear_all"]
+__all__ = [
+    "AccelerateError",
+    "Acceleration",
+    "DeviceError",
+    "NormalizedRsrLinear",
+    "RsrLinear",
+    "accelerate",
+    "linear_all",
+]

@@ -5,3 +5,7 @@ from rsr_formats.errors import RsrError
 
 class DeviceError(RsrError, RuntimeError):
     """A module was to be moved to a device on which it cannot compute."""
+
+
+class AccelerateError(RsrError, ValueError):
+    """A file does not fit the model whose layers it should replace."""

@@ -129,6 +129,29 @@ class RsrLinear(torch.nn.Linear):  # type: ignore[misc]
         return copied
 
 
+class NormalizedRsrLinear(RsrLinear):
+    """An `RsrLinear` that normalizes its input first, as BitNet's layers with `use_rms_norm` do.
+
+    Attributes:
+        rms_norm: the norm.
+    """
+
+    def __init__(
+        self,
+        rms_norm: torch.nn.Module,
+        matrix: Matrix,
+        bias: torch.Tensor | None = None,
+        activations: str = "float32",
+    ) -> None:
+        """Make a layer of a norm, and of what `RsrLinear` takes."""
+        super().__init__(matrix, bias, activations)
+        self.rms_norm = rms_norm
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return norm(x) @ W.T + bias, (..., out_features), of x (..., in_features)."""
+        return super().forward(self.rms_norm(x))
+
+
 def linear_all(layers: Sequence[RsrLinear], x: torch.Tensor) -> list[torch.Tensor]:
     """Return [layer(x) for layer in layers], bit for bit, in one parallel region.
 
