@@ -31,7 +31,7 @@ from rsr_formats.pretrained import (
     RSR_FILE,
     WEIGHTS_KEY,
 )
-from rsr_formats.records import DenseTensor, IndexedTensor
+from rsr_formats.records import DenseTensor, IndexedTensor, Tensor
 from rsr_formats.text import listed, quoted, shown_json
 
 from ..common.errors import ExportError
@@ -41,12 +41,19 @@ from .biases import scaled_biases
 from .dtypes import with_one_dtype
 from .floats import as_floats, without_quantization
 from .folder import atomic_folder, check_folder
-from .model_files import CONFIG, Config, bitnet_rules, read_config, write_model_files
+from .model_files import (
+    CONFIG,
+    Config,
+    bitnet_rules,
+    bitnet_settings,
+    read_config,
+    write_model_files,
+)
 from .names import with_usual_names
 from .safetensors import write_safetensors
 from .tensors import Export, convert_matrices
 
-_NORMS = ("rms_norm", "norm")  # of the input of a linear layer, within it
+_RMS_NORM_EPS = 1e-6  # of transformers' BitNetQuantConfig
 _ROPE_FACTORS = "rope_freqs.weight"  # in files compiled from GGUF
 
 
@@ -116,23 +123,33 @@ def _is_ours(folder: Path) -> bool:
 
 
 class _Layers:
-    """Which tensors of a file are linear layers of a decoder, and how these take their inputs."""
+    """Which tensors of a file become modules that read its index, and how these compute."""
 
     def __init__(self, file: RsrFile, config: Config | None) -> None:
         """Look at the names of the tensors; nothing is read of them."""
         self.config: Config = config or {}
-        self.architecture = of_config(self.config)
+        self._architecture = of_config(self.config)
+        self._settings = bitnet_settings(self.config)
         self._rules = bitnet_rules(self.config)
         self._int8 = takes_int8_activations(self.config)
         self._tensors = {t.name: t for t in file.header.tensors}
         self._names = DecoderNames.find(self._tensors)
         prefix, head = re.escape(self._names.prefix), re.escape(self._names.head)
         projections = "|".join(map(re.escape, PROJECTIONS))
-        self._weight = re.compile(rf"(?:{prefix}layers\.[0-9]+\.(?:{projections})|{head})\.weight")
+        self._linear = re.compile(rf"(?:{prefix}layers\.[0-9]+\.(?:{projections})|{head})\.weight")
 
-    def is_linear(self, name: str) -> bool:
-        """Return whether a tensor is the weight of a linear layer."""
-        return self._weight.fullmatch(name) is not None
+    def stays_indexed(self, t: Tensor) -> bool:
+        """Return whether a module reads a tensor from the .rsr file.
+
+        Linear layers do, and an embedding whose rows can be looked up. A class that multiplies its
+        embedding by a factor has a module of its own for it.
+        """
+        if not isinstance(t, IndexedTensor):
+            return False
+        known = self._architecture
+        is_plain = known is not None and known.embedding_factor is None
+        is_embedding = t.name == f"{self._names.prefix}embed_tokens.weight"
+        return self._is_linear(t) or (is_embedding and is_plain and t.encoding == "ranked")
 
     @property
     def has_head(self) -> bool:
@@ -142,29 +159,32 @@ class _Layers:
 
     def settings(self) -> Config:
         """Return how the layers take their inputs, as `RsrConfig` names it."""
-        floats = [
-            self._names.usual(t.name).removesuffix(".weight")
-            for t in self._indexed
-            if self._int8 and not self._rules.converts(t.name)
-        ]
         settings: Config = {"activations": "int8" if self._int8 else "float32"}
-        return {**settings, "float32_modules": floats} if floats else settings
+        floats = [t.name for t in self._indexed if self._int8 and not self._rules.converts(t.name)]
+        if floats:
+            usual = [self._names.usual(name).removesuffix(".weight") for name in floats]
+            settings["float32_modules"] = usual
+        if self._settings.get("use_rms_norm") is True:
+            settings["use_rms_norm"] = True
+            settings["rms_norm_eps"] = self._settings.get("rms_norm_eps", _RMS_NORM_EPS)
+        return settings
 
     def reasons(self) -> Iterator[str]:
         """Yield why transformers cannot run the model on `RsrLinear`."""
         if not self.config:
             yield "it has no config.json, so it is no whole model: compile the model's directory"
             return
-        if (problem := _unknown_class(self.config, self.architecture)) is not None:
+        if (problem := _unknown_class(self.config, self._architecture)) is not None:
             yield problem
         if not self._indexed:
             yield "it has no ternary linear layer"
-        if rotated := [t.name for t in self._tensors.values() if t.rotation is not None]:
-            yield f"weights in a rotated basis: {quoted(rotated, 3)}"
+        rotated = [t for t in self._tensors.values() if t.rotation is not None]
+        if dense := [t.name for t in rotated if not self.stays_indexed(t)]:
+            yield f"weights in a rotated basis that are not ternary: {quoted(dense, 3)}"
         if experts := [name for name in self._tensors if ".mlp.experts." in name]:
             yield f"transformers multiplies experts without linear layers: {quoted(experts, 3)}"
-        if normed := [t.name for t in self._indexed if self._norms_input(t.name)]:
-            yield f"linear layers that normalize their inputs: {quoted(normed, 3)}"
+        if normed := [t.name for t in self._indexed if self._has_own_norm(t)]:
+            yield f"norms within linear layers that transformers lacks: {quoted(normed, 3)}"
         if self._int8 and (dense := [*self._quantized_in_each_pass()]):
             yield f"weights that the model quantizes itself: compile them, too: {quoted(dense, 3)}"
         if _ROPE_FACTORS in self._tensors:
@@ -175,15 +195,18 @@ class _Layers:
     @property
     def _indexed(self) -> Sequence[IndexedTensor]:
         found = self._tensors.values()
-        return [t for t in found if isinstance(t, IndexedTensor) and self.is_linear(t.name)]
+        return [t for t in found if isinstance(t, IndexedTensor) and self._is_linear(t)]
 
-    def _norms_input(self, weight: str) -> bool:
-        module = weight.removesuffix(".weight")
-        return any(f"{module}.{norm}.weight" in self._tensors for norm in _NORMS)
+    def _is_linear(self, t: Tensor) -> bool:
+        return self._linear.fullmatch(t.name) is not None
+
+    def _has_own_norm(self, t: IndexedTensor) -> bool:
+        """Return whether a layer has a norm as those of BitNet embedding models."""
+        return f"{t.name.removesuffix('.weight')}.norm.weight" in self._tensors
 
     def _quantized_in_each_pass(self) -> Iterator[str]:
         for name, t in self._tensors.items():
-            if isinstance(t, DenseTensor) and self.is_linear(name) and self._rules.converts(name):
+            if isinstance(t, DenseTensor) and self._is_linear(t) and self._rules.converts(name):
                 yield name
 
 
@@ -196,7 +219,7 @@ def _unknown_class(config: Config, known: Architecture | None) -> str | None:
     return f"transformers has no class {known.name}"
 
 
-def _is_packed(t: DenseTensor | IndexedTensor) -> bool:
+def _is_packed(t: Tensor) -> bool:
     return isinstance(t, DenseTensor) and t.dtype == "U32"
 
 
@@ -211,7 +234,7 @@ def _export(file: RsrFile, layers: _Layers) -> Export:
     tensors = [
         scaled.get(t.name, t)
         for t in convert_matrices(
-            file, lambda t: [] if layers.is_linear(t.name) else [as_floats(file, t)]
+            file, lambda t: [] if layers.stays_indexed(t) else [as_floats(file, t)]
         )
         if t.name not in clips
     ]

@@ -7,6 +7,7 @@ checkpoints (``test_llm.py`` makes sure). Everything else is compared with the o
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import json
 import shutil
@@ -32,11 +33,12 @@ from rsrc.export.pretrained import export_pretrained
 torch, transformers = torch_and_transformers()
 with judge.quiet():
     import rsr_runtime.transformers
-    from rsr_runtime.torch import RsrLinear
+    from rsr_runtime.torch import RsrEmbedding, RsrLinear
 
+# tests/rsrc/export/test_pretrained.py says why.
 REFUSED = (
-    "1bitllm", "llama-norms", "minicpm", "mobilellm", "gguf-minicpm", "qwen3-moe",
-    "qwen3-moe-fused", "gguf-qwen3moe", "bonsai-2", "bonsai-2-hybrid",
+    "1bitllm", "minicpm", "mobilellm", "gguf-minicpm", "qwen3-moe", "qwen3-moe-fused",
+    "gguf-qwen3moe",
 )  # fmt: skip
 SERVED = [name for name in FAMILIES if name not in REFUSED]
 PROMPTS = ["the sum of rows of a block", "in"]
@@ -108,13 +110,48 @@ def test_greedy_text(name: str, export: Callable[[str], Path]) -> None:
         assert text.tokens == golden["continuation"].tolist()
 
 
-def test_no_matrix_stays_dense(export: Callable[[str], Path]) -> None:
-    """Not even the head that is tied to a ternary embedding."""
-    for name, heads in (("bonsai", 1), ("bonsai-untied", 1), ("bitnet-2b", 0)):
-        model = load(export(name))
-        dense = [m for m in model.modules() if type(m) is torch.nn.Linear]
-        assert len(dense) == 1 - heads, name
-        assert isinstance(model.lm_head, RsrLinear) == heads, name
+@pytest.mark.parametrize(
+    ("name", "embedding", "head"),
+    [
+        ("bonsai", RsrEmbedding, RsrLinear),  # tied
+        ("bonsai-2", RsrEmbedding, RsrLinear),
+        ("bitnet-2b", torch.nn.Embedding, torch.nn.Linear),  # both dense in the file
+    ],
+)
+def test_embedding_and_head(
+    name: str, embedding: type[Any], head: type[Any], export: Callable[[str], Path]
+) -> None:
+    model = load(export(name))
+    assert type(model.model.embed_tokens) is embedding
+    assert type(model.lm_head) is head
+    layers = [m for n, m in model.named_modules() if n.endswith("_proj")]
+    assert len(layers) == 14
+    assert all(isinstance(layer, RsrLinear) for layer in layers)
+    dense = sum(p.nbytes for p in model.parameters())
+    assert (dense < 10_000) == (name != "bitnet-2b")  # norms only
+
+
+def test_an_embedding_that_cannot_be_looked_up(tmp_path: Path) -> None:
+    """A permuted one is written as floats, and its tied head still multiplies from the index."""
+    trilm = FAMILIES["trilm"]
+    family = dataclasses.replace(
+        trilm,
+        config={**trilm.config, "tie_word_embeddings": True},
+        everything=True,
+        options={"encoding": "permuted"},
+    )
+    export_pretrained(family.build(tmp_path), tmp_path / "exported")
+    with judge.quiet():
+        load(tmp_path / "exported").save_pretrained(tmp_path / "saved")
+    tokens = list(range(3, 40))
+    (want,) = judge.answer(judge.load(tmp_path / "model"), [tokens])
+    for folder in (tmp_path / "exported", tmp_path / "saved"):
+        model = load(folder)
+        assert type(model.model.embed_tokens) is torch.nn.Embedding
+        assert type(model.lm_head) is RsrLinear
+        (found,) = judge.answer(model, [tokens])
+        difference = np.abs(found.logits - want.logits).max()
+        assert difference <= compare.TOLERANCE * np.abs(want.logits).max()
 
 
 @pytest.mark.parametrize("prefix", ["", "model.language_model.", "language_model.model."])
@@ -226,14 +263,14 @@ def logits(pair: Any, model: Any) -> Any:
         return model(**pair[2]).logits
 
 
-@pytest.mark.parametrize("name", ["bonsai", "llama-bias"])
+@pytest.mark.parametrize("name", ["bonsai", "llama-bias", "llama-norms"])
 def test_save_pretrained(name: str, export: Callable[[str], Path], tmp_path: Path) -> None:
     """Sharded, twice to the same directory, and once more from there."""
     model = load(export(name))
     tokens = torch.arange(3, 20)[None]
     with judge.quiet():
         for _ in range(2):
-            model.save_pretrained(tmp_path / "a", max_shard_size="20KB")
+            model.save_pretrained(tmp_path / "a", max_shard_size="2KB")
         model.save_pretrained(tmp_path / "a", False)  # another process of a distributed program
         load(tmp_path / "a").save_pretrained(tmp_path / "b")
         want = model(tokens).logits
@@ -446,6 +483,8 @@ def test_the_file_of_another_model(folder: Path, export: Callable[[str], Path]) 
         ({"digest": None}, "digest is nothing, expected a string"),
         ({"activations": "int4"}, "activations is 'int4', expected 'float32' or 'int8'"),
         ({"float32_modules": [1]}, "float32_modules is a list, expected a list of module names"),
+        ({"use_rms_norm": 1}, "use_rms_norm is 1, expected true or false"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps is 0, expected a positive number"),
     ],
 )
 def test_settings_are_checked(folder: Path, settings: dict[str, Any], message: str) -> None:

@@ -23,6 +23,8 @@ class RsrConfig(QuantizationConfigMixin):  # type: ignore[misc]
         activations: what the layers take, "float32" or "int8"; see `Matrix.linear`.
         float32_modules: layers that take float32 although `activations` says "int8", by the names
             of their modules in a class with a head.
+        use_rms_norm: layers that take int8 normalize their inputs first.
+        rms_norm_eps: of these norms.
     """
 
     def __init__(
@@ -30,6 +32,8 @@ class RsrConfig(QuantizationConfigMixin):  # type: ignore[misc]
         digest: str,
         activations: str = "float32",
         float32_modules: Sequence[str] = (),
+        use_rms_norm: bool = False,
+        rms_norm_eps: float = 1e-6,
         **others: Any,
     ) -> None:
         """Take the settings of a config.json.
@@ -38,6 +42,8 @@ class RsrConfig(QuantizationConfigMixin):  # type: ignore[misc]
             digest: see the class.
             activations: see the class.
             float32_modules: see the class.
+            use_rms_norm: see the class.
+            rms_norm_eps: see the class.
             others: settings of later versions, which are kept and have no effect.
 
         Raises:
@@ -50,11 +56,16 @@ class RsrConfig(QuantizationConfigMixin):  # type: ignore[misc]
         is_list = isinstance(float32_modules, (list, tuple))
         is_list = is_list and all(isinstance(name, str) for name in float32_modules)
         _check("float32_modules", float32_modules, is_list, "a list of module names")
+        _check("use_rms_norm", use_rms_norm, isinstance(use_rms_norm, bool), "true or false")
+        is_number = isinstance(rms_norm_eps, (int, float)) and rms_norm_eps > 0
+        _check("rms_norm_eps", rms_norm_eps, is_number, "a positive number")
         self.__dict__.update(others)
         self.quant_method = QUANT_METHOD
         self.digest = digest
         self.activations = activations
         self.float32_modules = [*float32_modules]
+        self.use_rms_norm = use_rms_norm
+        self.rms_norm_eps = rms_norm_eps
 
     def activations_of(self, module: str) -> str:
         """Return what a layer takes, by the name of its module in a class with a head."""

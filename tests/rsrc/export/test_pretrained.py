@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 import rsrc
 from rsr_formats import RsrFile
 from rsr_testing.checkpoints import Kit
+from rsr_testing.embedding_models import EMBEDDING_FAMILIES
 from rsr_testing.exports import compile_matrices
 from rsr_testing.models import FAMILIES, Family
 from rsrc.export.pretrained import export_pretrained
@@ -84,6 +85,11 @@ def test_float_activations(name: str, tmp_path: Path) -> None:
     assert "quantization" not in found  # MLX's
 
 
+def test_norms_within_layers(tmp_path: Path) -> None:
+    settings = config(export("llama-norms", tmp_path))["quantization_config"]
+    assert (settings["use_rms_norm"], settings["rms_norm_eps"]) == (True, 1e-6)
+
+
 def test_scaled_biases(tmp_path: Path) -> None:
     """AutoBitLinear multiplies a bias by the scale of its layer; RsrLinear does not."""
     out = export("llama-auto-bias", tmp_path)
@@ -126,7 +132,6 @@ REFUSED = {
     "minicpm": "transformers has no class MiniCPMForCausalLM",
     "mobilellm": "transformers has no class MobileLLMForCausalLM",
     "qwen3-moe": r"transformers multiplies experts without linear layers: 'model\.layers\.0\.mlp",
-    "llama-norms": r"linear layers that normalize their inputs: 'model\.layers\.0\.self_attn\.q_pr",
 }
 
 
@@ -135,6 +140,23 @@ def test_what_transformers_cannot_run(name: str, tmp_path: Path) -> None:
     with pytest.raises(rsrc.ExportError, match=f"transformers cannot run .*: {REFUSED[name]}"):
         export(name, tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def test_norms_of_embedding_models(tmp_path: Path) -> None:
+    """BitNet-embedding has code of its own for its linear layers."""
+    EMBEDDING_FAMILIES["bitnet-embedding-0.6b"].build(tmp_path)
+    with pytest.raises(rsrc.ExportError, match=r"norms within linear layers that transformers lac"):
+        export_pretrained(tmp_path / "model.rsr", tmp_path / "out")
+
+
+def test_dense_tensors_in_a_rotated_basis(tmp_path: Path) -> None:
+    family = FAMILIES["bonsai-2"]
+    family.save(tmp_path / "model")
+    rsrc.compile(tmp_path / "model", tmp_path / "m.rsr", exclude=["model.embed_tokens.weight"])
+    with pytest.raises(
+        rsrc.ExportError, match=r"rotated basis that are not ternary: 'model\.embed"
+    ):
+        export_pretrained(tmp_path / "m.rsr", tmp_path / "out")
 
 
 def test_all_reasons_at_once(tmp_path: Path) -> None:
