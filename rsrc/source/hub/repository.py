@@ -1,0 +1,256 @@
+"""One commit of a repository on the Hugging Face Hub, read by the library huggingface_hub.
+
+The library decides where the Hub and its cache are, which token it sends and whether it may use the
+network: HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_HUB_OFFLINE. Its errors become sentences
+here.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+from rsr_formats.text import alternatives
+
+from ...common.console import size
+from ...common.errors import MissingPackageError, SourceError, reason
+from ...common.progress import ProgressFunction
+from .bars import bars_of
+from .name import HubName
+
+
+class UnreachableError(SourceError):
+    """The Hub does not answer, or may not be asked. What its cache holds may do instead.
+
+    Attributes:
+        why: the cause, half a sentence.
+        advice: what to do.
+    """
+
+    def __init__(self, name: HubName, why: str, advice: str) -> None:
+        super().__init__(f"{name}: {why}: {advice}")
+        self.why, self.advice = why, advice
+
+
+@dataclass(frozen=True)
+class Repository:
+    """One commit of a repository.
+
+    Attributes:
+        name: as the user wrote it.
+        commit: the hash that the revision stands for.
+        files: the sizes in bytes of all files, by path.
+    """
+
+    name: HubName
+    commit: str
+    files: dict[str, int]
+
+    @classmethod
+    def find(cls, name: HubName) -> Repository:
+        """Ask the Hub what the revision stands for, and which files it has.
+
+        Raises:
+            SourceError: there is no such model or revision, or it may not be read.
+            UnreachableError: the Hub does not answer.
+            MissingPackageError: huggingface_hub is not installed.
+        """
+        with explained(name):
+            from huggingface_hub import HfApi
+
+            found = HfApi().model_info(name.id, revision=name.revision, files_metadata=True)
+        if found.sha is None or found.siblings is None:
+            raise SourceError(f"{name}: the Hub names no commit and no files of it")
+        return cls(name, found.sha, {f.rfilename: f.size or 0 for f in found.siblings})
+
+    @property
+    def pinned(self) -> HubName:
+        """The name with the hash of the commit instead of the revision."""
+        return self.name.pinned(self.commit)
+
+    def fetch_small(self, files: Sequence[str], folder: Path | None = None) -> Path:
+        """Download small files, several at a time.
+
+        Args:
+            files: their paths.
+            folder: where to put them; None for the cache, which then knows what the revision
+                stands for.
+
+        Returns:
+            The folder of the whole repository.
+
+        Raises:
+            SourceError: they cannot be downloaded.
+        """
+        if folder is not None and not files:
+            return folder
+        with explained(self.name):
+            from huggingface_hub import snapshot_download
+
+            return Path(
+                snapshot_download(
+                    self.name.id,
+                    revision=self.name.revision if folder is None else self.commit,
+                    local_dir=folder,
+                    # Every repository has a .gitattributes.
+                    allow_patterns=[escape(file) for file in files or [".gitattributes"]],
+                    tqdm_class=bars_of(None),
+                )
+            )
+
+    def fetch(
+        self, file: str, progress: ProgressFunction | None, folder: Path | None = None
+    ) -> Path:
+        """Download a file, unless it is in the cache; return its path.
+
+        The library continues a download that breaks off.
+
+        Args:
+            file: its path.
+            progress: called as progress(file, bytes done, bytes in total).
+            folder: where to put it; None for the cache.
+
+        Raises:
+            SourceError: it cannot be downloaded.
+        """
+        with explained(self.name):
+            from huggingface_hub import hf_hub_download
+
+            return Path(
+                hf_hub_download(
+                    self.name.id,
+                    file,
+                    revision=self.commit,
+                    local_dir=folder,
+                    tqdm_class=bars_of(progress, file, self.files[file]),
+                )
+            )
+
+    def cached(self, file: str) -> bool:
+        """Return whether the cache has a file."""
+        from huggingface_hub import try_to_load_from_cache
+
+        return isinstance(try_to_load_from_cache(self.name.id, file, revision=self.commit), str)
+
+    @contextmanager
+    def stream(self, file: str, start: int, stop: int) -> Iterator[Any]:
+        """Request the bytes `start` to `stop` - 1 of a file; yield the response of httpx.
+
+        Raises:
+            SourceError: the Hub does not send them.
+        """
+        with explained(self.name):
+            from huggingface_hub import constants, get_session, hf_hub_url
+            from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+
+            url = hf_hub_url(self.name.id, file, revision=self.commit)
+            headers = {
+                **build_hf_headers(),
+                "Range": f"bytes={start}-{stop - 1}",
+                "Accept-Encoding": "identity",
+            }
+            timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+            with get_session().stream("GET", url, headers=headers, timeout=timeout) as response:
+                hf_raise_for_status(response)
+                yield response
+
+
+def cache_folder() -> Path:
+    """Return the folder of the Hub's cache, which need not exist."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def check_room(name: HubName, needed: int, folder: Path, advice: str) -> None:
+    """Check that a disk has room.
+
+    Args:
+        name: what is to be downloaded.
+        needed: bytes.
+        folder: on the disk; it need not exist.
+        advice: what to do if there is too little room.
+
+    Raises:
+        SourceError: there is too little room.
+    """
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise SourceError(
+            f"{name}: {size(needed)} are to be downloaded to {folder}, which has room for "
+            f"{size(free)}: {advice}"
+        )
+
+
+@contextmanager
+def explained(name: HubName) -> Iterator[None]:
+    """Turn the errors of huggingface_hub in the block into sentences.
+
+    Raises:
+        MissingPackageError: huggingface_hub is not installed.
+        UnreachableError: the Hub does not answer, or may not be asked.
+        SourceError: it refuses.
+    """
+    try:
+        import huggingface_hub  # noqa: F401
+    except ImportError:
+        raise MissingPackageError(
+            f"{name}: downloading needs huggingface_hub: pip install 'rsr-ternary[hub]'"
+        ) from None
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    http_error = HfHubHTTPError.__mro__[1]  # of httpx, or of its successor
+    try:
+        yield
+    except (http_error, OSError, HFValidationError, RuntimeError) as error:  # hf_xet's is the last
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of this machine: a full disk, for example
+        raise _explanation(name, error) from error
+
+
+def _explanation(name: HubName, error: Exception) -> SourceError:
+    from huggingface_hub import constants, errors, get_token
+
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # why the Hub was not asked
+    home, at = constants.ENDPOINT, f"{constants.ENDPOINT}/{name.id}"
+    login = "log in with `hf auth login`, or set HF_TOKEN"
+    has_token = get_token() is not None
+    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
+    if isinstance(error, errors.GatedRepoError):
+        then = "with the account of your token" if has_token else f"then {login}"
+        return SourceError(f"{name}: a gated model: accept its terms at {at}, {then}")
+    if isinstance(error, errors.RepositoryNotFoundError) or (status == 401 and not has_token):
+        then = "your token must be allowed to read it" if has_token else login
+        return SourceError(
+            f"{name}: {home} has no such model, or it is private: check the name; if it is "
+            f"private, {then}"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return SourceError(
+            f"{name}: no revision {name.revision!r}: {at}/tree/main lists the branches and tags"
+        )
+    if isinstance(error, errors.DisabledRepoError):
+        return SourceError(f"{name}: the Hub has disabled this model: see {at}")
+    if isinstance(error, errors.HFValidationError):
+        return SourceError(f"{name}: not the name of a model: {_first_line(error)}")
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return UnreachableError(
+            name, "HF_HUB_OFFLINE is set", "download it first, or unset HF_HUB_OFFLINE"
+        )
+    if status in (401, 403):
+        return SourceError(f"{name}: {home} refuses the token: {login} with one that may read it")
+    if isinstance(error, errors.FileMetadataError):
+        return SourceError(f"{name}: {_first_line(error)}")
+    what = f"answers with status {status}" if status else f"fails ({_first_line(error)})"
+    return UnreachableError(name, f"{home} {what}", "check the connection, or try again later")
+
+
+def _first_line(error: Exception) -> str:
+    return reason(error).strip().partition("\n")[0].rstrip(".")
