@@ -13,16 +13,13 @@ from ..source.hub.name import hub_name, possible_name
 
 
 class _Source(click.Path):
-    """A path; or, as text, the name of a model of the Hub, `hf://...` or its address."""
-
-    def __init__(self) -> None:
-        super().__init__(path_type=Path)
+    """A path; or, as text, the name of a model of the Hub, `hf://...`, also for its address."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Path | str:
         name = hub_name(value)
-        return super().convert(value, param, ctx) if name is None else str(name)
+        return Path(value) if name is None else str(name)
 
 
 SOURCE = _Source()

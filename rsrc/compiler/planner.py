@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 
 from rsr_formats.records import Rotation
@@ -42,7 +42,7 @@ class Planner:
         self._checkpoint, self._options, self._counter = checkpoint, options, counter
         self._recognition = Recognition(checkpoint, options, workers, counter.advance)
 
-    def plans(self) -> Iterator[list[Plan]]:
+    def plans(self) -> Generator[list[Plan], None, None]:
         """Yield the plans of tensors whose file is on this machine, until the next are requested.
 
         Together they are in the order of the source. The plan of a head that is made from the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -53,7 +53,7 @@ class Checkpoint:
     origin: str | None = None
     fetched: Callable[[Path], AbstractContextManager[object]] | None = None
 
-    def in_turn(self) -> Iterator[list[SourceTensor]]:
+    def in_turn(self) -> Generator[list[SourceTensor], None, None]:
         """Yield all tensors in order, those of a file that is fetched together.
 
         The file is on this machine until the next list is requested or the iterator is closed.

@@ -1,1 +1,1 @@
-"""Models of the Hugging Face Hub: their names, their downloads, and the directories of its cache."""
+"""Models of the Hugging Face Hub: their names, downloads, and the directories of the cache."""

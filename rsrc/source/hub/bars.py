@@ -31,7 +31,7 @@ def bars_of(progress: ProgressFunction | None, name: str = "", total: int = 0) -
                 progress(name, self._done, total)
 
         def update_transfer(self, n: float | None = 1) -> None:
-            """Ignore bytes of the network, which may be compressed; else `update` gets them, too."""
+            """Ignore bytes of the network; else `update` gets them, too."""
 
         def set_transfer_postfix_str(self, postfix: str, refresh: bool = False) -> None:
             """Ignore the rate of the network."""

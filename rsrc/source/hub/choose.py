@@ -72,11 +72,6 @@ class Choice:
             )
 
     @property
-    def opened(self) -> str:
-        """The path of what is to be opened: a file, or a folder; "" is that of the repository."""
-        return self.name.file
-
-    @property
     def is_file(self) -> bool:
         """Whether the name is that of a file."""
         return self.name.file in self.files

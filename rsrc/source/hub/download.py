@@ -56,7 +56,7 @@ def download(name: HubName, progress: ProgressFunction | None = None) -> Downloa
         progress.begin("downloading", len(lacking))
     for file in lacking:
         repository.fetch(file, progress)
-    path = root / choice.opened
+    path = root / name.file
     return Downloaded(path, repository.pinned, f"{repository.pinned} is in {path}")
 
 

@@ -5,7 +5,7 @@
 | `hf://org/name` | the model, as it is now |
 | `hf://org/name@revision` | a branch, a tag, a commit, or `refs/pr/N` |
 | `hf://org/name@revision/folder/model.gguf` | one file of it |
-| `https://huggingface.co/org/name/tree/revision` | the addresses of the web site, also `hf.co/...` |
+| `https://huggingface.co/org/name/tree/revision` | an address of the web site, also `hf.co/...` |
 | `org/name` | a name only if no such path exists; never downloaded without asking |
 
 The first three are the Hub's own spelling; a `/` in the name of a branch is written `%2F` there.

@@ -15,8 +15,6 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from rsr_formats.text import alternatives
-
 from ...common.console import size
 from ...common.errors import MissingPackageError, SourceError, reason
 from ...common.progress import ProgressFunction
@@ -146,7 +144,10 @@ class Repository:
         """
         with explained(self.name):
             from huggingface_hub import constants, get_session, hf_hub_url
-            from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+            from huggingface_hub.utils import (  # type: ignore[attr-defined]
+                build_hf_headers,
+                hf_raise_for_status,
+            )
 
             url = hf_hub_url(self.name.id, file, revision=self.commit)
             headers = {
@@ -205,7 +206,7 @@ def explained(name: HubName) -> Iterator[None]:
         ) from None
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    http_error = HfHubHTTPError.__mro__[1]  # of httpx, or of its successor
+    http_error: Any = HfHubHTTPError.__mro__[1]  # of httpx, or of its successor
     try:
         yield
     except (http_error, OSError, HFValidationError, RuntimeError) as error:  # hf_xet's is the last

@@ -97,7 +97,7 @@ class _Shards:
             self._begin(len(sizes))
             for file in weights.files:
                 self.repository.fetch(file, self.progress, self.folder)
-            return open_checkpoint(self.folder / choice.opened)
+            return open_checkpoint(self.folder / choice.name.file)
         return replace(checked(self._headers(choice, weights, folder)), fetched=self.fetched)
 
     def _headers(self, choice: Choice, weights: Weights, folder: Path) -> Checkpoint:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ def test_compile_inspect_and_verify(commit: str) -> None:
 def test_no_cache(commit: str, tmp_path: Path) -> None:
     done = run("compile", "https://huggingface.co/a/b", "-o", "x.rsr", "--no-cache")
     assert done.exit_code == 0, done.output
-    assert os.listdir() == ["x.rsr"]
+    assert [p.name for p in Path().iterdir()] == ["x.rsr"]
     assert not (tmp_path / "home").exists()
     assert RsrFile("x.rsr").header.metadata == {"rsr.source": f"hf://a/b@{commit}"}
     for arguments, why in (

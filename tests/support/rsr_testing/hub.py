@@ -12,12 +12,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 from unittest import mock
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 LFS = (".safetensors", ".gguf", ".bin", "tokenizer.json")  # stored elsewhere, as large files are
 _PIECE = 1 << 14
+_API = re.compile(r"/api/models/([^/]+/[^/]+)/(revision|tree)/([^/]+)")
+_FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+_BLOB = re.compile(r"/blobs/([^/]+/[^/]+)/([^/]+)/(.+)")
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 
@@ -28,8 +32,8 @@ class Repository:
     Attributes:
         commits: the files of each commit, by its hash.
         refs: the hashes of branches and tags.
-        status: of every answer if it may not be read: 401 or 403.
-        error: the X-Error-Code of these answers.
+        status: of the answers if it may not be read.
+        error: the X-Error-Code of these answers; the files of "GatedRepo" may still be listed.
         token: that must be sent to read it; "" if anyone may.
     """
 
@@ -38,6 +42,22 @@ class Repository:
     status: int = 200
     error: str = ""
     token: str = ""
+
+    def check(self) -> None:
+        """Refuse to be read if `status` says so."""
+        if self.status != 200:
+            raise _RefusedError(self.status, self.error)
+
+
+class _RefusedError(Exception):
+    def __init__(
+        self,
+        status: int,
+        code: str = "",
+        message: str = "",
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.status, self.code, self.message, self.headers = status, code, message, headers
 
 
 class Request(NamedTuple):
@@ -105,91 +125,76 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = urlsplit(self.path).path
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        self.hub.requests.append(
-            Request(self.command, unquote(path), self.headers.get("Range", ""), token)
-        )
-        if api := re.fullmatch(r"/api/models/([^/]+/[^/]+)/(revision|tree)/([^/]+)", path):
-            self._describe(*api.groups(), token)
-        elif file := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-            self._resolve(*map(unquote, file.groups()), token)
-        elif blob := re.fullmatch(r"/blobs/([^/]+/[^/]+)/([^/]+)/(.+)", path):
-            name, commit, file_path = map(unquote, blob.groups())
-            self._body(file_path, self.hub.repositories[name].commits[commit][file_path], {})
-        else:
-            self._refuse(404, "", "")
+        asked = Request(self.command, unquote(path), self.headers.get("Range", ""), token)
+        self.hub.requests.append(asked)
+        try:
+            if api := _API.fullmatch(path):
+                self._describe(api[1], api[2], unquote(api[3]), token)
+            elif file := _FILE.fullmatch(path):
+                self._resolve(file[1], unquote(file[2]), unquote(file[3]), token)
+            elif blob := _BLOB.fullmatch(path):
+                commit = self.hub.repositories[blob[1]].commits[blob[2]]
+                self._body(unquote(blob[3]), commit[unquote(blob[3])], {})
+            else:
+                raise _RefusedError(404)
+        except _RefusedError as error:
+            reason = {"X-Error-Code": error.code, "X-Error-Message": error.message}
+            self._send(error.status, b"", {**error.headers, **reason})
 
-    def _files(self, name: str, revision: str, token: str) -> tuple[str, dict[str, bytes]] | None:
-        """Return a commit, or refuse and return None."""
+    def _commit(self, name: str, revision: str, token: str) -> str:
+        """Return the hash of a commit that may be read."""
         repository = self.hub.repositories.get(name)
         if token and token not in self.hub.tokens:
-            return self._refuse(401, "", "Invalid credentials in Authorization header")
+            raise _RefusedError(401, message="Invalid credentials in Authorization header")
         if repository is None or repository.token not in ("", token):
             if token:
-                return self._refuse(404, "RepoNotFound", "Repository not found")
-            return self._refuse(401, "", "Invalid username or password.")
-        if repository.status != 200:
-            return self._refuse(repository.status, repository.error, "")
-        commit = repository.refs.get(unquote(revision), revision)
+                raise _RefusedError(404, "RepoNotFound", "Repository not found")
+            raise _RefusedError(401, message="Invalid username or password.")
+        commit = repository.refs.get(revision, revision)
         if commit not in repository.commits:
-            return self._refuse(404, "RevisionNotFound", "Invalid rev id")
-        return commit, repository.commits[commit]
+            raise _RefusedError(404, "RevisionNotFound", "Invalid rev id")
+        return commit
 
     def _describe(self, name: str, kind: str, revision: str, token: str) -> None:
-        repository = self.hub.repositories.get(name)
-        is_gated = repository is not None and repository.error == "GatedRepo"
-        if is_gated and kind == "revision":  # what a gated repository has is no secret
-            assert repository is not None
-            found: tuple[str, dict[str, bytes]] | None
-            found = next(iter(repository.commits.items()))
-        else:
-            found = self._files(name, revision, token)
-        if found is None:
-            return
-        commit, files = found
-        described = [
-            {"type": "file", "path": path, "rfilename": path, "size": len(data), "oid": sha(data)}
-            | ({"lfs": {"oid": sha(data), "sha256": sha(data), "size": len(data), "pointerSize": 9}}
-               if path.endswith(LFS) else {})
-            for path, data in files.items()
-        ]  # fmt: skip
+        commit = self._commit(name, revision, token)
+        repository = self.hub.repositories[name]
+        if not repository.error:  # what a gated repository has is no secret
+            repository.check()
+        described = []
+        for path, data in repository.commits[commit].items():
+            file = {"type": "file", "path": path, "rfilename": path, "size": len(data)}
+            large = {"oid": sha(data), "sha256": sha(data), "size": len(data), "pointerSize": 9}
+            described.append(
+                {**file, "oid": sha(data), **({"lfs": large} if path.endswith(LFS) else {})}
+            )
         whole = {"id": name, "modelId": name, "sha": commit, "siblings": described}
         self._send(200, json.dumps(whole if kind == "revision" else described).encode(), {})
 
     def _resolve(self, name: str, revision: str, path: str, token: str) -> None:
-        found = self._files(name, revision, token)
-        if found is None:
+        commit = self._commit(name, revision, token)
+        repository = self.hub.repositories[name]
+        repository.check()
+        headers = {"X-Repo-Commit": commit}
+        data = repository.commits[commit].get(path)
+        if data is None:
+            raise _RefusedError(404, "EntryNotFound", "Entry not found", headers)
+        if not path.endswith(LFS):
+            self._body(path, data, headers)
             return
-        commit, files = found
-        known = {"X-Repo-Commit": commit}
-        if path not in files:
-            self._refuse(404, "EntryNotFound", "Entry not found", known)
-        elif path.endswith(LFS):
-            data = files[path]
-            linked = {"X-Linked-Etag": f'"{sha(data)}"', "X-Linked-Size": str(len(data))}
-            where = {"Location": f"{self.hub.files_url}/blobs/{name}/{commit}/{path}"}
-            self._send(302, b"", {**known, **linked, **where})
-        else:
-            self._body(path, files[path], known)
+        headers |= {"X-Linked-Etag": f'"{sha(data)}"', "X-Linked-Size": str(len(data))}
+        headers["Location"] = f"{self.hub.files_url}/blobs/{name}/{commit}/{quote(path)}"
+        self._send(302, b"", headers)
 
     def _body(self, path: str, data: bytes, headers: dict[str, str]) -> None:
         headers = {**headers, "ETag": f'"{sha(data)}"', "Accept-Ranges": "bytes"}
         asked = _RANGE.fullmatch(self.headers.get("Range", ""))
-        if asked is None or self.hub.ignores_ranges:
-            self._send(200, data, headers, self.hub.breaks.pop(path, None) if self._sends else None)
-            return
-        start, stop = int(asked[1]), int(asked[2]) + 1 if asked[2] else len(data)
-        part = data[start:stop]
-        headers["Content-Range"] = f"bytes {start}-{start + len(part) - 1}/{len(data)}"
-        self._send(206, part, headers, self.hub.breaks.pop(path, None) if self._sends else None)
-
-    @property
-    def _sends(self) -> bool:
-        return self.command == "GET"
-
-    def _refuse(
-        self, status: int, code: str, message: str, headers: Mapping[str, str] = {}
-    ) -> None:
-        self._send(status, b"", {**headers, "X-Error-Code": code, "X-Error-Message": message})
+        status = 200
+        if asked is not None and not self.hub.ignores_ranges:
+            status, whole, start = 206, len(data), int(asked[1])
+            data = data[start : int(asked[2]) + 1 if asked[2] else whole]
+            headers["Content-Range"] = f"bytes {start}-{start + len(data) - 1}/{whole}"
+        is_body = self.command == "GET"
+        self._send(status, data, headers, self.hub.breaks.pop(path, None) if is_body else None)
 
     def _send(
         self, status: int, data: bytes, headers: Mapping[str, str], breaks: int | None = None

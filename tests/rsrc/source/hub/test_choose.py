@@ -49,7 +49,7 @@ def test_an_index_names_the_shards(tmp_path: Path) -> None:
         assert set(found.small) == {index, others[1]}
         assert found.weights(tmp_path).files == shards
         assert found.weights(tmp_path).index == index
-    with pytest.raises(SourceError, match="hf://a/b: 1 of 2 shards are not .*: two.safetensors"):
+    with pytest.raises(SourceError, match=r"hf://a/b: 1 of 2 shards are not .*: two\.safetensors"):
         choice("one.safetensors", index).weights(tmp_path)
 
 

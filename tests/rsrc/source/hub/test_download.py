@@ -225,8 +225,8 @@ def test_a_full_disk(hub: Hub, model: Path) -> None:
     needed = sum(p.stat().st_size for p in model.glob("*.safetensors"))
     with mock.patch("shutil.disk_usage", return_value=shutil._ntuple_diskusage(999, 0, 999)):
         assert refused("hf://a/b") == (
-            f"hf://a/b: {needed / 1000:.1f} kB are to be downloaded to {cache()}, which has room for 999 B: set "
-            "HF_HOME to a folder with more, or use --no-cache"
+            f"hf://a/b: {needed / 1000:.1f} kB are to be downloaded to {cache()}, which has "
+            "room for 999 B: set HF_HOME to a folder with more, or use --no-cache"
         )
 
 

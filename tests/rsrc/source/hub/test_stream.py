@@ -76,7 +76,7 @@ def test_the_file_is_that_of_a_directory(
 
 def test_every_byte_is_downloaded_once(hub: Hub, kit: Kit, tmp_path: Path) -> None:
     """But for scales in another shard; a weight whose scale precedes it; and headers."""
-    shards = {
+    shards: dict[str, dict[str, Any]] = {
         NAMES[0]: {"a": T, "b_scale": SCALE},
         NAMES[1]: {"b": T, "a_scale": SCALE, "c": T},
         NAMES[2]: {"d": T},
