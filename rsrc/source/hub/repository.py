@@ -15,6 +15,8 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
+from rsr_formats.atomic import foreign_temporaries
+
 from ...common.console import size
 from ...common.errors import MissingPackageError, SourceError, reason
 from ...common.progress import ProgressFunction
@@ -43,11 +45,13 @@ class Repository:
         name: as the user wrote it.
         commit: the hash that the revision stands for.
         files: the sizes in bytes of all files, by path.
+        hashes: the names of their contents in the cache.
     """
 
     name: HubName
     commit: str
     files: dict[str, int]
+    hashes: dict[str, str]
 
     @classmethod
     def find(cls, name: HubName) -> Repository:
@@ -59,12 +63,19 @@ class Repository:
             MissingPackageError: huggingface_hub is not installed.
         """
         with explained(name):
-            from huggingface_hub import HfApi
+            from huggingface_hub import HfApi, constants
 
-            found = HfApi().model_info(name.id, revision=name.revision, files_metadata=True)
-        if found.sha is None or found.siblings is None:
+            found = HfApi().model_info(
+                name.id,
+                revision=name.revision,
+                files_metadata=True,
+                timeout=constants.HF_HUB_ETAG_TIMEOUT,
+            )
+        files = found.siblings
+        if found.sha is None or files is None:
             raise SourceError(f"{name}: the Hub names no commit and no files of it")
-        return cls(name, found.sha, {f.rfilename: f.size or 0 for f in found.siblings})
+        hashes = {f.rfilename: f.lfs.sha256 if f.lfs else f.blob_id or "" for f in files}
+        return cls(name, found.sha, {f.rfilename: f.size or 0 for f in files}, hashes)
 
     @property
     def pinned(self) -> HubName:
@@ -116,7 +127,10 @@ class Repository:
         Raises:
             SourceError: it cannot be downloaded.
         """
-        with explained(self.name):
+        # The library removes its unfinished file after an error, but a signal ends the process.
+        blobs = cache_folder() / f"models--{self.name.id.replace('/', '--')}" / "blobs"
+        unfinished = foreign_temporaries(blobs, f"{escape(self.hashes[file])}.*.incomplete")
+        with explained(self.name), unfinished:
             from huggingface_hub import hf_hub_download
 
             return Path(
@@ -204,12 +218,12 @@ def explained(name: HubName) -> Iterator[None]:
         raise MissingPackageError(
             f"{name}: downloading needs huggingface_hub: pip install 'rsr-ternary[hub]'"
         ) from None
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError, XetDownloadError
 
     http_error: Any = HfHubHTTPError.__mro__[1]  # of httpx, or of its successor
     try:
         yield
-    except (http_error, OSError, HFValidationError, RuntimeError) as error:  # hf_xet's is the last
+    except (http_error, OSError, ValueError, RuntimeError, XetDownloadError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of this machine: a full disk, for example
         raise _explanation(name, error) from error

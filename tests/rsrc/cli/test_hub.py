@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ from click.testing import CliRunner, Result
 
 from rsr_formats import RsrFile
 from rsr_testing.checkpoints import Kit
-from rsr_testing.hub import Hub
+from rsr_testing.hub import Hub, sha
+from rsr_testing.process import SIGINT_RAISES, end_of, started, wait_until
 from rsrc.cli.main import main
+from rsrc.source.open import open_checkpoint
 
 T = np.random.default_rng(8).integers(-1, 2, (40, 100)).astype(np.int8)
 
@@ -86,18 +90,45 @@ def test_an_id_is_downloaded_only_after_asking(
     assert hub.requests
 
 
-def test_the_variables_of_the_library(hub: Hub, commit: str, kit: Kit, tmp_path: Path) -> None:
-    """In a process of its own: where the Hub and its cache are, the token, and offline mode."""
-    hub.repositories["a/b"].token = "hf_one"
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals")
+@pytest.mark.parametrize("options", [[], ["--no-cache"]])
+def test_ctrl_c_leaves_nothing(hub: Hub, commit: str, tmp_path: Path, options: list[str]) -> None:
+    """Neither beside the output nor in the cache; there, another process keeps its file."""
+    data = hub.repositories["a/b"].commits[commit]["model.safetensors"]
+    blobs = tmp_path / "elsewhere" / "hub" / "models--a--b" / "blobs"
+    blobs.mkdir(parents=True)
+    other = blobs / f"{sha(data)}.0123abcd.incomplete"
+    other.touch()
+    hub.is_released.clear()
+    breaks: list[int | None] = [len(data) // 2]
+    if options:
+        breaks.insert(0, None)  # the header is read first
+    hub.breaks["model.safetensors"] = breaks
+    code = SIGINT_RAISES + "from rsrc.cli.main import main; main()"
+    variables = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "elsewhere")}
+    with started(
+        code, "compile", "hf://a/b", "-o", "x.rsr", *options, env={**os.environ, **variables}
+    ) as process:
+        wait_until(lambda: not breaks, process)
+        process.send_signal(signal.SIGINT)
+        assert end_of(process).status == 130
+    hub.is_released.set()
+    assert [*Path().iterdir()] == []
+    assert [p for p in blobs.iterdir() if p.suffix == ".incomplete"] == [other]
+
+
+def test_offline_in_a_process_of_its_own(
+    hub: Hub, commit: str, kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There the variables are read by the library, not set by the fixture."""
+    open_checkpoint("hf://a/b")
+    hub.requests.clear()
+    for key, value in (
+        ("HF_ENDPOINT", hub.url), ("HF_HOME", str(tmp_path / "home")), ("HF_HUB_OFFLINE", "1"),
+    ):  # fmt: skip
+        monkeypatch.setenv(key, value)
     code = "from rsrc.cli.main import main; main()"
-    home = tmp_path / "elsewhere"
-    variables = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_TOKEN": "hf_one"}
-    for more in ({}, {"HF_HUB_OFFLINE": "1", "HF_TOKEN": ""}):
-        with pytest.MonkeyPatch.context() as patch:
-            for key, value in (variables | more).items():
-                patch.setenv(key, value)
-            done = kit.python(code, "compile", "hf://a/b", "-o", "x.rsr", "--force")
-        assert (done.returncode, done.stderr) == (0, "")
-        asked = len(hub.requests)
-    assert asked == len(hub.requests)
-    assert (home / "hub" / "models--a--b" / "snapshots" / commit / "model.safetensors").exists()
+    done = kit.python(code, "compile", "hf://a/b", "-o", "x.rsr")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"hf://a/b@{commit} is in {tmp_path / 'home' / 'hub'}" in done.stdout
+    assert hub.requests == []

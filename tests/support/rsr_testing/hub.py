@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 LFS = (".safetensors", ".gguf", ".bin", "tokenizer.json")  # stored elsewhere, as large files are
 _PIECE = 1 << 14
+_PATIENCE = 60.0  # seconds
 _API = re.compile(r"/api/models/([^/]+/[^/]+)/(revision|tree)/([^/]+)")
 _FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _BLOB = re.compile(r"/blobs/([^/]+/[^/]+)/([^/]+)/(.+)")
@@ -77,7 +78,8 @@ class Hub:
         files_url: where large files are, which a request is redirected to.
         requests: all since `clear`.
         tokens: of all accounts.
-        breaks: paths whose next body breaks off, and after how many bytes.
+        is_released: while it is not set, a body that breaks off keeps its connection open.
+        breaks: by path, after how many bytes its next bodies break off; None: not at all.
         ignores_ranges: whether whole files are sent where a part was requested.
     """
 
@@ -101,7 +103,9 @@ class Hub:
         self.repositories: dict[str, Repository] = {}
         self.requests: list[Request] = []
         self.tokens = {"hf_one", "hf_two"}
-        self.breaks: dict[str, int] = {}
+        self.breaks: dict[str, list[int | None]] = {}
+        self.is_released = threading.Event()
+        self.is_released.set()
         self.ignores_ranges = False
 
     def received(self, pattern: str, method: str = "GET") -> list[Request]:
@@ -194,7 +198,8 @@ class _Handler(BaseHTTPRequestHandler):
             data = data[start : int(asked[2]) + 1 if asked[2] else whole]
             headers["Content-Range"] = f"bytes {start}-{start + len(data) - 1}/{whole}"
         is_body = self.command == "GET"
-        self._send(status, data, headers, self.hub.breaks.pop(path, None) if is_body else None)
+        breaks = self.hub.breaks.get(path) if is_body else None
+        self._send(status, data, headers, breaks.pop(0) if breaks else None)
 
     def _send(
         self, status: int, data: bytes, headers: Mapping[str, str], breaks: int | None = None
@@ -214,6 +219,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(data[start : start + _PIECE])
         except ConnectionError:  # only a beginning was wanted
             self.close_connection = True
+        if breaks is not None:
+            self.hub.is_released.wait(_PATIENCE)
 
 
 def sha(data: bytes) -> str:

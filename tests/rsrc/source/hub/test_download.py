@@ -150,7 +150,7 @@ def test_a_body_that_breaks_off_is_continued(
 ) -> None:
     hub.add("a/b", model)
     shard = "model-00001-of-00002.safetensors"
-    hub.breaks[shard] = 1000
+    hub.breaks[shard] = [1000]
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100)
     assert np.array_equal(open_checkpoint("hf://a/b").tensors["a"].read(), T.reshape(-1).view("u1"))
     assert [r.range for r in hub.received(f"/blobs/a/b/{commit_of(hub)}/{shard}")] == [
