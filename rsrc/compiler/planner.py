@@ -59,12 +59,13 @@ class Planner:
         with closing(checkpoint.in_turn()) as parts:
             for tensors in parts:
                 self._counter.begin("recognizing", len(tensors))
-                chosen: list[Recognized | HeadPlan] = [*self._recognition.of(tensors)]
-                for i, found in enumerate(chosen):
-                    if found.tensor.name == head and not isinstance(found, HeadPlan):
-                        made = plan_head(checkpoint, found)
-                        if not made.is_added:
-                            chosen[i] = made
+                chosen: list[Recognized | HeadPlan] = []
+                for found in self._recognition.of(tensors):
+                    if found.tensor.name != head:
+                        chosen.append(found)
+                        continue
+                    made = plan_head(checkpoint, found)
+                    chosen.append(found if made.is_added else made)
                 yield plan(chosen, options)
         self._recognition.check()
         self.rotations = rotations_of(checkpoint, self._recognition.found)

@@ -9,8 +9,9 @@ from ...common.errors import SourceError
 from ...common.progress import Progress, ProgressFunction
 from ..refuse import refuse_by_config
 from .choose import Choice
+from .explained import UnreachableError
 from .name import HubName
-from .repository import Repository, UnreachableError, cache_folder, check_room
+from .repository import Repository, cache_folder, check_room
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,6 @@ def _cached(name: HubName, error: UnreachableError) -> Downloaded:
     if not path.exists():
         raise lacks from error
     note = f"{name.pinned(root.name)} is in {path}"
-    if not constants.is_offline_mode():
+    if not constants.HF_HUB_OFFLINE:
         note = f"{error.why}, so the cache is read: {note}"
     return Downloaded(path, name.pinned(root.name), note)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from io import RawIOBase
 from typing import TYPE_CHECKING
 
 from ...common.errors import SourceError
-from .repository import Repository, UnreachableError
+from .explained import UnreachableError
+from .repository import Repository
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -75,3 +77,4 @@ def _chunks(
             tries += 1
             if tries == TRIES:
                 raise
+            time.sleep(tries)

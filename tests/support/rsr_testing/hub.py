@@ -273,7 +273,8 @@ def client_of(url: str, home: Path, *, offline: bool = False) -> Iterator[None]:
             HF_HUB_OFFLINE=offline,
         ),
         mock.patch.dict(os.environ, environment, clear=True),
-        mock.patch("huggingface_hub.file_download.time"),  # it waits before it tries again
+        mock.patch("huggingface_hub.file_download.time"),  # both wait before they try again
+        mock.patch("rsrc.source.hub.ranges.time"),
     ):
         try:
             yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -81,7 +82,9 @@ def test_only_needed_files_are_downloaded_and_once(
         == (tmp_path / "local.rsr").read_bytes()
     )
     assert len(hub.received("/blobs/")) == 3
-    open_checkpoint("hf://a/b")
+    with ThreadPoolExecutor(2) as executor:  # whose workers open the cache
+        rsrc.compile("hf://a/b", tmp_path / "y.rsr", executor=executor)
+    assert RsrFile(tmp_path / "y.rsr").header.metadata == {"rsr.source": f"hf://a/b@{commit}"}
     assert len(hub.received("/blobs/")) == 3
     assert capfd.readouterr() == ("", "")
 

@@ -74,7 +74,9 @@ def test_the_file_is_that_of_a_directory(
     assert (report.notes, report.tensors) == (local.notes, local.tensors)
 
 
-def test_every_byte_is_downloaded_once(hub: Hub, kit: Kit, tmp_path: Path) -> None:
+def test_every_byte_is_downloaded_once(
+    hub: Hub, kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """But for scales in another shard; a weight whose scale precedes it; and headers."""
     shards: dict[str, dict[str, Any]] = {
         NAMES[0]: {"a": T, "b_scale": SCALE},
@@ -84,6 +86,7 @@ def test_every_byte_is_downloaded_once(hub: Hub, kit: Kit, tmp_path: Path) -> No
     (tmp_path / "m").mkdir()
     kit.save_sharded(tmp_path / "m", shards)
     hub.add("a/b", tmp_path / "m")
+    monkeypatch.setenv("HF_TOKEN", "hf_one")
     rsrc.compile("hf://a/b", tmp_path / "x.rsr", cache=False)
     assert [t.name for t in RsrFile(tmp_path / "x.rsr").header.tensors] == ["a", "b", "c", "d"]
     asked = [r for r in hub.received("/blobs/") if r.path.endswith(".safetensors")]
@@ -96,6 +99,9 @@ def test_every_byte_is_downloaded_once(hub: Hub, kit: Kit, tmp_path: Path) -> No
     )
     assert set(sizes) == {4, T.nbytes}
     assert sizes.count(T.nbytes) == 1
+    # Large files are on another host, which must not see the token.
+    assert {r.token for r in hub.received("/resolve/")} == {"hf_one"}
+    assert {r.token for r in asked} == {""}
 
 
 def test_a_part_that_breaks_off_is_continued(hub: Hub, kit: Kit, tmp_path: Path) -> None:
