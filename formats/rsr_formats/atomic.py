@@ -14,6 +14,7 @@ from typing import BinaryIO
 from .errors import OutputExistsError
 
 _temporaries: dict[Path, list[BinaryIO]] = {}  # files and folders to remove; open files in each
+_foreign: list[tuple[Path, str, set[Path]]] = []  # folders, patterns, and files to keep
 
 
 @contextmanager
@@ -51,6 +52,28 @@ def remove_temporaries() -> None:
                 with suppress(OSError, ValueError):
                     os.close(file.fileno())  # unlike file.close(), does not flush
         _remove(path)
+    for folder, pattern, kept in tuple(_foreign):
+        for path in folder.glob(pattern):
+            if path not in kept:
+                _remove(path)
+
+
+@contextmanager
+def foreign_temporaries(folder: Path, pattern: str) -> Iterator[None]:
+    """Remove the temporary files of another library if `remove_temporaries` is called in the block.
+
+    An exception leaves them to that library.
+
+    Args:
+        folder: where it makes them; need not exist.
+        pattern: that their names match. Files that exist already belong to another process.
+    """
+    entry = (folder, pattern, set(folder.glob(pattern)))
+    _foreign.append(entry)
+    try:
+        yield
+    finally:
+        _foreign.remove(entry)
 
 
 def beside(target: Path) -> Path:

@@ -55,8 +55,7 @@ def _open_closed_streams() -> None:
 
 _EXAMPLE = """\b
 Example:
-  $ hf download microsoft/bitnet-b1.58-2B-4T --local-dir bitnet-2b
-  $ rsrc compile bitnet-2b -o bitnet-2b.rsr
+  $ rsrc compile hf://microsoft/bitnet-b1.58-2B-4T -o bitnet-2b.rsr
   $ rsrc run bitnet-2b.rsr -p "Once upon a time" -n 50
 
 `rsrc COMMAND --help` lists the options of a command.

@@ -291,7 +291,8 @@ class TestRefused:
         assert error(folder) == (
             f"rsrc: {folder}: a checkpoint; compile it first: rsrc compile {folder} -o FILE.rsr\n"
         )
-        assert "run `hf download org/name --local-dir name`, then `rsrc c" in error("org/name")
+        for name in ("org/name", "hf://org/name"):
+            assert "run `rsrc compile hf://org/name -o name.rsr` first" in error(name)
 
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows")
     @pytest.mark.parametrize("command", ["run", "verify", "inspect", "bench"])
