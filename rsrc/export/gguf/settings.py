@@ -129,10 +129,11 @@ def model_settings(config: Config | None, generation: Config, note: Note) -> Ggu
     try:
         return _settings(config, generation, note)
     except SourceError as error:
-        raise _refusal([str(error)]) from None
+        raise refusal([str(error)]) from None
 
 
-def _refusal(reasons: list[str]) -> ExportError:
+def refusal(reasons: list[str]) -> ExportError:
+    """Return the error for a model that GGUF cannot say."""
     return ExportError(
         f"GGUF cannot say what this model computes: {listed(reasons, separator='; ')}. {ELSEWHERE}"
     )
@@ -152,7 +153,7 @@ def _settings(config: Config, generation: Config, note: Note) -> GgufSettings:
             f"llama.cpp reads {listed(sorted(rope.tensors))}, which this RoPE scaling needs, only "
             f"in the architectures {listed(_ROPE_TENSORS)}"
         )
-        raise _refusal([reason])
+        raise refusal([reason])
     metadata |= {prefix + key: value for key, value in rope.metadata.items()}
     metadata |= _sampling(generation, note)
     return GgufSettings(metadata, rope.tensors)
@@ -160,23 +161,28 @@ def _settings(config: Config, generation: Config, note: Note) -> GgufSettings:
 
 def _filled(config: Config, known: Architecture) -> Config:
     """Return config.json with the defaults of the class, which GGUF's readers do not know."""
-    heads = config.get("num_attention_heads")
-    hidden = config.get("hidden_size")
+    heads = _size(config, "num_attention_heads")
+    hidden = _size(config, "hidden_size")
     defaults: Config = {
         "max_position_embeddings": known.max_position_embeddings,
         "rms_norm_eps": known.rms_norm_eps,
         "rope_theta": known.rope_theta,
         "num_key_value_heads": known.num_key_value_heads or heads,
-        "head_dim": known.head_dim,
+        "head_dim": known.head_dim or hidden // heads,
     }
-    if known.head_dim is None and type(heads) is int and type(hidden) is int and heads > 0:
-        defaults["head_dim"] = hidden // heads
     filled = {**defaults, **{key: value for key, value in config.items() if value is not None}}
     for key in ("max_position_embeddings", "num_key_value_heads", "head_dim"):
-        value = filled[key]
-        if type(value) is not int or not 0 < value < 1 << 31:
-            raise SourceError(f"config.json: found {shown(value)} under {key}, expected a number")
+        _size(filled, key)
     return filled
+
+
+def _size(config: Config, key: str) -> int:
+    value = config.get(key)
+    if type(value) is not int or not 0 < value < 1 << 31:
+        raise SourceError(
+            f"config.json: {key} is {shown(value)}, expected a positive whole number below 2^31"
+        )
+    return value
 
 
 def _check(config: Config, known: Architecture, note: Note) -> None:
@@ -200,7 +206,7 @@ def _check(config: Config, known: Architecture, note: Note) -> None:
     if bitnet_settings(config).get("use_rms_norm"):
         refused.append("config.json: use_rms_norm puts norms into the linear layers")
     if refused:
-        raise _refusal(refused)
+        raise refusal(refused)
     if found.not_understood:
         note(f"not written, because their meaning is not known: {listed(found.not_understood)}")
 

@@ -9,12 +9,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.architectures import ARCHITECTURES, first_class, of_config, of_gguf
+from rsr_formats.architectures import (
+    ARCHITECTURES,
+    first_class,
+    nearest,
+    of_config,
+    of_gguf,
+    without_head,
+)
 from rsr_formats.experts import experts_of
 from rsr_formats.text import listed, shown
 
 from ...common.errors import SourceError
 from .activations import apply_activations
+from .pooling import HAS_HEAD
 from .rope import LLAMA3, THETA, Factors, Rope, llama3_factors, rope_scaling
 from .tokenizer_common import SPECIAL_TOKENS
 from .unread import unread
@@ -80,6 +88,8 @@ def hf_config(
     known = of_gguf(name)
     if known is None:
         return None
+    if metadata.get(HAS_HEAD) is False:
+        known = without_head(known)
     prefix = f"{name}."
     config: dict[str, Any] = {
         "architectures": [known.name],
@@ -156,8 +166,8 @@ def gguf_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     if known is None or not known.gguf_names:
         found = first_class(config) or config.get("model_type")
         raise SourceError(
-            f"config.json: architecture {shown(found)}, GGUF names are known only for "
-            + ", ".join(sorted(a.name for a in ARCHITECTURES if a.gguf_names))
+            f"config.json: architecture {shown(found)}, for which GGUF has no names"
+            + nearest(found, (a.name for a in ARCHITECTURES if a.gguf_names))
         )
     name = known.gguf_names[0]
     prefix = f"{name}."
