@@ -133,6 +133,25 @@ def test_a_file_without_config() -> None:
         assert reason.startswith(sentence + advice)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layer_types": ["mamba"] * 4}, "config.json: layer_types has 'mamba', which Qwen3_5"),
+        ({"layer_types": 5}, "config.json: layer_types has 5, expected one for each of the 4"),
+        (
+            {"layer_types": ["full_attention"] * 4},
+            "has linear_attn.*, but by layer_types it would have self_attn.* (and 2 more like this)",
+        ),
+    ],
+)
+def test_wrong_kinds_of_layers_are_one_reason(
+    language_models: LanguageModels, changes: dict[str, Any], message: str
+) -> None:
+    config = json.dumps({**FAMILIES["qwen3.5"].settings, **changes}).encode()
+    (reason,) = check(language_models.path("qwen3.5"), {"config.json": config}).run_reasons
+    assert message in reason
+
+
 def test_sentences() -> None:
     assert Support().sentences() == []
     found = Support(("a", "b"), ("a", "b", "c"), ("x", "y"), ("z is not applied",))
