@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from rsr_formats import RsrFile
 from rsr_formats.architectures import of_config, takes_int8_activations
 from rsr_formats.errors import FormatError
-from rsr_formats.model_files import MAX_FILE
+from rsr_formats.model_files import EMBEDDING_FILES, MAX_FILE, MAX_JSON, check_size
 
+from ..common.errors import SourceError
 from ..layouts import TernaryTensor
 from ..source.checkpoint import Checkpoint
 from ..source.files import read_limited
@@ -18,7 +19,7 @@ from ..source.quantization import ONLINE_CONFIG
 from .recognize import Recognized
 
 if TYPE_CHECKING:
-    from rsr_runtime.llm import Support
+    from rsr_runtime.llm import EmbeddingConfig, Support
 
 
 def activation_notes(checkpoint: Checkpoint, quantize: str | None) -> tuple[str, ...]:
@@ -86,6 +87,28 @@ def check_file(file: RsrFile) -> Support:
         return Support((str(error),), (str(error),), embed_reasons=(str(error),))
     facts = {t.name: TensorFacts.of_record(t) for t in header.tensors}
     return check(files, facts, header.metadata)
+
+
+def embedding_config(file: RsrFile, hidden_size: int) -> EmbeddingConfig | None:
+    """Return how the model of a `.rsr` file embeds texts, None if it has no modules.json.
+
+    Args:
+        file: the file.
+        hidden_size: features of a state.
+
+    Raises:
+        ModelError: one of its small files is damaged, or asks for what is not supported.
+        SourceError: one is above the size limit.
+    """
+    from rsr_runtime.llm import read_embedding_config
+
+    files = {}
+    for entry in file.header.files:
+        if entry.name in EMBEDDING_FILES:
+            size = file.header.sections[entry.section].size  # decompressed
+            check_size(size, f"{file.path}: {entry.name}", MAX_JSON, SourceError)
+            files[entry.name] = file.section(entry.section).tobytes()
+    return read_embedding_config(files, hidden_size)
 
 
 class _SourceFiles(Mapping[str, bytes]):

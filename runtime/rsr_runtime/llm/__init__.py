@@ -26,6 +26,7 @@ from .generate import Generation, Stream
 from .job import Job
 from .model import ChatPrompt, LanguageModel, load
 from .perplexity import Perplexity
+from .pooling import EmbeddingConfig, read_embedding_config
 from .sampling import Sampling
 from .support import Support, check
 from .tensors import TensorFacts
@@ -38,6 +39,7 @@ __all__ = [
     "ContextFullError",
     "DependencyError",
     "EmbedJob",
+    "EmbeddingConfig",
     "Engine",
     "EngineStats",
     "Generation",
@@ -57,4 +59,5 @@ __all__ = [
     "TensorFacts",
     "check",
     "load",
+    "read_embedding_config",
 ]

@@ -287,7 +287,7 @@ def test_an_architecture_that_is_not_known(language_models: LanguageModels, tmp_
         "bitnet-2b", tmp_path, config={"architectures": ["Gemma\x1b[1mForCausalLM"]}
     )
     message = refused(rsrc("run", path, "-p", "x"))
-    assert "is not supported; known are LlamaForCausalLM, BitNetForCausalLM" in message
+    assert "is not supported. docs/llm.md lists what runs" in message
     assert "\x1b" not in message
 
 

@@ -7,18 +7,8 @@ Rows of the usual length would be TQ2_0, whose inputs it quantizes to int8.
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
 from typing import Any
 
-import gguf
-import numpy as np
-
-import rsrc
-from rsrc.export.gguf.metadata import add_metadata
-from rsrc.source.gguf.tokenizer_metadata import tokenizer_metadata
-
-from . import qwen35
 from .models import BYTE_LEVEL, FAMILIES, LLAMA3_ROPE, Family, shards
 
 _SIZES = {
@@ -52,36 +42,6 @@ _LONGROPE = {
 }
 
 
-class _Hybrid(Family):
-    """A hybrid of gated delta nets, of which rsrc reads GGUF files, but writes none."""
-
-    def build(self, folder: Path) -> Path:
-        """Write the model directory and a GGUF file of it; return the .rsr file of the latter."""
-        self.save(folder / "model")
-        floats = {name: t.values.astype(np.float32) for name, t in self.tensors().items()}
-        settings = json.loads(self.tokens.files()["tokenizer_config.json"])
-        metadata = qwen35.metadata(self.settings)
-        metadata |= tokenizer_metadata(self.tokens.document, settings, self.tokens.size, print)
-        writer = gguf.GGUFWriter(folder / "model.gguf", metadata.pop("general.architecture"))
-        add_metadata(writer, metadata)
-        for name, values in qwen35.converted(floats, self.settings).items():
-            writer.add_tensor(name, values)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        rsrc.compile(folder / "model.gguf", folder / "model.rsr")
-        return folder / "model.rsr"
-
-
-def _hybrid() -> Family:
-    base = FAMILIES["qwen3.5"]
-    changes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
-    kinds = {"layer_types": ["linear_attention", "full_attention"]}
-    config = {**base.config, **changes, **kinds, "tie_word_embeddings": False}
-    return _Hybrid("llama.cpp, qwen35", config, shards(1, "F32"), "F32", BYTE_LEVEL, seed=base.seed)
-
-
 GGUF_FAMILIES: dict[str, Family] = {
     "llama": _of("trilm", rope_scaling=LLAMA3_ROPE),
     "minicpm": _of("minicpm", rope_scaling=None),
@@ -94,6 +54,12 @@ GGUF_FAMILIES: dict[str, Family] = {
         "smollm3", num_hidden_layers=4, layer_types=None, no_rope_layers=None
     ),
     "olmo2": _of("olmo2", tie_word_embeddings=False),
-    "qwen35": _hybrid(),
+    "qwen35": _of(
+        "qwen3.5",
+        hidden_size=64,
+        intermediate_size=96,
+        num_attention_heads=2,
+        layer_types=["linear_attention", "full_attention"],
+    ),
     "qwen3moe": _of("qwen3-moe", head_dim=16, mlp_only_layers=[], moe_intermediate_size=40),
 }
