@@ -18,6 +18,7 @@ from .files import model_files
 from .gguf.beside import contradiction
 from .gguf.open import first_parts, open_gguf
 from .hub import cached_models, how_to_download, resolved
+from .mlx_codes import with_floats
 from .mlx_hybrid import as_in_transformers
 from .refuse import PICKLES, is_pickle, refuse_by_config, refuse_pickles, refuse_unsupported
 from .rotated_folder import with_basis
@@ -59,7 +60,7 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
         checkpoint = replace(checkpoint, notes=(note, *checkpoint.notes))
     checkpoint = with_basis(checkpoint)
     refuse_unsupported(checkpoint)
-    checkpoint = as_in_transformers(text_only(checkpoint))
+    checkpoint = with_floats(as_in_transformers(text_only(checkpoint)))
     missing = _missing(checkpoint)
     if missing is not None:
         raise SourceError(f"{checkpoint.path}: {missing}")
