@@ -464,6 +464,7 @@ ARCHITECTURES = (
     Architecture(
         "Gemma3ForCausalLM",
         "gemma3_text",
+        ("gemma3",),
         base_name="Gemma3TextModel",
         norms=Norms(
             "input_layernorm",

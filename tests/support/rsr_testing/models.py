@@ -961,6 +961,10 @@ FAMILIES: dict[str, Family] = {
         {**_QWEN3_MOE, "norm_topk_prob": False},
         shards(1), "BF16", BYTE_LEVEL, fused_experts=True,
     ),
+    "qwen3-moe-rotated": Family(
+        "Qwen3Moe with router, experts and all other matrices in a rotated basis",
+        _QWEN3_MOE, groups(128), "F16", BYTE_LEVEL, rotated=64, seed=2,
+    ),
     "gguf-qwen3moe": Family(
         "llama.cpp, architecture qwen3moe, TQ2_0",
         {
