@@ -174,7 +174,11 @@ void fill_table(KernelTable& table, [[maybe_unused]] Isa isa) {
   fill_probe_neon(table);
 
   if (isa < Isa::neon_dotprod) return;
+  fill_panels_neon_dotprod(table);
   fill_dense_neon_dotprod(table);
+
+  if (isa < Isa::neon_i8mm) return;
+  fill_panels_neon_i8mm(table);
 #endif
 }
 

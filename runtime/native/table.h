@@ -425,5 +425,8 @@ void fill_probe_neon(KernelTable&);
 void fill_w16_neon(KernelTable&);
 
 void fill_dense_neon_dotprod(KernelTable&);
+void fill_panels_neon_dotprod(KernelTable&);
+
+void fill_panels_neon_i8mm(KernelTable&);
 
 }  // namespace rsr
