@@ -320,14 +320,14 @@ class Stream(Iterator[str]):
 class _BatchText:
     """A text of `generate_all`."""
 
-    is_scored = is_speculating = False
+    scored_from, is_speculating = None, False
 
     def __init__(self, text: Text) -> None:
         self._text = text
         self.ids = text.ids
         self.unread = len(text.ids)  # tokens of the prompt
 
-    def score(self, first: int, logits: FloatArray) -> None:
+    def score(self, number: int, logits: FloatArray) -> None:
         raise AssertionError("the prompt is not scored")
 
     def logits(self, session: Session) -> FloatArray:

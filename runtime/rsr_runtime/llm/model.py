@@ -45,6 +45,7 @@ from .errors import (
 )
 from .generate import EncodedPrompt, Generation, StopCriteria, Stream, generate_all
 from .kv_cache import KVCache
+from .likelihood import LogLikelihood, log_likelihoods
 from .pooling import EmbeddingConfig, read_embedding_config
 from .prefix_cache import PrefixCache
 from .sampling import Sampling
@@ -58,6 +59,7 @@ from .weights import Weights, collect
 
 DEFAULT_CONTEXT = 4096  # positions, or the model's limit if that is lower
 DEFAULT_WINDOW = 512  # tokens in a window of `perplexity`
+_BATCH_BYTES = 1 << 30  # of the keys and values of `log_likelihoods`, unless one text needs more
 
 # What a further row of a pass costs, in passes of one row, where speculation must not measure it.
 _ASSUMED_COST = 0.6
@@ -566,6 +568,55 @@ class LanguageModel:
                 result[done : done + len(logits)] = logits
                 done += len(logits)
         return result
+
+    def log_likelihoods(
+        self,
+        requests: Sequence[tuple[Sequence[int], Sequence[int]]],
+        *,
+        progress: Progress | None = None,
+    ) -> list[LogLikelihood]:
+        """Return the log-likelihood of each continuation after its context.
+
+        Requests are computed side by side, and what they share at their beginning only once.
+
+        Args:
+            requests: pairs of context and continuation, the tokens of each. The context predicts
+                the first token of the continuation, whose last token predicts nothing.
+            progress: called with the number of requests that are done, and the number of all.
+
+        Raises:
+            PromptError: a context or continuation has no tokens, or one outside the vocabulary, or
+                both have more tokens than the context has positions, but for the last one.
+            OptionError: there is not enough memory.
+            ModelError: a logit is NaN or infinite.
+            ClosedError: the model was closed.
+        """
+        self.check_generates()
+        pairs = [(token_ids(context), token_ids(tokens)) for context, tokens in requests]
+        for number, (context, tokens) in enumerate(pairs):
+            if not context or not tokens:
+                empty = "continuation" if context else "context"
+                raise PromptError(f"request {number} has an empty {empty}, expected tokens in both")
+            check_vocabulary([*context, *tokens], self.config.vocab_size)
+            if len(context) + len(tokens) - 1 > self.context:
+                raise self._too_long([*context, *tokens[:-1]])
+        longest = max((len(context) + len(tokens) - 1 for context, tokens in pairs), default=1)
+        batch = self._batch_of(longest)
+        try:
+            return log_likelihoods(batch, pairs, progress)
+        finally:
+            for session in batch.sessions:
+                self._decoder.forget(session.cache)
+
+    def _batch_of(self, positions: int) -> Batch[Any]:
+        """Return a batch of sequences of up to `positions` tokens, as many as memory suggests."""
+
+        def create() -> Session:
+            return Session(self._decoder, KVCache(self.config, positions, self._kv))
+
+        cache = create().cache
+        nbytes = sum(array.nbytes for array in [*cache.prefix(positions), *cache.summed(0)])
+        return Batch(self._decoder, create, max(1, min(LOGIT_ROWS, _BATCH_BYTES // nbytes)))
 
     def perplexity(
         self,
