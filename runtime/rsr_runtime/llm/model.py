@@ -402,25 +402,35 @@ class LanguageModel:
         prompts: Sequence[Prompt],
         *,
         max_tokens: int | None = None,
-        sampling: Sampling | None = None,
+        sampling: Sampling | Sequence[Sampling] | None = None,
         stop: Sequence[str] = (),
         progress: Progress | None = None,
     ) -> list[Generation]:
         """Return a text for each prompt, computed side by side; options as for `stream`.
 
         Each prompt has its own KV cache, and each step reads the weights once for all prompts. With
-        a seed, each text is the one that its prompt would yield alone.
+        a seed, each text is the one that its prompt would yield alone. `sampling` may be a list
+        with the settings of each prompt.
 
         Raises:
             PromptError: as for `encode`, or `prompts` is a single text.
-            OptionError: as for `stream`, or there is not enough memory for the caches.
+            OptionError: as for `stream`, there is not enough memory for the caches, or the list of
+                settings has another length.
             ModelError: as for `stream`.
         """
         tokens = [self._prompt(prompt) for prompt in prompt_list(prompts)]
-        settings = self._settings(max_tokens, sampling, stop)
+        if isinstance(sampling, Sequence):
+            if len(sampling) != len(tokens):
+                raise OptionError(
+                    f"sampling: found settings for {counted(len(sampling), 'prompt')}, expected "
+                    f"{len(tokens):,}: one for each prompt"
+                )
+            settings = [self._settings(max_tokens, one, stop) for one in sampling]
+        else:
+            settings = [self._settings(max_tokens, sampling, stop)] * len(tokens)
         batch = self.new_batch(LOGIT_ROWS)
         try:
-            return generate_all(batch, tokens, self.tokenizer, *settings, progress)
+            return generate_all(batch, tokens, self.tokenizer, settings, progress)
         finally:
             for session in batch.sessions:
                 self._decoder.forget(session.cache)
