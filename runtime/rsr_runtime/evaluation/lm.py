@@ -133,7 +133,7 @@ class RsrLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         if excess >= len(context):
             raise TaskError(
                 f"a continuation has {counted(len(tokens), 'token')}, expected at most "
-                f"{self.max_length:,}: load the model with a larger context"
+                f"{self.max_length:,}; {self._wider}"
             )
         self.truncated += 1
         return context[excess:], tokens
@@ -193,12 +193,17 @@ class RsrLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         room = self.max_length - max_tokens
         if room <= 0:
             raise TaskError(
-                f"a text may have {counted(max_tokens, 'token')}, which leaves no room for a "
-                f"prompt in a context of {self.max_length:,}: load the model with a larger context"
+                f"a task asks for texts of up to {counted(max_tokens, 'token')}, which leaves no "
+                f"room for a prompt in a context of {self.max_length:,}; {self._wider}"
             )
         tokens = self.tok_encode(text)
         self.truncated += len(tokens) > room
         return tokens[-room:]
+
+    @property
+    def _wider(self) -> str:
+        limit = self._model.config.max_position_embeddings
+        return f"load the model with a larger context (its limit is {limit:,})"
 
     def _shown(self, what: str) -> Callable[[int, int], None]:
         return lambda done, total: self._progress(what, done, total)
