@@ -24,6 +24,7 @@ from .errors import (
 )
 from .generate import Generation, Stream
 from .job import Job
+from .likelihood import LogLikelihood
 from .model import ChatPrompt, LanguageModel, load
 from .perplexity import Perplexity
 from .pooling import EmbeddingConfig, read_embedding_config
@@ -46,6 +47,7 @@ __all__ = [
     "Job",
     "JobStream",
     "LanguageModel",
+    "LogLikelihood",
     "ModelError",
     "NoHeadError",
     "NoPoolingError",
