@@ -6,9 +6,9 @@ from typing import Any
 
 from rsr_formats import RsrFile
 from rsr_formats.architectures import Architecture
+from rsr_formats.errors import RsrError
 from rsr_formats.text import listed, quoted
 
-from ...common.errors import RsrError
 from ...compiler.support import embedding_config
 from ...source.gguf.pooling import HAS_HEAD, MODES
 from ...source.gguf.tokenizer_common import Note
