@@ -141,7 +141,7 @@ def compile(
         notes=(
             *checkpoint.notes,
             *unmatched(checkpoint, options),
-            *activation_notes(checkpoint, quantize),
+            *activation_notes(checkpoint, quantize, per),
         ),
         support=check_file(RsrFile(output)),
     )
