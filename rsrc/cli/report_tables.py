@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from rsr_formats.records import KINDS
 from rsr_formats.text import counted, printable
