@@ -22,15 +22,19 @@ if TYPE_CHECKING:
     from rsr_runtime.llm import EmbeddingConfig, Support
 
 
-def activation_notes(checkpoint: Checkpoint, quantize: str | None) -> tuple[str, ...]:
+def activation_notes(
+    checkpoint: Checkpoint, quantize: str | None, per: str | None = None
+) -> tuple[str, ...]:
     """Return a sentence if layers that may have learned int8 activations will take floats.
 
     As in transformers, `quantization_config` decides. Without one, neither BitNetForCausalLM nor
-    the quantization of weights after training changes what the layers take.
+    the quantization of weights after training changes what the layers take. BitNet's own rule is
+    absmean per tensor: another one suits other weights.
 
     Args:
         checkpoint: the opened source.
         quantize: the rule by which weights are quantized after training, or None.
+        per: what shares a scale by that rule; None: the tensor.
 
     Raises:
         SourceError: config.json is not a JSON object, or too large.
@@ -41,7 +45,8 @@ def activation_notes(checkpoint: Checkpoint, quantize: str | None) -> tuple[str,
     known = of_config(config)
     if known is None or not known.is_runnable or takes_int8_activations(config):
         return ()
-    if quantize is None and known.model_type != "bitnet":
+    is_bitnets_rule = quantize == "absmean" and per in (None, "tensor")
+    if known.model_type != "bitnet" and not is_bitnets_rule:
         return ()
     advice = (
         "if the weights are masters of a BitNet, which learned int8 activations, add "

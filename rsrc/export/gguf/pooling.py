@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rsr_formats import RsrFile
 from rsr_formats.architectures import Architecture
 from rsr_formats.errors import RsrError
 from rsr_formats.text import listed, quoted
 
+from ...common.errors import ExportError
 from ...compiler.support import embedding_config
 from ...source.gguf.pooling import HAS_HEAD, MODES
 from ...source.gguf.tokenizer_common import Note
 from .settings import refusal
+
+if TYPE_CHECKING:
+    from rsr_runtime.llm import EmbeddingConfig
 
 
 def pooling_metadata(
@@ -27,7 +32,8 @@ def pooling_metadata(
         note: takes each sentence for the user.
 
     Raises:
-        ExportError: GGUF has no name for the rule of pooling, or modules.json asks for more.
+        ExportError: the model only embeds texts, and GGUF has no name for its rule of pooling, or
+            its files are damaged or ask for more. Of a model that generates text, a note says so.
     """
     metadata: dict[str, Any] = {}
     if not known.has_head:
@@ -38,29 +44,36 @@ def pooling_metadata(
         )
     try:
         found = embedding_config(file, hidden_size)
+        if found is None:
+            return metadata
+        metadata[f"{known.gguf_names[0]}.pooling_type"] = _type(found.pooling.modes)
     except RsrError as error:
-        raise refusal([str(error)]) from None
-    if found is None:
+        if not known.has_head:
+            raise refusal([str(error)]) from None
+        note(f"not written: how the model embeds texts: {error}")
         return metadata
-    modes = {mode: number for number, mode in MODES.items()}
-    if len(found.pooling.modes) > 1 or found.pooling.modes[0] not in modes:
-        raise refusal(
-            [
-                f"pooling_mode is {listed(found.pooling.modes)}, and in GGUF it is one of "
-                f"{listed([*modes])}"
-            ]
-        )
-    metadata[f"{known.gguf_names[0]}.pooling_type"] = modes[found.pooling.modes[0]]
-    prompts = [name for name, text in found.prompts.items() if text]
-    lost = []
-    if prompts:
-        lost.append(f"the prompts {quoted(prompts)}, which go before a text")
-    if prompts and found.pooling.needs_all and not found.pooling.includes_prompt:
-        lost.append("that pooling skips their tokens")
-    if found.max_tokens is not None:
-        lost.append(f"max_seq_length {found.max_tokens}")
-    if not found.pooling.normalizes:
-        lost.append("that vectors keep their length (llama-embedding --embd-normalize -1)")
-    if lost:
+    if lost := list(_lost(found)):
         note(f"not written, as GGUF has no keys for it: {listed(lost)}")
     return metadata
+
+
+def _type(modes: Sequence[str]) -> int:
+    types = {mode: number for number, mode in MODES.items()}
+    if len(modes) > 1 or modes[0] not in types:
+        raise ExportError(
+            f"pooling_mode is {listed(modes)}, and in GGUF it is one of {listed(list(types))}"
+        )
+    return types[modes[0]]
+
+
+def _lost(config: EmbeddingConfig) -> Iterator[str]:
+    """Yield what of a model's settings of embedding GGUF cannot say."""
+    prompts, pooling = [name for name, text in config.prompts.items() if text], config.pooling
+    if prompts:
+        yield f"the prompts {quoted(prompts)}, which go before a text"
+    if prompts and pooling.needs_all and not pooling.includes_prompt:
+        yield "that pooling skips their tokens"
+    if config.max_tokens is not None:
+        yield f"max_seq_length {config.max_tokens}"
+    if not pooling.normalizes:
+        yield "that vectors keep their length (llama-embedding --embd-normalize -1)"

@@ -22,7 +22,7 @@ from rsr_formats.text import listed, shown
 
 from ...common.errors import SourceError
 from .activations import apply_activations
-from .pooling import HAS_HEAD
+from .pooling import has_head
 from .rope import LLAMA3, THETA, Factors, Rope, llama3_factors, rope_scaling
 from .tokenizer_common import SPECIAL_TOKENS
 from .unread import unread
@@ -90,7 +90,7 @@ def hf_config(
     known = of_gguf(name)
     if known is None:
         return None
-    if metadata.get(HAS_HEAD) is False:
+    if not has_head(metadata):
         known = without_head(known)
     prefix = f"{name}."
     config: dict[str, Any] = {

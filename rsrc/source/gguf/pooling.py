@@ -6,10 +6,23 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ...common.errors import SourceError
 from .values import whole_of
 
 HAS_HEAD = "rsr.has_head"  # llama.cpp does not know this key
 MODES = {1: "mean", 2: "cls", 3: "lasttoken"}  # 0: none; 4: a classifier's, which ranks texts
+
+
+def has_head(metadata: Mapping[str, Any]) -> bool:
+    """Return whether the class of a model has an output head.
+
+    Raises:
+        SourceError: the key is there, but is not a boolean.
+    """
+    found = metadata.get(HAS_HEAD, True)
+    if not isinstance(found, bool):
+        raise SourceError(f"{HAS_HEAD} is not a boolean")
+    return found
 
 
 def pooling_files(metadata: Mapping[str, Any], hidden_size: object) -> dict[str, bytes]:

@@ -54,7 +54,7 @@ class EmbeddingInputs:
                 tokens, before = self._tokenizer().encode(prompt + text), skipped
             else:
                 tokens, before = token_ids(text), 0
-            if len(tokens) <= before:
+            if not len(text) or len(tokens) <= before:
                 raise PromptError(f"text {number} is empty: it has no tokens to embed")
             check_vocabulary(tokens, self._config.vocab_size)
             self._check_length(number, len(tokens))

@@ -522,8 +522,8 @@ class LanguageModel:
 
         Raises:
             NoPoolingError: the model does not say how it pools, and `pooling` is None.
-            PromptError: `texts` is a single text, or one has no tokens or a token outside the
-                vocabulary, or does not fit the context.
+            PromptError: `texts` is a single text, or one is empty, has a token outside the
+                vocabulary or does not fit the context.
             OptionError: another argument has a value that it cannot have, or there is not enough
                 memory.
             ClosedError: the model was closed.

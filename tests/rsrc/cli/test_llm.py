@@ -430,7 +430,9 @@ def test_commands(path: Path) -> None:
     ],
 )
 def test_a_line_that_only_looks_like_a_command(path: Path, line: str, message: str) -> None:
-    assert refused(rsrc("chat", path, "-n", 3, stdin=f"{line}\nHello\n")) == f"rsrc: {message}\n"
+    result = rsrc("chat", path, "-n", 3, stdin=f"{line}\nHello\n")
+    assert done(result) == done(rsrc("chat", path, "-n", 3, stdin="Hello\n"))
+    assert result.stderr == f"rsrc: {message}\n"
 
 
 def test_a_path_is_no_command(path: Path) -> None:

@@ -116,6 +116,15 @@ def test_models_that_embed(name: str, tmp_path: Path) -> None:
         assert (back.embed(TEXTS) == model.embed(TEXTS)).all()
 
 
+def test_a_model_for_text_that_embeds_in_its_own_way(tmp_path: Path) -> None:
+    """It is written for its texts."""
+    FAMILIES["bonsai"].save(tmp_path / "model")
+    (tmp_path / "model" / "modules.json").write_text('[{"type": "x.Transformer", "path": ""}]')
+    rsrc.compile(tmp_path / "model", tmp_path / "model.rsr")
+    notes = decompile(tmp_path / "model.rsr", tmp_path / "out.gguf", to="gguf").notes
+    assert any("not written: how the model embeds texts: modules.json" in note for note in notes)
+
+
 @pytest.mark.parametrize("name", ["bitnet-2b", "falcon3", "trilm"])
 def test_an_int8_head_comes_back(name: str, tmp_path: Path) -> None:
     """Tied to the embedding, and of its own."""

@@ -172,6 +172,10 @@ def test_quantization_after_training_leaves_activations_float() -> None:
     (note,) = rsrc.compile("m", "lossy.rsr", quantize="absmean").notes
     assert "linear layers take float activations" in note
     assert '"quantization_mode": "online"} to config.json and compile without --quantize' in note
+    save("llama", "trilm")
+    for per, has_advice in ((None, True), ("tensor", True), ("row", False)):
+        notes = rsrc.compile("llama", "llama.rsr", quantize="absmean", per=per, force=True).notes
+        assert bool(notes) == has_advice
     save("online", "bitnet-2b-online")
     assert rsrc.compile("online", "online.rsr").notes == ()
     with llm.load("lossy.rsr") as lossy, llm.load("online.rsr") as online:
