@@ -21,6 +21,7 @@ from .errors import (
     PromptError,
     QueueFullError,
     TemplateError,
+    TruncatedTextWarning,
 )
 from .generate import Generation, Stream
 from .job import Job
@@ -55,6 +56,7 @@ __all__ = [
     "Support",
     "TemplateError",
     "TensorFacts",
+    "TruncatedTextWarning",
     "check",
     "load",
 ]
