@@ -21,6 +21,7 @@ from .errors import (
     PromptError,
     QueueFullError,
     TemplateError,
+    TruncatedTextWarning,
 )
 from .generate import Generation, Stream
 from .job import Job
@@ -59,6 +60,7 @@ __all__ = [
     "Support",
     "TemplateError",
     "TensorFacts",
+    "TruncatedTextWarning",
     "check",
     "load",
     "read_embedding_config",
