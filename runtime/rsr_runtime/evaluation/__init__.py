@@ -17,7 +17,7 @@ except ImportError as error:
     raise DependencyError("lm-eval", "an evaluation", extra="eval") from error
 
 from .errors import TaskError
-from .run import evaluate
 from .lm import RsrLM
+from .run import evaluate
 
 __all__ = ["RsrLM", "TaskError", "evaluate"]
