@@ -7,13 +7,14 @@
 // of a table; each is summed in 16 bits. Integers are summed exactly, and rounded to float32 once a
 // run, so the result does not depend on the order of rows or threads.
 //
-// Error, in multiples of the largest digit D of a pattern: max|x| has 24 significant bits, so it is
-// a multiple of the unit; every other x is rounded by at most 2^-27 max|x|. The sum of a run is
-// rounded once, and again with its factor and the addition to y. So a run of n inputs has at most
-// n 2^-27 max|x| + 3 * 2^-24 |sum|, and 2^-24 |y| for each further run: at most n 2^-24 sum|x| for
-// all n inputs from 16 on, as a run has 16 inputs or is the only one. Others take the plain path,
-// floats in plain C++, as do NaN, infinity and x of less than 2^-100 or more than 2^100, whose
-// units leave float32.
+// Error, in multiples of the largest digit of a pattern: max|x| has 24 significant bits, so it is a
+// multiple of the unit; every other x is rounded by at most 2^-27 max|x|. The sum of a run is
+// rounded once, and with groups again by its factor and the addition to y. So all n inputs have at
+// most n 2^-27 max|x| + 3 * 2^-24 sum|x|, and 2^-24 |y| for each run after the first. There are at
+// most n / 8 of these, as groups have 16 inputs or more: together at most n 2^-24 sum|x| from n = 4
+// on; without groups from n = 3 on, the least that Matrix promises. Narrower groups take the plain
+// path, floats in plain C++, as do NaN, infinity and x of less than 2^-100 or more than 2^100,
+// whose units leave float32.
 //
 // Internal linkage: each file that includes this compiles its own (table.h).
 #pragma once
@@ -103,8 +104,7 @@ void build_planes(const float* x, const Digits<kEntries>& digits, int k, float u
 template <size_t kEntries, class ForEachRun>
 bool build_runs(const float* x, const Digits<kEntries>& digits, int k, const Grouping& grouping,
                 const ForEachRun& for_each_run, uint8_t* planes) {
-  if (min(grouping.blocks_per_group, grouping.blocks) * k < kMinColumns &&
-      grouping.blocks_per_group < grouping.blocks)
+  if (grouping.blocks_per_group < grouping.blocks && grouping.blocks_per_group * k < kMinColumns)
     return false;
   float* unit = units_of(planes, grouping.blocks, kEntries);
   bool fits = true;
