@@ -23,8 +23,10 @@ import pytest
 import rsrc
 from rsr_runtime.errors import OptionError, ReplacedError
 from rsr_testing.documents import blocks
+from rsr_testing.embedding_models import EMBEDDING_FAMILIES, TEXTS
+from rsr_testing.hub import client_of, serving_hub
 from rsr_testing.models import FAMILIES
-from rsr_testing.parity import compare, golden_llm, judge
+from rsr_testing.parity import compare, embeddings, golden_llm, judge
 from rsr_testing.parity.judge import torch_and_transformers
 from rsr_testing.paths import ROOT
 from rsr_testing.process import run_python, started, wait_until
@@ -59,7 +61,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return exported
 
 
-def load(folder: Path, dtype: str = "float32", **options: Any) -> Any:
+def load(folder: Path | str, dtype: str = "float32", **options: Any) -> Any:
     """Load an exported model, every tensor of which must be used."""
     with judge.quiet():
         model, info = transformers.AutoModelForCausalLM.from_pretrained(
@@ -168,6 +170,32 @@ def test_names_of_other_classes(prefix: str, tmp_path: Path) -> None:
     model = load(tmp_path / "exported")
     assert sum(isinstance(module, RsrLinear) for module in model.modules()) == 15
     assert_golden_logits("bonsai-untied", model)
+
+
+@pytest.mark.parametrize("name", ["qwen3-embedding", "gemma3"])
+def test_models_that_embed(name: str, tmp_path: Path) -> None:
+    """They have no output head, and sentence-transformers loads them."""
+    pytest.importorskip("sentence_transformers")
+    export_pretrained(EMBEDDING_FAMILIES[name].build(tmp_path), tmp_path / "exported")
+    model, original = (embeddings.load(tmp_path / part) for part in ("exported", "model"))
+    assert any(isinstance(module, RsrLinear) for module in model.modules())
+    found, wanted = (embeddings.encoded(one, TEXTS) for one in (model, original))
+    assert np.abs(found - wanted).max() <= embeddings.TOLERANCE * np.abs(wanted).max()
+
+
+def test_from_the_hub(export: Callable[[str], Path], tmp_path: Path) -> None:
+    """The .rsr file is downloaded with the rest, into the same snapshot of the cache."""
+    with serving_hub() as hub, judge.quiet():
+        commit = hub.add("org/model", export("bonsai"))
+        for offline in (False, True):
+            with client_of(hub.url, tmp_path / "home", offline=offline):
+                model = load("org/model", cache_dir=tmp_path / "cache")
+                assert_golden_logits("bonsai", model)
+        (downloaded,) = (tmp_path / "cache").rglob("model.rsr")
+        assert downloaded.parent.name == commit
+        model.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "model.rsr").is_symlink()
+    load(tmp_path / "saved")
 
 
 # --- without the import -------------------------------------------------------------------------
@@ -349,6 +377,22 @@ def test_gradients_of_lora(name: str, starts_random: bool, export: Callable[[str
     for key, gradient in wanted.items():
         assert gradient.any() == (starts_random or "lora_B" in key)
         assert (found[key] - gradient).abs().max() <= 1e-4 * gradient.abs().max(), key
+
+
+def test_adapters_that_need_dense_weights_fail(export: Callable[[str], Path]) -> None:
+    """They neither change the mapped file nor compute something else."""
+    peft = pytest.importorskip("peft")
+    folder = export("bonsai")
+    before = (folder / "model.rsr").read_bytes()
+    with judge.quiet():
+        with pytest.raises(RuntimeError):
+            adapted(load(folder), starts_random=True).merge_and_unload()
+        for options in ({"use_dora": True}, {"init_lora_weights": "pissa"}):
+            with pytest.raises((RuntimeError, TypeError, ValueError)):
+                peft.get_peft_model(
+                    load(folder), peft.LoraConfig(target_modules=["q_proj"], **options)
+                )
+    assert (folder / "model.rsr").read_bytes() == before
 
 
 def test_an_adapter_is_trained_saved_and_loaded(pair: Any, tmp_path: Path, export: Any) -> None:
