@@ -100,14 +100,14 @@ class Experts(Sublayer):
     def _inputs_of_experts(self, program: _native.Program, rows: int) -> QuantizedInputs:
         """Add the conversion of the input, and return what gates and ups multiply."""
         inputs = self._input.record_inputs(program, PRODUCTS, rows)
-        found = QuantizedInputs(None, None, None)
+        floats = q = s = None
         for form in self._forms:
             x = inputs[form]
             if form.group_columns is None:
-                found = found._replace(floats=x.for_floats())
+                floats = x.for_floats()
             else:
-                found = found._replace(q=x.q, s=x.s)
-        return found
+                q, s = x.q, x.s
+        return QuantizedInputs(floats, q, s)
 
 
 def _alike(layers: Sequence[Linear]) -> list[Linear]:
