@@ -5,8 +5,8 @@ A source that arrives file by file (`--no-cache`) passes through all stages but 
 Memory. The tensors that workers hold, source bytes and results, take at most `workers.pool.BUDGET`
 (384 MiB). A tensor that needs more than half of that is indexed by the main thread, in panels of 32
 MiB; workers go on beside it within the same budget. So the peak is 512 MiB, including Python, or
-the largest ternary tensor plus 128 MiB if that is more; with one thread always the latter. Scales
-of all tensors add 2 bytes each, or 4 where float16 is not exact. Dense tensors are streamed.
+the largest ternary tensor plus 256 MiB if that is more; with one thread, that tensor plus 128 MiB.
+Scales of all tensors add 2 bytes each, or 4 where float16 is not exact. Dense tensors are streamed.
 Compression takes up to 90 MB more per thread, at the highest levels. Each worker of an executor
 holds one tensor and its index.
 """
