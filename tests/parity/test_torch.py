@@ -296,7 +296,7 @@ def test_conversions_and_moves(layer: Any) -> None:
         lambda: layer.to("meta"), lambda: layer.to_empty(device="meta"),
     ]  # fmt: skip
     for move in moves:
-        with pytest.raises(DeviceError, match="'w' cannot move to meta: an RsrLinear multiplies"):
+        with pytest.raises(DeviceError, match="'w' cannot move to meta: an RsrLinear computes"):
             move()
     assert layer(torch.randn(1, 64)).shape == (1, 40)
 

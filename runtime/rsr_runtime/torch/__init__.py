@@ -13,6 +13,7 @@ except ImportError as error:
     ) from error
 
 from .accelerate import Acceleration, accelerate
+from .embedding import RsrEmbedding
 from .errors import AccelerateError, DeviceError
 from .linear import NormalizedRsrLinear, RsrLinear, linear_all
 
@@ -21,6 +22,7 @@ __all__ = [
     "Acceleration",
     "DeviceError",
     "NormalizedRsrLinear",
+    "RsrEmbedding",
     "RsrLinear",
     "accelerate",
     "linear_all",

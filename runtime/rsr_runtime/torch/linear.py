@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from ..errors import OptionError
 from ..matrix import Matrix
 from . import ops  # noqa: F401 (registers the operators)
-from .errors import DeviceError
-from .handles import handle_of
+from .module import MatrixModule
 
 
-class RsrLinear(torch.nn.Linear):  # type: ignore[misc]
+class RsrLinear(MatrixModule, torch.nn.Linear):  # type: ignore[misc]
     """A linear layer x @ W.T + bias whose W is a matrix of a `.rsr` file: fixed, and on the CPU.
 
     It is a `torch.nn.Linear` so that tools which look for linear layers (PEFT, transformers) find
@@ -67,13 +62,6 @@ class RsrLinear(torch.nn.Linear):  # type: ignore[misc]
         self.activations = activations
         self._take(matrix)
 
-    def _take(self, matrix: Matrix) -> None:
-        # Plain attributes, as whatever converts, moves or saves parameters and buffers would copy
-        # the index out of the mapped file.
-        self.matrix = matrix
-        self.weight = _view(matrix)
-        self.handle = handle_of(matrix)
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return x @ W.T + bias, (..., out_features) in the dtype of x, of x (..., in_features)."""
         return torch.ops.rsr.linear(
@@ -89,44 +77,6 @@ class RsrLinear(torch.nn.Linear):  # type: ignore[misc]
 
     def reset_parameters(self) -> None:
         """Do nothing: the weights are those of the file."""
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> RsrLinear:
-        device = fn(torch.empty(0)).device
-        if device.type != "cpu":
-            raise DeviceError(
-                f"{self.matrix.name!r} cannot move to {device}: an RsrLinear multiplies on the "
-                "CPU, straight from the mapped .rsr file"
-            )
-        super()._apply(fn, recurse)
-        return self
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool,
-        missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
-    ) -> None:  # fmt: skip
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
-        if f"{prefix}weight" in state_dict:
-            error_msgs.append(
-                f"{prefix}weight cannot be loaded: the weights of this layer are those of "
-                f"{self.matrix.name!r} in its .rsr file; remove it from the state dict"
-            )
-
-    def __getstate__(self) -> dict[str, Any]:
-        self.matrix.check_open()
-        return {k: v for k, v in self.__dict__.items() if k not in ("weight", "handle")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._take(self.matrix)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> RsrLinear:
-        memo[id(self.matrix)] = self.matrix  # never changes, so that copies share it
-        copied = type(self).__new__(type(self))
-        memo[id(self)] = copied
-        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
-        return copied
 
 
 class NormalizedRsrLinear(RsrLinear):
@@ -175,12 +125,3 @@ def linear_all(layers: Sequence[RsrLinear], x: torch.Tensor) -> list[torch.Tenso
         activations.pop(),
     )
     return products
-
-
-def _view(matrix: Matrix) -> torch.Tensor:
-    """Return the index of a matrix as uint8 (bytes,), without copying it."""
-    index = matrix.arrays[0].reshape(-1).view(np.uint8)
-    with warnings.catch_warnings():
-        # PyTorch has no tensors that are read-only, and says so.
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(index)

@@ -3,11 +3,12 @@
     rsr::linear(x, weight, bias, handle, out_features, activations)
     rsr::linear_all(x, weights, biases, handles, out_features, activations)
     rsr::linear_transposed(y, weight, handle, in_features)
+    rsr::embedding(tokens, weight, handle, columns)
 
 `linear` is `Matrix.linear` plus a bias, `linear_all` computes several in one parallel region (an
 empty tensor among its biases stands for none), and `linear_transposed` is y @ W, the gradient with
 respect to x. Tensors are float32, bfloat16 or float16. Values are widened to float32, computed with
-there, and the result is rounded once.
+there, and the result is rounded once. `embedding` looks up rows of a matrix, float32, for integers.
 
 Kernels read the matrix that a handle names. `weight` is the tensor of its index: it shows
 compilers what a product depends on and keeps the mapped file in memory.
@@ -77,6 +78,14 @@ def _linear_transposed(y: Tensor, weight: Tensor, handle: Tensor, in_features: i
     return x.reshape(*y.shape[:-1], in_features).to(y.dtype)
 
 
+def _embedding(tokens: Tensor, weight: Tensor, handle: Tensor, columns: int) -> Tensor:
+    matrix = matrix_of(handle)
+    rows = matrix.rows(tokens.reshape(-1).numpy())
+    if matrix.rotation is not None:
+        rows = matrix.rotation.undo(rows)
+    return torch.from_numpy(rows).reshape(*tokens.shape, columns)
+
+
 def _rows(x: Tensor) -> FloatArray:
     """Return the values of a tensor, float32 and contiguous."""
     if x.dtype not in _DTYPES:
@@ -114,6 +123,10 @@ def _linear_all_shapes(
 
 def _linear_transposed_shape(y: Tensor, weight: Tensor, handle: Tensor, in_features: int) -> Tensor:
     return y.new_empty((*y.shape[:-1], in_features))
+
+
+def _embedding_shape(tokens: Tensor, weight: Tensor, handle: Tensor, columns: int) -> Tensor:
+    return tokens.new_empty((*tokens.shape, columns), dtype=torch.float32)
 
 
 # --- gradients ----------------------------------------------------------------------------------
@@ -188,13 +201,14 @@ def _register(
     schema: str,
     kernel: Callable[..., Any],
     shape: Callable[..., Any],
-    keep: Callable[..., None],
-    gradients: Callable[..., tuple[Any, ...]],
+    keep: Callable[..., None] | None = None,
+    gradients: Callable[..., tuple[Any, ...]] | None = None,
 ) -> None:
     torch.library.define(f"rsr::{name}", schema)
     torch.library.impl(f"rsr::{name}", "cpu", kernel)
     torch.library.register_fake(f"rsr::{name}", shape)
-    torch.library.register_autograd(f"rsr::{name}", gradients, setup_context=keep)
+    if gradients is not None:
+        torch.library.register_autograd(f"rsr::{name}", gradients, setup_context=keep)
 
 
 _register(
@@ -213,4 +227,9 @@ _register(
     "linear_transposed",
     "(Tensor y, Tensor weight, Tensor handle, SymInt in_features) -> Tensor",
     _linear_transposed, _linear_transposed_shape, _keep_transposed, _transposed_gradients,
+)  # fmt: skip
+_register(
+    "embedding",
+    "(Tensor tokens, Tensor weight, Tensor handle, SymInt columns) -> Tensor",
+    _embedding, _embedding_shape,
 )  # fmt: skip
