@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from .embedding_models import EMBEDDING_FAMILIES, EmbeddingFamily
 from .models import BYTE_LEVEL, FAMILIES, LLAMA3_ROPE, Family, shards
 
 _SIZES = {
@@ -63,3 +64,13 @@ GGUF_FAMILIES: dict[str, Family] = {
     ),
     "qwen3moe": _of("qwen3-moe", head_dim=16, mlp_only_layers=[], moe_intermediate_size=40),
 }
+
+
+def _embedding() -> EmbeddingFamily:
+    whole = EMBEDDING_FAMILIES["qwen3-embedding"]
+    config = {**whole.family.config, "head_dim": 24, "intermediate_size": 80}
+    floats = dataclasses.replace(whole.family, config=config, linear=shards(1, "F32"), dtype="F32")
+    return dataclasses.replace(whole, family=floats)
+
+
+GGUF_EMBEDDING = _embedding()  # its file is written with type TQ2_0, too
